@@ -1,0 +1,182 @@
+// Package access is the vocabulary of "who may": plain types that everybody
+// may import. smart/policy builds a Grant from a token's scopes and the
+// consents; the store, the interactions, export and notifications apply its
+// Filter. Nobody else decides.
+//
+// Two questions, two answers:
+//   - may this token do this interaction on this type at all? Grant.May: no is
+//     403.
+//   - may it see (or write) this very resource? Filter.Allow: no looks as if
+//     the resource were not there (404, absent from search, count and export).
+package access
+
+import "time"
+
+// Interaction is a set of SMART v2 permissions.
+type Interaction uint8
+
+const (
+	Create Interaction = 1 << iota
+	Read
+	Update
+	Delete
+	Search
+)
+
+// Token is a coded value: system and code, either may be empty.
+type Token struct{ System, Code string }
+
+// Facts is what a decision needs to know of one resource. The store keeps
+// the plain fields beside each document so that a filter costs no parsing.
+type Facts struct {
+	Type, ID string
+	Patient  string // id of the Patient whose compartment holds it; "" none
+	Vendor   string // "apple" | "fitbit" | "oura" for ingested data; "" otherwise
+	Author   string // client id that created it over REST; "" for ingested data and the server's own
+	// Categories are the codes (no system) of Observation.category;
+	// "" none.
+	Categories []string
+	// Tokens returns the token values of a search parameter of this
+	// resource, for granular scopes. Never nil when Allow is called.
+	Tokens func(param string) []Token
+}
+
+// Rule is one compiled scope: a type ("*" any), what may be done with it,
+// and the granular restriction (all Params must match).
+type Rule struct {
+	Type   string
+	May    Interaction
+	Params []Param
+}
+
+// Param is one restriction of a granular scope: the resource must have one of
+// the wanted tokens for search parameter Name. An empty System in Any matches
+// any system; SystemAbsent ("|code") is spelled System "\x00".
+type Param struct {
+	Name string
+	Any  []Token
+}
+
+// Consents answers what a recipient may see of one patient's data. It is
+// implemented by fhir/consent and must answer from the state after the
+// latest acknowledged commit.
+type Consents interface {
+	// Permits reports whether an active consent of f.Patient lets recipient
+	// see the resource described by f. It fails closed: false on any doubt.
+	Permits(recipient string, f *Facts) bool
+}
+
+// Grant is what one token may do, from the moment of the request.
+type Grant struct {
+	Recipient string   // the client id a consent names
+	Rules     []Rule   // ORed
+	Consents  Consents // nil only with AllPatients
+	// AllPatients lifts the consent check: for the server's own operator
+	// commands over the admin socket, never for a token.
+	AllPatients bool
+}
+
+// May reports whether any rule covers interaction i on type t.
+func (g *Grant) May(i Interaction, t string) bool {
+	if g == nil {
+		return false
+	}
+	for _, r := range g.Rules {
+		if (r.Type == "*" || r.Type == t) && r.May&i != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Filter returns the predicate for interaction i (usually Read or Search).
+func (g *Grant) Filter(i Interaction) Filter { return Filter{g: g, i: i} }
+
+// Filter decides on single resources. The zero Filter denies all.
+type Filter struct {
+	g *Grant
+	i Interaction
+}
+
+// Allow reports whether the resource described by f may be seen.
+func (x Filter) Allow(f *Facts) bool {
+	if x.g == nil {
+		return false
+	}
+	if !x.scoped(f) {
+		return false
+	}
+	if x.g.AllPatients {
+		return true
+	}
+	if !NeedsConsent(f.Type) {
+		return true
+	}
+	return x.g.Consents != nil && x.g.Consents.Permits(x.g.Recipient, f)
+}
+
+func (x Filter) scoped(f *Facts) bool {
+	for i := range x.g.Rules {
+		r := &x.g.Rules[i]
+		if (r.Type == "*" || r.Type == f.Type) && r.May&x.i != 0 && r.matches(f) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Rule) matches(f *Facts) bool {
+	for _, p := range r.Params {
+		if !p.matches(f.Tokens(p.Name)) {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *Param) matches(have []Token) bool {
+	for _, w := range p.Any {
+		for _, h := range have {
+			if w.Code != "" && w.Code != h.Code {
+				continue
+			}
+			if w.System == "\x00" && h.System != "" {
+				continue
+			}
+			if w.System != "" && w.System != "\x00" && w.System != h.System {
+				continue
+			}
+			return true
+		}
+	}
+	return false
+}
+
+// NeedsConsent reports whether resources of type t are a patient's health
+// data, which leaves the server only under a consent. Demographics, groups,
+// the consents themselves and the audit trail are governed by scope alone.
+func NeedsConsent(t string) bool {
+	switch t {
+	case "Observation", "Device", "Provenance":
+		return true
+	}
+	return false
+}
+
+// All is the grant of the operator at the admin socket.
+func All() *Grant {
+	return &Grant{AllPatients: true, Rules: []Rule{{Type: "*", May: Create | Read | Update | Delete | Search}}}
+}
+
+// Principal is an authenticated caller. It carries no token.
+type Principal struct {
+	ClientID   string // OAuth client_id; "" for the admin socket
+	ClientName string
+	Subject    string // sub of the token
+	Issuer     string
+	TokenID    string // jti
+	Scope      string // granted scopes as written in the token
+	Expires    time.Time
+	Operator   string // "uid:0" at the admin socket; "" for tokens
+	Grant      *Grant
+}

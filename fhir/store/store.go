@@ -1,0 +1,241 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
+)
+
+// T is a commit's sequence number, from 1, without gaps among acknowledged
+// batches as seen by Changes.
+type T uint64
+
+// Op is what a write does.
+type Op uint8
+
+const (
+	// Put writes a new version (create or update).
+	Put Op = iota
+	// Remove writes a deletion marker; removing what is absent or deleted
+	// already is no write.
+	Remove
+)
+
+// Expect is a precondition on the current version of the resource.
+type Expect uint8
+
+const (
+	Any      Expect = iota
+	Absent          // never existed (fails with Conflict when it exists or is deleted)
+	Version         // current version equals Write.IfVersion (fails with PreconditionFailed)
+	Existing        // exists and is not deleted (fails with NotFound or Gone)
+)
+
+// Write is one resource write of a batch.
+type Write struct {
+	Op       Op
+	Resource fhir.Resource // canonical JSON without version facts; Type and ID always set
+	// Values may carry the index values when the writer knows them; nil lets
+	// the driver extract them from the JSON. They must equal search.Extract.
+	Values *search.Values
+	// Vendor and Author go into access.Facts.
+	Vendor, Author string
+
+	Expect    Expect
+	IfVersion uint64
+	// Hash identifies the content for SkipSame: equal hash and not deleted
+	// means no write at all. Zero: the driver hashes the JSON.
+	Hash     [16]byte
+	SkipSame bool
+}
+
+// StateWrite is one write of small state (tokens, clients, jobs, cursors).
+// Keys are "room/..." paths; a room belongs to one package.
+type StateWrite struct {
+	Key    string
+	Value  []byte // nil deletes
+	Expect StateExpect
+	// Old is compared when Expect is StateEquals.
+	Old []byte
+	// Expires, when set, lets the driver drop the key some time after.
+	// A reader must still check its own expiry.
+	Expires time.Time
+}
+
+// StateExpect is the precondition of a StateWrite; failing it fails the whole
+// batch with Conflict.
+type StateExpect uint8
+
+const (
+	StateAny StateExpect = iota
+	StateAbsent
+	StateEquals
+)
+
+// Leaf is one entry of the tamper-evident log: bytes that the audit package
+// makes and can recompute. Leaves of a batch are appended in order, and the
+// log's stored hashes are part of the commit.
+type Leaf []byte
+
+// Batch is what one Commit makes durable together.
+type Batch struct {
+	Writes []Write
+	State  []StateWrite
+	Leaves []Leaf
+}
+
+// Outcome says what became of one Write.
+type Outcome struct {
+	Ref         fhir.Ref
+	Version     uint64
+	LastUpdated time.Time
+	Created     bool // no version before, or deleted before
+	Unchanged   bool // nothing written
+	Deleted     bool
+	// JSON is the stamped stored form of a Put; nil when unchanged or removed.
+	JSON []byte
+}
+
+// Result of a commit. T is 0 when every write was unchanged and nothing else
+// was in the batch.
+type Result struct {
+	T         T
+	Outcomes  []Outcome // parallel to Batch.Writes
+	LeafIndex uint64    // index of the first leaf
+}
+
+// Head is the current version fact of a resource, without its bytes.
+type Head struct {
+	Version uint64
+	Hash    [16]byte
+	Deleted bool
+	T       T
+}
+
+// Change is one entry of the change log.
+type Change struct {
+	T       T
+	Ref     fhir.Ref
+	Version uint64
+	Created bool
+	Deleted bool
+	Facts   access.Facts // Tokens is usable while the callback runs
+}
+
+// Found is one match of a Find. JSON is valid until the callback returns.
+type Found struct {
+	Resource fhir.Resource
+	Facts    *access.Facts
+	// Pos is where to go on: pass it as Find.After to get what follows.
+	Pos search.Position
+}
+
+// Find is a search at a snapshot. The filter is applied inside the scan,
+// before anything is counted or given out.
+type Find struct {
+	Query  *search.Query
+	Filter access.Filter
+	At     T               // 0: latest
+	After  search.Position // "" from the start
+	Limit  int             // 0: no limit
+}
+
+// ScanRange asks for whole types at a snapshot, in the store's own order, for
+// export: one pass, constant memory.
+type ScanRange struct {
+	Types   []string // in the order in which they are given out
+	Patient string   // "" all patients; else only that compartment
+	Since   time.Time
+	At      T
+	Filter  access.Filter
+	// Deleted includes deletion markers (Since exports).
+	Deleted bool
+}
+
+// Store is the contract. Every method is safe for concurrent use. Errors are
+// *fhir.Error.
+type Store interface {
+	// Commit makes b durable, or returns an error and does nothing.
+	// Concurrent commits share an fsync.
+	Commit(ctx context.Context, b *Batch) (Result, error)
+
+	// T is the latest durable commit.
+	T() T
+
+	// Read returns the version current at t (0: latest): NotFound when there
+	// never was one, a Resource with Deleted set when it is deleted.
+	Read(ctx context.Context, ref fhir.Ref, at T) (fhir.Resource, *access.Facts, error)
+	// ReadVersion returns one version, NotFound if there is none.
+	ReadVersion(ctx context.Context, ref fhir.Ref, version uint64) (fhir.Resource, *access.Facts, error)
+	// History calls fn for the versions of ref, newest first, that were
+	// there at t, starting below version before (0: the newest), until fn
+	// returns false.
+	History(ctx context.Context, ref fhir.Ref, at T, before uint64, fn func(fhir.Resource, *access.Facts) bool) error
+	// Heads returns the current heads of refs, the zero Head for the absent.
+	Heads(ctx context.Context, refs []fhir.Ref) ([]Head, error)
+
+	// Find calls fn for every match in the query's sort order until fn
+	// returns false or the limit is reached. A search that would have to
+	// sort or read too much fails with TooCostly.
+	Find(ctx context.Context, f Find, fn func(*Found) bool) error
+	// Count is the number of matches, filter applied.
+	Count(ctx context.Context, f Find) (uint64, error)
+	// Scan streams whole types for export.
+	Scan(ctx context.Context, r ScanRange, fn func(*Found) bool) error
+
+	// Changes calls fn for every change with from < T <= T() in order until
+	// fn returns false. AuditEvents are not in the change log.
+	Changes(ctx context.Context, from T, fn func(*Change) bool) error
+	// Watch registers fn to be called after each durable commit, before its
+	// writer is answered, in order of T; fn must be quick and must not call
+	// Commit. It is how a withdrawn consent reaches the next request. The
+	// returned func ends it.
+	Watch(fn func(Commit)) (stop func())
+
+	// Get returns small state; nil when absent.
+	Get(ctx context.Context, key string) ([]byte, error)
+	// List calls fn for the keys with the prefix in order until it returns
+	// false.
+	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
+
+	// Log gives read access to the tamper-evident log.
+	Log() Log
+
+	// Stats are sizes for metrics and `bytes on disk`.
+	Stats() Stats
+	// Check reads everything and reports what is inconsistent.
+	Check(ctx context.Context, report func(problem string)) error
+	// Compact makes what is deleted gone and files small; for operators and
+	// benches.
+	Compact(ctx context.Context) error
+	Close() error
+}
+
+// Commit is what a watcher learns.
+type Commit struct {
+	T       T
+	Changes []Change // AuditEvents left out
+}
+
+// Log is the RFC 6962 Merkle log of leaves, as of the latest commit.
+type Log interface {
+	// Size is the number of leaves.
+	Size() uint64
+	// Leaf returns leaf i.
+	Leaf(i uint64) (Leaf, error)
+	// Hashes returns stored hashes by golang.org/x/mod/sumdb/tlog index.
+	Hashes(indexes []int64) ([][32]byte, error)
+	// Root of the first n leaves.
+	Root(n uint64) ([32]byte, error)
+}
+
+// Stats of a store.
+type Stats struct {
+	DiskBytes uint64
+	Resources uint64 // current, by estimate
+	T         T
+	Log       uint64
+}
