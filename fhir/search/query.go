@@ -40,14 +40,14 @@ const (
 type Modifier uint8
 
 const (
-	NoModifier Modifier = iota
-	ModNot              // token :not
-	ModMissing          // any :missing=true|false (then Clause.Missing holds the wanted answer)
-	ModExact            // string :exact
-	ModContains         // string :contains
-	ModText             // token :text (display or text, as string prefix)
-	ModType             // reference :Patient (then the values carry RefType)
-	ModIdentifier       // reference :identifier (token on Reference.identifier)
+	NoModifier    Modifier = iota
+	ModNot                 // token :not
+	ModMissing             // any :missing=true|false (then Clause.Missing holds the wanted answer)
+	ModExact               // string :exact
+	ModContains            // string :contains
+	ModText                // token :text (display or text, as string prefix)
+	ModType                // reference :Patient (then the values carry RefType)
+	ModIdentifier          // reference :identifier (token on Reference.identifier)
 )
 
 // Value is one wanted value of a clause, or one index value of a resource.

@@ -1,0 +1,97 @@
+// Package adapters is the contract between vendor formats and Pulsegate. An
+// adapter reads one vendor's payloads, streaming and in constant memory, and
+// hands out Samples. It never sees FHIR, a store or the network.
+//
+// To add a vendor: implement Adapter in adapters/<vendor>, run
+// adaptertest.Run against testdata, add the rows of the metric table in
+// mapping, and list the adapter in cmd/pulsegate. CONTRIBUTING.md walks
+// through it.
+package adapters
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"pulsegate/mapping/sample"
+)
+
+// Format is one payload shape an adapter reads.
+type Format struct {
+	Name       string   // "export.zip", "health-auto-export", "google-health"
+	Summary    string   // one line for a person
+	Extensions []string // ".zip", ".xml"
+	// TypeHint says that a body may not tell its type; then Input.Hint (from
+	// the file's name or the caller) is needed.
+	TypeHint bool
+}
+
+// Input is one payload.
+type Input struct {
+	// Name is the file's base name or the caller's hint; never a path.
+	Name string
+	// Format is one of the adapter's format names, or "" to detect.
+	Format string
+	// Hint names the vendor type where the body does not ("heartrate",
+	// "steps"), "" otherwise.
+	Hint string
+	// Body is the decompressed stream.
+	Body io.Reader
+	// At and Size give random access when the payload is a file (zip needs
+	// it); At is nil for a pure stream.
+	At   io.ReaderAt
+	Size int64
+	// Zone is the patient's configured zone, nil if there is none.
+	Zone *time.Location
+	// Received is the time of receipt (for values without a time of their
+	// own and for "today is a partial day").
+	Received time.Time
+}
+
+// Sink takes what an adapter reads. Its methods return an error only when
+// decoding must stop (the context ended, the store failed). The *Sample and
+// the bytes in a Reject belong to the adapter again after the call.
+type Sink interface {
+	Sample(*sample.Sample) error
+	Reject(*sample.Reject) error
+	// Drop counts what is knowingly left out.
+	Drop(reason, metric string, n int)
+	// Progress tells how many bytes of the (decompressed) payload are read.
+	Progress(bytes int64)
+}
+
+// Adapter reads one vendor.
+type Adapter interface {
+	Vendor() string // "apple", "fitbit", "oura"
+	Formats() []Format
+	// Detect names the format of a payload by its first bytes (up to 64 KiB)
+	// and its name; ok is false if it is none of ours.
+	Detect(name string, head []byte) (format string, ok bool)
+	// Decode reads one payload to its end. A payload that is broken as a
+	// whole gives a *PayloadError; what was handed to the sink before stays
+	// valid. One bad item is a Reject and decoding goes on.
+	Decode(ctx context.Context, in Input, sink Sink) error
+}
+
+// PayloadError says why a payload cannot be read (further). It names place
+// and rule and holds no bytes of the payload.
+type PayloadError struct {
+	Format string
+	Where  string // "line 3", "offset 8812", "zip entry 4"
+	Rule   string // "XML is not well-formed: unclosed element", "no type in the body: name it by --format v2:heartrate or the file name"
+	Err    error
+}
+
+func (e *PayloadError) Error() string {
+	s := e.Format
+	if e.Where != "" {
+		s += " at " + e.Where
+	}
+	return s + ": " + e.Rule
+}
+
+func (e *PayloadError) Unwrap() error { return e.Err }
+
+// ErrUnknownFormat is returned when no format fits.
+var ErrUnknownFormat = errors.New("unknown payload format")

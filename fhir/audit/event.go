@@ -1,0 +1,64 @@
+// Package audit makes AuditEvents by the IHE BALP patterns and the leaves of
+// the tamper-evident log, and verifies that log.
+//
+// It owns: the shape of every AuditEvent, the leaf format, checkpoints, and
+// Verify. It does not own storage: for writes the event and its leaf are put
+// into the writer's own batch; for reads they are committed before the first
+// byte of the answer.
+package audit
+
+import (
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+)
+
+// Kind selects the pattern of an event.
+type Kind uint8
+
+const (
+	Rest         Kind = iota + 1 // a RESTful interaction (Interaction says which)
+	TokenIssue                   // IUA ITI-71
+	Ingest                       // a vendor payload became resources
+	IngestRefuse                 // a payload was refused for want of consent
+	Export                       // kick-off of $export
+	Disclosure                   // download of an export file, or a notification with content
+	ConsentDeny                  // AuthZ-Consent, outcome 8
+	Operator                     // a command over the admin socket
+	AuditRead                    // the trail itself was read or verified
+	Lifecycle                    // server start and stop
+)
+
+// Outcome codes of AuditEvent.outcome.
+const (
+	Success = "0"
+	Minor   = "4" // the caller's fault
+	Serious = "8" // denied
+	Major   = "12"
+)
+
+// Event is what happened. It holds ids only, never a name, value or token.
+type Event struct {
+	Kind        Kind
+	Interaction string // restful-interaction code: "read", "search-type", "create", ...; or the operation's name
+	Outcome     string // Success and its like; "" means Success
+	// Reason is a fixed text for a failed event ("scope does not cover
+	// Observation"), never input.
+	Reason    string
+	At        time.Time // zero: the recorder's clock
+	Principal *access.Principal
+	RemoteIP  string
+	RequestID string
+	Patient   string      // id; at most one an event
+	Data      []DataRef   // what was touched
+	Query     string      // raw query or request line for searches, operations and token requests (secrets already taken out)
+	Recipient string      // network address or client the data went to (Disclosure)
+	Extra     [][2]string // AuditEvent.entity.detail: counts and job ids, no PHI
+}
+
+// DataRef is a resource, versioned when Version > 0.
+type DataRef struct {
+	Ref     fhir.Ref
+	Version uint64
+}
