@@ -1,0 +1,222 @@
+// Package config is the configuration of the pulsegate binary: one struct,
+// filled from its defaults, a YAML file, PULSEGATE_… environment variables and
+// flags, in this order, the later winning. Every field has a usable zero or
+// default value; `pulsegate config` prints them all with their comments.
+//
+// Secrets are never fields: keys are files under the data directory, made on
+// first start with mode 0600.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+)
+
+// Config is everything an operator may set.
+type Config struct {
+	Data    string `yaml:"data" default:"pulsegate-data" comment:"Directory of the store, the keys and the admin socket. Made with mode 0700."`
+	Listen  string `yaml:"listen" default:"127.0.0.1:8080" comment:"Address to serve on. Port 0 takes a free one."`
+	BaseURL string `yaml:"base-url" default:"" comment:"How clients reach this server (no trailing slash). Empty: from listen."`
+	Demo    bool   `yaml:"demo" default:"false" comment:"Start with three invented wearers and a short-lived token on stdout. For trying out only."`
+
+	TLSCert string `yaml:"tls-cert" default:"" comment:"PEM file of the certificate chain. With tls-key: serve HTTPS (TLS 1.2 and up)."`
+	TLSKey  string `yaml:"tls-key" default:"" comment:"PEM file of the private key."`
+
+	LogLevel  string `yaml:"log-level" default:"info" comment:"debug, info, warn or error. Logs go to stderr."`
+	LogFormat string `yaml:"log-format" default:"text" comment:"text or json."`
+
+	CacheMiB       int           `yaml:"cache-mib" default:"64" comment:"Block cache of the embedded store."`
+	MaxBodyBytes   int64         `yaml:"max-body-bytes" default:"10485760" comment:"Largest FHIR request body, after decompression."`
+	MaxBundle      int           `yaml:"max-bundle-entries" default:"1000" comment:"Most entries of a batch or transaction."`
+	MaxIngestBytes int64         `yaml:"max-ingest-bytes" default:"17179869184" comment:"Largest vendor payload, after decompression (16 GiB)."`
+	DrainTimeout   time.Duration `yaml:"drain-timeout" default:"20s" comment:"How long SIGTERM waits for requests under way."`
+
+	EgressAllow []string `yaml:"egress-allow" default:"" comment:"Private networks (CIDR, comma separated) that subscription endpoints and JWKS URLs may lie in. Everything private is refused otherwise; plain http is possible only here."`
+}
+
+// Load fills a Config from defaults, the YAML file (if path is not empty) and
+// the environment, and then applies the overrides (flags) by field name.
+func Load(path string, env func(string) (string, bool), overrides map[string]string) (*Config, error) {
+	c := &Config{}
+	if err := each(c, func(f field) error { return f.set(f.def) }); err != nil {
+		return nil, err
+	}
+	if path != "" {
+		if err := c.readFile(path); err != nil {
+			return nil, err
+		}
+	}
+	err := each(c, func(f field) error {
+		if v, ok := env(f.env()); ok {
+			if err := f.set(v); err != nil {
+				return fmt.Errorf("%s: %w", f.env(), err)
+			}
+		}
+		if v, ok := overrides[f.name]; ok {
+			if err := f.set(v); err != nil {
+				return fmt.Errorf("--%s: %w", f.name, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c, c.check()
+}
+
+func (c *Config) readFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	dec := yaml.NewDecoder(io.LimitReader(f, 1<<20))
+	dec.KnownFields(true)
+	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+func (c *Config) check() error {
+	if c.Data == "" {
+		return errors.New("data: a directory is needed")
+	}
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return errors.New("tls-cert and tls-key go together")
+	}
+	if c.BaseURL != "" {
+		u, err := url.Parse(c.BaseURL)
+		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || strings.HasSuffix(c.BaseURL, "/") || u.RawQuery != "" {
+			return errors.New("base-url: an absolute http or https URL without trailing slash or query is needed")
+		}
+	}
+	if _, err := c.Egress(); err != nil {
+		return err
+	}
+	for name, n := range map[string]int64{"cache-mib": int64(c.CacheMiB), "max-body-bytes": c.MaxBodyBytes, "max-bundle-entries": int64(c.MaxBundle), "max-ingest-bytes": c.MaxIngestBytes} {
+		if n <= 0 {
+			return fmt.Errorf("%s: must be above 0", name)
+		}
+	}
+	return nil
+}
+
+// Egress parses EgressAllow.
+func (c *Config) Egress() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, s := range c.EgressAllow {
+		p, err := netip.ParsePrefix(strings.TrimSpace(s))
+		if err != nil {
+			return nil, fmt.Errorf("egress-allow: %w", err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// Print writes c as YAML, each field under its comment, default and variable.
+func (c *Config) Print(w io.Writer) error {
+	return each(c, func(f field) error {
+		_, err := fmt.Fprintf(w, "# %s\n# default: %s   environment: %s\n%s: %s\n\n", f.comment, quoted(f.def), f.env(), f.name, f.show())
+		return err
+	})
+}
+
+type field struct {
+	name, def, comment string
+	v                  reflect.Value
+}
+
+func (f field) env() string {
+	return "PULSEGATE_" + strings.ToUpper(strings.ReplaceAll(f.name, "-", "_"))
+}
+
+func each(c *Config, fn func(field) error) error {
+	v := reflect.ValueOf(c).Elem()
+	for i := range v.NumField() {
+		t := v.Type().Field(i)
+		f := field{name: t.Tag.Get("yaml"), def: t.Tag.Get("default"), comment: t.Tag.Get("comment"), v: v.Field(i)}
+		if err := fn(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f field) set(s string) error {
+	switch p := f.v.Addr().Interface().(type) {
+	case *string:
+		*p = s
+	case *bool:
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return errors.New("true or false is needed")
+		}
+		*p = b
+	case *int:
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			return errors.New("a whole number is needed")
+		}
+		*p = n
+	case *int64:
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return errors.New("a whole number is needed")
+		}
+		*p = n
+	case *time.Duration:
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			return errors.New("a duration such as 20s is needed")
+		}
+		*p = d
+	case *[]string:
+		*p = nil
+		if s != "" {
+			*p = strings.Split(s, ",")
+		}
+	default:
+		return fmt.Errorf("field %s has a type that cannot be set", f.name)
+	}
+	return nil
+}
+
+func (f field) show() string {
+	switch p := f.v.Addr().Interface().(type) {
+	case *string:
+		return quoted(*p)
+	case *[]string:
+		q := make([]string, len(*p))
+		for i, s := range *p {
+			q[i] = strconv.Quote(s)
+		}
+		return "[" + strings.Join(q, ", ") + "]"
+	case *time.Duration:
+		return p.String()
+	}
+	return fmt.Sprint(f.v.Interface())
+}
+
+func quoted(s string) string {
+	if s == "" {
+		return `""`
+	}
+	return s
+}

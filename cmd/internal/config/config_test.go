@@ -1,0 +1,88 @@
+package config
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func noEnv(string) (string, bool) { return "", false }
+
+func TestOrderOfSources(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "p.yaml")
+	if err := os.WriteFile(file, []byte("listen: 127.0.0.1:1\ndata: from-file\ncache-mib: 7\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := func(k string) (string, bool) {
+		v, ok := map[string]string{"PULSEGATE_DATA": "from-env", "PULSEGATE_LISTEN": "127.0.0.1:2"}[k]
+		return v, ok
+	}
+	c, err := Load(file, env, map[string]string{"listen": "127.0.0.1:3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Listen != "127.0.0.1:3" || c.Data != "from-env" || c.CacheMiB != 7 || c.MaxBundle != 1000 {
+		t.Fatalf("flag, environment, file, default: got %+v", c)
+	}
+}
+
+func TestPrintReadsBackTheSame(t *testing.T) {
+	c, err := Load("", noEnv, map[string]string{"egress-allow": "127.0.0.0/8,10.0.0.0/8", "drain-timeout": "3s", "demo": "true"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := c.Print(&b); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "p.yaml")
+	if err := os.WriteFile(file, b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Load(file, noEnv, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(c, again) {
+		t.Fatalf("printed configuration reads back differently:\n%+v\n%+v", c, again)
+	}
+}
+
+func TestEveryFieldIsDocumented(t *testing.T) {
+	err := each(&Config{}, func(f field) error {
+		if f.name == "" || f.comment == "" {
+			t.Errorf("field %q has no name or comment", f.name)
+		}
+		return f.set(f.def)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "p.yaml")
+	if err := os.WriteFile(file, []byte("lisen: x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(file, noEnv, nil); err == nil || !strings.Contains(err.Error(), "lisen") {
+		t.Errorf("unknown field: got %v", err)
+	}
+	for name, o := range map[string]map[string]string{
+		"listen without port":  {"listen": "localhost"},
+		"base with slash":      {"base-url": "https://a.example/"},
+		"base without scheme":  {"base-url": "a.example"},
+		"cert without key":     {"tls-cert": "x.pem"},
+		"bad network":          {"egress-allow": "10.0.0.0/99"},
+		"count not a number":   {"cache-mib": "many"},
+		"limit of zero":        {"max-body-bytes": "0"},
+		"duration not a value": {"drain-timeout": "soon"},
+	} {
+		if _, err := Load("", noEnv, o); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
