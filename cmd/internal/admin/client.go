@@ -1,0 +1,85 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+)
+
+// SocketName is the admin socket's name in the data directory.
+const SocketName = "admin.sock"
+
+// Client speaks to the admin socket of a running server.
+type Client struct {
+	http *http.Client
+	path string
+}
+
+// Dial returns a client for the server whose data directory is dir.
+func Dial(dir string) *Client {
+	path := filepath.Join(dir, SocketName)
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}}
+	return &Client{http: &http.Client{Transport: tr}, path: path}
+}
+
+// Call posts in (nil: GET) to the operation and decodes the answer into out.
+func (c *Client) Call(ctx context.Context, op string, query url.Values, in, out any) error {
+	method, body := http.MethodGet, io.Reader(nil)
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		method, body = http.MethodPost, bytes.NewReader(b)
+	}
+	return c.do(ctx, method, op, query, body, out)
+}
+
+// Send posts a stream (a vendor payload) to the operation.
+func (c *Client) Send(ctx context.Context, op string, query url.Values, body io.Reader, out any) error {
+	return c.do(ctx, http.MethodPost, op, query, body, out)
+}
+
+func (c *Client) do(ctx context.Context, method, op string, query url.Values, body io.Reader, out any) error {
+	u := url.URL{Scheme: "http", Host: "admin", Path: "/" + op, RawQuery: query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			return fmt.Errorf("no server answers at %s: is `pulsegate serve` running with this --data?", c.path)
+		}
+		return err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, 256<<20))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode >= 300 {
+		var e Failure
+		if json.Unmarshal(raw, &e) == nil && e.Error != "" {
+			return errors.New(e.Error)
+		}
+		return fmt.Errorf("the server answered %s", resp.Status)
+	}
+	return json.Unmarshal(raw, out)
+}
+
+// Failure is the body of a refused operation.
+type Failure struct {
+	Error string `json:"error"`
+}

@@ -1,0 +1,113 @@
+package admin
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// NewPatient is what `pulsegate patient add` sends.
+type NewPatient struct {
+	ID        string `json:"id,omitempty"`
+	Given     string `json:"given"`
+	Family    string `json:"family"`
+	BirthDate string `json:"birthdate,omitempty"`
+	Gender    string `json:"gender,omitempty"`
+	TimeZone  string `json:"timezone,omitempty"` // IANA; used for payloads without offsets
+}
+
+// ID is the answer of an operation that makes one thing.
+type ID struct {
+	ID string `json:"id"`
+}
+
+// NewConsent is what `pulsegate consent grant` sends.
+type NewConsent struct {
+	Patient    string   `json:"patient"`
+	Vendor     string   `json:"vendor"`
+	Categories []string `json:"categories,omitempty"`
+	Recipient  string   `json:"recipient"`
+}
+
+// WithdrawConsent ends the active consents of a patient.
+type WithdrawConsent struct {
+	Patient string `json:"patient"`
+	Vendor  string `json:"vendor,omitempty"` // "" all
+}
+
+// Withdrawn lists what was ended.
+type Withdrawn struct {
+	Withdrawn []string `json:"withdrawn"`
+}
+
+// Consent is one line of `pulsegate consent list`.
+type Consent struct {
+	ID         string   `json:"id"`
+	Patient    string   `json:"patient"`
+	Status     string   `json:"status"`
+	Vendor     string   `json:"vendor,omitempty"`
+	Categories []string `json:"categories,omitempty"`
+	Recipient  string   `json:"recipient,omitempty"`
+	Date       string   `json:"date,omitempty"`
+}
+
+// Consents is the answer of `consent list`.
+type Consents struct {
+	Consents []Consent `json:"consents"`
+}
+
+// NewClient registers a backend client.
+type NewClient struct {
+	Name    string          `json:"name"`
+	JWKS    json.RawMessage `json:"jwks,omitempty"`
+	JWKSURL string          `json:"jwks_url,omitempty"`
+	Scope   string          `json:"scope"`
+}
+
+// Client is one registered client.
+type ClientInfo struct {
+	ID       string    `json:"client_id"`
+	Name     string    `json:"name"`
+	Scope    string    `json:"scope"`
+	JWKSURL  string    `json:"jwks_url,omitempty"`
+	Created  time.Time `json:"created"`
+	Disabled bool      `json:"disabled"`
+}
+
+// Clients is the answer of `client list`.
+type Clients struct {
+	Clients []ClientInfo `json:"clients"`
+}
+
+// QuarantineItem is one thing that could not become a resource. Raw is only
+// in `quarantine show`.
+type QuarantineItem struct {
+	ID        string    `json:"id"`
+	Patient   string    `json:"patient"`
+	Vendor    string    `json:"vendor"`
+	Format    string    `json:"format"`
+	Metric    string    `json:"metric,omitempty"`
+	Reason    string    `json:"reason"`
+	Where     string    `json:"where,omitempty"`
+	Detail    string    `json:"detail,omitempty"`
+	Count     int       `json:"count"`
+	FirstSeen time.Time `json:"firstSeen"`
+	Raw       string    `json:"raw,omitempty"`
+}
+
+// Quarantine is the answer of `quarantine list`.
+type Quarantine struct {
+	Items []QuarantineItem `json:"items"`
+}
+
+// StoreStat is the answer of `store stat`.
+type StoreStat struct {
+	DiskBytes   uint64 `json:"diskBytes"`
+	Resources   uint64 `json:"resources"`
+	Commit      uint64 `json:"commit"`
+	AuditLeaves uint64 `json:"auditLeaves"`
+}
+
+// StoreCheck is the answer of `store check`.
+type StoreCheck struct {
+	Problems []string `json:"problems"`
+}

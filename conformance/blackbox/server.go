@@ -1,0 +1,159 @@
+package blackbox
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Server is a running pulsegate process.
+type Server struct {
+	Bin, Data string
+	Base      string        // base URL it printed
+	Ready     time.Duration // from start to the ready line
+	cmd       *exec.Cmd
+	log       *tail
+	done      chan error
+}
+
+// Start runs `serve` on a free loopback port with the data directory and
+// waits for the ready line. The environment lets subscriptions and key URLs
+// reach loopback.
+func Start(bin, data string, args ...string) (*Server, error) {
+	return StartAt(bin, data, "127.0.0.1:0", args...)
+}
+
+// StartAt is Start on a given address.
+func StartAt(bin, data, listen string, args ...string) (*Server, error) {
+	s := &Server{Bin: bin, Data: data, log: &tail{}, done: make(chan error, 1)}
+	s.cmd = exec.Command(bin, append([]string{"serve", "--data", data, "--listen", listen}, args...)...)
+	s.cmd.Env = append(os.Environ(), "PULSEGATE_EGRESS_ALLOW=127.0.0.0/8")
+	s.cmd.Stderr = s.log
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	ready := make(chan string, 1)
+	go func() {
+		sc := bufio.NewScanner(out)
+		for sc.Scan() {
+			if base, ok := strings.CutPrefix(sc.Text(), "pulsegate ready "); ok {
+				ready <- base
+			}
+		}
+		s.done <- s.cmd.Wait()
+	}()
+	select {
+	case s.Base = <-ready:
+		s.Ready = time.Since(begin)
+		return s, nil
+	case err := <-s.done:
+		return nil, fmt.Errorf("the server ended before it was ready: %v\n%s", err, s.log)
+	case <-time.After(30 * time.Second):
+		return nil, errors.Join(fmt.Errorf("no ready line in 30 s\n%s", s.log), s.cmd.Process.Kill())
+	}
+}
+
+// Kill ends the process as a power cut would (SIGKILL).
+func (s *Server) Kill() error {
+	if err := s.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	<-s.done
+	return nil
+}
+
+// Stop drains the process (SIGTERM) and waits for it.
+func (s *Server) Stop() error {
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	select {
+	case err := <-s.done:
+		return err
+	case <-time.After(40 * time.Second):
+		return errors.Join(errors.New("the server did not drain in 40 s"), s.cmd.Process.Kill())
+	}
+}
+
+// PID of the process.
+func (s *Server) PID() int { return s.cmd.Process.Pid }
+
+// Log is what the server wrote to stderr (its last MiB).
+func (s *Server) Log() string { return s.log.String() }
+
+// Run runs an operator command with --data and --json and decodes what it
+// prints into out (nil: ignored).
+func (s *Server) Run(out any, args ...string) error {
+	return s.RunStdin(nil, out, args...)
+}
+
+// RunStdin is Run with standard input.
+func (s *Server) RunStdin(in io.Reader, out any, args ...string) error {
+	cmd := exec.Command(s.Bin, append(args, "--data", s.Data, "--json")...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, &stdout, &stderr
+	err := cmd.Run()
+	if out != nil && stdout.Len() > 0 {
+		if jerr := json.Unmarshal(stdout.Bytes(), out); jerr != nil && err == nil {
+			err = jerr
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("pulsegate %s: %w: %s", strings.Join(args[:min(2, len(args))], " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return nil
+}
+
+// RSS is the resident memory of the process in bytes.
+func (s *Server) RSS() (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID()))
+	if err != nil {
+		return 0, err
+	}
+	for _, l := range strings.Split(string(b), "\n") {
+		if v, ok := strings.CutPrefix(l, "VmRSS:"); ok {
+			var kb int64
+			if _, err := fmt.Sscanf(strings.TrimSpace(v), "%d kB", &kb); err != nil {
+				return 0, err
+			}
+			return kb << 10, nil
+		}
+	}
+	return 0, errors.New("no VmRSS")
+}
+
+// tail keeps the last MiB written to it.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if len(t.b) > 2<<20 {
+		t.b = append([]byte(nil), t.b[len(t.b)-1<<20:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.b)
+}
