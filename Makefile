@@ -1,0 +1,43 @@
+# The two commands of a newcomer: make run, make test. Each does all its own
+# set-up; what is needed beyond Go and network is installed by it.
+GO      ?= go
+BIN     := bin/pulsegate
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+CRASHES ?= 50
+
+.PHONY: run build test race smoke bench fuzz generate clean
+
+run: build ## a demo server on http://127.0.0.1:8080 with invented wearers
+	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080
+
+build: $(BIN)
+
+.PHONY: $(BIN)
+$(BIN):
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/pulsegate
+
+test: build ## every suite, lint, crash harness, fuzz seeds, race, smoke
+	$(GO) test ./...
+	$(MAKE) race
+	$(GO) run ./conformance/kill -bin $(BIN) -kills $(CRASHES)
+	$(MAKE) smoke
+
+race: ## the packages with concurrency in them, under the race detector (needs a C compiler)
+	sh deploy/ensure-cc.sh
+	CGO_ENABLED=1 $(GO) test -race -short ./fhir/store/... ./fhir/consent/... ./fhir/subscription/... ./fhir/interaction/... ./smart/... ./mapping/ingest/...
+
+smoke: build ## a black box over HTTP and the command line, under a minute
+	$(GO) run ./conformance/smoke -bin $(BIN)
+
+bench: build ## figures with their floors; -target URL measures any R4 server
+	$(GO) run ./conformance/bench -bin $(BIN) $(BENCHFLAGS)
+
+fuzz: ## each fuzz target for FUZZTIME (default 30s)
+	sh conformance/fuzz.sh $(or $(FUZZTIME),30s)
+
+generate:
+	$(GO) generate ./...
+
+clean:
+	rm -rf bin demo-data
