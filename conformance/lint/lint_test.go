@@ -117,7 +117,9 @@ var owners = map[string]string{
 	"github.com/prometheus/client_golang": "pulsegate/cmd",
 }
 
-func below(p, dir string) bool { return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/") }
+func below(p, dir string) bool {
+	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
+}
 
 func TestImports(t *testing.T) {
 	type pkg struct {
