@@ -1,0 +1,238 @@
+// Command kill is the crash harness against the real server: writers create
+// and update Observations over HTTP, the process is ended with SIGKILL at a
+// random moment, restarted on the same data, and every write that was
+// acknowledged must be there, in the acknowledged version or a later one that
+// was under way; none may show a value that nobody wrote. At the end the store is
+// checked and the audit log verified.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"pulsegate/conformance/blackbox"
+)
+
+const scope = "system/*.cruds"
+
+func main() {
+	bin := flag.String("bin", "bin/pulsegate", "the binary")
+	kills := flag.Int("kills", 50, "how often to kill")
+	writers := flag.Int("writers", 8, "concurrent writers")
+	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the random moments")
+	flag.Parse()
+	if err := run(*bin, *kills, *writers, *seed); err != nil {
+		fmt.Fprintf(os.Stderr, "kill: FAIL (seed %d): %v\n", *seed, err)
+		os.Exit(1)
+	}
+}
+
+// harness is one run.
+type harness struct {
+	dir, patient string
+	srv          *blackbox.Server
+	c            *blackbox.Client
+	mu           sync.Mutex
+	acked        map[string]written
+	total        int
+}
+
+// written is the state of one resource as its only writer knows it.
+type written struct {
+	version int // acknowledged
+	value   int
+	trying  int // value of the update under way, -1 none
+}
+
+func run(bin string, kills, writers int, seed uint64) error {
+	dir, err := os.MkdirTemp("", "pulsegate-kill-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := os.RemoveAll(dir); err != nil {
+			slog.Warn("clean-up", "error", err)
+		}
+	}()
+	h := &harness{dir: dir, acked: map[string]written{}}
+	if err := h.setUp(bin); err != nil {
+		return err
+	}
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	fmt.Printf("kill: %d kills, %d writers, seed %d\n", kills, writers, seed)
+	for i := range kills {
+		if err := h.round(bin, writers, time.Duration(20+rnd.IntN(400))*time.Millisecond, rnd.Uint64()); err != nil {
+			return fmt.Errorf("kill %d: %w", i+1, err)
+		}
+	}
+	if err := h.verify(h.acked); err != nil {
+		return err
+	}
+	if err := h.srv.Run(nil, "audit", "verify"); err != nil {
+		return err
+	}
+	if err := h.srv.Run(nil, "store", "check"); err != nil {
+		return err
+	}
+	if err := h.srv.Stop(); err != nil {
+		return err
+	}
+	fmt.Printf("kill: %d acknowledged writes on %d resources, 0 lost; store consistent, audit log verified\n", h.total, len(h.acked))
+	if h.total < kills {
+		return errors.New("fewer acknowledged writes than kills: the harness shows nothing")
+	}
+	fmt.Printf("%d passed, 0 failed\n", kills)
+	return nil
+}
+
+func (h *harness) setUp(bin string) error {
+	key, err := blackbox.NewKey()
+	if err != nil {
+		return err
+	}
+	if h.srv, err = blackbox.Start(bin, filepath.Join(h.dir, "data")); err != nil {
+		return err
+	}
+	var p struct{ ID string }
+	if err := h.srv.Run(&p, "patient", "add", "--given", "Kim", "--family", "Muster"); err != nil {
+		return err
+	}
+	h.patient = p.ID
+	if err := h.srv.Run(nil, "consent", "grant", "--patient", p.ID, "--vendor", "oura"); err != nil {
+		return err
+	}
+	jwks, err := key.JWKS()
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(h.dir, "jwks.json")
+	if err := os.WriteFile(file, jwks, 0o600); err != nil {
+		return err
+	}
+	var c struct {
+		ID string `json:"client_id"`
+	}
+	if err := h.srv.Run(&c, "client", "add", "--name", "kill", "--jwks", file, "--scope", scope); err != nil {
+		return err
+	}
+	h.c = &blackbox.Client{Base: h.srv.Base, ID: c.ID, Scope: scope, Key: key, HTTP: &http.Client{Timeout: 20 * time.Second}}
+	_, err = h.c.Token()
+	return err
+}
+
+// round lets the writers write for a while, kills, restarts and verifies what
+// this round touched.
+func (h *harness) round(bin string, writers int, life time.Duration, seed uint64) error {
+	touched := map[string]written{}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			h.write(rand.New(rand.NewPCG(seed, uint64(w))), stop, touched)
+		}()
+	}
+	time.Sleep(life)
+	err := h.srv.Kill()
+	close(stop)
+	wg.Wait()
+	if err != nil {
+		return err
+	}
+	listen := h.srv.Base[len("http://"):]
+	if h.srv, err = blackbox.StartAt(bin, filepath.Join(h.dir, "data"), listen); err != nil {
+		return err
+	}
+	return h.verify(touched)
+}
+
+// write creates Observations and updates its own until the server is gone.
+func (h *harness) write(rnd *rand.Rand, stop chan struct{}, touched map[string]written) {
+	var mine []string
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		value := rnd.IntN(100000)
+		if len(mine) > 0 && rnd.IntN(3) == 0 {
+			id := mine[rnd.IntN(len(mine))]
+			h.set(touched, id, func(x *written) { x.trying = value })
+			status, out, err := h.c.JSON("PUT", "Observation/"+id, h.body(id, value))
+			if err != nil || status != 200 {
+				return // the server is gone; what was under way stays open
+			}
+			h.set(touched, id, func(x *written) { *x = written{version: version(out), value: value, trying: -1} })
+			continue
+		}
+		status, out, err := h.c.JSON("POST", "Observation", h.body("", value))
+		if err != nil || status != 201 {
+			return
+		}
+		id, _ := out["id"].(string)
+		mine = append(mine, id)
+		h.set(touched, id, func(x *written) { *x = written{version: version(out), value: value, trying: -1} })
+	}
+}
+
+func (h *harness) set(touched map[string]written, id string, f func(*written)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	x := h.acked[id]
+	f(&x)
+	if x.trying < 0 {
+		h.total++
+	}
+	h.acked[id], touched[id] = x, x
+}
+
+func (h *harness) verify(want map[string]written) error {
+	for id, x := range want {
+		status, out, err := h.c.JSON("GET", "Observation/"+id, nil)
+		if err != nil {
+			return err
+		}
+		if status != 200 {
+			return fmt.Errorf("acknowledged Observation/%s: %d", id, status)
+		}
+		q, _ := out["valueQuantity"].(map[string]any)
+		f, _ := q["value"].(float64)
+		v, got := version(out), int(f)
+		acked := v == x.version && got == x.value
+		open := x.trying >= 0 && v == x.version+1 && got == x.trying
+		if !acked && !open {
+			return fmt.Errorf("Observation/%s: version %d value %d, acknowledged was version %d value %d", id, v, got, x.version, x.value)
+		}
+		h.mu.Lock()
+		h.acked[id] = written{version: v, value: got, trying: -1}
+		h.mu.Unlock()
+	}
+	return nil
+}
+
+func version(r map[string]any) int {
+	m, _ := r["meta"].(map[string]any)
+	s, _ := m["versionId"].(string)
+	var v int
+	if _, err := fmt.Sscan(s, &v); err != nil {
+		return -1
+	}
+	return v
+}
+
+func (h *harness) body(id string, value int) []byte {
+	if id != "" {
+		id = `"id":"` + id + `",`
+	}
+	return []byte(fmt.Sprintf(`{"resourceType":"Observation",%s"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"55423-8"}]},"subject":{"reference":"Patient/%s"},"effectiveDateTime":"2026-10-01T08:00:00Z","valueQuantity":{"value":%d,"unit":"steps","system":"http://unitsofmeasure.org","code":"{steps}"}}`, id, h.patient, value))
+}
