@@ -1,0 +1,26 @@
+// Command pulsegate is the whole server and its operator's command line.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"pulsegate/cmd/internal/cli"
+	"pulsegate/cmd/internal/server"
+)
+
+var version = "dev" // set by the linker
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := cli.New(version, server.Serve(version))
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "pulsegate:", err)
+		stop()
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,175 @@
+// Command bench is a load program that speaks plain FHIR R4. Without -target
+// it starts the binary on a fresh store and also measures ingest, start-up,
+// disk and memory, each with its floor in the same run; with -target URL it
+// measures any R4 server (create, transaction, search, read, export).
+//
+//	bench -bin bin/pulsegate
+//	bench -target http://127.0.0.1:8090/fhir -token -   # "-": no token
+//
+// Loads are bounded in count. Figures go to a table on stdout and, with
+// -json FILE, to a file.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"pulsegate/conformance/blackbox"
+)
+
+type options struct {
+	bin, target, token, json string
+	n, workers, seedObs      int
+	xmlMB                    int
+}
+
+// figure is one measured line.
+type figure struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
+	Note  string  `json:"note,omitempty"`
+}
+
+type bench struct {
+	opt     options
+	c       *blackbox.Client
+	srv     *blackbox.Server
+	dir     string
+	patient string
+	figures []figure
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.bin, "bin", "bin/pulsegate", "the binary to start")
+	flag.StringVar(&o.target, "target", "", "FHIR base URL of a running server instead")
+	flag.StringVar(&o.token, "token", "-", `bearer token for -target ("-": none)`)
+	flag.StringVar(&o.json, "json", "", "also write the figures to this file")
+	flag.IntVar(&o.n, "n", 5000, "requests per measurement")
+	flag.IntVar(&o.workers, "c", 16, "concurrent connections")
+	flag.IntVar(&o.seedObs, "observations", 100000, "Observations in the store before searching")
+	flag.IntVar(&o.xmlMB, "xml", 100, "size of the generated export.xml in MB")
+	flag.Parse()
+	if err := run(o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(o options) error {
+	b := &bench{opt: o}
+	tr := &http.Transport{MaxIdleConnsPerHost: o.workers * 2, MaxConnsPerHost: o.workers * 2}
+	hc := &http.Client{Transport: tr, Timeout: 2 * time.Minute}
+	if o.target != "" {
+		b.c = &blackbox.Client{Base: strings.TrimSuffix(strings.TrimSuffix(o.target, "/"), "/fhir"), Static: o.token, HTTP: hc}
+		return b.finish(b.foreign())
+	}
+	dir, err := os.MkdirTemp("", "pulsegate-bench-")
+	if err != nil {
+		return err
+	}
+	b.dir = dir
+	err = b.own(hc)
+	if b.srv != nil {
+		if serr := b.srv.Stop(); err == nil {
+			err = serr
+		}
+	}
+	if rerr := os.RemoveAll(dir); err == nil {
+		err = rerr
+	}
+	return b.finish(err)
+}
+
+// foreign measures a server of which we know the FHIR base only.
+func (b *bench) foreign() error {
+	status, out, err := b.c.JSON("POST", "Patient", []byte(`{"resourceType":"Patient","name":[{"family":"Bench"}]}`))
+	if err != nil || status != 201 {
+		return fmt.Errorf("create of a Patient: %d %w", status, err)
+	}
+	b.patient, _ = out["id"].(string)
+	return b.fhir()
+}
+
+// own starts the binary and measures everything.
+func (b *bench) own(hc *http.Client) error {
+	key, err := blackbox.NewKey()
+	if err != nil {
+		return err
+	}
+	if b.srv, err = blackbox.Start(b.opt.bin, filepath.Join(b.dir, "data")); err != nil {
+		return err
+	}
+	b.add("start-up, empty store", float64(b.srv.Ready.Milliseconds()), "ms", "")
+	time.Sleep(2 * time.Second)
+	rss, err := b.srv.RSS()
+	if err != nil {
+		return err
+	}
+	b.add("memory, idle", float64(rss)/1e6, "MB", "")
+	var p struct{ ID string }
+	if err := b.srv.Run(&p, "patient", "add", "--given", "Bo", "--family", "Bench"); err != nil {
+		return err
+	}
+	b.patient = p.ID
+	for _, v := range []string{"apple", "oura", "fitbit"} {
+		if err := b.srv.Run(nil, "consent", "grant", "--patient", p.ID, "--vendor", v); err != nil {
+			return err
+		}
+	}
+	jwks, err := key.JWKS()
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(b.dir, "jwks.json")
+	if err := os.WriteFile(file, jwks, 0o600); err != nil {
+		return err
+	}
+	var c struct {
+		ID string `json:"client_id"`
+	}
+	if err := b.srv.Run(&c, "client", "add", "--name", "bench", "--jwks", file, "--scope", "system/*.cruds"); err != nil {
+		return err
+	}
+	b.c = &blackbox.Client{Base: b.srv.Base, ID: c.ID, Scope: "system/*.cruds", Key: key, HTTP: hc}
+	for _, f := range []func() error{b.fhir, b.notifications, b.ingest, b.floors, b.restart} {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) add(name string, v float64, unit, note string) {
+	b.figures = append(b.figures, figure{name, v, unit, note})
+	fmt.Printf("%-46s %12s %-12s %s\n", name, number(v), unit, note)
+}
+
+func number(v float64) string {
+	if v >= 100 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+func (b *bench) finish(err error) error {
+	if b.opt.json != "" {
+		doc := map[string]any{"date": time.Now().UTC().Format(time.DateOnly), "cores": runtime.NumCPU(), "figures": b.figures}
+		raw, jerr := json.MarshalIndent(doc, "", "  ")
+		if jerr != nil {
+			return jerr
+		}
+		if werr := os.WriteFile(b.opt.json, append(raw, '\n'), 0o644); werr != nil {
+			return werr
+		}
+	}
+	return err
+}

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sort"
+	"time"
+
+	"pulsegate/adapters/apple"
+	"pulsegate/adapters/apple/applegen"
+	"pulsegate/conformance/blackbox"
+	"pulsegate/fhir/store/floor"
+)
+
+// notifications measures from the answer of a create to the POST that
+// arrives, at 200 creates a second.
+func (b *bench) notifications() error {
+	const n, perSecond = 1000, 200
+	arrived := make(chan arrival, n*2)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	hook := &httptest.Server{Listener: l, Config: &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		body, err := io.ReadAll(io.LimitReader(q.Body, 8<<20))
+		if err == nil {
+			arrived <- arrival{time.Now(), body}
+		}
+		w.WriteHeader(http.StatusOK)
+	})}}
+	hook.Start()
+	defer hook.Close()
+	if err := b.subscribe(hook.URL); err != nil {
+		return err
+	}
+	sent := map[string]time.Time{}
+	tick := time.NewTicker(time.Second / perSecond)
+	defer tick.Stop()
+	for i := range n {
+		<-tick.C
+		_, loc, err := b.call("POST", "Observation", b.observation(100_000_000+i), 201)
+		if err != nil {
+			return err
+		}
+		sent[unversioned(loc)] = time.Now()
+	}
+	var lat []time.Duration
+	limit := time.After(20 * time.Second)
+	for len(lat) < n {
+		select {
+		case a := <-arrived:
+			for _, id := range a.ids() {
+				for url, at := range sent {
+					if len(url) > len(id) && url[len(url)-len(id):] == id {
+						lat = append(lat, max(0, a.at.Sub(at)))
+						delete(sent, url)
+					}
+				}
+			}
+		case <-limit:
+			return fmt.Errorf("%d of %d notifications in time", len(lat), n)
+		}
+	}
+	sort.Slice(lat, func(i, j int) bool { return lat[i] < lat[j] })
+	b.add("notification, commit to POST", ms(lat, .99), "ms p99", fmt.Sprintf("p50 %.2f ms, at %d creates/s, full resource", ms(lat, .5), perSecond))
+	return nil
+}
+
+type arrival struct {
+	at   time.Time
+	body []byte
+}
+
+// ids are the Observations in a notification.
+func (a arrival) ids() []string {
+	var m struct {
+		Entry []struct {
+			Resource struct{ ResourceType, ID string }
+		}
+	}
+	if json.Unmarshal(a.body, &m) != nil {
+		return nil
+	}
+	var out []string
+	for _, e := range m.Entry {
+		if e.Resource.ResourceType == "Observation" {
+			out = append(out, "Observation/"+e.Resource.ID)
+		}
+	}
+	return out
+}
+
+func (b *bench) subscribe(endpoint string) error {
+	sub := fmt.Sprintf(`{"resourceType":"Subscription","status":"requested","reason":"bench","criteria":"https://pulsegate.dev/fhir/SubscriptionTopic/observation-recorded","_criteria":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-filter-criteria","valueString":"Observation?patient=Patient/%s"}]},"channel":{"type":"rest-hook","endpoint":"%s/hook","payload":"application/fhir+json","_payload":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content","valueCode":"full-resource"}]}}}`, b.patient, endpoint)
+	status, out, err := b.c.JSON("POST", "Subscription", []byte(sub))
+	if err != nil || status != 201 {
+		return fmt.Errorf("Subscription: %d %v %w", status, out, err)
+	}
+	id, _ := out["id"].(string)
+	for range 200 {
+		if _, out, err = b.c.JSON("GET", "Subscription/"+id, nil); err != nil {
+			return err
+		}
+		if out["status"] == "active" {
+			return nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return fmt.Errorf("the subscription stays %v", out["status"])
+}
+
+// ingest measures an export.xml from file to durable.
+func (b *bench) ingest() error {
+	file := filepath.Join(b.dir, "export.xml")
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	err = applegen.Generate(f, applegen.Options{Seed: 7, Bytes: int64(b.opt.xmlMB) << 20, Start: time.Date(2021, 1, 1, 0, 0, 0, 0, time.UTC)})
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	st, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	before, err := b.stat()
+	if err != nil {
+		return err
+	}
+	var s struct{ Read, Created, Quarantined int }
+	begin := time.Now()
+	if err := b.srv.Run(&s, "ingest", "--patient", b.patient, "--vendor", "apple", file); err != nil {
+		return err
+	}
+	took := time.Since(begin).Seconds()
+	mb := float64(st.Size()) / 1e6
+	b.add("export.xml ingest", mb/took, "MB/s", fmt.Sprintf("%.0f MB, %d read, %d created, %d quarantined", mb, s.Read, s.Created, s.Quarantined))
+	b.add("export.xml ingest", float64(s.Created)/took, "Observations/s", "file to durable")
+	rss, err := b.srv.RSS()
+	if err != nil {
+		return err
+	}
+	b.add("memory after ingest", float64(rss)/1e6, "MB", "")
+	after, err := b.stat()
+	if err != nil {
+		return err
+	}
+	b.add("disk", float64(after.DiskBytes-before.DiskBytes)/float64(max(1, s.Created)), "B/Observation", "index, change log, audit, write-ahead log and what compaction has not yet taken included")
+	return b.scanFloor(file, mb)
+}
+
+// scanFloor is the bare scanner over the same file.
+func (b *bench) scanFloor(file string, mb float64) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	begin := time.Now()
+	n, err := apple.ScanOnly(f)
+	if err != nil {
+		return err
+	}
+	s := time.Since(begin).Seconds()
+	b.add("floor: bare XML scan of the same file", mb/s, "MB/s", fmt.Sprintf("%d elements", n))
+	return nil
+}
+
+type storeStat struct{ DiskBytes uint64 }
+
+func (b *bench) stat() (storeStat, error) {
+	var s storeStat
+	return s, b.srv.Run(&s, "store", "stat")
+}
+
+// floors are raw Pebble batches with rows like ours.
+func (b *bench) floors() error {
+	dir := filepath.Join(b.dir, "floor")
+	rate, err := floor.RawFloor(dir, 100_000, 9, 800)
+	if err != nil {
+		return err
+	}
+	b.add("floor: raw Pebble batches, same rows", rate, "documents/s", "500 a batch, synced")
+	return nil
+}
+
+// restart measures start-up on the filled store.
+func (b *bench) restart() error {
+	if err := b.srv.Stop(); err != nil {
+		return err
+	}
+	srv, err := blackbox.Start(b.opt.bin, filepath.Join(b.dir, "data"))
+	if err != nil {
+		return err
+	}
+	b.srv = srv
+	b.add("start-up, filled store", float64(srv.Ready.Milliseconds()), "ms", "")
+	resp, err := http.Get(srv.Base + "/readyz")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var buf bytes.Buffer
+	_, err = io.Copy(&buf, resp.Body)
+	return err
+}
