@@ -1,10 +1,3 @@
-// Package audit makes AuditEvents by the IHE BALP patterns and the leaves of
-// the tamper-evident log, and verifies that log.
-//
-// It owns: the shape of every AuditEvent, the leaf format, checkpoints, and
-// Verify. It does not own storage: for writes the event and its leaf are put
-// into the writer's own batch; for reads they are committed before the first
-// byte of the answer.
 package audit
 
 import (

@@ -1,0 +1,459 @@
+package audit
+
+import (
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+)
+
+// shape is what an Event becomes, worked out before any byte is written.
+type shape struct {
+	typ      coding
+	subtypes []coding
+	action   byte
+	profile  string // "" claims nothing
+	client   coding
+	server   coding
+	source   coding
+	// dataPattern: data entities; queryPattern: one entity with the request.
+	query bool
+	// closed: no entity beyond the one of the pattern (IUA).
+	closed bool
+}
+
+var ( // read only
+	dcmSource      = coding{sysDCM, "110153", "Source Role ID"}
+	dcmDestination = coding{sysDCM, "110152", "Destination Role ID"}
+	dcmApplication = coding{sysDCM, "110150", "Application"}
+	restType       = coding{sysEventType, "rest", "Restful Operation"}
+	appServer      = coding{sysSourceType, "4", "Application Server"}
+	secServer      = coding{sysSourceType, "6", "Security Server"}
+)
+
+func interaction(code string) coding {
+	switch code {
+	case "read", "vread", "update", "patch", "delete", "history", "history-instance", "history-type",
+		"history-system", "create", "search", "search-type", "search-system", "capabilities",
+		"transaction", "batch", "operation":
+		return coding{sysInteraction, code, ""}
+	}
+	return coding{sysInteraction, "operation", ""}
+}
+
+// shapeOf chooses the pattern; claim decides on the profile afterwards.
+func shapeOf(ev *Event) shape {
+	s := shape{source: appServer, client: dcmSource, server: dcmDestination, action: 'E'}
+	switch ev.Kind {
+	case TokenIssue:
+		s.typ = coding{sysDCM, "110114", "User Authentication"}
+		s.subtypes = []coding{{sysIHEEvent, "ITI-71", "Get Access Token"}}
+		s.client = dcmApplication
+		s.server = coding{sysBALPAgent, "AuthzOauthService", ""}
+		s.source, s.query, s.closed = secServer, true, true
+		s.profile = "IHE.IUA.71"
+	case Disclosure:
+		s.typ = coding{sysDCM, "110106", "Export"}
+		s.subtypes = []coding{{sysLifecycle, "disclose", ""}}
+		s.action, s.client, s.server = 'R', dcmDestination, dcmSource
+		s.profile = "IHE.BasicAudit.PrivacyDisclosure.Source"
+	case Ingest:
+		s.typ = coding{sysDCM, "110107", "Import"}
+		s.subtypes = []coding{{sysLifecycle, "disclose", ""}, {sysLifecycle, "receive", ""}}
+		s.action = 'C'
+		s.profile = "IHE.BasicAudit.PrivacyDisclosure.Recipient"
+	case IngestRefuse:
+		s.typ = coding{sysDCM, "110107", "Import"}
+		s.subtypes = []coding{{sysLifecycle, "receive", ""}}
+		s.action = 'C'
+	case ConsentDeny:
+		s.typ = coding{sysDCM, "110113", "Security Alert"}
+		s.subtypes = []coding{{sysBALPAuthZ, "AuthZ-Consent", ""}}
+		s.client = dcmApplication
+		s.server = coding{sysSecurity, "authserver", ""}
+	case AuditRead:
+		s.typ = coding{sysDCM, "110101", "Audit Log Used"}
+		s.subtypes = []coding{interaction(ev.Interaction)}
+		s.action, s.client, s.server = 'R', dcmDestination, dcmSource
+		s.query = ev.Query != ""
+	case Operator:
+		s.typ = coding{sysDCM, "110100", "Application Activity"}
+		s.subtypes = []coding{{fhir.Canonical + "/CodeSystem/operator-command", safeCode(ev.Interaction), ""}}
+		s.client, s.server = dcmApplication, dcmDestination
+	case Lifecycle:
+		s.typ = coding{sysDCM, "110100", "Application Activity"}
+		s.subtypes = []coding{{sysDCM, "110120", "Application Start"}}
+		if ev.Interaction == "stop" {
+			s.subtypes = []coding{{sysDCM, "110121", "Application Stop"}}
+		}
+		s.client, s.server = coding{sysDCM, "110151", "Application Launcher"}, dcmApplication
+	case Export:
+		s.typ, s.subtypes, s.query = restType, []coding{interaction("operation")}, true
+		s.profile = "IHE.BasicAudit.Query"
+	default:
+		restShape(ev, &s)
+	}
+	return s
+}
+
+func restShape(ev *Event, s *shape) {
+	s.typ = restType
+	s.subtypes = []coding{interaction(ev.Interaction)}
+	switch ev.Interaction {
+	case "create":
+		s.action, s.profile = 'C', "IHE.BasicAudit.Create"
+	case "read", "vread":
+		s.action, s.profile = 'R', "IHE.BasicAudit.Read"
+		s.client, s.server = dcmDestination, dcmSource
+	case "update", "patch":
+		s.action, s.profile = 'U', "IHE.BasicAudit.Update"
+	case "delete":
+		s.action, s.profile = 'D', "IHE.BasicAudit.Delete"
+		s.client, s.server = dcmApplication, coding{sysParticipant, "custodian", "Custodian"}
+	case "search", "search-type", "search-system":
+		s.profile, s.query = "IHE.BasicAudit.Query", true
+	case "history", "history-instance", "history-type", "history-system", "capabilities":
+		s.action, s.client, s.server = 'R', dcmDestination, dcmSource
+		s.query = len(ev.Data) == 0 && ev.Query != ""
+	default:
+		s.query = ev.Query != ""
+	}
+}
+
+// claim clears or completes the profile by what the event really holds.
+func (s *shape) claim(ev *Event, patient string, outcome string) {
+	if s.profile == "" {
+		return
+	}
+	ok := outcome == Success && ev.Principal != nil && clientAddress(ev) != ""
+	switch ev.Kind {
+	case TokenIssue:
+		ok = ok && ev.Query != ""
+	case Disclosure:
+		ok = ok && patient != "" && (len(ev.Data) > 0 || ev.Query != "")
+	case Ingest:
+		ok = ok && patient != "" && len(ev.Data) > 0
+	default:
+		if s.query {
+			ok = ok && ev.Query != ""
+		} else {
+			ok = ok && len(ev.Data) == 1
+		}
+		if patient != "" {
+			s.profile = strings.Replace(s.profile, "BasicAudit.", "BasicAudit.Patient", 1)
+		}
+	}
+	if !ok {
+		s.profile = ""
+	}
+}
+
+func clientAddress(ev *Event) string {
+	switch {
+	case ev.Kind == Disclosure && ev.Recipient != "":
+		return ev.Recipient
+	case ev.RemoteIP != "":
+		return ev.RemoteIP
+	case ev.Principal != nil && ev.Principal.Operator != "":
+		return "localhost"
+	}
+	return ""
+}
+
+// build writes the canonical, unstamped bytes of the AuditEvent.
+func (r *Recorder) build(ev *Event, id string, at time.Time) []byte {
+	patient := ev.Patient
+	if patient == "" && len(ev.Data) == 1 && ev.Data[0].Ref.Type == "Patient" {
+		patient = ev.Data[0].Ref.ID
+	}
+	if !fhir.ValidID(patient) {
+		patient = ""
+	}
+	outcome := ev.Outcome
+	if outcome == "" {
+		outcome = Success
+		if ev.Kind == ConsentDeny || ev.Kind == IngestRefuse {
+			outcome = Serious
+		}
+	}
+	s := shapeOf(ev)
+	s.claim(ev, patient, outcome)
+
+	b := make([]byte, 0, 2048)
+	b = append(b, fhir.Prefix("AuditEvent", id)...)
+	if s.profile != "" {
+		b = append(b, `"profile":["`...)
+		b = append(b, profileBase...)
+		b = append(b, s.profile...)
+		b = append(b, `"]`...)
+	}
+	b = append(b, `},"type":`...)
+	b = appendCoding(b, s.typ)
+	b = append(b, `,"subtype":[`...)
+	for i, c := range s.subtypes {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendCoding(b, c)
+	}
+	b = append(b, `],"action":"`...)
+	b = append(b, s.action)
+	b = append(b, `","recorded":"`...)
+	b = at.UTC().AppendFormat(b, fhir.InstantLayout)
+	b = append(b, `","outcome":"`...)
+	b = append(b, outcome...)
+	b = append(b, '"')
+	if outcome != Success && strings.TrimSpace(ev.Reason) != "" {
+		b = append(b, `,"outcomeDesc":`...)
+		b = appendString(b, ev.Reason)
+	}
+	b = append(b, `,"agent":[`...)
+	b = r.appendAgents(b, ev, &s)
+	b = append(b, `],"source":{"observer":`...)
+	b = append(b, r.observer...)
+	b = append(b, `,"type":[`...)
+	b = appendCoding(b, s.source)
+	b = append(b, `]}`...)
+	b = appendEntities(b, ev, &s, patient)
+	return append(b, '}')
+}
+
+func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
+	p := ev.Principal
+	token := p != nil && p.TokenID != "" && ev.Kind != TokenIssue
+
+	b = append(b, `{"type":{"coding":[`...)
+	b = appendCoding(b, s.client)
+	b = append(b, `]},"who":`...)
+	b = appendWho(b, p)
+	if token {
+		b = append(b, `,"requestor":false`...)
+	} else {
+		b = append(b, `,"requestor":true`...)
+	}
+	if ev.Kind == TokenIssue && p != nil && p.TokenID != "" {
+		b = append(b, `,"policy":[`...)
+		b = appendString(b, jtiPrefix+uriSafe(p.TokenID))
+		b = append(b, ']')
+	}
+	if a := clientAddress(ev); a != "" {
+		b = append(b, ',')
+		b = appendNetwork(b, a)
+	}
+	b = append(b, `},{"type":{"coding":[`...)
+	b = appendCoding(b, s.server)
+	b = append(b, `]},"who":`...)
+	b = append(b, r.observer...)
+	b = append(b, `,"requestor":false,`...)
+	b = append(b, r.network...)
+	b = append(b, '}')
+	if token {
+		b = append(b, `,{"type":{"coding":[`...)
+		b = appendCoding(b, coding{sysBALPAgent, "UserOauthAgent", ""})
+		b = append(b, `]},"who":{"identifier":{`...)
+		if p.Issuer != "" {
+			b = append(b, `"system":`...)
+			b = appendString(b, uriSafe(p.Issuer))
+			b = append(b, ',')
+		}
+		b = append(b, `"value":`...)
+		b = appendString(b, nonBlank(p.Subject, p.ClientID))
+		b = append(b, `}},"requestor":true,"policy":[`...)
+		b = appendString(b, jtiPrefix+uriSafe(p.TokenID))
+		b = append(b, `]}`...)
+	}
+	return b
+}
+
+func appendWho(b []byte, p *access.Principal) []byte {
+	switch {
+	case p == nil:
+		return append(b, `{"display":"unauthenticated"}`...)
+	case p.ClientID != "":
+		b = append(b, `{"identifier":{"value":`...)
+		b = appendString(b, nonBlank(p.ClientID, "unknown"))
+		b = append(b, '}')
+		if strings.TrimSpace(p.ClientName) != "" {
+			b = append(b, `,"display":`...)
+			b = appendString(b, p.ClientName)
+		}
+		return append(b, '}')
+	}
+	b = append(b, `{"identifier":{"value":`...)
+	b = appendString(b, nonBlank(p.Operator, "unknown"))
+	return append(b, `},"display":"operator"}`...)
+}
+
+func appendEntities(b []byte, ev *Event, s *shape, patient string) []byte {
+	start := len(b)
+	open := func() {
+		if len(b) == start {
+			b = append(b, `,"entity":[{`...)
+		} else {
+			b = append(b, `,{`...)
+		}
+	}
+	if patient != "" && !s.closed {
+		open()
+		b = append(b, `"what":{"reference":`...)
+		b = appendString(b, "Patient/"+patient)
+		b = append(b, `},"type":`...)
+		b = appendCoding(b, coding{sysEntityType, "1", "Person"})
+		b = append(b, `,"role":`...)
+		b = appendCoding(b, coding{sysObjectRole, "1", "Patient"})
+		b = append(b, '}')
+	}
+	// A query entity stands instead of the data entities: the results of a
+	// search are not recorded. Disclosure of a whole file names the job.
+	asQuery := s.query || len(ev.Data) == 0 && ev.Query != ""
+	if asQuery && ev.Query != "" {
+		role := coding{sysObjectRole, "24", "Query"}
+		if !s.query {
+			role = coding{sysObjectRole, "20", "Job"}
+		}
+		open()
+		b = append(b, `"type":`...)
+		b = appendCoding(b, coding{sysEntityType, "2", "System Object"})
+		b = append(b, `,"role":`...)
+		b = appendCoding(b, role)
+		b = append(b, `,"query":`...)
+		b = appendBase64(b, ev.Query)
+		if s.closed {
+			b = appendDetails(b, ev, true)
+		}
+		b = append(b, '}')
+	}
+	if !asQuery {
+		for i := range ev.Data {
+			open()
+			b = appendData(b, &ev.Data[i])
+			b = append(b, '}')
+		}
+	}
+	if s.closed {
+		return closeEntities(b, start)
+	}
+	if ev.RequestID != "" && strings.TrimSpace(ev.RequestID) != "" {
+		open()
+		b = append(b, `"what":{"identifier":{"value":`...)
+		b = appendString(b, ev.RequestID)
+		b = append(b, `}},"type":`...)
+		b = appendCoding(b, coding{sysBALPEntity, "XrequestId", ""})
+		b = append(b, '}')
+	}
+	if len(ev.Extra) > 0 {
+		open()
+		b = append(b, `"type":`...)
+		b = appendCoding(b, coding{sysEntityType, "4", "Other"})
+		b = appendDetails(b, ev, false)
+		b = append(b, '}')
+	}
+	return closeEntities(b, start)
+}
+
+func closeEntities(b []byte, start int) []byte {
+	if len(b) > start {
+		b = append(b, ']')
+	}
+	return b
+}
+
+func appendData(b []byte, d *DataRef) []byte {
+	if ref, ok := fhir.ParseRef(d.Ref.String()); ok && ref == d.Ref && letters(ref.Type) {
+		b = append(b, `"what":{"reference":"`...)
+		b = append(b, d.Ref.Type...)
+		b = append(b, '/')
+		b = append(b, d.Ref.ID...)
+		if d.Version > 0 {
+			b = append(b, "/_history/"...)
+			b = strconv.AppendUint(b, d.Version, 10)
+		}
+		b = append(b, `"},"type":`...)
+	} else {
+		// Asked for under a name that no resource can have.
+		b = append(b, `"what":{"display":"not a resource of this server"},"type":`...)
+	}
+	b = appendCoding(b, coding{sysEntityType, "2", "System Object"})
+	b = append(b, `,"role":`...)
+	return appendCoding(b, coding{sysObjectRole, "4", "Domain Resource"})
+}
+
+func letters(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if c := s[i] | 0x20; c < 'a' || c > 'z' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func appendDetails(b []byte, ev *Event, withRequest bool) []byte {
+	n := 0
+	one := func(k, v string) {
+		if strings.TrimSpace(k) == "" || strings.TrimSpace(v) == "" {
+			return
+		}
+		if n == 0 {
+			b = append(b, `,"detail":[`...)
+		} else {
+			b = append(b, ',')
+		}
+		n++
+		b = append(b, `{"type":`...)
+		b = appendString(b, k)
+		b = append(b, `,"valueString":`...)
+		b = appendString(b, v)
+		b = append(b, '}')
+	}
+	if withRequest {
+		one("X-Request-Id", ev.RequestID)
+	}
+	for _, kv := range ev.Extra {
+		one(kv[0], kv[1])
+	}
+	if n > 0 {
+		b = append(b, ']')
+	}
+	return b
+}
+
+func nonBlank(s, other string) string {
+	if strings.TrimSpace(s) != "" {
+		return s
+	}
+	if strings.TrimSpace(other) != "" {
+		return other
+	}
+	return "unknown"
+}
+
+// uriSafe drops what a FHIR uri may not hold: white space and controls.
+func uriSafe(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) || r < 0x20 || r == 0x7f || r == unicode.ReplacementChar {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// safeCode makes a FHIR code of an operator command's name.
+func safeCode(s string) string {
+	s = strings.Join(strings.Fields(uriCodes(s)), "-")
+	if s == "" {
+		return "command"
+	}
+	return s
+}
+
+func uriCodes(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f || r == unicode.ReplacementChar {
+			return ' '
+		}
+		return r
+	}, s)
+}
