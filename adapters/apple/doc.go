@@ -1,0 +1,102 @@
+// Package apple reads what leaves an iPhone: the Health app's export
+// (export.zip, export.xml, ECG CSV) and the JSON of Health Auto Export. It
+// streams in constant memory and hands out Samples. It knows no FHIR, opens
+// no file and no connection, and writes no name from an archive anywhere.
+//
+// # Metrics
+//
+// Channel "export.xml" (also for export.zip). Metric is Apple's type string;
+// known and unknown types alike become Samples, and mapping decides. Percent
+// is a fraction (0.97 with unit "%").
+//
+//	Metric                                    value            unit         components
+//	HKQuantityTypeIdentifier<Name>            Number           as written   see "metadata"
+//	HKCategoryTypeIdentifier<Name>            Code enum name   -            see "metadata"; no value at all: Value None (an event)
+//	HKDataTypeSleepDurationGoal               Number           hr           -
+//	HKCorrelationTypeIdentifierBloodPressure  None             mmHg         systolic, diastolic (Number)
+//	HKWorkoutTypeIdentifier                   Code activity    -            see "workout"; HKWorkoutActivityType<Name>
+//	night                                     Number asleep    min          see "night"
+//	ActivitySummary (Day)                     None             -            activeEnergyBurned, activeEnergyBurnedGoal (kcal, kJ, Cal),
+//	                                                                        appleMoveTime, appleMoveTimeGoal, appleExerciseTime,
+//	                                                                        appleExerciseTimeGoal (min), appleStandHours, appleStandHoursGoal (count)
+//
+// HKQuantityTypeIdentifierBloodPressureSystolic and ...Diastolic appear as
+// Metrics of their own only where the other half is missing.
+//
+// Channel "ecg.csv":
+//
+//	HKDataTypeIdentifierElectrocardiogram     Series           uV (mV)      classification, symptoms, lead (Text), samplingFrequency (Number, Hz)
+//
+// Channel "hae" (Health Auto Export). Metric is the name in snake_case as
+// sent. Percent is 0 to 100.
+//
+//	<name> (step_count, vo2max, ...)          Number qty       units        -
+//	heart_rate and all with Min/Avg/Max       Number Avg       units        min, max (Number), only where they differ from Avg
+//	blood_pressure                            None             units        systolic, diastolic (Number)
+//	blood_glucose                             Number           units        mealTime (Code: Before Meal, After Meal, Unspecified)
+//	insulin_delivery                          Number           units        reason (Code: Bolus, Basal)
+//	sexual_activity                           None             count        unspecified, protectionUsed, protectionNotUsed (Number)
+//	handwashing, toothbrushing                Number           units        value (Code: Complete, Incomplete)
+//	sleep_analysis (one segment)              Code             -            - (Awake, Asleep, In Bed, Core, REM, Deep, Unspecified)
+//	night (aggregated sleep_analysis)         Number asleep    hr           see "night", unit hr
+//	HKWorkoutTypeIdentifier                   Code name        -            see "workout" ("Outdoor Run")
+//	HKDataTypeIdentifierElectrocardiogram     Series           uV           classification, severity (Text), averageHeartRate (Number, count/min), samplingFrequency (Number, Hz)
+//	heartRateNotification                     None             -            threshold (Number, count/min), heartRate (Interval, as sent)
+//	stateOfMind                               Number valence   -            kind (Code), labels, associations (Text, comma-joined), valenceClassification (Number)
+//	symptom                                   Code name        -            severity (Code)
+//	medication                                Text name        -            status, form (Code), dosage (Text)
+//	cycleTracking                             Code name        -            value (Code)
+//
+// A HAE metric whose rows all lie on 00:00:00 is a daily aggregate: its
+// samples carry Day instead of Start.
+//
+// Components "metadata" (from MetadataEntry, with or without Apple's prefix):
+// motionContext (Code 0 not set, 1 sedentary, 2 active), mealTime (Code 1
+// before, 2 after), threshold (Number with unit), insulinReason (Code 1
+// basal, 2 bolus), sensorLocation (Code), barometricPressure (Number, kPa).
+// HKVO2MaxTestType becomes Method: maxExercise, predictionSubMaxExercise,
+// predictionNonExercise, predictionStepTest.
+//
+// Components "workout" (Number, unit as sent; Boolean for indoor): duration
+// (without pauses), activeEnergy, basalEnergy, distance, steps, flights,
+// swimmingStrokes, heartRateAverage, heartRateMinimum, heartRateMaximum,
+// averageMETs, elevationAscended, elevationDescended, weatherTemperature,
+// weatherHumidity (0 to 100), indoor.
+//
+// Components "night" (Number): deep, core, rem, unspecified (asleep without a
+// stage), awake, inBed. The value is the whole time asleep; a source that
+// only knows time in bed has no value.
+//
+// # Night
+//
+// The segments of one source (sourceName) are a session while the gap between
+// them is at most 90 minutes. Overlapping segments of one source count once,
+// the more precise stage winning (deep, rem, core, awake, unspecified, in
+// that order); time in bed is a union of its own. The sample starts with the
+// first and ends with the last segment; sessions are kept as one compact
+// interval list a source and handed out at the end of the payload, sorted by
+// start and source. VendorID is night/HASH(source)/DATE, DATE being the day
+// of waking in the segments' HKTimeZone (else UTC), with /2, /3 for further
+// sessions that end on that day (naps), so that a restated night replaces the
+// earlier one.
+//
+// # Blood pressure
+//
+// Apple writes each half at the top level and again inside the Correlation.
+// Both ways give one sample: halves are paired by start and source, whichever
+// comes first; the second sighting is Drop(duplicate). At most 4096 open
+// halves are held, the oldest is then handed out alone.
+//
+// # Time
+//
+// Instants are right, printed offsets are the exporting phone's: Zone is
+// ZoneInstant, or ZoneStated with HKTimeZone's offset where that is given. HAE
+// prints real local offsets: ZoneStated.
+//
+// # Left out, counted as Drop(ignored)
+//
+// Me, ExportDate, workout routes and events, HRV beat lists (irregular, not a
+// regular series), clinical records, vision prescriptions, export_cda.xml.
+// Audiograms are Reject(unmapped). The name and the birth date in an ECG file
+// and in Me are never copied.
+package apple
