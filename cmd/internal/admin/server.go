@@ -1,0 +1,220 @@
+// Package admin is the operator's door: JSON operations over a unix socket in
+// the data directory (mode 0600). Whoever may open the socket is the operator;
+// there is no account and no password. Every operation leaves an AuditEvent
+// with the peer's user id.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pulsegate/fhir"
+	"pulsegate/mapping/ingest"
+)
+
+// Operations is what the server offers to its operator.
+type Operations interface {
+	AddPatient(ctx context.Context, op Operator, in NewPatient) (ID, error)
+	GrantConsent(ctx context.Context, op Operator, in NewConsent) (ID, error)
+	WithdrawConsent(ctx context.Context, op Operator, in WithdrawConsent) (Withdrawn, error)
+	ListConsents(ctx context.Context, op Operator, patient string) (Consents, error)
+	AddClient(ctx context.Context, op Operator, in NewClient) (ClientInfo, error)
+	ListClients(ctx context.Context, op Operator) (Clients, error)
+	DisableClient(ctx context.Context, op Operator, id string) (ClientInfo, error)
+	Ingest(ctx context.Context, op Operator, in IngestRequest, body io.Reader) (ingest.Summary, error)
+	Quarantine(ctx context.Context, op Operator, patient string) (Quarantine, error)
+	ShowQuarantine(ctx context.Context, op Operator, id string) (QuarantineItem, error)
+	RetryQuarantine(ctx context.Context, op Operator) (ingest.Summary, error)
+	VerifyAudit(ctx context.Context, op Operator, checkpoint string) (any, error)
+	StoreStat(ctx context.Context, op Operator) (StoreStat, error)
+	StoreCheck(ctx context.Context, op Operator) (StoreCheck, error)
+}
+
+// Operator is who is at the other end of the socket.
+type Operator struct {
+	Name string // "uid:0"
+}
+
+// IngestRequest names a payload that follows as the body.
+type IngestRequest struct {
+	Patient, Vendor, Format, Name string
+}
+
+// Server serves Operations on the socket.
+type Server struct {
+	Dir string
+	Ops Operations
+	Log *slog.Logger
+	srv *http.Server
+}
+
+type operatorKey struct{}
+
+// Listen opens the socket; a stale one of a dead server is replaced.
+func (s *Server) Listen() (net.Listener, error) {
+	path := filepath.Join(s.Dir, SocketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	// The umask makes the socket private from its first moment on.
+	old := unix.Umask(0o177)
+	l, err := net.Listen("unix", path)
+	unix.Umask(old)
+	if err != nil {
+		return nil, err
+	}
+	return l, os.Chmod(path, 0o600)
+}
+
+// Serve answers until Close.
+func (s *Server) Serve(l net.Listener) error {
+	s.srv = &http.Server{
+		Handler:           s.routes(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ConnContext:       peer,
+	}
+	if err := s.srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// Close drains the socket.
+func (s *Server) Close(ctx context.Context) error {
+	if s.srv == nil {
+		return nil
+	}
+	return s.srv.Shutdown(ctx)
+}
+
+// peer asks the kernel who is at the other end.
+func peer(ctx context.Context, c net.Conn) context.Context {
+	name := "unknown"
+	if u, ok := c.(*net.UnixConn); ok {
+		if raw, err := u.SyscallConn(); err == nil {
+			var cred *unix.Ucred
+			cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+			if cerr == nil && err == nil {
+				name = fmt.Sprintf("uid:%d", cred.Uid)
+			}
+		}
+	}
+	return context.WithValue(ctx, operatorKey{}, Operator{Name: name})
+}
+
+func operatorOf(r *http.Request) Operator {
+	op, _ := r.Context().Value(operatorKey{}).(Operator)
+	return op
+}
+
+func (s *Server) routes() http.Handler {
+	m := http.NewServeMux()
+	o := s.Ops
+	post(m, s, "patient", o.AddPatient)
+	post(m, s, "consent/grant", o.GrantConsent)
+	post(m, s, "consent/withdraw", o.WithdrawConsent)
+	get(m, s, "consent", func(ctx context.Context, op Operator, r *http.Request) (Consents, error) {
+		return o.ListConsents(ctx, op, r.FormValue("patient"))
+	})
+	post(m, s, "client", o.AddClient)
+	get(m, s, "client", func(ctx context.Context, op Operator, _ *http.Request) (Clients, error) {
+		return o.ListClients(ctx, op)
+	})
+	post(m, s, "client/disable", func(ctx context.Context, op Operator, in ID) (ClientInfo, error) {
+		return o.DisableClient(ctx, op, in.ID)
+	})
+	m.HandleFunc("POST /ingest", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		in := IngestRequest{Patient: q.Get("patient"), Vendor: q.Get("vendor"), Format: q.Get("format"), Name: q.Get("name")}
+		out, err := o.Ingest(r.Context(), operatorOf(r), in, r.Body)
+		s.answer(w, out, err)
+	})
+	get(m, s, "quarantine", func(ctx context.Context, op Operator, r *http.Request) (Quarantine, error) {
+		return o.Quarantine(ctx, op, r.FormValue("patient"))
+	})
+	get(m, s, "quarantine/show", func(ctx context.Context, op Operator, r *http.Request) (QuarantineItem, error) {
+		return o.ShowQuarantine(ctx, op, r.FormValue("id"))
+	})
+	post(m, s, "quarantine/retry", func(ctx context.Context, op Operator, _ struct{}) (ingest.Summary, error) {
+		return o.RetryQuarantine(ctx, op)
+	})
+	post(m, s, "audit/verify", func(ctx context.Context, op Operator, in struct{ Checkpoint string }) (any, error) {
+		return o.VerifyAudit(ctx, op, in.Checkpoint)
+	})
+	get(m, s, "store/stat", func(ctx context.Context, op Operator, _ *http.Request) (StoreStat, error) {
+		return o.StoreStat(ctx, op)
+	})
+	post(m, s, "store/check", func(ctx context.Context, op Operator, _ struct{}) (StoreCheck, error) { return o.StoreCheck(ctx, op) })
+	return m
+}
+
+func post[In, Out any](m *http.ServeMux, s *Server, path string, f func(context.Context, Operator, In) (Out, error)) {
+	m.HandleFunc("POST /"+path, func(w http.ResponseWriter, r *http.Request) {
+		var in In
+		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&in); err != nil {
+			s.answer(w, nil, fhir.Errorf(fhir.Invalid, "admin", "the request is not what %s takes", path))
+			return
+		}
+		out, err := f(r.Context(), operatorOf(r), in)
+		s.answer(w, out, err)
+	})
+}
+
+func get[Out any](m *http.ServeMux, s *Server, path string, f func(context.Context, Operator, *http.Request) (Out, error)) {
+	m.HandleFunc("GET /"+path, func(w http.ResponseWriter, r *http.Request) {
+		out, err := f(r.Context(), operatorOf(r), r)
+		s.answer(w, out, err)
+	})
+}
+
+func (s *Server) answer(w http.ResponseWriter, out any, err error) {
+	status := http.StatusOK
+	if err != nil {
+		status, out = refusal(err)
+		if status >= 500 {
+			s.Log.Error("operator command failed", "error", err)
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(out); err != nil {
+		s.Log.Warn("operator went away", "error", err)
+	}
+}
+
+// refusal turns an error into what the operator reads: the issues, place and
+// rule, or for the unexpected the cause (the operator may see the server's
+// log, too).
+func refusal(err error) (int, Failure) {
+	var e *fhir.Error
+	if !errors.As(err, &e) {
+		return http.StatusInternalServerError, Failure{Error: err.Error()}
+	}
+	var text string
+	for i, is := range e.Issues {
+		if i > 0 {
+			text += "; "
+		}
+		text += is.Diagnostics
+		for _, x := range is.Expression {
+			text += " (" + x + ")"
+		}
+	}
+	if text == "" {
+		text = e.Error()
+	}
+	return e.Kind.HTTPStatus(), Failure{Error: text}
+}

@@ -1,0 +1,43 @@
+package server
+
+import (
+	_ "embed"
+	"html/template"
+	"net/http"
+)
+
+//go:embed landing.html
+var landingHTML string
+
+// landing answers GET / with a page for a person: what this is, whether it is
+// healthy, where everything is.
+type landing struct {
+	base, version string
+	ready         func() error
+	page          *template.Template
+}
+
+func newLanding(base, version string, ready func() error) (*landing, error) {
+	t, err := template.New("landing").Parse(landingHTML)
+	if err != nil {
+		return nil, err
+	}
+	return &landing{base: base, version: version, ready: ready, page: t}, nil
+}
+
+func (l *landing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cache-Control", "no-store")
+	data := struct {
+		Base, Version string
+		Healthy       bool
+	}{l.base, l.version, l.ready() == nil}
+	if err := l.page.Execute(w, data); err != nil {
+		// The client went away; there is nobody to tell.
+		return
+	}
+}
