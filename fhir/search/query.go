@@ -60,8 +60,14 @@ type Value struct {
 	// date: the half-open interval [Lo, Hi) in Unix milliseconds that the
 	// written precision covers; an open end is math.MinInt64 / MaxInt64.
 	Lo, Hi int64
-	// reference: RefType and RefID of a local reference, else URI in Code.
+	// reference: RefType and RefID of a local reference, else URI in Code. A
+	// logical reference (Reference.identifier) is a value of its own, with
+	// HasSystem set and the identifier in System and Code.
 	RefType, RefID string
+	// Text: token: display or text, folded, for :text (a CodeableConcept.text
+	// without coding is a value whose Code is empty: no index row needed);
+	// string: Fold(Code); quantity: the unit as written for people.
+	Text string
 	// quantity and number: [NumLo, NumHi) from the written precision, Num as
 	// written; System and Code hold the unit.
 	Num, NumLo, NumHi float64
@@ -133,24 +139,29 @@ type Query struct {
 
 // Param is one search parameter of one resource type (registry entry).
 type Param struct {
-	Type    string // resource type
-	Code    string // "patient"
-	Kind    Kind
-	URL     string // canonical of HL7's SearchParameter
+	Type string // resource type
+	Code string // "patient"
+	Kind Kind
+	URL  string // canonical of HL7's SearchParameter
+	// Targets are the types a reference may name; none: any.
 	Targets []string
-	// Paths are the compiled FHIRPath alternatives; see extract.go.
+	// Paths are the compiled FHIRPath alternatives (see gen); none:
+	// the parameter is known and not supported.
 	Paths []Path
 }
 
 // Path is one alternative of a parameter's expression.
 type Path struct {
 	Steps []string // JSON member names from the resource's root
-	// Want restricts what is at the end: a data type for choice elements
-	// ("Quantity", "dateTime", ...), or a resource type for
-	// where(resolve() is Patient).
+	// Type is the FHIR data type at the end ("Quantity", "dateTime", ...);
+	// choice elements are expanded, one path for each type. "exists" is the
+	// boolean "is there, and not false".
+	Type string
+	// Want restricts a reference to a resource type: where(resolve() is
+	// Patient).
 	Want string
-	// Where is a member=value condition on the parent of the last step
-	// (e.g. telecom.where(system='phone')).
+	// WhereMember is a member=value condition on the element at the end
+	// (telecom.where(system='phone')).
 	WhereMember, WhereValue string
 }
 

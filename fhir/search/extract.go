@@ -1,0 +1,227 @@
+package search
+
+import (
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/valyala/fastjson"
+
+	"pulsegate/fhir"
+)
+
+// Extractor takes index values from resources. The zero Extractor is usable.
+type Extractor struct {
+	// Base is our own base URL ("https://host/fhir"): absolute references
+	// below it are indexed as the local references they are.
+	Base string
+}
+
+// Extract returns the index values of one resource of type typ.
+func Extract(typ string, json []byte) (*Values, error) {
+	return Extractor{}.Extract(typ, json)
+}
+
+// work is the reusable room of one extraction.
+type work struct {
+	parser fastjson.Parser
+	base   string
+	arena  strings.Builder
+	slots  []int
+	vals   []Value
+}
+
+// rooms keeps parsers between calls; a room that has held a large resource is
+// dropped, so that one of them does not hold memory for ever.
+var rooms = sync.Pool{New: func() any { return new(work) }}
+
+const largeResource = 1 << 20
+
+// Extract returns the index values of one resource of type typ. What does not
+// have the shape of its data type has no value; only text that is no JSON
+// object is an error.
+func (x Extractor) Extract(typ string, json []byte) (*Values, error) {
+	t := index()[typ]
+	if t == nil {
+		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "resource type is not known to this server")
+	}
+	w := rooms.Get().(*work)
+	if len(json) <= largeResource {
+		defer rooms.Put(w)
+	}
+	root, err := w.parser.ParseBytes(json)
+	if err != nil || root.Type() != fastjson.TypeObject {
+		// The parser's text quotes the input, so it is not wrapped.
+		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "resource is not a JSON object")
+	}
+	w.base, w.arena, w.slots, w.vals = x.Base, strings.Builder{}, w.slots[:0], w.vals[:0]
+	w.arena.Grow(min(len(json), 512))
+	w.walk(t.root, root)
+	if typ == "Patient" {
+		w.alive(t)
+	}
+	v := &Values{ByParam: w.group(t)}
+	v.summarise(typ)
+	return v, nil
+}
+
+// alive gives a Patient without deceased[x] the value that the parameter's
+// expression has for it: false.
+func (w *work) alive(t *typeIndex) {
+	for slot, p := range t.params {
+		if p.Code != "deceased" {
+			continue
+		}
+		for _, s := range w.slots {
+			if s == slot {
+				return
+			}
+		}
+		w.add(slot, Value{Code: "false"})
+	}
+}
+
+// walk goes down the members that lead to indexed elements.
+func (w *work) walk(n *node, v *fastjson.Value) {
+	switch v.Type() {
+	case fastjson.TypeArray:
+		for _, e := range v.GetArray() {
+			w.walk(n, e)
+		}
+		return
+	case fastjson.TypeNull:
+		return
+	case fastjson.TypeObject:
+		if len(n.kids) > 0 {
+			v.GetObject().Visit(func(key []byte, m *fastjson.Value) {
+				if k := n.kids[string(key)]; k != nil {
+					w.walk(k, m)
+				}
+			})
+		}
+	}
+	for i := range n.leaves {
+		l := &n.leaves[i]
+		if l.path.WhereMember != "" && string(v.GetStringBytes(l.path.WhereMember)) != l.path.WhereValue {
+			continue
+		}
+		w.leaf(l, v)
+	}
+}
+
+// group sorts the collected values by parameter into one slab.
+func (w *work) group(t *typeIndex) map[string][]Value {
+	var counts [128]int
+	for _, s := range w.slots {
+		counts[s]++
+	}
+	params, at := 0, [128]int{}
+	for s, sum := 0, 0; s < len(t.params); s++ {
+		at[s] = sum
+		sum += counts[s]
+		if counts[s] > 0 {
+			params++
+		}
+	}
+	slab := make([]Value, len(w.vals))
+	for i, s := range w.slots {
+		slab[at[s]] = w.vals[i]
+		at[s]++
+	}
+	m := make(map[string][]Value, params+1) // one more for _lastUpdated
+	for s, p := range t.params {
+		if n := counts[s]; n > 0 {
+			m[p.Code] = slab[at[s]-n : at[s] : at[s]]
+		}
+	}
+	return m
+}
+
+func (w *work) add(slot int, v Value) {
+	w.slots = append(w.slots, slot)
+	w.vals = append(w.vals, v)
+}
+
+// text copies a string out of the parser's buffer.
+func (w *work) text(b []byte) string {
+	if len(b) == 0 {
+		return ""
+	}
+	if s, ok := wellKnown(b); ok {
+		return s
+	}
+	n := w.arena.Len()
+	w.arena.Write(b)
+	return w.arena.String()[n:]
+}
+
+// wellKnown spares the copies of what most resources repeat.
+func wellKnown(b []byte) (string, bool) {
+	switch string(b) {
+	case "http://loinc.org":
+		return "http://loinc.org", true
+	case "http://unitsofmeasure.org":
+		return "http://unitsofmeasure.org", true
+	case "http://snomed.info/sct":
+		return "http://snomed.info/sct", true
+	case "http://terminology.hl7.org/CodeSystem/observation-category":
+		return "http://terminology.hl7.org/CodeSystem/observation-category", true
+	case "Patient":
+		return "Patient", true
+	case "Device":
+		return "Device", true
+	case "final":
+		return "final", true
+	case "vital-signs":
+		return "vital-signs", true
+	case "activity":
+		return "activity", true
+	}
+	return "", false
+}
+
+// summarise fills what the store keeps beside the document.
+func (v *Values) summarise(typ string) {
+	if code, _ := PatientParam(typ); code == "_id" {
+		if id := v.ByParam["_id"]; len(id) > 0 {
+			v.Patient = id[0].Code
+		}
+	} else if code != "" {
+		for i := range v.ByParam[code] {
+			if r := &v.ByParam[code][i]; r.RefType == "Patient" {
+				v.Patient = r.RefID
+				break
+			}
+		}
+	}
+	var when []Value
+	switch typ {
+	case "Observation":
+		for i := range v.ByParam["category"] {
+			if c := v.ByParam["category"][i].Code; c != "" {
+				v.Categories = append(v.Categories, c)
+			}
+		}
+		for i := range v.ByParam["code"] {
+			if c := &v.ByParam["code"][i]; c.Code != "" {
+				v.Code = c.System + "|" + c.Code
+				break
+			}
+		}
+		when = v.ByParam["date"]
+	case "AuditEvent", "Consent":
+		when = v.ByParam["date"]
+	case "Provenance":
+		when = v.ByParam["recorded"]
+	}
+	if len(when) > 0 {
+		v.Start, v.End = when[0].Lo, when[0].Hi
+	}
+}
+
+// SetLastUpdated adds the value of _lastUpdated, which the bytes do not carry
+// before a commit.
+func (v *Values) SetLastUpdated(t time.Time) {
+	ms := t.UnixMilli()
+	v.ByParam["_lastUpdated"] = []Value{{Lo: ms, Hi: ms + 1}}
+}

@@ -1,0 +1,230 @@
+package search
+
+import (
+	"strings"
+
+	"github.com/valyala/fastjson"
+
+	"pulsegate/fhir"
+)
+
+// leaf extracts the values of one element.
+func (w *work) leaf(l *leaf, v *fastjson.Value) {
+	switch l.kind {
+	case KindToken:
+		w.token(l, v)
+	case KindDate:
+		if iv, ok := dates(l.path.Type, v); ok {
+			w.add(l.slot, Value{Lo: iv.lo, Hi: iv.hi})
+		}
+	case KindReference:
+		w.reference(l, v)
+	case KindString:
+		w.str(l, v)
+	case KindQuantity:
+		w.quantity(l, v)
+	case KindURI:
+		w.uri(l, v)
+	}
+}
+
+func (w *work) token(l *leaf, v *fastjson.Value) {
+	switch l.path.Type {
+	case "Coding":
+		w.coding(l, v)
+	case "CodeableConcept":
+		for _, c := range v.GetArray("coding") {
+			w.coding(l, c)
+		}
+		if t := v.GetStringBytes("text"); len(t) > 0 {
+			w.add(l.slot, Value{Text: Fold(w.text(t))})
+		}
+	case "Identifier":
+		x := Value{System: w.text(v.GetStringBytes("system")), Code: w.text(v.GetStringBytes("value")),
+			Text: Fold(w.text(v.GetStringBytes("type", "text")))}
+		if x.Code != "" || x.System != "" {
+			w.add(l.slot, x)
+		}
+	case "ContactPoint":
+		if b := v.GetStringBytes("value"); len(b) > 0 {
+			w.add(l.slot, Value{Code: w.text(b)})
+		}
+	case "boolean":
+		switch v.Type() {
+		case fastjson.TypeTrue:
+			w.add(l.slot, Value{Code: "true"})
+		case fastjson.TypeFalse:
+			w.add(l.slot, Value{Code: "false"})
+		}
+	case "exists":
+		code := "true"
+		if v.Type() == fastjson.TypeFalse {
+			code = "false"
+		}
+		w.add(l.slot, Value{Code: code})
+	default: // code, id, string, uri
+		if b, err := v.StringBytes(); err == nil && len(b) > 0 {
+			w.add(l.slot, Value{Code: w.text(b)})
+		}
+	}
+}
+
+func (w *work) coding(l *leaf, v *fastjson.Value) {
+	x := Value{System: w.text(v.GetStringBytes("system")), Code: w.text(v.GetStringBytes("code"))}
+	if d := v.GetStringBytes("display"); len(d) > 0 {
+		x.Text = Fold(w.text(d))
+	}
+	if x.System != "" || x.Code != "" || x.Text != "" {
+		w.add(l.slot, x)
+	}
+}
+
+// dates reads the interval of one element. A Timing is its outer limits, as
+// R4 says for searches on it.
+func dates(typ string, v *fastjson.Value) (interval, bool) {
+	switch typ {
+	case "Period":
+		return period(v)
+	case "Timing":
+		iv, found := period(v.Get("repeat", "boundsPeriod"))
+		for _, e := range v.GetArray("event") {
+			b, err := e.StringBytes()
+			if err != nil {
+				continue
+			}
+			at, ok := parseDate(string(b))
+			if !ok {
+				continue
+			}
+			if !found {
+				iv, found = at, true
+			}
+			iv = interval{min(iv.lo, at.lo), max(iv.hi, at.hi)}
+		}
+		return iv, found
+	}
+	b, err := v.StringBytes()
+	if err != nil {
+		return interval{}, false
+	}
+	return parseDate(string(b))
+}
+
+// period reads a Period; a missing end is open, one without both is none.
+func period(v *fastjson.Value) (interval, bool) {
+	if v == nil || v.Type() != fastjson.TypeObject {
+		return interval{}, false
+	}
+	iv, any := always, false
+	if at, ok := parseDate(string(v.GetStringBytes("start"))); ok {
+		iv.lo, any = at.lo, true
+	}
+	if at, ok := parseDate(string(v.GetStringBytes("end"))); ok {
+		iv.hi, any = at.hi, true
+	}
+	return iv, any
+}
+
+func (w *work) reference(l *leaf, v *fastjson.Value) {
+	if l.path.Type != "Reference" {
+		w.uri(l, v)
+		return
+	}
+	if b := v.GetStringBytes("reference"); len(b) > 0 {
+		x := w.literal(b)
+		if (x.RefType != "" || x.Code != "") && (l.path.Want == "" || l.path.Want == x.RefType) {
+			w.add(l.slot, x)
+		}
+	}
+	id := v.Get("identifier")
+	if id == nil || l.path.Want != "" && string(v.GetStringBytes("type")) != l.path.Want {
+		return
+	}
+	x := Value{HasSystem: true, System: w.text(id.GetStringBytes("system")), Code: w.text(id.GetStringBytes("value"))}
+	if x.Code != "" {
+		w.add(l.slot, x)
+	}
+}
+
+// literal reads Reference.reference: local, absolute, urn; a fragment points
+// into the resource itself and is no value.
+func (w *work) literal(b []byte) Value {
+	if b[0] == '#' {
+		return Value{}
+	}
+	s := string(b)
+	if w.base != "" {
+		if rest, ok := strings.CutPrefix(s, w.base); ok && strings.HasPrefix(rest, "/") {
+			s = rest[1:]
+		}
+	}
+	if r, ok := fhir.ParseRef(s); ok {
+		return Value{RefType: r.Type, RefID: r.ID}
+	}
+	return Value{Code: s}
+}
+
+func (w *work) str(l *leaf, v *fastjson.Value) {
+	switch l.path.Type {
+	case "HumanName":
+		w.parts(l, v, "family", "given", "prefix", "suffix", "text")
+	case "Address":
+		w.parts(l, v, "line", "city", "district", "state", "postalCode", "country", "text")
+	default:
+		w.words(l, v)
+	}
+}
+
+func (w *work) parts(l *leaf, v *fastjson.Value, members ...string) {
+	for _, m := range members {
+		p := v.Get(m)
+		if p == nil {
+			continue
+		}
+		if p.Type() == fastjson.TypeArray {
+			for _, e := range p.GetArray() {
+				w.words(l, e)
+			}
+			continue
+		}
+		w.words(l, p)
+	}
+}
+
+func (w *work) words(l *leaf, v *fastjson.Value) {
+	if b, err := v.StringBytes(); err == nil && len(b) > 0 {
+		s := w.text(b)
+		w.add(l.slot, Value{Code: s, Text: Fold(s)})
+	}
+}
+
+func (w *work) quantity(l *leaf, v *fastjson.Value) {
+	n := v.Get("value")
+	if n == nil || n.Type() != fastjson.TypeNumber {
+		return
+	}
+	var room [40]byte
+	num, ok := parseNumber(string(n.MarshalTo(room[:0])))
+	if !ok {
+		return
+	}
+	w.add(l.slot, Value{Num: num.num, NumLo: num.lo, NumHi: num.hi,
+		System: w.text(v.GetStringBytes("system")), Code: w.text(v.GetStringBytes("code")),
+		Text: w.text(v.GetStringBytes("unit"))})
+}
+
+// uri keeps the address as written; a canonical with a version is found with
+// and without it.
+func (w *work) uri(l *leaf, v *fastjson.Value) {
+	b, err := v.StringBytes()
+	if err != nil || len(b) == 0 {
+		return
+	}
+	s := w.text(b)
+	w.add(l.slot, Value{Code: s})
+	if l.path.Type == "canonical" {
+		if bare, _, ok := strings.Cut(s, "|"); ok && bare != "" {
+			w.add(l.slot, Value{Code: bare})
+		}
+	}
+}

@@ -1,0 +1,171 @@
+package search
+
+import (
+	"strings"
+
+	"pulsegate/fhir"
+)
+
+// values reads one element of a comma list. A reference by id alone stands
+// for one value of each type that the parameter may refer to.
+func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error) {
+	if len(s) > maxLength {
+		return nil, fhir.Errorf(fhir.Invalid, op, "a value of parameter %s is longer than %d bytes", p.Code, maxLength)
+	}
+	if s == "" {
+		return nil, fhir.Errorf(fhir.Invalid, op, "parameter %s has an empty value in its list", p.Code)
+	}
+	switch p.Kind {
+	case KindToken:
+		if m == ModText {
+			return one(Value{Text: Fold(unescape(s))})
+		}
+		return ps.token(p, s)
+	case KindDate:
+		return ps.date(p, s)
+	case KindReference:
+		if m == ModIdentifier {
+			return ps.token(p, s)
+		}
+		return ps.reference(p, target, unescape(s))
+	case KindString:
+		w := unescape(s)
+		return one(Value{Code: w, Text: Fold(w)})
+	case KindQuantity:
+		return ps.quantity(p, s)
+	case KindURI:
+		return one(Value{Code: unescape(s)})
+	}
+	return nil, notSupported("search parameter %s is not supported", p.Code)
+}
+
+func one(v Value) ([]Value, error) { return []Value{v}, nil }
+
+func (ps *parser) token(p *Param, s string) ([]Value, error) {
+	f := split(s, '|')
+	switch {
+	case len(f) == 1:
+		return one(Value{Code: unescape(f[0])})
+	case len(f) == 2 && (f[0] != "" || f[1] != ""):
+		return one(Value{System: unescape(f[0]), HasSystem: true, Code: unescape(f[1])})
+	}
+	return nil, bad(p.Code, "code, system|code, |code or system|")
+}
+
+var prefixes = map[string]Prefix{"eq": EQ, "ne": NE, "gt": GT, "lt": LT, "ge": GE, "le": LE, "sa": SA, "eb": EB, "ap": AP}
+
+// cutPrefix takes a comparison from the front.
+func cutPrefix(s string) (Prefix, string) {
+	if len(s) > 2 {
+		if p, ok := prefixes[s[:2]]; ok {
+			return p, s[2:]
+		}
+	}
+	return EQ, s
+}
+
+func (ps *parser) date(p *Param, s string) ([]Value, error) {
+	pre, rest := cutPrefix(s)
+	// A plus sign that was not percent-encoded arrives as a blank.
+	if i := strings.LastIndexByte(rest, ' '); i > 10 {
+		rest = rest[:i] + "+" + rest[i+1:]
+	}
+	iv, ok := parseDate(rest)
+	if !ok {
+		return nil, bad(p.Code, "[prefix]YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm[:ss[.fff]][Z|±hh:mm]")
+	}
+	if pre == AP {
+		if now, ok := ps.now(); ok {
+			iv = approximate(iv, now)
+		}
+	}
+	return one(Value{Lo: iv.lo, Hi: iv.hi, Prefix: pre})
+}
+
+func (ps *parser) quantity(p *Param, s string) ([]Value, error) {
+	pre, rest := cutPrefix(s)
+	f := split(rest, '|')
+	n, ok := parseNumber(f[0])
+	if !ok || len(f) != 1 && len(f) != 3 {
+		return nil, bad(p.Code, "[prefix]number or [prefix]number|system|code")
+	}
+	v := Value{Prefix: pre, Num: n.num, NumLo: n.lo, NumHi: n.hi}
+	if len(f) == 3 {
+		v.System, v.Code = unescape(f[1]), unescape(f[2])
+		v.HasSystem = v.System != ""
+	}
+	return one(v)
+}
+
+func (ps *parser) reference(p *Param, target, s string) ([]Value, error) {
+	if rest, ok := strings.CutPrefix(s, ps.o.Base+"/"); ok && ps.o.Base != "" {
+		if r, ok := fhir.ParseRef(rest); ok {
+			s = r.String()
+		}
+	}
+	if r, ok := fhir.ParseRef(s); ok {
+		if target != "" && r.Type != target {
+			return nil, bad(p.Code+":"+target, "an id, or a reference to that type")
+		}
+		return one(ps.local(r.Type, r.ID))
+	}
+	if target == "" && (strings.Contains(s, ":") || strings.Contains(s, "/")) {
+		return one(Value{Code: s})
+	}
+	if !fhir.ValidID(s) {
+		return nil, bad(p.Code, "an id, Type/id or an absolute URL")
+	}
+	types := p.Targets
+	if target != "" {
+		types = []string{target}
+	} else if len(types) == 0 {
+		types = fhir.Types
+	}
+	out := make([]Value, 0, len(types))
+	for _, t := range types {
+		out = append(out, ps.local(t, s))
+	}
+	return out, nil
+}
+
+// local is a reference to a resource of ours; Code is the absolute form, for
+// resources that were indexed without knowledge of our base.
+func (ps *parser) local(typ, id string) Value {
+	v := Value{RefType: typ, RefID: id}
+	if ps.o.Base != "" {
+		v.Code = ps.o.Base + "/" + typ + "/" + id
+	}
+	return v
+}
+
+// split cuts s at unescaped separators; the parts keep their escapes.
+func split(s string, sep byte) []string {
+	var out []string
+	from := 0
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '\\':
+			i++
+		case sep:
+			out = append(out, s[from:i])
+			from = i + 1
+		}
+	}
+	return append(out, s[from:])
+}
+
+// unescape resolves \, \| \$ and \\ (R4 3.1.1.4.0.5); another backslash
+// stands for itself.
+func unescape(s string) string {
+	if strings.IndexByte(s, '\\') < 0 {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+1 < len(s) && strings.IndexByte(`,|$\`, s[i+1]) >= 0 {
+			i++
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}

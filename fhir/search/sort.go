@@ -1,0 +1,84 @@
+package search
+
+import (
+	"cmp"
+	"strings"
+)
+
+// Key returns the value by which a resource sorts under one element of _sort:
+// the least of its values for ascending, the greatest for descending order.
+// The second result is false when it has none; such resources come last in
+// either direction.
+func Key(typ string, v *Values, s SortKey) (Value, bool) {
+	p, ok := Lookup(typ, s.Param)
+	if !ok {
+		return Value{}, false
+	}
+	var best Value
+	found := false
+	for i := range v.ByParam[s.Param] {
+		k, ok := sortValue(p.Kind, &v.ByParam[s.Param][i])
+		if !ok {
+			continue
+		}
+		if c := Compare(k, best); !found || s.Desc && c > 0 || !s.Desc && c < 0 {
+			best, found = k, true
+		}
+	}
+	return best, found
+}
+
+// sortValue keeps of v what counts for order.
+func sortValue(k Kind, v *Value) (Value, bool) {
+	switch k {
+	case KindDate:
+		return Value{Lo: v.Lo}, true
+	case KindQuantity, KindNumber:
+		return Value{Num: v.Num}, true
+	case KindString:
+		return Value{Code: v.Text}, true
+	case KindReference:
+		if v.RefType != "" {
+			return Value{Code: v.RefType + "/" + v.RefID}, true
+		}
+	}
+	return Value{Code: v.Code, System: v.System}, v.Code != ""
+}
+
+// Compare orders two values that Key returned.
+func Compare(a, b Value) int {
+	if c := cmp.Compare(a.Lo, b.Lo); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.Num, b.Num); c != 0 {
+		return c
+	}
+	if c := strings.Compare(a.Code, b.Code); c != 0 {
+		return c
+	}
+	return strings.Compare(a.System, b.System)
+}
+
+// CompareValues orders two resources of one type by _sort; 0 when it leaves
+// them equal, and the store decides (it uses the id).
+func CompareValues(typ string, sort []SortKey, a, b *Values) int {
+	for _, s := range sort {
+		x, okX := Key(typ, a, s)
+		y, okY := Key(typ, b, s)
+		switch {
+		case !okX && !okY:
+			continue
+		case !okX:
+			return 1
+		case !okY:
+			return -1
+		}
+		if c := Compare(x, y); c != 0 {
+			if s.Desc {
+				return -c
+			}
+			return c
+		}
+	}
+	return 0
+}
