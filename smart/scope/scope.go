@@ -1,0 +1,354 @@
+package scope
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+)
+
+// Limits of a scope string.
+const (
+	MaxLength = 4096
+	MaxScopes = 32
+	maxParams = 8
+	maxValues = 16
+)
+
+const (
+	readV1  = access.Read | access.Search
+	writeV1 = access.Create | access.Update | access.Delete
+	allV1   = readV1 | writeV1
+)
+
+// Scope is one system/ scope.
+type Scope struct {
+	Type   string // resource type, or "*"
+	May    access.Interaction
+	V1     bool // written in the v1 form
+	Params []access.Param
+}
+
+// Set is a parsed scope string.
+type Set []Scope
+
+// Parser knows which search parameters a granular scope may use.
+type Parser struct {
+	// TokenParam reports whether code is a token search parameter of typ.
+	TokenParam func(typ, code string) bool
+}
+
+func bad(pos int, rule string) error {
+	return fhir.Errorf(fhir.Invalid, "scope.Parse", "scope %d: %s", pos, rule)
+}
+
+// Parse reads a space-separated scope string. An error is of kind Invalid and
+// names the position of the scope, from 1, and the rule; for a token request
+// it means invalid_scope.
+func (p Parser) Parse(s string) (Set, error) {
+	if len(s) > MaxLength {
+		return nil, fhir.Errorf(fhir.Invalid, "scope.Parse", "scope is longer than %d bytes", MaxLength)
+	}
+	words := strings.FieldsFunc(s, func(r rune) bool { return r == ' ' })
+	if len(words) == 0 {
+		return nil, fhir.Errorf(fhir.Invalid, "scope.Parse", "scope is empty")
+	}
+	if len(words) > MaxScopes {
+		return nil, fhir.Errorf(fhir.Invalid, "scope.Parse", "more than %d scopes", MaxScopes)
+	}
+	set := make(Set, 0, len(words))
+	for i, w := range words {
+		one, err := p.one(i+1, w)
+		if err != nil {
+			return nil, err
+		}
+		set = append(set, one)
+	}
+	return set, nil
+}
+
+func (p Parser) one(pos int, w string) (Scope, error) {
+	for i := 0; i < len(w); i++ {
+		if c := w[i]; c < 0x21 || c > 0x7e || c == '"' || c == '\\' {
+			return Scope{}, bad(pos, "a character that RFC 6749 does not allow")
+		}
+	}
+	level, rest, ok := strings.Cut(w, "/")
+	switch {
+	case !ok:
+		return Scope{}, bad(pos, "not a scope for resources; only system/ scopes are offered")
+	case level == "patient" || level == "user":
+		return Scope{}, bad(pos, "patient/ and user/ scopes need a launch, which this server does not offer yet")
+	case level != "system":
+		return Scope{}, bad(pos, "only system/ scopes are offered")
+	}
+	head, query, granular := strings.Cut(rest, "?")
+	typ, perm, ok := strings.Cut(head, ".")
+	if !ok {
+		return Scope{}, bad(pos, "no permission after the resource type")
+	}
+	if typ != "*" && !fhir.KnownType(typ) {
+		return Scope{}, bad(pos, "a resource type that this server does not store")
+	}
+	out := Scope{Type: typ}
+	if out.May, out.V1, ok = permission(perm); !ok {
+		return Scope{}, bad(pos, "the permission is neither read, write, * nor letters of cruds in that order")
+	}
+	if !granular {
+		return out, nil
+	}
+	if out.V1 {
+		return Scope{}, bad(pos, "search parameters need the v2 permissions (cruds)")
+	}
+	if typ == "*" {
+		return Scope{}, bad(pos, "search parameters need one resource type, not *")
+	}
+	var err error
+	out.Params, err = p.params(pos, typ, query)
+	return out, err
+}
+
+func permission(s string) (may access.Interaction, v1, ok bool) {
+	switch s {
+	case "read":
+		return readV1, true, true
+	case "write":
+		return writeV1, true, true
+	case "*":
+		return allV1, true, true
+	}
+	at := 0
+	for i := 0; i < len(s); i++ {
+		j := strings.IndexByte("cruds"[at:], s[i])
+		if j < 0 {
+			return 0, false, false
+		}
+		may |= 1 << (at + j)
+		at += j + 1
+	}
+	return may, false, may != 0
+}
+
+func (p Parser) params(pos int, typ, query string) ([]access.Param, error) {
+	pairs := strings.Split(query, "&")
+	if len(pairs) > maxParams {
+		return nil, bad(pos, "more than 8 search parameters")
+	}
+	out := make([]access.Param, 0, len(pairs))
+	for _, pair := range pairs {
+		name, raw, ok := strings.Cut(pair, "=")
+		if !ok || p.TokenParam == nil || !p.TokenParam(typ, name) {
+			return nil, bad(pos, "only token search parameters of the type, without modifier, may follow the question mark")
+		}
+		value, err := url.PathUnescape(raw)
+		if err != nil {
+			return nil, bad(pos, "percent-encoding")
+		}
+		tokens, ok := values(value)
+		if !ok {
+			return nil, bad(pos, "a search value is not [system]|code, system| or code")
+		}
+		if prm := (access.Param{Name: name, Any: tokens}); !hasParam(out, prm) {
+			out = append(out, prm)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b access.Param) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// values reads the comma-or of a token parameter; backslash escapes as in a
+// FHIR search. Control characters are refused: access.Param gives "\x00" a
+// meaning of its own.
+func values(s string) ([]access.Token, bool) {
+	var out []access.Token
+	var parts []string
+	var cur strings.Builder
+	flush := func() bool {
+		parts = append(parts, cur.String())
+		cur.Reset()
+		var t access.Token
+		switch {
+		case len(parts) == 1:
+			t.Code = parts[0]
+		case len(parts) == 2:
+			t.System, t.Code = parts[0], parts[1]
+			if t.System == "" {
+				t.System = "\x00"
+			}
+		default:
+			return false
+		}
+		if t.Code == "" && (t.System == "" || t.System == "\x00") {
+			return false
+		}
+		parts = parts[:0]
+		if !slices.Contains(out, t) {
+			out = append(out, t)
+		}
+		return len(out) <= maxValues
+	}
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c < 0x20 || c == 0x7f:
+			return nil, false
+		case c == '\\':
+			i++
+			if i == len(s) || !strings.ContainsRune(`\,|$`, rune(s[i])) {
+				return nil, false
+			}
+			cur.WriteByte(s[i])
+		case c == '|':
+			parts = append(parts, cur.String())
+			cur.Reset()
+		case c == ',':
+			if !flush() {
+				return nil, false
+			}
+		default:
+			cur.WriteByte(c)
+		}
+	}
+	return out, flush()
+}
+
+func hasParam(in []access.Param, p access.Param) bool {
+	return slices.ContainsFunc(in, func(q access.Param) bool { return q.Name == p.Name && slices.Equal(q.Any, p.Any) })
+}
+
+// Rules compiles the set for an access.Grant.
+func (s Set) Rules() []access.Rule {
+	out := make([]access.Rule, len(s))
+	for i, x := range s {
+		out[i] = access.Rule{Type: x.Type, May: x.May, Params: x.Params}
+	}
+	return out
+}
+
+// Narrow is what a client that asked for asked and may have allowed is
+// granted: every pair's common part, never more than either. Empty means that
+// they have nothing in common.
+func Narrow(asked, allowed Set) Set {
+	var out Set
+	for _, a := range asked {
+		for _, b := range allowed {
+			c, ok := common(a, b)
+			if !ok || slices.ContainsFunc(out, func(o Scope) bool { return o.covers(c) }) {
+				continue
+			}
+			out = append(slices.DeleteFunc(out, func(o Scope) bool { return c.covers(o) }), c)
+		}
+	}
+	return out
+}
+
+func common(a, b Scope) (Scope, bool) {
+	c := Scope{Type: a.Type, May: a.May & b.May}
+	switch {
+	case a.Type == "*":
+		c.Type = b.Type
+	case b.Type != "*" && a.Type != b.Type:
+		return Scope{}, false
+	}
+	if c.May == 0 {
+		return Scope{}, false
+	}
+	c.Params = slices.Clone(a.Params)
+	for _, p := range b.Params {
+		if !hasParam(c.Params, p) {
+			c.Params = append(c.Params, p)
+		}
+	}
+	slices.SortStableFunc(c.Params, func(x, y access.Param) int { return strings.Compare(x.Name, y.Name) })
+	// A client that asked in the v1 form reads v1.
+	c.V1 = a.V1 && len(c.Params) == 0 && (c.May == readV1 || c.May == writeV1 || c.May == allV1)
+	return c, true
+}
+
+// covers reports whether a allows all that b allows, as far as it can be seen
+// from the written form.
+func (a Scope) covers(b Scope) bool {
+	if a.Type != "*" && a.Type != b.Type || b.May&^a.May != 0 {
+		return false
+	}
+	for _, p := range a.Params {
+		if !hasParam(b.Params, p) {
+			return false
+		}
+	}
+	return true
+}
+
+// String writes the set as it goes into a token; Parse reads it back.
+func (s Set) String() string {
+	var b strings.Builder
+	for i, x := range s {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		x.write(&b)
+	}
+	return b.String()
+}
+
+func (a Scope) write(b *strings.Builder) {
+	b.WriteString("system/" + a.Type + ".")
+	switch {
+	case a.V1 && a.May == readV1:
+		b.WriteString("read")
+	case a.V1 && a.May == writeV1:
+		b.WriteString("write")
+	case a.V1:
+		b.WriteString("*")
+	default:
+		for i, c := range []byte("cruds") {
+			if a.May&(1<<i) != 0 {
+				b.WriteByte(c)
+			}
+		}
+	}
+	for i, p := range a.Params {
+		b.WriteByte("&?"[b2i(i == 0)])
+		b.WriteString(p.Name + "=")
+		for j, t := range p.Any {
+			if j > 0 {
+				b.WriteByte(',')
+			}
+			if t.System != "" {
+				if t.System != "\x00" {
+					escape(b, t.System)
+				}
+				b.WriteByte('|')
+			}
+			escape(b, t.Code)
+		}
+	}
+}
+
+func b2i(v bool) int {
+	if v {
+		return 1
+	}
+	return 0
+}
+
+const hex = "0123456789ABCDEF"
+
+// escape writes s for a search value inside a scope: FHIR's escapes first,
+// then percent-encoding of what a scope token or a query cannot hold.
+func escape(b *strings.Builder, s string) {
+	pct := func(c byte) { b.Write([]byte{'%', hex[c>>4], hex[c&15]}) }
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		switch {
+		case c == '\\' || c == ',' || c == '|' || c == '$':
+			pct('\\')
+			pct(c)
+		case c <= 0x20 || c >= 0x7f || strings.IndexByte(`"%&=+#?`, c) >= 0:
+			pct(c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+}
