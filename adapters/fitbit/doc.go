@@ -131,5 +131,5 @@
 // zeros: an absent count, sum or "positive" is zero; an absent physical
 // quantity (rate, weight, temperature) is no value. "NaN" and infinities are
 // absent components; as main value a Reject. Dropped as low quality: a heart
-// rate of 0, SpO2 of 50 or less, an unreadable or unanalysed ECG.
+// rate of 0, SpO2 of 50 or less, an unreadable ECG.
 package fitbit
