@@ -1,0 +1,131 @@
+package subscription
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"strconv"
+	"time"
+
+	"pulsegate/fhir"
+)
+
+// event is the durable form of one numbered event.
+type event struct {
+	Number  uint64    `json:"n"`
+	At      time.Time `json:"at"`
+	ID      string    `json:"id"` // of the Observation
+	Version uint64    `json:"v"`
+	Created bool      `json:"c,omitempty"`
+}
+
+// item is an event with what may be given out of it.
+type item struct {
+	event
+	visible bool
+	patient string
+	json    []byte
+}
+
+// header is the part of a notification that is the same for all kinds.
+type header struct {
+	id, status, kind, criteria string
+	total                      uint64
+	content                    Content
+	reason                     string // for status error
+}
+
+func appendJSON(b []byte, s string) []byte {
+	q, err := json.Marshal(s)
+	if err != nil { // a string always marshals
+		return append(b, `""`...)
+	}
+	return append(b, q...)
+}
+
+// appendStatus writes the SubscriptionStatus as an R4 Parameters resource.
+func appendStatus(b []byte, base, uuid string, h *header, items []item) []byte {
+	b = append(b, `{"resourceType":"Parameters","id":"`...)
+	b = append(b, uuid...)
+	b = append(b, `","meta":{"profile":["`+extBase+`backport-subscription-status-r4"]},"parameter":[{"name":"subscription","valueReference":{"reference":`...)
+	b = appendJSON(b, base+"/Subscription/"+h.id)
+	b = append(b, `}}`...)
+	if h.content != Empty {
+		b = append(b, `,{"name":"topic","valueCanonical":`...)
+		b = appendJSON(b, h.criteria)
+		b = append(b, '}')
+	}
+	b = append(b, `,{"name":"status","valueCode":`...)
+	b = appendJSON(b, h.status)
+	b = append(b, `},{"name":"type","valueCode":`...)
+	b = appendJSON(b, h.kind)
+	b = append(b, `},{"name":"events-since-subscription-start","valueString":"`...)
+	b = strconv.AppendUint(b, h.total, 10)
+	b = append(b, `"}`...)
+	for i := range items {
+		it := &items[i]
+		b = append(b, `,{"name":"notification-event","part":[{"name":"event-number","valueString":"`...)
+		b = strconv.AppendUint(b, it.Number, 10)
+		b = append(b, `"},{"name":"timestamp","valueInstant":"`...)
+		b = it.At.UTC().AppendFormat(b, fhir.InstantLayout)
+		b = append(b, `"}`...)
+		if it.visible && h.content != Empty {
+			b = append(b, `,{"name":"focus","valueReference":{"reference":`...)
+			b = appendJSON(b, base+"/Observation/"+it.ID)
+			b = append(b, `}}`...)
+		}
+		b = append(b, `]}`...)
+	}
+	if h.reason != "" {
+		b = append(b, `,{"name":"error","valueCodeableConcept":{"text":`...)
+		b = appendJSON(b, h.reason)
+		b = append(b, `}}`...)
+	}
+	return append(b, `]}`...)
+}
+
+// appendNotification writes a notification Bundle.
+func appendNotification(b []byte, base, bundleID, uuid string, at time.Time, h *header, items []item) []byte {
+	b = append(b, `{"resourceType":"Bundle","id":"`...)
+	b = append(b, bundleID...)
+	b = append(b, `","meta":{"profile":["`+extBase+`backport-subscription-notification-r4"]},"type":"history","timestamp":"`...)
+	b = at.UTC().AppendFormat(b, fhir.InstantLayout)
+	b = append(b, `","entry":[{"fullUrl":"urn:uuid:`...)
+	b = append(b, uuid...)
+	b = append(b, `","resource":`...)
+	b = appendStatus(b, base, uuid, h, items)
+	b = append(b, `,"request":{"method":"GET","url":`...)
+	b = appendJSON(b, base+"/Subscription/"+h.id+"/$status")
+	b = append(b, `},"response":{"status":"200"}}`...)
+	for i := range items {
+		it := &items[i]
+		if !it.visible || h.content == Empty {
+			continue
+		}
+		b = append(b, `,{"fullUrl":`...)
+		b = appendJSON(b, base+"/Observation/"+it.ID)
+		if h.content == FullResource {
+			b = append(b, `,"resource":`...)
+			b = append(b, it.json...)
+		}
+		if it.Created {
+			b = append(b, `,"request":{"method":"POST","url":"Observation"},"response":{"status":"201"}}`...)
+		} else {
+			b = append(b, `,"request":{"method":"PUT","url":`...)
+			b = appendJSON(b, "Observation/"+it.ID)
+			b = append(b, `},"response":{"status":"200"}}`...)
+		}
+	}
+	return append(b, `]}`...)
+}
+
+// newUUID makes a random UUID, version 4.
+func newUUID(r io.Reader) (string, error) {
+	var u [16]byte
+	if _, err := io.ReadFull(r, u[:]); err != nil {
+		return "", fhir.Wrap("subscription.newUUID", err)
+	}
+	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
+	h := hex.EncodeToString(u[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:], nil
+}

@@ -1,0 +1,552 @@
+package subscription
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/egress"
+	"pulsegate/fhir/store"
+)
+
+// Options of an Engine.
+type Options struct {
+	Store store.Store
+	Audit *audit.Recorder
+	Clock func() time.Time
+	Rand  io.Reader // safe for concurrent use, as crypto/rand.Reader
+	// Base is the FHIR base URL, without a slash at the end.
+	Base   string
+	Policy egress.Policy
+	// GrantFor compiles what a client may do now, from its registered scopes
+	// and the consents. An error means that it may see nothing.
+	GrantFor func(ctx context.Context, clientID string) (*access.Grant, error)
+	// HandshakeDelay is the time between the creation and the first
+	// handshake, so that the client has its answer before. Zero: 1 s.
+	HandshakeDelay time.Duration
+	// MinBackoff and MaxBackoff bound the wait between attempts. Zero: 1 s
+	// and 1 min. After an attempt that had waited MaxBackoff the
+	// Subscription goes to error.
+	MinBackoff, MaxBackoff time.Duration
+	// MaxPerClient bounds the Subscriptions of one client. Zero: 100.
+	MaxPerClient int
+	Logger       *slog.Logger
+}
+
+// Engine numbers and delivers events.
+type Engine struct {
+	opts   Options
+	client *http.Client
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	stop   func()
+	wake   chan struct{}
+
+	mu     sync.Mutex
+	subs   map[string]*sub
+	cursor store.T // of the follower; only it uses the two
+	saved  store.T // the durable one
+
+	latency  metric.Float64Histogram
+	attempts metric.Int64Counter
+}
+
+// sub is one Subscription in memory: a few hundred bytes and its sender.
+type sub struct {
+	id, owner string
+	wake      chan struct{} // capacity 1
+	cancel    context.CancelFunc
+
+	// guarded by Engine.mu
+	spec      *Spec
+	version   uint64
+	status    string
+	reason    string
+	events    uint64 // numbers given
+	delivered uint64 // last number answered
+	since     time.Time
+}
+
+type head struct {
+	Owner  string `json:"owner"`
+	Events uint64 `json:"events"`
+}
+
+const room = "subscription/"
+
+func headKey(id string) string { return room + id + "/head" }
+func sentKey(id string) string { return room + id + "/sent" }
+func eventPrefix(id string) string {
+	return room + id + "/event/"
+}
+func eventKey(id string, n uint64) string { return eventPrefix(id) + fmt.Sprintf("%016x", n) }
+
+const cursorKey = room + "cursor"
+
+// New starts an Engine: it takes up its cursor and goes on.
+func New(ctx context.Context, o Options) (*Engine, error) {
+	const op = "subscription.New"
+	if o.Store == nil || o.Audit == nil || o.Clock == nil || o.Rand == nil || o.GrantFor == nil || o.Base == "" {
+		return nil, fhir.Errorf(fhir.Internal, op, "store, audit, clock, randomness, base and GrantFor are needed")
+	}
+	if o.HandshakeDelay <= 0 {
+		o.HandshakeDelay = time.Second
+	}
+	if o.MinBackoff <= 0 {
+		o.MinBackoff = time.Second
+	}
+	if o.MaxBackoff <= 0 {
+		o.MaxBackoff = time.Minute
+	}
+	if o.MaxPerClient <= 0 {
+		o.MaxPerClient = 100
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.Policy.Timeout = maxTimeout
+	e := &Engine{opts: o, client: egress.New(o.Policy), subs: map[string]*sub{}, wake: make(chan struct{}, 1)}
+	meter := otel.Meter("pulsegate/fhir/subscription")
+	var err error
+	if e.latency, err = meter.Float64Histogram("pulsegate.subscription.latency", metric.WithUnit("s"),
+		metric.WithDescription("From the numbering of an event to its acceptance by the endpoint")); err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	if e.attempts, err = meter.Int64Counter("pulsegate.subscription.attempts",
+		metric.WithDescription("Notifications sent, failed ones too")); err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	// Watch before the cursor is read: no commit falls in between.
+	e.stop = o.Store.Watch(func(c store.Commit) {
+		if len(c.Changes) > 0 {
+			poke(e.wake)
+		}
+	})
+	if err := e.load(ctx); err != nil {
+		e.stop()
+		e.cancel()
+		return nil, fhir.Wrap(op, err)
+	}
+	poke(e.wake)
+	e.wg.Go(e.follow)
+	return e, nil
+}
+
+// Close stops following and sending, and waits for it.
+func (e *Engine) Close() {
+	e.stop()
+	e.cancel()
+	e.wg.Wait()
+	e.client.CloseIdleConnections()
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (e *Engine) load(ctx context.Context) error {
+	v, err := e.opts.Store.Get(ctx, cursorKey)
+	if err != nil {
+		return err
+	}
+	if v != nil {
+		n, err := strconv.ParseUint(string(v), 10, 64)
+		if err != nil {
+			return err
+		}
+		e.cursor, e.saved = store.T(n), store.T(n)
+	}
+	heads := map[string]head{}
+	var bad error
+	err = e.opts.Store.List(ctx, room, func(k string, v []byte) bool {
+		id, ok := strings.CutSuffix(strings.TrimPrefix(k, room), "/head")
+		if !ok {
+			return true
+		}
+		var h head
+		if bad = json.Unmarshal(v, &h); bad != nil {
+			return false
+		}
+		heads[id] = h
+		return true
+	})
+	if err != nil || bad != nil {
+		return fhir.Wrap("subscription.load", firstOf(err, bad))
+	}
+	for id, h := range heads {
+		if err := e.open(ctx, id, h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func firstOf(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// open takes a numbered Subscription up again after a restart.
+func (e *Engine) open(ctx context.Context, id string, h head) error {
+	s := &sub{id: id, owner: h.Owner, events: h.Events, wake: make(chan struct{}, 1)}
+	v, err := e.opts.Store.Get(ctx, sentKey(id))
+	if err != nil {
+		return err
+	}
+	if v != nil {
+		if s.delivered, err = strconv.ParseUint(string(v), 10, 64); err != nil {
+			return err
+		}
+	}
+	s.delivered = min(s.delivered, s.events)
+	res, _, err := e.opts.Store.Read(ctx, fhir.Ref{Type: "Subscription", ID: id}, 0)
+	if err != nil {
+		return err
+	}
+	if res.Deleted {
+		return nil // its change is still before the follower, which clears up
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.adopt(s, &res)
+	e.launch(s)
+	return nil
+}
+
+// adopt puts a version of the resource in force. The caller holds mu.
+func (e *Engine) adopt(s *sub, res *fhir.Resource) {
+	spec, err := Parse(res.JSON, e.opts.Base, e.opts.Policy)
+	if err != nil {
+		// Accepted under another configuration: it stays, and sends nothing.
+		e.opts.Logger.Warn("subscription is not offered any more", "subscription", s.id)
+		s.spec, s.status, s.reason = nil, "error", "not offered by the present configuration"
+	} else {
+		s.spec, s.status, s.reason = spec, spec.Status, ""
+		if s.status == "error" {
+			s.reason = errorText
+		}
+	}
+	s.version, s.since = res.Version, e.opts.Clock()
+	poke(s.wake)
+}
+
+// launch starts the sender of s. The caller holds mu.
+func (e *Engine) launch(s *sub) {
+	ctx, cancel := context.WithCancel(e.ctx)
+	s.cancel = cancel
+	e.subs[s.id] = s
+	e.wg.Go(func() { (&sender{e: e, s: s}).run(ctx) })
+}
+
+// follow walks the change log.
+func (e *Engine) follow() {
+	backoff := e.opts.MinBackoff
+	for {
+		select {
+		case <-e.ctx.Done():
+			return
+		case <-e.wake:
+		}
+		for {
+			more, err := e.step(e.ctx)
+			if e.ctx.Err() != nil {
+				return
+			}
+			if err == nil && !more {
+				backoff = e.opts.MinBackoff
+				break
+			}
+			if err != nil {
+				e.opts.Logger.Error("subscriptions cannot follow the change log", "err", err)
+				if !sleep(e.ctx, nil, backoff) {
+					return
+				}
+				backoff = min(2*backoff, e.opts.MaxBackoff)
+			}
+		}
+	}
+}
+
+// stepSize bounds the changes of one commit of the follower.
+const stepSize = 500
+
+// saveCursor bounds the commits that are walked again after a restart.
+const saveCursor = 5000
+
+// step does up to stepSize changes in one commit.
+func (e *Engine) step(ctx context.Context) (more bool, err error) {
+	st := &stepState{e: e, from: e.cursor, grants: map[string]*access.Grant{}, given: map[string]uint64{}}
+	n := 0
+	err = e.opts.Store.Changes(ctx, e.cursor, func(c *store.Change) bool {
+		// A commit is done whole: the cursor cannot stand inside one.
+		if n >= stepSize && c.T != st.to {
+			more = true
+			return false
+		}
+		n++
+		st.to = c.T
+		switch c.Ref.Type {
+		case "Observation":
+			st.observation(ctx, c)
+		case "Subscription":
+			// What comes later must see it: the step ends with this commit.
+			n = stepSize
+			st.subs = append(st.subs, *c)
+			st.subs[len(st.subs)-1].Facts.Tokens = nil
+		}
+		return true
+	})
+	if err != nil || st.to == 0 {
+		return false, err
+	}
+	return more, st.commit(ctx)
+}
+
+// stepState is one step of the follower.
+type stepState struct {
+	e      *Engine
+	from   store.T
+	to     store.T
+	grants map[string]*access.Grant
+	given  map[string]uint64 // events given in this step, by subscription
+	state  []store.StateWrite
+	subs   []store.Change
+	opened []*sub
+	closed []string
+	err    error
+}
+
+func (st *stepState) grant(ctx context.Context, owner string) *access.Grant {
+	g, ok := st.grants[owner]
+	if !ok {
+		var err error
+		if g, err = st.e.opts.GrantFor(ctx, owner); err != nil {
+			g = nil // may see nothing
+		}
+		st.grants[owner] = g
+	}
+	return g
+}
+
+// observation numbers one change for every Subscription that asks for it.
+func (st *stepState) observation(ctx context.Context, c *store.Change) {
+	if c.Deleted {
+		return
+	}
+	e := st.e
+	e.mu.Lock()
+	var match []*sub
+	for _, s := range e.subs {
+		if s.spec != nil && s.status != "off" && s.spec.Match(&c.Facts) {
+			match = append(match, s)
+		}
+	}
+	e.mu.Unlock()
+	for _, s := range match {
+		g := st.grant(ctx, s.owner)
+		if !g.May(access.Read, "Observation") || !g.Filter(access.Read).Allow(&c.Facts) {
+			continue
+		}
+		st.given[s.id]++
+		ev := event{Number: s.events + st.given[s.id], At: e.opts.Clock().UTC(), ID: c.Ref.ID, Version: c.Version, Created: c.Created}
+		v, err := json.Marshal(ev)
+		if err != nil {
+			st.err = err
+			return
+		}
+		st.state = append(st.state, store.StateWrite{Key: eventKey(s.id, ev.Number), Value: v})
+	}
+}
+
+// commit makes the step durable and puts it in force.
+func (st *stepState) commit(ctx context.Context) error {
+	const op = "subscription.step"
+	e := st.e
+	for i := range st.subs {
+		if err := st.subscription(ctx, &st.subs[i]); err != nil {
+			return fhir.Wrap(op, err)
+		}
+	}
+	if st.err != nil {
+		return fhir.Wrap(op, st.err)
+	}
+	for id, n := range st.given {
+		s := e.subs[id] // written by this goroutine only
+		v, err := json.Marshal(head{Owner: s.owner, Events: s.events + n})
+		if err != nil {
+			return fhir.Wrap(op, err)
+		}
+		st.state = append(st.state, store.StateWrite{Key: headKey(id), Value: v})
+	}
+	if len(st.state) > 0 || st.to > e.saved+saveCursor {
+		// A step that gave nothing mostly moves the cursor in memory only;
+		// after a restart it is walked again, which changes nothing.
+		st.state = append(st.state, store.StateWrite{Key: cursorKey, Value: strconv.AppendUint(nil, uint64(st.to), 10)})
+		if _, err := e.opts.Store.Commit(ctx, &store.Batch{State: st.state}); err != nil {
+			return fhir.Wrap(op, err)
+		}
+		e.saved = st.to
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.cursor = st.to
+	for id, n := range st.given {
+		if s := e.subs[id]; s != nil {
+			s.events += n
+			poke(s.wake)
+		}
+	}
+	for _, s := range st.opened {
+		e.launch(s)
+	}
+	for _, id := range st.closed {
+		if s := e.subs[id]; s != nil {
+			s.cancel()
+			delete(e.subs, id)
+		}
+	}
+	return nil
+}
+
+// subscription takes up a change of a Subscription.
+func (st *stepState) subscription(ctx context.Context, c *store.Change) error {
+	e := st.e
+	res, facts, err := e.opts.Store.Read(ctx, c.Ref, 0)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	s := e.subs[c.Ref.ID]
+	if res.Deleted {
+		e.mu.Unlock()
+		st.closed = append(st.closed, c.Ref.ID)
+		delete(st.given, c.Ref.ID)
+		st.state = deleteFunc(st.state, c.Ref.ID)
+		return e.opts.Store.List(ctx, room+c.Ref.ID+"/", func(k string, _ []byte) bool {
+			st.state = append(st.state, store.StateWrite{Key: k})
+			return true
+		})
+	}
+	defer e.mu.Unlock()
+	if s == nil {
+		for _, o := range st.opened {
+			if o.id == c.Ref.ID {
+				s = o
+			}
+		}
+	}
+	if s == nil {
+		s = &sub{id: c.Ref.ID, owner: facts.Author, wake: make(chan struct{}, 1)}
+		st.opened = append(st.opened, s)
+		v, err := json.Marshal(head{Owner: s.owner})
+		if err != nil {
+			return err
+		}
+		st.state = append(st.state, store.StateWrite{Key: headKey(s.id), Value: v}, store.StateWrite{Key: sentKey(s.id)})
+	}
+	if s.version != res.Version {
+		e.adopt(s, &res)
+	}
+	return nil
+}
+
+func deleteFunc(in []store.StateWrite, id string) []store.StateWrite {
+	out := in[:0]
+	for _, w := range in {
+		if !strings.HasPrefix(w.Key, room+id+"/") {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// sleep waits for d, for wake, or for the end of ctx (false).
+func sleep(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-wake:
+	case <-t.C:
+	}
+	return true
+}
+
+// Check is the hook of writes from outside: it holds a Subscription to what
+// is offered, and sets the status. next is the resource to be written, prev the
+// present one (nil on create). A client may ask for off; anything else becomes
+// requested, and the endpoint is verified again. On a delete next is nil, and
+// only the owner is checked.
+func (e *Engine) Check(ctx context.Context, p *access.Principal, next, prev *fhir.Resource) (*fhir.Resource, error) {
+	const op = "subscription.Check"
+	count, owner := e.owned(p, prev)
+	if prev != nil && owner != "" && (p == nil || p.Operator == "" && owner != p.ClientID) {
+		return nil, fhir.Errorf(fhir.Forbidden, op, "this Subscription belongs to another client")
+	}
+	if next == nil {
+		return nil, nil
+	}
+	spec, err := Parse(next.JSON, e.opts.Base, e.opts.Policy)
+	if err != nil {
+		return nil, err
+	}
+	if p == nil || p.ClientID == "" {
+		return nil, fhir.Errorf(fhir.Forbidden, op, "a Subscription belongs to a client; an operator cannot write one")
+	}
+	if !p.Grant.May(access.Read, "Observation") {
+		return nil, fhir.Errorf(fhir.Forbidden, op, "the token's scopes do not cover reading Observation, which this topic notifies of")
+	}
+	if !spec.End.IsZero() && !spec.End.After(e.opts.Clock()) {
+		return nil, refuse("Subscription.end", "value", "lies in the past")
+	}
+	if prev == nil && count >= e.opts.MaxPerClient {
+		return nil, fhir.Errorf(fhir.TooMany, op, "this client has %d Subscriptions already", count)
+	}
+	status := "requested"
+	if prev != nil && spec.Status == "off" {
+		status = "off"
+	}
+	body, err := setStatus(next.JSON, status, "")
+	if err != nil {
+		return nil, err
+	}
+	out := *next
+	out.JSON = body
+	return &out, nil
+}
+
+// owned counts the Subscriptions of p and finds the owner of prev.
+func (e *Engine) owned(p *access.Principal, prev *fhir.Resource) (count int, owner string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.subs {
+		if p != nil && s.owner == p.ClientID {
+			count++
+		}
+		if prev != nil && s.id == prev.ID {
+			owner = s.owner
+		}
+	}
+	return count, owner
+}

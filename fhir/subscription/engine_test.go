@@ -1,0 +1,536 @@
+package subscription
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/egress"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore"
+)
+
+const base = "https://pulse.example.org/fhir"
+
+// consents withholds the patients named.
+type consents struct {
+	mu        sync.Mutex
+	withdrawn map[string]bool
+}
+
+func (c *consents) Permits(_ string, f *access.Facts) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.withdrawn[f.Patient]
+}
+
+func (c *consents) withdraw(patient string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.withdrawn[patient] = true
+}
+
+type world struct {
+	t        *testing.T
+	st       store.Store
+	e        *Engine
+	consents *consents
+	opts     Options
+	n        int
+}
+
+func loopback() egress.Policy {
+	return egress.Policy{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true}
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	st, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: "https://pulse.example.org"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, st: st, consents: &consents{withdrawn: map[string]bool{}}}
+	w.opts = Options{
+		Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base, Policy: loopback(),
+		HandshakeDelay: 5 * time.Millisecond, MinBackoff: 5 * time.Millisecond, MaxBackoff: 40 * time.Millisecond,
+		GrantFor: func(context.Context, string) (*access.Grant, error) { return w.grant("ehr"), nil },
+	}
+	w.start()
+	t.Cleanup(func() {
+		w.e.Close()
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+func (w *world) grant(client string) *access.Grant {
+	return &access.Grant{Recipient: client, Consents: w.consents, Rules: []access.Rule{{Type: "*", May: access.Read | access.Search}}}
+}
+
+func (w *world) principal(client string) *access.Principal {
+	return &access.Principal{ClientID: client, TokenID: "t", Grant: w.grant(client)}
+}
+
+func (w *world) start() {
+	w.t.Helper()
+	e, err := New(context.Background(), w.opts)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.e = e
+}
+
+func (w *world) restart() {
+	w.t.Helper()
+	w.e.Close()
+	w.start()
+}
+
+func (w *world) put(author string, res fhir.Resource) store.Outcome {
+	w.t.Helper()
+	r, err := w.st.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: res, Author: author}}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r.Outcomes[0]
+}
+
+func subscriptionJSON(endpoint string, content Content, filter, extra string) string {
+	f := ""
+	if filter != "" {
+		f = `,"_criteria":{"extension":[{"url":"` + extBase + `backport-filter-criteria","valueString":"` + filter + `"}]}`
+	}
+	return `"status":"requested","reason":"test","criteria":"` + Topic + `"` + f + `,"channel":{` + extra + `"type":"rest-hook","endpoint":"` + endpoint +
+		`","payload":"application/fhir+json","_payload":{"extension":[{"url":"` + extBase + `backport-payload-content","valueCode":"` + string(content) +
+		`"}]},"header":["X-Secret: s3","Authorization: Bearer abc"]}}`
+}
+
+// subscribe does what an interaction does: check, then commit.
+func (w *world) subscribe(id, body string) {
+	w.t.Helper()
+	res := &fhir.Resource{Type: "Subscription", ID: id, JSON: []byte(fhir.Prefix("Subscription", id) + `},` + body)}
+	out, err := w.e.Check(context.Background(), w.principal("ehr"), res, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.put("ehr", *out)
+}
+
+func (w *world) observe(patient, code string) string {
+	w.t.Helper()
+	w.n++
+	id := fmt.Sprintf("o%d", w.n)
+	body := fhir.Prefix("Observation", id) + `},"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"` +
+		code + `"}]},"subject":{"reference":"Patient/` + patient + `"},"effectiveDateTime":"2026-03-01T10:00:00Z","valueQuantity":{"value":62,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"}}`
+	w.put("", fhir.Resource{Type: "Observation", ID: id, JSON: []byte(body)})
+	return id
+}
+
+func (w *world) status(id string) string {
+	w.t.Helper()
+	res, _, err := w.st.Read(context.Background(), fhir.Ref{Type: "Subscription", ID: id}, 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var s struct{ Status string }
+	if err := json.Unmarshal(res.JSON, &s); err != nil {
+		w.t.Fatalf("%v: %s", err, res.JSON)
+	}
+	return s.Status
+}
+
+func (w *world) until(what string, ok func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	w.t.Fatalf("never: %s", what)
+}
+
+// notification is a received Bundle, read as a client would.
+type notification struct {
+	kind, status, topic string
+	total               string
+	numbers             []uint64
+	focus               []string
+	resources           []string
+	fullURLs            []string
+}
+
+func readNotification(t *testing.T, body []byte) notification {
+	t.Helper()
+	var b struct {
+		Type  string
+		Entry []struct {
+			FullURL  string
+			Resource json.RawMessage
+			Request  *struct{ Method, URL string }
+			Response *struct{ Status string }
+		}
+	}
+	if err := json.Unmarshal(body, &b); err != nil || b.Type != "history" || len(b.Entry) == 0 {
+		t.Errorf("not a history Bundle: %v %s", err, body)
+		return notification{}
+	}
+	var p struct {
+		ResourceType string
+		Parameter    []struct {
+			Name, ValueCode, ValueString, ValueCanonical string
+			Part                                         []struct {
+				Name, ValueString string
+				ValueReference    struct{ Reference string }
+			}
+		}
+	}
+	if err := json.Unmarshal(b.Entry[0].Resource, &p); err != nil || p.ResourceType != "Parameters" {
+		t.Errorf("entry[0] is not Parameters: %s", body)
+	}
+	var n notification
+	for _, x := range p.Parameter {
+		switch x.Name {
+		case "type":
+			n.kind = x.ValueCode
+		case "status":
+			n.status = x.ValueCode
+		case "topic":
+			n.topic = x.ValueCanonical
+		case "events-since-subscription-start":
+			n.total = x.ValueString
+		case "notification-event":
+			for _, part := range x.Part {
+				switch part.Name {
+				case "event-number":
+					v, err := strconv.ParseUint(part.ValueString, 10, 64)
+					if err != nil {
+						t.Error(err)
+					}
+					n.numbers = append(n.numbers, v)
+				case "focus":
+					n.focus = append(n.focus, part.ValueReference.Reference)
+				}
+			}
+		}
+	}
+	for i, e := range b.Entry {
+		if e.Request == nil || e.Response == nil || e.FullURL == "" {
+			t.Errorf("entry[%d] lacks request, response or fullUrl", i)
+		}
+		if i > 0 {
+			n.fullURLs = append(n.fullURLs, e.FullURL)
+			if e.Resource != nil {
+				n.resources = append(n.resources, string(e.Resource))
+			}
+		}
+	}
+	return n
+}
+
+type receiver struct {
+	*httptest.Server
+	mu   sync.Mutex
+	got  []notification
+	fail func(n int) bool // whether request n (from 1) is refused
+	n    int
+}
+
+func newReceiver(t *testing.T) *receiver {
+	r := &receiver{}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body, err := io.ReadAll(req.Body)
+		if err != nil {
+			return
+		}
+		if req.Header.Get("X-Secret") != "s3" || req.Header.Get("Authorization") != "Bearer abc" || req.Header.Get("Content-Type") != "application/fhir+json" {
+			t.Errorf("headers: %v", req.Header)
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.n++
+		if r.fail != nil && r.fail(r.n) {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		r.got = append(r.got, readNotification(t, body))
+	}))
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) events() (numbers []uint64, all []notification) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range r.got {
+		numbers = append(numbers, n.numbers...)
+	}
+	return numbers, slices.Clone(r.got)
+}
+
+func upTo(n int) []uint64 {
+	var out []uint64
+	for i := range n {
+		out = append(out, uint64(i+1))
+	}
+	return out
+}
+
+func TestContents(t *testing.T) {
+	for _, content := range []Content{Empty, IDOnly, FullResource} {
+		t.Run(string(content), func(t *testing.T) {
+			w, r := newWorld(t), newReceiver(t)
+			w.subscribe("s1", subscriptionJSON(r.URL, content, "Observation?patient=Patient/p1&code=http://loinc.org|8867-4", ""))
+			if got := w.status("s1"); got != "requested" {
+				t.Fatalf("created with status %s", got)
+			}
+			w.until("active", func() bool { return w.status("s1") == "active" })
+			w.observe("p2", "8867-4")
+			w.observe("p1", "9999-9")
+			id := w.observe("p1", "8867-4")
+			w.until("event", func() bool { n, _ := r.events(); return len(n) == 1 })
+			_, all := r.events()
+			if len(all) != 2 || all[0].kind != "handshake" || all[0].status != "requested" || all[0].total != "0" {
+				t.Fatalf("handshake: %+v", all)
+			}
+			n := all[1]
+			if n.kind != "event-notification" || n.status != "active" || n.total != "1" || !slices.Equal(n.numbers, upTo(1)) {
+				t.Fatalf("event: %+v", n)
+			}
+			focus, entries, resources := 1, 1, 0
+			switch content {
+			case Empty:
+				focus, entries = 0, 0
+				if n.topic != "" {
+					t.Error("empty names the topic")
+				}
+			case FullResource:
+				resources = 1
+				if n.topic != Topic {
+					t.Error("full-resource does not name the topic")
+				}
+			}
+			if len(n.focus) != focus || len(n.fullURLs) != entries || len(n.resources) != resources {
+				t.Fatalf("content %s: %+v", content, n)
+			}
+			if focus == 1 && (n.focus[0] != base+"/Observation/"+id || n.fullURLs[0] != n.focus[0]) {
+				t.Errorf("focus %v", n.focus)
+			}
+			if resources == 1 && !strings.Contains(n.resources[0], `"value":62`) {
+				t.Errorf("resource %v", n.resources)
+			}
+		})
+	}
+}
+
+// The receiver fails, the engine restarts: it still sees 1..n in order, each
+// at least once.
+func TestNumbersAcrossRestartAndFailure(t *testing.T) {
+	w, r := newWorld(t), newReceiver(t)
+	w.subscribe("s1", subscriptionJSON(r.URL, IDOnly, "", ""))
+	w.until("active", func() bool { return w.status("s1") == "active" })
+	r.mu.Lock()
+	r.fail = func(n int) bool { return n%3 != 0 }
+	r.mu.Unlock()
+	for i := range 30 {
+		w.observe("p1", "8867-4")
+		if i%7 == 3 {
+			w.restart()
+		}
+	}
+	w.until("all 30", func() bool { n, _ := r.events(); return len(n) > 0 && n[len(n)-1] == 30 })
+	got, _ := r.events()
+	high := uint64(0)
+	for _, n := range got {
+		if n > high+1 {
+			t.Fatalf("gap before %d in %v", n, got)
+		}
+		high = max(high, n)
+	}
+	w.e.Close()
+	rest := len(got)
+	w.start()
+	w.observe("p1", "8867-4")
+	w.until("event 31", func() bool { n, _ := r.events(); return n[len(n)-1] == 31 })
+	if got, _ = r.events(); len(got) != rest+1 {
+		t.Errorf("a clean restart repeated events: %v", got[rest:])
+	}
+}
+
+// In error, events are still numbered; an update to requested resumes.
+func TestErrorAndResume(t *testing.T) {
+	w, r := newWorld(t), newReceiver(t)
+	w.subscribe("s1", subscriptionJSON(r.URL, IDOnly, "", ""))
+	w.until("active", func() bool { return w.status("s1") == "active" })
+	r.mu.Lock()
+	r.fail = func(int) bool { return true }
+	r.mu.Unlock()
+	w.observe("p1", "8867-4")
+	w.until("error", func() bool { return w.status("s1") == "error" })
+	w.observe("p1", "8867-4")
+	w.observe("p1", "8867-4")
+	w.until("numbered in error", func() bool {
+		b, err := w.e.Status(context.Background(), Caller{Principal: w.principal("ehr")}, []string{"s1"}, nil, true)
+		return err == nil && strings.Contains(string(b), `"events-since-subscription-start","valueString":"3"`) && strings.Contains(string(b), `"valueCode":"error"`)
+	})
+	r.mu.Lock()
+	r.fail = nil
+	r.mu.Unlock()
+	ctx := context.Background()
+	old, _, err := w.st.Read(ctx, fhir.Ref{Type: "Subscription", ID: "s1"}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := unstamp(&old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := w.e.Check(ctx, w.principal("ehr"), &fhir.Resource{Type: "Subscription", ID: "s1", JSON: body}, &old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(next.JSON), errorText) {
+		t.Error("the error text stays after an update")
+	}
+	if _, err := w.e.Check(ctx, w.principal("other"), next, &old); fhir.KindOf(err) != fhir.Forbidden {
+		t.Errorf("another client may update: %v", err)
+	}
+	w.put("ehr", *next)
+	w.until("resumed", func() bool { n, _ := r.events(); return slices.Equal(n, upTo(3)) })
+	if got := w.status("s1"); got != "active" {
+		t.Errorf("status %s", got)
+	}
+}
+
+// A black hole delays nobody.
+func TestSlowEndpointDelaysNobody(t *testing.T) {
+	w, r := newWorld(t), newReceiver(t)
+	release := make(chan struct{})
+	hole := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		b, err := io.ReadAll(req.Body)
+		if err == nil && strings.Contains(string(b), "handshake") {
+			return
+		}
+		select {
+		case <-release:
+		case <-req.Context().Done():
+		}
+	}))
+	defer hole.Close()
+	defer close(release)
+	w.subscribe("hole", subscriptionJSON(hole.URL, FullResource, "", ""))
+	w.subscribe("good", subscriptionJSON(r.URL, FullResource, "", ""))
+	w.until("both active", func() bool { return w.status("hole") == "active" && w.status("good") == "active" })
+	for range 40 {
+		w.observe("p1", "8867-4")
+	}
+	w.until("40 events", func() bool { n, _ := r.events(); return slices.Equal(n, upTo(40)) })
+}
+
+// What a consent no longer covers keeps its number and loses its content.
+func TestWithdrawnConsent(t *testing.T) {
+	w, r := newWorld(t), newReceiver(t)
+	w.subscribe("s1", subscriptionJSON(r.URL, FullResource, "", ""))
+	w.until("active", func() bool { return w.status("s1") == "active" })
+	r.mu.Lock()
+	r.fail = func(int) bool { return true }
+	r.mu.Unlock()
+	w.observe("p1", "8867-4")
+	w.observe("p2", "8867-4")
+	w.until("numbered", func() bool { return w.e.count("s1") == 2 })
+	w.consents.withdraw("p1")
+	r.mu.Lock()
+	r.fail = nil
+	r.mu.Unlock()
+	w.until("both numbers", func() bool { n, _ := r.events(); return slices.Equal(n, upTo(2)) })
+	w.observe("p1", "8867-4") // not for this subscriber at all
+	w.observe("p2", "8867-4")
+	w.until("the third", func() bool { n, _ := r.events(); return slices.Equal(n, upTo(3)) })
+	_, all := r.events()
+	for _, n := range all {
+		for _, s := range append(slices.Clone(n.resources), n.focus...) {
+			if strings.Contains(s, "Patient/p1") || strings.HasSuffix(s, "Observation/o1") {
+				t.Errorf("p1 was given out: %s", s)
+			}
+		}
+	}
+	b, err := w.e.Events(context.Background(), Caller{Principal: w.principal("ehr")}, "s1", 1, 2, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := readNotification(t, b); !slices.Equal(n.numbers, upTo(2)) || len(n.resources) != 1 || n.kind != "query-event" {
+		t.Errorf("$events: %+v", n)
+	}
+	if _, err := w.e.Events(context.Background(), Caller{Principal: w.principal("other")}, "s1", 1, 2, ""); fhir.KindOf(err) != fhir.NotFound {
+		t.Errorf("another client sees the events: %v", err)
+	}
+}
+
+func (e *Engine) count(id string) uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s := e.subs[id]; s != nil {
+		return s.events
+	}
+	return 0
+}
+
+func TestHandshakeRefusedHeartbeatAndEnd(t *testing.T) {
+	w, bad, good := newWorld(t), newReceiver(t), newReceiver(t)
+	bad.fail = func(int) bool { return true }
+	w.subscribe("bad", subscriptionJSON(bad.URL, Empty, "", ""))
+	w.subscribe("beat", subscriptionJSON(good.URL, Empty, "",
+		`"extension":[{"url":"`+extBase+`backport-heartbeat-period","valueUnsignedInt":1}],`))
+	end := time.Now().Add(1500 * time.Millisecond).UTC().Format(time.RFC3339Nano)
+	w.subscribe("end", `"end":"`+end+`",`+subscriptionJSON(good.URL, Empty, "", ""))
+	w.until("error after the handshake", func() bool { return w.status("bad") == "error" })
+	w.until("heartbeat", func() bool {
+		_, all := good.events()
+		return slices.ContainsFunc(all, func(n notification) bool { return n.kind == "heartbeat" && n.status == "active" && n.total == "0" })
+	})
+	w.until("off at the end", func() bool { return w.status("end") == "off" })
+}
+
+// Deletion ends it and clears its state.
+func TestDelete(t *testing.T) {
+	w, r := newWorld(t), newReceiver(t)
+	w.subscribe("s1", subscriptionJSON(r.URL, Empty, "", ""))
+	w.until("active", func() bool { return w.status("s1") == "active" })
+	w.observe("p1", "8867-4")
+	w.until("event", func() bool { n, _ := r.events(); return len(n) == 1 })
+	ctx := context.Background()
+	if _, err := w.st.Commit(ctx, &store.Batch{Writes: []store.Write{{Op: store.Remove, Resource: fhir.Resource{Type: "Subscription", ID: "s1"}}}}); err != nil {
+		t.Fatal(err)
+	}
+	w.until("cleared", func() bool {
+		left := 0
+		err := w.st.List(ctx, room+"s1/head", func(string, []byte) bool { left++; return true })
+		return err == nil && left == 0
+	})
+	w.observe("p1", "8867-4")
+	w.restart()
+	if n, _ := r.events(); len(n) != 1 {
+		t.Errorf("events after the deletion: %v", n)
+	}
+}

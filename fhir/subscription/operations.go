@@ -1,0 +1,191 @@
+package subscription
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+)
+
+// Caller is who asks, for the audit trail.
+type Caller struct {
+	Principal *access.Principal
+	RemoteIP  string
+	RequestID string
+	Query     string // request line
+}
+
+func (e *Engine) may(c Caller) error {
+	if c.Principal == nil || !c.Principal.Grant.May(access.Read, "Subscription") {
+		return fhir.Errorf(fhir.Forbidden, "subscription.operation", "the token's scopes do not cover reading Subscription")
+	}
+	return nil
+}
+
+func (c Caller) event(kind audit.Kind) audit.Event {
+	return audit.Event{Kind: kind, Interaction: "operation", Principal: c.Principal, RemoteIP: c.RemoteIP,
+		RequestID: c.RequestID, Query: c.Query}
+}
+
+// Status is $status: a searchset Bundle with one SubscriptionStatus for each
+// of the caller's own Subscriptions that ids and statuses name (both empty:
+// all). With instance set, an id that is not the caller's is NotFound.
+func (e *Engine) Status(ctx context.Context, c Caller, ids, statuses []string, instance bool) ([]byte, error) {
+	if err := e.may(c); err != nil {
+		return nil, err
+	}
+	type row struct {
+		h header
+	}
+	var rows []row
+	e.mu.Lock()
+	for id, s := range e.subs {
+		if s.owner != c.Principal.ClientID || len(ids) > 0 && !slices.Contains(ids, id) ||
+			len(statuses) > 0 && !slices.Contains(statuses, s.status) {
+			continue
+		}
+		h := header{id: id, status: s.status, kind: "query-status", total: s.events, reason: s.reason, criteria: Topic}
+		if s.spec != nil {
+			h.criteria, h.content = s.spec.Criteria, s.spec.Content
+		}
+		rows = append(rows, row{h})
+	}
+	e.mu.Unlock()
+	if instance && len(rows) == 0 {
+		return nil, fhir.Errorf(fhir.NotFound, "subscription.Status", "there is no such Subscription")
+	}
+	slices.SortFunc(rows, func(a, b row) int {
+		if a.h.id < b.h.id {
+			return -1
+		}
+		return 1
+	})
+	if err := e.opts.Audit.Record(ctx, c.event(audit.Rest)); err != nil {
+		return nil, err
+	}
+	bundleID, err := newUUID(e.opts.Rand)
+	if err != nil {
+		return nil, err
+	}
+	b := []byte(`{"resourceType":"Bundle","id":"` + bundleID + `","type":"searchset","total":` + strconv.Itoa(len(rows)))
+	for i := range rows {
+		if i == 0 {
+			b = append(b, `,"entry":[`...)
+		} else {
+			b = append(b, ',')
+		}
+		uuid, err := newUUID(e.opts.Rand)
+		if err != nil {
+			return nil, err
+		}
+		b = append(b, `{"fullUrl":"urn:uuid:`+uuid+`","resource":`...)
+		b = appendStatus(b, e.opts.Base, uuid, &rows[i].h, nil)
+		b = append(b, `,"search":{"mode":"match"}}`...)
+	}
+	if len(rows) > 0 {
+		b = append(b, ']')
+	}
+	return append(b, '}'), nil
+}
+
+// maxEvents bounds one answer of $events.
+const maxEvents = 200
+
+// Events is $events: the events since..until (both included; 0: open), in a
+// notification Bundle, decided on by the scopes and consents of now. content
+// "" means as the Subscription says. At most 200 events are given, the first
+// of the range; those that are not kept any more are left out.
+func (e *Engine) Events(ctx context.Context, c Caller, id string, since, until uint64, content Content) ([]byte, error) {
+	const op = "subscription.Events"
+	if err := e.may(c); err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	s := e.subs[id]
+	var h header
+	if s != nil && s.owner == c.Principal.ClientID {
+		h = header{id: id, status: s.status, kind: "query-event", total: s.events, reason: s.reason, criteria: Topic, content: Empty}
+		if s.spec != nil {
+			h.criteria, h.content = s.spec.Criteria, s.spec.Content
+		}
+	}
+	e.mu.Unlock()
+	if h.id == "" {
+		return nil, fhir.Errorf(fhir.NotFound, op, "there is no such Subscription")
+	}
+	switch content {
+	case "":
+	case Empty, IDOnly, FullResource:
+		h.content = content
+	default:
+		return nil, fhir.Errorf(fhir.Invalid, op, "content must be empty, id-only or full-resource")
+	}
+	since = max(since, 1)
+	if until == 0 || until > h.total {
+		until = h.total
+	}
+	items, err := e.between(ctx, c, id, since, until)
+	if err != nil {
+		return nil, err
+	}
+	base := c.event(audit.Rest)
+	base.Recipient = c.RemoteIP
+	evs := disclosures(base, h.content, items)
+	if len(evs) == 0 {
+		evs = []audit.Event{base}
+	}
+	if err := e.opts.Audit.Record(ctx, evs...); err != nil {
+		return nil, err
+	}
+	bundleID, err := newUUID(e.opts.Rand)
+	if err != nil {
+		return nil, err
+	}
+	uuid, err := newUUID(e.opts.Rand)
+	if err != nil {
+		return nil, err
+	}
+	return appendNotification(nil, e.opts.Base, bundleID, uuid, e.opts.Clock(), &h, items), nil
+}
+
+func (e *Engine) between(ctx context.Context, c Caller, id string, since, until uint64) ([]item, error) {
+	var items []item
+	for n := since; n <= until && len(items) < maxEvents; n++ {
+		raw, err := e.opts.Store.Get(ctx, eventKey(id, n))
+		if err != nil {
+			return nil, fhir.Wrap("subscription.Events", err)
+		}
+		if raw == nil {
+			// Let go: everything before is, too. Go on where events are kept.
+			if n, err = e.firstKept(ctx, id, n); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		var it item
+		if err := json.Unmarshal(raw, &it.event); err != nil {
+			return nil, fhir.Wrap("subscription.Events", err)
+		}
+		if err := e.look(ctx, &it, c.Principal.Grant); err != nil {
+			return nil, err
+		}
+		items = append(items, it)
+	}
+	return items, nil
+}
+
+// firstKept returns the number before the first event that is kept, or n.
+func (e *Engine) firstKept(ctx context.Context, id string, n uint64) (uint64, error) {
+	first := n
+	err := e.opts.Store.List(ctx, eventPrefix(id), func(k string, _ []byte) bool {
+		if v, err := strconv.ParseUint(k[len(eventPrefix(id)):], 16, 64); err == nil && v > n {
+			first = v - 1
+		}
+		return false
+	})
+	return first, fhir.Wrap("subscription.Events", err)
+}

@@ -1,0 +1,135 @@
+package subscription
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/egress"
+)
+
+func TestParseRefuses(t *testing.T) {
+	good := `{"resourceType":"Subscription","id":"s","meta":{},` + subscriptionJSON("https://ehr.example.org/hook", FullResource, "Observation?patient=p1", "")
+	if _, err := Parse([]byte(good), base, egress.Policy{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ from, to, place string }{
+		{Topic, "http://example.org/topic", "Subscription.criteria"},
+		{"Observation?patient=p1", "Observation?date=gt2020", "Subscription.criteria.extension[0]"},
+		{"Observation?patient=p1", "Patient?patient=p1", "Subscription.criteria.extension[0]"},
+		{"Observation?patient=p1", "Observation?patient=p1&patient=p2", "Subscription.criteria.extension[0]"},
+		{"Observation?patient=p1", "Observation?code:in=x", "Subscription.criteria.extension[0]"},
+		{"backport-filter-criteria", "other", "Subscription.criteria.extension[0]"},
+		{extBase + "backport-filter-criteria", "http://hl7.org/fhir/5.0/StructureDefinition/extension-Subscription.filterBy", "Subscription.criteria.extension[0]"},
+		{`"rest-hook"`, `"email"`, "Subscription.channel.type"},
+		{`"rest-hook"`, `"websocket"`, "Subscription.channel.type"},
+		{`"application/fhir+json"`, `"application/fhir+xml"`, "Subscription.channel.payload"},
+		{`"application/fhir+json"`, `"application/fhir+json; fhirVersion=5.0"`, "Subscription.channel.payload"},
+		{`"full-resource"`, `"everything"`, "Subscription.channel.payload.extension[0]"},
+		{`backport-payload-content`, `else`, "Subscription.channel.payload.extension[0]"},
+		{"X-Secret: s3", "no colon", "Subscription.channel.header[0]"},
+		{"X-Secret: s3", `X: a\r\nY: b`, "Subscription.channel.header[0]"},
+		{"X-Secret: s3", "Host: inner", "Subscription.channel.header[0]"},
+		{`"channel":{`, `"channel":{"extension":[{"url":"` + extBase + `backport-timeout","valueUnsignedInt":100}],`, "Subscription.channel.extension[0]"},
+		{`"channel":{`, `"channel":{"extension":[{"url":"x"}],`, "Subscription.channel.extension[0]"},
+		{`"requested"`, `"soon"`, "Subscription.status"},
+		{`"status"`, `"end":"tomorrow","status"`, "Subscription.end"},
+		{`"status"`, `"modifierExtension":[{}],"status"`, "Subscription.modifierExtension"},
+	} {
+		bad := strings.Replace(good, c.from, c.to, 1)
+		if bad == good {
+			t.Fatalf("%s is not there", c.from)
+		}
+		_, err := Parse([]byte(bad), base, egress.Policy{})
+		e, ok := err.(*fhir.Error)
+		if !ok || e.Kind != fhir.Unprocessable || len(e.Issues) != 1 || e.Issues[0].Expression[0] != c.place {
+			t.Errorf("%s -> %s: %v", c.from, c.to, err)
+		}
+	}
+	for _, endpoint := range []string{
+		"http://ehr.example.org/hook", "https://127.0.0.1/h", "https://[::1]/h", "https://10.1.2.3/h", "https://169.254.169.254/latest/meta-data",
+		"https://[::ffff:192.168.0.1]/h", "https://100.64.1.1/", "https://224.0.0.1/", "ftp://ehr.example.org/", "https://u:p@ehr.example.org/",
+		"file:///etc/passwd", "//ehr.example.org/x", "", "https://", "https://0.0.0.0/", "https://[fd00::1]/",
+	} {
+		bad := strings.Replace(good, "https://ehr.example.org/hook", endpoint, 1)
+		_, err := Parse([]byte(bad), base, egress.Policy{})
+		e, ok := err.(*fhir.Error)
+		if !ok || e.Kind != fhir.Unprocessable || e.Issues[0].Expression[0] != "Subscription.channel.endpoint" {
+			t.Errorf("endpoint %q: %v", endpoint, err)
+		}
+	}
+	for _, ok := range [][2]string{
+		{Topic, base + TopicPath},
+		{`"application/fhir+json"`, `"application/fhir+json;charset=utf-8"`},
+		{"Observation?patient=p1", "Observation?patient=" + base + "/Patient/p1,p2&category=vital-signs&code=http://loinc.org|8867-4,|x"},
+	} {
+		if _, err := Parse([]byte(strings.Replace(good, ok[0], ok[1], 1)), base, egress.Policy{}); err != nil {
+			t.Errorf("%s: %v", ok[1], err)
+		}
+	}
+}
+
+func TestMatch(t *testing.T) {
+	facts := &access.Facts{Type: "Observation", Patient: "p1", Tokens: func(p string) []access.Token {
+		switch p {
+		case "code":
+			return []access.Token{{System: "http://loinc.org", Code: "8867-4"}, {Code: "bare"}}
+		case "category":
+			return []access.Token{{System: "cat", Code: "vital-signs"}}
+		}
+		return nil
+	}}
+	for filter, want := range map[string]bool{
+		"patient=p1": true, "patient=p2": false, "patient=p2,Patient/p1": true,
+		"code=8867-4": true, "code=http://loinc.org|8867-4": true, "code=http://loinc.org|": true, "code=other|8867-4": false,
+		"code=|8867-4": false, "code=|bare": true, "category=vital-signs&code=x": false, "category=cat|vital-signs&patient=p1": true,
+	} {
+		f, err := parseFilter("x", "Observation?"+filter, base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (&Spec{Filters: []Filter{f}}).Match(facts); got != want {
+			t.Errorf("%s: %v", filter, got)
+		}
+	}
+}
+
+func TestSetMember(t *testing.T) {
+	for _, c := range []struct{ in, name, value, want string }{
+		{`{"a":1,"status":"x","b":[1, 2]}`, "status", "y", `{"a":1,"status":"y","b":[1, 2]}`},
+		{`{"a":1, "status" : "x" ,"b":2}`, "status", "", `{"a":1 ,"b":2}`},
+		{`{"a":1,"status":"x"}`, "status", "", `{"a":1}`},
+		{`{"a":{"status":"x"}}`, "status", "y", `{"a":{"status":"x"},"status":"y"}`},
+		{`{"a":"\"}{"}`, "error", "q\"", `{"a":"\"}{","error":"q\""}`},
+		{`{"a":1}`, "error", "", `{"a":1}`},
+	} {
+		got, err := setMember([]byte(c.in), c.name, c.value)
+		if err != nil || string(got) != c.want || !json.Valid(got) {
+			t.Errorf("%s: %s %v, want %s", c.in, got, err, c.want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(`{"resourceType":"Subscription",` + subscriptionJSON("https://ehr.example.org/hook", IDOnly, "Observation?code=a|b", "")))
+	f.Add([]byte(`{"channel":null}`))
+	f.Add([]byte(`[]`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := Parse(b, base, egress.Policy{})
+		if err != nil {
+			if fhir.KindOf(err) != fhir.Unprocessable {
+				t.Fatal(err)
+			}
+			return
+		}
+		if s.Endpoint.Scheme != "https" || s.Content == "" || s.MaxCount < 1 {
+			t.Fatalf("accepted %+v", s)
+		}
+		out, err := setStatus(b, "active", "")
+		if err == nil && json.Valid(b) && !json.Valid(out) {
+			t.Fatalf("setStatus broke %q", b)
+		}
+	})
+}
