@@ -1,0 +1,385 @@
+package consent
+
+import (
+	"encoding/json"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+)
+
+// Systems of the codes that a Consent of this server uses.
+const (
+	VendorSystem    = fhir.Canonical + "/CodeSystem/vendor"
+	ClientSystem    = fhir.Canonical + "/identifier/client"
+	categorySystem  = "http://terminology.hl7.org/CodeSystem/observation-category"
+	categoryOwn     = fhir.Canonical + "/CodeSystem/observation-category"
+	actCodeSystem   = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
+	partSystem      = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
+	scopeSystem     = "http://terminology.hl7.org/CodeSystem/consentscope"
+	recipientRole   = "IRCP"
+	privacyScope    = "patient-privacy"
+	AnyRecipient    = "any"
+	maxDepth        = 4
+	statusActive    = "active"
+	statusWithdrawn = "inactive"
+)
+
+type coding struct {
+	System string `json:"system,omitempty"`
+	Code   string `json:"code,omitempty"`
+}
+
+type concept struct {
+	Coding []coding `json:"coding,omitempty"`
+}
+
+type period struct {
+	Start string `json:"start,omitempty"`
+	End   string `json:"end,omitempty"`
+}
+
+type identifier struct {
+	System string `json:"system,omitempty"`
+	Value  string `json:"value,omitempty"`
+}
+
+type reference struct {
+	Reference  string      `json:"reference,omitempty"`
+	Identifier *identifier `json:"identifier,omitempty"`
+	Display    string      `json:"display,omitempty"`
+}
+
+type actor struct {
+	Role      concept   `json:"role"`
+	Reference reference `json:"reference"`
+}
+
+// document is as much of a Consent as decides whether it counts.
+type document struct {
+	ID                string          `json:"id"`
+	Status            string          `json:"status"`
+	Scope             concept         `json:"scope"`
+	Patient           reference       `json:"patient"`
+	DateTime          string          `json:"dateTime"`
+	PolicyRule        concept         `json:"policyRule"`
+	ModifierExtension json.RawMessage `json:"modifierExtension"`
+	ImplicitRules     string          `json:"implicitRules"`
+	Provision         json.RawMessage `json:"provision"`
+}
+
+// rule is one compiled provision.
+type rule struct {
+	permit     bool
+	doubt      bool // holds something that is not understood
+	from, to   int64
+	recipients []string // nil: none named
+	vendors    []string // nil: all
+	categories []string // nil: all
+	nested     []rule
+}
+
+// compiled is one active Consent.
+type compiled struct {
+	ref  fhir.Ref
+	root rule
+}
+
+func hasCode(c concept, system, code string) bool {
+	return slices.Contains(c.Coding, coding{system, code})
+}
+
+// compile reads one stored Consent. active is false when it does not count;
+// withdrawn says that it once did.
+func compile(id, patient string, body []byte) (c compiled, active, withdrawn bool) {
+	c.ref = fhir.Ref{Type: "Consent", ID: id}
+	var d document
+	if err := json.Unmarshal(body, &d); err != nil {
+		// Not readable here although it was stored: nothing is permitted
+		// under it, and what it withdrew or denied is unknown, so all is
+		// denied.
+		c.root = denyAll()
+		return c, true, true
+	}
+	if d.Patient.Reference != "Patient/"+patient && !strings.HasPrefix(d.Patient.Reference, "Patient/"+patient+"/_history/") {
+		return c, false, false
+	}
+	if d.Status != statusActive {
+		return c, false, d.Status == statusWithdrawn || d.Status == "rejected"
+	}
+	if !hasCode(d.Scope, scopeSystem, privacyScope) {
+		return c, false, false
+	}
+	base := hasCode(d.PolicyRule, actCodeSystem, "OPTIN")
+	c.root = rule{permit: base, from: math.MinInt64, to: math.MaxInt64}
+	if len(d.Provision) > 0 {
+		c.root = provision(d.Provision, &base, 0)
+	}
+	if len(d.ModifierExtension) > 0 || d.ImplicitRules != "" {
+		c.root.distrust()
+	}
+	return c, true, false
+}
+
+// distrust takes away the conditions of a provision that is not understood
+// whole: it may then apply to anything. A deny denies, a permit permits
+// nothing but still leads to its denials.
+func (r *rule) distrust() {
+	*r = rule{permit: r.permit, doubt: true, from: math.MinInt64, to: math.MaxInt64, nested: r.nested}
+}
+
+func denyAll() rule { return rule{from: math.MinInt64, to: math.MaxInt64, doubt: true} }
+
+// provision compiles one provision; base is what an absent type means, nil
+// where it must be given.
+func provision(raw []byte, base *bool, depth int) rule {
+	r := denyAll()
+	r.doubt = false
+	var m map[string]json.RawMessage
+	if depth > maxDepth || json.Unmarshal(raw, &m) != nil {
+		return denyAll()
+	}
+	if base != nil {
+		r.permit = *base
+	}
+	for name, v := range m {
+		ok := true
+		switch name {
+		case "id", "extension":
+		case "type":
+			var s string
+			ok = json.Unmarshal(v, &s) == nil && (s == "permit" || s == "deny")
+			r.permit = s == "permit"
+		case "period":
+			ok = r.readPeriod(v)
+		case "actor":
+			ok = r.readActors(v)
+		case "code":
+			ok = r.readCodes(v)
+		case "provision":
+			var list []json.RawMessage
+			ok = json.Unmarshal(v, &list) == nil
+			for _, n := range list {
+				r.nested = append(r.nested, provision(n, nil, depth+1))
+			}
+		default:
+			ok = false
+		}
+		r.doubt = r.doubt || !ok
+	}
+	if r.doubt {
+		r.distrust()
+	}
+	return r
+}
+
+func (r *rule) readPeriod(v []byte) bool {
+	var p period
+	if json.Unmarshal(v, &p) != nil {
+		return false
+	}
+	if p.Start != "" {
+		lo, _, ok := instants(p.Start)
+		if !ok {
+			return false
+		}
+		r.from = lo
+	}
+	if p.End != "" {
+		_, hi, ok := instants(p.End)
+		if !ok {
+			return false
+		}
+		r.to = hi
+	}
+	return true
+}
+
+// instants is the half-open range of Unix milliseconds that a dateTime covers.
+func instants(s string) (lo, hi int64, ok bool) {
+	for _, l := range []struct {
+		layout    string
+		y, mo, d  int
+		remaining time.Duration
+	}{
+		{"2006", 1, 0, 0, 0}, {"2006-01", 0, 1, 0, 0}, {"2006-01-02", 0, 0, 1, 0}, {time.RFC3339, 0, 0, 0, time.Second},
+	} {
+		if t, err := time.Parse(l.layout, s); err == nil {
+			return t.UnixMilli(), t.AddDate(l.y, l.mo, l.d).Add(l.remaining).UnixMilli(), true
+		}
+	}
+	return 0, 0, false
+}
+
+func (r *rule) readActors(v []byte) bool {
+	var list []actor
+	if json.Unmarshal(v, &list) != nil || len(list) == 0 {
+		return false
+	}
+	ok := true
+	for _, a := range list {
+		id := a.Reference.Identifier
+		if !hasCode(a.Role, partSystem, recipientRole) || id == nil || id.System != ClientSystem || id.Value == "" {
+			ok = false
+			continue
+		}
+		r.recipients = append(r.recipients, id.Value)
+	}
+	return ok
+}
+
+func (r *rule) readCodes(v []byte) bool {
+	var list []concept
+	if json.Unmarshal(v, &list) != nil || len(list) == 0 {
+		return false
+	}
+	ok := true
+	for _, c := range list {
+		ok = ok && len(c.Coding) > 0
+		for _, x := range c.Coding {
+			switch {
+			case x.Code == "":
+				ok = false
+			case x.System == VendorSystem:
+				r.vendors = append(r.vendors, x.Code)
+			case x.System == categorySystem || x.System == categoryOwn:
+				r.categories = append(r.categories, x.Code)
+			default:
+				ok = false
+			}
+		}
+	}
+	return ok
+}
+
+// ask is one question to a patient's consents.
+type ask struct {
+	now        int64
+	collect    bool   // may it be taken in: recipients do not matter
+	recipient  string // client id
+	vendor     string // "" written by a client
+	uncoded    bool   // the type has no categories, or none is asked about
+	categories []string
+}
+
+type answer uint8
+
+const (
+	none answer = iota
+	permit
+	deny
+)
+
+// decide answers q under r; named says that a provision around r names the
+// recipient.
+func (r *rule) decide(q *ask, named bool) answer {
+	if q.now < r.from || q.now >= r.to {
+		return none
+	}
+	sure := !r.doubt
+	if len(r.recipients) > 0 {
+		hit := slices.Contains(r.recipients, AnyRecipient) || q.recipient != "" && slices.Contains(r.recipients, q.recipient)
+		switch {
+		case q.collect && r.permit:
+			hit = true // whoever it is for, it has to be collected
+		case q.collect:
+			hit = slices.Contains(r.recipients, AnyRecipient)
+		}
+		if !hit {
+			return none
+		}
+		named = true
+	}
+	return r.within(q, named, sure)
+}
+
+// within goes on where recipient and period fit.
+func (r *rule) within(q *ask, named, sure bool) answer {
+	fit, certain := r.covers(q)
+	if !fit {
+		return none
+	}
+	sure = sure && certain
+	exception := none
+	for i := range r.nested {
+		exception = max(exception, r.nested[i].decide(q, named))
+	}
+	switch {
+	case exception == deny:
+		return deny
+	case exception == permit && sure:
+		return permit
+	case !r.permit:
+		return deny
+	case sure && (named || q.collect):
+		return permit
+	}
+	return none
+}
+
+// covers compares vendor and categories. A permit needs all of the resource's
+// categories, a deny is content with one.
+func (r *rule) covers(q *ask) (fit, certain bool) {
+	if len(r.vendors) > 0 {
+		switch {
+		case q.vendor == "" && !r.permit:
+			return false, false
+		case q.vendor != "" && !slices.Contains(r.vendors, q.vendor):
+			return false, false
+		}
+	}
+	if len(r.categories) == 0 {
+		return true, true
+	}
+	if q.uncoded {
+		return r.permit, true
+	}
+	if len(q.categories) == 0 {
+		// Nobody knows what it is: a permit does not reach it, a deny may.
+		return !r.permit, false
+	}
+	hits := 0
+	for _, c := range q.categories {
+		if slices.Contains(r.categories, c) {
+			hits++
+		}
+	}
+	if r.permit {
+		// With nested denials a partial overlap still matters to them, so it
+		// fits without certainty.
+		return hits > 0, hits == len(q.categories)
+	}
+	return hits > 0, true
+}
+
+// book is what is known of one patient: all consents, compiled.
+type book struct {
+	active    []compiled
+	withdrawn bool
+}
+
+func (b *book) decide(q *ask) (answer, fhir.Ref) {
+	out, ref := none, fhir.Ref{}
+	for i := range b.active {
+		if a := b.active[i].root.decide(q, false); a > out {
+			out, ref = a, b.active[i].ref
+		}
+	}
+	return out, ref
+}
+
+// permits is the rule of the package comment.
+func (b *book) permits(recipient string, f *access.Facts, now time.Time) bool {
+	q := ask{now: now.UnixMilli(), recipient: recipient, vendor: f.Vendor,
+		uncoded: f.Type == "Device" || f.Type == "Provenance", categories: f.Categories}
+	switch a, _ := b.decide(&q); a {
+	case permit:
+		return true
+	case deny:
+		return false
+	}
+	return f.Vendor == "" && f.Author != "" && f.Author == recipient && !b.withdrawn
+}

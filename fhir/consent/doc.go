@@ -1,0 +1,44 @@
+// Package consent answers what a patient's consents allow: which vendor's
+// data may be collected, and which recipient may see what.
+//
+// It owns: the meaning of a FHIR R4 Consent on this server, its compilation,
+// a cache of compiled consents that a withdrawal empties before its writer is
+// answered, and the making and withdrawing of Consent resources. It does not
+// own: scopes (smart/scope), where the decision is applied (fhir/access), or
+// who may write a Consent.
+//
+// # Representation
+//
+// A Consent counts when its status is active, its scope holds patient-privacy
+// and Consent.patient names the patient. Within provision:
+//
+//	type       permit or deny. At the root it may be absent: then policyRule
+//	           OPTIN permits and everything else denies.
+//	period     when the provision is in force; dates without a zone are UTC,
+//	           both ends included.
+//	actor      recipients: role IRCP of v3-ParticipationType, reference by
+//	           identifier with system <Canonical>/identifier/client and the
+//	           client id, or "any". A permit must name its recipients, itself
+//	           or by a provision around it.
+//	code       system <Canonical>/CodeSystem/vendor: apple, fitbit, oura; no
+//	           such code means all. System observation-category (HL7's, or
+//	           <Canonical>/CodeSystem/observation-category for what HL7 has no
+//	           code for, such as sleep): categories; no such code means all.
+//	provision  exceptions; a deny beats a permit, the deepest match decides.
+//
+// Any other element (purpose, securityLabel, class, action, dataPeriod, data,
+// a modifierExtension, codes of other systems) is not understood: a permit
+// that holds one permits nothing, a deny that holds one denies everything. Across several Consents a deny beats a permit, and no Consent
+// means no.
+//
+// # Rules
+//
+// Data of a vendor is seen under a permit for that vendor, the recipient and
+// all of its categories. Device and Provenance have no categories: for them
+// vendor and recipient decide. Data without a vendor was written by a client:
+// any permit that names the recipient covers it, categories still apply; and
+// its author may read it back unless a consent denies it, or one was
+// withdrawn and no active one covers it.
+//
+// Source: https://hl7.org/fhir/R4/consent.html
+package consent

@@ -1,0 +1,263 @@
+package consent
+
+import (
+	"bytes"
+	"encoding/json"
+	"html"
+	"slices"
+	"strings"
+	"time"
+
+	"pulsegate/fhir"
+)
+
+// Terms are what a patient agrees to.
+type Terms struct {
+	ID         string // of the Consent
+	Patient    string // id
+	Vendor     string // "apple", "fitbit", "oura"; "" all
+	Categories []string
+	Recipient  string // client id, or AnyRecipient ("" means that)
+	// From and Until bound the consent; a zero time leaves an end open.
+	From, Until time.Time
+	Now         time.Time
+}
+
+// Summary is what a Consent says, for lists.
+type Summary struct {
+	ID, Patient, Status, Vendor, Recipient, Date string
+	Categories                                   []string
+}
+
+type narrative struct {
+	Status string `json:"status"`
+	Div    string `json:"div"`
+}
+
+type provisionJSON struct {
+	Type   string    `json:"type"`
+	Period *period   `json:"period,omitempty"`
+	Actor  []actor   `json:"actor"`
+	Code   []concept `json:"code,omitempty"`
+}
+
+type consentJSON struct {
+	ResourceType string        `json:"resourceType"`
+	ID           string        `json:"id"`
+	Meta         struct{}      `json:"meta"`
+	Text         narrative     `json:"text"`
+	Status       string        `json:"status"`
+	Scope        concept       `json:"scope"`
+	Category     []concept     `json:"category"`
+	Patient      reference     `json:"patient"`
+	DateTime     string        `json:"dateTime"`
+	PolicyRule   concept       `json:"policyRule"`
+	Provision    provisionJSON `json:"provision"`
+}
+
+// hl7Categories are the codes that HL7's observation-category has.
+var hl7Categories = []string{"social-history", "vital-signs", "imaging", "laboratory", "procedure", "survey", "exam", "therapy", "activity"} // read only
+
+func one(system, code string) concept { return concept{Coding: []coding{{system, code}}} }
+
+// Grant builds the Consent for t, in canonical form.
+func Grant(t Terms) (fhir.Resource, error) {
+	if !fhir.ValidID(t.ID) || !fhir.ValidID(t.Patient) {
+		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Grant", "Consent.id and Consent.patient must be FHIR ids")
+	}
+	if t.Recipient == "" {
+		t.Recipient = AnyRecipient
+	}
+	for _, s := range append([]string{t.Vendor, t.Recipient}, t.Categories...) {
+		if s != "" && !fhir.ValidID(s) {
+			return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Grant", "vendor, recipient and categories are codes of letters, digits, - and .")
+		}
+	}
+	if !t.Until.IsZero() && !t.Until.After(t.From) {
+		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Grant", "Consent.provision.period ends before it starts")
+	}
+	c := consentJSON{
+		ResourceType: "Consent", ID: t.ID, Status: statusActive,
+		Text:       narrative{"generated", plain(t)},
+		Scope:      one(scopeSystem, privacyScope),
+		Category:   []concept{one("http://loinc.org", "59284-0")},
+		Patient:    reference{Reference: "Patient/" + t.Patient},
+		DateTime:   t.Now.UTC().Format(fhir.InstantLayout),
+		PolicyRule: one(actCodeSystem, "OPTIN"),
+	}
+	to := reference{Identifier: &identifier{ClientSystem, t.Recipient}}
+	if t.Recipient == AnyRecipient {
+		to.Display = "any recipient that is registered here"
+	}
+	c.Provision = provisionJSON{Type: "permit", Actor: []actor{{one(partSystem, recipientRole), to}}}
+	if !t.From.IsZero() || !t.Until.IsZero() {
+		c.Provision.Period = &period{}
+		if !t.From.IsZero() {
+			c.Provision.Period.Start = t.From.UTC().Format(time.RFC3339)
+		}
+		if !t.Until.IsZero() {
+			c.Provision.Period.End = t.Until.UTC().Format(time.RFC3339)
+		}
+	}
+	if t.Vendor != "" {
+		c.Provision.Code = append(c.Provision.Code, one(VendorSystem, t.Vendor))
+	}
+	for _, k := range t.Categories {
+		system := categoryOwn
+		if slices.Contains(hl7Categories, k) {
+			system = categorySystem
+		}
+		c.Provision.Code = append(c.Provision.Code, one(system, k))
+	}
+	b, err := marshal(c)
+	if err != nil {
+		return fhir.Resource{}, fhir.Wrap("consent.Grant", err)
+	}
+	return fhir.Resource{Type: "Consent", ID: t.ID, JSON: b}, nil
+}
+
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSpace(b.Bytes()), err
+}
+
+func vendorName(v string) string {
+	switch v {
+	case "":
+		return "all your devices and apps"
+	case "apple":
+		return "Apple Health"
+	case "fitbit":
+		return "Fitbit"
+	case "oura":
+		return "Oura"
+	}
+	return v
+}
+
+func categoryName(c string) string {
+	switch c {
+	case "vital-signs":
+		return "body signs such as heart rate and temperature"
+	case "activity":
+		return "steps and exercise"
+	case "sleep":
+		return "sleep"
+	case "laboratory":
+		return "lab values such as blood sugar"
+	case "survey":
+		return "answers you gave to questions"
+	}
+	return strings.ReplaceAll(c, "-", " ")
+}
+
+// plain says in plain words who sees what from where.
+func plain(t Terms) string {
+	what := "all the health data"
+	if len(t.Categories) > 0 {
+		var names []string
+		for _, c := range t.Categories {
+			names = append(names, categoryName(c))
+		}
+		what = "only this health data: " + strings.Join(names, "; ") + ","
+	}
+	who := "every app and clinic that is registered with this server"
+	if t.Recipient != AnyRecipient {
+		who = "one app or clinic, registered as " + t.Recipient
+	}
+	s := "You agree that this server collects " + what + " from " + vendorName(t.Vendor) + ". You agree that it may be seen by " + who + "."
+	if !t.Until.IsZero() {
+		s += " This ends on " + t.Until.UTC().Format("2 January 2006") + "."
+	}
+	return div(s + " You can take this back at any time. From then on, nothing more is collected or shown.")
+}
+
+func div(s string) string {
+	return `<div xmlns="http://www.w3.org/1999/xhtml"><p>` + html.EscapeString(s) + `</p></div>`
+}
+
+// Withdraw returns r as withdrawn: inactive, its text changed, all else kept.
+// It is never deleted, so that what was agreed stays known.
+func Withdraw(r fhir.Resource) (fhir.Resource, error) {
+	const op = "consent.Withdraw"
+	dec := json.NewDecoder(bytes.NewReader(r.JSON))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return fhir.Resource{}, fhir.Errorf(fhir.Internal, op, "the stored Consent cannot be read")
+	}
+	text, err := marshal(narrative{"generated", div("You have taken back this consent. Nothing more is collected or shown under it.")})
+	if err != nil {
+		return fhir.Resource{}, fhir.Wrap(op, err)
+	}
+	var out bytes.Buffer
+	out.WriteString(fhir.Prefix("Consent", r.ID))
+	var rest bytes.Buffer
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return fhir.Resource{}, fhir.Wrap(op, err)
+		}
+		var v json.RawMessage
+		if err := dec.Decode(&v); err != nil {
+			return fhir.Resource{}, fhir.Wrap(op, err)
+		}
+		switch name {
+		case "resourceType", "id", "status", "text":
+			continue
+		case "meta":
+			if err := writeMeta(&out, v); err != nil {
+				return fhir.Resource{}, fhir.Wrap(op, err)
+			}
+			continue
+		}
+		key, err := marshal(name)
+		if err != nil {
+			return fhir.Resource{}, fhir.Wrap(op, err)
+		}
+		rest.WriteByte(',')
+		rest.Write(key)
+		rest.WriteByte(':')
+		rest.Write(v)
+	}
+	out.WriteString(`},"text":`)
+	out.Write(text)
+	out.WriteString(`,"status":"` + statusWithdrawn + `"`)
+	out.Write(rest.Bytes())
+	out.WriteByte('}')
+	return fhir.Resource{Type: "Consent", ID: r.ID, JSON: out.Bytes()}, nil
+}
+
+// writeMeta writes the members of a stored meta without its version facts.
+func writeMeta(out *bytes.Buffer, v json.RawMessage) error {
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(v, &m); err != nil {
+		return err
+	}
+	delete(m, "versionId")
+	delete(m, "lastUpdated")
+	b, err := marshal(m)
+	if err != nil {
+		return err
+	}
+	out.Write(b[1 : len(b)-1])
+	return nil
+}
+
+// Describe reads what a Consent of this server's making says.
+func Describe(r fhir.Resource) (Summary, error) {
+	var d document
+	if err := json.Unmarshal(r.JSON, &d); err != nil {
+		return Summary{}, fhir.Wrap("consent.Describe", err)
+	}
+	s := Summary{ID: r.ID, Status: d.Status, Patient: strings.TrimPrefix(d.Patient.Reference, "Patient/"), Date: d.DateTime}
+	base := false
+	root := rule{}
+	if len(d.Provision) > 0 {
+		root = provision(d.Provision, &base, 0)
+	}
+	s.Vendor, s.Recipient = strings.Join(root.vendors, ","), strings.Join(root.recipients, ",")
+	s.Categories = root.categories
+	return s, nil
+}
