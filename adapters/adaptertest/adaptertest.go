@@ -245,7 +245,7 @@ func (s *suite) stops(t *testing.T, p payload, whole *Recorder) {
 		full := errors.New("sink is full")
 		r := NewRecorder()
 		r.Fail = func(n int) error {
-			if n >= (len(whole.Samples)+1)/2 {
+			if n >= len(whole.Samples)/2 {
 				return full
 			}
 			return nil

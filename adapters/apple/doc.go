@@ -84,7 +84,7 @@
 //
 // Apple writes each half at the top level and again inside the Correlation.
 // Both ways give one sample: halves are paired by start and source, whichever
-// comes first; the second sighting is Drop(duplicate). At most 4096 open
+// comes first; the second sighting is Drop(duplicate). At most 65,536 open
 // halves are held, the oldest is then handed out alone.
 //
 // # Time

@@ -1,0 +1,148 @@
+package apple
+
+import (
+	"bytes"
+	"errors"
+
+	"github.com/valyala/fastjson"
+
+	"pulsegate/mapping/sample"
+)
+
+// haeWorkoutNumbers are the {qty, units} members of a workout. "intesity" is
+// how version 1 writes it.
+var haeWorkoutNumbers = map[string]string{
+	"activeEnergyBurned": "activeEnergy", "activeEnergy": "activeEnergy", "distance": "distance",
+	"intensity": "averageMETs", "intesity": "averageMETs", "temperature": "weatherTemperature", "humidity": "weatherHumidity",
+	"elevationUp": "elevationAscended", "elevationDown": "elevationDescended", "stepCount": "steps",
+	"flightsClimbed": "flights", "totalSwimmingStrokeCount": "swimmingStrokes",
+	"avgHeartRate": "heartRateAverage", "maxHeartRate": "heartRateMaximum", "minHeartRate": "heartRateMinimum",
+}
+
+// workout reads one workout member by member, because its route and series
+// may be long.
+func (h *haeDecoder) workout() error {
+	if h.d.PeekKind() != '{' {
+		return h.item("HKWorkoutTypeIdentifier", func(*fastjson.Value) error { return nil })
+	}
+	w := &haeWorkout{h: h, s: &sample.Sample{Metric: "HKWorkoutTypeIdentifier", Channel: channelHAE}, plain: []byte{'{'}}
+	if err := h.object(w.member); err != nil {
+		return err
+	}
+	w.plain = append(w.plain, '}')
+	return h.parsed(w.s.Metric, w.plain, w.end)
+}
+
+type haeWorkout struct {
+	h         *haeDecoder
+	s         *sample.Sample
+	plain     []byte // the plain members, as one object
+	bad       error
+	low, high span
+	unit      string
+}
+
+func (w *haeWorkout) member(name string) error {
+	h := w.h
+	switch {
+	case name == "heartRateData" && h.d.PeekKind() == '[':
+		return h.array(func() error { return h.item(w.s.Metric, w.heartRate) })
+	case h.d.PeekKind() == '[':
+		h.sink.Drop(sample.DropIgnored, "workout-series", 1)
+		return h.skip()
+	}
+	switch name {
+	case "id", "name", "start", "end", "duration", "isIndoor", "elevation", "location":
+	default:
+		if haeWorkoutNumbers[name] == "" {
+			return h.skip()
+		}
+	}
+	v, err := h.value()
+	if err != nil {
+		return err
+	}
+	if len(w.plain) > 1 {
+		w.plain = append(w.plain, ',')
+	}
+	w.plain = append(append(append(w.plain, '"'), name...), '"', ':')
+	w.plain = append(w.plain, v...)
+	return nil
+}
+
+// heartRate keeps the extremes of the series; its mean is not the workout's.
+func (w *haeWorkout) heartRate(v *fastjson.Value) error {
+	for _, key := range []string{"Min", "Max", "qty"} {
+		n, err := num(v, key)
+		if err != nil {
+			return err
+		}
+		if key != "Max" {
+			w.low.min(n)
+		}
+		if key != "Min" {
+			w.high.max(n)
+		}
+	}
+	if u := str(v, "units"); u != "" {
+		w.unit = u
+	}
+	return nil
+}
+
+func (w *haeWorkout) end(v *fastjson.Value) error {
+	s := w.s
+	s.VendorID = str(v, "id")
+	name := str(v, "name")
+	if name == "" {
+		return &badItem{sample.ReasonMissing, "no name"}
+	}
+	s.Value = code(name)
+	if err := w.h.span(s, v, "start", "end"); err != nil {
+		return err
+	}
+	n, err := num(v, "duration")
+	if err != nil {
+		return err
+	}
+	w.add("duration", n, "s")
+	if e := v.Get("elevation"); e != nil {
+		for _, k := range [][2]string{{"ascent", "elevationAscended"}, {"descent", "elevationDescended"}} {
+			n, err := num(e, k[0])
+			if err != nil {
+				return err
+			}
+			w.add(k[1], n, str(e, "units"))
+		}
+	}
+	v.GetObject().Visit(func(key []byte, x *fastjson.Value) {
+		if c := haeWorkoutNumbers[string(key)]; c != "" && x.Type() == fastjson.TypeObject {
+			n, err := num(x, "qty")
+			w.bad = errors.Join(w.bad, err)
+			w.add(c, n, str(x, "units"))
+		}
+	})
+	if w.bad != nil {
+		return &badItem{sample.ReasonBadValue, "a total is not a decimal"}
+	}
+	w.add("heartRateMinimum", w.low.text, w.unit)
+	w.add("heartRateMaximum", w.high.text, w.unit)
+	if b := v.Get("isIndoor"); b != nil && (b.Type() == fastjson.TypeTrue || b.Type() == fastjson.TypeFalse) {
+		s.Components = append(s.Components, sample.Component{Name: "indoor", Value: sample.Value{Kind: sample.Boolean, Bool: b.GetBool()}})
+	} else if l := v.GetStringBytes("location"); bytes.Equal(l, []byte("Indoor")) || bytes.Equal(l, []byte("Outdoor")) {
+		s.Components = append(s.Components, sample.Component{Name: "indoor", Value: sample.Value{Kind: sample.Boolean, Bool: l[0] == 'I'}})
+	}
+	return w.h.sink.Sample(s)
+}
+
+func (w *haeWorkout) add(name, n, unit string) {
+	if n == "" {
+		return
+	}
+	for _, c := range w.s.Components {
+		if c.Name == name {
+			return
+		}
+	}
+	w.s.Components = append(w.s.Components, sample.Component{Name: name, Value: number(n, unit)})
+}

@@ -1,0 +1,305 @@
+package apple
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"strconv"
+	"strings"
+	"time"
+
+	"pulsegate/mapping/sample"
+)
+
+// interner keeps one string for equal bytes, so that the few thousand texts
+// that millions of records repeat are allocated once. It forgets everything
+// when it is full.
+type interner struct {
+	m     map[string]string
+	limit int
+}
+
+func newInterner(limit int) *interner { return &interner{m: map[string]string{}, limit: limit} }
+
+func (in *interner) get(b []byte) string {
+	if s, ok := in.m[string(b)]; ok {
+		return s
+	}
+	if len(b) > 256 {
+		return string(b)
+	}
+	if len(in.m) >= in.limit {
+		clear(in.m)
+	}
+	s := string(b)
+	in.m[s] = s
+	return s
+}
+
+// clock reads dates and keeps the zones it met.
+type clock struct {
+	fixed map[int]*time.Location
+	named map[string]*time.Location
+	max   time.Time // zero: no upper bound
+}
+
+func newClock(received time.Time) *clock {
+	c := &clock{fixed: map[int]*time.Location{}, named: map[string]*time.Location{}}
+	if !received.IsZero() {
+		c.max = received.Add(48 * time.Hour)
+	}
+	return c
+}
+
+// plausible refuses what no wearable can have measured.
+func (c *clock) plausible(t time.Time) bool {
+	return t.Year() >= 1900 && (c.max.IsZero() || !t.After(c.max))
+}
+
+func (c *clock) zone(seconds int) *time.Location {
+	l := c.fixed[seconds]
+	if l == nil {
+		l = time.FixedZone("", seconds)
+		c.fixed[seconds] = l
+	}
+	return l
+}
+
+// iana loads a named zone; nil if there is no such zone.
+func (c *clock) iana(name string) *time.Location {
+	if l, ok := c.named[name]; ok {
+		return l
+	}
+	if len(c.named) > 512 {
+		clear(c.named)
+	}
+	l, err := time.LoadLocation(name)
+	if err != nil || name == "" || name == "Local" {
+		l = nil
+	}
+	c.named[name] = l
+	return l
+}
+
+// parse reads "2006-01-02 15:04:05 -0700" without allocating.
+func (c *clock) parse(b []byte) (time.Time, bool) {
+	if len(b) != 25 || b[4] != '-' || b[7] != '-' || b[10] != ' ' || b[13] != ':' || b[16] != ':' || b[19] != ' ' {
+		return time.Time{}, false
+	}
+	var f [8]int
+	for i, span := range [8][2]int{{0, 4}, {5, 7}, {8, 10}, {11, 13}, {14, 16}, {17, 19}, {21, 23}, {23, 25}} {
+		for _, d := range b[span[0]:span[1]] {
+			if d < '0' || d > '9' {
+				return time.Time{}, false
+			}
+			f[i] = f[i]*10 + int(d-'0')
+		}
+	}
+	offset := f[6]*3600 + f[7]*60
+	switch {
+	case b[20] == '-':
+		offset = -offset
+	case b[20] != '+':
+		return time.Time{}, false
+	}
+	if f[6] > 15 || f[7] > 59 || f[3] > 23 || f[4] > 59 || f[5] > 59 || !isDay(f[0], f[1], f[2]) {
+		return time.Time{}, false
+	}
+	return time.Date(f[0], time.Month(f[1]), f[2], f[3], f[4], f[5], 0, c.zone(offset)), true
+}
+
+func isDay(year, month, day int) bool {
+	if month < 1 || month > 12 || day < 1 {
+		return false
+	}
+	return day <= time.Date(year, time.Month(month)+1, 0, 0, 0, 0, 0, time.UTC).Day()
+}
+
+// parseDay reads "2006-01-02".
+func parseDay(s string) (sample.Date, bool) {
+	t, err := time.Parse(time.DateOnly, s)
+	if err != nil || t.Year() < 1900 {
+		return sample.Date{}, false
+	}
+	return sample.Date{Year: t.Year(), Month: t.Month(), Day: t.Day()}, true
+}
+
+// decimal makes of a number as Apple writes it a decimal as FHIR wants it:
+// digits stay, only "+", leading zeros, "5." and ".5" are put right. ok is
+// false for what is no finite number of reasonable size.
+func decimal(b []byte) (out []byte, ok bool) {
+	if n := len(b); n == 0 || n > 40 {
+		return nil, false
+	}
+	if plainDecimal(b) {
+		return b, true
+	}
+	b = bytes.TrimPrefix(b, []byte("+"))
+	neg := bytes.HasPrefix(b, []byte("-"))
+	b = bytes.TrimPrefix(b, []byte("-"))
+	mant, exp := b, []byte(nil)
+	if i := bytes.IndexAny(b, "eE"); i >= 0 {
+		mant, exp = b[:i], b[i+1:]
+		if n, err := strconv.Atoi(string(exp)); err != nil || n < -18 || n > 18 {
+			return nil, false
+		}
+	}
+	whole, frac, _ := bytes.Cut(mant, []byte("."))
+	if !digits(whole) || !digits(frac) || len(whole)+len(frac) == 0 {
+		return nil, false
+	}
+	whole = bytes.TrimLeft(whole, "0")
+	if neg {
+		out = append(out, '-')
+	}
+	if len(whole) == 0 {
+		whole = []byte("0")
+	}
+	out = append(out, whole...)
+	if len(frac) > 0 {
+		out = append(append(out, '.'), frac...)
+	}
+	if exp != nil {
+		out = append(append(out, 'e'), exp...)
+	}
+	return out, true
+}
+
+func digits(b []byte) bool {
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return true
+}
+
+// plainDecimal is the common case: digits, perhaps with a point among them.
+func plainDecimal(b []byte) bool {
+	if b[0] == '-' {
+		b = b[1:]
+	}
+	if len(b) == 0 || b[0] == '0' && len(b) > 1 && b[1] != '.' || b[0] == '.' || b[len(b)-1] == '.' {
+		return false
+	}
+	points := 0
+	for _, c := range b {
+		if c == '.' {
+			points++
+		} else if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return points <= 1
+}
+
+// quantity splits "83.0485 dBASPL".
+func quantity(b []byte) (num, unit []byte, ok bool) {
+	num, unit, _ = bytes.Cut(bytes.TrimSpace(b), []byte(" "))
+	num, ok = decimal(num)
+	return num, unit, ok
+}
+
+func number(num, unit string) sample.Value {
+	return sample.Value{Kind: sample.Number, Num: num, Unit: unit}
+}
+
+func code(s string) sample.Value { return sample.Value{Kind: sample.Code, Text: s} }
+
+func text(s string) sample.Value { return sample.Value{Kind: sample.Text, Text: s} }
+
+// seconds writes a duration in minutes, to a thousandth, without zeros at the end.
+func minutes(sec int64) string {
+	s := strconv.FormatFloat(float64(sec)/60, 'f', 3, 64)
+	return strings.TrimSuffix(strings.TrimRight(s, "0"), ".")
+}
+
+// short is a name that can stand in an id without being readable.
+func short(s string) string {
+	h := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(h[:8])
+}
+
+// devices reads HKDevice descriptions.
+type devices struct {
+	byRaw  map[string]*sample.Device // as written, pointer and all
+	byText map[string]*sample.Device // without the pointer
+}
+
+func newDevices() *devices {
+	return &devices{byRaw: map[string]*sample.Device{}, byText: map[string]*sample.Device{}}
+}
+
+// get returns the device of one attribute; decode resolves its references.
+func (d *devices) get(raw []byte, decode func() []byte) *sample.Device {
+	if x, ok := d.byRaw[string(raw)]; ok {
+		return x
+	}
+	if len(d.byRaw) >= 4096 {
+		clear(d.byRaw)
+	}
+	body := string(decode())
+	// The pointer changes with every run and tells nothing.
+	if rest, ok := strings.CutPrefix(body, "<<HKDevice: "); ok {
+		if _, rest, ok = strings.Cut(rest, ">"); ok {
+			body = strings.TrimSuffix(strings.TrimPrefix(rest, ", "), ">")
+		}
+	}
+	x := d.byText[body]
+	if x == nil {
+		if len(d.byText) >= 4096 {
+			clear(d.byText)
+		}
+		parsed := parseDevice(body)
+		x = &parsed
+		d.byText[body] = x
+	}
+	d.byRaw[string(raw)] = x
+	return x
+}
+
+var deviceKeys = []string{"name", "manufacturer", "model", "hardware", "firmware", "software", "localIdentifier", "UDIDeviceIdentifier", "creation date"}
+
+// parseDevice reads "name:Apple Watch, hardware:Watch6,7, ..."; values may
+// hold commas, so a field goes on until the next known key.
+func parseDevice(s string) sample.Device {
+	var out sample.Device
+	field := ""
+	values := map[string]string{}
+	for part := range strings.SplitSeq(s, ", ") {
+		key, v, ok := strings.Cut(part, ":")
+		known := false
+		for _, k := range deviceKeys {
+			known = known || ok && k == key
+		}
+		switch {
+		case known:
+			field = key
+			values[key] = v
+		case field != "":
+			values[field] += ", " + part
+		default:
+			return sample.Device{Name: s}
+		}
+	}
+	out.Name = values["name"]
+	out.Manufacturer = values["manufacturer"]
+	out.Model = values["model"]
+	out.Hardware = values["hardware"]
+	out.Software = values["software"]
+	out.Firmware = values["firmware"]
+	if udi := values["UDIDeviceIdentifier"]; udi != "" {
+		out.Facts = []sample.Fact{{Name: "udi", Value: udi}}
+	}
+	out.Kind = deviceKind(out.Model + " " + out.Name)
+	return out
+}
+
+func deviceKind(s string) string {
+	for _, k := range [][2]string{{"Watch", "watch"}, {"iPhone", "phone"}, {"Scale", "scale"}, {"Ring", "ring"}, {"Band", "band"}} {
+		if strings.Contains(s, k[0]) {
+			return k[1]
+		}
+	}
+	return ""
+}
