@@ -1,0 +1,125 @@
+package mapping
+
+import (
+	"pulsegate/fhir"
+	"pulsegate/mapping/sample"
+)
+
+// DeviceKey names a Device; ID is "" when the sample names none.
+type DeviceKey struct{ ID string }
+
+func deviceKey(vendor, patient string, s *sample.Sample) DeviceKey {
+	d := &s.Device
+	if d.Manufacturer == "" && d.Model == "" && d.Hardware == "" && d.Serial == "" && d.Name == "" && s.Source.Name == "" {
+		return DeviceKey{}
+	}
+	k := make(key, 0, 192).str("Device").str(vendor).str(patient)
+	return DeviceKey{deviceIdentity(k, d, &s.Source).id()}
+}
+
+// Device writes the Device of a sample: identity, names, and the versions and
+// facts as of this sample. Battery is a property, only when given.
+func Device(vendor, patient string, k DeviceKey, s *sample.Sample) []byte {
+	d := &s.Device
+	b := append([]byte(fhir.Prefix("Device", k.ID)), `},"identifier":[{"system":"`+fhir.Canonical+`/identifier/`...)
+	b = append(b, vendor...)
+	b = append(b, `","value":"`...)
+	b = append(b, k.ID...)
+	b = append(b, `"}],"status":"active"`...)
+	b = appendMember(b, "manufacturer", d.Manufacturer)
+	b = appendMember(b, "serialNumber", d.Serial)
+	name := d.Name
+	if name == "" && d.Model == "" && d.Hardware == "" {
+		name = s.Source.Name
+	}
+	if name != "" {
+		b = append(b, `,"deviceName":[{"name":`...)
+		b = appendString(b, name)
+		b = append(b, `,"type":"user-friendly-name"}]`...)
+	}
+	model := d.Hardware
+	if model == "" {
+		model = d.Model
+	}
+	b = appendMember(b, "modelNumber", model)
+	if kind := d.Kind; kind != "" || d.Model != "" {
+		if kind == "" {
+			kind = d.Model
+		}
+		b = append(b, `,"type":{"text":`...)
+		b = appendString(b, kind)
+		b = append(b, '}')
+	}
+	b = appendVersions(b, d)
+	b = appendProperties(b, d)
+	b = append(b, `,"patient":{"reference":"Patient/`...)
+	b = append(b, patient...)
+	return append(b, `"}}`...)
+}
+
+func appendMember(b []byte, name, value string) []byte {
+	if value == "" {
+		return b
+	}
+	b = append(b, `,"`...)
+	b = append(b, name...)
+	b = append(b, `":`...)
+	return appendString(b, value)
+}
+
+func appendVersions(b []byte, d *sample.Device) []byte {
+	n := 0
+	for _, v := range [][3]string{{"531975", "MDC_ID_PROD_SPEC_SW", d.Software}, {"531976", "MDC_ID_PROD_SPEC_FW", d.Firmware}} {
+		if v[2] == "" {
+			continue
+		}
+		if n++; n == 1 {
+			b = append(b, `,"version":[`...)
+		} else {
+			b = append(b, ',')
+		}
+		b = append(b, `{"type":{"coding":[`...)
+		b = appendCoding(b, "urn:iso:std:iso:11073:10101", v[0], v[1])
+		b = append(b, `]},"value":`...)
+		b = appendString(b, v[2])
+		b = append(b, '}')
+	}
+	if n > 0 {
+		b = append(b, ']')
+	}
+	return b
+}
+
+func appendProperties(b []byte, d *sample.Device) []byte {
+	n := 0
+	open := func() {
+		if n++; n == 1 {
+			b = append(b, `,"property":[`...)
+		} else {
+			b = append(b, ',')
+		}
+	}
+	if v, ok := parseDecimal(d.Battery); ok {
+		open()
+		b = append(b, `{"type":{"coding":[`...)
+		b = appendCoding(b, "urn:iso:std:iso:11073:10101", "67996", "MDC_ATTR_VAL_BATT_CHARGE")
+		b = append(b, `]},"valueQuantity":[{"value":`...)
+		b = v.append(b)
+		b = append(b, `,"unit":"%",`+ucum+`,"code":"%"}]}`...)
+	}
+	for _, f := range d.Facts {
+		if f.Name == "" || f.Value == "" {
+			continue
+		}
+		open()
+		b = append(b, `{"type":{"text":`...)
+		b = appendString(b, f.Name)
+		b = append(b, `},"valueCode":[{"text":`...)
+		b = appendString(b, f.Value)
+		b = append(b, `}]}`...)
+	}
+	if n > 0 {
+		b = append(b, ']')
+	}
+	return b
+}

@@ -1,0 +1,277 @@
+package mapping
+
+import (
+	"crypto/sha256"
+	"io/fs"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/mapping/sample"
+)
+
+// Options of a Mapper.
+type Options struct {
+	// Doubtful emits standard codes whose support is doubtful.
+	Doubtful bool
+}
+
+// Mapper turns Samples into resources. It is safe for concurrent use.
+type Mapper struct {
+	opts  Options
+	table *Table
+	rules map[string]map[string]*rule
+}
+
+// New loads the table folder and compiles it.
+func New(dir fs.FS, o Options) (*Mapper, error) {
+	t, err := Load(dir)
+	if err != nil {
+		return nil, fhir.Wrap("mapping.New", err)
+	}
+	m := &Mapper{opts: o, table: t}
+	if err := m.compile(t); err != nil {
+		return nil, fhir.Wrap("mapping.New", err)
+	}
+	return m, nil
+}
+
+// Table is the loaded table.
+func (m *Mapper) Table() *Table { return m.table }
+
+// Result of mapping one Sample.
+type Result struct {
+	// ID and JSON of the Observation; JSON is nil for a row of device facts.
+	ID   string
+	JSON []byte
+	// Hash identifies the content.
+	Hash     [16]byte
+	Category string
+	Metric   string // the row's
+	// Start is when it was measured, for the choice of the latest device
+	// facts; for a day its midnight in UTC.
+	Start time.Time
+	// Device is zero when the sample names neither device nor source.
+	Device DeviceKey
+}
+
+// RejectError says why a Sample has no resource; Reason is one of the Reason
+// constants of mapping/sample and Rule names the rule, no value.
+type RejectError struct{ Reason, Rule string }
+
+func (e *RejectError) Error() string { return e.Reason + ": " + e.Rule }
+
+func reject(reason, rule string) error { return &RejectError{reason, rule} }
+
+// Map maps s of the given vendor for a patient. Buf is appended to and holds
+// the JSON (nil is fine). An error is a *RejectError.
+func (m *Mapper) Map(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location) (Result, error) {
+	r := m.rules[vendor][s.Metric]
+	if r == nil {
+		return Result{}, reject(sample.ReasonUnmapped, "the metric table has no row")
+	}
+	r = r.choose(s)
+	res := Result{Metric: r.row.Metric, Category: r.row.Category}
+	w, err := resolve(s, zone)
+	if err != nil {
+		return Result{}, err
+	}
+	res.Start = w.start
+	res.Device = deviceKey(vendor, patient, s)
+	if r.row.Shape == ShapeDevice {
+		if res.Device.ID == "" {
+			return Result{}, reject(sample.ReasonMissing, "device facts without a device")
+		}
+		return res, nil
+	}
+	res.ID = observationID(vendor, patient, r.row.Metric, s, &w)
+	from := len(buf)
+	b, err := r.observation(buf, vendor, patient, s, &w, &res)
+	if err != nil {
+		return Result{}, err
+	}
+	res.JSON = b[from:len(b):len(b)]
+	sum := sha256.Sum256(res.JSON)
+	copy(res.Hash[:], sum[:16])
+	return res, nil
+}
+
+func (r *rule) choose(s *sample.Sample) *rule {
+	for i := range r.variants {
+		v := &r.variants[i]
+		if v.when.Day != nil && *v.when.Day != !s.Day.IsZero() || v.when.Channel != "" && v.when.Channel != s.Channel {
+			continue
+		}
+		fits := len(v.when.Units) == 0
+		for _, u := range v.when.Units {
+			fits = fits || u == s.Value.Unit
+		}
+		if fits {
+			return v.rule
+		}
+	}
+	return r
+}
+
+// observation appends the resource.
+func (r *rule) observation(b []byte, vendor, patient string, s *sample.Sample, w *when, res *Result) ([]byte, error) {
+	b = append(b, `{"resourceType":"Observation","id":"`...)
+	b = append(b, res.ID...)
+	b = append(b, `","meta":{`...)
+	b = append(b, r.head...)
+	if w.unsure {
+		if len(r.head) > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `"tag":[{"system":"`+fhir.Canonical+`/CodeSystem/measures","code":"zone-unknown"}]`...)
+	}
+	b = append(b, `},"identifier":[{"system":"`+fhir.Canonical+`/identifier/`...)
+	b = append(b, vendor...)
+	b = append(b, `","value":"`...)
+	b = append(b, res.ID...)
+	b = append(b, `"}`...)
+	if s.VendorID != "" {
+		b = append(b, `,{"system":"`+fhir.Canonical+`/identifier/`...)
+		b = append(b, vendor...)
+		b = append(b, `/source","value":`...)
+		b = appendString(b, s.VendorID)
+		b = append(b, '}')
+	}
+	b = append(b, `],"status":"`...)
+	b = append(b, status(s.Status)...)
+	b = append(b, '"')
+	b = append(b, r.category...)
+	b = append(b, `,"code":`...)
+	b = append(b, r.code...)
+	b = append(b, `,"subject":{"reference":"Patient/`...)
+	b = append(b, patient...)
+	b = append(b, `"}`...)
+	b = w.append(b)
+	if s.UserEntered {
+		b = append(b, `,"performer":[{"reference":"Patient/`...)
+		b = append(b, patient...)
+		b = append(b, `"}]`...)
+	}
+	var err error
+	if b, err = r.value(b, s); err != nil {
+		return nil, err
+	}
+	if s.Note != "" {
+		b = append(b, `,"note":[{"text":`...)
+		b = appendString(b, s.Note)
+		b = append(b, `}]`...)
+	}
+	if method := s.Method; method != "" || r.row.Method != "" {
+		if method == "" {
+			method = r.row.Method
+		}
+		b = append(b, `,"method":{"text":`...)
+		b = appendString(b, method)
+		b = append(b, '}')
+	}
+	if res.Device.ID != "" {
+		b = append(b, `,"device":{"reference":"Device/`...)
+		b = append(b, res.Device.ID...)
+		b = append(b, `"}`...)
+	}
+	if b, err = r.components(b, s); err != nil {
+		return nil, err
+	}
+	return append(b, '}'), nil
+}
+
+func status(s sample.Status) string {
+	switch s {
+	case sample.Preliminary:
+		return "preliminary"
+	case sample.Retracted:
+		return "entered-in-error"
+	}
+	return "final"
+}
+
+var absent = []byte(`,"dataAbsentReason":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/data-absent-reason","code":"unknown","display":"Unknown"}]}`)
+
+// value appends the main value as the row's shape wants it.
+func (r *rule) value(b []byte, s *sample.Sample) ([]byte, error) {
+	v := &s.Value
+	ok := true
+	switch r.row.Shape {
+	case ShapeQuantity:
+		if v.Kind == sample.None {
+			if len(s.Components) == 0 && s.Status != sample.Retracted {
+				return nil, reject(sample.ReasonMissing, "the row wants a value")
+			}
+			return append(b, absent...), nil
+		}
+		ok = v.Kind == sample.Number || v.Kind == sample.Interval && r.row.Profile == ""
+	case ShapeCodeable:
+		if v.Kind == sample.None {
+			if len(s.Components) == 0 && s.Status != sample.Retracted {
+				return nil, reject(sample.ReasonMissing, "the row wants a code")
+			}
+			return append(b, absent...), nil
+		}
+		ok = v.Kind == sample.Code || v.Kind == sample.Text
+	case ShapeSampled:
+		if ok = v.Kind == sample.Series || v.Kind == sample.None && s.Status == sample.Retracted; ok {
+			return b, nil // in a component
+		}
+	case ShapeComponents:
+		if ok = v.Kind == sample.None; ok {
+			if len(s.Components) == 0 && s.Status != sample.Retracted {
+				return nil, reject(sample.ReasonMissing, "the row wants components")
+			}
+			return b, nil
+		}
+	case ShapeEvent:
+		ok = v.Kind != sample.Series
+	}
+	if !ok {
+		return nil, reject(sample.ReasonBadValue, "the row's shape does not take this kind of value")
+	}
+	return r.appendValue(b, v, s.Channel)
+}
+
+func (r *rule) components(b []byte, s *sample.Sample) ([]byte, error) {
+	n := 0
+	open := func() {
+		if n++; n == 1 {
+			b = append(b, `,"component":[{"code":`...)
+		} else {
+			b = append(b, `,{"code":`...)
+		}
+	}
+	var err error
+	if r.row.Shape == ShapeSampled && s.Value.Kind == sample.Series {
+		open()
+		b = append(b, r.series...)
+		if b, err = r.appendValue(b, &s.Value, s.Channel); err != nil {
+			return nil, err
+		}
+		b = append(b, '}')
+	}
+	for i := range s.Components {
+		c := &s.Components[i]
+		if c.Value.Kind == sample.None {
+			continue
+		}
+		open()
+		p := r.parts[c.Name]
+		if p == nil {
+			p = &rule{system: r.system}
+			b = append(b, `{"coding":[`...)
+			b = appendCoding(b, r.system, c.Name, "")
+			b = append(b, `]}`...)
+		} else {
+			b = append(b, p.code...)
+		}
+		if b, err = p.appendValue(b, &c.Value, s.Channel); err != nil {
+			return nil, err
+		}
+		b = append(b, '}')
+	}
+	if n > 0 {
+		b = append(b, ']')
+	}
+	return b, nil
+}
