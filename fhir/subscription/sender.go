@@ -30,6 +30,8 @@ const (
 	// savePlace is how often the place of a busy sender is made durable: an
 	// event answered within it may be repeated after a crash.
 	savePlace = 250 * time.Millisecond
+	// drain is how long an answer in flight is waited for at a shutdown.
+	drain = 2 * time.Second
 	// maxBundle bounds the resources of one notification, beyond the first.
 	maxBundle = 1 << 20
 )
@@ -292,8 +294,16 @@ func (d *sender) notify(ctx context.Context, v view, kind string, items []item) 
 }
 
 func (d *sender) post(ctx context.Context, v view, body []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, v.spec.Timeout)
+	// A shutdown lets the answer in flight come, so that what was accepted is
+	// not sent again.
+	stopping := ctx
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.spec.Timeout)
 	defer cancel()
+	defer context.AfterFunc(stopping, func() {
+		if sleep(ctx, nil, drain) {
+			cancel()
+		}
+	})()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, v.spec.Endpoint.String(), bytes.NewReader(body))
 	if err != nil {
 		return err
