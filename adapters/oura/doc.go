@@ -6,9 +6,9 @@
 //
 // Format "v2": one document, one list reply {"data":[...],"next_token":...},
 // an object of list replies keyed by type, an array of documents, or several
-// of these one after another. The type comes from the key, else from
-// Input.Hint, the format "v2:heartrate" or a file name heartrate.json, else
-// from the first of these fields that a document has:
+// of these one after another. The type comes from the key, else from the
+// first of these fields that a document has, else from Input.Hint, the format
+// "v2:heartrate" or a file name heartrate.json:
 //
 //	sleep bedtime_start | heartrate bpm | interbeat_interval ibi |
 //	daily_activity equivalent_walking_distance | daily_readiness

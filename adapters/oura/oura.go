@@ -1,0 +1,386 @@
+package oura
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"pulsegate/adapters"
+	"pulsegate/adapters/internal/jsonitem"
+	"pulsegate/mapping/sample"
+)
+
+const format = "v2"
+
+// Adapter reads Oura API v2 documents.
+type Adapter struct{}
+
+var _ adapters.Adapter = (*Adapter)(nil)
+
+// New returns the adapter; it has no state.
+func New() *Adapter { return &Adapter{} }
+
+// Vendor is "oura".
+func (*Adapter) Vendor() string { return "oura" }
+
+// Formats lists the one format.
+func (*Adapter) Formats() []adapters.Format {
+	return []adapters.Format{{
+		Name: format, Summary: "Oura API v2: a document, a list reply, or list replies keyed by type",
+		Extensions: []string{".json", ".ndjson"}, TypeHint: true,
+	}}
+}
+
+// markers are member names that only these bodies have near their beginning.
+var markers = []string{
+	`"next_token"`, `"bedtime_start"`, `"contributors"`, `"spo2_percentage"`, `"breathing_disturbance_index"`,
+	`"day_summary"`, `"vascular_age"`, `"vo2_max"`, `"tag_type_code"`, `"optimal_bedtime"`, `"hardware_type"`,
+	`"biological_sex"`, `"in_charger"`, `"episodes"`, `"start_datetime"`, `"bpm"`, `"ibi"`,
+}
+
+// Detect knows a body by its member names or by a file name heartrate.json.
+func (*Adapter) Detect(name string, head []byte) (string, bool) {
+	head = bytes.TrimLeft(bytes.TrimPrefix(head, []byte("\xef\xbb\xbf")), " \t\r\n")
+	if len(head) == 0 || head[0] != '{' && head[0] != '[' || bytes.Contains(head, []byte(`"resourceType"`)) {
+		return "", false
+	}
+	for _, m := range markers {
+		if bytes.Contains(head, []byte(m)) {
+			return format, true
+		}
+	}
+	if nameHint(name) != "" {
+		return format, true
+	}
+	return "", false
+}
+
+// nameHint finds a type at the beginning of a file name: heartrate.json,
+// daily_sleep-2026-05.json, vo2_max.json.
+func nameHint(name string) string {
+	name, _, _ = strings.Cut(name, ".")
+	best := ""
+	for t := range readers {
+		if len(t) > len(best) && len(name) >= len(t) && strings.EqualFold(name[:len(t)], t) {
+			best = t
+		}
+	}
+	return best
+}
+
+// Decode reads one payload.
+func (*Adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
+	base, hint, _ := strings.Cut(in.Format, ":")
+	if base != "" && base != format {
+		return adapters.ErrUnknownFormat
+	}
+	d := &decoder{sink: sink, rd: jsonitem.NewReader(ctx, in.Body, sink.Progress), zone: in.Zone, received: in.Received}
+	for _, h := range []string{in.Hint, hint, in.Name} {
+		if d.hint = nameHint(h); d.hint != "" {
+			break
+		}
+	}
+	if d.zone == nil {
+		d.zone = time.UTC
+	}
+	return jsonitem.Payload(format, d.bodies())
+}
+
+// decoder is the state of one Decode.
+type decoder struct {
+	sink     adapters.Sink
+	rd       *jsonitem.Reader
+	hint     string
+	zone     *time.Location
+	received time.Time
+
+	key   string // of the reply we are in, a type or ""
+	index int
+	taken int // samples, rejects and drops so far
+}
+
+func (d *decoder) drop(reason, metric string) {
+	d.taken++
+	d.sink.Drop(reason, metric, 1)
+}
+
+func (d *decoder) bodies() error {
+	n := 0
+	for {
+		more, err := d.rd.Next()
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+		if d.rd.Kind() == '[' {
+			err = d.list("")
+		} else {
+			err = d.top()
+		}
+		if err != nil {
+			return err
+		}
+		n++
+	}
+	if n == 0 {
+		return d.rd.Fail("the body is empty")
+	}
+	return nil
+}
+
+// maxLoose bounds the members of a document at the top.
+const maxLoose = 256
+
+// top reads a document, a list reply or an object of replies, member by
+// member, as it is not known before which of them it is.
+func (d *decoder) top() error {
+	doc := jsonitem.Node{Kind: '{'}
+	replies := 0
+	keep := func(name string, n *jsonitem.Node) error {
+		if len(doc.Members) >= maxLoose {
+			return d.rd.Fail("a document has too many members")
+		}
+		doc.Members = append(doc.Members, jsonitem.Member{Name: name, Value: *n})
+		return nil
+	}
+	err := d.rd.Object(func(name string) error {
+		switch kind := d.rd.Kind(); {
+		case name == "data" && kind == '[':
+			replies++
+			return d.list("")
+		case name == "next_token":
+			return d.rd.Skip()
+		case kind == '[' && readers[name] != nil:
+			replies++
+			return d.list(name)
+		case kind == '{' && (readers[name] != nil || strings.Contains(name, "_")) || kind == '{' && len(doc.Members) == 0:
+			n, err := d.reply(name)
+			if err != nil || n == nil {
+				replies++
+				return err
+			}
+			if readers[name] != nil {
+				replies++
+				d.key, d.index = name, 0
+				return d.document(name, n)
+			}
+			return keep(name, n)
+		}
+		n, err := d.item()
+		if err != nil {
+			return err
+		}
+		return keep(name, n)
+	})
+	if err != nil || len(doc.Members) == 0 {
+		return err
+	}
+	if replies > 0 {
+		return nil // members beside the replies are the capturer's
+	}
+	if doc.Has("detail") && !doc.Has("id") {
+		return d.rd.Fail("the service answered with an error")
+	}
+	d.key, d.index = "", 0
+	typ := recognise(&doc)
+	if typ == "" {
+		typ = d.hint
+	}
+	if typ == "" {
+		return d.rd.Fail(noType)
+	}
+	return d.document(typ, &doc)
+}
+
+// item is a member of a document; too large an item breaks the document.
+func (d *decoder) item() (*jsonitem.Node, error) {
+	n, err := d.rd.Item()
+	if errors.Is(err, jsonitem.ErrTooLarge) || errors.Is(err, jsonitem.ErrTooDeep) {
+		return nil, d.rd.Fail(err.Error())
+	}
+	return n, err
+}
+
+// reply reads an object that may be a list reply under the key of its type;
+// if it is not, the object comes back.
+func (d *decoder) reply(key string) (*jsonitem.Node, error) {
+	first, empty, err := d.rd.Open()
+	if err != nil {
+		return nil, err
+	}
+	n := &jsonitem.Node{Kind: '{'}
+	if empty {
+		return n, nil
+	}
+	isReply := first == "data" || first == "next_token"
+	member := func(name string) error {
+		if isReply {
+			if name == "data" && d.rd.Kind() == '[' {
+				return d.list(key)
+			}
+			return d.rd.Skip()
+		}
+		v, err := d.item()
+		if err != nil {
+			return err
+		}
+		if len(n.Members) >= maxLoose {
+			return d.rd.Fail("a document has too many members")
+		}
+		n.Members = append(n.Members, jsonitem.Member{Name: name, Value: *v})
+		return nil
+	}
+	if err := member(first); err != nil {
+		return nil, err
+	}
+	if err := d.rd.Rest(member); err != nil {
+		return nil, err
+	}
+	if isReply {
+		return nil, nil
+	}
+	return n, nil
+}
+
+const noType = "no type in the body: name it by the key, by --format v2:heartrate or by the file name (heartrate.json)"
+
+// list reads documents of the type key, "" if it must be recognised.
+func (d *decoder) list(key string) error {
+	d.key = key
+	typ := key
+	return d.rd.Array(func(i int) error {
+		d.index = i
+		n, err := d.rd.Item()
+		switch {
+		case errors.Is(err, jsonitem.ErrTooLarge), errors.Is(err, jsonitem.ErrTooDeep):
+			return d.reject(sample.ReasonTooLarge, typ, err.Error(), nil)
+		case err != nil:
+			return err
+		case n.Kind != '{':
+			return d.reject(sample.ReasonBadValue, typ, "a document is an object", n)
+		}
+		t := typ
+		if t == "" {
+			if t = recognise(n); t == "" {
+				t = d.hint
+			}
+			if t == "" {
+				return d.rd.Fail(noType)
+			}
+		}
+		return d.document(t, n)
+	})
+}
+
+func (d *decoder) where() string {
+	if d.key == "" {
+		return fmt.Sprintf("data[%d]", d.index)
+	}
+	return fmt.Sprintf("%s[%d]", plainName(d.key), d.index)
+}
+
+// plainName keeps a key that looks like a type name, nothing else of a
+// payload.
+func plainName(s string) string {
+	if len(s) > 48 {
+		return ""
+	}
+	for _, c := range s {
+		if c != '_' && (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != 'O' {
+			return ""
+		}
+	}
+	return s
+}
+
+func (d *decoder) reject(why, metric, detail string, raw *jsonitem.Node) error {
+	d.taken++
+	r := sample.Reject{Reason: why, Metric: plainName(metric), Where: d.where(), Detail: detail}
+	if raw != nil {
+		r.Raw = raw.JSON()
+	}
+	return d.sink.Reject(&r)
+}
+
+// document turns one document into samples.
+func (d *decoder) document(typ string, n *jsonitem.Node) error {
+	read := readers[typ]
+	if typ == "vo2_max" {
+		typ = "vO2_max" // webhooks and files write it so
+	}
+	if read == nil {
+		return d.reject(sample.ReasonUnmapped, typ, "no such type is read here", n)
+	}
+	x := &document{d: d, n: n, typ: typ, id: n.Get("id").String()}
+	if len(x.id) > 128 {
+		return d.reject(sample.ReasonBadValue, typ, "id is longer than 128 characters", n)
+	}
+	before := d.taken
+	bad, err := read(x)
+	switch {
+	case err != nil:
+		return err
+	case bad != nil:
+		return d.reject(bad.reason, typ, bad.rule, n)
+	case d.taken == before:
+		d.drop(sample.DropPlaceholder, typ) // all its values are null
+	}
+	return nil
+}
+
+// recognise finds the type of a document by its fields, in the order of the
+// package comment.
+func recognise(n *jsonitem.Node) string {
+	c := n.Get("contributors")
+	if c == nil {
+		c = &jsonitem.Node{}
+	}
+	switch {
+	case n.Has("bedtime_start"):
+		return "sleep"
+	case n.Has("bpm"):
+		return "heartrate"
+	case n.Has("ibi"):
+		return "interbeat_interval"
+	case n.Has("equivalent_walking_distance"):
+		return "daily_activity"
+	case n.Has("temperature_trend_deviation"), c.Has("recovery_index"):
+		return "daily_readiness"
+	case c.Has("restfulness"):
+		return "daily_sleep"
+	case c.Has("sleep_recovery"):
+		return "daily_resilience"
+	case n.Has("spo2_percentage", "breathing_disturbance_index"):
+		return "daily_spo2"
+	case n.Has("stress_high", "recovery_high", "day_summary"):
+		return "daily_stress"
+	case n.Has("vascular_age"):
+		return "daily_cardiovascular_age"
+	case n.Has("vo2_max"):
+		return "vO2_max"
+	case n.Has("activity") && n.Has("start_datetime"):
+		return "workout"
+	case n.Has("start_datetime"):
+		return "session"
+	case n.Has("tag_type_code"):
+		return "enhanced_tag"
+	case n.Has("episodes"):
+		return "rest_mode_period"
+	case n.Has("optimal_bedtime"):
+		return "sleep_time"
+	case n.Has("hardware_type", "set_up_at"):
+		return "ring_configuration"
+	case n.Has("tags"):
+		return "tag"
+	case n.Has("level") && n.Has("timestamp"):
+		return "ring_battery_level"
+	case n.Has("biological_sex"):
+		return "personal_info"
+	}
+	return ""
+}
