@@ -1,0 +1,233 @@
+package capability
+
+import (
+	"encoding/json"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/search"
+)
+
+// Operation is one operation: of the system when Type is "".
+type Operation struct {
+	Type       string
+	Name       string // without the dollar sign
+	Definition string // canonical of the OperationDefinition
+}
+
+// Settings are what the statement is made of beside the registries.
+type Settings struct {
+	Base     string // base URL of the FHIR API
+	Version  string // of the software
+	Released time.Time
+	// OAuth endpoints for the oauth-uris extension; empty ones are left out.
+	Token, Authorize, Introspect, Revoke string
+	Operations                           []Operation
+	// Instantiates are canonicals of CapabilityStatements that are met.
+	Instantiates []string
+	// Profiles are the supportedProfile canonicals by type.
+	Profiles map[string][]string
+	// Topics are the SubscriptionTopic canonicals that Subscriptions may name.
+	Topics []string
+}
+
+const (
+	oauthURIs = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
+	topicURL  = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
+)
+
+type extension struct {
+	URL            string      `json:"url"`
+	ValueURI       string      `json:"valueUri,omitempty"`
+	ValueCanonical string      `json:"valueCanonical,omitempty"`
+	Extension      []extension `json:"extension,omitempty"`
+}
+
+type coding struct {
+	System  string `json:"system,omitempty"`
+	Code    string `json:"code"`
+	Display string `json:"display,omitempty"`
+}
+
+type concept struct {
+	Coding []coding `json:"coding,omitempty"`
+	Text   string   `json:"text,omitempty"`
+}
+
+type code struct {
+	Code string `json:"code"`
+}
+
+type operation struct {
+	Name       string `json:"name"`
+	Definition string `json:"definition"`
+}
+
+type param struct {
+	Name       string `json:"name"`
+	Definition string `json:"definition,omitempty"`
+	Type       string `json:"type"`
+}
+
+type resource struct {
+	Extension         []extension `json:"extension,omitempty"`
+	Type              string      `json:"type"`
+	SupportedProfile  []string    `json:"supportedProfile,omitempty"`
+	Interaction       []code      `json:"interaction"`
+	Versioning        string      `json:"versioning"`
+	ReadHistory       bool        `json:"readHistory"`
+	UpdateCreate      bool        `json:"updateCreate"`
+	ConditionalCreate bool        `json:"conditionalCreate"`
+	ConditionalRead   string      `json:"conditionalRead"`
+	ConditionalUpdate bool        `json:"conditionalUpdate"`
+	ConditionalDelete string      `json:"conditionalDelete"`
+	SearchInclude     []string    `json:"searchInclude,omitempty"`
+	SearchParam       []param     `json:"searchParam,omitempty"`
+	Operation         []operation `json:"operation,omitempty"`
+}
+
+type security struct {
+	Extension   []extension `json:"extension,omitempty"`
+	CORS        bool        `json:"cors"`
+	Service     []concept   `json:"service"`
+	Description string      `json:"description"`
+}
+
+type rest struct {
+	Mode        string      `json:"mode"`
+	Security    security    `json:"security"`
+	Resource    []resource  `json:"resource"`
+	Interaction []code      `json:"interaction"`
+	Operation   []operation `json:"operation,omitempty"`
+}
+
+type software struct {
+	Name        string `json:"name"`
+	Version     string `json:"version,omitempty"`
+	ReleaseDate string `json:"releaseDate,omitempty"`
+}
+
+type implementation struct {
+	Description string `json:"description"`
+	URL         string `json:"url"`
+}
+
+type statement struct {
+	ResourceType   string         `json:"resourceType"`
+	URL            string         `json:"url"`
+	Name           string         `json:"name"`
+	Title          string         `json:"title"`
+	Status         string         `json:"status"`
+	Date           string         `json:"date"`
+	Publisher      string         `json:"publisher"`
+	Description    string         `json:"description"`
+	Kind           string         `json:"kind"`
+	Instantiates   []string       `json:"instantiates,omitempty"`
+	Software       software       `json:"software"`
+	Implementation implementation `json:"implementation"`
+	FHIRVersion    string         `json:"fhirVersion"`
+	Format         []string       `json:"format"`
+	Rest           []rest         `json:"rest"`
+}
+
+// Statement is the CapabilityStatement as JSON.
+func Statement(s Settings) ([]byte, error) {
+	date := s.Released.UTC().Format("2006-01-02")
+	r := rest{
+		Mode:        "server",
+		Security:    s.security(),
+		Interaction: []code{{"batch"}, {"transaction"}},
+		Operation:   s.operations(""),
+	}
+	for _, t := range fhir.Types {
+		r.Resource = append(r.Resource, s.resource(t))
+	}
+	b, err := json.Marshal(statement{
+		ResourceType: "CapabilityStatement",
+		URL:          s.Base + "/metadata", Name: "Pulsegate", Title: "Pulsegate: wearables on FHIR",
+		Status: "active", Date: date, Publisher: "Pulsegate", Kind: "instance",
+		Description:    "SMART on FHIR R4 server for the data of wearables",
+		Instantiates:   s.Instantiates,
+		Software:       software{"Pulsegate", s.Version, date},
+		Implementation: implementation{"This server", s.Base},
+		FHIRVersion:    "4.0.1",
+		Format:         []string{"application/fhir+json", "json"},
+		Rest:           []rest{r},
+	})
+	if err != nil {
+		return nil, fhir.Wrap("capability.Statement", err)
+	}
+	return b, nil
+}
+
+func (s Settings) security() security {
+	out := security{
+		CORS: true,
+		Service: []concept{{
+			Coding: []coding{{"http://terminology.hl7.org/CodeSystem/restful-security-service", "SMART-on-FHIR", "SMART-on-FHIR"}},
+			Text:   "OAuth2 with SMART scopes",
+		}},
+		Description: "Access needs a bearer token with SMART scopes. Observation, Device and Provenance are given out only under an active Consent of the patient.",
+	}
+	uris := extension{URL: oauthURIs}
+	for _, e := range [][2]string{{"token", s.Token}, {"authorize", s.Authorize}, {"introspect", s.Introspect}, {"revoke", s.Revoke}} {
+		if e[1] != "" {
+			uris.Extension = append(uris.Extension, extension{URL: e[0], ValueURI: e[1]})
+		}
+	}
+	if len(uris.Extension) > 0 {
+		out.Extension = []extension{uris}
+	}
+	return out
+}
+
+func (s Settings) operations(typ string) []operation {
+	var out []operation
+	for _, o := range s.Operations {
+		if o.Type == typ {
+			out = append(out, operation{o.Name, o.Definition})
+		}
+	}
+	return out
+}
+
+var (
+	reading = []code{{"read"}, {"vread"}, {"history-instance"}, {"search-type"}} // read only
+	writing = []code{{"create"}, {"update"}, {"delete"}}                         // read only
+)
+
+func (s Settings) resource(typ string) resource {
+	writable := typ != "AuditEvent"
+	r := resource{
+		Type: typ, SupportedProfile: s.Profiles[typ], Interaction: append([]code{}, reading...),
+		Versioning: "versioned", ReadHistory: true,
+		UpdateCreate: writable, ConditionalCreate: writable,
+		ConditionalRead: "full-support", ConditionalDelete: "not-supported",
+		Operation: s.operations(typ),
+	}
+	if writable {
+		r.Versioning = "versioned-update"
+		r.Interaction = append(r.Interaction, writing...)
+	}
+	if typ == "Subscription" {
+		for _, t := range s.Topics {
+			r.Extension = append(r.Extension, extension{URL: topicURL, ValueCanonical: t})
+		}
+	}
+	for _, p := range search.Params(typ) {
+		kind, ok := kinds[p.Kind]
+		if !ok {
+			continue
+		}
+		r.SearchParam = append(r.SearchParam, param{p.Code, p.URL, kind})
+		if p.Kind == search.KindReference {
+			r.SearchInclude = append(r.SearchInclude, typ+":"+p.Code)
+		}
+	}
+	return r
+}
+
+var kinds = map[search.Kind]string{ // read only
+	search.KindToken: "token", search.KindDate: "date", search.KindReference: "reference", search.KindString: "string",
+	search.KindQuantity: "quantity", search.KindURI: "uri", search.KindNumber: "number",
+}

@@ -1,0 +1,64 @@
+package capability
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/search"
+)
+
+func settings() Settings {
+	return Settings{
+		Base: "https://pg.example/fhir", Version: "0.1.0", Released: time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC),
+		Token: "https://pg.example/oauth/token",
+		Operations: []Operation{
+			{"", "export", "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/export"},
+			{"Group", "export", "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/group-export"},
+		},
+		Instantiates: []string{"http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"},
+		Profiles:     map[string][]string{"Subscription": {"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-subscription"}},
+		Topics:       []string{fhir.Canonical + "/SubscriptionTopic/observation-recorded"},
+	}
+}
+
+// TestStatement holds the statement to the registries it is derived from.
+func TestStatement(t *testing.T) {
+	b, err := Statement(settings())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st statement
+	if err := json.Unmarshal(b, &st); err != nil {
+		t.Fatal(err)
+	}
+	r := st.Rest[0]
+	if len(r.Resource) != len(fhir.Types) || len(r.Operation) != 1 {
+		t.Fatalf("%d types, %d system operations", len(r.Resource), len(r.Operation))
+	}
+	for i, res := range r.Resource {
+		if res.Type != fhir.Types[i] {
+			t.Errorf("type %d is %s", i, res.Type)
+		}
+		if got, want := len(res.SearchParam), len(search.Params(res.Type)); got != want {
+			t.Errorf("%s: %d search parameters, the registry has %d", res.Type, got, want)
+		}
+		writes := false
+		for _, c := range res.Interaction {
+			writes = writes || c.Code == "create"
+		}
+		if writes == (res.Type == "AuditEvent") {
+			t.Errorf("%s: create offered: %v", res.Type, writes)
+		}
+		if (len(res.Operation) > 0) != (res.Type == "Group") {
+			t.Errorf("%s: operations %v", res.Type, res.Operation)
+		}
+		if res.Type == "Subscription" && (len(res.Extension) != 1 || len(res.SupportedProfile) != 1) {
+			t.Errorf("Subscription without topic or profile: %+v", res)
+		}
+	}
+	if e := r.Security.Extension; len(e) != 1 || e[0].URL != oauthURIs || len(e[0].Extension) != 1 {
+		t.Errorf("oauth-uris: %+v", e)
+	}
+}
