@@ -145,3 +145,11 @@ func approximate(iv interval, now time.Time) interval {
 	gap := max(n-iv.hi, iv.lo-n, 0) / 10
 	return interval{iv.lo - gap, iv.hi + gap}
 }
+
+// DateInterval is the interval [lo, hi) in Unix milliseconds that a FHIR
+// date, dateTime or instant covers by its written precision, UTC where it has
+// no offset.
+func DateInterval(s string) (lo, hi int64, ok bool) {
+	iv, ok := parseDate(s)
+	return iv.lo, iv.hi, ok
+}

@@ -1,0 +1,23 @@
+// Package r4 is the door through which FHIR R4 (4.0.1) JSON from outside
+// comes in, and the small forms in which answers go out: OperationOutcome,
+// and the subsets of _summary and _elements.
+//
+// It owns: the limits on untrusted JSON, validation (Door), the reading of
+// batch and transaction Bundles, OutcomeJSON, Subset. It is the only user of
+// google/fhir.
+//
+// It does not own: who may write, references between stored resources, or the
+// Bundles of search results.
+//
+// # What google/fhir costs
+//
+// A validated Unmarshal takes 150 to 180 us and about 650 allocations for a
+// 640-byte Observation; the package adds about 24 MB to the stripped binary,
+// 32 MB of resident memory and 45 ms to the start. So it is called once, for
+// untrusted writes, and never to read, serve or export, nor for resources
+// that the server builds itself. Its output is never stored: it changes the
+// precision and offset of times.
+//
+// Its error texts quote the input. None of them is passed on: only a place
+// made of R4 element names and one of a fixed set of rules.
+package r4

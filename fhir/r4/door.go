@@ -1,0 +1,238 @@
+package r4
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/google/fhir/go/fhirversion"
+	"github.com/google/fhir/go/jsonformat"
+	"github.com/google/fhir/go/jsonformat/errorreporter"
+	"github.com/valyala/fastjson"
+
+	"pulsegate/fhir"
+)
+
+// Limits bound what the door reads. A zero field means its default.
+type Limits struct {
+	Bytes   int // of one body; 10 MiB
+	Depth   int // of nested objects and arrays in one resource; 50
+	Entries int // of a batch or transaction; 1,000
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.Bytes <= 0 {
+		l.Bytes = 10 << 20
+	}
+	if l.Depth <= 0 {
+		l.Depth = 50
+	}
+	if l.Entries <= 0 {
+		l.Entries = 1000
+	}
+	return l
+}
+
+// Door admits R4 JSON from outside. It is safe for concurrent use.
+type Door struct {
+	limits Limits
+	um     *jsonformat.Unmarshaller
+}
+
+// New returns a door; it loads google/fhir's descriptors.
+func New(limits Limits) (*Door, error) {
+	um, err := jsonformat.NewUnmarshaller("UTC", fhirversion.R4)
+	if err != nil {
+		return nil, fhir.Wrap("r4.New", err)
+	}
+	d := &Door{limits: limits.withDefaults(), um: um}
+	um.MaxNestingDepth = d.limits.Depth
+	return d, nil
+}
+
+const op = "r4.Resource"
+
+// Resource validates body as one R4 resource of type typ and returns it in
+// canonical form under id. A body that carries another id is refused. Failures
+// of shape are Invalid, of R4's rules Unprocessable.
+func (d *Door) Resource(typ string, body []byte, id string) (fhir.Resource, error) {
+	return d.admit(typ, body, id, false)
+}
+
+// Create is Resource for a new resource: an id in the body is dropped, as R4
+// says for the create interaction.
+func (d *Door) Create(typ string, body []byte, id string) (fhir.Resource, error) {
+	return d.admit(typ, body, id, true)
+}
+
+func (d *Door) admit(typ string, body []byte, id string, dropID bool) (fhir.Resource, error) {
+	var none fhir.Resource
+	if !fhir.KnownType(typ) {
+		return none, fhir.Errorf(fhir.NotFound, op, "resource type is not known to this server")
+	}
+	if !fhir.ValidID(id) {
+		return none, fhir.Errorf(fhir.Invalid, op, "an id is 1 to 64 letters, digits, '-' and '.'")
+	}
+	v, err := compact(op, body, d.limits.Bytes)
+	if err != nil {
+		return none, err
+	}
+	s := &scan{op: op, maxDepth: d.limits.Depth, root: typ}
+	if err := s.run(v); err != nil {
+		return none, err
+	}
+	root, err := new(fastjson.Parser).ParseBytes(v)
+	if err != nil {
+		return none, fhir.Errorf(fhir.Invalid, op, "body is not one well-formed JSON object")
+	}
+	if string(root.GetStringBytes("resourceType")) != typ {
+		return none, refuse(fhir.Invalid, "invalid", typ+".resourceType", "resourceType must be "+typ)
+	}
+	if own := root.Get("id"); own != nil && !dropID && string(root.GetStringBytes("id")) != id {
+		return none, refuse(fhir.Invalid, "invalid", typ+".id", "id must be the id of the address")
+	}
+	r := &rules{typ: typ, root: root}
+	if err := r.shape(); err != nil {
+		return none, err
+	}
+	if err := d.validate(typ, v, s.repair); err != nil {
+		return none, err
+	}
+	if err := r.check(); err != nil {
+		return none, err
+	}
+	out, err := canonical(typ, id, v)
+	if err != nil {
+		return none, fhir.Wrap(op, err)
+	}
+	return fhir.Resource{Type: typ, ID: id, JSON: out}, nil
+}
+
+func refuse(k fhir.Kind, code, place, rule string) *fhir.Error {
+	return &fhir.Error{Kind: k, Op: op, Issues: []fhir.Issue{{Severity: "error", Code: code, Diagnostics: rule, Expression: []string{place}}}}
+}
+
+// canonical reorders the members that the server owns to the front and keeps
+// the bytes of all others.
+func canonical(typ, id string, v jsontext.Value) ([]byte, error) {
+	out := append(make([]byte, 0, len(v)+96), fhir.Prefix(typ, id)...)
+	var rest []byte
+	err := members(v, func(name string, raw jsontext.Value) error {
+		switch name {
+		case "resourceType", "id", "_id":
+			return nil
+		case "meta":
+			first := true
+			return members(raw, func(name string, raw jsontext.Value) error {
+				switch strings.TrimPrefix(name, "_") {
+				case "versionId", "lastUpdated":
+					return nil
+				}
+				if !first {
+					out = append(out, ',')
+				}
+				first = false
+				out = append(append(AppendString(out, name), ':'), raw...)
+				return nil
+			})
+		}
+		rest = append(append(AppendString(append(rest, ','), name), ':'), raw...)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	out = append(append(out, '}'), rest...)
+	return append(out, '}'), nil
+}
+
+// maxIssues bounds the answer to a body that is wrong all over.
+const maxIssues = 20
+
+// located is the form of google/fhir's messages; everything else of them is
+// dropped, since it may quote the input.
+var located = regexp.MustCompile(`^error at "([A-Za-z0-9_.\[\]]{1,200})": ([A-Za-z ]+)`)
+
+// validate runs google/fhir over v once.
+func (d *Door) validate(typ string, v []byte, repair bool) error {
+	if repair {
+		var err error
+		if v, err = repaired(v); err != nil {
+			return fhir.Wrap(op, err)
+		}
+	}
+	report := errorreporter.NewBasicErrorReporter()
+	_, err := d.um.UnmarshalWithErrorReporter(v, report)
+	if err == nil && len(report.Errors) == 0 {
+		return nil
+	}
+	e := &fhir.Error{Kind: fhir.Invalid, Op: op}
+	var lines []string
+	if err != nil {
+		lines = strings.Split(err.Error(), "\n")
+	}
+	for _, r := range report.Errors {
+		lines = append(lines, (*r).Error())
+	}
+	for _, l := range lines {
+		if m := located.FindStringSubmatch(l); m != nil && len(e.Issues) < maxIssues {
+			place := knownPlace(typ, m[1])
+			e.Issues = append(e.Issues, fhir.Issue{Severity: "error", Code: "structure", Diagnostics: ruleOf(l, m[2]), Expression: []string{place}})
+		}
+	}
+	if len(e.Issues) == 0 {
+		e.Issues = []fhir.Issue{{Severity: "error", Code: "structure", Diagnostics: "is not a valid R4 " + typ, Expression: []string{typ}}}
+	}
+	return e
+}
+
+// knownPlace drops from a path what is not R4's own name.
+func knownPlace(typ, path string) string {
+	parts := strings.Split(path, ".")
+	for i, p := range parts {
+		name, index, _ := strings.Cut(strings.TrimPrefix(p, "_"), "[")
+		if i == 0 && name == typ {
+			continue
+		}
+		if !names().elements[name] && !names().resources[name] {
+			return strings.Join(parts[:i], ".")
+		}
+		if index != "" {
+			name += "[" + index
+		}
+		parts[i] = name
+	}
+	return strings.Join(parts, ".")
+}
+
+// ruleOf turns a message of google/fhir into a text of ours.
+func ruleOf(line, detail string) string {
+	detail = strings.TrimSpace(detail)
+	switch {
+	case strings.HasPrefix(detail, "unknown field"):
+		return "has an element that R4 does not define here"
+	case strings.HasPrefix(detail, "unknown resource type"):
+		return "is of an unknown resource type"
+	case strings.HasPrefix(detail, "missing required field"):
+		if _, name, ok := strings.Cut(line, "missing required field \""); ok {
+			if name, _, ok = strings.Cut(name, `"`); ok && names().elements[name] {
+				return "lacks the required element " + name
+			}
+		}
+		return "lacks a required element"
+	case strings.HasPrefix(detail, "cannot accept multiple values"):
+		return "has more than one form of a choice of types"
+	case strings.HasPrefix(detail, "expected array"):
+		return "must be an array"
+	case strings.HasPrefix(detail, "array length"):
+		return "must have as many elements as its array of extensions"
+	case strings.HasPrefix(detail, "invalid reference"):
+		return "refers to a type that is not allowed here, or is no reference"
+	case strings.HasPrefix(detail, "expected"), strings.HasPrefix(detail, "invalid"), strings.HasPrefix(detail, "code type"):
+		return "does not have the form of its data type, or a code outside its required value set"
+	}
+	return "breaks a rule of R4"
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }

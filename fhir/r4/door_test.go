@@ -1,0 +1,306 @@
+package r4_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/r4"
+)
+
+var door = sync.OnceValue(func() *r4.Door {
+	d, err := r4.New(r4.Limits{})
+	if err != nil {
+		panic(err)
+	}
+	return d
+})
+
+const heartRate = `{
+  "resourceType": "Observation",
+  "id": "o1",
+  "meta": {"versionId": "7", "lastUpdated": "2026-01-01T00:00:00Z", "profile": ["http://hl7.org/fhir/StructureDefinition/heartrate"]},
+  "status": "final",
+  "category": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "vital-signs"}]}],
+  "code": {"coding": [{"system": "http://loinc.org", "code": "8867-4", "display": "Heart rate"}], "text": "caf\u00e9 \u2028 \/"},
+  "subject": {"reference": "Patient/p1"},
+  "effectiveDateTime": "2026-03-01T08:00:00.250+01:00",
+  "valueQuantity": {"value": 62.00, "unit": "beats/minute", "system": "http://unitsofmeasure.org", "code": "/min"}
+}`
+
+func TestCanonical(t *testing.T) {
+	r, err := door().Resource("Observation", []byte(heartRate), "o1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"resourceType":"Observation","id":"o1","meta":{"profile":["http://hl7.org/fhir/StructureDefinition/heartrate"]},` +
+		`"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],` +
+		`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4","display":"Heart rate"}],"text":"caf\u00e9 \u2028 \/"},` +
+		`"subject":{"reference":"Patient/p1"},"effectiveDateTime":"2026-03-01T08:00:00.250+01:00",` +
+		`"valueQuantity":{"value":62.00,"unit":"beats/minute","system":"http://unitsofmeasure.org","code":"/min"}}`
+	if string(r.JSON) != want {
+		t.Errorf("got\n%s\nwant\n%s", r.JSON, want)
+	}
+	again, err := door().Resource("Observation", r.JSON, "o1")
+	if err != nil || !bytes.Equal(again.JSON, r.JSON) {
+		t.Errorf("canonical form does not pass the door unchanged: %v\n%s", err, again.JSON)
+	}
+	if fhir.Stamp(r.JSON, "Observation", "o1", 1, again.LastUpdated) == nil {
+		t.Error("Stamp refuses the canonical form")
+	}
+	if r, err = door().Create("Observation", []byte(heartRate), "new"); err != nil || !bytes.HasPrefix(r.JSON, []byte(fhir.Prefix("Observation", "new"))) {
+		t.Errorf("Create: %v %s", err, r.JSON)
+	}
+}
+
+// edit replaces one piece of heartRate.
+func edit(t *testing.T, old, new string) string {
+	t.Helper()
+	if !strings.Contains(heartRate, old) {
+		t.Fatalf("heartRate does not hold %q", old)
+	}
+	return strings.Replace(heartRate, old, new, 1)
+}
+
+func TestRefused(t *testing.T) {
+	patient := func(rest string) string { return `{"resourceType":"Patient","id":"o1",` + rest + `}` }
+	for _, c := range []struct {
+		name, typ, body string
+		kind            fhir.Kind
+		place, rule     string
+	}{
+		{"not JSON", "Observation", `{"resourceType"`, fhir.Invalid, "", "well-formed"},
+		{"array", "Observation", `[]`, fhir.Invalid, "", "well-formed"},
+		{"BOM", "Observation", "\ufeff" + heartRate, fhir.Invalid, "", "well-formed"},
+		{"trailing", "Observation", heartRate + "1", fhir.Invalid, "", "well-formed"},
+		{"not UTF-8", "Observation", edit(t, "Heart rate", "\xff"), fhir.Invalid, "", "UTF-8"},
+		{"other type", "Observation", `{"resourceType":"Patient"}`, fhir.Invalid, "Observation.resourceType", "must be Observation"},
+		{"other id", "Observation", edit(t, `"o1"`, `"o2"`), fhir.Invalid, "Observation.id", "id of the address"},
+		{"duplicate", "Observation", edit(t, `"status": "final",`, `"status":"final","status":"amended",`), fhir.Invalid, "Observation", "same name"},
+		{"escaped duplicate", "Observation", edit(t, `"status": "final",`, `"status":"final","st\u0061tus":"amended",`), fhir.Invalid, "Observation", "same name"},
+		{"case", "Observation", edit(t, `"status"`, `"Status"`), fhir.Invalid, "Observation.(unknown)", "lower-case"},
+		{"unknown element", "Observation", edit(t, `"status"`, `"canarySmith":1,"status"`), fhir.Invalid, "Observation", "does not define"},
+		{"null", "Observation", edit(t, `"Patient/p1"`, `null`), fhir.Invalid, "Observation.subject.reference", "null"},
+		{"empty string", "Observation", edit(t, `"beats/minute"`, `""`), fhir.Invalid, "Observation.valueQuantity.unit", "empty"},
+		{"empty object", "Observation", edit(t, `{"reference": "Patient/p1"}`, `{}`), fhir.Invalid, "Observation.subject", "empty"},
+		{"empty array", "Patient", patient(`"name":[]`), fhir.Invalid, "Patient.name", "empty"},
+		{"missing status", "Observation", edit(t, `"status": "final",`, ``), fhir.Invalid, "Observation", "status"},
+		{"wrong status", "Observation", edit(t, `"final"`, `"canary"`), fhir.Invalid, "Observation.status", "value set"},
+		{"two values", "Observation", edit(t, `"valueQuantity"`, `"valueString":"x","valueQuantity"`), fhir.Invalid, "Observation", "choice"},
+		{"no zone", "Observation", edit(t, `.250+01:00`, ``), fhir.Invalid, "Observation.effectiveDateTime", "data type"},
+		{"huge number", "Observation", edit(t, `62.00`, `1e400`), fhir.Invalid, "Observation.valueQuantity.value", "data type"},
+		{"wrong target", "Observation", edit(t, `Patient/p1`, `Medication/p1`), fhir.Invalid, "Observation.subject", "not allowed"},
+		{"unknown reference", "Observation", edit(t, `Patient/p1`, `Canary/p1`), fhir.Unprocessable, "Observation.subject", "Type/id"},
+		{"obs-6", "Observation", edit(t, `"valueQuantity"`, `"dataAbsentReason":{"text":"x"},"valueQuantity"`), fhir.Unprocessable, "Observation.dataAbsentReason", "obs-6"},
+		{"obs-7", "Observation", edit(t, `"valueQuantity"`, `"component":[{"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]}}],"valueQuantity"`), fhir.Unprocessable, "Observation.value", "obs-7"},
+		{"obs-3", "Observation", edit(t, `"valueQuantity"`, `"referenceRange":[{"type":{"text":"x"}}],"valueQuantity"`), fhir.Unprocessable, "Observation.referenceRange[0]", "obs-3"},
+		{"qty-3", "Observation", edit(t, `"system": "http://unitsofmeasure.org", `, ``), fhir.Unprocessable, "Observation.valueQuantity", "qty-3"},
+		{"vital category", "Observation", edit(t, `"code": "vital-signs"`, `"code": "activity"`), fhir.Unprocessable, "Observation.category", "vital-signs"},
+		{"modifier extension", "Observation", edit(t, `"status"`, `"modifierExtension":[{"url":"http://x.test/e","valueBoolean":true}],"status"`), fhir.Unprocessable, "Observation.modifierExtension[0]", "modifier"},
+		{"ext-1", "Patient", patient(`"extension":[{"url":"http://x.test/e","valueString":"a","extension":[{"url":"b","valueString":"c"}]}]`), fhir.Unprocessable, "Patient.extension[0]", "ext-1"},
+		{"per-1", "Patient", patient(`"name":[{"family":"A","period":{"start":"2020","end":"2019"}}]`), fhir.Unprocessable, "Patient.name[0].period", "per-1"},
+		{"ref-1", "Patient", patient(`"managingOrganization":{"reference":"#x"}`), fhir.Unprocessable, "Patient.managingOrganization", "ref-1"},
+		{"dom-3", "Patient", patient(`"contained":[{"resourceType":"Organization","id":"x","name":"n"}]`), fhir.Unprocessable, "Patient.contained", "dom-3"},
+		{"script", "Patient", patient(`"text":{"status":"generated","div":"<div xmlns=\"http://www.w3.org/1999/xhtml\"><script>x</script></div>"}`), fhir.Unprocessable, "Patient.text", "active"},
+		{"cpt-2", "Patient", patient(`"telecom":[{"value":"1"}]`), fhir.Unprocessable, "Patient.telecom[0]", "cpt-2"},
+		{"twin length", "Patient", patient(`"name":[{"given":["a",null],"_given":[null]}]`), fhir.Invalid, "Patient.name", "null"},
+		{"null alone", "Patient", patient(`"name":[{"given":["a",null]}]`), fhir.Invalid, "Patient.name.given", "null"},
+		{"grp-1", "Group", `{"resourceType":"Group","id":"o1","type":"person","actual":false,"member":[{"entity":{"reference":"Patient/a"}}]}`, fhir.Unprocessable, "Group.member", "grp-1"},
+		{"ppc-1", "Consent", `{"resourceType":"Consent","id":"o1","status":"active","scope":{"text":"x"},"category":[{"text":"x"}]}`, fhir.Unprocessable, "Consent", "ppc-1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := door().Resource(c.typ, []byte(c.body), "o1")
+			var e *fhir.Error
+			if !errors.As(err, &e) {
+				t.Fatalf("got %v, want an error", err)
+			}
+			if e.Kind != c.kind || len(e.Issues) == 0 {
+				t.Fatalf("got kind %d %v", e.Kind, e)
+			}
+			i := e.Issues[0]
+			if place := strings.Join(i.Expression, ""); place != c.place && c.place != "" || !strings.Contains(i.Diagnostics, c.rule) {
+				t.Errorf("got %q %q, want %q %q", place, i.Diagnostics, c.place, c.rule)
+			}
+			if out := string(r4.OutcomeJSON(err)); strings.Contains(strings.ToLower(out), "canary") {
+				t.Errorf("outcome quotes the input: %s", out)
+			}
+		})
+	}
+}
+
+// What R4 allows and google/fhir alone would refuse.
+func TestAccepted(t *testing.T) {
+	for name, body := range map[string]string{
+		"leap second": `{"resourceType":"Patient","deceasedDateTime":"2016-12-31T23:59:60Z"}`,
+		"null twin":   `{"resourceType":"Patient","name":[{"given":["a",null],"_given":[null,{"extension":[{"url":"http://x.test/e","valueCode":"unknown"}]}]}]}`,
+		"base64":      `{"resourceType":"Patient","photo":[{"contentType":"image/png","data":"aGVs bG8="}]}`,
+		"contained":   `{"resourceType":"Patient","contained":[{"resourceType":"Organization","id":"x","name":"n"}],"managingOrganization":{"reference":"#x"}}`,
+		"extension":   `{"resourceType":"Patient","_birthDate":{"extension":[{"url":"http://x.test/e","valueCode":"unknown"}]}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, err := door().Resource("Patient", []byte(body), "p1")
+			if err != nil {
+				t.Fatalf("%v %s", err, r4.OutcomeJSON(err))
+			}
+			if _, rest, _ := strings.Cut(body, `"Patient",`); !strings.HasSuffix(string(r.JSON), rest) {
+				t.Errorf("bytes changed: %s", r.JSON)
+			}
+		})
+	}
+}
+
+func TestBounded(t *testing.T) {
+	deep := `{"resourceType":"Patient","extension":` + strings.Repeat(`[{"url":"a","extension":`, 5000)
+	for name, body := range map[string]string{
+		"million arrays": strings.Repeat("[", 1000000),
+		"deep objects":   deep + `1` + strings.Repeat(`}]`, 5000) + `}`,
+		"deep member":    `{"resourceType":"Patient","a":` + strings.Repeat(`[`, 60) + `1` + strings.Repeat(`]`, 60) + `}`,
+		"over the limit": `{"resourceType":"Patient","a":"` + strings.Repeat("x", 10<<20) + `"}`,
+	} {
+		if _, err := door().Resource("Patient", []byte(body), "p1"); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+		if _, err := door().Bundle([]byte(body)); err == nil {
+			t.Errorf("%s: accepted as a bundle", name)
+		}
+	}
+}
+
+func TestBundle(t *testing.T) {
+	b, err := door().Bundle([]byte(`{"resourceType":"Bundle","type":"transaction","entry":[
+	 {"fullUrl":"urn:uuid:1","resource":{"resourceType":"Patient","active":true},"request":{"method":"POST","url":"Patient","ifNoneExist":"identifier=a|b"}},
+	 {"request":{"method":"DELETE","url":"Patient/2","ifMatch":"W/\"3\""}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Type != "transaction" || len(b.Entries) != 2 || string(b.Entries[0].Resource) != `{"resourceType":"Patient","active":true}` ||
+		b.Entries[0].IfNoneExist != "identifier=a|b" || b.Entries[1].IfMatch != `W/"3"` || b.Entries[1].Resource != nil {
+		t.Errorf("got %+v", b)
+	}
+	for _, body := range []string{
+		`{"resourceType":"Bundle","type":"history"}`, `{"resourceType":"Patient","type":"batch"}`, `{"resourceType":"Bundle"}`,
+		`{"resourceType":"Bundle","type":"batch","entry":{"a":1}}`,
+		`{"resourceType":"Bundle","type":"batch","entry":[{"request":{"method":"POST","url":"Patient"}}]}`,
+		`{"resourceType":"Bundle","type":"batch","entry":[{"request":{"method":"STEAL","url":"Patient"}}]}`,
+		`{"resourceType":"Bundle","type":"batch","entry":[` + strings.Repeat(`{"request":{"method":"GET","url":"a"}},`, 1000) + `{"request":{"method":"GET","url":"a"}}]}`,
+	} {
+		if _, err := door().Bundle([]byte(body)); err == nil {
+			t.Errorf("accepted %.80s", body)
+		}
+	}
+}
+
+func TestOutcome(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{errors.New("secret"), `{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"exception"}]}`},
+		{fhir.Errorf(fhir.Internal, "x", "secret"), `{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"exception"}]}`},
+		{fhir.Errorf(fhir.NotFound, "x", "a \"b\"\n\x01"), `{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"not-found","diagnostics":"a \"b\"\n\u0001"}]}`},
+	} {
+		if got := string(r4.OutcomeJSON(c.err)); got != c.want {
+			t.Errorf("got %s, want %s", got, c.want)
+		}
+	}
+}
+
+// fixtures returns the folder of HL7's definitions and examples.
+func fixtures(t *testing.T) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		p := filepath.Join(dir, "shared", "fixtures", "r4")
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+	}
+	t.Skip("shared/fixtures is absent")
+	return ""
+}
+
+func TestExamples(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(fixtures(t), "hl7-test-cases", "examples", "*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, f := range files {
+		body, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var head struct{ ResourceType, ID string }
+		if json.Unmarshal(body, &head) != nil || !fhir.KnownType(head.ResourceType) {
+			continue
+		}
+		n++
+		r, err := door().Resource(head.ResourceType, body, head.ID)
+		if err != nil {
+			t.Errorf("%s: %s", filepath.Base(f), r4.OutcomeJSON(err))
+			continue
+		}
+		if again, err := door().Resource(head.ResourceType, r.JSON, head.ID); err != nil || !bytes.Equal(again.JSON, r.JSON) {
+			t.Errorf("%s: canonical form is not stable: %v", filepath.Base(f), err)
+		}
+	}
+	if n == 0 {
+		t.Error("no example was tried")
+	}
+}
+
+// FuzzDoor holds that nothing panics, that no error quotes the input, and
+// that what is accepted is accepted again unchanged.
+func FuzzDoor(f *testing.F) {
+	for _, s := range []string{heartRate, strings.Replace(heartRate, "final", "CANARY", 1), strings.Replace(heartRate, "status", "CANARY", 1),
+		strings.Replace(heartRate, "Patient/p1", "CANARY/p1", 1), strings.Replace(heartRate, "62.00", `"CANARY"`, 1),
+		strings.Replace(heartRate, `"Heart rate"`, `{"CANARY":["CANARY"]}`, 1),
+		strings.Replace(heartRate, `"status"`, `"contained":[{"resourceType":"CANARY","id":"CANARY"}],"status"`, 1),
+		strings.Replace(heartRate, `2026-03-01T08:00:00.250+01:00`, `2026-CANARY`, 1),
+		`{"resourceType":"CANARY"}`, `{"resourceType":"Observation","a":null}`, `[[[`, "{\"CANARY\":\x00"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		for _, err := range []error{try(t, body), func() error { _, err := door().Bundle(body); return err }()} {
+			if err != nil && (strings.Contains(err.Error(), "CANARY") || bytes.Contains(r4.OutcomeJSON(err), []byte("CANARY"))) {
+				t.Errorf("error quotes the input: %v", err)
+			}
+			if err != nil && fhir.KindOf(err) == fhir.Internal {
+				t.Errorf("bad input is an internal error: %v", err)
+			}
+			if err != nil && !json.Valid(r4.OutcomeJSON(err)) {
+				t.Errorf("outcome is no JSON: %q", r4.OutcomeJSON(err))
+			}
+		}
+	})
+}
+
+func try(t *testing.T, body []byte) error {
+	r, err := door().Create("Observation", body, "x1")
+	if err != nil {
+		return err
+	}
+	again, err := door().Resource("Observation", r.JSON, "x1")
+	if err != nil || !bytes.Equal(again.JSON, r.JSON) {
+		t.Errorf("canonical form is not accepted as it is: %v\n%s", err, r.JSON)
+	}
+	return nil
+}
+
+func BenchmarkDoor(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := door().Resource("Observation", []byte(heartRate), "o1"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,196 @@
+package r4
+
+import (
+	"bytes"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"pulsegate/fhir"
+)
+
+// scan is the first look at bytes from outside, before anything builds a tree
+// of them: size, encoding, syntax, depth, duplicate names, names in a case
+// that a lenient reader would take for another, empty and null values.
+type scan struct {
+	dec      *jsontext.Decoder
+	op       string
+	maxDepth int
+	root     string
+	path     []step
+	// repair is set when the bytes hold something right that google/fhir
+	// refuses: a null in an array, a leap second, white space in base64.
+	repair bool
+}
+
+// step is one level on the way to the present place: a member, or an element
+// of an array.
+type step struct {
+	name  string
+	index int // -1: a member
+}
+
+// compact checks size, encoding and syntax, and returns body without white
+// space between tokens. Numbers and strings keep their bytes.
+func compact(op string, body []byte, limit int) (jsontext.Value, error) {
+	if len(body) > limit {
+		return nil, fhir.Errorf(fhir.TooLarge, op, "body is larger than %d bytes", limit)
+	}
+	if !utf8.Valid(body) {
+		return nil, fhir.Errorf(fhir.Invalid, op, "body is not UTF-8")
+	}
+	v := jsontext.Value(bytes.Clone(body))
+	if v.Compact() != nil || v.Kind() != '{' {
+		// The parser's text may quote the input.
+		return nil, fhir.Errorf(fhir.Invalid, op, "body is not one well-formed JSON object")
+	}
+	return v, nil
+}
+
+func (s *scan) run(v []byte) error {
+	s.dec = jsontext.NewDecoder(bytes.NewReader(v))
+	return s.value()
+}
+
+func (s *scan) fail(code, rule string) error {
+	e := fhir.Errorf(fhir.Invalid, s.op, "%s", rule)
+	e.Issues[0].Code = code
+	e.Issues[0].Expression = []string{s.place()}
+	return e
+}
+
+// place is the FHIRPath of where the scan stands; a name that is not R4's is
+// not repeated.
+func (s *scan) place() string {
+	var b strings.Builder
+	b.WriteString(s.root)
+	for _, p := range s.path {
+		switch {
+		case p.index >= 0:
+			b.WriteByte('[')
+			b.WriteString(itoa(p.index))
+			b.WriteByte(']')
+		case names().elements[strings.TrimPrefix(p.name, "_")]:
+			b.WriteByte('.')
+			b.WriteString(strings.TrimPrefix(p.name, "_"))
+		default:
+			b.WriteString(".(unknown)")
+		}
+	}
+	return b.String()
+}
+
+func (s *scan) value() error {
+	if s.dec.StackDepth() >= s.maxDepth {
+		if k := s.dec.PeekKind(); k == '{' || k == '[' {
+			return s.fail("structure", "JSON is nested too deeply")
+		}
+	}
+	tok, err := s.dec.ReadToken()
+	if err != nil {
+		return s.fail("structure", "JSON is not well-formed")
+	}
+	switch tok.Kind() {
+	case '{':
+		return s.object()
+	case '[':
+		return s.array()
+	case '"':
+		return s.str(tok.String())
+	case 'n':
+		if n := len(s.path); n == 0 || s.path[n-1].index < 0 {
+			return s.fail("structure", "null is allowed only in an array beside its extensions")
+		}
+		s.repair = true
+	}
+	return nil
+}
+
+func (s *scan) str(v string) error {
+	if v == "" {
+		return s.fail("structure", "a value must not be empty")
+	}
+	if leapSecond(v) || len(s.path) > 0 && binaryMember(s.path[len(s.path)-1].name) && strings.ContainsAny(v, " \t\r\n") {
+		s.repair = true
+	}
+	return nil
+}
+
+func (s *scan) object() error {
+	if s.dec.PeekKind() == '}' {
+		if len(s.path) > 0 {
+			return s.fail("structure", "an object must not be empty")
+		}
+	}
+	for s.dec.PeekKind() != '}' {
+		tok, err := s.dec.ReadToken()
+		if err != nil {
+			return s.fail("structure", "an object has two members of the same name")
+		}
+		name := tok.String()
+		s.path = append(s.path, step{name, -1})
+		bare := strings.TrimPrefix(name, "_")
+		if bare == "" || bare[0] < 'a' || bare[0] > 'z' {
+			return s.fail("structure", "names of members begin with a lower-case letter")
+		}
+		if err := s.value(); err != nil {
+			return err
+		}
+		s.path = s.path[:len(s.path)-1]
+	}
+	_, err := s.dec.ReadToken()
+	return err
+}
+
+func (s *scan) array() error {
+	if s.dec.PeekKind() == ']' {
+		return s.fail("structure", "an array must not be empty")
+	}
+	for i := 0; s.dec.PeekKind() != ']'; i++ {
+		s.path = append(s.path, step{"", i})
+		if err := s.value(); err != nil {
+			return err
+		}
+		s.path = s.path[:len(s.path)-1]
+	}
+	_, err := s.dec.ReadToken()
+	return err
+}
+
+// members calls fn for each member of a JSON object that has passed a scan.
+func members(v jsontext.Value, fn func(name string, raw jsontext.Value) error) error {
+	dec := jsontext.NewDecoder(bytes.NewReader(v))
+	if _, err := dec.ReadToken(); err != nil {
+		return err
+	}
+	for dec.PeekKind() == '"' {
+		tok, err := dec.ReadToken()
+		if err != nil {
+			return err
+		}
+		name := tok.String()
+		raw, err := dec.ReadValue()
+		if err != nil {
+			return err
+		}
+		if err := fn(name, raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leapSecond reports whether v is a dateTime or instant at second 60.
+func leapSecond(v string) bool {
+	return len(v) >= 19 && len(v) <= 40 && v[10] == 'T' && v[4] == '-' && v[7] == '-' && v[13] == ':' && v[16:19] == ":60"
+}
+
+// binaryMember reports whether an element of that name is base64.
+func binaryMember(name string) bool {
+	switch name {
+	case "data", "hash", "valueBase64Binary", "carrierAIDC":
+		return true
+	}
+	return false
+}
