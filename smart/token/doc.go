@@ -1,0 +1,25 @@
+// Package token is the token endpoint: POST /oauth/token, client_credentials
+// with private_key_jwt (SMART Backend Services).
+//
+// It owns: the request's form and its OAuth errors, the use-once rule of an
+// assertion's jti, the access token, and the audit of every issue and
+// refusal. It does not own: client keys and the assertion's other checks
+// (smart/client), scopes (smart/scope), or what a token may do
+// (smart/policy).
+//
+// An access token is a JWT (ES384, typ at+jwt, RFC 9068) of at most 5
+// minutes: iss, sub and client_id, aud (the FHIR base), scope, jti, iat, exp.
+//
+// # State
+//
+//	jti/<client id>/<SHA-256 of jti, base64url>   exp, Unix seconds
+//	jti/~high-water                               latest time seen, Unix seconds
+//
+// The jti, the AuditEvent and its leaf are one commit: a token that was given
+// out is on record, and its assertion is spent, also after a crash. The time
+// that assertions are held against never goes back: it is the later of the
+// clock and the high-water mark, so a clock that jumps back cannot reopen an
+// assertion whose jti has been dropped. For the same reason a jti is kept an
+// hour longer than the assertion lives. If the clock once ran far ahead, no
+// token is issued until it has caught up; the log says so.
+package token
