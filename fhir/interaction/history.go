@@ -1,0 +1,122 @@
+package interaction
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/store"
+)
+
+// HistoryQuery are the parameters of an instance history.
+type HistoryQuery struct {
+	Count  int       // 0: the default
+	Since  time.Time // zero: from the beginning
+	At     uint64    // snapshot of the first page; 0: now
+	Before uint64    // versions below this one; 0: the newest
+}
+
+// History lists the versions of ref, newest first, as far as the filter shows
+// each of them; NotFound when it shows none. Deletions are entries without a
+// resource.
+func (s *Service) History(ctx context.Context, rq *Request, ref fhir.Ref, h HistoryQuery) (*Page, error) {
+	const op = "interaction.History"
+	p, patients, err := s.history(ctx, rq, op, ref, h)
+	if err != nil {
+		return nil, s.refuse(ctx, rq, "history-instance", ref, err)
+	}
+	var evs []audit.Event
+	ev := rq.event("history-instance", ref.Type)
+	ev.Data = []audit.DataRef{{Ref: ref}}
+	for patient := range patients {
+		ev.Patient = patient
+		evs = append(evs, ev)
+	}
+	if len(evs) == 0 {
+		evs = append(evs, ev)
+	}
+	if err := s.Audit.Record(ctx, evs...); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.Ref, h HistoryQuery) (*Page, map[string]bool, error) {
+	if err := known(op, ref.Type); err != nil {
+		return nil, nil, err
+	}
+	if err := rq.may(op, access.Read, ref.Type); err != nil {
+		return nil, nil, err
+	}
+	if !fhir.ValidID(ref.ID) {
+		return nil, nil, hidden(op)
+	}
+	at := s.Store.T()
+	if h.At > uint64(at) {
+		return nil, nil, fhir.Errorf(fhir.Invalid, op, "the page link does not belong to this server")
+	}
+	if h.At > 0 {
+		at = store.T(h.At)
+	}
+	limits := s.Limits.withDefaults()
+	count := limits.Count
+	if h.Count > 0 {
+		count = min(h.Count, limits.MaxCount)
+	}
+	page, patients, last, more, shown, hiddenOf := &Page{}, map[string]bool{}, uint64(0), false, false, ""
+	filter := rq.filter(access.Read)
+	err := s.Store.History(ctx, ref, at, h.Before, func(r fhir.Resource, facts *access.Facts) bool {
+		if !filter.Allow(facts) {
+			hiddenOf = facts.Patient
+			return true
+		}
+		shown = true
+		if r.LastUpdated.Before(h.Since) {
+			return false
+		}
+		if page.count == count || len(page.entries) > limits.PageBytes {
+			more = true
+			return false
+		}
+		last = r.Version
+		if facts.Patient != "" {
+			patients[facts.Patient] = true
+		}
+		page.version(s.Base+"/"+ref.String(), &r)
+		return true
+	})
+	if err != nil && fhir.KindOf(err) != fhir.NotFound {
+		return nil, nil, err
+	}
+	if !shown && h.Before == 0 {
+		return nil, nil, &errHidden{cause: hidden(op), patient: hiddenOf}
+	}
+	links := []link{{"self", s.historyURL(ref, h, count, at, h.Before)}}
+	if more {
+		links = append(links, link{"next", s.historyURL(ref, h, count, at, last)})
+	}
+	total := int64(-1)
+	if !more && h.Before == 0 {
+		total = int64(page.count)
+	}
+	id, err := s.newID()
+	if err != nil {
+		return nil, nil, err
+	}
+	page.open(id, "history", s.Clock(), total, links)
+	return page, patients, nil
+}
+
+func (s *Service) historyURL(ref fhir.Ref, h HistoryQuery, count int, at store.T, before uint64) string {
+	out := s.Base + "/" + ref.String() + "/_history?_count=" + strconv.Itoa(count)
+	if !h.Since.IsZero() {
+		out += "&_since=" + h.Since.UTC().Format(fhir.InstantLayout)
+	}
+	if before > 0 {
+		out += "&__t=" + strconv.FormatUint(uint64(at), 10) + "&__before=" + strconv.FormatUint(before, 10)
+	}
+	return out
+}

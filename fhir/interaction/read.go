@@ -1,0 +1,74 @@
+package interaction
+
+import (
+	"context"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/store"
+)
+
+// Read returns the current version: NotFound when absent or hidden, Gone when
+// deleted.
+func (s *Service) Read(ctx context.Context, rq *Request, ref fhir.Ref) (fhir.Resource, error) {
+	return s.readAt(ctx, rq, ref, 0)
+}
+
+func (s *Service) readAt(ctx context.Context, rq *Request, ref fhir.Ref, at store.T) (fhir.Resource, error) {
+	const op = "interaction.Read"
+	return s.readOne(ctx, rq, "read", op, ref, func() (fhir.Resource, *access.Facts, error) {
+		return s.Store.Read(ctx, ref, at)
+	})
+}
+
+// VRead returns one version.
+func (s *Service) VRead(ctx context.Context, rq *Request, ref fhir.Ref, version uint64) (fhir.Resource, error) {
+	const op = "interaction.VRead"
+	return s.readOne(ctx, rq, "vread", op, ref, func() (fhir.Resource, *access.Facts, error) {
+		if version == 0 {
+			return fhir.Resource{}, nil, hidden(op)
+		}
+		return s.Store.ReadVersion(ctx, ref, version)
+	})
+}
+
+func (s *Service) readOne(ctx context.Context, rq *Request, interaction, op string, ref fhir.Ref, get func() (fhir.Resource, *access.Facts, error)) (fhir.Resource, error) {
+	r, facts, err := s.look(rq, op, ref, get)
+	if err != nil {
+		return fhir.Resource{}, s.refuse(ctx, rq, interaction, ref, err)
+	}
+	ev := rq.event(interaction, ref.Type)
+	ev.Patient = facts.Patient
+	ev.Data = []audit.DataRef{{Ref: ref, Version: r.Version}}
+	if err := s.Audit.Record(ctx, ev); err != nil {
+		return fhir.Resource{}, err
+	}
+	return r, nil
+}
+
+func (s *Service) look(rq *Request, op string, ref fhir.Ref, get func() (fhir.Resource, *access.Facts, error)) (fhir.Resource, *access.Facts, error) {
+	if err := known(op, ref.Type); err != nil {
+		return fhir.Resource{}, nil, err
+	}
+	if err := rq.may(op, access.Read, ref.Type); err != nil {
+		return fhir.Resource{}, nil, err
+	}
+	if !fhir.ValidID(ref.ID) {
+		return fhir.Resource{}, nil, hidden(op)
+	}
+	r, facts, err := get()
+	if fhir.KindOf(err) == fhir.NotFound && err != nil {
+		return fhir.Resource{}, nil, hidden(op) // the store's words must not differ from the filter's
+	}
+	if err != nil {
+		return fhir.Resource{}, nil, err
+	}
+	if !rq.filter(access.Read).Allow(facts) {
+		return fhir.Resource{}, nil, &errHidden{cause: hidden(op), patient: facts.Patient}
+	}
+	if r.Deleted {
+		return fhir.Resource{}, nil, fhir.Errorf(fhir.Gone, op, "resource was deleted")
+	}
+	return r, facts, nil
+}

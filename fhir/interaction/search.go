@@ -1,0 +1,227 @@
+package interaction
+
+import (
+	"context"
+	"net/url"
+	"strconv"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/r4"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+// Search answers raw (the query string, or the form of a POST _search) with a
+// searchset. Pages are pinned to the commit of the first one, by parameters
+// in the next link; consent and scope are those of the moment.
+func (s *Service) Search(ctx context.Context, rq *Request, typ, raw string) (*Page, error) {
+	return s.searchAt(ctx, rq, typ, raw, 0)
+}
+
+func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at store.T) (*Page, error) {
+	const op = "interaction.Search"
+	p, patients, err := s.search(ctx, rq, op, typ, raw, at)
+	if err != nil {
+		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: typ}, err)
+	}
+	evs := patientEvents(rq, typ, patients)
+	if err := s.Audit.Record(ctx, evs...); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// results gathers a page.
+type results struct {
+	page     *Page
+	patients map[string]bool
+	seen     map[fhir.Ref]bool
+	last     search.Position
+	more     bool
+	refs     []fhir.Ref // to include
+}
+
+func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, at store.T) (*Page, map[string]bool, error) {
+	if err := known(op, typ); err != nil {
+		return nil, nil, err
+	}
+	if err := rq.may(op, access.Search, typ); err != nil {
+		return nil, nil, err
+	}
+	q, err := s.parse(typ, raw, rq.Lenient)
+	if err != nil {
+		return nil, nil, err
+	}
+	switch latest := s.Store.T(); {
+	case q.At > uint64(latest):
+		return nil, nil, fhir.Errorf(fhir.Invalid, op, "the page link does not belong to this server")
+	case q.At > 0:
+		at = store.T(q.At)
+	case at == 0:
+		at = latest
+	}
+	limits := s.Limits.withDefaults()
+	count := limits.Count
+	if q.Count >= 0 {
+		count = min(q.Count, limits.MaxCount)
+	}
+	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at, After: q.After, Limit: count + 1}
+	res := &results{page: &Page{}, patients: map[string]bool{}, seen: map[fhir.Ref]bool{}}
+	if q.Patient != "" {
+		res.patients[q.Patient] = true
+	}
+	counting := q.Summary == search.SummaryCount || count == 0
+	if !counting {
+		if err := s.gather(ctx, rq, find, count, limits, res); err != nil {
+			return nil, nil, err
+		}
+	}
+	total := int64(-1)
+	switch {
+	case !counting && !res.more && q.After == "":
+		total = int64(res.page.count)
+	case counting || q.Total != search.TotalNone:
+		find.After, find.Limit = "", 0
+		n, err := s.Store.Count(ctx, find)
+		if err != nil {
+			return nil, nil, err
+		}
+		total = int64(n)
+	}
+	if len(res.refs) > 0 {
+		if err := s.include(ctx, rq, q, at, limits, res); err != nil {
+			return nil, nil, err
+		}
+	}
+	id, err := s.newID()
+	if err != nil {
+		return nil, nil, err
+	}
+	res.page.open(id, "searchset", s.Clock(), total, s.links(q, at, res))
+	return res.page, res.patients, nil
+}
+
+// gather runs the scan into the page.
+func (s *Service) gather(ctx context.Context, rq *Request, find store.Find, count int, limits Limits, res *results) error {
+	q := find.Query
+	n := 0
+	var cbErr error
+	err := s.Store.Find(ctx, find, func(f *store.Found) bool {
+		if n == count || len(res.page.entries) > limits.PageBytes {
+			res.more = true
+			return false
+		}
+		n++
+		res.last = f.Pos
+		if f.Facts.Patient != "" {
+			res.patients[f.Facts.Patient] = true
+		}
+		body, err := r4.Subset(q.Type, f.Resource.JSON, q.Summary, q.Elements)
+		if err != nil {
+			cbErr = err
+			return false
+		}
+		res.page.match(s.Base+"/"+f.Resource.Type+"/"+f.Resource.ID, body, "match")
+		if len(q.Includes) > 0 {
+			res.seen[f.Resource.Ref()] = true
+			if cbErr = res.collect(q, &f.Resource, false); cbErr != nil {
+				return false
+			}
+		}
+		return true
+	})
+	if cbErr != nil {
+		return cbErr
+	}
+	return err
+}
+
+// collect notes the references of r that the query wants included.
+func (res *results) collect(q *search.Query, r *fhir.Resource, included bool) error {
+	var values *search.Values
+	for _, inc := range q.Includes {
+		if inc.Source != r.Type || included && !inc.Iterate {
+			continue
+		}
+		if values == nil {
+			v, err := search.Extract(r.Type, r.JSON)
+			if err != nil {
+				return fhir.Wrap("interaction.include", err)
+			}
+			values = v
+		}
+		for code, vs := range values.ByParam {
+			if inc.Param != code && inc.Param != "*" {
+				continue
+			}
+			for _, v := range vs {
+				ref := fhir.Ref{Type: v.RefType, ID: v.RefID}
+				if ref.ID == "" || inc.Target != "" && inc.Target != ref.Type || res.seen[ref] || !fhir.KnownType(ref.Type) {
+					continue
+				}
+				res.seen[ref] = true
+				res.refs = append(res.refs, ref)
+			}
+		}
+	}
+	return nil
+}
+
+// include adds what the matches refer to, as it was at the snapshot and as
+// far as the filter of the moment shows it.
+func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at store.T, limits Limits, res *results) error {
+	const op = "interaction.include"
+	for n := 0; len(res.refs) > 0; n++ {
+		if n >= limits.Includes || len(res.page.entries) > 2*limits.PageBytes {
+			return fhir.Errorf(fhir.TooCostly, op, "_include would add more than %d resources to this page: ask for fewer with _count", limits.Includes)
+		}
+		ref := res.refs[0]
+		res.refs = res.refs[1:]
+		r, facts, err := s.Store.Read(ctx, ref, at)
+		if err != nil && fhir.KindOf(err) != fhir.NotFound {
+			return err
+		}
+		if err != nil || r.Deleted || !rq.filter(access.Search).Allow(facts) && !rq.filter(access.Read).Allow(facts) {
+			continue
+		}
+		if facts.Patient != "" {
+			res.patients[facts.Patient] = true
+		}
+		res.page.match(s.Base+"/"+ref.String(), r.JSON, "include")
+		if err := res.collect(q, &r, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parse reads a query string or form.
+func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, error) {
+	pairs, err := search.Pairs(raw)
+	if err != nil {
+		return nil, err
+	}
+	return search.Parse(typ, pairs, search.ParseOptions{Lenient: lenient, Base: s.Base, MaxCount: s.Limits.withDefaults().MaxCount, Now: s.Clock})
+}
+
+// links are self, with the parameters that were honoured, and next.
+func (s *Service) links(q *search.Query, at store.T, res *results) []link {
+	self := s.Base + "/" + q.Type
+	sep := "?"
+	if params := search.SelfQuery(q); params != "" {
+		self, sep = self+"?"+params, "&"
+	}
+	pin := func(after search.Position) string {
+		return self + sep + "__t=" + strconv.FormatUint(uint64(at), 10) + "&__after=" + url.QueryEscape(after)
+	}
+	here := self
+	if q.After != "" {
+		here = pin(q.After)
+	}
+	out := []link{{"self", here}}
+	if res.more && res.last != "" {
+		out = append(out, link{"next", pin(res.last)})
+	}
+	return out
+}

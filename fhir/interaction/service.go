@@ -1,0 +1,154 @@
+package interaction
+
+import (
+	"context"
+	"encoding/base32"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/r4"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+// Door admits resources from outside: it validates body as one R4 resource
+// of type typ and returns it in canonical form under id. Create drops an id
+// that the body carries, Resource refuses another one.
+type Door interface {
+	Create(typ string, body []byte, id string) (fhir.Resource, error)
+	Resource(typ string, body []byte, id string) (fhir.Resource, error)
+	Bundle(body []byte) (*r4.Bundle, error)
+}
+
+// Check holds the rules of one resource type beyond R4: it is called with the
+// new form (nil for a delete) and the stored one (nil for a create), after
+// the door and before the commit, and returns the form to store. It must keep
+// type, id and canonical form.
+type Check func(ctx context.Context, p *access.Principal, next, old *fhir.Resource) (*fhir.Resource, error)
+
+// Request is who asks, from where.
+type Request struct {
+	Principal *access.Principal
+	RemoteIP  string
+	RequestID string
+	// Line is the request line ("GET Observation?patient=1") as it goes into
+	// the audit event of a query.
+	Line string
+	// Lenient drops unknown search parameters instead of refusing them
+	// (Prefer: handling=lenient).
+	Lenient bool
+}
+
+// Limits bound the work of one request. A zero field means its default.
+type Limits struct {
+	Count         int // resources on a search page when _count is absent; 50
+	MaxCount      int // and at most; 1000
+	PageBytes     int // a page ends early beyond this; 32 MiB
+	Includes      int // included resources on a page; 2000
+	BundleEntries int // entries of a batch or transaction; 1000
+}
+
+func (l Limits) withDefaults() Limits {
+	for _, d := range []struct {
+		field *int
+		value int
+	}{{&l.Count, 50}, {&l.MaxCount, 1000}, {&l.PageBytes, 32 << 20}, {&l.Includes, 2000}, {&l.BundleEntries, 1000}} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	return l
+}
+
+// Service does interactions. All exported fields but Limits and Checks are
+// needed; it must not be copied after first use.
+type Service struct {
+	Store  store.Store
+	Door   Door
+	Audit  *audit.Recorder
+	Clock  func() time.Time
+	Rand   io.Reader // ids of created resources
+	Limits Limits
+	Base   string // base URL of the FHIR API, without a trailing slash
+	Checks map[string]Check
+
+	randMu sync.Mutex
+	locks  locks
+}
+
+// newID is a random id: 26 characters of lower-case base32.
+func (s *Service) newID() (string, error) {
+	var b [16]byte
+	s.randMu.Lock()
+	_, err := io.ReadFull(s.Rand, b[:])
+	s.randMu.Unlock()
+	if err != nil {
+		return "", fhir.Wrap("interaction.newID", err)
+	}
+	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:])), nil
+}
+
+// Written is the outcome of a write.
+type Written struct {
+	Resource fhir.Resource // stamped; of a delete only type, id and version
+	Created  bool
+	// Matched: a conditional create found what it would have created.
+	Matched bool
+}
+
+// known refuses types the server does not store.
+func known(op, typ string) error {
+	if !fhir.KnownType(typ) {
+		return fhir.Errorf(fhir.NotFound, op, "resource type is not supported by this server")
+	}
+	return nil
+}
+
+func hidden(op string) error {
+	return fhir.Errorf(fhir.NotFound, op, "resource is not known")
+}
+
+// may answers the first of the two questions.
+func (rq *Request) may(op string, i access.Interaction, typ string) error {
+	if rq.Principal == nil {
+		return fhir.Errorf(fhir.Unauthorized, op, "an access token is needed")
+	}
+	if !rq.Principal.Grant.May(i, typ) {
+		return fhir.Errorf(fhir.Forbidden, op, "the granted scopes do not cover this interaction on %s", typ)
+	}
+	return nil
+}
+
+func (rq *Request) filter(i access.Interaction) access.Filter {
+	if rq.Principal == nil {
+		return access.Filter{}
+	}
+	return rq.Principal.Grant.Filter(i)
+}
+
+func (rq *Request) author() string {
+	if rq.Principal == nil {
+		return ""
+	}
+	return rq.Principal.ClientID
+}
+
+// factsOf describes a resource that is about to be written.
+func factsOf(r *fhir.Resource, v *search.Values, vendor, author string) *access.Facts {
+	return &access.Facts{
+		Type: r.Type, ID: r.ID, Patient: v.Patient, Vendor: vendor, Author: author, Categories: v.Categories,
+		Tokens: func(param string) []access.Token {
+			vs := v.ByParam[param]
+			out := make([]access.Token, 0, len(vs))
+			for _, x := range vs {
+				out = append(out, access.Token{System: x.System, Code: x.Code})
+			}
+			return out
+		},
+	}
+}

@@ -1,0 +1,172 @@
+package rest
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/gin-gonic/gin"
+	"github.com/klauspost/compress/gzip"
+
+	"pulsegate/fhir"
+)
+
+// negotiate settles the format of the answer: JSON is the only one.
+func (s *Server) negotiate(c *gin.Context) {
+	want := strings.Join(c.Request.Header.Values("Accept"), ",")
+	if f := c.Query("_format"); f != "" {
+		want = strings.ReplaceAll(f, " ", "+") // an unescaped plus
+	}
+	out, ok := acceptable(want)
+	if !ok {
+		notAcceptable(c, "application/fhir+json (FHIR version 4.0)")
+		c.Abort()
+		return
+	}
+	c.Set(keyMIME, out)
+}
+
+func acceptable(want string) (string, bool) {
+	if strings.TrimSpace(want) == "" {
+		return mimeFHIR, true
+	}
+	for _, part := range strings.Split(want, ",") {
+		t, params, err := mime.ParseMediaType(strings.TrimSpace(part))
+		if err != nil || !version4(params) || params["q"] == "0" {
+			continue
+		}
+		switch t {
+		case mimeFHIR, "application/json+fhir", "*/*", "application/*", "json":
+			return mimeFHIR, true
+		case "application/json", "text/json":
+			return "application/json", true
+		}
+	}
+	return "", false
+}
+
+func version4(params map[string]string) bool {
+	v := params["fhirversion"]
+	return v == "" || v == "4.0" || v == "4.0.1"
+}
+
+// body reads the request's body: JSON, perhaps compressed, within limits.
+func (s *Server) body(c *gin.Context) ([]byte, error) {
+	const op = "rest.body"
+	t, params, err := mime.ParseMediaType(c.GetHeader("Content-Type"))
+	if err != nil || !version4(params) || t != mimeFHIR && t != "application/json" && t != "application/json+fhir" && t != "text/json" {
+		return nil, fhir.Errorf(fhir.Unsupported, op, "the body must be application/fhir+json, FHIR version 4.0")
+	}
+	if cs := params["charset"]; cs != "" && !strings.EqualFold(cs, "utf-8") {
+		return nil, fhir.Errorf(fhir.Unsupported, op, "the charset must be UTF-8")
+	}
+	return s.readAll(c, op)
+}
+
+func (s *Server) readAll(c *gin.Context, op string) ([]byte, error) {
+	limits := s.Limits.withDefaults()
+	tooLarge := fhir.Errorf(fhir.TooLarge, op, "the body is larger than this server takes")
+	if c.Request.ContentLength > limits.Body {
+		return nil, tooLarge
+	}
+	var r io.Reader = http.MaxBytesReader(c.Writer, c.Request.Body, limits.Body)
+	limit := limits.Body
+	switch strings.ToLower(strings.TrimSpace(c.GetHeader("Content-Encoding"))) {
+	case "", "identity":
+	case "gzip":
+		z, err := gzip.NewReader(r)
+		if err != nil {
+			return nil, fhir.Errorf(fhir.Invalid, op, "the body is not gzip")
+		}
+		r, limit = z, limits.Inflated
+	default:
+		return nil, fhir.Errorf(fhir.Unsupported, op, "the content encoding must be gzip or none")
+	}
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	var max *http.MaxBytesError
+	switch {
+	case errors.As(err, &max) || int64(len(b)) > limit:
+		return nil, tooLarge
+	case err != nil:
+		return nil, fhir.Errorf(fhir.Invalid, op, "the body could not be read to its end")
+	}
+	return b, nil
+}
+
+// prefers returns the value of one preference of the Prefer headers.
+func prefers(r *http.Request, name string) string {
+	for _, h := range r.Header.Values("Prefer") {
+		for _, part := range strings.FieldsFunc(h, func(c rune) bool { return c == ',' || c == ';' }) {
+			k, v, _ := strings.Cut(strings.TrimSpace(part), "=")
+			if strings.EqualFold(strings.TrimSpace(k), name) {
+				return strings.Trim(strings.TrimSpace(v), `"`)
+			}
+		}
+	}
+	return ""
+}
+
+// worthZipping: below this a packet holds it anyway.
+const worthZipping = 1400
+
+var zippers = sync.Pool{New: func() any {
+	z, err := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed)
+	if err != nil {
+		return nil
+	}
+	return z
+}}
+
+// send writes parts as one body, compressed when the caller takes that.
+func send(c *gin.Context, status int, parts ...[]byte) {
+	total := 0
+	for _, p := range parts {
+		total += len(p)
+	}
+	h := c.Writer.Header()
+	t := c.GetString(keyMIME)
+	if t == "" {
+		t = mimeFHIR
+	}
+	h.Set("Content-Type", t+"; charset=utf-8")
+	h.Add("Vary", "Accept, Accept-Encoding")
+	var w io.Writer = c.Writer
+	if total >= worthZipping && takesGzip(c.Request) {
+		if z, ok := zippers.Get().(*gzip.Writer); ok {
+			h.Set("Content-Encoding", "gzip")
+			z.Reset(c.Writer)
+			defer func() {
+				if err := z.Close(); err != nil {
+					c.Abort() // the connection is gone; there is nobody to tell
+				}
+				zippers.Put(z)
+			}()
+			w = z
+		}
+	}
+	c.Status(status)
+	if c.Request.Method == http.MethodHead {
+		c.Writer.WriteHeaderNow()
+		return
+	}
+	for _, p := range parts {
+		if _, err := w.Write(p); err != nil {
+			c.Abort()
+			return
+		}
+	}
+}
+
+func takesGzip(r *http.Request) bool {
+	for _, part := range strings.Split(r.Header.Get("Accept-Encoding"), ",") {
+		name, params, _ := strings.Cut(strings.TrimSpace(part), ";")
+		if strings.TrimSpace(name) == "gzip" {
+			q := strings.ReplaceAll(params, " ", "")
+			return q != "q=0" && q != "q=0.0"
+		}
+	}
+	return false
+}

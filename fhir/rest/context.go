@@ -1,0 +1,90 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/r4"
+)
+
+// Keys in the gin context.
+const (
+	keyPrincipal = "pulsegate.principal"
+	keyRequestID = "pulsegate.requestID"
+	keyLogger    = "pulsegate.logger"
+	keyMIME      = "pulsegate.mime"
+)
+
+const mimeFHIR = "application/fhir+json"
+
+// PrincipalOf is the authenticated caller; nil before authentication.
+func PrincipalOf(c *gin.Context) *access.Principal {
+	v, ok := c.Get(keyPrincipal)
+	if !ok {
+		return nil
+	}
+	p, ok := v.(*access.Principal)
+	if !ok {
+		return nil
+	}
+	return p
+}
+
+// RequestID is the id under which the request is logged and audited.
+func RequestID(c *gin.Context) string { return c.GetString(keyRequestID) }
+
+// RequestOf is the caller as fhir/interaction wants to know it.
+func RequestOf(c *gin.Context) *interaction.Request {
+	return &interaction.Request{
+		Principal: PrincipalOf(c),
+		RemoteIP:  c.RemoteIP(),
+		RequestID: RequestID(c),
+		Line:      c.Request.Method + " " + c.Request.URL.RequestURI(),
+		Lenient:   prefers(c.Request, "handling") == "lenient",
+	}
+}
+
+func logger(c *gin.Context) *slog.Logger {
+	if v, ok := c.Get(keyLogger); ok {
+		if l, ok := v.(*slog.Logger); ok {
+			return l
+		}
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// Fail renders err as an OperationOutcome and ends the request. What is not
+// an *fhir.Error, and every Internal one, is a bare 500; its cause goes to the
+// log with the request id.
+func Fail(c *gin.Context, err error) {
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = &fhir.Error{Kind: fhir.Unavailable, Op: "rest.Fail", Err: err, Issues: []fhir.Issue{{Code: "timeout", Diagnostics: "the work took longer than this server allows"}}}
+	}
+	kind := fhir.KindOf(err)
+	status := kind.HTTPStatus()
+	if status >= 500 && !errors.Is(err, context.Canceled) {
+		logger(c).ErrorContext(c.Request.Context(), "request failed", "requestId", RequestID(c), "status", status, "err", err.Error())
+	}
+	switch kind {
+	case fhir.Unauthorized:
+		if c.Writer.Header().Get("WWW-Authenticate") == "" {
+			c.Header("WWW-Authenticate", "Bearer")
+		}
+	case fhir.TooMany, fhir.Unavailable:
+		if c.Writer.Header().Get("Retry-After") == "" {
+			c.Header("Retry-After", "1")
+		}
+	}
+	for _, h := range []string{"ETag", "Last-Modified", "Location"} {
+		c.Writer.Header().Del(h)
+	}
+	c.Abort()
+	c.Data(status, mimeFHIR+"; charset=utf-8", r4.OutcomeJSON(err))
+}

@@ -1,0 +1,200 @@
+package rest
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/interaction"
+)
+
+const allOK = `{"resourceType":"OperationOutcome","issue":[{"severity":"information","code":"informational","diagnostics":"done"}]}`
+
+func refOf(c *gin.Context) fhir.Ref { return fhir.Ref{Type: c.Param("type"), ID: c.Param("id")} }
+
+func (s *Server) metadata(c *gin.Context) {
+	if s.negotiate(c); !c.IsAborted() {
+		send(c, http.StatusOK, s.Metadata())
+	}
+}
+
+// fail records what did not reach an interaction, then answers.
+func (s *Server) fail(c *gin.Context, name string, ref fhir.Ref, err error) {
+	Fail(c, s.Service.Refused(c.Request.Context(), RequestOf(c), name, ref, err))
+}
+
+func (s *Server) bundle(c *gin.Context) {
+	body, err := s.body(c)
+	if err != nil {
+		s.fail(c, "transaction", fhir.Ref{}, err)
+		return
+	}
+	p, err := s.Service.Bundle(c.Request.Context(), RequestOf(c), body, prefers(c.Request, "return") == "minimal")
+	s.page(c, p, err)
+}
+
+func (s *Server) page(c *gin.Context, p *interaction.Page, err error) {
+	if err != nil {
+		Fail(c, err)
+		return
+	}
+	send(c, http.StatusOK, p.Parts()...)
+}
+
+func (s *Server) search(c *gin.Context) {
+	p, err := s.Service.Search(c.Request.Context(), RequestOf(c), c.Param("type"), c.Request.URL.RawQuery)
+	s.page(c, p, err)
+}
+
+// searchForm takes the parameters from the form and, as FHIR allows, from the
+// URL.
+func (s *Server) searchForm(c *gin.Context) {
+	const op = "rest.searchForm"
+	raw := c.Request.URL.RawQuery
+	ref := fhir.Ref{Type: c.Param("type")}
+	if c.Request.ContentLength != 0 {
+		if c.ContentType() != "application/x-www-form-urlencoded" {
+			s.fail(c, "search-type", ref, fhir.Errorf(fhir.Unsupported, op, "a search by POST takes application/x-www-form-urlencoded"))
+			return
+		}
+		form, err := s.readAll(c, op)
+		if err != nil {
+			s.fail(c, "search-type", ref, err)
+			return
+		}
+		raw = strings.Trim(raw+"&"+string(form), "&")
+	}
+	rq := RequestOf(c)
+	rq.Line = "POST " + c.Request.URL.Path + "?" + raw
+	p, err := s.Service.Search(c.Request.Context(), rq, ref.Type, raw)
+	s.page(c, p, err)
+}
+
+func (s *Server) history(c *gin.Context) {
+	h, err := interaction.ParseHistory(c.Request.URL.RawQuery)
+	if err != nil {
+		s.fail(c, "history-instance", refOf(c), err)
+		return
+	}
+	p, err := s.Service.History(c.Request.Context(), RequestOf(c), refOf(c), h)
+	s.page(c, p, err)
+}
+
+func (s *Server) read(c *gin.Context) {
+	r, err := s.Service.Read(c.Request.Context(), RequestOf(c), refOf(c))
+	s.resource(c, &r, err)
+}
+
+func (s *Server) vread(c *gin.Context) {
+	v, err := strconv.ParseUint(c.Param("vid"), 10, 64)
+	if err != nil {
+		v = 0 // no version of ours
+	}
+	r, err := s.Service.VRead(c.Request.Context(), RequestOf(c), refOf(c), v)
+	s.resource(c, &r, err)
+}
+
+func (s *Server) resource(c *gin.Context, r *fhir.Resource, err error) {
+	if err != nil {
+		Fail(c, err)
+		return
+	}
+	s.versionHeaders(c, r)
+	if unchanged(c.Request, r) {
+		c.Status(http.StatusNotModified)
+		c.Writer.WriteHeaderNow()
+		return
+	}
+	send(c, http.StatusOK, r.JSON)
+}
+
+func (s *Server) versionHeaders(c *gin.Context, r *fhir.Resource) {
+	c.Header("ETag", interaction.ETag(r.Version))
+	if !r.LastUpdated.IsZero() {
+		c.Header("Last-Modified", lastModified(r.LastUpdated))
+	}
+}
+
+// unchanged answers If-None-Match and, without it, If-Modified-Since.
+func unchanged(q *http.Request, r *fhir.Resource) bool {
+	if tags := q.Header.Values("If-None-Match"); len(tags) > 0 {
+		for _, t := range strings.Split(strings.Join(tags, ","), ",") {
+			t = strings.TrimSpace(t)
+			if t == "*" || "W/"+strings.TrimPrefix(t, "W/") == interaction.ETag(r.Version) {
+				return true
+			}
+		}
+		return false
+	}
+	since, err := time.Parse(http.TimeFormat, q.Header.Get("If-Modified-Since"))
+	return err == nil && !r.LastUpdated.Truncate(time.Second).After(since)
+}
+
+func (s *Server) create(c *gin.Context) {
+	typ := c.Param("type")
+	body, err := s.body(c)
+	if err != nil {
+		s.fail(c, "create", fhir.Ref{Type: typ}, err)
+		return
+	}
+	w, err := s.Service.Create(c.Request.Context(), RequestOf(c), typ, body, strings.TrimPrefix(c.GetHeader("If-None-Exist"), "?"))
+	s.written(c, w, err)
+}
+
+func (s *Server) update(c *gin.Context) {
+	version, err := interaction.ParseETag(c.GetHeader("If-Match"))
+	var body []byte
+	if err == nil {
+		body, err = s.body(c)
+	}
+	if err != nil {
+		s.fail(c, "update", refOf(c), err)
+		return
+	}
+	w, err := s.Service.Update(c.Request.Context(), RequestOf(c), refOf(c), body, version)
+	s.written(c, w, err)
+}
+
+func (s *Server) delete(c *gin.Context) {
+	version, err := interaction.ParseETag(c.GetHeader("If-Match"))
+	if err != nil {
+		s.fail(c, "delete", refOf(c), err)
+		return
+	}
+	w, err := s.Service.Delete(c.Request.Context(), RequestOf(c), refOf(c), version)
+	if err != nil {
+		Fail(c, err)
+		return
+	}
+	if w.Resource.Version > 0 {
+		c.Header("ETag", interaction.ETag(w.Resource.Version))
+	}
+	c.Status(http.StatusNoContent)
+	c.Writer.WriteHeaderNow()
+}
+
+func (s *Server) written(c *gin.Context, w interaction.Written, err error) {
+	if err != nil {
+		Fail(c, err)
+		return
+	}
+	s.versionHeaders(c, &w.Resource)
+	c.Header("Location", s.Service.Base+"/"+w.Resource.Ref().String()+"/_history/"+strconv.FormatUint(w.Resource.Version, 10))
+	status := http.StatusOK
+	if w.Created {
+		status = http.StatusCreated
+	}
+	switch prefers(c.Request, "return") {
+	case "minimal":
+		c.Status(status)
+		c.Writer.WriteHeaderNow()
+	case "OperationOutcome":
+		send(c, status, []byte(allOK))
+	default:
+		send(c, status, w.Resource.JSON)
+	}
+}

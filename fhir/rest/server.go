@@ -1,0 +1,140 @@
+package rest
+
+import (
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/interaction"
+)
+
+// Authenticator tells who sends a request. An error is *fhir.Error, kind
+// Unauthorized for a missing or bad token.
+type Authenticator interface {
+	Authenticate(*http.Request) (*access.Principal, error)
+}
+
+// Mounter is a handler that knows its routes.
+type Mounter interface{ Mount(gin.IRouter) }
+
+// Limits of one request. A zero field means its default.
+type Limits struct {
+	Body     int64         // bytes as sent; 10 MiB
+	Inflated int64         // bytes after gzip; 50 MiB
+	Timeout  time.Duration // of the work, not of the transfer; 60 s
+	Denied   int           // requests without a valid token that are recorded in the trail per second; 20
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.Body <= 0 {
+		l.Body = 10 << 20
+	}
+	if l.Inflated <= 0 {
+		l.Inflated = 50 << 20
+	}
+	if l.Timeout <= 0 {
+		l.Timeout = 60 * time.Second
+	}
+	if l.Denied <= 0 {
+		l.Denied = 20
+	}
+	return l
+}
+
+// Server is the REST API. Service, Auth, Metadata, Logger, Clock and Rand are
+// needed.
+type Server struct {
+	Service  *interaction.Service
+	Auth     Authenticator
+	Metadata func() []byte // the CapabilityStatement
+	Logger   *slog.Logger
+	Clock    func() time.Time
+	Rand     io.Reader // request ids
+	Limits   Limits
+	// Operations are mounted below /fhir behind authentication, Public
+	// before it.
+	Operations, Public []Mounter
+
+	randMu sync.Mutex
+	denied struct {
+		sync.Mutex
+		second int64
+		n      int
+	}
+}
+
+const prefix = "/fhir"
+
+// Engine returns a gin engine with the middleware of the whole server and the
+// FHIR routes; other handlers may be mounted on it.
+func (s *Server) Engine() *gin.Engine {
+	gin.SetMode(gin.ReleaseMode)
+	e := gin.New()
+	e.RedirectTrailingSlash = false
+	e.HandleMethodNotAllowed = true
+	e.ContextWithFallback = true
+	e.Use(s.identify, s.observe(), s.recover, s.headers)
+	e.NoRoute(s.noRoute)
+	e.NoMethod(s.noMethod)
+	s.Mount(e)
+	return e
+}
+
+// Handler is Engine for those who add nothing.
+func (s *Server) Handler() http.Handler { return s.Engine() }
+
+// Mount adds the FHIR routes. The router must carry the middleware of Engine.
+func (s *Server) Mount(r gin.IRouter) {
+	public := r.Group(prefix)
+	public.GET("/metadata", s.metadata)
+	public.HEAD("/metadata", s.metadata)
+	for _, m := range s.Public {
+		m.Mount(public)
+	}
+	private := r.Group(prefix, s.authenticate)
+	for _, m := range s.Operations {
+		m.Mount(private)
+	}
+	api := private.Group("", s.negotiate, s.limitTime)
+	api.POST("", s.bundle)
+	api.POST("/", s.bundle)
+	api.POST("/:type", s.create)
+	api.POST("/:type/_search", s.searchForm)
+	api.PUT("/:type/:id", s.update)
+	api.DELETE("/:type/:id", s.delete)
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		api.Handle(method, "/:type", s.search)
+		api.Handle(method, "/:type/:id", s.read)
+		api.Handle(method, "/:type/:id/_history", s.history)
+		api.Handle(method, "/:type/:id/_history/:vid", s.vread)
+	}
+}
+
+func isFHIR(path string) bool { return path == prefix || strings.HasPrefix(path, prefix+"/") }
+
+// noRoute answers unknown paths: below /fhir as FHIR wants it, and only to
+// those who have a token.
+func (s *Server) noRoute(c *gin.Context) {
+	if isFHIR(c.Request.URL.Path) {
+		if s.authenticate(c); c.IsAborted() {
+			return
+		}
+	}
+	Fail(c, fhir.Errorf(fhir.NotFound, "rest.noRoute", "no such path"))
+}
+
+func (s *Server) noMethod(c *gin.Context) {
+	if isFHIR(c.Request.URL.Path) {
+		if s.authenticate(c); c.IsAborted() {
+			return
+		}
+	}
+	Fail(c, fhir.Errorf(fhir.NotAllowed, "rest.noMethod", "this method is not offered here"))
+}
