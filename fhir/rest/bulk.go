@@ -1,0 +1,324 @@
+package rest
+
+import (
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/gin-gonic/gin"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/bulk"
+	"pulsegate/fhir/interaction"
+)
+
+// Bulk serves the export operations:
+//
+//	GET, POST   /$export, /Patient/$export, /Group/:id/$export
+//	GET, DELETE /$export-status/:job
+//	GET         /$export-file/:job/:file
+type Bulk struct {
+	Exporter *bulk.Exporter
+	// Base is the FHIR base URL, without a slash at the end.
+	Base string
+	// Service records what was refused; nil records nothing.
+	Service *interaction.Service
+}
+
+// refuse records a request that failed, then answers it.
+func refuse(c *gin.Context, s *interaction.Service, ref fhir.Ref, err error) {
+	if s != nil {
+		err = s.Refused(c.Request.Context(), RequestOf(c), "operation", ref, err)
+	}
+	Fail(c, err)
+}
+
+// maxParametersBody bounds the body of a kick-off by POST.
+const maxParametersBody = 64 << 10
+
+// Mount adds the routes below the FHIR base.
+func (h Bulk) Mount(r gin.IRouter) {
+	for _, m := range []string{http.MethodGet, http.MethodPost} {
+		r.Handle(m, "/$export", h.kickOff(bulk.System))
+		r.Handle(m, "/Patient/$export", h.kickOff(bulk.Patients))
+		// Not below /Group/: gin does not come back from a parameter under a
+		// fixed segment, and GET /Group/g1 would be lost.
+		r.Handle(m, "/:type/:id/$export", h.kickOff(bulk.Group))
+	}
+	r.GET("/$export-status/:job", h.status)
+	r.DELETE("/$export-status/:job", h.delete)
+	r.GET("/$export-file/:job/:file", h.file)
+}
+
+func bulkCaller(c *gin.Context) bulk.Caller {
+	return bulk.Caller{Principal: PrincipalOf(c), RemoteIP: c.RemoteIP(), RequestID: RequestID(c)}
+}
+
+// preferences reads the Prefer header into its lower-case parts.
+func preferences(c *gin.Context) map[string]string {
+	out := map[string]string{}
+	for _, line := range c.Request.Header.Values("Prefer") {
+		for part := range strings.FieldsFuncSeq(line, func(r rune) bool { return r == ',' || r == ';' }) {
+			name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
+			out[strings.ToLower(strings.TrimSpace(name))] = strings.ToLower(strings.Trim(strings.TrimSpace(value), `"`))
+		}
+	}
+	return out
+}
+
+// accepts reports whether the Accept header allows one of the media types;
+// no header allows all.
+func accepts(c *gin.Context, types ...string) bool {
+	lines := c.Request.Header.Values("Accept")
+	if len(lines) == 0 {
+		return true
+	}
+	for part := range strings.SplitSeq(strings.Join(lines, ","), ",") {
+		media, params, err := mime.ParseMediaType(strings.TrimSpace(part))
+		if err != nil || params["q"] == "0" {
+			continue
+		}
+		for _, t := range types {
+			main, _, _ := strings.Cut(t, "/")
+			if media == t || media == "*/*" || media == main+"/*" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func notAcceptable(c *gin.Context, what string) {
+	// 406 has no kind of its own: the outcome is written here.
+	c.Data(http.StatusNotAcceptable, "application/fhir+json; charset=utf-8",
+		[]byte(`{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"not-supported","diagnostics":"Accept must allow `+what+`"}]}`))
+}
+
+func (h Bulk) kickOff(level bulk.Level) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		const op = "rest.Bulk"
+		if level == bulk.Group && c.Param("type") != "Group" {
+			refuse(c, h.Service, fhir.Ref{}, fhir.Errorf(fhir.NotFound, op, "$export is offered for the system, Patient and Group/[id]"))
+			return
+		}
+		if !accepts(c, "application/fhir+json", "application/json") {
+			notAcceptable(c, "application/fhir+json")
+			return
+		}
+		prefer := preferences(c)
+		if _, ok := prefer["respond-async"]; !ok {
+			refuse(c, h.Service, fhir.Ref{}, fhir.Errorf(fhir.Invalid, op, "an export needs the header Prefer: respond-async"))
+			return
+		}
+		params, err := url.ParseQuery(c.Request.URL.RawQuery)
+		if err != nil {
+			refuse(c, h.Service, fhir.Ref{}, fhir.Errorf(fhir.Invalid, op, "the query cannot be read"))
+			return
+		}
+		self := h.Base + strings.TrimPrefix(c.Request.URL.Path, basePath(h.Base))
+		if c.Request.Method == http.MethodPost {
+			// The guide: a POST carries its parameters in the body alone.
+			if params, err = postParameters(c); err != nil {
+				refuse(c, h.Service, fhir.Ref{}, err)
+				return
+			}
+		} else if c.Request.URL.RawQuery != "" {
+			self += "?" + c.Request.URL.RawQuery
+		}
+		location, err := h.Exporter.KickOff(c.Request.Context(), bulkCaller(c), bulk.Request{
+			Level: level, GroupID: c.Param("id"), URL: self, Params: params, Lenient: prefer["handling"] == "lenient",
+		})
+		if err != nil {
+			if fhir.KindOf(err) == fhir.TooMany {
+				c.Header("Retry-After", "10")
+			}
+			refuse(c, h.Service, fhir.Ref{}, err)
+			return
+		}
+		c.Header("Content-Location", location)
+		c.Data(http.StatusAccepted, "application/fhir+json; charset=utf-8",
+			[]byte(`{"resourceType":"OperationOutcome","issue":[{"severity":"information","code":"informational","diagnostics":"The export was accepted; poll the Content-Location."}]}`))
+	}
+}
+
+// basePath is the path part of the FHIR base URL.
+func basePath(base string) string {
+	u, err := url.Parse(base)
+	if err != nil {
+		return ""
+	}
+	return u.Path
+}
+
+func postParameters(c *gin.Context) (url.Values, error) {
+	const op = "rest.Bulk"
+	media, _, err := mime.ParseMediaType(c.ContentType())
+	if err != nil || media != "application/fhir+json" && media != "application/json" {
+		return nil, fhir.Errorf(fhir.Unsupported, op, "the body must be application/fhir+json")
+	}
+	body, err := io.ReadAll(io.LimitReader(c.Request.Body, maxParametersBody+1))
+	if err != nil {
+		return nil, fhir.Errorf(fhir.Invalid, op, "the body could not be read")
+	}
+	if len(body) > maxParametersBody {
+		return nil, fhir.Errorf(fhir.TooLarge, op, "the body is larger than %d bytes", maxParametersBody)
+	}
+	return bulk.ParseParameters(body)
+}
+
+func (h Bulk) status(c *gin.Context) {
+	s, err := h.Exporter.Status(c.Request.Context(), bulkCaller(c), c.Param("job"))
+	if err != nil {
+		refuse(c, h.Service, fhir.Ref{}, err)
+		return
+	}
+	c.Header("Cache-Control", "no-store")
+	c.Header("Expires", s.Expires.UTC().Format(http.TimeFormat))
+	if s.Manifest == nil {
+		c.Header("X-Progress", s.Progress)
+		c.Header("Retry-After", "1")
+		c.Status(http.StatusAccepted)
+		c.Writer.WriteHeaderNow()
+		return
+	}
+	c.Data(http.StatusOK, "application/json", s.Manifest)
+}
+
+func (h Bulk) delete(c *gin.Context) {
+	if err := h.Exporter.Delete(c.Request.Context(), bulkCaller(c), c.Param("job")); err != nil {
+		refuse(c, h.Service, fhir.Ref{}, err)
+		return
+	}
+	c.Status(http.StatusAccepted)
+	c.Writer.WriteHeaderNow()
+}
+
+func (h Bulk) file(c *gin.Context) {
+	if !accepts(c, "application/fhir+ndjson", "application/ndjson", "application/x-ndjson") {
+		notAcceptable(c, "application/fhir+ndjson")
+		return
+	}
+	f, err := h.Exporter.Open(c.Request.Context(), bulkCaller(c), c.Param("job"), c.Param("file"))
+	if err != nil {
+		refuse(c, h.Service, fhir.Ref{}, err)
+		return
+	}
+	w := &fileWriter{c: c, coding: contentCoding(c.GetHeader("Accept-Encoding"))}
+	err = f.WriteTo(c.Request.Context(), w)
+	if err == nil {
+		err = w.close()
+	}
+	if err == nil {
+		return
+	}
+	if !w.begun {
+		refuse(c, h.Service, fhir.Ref{}, err)
+		return
+	}
+	// The status line is gone: the only honest end is a broken connection,
+	// which a client cannot take for the end of the file.
+	w.abort()
+}
+
+// contentCoding chooses zstd, gzip or none.
+func contentCoding(header string) string {
+	offered := map[string]bool{}
+	for part := range strings.SplitSeq(header, ",") {
+		name, q, _ := strings.Cut(strings.TrimSpace(part), ";")
+		if v, ok := strings.CutPrefix(strings.TrimSpace(q), "q="); ok {
+			if f, err := strconv.ParseFloat(v, 64); err != nil || f == 0 {
+				continue
+			}
+		}
+		offered[strings.ToLower(strings.TrimSpace(name))] = true
+	}
+	switch {
+	case offered["zstd"]:
+		return "zstd"
+	case offered["gzip"]:
+		return "gzip"
+	}
+	return ""
+}
+
+// fileWriter sends the header with the first byte, so that what fails before
+// can still be told with a status.
+type fileWriter struct {
+	c      *gin.Context
+	coding string
+	begun  bool
+	w      io.Writer
+	end    io.Closer
+}
+
+func (w *fileWriter) begin() error {
+	w.begun = true
+	h := w.c.Writer.Header()
+	h.Set("Content-Type", "application/fhir+ndjson")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Vary", "Accept-Encoding")
+	w.w = w.c.Writer
+	switch w.coding {
+	case "zstd":
+		z, err := zstd.NewWriter(w.c.Writer, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+		if err != nil {
+			return fhir.Wrap("rest.Bulk", err)
+		}
+		w.w, w.end = z, z
+		h.Set("Content-Encoding", w.coding)
+	case "gzip":
+		z, err := gzip.NewWriterLevel(w.c.Writer, gzip.BestSpeed)
+		if err != nil {
+			return fhir.Wrap("rest.Bulk", err)
+		}
+		w.w, w.end = z, z
+		h.Set("Content-Encoding", w.coding)
+	}
+	w.c.Writer.WriteHeader(http.StatusOK)
+	return nil
+}
+
+func (w *fileWriter) Write(b []byte) (int, error) {
+	if !w.begun {
+		if err := w.begin(); err != nil {
+			return 0, err
+		}
+	}
+	return w.w.Write(b)
+}
+
+func (w *fileWriter) close() error {
+	if !w.begun {
+		if err := w.begin(); err != nil {
+			return err
+		}
+	}
+	if w.end != nil {
+		if err := w.end.Close(); err != nil {
+			return fhir.Wrap("rest.Bulk", err)
+		}
+	}
+	w.c.Writer.WriteHeaderNow()
+	return nil
+}
+
+// abort cuts the connection.
+func (w *fileWriter) abort() {
+	var raw http.ResponseWriter = w.c.Writer
+	if u, ok := raw.(interface{ Unwrap() http.ResponseWriter }); ok {
+		raw = u.Unwrap() // gin's own refuses once a body has begun
+	}
+	conn, _, err := http.NewResponseController(raw).Hijack()
+	if err != nil {
+		w.c.Abort() // HTTP/2: the stream ends; the compressed form shows the cut
+		return
+	}
+	if err := conn.Close(); err != nil {
+		w.c.Abort()
+	}
+}

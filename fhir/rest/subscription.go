@@ -1,0 +1,176 @@
+package rest
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/gin-gonic/gin"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/subscription"
+)
+
+// Subscriptions serves the operations of the Subscriptions Backport guide:
+//
+//	GET, POST /Subscription/$status        id and status as lists
+//	GET, POST /Subscription/:id/$status
+//	GET, POST /Subscription/:id/$events    eventsSinceNumber, eventsUntilNumber, content
+type Subscriptions struct {
+	Engine *subscription.Engine
+	// Service records what was refused; nil records nothing.
+	Service *interaction.Service
+}
+
+// Mount adds the routes below the FHIR base.
+func (h Subscriptions) Mount(r gin.IRouter) {
+	for _, m := range []string{http.MethodGet, http.MethodPost} {
+		r.Handle(m, "/Subscription/$status", h.status)
+		// Not below /Subscription/: see Bulk.Mount.
+		r.Handle(m, "/:type/:id/$status", h.instance(h.status))
+		r.Handle(m, "/:type/:id/$events", h.instance(h.events))
+	}
+}
+
+// instance keeps a route to the type Subscription.
+func (h Subscriptions) instance(next gin.HandlerFunc) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		if c.Param("type") != "Subscription" {
+			refuse(c, h.Service, fhir.Ref{}, fhir.Errorf(fhir.NotFound, "rest.Subscriptions", "the operation is offered for Subscription"))
+			return
+		}
+		next(c)
+	}
+}
+
+func subscriptionCaller(c *gin.Context) subscription.Caller {
+	return subscription.Caller{Principal: PrincipalOf(c), RemoteIP: c.RemoteIP(), RequestID: RequestID(c),
+		Query: c.Request.Method + " " + c.Request.URL.RequestURI()}
+}
+
+// operationParams reads the query and, of a POST, a Parameters body; values
+// of one name are joined, and split at commas.
+func operationParams(c *gin.Context) (map[string][]string, error) {
+	const op = "rest.Subscriptions"
+	values, err := url.ParseQuery(c.Request.URL.RawQuery)
+	if err != nil {
+		return nil, fhir.Errorf(fhir.Invalid, op, "the query cannot be read")
+	}
+	out := map[string][]string{}
+	for name, list := range values {
+		for _, v := range list {
+			out[name] = append(out[name], strings.Split(v, ",")...)
+		}
+	}
+	if c.Request.Method != http.MethodPost {
+		return out, nil
+	}
+	body, err := io.ReadAll(io.LimitReader(c.Request.Body, maxParametersBody+1))
+	if err != nil || len(body) > maxParametersBody {
+		return nil, fhir.Errorf(fhir.TooLarge, op, "the body could not be read within %d bytes", maxParametersBody)
+	}
+	if len(body) == 0 {
+		return out, nil
+	}
+	var p struct {
+		ResourceType string
+		Parameter    []struct {
+			Name                            string
+			ValueString, ValueID, ValueCode *string
+			ValueInteger                    *json.Number
+		}
+	}
+	if err := json.Unmarshal(body, &p); err != nil || p.ResourceType != "Parameters" {
+		return nil, fhir.Errorf(fhir.Invalid, op, "the body must be a Parameters resource")
+	}
+	for _, x := range p.Parameter {
+		switch {
+		case x.ValueString != nil:
+			out[x.Name] = append(out[x.Name], *x.ValueString)
+		case x.ValueID != nil:
+			out[x.Name] = append(out[x.Name], *x.ValueID)
+		case x.ValueCode != nil:
+			out[x.Name] = append(out[x.Name], *x.ValueCode)
+		case x.ValueInteger != nil:
+			out[x.Name] = append(out[x.Name], x.ValueInteger.String())
+		}
+	}
+	return out, nil
+}
+
+// onlyParams refuses parameters that an operation does not have.
+func onlyParams(params map[string][]string, names ...string) error {
+	for name := range params {
+		ok := name == "_format"
+		for _, n := range names {
+			ok = ok || n == name
+		}
+		if !ok {
+			return fhir.Errorf(fhir.Invalid, "rest.Subscriptions", "the operation has the parameters %s only", strings.Join(names, ", "))
+		}
+	}
+	return nil
+}
+
+func (h Subscriptions) status(c *gin.Context) {
+	params, err := operationParams(c)
+	if err == nil {
+		err = onlyParams(params, "id", "status")
+	}
+	if err != nil {
+		refuse(c, h.Service, fhir.Ref{}, err)
+		return
+	}
+	ids, statuses := params["id"], params["status"]
+	instance := c.Param("id") != ""
+	if instance { // the guide: both parameters are ignored
+		ids, statuses = []string{c.Param("id")}, nil
+	}
+	b, err := h.Engine.Status(c.Request.Context(), subscriptionCaller(c), ids, statuses, instance)
+	if err != nil {
+		refuse(c, h.Service, fhir.Ref{}, err)
+		return
+	}
+	c.Data(http.StatusOK, "application/fhir+json; charset=utf-8", b)
+}
+
+func (h Subscriptions) events(c *gin.Context) {
+	params, err := operationParams(c)
+	if err == nil {
+		err = onlyParams(params, "eventsSinceNumber", "eventsUntilNumber", "content")
+	}
+	if err != nil {
+		refuse(c, h.Service, fhir.Ref{}, err)
+		return
+	}
+	number := func(name string) uint64 {
+		v := params[name]
+		if len(v) == 0 || err != nil {
+			return 0
+		}
+		n, perr := strconv.ParseUint(v[0], 10, 64)
+		if perr != nil || len(v) > 1 {
+			err = fhir.Errorf(fhir.Invalid, "rest.Subscriptions", "%s must be one whole number", name)
+		}
+		return n
+	}
+	since, until := number("eventsSinceNumber"), number("eventsUntilNumber")
+	if err != nil {
+		refuse(c, h.Service, fhir.Ref{}, err)
+		return
+	}
+	content := ""
+	if v := params["content"]; len(v) > 0 {
+		content = v[0]
+	}
+	b, err := h.Engine.Events(c.Request.Context(), subscriptionCaller(c), c.Param("id"), since, until, subscription.Content(content))
+	if err != nil {
+		refuse(c, h.Service, fhir.Ref{}, err)
+		return
+	}
+	c.Data(http.StatusOK, "application/fhir+json; charset=utf-8", b)
+}
