@@ -1,11 +1,278 @@
 package apple
 
 import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
+	"pulsegate/adapters"
 	"pulsegate/adapters/adaptertest"
+	"pulsegate/adapters/apple/applegen"
+	"pulsegate/mapping/sample"
 )
 
 func TestAdapter(t *testing.T) {
-	adaptertest.Run(t, New(), "testdata", adaptertest.Unterminated(formatECG))
+	start := time.Date(2024, 1, 1, 0, 0, 0, 0, time.FixedZone("", 3600))
+	adaptertest.Run(t, New(), "testdata", adaptertest.Unterminated(formatECG),
+		adaptertest.Large(formatXML, 48<<20, 24<<20, func(w io.Writer, size int64) error {
+			return applegen.Generate(w, applegen.Options{Seed: 3, Bytes: size, Start: start})
+		}),
+		adaptertest.Large(formatHAE, 0, 24<<20, func(w io.Writer, _ int64) error {
+			return applegen.GenerateHAE(w, applegen.Options{Seed: 3, Days: 400, Start: start})
+		}))
+}
+
+func decode(t *testing.T, format, body string) *adaptertest.Recorder {
+	t.Helper()
+	r := adaptertest.NewRecorder()
+	in := adapters.Input{Format: format, Body: strings.NewReader(body), Received: adaptertest.Received()}
+	if err := New().Decode(t.Context(), in, r); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func health(items ...string) string {
+	return "<HealthData>" + strings.Join(items, "\n") + "</HealthData>"
+}
+
+const (
+	sys  = `<Record type="HKQuantityTypeIdentifierBloodPressureSystolic" sourceName="C" unit="mmHg" startDate="2026-01-05 08:00:00 +0200" endDate="2026-01-05 08:00:00 +0200" value="124"/>`
+	dia  = `<Record type="HKQuantityTypeIdentifierBloodPressureDiastolic" sourceName="C" unit="mmHg" startDate="2026-01-05 08:00:00 +0200" endDate="2026-01-05 08:00:00 +0200" value="79"/>`
+	corr = `<Correlation type="HKCorrelationTypeIdentifierBloodPressure" sourceName="C" startDate="2026-01-05 08:00:00 +0200" endDate="2026-01-05 08:00:00 +0200">` + dia + sys + `</Correlation>`
+)
+
+func TestBloodPressureIsOneSampleInAnyOrder(t *testing.T) {
+	want, err := adaptertest.JSONLines(decode(t, formatXML, health(corr)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, doc := range map[string]string{
+		"halves only": health(sys, dia), "halves first": health(dia, sys, corr), "correlation first": health(corr, sys, dia), "around": health(sys, corr, dia),
+	} {
+		r := decode(t, formatXML, doc)
+		r.Drops = nil
+		got, err := adaptertest.JSONLines(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s:\n got %s\nwant %s", name, got, want)
+		}
+	}
+}
+
+func TestHalvesHeldAreBounded(t *testing.T) {
+	b := newBloodPressure()
+	out := 0
+	for i := range maxOpenHalves + 10 {
+		r := &record{s: sample.Sample{Metric: typeSystolic, Start: time.Unix(int64(i), 0)}}
+		if s, _ := b.half(r); s != nil {
+			if s.Start.Unix() != int64(out) {
+				t.Fatalf("evicted %d, the oldest is %d", s.Start.Unix(), out)
+			}
+			out++
+		}
+	}
+	if out != 10 || len(b.open) != maxOpenHalves {
+		t.Fatalf("%d evicted, %d held", out, len(b.open))
+	}
+}
+
+func TestNightKeepsItsIDWhenRestated(t *testing.T) {
+	seg := func(from, to string) string {
+		return `<Record type="HKCategoryTypeIdentifierSleepAnalysis" sourceName="W" startDate="` + from + `" endDate="` + to + `" value="HKCategoryValueSleepAnalysisAsleepCore"/>`
+	}
+	night := func(r *adaptertest.Recorder) *sample.Sample { return r.Samples[len(r.Samples)-1] }
+	a := night(decode(t, formatXML, health(seg("2026-01-05 23:00:00 +0100", "2026-01-06 05:00:00 +0100"))))
+	// The same night exported in summer, with one more segment.
+	b := night(decode(t, formatXML, health(seg("2026-01-06 00:00:00 +0200", "2026-01-06 06:00:00 +0200"), seg("2026-01-06 06:10:00 +0200", "2026-01-06 07:00:00 +0200"))))
+	if a.Metric != "night" || a.VendorID != b.VendorID {
+		t.Errorf("ids differ: %s %s", a.VendorID, b.VendorID)
+	}
+	if a.Value.Num != "360" || b.Value.Num != "410" {
+		t.Errorf("asleep %s and %s", a.Value.Num, b.Value.Num)
+	}
+}
+
+func TestHostile(t *testing.T) {
+	deep := strings.Repeat(`{"a":`, 2000) + "1" + strings.Repeat("}", 2000)
+	for name, c := range map[string]struct{ format, body, rule string }{
+		"not an export":   {formatXML, "<html></html>", "HealthData"},
+		"two roots":       {formatXML, "<HealthData/><HealthData/>", "HealthData"},
+		"entity":          {formatXML, `<!DOCTYPE HealthData [<!ENTITY a "b">]><HealthData/>`, "entity"},
+		"deep XML":        {formatXML, health(strings.Repeat("<x>", 100)), "32 deep"},
+		"deep JSON":       {formatHAE, `{"data":{"x":` + deep + `}}`, "32 deep"},
+		"deep datum":      {formatHAE, `{"data":{"symptoms":[` + deep + `]}}`, "32 deep"},
+		"huge datum":      {formatHAE, `{"data":{"symptoms":[{"name":"` + strings.Repeat("x", 17<<20) + `"}]}}`, "16 MiB"},
+		"a name twice":    {formatHAE, `{"data":{},"data":{}}`, "twice"},
+		"list":            {formatHAE, `[]`, "no object"},
+		"tail":            {formatHAE, `{"data":{}}{"data":{}}`, "more than one"},
+		"no random":       {formatZip, "PK\x03\x04", "random access"},
+		"ECG text":        {formatECG, "Name,x\n", "header"},
+		"ECG not a value": {formatECG, "a,b\nc,d\nRecorded Date,2026-01-05 09:15:35 +0200\ne,f\ng,\nh,1\ni,\"W\"\nj,512 hertz\n\nLead,I\nUnit,µV\n\nWilhelmine\n", "not a decimal"},
+	} {
+		in := adapters.Input{Format: c.format, Body: strings.NewReader(c.body), Received: adaptertest.Received()}
+		err := New().Decode(t.Context(), in, adaptertest.NewRecorder())
+		var pe *adapters.PayloadError
+		if !errors.As(err, &pe) || !strings.Contains(pe.Error(), c.rule) || strings.Contains(pe.Error(), "Wilhelmine") {
+			t.Errorf("%s: %v, want %q", name, err, c.rule)
+		}
+	}
+}
+
+func TestZipLimits(t *testing.T) {
+	var buf bytes.Buffer
+	if err := applegen.GenerateZip(&buf, applegen.Options{Seed: 1, Days: 2, Start: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}); err != nil {
+		t.Fatal(err)
+	}
+	run := func(l Limits) error {
+		in := adapters.Input{Format: formatZip, Body: bytes.NewReader(buf.Bytes()), At: bytes.NewReader(buf.Bytes()), Size: int64(buf.Len()), Received: adaptertest.Received()}
+		return (&Adapter{Limits: l}).Decode(t.Context(), in, adaptertest.NewRecorder())
+	}
+	if err := run(Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	for rule, l := range map[string]Limits{"too many entries": {Entries: 2}, "inflates over": {Bytes: 100 << 10}} {
+		if err := run(l); err == nil || !strings.Contains(err.Error(), rule) {
+			t.Errorf("%v, want %q", err, rule)
+		}
+	}
+}
+
+// TestFixtures reads the shared captures, where they are there.
+func TestFixtures(t *testing.T) {
+	dir := filepath.Join("..", "..", "..", "shared", "fixtures", "apple")
+	files, err := filepath.Glob(filepath.Join(dir, "*", "*.*"))
+	if err != nil || len(files) == 0 {
+		t.Skip("no shared fixtures")
+	}
+	more, err := filepath.Glob(filepath.Join(dir, "export-xml", "*", "*.*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range append(files, more...) {
+		if d := filepath.Base(filepath.Dir(f)); d == "mappings" || d == "open-wearables" {
+			continue
+		}
+		body, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := decodeBytes(t.Context(), filepath.Base(f), "", body, adaptertest.NewRecorder()); err != nil {
+			t.Errorf("%s: %v", f, err)
+		}
+	}
+}
+
+func decodeBytes(ctx context.Context, name, format string, body []byte, sink adapters.Sink) error {
+	return New().Decode(ctx, adapters.Input{
+		Name: name, Format: format, Body: bytes.NewReader(body), At: bytes.NewReader(body), Size: int64(len(body)), Received: adaptertest.Received(),
+	}, sink)
+}
+
+func fuzz(f *testing.F, format string) {
+	files, err := filepath.Glob(filepath.Join("testdata", format, "*"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		if !strings.HasSuffix(name, ".golden") {
+			f.Add(b)
+		}
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		r := adaptertest.NewRecorder()
+		err := decodeBytes(t.Context(), "x", format, body, r)
+		var pe *adapters.PayloadError
+		if err != nil && !errors.As(err, &pe) {
+			t.Fatalf("no PayloadError: %v", err)
+		}
+		for _, s := range r.Samples {
+			if err := adaptertest.Check(s); err != nil {
+				t.Fatalf("%s: %v", s.Metric, err)
+			}
+		}
+	})
+}
+
+func FuzzXML(f *testing.F) { fuzz(f, formatXML) }
+func FuzzZip(f *testing.F) { fuzz(f, formatZip) }
+func FuzzECG(f *testing.F) { fuzz(f, formatECG) }
+func FuzzHAE(f *testing.F) { fuzz(f, formatHAE) }
+
+type discard struct{ n int }
+
+func (d *discard) Sample(*sample.Sample) error { d.n++; return nil }
+func (d *discard) Reject(*sample.Reject) error { return nil }
+func (d *discard) Drop(string, string, int)    {}
+func (d *discard) Progress(int64)              {}
+
+func bigDocument(b *testing.B) []byte {
+	var buf bytes.Buffer
+	if err := applegen.Generate(&buf, applegen.Options{Seed: 1, Bytes: 16 << 20, Start: time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)}); err != nil {
+		b.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func BenchmarkScanner(b *testing.B) {
+	doc := bigDocument(b)
+	b.SetBytes(int64(len(doc)))
+	b.ReportAllocs()
+	for b.Loop() {
+		s := newScanner(bytes.NewReader(doc))
+		for kind, err := s.next(); kind != tokenEOF || err != nil; kind, err = s.next() {
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
+
+func BenchmarkEncodingXML(b *testing.B) {
+	doc := bigDocument(b)
+	b.SetBytes(int64(len(doc)))
+	b.ReportAllocs()
+	for b.Loop() {
+		d := xml.NewDecoder(bytes.NewReader(doc))
+		for _, err := d.RawToken(); err != io.EOF; _, err = d.RawToken() {
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
+
+func BenchmarkDecode(b *testing.B) {
+	doc := bigDocument(b)
+	b.SetBytes(int64(len(doc)))
+	b.ReportAllocs()
+	for b.Loop() {
+		d := &discard{}
+		if err := decodeBytes(b.Context(), "export.xml", formatXML, doc, d); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(d.n), "samples/op")
+	}
+}
+
+func BenchmarkGenerate(b *testing.B) {
+	b.SetBytes(16 << 20)
+	for b.Loop() {
+		if err := applegen.Generate(io.Discard, applegen.Options{Seed: 1, Bytes: 16 << 20, Start: time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)}); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -69,17 +69,17 @@ func looksLikeHAE(head []byte) bool {
 
 // meter limits how much may be read between two items and reports progress.
 type meter struct {
-	r          io.Reader
-	n, mark    int64
-	told, size int64
-	sink       adapters.Sink
+	r       io.Reader
+	n, mark int64
+	told    int64
+	sink    adapters.Sink
 }
 
 func (m *meter) Read(p []byte) (int, error) {
 	if m.n-m.mark > maxItem {
 		return 0, errItem
 	}
-	n, err := m.r.Read(p)
+	n, err := m.r.Read(p[:min(int64(len(p)), maxItem+1-(m.n-m.mark))])
 	m.n += int64(n)
 	if m.n-m.told >= progressStep {
 		m.told = m.n
