@@ -176,15 +176,29 @@ type conversion struct {
 func newConversion(times, plus string) (conversion, bool) {
 	c := conversion{}
 	var ok bool
-	if c.times, ok = new(big.Rat).SetString(orOne(times)); !ok || c.times.Sign() == 0 {
+	if c.times, ok = quotient(orOne(times)); !ok || c.times.Sign() == 0 {
 		return c, false
 	}
 	if plus != "" && plus != "0" {
-		if c.plus, ok = new(big.Rat).SetString(plus); !ok {
+		if c.plus, ok = quotient(plus); !ok {
 			return c, false
 		}
 	}
 	return c.simplify(), true
+}
+
+// quotient reads "a" or "a/b", both decimals.
+func quotient(s string) (*big.Rat, bool) {
+	num, den, _ := strings.Cut(s, "/")
+	n, ok := parseDecimal(num)
+	if !ok {
+		return nil, false
+	}
+	d, ok := parseDecimal(orOne(den))
+	if !ok || d.rat().Sign() == 0 {
+		return nil, false
+	}
+	return new(big.Rat).Quo(n.rat(), d.rat()), true
 }
 
 func orOne(s string) string {

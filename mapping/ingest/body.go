@@ -1,0 +1,142 @@
+package ingest
+
+import (
+	"bufio"
+	"compress/gzip"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"pulsegate/fhir"
+)
+
+// Limits of one payload.
+type Limits struct {
+	MaxBytes      int64 // decompressed size; 0: 8 GiB
+	MaxRatio      int64 // decompressed to compressed; 0: 200
+	MaxSpool      int64 // a zip that arrives as a stream; 0: 4 GiB
+	Batch         int   // resources a commit; 0: 1000
+	KeepPerMetric int   // quarantined items with raw bytes, per payload and metric; 0: 1000
+	KeepRaw       int   // bytes of raw; 0: 64 KiB
+}
+
+func (l Limits) orDefault() Limits {
+	def := func(v *int64, d int64) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	defInt := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&l.MaxBytes, 8<<30)
+	def(&l.MaxRatio, 200)
+	def(&l.MaxSpool, 4<<30)
+	defInt(&l.Batch, 1000)
+	defInt(&l.KeepPerMetric, 1000)
+	defInt(&l.KeepRaw, headSize)
+	return l
+}
+
+// freeBytes may be decompressed before the ratio counts.
+const freeBytes = 16 << 20
+
+// Body undoes a Content-Encoding ("", identity, gzip, zstd) under limits on
+// size and ratio. Reading beyond a limit gives a TooLarge error.
+func Body(r io.Reader, contentEncoding string, limits Limits) (io.ReadCloser, error) {
+	l := limits.orDefault()
+	in := &counter{r: r}
+	c := &capped{in: in, max: l.MaxBytes}
+	switch strings.ToLower(strings.TrimSpace(contentEncoding)) {
+	case "", "identity":
+		c.r = in
+	case "gzip", "x-gzip":
+		z, err := gzip.NewReader(bufio.NewReader(in))
+		if err != nil {
+			return nil, &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Body", Err: err,
+				Issues: []fhir.Issue{{Code: "structure", Diagnostics: "the body is not gzip"}}}
+		}
+		c.r, c.close, c.ratio = z, z.Close, l.MaxRatio
+	case "zstd":
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20), zstd.WithDecoderMaxWindow(32<<20))
+		if err != nil {
+			return nil, fhir.Wrap("ingest.Body", err)
+		}
+		c.r, c.ratio = z, l.MaxRatio
+		c.close = func() error { z.Close(); return nil }
+	default:
+		return nil, fhir.Errorf(fhir.Unsupported, "ingest.Body", "Content-Encoding is gzip, zstd or identity")
+	}
+	return c, nil
+}
+
+type counter struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+type capped struct {
+	r     io.Reader
+	in    *counter
+	n     int64
+	max   int64
+	ratio int64 // 0: none
+	close func() error
+}
+
+func (c *capped) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if c.n > c.max {
+		return 0, fhir.Errorf(fhir.TooLarge, "ingest.Body", "the payload is over the limit of %d bytes", c.max)
+	}
+	if c.ratio > 0 && c.n > freeBytes && c.n > c.ratio*max(c.in.n, 1) {
+		return 0, fhir.Errorf(fhir.TooLarge, "ingest.Body", "the payload is compressed more than %d to 1", c.ratio)
+	}
+	if err != nil && err != io.EOF && fhir.KindOf(err) == fhir.Internal && c.ratio > 0 {
+		err = &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Body", Err: err,
+			Issues: []fhir.Issue{{Code: "structure", Diagnostics: "the compressed body is damaged"}}}
+	}
+	return n, err
+}
+
+func (c *capped) Close() error {
+	if c.close == nil {
+		return nil
+	}
+	return c.close()
+}
+
+// spool copies a stream to a file that is removed from the folder at once;
+// the data goes when it is closed.
+func spool(dir string, r io.Reader, limit int64) (*os.File, int64, error) {
+	f, err := os.CreateTemp(dir, "spool-*")
+	if err != nil {
+		return nil, 0, fhir.Wrap("ingest.spool", err)
+	}
+	err = os.Remove(f.Name())
+	var n int64
+	if err == nil {
+		n, err = io.Copy(f, io.LimitReader(r, limit+1))
+	}
+	if err == nil && n > limit {
+		err = fhir.Errorf(fhir.TooLarge, "ingest.spool", "the archive is over the limit of %d bytes", limit)
+	}
+	if err != nil {
+		if cerr := f.Close(); cerr != nil {
+			err = &fhir.Error{Kind: fhir.KindOf(err), Op: "ingest.spool", Err: err}
+		}
+		return nil, 0, fhir.Wrap("ingest.spool", err)
+	}
+	return f, n, nil
+}

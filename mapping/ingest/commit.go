@@ -1,0 +1,296 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/store"
+)
+
+// deviceState is what is known of a Device's facts.
+type deviceState struct {
+	At   time.Time `json:"at"`
+	Hash [16]byte  `json:"-"`
+}
+
+const (
+	roomPayload = "ingest/payload/"
+	roomDevice  = "ingest/device/"
+)
+
+func (r *run) payloadKey() string {
+	return roomPayload + r.q.Patient + "/" + r.q.Vendor + "/" + r.digest
+}
+
+// recall finds out whether a payload with this beginning came before.
+func (r *run) recall(ctx context.Context) error {
+	v, err := r.p.Store.Get(ctx, r.payloadKey())
+	if err != nil {
+		return fhir.Wrap("ingest.recall", err)
+	}
+	r.repeated = v != nil
+	return nil
+}
+
+// commit writes one batch.
+func (r *run) commit(ctx context.Context, b *batch) error {
+	if err := r.consent(ctx); err != nil {
+		return err
+	}
+	var sb store.Batch
+	metrics, err := r.observations(ctx, b, &sb)
+	if err != nil {
+		return err
+	}
+	if err := r.deviceWrites(ctx, b, &sb); err != nil {
+		return err
+	}
+	if err := r.itemWrites(ctx, b, &sb); err != nil {
+		return err
+	}
+	resources := len(sb.Writes)
+	if resources > 0 {
+		r.provenance(&sb)
+	}
+	if resources > 0 || b.last && !r.wrote {
+		ev := r.event(audit.Ingest, audit.Success)
+		ev.Data = []audit.DataRef{{Ref: r.consentRef}}
+		if resources > 0 {
+			ev.Data = append(ev.Data, audit.DataRef{Ref: sb.Writes[len(sb.Writes)-1].Resource.Ref()})
+		}
+		ev.Extra = [][2]string{{"vendor", r.q.Vendor}, {"format", r.format}, {"written", strconv.Itoa(resources)}, {"payload-sha256-64k", r.digest}}
+		w, leaf, err := r.p.Audit.Prepare(ev)
+		if err != nil {
+			return fhir.Wrap("ingest.commit", err)
+		}
+		sb.Writes, sb.Leaves = append(sb.Writes, w), append(sb.Leaves, leaf)
+	}
+	if b.last && !r.repeated && r.digest != "" {
+		sb.State = append(sb.State, store.StateWrite{Key: r.payloadKey(), Value: []byte(r.p.Clock().UTC().Format(time.RFC3339))})
+	}
+	if len(sb.Writes) > 0 || len(sb.State) > 0 {
+		res, err := r.p.Store.Commit(ctx, &sb)
+		if err != nil {
+			return fhir.Wrap("ingest.commit", err)
+		}
+		for i, o := range res.Outcomes {
+			if sb.Writes[i].Resource.Type != "Observation" {
+				continue
+			}
+			c := Counts{Updated: 1}
+			switch {
+			case o.Unchanged:
+				c = Counts{Unchanged: 1}
+			case o.Created:
+				c = Counts{Created: 1}
+			}
+			b.count(metrics[i], c)
+		}
+		r.wrote = r.wrote || resources > 0
+	}
+	r.batches++
+	for m, c := range b.counts {
+		r.sum.Counts.add(c)
+		r.sum.count(m, c)
+	}
+	return nil
+}
+
+// observations puts what is new or changed into sb and returns the metric of
+// each write.
+func (r *run) observations(ctx context.Context, b *batch, sb *store.Batch) ([]string, error) {
+	refs := make([]fhir.Ref, len(b.obs))
+	for i := range b.obs {
+		refs[i] = fhir.Ref{Type: "Observation", ID: b.obs[i].ID}
+	}
+	heads, err := r.p.Store.Heads(ctx, refs)
+	if err != nil {
+		return nil, fhir.Wrap("ingest.observations", err)
+	}
+	var metrics []string
+	for i := range b.obs {
+		o := &b.obs[i]
+		ok, err := r.covered(ctx, o.Category)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			b.count(o.Metric, Counts{Dropped: 1})
+			continue
+		}
+		h := heads[i]
+		if h.Version > 0 && !h.Deleted && h.Hash == o.Hash {
+			b.count(o.Metric, Counts{Unchanged: 1})
+			continue
+		}
+		body := o.JSON
+		if h.Version > 0 && !h.Deleted {
+			old, same, err := r.earlier(ctx, refs[i], o)
+			if err != nil {
+				return nil, err
+			}
+			if same {
+				b.count(o.Metric, Counts{Unchanged: 1})
+				continue
+			}
+			if old != statusPreliminary && !o.retracted && !o.preliminary {
+				body = withStatus(body, "amended")
+			}
+		}
+		sb.Writes = append(sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor, Hash: o.Hash, SkipSame: true,
+			Resource: fhir.Resource{Type: "Observation", ID: o.ID, JSON: body}})
+		metrics = append(metrics, o.Metric)
+	}
+	return metrics, nil
+}
+
+const (
+	statusPreliminary = "preliminary"
+	maxHistory        = 32
+)
+
+// earlier returns the status of the current version, and whether this content
+// is old news: a repeated payload with what an earlier version had.
+func (r *run) earlier(ctx context.Context, ref fhir.Ref, o *observation) (status string, same bool, err error) {
+	n := 0
+	err = r.p.Store.History(ctx, ref, 0, 0, func(v fhir.Resource, _ *access.Facts) bool {
+		if n++; n == 1 {
+			status = statusOf(v.JSON)
+		}
+		if r.repeated && !v.Deleted && equalContent(&v, o) {
+			same = true
+		}
+		return r.repeated && !same && n < maxHistory
+	})
+	return status, same, fhir.Wrap("ingest.earlier", err)
+}
+
+var statusKey = []byte(`],"status":"`)
+
+func statusOf(body []byte) string {
+	_, rest, ok := bytes.Cut(body, statusKey)
+	if !ok {
+		return ""
+	}
+	s, _, _ := bytes.Cut(rest, []byte(`"`))
+	return string(s)
+}
+
+// withStatus returns a copy of our own bytes with another status.
+func withStatus(body []byte, status string) []byte {
+	at := bytes.Index(body, statusKey)
+	if at < 0 {
+		return body
+	}
+	at += len(statusKey)
+	end := bytes.IndexByte(body[at:], '"') + at
+	out := make([]byte, 0, len(body)+len(status))
+	out = append(append(out, body[:at]...), status...)
+	return append(out, body[end:]...)
+}
+
+// equalContent compares a stored version with mapped bytes, leaving the
+// store's stamp and "amended" aside.
+func equalContent(v *fhir.Resource, o *observation) bool {
+	want := fhir.Stamp(o.JSON, v.Type, v.ID, v.Version, v.LastUpdated)
+	if bytes.Equal(want, v.JSON) {
+		return true
+	}
+	return statusOf(v.JSON) == "amended" && bytes.Equal(withStatus(want, "amended"), v.JSON)
+}
+
+// deviceWrites adds Devices: at first sight, and when later facts are known.
+func (r *run) deviceWrites(ctx context.Context, b *batch, sb *store.Batch) error {
+	for i := range b.facts {
+		f := &b.facts[i]
+		known := r.devices[f.id]
+		if known == nil {
+			raw, err := r.p.Store.Get(ctx, roomDevice+f.id)
+			if err != nil {
+				return fhir.Wrap("ingest.devices", err)
+			}
+			known = &deviceState{}
+			if raw != nil {
+				if err := json.Unmarshal(raw, known); err != nil {
+					return fhir.Wrap("ingest.devices", err)
+				}
+			}
+			r.devices[f.id] = known
+		}
+		if !known.At.IsZero() && !f.at.After(known.At) {
+			continue
+		}
+		known.At = f.at
+		state, err := json.Marshal(known)
+		if err != nil {
+			return fhir.Wrap("ingest.devices", err)
+		}
+		sb.State = append(sb.State, store.StateWrite{Key: roomDevice + f.id, Value: state})
+		ref := fhir.Ref{Type: "Device", ID: f.id}
+		same, err := r.sameDevice(ctx, ref, f.json)
+		if err != nil {
+			return err
+		}
+		if !same {
+			sb.Writes = append(sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor,
+				Resource: fhir.Resource{Type: "Device", ID: f.id, JSON: f.json}})
+		}
+	}
+	return nil
+}
+
+func (r *run) sameDevice(ctx context.Context, ref fhir.Ref, body []byte) (bool, error) {
+	heads, err := r.p.Store.Heads(ctx, []fhir.Ref{ref})
+	if err != nil {
+		return false, fhir.Wrap("ingest.devices", err)
+	}
+	if heads[0].Version == 0 || heads[0].Deleted {
+		return false, nil
+	}
+	v, _, err := r.p.Store.Read(ctx, ref, 0)
+	if err != nil {
+		return false, fhir.Wrap("ingest.devices", err)
+	}
+	return bytes.Equal(fhir.Stamp(body, ref.Type, ref.ID, v.Version, v.LastUpdated), v.JSON), nil
+}
+
+// provenance adds the Provenance of everything in sb.
+func (r *run) provenance(sb *store.Batch) {
+	id := itemID("Provenance", r.q.Patient, r.digest, r.p.Clock().UTC().Format(time.RFC3339Nano)+"/"+strconv.Itoa(r.batches)+"/"+sb.Writes[0].Resource.ID)
+	sb.Writes = append(sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor, Expect: store.Absent,
+		Resource: fhir.Resource{Type: "Provenance", ID: id, JSON: r.provenanceJSON(id, sb.Writes)}})
+}
+
+func (r *run) provenanceJSON(id string, writes []store.Write) []byte {
+	b := make([]byte, 0, 1024+64*len(writes))
+	b = append(b, fhir.Prefix("Provenance", id)...)
+	// The patient is a target too: R4 finds a Provenance in a patient's
+	// compartment by its targets only.
+	b = append(b, `},"target":[{"reference":"Patient/`...)
+	b = append(b, r.q.Patient...)
+	b = append(b, `"}`...)
+	for i := range writes {
+		b = append(b, `,{"reference":"`...)
+		b = append(b, writes[i].Resource.Type...)
+		b = append(b, '/')
+		b = append(b, writes[i].Resource.ID...)
+		b = append(b, `"}`...)
+	}
+	b = append(b, `],"recorded":"`...)
+	b = r.p.Clock().UTC().AppendFormat(b, fhir.InstantLayout)
+	b = append(b, `","activity":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle","code":"transform","display":"Transform/Translate Record Lifecycle Event"}],"text":"vendor payload mapped to FHIR"}`...)
+	b = append(b, `,"agent":[{"type":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/provenance-participant-type","code":"assembler","display":"Assembler"}]},"who":{"display":"Pulsegate"}},`...)
+	b = append(b, `{"type":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/provenance-participant-type","code":"informant","display":"Informant"}]},"who":{"identifier":{"system":"`+fhir.Canonical+`/CodeSystem/vendor","value":"`...)
+	b = append(b, r.q.Vendor...)
+	b = append(b, `"},"display":"`...)
+	b = append(b, r.q.Vendor...)
+	b = append(b, `"}}],"entity":[{"role":"source","what":{"identifier":{"system":"`+fhir.Canonical+`/identifier/payload-sha256-64k","value":"`...)
+	b = append(b, r.digest...)
+	return append(b, `"}}}]}`...)
+}

@@ -1,0 +1,42 @@
+// Package ingest takes vendor payloads in: consent, decoding, mapping,
+// restatement, commit, Provenance, audit and quarantine.
+//
+// It owns: Pipeline.Run and Retry, the quarantine, POST
+// /ingest/{vendor}/{format}, and the state rooms quarantine/ and ingest/. It
+// does not own: vendor formats (adapters), the metric table (mapping).
+//
+// # One run
+//
+// The consent is asked for first: without one nothing is stored, the refusal
+// is audited. One goroutine decodes and maps, one commits; batches of up to
+// Limits.Batch resources stand between them, so memory is bounded and the
+// order of the payload is the order of the commits. Before each commit the
+// consent is asked for again: a withdrawal stops the import.
+//
+// A batch holds the Observations, the Devices they name, one Provenance of
+// what is written, quarantined items, and the AuditEvent with its leaf.
+// Equal content is not written. Changed content of a final resource becomes
+// "amended", the vendor's retraction "entered-in-error".
+//
+// # Redelivery
+//
+// Two deliveries of one payload have one effect, also when the payload states
+// one resource twice or arrives after a newer one. The room
+// ingest/payload/PATIENT/VENDOR/HASH remembers payloads by the SHA-256 of
+// their first 64 KiB; in a payload seen before, content that an earlier
+// version of the resource had is old news and not written again. In a payload
+// never seen it is (a vendor may take a change back).
+//
+// # Device facts
+//
+// A Device's versions and battery are those of its latest sample. The room
+// ingest/device/ID holds that time, so that an old export does not turn them
+// back.
+//
+// # Quarantine
+//
+// quarantine/PATIENT/ID, ID derived from the content: a repeat is one item.
+// At most Limits.KeepPerMetric items a metric and payload keep their raw
+// bytes; what is beyond is counted in one item without raw. Nothing in it
+// reaches a log.
+package ingest

@@ -1,0 +1,240 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"pulsegate/adapters"
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/store"
+	"pulsegate/mapping"
+)
+
+// Recorder makes audit events; *audit.Recorder is one.
+type Recorder interface {
+	Prepare(audit.Event) (store.Write, store.Leaf, error)
+	Record(context.Context, ...audit.Event) error
+}
+
+// Consents answers whether data may be taken in; *consent.Engine is one.
+type Consents interface {
+	Collects(ctx context.Context, patient, vendor string) (fhir.Ref, bool, error)
+	CollectsCategory(ctx context.Context, patient, vendor string, categories ...string) (bool, error)
+}
+
+// Pipeline takes payloads in. All fields but Logger, Zone and Limits are
+// needed.
+type Pipeline struct {
+	Store    store.Store
+	Audit    Recorder
+	Consents Consents
+	Mapper   *mapping.Mapper
+	Adapters []adapters.Adapter
+	Clock    func() time.Time
+	// Zone gives a patient's configured zone; nil: none has one.
+	Zone     func(ctx context.Context, patient string) (*time.Location, error)
+	SpoolDir string
+	Limits   Limits
+	Logger   *slog.Logger
+}
+
+// Request is one payload.
+type Request struct {
+	Patient string
+	Vendor  string
+	Format  string // "" or "auto": found by itself; "v2:heartrate" names the type too
+	Name    string // file name or hint
+	Body    io.Reader
+	// At and Size are given when the payload is a file.
+	At   io.ReaderAt
+	Size int64
+
+	Principal *access.Principal
+	RequestID string
+	RemoteIP  string
+	Progress  func(bytes int64)
+}
+
+const headSize = 64 << 10
+
+// Run takes one payload in. What was committed before an error stays, and the
+// summary counts it.
+func (p *Pipeline) Run(ctx context.Context, q Request) (Summary, error) {
+	began := p.Clock()
+	r, err := p.begin(ctx, q)
+	if err != nil {
+		return Summary{}, err
+	}
+	err = r.payload(ctx)
+	r.sum.Seconds = p.Clock().Sub(began).Seconds()
+	if r.sum.ByMetric == nil {
+		r.sum.ByMetric = map[string]Counts{}
+	}
+	return r.sum, err
+}
+
+// begin checks patient, vendor and consent.
+func (p *Pipeline) begin(ctx context.Context, q Request) (*run, error) {
+	a := p.adapter(q.Vendor)
+	if a == nil {
+		return nil, fhir.Errorf(fhir.Invalid, "ingest.Run", "vendor is one of %s", p.vendors())
+	}
+	if !fhir.ValidID(q.Patient) {
+		return nil, fhir.Errorf(fhir.Invalid, "ingest.Run", "patient is no id")
+	}
+	pat, _, err := p.Store.Read(ctx, fhir.Ref{Type: "Patient", ID: q.Patient}, 0)
+	if err != nil {
+		return nil, fhir.Wrap("ingest.Run", err)
+	}
+	if pat.Deleted {
+		return nil, fhir.Errorf(fhir.NotFound, "ingest.Run", "the patient is deleted")
+	}
+	r := &run{p: p, q: q, adapter: a, limits: p.Limits.orDefault(), seen: map[string]int{}, devices: map[string]*deviceState{},
+		categories: map[string]bool{}, kept: map[string]int{}, log: p.Logger}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	if err := r.consent(ctx); err != nil {
+		if fhir.KindOf(err) != fhir.Forbidden {
+			return nil, err
+		}
+		ev := r.event(audit.IngestRefuse, audit.Serious)
+		ev.Reason = "no active consent for this vendor"
+		if aerr := p.Audit.Record(ctx, ev); aerr != nil {
+			return nil, fhir.Wrap("ingest.Run", aerr)
+		}
+		return nil, err
+	}
+	if p.Zone != nil {
+		if r.zone, err = p.Zone(ctx, q.Patient); err != nil {
+			return nil, fhir.Wrap("ingest.Run", err)
+		}
+	}
+	return r, nil
+}
+
+func (p *Pipeline) adapter(vendor string) adapters.Adapter {
+	for _, a := range p.Adapters {
+		if a.Vendor() == vendor {
+			return a
+		}
+	}
+	return nil
+}
+
+func (p *Pipeline) vendors() string {
+	var names []string
+	for _, a := range p.Adapters {
+		names = append(names, a.Vendor())
+	}
+	return strings.Join(names, ", ")
+}
+
+// payload finds the format, decodes, and commits.
+func (r *run) payload(ctx context.Context) (err error) {
+	in := adapters.Input{Name: baseName(r.q.Name), Zone: r.zone, Received: r.p.Clock(), At: r.q.At, Size: r.q.Size}
+	if r.q.Format != "auto" {
+		in.Format, in.Hint, _ = strings.Cut(r.q.Format, ":")
+	}
+	head := make([]byte, headSize)
+	n, err := io.ReadFull(r.q.Body, head)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return bodyError(err)
+	}
+	head = head[:n]
+	if n == 0 {
+		return fhir.Errorf(fhir.Invalid, "ingest.Run", "the payload is empty")
+	}
+	sum := sha256.Sum256(head)
+	r.digest = hex.EncodeToString(sum[:])
+	if in.Format == "" {
+		var ok bool
+		if in.Format, ok = r.adapter.Detect(in.Name, head); !ok {
+			return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Err: adapters.ErrUnknownFormat,
+				Issues: []fhir.Issue{{Code: "structure", Diagnostics: "the payload is none of the formats of " + r.q.Vendor + ": " + formats(r.adapter) + "; name it by format"}}}
+		}
+	}
+	if !knownFormat(r.adapter, in.Format) {
+		return fhir.Errorf(fhir.Invalid, "ingest.Run", "format is one of %s", formats(r.adapter))
+	}
+	r.format = in.Format
+	in.Body = &contextReader{ctx, io.MultiReader(bytes.NewReader(head), r.q.Body)}
+	if bytes.HasPrefix(head, []byte("PK\x03\x04")) && in.At == nil {
+		f, size, err := spool(r.p.SpoolDir, in.Body, r.limits.MaxSpool)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if cerr := f.Close(); err == nil {
+				err = fhir.Wrap("ingest.Run", cerr)
+			}
+		}()
+		in.At, in.Size, in.Body = f, size, io.NewSectionReader(f, 0, size)
+	}
+	return r.execute(ctx, func(ctx context.Context) error { return r.adapter.Decode(ctx, in, r) })
+}
+
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+func baseName(s string) string {
+	if i := strings.LastIndexAny(s, `/\`); i >= 0 {
+		s = s[i+1:]
+	}
+	return s[:min(len(s), 255)]
+}
+
+func knownFormat(a adapters.Adapter, name string) bool {
+	for _, f := range a.Formats() {
+		if f.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+func formats(a adapters.Adapter) string {
+	var names []string
+	for _, f := range a.Formats() {
+		names = append(names, f.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// bodyError turns a failure of decoding into an error with place and rule.
+func bodyError(err error) error {
+	var fe *fhir.Error
+	if errors.As(err, &fe) {
+		return fe
+	}
+	var pe *adapters.PayloadError
+	if errors.As(err, &pe) {
+		is := fhir.Issue{Code: "structure", Diagnostics: pe.Error()}
+		return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Issues: []fhir.Issue{is}, Err: pe.Err}
+	}
+	if errors.Is(err, adapters.ErrUnknownFormat) {
+		return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Err: err, Issues: []fhir.Issue{{Code: "structure", Diagnostics: "unknown payload format"}}}
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Err: err, Issues: []fhir.Issue{{Code: "structure", Diagnostics: "the payload ends too early"}}}
+	}
+	return fhir.Wrap("ingest.Run", err)
+}

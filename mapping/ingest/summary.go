@@ -1,0 +1,46 @@
+package ingest
+
+// Counts of one metric.
+type Counts struct {
+	Read        int `json:"read"`
+	Created     int `json:"created"`
+	Updated     int `json:"updated"`
+	Unchanged   int `json:"unchanged"`
+	Quarantined int `json:"quarantined"`
+	Dropped     int `json:"dropped"`
+}
+
+func (c *Counts) add(o Counts) {
+	c.Read += o.Read
+	c.Created += o.Created
+	c.Updated += o.Updated
+	c.Unchanged += o.Unchanged
+	c.Quarantined += o.Quarantined
+	c.Dropped += o.Dropped
+}
+
+// Summary of a run. Read is samples and rejects; what is dropped inside the
+// decoder counts as read too.
+type Summary struct {
+	Counts
+	ByMetric map[string]Counts `json:"byMetric"`
+	Seconds  float64           `json:"seconds"`
+}
+
+// Add adds another run's figures.
+func (s *Summary) Add(o Summary) {
+	s.Counts.add(o.Counts)
+	s.Seconds += o.Seconds
+	for m, c := range o.ByMetric {
+		s.count(m, c)
+	}
+}
+
+func (s *Summary) count(metric string, c Counts) {
+	if s.ByMetric == nil {
+		s.ByMetric = map[string]Counts{}
+	}
+	x := s.ByMetric[metric]
+	x.add(c)
+	s.ByMetric[metric] = x
+}
