@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -324,5 +323,5 @@ func (s *suite) bounded(t *testing.T, l large) {
 	if c.peak > uint64(limit) {
 		t.Errorf("heap grew by %d MiB, limit %d MiB", c.peak>>20, limit>>20)
 	}
-	t.Log(fmt.Sprintf("%d samples, %d bytes, heap at most +%d MiB", c.samples, c.bytes, c.peak>>20))
+	t.Logf("%d samples, %d bytes, heap at most +%d MiB", c.samples, c.bytes, c.peak>>20)
 }

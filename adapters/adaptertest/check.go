@@ -17,10 +17,10 @@ func Check(s *sample.Sample) error {
 		return errors.New("exactly one of Start and Day must be set")
 	}
 	if !s.End.IsZero() && (s.Start.IsZero() || s.End.Before(s.Start)) {
-		return errors.New("End without Start, or before it")
+		return errors.New("an End without Start, or before it")
 	}
 	if !s.Day.IsZero() && (s.Day.Month < 1 || s.Day.Month > 12 || s.Day.Day < 1 || s.Day.Day > 31) {
-		return errors.New("Day is no day")
+		return errors.New("the Day is no day")
 	}
 	if s.Value.Kind == sample.None && len(s.Components) == 0 && s.Status != sample.Retracted && !isEvent(s) {
 		return errors.New("neither a value nor components")
@@ -52,7 +52,7 @@ func isEvent(s *sample.Sample) bool {
 
 func checkValue(v sample.Value) error {
 	if (v.Kind == sample.Series) != (v.Series != nil) {
-		return errors.New("Series and its kind disagree")
+		return errors.New("a Series and its kind disagree")
 	}
 	switch v.Kind {
 	case sample.None, sample.Boolean:

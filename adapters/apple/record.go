@@ -20,7 +20,6 @@ type record struct {
 	s        sample.Sample
 	device   *sample.Device
 	unit     string
-	hasValue bool
 	reason   string // why it is rejected, "" if it is not
 	detail   string
 	where    string

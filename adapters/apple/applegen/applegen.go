@@ -55,7 +55,6 @@ type gen struct {
 	dates []string
 	watch string
 	phone string
-	n     int64
 	err   error
 	start time.Time
 }
