@@ -2,6 +2,7 @@ package r4
 
 import (
 	"bytes"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -98,6 +99,10 @@ func (s *scan) value() error {
 		return s.array()
 	case '"':
 		return s.str(tok.String())
+	case '0':
+		if _, err := strconv.ParseFloat(tok.String(), 64); err != nil {
+			return s.fail("value", "number is out of the range of a decimal")
+		}
 	case 'n':
 		if n := len(s.path); n == 0 || s.path[n-1].index < 0 {
 			return s.fail("structure", "null is allowed only in an array beside its extensions")
@@ -119,7 +124,8 @@ func (s *scan) str(v string) error {
 
 func (s *scan) object() error {
 	if s.dec.PeekKind() == '}' {
-		if len(s.path) > 0 {
+		// The canonical form always has a meta, so that one may be empty.
+		if len(s.path) > 0 && !(len(s.path) == 1 && s.path[0].name == "meta") {
 			return s.fail("structure", "an object must not be empty")
 		}
 	}

@@ -50,5 +50,6 @@ func parseNumber(s string) (number, bool) {
 	if exp != 0 {
 		half *= math.Pow10(exp)
 	}
-	return number{v, v - half, v + half}, true
+	// More digits than a float64 holds still leave a range.
+	return number{v, v - half, max(v+half, math.Nextafter(v, math.Inf(1)))}, true
 }
