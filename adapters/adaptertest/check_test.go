@@ -19,11 +19,13 @@ func TestCheck(t *testing.T) {
 		return sample.Value{Kind: sample.Series, Series: &sample.SeriesData{Period: period, Data: data}}
 	}
 	for name, spoil := range map[string]func(*sample.Sample){
-		"no metric":           func(s *sample.Sample) { s.Metric = "" },
-		"no time":             func(s *sample.Sample) { s.Start = time.Time{} },
-		"start and day":       func(s *sample.Sample) { s.Day = sample.Date{Year: 2026, Month: 1, Day: 5} },
-		"end before start":    func(s *sample.Sample) { s.End = at.Add(-1) },
-		"end without start":   func(s *sample.Sample) { s.Start, s.End, s.Day = time.Time{}, at, sample.Date{Year: 2026, Month: 1, Day: 5} },
+		"no metric":        func(s *sample.Sample) { s.Metric = "" },
+		"no time":          func(s *sample.Sample) { s.Start = time.Time{} },
+		"start and day":    func(s *sample.Sample) { s.Day = sample.Date{Year: 2026, Month: 1, Day: 5} },
+		"end before start": func(s *sample.Sample) { s.End = at.Add(-1) },
+		"end without start": func(s *sample.Sample) {
+			s.Start, s.End, s.Day = time.Time{}, at, sample.Date{Year: 2026, Month: 1, Day: 5}
+		},
 		"no day":              func(s *sample.Sample) { s.Start, s.Day = time.Time{}, sample.Date{Year: 2026, Month: 13, Day: 5} },
 		"NaN":                 func(s *sample.Sample) { s.Value.Num = "NaN" },
 		"plus":                func(s *sample.Sample) { s.Value.Num = "+1" },
