@@ -78,7 +78,8 @@
 // start and source. VendorID is night/HASH(source)/DATE, DATE being the day
 // of waking in the segments' HKTimeZone (else UTC), with /2, /3 for further
 // sessions that end on that day (naps), so that a restated night replaces the
-// earlier one.
+// earlier one. An aggregated night of Health Auto Export has the hour of its
+// start after the date instead of the count.
 //
 // # Blood pressure
 //

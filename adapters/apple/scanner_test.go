@@ -11,7 +11,7 @@ import (
 	"testing/iotest"
 )
 
-// event is one token in a form that both readers can give.
+// ownEvents are the tokens of our scanner, in a form that both readers can give.
 func ownEvents(r io.Reader) ([]string, error) {
 	var out []string
 	text := ""

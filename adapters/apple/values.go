@@ -208,7 +208,7 @@ func code(s string) sample.Value { return sample.Value{Kind: sample.Code, Text: 
 
 func text(s string) sample.Value { return sample.Value{Kind: sample.Text, Text: s} }
 
-// seconds writes a duration in minutes, to a thousandth, without zeros at the end.
+// minutes writes a duration in minutes, to a thousandth, without zeros at the end.
 func minutes(sec int64) string {
 	s := strconv.FormatFloat(float64(sec)/60, 'f', 3, 64)
 	return strings.TrimSuffix(strings.TrimRight(s, "0"), ".")
