@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // zones on machines and in containers that have none
 
 	"pulsegate/cmd/internal/cli"
 	"pulsegate/cmd/internal/server"

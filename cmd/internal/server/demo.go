@@ -1,0 +1,204 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"sort"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jwk"
+
+	"pulsegate/adapters/apple/applegen"
+	"pulsegate/adapters/fitbit/fitbitgen"
+	"pulsegate/adapters/oura/ouragen"
+	"pulsegate/cmd/internal/admin"
+	"pulsegate/fhir"
+	"pulsegate/mapping/ingest"
+	"pulsegate/smart/client"
+)
+
+// The demo world: three invented wearers, one vendor each, one month.
+const (
+	demoClient = "demo"
+	demoGroup  = "demo-wearers"
+	demoScope  = "system/*.rs"
+	demoDays   = 30
+)
+
+type wearer struct {
+	id, given, family, born, gender, vendor string
+	payloads                                func(start time.Time) (map[string][]byte, error)
+}
+
+var wearers = []wearer{
+	{"demo-ada", "Ada", "Beispiel", "1979-04-12", "female", "apple", func(start time.Time) (map[string][]byte, error) {
+		var b bytes.Buffer
+		err := applegen.GenerateZip(&b, applegen.Options{Seed: 1, Days: demoDays, Start: start, Name: "Ada"})
+		return map[string][]byte{"export.zip": b.Bytes()}, err
+	}},
+	{"demo-ben", "Ben", "Ejemplo", "1988-11-03", "male", "fitbit", func(start time.Time) (map[string][]byte, error) {
+		f := files{}
+		err := fitbitgen.Generate(f.create, fitbitgen.Options{Seed: 2, Days: demoDays, Start: start, Offset: 2 * time.Hour})
+		return f.bytes(), err
+	}},
+	{"demo-chi", "Chi", "Exempel", "1995-07-21", "other", "oura", func(start time.Time) (map[string][]byte, error) {
+		f := files{}
+		err := ouragen.Generate(f.create, ouragen.Options{Seed: 3, Days: demoDays, Start: start, Offset: 2 * time.Hour})
+		return f.bytes(), err
+	}},
+}
+
+// files collects what a generator writes.
+type files map[string]*bytes.Buffer
+
+func (f files) create(name string) (io.Writer, error) {
+	f[name] = &bytes.Buffer{}
+	return f[name], nil
+}
+
+func (f files) bytes() map[string][]byte {
+	out := map[string][]byte{}
+	for name, b := range f {
+		out[name] = b.Bytes()
+	}
+	return out
+}
+
+// demo fills the store through the same code as any other caller and prints
+// what to try. Filling again changes nothing.
+func (m *Main) demo(ctx context.Context) error {
+	o := operator{m}
+	op := admin.Operator{Name: "demo"}
+	start := time.Date(2026, 10, 1, 0, 0, 0, 0, time.FixedZone("", 2*3600))
+	var sum ingest.Summary
+	for _, w := range wearers {
+		one, err := o.demoWearer(ctx, op, w, start)
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.id, err)
+		}
+		sum.Add(one)
+	}
+	if err := o.demoGroup(ctx, op); err != nil {
+		return err
+	}
+	if err := m.demoClient(ctx); err != nil {
+		return err
+	}
+	tok, err := m.tokens.Issue(ctx, demoClient, demoScope, 5*time.Minute, "demo")
+	if err != nil {
+		return err
+	}
+	return m.demoPrint(tok.Access, &sum)
+}
+
+func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, start time.Time) (ingest.Summary, error) {
+	var sum ingest.Summary
+	_, err := o.AddPatient(ctx, op, admin.NewPatient{ID: w.id, Given: w.given, Family: w.family, BirthDate: w.born, Gender: w.gender, TimeZone: "Europe/Berlin"})
+	fresh := err == nil
+	if err != nil && fhir.KindOf(err) != fhir.Conflict {
+		return sum, err
+	}
+	if fresh {
+		if _, err := o.GrantConsent(ctx, op, admin.NewConsent{Patient: w.id, Vendor: w.vendor}); err != nil {
+			return sum, err
+		}
+	} else if _, ok, err := o.m.consents.Collects(ctx, w.id, w.vendor); err != nil || !ok {
+		return sum, err // withdrawn since: the demo respects that, too
+	}
+	payloads, err := w.payloads(start)
+	if err != nil {
+		return sum, err
+	}
+	var names []string
+	for n := range payloads {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	for _, n := range names {
+		one, err := o.Ingest(ctx, op, admin.IngestRequest{Patient: w.id, Vendor: w.vendor, Name: n}, bytes.NewReader(payloads[n]))
+		if err != nil {
+			return sum, fmt.Errorf("%s: %w", n, err)
+		}
+		sum.Add(one)
+	}
+	return sum, nil
+}
+
+func (o operator) demoGroup(ctx context.Context, op admin.Operator) error {
+	if _, _, err := o.m.store.Read(ctx, fhir.Ref{Type: "Group", ID: demoGroup}, 0); fhir.KindOf(err) != fhir.NotFound || err == nil {
+		return err
+	}
+	var members []any
+	for _, w := range wearers {
+		members = append(members, map[string]any{"entity": map[string]any{"reference": "Patient/" + w.id}})
+	}
+	body, err := json.Marshal(map[string]any{"resourceType": "Group", "id": demoGroup, "type": "person", "actual": true, "name": "Demo wearers", "member": members})
+	if err != nil {
+		return err
+	}
+	_, err = o.put(ctx, o.request(op), "Group", demoGroup, body)
+	return err
+}
+
+// demoClient registers a client with a key that nobody holds: its only token
+// is the one printed.
+func (m *Main) demoClient(ctx context.Context) error {
+	if _, err := m.clients.Get(ctx, demoClient); err == nil {
+		return nil
+	}
+	raw, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	k, err := jwk.FromRaw(raw.PublicKey)
+	if err != nil {
+		return err
+	}
+	for name, v := range map[string]any{jwk.KeyIDKey: "demo", jwk.AlgorithmKey: jwa.ES384, jwk.KeyUsageKey: "sig"} {
+		if err := k.Set(name, v); err != nil {
+			return err
+		}
+	}
+	set := jwk.NewSet()
+	if err := set.AddKey(k); err != nil {
+		return err
+	}
+	body, err := json.Marshal(set)
+	if err != nil {
+		return err
+	}
+	_, err = m.clients.Add(ctx, client.Client{ID: demoClient, Name: "Demo", JWKS: body, Scope: demoScope})
+	return err
+}
+
+func (m *Main) demoPrint(tok string, sum *ingest.Summary) error {
+	hr := url.QueryEscape("http://loinc.org|8867-4")
+	_, err := fmt.Fprintf(m.Stdout, `
+Three invented wearers, a month of data: %d items read, %d created, %d unchanged, in %.1f s.
+A token for five minutes (start again for another one):
+
+export TOKEN=%s
+
+# the ten latest heart rates of Ada
+curl -s -H "Authorization: Bearer $TOKEN" '%[6]s/Observation?patient=demo-ada&code=%[7]s&_sort=-date&_count=10'
+
+# one day of Chi, by date
+curl -s -H "Authorization: Bearer $TOKEN" '%[6]s/Observation?patient=demo-chi&date=2026-10-07'
+
+# a Bulk Data export of the group: the answer's Content-Location tells when the files are ready
+curl -si -H "Authorization: Bearer $TOKEN" -H 'Prefer: respond-async' '%[6]s/Group/%[8]s/$export?_type=Patient,Observation,Device'
+
+# the audit trail of Ada: who did what, this curl included
+curl -s -H "Authorization: Bearer $TOKEN" '%[6]s/AuditEvent?patient=demo-ada&_sort=-date&_count=20'
+
+`, sum.Read, sum.Created, sum.Unchanged, sum.Seconds, tok, m.fhirBase(), hr, demoGroup)
+	return err
+}

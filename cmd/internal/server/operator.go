@@ -1,0 +1,104 @@
+package server
+
+import (
+	"context"
+	"io"
+	"strings"
+
+	"pulsegate/cmd/internal/admin"
+	"pulsegate/fhir/audit"
+	"pulsegate/mapping/ingest"
+	"pulsegate/smart/client"
+)
+
+func info(c client.Client) admin.ClientInfo {
+	return admin.ClientInfo{ID: c.ID, Name: c.Name, Scope: c.Scope, JWKSURL: c.JWKSURL, Created: c.Created, Disabled: c.Disabled}
+}
+
+// AddClient registers a backend client.
+func (o operator) AddClient(ctx context.Context, op admin.Operator, in admin.NewClient) (admin.ClientInfo, error) {
+	c, err := o.m.clients.Add(ctx, client.Client{Name: in.Name, JWKS: jwksText(in.JWKS), JWKSURL: in.JWKSURL, Scope: scopeText(in.Scope)})
+	if err != nil {
+		return admin.ClientInfo{}, err
+	}
+	return info(c), o.record(ctx, o.request(op), "client add", "")
+}
+
+// ListClients lists every client ever registered.
+func (o operator) ListClients(ctx context.Context, op admin.Operator) (admin.Clients, error) {
+	out := admin.Clients{Clients: []admin.ClientInfo{}}
+	cs, err := o.m.clients.List(ctx)
+	if err != nil {
+		return out, err
+	}
+	for _, c := range cs {
+		out.Clients = append(out.Clients, info(c))
+	}
+	return out, o.record(ctx, o.request(op), "client list", "")
+}
+
+// DisableClient refuses a client from its next request on.
+func (o operator) DisableClient(ctx context.Context, op admin.Operator, id string) (admin.ClientInfo, error) {
+	if err := o.m.clients.Disable(ctx, id); err != nil {
+		return admin.ClientInfo{}, err
+	}
+	c, err := o.m.clients.Get(ctx, id)
+	if err != nil {
+		return admin.ClientInfo{}, err
+	}
+	return info(c), o.record(ctx, o.request(op), "client disable", "")
+}
+
+// Ingest reads a vendor payload.
+func (o operator) Ingest(ctx context.Context, op admin.Operator, in admin.IngestRequest, body io.Reader) (ingest.Summary, error) {
+	if err := o.knownVendor(in.Vendor); err != nil {
+		return ingest.Summary{}, err
+	}
+	if err := o.havePatient(ctx, in.Patient); err != nil {
+		return ingest.Summary{}, err
+	}
+	rq := o.request(op)
+	return o.m.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format, Name: in.Name,
+		Body: body, Principal: rq.Principal, RequestID: rq.RequestID})
+}
+
+// VerifyAudit recomputes the log.
+func (o operator) VerifyAudit(ctx context.Context, op admin.Operator, earlier string) (any, error) {
+	if err := o.record(ctx, o.request(op), "audit verify", ""); err != nil {
+		return nil, err
+	}
+	if err := o.m.notary.Sign(); err != nil {
+		return nil, err
+	}
+	opts := audit.VerifyOptions{Verifier: o.m.notary.Verifier(), Clock: o.m.now}
+	if strings.TrimSpace(earlier) != "" {
+		opts.Also = [][]byte{[]byte(earlier)}
+	}
+	return audit.Verify(ctx, o.m.store, o.m.notary.Checkpoint(), opts)
+}
+
+// StoreStat tells the sizes of the store.
+func (o operator) StoreStat(ctx context.Context, op admin.Operator) (admin.StoreStat, error) {
+	s := o.m.store.Stats()
+	return admin.StoreStat{DiskBytes: s.DiskBytes, Resources: s.Resources, Commit: uint64(s.T), AuditLeaves: s.Log}, nil
+}
+
+// StoreCheck reads everything and holds index against data.
+func (o operator) StoreCheck(ctx context.Context, op admin.Operator) (admin.StoreCheck, error) {
+	out := admin.StoreCheck{Problems: []string{}}
+	more := 0
+	err := o.m.store.Check(ctx, func(p string) {
+		if len(out.Problems) < 1000 {
+			out.Problems = append(out.Problems, p)
+		} else {
+			more++
+		}
+	})
+	if err != nil {
+		return out, err
+	}
+	if more > 0 {
+		out.Problems = append(out.Problems, "and more")
+	}
+	return out, o.record(ctx, o.request(op), "store check", "")
+}

@@ -1,0 +1,188 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"pulsegate/cmd/internal/admin"
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/consent"
+	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+// timezoneURL is the standard extension that holds a wearer's zone.
+const timezoneURL = "http://hl7.org/fhir/StructureDefinition/timezone"
+
+// operator implements admin.Operations on the same services that requests
+// from outside use, with the operator's grant.
+type operator struct{ m *Main }
+
+var _ admin.Operations = operator{}
+
+func principal(op admin.Operator) *access.Principal {
+	return &access.Principal{Operator: op.Name, Grant: access.All()}
+}
+
+func (o operator) request(op admin.Operator) *interaction.Request {
+	return &interaction.Request{Principal: principal(op), RemoteIP: "", RequestID: o.m.newID()}
+}
+
+// AddPatient creates the Patient through the ordinary create or update
+// interaction: it is validated and audited like any other.
+func (o operator) AddPatient(ctx context.Context, op admin.Operator, in admin.NewPatient) (admin.ID, error) {
+	if in.ID != "" && !fhir.ValidID(in.ID) {
+		return admin.ID{}, fhir.Errorf(fhir.Invalid, "patient add", "--id: 1 to 64 letters, digits, - or .")
+	}
+	if in.TimeZone != "" {
+		if _, err := time.LoadLocation(in.TimeZone); err != nil {
+			return admin.ID{}, fhir.Errorf(fhir.Invalid, "patient add", "--timezone: not an IANA time zone")
+		}
+	}
+	p := map[string]any{
+		"resourceType": "Patient",
+		"name":         []any{map[string]any{"family": in.Family, "given": []string{in.Given}}},
+	}
+	if in.ID != "" {
+		p["id"] = in.ID
+	}
+	if in.BirthDate != "" {
+		p["birthDate"] = in.BirthDate
+	}
+	if in.Gender != "" {
+		p["gender"] = in.Gender
+	}
+	if in.TimeZone != "" {
+		p["extension"] = []any{map[string]any{"url": timezoneURL, "valueCode": in.TimeZone}}
+	}
+	body, err := json.Marshal(p)
+	if err != nil {
+		return admin.ID{}, fhir.Wrap("patient add", err)
+	}
+	if in.ID != "" {
+		if _, _, err := o.m.store.Read(ctx, fhir.Ref{Type: "Patient", ID: in.ID}, 0); fhir.KindOf(err) != fhir.NotFound {
+			if err != nil {
+				return admin.ID{}, err
+			}
+			return admin.ID{}, fhir.Errorf(fhir.Conflict, "patient add", "Patient/%s is there already", in.ID)
+		}
+	}
+	id, err := o.put(ctx, o.request(op), "Patient", in.ID, body)
+	return admin.ID{ID: id}, err
+}
+
+// GrantConsent stores a Consent in plain language and code.
+func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.NewConsent) (admin.ID, error) {
+	if err := o.knownVendor(in.Vendor); err != nil {
+		return admin.ID{}, err
+	}
+	if in.Recipient == "" {
+		in.Recipient = "any"
+	}
+	if in.Recipient != "any" {
+		if _, err := o.m.clients.Get(ctx, in.Recipient); err != nil {
+			return admin.ID{}, err
+		}
+	}
+	if err := o.havePatient(ctx, in.Patient); err != nil {
+		return admin.ID{}, err
+	}
+	res, err := consent.Grant(consent.Terms{ID: o.m.newID(), Patient: in.Patient, Vendor: in.Vendor, Categories: in.Categories, Recipient: in.Recipient, Now: o.m.now()})
+	if err != nil {
+		return admin.ID{}, err
+	}
+	id, err := o.put(ctx, o.request(op), "Consent", res.ID, res.JSON)
+	return admin.ID{ID: id}, err
+}
+
+// WithdrawConsent makes the active consents inactive; the next request of a
+// recipient sees nothing more.
+func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in admin.WithdrawConsent) (admin.Withdrawn, error) {
+	out := admin.Withdrawn{Withdrawn: []string{}}
+	if err := o.havePatient(ctx, in.Patient); err != nil {
+		return out, err
+	}
+	if in.Vendor != "" {
+		if err := o.knownVendor(in.Vendor); err != nil {
+			return out, err
+		}
+	}
+	var found []fhir.Resource
+	err := o.consents(ctx, in.Patient, func(r fhir.Resource) bool {
+		t, err := consent.Describe(r)
+		if err == nil && t.Status == "active" && (in.Vendor == "" || t.Vendor == in.Vendor) {
+			r.JSON = append([]byte(nil), r.JSON...)
+			found = append(found, r)
+		}
+		return true
+	})
+	if err != nil {
+		return out, err
+	}
+	for _, r := range found {
+		w, err := consent.Withdraw(r)
+		if err != nil {
+			return out, err
+		}
+		if _, err := o.put(ctx, o.request(op), "Consent", w.ID, w.JSON); err != nil {
+			return out, err
+		}
+		out.Withdrawn = append(out.Withdrawn, w.ID)
+	}
+	if len(out.Withdrawn) == 0 {
+		return out, fhir.Errorf(fhir.NotFound, "consent withdraw", "there is no active consent to withdraw")
+	}
+	return out, nil
+}
+
+// ListConsents lists the consents of one patient or of all.
+func (o operator) ListConsents(ctx context.Context, op admin.Operator, patient string) (admin.Consents, error) {
+	out := admin.Consents{Consents: []admin.Consent{}}
+	err := o.consents(ctx, patient, func(r fhir.Resource) bool {
+		t, err := consent.Describe(r)
+		if err != nil {
+			out.Consents = append(out.Consents, admin.Consent{ID: r.ID, Status: "unreadable"})
+			return true
+		}
+		out.Consents = append(out.Consents, admin.Consent{ID: r.ID, Patient: t.Patient, Status: t.Status,
+			Vendor: t.Vendor, Categories: t.Categories, Recipient: t.Recipient, Date: t.Date})
+		return true
+	})
+	if err != nil {
+		return out, err
+	}
+	return out, o.record(ctx, o.request(op), "consent list", patient)
+}
+
+// consents calls fn for the current Consents.
+func (o operator) consents(ctx context.Context, patient string, fn func(fhir.Resource) bool) error {
+	params := [][2]string{}
+	if patient != "" {
+		params = append(params, [2]string{"patient", patient})
+	}
+	q, err := search.Parse("Consent", params, search.ParseOptions{Base: o.m.fhirBase()})
+	if err != nil {
+		return err
+	}
+	return o.m.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool { return fn(f.Resource) })
+}
+
+func (o operator) havePatient(ctx context.Context, id string) error {
+	r, _, err := o.m.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
+	if fhir.KindOf(err) == fhir.NotFound && err != nil || err == nil && r.Deleted {
+		return fhir.Errorf(fhir.NotFound, "operator", "there is no such patient")
+	}
+	return err
+}
+
+func (o operator) knownVendor(v string) error {
+	for _, a := range o.m.adapters {
+		if a.Vendor() == v {
+			return nil
+		}
+	}
+	return fhir.Errorf(fhir.Invalid, "operator", "--vendor: one of apple, fitbit, oura")
+}

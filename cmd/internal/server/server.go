@@ -1,0 +1,257 @@
+// Package server is the composition of Pulsegate: it builds every service from
+// a Config, in the one place where all of them are known, and runs them. The
+// binary and the end-to-end tests start the same Main.
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"pulsegate/adapters"
+	"pulsegate/adapters/apple"
+	"pulsegate/adapters/fitbit"
+	"pulsegate/adapters/oura"
+	"pulsegate/cmd/internal/admin"
+	"pulsegate/cmd/internal/cli"
+	"pulsegate/cmd/internal/config"
+	"pulsegate/cmd/internal/telemetry"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/bulk"
+	"pulsegate/fhir/consent"
+	"pulsegate/fhir/egress"
+	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/subscription"
+	"pulsegate/mapping/ingest"
+	"pulsegate/smart/client"
+	"pulsegate/smart/keys"
+	"pulsegate/smart/policy"
+	"pulsegate/smart/token"
+)
+
+// Main is a whole server.
+type Main struct {
+	Config  *config.Config
+	Version string
+	Stdout  io.Writer
+	Log     *slog.Logger
+
+	base      string
+	telemetry *telemetry.Telemetry
+	store     *pebblestore.DB
+	recorder  *audit.Recorder
+	notary    *audit.Notary
+	consents  *consent.Engine
+	ring      *keys.Ring
+	clients   *client.Registry
+	policy    *policy.Engine
+	tokens    *token.Endpoint
+	service   *interaction.Service
+	exporter  *bulk.Exporter
+	subs      *subscription.Engine
+	adapters  []adapters.Adapter
+	pipeline  *ingest.Pipeline
+	egress    egress.Policy
+	draining  chan struct{}
+}
+
+// Serve is the serve command.
+func Serve(version string) cli.Serve {
+	return func(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) error {
+		log, err := logger(cfg, stderr)
+		if err != nil {
+			return err
+		}
+		m := &Main{Config: cfg, Version: version, Stdout: stdout, Log: log}
+		return m.Run(ctx)
+	}
+}
+
+func logger(cfg *config.Config, w io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
+		return nil, fmt.Errorf("log-level: %w", err)
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	switch cfg.LogFormat {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, opts)), nil
+	}
+	return nil, errors.New("log-format: text or json")
+}
+
+func (m *Main) now() time.Time { return time.Now() }
+
+// newID is a random id for resources and requests: 26 letters and digits.
+func (m *Main) newID() string { return strings.ToLower(rand.Text()) }
+
+func (m *Main) fhirBase() string { return m.base + "/fhir" }
+
+// Run serves until ctx ends, drains, and returns.
+func (m *Main) Run(ctx context.Context) (err error) {
+	l, err := net.Listen("tcp", m.Config.Listen)
+	if err != nil {
+		return err
+	}
+	m.base = m.Config.BaseURL
+	if m.base == "" {
+		m.base = m.ownURL(l.Addr())
+	}
+	m.draining = make(chan struct{})
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	if err := m.open(work); err != nil {
+		return errors.Join(err, l.Close(), m.close())
+	}
+	defer func() { err = errors.Join(err, m.close()) }()
+
+	handler, err := m.handler()
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	srv := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(m.Log.Handler(), slog.LevelDebug),
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12},
+	}
+	ops := &admin.Server{Dir: m.Config.Data, Ops: operator{m}, Log: m.Log}
+	al, err := ops.Listen()
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	failed := make(chan error, 3)
+	go func() { failed <- m.serveHTTP(srv, l) }()
+	go func() { failed <- ops.Serve(al) }()
+	notarized := make(chan error, 1)
+	go func() { notarized <- m.notary.Run(work) }()
+
+	if err := m.ready(ctx); err != nil {
+		m.Log.Error("start", "error", err)
+		stop()
+		return errors.Join(err, srv.Close(), <-notarized)
+	}
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	close(m.draining)
+	m.Log.Info("draining", "timeout", m.Config.DrainTimeout)
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.Config.DrainTimeout)
+	defer cancel()
+	err = errors.Join(err, srv.Shutdown(grace), ops.Close(grace))
+	m.subs.Close()
+	m.exporter.Close()
+	if rerr := m.recorder.Record(grace, audit.Event{Kind: audit.Lifecycle, Interaction: "stop"}); rerr != nil {
+		err = errors.Join(err, rerr)
+	}
+	stop()
+	return errors.Join(err, <-notarized, m.telemetry.Close(grace))
+}
+
+// ready records the start, fills the demo, and says that it serves.
+func (m *Main) ready(ctx context.Context) error {
+	if err := m.recorder.Record(ctx, audit.Event{Kind: audit.Lifecycle, Interaction: "start"}); err != nil {
+		return err
+	}
+	if m.Config.Demo {
+		if err := m.demo(ctx); err != nil {
+			return fmt.Errorf("demo: %w", err)
+		}
+	}
+	_, err := fmt.Fprintf(m.Stdout, "pulsegate ready %s\n", m.base)
+	return err
+}
+
+func (m *Main) serveHTTP(srv *http.Server, l net.Listener) error {
+	var err error
+	if m.Config.TLSCert != "" {
+		err = srv.ServeTLS(l, m.Config.TLSCert, m.Config.TLSKey)
+	} else {
+		err = srv.Serve(l)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// ownURL is the base URL when none is configured.
+func (m *Main) ownURL(a net.Addr) string {
+	scheme := "http"
+	if m.Config.TLSCert != "" {
+		scheme = "https"
+	}
+	host, port, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return scheme + "://" + a.String()
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return scheme + "://" + net.JoinHostPort(host, port)
+}
+
+// open builds every service, in the order in which they stand on each other.
+func (m *Main) open(ctx context.Context) error {
+	dir := m.Config.Data
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	var err error
+	if m.telemetry, err = telemetry.Start(ctx, m.Version, m.Log); err != nil {
+		return err
+	}
+	private, err := m.Config.Egress()
+	if err != nil {
+		return err
+	}
+	m.egress = egress.Policy{AllowPrivate: private, AllowHTTP: len(private) > 0}
+	m.store, err = pebblestore.Open(filepath.Join(dir, "store"), pebblestore.Options{
+		Clock: m.now, Logger: m.Log, CacheBytes: int64(m.Config.CacheMiB) << 20})
+	if err != nil {
+		return err
+	}
+	m.adapters = []adapters.Adapter{apple.New(), fitbit.New(), oura.New()}
+	for _, step := range []func(context.Context) error{m.openAudit, m.openAccess, m.openFHIR, m.openIngest} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Main) openAudit(context.Context) error {
+	var err error
+	if m.recorder, err = audit.NewRecorder(audit.Options{Store: m.store, Clock: m.now, Rand: rand.Reader, Observer: m.base, Logger: m.Log}); err != nil {
+		return err
+	}
+	m.notary, err = audit.OpenNotary(audit.NotaryOptions{Store: m.store, Dir: m.Config.Data, Origin: m.origin(), Rand: rand.Reader, Clock: m.now, Logger: m.Log})
+	return err
+}
+
+// origin names the log independently of a port that changes.
+func (m *Main) origin() string { return "pulsegate/audit" }
+
+// close ends what open made.
+func (m *Main) close() error {
+	if m.consents != nil {
+		m.consents.Close()
+	}
+	if m.store != nil {
+		return m.store.Close()
+	}
+	return nil
+}

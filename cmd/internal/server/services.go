@@ -1,0 +1,222 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/bulk"
+	"pulsegate/fhir/capability"
+	"pulsegate/fhir/consent"
+	"pulsegate/fhir/egress"
+	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/r4"
+	"pulsegate/fhir/rest"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/subscription"
+	"pulsegate/mapping"
+	"pulsegate/mapping/ingest"
+	"pulsegate/smart/client"
+	"pulsegate/smart/discovery"
+	"pulsegate/smart/keys"
+	"pulsegate/smart/policy"
+	"pulsegate/smart/scope"
+	"pulsegate/smart/token"
+)
+
+// tokenParam tells the scope parser which parameters may narrow a scope.
+func tokenParam(typ, code string) bool {
+	p, ok := search.Lookup(typ, code)
+	return ok && p.Kind == search.KindToken
+}
+
+// openAccess builds what decides: keys, clients, consents, policy, tokens.
+func (m *Main) openAccess(ctx context.Context) error {
+	var err error
+	scopes := scope.Parser{TokenParam: tokenParam}
+	if m.ring, err = keys.Open(m.Config.Data, m.now); err != nil {
+		return err
+	}
+	if m.consents, err = consent.New(consent.Options{Store: m.store, Clock: m.now, Logger: m.Log}); err != nil {
+		return err
+	}
+	m.clients = &client.Registry{Store: m.store, Scopes: scopes, Clock: m.now, AllowHTTP: m.egress.AllowHTTP}
+	jwks := m.egress
+	jwks.Timeout, jwks.MaxResponse = 3*time.Second, 64<<10
+	assertions, err := client.NewAssertions(m.clients, &client.Keys{HTTP: egress.New(jwks), Clock: m.now}, m.base+"/oauth/token")
+	if err != nil {
+		return err
+	}
+	m.policy = &policy.Engine{Keys: m.ring, Clients: m.clients, Consents: m.consents, Scopes: scopes,
+		Issuer: m.base, Audience: m.fhirBase(), Clock: m.now}
+	m.tokens, err = token.New(ctx, token.Options{Store: m.store, Audit: m.recorder, Keys: m.ring, Assertions: assertions,
+		Scopes: scopes, Clock: m.now, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log})
+	return err
+}
+
+// grant is what a client may do now under the given scopes; with none given,
+// under those it is registered for.
+func (m *Main) grant(ctx context.Context, clientID, scopes string) (*access.Grant, error) {
+	c, err := m.clients.Get(ctx, clientID)
+	if err != nil {
+		return nil, err
+	}
+	if c.Disabled {
+		return nil, fhir.Errorf(fhir.Forbidden, "server.grant", "the client is disabled")
+	}
+	if scopes == "" {
+		scopes = c.Scope
+	}
+	set, err := m.policy.Scopes.Parse(scopes)
+	if err != nil {
+		return nil, err
+	}
+	return &access.Grant{Recipient: clientID, Rules: set.Rules(), Consents: m.consents}, nil
+}
+
+// openFHIR builds the interactions, export and subscriptions.
+func (m *Main) openFHIR(ctx context.Context) error {
+	door, err := r4.New(r4.Limits{Bytes: int(m.Config.MaxBodyBytes), Entries: m.Config.MaxBundle})
+	if err != nil {
+		return err
+	}
+	m.subs, err = subscription.New(ctx, subscription.Options{Store: m.store, Audit: m.recorder, Clock: m.now, Rand: rand.Reader,
+		Base: m.fhirBase(), Policy: m.egress, Logger: m.Log,
+		GrantFor: func(ctx context.Context, clientID string) (*access.Grant, error) { return m.grant(ctx, clientID, "") }})
+	if err != nil {
+		return err
+	}
+	m.exporter, err = bulk.New(ctx, bulk.Options{Store: m.store, Audit: m.recorder, Clock: m.now, Rand: rand.Reader,
+		Base: m.fhirBase(), GrantFor: m.grant, Logger: m.Log})
+	if err != nil {
+		return err
+	}
+	m.service = &interaction.Service{Store: m.store, Door: door, Audit: m.recorder, Clock: m.now, Rand: rand.Reader,
+		Limits: interaction.Limits{BundleEntries: m.Config.MaxBundle}, Base: m.fhirBase(),
+		Checks: map[string]interaction.Check{"Subscription": m.subs.Check}}
+	return nil
+}
+
+func (m *Main) openIngest(context.Context) error {
+	mapper, err := mapping.New(mapping.Embedded(), mapping.Options{})
+	if err != nil {
+		return err
+	}
+	m.pipeline = &ingest.Pipeline{Store: m.store, Audit: m.recorder, Consents: m.consents, Mapper: mapper, Adapters: m.adapters,
+		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data, Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log}
+	return nil
+}
+
+// handler is everything that listens on the address.
+func (m *Main) handler() (http.Handler, error) {
+	statement, err := m.statement()
+	if err != nil {
+		return nil, err
+	}
+	page, err := newLanding(m.base, m.Version, m.healthy)
+	if err != nil {
+		return nil, err
+	}
+	s := &rest.Server{Service: m.service, Auth: m.policy, Metadata: func() []byte { return statement }, Logger: m.Log, Clock: m.now, Rand: rand.Reader,
+		Limits: rest.Limits{Body: m.Config.MaxBodyBytes, Inflated: m.Config.MaxBodyBytes},
+		Operations: []rest.Mounter{
+			rest.Bulk{Exporter: m.exporter, Base: m.fhirBase(), Service: m.service},
+			rest.Subscriptions{Engine: m.subs, Service: m.service},
+			&rest.AuditLog{Store: m.store, Recorder: m.recorder, Notary: m.notary, Clock: m.now},
+		}}
+	e := s.Engine()
+	e.GET("/", gin.WrapH(page))
+	e.GET("/livez", func(c *gin.Context) { c.String(http.StatusOK, "ok\n") })
+	e.GET("/readyz", func(c *gin.Context) {
+		if err := m.healthy(); err != nil {
+			c.String(http.StatusServiceUnavailable, "%s\n", err)
+			return
+		}
+		c.String(http.StatusOK, "ok\n")
+	})
+	e.GET("/metrics", gin.WrapH(m.telemetry.Metrics))
+	for _, x := range []rest.Mounter{m.ring, m.tokens, discovery.Handler{BaseURL: m.base},
+		&ingest.Handler{Pipeline: m.pipeline, Auth: m.policy, RequestID: rest.RequestID, Limits: m.pipeline.Limits, Logger: m.Log}} {
+		x.Mount(e)
+	}
+	return e, nil
+}
+
+var errDraining = errors.New("draining")
+
+// healthy is what /readyz says.
+func (m *Main) healthy() error {
+	select {
+	case <-m.draining:
+		return errDraining
+	default:
+	}
+	// A read shows that the store answers; a store that had to stop does not.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if _, err := m.store.Get(ctx, "client/none"); err != nil {
+		return errors.New("the store does not answer")
+	}
+	return nil
+}
+
+// statement is the CapabilityStatement of this configuration.
+func (m *Main) statement() ([]byte, error) {
+	const bulkIG = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/"
+	const backport = "http://hl7.org/fhir/uv/subscriptions-backport/"
+	base := "http://hl7.org/fhir/StructureDefinition/"
+	return capability.Statement(capability.Settings{
+		Base: m.fhirBase(), Version: m.Version, Released: m.now(), Token: m.base + "/oauth/token",
+		Operations: []capability.Operation{
+			{Name: "export", Definition: bulkIG + "export"},
+			{Type: "Patient", Name: "export", Definition: bulkIG + "patient-export"},
+			{Type: "Group", Name: "export", Definition: bulkIG + "group-export"},
+			{Type: "Subscription", Name: "status", Definition: backport + "OperationDefinition/backport-subscription-status"},
+			{Type: "Subscription", Name: "events", Definition: backport + "OperationDefinition/backport-subscription-events"},
+		},
+		Instantiates: []string{"http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"},
+		Profiles: map[string][]string{
+			"Subscription": {backport + "StructureDefinition/backport-subscription"},
+			"Observation": {base + "vitalsigns", base + "heartrate", base + "resprate", base + "oxygensat", base + "bodytemp",
+				base + "bodyheight", base + "bodyweight", base + "bmi", base + "bp"},
+		},
+		Topics: []string{fhir.Canonical + "/SubscriptionTopic/observation-recorded"},
+	})
+}
+
+// put stores a resource of an operator through the ordinary interactions and
+// returns its id.
+func (o operator) put(ctx context.Context, rq *interaction.Request, typ, id string, body []byte) (string, error) {
+	if id == "" {
+		w, err := o.m.service.Create(ctx, rq, typ, body, "")
+		return w.Resource.ID, err
+	}
+	w, err := o.m.service.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, 0)
+	return w.Resource.ID, err
+}
+
+// record leaves the AuditEvent of an operator's command that is no FHIR
+// interaction.
+func (o operator) record(ctx context.Context, rq *interaction.Request, command, patient string) error {
+	return o.m.recorder.Record(ctx, audit.Event{Kind: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
+		Principal: rq.Principal, RequestID: rq.RequestID, Patient: patient})
+}
+
+// scopeText trims a scope as a person types it.
+func scopeText(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+func jwksText(raw json.RawMessage) json.RawMessage {
+	if string(raw) == "null" {
+		return nil
+	}
+	return raw
+}
