@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	_ "time/tzdata" // HKTimeZone names zones, and a container may have none
 
 	"pulsegate/mapping/sample"
 )
