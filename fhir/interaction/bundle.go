@@ -178,7 +178,6 @@ type response struct {
 	ref      fhir.Ref
 	version  uint64
 	modified time.Time
-	created  bool
 	wrote    bool   // resource is left out when minimal
 	resource []byte // or a Bundle, for a search
 	err      error

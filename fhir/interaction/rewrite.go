@@ -11,8 +11,8 @@ import (
 
 // rewriteReferences replaces Reference.reference values that are the fullUrl
 // of an entry of the same transaction by what that entry became. All other
-// bytes stay as they are. A urn:uuid or urn:oid that no entry has, and a
-// conditional reference, is refused.
+// bytes stay as they are. A urn:uuid or urn:oid that no entry has is refused
+// (conditional references do not pass the door).
 func rewriteReferences(body []byte, ids map[string]string) ([]byte, error) {
 	const op = "interaction.rewriteReferences"
 	dec := jsontext.NewDecoder(bytes.NewReader(body))
@@ -41,8 +41,6 @@ func rewriteReferences(body []byte, ids map[string]string) ([]byte, error) {
 				copied = end
 			case strings.HasPrefix(v, "urn:uuid:") || strings.HasPrefix(v, "urn:oid:"):
 				return nil, fhir.Errorf(fhir.Invalid, op, "a reference names a urn that is no entry's fullUrl")
-			case strings.Contains(v, "?"):
-				return nil, fhir.Errorf(fhir.Invalid, op, "conditional references are not supported: use an id or the fullUrl of an entry")
 			}
 		}
 		reference = false
