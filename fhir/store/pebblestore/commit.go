@@ -1,0 +1,267 @@
+package pebblestore
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+const (
+	groupBatches = 256
+	groupBytes   = 8 << 20
+	maxBatch     = 64 << 20
+	reserve      = 64 << 20 // bytes of disk that stay free
+	ahead        = 5 * time.Millisecond
+)
+
+// request is one Commit on its way.
+type request struct {
+	batch  *store.Batch
+	values []*search.Values
+	hashes [][16]byte
+	bytes  int
+	result store.Result
+	err    error
+	commit store.Commit
+	answer chan struct{}
+}
+
+// group is what shares one fsync.
+type group struct {
+	reqs  []*request
+	batch *pebble.Batch // nil: nothing to write
+	view  *view
+}
+
+// Commit is of store.Store. ctx ends the wait for a place in the queue; once
+// queued the batch's fate is awaited, for the caller must know it.
+func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
+	const op = "pebblestore.Commit"
+	r, err := prepare(b)
+	if err != nil {
+		return store.Result{}, err
+	}
+	v, err := d.enter(op) // holds Close back
+	if err != nil {
+		return store.Result{}, err
+	}
+	defer d.leave(v)
+	select {
+	case <-ctx.Done():
+		return store.Result{}, canceled(op, ctx.Err())
+	default:
+	}
+	select {
+	case d.in <- r:
+	case <-ctx.Done():
+		return store.Result{}, canceled(op, ctx.Err())
+	}
+	<-r.answer
+	return r.result, r.err
+}
+
+func canceled(op string, err error) error {
+	return &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
+}
+
+// prepare does what needs no order: extraction, hashing, checks.
+func prepare(b *store.Batch) (*request, error) {
+	const op = "pebblestore.Commit"
+	r := &request{batch: b, values: make([]*search.Values, len(b.Writes)), hashes: make([][16]byte, len(b.Writes)),
+		answer: make(chan struct{})}
+	for i := range b.Writes {
+		w := &b.Writes[i]
+		if !fhir.KnownType(w.Resource.Type) || !fhir.ValidID(w.Resource.ID) {
+			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: type or id is not valid", i)
+		}
+		if w.Op != store.Put {
+			continue
+		}
+		r.bytes += len(w.Resource.JSON)
+		p := fhir.Prefix(w.Resource.Type, w.Resource.ID)
+		if len(w.Resource.JSON) < len(p) || string(w.Resource.JSON[:len(p)]) != p {
+			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: JSON is not in canonical form", i)
+		}
+		r.values[i] = w.Values
+		if w.Values == nil {
+			v, err := search.Extract(w.Resource.Type, w.Resource.JSON)
+			if err != nil {
+				return nil, fhir.Wrap(op, err)
+			}
+			r.values[i] = v
+		}
+		r.hashes[i] = w.Hash
+		if w.Hash == ([16]byte{}) {
+			s := sha256.Sum256(w.Resource.JSON)
+			copy(r.hashes[i][:], s[:])
+		}
+	}
+	for i := range b.State {
+		if b.State[i].Key == "" {
+			return nil, fhir.Errorf(fhir.Invalid, op, "state %d: empty key", i)
+		}
+		r.bytes += len(b.State[i].Value)
+	}
+	for _, l := range b.Leaves {
+		r.bytes += len(l)
+	}
+	if r.bytes > maxBatch {
+		return nil, fhir.Errorf(fhir.TooLarge, op, "batch is larger than %d bytes", maxBatch)
+	}
+	return r, nil
+}
+
+// committer gathers requests into groups, resolves and applies them.
+func (d *DB) committer() {
+	defer close(d.toSync)
+	for r := range d.in {
+		reqs := d.gather(r)
+		g, err := d.build(reqs)
+		if err != nil {
+			d.fail(err)
+			g = &group{reqs: reqs}
+		}
+		d.toSync <- g
+	}
+}
+
+// gather takes what is waiting. When stamps run ahead of the clock (very many
+// groups a second) it first lets a millisecond pass: one group more.
+func (d *DB) gather(first *request) []*request {
+	if lead := time.Duration(d.head.updated-d.opts.Clock().UnixMilli()) * time.Millisecond; lead > ahead {
+		time.Sleep(time.Millisecond)
+	}
+	reqs, bytes := []*request{first}, first.bytes
+	for len(reqs) < groupBatches && bytes < groupBytes {
+		select {
+		case r, ok := <-d.in:
+			if !ok {
+				return reqs
+			}
+			reqs, bytes = append(reqs, r), bytes+r.bytes
+		default:
+			return reqs
+		}
+	}
+	return reqs
+}
+
+// build makes and applies the Pebble batch of a group.
+func (d *DB) build(reqs []*request) (*group, error) {
+	g := &group{reqs: reqs}
+	if d.failed.Load() {
+		return g, nil
+	}
+	if d.noSpace() {
+		for _, r := range reqs {
+			r.err = fhir.Errorf(fhir.NoSpace, "pebblestore.Commit", "the disk is full")
+		}
+		return g, nil
+	}
+	s := newStage(d)
+	for _, r := range reqs {
+		if err := s.add(r); err != nil {
+			return nil, errors.Join(err, s.batch.Close())
+		}
+	}
+	if s.meta == d.head { // nothing was written
+		return g, s.batch.Close()
+	}
+	if err := s.finish(); err != nil {
+		return nil, errors.Join(err, s.batch.Close())
+	}
+	if err := d.apply(s.batch); err != nil {
+		return nil, err
+	}
+	d.head, g.batch = s.meta, s.batch
+	g.view = &view{snap: d.pdb.NewSnapshot(), meta: d.head, refs: 1}
+	return g, nil
+}
+
+// apply writes a batch to the WAL and the memtable. A fatal error inside
+// Pebble ends the goroutine it runs on, so it gets one of its own.
+func (d *DB) apply(b *pebble.Batch) error {
+	res := make(chan error, 1)
+	go func() {
+		err := errors.New("pebble stopped while applying")
+		defer func() { res <- err }()
+		if d.opts.NoSync {
+			err = d.pdb.Apply(b, pebble.NoSync)
+			return
+		}
+		err = d.pdb.ApplyNoSyncWait(b, pebble.Sync)
+	}()
+	return <-res
+}
+
+// noSpace asks the file system, a few times a second at most, whether the
+// reserve is touched. A full disk is found here, before Pebble meets it: a WAL
+// that could not be written cannot be used again.
+func (d *DB) noSpace() bool {
+	now := time.Now()
+	if now.Sub(d.lastSpace) < 200*time.Millisecond {
+		return d.full
+	}
+	d.lastSpace = now
+	u, err := d.fs.GetDiskUsage(d.dir)
+	d.full = err == nil && u.TotalBytes > 0 && u.AvailBytes < reserve
+	return d.full
+}
+
+// syncer waits for each group's fsync, shows it, tells the watchers and
+// answers the writers, in order.
+func (d *DB) syncer() {
+	defer close(d.done)
+	for g := range d.toSync {
+		if g.batch != nil {
+			if !d.opts.NoSync {
+				if err := g.batch.SyncWait(); err != nil {
+					d.fail(err)
+				}
+			}
+			if err := g.batch.Close(); err != nil {
+				d.fail(err)
+			}
+		}
+		if d.failed.Load() {
+			for _, r := range g.reqs {
+				r.result, r.err = store.Result{}, errStopped("pebblestore.Commit")
+				close(r.answer)
+			}
+			continue
+		}
+		if g.view != nil {
+			d.publish(g.view)
+			d.tell(g)
+		}
+		for _, r := range g.reqs {
+			close(r.answer)
+		}
+	}
+}
+
+func (d *DB) tell(g *group) {
+	d.mu.Lock()
+	fns := make([]func(store.Commit), 0, len(d.watches))
+	for id := uint64(0); id < d.nextID && len(fns) < len(d.watches); id++ {
+		if fn, ok := d.watches[id]; ok {
+			fns = append(fns, fn)
+		}
+	}
+	d.mu.Unlock()
+	for _, r := range g.reqs {
+		if r.commit.T == 0 {
+			continue
+		}
+		for _, fn := range fns {
+			fn(r.commit)
+		}
+	}
+}

@@ -1,0 +1,340 @@
+package pebblestore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/store"
+)
+
+// Schema is the version of the key layout that this package reads and writes.
+const Schema = "1"
+
+// Options of a store. The zero value is a store on disk with defaults.
+type Options struct {
+	// FS is the file system; nil is the disk.
+	FS vfs.FS
+	// Clock gives lastUpdated; nil is time.Now.
+	Clock func() time.Time
+	// Logger gets what Pebble has to say above the routine; nil discards it.
+	Logger *slog.Logger
+	// CacheBytes is the block cache; 0 is 64 MiB.
+	CacheBytes int64
+	// NoSync acknowledges without an fsync. It loses writes in a crash and
+	// exists for the control run of the crash test alone.
+	NoSync bool
+}
+
+// DB is an open store.
+type DB struct {
+	opts   Options
+	fs     vfs.FS
+	dir    string
+	pdb    *pebble.DB
+	cache  *pebble.Cache
+	wopts  *pebble.WriteOptions
+	failed atomic.Bool
+
+	mu      sync.Mutex
+	idle    *sync.Cond // readers == 0
+	view    *view
+	readers int
+	closed  bool
+	watches map[uint64]func(store.Commit)
+	nextID  uint64
+
+	in     chan *request
+	toSync chan *group
+	done   chan struct{}
+
+	// The committer's own; nobody else reads them.
+	head      meta
+	edge      map[int][32]byte
+	lastSweep time.Time
+	lastSpace time.Time
+	full      bool
+}
+
+var _ store.Store = (*DB)(nil)
+
+// view is what readers see: the durable state at one T.
+type view struct {
+	snap *pebble.Snapshot
+	meta meta
+	refs int // guarded by DB.mu; the DB's own counts as one
+}
+
+// meta is the N row "head".
+type meta struct {
+	t         store.T
+	updated   int64
+	leaves    uint64
+	resources uint64
+}
+
+func (m meta) encode() []byte {
+	b := appendU64(nil, uint64(m.t))
+	b = appendU64(b, uint64(m.updated))
+	return appendU64(appendU64(b, m.leaves), m.resources)
+}
+
+func decodeMeta(v []byte) (meta, error) {
+	r := reader{b: v}
+	m := meta{t: store.T(r.u64()), updated: int64(r.u64()), leaves: r.u64(), resources: r.u64()}
+	if r.bad {
+		return m, errRow
+	}
+	return m, nil
+}
+
+// Open opens or makes the store in dir. One process at a time.
+func Open(dir string, opts Options) (*DB, error) {
+	const op = "pebblestore.Open"
+	if opts.Clock == nil {
+		opts.Clock = time.Now
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.CacheBytes == 0 {
+		opts.CacheBytes = 64 << 20
+	}
+	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
+		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{}}
+	if d.fs == nil {
+		d.fs = vfs.Default
+	}
+	d.idle = sync.NewCond(&d.mu)
+	d.wopts = pebble.Sync
+	if opts.NoSync {
+		d.wopts = pebble.NoSync
+	}
+	d.cache = pebble.NewCache(opts.CacheBytes)
+	po := &pebble.Options{
+		FS: d.fs, Cache: d.cache, MemTableSize: 16 << 20, MemTableStopWritesThreshold: 4,
+		L0CompactionThreshold: 4, L0StopWritesThreshold: 24, MaxOpenFiles: 1000,
+		FormatMajorVersion: pebble.FormatNewest, Logger: &pebbleLog{d: d},
+	}
+	po.EnsureDefaults()
+	pdb, err := pebble.Open(dir, po)
+	if err != nil {
+		d.cache.Unref()
+		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
+	}
+	d.pdb = pdb
+	if err := d.load(); err != nil {
+		err = errors.Join(err, pdb.Close())
+		d.cache.Unref()
+		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
+	}
+	d.view = &view{snap: pdb.NewSnapshot(), meta: d.head, refs: 1}
+	go d.committer()
+	go d.syncer()
+	return d, nil
+}
+
+// load reads or makes the N rows.
+func (d *DB) load() error {
+	schema, err := get(d.pdb, schemaKey)
+	if err != nil {
+		return err
+	}
+	if schema == nil {
+		it, err := d.pdb.NewIter(nil)
+		if err != nil {
+			return err
+		}
+		empty := !it.First()
+		if err := it.Close(); err != nil {
+			return err
+		}
+		if !empty {
+			return errors.New("the directory holds another kind of store")
+		}
+		return d.pdb.Set(schemaKey, []byte(Schema), pebble.Sync)
+	}
+	if string(schema) != Schema {
+		return fmt.Errorf("schema version %q is not known; this program reads %q", schema, Schema)
+	}
+	v, err := get(d.pdb, headKey)
+	if err != nil || v == nil {
+		return err
+	}
+	d.head, err = decodeMeta(v)
+	return err
+}
+
+// get returns a copy of a value, nil when absent.
+func get(r pebble.Reader, key []byte) ([]byte, error) {
+	v, c, err := r.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := append(make([]byte, 0, len(v)), v...)
+	return out, c.Close()
+}
+
+// enter takes the current view for a read. The caller leaves it.
+func (d *DB) enter(op string) (*view, error) {
+	if d.failed.Load() {
+		return nil, errStopped(op)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, errClosed(op)
+	}
+	d.readers++
+	d.view.refs++
+	return d.view, nil
+}
+
+func (d *DB) leave(v *view) {
+	d.mu.Lock()
+	d.readers--
+	if d.readers == 0 {
+		d.idle.Broadcast()
+	}
+	d.mu.Unlock()
+	d.release(v)
+}
+
+func (d *DB) release(v *view) {
+	d.mu.Lock()
+	v.refs--
+	last := v.refs == 0
+	d.mu.Unlock()
+	if last {
+		if err := v.snap.Close(); err != nil {
+			d.opts.Logger.Error("close snapshot", "err", err)
+		}
+	}
+}
+
+// publish makes v the view of new readers.
+func (d *DB) publish(v *view) {
+	d.mu.Lock()
+	old := d.view
+	d.view = v
+	d.mu.Unlock()
+	d.release(old)
+}
+
+func errStopped(op string) error {
+	return fhir.Errorf(fhir.Unavailable, op, "the store has stopped after a failed write to disk; a restart is needed")
+}
+
+func errClosed(op string) error {
+	return fhir.Errorf(fhir.Unavailable, op, "the store is closed")
+}
+
+// fail stops the store for good.
+func (d *DB) fail(why error) {
+	if !d.failed.Swap(true) {
+		d.opts.Logger.Error("store stopped", "err", why)
+	}
+}
+
+// Close waits for commits and reads under way. A store that has stopped is
+// left as it is: only the end of the process lets go of its files.
+func (d *DB) Close() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closed = true
+	for d.readers > 0 {
+		d.idle.Wait()
+	}
+	d.mu.Unlock()
+	close(d.in)
+	<-d.done
+	if d.failed.Load() {
+		return nil
+	}
+	d.release(d.view)
+	err := d.pdb.Close()
+	d.cache.Unref()
+	return fhir.Wrap("pebblestore.Close", err)
+}
+
+// Watch is of store.Store.
+func (d *DB) Watch(fn func(store.Commit)) (stop func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	id := d.nextID
+	d.nextID++
+	d.watches[id] = fn
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.watches, id)
+	}
+}
+
+// T is of store.Store.
+func (d *DB) T() store.T {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.view.meta.t
+}
+
+// Stats is of store.Store.
+func (d *DB) Stats() store.Stats {
+	v, err := d.enter("pebblestore.Stats")
+	if err != nil {
+		return store.Stats{}
+	}
+	defer d.leave(v)
+	return store.Stats{DiskBytes: d.pdb.Metrics().DiskSpaceUsage(), Resources: v.meta.resources, T: v.meta.t, Log: v.meta.leaves}
+}
+
+// Compact is of store.Store.
+func (d *DB) Compact(ctx context.Context) error {
+	v, err := d.enter("pebblestore.Compact")
+	if err != nil {
+		return err
+	}
+	defer d.leave(v)
+	if err := d.pdb.Flush(); err != nil {
+		return fhir.Wrap("pebblestore.Compact", err)
+	}
+	return fhir.Wrap("pebblestore.Compact", d.pdb.Compact(ctx, []byte{0}, []byte{0xff}, true))
+}
+
+// pebbleLog hands Pebble's log on. Fatal means that the disk failed under
+// Pebble: its goroutine ends and the store with it, while the process lives
+// on to say so.
+type pebbleLog struct{ d *DB }
+
+func (l *pebbleLog) Infof(string, ...any) {}
+
+func (l *pebbleLog) Errorf(format string, args ...any) {
+	l.d.opts.Logger.Warn("pebble", "msg", fmt.Sprintf(format, args...))
+}
+
+func (l *pebbleLog) Fatalf(format string, args ...any) {
+	l.d.fail(fmt.Errorf(format, args...))
+	runtime.Goexit()
+}
+
+func closing(c io.Closer, err *error) {
+	if e := c.Close(); e != nil && *err == nil {
+		*err = e
+	}
+}

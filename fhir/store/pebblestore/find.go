@@ -1,0 +1,417 @@
+package pebblestore
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"slices"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+const maxSort = 100_000 // matches that a search sorts at most
+
+// finder runs one search at one snapshot.
+type finder struct {
+	ctx    context.Context
+	op     string
+	v      *view
+	at     store.T
+	q      *search.Query
+	filter access.Filter
+	steps  uint
+	// emit takes a match and the position behind which to go on; false ends.
+	emit func(m *match, pos []byte) bool
+}
+
+// Find is of store.Store.
+func (d *DB) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error {
+	n := 0
+	return d.find(ctx, "pebblestore.Find", f, f.Query.Sort, func(m *match, pos []byte) bool {
+		n++
+		more := fn(&store.Found{Resource: m.doc.resource(m.row.typ, m.row.id), Facts: &m.facts, Pos: base64.RawURLEncoding.EncodeToString(pos)})
+		return more && (f.Limit <= 0 || n < f.Limit)
+	})
+}
+
+// Count is of store.Store.
+func (d *DB) Count(ctx context.Context, f store.Find) (uint64, error) {
+	var n uint64
+	f.After = ""
+	err := d.find(ctx, "pebblestore.Count", f, nil, func(*match, []byte) bool { n++; return true })
+	return n, err
+}
+
+func (d *DB) find(ctx context.Context, op string, f store.Find, sort []search.SortKey, emit func(*match, []byte) bool) error {
+	v, err := d.enter(op)
+	if err != nil {
+		return err
+	}
+	defer d.leave(v)
+	at, err := v.at(op, f.At)
+	if err != nil {
+		return err
+	}
+	after, err := base64.RawURLEncoding.DecodeString(f.After)
+	if err != nil {
+		return errPos(op)
+	}
+	x := &finder{ctx: ctx, op: op, v: v, at: at, q: f.Query, filter: f.Filter, emit: emit}
+	return fhir.Wrap(op, x.run(sort, after))
+}
+
+func errPos(op string) error {
+	return fhir.Errorf(fhir.Invalid, op, "the position does not belong to this search")
+}
+
+// Positions begin with a letter for the path that made them.
+const (
+	posID    = 'i'
+	posMerge = 'm'
+	posDoc   = 'd'
+	posIndex = 'x'
+	posSort  = 's'
+)
+
+// run chooses the path. Without _sort each path has an order of its own.
+func (x *finder) run(sort []search.SortKey, after []byte) error {
+	q := x.q
+	ids := idsOf(q)
+	if len(sort) > 0 && ids == nil && q.Patient != "" && len(sort) == 1 && sort[0].Param == dateParam(q.Type) {
+		return x.merge(codesOf(q), sort[0].Desc, after)
+	}
+	if len(sort) > 0 {
+		return x.sorted(sort, after)
+	}
+	if ids != nil {
+		return x.byID(ids, after)
+	}
+	if q.Patient != "" {
+		if codes := codesOf(q); codes != nil {
+			return x.merge(codes, false, after)
+		}
+		return x.documents(q.Patient, true, after)
+	}
+	if c := indexClause(q); c != nil {
+		return x.byIndex(c, after)
+	}
+	return x.documents("", false, after)
+}
+
+// dateParam is the parameter whose value is the start in a type's D keys, for
+// types with one patient and one clinical time.
+func dateParam(typ string) string {
+	switch typ {
+	case "Observation", "Consent":
+		return "date"
+	}
+	return ""
+}
+
+// idsOf returns the wanted ids, sorted, when the query names them.
+func idsOf(q *search.Query) []string {
+	for i := range q.Clauses {
+		c := &q.Clauses[i]
+		if c.Param.Code != "_id" || c.Modifier != search.NoModifier || len(c.Values) == 0 {
+			continue
+		}
+		ids := []string{}
+		for j := range c.Values {
+			ids = append(ids, c.Values[j].Code)
+		}
+		slices.Sort(ids)
+		return slices.Compact(ids)
+	}
+	return nil
+}
+
+// codesOf returns the clusters of the query's code clause, nil when it has
+// none that names codes.
+func codesOf(q *search.Query) [][8]byte {
+	if q.Type != "Observation" {
+		return nil
+	}
+next:
+	for i := range q.Clauses {
+		c := &q.Clauses[i]
+		if c.Param.Code != "code" || c.Modifier != search.NoModifier || len(c.Values) == 0 {
+			continue
+		}
+		var out [][8]byte
+		for j := range c.Values {
+			if c.Values[j].Code == "" {
+				continue next
+			}
+			if h := codeHash(c.Values[j].Code); !slices.Contains(out, h) {
+				out = append(out, h)
+			}
+		}
+		return out
+	}
+	return nil
+}
+
+// indexClause chooses the clause to look up in X, the most selective kind
+// first; nil when none can be.
+func indexClause(q *search.Query) *search.Clause {
+	var best *search.Clause
+	rank := 0
+	for i := range q.Clauses {
+		c := &q.Clauses[i]
+		if !indexed(c.Param) || len(c.Values) == 0 || c.Modifier != search.NoModifier && c.Modifier != search.ModType {
+			continue
+		}
+		r := 1
+		switch {
+		case c.Param.Code == "identifier":
+			r = 4
+		case c.Param.Kind == search.KindReference:
+			r = 3
+		case c.Param.Kind == search.KindURI:
+			r = 2
+		}
+		for j := range c.Values {
+			if indexValue(c.Param.Kind, &c.Values[j]) == "" {
+				r = 0
+			}
+		}
+		if r > rank {
+			best, rank = c, r
+		}
+	}
+	return best
+}
+
+// step looks at the context now and then.
+func (x *finder) step() error {
+	x.steps++
+	if x.steps%64 == 0 && x.ctx.Err() != nil {
+		return canceled(x.op, x.ctx.Err())
+	}
+	return nil
+}
+
+// accept reports whether a document that is current at the snapshot matches
+// and may be seen.
+func (x *finder) accept(m *match) bool {
+	return !m.doc.deleted && m.doc.sees(m.row.t, x.at) && search.Match(x.q, m.index()) && x.filter.Allow(&m.facts)
+}
+
+// visible looks at to-T before anything is decoded.
+func visible(v []byte, from, at store.T) bool {
+	if len(v) < 8 || from > at {
+		return false
+	}
+	to := store.T(binary.BigEndian.Uint64(v))
+	return to == 0 || to > at
+}
+
+func (x *finder) byID(ids []string, after []byte) error {
+	from := ""
+	if len(after) > 0 {
+		if after[0] != posID {
+			return errPos(x.op)
+		}
+		from = string(after[1:])
+	}
+	for _, id := range ids {
+		if id <= from {
+			continue
+		}
+		if err := x.step(); err != nil {
+			return err
+		}
+		ref := fhir.Ref{Type: x.q.Type, ID: id}
+		p, err := headOf(x.v.snap, ref, x.at)
+		if err != nil {
+			return err
+		}
+		if p == nil || p.deleted {
+			continue
+		}
+		m, err := x.v.fetch(ref, p)
+		if err != nil {
+			return err
+		}
+		if x.accept(m) && !x.emit(m, append([]byte{posID}, id...)) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// documents walks D: one patient's cluster of the type, or every patient's.
+func (x *finder) documents(patient string, one bool, after []byte) error {
+	var from []byte
+	if len(after) > 0 {
+		if after[0] != posDoc || len(after) < 2 || after[1] != tabDoc {
+			return errPos(x.op)
+		}
+		from = append(slices.Clone(after[1:]), 0)
+	}
+	return x.v.walk(x.q.Type, patient, one, from, func(key []byte, r row, val []byte) (bool, error) {
+		if err := x.step(); err != nil || !visible(val, r.t, x.at) {
+			return true, err
+		}
+		d, err := decodeDoc(val)
+		if err != nil {
+			return false, err
+		}
+		m := newMatch(r, d)
+		if !x.accept(m) {
+			return true, nil
+		}
+		return x.emit(m, append([]byte{posDoc}, key...)), nil
+	})
+}
+
+// walk calls fn for the D rows of a type in key order, from a key on (nil:
+// the start), skipping other types of each patient with one seek.
+func (v *view) walk(typ, patient string, one bool, from []byte, fn func(key []byte, r row, val []byte) (bool, error)) (err error) {
+	lower, upper := []byte{tabDoc}, []byte{tabDoc + 1}
+	if one {
+		lower = clusterKey(tabDoc, patient, typ)
+		upper = next(lower)
+	}
+	if from != nil && bytes.Compare(from, lower) > 0 {
+		lower = from
+	}
+	if bytes.Compare(lower, upper) >= 0 {
+		return nil
+	}
+	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return err
+	}
+	defer closing(it, &err)
+	var cluster []byte
+	var r row
+	ok := it.First()
+	for ok {
+		k := it.Key()
+		if cluster == nil || !bytes.HasPrefix(k, cluster) {
+			p, rest, good := takeStr(k[1:])
+			if !good {
+				return errRow
+			}
+			t, _, good := takeStr(rest)
+			if !good {
+				return errRow
+			}
+			if c := strings.Compare(t, typ); c < 0 {
+				ok = it.SeekGE(clusterKey(tabDoc, p, typ))
+				continue
+			} else if c > 0 {
+				ok = it.SeekGE(next(appendStr([]byte{tabDoc}, p)))
+				continue
+			}
+			cluster = clusterKey(tabDoc, p, typ)
+			r.patient, r.typ = p, t
+		}
+		if !r.tail(k[len(cluster):]) {
+			return errRow
+		}
+		more, err := fn(k, r, it.Value())
+		if err != nil || !more {
+			return err
+		}
+		ok = it.Next()
+	}
+	return it.Error()
+}
+
+// byIndex walks the X rows of each wanted value in turn. A resource that an
+// earlier value has given out already is passed over.
+func (x *finder) byIndex(c *search.Clause, after []byte) error {
+	var values []string
+	for i := range c.Values {
+		if s := indexValue(c.Param.Kind, &c.Values[i]); !slices.Contains(values, s) {
+			values = append(values, s)
+		}
+	}
+	slices.Sort(values)
+	first := 0
+	var from []byte
+	if len(after) > 0 {
+		if after[0] != posIndex || len(after) < 3 {
+			return errPos(x.op)
+		}
+		if first = int(binary.BigEndian.Uint16(after[1:])); first >= len(values) {
+			return errPos(x.op)
+		}
+		from = after[3:]
+	}
+	for i := first; i < len(values); i++ {
+		more, err := x.oneValue(c, values, i, from)
+		if err != nil || !more {
+			return err
+		}
+		from = nil
+	}
+	return nil
+}
+
+func (x *finder) oneValue(c *search.Clause, values []string, i int, from []byte) (more bool, err error) {
+	pre := indexPrefix(x.q.Type, c.Param.Code, values[i])
+	lower := pre
+	if from != nil {
+		lower = append(append(slices.Clone(pre), from...), 0)
+	}
+	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: next(pre)})
+	if err != nil {
+		return false, err
+	}
+	defer closing(it, &err)
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := x.step(); err != nil {
+			return false, err
+		}
+		tail := it.Key()[len(pre):]
+		id, rest, good := takeStr(tail)
+		if !good || len(rest) != 8 {
+			return false, errRow
+		}
+		t := store.T(binary.BigEndian.Uint64(rest))
+		val := it.Value()
+		if !visible(val, t, x.at) {
+			continue
+		}
+		p, _, good := takePlace(val[8:])
+		if !good {
+			return false, errRow
+		}
+		m, err := x.v.fetchRow(row{place: p, typ: x.q.Type, id: id, t: t})
+		if err != nil {
+			return false, err
+		}
+		if !x.accept(m) || earlier(m, c, values[:i]) {
+			continue
+		}
+		pos := binary.BigEndian.AppendUint16([]byte{posIndex}, uint16(i))
+		if !x.emit(m, append(pos, tail...)) {
+			return false, nil
+		}
+	}
+	return true, it.Error()
+}
+
+// earlier reports whether m has a row under one of values.
+func earlier(m *match, c *search.Clause, values []string) bool {
+	if len(values) == 0 {
+		return false
+	}
+	have := m.index().ByParam[c.Param.Code]
+	for i := range have {
+		if slices.Contains(values, indexValue(c.Param.Kind, &have[i])) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,319 @@
+package pebblestore
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+// source is one run of rows in time order: a code, a bucket, a table.
+type source struct {
+	table byte
+	it    *pebble.Iterator
+	skip  int // length of table, patient and type in its keys
+	row   row // current
+	ok    bool
+}
+
+// where is a place in the merged order.
+type where struct {
+	start int64
+	id    string
+	t     store.T
+}
+
+func (w where) compare(o where) int {
+	if c := cmp.Compare(w.start, o.start); c != 0 {
+		return c
+	}
+	if c := strings.Compare(w.id, o.id); c != 0 {
+		return c
+	}
+	return cmp.Compare(w.t, o.t)
+}
+
+func (s *source) at() where { return where{s.row.start, s.row.id, s.row.t} }
+
+// advance reads the row the iterator stands on.
+func (s *source) settle(ok bool) error {
+	s.ok = ok
+	if !ok {
+		return s.it.Error()
+	}
+	if !s.row.tail(s.it.Key()[s.skip:]) {
+		return errRow
+	}
+	return nil
+}
+
+func (s *source) move(desc bool) error {
+	if desc {
+		return s.settle(s.it.Prev())
+	}
+	return s.settle(s.it.Next())
+}
+
+// merge walks a patient's code clusters (nil: all of them) in order of date;
+// the undated come last, in order of id.
+func (x *finder) merge(codes [][8]byte, desc bool, after []byte) error {
+	phase, from, err := takeMergePos(x.op, after)
+	if err != nil {
+		return err
+	}
+	if codes == nil {
+		if codes, err = x.clusters(); err != nil {
+			return err
+		}
+	}
+	for ; phase < 2; phase++ {
+		buckets := []byte{bucketShort, bucketLong}
+		if phase == 1 {
+			buckets = []byte{bucketUndated}
+		}
+		more, err := x.mergePhase(codes, buckets, byte(phase), desc && phase == 0, from)
+		if err != nil || !more {
+			return err
+		}
+		from = nil
+	}
+	return nil
+}
+
+func takeMergePos(op string, after []byte) (phase int, from *where, err error) {
+	if len(after) == 0 {
+		return 0, nil, nil
+	}
+	if len(after) < 18 || after[0] != posMerge || after[1] > 1 {
+		return 0, nil, errPos(op)
+	}
+	from = &where{
+		start: unsortable(binary.BigEndian.Uint64(after[2:])),
+		t:     store.T(binary.BigEndian.Uint64(after[10:])),
+		id:    string(after[18:]),
+	}
+	return int(after[1]), from, nil
+}
+
+func mergePos(phase byte, w where) []byte {
+	b := appendU64([]byte{posMerge, phase}, sortable(w.start))
+	return append(appendU64(b, uint64(w.t)), w.id...)
+}
+
+// clusters lists the distinct codes of the patient's documents of the type.
+func (x *finder) clusters() (codes [][8]byte, err error) {
+	pre := clusterKey(tabDoc, x.q.Patient, x.q.Type)
+	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+	if err != nil {
+		return nil, err
+	}
+	defer closing(it, &err)
+	for ok := it.First(); ok; {
+		k := it.Key()
+		if len(k) < len(pre)+8 {
+			return nil, errRow
+		}
+		var h [8]byte
+		copy(h[:], k[len(pre):])
+		codes = append(codes, h)
+		up := next(append(slices.Clone(pre), h[:]...))
+		if up == nil {
+			break
+		}
+		ok = it.SeekGE(up)
+	}
+	return codes, it.Error()
+}
+
+func (x *finder) mergePhase(codes [][8]byte, buckets []byte, phase byte, desc bool, from *where) (more bool, err error) {
+	var sources []*source
+	defer func() {
+		for _, s := range sources {
+			closing(s.it, &err)
+		}
+	}()
+	for _, c := range codes {
+		for _, b := range buckets {
+			for _, table := range []byte{tabDoc, tabCode} {
+				s, err := x.open(table, c, b, desc, from)
+				if err != nil {
+					return false, err
+				}
+				if s != nil {
+					sources = append(sources, s)
+				}
+			}
+		}
+	}
+	for {
+		var best *source
+		for _, s := range sources {
+			if !s.ok {
+				continue
+			}
+			if best == nil {
+				best = s
+				continue
+			}
+			if c := s.at().compare(best.at()); c < 0 && !desc || c > 0 && desc {
+				best = s
+			}
+		}
+		if best == nil {
+			return true, nil
+		}
+		w := best.at()
+		if more, err := x.offer(best, phase, w); err != nil || !more {
+			return false, err
+		}
+		for _, s := range sources {
+			if s.ok && s.at().compare(w) == 0 {
+				if err := s.move(desc); err != nil {
+					return false, err
+				}
+			}
+		}
+	}
+}
+
+func (x *finder) offer(s *source, phase byte, w where) (more bool, err error) {
+	if err := x.step(); err != nil {
+		return false, err
+	}
+	val := s.it.Value()
+	if !visible(val, s.row.t, x.at) {
+		return true, nil
+	}
+	var m *match
+	if s.table == tabDoc {
+		d, err := decodeDoc(val)
+		if err != nil {
+			return false, err
+		}
+		m = newMatch(s.row, d)
+	} else {
+		r := s.row
+		if copy(r.code[:], val[8:]) != 8 {
+			return false, errRow
+		}
+		if m, err = x.v.fetchRow(r); err != nil {
+			return false, err
+		}
+	}
+	return !x.accept(m) || x.emit(m, mergePos(phase, w)), nil
+}
+
+// open starts a source, nil when it is empty.
+func (x *finder) open(table byte, code [8]byte, bucket byte, desc bool, from *where) (*source, error) {
+	base := clusterKey(table, x.q.Patient, x.q.Type)
+	s := &source{table: table, skip: len(base), row: row{place: place{patient: x.q.Patient}, typ: x.q.Type}}
+	pre := append(append(slices.Clone(base), code[:]...), bucket)
+	lower, upper := pre, next(pre)
+	lo, hi := x.dates(bucket)
+	if lo > math.MinInt64 {
+		lower = appendU64(slices.Clone(pre), sortable(lo))
+	}
+	if hi < math.MaxInt64 {
+		upper = appendU64(slices.Clone(pre), sortable(hi))
+	}
+	if from != nil {
+		k := appendU64(appendStr(appendU64(slices.Clone(pre), sortable(from.start)), from.id), uint64(from.t))
+		if desc {
+			if bytes.Compare(k, upper) < 0 {
+				upper = k
+			}
+		} else if k = append(k, 0); bytes.Compare(k, lower) > 0 {
+			lower = k
+		}
+	}
+	if bytes.Compare(lower, upper) >= 0 {
+		return nil, nil
+	}
+	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return nil, err
+	}
+	s.it = it
+	ok := false
+	if desc {
+		ok = it.Last()
+	} else {
+		ok = it.First()
+	}
+	if err := s.settle(ok); err != nil || !ok {
+		closing(it, &err)
+		return nil, err
+	}
+	return s, nil
+}
+
+// dates narrows the start [lo, hi) of documents that can satisfy the query's
+// date clauses. In the short bucket an end lies at most slack behind the
+// start; in the long one nothing bounds the start from below.
+func (x *finder) dates(bucket byte) (lo, hi int64) {
+	lo, hi = math.MinInt64, math.MaxInt64
+	if bucket == bucketUndated || dateParam(x.q.Type) == "" {
+		return lo, hi
+	}
+	for i := range x.q.Clauses {
+		c := &x.q.Clauses[i]
+		if c.Param.Code != dateParam(x.q.Type) || c.Modifier != search.NoModifier || len(c.Values) == 0 {
+			continue
+		}
+		cl, ch := int64(math.MaxInt64), int64(math.MinInt64)
+		for j := range c.Values {
+			l, h := startOf(&c.Values[j])
+			cl, ch = min(cl, l), max(ch, h)
+		}
+		lo, hi = max(lo, cl), min(hi, ch)
+	}
+	if bucket == bucketLong {
+		lo = math.MinInt64
+	}
+	return lo, hi
+}
+
+// startOf bounds the start of a short document that satisfies one value.
+func startOf(v *search.Value) (lo, hi int64) {
+	lo, hi = math.MinInt64, math.MaxInt64
+	switch v.Prefix {
+	case search.EQ:
+		return v.Lo, above(v.Hi)
+	case search.GT:
+		return before(v.Hi), hi
+	case search.GE:
+		return min(v.Lo, before(v.Hi)), hi
+	case search.LT:
+		return lo, above(v.Lo)
+	case search.LE:
+		return lo, above(v.Hi)
+	case search.SA:
+		return v.Hi, hi
+	case search.EB:
+		return lo, above(v.Lo)
+	case search.AP:
+		return before(v.Lo), above(v.Hi)
+	}
+	return lo, hi
+}
+
+func before(ms int64) int64 {
+	if ms < math.MinInt64+slack {
+		return math.MinInt64
+	}
+	return ms - slack
+}
+
+func above(ms int64) int64 {
+	if ms == math.MaxInt64 {
+		return ms
+	}
+	return ms + 1
+}

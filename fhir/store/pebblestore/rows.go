@@ -1,0 +1,332 @@
+package pebblestore
+
+import (
+	"encoding/binary"
+	"errors"
+	"slices"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+var errRow = errors.New("malformed row")
+
+const (
+	flagDeleted = 1 << iota
+	flagCreated
+)
+
+// doc is a decoded D value.
+type doc struct {
+	to             store.T
+	deleted        bool
+	version        uint64
+	updated        int64 // Unix ms
+	vendor, author string
+	categories     []string
+	json           []byte
+}
+
+func (d *doc) sees(from, at store.T) bool { return from <= at && (d.to == 0 || d.to > at) }
+
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func (d *doc) encode() []byte {
+	b := make([]byte, 0, len(d.json)+96)
+	b = appendU64(b, uint64(d.to))
+	b = append(b, flags(d.deleted, false))
+	b = binary.AppendUvarint(b, d.version)
+	b = binary.AppendVarint(b, d.updated)
+	b = appendText(appendText(b, d.vendor), d.author)
+	b = binary.AppendUvarint(b, uint64(len(d.categories)))
+	for _, c := range d.categories {
+		b = appendText(b, c)
+	}
+	return append(b, d.json...)
+}
+
+func flags(deleted, created bool) (f byte) {
+	if deleted {
+		f |= flagDeleted
+	}
+	if created {
+		f |= flagCreated
+	}
+	return f
+}
+
+// reader reads varints and texts; bad stays set after the first fault.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *reader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 {
+		r.bad, r.b = true, nil
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) varint() int64 {
+	v, n := binary.Varint(r.b)
+	if n <= 0 {
+		r.bad, r.b = true, nil
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) take(n uint64) []byte {
+	if n > uint64(len(r.b)) {
+		r.bad, r.b = true, nil
+		return nil
+	}
+	out := r.b[:n]
+	r.b = r.b[n:]
+	return out
+}
+
+func (r *reader) text() string { return string(r.take(r.uvarint())) }
+
+func (r *reader) texts() []string {
+	n := r.uvarint()
+	if n > uint64(len(r.b)) {
+		r.bad = true
+		return nil
+	}
+	var out []string
+	for range n {
+		out = append(out, r.text())
+	}
+	return out
+}
+
+func (r *reader) u64() uint64 {
+	b := r.take(8)
+	if b == nil {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b)
+}
+
+func (r *reader) byte() byte {
+	b := r.take(1)
+	if b == nil {
+		return 0
+	}
+	return b[0]
+}
+
+// decodeDoc reads a D value; json aliases v.
+func decodeDoc(v []byte) (d doc, err error) {
+	r := reader{b: v}
+	d.to = store.T(r.u64())
+	d.deleted = r.byte()&flagDeleted != 0
+	d.version, d.updated = r.uvarint(), r.varint()
+	d.vendor, d.author = r.text(), r.text()
+	d.categories = r.texts()
+	d.json = r.b
+	if r.bad {
+		return d, errRow
+	}
+	return d, nil
+}
+
+// pointer is a decoded I value.
+type pointer struct {
+	place
+	t       store.T
+	version uint64
+	deleted bool
+	hash    [16]byte
+}
+
+func (p *pointer) encode() []byte {
+	b := binary.AppendUvarint(nil, p.version)
+	b = append(b, flags(p.deleted, false))
+	b = append(b, p.hash[:]...)
+	return p.place.append(b)
+}
+
+func decodePointer(key, v []byte) (p pointer, err error) {
+	r := reader{b: v}
+	p.version = r.uvarint()
+	p.deleted = r.byte()&flagDeleted != 0
+	copy(p.hash[:], r.take(16))
+	var ok bool
+	if p.place, _, ok = takePlace(r.b); !ok || r.bad || len(key) < 8 {
+		return p, errRow
+	}
+	p.t = uninverse(binary.BigEndian.Uint64(key[len(key)-8:]))
+	return p, nil
+}
+
+// entry is a row of the change log.
+type entry struct {
+	place
+	typ, id          string
+	version          uint64
+	created, deleted bool
+	vendor, author   string
+	categories       []string
+}
+
+func (e *entry) encode() []byte {
+	b := []byte{flags(e.deleted, e.created)}
+	b = binary.AppendUvarint(b, e.version)
+	b = appendText(appendText(b, e.typ), e.id)
+	b = appendText(appendText(b, e.vendor), e.author)
+	b = binary.AppendUvarint(b, uint64(len(e.categories)))
+	for _, c := range e.categories {
+		b = appendText(b, c)
+	}
+	return e.place.append(b)
+}
+
+func decodeEntry(v []byte) (e entry, err error) {
+	r := reader{b: v}
+	f := r.byte()
+	e.deleted, e.created = f&flagDeleted != 0, f&flagCreated != 0
+	e.version = r.uvarint()
+	e.typ, e.id = r.text(), r.text()
+	e.vendor, e.author = r.text(), r.text()
+	e.categories = r.texts()
+	var ok bool
+	if e.place, _, ok = takePlace(r.b); !ok || r.bad {
+		return e, errRow
+	}
+	return e, nil
+}
+
+// indexed reports whether a parameter of a type has X rows.
+func indexed(p *search.Param) bool {
+	switch p.Kind {
+	case search.KindToken, search.KindReference, search.KindURI:
+	default:
+		return false
+	}
+	switch p.Type {
+	case "Observation":
+		return p.Code == "identifier" || p.Code == "device"
+	case "AuditEvent":
+		return p.Code == "patient" || p.Code == "entity"
+	}
+	return p.Code != "_id"
+}
+
+// indexValue is the value under which v has an X row; "" none.
+func indexValue(k search.Kind, v *search.Value) string {
+	if k == search.KindReference {
+		if v.HasSystem { // a logical reference
+			return ""
+		}
+		if v.RefType != "" {
+			return v.RefType + "/" + v.RefID
+		}
+	}
+	return v.Code
+}
+
+// indexRows calls fn with every X prefix of a document.
+func indexRows(typ string, v *search.Values, fn func(prefix []byte)) {
+	var seen []string
+	for code, vals := range v.ByParam {
+		p, ok := search.Lookup(typ, code)
+		if !ok || !indexed(p) {
+			continue
+		}
+		seen = seen[:0]
+		for i := range vals {
+			x := indexValue(p.Kind, &vals[i])
+			if x == "" || slices.Contains(seen, x) {
+				continue
+			}
+			seen = append(seen, x)
+			fn(indexPrefix(typ, code, x))
+		}
+	}
+}
+
+// otherCodes are the clusters of the codings beside the primary one.
+func otherCodes(typ string, v *search.Values, primary [8]byte) [][8]byte {
+	if typ != "Observation" {
+		return nil
+	}
+	var out [][8]byte
+	for i := range v.ByParam["code"] {
+		c := v.ByParam["code"][i].Code
+		if c == "" {
+			continue
+		}
+		if h := codeHash(c); h != primary && !slices.Contains(out, h) {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// resource builds what callers get of a version.
+func (d *doc) resource(typ, id string) fhir.Resource {
+	r := fhir.Resource{Type: typ, ID: id, Version: d.version, LastUpdated: time.UnixMilli(d.updated).UTC(), Deleted: d.deleted}
+	if !d.deleted {
+		r.JSON = d.json
+	}
+	return r
+}
+
+// view of one document with its index values, extracted at most once.
+type match struct {
+	doc    doc
+	row    row
+	values *search.Values
+	facts  access.Facts
+}
+
+func newMatch(r row, d doc) *match {
+	m := &match{doc: d, row: r}
+	m.facts = access.Facts{Type: r.typ, ID: r.id, Patient: r.patient, Vendor: d.vendor, Author: d.author,
+		Categories: d.categories, Tokens: m.tokens}
+	return m
+}
+
+// index returns the values; a document that cannot be read has none, so that
+// it matches nothing and no granular scope covers it.
+func (m *match) index() *search.Values {
+	if m.values == nil {
+		v, err := search.Extract(m.row.typ, m.doc.json)
+		if err != nil {
+			v = &search.Values{}
+		}
+		m.values = v
+	}
+	return m.values
+}
+
+func (m *match) tokens(param string) []access.Token {
+	return tokensOf(m.index(), param)
+}
+
+func tokensOf(v *search.Values, param string) []access.Token {
+	vals := v.ByParam[param]
+	out := make([]access.Token, 0, len(vals))
+	for i := range vals {
+		x := &vals[i]
+		switch {
+		case x.RefType != "":
+			out = append(out, access.Token{Code: x.RefType + "/" + x.RefID})
+		case x.Code != "" || x.System != "":
+			out = append(out, access.Token{System: x.System, Code: x.Code})
+		}
+	}
+	return out
+}

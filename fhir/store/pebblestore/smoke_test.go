@@ -1,0 +1,81 @@
+package pebblestore
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/store"
+)
+
+func TestUnknownSchemaIsRefused(t *testing.T) {
+	fs := vfs.NewMem()
+	db, err := Open("", Options{FS: fs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(db.pdb.Set(schemaKey, []byte("99"), pebble.Sync), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = Open("", Options{FS: fs}); err == nil || !strings.Contains(err.Error(), "schema version") {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestCheckFindsDamage(t *testing.T) {
+	ctx := context.Background()
+	db, err := Open("", Options{FS: vfs.NewMem()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	js := fhir.Prefix("Device", "d1") + `},"identifier":[{"system":"urn:s","value":"v"}],"patient":{"reference":"Patient/p1"}}`
+	_, err = db.Commit(ctx, &store.Batch{
+		Writes: []store.Write{{Resource: fhir.Resource{Type: "Device", ID: "d1", JSON: []byte(js)}}},
+		Leaves: []store.Leaf{store.Leaf("a"), store.Leaf("b")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems := func() (n int) {
+		if err := db.Check(ctx, func(p string) { t.Log(p); n++ }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := problems(); n != 0 {
+		t.Fatalf("%d problems in a sound store", n)
+	}
+	damage := map[string][]byte{
+		"X": appendU64(appendStr(indexPrefix("Device", "identifier", "v"), "d1"), 1),
+		"I": idKey("Device", "d1", 1),
+		"M": leafKey(1),
+	}
+	for name, key := range damage {
+		old, err := get(db.pdb, key)
+		if err != nil || old == nil {
+			t.Fatalf("%s: row is not there: %v", name, err)
+		}
+		bump := func(i byte) {
+			if _, err := db.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: "x", Value: []byte{i}}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := db.pdb.Delete(key, pebble.Sync); err != nil {
+			t.Fatal(err)
+		}
+		bump(1)
+		if problems() == 0 {
+			t.Errorf("%s: a missing row was not found", name)
+		}
+		if err := db.pdb.Set(key, old, pebble.Sync); err != nil {
+			t.Fatal(err)
+		}
+		bump(2)
+	}
+}

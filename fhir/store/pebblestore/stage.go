@@ -1,0 +1,420 @@
+package pebblestore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+const sweepBatch = 256
+
+// current is the newest version of a resource as a group sees it.
+type current struct {
+	pointer
+	doc    doc
+	values *search.Values
+	loaded bool // doc and values are there
+}
+
+// stage is a group being built: the Pebble batch and, over the database, what
+// the batches before in the same group have changed.
+type stage struct {
+	d     *DB
+	batch *pebble.Batch
+	meta  meta
+	heads map[fhir.Ref]*current
+	state map[string][]byte // nil: absent
+}
+
+func newStage(d *DB) *stage {
+	return &stage{d: d, batch: d.pdb.NewBatch(), meta: d.head, heads: map[fhir.Ref]*current{}, state: map[string][]byte{}}
+}
+
+// write is one resolved resource write.
+type write struct {
+	ref      fhir.Ref
+	old, now *current // old nil: none
+	created  bool
+}
+
+// add resolves one batch and puts its rows into the group. A precondition
+// that does not hold is the request's error; a returned error is the store's.
+func (s *stage) add(r *request) error {
+	b := r.batch
+	if len(b.Writes)+len(b.State)+len(b.Leaves) == 0 {
+		return nil
+	}
+	t := s.meta.t + 1
+	updated := max(s.d.opts.Clock().UnixMilli(), s.d.head.updated+1, s.meta.updated)
+	local := map[fhir.Ref]*current{}
+	var writes []write
+	outcomes := make([]store.Outcome, len(b.Writes))
+	for i := range b.Writes {
+		w, out, err := s.resolve(r, i, t, updated, local)
+		if err != nil {
+			return s.refuse(r, err)
+		}
+		outcomes[i] = out
+		if w != nil {
+			writes = append(writes, *w)
+		}
+	}
+	if err := s.checkState(b.State); err != nil {
+		return s.refuse(r, err)
+	}
+	r.result = store.Result{Outcomes: outcomes, LeafIndex: s.meta.leaves}
+	if len(writes)+len(b.State)+len(b.Leaves) == 0 {
+		return nil
+	}
+	r.result.T = t
+	r.commit.T = t
+	s.meta.t, s.meta.updated = t, updated
+	for i := range writes {
+		c, err := s.put(&writes[i], t, uint32(i))
+		if err != nil {
+			return err
+		}
+		if c != nil {
+			r.commit.Changes = append(r.commit.Changes, *c)
+		}
+	}
+	for i := range b.State {
+		if err := s.putState(&b.State[i]); err != nil {
+			return err
+		}
+	}
+	return s.putLeaves(b.Leaves)
+}
+
+// refuse tells a precondition from a failure of the store.
+func (s *stage) refuse(r *request, err error) error {
+	var e *fhir.Error
+	if errors.As(err, &e) {
+		r.err = err
+		return nil
+	}
+	return err
+}
+
+// lookup finds the current version: of this batch, this group, or the store.
+func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current) (*current, error) {
+	if c, ok := local[ref]; ok {
+		return c, nil
+	}
+	if c, ok := s.heads[ref]; ok {
+		return c, nil
+	}
+	p, err := headOf(s.d.pdb, ref, ^store.T(0))
+	if err != nil || p == nil {
+		return nil, err
+	}
+	return &current{pointer: *p}, nil
+}
+
+// load fetches the document of c.
+func (s *stage) load(ref fhir.Ref, c *current) error {
+	if c == nil || c.loaded {
+		return nil
+	}
+	v, err := get(s.d.pdb, rowKey(tabDoc, &c.place, c.code, ref.Type, ref.ID, c.t))
+	if err != nil {
+		return err
+	}
+	if v == nil {
+		return errRow
+	}
+	if c.doc, err = decodeDoc(v); err != nil {
+		return err
+	}
+	vals, err := search.Extract(ref.Type, c.doc.json)
+	if err != nil {
+		return errRow
+	}
+	c.values, c.loaded = vals, true
+	return nil
+}
+
+// resolve decides one write: refused, unchanged (nil write), or what to write.
+func (s *stage) resolve(r *request, i int, t store.T, updated int64, local map[fhir.Ref]*current) (*write, store.Outcome, error) {
+	w := &r.batch.Writes[i]
+	ref := w.Resource.Ref()
+	out := store.Outcome{Ref: ref}
+	old, err := s.lookup(ref, local)
+	if err != nil {
+		return nil, out, err
+	}
+	if err := expect(w, old); err != nil {
+		return nil, out, err
+	}
+	remove := w.Op == store.Remove
+	if remove && (old == nil || old.deleted) || !remove && w.SkipSame && old != nil && !old.deleted && old.hash == r.hashes[i] {
+		out.Unchanged = true
+		if old != nil {
+			if err := s.load(ref, old); err != nil {
+				return nil, out, err
+			}
+			out.Version, out.Deleted, out.LastUpdated = old.version, old.deleted, time.UnixMilli(old.doc.updated).UTC()
+		}
+		return nil, out, nil
+	}
+	if old != nil && old.t == t {
+		return nil, out, fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "write %d: a batch writes a resource at most once", i)
+	}
+	if err := s.load(ref, old); err != nil {
+		return nil, out, err
+	}
+	now := &current{loaded: true}
+	now.t, now.version, now.deleted = t, 1, remove
+	if old != nil {
+		now.version = old.version + 1
+	}
+	now.doc = doc{version: now.version, updated: updated, deleted: remove}
+	out.Version, out.LastUpdated, out.Deleted = now.version, time.UnixMilli(updated).UTC(), remove
+	if remove {
+		now.place, now.hash, now.values = old.place, old.hash, old.values
+		now.doc.vendor, now.doc.author, now.doc.categories, now.doc.json = old.doc.vendor, old.doc.author, old.doc.categories, old.doc.json
+	} else {
+		v := r.values[i]
+		out.Created = old == nil || old.deleted
+		now.place, now.hash, now.values = placeOf(v), r.hashes[i], v
+		now.doc.vendor, now.doc.author, now.doc.categories = w.Vendor, w.Author, v.Categories
+		now.doc.json = fhir.Stamp(w.Resource.JSON, ref.Type, ref.ID, now.version, out.LastUpdated)
+		out.JSON = now.doc.json
+	}
+	local[ref] = now
+	return &write{ref: ref, old: old, now: now, created: out.Created}, out, nil
+}
+
+// expect checks the precondition of a resource write.
+func expect(w *store.Write, old *current) error {
+	const op = "pebblestore.Commit"
+	switch w.Expect {
+	case store.Absent:
+		if old != nil {
+			return fhir.Errorf(fhir.Conflict, op, "the resource exists already")
+		}
+	case store.Version:
+		if old == nil || old.version != w.IfVersion {
+			return fhir.Errorf(fhir.PreconditionFailed, op, "the current version is another")
+		}
+	case store.Existing:
+		if old == nil {
+			return fhir.Errorf(fhir.NotFound, op, "the resource does not exist")
+		}
+		if old.deleted {
+			return fhir.Errorf(fhir.Gone, op, "the resource is deleted")
+		}
+	}
+	return nil
+}
+
+// checkState checks the preconditions of all state writes against what was
+// before the batch, and later ones against earlier ones.
+func (s *stage) checkState(ws []store.StateWrite) error {
+	local := map[string][]byte{}
+	for i := range ws {
+		w := &ws[i]
+		if w.Expect != store.StateAny {
+			have, ok := local[w.Key]
+			if !ok {
+				var err error
+				if have, err = s.stateOf(w.Key); err != nil {
+					return err
+				}
+			}
+			if w.Expect == store.StateAbsent && have != nil || w.Expect == store.StateEquals && (have == nil || !bytes.Equal(have, w.Old)) {
+				return fhir.Errorf(fhir.Conflict, "pebblestore.Commit", "state %d has changed", i)
+			}
+		}
+		local[w.Key] = w.Value
+	}
+	return nil
+}
+
+func (s *stage) stateOf(key string) ([]byte, error) {
+	if v, ok := s.state[key]; ok {
+		return v, nil
+	}
+	v, err := get(s.d.pdb, stateKey(key))
+	if err != nil || v == nil {
+		return nil, err
+	}
+	if len(v) < 8 {
+		return nil, errRow
+	}
+	return v[8:], nil
+}
+
+// put writes the rows of one resource write and closes those of the version
+// before. It returns the change, nil for an AuditEvent.
+func (s *stage) put(w *write, t store.T, n uint32) (*store.Change, error) {
+	if w.old != nil {
+		w.old.doc.to = t
+		if err := s.rows(w.ref, w.old); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.rows(w.ref, w.now); err != nil {
+		return nil, err
+	}
+	if err := s.batch.Set(idKey(w.ref.Type, w.ref.ID, t), w.now.encode(), nil); err != nil {
+		return nil, err
+	}
+	s.heads[w.ref] = w.now
+	if w.created {
+		s.meta.resources++
+	} else if w.now.deleted {
+		s.meta.resources--
+	}
+	if w.ref.Type == "AuditEvent" {
+		return nil, nil
+	}
+	c := w.now
+	e := entry{place: c.place, typ: w.ref.Type, id: w.ref.ID, version: c.version, created: w.created, deleted: c.deleted,
+		vendor: c.doc.vendor, author: c.doc.author, categories: c.doc.categories}
+	if err := s.batch.Set(changeKey(t, n), e.encode(), nil); err != nil {
+		return nil, err
+	}
+	vals := c.values
+	return &store.Change{T: t, Ref: w.ref, Version: c.version, Created: w.created, Deleted: c.deleted, Facts: access.Facts{
+		Type: w.ref.Type, ID: w.ref.ID, Patient: c.patient, Vendor: c.doc.vendor, Author: c.doc.author, Categories: c.doc.categories,
+		Tokens: func(p string) []access.Token { return tokensOf(vals, p) },
+	}}, nil
+}
+
+// rows writes the D, P and X rows of one version. Deletion markers have only
+// the D row.
+func (s *stage) rows(ref fhir.Ref, c *current) error {
+	if err := s.batch.Set(rowKey(tabDoc, &c.place, c.code, ref.Type, ref.ID, c.t), c.doc.encode(), nil); err != nil || c.deleted {
+		return err
+	}
+	v := append(appendU64(nil, uint64(c.doc.to)), c.code[:]...)
+	for _, h := range otherCodes(ref.Type, c.values, c.code) {
+		if err := s.batch.Set(rowKey(tabCode, &c.place, h, ref.Type, ref.ID, c.t), v, nil); err != nil {
+			return err
+		}
+	}
+	v = c.place.append(appendU64(nil, uint64(c.doc.to)))
+	var err error
+	indexRows(ref.Type, c.values, func(p []byte) {
+		if e := s.batch.Set(appendU64(appendStr(p, ref.ID), uint64(c.t)), v, nil); e != nil {
+			err = e
+		}
+	})
+	return err
+}
+
+func (s *stage) putState(w *store.StateWrite) error {
+	s.state[w.Key] = w.Value
+	if w.Value == nil {
+		return s.batch.Delete(stateKey(w.Key), nil)
+	}
+	var ms int64
+	if !w.Expires.IsZero() {
+		ms = max(1, w.Expires.UnixMilli())
+		if err := s.batch.Set(expireKey(ms, w.Key), nil, nil); err != nil {
+			return err
+		}
+	}
+	s.state[w.Key] = slices.Clone(w.Value)
+	return s.batch.Set(stateKey(w.Key), append(appendU64(nil, uint64(ms)), w.Value...), nil)
+}
+
+// putLeaves appends to the log. The hashes it needs are those on the right
+// edge of the tree, which the committer keeps; after a start they are read.
+func (s *stage) putLeaves(ls []store.Leaf) error {
+	for _, l := range ls {
+		i := s.meta.leaves
+		hs, err := tlog.StoredHashes(int64(i), l, tlog.HashReaderFunc(s.edge))
+		if err != nil {
+			return err
+		}
+		if err := s.batch.Set(leafKey(i), l, nil); err != nil {
+			return err
+		}
+		first := tlog.StoredHashIndex(0, int64(i))
+		for level, h := range hs {
+			s.d.edge[level] = h
+			if err := s.batch.Set(hashKey(first+int64(level)), h[:], nil); err != nil {
+				return err
+			}
+		}
+		s.meta.leaves++
+	}
+	return nil
+}
+
+// edge reads hashes of the right edge.
+func (s *stage) edge(indexes []int64) ([]tlog.Hash, error) {
+	out := make([]tlog.Hash, len(indexes))
+	for i, x := range indexes {
+		level, _ := tlog.SplitStoredHashIndex(x)
+		if h, ok := s.d.edge[level]; ok {
+			out[i] = h
+			continue
+		}
+		v, err := get(s.d.pdb, hashKey(x))
+		if err != nil {
+			return nil, err
+		}
+		if len(v) != tlog.HashSize {
+			return nil, errRow
+		}
+		copy(out[i][:], v)
+	}
+	return out, nil
+}
+
+// finish closes the group: the head row, and expired state once a second.
+func (s *stage) finish() error {
+	if err := s.batch.Set(headKey, s.meta.encode(), nil); err != nil {
+		return err
+	}
+	now := s.d.opts.Clock()
+	if now.Sub(s.d.lastSweep) < time.Second {
+		return nil
+	}
+	s.d.lastSweep = now
+	return s.sweep(now)
+}
+
+func (s *stage) sweep(now time.Time) (err error) {
+	it, err := s.d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{tabExpire}, UpperBound: expireKey(now.UnixMilli(), "")})
+	if err != nil {
+		return err
+	}
+	defer closing(it, &err)
+	for ok, n := it.First(), 0; ok && n < sweepBatch; ok, n = it.Next(), n+1 {
+		k := it.Key()
+		if len(k) < 9 {
+			return errRow
+		}
+		key := string(k[9:])
+		if _, touched := s.state[key]; touched {
+			continue
+		}
+		v, err := get(s.d.pdb, stateKey(key))
+		if err != nil {
+			return err
+		}
+		if len(v) >= 8 && binary.BigEndian.Uint64(v) == binary.BigEndian.Uint64(k[1:]) {
+			if err := s.batch.Delete(stateKey(key), nil); err != nil {
+				return err
+			}
+		}
+		if err := s.batch.Delete(k, nil); err != nil {
+			return err
+		}
+	}
+	return it.Error()
+}
