@@ -152,13 +152,17 @@ func (e *Engine) book(ctx context.Context, patient string) (*book, error) {
 	if !fhir.ValidID(patient) {
 		return nil, fhir.Errorf(fhir.Invalid, "consent.load", "patient is not an id")
 	}
+	q, err := ofPatient(patient)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	patient = strings.Clone(patient) // facts may point into a scan's buffer
 	en := &entry{patient: patient, book: &book{}}
 	// T is taken before the read: everything acknowledged by now is in it.
 	t := e.opts.Store.T()
-	err := e.opts.Store.Find(ctx, store.Find{Query: ofPatient(patient), Filter: access.All().Filter(access.Search), At: t},
+	err = e.opts.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search), At: t},
 		func(f *store.Found) bool {
 			id := f.Resource.ID
 			en.ids = append(en.ids, strings.Clone(id))
@@ -180,14 +184,15 @@ func (e *Engine) book(ctx context.Context, patient string) (*book, error) {
 }
 
 // ofPatient is Consent?patient=Patient/<id>.
-func ofPatient(id string) *search.Query {
+func ofPatient(id string) (*search.Query, error) {
+	p, ok := search.Lookup("Consent", "patient")
+	if !ok {
+		return nil, fhir.Errorf(fhir.Internal, "consent.load", "the search registry lacks Consent.patient")
+	}
 	return &search.Query{
 		Type: "Consent", Count: -1, Patient: id,
-		Clauses: []search.Clause{{
-			Param:  &search.Param{Type: "Consent", Code: "patient", Kind: search.KindReference, Targets: []string{"Patient"}},
-			Values: []search.Value{{RefType: "Patient", RefID: id}},
-		}},
-	}
+		Clauses: []search.Clause{{Param: p, Values: []search.Value{{RefType: "Patient", RefID: id}}}},
+	}, nil
 }
 
 // Permits implements access.Consents. It is false when the consents cannot be

@@ -77,7 +77,8 @@ func (e *Engine) Authenticate(r *http.Request) (*access.Principal, error) {
 	hash := sha256.Sum256([]byte(tok))
 	now := e.Clock()
 	k := e.lookup(hash)
-	if k == nil {
+	fresh := k == nil
+	if fresh {
 		var err error
 		if k, err = e.check(tok); err != nil {
 			return nil, err
@@ -93,7 +94,10 @@ func (e *Engine) Authenticate(r *http.Request) (*access.Principal, error) {
 	if err != nil || c.Disabled {
 		return nil, invalid()
 	}
-	e.remember(hash, k, c.Name, now)
+	if fresh {
+		k.principal.ClientName = c.Name // nobody else has it yet
+		e.remember(hash, k, now)
+	}
 	return &k.principal, nil
 }
 
@@ -103,15 +107,10 @@ func (e *Engine) lookup(hash [32]byte) *known {
 	return e.known[hash]
 }
 
-// remember keeps a token that is good at now. The name goes in before the
-// first caller sees the principal.
-func (e *Engine) remember(hash [32]byte, k *known, name string, now time.Time) {
+// remember keeps a token that is good at now.
+func (e *Engine) remember(hash [32]byte, k *known, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.known[hash] != nil {
-		return
-	}
-	k.principal.ClientName = name
 	if e.known == nil {
 		e.known = map[[32]byte]*known{}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
 )
 
 // Limits of a scope string.
@@ -38,6 +39,12 @@ type Set []Scope
 type Parser struct {
 	// TokenParam reports whether code is a token search parameter of typ.
 	TokenParam func(typ, code string) bool
+}
+
+// Registered is the TokenParam of this server's own search registry.
+func Registered(typ, code string) bool {
+	p, ok := search.Lookup(typ, code)
+	return ok && p.Kind == search.KindToken
 }
 
 func bad(pos int, rule string) error {

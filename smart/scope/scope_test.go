@@ -173,3 +173,14 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestRegisteredParameters(t *testing.T) {
+	for in, want := range map[[2]string]bool{
+		{"Observation", "category"}: true, {"Observation", "code"}: true, {"Observation", "status"}: true,
+		{"Observation", "patient"}: false, {"Observation", "date"}: false, {"Observation", "nonsense"}: false, {"Patient", "category"}: false,
+	} {
+		if scope.Registered(in[0], in[1]) != want {
+			t.Errorf("%v: %v", in, !want)
+		}
+	}
+}

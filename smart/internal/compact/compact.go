@@ -2,8 +2,7 @@
 // trusting it, and checks its signature against one given key.
 //
 // It is strict where JOSE libraries are lenient: one serialisation, no
-// duplicate members, an allowlist of header members, no key material from
-// the token itself.
+// duplicate members, no extensions, no key material from the token itself.
 package compact
 
 import (
@@ -23,20 +22,16 @@ const MaxToken = 8 << 10
 
 // Header is what a token says of its signature.
 type Header struct {
-	Alg string         `json:"alg"`
-	Kid string         `json:"kid"`
-	Typ string         `json:"typ"`
-	JKU string         `json:"jku"`
-	Cty string         `json:"cty"`
-	X5T jsontext.Value `json:"x5t"`
-	S25 jsontext.Value `json:"x5t#S256"`
-	// Refused members, and all that is not known.
-	JWK  jsontext.Value            `json:"jwk"`
-	X5U  jsontext.Value            `json:"x5u"`
-	X5C  jsontext.Value            `json:"x5c"`
-	Crit jsontext.Value            `json:"crit"`
-	B64  jsontext.Value            `json:"b64"`
-	Rest map[string]jsontext.Value `json:",inline"`
+	Alg string `json:"alg"`
+	Kid string `json:"kid"`
+	Typ string `json:"typ"`
+	JKU string `json:"jku"`
+	// Members that refuse the token: its keys are not the token's to name.
+	JWK  jsontext.Value `json:"jwk"`
+	X5U  jsontext.Value `json:"x5u"`
+	X5C  jsontext.Value `json:"x5c"`
+	Crit jsontext.Value `json:"crit"`
+	B64  jsontext.Value `json:"b64"`
 }
 
 // Audience is a string or an array of strings.
@@ -62,16 +57,15 @@ func (a *Audience) UnmarshalJSON(b []byte) error {
 
 // Claims are those that are checked. A time is Unix seconds; nil is absent.
 type Claims struct {
-	Iss      string                    `json:"iss"`
-	Sub      string                    `json:"sub"`
-	Aud      Audience                  `json:"aud"`
-	Jti      string                    `json:"jti"`
-	Exp      *float64                  `json:"exp"`
-	Iat      *float64                  `json:"iat"`
-	Nbf      *float64                  `json:"nbf"`
-	ClientID string                    `json:"client_id"`
-	Scope    string                    `json:"scope"`
-	Rest     map[string]jsontext.Value `json:",inline"`
+	Iss      string   `json:"iss"`
+	Sub      string   `json:"sub"`
+	Aud      Audience `json:"aud"`
+	Jti      string   `json:"jti"`
+	Exp      *float64 `json:"exp"`
+	Iat      *float64 `json:"iat"`
+	Nbf      *float64 `json:"nbf"`
+	ClientID string   `json:"client_id"`
+	Scope    string   `json:"scope"`
 }
 
 // ErrMalformed is every failure to read a token; it never says more.
