@@ -1,0 +1,207 @@
+package consent_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/consent"
+)
+
+type obj = map[string]any
+
+const hl7Category = "http://terminology.hl7.org/CodeSystem/observation-category"
+
+func cc(system, code string) obj { return obj{"coding": []any{obj{"system": system, "code": code}}} }
+
+func drawProvision(t *rapid.T, depth int) obj {
+	p := obj{"type": rapid.SampledFrom([]string{"permit", "deny"}).Draw(t, "type")}
+	if depth == 0 && rapid.IntRange(0, 3).Draw(t, "root") > 0 {
+		p["type"] = "permit"
+	}
+	if n := rapid.SampledFrom([]string{"", "ehr", "lab", "any"}).Draw(t, "actor"); n != "" || depth == 0 && rapid.Bool().Draw(t, "named") {
+		if n == "" {
+			n = "any"
+		}
+		p["actor"] = []any{obj{"role": cc("http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "IRCP"),
+			"reference": obj{"identifier": obj{"system": consent.ClientSystem, "value": n}}}}
+	}
+	var codes []any
+	for _, v := range []string{"apple", "oura"} {
+		if rapid.IntRange(0, 3).Draw(t, "vendor") == 0 {
+			codes = append(codes, cc(consent.VendorSystem, v))
+		}
+	}
+	for _, c := range []string{"sleep", "activity"} {
+		if rapid.IntRange(0, 3).Draw(t, "category") == 0 {
+			codes = append(codes, cc(hl7Category, c))
+		}
+	}
+	if codes != nil {
+		p["code"] = codes
+	}
+	switch rapid.IntRange(0, 7).Draw(t, "period") {
+	case 0:
+		p["period"] = obj{"end": "2025"}
+	case 1:
+		p["period"] = obj{"start": "2026-11-24"}
+	}
+	if rapid.IntRange(0, 11).Draw(t, "odd") == 0 {
+		p["purpose"] = []any{obj{"code": "TREAT"}}
+	}
+	if depth < 2 {
+		for range rapid.IntRange(0, 2).Draw(t, "nested") {
+			list, _ := p["provision"].([]any)
+			p["provision"] = append(list, drawProvision(t, depth+1))
+		}
+	}
+	return p
+}
+
+// The slow interpreter reads the JSON anew for every question and takes the
+// package comment word by word. Its answer is "permit", "deny" or "".
+func slow(p obj, who string, f *access.Facts, named bool) string {
+	typ := p["type"]
+	odd := p["purpose"] != nil
+	if odd && typ == "deny" {
+		typ, p = "deny", obj{"provision": p["provision"]}
+	} else if odd {
+		p = obj{"provision": p["provision"]}
+	}
+	if pr, ok := p["period"].(obj); ok && pr["end"] == "2025" {
+		return ""
+	}
+	if actors, ok := p["actor"].([]any); ok {
+		hit := false
+		for _, a := range actors {
+			v := a.(obj)["reference"].(obj)["identifier"].(obj)["value"]
+			hit = hit || v == "any" || v == who
+		}
+		if !hit {
+			return ""
+		}
+		named = true
+	}
+	vendors, cats := map[string]bool{}, map[string]bool{}
+	if codes, ok := p["code"].([]any); ok {
+		for _, c := range codes {
+			x := c.(obj)["coding"].([]any)[0].(obj)
+			if x["system"] == consent.VendorSystem {
+				vendors[x["code"].(string)] = true
+			} else {
+				cats[x["code"].(string)] = true
+			}
+		}
+	}
+	if len(vendors) > 0 && (f.Vendor == "" && typ == "deny" || f.Vendor != "" && !vendors[f.Vendor]) {
+		return ""
+	}
+	whole := true // a permit reaches all of the resource's categories
+	if len(cats) > 0 {
+		hits := 0
+		for _, c := range f.Categories {
+			if cats[c] {
+				hits++
+			}
+		}
+		switch {
+		case f.Type == "Device":
+			if typ == "deny" {
+				return ""
+			}
+		case len(f.Categories) == 0:
+			if typ == "permit" {
+				return ""
+			}
+			whole = false
+		case hits == 0:
+			return ""
+		default:
+			whole = typ == "deny" || hits == len(f.Categories)
+		}
+	}
+	exceptions := map[string]bool{}
+	if list, ok := p["provision"].([]any); ok {
+		for _, n := range list {
+			exceptions[slow(n.(obj), who, f, named)] = true
+		}
+	}
+	understood := whole && !odd
+	switch {
+	case exceptions["deny"]:
+		return "deny"
+	case exceptions["permit"] && understood:
+		return "permit"
+	case typ == "deny":
+		return "deny"
+	case understood && named:
+		return "permit"
+	}
+	return ""
+}
+
+func TestPermitsEqualsTheSlowInterpreter(t *testing.T) {
+	permitted, denied := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		s := newShelf()
+		e, err := consent.New(consent.Options{Store: s, Clock: func() time.Time { return now }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var docs []obj
+		for i := range rapid.IntRange(0, 3).Draw(t, "consents") {
+			d := obj{"resourceType": "Consent", "id": fmt.Sprint("c", i), "meta": obj{},
+				"status":    rapid.SampledFrom([]string{"active", "active", "active", "inactive", "draft"}).Draw(t, "status"),
+				"scope":     cc("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privacy"),
+				"patient":   obj{"reference": "Patient/p1"},
+				"provision": drawProvision(t, 0)}
+			b, err := json.Marshal(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The interpreter reads what was written, not what was drawn.
+			var back obj
+			if err := json.Unmarshal(b, &back); err != nil {
+				t.Fatal(err)
+			}
+			docs = append(docs, back)
+			s.put("p1", fhir.Resource{Type: "Consent", ID: fmt.Sprint("c", i), JSON: b})
+		}
+		for range 8 {
+			f := &access.Facts{Patient: "p1",
+				Type:       rapid.SampledFrom([]string{"Observation", "Observation", "Device"}).Draw(t, "facts"),
+				Vendor:     rapid.SampledFrom([]string{"apple", "oura", ""}).Draw(t, "of"),
+				Author:     rapid.SampledFrom([]string{"", "lab"}).Draw(t, "author"),
+				Categories: rapid.SampledFrom([][]string{nil, {"sleep"}, {"activity"}, {"sleep", "activity"}, {"vital-signs"}}).Draw(t, "categories")}
+			if f.Type == "Device" {
+				f.Categories = nil
+			}
+			who := rapid.SampledFrom([]string{"ehr", "lab", "other"}).Draw(t, "who")
+			answers := map[string]bool{}
+			withdrawn := false
+			for _, d := range docs {
+				withdrawn = withdrawn || d["status"] == "inactive"
+				if d["status"] == "active" {
+					answers[slow(d["provision"].(obj), who, f, false)] = true
+				}
+			}
+			want := !answers["deny"] && (answers["permit"] || f.Vendor == "" && f.Author == who && !withdrawn)
+			if got := e.Permits(who, f); got != want {
+				t.Fatalf("Permits(%s, %+v) = %v, want %v\n%v", who, f, got, want, docs)
+			}
+			if want {
+				permitted++
+			} else {
+				denied++
+			}
+		}
+	})
+	if permitted < 50 || denied < 50 {
+		t.Errorf("the draw shows little: %d permitted, %d denied", permitted, denied)
+	}
+}
