@@ -268,6 +268,7 @@ func (c conversion) apply(d decimal) decimal {
 	if !ok {
 		return d
 	}
+	out.plain = false // the vendor's text is another number
 	return out
 }
 

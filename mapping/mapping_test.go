@@ -45,7 +45,7 @@ func TestConversions(t *testing.T) {
 		{"Cel", "degF", "100", "37.777777778"},
 		{"kg", "lb", "154.5", "70.080021165"},
 		{"kg", "g", "81500", "81.500"},
-		{"kg", "st", "11", "69.8532254"},
+		{"kg", "st", "11", "69.85322498"},
 		{"cm", "in", "70", "177.8"},
 		{"cm", "ft", "5.5", "167.64"},
 		{"cm", "m", "1.75", "175"},
@@ -66,6 +66,10 @@ func TestConversions(t *testing.T) {
 		if !ok || !ok2 {
 			t.Errorf("%s from %s is not known", c.ucum, c.unit)
 			continue
+		}
+		q, err := (&rule{units: table.units[c.ucum].accepts}).appendQuantity(nil, c.in, c.unit, "")
+		if err != nil || string(q) != `{"value":`+c.want+`}` {
+			t.Errorf("%s %s -> %s is written %s %v, want %s", c.in, c.unit, c.ucum, q, err, c.want)
 		}
 		if got := string(conv.apply(d).append(nil)); got != c.want {
 			t.Errorf("%s %s -> %s: %s, want %s", c.in, c.unit, c.ucum, got, c.want)
