@@ -5,6 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/fhir/go/fhirversion"
+	"github.com/google/fhir/go/jsonformat"
+
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 )
@@ -60,5 +63,19 @@ func TestStatement(t *testing.T) {
 	}
 	if e := r.Security.Extension; len(e) != 1 || e[0].URL != oauthURIs || len(e[0].Extension) != 1 {
 		t.Errorf("oauth-uris: %+v", e)
+	}
+}
+
+func TestStatementIsValidR4(t *testing.T) {
+	b, err := Statement(settings())
+	if err != nil {
+		t.Fatal(err)
+	}
+	um, err := jsonformat.NewUnmarshaller("UTC", fhirversion.R4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := um.Unmarshal(b); err != nil {
+		t.Error(err)
 	}
 }

@@ -1,6 +1,7 @@
 package interaction
 
 import (
+	"bytes"
 	"context"
 	"slices"
 
@@ -78,6 +79,12 @@ func (s *Service) draftPut(ctx context.Context, rq *Request, op string, res fhir
 	if old.live() {
 		may, interaction = access.Update, "update"
 		prev = &old.res
+	}
+	if bytes.Contains(res.JSON, []byte(s.Base+"/")) {
+		var err error
+		if res.JSON, err = rewriteReferences(res.JSON, nil, s.Base); err != nil {
+			return nil, err
+		}
 	}
 	if check := s.Checks[res.Type]; check != nil {
 		next, err := check(ctx, rq.Principal, &res, prev)

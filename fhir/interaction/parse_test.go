@@ -15,9 +15,11 @@ func TestRewriteReferences(t *testing.T) {
 		`{"s":{"reference":"urn:uuid\u003a1"},"n":62.0}`:                          `{"s":{"reference":"Patient/a"},"n":62.0}`,
 		`{"identifier":{"value":"urn:uuid:1"},"reference":{"value":"reference"}}`: `{"identifier":{"value":"urn:uuid:1"},"reference":{"value":"reference"}}`,
 		`{"s":{"reference":"#x"},"a":["reference","urn:uuid:1"]}`:                 `{"s":{"reference":"#x"},"a":["reference","urn:uuid:1"]}`,
+		`{"s":{"reference":"https://pg.example/fhir/Patient/p"}}`:                 `{"s":{"reference":"Patient/p"}}`,
+		`{"s":{"reference":"https://pg.example/fhir?x=1"}}`:                       `{"s":{"reference":"https://pg.example/fhir?x=1"}}`,
 		`{"s":{"reference":"urn:uuid:9"}}`:                                        "",
 	} {
-		out, err := rewriteReferences([]byte(in), ids)
+		out, err := rewriteReferences([]byte(in), ids, "https://pg.example/fhir")
 		if string(out) != want || (err != nil) != (want == "") {
 			t.Errorf("%s\n got %s %v\nwant %s", in, out, err, want)
 		}
@@ -31,7 +33,7 @@ func FuzzRewriteReferences(f *testing.F) {
 	f.Add([]byte(`{"reference":"a\"urn:uuid:1"}`))
 	f.Add([]byte(`{"reference":`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		out, err := rewriteReferences(b, map[string]string{"urn:uuid:1": "Patient/a"})
+		out, err := rewriteReferences(b, map[string]string{"urn:uuid:1": "Patient/a"}, "https://pg.example/fhir")
 		if err != nil {
 			return
 		}

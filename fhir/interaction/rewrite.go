@@ -9,11 +9,12 @@ import (
 	"pulsegate/fhir"
 )
 
-// rewriteReferences replaces Reference.reference values that are the fullUrl
-// of an entry of the same transaction by what that entry became. All other
-// bytes stay as they are. A urn:uuid or urn:oid that no entry has is refused
-// (conditional references do not pass the door).
-func rewriteReferences(body []byte, ids map[string]string) ([]byte, error) {
+// rewriteReferences replaces Reference.reference values: one that is the
+// fullUrl of an entry of the same transaction by what that entry became (ids),
+// and one below base by the local reference it is. All other bytes stay as
+// they are. In a transaction (ids is not nil) a urn:uuid or urn:oid that no
+// entry has is refused; conditional references do not pass the door.
+func rewriteReferences(body []byte, ids map[string]string, base string) ([]byte, error) {
 	const op = "interaction.rewriteReferences"
 	dec := jsontext.NewDecoder(bytes.NewReader(body))
 	out := make([]byte, 0, len(body)+64)
@@ -34,12 +35,17 @@ func rewriteReferences(body []byte, ids map[string]string) ([]byte, error) {
 			v := tok.String()
 			end := int(dec.InputOffset())
 			to, ok := ids[v]
+			if local, below := strings.CutPrefix(v, base+"/"); !ok && below {
+				if _, isRef := fhir.ParseRef(local); isRef {
+					to, ok = local, true
+				}
+			}
 			switch {
 			case ok:
 				start := bytes.LastIndexByte(body[:end-1], '"')
 				out = append(append(append(append(out, body[copied:start]...), '"'), to...), '"')
 				copied = end
-			case strings.HasPrefix(v, "urn:uuid:") || strings.HasPrefix(v, "urn:oid:"):
+			case ids != nil && (strings.HasPrefix(v, "urn:uuid:") || strings.HasPrefix(v, "urn:oid:")):
 				return nil, fhir.Errorf(fhir.Invalid, op, "a reference names a urn that is no entry's fullUrl")
 			}
 		}

@@ -217,7 +217,7 @@ func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *ste
 	}
 	res := st.res
 	var err error
-	if res.JSON, err = rewriteReferences(res.JSON, ids); err != nil {
+	if res.JSON, err = rewriteReferences(res.JSON, ids, s.Base); err != nil {
 		return nil, err
 	}
 	if st.e.Method == "POST" {

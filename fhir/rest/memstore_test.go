@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sort"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -209,25 +208,4 @@ func (m *modelStore) Scan(_ context.Context, s store.ScanRange, fn func(*store.F
 		}
 	}
 	return nil
-}
-
-// count is the number of current resources of a type, for oracles.
-func (m *modelStore) count(typ string, has ...string) int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	n := 0
-next:
-	for _, ref := range m.refs {
-		r := m.at(ref, 0)
-		if ref.Type != typ || r.res.Deleted {
-			continue
-		}
-		for _, h := range has {
-			if !strings.Contains(string(r.res.JSON), h) {
-				continue next
-			}
-		}
-		n++
-	}
-	return n
 }
