@@ -55,12 +55,12 @@ func (c *consents) CollectsCategory(_ context.Context, _, _ string, cats ...stri
 }
 
 type world struct {
-	t *testing.T
+	t testing.TB
 	p *Pipeline
 	c *consents
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
 	if err != nil {
@@ -71,7 +71,7 @@ func newWorld(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	now := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	now := time.Date(2026, 12, 15, 12, 0, 0, 0, time.UTC)
 	clock := func() time.Time { now = now.Add(time.Millisecond); return now }
 	rec, err := audit.NewRecorder(audit.Options{Store: db, Clock: clock, Rand: rand.Reader, Observer: "https://example.org"})
 	if err != nil {
