@@ -107,7 +107,7 @@ func (m *Main) openFHIR(ctx context.Context) error {
 }
 
 func (m *Main) openIngest(context.Context) error {
-	mapper, err := mapping.New(mapping.Embedded(), mapping.Options{})
+	mapper, err := mapping.New(mapping.Builtin(), mapping.Options{})
 	if err != nil {
 		return err
 	}
