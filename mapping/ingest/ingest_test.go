@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -72,7 +73,13 @@ func newWorld(t testing.TB) *world {
 		}
 	})
 	now := time.Date(2026, 12, 15, 12, 0, 0, 0, time.UTC)
-	clock := func() time.Time { now = now.Add(time.Millisecond); return now }
+	var mu sync.Mutex
+	clock := func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		now = now.Add(time.Millisecond)
+		return now
+	}
 	rec, err := audit.NewRecorder(audit.Options{Store: db, Clock: clock, Rand: rand.Reader, Observer: "https://example.org"})
 	if err != nil {
 		t.Fatal(err)
