@@ -1,0 +1,215 @@
+package pebblestore_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore"
+)
+
+var (
+	crashes = flag.Int("crashes", 50, "crash clones to try")
+	seed    = flag.Uint64("seed", 0, "seed of the crash test; 0 takes one from the clock")
+)
+
+const crashWriters = 8
+
+// acked is what one acknowledged commit promised.
+type acked struct {
+	ref  fhir.Ref
+	t    store.T
+	leaf uint64
+	text string
+}
+
+// journal collects acknowledgements of all writers.
+type journal struct {
+	mu   sync.Mutex
+	done []acked
+}
+
+func (j *journal) add(a acked) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.done = append(j.done, a)
+}
+
+func (j *journal) all() []acked {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return append([]acked(nil), j.done...)
+}
+
+// writer commits a resource, its state and its leaf together until told.
+func writer(s store.Store, w int, j *journal, stop *atomic.Bool) error {
+	for i := 0; !stop.Load(); i++ {
+		ref := fhir.Ref{Type: "Device", ID: fmt.Sprintf("d-%d-%d", w, i)}
+		text := ref.String()
+		r, err := s.Commit(context.Background(), &store.Batch{
+			Writes: []store.Write{
+				{Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, JSON: []byte(fhir.Prefix(ref.Type, ref.ID) + `},"patient":{"reference":"Patient/p1"}}`)}},
+				{Resource: fhir.Resource{Type: "Patient", ID: fmt.Sprintf("p%d", w), JSON: fmt.Appendf(nil, `%s},"multipleBirthInteger":%d}`, fhir.Prefix("Patient", fmt.Sprintf("p%d", w)), i)}},
+			},
+			State:  []store.StateWrite{{Key: text, Value: []byte(text)}},
+			Leaves: []store.Leaf{store.Leaf(text)},
+		})
+		if err != nil {
+			return err
+		}
+		j.add(acked{ref, r.T, r.LeafIndex, text})
+	}
+	return nil
+}
+
+// lost counts the promises that s does not keep.
+func lost(t *testing.T, s store.Store, want []acked) (n int) {
+	ctx := context.Background()
+	for _, a := range want {
+		r, _, err := s.Read(ctx, a.ref, 0)
+		v, errV := s.Get(ctx, a.text)
+		l, errL := s.Log().Leaf(a.leaf)
+		if err != nil || errV != nil || errL != nil || r.Version != 1 || string(v) != a.text || string(l) != a.text || s.T() < a.t {
+			n++
+		}
+	}
+	if err := s.Check(ctx, func(p string) { t.Error(p) }); err != nil {
+		t.Error(err)
+	}
+	return n
+}
+
+// crash runs writers over a file system and looks at clones of it taken at
+// random moments. It returns how many acknowledged commits were missing.
+func crash(t *testing.T, clones int, noSync bool) (missing, promised int) {
+	sd := *seed
+	if sd == 0 {
+		sd = uint64(time.Now().UnixNano())
+	}
+	t.Logf("-seed %d", sd)
+	rng := rand.New(rand.NewPCG(sd, 1))
+	for clones > 0 {
+		fs := vfs.NewCrashableMem()
+		s, err := pebblestore.Open("", pebblestore.Options{FS: fs, NoSync: noSync})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var j journal
+		var stop atomic.Bool
+		done := make(chan error, crashWriters)
+		for w := range crashWriters {
+			go func() { done <- writer(s, w, &j, &stop) }()
+		}
+		for range min(clones, 10) {
+			clones--
+			time.Sleep(time.Duration(rng.IntN(8)) * time.Millisecond)
+			want := j.all() // acknowledged before the crash
+			clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rand.New(rand.NewPCG(sd, uint64(clones)))})
+			c, err := pebblestore.Open("", pebblestore.Options{FS: clone})
+			if err != nil {
+				t.Fatalf("clone %d does not open: %v", clones, err)
+			}
+			missing, promised = missing+lost(t, c, want), promised+len(want)
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stop.Store(true)
+		for range crashWriters {
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return missing, promised
+}
+
+func TestCrashLosesNothingAcknowledged(t *testing.T) {
+	missing, promised := crash(t, *crashes, false)
+	t.Logf("%d of %d acknowledged commits missing", missing, promised)
+	if missing != 0 || promised == 0 {
+		t.Fatalf("%d of %d acknowledged commits are missing", missing, promised)
+	}
+}
+
+// The control: without fsync the same test must find losses.
+func TestCrashControlLoses(t *testing.T) {
+	missing, promised := crash(t, min(*crashes, 20), true)
+	t.Logf("%d of %d acknowledged commits missing", missing, promised)
+	if missing == 0 {
+		t.Fatal("without fsync nothing was lost: the crash test proves nothing")
+	}
+}
+
+func TestFailedFsyncStopsTheStore(t *testing.T) {
+	for after := range int32(12) {
+		mem := vfs.NewCrashableMem()
+		var armed, broken atomic.Bool
+		var left atomic.Int32
+		left.Store(after)
+		inj := errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if !armed.Load() {
+				return nil
+			}
+			switch op.Kind {
+			case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo:
+				if broken.Load() || left.Add(-1) < 0 {
+					broken.Store(true)
+					return errors.New("injected")
+				}
+			}
+			return nil
+		})
+		s, err := pebblestore.Open("", pebblestore.Options{FS: errorfs.Wrap(mem, inj)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		armed.Store(true)
+		var j journal
+		var stop atomic.Bool
+		done := make(chan error, crashWriters)
+		for w := range crashWriters {
+			go func() { done <- writer(s, w, &j, &stop) }()
+		}
+		for range crashWriters {
+			if err := <-done; fhir.KindOf(err) != fhir.Unavailable {
+				t.Fatalf("after %d syncs: %v", after, err)
+			}
+		}
+		// The disk may work again; this store must not.
+		armed.Store(false)
+		if _, err := s.Commit(context.Background(), &store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte("v")}}}); fhir.KindOf(err) != fhir.Unavailable {
+			t.Fatalf("a commit after the failure: %v", err)
+		}
+		if _, err := s.Get(context.Background(), "k"); fhir.KindOf(err) != fhir.Unavailable {
+			t.Fatalf("a read after the failure: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		c, err := pebblestore.Open("", pebblestore.Options{FS: mem.CrashClone(vfs.CrashCloneCfg{})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := lost(t, c, j.all()); n != 0 {
+			t.Fatalf("after %d syncs: %d acknowledged commits are missing", after, n)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,296 @@
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sort"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+const sys = "urn:codes"
+
+// observation has code c<code>, and c<code+1> of another system beside it.
+func observation(patient string, code int, at, until string) string {
+	s := fmt.Sprintf(`"status":"final","code":{"coding":[{"system":"%s","code":"c%d"},{"system":"urn:other","code":"c%d"}]},"subject":{"reference":"Patient/%s"},"device":{"reference":"Device/d%d"}`,
+		sys, code, code+1, patient, code)
+	switch {
+	case until == "open":
+		return s + `,"effectivePeriod":{"start":"` + at + `"}`
+	case until != "":
+		return s + `,"effectivePeriod":{"start":"` + at + `","end":"` + until + `"}`
+	case at != "":
+		return s + `,"effectiveDateTime":"` + at + `"`
+	}
+	return s
+}
+
+func parse(t interface{ Fatal(...any) }, typ, raw string) *search.Query {
+	v, err := search.Pairs(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := search.Parse(typ, v, search.ParseOptions{})
+	if err != nil {
+		t.Fatal(raw, err)
+	}
+	return q
+}
+
+type fataler interface {
+	Helper()
+	Fatal(...any)
+	Fatalf(string, ...any)
+}
+
+func found(t fataler, s store.Store, f store.Find) []string {
+	t.Helper()
+	var ids []string
+	if err := s.Find(context.Background(), f, func(x *store.Found) bool { ids = append(ids, x.Resource.ID); return true }); err != nil {
+		t.Fatal(err)
+	}
+	return ids
+}
+
+// paged collects the same by following positions.
+func paged(t fataler, s store.Store, f store.Find, n int) []string {
+	t.Helper()
+	var ids []string
+	f.Limit = n
+	for {
+		got := 0
+		err := s.Find(context.Background(), f, func(x *store.Found) bool {
+			ids = append(ids, x.Resource.ID)
+			f.After = x.Pos
+			got++
+			return true
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got == 0 {
+			return ids
+		}
+	}
+}
+
+// world is the naive model: what is current after each commit.
+type world map[store.T]map[string]*search.Values
+
+var queries = []struct{ typ, raw string }{
+	{"Observation", ""}, {"Observation", "patient=p1"}, {"Observation", "patient=p1&code=c1"},
+	{"Observation", "patient=p1&code=" + sys + "|c1"}, {"Observation", "patient=p1&code=urn:other|c1,c3"},
+	{"Observation", "patient=p1&code=c1&_sort=-date"}, {"Observation", "patient=p1&code=c1,c2&_sort=date"},
+	{"Observation", "patient=p1&_sort=-date"}, {"Observation", "patient=p2&_sort=date&date=ge2026-01-02"},
+	{"Observation", "patient=p1&code=c1&date=lt2026-01-03"}, {"Observation", "patient=p1&code=c1,c2&date=gt2026-01-02T00:00:00Z&_sort=-date"},
+	{"Observation", "patient=p1&date=2026-01-02&_sort=-date"}, {"Observation", "patient=p1&date=ge2026-01-02&date=le2026-01-03&_sort=date"},
+	{"Observation", "patient=p1&code=c1&date=sa2026-01-01,eb2026-01-03"}, {"Observation", "patient=p1&date=ne2026-01-02&code=c2"},
+	{"Observation", "device=Device/d1"}, {"Observation", "device=Device/d1,Device/d2&patient=p1"}, {"Observation", "device=Device/d1,Device/d0"},
+	{"Observation", "code=c2"}, {"Observation", "_id=o1,o3,o5"}, {"Observation", "_id=o1&patient=p1"},
+	{"Observation", "_sort=-_lastUpdated"}, {"Observation", "_sort=code,-_id"}, {"Observation", "code:not=c1&patient=p1"},
+	{"Observation", "date:missing=true&patient=p1"}, {"Observation", "_sort=date"}, {"Patient", "_id=p1"}, {"Patient", ""},
+	{"Group", "member=Patient/p1"}, {"Group", "member=Patient/p1,Patient/p2"}, {"Provenance", "patient=p2"}, {"Provenance", "_sort=_id"},
+}
+
+func testFind(t *testing.T, d Driver) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s := d.Open(t)
+		defer func() { shut(t, s) }()
+		w, last := write(rt, s)
+		s = d.Reopen(t, s)
+		ts := make([]store.T, 0, len(w))
+		for at := range w {
+			ts = append(ts, at)
+		}
+		slices.Sort(ts)
+		for _, q := range queries {
+			at := rapid.SampledFrom(ts).Draw(rt, "at")
+			w.check(rt, s, q.typ, q.raw, at, rapid.IntRange(1, 4).Draw(rt, "page"))
+			w.check(rt, s, q.typ, q.raw, last, 2)
+		}
+		w.scans(rt, s, last)
+		sound(t, s)
+	})
+}
+
+// write commits random batches and keeps the model.
+func write(rt *rapid.T, s store.Store) (world, store.T) {
+	w := world{}
+	cur := map[string]*search.Values{}
+	last := store.T(0)
+	for range rapid.IntRange(4, 25).Draw(rt, "commits") {
+		ids := rapid.SliceOfNDistinct(rapid.IntRange(0, 11), 1, 4, rapid.ID[int]).Draw(rt, "ids")
+		var b store.Batch
+		for _, i := range ids {
+			b.Writes = append(b.Writes, anyWrite(rt, i))
+		}
+		r, err := s.Commit(context.Background(), &b)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		for i, o := range r.Outcomes {
+			key := o.Ref.String()
+			if o.Deleted {
+				delete(cur, key)
+				continue
+			}
+			if o.Unchanged {
+				continue
+			}
+			v, err := search.Extract(b.Writes[i].Resource.Type, o.JSON)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			cur[key] = v
+		}
+		if r.T == 0 {
+			continue
+		}
+		last = r.T
+		snap := map[string]*search.Values{}
+		for k, v := range cur {
+			snap[k] = v
+		}
+		w[r.T] = snap
+	}
+	if last == 0 {
+		rt.Skip("nothing was written")
+	}
+	return w, last
+}
+
+func anyWrite(rt *rapid.T, i int) store.Write {
+	p := rapid.SampledFrom([]string{"p1", "p2", "p3"}).Draw(rt, "patient")
+	typ, id, rest := "Observation", fmt.Sprintf("o%d", i), ""
+	switch i {
+	case 9:
+		typ, id, rest = "Group", "g1", `"type":"person","actual":true,"member":[{"entity":{"reference":"Patient/p1"}},{"entity":{"reference":"Patient/`+p+`"}}]`
+	case 10:
+		typ, id, rest = "Provenance", "v1", `"target":[{"reference":"Patient/p1"},{"reference":"Patient/`+p+`"}],"recorded":"2026-01-01T00:00:00Z"`
+	case 11:
+		typ, id = "Patient", p
+	default:
+		day := rapid.IntRange(1, 4).Draw(rt, "day")
+		at := fmt.Sprintf("2026-01-%02dT%02d:00:00Z", day, rapid.IntRange(0, 23).Draw(rt, "hour"))
+		until := ""
+		switch rapid.IntRange(0, 5).Draw(rt, "time") {
+		case 0:
+			at = ""
+		case 1:
+			until = fmt.Sprintf("2026-01-%02dT23:30:00Z", day+rapid.IntRange(0, 4).Draw(rt, "days"))
+		case 2:
+			until = "open"
+		case 3:
+			at = at[:10]
+		}
+		rest = observation(p, rapid.IntRange(0, 2).Draw(rt, "code"), at, until)
+	}
+	if rapid.IntRange(0, 4).Draw(rt, "op") == 0 {
+		return remove(typ, id)
+	}
+	w := put(typ, id, rest)
+	w.SkipSame = rapid.Bool().Draw(rt, "same")
+	return w
+}
+
+// check compares one search with the model.
+func (w world) check(rt *rapid.T, s store.Store, typ, raw string, at store.T, page int) {
+	q := parse(rt, typ, raw)
+	var want []string
+	for key, v := range w[at] {
+		ref, _ := fhir.ParseRef(key)
+		if ref.Type == typ && search.Match(q, v) {
+			want = append(want, ref.ID)
+		}
+	}
+	sort.Strings(want)
+	f := store.Find{Query: q, Filter: all, At: at}
+	got := found(rt, s, f)
+	if p := paged(rt, s, f, page); !slices.Equal(p, got) {
+		rt.Fatalf("%s?%s at %d: pages of %d give %v, one scan %v", typ, raw, at, page, p, got)
+	}
+	if n, err := s.Count(context.Background(), f); err != nil || n != uint64(len(got)) {
+		rt.Fatalf("%s?%s at %d: count %d, found %d: %v", typ, raw, at, n, len(got), err)
+	}
+	for i := 1; i < len(got); i++ {
+		if search.CompareValues(typ, q.Sort, w[at][typ+"/"+got[i-1]], w[at][typ+"/"+got[i]]) > 0 {
+			rt.Fatalf("%s?%s at %d: %v is not in order", typ, raw, at, got)
+		}
+	}
+	sort.Strings(got)
+	if !slices.Equal(got, want) {
+		rt.Fatalf("%s?%s at %d: got %v, want %v", typ, raw, at, got, want)
+	}
+}
+
+// scans compares whole-type scans with the model.
+func (w world) scans(rt *rapid.T, s store.Store, at store.T) {
+	types := []string{"Provenance", "Observation", "Patient"}
+	for _, patient := range []string{"", "p1", "p3"} {
+		var want, got []string
+		for key, v := range w[at] {
+			ref, _ := fhir.ParseRef(key)
+			in := patient == "" || v.Patient == patient
+			for _, p := range v.ByParam["patient"] {
+				in = in || p.RefID == patient
+			}
+			if slices.Contains(types, ref.Type) && in {
+				want = append(want, key)
+			}
+		}
+		err := s.Scan(context.Background(), store.ScanRange{Types: types, Patient: patient, At: at, Filter: all}, func(f *store.Found) bool {
+			got = append(got, f.Resource.Type+"/"+f.Resource.ID)
+			return true
+		})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		sort.Strings(want)
+		sort.Strings(got)
+		if !slices.Equal(got, want) {
+			rt.Fatalf("scan of patient %q: got %v, want %v", patient, got, want)
+		}
+	}
+	w.since(rt, s, types, at)
+}
+
+// since compares an incremental scan with the change log: every resource that
+// changed after an earlier commit, in its current version, deleted or not.
+func (w world) since(rt *rapid.T, s store.Store, types []string, at store.T) {
+	from := at / 2
+	want := map[string]uint64{}
+	var start time.Time
+	err := s.Changes(context.Background(), 0, func(c *store.Change) bool {
+		r, _, err := s.ReadVersion(context.Background(), c.Ref, c.Version)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		if c.T <= from {
+			start = r.LastUpdated
+		} else if slices.Contains(types, c.Ref.Type) {
+			want[c.Ref.String()] = c.Version
+		}
+		return true
+	})
+	if err != nil {
+		rt.Fatal(err)
+	}
+	n := 0
+	err = s.Scan(context.Background(), store.ScanRange{Types: types, Since: start, Deleted: true, At: at, Filter: all}, func(f *store.Found) bool {
+		n++
+		if v := want[f.Resource.Type+"/"+f.Resource.ID]; v != f.Resource.Version {
+			rt.Fatalf("scan since T %d gives version %d, the change log %d", from, f.Resource.Version, v)
+		}
+		return true
+	})
+	if err != nil || n != len(want) {
+		rt.Fatalf("scan since T %d gave %d resources of %d: %v", from, n, len(want), err)
+	}
+}
