@@ -310,3 +310,19 @@ func (d *xmlDecoder) finish() error {
 	}
 	return d.nights.emit(d.clock, d.exported, d.sink.Sample)
 }
+
+// ScanOnly runs the bare scanner over an export.xml and counts its elements:
+// the floor that a full ingest is measured against.
+func ScanOnly(r io.Reader) (elements int64, err error) {
+	s := newScanner(r)
+	for {
+		switch k, err := s.next(); {
+		case err != nil:
+			return elements, err
+		case k == tokenEOF:
+			return elements, nil
+		case k == tokenStart:
+			elements++
+		}
+	}
+}

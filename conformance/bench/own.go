@@ -170,7 +170,7 @@ func (b *bench) scanFloor(file string, mb float64) error {
 	begin := time.Now()
 	n, err := apple.ScanOnly(f)
 	if err != nil {
-		return err
+		return fmt.Errorf("bare scan: %w", err)
 	}
 	s := time.Since(begin).Seconds()
 	b.add("floor: bare XML scan of the same file", mb/s, "MB/s", fmt.Sprintf("%d elements", n))

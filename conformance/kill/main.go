@@ -211,7 +211,7 @@ func (h *harness) verify(want map[string]written) error {
 		acked := v == x.version && got == x.value
 		open := x.trying >= 0 && v == x.version+1 && got == x.trying
 		if !acked && !open {
-			return fmt.Errorf("Observation/%s: version %d value %d, acknowledged was version %d value %d", id, v, got, x.version, x.value)
+			return fmt.Errorf("resource %s: version %d value %d, acknowledged was version %d value %d", id, v, got, x.version, x.value)
 		}
 		h.mu.Lock()
 		h.acked[id] = written{version: v, value: got, trying: -1}
