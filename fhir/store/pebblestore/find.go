@@ -198,10 +198,10 @@ func (x *finder) step() error {
 	return nil
 }
 
-// accept reports whether a document that is current at the snapshot matches
+// accept reports whether a document, known to be current at the snapshot, matches
 // and may be seen.
 func (x *finder) accept(m *match) bool {
-	return !m.doc.deleted && m.doc.sees(m.row.t, x.at) && search.Match(x.q, m.index()) && x.filter.Allow(&m.facts)
+	return !m.doc.deleted && search.Match(x.q, m.index()) && x.filter.Allow(&m.facts)
 }
 
 // visible looks at to-T before anything is decoded.

@@ -30,8 +30,6 @@ type doc struct {
 	json           []byte
 }
 
-func (d *doc) sees(from, at store.T) bool { return from <= at && (d.to == 0 || d.to > at) }
-
 func appendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }

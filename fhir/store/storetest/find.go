@@ -92,6 +92,7 @@ var queries = []struct{ typ, raw string }{
 	{"Observation", "patient=p1&code=c1&date=lt2026-01-03"}, {"Observation", "patient=p1&code=c1,c2&date=gt2026-01-02T00:00:00Z&_sort=-date"},
 	{"Observation", "patient=p1&date=2026-01-02&_sort=-date"}, {"Observation", "patient=p1&date=ge2026-01-02&date=le2026-01-03&_sort=date"},
 	{"Observation", "patient=p1&code=c1&date=sa2026-01-01,eb2026-01-03"}, {"Observation", "patient=p1&date=ne2026-01-02&code=c2"},
+	{"Observation", "patient=p1&date=gt2026-01-06"}, {"Observation", "patient=p1&date=ge2026-01-07&_sort=date"}, {"Observation", "patient=p1&code=c1&date=ap2026-01-08"},
 	{"Observation", "device=Device/d1"}, {"Observation", "device=Device/d1,Device/d2&patient=p1"}, {"Observation", "device=Device/d1,Device/d0"},
 	{"Observation", "code=c2"}, {"Observation", "_id=o1,o3,o5"}, {"Observation", "_id=o1&patient=p1"},
 	{"Observation", "_sort=-_lastUpdated"}, {"Observation", "_sort=code,-_id"}, {"Observation", "code:not=c1&patient=p1"},
