@@ -25,6 +25,7 @@ func Extract(typ string, json []byte) (*Values, error) {
 // work is the reusable room of one extraction.
 type work struct {
 	parser fastjson.Parser
+	want   []bool // by slot; nil: every parameter
 	base   string
 	arena  strings.Builder
 	slots  []int
@@ -41,6 +42,28 @@ const largeResource = 1 << 20
 // have the shape of its data type has no value; only text that is no JSON
 // object is an error.
 func (x Extractor) Extract(typ string, json []byte) (*Values, error) {
+	return x.extract(typ, json, nil)
+}
+
+// ExtractFor returns those index values of a resource that a query of its type
+// looks at: enough for Match, at a fraction of the cost of Extract.
+func (x Extractor) ExtractFor(q *Query, json []byte) (*Values, error) {
+	t := index()[q.Type]
+	if t == nil {
+		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "resource type is not known to this server")
+	}
+	want := make([]bool, len(t.params))
+	for slot, p := range t.params {
+		for i := range q.Clauses {
+			if q.Clauses[i].Param.Code == p.Code {
+				want[slot] = true
+			}
+		}
+	}
+	return x.extract(q.Type, json, want)
+}
+
+func (x Extractor) extract(typ string, json []byte, want []bool) (*Values, error) {
 	t := index()[typ]
 	if t == nil {
 		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "resource type is not known to this server")
@@ -54,7 +77,7 @@ func (x Extractor) Extract(typ string, json []byte) (*Values, error) {
 		// The parser's text quotes the input, so it is not wrapped.
 		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "resource is not a JSON object")
 	}
-	w.base, w.arena, w.slots, w.vals = x.Base, strings.Builder{}, w.slots[:0], w.vals[:0]
+	w.base, w.arena, w.slots, w.vals, w.want = x.Base, strings.Builder{}, w.slots[:0], w.vals[:0], want
 	w.arena.Grow(min(len(json), 512))
 	w.walk(t.root, root)
 	if typ == "Patient" {
@@ -102,6 +125,9 @@ func (w *work) walk(n *node, v *fastjson.Value) {
 	}
 	for i := range n.leaves {
 		l := &n.leaves[i]
+		if w.want != nil && !w.want[l.slot] {
+			continue
+		}
 		if l.path.WhereMember != "" && string(v.GetStringBytes(l.path.WhereMember)) != l.path.WhereValue {
 			continue
 		}

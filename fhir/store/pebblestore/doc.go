@@ -13,7 +13,8 @@
 //	    one version: to-T(8) | flags(1) | version | lastUpdated ms | vendor |
 //	    author | categories | stamped JSON. patient is "" outside compartments.
 //	    code is a hash of the primary code (its system is checked on the
-//	    document). bucket: 0 at most 48 h long, 1 longer or open, 2 undated.
+//	    document). bucket: 0 at most 1 min long, 1 at most 1 h, 2 at most
+//	    48 h, 3 longer or open, 4 undated.
 //	    to-T is the commit that superseded the version, 0 while it is
 //	    current: T sees it when from <= T and (to == 0 or to > T). A deletion
 //	    marker keeps the last bytes, for granular scopes; nobody is given them.

@@ -201,7 +201,7 @@ func (x *finder) step() error {
 // accept reports whether a document, known to be current at the snapshot, matches
 // and may be seen.
 func (x *finder) accept(m *match) bool {
-	return !m.doc.deleted && search.Match(x.q, m.index()) && x.filter.Allow(&m.facts)
+	return !m.doc.deleted && m.satisfies(x.q) && x.filter.Allow(&m.facts)
 }
 
 // visible looks at to-T before anything is decoded.

@@ -22,13 +22,33 @@ const (
 	tabMeta   = 'N'
 )
 
+// Buckets part the documents of a code by how long they last, so that a date
+// range can be cut at both ends: a document of a bucket that ends after an
+// instant began at most its slack before. Dense samples are instants; a night
+// must not make their searches begin two days early.
 const (
-	bucketShort   = 0
-	bucketLong    = 1
-	bucketUndated = 2
-	slack         = 48 * 3600 * 1000 // ms a short document can last
-	maxValue      = 200              // bytes of an X value written out
+	bucketInstant = iota
+	bucketHour
+	bucketShort
+	bucketLong
+	bucketUndated
 )
+
+const maxValue = 200 // bytes of an X value written out
+
+// slackOf is how long, in ms, a document of a bucket lasts at most; ok is
+// false when nothing bounds it.
+func slackOf(bucket byte) (ms int64, ok bool) {
+	switch bucket {
+	case bucketInstant:
+		return 60 * 1000, true
+	case bucketHour:
+		return 3600 * 1000, true
+	case bucketShort:
+		return 48 * 3600 * 1000, true
+	}
+	return 0, false
+}
 
 // appendStr appends s escaped and terminated.
 func appendStr(b []byte, s string) []byte {
@@ -116,8 +136,16 @@ func placeOf(v *search.Values) place {
 	switch {
 	case v.Start == 0 && v.End == 0:
 		p.bucket = bucketUndated
-	case v.End == math.MaxInt64 || v.Start == math.MinInt64 || v.End-v.Start > slack:
+	case v.End == math.MaxInt64 || v.Start == math.MinInt64:
 		p.bucket = bucketLong
+	default:
+		p.bucket = bucketInstant
+		for p.bucket < bucketLong {
+			if ms, _ := slackOf(p.bucket); v.End-v.Start <= ms {
+				break
+			}
+			p.bucket++
+		}
 	}
 	return p
 }

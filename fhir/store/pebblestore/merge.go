@@ -68,17 +68,12 @@ func (x *finder) merge(codes [][8]byte, desc bool, after []byte) error {
 	if err != nil {
 		return err
 	}
-	if codes == nil {
-		if codes, err = x.clusters(); err != nil {
-			return err
-		}
+	runs, err := x.runs(codes)
+	if err != nil {
+		return err
 	}
 	for ; phase < 2; phase++ {
-		buckets := []byte{bucketShort, bucketLong}
-		if phase == 1 {
-			buckets = []byte{bucketUndated}
-		}
-		more, err := x.mergePhase(codes, buckets, byte(phase), desc && phase == 0, from)
+		more, err := x.mergePhase(runs, byte(phase), desc && phase == 0, from)
 		if err != nil || !more {
 			return err
 		}
@@ -107,8 +102,25 @@ func mergePos(phase byte, w where) []byte {
 	return append(appendU64(b, uint64(w.t)), w.id...)
 }
 
-// clusters lists the distinct codes of the patient's documents of the type.
-func (x *finder) clusters() (codes [][8]byte, err error) {
+// run is one code and bucket of one table: its rows lie in order of time.
+type run struct {
+	table  byte
+	code   [8]byte
+	bucket byte
+}
+
+// runs are the runs of the wanted codes, under their own cluster and as other
+// codings; of all codes (nil) those that the patient has, where each document
+// lies once.
+func (x *finder) runs(codes [][8]byte) (out []run, err error) {
+	for _, c := range codes {
+		for b := byte(bucketInstant); b <= bucketUndated; b++ {
+			out = append(out, run{tabDoc, c, b}, run{tabCode, c, b})
+		}
+	}
+	if codes != nil {
+		return out, nil
+	}
 	pre := clusterKey(tabDoc, x.q.Patient, x.q.Type)
 	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
 	if err != nil {
@@ -117,39 +129,39 @@ func (x *finder) clusters() (codes [][8]byte, err error) {
 	defer closing(it, &err)
 	for ok := it.First(); ok; {
 		k := it.Key()
-		if len(k) < len(pre)+8 {
+		if len(k) < len(pre)+9 {
 			return nil, errRow
 		}
-		var h [8]byte
-		copy(h[:], k[len(pre):])
-		codes = append(codes, h)
-		up := next(append(slices.Clone(pre), h[:]...))
+		r := run{table: tabDoc, bucket: k[len(pre)+8]}
+		copy(r.code[:], k[len(pre):])
+		out = append(out, r)
+		up := next(slices.Clone(k[:len(pre)+9]))
 		if up == nil {
 			break
 		}
 		ok = it.SeekGE(up)
 	}
-	return codes, it.Error()
+	return out, it.Error()
 }
 
-func (x *finder) mergePhase(codes [][8]byte, buckets []byte, phase byte, desc bool, from *where) (more bool, err error) {
+// mergePhase merges the dated runs (phase 0) or the undated ones (phase 1).
+func (x *finder) mergePhase(runs []run, phase byte, desc bool, from *where) (more bool, err error) {
 	var sources []*source
 	defer func() {
 		for _, s := range sources {
 			closing(s.it, &err)
 		}
 	}()
-	for _, c := range codes {
-		for _, b := range buckets {
-			for _, table := range []byte{tabDoc, tabCode} {
-				s, err := x.open(table, c, b, desc, from)
-				if err != nil {
-					return false, err
-				}
-				if s != nil {
-					sources = append(sources, s)
-				}
-			}
+	for _, r := range runs {
+		if (r.bucket == bucketUndated) != (phase == 1) {
+			continue
+		}
+		s, err := x.open(r, desc, from)
+		if err != nil {
+			return false, err
+		}
+		if s != nil {
+			sources = append(sources, s)
 		}
 	}
 	for {
@@ -211,12 +223,12 @@ func (x *finder) offer(s *source, phase byte, w where) (more bool, err error) {
 }
 
 // open starts a source, nil when it is empty.
-func (x *finder) open(table byte, code [8]byte, bucket byte, desc bool, from *where) (*source, error) {
-	base := clusterKey(table, x.q.Patient, x.q.Type)
-	s := &source{table: table, skip: len(base), row: row{place: place{patient: x.q.Patient}, typ: x.q.Type}}
-	pre := append(append(slices.Clone(base), code[:]...), bucket)
+func (x *finder) open(r run, desc bool, from *where) (*source, error) {
+	base := clusterKey(r.table, x.q.Patient, x.q.Type)
+	s := &source{table: r.table, skip: len(base), row: row{place: place{patient: x.q.Patient}, typ: x.q.Type}}
+	pre := append(append(slices.Clone(base), r.code[:]...), r.bucket)
 	lower, upper := pre, next(pre)
-	lo, hi := x.dates(bucket)
+	lo, hi := x.dates(r.bucket)
 	if lo > math.MinInt64 {
 		lower = appendU64(slices.Clone(pre), sortable(lo))
 	}
@@ -255,10 +267,11 @@ func (x *finder) open(table byte, code [8]byte, bucket byte, desc bool, from *wh
 }
 
 // dates narrows the start [lo, hi) of documents that can satisfy the query's
-// date clauses. In the short bucket an end lies at most slack behind the
-// start; in the long one nothing bounds the start from below.
+// date clauses. An end lies at most the bucket's slack behind the start; in
+// the long bucket nothing bounds the start from below.
 func (x *finder) dates(bucket byte) (lo, hi int64) {
 	lo, hi = math.MinInt64, math.MaxInt64
+	slack, bounded := slackOf(bucket)
 	if bucket == bucketUndated || dateParam(x.q.Type) == "" {
 		return lo, hi
 	}
@@ -269,27 +282,28 @@ func (x *finder) dates(bucket byte) (lo, hi int64) {
 		}
 		cl, ch := int64(math.MaxInt64), int64(math.MinInt64)
 		for j := range c.Values {
-			l, h := startOf(&c.Values[j])
+			l, h := startOf(&c.Values[j], slack)
 			cl, ch = min(cl, l), max(ch, h)
 		}
 		lo, hi = max(lo, cl), min(hi, ch)
 	}
-	if bucket == bucketLong {
+	if !bounded {
 		lo = math.MinInt64
 	}
 	return lo, hi
 }
 
-// startOf bounds the start of a short document that satisfies one value.
-func startOf(v *search.Value) (lo, hi int64) {
+// startOf bounds the start of a document that lasts at most slack and satisfies
+// one value.
+func startOf(v *search.Value, slack int64) (lo, hi int64) {
 	lo, hi = math.MinInt64, math.MaxInt64
 	switch v.Prefix {
 	case search.EQ:
 		return v.Lo, above(v.Hi)
 	case search.GT:
-		return before(v.Hi), hi
+		return before(v.Hi, slack), hi
 	case search.GE:
-		return min(v.Lo, before(v.Hi)), hi
+		return min(v.Lo, before(v.Hi, slack)), hi
 	case search.LT:
 		return lo, above(v.Lo)
 	case search.LE:
@@ -299,12 +313,12 @@ func startOf(v *search.Value) (lo, hi int64) {
 	case search.EB:
 		return lo, above(v.Lo)
 	case search.AP:
-		return before(v.Lo), above(v.Hi)
+		return before(v.Lo, slack), above(v.Hi)
 	}
 	return lo, hi
 }
 
-func before(ms int64) int64 {
+func before(ms, slack int64) int64 {
 	if ms < math.MinInt64+slack {
 		return math.MinInt64
 	}

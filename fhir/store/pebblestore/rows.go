@@ -310,6 +310,15 @@ func (m *match) index() *search.Values {
 	return m.values
 }
 
+// satisfies reports whether the document meets every clause of q.
+func (m *match) satisfies(q *search.Query) bool {
+	if m.values != nil {
+		return search.Match(q, m.values)
+	}
+	v, err := search.Extractor{}.ExtractFor(q, m.doc.json)
+	return err == nil && search.Match(q, v)
+}
+
 func (m *match) tokens(param string) []access.Token {
 	return tokensOf(m.index(), param)
 }
