@@ -101,7 +101,7 @@ func (b *bench) subscribe(endpoint string) error {
 	sub := fmt.Sprintf(`{"resourceType":"Subscription","status":"requested","reason":"bench","criteria":"https://pulsegate.dev/fhir/SubscriptionTopic/observation-recorded","_criteria":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-filter-criteria","valueString":"Observation?patient=Patient/%s"}]},"channel":{"type":"rest-hook","endpoint":"%s/hook","payload":"application/fhir+json","_payload":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content","valueCode":"full-resource"}]}}}`, b.patient, endpoint)
 	status, out, err := b.c.JSON("POST", "Subscription", []byte(sub))
 	if err != nil || status != 201 {
-		return fmt.Errorf("Subscription: %d %v %w", status, out, err)
+		return fmt.Errorf("create of the subscription: %d %v %w", status, out, err)
 	}
 	id, _ := out["id"].(string)
 	for range 200 {
