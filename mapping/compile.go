@@ -13,20 +13,21 @@ const ucum = `"system":"http://unitsofmeasure.org"`
 // rule is how one row (or component, or variant) is written: everything that
 // does not depend on the sample is JSON already.
 type rule struct {
-	row       *Row
-	head      []byte // meta ... up to and with "status":" is per sample; this is meta's inside
-	category  []byte // ,"category":[...]
-	code      []byte // {"coding":[...],"text":...}
-	series    []byte // code of the SampledData component
-	quantity  []byte // ,"unit":...,"system":...,"code":...
-	units     map[string]conversion
-	scale     map[string]conversion
-	low, high float64
-	ranged    bool
-	values    map[string][]byte // vendor enum -> CodeableConcept
-	system    string            // vendor's code system
-	parts     map[string]*rule  // components
-	variants  []variantRule
+	row        *Row
+	head       []byte // meta ... up to and with "status":" is per sample; this is meta's inside
+	category   []byte // ,"category":[...]
+	categories []string
+	code       []byte // {"coding":[...],"text":...}
+	series     []byte // code of the SampledData component
+	quantity   []byte // ,"unit":...,"system":...,"code":...
+	units      map[string]conversion
+	scale      map[string]conversion
+	low, high  float64
+	ranged     bool
+	values     map[string][]byte // vendor enum -> CodeableConcept
+	system     string            // vendor's code system
+	parts      map[string]*rule  // components
+	variants   []variantRule
 }
 
 type variantRule struct {
@@ -66,6 +67,12 @@ func (m *Mapper) compileRow(t *Table, v *Vendor, r *Row) (*rule, error) {
 	}
 	base.category = append(base.category, `,"category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":`...)
 	base.category = appendString(base.category, r.Category)
+	base.categories = []string{r.Category}
+	if r.Refined != "" {
+		base.category = append(base.category, `}]},{"coding":[{"system":"`+fhir.Canonical+`/CodeSystem/observation-category","code":`...)
+		base.category = appendString(base.category, r.Refined)
+		base.categories = append(base.categories, r.Refined)
+	}
 	base.category = append(base.category, `}]}]`...)
 	if r.Shape == ShapeSampled {
 		base.series = m.concept(t, v, r.Metric, r.Name, r.Series, nil)
@@ -92,7 +99,7 @@ func (m *Mapper) compileRow(t *Table, v *Vendor, r *Row) (*rule, error) {
 		if err != nil {
 			return nil, fmt.Errorf("variant %d: %w", i+1, err)
 		}
-		p.row, p.head, p.category, p.series, p.parts = r, base.head, base.category, base.series, base.parts
+		p.row, p.head, p.category, p.categories, p.series, p.parts = r, base.head, base.category, base.categories, base.series, base.parts
 		base.variants = append(base.variants, variantRule{x.When, p})
 	}
 	return base, nil

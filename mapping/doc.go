@@ -17,6 +17,9 @@
 // that fits counts. A component that has no row keeps the vendor's name, unit
 // and value under the vendor's code system.
 //
+// The category is HL7's; what refines it (sleep, of activity) stands beside it
+// in a second category of CodeSystem/observation-category.
+//
 // # Identity
 //
 // Ids are base32 of the first 16 bytes of SHA-256 over length-prefixed

@@ -44,9 +44,10 @@ type Result struct {
 	ID   string
 	JSON []byte
 	// Hash identifies the content.
-	Hash     [16]byte
-	Category string
-	Metric   string // the row's
+	Hash [16]byte
+	// Categories are the codes of Observation.category. Read only.
+	Categories []string
+	Metric     string // the row's
 	// Start is when it was measured, for the choice of the latest device
 	// facts; for a day its midnight in UTC.
 	Start time.Time
@@ -70,7 +71,7 @@ func (m *Mapper) Map(buf []byte, vendor string, s *sample.Sample, patient string
 		return Result{}, reject(sample.ReasonUnmapped, "the metric table has no row")
 	}
 	r = r.choose(s)
-	res := Result{Metric: r.row.Metric, Category: r.row.Category}
+	res := Result{Metric: r.row.Metric, Categories: r.categories}
 	w, err := resolve(s, zone)
 	if err != nil {
 		return Result{}, err

@@ -81,6 +81,7 @@ type Row struct {
 	Codes      []string          `yaml:"codes"`
 	Doubtful   []string          `yaml:"doubtful"`
 	Category   string            `yaml:"category"`
+	Refined    string            `yaml:"refined"` // a finer category of our own, beside Category
 	Profile    string            `yaml:"profile"`
 	Shape      string            `yaml:"shape"`
 	Unit       string            `yaml:"unit"`

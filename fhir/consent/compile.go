@@ -13,19 +13,22 @@ import (
 
 // Systems of the codes that a Consent of this server uses.
 const (
-	VendorSystem    = fhir.Canonical + "/CodeSystem/vendor"
-	ClientSystem    = fhir.Canonical + "/identifier/client"
-	categorySystem  = "http://terminology.hl7.org/CodeSystem/observation-category"
-	categoryOwn     = fhir.Canonical + "/CodeSystem/observation-category"
-	actCodeSystem   = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
-	partSystem      = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
-	scopeSystem     = "http://terminology.hl7.org/CodeSystem/consentscope"
-	recipientRole   = "IRCP"
-	privacyScope    = "patient-privacy"
-	AnyRecipient    = "any"
-	maxDepth        = 4
-	statusActive    = "active"
-	statusWithdrawn = "inactive"
+	VendorSystem   = fhir.Canonical + "/CodeSystem/vendor"
+	ClientSystem   = fhir.Canonical + "/identifier/client"
+	categorySystem = "http://terminology.hl7.org/CodeSystem/observation-category"
+	categoryOwn    = fhir.Canonical + "/CodeSystem/observation-category"
+	actCodeSystem  = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
+	partSystem     = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
+	scopeSystem    = "http://terminology.hl7.org/CodeSystem/consentscope"
+	recipientRole  = "IRCP"
+	privacyScope   = "patient-privacy"
+	AnyRecipient   = "any"
+	// Sleep is a refinement of activity: HL7's code system has only that.
+	categorySleep    = "sleep"
+	categoryActivity = "activity"
+	maxDepth         = 4
+	statusActive     = "active"
+	statusWithdrawn  = "inactive"
 )
 
 type coding struct {
@@ -321,7 +324,7 @@ func (r *rule) within(q *ask, named, sure bool) answer {
 }
 
 // covers compares vendor and categories. A permit needs all of the resource's
-// categories, a deny is content with one.
+// categories, a deny is content with one. Who names activity means sleep too.
 func (r *rule) covers(q *ask) (fit, certain bool) {
 	if len(r.vendors) > 0 {
 		switch {
@@ -341,16 +344,21 @@ func (r *rule) covers(q *ask) (fit, certain bool) {
 		// Nobody knows what it is: a permit does not reach it, a deny may.
 		return !r.permit, false
 	}
-	hits := 0
+	sleep := slices.Contains(q.categories, categorySleep)
+	needs, hits := 0, 0
 	for _, c := range q.categories {
-		if slices.Contains(r.categories, c) {
+		if r.permit && sleep && c == categoryActivity {
+			continue // sleep says it more finely
+		}
+		needs++
+		if slices.Contains(r.categories, c) || c == categorySleep && slices.Contains(r.categories, categoryActivity) {
 			hits++
 		}
 	}
 	if r.permit {
 		// With nested denials a partial overlap still matters to them, so it
 		// fits without certainty.
-		return hits > 0, hits == len(q.categories)
+		return hits > 0, hits == needs
 	}
 	return hits > 0, true
 }

@@ -28,13 +28,15 @@
 //
 // Any other element (purpose, securityLabel, class, action, dataPeriod, data,
 // a modifierExtension, codes of other systems) is not understood: a permit
-// that holds one permits nothing, a deny that holds one denies everything. Across several Consents a deny beats a permit, and no Consent
-// means no.
+// that holds one permits nothing, a deny that holds one denies everything.
+// Across several Consents a deny beats a permit, and no Consent means no.
 //
 // # Rules
 //
 // Data of a vendor is seen under a permit for that vendor, the recipient and
-// all of its categories. Device and Provenance have no categories: for them
+// all of its categories. The category sleep is a refinement of activity: what
+// is both is covered by a permit for either, and denied by a denial of either;
+// a consent to sleep alone covers no other activity. Device and Provenance have no categories: for them
 // vendor and recipient decide. Data without a vendor was written by a client:
 // any permit that names the recipient covers it, categories still apply; and
 // its author may read it back unless a consent denies it, or one was

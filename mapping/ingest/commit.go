@@ -116,7 +116,7 @@ func (r *run) observations(ctx context.Context, b *batch, sb *store.Batch) ([]st
 	var metrics []string
 	for i := range b.obs {
 		o := &b.obs[i]
-		ok, err := r.covered(ctx, o.Category)
+		ok, err := r.covered(ctx, o.Categories)
 		if err != nil {
 			return nil, err
 		}

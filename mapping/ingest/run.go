@@ -33,7 +33,7 @@ type run struct {
 
 	sum        Summary
 	consentRef fhir.Ref
-	categories map[string]bool
+	categories map[kind]bool
 	devices    map[string]*deviceState
 	repeated   bool // a payload with this beginning came before
 	wrote      bool
@@ -56,6 +56,14 @@ type batch struct {
 	counts  map[string]Counts
 	last    bool
 	overrun map[string]Item // per reason and metric: counted without raw
+}
+
+// kind is the categories of one row: one, or one and its refinement.
+type kind [2]string
+
+func kindOf(categories []string) (k kind) {
+	copy(k[:], categories)
+	return k
 }
 
 type deviceFacts struct {
@@ -230,12 +238,14 @@ func (r *run) consent(ctx context.Context) error {
 	return nil
 }
 
-func (r *run) covered(ctx context.Context, category string) (bool, error) {
+// covered remembers the answer until the consent is asked for again.
+func (r *run) covered(ctx context.Context, categories []string) (bool, error) {
+	category := kindOf(categories)
 	ok, known := r.categories[category]
 	if known {
 		return ok, nil
 	}
-	ok, err := r.p.Consents.CollectsCategory(ctx, r.q.Patient, r.q.Vendor, category)
+	ok, err := r.p.Consents.CollectsCategory(ctx, r.q.Patient, r.q.Vendor, categories...)
 	if err != nil {
 		return false, fhir.Wrap("ingest.consent", err)
 	}

@@ -1,0 +1,84 @@
+package ingest
+
+import (
+	"bytes"
+	"testing"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/consent"
+	"pulsegate/fhir/store"
+)
+
+// agree stores a Consent of p1 and asks it from then on.
+func (w *world) agree(categories ...string) *consent.Engine {
+	w.t.Helper()
+	e, err := consent.New(consent.Options{Store: w.p.Store, Clock: w.p.Clock})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(e.Close)
+	c, err := consent.Grant(consent.Terms{ID: "c1", Patient: "p1", Categories: categories, Recipient: "ehr", Now: w.p.Clock()})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := w.p.Store.Commit(w.t.Context(), &store.Batch{Writes: []store.Write{{Resource: c}}}); err != nil {
+		w.t.Fatal(err)
+	}
+	w.p.Consents = e
+	return e
+}
+
+// seen returns what "ehr" sees of a type.
+func (w *world) seen(e *consent.Engine, typ string) (out []fhir.Resource) {
+	w.t.Helper()
+	g := &access.Grant{Recipient: "ehr", Consents: e, Rules: []access.Rule{{Type: "*", May: access.Read | access.Search}}}
+	err := w.p.Store.Scan(w.t.Context(), store.ScanRange{Types: []string{typ}, Filter: g.Filter(access.Read)}, func(f *store.Found) bool {
+		r := f.Resource
+		r.JSON = bytes.Clone(r.JSON)
+		out = append(out, r)
+		return true
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return out
+}
+
+func (w *world) feedAll() {
+	segment := record("HKCategoryTypeIdentifierSleepAnalysis", "", "HKCategoryValueSleepAnalysisAsleepREM", "2026-10-01 23:30:00 +0200", "11.0")
+	w.must("apple", "export.xml", export(segment,
+		record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"),
+		record(steps, "count", "5", "2026-10-01 08:00:00 +0200", "11.0")))
+	w.must("oura", "sleep.json", night(27000))
+}
+
+func TestConsentToSleepAlone(t *testing.T) {
+	w := newWorld(t)
+	e := w.agree("sleep")
+	w.feedAll()
+	if n := len(w.all("Observation")); n != 2 {
+		t.Errorf("%d Observations are stored, want the segment and the night", n)
+	}
+	seen := w.seen(e, "Observation")
+	if len(seen) != 2 {
+		t.Errorf("%d Observations are seen, want 2", len(seen))
+	}
+	for _, o := range seen {
+		if !bytes.Contains(o.JSON, []byte(`/CodeSystem/observation-category","code":"sleep"`)) {
+			t.Errorf("not sleep: %s", o.JSON)
+		}
+	}
+}
+
+func TestConsentToSleepShowsNothingElse(t *testing.T) {
+	w := newWorld(t)
+	w.feedAll() // under a consent to everything
+	if n := len(w.all("Observation")); n != 4 {
+		t.Fatalf("%d Observations are stored, want 4", n)
+	}
+	e := w.agree("sleep")
+	if n := len(w.seen(e, "Observation")); n != 2 {
+		t.Errorf("%d Observations are seen under a consent to sleep, want 2", n)
+	}
+}
