@@ -7,6 +7,11 @@
 // (smart/client), scopes (smart/scope), or what a token may do
 // (smart/policy).
 //
+// Requests are limited, all of them loosely and failing ones hard, by address
+// and by the client that they claim to be from (429, Retry-After). Refusals
+// are recorded up to a rate; beyond it they are counted
+// (pulsegate.token.requests, outcome "unrecorded") and logged.
+//
 // An access token is a JWT (ES384, typ at+jwt, RFC 9068) of at most 5
 // minutes: iss, sub and client_id, aud (the FHIR base), scope, jti, iat, exp.
 //

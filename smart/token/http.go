@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -29,10 +30,15 @@ type oauthError struct {
 	status            int
 	code, description string
 	cause             error // for the log
+	retry             int   // seconds, for Retry-After; 0 none
 }
 
 func bad(code, description string) *oauthError {
 	return &oauthError{status: http.StatusBadRequest, code: code, description: description}
+}
+
+func tooMany(wait time.Duration) *oauthError {
+	return &oauthError{status: http.StatusTooManyRequests, code: "temporarily_unavailable", description: "too many requests", retry: retryAfter(wait)}
 }
 
 // Mount puts the endpoint at /oauth/token.
@@ -45,8 +51,19 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Pragma", "no-cache")
 	h.Set("Content-Type", "application/json")
 	ev := audit.Event{Kind: audit.TokenIssue, RemoteIP: remote(r), RequestID: h.Get("X-Request-Id")}
-	tok, fail := e.serve(r, w, &ev)
+	now := e.opts.Clock()
+	var tok Token
+	var fail *oauthError
+	if wait, ok := e.limits.admit(ev.RemoteIP, now); ok {
+		tok, fail = e.serve(r, w, &ev)
+	} else {
+		fail = tooMany(wait)
+	}
 	if fail != nil {
+		if fail.status < 500 && fail.status != http.StatusTooManyRequests {
+			// What is over the limit is refused from the next request on.
+			e.limits.failures.take(failing(ev.RemoteIP, claimed(&ev)), now, 1)
+		}
 		e.refuse(w, r, ev, fail)
 		return
 	}
@@ -66,24 +83,40 @@ func write(w http.ResponseWriter, status int, v any) {
 	}
 }
 
+// claimed is the client that a request says it is from.
+func claimed(ev *audit.Event) string {
+	if ev.Principal == nil {
+		return ""
+	}
+	return ev.Principal.ClientID
+}
+
 // refuse records and answers a failure. When it cannot be recorded the answer
-// is that the server is unavailable.
+// is that the server is unavailable. Beyond a rate refusals are counted and
+// logged only: an outsider must not fill the trail.
 func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, ev audit.Event, f *oauthError) {
 	ctx := r.Context()
 	ev.Outcome, ev.Reason = audit.Serious, f.code+": "+f.description
 	if f.status >= 500 {
 		ev.Outcome = audit.Major
 	}
-	if err := e.opts.Audit.Record(context.WithoutCancel(ctx), ev); err != nil {
+	_, record := e.limits.denied.take(who{}, e.opts.Clock(), 1)
+	outcome := f.code
+	if f.status == http.StatusTooManyRequests {
+		outcome = "throttled"
+	}
+	if !record {
+		e.count(ctx, "unrecorded")
+	} else if err := e.opts.Audit.Record(context.WithoutCancel(ctx), ev); err != nil {
+		outcome = "temporarily_unavailable"
 		f = &oauthError{status: http.StatusServiceUnavailable, code: "temporarily_unavailable", description: "try again", cause: err}
 	}
-	e.count(ctx, f.code)
-	claimed := ""
-	if ev.Principal != nil {
-		claimed = ev.Principal.ClientID
+	e.count(ctx, outcome)
+	e.opts.Logger.InfoContext(ctx, "token refused", "error", f.code, "rule", f.description, "client", claimed(&ev),
+		"request", ev.RequestID, "recorded", record, "cause", f.cause)
+	if f.retry > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(f.retry))
 	}
-	e.opts.Logger.InfoContext(ctx, "token refused", "error", f.code, "rule", f.description, "client", claimed,
-		"request", ev.RequestID, "cause", f.cause)
 	if f.status == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", http.MethodPost)
 	}
@@ -158,6 +191,9 @@ func (e *Endpoint) serve(r *http.Request, w http.ResponseWriter, ev *audit.Event
 		return Token{}, bad("invalid_request", "client_assertion_type must be "+assertionType)
 	case assertion == "":
 		return Token{}, bad("invalid_request", "client_assertion is missing")
+	}
+	if wait, ok := e.limits.failures.take(failing(ev.RemoteIP, claimed(ev)), e.opts.Clock(), 0); !ok {
+		return Token{}, tooMany(wait)
 	}
 	now := e.now(ctx)
 	a, err := e.opts.Assertions.Verify(ctx, assertion, now)

@@ -60,12 +60,14 @@ type Options struct {
 	Issuer     string // the server's base URL
 	Audience   string // the FHIR base URL
 	Logger     *slog.Logger
+	Limits     Limits
 }
 
 // Endpoint issues tokens. It is safe for concurrent use.
 type Endpoint struct {
 	opts   Options
 	issued metric.Int64Counter
+	limits *limiter
 
 	mu   sync.Mutex
 	high int64 // Unix seconds
@@ -80,7 +82,7 @@ func New(ctx context.Context, o Options) (*Endpoint, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	e := &Endpoint{opts: o}
+	e := &Endpoint{opts: o, limits: newLimiter(o.Limits)}
 	b, err := o.Store.Get(ctx, highWater)
 	if err != nil {
 		return nil, fhir.Wrap(op, err)

@@ -133,6 +133,7 @@ type world struct {
 	ring   *keys.Ring
 	reg    *client.Registry
 	keys   *client.Keys
+	limits token.Limits
 	end    *token.Endpoint
 	pol    *policy.Engine
 	ec     *ecdsa.PrivateKey
@@ -149,7 +150,8 @@ func must[T any](t *testing.T, v T, err error) T {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, state: &state{m: map[string][]byte{}}, now: time.Unix(1_800_000_000, 0), dir: t.TempDir()}
+	w := &world{t: t, state: &state{m: map[string][]byte{}}, now: time.Unix(1_800_000_000, 0), dir: t.TempDir(),
+		limits: token.Limits{Failures: 1000, Denied: 1000}}
 	w.ec = must2(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	w.rsa = must2(rsa.GenerateKey(rand.Reader, 2048))
 	w.scopes = scope.Parser{TokenParam: func(_, code string) bool { return code == "category" }}
@@ -174,7 +176,7 @@ func (w *world) open() {
 	w.keys = &client.Keys{HTTP: http.DefaultClient, Clock: clock}
 	as := must2(client.NewAssertions(w.reg, w.keys, endpoint))
 	w.end = must2(token.New(w.t.Context(), token.Options{Store: w.state, Audit: recorder{w.state}, Keys: w.ring, Assertions: as,
-		Scopes: w.scopes, Clock: clock, Issuer: base, Audience: fhirBase, Logger: slog.New(slog.DiscardHandler)}))
+		Scopes: w.scopes, Clock: clock, Issuer: base, Audience: fhirBase, Logger: slog.New(slog.DiscardHandler), Limits: w.limits}))
 	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Scopes: w.scopes, Issuer: base, Audience: fhirBase, Clock: clock}
 }
 

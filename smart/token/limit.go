@@ -1,0 +1,161 @@
+package token
+
+import (
+	"math"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Limits of the endpoint; zero fields take the defaults. A good client may
+// ask often; one that fails may not.
+type Limits struct {
+	Global   int // requests per second from everywhere; 4000
+	Remote   int // requests per second from one address, or IPv6 /64; 2000
+	Failures int // failures per second of one claimed client at one address; 5
+	Denied   int // refusals per second that are recorded in the trail; 20
+}
+
+const (
+	maxBuckets = 8192
+	burst      = 2 // seconds of the rate that may come at once
+	// A burst of failures is a client that restarts with a wrong key.
+	burstFailures = 20
+	maxClaimed    = 64 // bytes of a claimed client id that make a key of its own
+)
+
+func (l Limits) withDefaults() Limits {
+	for _, f := range []struct {
+		field *int
+		def   int
+	}{{&l.Global, 4000}, {&l.Remote, 2000}, {&l.Failures, 5}, {&l.Denied, 20}} {
+		if *f.field <= 0 {
+			*f.field = f.def
+		}
+	}
+	return l
+}
+
+// who is the key of a bucket: an address, and for failures the client that it
+// claims to be. One client's failures must not shut out another behind the
+// same proxy.
+type who struct{ remote, client string }
+
+func failing(remote, claimed string) who {
+	if len(claimed) > maxClaimed {
+		claimed = ""
+	}
+	return who{network(remote), "?" + claimed}
+}
+
+// network is the part of an address that one party holds: all of IPv4, the
+// /64 of IPv6.
+func network(remote string) string {
+	a, err := netip.ParseAddr(remote)
+	if err != nil || a.Unmap().Is4() {
+		return remote
+	}
+	p, err := a.WithZone("").Prefix(64)
+	if err != nil {
+		return remote
+	}
+	return p.String()
+}
+
+// bucket holds what is left at a time.
+type bucket struct {
+	left float64
+	at   time.Time
+}
+
+// refill brings the bucket to now. A clock that went back adds nothing.
+func (b *bucket) refill(now time.Time, rate, size float64) {
+	if d := now.Sub(b.at); d > 0 {
+		b.left = min(size, b.left+d.Seconds()*rate)
+	}
+	b.at = now
+}
+
+// buckets is a bounded table of token buckets.
+type buckets struct {
+	rate, size float64
+
+	mu    sync.Mutex
+	m     map[who]*bucket
+	swept time.Time
+}
+
+func newBuckets(rate, size int) *buckets {
+	return &buckets{rate: float64(rate), size: float64(size), m: map[who]*bucket{}}
+}
+
+// take takes n from a bucket. When there is less than one in it, it takes
+// nothing and says how long until there is one.
+func (t *buckets) take(k who, now time.Time, n float64) (wait time.Duration, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := t.m[k]
+	if b == nil {
+		if n == 0 {
+			return 0, true // to ask makes no entry
+		}
+		t.room(now)
+		b = &bucket{left: t.size, at: now}
+		t.m[k] = b
+	}
+	b.refill(now, t.rate, t.size)
+	if b.left < 1 {
+		return time.Duration((1 - b.left) / t.rate * float64(time.Second)), false
+	}
+	b.left -= n
+	return 0, true
+}
+
+// room makes place for one more entry: full buckets say nothing and go first,
+// at most once a second; then any one goes.
+func (t *buckets) room(now time.Time) {
+	if len(t.m) < maxBuckets {
+		return
+	}
+	if d := now.Sub(t.swept); d >= time.Second || d < 0 {
+		t.swept = now
+		for k, b := range t.m {
+			if b.refill(now, t.rate, t.size); b.left >= t.size {
+				delete(t.m, k)
+			}
+		}
+	}
+	for k := range t.m {
+		if len(t.m) < maxBuckets {
+			return
+		}
+		delete(t.m, k)
+	}
+}
+
+// limiter is every limit of an endpoint.
+type limiter struct {
+	global, remote, failures, denied *buckets
+}
+
+func newLimiter(l Limits) *limiter {
+	l = l.withDefaults()
+	return &limiter{
+		global:   newBuckets(l.Global, burst*l.Global),
+		remote:   newBuckets(l.Remote, burst*l.Remote),
+		failures: newBuckets(l.Failures, max(l.Failures, burstFailures)),
+		denied:   newBuckets(l.Denied, l.Denied),
+	}
+}
+
+// admit is asked before anything of a request is read. The address comes
+// first, so that what one sends too much of is not taken from everyone.
+func (l *limiter) admit(remote string, now time.Time) (time.Duration, bool) {
+	if wait, ok := l.remote.take(who{remote: network(remote)}, now, 1); !ok {
+		return wait, false
+	}
+	return l.global.take(who{}, now, 1)
+}
+
+// retryAfter is a wait in whole seconds, at least one.
+func retryAfter(wait time.Duration) int { return max(1, int(math.Ceil(wait.Seconds()))) }

@@ -1,0 +1,126 @@
+package token_test
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"pulsegate/smart/client"
+	"pulsegate/smart/token"
+)
+
+func from(addr string) func(*http.Request) {
+	return func(r *http.Request) { r.RemoteAddr = addr + ":4711" }
+}
+
+// defaults is a world under the limits that the server has.
+func defaults(t *testing.T, l token.Limits) *world {
+	w := newWorld(t)
+	w.limits = l
+	w.open()
+	return w
+}
+
+func TestRefusalsAreRecordedUpToARate(t *testing.T) {
+	w := defaults(t, token.Limits{})
+	const second, limit = 300, 20
+	for s := 1; s <= 3; s++ {
+		for i := range second {
+			status, _, _ := w.post(form("x", ""), from(fmt.Sprintf("192.0.2.%d", i%250)))
+			if status != 401 {
+				t.Fatalf("request %d: %d", i, status)
+			}
+		}
+		if n := len(w.state.events); n != s*limit {
+			t.Fatalf("%d events after %d seconds", n, s)
+		}
+		w.now = w.now.Add(time.Second)
+	}
+}
+
+func TestFailuresAreLimitedHard(t *testing.T) {
+	w := defaults(t, token.Limits{})
+	twin := must2(w.reg.Add(t.Context(), client.Client{Name: "Twin", JWKS: w.set("e1", w.ec), Scope: "system/*.rs"}))
+	bad := func(addr string) (int, http.Header) {
+		s, out, h := w.post(form(w.good(m{"aud": fhirBase}), ""), from(addr))
+		if s == 429 && (out["error"] != "temporarily_unavailable" || out["error_description"] == "") {
+			t.Fatal(out)
+		}
+		return s, h
+	}
+	const addr = "2001:db8:1:2::1"
+	n := 0
+	for s, _ := bad(addr); s == 401; s, _ = bad(addr) {
+		n++
+	}
+	if n != 20 {
+		t.Fatalf("%d failures before the limit", n)
+	}
+	s, h := bad("2001:db8:1:2:ffff::9") // the same network
+	if wait, err := strconv.Atoi(h.Get("Retry-After")); s != 429 || err != nil || wait < 1 {
+		t.Fatal(s, h)
+	}
+	ask := func(addr string, change m) int {
+		s, _, _ := w.post(form(w.good(change), "system/Observation.rs"), from(addr))
+		return s
+	}
+	if s := ask(addr, nil); s != 429 {
+		t.Error("the client that fails, with a good assertion:", s)
+	}
+	if s := ask(addr, m{"iss": twin.ID, "sub": twin.ID}); s != 200 {
+		t.Error("another client of the address:", s)
+	}
+	if s := ask("2001:db8:1:3::1", nil); s != 200 {
+		t.Error("the client at another address:", s)
+	}
+	w.now = w.now.Add(time.Second)
+	if s := ask(addr, nil); s != 200 {
+		t.Error("after Retry-After:", s)
+	}
+}
+
+func TestRequestsAreLimitedByAddressAndInAll(t *testing.T) {
+	w := defaults(t, token.Limits{Remote: 5, Global: 20})
+	count := func(n int, addr func(int) string) (served int) {
+		for i := range n {
+			if s, _, _ := w.post(form("", ""), from(addr(i))); s != 429 {
+				served++
+			}
+		}
+		return served
+	}
+	if n := count(50, func(int) string { return "192.0.2.1" }); n != 10 {
+		t.Errorf("%d of one address served", n)
+	}
+	if n := count(100, func(i int) string { return fmt.Sprintf("198.51.100.%d", i) }); n != 30 {
+		t.Errorf("%d of many addresses served", n)
+	}
+	w.now = w.now.Add(time.Second)
+	if n := count(100, func(i int) string { return fmt.Sprintf("198.51.100.%d", i) }); n != 20 {
+		t.Errorf("%d of many addresses served a second later", n)
+	}
+	w.now = w.now.Add(-time.Hour)
+	if n := count(50, func(int) string { return "192.0.2.2" }); n != 0 {
+		t.Errorf("a clock that goes back fills the buckets: %d served", n)
+	}
+}
+
+// A good client is not held up at 1,000 tokens a second.
+func TestGoodClientIsNotThrottled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("signs 3,000 assertions")
+	}
+	w := defaults(t, token.Limits{})
+	for i := range 3000 {
+		if s, out, _ := w.post(form(w.good(nil), "system/Observation.rs"), from("192.0.2.1")); s != 200 {
+			t.Fatalf("request %d: %d %v", i, s, out)
+		}
+		w.now = w.now.Add(time.Millisecond)
+	}
+	if n := strings.Count(strings.Join(w.state.events, ""), "\n"); n == 0 {
+		t.Fatal("nothing was recorded")
+	}
+}
