@@ -137,6 +137,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	go func() { failed <- ops.Serve(al) }()
 	notarized := make(chan error, 1)
 	go func() { notarized <- m.notary.Run(work) }()
+	go m.ring.Run(work, token.MaxLife+client.Skew, m.Log)
 
 	if err := m.ready(ctx); err != nil {
 		m.Log.Error("start", "error", err)

@@ -1,0 +1,137 @@
+package keys_test
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"pulsegate/smart/keys"
+)
+
+const (
+	typ     = "at+jwt"
+	overlap = 6 * time.Minute
+)
+
+func kids(t *testing.T, r *keys.Ring) (out []string) {
+	t.Helper()
+	b, err := r.JWKS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set struct{ Keys []struct{ Kid string } }
+	if err := json.Unmarshal(b, &set); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range set.Keys {
+		out = append(out, k.Kid)
+	}
+	return out
+}
+
+func TestRotation(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	clock := func() time.Time { return now }
+	dir := t.TempDir()
+	open := func() *keys.Ring {
+		r, err := keys.Open(dir, clock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	tick := func(r *keys.Ring) time.Duration {
+		t.Helper()
+		wait, err := r.Tick(overlap)
+		if err != nil || wait <= 0 || wait > time.Hour {
+			t.Fatal(wait, err)
+		}
+		return wait
+	}
+	r := open()
+	first := kids(t, r)
+	tick(r)
+	now = now.Add(keys.MaxAge - time.Second)
+	r = open() // a restart keeps the key's age
+	if wait := tick(r); wait != time.Second || len(kids(t, r)) != 1 {
+		t.Fatal(wait, kids(t, r))
+	}
+	old, err := r.Sign(typ, map[string]any{"sub": "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Second)
+	tick(r)
+	both := kids(t, r)
+	if len(both) != 2 || both[0] == first[0] || both[1] != first[0] {
+		t.Fatalf("after 30 days: %v, was %v", both, first)
+	}
+	tick(r) // once is enough
+	if n := len(kids(t, r)); n != 2 {
+		t.Fatal(n, "keys")
+	}
+	fresh, err := r.Sign(typ, map[string]any{"sub": "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(overlap - time.Second)
+	r = open() // so does the overlap
+	for _, token := range []string{old, fresh} {
+		if _, err := r.Verify(token, typ); err != nil {
+			t.Error("within the overlap:", err)
+		}
+	}
+	now = now.Add(time.Second)
+	if _, err := r.Verify(old, typ); err == nil {
+		t.Error("the old key verifies after the overlap")
+	}
+	r = open()
+	if _, err := r.Verify(fresh, typ); err != nil {
+		t.Error(err)
+	}
+	if files, err := filepath.Glob(filepath.Join(dir, "keys", "*")); err != nil || len(files) != 1 {
+		t.Error(files, err)
+	}
+}
+
+func TestRunRotatesAtOnceWhenDue(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	r, err := keys.Open(t.TempDir(), func() time.Time { return now })
+	if err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(2 * keys.MaxAge)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r.Run(ctx, overlap, slog.New(slog.DiscardHandler)) // looks once before it ends
+	if n := len(kids(t, r)); n != 2 {
+		t.Fatal(n, "keys")
+	}
+}
+
+func TestFailedRotationKeepsTheKey(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	dir := t.TempDir()
+	r, err := keys.Open(dir, func() time.Time { return now })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "keys")); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(keys.MaxAge)
+	if wait, err := r.Tick(overlap); err == nil || wait <= 0 || wait > time.Minute {
+		t.Fatal(wait, err)
+	}
+	token, err := r.Sign(typ, map[string]any{"sub": "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Verify(token, typ); err != nil {
+		t.Fatal(err)
+	}
+}
