@@ -139,7 +139,7 @@ func crash(t *testing.T, clones int, noSync bool) (missing, promised int) {
 }
 
 func TestCrashLosesNothingAcknowledged(t *testing.T) {
-	missing, promised := crash(t, *crashes, false)
+	missing, promised := crash(t, clones(*crashes), false)
 	t.Logf("%d of %d acknowledged commits missing", missing, promised)
 	if missing != 0 || promised == 0 {
 		t.Fatalf("%d of %d acknowledged commits are missing", missing, promised)
@@ -148,7 +148,7 @@ func TestCrashLosesNothingAcknowledged(t *testing.T) {
 
 // The control: without fsync the same test must find losses.
 func TestCrashControlLoses(t *testing.T) {
-	missing, promised := crash(t, min(*crashes, 20), true)
+	missing, promised := crash(t, clones(min(*crashes, 20)), true)
 	t.Logf("%d of %d acknowledged commits missing", missing, promised)
 	if missing == 0 {
 		t.Fatal("without fsync nothing was lost: the crash test proves nothing")
@@ -212,4 +212,13 @@ func TestFailedFsyncStopsTheStore(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// clones takes few of them under -short: the race detector slows an in-memory
+// crash clone down a hundred times.
+func clones(n int) int {
+	if testing.Short() {
+		return min(n, 5)
+	}
+	return n
 }
