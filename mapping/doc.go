@@ -27,6 +27,9 @@
 // and end (instants) or day, source name, device identity, and the value where
 // Sample.KeyValue says so. Printed offsets and versions never count.
 //
+// A Device is its manufacturer and serial number, if it has one; else
+// manufacturer, model and hardware; else its name or the source.
+//
 // # Time
 //
 // An instant keeps the stated offset and its written precision (seconds,

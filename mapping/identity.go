@@ -71,10 +71,14 @@ func canonical(num string) string {
 }
 
 // deviceIdentity adds what identifies the physical device: never a version.
+// A serial number is enough by itself: not every sample says the model too.
 // Without any of it, the device's name or else the source stands for it.
 func deviceIdentity(k key, d *sample.Device, s *sample.Source) key {
-	k = k.str(d.Manufacturer).str(d.Model).str(d.Hardware).str(d.Serial)
-	if d.Model == "" && d.Hardware == "" && d.Serial == "" {
+	if d.Serial != "" {
+		return k.str(d.Manufacturer).str("").str("").str(d.Serial)
+	}
+	k = k.str(d.Manufacturer).str(d.Model).str(d.Hardware).str("")
+	if d.Model == "" && d.Hardware == "" {
 		k = k.str(d.Name)
 		if d.Name == "" {
 			k = k.str(s.Name)

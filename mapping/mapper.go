@@ -53,6 +53,9 @@ type Result struct {
 	Start time.Time
 	// Device is zero when the sample names neither device nor source.
 	Device DeviceKey
+	// Vague: the sample says neither which device measured nor through what
+	// it came, so what is known of that from elsewhere stands.
+	Vague bool
 }
 
 // RejectError says why a Sample has no resource; Reason is one of the Reason
@@ -77,7 +80,7 @@ func (m *Mapper) Map(buf []byte, vendor string, s *sample.Sample, patient string
 		return Result{}, err
 	}
 	res.Start = w.start
-	res.Device = deviceKey(vendor, patient, s)
+	res.Device, res.Vague = deviceKey(vendor, patient, s), vague(s)
 	if r.row.Shape == ShapeDevice {
 		if res.Device.ID == "" {
 			return Result{}, reject(sample.ReasonMissing, "device facts without a device")

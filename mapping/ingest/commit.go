@@ -11,13 +11,8 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
+	"pulsegate/mapping"
 )
-
-// deviceState is what is known of a Device's facts.
-type deviceState struct {
-	At   time.Time `json:"at"`
-	Hash [16]byte  `json:"-"`
-}
 
 const (
 	roomPayload = "ingest/payload/"
@@ -125,23 +120,37 @@ func (r *run) observations(ctx context.Context, b *batch, sb *store.Batch) ([]st
 			continue
 		}
 		h := heads[i]
-		if h.Version > 0 && !h.Deleted && h.Hash == o.Hash {
-			b.count(o.Metric, Counts{Unchanged: 1})
+		exists := h.Version > 0 && !h.Deleted
+		if o.retracted && !exists { // taken back before it was ever here
+			b.count(o.Metric, Counts{Dropped: 1})
 			continue
 		}
-		body := o.JSON
-		if h.Version > 0 && !h.Deleted {
-			old, same, err := r.earlier(ctx, refs[i], o)
+		if exists && h.Hash == o.Hash {
+			b.count(o.Metric, Counts{Unchanged: 1})
+			if !o.Vague {
+				b.want(o)
+			}
+			continue
+		}
+		body, kept := o.JSON, false
+		if exists {
+			was, err := r.earlier(ctx, refs[i], o)
 			if err != nil {
 				return nil, err
 			}
-			if same {
+			body, kept = was.body, was.kept
+			if !kept {
+				b.want(o)
+			}
+			if was.same {
 				b.count(o.Metric, Counts{Unchanged: 1})
 				continue
 			}
-			if old != statusPreliminary && !o.retracted && !o.preliminary {
+			if was.status != statusPreliminary && !o.retracted && !o.preliminary {
 				body = withStatus(body, "amended")
 			}
+		} else {
+			b.want(o)
 		}
 		sb.Writes = append(sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor, Hash: o.Hash, SkipSame: true,
 			Resource: fhir.Resource{Type: "Observation", ID: o.ID, JSON: body}})
@@ -155,20 +164,33 @@ const (
 	maxHistory        = 32
 )
 
-// earlier returns the status of the current version, and whether this content
-// is old news: a repeated payload with what an earlier version had.
-func (r *run) earlier(ctx context.Context, ref fhir.Ref, o *observation) (status string, same bool, err error) {
+// past is what earlier versions say of an observation that comes again.
+type past struct {
+	status string // of the current version
+	body   []byte // to be written: with the known device where the sample is vague
+	kept   bool   // the known device stands
+	same   bool   // nothing to write
+}
+
+// earlier compares with the versions there are. The content is the same as
+// the current one's, or old news: a repeated payload with what an earlier
+// version had.
+func (r *run) earlier(ctx context.Context, ref fhir.Ref, o *observation) (was past, err error) {
+	was.body = o.JSON
 	n := 0
 	err = r.p.Store.History(ctx, ref, 0, 0, func(v fhir.Resource, _ *access.Facts) bool {
 		if n++; n == 1 {
-			status = statusOf(v.JSON)
+			was.status = statusOf(v.JSON)
+			if o.Vague {
+				was.body, was.kept = mapping.KeepSource(o.JSON, v.JSON)
+			}
 		}
-		if r.repeated && !v.Deleted && equalContent(&v, o) {
-			same = true
+		if !v.Deleted && equalContent(&v, was.body) {
+			was.same = true
 		}
-		return r.repeated && !same && n < maxHistory
+		return r.repeated && !was.same && n < maxHistory
 	})
-	return status, same, fhir.Wrap("ingest.earlier", err)
+	return was, fhir.Wrap("ingest.earlier", err)
 }
 
 var statusKey = []byte(`],"status":"`)
@@ -197,52 +219,63 @@ func withStatus(body []byte, status string) []byte {
 
 // equalContent compares a stored version with mapped bytes, leaving the
 // store's stamp and "amended" aside.
-func equalContent(v *fhir.Resource, o *observation) bool {
-	want := fhir.Stamp(o.JSON, v.Type, v.ID, v.Version, v.LastUpdated)
+func equalContent(v *fhir.Resource, body []byte) bool {
+	want := fhir.Stamp(body, v.Type, v.ID, v.Version, v.LastUpdated)
 	if bytes.Equal(want, v.JSON) {
 		return true
 	}
 	return statusOf(v.JSON) == "amended" && bytes.Equal(withStatus(want, "amended"), v.JSON)
 }
 
-// deviceWrites adds Devices: at first sight, and when later facts are known.
+// deviceWrites adds Devices: at first sight, and when more or newer facts are
+// known.
 func (r *run) deviceWrites(ctx context.Context, b *batch, sb *store.Batch) error {
-	for i := range b.facts {
-		f := &b.facts[i]
-		known := r.devices[f.id]
-		if known == nil {
-			raw, err := r.p.Store.Get(ctx, roomDevice+f.id)
-			if err != nil {
-				return fhir.Wrap("ingest.devices", err)
-			}
-			known = &deviceState{}
-			if raw != nil {
-				if err := json.Unmarshal(raw, known); err != nil {
-					return fhir.Wrap("ingest.devices", err)
-				}
-			}
-			r.devices[f.id] = known
-		}
-		if !known.At.IsZero() && !f.at.After(known.At) {
+	for _, f := range b.order {
+		if !f.wanted {
 			continue
 		}
-		known.At = f.at
+		known, err := r.knownDevice(ctx, f.key.ID)
+		if err != nil {
+			return err
+		}
+		if !known.Merge(&f.DeviceFacts) {
+			continue
+		}
 		state, err := json.Marshal(known)
 		if err != nil {
 			return fhir.Wrap("ingest.devices", err)
 		}
-		sb.State = append(sb.State, store.StateWrite{Key: roomDevice + f.id, Value: state})
-		ref := fhir.Ref{Type: "Device", ID: f.id}
-		same, err := r.sameDevice(ctx, ref, f.json)
+		sb.State = append(sb.State, store.StateWrite{Key: roomDevice + f.key.ID, Value: state})
+		ref := fhir.Ref{Type: "Device", ID: f.key.ID}
+		body := known.Device(r.q.Vendor, r.q.Patient, f.key)
+		same, err := r.sameDevice(ctx, ref, body)
 		if err != nil {
 			return err
 		}
 		if !same {
 			sb.Writes = append(sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor,
-				Resource: fhir.Resource{Type: "Device", ID: f.id, JSON: f.json}})
+				Resource: fhir.Resource{Type: "Device", ID: f.key.ID, JSON: body}})
 		}
 	}
 	return nil
+}
+
+func (r *run) knownDevice(ctx context.Context, id string) (*mapping.DeviceFacts, error) {
+	if known := r.devices[id]; known != nil {
+		return known, nil
+	}
+	raw, err := r.p.Store.Get(ctx, roomDevice+id)
+	if err != nil {
+		return nil, fhir.Wrap("ingest.devices", err)
+	}
+	known := &mapping.DeviceFacts{}
+	if raw != nil {
+		if err := json.Unmarshal(raw, known); err != nil {
+			return nil, fhir.Wrap("ingest.devices", err)
+		}
+	}
+	r.devices[id] = known
+	return known, nil
 }
 
 func (r *run) sameDevice(ctx context.Context, ref fhir.Ref, body []byte) (bool, error) {

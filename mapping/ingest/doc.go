@@ -29,9 +29,15 @@
 //
 // # Device facts
 //
-// A Device's versions and battery are those of its latest sample. The room
-// ingest/device/ID holds that time, so that an old export does not turn them
-// back.
+// Each fact of a Device (versions, battery, model) is the latest word on it;
+// a sample that says nothing of it leaves it. The room ingest/device/ID holds
+// the facts with their times, so that an old export does not turn them back. A
+// Device is written when a stored Observation names it.
+//
+// Of an Observation that is known, a page that says neither device nor source
+// keeps the known ones: a vendor's merged stream does not know them.
+//
+// A retraction of what was never stored is dropped.
 //
 // # Quarantine
 //

@@ -34,7 +34,7 @@ type run struct {
 	sum        Summary
 	consentRef fhir.Ref
 	categories map[kind]bool
-	devices    map[string]*deviceState
+	devices    map[string]*mapping.DeviceFacts
 	repeated   bool // a payload with this beginning came before
 	wrote      bool
 	batches    int
@@ -51,7 +51,8 @@ type observation struct {
 type batch struct {
 	arena   []byte
 	obs     []observation
-	facts   []deviceFacts
+	facts   map[string]*deviceFacts // by id
+	order   []*deviceFacts          // as they came
 	items   []Item
 	counts  map[string]Counts
 	last    bool
@@ -66,14 +67,15 @@ func kindOf(categories []string) (k kind) {
 	return k
 }
 
+// deviceFacts is what a batch says of one Device.
 type deviceFacts struct {
-	id   string
-	at   time.Time
-	json []byte
+	mapping.DeviceFacts
+	key    mapping.DeviceKey
+	wanted bool // something that is stored names it, or the payload describes it
 }
 
 func newBatch(n int) *batch {
-	return &batch{arena: make([]byte, 0, n*900), obs: make([]observation, 0, n), counts: map[string]Counts{}}
+	return &batch{arena: make([]byte, 0, n*900), obs: make([]observation, 0, n), counts: map[string]Counts{}, facts: map[string]*deviceFacts{}}
 }
 
 func (b *batch) count(metric string, c Counts) {
@@ -120,7 +122,7 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 
 // flush hands the batch on when it is full.
 func (r *run) flush() error {
-	if len(r.cur.obs) < r.limits.Batch && len(r.cur.items) < r.limits.Batch && len(r.cur.facts) < r.limits.Batch {
+	if len(r.cur.obs) < r.limits.Batch && len(r.cur.items) < r.limits.Batch && len(r.cur.order) < r.limits.Batch {
 		return nil
 	}
 	select {
@@ -169,24 +171,27 @@ func (r *run) Sample(s *sample.Sample) error {
 	return r.flush()
 }
 
-// device notes the facts of the sample's device, the latest of the batch.
+// device notes what the sample says of its device.
 func (r *run) device(s *sample.Sample, res *mapping.Result) {
-	id := res.Device.ID
-	if id == "" {
+	if res.Device.ID == "" {
 		return
 	}
 	b := r.cur
-	for i := range b.facts {
-		f := &b.facts[i]
-		if f.id != id {
-			continue
-		}
-		if res.Start.After(f.at) {
-			f.at, f.json = res.Start, mapping.Device(r.q.Vendor, r.q.Patient, res.Device, s)
-		}
-		return
+	f := b.facts[res.Device.ID]
+	if f == nil {
+		f = &deviceFacts{key: res.Device}
+		b.facts[res.Device.ID] = f
+		b.order = append(b.order, f)
 	}
-	b.facts = append(b.facts, deviceFacts{id, res.Start, mapping.Device(r.q.Vendor, r.q.Patient, res.Device, s)})
+	f.Learn(s, res.Start)
+	f.wanted = f.wanted || res.JSON == nil
+}
+
+// want has the Device of a stored Observation written.
+func (b *batch) want(o *observation) {
+	if f := b.facts[o.Device.ID]; f != nil {
+		f.wanted = true
+	}
 }
 
 // Reject is adapters.Sink.
