@@ -44,6 +44,7 @@ type group struct {
 // queued the batch's fate is awaited, for the caller must know it.
 func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	const op = "pebblestore.Commit"
+	start := time.Now()
 	r, err := prepare(b)
 	if err != nil {
 		return store.Result{}, err
@@ -64,6 +65,7 @@ func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 		return store.Result{}, canceled(op, ctx.Err())
 	}
 	<-r.answer
+	d.meters.done(ctx, start, r.err)
 	return r.result, r.err
 }
 
@@ -165,6 +167,7 @@ func (d *DB) build(reqs []*request) (*group, error) {
 		}
 		return g, nil
 	}
+	d.meters.group.Record(context.Background(), int64(len(reqs)))
 	s := newStage(d)
 	for _, r := range reqs {
 		if err := s.add(r); err != nil {

@@ -45,6 +45,7 @@ type DB struct {
 	cache  *pebble.Cache
 	wopts  *pebble.WriteOptions
 	failed atomic.Bool
+	meters *meters
 
 	mu      sync.Mutex
 	idle    *sync.Cond // readers == 0
@@ -139,6 +140,11 @@ func Open(dir string, opts Options) (*DB, error) {
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
 	}
 	d.view = &view{snap: pdb.NewSnapshot(), meta: d.head, refs: 1}
+	if d.meters, err = newMeters(d); err != nil {
+		err = errors.Join(err, d.view.snap.Close(), pdb.Close())
+		d.cache.Unref()
+		return nil, fhir.Wrap(op, err)
+	}
 	go d.committer()
 	go d.syncer()
 	return d, nil
@@ -264,11 +270,12 @@ func (d *DB) Close() error {
 	d.mu.Unlock()
 	close(d.in)
 	<-d.done
+	unmetered := d.meters.reg.Unregister()
 	if d.failed.Load() {
-		return nil
+		return fhir.Wrap("pebblestore.Close", unmetered)
 	}
 	d.release(d.view)
-	err := d.pdb.Close()
+	err := errors.Join(unmetered, d.pdb.Close())
 	d.cache.Unref()
 	return fhir.Wrap("pebblestore.Close", err)
 }

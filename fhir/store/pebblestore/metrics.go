@@ -1,0 +1,72 @@
+package pebblestore
+
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"pulsegate/fhir"
+)
+
+// meters are what a store reports of itself.
+type meters struct {
+	commits metric.Int64Counter
+	group   metric.Int64Histogram
+	latency metric.Float64Histogram
+	reg     metric.Registration
+}
+
+func newMeters(d *DB) (*meters, error) {
+	m := otel.Meter("pulsegate/fhir/store/pebblestore")
+	out := &meters{}
+	var err error
+	if out.commits, err = m.Int64Counter("pulsegate.store.commits",
+		metric.WithDescription("Batches by outcome: committed or the code of an OperationOutcome")); err != nil {
+		return nil, err
+	}
+	if out.group, err = m.Int64Histogram("pulsegate.store.group.size",
+		metric.WithDescription("Batches that shared one fsync"), metric.WithExplicitBucketBoundaries(1, 2, 4, 8, 16, 32, 64, 128, 256)); err != nil {
+		return nil, err
+	}
+	if out.latency, err = m.Float64Histogram("pulsegate.store.commit.duration", metric.WithUnit("s"),
+		metric.WithDescription("From the call of Commit to its answer"),
+		metric.WithExplicitBucketBoundaries(.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5)); err != nil {
+		return nil, err
+	}
+	disk, err := m.Int64ObservableGauge("pulsegate.store.disk", metric.WithUnit("By"), metric.WithDescription("Bytes on disk"))
+	if err != nil {
+		return nil, err
+	}
+	at, err := m.Int64ObservableGauge("pulsegate.store.commit.latest", metric.WithDescription("T of the latest durable commit"))
+	if err != nil {
+		return nil, err
+	}
+	resources, err := m.Int64ObservableGauge("pulsegate.store.resources", metric.WithDescription("Current resources, by estimate"))
+	if err != nil {
+		return nil, err
+	}
+	out.reg, err = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		// Stats of a store that has stopped or is closed are empty.
+		if s := d.Stats(); s.T > 0 {
+			o.ObserveInt64(disk, int64(s.DiskBytes))
+			o.ObserveInt64(at, int64(s.T))
+			o.ObserveInt64(resources, int64(s.Resources))
+		}
+		return nil
+	}, disk, at, resources)
+	return out, err
+}
+
+// done reports one answered Commit.
+func (m *meters) done(ctx context.Context, since time.Time, err error) {
+	outcome := "committed"
+	if err != nil {
+		outcome = fhir.KindOf(err).IssueCode()
+	}
+	ctx = context.WithoutCancel(ctx)
+	m.commits.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", outcome)))
+	m.latency.Record(ctx, time.Since(since).Seconds())
+}
