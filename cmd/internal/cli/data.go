@@ -77,7 +77,7 @@ func clientCommand() *cobra.Command {
 		}
 		return dr.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
 	}
-	return group("client", "SMART clients", add, list, disable)
+	return group("client", "SMART clients", add, list, disable, keygenCommand(), tokenCommand())
 }
 
 func ingestCommand() *cobra.Command {

@@ -1,0 +1,136 @@
+package cli
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jwk"
+	"github.com/lestrrat-go/jwx/v2/jwt"
+	"github.com/spf13/cobra"
+)
+
+// keygenCommand makes a key pair for trying a backend client out.
+func keygenCommand() *cobra.Command {
+	c := &cobra.Command{Use: "keygen", Short: "Make an ES384 key: the private one into --key, the public JWK Set to stdout", Args: cobra.NoArgs}
+	file := c.Flags().String("key", "", "file for the private key (made with mode 0600, never overwritten)")
+	need(c, "key")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		raw, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+		if err != nil {
+			return err
+		}
+		key, err := jwk.FromRaw(raw)
+		if err != nil {
+			return err
+		}
+		for name, v := range map[string]any{jwk.KeyIDKey: strings.ToLower(rand.Text())[:12], jwk.AlgorithmKey: jwa.ES384, jwk.KeyUsageKey: "sig"} {
+			if err := key.Set(name, v); err != nil {
+				return err
+			}
+		}
+		private, err := json.MarshalIndent(key, "", "  ")
+		if err != nil {
+			return err
+		}
+		f, err := os.OpenFile(*file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		if _, err = f.Write(append(private, '\n')); err != nil {
+			return errors.Join(err, f.Close())
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+		public, err := key.PublicKey()
+		if err != nil {
+			return err
+		}
+		set := jwk.NewSet()
+		if err := set.AddKey(public); err != nil {
+			return err
+		}
+		e := json.NewEncoder(c.OutOrStdout())
+		e.SetIndent("", "  ")
+		return e.Encode(set)
+	}
+	return c
+}
+
+// tokenCommand asks for an access token as any backend client does: over
+// HTTP, with a signed assertion.
+func tokenCommand() *cobra.Command {
+	c := &cobra.Command{Use: "token", Short: "Get an access token as a backend client, with its private key", Args: cobra.NoArgs}
+	file := c.Flags().String("key", "", "private key (JWK), as keygen made it")
+	id := c.Flags().String("client", "", "client id")
+	scope := c.Flags().String("scope", "", "scopes to ask for")
+	base := c.Flags().String("base-url", "http://127.0.0.1:8080", "base URL of the server")
+	need(c, "key", "client", "scope")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		raw, err := os.ReadFile(*file)
+		if err != nil {
+			return err
+		}
+		key, err := jwk.ParseKey(raw)
+		if err != nil {
+			return fmt.Errorf("%s is not a private key (JWK)", *file)
+		}
+		tok, err := askToken(c.Context(), strings.TrimSuffix(*base, "/"), *id, *scope, key)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(c.OutOrStdout(), tok)
+		return err
+	}
+	return c
+}
+
+func askToken(ctx context.Context, base, id, scope string, key jwk.Key) (string, error) {
+	endpoint := base + "/oauth/token"
+	now := time.Now()
+	t, err := jwt.NewBuilder().Issuer(id).Subject(id).Audience([]string{endpoint}).JwtID(rand.Text()).
+		IssuedAt(now).Expiration(now.Add(4 * time.Minute)).Build()
+	if err != nil {
+		return "", err
+	}
+	signed, err := jwt.Sign(t, jwt.WithKey(key.Algorithm(), key))
+	if err != nil {
+		return "", errors.New("the key cannot sign: is it the private one?")
+	}
+	form := url.Values{"grant_type": {"client_credentials"}, "scope": {scope}, "client_assertion": {string(signed)},
+		"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := (&http.Client{Timeout: 30 * time.Second}).Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	var out struct {
+		AccessToken string `json:"access_token"`
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&out); err != nil {
+		return "", fmt.Errorf("the server answered %s", resp.Status)
+	}
+	if out.AccessToken == "" {
+		return "", fmt.Errorf("%s: %s", out.Error, out.Description)
+	}
+	return out.AccessToken, nil
+}
