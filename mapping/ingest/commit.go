@@ -7,6 +7,9 @@ import (
 	"strconv"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
@@ -35,6 +38,7 @@ func (r *run) recall(ctx context.Context) error {
 
 // commit writes one batch.
 func (r *run) commit(ctx context.Context, b *batch) error {
+	began := r.p.Clock()
 	if err := r.consent(ctx); err != nil {
 		return err
 	}
@@ -53,7 +57,7 @@ func (r *run) commit(ctx context.Context, b *batch) error {
 	if resources > 0 {
 		r.provenance(&sb)
 	}
-	if resources > 0 || b.last && !r.wrote {
+	if resources > 0 || b.last && !r.wrote && !b.failed {
 		ev := r.event(audit.Ingest, audit.Success)
 		ev.Data = []audit.DataRef{{Ref: r.consentRef}}
 		if resources > 0 {
@@ -90,10 +94,16 @@ func (r *run) commit(ctx context.Context, b *batch) error {
 		r.wrote = r.wrote || resources > 0
 	}
 	r.batches++
+	var all Counts
 	for m, c := range b.counts {
-		r.sum.Counts.add(c)
+		all.add(c)
 		r.sum.count(m, c)
 	}
+	r.sum.Counts.add(all)
+	r.meters.count(ctx, r.q.Vendor, all)
+	vendor := metric.WithAttributes(attribute.String("vendor", r.q.Vendor))
+	r.meters.size.Record(ctx, int64(len(sb.Writes)), vendor)
+	r.meters.seconds.Record(ctx, r.p.Clock().Sub(began).Seconds(), vendor)
 	return nil
 }
 

@@ -15,6 +15,10 @@
 //
 // A batch holds the Observations, the Devices they name, one Provenance of
 // what is written, quarantined items, and the AuditEvent with its leaf.
+// A run that fails leaves an AuditEvent too: outcome 8 without consent or when
+// it was withdrawn on the way, 4 for a payload that cannot be read, 12 for a
+// failure of ours.
+//
 // Equal content is not written. Changed content of a final resource becomes
 // "amended", the vendor's retraction "entered-in-error".
 //

@@ -54,17 +54,6 @@ func (h *Handler) run(c *gin.Context) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	patient := c.Query("patient")
-	if !fhir.ValidID(patient) {
-		return Summary{}, fhir.Errorf(fhir.Invalid, "ingest.Handler", "the parameter patient names the patient's id")
-	}
-	if !mayCreate(who) {
-		return Summary{}, fhir.Errorf(fhir.Forbidden, "ingest.Handler", "the token does not allow creating Observations of this patient")
-	}
-	body, err := Body(c.Request.Body, c.GetHeader("Content-Encoding"), h.Limits)
-	if err != nil {
-		return Summary{}, err
-	}
 	ip, _, err := net.SplitHostPort(c.Request.RemoteAddr)
 	if err != nil {
 		ip = c.Request.RemoteAddr
@@ -73,8 +62,23 @@ func (h *Handler) run(c *gin.Context) (Summary, error) {
 	if h.RequestID != nil {
 		id = h.RequestID(c)
 	}
-	sum, err := h.Pipeline.Run(c.Request.Context(), Request{Patient: patient, Vendor: c.Param("vendor"), Format: c.Param("format"),
-		Name: c.Query("name"), Body: body, Principal: who, RequestID: id, RemoteIP: ip})
+	ctx := c.Request.Context()
+	q := Request{Patient: c.Query("patient"), Vendor: c.Param("vendor"), Format: c.Param("format"),
+		Name: c.Query("name"), Principal: who, RequestID: id, RemoteIP: ip}
+	if !fhir.ValidID(q.Patient) {
+		err := fhir.Errorf(fhir.Invalid, "ingest.Handler", "the parameter patient names the patient's id")
+		return Summary{}, h.Pipeline.refused(ctx, &q, err, reasonNobody)
+	}
+	if !mayCreate(who) {
+		err := fhir.Errorf(fhir.Forbidden, "ingest.Handler", "the token does not allow creating Observations of this patient")
+		return Summary{}, h.Pipeline.refused(ctx, &q, err, reasonNoScope)
+	}
+	body, err := Body(c.Request.Body, c.GetHeader("Content-Encoding"), h.Limits)
+	if err != nil {
+		return Summary{}, h.Pipeline.refused(ctx, &q, err, reasonUnreadable)
+	}
+	q.Body = body
+	sum, err := h.Pipeline.Run(ctx, q)
 	if cerr := body.Close(); err == nil && cerr != nil {
 		err = fhir.Wrap("ingest.Handler", cerr)
 	}

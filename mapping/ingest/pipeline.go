@@ -68,13 +68,19 @@ const headSize = 64 << 10
 
 // Run takes one payload in. What was committed before an error stays, and the
 // summary counts it.
-func (p *Pipeline) Run(ctx context.Context, q Request) (Summary, error) {
+//
+// Every run leaves an AuditEvent: with each commit, and one for its failure.
+func (p *Pipeline) Run(ctx context.Context, q Request) (_ Summary, err error) {
 	began := p.Clock()
-	r, err := p.begin(ctx, q)
-	if err != nil {
+	var r *run
+	ctx, span := startSpan(ctx)
+	defer func() { endSpan(span, r, err) }()
+	if r, err = p.begin(ctx, q); err != nil {
 		return Summary{}, err
 	}
-	err = r.payload(ctx)
+	if err = r.payload(ctx); err != nil {
+		err = r.failed(ctx, err, "")
+	}
 	r.sum.Seconds = p.Clock().Sub(began).Seconds()
 	if r.sum.ByMetric == nil {
 		r.sum.ByMetric = map[string]Counts{}
@@ -82,8 +88,16 @@ func (p *Pipeline) Run(ctx context.Context, q Request) (Summary, error) {
 	return r.sum, err
 }
 
-// begin checks patient, vendor and consent.
+// begin checks patient, vendor and consent; a refusal is in the audit trail.
 func (p *Pipeline) begin(ctx context.Context, q Request) (*run, error) {
+	r, err := p.admit(ctx, q)
+	if err != nil {
+		return nil, p.refused(ctx, &q, err, "")
+	}
+	return r, nil
+}
+
+func (p *Pipeline) admit(ctx context.Context, q Request) (*run, error) {
 	a := p.adapter(q.Vendor)
 	if a == nil {
 		return nil, fhir.Errorf(fhir.Invalid, "ingest.Run", "vendor is one of %s", p.vendors())
@@ -104,14 +118,9 @@ func (p *Pipeline) begin(ctx context.Context, q Request) (*run, error) {
 		r.log = slog.New(slog.DiscardHandler)
 	}
 	if err := r.consent(ctx); err != nil {
-		if fhir.KindOf(err) != fhir.Forbidden {
-			return nil, err
-		}
-		ev := r.event(audit.IngestRefuse, audit.Serious)
-		ev.Reason = "no active consent for this vendor"
-		if aerr := p.Audit.Record(ctx, ev); aerr != nil {
-			return nil, fhir.Wrap("ingest.Run", aerr)
-		}
+		return nil, err
+	}
+	if r.meters, err = newMeters(); err != nil {
 		return nil, err
 	}
 	if p.Zone != nil {

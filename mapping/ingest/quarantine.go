@@ -186,8 +186,11 @@ func (p *Pipeline) Retry(ctx context.Context, who *access.Principal, requestID s
 // retry takes items of one patient, vendor and format.
 func (p *Pipeline) retry(ctx context.Context, items []Item, who *access.Principal, requestID string) (Summary, error) {
 	began := p.Clock()
-	r, err := p.begin(ctx, Request{Patient: items[0].Patient, Vendor: items[0].Vendor, Principal: who, RequestID: requestID})
-	if err != nil {
+	var r *run
+	var err error
+	ctx, span := startSpan(ctx)
+	defer func() { endSpan(span, r, err) }()
+	if r, err = p.begin(ctx, Request{Patient: items[0].Patient, Vendor: items[0].Vendor, Principal: who, RequestID: requestID}); err != nil {
 		return Summary{}, err
 	}
 	r.format = items[0].Format
@@ -211,6 +214,9 @@ func (p *Pipeline) retry(ctx context.Context, items []Item, who *access.Principa
 		return nil
 	})
 	r.sum.Seconds = p.Clock().Sub(began).Seconds()
+	if err != nil {
+		err = r.failed(ctx, err, "")
+	}
 	if err != nil || len(done) == 0 {
 		return r.sum, err
 	}

@@ -35,6 +35,7 @@ type run struct {
 	consentRef fhir.Ref
 	categories map[kind]bool
 	devices    map[string]*mapping.DeviceFacts
+	meters     meters
 	repeated   bool // a payload with this beginning came before
 	wrote      bool
 	batches    int
@@ -56,6 +57,7 @@ type batch struct {
 	items   []Item
 	counts  map[string]Counts
 	last    bool
+	failed  bool            // the last, of a payload that could not be read to its end
 	overrun map[string]Item // per reason and metric: counted without raw
 }
 
@@ -105,7 +107,7 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 		done <- err
 	}()
 	derr := source(dctx)
-	r.cur.last = true
+	r.cur.last, r.cur.failed = true, derr != nil
 	r.out <- r.cur
 	close(r.out)
 	if err := <-done; err != nil {

@@ -1,0 +1,81 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/audit"
+)
+
+// auditTime is how long a failure may take to be recorded when the caller has
+// gone already.
+const auditTime = 10 * time.Second
+
+// Reasons of failed ingests in the audit trail: fixed texts.
+const (
+	reasonNoConsent   = "no active consent for this vendor"
+	reasonWithdrawn   = "the consent was withdrawn during the import"
+	reasonNoScope     = "the token does not allow creating Observations"
+	reasonUnreadable  = "the payload cannot be read"
+	reasonTooLarge    = "the payload is over a limit"
+	reasonNobody      = "no such patient or vendor"
+	reasonInterrupted = "the import was interrupted"
+	reasonFailed      = "the import failed"
+)
+
+// refused records an ingest that did not begin, and returns err.
+func (p *Pipeline) refused(ctx context.Context, q *Request, err error, reason string) error {
+	r := &run{p: p, q: *q}
+	if reason == "" {
+		switch fhir.KindOf(err) {
+		case fhir.Invalid, fhir.NotFound, fhir.Gone:
+			reason = reasonNobody
+		case fhir.Forbidden:
+			reason = reasonNoConsent
+		}
+	}
+	return r.failed(ctx, err, reason)
+}
+
+// failed records that the run ended with err, which it returns. What was
+// committed before has its own events.
+func (r *run) failed(ctx context.Context, err error, reason string) error {
+	kind, outcome := audit.Ingest, audit.Minor
+	derived := reasonUnreadable
+	switch fhir.KindOf(err) {
+	case fhir.Forbidden:
+		kind, outcome, derived = audit.IngestRefuse, audit.Serious, reasonWithdrawn
+	case fhir.TooLarge:
+		derived = reasonTooLarge
+	case fhir.Unavailable:
+		derived = reasonInterrupted
+	case fhir.Internal, fhir.NoSpace, fhir.Conflict, fhir.PreconditionFailed:
+		outcome, derived = audit.Major, reasonFailed
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		outcome, derived = audit.Minor, reasonInterrupted
+	}
+	if reason == "" {
+		reason = derived
+	}
+	ev := r.event(kind, outcome)
+	ev.Reason = reason
+	if r.adapter != nil {
+		ev.Extra = append(ev.Extra, [2]string{"vendor", r.q.Vendor})
+	}
+	if r.format != "" {
+		ev.Extra = append(ev.Extra, [2]string{"format", r.format})
+	}
+	if r.digest != "" {
+		ev.Extra = append(ev.Extra, [2]string{"payload-sha256-64k", r.digest})
+	}
+	// It is recorded also when the caller went away.
+	actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTime)
+	defer cancel()
+	if aerr := r.p.Audit.Record(actx, ev); aerr != nil {
+		return fhir.Wrap("ingest.audit", errors.Join(aerr, err))
+	}
+	return err
+}

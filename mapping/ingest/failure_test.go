@@ -1,0 +1,224 @@
+package ingest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/gin-gonic/gin"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"pulsegate/fhir/access"
+)
+
+// trail returns "outcome reason" of every AuditEvent, counted.
+func (w *world) trail() map[string]int {
+	w.t.Helper()
+	out := map[string]int{}
+	for _, r := range w.all("AuditEvent") {
+		var e struct{ Outcome, OutcomeDesc string }
+		if err := json.Unmarshal(r.JSON, &e); err != nil {
+			w.t.Fatal(err)
+		}
+		out[strings.TrimSpace(e.Outcome+" "+e.OutcomeDesc)]++
+		if strings.Contains(string(r.JSON), "SECRET") {
+			w.t.Errorf("the payload is in the audit trail: %s", r.JSON)
+		}
+	}
+	return out
+}
+
+func many(n int) string {
+	var out []string
+	for i := range n {
+		out = append(out, record(hr, "count/min", fmt.Sprint(60+i), fmt.Sprintf("2026-10-02 08:%02d:%02d +0200", i/60, i%60), "11.0"))
+	}
+	return export(out...)
+}
+
+// TestEveryIngestIsAudited: how it ends, and nothing of what was in it.
+func TestEveryIngestIsAudited(t *testing.T) {
+	full := many(100)
+	for name, c := range map[string]struct {
+		vendor, patient, body string
+		prepare               func(*world)
+		want                  map[string]int
+	}{
+		"unknown format": {body: "SECRET", want: map[string]int{"4 " + reasonUnreadable: 1}},
+		"empty":          {body: "", want: map[string]int{"4 " + reasonUnreadable: 1}},
+		"cut short":      {body: full[:150] + "SECRET", want: map[string]int{"4 " + reasonUnreadable: 1}},
+		"cut late": {body: full[:len(full)/2], prepare: func(w *world) { w.p.Limits.Batch = 45 },
+			want: map[string]int{"0": 2, "4 " + reasonUnreadable: 1}},
+		"unknown vendor":  {vendor: "SECRET", body: full, want: map[string]int{"4 " + reasonNobody: 1}},
+		"unknown patient": {patient: "p2", body: full, want: map[string]int{"4 " + reasonNobody: 1}},
+		"no consent":      {body: full, prepare: func(w *world) { w.c.closed = true }, want: map[string]int{"8 " + reasonNoConsent: 1}},
+		"withdrawn": {body: full, prepare: func(w *world) { w.c.after, w.p.Limits.Batch = 3, 10 },
+			want: map[string]int{"0": 1, "8 " + reasonWithdrawn: 1}},
+		"good": {body: full, want: map[string]int{"0": 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			if c.prepare != nil {
+				c.prepare(w)
+			}
+			q := Request{Patient: "p1", Vendor: "apple", Name: "export.xml", Body: strings.NewReader(c.body), Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}
+			if c.vendor != "" {
+				q.Vendor = c.vendor
+			}
+			if c.patient != "" {
+				q.Patient = c.patient
+			}
+			if name == "unknown format" {
+				q.Name = "x"
+			}
+			if _, err := w.p.Run(t.Context(), q); (err == nil) != (name == "good") {
+				t.Errorf("%v", err)
+			}
+			if got := w.trail(); fmt.Sprint(got) != fmt.Sprint(c.want) {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+// TestInterruptionIsAudited: also when the caller has gone away.
+func TestInterruptionIsAudited(t *testing.T) {
+	w := newWorld(t)
+	w.p.Limits.Batch = 10
+	ctx, cancel := context.WithCancel(t.Context())
+	body := many(100)
+	half := &hook{strings.NewReader(body[:len(body)/2]), cancel}
+	_, err := w.p.Run(ctx, Request{Patient: "p1", Vendor: "apple", Format: "export.xml", Body: io.MultiReader(half, strings.NewReader(body[len(body)/2:]))})
+	if err == nil {
+		t.Error("no error")
+	}
+	if got := w.trail(); got["4 "+reasonInterrupted] != 1 {
+		t.Errorf("%v", got)
+	}
+}
+
+// hook calls at at the end of r.
+type hook struct {
+	r  io.Reader
+	at func()
+}
+
+func (h *hook) Read(p []byte) (int, error) {
+	n, err := h.r.Read(p)
+	if err == io.EOF {
+		h.at()
+	}
+	return n, err
+}
+
+func TestRefusedRequestsAreAudited(t *testing.T) {
+	gin.SetMode(gin.TestMode)
+	may := func(i access.Interaction) *access.Principal {
+		return &access.Principal{ClientID: "c", Grant: &access.Grant{Recipient: "c", Rules: []access.Rule{{Type: "Observation", May: i}}}}
+	}
+	for want, c := range map[string]struct {
+		who      *access.Principal
+		url      string
+		encoding string
+	}{
+		"8 " + reasonNoScope:    {may(access.Read), "/ingest/apple/auto?patient=p1", ""},
+		"4 " + reasonNobody:     {may(access.Create), "/ingest/apple/auto", ""},
+		"4 " + reasonUnreadable: {may(access.Create), "/ingest/apple/auto?patient=p1", "br"},
+	} {
+		w := newWorld(t)
+		e := gin.New()
+		(&Handler{Pipeline: w.p, Auth: fixed{c.who}}).Mount(e)
+		req := httptest.NewRequest("POST", c.url, strings.NewReader("SECRET"))
+		req.Header.Set("Content-Encoding", c.encoding)
+		e.ServeHTTP(httptest.NewRecorder(), req)
+		if got := w.trail(); len(got) != 1 || got[want] != 1 {
+			t.Errorf("got %v, want %s", got, want)
+		}
+	}
+}
+
+// gauge is a meter provider that keeps what is counted.
+type gauge struct {
+	noop.MeterProvider
+	mu   sync.Mutex
+	sums map[string]int64
+}
+
+func (g *gauge) Meter(string, ...metric.MeterOption) metric.Meter { return &gaugeMeter{g: g} }
+
+type gaugeMeter struct {
+	noop.Meter
+	g *gauge
+}
+
+func (m *gaugeMeter) Int64Counter(name string, _ ...metric.Int64CounterOption) (metric.Int64Counter, error) {
+	return &gaugeCounter{g: m.g, name: name}, nil
+}
+
+func (m *gaugeMeter) Int64Histogram(name string, _ ...metric.Int64HistogramOption) (metric.Int64Histogram, error) {
+	return &gaugeHistogram{g: m.g, name: name}, nil
+}
+
+type gaugeCounter struct {
+	noop.Int64Counter
+	g    *gauge
+	name string
+}
+
+func (c *gaugeCounter) Add(_ context.Context, n int64, o ...metric.AddOption) {
+	c.g.add(c.name, metric.NewAddConfig(o).Attributes(), n)
+}
+
+type gaugeHistogram struct {
+	noop.Int64Histogram
+	g    *gauge
+	name string
+}
+
+func (c *gaugeHistogram) Record(_ context.Context, n int64, o ...metric.RecordOption) {
+	c.g.add(c.name, metric.NewRecordConfig(o).Attributes(), n)
+}
+
+func (g *gauge) add(name string, set attribute.Set, n int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.sums[name+" "+set.Encoded(attribute.DefaultEncoder())] += n
+}
+
+func TestMeters(t *testing.T) {
+	g := &gauge{sums: map[string]int64{}}
+	before := otel.GetMeterProvider()
+	otel.SetMeterProvider(g)
+	defer otel.SetMeterProvider(before)
+	w := newWorld(t)
+	clear(g.sums)
+	body := export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"),
+		record("HKQuantityTypeIdentifierUnheardOf", "x", "1", "2026-10-01 08:30:00 +0200", "11.0"))
+	w.must("apple", "export.xml", body)
+	w.must("apple", "export.xml", body)
+	for name, want := range map[string]int64{
+		"pulsegate.ingest.samples outcome=read,vendor=apple":        6, // with the export's date
+		"pulsegate.ingest.samples outcome=dropped,vendor=apple":     2,
+		"pulsegate.ingest.samples outcome=created,vendor=apple":     1,
+		"pulsegate.ingest.samples outcome=unchanged,vendor=apple":   1,
+		"pulsegate.ingest.samples outcome=quarantined,vendor=apple": 2,
+		"pulsegate.ingest.batch.writes vendor=apple":                5, // Observation, Device, Provenance, two AuditEvents
+	} {
+		if g.sums[name] != want {
+			t.Errorf("%s is %d, want %d", name, g.sums[name], want)
+		}
+	}
+	for name := range g.sums {
+		if strings.Contains(name, "p1") {
+			t.Errorf("a patient in %s", name)
+		}
+	}
+}

@@ -1,0 +1,72 @@
+package ingest
+
+import (
+	"context"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"pulsegate/fhir"
+)
+
+const scopeName = "pulsegate/mapping/ingest"
+
+// meters count what a run does, by vendor, never by patient. The provider
+// gives the same instruments to every run.
+type meters struct {
+	samples metric.Int64Counter
+	size    metric.Int64Histogram
+	seconds metric.Float64Histogram
+}
+
+func newMeters() (m meters, err error) {
+	meter := otel.Meter(scopeName)
+	if m.samples, err = meter.Int64Counter("pulsegate.ingest.samples",
+		metric.WithDescription("Samples by vendor and outcome: read, created, updated, unchanged, quarantined, dropped")); err != nil {
+		return m, fhir.Wrap("ingest.meters", err)
+	}
+	if m.size, err = meter.Int64Histogram("pulsegate.ingest.batch.writes", metric.WithUnit("{resource}"),
+		metric.WithDescription("Resources written by one commit, Provenance and AuditEvent included")); err != nil {
+		return m, fhir.Wrap("ingest.meters", err)
+	}
+	if m.seconds, err = meter.Float64Histogram("pulsegate.ingest.batch.duration", metric.WithUnit("s"),
+		metric.WithDescription("From the question for consent to the acknowledged commit")); err != nil {
+		return m, fhir.Wrap("ingest.meters", err)
+	}
+	return m, nil
+}
+
+// count adds the figures of one batch.
+func (m *meters) count(ctx context.Context, vendor string, c Counts) {
+	for _, o := range []struct {
+		outcome string
+		n       int
+	}{{"read", c.Read}, {"created", c.Created}, {"updated", c.Updated}, {"unchanged", c.Unchanged},
+		{"quarantined", c.Quarantined}, {"dropped", c.Dropped}} {
+		if o.n > 0 {
+			m.samples.Add(ctx, int64(o.n), metric.WithAttributes(attribute.String("vendor", vendor), attribute.String("outcome", o.outcome)))
+		}
+	}
+}
+
+// startSpan begins the span of one run. Vendor and format are set once they are
+// known to be ours: what a caller may invent does not get in.
+func startSpan(ctx context.Context) (context.Context, trace.Span) {
+	return otel.Tracer(scopeName).Start(ctx, "ingest")
+}
+
+// endSpan ends it with the run's figures; of an error only its kind.
+func endSpan(span trace.Span, r *run, err error) {
+	if r != nil {
+		span.SetAttributes(attribute.String("vendor", r.q.Vendor), attribute.String("format", r.format), attribute.Int("read", r.sum.Read),
+			attribute.Int("created", r.sum.Created), attribute.Int("updated", r.sum.Updated),
+			attribute.Int("quarantined", r.sum.Quarantined), attribute.Int("batches", r.batches))
+	}
+	if err != nil {
+		span.SetStatus(codes.Error, fhir.KindOf(err).IssueCode())
+	}
+	span.End()
+}
