@@ -76,6 +76,7 @@ const (
 	posID    = 'i'
 	posMerge = 'm'
 	posDoc   = 'd'
+	posCode  = 'c'
 	posIndex = 'x'
 	posSort  = 's'
 )
@@ -101,6 +102,9 @@ func (x *finder) run(sort []search.SortKey, after []byte) error {
 	}
 	if c := indexClause(q); c != nil {
 		return x.byIndex(c, after)
+	}
+	if codes := codesOf(q); codes != nil {
+		return x.byCode(codes, after)
 	}
 	return x.documents("", false, after)
 }

@@ -1,0 +1,62 @@
+package consent
+
+import (
+	"encoding/json"
+	"testing"
+)
+
+func nesting(r *rule) int {
+	deepest := 0
+	for i := range r.nested {
+		deepest = max(deepest, 1+nesting(&r.nested[i]))
+	}
+	return deepest
+}
+
+// permits reports whether r or anything below it permits without doubt.
+func permits(r *rule) bool {
+	if r.permit && !r.doubt {
+		return true
+	}
+	for i := range r.nested {
+		if permits(&r.nested[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+func FuzzCompile(f *testing.F) {
+	const head = `{"resourceType":"Consent","id":"c","status":"active","scope":{"coding":[{"system":"` + scopeSystem + `","code":"` + privacyScope + `"}]},"patient":{"reference":"Patient/p"}`
+	const who = `"actor":[{"role":{"coding":[{"system":"` + partSystem + `","code":"IRCP"}]},"reference":{"display":"any"}}]`
+	for _, tail := range []string{"", `,"policyRule":{"coding":[{"system":"` + actCodeSystem + `","code":"OPTIN"}]}`,
+		`,"provision":{"type":"permit",` + who + `}`, `,"provision":{"type":"permit","period":{"start":"2026-01-01","end":"2027"},` + who + `}`,
+		`,"provision":{"type":"deny"}`, `,"provision":{"type":"maybe"}`, `,"provision":{"type":"permit","dataPeriod":{}}`,
+		`,"provision":{"type":"permit","provision":[{"type":"deny","provision":[{"type":"permit","provision":[{"type":"deny","provision":[{"type":"permit"}]}]}]}]}`,
+		`,"provision":[]`, `,"provision":null`, `,"provision":{"period":{"start":"never"}}`, `,"modifierExtension":[{"url":"urn:x"}]`, `,"implicitRules":"urn:x"`} {
+		f.Add([]byte(head + tail + "}"))
+	}
+	for _, s := range []string{"", "{", "null", "[]", `{"status":"inactive","patient":{"reference":"Patient/p"}}`, `{"status":5}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		c, active, withdrawn := compile("c", "p", body)
+		var d document
+		readable := json.Unmarshal(body, &d) == nil
+		switch {
+		case !readable && (!active || !withdrawn || permits(&c.root)):
+			t.Fatal("a Consent that cannot be read does not deny")
+		case readable && d.Status != statusActive && active:
+			t.Fatal("a Consent that is not active counts")
+		case active && readable && (len(d.ModifierExtension) > 0 || d.ImplicitRules != "") && c.root.permit && !c.root.doubt:
+			t.Fatal("a Consent whose meaning is modified permits")
+		}
+		if nesting(&c.root) > maxDepth+1 {
+			t.Fatal("provisions nest without bound")
+		}
+		// Another patient's Consent never counts, unless it cannot be read.
+		if _, active, _ := compile("c", "q", body); active && readable && d.Patient.Reference == "Patient/p" {
+			t.Fatal("a Consent counts for another patient")
+		}
+	})
+}
