@@ -27,6 +27,10 @@ type finder struct {
 	q      *search.Query
 	filter access.Filter
 	steps  uint
+	// patient whose cluster merge walks, and the rows of a type with several
+	// patients that lie in the clusters of others.
+	patient string
+	others  []row
 	// emit takes a match and the position behind which to go on; false ends.
 	emit func(m *match, pos []byte) bool
 }
@@ -85,8 +89,14 @@ const (
 func (x *finder) run(sort []search.SortKey, after []byte) error {
 	q := x.q
 	ids := idsOf(q)
-	if len(sort) > 0 && ids == nil && q.Patient != "" && len(sort) == 1 && sort[0].Param == dateParam(q.Type) {
-		return x.merge(codesOf(q), sort[0].Desc, after)
+	x.patient = q.Patient
+	if ids == nil && len(sort) == 1 {
+		switch one, several := x.onePatient(); {
+		case sort[0].Param == dateParam(q.Type) && q.Patient != "":
+			return x.merge(codesOf(q), sort[0].Desc, after)
+		case sort[0].Param == dateParam(q.Type) && several:
+			return x.mergeSeveral(one, sort[0].Desc, after)
+		}
 	}
 	if len(sort) > 0 {
 		return x.sorted(sort, after)
@@ -110,11 +120,13 @@ func (x *finder) run(sort []search.SortKey, after []byte) error {
 }
 
 // dateParam is the parameter whose value is the start in a type's D keys, for
-// types with one patient and one clinical time.
+// types of patients with one clinical time.
 func dateParam(typ string) string {
 	switch typ {
-	case "Observation", "Consent":
+	case "Observation", "Consent", "AuditEvent":
 		return "date"
+	case "Provenance":
+		return "recorded"
 	}
 	return ""
 }

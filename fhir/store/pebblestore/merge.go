@@ -21,6 +21,7 @@ type source struct {
 	skip  int // length of table, patient and type in its keys
 	row   row // current
 	ok    bool
+	rest  []row // of a source in memory, where it is nil
 }
 
 // where is a place in the merged order.
@@ -55,6 +56,12 @@ func (s *source) settle(ok bool) error {
 }
 
 func (s *source) move(desc bool) error {
+	if s.it == nil {
+		if s.ok = len(s.rest) > 0; s.ok {
+			s.row, s.rest = s.rest[0], s.rest[1:]
+		}
+		return nil
+	}
 	if desc {
 		return s.settle(s.it.Prev())
 	}
@@ -121,7 +128,7 @@ func (x *finder) runs(codes [][8]byte) (out []run, err error) {
 	if codes != nil {
 		return out, nil
 	}
-	pre := clusterKey(tabDoc, x.q.Patient, x.q.Type)
+	pre := clusterKey(tabDoc, x.patient, x.q.Type)
 	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
 	if err != nil {
 		return nil, err
@@ -149,9 +156,14 @@ func (x *finder) mergePhase(runs []run, phase byte, desc bool, from *where) (mor
 	var sources []*source
 	defer func() {
 		for _, s := range sources {
-			closing(s.it, &err)
+			if s.it != nil {
+				closing(s.it, &err)
+			}
 		}
 	}()
+	if s := x.listed(phase, desc, from); s != nil {
+		sources = append(sources, s)
+	}
 	for _, r := range runs {
 		if (r.bucket == bucketUndated) != (phase == 1) {
 			continue
@@ -199,6 +211,13 @@ func (x *finder) offer(s *source, phase byte, w where) (more bool, err error) {
 	if err := x.step(); err != nil {
 		return false, err
 	}
+	if s.it == nil {
+		m, err := x.v.fetchRow(s.row)
+		if err != nil {
+			return false, err
+		}
+		return !x.accept(m) || x.emit(m, mergePos(phase, w)), nil
+	}
 	val := s.it.Value()
 	if !visible(val, s.row.t, x.at) {
 		return true, nil
@@ -224,8 +243,8 @@ func (x *finder) offer(s *source, phase byte, w where) (more bool, err error) {
 
 // open starts a source, nil when it is empty.
 func (x *finder) open(r run, desc bool, from *where) (*source, error) {
-	base := clusterKey(r.table, x.q.Patient, x.q.Type)
-	s := &source{table: r.table, skip: len(base), row: row{place: place{patient: x.q.Patient}, typ: x.q.Type}}
+	base := clusterKey(r.table, x.patient, x.q.Type)
+	s := &source{table: r.table, skip: len(base), row: row{place: place{patient: x.patient}, typ: x.q.Type}}
 	pre := append(append(slices.Clone(base), r.code[:]...), r.bucket)
 	lower, upper := pre, next(pre)
 	lo, hi := x.dates(r.bucket)

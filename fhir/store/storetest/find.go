@@ -99,6 +99,9 @@ var queries = []struct{ typ, raw string }{
 	{"Observation", "_sort=-_lastUpdated"}, {"Observation", "_sort=code,-_id"}, {"Observation", "code:not=c1&patient=p1"},
 	{"Observation", "date:missing=true&patient=p1"}, {"Observation", "_sort=date"}, {"Patient", "_id=p1"}, {"Patient", ""},
 	{"Group", "member=Patient/p1"}, {"Group", "member=Patient/p1,Patient/p2"}, {"Provenance", "patient=p2"}, {"Provenance", "_sort=_id"},
+	{"AuditEvent", "patient=p1"}, {"AuditEvent", "patient=p1&_sort=-date"}, {"AuditEvent", "patient=p2&_sort=date"}, {"AuditEvent", "patient=p2&_sort=-date&date=ge2026-01-02"},
+	{"AuditEvent", "patient=p1,p2&_sort=-date"}, {"AuditEvent", "_sort=-date"}, {"AuditEvent", "patient=p1&patient=p2&_sort=date"}, {"Provenance", "patient=p2&_sort=-recorded"},
+	{"Observation", "_sort=_lastUpdated"}, {"Observation", "code=c1&_sort=-_lastUpdated"}, {"Patient", "_sort=-_lastUpdated"}, {"AuditEvent", "_sort=-_lastUpdated"},
 }
 
 func testFind(t *testing.T, d Driver) {
@@ -128,7 +131,7 @@ func write(rt *rapid.T, s store.Store) (world, store.T) {
 	cur := map[string]*search.Values{}
 	last := store.T(0)
 	for range rapid.IntRange(4, 25).Draw(rt, "commits") {
-		ids := rapid.SliceOfNDistinct(rapid.IntRange(0, 11), 1, 4, rapid.ID[int]).Draw(rt, "ids")
+		ids := rapid.SliceOfNDistinct(rapid.IntRange(0, 15), 1, 4, rapid.ID[int]).Draw(rt, "ids")
 		var b store.Batch
 		for _, i := range ids {
 			b.Writes = append(b.Writes, anyWrite(rt, i))
@@ -178,6 +181,11 @@ func anyWrite(rt *rapid.T, i int) store.Write {
 		typ, id, rest = "Provenance", "v1", `"target":[{"reference":"Patient/p1"},{"reference":"Patient/`+p+`"}],"recorded":"2026-01-01T00:00:00Z"`
 	case 11:
 		typ, id = "Patient", p
+	case 12, 13, 14, 15:
+		typ, id = "AuditEvent", fmt.Sprintf("a%d", i)
+		other := rapid.SampledFrom([]string{"p1", "p2", "p3"}).Draw(rt, "second patient")
+		rest = fmt.Sprintf(`"recorded":"2026-01-%02dT08:00:00Z","entity":[{"what":{"reference":"Patient/%s"}},{"what":{"reference":"Patient/%s"}}]`,
+			rapid.IntRange(1, 4).Draw(rt, "day"), p, other)
 	default:
 		day := rapid.IntRange(1, 4).Draw(rt, "day")
 		at := fmt.Sprintf("2026-01-%02dT%02d:00:00Z", day, rapid.IntRange(0, 23).Draw(rt, "hour"))
