@@ -38,6 +38,15 @@ func New(dir fs.FS, o Options) (*Mapper, error) {
 // Table is the loaded table.
 func (m *Mapper) Table() *Table { return m.table }
 
+// Categories are the codes of Observation.category of a metric, nil of one
+// that has no row. Read only.
+func (m *Mapper) Categories(vendor, metric string) []string {
+	if r := m.rules[vendor][metric]; r != nil {
+		return r.categories
+	}
+	return nil
+}
+
 // Result of mapping one Sample.
 type Result struct {
 	// ID and JSON of the Observation; JSON is nil for a row of device facts.

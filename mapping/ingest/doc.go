@@ -47,6 +47,6 @@
 //
 // quarantine/PATIENT/ID, ID derived from the content: a repeat is one item.
 // At most Limits.KeepPerMetric items a metric and payload keep their raw
-// bytes; what is beyond is counted in one item without raw. Nothing in it
-// reaches a log.
+// bytes; what is beyond is counted in one item without raw, and so is what the
+// consent's categories do not cover. Nothing in it reaches a log.
 package ingest

@@ -84,6 +84,9 @@ func (r *run) itemWrites(ctx context.Context, b *batch, sb *store.Batch) error {
 	var order []*Item
 	for i := range b.items {
 		it := &b.items[i]
+		if err := r.strip(ctx, it); err != nil {
+			return err
+		}
 		if twin := byKey[it.key()]; twin != nil {
 			twin.Count++
 			continue
@@ -115,6 +118,20 @@ func (r *run) itemWrites(ctx context.Context, b *batch, sb *store.Batch) error {
 		}
 		sb.State = append(sb.State, store.StateWrite{Key: it.key(), Value: v})
 	}
+	return nil
+}
+
+// strip takes the vendor's bytes from an item that the consent's categories do
+// not cover; of a metric without a row nobody knows the category, so only a
+// consent to all of them covers it. What is left is a count.
+func (r *run) strip(ctx context.Context, it *Item) error {
+	ok, err := r.covered(ctx, r.p.Mapper.Categories(it.Vendor, it.Metric))
+	if err != nil || ok {
+		return err
+	}
+	it.Raw, it.Sample, it.Where = nil, nil, ""
+	it.Detail = "counted without raw bytes: the consent does not cover it"
+	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, "uncovered", r.digest)
 	return nil
 }
 

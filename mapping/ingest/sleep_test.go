@@ -82,3 +82,36 @@ func TestConsentToSleepShowsNothingElse(t *testing.T) {
 		t.Errorf("%d Observations are seen under a consent to sleep, want 2", n)
 	}
 }
+
+// TestQuarantineUnderConsentToSleep: the bytes of what the consent does not
+// cover stay out, also when they cannot be mapped.
+func TestQuarantineUnderConsentToSleep(t *testing.T) {
+	odd := export(record(hr, "count/min", "-7531", "2026-10-01 08:00:00 +0200", "11.0"),
+		record(hr, "count/min", "-7532", "2026-10-01 08:01:00 +0200", "11.0"),
+		record("HKQuantityTypeIdentifierUnheardOf", "x", "7533", "2026-10-01 08:30:00 +0200", "11.0"),
+		record("HKQuantityTypeIdentifierAppleSleepingBreathingDisturbances", "count", "-7534", "2026-10-01 08:30:00 +0200", "11.0"))
+	for _, c := range []struct {
+		categories []string
+		items, raw int
+	}{{nil, 4, 4}, {[]string{"sleep"}, 3, 1}} {
+		w := newWorld(t)
+		w.agree(c.categories...)
+		if s := w.must("apple", "export.xml", odd); s.Quarantined != 4 {
+			t.Errorf("%+v", s.Counts)
+		}
+		items, raw, n := 0, 0, 0
+		err := w.p.List(t.Context(), "p1", func(it *Item) bool {
+			items, n = items+1, n+it.Count
+			if it.Sample != nil || it.Raw != nil {
+				raw++
+			}
+			return true
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if items != c.items || raw != c.raw || n != 4 {
+			t.Errorf("%v: %d items of %d, %d with bytes; want %d and %d", c.categories, items, n, raw, c.items, c.raw)
+		}
+	}
+}
