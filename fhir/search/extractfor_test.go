@@ -29,7 +29,11 @@ func TestExtractForDecidesLikeExtract(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", raw, err)
 		}
-		part, err := search.Extractor{}.ExtractFor(q, []byte(obs))
+		sel, err := search.Select(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		part, err := search.Extractor{}.ExtractFor(sel, []byte(obs))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -27,6 +27,8 @@ type finder struct {
 	q      *search.Query
 	filter access.Filter
 	steps  uint
+	sel    *search.Selection // of q
+	recent recent
 	// patient whose cluster merge walks, and the rows of a type with several
 	// patients that lie in the clusters of others.
 	patient string
@@ -67,7 +69,11 @@ func (d *DB) find(ctx context.Context, op string, f store.Find, sort []search.So
 	if err != nil {
 		return errPos(op)
 	}
-	x := &finder{ctx: ctx, op: op, v: v, at: at, q: f.Query, filter: f.Filter, emit: emit}
+	sel, err := search.Select(f.Query)
+	if err != nil {
+		return err
+	}
+	x := &finder{ctx: ctx, op: op, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, emit: emit}
 	return fhir.Wrap(op, x.run(sort, after))
 }
 
@@ -217,7 +223,7 @@ func (x *finder) step() error {
 // accept reports whether a document, known to be current at the snapshot, matches
 // and may be seen.
 func (x *finder) accept(m *match) bool {
-	return !m.doc.deleted && m.satisfies(x.q) && x.filter.Allow(&m.facts)
+	return !m.doc.deleted && m.satisfies(x.q, x.sel) && x.filter.Allow(&m.facts)
 }
 
 // visible looks at to-T before anything is decoded.
@@ -276,7 +282,7 @@ func (x *finder) documents(patient string, one bool, after []byte) error {
 		if err := x.step(); err != nil || !visible(val, r.t, x.at) {
 			return true, err
 		}
-		d, err := decodeDoc(val)
+		d, err := x.recent.decodeDoc(val)
 		if err != nil {
 			return false, err
 		}

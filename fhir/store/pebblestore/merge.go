@@ -224,7 +224,7 @@ func (x *finder) offer(s *source, phase byte, w where) (more bool, err error) {
 	}
 	var m *match
 	if s.table == tabDoc {
-		d, err := decodeDoc(val)
+		d, err := x.recent.decodeDoc(val)
 		if err != nil {
 			return false, err
 		}

@@ -125,14 +125,48 @@ func (r *reader) byte() byte {
 	return b[0]
 }
 
+// recent remembers what the document before had, for neighbours have mostly
+// the same. What it hands out is shared and must not be changed.
+type recent struct {
+	vendor, author string
+	raw            string // of categories
+	categories     []string
+}
+
+func (r *reader) same(last *string) string {
+	if b := r.take(r.uvarint()); string(b) != *last {
+		*last = string(b)
+	}
+	return *last
+}
+
+func (r *reader) sameTexts(last *recent) []string {
+	b := r.b
+	n := r.uvarint()
+	if n > uint64(len(r.b)) {
+		r.bad = true
+		return nil
+	}
+	for range n {
+		r.take(r.uvarint())
+	}
+	if raw := b[:len(b)-len(r.b)]; !r.bad && string(raw) != last.raw {
+		again := reader{b: b}
+		last.categories, last.raw = again.texts(), string(raw)
+	}
+	return last.categories
+}
+
 // decodeDoc reads a D value; json aliases v.
-func decodeDoc(v []byte) (d doc, err error) {
+func decodeDoc(v []byte) (d doc, err error) { return new(recent).decodeDoc(v) }
+
+func (last *recent) decodeDoc(v []byte) (d doc, err error) {
 	r := reader{b: v}
 	d.to = store.T(r.u64())
 	d.deleted = r.byte()&flagDeleted != 0
 	d.version, d.updated = r.uvarint(), r.varint()
-	d.vendor, d.author = r.text(), r.text()
-	d.categories = r.texts()
+	d.vendor, d.author = r.same(&last.vendor), r.same(&last.author)
+	d.categories = r.sameTexts(last)
 	d.json = r.b
 	if r.bad {
 		return d, errRow
@@ -310,12 +344,13 @@ func (m *match) index() *search.Values {
 	return m.values
 }
 
-// satisfies reports whether the document meets every clause of q.
-func (m *match) satisfies(q *search.Query) bool {
+// satisfies reports whether the document meets every clause of q, whose
+// selection is s.
+func (m *match) satisfies(q *search.Query, s *search.Selection) bool {
 	if m.values != nil {
 		return search.Match(q, m.values)
 	}
-	v, err := search.Extractor{}.ExtractFor(q, m.doc.json)
+	v, err := search.Extractor{}.ExtractFor(s, m.doc.json)
 	return err == nil && search.Match(q, v)
 }
 

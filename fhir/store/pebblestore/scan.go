@@ -157,6 +157,9 @@ func (x *finder) scan(r store.ScanRange, fn func(*store.Found) bool) (more bool,
 	if p, several := severalPatients(x.q.Type); several && r.Patient != "" {
 		c := search.Clause{Param: p, Values: []search.Value{{RefType: "Patient", RefID: r.Patient}}}
 		x.q.Clauses = []search.Clause{c}
+		if x.sel, err = search.Select(x.q); err != nil {
+			return false, err
+		}
 		x.emit = func(m *match, _ []byte) bool { return give(m) }
 		return more, x.byIndex(&c, nil)
 	}
@@ -164,7 +167,7 @@ func (x *finder) scan(r store.ScanRange, fn func(*store.Found) bool) (more bool,
 		if err := x.step(); err != nil || !visible(val, rw.t, x.at) {
 			return true, err
 		}
-		d, err := decodeDoc(val)
+		d, err := x.recent.decodeDoc(val)
 		if err != nil {
 			return false, err
 		}

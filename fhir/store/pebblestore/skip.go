@@ -108,7 +108,7 @@ func (x *finder) offerRow(table byte, codes [][8]byte, key []byte, r row, val []
 	}
 	var m *match
 	if table == tabDoc {
-		d, err := decodeDoc(val)
+		d, err := x.recent.decodeDoc(val)
 		if err != nil {
 			return false, err
 		}
@@ -124,7 +124,7 @@ func (x *finder) offerRow(table byte, codes [][8]byte, key []byte, r row, val []
 		if m, err = x.v.fetchRow(r); err != nil {
 			return false, err
 		}
-		if firstOther(m, codes) != met {
+		if x.firstOther(m, codes) != met {
 			return true, nil
 		}
 	}
@@ -133,9 +133,9 @@ func (x *finder) offerRow(table byte, codes [][8]byte, key []byte, r row, val []
 
 // firstOther is the least of the wanted codes under which m has a P row: where
 // a scan meets it first.
-func firstOther(m *match, codes [][8]byte) (least [8]byte) {
-	q := &search.Query{Type: m.row.typ, Clauses: []search.Clause{{Param: &search.Param{Code: "code"}}}}
-	v, err := search.Extractor{}.ExtractFor(q, m.doc.json)
+func (x *finder) firstOther(m *match, codes [][8]byte) (least [8]byte) {
+	// The query has a code clause, so the selection has the code.
+	v, err := search.Extractor{}.ExtractFor(x.sel, m.doc.json)
 	if err != nil {
 		return least
 	}
