@@ -91,7 +91,9 @@ func (x Extractor) extract(typ string, json []byte, want []bool) (*Values, error
 		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "resource is not a JSON object")
 	}
 	w.base, w.arena, w.slots, w.vals, w.want = x.Base, strings.Builder{}, w.slots[:0], w.vals[:0], want
-	w.arena.Grow(min(len(json), 512))
+	if want == nil { // a selection copies little
+		w.arena.Grow(min(len(json), 512))
+	}
 	w.walk(t.root, root)
 	if typ == "Patient" {
 		w.alive(t)
