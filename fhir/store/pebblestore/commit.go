@@ -156,8 +156,8 @@ func (d *DB) gather(first *request) []*request {
 }
 
 // build makes and applies the Pebble batch of a group.
-func (d *DB) build(reqs []*request) (*group, error) {
-	g := &group{reqs: reqs}
+func (d *DB) build(reqs []*request) (g *group, err error) {
+	g = &group{reqs: reqs}
 	if d.failed.Load() {
 		return g, nil
 	}
@@ -169,6 +169,11 @@ func (d *DB) build(reqs []*request) (*group, error) {
 	}
 	d.meters.group.Record(context.Background(), int64(len(reqs)))
 	s := newStage(d)
+	defer func() {
+		if cerr := s.close(); cerr != nil { // a damaged table: go no further
+			g, err = nil, errors.Join(err, cerr)
+		}
+	}()
 	for _, r := range reqs {
 		if err := s.add(r); err != nil {
 			return nil, errors.Join(err, s.batch.Close())

@@ -1,6 +1,7 @@
 package pebblestore
 
 import (
+	"bytes"
 	"context"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -10,6 +11,27 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/store"
 )
+
+// idIterator walks the I table; one of them serves many lookups.
+func idIterator(r pebble.Reader) (*pebble.Iterator, error) {
+	return r.NewIter(&pebble.IterOptions{LowerBound: []byte{tabID}, UpperBound: []byte{tabID + 1}})
+}
+
+// headIn is headOf on an iterator of idIterator.
+func headIn(it *pebble.Iterator, ref fhir.Ref, t store.T) (*pointer, error) {
+	key := idKey(ref.Type, ref.ID, t)
+	if !it.SeekGE(key) {
+		return nil, it.Error()
+	}
+	if pre := len(key) - 8; len(it.Key()) != len(key) || !bytes.Equal(it.Key()[:pre], key[:pre]) {
+		return nil, nil
+	}
+	x, err := decodePointer(it.Key(), it.Value())
+	if err != nil {
+		return nil, err
+	}
+	return &x, nil
+}
 
 // headOf returns the newest version of ref at t, nil when there is none.
 func headOf(r pebble.Reader, ref fhir.Ref, t store.T) (p *pointer, err error) {
@@ -149,27 +171,32 @@ func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.T, before uint6
 }
 
 // Heads is of store.Store.
-func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) ([]store.Head, error) {
+func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, err error) {
 	const op = "pebblestore.Heads"
 	v, err := d.enter(op)
 	if err != nil {
 		return nil, err
 	}
 	defer d.leave(v)
-	out := make([]store.Head, len(refs))
+	it, err := idIterator(v.snap)
+	if err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	defer closing(it, &err)
+	heads = make([]store.Head, len(refs))
 	for i, ref := range refs {
 		if ctx.Err() != nil {
 			return nil, canceled(op, ctx.Err())
 		}
-		p, err := headOf(v.snap, ref, v.meta.t)
+		p, err := headIn(it, ref, v.meta.t)
 		if err != nil {
 			return nil, fhir.Wrap(op, err)
 		}
 		if p != nil {
-			out[i] = store.Head{Version: p.version, Hash: p.hash, Deleted: p.deleted, T: p.t}
+			heads[i] = store.Head{Version: p.version, Hash: p.hash, Deleted: p.deleted, T: p.t}
 		}
 	}
-	return out, nil
+	return heads, nil
 }
 
 // Get is of store.Store.

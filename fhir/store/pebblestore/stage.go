@@ -34,6 +34,15 @@ type stage struct {
 	meta  meta
 	heads map[fhir.Ref]*current
 	state map[string][]byte // nil: absent
+	ids   *pebble.Iterator  // over what was applied before this group; opened when first needed
+}
+
+// close ends what reads needed; the batch is not its business.
+func (s *stage) close() error {
+	if s.ids == nil {
+		return nil
+	}
+	return s.ids.Close()
 }
 
 func newStage(d *DB) *stage {
@@ -114,7 +123,14 @@ func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current) (*current, err
 	if c, ok := s.heads[ref]; ok {
 		return c, nil
 	}
-	p, err := headOf(s.d.pdb, ref, ^store.T(0))
+	if s.ids == nil {
+		it, err := idIterator(s.d.pdb)
+		if err != nil {
+			return nil, err
+		}
+		s.ids = it
+	}
+	p, err := headIn(s.ids, ref, ^store.T(0))
 	if err != nil || p == nil {
 		return nil, err
 	}
