@@ -37,7 +37,8 @@ func (b *bench) notifications() error {
 	})}}
 	hook.Start()
 	defer hook.Close()
-	if err := b.subscribe(hook.URL); err != nil {
+	id, err := b.subscribe(hook.URL)
+	if err != nil {
 		return err
 	}
 	sent := map[string]time.Time{}
@@ -70,7 +71,9 @@ func (b *bench) notifications() error {
 	}
 	sort.Slice(lat, func(i, j int) bool { return lat[i] < lat[j] })
 	b.add("notification, commit to POST", ms(lat, .99), "ms p99", fmt.Sprintf("p50 %.2f ms, at %d creates/s, full resource", ms(lat, .5), perSecond))
-	return nil
+	// What follows measures something else.
+	_, _, err = b.call("DELETE", "Subscription/"+id, nil, 204)
+	return err
 }
 
 type arrival struct {
@@ -97,23 +100,23 @@ func (a arrival) ids() []string {
 	return out
 }
 
-func (b *bench) subscribe(endpoint string) error {
+func (b *bench) subscribe(endpoint string) (string, error) {
 	sub := fmt.Sprintf(`{"resourceType":"Subscription","status":"requested","reason":"bench","criteria":"https://pulsegate.dev/fhir/SubscriptionTopic/observation-recorded","_criteria":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-filter-criteria","valueString":"Observation?patient=Patient/%s"}]},"channel":{"type":"rest-hook","endpoint":"%s/hook","payload":"application/fhir+json","_payload":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content","valueCode":"full-resource"}]}}}`, b.patient, endpoint)
 	status, out, err := b.c.JSON("POST", "Subscription", []byte(sub))
 	if err != nil || status != 201 {
-		return fmt.Errorf("create of the subscription: %d %v %w", status, out, err)
+		return "", fmt.Errorf("create of the subscription: %d %v %w", status, out, err)
 	}
 	id, _ := out["id"].(string)
 	for range 200 {
 		if _, out, err = b.c.JSON("GET", "Subscription/"+id, nil); err != nil {
-			return err
+			return "", err
 		}
 		if out["status"] == "active" {
-			return nil
+			return id, nil
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return fmt.Errorf("the subscription stays %v", out["status"])
+	return "", fmt.Errorf("the subscription stays %v", out["status"])
 }
 
 // ingest measures an export.xml from file to durable.
