@@ -34,9 +34,14 @@ func Start(bin, data string, args ...string) (*Server, error) {
 
 // StartAt is Start on a given address.
 func StartAt(bin, data, listen string, args ...string) (*Server, error) {
+	return StartWith(bin, data, listen, []string{"PULSEGATE_EGRESS_ALLOW=127.0.0.0/8"}, args...)
+}
+
+// StartWith is StartAt with an environment of its own beside ours.
+func StartWith(bin, data, listen string, env []string, args ...string) (*Server, error) {
 	s := &Server{Bin: bin, Data: data, log: &tail{}, done: make(chan error, 1)}
 	s.cmd = exec.Command(bin, append([]string{"serve", "--data", data, "--listen", listen}, args...)...)
-	s.cmd.Env = append(os.Environ(), "PULSEGATE_EGRESS_ALLOW=127.0.0.0/8")
+	s.cmd.Env = append(os.Environ(), env...)
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {

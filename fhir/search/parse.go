@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"pulsegate/fhir"
 )
@@ -114,6 +115,9 @@ type parser struct {
 func (ps *parser) pair(name, value string) error {
 	if len(value) > maxList {
 		return fhir.Errorf(fhir.Invalid, op, "parameter %s is longer than %d bytes", safeName(name), maxList)
+	}
+	if !utf8.ValidString(value) {
+		return fhir.Errorf(fhir.Invalid, op, "the value of parameter %s is not UTF-8", safeName(name))
 	}
 	err := ps.result(name, value)
 	if err == errNotResult {

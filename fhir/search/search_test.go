@@ -154,6 +154,7 @@ func TestParse(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ query, code, text string }{
+		{"code=canary\xff\xfe", "invalid", "the value of parameter code is not UTF-8"},
 		{"nonsense=canary", "invalid", "nonsense is not a search parameter of Observation; known are _id, _lastUpdated"},
 		{"code:above=canary", "invalid", "known are :missing, :not, :text"},
 		{"patient.identifier=canary", "not-supported", "chained"}, {"subject:Patient.name=canary", "not-supported", "chained"},

@@ -1,0 +1,88 @@
+package server
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"pulsegate/fhir"
+)
+
+// dripping gives n bytes a Read, each Read taking wait on the clock, and obeys
+// the deadline that was set.
+type dripping struct {
+	clock, deadline time.Time
+	n, left         int
+	wait            time.Duration
+}
+
+func (d *dripping) Close() error { return nil }
+
+func (d *dripping) Read(p []byte) (int, error) {
+	if d.left == 0 {
+		return 0, io.EOF
+	}
+	if end := d.clock.Add(d.wait); end.After(d.deadline) {
+		d.clock = d.deadline
+		return 0, os.ErrDeadlineExceeded
+	}
+	d.clock = d.clock.Add(d.wait)
+	n := min(d.n, d.left, len(p))
+	d.left -= n
+	return copy(p, bytes.Repeat([]byte("z"), n)), nil
+}
+
+func (d *dripping) body() *pacedBody {
+	return &pacedBody{ReadCloser: d, now: func() time.Time { return d.clock }, deadline: func(t time.Time) error { d.deadline = t; return nil }}
+}
+
+func TestPace(t *testing.T) {
+	begin := time.Unix(1e9, 0)
+	for name, c := range map[string]struct {
+		n, size int
+		wait    time.Duration
+		cut     bool
+	}{
+		"a byte a second":              {1, 1 << 20, time.Second, true},
+		"one byte, then nothing":       {1, 2, time.Hour, true},
+		"a thin line":                  {4 << 10, 4 << 20, 2 * time.Second, false},
+		"a small body within the time": {1, 20, time.Second, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &dripping{clock: begin, n: c.n, left: c.size, wait: c.wait}
+			got, err := io.Copy(io.Discard, d.body())
+			if !c.cut {
+				if err != nil || got != int64(c.size) {
+					t.Fatalf("%d of %d bytes, %v", got, c.size, err)
+				}
+				if !d.deadline.IsZero() {
+					t.Error("a deadline stays after the body")
+				}
+				return
+			}
+			if took := d.clock.Sub(begin); took > paceGrace+time.Second {
+				t.Errorf("held for %v", took)
+			}
+			if fhir.KindOf(err) != fhir.Invalid || !strings.Contains(err.Error(), "too slowly") || !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+// What the server takes for its own work is not counted.
+func TestPaceOwnWork(t *testing.T) {
+	d := &dripping{clock: time.Unix(1e9, 0), n: 10, left: 100, wait: time.Millisecond}
+	b := d.body()
+	buf := make([]byte, 10)
+	for range 10 {
+		if _, err := b.Read(buf); err != nil {
+			t.Fatal(err)
+		}
+		d.clock = d.clock.Add(time.Hour)
+	}
+}

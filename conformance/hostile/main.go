@@ -1,0 +1,115 @@
+// Command hostile is a black box that sends a running pulsegate bad input of
+// every kind we know: broken and inflating payloads, malformed FHIR, forged
+// and replayed assertions, scopes beyond the registration, reads around a
+// consent, endpoints on private networks. After each attack it looks whether
+// the answer is the right one and says nothing of the input, whether the
+// server lives within its memory, and whether what was accepted before is
+// still there. It uses HTTP and the command line only.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"pulsegate/conformance/blackbox"
+)
+
+func main() {
+	bin := flag.String("bin", "bin/pulsegate", "the binary")
+	keep := flag.Bool("keep", false, "keep the data directory")
+	list := flag.String("list", "", "write what was tried and what the answer was to this file")
+	flag.Parse()
+	if err := run(*bin, *keep, *list); err != nil {
+		fmt.Fprintln(os.Stderr, "hostile: FAIL:", err)
+		os.Exit(1)
+	}
+}
+
+type section struct {
+	name string
+	do   func(*world) error
+}
+
+var sections = []section{
+	{"Payloads", (*world).payloads},
+	{"FHIR requests", (*world).requests},
+	{"Tokens", (*world).tokens},
+	{"Around scope and consent", (*world).leaks},
+	{"Endpoints on private networks (SSRF)", (*world).ssrf},
+	{"Slow senders", (*world).slowEnd},
+	{"What must be unharmed at the end", (*world).unharmed},
+}
+
+func run(bin string, keep bool, list string) (err error) {
+	dir, err := os.MkdirTemp("", "pulsegate-hostile-")
+	if err != nil {
+		return err
+	}
+	if keep {
+		fmt.Println("data in", dir)
+	} else {
+		defer func() {
+			if err := os.RemoveAll(dir); err != nil {
+				slog.Warn("clean-up", "error", err)
+			}
+		}()
+	}
+	w := &world{bin: bin, dir: dir}
+	if w.key, err = blackbox.NewKey(); err != nil {
+		return err
+	}
+	if w.srv, err = blackbox.Start(bin, filepath.Join(dir, "data")); err != nil {
+		return err
+	}
+	defer func() {
+		for _, srv := range []*blackbox.Server{w.srv, w.strict} {
+			if srv == nil {
+				continue
+			}
+			if err := srv.Stop(); err != nil {
+				slog.Warn("stop", "error", err)
+			}
+		}
+	}()
+	begin := time.Now()
+	if err := w.setUp(); err != nil {
+		return fmt.Errorf("set-up: %w", err)
+	}
+	w.slowBegin()
+	for _, s := range sections {
+		w.section = s.name
+		at, failed := time.Now(), w.failed
+		if err := s.do(w); err != nil {
+			return fmt.Errorf("%s: %w\n--- server log\n%s", s.name, err, lastLines(w.srv.Log(), 30))
+		}
+		if err := w.secret("the log after "+s.name, w.srv.Log()); err != nil {
+			w.fail("log", err)
+		}
+		word := "ok   "
+		if w.failed > failed {
+			word = "FAIL "
+		}
+		fmt.Printf("%s %-62s %6.2f s\n", word, s.name, time.Since(at).Seconds())
+	}
+	fmt.Printf("%d known to be wrong\n%d passed, %d failed\n", len(w.open), w.passed, w.failed)
+	fmt.Printf("hostile: %.1f s, most memory seen %d MiB\n", time.Since(begin).Seconds(), w.peak>>20)
+	if list != "" {
+		if err := os.WriteFile(list, w.markdown(), 0o644); err != nil {
+			return err
+		}
+	}
+	if w.failed > 0 {
+		return fmt.Errorf("%d attacks did not get the answer they should", w.failed)
+	}
+	return nil
+}
+
+func lastLines(s string, n int) string {
+	l := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(l[max(0, len(l)-n):], "\n")
+}

@@ -1,0 +1,369 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"pulsegate/conformance/blackbox"
+)
+
+const (
+	// maxRSS is what the server may hold under attack.
+	maxRSS = 512 << 20
+	// maxTime is how long one answer may take; the largest body is 256 MiB.
+	maxTime = 12 * time.Second
+	// canary is in every name, token and text that must not come back.
+	canary = "Zanaria"
+)
+
+// canaries must occur in no log, metric or error.
+var canaries = []string{canary, strings.ToLower(canary), "1931-07-13", "61.73519", "eyJ"}
+
+// world is what the sections share.
+type world struct {
+	bin, dir, section string
+	srv               *blackbox.Server
+	key               *blackbox.Key
+	ehr               *blackbox.Client
+	patient           string
+	kept              []map[string]any // what was accepted before the attacks
+	slow              slowRun
+	strict            *blackbox.Server // a second server: no private network is allowed to it
+	theirs            *blackbox.Client // of the second server
+
+	mu             sync.Mutex
+	passed, failed int
+	open           []row // known to be wrong, not yet put right
+	peak           int64
+	listed         []row
+}
+
+// row is one line of the list.
+type row struct{ section, name, answer string }
+
+func (w *world) client(id, scope string) *blackbox.Client {
+	return &blackbox.Client{Base: w.srv.Base, ID: id, Scope: scope, Key: w.key, HTTP: &http.Client{Timeout: 30 * time.Second}}
+}
+
+func (w *world) setUp() error {
+	jwks, err := w.key.JWKS()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(w.path("jwks.json"), jwks, 0o600); err != nil {
+		return err
+	}
+	if w.ehr, err = w.register("system/*.cruds"); err != nil {
+		return err
+	}
+	if w.patient, err = w.wearer("any", "apple", "fitbit", "oura"); err != nil {
+		return err
+	}
+	for _, name := range []string{"export.xml", "sleep.json"} {
+		if err := w.ingestFile(w.patient, name, good[name]); err != nil {
+			return err
+		}
+	}
+	if err := w.setUpStrict(); err != nil {
+		return err
+	}
+	w.kept, err = w.window()
+	if err == nil && len(w.kept) < 6 {
+		err = fmt.Errorf("%d Observations accepted before the attacks, wanted at least 6", len(w.kept))
+	}
+	return err
+}
+
+func (w *world) setUpStrict() error {
+	var err error
+	if w.strict, err = blackbox.StartWith(w.bin, w.path("strict"), "127.0.0.1:0", []string{"PULSEGATE_EGRESS_ALLOW="}); err != nil {
+		return err
+	}
+	var c struct {
+		ID string `json:"client_id"`
+	}
+	if err := w.strict.Run(&c, "client", "add", "--name", "strict", "--jwks", w.path("jwks.json"), "--scope", "system/*.cruds"); err != nil {
+		return err
+	}
+	w.theirs = &blackbox.Client{Base: w.strict.Base, ID: c.ID, Scope: "system/*.cruds", Key: w.key, HTTP: w.ehr.HTTP}
+	return w.strict.Run(nil, "patient", "add", "--id", "strict", "--given", canary, "--family", canary)
+}
+
+func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
+
+// register adds a client with our key and scope.
+func (w *world) register(scope string) (*blackbox.Client, error) {
+	var c struct {
+		ID string `json:"client_id"`
+	}
+	err := w.srv.Run(&c, "client", "add", "--name", canary, "--jwks", w.path("jwks.json"), "--scope", scope)
+	return w.client(c.ID, scope), err
+}
+
+// wearer adds a patient whose consents for the vendors name recipient.
+func (w *world) wearer(recipient string, vendors ...string) (string, error) {
+	var p struct{ ID string }
+	if err := w.srv.Run(&p, "patient", "add", "--given", canary, "--family", canary+"-Muster", "--birthdate", "1931-07-13", "--timezone", "Europe/Berlin"); err != nil {
+		return "", err
+	}
+	for _, v := range vendors {
+		if err := w.srv.Run(nil, "consent", "grant", "--patient", p.ID, "--vendor", v, "--recipient", recipient); err != nil {
+			return "", err
+		}
+	}
+	return p.ID, nil
+}
+
+// ingestFile ingests by command line; the vendor is known by the name.
+func (w *world) ingestFile(patient, name string, body []byte) error {
+	f := w.path(name)
+	if err := os.WriteFile(f, body, 0o600); err != nil {
+		return err
+	}
+	vendor := "apple"
+	if name == "sleep.json" {
+		vendor = "oura"
+	}
+	return w.srv.Run(nil, "ingest", "--patient", patient, "--vendor", vendor, f)
+}
+
+// window is all Observations of the days that the set-up filled; attacks use
+// other days.
+func (w *world) window() ([]map[string]any, error) {
+	out, err := w.ehr.Search("Observation?patient=" + w.patient + "&date=ge2026-10-01&date=lt2026-10-05&_count=500")
+	slices.SortFunc(out, func(a, b map[string]any) int { return strings.Compare(fmt.Sprint(a["id"]), fmt.Sprint(b["id"])) })
+	return out, err
+}
+
+// probe looks whether the server is unharmed.
+func (w *world) probe() error {
+	resp, err := http.Get(w.srv.Base + "/livez")
+	if err != nil {
+		return fmt.Errorf("not alive: %w", err)
+	}
+	if err := resp.Body.Close(); err != nil {
+		return err
+	}
+	rss, err := w.srv.RSS()
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.peak = max(w.peak, rss)
+	w.mu.Unlock()
+	if resp.StatusCode != 200 || rss > maxRSS {
+		return fmt.Errorf("livez %d, resident memory %d MiB", resp.StatusCode, rss>>20)
+	}
+	now, err := w.window()
+	if err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(now, w.kept) {
+		return fmt.Errorf("what was accepted before changed: %d Observations, were %d", len(now), len(w.kept))
+	}
+	return nil
+}
+
+// secret fails when text holds a canary.
+func (w *world) secret(where, text string) error {
+	for _, c := range canaries {
+		if i := strings.Index(text, c); i >= 0 {
+			return fmt.Errorf("%s holds %q: …%s…", where, c, text[max(0, i-120):min(len(text), i+60)])
+		}
+	}
+	return nil
+}
+
+func (w *world) fail(name string, err error) {
+	w.failed++
+	fmt.Printf("FAIL  %s: %s: %v\n", w.section, name, err)
+}
+
+// note counts an attack and lists it.
+func (w *world) note(name, answer string, err error) {
+	if err == nil {
+		err = w.probe()
+	}
+	if err != nil {
+		w.fail(name, err)
+		return
+	}
+	w.passed++
+	w.listed = append(w.listed, row{w.section, name, answer})
+}
+
+// hit is one request of an attack.
+type hit struct {
+	name         string
+	method, path string // path below the FHIR base, or from the root with /
+	body         func() io.Reader
+	header       []string // pairs; an empty value removes
+	by           *blackbox.Client
+	want         []int
+	free         bool // the answer may be another thing than an OperationOutcome
+	// open says what the server is known to do wrong here and who must put it
+	// right. It is printed and listed, and does not fail the run; the server
+	// must be unharmed all the same.
+	open string
+}
+
+func text(s string) func() io.Reader { return func() io.Reader { return strings.NewReader(s) } }
+
+func (w *world) try(h hit) {
+	answer, err := w.attempt(h)
+	if err != nil && h.open != "" {
+		fmt.Printf("OPEN  %s: %s: %s\n", w.section, h.name, h.open)
+		w.open = append(w.open, row{w.section, h.name, h.open})
+		if err = w.probe(); err != nil {
+			w.fail(h.name, err)
+		}
+		return
+	}
+	w.note(h.name, answer, err)
+}
+
+// attempt sends h. A server that refuses a body early may close the
+// connection under the sender, who then cannot always read the answer; it is
+// asked again.
+func (w *world) attempt(h hit) (answer string, err error) {
+	for range 4 {
+		at := time.Now()
+		status, body, rerr := w.send(h)
+		if took := time.Since(at); took > maxTime {
+			return "", fmt.Errorf("the answer took %v", took.Round(time.Millisecond))
+		}
+		if err = rerr; err == nil {
+			return w.judge(h, status, body)
+		}
+	}
+	return "", err
+}
+
+func (w *world) send(h hit) (int, []byte, error) {
+	u := w.srv.Base + "/fhir/" + h.path
+	if strings.HasPrefix(h.path, "/") {
+		u = w.srv.Base + h.path
+	}
+	var rd io.Reader
+	if h.body != nil {
+		rd = h.body()
+	}
+	method := h.method
+	if method == "" {
+		method = "POST"
+	}
+	req, err := http.NewRequest(method, u, rd)
+	if err != nil {
+		return 0, nil, err
+	}
+	by := h.by
+	if by == nil {
+		by = w.ehr
+	}
+	tok, err := by.Token()
+	if err != nil {
+		return 0, nil, err
+	}
+	if tok != "-" {
+		req.Header.Set("Authorization", "Bearer "+tok)
+	}
+	if h.body != nil {
+		req.Header.Set("Content-Type", "application/fhir+json")
+	}
+	for i := 0; i+1 < len(h.header); i += 2 {
+		if req.Header.Set(h.header[i], h.header[i+1]); h.header[i+1] == "" {
+			req.Header.Del(h.header[i])
+		}
+	}
+	resp, err := by.HTTP.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
+	return resp.StatusCode, b, errors.Join(err, resp.Body.Close())
+}
+
+// judge holds an answer against what it must be.
+func (w *world) judge(h hit, status int, body []byte) (string, error) {
+	if !slices.Contains(h.want, status) {
+		return "", fmt.Errorf("%d, wanted %v: %.300s", status, h.want, body)
+	}
+	if status < 400 || h.free {
+		if status >= 400 {
+			return fmt.Sprint(status), w.secret("the answer", string(body))
+		}
+		return fmt.Sprint(status), nil
+	}
+	rule, err := rule(body)
+	if err != nil {
+		return "", fmt.Errorf("%d: %w: %.300s", status, err, body)
+	}
+	if len(body) > 64<<10 {
+		return "", fmt.Errorf("an error of %d bytes", len(body))
+	}
+	return fmt.Sprintf("%d %s", status, rule), w.secret("the answer", string(body))
+}
+
+// rule is what an OperationOutcome says.
+func rule(body []byte) (string, error) {
+	var o struct {
+		ResourceType string
+		Issue        []struct {
+			Code, Diagnostics string
+			Expression        []string
+			Details           struct{ Text string }
+		}
+	}
+	if err := json.Unmarshal(body, &o); err != nil || o.ResourceType != "OperationOutcome" || len(o.Issue) == 0 {
+		return "", errors.New("not an OperationOutcome")
+	}
+	i := o.Issue[0]
+	s := i.Diagnostics
+	if s == "" {
+		s = i.Details.Text
+	}
+	if s == "" || i.Code == "" {
+		return "", errors.New("the OperationOutcome names no rule")
+	}
+	if len(i.Expression) > 0 {
+		s = i.Expression[0] + ": " + s
+	}
+	return s, nil
+}
+
+func (w *world) markdown() []byte {
+	var b bytes.Buffer
+	b.WriteString("# Bad input that is tried, and the answers\n\nWritten by `go run ./conformance/hostile -bin bin/pulsegate -list conformance/HOSTILE.md`.\n" +
+		"After every attack: the server lives, holds at most " + fmt.Sprint(maxRSS>>20) + " MiB, and every Observation accepted before is still there unchanged.\n" +
+		"No answer, log line or metric holds a name, value or token of the input.\n")
+	last := ""
+	for _, r := range w.listed {
+		if r.section != last {
+			fmt.Fprintf(&b, "\n## %s\n\n| tried | answer |\n|---|---|\n", r.section)
+			last = r.section
+		}
+		fmt.Fprintf(&b, "| %s | %s |\n", cell(r.name), cell(r.answer))
+	}
+	if len(w.open) > 0 {
+		b.WriteString("\n## Known to be wrong\n\n| tried | what is wrong |\n|---|---|\n")
+		for _, r := range w.open {
+			fmt.Fprintf(&b, "| %s: %s | %s |\n", cell(r.section), cell(r.name), cell(r.answer))
+		}
+	}
+	return b.Bytes()
+}
+
+func cell(s string) string {
+	return strings.NewReplacer("|", `\|`, "\n", " ", "<", "&lt;").Replace(s)
+}
