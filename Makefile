@@ -6,7 +6,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 CRASHES ?= 50
 
-.PHONY: run build test race smoke bench fuzz generate clean
+.PHONY: run build test race smoke hostile bench fuzz generate clean
 
 run: build ## a demo server on http://127.0.0.1:8080 with invented wearers
 	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080
@@ -17,11 +17,12 @@ build: $(BIN)
 $(BIN):
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/pulsegate
 
-test: build ## every suite, lint, crash harness, fuzz seeds, race, smoke
+test: build ## every suite, lint, crash harness, fuzz seeds, race, smoke, hostile input
 	$(GO) test ./...
 	$(MAKE) race
 	$(GO) run ./conformance/kill -bin $(BIN) -kills $(CRASHES)
 	$(MAKE) smoke
+	$(MAKE) hostile
 
 race: ## the packages with concurrency in them, under the race detector (needs a C compiler)
 	sh deploy/ensure-cc.sh
@@ -29,6 +30,9 @@ race: ## the packages with concurrency in them, under the race detector (needs a
 
 smoke: build ## a black box over HTTP and the command line, under a minute
 	$(GO) run ./conformance/smoke -bin $(BIN)
+
+hostile: build ## bad input of every kind against a running server, under a minute; -list FILE writes what was tried
+	$(GO) run ./conformance/hostile -bin $(BIN)
 
 bench: build ## figures with their floors; -target URL measures any R4 server
 	$(GO) run ./conformance/bench -bin $(BIN) $(BENCHFLAGS)

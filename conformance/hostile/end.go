@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 )
 
 // unharmed holds everything together once more.
@@ -18,6 +19,7 @@ func (w *world) unharmed() error {
 	}
 	w.note("canaries in /metrics", "none", w.secret("/metrics", string(b)))
 	w.note("canaries in the log", "none", w.secret("the log", w.srv.Log()))
+	w.note("errors in the log", "none: bad input is no error of ours", noErrors(w.srv.Log()))
 	var verified struct{ OK bool }
 	err = w.srv.Run(&verified, "audit", "verify")
 	if err == nil && !verified.OK {
@@ -29,5 +31,14 @@ func (w *world) unharmed() error {
 		return err
 	}
 	w.note("kill -9 and restart", "what was accepted before is there", nil)
+	return nil
+}
+
+// noErrors finds the first line of level ERROR.
+func noErrors(log string) error {
+	if i := strings.Index(log, "level=ERROR"); i >= 0 {
+		line, _, _ := strings.Cut(log[i:], "\n")
+		return errors.New(line)
+	}
 	return nil
 }

@@ -156,19 +156,19 @@ func (w *world) rawRequests() error {
 	if err != nil {
 		return err
 	}
-	for name, req := range map[string]string{
-		"no HTTP at all":                     "Zanaria\r\n\r\n",
-		"a header with a line feed in it":    "GET /fhir/Patient HTTP/1.1\r\nHost: a\r\nX: Zanaria\nInjected\r\n\r\n",
-		"two Content-Lengths":                "POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-		"a negative Content-Length":          "POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
-		"a chunk size that is none":          "POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + tok + "\r\nContent-Type: application/fhir+json\r\nTransfer-Encoding: chunked\r\n\r\nZanaria\r\n",
-		"Content-Length and chunked at once": "POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nContent-Type: application/fhir+json\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+	for _, c := range [][2]string{
+		{"no HTTP at all", "Zanaria\r\n\r\n"},
+		{"a header with a line feed in it", "GET /fhir/Patient HTTP/1.1\r\nHost: a\r\nX: Zanaria\nInjected\r\n\r\n"},
+		{"two Content-Lengths", "POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"},
+		{"a negative Content-Length", "POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n"},
+		{"a chunk size that is none", "POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + tok + "\r\nContent-Type: application/fhir+json\r\nTransfer-Encoding: chunked\r\n\r\nZanaria\r\n"},
+		{"Content-Length and chunked at once", "POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nContent-Type: application/fhir+json\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
 	} {
-		status, err := w.raw(addr, req)
+		status, err := w.raw(addr, c[1])
 		if err == nil && !strings.HasPrefix(status, "40") && status != "" {
 			err = fmt.Errorf("answer %q", status)
 		}
-		w.note("raw: "+name, status, err)
+		w.note("raw: "+c[0], status, err)
 	}
 	return nil
 }

@@ -67,13 +67,18 @@ func (w *world) ssrf() error {
 		return err
 	}
 	defer ear.close()
+	var ids []string
 	for _, u := range targets(ear.port()) {
-		answer, err := w.subscribe(w.theirs, "strict", u)
+		answer, id, err := w.subscribe(w.theirs, "strict", u)
+		if id != "" {
+			ids = append(ids, id)
+		}
 		w.note("Subscription endpoint "+strings.ReplaceAll(u, ear.port(), "PORT"), answer, err)
 		answer, err = w.keysAt(w.strict, u)
 		w.note("jwks_url "+strings.ReplaceAll(u, ear.port(), "PORT"), answer, err)
 	}
-	time.Sleep(500 * time.Millisecond) // what is dialled behind our back
+	time.Sleep(4 * time.Second) // time for the first attempts, which come behind our back
+	w.note("all of those Subscriptions", "not active", w.each(ids, func(id string) error { return notActive(w.theirs, id) }))
 	w.note("all of those", "never dialled", ear.silent())
 	if err := w.secret("the second server's log", w.strict.Log()); err != nil {
 		w.fail("log", err)
@@ -92,32 +97,38 @@ func targets(port string) []string {
 	}
 }
 
-// subscribe asks for notifications at u: refused, or in error without a call.
-func (w *world) subscribe(by *blackbox.Client, patient, u string) (string, error) {
+// subscribe asks for notifications at u. The answer is a refusal, or the id
+// of a Subscription that must never become active.
+func (w *world) subscribe(by *blackbox.Client, patient, u string) (answer, id string, err error) {
 	status, out, err := by.JSON("POST", "Subscription", fmt.Appendf(nil, subscription, patient, u))
-	if err != nil {
-		return "", err
+	switch {
+	case err != nil:
+		return "", "", err
+	case status == 400 || status == 422:
+		return fmt.Sprint(status), "", w.secret("the answer", fmt.Sprint(out))
+	case status != 201:
+		return "", "", fmt.Errorf("%d", status)
 	}
-	if status == 400 || status == 422 {
-		return fmt.Sprint(status), w.secret("the answer", fmt.Sprint(out))
+	return "201 (a name is looked up when it is dialled)", fmt.Sprint(out["id"]), nil
+}
+
+func notActive(by *blackbox.Client, id string) error {
+	_, out, err := by.JSON("GET", "Subscription/"+id, nil)
+	if err == nil && out["status"] != "requested" && out["status"] != "error" && out["status"] != "off" {
+		err = fmt.Errorf("%v", out["status"])
 	}
-	if status != 201 {
-		return "", fmt.Errorf("%d", status)
-	}
-	id := fmt.Sprint(out["id"])
-	for range 100 {
-		if _, out, err = by.JSON("GET", "Subscription/"+id, nil); err != nil {
-			return "", err
+	return err
+}
+
+// eventually waits for ok, at most 10 s.
+func eventually(ok func() bool) bool {
+	for range 500 {
+		if ok() {
+			return true
 		}
-		if out["status"] == "active" {
-			return "", errors.New("active")
-		}
-		if out["status"] == "error" || out["status"] == "off" {
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
 	}
-	return fmt.Sprintf("201, then %v", out["status"]), nil
+	return false
 }
 
 // keysAt registers a client whose keys are at u and signs in as it.
@@ -167,11 +178,15 @@ func (w *world) redirected() error {
 		}
 	}()
 	u := "http://" + l.Addr().String() + "/"
-	answer, err := w.subscribe(w.ehr, w.patient, u)
-	if err == nil && asked.Load() == 0 {
-		err = errors.New("the allowed endpoint was not asked: nothing is shown")
+	answer, id, err := w.subscribe(w.ehr, w.patient, u)
+	if err == nil && !eventually(func() bool { return asked.Load() > 0 }) {
+		err = fmt.Errorf("%s, but the allowed endpoint was not asked: nothing is shown", answer)
 	}
-	w.note("an allowed endpoint that redirects", answer+"; not followed", errors.Join(err, target.silent()))
+	if err == nil {
+		time.Sleep(200 * time.Millisecond) // a second request would follow at once
+		err = notActive(w.ehr, id)
+	}
+	w.note("an allowed endpoint that redirects", "asked; not followed; not active", errors.Join(err, target.silent()))
 	asked.Store(0)
 	answer, err = w.keysAt(w.srv, u)
 	if err == nil && asked.Load() == 0 {

@@ -206,6 +206,9 @@ func (w *world) restart() error {
 	if err := w.secret("the log before kill -9", w.srv.Log()); err != nil {
 		w.fail("log", err)
 	}
+	if err := noErrors(w.srv.Log()); err != nil {
+		w.fail("errors in the log before kill -9", err)
+	}
 	srv, err := blackbox.StartAt(w.bin, filepath.Join(w.dir, "data"), strings.TrimPrefix(w.srv.Base, "http://"))
 	if err == nil {
 		w.srv = srv

@@ -16,6 +16,9 @@ const (
 	// paceRate, in bytes a second, is how what has come earns more time: a
 	// large payload over a thin line is no attack.
 	paceRate = 1 << 10
+	// paceRest is how long the rest of a body may take that nobody reads:
+	// net/http takes some of it in before it sends the answer.
+	paceRest = 5 * time.Second
 )
 
 // paced ends a request whose body comes next to not at all. The server's own
@@ -26,16 +29,25 @@ type paced struct {
 }
 
 func (p paced) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = &pacedBody{ReadCloser: r.Body, deadline: http.NewResponseController(w).SetReadDeadline, now: p.now}
+	if r.Body == nil || r.Body == http.NoBody {
+		p.next.ServeHTTP(w, r)
+		return
 	}
+	b := &pacedBody{ReadCloser: r.Body, deadline: http.NewResponseController(w).SetReadDeadline, now: p.now}
+	r.Body = b
 	p.next.ServeHTTP(w, r)
+	if !b.ended {
+		if err := b.deadline(p.now().Add(paceRest)); err != nil {
+			return // the connection is gone
+		}
+	}
 }
 
 type pacedBody struct {
 	io.ReadCloser
 	deadline func(time.Time) error
 	now      func() time.Time
+	ended    bool
 	got      int64
 	waited   time.Duration // inside Read only: our own work is not the sender's fault
 }
@@ -47,6 +59,7 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 		return 0, fhir.Wrap("server.pace", err)
 	}
 	n, err := b.ReadCloser.Read(p)
+	b.ended = err != nil
 	b.got, b.waited = b.got+int64(n), b.waited+b.now().Sub(begin)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -84,5 +86,39 @@ func TestPaceOwnWork(t *testing.T) {
 			t.Fatal(err)
 		}
 		d.clock = d.clock.Add(time.Hour)
+	}
+}
+
+type deadlines struct {
+	*httptest.ResponseRecorder
+	last time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error {
+	d.last = t
+	return nil
+}
+
+// A body that the handler leaves is not waited for.
+func TestPaceUnread(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	for name, c := range map[string]struct {
+		read bool
+		want time.Time
+	}{"read": {true, time.Time{}}, "left": {false, now.Add(paceRest)}} {
+		t.Run(name, func(t *testing.T) {
+			d := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+			h := paced{now: func() time.Time { return now }, next: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				if c.read {
+					if _, err := io.ReadAll(r.Body); err != nil {
+						t.Error(err)
+					}
+				}
+			})}
+			h.ServeHTTP(d, httptest.NewRequest("POST", "/", strings.NewReader("z")))
+			if !d.last.Equal(c.want) {
+				t.Errorf("deadline %v, wanted %v", d.last, c.want)
+			}
+		})
 	}
 }
