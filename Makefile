@@ -6,6 +6,11 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 CRASHES ?= 50
 
+# Payloads and HL7 definitions that are not ours to ship: tests read them where
+# they lie beside the project, and say so when they do not.
+PULSEGATE_FIXTURES ?= $(abspath $(wildcard ../shared/fixtures))
+export PULSEGATE_FIXTURES
+
 .PHONY: run build test race smoke hostile bench fuzz generate clean
 
 run: build ## a demo server on http://127.0.0.1:8080 with invented wearers

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/fstest"
 	"time"
+	_ "time/tzdata" // the test must not depend on the machine's zones
 
 	"pgregory.net/rapid"
 
@@ -174,7 +175,7 @@ func TestTime(t *testing.T) {
 	m := mapper(t)
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {
-		t.Skip("no zone database")
+		t.Fatal(err)
 	}
 	at := time.Date(2026, 1, 5, 8, 0, 0, 250e6, time.FixedZone("", 7200))
 	for _, c := range []struct {

@@ -59,26 +59,8 @@ func decode(t *testing.T, name, format, body string) (*adaptertest.Recorder, err
 	return r, err
 }
 
-// shared finds the folder of vendor payloads beside the project.
-func shared(t *testing.T, path string) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 8 {
-		p := filepath.Join(dir, "shared", "fixtures", path)
-		if _, err := os.Stat(p); err == nil {
-			return p
-		}
-		dir = filepath.Dir(dir)
-	}
-	t.Skip("no shared/fixtures folder")
-	return ""
-}
-
 func TestReferencePages(t *testing.T) {
-	dir := shared(t, "fitbit/google-health/synthetic")
+	dir := adaptertest.Fixtures(t, "fitbit/google-health/synthetic")
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil || len(files) == 0 {
 		t.Fatal("no pages", err)
@@ -106,7 +88,7 @@ func TestReferencePages(t *testing.T) {
 }
 
 func TestReferenceErrors(t *testing.T) {
-	dir := shared(t, "fitbit/google-health/synthetic/errors")
+	dir := adaptertest.Fixtures(t, "fitbit/google-health/synthetic/errors")
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil || len(files) == 0 {
 		t.Fatal("no errors", err)

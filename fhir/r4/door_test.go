@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/internal/fixtures"
 	"pulsegate/fhir/r4"
 )
 
@@ -211,25 +212,8 @@ func TestOutcome(t *testing.T) {
 	}
 }
 
-// fixtures returns the folder of HL7's definitions and examples.
-func fixtures(t *testing.T) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for ; dir != "/"; dir = filepath.Dir(dir) {
-		p := filepath.Join(dir, "shared", "fixtures", "r4")
-		if _, err := os.Stat(p); err == nil {
-			return p
-		}
-	}
-	t.Skip("shared/fixtures is absent")
-	return ""
-}
-
 func TestExamples(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join(fixtures(t), "hl7-test-cases", "examples", "*.json"))
+	files, err := filepath.Glob(filepath.Join(fixtures.Dir(t, "r4"), "hl7-test-cases", "examples", "*.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

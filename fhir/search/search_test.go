@@ -17,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/internal/fixtures"
 	"pulsegate/fhir/search"
 )
 
@@ -293,26 +294,10 @@ func FuzzExtract(f *testing.F) {
 	})
 }
 
-func fixtures(t *testing.T) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for ; dir != "/"; dir = filepath.Dir(dir) {
-		p := filepath.Join(dir, "shared", "fixtures", "r4")
-		if _, err := os.Stat(p); err == nil {
-			return p
-		}
-	}
-	t.Skip("shared/fixtures is absent")
-	return ""
-}
-
 // TestExamples: every parameter of every example has a value that the
 // parameter itself finds again.
 func TestExamples(t *testing.T) {
-	root := fixtures(t)
+	root := fixtures.Dir(t, "r4")
 	n := 0
 	try := func(name string, body []byte) {
 		var head struct{ ResourceType, ID string }

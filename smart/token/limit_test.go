@@ -111,7 +111,7 @@ func TestRequestsAreLimitedByAddressAndInAll(t *testing.T) {
 // A good client is not held up at 1,000 tokens a second.
 func TestGoodClientIsNotThrottled(t *testing.T) {
 	if testing.Short() {
-		t.Skip("signs 3,000 assertions")
+		t.Skip("left out by -short, as under the race detector: signs 3,000 assertions")
 	}
 	w := defaults(t, token.Limits{})
 	for i := range 3000 {
