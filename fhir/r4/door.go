@@ -54,7 +54,8 @@ func New(limits Limits) (*Door, error) {
 const op = "r4.Resource"
 
 // Resource validates body as one R4 resource of type typ and returns it in
-// canonical form under id. A body that carries another id is refused. Failures
+// canonical form under id. A body that carries no id or another one is refused
+// (R4 http.html#update). Failures
 // of shape are Invalid, of R4's rules Unprocessable.
 func (d *Door) Resource(typ string, body []byte, id string) (fhir.Resource, error) {
 	return d.admit(typ, body, id, false)
@@ -89,8 +90,8 @@ func (d *Door) admit(typ string, body []byte, id string, dropID bool) (fhir.Reso
 	if string(root.GetStringBytes("resourceType")) != typ {
 		return none, refuse(fhir.Invalid, "invalid", typ+".resourceType", "resourceType must be "+typ)
 	}
-	if own := root.Get("id"); own != nil && !dropID && string(root.GetStringBytes("id")) != id {
-		return none, refuse(fhir.Invalid, "invalid", typ+".id", "id must be the id of the address")
+	if !dropID && string(root.GetStringBytes("id")) != id {
+		return none, refuse(fhir.Invalid, "invalid", typ+".id", "id must be there and be the id of the address")
 	}
 	r := &rules{typ: typ, root: root}
 	if err := r.shape(); err != nil {

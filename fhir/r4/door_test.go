@@ -145,7 +145,7 @@ func TestAccepted(t *testing.T) {
 		"extension":   `{"resourceType":"Patient","_birthDate":{"extension":[{"url":"http://x.test/e","valueCode":"unknown"}]}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, err := door().Resource("Patient", []byte(body), "p1")
+			r, err := door().Resource("Patient", []byte(strings.Replace(body, `"Patient",`, `"Patient","id":"p1",`, 1)), "p1")
 			if err != nil {
 				t.Fatalf("%v %s", err, r4.OutcomeJSON(err))
 			}

@@ -116,6 +116,9 @@ func (s *scan) str(v string) error {
 	if v == "" {
 		return s.fail("structure", "a value must not be empty")
 	}
+	if strings.HasPrefix(v, "0000") && (len(v) == 4 || v[4] == '-') && len(s.path) > 0 && dateMember(s.member()) {
+		return s.fail("value", "a year is 0001 to 9999")
+	}
 	if leapSecond(v) || len(s.path) > 0 && binaryMember(s.path[len(s.path)-1].name) && strings.ContainsAny(v, " \t\r\n") {
 		s.repair = true
 	}
@@ -162,6 +165,26 @@ func (s *scan) array() error {
 	}
 	_, err := s.dec.ReadToken()
 	return err
+}
+
+// member is the name of the element that the scan stands in.
+func (s *scan) member() string {
+	for i := len(s.path) - 1; i >= 0; i-- {
+		if s.path[i].index < 0 {
+			return s.path[i].name
+		}
+	}
+	return ""
+}
+
+// dateMember reports whether R4 has dates, dateTimes or instants only in
+// elements of that name, among the types of this server.
+func dateMember(name string) bool {
+	switch name {
+	case "date", "start", "end", "issued", "recorded", "expiry", "event":
+		return true
+	}
+	return strings.HasSuffix(name, "Date") || strings.HasSuffix(name, "DateTime") || strings.HasSuffix(name, "Instant")
 }
 
 // members calls fn for each member of a JSON object that has passed a scan.

@@ -96,7 +96,8 @@ func Parse(typ string, pairs [][2]string, o ParseOptions) (*Query, error) {
 	if o.DefaultCount > 0 {
 		ps.q.Count = o.DefaultCount
 	}
-	for _, p := range pairs {
+	for i, p := range pairs {
+		ps.at = i + 1
 		if err := ps.pair(p[0], p[1]); err != nil {
 			return nil, err
 		}
@@ -109,6 +110,7 @@ type parser struct {
 	o    ParseOptions
 	q    *Query
 	seen map[string]bool // result parameters, which may occur once
+	at   int             // number of the parameter being read, from 1
 }
 
 // pair reads one parameter.
@@ -284,7 +286,7 @@ func (ps *parser) clause(name, value string) error {
 	}
 	p, ok := Lookup(ps.q.Type, code)
 	if !ok {
-		return notKnown("%s is not a search parameter of %s; known are %s", safeName(code), ps.q.Type, strings.Join(codes(ps.q.Type, 0), ", "))
+		return notKnown("parameter %d, %s, is not a search parameter of %s; known are %s", ps.at, safeName(code), ps.q.Type, strings.Join(codes(ps.q.Type, 0), ", "))
 	}
 	if !p.Supported() {
 		return notSupported("search parameter %s of %s is not supported", code, ps.q.Type)
@@ -382,15 +384,33 @@ func (ps *parser) patient() {
 	}
 }
 
-// safeName returns a parameter's name for an error text, if it looks like one.
+// safeName returns a parameter's name for an error text if R4 defines it for a
+// type of this server. Any other is input like a value, and is not repeated.
 func safeName(s string) string {
-	base, mod, _ := strings.Cut(s, ":")
-	if !isName(strings.ReplaceAll(base, ".", "")) || mod != "" && !isName(strings.ReplaceAll(mod, ".", "")) {
-		return "(not a name)"
+	base, _, _ := strings.Cut(s, ":")
+	base, _, _ = strings.Cut(base, ".")
+	for _, t := range index() {
+		if t.byCode[base] != nil {
+			return base
+		}
 	}
-	return s
+	switch base {
+	case "_count", "_sort", "_total", "_summary", "_elements", "_format", "_pretty", "_include", "_revinclude",
+		"_has", "_list", "_contained", "_containedType", "_type", "_query", "_filter", "_text", "_content":
+		return base
+	}
+	return "(a name that R4 does not define)"
 }
 
+// now is the time for prefix ap.
+func (ps *parser) now() (time.Time, bool) {
+	if ps.o.Now == nil {
+		return time.Time{}, false
+	}
+	return ps.o.Now(), true
+}
+
+// isName reports whether s has the form of an element's or parameter's name.
 func isName(s string) bool {
 	if s == "" || len(s) > 48 {
 		return false
@@ -402,12 +422,4 @@ func isName(s string) bool {
 		}
 	}
 	return true
-}
-
-// now is the time for prefix ap.
-func (ps *parser) now() (time.Time, bool) {
-	if ps.o.Now == nil {
-		return time.Time{}, false
-	}
-	return ps.o.Now(), true
 }
