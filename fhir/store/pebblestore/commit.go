@@ -45,6 +45,9 @@ type group struct {
 func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	const op = "pebblestore.Commit"
 	start := time.Now()
+	if len(b.Series) > 0 {
+		return store.Documents{Store: d}.Commit(ctx, b)
+	}
 	r, err := prepare(b)
 	if err != nil {
 		return store.Result{}, err
