@@ -1,5 +1,10 @@
 package series
 
+import (
+	"encoding/binary"
+	"math"
+)
+
 // Header is what a block says of its samples without being decoded: enough to
 // pass it over, and to answer sums.
 type Header struct {
@@ -47,4 +52,54 @@ func Summarise(c *Columns) Header {
 		h.Values = append(h.Values, st)
 	}
 	return h
+}
+
+// AppendHeader appends h to b.
+func AppendHeader(b []byte, h *Header) []byte {
+	at := len(b)
+	b = append(b, version, byte(len(h.Values)))
+	b = binary.AppendUvarint(b, uint64(h.Count))
+	b = binary.AppendVarint(b, h.MinStart)
+	b = binary.AppendVarint(b, h.MaxStart-h.MinStart)
+	b = binary.AppendVarint(b, h.MaxEnd)
+	b = binary.AppendUvarint(b, h.MinT)
+	b = binary.AppendUvarint(b, h.MaxT-h.MinT)
+	b = binary.AppendVarint(b, h.MinUpdated)
+	b = binary.AppendVarint(b, h.MaxUpdated-h.MinUpdated)
+	for _, s := range h.Values {
+		for _, f := range [...]float64{s.Min, s.Max, s.Sum, s.SumSq} {
+			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(f))
+		}
+	}
+	return seal(b, at)
+}
+
+// DecodeHeader reads a header. Bytes that AppendHeader did not write are an
+// error.
+func DecodeHeader(b []byte) (Header, error) {
+	body, ok := unseal(b)
+	if !ok {
+		return Header{}, corrupt("series.DecodeHeader")
+	}
+	r := reader{b: body[1:]}
+	values := int(r.byte())
+	h := Header{Count: int(r.uvarint(MaxBlock)), MinStart: r.varint()}
+	h.MaxStart = h.MinStart + r.varint()
+	h.MaxEnd = r.varint()
+	h.MinT = r.uvarint(math.MaxUint64)
+	h.MaxT = h.MinT + r.uvarint(math.MaxUint64)
+	h.MinUpdated = r.varint()
+	h.MaxUpdated = h.MinUpdated + r.varint()
+	if r.bad || values > MaxValues || len(r.b) != values*32 {
+		return Header{}, corrupt("series.DecodeHeader")
+	}
+	if values > 0 {
+		h.Values = make([]Stats, values)
+	}
+	for i := range h.Values {
+		for _, f := range [...]*float64{&h.Values[i].Min, &h.Values[i].Max, &h.Values[i].Sum, &h.Values[i].SumSq} {
+			*f = math.Float64frombits(binary.LittleEndian.Uint64(r.take(8)))
+		}
+	}
+	return h, nil
 }

@@ -48,6 +48,11 @@ func (d Decimal) Float() float64 {
 	return f
 }
 
+// maxScale is the largest scale of a Decimal.
+const maxScale = 18
+
+var pow10int = [...]int64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18}
+
 var pow10 = [...]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15}
 
 // trimmed is d without zeros at the end of its fraction: 62.0 as 62.
