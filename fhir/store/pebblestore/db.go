@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
 
@@ -46,6 +47,10 @@ type DB struct {
 	wopts  *pebble.WriteOptions
 	failed atomic.Bool
 	meters *meters
+
+	codec     *series.Codec
+	infos     *infos
+	compactor *compactor
 
 	mu      sync.Mutex
 	idle    *sync.Cond // readers == 0
@@ -139,6 +144,12 @@ func Open(dir string, opts Options) (*DB, error) {
 		d.cache.Unref()
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
 	}
+	if d.codec, err = series.NewCodec(); err != nil {
+		err = errors.Join(err, pdb.Close())
+		d.cache.Unref()
+		return nil, fhir.Wrap(op, err)
+	}
+	d.infos, d.compactor = newInfos(), newCompactor(d)
 	d.view = &view{snap: pdb.NewSnapshot(), meta: d.head, refs: 1}
 	if d.meters, err = newMeters(d); err != nil {
 		err = errors.Join(err, d.view.snap.Close(), pdb.Close())
@@ -147,6 +158,7 @@ func Open(dir string, opts Options) (*DB, error) {
 	}
 	go d.committer()
 	go d.syncer()
+	go d.compactor.run()
 	return d, nil
 }
 
@@ -264,10 +276,12 @@ func (d *DB) Close() error {
 		return nil
 	}
 	d.closed = true
+	close(d.compactor.stop)
 	for d.readers > 0 {
 		d.idle.Wait()
 	}
 	d.mu.Unlock()
+	<-d.compactor.done
 	close(d.in)
 	<-d.done
 	unmetered := d.meters.reg.Unregister()
@@ -318,6 +332,9 @@ func (d *DB) Compact(ctx context.Context) error {
 		return err
 	}
 	defer d.leave(v)
+	if err := d.compactAll(ctx, v); err != nil {
+		return fhir.Wrap("pebblestore.Compact", err)
+	}
 	if err := d.pdb.Flush(); err != nil {
 		return fhir.Wrap("pebblestore.Compact", err)
 	}
