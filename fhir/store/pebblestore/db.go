@@ -20,7 +20,12 @@ import (
 )
 
 // Schema is the version of the key layout that this package reads and writes.
-const Schema = "1"
+// Version 1 had no series: it is taken over as it is, and remembered, because
+// what it ingested has ids of an older derivation (see DB.Legacy).
+const (
+	Schema      = "2"
+	schemaFirst = "1"
+)
 
 // Options of a store. The zero value is a store on disk with defaults.
 type Options struct {
@@ -46,6 +51,7 @@ type DB struct {
 	cache  *pebble.Cache
 	wopts  *pebble.WriteOptions
 	failed atomic.Bool
+	legacy bool
 	meters *meters
 
 	codec     *series.Codec
@@ -182,9 +188,18 @@ func (d *DB) load() error {
 		}
 		return d.pdb.Set(schemaKey, []byte(Schema), pebble.Sync)
 	}
-	if string(schema) != Schema {
+	if string(schema) == schemaFirst {
+		if err := d.migrate(); err != nil {
+			return err
+		}
+	} else if string(schema) != Schema {
 		return fmt.Errorf("schema version %q is not known; this program reads %q", schema, Schema)
 	}
+	legacy, err := get(d.pdb, legacyKey)
+	if err != nil {
+		return err
+	}
+	d.legacy = legacy != nil
 	v, err := get(d.pdb, headKey)
 	if err != nil || v == nil {
 		return err
@@ -192,6 +207,20 @@ func (d *DB) load() error {
 	d.head, err = decodeMeta(v)
 	return err
 }
+
+// migrate takes over a store of the first schema. An older program refuses it
+// from then on.
+func (d *DB) migrate() error {
+	b := d.pdb.NewBatch()
+	if err := errors.Join(b.Set(schemaKey, []byte(Schema), nil), b.Set(legacyKey, []byte(schemaFirst), nil)); err != nil {
+		return err
+	}
+	return b.Commit(pebble.Sync)
+}
+
+// Legacy reports whether the store may hold documents that a program of the
+// first schema ingested.
+func (d *DB) Legacy() bool { return d.legacy }
 
 // get returns a copy of a value, nil when absent.
 func get(r pebble.Reader, key []byte) ([]byte, error) {

@@ -17,16 +17,6 @@ import (
 )
 
 const (
-	tabSeries   = 'Q'
-	tabOther    = 'R'
-	tabIdentity = 'G'
-	tabTag      = 'Y'
-	tabTally    = 'K'
-	tabHead     = 'H'
-	tabBlock    = 'B'
-)
-
-const (
 	blockSamples = 4096 // of a block that is full
 	cachedSeries = 8192 // templates kept in memory
 )
