@@ -293,8 +293,8 @@ func (r *reader) times(c *Columns, n int) {
 	q := r.w.ints(2, n)
 	if d != nil {
 		e := r.w.ints(3, n)
-		for i := range e {
-			e[i] = d[i] / u
+		if !divide(e, d, u) {
+			e = nil
 		}
 		r.ints(q, e)
 	} else {
@@ -331,13 +331,17 @@ func (r *reader) values(v []Decimal) {
 		return
 	}
 	x := r.w.ints(0, len(v))
-	if kind == scaleOne || kind == scaleShortest {
+	switch kind {
+	case scaleOne:
 		r.ints(x, nil)
 		for i, m := range x {
 			v[i] = Decimal{m, top}
-			if kind == scaleShortest {
-				v[i] = v[i].trimmed()
-			}
+		}
+		return
+	case scaleShortest:
+		r.ints(x, nil)
+		for i, m := range x {
+			v[i] = Decimal{m, top}.trimmed()
 		}
 		return
 	}

@@ -17,7 +17,7 @@ type work struct {
 	runs     []byte
 	fse      fse.Scratch
 	hist     [256]uint16
-	logs     [sampled + 1]float32 // n log2 n
+	logs     [sampled + 1]uint32 // 1024 n log2 n
 	seen     map[Commit]int
 	distinct []Commit
 }
@@ -25,7 +25,7 @@ type work struct {
 func newWork() any {
 	w := &work{}
 	for i := 1; i < len(w.logs); i++ {
-		w.logs[i] = float32(float64(i) * math.Log2(float64(i)))
+		w.logs[i] = uint32(1024 * float64(i) * math.Log2(float64(i)))
 	}
 	return w
 }
@@ -88,8 +88,10 @@ func (w *work) putInts(b []byte, x, dur []int64) []byte {
 	if n == 0 {
 		return b
 	}
-	lo := slices.Min(x)
-	hi := slices.Max(x)
+	lo, hi := x[0], x[0]
+	for _, v := range x {
+		lo, hi = min(lo, v), max(hi, v)
+	}
 	if lo == hi {
 		b = append(b, plain<<4)
 		return binary.AppendVarint(b, lo)
@@ -141,7 +143,7 @@ func (w *work) choose(x, dur []int64, lo int64) (how int, typical int64) {
 	}
 	var room [sampled]uint64
 	step := max(1, (n-1)/len(room))
-	best := float32(math.MaxFloat32)
+	best := uint32(math.MaxUint32)
 	for t := plain; t <= abut; t++ {
 		if t == abut && dur == nil {
 			break
@@ -186,20 +188,21 @@ func middle(y []uint64) int64 {
 // looks at.
 const sampled = 512
 
-// entropy of the byte planes of y, in bits.
-func (w *work) entropy(y []uint64) (e float32) {
+// entropy of the byte planes of y, in 1/1024 bits; y is used up.
+func (w *work) entropy(y []uint64) (e uint32) {
 	var all uint64
 	for _, v := range y {
 		all |= v
 	}
 	for ; all > 0; all >>= 8 {
-		clear(w.hist[:])
+		h := w.hist[:1<<bits.Len8(byte(all))]
+		clear(h)
 		for i, v := range y {
-			w.hist[byte(v)]++
+			h[byte(v)]++
 			y[i] = v >> 8
 		}
 		e += w.logs[len(y)]
-		for _, c := range w.hist {
+		for _, c := range h {
 			e -= w.logs[c]
 		}
 	}
@@ -316,23 +319,21 @@ func (r *reader) ints(x, dur []int64) {
 		return
 	}
 	first := r.varint()
+	if how == plain && width == 0 {
+		for i := range x {
+			x[i] = first
+		}
+		return
+	}
 	var typical int64
 	m := n
 	if how != plain {
 		typical = r.varint()
 		m = n - 1
 	}
-	r.w.y = sized(r.w.y, m)
-	y := r.w.y
-	clear(y)
-	for p := range width {
-		plane := r.plane(m)
-		if r.bad {
-			return
-		}
-		for i, v := range plane {
-			y[i] |= uint64(v) << (8 * p)
-		}
+	y := r.small(m, width)
+	if r.bad {
+		return
 	}
 	switch how {
 	case plain:
@@ -341,17 +342,45 @@ func (r *reader) ints(x, dur []int64) {
 		}
 	case delta:
 		x[0] = first
+		rest := x[1:][:len(y)]
 		for i, u := range y {
 			first += unzigzag(u) + typical
-			x[i+1] = first
+			rest[i] = first
 		}
 	case abut:
 		x[0] = first
+		rest, dur := x[1:][:len(y)], dur[:len(y)]
 		for i, u := range y {
 			first += unzigzag(u) + typical + dur[i]
-			x[i+1] = first
+			rest[i] = first
 		}
 	}
+}
+
+// small reads n numbers of width bytes.
+func (r *reader) small(n, width int) []uint64 {
+	r.w.y = sized(r.w.y, n)
+	y := r.w.y
+	if width == 0 {
+		clear(y)
+	}
+	for p := range width {
+		plane := r.plane(n)
+		if r.bad {
+			return nil
+		}
+		y := y[:len(plane)]
+		if p == 0 {
+			for i, v := range plane {
+				y[i] = uint64(v)
+			}
+			continue
+		}
+		for i, v := range plane {
+			y[i] |= uint64(v) << (8 * p)
+		}
+	}
+	return y
 }
 
 // plane reads n bytes that putPlane wrote; they are valid until the next.
