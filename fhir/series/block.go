@@ -3,6 +3,7 @@ package series
 import (
 	"encoding/binary"
 	"math"
+	"math/bits"
 )
 
 // Header is what a block says of its samples without being decoded: enough to
@@ -24,34 +25,95 @@ type Stats struct {
 }
 
 // Summarise makes the header of samples that are in order and have Commits.
+// Sums are exact until their last rounding where the values, at the scale of
+// the finest, have at most 14 digits.
 func Summarise(c *Columns) Header {
 	h := Header{Count: c.Len()}
-	for i := range c.Start {
-		s := c.At(i)
-		_, hi := s.Interval()
-		if i == 0 {
-			h.MinStart, h.MaxStart, h.MaxEnd = s.Start, s.Start, hi
-			h.MinT, h.MaxT = s.Commit.T, s.Commit.T
-			h.MinUpdated, h.MaxUpdated = s.Commit.Updated, s.Commit.Updated
+	if h.Count == 0 {
+		h.Values = make([]Stats, len(c.Values))
+		return h
+	}
+	h.MinStart, h.MaxStart = c.Start[0], c.Start[h.Count-1]
+	h.MaxEnd = math.MinInt64
+	for i, end := range c.Start {
+		if len(c.End) > 0 && c.End[i] != NoEnd {
+			end = c.End[i]
 		}
-		h.MinStart, h.MaxStart, h.MaxEnd = min(h.MinStart, s.Start), max(h.MaxStart, s.Start), max(h.MaxEnd, hi)
-		h.MinT, h.MaxT = min(h.MinT, s.Commit.T), max(h.MaxT, s.Commit.T)
-		h.MinUpdated, h.MaxUpdated = min(h.MinUpdated, s.Commit.Updated), max(h.MaxUpdated, s.Commit.Updated)
+		_, hi := written(end)
+		h.MaxEnd = max(h.MaxEnd, hi)
+	}
+	for i, k := range c.Commits {
+		if i == 0 {
+			h.MinT, h.MinUpdated, h.MaxUpdated = k.T, k.Updated, k.Updated
+		}
+		h.MinT, h.MaxT = min(h.MinT, k.T), max(h.MaxT, k.T)
+		h.MinUpdated, h.MaxUpdated = min(h.MinUpdated, k.Updated), max(h.MaxUpdated, k.Updated)
 	}
 	for _, col := range c.Values {
-		var st Stats
-		for i, d := range col {
-			f := d.Float()
-			if i == 0 {
-				st.Min, st.Max = f, f
-			}
-			st.Min, st.Max = min(st.Min, f), max(st.Max, f)
-			st.Sum += f
-			st.SumSq += f * f
+		st, ok := sumInts(col)
+		if !ok {
+			st = sumFloats(col)
 		}
 		h.Values = append(h.Values, st)
 	}
 	return h
+}
+
+// sumInts works with the mantissas at the largest scale, if they have at most
+// 49 bits there: MaxBlock of them then fit 64, and their squares 128.
+func sumInts(col []Decimal) (Stats, bool) {
+	if len(col) > MaxBlock {
+		return Stats{}, false
+	}
+	var top uint8
+	for i := range col {
+		top = max(top, col[i].Scale)
+	}
+	var sum int64
+	var sqHi, sqLo uint64
+	lo, hi := int64(math.MaxInt64), int64(math.MinInt64)
+	for _, d := range col {
+		m := d.Mant
+		if d.Scale != top {
+			f := pow10int[top-d.Scale]
+			if bits.Len64(abs(m))+bits.Len64(uint64(f)) > 49 {
+				return Stats{}, false
+			}
+			m *= f
+		}
+		u := abs(m)
+		if u >= 1<<49 {
+			return Stats{}, false
+		}
+		lo, hi = min(lo, m), max(hi, m)
+		sum += m
+		h, l := bits.Mul64(u, u)
+		var carry uint64
+		sqLo, carry = bits.Add64(sqLo, l, 0)
+		sqHi += h + carry
+	}
+	return Stats{
+		Min: Decimal{lo, top}.Float(), Max: Decimal{hi, top}.Float(), Sum: Decimal{sum, top}.Float(),
+		SumSq: (float64(sqHi)*(1<<64) + float64(sqLo)) / math.Pow10(2*int(top)),
+	}, true
+}
+
+func abs(m int64) uint64 {
+	if m < 0 {
+		return -uint64(m)
+	}
+	return uint64(m)
+}
+
+func sumFloats(col []Decimal) Stats {
+	st := Stats{Min: math.Inf(1), Max: math.Inf(-1)}
+	for _, d := range col {
+		f := d.Float()
+		st.Min, st.Max = min(st.Min, f), max(st.Max, f)
+		st.Sum += f
+		st.SumSq += f * f
+	}
+	return st
 }
 
 // AppendHeader appends h to b.

@@ -5,8 +5,6 @@ import (
 	"hash/crc32"
 	"sync"
 
-	"github.com/klauspost/compress/zstd"
-
 	"pulsegate/fhir"
 )
 
@@ -18,25 +16,12 @@ const version = 1
 
 // Codec writes and reads blocks. It is safe for concurrent use.
 type Codec struct {
-	enc  *zstd.Encoder
-	dec  *zstd.Decoder
 	work sync.Pool // *work
 }
 
 // NewCodec makes a Codec; one serves a whole store.
 func NewCodec() (*Codec, error) {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false),
-		zstd.WithWindowSize(MaxBlock), zstd.WithSingleSegment(true), zstd.WithLowerEncoderMem(true))
-	if err != nil {
-		return nil, fhir.Wrap("series.NewCodec", err)
-	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(1<<20), zstd.WithDecodeAllCapLimit(true))
-	if err != nil {
-		return nil, fhir.Wrap("series.NewCodec", err)
-	}
-	c := &Codec{enc: enc, dec: dec}
-	c.work.New = func() any { return &work{codec: c} }
-	return c, nil
+	return &Codec{work: sync.Pool{New: newWork}}, nil
 }
 
 // Bits of a block's second byte; the number of value columns stands above.
@@ -308,8 +293,8 @@ func (r *reader) times(c *Columns, n int) {
 	q := r.w.ints(2, n)
 	if d != nil {
 		e := r.w.ints(3, n)
-		for i := range e {
-			e[i] = d[i] / u
+		if !divide(e, d, u) {
+			e = nil
 		}
 		r.ints(q, e)
 	} else {
@@ -346,13 +331,17 @@ func (r *reader) values(v []Decimal) {
 		return
 	}
 	x := r.w.ints(0, len(v))
-	if kind == scaleOne || kind == scaleShortest {
+	switch kind {
+	case scaleOne:
 		r.ints(x, nil)
 		for i, m := range x {
 			v[i] = Decimal{m, top}
-			if kind == scaleShortest {
-				v[i] = v[i].trimmed()
-			}
+		}
+		return
+	case scaleShortest:
+		r.ints(x, nil)
+		for i, m := range x {
+			v[i] = Decimal{m, top}.trimmed()
 		}
 		return
 	}

@@ -19,12 +19,11 @@ func (d Decimal) Append(b []byte) []byte {
 	if d.Scale == 0 {
 		return strconv.AppendInt(b, d.Mant, 10)
 	}
-	m := d.Mant
-	if m < 0 {
-		b, m = append(b, '-'), -m
+	if d.Mant < 0 {
+		b = append(b, '-')
 	}
 	var room [20]byte
-	digits := strconv.AppendInt(room[:0], m, 10)
+	digits := strconv.AppendUint(room[:0], abs(d.Mant), 10)
 	if pad := int(d.Scale) + 1 - len(digits); pad > 0 {
 		b = append(b, "0.000000000000000000"[:1+pad]...)
 		return append(b, digits...)

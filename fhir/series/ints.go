@@ -5,17 +5,29 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+
+	"github.com/klauspost/compress/fse"
 )
 
 // work is the memory of one Encode or Decode.
 type work struct {
-	codec    *Codec
 	cols     [4][]int64
 	y        []uint64
 	plane    []byte
-	hist     [8][256]uint16
+	runs     []byte
+	fse      fse.Scratch
+	hist     [256]uint16
+	logs     [sampled + 1]uint32 // 1024 n log2 n
 	seen     map[Commit]int
 	distinct []Commit
+}
+
+func newWork() any {
+	w := &work{}
+	for i := 1; i < len(w.logs); i++ {
+		w.logs[i] = uint32(1024 * float64(i) * math.Log2(float64(i)))
+	}
+	return w
 }
 
 // ints is scratch column k with n elements of any content.
@@ -76,8 +88,10 @@ func (w *work) putInts(b []byte, x, dur []int64) []byte {
 	if n == 0 {
 		return b
 	}
-	lo := slices.Min(x)
-	hi := slices.Max(x)
+	lo, hi := x[0], x[0]
+	for _, v := range x {
+		lo, hi = min(lo, v), max(hi, v)
+	}
 	if lo == hi {
 		b = append(b, plain<<4)
 		return binary.AppendVarint(b, lo)
@@ -127,9 +141,9 @@ func (w *work) choose(x, dur []int64, lo int64) (how int, typical int64) {
 	if n < 2 {
 		return plain, 0
 	}
-	var room [512]uint64
+	var room [sampled]uint64
 	step := max(1, (n-1)/len(room))
-	best := math.Inf(1)
+	best := uint32(math.MaxUint32)
 	for t := plain; t <= abut; t++ {
 		if t == abut && dur == nil {
 			break
@@ -170,23 +184,26 @@ func middle(y []uint64) int64 {
 	return few[len(few)/2]
 }
 
-// entropy of the byte planes of y, in bits.
-func (w *work) entropy(y []uint64) (e float64) {
+// sampled is how many of a column's elements the choice of its transform
+// looks at.
+const sampled = 512
+
+// entropy of the byte planes of y, in 1/1024 bits; y is used up.
+func (w *work) entropy(y []uint64) (e uint32) {
 	var all uint64
 	for _, v := range y {
 		all |= v
 	}
-	n := float64(len(y))
-	for p := range (bits.Len64(all) + 7) / 8 {
-		h := &w.hist[p]
-		clear(h[:])
-		for _, v := range y {
-			h[byte(v>>(8*p))]++
+	for ; all > 0; all >>= 8 {
+		h := w.hist[:1<<bits.Len8(byte(all))]
+		clear(h)
+		for i, v := range y {
+			h[byte(v)]++
+			y[i] = v >> 8
 		}
+		e += w.logs[len(y)]
 		for _, c := range h {
-			if c > 0 {
-				e += float64(c) * math.Log2(n/float64(c))
-			}
+			e -= w.logs[c]
 		}
 	}
 	return e
@@ -199,29 +216,46 @@ func unzigzag(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
 const (
 	planeConst = iota // one byte
 	planeRaw
-	planeZstd // uvarint length, a zstd frame
+	planeRuns // uvarint length of what follows: a byte and uvarint repetitions, again and again
+	planeFSE  // uvarint length, a block of Finite State Entropy
 )
 
 func (w *work) putPlane(b, p []byte) []byte {
-	same := true
-	for _, v := range p {
-		if v != p[0] {
-			same = false
-			break
+	runs := 1
+	for i := 1; i < len(p); i++ {
+		if p[i] != p[i-1] {
+			runs++
 		}
 	}
-	if same {
+	if runs == 1 {
 		return append(b, planeConst, p[0])
 	}
-	var room [1024]byte
-	z := w.codec.enc.EncodeAll(p, room[:0])
-	if len(z) >= len(p) {
-		b = append(b, planeRaw)
-		return append(b, p...)
+	how, body := byte(planeRaw), p
+	if z, err := fse.Compress(p, &w.fse); err == nil {
+		how, body = planeFSE, z
 	}
-	b = append(b, planeZstd)
-	b = binary.AppendUvarint(b, uint64(len(z)))
-	return append(b, z...)
+	if 2*runs < len(body) {
+		if w.runs = appendRuns(w.runs[:0], p); len(w.runs) < len(body) {
+			how, body = planeRuns, w.runs
+		}
+	}
+	b = append(b, how)
+	if how != planeRaw {
+		b = binary.AppendUvarint(b, uint64(len(body)))
+	}
+	return append(b, body...)
+}
+
+func appendRuns(b, p []byte) []byte {
+	from := 0
+	for i := 1; i <= len(p); i++ {
+		if i == len(p) || p[i] != p[from] {
+			b = append(b, p[from])
+			b = binary.AppendUvarint(b, uint64(i-from))
+			from = i
+		}
+	}
+	return b
 }
 
 // reader reads a block. After bad is set, what it returns means nothing.
@@ -285,23 +319,21 @@ func (r *reader) ints(x, dur []int64) {
 		return
 	}
 	first := r.varint()
+	if how == plain && width == 0 {
+		for i := range x {
+			x[i] = first
+		}
+		return
+	}
 	var typical int64
 	m := n
 	if how != plain {
 		typical = r.varint()
 		m = n - 1
 	}
-	r.w.y = sized(r.w.y, m)
-	y := r.w.y
-	clear(y)
-	for p := range width {
-		plane := r.plane(m)
-		if r.bad {
-			return
-		}
-		for i, v := range plane {
-			y[i] |= uint64(v) << (8 * p)
-		}
+	y := r.small(m, width)
+	if r.bad {
+		return
 	}
 	switch how {
 	case plain:
@@ -310,22 +342,51 @@ func (r *reader) ints(x, dur []int64) {
 		}
 	case delta:
 		x[0] = first
+		rest := x[1:][:len(y)]
 		for i, u := range y {
 			first += unzigzag(u) + typical
-			x[i+1] = first
+			rest[i] = first
 		}
 	case abut:
 		x[0] = first
+		rest, dur := x[1:][:len(y)], dur[:len(y)]
 		for i, u := range y {
 			first += unzigzag(u) + typical + dur[i]
-			x[i+1] = first
+			rest[i] = first
 		}
 	}
 }
 
+// small reads n numbers of width bytes.
+func (r *reader) small(n, width int) []uint64 {
+	r.w.y = sized(r.w.y, n)
+	y := r.w.y
+	if width == 0 {
+		clear(y)
+	}
+	for p := range width {
+		plane := r.plane(n)
+		if r.bad {
+			return nil
+		}
+		y := y[:len(plane)]
+		if p == 0 {
+			for i, v := range plane {
+				y[i] = uint64(v)
+			}
+			continue
+		}
+		for i, v := range plane {
+			y[i] |= uint64(v) << (8 * p)
+		}
+	}
+	return y
+}
+
 // plane reads n bytes that putPlane wrote; they are valid until the next.
 func (r *reader) plane(n int) []byte {
-	switch r.byte() {
+	how := r.byte()
+	switch how {
 	case planeConst:
 		v := r.byte()
 		r.w.plane = sized(r.w.plane, n)
@@ -335,19 +396,37 @@ func (r *reader) plane(n int) []byte {
 		return r.w.plane
 	case planeRaw:
 		return r.take(n)
-	case planeZstd:
-		z := r.take(int(r.uvarint(MaxBlock)))
-		if r.bad {
-			return nil
+	}
+	z := r.take(int(r.uvarint(MaxBlock)))
+	if r.bad {
+		return nil
+	}
+	switch how {
+	case planeRuns:
+		return r.runs(z, n)
+	case planeFSE:
+		// The library counts what it has in strides; at n it may still end well.
+		r.w.fse.DecompressLimit = n + 1
+		p, err := fse.Decompress(z, &r.w.fse)
+		if err == nil && len(p) == n {
+			return p
 		}
-		r.w.plane = sized(r.w.plane, n)
-		out, err := r.w.codec.dec.DecodeAll(z, r.w.plane[:0:n])
-		if err != nil || len(out) != n {
-			r.bad = true
-			return nil
-		}
-		return out
 	}
 	r.bad = true
 	return nil
+}
+
+func (r *reader) runs(z []byte, n int) []byte {
+	p := sized(r.w.plane, n)[:0]
+	in := reader{b: z}
+	for len(in.b) > 0 && !in.bad {
+		v := in.byte()
+		k := int(in.uvarint(uint64(n - len(p))))
+		for range k {
+			p = append(p, v)
+		}
+	}
+	r.w.plane = p
+	r.bad = in.bad || len(p) != n
+	return p
 }
