@@ -350,7 +350,7 @@ func (x *finder) rows(patient string, one bool, from []byte, fn func(key []byte,
 			cluster = clusterKey(tabDoc, p, typ)
 			r.patient, r.typ = p, t
 		}
-		if !r.tail(k[len(cluster):]) {
+		if !it.here && !r.tail(k[len(cluster):]) {
 			return errRow
 		}
 		more, err := fn(k, r, it)

@@ -373,7 +373,7 @@ type match struct {
 // body is the stamped JSON.
 func (m *match) body() []byte {
 	if m.in != nil && m.doc.json == nil {
-		m.doc.json = m.in.t.Append(nil, &m.smp)
+		m.doc.json = m.in.t.Append(make([]byte, 0, m.in.size), &m.smp)
 	}
 	return m.doc.json
 }

@@ -68,6 +68,7 @@ type seriesInfo struct {
 	// they hold for every sample.
 	values  *search.Values
 	dynamic map[string]bool
+	size    int         // of an Observation, about
 	tags    [][2]string // parameter and value of the X rows that all samples would have
 }
 
@@ -80,11 +81,13 @@ func newSeriesInfo(t *series.Template, encoded []byte) (*seriesInfo, error) {
 	for i := range t.Values {
 		a.Values[i], b.Values[i] = series.Decimal{Mant: 1}, series.Decimal{Mant: 2 + int64(i)}
 	}
+	specimen := t.Append(nil, &b)
+	in.size = len(specimen) + 64
 	va, err := search.Extract("Observation", t.Append(nil, &a))
 	if err != nil {
 		return nil, err
 	}
-	vb, err := search.Extract("Observation", t.Append(nil, &b))
+	vb, err := search.Extract("Observation", specimen)
 	if err != nil {
 		return nil, err
 	}

@@ -131,6 +131,7 @@ type sampleRows struct {
 	walks []*samples
 	best  *samples
 	key   []byte
+	spare []byte // the memory of a key before
 	err   error
 }
 
@@ -309,28 +310,31 @@ func (x *finder) walk(in *seriesInfo, desc bool) *samples {
 // choose stands on the least sample of the group's series.
 func (s *sampleRows) choose() {
 	s.best = nil
-	var best []byte
 	for _, w := range s.walks {
-		if !w.valid() {
-			continue
+		if w.valid() && (s.best == nil || s.less(w, s.best)) {
+			s.best = w
 		}
-		if s.best != nil {
-			if a, b := w.startMS(), s.best.startMS(); a > b {
-				continue
-			} else if a == b && bytes.Compare(s.keyOf(w), best) > 0 {
-				continue
-			}
-		}
-		s.best, best = w, s.keyOf(w)
 	}
-	s.key = best
+	if s.best != nil {
+		s.key = s.appendKey(s.key[:0], s.best)
+	}
 }
 
-// keyOf is the row's key that the sample of a walk stands for.
-func (s *sampleRows) keyOf(w *samples) []byte {
+// less compares the rows that two walks stand for.
+func (s *sampleRows) less(a, b *samples) bool {
+	if x, y := a.startMS(), b.startMS(); x != y {
+		return x < y
+	}
+	s.key = s.appendKey(s.key[:0], a)
+	s.spare = s.appendKey(s.spare[:0], b)
+	return bytes.Compare(s.key, s.spare) < 0
+}
+
+// appendKey is the row's key that the sample of a walk stands for.
+func (s *sampleRows) appendKey(b []byte, w *samples) []byte {
 	smp := w.sample()
 	k := w.in.t.Key(&smp)
-	b := append(make([]byte, 0, len(s.pre)+56), s.pre...)
+	b = append(b, s.pre...)
 	b = appendU64(b, sortable(w.startMS()))
 	b = k.AppendID(b)
 	b = append(b, 0, 1)
