@@ -274,9 +274,7 @@ func (r *reader) times(c *Columns, n int) {
 	var d []int64
 	if len(c.End) > 0 {
 		r.ints(x, nil)
-		for i := range x {
-			c.End[i] = x[i]
-		}
+		copy(c.End, x)
 		u := r.unit()
 		r.ints(dur, nil)
 		for i := range dur {
