@@ -245,10 +245,7 @@ func (c *Codec) Decode(b []byte, into *Columns) error {
 }
 
 func (r *reader) columns(c *Columns, n, nv int, flags byte) {
-	for cap(c.Values) < nv {
-		c.Values = append(c.Values[:cap(c.Values)], nil)
-	}
-	c.Values = c.Values[:nv]
+	c.shape(nv)
 	for v := range c.Values {
 		c.Values[v] = sized(c.Values[v], n)
 	}
