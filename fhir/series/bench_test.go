@@ -99,3 +99,20 @@ func best(f func()) float64 {
 	}
 	return float64(least.Nanoseconds()) / 1000
 }
+
+// BenchmarkMaterialise writes the Observations of a decoded block.
+func BenchmarkMaterialise(b *testing.B) {
+	c, t := heart(1024), pair()
+	t.Holes, t.Parts, t.KeyValue = t.Holes[:3], t.Parts[:4], false
+	var buf []byte
+	n := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range c.Len() {
+			s := c.At(i)
+			buf = t.Append(buf[:0], &s)
+		}
+		n += c.Len()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/sample")
+}
