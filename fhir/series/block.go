@@ -116,7 +116,8 @@ func sumFloats(col []Decimal) Stats {
 	return st
 }
 
-// AppendHeader appends h to b.
+// AppendHeader appends h to b. DecodeHeader reads what is within bounds: a
+// Count to MaxBlock, value columns to MaxValues.
 func AppendHeader(b []byte, h *Header) []byte {
 	at := len(b)
 	b = append(b, version, byte(len(h.Values)))

@@ -245,10 +245,7 @@ func (c *Codec) Decode(b []byte, into *Columns) error {
 }
 
 func (r *reader) columns(c *Columns, n, nv int, flags byte) {
-	for cap(c.Values) < nv {
-		c.Values = append(c.Values[:cap(c.Values)], nil)
-	}
-	c.Values = c.Values[:nv]
+	c.shape(nv)
 	for v := range c.Values {
 		c.Values[v] = sized(c.Values[v], n)
 	}
@@ -274,9 +271,7 @@ func (r *reader) times(c *Columns, n int) {
 	var d []int64
 	if len(c.End) > 0 {
 		r.ints(x, nil)
-		for i := range x {
-			c.End[i] = x[i]
-		}
+		copy(c.End, x)
 		u := r.unit()
 		r.ints(dur, nil)
 		for i := range dur {

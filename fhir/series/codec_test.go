@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -126,6 +127,44 @@ func TestRoundTrip(t *testing.T) {
 		}
 		if !equal(c, &back) {
 			t.Fatalf("got %+v\nwant %+v", back, *c)
+		}
+	})
+}
+
+// TestPlanes: bytes of any distribution come back, whichever way they went.
+func TestPlanes(t *testing.T) {
+	w := newWork().(*work)
+	rapid.Check(t, func(t *rapid.T) {
+		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+		p := make([]byte, rapid.OneOf(rapid.IntRange(1, 60), rapid.IntRange(1, MaxBlock)).Draw(t, "n"))
+		alphabet := rapid.IntRange(1, 256).Draw(t, "alphabet")
+		skew := math.Exp(rapid.Float64Range(-3, 3).Draw(t, "skew"))
+		change := math.Pow(rapid.Float64Range(0, 1).Draw(t, "change"), 3)
+		kind := rapid.IntRange(0, 3).Draw(t, "kind")
+		for i := range p {
+			switch kind {
+			case 0:
+				p[i] = byte(math.Pow(r.Float64(), skew) * float64(alphabet))
+			case 1:
+				p[i] = byte(128 + r.NormFloat64()*skew*5)
+			case 2:
+				if r.Float64() < change {
+					p[i] = byte(r.IntN(alphabet))
+				}
+			case 3:
+				p[i] = byte(r.IntN(alphabet))
+				if i > 0 && r.Float64() > change {
+					p[i] = p[i-1]
+				}
+			}
+		}
+		b := w.putPlane(nil, p)
+		in := reader{b: b, w: w}
+		if got := in.plane(len(p)); in.bad || len(in.b) > 0 || !bytes.Equal(got, p) {
+			t.Fatalf("plane of %d bytes, written as %d, is another", len(p), b[0])
+		}
+		if len(b) > len(p)+2 {
+			t.Fatalf("%d bytes became %d", len(p), len(b))
 		}
 	})
 }

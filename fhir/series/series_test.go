@@ -12,6 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 )
 
@@ -96,6 +97,10 @@ func TestTime(t *testing.T) {
 		got := string(appendTime(nil, us, off))
 		if want := formatted(us, off); got != want {
 			t.Fatalf("%d %d: %s, want %s", us, off, got, want)
+		}
+		ms := time.UnixMicro(us).UnixMilli()
+		if got, want := string(appendInstant(nil, ms)), time.UnixMilli(ms).UTC().Format(fhir.InstantLayout); got != want {
+			t.Fatalf("%d ms: %s, want %s", ms, got, want)
 		}
 		s := Sample{Start: us, End: NoEnd, Off: off}
 		lo, hi := s.Interval()

@@ -137,15 +137,14 @@ func glucose(n int) *Columns {
 	})
 }
 
-// committed is c written by runs of about long samples, each by one of the
-// last few commits.
+// committed is c written by commits of long samples each, or, where they are
+// few, by one of them after the other in runs of at most long.
 func committed(c *Columns, long, few int) *Columns {
 	r := newRand()
 	left := 0
 	t := 0
 	for i := range c.Commits {
 		if left--; left < 0 {
-			left = 1 + r.IntN(2*long)
 			if few > 1 {
 				left = 1 + r.IntN(long/(1+r.IntN(20)))
 				t = r.IntN(few)

@@ -3,11 +3,8 @@ package series
 import (
 	"encoding/binary"
 	"strconv"
-	"time"
 
 	"github.com/cespare/xxhash/v2"
-
-	"pulsegate/fhir"
 )
 
 // Hole is a place in a template that each sample fills.
@@ -81,7 +78,7 @@ func (t *Template) Append(b []byte, s *Sample) []byte {
 	b = append(b, `","meta":{`...)
 	if s.Commit.T != 0 {
 		b = append(b, `"versionId":"1","lastUpdated":"`...)
-		b = time.UnixMilli(s.Commit.Updated).UTC().AppendFormat(b, fhir.InstantLayout)
+		b = appendInstant(b, s.Commit.Updated)
 		b = append(b, '"')
 		if t.Parts[0][0] != '}' {
 			b = append(b, ',')
@@ -117,27 +114,8 @@ func (s *Sample) appendEffective(b []byte) []byte {
 // appendTime writes a FHIR dateTime with the offset: whole seconds, or
 // milliseconds or microseconds where the instant has them.
 func appendTime(b []byte, us int64, off int16) []byte {
-	local := us + int64(off)*60e6
-	sec, frac := local/1e6, local%1e6
-	if frac < 0 {
-		sec, frac = sec-1, frac+1e6
-	}
-	days, clock := sec/86400, sec%86400
-	if clock < 0 {
-		days, clock = days-1, clock+86400
-	}
-	y, m, d := civil(days)
-	b = appendInt(b, y, 4)
-	b = append(b, '-')
-	b = appendInt(b, m, 2)
-	b = append(b, '-')
-	b = appendInt(b, d, 2)
-	b = append(b, 'T')
-	b = appendInt(b, int(clock/3600), 2)
-	b = append(b, ':')
-	b = appendInt(b, int(clock/60%60), 2)
-	b = append(b, ':')
-	b = appendInt(b, int(clock%60), 2)
+	sec, frac := floorDiv(us+int64(off)*60e6, 1e6)
+	b = appendSeconds(b, sec)
 	switch {
 	case frac == 0:
 	case frac%1000 == 0:
@@ -156,9 +134,37 @@ func appendTime(b []byte, us int64, off int16) []byte {
 	} else {
 		b = append(b, '+')
 	}
-	b = appendInt(b, o/60, 2)
+	b = appendTwo(b, o/60)
 	b = append(b, ':')
-	return appendInt(b, o%60, 2)
+	return appendTwo(b, o%60)
+}
+
+// appendInstant writes Unix milliseconds as fhir.InstantLayout has them.
+func appendInstant(b []byte, ms int64) []byte {
+	sec, frac := floorDiv(ms, 1000)
+	b = append(appendSeconds(b, sec), '.')
+	return append(appendInt(b, int(frac), 3), 'Z')
+}
+
+// appendSeconds writes Unix seconds without an offset.
+func appendSeconds(b []byte, sec int64) []byte {
+	days, clock := floorDiv(sec, 86400)
+	y, m, d := civil(days)
+	b = append(appendInt(b, y, 4), '-')
+	b = append(appendTwo(b, m), '-')
+	b = append(appendTwo(b, d), 'T')
+	b = append(appendTwo(b, int(clock/3600)), ':')
+	b = append(appendTwo(b, int(clock/60%60)), ':')
+	return appendTwo(b, int(clock%60))
+}
+
+// floorDiv is the quotient rounded down and the rest, which is not negative.
+func floorDiv(v, by int64) (quotient, rest int64) {
+	quotient, rest = v/by, v%by
+	if rest < 0 {
+		quotient, rest = quotient-1, rest+by
+	}
+	return quotient, rest
 }
 
 // civil is the proleptic Gregorian date of a day since 1970-01-01 (Howard
@@ -184,6 +190,8 @@ func civil(days int64) (y, m, d int) {
 	}
 	return y, m, d
 }
+
+func appendTwo(b []byte, v int) []byte { return append(b, byte('0'+v/10), byte('0'+v%10)) }
 
 func appendInt(b []byte, v, width int) []byte {
 	if v < 0 || v >= 1e6 {
