@@ -238,7 +238,7 @@ func TestConsent(t *testing.T) {
 		t.Errorf("categories: %+v", s)
 	}
 	// Withdrawn in the middle: what came before stays, the rest does not come.
-	w.c.categories, w.c.after, w.p.Limits.Batch = nil, 3, 10
+	w.c.categories, w.c.after, w.p.Limits.Samples = nil, 3, 10
 	var many []string
 	for i := range 100 {
 		many = append(many, record(hr, "count/min", fmt.Sprint(60+i), fmt.Sprintf("2026-10-02 08:%02d:%02d +0200", i/60, i%60), "11.0"))

@@ -82,8 +82,8 @@ func itemOfReject(r *run, x *sample.Reject) Item {
 func (r *run) itemWrites(ctx context.Context, b *batch, sb *store.Batch) error {
 	byKey := map[string]*Item{}
 	var order []*Item
-	for i := range b.items {
-		it := &b.items[i]
+	for _, x := range b.items {
+		it := &x
 		if err := r.strip(ctx, it); err != nil {
 			return err
 		}
