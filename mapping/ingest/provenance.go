@@ -1,6 +1,8 @@
 package ingest
 
 import (
+	"cmp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -34,6 +36,9 @@ func (r *run) provenanceJSON(id string, a *attempt) []byte {
 	b = append(b, `},"target":[{"reference":"Patient/`...)
 	b = append(b, r.q.Patient...)
 	b = append(b, `"}`...)
+	// In one order, whichever way the samples were stored.
+	slices.Sort(a.streams)
+	slices.SortFunc(a.listed, func(x, y fhir.Ref) int { return cmp.Or(cmp.Compare(x.Type, y.Type), cmp.Compare(x.ID, y.ID)) })
 	for _, s := range a.streams {
 		b = append(b, `,{"type":"Observation","identifier":{"system":"`+mapping.StreamSystem+`","value":"`...)
 		b = append(b, s...)

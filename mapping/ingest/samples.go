@@ -52,7 +52,7 @@ func (r *run) useOf(st *mapping.Stream) *use {
 	}
 	g := b.byTemplate[st.Template]
 	if g == nil {
-		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague, columns: r.columns()}
+		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague, columns: r.columns(st.Template.Values)}
 		b.byTemplate[st.Template] = g
 		b.groups = append(b.groups, g)
 	}
@@ -65,10 +65,12 @@ func (r *run) useOf(st *mapping.Stream) *use {
 	return u
 }
 
-// columns are empty ones, if possible with memory of an earlier batch.
-func (r *run) columns() *series.Columns {
+// columns are empty ones for n values, if possible with memory of an earlier
+// batch.
+func (r *run) columns(n int) *series.Columns {
 	select {
 	case c := <-r.spare:
+		c.Values = c.Values[:min(n, len(c.Values))]
 		return c
 	default:
 		return &series.Columns{}
