@@ -279,6 +279,7 @@ type trial struct {
 func (t *trial) Sample(s *sample.Sample) error {
 	c := *s
 	c.Components = append([]sample.Component(nil), s.Components...)
+	c.Device.Facts = append([]sample.Fact(nil), s.Device.Facts...)
 	c.Value.Series = cloneSeries(s.Value.Series)
 	for i := range c.Components {
 		c.Components[i].Value.Series = cloneSeries(c.Components[i].Value.Series)

@@ -282,6 +282,7 @@ func (r *run) hold(it Item) error {
 		b.overrun[group] = it
 		return nil
 	}
+	it.Where, it.Detail = strings.Clone(it.Where), strings.Clone(it.Detail)
 	b.items = append(b.items, it)
 	return r.flush()
 }

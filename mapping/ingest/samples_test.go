@@ -15,6 +15,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
@@ -307,6 +308,66 @@ func TestProvenanceOfSamples(t *testing.T) {
 	if strings.Count(both, stream) != 2 || strings.Count(both, `{"reference":"Observation/`+ids[0]+`"}`) != 1 || strings.Count(both, "Observation/") != 1 {
 		t.Errorf("%s", both)
 	}
+}
+
+// TestSampleHistory: a restated sample is a new version, a retracted one
+// entered-in-error, a redelivered one nothing; its neighbours stay.
+func TestSampleHistory(t *testing.T) {
+	w := newWorld(t)
+	day := []sample.Sample{heartRate(noon, "62"), heartRate(noon.Add(5*time.Second), "63"), heartRate(noon.Add(10*time.Second), "64")}
+	for i := range day {
+		day[i].KeyValue = false
+	}
+	step := func(name string, want Counts, samples ...sample.Sample) {
+		t.Helper()
+		if sum, err := w.take(name, samples...); err != nil || sum.Counts != want {
+			t.Fatalf("%s: %+v %v, want %+v", name, sum.Counts, err, want)
+		}
+	}
+	step("first", Counts{Read: 3, Created: 3}, day...)
+	step("again", Counts{Read: 3, Unchanged: 3}, day...)
+	restated := day[1]
+	restated.Value.Num = "70"
+	step("restated", Counts{Read: 3, Unchanged: 2, Updated: 1}, day[0], restated, day[2])
+	step("first", Counts{Read: 3, Unchanged: 3}, day...) // old news
+	retracted := day[2]
+	retracted.Status = sample.Retracted
+	step("retracted", Counts{Read: 1, Updated: 1}, retracted)
+	step("late", Counts{Read: 4, Created: 1, Unchanged: 2, Dropped: 1}, restated, day[0], heartRate(noon.Add(-time.Hour), "50"), day[0])
+	var got []string
+	for id, versions := range w.content("Observation") {
+		k, _ := series.ParseID(id)
+		for _, v := range strings.Split(strings.TrimSpace(versions), "\n") {
+			_, v, _ = strings.Cut(v, `],"status":"`)
+			status, v, _ := strings.Cut(v, `"`)
+			_, v, _ = strings.Cut(v, `"value":`)
+			num, _, _ := strings.Cut(v, ",")
+			got = append(got, fmt.Sprint((k.Start-noon.UnixMicro())/1e6, " ", status, " ", num))
+		}
+	}
+	slices.Sort(got)
+	if want := []string{"-3600 final 50", "0 final 62", "10 entered-in-error 64", "10 final 64", "5 amended 70", "5 final 63"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	q, err := search.Parse("Observation", [][2]string{{"identifier", mapping.StreamSystem + "|" + streamOf(t, w)}}, search.ParseOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := w.p.Store.Count(t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}); err != nil || n != 4 {
+		t.Errorf("by the stream's identifier: %d %v", n, err)
+	}
+}
+
+// streamOf is the one stream of the store.
+func streamOf(t *testing.T, w *world) (stream string) {
+	for id := range w.all("Observation") {
+		k, ok := series.ParseID(id)
+		if s := mapping.StreamID(k.Identity); !ok || stream != "" && s != stream {
+			t.Errorf("%s is of another stream than %s", id, stream)
+		}
+		stream = mapping.StreamID(k.Identity)
+	}
+	return stream
 }
 
 // TestLegacyIDs: what an earlier release stored under ids of its own stays what
