@@ -307,6 +307,10 @@ func FuzzDecimal(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		d, ok := parseDecimal(s)
+		v, short := parseShort(s)
+		if w, fits := d.short(); short && (!ok || !fits || v != w || string(v.Append(nil)) != s) {
+			t.Fatalf("%q was read as %+v", s, v)
+		}
 		if !ok {
 			return
 		}

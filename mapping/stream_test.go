@@ -329,6 +329,28 @@ func BenchmarkPlace(b *testing.B) {
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "samples/s")
 		})
 	}
+	b.Run("three streams by turns", func(b *testing.B) {
+		x := m.Streams("apple", "p1", nil)
+		like := []*sample.Sample{heart("62"), heart("62"), heart("62")}
+		like[1].Metric, like[1].Value.Unit = "HKQuantityTypeIdentifierStepCount", "count"
+		like[2].Metric, like[2].Value.Unit = "HKQuantityTypeIdentifierActiveEnergyBurned", "kcal"
+		var row series.Sample
+		var cols series.Columns
+		i := 0
+		for b.Loop() {
+			s := like[i%3]
+			s.Start = s.Start.Add(5 * time.Second)
+			st := x.Place(s, &row)
+			if i++; i&0xffff == 0 {
+				for _, s := range like {
+					s.Start = s.Start.Add(-5 * 0x5555 * time.Second)
+				}
+				cols.Reset()
+			}
+			cols.Append(&row, st.Template.Values)
+		}
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "samples/s")
+	})
 	b.Run("floor: append", func(b *testing.B) {
 		row := series.Sample{End: series.NoEnd}
 		var cols series.Columns
