@@ -23,9 +23,10 @@ func (feed) Formats() []adapters.Format           { return []adapters.Format{{Na
 func (feed) Detect(string, []byte) (string, bool) { return "feed", true }
 func (f feed) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) (err error) {
 	var s sample.Sample
+	var parts []sample.Component
 	f.samples(func(x *sample.Sample) bool {
-		s = *x
-		s.Components = append(s.Components[:0:0], x.Components...)
+		s, parts = *x, append(parts[:0], x.Components...)
+		s.Components = parts
 		err = sink.Sample(&s)
 		for i := range s.Components {
 			s.Components[i] = sample.Component{Name: "used again"}
