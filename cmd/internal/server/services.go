@@ -107,12 +107,12 @@ func (m *Main) openFHIR(ctx context.Context) error {
 }
 
 func (m *Main) openIngest(context.Context) error {
-	mapper, err := mapping.New(mapping.Builtin(), mapping.Options{})
+	mapper, err := mapping.New(mapping.Builtin(), mapping.Options{SeriesFrom: m.Config.SeriesFrom})
 	if err != nil {
 		return err
 	}
 	m.pipeline = &ingest.Pipeline{Store: m.store, Audit: m.recorder, Consents: m.consents, Mapper: mapper, Adapters: m.adapters,
-		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data, Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log}
+		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data, Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log, LegacyIDs: m.store.Legacy()}
 	return nil
 }
 
