@@ -249,12 +249,12 @@ func (s *stage) takeOut(l *located) error {
 		s.blocks[string(l.head)] = b
 	}
 	key := l.in.t.Key(&l.smp)
-	for i := searchStart(&b.cols, key.Start); i < b.cols.Len() && b.cols.Start[i] == key.Start; i++ {
+	for i := b.cols.Search(key.Start); i < b.cols.Len() && b.cols.Start[i] == key.Start; i++ {
 		x := b.cols.At(i)
 		if l.in.t.Check(&x) != key.Check {
 			continue
 		}
-		removeSample(&b.cols, i)
+		b.cols.Remove(i)
 		st, err := s.tally(l.in.id)
 		if err != nil {
 			return err

@@ -302,7 +302,7 @@ func (c *compactor) intoBase(r pebble.Reader, x *compaction, tails []tail, all b
 		}
 		end := cols.Len() // samples of the tails before the untouched block j
 		if j < len(base) {
-			end = searchStart(cols, base[j].head.MinStart)
+			end = cols.Search(base[j].head.MinStart)
 		}
 		var run []tail
 		for k := j - 1; k >= 0 && hit[k]; k-- {

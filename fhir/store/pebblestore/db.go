@@ -57,6 +57,7 @@ type DB struct {
 	codec     *series.Codec
 	infos     *infos
 	compactor *compactor
+	spare     sync.Pool // of *series.Columns
 
 	mu      sync.Mutex
 	idle    *sync.Cond // readers == 0

@@ -2,7 +2,6 @@ package pebblestore
 
 import (
 	"math"
-	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -38,7 +37,7 @@ type samples struct {
 // cursor stands on a sample of one level.
 type cursor struct {
 	it   *pebble.Iterator // over the headers of a level; nil for what is in memory
-	cols series.Columns
+	cols *series.Columns
 	i    int
 }
 
@@ -68,7 +67,7 @@ func (s *samples) seek(lo, hi int64) error {
 	if s.curs == nil {
 		s.curs = make([]*cursor, levels)
 		for l := range s.curs {
-			s.curs[l] = &cursor{}
+			s.curs[l] = &cursor{cols: s.d.columns(s.in.t.Values)}
 		}
 	}
 	if lo >= hi {
@@ -88,14 +87,27 @@ func (s *samples) close() (err error) {
 		if c.it != nil {
 			closing(c.it, &err)
 		}
+		s.d.spare.Put(c.cols)
 	}
-	s.curs = nil
+	s.curs, s.best = nil, nil
 	return err
 }
 
 // skip reports whether a block holds nothing that this walk can give out.
 func (s *samples) skip(h *series.Header) bool {
 	return h.MaxStart < s.lo || h.MinStart >= s.hi || store.T(h.MinT) > s.at || s.pass != nil && s.pass(h)
+}
+
+// columns are empty columns whose memory has been used before. Whoever is
+// done with them puts them into spare.
+func (d *DB) columns(values int) *series.Columns {
+	c, ok := d.spare.Get().(*series.Columns)
+	if !ok {
+		return &series.Columns{}
+	}
+	c.Reset()
+	c.Values = c.Values[:min(values, len(c.Values))]
+	return c
 }
 
 // tails reads the tails in range into memory: compaction keeps them few.
@@ -108,7 +120,7 @@ func (s *samples) tails() (err error) {
 	}
 	defer closing(it, &err)
 	n := 0
-	var one series.Columns
+	var one *series.Columns
 	for ok := it.First(); ok; ok = it.Next() {
 		h, err := series.DecodeHeader(it.Value())
 		if err != nil {
@@ -117,7 +129,11 @@ func (s *samples) tails() (err error) {
 		if s.skip(&h) {
 			continue
 		}
-		if err := s.d.block(s.r, it.Key(), &h, &one); err != nil {
+		if one == nil {
+			one = s.d.columns(s.in.t.Values)
+			defer s.d.spare.Put(one)
+		}
+		if err := s.d.block(s.r, it.Key(), &h, one); err != nil {
 			return err
 		}
 		n++
@@ -160,9 +176,9 @@ func (d *DB) block(r pebble.Reader, headKey []byte, h *series.Header, into *seri
 // start puts a cursor over loaded columns to its first sample in range.
 func (c *cursor) start(s *samples) {
 	if s.desc {
-		c.i = searchStart(&c.cols, s.hi) - 1
+		c.i = c.cols.Search(s.hi) - 1
 	} else {
-		c.i = searchStart(&c.cols, s.lo)
+		c.i = c.cols.Search(s.lo)
 	}
 }
 
@@ -212,7 +228,7 @@ func (s *samples) load(c *cursor, ok bool) error {
 		if s.skip(&h) {
 			continue
 		}
-		if err := s.d.block(s.r, c.it.Key(), &h, &c.cols); err != nil {
+		if err := s.d.block(s.r, c.it.Key(), &h, c.cols); err != nil {
 			return err
 		}
 		if c.start(s); c.ok(s) {
@@ -298,21 +314,4 @@ func floorMS(us int64) int64 {
 // walkSeries begins a walk of a series at a snapshot.
 func (v *view) walkSeries(d *DB, in *seriesInfo, at store.T, desc bool) *samples {
 	return &samples{d: d, r: v.snap, in: in, at: at, desc: desc}
-}
-
-// searchStart is the index of the first sample that starts at us or later.
-func searchStart(c *series.Columns, us int64) int {
-	i, _ := slices.BinarySearch(c.Start, us)
-	return i
-}
-
-// removeSample takes sample i out.
-func removeSample(c *series.Columns, i int) {
-	c.Start, c.Off, c.Commits = slices.Delete(c.Start, i, i+1), slices.Delete(c.Off, i, i+1), slices.Delete(c.Commits, i, i+1)
-	if len(c.End) > 0 {
-		c.End, c.EndOff = slices.Delete(c.End, i, i+1), slices.Delete(c.EndOff, i, i+1)
-	}
-	for v := range c.Values {
-		c.Values[v] = slices.Delete(c.Values[v], i, i+1)
-	}
 }

@@ -296,9 +296,6 @@ func (in *seriesInfo) facts() access.Facts {
 	return access.Facts{Type: "Observation", Patient: in.patient, Vendor: in.t.Vendor, Categories: in.t.Categories}
 }
 
-// ref of a sample.
-func refOf(k *series.Key) fhir.Ref { return fhir.Ref{Type: "Observation", ID: k.ID()} }
-
 // located is a sample and the block that holds it.
 type located struct {
 	in   *seriesInfo
@@ -377,7 +374,7 @@ func (d *DB) locateIn(r pebble.Reader, in *seriesInfo, k *series.Key, level byte
 		if err := d.block(r, it.Key(), &h, &cols); err != nil {
 			return nil, err
 		}
-		for i := searchStart(&cols, k.Start); i < cols.Len() && cols.Start[i] == k.Start; i++ {
+		for i := cols.Search(k.Start); i < cols.Len() && cols.Start[i] == k.Start; i++ {
 			s := cols.At(i)
 			if in.t.Check(&s) == k.Check {
 				return &located{in: in, smp: s, head: slices.Clone(it.Key()), at: i}, nil

@@ -16,8 +16,7 @@ import (
 type table struct {
 	docs *pebble.Iterator
 	smp  *sampleRows // nil when the type has none
-	ok   bool
-	here bool // on a sample
+	here bool        // on a sample
 }
 
 // openTable opens the rows [lower, upper) of a table.
