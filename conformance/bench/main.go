@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 
 type options struct {
 	bin, target, token, json string
+	steps                    string
 	n, workers, seedObs      int
 	xmlMB                    int
 }
@@ -44,6 +46,7 @@ type bench struct {
 	srv     *blackbox.Server
 	dir     string
 	patient string
+	ids     []string // URLs of what create made
 	figures []figure
 }
 
@@ -53,6 +56,7 @@ func main() {
 	flag.StringVar(&o.target, "target", "", "FHIR base URL of a running server instead")
 	flag.StringVar(&o.token, "token", "-", `bearer token for -target ("-": none)`)
 	flag.StringVar(&o.json, "json", "", "also write the figures to this file")
+	flag.StringVar(&o.steps, "steps", "", "only these, comma separated: create, transactions, read, search, export, notifications, ingest, floors, restart")
 	flag.IntVar(&o.n, "n", 5000, "requests per measurement")
 	flag.IntVar(&o.workers, "c", 16, "concurrent connections")
 	flag.IntVar(&o.seedObs, "observations", 100000, "Observations in the store before searching")
@@ -140,9 +144,23 @@ func (b *bench) own(hc *http.Client) error {
 		return err
 	}
 	b.c = &blackbox.Client{Base: b.srv.Base, ID: c.ID, Scope: "system/*.cruds", Key: key, HTTP: hc}
-	for _, f := range []func() error{b.fhir, b.notifications, b.ingest, b.floors, b.restart} {
-		if err := f(); err != nil {
-			return err
+	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read}, {"search", b.search}, {"export", b.export},
+		{"notifications", b.notifications}, {"ingest", b.ingest}, {"floors", b.floors}, {"restart", b.restart}})
+}
+
+// step is one measurement; -steps chooses among them by name.
+type step struct {
+	name string
+	do   func() error
+}
+
+func (b *bench) run(steps []step) error {
+	for _, s := range steps {
+		if b.opt.steps != "" && !slices.Contains(strings.Split(b.opt.steps, ","), s.name) {
+			continue
+		}
+		if err := s.do(); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
 	return nil

@@ -89,11 +89,12 @@ func (r *Recorder) Prepare(ev Event) (store.Write, store.Leaf, error) {
 	binary.BigEndian.PutUint64(raw[:], uint64(ev.At.UnixMilli())<<16)
 	copy(raw[6:], rnd[:10])
 	id := idText(raw)
-	body := r.build(&ev, id, ev.At)
+	body, values := r.build(&ev, id, ev.At)
 	leaf := makeLeaf(ev.At, ev.Kind, id, rnd[10:], body)
 	w := store.Write{
 		Op:       store.Put,
 		Resource: fhir.Resource{Type: "AuditEvent", ID: id, JSON: body},
+		Values:   values,
 		Expect:   store.Absent,
 	}
 	copy(w.Hash[:], leaf[72:])
