@@ -198,47 +198,24 @@ func (r *Recorder) build(ev *Event, id string, at time.Time) ([]byte, *search.Va
 			outcome = Serious
 		}
 	}
-	s := shapeOf(ev)
-	s.claim(ev, patient, outcome)
-
-	b := make([]byte, 0, 2048)
-	b = append(b, fhir.Prefix("AuditEvent", id)...)
-	if s.profile != "" {
-		b = append(b, `"profile":["`...)
-		b = append(b, profileBase...)
-		b = append(b, s.profile...)
-		b = append(b, `"]`...)
-	}
-	b = append(b, `},"type":`...)
-	b = appendCoding(b, s.typ)
-	b = append(b, `,"subtype":[`...)
-	for i, c := range s.subtypes {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = appendCoding(b, c)
-	}
-	b = append(b, `],"action":"`...)
-	b = append(b, s.action)
-	b = append(b, `","recorded":"`...)
+	f := r.frame(ev, patient, outcome)
+	b := make([]byte, 0, len(f.head)+len(f.tail)+room+len(ev.Query)*4/3+len(ev.Data)*roomData)
+	b = append(b, `{"resourceType":"AuditEvent","id":"`...)
+	b = append(b, id...)
+	b = append(b, `","meta":{`...)
+	b = append(b, f.head...)
 	b = at.UTC().AppendFormat(b, fhir.InstantLayout)
-	b = append(b, `","outcome":"`...)
-	b = append(b, outcome...)
-	b = append(b, '"')
-	if outcome != Success && strings.TrimSpace(ev.Reason) != "" {
-		b = append(b, `,"outcomeDesc":`...)
-		b = appendString(b, ev.Reason)
-	}
-	b = append(b, `,"agent":[`...)
-	b = r.appendAgents(b, ev, &s)
-	b = append(b, `],"source":{"observer":`...)
-	b = append(b, r.observer...)
-	b = append(b, `,"type":[`...)
-	b = appendCoding(b, s.source)
-	b = append(b, `]}`...)
-	b = appendEntities(b, ev, &s, patient)
-	return append(b, '}'), r.values(ev, &built{shape: s, id: id, at: at, patient: patient, outcome: outcome})
+	b = append(b, f.tail...)
+	b = appendEntities(b, ev, &f.shape, patient)
+	return append(b, '}'), eventValues(ev, f, id, at, patient)
 }
+
+// What the parts of an event that are not in its frame need at most, in bytes,
+// when nothing is escaped.
+const (
+	room     = 1024
+	roomData = 288
+)
 
 func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 	p := ev.Principal

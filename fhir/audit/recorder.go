@@ -36,6 +36,8 @@ type Recorder struct {
 	network  []byte
 	mu       sync.Mutex // guards Rand
 	events   metric.Int64Counter
+	framesMu sync.RWMutex
+	frames   map[frameKey]*frame
 }
 
 // NewRecorder returns a Recorder; it fails only when an option is missing.

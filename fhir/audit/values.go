@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"maps"
 	"strings"
 	"time"
 
@@ -42,26 +43,15 @@ func (x *index) identifier(system, value string) {
 	}
 }
 
-// built is what build decided, for values.
-type built struct {
-	shape            shape
-	id               string
-	at               time.Time
-	patient, outcome string
-}
-
-// values are the index values of the event.
-func (r *Recorder) values(ev *Event, e *built) *search.Values {
-	s := &e.shape
-	x := &index{all: make([]search.Value, 0, 24+3*len(ev.Data)), m: make(map[string][]search.Value, 18)}
-	ms := e.at.UnixMilli()
-	x.put("_id", func() { x.code(e.id) })
+// frameValues are the values that all events of a frame have.
+func (r *Recorder) frameValues(ev *Event, f *frame, patient string) map[string][]search.Value {
+	s := &f.shape
+	x := &index{m: map[string][]search.Value{}}
 	if s.profile != "" {
 		x.put("_profile", func() { x.code(profileBase + s.profile) })
 	}
 	x.put("action", func() { x.code(actions[s.action]) })
-	x.put("date", func() { x.all = append(x.all, search.Value{Lo: ms, Hi: ms + 1}) })
-	x.put("outcome", func() { x.code(clean(e.outcome)) })
+	x.put("outcome", func() { x.code(clean(f.outcome)) })
 	x.put("type", func() { x.coding(s.typ) })
 	x.put("subtype", func() {
 		for _, c := range s.subtypes {
@@ -70,11 +60,25 @@ func (r *Recorder) values(ev *Event, e *built) *search.Values {
 	})
 	x.put("source", func() { x.identifier(sysURI, r.opts.Observer) })
 	r.agentValues(x, ev)
-	entityValues(x, ev, s, e.patient)
+	if len(ev.Data) <= 1 {
+		entityCodes(x, ev, s, patient)
+	}
+	return x.m
+}
+
+// eventValues are the index values of one event.
+func eventValues(ev *Event, f *frame, id string, at time.Time, patient string) *search.Values {
+	x := &index{all: make([]search.Value, 0, 5+2*len(ev.Data)), m: maps.Clone(f.values)}
+	ms := at.UnixMilli()
+	x.put("_id", func() { x.code(id) })
+	x.put("date", func() { x.all = append(x.all, search.Value{Lo: ms, Hi: ms + 1}) })
+	entityRefs(x, ev, &f.shape, patient)
+	if len(ev.Data) > 1 {
+		entityCodes(x, ev, &f.shape, patient)
+	}
 	v := &search.Values{ByParam: x.m, Start: ms, End: ms + 1}
-	for i := range x.m["patient"] {
-		v.Patient = x.m["patient"][i].RefID
-		break
+	if ps := x.m["patient"]; len(ps) > 0 {
+		v.Patient = ps[0].RefID
 	}
 	return v
 }
@@ -113,14 +117,18 @@ func (r *Recorder) agentValues(x *index, ev *Event) {
 	}
 }
 
-func entityValues(x *index, ev *Event, s *shape, patient string) {
-	person := patient != "" && !s.closed
-	asQuery := s.query || len(ev.Data) == 0 && ev.Query != ""
-	query, data := asQuery && ev.Query != "", ev.Data
-	if asQuery {
-		data = nil
+// entities says which entities an event has, in their order: the patient, the
+// query, the data, the request id, and the rest.
+func entities(ev *Event, s *shape, patient string) (person, query bool, data []DataRef, request, extra bool) {
+	data = ev.Data
+	if s.query || len(data) == 0 && ev.Query != "" {
+		query, data = ev.Query != "", nil
 	}
-	request := !s.closed && strings.TrimSpace(ev.RequestID) != ""
+	return patient != "" && !s.closed, query, data, !s.closed && strings.TrimSpace(ev.RequestID) != "", !s.closed && len(ev.Extra) > 0
+}
+
+func entityRefs(x *index, ev *Event, s *shape, patient string) {
+	person, _, data, request, _ := entities(ev, s, patient)
 	x.put("entity", func() {
 		if person {
 			x.all = append(x.all, search.Value{RefType: "Patient", RefID: patient})
@@ -144,6 +152,10 @@ func entityValues(x *index, ev *Event, s *shape, patient string) {
 			}
 		}
 	})
+}
+
+func entityCodes(x *index, ev *Event, s *shape, patient string) {
+	person, query, data, request, extra := entities(ev, s, patient)
 	x.put("entity-type", func() {
 		if person {
 			x.coding(entityPerson)
@@ -157,7 +169,7 @@ func entityValues(x *index, ev *Event, s *shape, patient string) {
 		if request {
 			x.coding(entityRequest)
 		}
-		if !s.closed && len(ev.Extra) > 0 {
+		if extra {
 			x.coding(entityOther)
 		}
 	})
