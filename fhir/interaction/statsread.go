@@ -291,10 +291,12 @@ func (m *measured) emit(v *fastjson.Value, doubtful bool) bool {
 	n.Unit, n.Values, n.Ignored = Unit{}, nil, 1
 	q := v.Get("valueQuantity")
 	if q != nil && !doubtful && string(q.GetStringBytes("system")) == ucum && len(q.GetStringBytes("comparator")) == 0 && len(q.GetStringBytes("code")) > 0 {
-		if x, err := q.Get("value").Float64(); q.Get("value") != nil && err == nil && !math.IsInf(x, 0) {
-			n.Unit = Unit{string(q.GetStringBytes("unit")), string(q.GetStringBytes("code"))}
-			m.one[0] = x
-			n.Values, n.Ignored = m.one[:], 0
+		if number := q.Get("value"); number != nil {
+			if x, err := number.Float64(); err == nil && !math.IsInf(x, 0) {
+				n.Unit = Unit{string(q.GetStringBytes("unit")), string(q.GetStringBytes("code"))}
+				m.one[0] = x
+				n.Values, n.Ignored = m.one[:], 0
+			}
 		}
 	}
 	return m.fn(n)
