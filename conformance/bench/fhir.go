@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -119,7 +120,7 @@ func (b *bench) fhir() error {
 
 func (b *bench) create() error {
 	b.ids = make([]string, b.opt.n)
-	_, err := b.measure("create", b.opt.n, func(do send, i int) error {
+	rate, err := b.measure("create", b.opt.n, func(do send, i int) error {
 		loc, err := do("POST", "Observation", b.observation(i), 201)
 		b.ids[i] = unversioned(loc)
 		return err
@@ -127,7 +128,7 @@ func (b *bench) create() error {
 	if err != nil {
 		return err
 	}
-	return nil
+	return b.doorFloor(rate)
 }
 
 func (b *bench) read() error {
@@ -200,59 +201,90 @@ func (b *bench) transactions() error {
 	return nil
 }
 
+// export measures the download of all Observations, as they are and
+// compressed; MB are always those of NDJSON.
 func (b *bench) export() error {
-	resp, err := b.c.Do("GET", "Patient/$export?_type=Observation", nil, "Prefer", "respond-async")
+	files, err := b.exported()
 	if err != nil {
 		return err
+	}
+	for _, coding := range []string{"identity", "zstd", "gzip"} {
+		var bytes, lines int64
+		begin := time.Now()
+		for _, u := range files {
+			n, l, err := b.drain(u, coding, nil)
+			if err != nil {
+				return err
+			}
+			bytes, lines = bytes+n, lines+l
+		}
+		s := time.Since(begin).Seconds()
+		if coding == "identity" {
+			b.exportBytes, b.exportRate = bytes, float64(bytes)/1e6/s
+			b.add("export download", b.exportRate, "MB/s", fmt.Sprintf("%.0f resources/s, %d resources, %.0f MB", float64(lines)/s, lines, float64(bytes)/1e6))
+			continue
+		}
+		b.add("export download, "+coding, float64(b.exportBytes)/1e6/s, "MB/s", fmt.Sprintf("%.0f MB on the wire", float64(bytes)/1e6))
+	}
+	if b.srv == nil {
+		return nil
+	}
+	rss, err := b.srv.RSS()
+	if err == nil {
+		b.add("memory after export", float64(rss)/1e6, "MB", "")
+	}
+	return err
+}
+
+// exported runs an export of all Observations and returns its files.
+func (b *bench) exported() ([]string, error) {
+	resp, err := b.c.Do("GET", "Patient/$export?_type=Observation", nil, "Prefer", "respond-async")
+	if err != nil {
+		return nil, err
 	}
 	if _, err = io.Copy(io.Discard, resp.Body); err == nil {
 		err = resp.Body.Close()
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if resp.StatusCode != 202 {
-		return fmt.Errorf("$export: %d", resp.StatusCode)
+		return nil, fmt.Errorf("$export: %d", resp.StatusCode)
 	}
-	var files []string
 	for range 1200 {
 		code, m, err := b.c.JSON("GET", resp.Header.Get("Content-Location"), nil, "Accept", "application/json")
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if code == 200 {
-			out, _ := m["output"].([]any)
-			for _, o := range out {
-				f, _ := o.(map[string]any)
-				u, _ := f["url"].(string)
-				files = append(files, u)
-			}
-			break
+		if code != 200 {
+			time.Sleep(100 * time.Millisecond)
+			continue
 		}
-		time.Sleep(100 * time.Millisecond)
+		var files []string
+		out, _ := m["output"].([]any)
+		for _, o := range out {
+			f, _ := o.(map[string]any)
+			u, _ := f["url"].(string)
+			files = append(files, u)
+		}
+		return files, nil
 	}
-	var total, lines int64
-	begin := time.Now()
-	for _, u := range files {
-		n, l, err := b.drain(u)
-		if err != nil {
-			return err
-		}
-		total, lines = total+n, lines+l
-	}
-	s := time.Since(begin).Seconds()
-	b.add("export download", float64(total)/1e6/s, "MB/s", fmt.Sprintf("%.0f resources/s, %d resources, %.0f MB", float64(lines)/s, lines, float64(total)/1e6))
-	return nil
+	return nil, errors.New("the export is never complete")
 }
 
-func (b *bench) drain(u string) (int64, int64, error) {
-	resp, err := b.c.Do("GET", u, nil, "Accept", "application/fhir+ndjson", "Accept-Encoding", "identity")
+// drain downloads one file, until end at the latest, and counts bytes and
+// lines as they come.
+func (b *bench) drain(u, coding string, end <-chan struct{}) (int64, int64, error) {
+	resp, err := b.c.Do("GET", u, nil, "Accept", "application/fhir+ndjson", "Accept-Encoding", coding)
 	if err != nil {
 		return 0, 0, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != 200 {
 		return 0, 0, fmt.Errorf("export file: %d", resp.StatusCode)
+	}
+	if got := resp.Header.Get("Content-Encoding"); coding != "identity" && got != coding {
+		return 0, 0, fmt.Errorf("export file: content coding %q", got)
 	}
 	buf := make([]byte, 1<<20)
 	var n, lines int64
@@ -266,5 +298,30 @@ func (b *bench) drain(u string) (int64, int64, error) {
 		if err != nil {
 			return n, lines, err
 		}
+		select {
+		case <-end:
+			return n, lines, nil
+		default:
+		}
 	}
+}
+
+// operations measures $lastn and $stats over all of a patient's heart rate.
+func (b *bench) operations() error {
+	const code = "http://loinc.org%7C8867-4"
+	for _, o := range [][2]string{
+		{"$lastn of one code", "Observation/$lastn?patient=" + b.patient + "&code=" + code},
+		{"$stats of one code", "Observation/$stats?subject=Patient/" + b.patient + "&coding=" + code + "&statistic=count,average,minimum,maximum,std-dev,median"},
+	} {
+		one := *b
+		one.opt.workers = 1
+		if _, err := one.measure(o[0], 5, func(do send, _ int) error {
+			_, err := do("GET", o[1], nil, 200)
+			return err
+		}); err != nil {
+			return err
+		}
+		b.figures = one.figures
+	}
+	return nil
 }
