@@ -176,13 +176,13 @@ func (m *Main) statement() ([]byte, error) {
 	base := "http://hl7.org/fhir/StructureDefinition/"
 	return capability.Statement(capability.Settings{
 		Base: m.fhirBase(), Version: m.Version, Released: m.now(), Token: m.base + "/oauth/token",
-		Operations: []capability.Operation{
+		Operations: append(rest.Offered(), []capability.Operation{
 			{Name: "export", Definition: bulkIG + "export"},
 			{Type: "Patient", Name: "export", Definition: bulkIG + "patient-export"},
 			{Type: "Group", Name: "export", Definition: bulkIG + "group-export"},
 			{Type: "Subscription", Name: "status", Definition: backport + "OperationDefinition/backport-subscription-status"},
 			{Type: "Subscription", Name: "events", Definition: backport + "OperationDefinition/backport-subscription-events"},
-		},
+		}...),
 		Instantiates: []string{"http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"},
 		Profiles: map[string][]string{
 			"Subscription": {backport + "StructureDefinition/backport-subscription"},
