@@ -35,6 +35,55 @@ func (d *distribution) add(v float64) bool {
 	return len(d.runs) <= maxDistinct
 }
 
+// maxSpan is the widest range of whole numbers that is counted in an array.
+const maxSpan = 4096
+
+// addSome counts a beginning of vs, at least one, and says how many: many whole
+// numbers that lie close together, as heart rates do, without sorting.
+func (d *distribution) addSome(vs []float64) int {
+	lo, hi, k := vs[0], vs[0], 0
+	for ; k < len(vs) && vs[k] == math.Trunc(vs[k]) && math.Abs(vs[k]) < 1<<52; k++ {
+		l, h := min(lo, vs[k]), max(hi, vs[k])
+		if h-l >= maxSpan {
+			break
+		}
+		lo, hi = l, h
+	}
+	if k < 64 {
+		d.add(vs[0])
+		return 1
+	}
+	d.merge()
+	counts := make([]uint64, int(hi-lo)+1)
+	for _, v := range vs[:k] {
+		counts[int(v-lo)]++
+	}
+	var fresh []run
+	for i, n := range counts {
+		if n > 0 {
+			fresh = append(fresh, run{lo + float64(i), n})
+		}
+	}
+	d.n += uint64(k)
+	out := make([]run, 0, len(d.runs)+len(fresh))
+	i, j := 0, 0
+	for i < len(d.runs) || j < len(fresh) {
+		switch {
+		case j == len(fresh) || i < len(d.runs) && d.runs[i].v < fresh[j].v:
+			out = append(out, d.runs[i])
+			i++
+		case i == len(d.runs) || fresh[j].v < d.runs[i].v:
+			out = append(out, fresh[j])
+			j++
+		default:
+			out = append(out, run{fresh[j].v, fresh[j].n + d.runs[i].n})
+			i, j = i+1, j+1
+		}
+	}
+	d.runs = out
+	return k
+}
+
 // merge sorts the buffer into the runs.
 func (d *distribution) merge() {
 	if len(d.buf) == 0 {

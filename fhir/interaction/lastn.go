@@ -17,15 +17,6 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Recent is offered by a store that finds the newest Observations of each code
-// without reading the others. It calls fn, for every distinct Observation.code
-// among the matches of f, with at least the n newest and those that share the
-// instant of the n-th; it may call it with more, in any order. The filter of f
-// holds as in store.Find.
-type Recent interface {
-	Recent(ctx context.Context, f store.Find, n int, fn func(*store.Found) bool) error
-}
-
 // LastN is Observation/$lastn
 // (https://hl7.org/fhir/R4/observation-operation-lastn.html): of each group of
 // Observations with one code the newest `max` (1), ties included, group by
@@ -65,8 +56,8 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 		bad = g.add(f)
 		return bad == nil
 	}
-	if fast, ok := s.Store.(Recent); ok {
-		err = fast.Recent(ctx, find, most, add)
+	if fast, ok := s.Store.(store.Columnar); ok {
+		err = fast.FindNewest(ctx, find, most, add)
 	} else {
 		err = s.Store.Find(ctx, find, add)
 	}

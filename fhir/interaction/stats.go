@@ -29,14 +29,6 @@ type Numbers struct {
 // Unit is a UCUM unit.
 type Unit struct{ Text, Code string }
 
-// Summarizer is offered by a store that gives out the numbers of Observations
-// without making Observations of them: fn is called with those of the matches
-// of f, in any order and in parts of any size, and keeps nothing of them. All
-// that holds for f in store.Find holds here, the filter first.
-type Summarizer interface {
-	Summarize(ctx context.Context, f store.Find, fn func(*Numbers) bool) error
-}
-
 // statistics are the codes that are offered, with their displays
 // (http://terminology.hl7.org/CodeSystem/observation-statistics) and how each
 // is computed.
@@ -114,13 +106,7 @@ func (s *Service) stats(ctx context.Context, rq *Request, ps []Parameter) ([]byt
 	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: s.Store.T()}
 	sum := &summary{asked: a}
 	src := &sources{room: s.Limits.withDefaults().PageBytes, limit: a.limit}
-	fast, ok := s.Store.(Summarizer)
-	switch {
-	case ok && !a.include:
-		err = fast.Summarize(ctx, find, sum.add)
-	default:
-		err = summarize(ctx, s.Store, find, a.codes, sum.add, src)
-	}
+	err = summarize(ctx, s.Store, find, a.codes, sum.add, src)
 	if err == nil {
 		err = sum.err
 	}
@@ -195,9 +181,9 @@ func (s *summary) add(n *Numbers) bool {
 		g.to = n.To
 	}
 	g.ignored += n.Ignored
-	for _, v := range n.Values {
+	for rest := n.Values; len(rest) > 0; {
 		before := len(g.d.runs)
-		g.d.add(v)
+		rest = rest[g.d.addSome(rest):]
 		if s.distinct += len(g.d.runs) - before; s.distinct > maxDistinct {
 			s.err = fhir.Errorf(fhir.TooCostly, "interaction.Stats", "the measurements have more different values than one answer is made of: ask for a shorter time")
 			return false
@@ -220,6 +206,7 @@ func (s *summary) group(n *Numbers) *summaryGroup {
 		if g.unit.Code == n.Unit.Code && slices.ContainsFunc(code, func(c Coding) bool {
 			return slices.ContainsFunc(g.code, func(h Coding) bool { return c.System == h.System && c.Code == h.Code })
 		}) {
+			g.name(code, n.Unit.Text)
 			return g
 		}
 	}
@@ -236,6 +223,22 @@ func (s *summary) group(n *Numbers) *summaryGroup {
 	return g
 }
 
+// name keeps the least of the texts that a code and a unit come with, so that
+// the answer does not depend on who comes first.
+func (g *summaryGroup) name(code []Coding, unit string) {
+	if unit != "" && (g.unit.Text == "" || unit < g.unit.Text) {
+		g.unit.Text = strings.Clone(unit)
+	}
+	for i := range g.code {
+		for _, c := range code {
+			h := &g.code[i]
+			if c.System == h.System && c.Code == h.Code && c.Display != "" && (h.Display == "" || c.Display < h.Display) {
+				h.Display = strings.Clone(c.Display)
+			}
+		}
+	}
+}
+
 func same(want, have Coding) bool {
 	return want.Code == have.Code && (want.System == "" || want.System == have.System)
 }
@@ -245,6 +248,10 @@ func same(want, have Coding) bool {
 // their code.
 func (s *summary) answered() []*summaryGroup {
 	var out []*summaryGroup
+	slices.SortStableFunc(s.groups, func(a, b *summaryGroup) int {
+		key := func(g *summaryGroup) string { return g.code[0].System + "|" + g.code[0].Code + "|" + g.unit.Code }
+		return strings.Compare(key(a), key(b))
+	})
 	for _, g := range s.groups {
 		if g.unit.Code != "" {
 			g.d.merge()

@@ -13,6 +13,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
 
@@ -196,7 +197,8 @@ func (s *sources) add(json []byte) {
 	}
 }
 
-// summarize is Summarizer over store.Find.
+// summarize gives fn the numbers of the matches. A store that has them in
+// columns is not made to write Observations, unless these are asked for.
 func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding, fn func(*Numbers) bool, src *sources) error {
 	when, err := selection("date")
 	if err != nil {
@@ -204,21 +206,89 @@ func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding
 	}
 	m := &measured{codes: codes, fn: fn, when: when}
 	var bad error
-	err = st.Find(ctx, f, func(o *store.Found) bool {
-		v, err := m.parser.ParseBytes(o.Resource.JSON)
-		if err != nil {
-			bad = &fhir.Error{Kind: fhir.Internal, Op: "interaction.Stats", Err: errStored}
-			return false
-		}
+	one := func(o *store.Found) bool {
 		src.add(o.Resource.JSON)
-		more, err := m.observation(v, o.Resource.JSON)
+		more, err := m.resource(o.Resource.JSON)
 		bad = err
 		return more && err == nil
-	})
+	}
+	if fast, ok := st.(store.Columnar); ok && src.limit == 0 {
+		err = fast.FindRuns(ctx, f, one, func(r *store.Run) bool {
+			more, err := m.run(r)
+			bad = err
+			return more && err == nil
+		})
+	} else {
+		err = st.Find(ctx, f, one)
+	}
 	if bad != nil {
 		return bad
 	}
 	return err
+}
+
+func (m *measured) resource(json []byte) (more bool, err error) {
+	v, err := m.parser.ParseBytes(json)
+	if err != nil {
+		return false, &fhir.Error{Kind: fhir.Internal, Op: "interaction.Stats", Err: errStored}
+	}
+	return m.observation(v, json)
+}
+
+// run takes the numbers of samples out of their column, when that is what
+// their Observations would come to: one number each, the first value.
+func (m *measured) run(r *store.Run) (more bool, err error) {
+	first := r.Columns.At(r.From)
+	other := first
+	other.Values[0] = series.Decimal{Mant: 1}
+	if first.Values[0] == other.Values[0] {
+		other.Values[0].Mant = 2
+	}
+	var seen [2]Numbers
+	got := 0
+	probe := *m
+	probe.parser = fastjson.Parser{}
+	for i, s := range []series.Sample{first, other} {
+		probe.fn = func(n *Numbers) bool {
+			if got++; len(n.Values) == 1 && n.Values[0] == s.Values[0].Float() {
+				seen[i] = *n
+				seen[i].Code = slices.Clone(n.Code)
+			}
+			return true
+		}
+		if _, err := probe.resource(r.Template.Append(nil, &s)); err != nil {
+			return false, err
+		}
+	}
+	if got == 2 && seen[0].Code != nil && seen[1].Code != nil {
+		return m.column(r, &seen[0]), nil
+	}
+	for i := r.From; i < r.To; i++ {
+		s := r.Columns.At(i)
+		if more, err = m.resource(r.Template.Append(nil, &s)); err != nil || !more {
+			return more, err
+		}
+	}
+	return true, nil
+}
+
+func (m *measured) column(r *store.Run, like *Numbers) bool {
+	n := Numbers{Code: like.Code, Unit: like.Unit, From: math.MaxInt64, To: math.MinInt64}
+	m.floats = m.floats[:0]
+	for i := r.From; i < r.To; i++ {
+		m.floats = append(m.floats, r.Columns.Values[0][i].Float())
+	}
+	last := r.Columns.Start[r.To-1]
+	for i := r.From; i < r.To; i++ {
+		if len(r.Columns.End) == 0 && i > r.From && r.Columns.Start[i] < last-1e6 {
+			continue // instants are in order, but for what their precision covers
+		}
+		s := r.Columns.At(i)
+		lo, hi := s.Interval()
+		n.From, n.To = min(n.From, lo), max(n.To, hi)
+	}
+	n.Values = m.floats
+	return m.fn(&n)
 }
 
 // measured takes the numbers out of Observations.
@@ -229,6 +299,7 @@ type measured struct {
 	parser fastjson.Parser
 	n      Numbers
 	one    [1]float64
+	floats []float64
 }
 
 func (m *measured) observation(v *fastjson.Value, json []byte) (bool, error) {

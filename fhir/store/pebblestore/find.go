@@ -28,9 +28,11 @@ type finder struct {
 	sel    *search.Selection // of q
 	recent recent
 	d      *DB
-	since  int64 // of a scan: only what was updated after it (Unix ms)
-	series map[*seriesInfo]*judged
-	last   *judged
+	// documentsOnly leaves the samples out.
+	documentsOnly bool
+	since         int64 // of a scan: only what was updated after it (Unix ms)
+	series        map[*seriesInfo]*judged
+	last          *judged
 	// patient whose cluster merge walks, and the rows of a type with several
 	// patients that lie in the clusters of others.
 	patient string
@@ -259,7 +261,7 @@ func (x *finder) byID(ids []string, after []byte) error {
 		if err != nil {
 			return err
 		}
-		if m == nil {
+		if m == nil || x.documentsOnly && m.in != nil {
 			continue
 		}
 		if x.accept(m) && !x.emit(m, append([]byte{posID}, id...)) {

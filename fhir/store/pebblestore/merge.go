@@ -211,7 +211,7 @@ func (x *finder) seriesRuns(out []run) (_ []run, err error) {
 
 // openSeries adds the series of a run.
 func (x *finder) openSeries(sources []*source, r run, desc bool, from *where) (_ []*source, err error) {
-	if x.q.Type != "Observation" || r.bucket == bucketUndated {
+	if x.q.Type != "Observation" || r.bucket == bucketUndated || x.documentsOnly {
 		return sources, nil
 	}
 	reg := byte(tabSeries)

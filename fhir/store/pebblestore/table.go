@@ -26,7 +26,7 @@ func (x *finder) openTable(tab byte, lower, upper []byte) (*table, error) {
 		return nil, err
 	}
 	t := &table{docs: it}
-	if x.q.Type != "Observation" {
+	if x.q.Type != "Observation" || x.documentsOnly {
 		return t, nil
 	}
 	t.smp, err = x.openSamples(tab, lower, upper)

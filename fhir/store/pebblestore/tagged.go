@@ -26,7 +26,7 @@ type tagged struct {
 
 // openTagged finds the series by their Y rows; nil when there are none.
 func (x *finder) openTagged(param, value string, after string) (*tagged, error) {
-	if x.q.Type != "Observation" {
+	if x.q.Type != "Observation" || x.documentsOnly {
 		return nil, nil
 	}
 	t := &tagged{x: x}
