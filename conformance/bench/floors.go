@@ -119,9 +119,14 @@ func (b *bench) exportFloor() error {
 	if err := b.srv.Stop(); err != nil {
 		return err
 	}
-	sent, took, err := scanToSocket(filepath.Join(b.dir, "data", "store"))
-	if err != nil {
-		return err
+	var sent int64
+	took := time.Hour
+	for range 2 { // the server had read the files before, too
+		n, t, err := scanToSocket(filepath.Join(b.dir, "data", "store"))
+		if err != nil {
+			return err
+		}
+		sent, took = n, min(took, t)
 	}
 	b.floor("floor: store scanned to a loopback socket", float64(sent)/1e6/took.Seconds(), b.exportRate, "MB/s", fmt.Sprintf("%.0f MB", float64(sent)/1e6))
 	u, err := url.Parse(b.srv.Base)

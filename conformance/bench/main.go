@@ -28,7 +28,7 @@ import (
 
 type options struct {
 	bin, target, token, json string
-	steps, results           string
+	steps, results, mix      string
 	n, workers, seedObs      int
 	xmlMB                    int
 }
@@ -63,6 +63,7 @@ func main() {
 	flag.StringVar(&o.token, "token", "-", `bearer token for -target ("-": none)`)
 	flag.StringVar(&o.json, "json", "", "also write the figures to this file")
 	flag.StringVar(&o.steps, "steps", "", "only these, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, ingest, floors, restart")
+	flag.StringVar(&o.mix, "mix", "ingest,export", "what the step mixed does beside searches, creates and notifications")
 	flag.StringVar(&o.results, "results", "", "also append a dated section to this file")
 	flag.IntVar(&o.n, "n", 5000, "requests per measurement")
 	flag.IntVar(&o.workers, "c", 16, "concurrent connections")

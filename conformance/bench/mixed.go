@@ -8,7 +8,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,7 +35,11 @@ func (b *bench) mixed() error {
 	end := make(chan struct{})
 	var wg sync.WaitGroup
 	errs := make(chan error, 2)
-	for _, f := range []func(<-chan struct{}) error{b.ingestUntil, b.exportUntil} {
+	for name, f := range map[string]func(<-chan struct{}) error{"ingest": b.ingestUntil, "export": b.exportUntil} {
+		if !slices.Contains(strings.Split(b.opt.mix, ","), name) {
+			errs <- nil
+			continue
+		}
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
@@ -61,7 +67,7 @@ func (b *bench) mixed() error {
 		q, l := ms(quiet[i], .99), ms(loaded[i], .99)
 		note := fmt.Sprintf("p50 %.2f ms quiet, %.2f ms mixed; %d/s paced", ms(quiet[i], .5), ms(loaded[i], .5), mixedSearch)
 		b.add(name+", quiet", q, "ms p99", note)
-		b.add(name+", mixed load", l, "ms p99", "ingest, export and notifications at the same time")
+		b.add(name+", mixed load", l, "ms p99", b.opt.mix+" and notifications at the same time")
 		b.add(name+", mixed to quiet", l/q, "times", "of the p99")
 	}
 	_, _, err = b.call("DELETE", "Subscription/"+id, nil, 204)
@@ -71,41 +77,54 @@ func (b *bench) mixed() error {
 // pace are the sorted latencies of searches and of creates.
 type pace [2][]time.Duration
 
+// pacers share the requests of one kind, so that a slow answer does not keep
+// all others waiting.
+const pacers = 4
+
 // paced sends searches and creates by the clock. A latency counts from the
 // tick: what waits for the one before it has waited.
 func (b *bench) paced() (pace, error) {
 	var p pace
+	var mu sync.Mutex
 	var wg sync.WaitGroup
-	errs := make([]error, len(p))
-	for i, perSecond := range []int{mixedSearch, mixedCreate} {
+	var errs []error
+	begin := time.Now()
+	for w := range 2 * pacers {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			do, end, err := b.line()
-			if err != nil {
-				errs[i] = err
-				return
-			}
-			begin := time.Now()
-			for k := range perSecond * mixedSeconds {
-				at := begin.Add(time.Duration(k) * time.Second / time.Duration(perSecond))
-				time.Sleep(time.Until(at))
-				if i == 0 {
-					_, err = do("GET", b.wanted(), nil, 200)
-				} else {
-					_, err = do("POST", "Observation", b.observation(200_000_000+k), 201)
-				}
-				if err != nil {
-					break
-				}
-				p[i] = append(p[i], time.Since(at))
-			}
-			errs[i] = errors.Join(err, end())
-			sort.Slice(p[i], func(x, y int) bool { return p[i][x] < p[i][y] })
+			lat, err := b.pacer(w%2, w/2, begin)
+			mu.Lock()
+			defer mu.Unlock()
+			p[w%2], errs = append(p[w%2], lat...), append(errs, err)
 		}()
 	}
 	wg.Wait()
+	for i := range p {
+		sort.Slice(p[i], func(x, y int) bool { return p[i][x] < p[i][y] })
+	}
 	return p, errors.Join(errs...)
+}
+
+// pacer sends every pacers-th request of a kind: 0 searches, 1 creates.
+func (b *bench) pacer(kind, first int, begin time.Time) ([]time.Duration, error) {
+	do, end, err := b.line()
+	if err != nil {
+		return nil, err
+	}
+	perSecond := [2]int{mixedSearch, mixedCreate}[kind]
+	var out []time.Duration
+	for k := first; k < perSecond*mixedSeconds && err == nil; k += pacers {
+		at := begin.Add(time.Duration(k) * time.Second / time.Duration(perSecond))
+		time.Sleep(time.Until(at))
+		if kind == 0 {
+			_, err = do("GET", b.wanted(), nil, 200)
+		} else {
+			_, err = do("POST", "Observation", b.observation(200_000_000+k), 201)
+		}
+		out = append(out, time.Since(at))
+	}
+	return out, errors.Join(err, end())
 }
 
 // ingestUntil ingests payloads, one after the other.
