@@ -232,7 +232,7 @@ func (w *world) statsPanel() {
 		w.put("Observation/"+id, coded(id, "p1", "panel", "2026-01-02T10:00:00Z", `,"component":[{"code":{"coding":[{"system":"urn:test","code":"sys"}]}`+quantity(v)+`},{"code":{"coding":[{"system":"urn:test","code":"dia"}]}`+quantity("80")+`}]`), 201)
 	}
 	got := w.statsOf(w.want(200, "all", "GET", "/Observation/$stats?subject=Patient/p1&code=panel&statistic=count,average", ""))
-	if len(got) != 2 || got[0]["average"] != 125 || got[1]["average"] != 80 || got[1]["count"] != 2 {
+	if len(got) != 2 || got[1]["average"] != 125 || got[0]["average"] != 80 || got[1]["count"] != 2 {
 		w.t.Errorf("panel: %v", got)
 	}
 	body := `{"resourceType":"Parameters","parameter":[{"name":"subject","valueUri":"Patient/p1"},{"name":"coding","valueCoding":{"system":"urn:test","code":"sys"}},{"name":"period","valuePeriod":{"start":"2026-01-02"}},{"name":"statistic","valueCode":"sum"}]}`
