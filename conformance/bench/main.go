@@ -30,7 +30,7 @@ type options struct {
 	bin, target, token, json string
 	steps, results, mix      string
 	n, workers, seedObs      int
-	xmlMB                    int
+	xmlMB, samples           int
 }
 
 // figure is one measured line.
@@ -62,12 +62,13 @@ func main() {
 	flag.StringVar(&o.target, "target", "", "FHIR base URL of a running server instead")
 	flag.StringVar(&o.token, "token", "-", `bearer token for -target ("-": none)`)
 	flag.StringVar(&o.json, "json", "", "also write the figures to this file")
-	flag.StringVar(&o.steps, "steps", "", "only these, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, ingest, floors, restart")
+	flag.StringVar(&o.steps, "steps", "", "only these, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, ingest, samples, floors, restart")
 	flag.StringVar(&o.mix, "mix", "ingest,export", "what the step mixed does beside searches, creates and notifications")
 	flag.StringVar(&o.results, "results", "", "also append a dated section to this file")
 	flag.IntVar(&o.n, "n", 5000, "requests per measurement")
 	flag.IntVar(&o.workers, "c", 16, "concurrent connections")
 	flag.IntVar(&o.seedObs, "observations", 100000, "Observations in the store before searching")
+	flag.IntVar(&o.samples, "samples", 10_000_000, "heart rates in the store of the step samples")
 	flag.IntVar(&o.xmlMB, "xml", 100, "size of the generated export.xml in MB")
 	flag.Parse()
 	if err := run(o); err != nil {
@@ -153,7 +154,7 @@ func (b *bench) own(hc *http.Client) error {
 	}
 	b.c = &blackbox.Client{Base: b.srv.Base, ID: c.ID, Scope: "system/*.cruds", Key: key, HTTP: hc}
 	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read}, {"search", b.search}, {"operations", b.operations}, {"export", b.export},
-		{"exportfloor", b.exportFloor}, {"notifications", b.notifications}, {"mixed", b.mixed}, {"ingest", b.ingest}, {"floors", b.floors},
+		{"exportfloor", b.exportFloor}, {"notifications", b.notifications}, {"mixed", b.mixed}, {"ingest", b.ingest}, {"samples", b.samples}, {"floors", b.floors},
 		{"restart", b.restart}})
 }
 
