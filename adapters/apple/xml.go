@@ -95,6 +95,16 @@ func (d *xmlDecoder) readError(err error) error {
 	return &adapters.PayloadError{Format: d.format, Where: d.where(), Rule: "the body cannot be read", Err: err}
 }
 
+// decodeXML reads one document, its bytes received beside the decoding.
+func decodeXML(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink, offset int64) (read int64, err error) {
+	a := readAhead(r)
+	defer a.stop()
+	d := newXMLDecoder(ctx, in, format, a, sink)
+	d.offset = offset
+	err = d.run()
+	return d.sc.base + int64(d.sc.pos), err
+}
+
 // run reads the whole document.
 func (d *xmlDecoder) run() error {
 	root := false
