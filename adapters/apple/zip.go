@@ -195,9 +195,8 @@ func (g *guard) Read(p []byte) (int, error) {
 
 func (x *archive) xml(ctx context.Context, e *entry) error {
 	return x.open(e, func(r io.Reader) error {
-		d := newXMLDecoder(ctx, x.in, formatZip, r, x.sink)
-		err := d.run()
-		x.read += d.sc.base + int64(d.sc.pos)
+		n, err := decodeXML(ctx, x.in, formatZip, r, x.sink, x.read)
+		x.read += n
 		return err
 	})
 }

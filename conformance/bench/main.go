@@ -6,6 +6,7 @@
 //	bench -bin bin/pulsegate
 //	bench -bin bin/pulsegate -steps create,mixed   # some of it
 //	bench -target http://127.0.0.1:8090/fhir -token -   # "-": no token
+//	bench -xml 1000 -write-xml export.xml               # only the payload
 //
 // Loads are bounded in count. Figures go to a table on stdout, with -json FILE
 // to a file, and with -results FILE to a history of dated sections.
@@ -31,6 +32,7 @@ type options struct {
 	steps, results, mix      string
 	n, workers, seedObs      int
 	xmlMB, samples           int
+	writeXML                 string
 }
 
 // figure is one measured line.
@@ -70,6 +72,7 @@ func main() {
 	flag.IntVar(&o.seedObs, "observations", 100000, "Observations in the store before searching")
 	flag.IntVar(&o.samples, "samples", 10_000_000, "heart rates in the store of the step samples")
 	flag.IntVar(&o.xmlMB, "xml", 100, "size of the generated export.xml in MB")
+	flag.StringVar(&o.writeXML, "write-xml", "", "only write the export.xml of -xml MB to this file")
 	flag.Parse()
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -78,6 +81,10 @@ func main() {
 }
 
 func run(o options) error {
+	if o.writeXML != "" {
+		_, err := writeExport(o.writeXML, o.xmlMB)
+		return err
+	}
 	b := &bench{opt: o}
 	tr := &http.Transport{MaxIdleConnsPerHost: o.workers * 2, MaxConnsPerHost: o.workers * 2}
 	hc := &http.Client{Transport: tr, Timeout: 2 * time.Minute}
