@@ -260,7 +260,7 @@ func (p *pair) search(typ string) {
 		}
 	}
 	if a.status == 200 {
-		p.pages(c, a, 30)
+		p.pages(c, a, 4+8000/(100+p.size))
 	}
 }
 

@@ -179,10 +179,12 @@ func (p *pair) payload() measured {
 	m := metrics[p.n(len(metrics))]
 	n := 1 + p.n(12)
 	switch {
-	case p.size < 40000 && p.one(40):
+	case p.size > p.room:
+		n = 1
+	case p.room > 20000 && p.one(10):
 		n = 5000 + p.n(15001)
-	case p.size < 40000 && p.one(8):
-		n = 100 + p.n(1500)
+	case p.one(6):
+		n = p.room/20 + p.n(p.room/3)
 	}
 	out := measured{patient: p.of(patients...), vendor: m.vendor, samples: p.stream(m, n)}
 	for p.one(2) {

@@ -44,7 +44,8 @@ type pair struct {
 	links    []link   // pages to go on with
 	jobs     []link   // exports to ask for again
 	made     map[string]int
-	size     int
+	size     int // samples so far
+	room     int // and at most, about: searches of documents take their time
 }
 
 // link is a URL and who may use it.
@@ -57,6 +58,7 @@ func newPair(t *testing.T, seed uint64) *pair {
 		t.Fatal(err)
 	}
 	p.mapper = m
+	p.room = []int{300, 300, 1000, 1000, 1000, 4000, 4000, 25000}[p.n(8)]
 	p.receiver = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		b, err := io.ReadAll(r.Body)
 		if err != nil {
