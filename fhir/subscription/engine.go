@@ -133,7 +133,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	// Watch before the cursor is read: no commit falls in between.
 	e.stop = o.Store.Watch(func(c store.Commit) {
-		if len(c.Changes) > 0 {
+		if len(c.Changes) > 0 || c.Samples > 0 {
 			poke(e.wake)
 		}
 	})
