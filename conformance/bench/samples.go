@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -124,6 +125,7 @@ func (b *bench) sampleReads(c *blackbox.Client, ids []string) error {
 			}
 			lat = append(lat, time.Since(began))
 		}
+		slices.Sort(lat)
 		b.add(q.name, ms(lat, .5), "ms p50", fmt.Sprintf("p99 %.2f ms, one connection", ms(lat, .99)))
 	}
 	return end()
