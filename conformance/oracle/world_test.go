@@ -76,6 +76,7 @@ type world struct {
 	tick   time.Duration
 	frozen time.Time // of ingest, whose goroutines ask for the time while others commit
 	ticks  int
+	states map[string]string // small state that tells of background work
 
 	gate     *gate
 	consents *consent.Engine
@@ -100,20 +101,38 @@ type tier struct {
 }
 
 func (d documents) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
-	return d.w.committed(d.Documents.Commit(ctx, b))
+	r, err := d.Documents.Commit(ctx, b)
+	return d.w.committed(b, r, err)
 }
 
 func (d tier) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
-	return d.w.committed(d.DB.Commit(ctx, b))
+	r, err := d.DB.Commit(ctx, b)
+	return d.w.committed(b, r, err)
 }
 
-func (w *world) committed(r store.Result, err error) (store.Result, error) {
-	if err == nil && r.T != 0 {
-		w.mu.Lock()
-		w.now, w.ticks = w.now.Add(w.tick), w.ticks+1
-		w.mu.Unlock()
+// committed lets the time of a commit pass, and only then tells the harness of
+// it.
+func (w *world) committed(b *store.Batch, r store.Result, err error) (store.Result, error) {
+	if err != nil || r.T == 0 {
+		return r, err
 	}
-	return r, err
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now, w.ticks = w.now.Add(w.tick), w.ticks+1
+	for i := range b.State {
+		if k := b.State[i].Key; strings.HasPrefix(k, "bulk/") || strings.HasSuffix(k, "/sent") || strings.HasSuffix(k, "/head") {
+			w.states[k] = string(b.State[i].Value)
+		}
+	}
+	w.gate.publish()
+	return r, nil
+}
+
+// state is small state, as of the last commit that has passed.
+func (w *world) state(key string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.states[key]
 }
 
 func (w *world) clock() time.Time {
@@ -137,7 +156,7 @@ func (w *world) advance(d, tick time.Duration) {
 }
 
 func newWorld(t *testing.T, seed uint64, tier bool, scopes map[string]string) *world {
-	w := &world{t: t, tier: tier, fs: vfs.NewCrashableMem(), scopes: scopes, gate: newGate(), rand: map[string]*source{},
+	w := &world{t: t, tier: tier, fs: vfs.NewCrashableMem(), scopes: scopes, gate: newGate(), rand: map[string]*source{}, states: map[string]string{},
 		now: time.Date(2026, 11, 2, 8, 0, 0, 0, time.UTC), tick: time.Millisecond}
 	for _, name := range []string{"audit", "ids", "requests", "export", "notifications"} {
 		w.rand[name] = newSource(seed, name)
@@ -207,7 +226,7 @@ func (w *world) open() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.exporter, err = bulk.New(context.Background(), bulk.Options{Store: w.store, Audit: rec, Clock: w.clock, Rand: w.rand["export"],
+	w.exporter, err = bulk.New(context.Background(), bulk.Options{Store: prepared{w.store, w.gate}, Audit: rec, Clock: w.clock, Rand: w.rand["export"],
 		Base: base, GrantFor: w.grant, Logger: log})
 	if err != nil {
 		t.Fatal(err)
