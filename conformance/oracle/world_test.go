@@ -65,6 +65,7 @@ func newSource(seed uint64, name string) *source {
 type world struct {
 	t     *testing.T
 	tier  bool
+	fault fault
 	fs    *vfs.MemFS
 	db    *pebblestore.DB
 	store store.Store
@@ -108,6 +109,56 @@ func (d documents) Commit(ctx context.Context, b *store.Batch) (store.Result, er
 func (d tier) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	r, err := d.DB.Commit(ctx, b)
 	return d.w.committed(b, r, err)
+}
+
+// fault is what a server does wrong on purpose, for the control.
+type fault int
+
+const (
+	noFault      fault = iota
+	findsLess          // a search misses its last match
+	countsMore         // a count is one too high
+	scansLess          // an export misses an Observation
+	wrongVersion       // the second version of a sample is not there
+	faults
+)
+
+type faulty struct{ tier }
+
+func (s faulty) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error {
+	if s.w.fault != findsLess || f.Query.Type != "Observation" {
+		return s.tier.Find(ctx, f, fn)
+	}
+	n, err := s.tier.Count(ctx, store.Find{Query: f.Query, Filter: f.Filter, At: f.At})
+	if err != nil {
+		return err
+	}
+	return s.tier.Find(ctx, f, func(x *store.Found) bool { n--; return n > 0 && fn(x) })
+}
+
+func (s faulty) Count(ctx context.Context, f store.Find) (uint64, error) {
+	n, err := s.tier.Count(ctx, f)
+	if s.w.fault == countsMore && n > 3 {
+		n++
+	}
+	return n, err
+}
+
+func (s faulty) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Found) bool) error {
+	n := 0
+	return s.tier.Scan(ctx, r, func(f *store.Found) bool {
+		if n++; s.w.fault == scansLess && n == 3 && f.Resource.Type == "Observation" {
+			return true
+		}
+		return fn(f)
+	})
+}
+
+func (s faulty) ReadVersion(ctx context.Context, ref fhir.Ref, version uint64) (fhir.Resource, *access.Facts, error) {
+	if s.w.fault == wrongVersion && version == 2 && len(ref.ID) == 32 {
+		version = 99
+	}
+	return s.tier.ReadVersion(ctx, ref, version)
 }
 
 // committed lets the time of a commit pass, and only then tells the harness of
@@ -203,6 +254,9 @@ func (w *world) open() {
 	}
 	if w.tier {
 		w.store = tier{w.db, w}
+		if w.fault != noFault {
+			w.store = faulty{tier{w.db, w}}
+		}
 	} else {
 		w.store = documents{store.Documents{Store: w.db}, w}
 	}
