@@ -138,7 +138,9 @@ func (w *world) statsOf(a answer) []map[string]float64 {
 		}
 		var o struct {
 			Component []struct {
-				Code          struct{ Coding []struct{ Code, Display, System string } }
+				Code struct {
+					Coding []struct{ Code, Display, System string }
+				}
 				ValueQuantity *struct{ Value float64 }
 			}
 		}
