@@ -1,11 +1,13 @@
 package oracle
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,11 +22,13 @@ import (
 type gate struct {
 	mu        sync.Mutex
 	moved     *sync.Cond
+	fresh     []store.T // commits that are not done with yet
 	changed   []store.T // commits that the follower has to look at
 	released  store.T
 	looks     int // of the follower at the change log
 	following bool
 	turn      string // client
+	preparing bool   // exports may become complete
 	poke      func(store.Commit)
 }
 
@@ -46,14 +50,25 @@ func (g *gate) watch(db store.Store) {
 	db.Watch(func(c store.Commit) {
 		if len(c.Changes) > 0 || c.Samples > 0 {
 			g.mu.Lock()
-			g.changed = append(g.changed, c.T)
+			g.fresh = append(g.fresh, c.T)
 			g.mu.Unlock()
 		}
 	})
 }
 
+// publish moves on once the time of a commit has passed.
+func (g *gate) publish() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.changed, g.fresh = append(g.changed, g.fresh...), nil
+}
+
 // pass is where the grant of a client is asked for.
 func (g *gate) pass(ctx context.Context, client string) {
+	g.until(ctx, func() bool { return g.following || g.turn == client })
+}
+
+func (g *gate) until(ctx context.Context, ok func() bool) {
 	defer context.AfterFunc(ctx, func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
@@ -61,7 +76,7 @@ func (g *gate) pass(ctx context.Context, client string) {
 	})()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for !g.following && g.turn != client && ctx.Err() == nil {
+	for !ok() && ctx.Err() == nil {
 		g.moved.Wait()
 	}
 }
@@ -127,11 +142,30 @@ func (g *gate) follow(t store.T) {
 	g.mu.Unlock()
 }
 
-func (g *gate) take(client string) {
+// set changes whose turn it is.
+func (g *gate) set(change func()) {
 	g.mu.Lock()
-	g.turn = client
-	g.mu.Unlock()
+	defer g.mu.Unlock()
+	change()
 	g.moved.Broadcast()
+}
+
+func (g *gate) take(client string) { g.set(func() { g.turn = client }) }
+
+// prepared is the store as the exporter sees it: what it does in the background
+// ends after the request that began it.
+type prepared struct {
+	store.Store
+	g *gate
+}
+
+func (p prepared) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
+	for i := range b.State {
+		if bytes.Contains(b.State[i].Value, []byte(`"state":"complete"`)) {
+			p.g.until(ctx, func() bool { return p.g.preparing })
+		}
+	}
+	return p.Store.Commit(ctx, b)
 }
 
 // patience is how long background work may take.
@@ -143,15 +177,6 @@ func (w *world) wait(what string, ok func() bool) {
 			w.t.Fatalf("never: %s (tier: %v)", what, w.tier)
 		}
 	}
-}
-
-// state is small state of the store, as text.
-func (w *world) state(key string) string {
-	v, err := w.db.Get(context.Background(), key)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return string(v)
 }
 
 var (
@@ -180,16 +205,17 @@ func (w *world) requested(s subscribed) bool { return w.statusOf(s.id) == "reque
 // sent until nothing is left to do.
 func (w *world) settle(subs []subscribed) {
 	w.advance(time.Second, 300*time.Millisecond) // more than a sender keeps its place in memory
+	w.gate.set(func() { w.gate.preparing = true })
+	defer w.gate.set(func() { w.gate.preparing = false })
 	w.wait("exports prepared", func() bool {
-		running := false
-		err := w.db.List(context.Background(), "bulk/", func(_ string, v []byte) bool {
-			running = regexp.MustCompile(`"state":"running"`).Match(v)
-			return !running
-		})
-		if err != nil {
-			w.t.Fatal(err)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for k, v := range w.states {
+			if strings.HasPrefix(k, "bulk/") && strings.Contains(v, `"state":"running"`) {
+				return false
+			}
 		}
-		return !running
+		return true
 	})
 	for {
 		if t, ok := w.gate.next(); ok {

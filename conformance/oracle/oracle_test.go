@@ -23,6 +23,7 @@ var (
 // pair is one life in two worlds.
 type pair struct {
 	t        *testing.T
+	differ   func(string) // ends a life at a difference
 	seed     uint64
 	rnd      *rand.Rand
 	both     [2]*world // documents, samples
@@ -51,8 +52,8 @@ type pair struct {
 // link is a URL and who may use it.
 type link struct{ client, url string }
 
-func newPair(t *testing.T, seed uint64) *pair {
-	p := &pair{t: t, seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), scopes: map[string]string{"admin": "system/*.cruds"}, made: map[string]int{}}
+func newPair(t *testing.T, seed uint64, fault fault) *pair {
+	p := &pair{t: t, differ: func(s string) { t.Helper(); t.Fatal(s) }, seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), scopes: map[string]string{"admin": "system/*.cruds"}, made: map[string]int{}}
 	m, err := mapper()
 	if err != nil {
 		t.Fatal(err)
@@ -69,6 +70,9 @@ func newPair(t *testing.T, seed uint64) *pair {
 	t.Cleanup(p.receiver.Close)
 	for i := range p.both {
 		p.both[i] = newWorld(t, seed, i == 1, p.scopes)
+	}
+	if p.both[1].fault = fault; fault != noFault {
+		p.both[1].restart()
 	}
 	t.Cleanup(func() {
 		for _, w := range p.both {
@@ -211,8 +215,8 @@ func (p *pair) same(what, a, b string) {
 		i++
 	}
 	around := func(s string) string { return s[max(0, min(i, len(s))-300):min(len(s), i+300)] }
-	p.t.Fatalf("-oracle.seed %d, step %d: %s differs (%d and %d bytes, from byte %d on)\nlast: %s\ndocuments: %s\nsamples:   %s",
-		p.seed, p.step, what, len(a), len(b), i, strings.Join(p.trail[max(0, len(p.trail)-6):], "\n  "), around(a), around(b))
+	p.differ(fmt.Sprintf("-oracle.seed %d, step %d: %s differs (%d and %d bytes, from byte %d on)\nlast: %s\ndocuments: %s\nsamples:   %s",
+		p.seed, p.step, what, len(a), len(b), i, strings.Join(p.trail[max(0, len(p.trail)-6):], "\n  "), around(a), around(b)))
 }
 
 // TestOracle is the gate: lives until the time is over.
@@ -227,7 +231,7 @@ func TestOracle(t *testing.T) {
 	for n := 0; n == 0 || time.Now().Before(end); n++ {
 		s := seed + uint64(n)
 		ok := t.Run(fmt.Sprint(s), func(t *testing.T) {
-			p := newPair(t, s)
+			p := newPair(t, s, noFault)
 			defer func() {
 				for k, v := range p.made {
 					made[k] += v
@@ -248,4 +252,38 @@ func TestOracle(t *testing.T) {
 			t.Logf("%6d %s", made[k], k)
 		}
 	}
+}
+
+// TestFaults is the control: a server that is wrong in one small way is found
+// out, and not one that is right.
+func TestFaults(t *testing.T) {
+	for f := noFault + 1; f < faults; f++ {
+		t.Run(fmt.Sprint(f), func(t *testing.T) {
+			for seed := uint64(1); seed <= 8; seed++ {
+				if what := found(t, seed, f); what != "" {
+					t.Log(short(what, 160))
+					return
+				}
+			}
+			t.Error("nobody noticed")
+		})
+	}
+}
+
+// found is the difference that a fault makes in a life of some steps.
+func found(t *testing.T, seed uint64, f fault) (what string) {
+	p := newPair(t, seed, f)
+	type difference struct{ string }
+	p.differ = func(s string) { panic(difference{s}) }
+	defer func() {
+		if d, ok := recover().(difference); ok {
+			what = d.string
+		}
+	}()
+	p.begin()
+	for p.step = 1; p.step <= 60; p.step++ {
+		p.live()
+	}
+	p.end()
+	return ""
 }

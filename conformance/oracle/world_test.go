@@ -65,6 +65,7 @@ func newSource(seed uint64, name string) *source {
 type world struct {
 	t     *testing.T
 	tier  bool
+	fault fault
 	fs    *vfs.MemFS
 	db    *pebblestore.DB
 	store store.Store
@@ -76,6 +77,7 @@ type world struct {
 	tick   time.Duration
 	frozen time.Time // of ingest, whose goroutines ask for the time while others commit
 	ticks  int
+	states map[string]string // small state that tells of background work
 
 	gate     *gate
 	consents *consent.Engine
@@ -100,20 +102,88 @@ type tier struct {
 }
 
 func (d documents) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
-	return d.w.committed(d.Documents.Commit(ctx, b))
+	r, err := d.Documents.Commit(ctx, b)
+	return d.w.committed(b, r, err)
 }
 
 func (d tier) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
-	return d.w.committed(d.DB.Commit(ctx, b))
+	r, err := d.DB.Commit(ctx, b)
+	return d.w.committed(b, r, err)
 }
 
-func (w *world) committed(r store.Result, err error) (store.Result, error) {
-	if err == nil && r.T != 0 {
-		w.mu.Lock()
-		w.now, w.ticks = w.now.Add(w.tick), w.ticks+1
-		w.mu.Unlock()
+// fault is what a server does wrong on purpose, for the control.
+type fault int
+
+const (
+	noFault      fault = iota
+	findsLess          // a search misses its last match
+	countsMore         // a count is one too high
+	scansLess          // an export misses an Observation
+	wrongVersion       // the second version of a sample is not there
+	faults
+)
+
+type faulty struct{ tier }
+
+func (s faulty) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error {
+	if s.w.fault != findsLess || f.Query.Type != "Observation" {
+		return s.tier.Find(ctx, f, fn)
 	}
-	return r, err
+	n, err := s.tier.Count(ctx, store.Find{Query: f.Query, Filter: f.Filter, At: f.At})
+	if err != nil {
+		return err
+	}
+	return s.tier.Find(ctx, f, func(x *store.Found) bool { n--; return n > 0 && fn(x) })
+}
+
+func (s faulty) Count(ctx context.Context, f store.Find) (uint64, error) {
+	n, err := s.tier.Count(ctx, f)
+	if s.w.fault == countsMore && n > 3 {
+		n++
+	}
+	return n, err
+}
+
+func (s faulty) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Found) bool) error {
+	n := 0
+	return s.tier.Scan(ctx, r, func(f *store.Found) bool {
+		if n++; s.w.fault == scansLess && n == 3 && f.Resource.Type == "Observation" {
+			return true
+		}
+		return fn(f)
+	})
+}
+
+func (s faulty) ReadVersion(ctx context.Context, ref fhir.Ref, version uint64) (fhir.Resource, *access.Facts, error) {
+	if s.w.fault == wrongVersion && version == 2 && len(ref.ID) == 32 {
+		version = 99
+	}
+	return s.tier.ReadVersion(ctx, ref, version)
+}
+
+// committed lets the time of a commit pass, and only then tells the harness of
+// it.
+func (w *world) committed(b *store.Batch, r store.Result, err error) (store.Result, error) {
+	if err != nil || r.T == 0 {
+		return r, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now, w.ticks = w.now.Add(w.tick), w.ticks+1
+	for i := range b.State {
+		if k := b.State[i].Key; strings.HasPrefix(k, "bulk/") || strings.HasSuffix(k, "/sent") || strings.HasSuffix(k, "/head") {
+			w.states[k] = string(b.State[i].Value)
+		}
+	}
+	w.gate.publish()
+	return r, nil
+}
+
+// state is small state, as of the last commit that has passed.
+func (w *world) state(key string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.states[key]
 }
 
 func (w *world) clock() time.Time {
@@ -137,7 +207,7 @@ func (w *world) advance(d, tick time.Duration) {
 }
 
 func newWorld(t *testing.T, seed uint64, tier bool, scopes map[string]string) *world {
-	w := &world{t: t, tier: tier, fs: vfs.NewCrashableMem(), scopes: scopes, gate: newGate(), rand: map[string]*source{},
+	w := &world{t: t, tier: tier, fs: vfs.NewCrashableMem(), scopes: scopes, gate: newGate(), rand: map[string]*source{}, states: map[string]string{},
 		now: time.Date(2026, 11, 2, 8, 0, 0, 0, time.UTC), tick: time.Millisecond}
 	for _, name := range []string{"audit", "ids", "requests", "export", "notifications"} {
 		w.rand[name] = newSource(seed, name)
@@ -184,6 +254,9 @@ func (w *world) open() {
 	}
 	if w.tier {
 		w.store = tier{w.db, w}
+		if w.fault != noFault {
+			w.store = faulty{tier{w.db, w}}
+		}
 	} else {
 		w.store = documents{store.Documents{Store: w.db}, w}
 	}
@@ -207,7 +280,7 @@ func (w *world) open() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.exporter, err = bulk.New(context.Background(), bulk.Options{Store: w.store, Audit: rec, Clock: w.clock, Rand: w.rand["export"],
+	w.exporter, err = bulk.New(context.Background(), bulk.Options{Store: prepared{w.store, w.gate}, Audit: rec, Clock: w.clock, Rand: w.rand["export"],
 		Base: base, GrantFor: w.grant, Logger: log})
 	if err != nil {
 		t.Fatal(err)
