@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/klauspost/compress/flate"
+
 	"pulsegate/adapters"
 	"pulsegate/mapping/sample"
 )
@@ -41,6 +43,7 @@ func (a *Adapter) decodeZip(ctx context.Context, in adapters.Input, sink adapter
 	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
 		return fail("end of archive", "no readable zip directory", err)
 	}
+	z.RegisterDecompressor(zip.Deflate, flate.NewReader) // inflates a fifth to a third faster than compress/flate
 	if len(z.File) > cmp.Or(a.Limits.Entries, defaultEntries) {
 		return fail("directory", "too many entries", nil)
 	}
