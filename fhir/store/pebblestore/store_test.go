@@ -1,8 +1,10 @@
 package pebblestore_test
 
 import (
+	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -11,24 +13,40 @@ import (
 	"pulsegate/fhir/store/storetest"
 )
 
-func TestContract(t *testing.T) {
-	var at sync.Map
-	open := func(t testing.TB, fs *vfs.MemFS) store.Store {
-		s, err := pebblestore.Open("", pebblestore.Options{FS: fs})
+// driver opens stores in memory.
+func driver() storetest.Driver {
+	type origin struct {
+		fs    *vfs.MemFS
+		clock func() time.Time
+	}
+	var from sync.Map // of open stores
+	open := func(t testing.TB, o origin) store.Store {
+		s, err := pebblestore.Open("", pebblestore.Options{FS: o.fs, Clock: o.clock, CacheBytes: 8 << 20})
 		if err != nil {
 			t.Fatal(err)
 		}
-		at.Store(s, fs)
+		from.Store(s, o)
 		return s
 	}
-	storetest.Run(t, storetest.Driver{
-		Open: func(t testing.TB) store.Store { return open(t, vfs.NewMem()) },
-		Reopen: func(t testing.TB, s store.Store) store.Store {
-			fs, _ := at.LoadAndDelete(s)
-			if err := s.Close(); err != nil {
-				t.Fatal(err)
-			}
-			return open(t, fs.(*vfs.MemFS))
+	closed := func(t testing.TB, s store.Store) origin {
+		o, _ := from.LoadAndDelete(s)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return o.(origin)
+	}
+	return storetest.Driver{
+		Open: func(t testing.TB, clock func() time.Time) store.Store {
+			return open(t, origin{vfs.NewCrashableMem(), clock})
 		},
-	})
+		Reopen: func(t testing.TB, s store.Store) store.Store { return open(t, closed(t, s)) },
+		Crash: func(t testing.TB, s store.Store) store.Store {
+			o, _ := from.Load(s)
+			clone := o.(origin).fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rand.New(rand.NewPCG(uint64(s.T()), 1))})
+			return open(t, origin{clone, closed(t, s).clock})
+		},
+	}
 }
+
+func TestContract(t *testing.T)            { storetest.Run(t, driver()) }
+func TestContractOfDocuments(t *testing.T) { storetest.Run(t, storetest.AsDocuments(driver())) }

@@ -106,7 +106,7 @@ var queries = []struct{ typ, raw string }{
 
 func testFind(t *testing.T, d Driver) {
 	rapid.Check(t, func(rt *rapid.T) {
-		s := d.Open(t)
+		s := d.Open(t, nil)
 		defer func() { shut(t, s) }()
 		w, last := write(rt, s)
 		s = d.Reopen(t, s)

@@ -17,10 +17,33 @@ import (
 
 // Driver opens the stores under test.
 type Driver struct {
-	// Open makes an empty store; it is closed by the suite.
-	Open func(t testing.TB) store.Store
-	// Reopen closes s and opens the same data again.
+	// Open makes an empty store; it is closed by the suite. A store gets
+	// lastUpdated from clock, nil is that of the machine.
+	Open func(t testing.TB, clock func() time.Time) store.Store
+	// Reopen closes s and opens the same data again, with the same clock.
 	Reopen func(t testing.TB, s store.Store) store.Store
+	// Crash opens what a kill of s at this moment leaves, and lets s go. nil:
+	// the driver has no such file system.
+	Crash func(t testing.TB, s store.Store) store.Store
+}
+
+// AsDocuments is d with samples written as the documents they stand for: the
+// same suite holds for it.
+func AsDocuments(d Driver) Driver {
+	around := func(again func(testing.TB, store.Store) store.Store) func(testing.TB, store.Store) store.Store {
+		if again == nil {
+			return nil
+		}
+		return func(t testing.TB, s store.Store) store.Store {
+			return store.Documents{Store: again(t, s.(store.Documents).Store)}
+		}
+	}
+	return Driver{
+		Open: func(t testing.TB, clock func() time.Time) store.Store {
+			return store.Documents{Store: d.Open(t, clock)}
+		},
+		Reopen: around(d.Reopen), Crash: around(d.Crash),
+	}
 }
 
 // Run runs the suite.
@@ -28,14 +51,16 @@ func Run(t *testing.T, d Driver) {
 	for name, fn := range map[string]func(*testing.T, store.Store){
 		"versions": testVersions, "preconditions": testPreconditions, "same": testSkipSame, "state": testState,
 		"changes": testChanges, "watch": testWatch, "log": testLog, "filter": testFilter, "closed": testClosed,
+		"samples": testSamples, "samples found": testSamplesFound, "samples moved": testSamplesMoved, "samples conflict": testSamplesConflict,
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := d.Open(t)
+			s := d.Open(t, nil)
 			defer shut(t, s)
 			fn(t, s)
 		})
 	}
 	t.Run("reopen", func(t *testing.T) { testReopen(t, d) })
+	t.Run("samples reopen", func(t *testing.T) { testSamplesReopen(t, d) })
 	t.Run("find", func(t *testing.T) { testFind(t, d) })
 }
 
@@ -342,7 +367,7 @@ func testClosed(t *testing.T, s store.Store) {
 
 func testReopen(t *testing.T, d Driver) {
 	ctx := context.Background()
-	s := d.Open(t)
+	s := d.Open(t, nil)
 	r, err := s.Commit(ctx, &store.Batch{Writes: []store.Write{put("Patient", "p1", "")}, Leaves: []store.Leaf{store.Leaf("x"), store.Leaf("y"), store.Leaf("z")},
 		State: []store.StateWrite{{Key: "k", Value: []byte("v"), Expires: time.Now().Add(time.Hour)}}})
 	if err != nil {
