@@ -3,6 +3,7 @@ package pebblestore
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"math/bits"
 	"slices"
 	"sync"
@@ -126,6 +127,10 @@ type tail struct {
 	key  []byte
 	head series.Header
 }
+
+// from is where the range of a base block begins: at its key, which its first
+// samples may have left since.
+func (t *tail) from() int64 { return unsortable(binary.BigEndian.Uint64(t.key[1+8+1:])) }
 
 // tierOf parts tails by size.
 func tierOf(n int) int { return (bits.Len(uint(n)) + 3) / 4 }
@@ -279,7 +284,7 @@ func (c *compactor) intoBase(r pebble.Reader, x *compaction, tails []tail, all b
 		loose += h.Count
 		// A tail lands in what it overlaps, and beside the block before it.
 		from, _ := slices.BinarySearchFunc(base, h.MinStart, func(b tail, s int64) int { return cmp.Compare(b.head.MaxStart, s) })
-		for j := from; j < len(base) && base[j].head.MinStart <= h.MaxStart; j++ {
+		for j := from; j < len(base) && base[j].from() <= h.MaxStart; j++ {
 			hit[j] = true
 		}
 		if from > 0 && base[from-1].head.Count < blockSamples/2 {
@@ -307,7 +312,7 @@ func (c *compactor) intoBase(r pebble.Reader, x *compaction, tails []tail, all b
 		}
 		end := cols.Len() // samples of the tails before the untouched block j
 		if j < len(base) {
-			end = cols.Search(base[j].head.MinStart)
+			end = cols.Search(base[j].from())
 		}
 		var run []tail
 		for k := j - 1; k >= 0 && hit[k]; k-- {
