@@ -29,7 +29,11 @@ const (
 // compactor merges tails in the background. It reads a snapshot, writes
 // through the committer, and holds nobody up.
 type compactor struct {
-	d      *DB
+	d *DB
+	// turn is held from the reading of a series until the change of its rows
+	// is visible: two compactions of what both have read would keep samples
+	// twice.
+	turn   sync.Mutex
 	mu     sync.Mutex
 	queued map[series.SeriesID]*seriesInfo
 	order  []series.SeriesID
@@ -140,6 +144,8 @@ func tierOf(n int) int { return (bits.Len(uint(n)) + 3) / 4 }
 // the base whatever it costs.
 func (c *compactor) compact(in *seriesInfo, all bool) error {
 	const op = "pebblestore.compact"
+	c.turn.Lock()
+	defer c.turn.Unlock()
 	v, err := c.d.enter(op)
 	if err != nil {
 		return err
