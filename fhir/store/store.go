@@ -102,9 +102,9 @@ const (
 
 // Batch is what one Commit makes durable together.
 type Batch struct {
-	// Series are samples that were absent at Probed, as Probe said. The
-	// commit fails with Conflict when a stream changed after that; the
-	// writer probes again.
+	// Series are samples that were absent at Probed, as Probe said; of a
+	// series at most one write, and no sample in two. The commit fails with
+	// Conflict when a stream changed after that; the writer probes again.
 	Series []SeriesWrite
 	Probed T
 

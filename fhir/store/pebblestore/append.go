@@ -1,6 +1,7 @@
 package pebblestore
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"pulsegate/fhir"
@@ -72,13 +73,16 @@ func ordered(w *store.SeriesWrite) error {
 	return nil
 }
 
-// distinct refuses a batch that states a sample twice, under two templates of
-// one identity.
+// distinct refuses a batch that has two writes of one series, or states a
+// sample twice under two templates of one identity.
 func distinct(ws []store.SeriesWrite) error {
 	byIdentity := map[series.Identity][]int{}
 	for i := range ws {
 		id := ws[i].Template.Identity
 		for _, j := range byIdentity[id] {
+			if bytes.Equal(series.AppendTemplate(nil, ws[i].Template), series.AppendTemplate(nil, ws[j].Template)) {
+				return fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "series %d and %d are one", j, i)
+			}
 			if common(&ws[i], &ws[j]) {
 				return fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "series %d and %d state a sample twice", j, i)
 			}
