@@ -62,6 +62,7 @@ func Run(t *testing.T, d Driver) {
 	t.Run("reopen", func(t *testing.T) { testReopen(t, d) })
 	t.Run("samples reopen", func(t *testing.T) { testSamplesReopen(t, d) })
 	t.Run("find", func(t *testing.T) { testFind(t, d) })
+	t.Run("twins", func(t *testing.T) { testTwins(t, d) })
 }
 
 func shut(t testing.TB, s store.Store) {
@@ -392,7 +393,10 @@ func testReopen(t *testing.T, d Driver) {
 	sound(t, s)
 }
 
-func sound(t testing.TB, s store.Store) {
+func sound(t interface {
+	Helper()
+	Error(...any)
+}, s store.Store) {
 	t.Helper()
 	if err := s.Check(context.Background(), func(p string) { t.Error(p) }); err != nil {
 		t.Error(err)
