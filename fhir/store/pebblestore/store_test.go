@@ -1,6 +1,7 @@
 package pebblestore_test
 
 import (
+	"flag"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -12,6 +13,8 @@ import (
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/store/storetest"
 )
+
+var lives = flag.Duration("twins", 0, "how long to compare samples with documents; 0: what the suite does, and -rapid.checks bounds it")
 
 // driver opens stores in memory.
 func driver() storetest.Driver {
@@ -36,6 +39,7 @@ func driver() storetest.Driver {
 		return o.(origin)
 	}
 	return storetest.Driver{
+		Lives: *lives,
 		Open: func(t testing.TB, clock func() time.Time) store.Store {
 			return open(t, origin{vfs.NewCrashableMem(), clock})
 		},

@@ -41,7 +41,16 @@ type pending struct {
 }
 
 func testTwins(t *testing.T, d Driver) {
+	if d.Lives == 0 {
+		d.Lives = 10 * time.Second
+	}
+	end, failing := time.Now().Add(d.Lives), false
 	rapid.Check(t, func(rt *rapid.T) {
+		// rapid counts lives, not time; what failed is had again to make it small.
+		if time.Now().After(end) && !failing {
+			return
+		}
+		defer func() { failing = failing || rt.Failed() }()
 		w := &twins{rt: rt, t: t, d: [2]Driver{AsDocuments(d), d}, now: time.Date(2026, 2, 1, 8, 0, 0, 0, time.UTC),
 			rnd: rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1)), tpls: streams()}
 		for i := range w.s {
