@@ -176,16 +176,36 @@ func foundText(f *store.Found) string {
 	return fmt.Sprintf("%q v%d %v %v %s %s", f.Pos, f.Resource.Version, f.Resource.LastUpdated, f.Resource.Deleted, tokens(f.Facts), f.Resource.JSON)
 }
 
-// list calls a walk and writes down what it gives, and how it ends.
-func list(walk func(func(*store.Found) bool) error) (out []string, pos []string) {
+// list calls a walk and writes down what it gives, and how it ends. In its
+// midst it lets during happen.
+func list(walk func(func(*store.Found) bool) error, during func()) (out []string, pos []string) {
 	err := walk(func(f *store.Found) bool {
-		out, pos = append(out, foundText(f)), append(pos, f.Pos)
+		if out, pos = append(out, foundText(f)), append(pos, strings.Clone(f.Pos)); len(out) == 2 && during != nil {
+			during()
+		}
 		return true
 	})
 	if err != nil {
 		out = append(out, fmt.Sprintf("kind %d", fhir.KindOf(err)))
 	}
 	return out, pos
+}
+
+// during is what may happen while the second store is read, at a commit that
+// is named: blocks are rewritten, samples leave them and others come.
+func (w *twins) during(i int) func() {
+	if i == 0 || !w.one(4, "during") {
+		return nil
+	}
+	return func() {
+		switch w.n(3, "meanwhile") {
+		case 0:
+			w.append()
+		case 1:
+			w.write()
+		}
+		w.compact()
+	}
 }
 
 // consents lets p1 and vendor apple through, and what it wrote itself.
@@ -228,11 +248,14 @@ func (w *twins) find() {
 		w.rt.Skip(raw, err) // the parameter does not take such a value
 	}
 	f := store.Find{Query: q, Filter: w.filter(), At: w.at(), Limit: []int{0, 0, 1, 7, 1000}[w.n(5, "limit")]}
+	if f.At == 0 && w.one(2, "pinned") {
+		f.At = w.s[0].T()
+	}
 	what := fmt.Sprintf("%s at %d, limit %d", raw, f.At, f.Limit)
 	ask := func(f store.Find) (pos []string) {
 		var got [2][]string
 		for i, s := range w.s {
-			got[i], pos = list(func(fn func(*store.Found) bool) error { return s.Find(ctx, f, fn) })
+			got[i], pos = list(func(fn func(*store.Found) bool) error { return s.Find(ctx, f, fn) }, w.during(i))
 		}
 		w.same(what, strings.Join(got[0], "\n"), strings.Join(got[1], "\n"))
 		return pos
@@ -313,7 +336,7 @@ func (w *twins) scan() {
 	}
 	var got [2][]string
 	for i, s := range w.s {
-		got[i], _ = list(func(fn func(*store.Found) bool) error { return s.Scan(context.Background(), r, fn) })
+		got[i], _ = list(func(fn func(*store.Found) bool) error { return s.Scan(context.Background(), r, fn) }, w.during(i))
 	}
 	w.same(fmt.Sprintf("scan of %q at %d since %v", r.Patient, r.At, r.Since), strings.Join(got[0], "\n"), strings.Join(got[1], "\n"))
 }
