@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sort"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
 
@@ -101,6 +103,9 @@ var queries = []struct{ typ, raw string }{
 	{"Group", "member=Patient/p1"}, {"Group", "member=Patient/p1,Patient/p2"}, {"Provenance", "patient=p2"}, {"Provenance", "_sort=_id"},
 	{"AuditEvent", "patient=p1"}, {"AuditEvent", "patient=p1&_sort=-date"}, {"AuditEvent", "patient=p2&_sort=date"}, {"AuditEvent", "patient=p2&_sort=-date&date=ge2026-01-02"},
 	{"AuditEvent", "patient=p1,p2&_sort=-date"}, {"AuditEvent", "_sort=-date"}, {"AuditEvent", "patient=p1&patient=p2&_sort=date"}, {"Provenance", "patient=p2&_sort=-recorded"},
+	{"Observation", "patient=p1&value-quantity=ge62&_sort=-value-quantity"}, {"Observation", "value-quantity=62,0&_sort=date"}, {"Observation", "component-value-quantity=lt62"},
+	{"Observation", "status=final&_sort=-date"}, {"Observation", "status:not=final&code=c2"}, {"Observation", "category=activity"}, {"Observation", "identifier=urn:s|heart p1&_sort=-date"},
+	{"Observation", "patient=p1&code=c1&date=lt1970-01-01&_sort=-date"}, {"Observation", "patient:missing=true"}, {"Observation", "patient=p2&code=c2&date=ge2026-01-02T00:00:00Z&_sort=date"},
 	{"Observation", "_sort=_lastUpdated"}, {"Observation", "code=c1&_sort=-_lastUpdated"}, {"Patient", "_sort=-_lastUpdated"}, {"AuditEvent", "_sort=-_lastUpdated"},
 }
 
@@ -121,7 +126,7 @@ func testFind(t *testing.T, d Driver) {
 			w.check(rt, s, q.typ, q.raw, last, 2)
 		}
 		w.scans(rt, s, last)
-		sound(t, s)
+		sound(rt, s)
 	})
 }
 
@@ -129,6 +134,7 @@ func testFind(t *testing.T, d Driver) {
 func write(rt *rapid.T, s store.Store) (world, store.T) {
 	w := world{}
 	cur := map[string]*search.Values{}
+	var samples []string
 	last := store.T(0)
 	for range rapid.IntRange(4, 25).Draw(rt, "commits") {
 		ids := rapid.SliceOfNDistinct(rapid.IntRange(0, 15), 1, 4, rapid.ID[int]).Draw(rt, "ids")
@@ -136,9 +142,34 @@ func write(rt *rapid.T, s store.Store) (world, store.T) {
 		for _, i := range ids {
 			b.Writes = append(b.Writes, anyWrite(rt, i))
 		}
+		if len(samples) > 0 && rapid.IntRange(0, 2).Draw(rt, "edit") == 0 {
+			id := rapid.SampledFrom(samples).Draw(rt, "sample")
+			if rapid.Bool().Draw(rt, "remove") {
+				b.Writes = append(b.Writes, remove("Observation", id))
+			} else {
+				b.Writes = append(b.Writes, put("Observation", id, observation("p2", 1, "2026-01-03T07:00:00Z", "")))
+			}
+		}
+		if rapid.IntRange(0, 2).Draw(rt, "samples") == 0 {
+			anySamples(rt, s, &b)
+		}
 		r, err := s.Commit(context.Background(), &b)
 		if err != nil {
 			rt.Fatal(err)
+		}
+		for _, x := range b.Series {
+			for i, id := range idsOf(x) {
+				res, _, err := s.Read(context.Background(), fhir.Ref{Type: "Observation", ID: id}, 0)
+				if err != nil {
+					rt.Fatal(err)
+				}
+				v, err := search.Extract("Observation", stamped(x, i, r.T, res.LastUpdated))
+				if err != nil {
+					rt.Fatal(err)
+				}
+				cur["Observation/"+id] = v
+				samples = append(samples, id)
+			}
 		}
 		for i, o := range r.Outcomes {
 			key := o.Ref.String()
@@ -169,6 +200,26 @@ func write(rt *rapid.T, s store.Store) (world, store.T) {
 		rt.Skip("nothing was written")
 	}
 	return w, last
+}
+
+// anySamples puts new samples of a stream into b.
+func anySamples(rt *rapid.T, s store.Store, b *store.Batch) {
+	t := rapid.SampledFrom(streams()).Draw(rt, "template")
+	rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 2))
+	all := samplesOf(rnd, t, rapid.IntRange(1, 5).Draw(rt, "n"), moments[rapid.IntRange(0, 5).Draw(rt, "moment")])
+	if all.Columns.Len() == 0 {
+		return
+	}
+	at, found := probe(rt, s, all)
+	fresh := store.SeriesWrite{Template: t, Columns: &series.Columns{}}
+	for i, p := range found[0] {
+		if x := all.Columns.At(i); p == store.Missing {
+			fresh.Columns.Append(&x, t.Values)
+		}
+	}
+	if b.Probed = at; fresh.Columns.Len() > 0 {
+		b.Series = []store.SeriesWrite{fresh}
+	}
 }
 
 func anyWrite(rt *rapid.T, i int) store.Write {

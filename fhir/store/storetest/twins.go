@@ -185,9 +185,13 @@ func number(r *rand.Rand) series.Decimal {
 	return []series.Decimal{{Mant: 62}, {Mant: 620, Scale: 1}, {Mant: 5, Scale: 1}, {Mant: 50, Scale: 2}, {}, {Scale: 2}, {Mant: -3}, {Mant: -35, Scale: 1}, {Mant: 100}, {Mant: 61}, {Mant: 63}}[r.IntN(11)]
 }
 
-// run makes at most n samples of t.
 func (w *twins) run(t *series.Template, n int, at int64) store.SeriesWrite {
-	r, c := w.rnd, &series.Columns{}
+	return samplesOf(w.rnd, t, n, at)
+}
+
+// samplesOf makes at most n samples of t.
+func samplesOf(r *rand.Rand, t *series.Template, n int, at int64) store.SeriesWrite {
+	c := &series.Columns{}
 	step := steps[r.IntN(len(steps))]
 	for range n {
 		if r.IntN(8) == 0 {
