@@ -34,7 +34,7 @@ oracle: ## the same random life on documents and on samples, for ORACLE (default
 	$(GO) test ./conformance/oracle -count 1 -timeout 0 -v -oracle.time $(or $(ORACLE),10m) -oracle.seed $(or $(SEED),0)
 
 twins: ## the same below the server: two stores, every method of the contract, streams of any form, for TWINS (default 10m)
-	$(GO) test ./fhir/store/pebblestore -count 1 -timeout 0 -run 'TestContract$$/twins$$' -twins $(or $(TWINS),10m) -rapid.checks 1000000000
+	$(GO) test ./fhir/store/pebblestore -count 1 -timeout 0 -run 'TestContract$$/twins$$' -twins $(or $(TWINS),10m) -rapid.checks 100000
 
 race: ## the packages with concurrency in them, under the race detector (needs a C compiler)
 	sh deploy/ensure-cc.sh
