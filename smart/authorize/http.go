@@ -3,7 +3,6 @@ package authorize
 import (
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"io"
 	"mime"
 	"net/http"
@@ -220,8 +219,8 @@ func (s *Service) scopes(r *http.Request, v url.Values, c *client.Client, p *wai
 	}
 	set := scope.Narrow(asked, allowed)
 	set = slices.DeleteFunc(set, func(x scope.Scope) bool { return x.Level == scope.System })
-	if set.Has(scope.OpenID) != set.Has(scope.FHIRUser) && !set.Has(scope.OpenID) {
-		set = slices.DeleteFunc(set, func(x scope.Scope) bool { return x.Name == scope.FHIRUser })
+	if !set.Has(scope.OpenID) { // who the person is, is told in an id_token
+		set = slices.DeleteFunc(set, func(x scope.Scope) bool { return x.Name == scope.FHIRUser || x.Name == scope.Profile })
 	}
 	handle := v.Get("launch")
 	if handle == "" {
@@ -257,8 +256,8 @@ func (s *Service) keep(w http.ResponseWriter, r *http.Request, p waiting) (strin
 		return "", oauth.Unavailable(err)
 	}
 	cookie := ""
-	if c, err := r.Cookie(cookieName); err == nil && len(c.Value) == 43 {
-		cookie = c.Value // several apps may wait in one browser
+	if have := s.cookie(Bound(r)); len(have) == 43 {
+		cookie = have // several apps may wait in one browser
 	} else if cookie, err = s.random(32); err != nil {
 		return "", oauth.Unavailable(err)
 	}
@@ -269,10 +268,10 @@ func (s *Service) keep(w http.ResponseWriter, r *http.Request, p waiting) (strin
 	}
 	_, err = s.opts.Store.Commit(r.Context(), &store.Batch{State: []store.StateWrite{{Key: room + id, Value: b, Expect: store.StateAbsent, Expires: p.Expires.Add(time.Minute)}}})
 	if err != nil {
-		return "", oauth.Unavailable(errors.Join(err))
+		return "", oauth.Unavailable(err)
 	}
-	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: cookie, Path: "/", MaxAge: int(Life / time.Second), HttpOnly: true,
-		Secure: strings.HasPrefix(s.opts.Issuer, "https:"), SameSite: http.SameSiteLaxMode})
+	http.SetCookie(w, &http.Cookie{Name: s.cookieName(), Value: cookie, Path: "/", MaxAge: int(Life / time.Second), HttpOnly: true,
+		Secure: s.secure(), SameSite: http.SameSiteLaxMode})
 	sep := "?"
 	if strings.Contains(s.opts.Page, "?") {
 		sep = "&"

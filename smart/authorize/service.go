@@ -162,7 +162,7 @@ func (s *Service) load(ctx context.Context, id string) (waiting, error) {
 	if err := json.Unmarshal(b, &w); err != nil {
 		return w, fhir.Wrap("authorize.load", err)
 	}
-	cookie := browser(ctx)
+	cookie := s.cookie(ctx)
 	if cookie == "" || subtle.ConstantTimeCompare(browserHash(cookie), w.Browser) != 1 || !s.opts.Clock().Before(w.Expires) {
 		return w, errAbsent
 	}
@@ -261,7 +261,7 @@ func (s *Service) Approve(ctx context.Context, id string, d Decision) (string, e
 			return "", err
 		}
 	}
-	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Kind: audit.TokenIssue, Outcome: audit.Success, Query: "approve " + Path + "?" + url.Values{"scope": {a.Scope}}.Encode(),
+	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Kind: audit.Rest, Interaction: "operation", Outcome: audit.Success, Query: "approve " + Path + "?" + url.Values{"scope": {a.Scope}}.Encode(),
 		Principal: &access.Principal{ClientID: w.ClientID, ClientName: p.Client.Name, Subject: d.Subject.ID, Issuer: s.opts.Issuer}})
 	if err != nil {
 		return "", fhir.Wrap(op, err)
@@ -424,7 +424,7 @@ func (s *Service) Deny(ctx context.Context, id, reason string) (string, error) {
 	default:
 		return "", fhir.Errorf(fhir.Internal, op, "no reason that an app understands")
 	}
-	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Kind: audit.TokenIssue, Outcome: audit.Serious, Reason: reason, Query: "deny " + Path,
+	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Kind: audit.Rest, Interaction: "operation", Outcome: audit.Serious, Reason: reason, Query: "deny " + Path,
 		Principal: &access.Principal{ClientID: w.ClientID}})
 	if err != nil {
 		return "", fhir.Wrap(op, err)
@@ -448,4 +448,3 @@ func (s *Service) back(redirect string, v url.Values) string {
 	}
 	return redirect + sep + v.Encode()
 }
-
