@@ -710,7 +710,7 @@ func TestOperatorIssue(t *testing.T) {
 
 func TestDiscovery(t *testing.T) {
 	rec := httptest.NewRecorder()
-	discovery.Handler{BaseURL: base}.ServeHTTP(rec, httptest.NewRequest("GET", "/", nil))
+	discovery.Handler{BaseURL: base, Endpoints: discovery.Endpoints{Token: endpoint}}.ServeHTTP(rec, httptest.NewRequest("GET", "/", nil))
 	var d m
 	if err := json.Unmarshal(rec.Body.Bytes(), &d); err != nil {
 		t.Fatal(err)
