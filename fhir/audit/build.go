@@ -8,6 +8,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
 )
 
 // shape is what an Event becomes, worked out before any byte is written.
@@ -32,6 +33,15 @@ var ( // read only
 	restType       = coding{sysEventType, "rest", "Restful Operation"}
 	appServer      = coding{sysSourceType, "4", "Application Server"}
 	secServer      = coding{sysSourceType, "6", "Security Server"}
+
+	entityPerson  = coding{sysEntityType, "1", "Person"}
+	entityObject  = coding{sysEntityType, "2", "System Object"}
+	entityOther   = coding{sysEntityType, "4", "Other"}
+	entityRequest = coding{sysBALPEntity, "XrequestId", ""}
+	rolePatient   = coding{sysObjectRole, "1", "Patient"}
+	roleResource  = coding{sysObjectRole, "4", "Domain Resource"}
+	roleJob       = coding{sysObjectRole, "20", "Job"}
+	roleQuery     = coding{sysObjectRole, "24", "Query"}
 )
 
 func interaction(code string) coding {
@@ -99,6 +109,14 @@ func shapeOf(ev *Event) shape {
 	return s
 }
 
+// queryRole is the role of the entity that holds the request.
+func (s *shape) queryRole() coding {
+	if s.query {
+		return roleQuery
+	}
+	return roleJob
+}
+
 func restShape(ev *Event, s *shape) {
 	s.typ = restType
 	s.subtypes = []coding{interaction(ev.Interaction)}
@@ -163,8 +181,9 @@ func clientAddress(ev *Event) string {
 	return ""
 }
 
-// build writes the canonical, unstamped bytes of the AuditEvent.
-func (r *Recorder) build(ev *Event, id string, at time.Time) []byte {
+// build writes the canonical, unstamped bytes of the AuditEvent and its index
+// values.
+func (r *Recorder) build(ev *Event, id string, at time.Time) ([]byte, *search.Values) {
 	patient := ev.Patient
 	if patient == "" && len(ev.Data) == 1 && ev.Data[0].Ref.Type == "Patient" {
 		patient = ev.Data[0].Ref.ID
@@ -179,47 +198,24 @@ func (r *Recorder) build(ev *Event, id string, at time.Time) []byte {
 			outcome = Serious
 		}
 	}
-	s := shapeOf(ev)
-	s.claim(ev, patient, outcome)
-
-	b := make([]byte, 0, 2048)
-	b = append(b, fhir.Prefix("AuditEvent", id)...)
-	if s.profile != "" {
-		b = append(b, `"profile":["`...)
-		b = append(b, profileBase...)
-		b = append(b, s.profile...)
-		b = append(b, `"]`...)
-	}
-	b = append(b, `},"type":`...)
-	b = appendCoding(b, s.typ)
-	b = append(b, `,"subtype":[`...)
-	for i, c := range s.subtypes {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = appendCoding(b, c)
-	}
-	b = append(b, `],"action":"`...)
-	b = append(b, s.action)
-	b = append(b, `","recorded":"`...)
+	f := r.frame(ev, patient, outcome)
+	b := make([]byte, 0, len(f.head)+len(f.tail)+room+len(ev.Query)*4/3+len(ev.Data)*roomData)
+	b = append(b, `{"resourceType":"AuditEvent","id":"`...)
+	b = append(b, id...)
+	b = append(b, `","meta":{`...)
+	b = append(b, f.head...)
 	b = at.UTC().AppendFormat(b, fhir.InstantLayout)
-	b = append(b, `","outcome":"`...)
-	b = append(b, outcome...)
-	b = append(b, '"')
-	if outcome != Success && strings.TrimSpace(ev.Reason) != "" {
-		b = append(b, `,"outcomeDesc":`...)
-		b = appendString(b, ev.Reason)
-	}
-	b = append(b, `,"agent":[`...)
-	b = r.appendAgents(b, ev, &s)
-	b = append(b, `],"source":{"observer":`...)
-	b = append(b, r.observer...)
-	b = append(b, `,"type":[`...)
-	b = appendCoding(b, s.source)
-	b = append(b, `]}`...)
-	b = appendEntities(b, ev, &s, patient)
-	return append(b, '}')
+	b = append(b, f.tail...)
+	b = appendEntities(b, ev, &f.shape, patient)
+	return append(b, '}'), eventValues(ev, f, id, at, patient)
 }
+
+// What the parts of an event that are not in its frame need at most, in bytes,
+// when nothing is escaped.
+const (
+	room     = 1024
+	roomData = 288
+)
 
 func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 	p := ev.Principal
@@ -301,24 +297,20 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string) []byte {
 		b = append(b, `"what":{"reference":`...)
 		b = appendString(b, "Patient/"+patient)
 		b = append(b, `},"type":`...)
-		b = appendCoding(b, coding{sysEntityType, "1", "Person"})
+		b = appendCoding(b, entityPerson)
 		b = append(b, `,"role":`...)
-		b = appendCoding(b, coding{sysObjectRole, "1", "Patient"})
+		b = appendCoding(b, rolePatient)
 		b = append(b, '}')
 	}
 	// A query entity stands instead of the data entities: the results of a
 	// search are not recorded. Disclosure of a whole file names the job.
 	asQuery := s.query || len(ev.Data) == 0 && ev.Query != ""
 	if asQuery && ev.Query != "" {
-		role := coding{sysObjectRole, "24", "Query"}
-		if !s.query {
-			role = coding{sysObjectRole, "20", "Job"}
-		}
 		open()
 		b = append(b, `"type":`...)
-		b = appendCoding(b, coding{sysEntityType, "2", "System Object"})
+		b = appendCoding(b, entityObject)
 		b = append(b, `,"role":`...)
-		b = appendCoding(b, role)
+		b = appendCoding(b, s.queryRole())
 		b = append(b, `,"query":`...)
 		b = appendBase64(b, ev.Query)
 		if s.closed {
@@ -341,13 +333,13 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string) []byte {
 		b = append(b, `"what":{"identifier":{"value":`...)
 		b = appendString(b, ev.RequestID)
 		b = append(b, `}},"type":`...)
-		b = appendCoding(b, coding{sysBALPEntity, "XrequestId", ""})
+		b = appendCoding(b, entityRequest)
 		b = append(b, '}')
 	}
 	if len(ev.Extra) > 0 {
 		open()
 		b = append(b, `"type":`...)
-		b = appendCoding(b, coding{sysEntityType, "4", "Other"})
+		b = appendCoding(b, entityOther)
 		b = appendDetails(b, ev, false)
 		b = append(b, '}')
 	}
@@ -362,7 +354,7 @@ func closeEntities(b []byte, start int) []byte {
 }
 
 func appendData(b []byte, d *DataRef) []byte {
-	if ref, ok := fhir.ParseRef(d.Ref.String()); ok && ref == d.Ref && letters(ref.Type) {
+	if local(d.Ref) {
 		b = append(b, `"what":{"reference":"`...)
 		b = append(b, d.Ref.Type...)
 		b = append(b, '/')
@@ -376,9 +368,9 @@ func appendData(b []byte, d *DataRef) []byte {
 		// Asked for under a name that no resource can have.
 		b = append(b, `"what":{"display":"not a resource of this server"},"type":`...)
 	}
-	b = appendCoding(b, coding{sysEntityType, "2", "System Object"})
+	b = appendCoding(b, entityObject)
 	b = append(b, `,"role":`...)
-	return appendCoding(b, coding{sysObjectRole, "4", "Domain Resource"})
+	return appendCoding(b, roleResource)
 }
 
 func letters(s string) bool {

@@ -22,6 +22,7 @@ const (
 	sysBALPAgent   = "https://profiles.ihe.net/ITI/BALP/CodeSystem/UserAgentTypes"
 	sysBALPAuthZ   = "https://profiles.ihe.net/ITI/BALP/CodeSystem/AuthZsubType"
 	profileBase    = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/"
+	sysURI         = "urn:ietf:rfc:3986"
 	jtiPrefix      = "urn:ietf:params:oauth:jti:"
 )
 

@@ -40,6 +40,7 @@ type Config struct {
 	MaxBodyBytes   int64         `yaml:"max-body-bytes" default:"10485760" comment:"Largest FHIR request body, after decompression."`
 	MaxBundle      int           `yaml:"max-bundle-entries" default:"1000" comment:"Most entries of a batch or transaction."`
 	MaxIngestBytes int64         `yaml:"max-ingest-bytes" default:"17179869184" comment:"Largest vendor payload, after decompression (16 GiB)."`
+	SeriesFrom     int           `yaml:"series-from" default:"24" comment:"Metrics of at least so many samples a day (rate in the metric table) are stored as series; 0: 24, negative: none is. It changes nothing that a client sees, and can be changed at any time."`
 	DrainTimeout   time.Duration `yaml:"drain-timeout" default:"20s" comment:"How long SIGTERM waits for requests under way."`
 
 	UserTokenLife  time.Duration `yaml:"user-token-life" default:"15m" comment:"How long a person's access token lives, at most 1h. A backend's lives 5 minutes."`

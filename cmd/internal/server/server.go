@@ -87,28 +87,13 @@ type Main struct {
 // Serve is the serve command.
 func Serve(version string) cli.Serve {
 	return func(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) error {
-		log, err := logger(cfg, stderr)
+		log, lines, err := logger(cfg, stderr)
 		if err != nil {
 			return err
 		}
 		m := &Main{Config: cfg, Version: version, Stdout: stdout, Log: log}
-		return m.Run(ctx)
+		return errors.Join(m.Run(ctx), lines.Flush())
 	}
-}
-
-func logger(cfg *config.Config, w io.Writer) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
-		return nil, fmt.Errorf("log-level: %w", err)
-	}
-	opts := &slog.HandlerOptions{Level: level}
-	switch cfg.LogFormat {
-	case "text":
-		return slog.New(slog.NewTextHandler(w, opts)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(w, opts)), nil
-	}
-	return nil, errors.New("log-format: text or json")
 }
 
 func (m *Main) now() time.Time { return time.Now() }

@@ -101,12 +101,12 @@ func (m *Main) openFHIR(ctx context.Context) error {
 }
 
 func (m *Main) openIngest(context.Context) error {
-	mapper, err := mapping.New(mapping.Builtin(), mapping.Options{})
+	mapper, err := mapping.New(mapping.Builtin(), mapping.Options{SeriesFrom: m.Config.SeriesFrom})
 	if err != nil {
 		return err
 	}
 	m.pipeline = &ingest.Pipeline{Store: m.store, Audit: m.recorder, Consents: m.consents, Mapper: mapper, Adapters: m.adapters,
-		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data, Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log}
+		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data, Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log, LegacyIDs: m.store.Legacy()}
 	return nil
 }
 
@@ -172,13 +172,13 @@ func (m *Main) statement() ([]byte, error) {
 	return capability.Statement(capability.Settings{
 		Base: m.fhirBase(), Version: m.Version, Released: m.now(),
 		Token: ends.Token, Authorize: ends.Authorize, Introspect: ends.Introspect, Revoke: ends.Revoke, Register: ends.Register, Manage: ends.Manage,
-		Operations: []capability.Operation{
+		Operations: append(rest.Offered(), []capability.Operation{
 			{Name: "export", Definition: bulkIG + "export"},
 			{Type: "Patient", Name: "export", Definition: bulkIG + "patient-export"},
 			{Type: "Group", Name: "export", Definition: bulkIG + "group-export"},
 			{Type: "Subscription", Name: "status", Definition: backport + "OperationDefinition/backport-subscription-status"},
 			{Type: "Subscription", Name: "events", Definition: backport + "OperationDefinition/backport-subscription-events"},
-		},
+		}...),
 		Instantiates: []string{"http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"},
 		Profiles: map[string][]string{
 			"Subscription": {backport + "StructureDefinition/backport-subscription"},
