@@ -251,16 +251,14 @@ func TestRegistration(t *testing.T) {
 func TestReplayedAssertionAfterRestart(t *testing.T) {
 	w := newWorld(t)
 	back := w.backend("system/*.rs")
-	a := w.assertion(back.ID)
+	form := url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}, "client_assertion": {w.assertion(back.ID)},
+		"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}}
 	ask := func() int {
-		s, _, _ := w.call(token.Path, client.Client{Method: client.None}, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}, "client_id": {back.ID},
-			"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}, "client_assertion": {a}}, func(r *http.Request) {
-			body := must(io.ReadAll(r.Body))
-			v := must(url.ParseQuery(string(body)))
-			v.Set("client_id", back.ID)
-			r.Body, r.ContentLength = io.NopCloser(strings.NewReader(v.Encode())), int64(len(v.Encode()))
-		})
-		return s
+		res := must(w.browser.PostForm(w.base+token.Path, form))
+		if err := res.Body.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode
 	}
 	if s := ask(); s != 200 {
 		t.Fatal(s)
@@ -377,6 +375,42 @@ func TestRotationUnderLoad(t *testing.T) {
 	}
 	if len(seen) != 4 {
 		t.Errorf("%d keys signed, want 2 of each kind", len(seen))
+	}
+}
+
+// Keys change while tokens are made and used: nobody is refused.
+func TestRotationDuringRequests(t *testing.T) {
+	w := newWorld(t)
+	back := w.backend("system/*.rs")
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	var good, bad atomic.Int32
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				s, out, _ := w.call(token.Path, back, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
+				if s != 200 || w.read(out["access_token"], "Patient/p1") != 200 {
+					bad.Add(1)
+				}
+				good.Add(1)
+			}
+		})
+	}
+	for range 10 {
+		if err := w.ring.Rotate(token.MaxUserLife); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	close(done)
+	wg.Wait()
+	if bad.Load() != 0 || good.Load() < 10 {
+		t.Errorf("%d of %d refused", bad.Load(), good.Load())
 	}
 }
 
