@@ -8,21 +8,22 @@ import (
 
 // Code systems of the patterns.
 const (
-	sysEventType   = "http://terminology.hl7.org/CodeSystem/audit-event-type"
-	sysDCM         = "http://dicom.nema.org/resources/ontology/DCM"
-	sysInteraction = "http://hl7.org/fhir/restful-interaction"
-	sysEntityType  = "http://terminology.hl7.org/CodeSystem/audit-entity-type"
-	sysObjectRole  = "http://terminology.hl7.org/CodeSystem/object-role"
-	sysLifecycle   = "http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle"
-	sysSourceType  = "http://terminology.hl7.org/CodeSystem/security-source-type"
-	sysParticipant = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
-	sysSecurity    = "http://terminology.hl7.org/CodeSystem/extra-security-role-type"
-	sysIHEEvent    = "urn:ihe:event-type-code"
-	sysBALPEntity  = "https://profiles.ihe.net/ITI/BALP/CodeSystem/BasicAuditEntityType"
-	sysBALPAgent   = "https://profiles.ihe.net/ITI/BALP/CodeSystem/UserAgentTypes"
-	sysBALPAuthZ   = "https://profiles.ihe.net/ITI/BALP/CodeSystem/AuthZsubType"
-	profileBase    = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/"
-	jtiPrefix      = "urn:ietf:params:oauth:jti:"
+	sysEventType     = "http://terminology.hl7.org/CodeSystem/audit-event-type"
+	sysDCM           = "http://dicom.nema.org/resources/ontology/DCM"
+	sysInteraction   = "http://hl7.org/fhir/restful-interaction"
+	sysEntityType    = "http://terminology.hl7.org/CodeSystem/audit-entity-type"
+	sysObjectRole    = "http://terminology.hl7.org/CodeSystem/object-role"
+	sysLifecycle     = "http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle"
+	sysSourceType    = "http://terminology.hl7.org/CodeSystem/security-source-type"
+	sysParticipant   = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
+	sysSecurity      = "http://terminology.hl7.org/CodeSystem/extra-security-role-type"
+	sysIHEEvent      = "urn:ihe:event-type-code"
+	sysParticipation = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
+	sysBALPEntity    = "https://profiles.ihe.net/ITI/BALP/CodeSystem/BasicAuditEntityType"
+	sysBALPAgent     = "https://profiles.ihe.net/ITI/BALP/CodeSystem/UserAgentTypes"
+	sysBALPAuthZ     = "https://profiles.ihe.net/ITI/BALP/CodeSystem/AuthZsubType"
+	profileBase      = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/"
+	jtiPrefix        = "urn:ietf:params:oauth:jti:"
 )
 
 type coding struct{ system, code, display string }
