@@ -80,7 +80,7 @@ func (s *Sessions) Begin(u *user.User, p Proof, before *Session) (secret string,
 		out.Strong = p.At.UTC()
 	}
 	if before != nil {
-		if before.User == u.ID && before.Epoch == u.Epoch {
+		if before.User == u.ID {
 			out.Created = before.Created
 			if before.Strong.After(out.Strong) {
 				out.Strong = before.Strong
