@@ -32,17 +32,18 @@ type Cookies struct {
 	Clock  func() time.Time
 }
 
-func (c Cookies) secure() bool { return strings.HasPrefix(c.Origin, "https://") }
+// Secure reports whether the server is reached by https.
+func (c Cookies) Secure() bool { return strings.HasPrefix(c.Origin, "https://") }
 
 func (c Cookies) name(s string) string {
-	if c.secure() {
+	if c.Secure() {
 		return "__Host-" + s
 	}
 	return s
 }
 
 func (c Cookies) set(w http.ResponseWriter, name, value string, life time.Duration) {
-	ck := &http.Cookie{Name: c.name(name), Value: value, Path: "/", HttpOnly: true, Secure: c.secure(), SameSite: http.SameSiteLaxMode}
+	ck := &http.Cookie{Name: c.name(name), Value: value, Path: "/", HttpOnly: true, Secure: c.Secure(), SameSite: http.SameSiteLaxMode}
 	switch {
 	case value == "":
 		ck.MaxAge = -1
@@ -78,6 +79,10 @@ type Visit struct {
 	Outward  *authn.Outward  `json:"outward,omitempty"`  // to the hospital's provider
 	Link     bool            `json:"link,omitempty"`     // Outward is to link, not to sign in
 	TOTP     []byte          `json:"totp,omitempty"`     // secret being enrolled
+	// Again is the request of an app for which the person was asked, at
+	// AgainAt, to sign in once more.
+	Again   string    `json:"again,omitempty"`
+	AgainAt time.Time `json:"again_at,omitzero"`
 }
 
 // Visit returns the browser's visit, or a new one.
