@@ -19,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
 )
 
 const scopeName = "pulsegate/fhir/rest"
@@ -146,10 +147,10 @@ func (s *Server) headers(c *gin.Context) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	h.Set("Access-Control-Allow-Origin", "*")
-	h.Set("Access-Control-Expose-Headers", "Content-Location, ETag, Last-Modified, Location, Retry-After, X-Progress, X-Request-Id")
+	h.Set("Access-Control-Expose-Headers", "Content-Location, ETag, Last-Modified, Location, Retry-After, WWW-Authenticate, X-Progress, X-Request-Id")
 	if c.Request.Method == http.MethodOptions {
 		h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
-		h.Set("Access-Control-Allow-Headers", "Accept, Authorization, Content-Type, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, Prefer, X-Request-Id")
+		h.Set("Access-Control-Allow-Headers", "Accept, Authorization, Content-Type, DPoP, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, Prefer, X-Request-Id")
 		h.Set("Access-Control-Max-Age", "3600")
 		c.AbortWithStatus(http.StatusNoContent)
 		return
@@ -169,7 +170,11 @@ func (s *Server) authenticate(c *gin.Context) {
 		c.Set(keyPrincipal, p)
 		return
 	}
-	if fhir.KindOf(err) == fhir.Unauthorized && c.Request.Header.Get("Authorization") != "" {
+	var challenge access.Challenge
+	switch {
+	case errors.As(err, &challenge):
+		c.Header("WWW-Authenticate", string(challenge))
+	case fhir.KindOf(err) == fhir.Unauthorized && c.Request.Header.Get("Authorization") != "":
 		c.Header("WWW-Authenticate", `Bearer error="invalid_token"`)
 	}
 	if fhir.KindOf(err) == fhir.Unauthorized && s.recordDenied() {
