@@ -23,6 +23,8 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -84,6 +86,8 @@ type Glass struct {
 	clock  func() time.Time
 	log    *slog.Logger
 	opened metric.Int64Counter
+	// changes counts what this process opened and ended.
+	changes atomic.Uint64
 }
 
 // New returns the service.
@@ -109,6 +113,7 @@ func (g *Glass) commit(ctx context.Context, by By, what string, o *Opening, stat
 	if err != nil {
 		return fhir.Wrap("breakglass.commit", err)
 	}
+	defer g.changes.Add(1)
 	_, err = g.store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: state})
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		return fhir.Errorf(fhir.Conflict, "breakglass.commit", "somebody else was first; look again")
@@ -283,28 +288,50 @@ func (g *Glass) Mine(ctx context.Context, user string) ([]Opening, error) {
 	return out, nil
 }
 
-// Over returns base with the user's own openings on top: what a token of that
-// user may see. It is read now and is for one request. A user without an
-// opening gets base.
-func (g *Glass) Over(ctx context.Context, base access.Consents, user string) (access.Consents, error) {
-	open, err := g.Mine(ctx, user)
-	if err != nil || len(open) == 0 {
-		return base, err
-	}
-	return over{base, open, g.clock}, nil
+// For returns base with the user's own openings on top: what a token of that
+// user may see. It may be kept as long as the token; an opening and its end
+// count at once in this process, and within a second in others.
+func (g *Glass) For(base access.Consents, user string) access.Consents {
+	return &over{glass: g, base: base, user: user}
 }
 
 type over struct {
+	glass *Glass
 	base  access.Consents
-	open  []Opening
-	clock func() time.Time
+	user  string
+
+	mu     sync.Mutex
+	read   time.Time
+	change uint64
+	open   []Opening
 }
 
-// Permits implements access.Consents.
-func (o over) Permits(recipient string, f *access.Facts) bool {
+const reread = time.Second
+
+// Permits implements access.Consents. When the openings cannot be read there
+// is none.
+func (o *over) Permits(recipient string, f *access.Facts) bool {
 	if o.base != nil && o.base.Permits(recipient, f) {
 		return true
 	}
-	now := o.clock()
-	return f.Patient != "" && slices.ContainsFunc(o.open, func(x Opening) bool { return x.Patient == f.Patient && now.Before(x.End) })
+	if f.Patient == "" {
+		return false
+	}
+	now := o.glass.clock()
+	return slices.ContainsFunc(o.now(now), func(x Opening) bool { return x.Patient == f.Patient && now.Before(x.End) })
+}
+
+func (o *over) now(now time.Time) []Opening {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	change := o.glass.changes.Load()
+	if age := now.Sub(o.read); o.read.IsZero() || change != o.change || age >= reread || age < 0 {
+		open, err := o.glass.Mine(context.Background(), o.user)
+		if err != nil {
+			o.glass.log.Error("break-glass cannot be read", "error", err)
+			open = nil
+		}
+		o.open, o.read, o.change = open, now, change
+	}
+	return o.open
 }

@@ -6,10 +6,6 @@ import (
 	"time"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
-	"pulsegate/fhir/audit"
-	"pulsegate/fhir/store"
-	"pulsegate/smart/grant"
 	"pulsegate/smart/scope"
 )
 
@@ -22,7 +18,7 @@ type appRow struct {
 }
 
 func appsPage(q *request) error {
-	as, err := q.p.Apps.Authorizations(q.r.Context(), q.u.ID, q.p.Clock())
+	as, err := q.p.Apps.Authorizations(q.r.Context(), q.u.ID)
 	if err != nil {
 		return err
 	}
@@ -65,20 +61,9 @@ func (p *Pages) sees(granted, whom string) []string {
 	return out
 }
 
-// appsRevoke ends an app's access in one commit with its AuditEvent.
+// appsRevoke ends an app's access, from the next request on.
 func appsRevoke(q *request) error {
-	by := q.by()
-	err := q.p.Apps.Revoke(q.r.Context(), q.u.ID, q.value("id"), func(b *store.Batch, a grant.Authorization) error {
-		p := &access.Principal{ClientID: a.ClientID, Subject: q.u.ID, Issuer: by.Principal.Issuer}
-		w, leaf, err := q.p.Audit.Prepare(audit.Event{Kind: audit.Decision, Interaction: "revoke", Outcome: audit.Serious, Reason: "the person took the access back",
-			Principal: p, RemoteIP: by.RemoteIP, RequestID: by.RequestID, Patient: a.Context.Patient, Extra: [][2]string{{"authorization", a.ID}, {"user", q.u.ID}}})
-		if err != nil {
-			return err
-		}
-		b.Writes, b.Leaves = append(b.Writes, w), append(b.Leaves, leaf)
-		return nil
-	})
-	if err != nil {
+	if err := q.p.Apps.Revoke(q.r.Context(), q.u.ID, q.value("id")); err != nil {
 		return err
 	}
 	return q.to("/auth/apps?done=1")

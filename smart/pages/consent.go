@@ -25,9 +25,8 @@ type consentData struct {
 	Self     bool
 	Launched bool // by the EHR: the patient cannot be changed
 	Offers   []offered
-	Ticked   map[string]bool
 	HowLong  string
-	Narrow   map[int]bool
+	Visit    bool // an encounter has to be named
 }
 
 // pending finds the request that the page is about.
@@ -42,11 +41,9 @@ func (q *request) pending() (*authorize.Pending, context.Context, error) {
 
 // wished holds the session against what the app asked of the sign-in.
 func (q *request) wished(p *authorize.Pending) error {
-	if slices.Contains(p.Prompt, "login") && (q.visit.Again != p.ID || q.x.Auth.Before(q.visit.AgainAt)) {
-		return q.once(p)
-	}
-	if p.MaxAge != nil && !q.x.Meets(session.Wish{MaxAge: p.MaxAge}, q.p.Clock()) && (q.visit.Again != p.ID || q.x.Auth.Before(q.visit.AgainAt)) {
-		return q.once(p)
+	began := p.Expires.Add(-authorize.Life)
+	if slices.Contains(p.Prompt, "login") && q.x.Auth.Before(began) || p.MaxAge != nil && q.x.Auth.Before(began.Add(-*p.MaxAge)) {
+		return q.once()
 	}
 	if slices.Contains(p.ACRValues, authn.PhishingResistant) && !slices.Contains(p.ACRValues, authn.MultiFactor) && !q.x.Meets(session.Wish{ACR: authn.PhishingResistant}, q.p.Clock()) {
 		return signin.ErrStepUp
@@ -57,8 +54,8 @@ func (q *request) wished(p *authorize.Pending) error {
 // errAgain was answered already, by sending the browser to sign in again.
 var errAgain = fhir.Errorf(fhir.Unauthorized, "pages", "Please sign in again.")
 
-func (q *request) once(p *authorize.Pending) error {
-	if err := q.again(p.ID); err != nil {
+func (q *request) once() error {
+	if err := q.again(); err != nil {
 		return err
 	}
 	return errAgain
@@ -118,7 +115,7 @@ func (q *request) consent(bad string, status int) error {
 	if asked {
 		return q.to("/auth/patient?" + url.Values{"request": {p.ID}}.Encode())
 	}
-	d := consentData{ID: p.ID, App: p.Client, Patient: who, Self: who.ID != "" && who.ID == q.u.Patient, Launched: p.Patient != "", HowLong: howLong(p), Ticked: map[string]bool{}}
+	d := consentData{ID: p.ID, App: p.Client, Patient: who, Self: who.ID != "" && who.ID == q.u.Patient, Launched: p.Patient != "", HowLong: howLong(p), Visit: p.NeedsEncounter}
 	name := who.Name
 	if d.Self {
 		name = "you"
@@ -182,8 +179,12 @@ func consentDecide(q *request) error {
 	}
 	scopes, err := q.ticked(p.Scopes)
 	if err == nil {
+		encounter := p.Encounter
+		if p.NeedsEncounter {
+			encounter = short(q.value("encounter"))
+		}
 		var to string
-		to, err = q.p.Flow.Approve(ctx, p.ID, authorize.Decision{Subject: signin.Subject(q.u, q.x), Patient: who.ID, Encounter: p.Encounter, Scopes: scopes})
+		to, err = q.p.Flow.Approve(ctx, p.ID, authorize.Decision{Subject: signin.Subject(q.u, q.x), Patient: about(scopes, who.ID), Encounter: encounter, Scopes: scopes})
 		if err == nil {
 			return q.leave(to)
 		}
@@ -192,6 +193,16 @@ func consentDecide(q *request) error {
 		return q.consent(words(err), http.StatusUnprocessableEntity)
 	}
 	return err
+}
+
+// about is the patient, as long as any scope that was left is about one.
+func about(scopes []string, patient string) string {
+	if slices.ContainsFunc(scopes, func(s string) bool {
+		return s == scope.LaunchPatient || strings.HasPrefix(s, string(scope.Patient)+"/")
+	}) {
+		return patient
+	}
+	return ""
 }
 
 // ticked reads what was left of the scopes.

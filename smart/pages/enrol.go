@@ -85,7 +85,7 @@ func (q *request) refresh(w *signin.Who) error {
 	if len(w.User.Passkeys) > 0 {
 		return signin.ErrStepUp
 	}
-	return q.again("")
+	return q.again()
 }
 
 func enrolOptions(q *request) error {

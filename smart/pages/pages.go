@@ -17,7 +17,6 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
-	"pulsegate/fhir/store"
 	"pulsegate/smart/authorize"
 	"pulsegate/smart/breakglass"
 	"pulsegate/smart/client"
@@ -28,10 +27,12 @@ import (
 	"pulsegate/smart/user"
 )
 
-// Apps is a grant.Store.
+// Apps is a token.Endpoint.
 type Apps interface {
-	Authorizations(ctx context.Context, subject string, now time.Time) ([]grant.Authorization, error)
-	Revoke(ctx context.Context, subject, id string, also ...func(*store.Batch, grant.Authorization) error) error
+	Authorizations(ctx context.Context, subject string) ([]grant.Authorization, error)
+	// Revoke ends an authorization with all its tokens, in one commit with
+	// its AuditEvent.
+	Revoke(ctx context.Context, subject, id string) error
 }
 
 // Clients is a client.Registry.
@@ -71,7 +72,6 @@ type Patients interface {
 
 // Recorder is the audit.Recorder.
 type Recorder interface {
-	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
 	Record(ctx context.Context, evs ...audit.Event) error
 }
 

@@ -66,9 +66,8 @@ func signinPassword(q *request) error {
 func (q *request) begin(in signin.SignedIn) error {
 	q.p.Cookies.SetSecret(q.w, in.Secret)
 	q.x, q.u = &in.Session, &in.User
-	v := session.Visit{CSRF: q.visit.CSRF, Again: q.visit.Again, AgainAt: q.visit.AgainAt}
-	q.visit = v
-	if err := q.p.Cookies.SetVisit(q.w, v); err != nil {
+	q.visit = session.Visit{CSRF: q.visit.CSRF}
+	if err := q.p.Cookies.SetVisit(q.w, q.visit); err != nil {
 		return err
 	}
 	return q.p.Cookies.Remember(q.w, q.r, in.User.ID)
@@ -232,11 +231,7 @@ func signedOut(q *request) error {
 	return q.render(http.StatusOK, "signedout", view{Title: "You are signed out", Narrow: true})
 }
 
-// again sends the person to sign in once more for a request of an app.
-func (q *request) again(id string) error {
-	q.visit.Again, q.visit.AgainAt = id, q.p.Clock()
-	if err := q.p.Cookies.SetVisit(q.w, q.visit); err != nil {
-		return err
-	}
+// again sends the person to sign in once more.
+func (q *request) again() error {
 	return q.to("/auth/signin?" + url.Values{"again": {"1"}, "return": {q.here()}}.Encode())
 }

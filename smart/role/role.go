@@ -171,6 +171,16 @@ func (rs Roles) Rules() []access.Rule {
 	return out
 }
 
+// RulesOf are the rules of roles by name, as they stand in a token's record.
+// A name that is no role gives nothing.
+func RulesOf(names []string) []access.Rule {
+	rs := make(Roles, len(names))
+	for i, n := range names {
+		rs[i] = Role(n)
+	}
+	return rs.Rules()
+}
+
 func letters(s string) access.Interaction {
 	var may access.Interaction
 	for _, c := range s {

@@ -79,10 +79,6 @@ type Visit struct {
 	Outward  *authn.Outward  `json:"outward,omitempty"`  // to the hospital's provider
 	Link     bool            `json:"link,omitempty"`     // Outward is to link, not to sign in
 	TOTP     []byte          `json:"totp,omitempty"`     // secret being enrolled
-	// Again is the request of an app for which the person was asked, at
-	// AgainAt, to sign in once more.
-	Again   string    `json:"again,omitempty"`
-	AgainAt time.Time `json:"again_at,omitzero"`
 }
 
 // Visit returns the browser's visit, or a new one.

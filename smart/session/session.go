@@ -16,15 +16,17 @@ import (
 )
 
 const (
-	room  = "session/"
-	touch = time.Minute
+	room    = "session/"
+	roomSID = "session-sid/"
+	touch   = time.Minute
 	// StepUpLife is how long a phishing-resistant factor counts as fresh.
 	StepUpLife = 5 * time.Minute
 )
 
 // Session is a person at a browser.
 type Session struct {
-	ID      string    `json:"-"` // says nothing about the secret
+	ID      string    `json:"-"`   // says nothing about the secret
+	SID     string    `json:"sid"` // stays the same when the secret changes
 	User    string    `json:"user"`
 	Epoch   uint64    `json:"epoch"`
 	Created time.Time `json:"created"` // of the first sign-in
@@ -75,13 +77,13 @@ type Proof struct {
 func (s *Sessions) Begin(u *user.User, p Proof, before *Session) (secret string, out Session, writes []store.StateWrite, err error) {
 	now := s.Clock().UTC()
 	secret = rand.Text() + rand.Text()
-	out = Session{ID: idOf(secret), User: u.ID, Epoch: u.Epoch, Created: now, Seen: now, Auth: p.At.UTC(), ACR: p.ACR, AMR: p.AMR, CSRF: rand.Text()}
+	out = Session{ID: idOf(secret), SID: rand.Text(), User: u.ID, Epoch: u.Epoch, Created: now, Seen: now, Auth: p.At.UTC(), ACR: p.ACR, AMR: p.AMR, CSRF: rand.Text()}
 	if p.ACR == authn.PhishingResistant {
 		out.Strong = p.At.UTC()
 	}
 	if before != nil {
 		if before.User == u.ID {
-			out.Created = before.Created
+			out.Created, out.SID = before.Created, before.SID
 			if before.Strong.After(out.Strong) {
 				out.Strong = before.Strong
 			}
@@ -93,7 +95,9 @@ func (s *Sessions) Begin(u *user.User, p Proof, before *Session) (secret string,
 		return "", Session{}, nil, fhir.Wrap("session.Begin", err)
 	}
 	out.stored = b
-	return secret, out, append(writes, store.StateWrite{Key: room + out.ID, Value: b, Expect: store.StateAbsent, Expires: out.Created.Add(role.Absolute)}), nil
+	ends := out.Created.Add(role.Absolute)
+	return secret, out, append(writes, store.StateWrite{Key: room + out.ID, Value: b, Expect: store.StateAbsent, Expires: ends},
+		store.StateWrite{Key: roomSID + out.SID, Value: []byte(out.ID), Expires: ends}), nil
 }
 
 // End is the write that ends the session.
@@ -134,10 +138,14 @@ func (s *Sessions) Find(ctx context.Context, secret string) (Session, user.User,
 	return s.get(ctx, x.ID)
 }
 
-// Alive reports whether the session with that ID still is one. It does not
+// Alive reports whether the session with that SID still is one. It does not
 // count as use.
-func (s *Sessions) Alive(ctx context.Context, id string) (bool, error) {
-	_, _, err := s.get(ctx, id)
+func (s *Sessions) Alive(ctx context.Context, sid string) (bool, error) {
+	id, err := s.Store.Get(ctx, roomSID+sid)
+	if err != nil || id == nil {
+		return false, fhir.Wrap("session.Alive", err)
+	}
+	_, _, err = s.get(ctx, string(id))
 	if err != nil && fhir.KindOf(err) == fhir.Unauthorized {
 		return false, nil
 	}

@@ -131,7 +131,29 @@ func (s *Service) Principal(u *user.User) *access.Principal {
 // Subject is what an authorization knows of the person and the sign-in.
 func Subject(u *user.User, x *session.Session) grant.Subject {
 	ref, _ := fhir.ParseRef(u.Reference())
-	return grant.Subject{ID: u.ID, Name: u.Name, FHIRUser: ref, Roles: u.Roles.Strings(), AuthTime: x.Auth, ACR: x.ACR, AMR: x.AMR, Session: x.ID}
+	return grant.Subject{ID: u.ID, Name: u.Name, FHIRUser: ref, Roles: u.Roles.Strings(), AuthTime: x.Auth, ACR: x.ACR, AMR: x.AMR, Session: x.SID}
+}
+
+// Roles are those that a user has now; ok is false when the account has ended.
+func (s *Service) Roles(ctx context.Context, id string) (roles []string, ok bool, err error) {
+	u, err := s.Users.Get(ctx, id)
+	if err != nil {
+		if fhir.KindOf(err) == fhir.NotFound {
+			return nil, false, nil
+		}
+		return nil, false, err
+	}
+	return u.Roles.Strings(), !u.Disabled, nil
+}
+
+// Alive is Roles for an authorization; one that is not for offline use goes
+// with the session.
+func (s *Service) Alive(ctx context.Context, x grant.Subject, offline bool) (roles []string, ok bool, err error) {
+	if roles, ok, err = s.Roles(ctx, x.ID); err != nil || !ok || offline {
+		return roles, ok, err
+	}
+	ok, err = s.Sessions.Alive(ctx, x.Session)
+	return roles, ok, err
 }
 
 // commit makes state and event durable together.
