@@ -34,6 +34,15 @@ func NewSecret() []byte {
 // SecretText is the secret as a person types it.
 func SecretText(secret []byte) string { return base32Code.EncodeToString(secret) }
 
+// ParseSecret reads SecretText, with or without spaces; nil when it is none.
+func ParseSecret(s string) []byte {
+	b, err := base32Code.DecodeString(strings.ToUpper(digits(s)))
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
 // KeyURI is what an authenticator app reads.
 func KeyURI(secret []byte, issuer, login string) string {
 	q := url.Values{"secret": {SecretText(secret)}, "issuer": {issuer}, "algorithm": {"SHA1"}, "digits": {"6"}, "period": {"30"}}

@@ -93,7 +93,7 @@ func (q *request) userPage(bad string, status int) error {
 	if err != nil {
 		return err
 	}
-	v := view{Title: u.Name, Bad: bad, Data: userData{u, u.ID == q.u.ID, boxes(u.Roles.Strings())}}
+	v := view{Title: u.Name, Bad: bad, Data: &userData{u, u.ID == q.u.ID, boxes(u.Roles.Strings())}}
 	if q.r.Method == http.MethodGet && q.value("done") != "" {
 		v.Good = "It is done. All sessions of this person have ended."
 	}

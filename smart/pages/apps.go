@@ -2,10 +2,13 @@ package pages
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/audit"
+	"pulsegate/smart/grant"
 	"pulsegate/smart/scope"
 )
 
@@ -61,9 +64,25 @@ func (p *Pages) sees(granted, whom string) []string {
 	return out
 }
 
-// appsRevoke ends an app's access, from the next request on.
+// appsRevoke ends an app's access, from the next request on. First it is on
+// record, then done: a failure in between leaves one event too many.
 func appsRevoke(q *request) error {
-	if err := q.p.Apps.Revoke(q.r.Context(), q.u.ID, q.value("id")); err != nil {
+	ctx, id := q.r.Context(), q.value("id")
+	as, err := q.p.Apps.Authorizations(ctx, q.u.ID)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(as, func(a grant.Authorization) bool { return a.ID == id })
+	if i < 0 {
+		return q.to("/auth/apps") // gone already
+	}
+	by := q.by()
+	err = q.p.Audit.Record(ctx, audit.Event{Kind: audit.Decision, Interaction: "revoke", Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID,
+		Patient: as[i].Context.Patient, Extra: [][2]string{{"change", "access-taken-back"}, {"authorization", id}, {"client", as[i].ClientID}}})
+	if err != nil {
+		return err
+	}
+	if err := q.p.Apps.Revoke(ctx, q.u.ID, id); err != nil {
 		return err
 	}
 	return q.to("/auth/apps?done=1")
