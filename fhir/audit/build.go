@@ -100,6 +100,8 @@ func shapeOf(ev *Event) shape {
 			s.subtypes = []coding{{sysDCM, "110121", "Application Stop"}}
 		}
 		s.client, s.server = coding{sysDCM, "110151", "Application Launcher"}, dcmApplication
+	case SignIn, SignOut, Security, Decision:
+		personShape(ev, &s)
 	case Export:
 		s.typ, s.subtypes, s.query = restType, []coding{interaction("operation")}, true
 		s.profile = "IHE.BasicAudit.Query"
@@ -115,6 +117,41 @@ func (s *shape) queryRole() coding {
 		return roleQuery
 	}
 	return roleJob
+}
+
+// personShape is that of what a person does on the server's own pages: DICOM
+// PS3.16 CID 401 and 403, and AuthZ-Consent of BALP for a decision.
+func personShape(ev *Event, s *shape) {
+	s.client, s.server, s.source = coding{sysParticipation, "IRCP", "information recipient"}, coding{sysSecurity, "authserver", ""}, secServer
+	switch ev.Kind {
+	case SignIn:
+		s.typ = coding{sysDCM, "110114", "User Authentication"}
+		s.subtypes = []coding{{sysDCM, "110122", "Login"}}
+	case SignOut:
+		s.typ = coding{sysDCM, "110114", "User Authentication"}
+		s.subtypes = []coding{{sysDCM, "110123", "Logout"}}
+	case Decision:
+		s.typ = coding{sysDCM, "110113", "Security Alert"}
+		s.subtypes = []coding{{sysBALPAuthZ, "AuthZ-Consent", ""}}
+	default:
+		s.typ = coding{sysDCM, "110113", "Security Alert"}
+		s.subtypes = []coding{securitySubtype(ev.Interaction)}
+	}
+}
+
+// securitySubtype gives the DICOM code of a Security event's Interaction.
+func securitySubtype(interaction string) coding {
+	switch interaction {
+	case "emergency-start":
+		return coding{sysDCM, "110127", "Emergency Override Started"}
+	case "emergency-stop":
+		return coding{sysDCM, "110138", "Emergency Override Stopped"}
+	case "roles":
+		return coding{sysDCM, "110136", "Security Roles Changed"}
+	case "attributes":
+		return coding{sysDCM, "110137", "User security Attributes Changed"}
+	}
+	return coding{sysDCM, "110129", "Security Configuration"}
 }
 
 func restShape(ev *Event, s *shape) {
@@ -268,6 +305,16 @@ func appendWho(b []byte, p *access.Principal) []byte {
 	switch {
 	case p == nil:
 		return append(b, `{"display":"unauthenticated"}`...)
+	case p.ClientID == "" && p.Operator == "" && p.Subject != "":
+		b = append(b, `{"identifier":{`...)
+		if iss := uriSafe(p.Issuer); iss != "" {
+			b = append(b, `"system":`...)
+			b = appendString(b, iss)
+			b = append(b, ',')
+		}
+		b = append(b, `"value":`...)
+		b = appendString(b, nonBlank(p.Subject, "unknown"))
+		return append(b, `}}`...)
 	case p.ClientID != "":
 		b = append(b, `{"identifier":{"value":`...)
 		b = appendString(b, nonBlank(p.ClientID, "unknown"))
