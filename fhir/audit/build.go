@@ -11,6 +11,8 @@ import (
 	"pulsegate/fhir/search"
 )
 
+const sysParticipationType = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
+
 // shape is what an Event becomes, worked out before any byte is written.
 type shape struct {
 	typ      coding
@@ -254,15 +256,23 @@ const (
 	roomData = 288
 )
 
+// namesPerson reports whether an event without a token's agent names a person
+// beside the client: for whom the client gets a token, or who decides on it.
+func namesPerson(ev *Event) bool {
+	p := ev.Principal
+	return p != nil && (p.TokenID == "" || ev.Kind == TokenIssue) && p.ClientID != "" && strings.TrimSpace(clean(p.Subject)) != "" && p.Subject != p.ClientID
+}
+
 func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 	p := ev.Principal
 	token := p != nil && p.TokenID != "" && ev.Kind != TokenIssue
+	person := namesPerson(ev)
 
 	b = append(b, `{"type":{"coding":[`...)
 	b = appendCoding(b, s.client)
 	b = append(b, `]},"who":`...)
 	b = appendWho(b, p)
-	if token {
+	if token || person {
 		b = append(b, `,"requestor":false`...)
 	} else {
 		b = append(b, `,"requestor":true`...)
@@ -297,6 +307,19 @@ func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 		b = append(b, `}},"requestor":true,"policy":[`...)
 		b = appendString(b, jtiPrefix+uriSafe(p.TokenID))
 		b = append(b, `]}`...)
+	}
+	if person {
+		b = append(b, `,{"type":{"coding":[`...)
+		b = appendCoding(b, coding{sysParticipationType, "IRCP", "information recipient"})
+		b = append(b, `]},"who":{"identifier":{`...)
+		if p.Issuer != "" {
+			b = append(b, `"system":`...)
+			b = appendString(b, uriSafe(p.Issuer))
+			b = append(b, ',')
+		}
+		b = append(b, `"value":`...)
+		b = appendString(b, p.Subject)
+		b = append(b, `}},"requestor":true}`...)
 	}
 	return b
 }

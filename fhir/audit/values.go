@@ -113,6 +113,13 @@ func (r *Recorder) agentValues(x *index, ev *Event) {
 			}
 			x.identifier(system, nonBlank(p.Subject, p.ClientID))
 		}
+		if namesPerson(ev) {
+			system := ""
+			if p.Issuer != "" {
+				system = uriSafe(p.Issuer)
+			}
+			x.identifier(system, p.Subject)
+		}
 	})
 	if p != nil && p.TokenID != "" {
 		x.put("policy", func() { x.code(clean(jtiPrefix + uriSafe(p.TokenID))) })
