@@ -31,7 +31,7 @@ test: build ## every suite, lint, crash harness, fuzz seeds, race, smoke, hostil
 
 race: ## the packages with concurrency in them, under the race detector (needs a C compiler)
 	sh deploy/ensure-cc.sh
-	CGO_ENABLED=1 $(GO) test -race -short ./fhir/store/... ./fhir/consent/... ./fhir/subscription/... ./fhir/interaction/... ./smart/... ./mapping/ingest/...
+	CGO_ENABLED=1 $(GO) test -race -short ./fhir/series/... ./fhir/store/... ./fhir/consent/... ./fhir/subscription/... ./fhir/interaction/... ./smart/... ./mapping/ingest/...
 
 smoke: build ## a black box over HTTP and the command line, under a minute
 	$(GO) run ./conformance/smoke -bin $(BIN)

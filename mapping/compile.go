@@ -20,6 +20,7 @@ type rule struct {
 	code       []byte // {"coding":[...],"text":...}
 	series     []byte // code of the SampledData component
 	quantity   []byte // ,"unit":...,"system":...,"code":...
+	ucum       string
 	units      map[string]conversion
 	scale      map[string]conversion
 	low, high  float64
@@ -28,6 +29,7 @@ type rule struct {
 	system     string            // vendor's code system
 	parts      map[string]*rule  // components
 	variants   []variantRule
+	dense      bool // its samples are given out as series
 }
 
 type variantRule struct {
@@ -62,6 +64,11 @@ func (m *Mapper) compileRow(t *Table, v *Vendor, r *Row) (*rule, error) {
 		return nil, err
 	}
 	base.row = r
+	from := m.opts.SeriesFrom
+	if from == 0 {
+		from = seriesFrom
+	}
+	base.dense = r.Rate > 0 && from > 0 && r.Rate >= from
 	if r.Profile != "" {
 		base.head = []byte(`"profile":["http://hl7.org/fhir/StructureDefinition/` + r.Profile + `"]`)
 	}
@@ -99,7 +106,7 @@ func (m *Mapper) compileRow(t *Table, v *Vendor, r *Row) (*rule, error) {
 		if err != nil {
 			return nil, fmt.Errorf("variant %d: %w", i+1, err)
 		}
-		p.row, p.head, p.category, p.categories, p.series, p.parts = r, base.head, base.category, base.categories, base.series, base.parts
+		p.dense, p.row, p.head, p.category, p.categories, p.series, p.parts = base.dense, r, base.head, base.category, base.categories, base.series, base.parts
 		base.variants = append(base.variants, variantRule{x.When, p})
 	}
 	return base, nil
@@ -109,7 +116,7 @@ func (m *Mapper) compilePart(t *Table, v *Vendor, c *Component) (*rule, error) {
 	p := &rule{system: systemURL(v), code: m.concept(t, v, c.Name, c.Display, c.Codes, c.Doubtful)}
 	if c.Unit != "" {
 		u := t.units[c.Unit]
-		p.units = u.accepts
+		p.units, p.ucum = u.accepts, c.Unit
 		p.quantity = append(p.quantity, `,"unit":`...)
 		p.quantity = appendString(p.quantity, u.text)
 		p.quantity = append(p.quantity, `,`+ucum+`,"code":`...)

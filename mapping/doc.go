@@ -1,7 +1,8 @@
 // Package mapping turns Samples into FHIR R4 resources by a metric table.
 //
 // It owns: the metric table (table/*.yaml, checked against
-// table/table.schema.json), the Mapper (Sample -> Observation and Device), the
+// table/table.schema.json), the Mapper (Sample -> Observation and Device),
+// Streams (Sample -> series template and columns), the
 // shape of ingest Provenance, identities of ingested resources and unit
 // conversion. It does not own: vendor formats (adapters), batching,
 // restatement and quarantine (mapping/ingest), storage.
@@ -14,7 +15,8 @@
 // emitted in order, then the vendor's own code. Codes under doubtful are
 // emitted only with Options.Doubtful. Variants override a row's codes and unit
 // where the sent unit, the channel or a daily value asks for it; the first
-// that fits counts. A component that has no row keeps the vendor's name, unit
+// that fits counts. A rate (typical samples a day of one source) makes a row
+// of quantities, or of components that are all numbers, a stream. A component that has no row keeps the vendor's name, unit
 // and value under the vendor's code system.
 //
 // The category is HL7's; what refines it (sleep, of activity) stands beside it
@@ -27,8 +29,37 @@
 // and end (instants) or day, source name, device identity, and the value where
 // Sample.KeyValue says so. Printed offsets and versions never count.
 //
+// A row with a rate is a stream, and its samples have the ids of fhir/series:
+// stream, start in microseconds, and a check over the end and, with KeyValue,
+// over the numbers (as converted; 62 and 62.0 are one) and the rest of the
+// content. The stream is the first 9 bytes of SHA-256 over vendor, patient,
+// metric, source name and device identity. All Observations of a stream share
+// a second identifier (StreamSystem, StreamID). What has an id of the vendor's
+// or is a daily value is no sample of a stream: among dense rows that is what
+// a source app gave an external or sync id in HealthKit, and named data points
+// of the Google Health API. Times are cut to microseconds.
+//
 // A Device is its manufacturer and serial number, if it has one; else
 // manufacturer, model and hardware; else its name or the source.
+//
+// # Series
+//
+// Where a row's rate is at least Options.SeriesFrom, Streams gives a sample
+// out as a series.Template and a row of its columns instead of an Observation;
+// written by the template it is, byte for byte, what Map gives (the Observation
+// is rendered once and cut where numbers, time and id stand). A sample that
+// does not fit is Map's, with the same id: a status other than final, a note, a
+// range, more than series.MaxValues numbers, a number that a series.Decimal
+// does not hold or writes otherwise, a component of free text, a time within
+// a day of 1900 or after 2200-11-30. Coded components are part of the template. So
+// nothing but storage depends on the rate.
+//
+// # Provenance
+//
+// One a commit. Its targets are the patient, the stream of every new sample,
+// once, as {"type":"Observation","identifier":{…/identifier/series}}, and one
+// by one every other Observation, new version and Device; the same whether
+// samples are stored as series or as documents.
 //
 // # Time
 //

@@ -35,7 +35,7 @@ func sentUnit(vendor, u string) string {
 }
 
 // example makes a sample that a row must accept.
-func example(tb testing.TB, m *Mapper, v *Vendor, r *Row, day bool) *sample.Sample {
+func example(tb tester, m *Mapper, v *Vendor, r *Row, day bool) *sample.Sample {
 	zone := time.FixedZone("", 2*3600)
 	s := &sample.Sample{Metric: r.Metric, Channel: "test", Start: time.Date(2026, 10, 1, 8, 0, 0, 0, zone),
 		Device: sample.Device{Name: "Wearable", Manufacturer: "Maker", Model: "Band", Hardware: "Band1,1", Software: "1.2", Firmware: "3.4", Battery: "81",
@@ -50,7 +50,7 @@ func example(tb testing.TB, m *Mapper, v *Vendor, r *Row, day bool) *sample.Samp
 	number := func(p *rule_) sample.Value {
 		for _, n := range []string{"62", "36.8", "0.97", "1.75", "81500", "1750", "5400", "20000"} {
 			x := sample.Value{Kind: sample.Number, Num: n, Unit: sentUnit(v.Vendor, p.ucum(tb))}
-			if _, err := p.r.appendValue(nil, &x, s.Channel); err == nil {
+			if _, err := p.r.appendValue(nil, &x, s.Channel, nil); err == nil {
 				return x
 			}
 		}
@@ -98,7 +98,7 @@ func example(tb testing.TB, m *Mapper, v *Vendor, r *Row, day bool) *sample.Samp
 // rule_ gives tests the unit of a rule.
 type rule_ struct{ r *rule }
 
-func (p *rule_) ucum(tb testing.TB) string {
+func (p *rule_) ucum(tb tester) string {
 	if p.r.quantity == nil {
 		tb.Fatal("the rule has no unit")
 	}
@@ -294,4 +294,10 @@ func vitalSigns(t *testing.T, body []byte) {
 	if o.Code.has("40443-4") && !o.Code.has("8867-4") {
 		t.Error("40443-4 wants 8867-4 beside it")
 	}
+}
+
+// tester is testing.TB and rapid.T.
+type tester interface {
+	Fatal(...any)
+	Fatalf(string, ...any)
 }

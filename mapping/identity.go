@@ -5,7 +5,11 @@ import (
 	"encoding/base32"
 	"encoding/binary"
 	"strings"
+	"time"
 
+	"github.com/cespare/xxhash/v2"
+
+	"pulsegate/fhir/series"
 	"pulsegate/mapping/sample"
 )
 
@@ -85,4 +89,117 @@ func deviceIdentity(k key, d *sample.Device, s *sample.Source) key {
 		}
 	}
 	return k
+}
+
+// streamEncoding is that of sample ids, so that an id begins as its stream's.
+var streamEncoding = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
+
+// StreamID is the value of the identifier that all Observations of a stream
+// share.
+func StreamID(id series.Identity) string { return streamEncoding.EncodeToString(id[:]) }
+
+// streamed reports whether s is one sample of a stream: of a row with a rate,
+// named by its natural key, at an instant that a sample id can hold. cut takes
+// from its times what is finer than a sample's.
+func (r *rule) streamed(s *sample.Sample, w *when) bool {
+	if r.row.Rate <= 0 || s.VendorID != "" || w.day {
+		return false
+	}
+	us := w.start.UnixMicro()
+	return us >= series.MinStart && us <= series.MaxStart
+}
+
+func (w *when) cut() {
+	w.start = w.start.Truncate(time.Microsecond)
+	if !w.end.IsZero() {
+		if w.end = w.end.Truncate(time.Microsecond); w.end.Equal(w.start) {
+			w.end = time.Time{}
+		}
+	}
+}
+
+// streamIdentity is the natural key without time and value.
+func streamIdentity(vendor, patient, metric string, s *sample.Sample) (id series.Identity) {
+	k := make(key, 0, 256).str("Stream").str(vendor).str(patient).str(metric).str(s.Source.Name)
+	sum := sha256.Sum256(deviceIdentity(k, &s.Device, &s.Source))
+	copy(id[:], sum[:])
+	return id
+}
+
+// sampleKey is the id of one sample of a stream, whether or not it can be
+// stored in a series.
+func (r *rule) sampleKey(id series.Identity, s *sample.Sample, w *when) series.Key {
+	t := series.Template{Identity: id, KeyValue: s.KeyValue}
+	row := series.Sample{Start: w.start.UnixMicro(), End: series.NoEnd}
+	if !w.end.IsZero() {
+		row.End = w.end.UnixMicro()
+	}
+	if s.KeyValue {
+		seed, nums := r.naturalKey(s)
+		k := key(binary.BigEndian.AppendUint64(nil, seed))
+		for _, d := range nums {
+			if v, ok := d.trimmed().short(); ok && t.Values < series.MaxValues {
+				row.Values[t.Values] = v
+				t.Values++
+			} else { // no series has it
+				k = k.str(string(d.trimmed().append(nil)))
+			}
+		}
+		if t.Seed = seed; len(k) > 8 {
+			t.Seed = xxhash.Sum64(k)
+		}
+	}
+	return t.Key(&row)
+}
+
+// naturalKey is what of a sample's content is part of its key: its numbers,
+// as converted, and a hash of the rest.
+func (r *rule) naturalKey(s *sample.Sample) (seed uint64, nums []decimal) {
+	k := make(key, 0, 128)
+	add := func(p *rule, v *sample.Value) {
+		k = append(k, byte(v.Kind))
+		switch v.Kind {
+		case sample.Number, sample.Interval:
+			unit := p.ucum
+			if p.units == nil {
+				unit = v.Unit
+			}
+			k = k.str(unit)
+			nums = append(nums, p.converted(v.Num, v.Unit, s.Channel))
+			if v.Kind == sample.Interval {
+				nums = append(nums, p.converted(v.High, v.Unit, s.Channel))
+			}
+		case sample.Boolean:
+			if v.Bool {
+				k = append(k, 1)
+			}
+		case sample.Series:
+			if v.Series != nil {
+				k = k.str(v.Series.Data)
+			}
+		default:
+			k = k.str(v.Text)
+		}
+	}
+	add(r, &s.Value)
+	for i := range s.Components {
+		if c := &s.Components[i]; c.Value.Kind != sample.None {
+			k = k.str(c.Name)
+			add(r.part(c.Name), &c.Value)
+		}
+	}
+	return xxhash.Sum64(k), nums
+}
+
+// converted is a number in the rule's unit; of one that will be refused,
+// anything.
+func (r *rule) converted(num, unit, channel string) decimal {
+	d, ok := parseDecimal(num)
+	if !ok {
+		return decimal{digits: "0"}
+	}
+	if c, ok := r.conversion(unit, channel); ok {
+		d = c.apply(d)
+	}
+	return d
 }

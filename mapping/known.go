@@ -15,9 +15,10 @@ type fact struct {
 	At    time.Time `json:"at,omitzero"`
 }
 
-// learn takes a later word; an empty one never empties.
+// learn takes a later word; an empty one never empties. Of two at one instant
+// the greater stands, so that the order in which they come does not matter.
 func (f *fact) learn(value string, at time.Time) bool {
-	if value == "" || f.Value != "" && !at.After(f.At) {
+	if value == "" || f.Value != "" && (at.Before(f.At) || at.Equal(f.At) && value <= f.Value) {
 		return false
 	}
 	if f.Value != value {

@@ -6,14 +6,25 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/series"
 	"pulsegate/mapping/sample"
 )
+
+// StreamSystem is the system of the identifier that all Observations of a
+// stream share.
+const StreamSystem = fhir.Canonical + "/identifier/series"
 
 // Options of a Mapper.
 type Options struct {
 	// Doubtful emits standard codes whose support is doubtful.
 	Doubtful bool
+	// SeriesFrom is the rate, in samples a day, from which the samples of a
+	// row are given out as series; 0: 24, negative: none is.
+	SeriesFrom int
 }
+
+// seriesFrom is the default of Options.SeriesFrom: a value an hour.
+const seriesFrom = 24
 
 // Mapper turns Samples into resources. It is safe for concurrent use.
 type Mapper struct {
@@ -62,6 +73,8 @@ type Result struct {
 	Start time.Time
 	// Device is zero when the sample names neither device nor source.
 	Device DeviceKey
+	// Stream is the StreamID of a sample of a stream, "" of anything else.
+	Stream string
 	// Vague: the sample says neither which device measured nor through what
 	// it came, so what is known of that from elsewhere stands.
 	Vague bool
@@ -78,6 +91,30 @@ func reject(reason, rule string) error { return &RejectError{reason, rule} }
 // Map maps s of the given vendor for a patient. Buf is appended to and holds
 // the JSON (nil is fine). An error is a *RejectError.
 func (m *Mapper) Map(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location) (Result, error) {
+	return m.observe(buf, vendor, s, patient, zone, false)
+}
+
+// MapLegacy is Map as it was before there were streams: every Observation has
+// an id of its own kind.
+func (m *Mapper) MapLegacy(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location) (Result, error) {
+	return m.observe(buf, vendor, s, patient, zone, true)
+}
+
+// LegacyID is the id that MapLegacy gives a sample of a stream; "" of
+// anything else, or of what Map refuses.
+func (m *Mapper) LegacyID(vendor string, s *sample.Sample, patient string, zone *time.Location) string {
+	r := m.rules[vendor][s.Metric]
+	if r == nil || r.row.Rate <= 0 {
+		return ""
+	}
+	w, err := resolve(s, zone)
+	if err != nil || !r.streamed(s, &w) {
+		return ""
+	}
+	return observationID(vendor, patient, r.row.Metric, s, &w)
+}
+
+func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location, legacy bool) (Result, error) {
 	r := m.rules[vendor][s.Metric]
 	if r == nil {
 		return Result{}, reject(sample.ReasonUnmapped, "the metric table has no row")
@@ -88,17 +125,25 @@ func (m *Mapper) Map(buf []byte, vendor string, s *sample.Sample, patient string
 	if err != nil {
 		return Result{}, err
 	}
-	res.Start = w.start
 	res.Device, res.Vague = deviceKey(vendor, patient, s), vague(s)
 	if r.row.Shape == ShapeDevice {
 		if res.Device.ID == "" {
 			return Result{}, reject(sample.ReasonMissing, "device facts without a device")
 		}
+		res.Start = w.start
 		return res, nil
 	}
-	res.ID = observationID(vendor, patient, r.row.Metric, s, &w)
+	if !legacy && r.streamed(s, &w) {
+		w.cut()
+		id := streamIdentity(vendor, patient, r.row.Metric, s)
+		k := r.sampleKey(id, s, &w)
+		res.ID, res.Stream = k.ID(), StreamID(id)
+	} else {
+		res.ID = observationID(vendor, patient, r.row.Metric, s, &w)
+	}
+	res.Start = w.start
 	from := len(buf)
-	b, err := r.observation(buf, vendor, patient, s, &w, &res)
+	b, err := r.observation(buf, vendor, patient, s, &w, &res, nil)
 	if err != nil {
 		return Result{}, err
 	}
@@ -125,8 +170,9 @@ func (r *rule) choose(s *sample.Sample) *rule {
 	return r
 }
 
-// observation appends the resource.
-func (r *rule) observation(b []byte, vendor, patient string, s *sample.Sample, w *when, res *Result) ([]byte, error) {
+// observation appends the resource; h, unless nil, learns where it differs
+// from that of other samples of the stream.
+func (r *rule) observation(b []byte, vendor, patient string, s *sample.Sample, w *when, res *Result, h *holes) ([]byte, error) {
 	b = append(b, `{"resourceType":"Observation","id":"`...)
 	b = append(b, res.ID...)
 	b = append(b, `","meta":{`...)
@@ -140,8 +186,15 @@ func (r *rule) observation(b []byte, vendor, patient string, s *sample.Sample, w
 	b = append(b, `},"identifier":[{"system":"`+fhir.Canonical+`/identifier/`...)
 	b = append(b, vendor...)
 	b = append(b, `","value":"`...)
+	at := len(b)
 	b = append(b, res.ID...)
+	h.add(series.HoleID, at, len(b))
 	b = append(b, `"}`...)
+	if res.Stream != "" {
+		b = append(b, `,{"system":"`+StreamSystem+`","value":"`...)
+		b = append(b, res.Stream...)
+		b = append(b, `"}`...)
+	}
 	if s.VendorID != "" {
 		b = append(b, `,{"system":"`+fhir.Canonical+`/identifier/`...)
 		b = append(b, vendor...)
@@ -157,15 +210,17 @@ func (r *rule) observation(b []byte, vendor, patient string, s *sample.Sample, w
 	b = append(b, r.code...)
 	b = append(b, `,"subject":{"reference":"Patient/`...)
 	b = append(b, patient...)
-	b = append(b, `"}`...)
+	b = append(b, `"},`...)
+	at = len(b)
 	b = w.append(b)
+	h.add(series.HoleEffective, at, len(b))
 	if s.UserEntered {
 		b = append(b, `,"performer":[{"reference":"Patient/`...)
 		b = append(b, patient...)
 		b = append(b, `"}]`...)
 	}
 	var err error
-	if b, err = r.value(b, s); err != nil {
+	if b, err = r.value(b, s, h); err != nil {
 		return nil, err
 	}
 	if s.Note != "" {
@@ -186,7 +241,7 @@ func (r *rule) observation(b []byte, vendor, patient string, s *sample.Sample, w
 		b = append(b, res.Device.ID...)
 		b = append(b, `"}`...)
 	}
-	if b, err = r.components(b, s); err != nil {
+	if b, err = r.components(b, s, h); err != nil {
 		return nil, err
 	}
 	return append(b, '}'), nil
@@ -205,7 +260,7 @@ func status(s sample.Status) string {
 var absent = []byte(`,"dataAbsentReason":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/data-absent-reason","code":"unknown","display":"Unknown"}]}`)
 
 // value appends the main value as the row's shape wants it.
-func (r *rule) value(b []byte, s *sample.Sample) ([]byte, error) {
+func (r *rule) value(b []byte, s *sample.Sample, h *holes) ([]byte, error) {
 	v := &s.Value
 	ok := true
 	switch r.row.Shape {
@@ -242,10 +297,19 @@ func (r *rule) value(b []byte, s *sample.Sample) ([]byte, error) {
 	if !ok {
 		return nil, reject(sample.ReasonBadValue, "the row's shape does not take this kind of value")
 	}
-	return r.appendValue(b, v, s.Channel)
+	return r.appendValue(b, v, s.Channel, h)
 }
 
-func (r *rule) components(b []byte, s *sample.Sample) ([]byte, error) {
+// part is the rule of a component; one without a row keeps what the vendor
+// wrote.
+func (r *rule) part(name string) *rule {
+	if p := r.parts[name]; p != nil {
+		return p
+	}
+	return &rule{system: r.system}
+}
+
+func (r *rule) components(b []byte, s *sample.Sample, h *holes) ([]byte, error) {
 	n := 0
 	open := func() {
 		if n++; n == 1 {
@@ -258,7 +322,7 @@ func (r *rule) components(b []byte, s *sample.Sample) ([]byte, error) {
 	if r.row.Shape == ShapeSampled && s.Value.Kind == sample.Series {
 		open()
 		b = append(b, r.series...)
-		if b, err = r.appendValue(b, &s.Value, s.Channel); err != nil {
+		if b, err = r.appendValue(b, &s.Value, s.Channel, h); err != nil {
 			return nil, err
 		}
 		b = append(b, '}')
@@ -269,16 +333,15 @@ func (r *rule) components(b []byte, s *sample.Sample) ([]byte, error) {
 			continue
 		}
 		open()
-		p := r.parts[c.Name]
-		if p == nil {
-			p = &rule{system: r.system}
+		p := r.part(c.Name)
+		if p.code == nil {
 			b = append(b, `{"coding":[`...)
 			b = appendCoding(b, r.system, c.Name, "")
 			b = append(b, `]}`...)
 		} else {
 			b = append(b, p.code...)
 		}
-		if b, err = p.appendValue(b, &c.Value, s.Channel); err != nil {
+		if b, err = p.appendValue(b, &c.Value, s.Channel, h); err != nil {
 			return nil, err
 		}
 		b = append(b, '}')

@@ -68,7 +68,7 @@ func TestConversions(t *testing.T) {
 			t.Errorf("%s from %s is not known", c.ucum, c.unit)
 			continue
 		}
-		q, err := (&rule{units: table.units[c.ucum].accepts}).appendQuantity(nil, c.in, c.unit, "")
+		q, err := (&rule{units: table.units[c.ucum].accepts}).appendQuantity(nil, c.in, c.unit, "", nil)
 		if err != nil || string(q) != `{"value":`+c.want+`}` {
 			t.Errorf("%s %s -> %s is written %s %v, want %s", c.in, c.unit, c.ucum, q, err, c.want)
 		}
@@ -119,7 +119,7 @@ func TestIdentity(t *testing.T) {
 		return r.ID
 	}
 	base := id(func(*sample.Sample) {})
-	if len(base) != 26 || base != strings.ToLower(base) {
+	if len(base) != 32 || base != strings.ToLower(base) {
 		t.Errorf("id %s", base)
 	}
 	same := map[string]func(*sample.Sample){
@@ -246,8 +246,9 @@ func TestLoadRefuses(t *testing.T) {
 		"unknown code":  {"codes: [loinc 8867-4]", "codes: [loinc 1-1]", "row heartrate: code loinc 1-1"},
 		"bad trust":     {"trust: sure, codes: [loinc 8867-4]", "trust: local, codes: [loinc 8867-4]", "row heartrate: trust"},
 		"unknown unit":  {"unit: /min, range: [0, 400], components", "unit: bpm, range: [0, 400], components", "row heartrate: unit bpm"},
-		"no profile":    {"profile: heartrate, shape: quantity, unit: /min, range: [0, 400], components", "shape: quantity, unit: /min, range: [0, 400], components", "row heartrate: code loinc 8867-4 needs"},
+		"no profile":    {"profile: heartrate, shape: quantity, rate: 288", "shape: quantity, rate: 288", "row heartrate: code loinc 8867-4 needs"},
 		"missing":       {"name: Heart rate, trust", "trust", "row heartrate"},
+		"rate of codes": {"shape: codeable, components: [{name: mood", "shape: codeable, rate: 50, components: [{name: mood", "a rate is for quantities"},
 	} {
 		dir := fstest.MapFS{}
 		files, err := fs.Glob(Builtin(), "*")
@@ -306,6 +307,10 @@ func FuzzDecimal(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		d, ok := parseDecimal(s)
+		v, short := parseShort(s)
+		if w, fits := d.short(); short && (!ok || !fits || v != w || string(v.Append(nil)) != s) {
+			t.Fatalf("%q was read as %+v", s, v)
+		}
 		if !ok {
 			return
 		}

@@ -84,6 +84,7 @@ type Row struct {
 	Refined    string            `yaml:"refined"` // a finer category of our own, beside Category
 	Profile    string            `yaml:"profile"`
 	Shape      string            `yaml:"shape"`
+	Rate       int               `yaml:"rate"` // typical samples a day of one source; 0: no stream
 	Unit       string            `yaml:"unit"`
 	Scale      map[string]string `yaml:"scale"`
 	Range      []float64         `yaml:"range"`
@@ -235,6 +236,9 @@ func (t *Table) check(file string, v *Vendor) error {
 		if r.Shape == ShapeQuantity && r.Unit == "" {
 			return fail("a quantity needs a unit")
 		}
+		if err := rateRule(r); err != nil {
+			return fail("%v", err)
+		}
 		if err := t.known(r.Unit, r.Codes, r.Doubtful, r.Series); err != nil {
 			return fail("%v", err)
 		}
@@ -252,6 +256,26 @@ func (t *Table) check(file string, v *Vendor) error {
 		}
 		if err := profileRule(r); err != nil {
 			return fail("%v", err)
+		}
+	}
+	return nil
+}
+
+// rateRule: a stream is made of numbers.
+func rateRule(r *Row) error {
+	switch {
+	case r.Rate == 0:
+		return nil
+	case r.Rate < 0 || r.Rate > 86400*1000:
+		return fmt.Errorf("rate is not a number of samples a day")
+	case r.Shape == ShapeQuantity:
+		return nil
+	case r.Shape != ShapeComponents:
+		return fmt.Errorf("a rate is for quantities and components")
+	}
+	for i := range r.Components {
+		if r.Components[i].Unit == "" {
+			return fmt.Errorf("a rate wants numbers only, component %s has no unit", r.Components[i].Name)
 		}
 	}
 	return nil

@@ -9,19 +9,19 @@ import (
 )
 
 // appendValue appends value[x] of v by the rule's unit, scale and range.
-func (r *rule) appendValue(b []byte, v *sample.Value, channel string) ([]byte, error) {
+func (r *rule) appendValue(b []byte, v *sample.Value, channel string, h *holes) ([]byte, error) {
 	var err error
 	switch v.Kind {
 	case sample.Number:
 		b = append(b, `,"valueQuantity":`...)
-		return r.appendQuantity(b, v.Num, v.Unit, channel)
+		return r.appendQuantity(b, v.Num, v.Unit, channel, h)
 	case sample.Interval:
 		b = append(b, `,"valueRange":{"low":`...)
-		if b, err = r.appendQuantity(b, v.Num, v.Unit, channel); err != nil {
+		if b, err = r.appendQuantity(b, v.Num, v.Unit, channel, h); err != nil {
 			return nil, err
 		}
 		b = append(b, `,"high":`...)
-		if b, err = r.appendQuantity(b, v.High, v.Unit, channel); err != nil {
+		if b, err = r.appendQuantity(b, v.High, v.Unit, channel, h); err != nil {
 			return nil, err
 		}
 		return append(b, '}'), nil
@@ -60,14 +60,16 @@ func (r *rule) conversion(unit, channel string) (conversion, bool) {
 	return c, true
 }
 
-func (r *rule) appendQuantity(b []byte, num, unit, channel string) ([]byte, error) {
+func (r *rule) appendQuantity(b []byte, num, unit, channel string, h *holes) ([]byte, error) {
 	d, ok := parseDecimal(num)
 	if !ok {
 		return nil, reject(sample.ReasonBadValue, "not a decimal number")
 	}
 	b = append(b, `{"value":`...)
+	at := len(b)
 	if r.units == nil { // a component without a row: the unit as written, no code
 		b = d.append(b)
+		h.number(at, len(b))
 		if unit != "" {
 			b = append(b, `,"unit":`...)
 			b = appendString(b, unit)
@@ -79,18 +81,31 @@ func (r *rule) appendQuantity(b []byte, num, unit, channel string) ([]byte, erro
 		return nil, reject(sample.ReasonBadUnit, "the row does not accept this unit")
 	}
 	d = c.apply(d)
-	if r.ranged {
-		if f := d.float(); f < r.low || f > r.high {
-			return nil, reject(sample.ReasonBadValue, "outside what is possible")
-		}
+	if !r.possible(d) {
+		return nil, reject(sample.ReasonBadValue, "outside what is possible")
 	}
 	if d.plain {
 		b = append(b, num...)
 	} else {
 		b = d.append(b)
 	}
+	h.number(at, len(b))
 	b = append(b, r.quantity...)
 	return append(b, '}'), nil
+}
+
+// possible is the check of the row's range.
+func (r *rule) possible(d decimal) bool {
+	if !r.ranged {
+		return true
+	}
+	f := 0.0
+	if v, ok := d.short(); ok {
+		f = v.Float()
+	} else {
+		f = d.float()
+	}
+	return f >= r.low && f <= r.high
 }
 
 // appendSeries appends SampledData. Only a conversion that is a factor can be

@@ -78,19 +78,19 @@ func (w *when) place(t time.Time, z sample.Zone, zone *time.Location) (time.Time
 	return t, nil
 }
 
-// append writes effective[x].
+// append writes effective[x], without a comma.
 func (w *when) append(b []byte) []byte {
 	if w.day {
-		b = append(b, `,"effectiveDateTime":"`...)
+		b = append(b, `"effectiveDateTime":"`...)
 		b = w.start.AppendFormat(b, "2006-01-02")
 		return append(b, '"')
 	}
 	if w.end.IsZero() {
-		b = append(b, `,"effectiveDateTime":"`...)
+		b = append(b, `"effectiveDateTime":"`...)
 		b = appendTime(b, w.start)
 		return append(b, '"')
 	}
-	b = append(b, `,"effectivePeriod":{"start":"`...)
+	b = append(b, `"effectivePeriod":{"start":"`...)
 	b = appendTime(b, w.start)
 	b = append(b, `","end":"`...)
 	b = appendTime(b, w.end)

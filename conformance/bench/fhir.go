@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -11,9 +12,42 @@ import (
 	"time"
 )
 
+// send does one request on a connection of its worker.
+type send func(method, path string, body []byte, want int) (location string, err error)
+
+// measure runs a load and adds its figure.
+func (b *bench) measure(name string, n int, f func(do send, i int) error) (rate float64, err error) {
+	var lat []time.Duration
+	cost, err := b.cost(n, func() (err error) {
+		rate, lat, err = b.load(n, f)
+		return err
+	})
+	if err == nil {
+		b.add(name, rate, "1/s", fmt.Sprintf("p50 %.2f ms, p99 %.2f ms, %d connections%s", ms(lat, .5), ms(lat, .99), b.opt.workers, cost))
+	}
+	return rate, err
+}
+
+// cost is what the server's processor time was for each of n calls of f; for
+// a server that is not ours it is unknown.
+func (b *bench) cost(n int, f func() error) (string, error) {
+	if b.srv == nil {
+		return "", f()
+	}
+	before, err := b.srv.CPU()
+	if err != nil {
+		return "", err
+	}
+	if err := f(); err != nil {
+		return "", err
+	}
+	after, err := b.srv.CPU()
+	return fmt.Sprintf(", server %d us CPU each", (after-before).Microseconds()/int64(n)), err
+}
+
 // load runs n calls of f on the bench's connections and returns the calls per
 // second and the sorted latencies.
-func (b *bench) load(n int, f func(i int) error) (float64, []time.Duration, error) {
+func (b *bench) load(n int, f func(do send, i int) error) (float64, []time.Duration, error) {
 	lat := make([]time.Duration, n)
 	var next atomic.Int64
 	var wg sync.WaitGroup
@@ -23,17 +57,25 @@ func (b *bench) load(n int, f func(i int) error) (float64, []time.Duration, erro
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			for {
+			do, end, err := b.line()
+			if err != nil {
+				errs <- err
+				return
+			}
+			for err == nil {
 				i := int(next.Add(1)) - 1
 				if i >= n {
-					return
+					break
 				}
 				at := time.Now()
-				if err := f(i); err != nil {
-					errs <- err
-					return
-				}
+				err = f(do, i)
 				lat[i] = time.Since(at)
+			}
+			if cerr := end(); err == nil {
+				err = cerr
+			}
+			if err != nil {
+				errs <- err
 			}
 		}()
 	}
@@ -73,42 +115,57 @@ func (b *bench) call(method, path string, body []byte, want int, header ...strin
 
 // fhir measures what every R4 server offers.
 func (b *bench) fhir() error {
-	ids := make([]string, b.opt.n)
-	rate, lat, err := b.load(b.opt.n, func(i int) error {
-		_, loc, err := b.call("POST", "Observation", b.observation(i), 201)
-		ids[i] = loc
+	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read}, {"search", b.search}, {"export", b.export}})
+}
+
+func (b *bench) create() error {
+	b.ids = make([]string, b.opt.n)
+	rate, err := b.measure("create", b.opt.n, func(do send, i int) error {
+		loc, err := do("POST", "Observation", b.observation(i), 201)
+		b.ids[i] = unversioned(loc)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	b.add("create", rate, "1/s", fmt.Sprintf("p50 %.2f ms, p99 %.2f ms, %d connections", ms(lat, .5), ms(lat, .99), b.opt.workers))
-	if err := b.transactions(); err != nil {
+	return b.doorFloor(rate)
+}
+
+func (b *bench) read() error {
+	n := b.opt.n * 8
+	rate, err := b.measure("read", n, func(do send, i int) error {
+		_, err := do("GET", b.ids[i%len(b.ids)], nil, 200)
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	if rate, lat, err = b.load(b.opt.n, func(i int) error {
-		_, _, err := b.call("GET", unversioned(ids[i]), nil, 200)
-		return err
-	}); err != nil {
+	return b.socketFloor("read", rate, n, b.ids[0])
+}
+
+// wanted is a search as wearables' readers send it: 100 from some day on.
+func (b *bench) wanted() string {
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(rand.IntN(max(1, b.opt.seedObs-200))) * 5 * time.Second)
+	return "Observation?patient=" + b.patient + "&code=http://loinc.org%7C8867-4&date=ge" + at.Format("2006-01-02T15:04:05Z") + "&_sort=date&_count=100"
+}
+
+func (b *bench) search() error {
+	search := func(do send, _ int) error {
+		_, err := do("GET", b.wanted(), nil, 200)
 		return err
 	}
-	b.add("read", rate, "1/s", fmt.Sprintf("p50 %.2f ms, p99 %.2f ms", ms(lat, .5), ms(lat, .99)))
-	search := func(i int) error {
-		at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(rand.IntN(max(1, b.opt.seedObs-200))) * 5 * time.Second)
-		_, _, err := b.call("GET", "Observation?patient="+b.patient+"&code=http://loinc.org%7C8867-4&date=ge"+at.Format("2006-01-02T15:04:05Z")+"&_sort=date&_count=100", nil, 200)
+	rate, err := b.measure("search patient+code+date, 100 of many", b.opt.n/2, search)
+	if err != nil {
 		return err
 	}
-	if rate, lat, err = b.load(b.opt.n/2, search); err != nil {
-		return err
-	}
-	b.add("search patient+code+date, 100 of many", rate, "1/s", fmt.Sprintf("p50 %.2f ms, p99 %.2f ms, %d connections", ms(lat, .5), ms(lat, .99), b.opt.workers))
 	quiet := *b
 	quiet.opt.workers = 1
-	if rate, lat, err = quiet.load(min(1000, b.opt.n), search); err != nil {
+	_, err = quiet.measure("the same, one connection", min(2000, b.opt.n), search)
+	b.figures = quiet.figures
+	if err != nil {
 		return err
 	}
-	b.add("the same, one connection", rate, "1/s", fmt.Sprintf("p50 %.2f ms, p99 %.2f ms", ms(lat, .5), ms(lat, .99)))
-	return b.export()
+	return b.socketFloor("search", rate, b.opt.n/2, b.wanted())
 }
 
 func unversioned(location string) string {
@@ -122,7 +179,7 @@ func unversioned(location string) string {
 func (b *bench) transactions() error {
 	const size = 100
 	bundles := max(1, (b.opt.seedObs-b.opt.n)/size)
-	rate, lat, err := b.load(bundles, func(i int) error {
+	rate, lat, err := b.load(bundles, func(do send, i int) error {
 		var buf bytes.Buffer
 		buf.WriteString(`{"resourceType":"Bundle","type":"transaction","entry":[`)
 		for k := range size {
@@ -134,7 +191,7 @@ func (b *bench) transactions() error {
 			buf.WriteString(`,"request":{"method":"POST","url":"Observation"}}`)
 		}
 		buf.WriteString(`]}`)
-		_, _, err := b.call("POST", "", buf.Bytes(), 200)
+		_, err := do("POST", "", buf.Bytes(), 200)
 		return err
 	})
 	if err != nil {
@@ -144,59 +201,90 @@ func (b *bench) transactions() error {
 	return nil
 }
 
+// export measures the download of all Observations, as they are and
+// compressed; MB are always those of NDJSON.
 func (b *bench) export() error {
-	resp, err := b.c.Do("GET", "Patient/$export?_type=Observation", nil, "Prefer", "respond-async")
+	files, err := b.exported()
 	if err != nil {
 		return err
+	}
+	for _, coding := range []string{"identity", "zstd", "gzip"} {
+		var bytes, lines int64
+		begin := time.Now()
+		for _, u := range files {
+			n, l, err := b.drain(u, coding, nil)
+			if err != nil {
+				return err
+			}
+			bytes, lines = bytes+n, lines+l
+		}
+		s := time.Since(begin).Seconds()
+		if coding == "identity" {
+			b.exportBytes, b.exportRate = bytes, float64(bytes)/1e6/s
+			b.add("export download", b.exportRate, "MB/s", fmt.Sprintf("%.0f resources/s, %d resources, %.0f MB", float64(lines)/s, lines, float64(bytes)/1e6))
+			continue
+		}
+		b.add("export download, "+coding, float64(b.exportBytes)/1e6/s, "MB/s", fmt.Sprintf("%.0f MB on the wire", float64(bytes)/1e6))
+	}
+	if b.srv == nil {
+		return nil
+	}
+	rss, err := b.srv.RSS()
+	if err == nil {
+		b.add("memory after export", float64(rss)/1e6, "MB", "")
+	}
+	return err
+}
+
+// exported runs an export of all Observations and returns its files.
+func (b *bench) exported() ([]string, error) {
+	resp, err := b.c.Do("GET", "Patient/$export?_type=Observation", nil, "Prefer", "respond-async")
+	if err != nil {
+		return nil, err
 	}
 	if _, err = io.Copy(io.Discard, resp.Body); err == nil {
 		err = resp.Body.Close()
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if resp.StatusCode != 202 {
-		return fmt.Errorf("$export: %d", resp.StatusCode)
+		return nil, fmt.Errorf("$export: %d", resp.StatusCode)
 	}
-	var files []string
 	for range 1200 {
 		code, m, err := b.c.JSON("GET", resp.Header.Get("Content-Location"), nil, "Accept", "application/json")
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if code == 200 {
-			out, _ := m["output"].([]any)
-			for _, o := range out {
-				f, _ := o.(map[string]any)
-				u, _ := f["url"].(string)
-				files = append(files, u)
-			}
-			break
+		if code != 200 {
+			time.Sleep(100 * time.Millisecond)
+			continue
 		}
-		time.Sleep(100 * time.Millisecond)
+		var files []string
+		out, _ := m["output"].([]any)
+		for _, o := range out {
+			f, _ := o.(map[string]any)
+			u, _ := f["url"].(string)
+			files = append(files, u)
+		}
+		return files, nil
 	}
-	var total, lines int64
-	begin := time.Now()
-	for _, u := range files {
-		n, l, err := b.drain(u)
-		if err != nil {
-			return err
-		}
-		total, lines = total+n, lines+l
-	}
-	s := time.Since(begin).Seconds()
-	b.add("export download", float64(total)/1e6/s, "MB/s", fmt.Sprintf("%.0f resources/s, %d resources, %.0f MB", float64(lines)/s, lines, float64(total)/1e6))
-	return nil
+	return nil, errors.New("the export is never complete")
 }
 
-func (b *bench) drain(u string) (int64, int64, error) {
-	resp, err := b.c.Do("GET", u, nil, "Accept", "application/fhir+ndjson", "Accept-Encoding", "identity")
+// drain downloads one file, until end at the latest, and counts bytes and
+// lines as they come.
+func (b *bench) drain(u, coding string, end <-chan struct{}) (int64, int64, error) {
+	resp, err := b.c.Do("GET", u, nil, "Accept", "application/fhir+ndjson", "Accept-Encoding", coding)
 	if err != nil {
 		return 0, 0, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != 200 {
 		return 0, 0, fmt.Errorf("export file: %d", resp.StatusCode)
+	}
+	if got := resp.Header.Get("Content-Encoding"); coding != "identity" && got != coding {
+		return 0, 0, fmt.Errorf("export file: content coding %q", got)
 	}
 	buf := make([]byte, 1<<20)
 	var n, lines int64
@@ -210,5 +298,30 @@ func (b *bench) drain(u string) (int64, int64, error) {
 		if err != nil {
 			return n, lines, err
 		}
+		select {
+		case <-end:
+			return n, lines, nil
+		default:
+		}
 	}
+}
+
+// operations measures $lastn and $stats over all of a patient's heart rate.
+func (b *bench) operations() error {
+	const code = "http://loinc.org%7C8867-4"
+	for _, o := range [][2]string{
+		{"$lastn of one code", "Observation/$lastn?patient=" + b.patient + "&code=" + code},
+		{"$stats of one code", "Observation/$stats?subject=Patient/" + b.patient + "&coding=" + code + "&statistic=count,average,minimum,maximum,std-dev,median"},
+	} {
+		one := *b
+		one.opt.workers = 1
+		if _, err := one.measure(o[0], 5, func(do send, _ int) error {
+			_, err := do("GET", o[1], nil, 200)
+			return err
+		}); err != nil {
+			return err
+		}
+		b.figures = one.figures
+	}
+	return nil
 }

@@ -4,10 +4,11 @@
 // measures any R4 server (create, transaction, search, read, export).
 //
 //	bench -bin bin/pulsegate
+//	bench -bin bin/pulsegate -steps create,mixed   # some of it
 //	bench -target http://127.0.0.1:8090/fhir -token -   # "-": no token
 //
-// Loads are bounded in count. Figures go to a table on stdout and, with
-// -json FILE, to a file.
+// Loads are bounded in count. Figures go to a table on stdout, with -json FILE
+// to a file, and with -results FILE to a history of dated sections.
 package main
 
 import (
@@ -18,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +28,7 @@ import (
 
 type options struct {
 	bin, target, token, json string
+	steps, results, mix      string
 	n, workers, seedObs      int
 	xmlMB                    int
 }
@@ -36,6 +39,8 @@ type figure struct {
 	Value float64 `json:"value"`
 	Unit  string  `json:"unit"`
 	Note  string  `json:"note,omitempty"`
+	// Reached, of a floor, is what share of it the figure before it reached.
+	Reached float64 `json:"reached,omitempty"`
 }
 
 type bench struct {
@@ -44,7 +49,11 @@ type bench struct {
 	srv     *blackbox.Server
 	dir     string
 	patient string
-	figures []figure
+	ids     []string // URLs of what create made
+
+	exportRate  float64 // MB/s
+	exportBytes int64
+	figures     []figure
 }
 
 func main() {
@@ -53,6 +62,9 @@ func main() {
 	flag.StringVar(&o.target, "target", "", "FHIR base URL of a running server instead")
 	flag.StringVar(&o.token, "token", "-", `bearer token for -target ("-": none)`)
 	flag.StringVar(&o.json, "json", "", "also write the figures to this file")
+	flag.StringVar(&o.steps, "steps", "", "only these, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, ingest, floors, restart")
+	flag.StringVar(&o.mix, "mix", "ingest,export", "what the step mixed does beside searches, creates and notifications")
+	flag.StringVar(&o.results, "results", "", "also append a dated section to this file")
 	flag.IntVar(&o.n, "n", 5000, "requests per measurement")
 	flag.IntVar(&o.workers, "c", 16, "concurrent connections")
 	flag.IntVar(&o.seedObs, "observations", 100000, "Observations in the store before searching")
@@ -140,16 +152,31 @@ func (b *bench) own(hc *http.Client) error {
 		return err
 	}
 	b.c = &blackbox.Client{Base: b.srv.Base, ID: c.ID, Scope: "system/*.cruds", Key: key, HTTP: hc}
-	for _, f := range []func() error{b.fhir, b.notifications, b.ingest, b.floors, b.restart} {
-		if err := f(); err != nil {
-			return err
+	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read}, {"search", b.search}, {"operations", b.operations}, {"export", b.export},
+		{"exportfloor", b.exportFloor}, {"notifications", b.notifications}, {"mixed", b.mixed}, {"ingest", b.ingest}, {"floors", b.floors},
+		{"restart", b.restart}})
+}
+
+// step is one measurement; -steps chooses among them by name.
+type step struct {
+	name string
+	do   func() error
+}
+
+func (b *bench) run(steps []step) error {
+	for _, s := range steps {
+		if b.opt.steps != "" && !slices.Contains(strings.Split(b.opt.steps, ","), s.name) {
+			continue
+		}
+		if err := s.do(); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
 	return nil
 }
 
 func (b *bench) add(name string, v float64, unit, note string) {
-	b.figures = append(b.figures, figure{name, v, unit, note})
+	b.figures = append(b.figures, figure{Name: name, Value: v, Unit: unit, Note: note})
 	fmt.Printf("%-46s %12s %-12s %s\n", name, number(v), unit, note)
 }
 
@@ -161,6 +188,11 @@ func number(v float64) string {
 }
 
 func (b *bench) finish(err error) error {
+	if b.opt.results != "" && err == nil {
+		if err := b.results(b.opt.results); err != nil {
+			return err
+		}
+	}
 	if b.opt.json != "" {
 		doc := map[string]any{"date": time.Now().UTC().Format(time.DateOnly), "cores": runtime.NumCPU(), "figures": b.figures}
 		raw, jerr := json.MarshalIndent(doc, "", "  ")

@@ -141,6 +141,29 @@ func (s *Server) RSS() (int64, error) {
 	return 0, errors.New("no VmRSS")
 }
 
+// CPU is the processor time that the process has used, in user and system
+// mode. Its resolution is a hundredth of a second.
+func (s *Server) CPU() (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.PID()))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, ok := strings.Cut(string(b), ") ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 13 {
+		return 0, errors.New("no processor time")
+	}
+	var ticks time.Duration
+	for _, f := range fields[11:13] {
+		var n int64
+		if _, err := fmt.Sscan(f, &n); err != nil {
+			return 0, err
+		}
+		ticks += time.Duration(n)
+	}
+	return ticks * 10 * time.Millisecond, nil
+}
+
 // tail keeps the last MiB written to it.
 type tail struct {
 	mu sync.Mutex

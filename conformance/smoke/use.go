@@ -148,7 +148,7 @@ func (w *world) crud() error {
 	if status, _, err = w.ehr.JSON("GET", "Observation/"+id, nil); err != nil || status != 410 {
 		return fmt.Errorf("read after delete: %d %v", status, err)
 	}
-	tx := []byte(`{"resourceType":"Bundle","type":"transaction","entry":[{"fullUrl":"urn:uuid:5b9c1f2e-0001-4000-8000-000000000001","resource":{"resourceType":"Group","type":"person","actual":true,"name":"Smoke","member":[{"entity":{"reference":"Patient/` + w.patient + `"}}]},"request":{"method":"PUT","url":"Group/smoke"}}]}`)
+	tx := []byte(`{"resourceType":"Bundle","type":"transaction","entry":[{"fullUrl":"urn:uuid:5b9c1f2e-0001-4000-8000-000000000001","resource":{"resourceType":"Group","id":"smoke","type":"person","actual":true,"name":"Smoke","member":[{"entity":{"reference":"Patient/` + w.patient + `"}}]},"request":{"method":"PUT","url":"Group/smoke"}}]}`)
 	if status, out, err = w.ehr.JSON("POST", "", tx); err != nil || status != 200 {
 		return fmt.Errorf("transaction: %d %v %v", status, out, err)
 	}

@@ -142,6 +142,25 @@ func (x Filter) Allow(f *Facts) bool {
 	return x.g.Consents != nil && x.g.Consents.Permits(x.g.Recipient, f)
 }
 
+// Params are the search parameters that the filter looks at in resources of
+// type t, beyond what Facts hold plainly.
+func (x Filter) Params(t string) (out []string) {
+	if x.g == nil {
+		return nil
+	}
+	for i := range x.g.Rules {
+		if r := &x.g.Rules[i]; r.Type == "*" || r.Type == t {
+			for _, p := range r.Params {
+				out = append(out, p.Name)
+			}
+			if r.ID != "" {
+				out = append(out, "_id")
+			}
+		}
+	}
+	return out
+}
+
 func (x Filter) scoped(f *Facts) bool {
 	for i := range x.g.Rules {
 		r := &x.g.Rules[i]

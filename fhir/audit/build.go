@@ -8,7 +8,10 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
 )
+
+const sysParticipationType = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
 
 // shape is what an Event becomes, worked out before any byte is written.
 type shape struct {
@@ -32,6 +35,15 @@ var ( // read only
 	restType       = coding{sysEventType, "rest", "Restful Operation"}
 	appServer      = coding{sysSourceType, "4", "Application Server"}
 	secServer      = coding{sysSourceType, "6", "Security Server"}
+
+	entityPerson  = coding{sysEntityType, "1", "Person"}
+	entityObject  = coding{sysEntityType, "2", "System Object"}
+	entityOther   = coding{sysEntityType, "4", "Other"}
+	entityRequest = coding{sysBALPEntity, "XrequestId", ""}
+	rolePatient   = coding{sysObjectRole, "1", "Patient"}
+	roleResource  = coding{sysObjectRole, "4", "Domain Resource"}
+	roleJob       = coding{sysObjectRole, "20", "Job"}
+	roleQuery     = coding{sysObjectRole, "24", "Query"}
 )
 
 func interaction(code string) coding {
@@ -136,6 +148,14 @@ func securitySubtype(interaction string) coding {
 	return coding{sysDCM, "110129", "Security Configuration"}
 }
 
+// queryRole is the role of the entity that holds the request.
+func (s *shape) queryRole() coding {
+	if s.query {
+		return roleQuery
+	}
+	return roleJob
+}
+
 func restShape(ev *Event, s *shape) {
 	s.typ = restType
 	s.subtypes = []coding{interaction(ev.Interaction)}
@@ -200,8 +220,9 @@ func clientAddress(ev *Event) string {
 	return ""
 }
 
-// build writes the canonical, unstamped bytes of the AuditEvent.
-func (r *Recorder) build(ev *Event, id string, at time.Time) []byte {
+// build writes the canonical, unstamped bytes of the AuditEvent and its index
+// values.
+func (r *Recorder) build(ev *Event, id string, at time.Time) ([]byte, *search.Values) {
 	patient := ev.Patient
 	if patient == "" && len(ev.Data) == 1 && ev.Data[0].Ref.Type == "Patient" {
 		patient = ev.Data[0].Ref.ID
@@ -216,57 +237,42 @@ func (r *Recorder) build(ev *Event, id string, at time.Time) []byte {
 			outcome = Serious
 		}
 	}
-	s := shapeOf(ev)
-	s.claim(ev, patient, outcome)
-
-	b := make([]byte, 0, 2048)
-	b = append(b, fhir.Prefix("AuditEvent", id)...)
-	if s.profile != "" {
-		b = append(b, `"profile":["`...)
-		b = append(b, profileBase...)
-		b = append(b, s.profile...)
-		b = append(b, `"]`...)
-	}
-	b = append(b, `},"type":`...)
-	b = appendCoding(b, s.typ)
-	b = append(b, `,"subtype":[`...)
-	for i, c := range s.subtypes {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = appendCoding(b, c)
-	}
-	b = append(b, `],"action":"`...)
-	b = append(b, s.action)
-	b = append(b, `","recorded":"`...)
+	f := r.frame(ev, patient, outcome)
+	b := make([]byte, 0, len(f.head)+len(f.tail)+room+len(ev.Query)*4/3+len(ev.Data)*roomData)
+	b = append(b, `{"resourceType":"AuditEvent","id":"`...)
+	b = append(b, id...)
+	b = append(b, `","meta":{`...)
+	b = append(b, f.head...)
 	b = at.UTC().AppendFormat(b, fhir.InstantLayout)
-	b = append(b, `","outcome":"`...)
-	b = append(b, outcome...)
-	b = append(b, '"')
-	if outcome != Success && strings.TrimSpace(ev.Reason) != "" {
-		b = append(b, `,"outcomeDesc":`...)
-		b = appendString(b, ev.Reason)
-	}
-	b = append(b, `,"agent":[`...)
-	b = r.appendAgents(b, ev, &s)
-	b = append(b, `],"source":{"observer":`...)
-	b = append(b, r.observer...)
-	b = append(b, `,"type":[`...)
-	b = appendCoding(b, s.source)
-	b = append(b, `]}`...)
-	b = appendEntities(b, ev, &s, patient)
-	return append(b, '}')
+	b = append(b, f.tail...)
+	b = appendEntities(b, ev, &f.shape, patient)
+	return append(b, '}'), eventValues(ev, f, id, at, patient)
+}
+
+// What the parts of an event that are not in its frame need at most, in bytes,
+// when nothing is escaped.
+const (
+	room     = 1024
+	roomData = 288
+)
+
+// namesPerson reports whether an event without a token's agent names a person
+// beside the client: for whom the client gets a token, or who decides on it.
+func namesPerson(ev *Event) bool {
+	p := ev.Principal
+	return p != nil && (p.TokenID == "" || ev.Kind == TokenIssue) && p.ClientID != "" && strings.TrimSpace(clean(p.Subject)) != "" && p.Subject != p.ClientID
 }
 
 func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 	p := ev.Principal
 	token := p != nil && p.TokenID != "" && ev.Kind != TokenIssue
+	person := namesPerson(ev)
 
 	b = append(b, `{"type":{"coding":[`...)
 	b = appendCoding(b, s.client)
 	b = append(b, `]},"who":`...)
 	b = appendWho(b, p)
-	if token {
+	if token || person {
 		b = append(b, `,"requestor":false`...)
 	} else {
 		b = append(b, `,"requestor":true`...)
@@ -301,6 +307,19 @@ func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 		b = append(b, `}},"requestor":true,"policy":[`...)
 		b = appendString(b, jtiPrefix+uriSafe(p.TokenID))
 		b = append(b, `]}`...)
+	}
+	if person {
+		b = append(b, `,{"type":{"coding":[`...)
+		b = appendCoding(b, coding{sysParticipationType, "IRCP", "information recipient"})
+		b = append(b, `]},"who":{"identifier":{`...)
+		if p.Issuer != "" {
+			b = append(b, `"system":`...)
+			b = appendString(b, uriSafe(p.Issuer))
+			b = append(b, ',')
+		}
+		b = append(b, `"value":`...)
+		b = appendString(b, p.Subject)
+		b = append(b, `}},"requestor":true}`...)
 	}
 	return b
 }
@@ -348,24 +367,20 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string) []byte {
 		b = append(b, `"what":{"reference":`...)
 		b = appendString(b, "Patient/"+patient)
 		b = append(b, `},"type":`...)
-		b = appendCoding(b, coding{sysEntityType, "1", "Person"})
+		b = appendCoding(b, entityPerson)
 		b = append(b, `,"role":`...)
-		b = appendCoding(b, coding{sysObjectRole, "1", "Patient"})
+		b = appendCoding(b, rolePatient)
 		b = append(b, '}')
 	}
 	// A query entity stands instead of the data entities: the results of a
 	// search are not recorded. Disclosure of a whole file names the job.
 	asQuery := s.query || len(ev.Data) == 0 && ev.Query != ""
 	if asQuery && ev.Query != "" {
-		role := coding{sysObjectRole, "24", "Query"}
-		if !s.query {
-			role = coding{sysObjectRole, "20", "Job"}
-		}
 		open()
 		b = append(b, `"type":`...)
-		b = appendCoding(b, coding{sysEntityType, "2", "System Object"})
+		b = appendCoding(b, entityObject)
 		b = append(b, `,"role":`...)
-		b = appendCoding(b, role)
+		b = appendCoding(b, s.queryRole())
 		b = append(b, `,"query":`...)
 		b = appendBase64(b, ev.Query)
 		if s.closed {
@@ -388,13 +403,13 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string) []byte {
 		b = append(b, `"what":{"identifier":{"value":`...)
 		b = appendString(b, ev.RequestID)
 		b = append(b, `}},"type":`...)
-		b = appendCoding(b, coding{sysBALPEntity, "XrequestId", ""})
+		b = appendCoding(b, entityRequest)
 		b = append(b, '}')
 	}
 	if len(ev.Extra) > 0 {
 		open()
 		b = append(b, `"type":`...)
-		b = appendCoding(b, coding{sysEntityType, "4", "Other"})
+		b = appendCoding(b, entityOther)
 		b = appendDetails(b, ev, false)
 		b = append(b, '}')
 	}
@@ -409,7 +424,7 @@ func closeEntities(b []byte, start int) []byte {
 }
 
 func appendData(b []byte, d *DataRef) []byte {
-	if ref, ok := fhir.ParseRef(d.Ref.String()); ok && ref == d.Ref && letters(ref.Type) {
+	if local(d.Ref) {
 		b = append(b, `"what":{"reference":"`...)
 		b = append(b, d.Ref.Type...)
 		b = append(b, '/')
@@ -423,9 +438,9 @@ func appendData(b []byte, d *DataRef) []byte {
 		// Asked for under a name that no resource can have.
 		b = append(b, `"what":{"display":"not a resource of this server"},"type":`...)
 	}
-	b = appendCoding(b, coding{sysEntityType, "2", "System Object"})
+	b = appendCoding(b, entityObject)
 	b = append(b, `,"role":`...)
-	return appendCoding(b, coding{sysObjectRole, "4", "Domain Resource"})
+	return appendCoding(b, roleResource)
 }
 
 func letters(s string) bool {

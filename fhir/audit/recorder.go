@@ -36,6 +36,9 @@ type Recorder struct {
 	network  []byte
 	mu       sync.Mutex // guards Rand
 	events   metric.Int64Counter
+	waiting  gatherer
+	framesMu sync.RWMutex
+	frames   map[frameKey]*frame
 }
 
 // NewRecorder returns a Recorder; it fails only when an option is missing.
@@ -46,7 +49,7 @@ func NewRecorder(o Options) (*Recorder, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Recorder{opts: o}
+	r := &Recorder{opts: o, waiting: gatherer{store: o.Store}}
 	r.observer = append(r.observer, `{"identifier":{"system":"urn:ietf:rfc:3986","value":`...)
 	r.observer = appendString(r.observer, o.Observer)
 	r.observer = append(r.observer, `},"display":"Pulsegate"}`...)
@@ -89,11 +92,12 @@ func (r *Recorder) Prepare(ev Event) (store.Write, store.Leaf, error) {
 	binary.BigEndian.PutUint64(raw[:], uint64(ev.At.UnixMilli())<<16)
 	copy(raw[6:], rnd[:10])
 	id := idText(raw)
-	body := r.build(&ev, id, ev.At)
+	body, values := r.build(&ev, id, ev.At)
 	leaf := makeLeaf(ev.At, ev.Kind, id, rnd[10:], body)
 	w := store.Write{
 		Op:       store.Put,
 		Resource: fhir.Resource{Type: "AuditEvent", ID: id, JSON: body},
+		Values:   values,
 		Expect:   store.Absent,
 	}
 	copy(w.Hash[:], leaf[72:])
@@ -101,22 +105,23 @@ func (r *Recorder) Prepare(ev Event) (store.Write, store.Leaf, error) {
 	return w, leaf, nil
 }
 
-// Record makes events durable by themselves. For reads it is called before
-// the first byte of the answer; an error means that the answer must not go.
+// Record makes events durable, in one commit with those of other requests that
+// wait at the same time. For reads it is called before the first byte of the
+// answer; an error means that the answer must not go.
 func (r *Recorder) Record(ctx context.Context, evs ...Event) error {
 	if len(evs) == 0 {
 		return nil
 	}
-	b := store.Batch{Writes: make([]store.Write, 0, len(evs)), Leaves: make([]store.Leaf, 0, len(evs))}
+	p := &pending{writes: make([]store.Write, 0, len(evs)), leaves: make([]store.Leaf, 0, len(evs)), done: make(chan struct{})}
 	for _, ev := range evs {
 		w, l, err := r.Prepare(ev)
 		if err != nil {
 			return err
 		}
-		b.Writes = append(b.Writes, w)
-		b.Leaves = append(b.Leaves, l)
+		p.writes = append(p.writes, w)
+		p.leaves = append(p.leaves, l)
 	}
-	if _, err := r.opts.Store.Commit(ctx, &b); err != nil {
+	if err := r.waiting.commit(ctx, p); err != nil {
 		r.opts.Logger.ErrorContext(ctx, "audit events could not be recorded", "events", len(evs), "err", err)
 		return fhir.Wrap("audit.Record", err)
 	}

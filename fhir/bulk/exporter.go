@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -305,12 +306,20 @@ func (x *Exporter) prepare(ctx context.Context, j *job, g *access.Grant) error {
 	return nil
 }
 
+// yieldEvery many resources a scan lets others go first: some 100 us.
+const yieldEvery = 64
+
 // scan calls fn for what j holds of one type: live resources, or with
 // deletions also the markers.
 func (x *Exporter) scan(ctx context.Context, j *job, typ string, deleted bool, g *access.Grant, fn func(*store.Found) bool) error {
 	r := store.ScanRange{Types: []string{typ}, Since: j.Since, At: j.T, Filter: g.Filter(access.Read), Deleted: deleted}
-	more := true
+	more, n := true, 0
 	take := func(f *store.Found) bool {
+		// A scan holds its core until the scheduler takes it away, 10 ms each
+		// time, while a request waits for a turn at every step it takes.
+		if n++; n%yieldEvery == 0 {
+			runtime.Gosched()
+		}
 		if j.Level != System && typ != "Patient" && (f.Facts == nil || f.Facts.Patient == "") {
 			return true
 		}

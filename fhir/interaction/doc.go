@@ -25,6 +25,7 @@
 //	create, update, delete  one event, in the commit, with the version
 //	read, vread, history    one event
 //	search                  one event per distinct patient among the results (or named by the query); one plain event when there is none
+//	$lastn, $stats          like a search
 //	transaction             in its commit one event per patient and kind of write, listing what was written; its reads like single ones
 //	batch                   each entry like a request of its own
 //	anything refused        one event, outcome 4 (caller's fault), 8 (denied) or 12 (ours)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -17,8 +18,10 @@ import (
 // negotiate settles the format of the answer: JSON is the only one.
 func (s *Server) negotiate(c *gin.Context) {
 	want := strings.Join(c.Request.Header.Values("Accept"), ",")
-	if f := c.Query("_format"); f != "" {
-		want = strings.ReplaceAll(f, " ", "+") // an unescaped plus
+	if q := c.Request.URL.RawQuery; strings.Contains(q, "_format") || strings.Contains(q, "%") { // to parse a query is not for nothing
+		if f := c.Query("_format"); f != "" {
+			want = strings.ReplaceAll(f, " ", "+") // an unescaped plus
+		}
 	}
 	out, ok := acceptable(want)
 	if !ok {
@@ -30,7 +33,7 @@ func (s *Server) negotiate(c *gin.Context) {
 }
 
 func acceptable(want string) (string, bool) {
-	if strings.TrimSpace(want) == "" {
+	if want == mimeFHIR || strings.TrimSpace(want) == "" {
 		return mimeFHIR, true
 	}
 	for _, part := range strings.Split(want, ",") {
@@ -120,6 +123,11 @@ var zippers = sync.Pool{New: func() any {
 	return z
 }}
 
+var ( // read only
+	typeFHIR = []string{mimeFHIR + "; charset=utf-8"}
+	vary     = []string{"Accept, Accept-Encoding"}
+)
+
 // send writes parts as one body, compressed when the caller takes that.
 func send(c *gin.Context, status int, parts ...[]byte) {
 	total := 0
@@ -131,8 +139,12 @@ func send(c *gin.Context, status int, parts ...[]byte) {
 	if t == "" {
 		t = mimeFHIR
 	}
-	h.Set("Content-Type", t+"; charset=utf-8")
-	h.Add("Vary", "Accept, Accept-Encoding")
+	if t == mimeFHIR {
+		h["Content-Type"] = typeFHIR
+	} else {
+		h.Set("Content-Type", t+"; charset=utf-8")
+	}
+	h["Vary"] = vary
 	var w io.Writer = c.Writer
 	if total >= worthZipping && takesGzip(c.Request) {
 		if z, ok := zippers.Get().(*gzip.Writer); ok {
@@ -146,6 +158,8 @@ func send(c *gin.Context, status int, parts ...[]byte) {
 			}()
 			w = z
 		}
+	} else {
+		h.Set("Content-Length", strconv.Itoa(total)) // else net/http sends what is larger than its buffer in chunks
 	}
 	c.Status(status)
 	if c.Request.Method == http.MethodHead {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 
@@ -45,9 +47,18 @@ func RequestOf(c *gin.Context) *interaction.Request {
 		Principal: PrincipalOf(c),
 		RemoteIP:  c.RemoteIP(),
 		RequestID: RequestID(c),
-		Line:      c.Request.Method + " " + c.Request.URL.RequestURI(),
+		Line:      c.Request.Method + " " + requestURI(c.Request),
 		Lenient:   prefers(c.Request, "handling") == "lenient",
 	}
+}
+
+// requestURI is the target as it was sent; a proxy's absolute form without
+// scheme and host.
+func requestURI(r *http.Request) string {
+	if strings.HasPrefix(r.RequestURI, "/") {
+		return r.RequestURI
+	}
+	return r.URL.RequestURI()
 }
 
 func logger(c *gin.Context) *slog.Logger {

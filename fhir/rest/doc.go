@@ -18,6 +18,7 @@
 //	DELETE    /:type/:id                         delete (If-Match)
 //	GET,HEAD  /:type/:id/_history                history
 //	GET,HEAD  /:type/:id/_history/:vid           vread
+//	GET,POST  /Observation/$lastn, $stats        operations
 //	and what Server.Operations and Server.Public mount
 //
 // # What is never logged

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"maps"
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -64,6 +67,7 @@ func (s *Server) observe() gin.HandlerFunc {
 		s.Logger.Error("no request metrics", "err", err)
 		duration = noop.Float64Histogram{}
 	}
+	known := &labelCache{m: map[labels]*labelled{}}
 	return func(c *gin.Context) {
 		start := s.Clock()
 		route := c.FullPath()
@@ -72,26 +76,66 @@ func (s *Server) observe() gin.HandlerFunc {
 		}
 		ctx, span := tracer.Start(c.Request.Context(), method(c.Request)+" "+route)
 		defer span.End()
-		c.Request = c.Request.WithContext(ctx)
+		if span.IsRecording() { // a copy of the request that nobody needs otherwise
+			c.Request = c.Request.WithContext(ctx)
+		}
 		c.Next()
 		took := s.Clock().Sub(start)
 		status := c.Writer.Status()
-		attrs := []attribute.KeyValue{
-			attribute.String("method", method(c.Request)), attribute.String("route", route),
-			attribute.String("type", typeLabel(c)), attribute.Int("status", status),
+		l := labels{method(c.Request), route, typeLabel(c), status}
+		attrs := known.of(l)
+		if span.IsRecording() {
+			span.SetAttributes(attrs.list...)
+			if status >= 500 {
+				span.SetStatus(codes.Error, http.StatusText(status))
+			}
 		}
-		span.SetAttributes(attrs...)
-		if status >= 500 {
-			span.SetStatus(codes.Error, http.StatusText(status))
+		duration.Record(ctx, took.Seconds(), attrs.set...)
+		if !s.Logger.Enabled(ctx, slog.LevelInfo) {
+			return
 		}
-		duration.Record(ctx, took.Seconds(), metric.WithAttributes(attrs...))
 		client := ""
 		if p := PrincipalOf(c); p != nil {
 			client = p.ClientID
 		}
-		s.Logger.InfoContext(ctx, "request", "method", method(c.Request), "route", route, "type", typeLabel(c), "status", status,
-			"seconds", took.Seconds(), "bytes", max(c.Writer.Size(), 0), "client", client, "requestId", RequestID(c))
+		s.Logger.LogAttrs(ctx, slog.LevelInfo, "request", slog.String("method", l.method), slog.String("route", route),
+			slog.String("type", l.typ), slog.Int("status", status), slog.Float64("seconds", took.Seconds()),
+			slog.Int("bytes", max(c.Writer.Size(), 0)), slog.String("client", client), slog.String("requestId", RequestID(c)))
 	}
+}
+
+// labels of a request; there are few of them.
+type labels struct {
+	method, route, typ string
+	status             int
+}
+
+// labelled are the attributes of labels, as metrics and spans want them.
+type labelled struct {
+	list []attribute.KeyValue
+	set  []metric.RecordOption
+}
+
+// labelCache keeps the attributes, which are costly to make for each request.
+type labelCache struct {
+	mu sync.RWMutex
+	m  map[labels]*labelled
+}
+
+func (k *labelCache) of(l labels) *labelled {
+	k.mu.RLock()
+	a := k.m[l]
+	k.mu.RUnlock()
+	if a != nil {
+		return a
+	}
+	a = &labelled{list: []attribute.KeyValue{attribute.String("method", l.method), attribute.String("route", l.route),
+		attribute.String("type", l.typ), attribute.Int("status", l.status)}}
+	a.set = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(a.list...))}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.m[l] = a
+	return a
 }
 
 // method and typeLabel keep what a caller may invent out of logs and labels.
@@ -134,20 +178,31 @@ func (s *Server) recover(c *gin.Context) {
 	c.Next()
 }
 
+// Headers that are the same on every answer, and on those of the API. Handlers
+// may replace them, never append to them.
+var (
+	everywhere = http.Header{ // read only
+		"X-Content-Type-Options": {"nosniff"},
+		"Referrer-Policy":        {"no-referrer"},
+	}
+	onFHIR = http.Header{ // read only
+		"Cache-Control":                 {"no-store"},
+		"Content-Security-Policy":       {"default-src 'none'; frame-ancestors 'none'"},
+		"Access-Control-Allow-Origin":   {"*"},
+		"Access-Control-Expose-Headers": {"Content-Location, ETag, Last-Modified, Location, Retry-After, WWW-Authenticate, X-Progress, X-Request-Id"},
+	}
+)
+
 // headers are security headers and CORS. Any origin may call the API, without
 // credentials of the browser: access is by bearer token alone.
 func (s *Server) headers(c *gin.Context) {
 	h := c.Writer.Header()
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "no-referrer")
+	maps.Copy(h, everywhere)
 	if !isFHIR(c.Request.URL.Path) {
 		c.Next()
 		return
 	}
-	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-	h.Set("Access-Control-Allow-Origin", "*")
-	h.Set("Access-Control-Expose-Headers", "Content-Location, ETag, Last-Modified, Location, Retry-After, WWW-Authenticate, X-Progress, X-Request-Id")
+	maps.Copy(h, onFHIR)
 	if c.Request.Method == http.MethodOptions {
 		h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
 		h.Set("Access-Control-Allow-Headers", "Accept, Authorization, Content-Type, DPoP, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, Prefer, X-Request-Id")

@@ -105,6 +105,7 @@ func (s *Server) Mount(r gin.IRouter) {
 	api := private.Group("", s.negotiate, s.limitTime)
 	api.POST("", s.bundle)
 	api.POST("/", s.bundle)
+	s.mountOperations(api)
 	api.POST("/:type", s.create)
 	api.POST("/:type/_search", s.searchForm)
 	api.PUT("/:type/:id", s.update)

@@ -153,3 +153,10 @@ func DateInterval(s string) (lo, hi int64, ok bool) {
 	iv, ok := parseDate(s)
 	return iv.lo, iv.hi, ok
 }
+
+// Instants are the first instant that a FHIR date, dateTime or instant covers
+// and the one behind its last, in Unix milliseconds.
+func Instants(s string) (lo, hi int64, ok bool) {
+	iv, ok := parseDate(s)
+	return iv.lo, iv.hi, ok
+}

@@ -12,6 +12,13 @@
 // except after a failed fsync: then the store stops (every later call fails
 // with kind Unavailable) and only a restart tells.
 //
+// Two tiers, one contract: a dense stream may come as samples (Batch.Series)
+// instead of documents. Every read, search, count, scan, history and change
+// shows a sample as the Observation it is, in the order and at the positions
+// it would have as a document. A Write on a sample's id takes that one sample
+// out of its series: its version 1 becomes a document that ends where the new
+// version begins.
+//
 // The contract asks of an engine nothing beyond atomic writes of one batch
 // and ordered keys; a driver over MongoDB keeps versions, index and state in
 // native documents.

@@ -7,6 +7,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
 )
 
 // T is a commit's sequence number, from 1, without gaps among acknowledged
@@ -80,8 +81,33 @@ const (
 // log's stored hashes are part of the commit.
 type Leaf []byte
 
+// SeriesWrite is a run of new samples of one series. From outside each is an
+// Observation with version 1, written in order before Batch.Writes.
+type SeriesWrite struct {
+	Template *series.Template
+	// Columns are in the order of series.Columns.Sort, without Commits, of
+	// the template's class. The store keeps what it needs: they may be
+	// reused once Commit has returned.
+	Columns *series.Columns
+}
+
+// Presence is what the store has of a sample.
+type Presence uint8
+
+const (
+	Missing Presence = iota // never was there
+	Same                    // in the same series with the same content
+	Other                   // there with other content, in another series, or as a document (deleted ones too)
+)
+
 // Batch is what one Commit makes durable together.
 type Batch struct {
+	// Series are samples that were absent at Probed, as Probe said. The
+	// commit fails with Conflict when a stream changed after that; the
+	// writer probes again.
+	Series []SeriesWrite
+	Probed T
+
 	Writes []Write
 	State  []StateWrite
 	Leaves []Leaf
@@ -174,6 +200,9 @@ type Store interface {
 	// there at t, starting below version before (0: the newest), until fn
 	// returns false.
 	History(ctx context.Context, ref fhir.Ref, at T, before uint64, fn func(fhir.Resource, *access.Facts) bool) error
+	// Probe says of each sample what the store has of it, as of the commit
+	// that it returns. found is parallel to ws and their samples.
+	Probe(ctx context.Context, ws []SeriesWrite) (at T, found [][]Presence, err error)
 	// Heads returns the current heads of refs, the zero Head for the absent.
 	Heads(ctx context.Context, refs []fhir.Ref) ([]Head, error)
 
@@ -217,7 +246,8 @@ type Store interface {
 // Commit is what a watcher learns.
 type Commit struct {
 	T       T
-	Changes []Change // AuditEvents left out
+	Changes []Change // AuditEvents and samples left out
+	Samples int      // how many samples it wrote; Changes has them
 }
 
 // Log is the RFC 6962 Merkle log of leaves, as of the latest commit.

@@ -5,6 +5,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"pulsegate/adapters"
+	"pulsegate/fhir/series"
+	"pulsegate/fhir/store"
+	"pulsegate/mapping"
+	"pulsegate/mapping/sample"
 )
 
 // BenchmarkExport ingests an export.xml of 50,000 records into a store in
@@ -26,4 +34,88 @@ func BenchmarkExport(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "obs/s")
+}
+
+// BenchmarkSamples ingests decoded samples of a lifelike heart rate, durable
+// on disk, and reports samples a second: the whole path, new and again; beside
+// it the floors: simulator and mapping into columns without a store, and the
+// store with columns that are ready.
+func BenchmarkSamples(b *testing.B) {
+	const n = 1 << 21
+	ingest := func(b *testing.B, w *world, name string) {
+		w.p.Adapters = []adapters.Adapter{feed{heartbeat(1, n)}}
+		s, err := w.p.Run(b.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed", Body: strings.NewReader(name)})
+		if err != nil || s.Created+s.Unchanged != n {
+			b.Fatalf("%+v %v", s.Counts, err)
+		}
+	}
+	columns := func(w *world, each func(*mapping.Stream, *series.Sample)) {
+		x := w.p.Mapper.Streams("apple", "p1", nil)
+		var row series.Sample
+		heartbeat(1, n)(func(s *sample.Sample) bool {
+			each(x.Place(s, &row), &row)
+			return true
+		})
+	}
+	var ready []store.SeriesWrite
+	for _, c := range []struct {
+		name            string
+		before, measure func(b *testing.B, w *world)
+	}{
+		{"ingest", nil, func(b *testing.B, w *world) { ingest(b, w, "1") }},
+		{"again", func(b *testing.B, w *world) { ingest(b, w, "1") }, func(b *testing.B, w *world) { ingest(b, w, "2") }},
+		{"floor: simulator", nil, func(*testing.B, *world) { heartbeat(1, n)(func(*sample.Sample) bool { return true }) }},
+		{"floor: mapping", nil, func(_ *testing.B, w *world) {
+			var cols series.Columns
+			columns(w, func(_ *mapping.Stream, s *series.Sample) {
+				if cols.Len() == 65536 {
+					cols.Reset()
+				}
+				cols.Append(s, 1)
+			})
+		}},
+		{"floor: store", func(_ *testing.B, w *world) {
+			ready = ready[:0]
+			columns(w, func(st *mapping.Stream, s *series.Sample) {
+				i := len(ready) - 1
+				if i < 0 || ready[i].Template != st.Template || ready[i].Columns.Len() == 65536 {
+					ready = append(ready, store.SeriesWrite{Template: st.Template, Columns: &series.Columns{}})
+					i++
+				}
+				ready[i].Columns.Append(s, 1)
+			})
+		}, func(b *testing.B, w *world) {
+			for len(ready) > 0 {
+				next, size := []store.SeriesWrite{}, 0
+				for len(ready) > 0 && size < 65536 {
+					size += ready[0].Columns.Len()
+					next, ready = append(next, ready[0]), ready[1:]
+				}
+				if _, err := w.p.Store.Commit(b.Context(), &store.Batch{Series: next, Probed: ^store.T(0)}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			var took time.Duration
+			for b.Loop() {
+				b.StopTimer()
+				w, done := newWorldOn(b, b.TempDir(), vfs.Default)
+				w.p.SpoolDir = b.TempDir()
+				if c.before != nil {
+					c.before(b, w)
+				}
+				b.StartTimer()
+				began := time.Now()
+				c.measure(b, w)
+				took += time.Since(began)
+				b.StopTimer()
+				done()
+				b.StartTimer()
+			}
+			b.ReportMetric(n*float64(b.N)/took.Seconds(), "samples/s")
+		})
+	}
 }

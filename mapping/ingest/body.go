@@ -17,7 +17,8 @@ type Limits struct {
 	MaxBytes      int64 // decompressed size; 0: 8 GiB
 	MaxRatio      int64 // decompressed to compressed; 0: 200
 	MaxSpool      int64 // a zip that arrives as a stream; 0: 4 GiB
-	Batch         int   // resources a commit; 0: 1000
+	Batch         int   // documents a commit; 0: 1000
+	Samples       int   // samples of series a commit; 0: 65,536
 	KeepPerMetric int   // quarantined items with raw bytes, per payload and metric; 0: 1000
 	KeepRaw       int   // bytes of raw; 0: 64 KiB
 }
@@ -37,6 +38,7 @@ func (l Limits) orDefault() Limits {
 	def(&l.MaxRatio, 200)
 	def(&l.MaxSpool, 4<<30)
 	defInt(&l.Batch, 1000)
+	defInt(&l.Samples, 65536)
 	defInt(&l.KeepPerMetric, 1000)
 	defInt(&l.KeepRaw, headSize)
 	return l

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"time"
 
@@ -36,26 +37,75 @@ func (r *run) recall(ctx context.Context) error {
 	return nil
 }
 
+// maxTries bounds how often a batch is tried again because others wrote into
+// its streams between probe and commit.
+const maxTries = 16
+
+// attempt is one try to commit a batch.
+type attempt struct {
+	sb      store.Batch
+	counts  map[string]Counts
+	metrics []string // of the Observations that sb.Writes begins with
+	samples int      // in sb.Series
+	// The Provenance's targets: streams that have new samples, and what is
+	// listed one by one.
+	streams []string
+	listed  []fhir.Ref
+}
+
+func (a *attempt) count(metric string, c Counts) {
+	x := a.counts[metric]
+	x.add(c)
+	a.counts[metric] = x
+}
+
+func (a *attempt) stream(id string) {
+	if !slices.Contains(a.streams, id) {
+		a.streams = append(a.streams, id)
+	}
+}
+
 // commit writes one batch.
 func (r *run) commit(ctx context.Context, b *batch) error {
 	began := r.p.Clock()
 	if err := r.consent(ctx); err != nil {
 		return err
 	}
-	var sb store.Batch
-	metrics, err := r.observations(ctx, b, &sb)
+	b.settle()
+	for try := 1; ; try++ {
+		a := &attempt{counts: map[string]Counts{}}
+		err := r.try(ctx, b, a)
+		if err == nil {
+			r.account(ctx, b, a, began)
+			r.recycle(b)
+			return nil
+		}
+		if len(a.sb.Series) == 0 || fhir.KindOf(err) != fhir.Conflict || try == maxTries || ctx.Err() != nil {
+			return err
+		}
+		clear(r.devices) // they know what was not written
+	}
+}
+
+// try writes b as the store is now.
+func (r *run) try(ctx context.Context, b *batch, a *attempt) error {
+	others, err := r.series(ctx, b, a)
 	if err != nil {
 		return err
 	}
-	if err := r.deviceWrites(ctx, b, &sb); err != nil {
+	sb := &a.sb
+	if err := r.observations(ctx, b, append(b.obs[:len(b.obs):len(b.obs)], others...), a); err != nil {
 		return err
 	}
-	if err := r.itemWrites(ctx, b, &sb); err != nil {
+	if err := r.deviceWrites(ctx, b, a); err != nil {
 		return err
 	}
-	resources := len(sb.Writes)
+	if err := r.itemWrites(ctx, b, sb); err != nil {
+		return err
+	}
+	resources := len(sb.Writes) + a.samples
 	if resources > 0 {
-		r.provenance(&sb)
+		r.provenance(a)
 	}
 	if resources > 0 || b.last && !r.wrote && !b.failed {
 		ev := r.event(audit.Ingest, audit.Success)
@@ -73,28 +123,34 @@ func (r *run) commit(ctx context.Context, b *batch) error {
 	if b.last && !r.repeated && r.digest != "" {
 		sb.State = append(sb.State, store.StateWrite{Key: r.payloadKey(), Value: []byte(r.p.Clock().UTC().Format(time.RFC3339))})
 	}
-	if len(sb.Writes) > 0 || len(sb.State) > 0 {
-		res, err := r.p.Store.Commit(ctx, &sb)
-		if err != nil {
-			return fhir.Wrap("ingest.commit", err)
-		}
-		for i, o := range res.Outcomes {
-			if sb.Writes[i].Resource.Type != "Observation" {
-				continue
-			}
-			c := Counts{Updated: 1}
-			switch {
-			case o.Unchanged:
-				c = Counts{Unchanged: 1}
-			case o.Created:
-				c = Counts{Created: 1}
-			}
-			b.count(metrics[i], c)
-		}
-		r.wrote = r.wrote || resources > 0
+	if len(sb.Writes) == 0 && len(sb.State) == 0 {
+		return nil
 	}
+	res, err := r.p.Store.Commit(ctx, sb)
+	if err != nil {
+		return fhir.Wrap("ingest.commit", err)
+	}
+	for i, metric := range a.metrics {
+		switch o := &res.Outcomes[i]; {
+		case o.Unchanged:
+			a.count(metric, Counts{Unchanged: 1})
+		case o.Created:
+			a.count(metric, Counts{Created: 1})
+		default:
+			a.count(metric, Counts{Updated: 1})
+		}
+	}
+	r.wrote = r.wrote || resources > 0
+	return nil
+}
+
+// account adds what b did to the summary and the meters.
+func (r *run) account(ctx context.Context, b *batch, a *attempt, began time.Time) {
 	r.batches++
 	var all Counts
+	for m, c := range a.counts {
+		b.count(m, c)
+	}
 	for m, c := range b.counts {
 		all.add(c)
 		r.sum.count(m, c)
@@ -102,43 +158,40 @@ func (r *run) commit(ctx context.Context, b *batch) error {
 	r.sum.Counts.add(all)
 	r.meters.count(ctx, r.q.Vendor, all)
 	vendor := metric.WithAttributes(attribute.String("vendor", r.q.Vendor))
-	r.meters.size.Record(ctx, int64(len(sb.Writes)), vendor)
+	r.meters.size.Record(ctx, int64(len(a.sb.Writes)+a.samples), vendor)
 	r.meters.seconds.Record(ctx, r.p.Clock().Sub(began).Seconds(), vendor)
-	return nil
 }
 
-// observations puts what is new or changed into sb and returns the metric of
-// each write.
-func (r *run) observations(ctx context.Context, b *batch, sb *store.Batch) ([]string, error) {
-	refs := make([]fhir.Ref, len(b.obs))
-	for i := range b.obs {
-		refs[i] = fhir.Ref{Type: "Observation", ID: b.obs[i].ID}
+// observations puts the documents that are new or changed into a.
+func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *attempt) error {
+	refs := make([]fhir.Ref, len(obs))
+	for i := range obs {
+		refs[i] = fhir.Ref{Type: "Observation", ID: obs[i].ID}
 	}
 	heads, err := r.p.Store.Heads(ctx, refs)
 	if err != nil {
-		return nil, fhir.Wrap("ingest.observations", err)
+		return fhir.Wrap("ingest.observations", err)
 	}
-	var metrics []string
-	for i := range b.obs {
-		o := &b.obs[i]
+	for i := range obs {
+		o := &obs[i]
 		ok, err := r.covered(ctx, o.Categories)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if !ok {
-			b.count(o.Metric, Counts{Dropped: 1})
+			a.count(o.Metric, Counts{Dropped: 1})
 			continue
 		}
 		h := heads[i]
 		exists := h.Version > 0 && !h.Deleted
 		if o.retracted && !exists { // taken back before it was ever here
-			b.count(o.Metric, Counts{Dropped: 1})
+			a.count(o.Metric, Counts{Dropped: 1})
 			continue
 		}
 		if exists && h.Hash == o.Hash {
-			b.count(o.Metric, Counts{Unchanged: 1})
+			a.count(o.Metric, Counts{Unchanged: 1})
 			if !o.Vague {
-				b.want(o)
+				b.want(o.Device)
 			}
 			continue
 		}
@@ -146,27 +199,32 @@ func (r *run) observations(ctx context.Context, b *batch, sb *store.Batch) ([]st
 		if exists {
 			was, err := r.earlier(ctx, refs[i], o)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			body, kept = was.body, was.kept
 			if !kept {
-				b.want(o)
+				b.want(o.Device)
 			}
 			if was.same {
-				b.count(o.Metric, Counts{Unchanged: 1})
+				a.count(o.Metric, Counts{Unchanged: 1})
 				continue
 			}
 			if was.status != statusPreliminary && !o.retracted && !o.preliminary {
 				body = withStatus(body, "amended")
 			}
 		} else {
-			b.want(o)
+			b.want(o.Device)
 		}
-		sb.Writes = append(sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor, Hash: o.Hash, SkipSame: true,
+		a.sb.Writes = append(a.sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor, Hash: o.Hash, SkipSame: true,
 			Resource: fhir.Resource{Type: "Observation", ID: o.ID, JSON: body}})
-		metrics = append(metrics, o.Metric)
+		a.metrics = append(a.metrics, o.Metric)
+		if o.Stream != "" && h.Version == 0 {
+			a.stream(o.Stream)
+		} else {
+			a.listed = append(a.listed, refs[i])
+		}
 	}
-	return metrics, nil
+	return nil
 }
 
 const (
@@ -239,7 +297,7 @@ func equalContent(v *fhir.Resource, body []byte) bool {
 
 // deviceWrites adds Devices: at first sight, and when more or newer facts are
 // known.
-func (r *run) deviceWrites(ctx context.Context, b *batch, sb *store.Batch) error {
+func (r *run) deviceWrites(ctx context.Context, b *batch, a *attempt) error {
 	for _, f := range b.order {
 		if !f.wanted {
 			continue
@@ -255,7 +313,7 @@ func (r *run) deviceWrites(ctx context.Context, b *batch, sb *store.Batch) error
 		if err != nil {
 			return fhir.Wrap("ingest.devices", err)
 		}
-		sb.State = append(sb.State, store.StateWrite{Key: roomDevice + f.key.ID, Value: state})
+		a.sb.State = append(a.sb.State, store.StateWrite{Key: roomDevice + f.key.ID, Value: state})
 		ref := fhir.Ref{Type: "Device", ID: f.key.ID}
 		body := known.Device(r.q.Vendor, r.q.Patient, f.key)
 		same, err := r.sameDevice(ctx, ref, body)
@@ -263,8 +321,9 @@ func (r *run) deviceWrites(ctx context.Context, b *batch, sb *store.Batch) error
 			return err
 		}
 		if !same {
-			sb.Writes = append(sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor,
+			a.sb.Writes = append(a.sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor,
 				Resource: fhir.Resource{Type: "Device", ID: f.key.ID, JSON: body}})
+			a.listed = append(a.listed, ref)
 		}
 	}
 	return nil
@@ -301,39 +360,4 @@ func (r *run) sameDevice(ctx context.Context, ref fhir.Ref, body []byte) (bool, 
 		return false, fhir.Wrap("ingest.devices", err)
 	}
 	return bytes.Equal(fhir.Stamp(body, ref.Type, ref.ID, v.Version, v.LastUpdated), v.JSON), nil
-}
-
-// provenance adds the Provenance of everything in sb.
-func (r *run) provenance(sb *store.Batch) {
-	id := itemID("Provenance", r.q.Patient, r.digest, r.p.Clock().UTC().Format(time.RFC3339Nano)+"/"+strconv.Itoa(r.batches)+"/"+sb.Writes[0].Resource.ID)
-	sb.Writes = append(sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor, Expect: store.Absent,
-		Resource: fhir.Resource{Type: "Provenance", ID: id, JSON: r.provenanceJSON(id, sb.Writes)}})
-}
-
-func (r *run) provenanceJSON(id string, writes []store.Write) []byte {
-	b := make([]byte, 0, 1024+64*len(writes))
-	b = append(b, fhir.Prefix("Provenance", id)...)
-	// The patient is a target too: R4 finds a Provenance in a patient's
-	// compartment by its targets only.
-	b = append(b, `},"target":[{"reference":"Patient/`...)
-	b = append(b, r.q.Patient...)
-	b = append(b, `"}`...)
-	for i := range writes {
-		b = append(b, `,{"reference":"`...)
-		b = append(b, writes[i].Resource.Type...)
-		b = append(b, '/')
-		b = append(b, writes[i].Resource.ID...)
-		b = append(b, `"}`...)
-	}
-	b = append(b, `],"recorded":"`...)
-	b = r.p.Clock().UTC().AppendFormat(b, fhir.InstantLayout)
-	b = append(b, `","activity":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle","code":"transform","display":"Transform/Translate Record Lifecycle Event"}],"text":"vendor payload mapped to FHIR"}`...)
-	b = append(b, `,"agent":[{"type":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/provenance-participant-type","code":"assembler","display":"Assembler"}]},"who":{"display":"Pulsegate"}},`...)
-	b = append(b, `{"type":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/provenance-participant-type","code":"informant","display":"Informant"}]},"who":{"identifier":{"system":"`+fhir.Canonical+`/CodeSystem/vendor","value":"`...)
-	b = append(b, r.q.Vendor...)
-	b = append(b, `"},"display":"`...)
-	b = append(b, r.q.Vendor...)
-	b = append(b, `"}}],"entity":[{"role":"source","what":{"identifier":{"system":"`+fhir.Canonical+`/identifier/payload-sha256-64k","value":"`...)
-	b = append(b, r.digest...)
-	return append(b, `"}}}]}`...)
 }

@@ -8,13 +8,30 @@
 // # One run
 //
 // The consent is asked for first: without one nothing is stored, the refusal
-// is audited. One goroutine decodes and maps, one commits; batches of up to
-// Limits.Batch resources stand between them, so memory is bounded and the
-// order of the payload is the order of the commits. Before each commit the
-// consent is asked for again: a withdrawal stops the import.
+// is audited. One goroutine decodes and maps, one sorts, probes and commits;
+// batches of up to Limits.Batch documents and Limits.Samples samples of series
+// stand between them, so memory is bounded and the order of the payload is the
+// order of the commits. Before each commit the consent is asked for again: a
+// withdrawal stops the import.
 //
-// A batch holds the Observations, the Devices they name, one Provenance of
-// what is written, quarantined items, and the AuditEvent with its leaf.
+// A batch holds the samples by series, the Observations that are documents,
+// the Devices they name, one Provenance of what is written (see mapping),
+// quarantined items, and the AuditEvent with its leaf. Series come first, in
+// the order in which their first samples came.
+//
+// # Samples
+//
+// The store is asked what it has of each sample (Probe). What is missing is
+// written as a series, what is the same is unchanged, and what is there with
+// other content is a restated document like any other. When somebody else
+// wrote into the streams between probe and commit, the batch is tried again,
+// up to 16 times. Of a sample that a batch states twice, under whichever
+// template or as a document, the last word counts.
+//
+// In a store that an earlier release wrote (Pipeline.LegacyIDs) each sample is
+// looked up under the id it had then; where it is there, it stays that
+// document.
+//
 // A run that fails leaves an AuditEvent too: outcome 8 without consent or when
 // it was withdrawn on the way, 4 for a payload that cannot be read, 12 for a
 // failure of ours.

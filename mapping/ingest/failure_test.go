@@ -55,12 +55,12 @@ func TestEveryIngestIsAudited(t *testing.T) {
 		"unknown format": {body: "SECRET", want: map[string]int{"4 " + reasonUnreadable: 1}},
 		"empty":          {body: "", want: map[string]int{"4 " + reasonUnreadable: 1}},
 		"cut short":      {body: full[:150] + "SECRET", want: map[string]int{"4 " + reasonUnreadable: 1}},
-		"cut late": {body: full[:len(full)/2], prepare: func(w *world) { w.p.Limits.Batch = 45 },
+		"cut late": {body: full[:len(full)/2], prepare: func(w *world) { w.p.Limits.Samples = 45 },
 			want: map[string]int{"0": 2, "4 " + reasonUnreadable: 1}},
 		"unknown vendor":  {vendor: "SECRET", body: full, want: map[string]int{"4 " + reasonNobody: 1}},
 		"unknown patient": {patient: "p2", body: full, want: map[string]int{"4 " + reasonNobody: 1}},
 		"no consent":      {body: full, prepare: func(w *world) { w.c.closed = true }, want: map[string]int{"8 " + reasonNoConsent: 1}},
-		"withdrawn": {body: full, prepare: func(w *world) { w.c.after, w.p.Limits.Batch = 3, 10 },
+		"withdrawn": {body: full, prepare: func(w *world) { w.c.after, w.p.Limits.Samples = 3, 10 },
 			want: map[string]int{"0": 1, "8 " + reasonWithdrawn: 1}},
 		"good": {body: full, want: map[string]int{"0": 1}},
 	} {
@@ -92,7 +92,7 @@ func TestEveryIngestIsAudited(t *testing.T) {
 // TestInterruptionIsAudited: also when the caller has gone away.
 func TestInterruptionIsAudited(t *testing.T) {
 	w := newWorld(t)
-	w.p.Limits.Batch = 10
+	w.p.Limits.Samples = 10
 	ctx, cancel := context.WithCancel(t.Context())
 	body := many(100)
 	half := &hook{strings.NewReader(body[:len(body)/2]), cancel}

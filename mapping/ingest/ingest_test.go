@@ -55,23 +55,43 @@ func (c *consents) CollectsCategory(_ context.Context, _, _ string, cats ...stri
 	return !c.closed, nil
 }
 
+// tester is testing.TB and rapid.T.
+type tester interface {
+	Helper()
+	Context() context.Context
+	Error(...any)
+	Errorf(string, ...any)
+	Fatal(...any)
+	Fatalf(string, ...any)
+}
+
 type world struct {
-	t testing.TB
+	t tester
 	p *Pipeline
 	c *consents
 }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
+	w, done := newWorldOf(t)
+	t.Cleanup(done)
+	w.p.SpoolDir = t.TempDir()
+	return w
+}
+
+func newWorldOf(t tester) (w *world, done func()) { return newWorldOn(t, "", vfs.NewMem()) }
+
+func newWorldOn(t tester, dir string, fs vfs.FS) (w *world, done func()) {
+	t.Helper()
+	db, err := pebblestore.Open(dir, pebblestore.Options{FS: fs})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	done = func() {
 		if err := db.Close(); err != nil {
 			t.Error(err)
 		}
-	})
+	}
 	now := time.Date(2026, 12, 15, 12, 0, 0, 0, time.UTC)
 	var mu sync.Mutex
 	clock := func() time.Time {
@@ -89,12 +109,12 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	c := &consents{}
-	w := &world{t, &Pipeline{Store: db, Audit: rec, Consents: c, Mapper: m, Clock: clock, SpoolDir: t.TempDir(),
+	w = &world{t, &Pipeline{Store: db, Audit: rec, Consents: c, Mapper: m, Clock: clock,
 		Adapters: []adapters.Adapter{apple.New(), fitbit.New(), oura.New()}}, c}
 	if _, err := db.Commit(t.Context(), &store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: "Patient", ID: "p1", JSON: []byte(fhir.Prefix("Patient", "p1") + `}}`)}}}}); err != nil {
 		t.Fatal(err)
 	}
-	return w
+	return w, done
 }
 
 func (w *world) run(vendor, name, body string) (Summary, error) {
@@ -238,7 +258,7 @@ func TestConsent(t *testing.T) {
 		t.Errorf("categories: %+v", s)
 	}
 	// Withdrawn in the middle: what came before stays, the rest does not come.
-	w.c.categories, w.c.after, w.p.Limits.Batch = nil, 3, 10
+	w.c.categories, w.c.after, w.p.Limits.Samples = nil, 3, 10
 	var many []string
 	for i := range 100 {
 		many = append(many, record(hr, "count/min", fmt.Sprint(60+i), fmt.Sprintf("2026-10-02 08:%02d:%02d +0200", i/60, i%60), "11.0"))

@@ -45,6 +45,9 @@ type Pipeline struct {
 	SpoolDir string
 	Limits   Limits
 	Logger   *slog.Logger
+	// LegacyIDs has every sample of a stream looked up under the id that it
+	// had before there were streams: for a store that holds such ones.
+	LegacyIDs bool
 }
 
 // Request is one payload.

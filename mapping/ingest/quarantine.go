@@ -82,8 +82,8 @@ func itemOfReject(r *run, x *sample.Reject) Item {
 func (r *run) itemWrites(ctx context.Context, b *batch, sb *store.Batch) error {
 	byKey := map[string]*Item{}
 	var order []*Item
-	for i := range b.items {
-		it := &b.items[i]
+	for _, x := range b.items {
+		it := &x
 		if err := r.strip(ctx, it); err != nil {
 			return err
 		}
@@ -279,6 +279,7 @@ type trial struct {
 func (t *trial) Sample(s *sample.Sample) error {
 	c := *s
 	c.Components = append([]sample.Component(nil), s.Components...)
+	c.Device.Facts = append([]sample.Fact(nil), s.Device.Facts...)
 	c.Value.Series = cloneSeries(s.Value.Series)
 	for i := range c.Components {
 		c.Components[i].Value.Series = cloneSeries(c.Components[i].Value.Series)

@@ -4,17 +4,19 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
 	"pulsegate/adapters"
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/series"
 	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
 )
 
-// run is one payload on its way. The decoding goroutine owns cur, seen and
-// kept; the committing one sum, devices and categories.
+// run is one payload on its way. The decoding goroutine owns cur, seen, kept
+// and what is beside streams; the committing one sum, devices and categories.
 type run struct {
 	p       *Pipeline
 	q       Request
@@ -31,6 +33,12 @@ type run struct {
 	seen map[string]int  // id -> index in cur
 	kept map[string]int  // metric -> raw items kept
 
+	streams *mapping.Streams
+	row     series.Sample
+	use     *use                 // of the last sample
+	horizon int64                // what begins later than this lies in the future, if the clock says so still
+	spare   chan *series.Columns // empty, with memory
+
 	sum        Summary
 	consentRef fhir.Ref
 	categories map[kind]bool
@@ -44,21 +52,28 @@ type run struct {
 // observation is one mapped sample in a batch.
 type observation struct {
 	mapping.Result
+	seq         uint64 // its place in the batch
 	preliminary bool
 	retracted   bool
 }
 
 // batch is what one commit will take. It belongs to one goroutine at a time.
 type batch struct {
-	arena   []byte
-	obs     []observation
-	facts   map[string]*deviceFacts // by id
-	order   []*deviceFacts          // as they came
-	items   []Item
-	counts  map[string]Counts
-	last    bool
-	failed  bool            // the last, of a payload that could not be read to its end
-	overrun map[string]Item // per reason and metric: counted without raw
+	arena      []byte
+	obs        []observation
+	seq        uint64 // samples so far, documents included
+	samples    int    // in groups
+	groups     []*group
+	uses       map[*mapping.Stream]*use
+	placed     []*use // as they came
+	byTemplate map[*series.Template]*group
+	facts      map[string]*deviceFacts // by id
+	order      []*deviceFacts          // as they came
+	items      []Item
+	counts     map[string]Counts
+	last       bool
+	failed     bool            // the last, of a payload that could not be read to its end
+	overrun    map[string]Item // per reason and metric: counted without raw
 }
 
 // kind is the categories of one row: one, or one and its refinement.
@@ -76,8 +91,8 @@ type deviceFacts struct {
 	wanted bool // something that is stored names it, or the payload describes it
 }
 
-func newBatch(n int) *batch {
-	return &batch{arena: make([]byte, 0, n*900), obs: make([]observation, 0, n), counts: map[string]Counts{}, facts: map[string]*deviceFacts{}}
+func newBatch() *batch {
+	return &batch{counts: map[string]Counts{}, facts: map[string]*deviceFacts{}, uses: map[*mapping.Stream]*use{}, byTemplate: map[*series.Template]*group{}}
 }
 
 func (b *batch) count(metric string, c Counts) {
@@ -90,7 +105,8 @@ func (b *batch) count(metric string, c Counts) {
 func (r *run) execute(ctx context.Context, source func(context.Context) error) error {
 	dctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r.ctx, r.out, r.cur = dctx, make(chan *batch, 2), newBatch(r.limits.Batch)
+	r.ctx, r.out, r.cur = dctx, make(chan *batch, 1), newBatch()
+	r.streams, r.spare = r.p.Mapper.Streams(r.q.Vendor, r.q.Patient, r.zone), make(chan *series.Columns, 64)
 	if err := r.recall(ctx); err != nil {
 		return err
 	}
@@ -108,6 +124,7 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 	}()
 	derr := source(dctx)
 	r.cur.last, r.cur.failed = true, derr != nil
+	r.cur.seal()
 	r.out <- r.cur
 	close(r.out)
 	if err := <-done; err != nil {
@@ -124,24 +141,45 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 
 // flush hands the batch on when it is full.
 func (r *run) flush() error {
-	if len(r.cur.obs) < r.limits.Batch && len(r.cur.items) < r.limits.Batch && len(r.cur.order) < r.limits.Batch {
+	b := r.cur
+	if b.samples < r.limits.Samples && len(b.obs) < r.limits.Batch && len(b.items) < r.limits.Batch && len(b.order) < r.limits.Batch && !r.streams.Full() {
 		return nil
 	}
+	b.seal()
 	select {
-	case r.out <- r.cur:
+	case r.out <- b:
 	case <-r.ctx.Done():
 		return r.ctx.Err()
 	}
-	r.cur = newBatch(r.limits.Batch)
+	r.cur, r.use = newBatch(), nil
 	clear(r.seen)
+	if r.streams.Full() {
+		r.streams.Reset()
+	}
 	return nil
 }
 
 // Sample is adapters.Sink.
 func (r *run) Sample(s *sample.Sample) error {
+	legacy, err := r.legacy(s)
+	if err != nil {
+		return err
+	}
+	if !legacy {
+		if st := r.streams.Place(s, &r.row); st != nil && (r.row.Start <= r.horizon || !r.future(r.row.Start)) {
+			return r.place(st)
+		}
+	}
 	b := r.cur
-	res, err := r.p.Mapper.Map(b.arena, r.q.Vendor, s, r.q.Patient, r.zone)
-	if err == nil && res.Start.After(r.p.Clock().Add(48*time.Hour)) {
+	if b.arena == nil {
+		b.arena = make([]byte, 0, arenaSize)
+	}
+	toResource := r.p.Mapper.Map
+	if legacy {
+		toResource = r.p.Mapper.MapLegacy
+	}
+	res, err := toResource(b.arena, r.q.Vendor, s, r.q.Patient, r.zone)
+	if err == nil && r.future(res.Start.UnixMicro()) {
 		err = &mapping.RejectError{Reason: sample.ReasonBadTime, Rule: "the time lies in the future"}
 	}
 	if err != nil {
@@ -151,15 +189,20 @@ func (r *run) Sample(s *sample.Sample) error {
 		}
 		return r.hold(itemOfSample(r, s, re))
 	}
-	r.device(s, &res)
+	if res.Device.ID != "" {
+		f := b.device(res.Device)
+		f.Learn(s, res.Start)
+		f.wanted = f.wanted || res.JSON == nil
+	}
 	c := Counts{Read: 1}
 	if res.JSON != nil {
 		if n := len(b.arena) + len(res.JSON); n <= cap(b.arena) {
 			b.arena = b.arena[:n]
 		} else { // it did not fit and was written elsewhere
-			b.arena = make([]byte, 0, cap(b.arena))
+			b.arena = make([]byte, 0, arenaSize)
 		}
-		o := observation{res, s.Status == sample.Preliminary, s.Status == sample.Retracted}
+		b.seq++
+		o := observation{res, b.seq, s.Status == sample.Preliminary, s.Status == sample.Retracted}
 		if i, twice := r.seen[res.ID]; twice {
 			// The payload states it twice: its last word counts.
 			b.obs[i] = o
@@ -173,25 +216,48 @@ func (r *run) Sample(s *sample.Sample) error {
 	return r.flush()
 }
 
-// device notes what the sample says of its device.
-func (r *run) device(s *sample.Sample, res *mapping.Result) {
-	if res.Device.ID == "" {
-		return
+// arenaSize is how much JSON of documents lies together.
+const arenaSize = 256 << 10
+
+// future reports whether a start, in Unix microseconds, is too far ahead.
+func (r *run) future(start int64) bool {
+	if start > r.horizon {
+		r.horizon = r.p.Clock().Add(48 * time.Hour).UnixMicro()
 	}
-	b := r.cur
-	f := b.facts[res.Device.ID]
+	return start > r.horizon
+}
+
+// legacy reports whether the store has s under the id that it had before
+// there were streams: it stays that document.
+func (r *run) legacy(s *sample.Sample) (bool, error) {
+	if !r.p.LegacyIDs {
+		return false, nil
+	}
+	id := r.p.Mapper.LegacyID(r.q.Vendor, s, r.q.Patient, r.zone)
+	if id == "" {
+		return false, nil
+	}
+	heads, err := r.p.Store.Heads(r.ctx, []fhir.Ref{{Type: "Observation", ID: id}})
+	if err != nil {
+		return false, fhir.Wrap("ingest.legacy", err)
+	}
+	return heads[0].Version > 0, nil
+}
+
+// device is what b knows of a Device.
+func (b *batch) device(k mapping.DeviceKey) *deviceFacts {
+	f := b.facts[k.ID]
 	if f == nil {
-		f = &deviceFacts{key: res.Device}
-		b.facts[res.Device.ID] = f
+		f = &deviceFacts{key: k}
+		b.facts[k.ID] = f
 		b.order = append(b.order, f)
 	}
-	f.Learn(s, res.Start)
-	f.wanted = f.wanted || res.JSON == nil
+	return f
 }
 
 // want has the Device of a stored Observation written.
-func (b *batch) want(o *observation) {
-	if f := b.facts[o.Device.ID]; f != nil {
+func (b *batch) want(k mapping.DeviceKey) {
+	if f := b.facts[k.ID]; f != nil {
 		f.wanted = true
 	}
 }
@@ -202,6 +268,7 @@ func (r *run) Reject(x *sample.Reject) error { return r.hold(itemOfReject(r, x))
 // hold puts an item into the batch's quarantine.
 func (r *run) hold(it Item) error {
 	b := r.cur
+	it.Metric = strings.Clone(it.Metric) // the adapter's buffer may be used again
 	b.count(it.Metric, Counts{Read: 1, Quarantined: 1})
 	group := it.Reason + "\x00" + it.Metric
 	if r.kept[group]++; r.kept[group] > r.limits.KeepPerMetric {
@@ -215,12 +282,16 @@ func (r *run) hold(it Item) error {
 		b.overrun[group] = it
 		return nil
 	}
+	it.Where, it.Detail = strings.Clone(it.Where), strings.Clone(it.Detail)
 	b.items = append(b.items, it)
 	return r.flush()
 }
 
 // Drop is adapters.Sink.
 func (r *run) Drop(_, metric string, n int) {
+	if _, known := r.cur.counts[metric]; !known {
+		metric = strings.Clone(metric)
+	}
 	r.cur.count(metric, Counts{Read: n, Dropped: n})
 }
 

@@ -17,7 +17,7 @@ func (w *world) agree(categories ...string) *consent.Engine {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(e.Close)
+	w.t.(testing.TB).Cleanup(e.Close)
 	c, err := consent.Grant(consent.Terms{ID: "c1", Patient: "p1", Categories: categories, Recipient: "ehr", Now: w.p.Clock()})
 	if err != nil {
 		w.t.Fatal(err)

@@ -21,6 +21,7 @@ import (
 	"pulsegate/smart/grant"
 	"pulsegate/smart/internal/limit"
 	"pulsegate/smart/launch"
+	"pulsegate/smart/policy"
 	"pulsegate/smart/scope"
 )
 
@@ -239,6 +240,9 @@ func (s *Service) Approve(ctx context.Context, id string, d Decision) (string, e
 	if err != nil {
 		return "", err
 	}
+	if x.Encounter == "" { // none was chosen, so none is promised
+		granted = slices.DeleteFunc(granted, func(g scope.Scope) bool { return g.Name == scope.LaunchEncounter })
+	}
 	a := grant.Authorization{ID: authorizationID(aid), ClientID: w.ClientID, Subject: d.Subject, Scope: granted.String(), Context: x,
 		Created: now, Expires: now.Add(grant.Absolute), Offline: granted.Has(scope.Offline)}
 	cw, err := grant.NewCode(code, grant.Code{Authorization: a, RedirectURI: w.Redirect, Challenge: w.Challenge, Nonce: w.Nonce, JKT: w.JKT, Expires: now.Add(grant.CodeLife)})
@@ -296,7 +300,7 @@ func mayApprove(p *Pending, s Subject, now time.Time) error {
 		return fhir.Errorf(fhir.Forbidden, op, "nobody is signed in")
 	case p.User != "" && p.User != s.FHIRUser.String():
 		return fhir.Errorf(fhir.Forbidden, op, "the launch is for another person")
-	case p.MaxAge != nil && s.AuthTime.Add(*p.MaxAge).Before(now):
+	case p.MaxAge != nil && s.AuthTime.Add(*p.MaxAge).Before(now) && s.AuthTime.Before(p.Expires.Add(-Life)):
 		return fhir.Errorf(fhir.Forbidden, op, "the app asks for a sign-in that is more recent")
 	case slices.Contains(p.Prompt, "login") && s.AuthTime.Before(p.Expires.Add(-Life)):
 		return fhir.Errorf(fhir.Forbidden, op, "the app asks for a new sign-in")
@@ -321,7 +325,7 @@ func (s *Service) granted(p *Pending, d Decision) (scope.Set, error) {
 	}
 	var rules []access.Rule
 	if s.opts.RoleRules != nil {
-		rules = s.opts.RoleRules(d.Subject.Roles)
+		rules = s.opts.RoleRules(policy.Counting(d.Subject.Roles, d.Subject.FHIRUser))
 	}
 	var out scope.Set
 	for _, x := range ticked {
@@ -382,9 +386,7 @@ func (s *Service) choose(ctx context.Context, p *Pending, d Decision, granted sc
 		return fhir.Errorf(fhir.Forbidden, op, "the launch is about another patient")
 	}
 	if x.Encounter == "" && granted.Has(scope.LaunchEncounter) {
-		if x.Encounter = d.Encounter; x.Encounter == "" {
-			return fhir.Errorf(fhir.Invalid, op, "an encounter has to be chosen")
-		}
+		x.Encounter = d.Encounter
 	}
 	if x.Patient == "" && x.Encounter == "" {
 		return nil

@@ -1,11 +1,13 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"pulsegate/fhir"
@@ -92,6 +94,7 @@ func (c *Client) Symmetric() bool { return c.Method == SecretBasic || c.Method =
 
 // Store is the small state of a store.Store.
 type Store interface {
+	T() store.T
 	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
 	Get(ctx context.Context, key string) ([]byte, error)
 	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
@@ -105,7 +108,21 @@ type Registry struct {
 	// AllowHTTP admits http in jwks_url, for addresses that the egress policy
 	// allows.
 	AllowHTTP bool
+
+	mu    sync.Mutex
+	known map[string]known
 }
+
+// known is a client as it was at a commit. Until there is another commit it
+// cannot have changed: every request asks for its client, and most find that
+// nothing was written since the one before.
+type known struct {
+	at     store.T
+	raw    []byte
+	client Client
+}
+
+const maxKnown = 4096
 
 const (
 	room    = "client/"
@@ -175,23 +192,57 @@ func (r *Registry) commit(ctx context.Context, w store.StateWrite) error {
 	return fhir.Wrap("client.put", err)
 }
 
-// Get returns a client, also a disabled one; NotFound when there is none.
+// Get returns a client, also a disabled one, as of the latest commit; NotFound
+// when there is none. Its key set is shared and must not be changed.
 func (r *Registry) Get(ctx context.Context, id string) (Client, error) {
-	c, _, err := r.get(ctx, id)
-	return c, err
+	at := r.Store.T() // before the read: what it shows is at least that new
+	r.mu.Lock()
+	k, ok := r.known[id]
+	r.mu.Unlock()
+	if ok && k.at == at {
+		return k.client, nil
+	}
+	b, err := r.raw(ctx, id)
+	if err != nil {
+		return Client{}, err
+	}
+	if !ok || !bytes.Equal(b, k.raw) {
+		k = known{raw: b}
+		if err := json.Unmarshal(b, &k.client); err != nil {
+			return Client{}, fhir.Wrap("client.Get", err)
+		}
+	}
+	k.at = at
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.known == nil || len(r.known) >= maxKnown {
+		r.known = map[string]known{}
+	}
+	if old, ok := r.known[id]; !ok || old.at <= at {
+		r.known[id] = k
+	}
+	return k.client, nil
 }
 
-func (r *Registry) get(ctx context.Context, id string) (Client, []byte, error) {
-	absent := fhir.Errorf(fhir.NotFound, "client.Get", "no such client")
+// raw is the stored form of a client.
+func (r *Registry) raw(ctx context.Context, id string) ([]byte, error) {
 	if !fhir.ValidID(id) {
-		return Client{}, nil, absent
+		return nil, fhir.Errorf(fhir.NotFound, "client.Get", "no such client")
 	}
 	b, err := r.Store.Get(ctx, room+id)
 	if err != nil {
-		return Client{}, nil, fhir.Wrap("client.Get", err)
+		return nil, fhir.Wrap("client.Get", err)
 	}
 	if b == nil {
-		return Client{}, nil, absent
+		return nil, fhir.Errorf(fhir.NotFound, "client.Get", "no such client")
+	}
+	return b, nil
+}
+
+func (r *Registry) get(ctx context.Context, id string) (Client, []byte, error) {
+	b, err := r.raw(ctx, id)
+	if err != nil {
+		return Client{}, nil, err
 	}
 	var c Client
 	if err := json.Unmarshal(b, &c); err != nil {

@@ -324,7 +324,7 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, n
 
 func (e *Engine) finish(p *access.Principal, f Facts) {
 	if e.RoleRules != nil {
-		f.Roles = e.RoleRules(p.Roles)
+		f.Roles = e.RoleRules(Counting(p.Roles, f.FHIRUser))
 	}
 	if !f.FHIRUser.IsZero() {
 		p.FHIRUser = f.FHIRUser.String()

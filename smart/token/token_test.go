@@ -51,6 +51,13 @@ type state struct {
 	m      map[string][]byte
 	events []string // outcome of each AuditEvent that is durable
 	fail   error
+	t      store.T
+}
+
+func (s *state) T() store.T {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.t
 }
 
 func (s *state) Commit(_ context.Context, b *store.Batch) (store.Result, error) {
@@ -71,7 +78,8 @@ func (s *state) Commit(_ context.Context, b *store.Batch) (store.Result, error) 
 	for _, w := range b.Writes {
 		s.events = append(s.events, string(w.Resource.JSON))
 	}
-	return store.Result{T: 1}, nil
+	s.t++
+	return store.Result{T: s.t}, nil
 }
 
 func (s *state) Get(_ context.Context, key string) ([]byte, error) {

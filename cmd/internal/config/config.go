@@ -40,7 +40,15 @@ type Config struct {
 	MaxBodyBytes   int64         `yaml:"max-body-bytes" default:"10485760" comment:"Largest FHIR request body, after decompression."`
 	MaxBundle      int           `yaml:"max-bundle-entries" default:"1000" comment:"Most entries of a batch or transaction."`
 	MaxIngestBytes int64         `yaml:"max-ingest-bytes" default:"17179869184" comment:"Largest vendor payload, after decompression (16 GiB)."`
+	SeriesFrom     int           `yaml:"series-from" default:"24" comment:"Metrics of at least so many samples a day (rate in the metric table) are stored as series; 0: 24, negative: none is. It changes nothing that a client sees, and can be changed at any time."`
 	DrainTimeout   time.Duration `yaml:"drain-timeout" default:"20s" comment:"How long SIGTERM waits for requests under way."`
+
+	UserTokenLife  time.Duration `yaml:"user-token-life" default:"15m" comment:"How long a person's access token lives, at most 1h. A backend's lives 5 minutes."`
+	ConsentPage    string        `yaml:"consent-page" default:"/auth/consent" comment:"Path of the page where a person decides on an app's request."`
+	ManagePage     string        `yaml:"manage-page" default:"/auth/apps" comment:"Path of the page where a person sees and ends what apps may do."`
+	ClientCerts    bool          `yaml:"client-certs" default:"false" comment:"Ask TLS clients for a certificate, to bind their tokens to it (RFC 8705). Needs tls-cert."`
+	OutsideIssuers string        `yaml:"outside-issuers" default:"" comment:"YAML file: issuers besides this server whose access tokens are accepted, with their JWKS and claims."`
+	Brand          string        `yaml:"brand" default:"" comment:"YAML file: the organisation behind this server, for lists of user-facing apps. Empty: named after the base URL."`
 
 	EgressAllow []string `yaml:"egress-allow" default:"" comment:"Private networks (CIDR, comma separated) that subscription endpoints and JWKS URLs may lie in. Everything private is refused otherwise; plain http is possible only here."`
 }
@@ -99,6 +107,17 @@ func (c *Config) check() error {
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("tls-cert and tls-key go together")
+	}
+	if c.ClientCerts && c.TLSCert == "" {
+		return errors.New("client-certs needs tls-cert")
+	}
+	if c.UserTokenLife < time.Minute || c.UserTokenLife > time.Hour {
+		return errors.New("user-token-life: 1m to 1h")
+	}
+	for name, p := range map[string]string{"consent-page": c.ConsentPage, "manage-page": c.ManagePage} {
+		if !strings.HasPrefix(p, "/") || strings.HasPrefix(p, "//") {
+			return fmt.Errorf("%s: a path on this server is needed", name)
+		}
 	}
 	if c.BaseURL != "" {
 		u, err := url.Parse(c.BaseURL)

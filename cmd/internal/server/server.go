@@ -34,9 +34,16 @@ import (
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/subscription"
 	"pulsegate/mapping/ingest"
+	"pulsegate/smart/authorize"
+	"pulsegate/smart/brands"
 	"pulsegate/smart/client"
+	"pulsegate/smart/grant"
+	"pulsegate/smart/introspect"
 	"pulsegate/smart/keys"
+	"pulsegate/smart/launch"
+	"pulsegate/smart/outside"
 	"pulsegate/smart/policy"
+	"pulsegate/smart/register"
 	"pulsegate/smart/token"
 )
 
@@ -57,40 +64,36 @@ type Main struct {
 	clients   *client.Registry
 	policy    *policy.Engine
 	tokens    *token.Endpoint
-	service   *interaction.Service
-	exporter  *bulk.Exporter
-	subs      *subscription.Engine
-	adapters  []adapters.Adapter
-	pipeline  *ingest.Pipeline
-	egress    egress.Policy
-	draining  chan struct{}
+	people    people
+	grants    *grant.Store
+	authorize *authorize.Service
+	launches  *launch.Service
+
+	registration  *register.Handler
+	introspection *introspect.Handler
+	brand         brands.Brand
+	bundle        []byte
+	outside       *outside.Verifier
+
+	service  *interaction.Service
+	exporter *bulk.Exporter
+	subs     *subscription.Engine
+	adapters []adapters.Adapter
+	pipeline *ingest.Pipeline
+	egress   egress.Policy
+	draining chan struct{}
 }
 
 // Serve is the serve command.
 func Serve(version string) cli.Serve {
 	return func(ctx context.Context, cfg *config.Config, stdout, stderr io.Writer) error {
-		log, err := logger(cfg, stderr)
+		log, lines, err := logger(cfg, stderr)
 		if err != nil {
 			return err
 		}
 		m := &Main{Config: cfg, Version: version, Stdout: stdout, Log: log}
-		return m.Run(ctx)
+		return errors.Join(m.Run(ctx), lines.Flush())
 	}
-}
-
-func logger(cfg *config.Config, w io.Writer) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
-		return nil, fmt.Errorf("log-level: %w", err)
-	}
-	opts := &slog.HandlerOptions{Level: level}
-	switch cfg.LogFormat {
-	case "text":
-		return slog.New(slog.NewTextHandler(w, opts)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(w, opts)), nil
-	}
-	return nil, errors.New("log-format: text or json")
 }
 
 func (m *Main) now() time.Time { return time.Now() }
@@ -127,6 +130,11 @@ func (m *Main) Run(ctx context.Context) (err error) {
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(m.Log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 	}
+	if m.Config.ClientCerts {
+		// Any certificate: its thumbprint is what a token is bound to, and the
+		// handshake proves the key (RFC 8705 6.2).
+		srv.TLSConfig.ClientAuth = tls.RequestClientCert
+	}
 	ops := &admin.Server{Dir: m.Config.Data, Ops: operator{m}, Log: m.Log}
 	al, err := ops.Listen()
 	if err != nil {
@@ -137,7 +145,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	go func() { failed <- ops.Serve(al) }()
 	notarized := make(chan error, 1)
 	go func() { notarized <- m.notary.Run(work) }()
-	go m.ring.Run(work, token.MaxLife+client.Skew, m.Log)
+	go m.ring.Run(work, token.MaxUserLife+client.Skew, m.Log)
 
 	if err := m.ready(ctx); err != nil {
 		m.Log.Error("start", "error", err)

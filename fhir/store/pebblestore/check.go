@@ -17,7 +17,7 @@ import (
 
 // Check is of store.Store: every D row has its I, P and X rows and the
 // reverse; versions follow one another; the log's hashes follow from its
-// leaves. Reports name types, ids and keys, never content.
+// leaves; the sample tier is whole (see series). Reports name types, ids and keys, never content.
 func (d *DB) Check(ctx context.Context, report func(problem string)) error {
 	const op = "pebblestore.Check"
 	v, err := d.enter(op)
@@ -25,8 +25,8 @@ func (d *DB) Check(ctx context.Context, report func(problem string)) error {
 		return err
 	}
 	defer d.leave(v)
-	c := &checker{ctx: ctx, v: v, report: report}
-	for _, f := range []func() error{c.documents, c.ids, c.codes, c.index, c.log} {
+	c := &checker{ctx: ctx, d: d, v: v, report: report}
+	for _, f := range []func() error{c.documents, c.ids, c.codes, c.index, c.series, c.log} {
 		if err := f(); err != nil {
 			return fhir.Wrap(op, err)
 		}
@@ -36,6 +36,7 @@ func (d *DB) Check(ctx context.Context, report func(problem string)) error {
 
 type checker struct {
 	ctx    context.Context
+	d      *DB
 	v      *view
 	report func(string)
 }

@@ -27,10 +27,13 @@ type request struct {
 	values []*search.Values
 	hashes [][16]byte
 	bytes  int
-	result store.Result
-	err    error
-	commit store.Commit
-	answer chan struct{}
+	series []*appended
+	// compact, when not nil, is all there is: a change below the contract.
+	compact *compaction
+	result  store.Result
+	err     error
+	commit  store.Commit
+	answer  chan struct{}
 }
 
 // group is what shares one fsync.
@@ -45,7 +48,7 @@ type group struct {
 func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	const op = "pebblestore.Commit"
 	start := time.Now()
-	r, err := prepare(b)
+	r, err := d.prepare(b)
 	if err != nil {
 		return store.Result{}, err
 	}
@@ -74,10 +77,23 @@ func canceled(op string, err error) error {
 }
 
 // prepare does what needs no order: extraction, hashing, checks.
-func prepare(b *store.Batch) (*request, error) {
+func (d *DB) prepare(b *store.Batch) (*request, error) {
 	const op = "pebblestore.Commit"
 	r := &request{batch: b, values: make([]*search.Values, len(b.Writes)), hashes: make([][16]byte, len(b.Writes)),
 		answer: make(chan struct{})}
+	for i := range b.Series {
+		a, err := d.prepareSeries(&b.Series[i])
+		if err != nil {
+			return nil, err
+		}
+		for j := range a.pieces {
+			r.bytes += len(a.pieces[j].body)
+		}
+		r.series = append(r.series, a)
+	}
+	if err := distinct(b.Series); err != nil {
+		return nil, err
+	}
 	for i := range b.Writes {
 		w := &b.Writes[i]
 		if !fhir.KnownType(w.Resource.Type) || !fhir.ValidID(w.Resource.ID) {
@@ -175,11 +191,24 @@ func (d *DB) build(reqs []*request) (g *group, err error) {
 		}
 	}()
 	for _, r := range reqs {
+		if r.compact != nil {
+			continue
+		}
 		if err := s.add(r); err != nil {
 			return nil, errors.Join(err, s.batch.Close())
 		}
 	}
-	if s.meta == d.head { // nothing was written
+	// Compactions come last: what the commits of this group have taken out of
+	// a series voids them.
+	for _, r := range reqs {
+		if r.compact == nil {
+			continue
+		}
+		if err := s.putCompaction(r.compact); err != nil {
+			return nil, errors.Join(err, s.batch.Close())
+		}
+	}
+	if s.meta == d.head && s.batch.Empty() { // nothing was written
 		return g, s.batch.Close()
 	}
 	if err := s.finish(); err != nil {

@@ -15,11 +15,17 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
 
 // Schema is the version of the key layout that this package reads and writes.
-const Schema = "1"
+// Version 1 had no series: it is taken over as it is, and remembered, because
+// what it ingested has ids of an older derivation (see DB.Legacy).
+const (
+	Schema      = "2"
+	schemaFirst = "1"
+)
 
 // Options of a store. The zero value is a store on disk with defaults.
 type Options struct {
@@ -45,7 +51,13 @@ type DB struct {
 	cache  *pebble.Cache
 	wopts  *pebble.WriteOptions
 	failed atomic.Bool
+	legacy bool
 	meters *meters
+
+	codec     *series.Codec
+	infos     *infos
+	compactor *compactor
+	spare     sync.Pool // of *series.Columns
 
 	mu      sync.Mutex
 	idle    *sync.Cond // readers == 0
@@ -139,6 +151,12 @@ func Open(dir string, opts Options) (*DB, error) {
 		d.cache.Unref()
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
 	}
+	if d.codec, err = series.NewCodec(); err != nil {
+		err = errors.Join(err, pdb.Close())
+		d.cache.Unref()
+		return nil, fhir.Wrap(op, err)
+	}
+	d.infos, d.compactor = newInfos(), newCompactor(d)
 	d.view = &view{snap: pdb.NewSnapshot(), meta: d.head, refs: 1}
 	if d.meters, err = newMeters(d); err != nil {
 		err = errors.Join(err, d.view.snap.Close(), pdb.Close())
@@ -147,6 +165,7 @@ func Open(dir string, opts Options) (*DB, error) {
 	}
 	go d.committer()
 	go d.syncer()
+	go d.compactor.run()
 	return d, nil
 }
 
@@ -170,9 +189,18 @@ func (d *DB) load() error {
 		}
 		return d.pdb.Set(schemaKey, []byte(Schema), pebble.Sync)
 	}
-	if string(schema) != Schema {
+	if string(schema) == schemaFirst {
+		if err := d.migrate(); err != nil {
+			return err
+		}
+	} else if string(schema) != Schema {
 		return fmt.Errorf("schema version %q is not known; this program reads %q", schema, Schema)
 	}
+	legacy, err := get(d.pdb, legacyKey)
+	if err != nil {
+		return err
+	}
+	d.legacy = legacy != nil
 	v, err := get(d.pdb, headKey)
 	if err != nil || v == nil {
 		return err
@@ -180,6 +208,20 @@ func (d *DB) load() error {
 	d.head, err = decodeMeta(v)
 	return err
 }
+
+// migrate takes over a store of the first schema. An older program refuses it
+// from then on.
+func (d *DB) migrate() error {
+	b := d.pdb.NewBatch()
+	if err := errors.Join(b.Set(schemaKey, []byte(Schema), nil), b.Set(legacyKey, []byte(schemaFirst), nil)); err != nil {
+		return err
+	}
+	return b.Commit(pebble.Sync)
+}
+
+// Legacy reports whether the store may hold documents that a program of the
+// first schema ingested.
+func (d *DB) Legacy() bool { return d.legacy }
 
 // get returns a copy of a value, nil when absent.
 func get(r pebble.Reader, key []byte) ([]byte, error) {
@@ -264,10 +306,12 @@ func (d *DB) Close() error {
 		return nil
 	}
 	d.closed = true
+	close(d.compactor.stop)
 	for d.readers > 0 {
 		d.idle.Wait()
 	}
 	d.mu.Unlock()
+	<-d.compactor.done
 	close(d.in)
 	<-d.done
 	unmetered := d.meters.reg.Unregister()
@@ -318,6 +362,9 @@ func (d *DB) Compact(ctx context.Context) error {
 		return err
 	}
 	defer d.leave(v)
+	if err := d.compactAll(ctx, v); err != nil {
+		return fhir.Wrap("pebblestore.Compact", err)
+	}
 	if err := d.pdb.Flush(); err != nil {
 		return fhir.Wrap("pebblestore.Compact", err)
 	}

@@ -29,13 +29,36 @@
 //	    patient. value is a token's code, "Type/id", or a URI; one over 200
 //	    bytes is its hash. Systems are checked on the document.
 //	L | T | n(4)
-//	    the change log: type, id, version, flags, facts, place of the D row.
+//	    the change log: type, id, version, flags, facts, place of the D row; or
+//	    the series, count and least and greatest start of appended samples.
 //	S | key
 //	    small state: expires ms(8, 0 never) | value.
 //	E | expires ms(8) | key
 //	    when to look at a state key again.
 //	M | 0 | i(8)   leaf i of the log
 //	M | 1 | i(8)   stored hash i (golang.org/x/mod/sumdb/tlog numbering)
+//	Q | str patient | str "Observation" | code(8) | bucket(1) | series(8)
+//	    the encoded template (fhir/series) of a series, whose samples stand for
+//	    D rows under the same prefix. series is a hash of it.
+//	R | the same, with the code of another coding
+//	    place: the samples stand for P rows.
+//	G | identity(9)
+//	    T of the last commit that wrote a sample, or a document with the id of
+//	    a sample, of this identity.
+//	G | identity(9) | series(8)
+//	    place: the series of an identity.
+//	Y | str param | str value | identity(9) | series(8)
+//	    place: what all samples of a series have; they stand for X rows.
+//	K | series(8)
+//	    maxStart(8) | samples | tails | loose | moves | merges (uvarint).
+//	H | series(8) | level(1) | major(8) | minor(4)   header of a block
+//	B | series(8) | level(1) | major(8) | minor(4)   the block
+//	    level 0, tails: what a commit wrote, major T, or merged tails, major
+//	    1<<63 + n; they may overlap. Level 1, base: major is the start of a
+//	    sample at or before the first (sortable, microseconds); blocks do not
+//	    overlap. A block that a commit wrote does not name the commit: its
+//	    header does (see fhir/series).
+//	N | "legacy"   the schema the store was made with, when it is older
 //	N | "schema"   schema version; an unknown one is refused
 //	N | "head"     T | lastUpdated ms | log size | current resources
 //
@@ -44,6 +67,25 @@
 // keys; a search by code over all patients visits each patient's cluster) and
 // AuditEvent has patient and entity only: these two types are nearly all of
 // the data, and every further row costs each write.
+//
+// # Samples
+//
+// A sample has no row of its own. Every walk over D, P and X rows merges the
+// rows that samples stand for where they would lie (table, tagged, source), so
+// order, positions and visibility are those of documents; the clauses that a
+// template decides are decided once a series (judge).
+//
+// A commit appends: blocks of at least half the full size that lie behind
+// everything the series has go to the base, all else to the tails. A compactor
+// in the background merges tails of like size, and then into the base when
+// that rewrites at most 16 times as much: it plans on a snapshot and hands the
+// committer rows to drop and to put; a sample that left the series meanwhile
+// voids the plan. So a sample is rewritten about 4 + 16 times at worst, about
+// twice when it comes in order, and no writer waits.
+//
+// A write on a sample's id takes it out of its block: version 1 becomes a
+// document that ends where the new version begins, the I row says what series
+// it was of, for the change log of its commit.
 //
 // # Commit
 //

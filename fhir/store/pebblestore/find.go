@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/search"
@@ -29,6 +27,12 @@ type finder struct {
 	steps  uint
 	sel    *search.Selection // of q
 	recent recent
+	d      *DB
+	// documentsOnly leaves the samples out.
+	documentsOnly bool
+	since         int64 // of a scan: only what was updated after it (Unix ms)
+	series        map[*seriesInfo]*judged
+	last          *judged
 	// patient whose cluster merge walks, and the rows of a type with several
 	// patients that lie in the clusters of others.
 	patient string
@@ -42,7 +46,7 @@ func (d *DB) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool)
 	n := 0
 	return d.find(ctx, "pebblestore.Find", f, f.Query.Sort, func(m *match, pos []byte) bool {
 		n++
-		more := fn(&store.Found{Resource: m.doc.resource(m.row.typ, m.row.id), Facts: &m.facts, Pos: base64.RawURLEncoding.EncodeToString(pos)})
+		more := fn(&store.Found{Resource: m.resource(), Facts: &m.facts, Pos: base64.RawURLEncoding.EncodeToString(pos)})
 		return more && (f.Limit <= 0 || n < f.Limit)
 	})
 }
@@ -73,7 +77,7 @@ func (d *DB) find(ctx context.Context, op string, f store.Find, sort []search.So
 	if err != nil {
 		return err
 	}
-	x := &finder{ctx: ctx, op: op, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, emit: emit}
+	x := &finder{ctx: ctx, op: op, d: d, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, emit: emit}
 	return fhir.Wrap(op, x.run(sort, after))
 }
 
@@ -223,6 +227,9 @@ func (x *finder) step() error {
 // accept reports whether a document, known to be current at the snapshot, matches
 // and may be seen.
 func (x *finder) accept(m *match) bool {
+	if m.in != nil {
+		return x.fits(m.in, &m.smp) && x.filter.Allow(&m.facts)
+	}
 	return !m.doc.deleted && m.satisfies(x.q, x.sel) && x.filter.Allow(&m.facts)
 }
 
@@ -250,17 +257,12 @@ func (x *finder) byID(ids []string, after []byte) error {
 		if err := x.step(); err != nil {
 			return err
 		}
-		ref := fhir.Ref{Type: x.q.Type, ID: id}
-		p, err := headOf(x.v.snap, ref, x.at)
+		m, err := x.d.current(x.v, fhir.Ref{Type: x.q.Type, ID: id}, x.at)
 		if err != nil {
 			return err
 		}
-		if p == nil || p.deleted {
+		if m == nil || x.documentsOnly && m.in != nil {
 			continue
-		}
-		m, err := x.v.fetch(ref, p)
-		if err != nil {
-			return err
 		}
 		if x.accept(m) && !x.emit(m, append([]byte{posID}, id...)) {
 			return nil
@@ -278,25 +280,38 @@ func (x *finder) documents(patient string, one bool, after []byte) error {
 		}
 		from = append(slices.Clone(after[1:]), 0)
 	}
-	return x.v.walk(x.q.Type, patient, one, from, func(key []byte, r row, val []byte) (bool, error) {
-		if err := x.step(); err != nil || !visible(val, r.t, x.at) {
+	return x.rows(patient, one, from, func(key []byte, r row, t *table) (bool, error) {
+		m, err := x.met(r, t)
+		if err != nil || m == nil || !x.accept(m) {
 			return true, err
-		}
-		d, err := x.recent.decodeDoc(val)
-		if err != nil {
-			return false, err
-		}
-		m := newMatch(r, d)
-		if !x.accept(m) {
-			return true, nil
 		}
 		return x.emit(m, append([]byte{posDoc}, key...)), nil
 	})
 }
 
-// walk calls fn for the D rows of a type in key order, from a key on (nil:
+// met is what a D row holds, nil when the snapshot does not see it.
+func (x *finder) met(r row, t *table) (*match, error) {
+	if err := x.step(); err != nil {
+		return nil, err
+	}
+	if in, s := t.sampled(); in != nil {
+		return newSample(in, &s), nil
+	}
+	val := t.Value()
+	if !visible(val, r.t, x.at) {
+		return nil, nil
+	}
+	d, err := x.recent.decodeDoc(val)
+	if err != nil {
+		return nil, err
+	}
+	return newMatch(r, d), nil
+}
+
+// rows calls fn for the D rows of the type in key order, from a key on (nil:
 // the start), skipping other types of each patient with one seek.
-func (v *view) walk(typ, patient string, one bool, from []byte, fn func(key []byte, r row, val []byte) (bool, error)) (err error) {
+func (x *finder) rows(patient string, one bool, from []byte, fn func(key []byte, r row, t *table) (bool, error)) (err error) {
+	typ := x.q.Type
 	lower, upper := []byte{tabDoc}, []byte{tabDoc + 1}
 	if one {
 		lower = clusterKey(tabDoc, patient, typ)
@@ -308,7 +323,7 @@ func (v *view) walk(typ, patient string, one bool, from []byte, fn func(key []by
 	if bytes.Compare(lower, upper) >= 0 {
 		return nil
 	}
-	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	it, err := x.openTable(tabDoc, lower, upper)
 	if err != nil {
 		return err
 	}
@@ -337,10 +352,10 @@ func (v *view) walk(typ, patient string, one bool, from []byte, fn func(key []by
 			cluster = clusterKey(tabDoc, p, typ)
 			r.patient, r.typ = p, t
 		}
-		if !r.tail(k[len(cluster):]) {
+		if !it.here && !r.tail(k[len(cluster):]) {
 			return errRow
 		}
-		more, err := fn(k, r, it.Value())
+		more, err := fn(k, r, it)
 		if err != nil || !more {
 			return err
 		}
@@ -380,49 +395,25 @@ func (x *finder) byIndex(c *search.Clause, after []byte) error {
 	return nil
 }
 
-func (x *finder) oneValue(c *search.Clause, values []string, i int, from []byte) (more bool, err error) {
-	pre := indexPrefix(x.q.Type, c.Param.Code, values[i])
-	lower := pre
-	if from != nil {
-		lower = append(append(slices.Clone(pre), from...), 0)
+// indexed is the document of an X row, nil when the snapshot does not see it.
+func (x *finder) indexed(tail, val []byte) (*match, error) {
+	id, rest, good := takeStr(tail)
+	if !good || len(rest) != 8 {
+		return nil, errRow
 	}
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: next(pre)})
-	if err != nil {
-		return false, err
+	t := store.T(binary.BigEndian.Uint64(rest))
+	if !visible(val, t, x.at) {
+		return nil, nil
 	}
-	defer closing(it, &err)
-	for ok := it.First(); ok; ok = it.Next() {
-		if err := x.step(); err != nil {
-			return false, err
-		}
-		tail := it.Key()[len(pre):]
-		id, rest, good := takeStr(tail)
-		if !good || len(rest) != 8 {
-			return false, errRow
-		}
-		t := store.T(binary.BigEndian.Uint64(rest))
-		val := it.Value()
-		if !visible(val, t, x.at) {
-			continue
-		}
-		p, _, good := takePlace(val[8:])
-		if !good {
-			return false, errRow
-		}
-		m, err := x.v.fetchRow(row{place: p, typ: x.q.Type, id: id, t: t})
-		if err != nil {
-			return false, err
-		}
-		if !x.accept(m) || earlier(m, c, values[:i]) {
-			continue
-		}
-		pos := binary.BigEndian.AppendUint16([]byte{posIndex}, uint16(i))
-		if !x.emit(m, append(pos, tail...)) {
-			return false, nil
-		}
+	p, _, good := takePlace(val[8:])
+	if !good {
+		return nil, errRow
 	}
-	return true, it.Error()
+	return x.v.fetchRow(row{place: p, typ: x.q.Type, id: id, t: t})
 }
+
+// indexPos is the beginning of a position in the walk of value i.
+func indexPos(i int) []byte { return binary.BigEndian.AppendUint16([]byte{posIndex}, uint16(i)) }
 
 // earlier reports whether m has a row under one of values.
 func earlier(m *match, c *search.Clause, values []string) bool {

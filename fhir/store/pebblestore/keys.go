@@ -20,6 +20,15 @@ const (
 	tabExpire = 'E'
 	tabLog    = 'M'
 	tabMeta   = 'N'
+
+	// Of the sample tier.
+	tabSeries   = 'Q'
+	tabOther    = 'R'
+	tabIdentity = 'G'
+	tabTag      = 'Y'
+	tabTally    = 'K'
+	tabHead     = 'H'
+	tabBlock    = 'B'
 )
 
 // Buckets part the documents of a code by how long they last, so that a date
@@ -258,5 +267,6 @@ func hashKey(i int64) []byte  { return appendU64([]byte{tabLog, 1}, uint64(i)) }
 
 var (
 	schemaKey = []byte("Nschema")
+	legacyKey = []byte("Nlegacy") // the schema that the store began with, unless it is today's
 	headKey   = []byte("Nhead")
 )

@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
 
@@ -21,7 +22,8 @@ type source struct {
 	skip  int // length of table, patient and type in its keys
 	row   row // current
 	ok    bool
-	rest  []row // of a source in memory, where it is nil
+	rest  []row    // of a source in memory, where it and smp are nil
+	smp   *samples // of a series
 }
 
 // where is a place in the merged order.
@@ -55,7 +57,35 @@ func (s *source) settle(ok bool) error {
 	return nil
 }
 
+// stand reads the sample that the walk stands on.
+func (s *source) stand() {
+	if s.ok = s.smp.valid(); !s.ok {
+		return
+	}
+	smp := s.smp.sample()
+	k := s.smp.in.t.Key(&smp)
+	s.row = row{place: s.smp.in.place, typ: "Observation", id: k.ID(), t: store.T(smp.Commit.T)}
+	s.row.start = s.smp.startMS()
+}
+
+func (s *source) close() (err error) {
+	if s.smp != nil {
+		return s.smp.close()
+	}
+	if s.it != nil {
+		return s.it.Close()
+	}
+	return nil
+}
+
 func (s *source) move(desc bool) error {
+	if s.smp != nil {
+		if err := s.smp.next(); err != nil {
+			return err
+		}
+		s.stand()
+		return nil
+	}
 	if s.it == nil {
 		if s.ok = len(s.rest) > 0; s.ok {
 			s.row, s.rest = s.rest[0], s.rest[1:]
@@ -148,7 +178,95 @@ func (x *finder) runs(codes [][8]byte) (out []run, err error) {
 		}
 		ok = it.SeekGE(up)
 	}
+	if err := it.Error(); err != nil {
+		return nil, err
+	}
+	return x.seriesRuns(out)
+}
+
+// seriesRuns adds the runs in which a patient has nothing but samples.
+func (x *finder) seriesRuns(out []run) (_ []run, err error) {
+	if x.q.Type != "Observation" {
+		return out, nil
+	}
+	pre := clusterKey(tabSeries, x.patient, x.q.Type)
+	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+	if err != nil {
+		return nil, err
+	}
+	defer closing(it, &err)
+	for ok := it.First(); ok; ok = it.Next() {
+		k := it.Key()
+		if len(k) < len(pre)+bucketTail {
+			return nil, errRow
+		}
+		r := run{table: tabDoc, bucket: k[len(pre)+8]}
+		copy(r.code[:], k[len(pre):])
+		if !slices.Contains(out, r) {
+			out = append(out, r)
+		}
+	}
 	return out, it.Error()
+}
+
+// openSeries adds the series of a run.
+func (x *finder) openSeries(sources []*source, r run, desc bool, from *where) (_ []*source, err error) {
+	if x.q.Type != "Observation" || r.bucket == bucketUndated || x.documentsOnly {
+		return sources, nil
+	}
+	reg := byte(tabSeries)
+	if r.table == tabCode {
+		reg = tabOther
+	}
+	pre := append(append(clusterKey(reg, x.patient, x.q.Type), r.code[:]...), r.bucket)
+	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+	if err != nil {
+		return sources, err
+	}
+	defer closing(it, &err)
+	for ok := it.First(); ok; ok = it.Next() {
+		var id series.SeriesID
+		if len(it.Key()) != len(pre)+copy(id[:], it.Key()[len(pre):]) {
+			return sources, errRow
+		}
+		in, err := x.seriesAt(reg, it.Key(), it.Value(), id)
+		if err != nil {
+			return sources, err
+		}
+		if x.rules(in) {
+			continue
+		}
+		s := &source{smp: x.walk(in, desc)}
+		sources = append(sources, s) // closed with the others
+		if err := x.seekSource(s, r.bucket, desc, from); err != nil {
+			return sources, err
+		}
+	}
+	return sources, it.Error()
+}
+
+// seekSource stands on the first sample behind from.
+func (x *finder) seekSource(s *source, bucket byte, desc bool, from *where) error {
+	lo, hi := x.dates(bucket)
+	if from != nil {
+		if desc {
+			hi = min(hi, above(from.start))
+		} else {
+			lo = max(lo, from.start)
+		}
+	}
+	if err := s.smp.seek(microsOf(lo, hi)); err != nil {
+		return err
+	}
+	for s.stand(); s.ok && from != nil; s.stand() {
+		if c := s.at().compare(*from); c > 0 && !desc || c < 0 && desc {
+			break
+		}
+		if err := s.smp.next(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mergePhase merges the dated runs (phase 0) or the undated ones (phase 1).
@@ -156,9 +274,7 @@ func (x *finder) mergePhase(runs []run, phase byte, desc bool, from *where) (mor
 	var sources []*source
 	defer func() {
 		for _, s := range sources {
-			if s.it != nil {
-				closing(s.it, &err)
-			}
+			closing(closer(s.close), &err)
 		}
 	}()
 	if s := x.listed(phase, desc, from); s != nil {
@@ -174,6 +290,9 @@ func (x *finder) mergePhase(runs []run, phase byte, desc bool, from *where) (mor
 		}
 		if s != nil {
 			sources = append(sources, s)
+		}
+		if sources, err = x.openSeries(sources, r, desc, from); err != nil {
+			return false, err
 		}
 	}
 	for {
@@ -210,6 +329,14 @@ func (x *finder) mergePhase(runs []run, phase byte, desc bool, from *where) (mor
 func (x *finder) offer(s *source, phase byte, w where) (more bool, err error) {
 	if err := x.step(); err != nil {
 		return false, err
+	}
+	if s.smp != nil {
+		smp := s.smp.sample()
+		if !x.fits(s.smp.in, &smp) {
+			return true, nil
+		}
+		m := newSample(s.smp.in, &smp)
+		return !x.filter.Allow(&m.facts) || x.emit(m, mergePos(phase, w)), nil
 	}
 	if s.it == nil {
 		m, err := x.v.fetchRow(s.row)

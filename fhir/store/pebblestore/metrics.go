@@ -16,6 +16,8 @@ type meters struct {
 	commits metric.Int64Counter
 	group   metric.Int64Histogram
 	latency metric.Float64Histogram
+	merges  metric.Int64Counter
+	merged  metric.Int64Counter
 	reg     metric.Registration
 }
 
@@ -36,6 +38,18 @@ func newMeters(d *DB) (*meters, error) {
 		metric.WithExplicitBucketBoundaries(.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5)); err != nil {
 		return nil, err
 	}
+	if out.merges, err = m.Int64Counter("pulsegate.store.series.compactions",
+		metric.WithDescription("Series whose tails were merged")); err != nil {
+		return nil, err
+	}
+	if out.merged, err = m.Int64Counter("pulsegate.store.series.rewritten",
+		metric.WithDescription("Samples that compactions wrote again")); err != nil {
+		return nil, err
+	}
+	waiting, err := m.Int64ObservableGauge("pulsegate.store.series.waiting", metric.WithDescription("Series that wait for a compaction"))
+	if err != nil {
+		return nil, err
+	}
 	disk, err := m.Int64ObservableGauge("pulsegate.store.disk", metric.WithUnit("By"), metric.WithDescription("Bytes on disk"))
 	if err != nil {
 		return nil, err
@@ -54,9 +68,10 @@ func newMeters(d *DB) (*meters, error) {
 			o.ObserveInt64(disk, int64(s.DiskBytes))
 			o.ObserveInt64(at, int64(s.T))
 			o.ObserveInt64(resources, int64(s.Resources))
+			o.ObserveInt64(waiting, int64(d.compactor.waiting()))
 		}
 		return nil
-	}, disk, at, resources)
+	}, disk, at, resources, waiting)
 	return out, err
 }
 
@@ -69,4 +84,9 @@ func (m *meters) done(ctx context.Context, since time.Time, err error) {
 	ctx = context.WithoutCancel(ctx)
 	m.commits.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", outcome)))
 	m.latency.Record(ctx, time.Since(since).Seconds())
+}
+
+func (m *meters) compacted(ctx context.Context, x *compaction) {
+	m.merges.Add(ctx, 1)
+	m.merged.Add(ctx, int64(x.read))
 }

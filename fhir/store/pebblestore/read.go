@@ -3,12 +3,14 @@ package pebblestore
 import (
 	"bytes"
 	"context"
+	"math"
 
 	"github.com/cockroachdb/pebble/v2"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
 
@@ -94,18 +96,31 @@ func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.T) (fhir.Resource, *
 	if err != nil {
 		return fhir.Resource{}, nil, err
 	}
-	p, err := headOf(v.snap, ref, t)
+	m, err := d.current(v, ref, t)
 	if err != nil {
 		return fhir.Resource{}, nil, fhir.Wrap(op, err)
 	}
-	if p == nil {
+	if m == nil {
 		return fhir.Resource{}, nil, fhir.Errorf(fhir.NotFound, op, "the resource does not exist")
 	}
-	m, err := v.fetch(ref, p)
+	return m.resource(), &m.facts, nil
+}
+
+// current is the version of ref at t, nil when there is none: a document, or
+// a sample.
+func (d *DB) current(v *view, ref fhir.Ref, t store.T) (*match, error) {
+	p, err := headOf(v.snap, ref, t)
 	if err != nil {
-		return fhir.Resource{}, nil, fhir.Wrap(op, err)
+		return nil, err
 	}
-	return m.doc.resource(ref.Type, ref.ID), &m.facts, nil
+	if p != nil {
+		return v.fetch(ref, p)
+	}
+	s, err := d.sampleOf(v.snap, ref)
+	if err != nil || s == nil || store.T(s.smp.Commit.T) > t {
+		return nil, err
+	}
+	return newSample(s.in, &s.smp), nil
 }
 
 // ReadVersion is of store.Store.
@@ -148,6 +163,7 @@ func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.T, before uint6
 		return fhir.Wrap(op, err)
 	}
 	defer closing(it, &err)
+	found := false
 	for ok := it.SeekGE(idKey(ref.Type, ref.ID, t)); ok; ok = it.Next() {
 		if ctx.Err() != nil {
 			return canceled(op, ctx.Err())
@@ -163,11 +179,20 @@ func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.T, before uint6
 		if err != nil {
 			return fhir.Wrap(op, err)
 		}
+		found = true
 		if !fn(m.doc.resource(ref.Type, ref.ID), &m.facts) {
 			return nil
 		}
 	}
-	return fhir.Wrap(op, it.Error())
+	if err := it.Error(); err != nil || found || before == 1 {
+		return fhir.Wrap(op, err)
+	}
+	s, err := d.sampleOf(v.snap, ref)
+	if err == nil && s != nil && store.T(s.smp.Commit.T) <= t {
+		m := newSample(s.in, &s.smp)
+		fn(m.resource(), &m.facts)
+	}
+	return fhir.Wrap(op, err)
 }
 
 // Heads is of store.Store.
@@ -194,6 +219,14 @@ func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, er
 		}
 		if p != nil {
 			heads[i] = store.Head{Version: p.version, Hash: p.hash, Deleted: p.deleted, T: p.t}
+			continue
+		}
+		s, err := d.sampleOf(v.snap, ref)
+		if err != nil {
+			return nil, fhir.Wrap(op, err)
+		}
+		if s != nil {
+			heads[i] = store.Head{Version: 1, Hash: s.hash(), T: store.T(s.smp.Commit.T)}
 		}
 	}
 	return heads, nil
@@ -266,30 +299,114 @@ func (d *DB) Changes(ctx context.Context, from store.T, fn func(*store.Change) b
 		if ctx.Err() != nil {
 			return canceled(op, ctx.Err())
 		}
-		e, err := decodeEntry(it.Value())
-		if err != nil {
-			return fhir.Wrap(op, err)
-		}
 		k := reader{b: it.Key()[1:]}
 		t := store.T(k.u64())
-		r := row{place: e.place, typ: e.typ, id: e.id, t: t}
-		var m *match
-		c := store.Change{T: t, Ref: fhir.Ref{Type: e.typ, ID: e.id}, Version: e.version, Created: e.created, Deleted: e.deleted,
-			Facts: access.Facts{Type: e.typ, ID: e.id, Patient: e.patient, Vendor: e.vendor, Author: e.author, Categories: e.categories}}
-		c.Facts.Tokens = func(param string) []access.Token {
-			if m == nil {
-				// A row that cannot be read has no tokens: nothing is let out for it.
-				if m, _ = v.fetchRow(r); m == nil {
-					return nil
-				}
-			}
-			return m.tokens(param)
+		var more bool
+		if v0 := it.Value(); len(v0) > 0 && v0[0]&flagSeries != 0 {
+			more, err = d.sampleChanges(v, t, v0, fn)
+		} else {
+			more, err = v.change(t, v0, fn)
 		}
-		if !fn(&c) {
-			return nil
+		if err != nil || !more {
+			return fhir.Wrap(op, err)
 		}
 	}
 	return fhir.Wrap(op, it.Error())
+}
+
+// change calls fn with the change of one document.
+func (v *view) change(t store.T, raw []byte, fn func(*store.Change) bool) (bool, error) {
+	e, err := decodeEntry(raw)
+	if err != nil {
+		return false, err
+	}
+	r := row{place: e.place, typ: e.typ, id: e.id, t: t}
+	var m *match
+	c := store.Change{T: t, Ref: fhir.Ref{Type: e.typ, ID: e.id}, Version: e.version, Created: e.created, Deleted: e.deleted,
+		Facts: access.Facts{Type: e.typ, ID: e.id, Patient: e.patient, Vendor: e.vendor, Author: e.author, Categories: e.categories}}
+	c.Facts.Tokens = func(param string) []access.Token {
+		if m == nil {
+			// A row that cannot be read has no tokens: nothing is let out for it.
+			if m, _ = v.fetchRow(r); m == nil {
+				return nil
+			}
+		}
+		return m.tokens(param)
+	}
+	return fn(&c), nil
+}
+
+// sampleChanges calls fn with the samples of a SeriesWrite in order, those
+// among them that have become documents too.
+func (d *DB) sampleChanges(v *view, t store.T, raw []byte, fn func(*store.Change) bool) (more bool, err error) {
+	e, err := decodeSamplesEntry(raw)
+	if err != nil {
+		return false, err
+	}
+	in, err := d.info(v.snap, &e.place, e.id)
+	if err != nil {
+		return false, err
+	}
+	moved, err := v.moved(in, t, e.first, e.end)
+	if err != nil {
+		return false, err
+	}
+	w := v.walkSeries(d, in, t, false)
+	w.pass = func(h *series.Header) bool { return store.T(h.MaxT) < t }
+	defer closing(closer(w.close), &err)
+	if err := w.seek(e.first, e.end+1); err != nil {
+		return false, err
+	}
+	for w.valid() || len(moved) > 0 {
+		var m *match
+		if w.valid() {
+			s := w.sample()
+			if store.T(s.Commit.T) != t {
+				if err := w.next(); err != nil {
+					return false, err
+				}
+				continue
+			}
+			m = newSample(in, &s)
+		}
+		if len(moved) > 0 && (m == nil || moved[0].row.id < m.row.id) {
+			m, moved = moved[0], moved[1:]
+		} else if err := w.next(); err != nil {
+			return false, err
+		}
+		if !fn(&store.Change{T: t, Ref: fhir.Ref{Type: "Observation", ID: m.row.id}, Version: 1, Created: true, Facts: m.facts}) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// moved are the samples that a commit wrote within a time of one series and
+// that have become documents since, by id.
+func (v *view) moved(in *seriesInfo, t store.T, first, last int64) (out []*match, err error) {
+	lo, hi := series.Key{Identity: in.t.Identity, Start: first}, series.Key{Identity: in.t.Identity, Start: last, Check: math.MaxUint32}
+	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: idPrefix("Observation", lo.ID()), UpperBound: next(idPrefix("Observation", hi.ID()))})
+	if err != nil {
+		return nil, err
+	}
+	defer closing(it, &err)
+	for ok := it.First(); ok; ok = it.Next() {
+		p, err := decodePointer(it.Key(), it.Value())
+		if err != nil {
+			return nil, err
+		}
+		if !p.moved || p.t != t || p.series != in.id {
+			continue
+		}
+		_, rest, _ := takeStr(it.Key()[1:])
+		id, _, _ := takeStr(rest)
+		m, err := v.fetch(fhir.Ref{Type: "Observation", ID: id}, &p)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, m)
+	}
+	return out, it.Error()
 }
 
 // Log is of store.Store.

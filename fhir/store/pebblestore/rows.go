@@ -9,6 +9,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
 
@@ -17,6 +18,8 @@ var errRow = errors.New("malformed row")
 const (
 	flagDeleted = 1 << iota
 	flagCreated
+	flagMoved  // I: version 1 of what was a sample
+	flagSeries // L: samples of one series
 )
 
 // doc is a decoded D value.
@@ -180,21 +183,35 @@ type pointer struct {
 	t       store.T
 	version uint64
 	deleted bool
-	hash    [16]byte
+	// moved: it is version 1 of what was a sample of series.
+	moved  bool
+	series series.SeriesID
+	hash   [16]byte
 }
 
 func (p *pointer) encode() []byte {
 	b := binary.AppendUvarint(nil, p.version)
-	b = append(b, flags(p.deleted, false))
+	f := flags(p.deleted, false)
+	if p.moved {
+		f |= flagMoved
+	}
+	b = append(b, f)
 	b = append(b, p.hash[:]...)
+	if p.moved {
+		b = append(b, p.series[:]...)
+	}
 	return p.place.append(b)
 }
 
 func decodePointer(key, v []byte) (p pointer, err error) {
 	r := reader{b: v}
 	p.version = r.uvarint()
-	p.deleted = r.byte()&flagDeleted != 0
+	f := r.byte()
+	p.deleted, p.moved = f&flagDeleted != 0, f&flagMoved != 0
 	copy(p.hash[:], r.take(16))
+	if p.moved {
+		copy(p.series[:], r.take(8))
+	}
 	var ok bool
 	if p.place, _, ok = takePlace(r.b); !ok || r.bad || len(key) < 8 {
 		return p, errRow
@@ -223,6 +240,33 @@ func (e *entry) encode() []byte {
 		b = appendText(b, c)
 	}
 	return e.place.append(b)
+}
+
+// samplesEntry is an L row that stands for samples of one series.
+type samplesEntry struct {
+	place
+	id         series.SeriesID
+	count      uint64
+	first, end int64 // least and greatest start, Unix microseconds
+}
+
+func (e *samplesEntry) encode() []byte {
+	b := append([]byte{flagSeries}, e.id[:]...)
+	b = binary.AppendUvarint(b, e.count)
+	b = binary.AppendVarint(binary.AppendVarint(b, e.first), e.end)
+	return e.place.append(b)
+}
+
+func decodeSamplesEntry(v []byte) (e samplesEntry, err error) {
+	r := reader{b: v}
+	r.byte()
+	copy(e.id[:], r.take(8))
+	e.count, e.first, e.end = r.uvarint(), r.varint(), r.varint()
+	var ok bool
+	if e.place, _, ok = takePlace(r.b); !ok || r.bad {
+		return e, errRow
+	}
+	return e, nil
 }
 
 func decodeEntry(v []byte) (e entry, err error) {
@@ -318,10 +362,26 @@ func (d *doc) resource(typ, id string) fhir.Resource {
 
 // view of one document with its index values, extracted at most once.
 type match struct {
-	doc    doc
+	doc    doc // of a sample, json is nil until body
 	row    row
 	values *search.Values
 	facts  access.Facts
+	in     *seriesInfo // of a sample; nil for a document
+	smp    series.Sample
+}
+
+// body is the stamped JSON.
+func (m *match) body() []byte {
+	if m.in != nil && m.doc.json == nil {
+		m.doc.json = m.in.t.Append(make([]byte, 0, m.in.size), &m.smp)
+	}
+	return m.doc.json
+}
+
+// resource is what callers get.
+func (m *match) resource() fhir.Resource {
+	m.body()
+	return m.doc.resource(m.row.typ, m.row.id)
 }
 
 func newMatch(r row, d doc) *match {
@@ -335,7 +395,7 @@ func newMatch(r row, d doc) *match {
 // it matches nothing and no granular scope covers it.
 func (m *match) index() *search.Values {
 	if m.values == nil {
-		v, err := search.Extract(m.row.typ, m.doc.json)
+		v, err := search.Extract(m.row.typ, m.body())
 		if err != nil {
 			v = &search.Values{}
 		}

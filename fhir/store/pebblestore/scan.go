@@ -8,6 +8,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
 
@@ -72,12 +73,14 @@ func (x *finder) sorted(sort []search.SortKey, after []byte) error {
 	type hit struct {
 		sortPos
 		row row
+		in  *seriesInfo // of a sample
+		smp series.Sample
 	}
 	var hits []hit
 	costly := false
 	y := *x
 	y.emit = func(m *match, _ []byte) bool {
-		h := hit{sortPos{keysOf(x.q.Type, m.index(), sort), m.row.id}, m.row}
+		h := hit{sortPos{keysOf(x.q.Type, m.index(), sort), m.row.id}, m.row, m.in, m.smp}
 		if from != nil && h.compare(from, sort) <= 0 {
 			return true
 		}
@@ -99,7 +102,7 @@ func (x *finder) sorted(sort []search.SortKey, after []byte) error {
 		if err := x.step(); err != nil {
 			return err
 		}
-		m, err := x.v.fetchRow(hits[i].row)
+		m, err := x.again(hits[i].row, hits[i].in, &hits[i].smp)
 		if err != nil {
 			return err
 		}
@@ -118,6 +121,14 @@ func (x *finder) sorted(sort []search.SortKey, after []byte) error {
 	return nil
 }
 
+// again reads a match that was met before.
+func (x *finder) again(r row, in *seriesInfo, s *series.Sample) (*match, error) {
+	if in != nil {
+		return newSample(in, s), nil
+	}
+	return x.v.fetchRow(r)
+}
+
 // Scan is of store.Store.
 func (d *DB) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Found) bool) error {
 	const op = "pebblestore.Scan"
@@ -131,7 +142,7 @@ func (d *DB) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Found) 
 		return err
 	}
 	for _, typ := range r.Types {
-		x := &finder{ctx: ctx, op: op, v: v, at: at, q: &search.Query{Type: typ}, filter: r.Filter}
+		x := &finder{ctx: ctx, op: op, d: d, v: v, at: at, q: &search.Query{Type: typ}, filter: r.Filter}
 		more, err := x.scan(r, fn)
 		if err != nil || !more {
 			return fhir.Wrap(op, err)
@@ -147,10 +158,11 @@ func (x *finder) scan(r store.ScanRange, fn func(*store.Found) bool) (more bool,
 	var since int64
 	if !r.Since.IsZero() {
 		since = r.Since.UnixMilli()
+		x.since = since
 	}
 	give := func(m *match) bool {
 		if (since == 0 || m.doc.updated > since) && x.filter.Allow(&m.facts) {
-			more = fn(&store.Found{Resource: m.doc.resource(m.row.typ, m.row.id), Facts: &m.facts})
+			more = fn(&store.Found{Resource: m.resource(), Facts: &m.facts})
 		}
 		return more
 	}
@@ -163,18 +175,12 @@ func (x *finder) scan(r store.ScanRange, fn func(*store.Found) bool) (more bool,
 		x.emit = func(m *match, _ []byte) bool { return give(m) }
 		return more, x.byIndex(&c, nil)
 	}
-	err = x.v.walk(x.q.Type, r.Patient, r.Patient != "", nil, func(_ []byte, rw row, val []byte) (bool, error) {
-		if err := x.step(); err != nil || !visible(val, rw.t, x.at) {
+	err = x.rows(r.Patient, r.Patient != "", nil, func(_ []byte, rw row, t *table) (bool, error) {
+		m, err := x.met(rw, t)
+		if err != nil || m == nil || m.doc.deleted && !r.Deleted {
 			return true, err
 		}
-		d, err := x.recent.decodeDoc(val)
-		if err != nil {
-			return false, err
-		}
-		if d.deleted && !r.Deleted {
-			return true, nil
-		}
-		return give(newMatch(rw, d)), nil
+		return give(m), nil
 	})
 	return more, err
 }

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"pulsegate/fhir/search"
 )
 
@@ -37,12 +35,12 @@ func (x *finder) byCode(codes [][8]byte, after []byte) error {
 }
 
 // skipScan walks one table. The position is the key.
-func (x *finder) skipScan(table byte, codes [][8]byte, from []byte) (more bool, err error) {
-	lower, upper := []byte{table}, []byte{table + 1}
+func (x *finder) skipScan(tab byte, codes [][8]byte, from []byte) (more bool, err error) {
+	lower, upper := []byte{tab}, []byte{tab + 1}
 	if from != nil {
 		lower = from
 	}
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	it, err := x.openTable(tab, lower, upper)
 	if err != nil {
 		return false, err
 	}
@@ -58,7 +56,7 @@ func (x *finder) skipScan(table byte, codes [][8]byte, from []byte) (more bool, 
 			if !r.tail(k[len(cluster):]) {
 				return false, errRow
 			}
-			if more, err := x.offerRow(table, codes, k, r, it.Value()); err != nil || !more {
+			if more, err := x.offerRow(tab, codes, k, r, it); err != nil || !more {
 				return false, err
 			}
 			ok = it.Next()
@@ -75,13 +73,13 @@ func (x *finder) skipScan(table byte, codes [][8]byte, from []byte) (more bool, 
 			}
 			run = nil
 			if c := strings.Compare(t, x.q.Type); c < 0 {
-				ok = it.SeekGE(clusterKey(table, p, x.q.Type))
+				ok = it.SeekGE(clusterKey(tab, p, x.q.Type))
 				continue
 			} else if c > 0 {
-				ok = it.SeekGE(next(appendStr([]byte{table}, p)))
+				ok = it.SeekGE(next(appendStr([]byte{tab}, p)))
 				continue
 			}
-			cluster = clusterKey(table, p, t)
+			cluster = clusterKey(tab, p, t)
 			r.patient, r.typ = p, t
 		}
 		// The least wanted code at or behind the one that k is in.
@@ -102,18 +100,22 @@ func (x *finder) skipScan(table byte, codes [][8]byte, from []byte) (more bool, 
 }
 
 // offerRow looks at one row of a wanted code.
-func (x *finder) offerRow(table byte, codes [][8]byte, key []byte, r row, val []byte) (more bool, err error) {
-	if !visible(val, r.t, x.at) {
-		return true, nil
-	}
+func (x *finder) offerRow(tab byte, codes [][8]byte, key []byte, r row, t *table) (more bool, err error) {
 	var m *match
-	if table == tabDoc {
-		d, err := x.recent.decodeDoc(val)
-		if err != nil {
-			return false, err
+	if in, s := t.sampled(); in != nil {
+		if tab == tabCode && (slices.Contains(codes, in.code) || least(in.others, codes) != r.code) {
+			return true, nil
 		}
-		m = newMatch(r, d)
+		m = newSample(in, &s)
+	} else if tab == tabDoc {
+		if m, err = x.met(r, t); err != nil || m == nil {
+			return true, err
+		}
 	} else {
+		val := t.Value()
+		if !visible(val, r.t, x.at) {
+			return true, nil
+		}
 		met := r.code
 		if copy(r.code[:], val[8:]) != 8 {
 			return false, errRow
@@ -133,17 +135,21 @@ func (x *finder) offerRow(table byte, codes [][8]byte, key []byte, r row, val []
 
 // firstOther is the least of the wanted codes under which m has a P row: where
 // a scan meets it first.
-func (x *finder) firstOther(m *match, codes [][8]byte) (least [8]byte) {
+func (x *finder) firstOther(m *match, codes [][8]byte) (none [8]byte) {
 	// The query has a code clause, so the selection has the code.
 	v, err := search.Extractor{}.ExtractFor(x.sel, m.doc.json)
 	if err != nil {
-		return least
+		return none
 	}
-	others := otherCodes(m.row.typ, v, m.row.code)
-	for _, c := range codes { // sorted
+	return least(otherCodes(m.row.typ, v, m.row.code), codes)
+}
+
+// least is the first of the sorted codes that is among others, else zero.
+func least(others, codes [][8]byte) (none [8]byte) {
+	for _, c := range codes {
 		if slices.Contains(others, c) {
 			return c
 		}
 	}
-	return least
+	return none
 }

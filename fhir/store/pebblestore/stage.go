@@ -13,6 +13,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
 
@@ -23,7 +24,8 @@ type current struct {
 	pointer
 	doc    doc
 	values *search.Values
-	loaded bool // doc and values are there
+	loaded bool     // doc and values are there
+	smp    *located // it is a sample
 }
 
 // stage is a group being built: the Pebble batch and, over the database, what
@@ -35,6 +37,13 @@ type stage struct {
 	heads map[fhir.Ref]*current
 	state map[string][]byte // nil: absent
 	ids   *pebble.Iterator  // over what was applied before this group; opened when first needed
+
+	// Of the series that the group touches.
+	touched  map[series.Identity]store.T
+	appended map[series.Identity]bool
+	tallies  map[series.SeriesID]*seriesState
+	written  map[series.SeriesID]*seriesInfo // whose tally has changed
+	blocks   map[string]*openBlock           // by H key
 }
 
 // close ends what reads needed; the batch is not its business.
@@ -46,7 +55,9 @@ func (s *stage) close() error {
 }
 
 func newStage(d *DB) *stage {
-	return &stage{d: d, batch: d.pdb.NewBatch(), meta: d.head, heads: map[fhir.Ref]*current{}, state: map[string][]byte{}}
+	return &stage{d: d, batch: d.pdb.NewBatch(), meta: d.head, heads: map[fhir.Ref]*current{}, state: map[string][]byte{},
+		touched: map[series.Identity]store.T{}, appended: map[series.Identity]bool{}, tallies: map[series.SeriesID]*seriesState{},
+		written: map[series.SeriesID]*seriesInfo{}, blocks: map[string]*openBlock{}}
 }
 
 // write is one resolved resource write.
@@ -60,7 +71,7 @@ type write struct {
 // that does not hold is the request's error; a returned error is the store's.
 func (s *stage) add(r *request) error {
 	b := r.batch
-	if len(b.Writes)+len(b.State)+len(b.Leaves) == 0 {
+	if len(b.Writes)+len(b.State)+len(b.Leaves)+len(b.Series) == 0 {
 		return nil
 	}
 	t := s.meta.t + 1
@@ -81,15 +92,24 @@ func (s *stage) add(r *request) error {
 	if err := s.checkState(b.State); err != nil {
 		return s.refuse(r, err)
 	}
+	if err := s.checkSeries(r); err != nil {
+		return s.refuse(r, err)
+	}
 	r.result = store.Result{Outcomes: outcomes, LeafIndex: s.meta.leaves}
-	if len(writes)+len(b.State)+len(b.Leaves) == 0 {
+	if len(writes)+len(b.State)+len(b.Leaves)+len(r.series) == 0 {
 		return nil
 	}
 	r.result.T = t
 	r.commit.T = t
 	s.meta.t, s.meta.updated = t, updated
+	for i, a := range r.series {
+		if err := s.putSeries(a, t, updated, uint32(i)); err != nil {
+			return err
+		}
+		r.commit.Samples += a.count
+	}
 	for i := range writes {
-		c, err := s.put(&writes[i], t, uint32(i))
+		c, err := s.put(&writes[i], t, uint32(len(r.series)+i))
 		if err != nil {
 			return err
 		}
@@ -131,10 +151,30 @@ func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current) (*current, err
 		s.ids = it
 	}
 	p, err := headIn(s.ids, ref, ^store.T(0))
-	if err != nil || p == nil {
+	if err != nil {
 		return nil, err
 	}
-	return &current{pointer: *p}, nil
+	if p != nil {
+		return &current{pointer: *p}, nil
+	}
+	return s.lookupSample(ref)
+}
+
+// lookupSample finds the sample that ref names.
+func (s *stage) lookupSample(ref fhir.Ref) (*current, error) {
+	if k, ok := series.ParseID(ref.ID); ref.Type != "Observation" || !ok {
+		return nil, nil
+	} else if s.appended[k.Identity] {
+		return nil, fhir.Errorf(fhir.Conflict, "pebblestore.Commit", "the stream is being written; try again")
+	}
+	l, err := s.d.sampleOf(s.d.pdb, ref)
+	if err != nil || l == nil {
+		return nil, err
+	}
+	m := newSample(l.in, &l.smp)
+	c := &current{smp: l, loaded: true, values: m.index(), doc: m.doc}
+	c.place, c.t, c.version, c.moved, c.series, c.hash = m.row.place, m.row.t, 1, true, l.in.id, l.hash()
+	return c, nil
 }
 
 // load fetches the document of c.
@@ -274,7 +314,21 @@ func (s *stage) stateOf(key string) ([]byte, error) {
 // put writes the rows of one resource write and closes those of the version
 // before. It returns the change, nil for an AuditEvent.
 func (s *stage) put(w *write, t store.T, n uint32) (*store.Change, error) {
+	if k, ok := series.ParseID(w.ref.ID); ok && w.ref.Type == "Observation" {
+		if err := s.touch(k.Identity, t); err != nil {
+			return nil, err
+		}
+	}
 	if w.old != nil {
+		if w.old.smp != nil {
+			if err := s.takeOut(w.old.smp); err != nil {
+				return nil, err
+			}
+			if err := s.batch.Set(idKey(w.ref.Type, w.ref.ID, w.old.t), w.old.encode(), nil); err != nil {
+				return nil, err
+			}
+			w.old.smp = nil
+		}
 		w.old.doc.to = t
 		if err := s.rows(w.ref, w.old); err != nil {
 			return nil, err
@@ -394,6 +448,9 @@ func (s *stage) edge(indexes []int64) ([]tlog.Hash, error) {
 // finish closes the group: the head row, and expired state once a second.
 func (s *stage) finish() error {
 	if err := s.batch.Set(headKey, s.meta.encode(), nil); err != nil {
+		return err
+	}
+	if err := s.finishSeries(); err != nil {
 		return err
 	}
 	now := s.d.opts.Clock()

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+)
+
+const resultsHead = `# Bench results
+
+Written by ` + "`go run ./conformance/bench -bin bin/pulsegate -results conformance/bench/RESULTS.md`" + `, newest last.
+The load program runs on the same cores as the server. A floor is measured in the same run; read the
+shares of a floor rather than the figures, which depend on what else the machine does.
+`
+
+// results appends a section to a file of results.
+func (b *bench) results(file string) error {
+	old, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		old, err = []byte(resultsHead), nil
+	}
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	out.Write(bytes.TrimRight(old, "\n"))
+	fmt.Fprintf(&out, "\n\n## %s, commit %s\n\n%s; %d requests a measurement, %d connections, %d Observations.\n\n", time.Now().UTC().Format(time.DateOnly),
+		commit(), machine(), b.opt.n, b.opt.workers, b.opt.seedObs)
+	out.WriteString("| what | figure | unit | of its floor | note |\n|---|---:|---|---:|---|\n")
+	for _, f := range b.figures {
+		share := ""
+		if f.Reached > 0 {
+			share = fmt.Sprintf("%.2f", f.Reached)
+		}
+		fmt.Fprintf(&out, "| %s | %s | %s | %s | %s |\n", f.Name, number(f.Value), f.Unit, share, f.Note)
+	}
+	return os.WriteFile(file, out.Bytes(), 0o644)
+}
+
+// commit is what git says of the working directory.
+func commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// machine is what a reader needs to compare: cores, kind of processor, memory.
+func machine() string {
+	s := fmt.Sprintf("%d cores, %s", runtime.NumCPU(), runtime.GOARCH)
+	for _, f := range []struct{ file, key, as string }{{"/proc/cpuinfo", "model name", ""}, {"/proc/meminfo", "MemTotal", "memory "}} {
+		raw, err := os.ReadFile(f.file)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(raw)) {
+			if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == f.key {
+				s += ", " + f.as + strings.TrimSpace(v)
+				break
+			}
+		}
+	}
+	return s
+}

@@ -1,0 +1,47 @@
+package audit
+
+import (
+	"reflect"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"pulsegate/fhir/search"
+)
+
+// The values that go to the store with an event are those that a reader of its
+// bytes would find.
+func TestValuesAreThoseOfTheBytes(t *testing.T) {
+	rec := testRecorder(t, 5)
+	rapid.Check(t, func(t *rapid.T) {
+		w, _, err := rec.Prepare(drawEvent(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := search.Extract("AuditEvent", w.Resource.JSON)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(w.Values, want) {
+			for k, v := range want.ByParam {
+				if !reflect.DeepEqual(v, w.Values.ByParam[k]) {
+					t.Errorf("%s: %+v, extracted %+v", k, w.Values.ByParam[k], v)
+				}
+			}
+			t.Fatalf("values %+v\nextracted %+v", w.Values, want)
+		}
+	})
+}
+
+func BenchmarkExtract(b *testing.B) {
+	rec := testRecorder(b, 6)
+	w, _, err := rec.Prepare(Event{Kind: Rest, Interaction: "read", Patient: "p1"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := search.Extract("AuditEvent", w.Resource.JSON); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,192 @@
+package interaction
+
+import (
+	"math"
+	"slices"
+)
+
+// distribution holds how often each value came: exact for every statistic, and
+// small where values repeat, as those of wearables do.
+type distribution struct {
+	runs []run // by value
+	buf  []float64
+	n    uint64
+}
+
+type run struct {
+	v float64
+	n uint64
+}
+
+const (
+	distributionBuffer = 1 << 15
+	// maxDistinct bounds the memory of a request: 16 bytes a value, twice
+	// while they are merged.
+	maxDistinct = 2 << 20
+)
+
+// add counts v; false when there are too many different values.
+func (d *distribution) add(v float64) bool {
+	d.buf = append(d.buf, v)
+	d.n++
+	if len(d.buf) >= distributionBuffer {
+		d.merge()
+	}
+	return len(d.runs) <= maxDistinct
+}
+
+// maxSpan is the widest range of whole numbers that is counted in an array.
+const maxSpan = 4096
+
+// addSome counts a beginning of vs, at least one, and says how many: many whole
+// numbers that lie close together, as heart rates do, without sorting.
+func (d *distribution) addSome(vs []float64) int {
+	lo, hi, k := vs[0], vs[0], 0
+	for ; k < len(vs) && vs[k] == math.Trunc(vs[k]) && math.Abs(vs[k]) < 1<<52; k++ {
+		l, h := min(lo, vs[k]), max(hi, vs[k])
+		if h-l >= maxSpan {
+			break
+		}
+		lo, hi = l, h
+	}
+	if k < 64 {
+		d.add(vs[0])
+		return 1
+	}
+	d.merge()
+	counts := make([]uint64, int(hi-lo)+1)
+	for _, v := range vs[:k] {
+		counts[int(v-lo)]++
+	}
+	var fresh []run
+	for i, n := range counts {
+		if n > 0 {
+			fresh = append(fresh, run{lo + float64(i), n})
+		}
+	}
+	d.n += uint64(k)
+	out := make([]run, 0, len(d.runs)+len(fresh))
+	i, j := 0, 0
+	for i < len(d.runs) || j < len(fresh) {
+		switch {
+		case j == len(fresh) || i < len(d.runs) && d.runs[i].v < fresh[j].v:
+			out = append(out, d.runs[i])
+			i++
+		case i == len(d.runs) || fresh[j].v < d.runs[i].v:
+			out = append(out, fresh[j])
+			j++
+		default:
+			out = append(out, run{fresh[j].v, fresh[j].n + d.runs[i].n})
+			i, j = i+1, j+1
+		}
+	}
+	d.runs = out
+	return k
+}
+
+// merge sorts the buffer into the runs.
+func (d *distribution) merge() {
+	if len(d.buf) == 0 {
+		return
+	}
+	slices.Sort(d.buf)
+	out := make([]run, 0, len(d.runs)+64)
+	put := func(v float64, n uint64) {
+		if k := len(out) - 1; k >= 0 && out[k].v == v {
+			out[k].n += n
+			return
+		}
+		out = append(out, run{v, n})
+	}
+	i := 0
+	for _, v := range d.buf {
+		for i < len(d.runs) && d.runs[i].v <= v {
+			put(d.runs[i].v, d.runs[i].n)
+			i++
+		}
+		put(v, 1)
+	}
+	for ; i < len(d.runs); i++ {
+		put(d.runs[i].v, d.runs[i].n)
+	}
+	d.runs, d.buf = out, d.buf[:0]
+}
+
+// at is the value in place k of all values in order, from 0.
+func (d *distribution) at(k uint64) float64 {
+	for _, r := range d.runs {
+		if k < r.n {
+			return r.v
+		}
+		k -= r.n
+	}
+	return math.NaN()
+}
+
+// quantile interpolates between neighbours, the whole range being from the
+// least value to the greatest (R's type 7, the method of spreadsheets).
+func (d *distribution) quantile(q float64) float64 {
+	if d.n == 0 {
+		return math.NaN()
+	}
+	pos := q * float64(d.n-1)
+	k := uint64(pos)
+	lo := d.at(k)
+	if frac := pos - float64(k); frac > 0 && k+1 < d.n {
+		return lo + frac*(d.at(k+1)-lo)
+	}
+	return lo
+}
+
+func (d *distribution) sum() float64 {
+	s, carry := 0.0, 0.0 // Kahan
+	for _, r := range d.runs {
+		y := r.v*float64(r.n) - carry
+		t := s + y
+		carry = (t - s) - y
+		s = t
+	}
+	return s
+}
+
+func (d *distribution) mean() float64 { return d.sum() / float64(d.n) }
+
+// moment is the sum of (v-mean)^k.
+func (d *distribution) moment(k int) float64 {
+	m, s := d.mean(), 0.0
+	for _, r := range d.runs {
+		x := r.v - m
+		p := x
+		for range k - 1 {
+			p *= x
+		}
+		s += p * float64(r.n)
+	}
+	return s
+}
+
+// variance is that of a sample (n-1).
+func (d *distribution) variance() float64 {
+	if d.n < 2 {
+		return math.NaN()
+	}
+	return d.moment(2) / float64(d.n-1)
+}
+
+// skew is the adjusted Fisher-Pearson coefficient of a sample.
+func (d *distribution) skew() float64 {
+	n, s2 := float64(d.n), d.variance()
+	if d.n < 3 || s2 == 0 {
+		return math.NaN()
+	}
+	return n / ((n - 1) * (n - 2)) * d.moment(3) / math.Pow(s2, 1.5)
+}
+
+// kurtosis is the excess kurtosis of a sample, corrected for its bias.
+func (d *distribution) kurtosis() float64 {
+	n, s2 := float64(d.n), d.variance()
+	if d.n < 4 || s2 == 0 {
+		return math.NaN()
+	}
+	return n*(n+1)/((n-1)*(n-2)*(n-3))*d.moment(4)/(s2*s2) - 3*(n-1)*(n-1)/((n-2)*(n-3))
+}

@@ -1,0 +1,314 @@
+package interaction
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/valyala/fastjson"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/r4"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+// LastN is Observation/$lastn
+// (https://hl7.org/fhir/R4/observation-operation-lastn.html): of each group of
+// Observations with one code the newest `max` (1), ties included, group by
+// group, newest first. All codings of an Observation count as one code, and
+// groups that share a coding are one. The other parameters are those of a
+// search; it must name one patient and a category or code.
+func (s *Service) LastN(ctx context.Context, rq *Request, ps []Parameter) (*Page, error) {
+	page, patients, err := s.lastN(ctx, rq, ps)
+	if err != nil {
+		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: "Observation"}, err)
+	}
+	if err := s.Audit.Record(ctx, patientEvents(rq, "Observation", patients)...); err != nil {
+		return nil, err
+	}
+	return page, nil
+}
+
+func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page, map[string]bool, error) {
+	const op = "interaction.LastN"
+	if err := rq.may(op, access.Search, "Observation"); err != nil {
+		return nil, nil, err
+	}
+	q, most, err := s.lastNQuery(rq, ps)
+	if err != nil {
+		return nil, nil, err
+	}
+	limits := s.Limits.withDefaults()
+	when, err := selection("date")
+	if err != nil {
+		return nil, nil, err
+	}
+	g := &codeGroups{most: most, room: limits.PageBytes, when: when, sets: map[string]*codeSet{}, concepts: map[string]*codeSet{}}
+	at := s.Store.T()
+	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at}
+	var bad error
+	add := func(f *store.Found) bool {
+		bad = g.add(f)
+		return bad == nil
+	}
+	if fast, ok := s.Store.(store.Columnar); ok {
+		err = fast.FindNewest(ctx, find, most, add)
+	} else {
+		err = s.Store.Find(ctx, find, add)
+	}
+	if bad != nil {
+		err = bad
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	res := &results{page: &Page{}, patients: map[string]bool{q.Patient: true}, seen: map[fhir.Ref]bool{}}
+	for _, o := range g.newest() {
+		body, err := r4.Subset("Observation", o.json, q.Summary, q.Elements)
+		if err != nil {
+			return nil, nil, err
+		}
+		res.page.match(s.Base+"/Observation/"+o.id, body, "match")
+		res.seen[fhir.Ref{Type: "Observation", ID: o.id}] = true
+		if err := res.collect(q, &fhir.Resource{Type: "Observation", ID: o.id, JSON: o.json}, false); err != nil {
+			return nil, nil, err
+		}
+	}
+	total := int64(res.page.count)
+	if err := s.include(ctx, rq, q, at, limits, res); err != nil {
+		return nil, nil, err
+	}
+	id, err := s.newID()
+	if err != nil {
+		return nil, nil, err
+	}
+	self := s.Base + "/Observation/$lastn?max=" + strconv.Itoa(most) + "&" + search.SelfQuery(q)
+	res.page.open(id, "searchset", s.Clock(), total, []link{{"self", self}})
+	return res.page, res.patients, nil
+}
+
+// maxPerGroup bounds max.
+const maxPerGroup = 1000
+
+// lastNQuery reads max, and the rest as a search.
+func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, error) {
+	const op = "interaction.LastN"
+	most, given := 1, false
+	var pairs [][2]string
+	for _, p := range ps {
+		if p.Coding != nil || p.Period != nil {
+			return nil, 0, fhir.Errorf(fhir.Invalid, op, "the parameters of $lastn are strings, as in a search")
+		}
+		switch p.Name {
+		case "max":
+			n, err := strconv.Atoi(p.Value)
+			if err != nil || n < 1 || n > maxPerGroup || given {
+				return nil, 0, fhir.Errorf(fhir.Invalid, op, "max: one whole number from 1 to %d", maxPerGroup)
+			}
+			most, given = n, true
+		case "_sort", "_count", "_total", "__t", "__after":
+			return nil, 0, fhir.Errorf(fhir.Invalid, op, "%s has no meaning in $lastn: the order is fixed and the answer is one page", p.Name)
+		default:
+			pairs = append(pairs, [2]string{p.Name, p.Value})
+		}
+	}
+	q, err := search.Parse("Observation", pairs, search.ParseOptions{Lenient: rq.Lenient, Base: s.Base, Now: s.Clock})
+	if err != nil {
+		return nil, 0, err
+	}
+	coded := slices.ContainsFunc(q.Clauses, func(c search.Clause) bool {
+		return c.Param.Code == "category" || c.Param.Code == "code" || strings.HasSuffix(c.Param.Code, "-code")
+	})
+	switch {
+	case q.Patient == "":
+		return nil, 0, &fhir.Error{Kind: fhir.Invalid, Op: op, Issues: []fhir.Issue{{Code: "required", Diagnostics: "$lastn needs patient or subject, with one patient"}}}
+	case !coded:
+		return nil, 0, &fhir.Error{Kind: fhir.Invalid, Op: op, Issues: []fhir.Issue{{Code: "required", Diagnostics: "$lastn needs category or code"}}}
+	case q.Summary == search.SummaryCount:
+		return nil, 0, fhir.Errorf(fhir.Invalid, op, "_summary=count has no meaning in $lastn")
+	}
+	q.Sort = []search.SortKey{{Param: "date", Desc: true}}
+	return q, most, nil
+}
+
+var errStored = errors.New("a stored Observation is not JSON")
+
+// selection is of one search parameter of Observation.
+func selection(param string) (*search.Selection, error) {
+	p, ok := search.Lookup("Observation", param)
+	if !ok {
+		return nil, fhir.Errorf(fhir.Internal, "interaction.selection", "no such parameter")
+	}
+	return search.Select(&search.Query{Type: "Observation", Clauses: []search.Clause{{Param: p}}})
+}
+
+// recent is one Observation that may be among the newest.
+type recent struct {
+	id   string
+	at   int64 // the instant from which it holds; math.MinInt64 without one
+	json []byte
+}
+
+// codeSet is a group in the making: its codings are one code. parent is set
+// when it has become part of another.
+type codeSet struct {
+	parent *codeSet
+	order  int // of its first Observation
+	kept   []recent
+}
+
+func (s *codeSet) root() *codeSet {
+	for s.parent != nil {
+		if s.parent.parent != nil {
+			s.parent = s.parent.parent
+		}
+		s = s.parent
+	}
+	return s
+}
+
+type codeGroups struct {
+	most     int
+	room     int // bytes that may yet be held
+	n        int
+	parser   fastjson.Parser
+	when     *search.Selection
+	sets     map[string]*codeSet // by coding or text
+	concepts map[string]*codeSet // by the bytes of a whole code
+	all      []*codeSet
+}
+
+// add takes an Observation in. It may come in any order.
+func (g *codeGroups) add(f *store.Found) error {
+	v, err := g.parser.ParseBytes(f.Resource.JSON)
+	if err != nil {
+		return &fhir.Error{Kind: fhir.Internal, Op: "interaction.LastN", Err: errStored}
+	}
+	g.n++
+	o := recent{id: f.Resource.ID, at: math.MinInt64}
+	vals, err := search.Extractor{}.ExtractFor(g.when, f.Resource.JSON)
+	if err != nil {
+		return fhir.Wrap("interaction.LastN", err)
+	}
+	for _, d := range vals.ByParam["date"] {
+		o.at = max(o.at, d.Lo)
+	}
+	set := g.set(v.Get("code"))
+	if len(set.kept) >= g.most && o.at < set.kept[g.most-1].at {
+		return nil
+	}
+	if g.room -= len(f.Resource.JSON); g.room < 0 {
+		return fhir.Errorf(fhir.TooCostly, "interaction.LastN", "the newest of every code are more than one answer holds: ask for fewer codes or a smaller max")
+	}
+	o.json = slices.Clone(f.Resource.JSON)
+	set.kept = append(set.kept, o)
+	g.trim(set)
+	return nil
+}
+
+// trim keeps the newest and their ties, in order.
+func (g *codeGroups) trim(s *codeSet) {
+	slices.SortStableFunc(s.kept, func(a, b recent) int {
+		switch {
+		case a.at > b.at:
+			return -1
+		case a.at < b.at:
+			return 1
+		}
+		return 0
+	})
+	if len(s.kept) <= g.most {
+		return
+	}
+	n := g.most
+	for n < len(s.kept) && s.kept[n].at == s.kept[g.most-1].at && s.kept[n].at != math.MinInt64 {
+		n++
+	}
+	for _, o := range s.kept[n:] {
+		g.room += len(o.json)
+	}
+	clear(s.kept[n:])
+	s.kept = s.kept[:n]
+}
+
+// set finds the group of a code, and joins those that it shows to be one.
+func (g *codeGroups) set(code *fastjson.Value) *codeSet {
+	var whole string
+	if code != nil {
+		whole = string(code.MarshalTo(nil))
+	}
+	if s := g.concepts[whole]; s != nil {
+		return s.root()
+	}
+	s := &codeSet{order: g.n}
+	g.all = append(g.all, s)
+	for _, k := range codeKeys(code) {
+		if old := g.sets[k]; old != nil {
+			s = g.join(s, old.root())
+		}
+		g.sets[k] = s
+	}
+	g.concepts[whole] = s
+	return s
+}
+
+// codeKeys are what two codes must share one of to be the same: a coding, or
+// the text of a code without codings.
+func codeKeys(code *fastjson.Value) []string {
+	if code == nil {
+		return []string{"none"}
+	}
+	var out []string
+	for _, c := range code.GetArray("coding") {
+		if k := string(c.GetStringBytes("code")); k != "" {
+			out = append(out, "c"+string(c.GetStringBytes("system"))+"|"+k)
+		}
+	}
+	if out == nil {
+		out = []string{"t" + string(code.GetStringBytes("text"))}
+	}
+	return out
+}
+
+func (g *codeGroups) join(a, b *codeSet) *codeSet {
+	if a == b {
+		return a
+	}
+	if a.order < b.order {
+		a, b = b, a
+	}
+	a.parent = b
+	b.kept = append(b.kept, a.kept...)
+	a.kept = nil
+	g.trim(b)
+	return b
+}
+
+// newest gives the groups by their newest Observation, each newest first.
+func (g *codeGroups) newest() []recent {
+	var groups []*codeSet
+	for _, s := range g.all {
+		if s.parent == nil && len(s.kept) > 0 {
+			groups = append(groups, s)
+		}
+	}
+	slices.SortStableFunc(groups, func(a, b *codeSet) int {
+		switch {
+		case a.kept[0].at > b.kept[0].at:
+			return -1
+		case a.kept[0].at < b.kept[0].at:
+			return 1
+		}
+		return a.order - b.order
+	})
+	var out []recent
+	for _, s := range groups {
+		out = append(out, s.kept...)
+	}
+	return out
+}

@@ -1,0 +1,128 @@
+package interaction
+
+import (
+	"encoding/json"
+	"net/url"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/search"
+)
+
+// Coding is a system and a code; Display may be empty.
+type Coding struct {
+	System  string `json:"system,omitempty"`
+	Code    string `json:"code,omitempty"`
+	Display string `json:"display,omitempty"`
+}
+
+// Parameter is one input of an operation: of a URL always a Value, of a
+// Parameters resource what its value[x] holds.
+type Parameter struct {
+	Name   string
+	Value  string // of a primitive, as written
+	Coding *Coding
+	Period *Period
+}
+
+// Period is start and end as written; either may be empty.
+type Period struct {
+	Start string `json:"start"`
+	End   string `json:"end"`
+}
+
+const maxParameters = 100
+
+// QueryParameters reads the inputs from a query string.
+func QueryParameters(raw string) ([]Parameter, error) {
+	pairs, err := search.Pairs(raw)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Parameter, len(pairs))
+	for i, p := range pairs {
+		out[i] = Parameter{Name: p[0], Value: p[1]}
+	}
+	return out, nil
+}
+
+// ParseParameters reads the inputs from a Parameters resource: primitives,
+// valueCoding and valuePeriod.
+func ParseParameters(body []byte) ([]Parameter, error) {
+	const op = "interaction.ParseParameters"
+	var p struct {
+		ResourceType string                       `json:"resourceType"`
+		Parameter    []map[string]json.RawMessage `json:"parameter"`
+	}
+	// jsontext refuses what encoding/json lets pass: members twice, broken UTF-8.
+	if !jsontext.Value(body).IsValid() || json.Unmarshal(body, &p) != nil || p.ResourceType != "Parameters" {
+		return nil, fhir.Errorf(fhir.Invalid, op, "the body must be a Parameters resource")
+	}
+	if len(p.Parameter) > maxParameters {
+		return nil, fhir.Errorf(fhir.TooLarge, op, "at most %d parameters", maxParameters)
+	}
+	out := make([]Parameter, 0, len(p.Parameter))
+	for i, m := range p.Parameter {
+		x := Parameter{}
+		if json.Unmarshal(m["name"], &x.Name) != nil || x.Name == "" {
+			return nil, fhir.Errorf(fhir.Invalid, op, "Parameters.parameter[%d] has no name", i)
+		}
+		values := 0
+		for k, raw := range m {
+			if !strings.HasPrefix(k, "value") {
+				continue
+			}
+			values++
+			if !x.read(k, raw) {
+				return nil, fhir.Errorf(fhir.Invalid, op, "Parameters.parameter[%d] has a value of a type that no parameter here has", i)
+			}
+		}
+		if values != 1 {
+			return nil, fhir.Errorf(fhir.Invalid, op, "Parameters.parameter[%d] must have one value", i)
+		}
+		out = append(out, x)
+	}
+	return out, nil
+}
+
+func (x *Parameter) read(member string, raw json.RawMessage) bool {
+	switch member {
+	case "valueCoding":
+		x.Coding = &Coding{}
+		return json.Unmarshal(raw, x.Coding) == nil
+	case "valuePeriod":
+		x.Period = &Period{}
+		return json.Unmarshal(raw, x.Period) == nil
+	}
+	switch {
+	case len(raw) == 0:
+		return false
+	case raw[0] == '"':
+		return json.Unmarshal(raw, &x.Value) == nil
+	case raw[0] == '{' || raw[0] == '[' || raw[0] == 'n':
+		return false
+	}
+	x.Value = string(raw) // a number or boolean, as written
+	return true
+}
+
+// FormatParameters writes inputs as a query, for the trail.
+func FormatParameters(ps []Parameter) string {
+	var b strings.Builder
+	for i, p := range ps {
+		if i > 0 {
+			b.WriteByte('&')
+		}
+		v := p.Value
+		switch {
+		case p.Coding != nil:
+			v = p.Coding.System + "|" + p.Coding.Code
+		case p.Period != nil:
+			v = p.Period.Start + "/" + p.Period.End
+		}
+		b.WriteString(url.QueryEscape(p.Name) + "=" + url.QueryEscape(v))
+	}
+	return b.String()
+}

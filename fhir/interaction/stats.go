@@ -1,0 +1,391 @@
+package interaction
+
+import (
+	"context"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/r4"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+// Numbers are measured values of one code in one unit.
+type Numbers struct {
+	Code   []Coding // of the Observation, or of the component
+	Unit   Unit
+	Values []float64
+	// Ignored are measurements that hold no number in a UCUM unit.
+	Ignored uint64
+	// From and To are the instants of the first and the last, Unix ms.
+	From, To int64
+}
+
+// Unit is a UCUM unit.
+type Unit struct{ Text, Code string }
+
+// statistics are the codes that are offered, with their displays
+// (http://terminology.hl7.org/CodeSystem/observation-statistics) and how each
+// is computed.
+var statistics = map[string]struct { // read only
+	display string
+	of      func(*distribution) float64
+	plain   bool // a number of its own, not in the unit of the values
+}{
+	"average":    {"Average", (*distribution).mean, false},
+	"maximum":    {"Maximum", func(d *distribution) float64 { return d.quantile(1) }, false},
+	"minimum":    {"Minimum", func(d *distribution) float64 { return d.quantile(0) }, false},
+	"count":      {"Count", func(d *distribution) float64 { return float64(d.n) }, true},
+	"median":     {"Median", func(d *distribution) float64 { return d.quantile(.5) }, false},
+	"std-dev":    {"Standard Deviation", func(d *distribution) float64 { return math.Sqrt(d.variance()) }, false},
+	"sum":        {"Sum", (*distribution).sum, false},
+	"variance":   {"Variance", (*distribution).variance, true},
+	"20-percent": {"20th Percentile", func(d *distribution) float64 { return d.quantile(.2) }, false},
+	"80-percent": {"80th Percentile", func(d *distribution) float64 { return d.quantile(.8) }, false},
+	"4-lower":    {"Lower Quartile", func(d *distribution) float64 { return d.quantile(.25) }, false},
+	"4-upper":    {"Upper Quartile", func(d *distribution) float64 { return d.quantile(.75) }, false},
+	"4-dev":      {"Quartile Deviation", func(d *distribution) float64 { return (d.quantile(.75) - d.quantile(.25)) / 2 }, false},
+	"5-1":        {"1st Quintile", func(d *distribution) float64 { return d.quantile(.2) }, false},
+	"5-2":        {"2nd Quintile", func(d *distribution) float64 { return d.quantile(.4) }, false},
+	"5-3":        {"3rd Quintile", func(d *distribution) float64 { return d.quantile(.6) }, false},
+	"5-4":        {"4th Quintile", func(d *distribution) float64 { return d.quantile(.8) }, false},
+	"skew":       {"Skew", (*distribution).skew, true},
+	"kurtosis":   {"Kurtosis", (*distribution).kurtosis, true},
+	// Counted beside the distribution.
+	"total-count": {"Total Count", nil, true},
+}
+
+const sysStatistics = "http://terminology.hl7.org/CodeSystem/observation-statistics"
+
+// statsAsked is a checked request.
+type statsAsked struct {
+	patient    string
+	codes      []Coding
+	from, to   time.Time // zero: open
+	statistics []string
+	include    bool
+	limit      int
+}
+
+// Stats is Observation/$stats
+// (https://hl7.org/fhir/R4/observation-operation-stats.html), answered as a
+// Parameters resource: one Observation ("statistics") for each code and unit,
+// with a component for each statistic. A statistic that the values do not
+// define has a dataAbsentReason. Of a panel each component is a code of its
+// own. Variance, skew and kurtosis are those of a sample; percentiles are
+// interpolated.
+func (s *Service) Stats(ctx context.Context, rq *Request, ps []Parameter) ([]byte, error) {
+	body, patient, err := s.stats(ctx, rq, ps)
+	if err != nil {
+		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: "Observation"}, err)
+	}
+	if err := s.Audit.Record(ctx, patientEvents(rq, "Observation", map[string]bool{patient: true})...); err != nil {
+		return nil, err
+	}
+	return body, nil
+}
+
+func (s *Service) stats(ctx context.Context, rq *Request, ps []Parameter) ([]byte, string, error) {
+	const op = "interaction.Stats"
+	if err := rq.may(op, access.Search, "Observation"); err != nil {
+		return nil, "", err
+	}
+	a, err := s.readStats(ps)
+	if err != nil {
+		return nil, "", err
+	}
+	q, err := a.query(s)
+	if err != nil {
+		return nil, "", err
+	}
+	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: s.Store.T()}
+	sum := &summary{asked: a}
+	src := &sources{room: s.Limits.withDefaults().PageBytes, limit: a.limit}
+	err = summarize(ctx, s.Store, find, a.codes, sum.add, src)
+	if err == nil {
+		err = sum.err
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	b := []byte(`{"resourceType":"Parameters","parameter":[`)
+	for i, g := range sum.answered() {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `{"name":"statistics","resource":`...)
+		b = append(a.observation(b, g), '}')
+	}
+	for _, o := range src.kept {
+		b = append(b, `,{"name":"source","resource":`...)
+		b = append(append(b, o...), '}')
+	}
+	return append(b, "]}"...), a.patient, nil
+}
+
+// query finds the measurements.
+func (a *statsAsked) query(s *Service) (*search.Query, error) {
+	codes := make([]string, len(a.codes))
+	for i, c := range a.codes {
+		codes[i] = escaped.Replace(c.Code)
+		if c.System != "" {
+			codes[i] = escaped.Replace(c.System) + "|" + codes[i]
+		}
+	}
+	pairs := [][2]string{{"patient", a.patient}, {"combo-code", strings.Join(codes, ",")}, {"status:not", "entered-in-error"}}
+	if !a.from.IsZero() {
+		pairs = append(pairs, [2]string{"date", "ge" + a.from.UTC().Format(fhir.InstantLayout)})
+	}
+	if !a.to.IsZero() {
+		pairs = append(pairs, [2]string{"date", "lt" + a.to.UTC().Format(fhir.InstantLayout)})
+	}
+	return search.Parse("Observation", pairs, search.ParseOptions{Base: s.Base, Now: s.Clock})
+}
+
+// escaped is how FHIR escapes the separators in a search value.
+var escaped = strings.NewReplacer(`\`, `\\`, "$", `\$`, ",", `\,`, "|", `\|`)
+
+// summaryGroup are the values of one code in one unit.
+type summaryGroup struct {
+	code     []Coding
+	unit     Unit
+	d        distribution
+	ignored  uint64
+	from, to int64
+}
+
+type summary struct {
+	asked    *statsAsked
+	groups   []*summaryGroup
+	distinct int
+	err      error
+}
+
+const maxStatsGroups = 256
+
+func (s *summary) add(n *Numbers) bool {
+	g := s.group(n)
+	if g == nil {
+		s.err = fhir.Errorf(fhir.TooCostly, "interaction.Stats", "more than %d codes and units: ask for fewer codes", maxStatsGroups)
+		return false
+	}
+	if g.d.n+g.ignored == 0 || n.From < g.from {
+		g.from = n.From
+	}
+	if g.d.n+g.ignored == 0 || n.To > g.to {
+		g.to = n.To
+	}
+	g.ignored += n.Ignored
+	for rest := n.Values; len(rest) > 0; {
+		before := len(g.d.runs)
+		rest = rest[g.d.addSome(rest):]
+		if s.distinct += len(g.d.runs) - before; s.distinct > maxDistinct {
+			s.err = fhir.Errorf(fhir.TooCostly, "interaction.Stats", "the measurements have more different values than one answer is made of: ask for a shorter time")
+			return false
+		}
+	}
+	return true
+}
+
+// group finds the group of a code by what was asked for, or by the code's
+// first coding when it is of a panel's component.
+func (s *summary) group(n *Numbers) *summaryGroup {
+	code := n.Code
+	for _, c := range s.asked.codes {
+		if i := slices.IndexFunc(code, func(have Coding) bool { return same(c, have) }); i >= 0 {
+			code = code[i : i+1]
+			break
+		}
+	}
+	for _, g := range s.groups {
+		if g.unit.Code == n.Unit.Code && slices.ContainsFunc(code, func(c Coding) bool {
+			return slices.ContainsFunc(g.code, func(h Coding) bool { return c.System == h.System && c.Code == h.Code })
+		}) {
+			g.name(code, n.Unit.Text)
+			return g
+		}
+	}
+	if len(s.groups) == maxStatsGroups {
+		return nil
+	}
+	g := &summaryGroup{code: slices.Clone(code), unit: n.Unit}
+	for i := range g.code { // of the caller's buffer
+		c := &g.code[i]
+		c.System, c.Code, c.Display = strings.Clone(c.System), strings.Clone(c.Code), strings.Clone(c.Display)
+	}
+	g.unit.Code, g.unit.Text = strings.Clone(g.unit.Code), strings.Clone(g.unit.Text)
+	s.groups = append(s.groups, g)
+	return g
+}
+
+// name keeps the least of the texts that a code and a unit come with, so that
+// the answer does not depend on who comes first.
+func (g *summaryGroup) name(code []Coding, unit string) {
+	if unit != "" && (g.unit.Text == "" || unit < g.unit.Text) {
+		g.unit.Text = strings.Clone(unit)
+	}
+	for i := range g.code {
+		for _, c := range code {
+			h := &g.code[i]
+			if c.System == h.System && c.Code == h.Code && c.Display != "" && (h.Display == "" || c.Display < h.Display) {
+				h.Display = strings.Clone(c.Display)
+			}
+		}
+	}
+}
+
+func same(want, have Coding) bool {
+	return want.Code == have.Code && (want.System == "" || want.System == have.System)
+}
+
+// answered are the groups of the answer: a code without measurements has one
+// too, and measurements without a number are counted with the first unit of
+// their code.
+func (s *summary) answered() []*summaryGroup {
+	var out []*summaryGroup
+	slices.SortStableFunc(s.groups, func(a, b *summaryGroup) int {
+		key := func(g *summaryGroup) string { return g.code[0].System + "|" + g.code[0].Code + "|" + g.unit.Code }
+		return strings.Compare(key(a), key(b))
+	})
+	for _, g := range s.groups {
+		if g.unit.Code != "" {
+			g.d.merge()
+			out = append(out, g)
+		}
+	}
+	for _, g := range s.groups {
+		if g.unit.Code != "" {
+			continue
+		}
+		i := slices.IndexFunc(out, func(o *summaryGroup) bool {
+			return slices.ContainsFunc(o.code, func(c Coding) bool { return slices.ContainsFunc(g.code, func(h Coding) bool { return same(c, h) }) })
+		})
+		if i < 0 {
+			out = append(out, g)
+			continue
+		}
+		out[i].ignored += g.ignored
+		out[i].from, out[i].to = min(out[i].from, g.from), max(out[i].to, g.to)
+	}
+	if len(out) == 0 {
+		for _, c := range s.asked.codes {
+			out = append(out, &summaryGroup{code: []Coding{c}})
+		}
+	}
+	return out
+}
+
+// observation writes the Observation of a group.
+func (a *statsAsked) observation(b []byte, g *summaryGroup) []byte {
+	b = append(b, `{"resourceType":"Observation","status":"final","code":{"coding":[`...)
+	for i, c := range g.code {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = c.append(b)
+	}
+	b = append(b, `]},"subject":{"reference":`...)
+	b = r4.AppendString(b, "Patient/"+a.patient)
+	b = append(b, '}')
+	b = a.period(b, g)
+	b = append(b, `,"component":[`...)
+	for i, name := range a.statistics {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		st := statistics[name]
+		b = append(b, `{"code":{"coding":[`...)
+		b = Coding{sysStatistics, name, st.display}.append(b)
+		b = append(b, `]},`...)
+		v := 0.0
+		if st.of == nil {
+			v = float64(g.d.n + g.ignored)
+		} else {
+			v = st.of(&g.d)
+		}
+		b = appendQuantity(b, name, v, g.unit, st.plain)
+		b = append(b, '}')
+	}
+	return append(b, "]}"...)
+}
+
+func appendQuantity(b []byte, name string, v float64, u Unit, plain bool) []byte {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return append(b, `"dataAbsentReason":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/data-absent-reason","code":"not-a-number","display":"Not a Number (NaN)"}]}`...)
+	}
+	b = append(b, `"valueQuantity":{"value":`...)
+	b = strconv.AppendFloat(b, rounded(v), 'f', -1, 64)
+	switch {
+	case name == "variance": // its unit is the square, for which UCUM has many ways
+	case plain:
+		b = append(b, `,"unit":"1","system":"http://unitsofmeasure.org","code":"1"`...)
+	case u.Code != "":
+		if u.Text != "" {
+			b = append(b, `,"unit":`...)
+			b = r4.AppendString(b, u.Text)
+		}
+		b = append(b, `,"system":"http://unitsofmeasure.org","code":`...)
+		b = r4.AppendString(b, u.Code)
+	}
+	return append(b, '}')
+}
+
+// rounded keeps twelve significant digits: what the arithmetic is good for.
+func rounded(v float64) float64 {
+	f, err := strconv.ParseFloat(strconv.FormatFloat(v, 'g', 12, 64), 64)
+	if err != nil {
+		return v
+	}
+	return f
+}
+
+// period is the time that was asked for; where it is open, that of the
+// measurements.
+func (a *statsAsked) period(b []byte, g *summaryGroup) []byte {
+	from, to := a.from, a.to
+	if g.d.n+g.ignored > 0 {
+		if from.IsZero() && g.from > math.MinInt64 {
+			from = time.UnixMilli(g.from)
+		}
+		if to.IsZero() && g.to < math.MaxInt64 && g.to > math.MinInt64 {
+			to = time.UnixMilli(g.to)
+		}
+	}
+	if from.IsZero() && to.IsZero() {
+		return b
+	}
+	b = append(b, `,"effectivePeriod":{`...)
+	if !from.IsZero() {
+		b = append(b, `"start":"`...)
+		b = from.UTC().AppendFormat(b, fhir.InstantLayout)
+		b = append(b, '"')
+	}
+	if !to.IsZero() {
+		if !from.IsZero() {
+			b = append(b, ',')
+		}
+		b = append(b, `"end":"`...)
+		b = to.UTC().AppendFormat(b, fhir.InstantLayout)
+		b = append(b, '"')
+	}
+	return append(b, '}')
+}
+
+func (c Coding) append(b []byte) []byte {
+	b = append(b, '{')
+	sep := ""
+	for _, m := range [][2]string{{"system", c.System}, {"code", c.Code}, {"display", c.Display}} {
+		if m[1] == "" {
+			continue
+		}
+		b = append(b, sep+`"`+m[0]+`":`...)
+		b = r4.AppendString(b, m[1])
+		sep = ","
+	}
+	return append(b, '}')
+}

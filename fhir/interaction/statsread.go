@@ -1,0 +1,374 @@
+package interaction
+
+import (
+	"context"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/valyala/fastjson"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
+	"pulsegate/fhir/store"
+)
+
+const (
+	maxStatsCodes  = 50
+	maxSources     = 1000
+	maxStatsPeriod = 200 * 365 * 24 // hours
+	ucum           = "http://unitsofmeasure.org"
+)
+
+// readStats checks the inputs of $stats. A URL may give coding as
+// system|code and period as start/end, for a URL holds no structures.
+func (s *Service) readStats(ps []Parameter) (*statsAsked, error) {
+	const op = "interaction.Stats"
+	a := &statsAsked{limit: maxSources}
+	r := &statsReader{s: s, a: a}
+	for i := range ps {
+		if err := r.parameter(&ps[i]); err != nil {
+			return nil, err
+		}
+	}
+	for _, c := range r.codes {
+		a.codes = append(a.codes, Coding{System: r.system, Code: c})
+	}
+	for _, n := range []string{"subject", "statistic"} {
+		if !slices.Contains(r.seen, n) {
+			return nil, &fhir.Error{Kind: fhir.Invalid, Op: op, Issues: []fhir.Issue{{Code: "required", Diagnostics: "$stats needs the parameter " + n}}}
+		}
+	}
+	switch {
+	case len(a.codes) == 0:
+		return nil, &fhir.Error{Kind: fhir.Invalid, Op: op, Issues: []fhir.Issue{{Code: "required", Diagnostics: "$stats needs code, or coding"}}}
+	case len(a.codes) > maxStatsCodes:
+		return nil, fhir.Errorf(fhir.Invalid, op, "at most %d codes", maxStatsCodes)
+	}
+	if r.hours > 0 { // a duration goes before a period
+		a.to = s.Clock()
+		a.from = a.to.Add(-time.Duration(r.hours * float64(time.Hour)))
+		a.to = a.to.Add(time.Millisecond) // now itself counts
+	}
+	if !a.include {
+		a.limit = 0
+	}
+	return a, nil
+}
+
+type statsReader struct {
+	s      *Service
+	a      *statsAsked
+	seen   []string
+	codes  []string
+	system string
+	hours  float64
+	nth    int // of statistic
+}
+
+func (r *statsReader) parameter(p *Parameter) error {
+	const op = "interaction.Stats"
+	single := true
+	ok := utf8.ValidString(p.Value)
+	want := ""
+	switch p.Name {
+	case "subject":
+		want = "a reference to a Patient of this server, Patient/[id]"
+		ref, valid := fhir.ParseRef(strings.TrimPrefix(p.Value, r.s.Base+"/"))
+		r.a.patient, ok = ref.ID, valid && ref.Type == "Patient"
+	case "code":
+		want, single = "a code", false
+		r.codes, ok = append(r.codes, p.Value), ok && p.Value != "" && len(p.Value) <= 256
+	case "system":
+		want = "a URI"
+		r.system, ok = p.Value, ok && p.Value != "" && len(p.Value) <= 512
+	case "coding":
+		want, single = "a Coding with a code, in a URL system|code", false
+		ok = r.coding(p)
+	case "duration":
+		want = "hours, above 0"
+		h, err := strconv.ParseFloat(p.Value, 64)
+		r.hours, ok = h, err == nil && h > 0 && h <= maxStatsPeriod
+	case "period":
+		want = "a Period, in a URL start/end"
+		ok = r.period(p)
+	case "statistic":
+		return r.statistic(p)
+	case "include":
+		want = "true or false"
+		r.a.include, ok = p.Value == "true", p.Value == "true" || p.Value == "false"
+	case "limit":
+		want = "a whole number above 0"
+		n, err := strconv.Atoi(p.Value)
+		r.a.limit, ok = min(n, maxSources), err == nil && n > 0
+	case "_format", "_pretty":
+		return nil
+	default:
+		return fhir.Errorf(fhir.Invalid, op, "a parameter that $stats does not have; it has subject, code, system, coding, duration, period, statistic, include and limit")
+	}
+	if !ok {
+		return fhir.Errorf(fhir.Invalid, op, "%s must be %s", p.Name, want)
+	}
+	if single && slices.Contains(r.seen, p.Name) {
+		return fhir.Errorf(fhir.Invalid, op, "%s may be given once", p.Name)
+	}
+	r.seen = append(r.seen, p.Name)
+	return nil
+}
+
+func (r *statsReader) coding(p *Parameter) bool {
+	c := p.Coding
+	if c == nil {
+		system, code, ok := strings.Cut(p.Value, "|")
+		if !ok {
+			system, code = "", p.Value
+		}
+		c = &Coding{System: system, Code: code}
+	}
+	r.a.codes = append(r.a.codes, Coding{System: c.System, Code: c.Code})
+	return c.Code != "" && len(c.Code) <= 256 && len(c.System) <= 512 && utf8.ValidString(c.Code) && utf8.ValidString(c.System)
+}
+
+// statistic names what is not offered by its place: an input is not repeated.
+func (r *statsReader) statistic(p *Parameter) error {
+	r.nth++
+	names := strings.Split(p.Value, ",")
+	if len(names) > 64 || r.nth > 64 {
+		return fhir.Errorf(fhir.Invalid, "interaction.Stats", "statistic: at most 64 codes")
+	}
+	for k, name := range names {
+		if _, ok := statistics[name]; ok {
+			if !slices.Contains(r.a.statistics, name) {
+				r.a.statistics = append(r.a.statistics, name)
+			}
+			continue
+		}
+		what := "value " + strconv.Itoa(k+1) + " of the parameter statistic number " + strconv.Itoa(r.nth)
+		if name == "regression" {
+			what = "statistic regression"
+		}
+		offered := make([]string, 0, len(statistics))
+		for n := range statistics {
+			offered = append(offered, n)
+		}
+		slices.Sort(offered)
+		return &fhir.Error{Kind: fhir.Invalid, Op: "interaction.Stats", Issues: []fhir.Issue{{Code: "not-supported",
+			Diagnostics: what + " is not offered; offered are " + strings.Join(offered, ", ")}}}
+	}
+	r.seen = append(r.seen, "statistic")
+	return nil
+}
+
+func (r *statsReader) period(p *Parameter) bool {
+	x := p.Period
+	if x == nil {
+		start, end, ok := strings.Cut(p.Value, "/")
+		if !ok {
+			return false
+		}
+		x = &Period{start, end}
+	}
+	ok := x.Start != "" || x.End != ""
+	if x.Start != "" {
+		lo, _, valid := search.Instants(x.Start)
+		r.a.from, ok = time.UnixMilli(lo), ok && valid
+	}
+	if x.End != "" {
+		_, hi, valid := search.Instants(x.End)
+		r.a.to, ok = time.UnixMilli(hi), ok && valid
+	}
+	return ok && (r.a.from.IsZero() || r.a.to.IsZero() || r.a.from.Before(r.a.to))
+}
+
+// sources are the Observations behind the statistics.
+type sources struct {
+	limit, room int
+	kept        [][]byte
+}
+
+func (s *sources) add(json []byte) {
+	if len(s.kept) < s.limit && s.room >= len(json) {
+		s.room -= len(json)
+		s.kept = append(s.kept, slices.Clone(json))
+	}
+}
+
+// summarize gives fn the numbers of the matches. A store that has them in
+// columns is not made to write Observations, unless these are asked for.
+func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding, fn func(*Numbers) bool, src *sources) error {
+	when, err := selection("date")
+	if err != nil {
+		return err
+	}
+	m := &measured{codes: codes, fn: fn, when: when}
+	var bad error
+	one := func(o *store.Found) bool {
+		src.add(o.Resource.JSON)
+		more, err := m.resource(o.Resource.JSON)
+		bad = err
+		return more && err == nil
+	}
+	if fast, ok := st.(store.Columnar); ok && src.limit == 0 {
+		err = fast.FindRuns(ctx, f, one, func(r *store.Run) bool {
+			more, err := m.run(r)
+			bad = err
+			return more && err == nil
+		})
+	} else {
+		err = st.Find(ctx, f, one)
+	}
+	if bad != nil {
+		return bad
+	}
+	return err
+}
+
+func (m *measured) resource(json []byte) (more bool, err error) {
+	v, err := m.parser.ParseBytes(json)
+	if err != nil {
+		return false, &fhir.Error{Kind: fhir.Internal, Op: "interaction.Stats", Err: errStored}
+	}
+	return m.observation(v, json)
+}
+
+// run takes the numbers of samples out of their column, when that is what
+// their Observations would come to: one number each, the first value.
+func (m *measured) run(r *store.Run) (more bool, err error) {
+	first := r.Columns.At(r.From)
+	other := first
+	other.Values[0] = series.Decimal{Mant: 1}
+	if first.Values[0] == other.Values[0] {
+		other.Values[0].Mant = 2
+	}
+	var seen [2]Numbers
+	got := 0
+	probe := *m
+	probe.parser = fastjson.Parser{}
+	for i, s := range []series.Sample{first, other} {
+		probe.fn = func(n *Numbers) bool {
+			if got++; len(n.Values) == 1 && n.Values[0] == s.Values[0].Float() {
+				seen[i] = *n
+				seen[i].Code = slices.Clone(n.Code)
+			}
+			return true
+		}
+		if _, err := probe.resource(r.Template.Append(nil, &s)); err != nil {
+			return false, err
+		}
+	}
+	if got == 2 && seen[0].Code != nil && seen[1].Code != nil {
+		return m.column(r, &seen[0]), nil
+	}
+	for i := r.From; i < r.To; i++ {
+		s := r.Columns.At(i)
+		if more, err = m.resource(r.Template.Append(nil, &s)); err != nil || !more {
+			return more, err
+		}
+	}
+	return true, nil
+}
+
+func (m *measured) column(r *store.Run, like *Numbers) bool {
+	n := Numbers{Code: like.Code, Unit: like.Unit, From: math.MaxInt64, To: math.MinInt64}
+	m.floats = m.floats[:0]
+	for i := r.From; i < r.To; i++ {
+		m.floats = append(m.floats, r.Columns.Values[0][i].Float())
+	}
+	last := r.Columns.Start[r.To-1]
+	for i := r.From; i < r.To; i++ {
+		if len(r.Columns.End) == 0 && i > r.From && r.Columns.Start[i] < last-1e6 {
+			continue // instants are in order, but for what their precision covers
+		}
+		s := r.Columns.At(i)
+		lo, hi := s.Interval()
+		n.From, n.To = min(n.From, lo), max(n.To, hi)
+	}
+	n.Values = m.floats
+	return m.fn(&n)
+}
+
+// measured takes the numbers out of Observations.
+type measured struct {
+	codes  []Coding
+	fn     func(*Numbers) bool
+	when   *search.Selection
+	parser fastjson.Parser
+	n      Numbers
+	one    [1]float64
+	floats []float64
+}
+
+func (m *measured) observation(v *fastjson.Value, json []byte) (bool, error) {
+	vals, err := search.Extractor{}.ExtractFor(m.when, json)
+	if err != nil {
+		return false, fhir.Wrap("interaction.Stats", err)
+	}
+	m.n.From, m.n.To = math.MinInt64, math.MinInt64
+	for _, d := range vals.ByParam["date"] {
+		m.n.From, m.n.To = d.Lo, d.Hi
+	}
+	doubtful := len(v.GetArray("modifierExtension")) > 0
+	components := v.GetArray("component")
+	if m.asked(v.Get("code")) {
+		// A panel stands for its components.
+		if v.Get("valueQuantity") != nil || len(components) == 0 {
+			return m.emit(v, doubtful), nil
+		}
+		for _, c := range components {
+			if !m.emit(c, doubtful) {
+				return false, nil
+			}
+		}
+		return true, nil
+	}
+	for _, c := range components {
+		if m.asked(c.Get("code")) && !m.emit(c, doubtful) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+func (m *measured) asked(code *fastjson.Value) bool {
+	for _, have := range codingsOf(code, nil) {
+		if slices.ContainsFunc(m.codes, func(want Coding) bool { return same(want, have) }) {
+			return true
+		}
+	}
+	return false
+}
+
+func codingsOf(code *fastjson.Value, into []Coding) []Coding {
+	if code == nil {
+		return into
+	}
+	for _, c := range code.GetArray("coding") {
+		into = append(into, Coding{string(c.GetStringBytes("system")), string(c.GetStringBytes("code")), string(c.GetStringBytes("display"))})
+	}
+	return into
+}
+
+// emit gives out the number of an Observation or a component.
+func (m *measured) emit(v *fastjson.Value, doubtful bool) bool {
+	n := &m.n
+	n.Code = codingsOf(v.Get("code"), n.Code[:0])
+	if len(n.Code) == 0 {
+		return true // a component without a coded name
+	}
+	n.Unit, n.Values, n.Ignored = Unit{}, nil, 1
+	q := v.Get("valueQuantity")
+	if q != nil && !doubtful && string(q.GetStringBytes("system")) == ucum && len(q.GetStringBytes("comparator")) == 0 && len(q.GetStringBytes("code")) > 0 {
+		if number := q.Get("value"); number != nil {
+			if x, err := number.Float64(); err == nil && !math.IsInf(x, 0) {
+				n.Unit = Unit{string(q.GetStringBytes("unit")), string(q.GetStringBytes("code"))}
+				m.one[0] = x
+				n.Values, n.Ignored = m.one[:], 0
+			}
+		}
+	}
+	return m.fn(n)
+}

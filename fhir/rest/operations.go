@@ -1,0 +1,103 @@
+package rest
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/capability"
+	"pulsegate/fhir/interaction"
+)
+
+// operation is a type-level operation that reads: GET with its inputs in the
+// query, POST with a Parameters resource.
+type operation struct {
+	typ, name, definition string
+	handle                func(*Server, *gin.Context, []interaction.Parameter)
+}
+
+// typeOperations is the list from which routes and CapabilityStatement are made.
+func typeOperations() []operation {
+	const core = "http://hl7.org/fhir/OperationDefinition/"
+	return []operation{
+		{"Observation", "lastn", core + "Observation-lastn", (*Server).lastN},
+		{"Observation", "stats", core + "Observation-stats", (*Server).stats},
+	}
+}
+
+// Offered are the operations that Mount adds, for the CapabilityStatement.
+func Offered() []capability.Operation {
+	var out []capability.Operation
+	for _, o := range typeOperations() {
+		out = append(out, capability.Operation{Type: o.typ, Name: o.name, Definition: o.definition})
+	}
+	return out
+}
+
+func (s *Server) mountOperations(api gin.IRouter) {
+	for _, o := range typeOperations() {
+		path := "/" + o.typ + "/$" + o.name
+		serve := func(c *gin.Context) {
+			ps, err := s.parameters(c)
+			if err != nil {
+				s.fail(c, "search-type", fhir.Ref{Type: o.typ}, err)
+				return
+			}
+			o.handle(s, c, ps)
+		}
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+			api.Handle(method, path, serve)
+		}
+	}
+}
+
+// parameters reads the inputs of an operation: the query, and of a POST the
+// Parameters resource.
+func (s *Server) parameters(c *gin.Context) ([]interaction.Parameter, error) {
+	const op = "rest.parameters"
+	ps, err := interaction.QueryParameters(c.Request.URL.RawQuery)
+	if err != nil || c.Request.Method != http.MethodPost {
+		return ps, err
+	}
+	t, params, err := mime.ParseMediaType(c.GetHeader("Content-Type"))
+	if err != nil || !version4(params) || t != mimeFHIR && t != "application/json" {
+		return nil, fhir.Errorf(fhir.Unsupported, op, "the body must be a Parameters resource, application/fhir+json")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, maxParametersBody))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return nil, fhir.Errorf(fhir.TooLarge, op, "the Parameters are larger than %d bytes", maxParametersBody)
+	case err != nil:
+		return nil, fhir.Errorf(fhir.Invalid, op, "the body could not be read to its end")
+	}
+	more, err := interaction.ParseParameters(body)
+	return append(ps, more...), err
+}
+
+func (s *Server) lastN(c *gin.Context, ps []interaction.Parameter) {
+	p, err := s.Service.LastN(c.Request.Context(), operationRequest(c, ps), ps)
+	s.page(c, p, err)
+}
+
+func (s *Server) stats(c *gin.Context, ps []interaction.Parameter) {
+	body, err := s.Service.Stats(c.Request.Context(), operationRequest(c, ps), ps)
+	if err != nil {
+		Fail(c, err)
+		return
+	}
+	send(c, http.StatusOK, body)
+}
+
+// operationRequest puts the inputs of a POST into the line that is recorded.
+func operationRequest(c *gin.Context, ps []interaction.Parameter) *interaction.Request {
+	rq := RequestOf(c)
+	if c.Request.Method == http.MethodPost {
+		rq.Line = "POST " + c.Request.URL.Path + "?" + interaction.FormatParameters(ps)
+	}
+	return rq
+}

@@ -1,0 +1,168 @@
+package series
+
+import (
+	"encoding/binary"
+	"math"
+	"math/bits"
+)
+
+// Header is what a block says of its samples without being decoded: enough to
+// pass it over, and to answer sums.
+type Header struct {
+	Count              int
+	MinStart, MaxStart int64 // Unix microseconds
+	MaxEnd             int64 // Unix milliseconds, exclusive, as Sample.Interval has it
+	MinT, MaxT         uint64
+	MinUpdated         int64 // lastUpdated, Unix milliseconds
+	MaxUpdated         int64
+	Values             []Stats // by value column
+}
+
+// Stats of one value column of a block.
+type Stats struct {
+	Min, Max   float64
+	Sum, SumSq float64
+}
+
+// Summarise makes the header of samples that are in order and have Commits.
+// Sums are exact until their last rounding where the values, at the scale of
+// the finest, have at most 14 digits.
+func Summarise(c *Columns) Header {
+	h := Header{Count: c.Len()}
+	if h.Count == 0 {
+		h.Values = make([]Stats, len(c.Values))
+		return h
+	}
+	h.MinStart, h.MaxStart = c.Start[0], c.Start[h.Count-1]
+	h.MaxEnd = math.MinInt64
+	for i, end := range c.Start {
+		if len(c.End) > 0 && c.End[i] != NoEnd {
+			end = c.End[i]
+		}
+		_, hi := written(end)
+		h.MaxEnd = max(h.MaxEnd, hi)
+	}
+	for i, k := range c.Commits {
+		if i == 0 {
+			h.MinT, h.MinUpdated, h.MaxUpdated = k.T, k.Updated, k.Updated
+		}
+		h.MinT, h.MaxT = min(h.MinT, k.T), max(h.MaxT, k.T)
+		h.MinUpdated, h.MaxUpdated = min(h.MinUpdated, k.Updated), max(h.MaxUpdated, k.Updated)
+	}
+	for _, col := range c.Values {
+		st, ok := sumInts(col)
+		if !ok {
+			st = sumFloats(col)
+		}
+		h.Values = append(h.Values, st)
+	}
+	return h
+}
+
+// sumInts works with the mantissas at the largest scale, if they have at most
+// 49 bits there: MaxBlock of them then fit 64, and their squares 128.
+func sumInts(col []Decimal) (Stats, bool) {
+	if len(col) > MaxBlock {
+		return Stats{}, false
+	}
+	var top uint8
+	for i := range col {
+		top = max(top, col[i].Scale)
+	}
+	var sum int64
+	var sqHi, sqLo uint64
+	lo, hi := int64(math.MaxInt64), int64(math.MinInt64)
+	for _, d := range col {
+		m := d.Mant
+		if d.Scale != top {
+			f := pow10int[top-d.Scale]
+			if bits.Len64(abs(m))+bits.Len64(uint64(f)) > 49 {
+				return Stats{}, false
+			}
+			m *= f
+		}
+		u := abs(m)
+		if u >= 1<<49 {
+			return Stats{}, false
+		}
+		lo, hi = min(lo, m), max(hi, m)
+		sum += m
+		h, l := bits.Mul64(u, u)
+		var carry uint64
+		sqLo, carry = bits.Add64(sqLo, l, 0)
+		sqHi += h + carry
+	}
+	return Stats{
+		Min: Decimal{lo, top}.Float(), Max: Decimal{hi, top}.Float(), Sum: Decimal{sum, top}.Float(),
+		SumSq: (float64(sqHi)*(1<<64) + float64(sqLo)) / math.Pow10(2*int(top)),
+	}, true
+}
+
+func abs(m int64) uint64 {
+	if m < 0 {
+		return -uint64(m)
+	}
+	return uint64(m)
+}
+
+func sumFloats(col []Decimal) Stats {
+	st := Stats{Min: math.Inf(1), Max: math.Inf(-1)}
+	for _, d := range col {
+		f := d.Float()
+		st.Min, st.Max = min(st.Min, f), max(st.Max, f)
+		st.Sum += f
+		st.SumSq += f * f
+	}
+	return st
+}
+
+// AppendHeader appends h to b. DecodeHeader reads what is within bounds: a
+// Count to MaxBlock, value columns to MaxValues.
+func AppendHeader(b []byte, h *Header) []byte {
+	at := len(b)
+	b = append(b, version, byte(len(h.Values)))
+	b = binary.AppendUvarint(b, uint64(h.Count))
+	b = binary.AppendVarint(b, h.MinStart)
+	b = binary.AppendVarint(b, h.MaxStart-h.MinStart)
+	b = binary.AppendVarint(b, h.MaxEnd)
+	b = binary.AppendUvarint(b, h.MinT)
+	b = binary.AppendUvarint(b, h.MaxT-h.MinT)
+	b = binary.AppendVarint(b, h.MinUpdated)
+	b = binary.AppendVarint(b, h.MaxUpdated-h.MinUpdated)
+	for _, s := range h.Values {
+		for _, f := range [...]float64{s.Min, s.Max, s.Sum, s.SumSq} {
+			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(f))
+		}
+	}
+	return seal(b, at)
+}
+
+// DecodeHeader reads a header. Bytes that AppendHeader did not write are an
+// error.
+func DecodeHeader(b []byte) (Header, error) {
+	body, ok := unseal(b)
+	if !ok {
+		return Header{}, corrupt("series.DecodeHeader")
+	}
+	r := reader{b: body[1:]}
+	values := int(r.byte())
+	h := Header{Count: int(r.uvarint(MaxBlock)), MinStart: r.varint()}
+	h.MaxStart = h.MinStart + r.varint()
+	h.MaxEnd = r.varint()
+	h.MinT = r.uvarint(math.MaxUint64)
+	h.MaxT = h.MinT + r.uvarint(math.MaxUint64)
+	h.MinUpdated = r.varint()
+	h.MaxUpdated = h.MinUpdated + r.varint()
+	if r.bad || values > MaxValues || len(r.b) != values*32 {
+		return Header{}, corrupt("series.DecodeHeader")
+	}
+	if values > 0 {
+		h.Values = make([]Stats, values)
+	}
+	for i := range h.Values {
+		for _, f := range [...]*float64{&h.Values[i].Min, &h.Values[i].Max, &h.Values[i].Sum, &h.Values[i].SumSq} {
+			*f = math.Float64frombits(binary.LittleEndian.Uint64(r.take(8)))
+		}
+	}
+	return h, nil
+}

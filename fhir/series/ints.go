@@ -1,0 +1,432 @@
+package series
+
+import (
+	"encoding/binary"
+	"math"
+	"math/bits"
+	"slices"
+
+	"github.com/klauspost/compress/fse"
+)
+
+// work is the memory of one Encode or Decode.
+type work struct {
+	cols     [4][]int64
+	y        []uint64
+	plane    []byte
+	runs     []byte
+	fse      fse.Scratch
+	hist     [256]uint16
+	logs     [sampled + 1]uint32 // 1024 n log2 n
+	seen     map[Commit]int
+	distinct []Commit
+}
+
+func newWork() any {
+	w := &work{}
+	for i := 1; i < len(w.logs); i++ {
+		w.logs[i] = uint32(1024 * float64(i) * math.Log2(float64(i)))
+	}
+	return w
+}
+
+// ints is scratch column k with n elements of any content.
+func (w *work) ints(k, n int) []int64 {
+	w.cols[k] = sized(w.cols[k], n)
+	return w.cols[k]
+}
+
+func sized[T any](s []T, n int) []T {
+	return slices.Grow(s[:0], n)[:n]
+}
+
+// units of time in microseconds; a column has the largest that divides it.
+var units = [...]int64{1, 1e3, 1e6, 60e6}
+
+// unitOf puts x in the largest unit that divides all of it into q, and says
+// which it is.
+func unitOf(q, x []int64) byte {
+	for u := len(units) - 1; u > 0; u-- {
+		if divide(q, x, units[u]) {
+			return byte(u)
+		}
+	}
+	copy(q, x)
+	return 0
+}
+
+// divide is q = x/unit if that leaves no remainder anywhere: the odd part of
+// unit by its inverse modulo 2^64, which is a multiplication.
+func divide(q, x []int64, unit int64) bool {
+	k := bits.TrailingZeros64(uint64(unit))
+	odd := unit >> k
+	inv := odd // correct to 3 bits
+	for range 5 {
+		inv *= 2 - odd*inv
+	}
+	lim, low := math.MaxInt64/unit, int64(1)<<k-1
+	for i, v := range x {
+		d := (v >> k) * inv
+		if v&low != 0 || d > lim || d < -lim {
+			return false
+		}
+		q[i] = d
+	}
+	return true
+}
+
+// How a column of integers is turned into small numbers.
+const (
+	plain = iota // less the smallest
+	delta        // difference to the one before, less a typical one, zigzag
+	abut         // the same, from where the interval before ended
+)
+
+// putInts writes a column. dur, if any, is what abut adds.
+func (w *work) putInts(b []byte, x, dur []int64) []byte {
+	n := len(x)
+	if n == 0 {
+		return b
+	}
+	lo, hi := x[0], x[0]
+	for _, v := range x {
+		lo, hi = min(lo, v), max(hi, v)
+	}
+	if lo == hi {
+		b = append(b, plain<<4)
+		return binary.AppendVarint(b, lo)
+	}
+	how, typical := w.choose(x, dur, lo)
+	w.y = sized(w.y, n)
+	y := w.y
+	var all uint64
+	switch how {
+	case plain:
+		for i, v := range x {
+			y[i] = uint64(v - lo)
+			all |= y[i]
+		}
+	default:
+		y = y[:n-1]
+		for i := range y {
+			d := x[i+1] - x[i] - typical
+			if how == abut {
+				d -= dur[i]
+			}
+			y[i] = zigzag(d)
+			all |= y[i]
+		}
+	}
+	width := (bits.Len64(all) + 7) / 8
+	b = append(b, byte(how<<4|width))
+	if how == plain {
+		b = binary.AppendVarint(b, lo)
+	} else {
+		b = binary.AppendVarint(b, x[0])
+		b = binary.AppendVarint(b, typical)
+	}
+	w.plane = sized(w.plane, len(y))
+	for p := range width {
+		for i, v := range y {
+			w.plane[i] = byte(v >> (8 * p))
+		}
+		b = w.putPlane(b, w.plane)
+	}
+	return b
+}
+
+// choose says which transform has the least entropy by a sample of x.
+func (w *work) choose(x, dur []int64, lo int64) (how int, typical int64) {
+	n := len(x)
+	if n < 2 {
+		return plain, 0
+	}
+	var room [sampled]uint64
+	step := max(1, (n-1)/len(room))
+	best := uint32(math.MaxUint32)
+	for t := plain; t <= abut; t++ {
+		if t == abut && dur == nil {
+			break
+		}
+		y := room[:0]
+		for i := 1; i < n && len(y) < len(room); i += step {
+			switch t {
+			case plain:
+				y = append(y, uint64(x[i]-lo))
+			case delta:
+				y = append(y, uint64(x[i]-x[i-1]))
+			case abut:
+				y = append(y, uint64(x[i]-x[i-1]-dur[i-1]))
+			}
+		}
+		var mid int64
+		if t != plain {
+			mid = middle(y)
+			for i := range y {
+				y[i] = zigzag(int64(y[i]) - mid)
+			}
+		}
+		if e := w.entropy(y); e < best {
+			best, how, typical = e, t, mid
+		}
+	}
+	return how, typical
+}
+
+// middle is the median of a few of y.
+func middle(y []uint64) int64 {
+	var room [15]int64
+	few := room[:0]
+	for i := 0; i < len(y) && len(few) < len(room); i += max(1, len(y)/len(room)) {
+		few = append(few, int64(y[i]))
+	}
+	slices.Sort(few)
+	return few[len(few)/2]
+}
+
+// sampled is how many of a column's elements the choice of its transform
+// looks at.
+const sampled = 512
+
+// entropy of the byte planes of y, in 1/1024 bits; y is used up.
+func (w *work) entropy(y []uint64) (e uint32) {
+	var all uint64
+	for _, v := range y {
+		all |= v
+	}
+	for ; all > 0; all >>= 8 {
+		h := w.hist[:1<<bits.Len8(byte(all))]
+		clear(h)
+		for i, v := range y {
+			h[byte(v)]++
+			y[i] = v >> 8
+		}
+		e += w.logs[len(y)]
+		for _, c := range h {
+			e -= w.logs[c]
+		}
+	}
+	return e
+}
+
+func zigzag(v int64) uint64   { return uint64(v<<1) ^ uint64(v>>63) }
+func unzigzag(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
+
+// How a plane of bytes is written.
+const (
+	planeConst = iota // one byte
+	planeRaw
+	planeRuns // uvarint length of what follows: a byte and uvarint repetitions, again and again
+	planeFSE  // uvarint length, a block of Finite State Entropy
+)
+
+func (w *work) putPlane(b, p []byte) []byte {
+	runs := 1
+	for i := 1; i < len(p); i++ {
+		if p[i] != p[i-1] {
+			runs++
+		}
+	}
+	if runs == 1 {
+		return append(b, planeConst, p[0])
+	}
+	how, body := byte(planeRaw), p
+	if z, err := fse.Compress(p, &w.fse); err == nil {
+		how, body = planeFSE, z
+	}
+	if 2*runs < len(body) {
+		if w.runs = appendRuns(w.runs[:0], p); len(w.runs) < len(body) {
+			how, body = planeRuns, w.runs
+		}
+	}
+	b = append(b, how)
+	if how != planeRaw {
+		b = binary.AppendUvarint(b, uint64(len(body)))
+	}
+	return append(b, body...)
+}
+
+func appendRuns(b, p []byte) []byte {
+	from := 0
+	for i := 1; i <= len(p); i++ {
+		if i == len(p) || p[i] != p[from] {
+			b = append(b, p[from])
+			b = binary.AppendUvarint(b, uint64(i-from))
+			from = i
+		}
+	}
+	return b
+}
+
+// reader reads a block. After bad is set, what it returns means nothing.
+type reader struct {
+	b   []byte
+	w   *work
+	bad bool
+}
+
+func (r *reader) byte() byte {
+	if len(r.b) == 0 {
+		r.bad = true
+		return 0
+	}
+	v := r.b[0]
+	r.b = r.b[1:]
+	return v
+}
+
+// uvarint reads a number of at most limit.
+func (r *reader) uvarint(limit uint64) uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 || v > limit {
+		r.bad = true
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) varint() int64 { return unzigzag(r.uvarint(math.MaxUint64)) }
+
+func (r *reader) unit() int64 {
+	if u := r.byte(); int(u) < len(units) {
+		return units[u]
+	}
+	r.bad = true
+	return 1
+}
+
+func (r *reader) take(n int) []byte {
+	if n > len(r.b) {
+		r.bad = true
+		return nil
+	}
+	p := r.b[:n]
+	r.b = r.b[n:]
+	return p
+}
+
+// ints reads a column that putInts wrote.
+func (r *reader) ints(x, dur []int64) {
+	n := len(x)
+	if n == 0 || r.bad {
+		return
+	}
+	head := r.byte()
+	how, width := int(head>>4), int(head&15)
+	if how > abut || width > 8 || how == abut && dur == nil {
+		r.bad = true
+		return
+	}
+	first := r.varint()
+	if how == plain && width == 0 {
+		for i := range x {
+			x[i] = first
+		}
+		return
+	}
+	var typical int64
+	m := n
+	if how != plain {
+		typical = r.varint()
+		m = n - 1
+	}
+	y := r.small(m, width)
+	if r.bad {
+		return
+	}
+	switch how {
+	case plain:
+		for i, u := range y {
+			x[i] = first + int64(u)
+		}
+	case delta:
+		x[0] = first
+		rest := x[1:][:len(y)]
+		for i, u := range y {
+			first += unzigzag(u) + typical
+			rest[i] = first
+		}
+	case abut:
+		x[0] = first
+		rest, dur := x[1:][:len(y)], dur[:len(y)]
+		for i, u := range y {
+			first += unzigzag(u) + typical + dur[i]
+			rest[i] = first
+		}
+	}
+}
+
+// small reads n numbers of width bytes.
+func (r *reader) small(n, width int) []uint64 {
+	r.w.y = sized(r.w.y, n)
+	y := r.w.y
+	if width == 0 {
+		clear(y)
+	}
+	for p := range width {
+		plane := r.plane(n)
+		if r.bad {
+			return nil
+		}
+		y := y[:len(plane)]
+		if p == 0 {
+			for i, v := range plane {
+				y[i] = uint64(v)
+			}
+			continue
+		}
+		for i, v := range plane {
+			y[i] |= uint64(v) << (8 * p)
+		}
+	}
+	return y
+}
+
+// plane reads n bytes that putPlane wrote; they are valid until the next.
+func (r *reader) plane(n int) []byte {
+	how := r.byte()
+	switch how {
+	case planeConst:
+		v := r.byte()
+		r.w.plane = sized(r.w.plane, n)
+		for i := range r.w.plane {
+			r.w.plane[i] = v
+		}
+		return r.w.plane
+	case planeRaw:
+		return r.take(n)
+	}
+	z := r.take(int(r.uvarint(MaxBlock)))
+	if r.bad {
+		return nil
+	}
+	switch how {
+	case planeRuns:
+		return r.runs(z, n)
+	case planeFSE:
+		// The library counts what it has in strides; at n it may still end well.
+		r.w.fse.DecompressLimit = n + 1
+		p, err := fse.Decompress(z, &r.w.fse)
+		if err == nil && len(p) == n {
+			return p
+		}
+	}
+	r.bad = true
+	return nil
+}
+
+func (r *reader) runs(z []byte, n int) []byte {
+	p := sized(r.w.plane, n)[:0]
+	in := reader{b: z}
+	for len(in.b) > 0 && !in.bad {
+		v := in.byte()
+		k := int(in.uvarint(uint64(n - len(p))))
+		for range k {
+			p = append(p, v)
+		}
+	}
+	r.w.plane = p
+	r.bad = in.bad || len(p) != n
+	return p
+}

@@ -1,0 +1,206 @@
+package series
+
+import (
+	"encoding/binary"
+	"strconv"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// Hole is a place in a template that each sample fills.
+type Hole uint8
+
+const (
+	// HoleID is the sample's id (in the identifier; that of the resource
+	// itself is not in the parts).
+	HoleID Hole = iota
+	// HoleEffective is the member effectiveDateTime or effectivePeriod, its
+	// name included, without a comma.
+	HoleEffective
+	// HoleValue + i is the number of value column i.
+	HoleValue
+)
+
+// Template is what all samples of a series share.
+type Template struct {
+	Identity Identity
+	// Class of all its samples.
+	Class Class
+	// KeyValue makes the values, and Seed, part of a sample's id: for streams
+	// whose samples may differ at one instant.
+	KeyValue bool
+	Seed     uint64
+
+	Patient    string
+	Vendor     string
+	Categories []string // codes of Observation.category
+	// Values is the number of value columns.
+	Values int
+	// Parts are the canonical bytes of the Observation after `"meta":{`, cut
+	// at the holes: Parts[i] stands before Holes[i], the last part at the end.
+	Parts [][]byte
+	Holes []Hole
+}
+
+// Check is the part of a sample's id that tells it from others at the same
+// instant: a hash of its end and, with KeyValue, of its values, zeros at the
+// end of a fraction left aside.
+func (t *Template) Check(s *Sample) uint32 {
+	if s.End == NoEnd && !t.KeyValue {
+		return 0
+	}
+	var room [160]byte
+	b := room[:0]
+	if s.End != NoEnd {
+		b = binary.BigEndian.AppendUint64(b, uint64(s.End))
+	}
+	if t.KeyValue {
+		b = binary.BigEndian.AppendUint64(b, t.Seed)
+		for i := range t.Values {
+			b = append(b, 0)
+			b = s.Values[i].trimmed().Append(b)
+		}
+	}
+	return uint32(xxhash.Sum64(b))
+}
+
+// Key is the id of a sample in parts.
+func (t *Template) Key(s *Sample) Key { return Key{t.Identity, s.Start, t.Check(s)} }
+
+// Append appends the sample's Observation in canonical form; a sample with a
+// Commit is stamped with version 1.
+func (t *Template) Append(b []byte, s *Sample) []byte {
+	k := t.Key(s)
+	var room [idLen]byte
+	id := k.AppendID(room[:0])
+	b = append(b, `{"resourceType":"Observation","id":"`...)
+	b = append(b, id...)
+	b = append(b, `","meta":{`...)
+	if s.Commit.T != 0 {
+		b = append(b, `"versionId":"1","lastUpdated":"`...)
+		b = appendInstant(b, s.Commit.Updated)
+		b = append(b, '"')
+		if t.Parts[0][0] != '}' {
+			b = append(b, ',')
+		}
+	}
+	for i, h := range t.Holes {
+		b = append(b, t.Parts[i]...)
+		switch h {
+		case HoleID:
+			b = append(b, id...)
+		case HoleEffective:
+			b = s.appendEffective(b)
+		default:
+			b = s.Values[h-HoleValue].Append(b)
+		}
+	}
+	return append(b, t.Parts[len(t.Holes)]...)
+}
+
+func (s *Sample) appendEffective(b []byte) []byte {
+	if s.End == NoEnd {
+		b = append(b, `"effectiveDateTime":"`...)
+		b = appendTime(b, s.Start, s.Off)
+		return append(b, '"')
+	}
+	b = append(b, `"effectivePeriod":{"start":"`...)
+	b = appendTime(b, s.Start, s.Off)
+	b = append(b, `","end":"`...)
+	b = appendTime(b, s.End, s.EndOff)
+	return append(b, `"}`...)
+}
+
+// appendTime writes a FHIR dateTime with the offset: whole seconds, or
+// milliseconds or microseconds where the instant has them.
+func appendTime(b []byte, us int64, off int16) []byte {
+	sec, frac := floorDiv(us+int64(off)*60e6, 1e6)
+	b = appendSeconds(b, sec)
+	switch {
+	case frac == 0:
+	case frac%1000 == 0:
+		b = append(b, '.')
+		b = appendInt(b, int(frac/1000), 3)
+	default:
+		b = append(b, '.')
+		b = appendInt(b, int(frac), 6)
+	}
+	if off == 0 {
+		return append(b, 'Z')
+	}
+	o := int(off)
+	if o < 0 {
+		b, o = append(b, '-'), -o
+	} else {
+		b = append(b, '+')
+	}
+	b = appendTwo(b, o/60)
+	b = append(b, ':')
+	return appendTwo(b, o%60)
+}
+
+// appendInstant writes Unix milliseconds as fhir.InstantLayout has them.
+func appendInstant(b []byte, ms int64) []byte {
+	sec, frac := floorDiv(ms, 1000)
+	b = append(appendSeconds(b, sec), '.')
+	return append(appendInt(b, int(frac), 3), 'Z')
+}
+
+// appendSeconds writes Unix seconds without an offset.
+func appendSeconds(b []byte, sec int64) []byte {
+	days, clock := floorDiv(sec, 86400)
+	y, m, d := civil(days)
+	b = append(appendInt(b, y, 4), '-')
+	b = append(appendTwo(b, m), '-')
+	b = append(appendTwo(b, d), 'T')
+	b = append(appendTwo(b, int(clock/3600)), ':')
+	b = append(appendTwo(b, int(clock/60%60)), ':')
+	return appendTwo(b, int(clock%60))
+}
+
+// floorDiv is the quotient rounded down and the rest, which is not negative.
+func floorDiv(v, by int64) (quotient, rest int64) {
+	quotient, rest = v/by, v%by
+	if rest < 0 {
+		quotient, rest = quotient-1, rest+by
+	}
+	return quotient, rest
+}
+
+// civil is the proleptic Gregorian date of a day since 1970-01-01 (Howard
+// Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days).
+func civil(days int64) (y, m, d int) {
+	days += 719468
+	era := days / 146097
+	if days < 0 {
+		era = (days - 146096) / 146097
+	}
+	doe := days - era*146097
+	yoe := (doe - doe/1460 + doe/36524 - doe/146096) / 365
+	doy := doe - (365*yoe + yoe/4 - yoe/100)
+	mp := (5*doy + 2) / 153
+	d = int(doy - (153*mp+2)/5 + 1)
+	m = int(mp + 3)
+	if m > 12 {
+		m -= 12
+	}
+	y = int(yoe + era*400)
+	if m <= 2 {
+		y++
+	}
+	return y, m, d
+}
+
+func appendTwo(b []byte, v int) []byte { return append(b, byte('0'+v/10), byte('0'+v%10)) }
+
+func appendInt(b []byte, v, width int) []byte {
+	if v < 0 || v >= 1e6 {
+		return strconv.AppendInt(b, int64(v), 10)
+	}
+	var room [6]byte
+	for i := width - 1; i >= 0; i-- {
+		room[i] = byte('0' + v%10)
+		v /= 10
+	}
+	return append(b, room[:width]...)
+}

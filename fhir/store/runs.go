@@ -1,0 +1,28 @@
+package store
+
+import (
+	"context"
+
+	"pulsegate/fhir/series"
+)
+
+// Run is a run of matches that are samples of one series. It is valid until
+// the callback returns.
+type Run struct {
+	Template *series.Template
+	Columns  *series.Columns
+	From, To int // the matches are Columns[From:To], in order
+}
+
+// Columnar is offered by a store that has samples in columns: it answers
+// without making Observations of them. All that holds for f in Find holds
+// here, the filter first; there is no order, no limit and no position.
+type Columnar interface {
+	// FindRuns gives out every match of f once: documents by doc, samples by
+	// run.
+	FindRuns(ctx context.Context, f Find, doc func(*Found) bool, run func(*Run) bool) error
+	// FindNewest gives out every document that matches, and of each series
+	// the newest n matches and those that begin in the same second as the
+	// n-th.
+	FindNewest(ctx context.Context, f Find, n int, fn func(*Found) bool) error
+}
