@@ -32,6 +32,7 @@ type Operations interface {
 	ListConsents(ctx context.Context, op Operator, patient string) (Consents, error)
 	AddClient(ctx context.Context, op Operator, in NewClient) (ClientInfo, error)
 	ListClients(ctx context.Context, op Operator) (Clients, error)
+	NewRegistrationToken(ctx context.Context, op Operator, in NewRegistrationToken) (RegistrationToken, error)
 	DisableClient(ctx context.Context, op Operator, id string) (ClientInfo, error)
 	Ingest(ctx context.Context, op Operator, in IngestRequest, body io.Reader) (ingest.Summary, error)
 	Quarantine(ctx context.Context, op Operator, patient string) (Quarantine, error)
@@ -132,6 +133,7 @@ func (s *Server) routes() http.Handler {
 	get(m, s, "client", func(ctx context.Context, op Operator, _ *http.Request) (Clients, error) {
 		return o.ListClients(ctx, op)
 	})
+	post(m, s, "client/registration-token", o.NewRegistrationToken)
 	post(m, s, "client/disable", func(ctx context.Context, op Operator, in ID) (ClientInfo, error) {
 		return o.DisableClient(ctx, op, in.ID)
 	})
