@@ -263,7 +263,7 @@ func interactions() []string {
 func drawEvent(t *rapid.T) Event {
 	text := rapid.OneOf(rapid.Just(""), rapid.String(), rapid.Just("quote\" back\\ \x00\x01\u2028<a>\xff"))
 	ev := Event{
-		Kind:        Kind(rapid.IntRange(1, int(Lifecycle)).Draw(t, "kind")),
+		Kind:        rapid.OneOf(rapid.Map(rapid.IntRange(1, int(Lifecycle)), func(n int) Kind { return Kind(n) }), rapid.SampledFrom([]Kind{SignIn, SignOut, Security, Decision})).Draw(t, "kind"),
 		Interaction: rapid.SampledFrom(interactions()).Draw(t, "interaction"),
 		Outcome:     rapid.SampledFrom([]string{"", Success, Minor, Serious, Major}).Draw(t, "outcome"),
 		Reason:      text.Draw(t, "reason"),

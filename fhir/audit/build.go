@@ -113,14 +113,6 @@ func shapeOf(ev *Event) shape {
 	return s
 }
 
-// queryRole is the role of the entity that holds the request.
-func (s *shape) queryRole() coding {
-	if s.query {
-		return roleQuery
-	}
-	return roleJob
-}
-
 // personShape is that of what a person does on the server's own pages: DICOM
 // PS3.16 CID 401 and 403, and AuthZ-Consent of BALP for a decision.
 func personShape(ev *Event, s *shape) {
@@ -154,6 +146,14 @@ func securitySubtype(interaction string) coding {
 		return coding{sysDCM, "110137", "User security Attributes Changed"}
 	}
 	return coding{sysDCM, "110129", "Security Configuration"}
+}
+
+// queryRole is the role of the entity that holds the request.
+func (s *shape) queryRole() coding {
+	if s.query {
+		return roleQuery
+	}
+	return roleJob
 }
 
 func restShape(ev *Event, s *shape) {

@@ -18,13 +18,13 @@ const (
 	sysParticipant   = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
 	sysSecurity      = "http://terminology.hl7.org/CodeSystem/extra-security-role-type"
 	sysIHEEvent      = "urn:ihe:event-type-code"
-	sysParticipation = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
 	sysBALPEntity    = "https://profiles.ihe.net/ITI/BALP/CodeSystem/BasicAuditEntityType"
 	sysBALPAgent     = "https://profiles.ihe.net/ITI/BALP/CodeSystem/UserAgentTypes"
 	sysBALPAuthZ     = "https://profiles.ihe.net/ITI/BALP/CodeSystem/AuthZsubType"
 	profileBase      = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/"
-	jtiPrefix        = "urn:ietf:params:oauth:jti:"
 	sysURI           = "urn:ietf:rfc:3986"
+	jtiPrefix        = "urn:ietf:params:oauth:jti:"
+	sysParticipation = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
 )
 
 type coding struct{ system, code, display string }

@@ -260,7 +260,7 @@ func launchesGo(q *request) error {
 		_, err = q.p.Patients.Get(q.r.Context(), q.by(), d.Patient)
 	}
 	if err == nil {
-		d.URL, err = q.p.Launcher.Launch(q.r.Context(), Launch{Client: d.Client, Patient: d.Patient, Encounter: d.Visit, User: q.u.Reference()})
+		d.URL, err = q.p.Launcher.Launch(q.r.Context(), Launch{Client: d.Client, Patient: d.Patient, Encounter: d.Visit, User: q.u.Reference(), By: q.by()})
 	}
 	switch kind := fhir.KindOf(err); {
 	case err == nil:

@@ -33,7 +33,7 @@ func appsPage(q *request) error {
 		} else if fhir.KindOf(err) != fhir.NotFound {
 			return err
 		}
-		whom := "you"
+		whom := self
 		if a.Context.Patient != "" && a.Context.Patient != q.u.Patient {
 			row.Patient, whom = a.Context.Patient, "that patient"
 		}

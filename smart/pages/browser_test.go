@@ -76,6 +76,7 @@ func newChrome(t *testing.T, w *world) *chrome {
 		chromedp.Flag("disable-sync", true), chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("force-color-profile", "srgb"),
 		// The test's certificate is good for this browser: passkeys need that.
 		chromedp.Flag("ignore-certificate-errors-spki-list", base64.StdEncoding.EncodeToString(sum[:])),
+		chromedp.Flag("host-resolver-rules", "MAP localhost 127.0.0.1"), chromedp.Flag("no-proxy-server", true),
 		chromedp.WSURLReadTimeout(60 * time.Second)}
 	alloc, stop := chromedp.NewExecAllocator(context.Background(), opts...)
 	t.Cleanup(stop)
@@ -91,6 +92,7 @@ func (c *chrome) person() *tab {
 	c.w.t.Helper()
 	ctx, cancel := chromedp.NewContext(c.ctx, chromedp.WithNewBrowserContext())
 	c.w.t.Cleanup(cancel)
+	must(c.w.t, chromedp.Do(ctx)) // opens the tab, which lives as long as this very context
 	p := &tab{chrome: c, ctx: ctx}
 	p.run(command(webauthn.Enable, webauthn.EnableParams{}),
 		command(webauthn.AddVirtualAuthenticator, webauthn.AddVirtualAuthenticatorParams{Options: &webauthn.VirtualAuthenticatorOptions{
@@ -123,8 +125,10 @@ func ask[T any](p *tab, a chromedp.Action[T]) T {
 	defer cancel()
 	v, err := chromedp.Run(ctx, a)
 	if err != nil {
-		at, _ := chromedp.Run(p.ctx, chromedp.Location())
-		body, _ := chromedp.Run(p.ctx, chromedp.Evaluate[string]("document.body.innerText"))
+		after, stop := context.WithTimeout(p.ctx, 5*time.Second)
+		defer stop()
+		at, _ := chromedp.Run(after, chromedp.Location())
+		body, _ := chromedp.Run(after, chromedp.Evaluate[string]("document.body.innerText"))
 		p.w.t.Fatalf("%v\nat %s\n%s", err, at, body)
 	}
 	return v
@@ -305,7 +309,7 @@ func TestStaffInBrowser(t *testing.T) {
 	adm := enrol("root", "Rita Root", "administrator")
 	adm.open("/auth/users").check("users")
 	adm.open("/auth/users/new").check("user-new")
-	adm.fill("#name", "Eve Example").fill("#login", "eve").click("input[value=auditor]", "Invite somebody").click("form.card button.primary", "One-time link")
+	adm.fill("#name", "Eve Example").fill("#login", "eve").click("input[value=auditor]", "Invite somebody").click("form.card button.primary", "A link for Eve Example")
 	adm.check("link")
 	u, err := w.users.ByLogin(context.Background(), "eve")
 	must(t, err)

@@ -63,11 +63,11 @@ func (q *request) once() error {
 
 // patient settles whom the request is about. asked: the page has to ask.
 func (q *request) patient(p *authorize.Pending) (who Person, asked bool, err error) {
-	self := q.u.Patient
+	own := q.u.Patient
 	chooses := q.u.Roles.May(role.ChoosePatient)
 	id := p.Patient
 	switch {
-	case id != "" && !chooses && id != self:
+	case id != "" && !chooses && id != own:
 		return who, false, fhir.Errorf(fhir.Forbidden, "pages.patient", "The app was launched for somebody else’s data, which you may not give out.")
 	case id != "":
 	case !p.NeedsPatient:
@@ -76,8 +76,8 @@ func (q *request) patient(p *authorize.Pending) (who Person, asked bool, err err
 		if id = q.value("patient"); id == "" {
 			return who, true, nil
 		}
-	case self != "":
-		id = self
+	case own != "":
+		id = own
 	default:
 		return who, false, fhir.Errorf(fhir.Forbidden, "pages.patient", "The app needs a patient, and your account is not one.")
 	}
@@ -118,7 +118,7 @@ func (q *request) consent(bad string, status int) error {
 	d := consentData{ID: p.ID, App: p.Client, Patient: who, Self: who.ID != "" && who.ID == q.u.Patient, Launched: p.Patient != "", HowLong: howLong(p), Visit: p.NeedsEncounter}
 	name := who.Name
 	if d.Self {
-		name = "you"
+		name = self
 	}
 	d.Offers = offer(p.Scopes, name)
 	var form string

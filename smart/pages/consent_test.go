@@ -43,7 +43,7 @@ func TestConsentAllowAndRevoke(t *testing.T) {
 		t.Fatalf("return to %q", next)
 	}
 	b.passkey("/auth/passkey", k.Get)
-	b.get(next).status(200).has("Allow Heartbook?", "See all data of you", "180 days")
+	b.get(next).status(200).has("Allow Heartbook?", "See all your data", "180 days")
 	if csp := b.resp.Header.Get("Content-Security-Policy"); !strings.Contains(csp, "form-action 'self' "+w.base) {
 		t.Errorf("policy: %s", csp)
 	}
@@ -54,7 +54,7 @@ func TestConsentAllowAndRevoke(t *testing.T) {
 	if status != 200 || out["patient"] != "ada" || out["refresh_token"] == nil || !slices.Contains(scopesOf(t, out), "patient/*.rs") {
 		t.Fatalf("%d %v", status, out)
 	}
-	b.get("/auth/apps").has("Heartbook", "See all data of you")
+	b.get("/auth/apps").has("Heartbook", "See all your data")
 	id := between(b.body, `name="id" value="`, `"`)
 	// Another person cannot take it back, and learns nothing.
 	other := w.browser()

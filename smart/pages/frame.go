@@ -134,7 +134,13 @@ func remote(r *http.Request) string {
 // by is the person, with what their role may see.
 func (q *request) by() By {
 	p := q.p.SignIn.Principal(q.u)
-	p.Grant = &access.Grant{Rules: q.u.Roles.Rules()}
+	rules := q.u.Roles.Rules()
+	if !q.u.Roles.Staff() {
+		for i := range rules {
+			rules[i].Patient = q.u.Patient // the own compartment
+		}
+	}
+	p.Grant = &access.Grant{Rules: rules}
 	return By{Principal: p, RemoteIP: remote(q.r), RequestID: q.w.Header().Get("X-Request-Id")}
 }
 

@@ -47,6 +47,7 @@ type Clients interface {
 type Launch struct {
 	Client, Patient, Encounter, Intent string
 	User                               string // Practitioner/1
+	By                                 By
 }
 
 // Launcher makes launch handles, as an EHR does.

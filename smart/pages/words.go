@@ -78,6 +78,9 @@ func writes(may access.Interaction) bool {
 	return may&(access.Create|access.Update|access.Delete) != 0
 }
 
+// self stands for the person who reads the sentence.
+const self = "you"
+
 // whose is the end of a scope's sentence.
 func whose(l scope.Level, patient string) string {
 	switch {
@@ -110,10 +113,20 @@ func sentence(s scope.Scope, patient string) (text, hint string) {
 	if s.Type == "*" {
 		what, hint = "all data", "Measurements, personal details, devices, consents and the access record"
 	}
+	own := s.Level == scope.Patient && patient == self
+	switch {
+	case own && s.Type == "*":
+		what = "all your data"
+	case own:
+		what = "your " + strings.TrimPrefix(what, "the ")
+	}
 	text = verbs(s.May) + " " + what
 	if only := limits(s); only != "" {
 		text += ", only " + only
 		hint = ""
+	}
+	if own {
+		return text, hint
 	}
 	return text + whose(s.Level, patient), hint
 }

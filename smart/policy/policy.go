@@ -49,6 +49,9 @@ type Engine struct {
 	// Roles are those that a person has now; ok is false when the account has
 	// ended. Nil: those of the sign-in.
 	Roles func(ctx context.Context, subjectID string) (roles []string, ok bool, err error)
+	// ConsentsOf are the consents that hold for a person of this server, with
+	// emergency access on top. Nil: Consents.
+	ConsentsOf func(subjectID string) access.Consents
 	// Outside verifies tokens of other issuers; nil: none are taken.
 	Outside *outside.Verifier
 
@@ -318,6 +321,9 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, n
 		Scope: k.claims.Scope, Expires: k.expires, Authorization: rec.ID, Patient: k.claims.Patient, Roles: roles,
 		ACR: rec.Subject.ACR, AuthTime: rec.Subject.AuthTime}
 	e.finish(p, f)
+	if e.ConsentsOf != nil {
+		p.Grant.Consents = e.ConsentsOf(p.Subject)
+	}
 	k.record, k.roles, k.principal = *rec, slices.Clone(roles), p
 	return p, nil
 }

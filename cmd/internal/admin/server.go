@@ -26,6 +26,7 @@ import (
 
 // Operations is what the server offers to its operator.
 type Operations interface {
+	People
 	AddPatient(ctx context.Context, op Operator, in NewPatient) (ID, error)
 	GrantConsent(ctx context.Context, op Operator, in NewConsent) (ID, error)
 	WithdrawConsent(ctx context.Context, op Operator, in WithdrawConsent) (Withdrawn, error)
@@ -123,6 +124,7 @@ func operatorOf(r *http.Request) Operator {
 func (s *Server) routes() http.Handler {
 	m := http.NewServeMux()
 	o := s.Ops
+	people(m, s, o)
 	post(m, s, "patient", o.AddPatient)
 	post(m, s, "consent/grant", o.GrantConsent)
 	post(m, s, "consent/withdraw", o.WithdrawConsent)

@@ -50,6 +50,14 @@ type Config struct {
 	OutsideIssuers string        `yaml:"outside-issuers" default:"" comment:"YAML file: issuers besides this server whose access tokens are accepted, with their JWKS and claims."`
 	Brand          string        `yaml:"brand" default:"" comment:"YAML file: the organisation behind this server, for lists of user-facing apps. Empty: named after the base URL."`
 
+	OIDCIssuer            string   `yaml:"oidc-issuer" default:"" comment:"Issuer URL of the hospital's OpenID provider, for signing in with it. Its callback is BASE/auth/external/callback."`
+	OIDCClientID          string   `yaml:"oidc-client-id" default:"" comment:"This server's client id there."`
+	OIDCSecretFile        string   `yaml:"oidc-client-secret-file" default:"" comment:"File with the client secret. Empty: a public client."`
+	OIDCName              string   `yaml:"oidc-name" default:"the hospital" comment:"What people read on the button."`
+	OIDCMFA               []string `yaml:"oidc-mfa" default:"" comment:"acr or amr values of the provider that mean several factors (comma separated). Staff need one of these or of oidc-phishing-resistant."`
+	OIDCPhishingResistant []string `yaml:"oidc-phishing-resistant" default:"" comment:"acr or amr values of the provider that mean a phishing-resistant factor (comma separated)."`
+	BreachedPasswords     string   `yaml:"breached-passwords" default:"" comment:"File of SHA-1 hashes, or prefixes of at least 10 hex digits, of stolen passwords, one a line. Such a password cannot be set."`
+
 	EgressAllow []string `yaml:"egress-allow" default:"" comment:"Private networks (CIDR, comma separated) that subscription endpoints and JWKS URLs may lie in. Everything private is refused otherwise; plain http is possible only here."`
 }
 
@@ -124,6 +132,9 @@ func (c *Config) check() error {
 		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || strings.HasSuffix(c.BaseURL, "/") || u.RawQuery != "" {
 			return errors.New("base-url: an absolute http or https URL without trailing slash or query is needed")
 		}
+	}
+	if (c.OIDCIssuer == "") != (c.OIDCClientID == "") {
+		return errors.New("oidc-issuer and oidc-client-id go together")
 	}
 	if _, err := c.Egress(); err != nil {
 		return err

@@ -36,6 +36,7 @@ import (
 	"pulsegate/mapping/ingest"
 	"pulsegate/smart/authorize"
 	"pulsegate/smart/brands"
+	"pulsegate/smart/breakglass"
 	"pulsegate/smart/client"
 	"pulsegate/smart/grant"
 	"pulsegate/smart/introspect"
@@ -44,7 +45,10 @@ import (
 	"pulsegate/smart/outside"
 	"pulsegate/smart/policy"
 	"pulsegate/smart/register"
+	"pulsegate/smart/session"
+	"pulsegate/smart/signin"
 	"pulsegate/smart/token"
+	"pulsegate/smart/user"
 )
 
 // Main is a whole server.
@@ -65,6 +69,11 @@ type Main struct {
 	policy    *policy.Engine
 	tokens    *token.Endpoint
 	people    people
+	users     *user.Registry
+	sessions  *session.Sessions
+	cookies   session.Cookies
+	signs     *signin.Service
+	glass     *breakglass.Glass
 	grants    *grant.Store
 	authorize *authorize.Service
 	launches  *launch.Service

@@ -54,6 +54,9 @@ func (m *Main) openAccess(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := m.openPeople(); err != nil {
+		return err
+	}
 	return m.openSMART(ctx, assertions, scopes)
 }
 
@@ -138,7 +141,11 @@ func (m *Main) handler() (http.Handler, error) {
 		c.String(http.StatusOK, "ok\n")
 	})
 	e.GET("/metrics", gin.WrapH(m.telemetry.Metrics))
-	for _, x := range []rest.Mounter{m.ring, m.tokens, m.authorize, m.launches, m.registration, m.introspection, m.discovery(), brands.Handler{Bundle: m.bundle},
+	people, err := m.pages()
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range []rest.Mounter{people, m.ring, m.tokens, m.authorize, m.launches, m.registration, m.introspection, m.discovery(), brands.Handler{Bundle: m.bundle},
 		&ingest.Handler{Pipeline: m.pipeline, Auth: m.policy, RequestID: rest.RequestID, Limits: m.pipeline.Limits, Logger: m.Log}} {
 		x.Mount(e)
 	}

@@ -35,6 +35,8 @@ type people struct {
 	roles     func(ctx context.Context, subjectID string) (roles []string, ok bool, err error)
 	alive     func(ctx context.Context, s grant.Subject, offline bool) (roles []string, ok bool, err error)
 	maySelect func(ctx context.Context, s authorize.Subject, patient, encounter string) error
+	// consents are those that hold for a person: with emergency access.
+	consents func(subjectID string) access.Consents
 }
 
 // openSMART builds the authorization server and the policy.
@@ -44,7 +46,7 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 	}
 	m.grants = &grant.Store{State: m.store}
 	m.policy = &policy.Engine{Keys: m.ring, Clients: m.clients, Consents: m.consents, Scopes: scopes, Issuer: m.base, Audience: m.fhirBase(),
-		Clock: m.now, Grants: m.grants, RoleRules: m.people.rules, Roles: m.people.roles, Outside: m.outside}
+		Clock: m.now, Grants: m.grants, RoleRules: m.people.rules, Roles: m.people.roles, ConsentsOf: m.people.consents, Outside: m.outside}
 	var err error
 	m.tokens, err = token.New(ctx, token.Options{Store: m.store, Audit: m.recorder, Keys: m.ring, Assertions: assertions, Scopes: scopes,
 		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, UserLife: m.Config.UserTokenLife, Alive: m.people.alive})
