@@ -11,7 +11,7 @@ CRASHES ?= 50
 PULSEGATE_FIXTURES ?= $(abspath $(wildcard ../shared/fixtures))
 export PULSEGATE_FIXTURES
 
-.PHONY: run build test race smoke hostile bench fuzz generate clean
+.PHONY: run build test browser race smoke hostile bench fuzz generate clean
 
 run: build ## a demo server on http://127.0.0.1:8080 with invented wearers
 	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080
@@ -22,12 +22,15 @@ build: $(BIN)
 $(BIN):
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/pulsegate
 
-test: build ## every suite, lint, crash harness, fuzz seeds, race, smoke, hostile input
-	$(GO) test ./...
+test: build browser ## every suite, lint, crash harness, fuzz seeds, race, smoke, hostile input
+	PULSEGATE_BROWSER=1 $(GO) test ./...
 	$(MAKE) race
 	$(GO) run ./conformance/kill -bin $(BIN) -kills $(CRASHES)
 	$(MAKE) smoke
 	$(MAKE) hostile
+
+browser: ## what the pages' tests need; with it they fail rather than skip
+	sh deploy/ensure-chromium.sh
 
 race: ## the packages with concurrency in them, under the race detector (needs a C compiler)
 	sh deploy/ensure-cc.sh
