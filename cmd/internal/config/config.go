@@ -103,7 +103,13 @@ func (c *Config) readFile(path string) error {
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return nil
+	// An empty list is no list.
+	return each(c, func(f field) error {
+		if p, ok := f.v.Addr().Interface().(*[]string); ok && len(*p) == 0 {
+			*p = nil
+		}
+		return nil
+	})
 }
 
 func (c *Config) check() error {
