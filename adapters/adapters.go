@@ -50,8 +50,12 @@ type Input struct {
 }
 
 // Sink takes what an adapter reads. Its methods return an error only when
-// decoding must stop (the context ended, the store failed). The *Sample and
-// the bytes in a Reject belong to the adapter again after the call.
+// decoding must stop (the context ended, the store failed).
+//
+// The *Sample with its slices, and the bytes in a Reject, are valid during the
+// call only: adapters use them again for the next one. Strings stay as they
+// are, but one may share memory with its neighbours in the payload: what is
+// kept for long is cloned.
 type Sink interface {
 	Sample(*sample.Sample) error
 	Reject(*sample.Reject) error

@@ -35,26 +35,26 @@ func (r *record) reject(reason, detail string) {
 }
 
 // begin clears r and reads what Record, Workout and others have in common.
-func (d *xmlDecoder) begin(r *record) {
-	comps := r.s.Components[:0]
-	*r = record{raw: r.raw[:0]}
-	r.s.Components = comps
-	r.s.Channel = channelXML
-	r.s.Zone = sample.ZoneInstant
-	r.s.KeyValue = true
+func (d *xmlDecoder) begin(r *record) (value *attr) {
+	r.clear()
 	for i := range d.sc.attrs {
 		a := &d.sc.attrs[i]
-		switch string(a.name) {
-		case "sourceName":
-			r.s.Source.Name = d.names.get(d.sc.value(a))
-		case "sourceVersion":
-			r.s.Source.Version = d.names.get(d.sc.value(a))
-		case "device":
-			r.device = d.devices.get(a.raw, func() []byte { return d.sc.value(a) })
-			r.s.Device = *r.device
-		case "startDate":
+		switch a.key {
+		case keyType:
+			r.s.Metric = d.str(a)
+		case keyUnit:
+			r.unit = d.str(a)
+		case keyValue:
+			value = a
+		case keySourceName:
+			r.s.Source.Name = d.str(a)
+		case keySourceVersion:
+			r.s.Source.Version = d.str(a)
+		case keyDevice:
+			d.device(r, a)
+		case keyStartDate:
 			d.date(r, a, r.s.Start.IsZero())
-		case "endDate":
+		case keyEndDate:
 			d.date(r, a, false)
 		}
 	}
@@ -67,6 +67,38 @@ func (d *xmlDecoder) begin(r *record) {
 	if r.s.End.Equal(r.s.Start) {
 		r.s.End = time.Time{}
 	}
+	return value
+}
+
+// clear makes r ready for the next element.
+func (r *record) clear() {
+	s := &r.s
+	*r = record{s: sample.Sample{Channel: channelXML, Zone: sample.ZoneInstant, KeyValue: true, Components: s.Components[:0]}, raw: r.raw[:0]}
+}
+
+// str is the text of an attribute that many elements share: equal texts are
+// one string.
+func (d *xmlDecoder) str(a *attr) string {
+	m := a.memo
+	if m == nil {
+		return d.names.get(d.sc.value(a))
+	}
+	if !m.known {
+		m.str, m.known = d.names.get(d.sc.value(a)), true
+	}
+	return m.str
+}
+
+func (d *xmlDecoder) device(r *record, a *attr) {
+	if m := a.memo; m == nil {
+		r.device = d.devices.get(a.raw, func() []byte { return d.sc.value(a) })
+	} else {
+		if m.device == nil {
+			m.device = d.devices.get(a.raw, func() []byte { return d.sc.value(a) })
+		}
+		r.device = m.device
+	}
+	r.s.Device = *r.device
 }
 
 // date reads a start or an end. In version 12 the end is written as a second
@@ -97,19 +129,7 @@ func (d *xmlDecoder) keepRaw(r *record) {
 
 func (d *xmlDecoder) record() error {
 	r := &d.rec
-	d.begin(r)
-	var value *attr
-	for i := range d.sc.attrs {
-		a := &d.sc.attrs[i]
-		switch string(a.name) {
-		case "type":
-			r.s.Metric = d.names.get(d.sc.value(a))
-		case "unit":
-			r.unit = d.names.get(d.sc.value(a))
-		case "value":
-			value = a
-		}
-	}
+	value := d.begin(r)
 	if r.s.Metric == "" {
 		r.reject(sample.ReasonMissing, "type is missing")
 	}
@@ -136,9 +156,17 @@ func (d *xmlDecoder) recordValue(r *record, a *attr) {
 		r.s.Value = number(d.values.get(num), r.unit)
 	default:
 		if v := bytes.TrimSpace(d.sc.value(a)); len(v) > 0 {
-			r.s.Value = code(d.names.get(v))
+			r.s.Value = code(d.text(a, v))
 		}
 	}
+}
+
+// text is the trimmed text v of a.
+func (d *xmlDecoder) text(a *attr, v []byte) string {
+	if len(v) == len(a.raw) && a.plain {
+		return d.str(a)
+	}
+	return d.names.get(v)
 }
 
 // recordChildren is children without a closure: it runs for every Record.
@@ -163,12 +191,11 @@ func (d *xmlDecoder) recordChildren(r *record) error {
 }
 
 // metaKey is a metadata key without Apple's prefix, which comes and goes.
-func metaKey(b []byte) []byte {
-	if rest, ok := bytes.CutPrefix(b, []byte("HKMetadataKey")); ok {
+func metaKey(s string) string {
+	if rest, ok := strings.CutPrefix(s, "HKMetadataKey"); ok {
 		return rest
 	}
-	rest, _ := bytes.CutPrefix(b, []byte("HK"))
-	return rest
+	return strings.TrimPrefix(s, "HK")
 }
 
 // metadata reads one MetadataEntry of r. Keys of third parties are not ours.
@@ -177,8 +204,8 @@ func (d *xmlDecoder) metadata(r *record) {
 	if k == nil || v == nil {
 		return
 	}
-	key, val := metaKey(d.sc.value(k)), d.sc.value(v)
-	switch string(key) {
+	key, val := metaKey(d.str(k)), d.sc.value(v)
+	switch key {
 	case "TimeZone":
 		if loc := d.clock.iana(d.names.get(val)); loc != nil {
 			r.s.IANA = d.names.get(val)
@@ -197,13 +224,13 @@ func (d *xmlDecoder) metadata(r *record) {
 	case "VO2MaxTestType":
 		r.s.Method = vo2Method(val)
 	case "HeartRateMotionContext":
-		d.component(r, "motionContext", code(d.names.get(val)))
+		d.component(r, "motionContext", code(d.str(v)))
 	case "BloodGlucoseMealTime":
-		d.component(r, "mealTime", code(d.names.get(val)))
+		d.component(r, "mealTime", code(d.str(v)))
 	case "InsulinDeliveryReason":
-		d.component(r, "insulinReason", code(d.names.get(val)))
+		d.component(r, "insulinReason", code(d.str(v)))
 	case "HeartRateSensorLocation", "BodyTemperatureSensorLocation":
-		d.component(r, "sensorLocation", code(d.names.get(val)))
+		d.component(r, "sensorLocation", code(d.str(v)))
 	case "BarometricPressure":
 		d.quantityComponent(r, "barometricPressure", val)
 	case "HeartRateEventThreshold", "LowCardioFitnessEventThreshold", "AudioExposureLevel":

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -37,24 +38,54 @@ func (in *interner) get(b []byte) string {
 	return s
 }
 
+// numerals keeps texts that seldom repeat, many in one allocation.
+type numerals struct{ b strings.Builder }
+
+const numeralsSize = 8 << 10
+
+func (n *numerals) get(text []byte) string {
+	if len(text) > numeralsSize/8 {
+		return string(text)
+	}
+	if n.b.Cap()-n.b.Len() < len(text) {
+		n.b = strings.Builder{}
+		n.b.Grow(numeralsSize)
+	}
+	from := n.b.Len()
+	n.b.Write(text)
+	return n.b.String()[from:]
+}
+
 // clock reads dates and keeps the zones it met.
 type clock struct {
 	fixed map[int]*time.Location
 	named map[string]*time.Location
 	max   time.Time // zero: no upper bound
+	limit int64     // max in Unix seconds
+
+	// The day and offset read last: dates follow one another.
+	day      [11]byte
+	offset   [6]byte
+	midnight int64
+	loc      *time.Location
 }
 
 func newClock(received time.Time) *clock {
-	c := &clock{fixed: map[int]*time.Location{}, named: map[string]*time.Location{}}
+	c := &clock{fixed: map[int]*time.Location{}, named: map[string]*time.Location{}, limit: math.MaxInt64}
 	if !received.IsZero() {
 		c.max = received.Add(48 * time.Hour)
+		c.limit = c.max.Unix()
 	}
 	return c
 }
 
+// minPlausible is 1900-01-01 in the zone that comes to it last.
+const minPlausible = -2208988800 + 16*3600
+
 // plausible refuses what no wearable can have measured.
 func (c *clock) plausible(t time.Time) bool {
-	return t.Year() >= 1900 && (c.max.IsZero() || !t.After(c.max))
+	sec := t.Unix()
+	return (sec >= minPlausible || t.Year() >= 1900) && (sec < c.limit || !t.After(c.max))
 }
 
 func (c *clock) zone(seconds int) *time.Location {
@@ -84,29 +115,50 @@ func (c *clock) iana(name string) *time.Location {
 
 // parse reads "2006-01-02 15:04:05 -0700" without allocating.
 func (c *clock) parse(b []byte) (time.Time, bool) {
-	if len(b) != 25 || b[4] != '-' || b[7] != '-' || b[10] != ' ' || b[13] != ':' || b[16] != ':' || b[19] != ' ' {
+	if len(b) != 25 || b[13] != ':' || b[16] != ':' {
 		return time.Time{}, false
 	}
-	var f [8]int
-	for i, span := range [8][2]int{{0, 4}, {5, 7}, {8, 10}, {11, 13}, {14, 16}, {17, 19}, {21, 23}, {23, 25}} {
-		for _, d := range b[span[0]:span[1]] {
-			if d < '0' || d > '9' {
-				return time.Time{}, false
-			}
-			f[i] = f[i]*10 + int(d-'0')
+	hour, ok1 := twoDigits(b[11], b[12])
+	minute, ok2 := twoDigits(b[14], b[15])
+	second, ok3 := twoDigits(b[17], b[18])
+	if !ok1 || !ok2 || !ok3 || hour > 23 || minute > 59 || second > 59 {
+		return time.Time{}, false
+	}
+	if c.loc == nil || [11]byte(b) != c.day || [6]byte(b[19:]) != c.offset {
+		if !c.setDay(b) {
+			return time.Time{}, false
 		}
 	}
-	offset := f[6]*3600 + f[7]*60
-	switch {
-	case b[20] == '-':
+	return time.Unix(c.midnight+int64(hour*3600+minute*60+second), 0).In(c.loc), true
+}
+
+func twoDigits(a, b byte) (int, bool) {
+	a, b = a-'0', b-'0'
+	return int(a)*10 + int(b), a <= 9 && b <= 9
+}
+
+// setDay reads the day and the offset of a date.
+func (c *clock) setDay(b []byte) bool {
+	if b[4] != '-' || b[7] != '-' || b[10] != ' ' || b[19] != ' ' || b[20] != '-' && b[20] != '+' {
+		return false
+	}
+	var f [6]int
+	for i, at := range [6]int{0, 2, 5, 8, 21, 23} {
+		var ok bool
+		if f[i], ok = twoDigits(b[at], b[at+1]); !ok {
+			return false
+		}
+	}
+	year, offset := f[0]*100+f[1], f[4]*3600+f[5]*60
+	if f[4] > 15 || f[5] > 59 || !isDay(year, f[2], f[3]) {
+		return false
+	}
+	if b[20] == '-' {
 		offset = -offset
-	case b[20] != '+':
-		return time.Time{}, false
 	}
-	if f[6] > 15 || f[7] > 59 || f[3] > 23 || f[4] > 59 || f[5] > 59 || !isDay(f[0], f[1], f[2]) {
-		return time.Time{}, false
-	}
-	return time.Date(f[0], time.Month(f[1]), f[2], f[3], f[4], f[5], 0, c.zone(offset)), true
+	c.day, c.offset, c.loc = [11]byte(b), [6]byte(b[19:]), c.zone(offset)
+	c.midnight = time.Date(year, time.Month(f[2]), f[3], 0, 0, 0, 0, c.loc).Unix()
+	return true
 }
 
 func isDay(year, month, day int) bool {
@@ -221,10 +273,10 @@ func short(s string) string {
 	return hex.EncodeToString(h[:8])
 }
 
-// devices reads HKDevice descriptions.
+// devices reads HKDevice descriptions, each distinct text once.
 type devices struct {
-	byRaw  map[string]*sample.Device // as written, pointer and all
-	byText map[string]*sample.Device // without the pointer
+	byRaw  map[string]*sample.Device // as written, without the pointer
+	byText map[string]*sample.Device // decoded
 }
 
 func newDevices() *devices {
@@ -233,14 +285,20 @@ func newDevices() *devices {
 
 // get returns the device of one attribute; decode resolves its references.
 func (d *devices) get(raw []byte, decode func() []byte) *sample.Device {
-	if x, ok := d.byRaw[string(raw)]; ok {
+	// The pointer changes with every run and tells nothing.
+	key := raw
+	if rest, ok := bytes.CutPrefix(raw, []byte("&lt;&lt;HKDevice: ")); ok {
+		if i := bytes.Index(rest, []byte("&gt;")); i >= 0 {
+			key = rest[i:]
+		}
+	}
+	if x, ok := d.byRaw[string(key)]; ok {
 		return x
 	}
 	if len(d.byRaw) >= 4096 {
 		clear(d.byRaw)
 	}
 	body := string(decode())
-	// The pointer changes with every run and tells nothing.
 	if rest, ok := strings.CutPrefix(body, "<<HKDevice: "); ok {
 		if _, rest, ok = strings.Cut(rest, ">"); ok {
 			body = strings.TrimSuffix(strings.TrimPrefix(rest, ", "), ">")
@@ -255,7 +313,7 @@ func (d *devices) get(raw []byte, decode func() []byte) *sample.Device {
 		x = &parsed
 		d.byText[body] = x
 	}
-	d.byRaw[string(raw)] = x
+	d.byRaw[string(key)] = x
 	return x
 }
 

@@ -29,9 +29,10 @@ type xmlDecoder struct {
 	sc     *scanner
 	clock  *clock
 
-	names, values *interner
-	devices       *devices
-	ids           map[string]string // source name -> short
+	names   *interner
+	values  numerals
+	devices *devices
+	ids     map[string]string // source name -> short
 
 	rec       record
 	bp        *bloodPressure
@@ -45,11 +46,13 @@ type xmlDecoder struct {
 }
 
 func newXMLDecoder(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink) *xmlDecoder {
-	return &xmlDecoder{
+	d := &xmlDecoder{
 		ctx: ctx, format: format, sink: sink, sc: newScanner(r), clock: newClock(in.Received),
-		names: newInterner(8192), values: newInterner(1 << 16), devices: newDevices(), ids: map[string]string{},
+		names: newInterner(8192), devices: newDevices(), ids: map[string]string{},
 		bp: newBloodPressure(), nights: newNights(channelXML), summaries: map[sample.Date]*sample.Sample{},
 	}
+	d.sc.mute = true
+	return d
 }
 
 // fail dresses an error of the scanner; errors of the sink and of the context
@@ -90,6 +93,16 @@ func (d *xmlDecoder) readError(err error) error {
 		return f
 	}
 	return &adapters.PayloadError{Format: d.format, Where: d.where(), Rule: "the body cannot be read", Err: err}
+}
+
+// decodeXML reads one document, its bytes received beside the decoding.
+func decodeXML(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink, offset int64) (read int64, err error) {
+	a := readAhead(r)
+	defer a.stop()
+	d := newXMLDecoder(ctx, in, format, a, sink)
+	d.offset = offset
+	err = d.run()
+	return d.sc.base + int64(d.sc.pos), err
 }
 
 // run reads the whole document.

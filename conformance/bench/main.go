@@ -6,6 +6,7 @@
 //	bench -bin bin/pulsegate
 //	bench -bin bin/pulsegate -steps create,mixed   # some of it
 //	bench -target http://127.0.0.1:8090/fhir -token -   # "-": no token
+//	bench -xml 1000 -write-xml export.xml               # only the payload
 //
 // Loads are bounded in count. Figures go to a table on stdout, with -json FILE
 // to a file, and with -results FILE to a history of dated sections.
@@ -30,7 +31,8 @@ type options struct {
 	bin, target, token, json string
 	steps, results, mix      string
 	n, workers, seedObs      int
-	xmlMB                    int
+	xmlMB, samples           int
+	writeXML                 string
 }
 
 // figure is one measured line.
@@ -62,13 +64,15 @@ func main() {
 	flag.StringVar(&o.target, "target", "", "FHIR base URL of a running server instead")
 	flag.StringVar(&o.token, "token", "-", `bearer token for -target ("-": none)`)
 	flag.StringVar(&o.json, "json", "", "also write the figures to this file")
-	flag.StringVar(&o.steps, "steps", "", "only these, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, ingest, floors, restart")
+	flag.StringVar(&o.steps, "steps", "", "only these, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, ingest, samples, floors, restart")
 	flag.StringVar(&o.mix, "mix", "ingest,export", "what the step mixed does beside searches, creates and notifications")
 	flag.StringVar(&o.results, "results", "", "also append a dated section to this file")
 	flag.IntVar(&o.n, "n", 5000, "requests per measurement")
 	flag.IntVar(&o.workers, "c", 16, "concurrent connections")
 	flag.IntVar(&o.seedObs, "observations", 100000, "Observations in the store before searching")
+	flag.IntVar(&o.samples, "samples", 10_000_000, "heart rates in the store of the step samples")
 	flag.IntVar(&o.xmlMB, "xml", 100, "size of the generated export.xml in MB")
+	flag.StringVar(&o.writeXML, "write-xml", "", "only write the export.xml of -xml MB to this file")
 	flag.Parse()
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -77,6 +81,10 @@ func main() {
 }
 
 func run(o options) error {
+	if o.writeXML != "" {
+		_, err := writeExport(o.writeXML, o.xmlMB)
+		return err
+	}
 	b := &bench{opt: o}
 	tr := &http.Transport{MaxIdleConnsPerHost: o.workers * 2, MaxConnsPerHost: o.workers * 2}
 	hc := &http.Client{Transport: tr, Timeout: 2 * time.Minute}
@@ -153,7 +161,7 @@ func (b *bench) own(hc *http.Client) error {
 	}
 	b.c = &blackbox.Client{Base: b.srv.Base, ID: c.ID, Scope: "system/*.cruds", Key: key, HTTP: hc}
 	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read}, {"search", b.search}, {"operations", b.operations}, {"export", b.export},
-		{"exportfloor", b.exportFloor}, {"notifications", b.notifications}, {"mixed", b.mixed}, {"ingest", b.ingest}, {"floors", b.floors},
+		{"exportfloor", b.exportFloor}, {"notifications", b.notifications}, {"mixed", b.mixed}, {"ingest", b.ingest}, {"samples", b.samples}, {"floors", b.floors},
 		{"restart", b.restart}})
 }
 

@@ -28,6 +28,10 @@ const (
 // while payloads are ingested, a whole export is downloaded and each create is
 // notified.
 func (b *bench) mixed() error {
+	files, err := b.payloads()
+	if err != nil {
+		return err
+	}
 	quiet, err := b.paced()
 	if err != nil {
 		return err
@@ -35,7 +39,7 @@ func (b *bench) mixed() error {
 	end := make(chan struct{})
 	var wg sync.WaitGroup
 	errs := make(chan error, 2)
-	for name, f := range map[string]func(<-chan struct{}) error{"ingest": b.ingestUntil, "export": b.exportUntil} {
+	for name, f := range map[string]func(<-chan struct{}) error{"ingest": func(end <-chan struct{}) error { return b.ingestUntil(files, end) }, "export": b.exportUntil} {
 		if !slices.Contains(strings.Split(b.opt.mix, ","), name) {
 			errs <- nil
 			continue
@@ -127,18 +131,28 @@ func (b *bench) pacer(kind, first int, begin time.Time) ([]time.Duration, error)
 	return out, errors.Join(err, end())
 }
 
-// ingestUntil ingests payloads, one after the other.
-func (b *bench) ingestUntil(end <-chan struct{}) error {
-	for n := 0; ; n++ {
-		file := filepath.Join(b.dir, fmt.Sprintf("mixed-%d.xml", n))
-		f, err := os.Create(file)
+// payloads writes what ingestUntil sends, before anything is measured.
+func (b *bench) payloads() ([]string, error) {
+	files := make([]string, mixedPayloads)
+	for n := range files {
+		files[n] = filepath.Join(b.dir, fmt.Sprintf("mixed-%d.xml", n))
+		f, err := os.Create(files[n])
 		if err != nil {
-			return err
+			return nil, err
 		}
-		err = applegen.Generate(f, applegen.Options{Seed: uint64(100 + n), Bytes: 4 << 20, Start: time.Date(2015, 1, 1+60*n, 0, 0, 0, 0, time.UTC)})
+		err = applegen.Generate(f, applegen.Options{Seed: uint64(100 + n), Bytes: 32 << 20, Start: time.Date(1990+4*n, 1, 1, 0, 0, 0, 0, time.UTC)})
 		if err = errors.Join(err, f.Close()); err != nil {
-			return err
+			return nil, err
 		}
+	}
+	return files, nil
+}
+
+const mixedPayloads = 6
+
+// ingestUntil ingests payloads, one after the other.
+func (b *bench) ingestUntil(files []string, end <-chan struct{}) error {
+	for _, file := range files {
 		if err := b.srv.Run(nil, "ingest", "--patient", b.patient, "--vendor", "apple", file); err != nil {
 			return err
 		}
@@ -148,6 +162,7 @@ func (b *bench) ingestUntil(end <-chan struct{}) error {
 		default:
 		}
 	}
+	return nil
 }
 
 // exportUntil downloads a whole export, again and again.

@@ -122,18 +122,7 @@ func (b *bench) subscribe(endpoint string) (string, error) {
 // ingest measures an export.xml from file to durable.
 func (b *bench) ingest() error {
 	file := filepath.Join(b.dir, "export.xml")
-	f, err := os.Create(file)
-	if err != nil {
-		return err
-	}
-	err = applegen.Generate(f, applegen.Options{Seed: 7, Bytes: int64(b.opt.xmlMB) << 20, Start: time.Date(2021, 1, 1, 0, 0, 0, 0, time.UTC)})
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	st, err := os.Stat(file)
+	size, err := writeExport(file, b.opt.xmlMB)
 	if err != nil {
 		return err
 	}
@@ -147,7 +136,7 @@ func (b *bench) ingest() error {
 		return err
 	}
 	took := time.Since(begin).Seconds()
-	mb := float64(st.Size()) / 1e6
+	mb := float64(size) / 1e6
 	b.add("export.xml ingest", mb/took, "MB/s", fmt.Sprintf("%.0f MB, %d read, %d created, %d quarantined", mb, s.Read, s.Created, s.Quarantined))
 	b.add("export.xml ingest", float64(s.Created)/took, "Observations/s", "file to durable")
 	rss, err := b.srv.RSS()
@@ -161,6 +150,22 @@ func (b *bench) ingest() error {
 	}
 	b.add("disk", float64(after.DiskBytes-before.DiskBytes)/float64(max(1, s.Created)), "B/Observation", "index, change log, audit, write-ahead log and what compaction has not yet taken included")
 	return b.scanFloor(file, mb)
+}
+
+// writeExport writes an export.xml of about mb megabytes.
+func writeExport(file string, mb int) (size int64, err error) {
+	f, err := os.Create(file)
+	if err != nil {
+		return 0, err
+	}
+	err = applegen.Generate(f, applegen.Options{Seed: 7, Bytes: int64(mb) * 1e6, Start: time.Date(2021, 1, 1, 0, 0, 0, 0, time.UTC)})
+	if err == nil {
+		size, err = f.Seek(0, io.SeekCurrent)
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return size, err
 }
 
 // scanFloor is the bare scanner over the same file.

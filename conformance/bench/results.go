@@ -67,5 +67,9 @@ func machine() string {
 			}
 		}
 	}
+	if raw, err := os.ReadFile("/proc/loadavg"); err == nil {
+		// Far above the number of cores it says: something else ran, too.
+		s += ", load " + strings.Join(strings.Fields(string(raw))[:3], " ") + " at the end"
+	}
 	return s
 }

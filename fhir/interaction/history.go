@@ -2,6 +2,8 @@ package interaction
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -31,7 +33,7 @@ func (s *Service) History(ctx context.Context, rq *Request, ref fhir.Ref, h Hist
 	var evs []audit.Event
 	ev := rq.event("history-instance", ref.Type)
 	ev.Data = []audit.DataRef{{Ref: ref}}
-	for patient := range patients {
+	for _, patient := range slices.Sorted(maps.Keys(patients)) {
 		ev.Patient = patient
 		evs = append(evs, ev)
 	}

@@ -1,6 +1,7 @@
 package interaction
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -211,17 +212,15 @@ func (g *codeGroups) add(f *store.Found) error {
 	return nil
 }
 
+// newer is the order of a search by -date: what comes at one instant is in
+// order of id, too.
+func newer(a, b recent) int {
+	return cmp.Or(cmp.Compare(b.at, a.at), strings.Compare(b.id, a.id))
+}
+
 // trim keeps the newest and their ties, in order.
 func (g *codeGroups) trim(s *codeSet) {
-	slices.SortStableFunc(s.kept, func(a, b recent) int {
-		switch {
-		case a.at > b.at:
-			return -1
-		case a.at < b.at:
-			return 1
-		}
-		return 0
-	})
+	slices.SortFunc(s.kept, newer)
 	if len(s.kept) <= g.most {
 		return
 	}
@@ -297,15 +296,7 @@ func (g *codeGroups) newest() []recent {
 			groups = append(groups, s)
 		}
 	}
-	slices.SortStableFunc(groups, func(a, b *codeSet) int {
-		switch {
-		case a.kept[0].at > b.kept[0].at:
-			return -1
-		case a.kept[0].at < b.kept[0].at:
-			return 1
-		}
-		return a.order - b.order
-	})
+	slices.SortFunc(groups, func(a, b *codeSet) int { return newer(a.kept[0], b.kept[0]) })
 	var out []recent
 	for _, s := range groups {
 		out = append(out, s.kept...)

@@ -25,4 +25,7 @@ type Columnar interface {
 	// the newest n matches and those that begin in the same second as the
 	// n-th.
 	FindNewest(ctx context.Context, f Find, n int, fn func(*Found) bool) error
+	// ChangesBrief is Changes for who has no use for samples: all that a
+	// commit wrote of one series is one Change, without a Ref.
+	ChangesBrief(ctx context.Context, from T, fn func(*Change) bool) error
 }

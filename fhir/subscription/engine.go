@@ -133,7 +133,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	// Watch before the cursor is read: no commit falls in between.
 	e.stop = o.Store.Watch(func(c store.Commit) {
-		if len(c.Changes) > 0 {
+		if len(c.Changes) > 0 || c.Samples > 0 {
 			poke(e.wake)
 		}
 	})
@@ -297,7 +297,7 @@ const saveCursor = 5000
 func (e *Engine) step(ctx context.Context) (more bool, err error) {
 	st := &stepState{e: e, from: e.cursor, grants: map[string]*access.Grant{}, given: map[string]uint64{}}
 	n := 0
-	err = e.opts.Store.Changes(ctx, e.cursor, func(c *store.Change) bool {
+	err = e.changes(ctx, func(c *store.Change) bool {
 		// A commit is done whole: the cursor cannot stand inside one.
 		if n >= stepSize && c.T != st.to {
 			more = true
@@ -320,6 +320,19 @@ func (e *Engine) step(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	return more, st.commit(ctx)
+}
+
+// changes are those behind the cursor. As long as there is no Subscription
+// nobody wants to know of samples one by one; a step ends with the commit that
+// brings the first.
+func (e *Engine) changes(ctx context.Context, fn func(*store.Change) bool) error {
+	e.mu.Lock()
+	none := len(e.subs) == 0
+	e.mu.Unlock()
+	if s, ok := e.opts.Store.(store.Columnar); ok && none {
+		return s.ChangesBrief(ctx, e.cursor, fn)
+	}
+	return e.opts.Store.Changes(ctx, e.cursor, fn)
 }
 
 // stepState is one step of the follower.

@@ -22,6 +22,7 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/egress"
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 )
@@ -342,6 +343,26 @@ func TestContents(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A commit of samples alone, with no document beside them, is numbered too.
+func TestSamplesAlone(t *testing.T) {
+	w, r := newWorld(t), newReceiver(t)
+	w.subscribe("s1", subscriptionJSON(r.URL, IDOnly, "", ""))
+	w.until("active", func() bool { return w.status("s1") == "active" })
+	tpl := &series.Template{Patient: "p1", Vendor: "apple", Categories: []string{"vital-signs"}, Values: 1,
+		Parts: [][]byte{[]byte(`},"identifier":[{"value":"`), []byte(`"}],"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/p1"},`),
+			[]byte(`,"valueQuantity":{"value":`), []byte(`}}`)},
+		Holes: []series.Hole{series.HoleID, series.HoleEffective, series.HoleValue}}
+	var cols series.Columns
+	for i := range 3 {
+		s := series.Sample{Start: 1767225600_000000 + int64(i)*1e6, End: series.NoEnd, Values: [series.MaxValues]series.Decimal{{Mant: 62}}}
+		cols.Append(&s, 1)
+	}
+	if _, err := w.st.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: &cols}}, Probed: w.st.T()}); err != nil {
+		t.Fatal(err)
+	}
+	w.until("events", func() bool { n, _ := r.events(); return slices.Equal(n, upTo(3)) })
 }
 
 // The receiver fails, the engine restarts: it still sees 1..n in order, each

@@ -35,9 +35,9 @@ type run struct {
 
 	streams *mapping.Streams
 	row     series.Sample
-	use     *use                 // of the last sample
-	horizon int64                // what begins later than this lies in the future, if the clock says so still
-	spare   chan *series.Columns // empty, with memory
+	use     *use  // of the last sample
+	horizon int64 // what begins later than this lies in the future, if the clock says so still
+	spare   spares
 
 	sum        Summary
 	consentRef fhir.Ref
@@ -106,7 +106,8 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 	dctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.ctx, r.out, r.cur = dctx, make(chan *batch, 1), newBatch()
-	r.streams, r.spare = r.p.Mapper.Streams(r.q.Vendor, r.q.Patient, r.zone), make(chan *series.Columns, 64)
+	r.streams = r.p.Mapper.Streams(r.q.Vendor, r.q.Patient, r.zone)
+	r.spare.most = r.limits.Samples
 	if err := r.recall(ctx); err != nil {
 		return err
 	}

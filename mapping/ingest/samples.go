@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sort"
+	"sync"
 	"time"
 
 	"pulsegate/fhir"
@@ -52,7 +53,7 @@ func (r *run) useOf(st *mapping.Stream) *use {
 	}
 	g := b.byTemplate[st.Template]
 	if g == nil {
-		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague, columns: r.columns(st.Template.Values)}
+		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague, columns: r.spare.get(st.Template.Values)}
 		b.byTemplate[st.Template] = g
 		b.groups = append(b.groups, g)
 	}
@@ -65,26 +66,43 @@ func (r *run) useOf(st *mapping.Stream) *use {
 	return u
 }
 
-// columns are empty ones for n values, if possible with memory of an earlier
-// batch.
-func (r *run) columns(n int) *series.Columns {
-	select {
-	case c := <-r.spare:
-		c.Values = c.Values[:min(n, len(c.Values))]
-		return c
-	default:
+// spares are columns of committed batches, empty, with their memory. What they
+// keep is bounded by the samples that they have room for: the columns of any
+// series grow to a whole batch at times.
+type spares struct {
+	mu   sync.Mutex
+	list []*series.Columns
+	room int // samples
+	most int
+}
+
+func (s *spares) get(n int) *series.Columns {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.list) == 0 {
 		return &series.Columns{}
+	}
+	c := s.list[len(s.list)-1]
+	s.list = s.list[:len(s.list)-1]
+	s.room -= cap(c.Start)
+	c.Values = c.Values[:min(n, len(c.Values))]
+	return c
+}
+
+func (s *spares) put(c *series.Columns) {
+	c.Reset()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.room+cap(c.Start) <= s.most {
+		s.list = append(s.list, c)
+		s.room += cap(c.Start)
 	}
 }
 
 // recycle keeps the memory of a batch that is committed.
 func (r *run) recycle(b *batch) {
 	for _, g := range b.groups {
-		g.columns.Reset()
-		select {
-		case r.spare <- g.columns:
-		default:
-		}
+		r.spare.put(g.columns)
 	}
 }
 

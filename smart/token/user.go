@@ -122,7 +122,10 @@ func (e *Endpoint) person(rq *request, au *grant.Authorization, granted, nonce s
 		return Answer{}, claims{}, fhir.Wrap("token.person", err)
 	}
 	c := claims{Sub: au.Subject.ID, ClientID: au.ClientID, Scope: granted, Authz: au.ID, Patient: au.Context.Patient,
-		Encounter: au.Context.Encounter, ACR: au.Subject.ACR, AuthTime: au.Subject.AuthTime.Unix()}
+		Encounter: au.Context.Encounter, ACR: au.Subject.ACR}
+	if !au.Subject.AuthTime.IsZero() {
+		c.AuthTime = au.Subject.AuthTime.Unix()
+	}
 	if !au.Subject.FHIRUser.IsZero() && set.Has(scope.FHIRUser) {
 		c.FHIRUser = e.opts.Audience + "/" + au.Subject.FHIRUser.String()
 	}
@@ -145,7 +148,10 @@ func (e *Endpoint) person(rq *request, au *grant.Authorization, granted, nonce s
 // identity is the claims of an id_token (OpenID Connect Core 2; SMART App
 // Launch 2.2, "Scopes for requesting identity data").
 func (e *Endpoint) identity(c claims, au *grant.Authorization, set scope.Set, nonce string) map[string]any {
-	id := map[string]any{"iss": c.Iss, "sub": c.Sub, "aud": c.ClientID, "iat": c.Iat, "exp": c.Iat + int64(idLife/time.Second), "auth_time": c.AuthTime, "jti": rand.Text()}
+	id := map[string]any{"iss": c.Iss, "sub": c.Sub, "aud": c.ClientID, "iat": c.Iat, "exp": c.Iat + int64(idLife/time.Second), "jti": rand.Text()}
+	if c.AuthTime != 0 {
+		id["auth_time"] = c.AuthTime
+	}
 	if nonce != "" {
 		id["nonce"] = nonce
 	}
@@ -236,6 +242,10 @@ func (e *Endpoint) rotate(ctx context.Context, rq *request, rec *grant.Record, p
 		}
 		granted = set.String()
 	}
+	granted, fail = e.still(&rq.proof.Client, granted)
+	if fail != nil {
+		return nil, false, fail
+	}
 	a, c, err := e.person(rq, &rec.Authorization, granted, "")
 	if err != nil {
 		return nil, false, failure(err)
@@ -268,6 +278,26 @@ func (e *Endpoint) rotate(ctx context.Context, rq *request, rec *grant.Record, p
 		return nil, false, failure(e.conflict(ctx, rq.order(), err))
 	}
 	return body, false, nil
+}
+
+// still cuts what was granted to what the client is registered for now.
+func (e *Endpoint) still(c *client.Client, granted string) (string, *oauth.Error) {
+	set, err := e.opts.Scopes.Parse(granted)
+	if err != nil {
+		return "", oauth.Unavailable(err)
+	}
+	allowed, err := e.opts.Scopes.Parse(c.Scope)
+	if err != nil {
+		return "", oauth.Unavailable(err)
+	}
+	if allowed.Covers(set) {
+		return granted, nil
+	}
+	left := scope.Narrow(set, allowed)
+	if len(left) == 0 {
+		return "", badGrant("the client is registered for nothing of this any more")
+	}
+	return left.String(), nil
 }
 
 // again answers an identical retry with the same bytes. It issues nothing, but

@@ -2,6 +2,36 @@
 // export.xml, export.zip and Health Auto Export JSON. The same Options give
 // the same bytes. It is for demonstrations, tests and benchmarks, and copies
 // no real person's data.
+//
+// # Proportions of an export.xml
+//
+// A day has about 1,180 Records in 430 bytes each, their children included,
+// written type by type as the Health app does:
+//
+//	ActiveEnergyBurned                360 (31 %)
+//	HeartRate                         290 (25 %)  every 200 to 400 s, each with its motion context
+//	StepCount                         100 (8 %)   40 of the phone, 60 of the watch
+//	BasalEnergyBurned                  96 (8 %)
+//	AppleStandTime                     90 (8 %)
+//	DistanceWalkingRunning             60 (5 %)
+//	EnvironmentalAudioExposure         30
+//	AppleExerciseTime                  28
+//	RespiratoryRate                    24         asleep only
+//	SleepAnalysis                      23         stages of the watch and one InBed of the phone, each with its zone
+//	OxygenSaturation                   18         each with the air pressure
+//	AppleStandHour                     16
+//	WalkingSpeed, DoubleSupport        22
+//	HeartRateVariabilitySDNN            3         each with a list of 50 beats
+//	all others                         20         flights, resting and walking heart rate, temperature, weight, blood pressure, glucose
+//	Workout                             3 in 7 days, with metadata, statistics and events
+//	ActivitySummary                     1
+//
+// The size of a Record and one beat to eight Records are those of an export
+// of 3.1 GB that its owner described (7.4 million Records, 0.9 million
+// beats). The counts of the types are estimates, not measured on people: they
+// follow the intervals in which a watch that is worn day and night writes.
+// The pointer in a device attribute differs by day, and all dates have one
+// offset, that of the exporting phone.
 package applegen
 
 import (

@@ -144,8 +144,8 @@ func (g *gen) sleep(kind, day int) {
 
 func (g *gen) variability(kind, day int) {
 	r := g.rnd(kind, day)
-	for n := range 5 {
-		from := n*17000 + r.IntN(3000)
+	for n := range 3 {
+		from := n*28000 + r.IntN(3000)
 		g.record("HKQuantityTypeIdentifierHeartRateVariabilitySDNN", g.watch, "ms", day, from, from+60, strconv.FormatFloat(30+30*r.Float64(), 'f', 4, 64))
 		g.str(">\n  <HeartRateVariabilityMetadataList>\n")
 		ms := from*1000 + 300
@@ -236,6 +236,20 @@ func (g *gen) workouts(kind, day int) {
 		}
 		g.str("/>\n")
 	}
+	event := func(typ string, at int, more ...string) {
+		g.str(`  <WorkoutEvent type="HKWorkoutEventType`, typ, `" date="`)
+		g.date(day, at)
+		g.str(`"`)
+		for i := 0; i+1 < len(more); i += 2 {
+			g.str(" ", more[i], `="`, more[i+1], `"`)
+		}
+		g.str("/>\n")
+	}
+	for at := from; at+300 < from+length; at += 300 {
+		event("Segment", at, "duration", "5", "durationUnit", "min")
+	}
+	event("Pause", from+length/2)
+	event("Resume", from+length/2+90)
 	statistic(distance, "sum", strconv.FormatFloat(float64(length)/400, 'f', 3, 64), "unit", "km")
 	statistic("ActiveEnergyBurned", "sum", strconv.FormatFloat(float64(length)/6, 'f', 2, 64), "unit", "kcal")
 	statistic("HeartRate", "average", strconv.Itoa(128+r.IntN(20)), "minimum", strconv.Itoa(80+r.IntN(15)), "maximum", strconv.Itoa(158+r.IntN(20)), "unit", "count/min")

@@ -122,6 +122,22 @@ type StoreStat struct {
 	Resources   uint64 `json:"resources"`
 	Commit      uint64 `json:"commit"`
 	AuditLeaves uint64 `json:"auditLeaves"`
+	// Of the sample tier.
+	Series      []SeriesStat `json:"series"`
+	Compactions uint64       `json:"compactions"` // since the start
+	Rewritten   uint64       `json:"rewritten"`   // samples that they wrote again
+	Waiting     int          `json:"waiting"`     // series that wait for one
+}
+
+// SeriesStat sums up the series of one code of a vendor.
+type SeriesStat struct {
+	Vendor         string  `json:"vendor"`
+	Code           string  `json:"code"`
+	Series         uint64  `json:"series"`
+	Samples        uint64  `json:"samples"`
+	Blocks         uint64  `json:"blocks"`
+	Tails          uint64  `json:"tails"` // blocks that are still to be merged
+	BytesPerSample float64 `json:"bytesPerSample"`
 }
 
 // StoreCheck is the answer of `store check`.

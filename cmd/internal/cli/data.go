@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"text/tabwriter"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
@@ -165,6 +166,18 @@ func storeCommand() *cobra.Command {
 		}
 		return r.print(out, func(w io.Writer) {
 			fmt.Fprintf(w, "%d resources  %d bytes on disk  commit %d  %d audit leaves\n", out.Resources, out.DiskBytes, out.Commit, out.AuditLeaves)
+			fmt.Fprintf(w, "%d compactions since the start, %d samples written again, %d series waiting\n", out.Compactions, out.Rewritten, out.Waiting)
+			if len(out.Series) == 0 {
+				return
+			}
+			t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+			fmt.Fprintln(t, "SAMPLES\tSERIES\tBLOCKS\tTAILS\tB/SAMPLE\tVENDOR\tCODE")
+			for _, s := range out.Series {
+				fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%.2f\t%s\t%s\n", s.Samples, s.Series, s.Blocks, s.Tails, s.BytesPerSample, s.Vendor, s.Code)
+			}
+			if err := t.Flush(); err != nil { // the pipe is gone
+				return
+			}
 		})
 	}
 	check := &cobra.Command{Use: "check", Short: "Read everything and hold index against data", Args: cobra.NoArgs}

@@ -110,7 +110,18 @@ func (o operator) VerifyAudit(ctx context.Context, op admin.Operator, earlier st
 // StoreStat tells the sizes of the store.
 func (o operator) StoreStat(ctx context.Context, op admin.Operator) (admin.StoreStat, error) {
 	s := o.m.store.Stats()
-	return admin.StoreStat{DiskBytes: s.DiskBytes, Resources: s.Resources, Commit: uint64(s.T), AuditLeaves: s.Log}, nil
+	out := admin.StoreStat{DiskBytes: s.DiskBytes, Resources: s.Resources, Commit: uint64(s.T), AuditLeaves: s.Log}
+	c := o.m.store.Compaction()
+	out.Compactions, out.Rewritten, out.Waiting = c.Series, c.Rewritten, c.Waiting
+	stats, err := o.m.store.SeriesStats(ctx)
+	if err != nil {
+		return out, err
+	}
+	for _, x := range stats {
+		out.Series = append(out.Series, admin.SeriesStat{Vendor: x.Vendor, Code: x.Code, Series: x.Series, Samples: x.Samples,
+			Blocks: x.Blocks, Tails: x.Tails, BytesPerSample: float64(x.Bytes) / float64(max(1, x.Samples))})
+	}
+	return out, nil
 }
 
 // StoreCheck reads everything and holds index against data.

@@ -89,7 +89,7 @@ func (c *checker) oneSeries(in *seriesInfo, key []byte) error {
 			c.problem("series %x: its %c row is missing", in.id, r[0])
 		}
 	}
-	sum := seriesState{}
+	sum := seriesState{maxStart: series.MinStart}
 	for level := byte(0); level < levels; level++ {
 		if err := c.level(in, level, &sum); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"math/bits"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -34,6 +35,8 @@ type compactor struct {
 	wake   chan struct{}
 	stop   chan struct{}
 	done   chan struct{}
+
+	series, samples atomic.Uint64 // compacted, and written again, since the start
 }
 
 func newCompactor(d *DB) *compactor {
@@ -149,6 +152,8 @@ func (c *compactor) compact(in *seriesInfo, all bool) error {
 	<-r.answer
 	c.d.leave(v)
 	if r.err == nil && !x.void {
+		c.series.Add(1)
+		c.samples.Add(x.read)
 		c.d.meters.compacted(context.Background(), x)
 	}
 	return r.err

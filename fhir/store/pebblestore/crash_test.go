@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 )
@@ -32,6 +33,9 @@ type acked struct {
 	t    store.T
 	leaf uint64
 	text string
+	// sample was written too; moved, when set, became a document in the same
+	// commit, deleted.
+	sample, moved fhir.Ref
 }
 
 // journal collects acknowledgements of all writers.
@@ -52,23 +56,50 @@ func (j *journal) all() []acked {
 	return append([]acked(nil), j.done...)
 }
 
-// writer commits a resource, its state and its leaf together until told.
+// stream is the template of a writer's samples.
+func stream(w int) *series.Template {
+	t := &series.Template{Patient: fmt.Sprintf("p%d", w), Vendor: "apple", Values: 1, Holes: []series.Hole{series.HoleEffective, series.HoleValue},
+		Parts: [][]byte{
+			fmt.Appendf(nil, `},"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/p%d"},`, w),
+			[]byte(`,"valueQuantity":{"value":`), []byte(`}}`)}}
+	copy(t.Identity[:], fmt.Sprintf("stream-%d", w))
+	return t
+}
+
+// writer commits a resource, samples, its state and its leaf together until
+// told; every seventh commit takes an earlier sample out of its series.
 func writer(s store.Store, w int, j *journal, stop *atomic.Bool) error {
+	tpl := stream(w)
+	var refs []fhir.Ref
 	for i := 0; !stop.Load(); i++ {
+		cols := &series.Columns{}
+		for k := range 1 + i*37%90 {
+			x := series.Sample{Start: 1767225600e6 + int64(i)*100e6 + int64(k)*1e6, End: series.NoEnd}
+			x.Values[0] = series.Decimal{Mant: int64(60 + k)}
+			cols.Append(&x, 1)
+		}
+		first := cols.At(0)
+		key := tpl.Key(&first)
+		sample, moved := fhir.Ref{Type: "Observation", ID: key.ID()}, fhir.Ref{}
+		batch := &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: cols}}, Probed: ^store.T(0)}
+		if i%7 == 6 {
+			moved, refs = refs[0], refs[1:]
+			batch.Writes = []store.Write{{Op: store.Remove, Expect: store.Existing, Resource: fhir.Resource{Type: moved.Type, ID: moved.ID}}}
+		}
+		refs = append(refs, sample)
 		ref := fhir.Ref{Type: "Device", ID: fmt.Sprintf("d-%d-%d", w, i)}
 		text := ref.String()
-		r, err := s.Commit(context.Background(), &store.Batch{
-			Writes: []store.Write{
-				{Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, JSON: []byte(fhir.Prefix(ref.Type, ref.ID) + `},"patient":{"reference":"Patient/p1"}}`)}},
-				{Resource: fhir.Resource{Type: "Patient", ID: fmt.Sprintf("p%d", w), JSON: fmt.Appendf(nil, `%s},"multipleBirthInteger":%d}`, fhir.Prefix("Patient", fmt.Sprintf("p%d", w)), i)}},
-			},
-			State:  []store.StateWrite{{Key: text, Value: []byte(text)}},
-			Leaves: []store.Leaf{store.Leaf(text)},
-		})
+		batch.Writes = append(batch.Writes, []store.Write{
+			{Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, JSON: []byte(fhir.Prefix(ref.Type, ref.ID) + `},"patient":{"reference":"Patient/p1"}}`)}},
+			{Resource: fhir.Resource{Type: "Patient", ID: fmt.Sprintf("p%d", w), JSON: fmt.Appendf(nil, `%s},"multipleBirthInteger":%d}`, fhir.Prefix("Patient", fmt.Sprintf("p%d", w)), i)}},
+		}...)
+		batch.State = []store.StateWrite{{Key: text, Value: []byte(text)}}
+		batch.Leaves = []store.Leaf{store.Leaf(text)}
+		r, err := s.Commit(context.Background(), batch)
 		if err != nil {
 			return err
 		}
-		j.add(acked{ref, r.T, r.LeafIndex, text})
+		j.add(acked{ref, r.T, r.LeafIndex, text, sample, moved})
 	}
 	return nil
 }
@@ -82,6 +113,20 @@ func lost(t *testing.T, s store.Store, want []acked) (n int) {
 		l, errL := s.Log().Leaf(a.leaf)
 		if err != nil || errV != nil || errL != nil || r.Version != 1 || string(v) != a.text || string(l) != a.text || s.T() < a.t {
 			n++
+			continue
+		}
+		if a.sample.ID == "" {
+			continue
+		}
+		o, _, errS := s.Read(ctx, a.sample, a.t)
+		if errS != nil || o.Version != 1 || o.Deleted {
+			n++
+			continue
+		}
+		if a.moved.ID != "" {
+			if o, _, errS = s.Read(ctx, a.moved, 0); errS != nil || !o.Deleted || o.Version != 2 {
+				n++
+			}
 		}
 	}
 	if err := s.Check(ctx, func(p string) { t.Error(p) }); err != nil {

@@ -32,6 +32,7 @@ type finder struct {
 	documentsOnly bool
 	since         int64 // of a scan: only what was updated after it (Unix ms)
 	series        map[*seriesInfo]*judged
+	body          []byte // of the sample that a scan gives out
 	last          *judged
 	// patient whose cluster merge walks, and the rows of a type with several
 	// patients that lie in the clusters of others.

@@ -280,7 +280,16 @@ func (d *DB) List(ctx context.Context, prefix string, fn func(key string, value 
 }
 
 // Changes is of store.Store.
-func (d *DB) Changes(ctx context.Context, from store.T, fn func(*store.Change) bool) (err error) {
+func (d *DB) Changes(ctx context.Context, from store.T, fn func(*store.Change) bool) error {
+	return d.changes(ctx, from, false, fn)
+}
+
+// ChangesBrief is of store.Columnar.
+func (d *DB) ChangesBrief(ctx context.Context, from store.T, fn func(*store.Change) bool) error {
+	return d.changes(ctx, from, true, fn)
+}
+
+func (d *DB) changes(ctx context.Context, from store.T, brief bool, fn func(*store.Change) bool) (err error) {
 	const op = "pebblestore.Changes"
 	v, err := d.enter(op)
 	if err != nil {
@@ -302,7 +311,9 @@ func (d *DB) Changes(ctx context.Context, from store.T, fn func(*store.Change) b
 		k := reader{b: it.Key()[1:]}
 		t := store.T(k.u64())
 		var more bool
-		if v0 := it.Value(); len(v0) > 0 && v0[0]&flagSeries != 0 {
+		if v0 := it.Value(); len(v0) > 0 && v0[0]&flagSeries != 0 && brief {
+			more = fn(&store.Change{T: t})
+		} else if len(v0) > 0 && v0[0]&flagSeries != 0 {
 			more, err = d.sampleChanges(v, t, v0, fn)
 		} else {
 			more, err = v.change(t, v0, fn)

@@ -162,6 +162,10 @@ func (x *finder) scan(r store.ScanRange, fn func(*store.Found) bool) (more bool,
 	}
 	give := func(m *match) bool {
 		if (since == 0 || m.doc.updated > since) && x.filter.Allow(&m.facts) {
+			if m.in != nil { // valid until fn returns, like a document's bytes
+				x.body = m.in.t.Append(x.body[:0], &m.smp)
+				m.doc.json = x.body
+			}
 			more = fn(&store.Found{Resource: m.resource(), Facts: &m.facts})
 		}
 		return more

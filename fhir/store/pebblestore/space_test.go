@@ -59,7 +59,7 @@ func TestFullDisk(t *testing.T) {
 			Leaves: []store.Leaf{store.Leaf(text)},
 		})
 		if err == nil {
-			j.add(acked{ref, r.T, r.LeafIndex, text})
+			j.add(acked{ref: ref, t: r.T, leaf: r.LeafIndex, text: text})
 		}
 		return err
 	}

@@ -53,6 +53,15 @@ func TestRefresh(t *testing.T) {
 		}
 	}
 	c := w.app(client.None, nil)
+	cut := w.get(c, "offline_access launch/patient patient/*.rs user/*.rs")
+	must(w.reg.Change(t.Context(), c.ID, func(c *client.Client) error {
+		c.Scope = "offline_access launch/patient patient/Observation.rs"
+		return nil
+	}))
+	if s, out := w.refresh(c, cut["refresh_token"], nil); s != 200 || out["scope"] != "offline_access launch/patient patient/Observation.rs" {
+		t.Error("a client that lost scopes:", s, out)
+	}
+	c = w.app(client.None, nil)
 	if out := w.get(c, "patient/*.rs"); out["refresh_token"] != nil {
 		t.Error("a refresh token that nobody asked for")
 	}

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"pulsegate/conformance/blackbox"
+)
+
+// samples fills a data directory of its own with -samples heart rates of 20
+// patients and measures what the sample tier is for: ingest, bytes on disk
+// after a clean stop, start-up, memory, and searches.
+func (b *bench) samples() error {
+	data := filepath.Join(b.dir, "samples")
+	srv, err := blackbox.Start(b.opt.bin, data)
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for i := range 20 {
+		var p struct{ ID string }
+		if err := srv.Run(&p, "patient", "add", "--given", "Bo", "--family", "Bench"+strconv.Itoa(i)); err != nil {
+			return err
+		}
+		if err := srv.Run(nil, "consent", "grant", "--patient", p.ID, "--vendor", "apple"); err != nil {
+			return err
+		}
+		ids = append(ids, p.ID)
+	}
+	client, err := b.client(srv, filepath.Join(b.dir, "samples-jwks.json"))
+	if err != nil {
+		return err
+	}
+	if err := srv.Stop(); err != nil {
+		return err
+	}
+	before, err := diskUse(data)
+	if err != nil {
+		return err
+	}
+	out, err := exec.Command("go", "run", "./mapping/ingest/fill", "-data", data, "-patients", strings.Join(ids, ","), "-samples", strconv.Itoa(b.opt.samples)).Output()
+	if err != nil {
+		return fmt.Errorf("fill: %w", err)
+	}
+	var r struct {
+		Samples int
+		Seconds float64
+	}
+	if err := json.Unmarshal(out, &r); err != nil {
+		return err
+	}
+	b.add("samples, decoded to durable", float64(r.Samples)/r.Seconds, "samples/s", fmt.Sprintf("%d heart rates of %d patients", r.Samples, len(ids)))
+	for i := range 2 { // the second start finds a store that was stopped cleanly
+		if srv, err = blackbox.Start(b.opt.bin, data); err != nil {
+			return err
+		}
+		if i == 0 {
+			if err := srv.Stop(); err != nil {
+				return err
+			}
+		}
+	}
+	defer func() {
+		if serr := srv.Stop(); err == nil {
+			err = serr
+		}
+	}()
+	after, err := diskUse(data)
+	if err != nil {
+		return err
+	}
+	b.add("samples, disk after a clean stop", float64(after-before)/float64(r.Samples), "B/sample", "index, change log and audit included")
+	b.add("samples, start-up", float64(srv.Ready.Milliseconds()), "ms", "")
+	time.Sleep(2 * time.Second)
+	rss, err := srv.RSS()
+	if err != nil {
+		return err
+	}
+	b.add("samples, memory after start", float64(rss)/1e6, "MB", "")
+	client.Base = srv.Base
+	return b.sampleReads(client, ids)
+}
+
+// sampleReads asks over HTTP, one connection.
+func (b *bench) sampleReads(c *blackbox.Client, ids []string) error {
+	own := *b
+	own.c = c
+	do, end, err := own.line()
+	if err != nil {
+		return err
+	}
+	now := time.Now().UTC()
+	day := func(back int) string { return now.AddDate(0, 0, -back).Format(time.DateOnly) }
+	for _, q := range []struct {
+		name string
+		n    int
+		path func(i int) string
+	}{
+		{"samples, search patient+code+date, 100 newest", 1000, func(i int) string {
+			return "Observation?patient=" + ids[i%len(ids)] + "&code=http://loinc.org%7C8867-4&date=lt" + day(2+i%7) + "&_sort=-date&_count=100"
+		}},
+		{"samples, $lastn of a patient", 300, func(i int) string {
+			return "Observation/$lastn?patient=" + ids[i%len(ids)] + "&category=vital-signs"
+		}},
+		{"samples, $stats of a day", 300, func(i int) string {
+			return "Observation/$stats?subject=Patient/" + ids[i%len(ids)] + "&coding=http://loinc.org%7C8867-4&statistic=average,minimum,maximum,count,median&period=" + day(4) + "/" + day(4)
+		}},
+		{"samples, $stats of a year", 40, func(i int) string {
+			return "Observation/$stats?subject=Patient/" + ids[i%len(ids)] + "&coding=http://loinc.org%7C8867-4&statistic=average,minimum,maximum,count,median&period=" + day(365) + "/" + day(0)
+		}},
+	} {
+		var lat []time.Duration
+		for i := range q.n {
+			began := time.Now()
+			if _, err := do("GET", q.path(i), nil, 200); err != nil {
+				return fmt.Errorf("%s: %w", q.name, err)
+			}
+			lat = append(lat, time.Since(began))
+		}
+		slices.Sort(lat)
+		b.add(q.name, ms(lat, .5), "ms p50", fmt.Sprintf("p99 %.2f ms, one connection", ms(lat, .99)))
+	}
+	return end()
+}
+
+// client registers a client that may read everything.
+func (b *bench) client(srv *blackbox.Server, file string) (*blackbox.Client, error) {
+	key, err := blackbox.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	jwks, err := key.JWKS()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(file, jwks, 0o600); err != nil {
+		return nil, err
+	}
+	var c struct {
+		ID string `json:"client_id"`
+	}
+	if err := srv.Run(&c, "client", "add", "--name", "bench", "--jwks", file, "--scope", "system/*.cruds"); err != nil {
+		return nil, err
+	}
+	return &blackbox.Client{Base: srv.Base, ID: c.ID, Scope: "system/*.cruds", Key: key, HTTP: b.c.HTTP}, nil
+}
+
+func diskUse(dir string) (n int64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		i, err := e.Info()
+		if err == nil && i.Mode().IsRegular() {
+			n += i.Size()
+		}
+		return err
+	})
+	return n, err
+}

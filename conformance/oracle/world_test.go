@@ -1,0 +1,365 @@
+package oracle
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"pulsegate/adapters"
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/bulk"
+	"pulsegate/fhir/consent"
+	"pulsegate/fhir/egress"
+	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/r4"
+	"pulsegate/fhir/rest"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/fhir/subscription"
+	"pulsegate/mapping"
+	"pulsegate/mapping/ingest"
+	"pulsegate/mapping/sample"
+	"pulsegate/smart/scope"
+)
+
+const base = "https://pulse.example.org/fhir"
+
+var (
+	door   = sync.OnceValues(func() (*r4.Door, error) { return r4.New(r4.Limits{}) })
+	mapper = sync.OnceValues(func() (*mapping.Mapper, error) { return mapping.New(mapping.Builtin(), mapping.Options{}) })
+)
+
+// source is randomness of one component; it outlives restarts, so that no id
+// comes twice.
+type source struct {
+	mu sync.Mutex
+	r  *rand.ChaCha8
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.r.Read(p)
+}
+
+func newSource(seed uint64, name string) *source {
+	var k [32]byte
+	copy(k[8:], name)
+	for i := range 8 {
+		k[i] = byte(seed >> (8 * i))
+	}
+	return &source{r: rand.NewChaCha8(k)}
+}
+
+// world is one server and its time.
+type world struct {
+	t     *testing.T
+	tier  bool
+	fault fault
+	fs    *vfs.MemFS
+	db    *pebblestore.DB
+	store store.Store
+	rand  map[string]*source
+
+	// Time stands still but for commits: each takes tick.
+	mu     sync.Mutex
+	now    time.Time
+	tick   time.Duration
+	frozen time.Time // of ingest, whose goroutines ask for the time while others commit
+	ticks  int
+	states map[string]string // small state that tells of background work
+
+	gate     *gate
+	consents *consent.Engine
+	subs     *subscription.Engine
+	exporter *bulk.Exporter
+	pipeline *ingest.Pipeline
+	handler  http.Handler
+	scopes   map[string]string // of clients; shared by both worlds
+	received []string          // notifications
+}
+
+// The two stores. Each has all methods of what it stands on, the optional ones
+// of a driver too.
+type documents struct {
+	store.Documents
+	w *world
+}
+
+type tier struct {
+	*pebblestore.DB
+	w *world
+}
+
+func (d documents) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
+	r, err := d.Documents.Commit(ctx, b)
+	return d.w.committed(b, r, err)
+}
+
+func (d tier) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
+	r, err := d.DB.Commit(ctx, b)
+	return d.w.committed(b, r, err)
+}
+
+// fault is what a server does wrong on purpose, for the control.
+type fault int
+
+const (
+	noFault      fault = iota
+	findsLess          // a search misses its last match
+	countsMore         // a count is one too high
+	scansLess          // an export misses an Observation
+	wrongVersion       // the second version of a sample is not there
+	faults
+)
+
+type faulty struct{ tier }
+
+func (s faulty) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error {
+	if s.w.fault != findsLess || f.Query.Type != "Observation" {
+		return s.tier.Find(ctx, f, fn)
+	}
+	n, err := s.tier.Count(ctx, store.Find{Query: f.Query, Filter: f.Filter, At: f.At})
+	if err != nil {
+		return err
+	}
+	return s.tier.Find(ctx, f, func(x *store.Found) bool { n--; return n > 0 && fn(x) })
+}
+
+func (s faulty) Count(ctx context.Context, f store.Find) (uint64, error) {
+	n, err := s.tier.Count(ctx, f)
+	if s.w.fault == countsMore && n > 3 {
+		n++
+	}
+	return n, err
+}
+
+func (s faulty) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Found) bool) error {
+	n := 0
+	return s.tier.Scan(ctx, r, func(f *store.Found) bool {
+		if n++; s.w.fault == scansLess && n == 3 && f.Resource.Type == "Observation" {
+			return true
+		}
+		return fn(f)
+	})
+}
+
+func (s faulty) ReadVersion(ctx context.Context, ref fhir.Ref, version uint64) (fhir.Resource, *access.Facts, error) {
+	if s.w.fault == wrongVersion && version == 2 && len(ref.ID) == 32 {
+		version = 99
+	}
+	return s.tier.ReadVersion(ctx, ref, version)
+}
+
+// committed lets the time of a commit pass, and only then tells the harness of
+// it.
+func (w *world) committed(b *store.Batch, r store.Result, err error) (store.Result, error) {
+	if err != nil || r.T == 0 {
+		return r, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now, w.ticks = w.now.Add(w.tick), w.ticks+1
+	for i := range b.State {
+		if k := b.State[i].Key; strings.HasPrefix(k, "bulk/") || strings.HasSuffix(k, "/sent") || strings.HasSuffix(k, "/head") {
+			w.states[k] = string(b.State[i].Value)
+		}
+	}
+	w.gate.publish()
+	return r, nil
+}
+
+// state is small state, as of the last commit that has passed.
+func (w *world) state(key string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.states[key]
+}
+
+func (w *world) clock() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
+}
+
+func (w *world) still() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.frozen
+}
+
+// advance lets time pass before a step, whose commits take tick each.
+func (w *world) advance(d, tick time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now = w.now.Add(d)
+	w.frozen, w.tick = w.now, tick
+}
+
+func newWorld(t *testing.T, seed uint64, tier bool, scopes map[string]string) *world {
+	w := &world{t: t, tier: tier, fs: vfs.NewCrashableMem(), scopes: scopes, gate: newGate(), rand: map[string]*source{}, states: map[string]string{},
+		now: time.Date(2026, 11, 2, 8, 0, 0, 0, time.UTC), tick: time.Millisecond}
+	for _, name := range []string{"audit", "ids", "requests", "export", "notifications"} {
+		w.rand[name] = newSource(seed, name)
+	}
+	w.open()
+	return w
+}
+
+// Authenticate is rest.Authenticator: a token is its client's name.
+func (w *world) Authenticate(r *http.Request) (*access.Principal, error) {
+	id, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok || w.scopes[id] == "" {
+		return nil, fhir.Errorf(fhir.Unauthorized, "oracle", "an access token is needed")
+	}
+	g, err := w.grant(context.Background(), id, "")
+	return &access.Principal{ClientID: id, ClientName: "Client " + id, TokenID: "jti-" + id, Scope: w.scopes[id], Grant: g}, err
+}
+
+func (w *world) grant(_ context.Context, client, scopes string) (*access.Grant, error) {
+	if scopes == "" {
+		scopes = w.scopes[client]
+	}
+	set, err := scope.Parser{TokenParam: scope.Registered}.Parse(scopes)
+	if err != nil {
+		return nil, err
+	}
+	return &access.Grant{Recipient: client, Rules: set.Rules(), Consents: w.consents}, nil
+}
+
+// open builds a server over what the file system holds, as cmd does.
+func (w *world) open() {
+	t := w.t
+	d, err := door()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := mapper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.db, err = pebblestore.Open("", pebblestore.Options{FS: w.fs, Clock: w.clock, CacheBytes: 32 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.tier {
+		w.store = tier{w.db, w}
+		if w.fault != noFault {
+			w.store = faulty{tier{w.db, w}}
+		}
+	} else {
+		w.store = documents{store.Documents{Store: w.db}, w}
+	}
+	w.gate.watch(w.db)
+	log := slog.New(slog.DiscardHandler)
+	rec, err := audit.NewRecorder(audit.Options{Store: w.store, Clock: w.clock, Rand: w.rand["audit"], Observer: "https://pulse.example.org", Logger: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.consents, err = consent.New(consent.Options{Store: w.store, Clock: w.still, Logger: log, Patients: 2}); err != nil {
+		t.Fatal(err)
+	}
+	local := egress.Policy{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true}
+	w.subs, err = subscription.New(context.Background(), subscription.Options{
+		Store: followed{w.store, w.gate}, Audit: rec, Clock: w.clock, Rand: w.rand["notifications"], Base: base, Policy: local,
+		HandshakeDelay: 1, Logger: log,
+		GrantFor: func(ctx context.Context, client string) (*access.Grant, error) {
+			w.gate.pass(ctx, client)
+			return w.grant(ctx, client, "")
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.exporter, err = bulk.New(context.Background(), bulk.Options{Store: prepared{w.store, w.gate}, Audit: rec, Clock: w.clock, Rand: w.rand["export"],
+		Base: base, GrantFor: w.grant, Logger: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	svc := &interaction.Service{Store: w.store, Door: d, Audit: rec, Clock: w.clock, Rand: w.rand["ids"], Base: base,
+		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}}
+	w.pipeline = &ingest.Pipeline{Store: w.store, Audit: rec, Consents: w.consents, Mapper: m, Clock: w.still,
+		Zone: zoneOf, Logger: log}
+	s := &rest.Server{Service: svc, Auth: w, Logger: log, Clock: w.clock, Rand: w.rand["requests"],
+		Metadata: func() []byte { return []byte(`{"resourceType":"CapabilityStatement"}`) },
+		Operations: []rest.Mounter{
+			rest.Bulk{Exporter: w.exporter, Base: base, Service: svc},
+			rest.Subscriptions{Engine: w.subs, Service: svc},
+		}}
+	w.handler = s.Handler()
+}
+
+// zoneOf are the patients' configured zones: one with summer time, one west of
+// Greenwich, the others none.
+func zoneOf(_ context.Context, patient string) (*time.Location, error) {
+	switch patient {
+	case "p1":
+		return time.LoadLocation("Europe/Berlin")
+	case "p2":
+		return time.LoadLocation("America/New_York")
+	}
+	return nil, nil
+}
+
+// close ends the server. What it still wants to write is a fault of the
+// harness: it was quiet.
+func (w *world) close(db *pebblestore.DB) {
+	w.subs.Close()
+	w.exporter.Close()
+	w.consents.Close()
+	if err := db.Close(); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// restart ends the server in order and starts it again.
+func (w *world) restart() {
+	w.close(w.db)
+	w.open()
+}
+
+// kill leaves of the files what was durable and part of the rest, and starts
+// over them.
+func (w *world) kill(seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 5))
+	clone := w.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r})
+	w.close(w.db)
+	w.fs = clone
+	w.open()
+}
+
+// feed is an adapter without a format: it hands out what it is given.
+type feed struct {
+	vendor  string
+	samples []sample.Sample
+}
+
+func (f feed) Vendor() string                     { return f.vendor }
+func (feed) Formats() []adapters.Format           { return []adapters.Format{{Name: "feed"}} }
+func (feed) Detect(string, []byte) (string, bool) { return "feed", true }
+
+// Decode uses its sample again, as an adapter may.
+func (f feed) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) error {
+	var s sample.Sample
+	var parts []sample.Component
+	for i := range f.samples {
+		s, parts = f.samples[i], append(parts[:0], f.samples[i].Components...)
+		s.Components = parts
+		if err := sink.Sample(&s); err != nil {
+			return err
+		}
+		for j := range parts {
+			parts[j] = sample.Component{Name: "used again"}
+		}
+	}
+	return nil
+}

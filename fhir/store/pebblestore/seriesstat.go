@@ -1,0 +1,106 @@
+package pebblestore
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/series"
+)
+
+// SeriesStat sums up the series of one code.
+type SeriesStat struct {
+	Vendor string
+	Code   string // "system|code" of the first coding
+	Series uint64
+	// Samples, and those of them that are in tails, which compaction will
+	// merge.
+	Samples, Loose uint64
+	Blocks, Tails  uint64
+	Bytes          uint64 // of blocks and their headers, before the engine compresses
+}
+
+// Compaction says what the compactor has done since the store was opened.
+type Compaction struct {
+	Series    uint64 // compactions
+	Rewritten uint64 // samples that they wrote again
+	Waiting   int    // series that wait
+}
+
+// Compaction reports the compactor's work.
+func (d *DB) Compaction() Compaction {
+	return Compaction{Series: d.compactor.series.Load(), Rewritten: d.compactor.samples.Load(), Waiting: d.compactor.waiting()}
+}
+
+// SeriesStats reads the headers of every series: seconds for a large store.
+func (d *DB) SeriesStats(ctx context.Context) ([]SeriesStat, error) {
+	const op = "pebblestore.SeriesStats"
+	v, err := d.enter(op)
+	if err != nil {
+		return nil, err
+	}
+	defer d.leave(v)
+	c := &checker{ctx: ctx, d: d, v: v}
+	of := map[series.SeriesID]*SeriesStat{}
+	byCode := map[[2]string]*SeriesStat{}
+	err = c.each(tabSeries, func(k, val []byte) error {
+		var id series.SeriesID
+		copy(id[:], k[max(0, len(k)-len(id)):])
+		in, err := d.infoOf(id, val)
+		if err != nil {
+			return err
+		}
+		key := [2]string{in.t.Vendor, in.values.Code}
+		s := byCode[key]
+		if s == nil {
+			s = &SeriesStat{Vendor: key[0], Code: key[1]}
+			byCode[key] = s
+		}
+		s.Series++
+		of[id] = s
+		return nil
+	})
+	if err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	var id series.SeriesID
+	for _, tab := range []byte{tabHead, tabBlock} {
+		err := c.each(tab, func(k, val []byte) error {
+			if len(k) < 10 {
+				return errRow
+			}
+			copy(id[:], k[1:])
+			s := of[id]
+			if s == nil {
+				return errRow
+			}
+			s.Bytes += uint64(len(k) + len(val))
+			if tab == tabBlock {
+				return nil
+			}
+			h, err := series.DecodeHeader(val)
+			if err != nil {
+				return err
+			}
+			s.Samples += uint64(h.Count)
+			s.Blocks++
+			if k[9] == levelTail {
+				s.Tails++
+				s.Loose += uint64(h.Count)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fhir.Wrap(op, err)
+		}
+	}
+	var out []SeriesStat
+	for _, s := range byCode {
+		out = append(out, *s)
+	}
+	slices.SortFunc(out, func(a, b SeriesStat) int {
+		return cmp.Or(-cmp.Compare(a.Samples, b.Samples), cmp.Compare(a.Code, b.Code), cmp.Compare(a.Vendor, b.Vendor))
+	})
+	return out, nil
+}

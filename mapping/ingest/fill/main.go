@@ -1,0 +1,139 @@
+// Command fill puts invented but lifelike samples into the data directory of a
+// server that is not running: a heart rate every 5 seconds with jitter and
+// gaps, integer rates and the motion context of a watch, for patients that are
+// there and have consented. It takes the whole path from decoded samples
+// through mapping to durable commits, and prints what that came to.
+//
+//	fill -data DIR -patients ID,ID -samples 10000000
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	mrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"pulsegate/adapters"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/consent"
+	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/mapping"
+	"pulsegate/mapping/ingest"
+	"pulsegate/mapping/sample"
+)
+
+// result is what fill prints.
+type result struct {
+	Samples int     `json:"samples"`
+	Seconds float64 `json:"seconds"`
+}
+
+func main() {
+	data := flag.String("data", "", "the server's data directory")
+	patients := flag.String("patients", "", "ids, comma separated")
+	n := flag.Int("samples", 1_000_000, "how many, over all patients")
+	flag.Parse()
+	r, err := fill(*data, strings.Split(*patients, ","), *n)
+	if err == nil {
+		err = json.NewEncoder(os.Stdout).Encode(r)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "fill:", err)
+		os.Exit(1)
+	}
+}
+
+func fill(data string, patients []string, n int) (r result, err error) {
+	db, err := pebblestore.Open(filepath.Join(data, "store"), pebblestore.Options{})
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	rec, err := audit.NewRecorder(audit.Options{Store: db, Clock: time.Now, Rand: rand.Reader, Observer: "https://fill.example"})
+	if err != nil {
+		return r, err
+	}
+	consents, err := consent.New(consent.Options{Store: db, Clock: time.Now})
+	if err != nil {
+		return r, err
+	}
+	defer consents.Close()
+	m, err := mapping.New(mapping.Builtin(), mapping.Options{})
+	if err != nil {
+		return r, err
+	}
+	p := &ingest.Pipeline{Store: db, Audit: rec, Consents: consents, Mapper: m, Clock: time.Now, SpoolDir: data, Limits: ingest.Limits{MaxBytes: math.MaxInt64}}
+	who := &access.Principal{Operator: "fill", Grant: access.All()}
+	began := time.Now()
+	for i, id := range patients {
+		each := n*(i+1)/len(patients) - n*i/len(patients)
+		p.Adapters = []adapters.Adapter{&heart{seed: uint64(i), n: each}}
+		s, err := p.Run(context.Background(), ingest.Request{Patient: id, Vendor: "apple", Format: "decoded",
+			Body: io.LimitReader(strings.NewReader(id), 1<<10), Principal: who})
+		if err != nil {
+			return r, err
+		}
+		r.Samples += s.Created
+	}
+	r.Seconds = time.Since(began).Seconds()
+	return r, nil
+}
+
+// heart is an adapter of samples that are decoded already.
+type heart struct {
+	seed uint64
+	n    int
+}
+
+func (*heart) Vendor() string                       { return "apple" }
+func (*heart) Formats() []adapters.Format           { return []adapters.Format{{Name: "decoded"}} }
+func (*heart) Detect(string, []byte) (string, bool) { return "decoded", true }
+
+// Decode makes the samples, the last of them half an hour ago at the latest.
+func (h *heart) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) error {
+	var rates [256]string
+	for i := range rates {
+		rates[i] = strconv.Itoa(i)
+	}
+	rnd := mrand.New(mrand.NewPCG(h.seed, 1))
+	at := time.Now().Add(-time.Duration(float64(h.n)*5.2*1.03) * time.Second).Add(-48 * time.Hour).Truncate(time.Second).In(time.FixedZone("", 3600))
+	s := sample.Sample{Metric: "HKQuantityTypeIdentifierHeartRate", Channel: "export.xml", Zone: sample.ZoneInstant, KeyValue: true,
+		Value:      sample.Value{Kind: sample.Number, Unit: "count/min"},
+		Device:     sample.Device{Name: "Apple Watch", Manufacturer: "Apple Inc.", Model: "Watch", Hardware: "Watch6,7", Software: "11.0"},
+		Source:     sample.Source{Name: "Watch", Version: "11.0"},
+		Components: []sample.Component{{Name: "motionContext", Value: sample.Value{Kind: sample.Code, Text: "1"}}}}
+	level := 62.0
+	for range h.n {
+		at = at.Add(time.Duration(4+rnd.IntN(3)) * time.Second)
+		if rnd.IntN(10_000) == 0 { // off the wrist
+			at = at.Add(time.Duration(rnd.IntN(3600)) * time.Second)
+		}
+		aim := 58.0
+		switch hour := at.Hour(); {
+		case hour == 18:
+			aim = 140
+		case hour > 6 && hour < 23:
+			aim = 75
+		}
+		level += (aim-level)/60 + rnd.NormFloat64()
+		if rnd.IntN(500) == 0 {
+			s.Components[0].Value.Text = rates[rnd.IntN(3)]
+		}
+		s.Start, s.Value.Num = at, rates[min(max(int(level), 35), 210)]
+		if err := sink.Sample(&s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
