@@ -89,6 +89,9 @@ func Load(path string, env func(string) (string, bool), overrides map[string]str
 	if err != nil {
 		return nil, err
 	}
+	if err := each(c, func(f field) error { f.tidy(); return nil }); err != nil {
+		return nil, err
+	}
 	return c, c.check()
 }
 
@@ -232,6 +235,13 @@ func (f field) set(s string) error {
 		return fmt.Errorf("field %s has a type that cannot be set", f.name)
 	}
 	return nil
+}
+
+// tidy makes an empty list the same however it was written.
+func (f field) tidy() {
+	if p, ok := f.v.Addr().Interface().(*[]string); ok && len(*p) == 0 {
+		*p = nil
+	}
 }
 
 func (f field) show() string {
