@@ -106,13 +106,7 @@ func (c *Config) readFile(path string) error {
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	// An empty list is no list.
-	return each(c, func(f field) error {
-		if p, ok := f.v.Addr().Interface().(*[]string); ok && len(*p) == 0 {
-			*p = nil
-		}
-		return nil
-	})
+	return nil
 }
 
 func (c *Config) check() error {
