@@ -11,7 +11,7 @@ CRASHES ?= 50
 PULSEGATE_FIXTURES ?= $(abspath $(wildcard ../shared/fixtures))
 export PULSEGATE_FIXTURES
 
-.PHONY: run build test oracle twins race smoke hostile bench fuzz generate clean
+.PHONY: run build test browser oracle twins race smoke hostile bench fuzz generate clean
 
 run: build ## a demo server on http://127.0.0.1:8080 with invented wearers
 	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080
@@ -22,8 +22,8 @@ build: $(BIN)
 $(BIN):
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/pulsegate
 
-test: build ## every suite, lint, the oracle, crash harness, fuzz seeds, race, smoke, hostile input
-	$(GO) test ./...
+test: build browser ## every suite, lint, the oracle, crash harness, fuzz seeds, race, smoke, hostile input
+	PULSEGATE_BROWSER=1 $(GO) test ./...
 	$(MAKE) oracle ORACLE=60s
 	$(MAKE) race
 	$(GO) run ./conformance/kill -bin $(BIN) -kills $(CRASHES)
@@ -32,6 +32,9 @@ test: build ## every suite, lint, the oracle, crash harness, fuzz seeds, race, s
 
 oracle: ## the same random life on documents and on samples, for ORACLE (default 10m); SEED has a life again
 	$(GO) test ./conformance/oracle -count 1 -timeout 0 -v -oracle.time $(or $(ORACLE),10m) -oracle.seed $(or $(SEED),0)
+
+browser: ## what the pages' tests need; with it they fail rather than skip
+	sh deploy/ensure-chromium.sh
 
 twins: ## the same below the server: two stores, every method of the contract, streams of any form, for TWINS (default 10m)
 	$(GO) test ./fhir/store/pebblestore -count 1 -timeout 0 -run 'TestContract$$/twins$$' -twins $(or $(TWINS),10m) -rapid.checks 100000

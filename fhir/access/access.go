@@ -41,12 +41,17 @@ type Facts struct {
 	Tokens func(param string) []Token
 }
 
-// Rule is one compiled scope: a type ("*" any), what may be done with it,
-// and the granular restriction (all Params must match).
+// Rule is one compiled scope: a type ("*" any), what may be done with it, the
+// granular restriction (all Params must match) and whose resources it is about.
 type Rule struct {
 	Type   string
 	May    Interaction
 	Params []Param
+	// Patient limits the rule to the compartment of one Patient; "" no limit.
+	// What lies in no compartment is outside such a rule.
+	Patient string
+	// ID limits the rule to one resource of Type; "" no limit.
+	ID string
 }
 
 // Param is one restriction of a granular scope: the resource must have one of
@@ -74,6 +79,10 @@ type Grant struct {
 	// AllPatients lifts the consent check: for the server's own operator
 	// commands over the admin socket, never for a token.
 	AllPatients bool
+	// Person: the grant is a person's, as long as that person's token lives.
+	// What goes on without the person (a job, a subscription) cannot be
+	// started with it.
+	Person bool
 }
 
 // May reports whether any rule covers interaction i on type t.
@@ -88,6 +97,24 @@ func (g *Grant) May(i Interaction, t string) bool {
 	}
 	return false
 }
+
+// MayAll reports whether a rule without any limit covers interaction i on type
+// t: for what is about all resources of a type at once.
+func (g *Grant) MayAll(i Interaction, t string) bool {
+	if g == nil {
+		return false
+	}
+	for _, r := range g.Rules {
+		if (r.Type == "*" || r.Type == t) && r.May&i != 0 && len(r.Params) == 0 && r.Patient == "" && r.ID == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// MayUnattended is May for what goes on after the token has expired: export
+// jobs and subscriptions.
+func (g *Grant) MayUnattended(i Interaction, t string) bool { return g.May(i, t) && !g.Person }
 
 // Filter returns the predicate for interaction i (usually Read or Search).
 func (g *Grant) Filter(i Interaction) Filter { return Filter{g: g, i: i} }
@@ -126,6 +153,9 @@ func (x Filter) Params(t string) (out []string) {
 			for _, p := range r.Params {
 				out = append(out, p.Name)
 			}
+			if r.ID != "" {
+				out = append(out, "_id")
+			}
 		}
 	}
 	return out
@@ -142,6 +172,9 @@ func (x Filter) scoped(f *Facts) bool {
 }
 
 func (r *Rule) matches(f *Facts) bool {
+	if r.Patient != "" && r.Patient != f.Patient || r.ID != "" && r.ID != f.ID {
+		return false
+	}
 	for _, p := range r.Params {
 		if !p.matches(f.Tokens(p.Name)) {
 			return false
@@ -195,4 +228,18 @@ type Principal struct {
 	Expires    time.Time
 	Operator   string // "uid:0" at the admin socket; "" for tokens
 	Grant      *Grant
+
+	// Of a person's token; zero else.
+	Authorization string // id of what the person allowed the app
+	FHIRUser      string // "Practitioner/1"
+	Patient       string // id of the patient in context
+	Roles         []string
+	ACR           string    // how strongly the person signed in
+	AuthTime      time.Time // when
 }
+
+// Challenge is the cause of an Unauthorized or Forbidden error that says what
+// would help: the value of the WWW-Authenticate header.
+type Challenge string
+
+func (c Challenge) Error() string { return string(c) }

@@ -168,7 +168,7 @@ func (r *rules) profile(e *tEvent, name string) {
 		r.must(e.Type.Code == "110114" && len(e.Subtype) == 1 && e.Subtype[0].Code == "ITI-71" && e.Action == "E" && e.Outcome == "0", "IUA head")
 		r.slice(e, sysDCM, "110150")
 		r.slice(e, sysBALPAgent, "AuthzOauthService")
-		r.must(len(e.Agent) == 2, "closed agents")
+		r.must(len(e.Agent) == 2+len(e.agents(sysParticipationType, "IRCP")) && len(e.Agent) <= 3, "closed agents")
 		r.must(len(e.Entity) == 1 && e.Entity[0].Role.Code == "24" && e.Entity[0].Query != "" && e.Entity[0].What == nil, "closed entity")
 		return
 	case "IHE.BasicAudit.PrivacyDisclosure.Source", "IHE.BasicAudit.PrivacyDisclosure.Recipient":
@@ -263,7 +263,7 @@ func interactions() []string {
 func drawEvent(t *rapid.T) Event {
 	text := rapid.OneOf(rapid.Just(""), rapid.String(), rapid.Just("quote\" back\\ \x00\x01\u2028<a>\xff"))
 	ev := Event{
-		Kind:        Kind(rapid.IntRange(1, int(Lifecycle)).Draw(t, "kind")),
+		Kind:        rapid.OneOf(rapid.Map(rapid.IntRange(1, int(Lifecycle)), func(n int) Kind { return Kind(n) }), rapid.SampledFrom([]Kind{SignIn, SignOut, Security, Decision})).Draw(t, "kind"),
 		Interaction: rapid.SampledFrom(interactions()).Draw(t, "interaction"),
 		Outcome:     rapid.SampledFrom([]string{"", Success, Minor, Serious, Major}).Draw(t, "outcome"),
 		Reason:      text.Draw(t, "reason"),
@@ -390,6 +390,26 @@ func TestProfilesClaimed(t *testing.T) {
 		if got != c.want {
 			t.Errorf("kind %d %s claims %q, want %q", c.ev.Kind, c.ev.Interaction, got, c.want)
 		}
+	}
+}
+
+// The person who lets an app have a token is in the event of its issue.
+func TestTokenOfAPerson(t *testing.T) {
+	w, _, err := testRecorder(t, 5).Prepare(Event{Kind: TokenIssue, Query: "grant_type=authorization_code", RemoteIP: "192.0.2.1",
+		Principal: &access.Principal{ClientID: "app", Subject: "u1", Issuer: "https://pulse.example.org", TokenID: "j1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e tEvent
+	if err := json.Unmarshal(w.Resource.JSON, &e); err != nil {
+		t.Fatal(err)
+	}
+	who := e.agents(sysParticipationType, "IRCP")
+	if err := validate(w.Resource.JSON); err != nil || len(who) != 1 || len(e.Meta.Profile) != 1 {
+		t.Fatalf("%v %s", err, w.Resource.JSON)
+	}
+	if a := e.Agent[who[0]]; a.Who.Identifier.Value != "u1" || !*a.Requestor {
+		t.Errorf("%s", w.Resource.JSON)
 	}
 }
 

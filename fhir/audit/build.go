@@ -11,6 +11,8 @@ import (
 	"pulsegate/fhir/search"
 )
 
+const sysParticipationType = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
+
 // shape is what an Event becomes, worked out before any byte is written.
 type shape struct {
 	typ      coding
@@ -100,6 +102,8 @@ func shapeOf(ev *Event) shape {
 			s.subtypes = []coding{{sysDCM, "110121", "Application Stop"}}
 		}
 		s.client, s.server = coding{sysDCM, "110151", "Application Launcher"}, dcmApplication
+	case SignIn, SignOut, Security, Decision:
+		personShape(ev, &s)
 	case Export:
 		s.typ, s.subtypes, s.query = restType, []coding{interaction("operation")}, true
 		s.profile = "IHE.BasicAudit.Query"
@@ -107,6 +111,41 @@ func shapeOf(ev *Event) shape {
 		restShape(ev, &s)
 	}
 	return s
+}
+
+// personShape is that of what a person does on the server's own pages: DICOM
+// PS3.16 CID 401 and 403, and AuthZ-Consent of BALP for a decision.
+func personShape(ev *Event, s *shape) {
+	s.client, s.server, s.source = coding{sysParticipation, "IRCP", "information recipient"}, coding{sysSecurity, "authserver", ""}, secServer
+	switch ev.Kind {
+	case SignIn:
+		s.typ = coding{sysDCM, "110114", "User Authentication"}
+		s.subtypes = []coding{{sysDCM, "110122", "Login"}}
+	case SignOut:
+		s.typ = coding{sysDCM, "110114", "User Authentication"}
+		s.subtypes = []coding{{sysDCM, "110123", "Logout"}}
+	case Decision:
+		s.typ = coding{sysDCM, "110113", "Security Alert"}
+		s.subtypes = []coding{{sysBALPAuthZ, "AuthZ-Consent", ""}}
+	default:
+		s.typ = coding{sysDCM, "110113", "Security Alert"}
+		s.subtypes = []coding{securitySubtype(ev.Interaction)}
+	}
+}
+
+// securitySubtype gives the DICOM code of a Security event's Interaction.
+func securitySubtype(interaction string) coding {
+	switch interaction {
+	case "emergency-start":
+		return coding{sysDCM, "110127", "Emergency Override Started"}
+	case "emergency-stop":
+		return coding{sysDCM, "110138", "Emergency Override Stopped"}
+	case "roles":
+		return coding{sysDCM, "110136", "Security Roles Changed"}
+	case "attributes":
+		return coding{sysDCM, "110137", "User security Attributes Changed"}
+	}
+	return coding{sysDCM, "110129", "Security Configuration"}
 }
 
 // queryRole is the role of the entity that holds the request.
@@ -217,15 +256,23 @@ const (
 	roomData = 288
 )
 
+// namesPerson reports whether an event without a token's agent names a person
+// beside the client: for whom the client gets a token, or who decides on it.
+func namesPerson(ev *Event) bool {
+	p := ev.Principal
+	return p != nil && (p.TokenID == "" || ev.Kind == TokenIssue) && p.ClientID != "" && strings.TrimSpace(clean(p.Subject)) != "" && p.Subject != p.ClientID
+}
+
 func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 	p := ev.Principal
 	token := p != nil && p.TokenID != "" && ev.Kind != TokenIssue
+	person := namesPerson(ev)
 
 	b = append(b, `{"type":{"coding":[`...)
 	b = appendCoding(b, s.client)
 	b = append(b, `]},"who":`...)
 	b = appendWho(b, p)
-	if token {
+	if token || person {
 		b = append(b, `,"requestor":false`...)
 	} else {
 		b = append(b, `,"requestor":true`...)
@@ -261,6 +308,19 @@ func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 		b = appendString(b, jtiPrefix+uriSafe(p.TokenID))
 		b = append(b, `]}`...)
 	}
+	if person {
+		b = append(b, `,{"type":{"coding":[`...)
+		b = appendCoding(b, coding{sysParticipationType, "IRCP", "information recipient"})
+		b = append(b, `]},"who":{"identifier":{`...)
+		if p.Issuer != "" {
+			b = append(b, `"system":`...)
+			b = appendString(b, uriSafe(p.Issuer))
+			b = append(b, ',')
+		}
+		b = append(b, `"value":`...)
+		b = appendString(b, p.Subject)
+		b = append(b, `}},"requestor":true}`...)
+	}
 	return b
 }
 
@@ -268,6 +328,16 @@ func appendWho(b []byte, p *access.Principal) []byte {
 	switch {
 	case p == nil:
 		return append(b, `{"display":"unauthenticated"}`...)
+	case p.ClientID == "" && p.Operator == "" && p.Subject != "":
+		b = append(b, `{"identifier":{`...)
+		if iss := uriSafe(p.Issuer); iss != "" {
+			b = append(b, `"system":`...)
+			b = appendString(b, iss)
+			b = append(b, ',')
+		}
+		b = append(b, `"value":`...)
+		b = appendString(b, nonBlank(p.Subject, "unknown"))
+		return append(b, `}}`...)
 	case p.ClientID != "":
 		b = append(b, `{"identifier":{"value":`...)
 		b = appendString(b, nonBlank(p.ClientID, "unknown"))

@@ -24,6 +24,9 @@
 //	AuditRead     DCM 110101      restful-interaction code    none
 //	Operator      DCM 110100      own operator-command code   none
 //	Lifecycle     DCM 110100      DCM 110120, 110121          none
+//	SignIn, SignOut DCM 110114      DCM 110122, 110123          none
+//	Security        DCM 110113      DCM 110127, 110138 emergency override; 110136 roles; 110137 user attributes; 110129   none
+//	Decision        DCM 110113      AuthZ-Consent               none: AuthZconsent wants an organisation
 //
 // Tokens are recorded by the Minimal pattern: an agent with the jti as its
 // policy, never any part of the token.

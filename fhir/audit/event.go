@@ -23,6 +23,15 @@ const (
 	Lifecycle                    // server start and stop
 )
 
+// Kinds of what people do at the sign-in and on its pages. The number goes
+// into the leaf, so it is never given to another kind.
+const (
+	SignIn   Kind = iota + 32 // Interaction "login" or "step-up"
+	SignOut                   // Interaction "logout"
+	Security                  // Interaction names it: see securitySubtype
+	Decision                  // a person allowed an app, or did not (outcome 8)
+)
+
 // Outcome codes of AuditEvent.outcome.
 const (
 	Success = "0"

@@ -98,6 +98,8 @@ func (r *Recorder) agentValues(x *index, ev *Event) {
 	x.put("agent", func() {
 		switch {
 		case p == nil:
+		case p.ClientID == "" && p.Operator == "" && p.Subject != "":
+			x.identifier(uriSafe(p.Issuer), nonBlank(p.Subject, "unknown"))
 		case p.ClientID != "":
 			x.identifier("", nonBlank(p.ClientID, "unknown"))
 		default:
@@ -110,6 +112,13 @@ func (r *Recorder) agentValues(x *index, ev *Event) {
 				system = uriSafe(p.Issuer)
 			}
 			x.identifier(system, nonBlank(p.Subject, p.ClientID))
+		}
+		if namesPerson(ev) {
+			system := ""
+			if p.Issuer != "" {
+				system = uriSafe(p.Issuer)
+			}
+			x.identifier(system, p.Subject)
 		}
 	})
 	if p != nil && p.TokenID != "" {

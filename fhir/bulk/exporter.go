@@ -394,7 +394,7 @@ func (x *Exporter) members(ctx context.Context, id string, at store.T, g *access
 func (x *Exporter) load(ctx context.Context, p *access.Principal, id string) (*job, error) {
 	const op = "bulk.load"
 	absent := fhir.Errorf(fhir.NotFound, op, "there is no such export")
-	if p == nil || p.ClientID == "" || !fhir.ValidID(id) {
+	if p == nil || p.ClientID == "" || p.Grant != nil && p.Grant.Person || !fhir.ValidID(id) {
 		return nil, absent
 	}
 	v, err := x.opts.Store.Get(ctx, key(id))

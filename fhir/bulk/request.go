@@ -115,7 +115,7 @@ func (r *Request) checkTypes(g *access.Grant, s *spec) error {
 	}
 	if _, given := r.Params["_type"]; !given {
 		for _, t := range offered {
-			if g.May(access.Read, t) {
+			if g.MayUnattended(access.Read, t) {
 				s.types = append(s.types, t)
 			}
 		}
@@ -131,7 +131,7 @@ func (r *Request) checkTypes(g *access.Grant, s *spec) error {
 				return fhir.Errorf(fhir.Invalid, op, "_type names a resource type that this export does not offer; offered are %s", strings.Join(offered, ", "))
 			}
 			s.warnings = append(s.warnings, "a resource type in _type is not offered by this export and was ignored")
-		case !g.May(access.Read, t):
+		case !g.MayUnattended(access.Read, t):
 			return fhir.Errorf(fhir.Forbidden, op, "the token's scopes do not cover reading %s", t)
 		case !slices.Contains(s.types, t):
 			s.types = append(s.types, t)

@@ -44,13 +44,13 @@ func (x *Exporter) Open(ctx context.Context, c Caller, id, name string) (*File, 
 		return f, nil
 	case name == deletedFile && j.Deleted:
 		for _, t := range j.Types {
-			if !c.Principal.Grant.May(access.Read, t) {
+			if !c.Principal.Grant.MayUnattended(access.Read, t) {
 				return nil, fhir.Errorf(fhir.Forbidden, op, "the token's scopes do not cover reading %s", t)
 			}
 		}
 		return f, nil
 	case isType && slices.Contains(j.Found, typ):
-		if !c.Principal.Grant.May(access.Read, typ) {
+		if !c.Principal.Grant.MayUnattended(access.Read, typ) {
 			return nil, fhir.Errorf(fhir.Forbidden, op, "the token's scopes do not cover reading %s", typ)
 		}
 		return f, nil

@@ -21,8 +21,8 @@ type Settings struct {
 	Version  string // of the software
 	Released time.Time
 	// OAuth endpoints for the oauth-uris extension; empty ones are left out.
-	Token, Authorize, Introspect, Revoke string
-	Operations                           []Operation
+	Token, Authorize, Introspect, Revoke, Register, Manage string
+	Operations                                             []Operation
 	// Instantiates are canonicals of CapabilityStatements that are met.
 	Instantiates []string
 	// Profiles are the supportedProfile canonicals by type.
@@ -170,7 +170,8 @@ func (s Settings) security() security {
 		Description: "Access needs a bearer token with SMART scopes. Observation, Device and Provenance are given out only under an active Consent of the patient.",
 	}
 	uris := extension{URL: oauthURIs}
-	for _, e := range [][2]string{{"token", s.Token}, {"authorize", s.Authorize}, {"introspect", s.Introspect}, {"revoke", s.Revoke}} {
+	for _, e := range [][2]string{{"token", s.Token}, {"authorize", s.Authorize}, {"introspect", s.Introspect},
+		{"revoke", s.Revoke}, {"register", s.Register}, {"manage", s.Manage}} {
 		if e[1] != "" {
 			uris.Extension = append(uris.Extension, extension{URL: e[0], ValueURI: e[1]})
 		}

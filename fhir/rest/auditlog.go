@@ -44,7 +44,7 @@ func (h *AuditLog) allowed(c *gin.Context) bool {
 	p := PrincipalOf(c)
 	ev := audit.Event{Kind: audit.AuditRead, Interaction: "operation", Principal: p, RemoteIP: c.RemoteIP(),
 		RequestID: RequestID(c), Query: c.Request.Method + " " + c.Request.URL.RequestURI()}
-	ok := p != nil && p.Grant.May(access.Read, "AuditEvent")
+	ok := p != nil && p.Grant.MayAll(access.Read, "AuditEvent")
 	if !ok {
 		ev.Outcome, ev.Reason = audit.Serious, "scope does not cover AuditEvent"
 	}

@@ -22,6 +22,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
 )
 
 const scopeName = "pulsegate/fhir/rest"
@@ -188,7 +189,7 @@ var (
 		"Cache-Control":                 {"no-store"},
 		"Content-Security-Policy":       {"default-src 'none'; frame-ancestors 'none'"},
 		"Access-Control-Allow-Origin":   {"*"},
-		"Access-Control-Expose-Headers": {"Content-Location, ETag, Last-Modified, Location, Retry-After, X-Progress, X-Request-Id"},
+		"Access-Control-Expose-Headers": {"Content-Location, ETag, Last-Modified, Location, Retry-After, WWW-Authenticate, X-Progress, X-Request-Id"},
 	}
 )
 
@@ -204,7 +205,7 @@ func (s *Server) headers(c *gin.Context) {
 	maps.Copy(h, onFHIR)
 	if c.Request.Method == http.MethodOptions {
 		h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
-		h.Set("Access-Control-Allow-Headers", "Accept, Authorization, Content-Type, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, Prefer, X-Request-Id")
+		h.Set("Access-Control-Allow-Headers", "Accept, Authorization, Content-Type, DPoP, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, Prefer, X-Request-Id")
 		h.Set("Access-Control-Max-Age", "3600")
 		c.AbortWithStatus(http.StatusNoContent)
 		return
@@ -224,7 +225,11 @@ func (s *Server) authenticate(c *gin.Context) {
 		c.Set(keyPrincipal, p)
 		return
 	}
-	if fhir.KindOf(err) == fhir.Unauthorized && c.Request.Header.Get("Authorization") != "" {
+	var challenge access.Challenge
+	switch {
+	case errors.As(err, &challenge):
+		c.Header("WWW-Authenticate", string(challenge))
+	case fhir.KindOf(err) == fhir.Unauthorized && c.Request.Header.Get("Authorization") != "":
 		c.Header("WWW-Authenticate", `Bearer error="invalid_token"`)
 	}
 	if fhir.KindOf(err) == fhir.Unauthorized && s.recordDenied() {

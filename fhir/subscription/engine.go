@@ -527,8 +527,8 @@ func (e *Engine) Check(ctx context.Context, p *access.Principal, next, prev *fhi
 	if p == nil || p.ClientID == "" {
 		return nil, fhir.Errorf(fhir.Forbidden, op, "a Subscription belongs to a client; an operator cannot write one")
 	}
-	if !p.Grant.May(access.Read, "Observation") {
-		return nil, fhir.Errorf(fhir.Forbidden, op, "the token's scopes do not cover reading Observation, which this topic notifies of")
+	if !p.Grant.MayUnattended(access.Read, "Observation") {
+		return nil, fhir.Errorf(fhir.Forbidden, op, "the token is a person's, or its scopes do not cover reading Observation, which this topic notifies of")
 	}
 	if !spec.End.IsZero() && !spec.End.After(e.opts.Clock()) {
 		return nil, refuse("Subscription.end", "value", "lies in the past")

@@ -20,7 +20,7 @@ type Caller struct {
 }
 
 func (e *Engine) may(c Caller) error {
-	if c.Principal == nil || !c.Principal.Grant.May(access.Read, "Subscription") {
+	if c.Principal == nil || !c.Principal.Grant.MayUnattended(access.Read, "Subscription") {
 		return fhir.Errorf(fhir.Forbidden, "subscription.operation", "the token's scopes do not cover reading Subscription")
 	}
 	return nil

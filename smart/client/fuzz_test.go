@@ -69,11 +69,11 @@ func FuzzParseSet(f *testing.F) {
 		for _, k := range keys {
 			switch p := k.public.(type) {
 			case *rsa.PublicKey:
-				if k.alg != "RS384" || p.N.BitLen() < 2048 || p.N.BitLen() > 8192 || p.E < 3 || p.E%2 == 0 {
+				if k.algs[0] != "RS384" || p.N.BitLen() < 2048 || p.N.BitLen() > 8192 || p.E < 3 || p.E%2 == 0 {
 					t.Fatal("a weak RSA key")
 				}
 			case *ecdsa.PublicKey:
-				if _, err := p.ECDH(); k.alg != "ES384" || p.Curve != elliptic.P384() || err != nil {
+				if _, err := p.ECDH(); k.algs[0] != "ES384" || p.Curve != elliptic.P384() || err != nil {
 					t.Fatal("a key that is not on P-384")
 				}
 			default:

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rsa"
 	"encoding/json"
 	"io"
@@ -31,13 +30,25 @@ const (
 
 // key is one usable public key.
 type key struct {
-	kid, alg string
-	public   any
+	kid    string
+	algs   []string // those that it may verify
+	public any
 }
 
-// parseSet reads a JWK Set. It refuses the whole set for a private, symmetric
-// or weak key: whoever publishes one has a problem that must not stay hidden.
-func parseSet(b []byte) ([]key, error) {
+// Algs says which algorithms keys are used for: by "RSA", or by the name of
+// the curve.
+type Algs map[string][]string
+
+// assertionAlgs are those of SMART App Launch 2.2 for client assertions.
+var assertionAlgs = Algs{"RSA": {"RS384"}, "P-384": {"ES384"}} // read only
+
+// parseSet reads a client's JWK Set.
+func parseSet(b []byte) ([]key, error) { return parseSetFor(b, assertionAlgs) }
+
+// parseSetFor reads a JWK Set. It refuses the whole set for a private,
+// symmetric or weak key: whoever publishes one has a problem that must not
+// stay hidden. Keys for other algorithms are left out.
+func parseSetFor(b []byte, want Algs) ([]key, error) {
 	refuse := func(i int, rule string) ([]key, error) {
 		return nil, fhir.Errorf(fhir.Invalid, "client.jwks", "jwks.keys[%d]: %s", i, rule)
 	}
@@ -72,24 +83,27 @@ func parseSet(b []byte) ([]key, error) {
 			if n := p.N.BitLen(); n < 2048 || n > 8192 || p.E < 3 || p.E&1 == 0 {
 				return refuse(i, "RSA keys must have 2048 to 8192 bits and an odd exponent of at least 3")
 			}
-			k.alg, k.public = "RS384", p
+			k.algs, k.public = want["RSA"], p
 		case "EC":
 			p := new(ecdsa.PublicKey)
 			if rawKey(r, p) != nil {
 				return refuse(i, "not a point on its curve")
 			}
-			if p.Curve != elliptic.P384() {
+			if len(want[p.Curve.Params().Name]) == 0 {
 				continue
 			}
 			if _, err := p.ECDH(); err != nil {
 				return refuse(i, "not a point on its curve")
 			}
-			k.alg, k.public = "ES384", p
+			k.algs, k.public = want[p.Curve.Params().Name], p
 		default:
 			continue
 		}
-		if facts.Alg != "" && facts.Alg != k.alg {
-			continue
+		if facts.Alg != "" {
+			if !slices.Contains(k.algs, facts.Alg) {
+				continue
+			}
+			k.algs = []string{facts.Alg}
 		}
 		if k.kid == "" {
 			return refuse(i, "has no kid")
@@ -97,7 +111,7 @@ func parseSet(b []byte) ([]key, error) {
 		out = append(out, k)
 	}
 	if len(out) == 0 {
-		return nil, fhir.Errorf(fhir.Invalid, "client.jwks", "jwks: no key for RS384 or ES384")
+		return nil, fhir.Errorf(fhir.Invalid, "client.jwks", "jwks: no key for an algorithm that is accepted")
 	}
 	return out, nil
 }
@@ -115,6 +129,9 @@ func rawKey(b []byte, into any) error {
 type Keys struct {
 	HTTP  *http.Client // of fhir/egress
 	Clock func() time.Time
+	// Algs are the algorithms that sets are read for; nil: those of client
+	// assertions.
+	Algs Algs
 
 	flights singleflight.Group
 	mu      sync.Mutex
@@ -140,9 +157,15 @@ func (k *Keys) find(ctx context.Context, c Client, alg, kid string) (any, error)
 		p, _ := pick(set, alg, kid)
 		return p, nil
 	}
+	return k.Find(ctx, c.JWKSURL, alg, kid)
+}
+
+// Find returns the one key at url for alg and kid, nil when there is none or
+// more than one.
+func (k *Keys) Find(ctx context.Context, url, alg, kid string) (any, error) {
 	now := k.Clock()
 	k.mu.Lock()
-	have, ok := k.sets[c.JWKSURL]
+	have, ok := k.sets[url]
 	k.mu.Unlock()
 	// A clock that went back makes an entry useless, not immortal.
 	fresh := ok && now.Before(have.until) && !now.Before(have.fetched)
@@ -152,7 +175,7 @@ func (k *Keys) find(ctx context.Context, c Client, alg, kid string) (any, error)
 			return p, nil
 		}
 	}
-	set, err := k.load(ctx, c.JWKSURL)
+	set, err := k.load(ctx, url)
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +193,7 @@ func pick(set []key, alg, kid string) (public any, known bool) {
 			return nil, true // two keys of one name: neither
 		}
 		known = true
-		if k.alg == alg {
+		if slices.Contains(k.algs, alg) {
 			public = k.public
 		}
 	}
@@ -224,7 +247,11 @@ func (k *Keys) fetch(ctx context.Context, url string) ([]key, error) {
 	if res.StatusCode != http.StatusOK {
 		return failed(fhir.Errorf(fhir.Unavailable, op, "jwks_url answered with status %d", res.StatusCode))
 	}
-	set, err := parseSet(body)
+	want := k.Algs
+	if want == nil {
+		want = assertionAlgs
+	}
+	set, err := parseSetFor(body, want)
 	if err != nil {
 		return failed(err)
 	}

@@ -5,12 +5,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
@@ -19,14 +17,80 @@ import (
 
 // Client is one registered client.
 type Client struct {
-	ID       string          `json:"id"`
-	Name     string          `json:"name"`
-	JWKS     json.RawMessage `json:"jwks,omitempty"`
-	JWKSURL  string          `json:"jwks_url,omitempty"`
-	Scope    string          `json:"scope"`
-	Created  time.Time       `json:"created"`
-	Disabled bool            `json:"disabled,omitempty"`
+	ID      string          `json:"id"`
+	Name    string          `json:"name"`
+	JWKS    json.RawMessage `json:"jwks,omitempty"`
+	JWKSURL string          `json:"jwks_url,omitempty"`
+	Scope   string          `json:"scope"`
+	// Method is how the client shows who it is; "" means PrivateKeyJWT.
+	Method Method `json:"method,omitempty"`
+	// Grants are the grant types it may use; none means those that go with
+	// its redirect URIs: without any it is a backend.
+	Grants       []Grant  `json:"grants,omitempty"`
+	RedirectURIs []string `json:"redirect_uris,omitempty"`
+	LaunchURL    string   `json:"launch_url,omitempty"` // of the app, for a launch from an EHR
+	// What a person is shown.
+	LogoURI   string `json:"logo_uri,omitempty"`
+	ClientURI string `json:"client_uri,omitempty"`
+	PolicyURI string `json:"policy_uri,omitempty"`
+	TOSURI    string `json:"tos_uri,omitempty"`
+	// Its tokens are bound to a key of its own, always (RFC 9449 5.2, RFC 8705
+	// 3.4). Without either it may still bind each token.
+	DPoPBound bool `json:"dpop_bound,omitempty"`
+	CertBound bool `json:"cert_bound,omitempty"`
+	// Inspects lets it introspect tokens of other clients: it is a resource
+	// server.
+	Inspects bool      `json:"inspects,omitempty"`
+	Created  time.Time `json:"created"`
+	Disabled bool      `json:"disabled,omitempty"`
+	// SHA-256 of the client secret and of the registration access token.
+	SecretHash       []byte `json:"secret_hash,omitempty"`
+	RegistrationHash []byte `json:"registration_hash,omitempty"`
+	// SecretOld is the secret before the current one; it is good until
+	// SecretOldEnds, so that a secret can be changed without an outage.
+	SecretOld     []byte    `json:"secret_old,omitempty"`
+	SecretOldEnds time.Time `json:"secret_old_ends,omitzero"`
 }
+
+// Method is a token_endpoint_auth_method (RFC 7591 2).
+type Method string
+
+// The methods that are offered. A client with a secret may send it either way.
+const (
+	None          Method = "none"
+	SecretBasic   Method = "client_secret_basic"
+	SecretPost    Method = "client_secret_post"
+	PrivateKeyJWT Method = "private_key_jwt"
+)
+
+// Grant is an OAuth grant type.
+type Grant string
+
+// The grant types that are offered.
+const (
+	Code        Grant = "authorization_code"
+	Refresh     Grant = "refresh_token"
+	Credentials Grant = "client_credentials"
+)
+
+// May reports whether the client may use a grant type.
+func (c *Client) May(g Grant) bool {
+	if len(c.Grants) == 0 {
+		return (g == Credentials) == (len(c.RedirectURIs) == 0)
+	}
+	return slices.Contains(c.Grants, g)
+}
+
+// Auth is the client's method.
+func (c *Client) Auth() Method {
+	if c.Method == "" {
+		return PrivateKeyJWT
+	}
+	return c.Method
+}
+
+// Symmetric reports whether the client has a secret.
+func (c *Client) Symmetric() bool { return c.Method == SecretBasic || c.Method == SecretPost }
 
 // Store is the small state of a store.Store.
 type Store interface {
@@ -68,53 +132,60 @@ const (
 // Add registers c and returns it as stored, with a new id when it has none.
 // Created is set; "any" is no id, for a consent gives it a meaning.
 func (r *Registry) Add(ctx context.Context, c Client) (Client, error) {
-	const op = "client.Add"
+	c, w, err := r.Prepare(c)
+	if err != nil {
+		return Client{}, err
+	}
+	return c, r.commit(ctx, w)
+}
+
+// Prepare checks c and returns it as Add would store it, with the write, for
+// a commit together with others.
+func (r *Registry) Prepare(c Client) (Client, store.StateWrite, error) {
 	if c.ID == "" {
 		c.ID = strings.ToLower(rand.Text())
 	}
 	if !fhir.ValidID(c.ID) || c.ID == "any" {
-		return Client{}, fhir.Errorf(fhir.Invalid, op, "client_id: letters, digits, - and . only, at most 64, and not \"any\"")
+		return Client{}, store.StateWrite{}, fhir.Errorf(fhir.Invalid, "client.Add", "client_id: letters, digits, - and . only, at most 64, and not \"any\"")
 	}
-	if c.Name == "" || len(c.Name) > maxName || !utf8.ValidString(c.Name) || strings.ContainsFunc(c.Name, unicode.IsControl) {
-		return Client{}, fhir.Errorf(fhir.Invalid, op, "name: 1 to %d bytes without control characters", maxName)
+	if err := r.check(&c); err != nil {
+		return Client{}, store.StateWrite{}, err
 	}
-	if (len(c.JWKS) == 0) == (c.JWKSURL == "") {
-		return Client{}, fhir.Errorf(fhir.Invalid, op, "one of jwks and jwks_url is needed")
-	}
-	if len(c.JWKS) > 0 {
-		if _, err := parseSet(c.JWKS); err != nil {
-			return Client{}, err
-		}
-	} else if err := r.checkURL(c.JWKSURL); err != nil {
-		return Client{}, err
-	}
-	set, err := r.Scopes.Parse(c.Scope)
-	if err != nil {
-		return Client{}, err
-	}
-	c.Scope = set.String()
 	c.Created = r.Clock().UTC().Truncate(time.Second)
-	return c, r.put(ctx, c, store.StateWrite{Expect: store.StateAbsent})
+	w, err := encode(c, store.StateWrite{Expect: store.StateAbsent})
+	return c, w, err
 }
 
-func (r *Registry) checkURL(s string) error {
-	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" || len(s) > 2048 {
-		return fhir.Errorf(fhir.Invalid, "client.Add", "jwks_url: an absolute URL without user and fragment")
-	}
-	if u.Scheme != "https" && (u.Scheme != "http" || !r.AllowHTTP) {
-		return fhir.Errorf(fhir.Invalid, "client.Add", "jwks_url: https only")
-	}
-	return nil
-}
-
-func (r *Registry) put(ctx context.Context, c Client, w store.StateWrite) error {
-	b, err := json.Marshal(c)
+// Change replaces a client's registration: edit gets the stored one and
+// changes it. Id and Created stay. It returns the client as stored.
+func (r *Registry) Change(ctx context.Context, id string, edit func(*Client) error) (Client, error) {
+	old, raw, err := r.get(ctx, id)
 	if err != nil {
-		return fhir.Wrap("client.put", err)
+		return Client{}, err
 	}
+	c := old
+	if err := edit(&c); err != nil {
+		return Client{}, err
+	}
+	c.ID, c.Created = old.ID, old.Created
+	if err := r.check(&c); err != nil {
+		return Client{}, err
+	}
+	w, err := encode(c, store.StateWrite{Expect: store.StateEquals, Old: raw})
+	if err != nil {
+		return Client{}, err
+	}
+	return c, r.commit(ctx, w)
+}
+
+func encode(c Client, w store.StateWrite) (store.StateWrite, error) {
+	b, err := json.Marshal(c)
 	w.Key, w.Value = room+c.ID, b
-	_, err = r.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}})
+	return w, fhir.Wrap("client.encode", err)
+}
+
+func (r *Registry) commit(ctx context.Context, w store.StateWrite) error {
+	_, err := r.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}})
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		return fhir.Errorf(fhir.Conflict, "client.put", "client_id: exists already, or was changed meanwhile")
 	}
@@ -205,5 +276,9 @@ func (r *Registry) Disable(ctx context.Context, id string) error {
 		return err
 	}
 	c.Disabled = true
-	return r.put(ctx, c, store.StateWrite{Expect: store.StateEquals, Old: old})
+	w, err := encode(c, store.StateWrite{Expect: store.StateEquals, Old: old})
+	if err != nil {
+		return err
+	}
+	return r.commit(ctx, w)
 }

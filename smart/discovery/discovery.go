@@ -1,10 +1,13 @@
 // Package discovery says what the authorization server can do:
-// .well-known/smart-configuration, at the FHIR base and at the host's root.
+// .well-known/smart-configuration, at the FHIR base and at the host's root,
+// and .well-known/openid-configuration and .well-known/oauth-authorization-server
+// at the root.
 //
-// It owns that document and nothing else. It names only what is there; a
-// launch, an authorization endpoint and OpenID Connect are not.
+// It owns these documents and nothing else. They are one document, made of
+// what is there: an endpoint that is not mounted has no URL and is not named.
 //
-// Source: SMART App Launch 2.2, "Conformance"; RFC 8414.
+// Source: SMART App Launch 2.2, "Conformance"; OpenID Connect Discovery 1.0;
+// RFC 8414; RFC 9207 3; RFC 9449 5.1; RFC 8705 3.3.
 package discovery
 
 import (
@@ -14,43 +17,127 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"pulsegate/fhir"
+	"pulsegate/smart/dpop"
+	"pulsegate/smart/scope"
 )
 
-// Handler serves the document.
+// Endpoints are the URLs of what is mounted; "" is not there.
+type Endpoints struct {
+	Token, Authorize, Introspect, Revoke, Register, Manage string
+}
+
+// Identifier names the primary brand.
+type Identifier struct {
+	System string `json:"system,omitempty"`
+	Value  string `json:"value"`
+}
+
+// Handler serves the documents.
 type Handler struct {
 	BaseURL string // of the server, without a slash at the end
+	Endpoints
+	// BrandBundle is the URL of the user-access brands Bundle; "" none.
+	BrandBundle string
+	Brand       *Identifier
+	// ACRValues are the strengths of sign-in that are told apart.
+	ACRValues []string
+	// CertBound: the server asks TLS clients for their certificates.
+	CertBound bool
 }
 
 type document struct {
-	Issuer         string   `json:"issuer"`
-	JWKS           string   `json:"jwks_uri"`
-	Token          string   `json:"token_endpoint"`
-	AuthMethods    []string `json:"token_endpoint_auth_methods_supported"`
-	AuthAlgs       []string `json:"token_endpoint_auth_signing_alg_values_supported"`
-	Grants         []string `json:"grant_types_supported"`
-	Scopes         []string `json:"scopes_supported"`
-	ResponseTypes  []string `json:"response_types_supported"`
-	CodeChallenges []string `json:"code_challenge_methods_supported"`
-	Capabilities   []string `json:"capabilities"`
+	Issuer         string      `json:"issuer"`
+	JWKS           string      `json:"jwks_uri"`
+	Authorize      string      `json:"authorization_endpoint,omitempty"`
+	Token          string      `json:"token_endpoint"`
+	Introspect     string      `json:"introspection_endpoint,omitempty"`
+	Revoke         string      `json:"revocation_endpoint,omitempty"`
+	Register       string      `json:"registration_endpoint,omitempty"`
+	Manage         string      `json:"management_endpoint,omitempty"`
+	AuthMethods    []string    `json:"token_endpoint_auth_methods_supported"`
+	AuthAlgs       []string    `json:"token_endpoint_auth_signing_alg_values_supported"`
+	InspectMethods []string    `json:"introspection_endpoint_auth_methods_supported,omitempty"`
+	RevokeMethods  []string    `json:"revocation_endpoint_auth_methods_supported,omitempty"`
+	Grants         []string    `json:"grant_types_supported"`
+	Scopes         []string    `json:"scopes_supported"`
+	ResponseTypes  []string    `json:"response_types_supported"`
+	ResponseModes  []string    `json:"response_modes_supported,omitempty"`
+	CodeChallenges []string    `json:"code_challenge_methods_supported"`
+	DPoPAlgs       []string    `json:"dpop_signing_alg_values_supported"`
+	CertBound      bool        `json:"tls_client_certificate_bound_access_tokens,omitempty"`
+	IssInAnswer    bool        `json:"authorization_response_iss_parameter_supported,omitempty"`
+	Subjects       []string    `json:"subject_types_supported,omitempty"`
+	IDAlgs         []string    `json:"id_token_signing_alg_values_supported,omitempty"`
+	Claims         []string    `json:"claims_supported,omitempty"`
+	ACRValues      []string    `json:"acr_values_supported,omitempty"`
+	Prompts        []string    `json:"prompt_values_supported,omitempty"`
+	RequestURI     *bool       `json:"request_uri_parameter_supported,omitempty"`
+	BrandBundle    string      `json:"user_access_brand_bundle,omitempty"`
+	Brand          *Identifier `json:"user_access_brand_identifier,omitempty"`
+	Capabilities   []string    `json:"capabilities"`
 }
 
 func (h Handler) document() document {
 	d := document{
 		Issuer:         h.BaseURL,
 		JWKS:           h.BaseURL + "/.well-known/jwks.json",
-		Token:          h.BaseURL + "/oauth/token",
+		Authorize:      h.Authorize,
+		Token:          h.Token,
+		Introspect:     h.Introspect,
+		Revoke:         h.Revoke,
+		Register:       h.Register,
+		Manage:         h.Manage,
 		AuthMethods:    []string{"private_key_jwt"},
 		AuthAlgs:       []string{"RS384", "ES384"},
 		Grants:         []string{"client_credentials"},
-		Scopes:         []string{"system/*.cruds", "system/*.rs", "system/*.read", "system/*.write", "system/*.*"},
+		Scopes:         h.scopes(),
 		ResponseTypes:  []string{},
 		CodeChallenges: []string{"S256"},
+		DPoPAlgs:       dpop.Algs(),
+		CertBound:      h.CertBound,
+		BrandBundle:    h.BrandBundle,
+		Brand:          h.Brand,
 		Capabilities:   []string{"client-confidential-asymmetric", "permission-v1", "permission-v2"},
 	}
-	for _, t := range fhir.Types {
-		d.Scopes = append(d.Scopes, "system/"+t+".cruds", "system/"+t+".rs", "system/"+t+".read")
+	if h.Authorize != "" {
+		no := false
+		d.AuthMethods = append(d.AuthMethods, "client_secret_basic", "client_secret_post", "none")
+		d.Grants = append(d.Grants, "authorization_code", "refresh_token")
+		d.ResponseTypes, d.ResponseModes, d.IssInAnswer = []string{"code"}, []string{"query"}, true
+		d.Subjects, d.IDAlgs, d.RequestURI = []string{"public"}, []string{"RS256"}, &no
+		d.Claims = []string{"iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "fhirUser", "name", "profile"}
+		d.ACRValues, d.Prompts = h.ACRValues, []string{"login", "consent", "select_account"}
+		d.Capabilities = append(d.Capabilities, "launch-ehr", "launch-standalone", "authorize-post", "client-public", "client-confidential-symmetric",
+			"sso-openid-connect", "context-banner", "context-style", "context-ehr-patient", "context-ehr-encounter", "context-standalone-patient",
+			"permission-offline", "permission-online", "permission-patient", "permission-user")
+	}
+	if h.Introspect != "" {
+		d.InspectMethods = []string{"private_key_jwt", "client_secret_basic", "client_secret_post"}
+	}
+	if h.Revoke != "" {
+		d.RevokeMethods = d.AuthMethods
 	}
 	return d
+}
+
+func (h Handler) scopes() []string {
+	out := []string{}
+	levels := []scope.Level{scope.System}
+	if h.Authorize != "" {
+		levels = append(levels, scope.Patient, scope.User)
+		out = append(out, scope.Names()...)
+	}
+	for _, l := range levels {
+		for _, p := range []string{"*.cruds", "*.rs", "*.read", "*.write", "*.*"} {
+			out = append(out, string(l)+"/"+p)
+		}
+		for _, t := range fhir.Types {
+			for _, p := range []string{".cruds", ".rs", ".read"} {
+				out = append(out, string(l)+"/"+t+p)
+			}
+		}
+	}
+	return out
 }
 
 // ServeHTTP answers with the document, whatever Accept says.
@@ -65,6 +152,7 @@ func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.Method == http.MethodOptions {
 		w.Header().Set("Access-Control-Allow-Methods", "GET")
+		w.Header().Set("Access-Control-Allow-Headers", "Accept, Content-Type")
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
@@ -73,9 +161,13 @@ func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Mount puts the document at its two places.
+// Mount puts the documents at their places.
 func (h Handler) Mount(m gin.IRouter) {
-	for _, p := range []string{"/fhir/.well-known/smart-configuration", "/.well-known/smart-configuration"} {
+	paths := []string{"/fhir/.well-known/smart-configuration", "/.well-known/smart-configuration", "/.well-known/oauth-authorization-server"}
+	if h.Authorize != "" {
+		paths = append(paths, "/.well-known/openid-configuration")
+	}
+	for _, p := range paths {
 		m.GET(p, gin.WrapH(h))
 		m.OPTIONS(p, gin.WrapH(h))
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
@@ -22,10 +23,23 @@ import (
 	"pulsegate/smart/internal/compact"
 )
 
-// Alg is the algorithm of every key in a Ring.
-const Alg = "ES384"
+const (
+	// Alg signs access tokens: they are verified at every request, and P-256
+	// is nine times as fast as P-384.
+	Alg = "ES256"
+	// IDAlg signs id_tokens, for that is what apps must understand (OpenID
+	// Connect Core 15.1).
+	IDAlg = "RS256"
+	// Lead is how long a key is published before it signs, so that whoever
+	// caches the JWK Set knows it by then.
+	Lead = 2 * time.Minute
 
-const maxFile = 16 << 10
+	rsaBits = 2048
+	maxFile = 16 << 10
+	// first is for how long a key that was made by an older version, with an
+	// algorithm that is used no more, still verifies.
+	first = 15 * time.Minute
+)
 
 // Ring is the set of keys. It is safe for concurrent use.
 type Ring struct {
@@ -33,35 +47,36 @@ type Ring struct {
 	clock func() time.Time
 
 	mu   sync.RWMutex
-	keys []signing // newest first; keys[0] signs
+	keys map[string][]signing // by purpose (Alg, IDAlg), newest first
 }
 
 type signing struct {
-	kid     string
-	private *ecdsa.PrivateKey
-	point   []byte // uncompressed: 4, X, Y
-	created int64
-	retires int64 // 0: not replaced
+	facts
+	private crypto.Signer
 }
 
-// file is a private key at rest: a JWK with two members of ours.
-type file struct {
-	Kty     string `json:"kty"`
-	Crv     string `json:"crv"`
-	X       string `json:"x"`
-	Y       string `json:"y"`
-	D       string `json:"d"`
+// facts are the members of a key's file beside the JWK's own.
+type facts struct {
 	Kid     string `json:"kid"`
 	Alg     string `json:"alg"`
 	Use     string `json:"use"`
 	Created int64  `json:"created"`
-	Retires int64  `json:"retires,omitempty"`
+	Begins  int64  `json:"begins,omitempty"`  // signs from then on
+	Retires int64  `json:"retires,omitempty"` // 0: not replaced
 }
 
-// Open reads the keys below dir/keys, making the directory and a first key
-// where there is none. It refuses a key file that others may read.
+// purpose is Alg or IDAlg.
+func (f facts) purpose() string {
+	if f.Alg == IDAlg {
+		return IDAlg
+	}
+	return Alg
+}
+
+// Open reads the keys below dir/keys, making the directory and first keys
+// where there are none. It refuses a key file that others may read.
 func Open(dir string, clock func() time.Time) (*Ring, error) {
-	r := &Ring{dir: filepath.Join(dir, "keys"), clock: clock}
+	r := &Ring{dir: filepath.Join(dir, "keys"), clock: clock, keys: map[string][]signing{}}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, fhir.Wrap("keys.Open", err)
 	}
@@ -75,31 +90,34 @@ func Open(dir string, clock func() time.Time) (*Ring, error) {
 		if err != nil {
 			return nil, err
 		}
-		if k.retires != 0 && k.retires <= now {
+		if k.Retires != 0 && k.Retires <= now {
 			if err := os.Remove(name); err != nil {
 				return nil, fhir.Wrap("keys.Open", err)
 			}
 			continue
 		}
-		r.keys = append(r.keys, k)
+		r.keys[k.purpose()] = append(r.keys[k.purpose()], k)
 	}
-	r.sort()
-	if len(r.keys) == 0 || r.keys[0].retires != 0 {
-		return r, r.Rotate(0)
+	for _, purpose := range []string{Alg, IDAlg} {
+		ks := r.keys[purpose]
+		slices.SortFunc(ks, newest)
+		if len(ks) == 0 || ks[0].Retires != 0 || ks[0].Alg != purpose {
+			if err := r.rotate(purpose, first, 0); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return r, nil
 }
 
-func (r *Ring) sort() {
-	slices.SortFunc(r.keys, func(a, b signing) int {
-		if (a.retires == 0) != (b.retires == 0) {
-			if a.retires == 0 {
-				return -1
-			}
-			return 1
+func newest(a, b signing) int {
+	if (a.Retires == 0) != (b.Retires == 0) {
+		if a.Retires == 0 {
+			return -1
 		}
-		return int(b.created - a.created)
-	})
+		return 1
+	}
+	return int(b.Created - a.Created)
 }
 
 func read(name string) (signing, error) {
@@ -117,90 +135,138 @@ func read(name string) (signing, error) {
 	if err != nil {
 		return signing{}, fhir.Wrap("keys.Open", err)
 	}
-	var f file
-	if err := json.Unmarshal(b, &f); err != nil {
+	k := signing{}
+	if err := json.Unmarshal(b, &k.facts); err != nil {
 		return refuse("not a JWK")
 	}
-	d, err := base64.RawURLEncoding.DecodeString(f.D)
-	if err != nil || f.Kty != "EC" || f.Crv != "P-384" || f.Alg != Alg {
-		return refuse("not an EC key on P-384 for ES384")
-	}
-	private, err := ecdsa.ParseRawPrivateKey(elliptic.P384(), d)
+	j, err := jwk.ParseKey(b)
 	if err != nil {
-		return refuse("not an EC key on P-384 for ES384")
+		return refuse("not a JWK")
 	}
-	kid, point, err := describe(&private.PublicKey)
+	var raw any
+	if err := j.Raw(&raw); err != nil {
+		return refuse("not a private key")
+	}
+	switch p := raw.(type) {
+	case *ecdsa.PrivateKey:
+		if _, err := p.ECDH(); err != nil || k.Alg != map[elliptic.Curve]string{elliptic.P256(): "ES256", elliptic.P384(): "ES384"}[p.Curve] {
+			return refuse("the curve is not that of the algorithm")
+		}
+		k.private = p
+	case *rsa.PrivateKey:
+		if k.Alg != IDAlg || p.Validate() != nil || p.N.BitLen() < rsaBits {
+			return refuse("not an RSA key of at least 2048 bits for RS256")
+		}
+		k.private = p
+	default:
+		return refuse("not a private key for signing")
+	}
+	kid, err := thumbprint(k.private.Public())
 	if err != nil {
 		return signing{}, err
 	}
-	if kid != f.Kid || filepath.Base(name) != kid+".jwk" {
+	if kid != k.Kid || filepath.Base(name) != kid+".jwk" {
 		return refuse("the name is not the key's thumbprint")
 	}
-	return signing{kid: kid, private: private, point: point, created: f.Created, retires: f.Retires}, nil
+	return k, nil
 }
 
-// describe returns the thumbprint and the uncompressed point of p.
-func describe(p *ecdsa.PublicKey) (kid string, point []byte, err error) {
-	k, err := jwk.FromRaw(p)
+func thumbprint(public any) (string, error) {
+	k, err := jwk.FromRaw(public)
 	if err != nil {
-		return "", nil, fhir.Wrap("keys.describe", err)
+		return "", fhir.Wrap("keys.thumbprint", err)
 	}
 	sum, err := k.Thumbprint(crypto.SHA256)
-	if err != nil {
-		return "", nil, fhir.Wrap("keys.describe", err)
-	}
-	point, err = p.Bytes()
-	return base64.RawURLEncoding.EncodeToString(sum), point, fhir.Wrap("keys.describe", err)
+	return base64.RawURLEncoding.EncodeToString(sum), fhir.Wrap("keys.thumbprint", err)
 }
 
-// Rotate makes a new signing key. The keys before it verify for overlap more;
-// it should be at least the life of an access token.
+// Rotate makes new signing keys, which sign at once. The keys before them
+// verify for overlap more; it should be at least the life of a token.
 func (r *Ring) Rotate(overlap time.Duration) error {
-	private, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	for _, purpose := range []string{Alg, IDAlg} {
+		if err := r.rotate(purpose, overlap, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func generate(alg string) (crypto.Signer, error) {
+	if alg == IDAlg {
+		return rsa.GenerateKey(rand.Reader, rsaBits)
+	}
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
+// rotate makes a key that signs after lead.
+func (r *Ring) rotate(alg string, overlap, lead time.Duration) error {
+	private, err := generate(alg)
 	if err != nil {
 		return fhir.Wrap("keys.Rotate", err)
 	}
-	kid, point, err := describe(&private.PublicKey)
+	kid, err := thumbprint(private.Public())
 	if err != nil {
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := r.clock().Unix()
-	next := signing{kid: kid, private: private, point: point, created: now}
-	if len(r.keys) > 0 && r.keys[0].created >= now {
-		next.created = r.keys[0].created + 1 // the order of the keys outlives a second and a bad clock
+	now, old := r.clock().Unix(), r.keys[alg]
+	next := signing{facts: facts{Kid: kid, Alg: alg, Use: "sig", Created: now}, private: private}
+	if len(old) > 0 && old[0].Created >= now {
+		next.Created = old[0].Created + 1 // the order of the keys outlives a second and a bad clock
+	}
+	if lead > 0 {
+		next.Begins = now + int64(lead/time.Second)
 	}
 	// The new key first: a crash in between leaves two that verify.
 	if err := r.write(next); err != nil {
 		return err
 	}
 	kept := []signing{next}
-	for _, k := range r.keys {
-		if k.retires == 0 {
-			k.retires = now + int64(overlap/time.Second)
+	for _, k := range old {
+		if k.Retires == 0 {
+			k.Retires = now + int64((lead+overlap)/time.Second)
 			if err := r.write(k); err != nil {
 				return err
 			}
 		}
-		if k.retires > now {
+		if k.Retires > now {
 			kept = append(kept, k)
-		} else if err := os.Remove(filepath.Join(r.dir, k.kid+".jwk")); err != nil {
+		} else if err := os.Remove(filepath.Join(r.dir, k.Kid+".jwk")); err != nil {
 			return fhir.Wrap("keys.Rotate", err)
 		}
 	}
-	r.keys = kept
+	r.keys[alg] = kept
 	return nil
+}
+
+// members returns a key as a JWK's members.
+func members(raw any, f any) (map[string]any, error) {
+	j, err := jwk.FromRaw(raw)
+	if err != nil {
+		return nil, fhir.Wrap("keys.members", err)
+	}
+	out := map[string]any{}
+	for _, v := range []any{j, f} {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return nil, fhir.Wrap("keys.members", err)
+		}
+		dec := json.NewDecoder(strings.NewReader(string(b)))
+		dec.UseNumber()
+		if err := dec.Decode(&out); err != nil {
+			return nil, fhir.Wrap("keys.members", err)
+		}
+	}
+	return out, nil
 }
 
 // write replaces the key's file whole, durably.
 func (r *Ring) write(k signing) error {
-	d, err := k.private.Bytes()
+	f, err := members(k.private, k.facts)
 	if err != nil {
-		return fhir.Wrap("keys.write", err)
+		return err
 	}
-	f := public(k)
-	f.D, f.Created, f.Retires = base64.RawURLEncoding.EncodeToString(d), k.created, k.retires
 	b, err := json.Marshal(f)
 	if err != nil {
 		return fhir.Wrap("keys.write", err)
@@ -217,7 +283,7 @@ func (r *Ring) write(k signing) error {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(tmp.Name(), filepath.Join(r.dir, k.kid+".jwk"))
+		err = os.Rename(tmp.Name(), filepath.Join(r.dir, k.Kid+".jwk"))
 	}
 	if err != nil {
 		return fhir.Wrap("keys.write", err)
@@ -233,18 +299,31 @@ func (r *Ring) write(k signing) error {
 	return fhir.Wrap("keys.write", err)
 }
 
-func public(k signing) file {
-	enc := base64.RawURLEncoding
-	return file{Kty: "EC", Crv: "P-384", X: enc.EncodeToString(k.point[1:49]), Y: enc.EncodeToString(k.point[49:]), Kid: k.kid, Alg: Alg, Use: "sig"}
+// Sign makes a compact JWS of the claims with the current key for access
+// tokens.
+func (r *Ring) Sign(typ string, claims any) (string, error) { return r.sign(Alg, typ, claims) }
+
+// SignID makes an id_token of the claims.
+func (r *Ring) SignID(claims any) (string, error) { return r.sign(IDAlg, "JWT", claims) }
+
+func (r *Ring) sign(purpose, typ string, claims any) (string, error) {
+	k := r.current(purpose)
+	s, err := compact.Sign(k.Alg, typ, k.Kid, claims, k.private)
+	return s, fhir.Wrap("keys.Sign", err)
 }
 
-// Sign makes a compact JWS of the claims with the current key.
-func (r *Ring) Sign(typ string, claims any) (string, error) {
+// current is the newest key that has begun; the oldest when the clock went
+// back before all of them.
+func (r *Ring) current(purpose string) signing {
 	r.mu.RLock()
-	k := r.keys[0]
-	r.mu.RUnlock()
-	s, err := compact.Sign(typ, k.kid, claims, k.private)
-	return s, fhir.Wrap("keys.Sign", err)
+	defer r.mu.RUnlock()
+	ks, now := r.keys[purpose], r.clock().Unix()
+	for _, k := range ks {
+		if k.Begins <= now {
+			return k
+		}
+	}
+	return ks[len(ks)-1]
 }
 
 // Verify returns the claims of a token that this ring signed, with the given
@@ -255,12 +334,12 @@ func (r *Ring) Verify(token, typ string) (compact.Claims, error) {
 		return compact.Claims{}, err
 	}
 	// RFC 9068 lets typ carry the media type's full name.
-	if h.Alg != Alg || !strings.EqualFold(strings.TrimPrefix(strings.ToLower(h.Typ), "application/"), typ) {
+	if !strings.EqualFold(strings.TrimPrefix(strings.ToLower(h.Typ), "application/"), typ) {
 		return compact.Claims{}, compact.ErrMalformed
 	}
-	for _, k := range r.live() {
-		if k.kid == h.Kid {
-			if compact.Verify(token, Alg, &k.private.PublicKey) {
+	for _, k := range r.live(Alg) {
+		if k.Kid == h.Kid {
+			if k.Alg == h.Alg && compact.Verify(token, k.Alg, k.private.Public()) {
 				return c, nil
 			}
 			break
@@ -269,30 +348,28 @@ func (r *Ring) Verify(token, typ string) (compact.Claims, error) {
 	return compact.Claims{}, compact.ErrMalformed
 }
 
-func (r *Ring) live() []signing {
+func (r *Ring) live(purpose string) []signing {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	now := r.clock().Unix()
-	return slices.DeleteFunc(slices.Clone(r.keys), func(k signing) bool { return k.retires != 0 && k.retires <= now })
+	return slices.DeleteFunc(slices.Clone(r.keys[purpose]), func(k signing) bool { return k.Retires != 0 && k.Retires <= now })
 }
 
 // JWKS is the public JWK Set.
 func (r *Ring) JWKS() ([]byte, error) {
-	type pub struct {
-		Kty string `json:"kty"`
-		Crv string `json:"crv"`
-		X   string `json:"x"`
-		Y   string `json:"y"`
-		Kid string `json:"kid"`
-		Alg string `json:"alg"`
-		Use string `json:"use"`
-	}
 	set := struct {
-		Keys []pub `json:"keys"`
-	}{Keys: []pub{}}
-	for _, k := range r.live() {
-		f := public(k)
-		set.Keys = append(set.Keys, pub{f.Kty, f.Crv, f.X, f.Y, f.Kid, f.Alg, f.Use})
+		Keys []map[string]any `json:"keys"`
+	}{Keys: []map[string]any{}}
+	for _, k := range append(r.live(Alg), r.live(IDAlg)...) {
+		m, err := members(k.private.Public(), struct {
+			Kid string `json:"kid"`
+			Alg string `json:"alg"`
+			Use string `json:"use"`
+		}{k.Kid, k.Alg, k.Use})
+		if err != nil {
+			return nil, err
+		}
+		set.Keys = append(set.Keys, m)
 	}
 	b, err := json.Marshal(set)
 	return b, fhir.Wrap("keys.JWKS", err)

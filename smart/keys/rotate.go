@@ -15,23 +15,37 @@ const (
 	retry = time.Minute
 )
 
-// Due is when the current key has signed for MaxAge. It is in the key's file,
-// so a restart does not put it off.
+// Due is when the oldest current key has signed for MaxAge. It is in the key's
+// file, so a restart does not put it off.
 func (r *Ring) Due() time.Time {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return time.Unix(r.keys[0].created, 0).Add(MaxAge)
+	_, due := r.next()
+	return due
 }
 
-// Tick rotates if that is due and returns how long to wait until the next
-// look. overlap is as in Rotate.
+func (r *Ring) next() (purpose string, due time.Time) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, p := range []string{Alg, IDAlg} {
+		if at := time.Unix(r.keys[p][0].Created, 0).Add(MaxAge); due.IsZero() || at.Before(due) {
+			purpose, due = p, at
+		}
+	}
+	return purpose, due
+}
+
+// Tick rotates what is due and returns how long to wait until the next look.
+// A new key is published for Lead before it signs; the one before it verifies
+// for overlap after that.
 func (r *Ring) Tick(overlap time.Duration) (wait time.Duration, err error) {
 	now := r.clock()
-	if due := r.Due(); now.Before(due) {
-		return min(due.Sub(now), recheck), nil
-	}
-	if err := r.Rotate(overlap); err != nil {
-		return retry, err
+	for range 2 {
+		purpose, due := r.next()
+		if now.Before(due) {
+			return min(due.Sub(now), recheck), nil
+		}
+		if err := r.rotate(purpose, overlap, Lead); err != nil {
+			return retry, err
+		}
 	}
 	return recheck, nil
 }

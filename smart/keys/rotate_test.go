@@ -2,10 +2,12 @@ package keys_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,14 +25,44 @@ func kids(t *testing.T, r *keys.Ring) (out []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var set struct{ Keys []struct{ Kid string } }
+	var set struct{ Keys []struct{ Kid, Alg string } }
 	if err := json.Unmarshal(b, &set); err != nil {
 		t.Fatal(err)
 	}
+	ids := 0
 	for _, k := range set.Keys {
+		if k.Alg == keys.IDAlg {
+			ids++
+			continue
+		}
 		out = append(out, k.Kid)
 	}
+	if ids != len(out) {
+		t.Fatalf("%d keys for id_tokens beside %d for access tokens", ids, len(out))
+	}
 	return out
+}
+
+func must(s string, err error) string {
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+// kid is what a token's header says.
+func kid(t *testing.T, token string) string {
+	t.Helper()
+	head, _, _ := strings.Cut(token, ".")
+	b, err := base64.RawURLEncoding.DecodeString(head)
+	var h struct{ Kid string }
+	if err == nil {
+		err = json.Unmarshal(b, &h)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.Kid
 }
 
 func TestRotation(t *testing.T) {
@@ -74,7 +106,14 @@ func TestRotation(t *testing.T) {
 	if n := len(kids(t, r)); n != 2 {
 		t.Fatal(n, "keys")
 	}
+	if kid(t, must(r.Sign(typ, nil))) != first[0] {
+		t.Error("a key signs before it was published for a while")
+	}
+	now = now.Add(keys.Lead)
 	fresh, err := r.Sign(typ, map[string]any{"sub": "c"})
+	if kid(t, fresh) != both[0] {
+		t.Error("the new key does not sign")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +132,7 @@ func TestRotation(t *testing.T) {
 	if _, err := r.Verify(fresh, typ); err != nil {
 		t.Error(err)
 	}
-	if files, err := filepath.Glob(filepath.Join(dir, "keys", "*")); err != nil || len(files) != 1 {
+	if files, err := filepath.Glob(filepath.Join(dir, "keys", "*")); err != nil || len(files) != 2 {
 		t.Error(files, err)
 	}
 }

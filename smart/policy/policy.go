@@ -1,33 +1,29 @@
-// Package policy turns a bearer token into what it may do.
-//
-// It owns: the check of an access token and the making of the access.Grant
-// from its scopes and the consents. It does not own: the token's making
-// (smart/token), scopes (smart/scope), consents (fhir/consent), or the
-// application of the Grant (fhir/access and whoever reads the store).
-//
-// A token is read from the Authorization header only (RFC 6750 2.1). That its
-// client is still registered and enabled is asked at every request; the
-// signature is checked once for each token.
 package policy
 
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/store"
 	"pulsegate/smart/client"
+	"pulsegate/smart/dpop"
+	"pulsegate/smart/grant"
 	"pulsegate/smart/internal/compact"
 	"pulsegate/smart/keys"
+	"pulsegate/smart/outside"
 	"pulsegate/smart/scope"
 	"pulsegate/smart/token"
 )
 
-const maxCached = 4096
+const maxCached = 16384
 
 // Clients is a client.Registry.
 type Clients interface {
@@ -35,7 +31,9 @@ type Clients interface {
 }
 
 // Engine authenticates requests. Its fields are set once; it is safe for
-// concurrent use.
+// concurrent use. Keys, Clients, Scopes, Issuer, Audience and Clock are
+// needed; without Grants no token of a person is accepted, and none can be
+// revoked before its time.
 type Engine struct {
 	Keys     *keys.Ring
 	Clients  Clients
@@ -44,15 +42,37 @@ type Engine struct {
 	Issuer   string
 	Audience string // the FHIR base URL
 	Clock    func() time.Time
+	Grants   *grant.Store
+	// RoleRules is what roles allow. Nil: nothing, so that no person's token
+	// reaches any data.
+	RoleRules func(roles []string) []access.Rule
+	// Roles are those that a person has now; ok is false when the account has
+	// ended. Nil: those of the sign-in.
+	Roles func(ctx context.Context, subjectID string) (roles []string, ok bool, err error)
+	// ConsentsOf are the consents that hold for a person of this server, with
+	// emergency access on top. Nil: Consents.
+	ConsentsOf func(subjectID string) access.Consents
+	// Outside verifies tokens of other issuers; nil: none are taken.
+	Outside *outside.Verifier
 
 	mu    sync.Mutex
 	known map[[32]byte]*known
 }
 
-// known is a token whose signature and fixed claims have been checked.
+// known is a token whose signature and fixed claims have been checked. What
+// can change is asked at each use.
 type known struct {
-	principal access.Principal
+	claims    compact.Claims
+	set       scope.Set
+	token     outside.Token // of an outside issuer
+	outside   bool
 	notBefore time.Time
+	expires   time.Time
+
+	mu        sync.Mutex
+	record    grant.Record      // as principal was compiled from
+	roles     []string          // as principal was compiled from
+	principal *access.Principal // nil: not compiled yet
 }
 
 func invalid() error {
@@ -71,34 +91,92 @@ func (e *Engine) Authenticate(r *http.Request) (*access.Principal, error) {
 		return nil, invalid()
 	}
 	scheme, tok, ok := strings.Cut(values[0], " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") || len(tok) > compact.MaxToken {
+	proven := strings.EqualFold(scheme, "DPoP")
+	if !ok || !proven && !strings.EqualFold(scheme, "Bearer") || len(tok) > compact.MaxToken {
 		return nil, invalid()
 	}
+	k, p, err := e.inspect(r.Context(), tok)
+	if err != nil {
+		return nil, err
+	}
+	return p, e.possession(r, k, tok, proven)
+}
+
+// Inspect checks a token as Authenticate does, but for who presents it, and
+// returns the claims that an introspection tells.
+func (e *Engine) Inspect(ctx context.Context, tok string) (*access.Principal, Claims, error) {
+	k, p, err := e.inspect(ctx, tok)
+	if err != nil {
+		return nil, Claims{}, err
+	}
+	c := Claims{Patient: p.Patient, Encounter: k.claims.Encounter, FHIRUser: k.claims.FHIRUser, JKT: k.claims.Confirm.JKT, X5T: k.claims.Confirm.X5T}
+	if k.claims.Iat != nil {
+		c.Issued = time.Unix(int64(*k.claims.Iat), 0).UTC()
+	}
+	return p, c, nil
+}
+
+// Claims are what a token says beside its Principal.
+type Claims struct {
+	Patient, Encounter, FHIRUser string
+	JKT, X5T                     string
+	Issued                       time.Time
+}
+
+func (e *Engine) inspect(ctx context.Context, tok string) (*known, *access.Principal, error) {
 	hash := sha256.Sum256([]byte(tok))
 	now := e.Clock()
 	k := e.lookup(hash)
 	fresh := k == nil
 	if fresh {
 		var err error
-		if k, err = e.check(tok); err != nil {
-			return nil, err
+		if k, err = e.check(ctx, tok); err != nil {
+			return nil, nil, err
 		}
 	}
-	if !now.Before(k.principal.Expires) || now.Before(k.notBefore) {
-		return nil, invalid()
+	if !now.Before(k.expires) || now.Before(k.notBefore) {
+		return nil, nil, invalid()
 	}
-	c, err := e.Clients.Get(r.Context(), k.principal.ClientID)
-	if err != nil && fhir.KindOf(err) != fhir.NotFound {
-		return nil, err
-	}
-	if err != nil || c.Disabled {
-		return nil, invalid()
+	p, err := e.current(ctx, k, now)
+	if err != nil {
+		return nil, nil, err
 	}
 	if fresh {
-		k.principal.ClientName = c.Name // nobody else has it yet
 		e.remember(hash, k, now)
 	}
-	return &k.principal, nil
+	return k, p, nil
+}
+
+// possession checks that the caller has the key that the token is bound to.
+func (e *Engine) possession(r *http.Request, k *known, tok string, proven bool) error {
+	cnf := k.claims.Confirm
+	if cnf.X5T != "" && !dpop.Equal(cnf.X5T, dpop.Thumbprint(r)) {
+		return invalid()
+	}
+	if (cnf.JKT != "") != proven {
+		return invalid() // RFC 9449 7.1: a bound token is no bearer token
+	}
+	if !proven {
+		return nil
+	}
+	refuse := func(err error) error {
+		return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.Authenticate", Issues: []fhir.Issue{{Code: "login", Diagnostics: "invalid_dpop_proof"}},
+			Err: errors.Join(err, access.Challenge(`DPoP error="invalid_dpop_proof", algs="`+strings.Join(dpop.Algs(), " ")+`"`))}
+	}
+	proof, err := dpop.Verify(r, e.Issuer+r.URL.EscapedPath(), tok, e.Clock())
+	if err != nil {
+		return refuse(err)
+	}
+	if proof == nil || !dpop.Equal(proof.JKT, cnf.JKT) {
+		return refuse(nil)
+	}
+	if _, err := e.Grants.State.Commit(r.Context(), &store.Batch{State: []store.StateWrite{proof.Use()}}); err != nil {
+		if fhir.KindOf(err) == fhir.Conflict {
+			return refuse(err)
+		}
+		return fhir.Wrap("policy.Authenticate", err)
+	}
+	return nil
 }
 
 func (e *Engine) lookup(hash [32]byte) *known {
@@ -116,7 +194,7 @@ func (e *Engine) remember(hash [32]byte, k *known, now time.Time) {
 	}
 	if len(e.known) >= maxCached {
 		for h, old := range e.known {
-			if !now.Before(old.principal.Expires) {
+			if !now.Before(old.expires) {
 				delete(e.known, h)
 			}
 		}
@@ -127,28 +205,158 @@ func (e *Engine) remember(hash [32]byte, k *known, now time.Time) {
 	e.known[hash] = k
 }
 
-func (e *Engine) check(tok string) (*known, error) {
+// check is what never changes about a token.
+func (e *Engine) check(ctx context.Context, tok string) (*known, error) {
+	if e.Outside != nil {
+		t, ok, err := e.Outside.Verify(ctx, tok)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			return e.checkOutside(t)
+		}
+	}
 	c, err := e.Keys.Verify(tok, token.Type)
 	if err != nil {
 		return nil, invalid()
 	}
-	if c.Iss != e.Issuer || len(c.Aud) != 1 || c.Aud[0] != e.Audience || c.Sub == "" || c.ClientID == "" ||
-		c.Jti == "" || c.Exp == nil || c.Iat == nil || *c.Exp-*c.Iat > token.MaxLife.Seconds() {
-		return nil, invalid()
+	longest := token.MaxLife
+	if c.Authz != "" {
+		longest = token.MaxUserLife
 	}
-	set, err := e.Scopes.Parse(c.Scope)
-	if err != nil {
+	if c.Iss != e.Issuer || len(c.Aud) != 1 || c.Aud[0] != e.Audience || c.Sub == "" || c.ClientID == "" ||
+		c.Jti == "" || c.Exp == nil || c.Iat == nil || *c.Exp-*c.Iat > longest.Seconds() {
 		return nil, invalid()
 	}
 	// The server's own clock may have gone back since (smart/token).
-	k := &known{notBefore: time.Unix(int64(*c.Iat), 0).Add(-client.Skew)}
+	k := &known{claims: c, notBefore: time.Unix(int64(*c.Iat), 0).Add(-client.Skew), expires: time.Unix(int64(*c.Exp), 0).UTC()}
 	if c.Nbf != nil && int64(*c.Nbf) > k.notBefore.Unix() {
 		k.notBefore = time.Unix(int64(*c.Nbf), 0)
 	}
-	k.principal = access.Principal{
-		ClientID: c.ClientID, Subject: c.Sub, Issuer: c.Iss, TokenID: c.Jti, Scope: c.Scope,
-		Expires: time.Unix(int64(*c.Exp), 0).UTC(),
-		Grant:   &access.Grant{Recipient: c.ClientID, Rules: set.Rules(), Consents: e.Consents},
+	if k.set, err = e.Scopes.Parse(c.Scope); err != nil {
+		return nil, invalid()
+	}
+	personal := len(k.set.At(scope.Patient))+len(k.set.At(scope.User)) > 0
+	if c.Authz == "" && personal || (c.Authz != "" || !c.Confirm.IsZero()) && e.Grants == nil {
+		return nil, invalid()
 	}
 	return k, nil
+}
+
+func (e *Engine) checkOutside(t outside.Token) (*known, error) {
+	set, err := e.Scopes.Offered(t.Scope)
+	if err != nil || e.Grants == nil && t.JKT != "" {
+		return nil, invalid()
+	}
+	if t.Person {
+		set = slices.DeleteFunc(set, func(s scope.Scope) bool { return s.Level == scope.System })
+	} else {
+		set = set.At(scope.System)
+	}
+	k := &known{token: t, outside: true, set: set, notBefore: t.NotBefore, expires: t.Expires}
+	k.claims = compact.Claims{Iss: t.Issuer, Sub: t.Subject, ClientID: t.ClientID, Jti: t.ID, Patient: t.Patient,
+		Confirm: compact.Confirm{JKT: t.JKT, X5T: t.X5T}}
+	return k, nil
+}
+
+// current asks what may have changed since the token was made, and returns the
+// principal compiled from it.
+func (e *Engine) current(ctx context.Context, k *known, now time.Time) (*access.Principal, error) {
+	c, err := e.Clients.Get(ctx, k.claims.ClientID)
+	if err != nil && fhir.KindOf(err) != fhir.NotFound {
+		return nil, err
+	}
+	if err != nil || c.Disabled {
+		return nil, invalid()
+	}
+	if e.Grants != nil && k.claims.Jti != "" {
+		ended, err := e.Grants.TokenRevoked(ctx, k.claims.Jti)
+		if err != nil {
+			return nil, err
+		}
+		if ended {
+			return nil, invalid()
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case k.outside:
+		return e.compileOutside(k, c)
+	case k.claims.Authz != "":
+		return e.compilePerson(ctx, k, c, now)
+	}
+	if k.principal == nil {
+		k.principal = &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub, Issuer: k.claims.Iss, TokenID: k.claims.Jti,
+			Scope: k.claims.Scope, Expires: k.expires,
+			Grant: &access.Grant{Recipient: c.ID, Rules: k.set.Rules(), Consents: e.Consents}}
+	}
+	return k.principal, nil
+}
+
+// compilePerson is for this server's own token of a person. k is locked.
+func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, now time.Time) (*access.Principal, error) {
+	rec, err := e.Grants.Changed(ctx, k.claims.Authz, &k.record)
+	if err != nil && fhir.KindOf(err) != fhir.NotFound {
+		return nil, err
+	}
+	if err != nil || !rec.Live(now) || rec.ClientID != k.claims.ClientID || rec.Subject.ID != k.claims.Sub {
+		return nil, invalid()
+	}
+	roles := rec.Subject.Roles
+	if e.Roles != nil {
+		var ok bool
+		if roles, ok, err = e.Roles(ctx, rec.Subject.ID); err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, invalid()
+		}
+	}
+	if k.principal != nil && slices.Equal(k.roles, roles) && rec == &k.record {
+		return k.principal, nil
+	}
+	f := Facts{Scopes: k.set, Patient: k.claims.Patient, FHIRUser: rec.Subject.FHIRUser}
+	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub, Issuer: k.claims.Iss, TokenID: k.claims.Jti,
+		Scope: k.claims.Scope, Expires: k.expires, Authorization: rec.ID, Patient: k.claims.Patient, Roles: roles,
+		ACR: rec.Subject.ACR, AuthTime: rec.Subject.AuthTime}
+	e.finish(p, f)
+	if e.ConsentsOf != nil {
+		p.Grant.Consents = e.ConsentsOf(p.Subject)
+	}
+	k.record, k.roles, k.principal = *rec, slices.Clone(roles), p
+	return p, nil
+}
+
+func (e *Engine) finish(p *access.Principal, f Facts) {
+	if e.RoleRules != nil {
+		f.Roles = e.RoleRules(Counting(p.Roles, f.FHIRUser))
+	}
+	if !f.FHIRUser.IsZero() {
+		p.FHIRUser = f.FHIRUser.String()
+	}
+	p.Grant = &access.Grant{Recipient: p.ClientID, Rules: Compile(f), Consents: e.Consents, Person: true}
+}
+
+// compileOutside is for a token of an outside issuer: never more than its
+// client is registered for here. k is locked.
+func (e *Engine) compileOutside(k *known, c client.Client) (*access.Principal, error) {
+	allowed, err := e.Scopes.Parse(c.Scope)
+	if err != nil {
+		return nil, invalid()
+	}
+	set := scope.Narrow(k.set, allowed)
+	if k.principal != nil && k.principal.Scope == set.String() {
+		return k.principal, nil
+	}
+	t := k.token
+	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: t.Subject, Issuer: t.Issuer, TokenID: t.ID, Scope: set.String(), Expires: t.Expires}
+	if t.Person {
+		p.Patient, p.Roles, p.ACR, p.AuthTime = t.Patient, t.Roles, t.ACR, t.AuthTime
+		e.finish(p, Facts{Scopes: set, Patient: t.Patient, FHIRUser: t.FHIRUser})
+	} else {
+		p.Grant = &access.Grant{Recipient: c.ID, Rules: set.Rules(), Consents: e.Consents}
+	}
+	k.principal = p
+	return p, nil
 }

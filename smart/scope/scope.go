@@ -13,7 +13,7 @@ import (
 // Limits of a scope string.
 const (
 	MaxLength = 4096
-	MaxScopes = 32
+	MaxScopes = 96
 	maxParams = 8
 	maxValues = 16
 )
@@ -24,8 +24,39 @@ const (
 	allV1   = readV1 | writeV1
 )
 
-// Scope is one system/ scope.
+// Level says whose data a resource scope is about. A scope without a level is
+// one for launch context or identity, and has a Name.
+type Level string
+
+// The levels of SMART App Launch 2.2, "Scopes for requesting FHIR resources".
+const (
+	Patient Level = "patient" // the patient in context
+	User    Level = "user"    // whatever the person who signed in may see
+	System  Level = "system"  // no person: a backend
+)
+
+// Names of scopes without a level.
+const (
+	OpenID          = "openid"
+	FHIRUser        = "fhirUser"
+	Profile         = "profile"
+	Launch          = "launch"
+	LaunchPatient   = "launch/patient"
+	LaunchEncounter = "launch/encounter"
+	Offline         = "offline_access"
+	Online          = "online_access"
+)
+
+// Names lists every scope without a level that is offered.
+func Names() []string {
+	return []string{OpenID, FHIRUser, Profile, Launch, LaunchPatient, LaunchEncounter, Offline, Online}
+}
+
+// Scope is one scope: a resource scope (Level, Type, May, perhaps Params), or
+// one without a level (Name).
 type Scope struct {
+	Name   string // of a scope without a level; else ""
+	Level  Level
 	Type   string // resource type, or "*"
 	May    access.Interaction
 	V1     bool // written in the v1 form
@@ -76,20 +107,52 @@ func (p Parser) Parse(s string) (Set, error) {
 	return set, nil
 }
 
-func (p Parser) one(pos int, w string) (Scope, error) {
-	for i := 0; i < len(w); i++ {
-		if c := w[i]; c < 0x21 || c > 0x7e || c == '"' || c == '\\' {
-			return Scope{}, bad(pos, "a character that RFC 6749 does not allow")
+// Offered reads an app's scope string and leaves out what this server does
+// not offer, as RFC 6749 3.3 allows: an app asks for what it can use, and
+// learns from the answer what it got. A string over the limits, or with a
+// character that no scope may have, is still an error.
+func (p Parser) Offered(s string) (Set, error) {
+	if len(s) > MaxLength {
+		return nil, fhir.Errorf(fhir.Invalid, "scope.Offered", "scope is longer than %d bytes", MaxLength)
+	}
+	words := strings.FieldsFunc(s, func(r rune) bool { return r == ' ' })
+	if len(words) > MaxScopes {
+		return nil, fhir.Errorf(fhir.Invalid, "scope.Offered", "more than %d scopes", MaxScopes)
+	}
+	var set Set
+	for i, w := range words {
+		if !legal(w) {
+			return nil, bad(i+1, "a character that RFC 6749 does not allow")
+		}
+		if one, err := p.one(i+1, w); err == nil {
+			set = append(set, one)
 		}
 	}
-	level, rest, ok := strings.Cut(w, "/")
-	switch {
-	case !ok:
-		return Scope{}, bad(pos, "not a scope for resources; only system/ scopes are offered")
-	case level == "patient" || level == "user":
-		return Scope{}, bad(pos, "patient/ and user/ scopes need a launch, which this server does not offer yet")
-	case level != "system":
-		return Scope{}, bad(pos, "only system/ scopes are offered")
+	return set, nil
+}
+
+// legal reports whether w is a scope-token of RFC 6749 3.3.
+func legal(w string) bool {
+	for i := 0; i < len(w); i++ {
+		if c := w[i]; c < 0x21 || c > 0x7e || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
+}
+
+func (p Parser) one(pos int, w string) (Scope, error) {
+	if !legal(w) {
+		return Scope{}, bad(pos, "a character that RFC 6749 does not allow")
+	}
+	if slices.Contains(Names(), w) {
+		return Scope{Name: w}, nil
+	}
+	level, rest, _ := strings.Cut(w, "/")
+	switch Level(level) {
+	case System, User, Patient:
+	default:
+		return Scope{}, bad(pos, "neither patient/, user/ or system/ with a resource type, nor a scope for launch or identity")
 	}
 	head, query, granular := strings.Cut(rest, "?")
 	typ, perm, ok := strings.Cut(head, ".")
@@ -99,7 +162,7 @@ func (p Parser) one(pos int, w string) (Scope, error) {
 	if typ != "*" && !fhir.KnownType(typ) {
 		return Scope{}, bad(pos, "a resource type that this server does not store")
 	}
-	out := Scope{Type: typ}
+	out := Scope{Level: Level(level), Type: typ}
 	if out.May, out.V1, ok = permission(perm); !ok {
 		return Scope{}, bad(pos, "the permission is neither read, write, * nor letters of cruds in that order")
 	}
@@ -224,14 +287,34 @@ func hasParam(in []access.Param, p access.Param) bool {
 	return slices.ContainsFunc(in, func(q access.Param) bool { return q.Name == p.Name && slices.Equal(q.Any, p.Any) })
 }
 
-// Rules compiles the set for an access.Grant.
-func (s Set) Rules() []access.Rule {
-	out := make([]access.Rule, len(s))
-	for i, x := range s {
-		out[i] = access.Rule{Type: x.Type, May: x.May, Params: x.Params}
+// At returns the resource scopes of one level.
+func (s Set) At(l Level) Set {
+	var out Set
+	for _, x := range s {
+		if x.Level == l && x.Name == "" {
+			out = append(out, x)
+		}
 	}
 	return out
 }
+
+// Has reports whether a scope without a level is in the set.
+func (s Set) Has(name string) bool {
+	return slices.ContainsFunc(s, func(x Scope) bool { return x.Name == name })
+}
+
+// Rules compiles the system/ scopes for an access.Grant. Those of the other
+// levels mean nothing without a person; smart/policy compiles them.
+func (s Set) Rules() []access.Rule {
+	var out []access.Rule
+	for _, x := range s.At(System) {
+		out = append(out, x.Rule())
+	}
+	return out
+}
+
+// Rule is the resource scope as a rule, without what its level restricts.
+func (a Scope) Rule() access.Rule { return access.Rule{Type: a.Type, May: a.May, Params: a.Params} }
 
 // Narrow is what a client that asked for asked and may have allowed is
 // granted: every pair's common part, never more than either. Empty means that
@@ -251,7 +334,13 @@ func Narrow(asked, allowed Set) Set {
 }
 
 func common(a, b Scope) (Scope, bool) {
-	c := Scope{Type: a.Type, May: a.May & b.May}
+	if a.Name != b.Name || a.Level != b.Level {
+		return Scope{}, false
+	}
+	if a.Name != "" {
+		return a, true
+	}
+	c := Scope{Level: a.Level, Type: a.Type, May: a.May & b.May}
 	switch {
 	case a.Type == "*":
 		c.Type = b.Type
@@ -276,6 +365,9 @@ func common(a, b Scope) (Scope, bool) {
 // covers reports whether a allows all that b allows, as far as it can be seen
 // from the written form.
 func (a Scope) covers(b Scope) bool {
+	if a.Name != b.Name || a.Level != b.Level {
+		return false
+	}
 	if a.Type != "*" && a.Type != b.Type || b.May&^a.May != 0 {
 		return false
 	}
@@ -285,6 +377,24 @@ func (a Scope) covers(b Scope) bool {
 		}
 	}
 	return true
+}
+
+// Covers reports whether the set allows all that b allows, as far as it can
+// be seen from the written form: one scope of it has to cover each of b.
+func (s Set) Covers(b Set) bool {
+	for _, x := range b {
+		if !slices.ContainsFunc(s, func(a Scope) bool { return a.covers(x) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// String writes one scope.
+func (a Scope) String() string {
+	var b strings.Builder
+	a.write(&b)
+	return b.String()
 }
 
 // String writes the set as it goes into a token; Parse reads it back.
@@ -300,7 +410,11 @@ func (s Set) String() string {
 }
 
 func (a Scope) write(b *strings.Builder) {
-	b.WriteString("system/" + a.Type + ".")
+	if a.Name != "" {
+		b.WriteString(a.Name)
+		return
+	}
+	b.WriteString(string(a.Level) + "/" + a.Type + ".")
 	switch {
 	case a.V1 && a.May == readV1:
 		b.WriteString("read")

@@ -1,10 +1,12 @@
-// Package token is the token endpoint: POST /oauth/token, client_credentials
-// with private_key_jwt (SMART Backend Services).
+// Package token is the token endpoint: POST /oauth/token, with the grants
+// client_credentials (SMART Backend Services), authorization_code and
+// refresh_token.
 //
 // It owns: the request's form and its OAuth errors, the use-once rule of an
-// assertion's jti, the access token, and the audit of every issue and
-// refusal. It does not own: client keys and the assertion's other checks
-// (smart/client), scopes (smart/scope), or what a token may do
+// assertion's jti, the access token and the id_token, and the audit of every
+// issue and refusal. It does not own: how a client shows who it is
+// (smart/client), codes and authorizations (smart/grant), proofs of
+// possession (smart/dpop), scopes (smart/scope), or what a token may do
 // (smart/policy).
 //
 // Requests are limited, all of them loosely and failing ones hard, by address
@@ -12,8 +14,11 @@
 // are recorded up to a rate; beyond it they are counted
 // (pulsegate.token.requests, outcome "unrecorded") and logged.
 //
-// An access token is a JWT (ES384, typ at+jwt, RFC 9068) of at most 5
-// minutes: iss, sub and client_id, aud (the FHIR base), scope, jti, iat, exp.
+// An access token is a JWT (ES256, typ at+jwt, RFC 9068): iss, sub and
+// client_id, aud (the FHIR base), scope, jti, iat, exp, and cnf when it is
+// bound to a key. A backend's lives at most 5 minutes. That of a person carries
+// besides authz (the authorization), patient, encounter, fhirUser, acr and
+// auth_time.
 //
 // # State
 //

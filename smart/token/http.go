@@ -4,11 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
-	"mime"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -17,68 +14,75 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/smart/client"
+	"pulsegate/smart/dpop"
+	"pulsegate/smart/internal/compact"
+	"pulsegate/smart/internal/limit"
+	"pulsegate/smart/internal/oauth"
 )
 
-const (
-	maxBody       = 16 << 10
-	assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-	maxAudited    = 512 // bytes of a refused request's scope that are kept
-)
+const maxAudited = 512 // bytes of a refused request's scope that are kept
 
-// oauthError is an error answer by RFC 6749 5.2.
-type oauthError struct {
-	status            int
-	code, description string
-	cause             error // for the log
-	retry             int   // seconds, for Retry-After; 0 none
+// Path of the endpoint below the base URL.
+const Path = "/oauth/token"
+
+// Mount puts the endpoint at Path.
+func (e *Endpoint) Mount(m gin.IRouter) { m.Any(Path, gin.WrapH(e)) }
+
+// Answer is a successful answer (RFC 6749 5.1; SMART App Launch 2.2, "Access
+// token response").
+type Answer struct {
+	Access      string          `json:"access_token"`
+	Type        string          `json:"token_type"`
+	Expires     int64           `json:"expires_in"`
+	Scope       string          `json:"scope"`
+	Refresh     string          `json:"refresh_token,omitempty"`
+	IDToken     string          `json:"id_token,omitempty"`
+	Patient     string          `json:"patient,omitempty"`
+	Encounter   string          `json:"encounter,omitempty"`
+	FHIRContext json.RawMessage `json:"fhirContext,omitempty"`
+	Intent      string          `json:"intent,omitempty"`
+	Banner      *bool           `json:"need_patient_banner,omitempty"`
+	StyleURL    string          `json:"smart_style_url,omitempty"`
 }
 
-func bad(code, description string) *oauthError {
-	return &oauthError{status: http.StatusBadRequest, code: code, description: description}
+// request is one token request whose client is known.
+type request struct {
+	form    url.Values
+	now     time.Time
+	proof   client.Proof
+	dpop    *dpop.Proof
+	confirm compact.Confirm
+	ev      audit.Event
 }
 
-func tooMany(wait time.Duration) *oauthError {
-	return &oauthError{status: http.StatusTooManyRequests, code: "temporarily_unavailable", description: "too many requests", retry: retryAfter(wait)}
+func (rq *request) order() order {
+	return order{client: rq.proof.Client, now: rq.now, use: rq.proof.Assertion, proof: rq.dpop, confirm: rq.confirm, context: rq.ev}
 }
-
-// Mount puts the endpoint at /oauth/token.
-func (e *Endpoint) Mount(m gin.IRouter) { m.Any("/oauth/token", gin.WrapH(e)) }
 
 // ServeHTTP is the token endpoint.
 func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h := w.Header()
-	h.Set("Cache-Control", "no-store")
-	h.Set("Pragma", "no-cache")
-	h.Set("Content-Type", "application/json")
-	ev := audit.Event{Kind: audit.TokenIssue, RemoteIP: remote(r), RequestID: h.Get("X-Request-Id")}
+	oauth.Headers(w.Header())
+	if oauth.CORS(w, r, http.MethodPost) {
+		return
+	}
+	ev := audit.Event{Kind: audit.TokenIssue, RemoteIP: oauth.Remote(r), RequestID: w.Header().Get("X-Request-Id")}
 	now := e.opts.Clock()
-	var tok Token
-	var fail *oauthError
-	if wait, ok := e.limits.admit(ev.RemoteIP, now); ok {
-		tok, fail = e.serve(r, w, &ev)
+	var body []byte
+	var fail *oauth.Error
+	if wait, ok := e.limits.Admit(ev.RemoteIP, now); ok {
+		body, fail = e.serve(r, w, &ev)
 	} else {
-		fail = tooMany(wait)
+		fail = oauth.TooMany(wait)
 	}
 	if fail != nil {
-		if fail.status < 500 && fail.status != http.StatusTooManyRequests {
-			// What is over the limit is refused from the next request on.
-			e.limits.failures.take(failing(ev.RemoteIP, claimed(&ev)), now, 1)
+		if fail.Status < 500 && fail.Status != http.StatusTooManyRequests {
+			e.limits.Failed(limit.Failing(ev.RemoteIP, claimed(&ev)), now)
 		}
 		e.refuse(w, r, ev, fail)
 		return
 	}
 	e.count(r.Context(), "issued")
-	write(w, http.StatusOK, struct {
-		Access  string `json:"access_token"`
-		Type    string `json:"token_type"`
-		Expires int64  `json:"expires_in"`
-		Scope   string `json:"scope"`
-	}{tok.Access, "bearer", int64(tok.Life / time.Second), tok.Scope})
-}
-
-func write(w http.ResponseWriter, status int, v any) {
-	w.WriteHeader(status)
-	if err := json.NewEncoder(w).Encode(v); err != nil {
+	if _, err := w.Write(body); err != nil {
 		return // the caller has gone
 	}
 }
@@ -94,71 +98,33 @@ func claimed(ev *audit.Event) string {
 // refuse records and answers a failure. When it cannot be recorded the answer
 // is that the server is unavailable. Beyond a rate refusals are counted and
 // logged only: an outsider must not fill the trail.
-func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, ev audit.Event, f *oauthError) {
+func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, ev audit.Event, f *oauth.Error) {
 	ctx := r.Context()
-	ev.Outcome, ev.Reason = audit.Serious, f.code+": "+f.description
-	if f.status >= 500 {
+	ev.Outcome, ev.Reason = audit.Serious, f.Error()
+	if f.Status >= 500 {
 		ev.Outcome = audit.Major
 	}
-	_, record := e.limits.denied.take(who{}, e.opts.Clock(), 1)
-	outcome := f.code
-	if f.status == http.StatusTooManyRequests {
+	record := e.limits.Record(e.opts.Clock())
+	outcome := f.Code
+	if f.Status == http.StatusTooManyRequests {
 		outcome = "throttled"
 	}
 	if !record {
 		e.count(ctx, "unrecorded")
 	} else if err := e.opts.Audit.Record(context.WithoutCancel(ctx), ev); err != nil {
-		outcome = "temporarily_unavailable"
-		f = &oauthError{status: http.StatusServiceUnavailable, code: "temporarily_unavailable", description: "try again", cause: err}
+		outcome, f = "temporarily_unavailable", oauth.Unavailable(err)
 	}
 	e.count(ctx, outcome)
-	e.opts.Logger.InfoContext(ctx, "token refused", "error", f.code, "rule", f.description, "client", claimed(&ev),
-		"request", ev.RequestID, "recorded", record, "cause", f.cause)
-	if f.retry > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(f.retry))
+	e.opts.Logger.InfoContext(ctx, "token refused", "error", f.Code, "rule", f.Description, "client", claimed(&ev),
+		"request", ev.RequestID, "recorded", record, "cause", f.Cause)
+	if f.Status == http.StatusUnauthorized && r.Header.Get("Authorization") != "" {
+		f.Challenge = `Basic realm="token"` // RFC 6749 5.2
 	}
-	if f.status == http.StatusMethodNotAllowed {
-		w.Header().Set("Allow", http.MethodPost)
-	}
-	write(w, f.status, struct {
-		Code        string `json:"error"`
-		Description string `json:"error_description"`
-	}{f.code, f.description})
-}
-
-// form reads the request's form: each parameter at most once (RFC 6749 3.2),
-// none in the URL.
-func form(r *http.Request, w http.ResponseWriter) (url.Values, *oauthError) {
-	if r.Method != http.MethodPost {
-		f := bad("invalid_request", "the token endpoint takes POST")
-		f.status = http.StatusMethodNotAllowed
-		return nil, f
-	}
-	mt, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || mt != "application/x-www-form-urlencoded" {
-		return nil, bad("invalid_request", "Content-Type must be application/x-www-form-urlencoded")
-	}
-	if r.URL.RawQuery != "" {
-		return nil, bad("invalid_request", "parameters belong into the body")
-	}
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		return nil, bad("invalid_request", "the body is larger than 16 KiB or broke off")
-	}
-	v, err := url.ParseQuery(string(b))
-	if err != nil {
-		return nil, bad("invalid_request", "the body is not a form")
-	}
-	for _, vs := range v {
-		if len(vs) > 1 {
-			return nil, bad("invalid_request", "a parameter is given twice")
-		}
-	}
-	return v, nil
+	oauth.Refuse(w, f)
 }
 
 // audited is the request as it goes into the trail: known parameters only, no
-// assertion, bounded.
+// secret, bounded.
 func audited(v url.Values) string {
 	out := url.Values{}
 	for _, k := range []string{"grant_type", "client_assertion_type", "scope"} {
@@ -169,63 +135,102 @@ func audited(v url.Values) string {
 	return "POST /oauth/token?" + out.Encode()
 }
 
-func (e *Endpoint) serve(r *http.Request, w http.ResponseWriter, ev *audit.Event) (Token, *oauthError) {
+// serve returns the answer's bytes.
+func (e *Endpoint) serve(r *http.Request, w http.ResponseWriter, ev *audit.Event) ([]byte, *oauth.Error) {
 	ctx := r.Context()
-	v, fail := form(r, w)
+	v, fail := oauth.Form(r, w, "token")
 	ev.Query = audited(v)
 	if fail != nil {
-		return Token{}, fail
+		return nil, fail
 	}
-	switch g := v.Get("grant_type"); {
-	case g == "":
-		return Token{}, bad("invalid_request", "grant_type is missing")
-	case g != "client_credentials":
-		return Token{}, bad("unsupported_grant_type", "only client_credentials is offered")
+	handle, kind := e.credentials, client.Grant(v.Get("grant_type"))
+	switch kind {
+	case "":
+		return nil, oauth.Bad("invalid_request", "grant_type is missing")
+	case client.Credentials:
+	case client.Code:
+		handle = e.redeem
+	case client.Refresh:
+		handle = e.refresh
+	default:
+		return nil, oauth.Bad("unsupported_grant_type", "authorization_code, refresh_token and client_credentials are offered")
 	}
-	assertion := v.Get("client_assertion")
-	if id := client.Claimed(assertion); id != "" {
+	if id := client.ClaimedBy(r, v); id != "" {
 		ev.Principal = &access.Principal{ClientID: id} // claimed, not proven; the outcome says so
 	}
+	if wait, ok := e.limits.MayFail(limit.Failing(ev.RemoteIP, claimed(ev)), e.opts.Clock()); !ok {
+		return nil, oauth.TooMany(wait)
+	}
+	rq := &request{form: v, now: e.now(ctx)}
+	var err error
+	if rq.proof, err = e.opts.Assertions.Authenticate(ctx, r, v, rq.now); err != nil {
+		return nil, oauth.Client(err)
+	}
+	if !rq.proof.Client.May(kind) {
+		return nil, oauth.Bad("unauthorized_client", "the client is not registered for this grant type")
+	}
+	if fail := e.bind(r, rq); fail != nil {
+		return nil, fail
+	}
+	rq.ev = *ev
+	return handle(ctx, rq)
+}
+
+// bind finds the key that the tokens are to be bound to.
+func (e *Endpoint) bind(r *http.Request, rq *request) *oauth.Error {
+	var err error
+	if rq.dpop, err = dpop.Verify(r, e.opts.Issuer+Path, "", rq.now); err != nil {
+		return oauth.Bad("invalid_dpop_proof", oauth.Text(err))
+	}
+	c := &rq.proof.Client
 	switch {
-	case v.Get("client_assertion_type") != assertionType:
-		return Token{}, bad("invalid_request", "client_assertion_type must be "+assertionType)
-	case assertion == "":
-		return Token{}, bad("invalid_request", "client_assertion is missing")
+	case rq.dpop != nil:
+		rq.confirm.JKT = rq.dpop.JKT
+	case c.DPoPBound:
+		return oauth.Bad("invalid_dpop_proof", "the client's tokens are bound to a key; a DPoP proof is needed")
+	case c.CertBound:
+		if rq.confirm.X5T = dpop.Thumbprint(r); rq.confirm.X5T == "" {
+			return oauth.Bad("invalid_request", "the client's tokens are bound to its certificate; none was shown")
+		}
 	}
-	if wait, ok := e.limits.failures.take(failing(ev.RemoteIP, claimed(ev)), e.opts.Clock(), 0); !ok {
-		return Token{}, tooMany(wait)
+	return nil
+}
+
+// kind is the token_type.
+func (rq *request) kind() string {
+	if rq.dpop != nil {
+		return "DPoP"
 	}
-	now := e.now(ctx)
-	a, err := e.opts.Assertions.Verify(ctx, assertion, now)
+	return "bearer"
+}
+
+// credentials is the client_credentials grant.
+func (e *Endpoint) credentials(ctx context.Context, rq *request) ([]byte, *oauth.Error) {
+	o := rq.order()
+	o.scope, o.life = rq.form.Get("scope"), MaxLife
+	tok, err := e.issue(ctx, o)
 	if err != nil {
-		return Token{}, clientError(err)
+		return nil, failure(err)
 	}
-	if id := v.Get("client_id"); id != "" && id != a.Client.ID {
-		return Token{}, bad("invalid_request", "client_id is not that of the assertion")
+	return encode(Answer{Access: tok.Access, Type: rq.kind(), Expires: int64(tok.Life / time.Second), Scope: tok.Scope})
+}
+
+func encode(a Answer) ([]byte, *oauth.Error) {
+	b, err := json.Marshal(a)
+	if err != nil {
+		return nil, oauth.Unavailable(fhir.Wrap("token.encode", err))
 	}
-	tok, err := e.issue(ctx, order{client: a.Client, scope: v.Get("scope"), life: MaxLife, now: now, use: &a, context: *ev})
+	return b, nil
+}
+
+func failure(err error) *oauth.Error {
 	var s errScope
+	var f *oauth.Error
 	switch {
 	case errors.As(err, &s):
-		return Token{}, bad("invalid_scope", text(s.error))
-	case err != nil:
-		return Token{}, clientError(err)
+		return oauth.Bad("invalid_scope", oauth.Text(s.error))
+	case errors.As(err, &f):
+		return f
 	}
-	return tok, nil
-}
-
-// text is what the caller may see of an error.
-func text(err error) string {
-	var e *fhir.Error
-	if errors.As(err, &e) && len(e.Issues) > 0 {
-		return e.Issues[0].Diagnostics
-	}
-	return "refused"
-}
-
-func clientError(err error) *oauthError {
-	if fhir.KindOf(err) == fhir.Unauthorized {
-		return &oauthError{status: http.StatusUnauthorized, code: "invalid_client", description: text(err), cause: errors.Unwrap(err)}
-	}
-	return &oauthError{status: http.StatusServiceUnavailable, code: "temporarily_unavailable", description: "try again", cause: err}
+	return oauth.Client(err)
 }

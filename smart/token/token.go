@@ -5,11 +5,9 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -22,13 +20,20 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
 	"pulsegate/smart/client"
+	"pulsegate/smart/dpop"
+	"pulsegate/smart/grant"
+	"pulsegate/smart/internal/compact"
+	"pulsegate/smart/internal/limit"
+	"pulsegate/smart/internal/oauth"
 	"pulsegate/smart/keys"
 	"pulsegate/smart/scope"
 )
 
 const (
-	// MaxLife is the longest life of an access token.
+	// MaxLife is the longest life of a backend's access token.
 	MaxLife = 5 * time.Minute
+	// MaxUserLife is the longest that may be configured for a person's.
+	MaxUserLife = time.Hour
 	// Type is the typ of an access token (RFC 9068).
 	Type = "at+jwt"
 
@@ -38,10 +43,7 @@ const (
 )
 
 // Store is the small state of a store.Store.
-type Store interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-	Get(ctx context.Context, key string) ([]byte, error)
-}
+type Store = grant.State
 
 // Recorder is the audit.Recorder.
 type Recorder interface {
@@ -57,32 +59,49 @@ type Options struct {
 	Assertions *client.Assertions
 	Scopes     scope.Parser
 	Clock      func() time.Time
+	Rand       io.Reader
 	Issuer     string // the server's base URL
 	Audience   string // the FHIR base URL
 	Logger     *slog.Logger
 	Limits     Limits
+	// UserLife is how long an access token for a person lives; zero: 15 min.
+	UserLife time.Duration
+	// Alive is asked before a refresh token is taken: whether the person's
+	// account still stands (and, when the authorization goes with a session,
+	// the session), and the roles that it has now. Nil: as at sign-in.
+	Alive func(ctx context.Context, s grant.Subject, offline bool) (roles []string, ok bool, err error)
+	// Ended is asked for what goes into the commit that revokes an
+	// authorization, such as the end of a consent that came with it. May be nil.
+	Ended func(ctx context.Context, a grant.Authorization) ([]store.Write, error)
 }
 
 // Endpoint issues tokens. It is safe for concurrent use.
 type Endpoint struct {
 	opts   Options
+	grants *grant.Store
 	issued metric.Int64Counter
-	limits *limiter
+	limits *limit.Limiter
 
 	mu   sync.Mutex
 	high int64 // Unix seconds
 }
 
+// Limits of the endpoint; zero fields take the defaults.
+type Limits = limit.Limits
+
 // New reads the high-water mark.
 func New(ctx context.Context, o Options) (*Endpoint, error) {
 	const op = "token.New"
-	if o.Store == nil || o.Audit == nil || o.Keys == nil || o.Assertions == nil || o.Clock == nil || o.Issuer == "" || o.Audience == "" {
+	if o.Store == nil || o.Audit == nil || o.Keys == nil || o.Assertions == nil || o.Clock == nil || o.Rand == nil || o.Issuer == "" || o.Audience == "" {
 		return nil, fhir.Errorf(fhir.Internal, op, "an option is missing")
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	e := &Endpoint{opts: o, limits: newLimiter(o.Limits)}
+	if o.UserLife <= 0 || o.UserLife > MaxUserLife {
+		o.UserLife = 15 * time.Minute
+	}
+	e := &Endpoint{opts: o, limits: limit.New(o.Limits), grants: &grant.Store{State: o.Store}}
 	b, err := o.Store.Get(ctx, highWater)
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
@@ -121,14 +140,21 @@ type Token struct {
 }
 
 type claims struct {
-	Iss      string `json:"iss"`
-	Sub      string `json:"sub"`
-	Aud      string `json:"aud"`
-	ClientID string `json:"client_id"`
-	Scope    string `json:"scope"`
-	JTI      string `json:"jti"`
-	Iat      int64  `json:"iat"`
-	Exp      int64  `json:"exp"`
+	Iss       string           `json:"iss"`
+	Sub       string           `json:"sub"`
+	Aud       string           `json:"aud"`
+	ClientID  string           `json:"client_id"`
+	Scope     string           `json:"scope"`
+	JTI       string           `json:"jti"`
+	Iat       int64            `json:"iat"`
+	Exp       int64            `json:"exp"`
+	Authz     string           `json:"authz,omitzero"`
+	Patient   string           `json:"patient,omitzero"`
+	Encounter string           `json:"encounter,omitzero"`
+	FHIRUser  string           `json:"fhirUser,omitzero"`
+	ACR       string           `json:"acr,omitzero"`
+	AuthTime  int64            `json:"auth_time,omitzero"`
+	Confirm   *compact.Confirm `json:"cnf,omitempty"`
 }
 
 // order is what one issue needs.
@@ -138,13 +164,25 @@ type order struct {
 	life    time.Duration
 	now     time.Time
 	use     *client.Assertion // its jti is used up; nil for the operator
-	context audit.Event       // query, addresses
+	proof   *dpop.Proof       // is used up; nil none
+	confirm compact.Confirm
+	context audit.Event // query, addresses
 }
 
 // errScope marks an error of the asked scope.
 type errScope struct{ error }
 
 func (e errScope) Unwrap() error { return e.error }
+
+// backend is what a client without a person may ask for: system/ scopes, and
+// launch, which lets an EHR make launches.
+func backend(s scope.Set) scope.Set {
+	out := s.At(scope.System)
+	if s.Has(scope.Launch) {
+		out = append(out, scope.Scope{Name: scope.Launch})
+	}
+	return out
+}
 
 // issue narrows the scope and commits jti, event and leaf, before the token
 // is given out.
@@ -154,6 +192,9 @@ func (e *Endpoint) issue(ctx context.Context, o order) (Token, error) {
 	if err != nil {
 		return Token{}, errScope{err}
 	}
+	if len(backend(asked)) != len(asked) {
+		return Token{}, errScope{fhir.Errorf(fhir.Invalid, op, "without a person there are system/ scopes only")}
+	}
 	allowed, err := e.opts.Scopes.Parse(o.client.Scope)
 	if err != nil {
 		return Token{}, fhir.Wrap(op, err)
@@ -162,35 +203,119 @@ func (e *Endpoint) issue(ctx context.Context, o order) (Token, error) {
 	if granted == "" || len(granted) > scope.MaxLength {
 		return Token{}, errScope{fhir.Errorf(fhir.Invalid, op, "the client is registered for none of the scopes")}
 	}
-	life := min(o.life, MaxLife)
-	c := claims{Iss: e.opts.Issuer, Sub: o.client.ID, Aud: e.opts.Audience, ClientID: o.client.ID, Scope: granted,
-		JTI: rand.Text(), Iat: o.now.Unix(), Exp: o.now.Add(life).Unix()}
-	access, err := e.opts.Keys.Sign(Type, c)
+	c := claims{Sub: o.client.ID, ClientID: o.client.ID, Scope: granted}
+	tok, err := e.sign(&c, o.now, min(o.life, MaxLife), o.confirm)
 	if err != nil {
 		return Token{}, err
 	}
+	batch, err := e.batch(c, o)
+	if err != nil {
+		return Token{}, err
+	}
+	if _, err := e.opts.Store.Commit(ctx, batch); err != nil {
+		return Token{}, e.conflict(ctx, o, err)
+	}
+	return tok, nil
+}
+
+// sign completes the claims and makes the token.
+func (e *Endpoint) sign(c *claims, now time.Time, life time.Duration, confirm compact.Confirm) (Token, error) {
+	c.Iss, c.Aud, c.JTI = e.opts.Issuer, e.opts.Audience, rand.Text()
+	c.Iat, c.Exp = now.Unix(), now.Add(life).Unix()
+	if !confirm.IsZero() {
+		c.Confirm = &confirm
+	}
+	access, err := e.opts.Keys.Sign(Type, *c)
+	return Token{Access: access, Scope: c.Scope, Expires: time.Unix(c.Exp, 0).UTC(), Life: time.Duration(c.Exp-c.Iat) * time.Second}, err
+}
+
+// batch is what every issue commits: the record of it, and what it uses up.
+func (e *Endpoint) batch(c claims, o order) (*store.Batch, error) {
 	ev := o.context
 	ev.Outcome, ev.Principal = audit.Success, principal(c, o.client.Name, ev.Principal)
 	w, leaf, err := e.opts.Audit.Prepare(ev)
 	if err != nil {
-		return Token{}, fhir.Wrap(op, err)
+		return nil, fhir.Wrap("token.batch", err)
 	}
-	batch := store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}}
+	b := &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}}
 	if o.use != nil {
-		batch.State = []store.StateWrite{{
-			Key:     jtiKey(o.client.ID, o.use.JTI),
-			Value:   strconv.AppendInt(nil, o.use.Exp.Unix(), 10),
-			Expect:  store.StateAbsent,
-			Expires: o.use.Exp.Add(client.Skew + keepJTI),
-		}, {Key: highWater, Value: strconv.AppendInt(nil, o.now.Unix(), 10)}}
+		b.State = append(b.State, jtiWrite(o.client.ID, o.use))
 	}
-	if _, err := e.opts.Store.Commit(ctx, &batch); err != nil {
-		if o.use != nil && fhir.KindOf(err) == fhir.Conflict {
-			return Token{}, fhir.Errorf(fhir.Unauthorized, op, "client_assertion: jti was used before")
+	if o.proof != nil {
+		b.State = append(b.State, o.proof.Use())
+	}
+	if o.use != nil || o.proof != nil || c.Authz != "" {
+		b.State = append(b.State, store.StateWrite{Key: highWater, Value: strconv.AppendInt(nil, o.now.Unix(), 10)})
+	}
+	return b, nil
+}
+
+// conflict says what of a request had been used before.
+func (e *Endpoint) conflict(ctx context.Context, o order, err error) error {
+	if fhir.KindOf(err) != fhir.Conflict {
+		return fhir.Wrap("token.issue", err)
+	}
+	if o.use != nil {
+		spent, gerr := e.opts.Store.Get(ctx, jtiKey(o.client.ID, o.use.JTI))
+		if gerr != nil {
+			return fhir.Wrap("token.issue", gerr)
 		}
-		return Token{}, fhir.Wrap(op, err)
+		if spent != nil {
+			return fhir.Errorf(fhir.Unauthorized, "token.issue", "client_assertion: jti was used before")
+		}
 	}
-	return Token{Access: access, Scope: granted, Expires: time.Unix(c.Exp, 0).UTC(), Life: time.Duration(c.Exp-c.Iat) * time.Second}, nil
+	if o.proof != nil {
+		return oauth.Bad("invalid_dpop_proof", "DPoP: the proof was used before")
+	}
+	return &fhir.Error{Kind: fhir.Unavailable, Op: "token.issue", Err: err}
+}
+
+func jtiWrite(clientID string, a *client.Assertion) store.StateWrite {
+	return store.StateWrite{Key: jtiKey(clientID, a.JTI), Value: strconv.AppendInt(nil, a.Exp.Unix(), 10),
+		Expect: store.StateAbsent, Expires: a.Exp.Add(client.Skew + keepJTI)}
+}
+
+// UseAssertion is the write that uses an assertion up, for the other endpoints
+// that take one.
+func UseAssertion(p *client.Proof) []store.StateWrite {
+	if p.Assertion == nil {
+		return nil
+	}
+	return []store.StateWrite{jtiWrite(p.Client.ID, p.Assertion)}
+}
+
+// Now is the time that never goes back, for the other endpoints.
+func (e *Endpoint) Now(ctx context.Context) time.Time { return e.now(ctx) }
+
+// Authorizations lists what a person allows, newest first.
+func (e *Endpoint) Authorizations(ctx context.Context, subjectID string) ([]grant.Authorization, error) {
+	return e.grants.Authorizations(ctx, subjectID, e.now(ctx))
+}
+
+// Revoke ends an authorization of a person, with all its tokens, from the
+// next request on; NotFound when it is not that person's.
+func (e *Endpoint) Revoke(ctx context.Context, subjectID, authorizationID string) error {
+	if subjectID == "" {
+		return fhir.Errorf(fhir.NotFound, "token.Revoke", "no such authorization")
+	}
+	return e.revoke(ctx, subjectID, authorizationID)
+}
+
+// End revokes an authorization whose refresh token or code was presented: by
+// the client that gives it back, or by two of which one is a thief.
+func (e *Endpoint) End(ctx context.Context, authorizationID string) error {
+	return e.revoke(ctx, "", authorizationID)
+}
+
+func (e *Endpoint) revoke(ctx context.Context, subjectID, id string) error {
+	return e.grants.Revoke(ctx, subjectID, id, func(b *store.Batch, a grant.Authorization) error {
+		if e.opts.Ended == nil {
+			return nil
+		}
+		ws, err := e.opts.Ended(ctx, a)
+		b.Writes = append(b.Writes, ws...)
+		return err
+	})
 }
 
 func jtiKey(clientID, jti string) string {
@@ -227,11 +352,4 @@ func (e *Endpoint) Issue(ctx context.Context, clientID, asked string, life time.
 
 func (e *Endpoint) count(ctx context.Context, outcome string) {
 	e.issued.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", outcome)))
-}
-
-func remote(r *http.Request) string {
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		return host
-	}
-	return strings.Clone(r.RemoteAddr)
 }

@@ -184,7 +184,7 @@ func (w *world) open() {
 	w.keys = &client.Keys{HTTP: http.DefaultClient, Clock: clock}
 	as := must2(client.NewAssertions(w.reg, w.keys, endpoint))
 	w.end = must2(token.New(w.t.Context(), token.Options{Store: w.state, Audit: recorder{w.state}, Keys: w.ring, Assertions: as,
-		Scopes: w.scopes, Clock: clock, Issuer: base, Audience: fhirBase, Logger: slog.New(slog.DiscardHandler), Limits: w.limits}))
+		Scopes: w.scopes, Clock: clock, Rand: rand.Reader, Issuer: base, Audience: fhirBase, Logger: slog.New(slog.DiscardHandler), Limits: w.limits}))
 	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Scopes: w.scopes, Issuer: base, Audience: fhirBase, Clock: clock}
 }
 
@@ -469,7 +469,7 @@ func TestRequestsRefused(t *testing.T) {
 		{"no assertion", "invalid_request", 400, f(url.Values{"client_assertion": nil}), nil},
 		{"client_id", "invalid_request", 400, f(url.Values{"client_id": {"another"}}), nil},
 		{"no scope", "invalid_scope", 400, f(url.Values{"scope": nil}), nil},
-		{"bad scope", "invalid_scope", 400, f(url.Values{"scope": {"system/Observation.rs launch"}}), nil},
+		{"bad scope", "invalid_scope", 400, f(url.Values{"scope": {"system/Observation.rs nonsense"}}), nil},
 		{"patient scope", "invalid_scope", 400, f(url.Values{"scope": {"patient/Observation.rs"}}), nil},
 		{"escalation by type", "invalid_scope", 400, f(url.Values{"scope": {"system/Consent.rs"}}), nil},
 		{"escalation by permission", "invalid_scope", 400, f(url.Values{"scope": {"system/Observation.cud"}}), nil},
@@ -518,7 +518,9 @@ func TestAccessTokensRefused(t *testing.T) {
 		"expired":      made("at+jwt", m{"exp": w.now.Unix()}),
 		"too long":     made("at+jwt", m{"exp": w.now.Add(time.Hour).Unix()}),
 		"nbf":          made("at+jwt", m{"nbf": w.now.Unix() + 5}),
-		"scope":        made("at+jwt", m{"scope": "patient/*.rs"}),
+		"scope":        made("at+jwt", m{"scope": "nonsense"}),
+		"nobody":       made("at+jwt", m{"scope": "patient/*.rs"}),
+		"no record":    made("at+jwt", m{"scope": "patient/*.rs", "authz": strings.Repeat("a", 26), "patient": "p1"}),
 		"client":       made("at+jwt", m{"client_id": "nobody"}),
 		"huge":         strings.Repeat("x", 10000),
 		"empty":        "",
@@ -566,16 +568,16 @@ func TestRotationOverlaps(t *testing.T) {
 		t.Error("token of the key before:", err)
 	}
 	set := must2(w.ring.JWKS())
-	if strings.Count(string(set), `"kid"`) != 2 || strings.Contains(string(set), `"d"`) {
+	if strings.Count(string(set), `"kid"`) != 4 || strings.Contains(string(set), `"d"`) {
 		t.Errorf("%s", set)
 	}
 	w.now = w.now.Add(6 * time.Minute)
 	w.open()
-	if set := must2(w.ring.JWKS()); strings.Count(string(set), `"kid"`) != 1 {
+	if set := must2(w.ring.JWKS()); strings.Count(string(set), `"kid"`) != 2 {
 		t.Errorf("%s", set)
 	}
 	files := must2(filepath.Glob(filepath.Join(w.dir, "keys", "*")))
-	if len(files) != 1 {
+	if len(files) != 2 {
 		t.Fatal(files)
 	}
 	if info := must2(os.Stat(files[0])); info.Mode().Perm() != 0o600 {
@@ -677,9 +679,16 @@ func TestRegistration(t *testing.T) {
 			k["x"] = k["y"]
 			c.JWKS = must2(json.Marshal(m{"keys": []any{k}}))
 		},
-		"scope": func(c *client.Client) { c.Scope = "patient/*.rs" },
-		"any":   func(c *client.Client) { c.ID = "any" },
-		"taken": func(c *client.Client) { c.ID = w.id },
+		"scope":            func(c *client.Client) { c.Scope = "patient/*.rs" },
+		"redirect":         func(c *client.Client) { c.RedirectURIs = []string{"http://app.example/cb"} },
+		"fragment":         func(c *client.Client) { c.RedirectURIs = []string{"https://app.example/cb#"} },
+		"javascript":       func(c *client.Client) { c.RedirectURIs = []string{"javascript:alert(1)"} },
+		"public with keys": func(c *client.Client) { c.Method = client.None },
+		"secret backend":   func(c *client.Client) { c.JWKS, c.Method, c.SecretHash = nil, client.SecretBasic, client.Hash("s") },
+		"unknown method":   func(c *client.Client) { c.Method = "tls_client_auth" },
+		"implicit":         func(c *client.Client) { c.Grants = []client.Grant{"implicit"} },
+		"any":              func(c *client.Client) { c.ID = "any" },
+		"taken":            func(c *client.Client) { c.ID = w.id },
 	} {
 		c := good
 		edit(&c)
@@ -709,7 +718,7 @@ func TestOperatorIssue(t *testing.T) {
 
 func TestDiscovery(t *testing.T) {
 	rec := httptest.NewRecorder()
-	discovery.Handler{BaseURL: base}.ServeHTTP(rec, httptest.NewRequest("GET", "/", nil))
+	discovery.Handler{BaseURL: base, Endpoints: discovery.Endpoints{Token: endpoint}}.ServeHTTP(rec, httptest.NewRequest("GET", "/", nil))
 	var d m
 	if err := json.Unmarshal(rec.Body.Bytes(), &d); err != nil {
 		t.Fatal(err)

@@ -26,12 +26,14 @@ import (
 
 // Operations is what the server offers to its operator.
 type Operations interface {
+	People
 	AddPatient(ctx context.Context, op Operator, in NewPatient) (ID, error)
 	GrantConsent(ctx context.Context, op Operator, in NewConsent) (ID, error)
 	WithdrawConsent(ctx context.Context, op Operator, in WithdrawConsent) (Withdrawn, error)
 	ListConsents(ctx context.Context, op Operator, patient string) (Consents, error)
 	AddClient(ctx context.Context, op Operator, in NewClient) (ClientInfo, error)
 	ListClients(ctx context.Context, op Operator) (Clients, error)
+	NewRegistrationToken(ctx context.Context, op Operator, in NewRegistrationToken) (RegistrationToken, error)
 	DisableClient(ctx context.Context, op Operator, id string) (ClientInfo, error)
 	Ingest(ctx context.Context, op Operator, in IngestRequest, body io.Reader) (ingest.Summary, error)
 	Quarantine(ctx context.Context, op Operator, patient string) (Quarantine, error)
@@ -122,6 +124,7 @@ func operatorOf(r *http.Request) Operator {
 func (s *Server) routes() http.Handler {
 	m := http.NewServeMux()
 	o := s.Ops
+	people(m, s, o)
 	post(m, s, "patient", o.AddPatient)
 	post(m, s, "consent/grant", o.GrantConsent)
 	post(m, s, "consent/withdraw", o.WithdrawConsent)
@@ -132,6 +135,7 @@ func (s *Server) routes() http.Handler {
 	get(m, s, "client", func(ctx context.Context, op Operator, _ *http.Request) (Clients, error) {
 		return o.ListClients(ctx, op)
 	})
+	post(m, s, "client/registration-token", o.NewRegistrationToken)
 	post(m, s, "client/disable", func(ctx context.Context, op Operator, in ID) (ClientInfo, error) {
 		return o.DisableClient(ctx, op, in.ID)
 	})

@@ -55,12 +55,28 @@ type Consents struct {
 	Consents []Consent `json:"consents"`
 }
 
-// NewClient registers a backend client.
+// NewClient registers a backend client, or with RedirectURIs an app.
 type NewClient struct {
-	Name    string          `json:"name"`
-	JWKS    json.RawMessage `json:"jwks,omitempty"`
-	JWKSURL string          `json:"jwks_url,omitempty"`
-	Scope   string          `json:"scope"`
+	Name         string          `json:"name"`
+	JWKS         json.RawMessage `json:"jwks,omitempty"`
+	JWKSURL      string          `json:"jwks_url,omitempty"`
+	Scope        string          `json:"scope"`
+	Method       string          `json:"auth,omitempty"` // token_endpoint_auth_method
+	RedirectURIs []string        `json:"redirect_uris,omitempty"`
+	LaunchURL    string          `json:"launch_url,omitempty"`
+	Inspects     bool            `json:"inspects,omitempty"`
+}
+
+// NewRegistrationToken asks for an initial access token.
+type NewRegistrationToken struct {
+	Scope   string `json:"scope"`
+	Uses    int    `json:"uses"`
+	Seconds int64  `json:"seconds"`
+}
+
+// RegistrationToken is shown once.
+type RegistrationToken struct {
+	Token string `json:"token"`
 }
 
 // Client is one registered client.
@@ -69,6 +85,7 @@ type ClientInfo struct {
 	Name     string    `json:"name"`
 	Scope    string    `json:"scope"`
 	JWKSURL  string    `json:"jwks_url,omitempty"`
+	Secret   string    `json:"client_secret,omitempty"` // once, when it is made
 	Created  time.Time `json:"created"`
 	Disabled bool      `json:"disabled"`
 }

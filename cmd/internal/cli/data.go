@@ -21,66 +21,6 @@ import (
 	"pulsegate/mapping/ingest"
 )
 
-func clientCommand() *cobra.Command {
-	add := &cobra.Command{Use: "add", Short: "Register a backend client and print its id", Args: cobra.NoArgs}
-	r := operator(add)
-	var n admin.NewClient
-	jwks := add.Flags().String("jwks", "", "file with the client's public keys (JWK Set)")
-	add.Flags().StringVar(&n.Name, "name", "", "name for people")
-	add.Flags().StringVar(&n.JWKSURL, "jwks-url", "", "https URL of the client's JWK Set")
-	add.Flags().StringVar(&n.Scope, "scope", "", `what it may ask for, e.g. "system/Observation.rs system/Patient.rs"`)
-	need(add, "name", "scope")
-	add.RunE = func(c *cobra.Command, _ []string) error {
-		if (*jwks == "") == (n.JWKSURL == "") {
-			return errors.New("one of --jwks and --jwks-url is needed")
-		}
-		if *jwks != "" {
-			b, err := os.ReadFile(*jwks)
-			if err != nil {
-				return err
-			}
-			if !json.Valid(b) {
-				return fmt.Errorf("%s is not JSON", *jwks)
-			}
-			n.JWKS = b
-		}
-		var out admin.ClientInfo
-		if err := r.client().Call(c.Context(), "client", nil, n, &out); err != nil {
-			return err
-		}
-		return r.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
-	}
-
-	list := &cobra.Command{Use: "list", Short: "List registered clients", Args: cobra.NoArgs}
-	lr := operator(list)
-	list.RunE = func(c *cobra.Command, _ []string) error {
-		var out admin.Clients
-		if err := lr.client().Call(c.Context(), "client", nil, nil, &out); err != nil {
-			return err
-		}
-		return lr.print(out, func(w io.Writer) {
-			for _, x := range out.Clients {
-				state := "active"
-				if x.Disabled {
-					state = "disabled"
-				}
-				fmt.Fprintf(w, "%s  %-8s  %s  %q\n", x.ID, state, x.Scope, x.Name)
-			}
-		})
-	}
-
-	disable := &cobra.Command{Use: "disable ID", Short: "Refuse a client from now on", Args: cobra.ExactArgs(1)}
-	dr := operator(disable)
-	disable.RunE = func(c *cobra.Command, args []string) error {
-		var out admin.ClientInfo
-		if err := dr.client().Call(c.Context(), "client/disable", nil, admin.ID{ID: args[0]}, &out); err != nil {
-			return err
-		}
-		return dr.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
-	}
-	return group("client", "SMART clients", add, list, disable, keygenCommand(), tokenCommand())
-}
-
 func ingestCommand() *cobra.Command {
 	c := &cobra.Command{Use: "ingest FILE…", Short: "Read vendor payloads into the store", Args: cobra.MinimumNArgs(1)}
 	r := operator(c)

@@ -43,6 +43,21 @@ type Config struct {
 	SeriesFrom     int           `yaml:"series-from" default:"24" comment:"Metrics of at least so many samples a day (rate in the metric table) are stored as series; 0: 24, negative: none is. It changes nothing that a client sees, and can be changed at any time."`
 	DrainTimeout   time.Duration `yaml:"drain-timeout" default:"20s" comment:"How long SIGTERM waits for requests under way."`
 
+	UserTokenLife  time.Duration `yaml:"user-token-life" default:"15m" comment:"How long a person's access token lives, at most 1h. A backend's lives 5 minutes."`
+	ConsentPage    string        `yaml:"consent-page" default:"/auth/consent" comment:"Path of the page where a person decides on an app's request."`
+	ManagePage     string        `yaml:"manage-page" default:"/auth/apps" comment:"Path of the page where a person sees and ends what apps may do."`
+	ClientCerts    bool          `yaml:"client-certs" default:"false" comment:"Ask TLS clients for a certificate, to bind their tokens to it (RFC 8705). Needs tls-cert."`
+	OutsideIssuers string        `yaml:"outside-issuers" default:"" comment:"YAML file: issuers besides this server whose access tokens are accepted, with their JWKS and claims."`
+	Brand          string        `yaml:"brand" default:"" comment:"YAML file: the organisation behind this server, for lists of user-facing apps. Empty: named after the base URL."`
+
+	OIDCIssuer            string   `yaml:"oidc-issuer" default:"" comment:"Issuer URL of the hospital's OpenID provider, for signing in with it. Its callback is BASE/auth/external/callback."`
+	OIDCClientID          string   `yaml:"oidc-client-id" default:"" comment:"This server's client id there."`
+	OIDCSecretFile        string   `yaml:"oidc-client-secret-file" default:"" comment:"File with the client secret. Empty: a public client."`
+	OIDCName              string   `yaml:"oidc-name" default:"the hospital" comment:"What people read on the button."`
+	OIDCMFA               []string `yaml:"oidc-mfa" default:"" comment:"acr or amr values of the provider that mean several factors (comma separated). Staff need one of these or of oidc-phishing-resistant."`
+	OIDCPhishingResistant []string `yaml:"oidc-phishing-resistant" default:"" comment:"acr or amr values of the provider that mean a phishing-resistant factor (comma separated)."`
+	BreachedPasswords     string   `yaml:"breached-passwords" default:"" comment:"File of SHA-1 hashes, or prefixes of at least 10 hex digits, of stolen passwords, one a line. Such a password cannot be set."`
+
 	EgressAllow []string `yaml:"egress-allow" default:"" comment:"Private networks (CIDR, comma separated) that subscription endpoints and JWKS URLs may lie in. Everything private is refused otherwise; plain http is possible only here."`
 }
 
@@ -74,6 +89,9 @@ func Load(path string, env func(string) (string, bool), overrides map[string]str
 	if err != nil {
 		return nil, err
 	}
+	if err := each(c, func(f field) error { f.tidy(); return nil }); err != nil {
+		return nil, err
+	}
 	return c, c.check()
 }
 
@@ -101,11 +119,25 @@ func (c *Config) check() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("tls-cert and tls-key go together")
 	}
+	if c.ClientCerts && c.TLSCert == "" {
+		return errors.New("client-certs needs tls-cert")
+	}
+	if c.UserTokenLife < time.Minute || c.UserTokenLife > time.Hour {
+		return errors.New("user-token-life: 1m to 1h")
+	}
+	for name, p := range map[string]string{"consent-page": c.ConsentPage, "manage-page": c.ManagePage} {
+		if !strings.HasPrefix(p, "/") || strings.HasPrefix(p, "//") {
+			return fmt.Errorf("%s: a path on this server is needed", name)
+		}
+	}
 	if c.BaseURL != "" {
 		u, err := url.Parse(c.BaseURL)
 		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || strings.HasSuffix(c.BaseURL, "/") || u.RawQuery != "" {
 			return errors.New("base-url: an absolute http or https URL without trailing slash or query is needed")
 		}
+	}
+	if (c.OIDCIssuer == "") != (c.OIDCClientID == "") {
+		return errors.New("oidc-issuer and oidc-client-id go together")
 	}
 	if _, err := c.Egress(); err != nil {
 		return err
@@ -197,6 +229,13 @@ func (f field) set(s string) error {
 		return fmt.Errorf("field %s has a type that cannot be set", f.name)
 	}
 	return nil
+}
+
+// tidy makes an empty list the same however it was written.
+func (f field) tidy() {
+	if p, ok := f.v.Addr().Interface().(*[]string); ok && len(*p) == 0 {
+		*p = nil
+	}
 }
 
 func (f field) show() string {

@@ -2,26 +2,56 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"io"
 	"strings"
+	"time"
 
 	"pulsegate/cmd/internal/admin"
+	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
 	"pulsegate/mapping/ingest"
 	"pulsegate/smart/client"
+	"pulsegate/smart/register"
 )
 
 func info(c client.Client) admin.ClientInfo {
 	return admin.ClientInfo{ID: c.ID, Name: c.Name, Scope: c.Scope, JWKSURL: c.JWKSURL, Created: c.Created, Disabled: c.Disabled}
 }
 
-// AddClient registers a backend client.
+// AddClient registers a backend client or an app.
 func (o operator) AddClient(ctx context.Context, op admin.Operator, in admin.NewClient) (admin.ClientInfo, error) {
-	c, err := o.m.clients.Add(ctx, client.Client{Name: in.Name, JWKS: jwksText(in.JWKS), JWKSURL: in.JWKSURL, Scope: scopeText(in.Scope)})
+	c := client.Client{Name: in.Name, JWKS: jwksText(in.JWKS), JWKSURL: in.JWKSURL, Scope: scopeText(in.Scope), Method: client.Method(in.Method),
+		RedirectURIs: in.RedirectURIs, LaunchURL: in.LaunchURL, Inspects: in.Inspects}
+	secret := ""
+	if c.Symmetric() {
+		var b [32]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			return admin.ClientInfo{}, err
+		}
+		secret = client.NewSecret(b)
+		c.SecretHash = client.Hash(secret)
+	}
+	c, err := o.m.clients.Add(ctx, c)
 	if err != nil {
 		return admin.ClientInfo{}, err
 	}
-	return info(c), o.record(ctx, o.request(op), "client add", "")
+	out := info(c)
+	out.Secret = secret
+	return out, o.record(ctx, o.request(op), "client add", "")
+}
+
+// NewRegistrationToken makes an initial access token.
+func (o operator) NewRegistrationToken(ctx context.Context, op admin.Operator, in admin.NewRegistrationToken) (admin.RegistrationToken, error) {
+	if in.Seconds < 1 || in.Seconds > 366*24*3600 {
+		return admin.RegistrationToken{}, fhir.Errorf(fhir.Invalid, "server.NewRegistrationToken", "life: a second to a year")
+	}
+	tok, err := o.m.registration.NewToken(ctx, register.Ticket{Scope: scopeText(in.Scope), Uses: in.Uses, By: op.Name,
+		Expires: o.m.now().Add(time.Duration(in.Seconds) * time.Second)})
+	if err != nil {
+		return admin.RegistrationToken{}, err
+	}
+	return admin.RegistrationToken{Token: tok}, o.record(ctx, o.request(op), "client registration-token", "")
 }
 
 // ListClients lists every client ever registered.

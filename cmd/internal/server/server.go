@@ -34,10 +34,21 @@ import (
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/subscription"
 	"pulsegate/mapping/ingest"
+	"pulsegate/smart/authorize"
+	"pulsegate/smart/brands"
+	"pulsegate/smart/breakglass"
 	"pulsegate/smart/client"
+	"pulsegate/smart/grant"
+	"pulsegate/smart/introspect"
 	"pulsegate/smart/keys"
+	"pulsegate/smart/launch"
+	"pulsegate/smart/outside"
 	"pulsegate/smart/policy"
+	"pulsegate/smart/register"
+	"pulsegate/smart/session"
+	"pulsegate/smart/signin"
 	"pulsegate/smart/token"
+	"pulsegate/smart/user"
 )
 
 // Main is a whole server.
@@ -57,13 +68,29 @@ type Main struct {
 	clients   *client.Registry
 	policy    *policy.Engine
 	tokens    *token.Endpoint
-	service   *interaction.Service
-	exporter  *bulk.Exporter
-	subs      *subscription.Engine
-	adapters  []adapters.Adapter
-	pipeline  *ingest.Pipeline
-	egress    egress.Policy
-	draining  chan struct{}
+	people    people
+	users     *user.Registry
+	sessions  *session.Sessions
+	cookies   session.Cookies
+	signs     *signin.Service
+	glass     *breakglass.Glass
+	grants    *grant.Store
+	authorize *authorize.Service
+	launches  *launch.Service
+
+	registration  *register.Handler
+	introspection *introspect.Handler
+	brand         brands.Brand
+	bundle        []byte
+	outside       *outside.Verifier
+
+	service  *interaction.Service
+	exporter *bulk.Exporter
+	subs     *subscription.Engine
+	adapters []adapters.Adapter
+	pipeline *ingest.Pipeline
+	egress   egress.Policy
+	draining chan struct{}
 }
 
 // Serve is the serve command.
@@ -112,6 +139,11 @@ func (m *Main) Run(ctx context.Context) (err error) {
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(m.Log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 	}
+	if m.Config.ClientCerts {
+		// Any certificate: its thumbprint is what a token is bound to, and the
+		// handshake proves the key (RFC 8705 6.2).
+		srv.TLSConfig.ClientAuth = tls.RequestClientCert
+	}
 	ops := &admin.Server{Dir: m.Config.Data, Ops: operator{m}, Log: m.Log}
 	al, err := ops.Listen()
 	if err != nil {
@@ -122,7 +154,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	go func() { failed <- ops.Serve(al) }()
 	notarized := make(chan error, 1)
 	go func() { notarized <- m.notary.Run(work) }()
-	go m.ring.Run(work, token.MaxLife+client.Skew, m.Log)
+	go m.ring.Run(work, token.MaxUserLife+client.Skew, m.Log)
 
 	if err := m.ready(ctx); err != nil {
 		m.Log.Error("start", "error", err)

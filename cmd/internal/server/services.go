@@ -25,12 +25,10 @@ import (
 	"pulsegate/fhir/subscription"
 	"pulsegate/mapping"
 	"pulsegate/mapping/ingest"
+	"pulsegate/smart/brands"
 	"pulsegate/smart/client"
-	"pulsegate/smart/discovery"
 	"pulsegate/smart/keys"
-	"pulsegate/smart/policy"
 	"pulsegate/smart/scope"
-	"pulsegate/smart/token"
 )
 
 // tokenParam tells the scope parser which parameters may narrow a scope.
@@ -56,11 +54,10 @@ func (m *Main) openAccess(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.policy = &policy.Engine{Keys: m.ring, Clients: m.clients, Consents: m.consents, Scopes: scopes,
-		Issuer: m.base, Audience: m.fhirBase(), Clock: m.now}
-	m.tokens, err = token.New(ctx, token.Options{Store: m.store, Audit: m.recorder, Keys: m.ring, Assertions: assertions,
-		Scopes: scopes, Clock: m.now, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log})
-	return err
+	if err := m.openPeople(); err != nil {
+		return err
+	}
+	return m.openSMART(ctx, assertions, scopes)
 }
 
 // grant is what a client may do now under the given scopes; with none given,
@@ -144,7 +141,11 @@ func (m *Main) handler() (http.Handler, error) {
 		c.String(http.StatusOK, "ok\n")
 	})
 	e.GET("/metrics", gin.WrapH(m.telemetry.Metrics))
-	for _, x := range []rest.Mounter{m.ring, m.tokens, discovery.Handler{BaseURL: m.base},
+	people, err := m.pages()
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range []rest.Mounter{people, m.ring, m.tokens, m.authorize, m.launches, m.registration, m.introspection, m.discovery(), brands.Handler{Bundle: m.bundle},
 		&ingest.Handler{Pipeline: m.pipeline, Auth: m.policy, RequestID: rest.RequestID, Limits: m.pipeline.Limits, Logger: m.Log}} {
 		x.Mount(e)
 	}
@@ -174,8 +175,10 @@ func (m *Main) statement() ([]byte, error) {
 	const bulkIG = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/"
 	const backport = "http://hl7.org/fhir/uv/subscriptions-backport/"
 	base := "http://hl7.org/fhir/StructureDefinition/"
+	ends := m.endpoints()
 	return capability.Statement(capability.Settings{
-		Base: m.fhirBase(), Version: m.Version, Released: m.now(), Token: m.base + "/oauth/token",
+		Base: m.fhirBase(), Version: m.Version, Released: m.now(),
+		Token: ends.Token, Authorize: ends.Authorize, Introspect: ends.Introspect, Revoke: ends.Revoke, Register: ends.Register, Manage: ends.Manage,
 		Operations: append(rest.Offered(), []capability.Operation{
 			{Name: "export", Definition: bulkIG + "export"},
 			{Type: "Patient", Name: "export", Definition: bulkIG + "patient-export"},

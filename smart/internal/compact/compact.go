@@ -66,7 +66,24 @@ type Claims struct {
 	Nbf      *float64 `json:"nbf"`
 	ClientID string   `json:"client_id"`
 	Scope    string   `json:"scope"`
+	// Of this server's own tokens for people.
+	Authz     string  `json:"authz"`     // id of the authorization
+	Patient   string  `json:"patient"`   // in context
+	Encounter string  `json:"encounter"` // in context
+	FHIRUser  string  `json:"fhirUser"`  // absolute URL
+	ACR       string  `json:"acr"`
+	AuthTime  float64 `json:"auth_time"`
+	Confirm   Confirm `json:"cnf"`
 }
+
+// Confirm is the key that a token is bound to (RFC 7800).
+type Confirm struct {
+	JKT string `json:"jkt,omitempty"`      // RFC 9449 6.1
+	X5T string `json:"x5t#S256,omitempty"` // RFC 8705 3.1
+}
+
+// IsZero reports whether a token is bound to nothing.
+func (c Confirm) IsZero() bool { return c == Confirm{} }
 
 // ErrMalformed is every failure to read a token; it never says more.
 var ErrMalformed = errors.New("not a signed token that is accepted")
@@ -107,8 +124,8 @@ func Verify(token, alg string, public any) bool {
 	return err == nil
 }
 
-// Sign makes a compact ES384 token.
-func Sign(typ, kid string, claims any, private any) (string, error) {
+// Sign makes a compact token.
+func Sign(alg, typ, kid string, claims any, private any) (string, error) {
 	payload, err := json.Marshal(claims, json.Deterministic(true))
 	if err != nil {
 		return "", err
@@ -117,6 +134,19 @@ func Sign(typ, kid string, claims any, private any) (string, error) {
 	if err := errors.Join(h.Set(jws.TypeKey, typ), h.Set(jws.KeyIDKey, kid)); err != nil {
 		return "", err
 	}
-	b, err := jws.Sign(payload, jws.WithKey(jwa.ES384, private, jws.WithProtectedHeaders(h)))
+	b, err := jws.Sign(payload, jws.WithKey(jwa.SignatureAlgorithm(alg), private, jws.WithProtectedHeaders(h)))
 	return string(b), err
+}
+
+// Payload returns the claims' bytes of a token that Parse has accepted.
+func Payload(token string) []byte {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return nil
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(parts[1])
+	if err != nil {
+		return nil
+	}
+	return b
 }

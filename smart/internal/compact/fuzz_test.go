@@ -17,7 +17,7 @@ func FuzzParse(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	good, err := Sign("JWT", "k", map[string]any{"iss": "c", "aud": []string{"a", "b"}, "exp": 1800000000}, private)
+	good, err := Sign("ES384", "JWT", "k", map[string]any{"iss": "c", "aud": []string{"a", "b"}, "exp": 1800000000}, private)
 	if err != nil {
 		f.Fatal(err)
 	}

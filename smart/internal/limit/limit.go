@@ -1,4 +1,8 @@
-package token
+// Package limit holds the rate limits of the authorization server's endpoints:
+// token buckets by address and by the client that a request claims to be from,
+// in bounded memory. They are a shield, not a rule of security: nothing
+// depends on their surviving a restart.
+package limit
 
 import (
 	"math"
@@ -36,16 +40,17 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// who is the key of a bucket: an address, and for failures the client that it
+// Who is the key of a bucket: an address, and for failures the client that it
 // claims to be. One client's failures must not shut out another behind the
 // same proxy.
-type who struct{ remote, client string }
+type Who struct{ remote, client string }
 
-func failing(remote, claimed string) who {
+// Failing names the bucket for failures of a claimed client at an address.
+func Failing(remote, claimed string) Who {
 	if len(claimed) > maxClaimed {
 		claimed = ""
 	}
-	return who{network(remote), "?" + claimed}
+	return Who{network(remote), "?" + claimed}
 }
 
 // network is the part of an address that one party holds: all of IPv4, the
@@ -81,17 +86,17 @@ type buckets struct {
 	rate, size float64
 
 	mu    sync.Mutex
-	m     map[who]*bucket
+	m     map[Who]*bucket
 	swept time.Time
 }
 
 func newBuckets(rate, size int) *buckets {
-	return &buckets{rate: float64(rate), size: float64(size), m: map[who]*bucket{}}
+	return &buckets{rate: float64(rate), size: float64(size), m: map[Who]*bucket{}}
 }
 
 // take takes n from a bucket. When there is less than one in it, it takes
 // nothing and says how long until there is one.
-func (t *buckets) take(k who, now time.Time, n float64) (wait time.Duration, ok bool) {
+func (t *buckets) take(k Who, now time.Time, n float64) (wait time.Duration, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b := t.m[k]
@@ -133,14 +138,15 @@ func (t *buckets) room(now time.Time) {
 	}
 }
 
-// limiter is every limit of an endpoint.
-type limiter struct {
+// Limiter is every limit of an endpoint.
+type Limiter struct {
 	global, remote, failures, denied *buckets
 }
 
-func newLimiter(l Limits) *limiter {
+// New returns a limiter.
+func New(l Limits) *Limiter {
 	l = l.withDefaults()
-	return &limiter{
+	return &Limiter{
 		global:   newBuckets(l.Global, burst*l.Global),
 		remote:   newBuckets(l.Remote, burst*l.Remote),
 		failures: newBuckets(l.Failures, max(l.Failures, burstFailures)),
@@ -148,14 +154,29 @@ func newLimiter(l Limits) *limiter {
 	}
 }
 
-// admit is asked before anything of a request is read. The address comes
-// first, so that what one sends too much of is not taken from everyone.
-func (l *limiter) admit(remote string, now time.Time) (time.Duration, bool) {
-	if wait, ok := l.remote.take(who{remote: network(remote)}, now, 1); !ok {
-		return wait, false
-	}
-	return l.global.take(who{}, now, 1)
+// Failed counts a failure: what is over the limit is refused from the next
+// request on.
+func (l *Limiter) Failed(k Who, now time.Time) { l.failures.take(k, now, 1) }
+
+// MayFail reports whether another failure is within the limit.
+func (l *Limiter) MayFail(k Who, now time.Time) (wait time.Duration, ok bool) {
+	return l.failures.take(k, now, 0)
 }
 
-// retryAfter is a wait in whole seconds, at least one.
-func retryAfter(wait time.Duration) int { return max(1, int(math.Ceil(wait.Seconds()))) }
+// Record reports whether one more refusal may go into the trail.
+func (l *Limiter) Record(now time.Time) bool {
+	_, ok := l.denied.take(Who{}, now, 1)
+	return ok
+}
+
+// Admit is asked before anything of a request is read. The address comes
+// first, so that what one sends too much of is not taken from everyone.
+func (l *Limiter) Admit(remote string, now time.Time) (time.Duration, bool) {
+	if wait, ok := l.remote.take(Who{remote: network(remote)}, now, 1); !ok {
+		return wait, false
+	}
+	return l.global.take(Who{}, now, 1)
+}
+
+// RetryAfter is a wait in whole seconds, at least one.
+func RetryAfter(wait time.Duration) int { return max(1, int(math.Ceil(wait.Seconds()))) }

@@ -1,0 +1,105 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"pulsegate/cmd/internal/admin"
+)
+
+func clientCommand() *cobra.Command {
+	list := &cobra.Command{Use: "list", Short: "List registered clients", Args: cobra.NoArgs}
+	lr := operator(list)
+	list.RunE = func(c *cobra.Command, _ []string) error {
+		var out admin.Clients
+		if err := lr.client().Call(c.Context(), "client", nil, nil, &out); err != nil {
+			return err
+		}
+		return lr.print(out, func(w io.Writer) {
+			for _, x := range out.Clients {
+				state := "active"
+				if x.Disabled {
+					state = "disabled"
+				}
+				fmt.Fprintf(w, "%s  %-8s  %s  %q\n", x.ID, state, x.Scope, x.Name)
+			}
+		})
+	}
+
+	disable := &cobra.Command{Use: "disable ID", Short: "Refuse a client from now on", Args: cobra.ExactArgs(1)}
+	dr := operator(disable)
+	disable.RunE = func(c *cobra.Command, args []string) error {
+		var out admin.ClientInfo
+		if err := dr.client().Call(c.Context(), "client/disable", nil, admin.ID{ID: args[0]}, &out); err != nil {
+			return err
+		}
+		return dr.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
+	}
+	return group("client", "SMART clients", clientAddCommand(), list, disable, registrationTokenCommand(), keygenCommand(), tokenCommand())
+}
+
+// clientAddCommand registers a backend (system/ scopes, keys) or an app (with
+// --redirect-uri, and whichever way to authenticate it has).
+func clientAddCommand() *cobra.Command {
+	c := &cobra.Command{Use: "add", Short: "Register a backend client or an app and print its id", Args: cobra.NoArgs}
+	r := operator(c)
+	var n admin.NewClient
+	f := c.Flags()
+	jwks := f.String("jwks", "", "file with the client's public keys (JWK Set)")
+	f.StringVar(&n.Name, "name", "", "name for people")
+	f.StringVar(&n.JWKSURL, "jwks-url", "", "https URL of the client's JWK Set")
+	f.StringVar(&n.Scope, "scope", "", `what it may ask for, e.g. "system/Observation.rs", or of an app "launch/patient patient/*.rs openid fhirUser"`)
+	f.StringVar(&n.Method, "auth", "private_key_jwt", "private_key_jwt, or of an app none, client_secret_basic or client_secret_post; a secret is printed once")
+	f.StringArrayVar(&n.RedirectURIs, "redirect-uri", nil, "where answers to an app may go, exactly; may be repeated")
+	f.StringVar(&n.LaunchURL, "launch-url", "", "where an EHR launches the app")
+	f.BoolVar(&n.Inspects, "inspects", false, "a resource server: may introspect the tokens of other clients")
+	need(c, "name", "scope")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if *jwks != "" {
+			b, err := os.ReadFile(*jwks)
+			if err != nil {
+				return err
+			}
+			if !json.Valid(b) {
+				return fmt.Errorf("%s is not JSON", *jwks)
+			}
+			n.JWKS = b
+		}
+		var out admin.ClientInfo
+		if err := r.client().Call(c.Context(), "client", nil, n, &out); err != nil {
+			return err
+		}
+		return r.print(out, func(w io.Writer) {
+			fmt.Fprintln(w, out.ID)
+			if out.Secret != "" {
+				fmt.Fprintln(w, out.Secret)
+			}
+		})
+	}
+	return c
+}
+
+// registrationTokenCommand makes what dynamic registration begins with.
+func registrationTokenCommand() *cobra.Command {
+	c := &cobra.Command{Use: "registration-token", Short: "Make an initial access token for dynamic registration (RFC 7591); it is shown once", Args: cobra.NoArgs}
+	r := operator(c)
+	var n admin.NewRegistrationToken
+	c.Flags().StringVar(&n.Scope, "scope", "", "what the clients may ask for at most")
+	c.Flags().IntVar(&n.Uses, "uses", 1, "how many clients it registers")
+	life := c.Flags().Duration("life", 24*time.Hour, "how long it is good for")
+	need(c, "scope")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		n.Seconds = int64(*life / time.Second)
+		var out admin.RegistrationToken
+		if err := r.client().Call(c.Context(), "client/registration-token", nil, n, &out); err != nil {
+			return err
+		}
+		return r.print(out, func(w io.Writer) { fmt.Fprintln(w, out.Token) })
+	}
+	return c
+}

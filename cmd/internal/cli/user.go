@@ -1,0 +1,83 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"pulsegate/cmd/internal/admin"
+)
+
+// linkCommand is a command that prints a one-time link.
+func linkCommand(use, short, op string, in any, flags func(c *cobra.Command)) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs}
+	r := operator(c)
+	flags(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		var out admin.UserLink
+		if err := r.client().Call(c.Context(), op, nil, in, &out); err != nil {
+			return err
+		}
+		return r.print(out, func(w io.Writer) { fmt.Fprintln(w, out.Link) })
+	}
+	return c
+}
+
+func userCommand() *cobra.Command {
+	first := &admin.NewUser{}
+	bootstrap := linkCommand("bootstrap", "Print the one-time link of the first administrator (refused once there is one)", "user/bootstrap", first, func(c *cobra.Command) {
+		c.Flags().StringVar(&first.Login, "login", "", "name for signing in")
+		c.Flags().StringVar(&first.Name, "name", "", "full name")
+		need(c, "login", "name")
+	})
+	more := &admin.NewUser{}
+	invite := linkCommand("invite", "Make a user and print their one-time link", "user", more, func(c *cobra.Command) {
+		c.Flags().StringVar(&more.Login, "login", "", "name for signing in")
+		c.Flags().StringVar(&more.Name, "name", "", "full name")
+		c.Flags().StringSliceVar(&more.Roles, "role", nil, "patient, practitioner, administrator or auditor; several with commas")
+		c.Flags().StringVar(&more.Patient, "patient", "", "id of the Patient that they are")
+		c.Flags().StringVar(&more.Practitioner, "practitioner", "", "id of the Practitioner that they are")
+		need(c, "login", "name", "role")
+	})
+	anew := &admin.Login{}
+	reinvite := linkCommand("reinvite", "End a user's sessions and print a link to begin anew (a lost passkey)", "user/reinvite", anew, func(c *cobra.Command) {
+		c.Flags().StringVar(&anew.Login, "login", "", "name for signing in")
+		need(c, "login")
+	})
+
+	disable := &cobra.Command{Use: "disable", Short: "End a user's access, at once", Args: cobra.NoArgs}
+	dr := operator(disable)
+	login := disable.Flags().String("login", "", "name for signing in")
+	need(disable, "login")
+	disable.RunE = func(c *cobra.Command, _ []string) error {
+		var out admin.UserInfo
+		if err := dr.client().Call(c.Context(), "user/disable", nil, admin.Login{Login: *login}, &out); err != nil {
+			return err
+		}
+		return dr.print(out, func(w io.Writer) { fmt.Fprintf(w, "%s disabled\n", out.Login) })
+	}
+
+	list := &cobra.Command{Use: "list", Short: "List users", Args: cobra.NoArgs}
+	lr := operator(list)
+	list.RunE = func(c *cobra.Command, _ []string) error {
+		var out admin.Users
+		if err := lr.client().Call(c.Context(), "user", nil, nil, &out); err != nil {
+			return err
+		}
+		return lr.print(out, func(w io.Writer) {
+			for _, u := range out.Users {
+				state := "invited"
+				if u.Enrolled {
+					state = "enrolled"
+				}
+				if u.Disabled {
+					state = "disabled"
+				}
+				fmt.Fprintf(w, "%s  %-20s  %-8s  %s\n", u.ID, u.Login, state, strings.Join(u.Roles, ","))
+			}
+		})
+	}
+	return group("user", "People who sign in", bootstrap, invite, reinvite, disable, list)
+}

@@ -1,0 +1,294 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"pulsegate/cmd/internal/admin"
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/egress"
+	"pulsegate/fhir/interaction"
+	"pulsegate/smart/authn"
+	"pulsegate/smart/authorize"
+	"pulsegate/smart/breakglass"
+	"pulsegate/smart/grant"
+	"pulsegate/smart/launch"
+	"pulsegate/smart/pages"
+	"pulsegate/smart/role"
+	"pulsegate/smart/session"
+	"pulsegate/smart/signin"
+	"pulsegate/smart/user"
+)
+
+// openPeople builds who may sign in, before the authorization server that asks
+// about them.
+func (m *Main) openPeople() error {
+	vault, err := authn.OpenVault(m.Config.Data)
+	if err != nil {
+		return err
+	}
+	keys, err := authn.NewPasskeys(m.base, m.now)
+	if err != nil {
+		return err
+	}
+	if keys == nil {
+		m.Log.Warn("no passkeys: the base URL needs a host name, and https unless that is localhost", "base-url", m.base)
+	}
+	breached, err := m.breached()
+	if err != nil {
+		return err
+	}
+	provider, err := m.provider()
+	if err != nil {
+		return err
+	}
+	m.users = &user.Registry{Store: m.store, Clock: m.now}
+	m.sessions = &session.Sessions{Store: m.store, Users: m.users, Clock: m.now}
+	m.cookies = session.Cookies{Origin: origin(m.base), Vault: vault, Clock: m.now}
+	m.signs, err = signin.New(signin.Options{Store: m.store, Audit: m.recorder, Users: m.users, Sessions: m.sessions, Passkeys: keys,
+		Passwords: authn.NewPasswords(breached), Vault: vault, Provider: provider, Known: m.known, Issuer: m.base, Clock: m.now, Logger: m.Log})
+	if err != nil {
+		return err
+	}
+	if m.glass, err = breakglass.New(m.store, m.recorder, m.now, m.Log); err != nil {
+		return err
+	}
+	m.people = people{rules: role.RulesOf, roles: m.signs.Roles, alive: m.signs.Alive, maySelect: m.maySelect,
+		consents: func(subject string) access.Consents { return m.glass.For(m.consents, subject) }}
+	return nil
+}
+
+// origin is the scheme and host of the base URL.
+func origin(base string) string {
+	u, err := url.Parse(base)
+	if err != nil {
+		return base
+	}
+	return u.Scheme + "://" + u.Host
+}
+
+// breached reads the list of stolen passwords; nil when none is configured.
+func (m *Main) breached() (authn.Breached, error) {
+	if m.Config.BreachedPasswords == "" {
+		return nil, nil
+	}
+	f, err := os.Open(m.Config.BreachedPasswords)
+	if err != nil {
+		return nil, fmt.Errorf("breached-passwords: %w", err)
+	}
+	defer f.Close()
+	list, err := authn.ReadBreached(f)
+	if err != nil {
+		return nil, fmt.Errorf("breached-passwords: %w", err)
+	}
+	return list, nil
+}
+
+// provider is the hospital's own sign-in; nil when none is configured.
+func (m *Main) provider() (*authn.Provider, error) {
+	c := m.Config
+	if c.OIDCIssuer == "" {
+		return nil, nil
+	}
+	secret := ""
+	if c.OIDCSecretFile != "" {
+		b, err := os.ReadFile(c.OIDCSecretFile)
+		if err != nil {
+			return nil, fmt.Errorf("oidc-client-secret-file: %w", err)
+		}
+		secret = strings.TrimSpace(string(b))
+	}
+	to := m.egress
+	to.Timeout, to.MaxResponse = 5*time.Second, 256<<10
+	return &authn.Provider{Issuer: c.OIDCIssuer, ClientID: c.OIDCClientID, Secret: secret, Name: c.OIDCName, Redirect: m.base + "/auth/external/callback",
+		MFA: c.OIDCMFA, PhishingResistant: c.OIDCPhishingResistant, HTTP: egress.New(to), Clock: m.now}, nil
+}
+
+// known reports whether a resource is there and not deleted.
+func (m *Main) known(ctx context.Context, ref fhir.Ref) (bool, error) {
+	r, _, err := m.store.Read(ctx, ref, 0)
+	if err != nil && fhir.KindOf(err) == fhir.NotFound {
+		return false, nil
+	}
+	return err == nil && !r.Deleted, err
+}
+
+// maySelect: a practitioner puts any patient into context that is there; what
+// is seen of that patient is decided by consent, at each request.
+func (m *Main) maySelect(ctx context.Context, s authorize.Subject, patient, _ string) error {
+	names, ok, err := m.signs.Roles(ctx, s.ID)
+	if err != nil {
+		return err
+	}
+	roles, perr := role.Parse(names)
+	if !ok || perr != nil || !roles.May(role.ChoosePatient) {
+		return fhir.Errorf(fhir.Forbidden, "server.maySelect", "the role does not choose patients")
+	}
+	if patient == "" {
+		return nil
+	}
+	there, err := m.known(ctx, fhir.Ref{Type: "Patient", ID: patient})
+	if err == nil && !there {
+		err = fhir.Errorf(fhir.NotFound, "server.maySelect", "no such patient")
+	}
+	return err
+}
+
+// pages are what people see.
+func (m *Main) pages() (*pages.Pages, error) {
+	return pages.New(pages.Options{Base: m.base, Version: m.Version, SignIn: m.signs, Sessions: m.sessions, Users: m.users, Cookies: m.cookies,
+		Flow: m.authorize, Apps: m.tokens, Clients: m.clients, Launcher: launcher{m}, Glass: m.glass, Patients: patients{m},
+		Scopes: m.policy.Scopes, Audit: m.recorder, Clock: m.now, Logger: m.Log})
+}
+
+type launcher struct{ m *Main }
+
+// Launch implements pages.Launcher.
+func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
+	_, to, err := l.m.launches.Mint(ctx, launch.Launch{ClientID: in.Client, By: "console", User: in.User,
+		Context: grant.Context{Patient: in.Patient, Encounter: in.Encounter, Intent: in.Intent}},
+		audit.Event{Kind: audit.Rest, Interaction: "operation", Query: "console launch", Principal: in.By.Principal, RemoteIP: in.By.RemoteIP, RequestID: in.By.RequestID})
+	return to, err
+}
+
+// patients looks through the ordinary interactions, so each look is recorded.
+type patients struct{ m *Main }
+
+type patientJSON struct {
+	ID        string `json:"id"`
+	BirthDate string `json:"birthDate"`
+	Gender    string `json:"gender"`
+	Name      []struct {
+		Text   string   `json:"text"`
+		Family string   `json:"family"`
+		Given  []string `json:"given"`
+	} `json:"name"`
+}
+
+func (p *patientJSON) person() pages.Person {
+	out := pages.Person{ID: p.ID, Name: "Patient " + p.ID, Born: p.BirthDate, Gender: p.Gender}
+	if len(p.Name) > 0 {
+		n := p.Name[0]
+		if n.Text == "" {
+			n.Text = strings.TrimSpace(strings.Join(n.Given, " ") + " " + n.Family)
+		}
+		if n.Text != "" {
+			out.Name = n.Text
+		}
+	}
+	return out
+}
+
+func asked(by pages.By, line string) *interaction.Request {
+	return &interaction.Request{Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID, Line: line}
+}
+
+// Get implements pages.Patients.
+func (p patients) Get(ctx context.Context, by pages.By, id string) (pages.Person, error) {
+	r, err := p.m.service.Read(ctx, asked(by, "GET Patient/"+id), fhir.Ref{Type: "Patient", ID: id})
+	if err != nil {
+		return pages.Person{}, err
+	}
+	var x patientJSON
+	if err := json.Unmarshal(r.JSON, &x); err != nil {
+		return pages.Person{}, fhir.Wrap("server.patients", err)
+	}
+	return x.person(), nil
+}
+
+// Find implements pages.Patients: 20 at most.
+func (p patients) Find(ctx context.Context, by pages.By, text string) ([]pages.Person, error) {
+	escaped := strings.NewReplacer(`\`, `\\`, `,`, `\,`, `|`, `\|`, `$`, `\$`).Replace(text)
+	q := url.Values{"name": {escaped}, "_count": {"20"}}.Encode()
+	page, err := p.m.service.Search(ctx, asked(by, "GET Patient?"+q), "Patient", q)
+	if err != nil {
+		return nil, err
+	}
+	var bundle struct {
+		Entry []struct {
+			Resource patientJSON `json:"resource"`
+		} `json:"entry"`
+	}
+	if err := json.Unmarshal(page.Bytes(), &bundle); err != nil {
+		return nil, fhir.Wrap("server.patients", err)
+	}
+	var out []pages.Person
+	for _, e := range bundle.Entry {
+		out = append(out, e.Resource.person())
+	}
+	return out, nil
+}
+
+func (o operator) link(u *user.User, token string) admin.UserLink {
+	return admin.UserLink{ID: u.ID, Login: u.Login, Link: o.m.base + "/auth/invite?token=" + token, Expires: o.m.now().Add(user.InviteLife).UTC().Truncate(time.Second)}
+}
+
+// BootstrapUser makes the first administrator's one-time link.
+func (o operator) BootstrapUser(ctx context.Context, op admin.Operator, in admin.NewUser) (admin.UserLink, error) {
+	u, token, err := o.m.signs.Bootstrap(ctx, op.Name, in.Login, in.Name)
+	if err != nil {
+		return admin.UserLink{}, err
+	}
+	return o.link(&u, token), nil
+}
+
+// InviteUser makes a user and a one-time link.
+func (o operator) InviteUser(ctx context.Context, op admin.Operator, in admin.NewUser) (admin.UserLink, error) {
+	u, token, err := o.m.signs.Invite(ctx, signin.From{}, signin.Actor{Operator: op.Name},
+		signin.NewUser{Login: in.Login, Name: in.Name, Roles: in.Roles, Patient: in.Patient, Practitioner: in.Practitioner})
+	if err != nil {
+		return admin.UserLink{}, err
+	}
+	return o.link(&u, token), nil
+}
+
+// ReinviteUser makes a new link; what the user had for signing in is void when
+// it is used.
+func (o operator) ReinviteUser(ctx context.Context, op admin.Operator, login string) (admin.UserLink, error) {
+	u, err := o.m.users.ByLogin(ctx, login)
+	if err != nil {
+		return admin.UserLink{}, err
+	}
+	u, token, err := o.m.signs.Reinvite(ctx, signin.From{}, signin.Actor{Operator: op.Name}, u.ID, true)
+	if err != nil {
+		return admin.UserLink{}, err
+	}
+	return o.link(&u, token), nil
+}
+
+// DisableUser ends a user's access at once.
+func (o operator) DisableUser(ctx context.Context, op admin.Operator, login string) (admin.UserInfo, error) {
+	u, err := o.m.users.ByLogin(ctx, login)
+	if err != nil {
+		return admin.UserInfo{}, err
+	}
+	if err := o.m.signs.SetDisabled(ctx, signin.From{}, signin.Actor{Operator: op.Name}, u.ID, true); err != nil {
+		return admin.UserInfo{}, err
+	}
+	u.Disabled = true
+	return userInfo(&u), nil
+}
+
+func userInfo(u *user.User) admin.UserInfo {
+	return admin.UserInfo{ID: u.ID, Login: u.Login, Name: u.Name, Roles: u.Roles.Strings(), Disabled: u.Disabled, Enrolled: u.CanSignIn()}
+}
+
+// ListUsers lists everybody who ever could sign in.
+func (o operator) ListUsers(ctx context.Context, op admin.Operator) (admin.Users, error) {
+	out := admin.Users{Users: []admin.UserInfo{}}
+	us, err := o.m.users.List(ctx)
+	if err != nil {
+		return out, err
+	}
+	for i := range us {
+		out.Users = append(out.Users, userInfo(&us[i]))
+	}
+	return out, o.record(ctx, o.request(op), "user list", "")
+}

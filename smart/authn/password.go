@@ -1,0 +1,179 @@
+package authn
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"crypto/sha1"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/text/unicode/norm"
+
+	"pulsegate/fhir"
+)
+
+// Argon2id as OWASP's Password Storage Cheat Sheet has it.
+const (
+	argonMemory = 19 << 10 // KiB
+	argonTime   = 2
+	argonLanes  = 1
+	argonKey    = 32
+
+	minPassword = 12
+	maxPassword = 256
+)
+
+// Breached tells whether a password is known to attackers.
+type Breached interface {
+	// Breached gets the SHA-1 of the password in lower-case hex.
+	Breached(ctx context.Context, sha1 string) (bool, error)
+}
+
+// Passwords sets and checks passwords. It computes few at a time, so that
+// many tries cost memory of a few.
+type Passwords struct {
+	breached Breached
+	slots    chan struct{}
+	dummy    string
+}
+
+// NewPasswords returns Passwords; b may be nil.
+func NewPasswords(b Breached) *Passwords {
+	p := &Passwords{breached: b, slots: make(chan struct{}, 2)}
+	p.dummy = encode(make([]byte, 16), derive("", make([]byte, 16)))
+	return p
+}
+
+func derive(password string, salt []byte) []byte {
+	return argon2.IDKey([]byte(norm.NFC.String(password)), salt, argonTime, argonMemory, argonLanes, argonKey)
+}
+
+func encode(salt, key []byte) string {
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonLanes,
+		base64.RawStdEncoding.EncodeToString(salt), base64.RawStdEncoding.EncodeToString(key))
+}
+
+func (p *Passwords) slot(ctx context.Context) error {
+	select {
+	case p.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fhir.Errorf(fhir.Unavailable, "authn.Passwords", "try again")
+	}
+}
+
+// Set checks a new password and returns what is stored. words are what it must
+// not contain: the login, the name. An error of kind Invalid says the rule.
+func (p *Passwords) Set(ctx context.Context, password string, words ...string) (string, error) {
+	const op = "authn.Set"
+	if n := utf8.RuneCountInString(password); n < minPassword || len(password) > maxPassword || !utf8.ValidString(password) {
+		return "", fhir.Errorf(fhir.Invalid, op, "password: at least %d characters", minPassword)
+	}
+	lower := strings.ToLower(password)
+	for _, w := range append([]string{"pulsegate"}, words...) {
+		if len(w) >= 4 && strings.Contains(lower, strings.ToLower(w)) {
+			return "", fhir.Errorf(fhir.Invalid, op, "password: it must not contain your name or that of this server")
+		}
+	}
+	if strings.Count(password, password[:1]) == len(password) {
+		return "", fhir.Errorf(fhir.Invalid, op, "password: more than one character, please")
+	}
+	if p.breached != nil {
+		sum := sha1.Sum([]byte(password))
+		bad, err := p.breached.Breached(ctx, hex.EncodeToString(sum[:]))
+		if err != nil {
+			return "", fhir.Wrap(op, err)
+		}
+		if bad {
+			return "", fhir.Errorf(fhir.Invalid, op, "password: it stands in a list of stolen passwords; choose another one")
+		}
+	}
+	if err := p.slot(ctx); err != nil {
+		return "", err
+	}
+	defer func() { <-p.slots }()
+	salt := make([]byte, 16)
+	_, _ = rand.Read(salt) // never fails: crypto/rand
+	return encode(salt, derive(password, salt)), nil
+}
+
+// Match holds a password against what is stored. For "", a user who has none
+// or does not exist, it takes as long and says no.
+func (p *Passwords) Match(ctx context.Context, stored, password string) (bool, error) {
+	real := stored != ""
+	if !real {
+		stored = p.dummy
+	}
+	parts := strings.Split(stored, "$")
+	if len(parts) != 6 || len(password) > maxPassword {
+		return false, nil
+	}
+	var m, t uint32
+	var lanes uint8
+	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &m, &t, &lanes); err != nil {
+		return false, fhir.Wrap("authn.Match", err)
+	}
+	salt, err := base64.RawStdEncoding.DecodeString(parts[4])
+	if err != nil {
+		return false, fhir.Wrap("authn.Match", err)
+	}
+	key, err := base64.RawStdEncoding.DecodeString(parts[5])
+	if err != nil {
+		return false, fhir.Wrap("authn.Match", err)
+	}
+	if err := p.slot(ctx); err != nil {
+		return false, err
+	}
+	defer func() { <-p.slots }()
+	got := argon2.IDKey([]byte(norm.NFC.String(password)), salt, t, m, lanes, uint32(len(key)))
+	return subtle.ConstantTimeCompare(got, key) == 1 && real, nil
+}
+
+// BreachedFile is a list of SHA-1 prefixes in memory.
+type BreachedFile struct {
+	length int
+	have   map[string]bool
+}
+
+const (
+	minPrefix    = 10 // hex digits: a false alarm is one in 10^12 a line
+	maxBreached  = 256 << 20
+	maxHashLines = 5_000_000
+)
+
+// ReadBreached reads a list: one SHA-1 or a prefix of one a line, in hex, all
+// of the same length; what follows a colon (a count) is passed over.
+func ReadBreached(r io.Reader) (*BreachedFile, error) {
+	const op = "authn.ReadBreached"
+	f := &BreachedFile{have: map[string]bool{}}
+	sc := bufio.NewScanner(io.LimitReader(r, maxBreached))
+	for n := 1; sc.Scan(); n++ {
+		h, _, _ := strings.Cut(strings.TrimSpace(sc.Text()), ":")
+		if h == "" {
+			continue
+		}
+		h = strings.ToLower(h)
+		if f.length == 0 {
+			f.length = len(h)
+		}
+		if len(h) != f.length || len(h) < minPrefix || len(h) > 40 || strings.Trim(h, "0123456789abcdef") != "" {
+			return nil, fhir.Errorf(fhir.Invalid, op, "line %d: a SHA-1 or a prefix of one is needed, %d to 40 hex digits, all lines alike", n, minPrefix)
+		}
+		if f.have[h] = true; len(f.have) > maxHashLines {
+			return nil, fhir.Errorf(fhir.TooLarge, op, "more than %d lines", maxHashLines)
+		}
+	}
+	return f, fhir.Wrap(op, sc.Err())
+}
+
+// Breached reports whether the list holds the hash.
+func (f *BreachedFile) Breached(_ context.Context, sha1 string) (bool, error) {
+	return f.length > 0 && len(sha1) >= f.length && f.have[sha1[:f.length]], nil
+}

@@ -1,0 +1,84 @@
+package authn
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"pulsegate/fhir"
+)
+
+// Vault seals small secrets: TOTP secrets at rest, and what a browser keeps
+// for us in a cookie.
+type Vault struct{ aead cipher.AEAD }
+
+const vaultKey = 32
+
+// OpenVault reads the key DIR/keys/seal.key (mode 0600), and makes it on first
+// start.
+func OpenVault(dir string) (*Vault, error) {
+	const op = "authn.OpenVault"
+	path := filepath.Join(dir, "keys", "seal.key")
+	key, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		if key, err = makeKey(path); err != nil {
+			return nil, fhir.Wrap(op, err)
+		}
+	case err != nil:
+		return nil, fhir.Wrap(op, err)
+	default:
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, fhir.Wrap(op, err)
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			return nil, fhir.Errorf(fhir.Internal, op, "keys/seal.key: others may read it; its mode must be 0600")
+		}
+	}
+	if len(key) != vaultKey {
+		return nil, fhir.Errorf(fhir.Internal, op, "keys/seal.key: %d bytes are needed", vaultKey)
+	}
+	return NewVault(key)
+}
+
+func makeKey(path string) ([]byte, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	key := make([]byte, vaultKey)
+	_, _ = rand.Read(key) // never fails: crypto/rand
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	_, err = f.Write(key)
+	return key, errors.Join(err, f.Sync(), f.Close())
+}
+
+// NewVault is a Vault with a key of 32 bytes.
+func NewVault(key []byte) (*Vault, error) {
+	b, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, fhir.Wrap("authn.NewVault", err)
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(b)
+	return &Vault{aead}, fhir.Wrap("authn.NewVault", err)
+}
+
+// Seal encrypts; what opens it must name the same purpose.
+func (v *Vault) Seal(purpose string, plain []byte) []byte {
+	return v.aead.Seal(nil, nil, plain, []byte(purpose))
+}
+
+// Open decrypts what Seal made. Its error is Unauthorized.
+func (v *Vault) Open(purpose string, sealed []byte) ([]byte, error) {
+	b, err := v.aead.Open(nil, nil, sealed, []byte(purpose))
+	if err != nil {
+		return nil, fhir.Errorf(fhir.Unauthorized, "authn.Open", "not sealed here")
+	}
+	return b, nil
+}

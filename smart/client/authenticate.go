@@ -1,0 +1,146 @@
+package client
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"pulsegate/fhir"
+)
+
+const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+// Proof is how a client showed who it is.
+type Proof struct {
+	Client Client
+	Method Method
+	// Assertion has a jti that has still to be used up; nil for other methods.
+	Assertion *Assertion
+}
+
+// ClaimedBy is the client that a request says it is from, unverified; "" when
+// it names none.
+func ClaimedBy(r *http.Request, form url.Values) string {
+	if a := form.Get("client_assertion"); a != "" {
+		return Claimed(a)
+	}
+	id := form.Get("client_id")
+	if user, _, ok := basic(r); ok {
+		id = user
+	}
+	if !fhir.ValidID(id) {
+		return ""
+	}
+	return id
+}
+
+func basic(r *http.Request) (id, secret string, ok bool) {
+	scheme, value, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Basic") {
+		return "", "", false
+	}
+	b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(value))
+	if err != nil {
+		return "", "", true
+	}
+	user, pass, _ := strings.Cut(string(b), ":")
+	// RFC 6749 2.3.1: both are form-encoded inside.
+	user, err1 := url.QueryUnescape(user)
+	pass, err2 := url.QueryUnescape(pass)
+	if err1 != nil || err2 != nil {
+		return "", "", true
+	}
+	return user, pass, true
+}
+
+// Authenticate finds out which client sends a request, by exactly one of the
+// methods that are offered. Every failure is of kind Unauthorized
+// (invalid_client) or, for a request that is not well formed, Invalid
+// (invalid_request); a registry that cannot be read is neither.
+func (a *Assertions) Authenticate(ctx context.Context, r *http.Request, form url.Values, now time.Time) (Proof, error) {
+	const op = "client.Authenticate"
+	user, pass, isBasic := basic(r)
+	assertion, post := form.Get("client_assertion"), form.Has("client_secret")
+	n := 0
+	for _, used := range []bool{isBasic, post, assertion != "" || form.Has("client_assertion_type")} {
+		if used {
+			n++
+		}
+	}
+	switch {
+	case n > 1:
+		return Proof{}, fhir.Errorf(fhir.Invalid, op, "more than one way to authenticate the client is used")
+	case len(r.Header.Values("Authorization")) > 1 || r.Header.Get("Authorization") != "" && !isBasic:
+		return Proof{}, fhir.Errorf(fhir.Invalid, op, "Authorization must be Basic, once")
+	case n == 0 && form.Get("client_id") == "":
+		return Proof{}, fhir.Errorf(fhir.Unauthorized, op, "client authentication is missing")
+	}
+	if form.Has("client_assertion_type") && form.Get("client_assertion_type") != assertionType {
+		return Proof{}, fhir.Errorf(fhir.Invalid, op, "client_assertion_type must be "+assertionType)
+	}
+	if assertion != "" || form.Has("client_assertion_type") {
+		return a.byAssertion(ctx, form, now)
+	}
+	id, secret := form.Get("client_id"), form.Get("client_secret")
+	if isBasic {
+		if id != "" && id != user {
+			return Proof{}, fhir.Errorf(fhir.Invalid, op, "client_id is not that of Authorization")
+		}
+		id, secret = user, pass
+	}
+	c, err := a.Clients.Get(ctx, id)
+	if err != nil && fhir.KindOf(err) != fhir.NotFound {
+		return Proof{}, err
+	}
+	if n == 0 {
+		if err != nil || c.Disabled || c.Method != None {
+			return Proof{}, errClient(err)
+		}
+		return Proof{Client: c, Method: None}, nil
+	}
+	if !c.knows(secret, now) || err != nil || c.Disabled || !c.Symmetric() {
+		return Proof{}, errClient(err)
+	}
+	return Proof{Client: c, Method: SecretBasic}, nil
+}
+
+func (a *Assertions) byAssertion(ctx context.Context, form url.Values, now time.Time) (Proof, error) {
+	assertion := form.Get("client_assertion")
+	switch {
+	case form.Get("client_assertion_type") == "":
+		return Proof{}, fhir.Errorf(fhir.Invalid, "client.Authenticate", "client_assertion_type must be "+assertionType)
+	case assertion == "":
+		return Proof{}, fhir.Errorf(fhir.Invalid, "client.Authenticate", "client_assertion is missing")
+	}
+	v, err := a.Verify(ctx, assertion, now)
+	if err != nil {
+		return Proof{}, err
+	}
+	if v.Client.Auth() != PrivateKeyJWT {
+		return Proof{}, errClient(nil)
+	}
+	if id := form.Get("client_id"); id != "" && id != v.Client.ID {
+		return Proof{}, fhir.Errorf(fhir.Invalid, "client.Authenticate", "client_id is not that of the assertion")
+	}
+	return Proof{Client: v.Client, Method: PrivateKeyJWT, Assertion: &v}, nil
+}
+
+// knows compares a secret in constant time; of a client without one too.
+func (c *Client) knows(secret string, now time.Time) bool {
+	got := Hash(secret)
+	var absent [sha256.Size]byte
+	have, old := absent[:], absent[:]
+	if len(c.SecretHash) == sha256.Size {
+		have = c.SecretHash
+	}
+	if len(c.SecretOld) == sha256.Size && now.Before(c.SecretOldEnds) {
+		old = c.SecretOld
+	}
+	a, b := subtle.ConstantTimeCompare(got, have), subtle.ConstantTimeCompare(got, old)
+	return a|b == 1 && secret != ""
+}

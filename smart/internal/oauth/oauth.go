@@ -1,0 +1,168 @@
+// Package oauth is what the endpoints of the authorization server share: the
+// reading of a form and the error answer of RFC 6749 5.2.
+package oauth
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/smart/internal/limit"
+)
+
+const maxBody = 16 << 10
+
+// Error is an error answer.
+type Error struct {
+	Status            int
+	Code, Description string
+	Cause             error  // for the log
+	Retry             int    // seconds, for Retry-After; 0 none
+	Challenge         string // for WWW-Authenticate; "" none
+	Nonce             string // for DPoP-Nonce; "" none
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Description }
+
+func (e *Error) Unwrap() error { return e.Cause }
+
+// Bad is an answer with status 400.
+func Bad(code, description string) *Error {
+	return &Error{Status: http.StatusBadRequest, Code: code, Description: description}
+}
+
+// TooMany is the answer beyond a limit.
+func TooMany(wait time.Duration) *Error {
+	return &Error{Status: http.StatusTooManyRequests, Code: "temporarily_unavailable", Description: "too many requests", Retry: limit.RetryAfter(wait)}
+}
+
+// Unavailable is the answer when something of ours failed.
+func Unavailable(cause error) *Error {
+	return &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", Description: "try again", Cause: cause}
+}
+
+// Client turns a failure to authenticate a client into its answer.
+func Client(err error) *Error {
+	if fhir.KindOf(err) == fhir.Unauthorized {
+		return &Error{Status: http.StatusUnauthorized, Code: "invalid_client", Description: Text(err), Cause: errors.Unwrap(err)}
+	}
+	if fhir.KindOf(err) == fhir.Invalid {
+		return Bad("invalid_request", Text(err))
+	}
+	return Unavailable(err)
+}
+
+// Text is what the caller may see of an error.
+func Text(err error) string {
+	var e *fhir.Error
+	if errors.As(err, &e) && len(e.Issues) > 0 {
+		return e.Issues[0].Diagnostics
+	}
+	return "refused"
+}
+
+// Headers sets those of every JSON answer that holds, or might hold, a secret.
+func Headers(h http.Header) {
+	h.Set("Cache-Control", "no-store")
+	h.Set("Pragma", "no-cache")
+	h.Set("Content-Type", "application/json")
+}
+
+// CORS lets a browser's app at any origin call the endpoint: who calls is
+// shown by what is sent, never by the browser's own credentials. It reports
+// whether the request was a preflight, which is answered then.
+func CORS(w http.ResponseWriter, r *http.Request, methods string) bool {
+	h := w.Header()
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("Access-Control-Expose-Headers", "DPoP-Nonce, Retry-After, WWW-Authenticate, X-Request-Id")
+	if r.Method != http.MethodOptions {
+		return false
+	}
+	h.Set("Access-Control-Allow-Methods", methods)
+	h.Set("Access-Control-Allow-Headers", "Accept, Authorization, Content-Type, DPoP, X-Request-Id")
+	h.Set("Access-Control-Max-Age", "3600")
+	h.Del("Content-Type")
+	w.WriteHeader(http.StatusNoContent)
+	return true
+}
+
+// Write answers with JSON.
+func Write(w http.ResponseWriter, status int, v any) {
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		return // the caller has gone
+	}
+}
+
+// Refuse answers with an error.
+func Refuse(w http.ResponseWriter, f *Error) {
+	h := w.Header()
+	if f.Retry > 0 {
+		h.Set("Retry-After", strconv.Itoa(f.Retry))
+	}
+	if f.Challenge != "" {
+		h.Set("WWW-Authenticate", f.Challenge)
+	}
+	if f.Nonce != "" {
+		h.Set("DPoP-Nonce", f.Nonce)
+	}
+	if f.Status == http.StatusMethodNotAllowed && h.Get("Allow") == "" {
+		h.Set("Allow", http.MethodPost)
+	}
+	Write(w, f.Status, struct {
+		Code        string `json:"error"`
+		Description string `json:"error_description"`
+	}{f.Code, f.Description})
+}
+
+// Form reads a POSTed form: each parameter at most once (RFC 6749 3.2), none
+// in the URL.
+func Form(r *http.Request, w http.ResponseWriter, endpoint string) (url.Values, *Error) {
+	if r.Method != http.MethodPost {
+		f := Bad("invalid_request", "the "+endpoint+" endpoint takes POST")
+		f.Status = http.StatusMethodNotAllowed
+		return nil, f
+	}
+	mt, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || mt != "application/x-www-form-urlencoded" {
+		return nil, Bad("invalid_request", "Content-Type must be application/x-www-form-urlencoded")
+	}
+	if r.URL.RawQuery != "" {
+		return nil, Bad("invalid_request", "parameters belong into the body")
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return nil, Bad("invalid_request", "the body is larger than 16 KiB or broke off")
+	}
+	v, err := url.ParseQuery(string(b))
+	if err != nil {
+		return nil, Bad("invalid_request", "the body is not a form")
+	}
+	return v, Once(v)
+}
+
+// Once refuses a parameter that is given twice.
+func Once(v url.Values) *Error {
+	for _, vs := range v {
+		if len(vs) > 1 {
+			return Bad("invalid_request", "a parameter is given twice")
+		}
+	}
+	return nil
+}
+
+// Remote is the address of the peer, without its port.
+func Remote(r *http.Request) string {
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		return host
+	}
+	return strings.Clone(r.RemoteAddr)
+}

@@ -1,0 +1,287 @@
+package protocol
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"math/big"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwk"
+
+	"pulsegate/smart/client"
+	"pulsegate/smart/introspect"
+	"pulsegate/smart/token"
+)
+
+func (w *world) proof(key *ecdsa.PrivateKey, method, target string, tok any, header, claims m) string {
+	h := m{"typ": "dpop+jwt", "alg": "ES256", "jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(&key.PublicKey)))))}
+	c := m{"jti": rand.Text(), "htm": method, "htu": target, "iat": w.clock.now().Unix()}
+	if tok != nil {
+		sum := sha256.Sum256([]byte(tok.(string)))
+		c["ath"] = base64.RawURLEncoding.EncodeToString(sum[:])
+	}
+	for k, v := range header {
+		h[k] = v
+	}
+	for k, v := range claims {
+		if v == nil {
+			delete(c, k)
+		} else {
+			c[k] = v
+		}
+	}
+	return jwt(h, c, key)
+}
+
+func (w *world) possess(scheme string, tok any, proof string) int {
+	r := must(http.NewRequest("GET", w.base+"/fhir/Patient/p1", nil))
+	r.Header.Set("Authorization", scheme+" "+fmt.Sprint(tok))
+	if proof != "" {
+		r.Header.Set("DPoP", proof)
+	}
+	res := must(w.browser.Do(r))
+	if err := res.Body.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+	if res.StatusCode == 401 && scheme == "DPoP" && proof != "" && !strings.Contains(res.Header.Get("WWW-Authenticate"), "DPoP") && !strings.Contains(res.Header.Get("WWW-Authenticate"), "invalid_token") {
+		w.t.Error(res.Header)
+	}
+	return res.StatusCode
+}
+
+func TestDPoP(t *testing.T) {
+	w := newWorld(t)
+	key, other := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)), must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	c := w.app(client.None, func(c *client.Client) { c.DPoPBound = true })
+	ask := func(form url.Values, proof string) (int, m) {
+		s, out, _ := w.call(token.Path, c, form, func(r *http.Request) {
+			if proof != "" {
+				r.Header.Set("DPoP", proof)
+			}
+		})
+		return s, out
+	}
+	code := func() url.Values {
+		return url.Values{"grant_type": {"authorization_code"}, "code": {w.code(c, offline, nil)}, "redirect_uri": {redirect}, "code_verifier": {verifier}}
+	}
+	target := w.base + token.Path
+	good := func() string { return w.proof(key, "POST", target, nil, nil, nil) }
+	for name, p := range map[string]string{
+		"none":        "",
+		"nonsense":    "x",
+		"method":      w.proof(key, "GET", target, nil, nil, nil),
+		"URL":         w.proof(key, "POST", w.base+"/oauth/introspect", nil, nil, nil),
+		"old":         w.proof(key, "POST", target, nil, nil, m{"iat": w.clock.now().Unix() - 61}),
+		"future":      w.proof(key, "POST", target, nil, nil, m{"iat": w.clock.now().Unix() + 6}),
+		"no jti":      w.proof(key, "POST", target, nil, nil, m{"jti": nil}),
+		"typ":         w.proof(key, "POST", target, nil, m{"typ": "JWT"}, nil),
+		"another key": w.proof(other, "POST", target, nil, m{"jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(&key.PublicKey)))))}, nil),
+		"private key": w.proof(key, "POST", target, nil, m{"jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(key)))))}, nil),
+		"symmetric":   w.proof(key, "POST", target, nil, m{"alg": "HS256", "jwk": m{"kty": "oct", "k": "AAAA"}}, nil),
+		"alg none":    w.proof(key, "POST", target, nil, m{"alg": "none"}, nil),
+	} {
+		if s, out := ask(code(), p); s != 400 || out["error"] != "invalid_dpop_proof" {
+			t.Errorf("%s: %d %v", name, s, out)
+		}
+	}
+	p := good()
+	s, out := ask(code(), p)
+	if s != 200 || out["token_type"] != "DPoP" {
+		t.Fatal(s, out)
+	}
+	w.reopen()
+	if s, out := ask(code(), p); s != 400 || out["error"] != "invalid_dpop_proof" {
+		t.Error("a replayed proof, after a restart:", s, out)
+	}
+	tok := out["access_token"]
+	here := w.base + "/fhir/Patient/p1"
+	proof := w.proof(key, "GET", here, tok, nil, nil)
+	if s := w.possess("DPoP", tok, proof); s != 200 {
+		t.Fatal(s)
+	}
+	w.reopen()
+	for name, x := range map[string][2]string{
+		"replayed":       {"DPoP", proof},
+		"as bearer":      {"Bearer", ""},
+		"bearer + proof": {"Bearer", w.proof(key, "GET", here, tok, nil, nil)},
+		"no proof":       {"DPoP", ""},
+		"stolen token":   {"DPoP", w.proof(other, "GET", here, tok, nil, nil)},
+		"other token":    {"DPoP", w.proof(key, "GET", here, "x", nil, nil)},
+		"no ath":         {"DPoP", w.proof(key, "GET", here, nil, nil, nil)},
+		"other URL":      {"DPoP", w.proof(key, "GET", w.base+"/fhir/Patient/p2", tok, nil, nil)},
+	} {
+		if s := w.possess(x[0], tok, x[1]); s != 401 {
+			t.Errorf("%s: %d", name, s)
+		}
+	}
+	// The refresh token of a public client is bound as well.
+	refresh := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {out["refresh_token"].(string)}}
+	if s, _ := ask(refresh, w.proof(other, "POST", target, nil, nil, nil)); s != 400 {
+		t.Error("a refresh with another key:", s)
+	}
+	if s, out := ask(refresh, good()); s != 200 {
+		t.Error("a refresh with the key:", s, out)
+	}
+	// So is a code, when the app says so.
+	v := code()
+	v.Set("code", w.code(c, offline, url.Values{"dpop_jkt": {thumb(key)}}))
+	if s, _ := ask(v, w.proof(other, "POST", target, nil, nil, nil)); s != 400 {
+		t.Error("a bound code with another key:", s)
+	}
+	// A token that is not bound is no DPoP token.
+	free := w.get(w.app(client.None, nil), "patient/*.rs launch/patient")["access_token"]
+	if s := w.possess("DPoP", free, w.proof(key, "GET", here, free, nil, nil)); s != 401 {
+		t.Error("a bearer token as DPoP:", s)
+	}
+}
+
+func thumb(key *ecdsa.PrivateKey) string {
+	var f struct{ X, Y string }
+	if err := json.Unmarshal(must(json.Marshal(must(jwk.FromRaw(&key.PublicKey)))), &f); err != nil {
+		panic(err)
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, `{"crv":"P-256","kty":"EC","x":%q,"y":%q}`, f.X, f.Y))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+func certificate(t *testing.T) tls.Certificate {
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "app"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	return tls.Certificate{Certificate: [][]byte{must(x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key))}, PrivateKey: key}
+}
+
+func TestCertificateBound(t *testing.T) {
+	w := newWorldTLS(t, true)
+	c := w.app(client.None, func(c *client.Client) { c.CertBound = true })
+	plain := w.browser
+	with := func(certs ...tls.Certificate) {
+		hc := *plain
+		tr := plain.Transport.(*http.Transport).Clone()
+		tr.TLSClientConfig.Certificates = certs
+		hc.Transport = tr
+		w.browser = &hc
+	}
+	code := w.code(c, "patient/*.rs launch/patient", nil)
+	if s, out, _ := w.redeem(c, code, nil); s != 400 || out["error"] != "invalid_request" {
+		t.Fatal("without a certificate:", s, out)
+	}
+	mine, other := certificate(t), certificate(t)
+	with(mine)
+	s, out, _ := w.redeem(c, code, nil)
+	if s != 200 {
+		t.Fatal(s, out)
+	}
+	if s := w.read(out["access_token"], "Patient/p1"); s != 200 {
+		t.Error(s)
+	}
+	_, claims := claimsOf(t, out["access_token"])
+	if claims["cnf"].(m)["x5t#S256"] == nil {
+		t.Error(claims)
+	}
+	with(other)
+	if s := w.read(out["access_token"], "Patient/p1"); s != 401 {
+		t.Error("stolen, with another certificate:", s)
+	}
+	with()
+	if s := w.read(out["access_token"], "Patient/p1"); s != 401 {
+		t.Error("stolen, without a certificate:", s)
+	}
+}
+
+func TestIntrospectionAndRevocation(t *testing.T) {
+	w := newWorld(t)
+	c, other := w.app(client.SecretBasic, nil), w.app(client.SecretPost, nil)
+	rs := w.app(client.PrivateKeyJWT, func(c *client.Client) { c.Inspects = true })
+	public := w.app(client.None, nil)
+	out := w.get(c, "openid fhirUser launch/patient offline_access patient/*.rs")
+	look := func(as client.Client, tok any) (int, m) {
+		s, a, _ := w.call(introspect.Path, as, url.Values{"token": {fmt.Sprint(tok)}}, nil)
+		return s, a
+	}
+	_, id := claimsOf(t, out["id_token"])
+	for _, as := range []client.Client{c, rs} {
+		s, a := look(as, out["access_token"])
+		if s != 200 || a["active"] != true || a["client_id"] != c.ID || a["scope"] != out["scope"] || a["patient"] != "p1" || a["exp"] == nil ||
+			a["iss"] != id["iss"] || a["sub"] != id["sub"] || a["fhirUser"] != id["fhirUser"] {
+			t.Errorf("%d %v", s, a)
+		}
+	}
+	if s, a := look(c, out["refresh_token"]); s != 200 || a["active"] != true || a["scope"] != out["scope"] {
+		t.Error(s, a)
+	}
+	dead := func(name string, as client.Client, tok any) {
+		t.Helper()
+		if s, a := look(as, tok); s != 200 || len(a) != 1 || a["active"] != false {
+			t.Errorf("%s: %d %v", name, s, a)
+		}
+	}
+	dead("another client's access token", other, out["access_token"])
+	dead("another client's refresh token", other, out["refresh_token"])
+	dead("nonsense", c, "nonsense")
+	dead("an id_token", c, out["id_token"])
+	dead("a guess", c, grantLike)
+	if s, a := look(public, out["access_token"]); s != 401 || a["error"] != "invalid_client" {
+		t.Error("a public client:", s, a)
+	}
+	bad := c
+	bad.ID = "nobody"
+	if s, _ := look(bad, out["access_token"]); s != 401 {
+		t.Error("an unknown client:", s)
+	}
+	if s, a, _ := w.call(introspect.Path, public, url.Values{"token": {out["access_token"].(string)}}, func(r *http.Request) {
+		r.Header.Set("Authorization", "Bearer "+out["access_token"].(string))
+	}); s != 200 || a["active"] != true {
+		t.Error("with a bearer token:", s, a)
+	}
+	revoke := func(as client.Client, tok any) {
+		t.Helper()
+		if s, a, _ := w.call(introspect.RevokePath, as, url.Values{"token": {fmt.Sprint(tok)}}, nil); s != 200 {
+			t.Fatal(s, a)
+		}
+	}
+	revoke(other, out["access_token"])
+	revoke(other, out["refresh_token"])
+	revoke(c, "nonsense")
+	if s := w.read(out["access_token"], "Patient/p1"); s != 200 {
+		t.Error("another client revoked:", s)
+	}
+	revoke(c, out["access_token"])
+	if s := w.read(out["access_token"], "Patient/p1"); s != 401 {
+		t.Error("after revocation:", s)
+	}
+	dead("a revoked token", c, out["access_token"])
+	s, next := w.refresh(c, out["refresh_token"], nil)
+	if s != 200 {
+		t.Fatal("the refresh token went with the access token:", s, next)
+	}
+	revoke(c, next["refresh_token"])
+	if s := w.read(next["access_token"], "Patient/p1"); s != 401 {
+		t.Error("after revocation of the refresh token:", s)
+	}
+	if s, _ := w.refresh(c, next["refresh_token"], nil); s != 400 {
+		t.Error(s)
+	}
+	w.reopen()
+	dead("after a restart", c, out["access_token"])
+	back := w.backend("system/*.rs")
+	_, bt, _ := w.call(token.Path, back, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
+	if s := w.read(bt["access_token"], "Patient/p1"); s != 200 {
+		t.Fatal(s, bt)
+	}
+	revoke(back, bt["access_token"])
+	if s := w.read(bt["access_token"], "Patient/p1"); s != 401 {
+		t.Error("a backend's revoked token:", s)
+	}
+}

@@ -1,0 +1,496 @@
+package protocol
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jwk"
+	"github.com/lestrrat-go/jwx/v2/jws"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/consent"
+	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/rest"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/smart/authorize"
+	"pulsegate/smart/client"
+	"pulsegate/smart/discovery"
+	"pulsegate/smart/grant"
+	"pulsegate/smart/internal/limit"
+	"pulsegate/smart/introspect"
+	"pulsegate/smart/keys"
+	"pulsegate/smart/launch"
+	"pulsegate/smart/outside"
+	"pulsegate/smart/policy"
+	"pulsegate/smart/register"
+	"pulsegate/smart/scope"
+	"pulsegate/smart/token"
+)
+
+type m = map[string]any
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// clock is set by the tests.
+type clock struct {
+	mu sync.Mutex
+	t  time.Time
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t
+}
+
+func (c *clock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t = c.t.Add(d)
+}
+
+// noDoor takes what the tests write; the door is not what they are about.
+type noDoor struct{ interaction.Door }
+
+// world is a whole authorization server with some data behind it.
+type world struct {
+	t       testing.TB
+	clock   *clock
+	dir     string
+	base    string
+	store   *pebblestore.DB
+	stop    func()
+	reg     *client.Registry
+	ring    *keys.Ring
+	pol     *policy.Engine
+	tokens  *token.Endpoint
+	auth    *authorize.Service
+	launch  *launch.Service
+	regs    *register.Handler
+	outside *outside.Verifier
+	handler *swap
+	browser *http.Client
+	ec      *ecdsa.PrivateKey // of all asymmetric clients
+
+	mu      sync.Mutex
+	subject authorize.Subject
+	decide  func(p *authorize.Pending) authorize.Decision // nil: all scopes
+	roles   []string                                      // that the person has now; nil: as at sign-in
+	gone    bool                                          // the account has ended
+}
+
+// swap lets a server be restarted behind its address.
+type swap struct {
+	mu sync.Mutex
+	h  http.Handler
+}
+
+func (s *swap) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	h := s.h
+	s.mu.Unlock()
+	h.ServeHTTP(w, r)
+}
+
+const redirect = "https://app.example/cb"
+
+func newWorld(t testing.TB) *world { return newWorldTLS(t, false) }
+
+func newWorldTLS(t testing.TB, secure bool) *world {
+	w := &world{t: t, clock: &clock{t: time.Now().UTC().Truncate(time.Second)}, dir: t.TempDir(), handler: &swap{}}
+	w.ec = must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+	srv := httptest.NewUnstartedServer(w.handler)
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
+	w.base = "http://" + srv.Listener.Addr().String()
+	if secure {
+		w.base = "https://" + srv.Listener.Addr().String()
+		srv.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+		srv.StartTLS()
+	} else {
+		srv.Start()
+	}
+	t.Cleanup(srv.Close)
+	w.browser = w.client(srv)
+	w.subject = authorize.Subject{ID: "u1", Name: "Dr Test", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"}, Roles: []string{"practitioner"},
+		AuthTime: w.clock.now(), ACR: "phr", AMR: []string{"hwk"}, Session: "s1"}
+	w.open()
+	t.Cleanup(func() { w.close() })
+	w.seed()
+	return w
+}
+
+// client is a browser: it keeps cookies and shows every redirect.
+func (w *world) client(srv *httptest.Server) *http.Client {
+	c := *srv.Client()
+	c.Jar = must(cookiejar.New(nil))
+	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &c
+}
+
+func (w *world) close() {
+	w.stop()
+	if err := w.store.Close(); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// open starts everything over the same directory.
+func (w *world) open() {
+	ctx := context.Background()
+	now := w.clock.now
+	quiet := slog.New(slog.DiscardHandler)
+	scopes := scope.Parser{TokenParam: scope.Registered}
+	w.store = must(pebblestore.Open(filepath.Join(w.dir, "store"), pebblestore.Options{Clock: now}))
+	rec := must(audit.NewRecorder(audit.Options{Store: w.store, Clock: now, Rand: rand.Reader, Observer: w.base, Logger: quiet}))
+	cons := must(consent.New(consent.Options{Store: w.store, Clock: now, Logger: quiet}))
+	w.stop = cons.Close
+	w.ring = must(keys.Open(w.dir, now))
+	w.reg = &client.Registry{Store: w.store, Scopes: scopes, Clock: now, AllowHTTP: true}
+	as := must(client.NewAssertions(w.reg, &client.Keys{HTTP: http.DefaultClient, Clock: now}, w.base+token.Path))
+	grants := &grant.Store{State: w.store}
+	base := w.base + "/fhir"
+	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Consents: cons, Scopes: scopes, Issuer: w.base, Audience: base, Clock: now,
+		Grants: grants, RoleRules: roleRules, Roles: w.currentRoles, Outside: w.outside}
+	loose := limit.Limits{Global: 1e6, Remote: 1e6, Failures: 1e6, Denied: 1e6}
+	w.tokens = must(token.New(ctx, token.Options{Store: w.store, Audit: rec, Keys: w.ring, Assertions: as, Scopes: scopes, Clock: now,
+		Rand: rand.Reader, Issuer: w.base, Audience: base, Limits: loose, Alive: w.alive}))
+	w.launch = &launch.Service{Store: w.store, Audit: rec, Clients: w.reg, Auth: w.pol, Scopes: scopes, Clock: now, Base: base, Logger: quiet}
+	w.auth = must(authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: w.reg, Launches: w.launch, Scopes: scopes, Clock: now,
+		Rand: rand.Reader, Issuer: w.base, Audience: base, RoleRules: roleRules, Now: w.tokens.Now, Limits: loose, MaySelect: w.maySelect}))
+	w.regs = &register.Handler{Store: w.store, Audit: rec, Registry: w.reg, Scopes: scopes, Clock: now, Rand: rand.Reader, Issuer: w.base,
+		Logger: quiet, Limits: limit.New(loose)}
+	intro := introspect.New(introspect.Options{Policy: w.pol, Assertions: as, Tokens: w.tokens, Grants: grants, Clients: w.reg, Audit: rec,
+		Clock: now, Issuer: w.base, Limits: loose})
+	svc := &interaction.Service{Store: w.store, Door: noDoor{}, Audit: rec, Clock: now, Rand: rand.Reader, Base: base}
+	s := &rest.Server{Service: svc, Auth: w.pol, Metadata: func() []byte { return []byte("{}") }, Logger: quiet, Clock: now, Rand: rand.Reader}
+	e := s.Engine()
+	ends := discovery.Endpoints{Token: w.base + token.Path, Authorize: w.base + authorize.Path, Introspect: w.base + introspect.Path,
+		Revoke: w.base + introspect.RevokePath, Register: w.base + register.Path}
+	for _, x := range []rest.Mounter{w.ring, w.tokens, w.auth, w.launch, w.regs, intro, discovery.Handler{BaseURL: w.base, Endpoints: ends}} {
+		x.Mount(e)
+	}
+	e.GET("/auth/consent", w.page)
+	w.handler.mu.Lock()
+	w.handler.h = e
+	w.handler.mu.Unlock()
+}
+
+func (w *world) reopen() { w.close(); w.open() }
+
+func roleRules(roles []string) (out []access.Rule) {
+	for _, r := range roles {
+		switch r {
+		case "practitioner":
+			out = append(out, access.Rule{Type: "*", May: access.Read | access.Search})
+		case "patient", "reader":
+			out = append(out, access.Rule{Type: "Observation", May: access.Read | access.Search}, access.Rule{Type: "Patient", May: access.Read | access.Search})
+		}
+	}
+	return out
+}
+
+func (w *world) currentRoles(_ context.Context, subject string) ([]string, bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.roles != nil {
+		return w.roles, !w.gone, nil
+	}
+	return w.subject.Roles, !w.gone, nil
+}
+
+func (w *world) alive(ctx context.Context, s grant.Subject, _ bool) ([]string, bool, error) {
+	return w.currentRoles(ctx, s.ID)
+}
+
+func (w *world) maySelect(_ context.Context, s authorize.Subject, patient, _ string) error {
+	if s.FHIRUser.Type == "Practitioner" && strings.HasPrefix(patient, "p") {
+		return nil
+	}
+	return fhir.Errorf(fhir.NotFound, "test", "no such patient")
+}
+
+// page is the person.
+func (w *world) page(c *gin.Context) {
+	ctx, id := authorize.Bound(c.Request), c.Query("request")
+	p, err := w.auth.Pending(ctx, id)
+	if err != nil {
+		c.String(fhir.KindOf(err).HTTPStatus(), "%v", err)
+		return
+	}
+	w.mu.Lock()
+	d := authorize.Decision{Subject: w.subject, Scopes: strings.Fields(p.Scopes.String())}
+	if p.NeedsPatient && w.subject.FHIRUser.Type != "Patient" {
+		d.Patient = "p1"
+	}
+	if w.decide != nil {
+		d = w.decide(p)
+	}
+	w.mu.Unlock()
+	var to string
+	if len(d.Scopes) == 0 {
+		to, err = w.auth.Deny(ctx, id, "")
+	} else {
+		to, err = w.auth.Approve(ctx, id, d)
+	}
+	if err != nil {
+		c.String(fhir.KindOf(err).HTTPStatus(), "%v", err)
+		return
+	}
+	c.Redirect(http.StatusSeeOther, to)
+}
+
+// seed stores two patients with observations, and a practitioner.
+func (w *world) seed() {
+	put := func(typ, id, rest string) store.Write {
+		return store.Write{Resource: fhir.Resource{Type: typ, ID: id, JSON: []byte(fhir.Prefix(typ, id) + `}` + rest + `}`)}}
+	}
+	obs := func(id, patient, category string) store.Write {
+		return put("Observation", id, `,"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"`+category+
+			`"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/`+patient+`"},"effectiveDateTime":"2026-01-02T03:04:05Z"`)
+	}
+	b := &store.Batch{Writes: []store.Write{put("Patient", "p1", ""), put("Patient", "p2", ""), put("Practitioner", "d1", ""),
+		obs("o1", "p1", "vital-signs"), obs("o2", "p1", "laboratory"), obs("o3", "p2", "vital-signs")}}
+	for _, p := range []string{"p1", "p2"} {
+		r := must(consent.Grant(consent.Terms{ID: "c-" + p, Patient: p, Recipient: consent.AnyRecipient, Now: w.clock.now()}))
+		b.Writes = append(b.Writes, store.Write{Resource: r})
+	}
+	must(w.store.Commit(context.Background(), b))
+}
+
+func (w *world) set(priv *ecdsa.PrivateKey) json.RawMessage {
+	j := must(jwk.FromRaw(&priv.PublicKey))
+	if err := j.Set(jwk.KeyIDKey, "k1"); err != nil {
+		panic(err)
+	}
+	return must(json.Marshal(m{"keys": []any{j}}))
+}
+
+const allScopes = "openid fhirUser profile launch launch/patient launch/encounter offline_access online_access patient/*.cruds user/*.cruds patient/*.* user/*.*"
+
+// app registers an app; secret is "" for a public one.
+func (w *world) app(method client.Method, edit func(*client.Client)) client.Client {
+	c := client.Client{Name: "App", Method: method, RedirectURIs: []string{redirect}, Scope: allScopes}
+	switch method {
+	case client.SecretBasic, client.SecretPost:
+		c.SecretHash = client.Hash("s3cret-of-the-app")
+	case client.PrivateKeyJWT:
+		c.JWKS = w.set(w.ec)
+	}
+	if edit != nil {
+		edit(&c)
+	}
+	return must(w.reg.Add(context.Background(), c))
+}
+
+func (w *world) backend(scopes string) client.Client {
+	return must(w.reg.Add(context.Background(), client.Client{Name: "Backend", JWKS: w.set(w.ec), Scope: scopes}))
+}
+
+// jwt writes any header.
+func jwt(header, claims m, key *ecdsa.PrivateKey) string {
+	enc := base64.RawURLEncoding
+	in := enc.EncodeToString(must(json.Marshal(header))) + "." + enc.EncodeToString(must(json.Marshal(claims)))
+	alg := jwa.ES384
+	if key.Curve == elliptic.P256() {
+		alg = jwa.ES256
+	}
+	return in + "." + enc.EncodeToString(must(must(jws.NewSigner(alg)).Sign([]byte(in), key)))
+}
+
+func (w *world) assertion(id string) string {
+	now := w.clock.now()
+	return jwt(m{"alg": "ES384", "kid": "k1", "typ": "JWT"}, m{"iss": id, "sub": id, "aud": w.base + token.Path, "jti": rand.Text(),
+		"iat": now.Unix(), "exp": now.Add(4 * time.Minute).Unix()}, w.ec)
+}
+
+const verifier = "a-verifier-that-is-long-enough-for-rfc-7636-4.1"
+
+func challenge(v string) string {
+	sum := sha256.Sum256([]byte(v))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// request is a good authorization request; change replaces or (nil) removes.
+func (w *world) request(c client.Client, scopes string, change url.Values) url.Values {
+	v := url.Values{"response_type": {"code"}, "client_id": {c.ID}, "redirect_uri": {redirect}, "scope": {scopes}, "state": {"st&te=1"},
+		"aud": {w.base + "/fhir"}, "code_challenge": {challenge(verifier)}, "code_challenge_method": {"S256"}}
+	for k, x := range change {
+		if x == nil {
+			v.Del(k)
+		} else {
+			v[k] = x
+		}
+	}
+	return v
+}
+
+// answer follows a request until the app gets an answer, or to a page that is
+// shown: then the values are nil and the status is that of the page.
+func (w *world) answer(v url.Values, post bool) (url.Values, int, string) {
+	w.t.Helper()
+	var res *http.Response
+	var err error
+	if post {
+		res, err = w.browser.PostForm(w.base+authorize.Path, v)
+	} else {
+		res, err = w.browser.Get(w.base + authorize.Path + "?" + v.Encode())
+	}
+	for range 3 {
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		b, rerr := io.ReadAll(res.Body)
+		if cerr := res.Body.Close(); rerr != nil || cerr != nil {
+			w.t.Fatal(rerr, cerr)
+		}
+		if res.Header.Get("Access-Control-Allow-Origin") != "" {
+			w.t.Error("CORS on the authorization endpoint")
+		}
+		to := res.Header.Get("Location")
+		if to == "" {
+			return nil, res.StatusCode, string(b)
+		}
+		u := must(url.Parse(to))
+		if u.Host != "" && w.base != u.Scheme+"://"+u.Host {
+			return u.Query(), res.StatusCode, to
+		}
+		res, err = w.browser.Get(w.base + to)
+	}
+	w.t.Fatal("redirects do not end")
+	return nil, 0, ""
+}
+
+// code is a code for a good request.
+func (w *world) code(c client.Client, scopes string, change url.Values) string {
+	w.t.Helper()
+	v, status, text := w.answer(w.request(c, scopes, change), false)
+	if v.Get("code") == "" || v.Get("iss") != w.base || v.Get("state") != "st&te=1" || v.Has("error") {
+		w.t.Fatalf("no code: %d %s", status, text)
+	}
+	return v.Get("code")
+}
+
+// call sends a form as a client.
+func (w *world) call(path string, c client.Client, form url.Values, edit func(*http.Request)) (int, m, http.Header) {
+	w.t.Helper()
+	v := url.Values{}
+	for k, x := range form {
+		v[k] = x
+	}
+	switch c.Method {
+	case client.None:
+		v.Set("client_id", c.ID)
+	case client.SecretPost:
+		v.Set("client_id", c.ID)
+		v.Set("client_secret", "s3cret-of-the-app")
+	case client.PrivateKeyJWT, "":
+		v.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+		v.Set("client_assertion", w.assertion(c.ID))
+	}
+	r := must(http.NewRequest("POST", w.base+path, strings.NewReader(v.Encode())))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Origin", "https://app.example")
+	if c.Method == client.SecretBasic {
+		r.SetBasicAuth(c.ID, "s3cret-of-the-app")
+	}
+	if edit != nil {
+		edit(r)
+	}
+	res, err := w.browser.Do(r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var out m
+	b := must(io.ReadAll(res.Body))
+	if len(b) > 0 {
+		if err := json.Unmarshal(b, &out); err != nil {
+			w.t.Fatalf("%d %q", res.StatusCode, b)
+		}
+	}
+	return res.StatusCode, out, res.Header
+}
+
+func (w *world) redeem(c client.Client, code string, change url.Values) (int, m, http.Header) {
+	w.t.Helper()
+	v := url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect}, "code_verifier": {verifier}}
+	for k, x := range change {
+		if x == nil {
+			v.Del(k)
+		} else {
+			v[k] = x
+		}
+	}
+	return w.call(token.Path, c, v, nil)
+}
+
+// get is a whole authorization.
+func (w *world) get(c client.Client, scopes string) m {
+	w.t.Helper()
+	s, out, _ := w.redeem(c, w.code(c, scopes, nil), nil)
+	if s != 200 {
+		w.t.Fatal(s, out)
+	}
+	return out
+}
+
+func (w *world) refresh(c client.Client, tok any, change url.Values) (int, m) {
+	w.t.Helper()
+	v := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {fmt.Sprint(tok)}}
+	for k, x := range change {
+		v[k] = x
+	}
+	s, out, _ := w.call(token.Path, c, v, nil)
+	return s, out
+}
+
+// read asks the FHIR API with a bearer token.
+func (w *world) read(tok any, path string) int {
+	w.t.Helper()
+	s, _ := w.fetch(tok, path)
+	return s
+}
+
+func (w *world) fetch(tok any, path string) (int, m) {
+	w.t.Helper()
+	r := must(http.NewRequest("GET", w.base+"/fhir/"+path, nil))
+	r.Header.Set("Authorization", "Bearer "+fmt.Sprint(tok))
+	res, err := w.browser.Do(r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var out m
+	if err := json.NewDecoder(res.Body).Decode(&out); err != nil {
+		w.t.Fatal(err)
+	}
+	return res.StatusCode, out
+}

@@ -1,0 +1,385 @@
+package pages_test
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/smart/authn"
+	"pulsegate/smart/authorize"
+	"pulsegate/smart/breakglass"
+	"pulsegate/smart/client"
+	"pulsegate/smart/grant"
+	"pulsegate/smart/keys"
+	"pulsegate/smart/launch"
+	"pulsegate/smart/pages"
+	"pulsegate/smart/role"
+	"pulsegate/smart/scope"
+	"pulsegate/smart/session"
+	"pulsegate/smart/signin"
+	"pulsegate/smart/token"
+	"pulsegate/smart/user"
+)
+
+// world is a whole sign-in over real TLS, on the embedded store, with the
+// protocol's own endpoints beside the pages.
+type world struct {
+	t     *testing.T
+	base  string
+	srv   *httptest.Server
+	store *pebblestore.DB
+	signs *signin.Service
+	users *user.Registry
+	glass *breakglass.Glass
+	apps  *token.Endpoint
+	app   client.Client
+
+	mu    sync.Mutex
+	ahead time.Duration // of the clock
+}
+
+func (w *world) now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Now().Add(w.ahead)
+}
+
+func (w *world) pass(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ahead += d
+}
+
+// patients are two, from the store.
+type patients struct{ w *world }
+
+func (p patients) Get(ctx context.Context, by pages.By, id string) (pages.Person, error) {
+	if !by.Principal.Grant.May(access.Read, "Patient") {
+		return pages.Person{}, fhir.Errorf(fhir.Forbidden, "patients.Get", "not for this role")
+	}
+	if _, _, err := p.w.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0); err != nil {
+		return pages.Person{}, err
+	}
+	return pages.Person{ID: id, Name: strings.ToUpper(id[:1]) + id[1:] + " Beispiel", Born: "1979-04-12", Gender: "female"}, nil
+}
+
+func (p patients) Find(ctx context.Context, by pages.By, text string) ([]pages.Person, error) {
+	var out []pages.Person
+	for _, id := range []string{"ada", "ben"} {
+		if strings.HasPrefix(id, strings.ToLower(text)) {
+			one, err := p.Get(ctx, by, id)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, one)
+		}
+	}
+	return out, nil
+}
+
+type launcher struct{ s *launch.Service }
+
+func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
+	_, u, err := l.s.Mint(ctx, launch.Launch{ClientID: in.Client, By: "console", User: in.User,
+		Context: grant.Context{Patient: in.Patient, Encounter: in.Encounter}}, audit.Event{Kind: audit.Rest, Interaction: "operation", Query: "launch"})
+	return u, err
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newWorld serves https://localhost:port.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	gin.SetMode(gin.ReleaseMode)
+	w := &world{t: t}
+	dir := t.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	var err error
+	w.store, err = pebblestore.Open(filepath.Join(dir, "store"), pebblestore.Options{Clock: w.now, Logger: log, CacheBytes: 8 << 20})
+	must(t, err)
+	t.Cleanup(func() { must(t, w.store.Close()) })
+	w.srv = httptest.NewUnstartedServer(nil)
+	_, port, err := net.SplitHostPort(w.srv.Listener.Addr().String())
+	must(t, err)
+	w.base = "https://localhost:" + port
+	for _, ref := range []string{"Patient/ada", "Patient/ben", "Practitioner/doc"} {
+		typ, id, _ := strings.Cut(ref, "/")
+		_, err := w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: typ, ID: id,
+			JSON: []byte(string(fhir.Prefix(typ, id)) + `}}`)}}}})
+		must(t, err)
+	}
+	e := gin.New()
+	w.build(e, dir, log)
+	w.srv.Config.Handler = e
+	w.srv.StartTLS()
+	t.Cleanup(w.srv.Close)
+	return w
+}
+
+func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
+	t := w.t
+	ctx := context.Background()
+	rec, err := audit.NewRecorder(audit.Options{Store: w.store, Clock: w.now, Rand: rand.Reader, Observer: w.base, Logger: log})
+	must(t, err)
+	scopes := scope.Parser{TokenParam: func(typ, code string) bool {
+		p, ok := search.Lookup(typ, code)
+		return ok && p.Kind == search.KindToken
+	}}
+	clients := &client.Registry{Store: w.store, Scopes: scopes, Clock: w.now}
+	ring, err := keys.Open(dir, w.now)
+	must(t, err)
+	assertions, err := client.NewAssertions(clients, &client.Keys{Clock: w.now, HTTP: http.DefaultClient}, w.base+"/oauth/token")
+	must(t, err)
+	vault, err := authn.OpenVault(dir)
+	must(t, err)
+	passkeys, err := authn.NewPasskeys(w.base, w.now)
+	must(t, err)
+	w.users = &user.Registry{Store: w.store, Clock: w.now}
+	sessions := &session.Sessions{Store: w.store, Users: w.users, Clock: w.now}
+	w.signs, err = signin.New(signin.Options{Store: w.store, Audit: rec, Users: w.users, Sessions: sessions, Passkeys: passkeys,
+		Passwords: authn.NewPasswords(nil), Vault: vault, Issuer: w.base, Clock: w.now, Logger: log,
+		Known: func(ctx context.Context, ref fhir.Ref) (bool, error) {
+			_, _, err := w.store.Read(ctx, ref, 0)
+			if err != nil && fhir.KindOf(err) == fhir.NotFound {
+				return false, nil
+			}
+			return err == nil, err
+		}})
+	must(t, err)
+	w.apps, err = token.New(ctx, token.Options{Store: w.store, Audit: rec, Keys: ring, Assertions: assertions, Scopes: scopes, Clock: w.now, Rand: rand.Reader,
+		Issuer: w.base, Audience: w.base + "/fhir", Alive: w.signs.Alive})
+	must(t, err)
+	launches := &launch.Service{Store: w.store, Audit: rec, Clients: clients, Scopes: scopes, Clock: w.now, Base: w.base + "/fhir", Logger: log}
+	flow, err := authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: clients, Launches: launches, Scopes: scopes, Clock: w.now, Rand: rand.Reader,
+		Issuer: w.base, Audience: w.base + "/fhir", RoleRules: role.RulesOf,
+		MaySelect: func(_ context.Context, s authorize.Subject, _, _ string) error {
+			if s.HasRole("practitioner") {
+				return nil
+			}
+			return fhir.Errorf(fhir.Forbidden, "MaySelect", "no")
+		}})
+	must(t, err)
+	w.glass, err = breakglass.New(w.store, rec, w.now, log)
+	must(t, err)
+	p, err := pages.New(pages.Options{Base: w.base, Version: "test", SignIn: w.signs, Sessions: sessions, Users: w.users,
+		Cookies: session.Cookies{Origin: w.base, Vault: vault, Clock: w.now}, Flow: flow, Apps: w.apps, Clients: clients, Launcher: launcher{launches},
+		Glass: w.glass, Patients: patients{w}, Scopes: scopes, Audit: rec, Clock: w.now, Logger: log})
+	must(t, err)
+	p.Mount(e)
+	flow.Mount(e)
+	w.apps.Mount(e)
+	e.GET("/app/callback", func(c *gin.Context) {
+		c.Data(http.StatusOK, "text/html; charset=utf-8", []byte("<!DOCTYPE html><html lang=en><title>App</title><h1>Back in the app</h1>"))
+	})
+	w.app, err = clients.Add(ctx, client.Client{ID: "heartbook", Name: "Heartbook", Method: client.None, RedirectURIs: []string{w.base + "/app/callback"},
+		LaunchURL: w.base + "/app/launch", Scope: "openid fhirUser launch launch/patient offline_access online_access patient/*.rs user/*.rs"})
+	must(t, err)
+}
+
+// invite makes a user and the link for them.
+func (w *world) invite(login, name string, roles ...string) string {
+	w.t.Helper()
+	n := signin.NewUser{Login: login, Name: name, Roles: roles}
+	for _, r := range roles {
+		switch r {
+		case "patient":
+			n.Patient = "ada"
+		case "practitioner":
+			n.Practitioner = "doc"
+		}
+	}
+	_, tok, err := w.signs.Invite(context.Background(), signin.From{}, signin.Actor{Operator: "uid:0"}, n)
+	must(w.t, err)
+	return w.base + "/auth/invite?token=" + tok
+}
+
+// browser is a person's browser without script.
+type browser struct {
+	w *world
+	c *http.Client
+	// plain headers of the next requests; the default is what a browser sends.
+	headers map[string]string
+	body    string
+	resp    *http.Response
+}
+
+func (w *world) browser() *browser {
+	jar, err := cookiejar.New(nil)
+	must(w.t, err)
+	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // the certificate is httptest's
+	w.t.Cleanup(tr.CloseIdleConnections)
+	return &browser{w: w, c: &http.Client{Jar: jar, Transport: tr, CheckRedirect: func(r *http.Request, _ []*http.Request) error {
+		if strings.HasPrefix(r.URL.Path, "/app/") {
+			return http.ErrUseLastResponse
+		}
+		return nil
+	}}, headers: map[string]string{"Sec-Fetch-Site": "same-origin"}}
+}
+
+func (b *browser) do(method, to, kind string, body io.Reader) *browser {
+	b.w.t.Helper()
+	if !strings.HasPrefix(to, "https://") {
+		to = b.w.base + to
+	}
+	req, err := http.NewRequest(method, to, body)
+	must(b.w.t, err)
+	if kind != "" {
+		req.Header.Set("Content-Type", kind)
+	}
+	for k, v := range b.headers {
+		if v != "" {
+			req.Header.Set(k, v)
+		}
+	}
+	b.resp, err = b.c.Do(req)
+	must(b.w.t, err)
+	raw, err := io.ReadAll(b.resp.Body)
+	must(b.w.t, err)
+	must(b.w.t, b.resp.Body.Close())
+	b.body = string(raw)
+	return b
+}
+
+func (b *browser) get(path string) *browser {
+	b.w.t.Helper()
+	return b.do(http.MethodGet, path, "", nil)
+}
+
+var csrfField = regexp.MustCompile(`(?:name="csrf" value|data-csrf)="([^"]+)"`)
+
+func (b *browser) csrf() string {
+	b.w.t.Helper()
+	m := csrfField.FindStringSubmatch(b.body)
+	if m == nil {
+		b.w.t.Fatalf("no token on %s:\n%s", b.resp.Request.URL, b.body)
+	}
+	return m[1]
+}
+
+// post sends a form of the page that is open.
+func (b *browser) post(path string, form url.Values) *browser {
+	b.w.t.Helper()
+	form.Set("csrf", b.csrf())
+	return b.do(http.MethodPost, path, "application/x-www-form-urlencoded", strings.NewReader(form.Encode()))
+}
+
+// call is what the script does.
+func (b *browser) call(path, csrf string, in any) map[string]any {
+	b.w.t.Helper()
+	raw, err := json.Marshal(in)
+	must(b.w.t, err)
+	page := b.body
+	b.headers["X-CSRF-Token"] = csrf
+	b.do(http.MethodPost, path, "application/json", strings.NewReader(string(raw)))
+	delete(b.headers, "X-CSRF-Token")
+	var out map[string]any
+	if err := json.Unmarshal([]byte(b.body), &out); err != nil {
+		b.w.t.Fatalf("%s: %d %s", path, b.resp.StatusCode, b.body)
+	}
+	b.body = page
+	return out
+}
+
+func (b *browser) status(want int) *browser {
+	b.w.t.Helper()
+	if b.resp.StatusCode != want {
+		b.w.t.Fatalf("%s %s: %d, want %d\n%s", b.resp.Request.Method, b.resp.Request.URL.Path, b.resp.StatusCode, want, b.body)
+	}
+	return b
+}
+
+func (b *browser) has(texts ...string) *browser {
+	b.w.t.Helper()
+	for _, s := range texts {
+		if !strings.Contains(b.body, s) {
+			b.w.t.Fatalf("%s: no %q in\n%s", b.resp.Request.URL.Path, s, b.body)
+		}
+	}
+	return b
+}
+
+func (b *browser) at(path string) *browser {
+	b.w.t.Helper()
+	if got := b.resp.Request.URL.Path; got != path {
+		b.w.t.Fatalf("at %s, want %s\n%s", got, path, b.body)
+	}
+	return b
+}
+
+// authorizeURL is what an app sends the browser to.
+func (w *world) authorizeURL(scopes string, more url.Values) (to, verifier string) {
+	verifier = rand.Text() + rand.Text()
+	sum := sha256.Sum256([]byte(verifier))
+	q := url.Values{"response_type": {"code"}, "client_id": {w.app.ID}, "redirect_uri": {w.base + "/app/callback"}, "scope": {scopes}, "state": {"s-1"},
+		"aud": {w.base + "/fhir"}, "code_challenge": {base64.RawURLEncoding.EncodeToString(sum[:])}, "code_challenge_method": {"S256"}}
+	for k, v := range more {
+		q[k] = v
+	}
+	return w.base + "/oauth/authorize?" + q.Encode(), verifier
+}
+
+// redeem exchanges the code that the browser was sent back with.
+func (w *world) redeem(b *browser, verifier string) (int, map[string]any) {
+	w.t.Helper()
+	to, err := url.Parse(b.resp.Header.Get("Location"))
+	must(w.t, err)
+	code := to.Query().Get("code")
+	if code == "" {
+		w.t.Fatalf("no code in %s", to)
+	}
+	return w.token(b.c, url.Values{"grant_type": {"authorization_code"}, "code": {code}, "client_id": {w.app.ID}, "redirect_uri": {w.base + "/app/callback"}, "code_verifier": {verifier}})
+}
+
+func (w *world) token(c *http.Client, form url.Values) (int, map[string]any) {
+	w.t.Helper()
+	resp, err := c.PostForm(w.base+"/oauth/token", form)
+	must(w.t, err)
+	defer resp.Body.Close()
+	var out map[string]any
+	must(w.t, json.NewDecoder(resp.Body).Decode(&out))
+	return resp.StatusCode, out
+}
+
+// events counts the AuditEvents that hold a text.
+func (w *world) events(text string) int {
+	w.t.Helper()
+	q, err := search.Parse("AuditEvent", [][2]string{{"_count", "1000"}}, search.ParseOptions{})
+	must(w.t, err)
+	n := 0
+	must(w.t, w.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
+		if strings.Contains(string(f.Resource.JSON), text) {
+			n++
+		}
+		return true
+	}))
+	return n
+}

@@ -1,0 +1,417 @@
+// Package register is dynamic client registration: POST /oauth/register (RFC
+// 7591) and GET, PUT, DELETE /oauth/register/<client_id> (RFC 7592).
+//
+// It owns: these endpoints, and the initial access tokens without which
+// nobody registers. It does not own: what a registration must be
+// (smart/client).
+//
+// An initial access token is made by an operator (NewToken). It is good for a
+// number of registrations until it expires, and bounds the scopes that these
+// may have. A client that has registered manages itself with the registration
+// access token of the answer.
+//
+// # State
+//
+//	register/<SHA-256 of the initial access token, base64url>   Ticket
+package register
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/store"
+	"pulsegate/smart/client"
+	"pulsegate/smart/internal/limit"
+	"pulsegate/smart/internal/oauth"
+	"pulsegate/smart/scope"
+)
+
+const (
+	room = "register/"
+	// Path of the endpoint below the base URL.
+	Path    = "/oauth/register"
+	maxBody = 128 << 10
+)
+
+// Ticket is what an initial access token is good for.
+type Ticket struct {
+	Scope   string    `json:"scope"` // a registration may have no more
+	Uses    int       `json:"uses"`  // left
+	By      string    `json:"by"`    // who made it
+	Expires time.Time `json:"expires"`
+}
+
+// Store is the small state of a store.Store.
+type Store interface {
+	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
+	Get(ctx context.Context, key string) ([]byte, error)
+}
+
+// Recorder is the audit.Recorder.
+type Recorder interface {
+	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
+	Record(ctx context.Context, evs ...audit.Event) error
+}
+
+// Handler is the endpoint. All fields are needed but Logger and Limits.
+type Handler struct {
+	Store    Store
+	Audit    Recorder
+	Registry *client.Registry
+	Scopes   scope.Parser
+	Clock    func() time.Time
+	Rand     io.Reader
+	Issuer   string // the server's base URL
+	Logger   *slog.Logger
+	Limits   *limit.Limiter
+}
+
+// NewLimits are the limits of the endpoint: registration is rare.
+func NewLimits() *limit.Limiter { return limit.New(limit.Limits{Global: 50, Remote: 10}) }
+
+// Mount puts the endpoint at Path.
+func (h *Handler) Mount(m gin.IRouter) {
+	m.Any(Path, gin.WrapF(func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, "") }))
+	m.Any(Path+"/:client", func(c *gin.Context) { h.serve(c.Writer, c.Request, c.Param("client")) })
+}
+
+func ticketKey(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return room + base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+func (h *Handler) secret() (string, error) {
+	var b [32]byte
+	if _, err := io.ReadFull(h.Rand, b[:]); err != nil {
+		return "", fhir.Wrap("register.secret", err)
+	}
+	return client.NewSecret(b), nil
+}
+
+// NewToken makes an initial access token. It is shown once.
+func (h *Handler) NewToken(ctx context.Context, t Ticket) (string, error) {
+	set, err := h.Scopes.Parse(t.Scope)
+	if err != nil {
+		return "", err
+	}
+	if t.Uses < 1 || t.Uses > 1000 || !t.Expires.After(h.Clock()) {
+		return "", fhir.Errorf(fhir.Invalid, "register.NewToken", "1 to 1000 registrations, and an end in the future")
+	}
+	t.Scope = set.String()
+	tok, err := h.secret()
+	if err != nil {
+		return "", err
+	}
+	b, err := json.Marshal(t)
+	if err != nil {
+		return "", fhir.Wrap("register.NewToken", err)
+	}
+	_, err = h.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: ticketKey(tok), Value: b, Expect: store.StateAbsent, Expires: t.Expires}}})
+	return tok, fhir.Wrap("register.NewToken", err)
+}
+
+// Metadata is a client as RFC 7591 2 writes it, with SMART's launch URL.
+type Metadata struct {
+	ClientID      string          `json:"client_id,omitempty"`
+	Secret        string          `json:"client_secret,omitempty"`
+	SecretExpires *int64          `json:"client_secret_expires_at,omitempty"`
+	Issued        int64           `json:"client_id_issued_at,omitempty"`
+	Token         string          `json:"registration_access_token,omitempty"`
+	URI           string          `json:"registration_client_uri,omitempty"`
+	Name          string          `json:"client_name,omitempty"`
+	RedirectURIs  []string        `json:"redirect_uris,omitempty"`
+	Method        string          `json:"token_endpoint_auth_method,omitempty"`
+	Grants        []string        `json:"grant_types,omitempty"`
+	Responses     []string        `json:"response_types,omitempty"`
+	Scope         string          `json:"scope,omitempty"`
+	ClientURI     string          `json:"client_uri,omitempty"`
+	LogoURI       string          `json:"logo_uri,omitempty"`
+	TOSURI        string          `json:"tos_uri,omitempty"`
+	PolicyURI     string          `json:"policy_uri,omitempty"`
+	JWKS          json.RawMessage `json:"jwks,omitempty"`
+	JWKSURI       string          `json:"jwks_uri,omitempty"`
+	LaunchURL     string          `json:"initiate_login_uri,omitempty"`
+	DPoPBound     bool            `json:"dpop_bound_access_tokens,omitempty"`
+	CertBound     bool            `json:"tls_client_certificate_bound_access_tokens,omitempty"`
+}
+
+func badMetadata(rule string) *oauth.Error { return oauth.Bad("invalid_client_metadata", rule) }
+
+// into writes the metadata over c. What it does not name takes its default:
+// an update replaces (RFC 7592 2.2).
+func (m *Metadata) into(c *client.Client) *oauth.Error {
+	method := client.Method(m.Method)
+	if method == "" {
+		method = client.SecretBasic // RFC 7591 2
+	}
+	if len(m.Responses) > 0 && (len(m.Responses) > 1 || m.Responses[0] != "code") {
+		return badMetadata("response_types: code only")
+	}
+	c.Grants = nil
+	for _, g := range m.Grants {
+		c.Grants = append(c.Grants, client.Grant(g))
+	}
+	c.Name, c.RedirectURIs, c.Method, c.Scope, c.ClientURI, c.LogoURI = m.Name, m.RedirectURIs, method, m.Scope, m.ClientURI, m.LogoURI
+	c.TOSURI, c.PolicyURI, c.JWKS, c.JWKSURL, c.LaunchURL = m.TOSURI, m.PolicyURI, m.JWKS, m.JWKSURI, m.LaunchURL
+	c.DPoPBound, c.CertBound = m.DPoPBound, m.CertBound
+	if string(c.JWKS) == "null" {
+		c.JWKS = nil
+	}
+	return nil
+}
+
+func (h *Handler) metadata(c client.Client) Metadata {
+	m := Metadata{ClientID: c.ID, Issued: c.Created.Unix(), URI: h.Issuer + Path + "/" + c.ID, Name: c.Name, RedirectURIs: c.RedirectURIs,
+		Method: string(c.Auth()), Scope: c.Scope, ClientURI: c.ClientURI, LogoURI: c.LogoURI, TOSURI: c.TOSURI, PolicyURI: c.PolicyURI,
+		JWKS: c.JWKS, JWKSURI: c.JWKSURL, LaunchURL: c.LaunchURL, DPoPBound: c.DPoPBound, CertBound: c.CertBound}
+	for _, g := range []client.Grant{client.Code, client.Refresh, client.Credentials} {
+		if c.May(g) {
+			m.Grants = append(m.Grants, string(g))
+		}
+	}
+	if c.May(client.Code) {
+		m.Responses = []string{"code"}
+	}
+	if c.Symmetric() {
+		m.SecretExpires = new(int64) // never
+	}
+	return m
+}
+
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, id string) {
+	oauth.Headers(w.Header())
+	now := h.Clock()
+	remote := oauth.Remote(r)
+	var status int
+	var out any
+	var f *oauth.Error
+	if wait, ok := h.Limits.Admit(remote, now); !ok {
+		f = oauth.TooMany(wait)
+	} else if wait, ok := h.Limits.MayFail(limit.Failing(remote, ""), now); !ok {
+		f = oauth.TooMany(wait)
+	} else if status, out, f = h.dispatch(w, r, id); f != nil && f.Status < 500 {
+		h.Limits.Failed(limit.Failing(remote, ""), now)
+	}
+	switch {
+	case f != nil:
+		h.Logger.InfoContext(r.Context(), "registration refused", "error", f.Code, "rule", f.Description, "request", w.Header().Get("X-Request-Id"), "cause", f.Cause)
+		if f.Status == http.StatusMethodNotAllowed && id != "" {
+			w.Header().Set("Allow", "GET, PUT, DELETE")
+		}
+		oauth.Refuse(w, f)
+	case out == nil:
+		w.WriteHeader(status)
+	default:
+		oauth.Write(w, status, out)
+	}
+}
+
+func bearer(r *http.Request) string {
+	scheme, tok, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || len(tok) > 256 {
+		return ""
+	}
+	return tok
+}
+
+var errToken = &oauth.Error{Status: http.StatusUnauthorized, Code: "invalid_token", Description: "the token is not known, or is used up",
+	Challenge: `Bearer error="invalid_token"`} // read only
+
+func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request, id string) (int, any, *oauth.Error) {
+	if id == "" {
+		if r.Method != http.MethodPost {
+			return 0, nil, &oauth.Error{Status: http.StatusMethodNotAllowed, Code: "invalid_request", Description: "registration takes POST"}
+		}
+		return h.create(w, r)
+	}
+	c, err := h.Registry.Get(r.Context(), id)
+	if err != nil && fhir.KindOf(err) != fhir.NotFound {
+		return 0, nil, oauth.Unavailable(err)
+	}
+	// In constant time, and alike for a client that is not there.
+	if subtle.ConstantTimeCompare(client.Hash(bearer(r)), c.RegistrationHash) != 1 || err != nil || c.Disabled {
+		return 0, nil, errToken
+	}
+	switch r.Method {
+	case http.MethodGet:
+		return http.StatusOK, h.metadata(c), nil
+	case http.MethodPut:
+		return h.update(w, r, c)
+	case http.MethodDelete:
+		if err := h.Registry.Disable(r.Context(), c.ID); err != nil {
+			return 0, nil, oauth.Unavailable(err)
+		}
+		if err := h.record(r, w, c, "DELETE"); err != nil {
+			return 0, nil, oauth.Unavailable(err)
+		}
+		return http.StatusNoContent, nil, nil
+	}
+	return 0, nil, &oauth.Error{Status: http.StatusMethodNotAllowed, Code: "invalid_request", Description: "GET, PUT or DELETE"}
+}
+
+func (h *Handler) event(r *http.Request, w http.ResponseWriter, c client.Client, method string) audit.Event {
+	return audit.Event{Kind: audit.Rest, Interaction: "operation", Query: method + " " + Path, RemoteIP: oauth.Remote(r),
+		RequestID: w.Header().Get("X-Request-Id"), Principal: &access.Principal{ClientID: c.ID, ClientName: c.Name}}
+}
+
+func (h *Handler) record(r *http.Request, w http.ResponseWriter, c client.Client, method string) error {
+	return h.Audit.Record(r.Context(), h.event(r, w, c, method))
+}
+
+func read(w http.ResponseWriter, r *http.Request) (Metadata, *oauth.Error) {
+	var m Metadata
+	if mt, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mt != "application/json" {
+		return m, badMetadata("Content-Type must be application/json")
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return m, badMetadata("the body is larger than 128 KiB or broke off")
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return m, badMetadata("the body is not client metadata")
+	}
+	return m, nil
+}
+
+// bounded reports whether what a registration asks for is within a bound.
+func (h *Handler) bounded(asked, bound string) *oauth.Error {
+	have, err := h.Scopes.Parse(bound)
+	if err != nil {
+		return oauth.Unavailable(err)
+	}
+	want, err := h.Scopes.Parse(asked)
+	if err != nil {
+		return badMetadata(oauth.Text(err))
+	}
+	if !have.Covers(want) {
+		return badMetadata("scope goes beyond what the initial access token allows")
+	}
+	return nil
+}
+
+func metadataError(err error) *oauth.Error {
+	if fhir.KindOf(err) != fhir.Invalid {
+		return oauth.Unavailable(err)
+	}
+	if text := oauth.Text(err); strings.HasPrefix(text, "redirect_uris") {
+		return oauth.Bad("invalid_redirect_uri", text)
+	}
+	return badMetadata(oauth.Text(err))
+}
+
+func (h *Handler) create(w http.ResponseWriter, r *http.Request) (int, any, *oauth.Error) {
+	ctx := r.Context()
+	tok := bearer(r)
+	raw, err := h.Store.Get(ctx, ticketKey(tok))
+	if err != nil {
+		return 0, nil, oauth.Unavailable(err)
+	}
+	var t Ticket
+	if tok == "" || raw == nil || json.Unmarshal(raw, &t) != nil || t.Uses < 1 || !h.Clock().Before(t.Expires) {
+		return 0, nil, errToken
+	}
+	m, f := read(w, r)
+	if f != nil {
+		return 0, nil, f
+	}
+	if m.Scope == "" {
+		m.Scope = t.Scope
+	}
+	if f := h.bounded(m.Scope, t.Scope); f != nil {
+		return 0, nil, f
+	}
+	var c client.Client
+	if f := m.into(&c); f != nil {
+		return 0, nil, f
+	}
+	secret, manage, f := h.secrets(&c)
+	if f != nil {
+		return 0, nil, f
+	}
+	c, cw, err := h.Registry.Prepare(c)
+	if err != nil {
+		return 0, nil, metadataError(err)
+	}
+	t.Uses--
+	left, err := json.Marshal(t)
+	if err != nil {
+		return 0, nil, oauth.Unavailable(err)
+	}
+	wr, leaf, err := h.Audit.Prepare(h.event(r, w, c, "POST"))
+	if err != nil {
+		return 0, nil, oauth.Unavailable(err)
+	}
+	// The client and the use of the token are one commit: a token for one
+	// registration makes one.
+	_, err = h.Store.Commit(ctx, &store.Batch{Writes: []store.Write{wr}, Leaves: []store.Leaf{leaf}, State: []store.StateWrite{cw,
+		{Key: ticketKey(tok), Value: left, Expect: store.StateEquals, Old: raw, Expires: t.Expires}}})
+	if err != nil {
+		return 0, nil, oauth.Unavailable(err)
+	}
+	out := h.metadata(c)
+	out.Secret, out.Token = secret, manage
+	return http.StatusCreated, out, nil
+}
+
+// secrets makes what a new client needs, and puts the hashes into c.
+func (h *Handler) secrets(c *client.Client) (secret, manage string, f *oauth.Error) {
+	var err, serr error
+	manage, err = h.secret()
+	c.RegistrationHash = client.Hash(manage)
+	if c.Symmetric() {
+		secret, serr = h.secret()
+		c.SecretHash = client.Hash(secret)
+	}
+	if err = errors.Join(err, serr); err != nil {
+		return "", "", oauth.Unavailable(err)
+	}
+	return secret, manage, nil
+}
+
+func (h *Handler) update(w http.ResponseWriter, r *http.Request, have client.Client) (int, any, *oauth.Error) {
+	m, f := read(w, r)
+	if f != nil {
+		return 0, nil, f
+	}
+	if m.ClientID != have.ID {
+		return 0, nil, badMetadata("client_id must be that of the registration")
+	}
+	// What a client was given it may give up; more is for an operator.
+	if m.Scope == "" {
+		m.Scope = have.Scope
+	}
+	if f := h.bounded(m.Scope, have.Scope); f != nil {
+		return 0, nil, f
+	}
+	c, err := h.Registry.Change(r.Context(), have.ID, func(c *client.Client) error {
+		if f := m.into(c); f != nil {
+			return fhir.Errorf(fhir.Invalid, "register.update", "%s", f.Description)
+		}
+		if c.Auth() != have.Auth() && !(c.Symmetric() && have.Symmetric()) {
+			return fhir.Errorf(fhir.Invalid, "register.update", "token_endpoint_auth_method cannot be changed; register anew")
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, nil, metadataError(err)
+	}
+	if err := h.record(r, w, c, "PUT"); err != nil {
+		return 0, nil, oauth.Unavailable(err)
+	}
+	return http.StatusOK, h.metadata(c), nil
+}

@@ -1,0 +1,216 @@
+package role
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+)
+
+// Role is a kind of person.
+type Role string
+
+const (
+	Patient       Role = "patient"
+	Practitioner  Role = "practitioner"
+	Administrator Role = "administrator"
+	Auditor       Role = "auditor"
+)
+
+// all are the roles, in the order of the table's columns.
+var all = [...]Role{Patient, Practitioner, Administrator, Auditor}
+
+// All returns the roles in a fixed order.
+func All() []Role { return slices.Clone(all[:]) }
+
+// row is one line of the table: what each role may do, in letters of SMART v2
+// (c create, r read, u update, d delete, s search).
+type row struct {
+	typ                                           string
+	patient, practitioner, administrator, auditor string
+}
+
+// table is the only place that grants. What is not here is denied.
+//
+// Administrators run the server; they see no measurement. Auditors see who saw
+// what, and under which consent. Nobody writes an AuditEvent or, as a person,
+// an Observation: those come from devices and from the server.
+var table = [...]row{ //   patient practitioner administrator auditor
+	{"AuditEvent", "rs", "", "", "rs"},
+	{"Consent", "rs", "rs", "rs", "rs"},
+	{"Device", "rs", "rs", "rsu", ""},
+	{"Group", "", "rs", "cruds", ""},
+	{"Observation", "rs", "rs", "", ""},
+	{"Organization", "r", "rs", "crus", "rs"},
+	{"Patient", "rs", "rs", "crus", "r"},
+	{"Practitioner", "r", "rs", "crus", "rs"},
+	{"Provenance", "rs", "rs", "", "rs"},
+	{"Subscription", "", "", "rs", "rs"},
+}
+
+// Action is what a person does that is no FHIR interaction.
+type Action string
+
+const (
+	ManageUsers   Action = "manage-users"   // invite, disable, change roles
+	ManageClients Action = "manage-clients" // register and disable clients
+	Launch        Action = "launch"         // launch an app with a chosen patient
+	ChoosePatient Action = "choose-patient" // be asked which patient an app may see
+	BreakGlass    Action = "break-glass"    // see one patient's data without consent, for a reason
+	Review        Action = "review"         // review what was broken
+	Export        Action = "export"         // Bulk Data export
+	Hold          Action = "hold"           // legal hold
+	RevokeDevice  Action = "revoke-device"
+)
+
+// actions is the second table: who does what, and what needs a step-up.
+var actions = map[Action]struct {
+	roles  []Role
+	stepUp bool
+}{
+	ManageUsers:   {[]Role{Administrator}, true},
+	ManageClients: {[]Role{Administrator}, true},
+	Launch:        {[]Role{Practitioner, Administrator}, false},
+	ChoosePatient: {[]Role{Practitioner}, false},
+	BreakGlass:    {[]Role{Practitioner}, true},
+	Review:        {[]Role{Auditor}, false},
+	Export:        {[]Role{Administrator}, true},
+	Hold:          {[]Role{Administrator, Auditor}, true},
+	RevokeDevice:  {[]Role{Administrator}, true},
+}
+
+func (r row) of(x Role) string {
+	switch x {
+	case Patient:
+		return r.patient
+	case Practitioner:
+		return r.practitioner
+	case Administrator:
+		return r.administrator
+	case Auditor:
+		return r.auditor
+	}
+	return ""
+}
+
+// Valid reports whether r is a role.
+func (r Role) Valid() bool { return slices.Contains(all[:], r) }
+
+// Staff reports whether r works for the hospital: MFA is mandatory and an idle
+// session ends.
+func (r Role) Staff() bool { return r.Valid() && r != Patient }
+
+// Roles is what one person is.
+type Roles []Role
+
+// Parse reads role names; an error is of kind Invalid.
+func Parse(names []string) (Roles, error) {
+	var out Roles
+	for _, n := range names {
+		r := Role(strings.TrimSpace(n))
+		if !r.Valid() {
+			return nil, fhir.Errorf(fhir.Invalid, "role.Parse", "role: patient, practitioner, administrator or auditor")
+		}
+		if !slices.Contains(out, r) {
+			out = append(out, r)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fhir.Errorf(fhir.Invalid, "role.Parse", "role: at least one is needed")
+	}
+	// One person does not both act and audit: nobody reviews themselves.
+	if slices.Contains(out, Auditor) && slices.Contains(out, Administrator) {
+		return nil, fhir.Errorf(fhir.Invalid, "role.Parse", "role: an auditor is not an administrator as well")
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// Has reports whether x is among the roles.
+func (rs Roles) Has(x Role) bool { return slices.Contains(rs, x) }
+
+// Staff reports whether any role is one of the staff.
+func (rs Roles) Staff() bool { return slices.ContainsFunc(rs, Role.Staff) }
+
+// Strings returns the names.
+func (rs Roles) Strings() []string {
+	out := make([]string, len(rs))
+	for i, r := range rs {
+		out[i] = string(r)
+	}
+	return out
+}
+
+// May reports whether any role does a.
+func (rs Roles) May(a Action) bool {
+	return slices.ContainsFunc(actions[a].roles, rs.Has)
+}
+
+// StepUp reports whether a needs a fresh phishing-resistant factor. An action
+// that is not in the table needs one.
+func StepUp(a Action) bool {
+	x, ok := actions[a]
+	return !ok || x.stepUp
+}
+
+// Rules are what the roles may do, as the ceiling of a Grant. No role, or none
+// that is known, gives no rule, which denies all.
+func (rs Roles) Rules() []access.Rule {
+	var out []access.Rule
+	for _, line := range table {
+		var may access.Interaction
+		for _, r := range rs {
+			may |= letters(line.of(r))
+		}
+		if may != 0 {
+			out = append(out, access.Rule{Type: line.typ, May: may})
+		}
+	}
+	return out
+}
+
+// RulesOf are the rules of roles by name, as they stand in a token's record.
+// A name that is no role gives nothing.
+func RulesOf(names []string) []access.Rule {
+	rs := make(Roles, len(names))
+	for i, n := range names {
+		rs[i] = Role(n)
+	}
+	return rs.Rules()
+}
+
+func letters(s string) access.Interaction {
+	var may access.Interaction
+	for _, c := range s {
+		switch c {
+		case 'c':
+			may |= access.Create
+		case 'r':
+			may |= access.Read
+		case 'u':
+			may |= access.Update
+		case 'd':
+			may |= access.Delete
+		case 's':
+			may |= access.Search
+		}
+	}
+	return may
+}
+
+// How long a session lives.
+const (
+	Idle     = 15 * time.Minute // of staff
+	IdleOwn  = time.Hour        // of a patient, who looks at their own data
+	Absolute = 12 * time.Hour
+)
+
+// Idle is how long a session of these roles may rest.
+func (rs Roles) Idle() time.Duration {
+	if !rs.Staff() && len(rs) > 0 {
+		return IdleOwn
+	}
+	return Idle
+}
