@@ -179,7 +179,7 @@ func (c *compactor) plan(v *view, in *seriesInfo, all bool) (*compaction, error)
 	if err != nil {
 		return nil, err
 	}
-	tails, err := c.tails(v.snap, in)
+	tails, err := c.blocks(v.snap, in, levelTail)
 	if err != nil || len(tails) == 0 {
 		return nil, err
 	}
@@ -217,8 +217,9 @@ func (c *compactor) plan(v *view, in *seriesInfo, all bool) (*compaction, error)
 	return x, err
 }
 
-func (c *compactor) tails(r pebble.Reader, in *seriesInfo) (out []tail, err error) {
-	pre := levelPrefix(tabHead, in.id, levelTail)
+// blocks are the headers of one level, in order of their keys.
+func (c *compactor) blocks(r pebble.Reader, in *seriesInfo, level byte) (out []tail, err error) {
+	pre := levelPrefix(tabHead, in.id, level)
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
 	if err != nil {
 		return nil, err
@@ -279,7 +280,7 @@ func (c *compactor) split(x *compaction, cols *series.Columns, where func(h *ser
 // intoBase merges the tails with the base blocks that they overlap, and with
 // small ones beside. It declines when that would rewrite too much.
 func (c *compactor) intoBase(r pebble.Reader, x *compaction, tails []tail, all bool) (done bool, err error) {
-	base, err := c.base(r, x.in)
+	base, err := c.blocks(r, x.in, levelBase)
 	if err != nil {
 		return false, err
 	}
@@ -349,23 +350,6 @@ func (c *compactor) rewrite(r pebble.Reader, x *compaction, run []tail, cols *se
 	return c.split(x, merged, func(h *series.Header, _ int, check uint32) placed {
 		return placed{level: levelBase, major: sortable(h.MinStart), minor: check}
 	})
-}
-
-func (c *compactor) base(r pebble.Reader, in *seriesInfo) (out []tail, err error) {
-	pre := levelPrefix(tabHead, in.id, levelBase)
-	it, err := r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
-	if err != nil {
-		return nil, err
-	}
-	defer closing(it, &err)
-	for ok := it.First(); ok; ok = it.Next() {
-		h, err := series.DecodeHeader(it.Value())
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, tail{slices.Clone(it.Key()), h})
-	}
-	return out, it.Error()
 }
 
 // putCompaction applies a compaction to the group, unless a sample has left
