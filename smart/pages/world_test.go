@@ -59,19 +59,19 @@ type world struct {
 	app   client.Client
 
 	mu    sync.Mutex
-	ahead time.Duration // of the clock
+	clock time.Time // moved by pass alone: a slow machine must not change who has to wait
 }
 
 func (w *world) now() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return time.Now().Add(w.ahead)
+	return w.clock
 }
 
 func (w *world) pass(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.ahead += d
+	w.clock = w.clock.Add(d)
 }
 
 // patients are two, from the store.
@@ -120,7 +120,7 @@ func must(t *testing.T, err error) {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	gin.SetMode(gin.ReleaseMode)
-	w := &world{t: t}
+	w := &world{t: t, clock: time.Now()}
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
 	var err error
