@@ -3,6 +3,7 @@ package series
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 )
 
@@ -78,6 +79,31 @@ func FuzzParseID(f *testing.F) {
 			if back := k.ID(); back != id {
 				t.Fatalf("%q became %q", id, back)
 			}
+		}
+	})
+}
+
+// FuzzDecodeTemplate: a stored template is what AppendTemplate writes, or an
+// error; and every template that is read writes Observations.
+func FuzzDecodeTemplate(f *testing.F) {
+	t := &Template{Identity: Identity{1, 2}, Class: Long, KeyValue: true, Seed: 1 << 63, Patient: "p", Vendor: "apple", Values: 1,
+		Categories: []string{"vital-signs", ""}, Holes: []Hole{HoleEffective, HoleValue}, Parts: [][]byte{[]byte(`{"a":"`), []byte(`","b":`), []byte(`}`)}}
+	f.Add(AppendTemplate(nil, t))
+	t.Values, t.Holes, t.Parts = 0, nil, [][]byte{[]byte("{}")}
+	f.Add(AppendTemplate(nil, t))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := DecodeTemplate(b)
+		if err != nil {
+			return
+		}
+		again := AppendTemplate(nil, got)
+		back, err := DecodeTemplate(again)
+		if err != nil || !reflect.DeepEqual(got, back) {
+			t.Fatalf("%v\n%+v\n%+v", err, got, back)
+		}
+		s := Sample{Start: monday, End: NoEnd}
+		if out := got.Append(nil, &s); len(out) < len(got.Parts[0]) {
+			t.Fatal("wrote less than the template's beginning")
 		}
 	})
 }
