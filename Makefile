@@ -13,8 +13,8 @@ export PULSEGATE_FIXTURES
 
 .PHONY: run build test browser oracle twins race smoke hostile bench fuzz generate clean
 
-run: build ## a demo server on http://127.0.0.1:8080 with invented wearers
-	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080
+run: build ## a demo server on http://localhost:8080 with invented wearers
+	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080 --base-url http://localhost:8080
 
 build: $(BIN)
 
