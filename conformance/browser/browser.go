@@ -226,3 +226,10 @@ func (p *Tab) Check(name string) *Tab {
 	p.Run(command(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{}), command(emulation.ClearDeviceMetricsOverride, cdp.Empty{}))
 	return p
 }
+
+// Press clicks what leads away from the page.
+func (p *Tab) Press(selector string) *Tab {
+	p.t.Helper()
+	p.Run(chromedp.WaitVisible(chromedp.CSS(selector)), chromedp.Click(chromedp.CSS(selector)))
+	return p
+}
