@@ -11,10 +11,13 @@ CRASHES ?= 50
 PULSEGATE_FIXTURES ?= $(abspath $(wildcard ../shared/fixtures))
 export PULSEGATE_FIXTURES
 
-.PHONY: run build test browser oracle twins race smoke hostile bench fuzz generate clean
+.PHONY: run app build test browser oracle twins race smoke hostile bench fuzz generate clean
 
-run: build ## a demo server on http://127.0.0.1:8080 with invented wearers
-	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080
+run: build ## a demo server on http://localhost:8080 with invented wearers
+	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080 --base-url http://localhost:8080
+
+app: build ## the sample SMART app on http://localhost:8090, registered with what `make run` runs
+	$(GO) run ./conformance/app -bin $(BIN) -data demo-data
 
 build: $(BIN)
 

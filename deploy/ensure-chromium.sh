@@ -1,7 +1,8 @@
 #!/bin/sh
-# The pages' tests drive a real browser and check accessibility with axe-core:
-# take what is there, else install it where this user may. axe-core itself is
-# fetched by the test into the user's cache.
+# The tests in a browser drive Chromium, check accessibility with axe-core and
+# run SMART clients that others wrote: take what is there, else install it
+# where this user may. npm brings node. The packages, pinned in
+# conformance/browser, are fetched by the tests into the user's cache.
 set -eu
 need=""
 command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || need="chromium"

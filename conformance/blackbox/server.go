@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,6 +25,25 @@ type Server struct {
 	cmd       *exec.Cmd
 	log       *tail
 	done      chan error
+}
+
+// Build builds the binary into a folder and returns its path.
+func Build(dir string) (string, error) {
+	bin := filepath.Join(dir, "pulsegate")
+	if out, err := exec.Command("go", "build", "-o", bin, "pulsegate/cmd/pulsegate").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return bin, nil
+}
+
+// Free is a loopback port that nobody listens on, for a server whose base URL
+// has to be known before it starts.
+func Free() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
 // Start runs `serve` on a free loopback port with the data directory and

@@ -17,12 +17,19 @@ const (
 	ClientSystem   = fhir.Canonical + "/identifier/client"
 	categorySystem = "http://terminology.hl7.org/CodeSystem/observation-category"
 	categoryOwn    = fhir.Canonical + "/CodeSystem/observation-category"
-	actCodeSystem  = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
-	partSystem     = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
-	scopeSystem    = "http://terminology.hl7.org/CodeSystem/consentscope"
-	recipientRole  = "IRCP"
-	privacyScope   = "patient-privacy"
-	AnyRecipient   = "any"
+	// AuthorizationSystem is of the ids of what people allowed apps.
+	AuthorizationSystem = fhir.Canonical + "/identifier/authorization"
+	// authorizedBy stands before such an id in a list of recipients. No client
+	// id holds a slash.
+	authorizedBy  = "authorization/"
+	actionSystem  = "http://terminology.hl7.org/CodeSystem/consentaction"
+	typeSystem    = "http://hl7.org/fhir/resource-types"
+	actCodeSystem = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
+	partSystem    = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
+	scopeSystem   = "http://terminology.hl7.org/CodeSystem/consentscope"
+	recipientRole = "IRCP"
+	privacyScope  = "patient-privacy"
+	AnyRecipient  = "any"
 	// Sleep is a refinement of activity: HL7's code system has only that.
 	categorySleep    = "sleep"
 	categoryActivity = "activity"
@@ -63,12 +70,15 @@ type actor struct {
 
 // document is as much of a Consent as decides whether it counts.
 type document struct {
-	ID                string          `json:"id"`
-	Status            string          `json:"status"`
-	Scope             concept         `json:"scope"`
-	Patient           reference       `json:"patient"`
-	DateTime          string          `json:"dateTime"`
-	PolicyRule        concept         `json:"policyRule"`
+	ID         string    `json:"id"`
+	Status     string    `json:"status"`
+	Scope      concept   `json:"scope"`
+	Patient    reference `json:"patient"`
+	DateTime   string    `json:"dateTime"`
+	PolicyRule concept   `json:"policyRule"`
+	Meta       struct {
+		LastUpdated time.Time `json:"lastUpdated"`
+	} `json:"meta"`
 	ModifierExtension json.RawMessage `json:"modifierExtension"`
 	ImplicitRules     string          `json:"implicitRules"`
 	Provision         json.RawMessage `json:"provision"`
@@ -82,22 +92,46 @@ type rule struct {
 	recipients []string // nil: none named
 	vendors    []string // nil: all
 	categories []string // nil: all
+	types      []string // nil: all
+	actions    []string // nil: all
 	nested     []rule
 }
 
-// compiled is one active Consent.
+// compiled is one Consent.
 type compiled struct {
 	ref  fhir.Ref
 	root rule
+	// agreed, of what a person allowed an app: when; ended, of a withdrawn
+	// one. Unix milliseconds.
+	agreed, ended int64
+}
+
+// standing of a Consent.
+type standing uint8
+
+const (
+	ignored   standing = iota // does not count
+	active                    //
+	withdrawn                 // did once
+)
+
+// forApps reports whether a provision is about nothing but what people allowed
+// apps.
+func (r *rule) forApps() bool {
+	for _, x := range r.recipients {
+		if !strings.HasPrefix(x, authorizedBy) {
+			return false
+		}
+	}
+	return len(r.recipients) > 0
 }
 
 func hasCode(c concept, system, code string) bool {
 	return slices.Contains(c.Coding, coding{system, code})
 }
 
-// compile reads one stored Consent. active is false when it does not count;
-// withdrawn says that it once did.
-func compile(id, patient string, body []byte) (c compiled, active, withdrawn bool) {
+// compile reads one stored Consent.
+func compile(id, patient string, body []byte) (c compiled, is standing) {
 	c.ref = fhir.Ref{Type: "Consent", ID: id}
 	var d document
 	if err := json.Unmarshal(body, &d); err != nil {
@@ -105,16 +139,18 @@ func compile(id, patient string, body []byte) (c compiled, active, withdrawn boo
 		// under it, and what it withdrew or denied is unknown, so all is
 		// denied.
 		c.root = denyAll()
-		return c, true, true
+		return c, active
 	}
 	if d.Patient.Reference != "Patient/"+patient && !strings.HasPrefix(d.Patient.Reference, "Patient/"+patient+"/_history/") {
-		return c, false, false
+		return c, ignored
 	}
-	if d.Status != statusActive {
-		return c, false, d.Status == statusWithdrawn || d.Status == "rejected"
-	}
-	if !hasCode(d.Scope, scopeSystem, privacyScope) {
-		return c, false, false
+	switch {
+	case d.Status == statusWithdrawn || d.Status == "rejected":
+		is = withdrawn
+	case d.Status == statusActive && hasCode(d.Scope, scopeSystem, privacyScope):
+		is = active
+	default:
+		return c, ignored
 	}
 	base := hasCode(d.PolicyRule, actCodeSystem, "OPTIN")
 	c.root = rule{permit: base, from: math.MinInt64, to: math.MaxInt64}
@@ -124,7 +160,16 @@ func compile(id, patient string, body []byte) (c compiled, active, withdrawn boo
 	if len(d.ModifierExtension) > 0 || d.ImplicitRules != "" {
 		c.root.distrust()
 	}
-	return c, true, false
+	if c.ended = math.MaxInt64 - 1; !d.Meta.LastUpdated.IsZero() {
+		c.ended = d.Meta.LastUpdated.UnixMilli()
+	}
+	if c.agreed = math.MaxInt64; c.root.forApps() { // else nothing overtakes it
+		c.agreed = math.MinInt64 // any withdrawal is later, when nobody knows
+		if t, err := time.Parse(time.RFC3339, d.DateTime); err == nil {
+			c.agreed = t.UnixMilli()
+		}
+	}
+	return c, is
 }
 
 // distrust takes away the conditions of a provision that is not understood
@@ -162,6 +207,10 @@ func provision(raw []byte, base *bool, depth int) rule {
 			ok = r.readActors(v)
 		case "code":
 			ok = r.readCodes(v)
+		case "class":
+			r.types, ok = codes(v, typeSystem, fhir.KnownType)
+		case "action":
+			r.actions, ok = actions(v)
 		case "provision":
 			var list []json.RawMessage
 			ok = json.Unmarshal(v, &list) == nil
@@ -225,13 +274,56 @@ func (r *rule) readActors(v []byte) bool {
 	ok := true
 	for _, a := range list {
 		id := a.Reference.Identifier
-		if !hasCode(a.Role, partSystem, recipientRole) || id == nil || id.System != ClientSystem || id.Value == "" {
+		switch {
+		case !hasCode(a.Role, partSystem, recipientRole) || id == nil || id.Value == "" || strings.Contains(id.Value, "/"):
 			ok = false
-			continue
+		case id.System == ClientSystem:
+			r.recipients = append(r.recipients, id.Value)
+		case id.System == AuthorizationSystem:
+			r.recipients = append(r.recipients, authorizedBy+id.Value)
+		default:
+			ok = false
 		}
-		r.recipients = append(r.recipients, id.Value)
 	}
 	return ok
+}
+
+// codes reads codings of one system.
+func codes(v []byte, system string, known func(string) bool) (out []string, ok bool) {
+	var list []coding
+	ok = json.Unmarshal(v, &list) == nil && len(list) > 0
+	for _, c := range list {
+		ok = ok && c.System == system && known(c.Code)
+		out = append(out, c.Code)
+	}
+	return out, ok
+}
+
+func actions(v []byte) (out []string, ok bool) {
+	var list []concept
+	ok = json.Unmarshal(v, &list) == nil && len(list) > 0
+	for _, c := range list {
+		ok = ok && len(c.Coding) == 1 && c.Coding[0].System == actionSystem && slices.Contains([]string{actionCollect, actionAccess, actionDisclose}, c.Coding[0].Code)
+		if ok {
+			out = append(out, c.Coding[0].Code)
+		}
+	}
+	return out, ok
+}
+
+const (
+	actionCollect  = "collect"
+	actionAccess   = "access"
+	actionDisclose = "disclose"
+)
+
+// acts reports whether the provision is about what is asked: to collect, or to
+// give out, which is to access or to disclose.
+func (r *rule) acts(collect bool) bool {
+	if len(r.actions) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(r.actions, func(a string) bool { return (a == actionCollect) == collect })
 }
 
 func (r *rule) readCodes(v []byte) bool {
@@ -263,6 +355,8 @@ type ask struct {
 	now        int64
 	collect    bool   // may it be taken in: recipients do not matter
 	recipient  string // client id
+	authorized string // "authorization/<id>": what a person allowed it; "" nothing
+	typ        string // of the resource; "" any
 	vendor     string // "" written by a client
 	uncoded    bool   // the type has no categories, or none is asked about
 	categories []string
@@ -279,12 +373,13 @@ const (
 // decide answers q under r; named says that a provision around r names the
 // recipient.
 func (r *rule) decide(q *ask, named bool) answer {
-	if q.now < r.from || q.now >= r.to {
+	if q.now < r.from || q.now >= r.to || !r.acts(q.collect) {
 		return none
 	}
 	sure := !r.doubt
 	if len(r.recipients) > 0 {
-		hit := slices.Contains(r.recipients, AnyRecipient) || q.recipient != "" && slices.Contains(r.recipients, q.recipient)
+		hit := slices.Contains(r.recipients, AnyRecipient) || q.recipient != "" && slices.Contains(r.recipients, q.recipient) ||
+			q.authorized != "" && slices.Contains(r.recipients, q.authorized)
 		switch {
 		case q.collect && r.permit:
 			hit = true // whoever it is for, it has to be collected
@@ -334,6 +429,10 @@ func (r *rule) covers(q *ask) (fit, certain bool) {
 			return false, false
 		}
 	}
+	if len(r.types) > 0 && !slices.Contains(r.types, q.typ) {
+		// Where the type is not said, a deny may be about it.
+		return q.typ == "" && !r.permit, false
+	}
 	if len(r.categories) == 0 {
 		return true, true
 	}
@@ -365,23 +464,41 @@ func (r *rule) covers(q *ask) (fit, certain bool) {
 
 // book is what is known of one patient: all consents, compiled.
 type book struct {
-	active    []compiled
-	withdrawn bool
+	active, withdrawn []compiled
 }
 
 func (b *book) decide(q *ask) (answer, fhir.Ref) {
 	out, ref := none, fhir.Ref{}
 	for i := range b.active {
-		if a := b.active[i].root.decide(q, false); a > out {
-			out, ref = a, b.active[i].ref
+		c := &b.active[i]
+		a := c.root.decide(q, false)
+		if a == permit && b.overtaken(q, c) {
+			continue
+		}
+		if a > out {
+			out, ref = a, c.ref
 		}
 	}
 	return out, ref
 }
 
+// overtaken reports whether what the person allowed an app was taken back
+// since, by the withdrawal of another Consent that had covered the same.
+func (b *book) overtaken(q *ask, c *compiled) bool {
+	for i := range b.withdrawn {
+		if w := &b.withdrawn[i]; w.ended >= c.agreed && w.root.decide(q, false) == permit {
+			return true
+		}
+	}
+	return false
+}
+
 // permits is the rule of the package comment.
-func (b *book) permits(recipient string, f *access.Facts, now time.Time) bool {
-	q := ask{now: now.UnixMilli(), recipient: recipient, vendor: f.Vendor,
+func (b *book) permits(recipient, authorized string, f *access.Facts, now time.Time) bool {
+	if strings.HasPrefix(recipient, authorizedBy) {
+		recipient = "" // no client has such an id
+	}
+	q := ask{now: now.UnixMilli(), recipient: recipient, authorized: authorized, typ: f.Type, vendor: f.Vendor,
 		uncoded: f.Type == "Device" || f.Type == "Provenance", categories: f.Categories}
 	switch a, _ := b.decide(&q); a {
 	case permit:
@@ -389,5 +506,5 @@ func (b *book) permits(recipient string, f *access.Facts, now time.Time) bool {
 	case deny:
 		return false
 	}
-	return f.Vendor == "" && f.Author != "" && f.Author == recipient && !b.withdrawn
+	return f.Vendor == "" && f.Author != "" && f.Author == recipient && len(b.withdrawn) == 0
 }

@@ -18,15 +18,21 @@
 //	           both ends included.
 //	actor      recipients: role IRCP of v3-ParticipationType, reference by
 //	           identifier with system <Canonical>/identifier/client and the
-//	           client id, or "any". A permit must name its recipients, itself
-//	           or by a provision around it.
+//	           client id, or "any"; or with system
+//	           <Canonical>/identifier/authorization and the id of what a
+//	           person allowed an app: the tokens of that, and no other of the
+//	           same client. A permit must name its recipients, itself or by a
+//	           provision around it.
+//	action     of HL7's consentaction: collect is to take data in, access and
+//	           disclose are to give it out; no action means all.
+//	class      resource types; no class means all.
 //	code       system <Canonical>/CodeSystem/vendor: apple, fitbit, oura; no
 //	           such code means all. System observation-category (HL7's, or
 //	           <Canonical>/CodeSystem/observation-category for what HL7 has no
 //	           code for, such as sleep): categories; no such code means all.
 //	provision  exceptions; a deny beats a permit, the deepest match decides.
 //
-// Any other element (purpose, securityLabel, class, action, dataPeriod, data,
+// Any other element (purpose, securityLabel, other actions, dataPeriod, data,
 // a modifierExtension, codes of other systems) is not understood: a permit
 // that holds one permits nothing, a deny that holds one denies everything.
 // Across several Consents a deny beats a permit, and no Consent means no.
@@ -41,6 +47,14 @@
 // any permit that names the recipient covers it, categories still apply; and
 // its author may read it back unless a consent denies it, or one was
 // withdrawn and no active one covers it.
+//
+// # Apps
+//
+// What a patient allows an app is a Consent of its own (ForApp), for the one
+// authorization, to disclose and not to collect. Which scopes it has is asked
+// of the token; they stand in the Consent for who reads it. A patient's last
+// word counts: the withdrawal of another Consent, which had covered the same
+// data for that app, ends the app's view of it until the app is allowed anew.
 //
 // Source: https://hl7.org/fhir/R4/consent.html
 package consent

@@ -32,7 +32,8 @@ type Options struct {
 
 const (
 	defaultPatients = 10_000
-	maxConsents     = 1_000 // of one patient; more is refused, not half read
+	maxConsents     = 1_000   // of one patient; more is refused, not half read
+	maxRead         = 100_000 // with those of apps that have ended
 	loadTimeout     = 5 * time.Second
 )
 
@@ -160,23 +161,31 @@ func (e *Engine) book(ctx context.Context, patient string) (*book, error) {
 	defer cancel()
 	patient = strings.Clone(patient) // facts may point into a scan's buffer
 	en := &entry{patient: patient, book: &book{}}
+	now, count := e.opts.Clock().UnixMilli(), 0
 	// T is taken before the read: everything acknowledged by now is in it.
 	t := e.opts.Store.T()
 	err = e.opts.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search), At: t},
 		func(f *store.Found) bool {
 			id := f.Resource.ID
 			en.ids = append(en.ids, strings.Clone(id))
-			c, active, withdrawn := compile(id, patient, f.Resource.JSON)
-			if active {
-				en.book.active = append(en.book.active, c)
+			c, is := compile(id, patient, f.Resource.JSON)
+			if c.root.forApps() && (is == withdrawn || c.root.to <= now) {
+				// Apps come and go: what has ended decides nothing any more.
+				return len(en.ids) <= maxRead
 			}
-			en.book.withdrawn = en.book.withdrawn || withdrawn
-			return len(en.ids) <= maxConsents
+			switch is {
+			case active:
+				en.book.active = append(en.book.active, c)
+			case withdrawn:
+				en.book.withdrawn = append(en.book.withdrawn, c)
+			}
+			count++
+			return count <= maxConsents
 		})
 	if err != nil {
 		return nil, fhir.Wrap("consent.load", err)
 	}
-	if len(en.ids) > maxConsents {
+	if count > maxConsents || len(en.ids) > maxRead {
 		return nil, fhir.Errorf(fhir.TooCostly, "consent.load", "more than %d consents of one patient", maxConsents)
 	}
 	e.keep(en, t)
@@ -197,7 +206,28 @@ func ofPatient(id string) (*search.Query, error) {
 
 // Permits implements access.Consents. It is false when the consents cannot be
 // read.
-func (e *Engine) Permits(recipient string, f *access.Facts) bool {
+func (e *Engine) Permits(recipient string, f *access.Facts) bool { return e.permits(recipient, "", f) }
+
+// Under are the consents as they hold for a token of an authorization: what
+// the person allowed the app counts for it, and for no other token of the same
+// client.
+func (e *Engine) Under(authorization string) access.Consents {
+	if authorization == "" {
+		return e
+	}
+	return under{e, authorizedBy + authorization}
+}
+
+type under struct {
+	e             *Engine
+	authorization string
+}
+
+func (u under) Permits(recipient string, f *access.Facts) bool {
+	return u.e.permits(recipient, u.authorization, f)
+}
+
+func (e *Engine) permits(recipient, authorization string, f *access.Facts) bool {
 	if f == nil {
 		return false
 	}
@@ -210,7 +240,7 @@ func (e *Engine) Permits(recipient string, f *access.Facts) bool {
 		e.opts.Logger.Error("consents could not be read, access denied", "patient", f.Patient, "err", err)
 		return false
 	}
-	return b.permits(recipient, f, e.opts.Clock())
+	return b.permits(recipient, authorization, f, e.opts.Clock())
 }
 
 // Collects reports whether data of vendor may be taken in for the patient, and

@@ -34,11 +34,19 @@ type narrative struct {
 	Div    string `json:"div"`
 }
 
+type extension struct {
+	URL   string `json:"url"`
+	Value string `json:"valueString"`
+}
+
 type provisionJSON struct {
-	Type   string    `json:"type"`
-	Period *period   `json:"period,omitempty"`
-	Actor  []actor   `json:"actor"`
-	Code   []concept `json:"code,omitempty"`
+	Extension []extension `json:"extension,omitempty"`
+	Type      string      `json:"type"`
+	Period    *period     `json:"period,omitempty"`
+	Actor     []actor     `json:"actor"`
+	Action    []concept   `json:"action,omitempty"`
+	Class     []coding    `json:"class,omitempty"`
+	Code      []concept   `json:"code,omitempty"`
 }
 
 type consentJSON struct {
@@ -51,6 +59,7 @@ type consentJSON struct {
 	Category     []concept     `json:"category"`
 	Patient      reference     `json:"patient"`
 	DateTime     string        `json:"dateTime"`
+	Performer    []reference   `json:"performer,omitempty"`
 	PolicyRule   concept       `json:"policyRule"`
 	Provision    provisionJSON `json:"provision"`
 }
@@ -76,29 +85,13 @@ func Grant(t Terms) (fhir.Resource, error) {
 	if !t.Until.IsZero() && !t.Until.After(t.From) {
 		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Grant", "Consent.provision.period ends before it starts")
 	}
-	c := consentJSON{
-		ResourceType: "Consent", ID: t.ID, Status: statusActive,
-		Text:       narrative{"generated", plain(t)},
-		Scope:      one(scopeSystem, privacyScope),
-		Category:   []concept{one("http://loinc.org", "59284-0")},
-		Patient:    reference{Reference: "Patient/" + t.Patient},
-		DateTime:   t.Now.UTC().Format(fhir.InstantLayout),
-		PolicyRule: one(actCodeSystem, "OPTIN"),
-	}
+	c := agreed(t.ID, t.Patient, plain(t), t.Now)
 	to := reference{Identifier: &identifier{ClientSystem, t.Recipient}}
 	if t.Recipient == AnyRecipient {
 		to.Display = "any recipient that is registered here"
 	}
 	c.Provision = provisionJSON{Type: "permit", Actor: []actor{{one(partSystem, recipientRole), to}}}
-	if !t.From.IsZero() || !t.Until.IsZero() {
-		c.Provision.Period = &period{}
-		if !t.From.IsZero() {
-			c.Provision.Period.Start = t.From.UTC().Format(time.RFC3339)
-		}
-		if !t.Until.IsZero() {
-			c.Provision.Period.End = t.Until.UTC().Format(time.RFC3339)
-		}
-	}
+	c.Provision.Period = between(t.From, t.Until)
 	if t.Vendor != "" {
 		c.Provision.Code = append(c.Provision.Code, one(VendorSystem, t.Vendor))
 	}
@@ -114,6 +107,33 @@ func Grant(t Terms) (fhir.Resource, error) {
 		return fhir.Resource{}, fhir.Wrap("consent.Grant", err)
 	}
 	return fhir.Resource{Type: "Consent", ID: t.ID, JSON: b}, nil
+}
+
+// agreed is an active Consent of a patient, its provision still to be made.
+func agreed(id, patient, text string, now time.Time) consentJSON {
+	return consentJSON{
+		ResourceType: "Consent", ID: id, Status: statusActive,
+		Text:       narrative{"generated", text},
+		Scope:      one(scopeSystem, privacyScope),
+		Category:   []concept{one("http://loinc.org", "59284-0")},
+		Patient:    reference{Reference: "Patient/" + patient},
+		DateTime:   now.UTC().Format(fhir.InstantLayout),
+		PolicyRule: one(actCodeSystem, "OPTIN"),
+	}
+}
+
+func between(from, until time.Time) *period {
+	if from.IsZero() && until.IsZero() {
+		return nil
+	}
+	p := &period{}
+	if !from.IsZero() {
+		p.Start = from.UTC().Format(time.RFC3339)
+	}
+	if !until.IsZero() {
+		p.End = until.UTC().Format(time.RFC3339)
+	}
+	return p
 }
 
 func marshal(v any) ([]byte, error) {
@@ -175,19 +195,35 @@ func plain(t Terms) string {
 	return div(s + " You can take this back at any time. From then on, nothing more is collected or shown.")
 }
 
-func div(s string) string {
-	return `<div xmlns="http://www.w3.org/1999/xhtml"><p>` + html.EscapeString(s) + `</p></div>`
+func div(s string, list ...string) string {
+	var b strings.Builder
+	b.WriteString(`<div xmlns="http://www.w3.org/1999/xhtml"><p>` + html.EscapeString(s) + `</p>`)
+	for i, x := range list {
+		if i == 0 {
+			b.WriteString("<ul>")
+		}
+		b.WriteString("<li>" + html.EscapeString(x) + "</li>")
+		if i == len(list)-1 {
+			b.WriteString("</ul>")
+		}
+	}
+	b.WriteString("</div>")
+	return b.String()
 }
 
 // Withdraw returns r as withdrawn: inactive, its text changed, all else kept.
 // It is never deleted, so that what was agreed stays known.
 func Withdraw(r fhir.Resource) (fhir.Resource, error) {
+	return end(r, "You have taken back this consent. Nothing more is collected or shown under it.")
+}
+
+func end(r fhir.Resource, says string) (fhir.Resource, error) {
 	const op = "consent.Withdraw"
 	dec := json.NewDecoder(bytes.NewReader(r.JSON))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return fhir.Resource{}, fhir.Errorf(fhir.Internal, op, "the stored Consent cannot be read")
 	}
-	text, err := marshal(narrative{"generated", div("You have taken back this consent. Nothing more is collected or shown under it.")})
+	text, err := marshal(narrative{"generated", div(says)})
 	if err != nil {
 		return fhir.Resource{}, fhir.Wrap(op, err)
 	}

@@ -25,12 +25,22 @@ func drawProvision(t *rapid.T, depth int) obj {
 	if depth == 0 && rapid.IntRange(0, 3).Draw(t, "root") > 0 {
 		p["type"] = "permit"
 	}
-	if n := rapid.SampledFrom([]string{"", "ehr", "lab", "any"}).Draw(t, "actor"); n != "" || depth == 0 && rapid.Bool().Draw(t, "named") {
+	if n := rapid.SampledFrom([]string{"", "ehr", "lab", "any", "a1"}).Draw(t, "actor"); n != "" || depth == 0 && rapid.Bool().Draw(t, "named") {
 		if n == "" {
 			n = "any"
 		}
+		system := consent.ClientSystem
+		if n == "a1" {
+			system = consent.AuthorizationSystem
+		}
 		p["actor"] = []any{obj{"role": cc("http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "IRCP"),
-			"reference": obj{"identifier": obj{"system": consent.ClientSystem, "value": n}}}}
+			"reference": obj{"identifier": obj{"system": system, "value": n}}}}
+	}
+	if a := rapid.SampledFrom([]string{"", "", "", "disclose", "collect", "use"}).Draw(t, "action"); a != "" {
+		p["action"] = []any{cc("http://terminology.hl7.org/CodeSystem/consentaction", a)}
+	}
+	if c := rapid.SampledFrom([]string{"", "", "", "Observation", "Device"}).Draw(t, "class"); c != "" {
+		p["class"] = []any{obj{"system": "http://hl7.org/fhir/resource-types", "code": c}}
 	}
 	var codes []any
 	for _, v := range []string{"apple", "oura"} {
@@ -66,9 +76,13 @@ func drawProvision(t *rapid.T, depth int) obj {
 
 // The slow interpreter reads the JSON anew for every question and takes the
 // package comment word by word. Its answer is "permit", "deny" or "".
-func slow(p obj, who string, f *access.Facts, named bool) string {
+func slow(p obj, who, app string, f *access.Facts, named bool) string {
 	typ := p["type"]
-	odd := p["purpose"] != nil
+	action := ""
+	if list, ok := p["action"].([]any); ok {
+		action = list[0].(obj)["coding"].([]any)[0].(obj)["code"].(string)
+	}
+	odd := p["purpose"] != nil || action == "use"
 	if odd && typ == "deny" {
 		typ, p = "deny", obj{"provision": p["provision"]}
 	} else if odd {
@@ -77,11 +91,18 @@ func slow(p obj, who string, f *access.Facts, named bool) string {
 	if pr, ok := p["period"].(obj); ok && pr["end"] == "2025" {
 		return ""
 	}
+	if action == "collect" && !odd {
+		return ""
+	}
 	if actors, ok := p["actor"].([]any); ok {
 		hit := false
 		for _, a := range actors {
-			v := a.(obj)["reference"].(obj)["identifier"].(obj)["value"]
-			hit = hit || v == "any" || v == who
+			id := a.(obj)["reference"].(obj)["identifier"].(obj)
+			if v := id["value"]; id["system"] == consent.AuthorizationSystem {
+				hit = hit || v == app
+			} else {
+				hit = hit || v == "any" || v == who
+			}
 		}
 		if !hit {
 			return ""
@@ -100,6 +121,9 @@ func slow(p obj, who string, f *access.Facts, named bool) string {
 		}
 	}
 	if len(vendors) > 0 && (f.Vendor == "" && typ == "deny" || f.Vendor != "" && !vendors[f.Vendor]) {
+		return ""
+	}
+	if list, ok := p["class"].([]any); ok && list[0].(obj)["code"] != f.Type {
 		return ""
 	}
 	asked := f.Categories
@@ -133,7 +157,7 @@ func slow(p obj, who string, f *access.Facts, named bool) string {
 	exceptions := map[string]bool{}
 	if list, ok := p["provision"].([]any); ok {
 		for _, n := range list {
-			exceptions[slow(n.(obj), who, f, named)] = true
+			exceptions[slow(n.(obj), who, app, f, named)] = true
 		}
 	}
 	understood := whole && !odd
@@ -150,6 +174,41 @@ func slow(p obj, who string, f *access.Facts, named bool) string {
 	return ""
 }
 
+// onlyApps says whether a Consent is about what was allowed apps and nothing
+// else.
+func onlyApps(d obj) bool {
+	p := d["provision"].(obj)
+	a, ok := p["actor"].([]any)
+	odd := p["purpose"] != nil
+	if list, ok := p["action"].([]any); ok {
+		odd = odd || list[0].(obj)["coding"].([]any)[0].(obj)["code"] == "use"
+	}
+	return ok && !odd && a[0].(obj)["reference"].(obj)["identifier"].(obj)["system"] == consent.AuthorizationSystem
+}
+
+// whole is the answer of all Consents of a patient.
+func whole(docs []obj, who, app string, f *access.Facts) bool {
+	permit, withdrawn := false, false
+	for _, d := range docs {
+		withdrawn = withdrawn || d["status"] == "inactive" && !onlyApps(d)
+		if d["status"] != "active" {
+			continue
+		}
+		switch slow(d["provision"].(obj), who, app, f, false) {
+		case "deny":
+			return false
+		case "permit":
+			later := false
+			for _, w := range docs {
+				later = later || w["status"] == "inactive" && !onlyApps(w) && w["meta"].(obj)["lastUpdated"].(string) >= d["dateTime"].(string) &&
+					slow(w["provision"].(obj), who, app, f, false) == "permit"
+			}
+			permit = permit || !onlyApps(d) || !later
+		}
+	}
+	return permit || f.Vendor == "" && f.Author == who && !withdrawn
+}
+
 func TestPermitsEqualsTheSlowInterpreter(t *testing.T) {
 	permitted, denied := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -160,7 +219,9 @@ func TestPermitsEqualsTheSlowInterpreter(t *testing.T) {
 		}
 		var docs []obj
 		for i := range rapid.IntRange(0, 3).Draw(t, "consents") {
-			d := obj{"resourceType": "Consent", "id": fmt.Sprint("c", i), "meta": obj{},
+			d := obj{"resourceType": "Consent", "id": fmt.Sprint("c", i),
+				"meta":      obj{"lastUpdated": fmt.Sprintf("2026-11-0%dT00:00:00Z", rapid.IntRange(1, 4).Draw(t, "updated"))},
+				"dateTime":  fmt.Sprintf("2026-11-0%dT00:00:00Z", rapid.IntRange(1, 4).Draw(t, "agreed")),
 				"status":    rapid.SampledFrom([]string{"active", "active", "active", "inactive", "draft"}).Draw(t, "status"),
 				"scope":     cc("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privacy"),
 				"patient":   obj{"reference": "Patient/p1"},
@@ -187,17 +248,10 @@ func TestPermitsEqualsTheSlowInterpreter(t *testing.T) {
 				f.Categories = nil
 			}
 			who := rapid.SampledFrom([]string{"ehr", "lab", "other"}).Draw(t, "who")
-			answers := map[string]bool{}
-			withdrawn := false
-			for _, d := range docs {
-				withdrawn = withdrawn || d["status"] == "inactive"
-				if d["status"] == "active" {
-					answers[slow(d["provision"].(obj), who, f, false)] = true
-				}
-			}
-			want := !answers["deny"] && (answers["permit"] || f.Vendor == "" && f.Author == who && !withdrawn)
-			if got := e.Permits(who, f); got != want {
-				t.Fatalf("Permits(%s, %+v) = %v, want %v\n%v", who, f, got, want, docs)
+			app := rapid.SampledFrom([]string{"", "a1", "a1", "a2"}).Draw(t, "app")
+			want := whole(docs, who, app, f)
+			if got := e.Under(app).Permits(who, f); got != want {
+				t.Fatalf("Permits(%s, %s, %+v) = %v, want %v\n%v", who, app, f, got, want, docs)
 			}
 			if want {
 				permitted++

@@ -71,9 +71,9 @@ type Options struct {
 	// encounter when there is one, into context; an error of kind NotFound or
 	// Forbidden means no. Nil: nobody but a patient for herself.
 	MaySelect func(ctx context.Context, s Subject, patient, encounter string) error
-	// Agreed is asked for what goes into the commit that approves, such as a
+	// Agreed adds what else goes into the commit that approves, such as a
 	// consent of the patient. May be nil.
-	Agreed func(ctx context.Context, a grant.Authorization, r *Pending) ([]store.Write, error)
+	Agreed func(ctx context.Context, b *store.Batch, a grant.Authorization, r *Pending) error
 	// Now is the time that codes are held against (token.Endpoint.Now); nil:
 	// Clock.
 	Now    func(context.Context) time.Time
@@ -261,7 +261,7 @@ func (s *Service) Approve(ctx context.Context, id string, d Decision) (string, e
 		b.State = append(b.State, use)
 	}
 	if s.opts.Agreed != nil {
-		if b.Writes, err = s.opts.Agreed(ctx, a, p); err != nil {
+		if err := s.opts.Agreed(ctx, b, a, p); err != nil {
 			return "", err
 		}
 	}

@@ -211,7 +211,8 @@ func (s *Store) Revoke(ctx context.Context, subject, id string, also ...func(*st
 				return err
 			}
 		}
-		if _, err = s.State.Commit(ctx, &b); err == nil || fhir.KindOf(err) != fhir.Conflict {
+		_, err = s.State.Commit(ctx, &b)
+		if k := fhir.KindOf(err); err == nil || k != fhir.Conflict && k != fhir.PreconditionFailed {
 			return fhir.Wrap("grant.Revoke", err)
 		}
 	}

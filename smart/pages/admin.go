@@ -218,7 +218,9 @@ type launchData struct {
 	Asked                  bool
 }
 
-func launchesPage(q *request) error { return q.launches(launchData{}, "", http.StatusOK) }
+func launchesPage(q *request) error {
+	return q.launches(launchData{Client: q.value("client"), Patient: short(q.value("patient"))}, "", http.StatusOK)
+}
 
 func (q *request) launches(d launchData, bad string, status int) error {
 	if err := q.may(role.Launch); err != nil {

@@ -37,7 +37,7 @@ func appsPage(q *request) error {
 		if a.Context.Patient != "" && a.Context.Patient != q.u.Patient {
 			row.Patient, whom = a.Context.Patient, "that patient"
 		}
-		row.Sees = q.p.sees(a.Scope, whom)
+		row.Sees = sees(q.p.Scopes, a.Scope, whom)
 		rows = append(rows, row)
 	}
 	v := view{Title: "Apps with access", Data: rows}
@@ -47,9 +47,11 @@ func appsPage(q *request) error {
 	return q.render(http.StatusOK, "apps", v)
 }
 
-// sees is a granted scope string in plain words.
-func (p *Pages) sees(granted, whom string) []string {
-	set, err := p.Scopes.Parse(granted)
+// Says is what a patient granted an app, in plain words for the patient.
+func Says(scopes scope.Parser, granted string) []string { return sees(scopes, granted, self) }
+
+func sees(scopes scope.Parser, granted, whom string) []string {
+	set, err := scopes.Parse(granted)
 	if err != nil {
 		return []string{"Scopes that this version does not know"}
 	}

@@ -124,6 +124,9 @@ func sentence(s scope.Scope, patient string) (text, hint string) {
 	if only := limits(s); only != "" {
 		text += ", only " + only
 		hint = ""
+		if !own {
+			text += ","
+		}
 	}
 	if own {
 		return text, hint

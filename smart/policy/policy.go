@@ -49,9 +49,9 @@ type Engine struct {
 	// Roles are those that a person has now; ok is false when the account has
 	// ended. Nil: those of the sign-in.
 	Roles func(ctx context.Context, subjectID string) (roles []string, ok bool, err error)
-	// ConsentsOf are the consents that hold for a person of this server, with
-	// emergency access on top. Nil: Consents.
-	ConsentsOf func(subjectID string) access.Consents
+	// ConsentsOf are the consents that hold for a person of this server under
+	// an authorization, with emergency access on top. Nil: Consents.
+	ConsentsOf func(subjectID, authorization string) access.Consents
 	// Outside verifies tokens of other issuers; nil: none are taken.
 	Outside *outside.Verifier
 
@@ -322,7 +322,7 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, n
 		ACR: rec.Subject.ACR, AuthTime: rec.Subject.AuthTime}
 	e.finish(p, f)
 	if e.ConsentsOf != nil {
-		p.Grant.Consents = e.ConsentsOf(p.Subject)
+		p.Grant.Consents = e.ConsentsOf(p.Subject, rec.ID)
 	}
 	k.record, k.roles, k.principal = *rec, slices.Clone(roles), p
 	return p, nil

@@ -15,6 +15,7 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/smart/client"
 	"pulsegate/smart/dpop"
+	"pulsegate/smart/grant"
 	"pulsegate/smart/internal/compact"
 	"pulsegate/smart/internal/limit"
 	"pulsegate/smart/internal/oauth"
@@ -155,6 +156,11 @@ func (e *Endpoint) serve(r *http.Request, w http.ResponseWriter, ev *audit.Event
 	default:
 		return nil, oauth.Bad("unsupported_grant_type", "authorization_code, refresh_token and client_credentials are offered")
 	}
+	if kind == client.Refresh && client.Anonymous(r, v) {
+		if fail := e.whose(ctx, v); fail != nil {
+			return nil, fail
+		}
+	}
 	if id := client.ClaimedBy(r, v); id != "" {
 		ev.Principal = &access.Principal{ClientID: id} // claimed, not proven; the outcome says so
 	}
@@ -174,6 +180,24 @@ func (e *Endpoint) serve(r *http.Request, w http.ResponseWriter, ev *audit.Event
 	}
 	rq.ev = *ev
 	return handle(ctx, rq)
+}
+
+// whose names the client of a refresh token that came with nothing else, as a
+// public client may send it: RFC 6749 6 and SMART ask for no client_id there.
+// A client that has to authenticate is not let in by that.
+func (e *Endpoint) whose(ctx context.Context, v url.Values) *oauth.Error {
+	p, ok := grant.ParseRefresh(v.Get("refresh_token"))
+	if !ok {
+		return nil
+	}
+	rec, err := e.grants.Get(ctx, p.ID)
+	if err != nil && fhir.KindOf(err) != fhir.NotFound {
+		return oauth.Unavailable(err)
+	}
+	if err == nil && rec.Standing(p, e.now(ctx), "") != grant.Foreign {
+		v.Set("client_id", rec.ClientID)
+	}
+	return nil
 }
 
 // bind finds the key that the tokens are to be bound to.

@@ -70,9 +70,10 @@ type Options struct {
 	// account still stands (and, when the authorization goes with a session,
 	// the session), and the roles that it has now. Nil: as at sign-in.
 	Alive func(ctx context.Context, s grant.Subject, offline bool) (roles []string, ok bool, err error)
-	// Ended is asked for what goes into the commit that revokes an
-	// authorization, such as the end of a consent that came with it. May be nil.
-	Ended func(ctx context.Context, a grant.Authorization) ([]store.Write, error)
+	// Ended adds what else goes into the commit that revokes an authorization,
+	// such as the end of a consent that came with it. It is asked again when
+	// the commit has lost a race. May be nil.
+	Ended func(ctx context.Context, b *store.Batch, a grant.Authorization) error
 }
 
 // Endpoint issues tokens. It is safe for concurrent use.
@@ -89,6 +90,15 @@ type Endpoint struct {
 // Limits of the endpoint; zero fields take the defaults.
 type Limits = limit.Limits
 
+// UserLife is how long an access token for a person lives when that is
+// configured.
+func UserLife(configured time.Duration) time.Duration {
+	if configured <= 0 || configured > MaxUserLife {
+		return 15 * time.Minute
+	}
+	return configured
+}
+
 // New reads the high-water mark.
 func New(ctx context.Context, o Options) (*Endpoint, error) {
 	const op = "token.New"
@@ -98,9 +108,7 @@ func New(ctx context.Context, o Options) (*Endpoint, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.UserLife <= 0 || o.UserLife > MaxUserLife {
-		o.UserLife = 15 * time.Minute
-	}
+	o.UserLife = UserLife(o.UserLife)
 	e := &Endpoint{opts: o, limits: limit.New(o.Limits), grants: &grant.Store{State: o.Store}}
 	b, err := o.Store.Get(ctx, highWater)
 	if err != nil {
@@ -312,9 +320,7 @@ func (e *Endpoint) revoke(ctx context.Context, subjectID, id string) error {
 		if e.opts.Ended == nil {
 			return nil
 		}
-		ws, err := e.opts.Ended(ctx, a)
-		b.Writes = append(b.Writes, ws...)
-		return err
+		return e.opts.Ended(ctx, b, a)
 	})
 }
 

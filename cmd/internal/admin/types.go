@@ -81,13 +81,14 @@ type RegistrationToken struct {
 
 // Client is one registered client.
 type ClientInfo struct {
-	ID       string    `json:"client_id"`
-	Name     string    `json:"name"`
-	Scope    string    `json:"scope"`
-	JWKSURL  string    `json:"jwks_url,omitempty"`
-	Secret   string    `json:"client_secret,omitempty"` // once, when it is made
-	Created  time.Time `json:"created"`
-	Disabled bool      `json:"disabled"`
+	ID           string    `json:"client_id"`
+	Name         string    `json:"name"`
+	Scope        string    `json:"scope"`
+	JWKSURL      string    `json:"jwks_url,omitempty"`
+	Secret       string    `json:"client_secret,omitempty"` // once, when it is made
+	RedirectURIs []string  `json:"redirect_uris,omitempty"`
+	Created      time.Time `json:"created"`
+	Disabled     bool      `json:"disabled"`
 }
 
 // Clients is the answer of `client list`.

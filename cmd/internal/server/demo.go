@@ -96,7 +96,11 @@ func (m *Main) demo(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return m.demoPrint(tok.Access, &sum)
+	people, err := o.demoPeople(ctx, op)
+	if err != nil {
+		return err
+	}
+	return m.demoPrint(tok.Access, people, &sum)
 }
 
 func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, start time.Time) (ingest.Summary, error) {
@@ -179,7 +183,7 @@ func (m *Main) demoClient(ctx context.Context) error {
 	return err
 }
 
-func (m *Main) demoPrint(tok string, sum *ingest.Summary) error {
+func (m *Main) demoPrint(tok, people string, sum *ingest.Summary) error {
 	hr := url.QueryEscape("http://loinc.org|8867-4")
 	_, err := fmt.Fprintf(m.Stdout, `
 Three invented wearers, a month of data: %d items read, %d created, %d unchanged, in %.1f s.
@@ -199,6 +203,8 @@ curl -si -H "Authorization: Bearer $TOKEN" -H 'Prefer: respond-async' '%[6]s/Gro
 # the audit trail of Ada: who did what, this curl included
 curl -s -H "Authorization: Bearer $TOKEN" '%[6]s/AuditEvent?patient=demo-ada&_sort=-date&_count=20'
 
-`, sum.Read, sum.Created, sum.Unchanged, sum.Seconds, tok, m.fhirBase(), hr, demoGroup)
+Two people, who sign in with a passkey; each link is good once, for two days:
+
+%[9]s`, sum.Read, sum.Created, sum.Unchanged, sum.Seconds, tok, m.fhirBase(), hr, demoGroup, people)
 	return err
 }

@@ -16,7 +16,7 @@ import (
 )
 
 func info(c client.Client) admin.ClientInfo {
-	return admin.ClientInfo{ID: c.ID, Name: c.Name, Scope: c.Scope, JWKSURL: c.JWKSURL, Created: c.Created, Disabled: c.Disabled}
+	return admin.ClientInfo{ID: c.ID, Name: c.Name, Scope: c.Scope, JWKSURL: c.JWKSURL, RedirectURIs: c.RedirectURIs, Created: c.Created, Disabled: c.Disabled}
 }
 
 // AddClient registers a backend client or an app.

@@ -61,7 +61,9 @@ func (m *Main) openPeople() error {
 		return err
 	}
 	m.people = people{rules: role.RulesOf, roles: m.signs.Roles, alive: m.signs.Alive, maySelect: m.maySelect,
-		consents: func(subject string) access.Consents { return m.glass.For(m.consents, subject) }}
+		consents: func(subject, authorization string) access.Consents {
+			return m.glass.For(m.consents.Under(authorization), subject)
+		}}
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/egress"
+	"pulsegate/smart/agreement"
 	"pulsegate/smart/authorize"
 	"pulsegate/smart/brands"
 	"pulsegate/smart/client"
@@ -22,6 +23,7 @@ import (
 	"pulsegate/smart/introspect"
 	"pulsegate/smart/launch"
 	"pulsegate/smart/outside"
+	"pulsegate/smart/pages"
 	"pulsegate/smart/policy"
 	"pulsegate/smart/register"
 	"pulsegate/smart/scope"
@@ -35,8 +37,9 @@ type people struct {
 	roles     func(ctx context.Context, subjectID string) (roles []string, ok bool, err error)
 	alive     func(ctx context.Context, s grant.Subject, offline bool) (roles []string, ok bool, err error)
 	maySelect func(ctx context.Context, s authorize.Subject, patient, encounter string) error
-	// consents are those that hold for a person: with emergency access.
-	consents func(subjectID string) access.Consents
+	// consents are those that hold for a person under an authorization: with
+	// what the person allowed the app, and emergency access.
+	consents func(subjectID, authorization string) access.Consents
 }
 
 // openSMART builds the authorization server and the policy.
@@ -47,9 +50,12 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 	m.grants = &grant.Store{State: m.store}
 	m.policy = &policy.Engine{Keys: m.ring, Clients: m.clients, Consents: m.consents, Scopes: scopes, Issuer: m.base, Audience: m.fhirBase(),
 		Clock: m.now, Grants: m.grants, RoleRules: m.people.rules, Roles: m.people.roles, ConsentsOf: m.people.consents, Outside: m.outside}
+	agreements := &agreement.Agreements{Store: m.store, Audit: m.recorder, Scopes: scopes, Issuer: m.base, UserLife: token.UserLife(m.Config.UserTokenLife),
+		Says: func(granted string) []string { return pages.Says(scopes, granted) }, Logger: m.Log}
 	var err error
 	m.tokens, err = token.New(ctx, token.Options{Store: m.store, Audit: m.recorder, Keys: m.ring, Assertions: assertions, Scopes: scopes,
-		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, UserLife: m.Config.UserTokenLife, Alive: m.people.alive})
+		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, UserLife: m.Config.UserTokenLife, Alive: m.people.alive,
+		Ended: agreements.Ended})
 	if err != nil {
 		return err
 	}
@@ -57,7 +63,7 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 		Base: m.fhirBase(), Logger: m.Log}
 	m.authorize, err = authorize.New(authorize.Options{Store: m.store, Audit: m.recorder, Clients: m.clients, Launches: m.launches, Scopes: scopes,
 		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, Page: m.Config.ConsentPage,
-		RoleRules: m.people.rules, MaySelect: m.people.maySelect, Now: m.tokens.Now})
+		RoleRules: m.people.rules, MaySelect: m.people.maySelect, Agreed: agreements.Agreed, Now: m.tokens.Now})
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,10 @@
 package protocol
 
 import (
+	"fmt"
 	"net/url"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/smart/client"
 	"pulsegate/smart/grant"
+	"pulsegate/smart/token"
 )
 
 const offline = "openid offline_access launch/patient patient/*.rs"
@@ -264,4 +267,38 @@ func TestWhatEndsEndsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	read(401, "of a disabled client")
+}
+
+// TestRefreshWithoutClientID: a public client may send its refresh token and
+// nothing else (fhirclient does); any other client may not.
+func TestRefreshWithoutClientID(t *testing.T) {
+	w := newWorld(t)
+	bare := func(tok any) (int, m) {
+		s, out, _ := w.call(token.Path, client.Client{Method: "of nobody"}, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {fmt.Sprint(tok)}}, nil)
+		return s, out
+	}
+	first := w.get(w.app(client.None, nil), "offline_access patient/*.rs")["refresh_token"]
+	s, out := bare(first)
+	if s != 200 || w.read(out["access_token"], "Patient/p1") != 200 {
+		t.Fatal(s, out)
+	}
+	w.clock.add(time.Minute)
+	if s, again := bare(first); s != 400 || again["error"] != "invalid_grant" || w.read(out["access_token"], "Patient/p1") != 401 {
+		t.Errorf("a second use does not end the family: %d %v", s, again)
+	}
+	for _, method := range []client.Method{client.SecretBasic, client.SecretPost, client.PrivateKeyJWT} {
+		c := w.app(method, nil)
+		got := w.get(c, "offline_access patient/*.rs")
+		if s, out := bare(got["refresh_token"]); s != 401 || out["error"] != "invalid_client" {
+			t.Errorf("%s: %d %v", method, s, out)
+		}
+		if s, out := w.refresh(c, got["refresh_token"], nil); s != 200 {
+			t.Errorf("%s, after that: %d %v", method, s, out)
+		}
+	}
+	for _, tok := range []string{"", "x", fmt.Sprint(first) + "x", strings.Repeat("a", 26) + "." + strings.Repeat("b", 43) + "." + strings.Repeat("c", 22)} {
+		if s, out := bare(tok); s != 401 && s != 400 {
+			t.Errorf("%q: %d %v", tok, s, out)
+		}
+	}
 }

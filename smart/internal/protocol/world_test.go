@@ -35,6 +35,7 @@ import (
 	"pulsegate/fhir/rest"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/smart/agreement"
 	"pulsegate/smart/authorize"
 	"pulsegate/smart/client"
 	"pulsegate/smart/discovery"
@@ -44,6 +45,7 @@ import (
 	"pulsegate/smart/keys"
 	"pulsegate/smart/launch"
 	"pulsegate/smart/outside"
+	"pulsegate/smart/pages"
 	"pulsegate/smart/policy"
 	"pulsegate/smart/register"
 	"pulsegate/smart/scope"
@@ -178,13 +180,16 @@ func (w *world) open() {
 	grants := &grant.Store{State: w.store}
 	base := w.base + "/fhir"
 	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Consents: cons, Scopes: scopes, Issuer: w.base, Audience: base, Clock: now,
-		Grants: grants, RoleRules: roleRules, Roles: w.currentRoles, Outside: w.outside}
+		Grants: grants, RoleRules: roleRules, Roles: w.currentRoles, Outside: w.outside,
+		ConsentsOf: func(_, authorization string) access.Consents { return cons.Under(authorization) }}
+	agreements := &agreement.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base, UserLife: token.UserLife(0),
+		Says: func(granted string) []string { return pages.Says(scopes, granted) }, Logger: quiet}
 	loose := limit.Limits{Global: 1e6, Remote: 1e6, Failures: 1e6, Denied: 1e6}
 	w.tokens = must(token.New(ctx, token.Options{Store: w.store, Audit: rec, Keys: w.ring, Assertions: as, Scopes: scopes, Clock: now,
-		Rand: rand.Reader, Issuer: w.base, Audience: base, Limits: loose, Alive: w.alive}))
+		Rand: rand.Reader, Issuer: w.base, Audience: base, Limits: loose, Alive: w.alive, Ended: agreements.Ended}))
 	w.launch = &launch.Service{Store: w.store, Audit: rec, Clients: w.reg, Auth: w.pol, Scopes: scopes, Clock: now, Base: base, Logger: quiet}
 	w.auth = must(authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: w.reg, Launches: w.launch, Scopes: scopes, Clock: now,
-		Rand: rand.Reader, Issuer: w.base, Audience: base, RoleRules: roleRules, Now: w.tokens.Now, Limits: loose, MaySelect: w.maySelect}))
+		Rand: rand.Reader, Issuer: w.base, Audience: base, RoleRules: roleRules, Now: w.tokens.Now, Limits: loose, MaySelect: w.maySelect, Agreed: agreements.Agreed}))
 	w.regs = &register.Handler{Store: w.store, Audit: rec, Registry: w.reg, Scopes: scopes, Clock: now, Rand: rand.Reader, Issuer: w.base,
 		Logger: quiet, Limits: limit.New(loose)}
 	intro := introspect.New(introspect.Options{Policy: w.pol, Assertions: as, Tokens: w.tokens, Grants: grants, Clients: w.reg, Audit: rec,

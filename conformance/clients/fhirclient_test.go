@@ -1,0 +1,195 @@
+package clients
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jwk"
+
+	"pulsegate/conformance/browser"
+)
+
+// app is a web app on its own origin that is made of fhirclient.
+type app struct {
+	w        *world
+	origin   string
+	settings map[string]any // of FHIR.oauth2.authorize, for the next start
+}
+
+func newApp(w *world) *app {
+	a := &app{w: w}
+	library := filepath.Join(browser.Packages(w.t), "node_modules", "fhirclient", "build", "fhir-client.min.js")
+	page := func(script string) http.HandlerFunc {
+		return func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("Content-Type", "text/html; charset=utf-8")
+			fmt.Fprintf(rw, `<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>App</title><body><script src="library.js"></script><script src="%s"></script>`, script)
+		}
+	}
+	m := http.NewServeMux()
+	m.HandleFunc("GET /launch", page("launch.js"))
+	m.HandleFunc("GET /app", page("app.js"))
+	m.HandleFunc("GET /library.js", func(rw http.ResponseWriter, r *http.Request) { http.ServeFile(rw, r, library) })
+	m.Handle("GET /", http.FileServer(http.Dir("testdata")))
+	m.HandleFunc("GET /settings", func(rw http.ResponseWriter, r *http.Request) {
+		s := maps.Clone(a.settings)
+		if !r.URL.Query().Has("launch") {
+			s["iss"] = w.srv.Base + "/fhir"
+		}
+		if err := json.NewEncoder(rw).Encode(s); err != nil {
+			w.t.Error(err)
+		}
+	})
+	srv := httptest.NewServer(m)
+	w.t.Cleanup(srv.Close)
+	a.origin = srv.URL // 127.0.0.1, and so another origin than localhost
+	return a
+}
+
+// result is what the app found out.
+type result struct {
+	ISS, Scope, User, UserResource, Patient, One, Subject, Statement, Again string
+	PatientID, EncounterID                                                  string
+	Found                                                                   []string
+	Values, Paged                                                           int
+	Refused                                                                 map[string]any
+	Refreshed                                                               any
+	Rotated                                                                 bool
+	Token                                                                   map[string]any
+}
+
+// finish waits for the app and reads what it found.
+func (a *app) finish(p *browser.Tab) result {
+	a.w.t.Helper()
+	p.Wait("the app is done")
+	if at := p.At(); !strings.HasPrefix(at, a.origin+"/app") {
+		a.w.t.Fatalf("at %s", at)
+	}
+	var out result
+	a.w.must(json.Unmarshal([]byte(browser.Eval[string](p, "JSON.stringify(window.result)")), &out))
+	return out
+}
+
+// check is what is the same for every kind of client.
+func (a *app) check(got result, user, scope string, refresh float64) {
+	t := a.w.t
+	t.Helper()
+	base := a.w.srv.Base + "/fhir"
+	if got.ISS != base || got.PatientID != "demo-ada" || got.Patient != "Patient/demo-ada" || got.Subject != "Patient/demo-ada" || got.Statement != "4.0.1" {
+		t.Errorf("%+v", got)
+	}
+	if got.User != user || got.UserResource != user {
+		t.Errorf("the user is %q %q, want %s", got.User, got.UserResource, user)
+	}
+	if len(got.Found) != 3 || got.Values != 3 || got.Paged != 15 || got.One != got.Found[0] {
+		t.Errorf("searches: %v %d %d %q", got.Found, got.Values, got.Paged, got.One)
+	}
+	if !maps.Equal(sorted(got.Scope), sorted(scope)) {
+		t.Errorf("scope %q, want %q", got.Scope, scope)
+	}
+	if want := map[string]any{"Device?patient=demo-ada": 403., "Patient/demo-chi": 404., "Observation/nothing": 404.}; !maps.Equal(got.Refused, want) {
+		t.Errorf("refused: %v, want %v", got.Refused, want)
+	}
+	if got.Refreshed != refresh || refresh == 200 && !got.Rotated || got.Again != "Patient/demo-ada" {
+		t.Errorf("refreshed: %v %v %q", got.Refreshed, got.Rotated, got.Again)
+	}
+}
+
+// key is a client's key pair: the private JWK and the registered set.
+func key(t *testing.T, alg jwa.SignatureAlgorithm) (private json.RawMessage, set []byte) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var raw any
+	var err error
+	if alg == jwa.RS384 {
+		raw, err = rsa.GenerateKey(rand.Reader, 2048)
+	} else {
+		raw, err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	}
+	must(err)
+	k, err := jwk.FromRaw(raw)
+	must(err)
+	must(k.Set(jwk.KeyIDKey, "of-the-app"))
+	must(k.Set(jwk.AlgorithmKey, alg))
+	private, err = json.Marshal(k)
+	must(err)
+	pub, err := k.PublicKey()
+	must(err)
+	s := jwk.NewSet()
+	must(s.AddKey(pub))
+	set, err = json.Marshal(s)
+	must(err)
+	return private, set
+}
+
+const (
+	standalone = "openid fhirUser launch/patient offline_access patient/Patient.rs patient/Observation.rs"
+	ehr        = "openid fhirUser launch offline_access patient/Patient.rs patient/Observation.rs user/Practitioner.rs"
+)
+
+// TestFHIRClientInBrowser: each kind of client that fhirclient can be, started
+// by itself and from the console.
+func TestFHIRClientInBrowser(t *testing.T) {
+	// Before the server is built: nothing of it is needed to skip.
+	browser.Chromium(t)
+	browser.Packages(t)
+	w := newWorld(t)
+	c := browser.New(t, browser.Options{Base: w.srv.Base})
+	a := newApp(w)
+	ada, dora := c.Person(), c.Person()
+	w.signIn(ada, "ada")
+	w.signIn(dora, "dora")
+	for _, kind := range []struct {
+		name string
+		alg  jwa.SignatureAlgorithm // "" a public client
+		// fhirclient refreshes without an assertion: a client with a key is
+		// not let in by that.
+		refresh float64
+	}{{"Public app", "", 200}, {"App with ES384", jwa.ES384, 401}, {"App with RS384", jwa.RS384, 401}} {
+		auth := []string{"--auth", "none"}
+		settings := map[string]any{"redirectUri": a.origin + "/app", "pkceMode": "required"}
+		if kind.alg != "" {
+			private, set := key(t, kind.alg)
+			settings["clientPrivateJwk"] = private
+			auth = []string{"--jwks", w.file(strings.ReplaceAll(kind.name, " ", "-")+".json", set)}
+		}
+		settings["clientId"] = w.register(kind.name, standalone+" "+ehr, a.origin, auth...)
+
+		settings["scope"], a.settings = standalone, settings
+		ada.Open(a.origin + "/launch").Wait("Allow " + kind.name + "?")
+		ada.Press("button[value=allow]")
+		a.check(a.finish(ada), "Patient/demo-ada", standalone, kind.refresh)
+
+		settings["scope"] = ehr
+		dora.Open("/auth/launches?client=" + settings["clientId"].(string))
+		dora.Fill("#client", settings["clientId"].(string)).Fill("#patient", "demo-ada").Click("form[method=post][action='/auth/launches'] button", "Open "+kind.name)
+		to := browser.Eval[string](dora, `document.querySelector("a.btn.primary[target]").href`)
+		dora.Open(to).Wait("Allow " + kind.name + "?")
+		dora.Press("button[value=allow]")
+		a.check(a.finish(dora), "Practitioner/demo-dora", ehr, kind.refresh)
+	}
+	// What she allowed is listed, and taken back.
+	ada.Open("/auth/apps").Wait("Public app")
+	if n := browser.Eval[int](ada, `document.querySelectorAll("form button.danger").length`); n != 3 {
+		t.Errorf("%d apps are listed", n)
+	}
+	if _, err := os.Stat(filepath.Join("testdata", "node_modules")); err == nil {
+		t.Error("packages lie in the project")
+	}
+}

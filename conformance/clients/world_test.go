@@ -1,0 +1,76 @@
+package clients
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"pulsegate/conformance/blackbox"
+	"pulsegate/conformance/browser"
+)
+
+// world is a demo server at a name that passkeys are good for.
+type world struct {
+	t   *testing.T
+	srv *blackbox.Server
+	dir string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, dir: t.TempDir()}
+	bin, err := blackbox.Build(w.dir)
+	w.must(err)
+	port, err := blackbox.Free()
+	w.must(err)
+	w.srv, err = blackbox.StartAt(bin, filepath.Join(w.dir, "data"), fmt.Sprint("127.0.0.1:", port), "--demo", "--base-url", fmt.Sprint("http://localhost:", port))
+	w.must(err)
+	t.Cleanup(func() {
+		if err := w.srv.Stop(); err != nil {
+			t.Errorf("%v\n%s", err, w.srv.Log())
+		}
+	})
+	return w
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// register registers an app by the operator's command, and returns its id.
+func (w *world) register(name, scope, origin string, more ...string) string {
+	w.t.Helper()
+	var out struct {
+		ClientID string `json:"client_id"`
+	}
+	w.must(w.srv.Run(&out, append([]string{"client", "add", "--name", name, "--scope", scope, "--redirect-uri", origin + "/app", "--launch-url", origin + "/launch"}, more...)...))
+	return out.ClientID
+}
+
+// signIn lets one of the demo's people in, with a new passkey.
+func (w *world) signIn(p *browser.Tab, login string) {
+	w.t.Helper()
+	var out struct{ Link string }
+	w.must(w.srv.Run(&out, "user", "reinvite", "--login", login))
+	p.Open(out.Link).Click("form button.primary", "Choose how you sign in").Click("button[data-passkey=create]", "The passkey is ready")
+}
+
+func (w *world) file(name string, content []byte) string {
+	w.t.Helper()
+	path := filepath.Join(w.dir, name)
+	w.must(os.WriteFile(path, content, 0o600))
+	return path
+}
+
+func sorted(s string) map[string]bool {
+	out := map[string]bool{}
+	for _, x := range strings.Fields(s) {
+		out[x] = true
+	}
+	return out
+}

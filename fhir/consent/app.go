@@ -1,0 +1,62 @@
+package consent
+
+import (
+	"slices"
+	"time"
+
+	"pulsegate/fhir"
+)
+
+// ScopeExtension holds, in the provision of a Consent to an app, the SMART
+// scopes as granted.
+const ScopeExtension = fhir.Canonical + "/StructureDefinition/smart-scope"
+
+// Allowance is what a patient allows an app: to be shown data, under one
+// authorization. Nothing is collected under it.
+type Allowance struct {
+	ID, Patient   string // of the Consent; of the patient
+	Authorization string // id
+	Client, App   string // id of the app and its name
+	Scope         string // as granted
+	Types         []string
+	Says          []string // the scopes in plain words
+	From, Until   time.Time
+}
+
+// ForApp builds the Consent for a, in canonical form.
+func ForApp(a Allowance) (fhir.Resource, error) {
+	const op = "consent.ForApp"
+	if !fhir.ValidID(a.ID) || !fhir.ValidID(a.Patient) || !fhir.ValidID(a.Authorization) || !fhir.ValidID(a.Client) {
+		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, op, "Consent.id, patient, authorization and client must be FHIR ids")
+	}
+	if len(a.Types) == 0 || slices.ContainsFunc(a.Types, func(t string) bool { return !fhir.KnownType(t) }) {
+		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, op, "types are resource types, one at least")
+	}
+	// Both ends of a period are included, and end at whole seconds.
+	from, until := a.From.UTC().Truncate(time.Second), a.Until.UTC().Truncate(time.Second).Add(-time.Second)
+	if until.Before(from) {
+		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, op, "Consent.provision.period ends before it starts")
+	}
+	text := div("You allowed the app "+a.App+", registered as "+a.Client+", to do this until "+until.Format("2 January 2006, 15:04 UTC")+
+		" at the latest. You can take it back at any time, under the apps with access. Nothing is collected under this consent, and what another consent denies stays denied.", a.Says...)
+	c := agreed(a.ID, a.Patient, text, a.From)
+	c.Performer = []reference{{Reference: "Patient/" + a.Patient}}
+	c.Provision = provisionJSON{Type: "permit", Period: between(from, until),
+		Actor: []actor{{one(partSystem, recipientRole), reference{Identifier: &identifier{AuthorizationSystem, a.Authorization}, Display: a.App + " (" + a.Client + ")"}}},
+		// What is asked at each use is the token; this is for who reads it.
+		Extension: []extension{{ScopeExtension, a.Scope}},
+		Action:    []concept{one(actionSystem, actionDisclose)}}
+	for _, t := range a.Types {
+		c.Provision.Class = append(c.Provision.Class, coding{typeSystem, t})
+	}
+	b, err := marshal(c)
+	if err != nil {
+		return fhir.Resource{}, fhir.Wrap(op, err)
+	}
+	return fhir.Resource{Type: "Consent", ID: a.ID, JSON: b}, nil
+}
+
+// EndApp returns the Consent of an app as ended.
+func EndApp(r fhir.Resource) (fhir.Resource, error) {
+	return end(r, "The access of this app has ended. Nothing more is shown under this consent.")
+}

@@ -1,0 +1,175 @@
+package consent_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/consent"
+	"pulsegate/fhir/r4"
+)
+
+func allowance() consent.Allowance {
+	return consent.Allowance{ID: "app-a1", Patient: "p1", Authorization: "a1", Client: "heartbook", App: "Heart & Book", Scope: "patient/Observation.rs patient/Device.rs",
+		Types: []string{"Observation", "Device"}, Says: []string{"See your measurements", "See your devices"}, From: now, Until: now.Add(90*24*time.Hour + time.Millisecond)}
+}
+
+func TestForApp(t *testing.T) {
+	r, err := consent.ForApp(allowance())
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "app.json", r.JSON)
+	door, err := r4.New(r4.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := door.Resource("Consent", r.JSON, r.ID); err != nil {
+		t.Errorf("not valid: %v", err)
+	}
+	ended, err := consent.EndApp(fhir.Resource{Type: "Consent", ID: r.ID, JSON: fhir.Stamp(r.JSON, "Consent", r.ID, 1, now)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "app-ended.json", ended.JSON)
+	for name, change := range map[string]func(*consent.Allowance){
+		"no authorization": func(a *consent.Allowance) { a.Authorization = "" },
+		"no patient":       func(a *consent.Allowance) { a.Patient = "" },
+		"no type":          func(a *consent.Allowance) { a.Types = nil },
+		"odd type":         func(a *consent.Allowance) { a.Types = []string{"Nothing"} },
+		"over at once":     func(a *consent.Allowance) { a.Until = a.From },
+	} {
+		a := allowance()
+		change(&a)
+		if _, err := consent.ForApp(a); fhir.KindOf(err) != fhir.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// An allowance opens what it says to the one authorization, collects nothing,
+// and ends with a later withdrawal of what covered the same.
+func TestAppSeesWhatWasAllowed(t *testing.T) {
+	clock := now
+	s := newShelf()
+	e, err := consent.New(consent.Options{Store: s, Clock: func() time.Time { return clock }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := func() access.Consents { return e.Under("a1") }
+	allow := func(id string) fhir.Resource {
+		a := allowance()
+		a.ID, a.From = id, clock
+		r, err := consent.ForApp(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.put("p1", r)
+		return r
+	}
+	put := func(r fhir.Resource) {
+		r.JSON = fhir.Stamp(r.JSON, r.Type, r.ID, 1, clock)
+		s.put("p1", r)
+	}
+	r := allow("app-a1")
+	device := &access.Facts{Type: "Device", ID: "d", Patient: "p1", Vendor: "apple"}
+	provenance := &access.Facts{Type: "Provenance", ID: "v", Patient: "p1", Vendor: "apple"}
+	heart := obs("apple", "", "vital-signs")
+	for name, c := range map[string]struct{ got, want bool }{
+		"the app":                  {app().Permits("heartbook", heart), true},
+		"its devices":              {app().Permits("heartbook", device), true},
+		"what was not allowed":     {app().Permits("heartbook", provenance), false},
+		"another authorization":    {e.Under("a2").Permits("heartbook", heart), false},
+		"the client without it":    {e.Permits("heartbook", heart), false},
+		"a client of such an id":   {e.Permits("authorization/a1", heart), false},
+		"another patient":          {app().Permits("heartbook", &access.Facts{Type: "Observation", Patient: "p2", Vendor: "apple"}), false},
+		"collected by this":        {collects(t, e, "apple"), false},
+		"collected in categories":  {collects(t, e, "apple", "vital-signs"), false},
+		"no authorization, no app": {e.Under("").Permits("heartbook", heart), false},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: %v", name, c.got)
+		}
+	}
+
+	apple := grant(t, consent.Terms{ID: "apple", Vendor: "apple"})
+	put(apple)
+	clock = clock.Add(time.Hour)
+	withdrawn, err := consent.Withdraw(apple)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(withdrawn)
+	if app().Permits("heartbook", heart) || !app().Permits("heartbook", obs("oura", "", "vital-signs")) {
+		t.Error("a withdrawal ends what it had covered, and nothing else")
+	}
+	clock = clock.Add(time.Hour)
+	allow("app-again")
+	if !app().Permits("heartbook", heart) {
+		t.Error("allowed anew after the withdrawal")
+	}
+	put(fhir.Resource{Type: "Consent", ID: "no", JSON: []byte(fhir.Prefix("Consent", "no") + `},"status":"active","scope":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/consentscope","code":"patient-privacy"}]},` +
+		`"patient":{"reference":"Patient/p1"},"provision":{"type":"deny","code":[{"coding":[{"system":"` + consent.VendorSystem + `","code":"apple"}]}]}}`)})
+	if app().Permits("heartbook", heart) {
+		t.Error("an allowance opens what another consent denies")
+	}
+	if !app().Permits("heartbook", obs("oura", "", "vital-signs")) {
+		t.Error("what is not denied stays open")
+	}
+	ended, err := consent.EndApp(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(ended)
+	again := allow("app-again")
+	clock = allowance().Until
+	if app().Permits("heartbook", obs("oura", "", "vital-signs")) {
+		t.Error("seen after the end")
+	}
+	if ended, err = consent.EndApp(again); err != nil {
+		t.Fatal(err)
+	}
+	put(ended)
+	if mine := obs("", "lab", "vital-signs"); len(s.docs) == 0 || e.Permits("other", mine) {
+		t.Error("somebody else reads back")
+	}
+}
+
+// What apps leave behind neither fills a patient's book nor counts as a
+// withdrawal.
+func TestAppsComeAndGo(t *testing.T) {
+	s := newShelf()
+	e := newEngine(t, s)
+	for i := range 1_200 {
+		a := allowance()
+		a.ID = fmt.Sprint("app-", i)
+		r, err := consent.ForApp(a)
+		if err == nil && i > 0 {
+			r, err = consent.EndApp(r)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.put("p1", r)
+	}
+	if !e.Under("a1").Permits("heartbook", obs("apple", "", "vital-signs")) {
+		t.Error("the one that stands is not seen for those that ended")
+	}
+	if !e.Permits("lab", obs("", "lab", "vital-signs")) {
+		t.Error("the end of an app closed what somebody wrote")
+	}
+}
+
+func collects(t *testing.T, e *consent.Engine, vendor string, categories ...string) bool {
+	t.Helper()
+	_, ok, err := e.Collects(t.Context(), "p1", vendor)
+	if len(categories) > 0 {
+		ok, err = e.CollectsCategory(t.Context(), "p1", vendor, categories...)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ok
+}
