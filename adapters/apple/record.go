@@ -36,6 +36,7 @@ func (r *record) reject(reason, detail string) {
 
 // begin clears r and reads what Record, Workout and others have in common.
 func (d *xmlDecoder) begin(r *record) {
+	d.last = nil
 	comps := r.s.Components[:0]
 	*r = record{raw: r.raw[:0]}
 	r.s.Components = comps
@@ -114,6 +115,9 @@ func (d *xmlDecoder) record() error {
 		r.reject(sample.ReasonMissing, "type is missing")
 	}
 	d.recordValue(r, value)
+	if r.reason == "" {
+		d.learn(r)
+	}
 	d.keepRaw(r)
 	if err := d.recordChildren(r); err != nil {
 		return err
@@ -144,7 +148,14 @@ func (d *xmlDecoder) recordValue(r *record, a *attr) {
 // recordChildren is children without a closure: it runs for every Record.
 func (d *xmlDecoder) recordChildren(r *record) error {
 	for depth := d.sc.depth; ; {
-		kind, err := d.next()
+		ok, err := d.child(r)
+		if err != nil {
+			return err
+		}
+		kind := tokenEnd
+		if !ok {
+			kind, err = d.next()
+		}
 		switch {
 		case err != nil:
 			return err
@@ -177,8 +188,11 @@ func (d *xmlDecoder) metadata(r *record) {
 	if k == nil || v == nil {
 		return
 	}
-	key, val := metaKey(d.sc.value(k)), d.sc.value(v)
-	switch string(key) {
+	d.entry(r, d.sc.value(k), d.sc.value(v))
+}
+
+func (d *xmlDecoder) entry(r *record, key, val []byte) {
+	switch string(metaKey(key)) {
 	case "TimeZone":
 		if loc := d.clock.iana(d.names.get(val)); loc != nil {
 			r.s.IANA = d.names.get(val)

@@ -42,6 +42,7 @@ const (
 // attr is one attribute; raw is as written between the quotes.
 type attr struct {
 	name, raw []byte
+	at        int  // where raw stands in the tag
 	plain     bool // raw needs no decoding
 }
 
@@ -316,6 +317,7 @@ func (s *scanner) startTag(b []byte) (tokenKind, error) {
 		if err != nil {
 			return tokenEOF, err
 		}
+		s.attrs[len(s.attrs)-1].at += i
 		i += n
 	}
 }
@@ -368,7 +370,7 @@ func (s *scanner) attribute(b []byte) (int, error) {
 			plain = false
 		}
 	}
-	s.attrs = append(s.attrs, attr{name: b[:n], raw: raw, plain: plain})
+	s.attrs = append(s.attrs, attr{name: b[:n], raw: raw, at: i, plain: plain})
 	return i + end + 1, nil
 }
 
@@ -507,4 +509,11 @@ func reference(b []byte) (rune, int) {
 		return 0, 0
 	}
 	return allowed(rune(n)), end + 1
+}
+
+// space passes over white space.
+func (s *scanner) space() {
+	for s.pos < s.end && isSpace(s.buf[s.pos]) {
+		s.pos++
+	}
 }

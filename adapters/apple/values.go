@@ -3,7 +3,9 @@ package apple
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -37,17 +39,116 @@ func (in *interner) get(b []byte) string {
 	return s
 }
 
+// texts makes strings of numbers. Integers below 1000 are shared, others lie
+// behind one another in blocks of 4 KiB: who keeps one of them keeps its block,
+// and clones what is to live long.
+type texts struct {
+	small string // "000001002..."
+	block strings.Builder
+}
+
+func newTexts() *texts {
+	b := make([]byte, 0, 3000)
+	for i := range 1000 {
+		b = append(b, byte('0'+i/100), byte('0'+i/10%10), byte('0'+i%10))
+	}
+	return &texts{small: string(b)}
+}
+
+func (t *texts) get(b []byte) string {
+	if n := len(b); n > 0 && n <= 3 && digits(b) {
+		v := 0
+		for _, c := range b {
+			v = 10*v + int(c-'0')
+		}
+		return t.small[3*v+3-n : 3*v+3]
+	}
+	if t.block.Cap()-t.block.Len() < len(b) {
+		t.block.Reset()
+		t.block.Grow(max(4096, len(b)))
+	}
+	from := t.block.Len()
+	t.block.Write(b)
+	return t.block.String()[from:]
+}
+
 // clock reads dates and keeps the zones it met.
 type clock struct {
 	fixed map[int]*time.Location
 	named map[string]*time.Location
 	max   time.Time // zero: no upper bound
+	last  int64     // Unix seconds of max
+
+	days   [8]day // the last seen, by the last digit of the day
+	offset int    // of zone, as printed
+	loc    *time.Location
+	print  uint64
+}
+
+// day is a date as printed and its midnight in UTC.
+type day struct {
+	head uint64
+	tail uint32
+	sec  int64
+}
+
+// moment is an instant with the zone that its offset stands for.
+type moment struct {
+	sec  int64 // Unix
+	zone *time.Location
+}
+
+func (m moment) time() time.Time { return time.Unix(m.sec, 0).In(m.zone) }
+
+// moment reads a plausible date at the head of b: parse and plausible in one,
+// remembering days and offset because neighbours share them.
+func (c *clock) moment(b []byte) (moment, bool) {
+	if len(b) < 25 {
+		return moment{}, false
+	}
+	b = b[:25:25]
+	d := &c.days[b[9]&7]
+	head, tail := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint32(b[7:])
+	if d.head != head || d.tail != tail {
+		t, ok := c.parse(b)
+		if !ok || t.Year() < 1900 {
+			return moment{}, false
+		}
+		*d = day{head, tail, time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, time.UTC).Unix()}
+	}
+	printed := uint64(binary.LittleEndian.Uint32(b[19:])) | uint64(binary.LittleEndian.Uint16(b[23:]))<<32
+	if printed != c.print {
+		t, ok := c.parse(b)
+		if !ok {
+			return moment{}, false
+		}
+		_, c.offset = t.Zone()
+		c.loc, c.print = c.zone(c.offset), printed
+	}
+	sec, ok := timeOfDay(binary.LittleEndian.Uint64(b[11:]))
+	if sec += d.sec - int64(c.offset); !ok || sec > c.last {
+		return moment{}, false
+	}
+	return moment{sec, c.loc}, true
+}
+
+// timeOfDay reads the eight bytes of "15:04:05" at once.
+func timeOfDay(w uint64) (sec int64, ok bool) {
+	x := w ^ 0x30303A30303A3030 // digits become 0 to 9, colons 0
+	if (x|(x+0x76767F76767F7676))&0x8080808080808080 != 0 {
+		return 0, false
+	}
+	h := x&0xff*10 + x>>8&0xff
+	m := x>>24&0xff*10 + x>>32&0xff
+	s := x>>48&0xff*10 + x>>56
+	return int64(h*3600 + m*60 + s), h < 24 && m < 60 && s < 60
 }
 
 func newClock(received time.Time) *clock {
-	c := &clock{fixed: map[int]*time.Location{}, named: map[string]*time.Location{}}
+	c := &clock{fixed: map[int]*time.Location{}, named: map[string]*time.Location{}, last: math.MaxInt64}
 	if !received.IsZero() {
 		c.max = received.Add(48 * time.Hour)
+		c.last = c.max.Unix()
 	}
 	return c
 }

@@ -29,11 +29,17 @@ type xmlDecoder struct {
 	sc     *scanner
 	clock  *clock
 
-	names, values *interner
-	devices       *devices
-	ids           map[string]string // source name -> short
+	names   *interner
+	values  *texts
+	devices *devices
+	ids     map[string]string // source name -> short
 
-	rec       record
+	rec      record
+	learned  []*learned // the likeliest first
+	last     *learned   // that rec was filled from
+	spare    *learned
+	plodding bool // everything goes the long way (tests)
+
 	bp        *bloodPressure
 	nights    *nights
 	summaries map[sample.Date]*sample.Sample
@@ -47,7 +53,7 @@ type xmlDecoder struct {
 func newXMLDecoder(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink) *xmlDecoder {
 	return &xmlDecoder{
 		ctx: ctx, format: format, sink: sink, sc: newScanner(r), clock: newClock(in.Received),
-		names: newInterner(8192), values: newInterner(1 << 16), devices: newDevices(), ids: map[string]string{},
+		names: newInterner(8192), values: newTexts(), devices: newDevices(), ids: map[string]string{},
 		bp: newBloodPressure(), nights: newNights(channelXML), summaries: map[sample.Date]*sample.Sample{},
 	}
 }
@@ -67,22 +73,27 @@ func (d *xmlDecoder) fail(err error) error {
 
 func (d *xmlDecoder) where() string { return "offset " + strconv.FormatInt(d.sc.offset(), 10) }
 
-// next reads a token and keeps the clockwork going.
+// next reads a token.
 func (d *xmlDecoder) next() (tokenKind, error) {
 	kind, err := d.sc.next()
 	if err != nil {
 		return kind, d.readError(err)
 	}
+	return kind, d.tick()
+}
+
+// tick counts a token and keeps the clockwork going.
+func (d *xmlDecoder) tick() error {
 	if d.elements++; d.elements&1023 == 0 {
 		if err := d.ctx.Err(); err != nil {
-			return kind, err
+			return err
 		}
 		if at := d.sc.offset(); at-d.told >= progressStep {
 			d.told = at
 			d.sink.Progress(d.offset + at)
 		}
 	}
-	return kind, nil
+	return nil
 }
 
 func (d *xmlDecoder) readError(err error) error {
@@ -96,6 +107,11 @@ func (d *xmlDecoder) readError(err error) error {
 func (d *xmlDecoder) run() error {
 	root := false
 	for {
+		if d.sc.depth == 1 {
+			if err := d.again(); err != nil {
+				return err
+			}
+		}
 		kind, err := d.next()
 		if err != nil {
 			return err
