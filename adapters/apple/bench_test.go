@@ -19,9 +19,19 @@ func (d *discard) Reject(*sample.Reject) error { return nil }
 func (d *discard) Drop(string, string, int)    {}
 func (d *discard) Progress(int64)              {}
 
+var bigOptions = applegen.Options{Seed: 1, Bytes: 32 << 20, Start: time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)}
+
 func bigDocument(b *testing.B) []byte {
 	var buf bytes.Buffer
-	if err := applegen.Generate(&buf, applegen.Options{Seed: 1, Bytes: 32 << 20, Start: time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)}); err != nil {
+	if err := applegen.Generate(&buf, bigOptions); err != nil {
+		b.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func zipped(b *testing.B) []byte {
+	var buf bytes.Buffer
+	if err := applegen.GenerateZip(&buf, bigOptions); err != nil {
 		b.Fatal(err)
 	}
 	return buf.Bytes()
@@ -78,6 +88,14 @@ func BenchmarkExport(b *testing.B) {
 		}
 	}
 	b.Run("decode", func(b *testing.B) { measure(b, len(doc), decode(false)) })
+	archive := zipped(b)
+	b.Run("zip", func(b *testing.B) {
+		measure(b, len(doc), func() (int, error) {
+			sink := &discard{}
+			err := decodeBytes(b.Context(), "export.zip", formatZip, archive, sink)
+			return sink.n, err
+		})
+	})
 	b.Run("decode-plodding", func(b *testing.B) { measure(b, len(doc), decode(true)) })
 	b.Run("encoding-xml", func(b *testing.B) {
 		measure(b, len(doc), func() (n int, err error) {
@@ -116,8 +134,5 @@ func bareScan(r io.Reader) (n int, err error) {
 }
 
 func BenchmarkGenerate(b *testing.B) {
-	const size = 32 << 20
-	measure(b, size, func() (int, error) {
-		return 0, applegen.Generate(io.Discard, applegen.Options{Seed: 1, Bytes: size, Start: time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)})
-	})
+	measure(b, int(bigOptions.Bytes), func() (int, error) { return 0, applegen.Generate(io.Discard, bigOptions) })
 }

@@ -117,7 +117,7 @@ func (x *archive) choose(files []*zip.File) (main *entry, ecgs []*entry, err err
 
 func (x *archive) sniff(e *entry) (bool, error) {
 	var head []byte
-	err := x.open(e, func(r io.Reader) error {
+	err := x.open(e, func(r *guard) error {
 		var err error
 		head, err = bufio.NewReaderSize(r, headSize).Peek(headSize)
 		if err == io.EOF {
@@ -150,7 +150,7 @@ func (x *archive) overlap(entries []*entry) error {
 
 // open inflates e under the limits. Errors of use pass; those of the archive
 // become payload errors that name the entry.
-func (x *archive) open(e *entry, use func(io.Reader) error) error {
+func (x *archive) open(e *entry, use func(*guard) error) error {
 	rc, err := e.Open()
 	if err != nil {
 		return &adapters.PayloadError{Format: formatZip, Where: e.where(), Rule: "the entry cannot be opened", Err: err}
@@ -194,9 +194,12 @@ func (g *guard) Read(p []byte) (int, error) {
 }
 
 func (x *archive) xml(ctx context.Context, e *entry) error {
-	return x.open(e, func(r io.Reader) error {
-		d := newXMLDecoder(ctx, x.in, formatZip, r, x.sink)
+	return x.open(e, func(g *guard) error {
+		a := readAhead(g)
+		d := newXMLDecoder(ctx, x.in, formatZip, a, x.sink)
 		err := d.run()
+		a.close()
+		g.err = a.told // of an error further on the decoder knows nothing
 		x.read += d.sc.base + int64(d.sc.pos)
 		return err
 	})
@@ -204,9 +207,9 @@ func (x *archive) xml(ctx context.Context, e *entry) error {
 
 // ecg reads one recording; a broken one is one bad item.
 func (x *archive) ecg(ctx context.Context, e *entry) error {
-	err := x.open(e, func(r io.Reader) error {
+	err := x.open(e, func(g *guard) error {
 		in := x.in
-		in.Body = r
+		in.Body = g
 		return decodeECG(ctx, in, formatECG, x.sink)
 	})
 	x.read += int64(min(e.UncompressedSize64, 1<<40))
