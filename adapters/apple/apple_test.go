@@ -20,7 +20,7 @@ import (
 func TestAdapter(t *testing.T) {
 	start := time.Date(2024, 1, 1, 0, 0, 0, 0, time.FixedZone("", 3600))
 	adaptertest.Run(t, New(), "testdata", adaptertest.Unterminated(formatECG),
-		adaptertest.Large(formatXML, 48<<20, 24<<20, func(w io.Writer, size int64) error {
+		adaptertest.Large(formatXML, 200<<20, 24<<20, func(w io.Writer, size int64) error {
 			return applegen.Generate(w, applegen.Options{Seed: 3, Bytes: size, Start: start})
 		}),
 		adaptertest.Large(formatHAE, 0, 24<<20, func(w io.Writer, _ int64) error {
