@@ -100,7 +100,7 @@
 // runs at nearly the speed of a bare scan and allocates nothing; what is
 // written otherwise goes through the scanner. An archive inflates on a
 // goroutine of its own, a MiB ahead of the decoder. Held until the end are
-// only what needs it: sleep segments (24 bytes each), one ActivitySummary a
+// only what needs it: sleep segments (16 bytes each), one ActivitySummary a
 // day, open halves of blood pressures.
 //
 // # Left out, counted as Drop(ignored)

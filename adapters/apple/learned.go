@@ -17,7 +17,7 @@ import (
 // fuzz test holds them to it.
 
 const (
-	maxLearned = 16
+	maxLearned = 64
 	maxLiteral = 4096
 )
 
