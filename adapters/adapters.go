@@ -52,10 +52,12 @@ type Input struct {
 // Sink takes what an adapter reads. Its methods return an error only when
 // decoding must stop (the context ended, the store failed).
 //
-// The *Sample with its slices, and the bytes in a Reject, are valid during the
-// call only: adapters use them again for the next one. Strings stay as they
-// are, but one may share memory with its neighbours in the payload: what is
-// kept for long is cloned.
+// A *Sample, its Components and the bytes in a Reject are valid during the
+// call only: the adapter fills them again for the next item. A sink copies
+// what it keeps and changes nothing. Strings never change and may be kept;
+// equal names, units and device texts are mostly one string, and a number may
+// be a part of a block of some KiB that lives as long as it does: who keeps
+// few for long clones them. Device.Facts and SeriesData are never used again.
 type Sink interface {
 	Sample(*sample.Sample) error
 	Reject(*sample.Reject) error

@@ -16,7 +16,8 @@
 // emitted only with Options.Doubtful. Variants override a row's codes and unit
 // where the sent unit, the channel or a daily value asks for it; the first
 // that fits counts. A rate (typical samples a day of one source) makes a row
-// of quantities, or of components that are all numbers, a stream. A component that has no row keeps the vendor's name, unit
+// of quantities, of codes that the row lists, or of components that are all
+// numbers, a stream. A component that has no row keeps the vendor's name, unit
 // and value under the vendor's code system.
 //
 // The category is HL7's; what refines it (sleep, of activity) stands beside it
@@ -50,9 +51,11 @@
 // is rendered once and cut where numbers, time and id stand). A sample that
 // does not fit is Map's, with the same id: a status other than final, a note, a
 // range, more than series.MaxValues numbers, a number that a series.Decimal
-// does not hold or writes otherwise, a component of free text, a time within
-// a day of 1900 or after 2200-11-30. Coded components are part of the template. So
-// nothing but storage depends on the rate.
+// does not hold or writes otherwise, a code that the row does not list, a
+// component of free text, a time within a day of 1900 or after 2200-11-30. A
+// code is part of the template, as the value and in components: a stream of
+// sleep stages is one series a stage, with columns for times only. So nothing
+// but storage depends on the rate.
 //
 // # Provenance
 //

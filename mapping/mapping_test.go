@@ -248,7 +248,8 @@ func TestLoadRefuses(t *testing.T) {
 		"unknown unit":  {"unit: /min, range: [0, 400], components", "unit: bpm, range: [0, 400], components", "row heartrate: unit bpm"},
 		"no profile":    {"profile: heartrate, shape: quantity, rate: 288", "shape: quantity, rate: 288", "row heartrate: code loinc 8867-4 needs"},
 		"missing":       {"name: Heart rate, trust", "trust", "row heartrate"},
-		"rate of codes": {"shape: codeable, components: [{name: mood", "shape: codeable, rate: 50, components: [{name: mood", "a rate is for quantities"},
+		"rate of codes": {"shape: codeable, components: [{name: mood", "shape: codeable, rate: 50, components: [{name: mood", "a rate of codes wants their values"},
+		"rate of tags":  {"metric: tag, name: Tags, trust: local, category: survey, shape: event", "metric: tag, name: Tags, trust: local, category: survey, shape: event, rate: 50", "a rate is for quantities"},
 	} {
 		dir := fstest.MapFS{}
 		files, err := fs.Glob(Builtin(), "*")

@@ -168,7 +168,7 @@ func (x *Streams) Place(s *sample.Sample, row *series.Sample) *Stream {
 // intern, so most comparisons are of pointers.
 func (e *likeness) fits(s *sample.Sample) bool {
 	o := &e.like
-	if s.Metric != o.Metric || s.Value.Kind != o.Value.Kind || s.Value.Unit != o.Value.Unit || s.Zone != o.Zone || len(s.Components) != len(o.Components) ||
+	if s.Metric != o.Metric || s.Value.Kind != o.Value.Kind || s.Value.Kind == sample.Code && s.Value.Text != o.Value.Text || s.Value.Unit != o.Value.Unit || s.Zone != o.Zone || len(s.Components) != len(o.Components) ||
 		s.Channel != o.Channel || s.KeyValue != o.KeyValue || s.UserEntered != o.UserEntered || s.Method != o.Method || s.Source.Name != o.Source.Name {
 		return false
 	}
@@ -218,13 +218,21 @@ func (x *Streams) find(s *sample.Sample) *likeness {
 func (x *Streams) likeness(s *sample.Sample) *likeness {
 	e := &likeness{like: keep(s)}
 	r := x.m.rules[x.vendor][s.Metric].choose(s)
-	if !r.dense || s.Value.Kind != sample.Number && s.Value.Kind != sample.None {
+	if !r.dense {
 		return e
 	}
-	if s.Value.Kind == sample.Number {
+	switch s.Value.Kind {
+	case sample.Number:
 		if !e.add(-1, r, &s.Value, s.Channel) {
 			return e
 		}
+	case sample.Code: // part of the template, so it must be one of few
+		if r.values[s.Value.Text] == nil {
+			return e
+		}
+	case sample.None:
+	default:
+		return e
 	}
 	for i := range s.Components {
 		c := &s.Components[i]
@@ -238,7 +246,7 @@ func (x *Streams) likeness(s *sample.Sample) *likeness {
 			return e
 		}
 	}
-	if len(e.numbers) == 0 || len(e.numbers) > series.MaxValues {
+	if len(e.numbers) == 0 && s.Value.Kind != sample.Code || len(e.numbers) > series.MaxValues {
 		return e
 	}
 	e.id = streamIdentity(x.vendor, x.patient, r.row.Metric, s)
@@ -268,6 +276,9 @@ func keep(s *sample.Sample) sample.Sample {
 	o := sample.Sample{Metric: strings.Clone(s.Metric), Channel: strings.Clone(s.Channel), KeyValue: s.KeyValue, UserEntered: s.UserEntered,
 		Zone: s.Zone, Method: strings.Clone(s.Method), Value: sample.Value{Kind: s.Value.Kind, Unit: strings.Clone(s.Value.Unit)}, Device: s.Device,
 		Source: sample.Source{Name: strings.Clone(s.Source.Name)}}
+	if s.Value.Kind == sample.Code {
+		o.Value.Text = strings.Clone(s.Value.Text)
+	}
 	d := &o.Device
 	for _, p := range []*string{&d.Name, &d.Manufacturer, &d.Model, &d.Hardware, &d.Kind, &d.Serial, &d.Software, &d.Firmware, &d.Battery} {
 		*p = strings.Clone(*p)

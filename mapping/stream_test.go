@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 	"strconv"
 	"testing"
@@ -57,6 +58,10 @@ func drawn(t *rapid.T, m *Mapper, v *Vendor, r *Row) *sample.Sample {
 			if len(units) > 0 && x == &s.Value {
 				x.Unit = rapid.SampledFrom(units).Draw(t, "unit")
 			}
+		}
+		if x.Kind == sample.Code && x == &s.Value {
+			codes := slices.Sorted(maps.Keys(r.Values))
+			x.Text = rapid.OneOf(rapid.SampledFrom(codes), rapid.SampledFrom(codes), rapid.SampledFrom([]string{"NewInTheNextYear", "two  blanks", "HKCategoryValue"})).Draw(t, "code")
 		}
 	}
 	change(&s.Value)

@@ -261,7 +261,7 @@ func (t *Table) check(file string, v *Vendor) error {
 	return nil
 }
 
-// rateRule: a stream is made of numbers.
+// rateRule: a stream is made of numbers, or of codes that the row knows.
 func rateRule(r *Row) error {
 	switch {
 	case r.Rate == 0:
@@ -270,8 +270,10 @@ func rateRule(r *Row) error {
 		return fmt.Errorf("rate is not a number of samples a day")
 	case r.Shape == ShapeQuantity:
 		return nil
-	case r.Shape != ShapeComponents:
-		return fmt.Errorf("a rate is for quantities and components")
+	case r.Shape == ShapeCodeable && len(r.Values) == 0:
+		return fmt.Errorf("a rate of codes wants their values")
+	case r.Shape != ShapeComponents && r.Shape != ShapeCodeable:
+		return fmt.Errorf("a rate is for quantities, codes and components")
 	}
 	for i := range r.Components {
 		if r.Components[i].Unit == "" {

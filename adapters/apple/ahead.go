@@ -3,29 +3,32 @@ package apple
 import "io"
 
 const (
-	aheadBlock  = 256 << 10
-	aheadBlocks = 4
+	aheadChunk = 256 << 10
+	aheadDepth = 4
 )
 
-// ahead reads its source on a goroutine of its own, a few blocks ahead of the
-// one who reads it: receiving and inflating go on beside decoding. It is
-// read by one goroutine, which must call stop at the end.
+// ahead reads a stream on a goroutine of its own, at most a MiB before its
+// reader, so that inflating and decoding go on side by side. Bytes and error
+// come in the order in which the stream gave them.
 type ahead struct {
-	full, empty chan block
-	quit, done  chan struct{}
-	cur         block
-	pos         int
+	full chan chunk
+	free chan []byte
+	stop chan struct{}
+	done chan struct{}
+	cur  chunk
+	rest []byte
+	told error // what Read returned
 }
 
-type block struct {
+type chunk struct {
 	b   []byte
-	err error // after b
+	err error
 }
 
 func readAhead(r io.Reader) *ahead {
-	a := &ahead{full: make(chan block, aheadBlocks), empty: make(chan block, aheadBlocks), quit: make(chan struct{}), done: make(chan struct{})}
-	for range aheadBlocks {
-		a.empty <- block{}
+	a := &ahead{full: make(chan chunk, aheadDepth), free: make(chan []byte, aheadDepth), stop: make(chan struct{}), done: make(chan struct{})}
+	for range aheadDepth {
+		a.free <- make([]byte, aheadChunk)
 	}
 	go a.run(r)
 	return a
@@ -34,62 +37,61 @@ func readAhead(r io.Reader) *ahead {
 func (a *ahead) run(r io.Reader) {
 	defer close(a.done)
 	for {
-		var x block
+		var b []byte
 		select {
-		case x = <-a.empty:
-		case <-a.quit:
+		case b = <-a.free:
+		case <-a.stop:
 			return
 		}
-		if x.b == nil {
-			x.b = make([]byte, aheadBlock)
-		}
-		x.b = x.b[:aheadBlock]
-		x.b, x.err = readBlock(r, x.b)
-		a.full <- x // there are as many places as blocks
-		if x.err != nil {
+		n, err := fill(r, b, a.stop)
+		a.full <- chunk{b[:n], err} // never waits: it holds all chunks there are
+		if err != nil {
 			return
 		}
 	}
 }
 
-// readBlock reads what one block takes, at least half of it: small reads
-// (of a network, of an inflater) are not worth an exchange each.
-func readBlock(r io.Reader, b []byte) ([]byte, error) {
-	n := 0
-	for empty := 0; n < len(b)/2; {
-		m, err := r.Read(b[n:])
-		n += m
-		if err != nil {
-			return b[:n], err
+// fill reads until b is full, an error comes or stop is closed: the stream may
+// hand out a few kilobytes at a time.
+func fill(r io.Reader, b []byte, stop <-chan struct{}) (n int, err error) {
+	for empty := 0; n < len(b) && err == nil; {
+		select {
+		case <-stop:
+			return n, io.ErrClosedPipe
+		default:
 		}
+		var m int
+		m, err = r.Read(b[n:])
+		n += m
 		if m > 0 {
 			empty = 0
-		} else if empty++; empty > 100 {
-			return b[:n], io.ErrNoProgress
+		} else if empty++; empty > 100 && err == nil {
+			err = io.ErrNoProgress
 		}
 	}
-	return b[:n], nil
+	return n, err
 }
 
 // Read is io.Reader.
 func (a *ahead) Read(p []byte) (int, error) {
-	for a.pos == len(a.cur.b) {
+	for len(a.rest) == 0 {
 		if a.cur.err != nil {
-			return 0, a.cur.err
+			a.told = a.cur.err
+			return 0, a.told
 		}
 		if a.cur.b != nil {
-			a.empty <- a.cur
+			a.free <- a.cur.b[:aheadChunk]
 		}
-		a.cur, a.pos = <-a.full, 0
+		a.cur = <-a.full
+		a.rest = a.cur.b
 	}
-	n := copy(p, a.cur.b[a.pos:])
-	a.pos += n
+	n := copy(p, a.rest)
+	a.rest = a.rest[n:]
 	return n, nil
 }
 
-// stop ends the reading. A read that is under way is waited for, so that the
-// source belongs to the caller again.
-func (a *ahead) stop() {
-	close(a.quit)
+// close ends the goroutine and waits for it; the stream may be used again.
+func (a *ahead) close() {
+	close(a.stop)
 	<-a.done
 }

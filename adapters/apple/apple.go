@@ -95,7 +95,7 @@ func (a *Adapter) Decode(ctx context.Context, in adapters.Input, sink adapters.S
 	case formatZip:
 		return a.decodeZip(ctx, in, sink)
 	case formatXML:
-		_, err := decodeXML(ctx, in, format, in.Body, sink, 0)
+		_, _, err := decodeXML(ctx, in, format, in.Body, sink, 0)
 		return err
 	case formatECG:
 		return decodeECG(ctx, in, format, sink)

@@ -3,7 +3,6 @@ package apple
 import (
 	"bytes"
 	"context"
-	"encoding/xml"
 	"errors"
 	"io"
 	"os"
@@ -21,7 +20,7 @@ import (
 func TestAdapter(t *testing.T) {
 	start := time.Date(2024, 1, 1, 0, 0, 0, 0, time.FixedZone("", 3600))
 	adaptertest.Run(t, New(), "testdata", adaptertest.Unterminated(formatECG),
-		adaptertest.Large(formatXML, 48<<20, 24<<20, func(w io.Writer, size int64) error {
+		adaptertest.Large(formatXML, 200<<20, 24<<20, func(w io.Writer, size int64) error {
 			return applegen.Generate(w, applegen.Options{Seed: 3, Bytes: size, Start: start})
 		}),
 		adaptertest.Large(formatHAE, 0, 24<<20, func(w io.Writer, _ int64) error {
@@ -172,10 +171,14 @@ func TestFixtures(t *testing.T) {
 	}
 }
 
+func input(body []byte) adapters.Input {
+	return adapters.Input{Body: bytes.NewReader(body), At: bytes.NewReader(body), Size: int64(len(body)), Received: adaptertest.Received()}
+}
+
 func decodeBytes(ctx context.Context, name, format string, body []byte, sink adapters.Sink) error {
-	return New().Decode(ctx, adapters.Input{
-		Name: name, Format: format, Body: bytes.NewReader(body), At: bytes.NewReader(body), Size: int64(len(body)), Received: adaptertest.Received(),
-	}, sink)
+	in := input(body)
+	in.Name, in.Format = name, format
+	return New().Decode(ctx, in, sink)
 }
 
 func fuzz(f *testing.F, format string) {
@@ -211,68 +214,3 @@ func FuzzXML(f *testing.F) { fuzz(f, formatXML) }
 func FuzzZip(f *testing.F) { fuzz(f, formatZip) }
 func FuzzECG(f *testing.F) { fuzz(f, formatECG) }
 func FuzzHAE(f *testing.F) { fuzz(f, formatHAE) }
-
-type discard struct{ n int }
-
-func (d *discard) Sample(*sample.Sample) error { d.n++; return nil }
-func (d *discard) Reject(*sample.Reject) error { return nil }
-func (d *discard) Drop(string, string, int)    {}
-func (d *discard) Progress(int64)              {}
-
-func bigDocument(b *testing.B) []byte {
-	var buf bytes.Buffer
-	if err := applegen.Generate(&buf, applegen.Options{Seed: 1, Bytes: 16 << 20, Start: time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)}); err != nil {
-		b.Fatal(err)
-	}
-	return buf.Bytes()
-}
-
-func BenchmarkScanner(b *testing.B) {
-	doc := bigDocument(b)
-	b.SetBytes(int64(len(doc)))
-	b.ReportAllocs()
-	for b.Loop() {
-		s := newScanner(bytes.NewReader(doc))
-		for kind, err := s.next(); kind != tokenEOF || err != nil; kind, err = s.next() {
-			if err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
-}
-
-func BenchmarkEncodingXML(b *testing.B) {
-	doc := bigDocument(b)
-	b.SetBytes(int64(len(doc)))
-	b.ReportAllocs()
-	for b.Loop() {
-		d := xml.NewDecoder(bytes.NewReader(doc))
-		for _, err := d.RawToken(); err != io.EOF; _, err = d.RawToken() {
-			if err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
-}
-
-func BenchmarkDecode(b *testing.B) {
-	doc := bigDocument(b)
-	b.SetBytes(int64(len(doc)))
-	b.ReportAllocs()
-	for b.Loop() {
-		d := &discard{}
-		if err := decodeBytes(b.Context(), "export.xml", formatXML, doc, d); err != nil {
-			b.Fatal(err)
-		}
-		b.ReportMetric(float64(d.n), "samples/op")
-	}
-}
-
-func BenchmarkGenerate(b *testing.B) {
-	b.SetBytes(16 << 20)
-	for b.Loop() {
-		if err := applegen.Generate(io.Discard, applegen.Options{Seed: 1, Bytes: 16 << 20, Start: time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)}); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

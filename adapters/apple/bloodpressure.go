@@ -40,7 +40,7 @@ func newBloodPressure() *bloodPressure {
 func (b *bloodPressure) half(r *record) (out *sample.Sample, duplicate bool) {
 	s := r.s
 	s.Components = slices.Clone(r.s.Components)
-	s.Value.Num = strings.Clone(s.Value.Num) // it is held, its neighbours in memory need not be
+	s.Value.Num = strings.Clone(s.Value.Num) // it is held for long
 	key := bpKey{s.Start.Unix(), s.Source.Name}
 	if p, ok := b.done[key]; ok {
 		if s.Metric == typeSystolic && p.systolic == s.Value.Num || s.Metric == typeDiastolic && p.diastolic == s.Value.Num {

@@ -94,6 +94,15 @@
 // ZoneInstant, or ZoneStated with HKTimeZone's offset where that is given. HAE
 // prints real local offsets: ZoneStated.
 //
+// # Speed and memory
+//
+// A Record like an earlier one is read by comparing bytes (learned.go), which
+// runs at nearly the speed of a bare scan and allocates nothing; what is
+// written otherwise goes through the scanner. Receiving and inflating go on on a
+// goroutine of its own, a MiB ahead of the decoder. Held until the end are
+// only what needs it: sleep segments (16 bytes each), one ActivitySummary a
+// day, open halves of blood pressures.
+//
 // # Left out, counted as Drop(ignored)
 //
 // Me, ExportDate, workout routes and events, HRV beat lists (irregular, not a

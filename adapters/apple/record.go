@@ -35,26 +35,27 @@ func (r *record) reject(reason, detail string) {
 }
 
 // begin clears r and reads what Record, Workout and others have in common.
-func (d *xmlDecoder) begin(r *record) (value *attr) {
-	r.clear()
+func (d *xmlDecoder) begin(r *record) {
+	d.last = nil
+	comps := r.s.Components[:0]
+	*r = record{raw: r.raw[:0]}
+	r.s.Components = comps
+	r.s.Channel = channelXML
+	r.s.Zone = sample.ZoneInstant
+	r.s.KeyValue = true
 	for i := range d.sc.attrs {
 		a := &d.sc.attrs[i]
-		switch a.key {
-		case keyType:
-			r.s.Metric = d.str(a)
-		case keyUnit:
-			r.unit = d.str(a)
-		case keyValue:
-			value = a
-		case keySourceName:
-			r.s.Source.Name = d.str(a)
-		case keySourceVersion:
-			r.s.Source.Version = d.str(a)
-		case keyDevice:
-			d.device(r, a)
-		case keyStartDate:
+		switch string(a.name) {
+		case "sourceName":
+			r.s.Source.Name = d.names.get(d.sc.value(a))
+		case "sourceVersion":
+			r.s.Source.Version = d.names.get(d.sc.value(a))
+		case "device":
+			r.device = d.devices.get(a.raw, func() []byte { return d.sc.value(a) })
+			r.s.Device = *r.device
+		case "startDate":
 			d.date(r, a, r.s.Start.IsZero())
-		case keyEndDate:
+		case "endDate":
 			d.date(r, a, false)
 		}
 	}
@@ -67,38 +68,6 @@ func (d *xmlDecoder) begin(r *record) (value *attr) {
 	if r.s.End.Equal(r.s.Start) {
 		r.s.End = time.Time{}
 	}
-	return value
-}
-
-// clear makes r ready for the next element.
-func (r *record) clear() {
-	s := &r.s
-	*r = record{s: sample.Sample{Channel: channelXML, Zone: sample.ZoneInstant, KeyValue: true, Components: s.Components[:0]}, raw: r.raw[:0]}
-}
-
-// str is the text of an attribute that many elements share: equal texts are
-// one string.
-func (d *xmlDecoder) str(a *attr) string {
-	m := a.memo
-	if m == nil {
-		return d.names.get(d.sc.value(a))
-	}
-	if !m.known {
-		m.str, m.known = d.names.get(d.sc.value(a)), true
-	}
-	return m.str
-}
-
-func (d *xmlDecoder) device(r *record, a *attr) {
-	if m := a.memo; m == nil {
-		r.device = d.devices.get(a.raw, func() []byte { return d.sc.value(a) })
-	} else {
-		if m.device == nil {
-			m.device = d.devices.get(a.raw, func() []byte { return d.sc.value(a) })
-		}
-		r.device = m.device
-	}
-	r.s.Device = *r.device
 }
 
 // date reads a start or an end. In version 12 the end is written as a second
@@ -129,11 +98,26 @@ func (d *xmlDecoder) keepRaw(r *record) {
 
 func (d *xmlDecoder) record() error {
 	r := &d.rec
-	value := d.begin(r)
+	d.begin(r)
+	var value *attr
+	for i := range d.sc.attrs {
+		a := &d.sc.attrs[i]
+		switch string(a.name) {
+		case "type":
+			r.s.Metric = d.names.get(d.sc.value(a))
+		case "unit":
+			r.unit = d.names.get(d.sc.value(a))
+		case "value":
+			value = a
+		}
+	}
 	if r.s.Metric == "" {
 		r.reject(sample.ReasonMissing, "type is missing")
 	}
 	d.recordValue(r, value)
+	if r.reason == "" {
+		d.learn(r)
+	}
 	d.keepRaw(r)
 	if err := d.recordChildren(r); err != nil {
 		return err
@@ -156,23 +140,22 @@ func (d *xmlDecoder) recordValue(r *record, a *attr) {
 		r.s.Value = number(d.values.get(num), r.unit)
 	default:
 		if v := bytes.TrimSpace(d.sc.value(a)); len(v) > 0 {
-			r.s.Value = code(d.text(a, v))
+			r.s.Value = code(d.names.get(v))
 		}
 	}
-}
-
-// text is the trimmed text v of a.
-func (d *xmlDecoder) text(a *attr, v []byte) string {
-	if len(v) == len(a.raw) && a.plain {
-		return d.str(a)
-	}
-	return d.names.get(v)
 }
 
 // recordChildren is children without a closure: it runs for every Record.
 func (d *xmlDecoder) recordChildren(r *record) error {
 	for depth := d.sc.depth; ; {
-		kind, err := d.next()
+		ok, err := d.child(r)
+		if err != nil {
+			return err
+		}
+		kind := tokenEnd
+		if !ok {
+			kind, err = d.next()
+		}
 		switch {
 		case err != nil:
 			return err
@@ -191,11 +174,12 @@ func (d *xmlDecoder) recordChildren(r *record) error {
 }
 
 // metaKey is a metadata key without Apple's prefix, which comes and goes.
-func metaKey(s string) string {
-	if rest, ok := strings.CutPrefix(s, "HKMetadataKey"); ok {
+func metaKey(b []byte) []byte {
+	if rest, ok := bytes.CutPrefix(b, []byte("HKMetadataKey")); ok {
 		return rest
 	}
-	return strings.TrimPrefix(s, "HK")
+	rest, _ := bytes.CutPrefix(b, []byte("HK"))
+	return rest
 }
 
 // metadata reads one MetadataEntry of r. Keys of third parties are not ours.
@@ -204,8 +188,11 @@ func (d *xmlDecoder) metadata(r *record) {
 	if k == nil || v == nil {
 		return
 	}
-	key, val := metaKey(d.str(k)), d.sc.value(v)
-	switch key {
+	d.entry(r, d.sc.value(k), d.sc.value(v))
+}
+
+func (d *xmlDecoder) entry(r *record, key, val []byte) {
+	switch string(metaKey(key)) {
 	case "TimeZone":
 		if loc := d.clock.iana(d.names.get(val)); loc != nil {
 			r.s.IANA = d.names.get(val)
@@ -224,13 +211,13 @@ func (d *xmlDecoder) metadata(r *record) {
 	case "VO2MaxTestType":
 		r.s.Method = vo2Method(val)
 	case "HeartRateMotionContext":
-		d.component(r, "motionContext", code(d.str(v)))
+		d.component(r, "motionContext", code(d.names.get(val)))
 	case "BloodGlucoseMealTime":
-		d.component(r, "mealTime", code(d.str(v)))
+		d.component(r, "mealTime", code(d.names.get(val)))
 	case "InsulinDeliveryReason":
-		d.component(r, "insulinReason", code(d.str(v)))
+		d.component(r, "insulinReason", code(d.names.get(val)))
 	case "HeartRateSensorLocation", "BodyTemperatureSensorLocation":
-		d.component(r, "sensorLocation", code(d.str(v)))
+		d.component(r, "sensorLocation", code(d.names.get(val)))
 	case "BarometricPressure":
 		d.quantityComponent(r, "barometricPressure", val)
 	case "HeartRateEventThreshold", "LowCardioFitnessEventThreshold", "AudioExposureLevel":

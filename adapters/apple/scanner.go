@@ -42,9 +42,8 @@ const (
 // attr is one attribute; raw is as written between the quotes.
 type attr struct {
 	name, raw []byte
+	at        int  // where raw stands in the tag
 	plain     bool // raw needs no decoding
-	key       attrKey
-	memo      *memo // what a reader makes of raw may be kept here; nil: nowhere
 }
 
 // scanner reads XML tokens from a byte buffer. Slices that it hands out are
@@ -64,10 +63,8 @@ type scanner struct {
 	name   []byte
 	attrs  []attr
 	text   []byte // decoded
-	mute   bool   // text is stepped over: its reader wants none
-	shapes shapes
-	start  int  // where the current token begins in buf
-	closes bool // a self-closing tag still has to give its end
+	start  int    // where the current token begins in buf
+	closes bool   // a self-closing tag still has to give its end
 
 	stack []byte // names of the open elements, one after another
 	marks [maxDepth]int
@@ -171,12 +168,9 @@ func (s *scanner) token() (tokenKind, error) {
 		if n < 0 {
 			return tokenEOF, errMore
 		}
-		s.pos += n
-		if s.mute {
-			return tokenEOF, nil
-		}
 		s.arena = s.arena[:0]
 		s.text = s.decode(b[:n], true)
+		s.pos += n
 		return tokenText, nil
 	}
 	if len(b) < 2 {
@@ -292,22 +286,14 @@ var nameByte = func() (t [256]bool) {
 func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\t' || c == '\r' }
 
 func (s *scanner) startTag(b []byte) (tokenKind, error) {
-	sh := s.shapes.at(b[1:])
-	n := 0
-	if sh != nil {
-		n = len(sh.name)
-	} else {
-		if n = nameLen(b[1:]); n == 0 {
-			return tokenEOF, syntaxError("'<' without a name")
-		}
-		if 1+n < len(b) {
-			sh = s.shapes.learn(b[1 : 1+n])
-		}
+	n := nameLen(b[1:])
+	if n == 0 {
+		return tokenEOF, syntaxError("'<' without a name")
 	}
 	s.name = b[1 : 1+n]
 	s.attrs = s.attrs[:0]
 	s.arena = s.arena[:0]
-	i, at := 1+n, 0
+	i := 1 + n
 	for {
 		for i < len(b) && isSpace(b[i]) {
 			i++
@@ -327,30 +313,17 @@ func (s *scanner) startTag(b []byte) (tokenKind, error) {
 			s.closes = true
 			return tokenStart, s.push(s.name)
 		}
-		n, err := s.attribute(b[i:], sh, &at)
+		n, err := s.attribute(b[i:])
 		if err != nil {
 			return tokenEOF, err
 		}
+		s.attrs[len(s.attrs)-1].at += i
 		i += n
 	}
 }
 
-// attribute reads name="value" at the head of b. What sh foresees behind its
-// slot *at is only compared, not read again.
-func (s *scanner) attribute(b []byte, sh *shape, at *int) (int, error) {
-	if len(s.attrs) == maxAttrs {
-		return 0, refusedError("a tag with over 256 attributes")
-	}
-	if sh != nil {
-		m, same := sh.match(b, at)
-		if same {
-			s.attrs = append(s.attrs, attr{name: b[:m.name], raw: b[m.value : len(m.text)-1], plain: m.plain, key: m.key, memo: m})
-			return len(m.text), nil
-		}
-		if m != nil {
-			return s.attributeValue(b, m.name, m.value, m)
-		}
-	}
+// attribute reads name="value" at the head of b.
+func (s *scanner) attribute(b []byte) (int, error) {
 	n := nameLen(b)
 	if n == len(b) {
 		return 0, errMore
@@ -375,40 +348,29 @@ func (s *scanner) attribute(b []byte, sh *shape, at *int) (int, error) {
 	if i == len(b) {
 		return 0, errMore
 	}
-	if q := b[i]; q != '"' && q != '\'' {
+	q := b[i]
+	if q != '"' && q != '\'' {
 		return 0, syntaxError("an attribute value without quotes")
 	}
-	var m *memo
-	if sh != nil && i == n+1 {
-		m = sh.slot(b[:n], b[:i+1], at)
-	}
-	return s.attributeValue(b, n, i+1, m)
-}
-
-// attributeValue reads the value that begins at b[i], behind its quote.
-func (s *scanner) attributeValue(b []byte, name, i int, m *memo) (int, error) {
-	end, plain := valueEnd(b[i:], b[i-1])
+	i++
+	end := bytes.IndexByte(b[i:], q)
 	if end < 0 {
 		return 0, errMore
 	}
+	if len(s.attrs) == maxAttrs {
+		return 0, refusedError("a tag with over 256 attributes")
+	}
 	raw := b[i : i+end]
-	if !plain {
-		if bytes.IndexByte(raw, '<') >= 0 {
-			return 0, syntaxError("'<' in an attribute value")
-		}
-		plain = isPlain(raw)
-	}
-	a := attr{name: b[:name], raw: raw, plain: plain}
-	if m == nil {
-		a.key = attrKeyOf(a.name)
-	} else {
-		a.key = m.key
-		if !m.key.varies() && len(raw) <= maxMemo {
-			m.keep(b[:i+end+1], i, plain)
-			a.memo = m
+	plain := true
+	for _, c := range raw {
+		if special[c] {
+			if c == '<' {
+				return 0, syntaxError("'<' in an attribute value")
+			}
+			plain = false
 		}
 	}
-	s.attrs = append(s.attrs, a)
+	s.attrs = append(s.attrs, attr{name: b[:n], raw: raw, at: i, plain: plain})
 	return i + end + 1, nil
 }
 
@@ -467,7 +429,14 @@ func (s *scanner) value(a *attr) []byte {
 // decode resolves references (if refs), makes line ends '\n' and replaces
 // what XML does not allow.
 func (s *scanner) decode(b []byte, refs bool) []byte {
-	if isPlain(b) {
+	clean := true
+	for _, c := range b {
+		if special[c] {
+			clean = false
+			break
+		}
+	}
+	if clean {
 		return b
 	}
 	from := len(s.arena)
@@ -540,4 +509,11 @@ func reference(b []byte) (rune, int) {
 		return 0, 0
 	}
 	return allowed(rune(n)), end + 1
+}
+
+// space passes over white space.
+func (s *scanner) space() {
+	for s.pos < s.end && isSpace(s.buf[s.pos]) {
+		s.pos++
+	}
 }

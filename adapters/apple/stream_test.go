@@ -134,31 +134,3 @@ func TestNothingReadsOnAfterDecode(t *testing.T) {
 	b.over = true // unguarded: the race detector sees a reader that is left
 	time.Sleep(10 * time.Millisecond)
 }
-
-// BenchmarkExport reads one document to samples and, in the same run, with
-// the bare scanner.
-func BenchmarkExport(b *testing.B) {
-	var buf bytes.Buffer
-	if err := applegen.Generate(&buf, applegen.Options{Seed: 1, Bytes: 64e6, Start: time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)}); err != nil {
-		b.Fatal(err)
-	}
-	doc := buf.Bytes()
-	var decoding, scanning time.Duration
-	samples := 0
-	for b.Loop() {
-		d := &discard{}
-		began := time.Now()
-		if err := decodeBytes(b.Context(), "export.xml", formatXML, doc, d); err != nil {
-			b.Fatal(err)
-		}
-		decoded := time.Now()
-		if _, err := ScanOnly(bytes.NewReader(doc)); err != nil {
-			b.Fatal(err)
-		}
-		decoding, scanning, samples = decoding+decoded.Sub(began), scanning+time.Since(decoded), samples+d.n
-	}
-	mb := float64(len(doc)) / 1e6 * float64(b.N)
-	b.ReportMetric(mb/decoding.Seconds(), "MB/s")
-	b.ReportMetric(float64(samples)/decoding.Seconds(), "samples/s")
-	b.ReportMetric(mb/scanning.Seconds(), "floor-MB/s")
-}

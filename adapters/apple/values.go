@@ -3,6 +3,7 @@ package apple
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"math"
 	"strconv"
@@ -38,22 +39,37 @@ func (in *interner) get(b []byte) string {
 	return s
 }
 
-// numerals keeps texts that seldom repeat, many in one allocation.
-type numerals struct{ b strings.Builder }
+// texts makes strings of numbers. Integers below 1000 are shared, others lie
+// behind one another in blocks of 4 KiB: who keeps one of them keeps its block,
+// and clones what is to live long.
+type texts struct {
+	small string // "000001002..."
+	block strings.Builder
+}
 
-const numeralsSize = 8 << 10
+func newTexts() *texts {
+	b := make([]byte, 0, 3000)
+	for i := range 1000 {
+		b = append(b, byte('0'+i/100), byte('0'+i/10%10), byte('0'+i%10))
+	}
+	return &texts{small: string(b)}
+}
 
-func (n *numerals) get(text []byte) string {
-	if len(text) > numeralsSize/8 {
-		return string(text)
+func (t *texts) get(b []byte) string {
+	if n := len(b); n > 0 && n <= 3 && digits(b) {
+		v := 0
+		for _, c := range b {
+			v = 10*v + int(c-'0')
+		}
+		return t.small[3*v+3-n : 3*v+3]
 	}
-	if n.b.Cap()-n.b.Len() < len(text) {
-		n.b = strings.Builder{}
-		n.b.Grow(numeralsSize)
+	if t.block.Cap()-t.block.Len() < len(b) {
+		t.block.Reset()
+		t.block.Grow(max(4096, len(b)))
 	}
-	from := n.b.Len()
-	n.b.Write(text)
-	return n.b.String()[from:]
+	from := t.block.Len()
+	t.block.Write(b)
+	return t.block.String()[from:]
 }
 
 // clock reads dates and keeps the zones it met.
@@ -61,31 +77,85 @@ type clock struct {
 	fixed map[int]*time.Location
 	named map[string]*time.Location
 	max   time.Time // zero: no upper bound
-	limit int64     // max in Unix seconds
+	last  int64     // Unix seconds of max
 
-	// The day and offset read last: dates follow one another.
-	day      [11]byte
-	offset   [6]byte
-	midnight int64
-	loc      *time.Location
+	days   [8]day // the last seen, by the last digit of the day
+	offset int    // of zone, as printed
+	loc    *time.Location
+	print  uint64
+}
+
+// day is a date as printed and its midnight in UTC.
+type day struct {
+	head uint64
+	tail uint32
+	sec  int64
+}
+
+// moment is an instant with the zone that its offset stands for.
+type moment struct {
+	sec  int64 // Unix
+	zone *time.Location
+}
+
+func (m moment) time() time.Time { return time.Unix(m.sec, 0).In(m.zone) }
+
+// moment reads a plausible date at the head of b: parse and plausible in one,
+// remembering days and offset because neighbours share them.
+func (c *clock) moment(b []byte) (moment, bool) {
+	if len(b) < 25 {
+		return moment{}, false
+	}
+	b = b[:25:25]
+	d := &c.days[b[9]&7]
+	head, tail := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint32(b[7:])
+	if d.head != head || d.tail != tail {
+		t, ok := c.parse(b)
+		if !ok || t.Year() < 1900 {
+			return moment{}, false
+		}
+		*d = day{head, tail, time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, time.UTC).Unix()}
+	}
+	printed := uint64(binary.LittleEndian.Uint32(b[19:])) | uint64(binary.LittleEndian.Uint16(b[23:]))<<32
+	if printed != c.print {
+		t, ok := c.parse(b)
+		if !ok {
+			return moment{}, false
+		}
+		_, c.offset = t.Zone()
+		c.loc, c.print = c.zone(c.offset), printed
+	}
+	sec, ok := timeOfDay(binary.LittleEndian.Uint64(b[11:]))
+	if sec += d.sec - int64(c.offset); !ok || sec > c.last {
+		return moment{}, false
+	}
+	return moment{sec, c.loc}, true
+}
+
+// timeOfDay reads the eight bytes of "15:04:05" at once.
+func timeOfDay(w uint64) (sec int64, ok bool) {
+	x := w ^ 0x30303A30303A3030 // digits become 0 to 9, colons 0
+	if (x|(x+0x76767F76767F7676))&0x8080808080808080 != 0 {
+		return 0, false
+	}
+	h := x&0xff*10 + x>>8&0xff
+	m := x>>24&0xff*10 + x>>32&0xff
+	s := x>>48&0xff*10 + x>>56
+	return int64(h*3600 + m*60 + s), h < 24 && m < 60 && s < 60
 }
 
 func newClock(received time.Time) *clock {
-	c := &clock{fixed: map[int]*time.Location{}, named: map[string]*time.Location{}, limit: math.MaxInt64}
+	c := &clock{fixed: map[int]*time.Location{}, named: map[string]*time.Location{}, last: math.MaxInt64}
 	if !received.IsZero() {
 		c.max = received.Add(48 * time.Hour)
-		c.limit = c.max.Unix()
+		c.last = c.max.Unix()
 	}
 	return c
 }
 
-// minPlausible is 1900-01-01 in the zone that comes to it last.
-const minPlausible = -2208988800 + 16*3600
-
 // plausible refuses what no wearable can have measured.
 func (c *clock) plausible(t time.Time) bool {
-	sec := t.Unix()
-	return (sec >= minPlausible || t.Year() >= 1900) && (sec < c.limit || !t.After(c.max))
+	return t.Year() >= 1900 && (c.max.IsZero() || !t.After(c.max))
 }
 
 func (c *clock) zone(seconds int) *time.Location {
@@ -115,50 +185,29 @@ func (c *clock) iana(name string) *time.Location {
 
 // parse reads "2006-01-02 15:04:05 -0700" without allocating.
 func (c *clock) parse(b []byte) (time.Time, bool) {
-	if len(b) != 25 || b[13] != ':' || b[16] != ':' {
+	if len(b) != 25 || b[4] != '-' || b[7] != '-' || b[10] != ' ' || b[13] != ':' || b[16] != ':' || b[19] != ' ' {
 		return time.Time{}, false
 	}
-	hour, ok1 := twoDigits(b[11], b[12])
-	minute, ok2 := twoDigits(b[14], b[15])
-	second, ok3 := twoDigits(b[17], b[18])
-	if !ok1 || !ok2 || !ok3 || hour > 23 || minute > 59 || second > 59 {
-		return time.Time{}, false
-	}
-	if c.loc == nil || [11]byte(b) != c.day || [6]byte(b[19:]) != c.offset {
-		if !c.setDay(b) {
-			return time.Time{}, false
+	var f [8]int
+	for i, span := range [8][2]int{{0, 4}, {5, 7}, {8, 10}, {11, 13}, {14, 16}, {17, 19}, {21, 23}, {23, 25}} {
+		for _, d := range b[span[0]:span[1]] {
+			if d < '0' || d > '9' {
+				return time.Time{}, false
+			}
+			f[i] = f[i]*10 + int(d-'0')
 		}
 	}
-	return time.Unix(c.midnight+int64(hour*3600+minute*60+second), 0).In(c.loc), true
-}
-
-func twoDigits(a, b byte) (int, bool) {
-	a, b = a-'0', b-'0'
-	return int(a)*10 + int(b), a <= 9 && b <= 9
-}
-
-// setDay reads the day and the offset of a date.
-func (c *clock) setDay(b []byte) bool {
-	if b[4] != '-' || b[7] != '-' || b[10] != ' ' || b[19] != ' ' || b[20] != '-' && b[20] != '+' {
-		return false
-	}
-	var f [6]int
-	for i, at := range [6]int{0, 2, 5, 8, 21, 23} {
-		var ok bool
-		if f[i], ok = twoDigits(b[at], b[at+1]); !ok {
-			return false
-		}
-	}
-	year, offset := f[0]*100+f[1], f[4]*3600+f[5]*60
-	if f[4] > 15 || f[5] > 59 || !isDay(year, f[2], f[3]) {
-		return false
-	}
-	if b[20] == '-' {
+	offset := f[6]*3600 + f[7]*60
+	switch {
+	case b[20] == '-':
 		offset = -offset
+	case b[20] != '+':
+		return time.Time{}, false
 	}
-	c.day, c.offset, c.loc = [11]byte(b), [6]byte(b[19:]), c.zone(offset)
-	c.midnight = time.Date(year, time.Month(f[2]), f[3], 0, 0, 0, 0, c.loc).Unix()
-	return true
+	if f[6] > 15 || f[7] > 59 || f[3] > 23 || f[4] > 59 || f[5] > 59 || !isDay(f[0], f[1], f[2]) {
+		return time.Time{}, false
+	}
+	return time.Date(f[0], time.Month(f[1]), f[2], f[3], f[4], f[5], 0, c.zone(offset)), true
 }
 
 func isDay(year, month, day int) bool {
@@ -273,10 +322,10 @@ func short(s string) string {
 	return hex.EncodeToString(h[:8])
 }
 
-// devices reads HKDevice descriptions, each distinct text once.
+// devices reads HKDevice descriptions.
 type devices struct {
-	byRaw  map[string]*sample.Device // as written, without the pointer
-	byText map[string]*sample.Device // decoded
+	byRaw  map[string]*sample.Device // as written, pointer and all
+	byText map[string]*sample.Device // without the pointer
 }
 
 func newDevices() *devices {
@@ -285,20 +334,14 @@ func newDevices() *devices {
 
 // get returns the device of one attribute; decode resolves its references.
 func (d *devices) get(raw []byte, decode func() []byte) *sample.Device {
-	// The pointer changes with every run and tells nothing.
-	key := raw
-	if rest, ok := bytes.CutPrefix(raw, []byte("&lt;&lt;HKDevice: ")); ok {
-		if i := bytes.Index(rest, []byte("&gt;")); i >= 0 {
-			key = rest[i:]
-		}
-	}
-	if x, ok := d.byRaw[string(key)]; ok {
+	if x, ok := d.byRaw[string(raw)]; ok {
 		return x
 	}
 	if len(d.byRaw) >= 4096 {
 		clear(d.byRaw)
 	}
 	body := string(decode())
+	// The pointer changes with every run and tells nothing.
 	if rest, ok := strings.CutPrefix(body, "<<HKDevice: "); ok {
 		if _, rest, ok = strings.Cut(rest, ">"); ok {
 			body = strings.TrimSuffix(strings.TrimPrefix(rest, ", "), ">")
@@ -313,7 +356,7 @@ func (d *devices) get(raw []byte, decode func() []byte) *sample.Device {
 		x = &parsed
 		d.byText[body] = x
 	}
-	d.byRaw[string(key)] = x
+	d.byRaw[string(raw)] = x
 	return x
 }
 

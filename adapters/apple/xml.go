@@ -30,11 +30,16 @@ type xmlDecoder struct {
 	clock  *clock
 
 	names   *interner
-	values  numerals
+	values  *texts
 	devices *devices
 	ids     map[string]string // source name -> short
 
-	rec       record
+	rec      record
+	learned  []*learned // the likeliest first
+	last     *learned   // that rec was filled from
+	spare    *learned
+	plodding bool // everything goes the long way (tests)
+
 	bp        *bloodPressure
 	nights    *nights
 	summaries map[sample.Date]*sample.Sample
@@ -46,13 +51,11 @@ type xmlDecoder struct {
 }
 
 func newXMLDecoder(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink) *xmlDecoder {
-	d := &xmlDecoder{
+	return &xmlDecoder{
 		ctx: ctx, format: format, sink: sink, sc: newScanner(r), clock: newClock(in.Received),
-		names: newInterner(8192), devices: newDevices(), ids: map[string]string{},
+		names: newInterner(8192), values: newTexts(), devices: newDevices(), ids: map[string]string{},
 		bp: newBloodPressure(), nights: newNights(channelXML), summaries: map[sample.Date]*sample.Sample{},
 	}
-	d.sc.mute = true
-	return d
 }
 
 // fail dresses an error of the scanner; errors of the sink and of the context
@@ -70,22 +73,27 @@ func (d *xmlDecoder) fail(err error) error {
 
 func (d *xmlDecoder) where() string { return "offset " + strconv.FormatInt(d.sc.offset(), 10) }
 
-// next reads a token and keeps the clockwork going.
+// next reads a token.
 func (d *xmlDecoder) next() (tokenKind, error) {
 	kind, err := d.sc.next()
 	if err != nil {
 		return kind, d.readError(err)
 	}
+	return kind, d.tick()
+}
+
+// tick counts a token and keeps the clockwork going.
+func (d *xmlDecoder) tick() error {
 	if d.elements++; d.elements&1023 == 0 {
 		if err := d.ctx.Err(); err != nil {
-			return kind, err
+			return err
 		}
 		if at := d.sc.offset(); at-d.told >= progressStep {
 			d.told = at
 			d.sink.Progress(d.offset + at)
 		}
 	}
-	return kind, nil
+	return nil
 }
 
 func (d *xmlDecoder) readError(err error) error {
@@ -95,20 +103,26 @@ func (d *xmlDecoder) readError(err error) error {
 	return &adapters.PayloadError{Format: d.format, Where: d.where(), Rule: "the body cannot be read", Err: err}
 }
 
-// decodeXML reads one document, its bytes received beside the decoding.
-func decodeXML(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink, offset int64) (read int64, err error) {
+// decodeXML reads one document, which is received and inflated beside the
+// decoding. It says how many bytes it read, and the error of r that it met.
+func decodeXML(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink, offset int64) (read int64, told, err error) {
 	a := readAhead(r)
-	defer a.stop()
 	d := newXMLDecoder(ctx, in, format, a, sink)
 	d.offset = offset
 	err = d.run()
-	return d.sc.base + int64(d.sc.pos), err
+	a.close()
+	return d.sc.base + int64(d.sc.pos), a.told, err
 }
 
 // run reads the whole document.
 func (d *xmlDecoder) run() error {
 	root := false
 	for {
+		if d.sc.depth == 1 {
+			if err := d.again(); err != nil {
+				return err
+			}
+		}
 		kind, err := d.next()
 		if err != nil {
 			return err

@@ -120,7 +120,7 @@ func (x *archive) choose(files []*zip.File) (main *entry, ecgs []*entry, err err
 
 func (x *archive) sniff(e *entry) (bool, error) {
 	var head []byte
-	err := x.open(e, func(r io.Reader) error {
+	err := x.open(e, func(r *guard) error {
 		var err error
 		head, err = bufio.NewReaderSize(r, headSize).Peek(headSize)
 		if err == io.EOF {
@@ -153,7 +153,7 @@ func (x *archive) overlap(entries []*entry) error {
 
 // open inflates e under the limits. Errors of use pass; those of the archive
 // become payload errors that name the entry.
-func (x *archive) open(e *entry, use func(io.Reader) error) error {
+func (x *archive) open(e *entry, use func(*guard) error) error {
 	rc, err := e.Open()
 	if err != nil {
 		return &adapters.PayloadError{Format: formatZip, Where: e.where(), Rule: "the entry cannot be opened", Err: err}
@@ -197,8 +197,9 @@ func (g *guard) Read(p []byte) (int, error) {
 }
 
 func (x *archive) xml(ctx context.Context, e *entry) error {
-	return x.open(e, func(r io.Reader) error {
-		n, err := decodeXML(ctx, x.in, formatZip, r, x.sink, x.read)
+	return x.open(e, func(g *guard) error {
+		n, told, err := decodeXML(ctx, x.in, formatZip, g, x.sink, x.read)
+		g.err = told // of an error further on the decoder knows nothing
 		x.read += n
 		return err
 	})
@@ -206,9 +207,9 @@ func (x *archive) xml(ctx context.Context, e *entry) error {
 
 // ecg reads one recording; a broken one is one bad item.
 func (x *archive) ecg(ctx context.Context, e *entry) error {
-	err := x.open(e, func(r io.Reader) error {
+	err := x.open(e, func(g *guard) error {
 		in := x.in
-		in.Body = r
+		in.Body = g
 		return decodeECG(ctx, in, formatECG, x.sink)
 	})
 	x.read += int64(min(e.UncompressedSize64, 1<<40))

@@ -99,6 +99,9 @@ type decoder struct {
 	received time.Time
 	today    sample.Date
 	place    place
+
+	next           point  // used again for the next item
+	member, metric string // the last member that named a type
 }
 
 // place is where in the payload we are; it becomes text only for a reject.

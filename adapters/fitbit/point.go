@@ -59,7 +59,10 @@ func (d *decoder) typed(n *jsonitem.Node, envelope ...string) (metric string, bo
 			other = other || m.Name == e
 		}
 		if !other && m.Value.Kind == '{' {
-			return kebab(m.Name), &m.Value
+			if m.Name != d.member {
+				d.member, d.metric = m.Name, kebab(m.Name)
+			}
+			return d.metric, &m.Value
 		}
 	}
 	return d.hint, n
@@ -77,7 +80,9 @@ func (d *decoder) point(n *jsonitem.Node) error {
 	if !ok {
 		return d.reject(sample.ReasonUnmapped, metric, "no such type is read here", n)
 	}
-	p := &point{d: d, item: n, body: body, spec: spec, metric: metric}
+	p, parts := &d.next, d.next.s.Components[:0]
+	*p = point{d: d, item: n, body: body, spec: spec, metric: metric}
+	p.s.Components = parts
 	p.s.Metric, p.s.Channel = metric, "v4"
 	if bad := p.times(); bad != nil {
 		return d.reject(bad.reason, metric, bad.rule, n)
@@ -122,13 +127,11 @@ func (p *point) drop() {
 // offset reads "-18000s", and "-07:00" that some hand-made data has.
 func offset(n *jsonitem.Node) (int, bool) {
 	s := n.String()
-	if t, err := time.Parse("-07:00", s); err == nil {
-		_, o := t.Zone()
-		return o, o >= -18*3600 && o <= 18*3600
-	}
 	secs, ok := strings.CutSuffix(s, "s")
 	if !ok {
-		return 0, false
+		t, err := time.Parse("-07:00", s)
+		_, o := t.Zone()
+		return o, err == nil && o >= -18*3600 && o <= 18*3600
 	}
 	o, err := strconv.Atoi(secs)
 	return o, err == nil && o >= -18*3600 && o <= 18*3600

@@ -25,11 +25,12 @@ type document struct {
 
 // emit hands out a sample of metric with what is shared.
 func (x *document) emit(metric string, v sample.Value, parts ...sample.Component) error {
-	s := x.s
+	s := &x.d.out
+	*s = x.s
 	s.Metric, s.Channel, s.VendorID = metric, "v2", x.id
 	s.Value, s.Components = v, parts
 	x.d.taken++
-	return x.d.sink.Sample(&s)
+	return x.d.sink.Sample(s)
 }
 
 func ring(serial string) sample.Device {

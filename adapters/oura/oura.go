@@ -100,6 +100,9 @@ type decoder struct {
 	key   string // of the reply we are in, a type or ""
 	index int
 	taken int // samples, rejects and drops so far
+
+	doc document      // used again for the next one
+	out sample.Sample // used again for the next one
 }
 
 func (d *decoder) drop(reason, metric string) {
@@ -316,7 +319,8 @@ func (d *decoder) document(typ string, n *jsonitem.Node) error {
 	if read == nil {
 		return d.reject(sample.ReasonUnmapped, typ, "no such type is read here", n)
 	}
-	x := &document{d: d, n: n, typ: typ, id: n.Get("id").String()}
+	x := &d.doc
+	*x = document{d: d, n: n, typ: typ, id: n.Get("id").String()}
 	if len(x.id) > 128 {
 		return d.reject(sample.ReasonBadValue, typ, "id is longer than 128 characters", n)
 	}

@@ -305,14 +305,14 @@ func (p *pair) follow(l link, most int) {
 
 func (p *pair) lastN() {
 	p.ask(&request{client: p.client(), method: "GET", url: "/Observation/$lastn?patient=" + p.of(patients...) +
-		p.of("&category=vital-signs", "&category=activity", "&code=http://loinc.org|8867-4", "&code=8867-4,55423-8", "&category=vital-signs&date=ge2026-10-01") +
+		p.of("&category=vital-signs", "&category=activity", "&code=http://loinc.org|8867-4", "&code=8867-4,55423-8", "&code=HKCategoryTypeIdentifierSleepAnalysis", "&category=vital-signs&date=ge2026-10-01") +
 		p.of("", "&max=2", "&max=5", "&max=100") + p.of("", "&_summary=true", "&_include=Observation:device")})
 }
 
 func (p *pair) stats() {
 	p.ask(&request{client: p.client(), method: "GET", url: "/Observation/$stats?subject=Patient/" + p.of(patients...) +
 		"&statistic=average,maximum,minimum,count,median,std-dev,sum,variance,20-percent,80-percent,4-lower,4-upper,skew,kurtosis,total-count" +
-		p.of("&code=8867-4&system=http://loinc.org", "&code=8867-4", "&code=55423-8", "&code=85354-9", "&code=8480-6", "&code=41981-2&code=9279-1") +
+		p.of("&code=8867-4&system=http://loinc.org", "&code=8867-4", "&code=55423-8", "&code=85354-9", "&code=8480-6", "&code=41981-2&code=9279-1", "&code=HKCategoryTypeIdentifierSleepAnalysis") +
 		p.of("", "", "&duration=24", "&period=2026-10-01/2026-10-02", "&include=true&limit=3")})
 }
 

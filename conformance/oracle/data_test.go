@@ -36,25 +36,45 @@ type metric struct {
 	low, high          int
 	scale              int // decimals
 	lasting            bool
+	codes              []string // instead of numbers
 }
 
 // metrics are dense ones and, for the neighbourhood, a few that are not.
 var metrics = []metric{
-	{"apple", "HKQuantityTypeIdentifierHeartRate", "count/min", 40, 190, 0, false},
-	{"apple", "HKQuantityTypeIdentifierHeartRateVariabilitySDNN", "ms", 10, 120, 3, false},
-	{"apple", "HKQuantityTypeIdentifierOxygenSaturation", "%", 0, 1, 2, false},
-	{"apple", "HKQuantityTypeIdentifierRespiratoryRate", "count/min", 8, 30, 1, false},
-	{"apple", "HKQuantityTypeIdentifierStepCount", "count", 0, 300, 0, true},
-	{"apple", "HKQuantityTypeIdentifierActiveEnergyBurned", "kcal", 0, 20, 3, true},
-	{"apple", "HKQuantityTypeIdentifierBodyTemperature", "degC", 35, 40, 1, false},
-	{"apple", "HKCorrelationTypeIdentifierBloodPressure", "", 0, 0, 0, false},
-	{"fitbit", "heart-rate", "bpm", 40, 190, 0, false},
-	{"fitbit", "steps", "count", 0, 200, 0, true},
-	{"fitbit", "oxygen-saturation", "%", 85, 100, 1, false},
-	{"fitbit", "skin-temperature", "Cel", 30, 36, 2, false},
-	{"oura", "heartrate", "bpm", 40, 150, 0, false},
-	{"oura", "interbeat_interval", "ms", 500, 1500, 0, false},
-	{"oura", "unheard.of", "ms", 1, 9, 0, false},
+	{"apple", "HKQuantityTypeIdentifierHeartRate", "count/min", 40, 190, 0, false, nil},
+	{"apple", "HKQuantityTypeIdentifierHeartRateVariabilitySDNN", "ms", 10, 120, 3, false, nil},
+	{"apple", "HKQuantityTypeIdentifierOxygenSaturation", "%", 0, 1, 2, false, nil},
+	{"apple", "HKQuantityTypeIdentifierRespiratoryRate", "count/min", 8, 30, 1, false, nil},
+	{"apple", "HKQuantityTypeIdentifierStepCount", "count", 0, 300, 0, true, nil},
+	{"apple", "HKQuantityTypeIdentifierActiveEnergyBurned", "kcal", 0, 20, 3, true, nil},
+	{"apple", "HKQuantityTypeIdentifierBodyTemperature", "degC", 35, 40, 1, false, nil},
+	{"apple", "HKCorrelationTypeIdentifierBloodPressure", "", 0, 0, 0, false, nil},
+	{"apple", "HKCategoryTypeIdentifierSleepAnalysis", "", 0, 0, 0, true, sleeping},
+	{"apple", "HKCategoryTypeIdentifierSleepAnalysis", "", 0, 0, 0, true, sleeping},
+	{"apple", "HKCategoryTypeIdentifierAppleStandHour", "", 0, 0, 0, true, standing},
+	{"fitbit", "heart-rate", "bpm", 40, 190, 0, false, nil},
+	{"fitbit", "steps", "count", 0, 200, 0, true, nil},
+	{"fitbit", "oxygen-saturation", "%", 85, 100, 1, false, nil},
+	{"fitbit", "skin-temperature", "Cel", 30, 36, 2, false, nil},
+	{"oura", "heartrate", "bpm", 40, 150, 0, false, nil},
+	{"oura", "interbeat_interval", "ms", 500, 1500, 0, false, nil},
+	{"oura", "unheard.of", "ms", 1, 9, 0, false, nil},
+}
+
+// Codes of the metrics that have no numbers; the last of each is one that the
+// metric table does not know.
+var (
+	sleeping = []string{"HKCategoryValueSleepAnalysisAsleepCore", "HKCategoryValueSleepAnalysisAsleepREM", "HKCategoryValueSleepAnalysisAwake", "In Bed", "new of next year"}
+	standing = []string{"HKCategoryValueAppleStandHourStood", "HKCategoryValueAppleStandHourIdle", "HKCategoryValueAppleStandHourKnelt"}
+)
+
+// code is mostly one that the metric table knows.
+func (p *pair) code(codes []string) sample.Value {
+	v := sample.Value{Kind: sample.Code, Text: codes[p.n(len(codes)-1)]}
+	if p.one(30) {
+		v.Text = codes[len(codes)-1]
+	}
+	return v
 }
 
 func (p *pair) number(m metric) string {
@@ -106,7 +126,11 @@ func (p *pair) stream(m metric, n int) []sample.Sample {
 		}
 		x := s
 		x.Start = at
-		x.Value = sample.Value{Kind: sample.Number, Num: p.number(m), Unit: m.unit}
+		if m.codes != nil {
+			x.Value = p.code(m.codes)
+		} else {
+			x.Value = sample.Value{Kind: sample.Number, Num: p.number(m), Unit: m.unit}
+		}
 		switch {
 		case m.lasting:
 			x.End = at.Add([]time.Duration{0, time.Second, time.Minute, 5 * time.Minute, 26 * time.Hour}[p.n(20)/4])
@@ -161,7 +185,9 @@ func (p *pair) payload() measured {
 			switch p.n(8) {
 			case 0:
 				s.Value.Num += p.of("0", "5")
-				if s.Value.Kind != sample.Number {
+				if s.Value.Kind == sample.Code {
+					s.Value = p.code(sleeping)
+				} else if s.Value.Kind != sample.Number {
 					s.Value = sample.Value{}
 				} else if !strings.Contains(s.Value.Num, ".") {
 					s.Value.Num = p.of("61", "62.5", "77")

@@ -139,6 +139,15 @@ func (c *Columns) Reset() {
 	}
 }
 
+// Fill makes c a copy of o with room for n samples, in the memory that c has
+// where that is enough. They must not share memory.
+func (c *Columns) Fill(o *Columns, n int) {
+	c.Reset()
+	w := merger{dst: c, ends: len(o.End) > 0, commits: len(o.Commits) > 0}
+	c.grow(n, len(o.Values), w.ends, w.commits)
+	w.take(o, 0, o.Len())
+}
+
 // Slice is the samples [from, to) of c, sharing its memory.
 func (c *Columns) Slice(from, to int) Columns {
 	out := Columns{Start: c.Start[from:to], Off: c.Off[from:to]}

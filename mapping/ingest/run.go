@@ -63,6 +63,7 @@ type batch struct {
 	obs        []observation
 	seq        uint64 // samples so far, documents included
 	samples    int    // in groups
+	bytes      int    // of documents
 	groups     []*group
 	uses       map[*mapping.Stream]*use
 	placed     []*use // as they came
@@ -143,7 +144,7 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 // flush hands the batch on when it is full.
 func (r *run) flush() error {
 	b := r.cur
-	if b.samples < r.limits.Samples && len(b.obs) < r.limits.Batch && len(b.items) < r.limits.Batch && len(b.order) < r.limits.Batch && !r.streams.Full() {
+	if b.samples < r.limits.Samples && len(b.obs) < r.limits.Batch && b.bytes < batchBytes && len(b.items) < r.limits.Batch && len(b.order) < r.limits.Batch && !r.streams.Full() {
 		return nil
 	}
 	b.seal()
@@ -203,6 +204,7 @@ func (r *run) Sample(s *sample.Sample) error {
 			b.arena = make([]byte, 0, arenaSize)
 		}
 		b.seq++
+		b.bytes += len(res.JSON)
 		o := observation{res, b.seq, s.Status == sample.Preliminary, s.Status == sample.Retracted}
 		if i, twice := r.seen[res.ID]; twice {
 			// The payload states it twice: its last word counts.
@@ -217,8 +219,13 @@ func (r *run) Sample(s *sample.Sample) error {
 	return r.flush()
 }
 
-// arenaSize is how much JSON of documents lies together.
-const arenaSize = 256 << 10
+const (
+	// arenaSize is how much JSON of documents lies together.
+	arenaSize = 256 << 10
+	// batchBytes of JSON are enough for a commit: with what is worked out of
+	// it on the way it takes several times as much memory.
+	batchBytes = 1 << 20
+)
 
 // future reports whether a start, in Unix microseconds, is too far ahead.
 func (r *run) future(start int64) bool {

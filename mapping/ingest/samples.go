@@ -42,6 +42,9 @@ func (r *run) place(st *mapping.Stream) error {
 	b.seq++
 	b.samples++
 	r.row.Commit.T = b.seq
+	if c := u.group.columns; c.Len() == cap(c.Start) {
+		u.group.columns = r.spare.grown(c, u.stream.Template.Values)
+	}
 	u.group.columns.Append(&r.row, st.Template.Values)
 	return r.flush()
 }
@@ -53,7 +56,7 @@ func (r *run) useOf(st *mapping.Stream) *use {
 	}
 	g := b.byTemplate[st.Template]
 	if g == nil {
-		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague, columns: r.spare.get(st.Template.Values)}
+		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague, columns: &series.Columns{}}
 		b.byTemplate[st.Template] = g
 		b.groups = append(b.groups, g)
 	}
@@ -66,9 +69,9 @@ func (r *run) useOf(st *mapping.Stream) *use {
 	return u
 }
 
-// spares are columns of committed batches, empty, with their memory. What they
-// keep is bounded by the samples that they have room for: the columns of any
-// series grow to a whole batch at times.
+// spares are columns that are not in use, empty, with their memory: what
+// columns grow out of and what a commit leaves serves the next ones that grow.
+// What they keep is bounded by the samples that they have room for.
 type spares struct {
 	mu   sync.Mutex
 	list []*series.Columns
@@ -76,16 +79,37 @@ type spares struct {
 	most int
 }
 
+// leastRoom is for how many samples columns have room at first.
+const leastRoom = 64
+
+// grown has the samples of c, which is free again, and room for as many more.
+func (s *spares) grown(c *series.Columns, values int) *series.Columns {
+	n := max(2*c.Len(), leastRoom)
+	d := s.get(n)
+	if c.Len() == 0 {
+		c.Values = make([][]series.Decimal, values)
+	}
+	d.Fill(c, n)
+	s.put(c)
+	return d
+}
+
+// get is a spare with room for n samples, the tightest there is, or new.
 func (s *spares) get(n int) *series.Columns {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.list) == 0 {
+	best := -1
+	for i, c := range s.list {
+		if cap(c.Start) >= n && (best < 0 || cap(c.Start) < cap(s.list[best].Start)) {
+			best = i
+		}
+	}
+	if best < 0 {
 		return &series.Columns{}
 	}
-	c := s.list[len(s.list)-1]
-	s.list = s.list[:len(s.list)-1]
+	c := s.list[best]
+	s.list = slices.Delete(s.list, best, best+1)
 	s.room -= cap(c.Start)
-	c.Values = c.Values[:min(n, len(c.Values))]
 	return c
 }
 
@@ -93,7 +117,7 @@ func (s *spares) put(c *series.Columns) {
 	c.Reset()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.room+cap(c.Start) <= s.most {
+	if cap(c.Start) > 0 && s.room+cap(c.Start) <= s.most {
 		s.list = append(s.list, c)
 		s.room += cap(c.Start)
 	}

@@ -42,7 +42,8 @@ type Date struct {
 // IsZero reports whether d is no date.
 func (d Date) IsZero() bool { return d == Date{} }
 
-// Sample is one measurement.
+// Sample is one measurement. A sink that is handed one may read it during the
+// call and copies what it keeps: adapters use it and its Components again.
 type Sample struct {
 	// Metric is the vendor's type name as mapping's table spells it:
 	// "HKQuantityTypeIdentifierHeartRate", "daily-resting-heart-rate",

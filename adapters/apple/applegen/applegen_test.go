@@ -1,9 +1,12 @@
 package applegen_test
 
 import (
+	"archive/zip"
 	"bytes"
 	"encoding/xml"
 	"io"
+	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,5 +66,70 @@ func TestSizeAndForm(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestProportions holds the shares that the package comment states.
+func TestProportions(t *testing.T) {
+	var buf bytes.Buffer
+	if err := applegen.Generate(&buf, applegen.Options{Seed: 1, Days: 60, Start: start}); err != nil {
+		t.Fatal(err)
+	}
+	count := func(s string) float64 { return float64(bytes.Count(buf.Bytes(), []byte(s))) }
+	records := count("<Record ")
+	for typ, percent := range map[string]float64{
+		"Quantity|ActiveEnergyBurned": 29, "Quantity|HeartRate": 18, "Quantity|BasalEnergyBurned": 13, "Quantity|DistanceWalkingRunning": 12,
+		"Quantity|StepCount": 8, "Quantity|AppleExerciseTime": 3, "Quantity|PhysicalEffort": 3, "Quantity|RespiratoryRate": 1,
+		"Category|SleepAnalysis": 2, "Quantity|OxygenSaturation": 0.3, "Quantity|HeartRateVariabilitySDNN": 0.3,
+	} {
+		family, name, _ := strings.Cut(typ, "|")
+		got := 100 * count(`<Record type="HK`+family+"TypeIdentifier"+name+`"`) / records
+		if math.Abs(got-percent) > max(0.06*percent, 0.1) {
+			t.Errorf("%s: %.2f %%, stated are %v %%", name, got, percent)
+		}
+	}
+	if beats := records / count("<InstantaneousBeatsPerMinute "); beats < 7 || beats > 9 {
+		t.Errorf("%.1f Records a beat, stated are 8", beats)
+	}
+	if size := float64(buf.Len()) / records; size < 400 || size > 440 {
+		t.Errorf("%.0f bytes a Record, stated are 420", size)
+	}
+}
+
+// TestArchiveIsWhole: what the XML refers to lies in the archive.
+func TestArchiveIsWhole(t *testing.T) {
+	var buf bytes.Buffer
+	if err := applegen.GenerateZip(&buf, applegen.Options{Seed: 1, Days: 40, Start: start}); err != nil {
+		t.Fatal(err)
+	}
+	z, err := zip.NewReader(bytes.NewReader(buf.Bytes()), int64(buf.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]bool{}
+	for _, f := range z.File {
+		files[strings.TrimPrefix(f.Name, "apple_health_export")] = true
+	}
+	r, err := z.Open("apple_health_export/export.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refs := 0
+	d := xml.NewDecoder(r)
+	for tok, err := d.Token(); err != io.EOF; tok, err = d.Token() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, _ := tok.(xml.StartElement)
+		for _, a := range e.Attr {
+			if a.Name.Local == "path" || a.Name.Local == "resourceFilePath" {
+				if refs++; !files[a.Value] {
+					t.Errorf("%s refers to %s", e.Name.Local, a.Value)
+				}
+			}
+		}
+	}
+	if refs < 10 {
+		t.Errorf("%d references", refs)
 	}
 }

@@ -6,14 +6,30 @@ import (
 	"strconv"
 )
 
+// heartRate is measured every ten minutes or so, and every 15 seconds in a
+// workout.
 func (g *gen) heartRate(kind, day int) {
 	r := g.rnd(kind, day)
-	for sec := r.IntN(200); sec < 86400; sec += 200 + r.IntN(200) {
-		g.record("HKQuantityTypeIdentifierHeartRate", g.watch, "count/min", day, sec, sec, strconv.Itoa(int(max(42, pulse(r, sec)))))
+	_, from, length, ok := g.session(day)
+	if !ok {
+		from, length = 86400, 0
+	}
+	const every = 15
+	for sec := r.IntN(420); sec < 86400; {
+		v, context := pulse(r, sec), r.IntN(3)
+		next := sec + 420 + r.IntN(360)
+		switch {
+		case sec >= from && sec < from+length:
+			v, context, next = v+70, 2, sec+every
+		case sec < from && next > from:
+			next = from
+		}
+		g.record("HKQuantityTypeIdentifierHeartRate", g.watch, "count/min", day, sec, sec, strconv.Itoa(int(max(42, v))))
 		g.str(">\n")
-		g.meta("  ", "HKMetadataKeyHeartRateMotionContext", []string{"0", "1", "2"}[r.IntN(3)])
+		g.meta("  ", "HKMetadataKeyHeartRateMotionContext", []string{"0", "1", "2"}[context])
 		g.str(" </Record>\n")
 		g.flush()
+		sec = next
 	}
 }
 
@@ -29,27 +45,34 @@ type quantity struct {
 }
 
 var daily = []quantity{
-	{typ: "StepCount", unit: "count", phone: true, perDay: 40, span: 500, from: 7, to: 22, mean: 140, spread: 90},
-	{typ: "StepCount", unit: "count", perDay: 60, span: 420, from: 7, to: 22, mean: 120, spread: 80},
-	{typ: "DistanceWalkingRunning", unit: "km", perDay: 60, span: 420, from: 7, to: 22, mean: 0.09, spread: 0.05, digits: 6},
-	{typ: "ActiveEnergyBurned", unit: "kcal", perDay: 360, span: 60, from: 6, to: 23, mean: 1.3, spread: 1.1, digits: 3},
-	{typ: "BasalEnergyBurned", unit: "kcal", perDay: 96, span: 900, from: 0, to: 24, mean: 17.2, spread: 0.6, digits: 3},
-	{typ: "FlightsClimbed", unit: "count", phone: true, perDay: 6, span: 40, from: 8, to: 20, mean: 1.6, spread: 0.8},
-	{typ: "AppleExerciseTime", unit: "min", perDay: 28, span: 60, from: 8, to: 20, mean: 1},
-	{typ: "AppleStandTime", unit: "min", perDay: 90, span: 300, from: 7, to: 22, mean: 3, spread: 1},
-	{typ: "OxygenSaturation", unit: "%", perDay: 18, span: 15, from: 0, to: 24, mean: 0.966, spread: 0.008, digits: 2,
+	{typ: "StepCount", unit: "count", phone: true, perDay: 36, span: 500, from: 7, to: 22, mean: 140, spread: 90},
+	{typ: "StepCount", unit: "count", perDay: 53, span: 420, from: 7, to: 22, mean: 120, spread: 80},
+	{typ: "DistanceWalkingRunning", unit: "km", phone: true, perDay: 38, span: 500, from: 7, to: 22, mean: 0.1, spread: 0.06, digits: 5},
+	{typ: "DistanceWalkingRunning", unit: "km", perDay: 105, span: 420, from: 7, to: 22, mean: 0.09, spread: 0.05, digits: 6},
+	{typ: "ActiveEnergyBurned", unit: "kcal", perDay: 335, span: 60, from: 6, to: 23, mean: 1.3, spread: 1.1, digits: 3},
+	{typ: "BasalEnergyBurned", unit: "kcal", perDay: 155, span: 560, from: 0, to: 24, mean: 10.6, spread: 0.6, digits: 3},
+	{typ: "PhysicalEffort", unit: "kcal/hr·kg", perDay: 35, span: 300, from: 7, to: 22, mean: 2.1, spread: 0.9, digits: 1},
+	{typ: "FlightsClimbed", unit: "count", phone: true, perDay: 8, span: 40, from: 8, to: 20, mean: 1.6, spread: 0.8},
+	{typ: "AppleExerciseTime", unit: "min", perDay: 34, span: 60, from: 8, to: 20, mean: 1},
+	{typ: "AppleStandTime", unit: "min", perDay: 14, span: 300, from: 7, to: 22, mean: 3, spread: 1},
+	{typ: "TimeInDaylight", unit: "min", perDay: 4, span: 300, from: 9, to: 18, mean: 4, spread: 1},
+	{typ: "OxygenSaturation", unit: "%", perDay: 4, span: 15, from: 0, to: 24, mean: 0.966, spread: 0.008, digits: 2,
 		meta: "HKMetadataKeyBarometricPressure", metaVal: "100.912 kPa"},
-	{typ: "RespiratoryRate", unit: "count/min", perDay: 24, from: 0, to: 7, mean: 14.5, spread: 1.2, digits: 1},
-	{typ: "EnvironmentalAudioExposure", unit: "dBASPL", perDay: 30, span: 1500, from: 8, to: 21, mean: 62, spread: 7, digits: 4},
-	{typ: "WalkingSpeed", unit: "km/hr", phone: true, perDay: 14, span: 40, from: 8, to: 20, mean: 4.7, spread: 0.4, digits: 3},
+	{typ: "RespiratoryRate", unit: "count/min", perDay: 11, from: 0, to: 7, mean: 14.5, spread: 1.2, digits: 1},
+	{typ: "EnvironmentalAudioExposure", unit: "dBASPL", perDay: 9, span: 1500, from: 8, to: 21, mean: 62, spread: 7, digits: 4},
+	{typ: "HeadphoneAudioExposure", unit: "dBASPL", phone: true, perDay: 5, span: 900, from: 8, to: 21, mean: 66, spread: 6, digits: 4},
+	{typ: "WalkingSpeed", unit: "km/hr", phone: true, perDay: 28, span: 40, from: 8, to: 20, mean: 4.7, spread: 0.4, digits: 3},
+	{typ: "WalkingStepLength", unit: "cm", phone: true, perDay: 28, span: 40, from: 8, to: 20, mean: 71, spread: 4},
 	{typ: "WalkingDoubleSupportPercentage", unit: "%", phone: true, perDay: 8, span: 40, from: 8, to: 20, mean: 0.29, spread: 0.01, digits: 3},
+	{typ: "WalkingAsymmetryPercentage", unit: "%", phone: true, perDay: 4, span: 40, from: 8, to: 20, mean: 0.02, spread: 0.01, digits: 2},
 	{typ: "RestingHeartRate", unit: "count/min", perDay: 1, span: 60000, from: 0, to: 2, mean: 57, spread: 2},
 	{typ: "WalkingHeartRateAverage", unit: "count/min", perDay: 1, span: 40000, from: 8, to: 9, mean: 98, spread: 5, digits: 1},
 	{typ: "AppleSleepingWristTemperature", unit: "degC", perDay: 1, span: 21600, from: 0, to: 1, mean: 35.4, spread: 0.2, digits: 4},
 }
 
 func (g *gen) quantities(kind, day int) {
-	for i, q := range daily {
+	for i := range daily {
+		q := &daily[i]
 		r := g.rnd(kind*100+i, day)
 		source := g.watch
 		if q.phone {
@@ -58,7 +81,8 @@ func (g *gen) quantities(kind, day int) {
 		step := (q.to - q.from) * 3600 / q.perDay
 		for n := range q.perDay {
 			sec := q.from*3600 + n*step + r.IntN(max(1, step/4))
-			g.record("HKQuantityTypeIdentifier"+q.typ, source, q.unit, day, sec, sec+min(q.span, max(step-step/4, q.span/8)), g.value(r, q))
+			g.record("HKQuantityTypeIdentifier"+q.typ, source, q.unit, day, sec, sec+min(q.span, max(step-step/4, q.span/8)), "")
+			g.float(q.value(r), q.digits)
 			if q.meta == "" {
 				g.end()
 				continue
@@ -71,13 +95,13 @@ func (g *gen) quantities(kind, day int) {
 	}
 }
 
-func (g *gen) value(r *rand.Rand, q quantity) string {
+func (q *quantity) value(r *rand.Rand) float64 {
 	v := q.mean + q.spread*r.NormFloat64()
 	floor := q.mean / 20
 	if q.digits == 0 {
 		floor = 1
 	}
-	return strconv.FormatFloat(max(v, floor), 'f', q.digits, 64)
+	return max(v, floor)
 }
 
 func (g *gen) body(kind, day int) {
@@ -197,20 +221,30 @@ func (g *gen) bloodPressure(kind, day int) {
 	}
 	halves()
 	g.str(` <Correlation type="HKCorrelationTypeIdentifierBloodPressure"`)
-	g.common("Cuff", "", day, at, at)
+	g.common("HKCorrelationTypeIdentifierBloodPressure", "Cuff", "", day, at, at)
 	g.str(">\n")
 	halves()
 	g.str(" </Correlation>\n")
 	g.flush()
 }
 
-func (g *gen) workouts(kind, day int) {
-	r := g.rnd(kind, day)
-	if r.IntN(7) > 2 {
+// session is the workout of a day, in seconds; r goes on with its details.
+func (g *gen) session(day int) (r *rand.Rand, from, length int, ok bool) {
+	r = g.rnd(sessionKind, day)
+	ok = r.IntN(7) <= 2
+	return r, 17*3600 + r.IntN(3600), 1500 + r.IntN(1800), ok
+}
+
+const (
+	sessionKind  = 200
+	clinicalDays = 20
+)
+
+func (g *gen) workouts(_, day int) {
+	r, from, length, ok := g.session(day)
+	if !ok {
 		return
 	}
-	from := 17*3600 + r.IntN(3600)
-	length := 1500 + r.IntN(1800)
 	to := from + length + 90
 	activity := []string{"Running", "Walking", "Cycling"}[r.IntN(3)]
 	distance := "DistanceWalkingRunning"
@@ -218,13 +252,30 @@ func (g *gen) workouts(kind, day int) {
 		distance = "DistanceCycling"
 	}
 	g.str(` <Workout workoutActivityType="HKWorkoutActivityType`, activity, `" duration="`, strconv.FormatFloat(float64(length)/60, 'f', 3, 64), `" durationUnit="min"`)
-	g.common(g.watch, "", day, from, to)
+	g.common("HKWorkoutTypeIdentifier", g.watch, "", day, from, to)
 	g.str(">\n")
 	g.meta("  ", "HKIndoorWorkout", "0")
 	g.meta("  ", "HKTimeZone", "Europe/Stockholm")
 	g.meta("  ", "HKWeatherTemperature", strconv.Itoa(40+r.IntN(30))+" degF")
 	g.meta("  ", "HKWeatherHumidity", strconv.Itoa(40+r.IntN(50))+"00 %")
 	g.meta("  ", "HKAverageMETs", "8.4 kcal/hr·kg")
+	event := func(typ string, at int) {
+		g.str(`  <WorkoutEvent type="HKWorkoutEventType`, typ, `" date="`)
+		g.date(day, at)
+		g.str("\"/>\n")
+	}
+	event("Pause", from+length/2)
+	event("Resume", from+length/2+90)
+	for at := from; at+600 < to; at += 600 {
+		g.str(`  <WorkoutEvent type="HKWorkoutEventTypeSegment" date="`)
+		g.date(day, at)
+		g.str("\" duration=\"10\" durationUnit=\"min\"/>\n")
+	}
+	g.b = fmt.Appendf(g.b, `  <WorkoutActivity uuid="550E8400-E29B-41D4-%04X-%012X" startDate="`, g.seed&0xffff, day)
+	g.date(day, from)
+	g.str(`" endDate="`)
+	g.date(day, to)
+	g.b = fmt.Appendf(g.b, "\" duration=\"%.3f\" durationUnit=\"min\"/>\n", float64(length)/60)
 	statistic := func(typ string, more ...string) {
 		g.str(`  <WorkoutStatistics type="HKQuantityTypeIdentifier`, typ, `" startDate="`)
 		g.date(day, from)
@@ -236,25 +287,35 @@ func (g *gen) workouts(kind, day int) {
 		}
 		g.str("/>\n")
 	}
-	event := func(typ string, at int, more ...string) {
-		g.str(`  <WorkoutEvent type="HKWorkoutEventType`, typ, `" date="`)
-		g.date(day, at)
-		g.str(`"`)
-		for i := 0; i+1 < len(more); i += 2 {
-			g.str(" ", more[i], `="`, more[i+1], `"`)
-		}
-		g.str("/>\n")
-	}
-	for at := from; at+300 < from+length; at += 300 {
-		event("Segment", at, "duration", "5", "durationUnit", "min")
-	}
-	event("Pause", from+length/2)
-	event("Resume", from+length/2+90)
 	statistic(distance, "sum", strconv.FormatFloat(float64(length)/400, 'f', 3, 64), "unit", "km")
 	statistic("ActiveEnergyBurned", "sum", strconv.FormatFloat(float64(length)/6, 'f', 2, 64), "unit", "kcal")
 	statistic("HeartRate", "average", strconv.Itoa(128+r.IntN(20)), "minimum", strconv.Itoa(80+r.IntN(15)), "maximum", strconv.Itoa(158+r.IntN(20)), "unit", "count/min")
+	g.str("  <WorkoutRoute")
+	g.common("HKWorkoutRouteTypeIdentifier", g.watch, "", day, from, to)
+	g.str(">\n")
+	g.meta("   ", "HKMetadataKeySyncVersion", "2")
+	g.str(`   <FileReference path="/`, g.route(day), "\"/>\n  </WorkoutRoute>\n")
 	g.str(" </Workout>\n")
 	g.flush()
+}
+
+// route is the file of a day's workout within the archive.
+func (g *gen) route(day int) string {
+	return "workout-routes/route_" + g.dates[day][:10] + "_5.31pm.gpx"
+}
+
+func (g *gen) clinical(_, day int) {
+	if day%clinicalDays != clinicalDays-1 {
+		return
+	}
+	g.b = fmt.Appendf(g.b, " <ClinicalRecord type=\"Observation\" identifier=\"obs-%d\" sourceName=\"Example Health\" sourceURL=\"https://fhir.example.org/R4/Observation/obs-%d\" fhirVersion=\"4.0.1\" receivedDate=\"", day, day)
+	g.date(day, 10*3600)
+	g.str(`" resourceFilePath="/`, g.clinicalFile(day), "\"/>\n")
+	g.flush()
+}
+
+func (g *gen) clinicalFile(day int) string {
+	return fmt.Sprintf("clinical-records/Observation-00000000-0000-4000-8000-%012X.json", day)
 }
 
 func (g *gen) summaries(kind, day int) {

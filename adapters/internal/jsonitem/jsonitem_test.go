@@ -2,7 +2,9 @@ package jsonitem_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,6 +28,42 @@ func TestItemKeepsWhatWasWritten(t *testing.T) {
 	if s, st := n.Get("b", "c").Decimal(); s != "1e3" || st != jsonitem.Given {
 		t.Errorf("%q %v", s, st)
 	}
+}
+
+// TestTextsAreTheirOwn: texts are shared between items, and none may become
+// another's. Few letters and lengths make many alike.
+func TestTextsAreTheirOwn(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		one := rapid.OneOf(rapid.StringMatching(`[ab]{0,20}`), rapid.StringMatching(`(\\|"|é|\x00|a){0,70}`), rapid.String())
+		want := rapid.SliceOfN(rapid.MapOfN(one, rapid.SliceOfN(one, 0, 4), 0, 12), 0, 30).Draw(t, "items")
+		body, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var items []*jsonitem.Node
+		r := read(string(body))
+		if want != nil {
+			err = r.Array(func(int) error {
+				n, err := r.Item()
+				items = append(items, n)
+				return err
+			})
+		}
+		if err != nil || len(items) != len(want) {
+			t.Fatalf("%d items of %d: %v", len(items), len(want), err)
+		}
+		for i, n := range items {
+			var got map[string][]string
+			if err := json.Unmarshal(n.JSON(), &got); err != nil || len(n.Members) != len(want[i]) {
+				t.Fatalf("item %d: %d members, %v", i, len(n.Members), err)
+			}
+			for name, texts := range want[i] {
+				if !slices.Equal(got[name], texts) {
+					t.Fatalf("item %d, %q: %q, want %q", i, name, got[name], texts)
+				}
+			}
+		}
+	})
 }
 
 func TestRefusedItemIsSkipped(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"strconv"
@@ -54,6 +55,10 @@ func Payload(format string, err error) error {
 type Reader struct {
 	src *source
 	dec *jsontext.Decoder
+
+	texts   [1024]string // the last texts, by hash
+	members []Member     // of the objects being built, the innermost last
+	slab    []Member     // where the next object's members go
 }
 
 // source counts, obeys the context and bounds what the decoder must buffer.
@@ -237,6 +242,9 @@ func (r *Reader) Skip() error {
 func (r *Reader) Item() (*Node, error) {
 	b := builder{r: r, left: maxItem}
 	n, err := b.value(0)
+	if cap(r.members) > 4096 {
+		r.members = nil // one large item does not cost for the rest of the body
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -260,44 +268,124 @@ func (b *builder) value(depth int) (Node, error) {
 		b.refused = ErrTooDeep
 		return Node{}, b.r.Skip()
 	}
-	t, err := b.r.dec.ReadToken()
-	if err != nil {
-		return Node{}, b.r.broken(err)
-	}
-	n := Node{Kind: byte(t.Kind())}
+	n := Node{Kind: b.r.Kind()}
 	b.left -= 64 // what a node costs
+	var err error
 	switch n.Kind {
 	case '"', '0':
-		n.Text = t.String()
+		n.Text, err = b.r.text()
 		b.left -= len(n.Text)
 	case '{':
-		err = b.object(&n, depth)
+		if err = b.r.open('{'); err == nil {
+			err = b.object(&n, depth)
+		}
 	case '[':
-		err = b.array(&n, depth)
+		if err = b.r.open('['); err == nil {
+			err = b.array(&n, depth)
+		}
+	default:
+		if _, err = b.r.dec.ReadToken(); err != nil {
+			err = b.r.broken(err)
+		}
+	}
+	if err != nil {
+		return Node{}, err
 	}
 	if b.left < 0 && b.refused == nil {
 		b.refused = ErrTooLarge
 	}
-	return n, err
+	return n, nil
+}
+
+// text reads a string or a number.
+func (r *Reader) text() (string, error) {
+	v, err := r.dec.ReadValue()
+	if err != nil {
+		return "", r.broken(err)
+	}
+	if v[0] == '"' {
+		if bytes.IndexByte(v, '\\') >= 0 {
+			out, err := jsontext.AppendUnquote(nil, v)
+			if err != nil {
+				return "", r.broken(err)
+			}
+			return string(out), nil
+		}
+		v = v[1 : len(v)-1]
+	}
+	return r.shared(v), nil
+}
+
+// shared gives equal short texts that come soon after another one string:
+// an item repeats the names and most texts of the item before.
+func (r *Reader) shared(b []byte) string {
+	if len(b) > 64 {
+		return string(b)
+	}
+	h := uint64(len(b))
+	for i := 0; i < len(b); i += 8 {
+		var w [8]byte
+		copy(w[:], b[i:])
+		h = (h ^ binary.LittleEndian.Uint64(w[:])) * 0x9E3779B97F4A7C15
+		h ^= h >> 29
+	}
+	t := &r.texts[h%uint64(len(r.texts))]
+	if *t != string(b) {
+		*t = string(b)
+	}
+	return *t
 }
 
 func (b *builder) object(n *Node, depth int) error {
-	for b.r.dec.PeekKind() != '}' {
-		t, err := b.r.dec.ReadToken()
+	r := b.r
+	from := len(r.members)
+	defer func() {
+		clear(r.members[from:])
+		r.members = r.members[:from]
+	}()
+	for r.dec.PeekKind() != '}' {
+		name, err := r.name()
 		if err != nil {
-			return b.r.broken(err)
+			return err
 		}
-		name := t.String()
 		b.left -= len(name)
 		v, err := b.value(depth + 1)
 		if err != nil {
 			return err
 		}
 		if b.refused == nil {
-			n.Members = append(n.Members, Member{name, v})
+			r.members = append(r.members, Member{name, v})
 		}
 	}
-	return b.r.open('}')
+	if own := r.members[from:]; len(own) > 0 {
+		n.Members = append(r.room(len(own)), own...)
+	}
+	return r.open('}')
+}
+
+// name reads the name of a member.
+func (r *Reader) name() (string, error) {
+	if r.dec.PeekKind() == '"' {
+		return r.text()
+	}
+	t, err := r.dec.ReadToken() // it fails: names are strings
+	if err != nil {
+		return "", r.broken(err)
+	}
+	return t.String(), nil
+}
+
+// room is an empty slice for n members.
+func (r *Reader) room(n int) []Member {
+	if n > 64 {
+		return make([]Member, 0, n)
+	}
+	if len(r.slab) < n {
+		r.slab = make([]Member, 256)
+	}
+	out := r.slab[:0:n]
+	r.slab = r.slab[n:]
+	return out
 }
 
 func (b *builder) array(n *Node, depth int) error {

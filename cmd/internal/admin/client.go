@@ -42,19 +42,22 @@ func (c *Client) Call(ctx context.Context, op string, query url.Values, in, out 
 		}
 		method, body = http.MethodPost, bytes.NewReader(b)
 	}
-	return c.do(ctx, method, op, query, body, out)
+	return c.do(ctx, method, op, query, body, 0, out)
 }
 
-// Send posts a stream (a vendor payload) to the operation.
-func (c *Client) Send(ctx context.Context, op string, query url.Values, body io.Reader, out any) error {
-	return c.do(ctx, http.MethodPost, op, query, body, out)
+// Send posts a stream of size bytes (a vendor payload) to the operation.
+func (c *Client) Send(ctx context.Context, op string, query url.Values, body io.Reader, size int64, out any) error {
+	return c.do(ctx, http.MethodPost, op, query, body, size, out)
 }
 
-func (c *Client) do(ctx context.Context, method, op string, query url.Values, body io.Reader, out any) error {
+func (c *Client) do(ctx context.Context, method, op string, query url.Values, body io.Reader, size int64, out any) error {
 	u := url.URL{Scheme: "http", Host: "admin", Path: "/" + op, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return err
+	}
+	if size > 0 {
+		req.ContentLength = size // not in chunks: each would cost a read more
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -65,7 +65,7 @@ func ingestFile(ctx context.Context, r *remote, name string, q url.Values) (inge
 		bar := progressbar.DefaultBytes(st.Size(), filepath.Base(name))
 		body = io.TeeReader(f, bar)
 	}
-	return out, r.client().Send(ctx, "ingest", q, body, &out)
+	return out, r.client().Send(ctx, "ingest", q, body, st.Size(), &out)
 }
 
 func printSummary(w io.Writer, s *ingest.Summary) {

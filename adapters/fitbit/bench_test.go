@@ -1,0 +1,60 @@
+package fitbit_test
+
+import (
+	"bytes"
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	"pulsegate/adapters"
+	"pulsegate/adapters/adaptertest"
+	"pulsegate/adapters/fitbit"
+	"pulsegate/mapping/sample"
+)
+
+type discard struct{ n int }
+
+func (d *discard) Sample(*sample.Sample) error { d.n++; return nil }
+func (d *discard) Reject(*sample.Reject) error { return nil }
+func (d *discard) Drop(string, string, int)    {}
+func (d *discard) Progress(int64)              {}
+
+// denseHeartRate is a page of a heart rate every five seconds.
+func denseHeartRate(points int) []byte {
+	b := []byte(`{"dataPoints":[`)
+	at := time.Date(2026, 5, 2, 0, 0, 0, 0, time.UTC)
+	for i := range points {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = fmt.Appendf(b, `{"name":"users/1/dataTypes/heart-rate/dataPoints/%016x","dataSource":{"platform":"FITBIT","recordingMethod":"PASSIVELY_MEASURED","device":{"displayName":"Charge 6","formFactor":"FITNESS_BAND"}},"heartRate":{"sampleTime":{"physicalTime":"%s","utcOffset":"7200s"},"beatsPerMinute":"%d","metadata":{"motionContext":"SEDENTARY","sensorLocation":"WRIST"}}}`,
+			i, at.Add(time.Duration(i)*5*time.Second).Format(time.RFC3339), 60+i%40)
+	}
+	return append(b, "]}"...)
+}
+
+// BenchmarkDense reports MB and samples a second of one processor: unlike the
+// clock that hardly knows of others on the machine.
+func BenchmarkDense(b *testing.B) {
+	doc := denseHeartRate(20_000)
+	processor := func() time.Duration {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	b.SetBytes(int64(len(doc)))
+	b.ReportAllocs()
+	before, sink := processor(), &discard{}
+	for b.Loop() {
+		in := adapters.Input{Name: "list_heart-rate.json", Body: bytes.NewReader(doc), Received: adaptertest.Received()}
+		if err := fitbit.New().Decode(b.Context(), in, sink); err != nil {
+			b.Fatal(err)
+		}
+	}
+	sec := (processor() - before).Seconds()
+	b.ReportMetric(float64(len(doc))*float64(b.N)/1e6/sec, "MB/cpu-s")
+	b.ReportMetric(float64(sink.n)/sec, "samples/cpu-s")
+}
