@@ -68,7 +68,7 @@ func Packages(t testing.TB) string {
 		return dir
 	}
 	if err := install(root, dir); err != nil {
-		missing(t, "packages from npm", err)
+		missing(t, "the clients of package-lock.json", err)
 	}
 	return dir
 }
