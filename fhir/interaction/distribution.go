@@ -64,9 +64,26 @@ func (d *distribution) addSome(vs []float64) int {
 			fresh = append(fresh, run{lo + float64(i), n})
 		}
 	}
-	d.n += uint64(k)
-	out := make([]run, 0, len(d.runs)+len(fresh))
+	d.addRuns(fresh)
+	return k
+}
+
+// addRuns counts values that rise.
+func (d *distribution) addRuns(fresh []run) {
+	d.merge()
 	i, j := 0, 0
+	for ; i < len(d.runs) && j < len(fresh) && d.runs[i].v <= fresh[j].v; i++ {
+		if d.runs[i].v == fresh[j].v { // mostly all of them are known
+			d.runs[i].n += fresh[j].n
+			d.n += fresh[j].n
+			j++
+		}
+	}
+	if fresh = fresh[j:]; len(fresh) == 0 {
+		return
+	}
+	out := make([]run, 0, len(d.runs)+len(fresh))
+	i, j = 0, 0
 	for i < len(d.runs) || j < len(fresh) {
 		switch {
 		case j == len(fresh) || i < len(d.runs) && d.runs[i].v < fresh[j].v:
@@ -81,7 +98,9 @@ func (d *distribution) addSome(vs []float64) int {
 		}
 	}
 	d.runs = out
-	return k
+	for _, r := range fresh {
+		d.n += r.n
+	}
 }
 
 // merge sorts the buffer into the runs.

@@ -20,6 +20,7 @@ type Numbers struct {
 	Code   []Coding // of the Observation, or of the component
 	Unit   Unit
 	Values []float64
+	counts []run // further values, rising
 	// Ignored are measurements that hold no number in a UCUM unit.
 	Ignored uint64
 	// From and To are the instants of the first and the last, Unix ms.
@@ -181,13 +182,14 @@ func (s *summary) add(n *Numbers) bool {
 		g.to = n.To
 	}
 	g.ignored += n.Ignored
-	for rest := n.Values; len(rest) > 0; {
-		before := len(g.d.runs)
+	before := len(g.d.runs)
+	g.d.addRuns(n.counts)
+	for rest := n.Values; len(rest) > 0 && s.distinct+len(g.d.runs)-before <= maxDistinct; {
 		rest = rest[g.d.addSome(rest):]
-		if s.distinct += len(g.d.runs) - before; s.distinct > maxDistinct {
-			s.err = fhir.Errorf(fhir.TooCostly, "interaction.Stats", "the measurements have more different values than one answer is made of: ask for a shorter time")
-			return false
-		}
+	}
+	if s.distinct += len(g.d.runs) - before; s.distinct > maxDistinct {
+		s.err = fhir.Errorf(fhir.TooCostly, "interaction.Stats", "the measurements have more different values than one answer is made of: ask for a shorter time")
+		return false
 	}
 	return true
 }

@@ -204,7 +204,7 @@ func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding
 	if err != nil {
 		return err
 	}
-	m := &measured{codes: codes, fn: fn, when: when}
+	m := &measured{codes: codes, fn: fn, when: when, likes: map[*series.Template]*Numbers{}}
 	var bad error
 	one := func(o *store.Found) bool {
 		src.add(o.Resource.JSON)
@@ -235,36 +235,29 @@ func (m *measured) resource(json []byte) (more bool, err error) {
 	return m.observation(v, json)
 }
 
-// run takes the numbers of samples out of their column, when that is what
-// their Observations would come to: one number each, the first value.
+// run takes the numbers of samples out of their column, or its Counts, when
+// that is what their Observations would come to: one number each, the first
+// value.
 func (m *measured) run(r *store.Run) (more bool, err error) {
-	first := r.Columns.At(r.From)
-	other := first
-	other.Values[0] = series.Decimal{Mant: 1}
-	if first.Values[0] == other.Values[0] {
-		other.Values[0].Mant = 2
+	like, known := m.likes[r.Template]
+	if known && like != nil && r.Whole != nil && r.Whole.Values[0].Counts != nil {
+		return m.counted(r.Whole, like), nil
 	}
-	var seen [2]Numbers
-	got := 0
-	probe := *m
-	probe.parser = fastjson.Parser{}
-	for i, s := range []series.Sample{first, other} {
-		probe.fn = func(n *Numbers) bool {
-			if got++; len(n.Values) == 1 && n.Values[0] == s.Values[0].Float() {
-				seen[i] = *n
-				seen[i].Code = slices.Clone(n.Code)
-			}
-			return true
-		}
-		if _, err := probe.resource(r.Template.Append(nil, &s)); err != nil {
+	cols, err := r.Load()
+	if err != nil {
+		return false, err
+	}
+	if !known {
+		if like, err = m.like(r.Template, cols.At(r.From)); err != nil {
 			return false, err
 		}
+		m.likes[r.Template] = like
 	}
-	if got == 2 && seen[0].Code != nil && seen[1].Code != nil {
-		return m.column(r, &seen[0]), nil
+	if like != nil {
+		return m.column(cols, r.From, r.To, like), nil
 	}
 	for i := r.From; i < r.To; i++ {
-		s := r.Columns.At(i)
+		s := cols.At(i)
 		if more, err = m.resource(r.Template.Append(nil, &s)); err != nil || !more {
 			return more, err
 		}
@@ -272,22 +265,68 @@ func (m *measured) run(r *store.Run) (more bool, err error) {
 	return true, nil
 }
 
-func (m *measured) column(r *store.Run, like *Numbers) bool {
+// like is what the Observations of a template come to but for the number; nil
+// when that is not one number, the sample's first value. It tries a sample,
+// and it with another value.
+func (m *measured) like(t *series.Template, first series.Sample) (*Numbers, error) {
+	if t.Values == 0 {
+		return nil, nil
+	}
+	other := first
+	other.Values[0] = series.Decimal{Mant: 1}
+	if first.Values[0] == other.Values[0] {
+		other.Values[0].Mant = 2
+	}
+	var like *Numbers
+	got, plain := 0, 0
+	probe := *m
+	probe.parser = fastjson.Parser{}
+	for _, s := range []series.Sample{first, other} {
+		probe.fn = func(n *Numbers) bool {
+			got++
+			if len(n.Values) == 1 && n.Values[0] == s.Values[0].Float() {
+				plain++
+				like = &Numbers{Code: slices.Clone(n.Code), Unit: n.Unit}
+			}
+			return true
+		}
+		if _, err := probe.resource(t.Append(nil, &s)); err != nil {
+			return nil, err
+		}
+	}
+	if got != 2 || plain != 2 {
+		return nil, nil
+	}
+	return like, nil
+}
+
+func (m *measured) column(cols *series.Columns, from, to int, like *Numbers) bool {
 	n := Numbers{Code: like.Code, Unit: like.Unit, From: math.MaxInt64, To: math.MinInt64}
 	m.floats = m.floats[:0]
-	for i := r.From; i < r.To; i++ {
-		m.floats = append(m.floats, r.Columns.Values[0][i].Float())
+	for i := from; i < to; i++ {
+		m.floats = append(m.floats, cols.Values[0][i].Float())
 	}
-	last := r.Columns.Start[r.To-1]
-	for i := r.From; i < r.To; i++ {
-		if len(r.Columns.End) == 0 && i > r.From && r.Columns.Start[i] < last-1e6 {
+	last := cols.Start[to-1]
+	for i := from; i < to; i++ {
+		if len(cols.End) == 0 && i > from && cols.Start[i] < last-1e6 {
 			continue // instants are in order, but for what their precision covers
 		}
-		s := r.Columns.At(i)
+		s := cols.At(i)
 		lo, hi := s.Interval()
 		n.From, n.To = min(n.From, lo), max(n.To, hi)
 	}
 	n.Values = m.floats
+	return m.fn(&n)
+}
+
+// counted is column for all of a block, out of its header.
+func (m *measured) counted(h *series.Header, like *Numbers) bool {
+	first := series.Sample{Start: h.MinStart, End: series.NoEnd}
+	n := Numbers{Code: like.Code, Unit: like.Unit, To: h.MaxEnd}
+	n.From, _ = first.Interval()
+	m.counts = m.counts[:0]
+	h.Values[0].Counts.Each(func(v float64, often int) { m.counts = append(m.counts, run{v, uint64(often)}) })
+	n.counts = m.counts
 	return m.fn(&n)
 }
 
@@ -300,6 +339,8 @@ type measured struct {
 	n      Numbers
 	one    [1]float64
 	floats []float64
+	counts []run
+	likes  map[*series.Template]*Numbers
 }
 
 func (m *measured) observation(v *fastjson.Value, json []byte) (bool, error) {

@@ -22,6 +22,7 @@ type Header struct {
 type Stats struct {
 	Min, Max   float64
 	Sum, SumSq float64
+	Counts     Counts
 }
 
 // Summarise makes the header of samples that are in order and have Commits.
@@ -94,7 +95,8 @@ func sumInts(col []Decimal) (Stats, bool) {
 	}
 	return Stats{
 		Min: Decimal{lo, top}.Float(), Max: Decimal{hi, top}.Float(), Sum: Decimal{sum, top}.Float(),
-		SumSq: (float64(sqHi)*(1<<64) + float64(sqLo)) / math.Pow10(2*int(top)),
+		SumSq:  (float64(sqHi)*(1<<64) + float64(sqLo)) / math.Pow10(2*int(top)),
+		Counts: countInts(col, top, lo, hi),
 	}, true
 }
 
@@ -133,12 +135,13 @@ func AppendHeader(b []byte, h *Header) []byte {
 		for _, f := range [...]float64{s.Min, s.Max, s.Sum, s.SumSq} {
 			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(f))
 		}
+		b = append(binary.AppendUvarint(b, uint64(len(s.Counts))), s.Counts...)
 	}
 	return seal(b, at)
 }
 
-// DecodeHeader reads a header. Bytes that AppendHeader did not write are an
-// error.
+// DecodeHeader reads a header, whose Counts alias b. Bytes that AppendHeader did
+// not write are an error.
 func DecodeHeader(b []byte) (Header, error) {
 	body, ok := unseal(b)
 	if !ok {
@@ -153,7 +156,7 @@ func DecodeHeader(b []byte) (Header, error) {
 	h.MaxT = h.MinT + r.uvarint(math.MaxUint64)
 	h.MinUpdated = r.varint()
 	h.MaxUpdated = h.MinUpdated + r.varint()
-	if r.bad || values > MaxValues || len(r.b) != values*32 {
+	if r.bad || values > MaxValues || len(r.b) < values*33 {
 		return Header{}, corrupt("series.DecodeHeader")
 	}
 	if values > 0 {
@@ -161,8 +164,19 @@ func DecodeHeader(b []byte) (Header, error) {
 	}
 	for i := range h.Values {
 		for _, f := range [...]*float64{&h.Values[i].Min, &h.Values[i].Max, &h.Values[i].Sum, &h.Values[i].SumSq} {
-			*f = math.Float64frombits(binary.LittleEndian.Uint64(r.take(8)))
+			if b := r.take(8); len(b) == 8 {
+				*f = math.Float64frombits(binary.LittleEndian.Uint64(b))
+			}
 		}
+		if n := r.uvarint(maxCounted); n > 0 {
+			h.Values[i].Counts = Counts(r.take(int(n)))
+		}
+		if r.bad || !h.Values[i].Counts.holds(h.Count) {
+			return Header{}, corrupt("series.DecodeHeader")
+		}
+	}
+	if len(r.b) > 0 {
+		return Header{}, corrupt("series.DecodeHeader")
 	}
 	return h, nil
 }

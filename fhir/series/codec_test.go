@@ -393,7 +393,7 @@ func TestHeader(t *testing.T) {
 			MinT: u.Draw(t, "d"), MaxT: u.Draw(t, "e"), MinUpdated: i.Draw(t, "f"), MaxUpdated: i.Draw(t, "g")}
 		for range rapid.IntRange(0, MaxValues).Draw(t, "values") {
 			f := rapid.Float64()
-			h.Values = append(h.Values, Stats{f.Draw(t, "min"), f.Draw(t, "max"), f.Draw(t, "sum"), f.Draw(t, "sumsq")})
+			h.Values = append(h.Values, Stats{Min: f.Draw(t, "min"), Max: f.Draw(t, "max"), Sum: f.Draw(t, "sum"), SumSq: f.Draw(t, "sumsq")})
 		}
 		got, err := DecodeHeader(AppendHeader(nil, &h))
 		if err != nil || !reflect.DeepEqual(got, h) {

@@ -109,6 +109,6 @@
 //	uvarint  MinT; uvarint MaxT less MinT
 //	varint   MinUpdated; varint MaxUpdated less MinUpdated
 //	         by value column Min, Max, Sum, SumSq: IEEE 754 binary64,
-//	         little-endian
+//	         little-endian; uvarint length of Counts, 0 for none, and Counts
 //	4 bytes  CRC-32C of all before it, little-endian
 package series

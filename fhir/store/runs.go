@@ -10,8 +10,11 @@ import (
 // the callback returns.
 type Run struct {
 	Template *series.Template
-	Columns  *series.Columns
-	From, To int // the matches are Columns[From:To], in order
+	From, To int // the matches are [From:To] of the columns, in order
+	// Whole is the header of the block, when the run is all of it: its Counts
+	// can make the columns unnecessary.
+	Whole *series.Header
+	Load  func() (*series.Columns, error)
 }
 
 // Columnar is offered by a store that has samples in columns: it answers

@@ -167,22 +167,51 @@ func (x *finder) runsIn(in *seriesInfo, level byte, run func(*store.Run) bool) (
 		if h.MaxStart < lo || h.MinStart >= hi || store.T(h.MinT) > x.at {
 			continue
 		}
-		if err := x.d.block(x.v.snap, it.Key(), &h, cols); err != nil {
+		b := runBlock{in: in, head: &h, cols: cols, load: func() error { return x.d.block(x.v.snap, it.Key(), &h, cols) }}
+		if more, err := x.runsOf(&b, run); err != nil || !more {
 			return false, err
-		}
-		if !x.runsOf(in, &h, cols, run) {
-			return false, nil
 		}
 	}
 	return true, it.Error()
 }
 
+// runBlock is a block that is loaded when its samples have to be seen.
+type runBlock struct {
+	in     *seriesInfo
+	head   *series.Header
+	cols   *series.Columns
+	load   func() error
+	loaded bool
+}
+
+func (b *runBlock) columns() (*series.Columns, error) {
+	if !b.loaded {
+		if err := b.load(); err != nil {
+			return nil, err
+		}
+		b.loaded = true
+	}
+	return b.cols, nil
+}
+
 // runsOf cuts a block into runs of matches. The filter is asked once a run,
 // unless a granular scope looks at what differs between samples.
-func (x *finder) runsOf(in *seriesInfo, h *series.Header, cols *series.Columns, run func(*store.Run) bool) bool {
+func (x *finder) runsOf(b *runBlock, run func(*store.Run) bool) (more bool, err error) {
+	in, h := b.in, b.head
+	r := store.Run{Template: in.t, Load: b.columns}
 	each := x.perSample(in)
-	all := !each && store.T(h.MaxT) <= x.at && x.surely(in, h)
-	r := store.Run{Template: in.t, Columns: cols}
+	if !each && store.T(h.MaxT) <= x.at && x.surely(in, h) {
+		s := series.Sample{Start: h.MinStart, End: series.NoEnd, Commit: series.Commit{T: h.MinT, Updated: h.MinUpdated}}
+		if m := newSample(in, &s); !x.filter.Allow(&m.facts) {
+			return true, nil
+		}
+		r.Whole, r.To = h, h.Count
+		return run(&r), nil
+	}
+	cols, err := b.columns()
+	if err != nil {
+		return false, err
+	}
 	end := func(to int) bool {
 		r.To = to
 		if r.From == r.To {
@@ -196,9 +225,6 @@ func (x *finder) runsOf(in *seriesInfo, h *series.Header, cols *series.Columns, 
 		}
 		return run(&r)
 	}
-	if all {
-		return end(cols.Len())
-	}
 	for i := range cols.Len() {
 		s := cols.At(i)
 		ok := store.T(s.Commit.T) <= x.at && x.fits(in, &s)
@@ -208,12 +234,12 @@ func (x *finder) runsOf(in *seriesInfo, h *series.Header, cols *series.Columns, 
 		}
 		if !ok {
 			if !end(i) {
-				return false
+				return false, nil
 			}
 			r.From = i + 1
 		}
 	}
-	return end(cols.Len())
+	return end(cols.Len()), nil
 }
 
 // perSample reports whether the filter may decide differently on two samples

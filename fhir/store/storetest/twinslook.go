@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -295,7 +296,14 @@ func (w *twins) columns(col store.Columnar, f store.Find, what string) {
 	got := map[string]int{}
 	doc := func(x *store.Found) bool { got[strings.Clone(x.Resource.ID)]++; return true }
 	err = col.FindRuns(ctx, f, doc, func(r *store.Run) bool {
-		part := r.Columns.Slice(r.From, r.To)
+		cols, err := r.Load()
+		if err != nil {
+			w.rt.Fatalf("%s: %v", what, err)
+		}
+		part := cols.Slice(r.From, r.To)
+		if r.Whole != nil && (r.From != 0 || r.To != cols.Len() || !reflect.DeepEqual(*r.Whole, series.Summarise(cols))) {
+			w.rt.Fatalf("%s: a run is said to be a whole block, which it is not", what)
+		}
 		for _, id := range idsOf(store.SeriesWrite{Template: r.Template, Columns: &part}) {
 			got[id]++
 		}
