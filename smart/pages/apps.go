@@ -16,35 +16,65 @@ type appRow struct {
 	ID, Name               string
 	Sees                   []string
 	Patient                string
+	By                     string // who allowed it, when that was somebody else
 	Offline                bool
 	Created, Used, Expires time.Time
 }
 
+type appsData struct {
+	Own    []appRow
+	Others []appRow // of the own data, allowed by others
+	About  bool     // the person is a patient
+}
+
 func appsPage(q *request) error {
-	as, err := q.p.Apps.Authorizations(q.r.Context(), q.u.ID)
+	ctx := q.r.Context()
+	as, err := q.p.Apps.Authorizations(ctx, q.u.ID)
 	if err != nil {
 		return err
 	}
+	d := appsData{About: q.u.Patient != ""}
+	if d.Own, err = q.appRows(as); err != nil {
+		return err
+	}
+	if d.About {
+		if as, err = q.p.Apps.About(ctx, q.u.Patient); err != nil {
+			return err
+		}
+		as = slices.DeleteFunc(as, func(a grant.Authorization) bool { return a.Subject.ID == q.u.ID })
+		if d.Others, err = q.appRows(as); err != nil {
+			return err
+		}
+	}
+	v := view{Title: "Apps with access", Data: d}
+	if q.value("done") != "" {
+		v.Good = "The app has no access any more, from this moment on."
+	}
+	return q.render(http.StatusOK, "apps", v)
+}
+
+func (q *request) appRows(as []grant.Authorization) ([]appRow, error) {
 	rows := []appRow{}
 	for _, a := range as {
 		row := appRow{ID: a.ID, Name: a.ClientID, Offline: a.Offline, Created: a.Created, Used: a.Used, Expires: a.Expires}
 		if c, err := q.p.Clients.Get(q.r.Context(), a.ClientID); err == nil {
 			row.Name = c.Name
 		} else if fhir.KindOf(err) != fhir.NotFound {
-			return err
+			return nil, err
 		}
 		whom := self
 		if a.Context.Patient != "" && a.Context.Patient != q.u.Patient {
 			row.Patient, whom = a.Context.Patient, "that patient"
 		}
+		if a.Subject.ID != q.u.ID {
+			if row.By = a.Subject.Name; row.By == "" {
+				row.By = "Somebody of the staff"
+			}
+		}
 		row.Sees = sees(q.p.Scopes, a.Scope, whom)
 		rows = append(rows, row)
 	}
-	v := view{Title: "Apps with access", Data: rows}
-	if q.value("done") != "" {
-		v.Good = "The app has no access any more, from this moment on."
-	}
-	return q.render(http.StatusOK, "apps", v)
+	return rows, nil
 }
 
 // Says is what a patient granted an app, in plain words for the patient.
