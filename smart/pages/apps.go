@@ -71,27 +71,44 @@ func (q *request) appRows(as []grant.Authorization) ([]appRow, error) {
 				row.By = "Somebody of the staff"
 			}
 		}
-		row.Sees = sees(q.p.Scopes, a.Scope, whom)
+		for _, s := range sees(q.p.Scopes, a.Scope, whom) {
+			if row.By == "" {
+				row.Sees = append(row.Sees, s.text)
+			} else if s.data { // the rest is about that person
+				row.Sees = append(row.Sees, strings.Replace(s.text, everybody, "everybody whose data its user may see", 1))
+			}
+		}
 		rows = append(rows, row)
 	}
 	return rows, nil
 }
 
 // Says is what a patient granted an app, in plain words for the patient.
-func Says(scopes scope.Parser, granted string) []string { return sees(scopes, granted, self) }
+func Says(scopes scope.Parser, granted string) (out []string) {
+	for _, s := range sees(scopes, granted, self) {
+		out = append(out, s.text)
+	}
+	return out
+}
 
-func sees(scopes scope.Parser, granted, whom string) []string {
+// said is one scope in plain words; data: it opens some.
+type said struct {
+	text string
+	data bool
+}
+
+func sees(scopes scope.Parser, granted, whom string) []said {
 	set, err := scopes.Parse(granted)
 	if err != nil {
-		return []string{"Scopes that this version does not know"}
+		return []said{{"Scopes that this version does not know", true}}
 	}
-	var out []string
+	var out []said
 	for _, s := range set {
 		if s.Name == scope.Launch || s.Name == scope.LaunchPatient || s.Name == scope.LaunchEncounter || s.Name == scope.OpenID {
 			continue
 		}
 		text, _ := sentence(s, whom)
-		out = append(out, text)
+		out = append(out, said{text, s.Name == ""})
 	}
 	return out
 }

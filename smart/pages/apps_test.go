@@ -22,8 +22,8 @@ func TestPatientSeesWhoOpenedWhat(t *testing.T) {
 	doc.get("/auth/launches").post("/auth/launches", url.Values{"client": {"heartbook"}, "patient": {"ada"}}).status(200)
 	u, err := url.Parse(strings.ReplaceAll(between(doc.body, `<a class="btn primary" href="`, `"`), "&amp;", "&"))
 	must(t, err)
-	to, verifier := w.authorizeURL("launch offline_access patient/Observation.rs", url.Values{"launch": {u.Query().Get("launch")}})
-	doc.ask(to).at("/auth/consent").post("/auth/consent", url.Values{"request": {requestID(doc)}, "decision": {"allow"}, "scope.1": {"on"}, "scope.2": {"on"}}).status(http.StatusSeeOther)
+	to, verifier := w.authorizeURL("launch offline_access patient/Observation.rs user/Device.rs", url.Values{"launch": {u.Query().Get("launch")}})
+	doc.ask(to).at("/auth/consent").post("/auth/consent", url.Values{"request": {requestID(doc)}, "decision": {"allow"}, "scope.1": {"on"}, "scope.2": {"on"}, "scope.3": {"on"}}).status(http.StatusSeeOther)
 	status, out := w.redeem(doc, verifier)
 	if status != 200 || out["patient"] != "ada" {
 		t.Fatal(status, out)
@@ -31,7 +31,10 @@ func TestPatientSeesWhoOpenedWhat(t *testing.T) {
 	doc.get("/auth/apps").has("Heartbook")
 	id := between(doc.body, `name="id" value="`, `"`)
 
-	ada.get("/auth/apps").has("Heartbook", "Dr. Dora Doc", "See your measurements", "its user is not there", "No app has access by your own word")
+	ada.get("/auth/apps").has("Heartbook", "Dr. Dora Doc", "See your measurements", "See devices of everybody whose data its user may see", "its user is not there", "No app has access by your own word")
+	if strings.Contains(ada.body, "Keep access when you are not there") {
+		t.Error("what is about the other person is said of her")
+	}
 	if strings.Contains(ada.body, id+`"><button`) {
 		t.Error("she is offered to end it")
 	}
