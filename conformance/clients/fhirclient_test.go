@@ -184,10 +184,41 @@ func TestFHIRClientInBrowser(t *testing.T) {
 		dora.Press("button[value=allow]")
 		a.check(a.finish(dora), "Practitioner/demo-dora", ehr, kind.refresh)
 	}
-	// What she allowed is listed, and taken back.
-	ada.Open("/auth/apps").Wait("Public app")
-	if n := browser.Eval[int](ada, `document.querySelectorAll("form button.danger").length`); n != 3 {
+	// A visit that her data is from is offered, and told to the app.
+	w.visit("demo-ada", "v-1")
+	w.visit("demo-ben", "v-2")
+	const visit = standalone + " launch/encounter"
+	a.settings = map[string]any{"redirectUri": a.origin + "/app", "scope": visit, "clientId": w.register("Visit app", visit, a.origin, "--auth", "none")}
+	ada.Open(a.origin + "/launch").Wait("Which visit is it about?")
+	if n := browser.Eval[int](ada, `document.querySelectorAll("input[name=encounter]").length`); n != 2 {
+		t.Errorf("%d visits to choose from", n)
+	}
+	ada.Click("input[name=encounter][value=v-1]", "Check-up").Press("button[value=allow]")
+	got := a.finish(ada)
+	a.check(got, "Patient/demo-ada", visit, 200)
+	if got.EncounterID != "v-1" {
+		t.Errorf("the encounter is %q", got.EncounterID)
+	}
+	// Another patient's is refused, whoever asks.
+	ada.Open(a.origin + "/launch").Wait("Which visit is it about?")
+	browser.Eval[string](ada, `document.querySelector("input[name=encounter][value=v-1]").value = "v-2"`)
+	ada.Click("input[name=encounter][value=v-2]", "Check-up").Click("button[value=allow]", "Not allowed")
+
+	// What she allowed is listed, with what others opened about her, and taken
+	// back: then the app that stands open sees nothing more.
+	ada.Open("/auth/apps").Wait("Public app").Wait("Dr. Dora Doc")
+	if n := browser.Eval[int](ada, `document.querySelectorAll("form button.danger").length`); n != 4 {
 		t.Errorf("%d apps are listed", n)
+	}
+	if s := w.status(got.Token["access_token"].(string), "Patient/demo-ada"); s != 200 {
+		t.Errorf("before the end: %d", s)
+	}
+	for range 4 {
+		ada.Click("form button.danger", "has no access any more")
+	}
+	ada.Wait("No app has access by your own word")
+	if s := w.status(got.Token["access_token"].(string), "Patient/demo-ada"); s != 401 {
+		t.Errorf("after the end: %d", s)
 	}
 	if _, err := os.Stat(filepath.Join("testdata", "node_modules")); err == nil {
 		t.Error("packages lie in the project")

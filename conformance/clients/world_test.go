@@ -2,6 +2,7 @@ package clients
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,6 +51,41 @@ func (w *world) register(name, scope, origin string, more ...string) string {
 	}
 	w.must(w.srv.Run(&out, append([]string{"client", "add", "--name", name, "--scope", scope, "--redirect-uri", origin + "/app", "--launch-url", origin + "/launch"}, more...)...))
 	return out.ClientID
+}
+
+// visit writes an Observation of a patient that is from an encounter.
+func (w *world) visit(patient, encounter string) {
+	w.t.Helper()
+	k, err := blackbox.NewKey()
+	w.must(err)
+	set, err := k.JWKS()
+	w.must(err)
+	const scope = "system/Observation.cruds"
+	var reg struct {
+		ClientID string `json:"client_id"`
+	}
+	w.must(w.srv.Run(&reg, "client", "add", "--name", "Clinic", "--scope", scope, "--jwks", w.file("clinic-"+encounter+".json", set)))
+	c := &blackbox.Client{Base: w.srv.Base, ID: reg.ClientID, Key: k, Scope: scope, HTTP: http.DefaultClient}
+	body := fmt.Sprintf(`{"resourceType":"Observation","status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8302-2","display":"Body height"}]},
+		"subject":{"reference":"Patient/%s"},"encounter":{"reference":"Encounter/%s","display":"Check-up"},"effectiveDateTime":"2026-10-20T09:00:00Z",
+		"valueQuantity":{"value":170,"unit":"cm","system":"http://unitsofmeasure.org","code":"cm"}}`, patient, encounter)
+	status, out, err := c.JSON("POST", "Observation", []byte(body))
+	w.must(err)
+	if status != 201 {
+		w.t.Fatal(status, out)
+	}
+}
+
+// status is what the FHIR API answers to a token.
+func (w *world) status(token, path string) int {
+	w.t.Helper()
+	r, err := http.NewRequest("GET", w.srv.Base+"/fhir/"+path, nil)
+	w.must(err)
+	r.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(r)
+	w.must(err)
+	w.must(resp.Body.Close())
+	return resp.StatusCode
 }
 
 // signIn lets one of the demo's people in, with a new passkey.

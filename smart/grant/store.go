@@ -25,6 +25,7 @@ const (
 	codes     = room + "code/"
 	records   = room + "authorization/"
 	bySubject = room + "subject/"
+	byPatient = room + "patient/"
 	revoked   = room + "revoked/"
 
 	// CodeLife is how long a code may be redeemed.
@@ -102,11 +103,26 @@ func (i *Issued) Redeem(r Record) ([]store.StateWrite, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []store.StateWrite{{Key: i.key, Value: b, Expect: store.StateEquals, Old: i.raw, Expires: i.Expires.Add(keepCode)}, w,
-		{Key: subjectKey(r.Subject.ID, r.ID), Value: []byte(r.ID), Expires: w.Expires}}, nil
+	out := []store.StateWrite{{Key: i.key, Value: b, Expect: store.StateEquals, Old: i.raw, Expires: i.Expires.Add(keepCode)}, w}
+	for _, k := range r.indexes() {
+		out = append(out, store.StateWrite{Key: k, Value: []byte(r.ID), Expires: w.Expires})
+	}
+	return out, nil
 }
 
 func subjectKey(subject, id string) string { return bySubject + hashed(subject) + "/" + id }
+
+func patientKey(patient, id string) string { return byPatient + patient + "/" + id }
+
+// indexes are the keys by which an authorization is found: who allowed it, and
+// whose data it is about.
+func (a *Authorization) indexes() []string {
+	out := []string{subjectKey(a.Subject.ID, a.ID)}
+	if a.Context.Patient != "" {
+		out = append(out, patientKey(a.Context.Patient, a.ID))
+	}
+	return out
+}
 
 // Record is an authorization with its refresh tokens.
 type Record struct {
@@ -161,8 +177,21 @@ func (s *Store) Get(ctx context.Context, id string) (Record, error) {
 
 // Authorizations lists what a person allows at now, newest first.
 func (s *Store) Authorizations(ctx context.Context, subject string, now time.Time) ([]Authorization, error) {
+	return s.under(ctx, subjectKey(subject, ""), now)
+}
+
+// About lists what anybody allows at now with a patient in context, newest
+// first.
+func (s *Store) About(ctx context.Context, patient string, now time.Time) ([]Authorization, error) {
+	if !fhir.ValidID(patient) {
+		return nil, fhir.Errorf(fhir.Invalid, "grant.About", "patient is not an id")
+	}
+	return s.under(ctx, patientKey(patient, ""), now)
+}
+
+func (s *Store) under(ctx context.Context, prefix string, now time.Time) ([]Authorization, error) {
 	var ids []string
-	if err := s.State.List(ctx, subjectKey(subject, ""), func(_ string, v []byte) bool {
+	if err := s.State.List(ctx, prefix, func(_ string, v []byte) bool {
 		ids = append(ids, string(v))
 		return true
 	}); err != nil {
@@ -205,7 +234,10 @@ func (s *Store) Revoke(ctx context.Context, subject, id string, also ...func(*st
 		if err != nil {
 			return err
 		}
-		b := store.Batch{State: []store.StateWrite{w, {Key: subjectKey(r.Subject.ID, r.ID)}}}
+		b := store.Batch{State: []store.StateWrite{w}}
+		for _, k := range r.indexes() {
+			b.State = append(b.State, store.StateWrite{Key: k})
+		}
 		for _, f := range also {
 			if err := f(&b, r.Authorization); err != nil {
 				return err

@@ -2,6 +2,7 @@ package pages
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -150,9 +151,8 @@ func clientsNew(q *request) error {
 	return q.render(http.StatusOK, "clientnew", view{Title: "Register a client", Narrow: true, Data: clientForm{Kind: "public", Scope: "openid fhirUser launch/patient patient/*.rs"}})
 }
 
-// clientsAdd registers a client. Those with a shared secret are registered by
-// dynamic registration or on the command line, where the secret has somewhere
-// to go.
+// clientsAdd registers a client. A secret is shown on the page that answers,
+// and nowhere again.
 func clientsAdd(q *request) error {
 	if err := q.strong(role.ManageClients); err != nil {
 		return err
@@ -160,7 +160,17 @@ func clientsAdd(q *request) error {
 	f := clientForm{Name: short(q.value("name")), Redirects: q.value("redirects"), LaunchURL: short(q.value("launch")), JWKSURL: short(q.value("jwks_url")),
 		JWKS: strings.TrimSpace(q.value("jwks")), Scope: short(q.value("scope")), Kind: q.value("kind")}
 	c := client.Client{Name: f.Name, RedirectURIs: strings.Fields(f.Redirects), LaunchURL: f.LaunchURL, Scope: f.Scope, Method: client.None}
-	if f.Kind != "public" {
+	secret := ""
+	switch f.Kind {
+	case "public":
+	case "secret":
+		var b [32]byte
+		if _, err := io.ReadFull(q.p.Rand, b[:]); err != nil {
+			return fhir.Wrap("pages.clientsAdd", err)
+		}
+		secret = client.NewSecret(b)
+		c.Method, c.SecretHash = client.SecretBasic, client.Hash(secret)
+	default:
 		c.Method, c.JWKSURL = client.PrivateKeyJWT, f.JWKSURL
 		if f.JWKS != "" {
 			c.JWKS = json.RawMessage(f.JWKS)
@@ -173,10 +183,12 @@ func clientsAdd(q *request) error {
 		// First on record, then done: a registration that fails afterwards
 		// leaves one event too many, never one too few.
 		if err = q.recorded("client-add"); err == nil {
-			_, err = q.p.Clients.Add(q.r.Context(), c)
+			c, err = q.p.Clients.Add(q.r.Context(), c)
 		}
 	}
 	switch kind := fhir.KindOf(err); {
+	case err == nil && secret != "":
+		return q.render(http.StatusOK, "secret", view{Title: "The client’s secret", Narrow: true, Data: struct{ Name, ID, Secret string }{c.Name, c.ID, secret}})
 	case err == nil:
 		return q.to("/auth/clients?done=added")
 	case kind == fhir.Invalid || kind == fhir.Conflict:

@@ -3,6 +3,7 @@ package pages_test
 import (
 	"context"
 	"net/url"
+	"strings"
 	"testing"
 
 	chrome "pulsegate/conformance/browser"
@@ -104,6 +105,17 @@ func TestStaffInBrowser(t *testing.T) {
 	doc.Wait("Choose a patient")
 	doc.Fill("#text", "a").Click("form[role=search] button", "1 found").Check("patient")
 	doc.Click(".items a.btn", "Allow Heartbook?").Check("consent-practitioner")
+	to, _ = w.authorizeURL("launch/patient launch/encounter patient/Observation.rs", nil)
+	doc.Open(to).Wait("Choose a patient").Open(strings.Replace(doc.At(), "/patient?", "/consent?patient=ada&", 1)).Wait("Check-up").Check("consent-visit")
+	to, verifier := w.authorizeURL("launch/patient offline_access patient/Observation.rs", nil)
+	doc.Open(to).Wait("Choose a patient").Open(strings.Replace(doc.At(), "/patient?", "/consent?patient=ada&", 1)).Click(`button[value=allow]`, "Back in the app")
+	back, err := url.Parse(doc.At())
+	must(t, err)
+	if status, out := w.token(w.browser().c, url.Values{"grant_type": {"authorization_code"}, "code": back.Query()["code"], "client_id": {w.app.ID}, "redirect_uri": {w.base + "/app/callback"}, "code_verifier": {verifier}}); status != 200 {
+		t.Fatalf("%d %v", status, out)
+	}
+	ada := enrol("ada", "Ada Beispiel", "patient")
+	ada.Open("/auth/apps").Wait("Dr. Dora Doc").Check("apps-others")
 	doc.Open("/auth/emergency?text=a").Check("emergency-find")
 	doc.Click(".items a.btn", "Why is it necessary?").Check("emergency")
 	doc.Type("#reason", "unconscious after a fall")
@@ -123,6 +135,7 @@ func TestStaffInBrowser(t *testing.T) {
 	adm.Open("/auth/users/" + u.ID).Check("user")
 	adm.Open("/auth/clients").Check("clients")
 	adm.Open("/auth/clients/new").Check("client-new")
+	adm.Fill("#name", "Web app").Fill("#redirects", "https://app.example/cb").Click("input[value=secret]", "Register a client").Click("form.card button.primary", "Web app is registered").Check("client-secret")
 
 	p := c.Person()
 	p.Open(w.invite("tom", "Tom Totp", "auditor")).Click("form button.primary", "Choose how you sign in").Click("a[href='/auth/enrol/password']", "Choose a password")

@@ -26,7 +26,9 @@ type consentData struct {
 	Launched bool // by the EHR: the patient cannot be changed
 	Offers   []offered
 	HowLong  string
-	Visit    bool // an encounter has to be named
+	Visit    bool // the app asks for an encounter
+	Visits   []Visit
+	Staff    bool // may name any other
 }
 
 // pending finds the request that the page is about.
@@ -116,6 +118,12 @@ func (q *request) consent(bad string, status int) error {
 		return q.to("/auth/patient?" + url.Values{"request": {p.ID}}.Encode())
 	}
 	d := consentData{ID: p.ID, App: p.Client, Patient: who, Self: who.ID != "" && who.ID == q.u.Patient, Launched: p.Patient != "", HowLong: howLong(p), Visit: p.NeedsEncounter}
+	if d.Visit && who.ID != "" {
+		if d.Visits, err = q.p.Patients.Visits(q.r.Context(), q.by(), who.ID); err != nil {
+			return err
+		}
+	}
+	d.Staff = q.u.Roles.May(role.ChoosePatient)
 	name := who.Name
 	if d.Self {
 		name = self
@@ -181,7 +189,9 @@ func consentDecide(q *request) error {
 	if err == nil {
 		encounter := p.Encounter
 		if p.NeedsEncounter {
-			encounter = short(q.value("encounter"))
+			if encounter = short(q.value("encounter")); encounter == "" {
+				encounter = short(q.value("other"))
+			}
 		}
 		var to string
 		to, err = q.p.Flow.Approve(ctx, p.ID, authorize.Decision{Subject: signin.Subject(q.u, q.x), Patient: about(scopes, who.ID), Encounter: encounter, Scopes: scopes})

@@ -2,10 +2,12 @@ package pages
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"embed"
 	"encoding/base64"
 	"html/template"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/http"
@@ -30,6 +32,8 @@ import (
 // Apps is a token.Endpoint.
 type Apps interface {
 	Authorizations(ctx context.Context, subject string) ([]grant.Authorization, error)
+	// About are those of anybody with a patient in context.
+	About(ctx context.Context, patient string) ([]grant.Authorization, error)
 	// Revoke ends an authorization with all its tokens, in one commit with
 	// its AuditEvent.
 	Revoke(ctx context.Context, subject, id string) error
@@ -69,6 +73,14 @@ type By struct {
 type Patients interface {
 	Find(ctx context.Context, by By, text string) ([]Person, error)
 	Get(ctx context.Context, by By, id string) (Person, error)
+	// Visits are those that the patient's data is from, the latest first.
+	Visits(ctx context.Context, by By, patient string) ([]Visit, error)
+}
+
+// Visit is an encounter on a page.
+type Visit struct {
+	ID, Name string    // Name may be ""
+	Last     time.Time // when something was measured last; zero: not known
 }
 
 // Recorder is the audit.Recorder.
@@ -76,7 +88,8 @@ type Recorder interface {
 	Record(ctx context.Context, evs ...audit.Event) error
 }
 
-// Options of Pages. Launcher may be nil.
+// Options of Pages. Launcher may be nil; Rand is that of the system when it
+// is.
 type Options struct {
 	Base     string // the server's base URL
 	Version  string
@@ -93,6 +106,7 @@ type Options struct {
 	Scopes   scope.Parser
 	Audit    Recorder
 	Clock    func() time.Time
+	Rand     io.Reader
 	Logger   *slog.Logger
 }
 
@@ -124,6 +138,9 @@ func New(o Options) (*Pages, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
 	}
 	p := &Pages{Options: o, views: map[string]*template.Template{}, files: map[string]file{}, names: map[string]string{}}
 	for name, kind := range map[string]string{"style.css": "text/css; charset=utf-8", "pulsegate.js": "text/javascript; charset=utf-8"} {

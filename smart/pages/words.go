@@ -81,6 +81,8 @@ func writes(may access.Interaction) bool {
 // self stands for the person who reads the sentence.
 const self = "you"
 
+const everybody = "everybody whose data you may see"
+
 // whose is the end of a scope's sentence.
 func whose(l scope.Level, patient string) string {
 	switch {
@@ -89,7 +91,7 @@ func whose(l scope.Level, patient string) string {
 	case l == scope.Patient:
 		return " of the patient"
 	}
-	return " of everybody whose data you may see"
+	return " of " + everybody
 }
 
 // sentence is one scope in plain words, and a hint.

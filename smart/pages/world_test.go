@@ -101,6 +101,13 @@ func (p patients) Find(ctx context.Context, by pages.By, text string) ([]pages.P
 	return out, nil
 }
 
+func (p patients) Visits(_ context.Context, by pages.By, patient string) ([]pages.Visit, error) {
+	if !by.Principal.Grant.May(access.Search, "Observation") || patient != "ada" {
+		return nil, nil
+	}
+	return []pages.Visit{{ID: "v-7", Name: "Check-up", Last: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)}, {ID: "v-3"}}, nil
+}
+
 type launcher struct{ s *launch.Service }
 
 func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
@@ -181,8 +188,8 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	launches := &launch.Service{Store: w.store, Audit: rec, Clients: clients, Scopes: scopes, Clock: w.now, Base: w.base + "/fhir", Logger: log}
 	flow, err := authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: clients, Launches: launches, Scopes: scopes, Clock: w.now, Rand: rand.Reader,
 		Issuer: w.base, Audience: w.base + "/fhir", RoleRules: role.RulesOf,
-		MaySelect: func(_ context.Context, s authorize.Subject, _, _ string) error {
-			if s.HasRole("practitioner") {
+		MaySelect: func(_ context.Context, s authorize.Subject, patient, _ string) error {
+			if s.HasRole("practitioner") || s.FHIRUser == (fhir.Ref{Type: "Patient", ID: patient}) {
 				return nil
 			}
 			return fhir.Errorf(fhir.Forbidden, "MaySelect", "no")
@@ -201,7 +208,7 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 		c.Data(http.StatusOK, "text/html; charset=utf-8", []byte("<!DOCTYPE html><html lang=en><title>App</title><h1>Back in the app</h1>"))
 	})
 	w.app, err = clients.Add(ctx, client.Client{ID: "heartbook", Name: "Heartbook", Method: client.None, RedirectURIs: []string{w.base + "/app/callback"},
-		LaunchURL: w.base + "/app/launch", Scope: "openid fhirUser launch launch/patient offline_access online_access patient/*.rs user/*.rs"})
+		LaunchURL: w.base + "/app/launch", Scope: "openid fhirUser launch launch/patient launch/encounter offline_access online_access patient/*.rs user/*.rs"})
 	must(t, err)
 }
 

@@ -300,6 +300,11 @@ func (e *Endpoint) Authorizations(ctx context.Context, subjectID string) ([]gran
 	return e.grants.Authorizations(ctx, subjectID, e.now(ctx))
 }
 
+// About lists what anybody allows with a patient in context, newest first.
+func (e *Endpoint) About(ctx context.Context, patient string) ([]grant.Authorization, error) {
+	return e.grants.About(ctx, patient, e.now(ctx))
+}
+
 // Revoke ends an authorization of a person, with all its tokens, from the
 // next request on; NotFound when it is not that person's.
 func (e *Endpoint) Revoke(ctx context.Context, subjectID, authorizationID string) error {

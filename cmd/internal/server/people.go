@@ -16,7 +16,6 @@ import (
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/interaction"
 	"pulsegate/smart/authn"
-	"pulsegate/smart/authorize"
 	"pulsegate/smart/breakglass"
 	"pulsegate/smart/grant"
 	"pulsegate/smart/launch"
@@ -120,27 +119,6 @@ func (m *Main) known(ctx context.Context, ref fhir.Ref) (bool, error) {
 		return false, nil
 	}
 	return err == nil && !r.Deleted, err
-}
-
-// maySelect: a practitioner puts any patient into context that is there; what
-// is seen of that patient is decided by consent, at each request.
-func (m *Main) maySelect(ctx context.Context, s authorize.Subject, patient, _ string) error {
-	names, ok, err := m.signs.Roles(ctx, s.ID)
-	if err != nil {
-		return err
-	}
-	roles, perr := role.Parse(names)
-	if !ok || perr != nil || !roles.May(role.ChoosePatient) {
-		return fhir.Errorf(fhir.Forbidden, "server.maySelect", "the role does not choose patients")
-	}
-	if patient == "" {
-		return nil
-	}
-	there, err := m.known(ctx, fhir.Ref{Type: "Patient", ID: patient})
-	if err == nil && !there {
-		err = fhir.Errorf(fhir.NotFound, "server.maySelect", "no such patient")
-	}
-	return err
 }
 
 // pages are what people see.

@@ -1,0 +1,124 @@
+package pages_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"pulsegate/smart/client"
+)
+
+// TestPatientSeesWhoOpenedWhat: an app that a practitioner opened with her as
+// the patient is listed, for her and for nobody else, and is not hers to end.
+func TestPatientSeesWhoOpenedWhat(t *testing.T) {
+	w := newWorld(t)
+	ada, doc, ben := w.browser(), w.browser(), w.browser()
+	ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	doc.enrol(w.invite("doc", "Dr. Dora Doc", "practitioner"))
+	ben.enrol(w.invite("ben", "Ben Ejemplo", "administrator"))
+	ada.get("/auth/apps").has("Nobody else has opened an app")
+
+	doc.get("/auth/launches").post("/auth/launches", url.Values{"client": {"heartbook"}, "patient": {"ada"}}).status(200)
+	u, err := url.Parse(strings.ReplaceAll(between(doc.body, `<a class="btn primary" href="`, `"`), "&amp;", "&"))
+	must(t, err)
+	to, verifier := w.authorizeURL("launch offline_access patient/Observation.rs user/Device.rs", url.Values{"launch": {u.Query().Get("launch")}})
+	doc.ask(to).at("/auth/consent").post("/auth/consent", url.Values{"request": {requestID(doc)}, "decision": {"allow"}, "scope.1": {"on"}, "scope.2": {"on"}, "scope.3": {"on"}}).status(http.StatusSeeOther)
+	status, out := w.redeem(doc, verifier)
+	if status != 200 || out["patient"] != "ada" {
+		t.Fatal(status, out)
+	}
+	doc.get("/auth/apps").has("Heartbook")
+	id := between(doc.body, `name="id" value="`, `"`)
+
+	ada.get("/auth/apps").has("Heartbook", "Dr. Dora Doc", "See your measurements", "See devices of everybody whose data its user may see", "its user is not there", "No app has access by your own word")
+	if strings.Contains(ada.body, "Keep access when you are not there") {
+		t.Error("what is about the other person is said of her")
+	}
+	if strings.Contains(ada.body, id+`"><button`) {
+		t.Error("she is offered to end it")
+	}
+	ada.get("/auth/").post("/auth/apps", url.Values{"id": {id}})
+	if ada.get("/auth/apps").has("Dr. Dora Doc"); strings.Contains(ben.get("/auth/apps").body, "Heartbook") {
+		t.Error("somebody else sees it")
+	}
+	doc.get("/auth/apps").post("/auth/apps", url.Values{"id": {id}}).has("no access any more")
+	ada.get("/auth/apps").has("Nobody else has opened an app")
+}
+
+// TestVisitIsChosen: the encounters that are known are offered; only staff may
+// name another.
+func TestVisitIsChosen(t *testing.T) {
+	w := newWorld(t)
+	ada, doc := w.browser(), w.browser()
+	ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	doc.enrol(w.invite("doc", "Dr. Dora Doc", "practitioner"))
+	const scopes = "launch/patient launch/encounter patient/Observation.rs"
+	choose := func(b *browser, staff bool, form url.Values, want any) {
+		t.Helper()
+		to, verifier := w.authorizeURL(scopes, nil)
+		b.ask(to)
+		if form.Has("patient") {
+			b.get("/auth/consent?" + url.Values{"request": {requestID(b)}, "patient": form["patient"]}.Encode())
+		}
+		b.at("/auth/consent").has("Check-up", "1 March 2026", "Visit v-3")
+		if strings.Contains(b.body, `name="other"`) != staff {
+			t.Errorf("asked for the id of another visit: %v", !staff)
+		}
+		form.Set("request", requestID(b))
+		form.Set("decision", "allow")
+		form.Set("scope.2", "on")
+		b.post("/auth/consent", form).status(http.StatusSeeOther)
+		_, out := w.redeem(b, verifier)
+		if out["encounter"] != want || out["patient"] != "ada" || strings.Contains(out["scope"].(string), "launch/encounter") != (want != nil) {
+			t.Errorf("%v: %v", form, out)
+		}
+	}
+	choose(ada, false, url.Values{"encounter": {"v-7"}}, "v-7")
+	choose(ada, false, url.Values{"encounter": {""}}, nil)
+	choose(doc, true, url.Values{"patient": {"ada"}, "encounter": {"v-3"}, "other": {"x"}}, "v-3")
+	choose(doc, true, url.Values{"patient": {"ada"}, "encounter": {""}, "other": {"of-the-ehr"}}, "of-the-ehr")
+}
+
+// TestSecretIsShownOnce: an administrator registers a client with a secret,
+// which works, and is on no other page.
+func TestSecretIsShownOnce(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	b.enrol(w.invite("root", "Rita Root", "administrator"))
+	form := url.Values{"name": {"Web app"}, "kind": {"secret"}, "redirects": {w.base + "/app/callback"}, "scope": {"openid launch/patient patient/Observation.rs"}}
+	b.get("/auth/clients/new").has("With a secret").post("/auth/clients", form).status(200).has("Web app is registered", "shown this once")
+	id, secret := between(b.body, `id="client-id">`, "<"), between(b.body, `id="client-secret">`, "<")
+	if len(secret) != 43 {
+		t.Fatalf("no secret in\n%s", b.body)
+	}
+	if b.get("/auth/clients").has("Web app"); strings.Contains(b.body, secret) {
+		t.Error("the list shows the secret")
+	}
+	if w.events(secret) != 0 {
+		t.Error("the trail holds the secret")
+	}
+	// A client that may ask without a person needs keys; a backend with a
+	// secret is refused.
+	b.get("/auth/clients/new").post("/auth/clients", url.Values{"name": {"Backend"}, "kind": {"secret"}, "scope": {"system/Observation.rs"}}).status(422)
+	if strings.Contains(b.body, "client-secret") {
+		t.Error("a secret of nothing")
+	}
+
+	w.app = client.Client{ID: id}
+	ada := w.browser()
+	ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	for pass, want := range map[string]int{secret: 200, secret[1:]: 401, "": 401} {
+		to, verifier := w.authorizeURL("launch/patient patient/Observation.rs", nil)
+		ada.ask(to).at("/auth/consent").post("/auth/consent", url.Values{"request": {requestID(ada)}, "decision": {"allow"}, "scope.1": {"on"}}).status(http.StatusSeeOther)
+		back, err := url.Parse(ada.resp.Header.Get("Location"))
+		must(t, err)
+		v := url.Values{"grant_type": {"authorization_code"}, "code": back.Query()["code"], "client_id": {id}, "redirect_uri": {w.base + "/app/callback"}, "code_verifier": {verifier}}
+		if pass != "" {
+			v.Set("client_secret", pass)
+		}
+		if status, out := w.token(ada.c, v); status != want {
+			t.Errorf("with %d characters: %d %v", len(pass), status, out)
+		}
+	}
+}
