@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -287,6 +288,9 @@ func (e *Engine) follow() {
 	}
 }
 
+// yieldEvery many changes, some 200 us, the follower lets others go first.
+const yieldEvery = 128
+
 // stepSize bounds the changes of one commit of the follower.
 const stepSize = 500
 
@@ -303,7 +307,9 @@ func (e *Engine) step(ctx context.Context) (more bool, err error) {
 			more = true
 			return false
 		}
-		n++
+		if n++; n%yieldEvery == 0 {
+			runtime.Gosched() // requests wait for a turn, and a commit may be large
+		}
 		place++
 		if c.T != st.to {
 			st.to, place = c.T, 0

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"runtime"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
@@ -104,7 +105,9 @@ func (e *Engine) read(ctx context.Context, r *run, n int, out []event) ([]event,
 			out = append(out, r.of(uint64(got), c))
 			got++
 		}
-		place++
+		if place++; place%yieldEvery == 0 {
+			runtime.Gosched()
+		}
 		return got < n
 	})
 	if err == nil && got < n {

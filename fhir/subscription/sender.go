@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -216,6 +217,7 @@ func (d *sender) items(ctx context.Context, v view) ([]item, error) {
 	var out []item
 	size := 0
 	for i := range next {
+		runtime.Gosched() // what was just committed comes before what is told
 		it := item{event: next[i]}
 		if err := d.e.look(ctx, &it, grant); err != nil {
 			return nil, err
