@@ -229,6 +229,8 @@ type Store interface {
 	// List calls fn for the keys with the prefix in order until it returns
 	// false.
 	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
+	// ListFrom is List for the keys that do not lie before from.
+	ListFrom(ctx context.Context, prefix, from string, fn func(key string, value []byte) bool) error
 
 	// Log gives read access to the tamper-evident log.
 	Log() Log

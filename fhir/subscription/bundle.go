@@ -10,7 +10,7 @@ import (
 	"pulsegate/fhir"
 )
 
-// event is the durable form of one numbered event.
+// event is one numbered event.
 type event struct {
 	Number  uint64    `json:"n"`
 	At      time.Time `json:"at"`

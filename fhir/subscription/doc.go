@@ -41,8 +41,15 @@
 //
 //	subscription/cursor             T the follower has done, decimal
 //	subscription/<id>/head          JSON: owner, number of events
-//	subscription/<id>/event/<n>     JSON of one event, n as 16 hex digits
+//	subscription/<id>/event/<n>     JSON of one event, n as 16 hex digits; or of
+//	                                a run of events, n the last of them: changes
+//	                                of one commit that follow one another in
+//	                                the change log, by their places in it
 //	subscription/<id>/sent          number of the last event that was answered
 //
-// Delivered events are kept for $events, the latest 1,000 of each.
+// Delivered events are kept for $events, at least the latest 1,000 of each.
+//
+// An import writes 65,536 samples in a commit, and for its events there is one
+// row a series. What a run of events is of is read from the change log when it
+// is sent.
 package subscription

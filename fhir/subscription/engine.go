@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -287,6 +288,9 @@ func (e *Engine) follow() {
 	}
 }
 
+// yieldEvery many changes, some 200 us, the follower lets others go first.
+const yieldEvery = 128
+
 // stepSize bounds the changes of one commit of the follower.
 const stepSize = 500
 
@@ -295,19 +299,24 @@ const saveCursor = 5000
 
 // step does up to stepSize changes in one commit.
 func (e *Engine) step(ctx context.Context) (more bool, err error) {
-	st := &stepState{e: e, from: e.cursor, grants: map[string]*access.Grant{}, given: map[string]uint64{}}
-	n := 0
+	st := &stepState{e: e, grants: map[string]*access.Grant{}, given: map[string]uint64{}, runs: map[string]*run{}}
+	n, place := 0, uint64(0)
 	err = e.changes(ctx, func(c *store.Change) bool {
 		// A commit is done whole: the cursor cannot stand inside one.
 		if n >= stepSize && c.T != st.to {
 			more = true
 			return false
 		}
-		n++
-		st.to = c.T
+		if n++; n%yieldEvery == 0 {
+			runtime.Gosched() // requests wait for a turn, and a commit may be large
+		}
+		place++
+		if c.T != st.to {
+			st.to, place = c.T, 0
+		}
 		switch c.Ref.Type {
 		case "Observation":
-			st.observation(ctx, c)
+			st.observation(ctx, c, place)
 		case "Subscription":
 			// What comes later must see it: the step ends with this commit.
 			n = stepSize
@@ -338,10 +347,10 @@ func (e *Engine) changes(ctx context.Context, fn func(*store.Change) bool) error
 // stepState is one step of the follower.
 type stepState struct {
 	e      *Engine
-	from   store.T
 	to     store.T
 	grants map[string]*access.Grant
 	given  map[string]uint64 // events given in this step, by subscription
+	runs   map[string]*run   // that may go on, by subscription
 	state  []store.StateWrite
 	subs   []store.Change
 	opened []*sub
@@ -362,7 +371,8 @@ func (st *stepState) grant(ctx context.Context, owner string) *access.Grant {
 }
 
 // observation numbers one change for every Subscription that asks for it.
-func (st *stepState) observation(ctx context.Context, c *store.Change) {
+// place is its place among the changes of its commit.
+func (st *stepState) observation(ctx context.Context, c *store.Change, place uint64) {
 	if c.Deleted {
 		return
 	}
@@ -381,13 +391,26 @@ func (st *stepState) observation(ctx context.Context, c *store.Change) {
 			continue
 		}
 		st.given[s.id]++
-		ev := event{Number: s.events + st.given[s.id], At: e.opts.Clock().UTC(), ID: c.Ref.ID, Version: c.Version, Created: c.Created}
-		v, err := json.Marshal(ev)
-		if err != nil {
-			st.err = err
-			return
+		r := st.runs[s.id]
+		if r == nil || !r.follows(c.T, place) {
+			st.finish(s.id)
+			r = &run{event: event{Number: s.events + st.given[s.id], At: e.opts.Clock().UTC()}, T: c.T, Place: place}
+			st.runs[s.id] = r
 		}
-		st.state = append(st.state, store.StateWrite{Key: eventKey(s.id, ev.Number), Value: v})
+		r.add(c)
+	}
+}
+
+// finish writes the run of a Subscription.
+func (st *stepState) finish(id string) {
+	r := st.runs[id]
+	if r == nil {
+		return
+	}
+	delete(st.runs, id)
+	var err error
+	if st.state, err = r.rows(st.state, id); err != nil {
+		st.err = err
 	}
 }
 
@@ -399,6 +422,9 @@ func (st *stepState) commit(ctx context.Context) error {
 		if err := st.subscription(ctx, &st.subs[i]); err != nil {
 			return fhir.Wrap(op, err)
 		}
+	}
+	for id := range st.runs {
+		st.finish(id)
 	}
 	if st.err != nil {
 		return fhir.Wrap(op, st.err)
@@ -454,6 +480,7 @@ func (st *stepState) subscription(ctx context.Context, c *store.Change) error {
 		e.mu.Unlock()
 		st.closed = append(st.closed, c.Ref.ID)
 		delete(st.given, c.Ref.ID)
+		delete(st.runs, c.Ref.ID)
 		st.state = deleteFunc(st.state, c.Ref.ID)
 		return e.opts.Store.List(ctx, room+c.Ref.ID+"/", func(k string, _ []byte) bool {
 			st.state = append(st.state, store.StateWrite{Key: k})

@@ -2,7 +2,6 @@ package subscription
 
 import (
 	"context"
-	"encoding/json"
 	"slices"
 	"strconv"
 
@@ -153,39 +152,24 @@ func (e *Engine) Events(ctx context.Context, c Caller, id string, since, until u
 }
 
 func (e *Engine) between(ctx context.Context, c Caller, id string, since, until uint64) ([]item, error) {
+	if since > until {
+		return nil, nil
+	}
+	// Of what is let go everything before is, too.
+	evs, err := e.events(ctx, id, since, int(min(until-since+1, maxEvents)))
+	if err != nil {
+		return nil, err
+	}
 	var items []item
-	for n := since; n <= until && len(items) < maxEvents; n++ {
-		raw, err := e.opts.Store.Get(ctx, eventKey(id, n))
-		if err != nil {
-			return nil, fhir.Wrap("subscription.Events", err)
+	for i := range evs {
+		if evs[i].Number > until {
+			break
 		}
-		if raw == nil {
-			// Let go: everything before is, too. Go on where events are kept.
-			if n, err = e.firstKept(ctx, id, n); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		var it item
-		if err := json.Unmarshal(raw, &it.event); err != nil {
-			return nil, fhir.Wrap("subscription.Events", err)
-		}
+		it := item{event: evs[i]}
 		if err := e.look(ctx, &it, c.Principal.Grant); err != nil {
 			return nil, err
 		}
 		items = append(items, it)
 	}
 	return items, nil
-}
-
-// firstKept returns the number before the first event that is kept, or n.
-func (e *Engine) firstKept(ctx context.Context, id string, n uint64) (uint64, error) {
-	first := n
-	err := e.opts.Store.List(ctx, eventPrefix(id), func(k string, _ []byte) bool {
-		if v, err := strconv.ParseUint(k[len(eventPrefix(id)):], 16, 64); err == nil && v > n {
-			first = v - 1
-		}
-		return false
-	})
-	return first, fhir.Wrap("subscription.Events", err)
 }

@@ -3,11 +3,11 @@ package subscription
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -42,7 +42,7 @@ type sender struct {
 	s *sub
 
 	saved    uint64    // durable place
-	pruned   uint64    // events up to here are gone
+	ahead    []event   // the next ones, as far as they are read
 	lastSave time.Time // of the place
 	lastSent time.Time
 	attempt  int
@@ -71,7 +71,6 @@ func (d *sender) view() view {
 
 func (d *sender) run(ctx context.Context) {
 	d.saved = d.view().delivered
-	d.pruned = d.saved - min(d.saved, keepEvents)
 	d.lastSent = d.e.opts.Clock()
 	for ctx.Err() == nil {
 		wait := d.once(ctx)
@@ -207,25 +206,19 @@ func (d *sender) deliver(ctx context.Context, v view) time.Duration {
 
 // items reads the next events and what of them may be given out now.
 func (d *sender) items(ctx context.Context, v view) ([]item, error) {
-	to := min(v.events, v.delivered+uint64(v.spec.MaxCount))
+	next, err := d.next(ctx, v)
+	if err != nil {
+		return nil, err
+	}
 	grant, err := d.e.opts.GrantFor(ctx, d.s.owner)
 	if err != nil {
 		grant = nil // may see nothing any more
 	}
 	var out []item
 	size := 0
-	for n := v.delivered + 1; n <= to; n++ {
-		raw, err := d.e.opts.Store.Get(ctx, eventKey(d.s.id, n))
-		if err != nil {
-			return nil, err
-		}
-		it := item{}
-		if raw == nil {
-			return nil, fhir.Wrap("subscription.items", errors.New("a numbered event is missing"))
-		}
-		if err := json.Unmarshal(raw, &it.event); err != nil {
-			return nil, fhir.Wrap("subscription.items", err)
-		}
+	for i := range next {
+		runtime.Gosched() // what was just committed comes before what is told
+		it := item{event: next[i]}
 		if err := d.e.look(ctx, &it, grant); err != nil {
 			return nil, err
 		}
@@ -237,6 +230,29 @@ func (d *sender) items(ctx context.Context, v view) ([]item, error) {
 		out = append(out, it)
 	}
 	return out, nil
+}
+
+// readAhead is how many events a sender reads at once: what a run is of has to
+// be walked to from the beginning of its commit.
+const readAhead = 4096
+
+// next are the events that come next, as many as one notification may have.
+func (d *sender) next(ctx context.Context, v view) ([]event, error) {
+	first := v.delivered + 1
+	for len(d.ahead) > 0 && d.ahead[0].Number < first {
+		d.ahead = d.ahead[1:]
+	}
+	want := int(min(v.events-v.delivered, uint64(v.spec.MaxCount)))
+	if len(d.ahead) < want {
+		var err error
+		if d.ahead, err = d.e.events(ctx, d.s.id, first, int(min(v.events-v.delivered, readAhead))); err != nil {
+			return nil, err
+		}
+	}
+	if len(d.ahead) < want || d.ahead[0].Number != first || d.ahead[want-1].Number != first+uint64(want)-1 {
+		return nil, fhir.Wrap("subscription.items", errors.New("a numbered event is missing"))
+	}
+	return d.ahead[:want], nil
 }
 
 // look decides on one event with the scopes and consents of now.
@@ -403,17 +419,27 @@ func (d *sender) save(ctx context.Context) {
 		return
 	}
 	b := store.Batch{State: []store.StateWrite{{Key: sentKey(d.s.id), Value: strconv.AppendUint(nil, v.delivered, 10)}}}
-	pruned := d.pruned
-	for ; pruned+keepEvents < v.delivered && len(b.State) < 500; pruned++ {
-		b.State = append(b.State, store.StateWrite{Key: eventKey(d.s.id, pruned+1)})
+	var err error
+	if v.delivered > keepEvents {
+		kept := eventKey(d.s.id, v.delivered-keepEvents+1)
+		err = d.e.opts.Store.List(ctx, eventPrefix(d.s.id), func(k string, _ []byte) bool {
+			if k >= kept || len(b.State) == 500 {
+				return false
+			}
+			b.State = append(b.State, store.StateWrite{Key: k})
+			return true
+		})
 	}
-	if _, err := d.e.opts.Store.Commit(ctx, &b); err != nil {
+	if err == nil {
+		_, err = d.e.opts.Store.Commit(ctx, &b)
+	}
+	if err != nil {
 		if ctx.Err() == nil {
 			d.e.opts.Logger.ErrorContext(ctx, "the place of a subscription cannot be written", "subscription", d.s.id, "err", err)
 		}
 		return
 	}
-	d.saved, d.pruned = v.delivered, pruned
+	d.saved = v.delivered
 }
 
 // become writes another status into the Subscription, as a new version. The

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"strings"
 	"time"
 
@@ -36,6 +37,7 @@ type run struct {
 	streams *mapping.Streams
 	row     series.Sample
 	use     *use  // of the last sample
+	steps   int   // since others went first
 	horizon int64 // what begins later than this lies in the future, if the clock says so still
 	spare   spares
 
@@ -141,6 +143,22 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 	return nil
 }
 
+// yieldEvery so many samples the decoding lets others go first: some 200 us.
+const yieldEvery = 256
+
+// documentSteps is what a document takes to map, in samples.
+const documentSteps = 16
+
+// step counts what was taken in. A goroutine that decodes holds its core until
+// the scheduler takes it away, 10 ms each time, while a request waits for a
+// turn at every step it takes.
+func (r *run) step(n int) {
+	if r.steps += n; r.steps >= yieldEvery {
+		r.steps = 0
+		runtime.Gosched()
+	}
+}
+
 // flush hands the batch on when it is full.
 func (r *run) flush() error {
 	b := r.cur
@@ -169,9 +187,11 @@ func (r *run) Sample(s *sample.Sample) error {
 	}
 	if !legacy {
 		if st := r.streams.Place(s, &r.row); st != nil && (r.row.Start <= r.horizon || !r.future(r.row.Start)) {
+			r.step(1)
 			return r.place(st)
 		}
 	}
+	r.step(documentSteps)
 	b := r.cur
 	if b.arena == nil {
 		b.arena = make([]byte, 0, arenaSize)

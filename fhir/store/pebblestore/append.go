@@ -3,6 +3,7 @@ package pebblestore
 import (
 	"bytes"
 	"encoding/binary"
+	"runtime"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/series"
@@ -50,6 +51,9 @@ func (d *DB) prepareSeries(w *store.SeriesWrite) (*appended, error) {
 			return nil, fhir.Wrap(op, err)
 		}
 		a.pieces = append(a.pieces, p)
+		if from+blockSamples < n {
+			runtime.Gosched()
+		}
 	}
 	return a, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"runtime"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -76,6 +77,15 @@ func canceled(op string, err error) error {
 	return &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
 }
 
+// Large batches let others go first every yieldWrites documents, every block of
+// samples, and every yieldProbes samples that are looked for: each some 100 us.
+// A goroutine that does not keeps its core for 10 ms at a time, and a waiting
+// request needs several turns.
+const (
+	yieldWrites = 8
+	yieldProbes = 4096
+)
+
 // prepare does what needs no order: extraction, hashing, checks.
 func (d *DB) prepare(b *store.Batch) (*request, error) {
 	const op = "pebblestore.Commit"
@@ -96,6 +106,9 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 	}
 	for i := range b.Writes {
 		w := &b.Writes[i]
+		if i%yieldWrites == yieldWrites-1 {
+			runtime.Gosched()
+		}
 		if !fhir.KnownType(w.Resource.Type) || !fhir.ValidID(w.Resource.ID) {
 			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: type or id is not valid", i)
 		}

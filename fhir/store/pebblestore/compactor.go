@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"math/bits"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -243,6 +244,7 @@ func (c *compactor) read(r pebble.Reader, x *compaction, from []tail) (*series.C
 		if err := c.d.block(r, t.key, &t.head, &one); err != nil {
 			return nil, err
 		}
+		runtime.Gosched() // it is in the background
 		for j := range one.Len() {
 			s := one.At(j)
 			all.Append(&s, x.in.t.Values)

@@ -2,6 +2,7 @@ package pebblestore
 
 import (
 	"context"
+	"runtime"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -73,7 +74,10 @@ func (d *DB) probe(v *view, w *store.SeriesWrite, found []store.Presence) error 
 // compareSamples holds the columns against a walk over the same time.
 func compareSamples(s *samples, w *store.SeriesWrite, own bool, found []store.Presence) error {
 	t := w.Template
-	for i := 0; i < len(found) && s.valid(); {
+	for i, n := 0, 1; i < len(found) && s.valid(); n++ {
+		if n%yieldProbes == 0 {
+			runtime.Gosched()
+		}
 		mine, theirs := w.Columns.At(i), s.sample()
 		c := 0
 		if mine.Start < theirs.Start {

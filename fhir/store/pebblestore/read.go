@@ -251,7 +251,12 @@ func (d *DB) Get(_ context.Context, key string) ([]byte, error) {
 }
 
 // List is of store.Store.
-func (d *DB) List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) (err error) {
+func (d *DB) List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error {
+	return d.ListFrom(ctx, prefix, prefix, fn)
+}
+
+// ListFrom is of store.Store.
+func (d *DB) ListFrom(ctx context.Context, prefix, from string, fn func(key string, value []byte) bool) (err error) {
 	const op = "pebblestore.List"
 	v, err := d.enter(op)
 	if err != nil {
@@ -259,7 +264,7 @@ func (d *DB) List(ctx context.Context, prefix string, fn func(key string, value 
 	}
 	defer d.leave(v)
 	pre := stateKey(prefix)
-	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: stateKey(max(prefix, from)), UpperBound: next(pre)})
 	if err != nil {
 		return fhir.Wrap(op, err)
 	}

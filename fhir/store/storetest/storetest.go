@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -229,6 +230,13 @@ func testState(t *testing.T, s store.Store) {
 	err := s.List(ctx, "jti/", func(k string, v []byte) bool { got[k] = string(v); return true })
 	if err != nil || len(got) != 2 || got["jti/a"] != "2" {
 		t.Fatalf("%v %v", got, err)
+	}
+	for from, want := range map[string]string{"": "jti/a jti/b", "jti/a": "jti/a jti/b", "jti/a0": "jti/b", "jti/c": "", "jtj": "", "x": ""} {
+		var keys []string
+		err := s.ListFrom(ctx, "jti/", from, func(k string, _ []byte) bool { keys = append(keys, k); return true })
+		if list := strings.Join(keys, " "); err != nil || list != want {
+			t.Errorf("from %q: %s %v", from, list, err)
+		}
 	}
 	must(state(store.StateWrite{Key: "jti/a"}))
 	if v, err := s.Get(ctx, "jti/a"); v != nil || err != nil {
