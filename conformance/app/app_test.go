@@ -74,6 +74,9 @@ func TestApp(t *testing.T) {
 	if at := dora.At(); at != app+"/" {
 		t.Errorf("the address keeps the answer: %s", at)
 	}
+	if n := browser.Eval[int](dora, "sessionStorage.length + localStorage.length"); n != 0 {
+		t.Errorf("the app keeps %d things in the browser", n)
+	}
 	dora.Press("button[data-hours='168']").Until(`document.querySelector("button[data-hours='168']").getAttribute("aria-pressed") === "true" && document.querySelectorAll("#rows tr").length === 8`)
 	browser.Eval[bool](dora, `document.querySelector("details").open = true`)
 	dora.Check("app-ehr-week")
