@@ -157,7 +157,13 @@ func (p *Tab) Click(selector, then string) *Tab {
 // Wait waits until a page with the text is there.
 func (p *Tab) Wait(text string) *Tab {
 	p.t.Helper()
-	expr := fmt.Sprintf(`document.readyState === "complete" && document.body.innerText.includes(%q)`, text)
+	return p.Until(fmt.Sprintf("document.body.innerText.includes(%q)", text))
+}
+
+// Until waits until a page is there for which the expression is true.
+func (p *Tab) Until(expr string) *Tab {
+	p.t.Helper()
+	expr = `document.readyState === "complete" && (` + expr + ")"
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		// A page that is just being left has no answer.
 		ctx, cancel := context.WithTimeout(p.ctx, 5*time.Second)
@@ -167,7 +173,7 @@ func (p *Tab) Wait(text string) *Tab {
 			return p
 		}
 		if time.Now().After(end) {
-			p.t.Fatalf("no %q at %s:\n%s", text, p.At(), Eval[string](p, "document.body.innerText"))
+			p.t.Fatalf("not %s at %s:\n%s", expr, p.At(), Eval[string](p, "document.body.innerText"))
 		}
 	}
 }

@@ -213,12 +213,18 @@ func TestFHIRClientInBrowser(t *testing.T) {
 	if s := w.status(got.Token["access_token"].(string), "Patient/demo-ada"); s != 200 {
 		t.Errorf("before the end: %d", s)
 	}
-	for range 4 {
-		ada.Click("form button.danger", "has no access any more")
+	if n := w.consents("demo-ada", "active"); n != 4 {
+		t.Errorf("%d consents to apps stand", n)
+	}
+	for left := 3; left >= 0; left-- {
+		ada.Press("form button.danger").Until(fmt.Sprintf(`document.querySelectorAll("form button.danger").length === %d`, left))
 	}
 	ada.Wait("No app has access by your own word")
 	if s := w.status(got.Token["access_token"].(string), "Patient/demo-ada"); s != 401 {
 		t.Errorf("after the end: %d", s)
+	}
+	if active, ended := w.consents("demo-ada", "active"), w.consents("demo-ada", "inactive"); active != 0 || ended != 4 {
+		t.Errorf("%d consents to apps stand, %d have ended", active, ended)
 	}
 	if _, err := os.Stat(filepath.Join("testdata", "node_modules")); err == nil {
 		t.Error("packages lie in the project")

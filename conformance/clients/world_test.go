@@ -76,6 +76,19 @@ func (w *world) visit(patient, encounter string) {
 	}
 }
 
+// consents counts what a patient allowed apps.
+func (w *world) consents(patient, status string) (n int) {
+	w.t.Helper()
+	var out struct{ Consents []struct{ ID, Status string } }
+	w.must(w.srv.Run(&out, "consent", "list", "--patient", patient))
+	for _, c := range out.Consents {
+		if strings.HasPrefix(c.ID, "app-") && c.Status == status {
+			n++
+		}
+	}
+	return n
+}
+
 // status is what the FHIR API answers to a token.
 func (w *world) status(token, path string) int {
 	w.t.Helper()

@@ -160,6 +160,24 @@ func TestAppsComeAndGo(t *testing.T) {
 	if !e.Permits("lab", obs("", "lab", "vital-signs")) {
 		t.Error("the end of an app closed what somebody wrote")
 	}
+	for i := range 1_200 { // an app that asks every day
+		a := allowance()
+		a.ID, a.Authorization = fmt.Sprint("live-", i), fmt.Sprint("l", i)
+		r, err := consent.ForApp(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.put("p1", r)
+	}
+	s.put("p1", grant(t, consent.Terms{Recipient: "ehr"}))
+	for _, id := range []string{"a1", "l0", "l1199"} {
+		if !e.Under(id).Permits("heartbook", obs("apple", "", "vital-signs")) {
+			t.Errorf("%s sees nothing for the number of the others", id)
+		}
+	}
+	if !e.Permits("ehr", obs("apple", "", "vital-signs")) || e.Under("l1200").Permits("heartbook", obs("apple", "", "vital-signs")) {
+		t.Error("other consents do not hold beside many of apps")
+	}
 }
 
 func collects(t *testing.T, e *consent.Engine, vendor string, categories ...string) bool {

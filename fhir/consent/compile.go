@@ -465,21 +465,37 @@ func (r *rule) covers(q *ask) (fit, certain bool) {
 // book is what is known of one patient: all consents, compiled.
 type book struct {
 	active, withdrawn []compiled
+	// apps are the active ones for nothing but what people allowed apps, by
+	// "authorization/<id>". There may be many, and no question is about more
+	// than one authorization.
+	apps map[string][]compiled
 }
 
 func (b *book) decide(q *ask) (answer, fhir.Ref) {
 	out, ref := none, fhir.Ref{}
-	for i := range b.active {
-		c := &b.active[i]
-		a := c.root.decide(q, false)
-		if a == permit && b.overtaken(q, c) {
-			continue
-		}
-		if a > out {
-			out, ref = a, c.ref
+	for _, list := range [][]compiled{b.active, b.apps[q.authorized]} {
+		for i := range list {
+			c := &list[i]
+			a := c.root.decide(q, false)
+			if a == permit && b.overtaken(q, c) {
+				continue
+			}
+			if a > out {
+				out, ref = a, c.ref
+			}
 		}
 	}
 	return out, ref
+}
+
+// allow adds an active Consent for apps.
+func (b *book) allow(c compiled) {
+	if b.apps == nil {
+		b.apps = map[string][]compiled{}
+	}
+	for _, x := range c.root.recipients {
+		b.apps[x] = append(b.apps[x], c)
+	}
 }
 
 // overtaken reports whether what the person allowed an app was taken back

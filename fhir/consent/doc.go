@@ -51,7 +51,8 @@
 // # Apps
 //
 // What a patient allows an app is a Consent of its own (ForApp), for the one
-// authorization, to disclose and not to collect. Which scopes it has is asked
+// authorization, to disclose and not to collect; no Consent for authorizations
+// alone collects. Which scopes it has is asked
 // of the token; they stand in the Consent for who reads it. A patient's last
 // word counts: the withdrawal of another Consent, which had covered the same
 // data for that app, ends the app's view of it until the app is allowed anew.

@@ -33,7 +33,7 @@ type Options struct {
 const (
 	defaultPatients = 10_000
 	maxConsents     = 1_000   // of one patient; more is refused, not half read
-	maxRead         = 100_000 // with those of apps that have ended
+	maxRead         = 100_000 // with those for apps
 	loadTimeout     = 5 * time.Second
 )
 
@@ -169,8 +169,11 @@ func (e *Engine) book(ctx context.Context, patient string) (*book, error) {
 			id := f.Resource.ID
 			en.ids = append(en.ids, strings.Clone(id))
 			c, is := compile(id, patient, f.Resource.JSON)
-			if c.root.forApps() && (is == withdrawn || c.root.to <= now) {
+			if c.root.forApps() {
 				// Apps come and go: what has ended decides nothing any more.
+				if is == active && c.root.to > now {
+					en.book.allow(c)
+				}
 				return len(en.ids) <= maxRead
 			}
 			switch is {

@@ -9,6 +9,9 @@
 // possession (smart/dpop), scopes (smart/scope), or what a token may do
 // (smart/policy).
 //
+// A public client may send a refresh token and nothing else, as RFC 6749 6
+// has it: the token says whose it is.
+//
 // Requests are limited, all of them loosely and failing ones hard, by address
 // and by the client that they claim to be from (429, Retry-After). Refusals
 // are recorded up to a rate; beyond it they are counted

@@ -1,12 +1,14 @@
 package protocol
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
 	"sort"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -38,9 +40,23 @@ var persons = []person{ // read only
 	{authorize.Subject{ID: "u3", FHIRUser: fhir.Ref{Type: "Patient", ID: "p1"}, Roles: []string{"patient"}}, "p1", []string{"Patient", "Observation"}},
 }
 
+// word is what a patient said beside the approval of the app: one Consent to
+// anybody, and what became of it. A patient's own approval counts after a
+// withdrawal, and not against a later one or a denial.
+type word string
+
+const (
+	agrees         word = "agrees"
+	withdrewBefore word = "withdrew before the approval"
+	withdrewAfter  word = "withdrew after the approval"
+	denies         word = "denies"
+)
+
+var words = []word{agrees, agrees, withdrewBefore, withdrewAfter, denies} // read only
+
 // sees reads the scopes as text: may the person do it ("r" or "s") with x?
-func sees(p person, scopes []string, do string, x thing, context string, agreed map[string]bool) bool {
-	if x.typ == "Observation" && !agreed[x.patient] {
+func sees(p person, scopes []string, do string, x thing, context string, words map[string]word) bool {
+	if x.typ == "Observation" && words[x.patient] != agrees && (words[x.patient] != withdrewBefore || p.own != x.patient) {
 		return false
 	}
 	for _, s := range scopes {
@@ -72,20 +88,25 @@ func TestSurfacesAgree(t *testing.T) {
 	const category = "?category=http://terminology.hl7.org/CodeSystem/observation-category|"
 	resources := []string{"patient/*.rs", "patient/*.read", "patient/Observation.rs", "patient/Observation.r", "patient/Observation.s", "patient/Patient.rs",
 		"patient/Observation.rs" + category + "laboratory", "user/Observation.rs" + category + "vital-signs", "user/*.rs", "user/Patient.r", "user/Practitioner.rs", "user/Observation.read"}
-	agree := func(patient string, yes bool) {
+	say := func(patient string, is word, approved bool) {
 		r := must(consent.Grant(consent.Terms{ID: "c-" + patient, Patient: patient, Recipient: consent.AnyRecipient, Now: w.clock.now()}))
-		if !yes {
+		switch {
+		case is == withdrewBefore, is == withdrewAfter && approved:
 			r = must(consent.Withdraw(r))
+		case is == denies:
+			r.JSON = bytes.Replace(r.JSON, []byte(`"type":"permit"`), []byte(`"type":"deny"`), 1)
 		}
 		must(w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: r}}}))
+		w.clock.add(time.Second)
 	}
 	seen := map[int]int{}
+	byApproval := 0
 	rapid.Check(t, func(t *rapid.T) {
 		p := rapid.SampledFrom(persons).Draw(t, "person")
 		scopes := append([]string{"openid", "fhirUser", "launch/patient"}, rapid.SliceOfNDistinct(rapid.SampledFrom(resources), 1, 3, rapid.ID).Draw(t, "scopes")...)
-		agreed := map[string]bool{"p1": rapid.Bool().Draw(t, "p1 agrees"), "p2": rapid.Bool().Draw(t, "p2 agrees")}
-		for patient, yes := range agreed {
-			agree(patient, yes)
+		agreed := map[string]word{"p1": rapid.SampledFrom(words).Draw(t, "p1"), "p2": rapid.SampledFrom(words).Draw(t, "p2")}
+		for _, patient := range []string{"p1", "p2"} {
+			say(patient, agreed[patient], false)
 		}
 		patient := "p1"
 		if p.own == "" {
@@ -97,8 +118,17 @@ func TestSurfacesAgree(t *testing.T) {
 			return authorize.Decision{Subject: w.subject, Patient: patient, Scopes: strings.Fields(q.Scopes.String())}
 		}
 		tok := w.get(c, strings.Join(scopes, " "))["access_token"]
+		w.clock.add(time.Second)
+		for patient, is := range agreed {
+			if is == withdrewAfter {
+				say(patient, is, true)
+			}
+		}
 		for _, x := range things {
 			want := sees(p, scopes, "r", x, patient, agreed)
+			if want && x.typ == "Observation" && agreed[x.patient] != agrees {
+				byApproval++
+			}
 			for _, path := range []string{"", "/_history/1", "/_history"} {
 				got := w.read(tok, x.typ+"/"+x.id+path)
 				if seen[got]++; (got == 200) != want || !want && got != 404 && got != 403 {
@@ -138,8 +168,8 @@ func TestSurfacesAgree(t *testing.T) {
 			}
 		}
 	})
-	if seen[200] == 0 || seen[403] == 0 || seen[404] == 0 {
-		t.Error("not every answer was seen:", seen)
+	if seen[200] == 0 || seen[403] == 0 || seen[404] == 0 || byApproval == 0 {
+		t.Error("not every answer was seen:", seen, byApproval)
 	}
 }
 
