@@ -55,6 +55,7 @@ type DB struct {
 	meters *meters
 
 	codec     *series.Codec
+	decoded   decodedBlocks
 	infos     *infos
 	compactor *compactor
 	spare     sync.Pool // of *series.Columns
