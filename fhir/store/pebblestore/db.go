@@ -136,7 +136,7 @@ func Open(dir string, opts Options) (*DB, error) {
 	}
 	d.cache = pebble.NewCache(opts.CacheBytes)
 	po := &pebble.Options{
-		FS: d.fs, Cache: d.cache, MemTableSize: 16 << 20, MemTableStopWritesThreshold: 4,
+		FS: d.fs, Cache: d.cache, MemTableSize: 8 << 20, MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold: 4, L0StopWritesThreshold: 24, MaxOpenFiles: 1000,
 		FormatMajorVersion: pebble.FormatNewest, Logger: &pebbleLog{d: d},
 	}
