@@ -152,6 +152,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	failed := make(chan error, 3)
 	go func() { failed <- m.serveHTTP(srv, l) }()
 	go func() { failed <- ops.Serve(al) }()
+	go keepMemory(work)
 	notarized := make(chan error, 1)
 	go func() { notarized <- m.notary.Run(work) }()
 	go m.ring.Run(work, token.MaxUserLife+client.Skew, m.Log)

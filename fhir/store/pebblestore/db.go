@@ -55,6 +55,7 @@ type DB struct {
 	meters *meters
 
 	codec     *series.Codec
+	decoded   decodedBlocks
 	infos     *infos
 	compactor *compactor
 	spare     sync.Pool // of *series.Columns
@@ -135,7 +136,7 @@ func Open(dir string, opts Options) (*DB, error) {
 	}
 	d.cache = pebble.NewCache(opts.CacheBytes)
 	po := &pebble.Options{
-		FS: d.fs, Cache: d.cache, MemTableSize: 16 << 20, MemTableStopWritesThreshold: 4,
+		FS: d.fs, Cache: d.cache, MemTableSize: 8 << 20, MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold: 4, L0StopWritesThreshold: 24, MaxOpenFiles: 1000,
 		FormatMajorVersion: pebble.FormatNewest, Logger: &pebbleLog{d: d},
 	}

@@ -159,8 +159,14 @@ func (d *DB) block(r pebble.Reader, headKey []byte, h *series.Header, into *seri
 	if err != nil {
 		return err
 	}
-	err = d.codec.Decode(v, into)
+	err = d.decode(v, h, into)
 	closing(c, &err)
+	return err
+}
+
+// decode reads the bytes of a block.
+func (d *DB) decode(body []byte, h *series.Header, into *series.Columns) error {
+	err := d.codec.Decode(body, into)
 	if err == nil && into.Len() != h.Count {
 		err = errRow
 	}

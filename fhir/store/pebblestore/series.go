@@ -356,7 +356,6 @@ func (d *DB) locateIn(r pebble.Reader, in *seriesInfo, k *series.Key, level byte
 	} else if ok = it.SeekLT(blockKey(tabHead, in.id, level, sortable(k.Start), 0)); !ok {
 		ok = it.First()
 	}
-	var cols series.Columns
 	for ; ok; ok = it.Next() {
 		h, err := series.DecodeHeader(it.Value())
 		if err != nil {
@@ -371,7 +370,8 @@ func (d *DB) locateIn(r pebble.Reader, in *seriesInfo, k *series.Key, level byte
 		if h.MaxStart < k.Start {
 			continue
 		}
-		if err := d.block(r, it.Key(), &h, &cols); err != nil {
+		cols, err := d.decoded.block(d, r, it.Key(), &h)
+		if err != nil {
 			return nil, err
 		}
 		for i := cols.Search(k.Start); i < cols.Len() && cols.Start[i] == k.Start; i++ {
