@@ -84,7 +84,12 @@ func Fail(c *gin.Context, err error) {
 	}
 	switch kind {
 	case fhir.Unauthorized:
-		if c.Writer.Header().Get("WWW-Authenticate") == "" {
+		var challenge access.Challenge
+		switch {
+		case c.Writer.Header().Get("WWW-Authenticate") != "":
+		case errors.As(err, &challenge):
+			c.Header("WWW-Authenticate", string(challenge))
+		default:
 			c.Header("WWW-Authenticate", "Bearer")
 		}
 	case fhir.TooMany, fhir.Unavailable:

@@ -74,6 +74,9 @@ type token struct {
 	patient string   // in context
 	user    fhir.Ref // zero: a backend
 	roles   []string
+
+	acr      string
+	signedIn time.Time
 }
 
 func (k *token) backend() bool { return k.user.IsZero() }
@@ -184,7 +187,7 @@ func newSurfaces(outer testing.TB, t *rapid.T, wrong fault) *surfaces {
 		Policy:   egress.Policy{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true},
 		GrantFor: func(ctx context.Context, client string) (*access.Grant, error) { return w.grantFor(ctx, client, "") }})
 	must(err)
-	svc := &interaction.Service{Store: s, Door: door, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: fhirBase, Checks: map[string]interaction.Check{"Subscription": w.subs.Check}}
+	svc := &interaction.Service{Store: s, Door: door, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: fhirBase, Checks: map[string]interaction.Check{"Subscription": w.subs.Check, "Device": policy.StepUp{Clock: time.Now}.Check}}
 	srv := &rest.Server{Service: svc, Auth: w, Logger: log, Clock: time.Now, Rand: rand.Reader, Metadata: func() []byte { return []byte(`{"resourceType":"CapabilityStatement"}`) },
 		Operations: []rest.Mounter{rest.Bulk{Exporter: w.exporter, Base: fhirBase, Service: svc}, rest.Subscriptions{Engine: w.subs, Service: svc}}}
 	w.handler = srv.Handler()
@@ -220,7 +223,7 @@ func (w *surfaces) Authenticate(r *http.Request) (*access.Principal, error) {
 		return nil, fhir.Errorf(fhir.Unauthorized, "surfaces", "an access token is needed")
 	}
 	g, err := w.grant(k)
-	return &access.Principal{ClientID: k.name, TokenID: "t-" + k.name, Patient: k.patient, Grant: g}, err
+	return &access.Principal{ClientID: k.name, TokenID: "t-" + k.name, Patient: k.patient, ACR: k.acr, AuthTime: k.signedIn, Grant: g}, err
 }
 
 func (w *surfaces) grant(k *token) (*access.Grant, error) {

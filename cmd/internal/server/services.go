@@ -28,6 +28,7 @@ import (
 	"pulsegate/smart/brands"
 	"pulsegate/smart/client"
 	"pulsegate/smart/keys"
+	"pulsegate/smart/policy"
 	"pulsegate/smart/scope"
 )
 
@@ -99,7 +100,7 @@ func (m *Main) openFHIR(ctx context.Context) error {
 	}
 	m.service = &interaction.Service{Store: m.store, Door: door, Audit: m.recorder, Clock: m.now, Rand: rand.Reader,
 		Limits: interaction.Limits{BundleEntries: m.Config.MaxBundle}, Base: m.fhirBase(),
-		Checks: map[string]interaction.Check{"Subscription": m.subs.Check}}
+		Checks: map[string]interaction.Check{"Subscription": m.subs.Check, "Device": policy.StepUp{Clock: m.now}.Check}}
 	return nil
 }
 
