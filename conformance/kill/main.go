@@ -1,9 +1,11 @@
 // Command kill is the crash harness against the real server: writers create
-// and update Observations over HTTP, the process is ended with SIGKILL at a
-// random moment, restarted on the same data, and every write that was
+// and update Observations over HTTP, others send payloads of samples and change
+// or remove single ones, one asks for tokens. The process is ended with SIGKILL
+// at a random moment, restarted on the same data, and every write that was
 // acknowledged must be there, in the acknowledged version or a later one that
-// was under way; none may show a value that nobody wrote. At the end the store is
-// checked and the audit log verified.
+// was under way; none may show a value that nobody wrote, of a payload there is
+// all or nothing, and no assertion that gave a token gives another. At the end
+// the store is checked and the audit log verified.
 package main
 
 import (
@@ -43,6 +45,9 @@ type harness struct {
 	mu           sync.Mutex
 	acked        map[string]written
 	total        int
+	payloads     int // sent
+	samples      int // acknowledged
+	replays      int
 }
 
 // written is the state of one resource as its only writer knows it.
@@ -85,8 +90,8 @@ func run(bin string, kills, writers int, seed uint64) error {
 	if err := h.srv.Stop(); err != nil {
 		return err
 	}
-	fmt.Printf("kill: %d acknowledged writes on %d resources, 0 lost; store consistent, audit log verified\n", h.total, len(h.acked))
-	if h.total < kills {
+	fmt.Printf("kill: %d acknowledged writes on %d resources and %d samples, 0 lost; %d assertions replayed, all refused; store consistent, audit log verified\n", h.total, len(h.acked), h.samples, h.replays)
+	if h.total < kills || h.samples < kills || h.replays < kills/2 {
 		return errors.New("fewer acknowledged writes than kills: the harness shows nothing")
 	}
 	fmt.Printf("%d passed, 0 failed\n", kills)
@@ -141,6 +146,12 @@ func (h *harness) round(bin string, writers int, life time.Duration, seed uint64
 			h.write(rand.New(rand.NewPCG(seed, uint64(w))), stop, touched)
 		}()
 	}
+	sent := make([][]*payload, max(1, writers/4))
+	for w := range sent {
+		wg.Go(func() { h.wear(rand.New(rand.NewPCG(seed, uint64(writers+w))), stop, &sent[w]) })
+	}
+	var used string
+	wg.Go(func() { used = h.signIn(stop) })
 	time.Sleep(life)
 	err := h.srv.Kill()
 	close(stop)
@@ -151,6 +162,14 @@ func (h *harness) round(bin string, writers int, life time.Duration, seed uint64
 	listen := h.srv.Base[len("http://"):]
 	if h.srv, err = blackbox.StartAt(bin, filepath.Join(h.dir, "data"), listen); err != nil {
 		return err
+	}
+	if err := h.replayed(used); err != nil {
+		return err
+	}
+	for _, s := range sent {
+		if err := h.worn(s); err != nil {
+			return err
+		}
 	}
 	return h.verify(touched)
 }
