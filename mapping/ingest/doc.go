@@ -9,7 +9,7 @@
 //
 // The consent is asked for first: without one nothing is stored, the refusal
 // is audited. One goroutine decodes and maps, one sorts, probes and commits;
-// batches of up to Limits.Batch documents, 1 MiB of their JSON, and
+// batches of up to Limits.Batch documents, 256 KiB of their JSON, and
 // Limits.Samples samples of series stand between them, so memory is bounded and the order of the payload is the
 // order of the commits. Before each commit the consent is asked for again: a
 // withdrawal stops the import.

@@ -136,8 +136,11 @@ func Open(dir string, opts Options) (*DB, error) {
 	}
 	d.cache = pebble.NewCache(opts.CacheBytes)
 	po := &pebble.Options{
+		// Small memtables, for up to four are in memory when much is written;
+		// twice as many of their files as usual go into a compaction, so that
+		// it rewrites no more.
 		FS: d.fs, Cache: d.cache, MemTableSize: 8 << 20, MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold: 4, L0StopWritesThreshold: 24, MaxOpenFiles: 1000,
+		L0CompactionThreshold: 8, L0StopWritesThreshold: 24, MaxOpenFiles: 1000,
 		FormatMajorVersion: pebble.FormatNewest, Logger: &pebbleLog{d: d},
 	}
 	po.EnsureDefaults()
