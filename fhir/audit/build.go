@@ -294,34 +294,30 @@ func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 	b = append(b, r.network...)
 	b = append(b, '}')
 	if token {
-		b = append(b, `,{"type":{"coding":[`...)
-		b = appendCoding(b, coding{sysBALPAgent, "UserOauthAgent", ""})
-		b = append(b, `]},"who":{"identifier":{`...)
-		if p.Issuer != "" {
-			b = append(b, `"system":`...)
-			b = appendString(b, uriSafe(p.Issuer))
-			b = append(b, ',')
-		}
-		b = append(b, `"value":`...)
-		b = appendString(b, nonBlank(p.Subject, p.ClientID))
-		b = append(b, `}},"requestor":true,"policy":[`...)
+		b = appendAgent(b, coding{sysBALPAgent, "UserOauthAgent", ""}, p.Issuer, nonBlank(p.Subject, p.ClientID))
+		b = append(b, `,"policy":[`...)
 		b = appendString(b, jtiPrefix+uriSafe(p.TokenID))
 		b = append(b, `]}`...)
 	}
 	if person {
-		b = append(b, `,{"type":{"coding":[`...)
-		b = appendCoding(b, coding{sysParticipationType, "IRCP", "information recipient"})
-		b = append(b, `]},"who":{"identifier":{`...)
-		if p.Issuer != "" {
-			b = append(b, `"system":`...)
-			b = appendString(b, uriSafe(p.Issuer))
-			b = append(b, ',')
-		}
-		b = append(b, `"value":`...)
-		b = appendString(b, p.Subject)
-		b = append(b, `}},"requestor":true}`...)
+		b = append(appendAgent(b, coding{sysParticipationType, "IRCP", "information recipient"}, p.Issuer, p.Subject), '}')
 	}
 	return b
+}
+
+// appendAgent appends an agent who asked, without its closing brace.
+func appendAgent(b []byte, role coding, issuer, subject string) []byte {
+	b = append(b, `,{"type":{"coding":[`...)
+	b = appendCoding(b, role)
+	b = append(b, `]},"who":{"identifier":{`...)
+	if issuer != "" {
+		b = append(b, `"system":`...)
+		b = appendString(b, uriSafe(issuer))
+		b = append(b, ',')
+	}
+	b = append(b, `"value":`...)
+	b = appendString(b, subject)
+	return append(b, `}},"requestor":true`...)
 }
 
 func appendWho(b []byte, p *access.Principal) []byte {

@@ -5,11 +5,11 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"net/netip"
 	"time"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
+	"pulsegate/smart/internal/limit"
 )
 
 const (
@@ -58,7 +58,7 @@ func throttleKey(parts ...string) string {
 // it is known to have signed in with that account before, the device. If not,
 // wait says how long.
 func (t Throttle) Begin(ctx context.Context, account, device, remote string) (try Try, wait time.Duration, err error) {
-	try = Try{account: throttleKey("account", account, device), address: throttleKey("address", network(remote)), now: t.Clock()}
+	try = Try{account: throttleKey("account", account, device), address: throttleKey("address", limit.Network(remote)), now: t.Clock()}
 	if try.a, try.oldA, err = t.read(ctx, try.account, try.now); err != nil {
 		return try, 0, err
 	}
@@ -103,21 +103,26 @@ func (f failures) wait(now time.Time, free int, most time.Duration) time.Duratio
 // Failed are the writes that count a failure. They are compare-and-swap:
 // tries at the same time count one by one, and a batch that lost has to begin
 // again.
-func (y Try) Failed() []store.StateWrite {
-	return []store.StateWrite{y.count(y.account, y.a, y.oldA), y.count(y.address, y.b, y.oldB)}
+func (y Try) Failed() ([]store.StateWrite, error) {
+	account, err := y.count(y.account, y.a, y.oldA)
+	if err != nil {
+		return nil, err
+	}
+	address, err := y.count(y.address, y.b, y.oldB)
+	return []store.StateWrite{account, address}, err
 }
 
-func (y Try) count(key string, f failures, old []byte) store.StateWrite {
+func (y Try) count(key string, f failures, old []byte) (store.StateWrite, error) {
 	f.N, f.Last = f.N+1, y.now.UTC()
 	b, err := json.Marshal(f)
 	if err != nil {
-		panic(err) // two plain fields
+		return store.StateWrite{}, fhir.Wrap("authn.Throttle", err)
 	}
 	w := store.StateWrite{Key: key, Value: b, Expect: store.StateAbsent, Expires: y.now.Add(forget)}
 	if old != nil {
 		w.Expect, w.Old = store.StateEquals, old
 	}
-	return w
+	return w, nil
 }
 
 // Succeeded is the write that ends the account's row of failures; that of the
@@ -129,18 +134,4 @@ func (y Try) Succeeded() store.StateWrite {
 		w.Expect, w.Old = store.StateEquals, y.oldA
 	}
 	return w
-}
-
-// network is the part of an address that one party holds: all of IPv4, the
-// /64 of IPv6.
-func network(remote string) string {
-	a, err := netip.ParseAddr(remote)
-	if err != nil || a.Unmap().Is4() {
-		return remote
-	}
-	p, err := a.WithZone("").Prefix(64)
-	if err != nil {
-		return remote
-	}
-	return p.String()
 }

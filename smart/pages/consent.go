@@ -94,6 +94,36 @@ func (q *request) mayAnswer(p *authorize.Pending) error {
 	return nil
 }
 
+// about is whom an answer to p is about, once the person may give one. errAgain
+// means that another page is asked for instead.
+func (q *request) about(p *authorize.Pending) (Person, error) {
+	if err := q.mayAnswer(p); err != nil {
+		return Person{}, err
+	}
+	if err := q.wished(p); err != nil {
+		return Person{}, err
+	}
+	who, asked, err := q.patient(p)
+	if err != nil {
+		return Person{}, err
+	}
+	if asked {
+		if err := q.to("/auth/patient?" + url.Values{"request": {p.ID}}.Encode()); err != nil {
+			return Person{}, err
+		}
+		return Person{}, errAgain
+	}
+	return who, nil
+}
+
+// again is err, but nothing when another page was asked for.
+func again(err error) error {
+	if err == errAgain {
+		return nil
+	}
+	return err
+}
+
 func consentPage(q *request) error { return q.consent("", http.StatusOK) }
 
 func (q *request) consent(bad string, status int) error {
@@ -101,21 +131,9 @@ func (q *request) consent(bad string, status int) error {
 	if err != nil {
 		return err
 	}
-	if err := q.mayAnswer(p); err != nil {
-		return err
-	}
-	switch err := q.wished(p); {
-	case err == errAgain:
-		return nil
-	case err != nil:
-		return err
-	}
-	who, asked, err := q.patient(p)
+	who, err := q.about(p)
 	if err != nil {
-		return err
-	}
-	if asked {
-		return q.to("/auth/patient?" + url.Values{"request": {p.ID}}.Encode())
+		return again(err)
 	}
 	d := consentData{ID: p.ID, App: p.Client, Patient: who, Self: who.ID != "" && who.ID == q.u.Patient, Launched: p.Patient != "", HowLong: howLong(p), Visit: p.NeedsEncounter}
 	if d.Visit && who.ID != "" {
@@ -169,21 +187,9 @@ func consentDecide(q *request) error {
 		}
 		return q.leave(to)
 	}
-	if err := q.mayAnswer(p); err != nil {
-		return err
-	}
-	switch err := q.wished(p); {
-	case err == errAgain:
-		return nil
-	case err != nil:
-		return err
-	}
-	who, asked, err := q.patient(p)
+	who, err := q.about(p)
 	if err != nil {
-		return err
-	}
-	if asked {
-		return q.to("/auth/patient?" + url.Values{"request": {p.ID}}.Encode())
+		return again(err)
 	}
 	scopes, err := q.ticked(p.Scopes)
 	if err == nil {

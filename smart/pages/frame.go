@@ -292,13 +292,13 @@ func (q *request) fail(err error) {
 		q.p.Logger.ErrorContext(q.r.Context(), "page failed", "error", err, "request", q.w.Header().Get("X-Request-Id"))
 	case script:
 	case errors.Is(err, errSignIn) && q.r.Method == http.MethodGet:
-		_ = q.to("/auth/signin?" + url.Values{"return": {q.here()}}.Encode())
+		q.instead(q.to("/auth/signin?" + url.Values{"return": {q.here()}}.Encode()))
 		return
 	case errors.Is(err, errSignIn):
-		_ = q.to("/auth/signin?" + url.Values{"return": {q.here()}, "ended": {"1"}}.Encode())
+		q.instead(q.to("/auth/signin?" + url.Values{"return": {q.here()}, "ended": {"1"}}.Encode()))
 		return
 	case errors.Is(err, signin.ErrStepUp):
-		_ = q.to("/auth/stepup?" + url.Values{"return": {q.here()}}.Encode())
+		q.instead(q.to("/auth/stepup?" + url.Values{"return": {q.here()}}.Encode()))
 		return
 	}
 	var wait interface{ RetryAfter() time.Duration }
@@ -306,14 +306,19 @@ func (q *request) fail(err error) {
 		q.w.Header().Set("Retry-After", strconv.Itoa(int(wait.RetryAfter()/time.Second)+1))
 	}
 	if script {
-		_ = q.answer(status, map[string]string{"error": words(err)})
+		q.instead(q.answer(status, map[string]string{"error": words(err)}))
 		return
 	}
 	title := map[fhir.Kind]string{fhir.NotFound: "Not found", fhir.Forbidden: "Not allowed", fhir.TooMany: "Please wait a little"}[kind]
 	if title == "" {
 		title = "That did not work"
 	}
-	if rerr := q.render(status, "error", view{Title: title, Narrow: true, Data: words(err)}); rerr != nil {
-		q.p.Logger.ErrorContext(q.r.Context(), "error page failed", "error", rerr)
+	q.instead(q.render(status, "error", view{Title: title, Narrow: true, Data: words(err)}))
+}
+
+// instead notes that what stands for a failed page failed, too.
+func (q *request) instead(err error) {
+	if err != nil {
+		q.p.Logger.ErrorContext(q.r.Context(), "error page failed", "error", err)
 	}
 }

@@ -50,12 +50,12 @@ func Failing(remote, claimed string) Who {
 	if len(claimed) > maxClaimed {
 		claimed = ""
 	}
-	return Who{network(remote), "?" + claimed}
+	return Who{Network(remote), "?" + claimed}
 }
 
-// network is the part of an address that one party holds: all of IPv4, the
+// Network is the part of an address that one party holds: all of IPv4, the
 // /64 of IPv6.
-func network(remote string) string {
+func Network(remote string) string {
 	a, err := netip.ParseAddr(remote)
 	if err != nil || a.Unmap().Is4() {
 		return remote
@@ -172,7 +172,7 @@ func (l *Limiter) Record(now time.Time) bool {
 // Admit is asked before anything of a request is read. The address comes
 // first, so that what one sends too much of is not taken from everyone.
 func (l *Limiter) Admit(remote string, now time.Time) (time.Duration, bool) {
-	if wait, ok := l.remote.take(Who{remote: network(remote)}, now, 1); !ok {
+	if wait, ok := l.remote.take(Who{remote: Network(remote)}, now, 1); !ok {
 		return wait, false
 	}
 	return l.global.take(Who{}, now, 1)
