@@ -84,6 +84,9 @@ func Fail(c *gin.Context, err error) {
 	}
 	switch kind {
 	case fhir.Unauthorized:
+		if challenge := access.Challenge(""); errors.As(err, &challenge) {
+			c.Header("WWW-Authenticate", string(challenge))
+		}
 		if c.Writer.Header().Get("WWW-Authenticate") == "" {
 			c.Header("WWW-Authenticate", "Bearer")
 		}
