@@ -103,21 +103,26 @@ func (f failures) wait(now time.Time, free int, most time.Duration) time.Duratio
 // Failed are the writes that count a failure. They are compare-and-swap:
 // tries at the same time count one by one, and a batch that lost has to begin
 // again.
-func (y Try) Failed() []store.StateWrite {
-	return []store.StateWrite{y.count(y.account, y.a, y.oldA), y.count(y.address, y.b, y.oldB)}
+func (y Try) Failed() ([]store.StateWrite, error) {
+	account, err := y.count(y.account, y.a, y.oldA)
+	if err != nil {
+		return nil, err
+	}
+	address, err := y.count(y.address, y.b, y.oldB)
+	return []store.StateWrite{account, address}, err
 }
 
-func (y Try) count(key string, f failures, old []byte) store.StateWrite {
+func (y Try) count(key string, f failures, old []byte) (store.StateWrite, error) {
 	f.N, f.Last = f.N+1, y.now.UTC()
 	b, err := json.Marshal(f)
 	if err != nil {
-		panic(err) // two plain fields
+		return store.StateWrite{}, fhir.Wrap("authn.Throttle", err) // a clock beyond the year 9999
 	}
 	w := store.StateWrite{Key: key, Value: b, Expect: store.StateAbsent, Expires: y.now.Add(forget)}
 	if old != nil {
 		w.Expect, w.Old = store.StateEquals, old
 	}
-	return w
+	return w, nil
 }
 
 // Succeeded is the write that ends the account's row of failures; that of the

@@ -287,6 +287,8 @@ func (q *request) fail(err error) {
 	kind := fhir.KindOf(err)
 	script := q.body != nil
 	status := kind.HTTPStatus()
+	// What to and answer return is nil: they are shaped like a handler's end. A
+	// browser that has gone is no error of the page.
 	switch {
 	case kind == fhir.Internal || kind == fhir.Unavailable:
 		q.p.Logger.ErrorContext(q.r.Context(), "page failed", "error", err, "request", q.w.Header().Get("X-Request-Id"))

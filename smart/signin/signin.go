@@ -62,7 +62,7 @@ func (s *Service) password(ctx context.Context, from From, login, password, code
 				}
 			}
 			first = false
-			return try.Failed(), nil
+			return try.Failed()
 		})
 		if err != nil {
 			return SignedIn{}, err
