@@ -98,15 +98,16 @@ func drawScope(t *rapid.T, levels ...string) string {
 	return s
 }
 
+func backend(t *rapid.T, client string) token {
+	scopes := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "system") }), 1, 4).Draw(t, "scopes")
+	return token{client: client, scopes: append(scopes, pick(t, "broad", "system/*.rs", "system/*.read", "system/Subscription.r", "system/Group.rs"))}
+}
+
 func drawToken(t *rapid.T, client string) token {
-	k := token{client: client}
 	if rapid.Bool().Draw(t, "backend") {
-		k.scopes = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "system") }), 1, 4).Draw(t, "scopes")
-		k.scopes = append(k.scopes, pick(t, "broad", "system/*.rs", "system/*.read", "system/Subscription.r", "system/Group.rs"))
-		return k
+		return backend(t, client)
 	}
-	k.person = true
-	k.client += "-app"
+	k := token{client: client + "-app", person: true}
 	k.scopes = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "patient", "user") }), 1, 4).Draw(t, "scopes")
 	k.scopes = append(k.scopes, pick(t, "broad", "patient/*.rs", "user/*.rs", "patient/*.read", "openid"))
 	if rapid.Bool().Draw(t, "fhirUser") {
@@ -122,15 +123,19 @@ var cases = rapid.Custom(func(t *rapid.T) kase {
 	some := func(name string, from, to int) []measure {
 		return rapid.SliceOfN(rapid.Custom(drawMeasure), from, to).Draw(t, name)
 	}
-	k := kase{docs: some("docs", 3, 12), changed: some("changed", 0, 4), devices: some("devices", 3, 3), streams: some("streams", 0, 3), fresh: some("fresh", 1, 4),
+	k := kase{docs: some("docs", 6, 12), changed: some("changed", 0, 4), devices: some("devices", 3, 3), streams: some("streams", 0, 3), fresh: some("fresh", 2, 4),
 		removed: rapid.SliceOfN(rapid.IntRange(0, 11), 0, 2).Draw(t, "removed"),
 		proofs:  rapid.SliceOfN(rapid.SampledFrom([]string{"Patient/p1", "Patient/p2", "Observation/o0", "Observation/o1"}), 0, 4).Draw(t, "proofs"),
 		group:   rapid.SliceOfNDistinct(rapid.SampledFrom(patients), 0, 3, rapid.ID).Draw(t, "group"),
 		a:       drawToken(t, "ca"), b: drawToken(t, "cb"), notify: rapid.Bool().Draw(t, "notify"),
-		content: pick(t, "content", "full-resource", "id-only"), pageCount: rapid.IntRange(1, 4).Draw(t, "count"),
+		content: pick(t, "content", "full-resource", "id-only"), pageCount: pick(t, "count", 1, 1, 2, 3),
 		scopes: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "system") }), 1, 3).Draw(t, "registered")}
-	// Half of the worlds begin with everybody's agreement.
-	if rapid.Bool().Draw(t, "agreed") {
+	if k.notify { // only a backend is notified
+		k.a = backend(t, "ca")
+		k.scopes = append(k.scopes, pick(t, "notified", "system/*.rs", "system/Observation.r", "system/Observation.rs?category=vital-signs"))
+	}
+	// Most worlds begin with everybody's agreement.
+	if pick(t, "agreed", true, true, false) {
 		for i, p := range patients {
 			k.grounds = append(k.grounds, ground{id: fmt.Sprint("y", i), patient: p, active: true, permit: true, recipient: "any"})
 		}
