@@ -34,7 +34,9 @@ func (w *world) ask(tok any, method, path, body string) (int, string) {
 func TestStepUpOnTheAPI(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
-	device := func(status string) string { return `{"resourceType":"Device","id":"v1","status":"` + status + `","patient":{"reference":"Patient/p1"}}` }
+	device := func(status string) string {
+		return `{"resourceType":"Device","id":"v1","status":"` + status + `","patient":{"reference":"Patient/p1"}}`
+	}
 	signed := func(acr string, ago time.Duration) any {
 		w.subject = authorize.Subject{ID: "u9", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"}, Roles: []string{"keeper"}, ACR: acr, AuthTime: w.clock.now().Add(-ago)}
 		return w.get(c, "user/*.cruds")["access_token"]
