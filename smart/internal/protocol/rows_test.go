@@ -37,7 +37,7 @@ var rows = []struct {
 	{"a token from before the clock jumped is neither early nor late", []string{"protocol.TestClockJumps"}},
 	{"the server's keys rotate under load and nobody is refused", []string{"protocol.TestRotationUnderLoad", "protocol.TestRotationDuringRequests", "token.TestRotationOverlaps"}},
 	{"a stolen token is worth nothing without its key; a proof is used once (RFC 9449)", []string{"protocol.TestDPoP"}},
-	{"a stolen token is worth nothing without its certificate (RFC 8705)", []string{"protocol.TestCertificateBound"}},
+	{"a stolen token is worth nothing without its certificate (RFC 8705)", []string{"protocol.TestCertificateBound", "protocol.TestCertificateBoundBehindAProxy"}},
 	{"introspection tells the owner and who may ask; revocation holds at the next request (RFC 7662, RFC 7009)", []string{"protocol.TestIntrospectionAndRevocation"}},
 	{"what a person may is asked at each use", []string{"protocol.TestWhatEndsEndsAtOnce", "pages.TestSessionBoundAccess"}},
 	{"step-up with a phishing-resistant factor of the last five minutes (RFC 9470)",
