@@ -353,6 +353,9 @@ func (x *Exporter) scan(ctx context.Context, j *job, typ string, deleted bool, g
 func (x *Exporter) members(ctx context.Context, id string, at store.T, g *access.Grant) ([]string, error) {
 	const op = "bulk.members"
 	absent := fhir.Errorf(fhir.NotFound, op, "there is no such Group")
+	if g != nil && !g.May(access.Read, "Group") { // before anything tells whether it is there
+		return nil, fhir.Errorf(fhir.Forbidden, op, "the token's scopes do not cover reading Group")
+	}
 	if !fhir.ValidID(id) {
 		return nil, absent
 	}
@@ -364,8 +367,6 @@ func (x *Exporter) members(ctx context.Context, id string, at store.T, g *access
 		return nil, fhir.Wrap(op, err)
 	case res.Deleted:
 		return nil, absent
-	case g != nil && !g.May(access.Read, "Group"):
-		return nil, fhir.Errorf(fhir.Forbidden, op, "the token's scopes do not cover reading Group")
 	case g != nil && !g.Filter(access.Read).Allow(facts):
 		return nil, absent
 	}

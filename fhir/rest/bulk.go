@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
 	"pulsegate/fhir/bulk"
 	"pulsegate/fhir/interaction"
 )
@@ -28,6 +29,8 @@ type Bulk struct {
 	Base string
 	// Service records what was refused; nil records nothing.
 	Service *interaction.Service
+	// StepUp refuses whom it demands a fresh sign-in of; nil demands none.
+	StepUp func(*access.Principal) error
 }
 
 // refuse records a request that failed, then answers it.
@@ -109,6 +112,12 @@ func (h Bulk) kickOff(level bulk.Level) gin.HandlerFunc {
 		if !accepts(c, "application/fhir+json", "application/json") {
 			notAcceptable(c, "application/fhir+json")
 			return
+		}
+		if h.StepUp != nil {
+			if err := h.StepUp(PrincipalOf(c)); err != nil {
+				refuse(c, h.Service, fhir.Ref{}, err)
+				return
+			}
 		}
 		prefer := preferences(c)
 		if _, ok := prefer["respond-async"]; !ok {

@@ -84,12 +84,10 @@ func Fail(c *gin.Context, err error) {
 	}
 	switch kind {
 	case fhir.Unauthorized:
-		var challenge access.Challenge
-		switch {
-		case c.Writer.Header().Get("WWW-Authenticate") != "":
-		case errors.As(err, &challenge):
+		if challenge := access.Challenge(""); errors.As(err, &challenge) {
 			c.Header("WWW-Authenticate", string(challenge))
-		default:
+		}
+		if c.Writer.Header().Get("WWW-Authenticate") == "" {
 			c.Header("WWW-Authenticate", "Bearer")
 		}
 	case fhir.TooMany, fhir.Unavailable:

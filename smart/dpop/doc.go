@@ -2,7 +2,8 @@
 // certificate of a TLS client (RFC 8705).
 //
 // It owns: the check of a proof, its use-once rule, and whether a token's cnf
-// is met by a request. It does not own: which clients must bind their tokens
+// is met by a request; also the certificate that a proxy in front hands on
+// (RFC 9440). It does not own: which clients must bind their tokens
 // (smart/client) or the tokens (smart/token, smart/policy).
 //
 // # State

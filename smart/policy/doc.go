@@ -12,4 +12,10 @@
 // still registered and enabled, that it was not revoked, that the person still
 // allows it and which roles the person has now is asked at every request; the
 // signature is checked once for each token.
+//
+// An export, and taking a Device out of use, back or away, ask a person for a
+// passkey shown within five minutes: 401 insufficient_user_authentication with
+// acr_values and max_age (RFC 9470), which an app hands on to the
+// authorization endpoint. The token's acr and auth_time are those of the
+// sign-in that it goes back to.
 package policy

@@ -47,6 +47,7 @@ type Config struct {
 	ConsentPage    string        `yaml:"consent-page" default:"/auth/consent" comment:"Path of the page where a person decides on an app's request."`
 	ManagePage     string        `yaml:"manage-page" default:"/auth/apps" comment:"Path of the page where a person sees and ends what apps may do."`
 	ClientCerts    bool          `yaml:"client-certs" default:"false" comment:"Ask TLS clients for a certificate, to bind their tokens to it (RFC 8705). Needs tls-cert."`
+	CertProxies    []string      `yaml:"client-cert-proxies" default:"" comment:"Addresses (CIDR, comma separated) of proxies that end TLS and hand on the client's certificate in the header Client-Cert (RFC 9440). From anybody else that header is dropped."`
 	OutsideIssuers string        `yaml:"outside-issuers" default:"" comment:"YAML file: issuers besides this server whose access tokens are accepted, with their JWKS and claims."`
 	Brand          string        `yaml:"brand" default:"" comment:"YAML file: the organisation behind this server, for lists of user-facing apps. Empty: named after the base URL."`
 
@@ -142,6 +143,9 @@ func (c *Config) check() error {
 	if _, err := c.Egress(); err != nil {
 		return err
 	}
+	if _, err := c.Proxies(); err != nil {
+		return err
+	}
 	for name, n := range map[string]int64{"cache-mib": int64(c.CacheMiB), "max-body-bytes": c.MaxBodyBytes, "max-bundle-entries": int64(c.MaxBundle), "max-ingest-bytes": c.MaxIngestBytes} {
 		if n <= 0 {
 			return fmt.Errorf("%s: must be above 0", name)
@@ -151,12 +155,25 @@ func (c *Config) check() error {
 }
 
 // Egress parses EgressAllow.
-func (c *Config) Egress() ([]netip.Prefix, error) {
+func (c *Config) Egress() ([]netip.Prefix, error) { return prefixes("egress-allow", c.EgressAllow) }
+
+// Proxies are the addresses whose Client-Cert header is believed.
+func (c *Config) Proxies() ([]netip.Prefix, error) {
+	out, err := prefixes("client-cert-proxies", c.CertProxies)
+	for _, p := range out {
+		if p.Bits() == 0 {
+			return nil, errors.New("client-cert-proxies: not everybody is a proxy")
+		}
+	}
+	return out, err
+}
+
+func prefixes(name string, list []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
-	for _, s := range c.EgressAllow {
+	for _, s := range list {
 		p, err := netip.ParsePrefix(strings.TrimSpace(s))
 		if err != nil {
-			return nil, fmt.Errorf("egress-allow: %w", err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		out = append(out, p)
 	}

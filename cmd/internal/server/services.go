@@ -81,6 +81,10 @@ func (m *Main) grant(ctx context.Context, clientID, scopes string) (*access.Gran
 	return &access.Grant{Recipient: clientID, Rules: set.Rules(), Consents: m.consents}, nil
 }
 
+// stepUp is what a person's token is held to before an export and before a
+// device is taken out of use.
+func (m *Main) stepUp() policy.StepUp { return policy.StepUp{Clock: m.now} }
+
 // openFHIR builds the interactions, export and subscriptions.
 func (m *Main) openFHIR(ctx context.Context) error {
 	door, err := r4.New(r4.Limits{Bytes: int(m.Config.MaxBodyBytes), Entries: m.Config.MaxBundle})
@@ -100,7 +104,7 @@ func (m *Main) openFHIR(ctx context.Context) error {
 	}
 	m.service = &interaction.Service{Store: m.store, Door: door, Audit: m.recorder, Clock: m.now, Rand: rand.Reader,
 		Limits: interaction.Limits{BundleEntries: m.Config.MaxBundle}, Base: m.fhirBase(),
-		Checks: map[string]interaction.Check{"Subscription": m.subs.Check, "Device": policy.StepUp{Clock: m.now}.Check}}
+		Checks: map[string]interaction.Check{"Subscription": m.subs.Check, "Device": m.stepUp().Device}}
 	return nil
 }
 
@@ -127,7 +131,7 @@ func (m *Main) handler() (http.Handler, error) {
 	s := &rest.Server{Service: m.service, Auth: m.policy, Metadata: func() []byte { return statement }, Logger: m.Log, Clock: m.now, Rand: rand.Reader,
 		Limits: rest.Limits{Body: m.Config.MaxBodyBytes, Inflated: m.Config.MaxBodyBytes},
 		Operations: []rest.Mounter{
-			rest.Bulk{Exporter: m.exporter, Base: m.fhirBase(), Service: m.service},
+			rest.Bulk{Exporter: m.exporter, Base: m.fhirBase(), Service: m.service, StepUp: m.stepUp().Demand},
 			rest.Subscriptions{Engine: m.subs, Service: m.service},
 			&rest.AuditLog{Store: m.store, Recorder: m.recorder, Notary: m.notary, Clock: m.now},
 		}}

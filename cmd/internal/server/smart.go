@@ -141,5 +141,5 @@ func (m *Main) endpoints() discovery.Endpoints {
 func (m *Main) discovery() discovery.Handler {
 	id := m.brand.Primary()
 	return discovery.Handler{BaseURL: m.base, Endpoints: m.endpoints(), BrandBundle: m.base + brands.Path,
-		Brand: &discovery.Identifier{System: id.System, Value: id.Value}, CertBound: m.Config.ClientCerts}
+		Brand: &discovery.Identifier{System: id.System, Value: id.Value}, CertBound: m.Config.ClientCerts || len(m.Config.CertProxies) > 0}
 }

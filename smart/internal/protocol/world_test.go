@@ -30,8 +30,10 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/bulk"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/r4"
 	"pulsegate/fhir/rest"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
@@ -79,8 +81,20 @@ func (c *clock) add(d time.Duration) {
 	c.t = c.t.Add(d)
 }
 
-// noDoor takes what the tests write; the door is not what they are about.
-type noDoor struct{ interaction.Door }
+// door is made when a test first writes by the API, and once.
+var door = sync.OnceValue(func() *r4.Door { return must(r4.New(r4.Limits{})) })
+
+type lateDoor struct{ interaction.Door }
+
+func (lateDoor) Create(typ string, body []byte, id string) (fhir.Resource, error) {
+	return door().Create(typ, body, id)
+}
+
+func (lateDoor) Resource(typ string, body []byte, id string) (fhir.Resource, error) {
+	return door().Resource(typ, body, id)
+}
+
+func (lateDoor) Bundle(body []byte) (*r4.Bundle, error) { return door().Bundle(body) }
 
 // world is a whole authorization server with some data behind it.
 type world struct {
@@ -173,7 +187,6 @@ func (w *world) open() {
 	w.store = must(pebblestore.Open(filepath.Join(w.dir, "store"), pebblestore.Options{Clock: now}))
 	rec := must(audit.NewRecorder(audit.Options{Store: w.store, Clock: now, Rand: rand.Reader, Observer: w.base, Logger: quiet}))
 	cons := must(consent.New(consent.Options{Store: w.store, Clock: now, Logger: quiet}))
-	w.stop = cons.Close
 	w.ring = must(keys.Open(w.dir, now))
 	w.reg = &client.Registry{Store: w.store, Scopes: scopes, Clock: now, AllowHTTP: true}
 	as := must(client.NewAssertions(w.reg, &client.Keys{HTTP: http.DefaultClient, Clock: now}, w.base+token.Path))
@@ -194,8 +207,15 @@ func (w *world) open() {
 		Logger: quiet, Limits: limit.New(loose)}
 	intro := introspect.New(introspect.Options{Policy: w.pol, Assertions: as, Tokens: w.tokens, Grants: grants, Clients: w.reg, Audit: rec,
 		Clock: now, Issuer: w.base, Limits: loose})
-	svc := &interaction.Service{Store: w.store, Door: noDoor{}, Audit: rec, Clock: now, Rand: rand.Reader, Base: base}
-	s := &rest.Server{Service: svc, Auth: w.pol, Metadata: func() []byte { return []byte("{}") }, Logger: quiet, Clock: now, Rand: rand.Reader}
+	svc := &interaction.Service{Store: w.store, Door: lateDoor{}, Audit: rec, Clock: now, Rand: rand.Reader, Base: base,
+		Checks: map[string]interaction.Check{"Device": policy.StepUp{Clock: now}.Device}}
+	exporter := must(bulk.New(ctx, bulk.Options{Store: w.store, Audit: rec, Clock: now, Rand: rand.Reader, Base: base, Logger: quiet,
+		GrantFor: func(context.Context, string, string) (*access.Grant, error) {
+			return nil, fhir.Errorf(fhir.NotFound, "test", "no job goes on here")
+		}}))
+	w.stop = func() { exporter.Close(); cons.Close() }
+	s := &rest.Server{Service: svc, Auth: w.pol, Metadata: func() []byte { return []byte("{}") }, Logger: quiet, Clock: now, Rand: rand.Reader,
+		Operations: []rest.Mounter{rest.Bulk{Exporter: exporter, Base: base, Service: svc, StepUp: policy.StepUp{Clock: now}.Demand}}}
 	e := s.Engine()
 	ends := discovery.Endpoints{Token: w.base + token.Path, Authorize: w.base + authorize.Path, Introspect: w.base + introspect.Path,
 		Revoke: w.base + introspect.RevokePath, Register: w.base + register.Path}
@@ -215,6 +235,8 @@ func roleRules(roles []string) (out []access.Rule) {
 		switch r {
 		case "practitioner":
 			out = append(out, access.Rule{Type: "*", May: access.Read | access.Search})
+		case "keeper":
+			out = append(out, access.Rule{Type: "*", May: access.Create | access.Read | access.Update | access.Delete | access.Search})
 		case "patient", "reader":
 			out = append(out, access.Rule{Type: "Observation", May: access.Read | access.Search}, access.Rule{Type: "Patient", May: access.Read | access.Search})
 		}

@@ -1,0 +1,366 @@
+package enforce
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/consent"
+	"pulsegate/fhir/series"
+	"pulsegate/fhir/store"
+)
+
+const (
+	sysCategory = "http://terminology.hl7.org/CodeSystem/observation-category"
+	sysSleep    = fhir.Canonical + "/CodeSystem/observation-category"
+	loinc       = "http://loinc.org"
+)
+
+var (
+	patients   = []string{"p1", "p2", "p3"}
+	categories = []string{"vital-signs", "activity", "sleep"}
+	codes      = []string{"8867-4", "55423-8", "93832-4"}
+	start      = time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
+)
+
+// measure is one Observation as it is drawn; series says that it is a stream.
+type measure struct {
+	patient, vendor, author, status, code, device string
+	cats                                          []string
+	at, value                                     int
+}
+
+// kase is one drawn world.
+type kase struct {
+	docs      []measure
+	changed   []measure // new versions: of docs[i % len(docs)]
+	removed   []int
+	streams   []measure
+	devices   []measure // patient, vendor, author, status
+	proofs    []string  // targets of Provenance
+	grounds   []ground
+	later     []ground // what the consents become
+	group     []string
+	a, b      token
+	scopes    []string // that the backends are registered for
+	notify    bool
+	fresh     []measure // Observations that come while somebody is subscribed
+	content   string
+	pageCount int
+}
+
+func pick[T any](t *rapid.T, name string, from ...T) T { return rapid.SampledFrom(from).Draw(t, name) }
+
+func drawMeasure(t *rapid.T) measure {
+	m := measure{patient: pick(t, "patient", "p1", "p1", "p2", "p2", "p3", ""), vendor: pick(t, "vendor", "", "apple", "apple", "oura"),
+		status: pick(t, "status", "final", "final", "amended", "entered-in-error"), code: pick(t, "code", codes...),
+		device: pick(t, "device", "", "v0", "v1", "v2"), at: rapid.IntRange(0, 5).Draw(t, "at"), value: rapid.IntRange(50, 60).Draw(t, "value"),
+		cats: pick(t, "cats", nil, []string{"vital-signs"}, []string{"vital-signs"}, []string{"activity"}, []string{"sleep", "activity"}, []string{"vital-signs", "activity"})}
+	if m.vendor == "" {
+		m.author = pick(t, "author", "", "ca", "ca", "cb")
+	}
+	return m
+}
+
+func drawGround(t *rapid.T, i int) ground {
+	g := ground{id: fmt.Sprint("c", i), patient: pick(t, "patient", patients...), active: rapid.IntRange(0, 5).Draw(t, "active") > 0,
+		permit: rapid.IntRange(0, 4).Draw(t, "permit") > 0, ended: rapid.IntRange(0, 7).Draw(t, "ended") == 0,
+		recipient: pick(t, "recipient", "any", "any", "ca", "cb"), vendor: pick(t, "vendor", "", "", "apple", "oura"),
+		cats: pick(t, "cats", nil, nil, []string{"vital-signs"}, []string{"activity"}, []string{"sleep"}, []string{"vital-signs", "activity"})}
+	if g.permit {
+		g.denyCat = pick(t, "deny", "", "", "vital-signs", "activity", "sleep")
+		g.denyWho = pick(t, "who", "any", "ca", "cb")
+	}
+	return g
+}
+
+func drawScope(t *rapid.T, levels ...string) string {
+	s := pick(t, "level", levels...) + "/" + pick(t, "type", "*", "Observation", "Observation", "Observation", "Patient", "Device", "Provenance", "Consent", "Group") + "."
+	if rapid.IntRange(0, 3).Draw(t, "v1") == 0 {
+		return s + pick(t, "perm", "read", "read", "*", "write")
+	}
+	s += pick(t, "perm", "r", "s", "rs", "rs", "rs", "cu", "cruds")
+	switch {
+	case strings.Contains(s, "/Observation"):
+		s += pick(t, "narrow", "", "", "?category="+sysCategory+"|vital-signs", "?category=activity,sleep", "?category="+sysSleep+"|", "?code="+loinc+"|8867-4,"+loinc+"|55423-8",
+			"?status=final", "?category=vital-signs&status=final,amended", "?code=|8867-4")
+	case strings.Contains(s, "/Device"):
+		s += pick(t, "narrow", "", "?status=active")
+	case strings.Contains(s, "/Patient"):
+		s += pick(t, "narrow", "", "?gender=female")
+	}
+	return s
+}
+
+func backend(t *rapid.T, client string) token {
+	scopes := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "system") }), 1, 4).Draw(t, "scopes")
+	return token{client: client, scopes: append(scopes, pick(t, "broad", "system/*.rs", "system/*.read", "system/Subscription.r", "system/Group.rs"))}
+}
+
+func drawToken(t *rapid.T, client string) token {
+	if rapid.Bool().Draw(t, "backend") {
+		return backend(t, client)
+	}
+	k := token{client: client + "-app", person: true}
+	k.scopes = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "patient", "user") }), 1, 4).Draw(t, "scopes")
+	k.scopes = append(k.scopes, pick(t, "broad", "patient/*.rs", "user/*.rs", "patient/*.read", "openid"))
+	if rapid.Bool().Draw(t, "fhirUser") {
+		k.scopes = append(k.scopes, "openid", "fhirUser")
+	}
+	k.patient = pick(t, "context", "", "p1", "p1", "p2")
+	k.user = pick(t, "user", "Practitioner/d1", "Practitioner/d1", "Patient/p1", "Patient/p2", "")
+	k.roles = pick(t, "roles", []string{"practitioner"}, []string{"practitioner"}, []string{"patient"}, []string{"patient", "practitioner"}, []string{"administrator"}, []string{"auditor"}, nil)
+	return k
+}
+
+var cases = rapid.Custom(func(t *rapid.T) kase {
+	some := func(name string, from, to int) []measure {
+		return rapid.SliceOfN(rapid.Custom(drawMeasure), from, to).Draw(t, name)
+	}
+	k := kase{docs: some("docs", 6, 12), changed: some("changed", 0, 4), devices: some("devices", 3, 3), streams: some("streams", 0, 3), fresh: some("fresh", 2, 4),
+		removed: rapid.SliceOfN(rapid.IntRange(0, 11), 0, 2).Draw(t, "removed"),
+		proofs:  rapid.SliceOfN(rapid.SampledFrom([]string{"Patient/p1", "Patient/p2", "Observation/o0", "Observation/o1"}), 0, 4).Draw(t, "proofs"),
+		group:   rapid.SliceOfNDistinct(rapid.SampledFrom(patients), 0, 3, rapid.ID).Draw(t, "group"),
+		a:       drawToken(t, "ca"), b: drawToken(t, "cb"), notify: rapid.Bool().Draw(t, "notify"),
+		content: pick(t, "content", "full-resource", "id-only"), pageCount: pick(t, "count", 1, 1, 2, 3),
+		scopes: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "system") }), 1, 3).Draw(t, "registered")}
+	if k.notify { // only a backend is notified
+		k.a = backend(t, "ca")
+		k.scopes = append(k.scopes, pick(t, "notified", "system/*.rs", "system/Observation.r", "system/Observation.rs?category=vital-signs"))
+	}
+	// Most worlds begin with everybody's agreement.
+	if pick(t, "agreed", true, true, false) {
+		for i, p := range patients {
+			k.grounds = append(k.grounds, ground{id: fmt.Sprint("y", i), patient: p, active: true, permit: true, recipient: "any"})
+		}
+	}
+	for i := range rapid.IntRange(0, 3).Draw(t, "grounds") {
+		k.grounds = append(k.grounds, drawGround(t, i))
+	}
+	k.later = slices.Clone(k.grounds)
+	if len(k.later) > 0 && rapid.Bool().Draw(t, "withdrawn") {
+		k.later[rapid.IntRange(0, len(k.later)-1).Draw(t, "which")].active = false
+	} else {
+		k.later = append(k.later, drawGround(t, 9))
+	}
+	for i := range k.streams { // ingested: of a patient and a vendor
+		m := &k.streams[i]
+		if m.author = ""; m.vendor == "" {
+			m.vendor = "oura"
+		}
+		if m.patient == "" {
+			m.patient = "p1"
+		}
+	}
+	return k
+})
+
+// data is what was stored: every version, by reference.
+type data struct {
+	w     *world
+	all   map[string][]*version
+	order []string
+}
+
+func (d *data) add(v *version) {
+	ref := v.typ + "/" + v.id
+	v.reference = ref
+	if d.all[ref] == nil {
+		d.order = append(d.order, ref)
+	}
+	v.n = len(d.all[ref]) + 1
+	d.all[ref] = append(d.all[ref], v)
+}
+
+func (d *data) current(ref string) *version {
+	if vs := d.all[ref]; len(vs) > 0 && !vs[len(vs)-1].deleted {
+		return vs[len(vs)-1]
+	}
+	return nil
+}
+
+// put stores a version and tells the model.
+func (d *data) put(v *version, body string) {
+	d.add(v)
+	must(d.w.db.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Vendor: v.vendor, Author: v.author,
+		Resource: fhir.Resource{Type: v.typ, ID: v.id, JSON: []byte(fhir.Prefix(v.typ, v.id) + "}" + body + "}")}}}}))
+}
+
+func (d *data) remove(ref string) {
+	old := d.current(ref)
+	if old == nil {
+		return
+	}
+	v := *old
+	v.deleted = true // it is judged by what it was
+	d.add(&v)
+	must(d.w.db.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Op: store.Remove, Vendor: v.vendor, Author: v.author,
+		Resource: fhir.Resource{Type: v.typ, ID: v.id}}}}))
+}
+
+func categoryOf(c string) coded {
+	if c == "sleep" {
+		return coded{sysSleep, c}
+	}
+	return coded{sysCategory, c}
+}
+
+func (m *measure) version(id string) *version {
+	v := &version{typ: "Observation", id: id, patient: m.patient, vendor: m.vendor, author: m.author, cats: m.cats, code: m.code, at: m.at, value: m.value,
+		measured: m.status != "entered-in-error", tokens: map[string][]coded{"code": {{loinc, m.code}}, "status": {{"", m.status}}}, refs: map[string][]string{}}
+	for _, c := range m.cats {
+		v.tokens["category"] = append(v.tokens["category"], categoryOf(c))
+	}
+	if m.patient != "" {
+		v.refs["subject"], v.refs["patient"] = []string{"Patient/" + m.patient}, []string{"Patient/" + m.patient}
+	}
+	if m.device != "" {
+		v.refs["device"] = []string{"Device/" + m.device}
+	}
+	return v
+}
+
+// head is the Observation up to its time.
+func (m *measure) head() string {
+	b := `,"status":"` + m.status + `"`
+	for i, c := range m.cats {
+		b += []string{`,"category":[`, `,`}[min(i, 1)] + fmt.Sprintf(`{"coding":[{"system":"%s","code":"%s"}]}`, categoryOf(c).system, c)
+	}
+	if len(m.cats) > 0 {
+		b += "]"
+	}
+	b += `,"code":{"coding":[{"system":"` + loinc + `","code":"` + m.code + `"}]}`
+	if m.patient != "" {
+		b += `,"subject":{"reference":"Patient/` + m.patient + `"}`
+	}
+	return b
+}
+
+func (m *measure) tail() string {
+	b := `,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"}`
+	if m.device != "" {
+		b += `,"device":{"reference":"Device/` + m.device + `"}`
+	}
+	return b
+}
+
+func (m *measure) body() string {
+	return m.head() + `,"effectiveDateTime":"` + start.Add(time.Duration(m.at)*time.Minute).Format(time.RFC3339) + `","valueQuantity":{"value":` + fmt.Sprint(m.value) + m.tail()
+}
+
+// stream stores three samples as a series.
+func (d *data) stream(i int, m measure) {
+	m.status = "final"
+	t := &series.Template{Patient: m.patient, Vendor: m.vendor, Categories: m.cats, Values: 1, Holes: []series.Hole{series.HoleEffective, series.HoleValue},
+		Parts: [][]byte{[]byte("}" + m.head() + ","), []byte(`,"valueQuantity":{"value":`), []byte(m.tail() + "}")}}
+	copy(t.Identity[:], fmt.Sprint("stream ", i, " ", m.patient))
+	c := &series.Columns{}
+	for j := range 3 {
+		s := series.Sample{Start: start.Add(time.Duration(m.at+j) * time.Minute).UnixMicro(), End: series.NoEnd}
+		s.Values[0] = series.Decimal{Mant: int64(m.value + j)}
+		c.Append(&s, 1)
+		x := m
+		x.at, x.value = m.at+j, m.value+j
+		key := t.Key(&s)
+		d.add(x.version(key.ID()))
+	}
+	must(d.w.db.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: t, Columns: c}}, Probed: d.w.db.T()}))
+}
+
+func (g *ground) body() string {
+	concept := func(system, code string) map[string]any {
+		return map[string]any{"coding": []any{map[string]any{"system": system, "code": code}}}
+	}
+	actor := func(who string) []any {
+		return []any{map[string]any{"role": concept("http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "IRCP"),
+			"reference": map[string]any{"identifier": map[string]any{"system": consent.ClientSystem, "value": who}}}}
+	}
+	p := map[string]any{"type": map[bool]string{true: "permit", false: "deny"}[g.permit], "actor": actor(g.recipient)}
+	var list []any
+	if g.vendor != "" {
+		list = append(list, concept(consent.VendorSystem, g.vendor))
+	}
+	for _, c := range g.cats {
+		list = append(list, concept(categoryOf(c).system, c))
+	}
+	if list != nil {
+		p["code"] = list
+	}
+	if g.ended {
+		p["period"] = map[string]any{"end": "2020-01-01"}
+	}
+	if g.denyCat != "" {
+		p["provision"] = []any{map[string]any{"type": "deny", "actor": actor(g.denyWho), "code": []any{concept(categoryOf(g.denyCat).system, g.denyCat)}}}
+	}
+	out := must(json.Marshal(map[string]any{"status": map[bool]string{true: "active", false: "inactive"}[g.active],
+		"scope": concept("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privacy"), "category": []any{concept(loinc, "59284-0")},
+		"patient": map[string]any{"reference": "Patient/" + g.patient}, "policyRule": concept("http://terminology.hl7.org/CodeSystem/v3-ActCode", "OPTIN"), "provision": p}))
+	return "," + strings.TrimSuffix(string(out[1:]), "}")
+}
+
+func (d *data) consent(g *ground) {
+	d.put(&version{typ: "Consent", id: g.id, patient: g.patient, refs: map[string][]string{"patient": {"Patient/" + g.patient}}}, g.body())
+}
+
+// load stores what a case begins with.
+func load(w *world, k *kase) *data {
+	d := &data{w: w, all: map[string][]*version{}}
+	for i, p := range patients {
+		sex := []string{"female", "male"}[i%2]
+		d.put(&version{typ: "Patient", id: p, patient: p, tokens: map[string][]coded{"gender": {{"", sex}}}}, `,"gender":"`+sex+`","name":[{"family":"Invented"}]`)
+	}
+	d.put(&version{typ: "Practitioner", id: "d1"}, `,"name":[{"family":"Invented"}]`)
+	d.put(&version{typ: "Practitioner", id: "d2"}, ``)
+	d.put(&version{typ: "Organization", id: "h1"}, `,"name":"Invented"`)
+	members, refs := "", []string{}
+	for i, p := range k.group {
+		members += []string{`,"member":[`, `,`}[min(i, 1)] + `{"entity":{"reference":"Patient/` + p + `"}}`
+		refs = append(refs, "Patient/"+p)
+	}
+	if members != "" {
+		members += "]"
+	}
+	d.put(&version{typ: "Group", id: "g1", refs: map[string][]string{"member": refs}}, `,"type":"person","actual":true`+members)
+	for i, m := range k.devices {
+		status, body := []string{"active", "inactive"}[m.at%2], ""
+		v := &version{typ: "Device", id: fmt.Sprint("v", i), patient: m.patient, vendor: m.vendor, author: m.author, refs: map[string][]string{}}
+		v.tokens = map[string][]coded{"status": {{"", status}}}
+		if m.patient != "" {
+			body = `,"patient":{"reference":"Patient/` + m.patient + `"}`
+			v.refs["patient"] = []string{"Patient/" + m.patient}
+		}
+		d.put(v, `,"status":"`+status+`"`+body)
+	}
+	for i := range k.docs {
+		d.put(k.docs[i].version(fmt.Sprint("o", i)), k.docs[i].body())
+	}
+	for i := range k.streams {
+		d.stream(i, k.streams[i])
+	}
+	for i, target := range k.proofs {
+		v := &version{typ: "Provenance", id: fmt.Sprint("r", i), vendor: "apple", refs: map[string][]string{"target": {target}}}
+		v.patient, _ = strings.CutPrefix(target, "Patient/")
+		if strings.Contains(v.patient, "/") {
+			v.patient = ""
+		}
+		d.put(v, `,"recorded":"2026-03-01T10:00:00Z","target":[{"reference":"`+target+`"}]`)
+	}
+	for i := range k.grounds {
+		d.consent(&k.grounds[i])
+	}
+	for i, m := range k.changed {
+		old := d.current(fmt.Sprint("Observation/o", i%len(k.docs)))
+		m.vendor, m.author = old.vendor, old.author
+		d.put(m.version(old.id), m.body())
+	}
+	for _, i := range k.removed {
+		d.remove(fmt.Sprint("Observation/o", i))
+	}
+	return d
+}

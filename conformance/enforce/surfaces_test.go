@@ -1,0 +1,460 @@
+package enforce
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/store"
+)
+
+func (r *run) ctx() context.Context { return context.Background() }
+
+// operations: $lastn and $stats of every patient.
+func (r *run) operations(k *token, bearer string) error {
+	for _, p := range patients {
+		for _, code := range codes {
+			mine := func(typ *version) bool { return typ.patient == p && typ.code == code }
+			var match []*version
+			for _, ref := range r.visible(k, "s", r.of("Observation")) {
+				if v := r.d.current(ref); mine(v) {
+					match = append(match, v)
+				}
+			}
+			if err := r.lastn(k, bearer, p, code, match); err != nil {
+				return err
+			}
+			if err := r.stats(k, bearer, p, code, match); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *run) lastn(k *token, bearer, p, code string, match []*version) error {
+	slices.SortStableFunc(match, func(a, b *version) int { return b.at - a.at })
+	var want []string
+	for i, v := range match {
+		if i < 2 || v.at == match[1].at {
+			want = append(want, v.reference)
+		}
+	}
+	q := "/Observation/$lastn?max=2&patient=Patient/" + p + "&code=" + url.QueryEscape(loinc+"|"+code) + "&_include=Observation:device"
+	a := r.w.get(bearer, q)
+	if !k.may("s", "Observation") {
+		if a.status != 403 {
+			return fmt.Errorf("%s: %d, want 403", q, a.status)
+		}
+		return nil
+	}
+	r.saw("lastn")
+	if got := a.entries("match"); a.status != 200 || !slices.Equal(sorted(got), sorted(want)) {
+		return fmt.Errorf("%s: %d, %v, want %v", q, a.status, got, want)
+	}
+	devices := map[string]bool{}
+	for _, ref := range want {
+		for _, d := range r.d.current(ref).refs["device"] {
+			if v := r.d.current(d); v != nil && (k.sees(r.grounds, "s", v) || k.sees(r.grounds, "r", v)) {
+				devices[d] = true
+			}
+		}
+	}
+	for _, d := range a.entries("include") {
+		if !devices[d] {
+			return fmt.Errorf("%s shows %s", q, d)
+		}
+		delete(devices, d)
+	}
+	if len(devices) > 0 {
+		return fmt.Errorf("%s does not show %v", q, devices)
+	}
+	return nil
+}
+
+func (r *run) stats(k *token, bearer, p, code string, match []*version) error {
+	q := "/Observation/$stats?subject=Patient/" + p + "&system=" + url.QueryEscape(loinc) + "&code=" + code + "&statistic=count,sum&include=true"
+	a := r.w.get(bearer, q)
+	if !k.may("s", "Observation") {
+		if a.status != 403 {
+			return fmt.Errorf("%s: %d, want 403", q, a.status)
+		}
+		return nil
+	}
+	r.saw("stats")
+	n, sum := 0.0, 0.0
+	var want []string
+	for _, v := range match {
+		if v.measured {
+			n, sum = n+1, sum+float64(v.value)
+			want = append(want, v.reference)
+		}
+	}
+	var out struct {
+		Parameter []struct {
+			Name     string
+			Resource struct {
+				ID        string
+				Component []struct {
+					Code          struct{ Coding []struct{ Code string } }
+					ValueQuantity *struct{ Value float64 }
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(a.body, &out); err != nil {
+		return err
+	}
+	got := map[string]float64{}
+	var sources []string
+	for _, x := range out.Parameter {
+		if x.Name == "source" {
+			sources = append(sources, "Observation/"+x.Resource.ID)
+		}
+		for _, c := range x.Resource.Component {
+			if c.ValueQuantity != nil && x.Name == "statistics" {
+				got[c.Code.Coding[0].Code] += c.ValueQuantity.Value
+			}
+		}
+	}
+	if a.status != 200 || got["count"] != n || got["sum"] != sum || !slices.Equal(sorted(sources), sorted(want)) {
+		return fmt.Errorf("%s: %d, %v of %v, want %v and %v of %v", q, a.status, got, sources, n, sum, want)
+	}
+	return nil
+}
+
+var exported = map[string][]string{ // read only
+	"/$export":         {"Consent", "Device", "Group", "Observation", "Organization", "Patient", "Practitioner", "Provenance"},
+	"/Patient/$export": {"Consent", "Device", "Observation", "Patient", "Provenance"},
+}
+
+// exports: the files of every level, byte for byte the resources that are
+// visible; what may not be exported is refused.
+func (r *run) exports(k *token, bearer string) error {
+	for _, path := range []string{"/$export", "/Patient/$export", "/Group/g1/$export", "/Group/absent/$export"} {
+		types := exported[path]
+		group := strings.HasPrefix(path, "/Group")
+		if group {
+			types = exported["/Patient/$export"]
+		}
+		types = slices.DeleteFunc(slices.Clone(types), func(t string) bool { return k.person || !k.may("r", t) })
+		want := 202
+		switch {
+		case len(types) == 0 || group && !k.may("r", "Group"):
+			want = 403
+		case group && (path != "/Group/g1/$export" || !k.sees(r.grounds, "r", r.d.current("Group/g1"))):
+			want = 404
+		}
+		a := r.w.do(bearer, "GET", path, "", "Prefer", "respond-async")
+		r.saw("export " + fmt.Sprint(want))
+		if a.status != want {
+			return fmt.Errorf("%s: %d, want %d", path, a.status, want)
+		}
+		if want != 202 {
+			continue
+		}
+		wanted := map[string]bool{}
+		for _, t := range types {
+			for _, ref := range r.visible(k, "r", r.of(t)) {
+				v := r.d.current(ref)
+				switch {
+				case path == "/$export":
+				case v.patient == "" || group && !slices.Contains(r.k.group, v.patient):
+					continue
+				}
+				wanted[ref] = true
+			}
+		}
+		if err := r.files(bearer, path, a.header.Get("Content-Location"), wanted); err != nil {
+			return err
+		}
+		r.saw("export")
+	}
+	return nil
+}
+
+func (r *run) files(bearer, path, status string, want map[string]bool) error {
+	var a answer
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(200 * time.Microsecond) {
+		if a = r.w.get(bearer, status); a.status == 200 {
+			break
+		}
+		if a.status != 202 || time.Now().After(end) {
+			return fmt.Errorf("%s: status %d %s", path, a.status, a.body)
+		}
+	}
+	list, _ := a.json["output"].([]any)
+	for _, o := range list {
+		f := r.w.get(bearer, o.(map[string]any)["url"].(string))
+		if f.status != 200 {
+			return fmt.Errorf("%s: file %d", path, f.status)
+		}
+		for line := range bytes.Lines(f.body) {
+			var x struct{ ResourceType, ID string }
+			if err := json.Unmarshal(line, &x); err != nil {
+				return err
+			}
+			ref := x.ResourceType + "/" + x.ID
+			if !want[ref] {
+				return fmt.Errorf("%s shows %s, or twice", path, ref)
+			}
+			delete(want, ref)
+		}
+	}
+	if len(want) > 0 {
+		return fmt.Errorf("%s does not show %v", path, want)
+	}
+	return nil
+}
+
+// pages: a next link of one token, used by another, and after the consents
+// have changed.
+func (r *run) pages(a *token, ta string, b *token, tb string) error {
+	all, err := r.w.operator("Observation", "_sort=-date&_count=1000")
+	if err != nil {
+		return err
+	}
+	first := r.w.get(ta, "/Observation?_sort=-date&_count="+fmt.Sprint(r.k.pageCount))
+	next, shown := first.link("next"), first.entries("match")
+	follow := func(k *token, bearer string) error {
+		if next == "" {
+			return nil
+		}
+		rest := all[slices.Index(all, shown[len(shown)-1])+1:]
+		want := r.visible(k, "s", rest)
+		var got []string
+		for url := next; url != ""; {
+			x := r.w.get(bearer, url)
+			if !k.may("s", "Observation") {
+				if x.status != 403 {
+					return fmt.Errorf("a page of another: %d, want 403", x.status)
+				}
+				return nil
+			}
+			if x.status != 200 {
+				return fmt.Errorf("page: %d %s", x.status, x.body)
+			}
+			got, url = append(got, x.entries("match")...), x.link("next")
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("pages behind %v: %v, want %v", shown, got, want)
+		}
+		return nil
+	}
+	if err := follow(b, tb); err != nil {
+		return err
+	}
+	if next != "" {
+		r.saw("page of another")
+	}
+	if r.k.notify {
+		return nil // the consents change while somebody is subscribed
+	}
+	r.change()
+	if next != "" {
+		r.saw("page after a change")
+	}
+	if err := follow(a, ta); err != nil {
+		return err
+	}
+	return follow(b, tb)
+}
+
+// change makes the consents what they become.
+func (r *run) change() {
+	for i := range r.k.later {
+		if i >= len(r.grounds) || r.grounds[i].active != r.k.later[i].active {
+			r.d.consent(&r.k.later[i])
+		}
+	}
+	r.grounds = r.k.later
+}
+
+// notifications: a Subscription of a backend sees what it is registered for,
+// at the moment of numbering and at that of sending; $events what the token
+// sees.
+func (r *run) notifications(k *token, bearer string) error {
+	if !r.k.notify {
+		return nil
+	}
+	if k.person {
+		for _, q := range []string{"/Subscription/$status", "/Subscription/s1/$status", "/Subscription/s1/$events"} {
+			if a := r.w.get(bearer, q); a.status != 403 {
+				return fmt.Errorf("%s for a person: %d", q, a.status)
+			}
+		}
+		r.change()
+		return nil
+	}
+	owner := token{client: k.client, scopes: r.k.scopes} // what the client is registered for
+	r.subscribe("s1", k.client)
+	// A witness with an Observation of its own tells when all before is numbered.
+	witness := token{client: "witness", scopes: []string{"system/Observation.rs"}}
+	r.w.register(&witness, witness.scopes)
+	r.subscribe("s2", witness.client)
+	var events []*version
+	witnessed := 0
+	for i, m := range r.k.fresh {
+		v := m.version(fmt.Sprint("n", i))
+		r.d.put(v, m.body())
+		if owner.sees(r.grounds, "r", v) {
+			events = append(events, v)
+		}
+		if witness.sees(r.grounds, "r", v) {
+			witnessed++
+		}
+	}
+	last := measure{author: witness.client, status: "final", code: codes[0]}
+	r.d.put(last.version("last"), last.body())
+	if err := r.numbered("s2", witnessed+1); err != nil {
+		return err
+	}
+	if err := r.delivered(events); err != nil {
+		return err
+	}
+	r.change()
+	want := 200
+	if !k.may("r", "Subscription") {
+		want = 403
+	}
+	a := r.w.get(bearer, "/Subscription/s1/$events")
+	if a.status != want {
+		return fmt.Errorf("$events: %d, want %d", a.status, want)
+	}
+	if want == 200 {
+		var seen []*version
+		for _, v := range events {
+			if k.sees(r.grounds, "r", v) {
+				seen = append(seen, v)
+			} else {
+				r.saw("hidden event")
+			}
+		}
+		if err := r.notice(a.body, len(events), seen); err != nil {
+			return fmt.Errorf("$events: %w", err)
+		}
+	}
+	return nil
+}
+
+func (r *run) subscribe(id, client string) {
+	res := fhir.Resource{Type: "Subscription", ID: id, JSON: []byte(fhir.Prefix("Subscription", id) + `},"status":"requested","reason":"test","criteria":"` +
+		fhir.Canonical + `/SubscriptionTopic/observation-recorded","channel":{"type":"rest-hook","endpoint":"` + r.w.receiver.URL + "/" + id +
+		`","payload":"application/fhir+json","_payload":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content","valueCode":"` +
+		r.k.content + `"}]}}}`)}
+	must(r.w.db.Commit(r.ctx(), &store.Batch{Writes: []store.Write{{Resource: res, Author: client}}}))
+}
+
+func (r *run) state(key string) string { return string(must(r.w.db.Get(r.ctx(), key))) }
+
+// numbered waits until a Subscription has n events.
+func (r *run) numbered(id string, n int) error {
+	for end := time.Now().Add(20 * time.Second); !strings.Contains(r.state("subscription/"+id+"/head"), fmt.Sprintf(`"events":%d}`, n)); time.Sleep(200 * time.Microsecond) {
+		if time.Now().After(end) {
+			return fmt.Errorf("%s has %s, want %d events", id, r.state("subscription/"+id+"/head"), n)
+		}
+	}
+	return nil
+}
+
+// delivered waits for the notifications and compares what they showed.
+func (r *run) delivered(events []*version) error {
+	if head := r.state("subscription/s1/head"); !strings.Contains(head, fmt.Sprintf(`"events":%d}`, len(events))) {
+		return fmt.Errorf("numbered %s, want %d", head, len(events))
+	}
+	for end := time.Now().Add(20 * time.Second); len(events) > 0 && r.state("subscription/s1/sent") != fmt.Sprint(len(events)); time.Sleep(200 * time.Microsecond) {
+		if time.Now().After(end) {
+			return fmt.Errorf("sent %s of %d", r.state("subscription/s1/sent"), len(events))
+		}
+	}
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	var got, want []string
+	for _, b := range r.w.received {
+		refs, _, err := observed(b)
+		if err != nil {
+			return err
+		}
+		got = append(got, refs...)
+	}
+	for _, v := range events {
+		r.saw("event")
+		want = append(want, v.reference)
+	}
+	if !slices.Equal(sorted(got), sorted(want)) {
+		return fmt.Errorf("notified of %v, want %v", got, want)
+	}
+	return nil
+}
+
+func (r *run) notice(body []byte, numbered int, want []*version) error {
+	refs, total, err := observed(body)
+	if err != nil {
+		return err
+	}
+	var wanted []string
+	for _, v := range want {
+		wanted = append(wanted, v.reference)
+	}
+	if !slices.Equal(sorted(refs), sorted(wanted)) || total != numbered {
+		return fmt.Errorf("%v of %d, want %v of %d", refs, total, wanted, numbered)
+	}
+	return nil
+}
+
+// observed are the Observations that a notification names, by entry and by
+// focus alike, and the number of events.
+func observed(body []byte) (refs []string, events int, err error) {
+	var b struct {
+		Entry []struct {
+			FullURL  string
+			Resource *struct {
+				ResourceType, ID string
+				Parameter        []struct {
+					Name string
+					Part []struct {
+						Name           string
+						ValueReference struct{ Reference string }
+					}
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(body, &b); err != nil {
+		return nil, 0, err
+	}
+	var focus []string
+	for _, e := range b.Entry {
+		if ref, ok := strings.CutPrefix(e.FullURL, base+"/"); ok {
+			refs = append(refs, ref)
+			if e.Resource != nil && e.Resource.ResourceType+"/"+e.Resource.ID != ref {
+				return nil, 0, fmt.Errorf("entry %s holds %s", ref, e.Resource.ID)
+			}
+			continue
+		}
+		if e.Resource == nil {
+			continue
+		}
+		for _, p := range e.Resource.Parameter {
+			if p.Name != "notification-event" {
+				continue
+			}
+			events++
+			for _, x := range p.Part {
+				if x.Name == "focus" {
+					focus = append(focus, strings.TrimPrefix(x.ValueReference.Reference, base+"/"))
+				}
+			}
+		}
+	}
+	if !slices.Equal(sorted(focus), sorted(refs)) {
+		return nil, 0, fmt.Errorf("focus %v, entries %v", focus, refs)
+	}
+	return refs, events, nil
+}

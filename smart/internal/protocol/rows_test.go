@@ -1,0 +1,83 @@
+package protocol
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// rows are what an attacker or a fault must not achieve (RFC 9700, RFC 6819,
+// SMART App Launch 2.2, OWASP ASVS 5.0 V6, V7 and V10), each with the tests
+// that hold it, as package.Test below smart/.
+var rows = []struct {
+	must  string
+	tests []string
+}{
+	{"redirect URIs match byte for byte, http on loopback alone, no open redirector (RFC 9700 2.1)",
+		[]string{"protocol.TestRedirectIsExact", "protocol.TestNoAnswerGoesToWhoIsNotKnown", "pages.TestNoOpenRedirect"}},
+	{"PKCE with S256 alone; a verifier only with a challenge (RFC 7636, RFC 9700 2.1.1)", []string{"protocol.TestPKCE", "protocol.TestCodesRefused"}},
+	{"a code lives a minute and is used once; a second use ends its tokens (RFC 6749 4.1.2)", []string{"protocol.TestCodesRefused", "protocol.TestUsedOnceAfterKill"}},
+	{"of two redemptions at once one wins, and loses what it won", []string{"protocol.TestParallelRedemptions"}},
+	{"no implicit grant, no password grant", []string{"protocol.TestErrorsGoBackToTheApp", "protocol.TestRegistration", "token.TestRequestsRefused"}},
+	{"iss in the answer, no CORS on the authorization endpoint (RFC 9207)", []string{"protocol.TestEveryKindOfClientGetsWhatItMayHave", "protocol.TestErrorsGoBackToTheApp"}},
+	{"aud is checked by the authorization server and by the API", []string{"protocol.TestErrorsGoBackToTheApp", "token.TestAccessTokensRefused", "protocol.TestOutsideIssuer"}},
+	{"refresh tokens rotate; a replayed one ends the family", []string{"protocol.TestRefresh", "protocol.TestReuseEndsTheFamily"}},
+	{"grace of 5 s for an identical retry only", []string{"protocol.TestGraceIsForAnIdenticalRetry"}},
+	{"a thousand refreshes at once have one winner", []string{"protocol.TestConcurrentRefreshesHaveOneWinner"}},
+	{"refresh for three months, absolute end after six", []string{"protocol.TestLifetimes"}},
+	{"an assertion is used once, across a restart, a kill -9 and a clock that jumps (RFC 7523)",
+		[]string{"token.TestReplay", "token.TestConcurrentReplayHasOneWinner", "protocol.TestReplayedAssertionAfterRestart", "protocol.TestUsedOnceAfterKill", "protocol.TestClockJumps"}},
+	{"an assertion lives 5 minutes at most; kid matches one key; jku is the registered URL", []string{"token.TestAssertionsRefused"}},
+	{"a client's key set is not cached past its Cache-Control", []string{"token.TestKeysByURL"}},
+	{"access tokens of backends live 5 minutes at most, those of people 15", []string{"token.TestAccessTokensRefused", "token.TestHotTokenExpires", "protocol.TestLifetimes"}},
+	{"a token from before the clock jumped is neither early nor late", []string{"protocol.TestClockJumps"}},
+	{"the server's keys rotate under load and nobody is refused", []string{"protocol.TestRotationUnderLoad", "protocol.TestRotationDuringRequests", "token.TestRotationOverlaps"}},
+	{"a stolen token is worth nothing without its key; a proof is used once (RFC 9449)", []string{"protocol.TestDPoP"}},
+	{"a stolen token is worth nothing without its certificate (RFC 8705)", []string{"protocol.TestCertificateBound", "protocol.TestCertificateBoundBehindAProxy"}},
+	{"introspection tells the owner and who may ask; revocation holds at the next request (RFC 7662, RFC 7009)", []string{"protocol.TestIntrospectionAndRevocation"}},
+	{"what a person may is asked at each use", []string{"protocol.TestWhatEndsEndsAtOnce", "pages.TestSessionBoundAccess"}},
+	{"step-up with a phishing-resistant factor of the last five minutes (RFC 9470)",
+		[]string{"protocol.TestStepUpOnTheAPI", "policy.TestStepUpDemand", "policy.TestStepUpDevice", "pages.TestStepUp"}},
+	{"a cloned passkey is refused, and every broken step of the ceremony", []string{"pages.TestPasskeyRefusals"}},
+	{"a one-time code is used once, also at once", []string{"authn.TestTOTPOnce", "pages.TestOneCodeOneSignIn"}},
+	{"sessions end: idle, absolute, with the role, with their authenticators", []string{"pages.TestSessionEnds", "pages.TestSessionEndsWithTheRole", "pages.TestTakenAuthenticatorsEndSessions"}},
+	{"no lock-out by an outsider, no free guesses, no oracle of users", []string{"pages.TestThrottle", "pages.TestGuessesAtOnce", "pages.TestNoOracle"}},
+	{"a forged request of another site changes nothing", []string{"pages.TestForeignRequestsRefused", "protocol.TestRequestIsBoundToTheBrowser"}},
+}
+
+// Every row names tests that are there.
+func TestEveryRowIsHeld(t *testing.T) {
+	have := map[string]bool{}
+	err := filepath.WalkDir("../..", func(p string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(p, "_test.go") {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), p, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, d := range f.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil {
+				have[filepath.Base(filepath.Dir(p))+"."+fn.Name.Name] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rows {
+		for _, name := range r.tests {
+			if !have[name] {
+				t.Errorf("%s: there is no test %s", r.must, name)
+			}
+		}
+		if len(r.tests) == 0 {
+			t.Errorf("%s: no test", r.must)
+		}
+	}
+}
