@@ -189,7 +189,7 @@ var (
 		"Cache-Control":                 {"no-store"},
 		"Content-Security-Policy":       {"default-src 'none'; frame-ancestors 'none'"},
 		"Access-Control-Allow-Origin":   {"*"},
-		"Access-Control-Expose-Headers": {"Content-Location, ETag, Last-Modified, Location, Retry-After, WWW-Authenticate, X-Progress, X-Request-Id"},
+		"Access-Control-Expose-Headers": {"Content-Location, DPoP-Nonce, ETag, Last-Modified, Location, Retry-After, WWW-Authenticate, X-Progress, X-Request-Id"},
 	}
 )
 

@@ -9,6 +9,7 @@
 // # State
 //
 //	dpop/<thumbprint>/<SHA-256 of jti, base64url>   exp, Unix seconds
+//	dpop-nonce/key                                  32 bytes that nonces are made with
 //
 // A proof is good from MaxAge before now to Skew after; its jti is kept
 // longer than that, so it is used once also across a restart and a clock that

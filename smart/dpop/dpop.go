@@ -72,14 +72,17 @@ type claims struct {
 	HTU string   `json:"htu"`
 	Iat *float64 `json:"iat"`
 	Ath string   `json:"ath"`
+
+	Nonce string `json:"nonce"`
 }
 
 func bad(rule string) error { return fhir.Errorf(fhir.Unauthorized, "dpop.Verify", "DPoP: %s", rule) }
 
 // Verify checks the DPoP header of r for the endpoint at target. accessToken
-// is the token that comes with it; "" at the token endpoint. It returns nil
-// when there is no such header.
-func Verify(r *http.Request, target, accessToken string, now time.Time) (*Proof, error) {
+// is the token that comes with it; "" at the token endpoint. nonces, when not
+// nil, are those that a proof must have one of: ErrNonce. It returns nil when
+// there is no such header.
+func Verify(r *http.Request, target, accessToken string, now time.Time, nonces *Nonces) (*Proof, error) {
 	values := r.Header.Values("DPoP")
 	if len(values) == 0 {
 		return nil, nil
@@ -114,6 +117,9 @@ func Verify(r *http.Request, target, accessToken string, now time.Time) (*Proof,
 		if subtle.ConstantTimeCompare([]byte(c.Ath), []byte(base64.RawURLEncoding.EncodeToString(sum[:]))) != 1 {
 			return nil, bad("ath is not the hash of the access token")
 		}
+	}
+	if err := nonces.check(c.Nonce); err != nil {
+		return nil, err
 	}
 	return &Proof{JKT: jkt, jti: c.JTI, iat: iat}, nil
 }

@@ -50,7 +50,7 @@ func FuzzVerify(f *testing.F) {
 	verify := func(s string) (*Proof, error) {
 		r := httptest.NewRequest("POST", target, nil)
 		r.Header["Dpop"] = []string{s}
-		return Verify(r, target, "", now)
+		return Verify(r, target, "", now, nil)
 	}
 	p, err := verify(good)
 	if err != nil || p.JKT == "" || p.jti != "a" {

@@ -52,6 +52,8 @@ type Engine struct {
 	// ConsentsOf are the consents that hold for a person of this server, with
 	// emergency access on top. Nil: Consents.
 	ConsentsOf func(subjectID string) access.Consents
+	// Nonces are demanded in proofs of possession; nil: none are.
+	Nonces *dpop.Nonces
 	// Outside verifies tokens of other issuers; nil: none are taken.
 	Outside *outside.Verifier
 
@@ -160,10 +162,14 @@ func (e *Engine) possession(r *http.Request, k *known, tok string, proven bool) 
 		return nil
 	}
 	refuse := func(err error) error {
-		return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.Authenticate", Issues: []fhir.Issue{{Code: "login", Diagnostics: "invalid_dpop_proof"}},
-			Err: errors.Join(err, access.Challenge(`DPoP error="invalid_dpop_proof", algs="`+strings.Join(dpop.Algs(), " ")+`"`))}
+		code := "invalid_dpop_proof"
+		if errors.Is(err, dpop.ErrNonce) {
+			code = "use_dpop_nonce" // RFC 9449 9
+		}
+		return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.Authenticate", Issues: []fhir.Issue{{Code: "login", Diagnostics: code}},
+			Err: errors.Join(err, access.Challenge(`DPoP error="`+code+`", algs="`+strings.Join(dpop.Algs(), " ")+`"`))}
 	}
-	proof, err := dpop.Verify(r, e.Issuer+r.URL.EscapedPath(), tok, e.Clock())
+	proof, err := dpop.Verify(r, e.Issuer+r.URL.EscapedPath(), tok, e.Clock(), e.Nonces)
 	if err != nil {
 		return refuse(err)
 	}

@@ -179,7 +179,9 @@ func (e *Endpoint) serve(r *http.Request, w http.ResponseWriter, ev *audit.Event
 // bind finds the key that the tokens are to be bound to.
 func (e *Endpoint) bind(r *http.Request, rq *request) *oauth.Error {
 	var err error
-	if rq.dpop, err = dpop.Verify(r, e.opts.Issuer+Path, "", rq.now); err != nil {
+	if rq.dpop, err = dpop.Verify(r, e.opts.Issuer+Path, "", rq.now, e.opts.Nonces); errors.Is(err, dpop.ErrNonce) {
+		return oauth.Bad("use_dpop_nonce", oauth.Text(err))
+	} else if err != nil {
 		return oauth.Bad("invalid_dpop_proof", oauth.Text(err))
 	}
 	c := &rq.proof.Client

@@ -64,6 +64,8 @@ type Options struct {
 	Audience   string // the FHIR base URL
 	Logger     *slog.Logger
 	Limits     Limits
+	// Nonces are demanded in proofs of possession; nil: none are.
+	Nonces *dpop.Nonces
 	// UserLife is how long an access token for a person lives; zero: 15 min.
 	UserLife time.Duration
 	// Alive is asked before a refresh token is taken: whether the person's

@@ -47,6 +47,7 @@ type Config struct {
 	ConsentPage    string        `yaml:"consent-page" default:"/auth/consent" comment:"Path of the page where a person decides on an app's request."`
 	ManagePage     string        `yaml:"manage-page" default:"/auth/apps" comment:"Path of the page where a person sees and ends what apps may do."`
 	ClientCerts    bool          `yaml:"client-certs" default:"false" comment:"Ask TLS clients for a certificate, to bind their tokens to it (RFC 8705). Needs tls-cert."`
+	DPoPNonce      bool          `yaml:"dpop-nonce" default:"false" comment:"Demand a nonce of this server, at most 5 minutes old, in every DPoP proof (RFC 9449, section 8)."`
 	CertProxies    []string      `yaml:"client-cert-proxies" default:"" comment:"Addresses (CIDR, comma separated) of proxies that end TLS and hand on the client's certificate in the header Client-Cert (RFC 9440). From anybody else that header is dropped."`
 	OutsideIssuers string        `yaml:"outside-issuers" default:"" comment:"YAML file: issuers besides this server whose access tokens are accepted, with their JWKS and claims."`
 	Brand          string        `yaml:"brand" default:"" comment:"YAML file: the organisation behind this server, for lists of user-facing apps. Empty: named after the base URL."`

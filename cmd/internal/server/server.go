@@ -76,6 +76,7 @@ type Main struct {
 	signs     *signin.Service
 	glass     *breakglass.Glass
 	grants    *grant.Store
+	nonces    *dpop.Nonces // nil: none are demanded
 	authorize *authorize.Service
 	launches  *launch.Service
 
@@ -140,7 +141,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 		return errors.Join(err, l.Close())
 	}
 	srv := &http.Server{
-		Handler: paced{next: dpop.Proxied{Trusted: proxies, Next: handler}, now: m.now}, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: paced{next: dpop.Proxied{Trusted: proxies, Next: m.nonces.Offer(handler)}, now: m.now}, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(m.Log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 	}

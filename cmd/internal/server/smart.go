@@ -18,6 +18,7 @@ import (
 	"pulsegate/smart/brands"
 	"pulsegate/smart/client"
 	"pulsegate/smart/discovery"
+	"pulsegate/smart/dpop"
 	"pulsegate/smart/grant"
 	"pulsegate/smart/introspect"
 	"pulsegate/smart/launch"
@@ -45,11 +46,17 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 		return err
 	}
 	m.grants = &grant.Store{State: m.store}
+	if m.Config.DPoPNonce {
+		var err error
+		if m.nonces, err = dpop.OpenNonces(ctx, m.store, rand.Reader, m.now); err != nil {
+			return err
+		}
+	}
 	m.policy = &policy.Engine{Keys: m.ring, Clients: m.clients, Consents: m.consents, Scopes: scopes, Issuer: m.base, Audience: m.fhirBase(),
-		Clock: m.now, Grants: m.grants, RoleRules: m.people.rules, Roles: m.people.roles, ConsentsOf: m.people.consents, Outside: m.outside}
+		Clock: m.now, Grants: m.grants, RoleRules: m.people.rules, Roles: m.people.roles, ConsentsOf: m.people.consents, Outside: m.outside, Nonces: m.nonces}
 	var err error
 	m.tokens, err = token.New(ctx, token.Options{Store: m.store, Audit: m.recorder, Keys: m.ring, Assertions: assertions, Scopes: scopes,
-		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, UserLife: m.Config.UserTokenLife, Alive: m.people.alive})
+		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, UserLife: m.Config.UserTokenLife, Alive: m.people.alive, Nonces: m.nonces})
 	if err != nil {
 		return err
 	}

@@ -149,6 +149,69 @@ func TestDPoP(t *testing.T) {
 	}
 }
 
+// Where nonces are demanded a proof has one that the server gave within the
+// last five minutes; a client learns it from the refusal (RFC 9449 8 and 9).
+func TestDPoPNonce(t *testing.T) {
+	w := newWorld(t)
+	w.nonced = true
+	w.reopen()
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	c := w.app(client.None, func(c *client.Client) { c.DPoPBound = true })
+	target, here := w.base+token.Path, w.base+"/fhir/Patient/p1"
+	code := w.code(c, offline, nil)
+	redeem := func(nonce any) (int, m, http.Header) {
+		form := url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect}, "code_verifier": {verifier}}
+		return w.call(token.Path, c, form, func(r *http.Request) { r.Header.Set("DPoP", w.proof(key, "POST", target, nil, nil, m{"nonce": nonce})) })
+	}
+	read := func(tok, nonce any) (int, http.Header) {
+		r := must(http.NewRequest("GET", here, nil))
+		r.Header.Set("Authorization", "DPoP "+fmt.Sprint(tok))
+		r.Header.Set("DPoP", w.proof(key, "GET", here, tok, nil, m{"nonce": nonce}))
+		res := must(w.browser.Do(r))
+		if err := res.Body.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode, res.Header
+	}
+	s, out, h := redeem(nil)
+	nonce := h.Get("DPoP-Nonce")
+	if s != 400 || out["error"] != "use_dpop_nonce" || nonce == "" || !strings.Contains(h.Get("Access-Control-Expose-Headers"), "DPoP-Nonce") {
+		t.Fatal(s, out, h)
+	}
+	forged := []byte(nonce)
+	forged[3] ^= 1
+	for name, x := range map[string]any{"invented": "abc", "empty": "", "of one bit": string(forged), "cut": nonce[:len(nonce)-1]} {
+		if s, out, _ := redeem(x); s != 400 || out["error"] != "use_dpop_nonce" {
+			t.Errorf("%s: %d %v", name, s, out)
+		}
+	}
+	w.reopen() // the nonces of before a restart are good
+	s, out, h = redeem(nonce)
+	if s != 200 || h.Get("DPoP-Nonce") == "" {
+		t.Fatal(s, out)
+	}
+	tok := out["access_token"]
+	s, h = read(tok, nil)
+	if s != 401 || !strings.Contains(h.Get("WWW-Authenticate"), `DPoP error="use_dpop_nonce"`) || !strings.Contains(h.Get("Access-Control-Expose-Headers"), "DPoP-Nonce") {
+		t.Error("no nonce at the API:", s, h)
+	}
+	nonce = h.Get("DPoP-Nonce")
+	w.clock.add(5 * time.Minute)
+	if s, _ := read(tok, nonce); s != 200 {
+		t.Error("a nonce of five minutes:", s)
+	}
+	w.clock.add(time.Second)
+	s, h = read(tok, nonce)
+	if s != 401 || !strings.Contains(h.Get("WWW-Authenticate"), "use_dpop_nonce") {
+		t.Error("a nonce that is too old:", s)
+	}
+	fresh := h.Get("DPoP-Nonce")
+	w.clock.add(-time.Minute)
+	if s, _ := read(tok, fresh); s != 401 {
+		t.Error("a nonce from the future:", s)
+	}
+}
+
 func thumb(key *ecdsa.PrivateKey) string {
 	var f struct{ X, Y string }
 	if err := json.Unmarshal(must(json.Marshal(must(jwk.FromRaw(&key.PublicKey)))), &f); err != nil {

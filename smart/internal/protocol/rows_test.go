@@ -36,7 +36,7 @@ var rows = []struct {
 	{"access tokens of backends live 5 minutes at most, those of people 15", []string{"token.TestAccessTokensRefused", "token.TestHotTokenExpires", "protocol.TestLifetimes"}},
 	{"a token from before the clock jumped is neither early nor late", []string{"protocol.TestClockJumps"}},
 	{"the server's keys rotate under load and nobody is refused", []string{"protocol.TestRotationUnderLoad", "protocol.TestRotationDuringRequests", "token.TestRotationOverlaps"}},
-	{"a stolen token is worth nothing without its key; a proof is used once (RFC 9449)", []string{"protocol.TestDPoP"}},
+	{"a stolen token is worth nothing without its key; a proof is used once (RFC 9449)", []string{"protocol.TestDPoP", "protocol.TestDPoPNonce"}},
 	{"a stolen token is worth nothing without its certificate (RFC 8705)", []string{"protocol.TestCertificateBound", "protocol.TestCertificateBoundBehindAProxy"}},
 	{"introspection tells the owner and who may ask; revocation holds at the next request (RFC 7662, RFC 7009)", []string{"protocol.TestIntrospectionAndRevocation"}},
 	{"what a person may is asked at each use", []string{"protocol.TestWhatEndsEndsAtOnce", "pages.TestSessionBoundAccess"}},

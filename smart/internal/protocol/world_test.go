@@ -40,6 +40,7 @@ import (
 	"pulsegate/smart/authorize"
 	"pulsegate/smart/client"
 	"pulsegate/smart/discovery"
+	"pulsegate/smart/dpop"
 	"pulsegate/smart/grant"
 	"pulsegate/smart/internal/limit"
 	"pulsegate/smart/introspect"
@@ -110,6 +111,8 @@ type world struct {
 	launch  *launch.Service
 	regs    *register.Handler
 	outside *outside.Verifier
+	nonced  bool // DPoP proofs need a nonce
+	nonces  *dpop.Nonces
 	handler *swap
 	browser *http.Client
 	ec      *ecdsa.PrivateKey // of all asymmetric clients
@@ -189,12 +192,15 @@ func (w *world) open() {
 	w.reg = &client.Registry{Store: w.store, Scopes: scopes, Clock: now, AllowHTTP: true}
 	as := must(client.NewAssertions(w.reg, &client.Keys{HTTP: http.DefaultClient, Clock: now}, w.base+token.Path))
 	grants := &grant.Store{State: w.store}
+	if w.nonces = nil; w.nonced {
+		w.nonces = must(dpop.OpenNonces(ctx, w.store, rand.Reader, now))
+	}
 	base := w.base + "/fhir"
 	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Consents: cons, Scopes: scopes, Issuer: w.base, Audience: base, Clock: now,
-		Grants: grants, RoleRules: roleRules, Roles: w.currentRoles, Outside: w.outside}
+		Grants: grants, RoleRules: roleRules, Roles: w.currentRoles, Outside: w.outside, Nonces: w.nonces}
 	loose := limit.Limits{Global: 1e6, Remote: 1e6, Failures: 1e6, Denied: 1e6}
 	w.tokens = must(token.New(ctx, token.Options{Store: w.store, Audit: rec, Keys: w.ring, Assertions: as, Scopes: scopes, Clock: now,
-		Rand: rand.Reader, Issuer: w.base, Audience: base, Limits: loose, Alive: w.alive}))
+		Rand: rand.Reader, Issuer: w.base, Audience: base, Limits: loose, Alive: w.alive, Nonces: w.nonces}))
 	w.launch = &launch.Service{Store: w.store, Audit: rec, Clients: w.reg, Auth: w.pol, Scopes: scopes, Clock: now, Base: base, Logger: quiet}
 	w.auth = must(authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: w.reg, Launches: w.launch, Scopes: scopes, Clock: now,
 		Rand: rand.Reader, Issuer: w.base, Audience: base, RoleRules: roleRules, Now: w.tokens.Now, Limits: loose, MaySelect: w.maySelect}))
@@ -219,7 +225,7 @@ func (w *world) open() {
 	}
 	e.GET("/auth/consent", w.page)
 	w.handler.mu.Lock()
-	w.handler.h = e
+	w.handler.h = w.nonces.Offer(e)
 	w.handler.mu.Unlock()
 }
 
