@@ -23,10 +23,9 @@ const (
 )
 
 var (
-	patients   = []string{"p1", "p2", "p3"}
-	categories = []string{"vital-signs", "activity", "sleep"}
-	codes      = []string{"8867-4", "55423-8", "93832-4"}
-	start      = time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
+	patients = []string{"p1", "p2", "p3"}
+	codes    = []string{"8867-4", "55423-8", "93832-4"}
+	start    = time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
 )
 
 // measure is one Observation as it is drawn; series says that it is a stream.

@@ -25,90 +25,108 @@ type model struct {
 	ended             bool
 }
 
+// world is the sessions of two people.
+type world struct {
+	now   time.Time
+	db    *pebblestore.DB
+	users *user.Registry
+	s     *session.Sessions
+	idle  map[string]time.Duration // by user
+	ids   []string
+}
+
+func newWorld(t *rapid.T) *world {
+	w := &world{now: time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC), idle: map[string]time.Duration{}}
+	clock := func() time.Time { return w.now }
+	var err error
+	if w.db, err = pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: clock, CacheBytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	w.users = &user.Registry{Store: w.db, Clock: clock}
+	w.s = &session.Sessions{Store: w.db, Users: w.users, Clock: clock}
+	add := func(login string, roles role.Roles, patient, practitioner string, rest time.Duration) {
+		u, err := w.users.New(login, login, roles, patient, practitioner)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.save(t, &u)
+		w.ids, w.idle[u.ID] = append(w.ids, u.ID), rest
+	}
+	add("ada", role.Roles{role.Patient}, "p1", "", time.Hour)
+	add("ben", role.Roles{role.Practitioner}, "", "d1", 15*time.Minute)
+	return w
+}
+
+func (w *world) commit(t *rapid.T, ws ...store.StateWrite) {
+	if _, err := w.db.Commit(context.Background(), &store.Batch{State: ws}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) save(t *rapid.T, u *user.User) {
+	ws, err := w.users.Writes(u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.commit(t, ws...)
+}
+
+func (w *world) load(t *rapid.T, id string) user.User {
+	u, err := w.users.Get(context.Background(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func (w *world) change(t *rapid.T, f func(*user.User)) {
+	u := w.load(t, rapid.SampledFrom(w.ids).Draw(t, "user"))
+	f(&u)
+	w.save(t, &u)
+}
+
+// live says whether m may be used, and whether it surely still can.
+func (w *world) live(t *rapid.T, m *model) (yes, sure bool) {
+	u := w.load(t, m.user)
+	rest := w.now.Sub(m.seen)
+	if m.ended || u.Disabled || u.Epoch != m.epoch || w.now.Sub(m.created) >= 12*time.Hour || rest >= w.idle[m.user] {
+		return false, true
+	}
+	return true, rest < w.idle[m.user]-time.Minute
+}
+
 // Sessions against a model: whatever signs in, rests, acts, signs out, changes
 // or is disabled, a session lives exactly as long as it may. A mark of use may
 // be up to a minute old, so it may end that much early and never late.
 func TestSessionsLiveAsLongAsTheyMay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		now := time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)
-		clock := func() time.Time { return now }
-		db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: clock, CacheBytes: 1 << 20})
-		if err != nil {
-			t.Fatal(err)
-		}
+		w := newWorld(t)
 		defer func() {
-			if err := db.Close(); err != nil {
+			if err := w.db.Close(); err != nil {
 				t.Error(err)
 			}
 		}()
-		ctx := context.Background()
-		users := &user.Registry{Store: db, Clock: clock}
-		s := &session.Sessions{Store: db, Users: users, Clock: clock}
-		commit := func(ws ...store.StateWrite) {
-			if _, err := db.Commit(ctx, &store.Batch{State: ws}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		idle := map[string]time.Duration{}
-		var ids []string
-		add := func(login string, roles role.Roles, patient, practitioner string, rest time.Duration) {
-			u, err := users.New(login, login, roles, patient, practitioner)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ws, err := users.Writes(&u)
-			if err != nil {
-				t.Fatal(err)
-			}
-			commit(ws...)
-			ids, idle[u.ID] = append(ids, u.ID), rest
-		}
-		add("ada", role.Roles{role.Patient}, "p1", "", time.Hour)
-		add("ben", role.Roles{role.Practitioner}, "", "d1", 15*time.Minute)
-		load := func(id string) user.User {
-			u, err := users.Get(ctx, id)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return u
-		}
-		change := func(id string, f func(*user.User)) {
-			u := load(id)
-			f(&u)
-			ws, err := users.Writes(&u)
-			if err != nil {
-				t.Fatal(err)
-			}
-			commit(ws...)
-		}
+		ctx, s := context.Background(), w.s
 		var all []*model
-		live := func(m *model) (yes, sure bool) {
-			u := load(m.user)
-			rest := now.Sub(m.seen)
-			if m.ended || u.Disabled || u.Epoch != m.epoch || now.Sub(m.created) >= 12*time.Hour || rest >= idle[m.user] {
-				return false, true
-			}
-			return true, rest < idle[m.user]-time.Minute
-		}
 		some := func() *model { return all[rapid.IntRange(0, len(all)-1).Draw(t, "session")] }
 		begin := func(t *rapid.T) {
-			u := load(rapid.SampledFrom(ids).Draw(t, "user"))
-			secret, x, ws, err := s.Begin(&u, session.Proof{ACR: authn.PhishingResistant, At: now}, nil)
+			u := w.load(t, rapid.SampledFrom(w.ids).Draw(t, "user"))
+			secret, x, ws, err := s.Begin(&u, session.Proof{ACR: authn.PhishingResistant, At: w.now}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			commit(ws...)
-			all = append(all, &model{secret: secret, sid: x.SID, user: u.ID, epoch: u.Epoch, created: now, seen: now})
+			w.commit(t, ws...)
+			all = append(all, &model{secret: secret, sid: x.SID, user: u.ID, epoch: u.Epoch, created: w.now, seen: w.now})
 		}
 		begin(t)
 		t.Repeat(map[string]func(*rapid.T){
 			"sign in": begin,
 			"wait": func(t *rapid.T) {
-				now = now.Add(time.Duration(rapid.SampledFrom([]int{1, 50, 600, 840, 900, 3500, 3600, 20000}).Draw(t, "s")) * time.Second)
+				w.now = w.now.Add(time.Duration(rapid.SampledFrom([]int{1, 50, 600, 840, 900, 3500, 3600, 20000}).Draw(t, "s")) * time.Second)
 			},
 			"act": func(t *rapid.T) {
 				m := some()
-				want, sure := live(m)
+				want, sure := w.live(t, m)
 				x, u, err := s.Find(ctx, m.secret)
 				if err == nil && (x.SID != m.sid || u.ID != m.user) {
 					t.Fatalf("the session of somebody else: %s", u.Login)
@@ -120,12 +138,12 @@ func TestSessionsLiveAsLongAsTheyMay(t *testing.T) {
 					t.Fatalf("found: %v, want %v", err, want)
 				}
 				if err == nil {
-					m.seen = now
+					m.seen = w.now
 				}
 			},
 			"is it alive": func(t *rapid.T) { // does not count as use
 				m := some()
-				want, sure := live(m)
+				want, sure := w.live(t, m)
 				ok, err := s.Alive(ctx, m.sid)
 				if err != nil || ok && !want || !ok && want && sure {
 					t.Fatalf("alive %v %v, want %v", ok, err, want)
@@ -134,15 +152,15 @@ func TestSessionsLiveAsLongAsTheyMay(t *testing.T) {
 			"sign out": func(t *rapid.T) {
 				m := some()
 				if x, _, err := s.Find(ctx, m.secret); err == nil {
-					commit(x.End())
+					w.commit(t, x.End())
 					m.ended = true
 				}
 			},
 			"roles or authenticators change": func(t *rapid.T) {
-				change(rapid.SampledFrom(ids).Draw(t, "user"), func(u *user.User) { u.End() })
+				w.change(t, func(u *user.User) { u.End() })
 			},
 			"disable": func(t *rapid.T) {
-				change(rapid.SampledFrom(ids).Draw(t, "user"), func(u *user.User) { u.Disabled = !u.Disabled })
+				w.change(t, func(u *user.User) { u.Disabled = !u.Disabled })
 			},
 			"guess": func(t *rapid.T) {
 				for _, secret := range []string{"", "x", some().sid, some().secret + "x"} {
