@@ -146,11 +146,11 @@ func (h *harness) worn(sent []*payload) error {
 		case n != perPayload:
 			return fmt.Errorf("payload of %s: %d samples, acknowledged: %v", p.at, n, p.acked)
 		case p.fate == removed && p.done:
-			return fmt.Errorf("Observation/%s: removed, and there", p.id)
+			return fmt.Errorf("sample %s: removed, and there", p.id)
 		case p.fate == changed && p.done && value != changedTo:
-			return fmt.Errorf("Observation/%s: value %v, acknowledged was %d", p.id, value, changedTo)
+			return fmt.Errorf("sample %s: value %v, acknowledged was %d", p.id, value, changedTo)
 		case p.fate == changed && !p.done && value != changedTo && value > bpm+19:
-			return fmt.Errorf("Observation/%s: value %v, which nobody wrote", p.id, value)
+			return fmt.Errorf("sample %s: value %v, which nobody wrote", p.id, value)
 		}
 	}
 	return nil
