@@ -236,6 +236,7 @@ type Principal struct {
 	Roles         []string
 	ACR           string    // how strongly the person signed in
 	AuthTime      time.Time // when
+	DPoP          bool      // the token is bound to a key (RFC 9449)
 }
 
 // Challenge is the cause of an Unauthorized or Forbidden error that says what

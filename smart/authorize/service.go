@@ -17,6 +17,7 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
+	"pulsegate/smart/authn"
 	"pulsegate/smart/client"
 	"pulsegate/smart/grant"
 	"pulsegate/smart/internal/limit"
@@ -302,10 +303,28 @@ func mayApprove(p *Pending, s Subject, now time.Time) error {
 		return fhir.Errorf(fhir.Forbidden, op, "the launch is for another person")
 	case p.MaxAge != nil && s.AuthTime.Add(*p.MaxAge).Before(now) && s.AuthTime.Before(p.Expires.Add(-Life)):
 		return fhir.Errorf(fhir.Forbidden, op, "the app asks for a sign-in that is more recent")
+	case !strongEnough(p.ACRValues, s.ACR):
+		return fhir.Errorf(fhir.Forbidden, op, "the app asks for a sign-in that is stronger")
 	case slices.Contains(p.Prompt, "login") && s.AuthTime.Before(p.Expires.Add(-Life)):
 		return fhir.Errorf(fhir.Forbidden, op, "the app asks for a new sign-in")
 	}
 	return nil
+}
+
+// strongEnough holds a sign-in to the weakest of the asked strengths that are
+// known here. Others are no more than a wish (OpenID Connect Core 3.1.2.1).
+func strongEnough(asked []string, acr string) bool {
+	known := false
+	for _, want := range asked {
+		if want != authn.SingleFactor && authn.Rank(want) == 0 {
+			continue
+		}
+		known = true
+		if authn.Rank(acr) >= authn.Rank(want) {
+			return true
+		}
+	}
+	return !known
 }
 
 // granted is what was left ticked, held to what was asked and to the person's
@@ -422,7 +441,7 @@ func (s *Service) Deny(ctx context.Context, id, reason string) (string, error) {
 	switch reason {
 	case "":
 		reason = "access_denied"
-	case "access_denied", "login_required", "consent_required", "interaction_required", "account_selection_required", "server_error", "temporarily_unavailable":
+	case "access_denied", "login_required", "consent_required", "interaction_required", "unmet_authentication_requirements", "account_selection_required", "server_error", "temporarily_unavailable":
 	default:
 		return "", fhir.Errorf(fhir.Internal, op, "no reason that an app understands")
 	}

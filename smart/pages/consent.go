@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"pulsegate/fhir"
 	"pulsegate/smart/authn"
@@ -44,13 +45,33 @@ func (q *request) pending() (*authorize.Pending, context.Context, error) {
 // wished holds the session against what the app asked of the sign-in.
 func (q *request) wished(p *authorize.Pending) error {
 	began := p.Expires.Add(-authorize.Life)
+	if w, ok := strong(p); ok && !q.x.Meets(w, began) {
+		return signin.ErrStepUp // is a sign-in as well
+	}
 	if slices.Contains(p.Prompt, "login") && q.x.Auth.Before(began) || p.MaxAge != nil && q.x.Auth.Before(began.Add(-*p.MaxAge)) {
 		return q.once()
 	}
-	if slices.Contains(p.ACRValues, authn.PhishingResistant) && !slices.Contains(p.ACRValues, authn.MultiFactor) && !q.x.Meets(session.Wish{ACR: authn.PhishingResistant}, q.p.Clock()) {
-		return signin.ErrStepUp
-	}
 	return nil
+}
+
+// strong is the app's wish for a phishing-resistant factor and nothing less,
+// as of when it asked (RFC 9470).
+func strong(p *authorize.Pending) (session.Wish, bool) {
+	w := session.Wish{ACR: authn.PhishingResistant, MaxAge: p.MaxAge}
+	if slices.Contains(p.Prompt, "login") {
+		w.MaxAge = new(time.Duration)
+	}
+	return w, slices.Contains(p.ACRValues, w.ACR) && !slices.Contains(p.ACRValues, authn.MultiFactor) && !slices.Contains(p.ACRValues, authn.SingleFactor)
+}
+
+// subject is the person as the tokens tell of the sign-in: by the factor that
+// the app asked for, even when another was shown after it.
+func (q *request) subject(p *authorize.Pending) authorize.Subject {
+	s := signin.Subject(q.u, q.x)
+	if _, ok := strong(p); ok && s.ACR != authn.PhishingResistant {
+		s.ACR, s.AMR, s.AuthTime = authn.PhishingResistant, []string{"hwk", "user", "mfa"}, q.x.Strong
+	}
+	return s
 }
 
 // errAgain was answered already, by sending the browser to sign in again.
@@ -200,7 +221,7 @@ func consentDecide(q *request) error {
 			}
 		}
 		var to string
-		to, err = q.p.Flow.Approve(ctx, p.ID, authorize.Decision{Subject: signin.Subject(q.u, q.x), Patient: about(scopes, who.ID), Encounter: encounter, Scopes: scopes})
+		to, err = q.p.Flow.Approve(ctx, p.ID, authorize.Decision{Subject: q.subject(p), Patient: about(scopes, who.ID), Encounter: encounter, Scopes: scopes})
 		if err == nil {
 			return q.leave(to)
 		}

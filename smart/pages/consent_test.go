@@ -1,6 +1,7 @@
 package pages_test
 
 import (
+	"encoding/base64"
 	"net/http"
 	"net/url"
 	"slices"
@@ -238,6 +239,23 @@ func TestWishesOfTheApp(t *testing.T) {
 		t.Fatal(out)
 	}
 	p.ask(to).at("/auth/consent")
+
+	// The challenge of the FHIR API (RFC 9470), obeyed: the passkey again, no
+	// whole new sign-in; and the code says so.
+	w.pass(6 * time.Minute)
+	to, verifier := w.authorizeURL("openid user/Consent.rs", url.Values{"acr_values": {"phr"}, "max_age": {"300"}})
+	p.ask(to).at("/auth/stepup")
+	if out := p.passkey("/auth/stepup", key.Get); out["next"] == nil {
+		t.Fatal(out)
+	}
+	p.ask(to).at("/auth/consent").post("/auth/consent", url.Values{"request": {requestID(p)}, "decision": {"allow"}, "scope.0": {"on"}, "scope.1": {"on"}}).status(http.StatusSeeOther)
+	_, out := w.redeem(p, verifier)
+	access, _ := out["access_token"].(string)
+	if parts := strings.Split(access, "."); len(parts) != 3 {
+		t.Fatal(out)
+	} else if claims, err := base64.RawURLEncoding.DecodeString(parts[1]); err != nil || !strings.Contains(string(claims), `"acr":"phr"`) {
+		t.Errorf("%s %v", claims, err)
+	}
 }
 
 // TestSessionBoundAccess: access without offline_access goes with the session.

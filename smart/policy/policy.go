@@ -325,7 +325,7 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, n
 	f := Facts{Scopes: k.set, Patient: k.claims.Patient, FHIRUser: rec.Subject.FHIRUser}
 	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub, Issuer: k.claims.Iss, TokenID: k.claims.Jti,
 		Scope: k.claims.Scope, Expires: k.expires, Authorization: rec.ID, Patient: k.claims.Patient, Roles: roles,
-		ACR: rec.Subject.ACR, AuthTime: rec.Subject.AuthTime}
+		ACR: rec.Subject.ACR, AuthTime: rec.Subject.AuthTime, DPoP: k.claims.Confirm.JKT != ""}
 	e.finish(p, f)
 	if e.ConsentsOf != nil {
 		p.Grant.Consents = e.ConsentsOf(p.Subject, rec.ID)
@@ -358,7 +358,7 @@ func (e *Engine) compileOutside(k *known, c client.Client) (*access.Principal, e
 	t := k.token
 	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: t.Subject, Issuer: t.Issuer, TokenID: t.ID, Scope: set.String(), Expires: t.Expires}
 	if t.Person {
-		p.Patient, p.Roles, p.ACR, p.AuthTime = t.Patient, t.Roles, t.ACR, t.AuthTime
+		p.Patient, p.Roles, p.ACR, p.AuthTime, p.DPoP = t.Patient, t.Roles, t.ACR, t.AuthTime, t.JKT != ""
 		e.finish(p, Facts{Scopes: set, Patient: t.Patient, FHIRUser: t.FHIRUser})
 	} else {
 		p.Grant = &access.Grant{Recipient: c.ID, Rules: set.Rules(), Consents: e.Consents}

@@ -29,10 +29,14 @@ func (s StepUp) Demand(p *access.Principal) error {
 	if p.ACR == authn.PhishingResistant && !p.AuthTime.IsZero() && age <= session.StepUpLife && age >= -client.Skew {
 		return nil
 	}
+	scheme := "Bearer"
+	if p.DPoP { // RFC 9449 7.1: in the scheme that the token is for
+		scheme = "DPoP"
+	}
 	const text = "a passkey has to be shown again, within the last five minutes"
 	return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.StepUp", Issues: []fhir.Issue{{Code: "login", Diagnostics: "insufficient_user_authentication: " + text}},
-		Err: access.Challenge(fmt.Sprintf(`Bearer error="insufficient_user_authentication", error_description="%s", acr_values="%s", max_age="%d"`,
-			text, authn.PhishingResistant, int(session.StepUpLife/time.Second)))}
+		Err: access.Challenge(fmt.Sprintf(`%s error="insufficient_user_authentication", error_description="%s", acr_values="%s", max_age="%d"`,
+			scheme, text, authn.PhishingResistant, int(session.StepUpLife/time.Second)))}
 }
 
 // Device is the check of writes of Devices: to take one out of use, to bring

@@ -15,6 +15,7 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/egress"
 	"pulsegate/smart/agreement"
+	"pulsegate/smart/authn"
 	"pulsegate/smart/authorize"
 	"pulsegate/smart/brands"
 	"pulsegate/smart/client"
@@ -148,5 +149,6 @@ func (m *Main) endpoints() discovery.Endpoints {
 func (m *Main) discovery() discovery.Handler {
 	id := m.brand.Primary()
 	return discovery.Handler{BaseURL: m.base, Endpoints: m.endpoints(), BrandBundle: m.base + brands.Path,
-		Brand: &discovery.Identifier{System: id.System, Value: id.Value}, CertBound: m.Config.ClientCerts || len(m.Config.CertProxies) > 0}
+		Brand: &discovery.Identifier{System: id.System, Value: id.Value}, ACRValues: []string{authn.PhishingResistant, authn.MultiFactor},
+		CertBound: m.Config.ClientCerts || len(m.Config.CertProxies) > 0}
 }

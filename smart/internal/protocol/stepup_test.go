@@ -1,8 +1,13 @@
 package protocol
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"fmt"
 	"net/http"
+	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -82,6 +87,88 @@ func TestStepUpOnTheAPI(t *testing.T) {
 	}{{"GET", "$export", "", 202}, {"PUT", "Device/v1", device("active"), 200}, {"DELETE", "Device/v1", "", 204}} {
 		if s, _ := w.ask(out["access_token"], x.method, x.path, x.body); s != x.want {
 			t.Errorf("backend: %s %s: %d, want %d", x.method, x.path, s, x.want)
+		}
+	}
+}
+
+// TestChallengeIsObeyed: what the challenge says goes as it is into the next
+// authorization request. A person who shows no more than before gets no code,
+// and a refresh makes no sign-in recent. A token bound to a key is challenged
+// in its own scheme.
+func TestChallengeIsObeyed(t *testing.T) {
+	w := newWorld(t)
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	c := w.app(client.None, func(c *client.Client) { c.DPoPBound = true })
+	const scopes = "openid offline_access user/*.cruds"
+	signed := func(acr string) {
+		w.subject = authorize.Subject{ID: "u9", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"}, Roles: []string{"keeper"}, ACR: acr, AuthTime: w.clock.now()}
+	}
+	redeem := func(form url.Values) m {
+		t.Helper()
+		s, out, _ := w.call(token.Path, c, form, func(r *http.Request) { r.Header.Set("DPoP", w.proof(key, "POST", w.base+token.Path, nil, nil, nil)) })
+		if s != 200 {
+			t.Fatal(s, out)
+		}
+		return out
+	}
+	code := func(wish url.Values) url.Values {
+		return url.Values{"grant_type": {"authorization_code"}, "code": {w.code(c, scopes, wish)}, "redirect_uri": {redirect}, "code_verifier": {verifier}}
+	}
+	export := func(tok any) url.Values {
+		t.Helper()
+		r := must(http.NewRequest("GET", w.base+"/fhir/$export", nil))
+		r.Header.Set("Authorization", "DPoP "+fmt.Sprint(tok))
+		r.Header.Set("DPoP", w.proof(key, "GET", w.base+"/fhir/$export", tok, nil, nil))
+		r.Header.Set("Prefer", "respond-async")
+		res := must(w.browser.Do(r))
+		if err := res.Body.Close(); err != nil {
+			t.Fatal(err)
+		}
+		x := regexp.MustCompile(`^DPoP error="insufficient_user_authentication", .*acr_values="([^"]+)", max_age="(\d+)"$`).FindStringSubmatch(res.Header.Get("WWW-Authenticate"))
+		if x == nil {
+			if res.StatusCode != 403 { // a person's token starts no export
+				t.Fatal(res.StatusCode, res.Header)
+			}
+			return nil
+		}
+		return url.Values{"acr_values": {x[1]}, "max_age": {x[2]}}
+	}
+	signed("mfa")
+	wish := export(redeem(code(nil))["access_token"])
+	if wish == nil {
+		t.Fatal("no challenge for a weak sign-in")
+	}
+	if v, s, text := w.answer(w.request(c, scopes, wish), false); v != nil || s != 403 {
+		t.Errorf("a weak sign-in meets acr_values: %v %d %s", v, s, text)
+	}
+	signed("phr")
+	w.clock.add(301 * time.Second)
+	if v, s, text := w.answer(w.request(c, scopes, wish), false); v != nil || s != 403 {
+		t.Errorf("an old sign-in meets max_age: %v %d %s", v, s, text)
+	}
+	signed("phr")
+	out := redeem(code(wish))
+	if export(out["access_token"]) != nil {
+		t.Error("challenged after it was obeyed")
+	}
+	w.clock.add(301 * time.Second)
+	if export(redeem(url.Values{"grant_type": {"refresh_token"}, "refresh_token": {out["refresh_token"].(string)}})["access_token"]) == nil {
+		t.Error("a refresh made the sign-in recent")
+	}
+}
+
+// TestStrengthsAsked: one of those that are asked suffices; one that is not
+// known here is no more than a wish.
+func TestStrengthsAsked(t *testing.T) {
+	w := newWorld(t)
+	c := w.app(client.None, nil)
+	for asked, least := range map[string]int{"": 0, "phr": 2, "mfa": 1, "phr mfa": 1, "mfa phr": 1, "urn:mace:incommon:iap:silver": 0, "phr urn:x": 2, "0": 0, "phr 0": 0} {
+		for rank, acr := range []string{"0", "mfa", "phr"} {
+			w.subject.ACR, w.subject.AuthTime = acr, w.clock.now()
+			v, _, text := w.answer(w.request(c, "openid user/Patient.rs", url.Values{"acr_values": {asked}}), false)
+			if (v.Get("code") != "") != (rank >= least) {
+				t.Errorf("asked %q, signed in with %s: %v %s", asked, acr, v, text)
+			}
 		}
 	}
 }
