@@ -136,6 +136,11 @@ func (x Filter) Allow(f *Facts) bool {
 	if x.g.AllPatients {
 		return true
 	}
+	// A Subscription is its owner's: channel.header may hold the secret of the
+	// owner's endpoint.
+	if f.Type == "Subscription" && f.Author != x.g.Recipient {
+		return false
+	}
 	if !NeedsConsent(f.Type) {
 		return true
 	}

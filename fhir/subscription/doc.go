@@ -35,7 +35,8 @@
 // been deleted, keeps its number and is sent without focus and content.
 //
 // The owner is the client that created the Subscription (access.Facts.Author).
-// Only it sees $status and $events.
+// Only it sees $status and $events, and the Subscription itself, whose
+// channel.header may hold a secret of the endpoint (access.Filter).
 //
 // # State
 //

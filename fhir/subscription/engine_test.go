@@ -481,6 +481,10 @@ func TestWithdrawnConsent(t *testing.T) {
 	w.observe("p2", "8867-4")
 	w.until("numbered", func() bool { return w.e.count("s1") == 2 })
 	w.consents.withdraw("p1")
+	// What was on its way when the consent ended has arrived, and was refused.
+	attempts := func() int { r.mu.Lock(); defer r.mu.Unlock(); return r.n }
+	before := attempts()
+	w.until("another attempt", func() bool { return attempts() >= before+2 })
 	r.mu.Lock()
 	r.fail = nil
 	r.mu.Unlock()
