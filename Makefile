@@ -26,7 +26,7 @@ $(BIN):
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/pulsegate
 
 test: build browser ## every suite, lint, the oracle, crash harness, fuzz seeds, race, smoke, hostile input
-	PULSEGATE_BROWSER=1 $(GO) test ./...
+	PULSEGATE_BROWSER=1 $(GO) test -timeout 25m ./...
 	$(MAKE) oracle ORACLE=60s
 	$(MAKE) race
 	$(GO) run ./conformance/kill -bin $(BIN) -kills $(CRASHES)
@@ -44,7 +44,7 @@ twins: ## the same below the server: two stores, every method of the contract, s
 
 race: ## the packages with concurrency in them, under the race detector (needs a C compiler)
 	sh deploy/ensure-cc.sh
-	CGO_ENABLED=1 $(GO) test -race -short ./fhir/series/... ./fhir/store/... ./fhir/consent/... ./fhir/subscription/... ./fhir/interaction/... ./smart/... ./mapping/ingest/...
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 25m ./fhir/series/... ./fhir/store/... ./fhir/consent/... ./fhir/subscription/... ./fhir/interaction/... ./smart/... ./mapping/ingest/...
 
 smoke: build ## a black box over HTTP and the command line, under a minute
 	$(GO) run ./conformance/smoke -bin $(BIN)
