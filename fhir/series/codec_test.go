@@ -289,24 +289,6 @@ func TestConcurrent(t *testing.T) {
 	wg.Wait()
 }
 
-// TestAllocations: both ways work in the memory they are given.
-func TestAllocations(t *testing.T) {
-	if testing.Short() {
-		t.Skip("pools forget under the race detector")
-	}
-	codec := newCodec(t)
-	for _, c := range []*Columns{heart(1000), mixed()} {
-		var b []byte
-		var back Columns
-		if n := testing.AllocsPerRun(50, func() { b, _ = codec.Encode(b[:0], c) }); n > 1 {
-			t.Errorf("Encode: %v allocations", n)
-		}
-		if n := testing.AllocsPerRun(50, func() { _ = codec.Decode(b, &back) }); n > 1 {
-			t.Errorf("Decode: %v allocations", n)
-		}
-	}
-}
-
 // TestGolden: blocks of the past are read for ever.
 func TestGolden(t *testing.T) {
 	codec := newCodec(t)

@@ -230,7 +230,7 @@ func TestWishesOfTheApp(t *testing.T) {
 	_ = secret
 	to, _ = w.authorizeURL("openid", url.Values{"acr_values": {"phr"}})
 	p.ask(to).at("/auth/stepup")
-	key := authntest.New(w.base)
+	key := authntest.New(t, w.base)
 	p.get("/auth/enrol").status(200)
 	if out := p.passkey("/auth/enrol/passkey", key.Create); out["next"] == nil {
 		t.Fatal(out)

@@ -19,7 +19,7 @@ import (
 func (b *browser) enrol(link string) *authntest.Key {
 	b.w.t.Helper()
 	b.get(link).status(200).post("/auth/invite", url.Values{"token": {strings.SplitN(link, "token=", 2)[1]}}).status(200).at("/auth/enrol")
-	k := authntest.New(b.w.base)
+	k := authntest.New(b.w.t, b.w.base)
 	b.passkey("/auth/enrol/passkey", k.Create)
 	b.get("/auth/").status(200).at("/auth/")
 	return k
@@ -108,7 +108,7 @@ func TestPasskeyRefusals(t *testing.T) {
 	foreign := k.Clone()
 	foreign.Origin, foreign.Count = "https://localhost.evil.example", 100
 	try("another origin", foreign.Get)
-	stranger := authntest.New(w.base)
+	stranger := authntest.New(t, w.base)
 	try("an unknown passkey", stranger.Get)
 	// The same answer twice: the challenge is used up.
 	b = w.browser()
@@ -131,7 +131,7 @@ func TestPasskeyRefusals(t *testing.T) {
 	link := w.invite("ben", "Ben Ejemplo", "administrator")
 	b = w.browser()
 	b.get(link).post("/auth/invite", url.Values{"token": {strings.SplitN(link, "token=", 2)[1]}})
-	lax := authntest.New(w.base)
+	lax := authntest.New(t, w.base)
 	lax.Unverified = true
 	if out := b.passkey("/auth/enrol/passkey", lax.Create); out["next"] != nil {
 		t.Error("a passkey without user verification was enrolled")
@@ -364,7 +364,7 @@ func TestStepUp(t *testing.T) {
 	if _, err := w.users.ByLogin(context.Background(), "eve"); err == nil {
 		t.Fatal("invited without a step-up")
 	}
-	other := authntest.New(w.base)
+	other := authntest.New(t, w.base)
 	if out := b.passkey("/auth/stepup", other.Get); out["next"] != nil {
 		t.Error("another passkey stepped up")
 	}

@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"testing"
 )
 
 // Key is the authenticator with its passkey.
@@ -20,21 +21,29 @@ type Key struct {
 	// Count is the signature counter, raised before each signature.
 	Count uint32
 
+	t       testing.TB
 	private *ecdsa.PrivateKey
 	id      []byte
 	user    string // handle, base64url
 	rp      string
 }
 
-// New makes an authenticator.
-func New(origin string) *Key {
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// New makes an authenticator for a test, which fails when it cannot work.
+func New(t testing.TB, origin string) *Key {
+	k := &Key{t: t, Origin: origin, id: make([]byte, 20)}
+	var err error
+	k.private, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	k.must(err)
+	_, err = rand.Read(k.id)
+	k.must(err)
+	return k
+}
+
+func (k *Key) must(err error) {
+	k.t.Helper()
 	if err != nil {
-		panic(err) // crypto/rand does not fail
+		k.t.Fatal(err)
 	}
-	id := make([]byte, 20)
-	_, _ = rand.Read(id) // does not fail
-	return &Key{Origin: origin, private: k, id: id}
 }
 
 // Clone copies the key as a thief would.
@@ -59,9 +68,7 @@ func (k *Key) authData(more byte) []byte {
 
 func (k *Key) client(typ, challenge string) []byte {
 	b, err := json.Marshal(map[string]any{"type": typ, "challenge": challenge, "origin": k.Origin, "crossOrigin": false})
-	if err != nil {
-		panic(err) // strings only
-	}
+	k.must(err)
 	return b
 }
 
@@ -72,14 +79,10 @@ func (k *Key) Create(options []byte) []byte {
 		RP        struct{ ID string }
 		User      struct{ ID string }
 	}
-	if err := json.Unmarshal(options, &o); err != nil {
-		panic(err) // a test's own
-	}
+	k.must(json.Unmarshal(options, &o))
 	k.user, k.rp = o.User.ID, o.RP.ID
 	point, err := k.private.PublicKey.Bytes()
-	if err != nil {
-		panic(err) // our own key
-	}
+	k.must(err)
 	x, y := point[1:33], point[33:]
 	// COSE_Key in CBOR: {1: 2, 3: -7, -1: 1, -2: x, -3: y}
 	cose := append([]byte{0xa5, 0x01, 0x02, 0x03, 0x26, 0x20, 0x01, 0x21, 0x58, 0x20}, x...)
@@ -97,16 +100,12 @@ func (k *Key) Create(options []byte) []byte {
 // Get answers options for navigator.credentials.get.
 func (k *Key) Get(options []byte) []byte {
 	var o struct{ Challenge string }
-	if err := json.Unmarshal(options, &o); err != nil {
-		panic(err) // a test's own
-	}
+	k.must(json.Unmarshal(options, &o))
 	data, client := k.authData(0), k.client("webauthn.get", o.Challenge)
 	h := sha256.Sum256(client)
 	sum := sha256.Sum256(append(data[:len(data):len(data)], h[:]...))
 	sig, err := ecdsa.SignASN1(rand.Reader, k.private, sum[:])
-	if err != nil {
-		panic(err) // our own key
-	}
+	k.must(err)
 	return k.credential(map[string]any{"clientDataJSON": b64.EncodeToString(client), "authenticatorData": b64.EncodeToString(data),
 		"signature": b64.EncodeToString(sig), "userHandle": k.user})
 }
@@ -114,8 +113,6 @@ func (k *Key) Get(options []byte) []byte {
 func (k *Key) credential(response map[string]any) []byte {
 	id := b64.EncodeToString(k.id)
 	b, err := json.Marshal(map[string]any{"id": id, "rawId": id, "type": "public-key", "clientExtensionResults": map[string]any{}, "response": response})
-	if err != nil {
-		panic(err) // strings only
-	}
+	k.must(err)
 	return b
 }
