@@ -36,8 +36,10 @@ func (l Limits) withDefaults() Limits {
 
 // Door admits R4 JSON from outside. It is safe for concurrent use.
 type Door struct {
-	limits Limits
-	um     *jsonformat.Unmarshaller
+	limits  Limits
+	um      *jsonformat.Unmarshaller
+	shapes  *shapes
+	parsers fastjson.ParserPool
 }
 
 // New returns a door; it loads google/fhir's descriptors.
@@ -46,7 +48,7 @@ func New(limits Limits) (*Door, error) {
 	if err != nil {
 		return nil, fhir.Wrap("r4.New", err)
 	}
-	d := &Door{limits: limits.withDefaults(), um: um}
+	d := &Door{limits: limits.withDefaults(), um: um, shapes: newShapes()}
 	um.MaxNestingDepth = d.limits.Depth
 	return d, nil
 }
@@ -79,11 +81,18 @@ func (d *Door) admit(typ string, body []byte, id string, dropID bool) (fhir.Reso
 	if err != nil {
 		return none, err
 	}
-	s := &scan{op: op, maxDepth: d.limits.Depth, root: typ}
-	if err := s.run(v); err != nil {
-		return none, err
+	p := d.parsers.Get()
+	if len(v) <= kept {
+		defer d.parsers.Put(p)
 	}
-	root, err := new(fastjson.Parser).ParseBytes(v)
+	root, err := p.ParseBytes(v)
+	easy := err == nil && d.plain(typ, v, root)
+	s := &scan{op: op, maxDepth: d.limits.Depth, root: typ}
+	if !easy {
+		if err := s.run(v); err != nil {
+			return none, err
+		}
+	}
 	if err != nil {
 		return none, fhir.Errorf(fhir.Invalid, op, "body is not one well-formed JSON object")
 	}
@@ -94,11 +103,17 @@ func (d *Door) admit(typ string, body []byte, id string, dropID bool) (fhir.Reso
 		return none, refuse(fhir.Invalid, "invalid", typ+".id", "id must be there and be the id of the address")
 	}
 	r := &rules{typ: typ, root: root}
-	if err := r.shape(); err != nil {
-		return none, err
-	}
-	if err := d.validate(typ, v, s.repair); err != nil {
-		return none, err
+	if !easy {
+		if err := r.shape(); err != nil {
+			return none, err
+		}
+		if err := d.validate(typ, v, s.repair); err != nil {
+			return none, err
+		}
+		r.codes(d.shapes, typ, root)
+		if err := r.err(fhir.Invalid, "code-invalid"); err != nil {
+			return none, err
+		}
 	}
 	if err := r.check(); err != nil {
 		return none, err
@@ -109,6 +124,9 @@ func (d *Door) admit(typ string, body []byte, id string, dropID bool) (fhir.Reso
 	}
 	return fhir.Resource{Type: typ, ID: id, JSON: out}, nil
 }
+
+// kept bounds the body whose parser, with the tree it made, is used again.
+const kept = 64 << 10
 
 func refuse(k fhir.Kind, code, place, rule string) *fhir.Error {
 	return &fhir.Error{Kind: k, Op: op, Issues: []fhir.Issue{{Severity: "error", Code: code, Diagnostics: rule, Expression: []string{place}}}}

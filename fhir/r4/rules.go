@@ -59,6 +59,45 @@ func (r *rules) err(k fhir.Kind, code string) error {
 	return &fhir.Error{Kind: k, Op: op, Issues: r.issues}
 }
 
+// codes checks the codes of closed lists to the letter: google/fhir takes them
+// in any case, and by the names of its own enumerations.
+func (r *rules) codes(all *shapes, place string, v *fastjson.Value) {
+	if sh := all.of(string(v.GetStringBytes("resourceType"))); sh != nil {
+		r.closed(all, place, sh, v)
+	}
+}
+
+func (r *rules) closed(all *shapes, place string, sh *shape, v *fastjson.Value) {
+	v.GetObject().Visit(func(key []byte, e *fastjson.Value) {
+		m, known := sh.members[string(key)]
+		if !known {
+			return
+		}
+		list := []*fastjson.Value{e}
+		if e.Type() == fastjson.TypeArray {
+			list = e.GetArray()
+		}
+		for i, e := range list {
+			at := place + "." + string(key)
+			if m.repeated {
+				at += "[" + itoa(i) + "]"
+			}
+			switch m.shape.form {
+			case coded:
+				if e.Type() == fastjson.TypeString && !m.shape.codes[string(e.GetStringBytes())] {
+					r.add(at, "does not have a code of its required value set")
+				}
+			case object, reference:
+				r.closed(all, at, m.shape, e)
+			case unsure:
+				if string(key) == "contained" {
+					r.codes(all, at, e)
+				}
+			}
+		}
+	})
+}
+
 func (r *rules) nulls(place string, v *fastjson.Value) {
 	v.GetObject().Visit(func(key []byte, m *fastjson.Value) {
 		name := string(key)

@@ -2,6 +2,7 @@ package r4
 
 import (
 	"bytes"
+	"errors"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -187,27 +188,71 @@ func dateMember(name string) bool {
 	return strings.HasSuffix(name, "Date") || strings.HasSuffix(name, "DateTime") || strings.HasSuffix(name, "Instant")
 }
 
-// members calls fn for each member of a JSON object that has passed a scan.
+// members calls fn for each member of a JSON object without white space
+// between its tokens: what compact has returned, or the server has stored.
 func members(v jsontext.Value, fn func(name string, raw jsontext.Value) error) error {
-	dec := jsontext.NewDecoder(bytes.NewReader(v))
-	if _, err := dec.ReadToken(); err != nil {
-		return err
+	if len(v) < 2 || v[0] != '{' {
+		return errNotCompact
 	}
-	for dec.PeekKind() == '"' {
-		tok, err := dec.ReadToken()
-		if err != nil {
+	for i := 1; v[i] != '}'; {
+		colon := skip(v, i)
+		end := skip(v, colon+1)
+		if v[i] != '"' || colon < 0 || v[colon] != ':' || end < 0 {
+			return errNotCompact
+		}
+		name := string(v[i+1 : colon-1])
+		if strings.IndexByte(name, '\\') >= 0 {
+			b, err := jsontext.AppendUnquote(nil, v[i:colon])
+			if err != nil {
+				return errNotCompact
+			}
+			name = string(b)
+		}
+		if err := fn(name, v[colon+1:end]); err != nil {
 			return err
 		}
-		name := tok.String()
-		raw, err := dec.ReadValue()
-		if err != nil {
-			return err
-		}
-		if err := fn(name, raw); err != nil {
-			return err
+		if i = end; v[i] == ',' {
+			i++
+		} else if v[i] != '}' {
+			return errNotCompact
 		}
 	}
 	return nil
+}
+
+var errNotCompact = errors.New("r4: not one compact JSON object")
+
+// skip returns where the value that begins at i ends, an index within v; -1
+// when it does not end.
+func skip(v []byte, i int) int {
+	for depth := 0; i > 0 && i < len(v); {
+		switch v[i] {
+		case '"':
+			for i++; i < len(v) && v[i] != '"'; i++ {
+				if v[i] == '\\' {
+					i++
+				}
+			}
+			i++
+		case '{', '[':
+			depth++
+			i++
+			continue
+		case '}', ']':
+			depth--
+			i++
+		case ',', ':':
+			i++
+			continue
+		default:
+			for i++; i < len(v) && strings.IndexByte(",]}", v[i]) < 0; i++ {
+			}
+		}
+		if depth <= 0 && i < len(v) {
+			return i
+		}
+	}
+	return -1
 }
 
 // leapSecond reports whether v is a dateTime or instant at second 60.

@@ -38,6 +38,7 @@ type compactor struct {
 	mu     sync.Mutex
 	queued map[series.SeriesID]*seriesInfo
 	order  []series.SeriesID
+	busy   int // series that are being compacted: 0 or 1
 	wake   chan struct{}
 	stop   chan struct{}
 	done   chan struct{}
@@ -71,7 +72,7 @@ func (c *compactor) consider(in *seriesInfo, st *seriesState) {
 func (c *compactor) take() *seriesInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.order) == 0 {
+	if c.busy = min(1, len(c.order)); c.busy == 0 {
 		return nil
 	}
 	in := c.queued[c.order[0]]
@@ -80,10 +81,11 @@ func (c *compactor) take() *seriesInfo {
 	return in
 }
 
+// waiting is the number of series that are in line or being compacted.
 func (c *compactor) waiting() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.order)
+	return len(c.order) + c.busy
 }
 
 func (c *compactor) run() {
