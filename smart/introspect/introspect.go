@@ -133,11 +133,7 @@ func (h *Handler) enter(w http.ResponseWriter, r *http.Request, name string) (cl
 	p, err := h.client(r, v)
 	if err != nil {
 		h.limits.Failed(k, now)
-		f := oauth.Client(err)
-		if f.Status == http.StatusUnauthorized {
-			f.Challenge = `Basic realm="token"`
-		}
-		return client.Proof{}, nil, f
+		return client.Proof{}, nil, oauth.Client(err)
 	}
 	if v.Get("token") == "" {
 		return client.Proof{}, nil, oauth.Bad("invalid_request", "token is missing")
@@ -162,6 +158,9 @@ func (h *Handler) client(r *http.Request, v url.Values) (client.Proof, error) {
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, f *oauth.Error) {
 	h.opts.Logger.InfoContext(r.Context(), "introspection or revocation refused", "error", f.Code, "rule", f.Description,
 		"request", w.Header().Get("X-Request-Id"), "cause", f.Cause)
+	if f.Status == http.StatusUnauthorized && f.Challenge == "" {
+		f.Challenge = `Basic realm="token"` // RFC 9110 15.5.2: a 401 has one
+	}
 	oauth.Refuse(w, f)
 }
 
@@ -220,9 +219,9 @@ func (h *Handler) answer(ctx context.Context, c *client.Client, tok string) (Ans
 		a.Type = "DPoP"
 	}
 	if p.Authorization != "" {
-		return a, h.context(ctx, p, &a)
+		err = h.context(ctx, p, &a)
 	}
-	return a, nil
+	return a, err
 }
 
 // context adds what a launch said and the token does not carry.
@@ -262,6 +261,18 @@ func (h *Handler) refreshToken(ctx context.Context, c *client.Client, p grant.Pr
 	}
 	if rec.ClientID != c.ID && !c.Inspects || rec.Standing(p, h.opts.Tokens.Now(ctx), "") != grant.Good {
 		return Answer{}, nil
+	}
+	// It is worth nothing when it would not be taken.
+	owner, err := h.opts.Clients.Get(ctx, rec.ClientID)
+	if err != nil && fhir.KindOf(err) != fhir.NotFound {
+		return Answer{}, err
+	}
+	if err != nil || owner.Disabled {
+		return Answer{}, nil
+	}
+	alive, err := h.opts.Tokens.Alive(ctx, &rec.Authorization)
+	if err != nil || !alive {
+		return Answer{}, err
 	}
 	end := rec.Idle
 	if rec.Expires.Before(end) {
