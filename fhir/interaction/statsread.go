@@ -204,7 +204,7 @@ func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding
 	if err != nil {
 		return err
 	}
-	m := &measured{codes: codes, fn: fn, when: when, likes: map[*series.Template]*Numbers{}}
+	m := &measured{codes: codes, fn: fn, when: when, likes: map[*series.Template]*alike{}}
 	var bad error
 	one := func(o *store.Found) bool {
 		src.add(o.Resource.JSON)
@@ -218,6 +218,7 @@ func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding
 			bad = err
 			return more && err == nil
 		})
+		m.flush()
 	} else {
 		err = st.Find(ctx, f, one)
 	}
@@ -241,7 +242,7 @@ func (m *measured) resource(json []byte) (more bool, err error) {
 func (m *measured) run(r *store.Run) (more bool, err error) {
 	like, known := m.likes[r.Template]
 	if known && like != nil && r.Whole != nil && r.Whole.Values[0].Counts != nil {
-		return m.counted(r.Whole, like), nil
+		return m.counted(r.Whole, like)
 	}
 	cols, err := r.Load()
 	if err != nil {
@@ -268,7 +269,7 @@ func (m *measured) run(r *store.Run) (more bool, err error) {
 // like is what the Observations of a template come to but for the number; nil
 // when that is not one number, the sample's first value. It tries a sample,
 // and it with another value.
-func (m *measured) like(t *series.Template, first series.Sample) (*Numbers, error) {
+func (m *measured) like(t *series.Template, first series.Sample) (*alike, error) {
 	if t.Values == 0 {
 		return nil, nil
 	}
@@ -277,7 +278,7 @@ func (m *measured) like(t *series.Template, first series.Sample) (*Numbers, erro
 	if first.Values[0] == other.Values[0] {
 		other.Values[0].Mant = 2
 	}
-	var like *Numbers
+	var like *alike
 	got, plain := 0, 0
 	probe := *m
 	probe.parser = fastjson.Parser{}
@@ -286,7 +287,7 @@ func (m *measured) like(t *series.Template, first series.Sample) (*Numbers, erro
 			got++
 			if len(n.Values) == 1 && n.Values[0] == s.Values[0].Float() {
 				plain++
-				like = &Numbers{Code: slices.Clone(n.Code), Unit: n.Unit}
+				like = &alike{code: slices.Clone(n.Code), unit: n.Unit}
 			}
 			return true
 		}
@@ -300,8 +301,8 @@ func (m *measured) like(t *series.Template, first series.Sample) (*Numbers, erro
 	return like, nil
 }
 
-func (m *measured) column(cols *series.Columns, from, to int, like *Numbers) bool {
-	n := Numbers{Code: like.Code, Unit: like.Unit, From: math.MaxInt64, To: math.MinInt64}
+func (m *measured) column(cols *series.Columns, from, to int, like *alike) bool {
+	n := Numbers{Code: like.code, Unit: like.unit, From: math.MaxInt64, To: math.MinInt64}
 	m.floats = m.floats[:0]
 	for i := from; i < to; i++ {
 		m.floats = append(m.floats, cols.Values[0][i].Float())
@@ -319,15 +320,54 @@ func (m *measured) column(cols *series.Columns, from, to int, like *Numbers) boo
 	return m.fn(&n)
 }
 
-// counted is column for all of a block, out of its header.
-func (m *measured) counted(h *series.Header, like *Numbers) bool {
-	first := series.Sample{Start: h.MinStart, End: series.NoEnd}
-	n := Numbers{Code: like.Code, Unit: like.Unit, To: h.MaxEnd}
-	n.From, _ = first.Interval()
+// counted is column for all of a block, out of its header. What blocks count is
+// added up, and given out when it is too far apart, or by flush.
+func (m *measured) counted(h *series.Header, like *alike) (more bool, err error) {
+	for more = true; more; more = m.drain(like) {
+		added, err := like.tally.Add(h.Values[0].Counts, h.Count)
+		if err != nil {
+			return false, err
+		}
+		if !added {
+			continue
+		}
+		from, _ := (&series.Sample{Start: h.MinStart, End: series.NoEnd}).Interval()
+		if like.blocks == 0 {
+			like.from, like.to = from, h.MaxEnd
+		}
+		like.from, like.to = min(like.from, from), max(like.to, h.MaxEnd)
+		like.blocks++
+		return true, nil
+	}
+	return false, nil
+}
+
+// drain gives out what a tally holds.
+func (m *measured) drain(like *alike) bool {
+	if like.blocks == 0 {
+		return true
+	}
 	m.counts = m.counts[:0]
-	h.Values[0].Counts.Each(func(v float64, often int) { m.counts = append(m.counts, run{v, uint64(often)}) })
-	n.counts = m.counts
-	return m.fn(&n)
+	like.tally.Drain(func(v float64, often uint64) { m.counts = append(m.counts, run{v, often}) })
+	like.blocks = 0
+	return m.fn(&Numbers{Code: like.code, Unit: like.unit, From: like.from, To: like.to, counts: m.counts})
+}
+
+func (m *measured) flush() {
+	for _, like := range m.likes {
+		if like != nil && !m.drain(like) {
+			return
+		}
+	}
+}
+
+// alike is what the Observations of a template come to but for their numbers.
+type alike struct {
+	code     []Coding
+	unit     Unit
+	tally    series.Tally // of whole blocks
+	blocks   int          // in tally
+	from, to int64        // of these
 }
 
 // measured takes the numbers out of Observations.
@@ -340,7 +380,7 @@ type measured struct {
 	one    [1]float64
 	floats []float64
 	counts []run
-	likes  map[*series.Template]*Numbers
+	likes  map[*series.Template]*alike
 }
 
 func (m *measured) observation(v *fastjson.Value, json []byte) (bool, error) {

@@ -153,12 +153,15 @@ func (x *finder) runsIn(in *seriesInfo, level byte, run func(*store.Run) bool) (
 	if !ok {
 		ok = it.First()
 	}
+	b := runBlock{in: in, head: &series.Header{}, cols: cols, each: x.perSample(in)}
+	h := b.head
+	b.load = func() error { return x.d.block(x.v.snap, it.Key(), h, cols) }
+	r := store.Run{Template: in.t, Load: b.columns}
 	for ; ok; ok = it.Next() {
 		if err := x.step(); err != nil {
 			return false, err
 		}
-		h, err := series.DecodeHeader(it.Value())
-		if err != nil {
+		if err := h.Decode(it.Value()); err != nil {
 			return false, err
 		}
 		if level == levelBase && h.MinStart >= hi {
@@ -167,8 +170,9 @@ func (x *finder) runsIn(in *seriesInfo, level byte, run func(*store.Run) bool) (
 		if h.MaxStart < lo || h.MinStart >= hi || store.T(h.MinT) > x.at {
 			continue
 		}
-		b := runBlock{in: in, head: &h, cols: cols, load: func() error { return x.d.block(x.v.snap, it.Key(), &h, cols) }}
-		if more, err := x.runsOf(&b, run); err != nil || !more {
+		b.loaded = false
+		r.From, r.To, r.Whole = 0, 0, nil
+		if more, err := x.runsOf(&b, &r, run); err != nil || !more {
 			return false, err
 		}
 	}
@@ -182,7 +186,15 @@ type runBlock struct {
 	cols   *series.Columns
 	load   func() error
 	loaded bool
+	// each: the filter may decide differently on two samples of the series.
+	// Else it is asked every askAgain blocks, for a consent may be withdrawn
+	// while a long series is read.
+	each    bool
+	asked   int
+	allowed bool
 }
+
+const askAgain = 32 // blocks
 
 func (b *runBlock) columns() (*series.Columns, error) {
 	if !b.loaded {
@@ -194,19 +206,25 @@ func (b *runBlock) columns() (*series.Columns, error) {
 	return b.cols, nil
 }
 
-// runsOf cuts a block into runs of matches. The filter is asked once a run,
-// unless a granular scope looks at what differs between samples.
-func (x *finder) runsOf(b *runBlock, run func(*store.Run) bool) (more bool, err error) {
+// allows asks the filter about a sample, or knows the answer.
+func (x *finder) allows(b *runBlock, s *series.Sample) bool {
+	if b.each || b.asked%askAgain == 0 {
+		m := newSample(b.in, s)
+		b.allowed = x.filter.Allow(&m.facts)
+	}
+	b.asked++
+	return b.allowed
+}
+
+// runsOf cuts a block into runs of matches.
+func (x *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (more bool, err error) {
 	in, h := b.in, b.head
-	r := store.Run{Template: in.t, Load: b.columns}
-	each := x.perSample(in)
-	if !each && store.T(h.MaxT) <= x.at && x.surely(in, h) {
-		s := series.Sample{Start: h.MinStart, End: series.NoEnd, Commit: series.Commit{T: h.MinT, Updated: h.MinUpdated}}
-		if m := newSample(in, &s); !x.filter.Allow(&m.facts) {
+	if !b.each && store.T(h.MaxT) <= x.at && x.surely(in, h) {
+		if !x.allows(b, &series.Sample{Start: h.MinStart, End: series.NoEnd, Commit: series.Commit{T: h.MinT, Updated: h.MinUpdated}}) {
 			return true, nil
 		}
 		r.Whole, r.To = h, h.Count
-		return run(&r), nil
+		return run(r), nil
 	}
 	cols, err := b.columns()
 	if err != nil {
@@ -217,20 +235,18 @@ func (x *finder) runsOf(b *runBlock, run func(*store.Run) bool) (more bool, err 
 		if r.From == r.To {
 			return true
 		}
-		if !each {
-			s := cols.At(r.From)
-			if m := newSample(in, &s); !x.filter.Allow(&m.facts) {
+		if !b.each {
+			if s := cols.At(r.From); !x.allows(b, &s) {
 				return true
 			}
 		}
-		return run(&r)
+		return run(r)
 	}
 	for i := range cols.Len() {
 		s := cols.At(i)
 		ok := store.T(s.Commit.T) <= x.at && x.fits(in, &s)
-		if ok && each {
-			m := newSample(in, &s)
-			ok = x.filter.Allow(&m.facts)
+		if ok && b.each {
+			ok = x.allows(b, &s)
 		}
 		if !ok {
 			if !end(i) {
