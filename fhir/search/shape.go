@@ -1,8 +1,6 @@
 package search
 
-import (
-	"bytes"
-)
+import "bytes"
 
 // Hole is a place in a Shape.
 type Hole uint8
