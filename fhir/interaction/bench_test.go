@@ -156,14 +156,20 @@ func benchService(b *testing.B) (*interaction.Service, *interaction.Request) {
 		&interaction.Request{Principal: &access.Principal{ClientID: "bench", Grant: grant}, Line: "GET Observation"}
 }
 
-// benchSeries writes a heart rate of integers with gaps.
-func benchSeries(b *testing.B, st store.Store) {
-	b.Helper()
+// benchTemplate is of the heart rates of patient "samples".
+func benchTemplate() *series.Template {
 	t := &series.Template{Class: series.Instant, Patient: "samples", Vendor: "apple", Categories: []string{"vital-signs"}, Values: 1, KeyValue: true,
 		Parts: [][]byte{[]byte(`},"identifier":[{"system":"urn:s","value":"`), []byte(`"}],` + fmt.Sprintf(benchBody, "samples")), []byte(`,"valueQuantity":{"value":`), nil},
 		Holes: []series.Hole{series.HoleID, series.HoleEffective, series.HoleValue}}
 	t.Parts[3] = []byte(fmt.Sprintf(benchValue, "")[len(`,"valueQuantity":{"value":`):] + "}")
 	copy(t.Identity[:], "heartrate")
+	return t
+}
+
+// benchSeries writes a heart rate of integers with gaps.
+func benchSeries(b *testing.B, st store.Store) {
+	b.Helper()
+	t := benchTemplate()
 	rnd := mrand.New(mrand.NewPCG(1, 1))
 	at, rate := benchSince.AddDate(0, -2, 0).UnixMicro(), 70.0
 	for n := 0; n < benchSamples; n += 1 << 16 {

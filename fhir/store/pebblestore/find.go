@@ -40,6 +40,13 @@ type finder struct {
 	// patients that lie in the clusters of others.
 	patient string
 	others  []row
+	// Of documents of one shape, for their kinds.
+	kindShapes search.Shapes[*search.Values]
+	kindSel    *search.Selection
+	kindLast   struct {
+		values         *search.Values
+		vendor, author string
+	}
 	// emit takes a match and the position behind which to go on; false ends.
 	emit func(m *match, pos []byte) bool
 }

@@ -15,9 +15,9 @@ import (
 
 var _ store.Columnar = (*DB)(nil)
 
-// columnar begins an answer out of columns: the documents are given to doc,
-// then each series of the query's patient to smp.
-func (d *DB) columnar(ctx context.Context, op string, f store.Find, doc func(*match) bool, smp func(x *finder, in *seriesInfo) (bool, error)) error {
+// columnar begins an answer out of columns: first docs, then smp for each series
+// of the query's patient.
+func (d *DB) columnar(ctx context.Context, op string, f store.Find, docs func(x *finder) (bool, error), smp func(x *finder, in *seriesInfo) (bool, error)) error {
 	if f.Query.Type != "Observation" || f.Query.Patient == "" {
 		return fhir.Errorf(fhir.Internal, op, "only Observations of one patient lie in columns")
 	}
@@ -34,13 +34,8 @@ func (d *DB) columnar(ctx context.Context, op string, f store.Find, doc func(*ma
 	if err != nil {
 		return err
 	}
-	more := true
 	x := &finder{ctx: ctx, op: op, d: d, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, documentsOnly: true}
-	x.emit = func(m *match, _ []byte) bool {
-		more = doc(m)
-		return more
-	}
-	if err := x.run(nil, nil); err != nil || !more {
+	if more, err := docs(x); err != nil || !more {
 		return fhir.Wrap(op, err)
 	}
 	ins, err := x.seriesOf(f.Query.Patient)
@@ -53,6 +48,16 @@ func (d *DB) columnar(ctx context.Context, op string, f store.Find, doc func(*ma
 		}
 	}
 	return nil
+}
+
+// allDocuments gives out every document that matches.
+func (x *finder) allDocuments(give func(*match) bool) (more bool, err error) {
+	more = true
+	x.emit = func(m *match, _ []byte) bool {
+		more = give(m)
+		return more
+	}
+	return more, x.run(nil, nil)
 }
 
 // seriesOf are the series of a patient that the query does not rule out.
@@ -87,7 +92,13 @@ func (x *finder) seriesOf(patient string) (out []*seriesInfo, err error) {
 // FindNewest is of store.Columnar.
 func (d *DB) FindNewest(ctx context.Context, f store.Find, n int, fn func(*store.Found) bool) error {
 	give := func(m *match) bool { return fn(&store.Found{Resource: m.resource(), Facts: &m.facts}) }
-	return d.columnar(ctx, "pebblestore.FindNewest", f, give, func(x *finder, in *seriesInfo) (more bool, err error) {
+	docs := func(x *finder) (more bool, err error) {
+		if idsOf(f.Query) != nil {
+			return x.allDocuments(give)
+		}
+		return x.newestDocuments(n, give)
+	}
+	return d.columnar(ctx, "pebblestore.FindNewest", f, docs, func(x *finder, in *seriesInfo) (more bool, err error) {
 		w := x.walk(in, true)
 		defer closing(closer(w.close), &err)
 		if err := w.seek(microsOf(x.dates(in.bucket))); err != nil {
@@ -124,7 +135,8 @@ func (d *DB) FindNewest(ctx context.Context, f store.Find, n int, fn func(*store
 // FindRuns is of store.Columnar.
 func (d *DB) FindRuns(ctx context.Context, f store.Find, doc func(*store.Found) bool, run func(*store.Run) bool) error {
 	give := func(m *match) bool { return doc(&store.Found{Resource: m.resource(), Facts: &m.facts}) }
-	return d.columnar(ctx, "pebblestore.FindRuns", f, give, func(x *finder, in *seriesInfo) (bool, error) {
+	docs := func(x *finder) (bool, error) { return x.allDocuments(give) }
+	return d.columnar(ctx, "pebblestore.FindRuns", f, docs, func(x *finder, in *seriesInfo) (bool, error) {
 		for level := byte(0); level < levels; level++ {
 			if more, err := x.runsIn(in, level, run); err != nil || !more {
 				return false, err
