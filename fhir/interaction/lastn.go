@@ -178,36 +178,62 @@ type codeGroups struct {
 	room     int // bytes that may yet be held
 	n        int
 	parser   fastjson.Parser
+	shapes   search.Shapes[shapedCode]
 	when     *search.Selection
 	sets     map[string]*codeSet // by coding or text
 	concepts map[string]*codeSet // by the bytes of a whole code
 	all      []*codeSet
 }
 
+// shapedCode is what the Observations of a shape have in common.
+type shapedCode struct {
+	set  *codeSet
+	when *search.Reader // nil: they must be parsed
+}
+
 // add takes an Observation in. It may come in any order.
 func (g *codeGroups) add(f *store.Found) error {
+	g.n++
+	if x, leaves, ok := g.shapes.Find(f.Resource.JSON); ok && x.when != nil {
+		at := int64(math.MinInt64)
+		for _, d := range x.when.Values(leaves) {
+			at = d.Lo
+		}
+		return g.take(f, x.set.root(), at)
+	}
 	v, err := g.parser.ParseBytes(f.Resource.JSON)
 	if err != nil {
 		return &fhir.Error{Kind: fhir.Internal, Op: "interaction.LastN", Err: errStored}
 	}
-	g.n++
-	o := recent{id: f.Resource.ID, at: math.MinInt64}
 	vals, err := search.Extractor{}.ExtractFor(g.when, f.Resource.JSON)
 	if err != nil {
 		return fhir.Wrap("interaction.LastN", err)
 	}
-	for _, d := range vals.ByParam["date"] {
-		o.at = max(o.at, d.Lo)
+	dates := vals.ByParam["date"]
+	at := int64(math.MinInt64)
+	for _, d := range dates {
+		at = max(at, d.Lo)
 	}
 	set := g.set(v.Get("code"))
-	if len(set.kept) >= g.most && o.at < set.kept[g.most-1].at {
+	g.shapes.Learn(f.Resource.JSON, func(s *search.Shape, leaves []search.Leaf) (x shapedCode, ok bool) {
+		p, ok := search.Lookup("Observation", "date")
+		if !ok {
+			return x, false
+		}
+		return shapedCode{set, s.Reader(p, dates, leaves)}, true // no leaf is part of code
+	})
+	return g.take(f, set, at)
+}
+
+// take keeps an Observation of a group if it may be among the newest.
+func (g *codeGroups) take(f *store.Found, set *codeSet, at int64) error {
+	if len(set.kept) >= g.most && at < set.kept[g.most-1].at {
 		return nil
 	}
 	if g.room -= len(f.Resource.JSON); g.room < 0 {
 		return fhir.Errorf(fhir.TooCostly, "interaction.LastN", "the newest of every code are more than one answer holds: ask for fewer codes or a smaller max")
 	}
-	o.json = slices.Clone(f.Resource.JSON)
-	set.kept = append(set.kept, o)
+	set.kept = append(set.kept, recent{id: f.Resource.ID, at: at, json: slices.Clone(f.Resource.JSON)})
 	g.trim(set)
 	return nil
 }

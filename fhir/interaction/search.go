@@ -102,6 +102,9 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 	return res.page, res.patients, nil
 }
 
+// firstPage bounds the bytes of a page that are set aside before they are seen.
+const firstPage = 256 << 10
+
 // gather runs the scan into the page.
 func (s *Service) gather(ctx context.Context, rq *Request, find store.Find, count int, limits Limits, res *results) error {
 	q := find.Query
@@ -121,6 +124,9 @@ func (s *Service) gather(ctx context.Context, rq *Request, find store.Find, coun
 		if err != nil {
 			cbErr = err
 			return false
+		}
+		if n == 1 { // the others are mostly as long
+			res.page.entries = make([]byte, 0, min(count*(len(body)+len(s.Base)+128), firstPage))
 		}
 		res.page.match(s.Base+"/"+f.Resource.Type+"/"+f.Resource.ID, body, "match")
 		if len(q.Includes) > 0 {

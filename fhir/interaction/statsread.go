@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/valyala/fastjson"
+	"github.com/valyala/fastjson/fastfloat"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
@@ -204,7 +205,7 @@ func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding
 	if err != nil {
 		return err
 	}
-	m := &measured{codes: codes, fn: fn, when: when, likes: map[*series.Template]*Numbers{}}
+	m := &measured{codes: codes, fn: fn, when: when, likes: map[*series.Template]*alike{}}
 	var bad error
 	one := func(o *store.Found) bool {
 		src.add(o.Resource.JSON)
@@ -221,13 +222,31 @@ func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding
 	} else {
 		err = st.Find(ctx, f, one)
 	}
+	m.flush()
 	if bad != nil {
 		return bad
 	}
 	return err
 }
 
+// resource takes the numbers out of an Observation: of a known shape, without
+// parsing it.
 func (m *measured) resource(json []byte) (more bool, err error) {
+	x, leaves, known := m.shapes.Find(json)
+	if known && x.number >= 0 {
+		v, err := fastfloat.Parse(string(leaves[x.number]))
+		if when := x.when.Values(leaves); err == nil && !math.IsInf(v, 0) && len(when) == 1 {
+			return m.gather(x.alike, v, when[0].Lo, when[0].Hi), nil
+		}
+	}
+	more, err = m.parsed(json)
+	if !known && more && err == nil {
+		m.shapes.Learn(json, m.shaped)
+	}
+	return more, err
+}
+
+func (m *measured) parsed(json []byte) (more bool, err error) {
 	v, err := m.parser.ParseBytes(json)
 	if err != nil {
 		return false, &fhir.Error{Kind: fhir.Internal, Op: "interaction.Stats", Err: errStored}
@@ -235,13 +254,80 @@ func (m *measured) resource(json []byte) (more bool, err error) {
 	return m.observation(v, json)
 }
 
+// shapedLike is an alike of documents, and where their number and time are.
+type shapedLike struct {
+	*alike
+	number int // the leaf; -1: they must be parsed
+	when   *search.Reader
+}
+
+// shaped is like for documents of a shape.
+func (m *measured) shaped(s *search.Shape, leaves []search.Leaf) (x shapedLike, sure bool) {
+	x.number = -1
+	at := s.Only(search.HoleValue)
+	date, ok := search.Lookup("Observation", "date")
+	if at < 0 || !ok {
+		return x, true
+	}
+	vals, err := search.Extractor{}.ExtractFor(m.when, s.Append(nil, leaves))
+	if err != nil {
+		return x, false
+	}
+	if x.when = s.Reader(date, vals.ByParam["date"], leaves); x.when == nil {
+		return x, true
+	}
+	first, err := fastfloat.Parse(string(leaves[at]))
+	if err != nil {
+		return x, true
+	}
+	other := slices.Clone(leaves)
+	if other[at] = []byte("1"); first == 1 {
+		other[at] = []byte("2")
+	}
+	like, err := m.probe(func(i int) ([]byte, float64) {
+		if i == 0 {
+			return s.Append(nil, leaves), first
+		}
+		v, _ := fastfloat.Parse(string(other[at])) // cannot fail: written above
+		return s.Append(nil, other), v
+	})
+	if err != nil {
+		return x, false
+	}
+	if like == nil {
+		return x, true
+	}
+	i := slices.IndexFunc(m.documents, func(a *alike) bool { return a.unit == like.unit && slices.Equal(a.code, like.code) })
+	if i < 0 && len(m.documents) == maxStatsGroups {
+		return x, true
+	}
+	if i < 0 {
+		i = len(m.documents)
+		m.documents = append(m.documents, like)
+	}
+	x.alike, x.number = m.documents[i], at
+	return x, true
+}
+
+// gather adds a number to those that have not been given out.
+func (m *measured) gather(like *alike, v float64, from, to int64) (more bool) {
+	if len(like.floats) == 0 {
+		like.from, like.to = from, to
+	}
+	like.from, like.to = min(like.from, from), max(like.to, to)
+	like.floats = append(like.floats, v)
+	return len(like.floats) < gathered || m.drain(like)
+}
+
+const gathered = 4096 // numbers
+
 // run takes the numbers of samples out of their column, or its Counts, when
 // that is what their Observations would come to: one number each, the first
 // value.
 func (m *measured) run(r *store.Run) (more bool, err error) {
 	like, known := m.likes[r.Template]
 	if known && like != nil && r.Whole != nil && r.Whole.Values[0].Counts != nil {
-		return m.counted(r.Whole, like), nil
+		return m.counted(r.Whole, like)
 	}
 	cols, err := r.Load()
 	if err != nil {
@@ -258,7 +344,7 @@ func (m *measured) run(r *store.Run) (more bool, err error) {
 	}
 	for i := r.From; i < r.To; i++ {
 		s := cols.At(i)
-		if more, err = m.resource(r.Template.Append(nil, &s)); err != nil || !more {
+		if more, err = m.parsed(r.Template.Append(nil, &s)); err != nil || !more {
 			return more, err
 		}
 	}
@@ -268,7 +354,7 @@ func (m *measured) run(r *store.Run) (more bool, err error) {
 // like is what the Observations of a template come to but for the number; nil
 // when that is not one number, the sample's first value. It tries a sample,
 // and it with another value.
-func (m *measured) like(t *series.Template, first series.Sample) (*Numbers, error) {
+func (m *measured) like(t *series.Template, first series.Sample) (*alike, error) {
 	if t.Values == 0 {
 		return nil, nil
 	}
@@ -277,20 +363,30 @@ func (m *measured) like(t *series.Template, first series.Sample) (*Numbers, erro
 	if first.Values[0] == other.Values[0] {
 		other.Values[0].Mant = 2
 	}
-	var like *Numbers
+	return m.probe(func(i int) ([]byte, float64) {
+		if i == 0 {
+			return t.Append(nil, &first), first.Values[0].Float()
+		}
+		return t.Append(nil, &other), other.Values[0].Float()
+	})
+}
+
+// probe is what two Observations that differ in one number come to but for
+// it; nil when that is not just this number.
+func (m *measured) probe(nth func(i int) (json []byte, number float64)) (like *alike, err error) {
 	got, plain := 0, 0
-	probe := *m
-	probe.parser = fastjson.Parser{}
-	for _, s := range []series.Sample{first, other} {
+	probe := measured{codes: m.codes, when: m.when}
+	for i := range 2 {
+		json, number := nth(i)
 		probe.fn = func(n *Numbers) bool {
 			got++
-			if len(n.Values) == 1 && n.Values[0] == s.Values[0].Float() {
+			if len(n.Values) == 1 && n.Values[0] == number && n.Ignored == 0 {
 				plain++
-				like = &Numbers{Code: slices.Clone(n.Code), Unit: n.Unit}
+				like = &alike{code: slices.Clone(n.Code), unit: n.Unit}
 			}
 			return true
 		}
-		if _, err := probe.resource(t.Append(nil, &s)); err != nil {
+		if _, err := probe.parsed(json); err != nil {
 			return nil, err
 		}
 	}
@@ -300,8 +396,8 @@ func (m *measured) like(t *series.Template, first series.Sample) (*Numbers, erro
 	return like, nil
 }
 
-func (m *measured) column(cols *series.Columns, from, to int, like *Numbers) bool {
-	n := Numbers{Code: like.Code, Unit: like.Unit, From: math.MaxInt64, To: math.MinInt64}
+func (m *measured) column(cols *series.Columns, from, to int, like *alike) bool {
+	n := Numbers{Code: like.code, Unit: like.unit, From: math.MaxInt64, To: math.MinInt64}
 	m.floats = m.floats[:0]
 	for i := from; i < to; i++ {
 		m.floats = append(m.floats, cols.Values[0][i].Float())
@@ -319,15 +415,62 @@ func (m *measured) column(cols *series.Columns, from, to int, like *Numbers) boo
 	return m.fn(&n)
 }
 
-// counted is column for all of a block, out of its header.
-func (m *measured) counted(h *series.Header, like *Numbers) bool {
-	first := series.Sample{Start: h.MinStart, End: series.NoEnd}
-	n := Numbers{Code: like.Code, Unit: like.Unit, To: h.MaxEnd}
-	n.From, _ = first.Interval()
+// counted is column for all of a block, out of its header. What blocks count is
+// added up, and given out when it is too far apart, or by flush.
+func (m *measured) counted(h *series.Header, like *alike) (more bool, err error) {
+	for more = true; more; more = m.drain(like) {
+		added, err := like.tally.Add(h.Values[0].Counts, h.Count)
+		if err != nil {
+			return false, err
+		}
+		if !added {
+			continue
+		}
+		from, _ := (&series.Sample{Start: h.MinStart, End: series.NoEnd}).Interval()
+		if like.blocks == 0 {
+			like.from, like.to = from, h.MaxEnd
+		}
+		like.from, like.to = min(like.from, from), max(like.to, h.MaxEnd)
+		like.blocks++
+		return true, nil
+	}
+	return false, nil
+}
+
+// drain gives out what a tally, or floats, hold.
+func (m *measured) drain(like *alike) (more bool) {
+	if like.blocks == 0 && len(like.floats) == 0 {
+		return true
+	}
 	m.counts = m.counts[:0]
-	h.Values[0].Counts.Each(func(v float64, often int) { m.counts = append(m.counts, run{v, uint64(often)}) })
-	n.counts = m.counts
-	return m.fn(&n)
+	like.tally.Drain(func(v float64, often uint64) { m.counts = append(m.counts, run{v, often}) })
+	more = m.fn(&Numbers{Code: like.code, Unit: like.unit, From: like.from, To: like.to, Values: like.floats, counts: m.counts})
+	like.blocks, like.floats = 0, like.floats[:0]
+	return more
+}
+
+func (m *measured) flush() {
+	for _, like := range m.likes {
+		if like != nil && !m.drain(like) {
+			return
+		}
+	}
+	for _, like := range m.documents {
+		if !m.drain(like) {
+			return
+		}
+	}
+}
+
+// alike is what the Observations of a template, or of a shape, come to but for
+// their numbers. Of these it holds what has not been given out.
+type alike struct {
+	code     []Coding
+	unit     Unit
+	tally    series.Tally // of whole blocks
+	blocks   int          // in tally
+	floats   []float64    // of documents
+	from, to int64        // of these
 }
 
 // measured takes the numbers out of Observations.
@@ -340,7 +483,10 @@ type measured struct {
 	one    [1]float64
 	floats []float64
 	counts []run
-	likes  map[*series.Template]*Numbers
+	likes  map[*series.Template]*alike
+	shapes search.Shapes[shapedLike]
+	// documents are the alikes of shapes.
+	documents []*alike
 }
 
 func (m *measured) observation(v *fastjson.Value, json []byte) (bool, error) {

@@ -141,15 +141,22 @@ func AppendHeader(b []byte, h *Header) []byte {
 }
 
 // DecodeHeader reads a header, whose Counts alias b. Bytes that AppendHeader did
-// not write are an error.
-func DecodeHeader(b []byte) (Header, error) {
+// not write are an error; what is in Counts is checked by who reads them.
+func DecodeHeader(b []byte) (h Header, err error) {
+	err = h.Decode(b)
+	return h, err
+}
+
+// Decode is DecodeHeader into the memory of h.
+func (h *Header) Decode(b []byte) error {
 	body, ok := unseal(b)
 	if !ok {
-		return Header{}, corrupt("series.DecodeHeader")
+		return corrupt("series.DecodeHeader")
 	}
+	stats := h.Values[:0]
 	r := reader{b: body[1:]}
 	values := int(r.byte())
-	h := Header{Count: int(r.uvarint(MaxBlock)), MinStart: r.varint()}
+	*h = Header{Count: int(r.uvarint(MaxBlock)), MinStart: r.varint()}
 	h.MaxStart = h.MinStart + r.varint()
 	h.MaxEnd = r.varint()
 	h.MinT = r.uvarint(math.MaxUint64)
@@ -157,10 +164,13 @@ func DecodeHeader(b []byte) (Header, error) {
 	h.MinUpdated = r.varint()
 	h.MaxUpdated = h.MinUpdated + r.varint()
 	if r.bad || values > MaxValues || len(r.b) < values*33 {
-		return Header{}, corrupt("series.DecodeHeader")
+		return corrupt("series.DecodeHeader")
+	}
+	if values > cap(stats) {
+		stats = make([]Stats, values)
 	}
 	if values > 0 {
-		h.Values = make([]Stats, values)
+		h.Values = stats[:values]
 	}
 	for i := range h.Values {
 		for _, f := range [...]*float64{&h.Values[i].Min, &h.Values[i].Max, &h.Values[i].Sum, &h.Values[i].SumSq} {
@@ -168,15 +178,13 @@ func DecodeHeader(b []byte) (Header, error) {
 				*f = math.Float64frombits(binary.LittleEndian.Uint64(b))
 			}
 		}
+		h.Values[i].Counts = nil
 		if n := r.uvarint(maxCounted); n > 0 {
 			h.Values[i].Counts = Counts(r.take(int(n)))
 		}
-		if r.bad || !h.Values[i].Counts.holds(h.Count) {
-			return Header{}, corrupt("series.DecodeHeader")
-		}
 	}
-	if len(r.b) > 0 {
-		return Header{}, corrupt("series.DecodeHeader")
+	if r.bad || len(r.b) > 0 {
+		return corrupt("series.DecodeHeader")
 	}
-	return h, nil
+	return nil
 }

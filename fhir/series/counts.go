@@ -53,38 +53,126 @@ func countInts(col []Decimal, top uint8, lo, hi int64) Counts {
 	return c
 }
 
-// Each calls fn with every number, rising, and how often it is there.
-func (c Counts) Each(fn func(v float64, n int)) {
-	c.each(func(d Decimal, n uint64) { fn(d.Float(), int(n)) })
-}
-
-// each reports whether c is well-formed.
-func (c Counts) each(fn func(d Decimal, n uint64)) bool {
-	r := reader{b: c}
-	d := Decimal{Scale: r.byte()}
-	d.Mant = r.varint()
-	for first := true; first || len(r.b) > 0; first = false {
-		if !first {
-			step := int64(r.uvarint(maxCounted))
-			if step == 0 {
-				return false
-			}
-			d.Mant += step
-		}
-		n := r.uvarint(MaxBlock)
-		if r.bad || n == 0 {
-			return false
-		}
-		fn(d, n)
-	}
-	return d.Scale <= maxScale
-}
-
-// holds reports whether c is nil or counts n numbers.
-func (c Counts) holds(n int) bool {
+// Each calls fn with every number, rising, and how often it is there, and
+// reports whether c is well-formed and of n samples; nil is of any.
+func (c Counts) Each(n int, fn func(v float64, n int)) bool {
 	if c == nil {
 		return true
 	}
-	var sum uint64
-	return c.each(func(_ Decimal, n uint64) { sum += n }) && sum == uint64(n)
+	r, sum := c.read(), uint64(0)
+	for r.next() {
+		fn(Decimal{r.mant, r.scale}.Float(), int(r.often))
+		sum += r.often
+	}
+	return !r.bad && sum == uint64(n)
+}
+
+// counted reads Counts number by number.
+type counted struct {
+	b     []byte
+	scale uint8
+	mant  int64
+	often uint64
+	span  uint64 // from the first
+	begun bool
+	bad   bool
+}
+
+func (c Counts) read() counted {
+	r := reader{b: c}
+	x := counted{scale: r.byte(), mant: r.varint()}
+	x.b, x.bad = r.b, r.bad || x.scale > maxScale
+	return x
+}
+
+// next stands on the next number; false at the end, and when there is no
+// further to be read.
+func (r *counted) next() bool {
+	if r.bad || r.begun && len(r.b) == 0 {
+		return false
+	}
+	if r.begun {
+		step := r.uvarint(maxCounted)
+		if r.span += step; step == 0 || r.span >= maxCounted {
+			r.bad = true
+		}
+		r.mant += int64(step)
+	}
+	r.begun = true
+	if r.often = r.uvarint(MaxBlock); r.often == 0 {
+		r.bad = true
+	}
+	return !r.bad
+}
+
+func (r *counted) uvarint(limit uint64) uint64 {
+	if len(r.b) > 1 { // mostly one byte or two
+		v, n := uint64(r.b[0]), 1
+		if v >= 0x80 {
+			v, n = v&0x7f|uint64(r.b[1])<<7, 2
+		}
+		if v < 1<<14 && v <= limit {
+			r.b = r.b[n:]
+			return v
+		}
+	}
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 || v > limit {
+		r.bad = true
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+// Tally adds up the Counts of many blocks. The zero Tally is empty.
+type Tally struct {
+	scale  uint8
+	base   int64 // mantissa of often[0]
+	often  []uint64
+	lo, hi int // of often: what is not zero lies in [lo, hi)
+}
+
+const tallied = 2 * maxCounted
+
+// Add adds what c, of n samples, counts. It does nothing and reports false
+// when the numbers lie too far from what is there, or are written otherwise:
+// Drain makes room. Counts that are not well-formed are an error; then what t
+// holds is of no use.
+func (t *Tally) Add(c Counts, n int) (bool, error) {
+	r, sum := c.read(), uint64(0)
+	if t.lo == t.hi {
+		if t.often == nil {
+			t.often = make([]uint64, tallied)
+		}
+		t.scale, t.base, t.lo, t.hi = r.scale, r.mant-tallied/4, tallied, 0
+	}
+	first := r.mant - t.base
+	if r.scale != t.scale || first < 0 || first > tallied-maxCounted {
+		return false, nil
+	}
+	at := first
+	for r.next() {
+		at = r.mant - t.base
+		t.often[at] += r.often
+		sum += r.often
+	}
+	t.hi = max(t.hi, int(at)+1)
+	t.lo = min(t.lo, int(first))
+	if r.bad || sum != uint64(n) {
+		return false, corrupt("series.Tally.Add")
+	}
+	return true, nil
+}
+
+// Drain calls fn with every number, rising, and how often it was there, and
+// leaves t empty.
+func (t *Tally) Drain(fn func(v float64, n uint64)) {
+	for i := t.lo; i < t.hi; i++ {
+		if n := t.often[i]; n > 0 {
+			fn(Decimal{t.base + int64(i), t.scale}.Float(), n)
+			t.often[i] = 0
+		}
+	}
+	t.lo, t.hi = 0, 0
 }

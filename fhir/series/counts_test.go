@@ -1,6 +1,7 @@
 package series
 
 import (
+	"maps"
 	"math"
 	"testing"
 
@@ -34,19 +35,24 @@ func TestCounts(t *testing.T) {
 			return
 		}
 		last := math.Inf(-1)
-		got.Each(func(v float64, n int) {
+		if !got.Each(c.Len(), func(v float64, n int) {
 			if v <= last || want[v] != n {
 				t.Fatalf("%v is said to be there %d times, after %v; is there %d times", v, n, last, want[v])
 			}
 			last = v
 			delete(want, v)
-		})
+		}) {
+			t.Fatal("Counts are not well-formed")
+		}
 		if len(want) > 0 {
 			t.Fatalf("not counted: %v", want)
 		}
-		h.Values[0].Counts = append(Counts{}, got[:len(got)-1]...)
-		if _, err := DecodeHeader(AppendHeader(nil, &h)); err == nil {
+		less := append(Counts{}, got[:len(got)-1]...)
+		if less.Each(c.Len(), func(float64, int) {}) {
 			t.Fatal("Counts that do not come to the count are read")
+		}
+		if _, err := new(Tally).Add(less, c.Len()); err == nil {
+			t.Fatal("Counts that do not come to the count are added")
 		}
 	})
 }
@@ -57,4 +63,67 @@ func (c *Columns) first(d Decimal) Decimal {
 		return c.Values[0][0]
 	}
 	return d
+}
+
+// TestTally: Counts of many blocks, at any scales and distances, add up to what
+// each says.
+func TestTally(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var tally Tally
+		want, got := map[float64]uint64{}, map[float64]uint64{}
+		drain := func() {
+			last := math.Inf(-1)
+			tally.Drain(func(v float64, n uint64) {
+				if v <= last || n == 0 {
+					t.Fatalf("%v, %d times, after %v", v, n, last)
+				}
+				last = v
+				got[v] += n
+			})
+		}
+		for range rapid.IntRange(1, 8).Draw(t, "blocks") {
+			base := rapid.SampledFrom([]int64{0, 50, 1000, 5000, -5000, 1 << 40}).Draw(t, "base")
+			scale := rapid.Uint8Range(0, 1).Draw(t, "scale")
+			kinds := rapid.SampledFrom([]int64{1, 16, maxCounted - 1}).Draw(t, "kinds")
+			col := make([]Decimal, rapid.IntRange(countedFrom, 300).Draw(t, "n"))
+			for i := range col {
+				col[i] = Decimal{base + int64(i)%3*(kinds-1)/2, scale}
+			}
+			st, ok := sumInts(col)
+			if !ok || st.Counts == nil {
+				t.Fatal("not counted")
+			}
+			for _, d := range col {
+				want[d.Float()]++
+			}
+			for {
+				added, err := tally.Add(st.Counts, len(col))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if added {
+					break
+				}
+				drain()
+			}
+		}
+		drain()
+		if !maps.Equal(got, want) {
+			t.Fatalf("%v, want %v", got, want)
+		}
+	})
+}
+
+// FuzzTally: bytes that are no Counts are an error or a sum, alike for both
+// readers.
+func FuzzTally(f *testing.F) {
+	f.Add([]byte{0, 100, 3, 1, 2}, 5)
+	f.Add([]byte{1, 100, 0x83, 0}, 3)
+	f.Fuzz(func(t *testing.T, b []byte, n int) {
+		var tally Tally
+		_, err := tally.Add(Counts(b), n)
+		if each := b != nil && Counts(b).Each(n, func(float64, int) {}); each && err != nil {
+			t.Fatal("the readers differ")
+		}
+	})
 }

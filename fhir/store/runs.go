@@ -24,9 +24,11 @@ type Columnar interface {
 	// FindRuns gives out every match of f once: documents by doc, samples by
 	// run.
 	FindRuns(ctx context.Context, f Find, doc func(*Found) bool, run func(*Run) bool) error
-	// FindNewest gives out every document that matches, and of each series
-	// the newest n matches and those that begin in the same second as the
-	// n-th.
+	// FindNewest gives out at least, of the documents with the same codings
+	// of their code, the newest n matches, those that begin with the n-th and
+	// those that have no time, and of each series the newest n matches and
+	// those that begin in the same second as the n-th. A document may be left
+	// out, too, when n newer ones have all of its codings.
 	FindNewest(ctx context.Context, f Find, n int, fn func(*Found) bool) error
 	// ChangesBrief is Changes for who has no use for samples: all that a
 	// commit wrote of one series is one Change, without a Ref.

@@ -57,6 +57,7 @@ type DB struct {
 	codec     *series.Codec
 	decoded   decodedBlocks
 	infos     *infos
+	clusters  clusters
 	compactor *compactor
 	spare     sync.Pool // of *series.Columns
 
@@ -161,6 +162,7 @@ func Open(dir string, opts Options) (*DB, error) {
 		return nil, fhir.Wrap(op, err)
 	}
 	d.infos, d.compactor = newInfos(), newCompactor(d)
+	d.clusters.byID = map[clusterID]*cluster{}
 	d.view = &view{snap: pdb.NewSnapshot(), meta: d.head, refs: 1}
 	if d.meters, err = newMeters(d); err != nil {
 		err = errors.Join(err, d.view.snap.Close(), pdb.Close())

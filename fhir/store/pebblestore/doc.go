@@ -87,6 +87,16 @@
 // document that ends where the new version begins, the I row says what series
 // it was of, for the change log of its commit.
 //
+// # Kinds
+//
+// $lastn wants the newest of every code, and codes that share a coding are one:
+// whoever reads from the newest on must know which codings there are further
+// down. The store remembers, in memory, the kinds of the documents of each
+// cluster (patient and primary code) that was asked: codings, categories,
+// status, vendor and author. The first question reads the cluster whole; from
+// then on the committer adds what it writes, before it is seen. A question
+// then reads until it has the newest of each set of codings that can match.
+//
 // # Commit
 //
 // Callers extract and hash on their own goroutines. One committer resolves

@@ -26,8 +26,10 @@ type finder struct {
 	filter access.Filter
 	steps  uint
 	sel    *search.Selection // of q
-	recent recent
-	d      *DB
+	// matcher of q; nil until it is needed.
+	matcher *search.Matcher
+	recent  recent
+	d       *DB
 	// documentsOnly leaves the samples out.
 	documentsOnly bool
 	since         int64 // of a scan: only what was updated after it (Unix ms)
@@ -38,6 +40,13 @@ type finder struct {
 	// patients that lie in the clusters of others.
 	patient string
 	others  []row
+	// Of documents of one shape, for their kinds.
+	kindShapes search.Shapes[*search.Values]
+	kindSel    *search.Selection
+	kindLast   struct {
+		values         *search.Values
+		vendor, author string
+	}
 	// emit takes a match and the position behind which to go on; false ends.
 	emit func(m *match, pos []byte) bool
 }
@@ -231,7 +240,18 @@ func (x *finder) accept(m *match) bool {
 	if m.in != nil {
 		return x.fits(m.in, &m.smp) && x.filter.Allow(&m.facts)
 	}
-	return !m.doc.deleted && m.satisfies(x.q, x.sel) && x.filter.Allow(&m.facts)
+	return !m.doc.deleted && x.satisfied(m) && x.filter.Allow(&m.facts)
+}
+
+// satisfied reports whether a document meets every clause of the query.
+func (x *finder) satisfied(m *match) bool {
+	if m.values != nil {
+		return search.Match(x.q, m.values)
+	}
+	if x.matcher == nil {
+		x.matcher = search.NewMatcher(x.q, x.sel)
+	}
+	return x.matcher.Match(m.doc.json)
 }
 
 // visible looks at to-T before anything is decoded.

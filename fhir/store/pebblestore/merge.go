@@ -158,6 +158,14 @@ func (x *finder) runs(codes [][8]byte) (out []run, err error) {
 	if codes != nil {
 		return out, nil
 	}
+	if out, err = x.documentRuns(); err != nil {
+		return nil, err
+	}
+	return x.seriesRuns(out)
+}
+
+// documentRuns are the runs of all documents that a patient has.
+func (x *finder) documentRuns() (out []run, err error) {
 	pre := clusterKey(tabDoc, x.patient, x.q.Type)
 	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
 	if err != nil {
@@ -178,10 +186,7 @@ func (x *finder) runs(codes [][8]byte) (out []run, err error) {
 		}
 		ok = it.SeekGE(up)
 	}
-	if err := it.Error(); err != nil {
-		return nil, err
-	}
-	return x.seriesRuns(out)
+	return out, it.Error()
 }
 
 // seriesRuns adds the runs in which a patient has nothing but samples.

@@ -404,16 +404,6 @@ func (m *match) index() *search.Values {
 	return m.values
 }
 
-// satisfies reports whether the document meets every clause of q, whose
-// selection is s.
-func (m *match) satisfies(q *search.Query, s *search.Selection) bool {
-	if m.values != nil {
-		return search.Match(q, m.values)
-	}
-	v, err := search.Extractor{}.ExtractFor(s, m.doc.json)
-	return err == nil && search.Match(q, v)
-}
-
 func (m *match) tokens(param string) []access.Token {
 	return tokensOf(m.index(), param)
 }

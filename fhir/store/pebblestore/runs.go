@@ -15,9 +15,9 @@ import (
 
 var _ store.Columnar = (*DB)(nil)
 
-// columnar begins an answer out of columns: the documents are given to doc,
-// then each series of the query's patient to smp.
-func (d *DB) columnar(ctx context.Context, op string, f store.Find, doc func(*match) bool, smp func(x *finder, in *seriesInfo) (bool, error)) error {
+// columnar begins an answer out of columns: first docs, then smp for each series
+// of the query's patient.
+func (d *DB) columnar(ctx context.Context, op string, f store.Find, docs func(x *finder) (bool, error), smp func(x *finder, in *seriesInfo) (bool, error)) error {
 	if f.Query.Type != "Observation" || f.Query.Patient == "" {
 		return fhir.Errorf(fhir.Internal, op, "only Observations of one patient lie in columns")
 	}
@@ -34,13 +34,8 @@ func (d *DB) columnar(ctx context.Context, op string, f store.Find, doc func(*ma
 	if err != nil {
 		return err
 	}
-	more := true
 	x := &finder{ctx: ctx, op: op, d: d, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, documentsOnly: true}
-	x.emit = func(m *match, _ []byte) bool {
-		more = doc(m)
-		return more
-	}
-	if err := x.run(nil, nil); err != nil || !more {
+	if more, err := docs(x); err != nil || !more {
 		return fhir.Wrap(op, err)
 	}
 	ins, err := x.seriesOf(f.Query.Patient)
@@ -53,6 +48,16 @@ func (d *DB) columnar(ctx context.Context, op string, f store.Find, doc func(*ma
 		}
 	}
 	return nil
+}
+
+// allDocuments gives out every document that matches.
+func (x *finder) allDocuments(give func(*match) bool) (more bool, err error) {
+	more = true
+	x.emit = func(m *match, _ []byte) bool {
+		more = give(m)
+		return more
+	}
+	return more, x.run(nil, nil)
 }
 
 // seriesOf are the series of a patient that the query does not rule out.
@@ -87,7 +92,13 @@ func (x *finder) seriesOf(patient string) (out []*seriesInfo, err error) {
 // FindNewest is of store.Columnar.
 func (d *DB) FindNewest(ctx context.Context, f store.Find, n int, fn func(*store.Found) bool) error {
 	give := func(m *match) bool { return fn(&store.Found{Resource: m.resource(), Facts: &m.facts}) }
-	return d.columnar(ctx, "pebblestore.FindNewest", f, give, func(x *finder, in *seriesInfo) (more bool, err error) {
+	docs := func(x *finder) (more bool, err error) {
+		if idsOf(f.Query) != nil {
+			return x.allDocuments(give)
+		}
+		return x.newestDocuments(n, give)
+	}
+	return d.columnar(ctx, "pebblestore.FindNewest", f, docs, func(x *finder, in *seriesInfo) (more bool, err error) {
 		w := x.walk(in, true)
 		defer closing(closer(w.close), &err)
 		if err := w.seek(microsOf(x.dates(in.bucket))); err != nil {
@@ -124,7 +135,8 @@ func (d *DB) FindNewest(ctx context.Context, f store.Find, n int, fn func(*store
 // FindRuns is of store.Columnar.
 func (d *DB) FindRuns(ctx context.Context, f store.Find, doc func(*store.Found) bool, run func(*store.Run) bool) error {
 	give := func(m *match) bool { return doc(&store.Found{Resource: m.resource(), Facts: &m.facts}) }
-	return d.columnar(ctx, "pebblestore.FindRuns", f, give, func(x *finder, in *seriesInfo) (bool, error) {
+	docs := func(x *finder) (bool, error) { return x.allDocuments(give) }
+	return d.columnar(ctx, "pebblestore.FindRuns", f, docs, func(x *finder, in *seriesInfo) (bool, error) {
 		for level := byte(0); level < levels; level++ {
 			if more, err := x.runsIn(in, level, run); err != nil || !more {
 				return false, err
@@ -153,12 +165,15 @@ func (x *finder) runsIn(in *seriesInfo, level byte, run func(*store.Run) bool) (
 	if !ok {
 		ok = it.First()
 	}
+	b := runBlock{in: in, head: &series.Header{}, cols: cols, each: x.perSample(in)}
+	h := b.head
+	b.load = func() error { return x.d.block(x.v.snap, it.Key(), h, cols) }
+	r := store.Run{Template: in.t, Load: b.columns}
 	for ; ok; ok = it.Next() {
 		if err := x.step(); err != nil {
 			return false, err
 		}
-		h, err := series.DecodeHeader(it.Value())
-		if err != nil {
+		if err := h.Decode(it.Value()); err != nil {
 			return false, err
 		}
 		if level == levelBase && h.MinStart >= hi {
@@ -167,8 +182,9 @@ func (x *finder) runsIn(in *seriesInfo, level byte, run func(*store.Run) bool) (
 		if h.MaxStart < lo || h.MinStart >= hi || store.T(h.MinT) > x.at {
 			continue
 		}
-		b := runBlock{in: in, head: &h, cols: cols, load: func() error { return x.d.block(x.v.snap, it.Key(), &h, cols) }}
-		if more, err := x.runsOf(&b, run); err != nil || !more {
+		b.loaded = false
+		r.From, r.To, r.Whole = 0, 0, nil
+		if more, err := x.runsOf(&b, &r, run); err != nil || !more {
 			return false, err
 		}
 	}
@@ -182,7 +198,15 @@ type runBlock struct {
 	cols   *series.Columns
 	load   func() error
 	loaded bool
+	// each: the filter may decide differently on two samples of the series.
+	// Else it is asked every askAgain blocks, for a consent may be withdrawn
+	// while a long series is read.
+	each    bool
+	asked   int
+	allowed bool
 }
+
+const askAgain = 32 // blocks
 
 func (b *runBlock) columns() (*series.Columns, error) {
 	if !b.loaded {
@@ -194,19 +218,25 @@ func (b *runBlock) columns() (*series.Columns, error) {
 	return b.cols, nil
 }
 
-// runsOf cuts a block into runs of matches. The filter is asked once a run,
-// unless a granular scope looks at what differs between samples.
-func (x *finder) runsOf(b *runBlock, run func(*store.Run) bool) (more bool, err error) {
+// allows asks the filter about a sample, or knows the answer.
+func (x *finder) allows(b *runBlock, s *series.Sample) bool {
+	if b.each || b.asked%askAgain == 0 {
+		m := newSample(b.in, s)
+		b.allowed = x.filter.Allow(&m.facts)
+	}
+	b.asked++
+	return b.allowed
+}
+
+// runsOf cuts a block into runs of matches.
+func (x *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (more bool, err error) {
 	in, h := b.in, b.head
-	r := store.Run{Template: in.t, Load: b.columns}
-	each := x.perSample(in)
-	if !each && store.T(h.MaxT) <= x.at && x.surely(in, h) {
-		s := series.Sample{Start: h.MinStart, End: series.NoEnd, Commit: series.Commit{T: h.MinT, Updated: h.MinUpdated}}
-		if m := newSample(in, &s); !x.filter.Allow(&m.facts) {
+	if !b.each && store.T(h.MaxT) <= x.at && x.surely(in, h) {
+		if !x.allows(b, &series.Sample{Start: h.MinStart, End: series.NoEnd, Commit: series.Commit{T: h.MinT, Updated: h.MinUpdated}}) {
 			return true, nil
 		}
 		r.Whole, r.To = h, h.Count
-		return run(&r), nil
+		return run(r), nil
 	}
 	cols, err := b.columns()
 	if err != nil {
@@ -217,20 +247,18 @@ func (x *finder) runsOf(b *runBlock, run func(*store.Run) bool) (more bool, err 
 		if r.From == r.To {
 			return true
 		}
-		if !each {
-			s := cols.At(r.From)
-			if m := newSample(in, &s); !x.filter.Allow(&m.facts) {
+		if !b.each {
+			if s := cols.At(r.From); !x.allows(b, &s) {
 				return true
 			}
 		}
-		return run(&r)
+		return run(r)
 	}
 	for i := range cols.Len() {
 		s := cols.At(i)
 		ok := store.T(s.Commit.T) <= x.at && x.fits(in, &s)
-		if ok && each {
-			m := newSample(in, &s)
-			ok = x.filter.Allow(&m.facts)
+		if ok && b.each {
+			ok = x.allows(b, &s)
 		}
 		if !ok {
 			if !end(i) {

@@ -337,6 +337,12 @@ func (s *stage) put(w *write, t store.T, n uint32) (*store.Change, error) {
 	if err := s.rows(w.ref, w.now); err != nil {
 		return nil, err
 	}
+	if w.ref.Type == "Observation" {
+		if w.old != nil { // it may have been a sample
+			s.d.clusters.note(t, w.old)
+		}
+		s.d.clusters.note(t, w.now)
+	}
 	if err := s.batch.Set(idKey(w.ref.Type, w.ref.ID, t), w.now.encode(), nil); err != nil {
 		return nil, err
 	}
