@@ -42,6 +42,9 @@ type group struct {
 	reqs  []*request
 	batch *pebble.Batch // nil: nothing to write
 	view  *view
+	// changed are the resources and the state that were there before, or may
+	// have been.
+	changed []cacheKey
 }
 
 // Commit is of store.Store. ctx ends the wait for a place in the queue; once
@@ -231,7 +234,9 @@ func (d *DB) build(reqs []*request) (g *group, err error) {
 		return nil, err
 	}
 	d.head, g.batch = s.meta, s.batch
-	g.view = &view{snap: d.pdb.NewSnapshot(), meta: d.head, refs: 1}
+	d.groups++
+	g.view = &view{snap: d.pdb.NewSnapshot(), meta: d.head, group: d.groups, refs: 1}
+	g.changed = s.changed
 	return g, nil
 }
 
@@ -288,6 +293,7 @@ func (d *DB) syncer() {
 			continue
 		}
 		if g.view != nil {
+			d.lately.drop(g.changed, g.view.group)
 			d.publish(g.view)
 			d.tell(g)
 		}

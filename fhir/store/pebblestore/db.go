@@ -56,6 +56,7 @@ type DB struct {
 
 	codec     *series.Codec
 	decoded   decodedBlocks
+	lately    *cache
 	infos     *infos
 	compactor *compactor
 	spare     sync.Pool // of *series.Columns
@@ -74,6 +75,7 @@ type DB struct {
 
 	// The committer's own; nobody else reads them.
 	head      meta
+	groups    uint64
 	edge      map[int][32]byte
 	lastSweep time.Time
 	lastSpace time.Time
@@ -84,9 +86,10 @@ var _ store.Store = (*DB)(nil)
 
 // view is what readers see: the durable state at one T.
 type view struct {
-	snap *pebble.Snapshot
-	meta meta
-	refs int // guarded by DB.mu; the DB's own counts as one
+	snap  *pebble.Snapshot
+	meta  meta
+	group uint64 // how many groups were written before, since the start
+	refs  int    // guarded by DB.mu; the DB's own counts as one
 }
 
 // meta is the N row "head".
@@ -125,7 +128,8 @@ func Open(dir string, opts Options) (*DB, error) {
 		opts.CacheBytes = 64 << 20
 	}
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
-		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{}}
+		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{},
+		lately: newCache()}
 	if d.fs == nil {
 		d.fs = vfs.Default
 	}
@@ -296,6 +300,7 @@ func errClosed(op string) error {
 
 // fail stops the store for good.
 func (d *DB) fail(why error) {
+	d.lately.off.Store(true)
 	if !d.failed.Swap(true) {
 		d.opts.Logger.Error("store stopped", "err", why)
 	}
@@ -310,6 +315,7 @@ func (d *DB) Close() error {
 		return nil
 	}
 	d.closed = true
+	d.lately.off.Store(true)
 	close(d.compactor.stop)
 	for d.readers > 0 {
 		d.idle.Wait()

@@ -95,4 +95,8 @@
 // taken after the last group that is on stable storage, so what is not
 // durable is never seen. lastUpdated grows with every group; a group is never
 // split by T(), so an export at T() followed by _since misses nothing.
+//
+// Reads of one resource and of small state are answered from memory when they
+// were asked for before: what a group changes is dropped before its view is
+// shown (cache).
 package pebblestore

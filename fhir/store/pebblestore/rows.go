@@ -355,7 +355,7 @@ func otherCodes(typ string, v *search.Values, primary [8]byte) [][8]byte {
 func (d *doc) resource(typ, id string) fhir.Resource {
 	r := fhir.Resource{Type: typ, ID: id, Version: d.version, LastUpdated: time.UnixMilli(d.updated).UTC(), Deleted: d.deleted}
 	if !d.deleted {
-		r.JSON = d.json
+		r.JSON = d.json[:len(d.json):len(d.json)]
 	}
 	return r
 }
@@ -376,6 +376,15 @@ func (m *match) body() []byte {
 		m.doc.json = m.in.t.Append(make([]byte, 0, m.in.size), &m.smp)
 	}
 	return m.doc.json
+}
+
+// again is the same version for another reader, who extracts its index values
+// anew when asked for them.
+func (m *match) again() *match {
+	m.body()
+	x := *m
+	x.values, x.facts.Tokens = nil, x.tokens
+	return &x
 }
 
 // resource is what callers get.

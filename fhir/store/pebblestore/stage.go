@@ -36,7 +36,9 @@ type stage struct {
 	meta  meta
 	heads map[fhir.Ref]*current
 	state map[string][]byte // nil: absent
-	ids   *pebble.Iterator  // over what was applied before this group; opened when first needed
+	// changed is that of the group.
+	changed []cacheKey
+	ids     *pebble.Iterator // over what was applied before this group; opened when first needed
 
 	// Of the series that the group touches.
 	touched  map[series.Identity]store.T
@@ -320,6 +322,7 @@ func (s *stage) put(w *write, t store.T, n uint32) (*store.Change, error) {
 		}
 	}
 	if w.old != nil {
+		s.changed = append(s.changed, cacheKey{ref: w.ref})
 		if w.old.smp != nil {
 			if err := s.takeOut(w.old.smp); err != nil {
 				return nil, err
@@ -385,6 +388,7 @@ func (s *stage) rows(ref fhir.Ref, c *current) error {
 }
 
 func (s *stage) putState(w *store.StateWrite) error {
+	s.changed = append(s.changed, stateRef(w.Key))
 	s.state[w.Key] = w.Value
 	if w.Value == nil {
 		return s.batch.Delete(stateKey(w.Key), nil)
@@ -484,6 +488,7 @@ func (s *stage) sweep(now time.Time) (err error) {
 			if err := s.batch.Delete(stateKey(key), nil); err != nil {
 				return err
 			}
+			s.changed = append(s.changed, stateRef(key))
 		}
 		if err := s.batch.Delete(k, nil); err != nil {
 			return err
