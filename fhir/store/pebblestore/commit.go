@@ -123,6 +123,9 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 		if len(w.Resource.JSON) < len(p) || string(w.Resource.JSON[:len(p)]) != p {
 			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: JSON is not in canonical form", i)
 		}
+		if w.Form != nil && !w.Form.Fits(w.Resource.JSON, len(p), w.Cuts) {
+			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: JSON is not of its form", i)
+		}
 		r.values[i] = w.Values
 		if w.Values == nil {
 			v, err := search.Extract(w.Resource.Type, w.Resource.JSON)
@@ -234,8 +237,9 @@ func (d *DB) build(reqs []*request) (g *group, err error) {
 		return nil, err
 	}
 	d.head, g.batch = s.meta, s.batch
+	d.formsWritten(s.forms)
 	d.groups++
-	g.view = &view{snap: d.pdb.NewSnapshot(), meta: d.head, group: d.groups, refs: 1}
+	g.view = &view{snap: d.pdb.NewSnapshot(), meta: d.head, group: d.groups, forms: &d.forms, refs: 1}
 	g.changed = s.changed
 	return g, nil
 }

@@ -78,7 +78,7 @@ func (v *view) fetchRow(r row) (*match, error) {
 	if val == nil {
 		return nil, errRow
 	}
-	d, err := decodeDoc(val)
+	d, err := v.forms.doc(v.snap, new(recent), r.typ, r.id, val)
 	if err != nil {
 		return nil, err
 	}
@@ -454,27 +454,36 @@ func (l logView) Size() uint64 {
 	return l.d.view.meta.leaves
 }
 
-func (l logView) Leaf(i uint64) (store.Leaf, error) {
+func (l logView) Leaf(i uint64) (leaf store.Leaf, err error) {
 	const op = "pebblestore.Log.Leaf"
 	v, err := l.d.enter(op)
 	if err != nil {
 		return nil, err
 	}
 	defer l.d.leave(v)
-	b, err := get(v.snap, leafKey(i))
+	rows, err := openLog(v.snap)
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	if b == nil {
+	defer closing(rows, &err)
+	if leaf, err = rows.leaf(i); err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	if leaf == nil {
 		return nil, fhir.Errorf(fhir.NotFound, op, "the log has no leaf %d", i)
 	}
-	return b, nil
+	return leaf, nil
 }
 
-func (v *view) hashes(indexes []int64) ([]tlog.Hash, error) {
-	out := make([]tlog.Hash, len(indexes))
+func (v *view) hashes(indexes []int64) (out []tlog.Hash, err error) {
+	rows, err := openLog(v.snap)
+	if err != nil {
+		return nil, err
+	}
+	defer closing(rows, &err)
+	out = make([]tlog.Hash, len(indexes))
 	for i, x := range indexes {
-		b, err := get(v.snap, hashKey(x))
+		b, err := rows.hash(x)
 		if err != nil {
 			return nil, err
 		}
