@@ -9,6 +9,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
 )
 
 const sysParticipationType = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
@@ -220,9 +221,20 @@ func clientAddress(ev *Event) string {
 	return ""
 }
 
-// build writes the canonical, unstamped bytes of the AuditEvent and its index
-// values.
-func (r *Recorder) build(ev *Event, id string, at time.Time) ([]byte, *search.Values) {
+// built is an AuditEvent: its canonical, unstamped bytes, which of them are its
+// own among those of its frame, and its index values.
+type built struct {
+	body   []byte
+	form   *store.Form // nil: none
+	cuts   cuts
+	values *search.Values
+}
+
+// cuts are where what is an event's own begins and ends.
+type cuts []int
+
+// build writes an AuditEvent.
+func (r *Recorder) build(ev *Event, id string, at time.Time) built {
 	patient := ev.Patient
 	if patient == "" && len(ev.Data) == 1 && ev.Data[0].Ref.Type == "Patient" {
 		patient = ev.Data[0].Ref.ID
@@ -243,10 +255,18 @@ func (r *Recorder) build(ev *Event, id string, at time.Time) ([]byte, *search.Va
 	b = append(b, id...)
 	b = append(b, `","meta":{`...)
 	b = append(b, f.head...)
+	own := make(cuts, 0, 10)
+	own = append(own, len(b))
 	b = at.UTC().AppendFormat(b, fhir.InstantLayout)
+	own = append(own, len(b))
 	b = append(b, f.tail...)
-	b = appendEntities(b, ev, &f.shape, patient)
-	return append(b, '}'), eventValues(ev, f, id, at, patient)
+	b = appendEntities(b, ev, &f.shape, patient, &own)
+	b = append(b, '}')
+	x := built{body: b, cuts: own, values: eventValues(ev, f, id, at, patient)}
+	if len(ev.Data) <= 1 && len(ev.Extra) == 0 {
+		x.form = f.formOf(b, id, own)
+	}
+	return x
 }
 
 // What the parts of an event that are not in its frame need at most, in bytes,
@@ -349,8 +369,10 @@ func appendWho(b []byte, p *access.Principal) []byte {
 	return append(b, `},"display":"operator"}`...)
 }
 
-func appendEntities(b []byte, ev *Event, s *shape, patient string) []byte {
+func appendEntities(b []byte, ev *Event, s *shape, patient string, own *cuts) []byte {
 	start := len(b)
+	begin := func() { *own = append(*own, len(b)) }
+	end := begin
 	open := func() {
 		if len(b) == start {
 			b = append(b, `,"entity":[{`...)
@@ -361,7 +383,9 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string) []byte {
 	if patient != "" && !s.closed {
 		open()
 		b = append(b, `"what":{"reference":`...)
+		begin()
 		b = appendString(b, "Patient/"+patient)
+		end()
 		b = append(b, `},"type":`...)
 		b = appendCoding(b, entityPerson)
 		b = append(b, `,"role":`...)
@@ -378,7 +402,9 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string) []byte {
 		b = append(b, `,"role":`...)
 		b = appendCoding(b, s.queryRole())
 		b = append(b, `,"query":`...)
+		begin()
 		b = appendBase64(b, ev.Query)
+		end()
 		if s.closed {
 			b = appendDetails(b, ev, true)
 		}
@@ -387,7 +413,7 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string) []byte {
 	if !asQuery {
 		for i := range ev.Data {
 			open()
-			b = appendData(b, &ev.Data[i])
+			b = appendData(b, &ev.Data[i], own)
 			b = append(b, '}')
 		}
 	}
@@ -397,7 +423,9 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string) []byte {
 	if ev.RequestID != "" && strings.TrimSpace(ev.RequestID) != "" {
 		open()
 		b = append(b, `"what":{"identifier":{"value":`...)
+		begin()
 		b = appendString(b, ev.RequestID)
+		end()
 		b = append(b, `}},"type":`...)
 		b = appendCoding(b, entityRequest)
 		b = append(b, '}')
@@ -419,9 +447,10 @@ func closeEntities(b []byte, start int) []byte {
 	return b
 }
 
-func appendData(b []byte, d *DataRef) []byte {
+func appendData(b []byte, d *DataRef, own *cuts) []byte {
 	if local(d.Ref) {
 		b = append(b, `"what":{"reference":"`...)
+		*own = append(*own, len(b))
 		b = append(b, d.Ref.Type...)
 		b = append(b, '/')
 		b = append(b, d.Ref.ID...)
@@ -429,6 +458,7 @@ func appendData(b []byte, d *DataRef) []byte {
 			b = append(b, "/_history/"...)
 			b = strconv.AppendUint(b, d.Version, 10)
 		}
+		*own = append(*own, len(b))
 		b = append(b, `"},"type":`...)
 	} else {
 		// Asked for under a name that no resource can have.

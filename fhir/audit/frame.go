@@ -2,8 +2,11 @@ package audit
 
 import (
 	"strings"
+	"sync/atomic"
 
+	"pulsegate/fhir"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
 )
 
 // frame is what all events of one caller and kind of request have in common:
@@ -16,6 +19,27 @@ type frame struct {
 	// entities.
 	head, tail []byte
 	values     map[string][]search.Value
+	// form is made when a second event of the frame comes.
+	met  atomic.Bool
+	form atomic.Pointer[store.Form]
+}
+
+// formOf is the form of an event whose own bytes are in cuts; nil when it has
+// none.
+func (f *frame) formOf(body []byte, id string, cuts []int) *store.Form {
+	if len(cuts) == 0 || !f.met.Load() && !f.met.Swap(true) {
+		return nil
+	}
+	from := len(fhir.Prefix("AuditEvent", id))
+	x := f.form.Load()
+	if x == nil {
+		x = store.NewForm(body, from, cuts)
+		f.form.Store(x)
+	}
+	if x == nil || !x.Fits(body, from, cuts) {
+		return nil
+	}
+	return x
 }
 
 // frameKey is all that a frame depends on.

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"runtime"
 	"sync"
 
 	"pulsegate/fhir"
@@ -28,9 +29,10 @@ type pending struct {
 }
 
 const (
-	// flights under way at once: one on its way to the disk while the next is
-	// built. More would make groups smaller.
-	maxFlights = 2
+	// flights under way at once. A second one could be built while the first is
+	// on its way to the disk, but each would be half as large: with few callers
+	// an fsync and its switches of threads cost more than all else.
+	maxFlights = 1
 	// maxFlight is how many events one batch takes.
 	maxFlight = 512
 )
@@ -58,6 +60,8 @@ func (g *gatherer) commit(ctx context.Context, p *pending) error {
 // fly commits until nobody waits.
 func (g *gatherer) fly(ctx context.Context) {
 	for {
+		// Who is about to run and will wait, too, goes first.
+		runtime.Gosched()
 		ps := g.take()
 		if ps == nil {
 			return

@@ -92,13 +92,15 @@ func (r *Recorder) Prepare(ev Event) (store.Write, store.Leaf, error) {
 	binary.BigEndian.PutUint64(raw[:], uint64(ev.At.UnixMilli())<<16)
 	copy(raw[6:], rnd[:10])
 	id := idText(raw)
-	body, values := r.build(&ev, id, ev.At)
-	leaf := makeLeaf(ev.At, ev.Kind, id, rnd[10:], body)
+	x := r.build(&ev, id, ev.At)
+	leaf := makeLeaf(ev.At, ev.Kind, id, rnd[10:], x.body)
 	w := store.Write{
 		Op:       store.Put,
-		Resource: fhir.Resource{Type: "AuditEvent", ID: id, JSON: body},
-		Values:   values,
-		Expect:   store.Absent,
+		Resource: fhir.Resource{Type: "AuditEvent", ID: id, JSON: x.body},
+		Values:   x.values,
+		Form:     x.form,
+		Cuts:     x.cuts,
+		Expect:   store.Fresh,
 	}
 	copy(w.Hash[:], leaf[72:])
 	r.events.Add(context.Background(), 1)

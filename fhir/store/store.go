@@ -33,6 +33,9 @@ const (
 	Absent          // never existed (fails with Conflict when it exists or is deleted)
 	Version         // current version equals Write.IfVersion (fails with PreconditionFailed)
 	Existing        // exists and is not deleted (fails with NotFound or Gone)
+	// Fresh is Absent where the writer knows it: the id holds 80 bits or more of
+	// randomness drawn for this write. The driver need not look it up.
+	Fresh
 )
 
 // Write is one resource write of a batch.
@@ -42,6 +45,10 @@ type Write struct {
 	// Values may carry the index values when the writer knows them; nil lets
 	// the driver extract them from the JSON. They must equal search.Extract.
 	Values *search.Values
+	// Form and Cuts, when set, say which bytes of Resource.JSON are its own
+	// (NewForm). The JSON must fit.
+	Form *Form
+	Cuts []int
 	// Vendor and Author go into access.Facts.
 	Vendor, Author string
 
@@ -121,7 +128,8 @@ type Outcome struct {
 	Created     bool // no version before, or deleted before
 	Unchanged   bool // nothing written
 	Deleted     bool
-	// JSON is the stamped stored form of a Put; nil when unchanged or removed.
+	// JSON is the stamped stored form of a Put; nil when unchanged or removed,
+	// and when the write had a Form.
 	JSON []byte
 }
 

@@ -26,7 +26,7 @@ func (d *DB) Check(ctx context.Context, report func(problem string)) error {
 	}
 	defer d.leave(v)
 	c := &checker{ctx: ctx, d: d, v: v, report: report}
-	for _, f := range []func() error{c.documents, c.ids, c.codes, c.index, c.series, c.log} {
+	for _, f := range []func() error{c.forms, c.documents, c.ids, c.codes, c.index, c.series, c.log} {
 		if err := f(); err != nil {
 			return fhir.Wrap(op, err)
 		}
@@ -61,6 +61,17 @@ func (c *checker) each(table byte, fn func(k, v []byte) error) (err error) {
 	return it.Error()
 }
 
+// forms checks that each is what its key says.
+func (c *checker) forms() error {
+	return c.each(tabForm, func(k, val []byte) error {
+		f, ok := store.DecodeForm(val)
+		if !ok || !bytes.Equal(k, formKey(f.ID)) {
+			c.problem("F: a form is not what its key says")
+		}
+		return nil
+	})
+}
+
 func (c *checker) documents() error {
 	return c.each(tabDoc, func(k, val []byte) error {
 		r, ok := parseRow(k)
@@ -68,7 +79,7 @@ func (c *checker) documents() error {
 			c.problem("D: malformed key")
 			return nil
 		}
-		d, err := decodeDoc(val)
+		d, err := c.d.forms.doc(c.v.snap, new(recent), r.typ, r.id, val)
 		if err != nil {
 			c.problem("%s/%s: malformed document at T %d", r.typ, r.id, r.t)
 			return nil
@@ -203,8 +214,8 @@ func (c *checker) owner(r row, table string, has func(*search.Values) bool) erro
 func (c *checker) index() error {
 	return c.each(tabIndex, func(k, val []byte) error {
 		typ, rest, ok1 := takeStr(k[1:])
-		_, rest, ok2 := takeStr(rest)
-		_, rest, ok3 := takeStr(rest)
+		param, rest, ok2 := takeStr(rest)
+		value, rest, ok3 := takeStr(rest)
 		at := len(k) - len(rest)
 		id, rest, ok4 := takeStr(rest)
 		if !ok1 || !ok2 || !ok3 || !ok4 || len(rest) != 8 || len(val) < 8 {
@@ -217,6 +228,9 @@ func (c *checker) index() error {
 			return nil
 		}
 		prefix := k[:at]
+		if other := under(typ, param, value); other != param { // of the second schema, and of no use any more
+			prefix = indexPrefix(typ, other, value)
+		}
 		return c.owner(row{place: p, typ: typ, id: id, t: store.T(binary.BigEndian.Uint64(rest))}, "X", func(v *search.Values) bool {
 			found := false
 			indexRows(typ, v, func(x []byte) { found = found || bytes.Equal(x, prefix) })
@@ -226,13 +240,18 @@ func (c *checker) index() error {
 }
 
 // log recomputes the stored hashes from the leaves.
-func (c *checker) log() error {
+func (c *checker) log() (err error) {
+	rows, err := openLog(c.v.snap)
+	if err != nil {
+		return err
+	}
+	defer closing(rows, &err)
 	edge := map[int]tlog.Hash{}
 	for i := range c.v.meta.leaves {
 		if i%256 == 0 && c.ctx.Err() != nil {
 			return canceled("pebblestore.Check", c.ctx.Err())
 		}
-		leaf, err := get(c.v.snap, leafKey(i))
+		leaf, err := rows.leaf(i)
 		if err != nil {
 			return err
 		}
@@ -254,7 +273,7 @@ func (c *checker) log() error {
 		first := tlog.StoredHashIndex(0, int64(i))
 		for level, h := range hs {
 			edge[level] = h
-			have, err := get(c.v.snap, hashKey(first+int64(level)))
+			have, err := rows.hash(first + int64(level))
 			if err != nil {
 				return err
 			}

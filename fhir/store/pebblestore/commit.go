@@ -42,6 +42,9 @@ type group struct {
 	reqs  []*request
 	batch *pebble.Batch // nil: nothing to write
 	view  *view
+	// changed are the resources and the state that were there before, or may
+	// have been.
+	changed []cacheKey
 }
 
 // Commit is of store.Store. ctx ends the wait for a place in the queue; once
@@ -119,6 +122,9 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 		p := fhir.Prefix(w.Resource.Type, w.Resource.ID)
 		if len(w.Resource.JSON) < len(p) || string(w.Resource.JSON[:len(p)]) != p {
 			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: JSON is not in canonical form", i)
+		}
+		if w.Form != nil && !w.Form.Fits(w.Resource.JSON, len(p), w.Cuts) {
+			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: JSON is not of its form", i)
 		}
 		r.values[i] = w.Values
 		if w.Values == nil {
@@ -231,7 +237,10 @@ func (d *DB) build(reqs []*request) (g *group, err error) {
 		return nil, err
 	}
 	d.head, g.batch = s.meta, s.batch
-	g.view = &view{snap: d.pdb.NewSnapshot(), meta: d.head, refs: 1}
+	d.formsWritten(s.forms)
+	d.groups++
+	g.view = &view{snap: d.pdb.NewSnapshot(), meta: d.head, group: d.groups, forms: &d.forms, refs: 1}
+	g.changed = s.changed
 	return g, nil
 }
 
@@ -288,6 +297,7 @@ func (d *DB) syncer() {
 			continue
 		}
 		if g.view != nil {
+			d.lately.drop(g.changed, g.view.group)
 			d.publish(g.view)
 			d.tell(g)
 		}

@@ -21,10 +21,13 @@ import (
 
 // Schema is the version of the key layout that this package reads and writes.
 // Version 1 had no series: it is taken over as it is, and remembered, because
-// what it ingested has ids of an older derivation (see DB.Legacy).
+// what it ingested has ids of an older derivation (see DB.Legacy). Version 2
+// had no forms and a row for each leaf and hash of the log: its rows are read
+// as they are.
 const (
-	Schema      = "2"
-	schemaFirst = "1"
+	Schema       = "3"
+	schemaFirst  = "1"
+	schemaSecond = "2"
 )
 
 // Options of a store. The zero value is a store on disk with defaults.
@@ -56,6 +59,8 @@ type DB struct {
 
 	codec     *series.Codec
 	decoded   decodedBlocks
+	lately    *cache
+	forms     forms
 	infos     *infos
 	clusters  clusters
 	compactor *compactor
@@ -75,6 +80,8 @@ type DB struct {
 
 	// The committer's own; nobody else reads them.
 	head      meta
+	groups    uint64
+	wrote     map[[16]byte]bool // forms
 	edge      map[int][32]byte
 	lastSweep time.Time
 	lastSpace time.Time
@@ -85,9 +92,11 @@ var _ store.Store = (*DB)(nil)
 
 // view is what readers see: the durable state at one T.
 type view struct {
-	snap *pebble.Snapshot
-	meta meta
-	refs int // guarded by DB.mu; the DB's own counts as one
+	snap  *pebble.Snapshot
+	meta  meta
+	group uint64 // how many groups were written before, since the start
+	forms *forms
+	refs  int // guarded by DB.mu; the DB's own counts as one
 }
 
 // meta is the N row "head".
@@ -126,7 +135,8 @@ func Open(dir string, opts Options) (*DB, error) {
 		opts.CacheBytes = 64 << 20
 	}
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
-		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{}}
+		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{},
+		lately: newCache(), wrote: map[[16]byte]bool{}}
 	if d.fs == nil {
 		d.fs = vfs.Default
 	}
@@ -163,7 +173,7 @@ func Open(dir string, opts Options) (*DB, error) {
 	}
 	d.infos, d.compactor = newInfos(), newCompactor(d)
 	d.clusters.byID = map[clusterID]*cluster{}
-	d.view = &view{snap: pdb.NewSnapshot(), meta: d.head, refs: 1}
+	d.view = &view{snap: pdb.NewSnapshot(), meta: d.head, forms: &d.forms, refs: 1}
 	if d.meters, err = newMeters(d); err != nil {
 		err = errors.Join(err, d.view.snap.Close(), pdb.Close())
 		d.cache.Unref()
@@ -195,8 +205,8 @@ func (d *DB) load() error {
 		}
 		return d.pdb.Set(schemaKey, []byte(Schema), pebble.Sync)
 	}
-	if string(schema) == schemaFirst {
-		if err := d.migrate(); err != nil {
+	if string(schema) == schemaFirst || string(schema) == schemaSecond {
+		if err := d.migrate(string(schema)); err != nil {
 			return err
 		}
 	} else if string(schema) != Schema {
@@ -215,11 +225,15 @@ func (d *DB) load() error {
 	return err
 }
 
-// migrate takes over a store of the first schema. An older program refuses it
+// migrate takes over a store of an older schema. An older program refuses it
 // from then on.
-func (d *DB) migrate() error {
+func (d *DB) migrate(from string) error {
 	b := d.pdb.NewBatch()
-	if err := errors.Join(b.Set(schemaKey, []byte(Schema), nil), b.Set(legacyKey, []byte(schemaFirst), nil)); err != nil {
+	err := b.Set(schemaKey, []byte(Schema), nil)
+	if from == schemaFirst {
+		err = errors.Join(err, b.Set(legacyKey, []byte(schemaFirst), nil))
+	}
+	if err != nil {
 		return err
 	}
 	return b.Commit(pebble.Sync)
@@ -298,6 +312,7 @@ func errClosed(op string) error {
 
 // fail stops the store for good.
 func (d *DB) fail(why error) {
+	d.lately.off.Store(true)
 	if !d.failed.Swap(true) {
 		d.opts.Logger.Error("store stopped", "err", why)
 	}
@@ -312,6 +327,7 @@ func (d *DB) Close() error {
 		return nil
 	}
 	d.closed = true
+	d.lately.off.Store(true)
 	close(d.compactor.stop)
 	for d.readers > 0 {
 		d.idle.Wait()

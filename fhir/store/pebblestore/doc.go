@@ -12,12 +12,19 @@
 //	D | str patient | str type | code(8) | bucket(1) | start(8) | str id | T
 //	    one version: to-T(8) | flags(1) | version | lastUpdated ms | vendor |
 //	    author | categories | stamped JSON. patient is "" outside compartments.
+//	    With flag 16 there is, instead of the JSON, form(16) and what is the
+//	    resource's own between the parts of the form, in order, each behind its
+//	    length (uvarint); the stamp is put in when it is read.
 //	    code is a hash of the primary code (its system is checked on the
 //	    document). bucket: 0 at most 1 min long, 1 at most 1 h, 2 at most
 //	    48 h, 3 longer or open, 4 undated.
 //	    to-T is the commit that superseded the version, 0 while it is
 //	    current: T sees it when from <= T and (to == 0 or to > T). A deletion
 //	    marker keeps the last bytes, for granular scopes; nobody is given them.
+//	F | form(16)
+//	    the parts of a form (store.Form), each behind its length (uvarint);
+//	    form is the first half of the SHA-256 of the value. It is written with
+//	    the first resource that needs it after a start, and stays.
 //	P | str patient | str type | code(8) | bucket(1) | start(8) | str id | T
 //	    the same for every other coding of an Observation's code:
 //	    to-T(8) | code(8) of the D row.
@@ -35,8 +42,14 @@
 //	    small state: expires ms(8, 0 never) | value.
 //	E | expires ms(8) | key
 //	    when to look at a state key again.
-//	M | 0 | i(8)   leaf i of the log
-//	M | 1 | i(8)   stored hash i (golang.org/x/mod/sumdb/tlog numbering)
+//	M | 2 | i(8)
+//	    the leaves of a batch, leaf i of the log and those behind it, each
+//	    behind its length (uvarint).
+//	M | 3 | i(8)
+//	    the stored hashes that they add, 32 bytes each, the hash i and those
+//	    behind it (golang.org/x/mod/sumdb/tlog numbering).
+//	M | 0 | i(8)   leaf i of the log, as the second schema wrote it
+//	M | 1 | i(8)   stored hash i, likewise
 //	Q | str patient | str "Observation" | code(8) | bucket(1) | series(8)
 //	    the encoded template (fhir/series) of a series, whose samples stand for
 //	    D rows under the same prefix. series is a hash of it.
@@ -65,8 +78,23 @@
 // All token, reference and URI parameters have X rows, except that
 // Observation has identifier and device only (code and patient are D and P
 // keys; a search by code over all patients visits each patient's cluster) and
-// AuditEvent has patient and entity only: these two types are nearly all of
+// AuditEvent has patient, and entity for what is no patient, only: these two types are nearly all of
 // the data, and every further row costs each write.
+//
+// # AuditEvents
+//
+// Every read leaves one, so they are most of the rows of a busy server, and
+// those of one caller differ in a few bytes. They are kept by form, 0.15 KB
+// instead of 2: a D, an I and two X rows each, and for each batch a row of
+// leaves and one of hashes. Their bytes are put together when somebody looks.
+//
+// # Schema
+//
+// Version 3. A store of version 2 has no forms, M rows of the kinds 0 and 1,
+// and X rows for patients under the parameter entity; they are read where they
+// are and never rewritten. A store of version 1 has no series either. Either is
+// taken over by writing the new version, and an older program refuses it from
+// then on.
 //
 // # Samples
 //
@@ -105,4 +133,8 @@
 // taken after the last group that is on stable storage, so what is not
 // durable is never seen. lastUpdated grows with every group; a group is never
 // split by T(), so an export at T() followed by _since misses nothing.
+//
+// Reads of one resource and of small state are answered from memory when they
+// were asked for before: what a group changes is dropped before its view is
+// shown (cache).
 package pebblestore

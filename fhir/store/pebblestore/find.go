@@ -322,7 +322,7 @@ func (x *finder) met(r row, t *table) (*match, error) {
 	if !visible(val, r.t, x.at) {
 		return nil, nil
 	}
-	d, err := x.recent.decodeDoc(val)
+	d, err := x.d.forms.doc(x.v.snap, &x.recent, r.typ, r.id, val)
 	if err != nil {
 		return nil, err
 	}

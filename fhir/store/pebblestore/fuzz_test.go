@@ -1,9 +1,13 @@
 package pebblestore
 
 import (
+	"bytes"
+	"encoding/binary"
+	"errors"
 	"reflect"
 	"testing"
 
+	"pulsegate/fhir"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
@@ -24,6 +28,30 @@ var stored = []func(b []byte) (value any, again []byte, err error){
 	func(b []byte) (any, []byte, error) { s, err := decodeSeriesState(b); return s, s.encode(), err },
 	func(b []byte) (any, []byte, error) { m, err := decodeMeta(b); return m, m.encode(), err },
 	func(b []byte) (any, []byte, error) {
+		f, ok := store.DecodeForm(b)
+		if !ok {
+			return nil, nil, errRow
+		}
+		if json, ok := f.JSON("Device", "d", b); ok && !bytes.Contains(json, []byte(fhir.Prefix("Device", "d"))) {
+			return nil, nil, errors.New("not the resource that was asked for")
+		}
+		return f, f.Encoded, nil
+	},
+	func(b []byte) (any, []byte, error) {
+		var all [][]byte
+		var again []byte
+		for i := uint64(0); ; i++ {
+			l, err := leafIn(b, i)
+			if err != nil {
+				return nil, nil, err
+			}
+			if l == nil {
+				return all, again, nil
+			}
+			all, again = append(all, l), append(binary.AppendUvarint(again, uint64(len(l))), l...)
+		}
+	},
+	func(b []byte) (any, []byte, error) {
 		r, ok := parseRow(b)
 		if !ok {
 			return nil, nil, errRow
@@ -43,8 +71,11 @@ func FuzzStored(f *testing.F) {
 		(&entry{place: at, typ: "Observation", id: "x", version: 2, created: true, author: "me", categories: []string{"a", "b"}}).encode(),
 		(&seriesState{maxStart: 1, samples: 2, tails: 3, loose: 4, moves: 5, merges: 6}).encode(),
 		meta{t: 1, updated: 2, leaves: 3, resources: 4}.encode(),
+		store.NewForm([]byte("0123456789"), 1, []int{2, 4, 8, 10}).Encoded,
+		{1, 'a', 0, 2, 'b', 'c'},
 		rowKey(tabDoc, &at, at.code, "Observation", "x", store.T(1<<63)),
 	}
+	f.Add(byte(0), (&doc{version: 1, formed: true, form: [16]byte{7}, own: []byte{1, 'x'}}).encode())
 	for which, b := range rows {
 		f.Add(byte(which), b)
 		f.Add(byte(which), b[:len(b)-1])

@@ -20,6 +20,13 @@ const (
 	tabExpire = 'E'
 	tabLog    = 'M'
 	tabMeta   = 'N'
+	tabForm   = 'F'
+
+	// Kinds of M rows: of the second schema, one each; of a batch.
+	logLeaf   = 0
+	logHash   = 1
+	logLeaves = 2
+	logHashes = 3
 
 	// Of the sample tier.
 	tabSeries   = 'Q'
@@ -262,8 +269,12 @@ func expireKey(ms int64, k string) []byte {
 	return append(appendU64([]byte{tabExpire}, uint64(ms)), k...)
 }
 
-func leafKey(i uint64) []byte { return appendU64([]byte{tabLog, 0}, i) }
-func hashKey(i int64) []byte  { return appendU64([]byte{tabLog, 1}, uint64(i)) }
+func leafKey(i uint64) []byte   { return appendU64([]byte{tabLog, logLeaf}, i) }
+func hashKey(i int64) []byte    { return appendU64([]byte{tabLog, logHash}, uint64(i)) }
+func leavesKey(i uint64) []byte { return appendU64([]byte{tabLog, logLeaves}, i) }
+func hashesKey(i int64) []byte  { return appendU64([]byte{tabLog, logHashes}, uint64(i)) }
+
+func formKey(id [16]byte) []byte { return append([]byte{tabForm}, id[:]...) }
 
 var (
 	schemaKey = []byte("Nschema")

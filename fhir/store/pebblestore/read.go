@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"math"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"golang.org/x/mod/sumdb/tlog"
@@ -77,7 +78,7 @@ func (v *view) fetchRow(r row) (*match, error) {
 	if val == nil {
 		return nil, errRow
 	}
-	d, err := decodeDoc(val)
+	d, err := v.forms.doc(v.snap, new(recent), r.typ, r.id, val)
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +88,12 @@ func (v *view) fetchRow(r row) (*match, error) {
 // Read is of store.Store.
 func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.T) (fhir.Resource, *access.Facts, error) {
 	const op = "pebblestore.Read"
+	if at == 0 {
+		if x, ok := d.lately.get(cacheKey{ref: ref}); ok {
+			m := x.match.again()
+			return m.resource(), &m.facts, nil
+		}
+	}
 	v, err := d.enter(op)
 	if err != nil {
 		return fhir.Resource{}, nil, err
@@ -103,7 +110,11 @@ func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.T) (fhir.Resource, *
 	if m == nil {
 		return fhir.Resource{}, nil, fhir.Errorf(fhir.NotFound, op, "the resource does not exist")
 	}
-	return m.resource(), &m.facts, nil
+	r := m.resource()
+	if at == 0 && ref.Type != "AuditEvent" { // those are many, and seldom read twice
+		d.lately.put(cacheKey{ref: ref}, cached{match: m.again()}, v.group)
+	}
+	return r, &m.facts, nil
 }
 
 // current is the version of ref at t, nil when there is none: a document, or
@@ -235,19 +246,26 @@ func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, er
 // Get is of store.Store.
 func (d *DB) Get(_ context.Context, key string) ([]byte, error) {
 	const op = "pebblestore.Get"
+	if x, ok := d.lately.get(stateRef(key)); ok {
+		return slices.Clone(x.state), nil
+	}
 	v, err := d.enter(op)
 	if err != nil {
 		return nil, err
 	}
 	defer d.leave(v)
 	b, err := get(v.snap, stateKey(key))
-	if err != nil || b == nil {
+	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	if len(b) < 8 {
-		return nil, fhir.Wrap(op, errRow)
+	if b != nil {
+		if len(b) < 8 {
+			return nil, fhir.Wrap(op, errRow)
+		}
+		b = b[8:]
 	}
-	return b[8:], nil
+	d.lately.put(stateRef(key), cached{state: b}, v.group)
+	return slices.Clone(b), nil
 }
 
 // List is of store.Store.
@@ -436,27 +454,36 @@ func (l logView) Size() uint64 {
 	return l.d.view.meta.leaves
 }
 
-func (l logView) Leaf(i uint64) (store.Leaf, error) {
+func (l logView) Leaf(i uint64) (leaf store.Leaf, err error) {
 	const op = "pebblestore.Log.Leaf"
 	v, err := l.d.enter(op)
 	if err != nil {
 		return nil, err
 	}
 	defer l.d.leave(v)
-	b, err := get(v.snap, leafKey(i))
+	rows, err := openLog(v.snap)
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	if b == nil {
+	defer closing(rows, &err)
+	if leaf, err = rows.leaf(i); err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	if leaf == nil {
 		return nil, fhir.Errorf(fhir.NotFound, op, "the log has no leaf %d", i)
 	}
-	return b, nil
+	return leaf, nil
 }
 
-func (v *view) hashes(indexes []int64) ([]tlog.Hash, error) {
-	out := make([]tlog.Hash, len(indexes))
+func (v *view) hashes(indexes []int64) (out []tlog.Hash, err error) {
+	rows, err := openLog(v.snap)
+	if err != nil {
+		return nil, err
+	}
+	defer closing(rows, &err)
+	out = make([]tlog.Hash, len(indexes))
 	for i, x := range indexes {
-		b, err := get(v.snap, hashKey(x))
+		b, err := rows.hash(x)
 		if err != nil {
 			return nil, err
 		}

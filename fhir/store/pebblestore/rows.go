@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"pulsegate/fhir"
@@ -20,6 +21,7 @@ const (
 	flagCreated
 	flagMoved  // I: version 1 of what was a sample
 	flagSeries // L: samples of one series
+	flagForm   // D: kept by form
 )
 
 // doc is a decoded D value.
@@ -31,6 +33,10 @@ type doc struct {
 	vendor, author string
 	categories     []string
 	json           []byte
+	// formed: instead of json there is its form and what is its own.
+	formed bool
+	form   [16]byte
+	own    []byte
 }
 
 func appendText(b []byte, s string) []byte {
@@ -38,15 +44,22 @@ func appendText(b []byte, s string) []byte {
 }
 
 func (d *doc) encode() []byte {
-	b := make([]byte, 0, len(d.json)+96)
+	b := make([]byte, 0, len(d.json)+len(d.own)+96)
 	b = appendU64(b, uint64(d.to))
-	b = append(b, flags(d.deleted, false))
+	f := flags(d.deleted, false)
+	if d.formed {
+		f |= flagForm
+	}
+	b = append(b, f)
 	b = binary.AppendUvarint(b, d.version)
 	b = binary.AppendVarint(b, d.updated)
 	b = appendText(appendText(b, d.vendor), d.author)
 	b = binary.AppendUvarint(b, uint64(len(d.categories)))
 	for _, c := range d.categories {
 		b = appendText(b, c)
+	}
+	if d.formed {
+		return append(append(b, d.form[:]...), d.own...)
 	}
 	return append(b, d.json...)
 }
@@ -160,17 +173,23 @@ func (r *reader) sameTexts(last *recent) []string {
 	return last.categories
 }
 
-// decodeDoc reads a D value; json aliases v.
+// decodeDoc reads a D value; json and own alias v.
 func decodeDoc(v []byte) (d doc, err error) { return new(recent).decodeDoc(v) }
 
 func (last *recent) decodeDoc(v []byte) (d doc, err error) {
 	r := reader{b: v}
 	d.to = store.T(r.u64())
-	d.deleted = r.byte()&flagDeleted != 0
+	f := r.byte()
+	d.deleted, d.formed = f&flagDeleted != 0, f&flagForm != 0
 	d.version, d.updated = r.uvarint(), r.varint()
 	d.vendor, d.author = r.same(&last.vendor), r.same(&last.author)
 	d.categories = r.sameTexts(last)
-	d.json = r.b
+	if d.formed {
+		copy(d.form[:], r.take(16))
+		d.own = r.b
+	} else {
+		d.json = r.b
+	}
 	if r.bad {
 		return d, errRow
 	}
@@ -313,6 +332,16 @@ func indexValue(k search.Kind, v *search.Value) string {
 	return v.Code
 }
 
+// under is the parameter under which a value has its X rows. A patient whom an
+// AuditEvent names as an entity is one of its patients, too: those rows are
+// enough.
+func under(typ, code, value string) string {
+	if typ == "AuditEvent" && code == "entity" && strings.HasPrefix(value, "Patient/") {
+		return "patient"
+	}
+	return code
+}
+
 // indexRows calls fn with every X prefix of a document.
 func indexRows(typ string, v *search.Values, fn func(prefix []byte)) {
 	var seen []string
@@ -324,7 +353,7 @@ func indexRows(typ string, v *search.Values, fn func(prefix []byte)) {
 		seen = seen[:0]
 		for i := range vals {
 			x := indexValue(p.Kind, &vals[i])
-			if x == "" || slices.Contains(seen, x) {
+			if x == "" || under(typ, code, x) != code || slices.Contains(seen, x) {
 				continue
 			}
 			seen = append(seen, x)
@@ -355,7 +384,7 @@ func otherCodes(typ string, v *search.Values, primary [8]byte) [][8]byte {
 func (d *doc) resource(typ, id string) fhir.Resource {
 	r := fhir.Resource{Type: typ, ID: id, Version: d.version, LastUpdated: time.UnixMilli(d.updated).UTC(), Deleted: d.deleted}
 	if !d.deleted {
-		r.JSON = d.json
+		r.JSON = d.json[:len(d.json):len(d.json)]
 	}
 	return r
 }
@@ -376,6 +405,15 @@ func (m *match) body() []byte {
 		m.doc.json = m.in.t.Append(make([]byte, 0, m.in.size), &m.smp)
 	}
 	return m.doc.json
+}
+
+// again is the same version for another reader, who extracts its index values
+// anew when asked for them.
+func (m *match) again() *match {
+	m.body()
+	x := *m
+	x.values, x.facts.Tokens = nil, x.tokens
+	return &x
 }
 
 // resource is what callers get.

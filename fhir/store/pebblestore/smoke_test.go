@@ -54,7 +54,7 @@ func TestCheckFindsDamage(t *testing.T) {
 	damage := map[string][]byte{
 		"X": appendU64(appendStr(indexPrefix("Device", "identifier", "v"), "d1"), 1),
 		"I": idKey("Device", "d1", 1),
-		"M": leafKey(1),
+		"M": leavesKey(0),
 	}
 	for name, key := range damage {
 		old, err := get(db.pdb, key)

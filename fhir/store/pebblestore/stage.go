@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-	"golang.org/x/mod/sumdb/tlog"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
@@ -24,8 +23,11 @@ type current struct {
 	pointer
 	doc    doc
 	values *search.Values
-	loaded bool     // doc and values are there
-	smp    *located // it is a sample
+	loaded bool // doc and values are there
+	// Of a document that is kept by form: its bytes before the stamp.
+	canonical []byte
+	form      *store.Form
+	smp       *located // it is a sample
 }
 
 // stage is a group being built: the Pebble batch and, over the database, what
@@ -36,7 +38,10 @@ type stage struct {
 	meta  meta
 	heads map[fhir.Ref]*current
 	state map[string][]byte // nil: absent
-	ids   *pebble.Iterator  // over what was applied before this group; opened when first needed
+	forms map[[16]byte]bool // written
+	// changed is that of the group.
+	changed []cacheKey
+	ids     *pebble.Iterator // over what was applied before this group; opened when first needed
 
 	// Of the series that the group touches.
 	touched  map[series.Identity]store.T
@@ -136,12 +141,15 @@ func (s *stage) refuse(r *request, err error) error {
 }
 
 // lookup finds the current version: of this batch, this group, or the store.
-func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current) (*current, error) {
+func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current, fresh bool) (*current, error) {
 	if c, ok := local[ref]; ok {
 		return c, nil
 	}
 	if c, ok := s.heads[ref]; ok {
 		return c, nil
+	}
+	if fresh {
+		return nil, nil
 	}
 	if s.ids == nil {
 		it, err := idIterator(s.d.pdb)
@@ -179,6 +187,9 @@ func (s *stage) lookupSample(ref fhir.Ref) (*current, error) {
 
 // load fetches the document of c.
 func (s *stage) load(ref fhir.Ref, c *current) error {
+	if c != nil && c.doc.formed { // of this group
+		c.doc.json, c.doc.formed = fhir.Stamp(c.canonical, ref.Type, ref.ID, c.version, time.UnixMilli(c.doc.updated)), false
+	}
 	if c == nil || c.loaded {
 		return nil
 	}
@@ -189,7 +200,7 @@ func (s *stage) load(ref fhir.Ref, c *current) error {
 	if v == nil {
 		return errRow
 	}
-	if c.doc, err = decodeDoc(v); err != nil {
+	if c.doc, err = s.d.forms.doc(s.d.pdb, new(recent), ref.Type, ref.ID, v); err != nil {
 		return err
 	}
 	vals, err := search.Extract(ref.Type, c.doc.json)
@@ -205,7 +216,7 @@ func (s *stage) resolve(r *request, i int, t store.T, updated int64, local map[f
 	w := &r.batch.Writes[i]
 	ref := w.Resource.Ref()
 	out := store.Outcome{Ref: ref}
-	old, err := s.lookup(ref, local)
+	old, err := s.lookup(ref, local, w.Expect == store.Fresh)
 	if err != nil {
 		return nil, out, err
 	}
@@ -244,8 +255,13 @@ func (s *stage) resolve(r *request, i int, t store.T, updated int64, local map[f
 		out.Created = old == nil || old.deleted
 		now.place, now.hash, now.values = placeOf(v), r.hashes[i], v
 		now.doc.vendor, now.doc.author, now.doc.categories = w.Vendor, w.Author, v.Categories
-		now.doc.json = fhir.Stamp(w.Resource.JSON, ref.Type, ref.ID, now.version, out.LastUpdated)
-		out.JSON = now.doc.json
+		if w.Form != nil {
+			now.canonical, now.form = w.Resource.JSON, w.Form
+			now.doc.formed, now.doc.form, now.doc.own = true, w.Form.ID, store.AppendOwn(nil, w.Resource.JSON, w.Cuts)
+		} else {
+			now.doc.json = fhir.Stamp(w.Resource.JSON, ref.Type, ref.ID, now.version, out.LastUpdated)
+			out.JSON = now.doc.json
+		}
 	}
 	local[ref] = now
 	return &write{ref: ref, old: old, now: now, created: out.Created}, out, nil
@@ -255,7 +271,7 @@ func (s *stage) resolve(r *request, i int, t store.T, updated int64, local map[f
 func expect(w *store.Write, old *current) error {
 	const op = "pebblestore.Commit"
 	switch w.Expect {
-	case store.Absent:
+	case store.Absent, store.Fresh:
 		if old != nil {
 			return fhir.Errorf(fhir.Conflict, op, "the resource exists already")
 		}
@@ -320,6 +336,7 @@ func (s *stage) put(w *write, t store.T, n uint32) (*store.Change, error) {
 		}
 	}
 	if w.old != nil {
+		s.changed = append(s.changed, cacheKey{ref: w.ref})
 		if w.old.smp != nil {
 			if err := s.takeOut(w.old.smp); err != nil {
 				return nil, err
@@ -331,6 +348,11 @@ func (s *stage) put(w *write, t store.T, n uint32) (*store.Change, error) {
 		}
 		w.old.doc.to = t
 		if err := s.rows(w.ref, w.old); err != nil {
+			return nil, err
+		}
+	}
+	if w.now.doc.formed {
+		if err := s.putForm(w.now.form); err != nil {
 			return nil, err
 		}
 	}
@@ -391,6 +413,7 @@ func (s *stage) rows(ref fhir.Ref, c *current) error {
 }
 
 func (s *stage) putState(w *store.StateWrite) error {
+	s.changed = append(s.changed, stateRef(w.Key))
 	s.state[w.Key] = w.Value
 	if w.Value == nil {
 		return s.batch.Delete(stateKey(w.Key), nil)
@@ -404,51 +427,6 @@ func (s *stage) putState(w *store.StateWrite) error {
 	}
 	s.state[w.Key] = slices.Clone(w.Value)
 	return s.batch.Set(stateKey(w.Key), append(appendU64(nil, uint64(ms)), w.Value...), nil)
-}
-
-// putLeaves appends to the log. The hashes it needs are those on the right
-// edge of the tree, which the committer keeps; after a start they are read.
-func (s *stage) putLeaves(ls []store.Leaf) error {
-	for _, l := range ls {
-		i := s.meta.leaves
-		hs, err := tlog.StoredHashes(int64(i), l, tlog.HashReaderFunc(s.edge))
-		if err != nil {
-			return err
-		}
-		if err := s.batch.Set(leafKey(i), l, nil); err != nil {
-			return err
-		}
-		first := tlog.StoredHashIndex(0, int64(i))
-		for level, h := range hs {
-			s.d.edge[level] = h
-			if err := s.batch.Set(hashKey(first+int64(level)), h[:], nil); err != nil {
-				return err
-			}
-		}
-		s.meta.leaves++
-	}
-	return nil
-}
-
-// edge reads hashes of the right edge.
-func (s *stage) edge(indexes []int64) ([]tlog.Hash, error) {
-	out := make([]tlog.Hash, len(indexes))
-	for i, x := range indexes {
-		level, _ := tlog.SplitStoredHashIndex(x)
-		if h, ok := s.d.edge[level]; ok {
-			out[i] = h
-			continue
-		}
-		v, err := get(s.d.pdb, hashKey(x))
-		if err != nil {
-			return nil, err
-		}
-		if len(v) != tlog.HashSize {
-			return nil, errRow
-		}
-		copy(out[i][:], v)
-	}
-	return out, nil
 }
 
 // finish closes the group: the head row, and expired state once a second.
@@ -490,6 +468,7 @@ func (s *stage) sweep(now time.Time) (err error) {
 			if err := s.batch.Delete(stateKey(key), nil); err != nil {
 				return err
 			}
+			s.changed = append(s.changed, stateRef(key))
 		}
 		if err := s.batch.Delete(k, nil); err != nil {
 			return err

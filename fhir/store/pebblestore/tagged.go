@@ -172,7 +172,7 @@ func (t *tagged) tail() []byte {
 // oneValue walks the X rows of values[i], those that samples stand for among
 // them.
 func (x *finder) oneValue(c *search.Clause, values []string, i int, from []byte) (more bool, err error) {
-	pre := indexPrefix(x.q.Type, c.Param.Code, values[i])
+	pre := indexPrefix(x.q.Type, under(x.q.Type, c.Param.Code, values[i]), values[i])
 	lower, after := pre, ""
 	if from != nil {
 		lower = append(append(bytes.Clone(pre), from...), 0)

@@ -1,0 +1,77 @@
+package audit
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/store"
+)
+
+// none is a store that is not asked.
+type none struct{ store.Store }
+
+// TestEventsOfOneCallerShareAForm: from the second on a read, a search and a
+// refusal are kept by the form of their frame; what has places of its own that
+// come and go is kept as it is.
+func TestEventsOfOneCallerShareAForm(t *testing.T) {
+	r, err := NewRecorder(Options{Store: none{}, Clock: time.Now, Rand: rand.NewChaCha8([32]byte{}), Observer: "https://x.example/fhir"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &access.Principal{ClientID: "c", ClientName: `"quoted" \ name`, TokenID: "j", Issuer: "https://i.example", Subject: "c"}
+	data := func(n, version int) []DataRef {
+		return []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: fmt.Sprint("o", n)}, Version: uint64(version)}}
+	}
+	for name, c := range map[string]struct {
+		make func(n int) Event
+		form bool
+	}{
+		"read": {func(n int) Event {
+			return Event{Kind: Rest, Interaction: "read", Patient: fmt.Sprint("p", n), Data: data(n, 1+n*n)}
+		}, true},
+		"refused": {func(n int) Event {
+			return Event{Kind: Rest, Interaction: "read", Outcome: Minor, Reason: "x", Data: data(n, 0)}
+		}, true},
+		"search": {func(n int) Event {
+			return Event{Kind: Rest, Interaction: "search-type", Query: fmt.Sprint("GET x?", n)}
+		}, true},
+		"two": {func(n int) Event {
+			return Event{Kind: Rest, Interaction: "read", Data: append(data(n, 1), data(n+1, 1)...)}
+		}, false},
+		"extra": {func(n int) Event {
+			return Event{Kind: Rest, Interaction: "read", Data: data(n, 1), Extra: [][2]string{{"a", "b"}}}
+		}, false},
+		"token": {func(n int) Event { return Event{Kind: TokenIssue, Query: "grant_type=x"} }, false},
+	} {
+		var first *store.Form
+		for n := range 5 {
+			ev := c.make(n)
+			ev.Principal, ev.RemoteIP, ev.RequestID = p, "127.0.0.1", fmt.Sprintf(`id"%d<`, n)
+			w, leaf, err := r.Prepare(ev)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (w.Form != nil) != (c.form && n > 0) {
+				t.Fatalf("%s %d: form %v", name, n, w.Form != nil)
+			}
+			if f, ok := parseLeaf(leaf); !ok || !f.matches(w.Resource.JSON) {
+				t.Fatalf("%s: the leaf is not of the whole bytes", name)
+			}
+			if w.Form == nil {
+				continue
+			}
+			if first == nil {
+				first = w.Form
+			}
+			own := store.AppendOwn(nil, w.Resource.JSON, w.Cuts)
+			json, ok := w.Form.JSON("AuditEvent", w.Resource.ID, own)
+			if w.Form != first || !ok || string(json) != string(w.Resource.JSON) || len(own) > 250 {
+				t.Errorf("%s: %d bytes of its own give %s", name, len(own), json)
+			}
+		}
+	}
+}
