@@ -102,6 +102,8 @@ var queries = []struct{ typ, raw string }{
 	{"Observation", "date:missing=true&patient=p1"}, {"Observation", "_sort=date"}, {"Patient", "_id=p1"}, {"Patient", ""},
 	{"Group", "member=Patient/p1"}, {"Group", "member=Patient/p1,Patient/p2"}, {"Provenance", "patient=p2"}, {"Provenance", "_sort=_id"},
 	{"AuditEvent", "patient=p1"}, {"AuditEvent", "patient=p1&_sort=-date"}, {"AuditEvent", "patient=p2&_sort=date"}, {"AuditEvent", "patient=p2&_sort=-date&date=ge2026-01-02"},
+	{"AuditEvent", "entity=Patient/p1"}, {"AuditEvent", "entity=Patient/p1,Observation/o1&_sort=-date"}, {"AuditEvent", "entity=p2"}, {"AuditEvent", "entity:Patient=p2&_sort=date"},
+	{"AuditEvent", "entity=Patient/p1&patient=p2"}, {"AuditEvent", "agent=Patient/p1"}, {"AuditEvent", "entity=Patient/p1&entity=Patient/p2"}, {"AuditEvent", "entity:missing=true"},
 	{"AuditEvent", "patient=p1,p2&_sort=-date"}, {"AuditEvent", "_sort=-date"}, {"AuditEvent", "patient=p1&patient=p2&_sort=date"}, {"Provenance", "patient=p2&_sort=-recorded"},
 	{"Observation", "patient=p1&value-quantity=ge62&_sort=-value-quantity"}, {"Observation", "value-quantity=62,0&_sort=date"}, {"Observation", "component-value-quantity=lt62"},
 	{"Observation", "status=final&_sort=-date"}, {"Observation", "status:not=final&code=c2"}, {"Observation", "category=activity"}, {"Observation", "identifier=urn:s|heart p1&_sort=-date"},
@@ -235,8 +237,9 @@ func anyWrite(rt *rapid.T, i int) store.Write {
 	case 12, 13, 14, 15:
 		typ, id = "AuditEvent", fmt.Sprintf("a%d", i)
 		other := rapid.SampledFrom([]string{"p1", "p2", "p3"}).Draw(rt, "second patient")
-		rest = fmt.Sprintf(`"recorded":"2026-01-%02dT08:00:00Z","entity":[{"what":{"reference":"Patient/%s"}},{"what":{"reference":"Patient/%s"}}]`,
-			rapid.IntRange(1, 4).Draw(rt, "day"), p, other)
+		rest = fmt.Sprintf(`"recorded":"2026-01-%02dT08:00:00Z","agent":[{"who":{"reference":"%s"}}],"entity":[{"what":{"reference":"Patient/%s"}},{"what":{"reference":"%s"}}]`,
+			rapid.IntRange(1, 4).Draw(rt, "day"), rapid.SampledFrom([]string{"Patient/p1", "Patient/p2", "Device/d1"}).Draw(rt, "agent"), p,
+			rapid.SampledFrom([]string{"Patient/" + other, "Observation/o1"}).Draw(rt, "what"))
 	default:
 		day := rapid.IntRange(1, 4).Draw(rt, "day")
 		at := fmt.Sprintf("2026-01-%02dT%02d:00:00Z", day, rapid.IntRange(0, 23).Draw(rt, "hour"))
