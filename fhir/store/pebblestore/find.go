@@ -40,6 +40,10 @@ type finder struct {
 	// patients that lie in the clusters of others.
 	patient string
 	others  []row
+	// passing: a match is of no use once emit has returned, and its position
+	// of none at all.
+	passing bool
+	room    *match
 	// Of documents of one shape, for their kinds.
 	kindShapes search.Shapes[*search.Values]
 	kindSel    *search.Selection
@@ -306,6 +310,9 @@ func (x *finder) documents(patient string, one bool, after []byte) error {
 		if err != nil || m == nil || !x.accept(m) {
 			return true, err
 		}
+		if x.passing {
+			return x.emit(m, nil), nil
+		}
 		return x.emit(m, append([]byte{posDoc}, key...)), nil
 	})
 }
@@ -326,7 +333,14 @@ func (x *finder) met(r row, t *table) (*match, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newMatch(r, d), nil
+	if !x.passing {
+		return newMatch(r, d), nil
+	}
+	if x.room == nil {
+		x.room = newMatch(r, d)
+	}
+	x.room.again(r, d)
+	return x.room, nil
 }
 
 // rows calls fn for the D rows of the type in key order, from a key on (nil:

@@ -265,7 +265,7 @@ func (x *finder) wholeCluster(code [8]byte, learn func(map[string]*kind), give f
 	t := &table{docs: it}
 	r := row{place: place{patient: x.patient}, typ: x.q.Type}
 	seen := map[string]*kind{}
-	more = true
+	more, x.passing = true, true
 	for ok := it.First(); ok; ok = it.Next() {
 		if !r.tail(it.Key()[len(base):]) {
 			return false, errRow

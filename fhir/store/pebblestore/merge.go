@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -214,8 +215,40 @@ func (x *finder) seriesRuns(out []run) (_ []run, err error) {
 	return out, it.Error()
 }
 
+// idle is an iterator that has found nothing: to be used again, for most runs
+// are empty and to make an iterator costs more than to move it.
+type idle struct {
+	x  *finder
+	it *pebble.Iterator
+}
+
+func (i *idle) take(lower, upper []byte) (*pebble.Iterator, error) {
+	it := i.it
+	if i.it = nil; it != nil {
+		it.SetBounds(lower, upper)
+		return it, nil
+	}
+	return i.x.v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+}
+
+// give takes an iterator back, which has no error.
+func (i *idle) give(it *pebble.Iterator) error {
+	if i.it == nil {
+		i.it = it
+		return nil
+	}
+	return it.Close()
+}
+
+func (i *idle) close() error {
+	if i.it == nil {
+		return nil
+	}
+	return i.it.Close()
+}
+
 // openSeries adds the series of a run.
-func (x *finder) openSeries(sources []*source, r run, desc bool, from *where) (_ []*source, err error) {
+func (x *finder) openSeries(free *idle, sources []*source, r run, desc bool, from *where) (_ []*source, err error) {
 	if x.q.Type != "Observation" || r.bucket == bucketUndated || x.documentsOnly {
 		return sources, nil
 	}
@@ -224,11 +257,18 @@ func (x *finder) openSeries(sources []*source, r run, desc bool, from *where) (_
 		reg = tabOther
 	}
 	pre := append(append(clusterKey(reg, x.patient, x.q.Type), r.code[:]...), r.bucket)
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+	it, err := free.take(pre, next(pre))
 	if err != nil {
 		return sources, err
 	}
-	defer closing(it, &err)
+	defer func() {
+		closing(closer(func() error {
+			if ierr := it.Error(); ierr != nil {
+				return errors.Join(ierr, it.Close())
+			}
+			return free.give(it)
+		}), &err)
+	}()
 	for ok := it.First(); ok; ok = it.Next() {
 		var id series.SeriesID
 		if len(it.Key()) != len(pre)+copy(id[:], it.Key()[len(pre):]) {
@@ -277,10 +317,12 @@ func (x *finder) seekSource(s *source, bucket byte, desc bool, from *where) erro
 // mergePhase merges the dated runs (phase 0) or the undated ones (phase 1).
 func (x *finder) mergePhase(runs []run, phase byte, desc bool, from *where) (more bool, err error) {
 	var sources []*source
+	free := &idle{x: x}
 	defer func() {
 		for _, s := range sources {
 			closing(closer(s.close), &err)
 		}
+		closing(closer(free.close), &err)
 	}()
 	if s := x.listed(phase, desc, from); s != nil {
 		sources = append(sources, s)
@@ -289,14 +331,14 @@ func (x *finder) mergePhase(runs []run, phase byte, desc bool, from *where) (mor
 		if (r.bucket == bucketUndated) != (phase == 1) {
 			continue
 		}
-		s, err := x.open(r, desc, from)
+		s, err := x.open(free, r, desc, from)
 		if err != nil {
 			return false, err
 		}
 		if s != nil {
 			sources = append(sources, s)
 		}
-		if sources, err = x.openSeries(sources, r, desc, from); err != nil {
+		if sources, err = x.openSeries(free, sources, r, desc, from); err != nil {
 			return false, err
 		}
 	}
@@ -374,7 +416,7 @@ func (x *finder) offer(s *source, phase byte, w where) (more bool, err error) {
 }
 
 // open starts a source, nil when it is empty.
-func (x *finder) open(r run, desc bool, from *where) (*source, error) {
+func (x *finder) open(free *idle, r run, desc bool, from *where) (*source, error) {
 	base := clusterKey(r.table, x.patient, x.q.Type)
 	s := &source{table: r.table, skip: len(base), row: row{place: place{patient: x.patient}, typ: x.q.Type}}
 	pre := append(append(slices.Clone(base), r.code[:]...), r.bucket)
@@ -399,7 +441,7 @@ func (x *finder) open(r run, desc bool, from *where) (*source, error) {
 	if bytes.Compare(lower, upper) >= 0 {
 		return nil, nil
 	}
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	it, err := free.take(lower, upper)
 	if err != nil {
 		return nil, err
 	}
@@ -410,9 +452,12 @@ func (x *finder) open(r run, desc bool, from *where) (*source, error) {
 	} else {
 		ok = it.First()
 	}
-	if err := s.settle(ok); err != nil || !ok {
+	if err := s.settle(ok); err != nil {
 		closing(it, &err)
 		return nil, err
+	}
+	if !ok {
+		return nil, free.give(it)
 	}
 	return s, nil
 }

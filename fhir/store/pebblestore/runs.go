@@ -52,12 +52,13 @@ func (d *DB) columnar(ctx context.Context, op string, f store.Find, docs func(x 
 
 // allDocuments gives out every document that matches.
 func (x *finder) allDocuments(give func(*match) bool) (more bool, err error) {
-	more = true
+	more, x.passing = true, true
 	x.emit = func(m *match, _ []byte) bool {
 		more = give(m)
 		return more
 	}
-	return more, x.run(nil, nil)
+	err = x.run(nil, nil)
+	return more, err
 }
 
 // seriesOf are the series of a patient that the query does not rule out.
