@@ -8,12 +8,13 @@
 // (smart/authorize), the authorization and its end (smart/grant, smart/token),
 // or which scopes a token has (smart/policy).
 //
-// A Consent is made when a patient approves scopes for the own data that only
-// a consent opens. A practitioner's approval is none: it is about what that
-// person may see, and gives away nothing of the patient's. It counts for the
-// tokens of that one authorization, lasts as long as the authorization could
-// at most, and ends with it. When its code is never redeemed, there is no
-// token that it counts for.
+// A Consent is made when a patient has approved scopes for the own data that
+// only a consent opens, in the commit that redeems the code and so begins the
+// authorization; it says what was approved, and when. An approval whose code
+// is never redeemed leaves none. A practitioner's approval is none: it is
+// about what that person may see, and gives away nothing of the patient's. It
+// counts for the tokens of that one authorization, lasts as long as the
+// authorization could at most, and ends with it.
 //
 //	Consent/app-<authorization id>
 package agreement
@@ -29,7 +30,6 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/store"
-	"pulsegate/smart/authorize"
 	"pulsegate/smart/grant"
 	"pulsegate/smart/scope"
 )
@@ -60,9 +60,11 @@ type Agreements struct {
 // Ref is the Consent of an authorization.
 func Ref(authorization string) fhir.Ref { return fhir.Ref{Type: "Consent", ID: "app-" + authorization} }
 
-// Agreed is authorize.Options.Agreed.
-func (g *Agreements) Agreed(_ context.Context, b *store.Batch, a grant.Authorization, p *authorize.Pending) error {
-	const op = "agreement.Agreed"
+// Begun is token.Options.Begun. Its Consent dates from the approval: what the
+// patient withdrew after that is a later word.
+func (g *Agreements) Begun(_ context.Context, b *store.Batch, approved grant.Code) error {
+	const op = "agreement.Begun"
+	a := approved.Authorization
 	granted, err := g.Scopes.Parse(a.Scope)
 	if err != nil {
 		return fhir.Wrap(op, err)
@@ -71,12 +73,12 @@ func (g *Agreements) Agreed(_ context.Context, b *store.Batch, a grant.Authoriza
 	if len(types) == 0 {
 		return nil
 	}
-	r, err := consent.ForApp(consent.Allowance{ID: Ref(a.ID).ID, Patient: a.Subject.FHIRUser.ID, Authorization: a.ID, Client: a.ClientID, App: p.Client.Name,
+	r, err := consent.ForApp(consent.Allowance{ID: Ref(a.ID).ID, Patient: a.Subject.FHIRUser.ID, Authorization: a.ID, Client: a.ClientID, App: approved.App,
 		Scope: a.Scope, Types: types, Says: g.Says(a.Scope), From: a.Created, Until: a.Created.Add(g.lasts(granted))})
 	if err != nil {
 		return fhir.Wrap(op, err)
 	}
-	if err := g.record(b, a, p.Client.Name, "create", audit.DataRef{Ref: r.Ref(), Version: 1}); err != nil {
+	if err := g.record(b, a, approved.App, "create", audit.DataRef{Ref: r.Ref(), Version: 1}); err != nil {
 		return err
 	}
 	b.Writes = append(b.Writes, store.Write{Resource: r, Expect: store.Absent})

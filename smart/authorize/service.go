@@ -50,8 +50,7 @@ type Launches interface {
 	Use(ctx context.Context, handle, clientID string) (launch.Launch, store.StateWrite, error)
 }
 
-// Options of a Service. All but Page, MaySelect, Agreed, Now and Limits are
-// needed.
+// Options of a Service. All but Page, MaySelect, Now and Limits are needed.
 type Options struct {
 	Store    grant.State
 	Audit    Recorder
@@ -72,9 +71,6 @@ type Options struct {
 	// encounter when there is one, into context; an error of kind NotFound or
 	// Forbidden means no. Nil: nobody but a patient for herself.
 	MaySelect func(ctx context.Context, s Subject, patient, encounter string) error
-	// Agreed adds what else goes into the commit that approves, such as a
-	// consent of the patient. May be nil.
-	Agreed func(ctx context.Context, b *store.Batch, a grant.Authorization, r *Pending) error
 	// Now is the time that codes are held against (token.Endpoint.Now); nil:
 	// Clock.
 	Now    func(context.Context) time.Time
@@ -246,7 +242,7 @@ func (s *Service) Approve(ctx context.Context, id string, d Decision) (string, e
 	}
 	a := grant.Authorization{ID: authorizationID(aid), ClientID: w.ClientID, Subject: d.Subject, Scope: granted.String(), Context: x,
 		Created: now, Expires: now.Add(grant.Absolute), Offline: granted.Has(scope.Offline)}
-	cw, err := grant.NewCode(code, grant.Code{Authorization: a, RedirectURI: w.Redirect, Challenge: w.Challenge, Nonce: w.Nonce, JKT: w.JKT, Expires: now.Add(grant.CodeLife)})
+	cw, err := grant.NewCode(code, grant.Code{Authorization: a, App: p.Client.Name, RedirectURI: w.Redirect, Challenge: w.Challenge, Nonce: w.Nonce, JKT: w.JKT, Expires: now.Add(grant.CodeLife)})
 	if err != nil {
 		return "", err
 	}
@@ -260,11 +256,6 @@ func (s *Service) Approve(ctx context.Context, id string, d Decision) (string, e
 			return "", err
 		}
 		b.State = append(b.State, use)
-	}
-	if s.opts.Agreed != nil {
-		if err := s.opts.Agreed(ctx, b, a, p); err != nil {
-			return "", err
-		}
 	}
 	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Kind: audit.Rest, Interaction: "operation", Outcome: audit.Success, Query: "approve " + Path + "?" + url.Values{"scope": {a.Scope}}.Encode(),
 		Principal: &access.Principal{ClientID: w.ClientID, ClientName: p.Client.Name, Subject: d.Subject.ID, Issuer: s.opts.Issuer}})

@@ -49,7 +49,8 @@ type Store struct{ State State }
 
 // Code is what a code stands for.
 type Code struct {
-	Authorization Authorization `json:"authorization"` // to be, without its times
+	Authorization Authorization `json:"authorization"` // to be; Created is when the person approved
+	App           string        `json:"app,omitempty"` // the client's name as the person saw it
 	RedirectURI   string        `json:"redirect_uri"`
 	Challenge     string        `json:"challenge"` // S256
 	Nonce         string        `json:"nonce,omitempty"`

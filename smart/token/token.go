@@ -72,6 +72,9 @@ type Options struct {
 	// account still stands (and, when the authorization goes with a session,
 	// the session), and the roles that it has now. Nil: as at sign-in.
 	Alive func(ctx context.Context, s grant.Subject, offline bool) (roles []string, ok bool, err error)
+	// Begun adds what else goes into the commit that redeems a code, such as
+	// the consent that the person's approval was. May be nil.
+	Begun func(ctx context.Context, b *store.Batch, approved grant.Code) error
 	// Ended adds what else goes into the commit that revokes an authorization,
 	// such as the end of a consent that came with it. It is asked again when
 	// the commit has lost a race. May be nil.

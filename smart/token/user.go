@@ -95,6 +95,11 @@ func (e *Endpoint) redeem(ctx context.Context, rq *request) ([]byte, *oauth.Erro
 		return nil, failure(err)
 	}
 	b.State = append(b.State, writes...)
+	if e.opts.Begun != nil {
+		if err := e.opts.Begun(ctx, b, i.Code); err != nil {
+			return nil, failure(err)
+		}
+	}
 	if _, err := e.opts.Store.Commit(ctx, b); err != nil {
 		if again, gerr := e.grants.Code(ctx, code); gerr == nil && again.Used && fhir.KindOf(err) == fhir.Conflict {
 			return nil, e.reused(ctx, rq, again.Authorization.ID, "the code was used at the same time; what it gave has ended")

@@ -63,7 +63,7 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 	var err error
 	m.tokens, err = token.New(ctx, token.Options{Store: m.store, Audit: m.recorder, Keys: m.ring, Assertions: assertions, Scopes: scopes,
 		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, UserLife: m.Config.UserTokenLife, Alive: m.people.alive,
-		Ended: agreements.Ended, Nonces: m.nonces})
+		Begun: agreements.Begun, Ended: agreements.Ended, Nonces: m.nonces})
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 		Base: m.fhirBase(), Logger: m.Log}
 	m.authorize, err = authorize.New(authorize.Options{Store: m.store, Audit: m.recorder, Clients: m.clients, Launches: m.launches, Scopes: scopes,
 		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, Page: m.Config.ConsentPage,
-		RoleRules: m.people.rules, MaySelect: m.people.maySelect, Agreed: agreements.Agreed, Now: m.tokens.Now})
+		RoleRules: m.people.rules, MaySelect: m.people.maySelect, Now: m.tokens.Now})
 	if err != nil {
 		return err
 	}

@@ -239,3 +239,71 @@ func TestConsentEndsWithTheAuthorization(t *testing.T) {
 		t.Errorf("after the end: %d", s)
 	}
 }
+
+// agreed counts the Consents of apps that a patient has.
+func (w *world) agreed(patient string) (n int) {
+	w.t.Helper()
+	q := must(search.Parse("Consent", [][2]string{{"patient", patient}}, search.ParseOptions{}))
+	if err := w.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
+		if strings.HasPrefix(f.Resource.ID, agreement.Ref("").ID) {
+			n++
+		}
+		return true
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
+// TestApprovalWithoutRedemption: a code that nobody redeems leaves no Consent,
+// neither while it could be redeemed nor when it has expired; one that is
+// redeemed gives token and Consent together, also in its last second.
+func TestApprovalWithoutRedemption(t *testing.T) {
+	w := newWorld(t)
+	w.wearer("w1")
+	w.signIn("w1")
+	c := w.app(client.None, nil)
+	none := func(when string) {
+		t.Helper()
+		if n, made := w.agreed("w1"), w.recorded("create", "Consent/app-"); n != 0 || made != 0 {
+			t.Errorf("%s: %d consents, %d events of their making", when, n, made)
+		}
+	}
+	code := w.code(c, "offline_access patient/Observation.rs", nil)
+	none("approved")
+	if s, out, _ := w.redeem(c, code, url.Values{"code_verifier": {strings.Repeat("x", 43)}}); s != 400 {
+		t.Fatal(s, out)
+	}
+	none("refused")
+	w.clock.add(grant.CodeLife)
+	if s, out, _ := w.redeem(c, code, nil); s != 400 || out["error"] != "invalid_grant" {
+		t.Fatal(s, out)
+	}
+	none("expired")
+	w.reopen()
+	w.clock.add(2 * time.Hour) // the code itself is forgotten
+	none("forgotten")
+
+	w.signIn("w1")
+	code = w.code(c, "offline_access patient/Observation.rs", nil)
+	w.clock.add(grant.CodeLife - time.Second)
+	s, out, _ := w.redeem(c, code, nil)
+	if s != 200 || w.seen(out["access_token"]) != "w1-laboratory w1-vital-signs" || w.agreed("w1") != 1 {
+		t.Fatal(s, out, w.agreed("w1"))
+	}
+	id := w.live("u-w1")[0].ID
+	if s, _, _ := w.redeem(c, code, nil); s != 400 || w.consentOf(id)["status"] != "inactive" {
+		t.Error("a second redemption leaves the consent", w.consentOf(id)["status"])
+	}
+
+	// What was withdrawn after the approval is a later word than it.
+	all := must(consent.Grant(consent.Terms{ID: "all-w1", Patient: "w1", Vendor: "apple", Recipient: consent.AnyRecipient, Now: w.clock.now()}))
+	must(w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: all}}}))
+	code = w.code(c, "patient/Observation.rs", nil)
+	w.clock.add(10 * time.Second)
+	must(w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(all))}}}))
+	w.clock.add(10 * time.Second)
+	if s, out, _ := w.redeem(c, code, nil); s != 200 || w.seen(out["access_token"]) != "" {
+		t.Error("withdrawn between approval and redemption, it sees", s, w.seen(out["access_token"]))
+	}
+}

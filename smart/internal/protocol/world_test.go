@@ -205,10 +205,10 @@ func (w *world) open() {
 		Says: func(granted string) []string { return pages.Says(scopes, granted) }, Logger: quiet}
 	loose := limit.Limits{Global: 1e6, Remote: 1e6, Failures: 1e6, Denied: 1e6}
 	w.tokens = must(token.New(ctx, token.Options{Store: w.store, Audit: rec, Keys: w.ring, Assertions: as, Scopes: scopes, Clock: now,
-		Rand: rand.Reader, Issuer: w.base, Audience: base, Limits: loose, Alive: w.alive, Ended: agreements.Ended, Nonces: w.nonces}))
+		Rand: rand.Reader, Issuer: w.base, Audience: base, Limits: loose, Alive: w.alive, Begun: agreements.Begun, Ended: agreements.Ended, Nonces: w.nonces}))
 	w.launch = &launch.Service{Store: w.store, Audit: rec, Clients: w.reg, Auth: w.pol, Scopes: scopes, Clock: now, Base: base, Logger: quiet}
 	w.auth = must(authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: w.reg, Launches: w.launch, Scopes: scopes, Clock: now,
-		Rand: rand.Reader, Issuer: w.base, Audience: base, RoleRules: roleRules, Now: w.tokens.Now, Limits: loose, MaySelect: w.maySelect, Agreed: agreements.Agreed}))
+		Rand: rand.Reader, Issuer: w.base, Audience: base, RoleRules: roleRules, Now: w.tokens.Now, Limits: loose, MaySelect: w.maySelect}))
 	w.regs = &register.Handler{Store: w.store, Audit: rec, Registry: w.reg, Scopes: scopes, Clock: now, Rand: rand.Reader, Issuer: w.base,
 		Logger: quiet, Limits: limit.New(loose)}
 	intro := introspect.New(introspect.Options{Policy: w.pol, Assertions: as, Tokens: w.tokens, Grants: grants, Clients: w.reg, Audit: rec,
