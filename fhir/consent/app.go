@@ -60,3 +60,31 @@ func ForApp(a Allowance) (fhir.Resource, error) {
 func EndApp(r fhir.Resource) (fhir.Resource, error) {
 	return end(r, "The access of this app has ended. Nothing more is shown under this consent.")
 }
+
+// Refusal is what a patient wants of an app, whoever uses it: to be shown
+// nothing. It says nothing about what is collected.
+type Refusal struct {
+	ID, Patient string // of the Consent; of the patient
+	Client, App string // id of the app and its name
+	Now         time.Time
+}
+
+// Refuse builds the Consent for r, in canonical form: a denial, which beats
+// whatever else the patient allowed the app.
+func Refuse(r Refusal) (fhir.Resource, error) {
+	const op = "consent.Refuse"
+	if !fhir.ValidID(r.ID) || !fhir.ValidID(r.Patient) || !fhir.ValidID(r.Client) {
+		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, op, "Consent.id, patient and client must be FHIR ids")
+	}
+	c := agreed(r.ID, r.Patient, div("You do not want that the app "+r.App+", registered as "+r.Client+
+		", is shown any of your measurements or devices, whoever uses it. You can allow it again at any time, under the apps with access."), r.Now)
+	c.Performer = []reference{{Reference: "Patient/" + r.Patient}}
+	c.PolicyRule = one(actCodeSystem, "OPTOUT")
+	c.Provision = provisionJSON{Type: "deny", Action: []concept{one(actionSystem, actionDisclose)},
+		Actor: []actor{{one(partSystem, recipientRole), reference{Identifier: &identifier{ClientSystem, r.Client}, Display: r.App + " (" + r.Client + ")"}}}}
+	b, err := marshal(c)
+	if err != nil {
+		return fhir.Resource{}, fhir.Wrap(op, err)
+	}
+	return fhir.Resource{Type: "Consent", ID: r.ID, JSON: b}, nil
+}

@@ -2,6 +2,7 @@ package consent_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -190,4 +191,64 @@ func collects(t *testing.T, e *consent.Engine, vendor string, categories ...stri
 		t.Fatal(err)
 	}
 	return ok
+}
+
+// TestRefusal: a refused app is shown nothing, whoever uses it and whatever
+// else allows it; another is, and what is collected goes on.
+func TestRefusal(t *testing.T) {
+	s := newShelf()
+	e := newEngine(t, s)
+	f := obs("apple", "", "vital-signs")
+	check := func(when string, shown bool, opens ...string) {
+		t.Helper()
+		if got := e.Permits("heartbook", f); got != shown {
+			t.Errorf("%s: permitted %v", when, got)
+		}
+		refs, err := e.Opens(t.Context(), "p1", "heartbook")
+		var ids []string
+		for _, r := range refs {
+			ids = append(ids, r.ID)
+		}
+		if slices.Sort(ids); err != nil || !slices.Equal(ids, opens) {
+			t.Errorf("%s: %v open it, want %v: %v", when, ids, opens, err)
+		}
+	}
+	check("nothing is said", false)
+	s.put("p1", grant(t, consent.Terms{ID: "other", Recipient: "other"}))
+	s.put("p1", grant(t, consent.Terms{ID: "over", Recipient: "heartbook", From: now.Add(-2 * time.Hour), Until: now.Add(-time.Hour)}))
+	check("another is allowed, and a time is over", false)
+	s.put("p1", grant(t, consent.Terms{ID: "all", Recipient: consent.AnyRecipient}))
+	s.put("p1", grant(t, consent.Terms{ID: "own", Recipient: "heartbook"}))
+	check("allowed", true, "all", "own")
+
+	r, err := consent.Refuse(consent.Refusal{ID: "stop-1", Patient: "p1", Client: "heartbook", App: "Heart & Book", Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "refusal.json", r.JSON)
+	door, err := r4.New(r4.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := door.Resource("Consent", r.JSON, r.ID); err != nil {
+		t.Errorf("not valid: %v", err)
+	}
+	s.put("p1", r)
+	check("refused", false, "all", "own")
+	if d, err := consent.Describe(r); err != nil || d.Recipient != "heartbook" || d.Status != "active" {
+		t.Errorf("%+v %v", d, err)
+	}
+	if !e.Permits("other", f) {
+		t.Error("another app is refused too")
+	}
+	if !collects(t, e, "apple", "vital-signs") {
+		t.Error("nothing is collected any more")
+	}
+	s.put("", r) // deleted: of no patient any more
+	check("allowed again", true, "all", "own")
+	for _, bad := range []consent.Refusal{{ID: "x", Patient: "p"}, {ID: "x", Client: "c"}, {Patient: "p", Client: "c"}, {ID: "x", Patient: "../p", Client: "c"}} {
+		if _, err := consent.Refuse(bad); fhir.KindOf(err) != fhir.Invalid {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
 }

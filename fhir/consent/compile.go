@@ -378,8 +378,7 @@ func (r *rule) decide(q *ask, named bool) answer {
 	}
 	sure := !r.doubt
 	if len(r.recipients) > 0 {
-		hit := slices.Contains(r.recipients, AnyRecipient) || q.recipient != "" && slices.Contains(r.recipients, q.recipient) ||
-			q.authorized != "" && slices.Contains(r.recipients, q.authorized)
+		hit := r.names(q)
 		switch {
 		case q.collect && r.permit:
 			hit = true // whoever it is for, it has to be collected
@@ -392,6 +391,21 @@ func (r *rule) decide(q *ask, named bool) answer {
 		named = true
 	}
 	return r.within(q, named, sure)
+}
+
+// names reports whether the provision names who asks.
+func (r *rule) names(q *ask) bool {
+	return slices.Contains(r.recipients, AnyRecipient) || q.recipient != "" && slices.Contains(r.recipients, q.recipient) ||
+		q.authorized != "" && slices.Contains(r.recipients, q.authorized)
+}
+
+// opens reports whether some permit in r is for who asks, of whatever data.
+func (r *rule) opens(q *ask, named bool) bool {
+	if q.now < r.from || q.now >= r.to || !r.acts(false) || len(r.recipients) > 0 && !r.names(q) {
+		return false
+	}
+	named = named || len(r.recipients) > 0
+	return !r.doubt && (r.permit && named || slices.ContainsFunc(r.nested, func(n rule) bool { return n.opens(q, named) }))
 }
 
 // within goes on where recipient and period fit.

@@ -57,5 +57,9 @@
 // word counts: the withdrawal of another Consent, which had covered the same
 // data for that app, ends the app's view of it until the app is allowed anew.
 //
+// What a patient refuses an app (Refuse) is a denial to disclose that names the
+// client, so it holds for whoever uses the app; to take it back is to delete
+// it, for a denial that is over has nothing left to withdraw.
+//
 // Source: https://hl7.org/fhir/R4/consent.html
 package consent

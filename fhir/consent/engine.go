@@ -246,6 +246,23 @@ func (e *Engine) permits(recipient, authorization string, f *access.Facts) bool 
 	return b.permits(recipient, authorization, f, e.opts.Clock())
 }
 
+// Opens lists the patient's Consents that permit a client, whoever uses it, to
+// be shown something now. What denials take away again is not asked.
+func (e *Engine) Opens(ctx context.Context, patient, recipient string) ([]fhir.Ref, error) {
+	b, err := e.book(ctx, patient)
+	if err != nil {
+		return nil, err
+	}
+	var out []fhir.Ref
+	q := ask{now: e.opts.Clock().UnixMilli(), recipient: recipient}
+	for i := range b.active {
+		if b.active[i].root.opens(&q, false) {
+			out = append(out, b.active[i].ref)
+		}
+	}
+	return out, nil
+}
+
 // Collects reports whether data of vendor may be taken in for the patient, and
 // the Consent that says so.
 func (e *Engine) Collects(ctx context.Context, patient, vendor string) (fhir.Ref, bool, error) {

@@ -1,9 +1,11 @@
 // Package agreement keeps the Consent that stands beside a patient's approval
 // of an app, so that the app is given what the patient saw on the consent
-// screen, and no more.
+// screen, and no more; and the denial by which a patient stops an app that
+// others use.
 //
 // It owns: when an approval is a consent, what that Consent says, and its end,
-// each in the commit of what it goes with and with an AuditEvent of its own. It
+// each in the commit of what it goes with and with an AuditEvent of its own;
+// and refusals of apps (Refusals). It
 // does not own: what a Consent means (fhir/consent), the approval
 // (smart/authorize), the authorization and its end (smart/grant, smart/token),
 // or which scopes a token has (smart/policy).

@@ -5,7 +5,10 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/consent"
 	"pulsegate/smart/client"
 )
 
@@ -35,15 +38,83 @@ func TestPatientSeesWhoOpenedWhat(t *testing.T) {
 	if strings.Contains(ada.body, "Keep access when you are not there") {
 		t.Error("what is about the other person is said of her")
 	}
-	if strings.Contains(ada.body, id+`"><button`) {
+	if strings.Contains(ada.body, `name="id" value="`) {
 		t.Error("she is offered to end it")
 	}
+	ada.has("it is shown none of them, for no consent of yours opens them")
 	ada.get("/auth/").post("/auth/apps", url.Values{"id": {id}})
 	if ada.get("/auth/apps").has("Dr. Dora Doc"); strings.Contains(ben.get("/auth/apps").body, "Heartbook") {
 		t.Error("somebody else sees it")
 	}
 	doc.get("/auth/apps").post("/auth/apps", url.Values{"id": {id}}).has("no access any more")
 	ada.get("/auth/apps").has("Nobody else has opened an app")
+}
+
+// TestPatientStopsAnAppOfOthers: what rests on her consents ends at once by her
+// own word, on the page, for that app and no other, and begins again by it;
+// what rests on treatment goes on, and the page says which is which.
+func TestPatientStopsAnAppOfOthers(t *testing.T) {
+	w := newWorld(t)
+	w.measured("ada", consent.AnyRecipient)
+	ada, doc, eve := w.browser(), w.browser(), w.browser()
+	k := ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	doc.enrol(w.invite("doc", "Dr. Dora Doc", "practitioner"))
+	eve.enrol(w.invite("eve", "Eve Example", "administrator"))
+	to, verifier := w.authorizeURL("launch/patient patient/Observation.rs patient/Device.rs patient/Patient.rs", nil)
+	doc.ask(to).get("/auth/consent?" + url.Values{"request": {requestID(doc)}, "patient": {"ada"}}.Encode())
+	doc.post("/auth/consent", url.Values{"request": {requestID(doc)}, "patient": {"ada"}, "decision": {"allow"}, "scope.1": {"on"}, "scope.2": {"on"}, "scope.3": {"on"}}).status(http.StatusSeeOther)
+	status, out := w.redeem(doc, verifier)
+	if status != 200 {
+		t.Fatal(status, out)
+	}
+	sees := func(when string, measured int) {
+		t.Helper()
+		for path, want := range map[string]int{"Observation/pulse": measured, "Device/watch": measured, "Patient/ada": 200} {
+			if got := w.reads(doc.c, out["access_token"], path); got != want {
+				t.Errorf("%s: %s %d, want %d", when, path, got, want)
+			}
+		}
+	}
+	sees("opened", 200)
+
+	ada.get("/auth/apps").has("What rests on your consent", "to every app and clinic that is registered here", "What does not rest on your consent", "name and date of birth")
+	form := url.Values{"id": {between(ada.body, `name="id" value="`, `"`)}}
+	// Only she can: not the practitioner, nobody without being a patient, and
+	// no other site.
+	doc.get("/auth/apps").post("/auth/apps/refusals", form).status(http.StatusForbidden)
+	eve.get("/auth/").post("/auth/apps/refusals", form).status(http.StatusForbidden)
+	ada.do(http.MethodPost, "/auth/apps/refusals", "application/x-www-form-urlencoded", strings.NewReader("id="+form.Get("id")+"&csrf=x")).status(http.StatusForbidden)
+	ada.get("/auth/apps").post("/auth/apps/refusals", url.Values{"id": {"nothing"}})
+	sees("asked by others", 200)
+
+	ada.get("/auth/apps").post("/auth/apps/refusals", form).status(200).has("from this moment on", "you have stopped this", "Apps that you have stopped")
+	sees("stopped", 404)
+	if n := w.events("Consent/stop-"); n != 1 {
+		t.Errorf("%d events of the stop", n)
+	}
+	facts := &access.Facts{Type: "Observation", ID: "pulse", Patient: "ada", Vendor: "apple", Categories: []string{"vital-signs"}}
+	if w.consents.Permits("heartbook", facts) || !w.consents.Permits("another-app", facts) {
+		t.Error("stopped is another app, or not this one")
+	}
+	if _, collects, err := w.consents.Collects(t.Context(), "ada", "apple"); err != nil || !collects {
+		t.Error("to stop an app ended the collection", err)
+	}
+	ada.post("/auth/apps/refusals", form).status(200) // twice is no error
+	if n := w.events("Consent/stop-"); n != 1 {
+		t.Errorf("%d events after the second time", n)
+	}
+
+	// It can be undone also when nobody has the app open any more.
+	w.pass(13 * time.Hour)
+	ada.get("/auth/apps").at("/auth/signin").passkey("/auth/passkey", k.Get)
+	ada.get("/auth/apps").has("Nobody else has opened an app", "Apps that you have stopped", "Heartbook")
+	ada.post("/auth/apps/refusals", url.Values{"allow": {between(ada.body, `name="allow" value="`, `"`)}}).status(200).has("shown again what your consents allow")
+	if strings.Contains(ada.body, "Apps that you have stopped") || !w.consents.Permits("heartbook", facts) {
+		t.Error("what was allowed again stays stopped")
+	}
+	if n := w.events("Consent/stop-"); n != 2 {
+		t.Errorf("%d events after the end of the stop", n)
+	}
 }
 
 // TestVisitIsChosen: the encounters that are known are offered; only staff may

@@ -115,7 +115,10 @@ func TestStaffInBrowser(t *testing.T) {
 		t.Fatalf("%d %v", status, out)
 	}
 	ada := enrol("ada", "Ada Beispiel", "patient")
+	w.measured("ada", "heartbook")
 	ada.Open("/auth/apps").Wait("Dr. Dora Doc").Check("apps-others")
+	ada.Click("form[action='/auth/apps/refusals'] button.danger", "Apps that you have stopped").Check("apps-stopped")
+	ada.Click("form[action='/auth/apps/refusals'] button:not(.danger)", "what your consents allow")
 	doc.Open("/auth/emergency?text=a").Check("emergency-find")
 	doc.Click(".items a.btn", "Why is it necessary?").Check("emergency")
 	doc.Type("#reason", "unconscious after a fall")

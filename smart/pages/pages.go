@@ -19,6 +19,8 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/consent"
+	"pulsegate/smart/agreement"
 	"pulsegate/smart/authorize"
 	"pulsegate/smart/breakglass"
 	"pulsegate/smart/client"
@@ -37,6 +39,14 @@ type Apps interface {
 	// Revoke ends an authorization with all its tokens, in one commit with
 	// its AuditEvent.
 	Revoke(ctx context.Context, subject, id string) error
+}
+
+// Refusals is an agreement.Refusals.
+type Refusals interface {
+	Refused(ctx context.Context, patient string) ([]agreement.Refusal, error)
+	Opened(ctx context.Context, patient, client string) ([]consent.Summary, error)
+	Refuse(ctx context.Context, by audit.Event, patient, client, app string) error
+	Allow(ctx context.Context, by audit.Event, patient, client string) error
 }
 
 // Clients is a client.Registry.
@@ -99,6 +109,7 @@ type Options struct {
 	Cookies  session.Cookies
 	Flow     authorize.Flow
 	Apps     Apps
+	Refusals Refusals
 	Clients  Clients
 	Launcher Launcher
 	Glass    *breakglass.Glass
@@ -133,7 +144,7 @@ var static embed.FS
 // New parses the templates.
 func New(o Options) (*Pages, error) {
 	const op = "pages.New"
-	if o.SignIn == nil || o.Sessions == nil || o.Users == nil || o.Flow == nil || o.Apps == nil || o.Clients == nil || o.Glass == nil || o.Patients == nil || o.Audit == nil || o.Clock == nil {
+	if o.SignIn == nil || o.Sessions == nil || o.Users == nil || o.Flow == nil || o.Apps == nil || o.Refusals == nil || o.Clients == nil || o.Glass == nil || o.Patients == nil || o.Audit == nil || o.Clock == nil {
 		return nil, fhir.Errorf(fhir.Internal, op, "an option is missing")
 	}
 	if o.Logger == nil {
@@ -256,7 +267,7 @@ func (p *Pages) routes() *http.ServeMux {
 		"GET /auth/{$}": accountPage, "POST /auth/remove": accountRemove, "POST /auth/recovery": accountRecovery, "POST /auth/signout": signOut,
 		"GET /auth/stepup": stepupPage, "POST /auth/stepup/options": stepupOptions, "POST /auth/stepup": passkeyFinish,
 		"GET /auth/consent": consentPage, "POST /auth/consent": consentDecide, "GET /auth/patient": patientPage,
-		"GET /auth/apps": appsPage, "POST /auth/apps": appsRevoke,
+		"GET /auth/apps": appsPage, "POST /auth/apps": appsRevoke, "POST /auth/apps/refusals": appsRefuse,
 		"GET /auth/users": usersPage, "POST /auth/users": usersInvite, "GET /auth/users/new": usersNew,
 		"GET /auth/users/{id}": userPage, "POST /auth/users/{id}": userChange,
 		"GET /auth/clients": clientsPage, "GET /auth/clients/new": clientsNew, "POST /auth/clients": clientsAdd, "POST /auth/clients/{id}": clientsDisable,

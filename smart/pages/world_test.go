@@ -26,9 +26,13 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/consent"
+	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/rest"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/smart/agreement"
 	"pulsegate/smart/authn"
 	"pulsegate/smart/authorize"
 	"pulsegate/smart/breakglass"
@@ -37,6 +41,7 @@ import (
 	"pulsegate/smart/keys"
 	"pulsegate/smart/launch"
 	"pulsegate/smart/pages"
+	"pulsegate/smart/policy"
 	"pulsegate/smart/role"
 	"pulsegate/smart/scope"
 	"pulsegate/smart/session"
@@ -48,15 +53,16 @@ import (
 // world is a whole sign-in over real TLS, on the embedded store, with the
 // protocol's own endpoints beside the pages.
 type world struct {
-	t     *testing.T
-	base  string
-	srv   *httptest.Server
-	store *pebblestore.DB
-	signs *signin.Service
-	users *user.Registry
-	glass *breakglass.Glass
-	apps  *token.Endpoint
-	app   client.Client
+	t        *testing.T
+	base     string
+	srv      *httptest.Server
+	store    *pebblestore.DB
+	signs    *signin.Service
+	users    *user.Registry
+	glass    *breakglass.Glass
+	consents *consent.Engine
+	apps     *token.Endpoint
+	app      client.Client
 
 	mu    sync.Mutex
 	clock time.Time // moved by pass alone: a slow machine must not change who has to wait
@@ -195,10 +201,20 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 			return fhir.Errorf(fhir.Forbidden, "MaySelect", "no")
 		}})
 	must(t, err)
+	w.consents, err = consent.New(consent.Options{Store: w.store, Clock: w.now, Logger: log})
+	must(t, err)
+	t.Cleanup(w.consents.Close)
+	pol := &policy.Engine{Keys: ring, Clients: clients, Consents: w.consents, Scopes: scopes, Issuer: w.base, Audience: w.base + "/fhir", Clock: w.now,
+		Grants: &grant.Store{State: w.store}, RoleRules: role.RulesOf, Roles: w.signs.Roles,
+		ConsentsOf: func(_, authorization string) access.Consents { return w.consents.Under(authorization) }}
+	api := &rest.Server{Service: &interaction.Service{Store: w.store, Audit: rec, Clock: w.now, Rand: rand.Reader, Base: w.base + "/fhir"}, Auth: pol,
+		Metadata: func() []byte { return []byte("{}") }, Logger: log, Clock: w.now, Rand: rand.Reader}
+	e.Any("/fhir/*path", gin.WrapH(api.Engine()))
 	w.glass, err = breakglass.New(w.store, rec, w.now, log)
 	must(t, err)
 	p, err := pages.New(pages.Options{Base: w.base, Version: "test", SignIn: w.signs, Sessions: sessions, Users: w.users,
-		Cookies: session.Cookies{Origin: w.base, Vault: vault, Clock: w.now}, Flow: flow, Apps: w.apps, Clients: clients, Launcher: launcher{launches},
+		Cookies: session.Cookies{Origin: w.base, Vault: vault, Clock: w.now}, Flow: flow, Apps: w.apps,
+		Refusals: &agreement.Refusals{Store: w.store, Audit: rec, Consents: w.consents, Clock: w.now}, Clients: clients, Launcher: launcher{launches},
 		Glass: w.glass, Patients: patients{w}, Scopes: scopes, Audit: rec, Clock: w.now, Logger: log})
 	must(t, err)
 	p.Mount(e)
@@ -374,6 +390,34 @@ func (w *world) token(c *http.Client, form url.Values) (int, map[string]any) {
 	var out map[string]any
 	must(w.t, json.NewDecoder(resp.Body).Decode(&out))
 	return resp.StatusCode, out
+}
+
+// measured stores an Observation and a Device of a patient, and a Consent that
+// opens all to a client.
+func (w *world) measured(patient, client string) {
+	w.t.Helper()
+	put := func(typ, id, rest string) store.Write {
+		return store.Write{Vendor: "apple", Resource: fhir.Resource{Type: typ, ID: id, JSON: []byte(fhir.Prefix(typ, id) + `}` + rest + `}`)}}
+	}
+	c, err := consent.Grant(consent.Terms{ID: "to-" + client, Patient: patient, Recipient: client, Now: w.now()})
+	must(w.t, err)
+	_, err = w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: c},
+		put("Device", "watch", `,"patient":{"reference":"Patient/`+patient+`"}`),
+		put("Observation", "pulse", `,"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],`+
+			`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/`+patient+`"},"effectiveDateTime":"2026-01-02T03:04:05Z"`)}})
+	must(w.t, err)
+}
+
+// reads asks the FHIR API with a token.
+func (w *world) reads(c *http.Client, tok any, path string) int {
+	w.t.Helper()
+	req, err := http.NewRequest(http.MethodGet, w.base+"/fhir/"+path, nil)
+	must(w.t, err)
+	req.Header.Set("Authorization", "Bearer "+tok.(string))
+	resp, err := c.Do(req)
+	must(w.t, err)
+	must(w.t, resp.Body.Close())
+	return resp.StatusCode
 }
 
 // events counts the AuditEvents that hold a text.
