@@ -80,7 +80,7 @@ func drawGround(t *rapid.T, i int) ground {
 }
 
 func drawScope(t *rapid.T, levels ...string) string {
-	s := pick(t, "level", levels...) + "/" + pick(t, "type", "*", "Observation", "Observation", "Observation", "Patient", "Device", "Provenance", "Consent", "Group") + "."
+	s := pick(t, "level", levels...) + "/" + pick(t, "type", "*", "Observation", "Observation", "Observation", "Patient", "Device", "Provenance", "Consent", "Group", "AuditEvent", "Subscription") + "."
 	if rapid.IntRange(0, 3).Draw(t, "v1") == 0 {
 		return s + pick(t, "perm", "read", "read", "*", "write")
 	}
@@ -91,6 +91,10 @@ func drawScope(t *rapid.T, levels ...string) string {
 			"?status=final", "?category=vital-signs&status=final,amended", "?code=|8867-4")
 	case strings.Contains(s, "/Device"):
 		s += pick(t, "narrow", "", "?status=active")
+	case strings.Contains(s, "/AuditEvent"):
+		s += pick(t, "narrow", "", "?action=R", "?action=C,U")
+	case strings.Contains(s, "/Subscription"):
+		s += pick(t, "narrow", "", "?status=off", "?status=active")
 	case strings.Contains(s, "/Patient"):
 		s += pick(t, "narrow", "", "?gender=female")
 	}
@@ -307,6 +311,18 @@ func (d *data) consent(g *ground) {
 	d.put(&version{typ: "Consent", id: g.id, patient: g.patient, refs: map[string][]string{"patient": {"Patient/" + g.patient}}}, g.body())
 }
 
+// trail stores an AuditEvent of long ago, about a patient or nobody.
+func (d *data) trail(id, patient, action string) {
+	v := &version{typ: "AuditEvent", id: id, patient: patient, tokens: map[string][]coded{"action": {{"", action}}}, refs: map[string][]string{}}
+	entity := ""
+	if patient != "" {
+		entity = `,"entity":[{"what":{"reference":"Patient/` + patient + `"}}]`
+		v.refs["patient"] = []string{"Patient/" + patient}
+	}
+	d.put(v, `,"type":{"system":"http://terminology.hl7.org/CodeSystem/audit-event-type","code":"rest"},"action":"`+action+
+		`","recorded":"2019-05-01T10:00:00Z","outcome":"0","agent":[{"requestor":true}],"source":{"observer":{"display":"test"}}`+entity)
+}
+
 // load stores what a case begins with.
 func load(w *world, k *kase) *data {
 	d := &data{w: w, all: map[string][]*version{}}
@@ -349,6 +365,15 @@ func load(w *world, k *kase) *data {
 			v.patient = ""
 		}
 		d.put(v, `,"recorded":"2026-03-01T10:00:00Z","target":[{"reference":"`+target+`"}]`)
+	}
+	for i, p := range []string{"p1", "p2", "p1", ""} {
+		d.trail(fmt.Sprint("a", i), p, []string{"R", "C"}[i/2])
+	}
+	// Whose a Subscription is, is who made it: clients of both kinds, and the
+	// operator. They are off, so that nothing is sent for them.
+	for i, author := range []string{"ca", "cb", "ca-app", "cb-app", ""} {
+		d.put(&version{typ: "Subscription", id: fmt.Sprint("u", i), author: author, tokens: map[string][]coded{"status": {{"", "off"}}}},
+			`,"status":"off","reason":"test","criteria":"`+fhir.Canonical+`/SubscriptionTopic/observation-recorded","channel":{"type":"rest-hook","endpoint":"https://hook.example.org/`+fmt.Sprint(i)+`"}`)
 	}
 	for i := range k.grounds {
 		d.consent(&k.grounds[i])

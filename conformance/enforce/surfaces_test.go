@@ -276,6 +276,90 @@ func (r *run) change() {
 	r.grounds = r.k.later
 }
 
+// trail: of the events that the server itself wrote, which are more with every
+// request, exactly those are shown that may be; and each look is one more.
+func (r *run) trail(k *token, bearer string) error {
+	for _, path := range []string{"/Patient/p1", "/Patient/p2", "/Patient/absent", "/Observation?patient=p1", "/Consent?patient=p2"} {
+		r.w.get(bearer, path)
+	}
+	q := "date=ge2020-01-01&_count=1000"
+	before, err := r.w.operator("AuditEvent", q)
+	if err != nil {
+		return err
+	}
+	a := r.w.get(bearer, "/AuditEvent?"+q)
+	if !k.may("s", "AuditEvent") {
+		if a.status != 403 {
+			return fmt.Errorf("the trail: %d, want 403", a.status)
+		}
+		return nil
+	}
+	r.saw("trail")
+	got := a.entries("match")
+	for _, ref := range before {
+		v, err := r.event(ref)
+		if err != nil {
+			return err
+		}
+		if sees := k.sees(r.grounds, "s", v); sees != slices.Contains(got, ref) {
+			return fmt.Errorf("the trail: %s of patient %q is to be seen: %v, and is not: %v", ref, v.patient, sees, got)
+		}
+		// Read alone it is judged alike.
+		want := 200
+		if !k.may("r", "AuditEvent") {
+			want = 403
+		} else if !k.sees(r.grounds, "r", v) {
+			want = 404
+		}
+		if one := r.w.get(bearer, "/"+ref); one.status != want {
+			return fmt.Errorf("%s of patient %q: %d, want %d", ref, v.patient, one.status, want)
+		}
+	}
+	for _, ref := range got { // with what came in between
+		v, err := r.event(ref)
+		if err != nil {
+			return err
+		}
+		if !k.sees(r.grounds, "s", v) {
+			return fmt.Errorf("the trail shows %s of patient %q", ref, v.patient)
+		}
+	}
+	return nil
+}
+
+// event is what the interpreter knows of an AuditEvent: whose it is, is read
+// from its text.
+func (r *run) event(ref string) (*version, error) {
+	id := strings.TrimPrefix(ref, "AuditEvent/")
+	res, _, err := r.w.db.Read(r.ctx(), fhir.Ref{Type: "AuditEvent", ID: id}, 0)
+	if err != nil {
+		return nil, err
+	}
+	type what struct{ Reference string }
+	var x struct {
+		Action string
+		Agent  []struct{ Who what }
+		Entity []struct{ What what }
+	}
+	if err := json.Unmarshal(res.JSON, &x); err != nil {
+		return nil, err
+	}
+	v := &version{typ: "AuditEvent", id: id, reference: ref, tokens: map[string][]coded{"action": {{"", x.Action}}}}
+	var whose []string
+	for _, y := range x.Agent {
+		whose = append(whose, y.Who.Reference)
+	}
+	for _, y := range x.Entity {
+		whose = append(whose, y.What.Reference)
+	}
+	for _, w := range whose {
+		if p, ok := strings.CutPrefix(w, "Patient/"); ok && v.patient == "" {
+			v.patient = p
+		}
+	}
+	return v, nil
+}
+
 // notifications: a Subscription of a backend sees what it is registered for,
 // at the moment of numbering and at that of sending; $events what the token
 // sees.
@@ -326,6 +410,17 @@ func (r *run) notifications(k *token, bearer string) error {
 	a := r.w.get(bearer, "/Subscription/s1/$events")
 	if a.status != want {
 		return fmt.Errorf("$events: %d, want %d", a.status, want)
+	}
+	// Another client's Subscription is not there, whatever the scopes.
+	none := 404
+	if want != 200 {
+		none = want
+	}
+	for _, path := range []string{"s2", "s2/_history", "s2/_history/1", "s2/$status", "s2/$events"} {
+		if a := r.w.get(bearer, "/Subscription/"+path); a.status != none {
+			return fmt.Errorf("Subscription/%s of another: %d, want %d", path, a.status, none)
+		}
+		r.saw("another's subscription")
 	}
 	if want == 200 {
 		var seen []*version
