@@ -5,8 +5,9 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"net/http"
-	"net/netip"
 	"strings"
+
+	"pulsegate/fhir/ingress"
 )
 
 const (
@@ -22,13 +23,13 @@ const (
 // none. The proxy has to remove what a client sends under that name (RFC 9440
 // 3.2) and has checked, in the handshake, that the client has the key.
 type Proxied struct {
-	Trusted []netip.Prefix
+	Trusted ingress.Proxies
 	Next    http.Handler
 }
 
 func (p Proxied) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	values := r.Header.Values(clientCert)
-	trusted := p.trusts(r.RemoteAddr)
+	trusted := p.Trusted.Trusts(r.RemoteAddr)
 	if trusted || len(values) > 0 {
 		q := *r
 		q.Header = r.Header.Clone()
@@ -48,20 +49,6 @@ func (p Proxied) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r = &q
 	}
 	p.Next.ServeHTTP(w, r)
-}
-
-func (p Proxied) trusts(remote string) bool {
-	a, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return false
-	}
-	addr := a.Addr().Unmap().WithZone("")
-	for _, x := range p.Trusted {
-		if x.Contains(addr) {
-			return true
-		}
-	}
-	return false
 }
 
 // certificate reads the byte sequence of RFC 8941 3.3.5 that RFC 9440 2.2 has

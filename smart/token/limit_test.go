@@ -3,10 +3,12 @@ package token_test
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"testing"
 	"time"
 
+	"pulsegate/fhir/ingress"
 	"pulsegate/smart/client"
 	"pulsegate/smart/token"
 )
@@ -78,6 +80,35 @@ func TestFailuresAreLimitedHard(t *testing.T) {
 	w.now = w.now.Add(time.Second)
 	if s := ask(addr, nil); s != 200 {
 		t.Error("after Retry-After:", s)
+	}
+}
+
+// Behind a proxy it is the client that is slowed down, whatever it claims, and
+// not everybody who comes through the proxy.
+func TestFailuresAreLimitedBehindAProxy(t *testing.T) {
+	w := defaults(t, token.Limits{})
+	through := func(says string) func(*http.Request) {
+		return func(r *http.Request) {
+			r.RemoteAddr = "10.0.0.1:443"
+			r.Header.Set("X-Forwarded-For", says)
+			ingress.Handler{Trusted: ingress.Proxies{netip.MustParsePrefix("10.0.0.0/8")}, Header: ingress.XForwardedFor,
+				Next: http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { *r = *q })}.ServeHTTP(nil, r)
+		}
+	}
+	fail := func(says string) int {
+		s, _, _ := w.post(form(w.good(m{"aud": fhirBase}), ""), through(says))
+		return s
+	}
+	for i := range 20 {
+		if s := fail(fmt.Sprintf("198.51.100.%d, 192.0.2.1", i)); s != 401 {
+			t.Fatalf("failure %d: %d", i, s)
+		}
+	}
+	if s := fail("203.0.113.1, 192.0.2.1"); s != 429 {
+		t.Error("another claim gave new guesses:", s)
+	}
+	if s := fail("192.0.2.2"); s != 401 {
+		t.Error("somebody else behind the proxy is slowed down:", s)
 	}
 }
 

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"pulsegate/fhir/ingress"
 )
 
 // Config is everything an operator may set.
@@ -49,6 +51,8 @@ type Config struct {
 	ClientCerts    bool          `yaml:"client-certs" default:"false" comment:"Ask TLS clients for a certificate, to bind their tokens to it (RFC 8705). Needs tls-cert."`
 	DPoPNonce      bool          `yaml:"dpop-nonce" default:"false" comment:"Demand a nonce of this server, at most 5 minutes old, in every DPoP proof (RFC 9449, section 8)."`
 	CertProxies    []string      `yaml:"client-cert-proxies" default:"" comment:"Addresses (CIDR, comma separated) of proxies that end TLS and hand on the client's certificate in the header Client-Cert (RFC 9440). From anybody else that header is dropped."`
+	TrustedProxies []string      `yaml:"trusted-proxies" default:"" comment:"Addresses (CIDR, comma separated) of proxies that append the address of their peer to forwarded-header. Limits and the audit trail then see the client's address. From anybody else that header is not read."`
+	Forwarded      string        `yaml:"forwarded-header" default:"X-Forwarded-For" comment:"X-Forwarded-For or Forwarded (RFC 7239): the one header that trusted-proxies append to."`
 	OutsideIssuers string        `yaml:"outside-issuers" default:"" comment:"YAML file: issuers besides this server whose access tokens are accepted, with their JWKS and claims."`
 	Brand          string        `yaml:"brand" default:"" comment:"YAML file: the organisation behind this server, for lists of user-facing apps. Empty: named after the base URL."`
 
@@ -147,6 +151,12 @@ func (c *Config) check() error {
 	if _, err := c.Proxies(); err != nil {
 		return err
 	}
+	if _, err := c.Forwarders(); err != nil {
+		return err
+	}
+	if c.Forwarded != ingress.XForwardedFor && c.Forwarded != ingress.Forwarded {
+		return errors.New("forwarded-header: X-Forwarded-For or Forwarded")
+	}
 	for name, n := range map[string]int64{"cache-mib": int64(c.CacheMiB), "max-body-bytes": c.MaxBodyBytes, "max-bundle-entries": int64(c.MaxBundle), "max-ingest-bytes": c.MaxIngestBytes} {
 		if n <= 0 {
 			return fmt.Errorf("%s: must be above 0", name)
@@ -159,11 +169,21 @@ func (c *Config) check() error {
 func (c *Config) Egress() ([]netip.Prefix, error) { return prefixes("egress-allow", c.EgressAllow) }
 
 // Proxies are the addresses whose Client-Cert header is believed.
-func (c *Config) Proxies() ([]netip.Prefix, error) {
-	out, err := prefixes("client-cert-proxies", c.CertProxies)
+func (c *Config) Proxies() (ingress.Proxies, error) {
+	return proxies("client-cert-proxies", c.CertProxies)
+}
+
+// Forwarders are the addresses whose word on where a request came from is
+// believed.
+func (c *Config) Forwarders() (ingress.Proxies, error) {
+	return proxies("trusted-proxies", c.TrustedProxies)
+}
+
+func proxies(name string, list []string) (ingress.Proxies, error) {
+	out, err := prefixes(name, list)
 	for _, p := range out {
 		if p.Bits() == 0 {
-			return nil, errors.New("client-cert-proxies: not everybody is a proxy")
+			return nil, fmt.Errorf("%s: not everybody is a proxy", name)
 		}
 	}
 	return out, err

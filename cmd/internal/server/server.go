@@ -136,12 +136,8 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	proxies, err := m.Config.Proxies()
-	if err != nil {
-		return errors.Join(err, l.Close())
-	}
 	srv := &http.Server{
-		Handler: paced{next: dpop.Proxied{Trusted: proxies, Next: m.nonces.Offer(handler)}, now: m.now}, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: paced{next: handler, now: m.now}, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(m.Log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 	}

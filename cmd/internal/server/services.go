@@ -18,6 +18,7 @@ import (
 	"pulsegate/fhir/capability"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/egress"
+	"pulsegate/fhir/ingress"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/rest"
@@ -27,6 +28,7 @@ import (
 	"pulsegate/mapping/ingest"
 	"pulsegate/smart/brands"
 	"pulsegate/smart/client"
+	"pulsegate/smart/dpop"
 	"pulsegate/smart/keys"
 	"pulsegate/smart/policy"
 	"pulsegate/smart/scope"
@@ -154,7 +156,21 @@ func (m *Main) handler() (http.Handler, error) {
 		&ingest.Handler{Pipeline: m.pipeline, Auth: m.policy, RequestID: rest.RequestID, Limits: m.pipeline.Limits, Logger: m.Log}} {
 		x.Mount(e)
 	}
-	return e, nil
+	return m.behindProxies(m.nonces.Offer(e))
+}
+
+// behindProxies takes from trusted proxies what they know of a client. The
+// certificate comes first: whose word that is, tells the peer's own address.
+func (m *Main) behindProxies(next http.Handler) (http.Handler, error) {
+	certs, err := m.Config.Proxies()
+	if err != nil {
+		return nil, err
+	}
+	forwarders, err := m.Config.Forwarders()
+	if err != nil {
+		return nil, err
+	}
+	return dpop.Proxied{Trusted: certs, Next: ingress.Handler{Trusted: forwarders, Header: m.Config.Forwarded, Next: next}}, nil
 }
 
 var errDraining = errors.New("draining")
