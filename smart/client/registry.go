@@ -159,23 +159,29 @@ func (r *Registry) Prepare(c Client) (Client, store.StateWrite, error) {
 // Change replaces a client's registration: edit gets the stored one and
 // changes it. Id and Created stay. It returns the client as stored.
 func (r *Registry) Change(ctx context.Context, id string, edit func(*Client) error) (Client, error) {
-	old, raw, err := r.get(ctx, id)
-	if err != nil {
-		return Client{}, err
-	}
-	c := old
-	if err := edit(&c); err != nil {
-		return Client{}, err
-	}
-	c.ID, c.Created = old.ID, old.Created
-	if err := r.check(&c); err != nil {
-		return Client{}, err
-	}
-	w, err := encode(c, store.StateWrite{Expect: store.StateEquals, Old: raw})
+	c, w, err := r.PrepareChange(ctx, id, edit)
 	if err != nil {
 		return Client{}, err
 	}
 	return c, r.commit(ctx, w)
+}
+
+// PrepareChange is Change up to the write, for a commit together with others.
+func (r *Registry) PrepareChange(ctx context.Context, id string, edit func(*Client) error) (Client, store.StateWrite, error) {
+	old, raw, err := r.get(ctx, id)
+	if err != nil {
+		return Client{}, store.StateWrite{}, err
+	}
+	c := old
+	if err := edit(&c); err != nil {
+		return Client{}, store.StateWrite{}, err
+	}
+	c.ID, c.Created = old.ID, old.Created
+	if err := r.check(&c); err != nil {
+		return Client{}, store.StateWrite{}, err
+	}
+	w, err := encode(c, store.StateWrite{Expect: store.StateEquals, Old: raw})
+	return c, w, err
 }
 
 func encode(c Client, w store.StateWrite) (store.StateWrite, error) {
@@ -271,14 +277,20 @@ func (r *Registry) List(ctx context.Context) ([]Client, error) {
 // Disable ends a client: its next token request and its next use of a token
 // are refused.
 func (r *Registry) Disable(ctx context.Context, id string) error {
-	c, old, err := r.get(ctx, id)
-	if err != nil || c.Disabled {
-		return err
-	}
-	c.Disabled = true
-	w, err := encode(c, store.StateWrite{Expect: store.StateEquals, Old: old})
+	w, err := r.PrepareDisable(ctx, id)
 	if err != nil {
 		return err
 	}
 	return r.commit(ctx, w)
+}
+
+// PrepareDisable is Disable up to the write, for a commit together with
+// others.
+func (r *Registry) PrepareDisable(ctx context.Context, id string) (store.StateWrite, error) {
+	c, old, err := r.get(ctx, id)
+	if err != nil {
+		return store.StateWrite{}, err
+	}
+	c.Disabled = true
+	return encode(c, store.StateWrite{Expect: store.StateEquals, Old: old})
 }

@@ -220,9 +220,9 @@ func (h *Handler) answer(ctx context.Context, c *client.Client, tok string) (Ans
 		a.Type = "DPoP"
 	}
 	if p.Authorization != "" {
-		return a, h.context(ctx, p, &a)
+		err = h.context(ctx, p, &a)
 	}
-	return a, nil
+	return a, err
 }
 
 // context adds what a launch said and the token does not carry.
@@ -262,6 +262,18 @@ func (h *Handler) refreshToken(ctx context.Context, c *client.Client, p grant.Pr
 	}
 	if rec.ClientID != c.ID && !c.Inspects || rec.Standing(p, h.opts.Tokens.Now(ctx), "") != grant.Good {
 		return Answer{}, nil
+	}
+	// It is worth nothing when it would not be taken.
+	owner, err := h.opts.Clients.Get(ctx, rec.ClientID)
+	if err != nil && fhir.KindOf(err) != fhir.NotFound {
+		return Answer{}, err
+	}
+	if err != nil || owner.Disabled {
+		return Answer{}, nil
+	}
+	alive, err := h.opts.Tokens.Alive(ctx, &rec.Authorization)
+	if err != nil || !alive {
+		return Answer{}, err
 	}
 	end := rec.Idle
 	if rec.Expires.Before(end) {

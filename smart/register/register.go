@@ -65,7 +65,6 @@ type Store interface {
 // Recorder is the audit.Recorder.
 type Recorder interface {
 	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
-	Record(ctx context.Context, evs ...audit.Event) error
 }
 
 // Handler is the endpoint. All fields are needed but Logger and Limits.
@@ -249,14 +248,15 @@ func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request, id string) (i
 	}
 	switch r.Method {
 	case http.MethodGet:
-		return http.StatusOK, h.metadata(c), nil
+		return http.StatusOK, h.managed(r, c), nil
 	case http.MethodPut:
 		return h.update(w, r, c)
 	case http.MethodDelete:
-		if err := h.Registry.Disable(r.Context(), c.ID); err != nil {
-			return 0, nil, oauth.Unavailable(err)
+		cw, err := h.Registry.PrepareDisable(r.Context(), c.ID)
+		if err == nil {
+			err = h.commit(r, w, c, cw)
 		}
-		if err := h.record(r, w, c, "DELETE"); err != nil {
+		if err != nil {
 			return 0, nil, oauth.Unavailable(err)
 		}
 		return http.StatusNoContent, nil, nil
@@ -269,8 +269,22 @@ func (h *Handler) event(r *http.Request, w http.ResponseWriter, c client.Client,
 		RequestID: w.Header().Get("X-Request-Id"), Principal: &access.Principal{ClientID: c.ID, ClientName: c.Name}}
 }
 
-func (h *Handler) record(r *http.Request, w http.ResponseWriter, c client.Client, method string) error {
-	return h.Audit.Record(r.Context(), h.event(r, w, c, method))
+// commit makes a change durable together with its event.
+func (h *Handler) commit(r *http.Request, w http.ResponseWriter, c client.Client, also ...store.StateWrite) error {
+	wr, leaf, err := h.Audit.Prepare(h.event(r, w, c, r.Method))
+	if err != nil {
+		return err
+	}
+	_, err = h.Store.Commit(r.Context(), &store.Batch{Writes: []store.Write{wr}, Leaves: []store.Leaf{leaf}, State: also})
+	return err
+}
+
+// managed is the client for who manages it: with the registration access token
+// that was shown, for only its hash is kept (RFC 7592 3).
+func (h *Handler) managed(r *http.Request, c client.Client) Metadata {
+	m := h.metadata(c)
+	m.Token = bearer(r)
+	return m
 }
 
 func read(w http.ResponseWriter, r *http.Request) (Metadata, *oauth.Error) {
@@ -299,7 +313,7 @@ func (h *Handler) bounded(asked, bound string) *oauth.Error {
 		return badMetadata(oauth.Text(err))
 	}
 	if !have.Covers(want) {
-		return badMetadata("scope goes beyond what the initial access token allows")
+		return badMetadata("scope goes beyond what the registration may have")
 	}
 	return nil
 }
@@ -352,15 +366,9 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) (int, any, *oau
 	if err != nil {
 		return 0, nil, oauth.Unavailable(err)
 	}
-	wr, leaf, err := h.Audit.Prepare(h.event(r, w, c, "POST"))
-	if err != nil {
-		return 0, nil, oauth.Unavailable(err)
-	}
 	// The client and the use of the token are one commit: a token for one
 	// registration makes one.
-	_, err = h.Store.Commit(ctx, &store.Batch{Writes: []store.Write{wr}, Leaves: []store.Leaf{leaf}, State: []store.StateWrite{cw,
-		{Key: ticketKey(tok), Value: left, Expect: store.StateEquals, Old: raw, Expires: t.Expires}}})
-	if err != nil {
+	if err := h.commit(r, w, c, cw, store.StateWrite{Key: ticketKey(tok), Value: left, Expect: store.StateEquals, Old: raw, Expires: t.Expires}); err != nil {
 		return 0, nil, oauth.Unavailable(err)
 	}
 	out := h.metadata(c)
@@ -391,27 +399,36 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request, have client.Cli
 	if m.ClientID != have.ID {
 		return 0, nil, badMetadata("client_id must be that of the registration")
 	}
-	// What a client was given it may give up; more is for an operator.
-	if m.Scope == "" {
-		m.Scope = have.Scope
-	}
-	if f := h.bounded(m.Scope, have.Scope); f != nil {
-		return 0, nil, f
-	}
-	c, err := h.Registry.Change(r.Context(), have.ID, func(c *client.Client) error {
-		if f := m.into(c); f != nil {
-			return fhir.Errorf(fhir.Invalid, "register.update", "%s", f.Description)
+	c, cw, err := h.Registry.PrepareChange(r.Context(), have.ID, func(c *client.Client) error {
+		have := *c // as it is now
+		// RFC 7592 2.2: sent along it is the current one, never a new one.
+		if m.Secret != "" && subtle.ConstantTimeCompare(client.Hash(m.Secret), c.SecretHash) != 1 {
+			f = badMetadata("client_secret must be the current one, or left out")
+			return f
+		}
+		// What a client was given it may give up; more is for an operator.
+		if m.Scope == "" {
+			m.Scope = c.Scope
+		}
+		if f = h.bounded(m.Scope, c.Scope); f != nil {
+			return f
+		}
+		if f = m.into(c); f != nil {
+			return f
 		}
 		if c.Auth() != have.Auth() && !(c.Symmetric() && have.Symmetric()) {
 			return fhir.Errorf(fhir.Invalid, "register.update", "token_endpoint_auth_method cannot be changed; register anew")
 		}
 		return nil
 	})
+	if f != nil {
+		return 0, nil, f
+	}
 	if err != nil {
 		return 0, nil, metadataError(err)
 	}
-	if err := h.record(r, w, c, "PUT"); err != nil {
+	if err := h.commit(r, w, c, cw); err != nil {
 		return 0, nil, oauth.Unavailable(err)
 	}
-	return http.StatusOK, h.metadata(c), nil
+	return http.StatusOK, h.managed(r, c), nil
 }

@@ -300,6 +300,15 @@ func UseAssertion(p *client.Proof) []store.StateWrite {
 // Now is the time that never goes back, for the other endpoints.
 func (e *Endpoint) Now(ctx context.Context) time.Time { return e.now(ctx) }
 
+// Alive reports whether the person of an authorization may still refresh it.
+func (e *Endpoint) Alive(ctx context.Context, a *grant.Authorization) (bool, error) {
+	if e.opts.Alive == nil {
+		return true, nil
+	}
+	_, ok, err := e.opts.Alive(ctx, a.Subject, a.Offline)
+	return ok, fhir.Wrap("token.Alive", err)
+}
+
 // Authorizations lists what a person allows, newest first.
 func (e *Endpoint) Authorizations(ctx context.Context, subjectID string) ([]grant.Authorization, error) {
 	return e.grants.Authorizations(ctx, subjectID, e.now(ctx))
