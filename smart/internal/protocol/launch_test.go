@@ -21,6 +21,7 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
 
+	"pulsegate/smart/authorize"
 	"pulsegate/smart/client"
 	"pulsegate/smart/keys"
 	"pulsegate/smart/launch"
@@ -146,6 +147,43 @@ func TestEHRLaunch(t *testing.T) {
 		if s, _ := mint(nil); s != x.want {
 			t.Errorf("%s: %d", name, s)
 		}
+	}
+}
+
+// A launch is taken with its scope alone, and only by somebody who may have its
+// patient; what was refused may still be used by the right person.
+func TestLaunchRefused(t *testing.T) {
+	w := newWorld(t)
+	app := w.app(client.None, nil)
+	tok := w.backendToken(w.backend("launch"), "launch")
+	s, l := w.send("POST", launch.Path, tok, m{"client_id": app.ID, "patient": "p2"})
+	if s != 201 {
+		t.Fatal(s, l)
+	}
+	ask := func(scopes string) (url.Values, int) {
+		v, status, _ := w.answer(w.request(app, scopes, url.Values{"launch": {fmt.Sprint(l["launch"])}}), false)
+		return v, status
+	}
+	for _, scopes := range []string{"patient/*.rs", "launch/patient patient/*.rs", "openid fhirUser launch/encounter user/*.rs"} {
+		if v, status := ask(scopes); v.Get("error") != "invalid_scope" || v.Has("code") {
+			t.Errorf("with %s: %v %d", scopes, v, status)
+		}
+	}
+	w.signIn("p1") // a patient, launched with another
+	if v, status := ask("launch patient/*.rs"); v.Has("code") || status != 403 {
+		t.Errorf("a patient in another's record: %v %d", v, status)
+	}
+	w.decide = func(p *authorize.Pending) authorize.Decision { // the own record instead
+		return authorize.Decision{Subject: w.subject, Patient: "p1", Scopes: strings.Fields(p.Scopes.String())}
+	}
+	if v, status := ask("launch patient/*.rs"); v.Has("code") || status != 403 {
+		t.Errorf("the launch's patient was changed: %v %d", v, status)
+	}
+	w.decide = nil
+	w.signIn("p2")
+	v, status := ask("launch patient/*.rs")
+	if s, out, _ := w.redeem(app, v.Get("code"), nil); s != 200 || out["patient"] != "p2" {
+		t.Errorf("the right person: %d, %d %v", status, s, out)
 	}
 }
 
