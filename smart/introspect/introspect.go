@@ -133,11 +133,7 @@ func (h *Handler) enter(w http.ResponseWriter, r *http.Request, name string) (cl
 	p, err := h.client(r, v)
 	if err != nil {
 		h.limits.Failed(k, now)
-		f := oauth.Client(err)
-		if f.Status == http.StatusUnauthorized {
-			f.Challenge = `Basic realm="token"`
-		}
-		return client.Proof{}, nil, f
+		return client.Proof{}, nil, oauth.Client(err)
 	}
 	if v.Get("token") == "" {
 		return client.Proof{}, nil, oauth.Bad("invalid_request", "token is missing")
@@ -162,6 +158,9 @@ func (h *Handler) client(r *http.Request, v url.Values) (client.Proof, error) {
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, f *oauth.Error) {
 	h.opts.Logger.InfoContext(r.Context(), "introspection or revocation refused", "error", f.Code, "rule", f.Description,
 		"request", w.Header().Get("X-Request-Id"), "cause", f.Cause)
+	if f.Status == http.StatusUnauthorized && f.Challenge == "" {
+		f.Challenge = `Basic realm="token"` // RFC 9110 15.5.2: a 401 has one
+	}
 	oauth.Refuse(w, f)
 }
 

@@ -1,0 +1,423 @@
+package introspect_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jwk"
+	"github.com/lestrrat-go/jwx/v2/jws"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/consent"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/smart/agreement"
+	"pulsegate/smart/client"
+	"pulsegate/smart/grant"
+	"pulsegate/smart/internal/limit"
+	"pulsegate/smart/introspect"
+	"pulsegate/smart/keys"
+	"pulsegate/smart/policy"
+	"pulsegate/smart/role"
+	"pulsegate/smart/scope"
+	"pulsegate/smart/token"
+)
+
+type m = map[string]any
+
+const secret = "s3cret-of-the-app"
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// world is the endpoint with what it asks, over HTTP and the embedded store.
+type world struct {
+	t           *testing.T
+	srv         *httptest.Server
+	db          *pebblestore.DB
+	ring, other *keys.Ring
+	reg         *client.Registry
+	consents    *consent.Engine
+	policy      *policy.Engine
+	tokens      *token.Endpoint
+	grants      *grant.Store
+	ec          *ecdsa.PrivateKey
+	now         time.Time
+	gone        bool // the person's account has ended
+	made        int
+	rs, app     client.Client // a resource server; an app
+}
+
+func newWorld(t *testing.T) *world {
+	gin.SetMode(gin.ReleaseMode)
+	w := &world{t: t, now: time.Now().UTC().Truncate(time.Second), ec: must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))}
+	clock := func() time.Time { return w.now }
+	quiet := slog.New(slog.DiscardHandler)
+	w.db = must(pebblestore.Open(t.TempDir(), pebblestore.Options{Clock: clock, Logger: quiet, CacheBytes: 8 << 20}))
+	e := gin.New()
+	w.srv = httptest.NewServer(e)
+	w.consents = must(consent.New(consent.Options{Store: w.db, Clock: clock, Logger: quiet}))
+	t.Cleanup(func() {
+		w.srv.Close()
+		w.consents.Close()
+		if err := w.db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	base, scopes := w.srv.URL, scope.Parser{TokenParam: scope.Registered}
+	rec := must(audit.NewRecorder(audit.Options{Store: w.db, Clock: clock, Rand: rand.Reader, Observer: base, Logger: quiet}))
+	w.ring, w.other = must(keys.Open(t.TempDir(), clock)), must(keys.Open(t.TempDir(), clock))
+	w.reg = &client.Registry{Store: w.db, Scopes: scopes, Clock: clock}
+	as := must(client.NewAssertions(w.reg, &client.Keys{HTTP: http.DefaultClient, Clock: clock}, base+token.Path))
+	w.grants = &grant.Store{State: w.db}
+	agreements := &agreement.Agreements{Store: w.db, Audit: rec, Scopes: scopes, Issuer: base, UserLife: token.UserLife(0), Says: func(string) []string { return nil }}
+	w.policy = &policy.Engine{Keys: w.ring, Clients: w.reg, Consents: w.consents, Scopes: scopes, Issuer: base, Audience: base + "/fhir", Clock: clock, Grants: w.grants,
+		RoleRules:  role.RulesOf,
+		Roles:      func(context.Context, string) ([]string, bool, error) { return []string{"patient"}, !w.gone, nil },
+		ConsentsOf: func(_, authorization string) access.Consents { return w.consents.Under(authorization) }}
+	w.tokens = must(token.New(t.Context(), token.Options{Store: w.db, Audit: rec, Keys: w.ring, Assertions: as, Scopes: scopes, Clock: clock, Rand: rand.Reader,
+		Issuer: base, Audience: base + "/fhir", Begun: agreements.Begun, Ended: agreements.Ended,
+		Alive: func(context.Context, grant.Subject, bool) ([]string, bool, error) {
+			return []string{"patient"}, !w.gone, nil
+		}}))
+	introspect.New(introspect.Options{Policy: w.policy, Assertions: as, Tokens: w.tokens, Grants: w.grants, Clients: w.reg, Audit: rec, Clock: clock, Issuer: base,
+		Limits: limit.Limits{Failures: 1e6}}).Mount(e)
+	w.tokens.Mount(e)
+	w.rs = w.add(func(c *client.Client) { c.Inspects = true })
+	w.app = w.add(nil)
+	return w
+}
+
+// add registers an app with a secret.
+func (w *world) add(edit func(*client.Client)) client.Client {
+	c := client.Client{Name: "App", Method: client.SecretBasic, SecretHash: client.Hash(secret), RedirectURIs: []string{"https://app.example/cb"},
+		Scope: "openid launch/patient offline_access patient/*.rs"}
+	if edit != nil {
+		edit(&c)
+	}
+	return must(w.reg.Add(w.t.Context(), c))
+}
+
+func (w *world) backend() client.Client {
+	j := must(jwk.FromRaw(&w.ec.PublicKey))
+	if err := j.Set(jwk.KeyIDKey, "k1"); err != nil {
+		w.t.Fatal(err)
+	}
+	return must(w.reg.Add(w.t.Context(), client.Client{Name: "Backend", Scope: "system/*.rs", JWKS: must(json.Marshal(m{"keys": []any{j}}))}))
+}
+
+func (w *world) assertion(id string) url.Values {
+	h := jws.NewHeaders()
+	if err := h.Set(jws.KeyIDKey, "k1"); err != nil {
+		w.t.Fatal(err)
+	}
+	c := m{"iss": id, "sub": id, "aud": w.srv.URL + token.Path, "jti": rand.Text(), "exp": w.now.Add(4 * time.Minute).Unix()}
+	return url.Values{"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"},
+		"client_assertion": {string(must(jws.Sign(must(json.Marshal(c)), jws.WithKey(jwa.ES384, w.ec, jws.WithProtectedHeaders(h)))))}}
+}
+
+// given is what a patient's approval of the app gives; the token has been seen
+// by nobody.
+func (w *world) given() (access, refresh, authorization string) {
+	w.t.Helper()
+	w.made++
+	const verifier = "a-verifier-that-is-long-enough-for-rfc-7636-4.1"
+	id, code := fmt.Sprintf("%026d", w.made), fmt.Sprint("code-", w.made)
+	a := grant.Authorization{ID: id, ClientID: w.app.ID, Scope: "launch/patient offline_access patient/Observation.rs", Created: w.now, Expires: w.now.Add(grant.Absolute), Offline: true,
+		Subject: grant.Subject{ID: "u1", FHIRUser: fhir.Ref{Type: "Patient", ID: "p1"}, Roles: []string{"patient"}}, Context: grant.Context{Patient: "p1", Intent: "look", FHIRContext: json.RawMessage(`[{"reference":"ImagingStudy/1"}]`)}}
+	write := must(grant.NewCode(code, grant.Code{Authorization: a, App: "App", RedirectURI: "https://app.example/cb", Challenge: "f728C9ybU3aPnlgkBXXzqPPFV0yH3V07JCIOpCTRQL8", Expires: w.now.Add(grant.CodeLife)}))
+	must(w.db.Commit(w.t.Context(), &store.Batch{State: []store.StateWrite{write}}))
+	s, out, _ := w.send(token.Path, url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {"https://app.example/cb"}, "code_verifier": {verifier}}, w.as(w.app))
+	if s != 200 {
+		w.t.Fatal(s, out)
+	}
+	return out["access_token"].(string), out["refresh_token"].(string), id
+}
+
+// as authenticates a client with a secret.
+func (w *world) as(c client.Client) func(*http.Request) {
+	return func(r *http.Request) { r.SetBasicAuth(c.ID, secret) }
+}
+
+func (w *world) send(path string, form url.Values, edit func(*http.Request)) (int, m, http.Header) {
+	w.t.Helper()
+	r := must(http.NewRequest("POST", w.srv.URL+path, strings.NewReader(form.Encode())))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if edit != nil {
+		edit(r)
+	}
+	res := must(http.DefaultClient.Do(r))
+	defer res.Body.Close()
+	b := must(io.ReadAll(res.Body))
+	if res.Header.Get("Cache-Control") != "no-store" {
+		w.t.Error("the answer may be cached")
+	}
+	var out m
+	if len(b) > 0 {
+		if err := json.Unmarshal(b, &out); err != nil {
+			w.t.Fatalf("%d %q", res.StatusCode, b)
+		}
+	}
+	return res.StatusCode, out, res.Header
+}
+
+func (w *world) look(c client.Client, tok string) (int, m) {
+	w.t.Helper()
+	s, out, _ := w.send(introspect.Path, url.Values{"token": {tok}}, w.as(c))
+	return s, out
+}
+
+// inactive: 200, {"active":false}, and nothing more (RFC 7662 2.2).
+func (w *world) inactive(name string, c client.Client, tok string) {
+	w.t.Helper()
+	if s, out := w.look(c, tok); s != 200 || len(out) != 1 || out["active"] != false {
+		w.t.Errorf("%s: %d %v", name, s, out)
+	}
+}
+
+func (w *world) active(name string, c client.Client, tok string) {
+	w.t.Helper()
+	if s, out := w.look(c, tok); s != 200 || out["active"] != true {
+		w.t.Errorf("%s: %d %v", name, s, out)
+	}
+}
+
+// TestWhoMayAsk: who does not show who it is learns nothing, not even whether
+// a token is one.
+func TestWhoMayAsk(t *testing.T) {
+	w := newWorld(t)
+	tok, _, _ := w.given()
+	public := w.add(func(c *client.Client) { c.Method, c.SecretHash = client.None, nil })
+	off := w.add(nil)
+	if err := w.reg.Disable(t.Context(), off.ID); err != nil {
+		t.Fatal(err)
+	}
+	back := w.backend()
+	used := w.assertion(back.ID)
+	used.Set("token", tok)
+	if s, out, _ := w.send(introspect.Path, used, nil); s != 200 || out["active"] != false { // not its token
+		t.Fatal(s, out)
+	}
+	revoked, _, _ := w.given()
+	if s, _, _ := w.send(introspect.RevokePath, url.Values{"token": {revoked}}, w.as(w.app)); s != 200 {
+		t.Fatal(s)
+	}
+	bearer := func(tok string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+tok) }
+	}
+	for name, x := range map[string]struct {
+		form url.Values
+		edit func(*http.Request)
+	}{
+		"nobody":                        {nil, nil},
+		"a client that is not there":    {nil, w.as(client.Client{ID: "nobody"})},
+		"a client that was disabled":    {nil, w.as(off)},
+		"a wrong secret":                {nil, func(r *http.Request) { r.SetBasicAuth(w.rs.ID, secret+"x") }},
+		"an empty secret":               {nil, func(r *http.Request) { r.SetBasicAuth(w.rs.ID, "") }},
+		"a public client":               {url.Values{"client_id": {public.ID}}, nil},
+		"an id alone":                   {url.Values{"client_id": {w.rs.ID}}, nil},
+		"an assertion a second time":    {used, nil},
+		"a bearer token that is none":   {nil, bearer("x")},
+		"a bearer token that was ended": {nil, bearer(revoked)},
+	} {
+		form := url.Values{"token": {tok}}
+		for k, v := range x.form {
+			form[k] = v
+		}
+		s, out, h := w.send(introspect.Path, form, x.edit)
+		if s != 401 || out["error"] != "invalid_client" || out["active"] != nil || !slices.ContainsFunc(h.Values("WWW-Authenticate"), func(v string) bool { return strings.HasPrefix(v, "Basic ") }) {
+			t.Errorf("%s: %d %v %v", name, s, out, h.Values("WWW-Authenticate"))
+		}
+	}
+	for name, x := range map[string]struct {
+		form   url.Values
+		edit   func(*http.Request)
+		status int
+	}{
+		"no token":        {url.Values{}, nil, 400},
+		"an empty token":  {url.Values{"token": {""}}, nil, 400},
+		"two tokens":      {url.Values{"token": {tok, tok}}, nil, 400},
+		"in the URL":      {url.Values{"token": {tok}}, func(r *http.Request) { r.URL.RawQuery = "token=" + tok }, 400},
+		"as JSON":         {url.Values{"token": {tok}}, func(r *http.Request) { r.Header.Set("Content-Type", "application/json") }, 400},
+		"by PUT":          {url.Values{"token": {tok}}, func(r *http.Request) { r.Method = "PUT" }, 405},
+		"more than 16KiB": {url.Values{"token": {strings.Repeat("x", 17<<10)}}, nil, 400},
+	} {
+		s, out, _ := w.send(introspect.Path, x.form, func(r *http.Request) {
+			w.as(w.rs)(r)
+			if x.edit != nil {
+				x.edit(r)
+			}
+		})
+		if s != x.status || out["error"] != "invalid_request" {
+			t.Errorf("%s: %d %v", name, s, out)
+		}
+	}
+	w.active("a hint is only a hint", w.rs, tok)
+	if s, out, _ := w.send(introspect.Path, url.Values{"token": {tok}, "token_type_hint": {"refresh_token"}}, w.as(w.rs)); s != 200 || out["active"] != true {
+		t.Errorf("with a wrong hint: %d %v", s, out)
+	}
+}
+
+// TestForeignTokens: what this server did not make for this API, or has made
+// for something else, is nothing.
+func TestForeignTokens(t *testing.T) {
+	w := newWorld(t)
+	back := w.backend()
+	good := func(change m) m {
+		c := m{"iss": w.srv.URL, "sub": back.ID, "client_id": back.ID, "aud": w.srv.URL + "/fhir", "scope": "system/*.rs", "jti": rand.Text(), "iat": w.now.Unix(), "exp": w.now.Add(4 * time.Minute).Unix()}
+		for k, v := range change {
+			if c[k] = v; v == nil {
+				delete(c, k)
+			}
+		}
+		return c
+	}
+	sign := func(r *keys.Ring, typ string, change m) string { return must(r.Sign(typ, good(change))) }
+	w.active("as it should be", w.rs, sign(w.ring, token.Type, nil))
+	whole := sign(w.ring, token.Type, nil)
+	for name, tok := range map[string]string{
+		"a foreign audience":        sign(w.ring, token.Type, m{"aud": "https://other.example/fhir"}),
+		"two audiences":             sign(w.ring, token.Type, m{"aud": []string{w.srv.URL + "/fhir", "https://other.example/fhir"}}),
+		"no audience":               sign(w.ring, token.Type, m{"aud": nil}),
+		"a foreign issuer":          sign(w.ring, token.Type, m{"iss": "https://other.example"}),
+		"a foreign key":             sign(w.other, token.Type, nil),
+		"another kind of token":     sign(w.ring, "JWT", nil),
+		"a client that is not here": sign(w.ring, token.Type, m{"client_id": "nobody"}),
+		"no client":                 sign(w.ring, token.Type, m{"client_id": nil}),
+		"no jti":                    sign(w.ring, token.Type, m{"jti": nil}),
+		"no end":                    sign(w.ring, token.Type, m{"exp": nil}),
+		"over":                      sign(w.ring, token.Type, m{"iat": w.now.Add(-time.Minute).Unix(), "exp": w.now.Unix()}),
+		"of tomorrow":               sign(w.ring, token.Type, m{"iat": w.now.Add(24 * time.Hour).Unix(), "exp": w.now.Add(24*time.Hour + time.Minute).Unix()}),
+		"a backend's for an hour":   sign(w.ring, token.Type, m{"exp": w.now.Add(time.Hour).Unix()}),
+		"no authorization":          sign(w.ring, token.Type, m{"scope": "patient/*.rs", "patient": "p1"}),
+		"an unknown authorization":  sign(w.ring, token.Type, m{"scope": "patient/*.rs", "patient": "p1", "authz": strings.Repeat("a", 26)}),
+		"a scope that is none":      sign(w.ring, token.Type, m{"scope": "system/Nothing.rs"}),
+		"no signature":              base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"at+jwt"}`)) + "." + strings.Split(whole, ".")[1] + ".",
+		"a signature cut":           whole[:len(whole)-2],
+		"another payload":           strings.Split(whole, ".")[0] + "." + base64.RawURLEncoding.EncodeToString(must(json.Marshal(good(nil)))) + "." + strings.Split(whole, ".")[2],
+		"words":                     "not a token",
+		"a refresh token's form":    strings.Repeat("a", 26) + "." + strings.Repeat("A", 43) + "." + strings.Repeat("A", 22),
+	} {
+		w.inactive(name, w.rs, tok)
+		w.inactive(name+", asked again", w.rs, tok)
+	}
+}
+
+// TestWhatEndedIsInactive: also for a token that was seen before, and kept;
+// and for one that is seen for the first time.
+func TestWhatEndedIsInactive(t *testing.T) {
+	w := newWorld(t)
+	stranger := w.add(nil)
+	for _, seen := range []bool{true, false} {
+		name := map[bool]string{true: "known: ", false: "first seen: "}[seen]
+		give := func() (string, string, string) {
+			t.Helper()
+			tok, refresh, id := w.given()
+			if seen {
+				w.active(name+"before", w.rs, tok)
+				s, first := w.look(w.app, tok)
+				if _, again := w.look(w.app, tok); s != 200 || fmt.Sprint(first) != fmt.Sprint(again) || first["patient"] != "p1" || first["intent"] != "look" || fmt.Sprint(first["fhirContext"]) != "[map[reference:ImagingStudy/1]]" ||
+					first["sub"] != "u1" || first["client_id"] != w.app.ID || first["aud"] != w.srv.URL+"/fhir" || first["token_type"] != "Bearer" {
+					t.Errorf("%d %v, then %v", s, first, again)
+				}
+				w.active(name+"its refresh token", w.rs, refresh)
+			}
+			w.inactive(name+"for another client", stranger, tok)
+			w.inactive(name+"its refresh token for another client", stranger, refresh)
+			return tok, refresh, id
+		}
+		tok, refresh, _ := give()
+		if s, _, _ := w.send(introspect.RevokePath, url.Values{"token": {tok}}, w.as(w.app)); s != 200 {
+			t.Fatal(s)
+		}
+		w.inactive(name+"revoked", w.rs, tok)
+		w.active(name+"the refresh token of a revoked one", w.rs, refresh)
+
+		tok, refresh, _ = give()
+		s, next, _ := w.send(token.Path, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}}, w.as(w.app))
+		if s != 200 {
+			t.Fatal(s, next)
+		}
+		w.inactive(name+"a refresh token that was replaced", w.rs, refresh)
+		w.active(name+"the one that replaced it", w.rs, next["refresh_token"].(string))
+		w.active(name+"the access token from before", w.rs, tok)
+
+		tok, refresh, id := give()
+		if err := w.tokens.Revoke(t.Context(), "u1", id); err != nil {
+			t.Fatal(err)
+		}
+		w.inactive(name+"access taken back", w.rs, tok)
+		w.inactive(name+"its refresh token", w.rs, refresh)
+
+		tok, refresh, _ = give()
+		w.gone = true
+		w.inactive(name+"the account has ended", w.rs, tok)
+		w.inactive(name+"its refresh token", w.rs, refresh)
+		w.gone = false
+		w.active(name+"the account is back", w.rs, tok)
+
+		tok, _, _ = give()
+		w.now = w.now.Add(token.UserLife(0) - time.Second)
+		w.active(name+"in its last second", w.rs, tok)
+		w.now = w.now.Add(time.Second)
+		w.inactive(name+"expired", w.rs, tok)
+	}
+	tok, refresh, _ := w.given()
+	w.active("before", w.rs, tok)
+	if err := w.reg.Disable(t.Context(), w.app.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.inactive("of a client that was disabled", w.rs, tok)
+	w.inactive("its refresh token", w.rs, refresh)
+}
+
+// TestWithdrawnConsent: a Consent opens data and not a token. When it is
+// withdrawn the token stays what it is, and shows nothing.
+func TestWithdrawnConsent(t *testing.T) {
+	w := newWorld(t)
+	tok, _, id := w.given()
+	shown := func() bool {
+		t.Helper()
+		r := must(http.NewRequest("GET", w.srv.URL+"/fhir/Observation", nil))
+		r.Header.Set("Authorization", "Bearer "+tok)
+		p := must(w.policy.Authenticate(r))
+		return p.Grant.Filter(access.Read).Allow(&access.Facts{Type: "Observation", ID: "o", Patient: "p1", Vendor: "apple", Tokens: func(string) []access.Token { return nil }})
+	}
+	if w.active("agreed", w.rs, tok); !shown() {
+		t.Fatal("nothing is shown under the consent")
+	}
+	r, _, err := w.db.Read(t.Context(), agreement.Ref(id), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(w.db.Commit(t.Context(), &store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(r))}}}))
+	if w.active("withdrawn", w.rs, tok); shown() {
+		t.Error("shown under a withdrawn consent")
+	}
+	if err := w.tokens.Revoke(t.Context(), "u1", id); err != nil {
+		t.Fatal(err)
+	}
+	w.inactive("withdrawn and taken back", w.rs, tok)
+}
