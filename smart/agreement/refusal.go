@@ -42,7 +42,7 @@ type Refusals struct {
 // Refusal is one that is in force.
 type Refusal struct {
 	Client string
-	Since  time.Time
+	Since  time.Time // zero: not known
 }
 
 const refusal = "stop-"
@@ -59,27 +59,21 @@ func (g *Refusals) Refused(ctx context.Context, patient string) (out []Refusal, 
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	var bad error
 	err = g.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
 		if !strings.HasPrefix(f.Resource.ID, refusal) {
 			return true
 		}
 		d, err := consent.Describe(f.Resource)
 		if err != nil || f.Resource.ID != refusalRef(patient, d.Recipient).ID {
-			bad = err
-			return err == nil // another's, that only looks alike
+			return true // another's, that only looks alike
 		}
 		r := Refusal{Client: strings.Clone(d.Recipient)}
 		if r.Since, err = time.Parse(time.RFC3339, d.Date); err != nil {
-			bad = err
-			return false
+			r.Since = time.Time{} // somebody has written over it
 		}
 		out = append(out, r)
 		return true
 	})
-	if err == nil {
-		err = bad
-	}
 	return out, fhir.Wrap(op, err)
 }
 
@@ -94,6 +88,9 @@ func (g *Refusals) Opened(ctx context.Context, patient, client string) ([]consen
 	var out []consent.Summary
 	for _, ref := range refs {
 		r, _, err := g.Store.Read(ctx, ref, 0)
+		if k := fhir.KindOf(err); err == nil && r.Deleted || err != nil && (k == fhir.NotFound || k == fhir.Gone) {
+			continue // has gone meanwhile
+		}
 		if err != nil {
 			return nil, fhir.Wrap(op, err)
 		}

@@ -218,23 +218,11 @@ func (h *Handler) answer(ctx context.Context, c *client.Client, tok string) (Ans
 	if a.Confirm = confirm(claims); claims.JKT != "" {
 		a.Type = "DPoP"
 	}
-	if p.Authorization != "" {
-		err = h.context(ctx, p, &a)
+	a.Intent = claims.Launch.Intent
+	if len(claims.Launch.FHIRContext) > 0 {
+		a.Context = claims.Launch.FHIRContext
 	}
-	return a, err
-}
-
-// context adds what a launch said and the token does not carry.
-func (h *Handler) context(ctx context.Context, p *access.Principal, a *Answer) error {
-	rec, err := h.opts.Grants.Get(ctx, p.Authorization)
-	if err != nil {
-		return err
-	}
-	a.Intent = rec.Context.Intent
-	if len(rec.Context.FHIRContext) > 0 {
-		a.Context = rec.Context.FHIRContext
-	}
-	return nil
+	return a, nil
 }
 
 func confirm(c policy.Claims) map[string]string {

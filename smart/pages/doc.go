@@ -13,7 +13,8 @@
 //	GET       /auth/external, …/callback   the hospital's provider
 //	GET POST  /auth/invite                 a one-time link, then /auth/enrol
 //	GET POST  /auth/consent                a person's decision on an app; /auth/patient before it
-//	GET POST  /auth/apps                   apps with access, and their end; what others opened about a patient
+//	GET POST  /auth/apps                   apps with access, and their end; what others opened about a patient,
+//	                                       and by /auth/apps/refusals the end of what of that rests on consent
 //	GET POST  /auth/users, /auth/clients   administrators
 //	GET POST  /auth/launches               launch an app with a patient in context
 //	GET POST  /auth/emergency              break-glass

@@ -115,6 +115,9 @@ func (e *Engine) Inspect(ctx context.Context, tok string) (*access.Principal, Cl
 	if k.claims.Iat != nil {
 		c.Issued = time.Unix(int64(*k.claims.Iat), 0).UTC()
 	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c.Launch = k.record.Context
 	return p, c, nil
 }
 
@@ -123,6 +126,9 @@ type Claims struct {
 	Patient, Encounter, FHIRUser string
 	JKT, X5T                     string
 	Issued                       time.Time
+	// Launch is, of a person's token, what the launch said and the token does
+	// not carry. It is shared: it must not be changed.
+	Launch grant.Context
 }
 
 func (e *Engine) inspect(ctx context.Context, tok string) (*known, *access.Principal, error) {

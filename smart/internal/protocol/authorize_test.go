@@ -20,7 +20,7 @@ import (
 )
 
 // claimsOf reads a token without checking it.
-func claimsOf(t *testing.T, tok any) (header, claims m) {
+func claimsOf(t testing.TB, tok any) (header, claims m) {
 	t.Helper()
 	parts := strings.Split(tok.(string), ".")
 	for i, into := range []*m{&header, &claims} {

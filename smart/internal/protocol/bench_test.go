@@ -116,4 +116,13 @@ func BenchmarkIntrospection(b *testing.B) {
 		}
 		w.bench(b, introspect.Path, func(i int) string { return fresh[i] })
 	})
+	b.Run("new-of-people", func(b *testing.B) { // whose authorization and roles are asked besides
+		_, c := claimsOf(b, w.get(app, offline)["access_token"])
+		fresh := make([]string, b.N)
+		for i := range fresh {
+			c["jti"] = rand.Text()
+			fresh[i] = form(must(w.ring.Sign(token.Type, c)))
+		}
+		w.bench(b, introspect.Path, func(i int) string { return fresh[i] })
+	})
 }
