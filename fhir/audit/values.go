@@ -68,7 +68,8 @@ func (r *Recorder) frameValues(ev *Event, f *frame, patient string) map[string][
 
 // eventValues are the index values of one event.
 func eventValues(ev *Event, f *frame, id string, at time.Time, patient string) *search.Values {
-	x := &index{all: make([]search.Value, 0, 5+2*len(ev.Data)), m: maps.Clone(f.values)}
+	x := &index{all: make([]search.Value, 0, 5+2*len(ev.Data)), m: make(map[string][]search.Value, len(f.values)+6)}
+	maps.Copy(x.m, f.values)
 	ms := at.UnixMilli()
 	x.put("_id", func() { x.code(id) })
 	x.put("date", func() { x.all = append(x.all, search.Value{Lo: ms, Hi: ms + 1}) })

@@ -113,9 +113,10 @@ func (s *Server) resource(c *gin.Context, r *fhir.Resource, err error) {
 }
 
 func (s *Server) versionHeaders(c *gin.Context, r *fhir.Resource) {
-	c.Header("ETag", interaction.ETag(r.Version))
+	h := c.Writer.Header()
+	h["Etag"] = []string{interaction.ETag(r.Version)}
 	if !r.LastUpdated.IsZero() {
-		c.Header("Last-Modified", lastModified(r.LastUpdated))
+		h["Last-Modified"] = []string{lastModified(r.LastUpdated)}
 	}
 }
 

@@ -310,13 +310,26 @@ func indexed(p *search.Param) bool {
 	default:
 		return false
 	}
-	switch p.Type {
-	case "Observation":
-		return p.Code == "identifier" || p.Code == "device"
-	case "AuditEvent":
-		return p.Code == "patient" || p.Code == "entity"
+	if few := indexedFew(p.Type); few != nil {
+		return slices.Contains(few, p.Code)
 	}
 	return p.Code != "_id"
+}
+
+var ( // read only
+	fewOfObservation = []string{"identifier", "device"}
+	fewOfAuditEvent  = []string{"patient", "entity"}
+)
+
+// indexedFew are the parameters of the types that have X rows for a few only.
+func indexedFew(typ string) []string {
+	switch typ {
+	case "Observation":
+		return fewOfObservation
+	case "AuditEvent":
+		return fewOfAuditEvent
+	}
+	return nil
 }
 
 // indexValue is the value under which v has an X row; "" none.
@@ -345,10 +358,10 @@ func under(typ, code, value string) string {
 // indexRows calls fn with every X prefix of a document.
 func indexRows(typ string, v *search.Values, fn func(prefix []byte)) {
 	var seen []string
-	for code, vals := range v.ByParam {
+	of := func(code string, vals []search.Value) {
 		p, ok := search.Lookup(typ, code)
 		if !ok || !indexed(p) {
-			continue
+			return
 		}
 		seen = seen[:0]
 		for i := range vals {
@@ -359,6 +372,15 @@ func indexRows(typ string, v *search.Values, fn func(prefix []byte)) {
 			seen = append(seen, x)
 			fn(indexPrefix(typ, code, x))
 		}
+	}
+	if few := indexedFew(typ); few != nil {
+		for _, code := range few {
+			of(code, v.ByParam[code])
+		}
+		return
+	}
+	for code, vals := range v.ByParam {
+		of(code, vals)
 	}
 }
 
