@@ -339,7 +339,7 @@ func (x *finder) met(r row, t *table) (*match, error) {
 	if x.room == nil {
 		x.room = newMatch(r, d)
 	}
-	x.room.again(r, d)
+	x.room.set(r, d)
 	return x.room, nil
 }
 

@@ -447,12 +447,12 @@ func (m *match) resource() fhir.Resource {
 func newMatch(r row, d doc) *match {
 	m := &match{}
 	m.facts.Tokens = m.tokens
-	m.again(r, d)
+	m.set(r, d)
 	return m
 }
 
-// again makes m the match of another document.
-func (m *match) again(r row, d doc) {
+// set makes m the match of another document.
+func (m *match) set(r row, d doc) {
 	m.doc, m.row, m.values = d, r, nil
 	m.facts = access.Facts{Type: r.typ, ID: r.id, Patient: r.patient, Vendor: d.vendor, Author: d.author,
 		Categories: d.categories, Tokens: m.facts.Tokens}
