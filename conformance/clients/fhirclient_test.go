@@ -207,7 +207,7 @@ func TestFHIRClientInBrowser(t *testing.T) {
 	// What she allowed is listed, with what others opened about her, and taken
 	// back: then the app that stands open sees nothing more.
 	ada.Open("/auth/apps").Wait("Public app").Wait("Dr. Dora Doc")
-	if n := browser.Eval[int](ada, `document.querySelectorAll("form button.danger").length`); n != 4 {
+	if n := browser.Eval[int](ada, `document.querySelectorAll("form[action=\"/auth/apps\"] button.danger").length`); n != 4 {
 		t.Errorf("%d apps are listed", n)
 	}
 	if s := w.status(got.Token["access_token"].(string), "Patient/demo-ada"); s != 200 {
@@ -217,7 +217,7 @@ func TestFHIRClientInBrowser(t *testing.T) {
 		t.Errorf("%d consents to apps stand", n)
 	}
 	for left := 3; left >= 0; left-- {
-		ada.Press("form button.danger").Until(fmt.Sprintf(`document.querySelectorAll("form button.danger").length === %d`, left))
+		ada.Press("form[action=\"/auth/apps\"] button.danger").Until(fmt.Sprintf(`document.querySelectorAll("form[action=\"/auth/apps\"] button.danger").length === %d`, left))
 	}
 	ada.Wait("No app has access by your own word")
 	if s := w.status(got.Token["access_token"].(string), "Patient/demo-ada"); s != 401 {
