@@ -316,18 +316,9 @@ func (w *fileWriter) close() error {
 	return nil
 }
 
-// abort cuts the connection.
+// abort breaks the answer off.
 func (w *fileWriter) abort() {
-	var raw http.ResponseWriter = w.c.Writer
-	if u, ok := raw.(interface{ Unwrap() http.ResponseWriter }); ok {
-		raw = u.Unwrap() // gin's own refuses once a body has begun
-	}
-	conn, _, err := http.NewResponseController(raw).Hijack()
-	if err != nil {
-		w.c.Abort() // HTTP/2: the stream ends; the compressed form shows the cut
-		return
-	}
-	if err := conn.Close(); err != nil {
-		w.c.Abort()
+	if err := cut(w.c); err != nil {
+		w.c.Abort() // the compressed form shows the cut
 	}
 }

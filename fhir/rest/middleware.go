@@ -165,17 +165,32 @@ func (s *Server) recover(c *gin.Context) {
 		if v == nil {
 			return
 		}
-		if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-			panic(v) // net/http's own way to drop a connection
-		}
 		s.Logger.ErrorContext(c.Request.Context(), "panic", "requestId", RequestID(c), "value", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
-		if c.Writer.Written() {
-			c.Abort()
+		if !c.Writer.Written() {
+			Fail(c, &fhir.Error{Kind: fhir.Internal, Op: "rest.recover"})
 			return
 		}
-		Fail(c, &fhir.Error{Kind: fhir.Internal, Op: "rest.recover"})
+		c.Abort()
+		if err := cut(c); err != nil {
+			s.Logger.ErrorContext(c.Request.Context(), "an answer could not be broken off", "requestId", RequestID(c), "err", err)
+		}
 	}()
 	c.Next()
+}
+
+// cut breaks off an answer that has begun, so that nobody takes it for whole:
+// HTTP/1.1 loses its connection, HTTP/2 its stream.
+func cut(c *gin.Context) error {
+	var raw http.ResponseWriter = c.Writer
+	if u, ok := raw.(interface{ Unwrap() http.ResponseWriter }); ok {
+		raw = u.Unwrap() // gin's own refuses once a body has begun
+	}
+	rc := http.NewResponseController(raw)
+	conn, _, err := rc.Hijack()
+	if err == nil {
+		return conn.Close()
+	}
+	return rc.SetWriteDeadline(time.Unix(1, 0))
 }
 
 // Headers that are the same on every answer, and on those of the API. Handlers

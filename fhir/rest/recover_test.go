@@ -1,0 +1,81 @@
+package rest
+
+import (
+	"bytes"
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/gin-gonic/gin"
+)
+
+// A handler that panics answers 500; one that panics in the middle of its
+// answer leaves none that could be taken for whole. The panic's value, which
+// may hold anything, is not logged.
+func TestPanic(t *testing.T) {
+	var log lockedBuffer
+	s := &Server{Logger: slog.New(slog.NewTextHandler(&log, nil)), Rand: rand.Reader}
+	e := gin.New()
+	e.Use(s.identify, s.recover)
+	e.GET("/before", func(*gin.Context) { panic("canary") })
+	e.GET("/amid", func(c *gin.Context) {
+		c.String(http.StatusOK, "half of ")
+		c.Writer.Flush()
+		panic(http.ErrAbortHandler)
+	})
+	e.GET("/well", func(c *gin.Context) { c.String(http.StatusOK, "whole") })
+	for name, h2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2.0": true} {
+		t.Run(name, func(t *testing.T) {
+			srv := httptest.NewUnstartedServer(e)
+			srv.EnableHTTP2 = h2
+			srv.StartTLS()
+			defer srv.Close()
+			get := func(path string) (int, string, error) {
+				r, err := srv.Client().Get(srv.URL + path)
+				if err != nil {
+					return 0, "", err
+				}
+				defer r.Body.Close()
+				if r.Proto != name {
+					t.Errorf("spoken is %s", r.Proto)
+				}
+				b, err := io.ReadAll(r.Body)
+				return r.StatusCode, string(b), err
+			}
+			if status, body, err := get("/before"); err != nil || status != http.StatusInternalServerError || !strings.Contains(body, "OperationOutcome") || strings.Contains(body, "canary") {
+				t.Errorf("before the answer: %d %s %v", status, body, err)
+			}
+			if status, body, err := get("/amid"); err == nil {
+				t.Errorf("amid the answer: %d %q looks whole", status, body)
+			}
+			if status, body, err := get("/well"); err != nil || status != http.StatusOK || body != "whole" {
+				t.Errorf("afterwards: %d %q %v", status, body, err)
+			}
+		})
+	}
+	if out := log.String(); strings.Contains(out, "canary") || strings.Contains(out, "could not be broken off") || !strings.Contains(out, "msg=panic") {
+		t.Error(out)
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
