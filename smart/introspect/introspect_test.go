@@ -9,35 +9,30 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/gin-gonic/gin"
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/smart/agreement"
 	"pulsegate/smart/client"
 	"pulsegate/smart/grant"
 	"pulsegate/smart/internal/limit"
+	"pulsegate/smart/internal/smarttest"
 	"pulsegate/smart/introspect"
 	"pulsegate/smart/keys"
 	"pulsegate/smart/policy"
 	"pulsegate/smart/role"
-	"pulsegate/smart/scope"
 	"pulsegate/smart/token"
 )
 
@@ -54,57 +49,41 @@ func must[T any](v T, err error) T {
 
 // world is the endpoint with what it asks, over HTTP and the embedded store.
 type world struct {
+	*smarttest.Base
 	t           *testing.T
-	srv         *httptest.Server
-	db          *pebblestore.DB
 	ring, other *keys.Ring
-	reg         *client.Registry
 	consents    *consent.Engine
 	policy      *policy.Engine
 	tokens      *token.Endpoint
 	grants      *grant.Store
 	ec          *ecdsa.PrivateKey
-	now         time.Time
 	gone        bool // the person's account has ended
 	made        int
 	rs, app     client.Client // a resource server; an app
 }
 
 func newWorld(t *testing.T) *world {
-	gin.SetMode(gin.ReleaseMode)
-	w := &world{t: t, now: time.Now().UTC().Truncate(time.Second), ec: must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))}
-	clock := func() time.Time { return w.now }
-	quiet := slog.New(slog.DiscardHandler)
-	w.db = must(pebblestore.Open(t.TempDir(), pebblestore.Options{Clock: clock, Logger: quiet, CacheBytes: 8 << 20}))
-	e := gin.New()
-	w.srv = httptest.NewServer(e)
-	w.consents = must(consent.New(consent.Options{Store: w.db, Clock: clock, Logger: quiet}))
-	t.Cleanup(func() {
-		w.srv.Close()
-		w.consents.Close()
-		if err := w.db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	base, scopes := w.srv.URL, scope.Parser{TokenParam: scope.Registered}
-	rec := must(audit.NewRecorder(audit.Options{Store: w.db, Clock: clock, Rand: rand.Reader, Observer: base, Logger: quiet}))
+	b := smarttest.New(t, time.Now().UTC().Truncate(time.Second))
+	w := &world{Base: b, t: t, ec: must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))}
+	base, scopes, clock, rec := b.Server.URL, b.Scopes, b.Clock, b.Audit
+	w.consents = must(consent.New(consent.Options{Store: b.DB, Clock: clock, Logger: b.Logger}))
+	t.Cleanup(w.consents.Close)
 	w.ring, w.other = must(keys.Open(t.TempDir(), clock)), must(keys.Open(t.TempDir(), clock))
-	w.reg = &client.Registry{Store: w.db, Scopes: scopes, Clock: clock}
-	as := must(client.NewAssertions(w.reg, &client.Keys{HTTP: http.DefaultClient, Clock: clock}, base+token.Path))
-	w.grants = &grant.Store{State: w.db}
-	agreements := &agreement.Agreements{Store: w.db, Audit: rec, Scopes: scopes, Issuer: base, UserLife: token.UserLife(0), Says: func(string) []string { return nil }}
-	w.policy = &policy.Engine{Keys: w.ring, Clients: w.reg, Consents: w.consents, Scopes: scopes, Issuer: base, Audience: base + "/fhir", Clock: clock, Grants: w.grants,
+	as := must(client.NewAssertions(w.Clients, &client.Keys{HTTP: http.DefaultClient, Clock: clock}, base+token.Path))
+	w.grants = &grant.Store{State: w.DB}
+	agreements := &agreement.Agreements{Store: w.DB, Audit: rec, Scopes: scopes, Issuer: base, UserLife: token.UserLife(0), Says: func(string) []string { return nil }}
+	w.policy = &policy.Engine{Keys: w.ring, Clients: w.Clients, Consents: w.consents, Scopes: scopes, Issuer: base, Audience: base + "/fhir", Clock: clock, Grants: w.grants,
 		RoleRules:  role.RulesOf,
 		Roles:      func(context.Context, string) ([]string, bool, error) { return []string{"patient"}, !w.gone, nil },
 		ConsentsOf: func(_, authorization string) access.Consents { return w.consents.Under(authorization) }}
-	w.tokens = must(token.New(t.Context(), token.Options{Store: w.db, Audit: rec, Keys: w.ring, Assertions: as, Scopes: scopes, Clock: clock, Rand: rand.Reader,
+	w.tokens = must(token.New(t.Context(), token.Options{Store: w.DB, Audit: rec, Keys: w.ring, Assertions: as, Scopes: scopes, Clock: clock, Rand: rand.Reader,
 		Issuer: base, Audience: base + "/fhir", Begun: agreements.Begun, Ended: agreements.Ended,
 		Alive: func(context.Context, grant.Subject, bool) ([]string, bool, error) {
 			return []string{"patient"}, !w.gone, nil
 		}}))
-	introspect.New(introspect.Options{Policy: w.policy, Assertions: as, Tokens: w.tokens, Grants: w.grants, Clients: w.reg, Audit: rec, Clock: clock, Issuer: base,
-		Limits: limit.Limits{Failures: 1e6}}).Mount(e)
-	w.tokens.Mount(e)
+	introspect.New(introspect.Options{Policy: w.policy, Assertions: as, Tokens: w.tokens, Grants: w.grants, Clients: w.Clients, Audit: rec, Clock: clock, Issuer: base,
+		Limits: limit.Limits{Failures: 1e6}}).Mount(b.Engine)
+	w.tokens.Mount(b.Engine)
 	w.rs = w.add(func(c *client.Client) { c.Inspects = true })
 	w.app = w.add(nil)
 	return w
@@ -117,7 +96,7 @@ func (w *world) add(edit func(*client.Client)) client.Client {
 	if edit != nil {
 		edit(&c)
 	}
-	return must(w.reg.Add(w.t.Context(), c))
+	return must(w.Clients.Add(w.t.Context(), c))
 }
 
 func (w *world) backend() client.Client {
@@ -125,7 +104,7 @@ func (w *world) backend() client.Client {
 	if err := j.Set(jwk.KeyIDKey, "k1"); err != nil {
 		w.t.Fatal(err)
 	}
-	return must(w.reg.Add(w.t.Context(), client.Client{Name: "Backend", Scope: "system/*.rs", JWKS: must(json.Marshal(m{"keys": []any{j}}))}))
+	return must(w.Clients.Add(w.t.Context(), client.Client{Name: "Backend", Scope: "system/*.rs", JWKS: must(json.Marshal(m{"keys": []any{j}}))}))
 }
 
 func (w *world) assertion(id string) url.Values {
@@ -133,7 +112,7 @@ func (w *world) assertion(id string) url.Values {
 	if err := h.Set(jws.KeyIDKey, "k1"); err != nil {
 		w.t.Fatal(err)
 	}
-	c := m{"iss": id, "sub": id, "aud": w.srv.URL + token.Path, "jti": rand.Text(), "exp": w.now.Add(4 * time.Minute).Unix()}
+	c := m{"iss": id, "sub": id, "aud": w.Server.URL + token.Path, "jti": rand.Text(), "exp": w.Now.Add(4 * time.Minute).Unix()}
 	return url.Values{"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"},
 		"client_assertion": {string(must(jws.Sign(must(json.Marshal(c)), jws.WithKey(jwa.ES384, w.ec, jws.WithProtectedHeaders(h)))))}}
 }
@@ -145,10 +124,10 @@ func (w *world) given() (access, refresh, authorization string) {
 	w.made++
 	const verifier = "a-verifier-that-is-long-enough-for-rfc-7636-4.1"
 	id, code := fmt.Sprintf("%026d", w.made), fmt.Sprint("code-", w.made)
-	a := grant.Authorization{ID: id, ClientID: w.app.ID, Scope: "launch/patient offline_access patient/Observation.rs", Created: w.now, Expires: w.now.Add(grant.Absolute), Offline: true,
+	a := grant.Authorization{ID: id, ClientID: w.app.ID, Scope: "launch/patient offline_access patient/Observation.rs", Created: w.Now, Expires: w.Now.Add(grant.Absolute), Offline: true,
 		Subject: grant.Subject{ID: "u1", FHIRUser: fhir.Ref{Type: "Patient", ID: "p1"}, Roles: []string{"patient"}}, Context: grant.Context{Patient: "p1", Intent: "look", FHIRContext: json.RawMessage(`[{"reference":"ImagingStudy/1"}]`)}}
-	write := must(grant.NewCode(code, grant.Code{Authorization: a, App: "App", RedirectURI: "https://app.example/cb", Challenge: "f728C9ybU3aPnlgkBXXzqPPFV0yH3V07JCIOpCTRQL8", Expires: w.now.Add(grant.CodeLife)}))
-	must(w.db.Commit(w.t.Context(), &store.Batch{State: []store.StateWrite{write}}))
+	write := must(grant.NewCode(code, grant.Code{Authorization: a, App: "App", RedirectURI: "https://app.example/cb", Challenge: "f728C9ybU3aPnlgkBXXzqPPFV0yH3V07JCIOpCTRQL8", Expires: w.Now.Add(grant.CodeLife)}))
+	must(w.DB.Commit(w.t.Context(), &store.Batch{State: []store.StateWrite{write}}))
 	s, out, _ := w.send(token.Path, url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {"https://app.example/cb"}, "code_verifier": {verifier}}, w.as(w.app))
 	if s != 200 {
 		w.t.Fatal(s, out)
@@ -163,7 +142,7 @@ func (w *world) as(c client.Client) func(*http.Request) {
 
 func (w *world) send(path string, form url.Values, edit func(*http.Request)) (int, m, http.Header) {
 	w.t.Helper()
-	r := must(http.NewRequest("POST", w.srv.URL+path, strings.NewReader(form.Encode())))
+	r := must(http.NewRequest("POST", w.Server.URL+path, strings.NewReader(form.Encode())))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	if edit != nil {
 		edit(r)
@@ -211,7 +190,7 @@ func TestWhoMayAsk(t *testing.T) {
 	tok, _, _ := w.given()
 	public := w.add(func(c *client.Client) { c.Method, c.SecretHash = client.None, nil })
 	off := w.add(nil)
-	if err := w.reg.Disable(t.Context(), off.ID); err != nil {
+	if err := w.Clients.Disable(t.Context(), off.ID); err != nil {
 		t.Fatal(err)
 	}
 	back := w.backend()
@@ -286,7 +265,7 @@ func TestForeignTokens(t *testing.T) {
 	w := newWorld(t)
 	back := w.backend()
 	good := func(change m) m {
-		c := m{"iss": w.srv.URL, "sub": back.ID, "client_id": back.ID, "aud": w.srv.URL + "/fhir", "scope": "system/*.rs", "jti": rand.Text(), "iat": w.now.Unix(), "exp": w.now.Add(4 * time.Minute).Unix()}
+		c := m{"iss": w.Server.URL, "sub": back.ID, "client_id": back.ID, "aud": w.Server.URL + "/fhir", "scope": "system/*.rs", "jti": rand.Text(), "iat": w.Now.Unix(), "exp": w.Now.Add(4 * time.Minute).Unix()}
 		for k, v := range change {
 			if c[k] = v; v == nil {
 				delete(c, k)
@@ -299,7 +278,7 @@ func TestForeignTokens(t *testing.T) {
 	whole := sign(w.ring, token.Type, nil)
 	for name, tok := range map[string]string{
 		"a foreign audience":        sign(w.ring, token.Type, m{"aud": "https://other.example/fhir"}),
-		"two audiences":             sign(w.ring, token.Type, m{"aud": []string{w.srv.URL + "/fhir", "https://other.example/fhir"}}),
+		"two audiences":             sign(w.ring, token.Type, m{"aud": []string{w.Server.URL + "/fhir", "https://other.example/fhir"}}),
 		"no audience":               sign(w.ring, token.Type, m{"aud": nil}),
 		"a foreign issuer":          sign(w.ring, token.Type, m{"iss": "https://other.example"}),
 		"a foreign key":             sign(w.other, token.Type, nil),
@@ -308,9 +287,9 @@ func TestForeignTokens(t *testing.T) {
 		"no client":                 sign(w.ring, token.Type, m{"client_id": nil}),
 		"no jti":                    sign(w.ring, token.Type, m{"jti": nil}),
 		"no end":                    sign(w.ring, token.Type, m{"exp": nil}),
-		"over":                      sign(w.ring, token.Type, m{"iat": w.now.Add(-time.Minute).Unix(), "exp": w.now.Unix()}),
-		"of tomorrow":               sign(w.ring, token.Type, m{"iat": w.now.Add(24 * time.Hour).Unix(), "exp": w.now.Add(24*time.Hour + time.Minute).Unix()}),
-		"a backend's for an hour":   sign(w.ring, token.Type, m{"exp": w.now.Add(time.Hour).Unix()}),
+		"over":                      sign(w.ring, token.Type, m{"iat": w.Now.Add(-time.Minute).Unix(), "exp": w.Now.Unix()}),
+		"of tomorrow":               sign(w.ring, token.Type, m{"iat": w.Now.Add(24 * time.Hour).Unix(), "exp": w.Now.Add(24*time.Hour + time.Minute).Unix()}),
+		"a backend's for an hour":   sign(w.ring, token.Type, m{"exp": w.Now.Add(time.Hour).Unix()}),
 		"no authorization":          sign(w.ring, token.Type, m{"scope": "patient/*.rs", "patient": "p1"}),
 		"an unknown authorization":  sign(w.ring, token.Type, m{"scope": "patient/*.rs", "patient": "p1", "authz": strings.Repeat("a", 26)}),
 		"a scope that is none":      sign(w.ring, token.Type, m{"scope": "system/Nothing.rs"}),
@@ -339,7 +318,7 @@ func TestWhatEndedIsInactive(t *testing.T) {
 				w.active(name+"before", w.rs, tok)
 				s, first := w.look(w.app, tok)
 				if _, again := w.look(w.app, tok); s != 200 || fmt.Sprint(first) != fmt.Sprint(again) || first["patient"] != "p1" || first["intent"] != "look" || fmt.Sprint(first["fhirContext"]) != "[map[reference:ImagingStudy/1]]" ||
-					first["sub"] != "u1" || first["client_id"] != w.app.ID || first["aud"] != w.srv.URL+"/fhir" || first["token_type"] != "Bearer" {
+					first["sub"] != "u1" || first["client_id"] != w.app.ID || first["aud"] != w.Server.URL+"/fhir" || first["token_type"] != "Bearer" {
 					t.Errorf("%d %v, then %v", s, first, again)
 				}
 				w.active(name+"its refresh token", w.rs, refresh)
@@ -379,14 +358,14 @@ func TestWhatEndedIsInactive(t *testing.T) {
 		w.active(name+"the account is back", w.rs, tok)
 
 		tok, _, _ = give()
-		w.now = w.now.Add(token.UserLife(0) - time.Second)
+		w.Now = w.Now.Add(token.UserLife(0) - time.Second)
 		w.active(name+"in its last second", w.rs, tok)
-		w.now = w.now.Add(time.Second)
+		w.Now = w.Now.Add(time.Second)
 		w.inactive(name+"expired", w.rs, tok)
 	}
 	tok, refresh, _ := w.given()
 	w.active("before", w.rs, tok)
-	if err := w.reg.Disable(t.Context(), w.app.ID); err != nil {
+	if err := w.Clients.Disable(t.Context(), w.app.ID); err != nil {
 		t.Fatal(err)
 	}
 	w.inactive("of a client that was disabled", w.rs, tok)
@@ -400,7 +379,7 @@ func TestWithdrawnConsent(t *testing.T) {
 	tok, _, id := w.given()
 	shown := func() bool {
 		t.Helper()
-		r := must(http.NewRequest("GET", w.srv.URL+"/fhir/Observation", nil))
+		r := must(http.NewRequest("GET", w.Server.URL+"/fhir/Observation", nil))
 		r.Header.Set("Authorization", "Bearer "+tok)
 		p := must(w.policy.Authenticate(r))
 		return p.Grant.Filter(access.Read).Allow(&access.Facts{Type: "Observation", ID: "o", Patient: "p1", Vendor: "apple", Tokens: func(string) []access.Token { return nil }})
@@ -408,11 +387,11 @@ func TestWithdrawnConsent(t *testing.T) {
 	if w.active("agreed", w.rs, tok); !shown() {
 		t.Fatal("nothing is shown under the consent")
 	}
-	r, _, err := w.db.Read(t.Context(), agreement.Ref(id), 0)
+	r, _, err := w.DB.Read(t.Context(), agreement.Ref(id), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	must(w.db.Commit(t.Context(), &store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(r))}}}))
+	must(w.DB.Commit(t.Context(), &store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(r))}}}))
 	if w.active("withdrawn", w.rs, tok); shown() {
 		t.Error("shown under a withdrawn consent")
 	}

@@ -2,28 +2,21 @@ package launch_test
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/gin-gonic/gin"
-
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/fhir/audit"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/smart/client"
+	"pulsegate/smart/internal/smarttest"
 	"pulsegate/smart/launch"
-	"pulsegate/smart/scope"
 )
 
 type m = map[string]any
@@ -51,51 +44,34 @@ func (h holders) Authenticate(r *http.Request) (*access.Principal, error) {
 
 // world is the API alone, over HTTP and the embedded store.
 type world struct {
+	*smarttest.Base
 	t   *testing.T
-	srv *httptest.Server
-	db  *pebblestore.DB
 	svc *launch.Service
-	reg *client.Registry
 	app client.Client
-	now time.Time
 }
 
 func newWorld(t *testing.T) *world {
-	gin.SetMode(gin.ReleaseMode)
-	w := &world{t: t, now: time.Unix(1_800_000_000, 0)}
-	clock := func() time.Time { return w.now }
-	quiet := slog.New(slog.DiscardHandler)
-	w.db = must(pebblestore.Open(t.TempDir(), pebblestore.Options{Clock: clock, Logger: quiet, CacheBytes: 8 << 20}))
-	e := gin.New()
-	w.srv = httptest.NewServer(e)
-	t.Cleanup(func() {
-		w.srv.Close()
-		if err := w.db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	scopes := scope.Parser{TokenParam: scope.Registered}
-	w.reg = &client.Registry{Store: w.db, Scopes: scopes, Clock: clock}
+	b := smarttest.New(t, time.Unix(1_800_000_000, 0))
+	w := &world{Base: b, t: t}
 	w.app = w.add("https://app.example/launch")
 	backend := func(s string) *access.Principal {
 		return &access.Principal{ClientID: "ehr", ClientName: "EHR", Scope: s, Grant: &access.Grant{Recipient: "ehr"}}
 	}
 	person := backend("launch patient/*.rs")
 	person.Grant.Person = true
-	w.svc = &launch.Service{Store: w.db, Clients: w.reg, Scopes: scopes, Clock: clock, Base: w.srv.URL + "/fhir", Logger: quiet,
-		Audit: must(audit.NewRecorder(audit.Options{Store: w.db, Clock: clock, Rand: rand.Reader, Observer: w.srv.URL, Logger: quiet})),
-		Auth:  holders{"ehr": backend("launch"), "reader": backend("system/Patient.rs"), "patient": backend("launch/patient"), "person": person}}
-	w.svc.Mount(e)
+	w.svc = &launch.Service{Store: b.DB, Clients: b.Clients, Scopes: b.Scopes, Clock: b.Clock, Base: b.Server.URL + "/fhir", Logger: b.Logger, Audit: b.Audit,
+		Auth: holders{"ehr": backend("launch"), "reader": backend("system/Patient.rs"), "patient": backend("launch/patient"), "person": person}}
+	w.svc.Mount(b.Engine)
 	return w
 }
 
 func (w *world) add(launchURL string) client.Client {
-	return must(w.reg.Add(w.t.Context(), client.Client{Name: "App", Method: client.None, RedirectURIs: []string{"https://app.example/cb"}, LaunchURL: launchURL, Scope: "launch patient/*.rs"}))
+	return must(w.Clients.Add(w.t.Context(), client.Client{Name: "App", Method: client.None, RedirectURIs: []string{"https://app.example/cb"}, LaunchURL: launchURL, Scope: "launch patient/*.rs"}))
 }
 
 func (w *world) send(method, kind, tok, body string) (int, m, http.Header) {
 	w.t.Helper()
-	r := must(http.NewRequest(method, w.srv.URL+launch.Path, strings.NewReader(body)))
+	r := must(http.NewRequest(method, w.Server.URL+launch.Path, strings.NewReader(body)))
 	r.Header.Set("Content-Type", kind)
 	if tok != "" {
 		r.Header.Set("Authorization", "Bearer "+tok)
@@ -170,7 +146,7 @@ func TestWhoMayLaunch(t *testing.T) {
 		}
 	}
 	off := w.add("")
-	if err := w.reg.Disable(t.Context(), off.ID); err != nil {
+	if err := w.Clients.Disable(t.Context(), off.ID); err != nil {
 		t.Fatal(err)
 	}
 	if s, out, _ := w.send("POST", "application/json", "ehr", `{"client_id":"`+off.ID+`"}`); s != 400 {
@@ -186,14 +162,14 @@ func TestHandle(t *testing.T) {
 		`"fhirContext":[{"reference":"Patient/p9","role":"https://ehr.example/role"},{"canonical":"https://ehr.example/q"},{"identifier":{"value":"1"}}]}`)
 	u := must(url.Parse(out["launch_url"].(string)))
 	handle := out["launch"].(string)
-	if s != 201 || out["iss"] != w.srv.URL+"/fhir" || out["expires_in"] != launch.Life.Seconds() || u.Query().Get("launch") != handle || u.Query().Get("iss") != out["iss"] || len(handle) < 43 {
+	if s != 201 || out["iss"] != w.Server.URL+"/fhir" || out["expires_in"] != launch.Life.Seconds() || u.Query().Get("launch") != handle || u.Query().Get("iss") != out["iss"] || len(handle) < 43 {
 		t.Fatal(s, out)
 	}
 	l, write, err := w.use(handle, w.app.ID)
 	if err != nil || l.By != "ehr" || l.User != "Practitioner/1" || l.Context.Patient != "p1" || l.Context.Encounter != "e1" || l.Context.Intent != "x" || *l.Context.Banner || !strings.Contains(string(l.Context.FHIRContext), "p9") {
 		t.Fatalf("%+v %v", l, err)
 	}
-	if err := w.db.List(t.Context(), "launch/", func(k string, v []byte) bool {
+	if err := w.DB.List(t.Context(), "launch/", func(k string, v []byte) bool {
 		if strings.Contains(k+string(v), handle) {
 			t.Error("the store knows the handle")
 		}
@@ -203,7 +179,7 @@ func TestHandle(t *testing.T) {
 	}
 	q := must(search.Parse("AuditEvent", [][2]string{{"patient", "p1"}}, search.ParseOptions{}))
 	n := 0
-	if err := w.db.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(*store.Found) bool { n++; return true }); err != nil || n != 1 {
+	if err := w.DB.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(*store.Found) bool { n++; return true }); err != nil || n != 1 {
 		t.Error(n, "events of the launch of a patient", err)
 	}
 
@@ -216,7 +192,7 @@ func TestHandle(t *testing.T) {
 	}
 	// Both have read it; the first to commit has it, and nobody after.
 	commit := func() error {
-		_, err := w.db.Commit(t.Context(), &store.Batch{State: []store.StateWrite{write}})
+		_, err := w.DB.Commit(t.Context(), &store.Batch{State: []store.StateWrite{write}})
 		return err
 	}
 	if err := commit(); err != nil {
@@ -230,11 +206,11 @@ func TestHandle(t *testing.T) {
 	}
 
 	handle = w.mint(nil)
-	w.now = w.now.Add(launch.Life - time.Second)
+	w.Now = w.Now.Add(launch.Life - time.Second)
 	if _, _, err := w.use(handle, w.app.ID); err != nil {
 		t.Error("in its last second:", err)
 	}
-	w.now = w.now.Add(time.Second)
+	w.Now = w.Now.Add(time.Second)
 	if _, _, err := w.use(handle, w.app.ID); fhir.KindOf(err) != fhir.NotFound {
 		t.Error("expired:", err)
 	}

@@ -7,25 +7,20 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/gin-gonic/gin"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
 	"pulsegate/fhir/access"
-	"pulsegate/fhir/audit"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
-	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/smart/client"
 	"pulsegate/smart/internal/limit"
+	"pulsegate/smart/internal/smarttest"
 	"pulsegate/smart/register"
-	"pulsegate/smart/scope"
 )
 
 type m = map[string]any
@@ -41,40 +36,22 @@ func must[T any](v T, err error) T {
 
 // world is the endpoint alone, over HTTP and the embedded store.
 type world struct {
+	*smarttest.Base
 	t    *testing.T
-	srv  *httptest.Server
-	db   *pebblestore.DB
 	regs *register.Handler
-	reg  *client.Registry
-	now  time.Time
 }
 
 func newWorld(t *testing.T) *world {
-	gin.SetMode(gin.ReleaseMode)
-	w := &world{t: t, now: time.Unix(1_800_000_000, 0)}
-	clock := func() time.Time { return w.now }
-	quiet := slog.New(slog.DiscardHandler)
-	w.db = must(pebblestore.Open(t.TempDir(), pebblestore.Options{Clock: clock, Logger: quiet, CacheBytes: 8 << 20}))
-	e := gin.New()
-	w.srv = httptest.NewServer(e)
-	t.Cleanup(func() {
-		w.srv.Close()
-		if err := w.db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	scopes := scope.Parser{TokenParam: scope.Registered}
-	w.reg = &client.Registry{Store: w.db, Scopes: scopes, Clock: clock}
-	w.regs = &register.Handler{Store: w.db, Registry: w.reg, Scopes: scopes, Clock: clock, Rand: rand.Reader, Issuer: w.srv.URL, Logger: quiet,
-		Audit:  must(audit.NewRecorder(audit.Options{Store: w.db, Clock: clock, Rand: rand.Reader, Observer: w.srv.URL, Logger: quiet})),
-		Limits: limit.New(limit.Limits{Global: 1e6, Remote: 1e6, Failures: 1e6})}
-	w.regs.Mount(e)
+	b := smarttest.New(t, time.Unix(1_800_000_000, 0))
+	w := &world{Base: b, t: t, regs: &register.Handler{Store: b.DB, Registry: b.Clients, Scopes: b.Scopes, Clock: b.Clock, Rand: rand.Reader, Issuer: b.Server.URL,
+		Logger: b.Logger, Audit: b.Audit, Limits: limit.New(limit.Limits{Global: 1e6, Remote: 1e6, Failures: 1e6})}}
+	w.regs.Mount(b.Engine)
 	return w
 }
 
 func (w *world) token(uses int) string {
 	w.t.Helper()
-	return must(w.regs.NewToken(w.t.Context(), register.Ticket{Scope: "openid fhirUser launch/patient offline_access patient/*.rs system/Observation.rs", Uses: uses, Expires: w.now.Add(time.Hour)}))
+	return must(w.regs.NewToken(w.t.Context(), register.Ticket{Scope: "openid fhirUser launch/patient offline_access patient/*.rs system/Observation.rs", Uses: uses, Expires: w.Now.Add(time.Hour)}))
 }
 
 // send sends a body, JSON unless it is a string, and returns the answer.
@@ -84,7 +61,7 @@ func (w *world) send(method, path, bearer string, body any) (int, m, http.Header
 	if !raw && body != nil {
 		text = string(must(json.Marshal(body)))
 	}
-	r := must(http.NewRequest(method, w.srv.URL+path, strings.NewReader(text)))
+	r := must(http.NewRequest(method, w.Server.URL+path, strings.NewReader(text)))
 	r.Header.Set("Content-Type", "application/json; charset=utf-8")
 	if bearer != "" {
 		r.Header.Set("Authorization", "Bearer "+bearer)
@@ -113,7 +90,7 @@ func (w *world) do(r *http.Request) (int, m, http.Header) {
 func (w *world) events() (n int) {
 	w.t.Helper()
 	q := must(search.Parse("AuditEvent", [][2]string{{"_count", "1000"}}, search.ParseOptions{}))
-	if err := w.db.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(*store.Found) bool { n++; return true }); err != nil {
+	if err := w.DB.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(*store.Found) bool { n++; return true }); err != nil {
 		w.t.Fatal(err)
 	}
 	return n
@@ -149,7 +126,7 @@ func TestMetadataRefused(t *testing.T) {
 	tok := w.token(2)
 	_, made, _ := w.send("POST", register.Path, tok, with(nil))
 	id, manage := made["client_id"].(string), made["registration_access_token"].(string)
-	before := must(w.db.Get(t.Context(), "client/"+id))
+	before := must(w.DB.Get(t.Context(), "client/"+id))
 	events := w.events()
 	many := make([]string, 17)
 	for i := range many {
@@ -214,10 +191,10 @@ func TestMetadataRefused(t *testing.T) {
 			t.Errorf("%s, as an update: %d %v", name, s, out)
 		}
 	}
-	if string(must(w.db.Get(t.Context(), "client/"+id))) != string(before) || w.events() != events {
+	if string(must(w.DB.Get(t.Context(), "client/"+id))) != string(before) || w.events() != events {
 		t.Error("a refusal changed something")
 	}
-	r := must(http.NewRequest("POST", w.srv.URL+register.Path, strings.NewReader(string(must(json.Marshal(with(nil)))))))
+	r := must(http.NewRequest("POST", w.Server.URL+register.Path, strings.NewReader(string(must(json.Marshal(with(nil)))))))
 	r.Header.Set("Authorization", "Bearer "+tok)
 	r.Header.Set("Content-Type", "text/plain")
 	if s, out, _ := w.do(r); s != 400 || out["error"] != meta {
@@ -242,7 +219,7 @@ func TestDefaults(t *testing.T) {
 	}
 	s, out, _ = w.send("POST", register.Path, w.token(1), m{"client_name": "New", "redirect_uris": []string{redirect}, "scope": "patient/*.rs", "tenant": "ignored", "client_id": "mine", "client_secret": "mine"})
 	if s != 201 || out["token_endpoint_auth_method"] != "client_secret_basic" || out["client_id"] == "mine" || out["client_secret"] == "mine" || out["client_secret_expires_at"] != 0.0 ||
-		out["client_id_issued_at"] != float64(w.now.Unix()) || out["registration_client_uri"] != w.srv.URL+register.Path+"/"+out["client_id"].(string) {
+		out["client_id_issued_at"] != float64(w.Now.Unix()) || out["registration_client_uri"] != w.Server.URL+register.Path+"/"+out["client_id"].(string) {
 		t.Errorf("%d %v", s, out)
 	}
 	s, out, _ = w.send("POST", register.Path, w.token(1), m{"client_name": "Backend", "token_endpoint_auth_method": "private_key_jwt", "jwks": keySet(nil), "scope": "system/Observation.rs"})
@@ -285,7 +262,7 @@ func TestManagement(t *testing.T) {
 		}
 	}
 	s, got, _ := w.send("GET", own, manage, nil)
-	if s != 200 || got["registration_access_token"] != manage || got["registration_client_uri"] != w.srv.URL+own || got["client_secret"] != nil {
+	if s != 200 || got["registration_access_token"] != manage || got["registration_client_uri"] != w.Server.URL+own || got["client_secret"] != nil {
 		t.Errorf("read: %d %v", s, got)
 	}
 
@@ -310,7 +287,7 @@ func TestManagement(t *testing.T) {
 	if s, out, _ := w.send("PUT", own, manage, with(m{"client_id": id})); s != 400 || out["error"] != bad {
 		t.Errorf("back to what it had: %d %v", s, out)
 	}
-	c := must(w.reg.Get(t.Context(), id))
+	c := must(w.Clients.Get(t.Context(), id))
 	if string(c.SecretHash) != string(client.Hash(secret)) {
 		t.Error("an update changed the secret")
 	}
@@ -329,7 +306,7 @@ func TestManagement(t *testing.T) {
 			t.Errorf("%s after deletion: %d %v", method, s, out)
 		}
 	}
-	if c := must(w.reg.Get(t.Context(), id)); !c.Disabled {
+	if c := must(w.Clients.Get(t.Context(), id)); !c.Disabled {
 		t.Error("a deleted client is not disabled")
 	}
 	if s, _, _ := w.send("GET", register.Path+"/"+other, theirs, nil); s != 200 {
@@ -341,23 +318,23 @@ func TestManagement(t *testing.T) {
 func TestInitialTokens(t *testing.T) {
 	w := newWorld(t)
 	for name, x := range map[string]register.Ticket{
-		"no use":           {Scope: "patient/*.rs", Expires: w.now.Add(time.Hour)},
-		"too many":         {Scope: "patient/*.rs", Uses: 1001, Expires: w.now.Add(time.Hour)},
-		"over already":     {Scope: "patient/*.rs", Uses: 1, Expires: w.now},
-		"an unknown scope": {Scope: "patient/Nothing.rs", Uses: 1, Expires: w.now.Add(time.Hour)},
+		"no use":           {Scope: "patient/*.rs", Expires: w.Now.Add(time.Hour)},
+		"too many":         {Scope: "patient/*.rs", Uses: 1001, Expires: w.Now.Add(time.Hour)},
+		"over already":     {Scope: "patient/*.rs", Uses: 1, Expires: w.Now},
+		"an unknown scope": {Scope: "patient/Nothing.rs", Uses: 1, Expires: w.Now.Add(time.Hour)},
 	} {
 		if tok, err := w.regs.NewToken(t.Context(), x); err == nil || tok != "" {
 			t.Errorf("%s: %q", name, tok)
 		}
 	}
 	tok := w.token(1)
-	r := must(http.NewRequest("POST", w.srv.URL+register.Path, strings.NewReader(string(must(json.Marshal(with(nil)))))))
+	r := must(http.NewRequest("POST", w.Server.URL+register.Path, strings.NewReader(string(must(json.Marshal(with(nil)))))))
 	r.Header.Set("Content-Type", "application/json")
 	r.SetBasicAuth(tok, "")
 	if s, out, _ := w.do(r); s != 401 || out["error"] != "invalid_token" {
 		t.Errorf("by Basic: %d %v", s, out)
 	}
-	w.now = w.now.Add(time.Hour)
+	w.Now = w.Now.Add(time.Hour)
 	if s, out, _ := w.send("POST", register.Path, tok, with(nil)); s != 401 || out["error"] != "invalid_token" {
 		t.Errorf("expired: %d %v", s, out)
 	}
