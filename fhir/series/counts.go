@@ -69,19 +69,18 @@ func (c Counts) Each(n int, fn func(v float64, n int)) bool {
 
 // counted reads Counts number by number.
 type counted struct {
-	b     []byte
+	reader
 	scale uint8
 	mant  int64
 	often uint64
 	span  uint64 // from the first
 	begun bool
-	bad   bool
 }
 
 func (c Counts) read() counted {
-	r := reader{b: c}
-	x := counted{scale: r.byte(), mant: r.varint()}
-	x.b, x.bad = r.b, r.bad || x.scale > maxScale
+	x := counted{reader: reader{b: c}}
+	x.scale, x.mant = x.byte(), x.varint()
+	x.bad = x.bad || x.scale > maxScale
 	return x
 }
 
@@ -103,26 +102,6 @@ func (r *counted) next() bool {
 		r.bad = true
 	}
 	return !r.bad
-}
-
-func (r *counted) uvarint(limit uint64) uint64 {
-	if len(r.b) > 1 { // mostly one byte or two
-		v, n := uint64(r.b[0]), 1
-		if v >= 0x80 {
-			v, n = v&0x7f|uint64(r.b[1])<<7, 2
-		}
-		if v < 1<<14 && v <= limit {
-			r.b = r.b[n:]
-			return v
-		}
-	}
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 || v > limit {
-		r.bad = true
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
 }
 
 // Tally adds up the Counts of many blocks. The zero Tally is empty.

@@ -277,6 +277,16 @@ func (r *reader) byte() byte {
 
 // uvarint reads a number of at most limit.
 func (r *reader) uvarint(limit uint64) uint64 {
+	if len(r.b) > 1 { // mostly one byte or two
+		v, n := uint64(r.b[0]), 1
+		if v >= 0x80 {
+			v, n = v&0x7f|uint64(r.b[1])<<7, 2
+		}
+		if v < 1<<14 && v <= limit {
+			r.b = r.b[n:]
+			return v
+		}
+	}
 	v, n := binary.Uvarint(r.b)
 	if n <= 0 || v > limit {
 		r.bad = true
