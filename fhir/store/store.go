@@ -175,6 +175,8 @@ type Find struct {
 	At     T               // 0: latest
 	After  search.Position // "" from the start
 	Limit  int             // 0: no limit
+	// Undeleted leaves out what was deleted since At, up to the latest commit.
+	Undeleted bool
 	// Owner names who asks. A driver may keep what it had to sort for the next
 	// pages of the same owner, and bounds what it keeps for each.
 	Owner string

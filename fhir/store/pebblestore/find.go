@@ -93,10 +93,32 @@ func (d *DB) find(ctx context.Context, op string, f store.Find, sort []search.So
 	if err != nil {
 		return err
 	}
+	var failed error
+	if f.Undeleted && at < v.meta.t {
+		emit = v.undeleted(emit, &failed)
+	}
 	x := &finder{ctx: ctx, op: op, d: d, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, owner: f.Owner, emit: emit}
-	err = x.run(sort, after)
+	if err = x.run(sort, after); err == nil {
+		err = failed
+	}
 	d.looked.Add(uint64(x.steps))
 	return fhir.Wrap(op, err)
+}
+
+// undeleted leaves out what is deleted now. A version that is still current
+// need not be looked up.
+func (v *view) undeleted(emit func(*match, []byte) bool, failed *error) func(*match, []byte) bool {
+	return func(m *match, pos []byte) bool {
+		if m.in != nil || m.doc.to == 0 {
+			return emit(m, pos)
+		}
+		p, err := headOf(v.snap, fhir.Ref{Type: m.row.typ, ID: m.row.id}, v.meta.t)
+		if err != nil {
+			*failed = err
+			return false
+		}
+		return p == nil || p.deleted || emit(m, pos)
+	}
 }
 
 func errPos(op string) error {
