@@ -198,5 +198,5 @@ func storeCommand() *cobra.Command {
 		}
 		return err
 	}
-	return group("store", "The embedded store", stat, check)
+	return group("store", "The embedded store", stat, check, salvageCommand())
 }

@@ -49,7 +49,8 @@ func patientWrite(i int) store.Write {
 const damagedPatients = 400
 
 // newDamaged makes a store with its rows in table files, in one level or in
-// several, and flips a byte at the given part of the largest file.
+// several, and flips a byte at the given part of the largest file; none when
+// part is negative.
 func newDamaged(t *testing.T, part float64, layers bool) *damagedStore {
 	t.Helper()
 	s := &damagedStore{t: t, fs: vfs.NewMem(), log: &logText{}}
@@ -84,12 +85,14 @@ func newDamaged(t *testing.T, part float64, layers bool) *damagedStore {
 		}
 	}
 	s.close()
-	s.flip(part)
+	if part >= 0 {
+		s.flip(part)
+	}
 	s.open()
 	return s
 }
 
-func fillSamples(t *testing.T, d *DB) { fill(t, d, 3, 3, 5000) }
+func fillSamples(t *testing.T, d *DB) { fill(t, d, 2, 2, 1500) }
 
 func (s *damagedStore) open() {
 	s.t.Helper()
@@ -233,5 +236,115 @@ func TestDamagedByte(t *testing.T) {
 	}
 	if hit < 5 || lost < 5 {
 		t.Errorf("of 10 flipped bytes %d failed a read, %d were found", hit, lost)
+	}
+}
+
+// content is what a store shows: every resource by its id, in its newest version.
+func content(t *testing.T, d *DB, among map[string]string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	if among == nil {
+		for _, typ := range []string{"Patient", "Observation"} {
+			err := d.Scan(context.Background(), store.ScanRange{Types: []string{typ}, Filter: allOf(typ)}, func(f *store.Found) bool {
+				out[f.Resource.Type+"/"+f.Resource.ID] = string(f.Resource.JSON)
+				return true
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		return out
+	}
+	for key := range among {
+		ref, _ := fhir.ParseRef(key)
+		if r, _, err := d.Read(context.Background(), ref, 0); err == nil {
+			out[key] = string(r.JSON)
+		}
+	}
+	return out
+}
+
+// TestSalvage: what can be read of a damaged store is in the new one, under
+// every order; what is lost is told; no older version stands for a lost one.
+func TestSalvage(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(24, 1))
+	something := 0
+	for i := range 12 {
+		part := (float64(i) + rnd.Float64()) / 12
+		s := newDamaged(t, -1, false)
+		if i%2 == 0 { // two layers, and resources of two versions
+			for i := 0; i < damagedPatients; i += 3 {
+				w := patientWrite(i)
+				w.Resource.JSON = bytes.Replace(w.Resource.JSON, []byte("other"), []byte("female"), 1)
+				if _, err := s.d.Commit(context.Background(), &store.Batch{Writes: []store.Write{w}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := s.d.Compact(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		whole := content(t, s.d, nil)
+		s.close()
+		s.flip(part)
+		out, err := Salvage(context.Background(), "s", "new", Options{FS: s.fs, Logger: slog.New(slog.NewTextHandler(s.log, nil))})
+		if err != nil {
+			t.Fatalf("byte at %.3f: %v", part, err)
+		}
+		d, err := Open("new", Options{FS: s.fs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lost := map[string]bool{}
+		for _, l := range out.Lost {
+			lost[l.Type+"/"+l.ID] = l.Versions == 0
+		}
+		saved, scanned := content(t, d, whole), content(t, d, nil)
+		missing := 0
+		for key, body := range whole {
+			switch {
+			case saved[key] == body && scanned[key] == body:
+			case saved[key] != "" || scanned[key] != "":
+				t.Errorf("byte at %.3f: %s is another than it was", part, key)
+			case !lost[key] && out.LostBlocks == 0 && out.LostSeries == 0:
+				t.Errorf("byte at %.3f: %s is lost, and not told", part, key)
+			default:
+				missing++
+			}
+		}
+		if len(saved) == 0 || missing > len(whole)*9/10 {
+			t.Errorf("byte at %.3f: %d of %d are lost", part, missing, len(whole))
+		}
+		if !out.Whole() {
+			something++
+		}
+		for _, p := range out.Problems { // what nothing can make whole again
+			if !strings.Contains(p, "log: ") && !strings.Contains(p, " follows ") && !strings.Contains(p, "oldest version") {
+				t.Errorf("byte at %.3f: in the new store: %s", part, p)
+			}
+		}
+		if strings.Contains(s.log.String()+out.String(), secret) {
+			t.Error("the log or the report tells what is stored")
+		}
+		ids, _, _ := (&population{t: t, d: d}).find("Patient?_sort=-_lastUpdated", 0, "", 0)
+		n := 0
+		for key := range scanned {
+			n += strings.Count(key, "Patient/")
+		}
+		if len(ids) != n {
+			t.Errorf("byte at %.3f: %d patients by lastUpdated, %d there", part, len(ids), n)
+		}
+		if _, err := d.Commit(context.Background(), &store.Batch{Writes: []store.Write{patientWrite(7777)}}); err != nil {
+			t.Errorf("byte at %.3f: the new store takes no write: %v", part, err)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Salvage(context.Background(), "s", "new", Options{FS: s.fs}); fhir.KindOf(err) != fhir.Conflict {
+			t.Errorf("a salvage over a store: %v", err)
+		}
+	}
+	if something < 6 {
+		t.Errorf("of 12 flipped bytes %d lost something", something)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"math/bits"
 	"path"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -42,6 +43,8 @@ func faultOf(err error) string {
 		return "damaged block"
 	case errors.As(err, &own):
 		return own.Error()
+	case errors.As(err, &no) && no == syscall.EAGAIN, err != nil && strings.Contains(err.Error(), "lock held"):
+		return "another process uses it"
 	case errors.As(err, &no):
 		return no.Error()
 	case errors.Is(err, fs.ErrNotExist):
