@@ -3,6 +3,8 @@ package admin
 import (
 	"encoding/json"
 	"time"
+
+	"pulsegate/mapping/ingest"
 )
 
 // NewPatient is what `pulsegate patient add` sends.
@@ -13,6 +15,34 @@ type NewPatient struct {
 	BirthDate string `json:"birthdate,omitempty"`
 	Gender    string `json:"gender,omitempty"`
 	TimeZone  string `json:"timezone,omitempty"` // IANA; used for payloads without offsets
+}
+
+// Patient is one line of `pulsegate patient list`.
+type Patient struct {
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	BirthDate string `json:"birthdate,omitempty"`
+	Gender    string `json:"gender,omitempty"`
+	TimeZone  string `json:"timezone,omitempty"`
+}
+
+// Patients is the answer of `patient list`.
+type Patients struct {
+	Patients []Patient `json:"patients"`
+}
+
+// PatientDetails is the answer of `patient show`.
+type PatientDetails struct {
+	Patient
+	Consents []Consent `json:"consents"`
+	Devices  []Device  `json:"devices"`
+}
+
+// Device is one line of `patient show`.
+type Device struct {
+	ID     string `json:"id"`
+	Name   string `json:"name,omitempty"`
+	Status string `json:"status,omitempty"`
 }
 
 // ID is the answer of an operation that makes one thing.
@@ -115,6 +145,14 @@ type QuarantineItem struct {
 // Quarantine is the answer of `quarantine list`.
 type Quarantine struct {
 	Items []QuarantineItem `json:"items"`
+}
+
+// Retried is the answer of `quarantine retry`.
+type Retried struct {
+	ingest.Summary
+	Items        int            `json:"items"`                  // in quarantine before
+	Left         int            `json:"left"`                   // and after
+	LeftByReason map[string]int `json:"leftByReason,omitempty"` // the latter by reason
 }
 
 // StoreStat is the answer of `store stat`.

@@ -102,6 +102,9 @@ func Serve(version string) cli.Serve {
 		if err != nil {
 			return err
 		}
+		if err := cli.InUse(cfg.Data); err != nil {
+			return err
+		}
 		m := &Main{Config: cfg, Version: version, Stdout: stdout, Log: log}
 		return errors.Join(m.Run(ctx), lines.Flush())
 	}

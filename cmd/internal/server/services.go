@@ -231,8 +231,12 @@ func (o operator) put(ctx context.Context, rq *interaction.Request, typ, id stri
 // record leaves the AuditEvent of an operator's command that is no FHIR
 // interaction.
 func (o operator) record(ctx context.Context, rq *interaction.Request, command, patient string) error {
-	return o.m.recorder.Record(ctx, audit.Event{Kind: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
-		Principal: rq.Principal, RequestID: rq.RequestID, Patient: patient})
+	return o.m.recorder.Record(ctx, commandEvent(rq, command, patient))
+}
+
+func commandEvent(rq *interaction.Request, command, patient string) audit.Event {
+	return audit.Event{Kind: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
+		Principal: rq.Principal, RequestID: rq.RequestID, Patient: patient}
 }
 
 // scopeText trims a scope as a person types it.
