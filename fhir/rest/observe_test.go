@@ -75,7 +75,7 @@ func TestRequestMetrics(t *testing.T) {
 		}
 		for k, v := range c.want {
 			if got, ok := set.Value(k); !ok || got != v {
-				t.Errorf("%s: %s = %v, want %v", c.key, k, got.Emit(), v.Emit())
+				t.Errorf("%s: %s = %v, want %v", c.key, k, got.String(), v.String())
 			}
 		}
 	}

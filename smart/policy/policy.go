@@ -81,6 +81,19 @@ func invalid() error {
 	return fhir.Errorf(fhir.Unauthorized, "policy.Authenticate", "invalid_token")
 }
 
+// expired tells the client why a token that this server or one of its issuers
+// signed is no longer good (RFC 6750, section 3.1), so that it asks for a new
+// one instead of looking for another fault.
+func expired(k *known) error {
+	scheme := "Bearer"
+	if k.claims.Confirm.JKT != "" {
+		scheme = "DPoP"
+	}
+	return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.Authenticate",
+		Issues: []fhir.Issue{{Code: "expired", Diagnostics: "the access token has expired; get a new one from the token endpoint"}},
+		Err:    access.Challenge(scheme + ` error="invalid_token", error_description="The access token has expired"`)}
+}
+
 // Authenticate returns the caller. The Principal is shared between requests
 // with the same token: it must not be changed. A failure is Unauthorized and
 // says nothing about the token.
@@ -142,7 +155,10 @@ func (e *Engine) inspect(ctx context.Context, tok string) (*known, *access.Princ
 			return nil, nil, err
 		}
 	}
-	if !now.Before(k.expires) || now.Before(k.notBefore) {
+	if !now.Before(k.expires) {
+		return nil, nil, expired(k)
+	}
+	if now.Before(k.notBefore) {
 		return nil, nil, invalid()
 	}
 	p, err := e.current(ctx, k, now)

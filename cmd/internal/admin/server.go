@@ -43,6 +43,8 @@ type Operations interface {
 	ShowQuarantine(ctx context.Context, op Operator, id string) (QuarantineItem, error)
 	RetryQuarantine(ctx context.Context, op Operator) (Retried, error)
 	VerifyAudit(ctx context.Context, op Operator, checkpoint string) (any, error)
+	DemoToken(ctx context.Context, op Operator) (DemoToken, error)
+	ServerInfo(ctx context.Context, op Operator) (ServerInfo, error)
 	StoreStat(ctx context.Context, op Operator) (StoreStat, error)
 	StoreCheck(ctx context.Context, op Operator) (StoreCheck, error)
 }
@@ -174,6 +176,10 @@ func (s *Server) routes() http.Handler {
 	})
 	post(m, s, "audit/verify", func(ctx context.Context, op Operator, in struct{ Checkpoint string }) (any, error) {
 		return o.VerifyAudit(ctx, op, in.Checkpoint)
+	})
+	post(m, s, "demo/token", func(ctx context.Context, op Operator, _ struct{}) (DemoToken, error) { return o.DemoToken(ctx, op) })
+	get(m, s, "server/info", func(ctx context.Context, op Operator, _ *http.Request) (ServerInfo, error) {
+		return o.ServerInfo(ctx, op)
 	})
 	m.HandleFunc("GET /debug/pprof/", pprof.Index)
 	m.HandleFunc("GET /debug/pprof/profile", pprof.Profile)

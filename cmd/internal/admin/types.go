@@ -147,6 +147,19 @@ type Quarantine struct {
 	Items []QuarantineItem `json:"items"`
 }
 
+// DemoToken is the answer of `demo token`.
+type DemoToken struct {
+	Token   string `json:"access_token"`
+	Seconds int    `json:"expires_in"`
+	Scope   string `json:"scope"`
+}
+
+// ServerInfo tells how clients reach the server.
+type ServerInfo struct {
+	BaseURL string `json:"baseUrl"`
+	Version string `json:"version"`
+}
+
 // Retried is the answer of `quarantine retry`.
 type Retried struct {
 	ingest.Summary

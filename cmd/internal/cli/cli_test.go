@@ -45,6 +45,9 @@ func TestExamples(t *testing.T) {
 		}
 		for line := range strings.Lines(examples[path]) {
 			line, _, _ = strings.Cut(strings.TrimSpace(line), " > ")
+			if _, inner, ok := strings.Cut(line, "$("); ok {
+				line = strings.TrimSuffix(inner, ")")
+			}
 			args := words(line)
 			if len(args) == 0 || args[0] != "pulsegate" {
 				t.Errorf("%s: the example does not begin with pulsegate: %s", path, line)

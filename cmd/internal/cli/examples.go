@@ -35,6 +35,7 @@ pulsegate quarantine list --items --patient 4hx7kq2m`,
 	"quarantine retry": `pulsegate quarantine retry`,
 	"audit verify": `pulsegate audit verify
 pulsegate audit verify --checkpoint checkpoint-of-last-month`,
+	"demo token":     `export TOKEN=$(pulsegate demo token)`,
 	"store stat":     `pulsegate store stat`,
 	"store check":    `pulsegate store check`,
 	"user bootstrap": `pulsegate user bootstrap --login root --name "Rita Root"`,

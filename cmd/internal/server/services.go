@@ -11,6 +11,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"pulsegate/adapters"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
@@ -115,9 +116,13 @@ func (m *Main) openIngest(context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.pipeline = &ingest.Pipeline{Store: m.store, Audit: m.recorder, Consents: m.consents, Mapper: mapper, Adapters: m.adapters,
-		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data, Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log, LegacyIDs: m.store.Legacy()}
+	m.pipeline = m.ingestPipeline(mapper, m.adapters)
 	return nil
+}
+
+func (m *Main) ingestPipeline(mapper *mapping.Mapper, all []adapters.Adapter) *ingest.Pipeline {
+	return &ingest.Pipeline{Store: m.store, Audit: m.recorder, Consents: m.consents, Mapper: mapper, Adapters: all,
+		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data, Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log, LegacyIDs: m.store.Legacy()}
 }
 
 // handler is everything that listens on the address.
