@@ -113,3 +113,15 @@ func TestCheckEnviron(t *testing.T) {
 		}
 	}
 }
+
+// TestSampleConfiguration holds that the sample that ships with the systemd
+// unit is accepted whole.
+func TestSampleConfiguration(t *testing.T) {
+	c, err := Load(filepath.Join("..", "..", "..", "deploy", "pulsegate.yaml"), noEnv, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Data != "/var/lib/pulsegate" || c.TLSCert == "" || c.BaseURL == "" {
+		t.Errorf("got %+v", c)
+	}
+}
