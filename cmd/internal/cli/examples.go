@@ -36,7 +36,7 @@ pulsegate quarantine list --items --patient 4hx7kq2m`,
 	"audit verify": `pulsegate audit verify
 pulsegate audit verify --checkpoint checkpoint-of-last-month`,
 	"demo token":     `export TOKEN=$(pulsegate demo token)`,
-	"health": `pulsegate health --config /etc/pulsegate/pulsegate.yaml`,
+	"health":         `pulsegate health --config /etc/pulsegate/pulsegate.yaml`,
 	"store stat":     `pulsegate store stat`,
 	"store check":    `pulsegate store check`,
 	"user bootstrap": `pulsegate user bootstrap --login root --name "Rita Root"`,
