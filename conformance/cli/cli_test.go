@@ -131,7 +131,7 @@ func TestOperator(t *testing.T) {
 	if out := table("STAY BECAUSE ITEMS", "quarantine", "retry"); !strings.Contains(out, "2 items tried, 0 mapped, 2 stay in quarantine") || !regexp.MustCompile(`unmapped +2`).MatchString(out) {
 		t.Errorf("quarantine retry:\n%s", out)
 	}
-	table("CLIENT STATUS NAME CREATED SCOPE", "client", "list")
+	table("CLIENT STATUS NAME CREATED MAY SCOPE", "client", "list")
 	table("USER LOGIN STATUS ROLES NAME", "user", "list")
 	table("CHECKPOINT SIZE CONSISTENT ROOT", "audit", "verify")
 	if out := s.must("version"); !strings.HasPrefix(out, "pulsegate ") {

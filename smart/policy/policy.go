@@ -308,6 +308,9 @@ func (e *Engine) current(ctx context.Context, k *known, now time.Time) (*access.
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.principal != nil && k.principal.Grant.RecordsConsent != c.RecordsConsent {
+		k.principal = nil
+	}
 	switch {
 	case k.outside:
 		return e.compileOutside(k, c)
@@ -317,7 +320,7 @@ func (e *Engine) current(ctx context.Context, k *known, now time.Time) (*access.
 	if k.principal == nil {
 		k.principal = &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub, Issuer: k.claims.Iss, TokenID: k.claims.Jti,
 			Scope: k.claims.Scope, Expires: k.expires,
-			Grant: &access.Grant{Recipient: c.ID, Rules: k.set.Rules(), Consents: e.Consents}}
+			Grant: &access.Grant{Recipient: c.ID, Rules: k.set.Rules(), Consents: e.Consents, RecordsConsent: c.RecordsConsent}}
 	}
 	return k.principal, nil
 }
@@ -348,7 +351,7 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, n
 	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub, Issuer: k.claims.Iss, TokenID: k.claims.Jti,
 		Scope: k.claims.Scope, Expires: k.expires, Authorization: rec.ID, Patient: k.claims.Patient, Roles: roles,
 		ACR: rec.Subject.ACR, AuthTime: rec.Subject.AuthTime, DPoP: k.claims.Confirm.JKT != ""}
-	e.finish(p, f)
+	e.finish(p, f, c)
 	if e.ConsentsOf != nil {
 		p.Grant.Consents = e.ConsentsOf(p.Subject, rec.ID)
 	}
@@ -356,14 +359,14 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, n
 	return p, nil
 }
 
-func (e *Engine) finish(p *access.Principal, f Facts) {
+func (e *Engine) finish(p *access.Principal, f Facts, c client.Client) {
 	if e.RoleRules != nil {
 		f.Roles = e.RoleRules(Counting(p.Roles, f.FHIRUser))
 	}
 	if !f.FHIRUser.IsZero() {
 		p.FHIRUser = f.FHIRUser.String()
 	}
-	p.Grant = &access.Grant{Recipient: p.ClientID, Rules: Compile(f), Consents: e.Consents, Person: true}
+	p.Grant = &access.Grant{Recipient: p.ClientID, Rules: Compile(f), Consents: e.Consents, Person: true, RecordsConsent: c.RecordsConsent}
 }
 
 // compileOutside is for a token of an outside issuer: never more than its
@@ -381,9 +384,9 @@ func (e *Engine) compileOutside(k *known, c client.Client) (*access.Principal, e
 	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: t.Subject, Issuer: t.Issuer, TokenID: t.ID, Scope: set.String(), Expires: t.Expires}
 	if t.Person {
 		p.Patient, p.Roles, p.ACR, p.AuthTime, p.DPoP = t.Patient, t.Roles, t.ACR, t.AuthTime, t.JKT != ""
-		e.finish(p, Facts{Scopes: set, Patient: t.Patient, FHIRUser: t.FHIRUser})
+		e.finish(p, Facts{Scopes: set, Patient: t.Patient, FHIRUser: t.FHIRUser}, c)
 	} else {
-		p.Grant = &access.Grant{Recipient: c.ID, Rules: set.Rules(), Consents: e.Consents}
+		p.Grant = &access.Grant{Recipient: c.ID, Rules: set.Rules(), Consents: e.Consents, RecordsConsent: c.RecordsConsent}
 	}
 	k.principal = p
 	return p, nil

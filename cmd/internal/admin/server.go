@@ -37,6 +37,7 @@ type Operations interface {
 	AddClient(ctx context.Context, op Operator, in NewClient) (ClientInfo, error)
 	ListClients(ctx context.Context, op Operator) (Clients, error)
 	NewRegistrationToken(ctx context.Context, op Operator, in NewRegistrationToken) (RegistrationToken, error)
+	ChangeClient(ctx context.Context, op Operator, in ChangeClient) (ClientInfo, error)
 	DisableClient(ctx context.Context, op Operator, id string) (ClientInfo, error)
 	Ingest(ctx context.Context, op Operator, in IngestRequest, body io.Reader) (ingest.Summary, error)
 	Quarantine(ctx context.Context, op Operator, patient string) (Quarantine, error)
@@ -156,6 +157,7 @@ func (s *Server) routes() http.Handler {
 		return o.ListClients(ctx, op)
 	})
 	post(m, s, "client/registration-token", o.NewRegistrationToken)
+	post(m, s, "client/change", o.ChangeClient)
 	post(m, s, "client/disable", func(ctx context.Context, op Operator, in ID) (ClientInfo, error) {
 		return o.DisableClient(ctx, op, in.ID)
 	})

@@ -95,6 +95,14 @@ type NewClient struct {
 	RedirectURIs []string        `json:"redirect_uris,omitempty"`
 	LaunchURL    string          `json:"launch_url,omitempty"`
 	Inspects     bool            `json:"inspects,omitempty"`
+	// RecordsConsent lets it write Consents, as far as its scope covers that.
+	RecordsConsent bool `json:"records_consent,omitempty"`
+}
+
+// ChangeClient changes a registered client. A nil field stays as it is.
+type ChangeClient struct {
+	ID             string `json:"client_id"`
+	RecordsConsent *bool  `json:"records_consent,omitempty"`
 }
 
 // NewRegistrationToken asks for an initial access token.
@@ -119,6 +127,8 @@ type ClientInfo struct {
 	RedirectURIs []string  `json:"redirect_uris,omitempty"`
 	Created      time.Time `json:"created"`
 	Disabled     bool      `json:"disabled"`
+	// RecordsConsent reports whether it may write Consents.
+	RecordsConsent bool `json:"records_consent"`
 }
 
 // Clients is the answer of `client list`.

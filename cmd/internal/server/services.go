@@ -81,7 +81,7 @@ func (m *Main) grant(ctx context.Context, clientID, scopes string) (*access.Gran
 	if err != nil {
 		return nil, err
 	}
-	return &access.Grant{Recipient: clientID, Rules: set.Rules(), Consents: m.consents}, nil
+	return &access.Grant{Recipient: clientID, Rules: set.Rules(), Consents: m.consents, RecordsConsent: c.RecordsConsent}, nil
 }
 
 // stepUp is what a person's token is held to before an export and before a
@@ -107,7 +107,7 @@ func (m *Main) openFHIR(ctx context.Context) error {
 	}
 	m.service = &interaction.Service{Store: m.store, Door: door, Audit: m.recorder, Clock: m.now, Rand: rand.Reader,
 		Limits: interaction.Limits{BundleEntries: m.Config.MaxBundle}, Base: m.fhirBase(),
-		Checks: map[string]interaction.Check{"Subscription": m.subs.Check, "Device": m.stepUp().Device}}
+		Checks: map[string]interaction.Check{"Subscription": m.subs.Check, "Consent": m.consents.Check, "Device": m.stepUp().Device}}
 	return nil
 }
 
