@@ -72,6 +72,10 @@ type Options struct {
 	// account still stands (and, when the authorization goes with a session,
 	// the session), and the roles that it has now. Nil: as at sign-in.
 	Alive func(ctx context.Context, s grant.Subject, offline bool) (roles []string, ok bool, err error)
+	// Hold returns a write that fails the commit that redeems a code when the
+	// person's account has changed since it was asked; ok is false when the
+	// account is not what approved. Nil: no such check.
+	Hold func(ctx context.Context, s grant.Subject) (w store.StateWrite, ok bool, err error)
 	// Begun adds what else goes into the commit that redeems a code, such as
 	// the consent that the person's approval was. May be nil.
 	Begun func(ctx context.Context, b *store.Batch, approved grant.Code) error
@@ -320,12 +324,57 @@ func (e *Endpoint) About(ctx context.Context, patient string) ([]grant.Authoriza
 }
 
 // Revoke ends an authorization of a person, with all its tokens, from the
-// next request on; NotFound when it is not that person's.
-func (e *Endpoint) Revoke(ctx context.Context, subjectID, authorizationID string) error {
+// next request on, in one commit with an AuditEvent that by says who it is of;
+// NotFound when it is not that person's.
+func (e *Endpoint) Revoke(ctx context.Context, by audit.Event, subjectID, authorizationID string) error {
 	if subjectID == "" {
 		return fhir.Errorf(fhir.NotFound, "token.Revoke", "no such authorization")
 	}
-	return e.revoke(ctx, subjectID, authorizationID)
+	return e.revoke(ctx, subjectID, authorizationID, func(b *store.Batch, a grant.Authorization) error {
+		return e.ended(b, by, &a, "access-taken-back")
+	})
+}
+
+// EndAll adds the end of a person's authorizations to the batch of what ends
+// them: all, or with a session's SID those that last as long as it. Each has
+// an AuditEvent of its own, which by says who it is of. The batch fails with
+// Conflict when one of them is renewed meanwhile.
+func (e *Endpoint) EndAll(ctx context.Context, b *store.Batch, subjectID, session string, by audit.Event) error {
+	rs, err := e.grants.Of(ctx, subjectID, e.opts.Clock().Add(-client.Skew)) // all that any clock here takes for live
+	if err != nil {
+		return err
+	}
+	for i := range rs {
+		r := &rs[i]
+		if session != "" && (r.Offline || r.Subject.Session != session) {
+			continue
+		}
+		state, err := r.End()
+		if err != nil {
+			return err
+		}
+		b.State = append(b.State, state...)
+		if e.opts.Ended != nil {
+			if err := e.opts.Ended(ctx, b, r.Authorization); err != nil {
+				return err
+			}
+		}
+		if err := e.ended(b, by, &r.Authorization, "access-ended"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ended adds the event of an authorization's end.
+func (e *Endpoint) ended(b *store.Batch, by audit.Event, a *grant.Authorization, what string) error {
+	w, leaf, err := e.opts.Audit.Prepare(audit.Event{Kind: audit.Decision, Interaction: "revoke", Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID,
+		Patient: a.Context.Patient, Extra: [][2]string{{"change", what}, {"authorization", a.ID}, {"client", a.ClientID}}})
+	if err != nil {
+		return fhir.Wrap("token.ended", err)
+	}
+	b.Writes, b.Leaves = append(b.Writes, w), append(b.Leaves, leaf)
+	return nil
 }
 
 // End revokes an authorization whose refresh token or code was presented: by
@@ -334,13 +383,11 @@ func (e *Endpoint) End(ctx context.Context, authorizationID string) error {
 	return e.revoke(ctx, "", authorizationID)
 }
 
-func (e *Endpoint) revoke(ctx context.Context, subjectID, id string) error {
-	return e.grants.Revoke(ctx, subjectID, id, func(b *store.Batch, a grant.Authorization) error {
-		if e.opts.Ended == nil {
-			return nil
-		}
-		return e.opts.Ended(ctx, b, a)
-	})
+func (e *Endpoint) revoke(ctx context.Context, subjectID, id string, also ...func(*store.Batch, grant.Authorization) error) error {
+	if e.opts.Ended != nil {
+		also = append(also, func(b *store.Batch, a grant.Authorization) error { return e.opts.Ended(ctx, b, a) })
+	}
+	return e.grants.Revoke(ctx, subjectID, id, also...)
 }
 
 func jtiKey(clientID, jti string) string {
