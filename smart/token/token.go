@@ -39,7 +39,9 @@ const (
 
 	room      = "jti/"
 	highWater = room + "~high-water"
-	keepJTI   = time.Hour
+	// keepJTI is how much longer than its assertion a jti is kept, for a clock
+	// that is set back.
+	keepJTI = 24 * time.Hour
 )
 
 // Store is the small state of a store.Store.
@@ -133,21 +135,6 @@ func New(ctx context.Context, o Options) (*Endpoint, error) {
 	return e, fhir.Wrap(op, err)
 }
 
-// now is the time that never goes back.
-func (e *Endpoint) now(ctx context.Context) time.Time {
-	t := e.opts.Clock().UTC()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if behind := e.high - t.Unix(); behind > 0 {
-		if behind > int64(client.Skew/time.Second) {
-			e.opts.Logger.WarnContext(ctx, "the clock is behind the time of an earlier token", "seconds", behind)
-		}
-		return time.Unix(e.high, 0).UTC()
-	}
-	e.high = t.Unix()
-	return t
-}
-
 // Token is an issued access token.
 type Token struct {
 	Access  string
@@ -221,7 +208,7 @@ func (e *Endpoint) issue(ctx context.Context, o order) (Token, error) {
 		return Token{}, errScope{fhir.Errorf(fhir.Invalid, op, "the client is registered for none of the scopes")}
 	}
 	c := claims{Sub: o.client.ID, ClientID: o.client.ID, Scope: granted}
-	tok, err := e.sign(&c, o.now, min(o.life, MaxLife), o.confirm)
+	tok, err := e.sign(&c, min(o.life, MaxLife), o.confirm)
 	if err != nil {
 		return Token{}, err
 	}
@@ -236,9 +223,11 @@ func (e *Endpoint) issue(ctx context.Context, o order) (Token, error) {
 }
 
 // sign completes the claims and makes the token.
-func (e *Endpoint) sign(c *claims, now time.Time, life time.Duration, confirm compact.Confirm) (Token, error) {
+func (e *Endpoint) sign(c *claims, life time.Duration, confirm compact.Confirm) (Token, error) {
 	c.Iss, c.Aud, c.JTI = e.opts.Issuer, e.opts.Audience, rand.Text()
-	c.Iat, c.Exp = now.Unix(), now.Add(life).Unix()
+	// The API that takes the token has the clock alone, not the mark.
+	at := e.opts.Clock()
+	c.Iat, c.Exp = at.Unix(), at.Add(life).Unix()
 	if !confirm.IsZero() {
 		c.Confirm = &confirm
 	}
@@ -262,7 +251,7 @@ func (e *Endpoint) batch(c claims, o order) (*store.Batch, error) {
 		b.State = append(b.State, o.proof.Use())
 	}
 	if o.use != nil || o.proof != nil || c.Authz != "" {
-		b.State = append(b.State, store.StateWrite{Key: highWater, Value: strconv.AppendInt(nil, o.now.Unix(), 10)})
+		b.State = append(b.State, markWrite(o.now.Unix()))
 	}
 	return b, nil
 }

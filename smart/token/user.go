@@ -178,7 +178,7 @@ func (e *Endpoint) person(rq *request, au *grant.Authorization, granted, nonce s
 		c.FHIRUser = e.opts.Audience + "/" + au.Subject.FHIRUser.String()
 	}
 	life := min(e.opts.UserLife, au.Expires.Sub(rq.now))
-	tok, err := e.sign(&c, rq.now, life, rq.confirm)
+	tok, err := e.sign(&c, life, rq.confirm)
 	if err != nil {
 		return Answer{}, claims{}, err
 	}

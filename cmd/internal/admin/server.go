@@ -27,6 +27,7 @@ import (
 // Operations is what the server offers to its operator.
 type Operations interface {
 	People
+	Clocks
 	AddPatient(ctx context.Context, op Operator, in NewPatient) (ID, error)
 	GrantConsent(ctx context.Context, op Operator, in NewConsent) (ID, error)
 	WithdrawConsent(ctx context.Context, op Operator, in WithdrawConsent) (Withdrawn, error)
@@ -125,6 +126,7 @@ func (s *Server) routes() http.Handler {
 	m := http.NewServeMux()
 	o := s.Ops
 	people(m, s, o)
+	clocks(m, s, o)
 	post(m, s, "patient", o.AddPatient)
 	post(m, s, "consent/grant", o.GrantConsent)
 	post(m, s, "consent/withdraw", o.WithdrawConsent)
