@@ -46,9 +46,10 @@ type Engine struct {
 	// RoleRules is what roles allow. Nil: nothing, so that no person's token
 	// reaches any data.
 	RoleRules func(roles []string) []access.Rule
-	// Roles are those that a person has now; ok is false when the account has
-	// ended. Nil: those of the sign-in.
-	Roles func(ctx context.Context, subjectID string) (roles []string, ok bool, err error)
+	// Roles returns the roles that a person has now; ok is false when the
+	// account has ended or is not what it was at the sign-in. Nil: the roles of
+	// the sign-in.
+	Roles func(ctx context.Context, s grant.Subject) (roles []string, ok bool, err error)
 	// ConsentsOf are the consents that hold for a person of this server under
 	// an authorization, with emergency access on top. Nil: Consents.
 	ConsentsOf func(subjectID, authorization string) access.Consents
@@ -337,7 +338,7 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, n
 	roles := rec.Subject.Roles
 	if e.Roles != nil {
 		var ok bool
-		if roles, ok, err = e.Roles(ctx, rec.Subject.ID); err != nil {
+		if roles, ok, err = e.Roles(ctx, rec.Subject); err != nil {
 			return nil, err
 		}
 		if !ok {

@@ -28,6 +28,7 @@ import (
 // Operations is what the server offers to its operator.
 type Operations interface {
 	People
+	Clocks
 	AddPatient(ctx context.Context, op Operator, in NewPatient) (ID, error)
 	ListPatients(ctx context.Context, op Operator) (Patients, error)
 	ShowPatient(ctx context.Context, op Operator, id string) (PatientDetails, error)
@@ -140,6 +141,7 @@ func (s *Server) routes() http.Handler {
 	m := http.NewServeMux()
 	o := s.Ops
 	people(m, s, o)
+	clocks(m, s, o)
 	post(m, s, "patient", o.AddPatient)
 	get(m, s, "patient", func(ctx context.Context, op Operator, _ *http.Request) (Patients, error) {
 		return o.ListPatients(ctx, op)

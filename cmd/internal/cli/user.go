@@ -42,7 +42,7 @@ func userCommand() *cobra.Command {
 		values(c, "role", "patient", "practitioner", "administrator", "auditor")
 	})
 	anew := &admin.Login{}
-	reinvite := linkCommand("reinvite", "End a user's sessions and print a link to begin anew (a lost passkey)", "user/reinvite", anew, func(c *cobra.Command) {
+	reinvite := linkCommand("reinvite", "End a user's sessions and the access of their apps, and print a link to begin anew (a lost passkey, a stolen account)", "user/reinvite", anew, func(c *cobra.Command) {
 		c.Flags().StringVar(&anew.Login, "login", "", "name for signing in")
 		need(c, "login")
 	})
