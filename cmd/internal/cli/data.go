@@ -27,11 +27,12 @@ func ingestCommand() *cobra.Command {
 	patient := c.Flags().String("patient", "", "patient id")
 	vendor := c.Flags().String("vendor", "", "apple, fitbit or oura")
 	format := c.Flags().String("format", "", "format, or format:type where the body does not tell its type (default: found by itself)")
+	delivery := c.Flags().StringArray("delivery", nil, "header of the original delivery, as NAME=VALUE (automation-aggregation=Days); may be repeated")
 	need(c, "patient", "vendor")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		var sum ingest.Summary
 		for _, name := range args {
-			one, err := ingestFile(c.Context(), r, name, url.Values{"patient": {*patient}, "vendor": {*vendor}, "format": {*format}})
+			one, err := ingestFile(c.Context(), r, name, url.Values{"patient": {*patient}, "vendor": {*vendor}, "format": {*format}, "delivery": *delivery})
 			sum.Add(one)
 			if err != nil {
 				if len(args) > 1 {
@@ -71,6 +72,9 @@ func ingestFile(ctx context.Context, r *remote, name string, q url.Values) (inge
 func printSummary(w io.Writer, s *ingest.Summary) {
 	fmt.Fprintf(w, "read %d  created %d  updated %d  unchanged %d  quarantined %d  dropped %d  in %.1f s\n",
 		s.Read, s.Created, s.Updated, s.Unchanged, s.Quarantined, s.Dropped, s.Seconds)
+	if s.LeftOut > 0 {
+		fmt.Fprintf(w, "left out %d components that broke a rule or were not measured; the rest of each sample was taken\n", s.LeftOut)
+	}
 	var metrics []string
 	for m := range s.ByMetric {
 		metrics = append(metrics, m)

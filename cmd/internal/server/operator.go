@@ -89,7 +89,7 @@ func (o operator) Ingest(ctx context.Context, op admin.Operator, in admin.Ingest
 	}
 	rq := o.request(op)
 	return o.m.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format, Name: in.Name,
-		Body: body, Principal: rq.Principal, RequestID: rq.RequestID})
+		Delivery: func(name string) string { return in.Delivery[name] }, Body: body, Principal: rq.Principal, RequestID: rq.RequestID})
 }
 
 // VerifyAudit recomputes the log.
