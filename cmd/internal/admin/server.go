@@ -59,6 +59,7 @@ type Operator struct {
 // IngestRequest names a payload that follows as the body.
 type IngestRequest struct {
 	Patient, Vendor, Format, Name string
+	Delivery                      map[string]string // headers of the original delivery, in lower case
 }
 
 // Server serves Operations on the socket.
@@ -165,7 +166,11 @@ func (s *Server) routes() http.Handler {
 	})
 	m.HandleFunc("POST /ingest", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
-		in := IngestRequest{Patient: q.Get("patient"), Vendor: q.Get("vendor"), Format: q.Get("format"), Name: q.Get("name")}
+		in := IngestRequest{Patient: q.Get("patient"), Vendor: q.Get("vendor"), Format: q.Get("format"), Name: q.Get("name"), Delivery: map[string]string{}}
+		for _, d := range q["delivery"] {
+			name, value, _ := strings.Cut(d, "=")
+			in.Delivery[strings.ToLower(strings.TrimSpace(name))] = strings.TrimSpace(value)
+		}
 		out, err := o.Ingest(r.Context(), operatorOf(r), in, r.Body)
 		s.answer(w, r, out, err)
 	})

@@ -144,6 +144,7 @@ type QuarantineItem struct {
 	Vendor    string    `json:"vendor"`
 	Format    string    `json:"format"`
 	Metric    string    `json:"metric,omitempty"`
+	Component string    `json:"component,omitempty"` // the part that was left out, while the rest was taken
 	Reason    string    `json:"reason"`
 	Where     string    `json:"where,omitempty"`
 	Detail    string    `json:"detail,omitempty"`

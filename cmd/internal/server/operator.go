@@ -119,7 +119,7 @@ func (o operator) Ingest(ctx context.Context, op admin.Operator, in admin.Ingest
 	}
 	rq := o.request(op)
 	sum, err := o.m.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format, Name: in.Name,
-		Body: body, Principal: rq.Principal, RequestID: rq.RequestID})
+		Delivery: func(name string) string { return in.Delivery[name] }, Body: body, Principal: rq.Principal, RequestID: rq.RequestID})
 	if err != nil && fhir.KindOf(err) == fhir.Forbidden {
 		err = admin.Advise(err, fmt.Sprintf("record the patient's consent with `pulsegate consent grant --patient %s --vendor %s`", in.Patient, in.Vendor))
 	}

@@ -13,7 +13,7 @@ import (
 
 func item(x *ingest.Item, raw bool) admin.QuarantineItem {
 	out := admin.QuarantineItem{ID: x.ID, Patient: x.Patient, Vendor: x.Vendor, Format: x.Format, Metric: x.Metric,
-		Reason: x.Reason, Where: x.Where, Detail: x.Detail, Count: x.Count, FirstSeen: x.FirstSeen}
+		Component: x.Component, Reason: x.Reason, Where: x.Where, Detail: x.Detail, Count: x.Count, FirstSeen: x.FirstSeen}
 	if raw {
 		out.Raw = string(x.Raw)
 		if len(x.Raw) == 0 {
