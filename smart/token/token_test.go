@@ -483,7 +483,7 @@ func TestRequestsRefused(t *testing.T) {
 	if n := len(w.state.events); n != 15 {
 		t.Errorf("%d events for 15 refusals", n)
 	}
-	if _, out, _ := w.post(form(w.good(nil), "system/*.*"), nil); out["scope"] != "system/Observation.read system/Patient.r" {
+	if _, out, _ := w.post(form(w.good(nil), "system/*.*"), nil); out["scope"] != "system/Observation.read system/Patient.read" {
 		t.Errorf("a wildcard was not narrowed: %v", out)
 	}
 	w.state.fail = fhir.Errorf(fhir.NoSpace, "state", "full")
