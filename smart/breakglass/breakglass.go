@@ -97,7 +97,7 @@ type Glass struct {
 
 // New returns the service.
 func New(s Store, a Recorder, clock func() time.Time, log *slog.Logger) (*Glass, error) {
-	n, err := otel.Meter("pulsegate/smart/breakglass").Int64Counter("pulsegate.breakglass.opened",
+	n, err := otel.Meter("pulsegate/smart/breakglass").Int64Counter("pulsegate.breakglass.opened", metric.WithUnit("{override}"),
 		metric.WithDescription("Emergency overrides of consent"))
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)

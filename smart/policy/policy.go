@@ -82,6 +82,19 @@ func invalid() error {
 	return fhir.Errorf(fhir.Unauthorized, "policy.Authenticate", "invalid_token")
 }
 
+// expired tells the client why a token that this server or one of its issuers
+// signed is no longer good (RFC 6750, section 3.1), so that it asks for a new
+// one instead of looking for another fault.
+func expired(k *known) error {
+	scheme := "Bearer"
+	if k.claims.Confirm.JKT != "" {
+		scheme = "DPoP"
+	}
+	return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.Authenticate",
+		Issues: []fhir.Issue{{Code: "expired", Diagnostics: "the access token has expired; get a new one from the token endpoint"}},
+		Err:    access.Challenge(scheme + ` error="invalid_token", error_description="The access token has expired"`)}
+}
+
 // Authenticate returns the caller. The Principal is shared between requests
 // with the same token: it must not be changed. A failure is Unauthorized and
 // says nothing about the token.
@@ -143,7 +156,10 @@ func (e *Engine) inspect(ctx context.Context, tok string) (*known, *access.Princ
 			return nil, nil, err
 		}
 	}
-	if !now.Before(k.expires) || now.Before(k.notBefore) {
+	if !now.Before(k.expires) {
+		return nil, nil, expired(k)
+	}
+	if now.Before(k.notBefore) {
 		return nil, nil, invalid()
 	}
 	p, err := e.current(ctx, k, now)
@@ -293,6 +309,9 @@ func (e *Engine) current(ctx context.Context, k *known, now time.Time) (*access.
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.principal != nil && k.principal.Grant.RecordsConsent != c.RecordsConsent {
+		k.principal = nil
+	}
 	switch {
 	case k.outside:
 		return e.compileOutside(k, c)
@@ -302,7 +321,7 @@ func (e *Engine) current(ctx context.Context, k *known, now time.Time) (*access.
 	if k.principal == nil {
 		k.principal = &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub, Issuer: k.claims.Iss, TokenID: k.claims.Jti,
 			Scope: k.claims.Scope, Expires: k.expires,
-			Grant: &access.Grant{Recipient: c.ID, Rules: k.set.Rules(), Consents: e.Consents}}
+			Grant: &access.Grant{Recipient: c.ID, Rules: k.set.Rules(), Consents: e.Consents, RecordsConsent: c.RecordsConsent}}
 	}
 	return k.principal, nil
 }
@@ -333,7 +352,7 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, n
 	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub, Issuer: k.claims.Iss, TokenID: k.claims.Jti,
 		Scope: k.claims.Scope, Expires: k.expires, Authorization: rec.ID, Patient: k.claims.Patient, Roles: roles,
 		ACR: rec.Subject.ACR, AuthTime: rec.Subject.AuthTime, DPoP: k.claims.Confirm.JKT != ""}
-	e.finish(p, f)
+	e.finish(p, f, c)
 	if e.ConsentsOf != nil {
 		p.Grant.Consents = e.ConsentsOf(p.Subject, rec.ID)
 	}
@@ -341,14 +360,14 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, n
 	return p, nil
 }
 
-func (e *Engine) finish(p *access.Principal, f Facts) {
+func (e *Engine) finish(p *access.Principal, f Facts, c client.Client) {
 	if e.RoleRules != nil {
 		f.Roles = e.RoleRules(Counting(p.Roles, f.FHIRUser))
 	}
 	if !f.FHIRUser.IsZero() {
 		p.FHIRUser = f.FHIRUser.String()
 	}
-	p.Grant = &access.Grant{Recipient: p.ClientID, Rules: Compile(f), Consents: e.Consents, Person: true}
+	p.Grant = &access.Grant{Recipient: p.ClientID, Rules: Compile(f), Consents: e.Consents, Person: true, RecordsConsent: c.RecordsConsent}
 }
 
 // compileOutside is for a token of an outside issuer: never more than its
@@ -366,9 +385,9 @@ func (e *Engine) compileOutside(k *known, c client.Client) (*access.Principal, e
 	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: t.Subject, Issuer: t.Issuer, TokenID: t.ID, Scope: set.String(), Expires: t.Expires}
 	if t.Person {
 		p.Patient, p.Roles, p.ACR, p.AuthTime, p.DPoP = t.Patient, t.Roles, t.ACR, t.AuthTime, t.JKT != ""
-		e.finish(p, Facts{Scopes: set, Patient: t.Patient, FHIRUser: t.FHIRUser})
+		e.finish(p, Facts{Scopes: set, Patient: t.Patient, FHIRUser: t.FHIRUser}, c)
 	} else {
-		p.Grant = &access.Grant{Recipient: c.ID, Rules: set.Rules(), Consents: e.Consents}
+		p.Grant = &access.Grant{Recipient: c.ID, Rules: set.Rules(), Consents: e.Consents, RecordsConsent: c.RecordsConsent}
 	}
 	k.principal = p
 	return p, nil

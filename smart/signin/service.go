@@ -86,7 +86,8 @@ func New(o Options) (*Service, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	n, err := otel.Meter("pulsegate/smart/signin").Int64Counter("pulsegate.signin.attempts", metric.WithDescription("Sign-ins by way and outcome"))
+	n, err := otel.Meter("pulsegate/smart/signin").Int64Counter("pulsegate.signin.attempts", metric.WithUnit("{attempt}"),
+		metric.WithDescription("Sign-ins by way and outcome"))
 	return &Service{Options: o, throttle: authn.Throttle{Store: o.Store, Clock: o.Clock}, count: n}, fhir.Wrap("signin.New", err)
 }
 
@@ -222,7 +223,7 @@ func (s *Service) mayRecord() bool {
 }
 
 func (s *Service) counted(ctx context.Context, way, outcome string) {
-	s.count.Add(ctx, 1, metric.WithAttributes(attribute.String("way", way), attribute.String("outcome", outcome)))
+	s.count.Add(ctx, 1, metric.WithAttributes(attribute.String("pulsegate.signin.method", way), attribute.String("pulsegate.outcome", outcome)))
 }
 
 // refused records a failed sign-in with the writes that count it. userID is

@@ -130,7 +130,7 @@ func New(ctx context.Context, o Options) (*Endpoint, error) {
 			return nil, fhir.Wrap(op, err)
 		}
 	}
-	e.issued, err = otel.Meter("pulsegate/smart/token").Int64Counter("pulsegate.token.requests",
+	e.issued, err = otel.Meter("pulsegate/smart/token").Int64Counter("pulsegate.token.requests", metric.WithUnit("{request}"),
 		metric.WithDescription("Token requests by outcome"))
 	return e, fhir.Wrap(op, err)
 }
@@ -412,5 +412,5 @@ func (e *Endpoint) Issue(ctx context.Context, clientID, asked string, life time.
 }
 
 func (e *Endpoint) count(ctx context.Context, outcome string) {
-	e.issued.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", outcome)))
+	e.issued.Add(ctx, 1, metric.WithAttributes(attribute.String("pulsegate.outcome", outcome)))
 }

@@ -25,7 +25,7 @@ func clockCommand() *cobra.Command {
 	sr := operator(show)
 	show.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.Clock
-		if err := sr.client().Call(c.Context(), "clock", nil, nil, &out); err != nil {
+		if err := sr.call(c.Context(), "clock", nil, nil, &out); err != nil {
 			return err
 		}
 		return sr.print(out, write(out))
@@ -35,7 +35,7 @@ func clockCommand() *cobra.Command {
 	rr := operator(reset)
 	reset.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.Clock
-		if err := rr.client().Call(c.Context(), "clock/reset", nil, struct{}{}, &out); err != nil {
+		if err := rr.call(c.Context(), "clock/reset", nil, struct{}{}, &out); err != nil {
 			return err
 		}
 		return rr.print(out, write(out))
