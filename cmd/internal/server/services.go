@@ -161,7 +161,7 @@ func (m *Main) handler() (http.Handler, error) {
 		&ingest.Handler{Pipeline: m.pipeline, Auth: m.policy, RequestID: rest.RequestID, Limits: m.pipeline.Limits, Logger: m.Log}} {
 		x.Mount(e)
 	}
-	return m.behindProxies(m.nonces.Offer(e))
+	return m.behindProxies(secured(m.base, m.nonces.Offer(e)))
 }
 
 // behindProxies takes from trusted proxies what they know of a client. The
