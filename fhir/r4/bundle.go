@@ -43,6 +43,10 @@ func (d *Door) Bundle(body []byte) (*Bundle, error) {
 	if err := s.run(v); err != nil {
 		return nil, err
 	}
+	if len(s.issues) > 0 {
+		locate(bytes.TrimPrefix(body, byteOrderMark), s.issues)
+		return nil, &fhir.Error{Kind: fhir.Invalid, Op: opBundle, Issues: s.issues}
+	}
 	b := &Bundle{}
 	err = members(v, func(name string, raw jsontext.Value) error {
 		switch name {
