@@ -147,6 +147,10 @@ func (x Filter) Allow(f *Facts) bool {
 	return x.g.Consents != nil && x.g.Consents.Permits(x.g.Recipient, f)
 }
 
+// Covers reports whether the scopes allow what Allow decides on, whatever the
+// consents say.
+func (x Filter) Covers(f *Facts) bool { return x.g != nil && x.scoped(f) }
+
 // Params are the search parameters that the filter looks at in resources of
 // type t, beyond what Facts hold plainly.
 func (x Filter) Params(t string) (out []string) {

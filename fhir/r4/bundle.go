@@ -26,21 +26,17 @@ type Entry struct {
 	IfNoneMatch     string
 	IfModifiedSince string
 	Resource        []byte // nil when the entry has none
+	// Err says what is wrong with the entry, if the Bundle around it can be
+	// read: it fails a transaction, and concerns no other entry of a batch.
+	Err error
 }
 
 const opBundle = "r4.Bundle"
-
-// envelope is deeper than a resource by entry, element and resource.
-const envelope = 3
 
 // Bundle reads a batch or transaction.
 func (d *Door) Bundle(body []byte) (*Bundle, error) {
 	v, err := compact(opBundle, body, d.limits.Bytes)
 	if err != nil {
-		return nil, err
-	}
-	s := &scan{op: opBundle, maxDepth: d.limits.Depth + envelope, root: "Bundle"}
-	if err := s.run(v); err != nil {
 		return nil, err
 	}
 	b := &Bundle{}
@@ -58,6 +54,7 @@ func (d *Door) Bundle(body []byte) (*Bundle, error) {
 		case "entry":
 			return d.entries(b, raw)
 		case "id", "meta", "implicitRules", "language", "identifier", "timestamp", "link", "total", "signature":
+			return d.scan("Bundle."+name, raw)
 		default:
 			return malformed("Bundle", "has an element that R4 does not define here")
 		}
@@ -68,6 +65,13 @@ func (d *Door) Bundle(body []byte) (*Bundle, error) {
 	}
 	if b.Type == "" {
 		return nil, malformed("Bundle.type", "must be batch or transaction")
+	}
+	if b.Type == "transaction" {
+		for i := range b.Entries {
+			if b.Entries[i].Err != nil {
+				return nil, b.Entries[i].Err
+			}
+		}
 	}
 	return b, nil
 }
@@ -84,6 +88,13 @@ func malformed(place, rule string) *fhir.Error {
 	e := refuse(fhir.Invalid, "structure", place, rule)
 	e.Op = opBundle
 	return e
+}
+
+// scan looks at the bytes of a part of the Bundle. Of entries this is done one
+// by one, so that one does not concern the others.
+func (d *Door) scan(place string, raw jsontext.Value) error {
+	s := &scan{op: opBundle, maxDepth: d.limits.Depth + 1, root: place}
+	return s.run(raw)
 }
 
 func (d *Door) entries(b *Bundle, raw jsontext.Value) error {
@@ -105,19 +116,18 @@ func (d *Door) entries(b *Bundle, raw jsontext.Value) error {
 			return err
 		}
 		place := "Bundle.entry[" + itoa(len(b.Entries)) + "]"
-		if e.Kind() != '{' {
-			return malformed(place, "must be an object")
-		}
-		entry, err := readEntry(place, e)
-		if err != nil {
-			return err
+		entry := Entry{Err: malformed(place, "must be an object")}
+		if err := d.scan(place, e); err != nil {
+			entry.Err = err
+		} else if e.Kind() == '{' {
+			entry = readEntry(place, e)
 		}
 		b.Entries = append(b.Entries, entry)
 	}
 	return nil
 }
 
-func readEntry(place string, raw jsontext.Value) (Entry, error) {
+func readEntry(place string, raw jsontext.Value) Entry {
 	var e Entry
 	err := members(raw, func(name string, raw jsontext.Value) error {
 		switch name {
@@ -143,20 +153,21 @@ func readEntry(place string, raw jsontext.Value) (Entry, error) {
 		return nil
 	})
 	if err != nil {
-		return e, err
+		e.Err = foreign(err)
+		return e
 	}
 	switch e.Method {
 	case "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE":
 	default:
-		return e, malformed(place+".request.method", "must be GET, HEAD, POST, PUT, PATCH or DELETE")
+		e.Err = malformed(place+".request.method", "must be GET, HEAD, POST, PUT, PATCH or DELETE")
+		return e
 	}
 	if e.URL == "" {
-		return e, malformed(place+".request.url", "is required")
+		e.Err = malformed(place+".request.url", "is required")
+	} else if (e.Method == "POST" || e.Method == "PUT") && e.Resource == nil {
+		e.Err = malformed(place+".resource", "is required for "+e.Method)
 	}
-	if (e.Method == "POST" || e.Method == "PUT") && e.Resource == nil {
-		return e, malformed(place+".resource", "is required for "+e.Method)
-	}
-	return e, nil
+	return e
 }
 
 func (e *Entry) request(place string, raw jsontext.Value) error {
