@@ -177,7 +177,15 @@ func (x Filter) Allow(f *Facts) bool {
 
 // Covers reports whether the scopes allow what Allow decides on, whatever the
 // consents say.
-func (x Filter) Covers(f *Facts) bool { return x.g != nil && x.scoped(f) }
+func (x Filter) Covers(f *Facts) bool {
+	if x.g == nil {
+		return false
+	}
+	if x.i&writes != 0 {
+		x.i = x.g.owned(x.i, f.Type)
+	}
+	return x.scoped(f)
+}
 
 // Params are the search parameters that the filter looks at in resources of
 // type t, beyond what Facts hold plainly.

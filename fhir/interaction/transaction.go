@@ -164,7 +164,7 @@ func (s *Service) step(rq *Request, op string, st *step) (err error) {
 // attempt prepares everything against what is there now and commits it.
 func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []step, out []response, minimal bool) (store.T, error) {
 	tell := &told{}
-	l, err := s.resolve(ctx, rq, op, steps, tell)
+	l, err := s.resolve(ctx, rq, op, steps, tell, minimal)
 	if err != nil {
 		return 0, err
 	}
@@ -238,8 +238,9 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 const maxConditional = 1000
 
 // resolve finds what each fullUrl and each conditional reference of the
-// transaction becomes.
-func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []step, tell *told) (*links, error) {
+// transaction becomes. minimal says that the answer will not hold what was
+// found.
+func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []step, tell *told, minimal bool) (*links, error) {
 	l := &links{ids: map[string]string{}, conditional: map[string]string{}}
 	room := s.Limits.withDefaults().BundleBytes
 	for i := range steps {
@@ -252,6 +253,9 @@ func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []s
 			tell.tell(c)
 			if c.match != nil {
 				ref = c.match.Ref()
+				if minimal {
+					c.match.JSON = nil
+				}
 				if room -= len(c.match.JSON); room < 0 { // before more of them are held
 					return nil, at(st.e.place(), s.full(op))
 				}
