@@ -16,6 +16,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,8 @@ type Operations interface {
 	VerifyAudit(ctx context.Context, op Operator, checkpoint string) (any, error)
 	StoreStat(ctx context.Context, op Operator) (StoreStat, error)
 	StoreCheck(ctx context.Context, op Operator) (StoreCheck, error)
+	// Profile records that a profile of the process is about to be taken.
+	Profile(ctx context.Context, op Operator, name string) error
 }
 
 // Operator is who is at the other end of the socket.
@@ -121,8 +124,41 @@ func operatorOf(r *http.Request) Operator {
 	return op
 }
 
-func (s *Server) routes() http.Handler {
-	m := http.NewServeMux()
+// mux is a ServeMux that knows its patterns.
+type mux struct {
+	http.ServeMux
+	patterns []string
+}
+
+func (m *mux) HandleFunc(pattern string, f http.HandlerFunc) {
+	m.patterns = append(m.patterns, pattern)
+	m.ServeMux.HandleFunc(pattern, f)
+}
+
+// Routes lists the patterns that the socket answers.
+func (s *Server) Routes() []string { return s.routes().patterns }
+
+// Handler answers as the socket does; op is who asks.
+func (s *Server) Handler(op Operator) http.Handler {
+	m := s.routes()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), operatorKey{}, op)))
+	})
+}
+
+// profile records a profile before it is taken.
+func (s *Server) profile(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := s.Ops.Profile(r.Context(), operatorOf(r), strings.TrimPrefix(r.URL.Path, "/debug/pprof/")); err != nil {
+			s.answer(w, nil, err)
+			return
+		}
+		next(w, r)
+	}
+}
+
+func (s *Server) routes() *mux {
+	m := &mux{}
 	o := s.Ops
 	people(m, s, o)
 	post(m, s, "patient", o.AddPatient)
@@ -157,9 +193,9 @@ func (s *Server) routes() http.Handler {
 	post(m, s, "audit/verify", func(ctx context.Context, op Operator, in struct{ Checkpoint string }) (any, error) {
 		return o.VerifyAudit(ctx, op, in.Checkpoint)
 	})
-	m.HandleFunc("GET /debug/pprof/", pprof.Index)
-	m.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	m.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	m.HandleFunc("GET /debug/pprof/", s.profile(pprof.Index))
+	m.HandleFunc("GET /debug/pprof/profile", s.profile(pprof.Profile))
+	m.HandleFunc("GET /debug/pprof/trace", s.profile(pprof.Trace))
 	get(m, s, "store/stat", func(ctx context.Context, op Operator, _ *http.Request) (StoreStat, error) {
 		return o.StoreStat(ctx, op)
 	})
@@ -167,7 +203,7 @@ func (s *Server) routes() http.Handler {
 	return m
 }
 
-func post[In, Out any](m *http.ServeMux, s *Server, path string, f func(context.Context, Operator, In) (Out, error)) {
+func post[In, Out any](m *mux, s *Server, path string, f func(context.Context, Operator, In) (Out, error)) {
 	m.HandleFunc("POST /"+path, func(w http.ResponseWriter, r *http.Request) {
 		var in In
 		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
@@ -181,7 +217,7 @@ func post[In, Out any](m *http.ServeMux, s *Server, path string, f func(context.
 	})
 }
 
-func get[Out any](m *http.ServeMux, s *Server, path string, f func(context.Context, Operator, *http.Request) (Out, error)) {
+func get[Out any](m *mux, s *Server, path string, f func(context.Context, Operator, *http.Request) (Out, error)) {
 	m.HandleFunc("GET /"+path, func(w http.ResponseWriter, r *http.Request) {
 		out, err := f(r.Context(), operatorOf(r), r)
 		s.answer(w, out, err)

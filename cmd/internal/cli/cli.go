@@ -29,7 +29,7 @@ func New(version string, serve Serve) *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.AddCommand(serveCommand(serve), configCommand(), patientCommand(), consentCommand(),
-		clientCommand(), ingestCommand(), quarantineCommand(), auditCommand(), storeCommand(), userCommand())
+		clientCommand(), ingestCommand(), quarantineCommand(), auditCommand(), storeCommand(), userCommand(), recoverCommand())
 	return root
 }
 

@@ -51,6 +51,9 @@ func (o operator) ShowQuarantine(ctx context.Context, op admin.Operator, id stri
 // RetryQuarantine maps everything again.
 func (o operator) RetryQuarantine(ctx context.Context, op admin.Operator) (ingest.Summary, error) {
 	rq := o.request(op)
+	if err := o.record(ctx, rq, "quarantine retry", ""); err != nil {
+		return ingest.Summary{}, err
+	}
 	return o.m.pipeline.Retry(ctx, rq.Principal, rq.RequestID)
 }
 

@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -25,6 +24,7 @@ import (
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/cmd/internal/cli"
 	"pulsegate/cmd/internal/config"
+	"pulsegate/cmd/internal/recovery"
 	"pulsegate/cmd/internal/telemetry"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/bulk"
@@ -60,6 +60,7 @@ type Main struct {
 	Log     *slog.Logger
 
 	base      string
+	fresh     bool // the store held no AuditEvent when it was opened
 	telemetry *telemetry.Telemetry
 	store     *pebblestore.DB
 	recorder  *audit.Recorder
@@ -228,7 +229,7 @@ func (m *Main) ownURL(a net.Addr) string {
 // open builds every service, in the order in which they stand on each other.
 func (m *Main) open(ctx context.Context) error {
 	dir := m.Config.Data
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := secureData(dir, m.Log); err != nil {
 		return err
 	}
 	var err error
@@ -254,13 +255,20 @@ func (m *Main) open(ctx context.Context) error {
 	return nil
 }
 
-func (m *Main) openAudit(context.Context) error {
-	var err error
+func (m *Main) openAudit(ctx context.Context) error {
+	m.fresh = m.store.Log().Size() == 0
+	decision, err := recovery.Requested(m.Config.Data, recovery.AuditLog)
+	if err != nil {
+		return err
+	}
 	if m.recorder, err = audit.NewRecorder(audit.Options{Store: m.store, Clock: m.now, Rand: rand.Reader, Observer: m.base, Logger: m.Log}); err != nil {
 		return err
 	}
-	m.notary, err = audit.OpenNotary(audit.NotaryOptions{Store: m.store, Dir: m.Config.Data, Origin: m.origin(), Rand: rand.Reader, Clock: m.now, Logger: m.Log})
-	return err
+	m.notary, err = audit.OpenNotary(audit.NotaryOptions{Store: m.store, Dir: m.Config.Data, Origin: m.origin(), Rand: rand.Reader, Clock: m.now, Logger: m.Log, Accept: decision != nil})
+	if err != nil {
+		return err
+	}
+	return m.recovered(ctx, recovery.AuditLog, decision, m.notary.Accepted())
 }
 
 // origin names the log independently of a port that changes.
