@@ -50,6 +50,25 @@ func compact(op string, body []byte, limit int) (jsontext.Value, error) {
 	return v, nil
 }
 
+// values counts the JSON values in v, which compact has returned, from below:
+// each but the first of an object or array comes after a comma, each first one
+// after a brace or bracket, and each of an object after a colon, too.
+func values(v []byte) (n int) {
+	for i := 0; i < len(v); i++ {
+		switch v[i] {
+		case ',', '{', '[':
+			n++
+		case '"':
+			for i++; i < len(v) && v[i] != '"'; i++ {
+				if v[i] == '\\' {
+					i++
+				}
+			}
+		}
+	}
+	return n
+}
+
 func (s *scan) run(v []byte) error {
 	s.dec = jsontext.NewDecoder(bytes.NewReader(v))
 	return s.value()

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/budget"
 	"pulsegate/mapping/ingest"
 )
 
@@ -62,7 +63,10 @@ type Server struct {
 	Dir string
 	Ops Operations
 	Log *slog.Logger
-	srv *http.Server
+	// Memory bounds what the bodies of requests take, together with those of
+	// the public listener. Nil: no bound.
+	Memory *budget.Budget
+	srv    *http.Server
 }
 
 type operatorKey struct{}
@@ -86,7 +90,7 @@ func (s *Server) Listen() (net.Listener, error) {
 // Serve answers until Close.
 func (s *Server) Serve(l net.Listener) error {
 	s.srv = &http.Server{
-		Handler:           s.routes(),
+		Handler:           s.handler(),
 		ReadHeaderTimeout: 5 * time.Second,
 		ConnContext:       peer,
 	}
@@ -144,6 +148,13 @@ func (s *Server) Handler(op Operator) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), operatorKey{}, op)))
 	})
+}
+
+func (s *Server) handler() http.Handler {
+	if s.Memory == nil {
+		return s.routes()
+	}
+	return s.Memory.Handler(s.routes())
 }
 
 // profile records a profile before it is taken.

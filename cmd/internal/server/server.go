@@ -27,6 +27,7 @@ import (
 	"pulsegate/cmd/internal/recovery"
 	"pulsegate/cmd/internal/telemetry"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/budget"
 	"pulsegate/fhir/bulk"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/egress"
@@ -60,7 +61,8 @@ type Main struct {
 	Log     *slog.Logger
 
 	base      string
-	fresh     bool // the store held no AuditEvent when it was opened
+	memory    *budget.Budget // of request bodies
+	fresh     bool           // the store held no AuditEvent when it was opened
 	telemetry *telemetry.Telemetry
 	store     *pebblestore.DB
 	recorder  *audit.Recorder
@@ -128,6 +130,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	m.draining = make(chan struct{})
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	m.memory = budget.New(int64(m.Config.MemoryMiB) << 20)
 	if err := m.open(work); err != nil {
 		return errors.Join(err, l.Close(), m.close())
 	}
@@ -138,7 +141,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 		return errors.Join(err, l.Close())
 	}
 	srv := &http.Server{
-		Handler: paced{next: handler, now: m.now}, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: paced{next: m.memory.Handler(handler), now: m.now}, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(m.Log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 	}
@@ -147,7 +150,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 		// handshake proves the key (RFC 8705 6.2).
 		srv.TLSConfig.ClientAuth = tls.RequestClientCert
 	}
-	ops := &admin.Server{Dir: m.Config.Data, Ops: operator{m}, Log: m.Log}
+	ops := &admin.Server{Dir: m.Config.Data, Ops: operator{m}, Log: m.Log, Memory: m.memory}
 	al, err := ops.Listen()
 	if err != nil {
 		return errors.Join(err, l.Close())
