@@ -9,6 +9,7 @@ package budget
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync/atomic"
 
@@ -56,7 +57,8 @@ func (h *Held) Grow(n int64) error {
 	}
 	if h.b.used.Add(n) > h.b.limit {
 		h.b.used.Add(-n)
-		return fhir.Errorf(fhir.Unavailable, "budget.Grow", "the server works on as much as its memory allows; send the request again in a moment")
+		return &fhir.Error{Kind: fhir.Unavailable, Op: "budget.Grow", Err: ErrFull, Issues: []fhir.Issue{{Severity: "error", Code: "throttled",
+			Diagnostics: "the server works on as much as its memory allows; send the request again in a moment"}}}
 	}
 	h.n += n
 	return nil
@@ -69,6 +71,9 @@ func (h *Held) Release() {
 		h.n = 0
 	}
 }
+
+// ErrFull is the cause of a refusal. It is a state of the server, and no failure.
+var ErrFull = errors.New("the budget is taken")
 
 type heldKey struct{}
 
