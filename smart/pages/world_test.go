@@ -172,7 +172,7 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	must(t, err)
 	assertions, err := client.NewAssertions(clients, &client.Keys{Clock: w.now, HTTP: http.DefaultClient}, w.base+"/oauth/token")
 	must(t, err)
-	vault, err := authn.OpenVault(dir)
+	vault, err := authn.OpenVault(dir, true)
 	must(t, err)
 	passkeys, err := authn.NewPasskeys(w.base, w.now)
 	must(t, err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"pulsegate/cmd/internal/admin"
+	"pulsegate/cmd/internal/recovery"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
@@ -31,9 +32,16 @@ import (
 
 // openPeople builds who may sign in, before the authorization server that asks
 // about them.
-func (m *Main) openPeople() error {
-	vault, err := authn.OpenVault(m.Config.Data)
+func (m *Main) openPeople(ctx context.Context) error {
+	decision, err := recovery.Requested(m.Config.Data, recovery.SealKey)
 	if err != nil {
+		return err
+	}
+	vault, err := authn.OpenVault(m.Config.Data, m.fresh || decision != nil)
+	if err != nil {
+		return err
+	}
+	if err := m.recovered(ctx, recovery.SealKey, decision, "keys/seal.key is accepted as it is now"); err != nil {
 		return err
 	}
 	keys, err := authn.NewPasskeys(m.base, m.now)

@@ -58,7 +58,7 @@ func (m *Main) openAccess(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.openPeople(); err != nil {
+	if err := m.openPeople(ctx); err != nil {
 		return err
 	}
 	return m.openSMART(ctx, assertions, scopes)
