@@ -194,6 +194,12 @@ func (s *Service) commit(ctx context.Context, ev audit.Event, state ...store.Sta
 	return s.commitBatch(ctx, &store.Batch{State: state}, ev)
 }
 
+// Commit makes state durable together with an event, for what administrators
+// do on pages.
+func (s *Service) Commit(ctx context.Context, ev audit.Event, state ...store.StateWrite) error {
+	return s.commit(ctx, ev, state...)
+}
+
 // commitBatch commits b with an event.
 func (s *Service) commitBatch(ctx context.Context, b *store.Batch, ev audit.Event) error {
 	w, leaf, err := s.Audit.Prepare(ev)

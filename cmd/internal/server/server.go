@@ -44,6 +44,7 @@ import (
 	"pulsegate/smart/keys"
 	"pulsegate/smart/launch"
 	"pulsegate/smart/outside"
+	"pulsegate/smart/pages"
 	"pulsegate/smart/policy"
 	"pulsegate/smart/register"
 	"pulsegate/smart/session"
@@ -79,6 +80,7 @@ type Main struct {
 	grants    *grant.Store
 	nonces    *dpop.Nonces // nil: none are demanded
 	authorize *authorize.Service
+	page      *pages.Pages
 	launches  *launch.Service
 
 	registration  *register.Handler
