@@ -27,8 +27,8 @@ const (
 	roomCeremony = "ceremony/"
 	// attempts is how often a commit that lost a race begins again.
 	attempts = 4
-	// changes is the same for a change of an account, which races with every
-	// refresh of its apps: each lost race is another writer's progress.
+	// changes is the same for a change of an account: each lost race is another
+	// writer's progress.
 	changes = 64
 	// recorded is how many refusals a second go into the trail.
 	recorded = 20
