@@ -230,7 +230,7 @@ func (o operator) put(ctx context.Context, rq *interaction.Request, typ, id stri
 		w, err := o.m.service.Create(ctx, rq, typ, body, "")
 		return w.Resource.ID, err
 	}
-	w, err := o.m.service.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, 0)
+	w, err := o.m.service.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, interaction.Preconditions{})
 	return w.Resource.ID, err
 }
 
