@@ -45,6 +45,7 @@ import (
 	"pulsegate/smart/keys"
 	"pulsegate/smart/launch"
 	"pulsegate/smart/outside"
+	"pulsegate/smart/pages"
 	"pulsegate/smart/policy"
 	"pulsegate/smart/register"
 	"pulsegate/smart/session"
@@ -82,6 +83,7 @@ type Main struct {
 	grants    *grant.Store
 	nonces    *dpop.Nonces // nil: none are demanded
 	authorize *authorize.Service
+	page      *pages.Pages
 	launches  *launch.Service
 
 	registration  *register.Handler
