@@ -85,6 +85,9 @@ func (f *File) WriteTo(ctx context.Context, w io.Writer) error {
 			return fhir.Wrap("bulk.WriteTo", err)
 		}
 	}
+	if err := f.c.Principal.Grant.Live(ctx); err != nil {
+		return err // also of a scan that found nothing for long
+	}
 	if !b.wrote && len(b.records) == 0 {
 		// Nothing (any more): the download itself is still on record.
 		return f.x.opts.Audit.Record(ctx, f.event(""))
@@ -168,10 +171,14 @@ func (b *block) add(ctx context.Context, r *store.Found) error {
 }
 
 // flush makes the block's disclosures durable, holds it to the consents of
-// now, and writes it.
+// now, and writes it. A download takes as long as its reader wants, so each
+// block asks whether the caller may still have it.
 func (b *block) flush(ctx context.Context) error {
 	if len(b.records) == 0 {
 		return nil
+	}
+	if err := b.f.c.Principal.Grant.Live(ctx); err != nil {
+		return err
 	}
 	if len(b.fresh) > 0 {
 		evs := make([]audit.Event, len(b.fresh))

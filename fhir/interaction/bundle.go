@@ -47,6 +47,10 @@ func (s *Service) Bundle(ctx context.Context, rq *Request, body []byte, minimal 
 				return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
 			}
 			responses[i] = s.batchEntry(ctx, rq, &entries[i])
+			// What earlier entries found is not given out either.
+			if err := rq.Principal.Grant.Live(ctx); err != nil {
+				return nil, s.refuse(ctx, rq, "batch", fhir.Ref{}, err)
+			}
 		}
 	} else if err := s.transaction(ctx, rq, entries, responses); err != nil {
 		return nil, s.refuse(ctx, rq, "transaction", fhir.Ref{}, err)

@@ -32,6 +32,9 @@ func (s *Service) create(ctx context.Context, rq *Request, op, typ string, body 
 	if ifNoneExist != "" {
 		defer s.locks.lockCriteria(typ + "?" + ifNoneExist)()
 		match, err := s.matchOne(ctx, rq, op, typ, ifNoneExist)
+		if err == nil {
+			err = rq.Principal.Grant.Live(ctx) // lock and search may have taken long
+		}
 		if err != nil {
 			return Written{}, err
 		}

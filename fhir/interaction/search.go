@@ -26,7 +26,7 @@ func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: typ}, err)
 	}
 	evs := patientEvents(rq, typ, patients)
-	if err := s.Audit.Record(ctx, evs...); err != nil {
+	if err := s.disclose(ctx, rq, evs...); err != nil {
 		return nil, err
 	}
 	return p, nil

@@ -85,7 +85,7 @@ func (s *Service) Stats(ctx context.Context, rq *Request, ps []Parameter) ([]byt
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: "Observation"}, err)
 	}
-	if err := s.Audit.Record(ctx, patientEvents(rq, "Observation", map[string]bool{patient: true})...); err != nil {
+	if err := s.disclose(ctx, rq, patientEvents(rq, "Observation", map[string]bool{patient: true})...); err != nil {
 		return nil, err
 	}
 	return body, nil

@@ -126,6 +126,9 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 	if err != nil {
 		return 0, err
 	}
+	if err := rq.Principal.Grant.Live(ctx); err != nil {
+		return 0, err // the criteria of conditional creates may have taken long
+	}
 	drafts := make([]*draft, len(steps))
 	here := map[fhir.Ref]bool{}
 	var referred, deleted []string

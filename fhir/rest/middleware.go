@@ -238,6 +238,7 @@ func (s *Server) authenticate(c *gin.Context) {
 	}
 	if err == nil {
 		c.Set(keyPrincipal, p)
+		c.Writer = &asking{ResponseWriter: c.Writer, c: c, grant: p.Grant}
 		return
 	}
 	var challenge access.Challenge
