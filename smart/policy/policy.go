@@ -265,9 +265,17 @@ func (e *Engine) checkOutside(t outside.Token) (*known, error) {
 	if err != nil || e.Grants == nil && t.JKT != "" {
 		return nil, invalid()
 	}
-	if t.Person {
+	if t.Allowed != "" {
+		allowed, err := e.Scopes.Parse(t.Allowed)
+		if err != nil {
+			return nil, invalid()
+		}
+		set = scope.Narrow(set, allowed)
+	}
+	if t.Person || t.Allowed == "" {
 		set = slices.DeleteFunc(set, func(s scope.Scope) bool { return s.Level == scope.System })
-	} else {
+	}
+	if !t.Person {
 		set = set.At(scope.System)
 	}
 	k := &known{token: t, outside: true, set: set, notBefore: t.NotBefore, expires: t.Expires}
