@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/store"
@@ -62,7 +63,7 @@ func (r *reader) Write(b []byte) (int, error) {
 const (
 	longDocs = 3000
 	// slack is what may come after the end: the rest of a part.
-	slack = 64 << 10
+	slack = 64<<10 + 2048
 )
 
 // longWorld holds one patient with a good megabyte of Observations, open to
@@ -103,6 +104,13 @@ var endings = map[string]struct { // read only
 	}},
 	"token expired":          {false, func(w *world, _ *token, _ int) { w.skew.Store(int64(time.Hour)) }},
 	"person's account ended": {true, func(w *world, _ *token, _ int) { w.ended.Store(true); w.touch() }},
+	"consent withdrawn": {false, func(w *world, _ *token, _ int) {
+		r, _, err := w.db.Read(context.Background(), fhir.Ref{Type: "Consent", ID: "c1"}, 0)
+		if err != nil {
+			panic(err)
+		}
+		must(w.db.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(r))}}}))
+	}},
 	"authorization withdrawn": {true, func(w *world, _ *token, n int) {
 		if err := w.grants.Revoke(context.Background(), "", fmt.Sprint("authz", n)); err != nil {
 			panic(err)
@@ -152,7 +160,7 @@ func (w *world) longAnswers(bearer string, person bool) map[string]func() *http.
 	return out
 }
 
-// standing ends a right amid every long answer, while it is made and while it
+// standing ends a right, or a Consent, amid every long answer, while it is made and while it
 // is sent, and returns what came all the same.
 func standing(f fault) (err error) {
 	for name, ending := range endings {
@@ -180,6 +188,14 @@ func standing(f fault) (err error) {
 				}
 				w.handler.ServeHTTP(r, q)
 				switch n := r.body.Len(); {
+				case name == "consent withdrawn" && what == "export": // goes on without the patient
+					if n-r.before > slack || r.cut {
+						err = fmt.Errorf("%s amid an export: %d bytes after %d, broken off: %v", name, n-r.before, r.before, r.cut)
+					}
+				case name == "consent withdrawn" && !sending:
+					if strings.Contains(r.body.String(), "8867-4") && !r.cut {
+						err = fmt.Errorf("%s while %s was made: %d bytes", name, what, n)
+					}
 				case sending && (r.before == 0 || r.status != 200 && r.status != 0):
 					err = fmt.Errorf("%s amid %s: the answer is too short to tell: %d, %d bytes", name, what, r.status, n)
 				case sending && (n-r.before > slack || !r.cut):
@@ -205,13 +221,15 @@ func TestStanding(t *testing.T) {
 	}
 }
 
-// TestStandingControls: a server that asks at the start alone is found.
+// TestStandingControls: servers that ask at the start alone are found.
 func TestStandingControls(t *testing.T) {
-	err := standing(standsForever)
-	if err == nil {
-		t.Fatal("not found")
+	for _, f := range []fault{standsForever, consentsUnasked} {
+		err := standing(f)
+		if err == nil || (f == consentsUnasked) != strings.Contains(err.Error(), "consent") {
+			t.Errorf("fault %d: %v", f, err)
+		}
+		t.Log("found:", err)
 	}
-	t.Log("found:", err)
 }
 
 // TestStandingKeeps: what does not end the right does not end the answer: other
@@ -228,6 +246,7 @@ func TestStandingKeeps(t *testing.T) {
 			w.handler.ServeHTTP(whole, ask())
 			r := &reader{header: http.Header{}, then: func() {
 				w.touch()
+				must(w.db.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: must(consent.Grant(consent.Terms{ID: "other", Patient: "p2", Now: time.Now()}))}}}))
 				must(w.clients.Change(context.Background(), "other", func(c *client.Client) error { c.Disabled = !c.Disabled; return nil }))
 			}}
 			w.handler.ServeHTTP(r, ask())

@@ -94,7 +94,8 @@ const (
 	scopeSuffices  // a scope alone lets a client write Consents
 	consentUnowned // what a client writes is not held to what the patient said
 	// Of long answers, found by TestStandingControls.
-	standsForever // a grant is good until its answer ends
+	standsForever   // a grant is good until its answer ends
+	consentsUnasked // and so are the consents
 )
 
 func (f fault) String() string {
@@ -272,6 +273,9 @@ func open(f fault) *world {
 	}
 	s := &rest.Server{Service: w.service, Auth: auth, Logger: quiet, Clock: time.Now, Rand: rand.Reader, Metadata: func() []byte { return []byte("{}") },
 		Operations: []rest.Mounter{rest.Bulk{Exporter: w.exporter, Base: base, Service: w.service}, rest.Subscriptions{Engine: w.subs, Service: w.service}}}
+	if f != consentsUnasked {
+		s.Consents = w.engine
+	}
 	w.handler = s.Handler()
 	w.receiver = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		b := must(io.ReadAll(r.Body))
