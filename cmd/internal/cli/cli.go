@@ -217,7 +217,9 @@ func consentCommand() *cobra.Command {
 		return gr.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
 	}
 
-	withdraw := &cobra.Command{Use: "withdraw", Short: "End a patient's consents, at once", Args: cobra.NoArgs}
+	withdraw := &cobra.Command{Use: "withdraw", Short: "Take back what a patient has agreed to, at once, and print the ids of the Consents that said so", Args: cobra.NoArgs,
+		Long: "Take back what a patient has agreed to, of all vendors or of one. Afterwards no Consent shows anything of it to anybody or lets it be collected.\n" +
+			"A Consent that is about other vendors too goes on for those. What the patient denied stays denied."}
 	wr := operator(withdraw)
 	var wd admin.WithdrawConsent
 	withdraw.Flags().StringVar(&wd.Patient, "patient", "", "patient id")

@@ -136,7 +136,7 @@ func (m *Main) handler() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &rest.Server{Service: m.service, Auth: m.policy, Metadata: func() []byte { return statement }, Logger: m.Log, Clock: m.now, Rand: rand.Reader,
+	s := &rest.Server{Service: m.service, Auth: m.policy, Metadata: func() []byte { return statement }, Logger: m.Log, Clock: m.now, Rand: rand.Reader, Consents: m.consents,
 		Limits: rest.Limits{Body: m.Config.MaxBodyBytes, Inflated: m.Config.MaxBodyBytes},
 		Operations: []rest.Mounter{
 			rest.Bulk{Exporter: m.exporter, Base: m.fhirBase(), Service: m.service, StepUp: m.stepUp().Demand},
