@@ -161,7 +161,7 @@ func (r *run) account(ctx context.Context, b *batch, a *attempt, began time.Time
 	r.sum.Counts.add(all)
 	r.meters.count(ctx, r.q.Vendor, all)
 	r.meters.left(ctx, r.q.Vendor, all.LeftOut)
-	vendor := metric.WithAttributes(attribute.String("vendor", r.q.Vendor))
+	vendor := metric.WithAttributes(attribute.String("pulsegate.vendor", r.q.Vendor))
 	r.meters.size.Record(ctx, int64(len(a.sb.Writes)+a.samples), vendor)
 	r.meters.seconds.Record(ctx, r.p.Clock().Sub(began).Seconds(), vendor)
 }
