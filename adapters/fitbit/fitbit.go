@@ -26,6 +26,9 @@ func New() *Adapter { return &Adapter{} }
 // Vendor is "fitbit".
 func (*Adapter) Vendor() string { return "fitbit" }
 
+// Name is "Fitbit".
+func (*Adapter) Name() string { return "Fitbit" }
+
 // Formats lists the one format.
 func (*Adapter) Formats() []adapters.Format {
 	return []adapters.Format{{

@@ -26,6 +26,9 @@ func New() *Adapter { return &Adapter{} }
 // Vendor is "oura".
 func (*Adapter) Vendor() string { return "oura" }
 
+// Name is "Oura".
+func (*Adapter) Name() string { return "Oura" }
+
 // Formats lists the one format.
 func (*Adapter) Formats() []adapters.Format {
 	return []adapters.Format{{
