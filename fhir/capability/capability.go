@@ -217,6 +217,9 @@ func (s Settings) resource(typ string) resource {
 	}
 	for _, p := range search.Params(typ) {
 		kind, ok := kinds[p.Kind]
+		if p.Kind.Composite() {
+			kind, ok = "composite", true
+		}
 		if !ok {
 			continue
 		}
