@@ -112,3 +112,34 @@ func TestCompositeRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestLocalDay holds what the CapabilityStatement says of a wearer's day: an
+// offset makes it, and a whole day is found as it is written.
+func TestLocalDay(t *testing.T) {
+	at := func(effective string) []byte {
+		return []byte(strings.Replace(beat, `"effectiveDateTime":"2026-10-01"`, `"effectiveDateTime":"`+effective+`"`, 1))
+	}
+	for _, c := range []struct {
+		effective string
+		pairs     [][2]string
+		want      bool
+	}{
+		{"2026-10-01T00:30:00+02:00", [][2]string{{"date", "2026-10-01"}}, false}, // still the day before in UTC
+		{"2026-10-01T00:30:00+02:00", [][2]string{{"date", "ge2026-10-01T00:00:00+02:00"}, {"date", "lt2026-10-02T00:00:00+02:00"}}, true},
+		{"2026-10-01T23:30:00-05:00", [][2]string{{"date", "ge2026-10-01T00:00:00-05:00"}, {"date", "lt2026-10-02T00:00:00-05:00"}}, true},
+		{"2026-10-02T00:30:00+02:00", [][2]string{{"date", "ge2026-10-01T00:00:00+02:00"}, {"date", "lt2026-10-02T00:00:00+02:00"}}, false},
+		{"2026-10-01", [][2]string{{"date", "2026-10-01"}}, true},
+	} {
+		q, err := Parse("Observation", c.pairs, ParseOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := Extract("Observation", at(c.effective))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if Match(q, v) != c.want {
+			t.Errorf("%s by %v: want %v", c.effective, c.pairs, c.want)
+		}
+	}
+}
