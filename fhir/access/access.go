@@ -37,7 +37,7 @@ type Token struct{ System, Code string }
 type Facts struct {
 	Type, ID string
 	Patient  string // id of the Patient whose compartment holds it; "" none
-	Vendor   string // "apple" | "fitbit" | "oura" for ingested data; "" otherwise
+	Vendor   string // the vendor's code for ingested data; "" otherwise
 	Author   string // client id that created it over REST; "" for ingested data and the server's own
 	// Categories are the codes (no system) of Observation.category;
 	// "" none.

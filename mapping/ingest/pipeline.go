@@ -192,7 +192,7 @@ func (r *run) payload(ctx context.Context) (err error) {
 	}
 	r.format = in.Format
 	in.Body = &contextReader{ctx, io.MultiReader(bytes.NewReader(head), r.q.Body)}
-	if bytes.HasPrefix(head, []byte("PK\x03\x04")) && in.At == nil {
+	if in.At == nil && seeks(r.adapter, in.Format) {
 		f, size, err := spool(r.p.SpoolDir, in.Body, r.limits.MaxSpool)
 		if err != nil {
 			return err
@@ -230,6 +230,16 @@ func knownFormat(a adapters.Adapter, name string) bool {
 	for _, f := range a.Formats() {
 		if f.Name == name {
 			return true
+		}
+	}
+	return false
+}
+
+// seeks reports whether a format needs random access to its payload.
+func seeks(a adapters.Adapter, name string) bool {
+	for _, f := range a.Formats() {
+		if f.Name == name {
+			return f.Seek
 		}
 	}
 	return false

@@ -117,6 +117,11 @@ func (m *Main) openIngest(context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, a := range m.adapters {
+		if !mapper.Knows(a.Vendor()) {
+			return fhir.Errorf(fhir.Internal, "server.openIngest", "the metric table has no file %s.yaml", a.Vendor())
+		}
+	}
 	m.pipeline = m.ingestPipeline(mapper, m.adapters)
 	return nil
 }
