@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
 	"pulsegate/fhir/store"
 )
 
@@ -55,7 +56,7 @@ func NewRecorder(o Options) (*Recorder, error) {
 	r.observer = append(r.observer, `},"display":"Pulsegate"}`...)
 	r.network = appendNetwork(nil, o.Observer)
 	var err error
-	r.events, err = otel.Meter("pulsegate/fhir/audit").Int64Counter("pulsegate.audit.events",
+	r.events, err = otel.Meter("pulsegate/fhir/audit").Int64Counter("pulsegate.audit.events", metric.WithUnit("{event}"),
 		metric.WithDescription("AuditEvents made"))
 	if err != nil {
 		return nil, fhir.Wrap("audit.NewRecorder", err)
@@ -122,6 +123,9 @@ func (r *Recorder) Record(ctx context.Context, evs ...Event) error {
 		}
 		p.writes = append(p.writes, w)
 		p.leaves = append(p.leaves, l)
+		if ev.Patient != "" {
+			access.Disclose(ctx, ev.Patient)
+		}
 	}
 	if err := r.waiting.commit(ctx, p); err != nil {
 		r.opts.Logger.ErrorContext(ctx, "audit events could not be recorded", "events", len(evs), "err", err)

@@ -2,10 +2,11 @@
 // data may be collected, and which recipient may see what.
 //
 // It owns: the meaning of a FHIR R4 Consent on this server, its compilation,
-// a cache of compiled consents that a withdrawal empties before its writer is
-// answered, and the making and withdrawing of Consent resources. It does not
-// own: scopes (smart/scope), where the decision is applied (fhir/access), or
-// who may write a Consent.
+// a cache of compiled consents that a change reaches before its writer is
+// answered, the making and withdrawing of Consent resources, and what a client
+// may write of them (Engine.Check). It does not own: scopes (smart/scope),
+// which clients are registered to record Consents (smart/client), or where the
+// decision is applied (fhir/access).
 //
 // # Representation
 //
@@ -26,7 +27,7 @@
 //	action     of HL7's consentaction: collect is to take data in, access and
 //	           disclose are to give it out; no action means all.
 //	class      resource types; no class means all.
-//	code       system <Canonical>/CodeSystem/vendor: apple, fitbit, oura; no
+//	code       system <Canonical>/CodeSystem/vendor: a vendor's code; no
 //	           such code means all. System observation-category (HL7's, or
 //	           <Canonical>/CodeSystem/observation-category for what HL7 has no
 //	           code for, such as sleep): categories; no such code means all.
@@ -60,6 +61,32 @@
 // What a patient refuses an app (Refuse) is a denial to disclose that names the
 // client, so it holds for whoever uses the app; to take it back is to delete
 // it, for a denial that is over has nothing left to withdraw.
+//
+// # Withdrawal
+//
+// A Taking ends what a patient agreed to, of all vendors or of one. A Consent
+// that permits nothing else becomes inactive; one that is about other vendors
+// too names those from then on; a denial within a Consent that ends becomes a
+// Consent of its own. An inactive Consent records what was taken back. Nothing
+// of it is a denial, so a new consent opens the data again, and what had been
+// denied is still denied. (Data of clients has no vendor: a denial that lay
+// within a Consent to one vendor no longer reaches it.)
+//
+// # Who writes a Consent
+//
+// The patient's pages (smart/agreement) and the operator. A client writes one
+// only if the operator has registered it for that (access.Grant.RecordsConsent),
+// whatever its scopes are, and then
+//
+//   - it changes and deletes only what it recorded itself, and of that neither
+//     a withdrawn Consent nor one that denies something;
+//   - it does not change Consent.patient, does not name an authorization, and
+//     does not take an id that begins with app- or stop-;
+//   - it records no permit for a patient who has withdrawn a Consent or who has
+//     stopped this client. A permit that a client recorded at or after the
+//     first withdrawal counts for nothing, should it be stored all the same;
+//   - it records no more than half of what is compiled for one patient
+//     (Options.Limit).
 //
 // Source: https://hl7.org/fhir/R4/consent.html
 package consent

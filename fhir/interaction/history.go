@@ -39,7 +39,7 @@ func (s *Service) History(ctx context.Context, rq *Request, ref fhir.Ref, h Hist
 	if len(evs) == 0 {
 		evs = append(evs, ev)
 	}
-	if err := s.Audit.Record(ctx, evs...); err != nil {
+	if err := s.disclose(ctx, rq, evs...); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -77,7 +77,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		if r.LastUpdated.Before(h.Since) {
 			return false
 		}
-		if page.count == count || len(page.entries) > limits.PageBytes {
+		if page.count == count || len(page.entries) > rq.pageBytes(limits) {
 			more = true
 			return false
 		}
@@ -92,7 +92,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		return nil, nil, err
 	}
 	if !shown && before == 0 {
-		return nil, nil, &errHidden{cause: hidden(op), patient: hiddenOf}
+		return nil, nil, conceals(hidden(op), disclosed{ref: ref, patient: hiddenOf})
 	}
 	links := []link{{"self", self}}
 	if h.Page != "" {

@@ -3,15 +3,19 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
+	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
+	"pulsegate/smart/agreement"
 )
 
 // timezoneURL is the standard extension that holds a wearer's zone.
@@ -84,13 +88,13 @@ func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.
 	}
 	if in.Recipient != "any" {
 		if _, err := o.m.clients.Get(ctx, in.Recipient); err != nil {
-			return admin.ID{}, err
+			return admin.ID{}, admin.Advise(err, "see the clients with `pulsegate client list`")
 		}
 	}
 	if err := o.havePatient(ctx, in.Patient); err != nil {
 		return admin.ID{}, err
 	}
-	res, err := consent.Grant(consent.Terms{ID: o.m.newID(), Patient: in.Patient, Vendor: in.Vendor, Categories: in.Categories, Recipient: in.Recipient, Now: o.m.now()})
+	res, err := consent.Grant(consent.Terms{ID: o.m.newID(), Patient: in.Patient, Vendor: in.Vendor, VendorName: vendors.Name(in.Vendor), Categories: in.Categories, Recipient: in.Recipient, Now: o.m.now()})
 	if err != nil {
 		return admin.ID{}, err
 	}
@@ -98,8 +102,8 @@ func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.
 	return admin.ID{ID: id}, err
 }
 
-// WithdrawConsent makes the active consents inactive; the next request of a
-// recipient sees nothing more.
+// WithdrawConsent takes back what a patient has agreed to. When it returns
+// without an error nothing of it is visible to anybody under a Consent.
 func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in admin.WithdrawConsent) (admin.Withdrawn, error) {
 	out := admin.Withdrawn{Withdrawn: []string{}}
 	if err := o.havePatient(ctx, in.Patient); err != nil {
@@ -110,31 +114,17 @@ func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in adm
 			return out, err
 		}
 	}
-	var found []fhir.Resource
-	err := o.consents(ctx, in.Patient, func(r fhir.Resource) bool {
-		t, err := consent.Describe(r)
-		if err == nil && t.Status == "active" && (in.Vendor == "" || t.Vendor == in.Vendor) {
-			r.JSON = append([]byte(nil), r.JSON...)
-			found = append(found, r)
-		}
-		return true
-	})
+	rq := o.request(op)
+	g := &agreement.Withdrawals{Store: o.m.store, Audit: o.m.recorder, Consents: o.m.consents, Clock: o.m.now, NewID: o.m.newID}
+	for _, a := range o.m.adapters {
+		g.Vendors = append(g.Vendors, a.Vendor())
+	}
+	w, err := g.Withdraw(ctx, audit.Event{Principal: rq.Principal, RequestID: rq.RequestID}, in.Patient, in.Vendor)
 	if err != nil {
 		return out, err
 	}
-	for _, r := range found {
-		w, err := consent.Withdraw(r)
-		if err != nil {
-			return out, err
-		}
-		if _, err := o.put(ctx, o.request(op), "Consent", w.ID, w.JSON); err != nil {
-			return out, err
-		}
-		out.Withdrawn = append(out.Withdrawn, w.ID)
-	}
-	if len(out.Withdrawn) == 0 {
-		return out, fhir.Errorf(fhir.NotFound, "consent withdraw", "there is no active consent to withdraw")
-	}
+	out.Withdrawn = append(append(out.Withdrawn, w.Ended...), w.Narrowed...)
+	out.Narrowed, out.Denials, out.Record = w.Narrowed, w.Denials, w.Record
 	return out, nil
 }
 
@@ -142,19 +132,26 @@ func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in adm
 func (o operator) ListConsents(ctx context.Context, op admin.Operator, patient string) (admin.Consents, error) {
 	out := admin.Consents{Consents: []admin.Consent{}}
 	err := o.consents(ctx, patient, func(r fhir.Resource) bool {
-		t, err := consent.Describe(r)
-		if err != nil {
-			out.Consents = append(out.Consents, admin.Consent{ID: r.ID, Status: "unreadable"})
-			return true
-		}
-		out.Consents = append(out.Consents, admin.Consent{ID: r.ID, Patient: t.Patient, Status: t.Status,
-			Vendor: t.Vendor, Categories: t.Categories, Recipient: t.Recipient, Date: t.Date})
+		out.Consents = append(out.Consents, consentInfo(r))
 		return true
 	})
 	if err != nil {
 		return out, err
 	}
-	return out, o.record(ctx, o.request(op), "consent list", patient)
+	told := []string{patient}
+	for _, c := range out.Consents {
+		told = append(told, c.Patient)
+	}
+	return out, o.recordAll(ctx, o.request(op), "consent list", slices.DeleteFunc(told, func(id string) bool { return id == "" }))
+}
+
+func consentInfo(r fhir.Resource) admin.Consent {
+	t, err := consent.Describe(r)
+	if err != nil {
+		return admin.Consent{ID: r.ID, Status: "unreadable"}
+	}
+	return admin.Consent{ID: r.ID, Patient: t.Patient, Status: t.Status, Vendor: t.Vendor,
+		Categories: t.Categories, Recipient: t.Recipient, Date: t.Date}
 }
 
 // consents calls fn for the current Consents.
@@ -173,7 +170,8 @@ func (o operator) consents(ctx context.Context, patient string, fn func(fhir.Res
 func (o operator) havePatient(ctx context.Context, id string) error {
 	r, _, err := o.m.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
 	if fhir.KindOf(err) == fhir.NotFound && err != nil || err == nil && r.Deleted {
-		return fhir.Errorf(fhir.NotFound, "operator", "there is no such patient")
+		return admin.Advise(fhir.Errorf(fhir.NotFound, "operator", "there is no such patient"),
+			"see the patients with `pulsegate patient list`, or add one with `pulsegate patient add`")
 	}
 	return err
 }
@@ -184,5 +182,5 @@ func (o operator) knownVendor(v string) error {
 			return nil
 		}
 	}
-	return fhir.Errorf(fhir.Invalid, "operator", "--vendor: one of apple, fitbit, oura")
+	return fhir.Errorf(fhir.Invalid, "operator", "--vendor: one of %s", vendors.Codes())
 }

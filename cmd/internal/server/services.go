@@ -11,6 +11,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"pulsegate/adapters"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
@@ -30,6 +31,7 @@ import (
 	"pulsegate/smart/client"
 	"pulsegate/smart/dpop"
 	"pulsegate/smart/keys"
+	"pulsegate/smart/pages"
 	"pulsegate/smart/policy"
 	"pulsegate/smart/scope"
 )
@@ -57,7 +59,7 @@ func (m *Main) openAccess(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.openPeople(); err != nil {
+	if err := m.openPeople(ctx); err != nil {
 		return err
 	}
 	return m.openSMART(ctx, assertions, scopes)
@@ -80,7 +82,7 @@ func (m *Main) grant(ctx context.Context, clientID, scopes string) (*access.Gran
 	if err != nil {
 		return nil, err
 	}
-	return &access.Grant{Recipient: clientID, Rules: set.Rules(), Consents: m.consents}, nil
+	return &access.Grant{Recipient: clientID, Rules: set.Rules(), Consents: m.consents, RecordsConsent: c.RecordsConsent}, nil
 }
 
 // stepUp is what a person's token is held to before an export and before a
@@ -106,7 +108,7 @@ func (m *Main) openFHIR(ctx context.Context) error {
 	}
 	m.service = &interaction.Service{Store: m.store, Door: door, Audit: m.recorder, Clock: m.now, Rand: rand.Reader,
 		Limits: interaction.Limits{BundleEntries: m.Config.MaxBundle}, Base: m.fhirBase(),
-		Checks: map[string]interaction.Check{"Subscription": m.subs.Check, "Device": m.stepUp().Device}}
+		Checks: map[string]interaction.Check{"Subscription": m.subs.Check, "Consent": m.consents.Check, "Device": m.stepUp().Device}}
 	return nil
 }
 
@@ -115,9 +117,18 @@ func (m *Main) openIngest(context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.pipeline = &ingest.Pipeline{Store: m.store, Audit: m.recorder, Consents: m.consents, Mapper: mapper, Adapters: m.adapters,
-		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data, Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log, LegacyIDs: m.store.Legacy()}
+	for _, a := range m.adapters {
+		if !mapper.Knows(a.Vendor()) {
+			return fhir.Errorf(fhir.Internal, "server.openIngest", "the metric table has no file %s.yaml", a.Vendor())
+		}
+	}
+	m.pipeline = m.ingestPipeline(mapper, m.adapters)
 	return nil
+}
+
+func (m *Main) ingestPipeline(mapper *mapping.Mapper, all []adapters.Adapter) *ingest.Pipeline {
+	return &ingest.Pipeline{Store: m.store, Audit: m.recorder, Consents: m.consents, Mapper: mapper, Adapters: all,
+		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data, Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log, LegacyIDs: m.store.Legacy()}
 }
 
 // handler is everything that listens on the address.
@@ -130,7 +141,7 @@ func (m *Main) handler() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &rest.Server{Service: m.service, Auth: m.policy, Metadata: func() []byte { return statement }, Logger: m.Log, Clock: m.now, Rand: rand.Reader,
+	s := &rest.Server{Service: m.service, Auth: m.policy, Metadata: func() []byte { return statement }, Logger: m.Log, Clock: m.now, Rand: rand.Reader, Consents: m.consents,
 		Limits: rest.Limits{Body: m.Config.MaxBodyBytes, Inflated: m.Config.MaxBodyBytes},
 		Operations: []rest.Mounter{
 			rest.Bulk{Exporter: m.exporter, Base: m.fhirBase(), Service: m.service, StepUp: m.stepUp().Demand},
@@ -139,6 +150,7 @@ func (m *Main) handler() (http.Handler, error) {
 		}}
 	e := s.Engine()
 	e.GET("/", gin.WrapH(page))
+	e.GET("/favicon.ico", gin.WrapF(pages.Favicon))
 	e.GET("/livez", func(c *gin.Context) { c.String(http.StatusOK, "ok\n") })
 	e.GET("/readyz", func(c *gin.Context) {
 		if err := m.healthy(); err != nil {
@@ -148,15 +160,14 @@ func (m *Main) handler() (http.Handler, error) {
 		c.String(http.StatusOK, "ok\n")
 	})
 	e.GET("/metrics", gin.WrapH(m.telemetry.Metrics))
-	people, err := m.pages()
-	if err != nil {
+	if m.page, err = m.pages(); err != nil {
 		return nil, err
 	}
-	for _, x := range []rest.Mounter{people, m.ring, m.tokens, m.authorize, m.launches, m.registration, m.introspection, m.discovery(), brands.Handler{Bundle: m.bundle},
+	for _, x := range []rest.Mounter{m.page, m.ring, m.tokens, m.authorize, m.launches, m.registration, m.introspection, m.discovery(), brands.Handler{Bundle: m.bundle},
 		&ingest.Handler{Pipeline: m.pipeline, Auth: m.policy, RequestID: rest.RequestID, Limits: m.pipeline.Limits, Logger: m.Log}} {
 		x.Mount(e)
 	}
-	return m.behindProxies(m.nonces.Offer(e))
+	return m.behindProxies(secured(m.base, m.nonces.Offer(e)))
 }
 
 // behindProxies takes from trusted proxies what they know of a client. The
@@ -224,15 +235,19 @@ func (o operator) put(ctx context.Context, rq *interaction.Request, typ, id stri
 		w, err := o.m.service.Create(ctx, rq, typ, body, "")
 		return w.Resource.ID, err
 	}
-	w, err := o.m.service.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, 0)
+	w, err := o.m.service.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, interaction.Preconditions{})
 	return w.Resource.ID, err
 }
 
 // record leaves the AuditEvent of an operator's command that is no FHIR
 // interaction.
 func (o operator) record(ctx context.Context, rq *interaction.Request, command, patient string) error {
-	return o.m.recorder.Record(ctx, audit.Event{Kind: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
-		Principal: rq.Principal, RequestID: rq.RequestID, Patient: patient})
+	return o.m.recorder.Record(ctx, commandEvent(rq, command, patient))
+}
+
+func commandEvent(rq *interaction.Request, command, patient string) audit.Event {
+	return audit.Event{Kind: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
+		Principal: rq.Principal, RequestID: rq.RequestID, Patient: patient}
 }
 
 // scopeText trims a scope as a person types it.

@@ -26,7 +26,7 @@ func (d *DB) Check(ctx context.Context, report func(problem string)) error {
 	}
 	defer d.leave(v)
 	c := &checker{ctx: ctx, d: d, v: v, report: report}
-	for _, f := range []func() error{c.readable, c.forms, c.documents, c.ids, c.codes, c.index, c.series, c.orders, c.log} {
+	for _, f := range []func() error{c.readable, c.forms, c.documents, c.ids, c.codes, c.index, c.series, c.orders, c.log, c.changes} {
 		if err := f(); err != nil && damaged(err) {
 			continue
 		} else if err != nil {

@@ -65,7 +65,7 @@ func Salvage(ctx context.Context, from, to string, opts Options) (_ *Salvaged, e
 	if names, lerr := opts.FS.List(from); lerr != nil || len(names) == 0 {
 		return nil, fhir.Errorf(fhir.NotFound, op, "there is no store in %s", from)
 	}
-	s := &salvage{ctx: ctx, alive: map[writtenSamples]bool{}, out: &Salvaged{Rows: map[string]uint64{}, Unreadable: map[string]int{}}}
+	s := &salvage{ctx: ctx, written: map[writtenSamples]*samplesEntry{}, out: &Salvaged{Rows: map[string]uint64{}, Unreadable: map[string]int{}}}
 	if err := s.copy(from, to, opts); err != nil {
 		return nil, faulted(op, err)
 	}
@@ -89,8 +89,8 @@ type salvage struct {
 	made uint32
 	// changesLost is set when rows of the change log could not be read.
 	changesLost bool
-	alive       map[writtenSamples]bool
-	top         meta // of the rows
+	written     map[writtenSamples]*samplesEntry // what is left of them
+	top         meta                             // of the rows
 }
 
 // writtenSamples are the samples that a commit wrote of a series.
@@ -344,6 +344,9 @@ func (s *salvage) changes() error {
 		if p, err := decodePointer(idKey(r.typ, r.id, r.t), raw); err != nil || p.moved {
 			return err // its change is that of a series
 		}
+		if before, err := headOf(s.d.pdb, fhir.Ref{Type: r.typ, ID: r.id}, r.t-1); err == nil && before != nil && before.deleted {
+			e.created = true
+		}
 		return s.change(r.t, e.encode(), func(v []byte) bool {
 			have, err := decodeEntry(v)
 			return err == nil && v[0]&flagSeries == 0 && have.typ == r.typ && have.id == r.id
@@ -417,8 +420,8 @@ func (s *salvage) allSeries() error {
 		if err := s.set(tallyKey(in.id), st.encode()); err != nil {
 			return err
 		}
-		for t := range written {
-			s.alive[writtenSamples{in.id, store.T(t)}] = true
+		for t, e := range written {
+			s.written[writtenSamples{in.id, store.T(t)}] = e
 		}
 		return s.register(in, written)
 	})
@@ -494,7 +497,8 @@ func (s *salvage) register(in *seriesInfo, written map[uint64]*samplesEntry) err
 	return err
 }
 
-// emptied drops rows of the change log of which no sample is left.
+// emptied makes rows of the change log say how many of their samples are left,
+// and drops those that have none.
 func (s *salvage) emptied() (err error) {
 	v := &view{snap: s.d.pdb.NewSnapshot(), forms: &s.d.forms}
 	defer closing(v.snap, &err)
@@ -507,18 +511,25 @@ func (s *salvage) emptied() (err error) {
 			return err
 		}
 		t := store.T(binary.BigEndian.Uint64(k[1:]))
-		if s.alive[writtenSamples{e.id, t}] {
-			return nil
-		}
 		in, err := s.d.info(v.snap, &e.place, e.id)
 		if err != nil {
 			return err
 		}
 		moved, err := v.moved(in, t, e.first, e.end)
-		if err != nil || len(moved) > 0 {
+		if err != nil {
 			return err
 		}
+		left := uint64(len(moved))
+		if w := s.written[writtenSamples{e.id, t}]; w != nil {
+			left += w.count
+		}
+		if left == e.count {
+			return nil
+		}
 		s.out.LostChanges++
+		if e.count = left; left > 0 {
+			return s.set(slices.Clone(k), e.encode())
+		}
 		return s.remove(slices.Clone(k))
 	})
 }
