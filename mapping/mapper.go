@@ -31,6 +31,8 @@ type Mapper struct {
 	opts  Options
 	table *Table
 	rules map[string]map[string]*rule
+	// segments are the rows with SegmentsOf, by vendor.
+	segments map[string][]Segments
 }
 
 // New loads the table folder and compiles it.
@@ -58,6 +60,15 @@ func (m *Mapper) Categories(vendor, metric string) []string {
 	return nil
 }
 
+// Segments is a row whose samples are segments of what another row states.
+type Segments struct {
+	System, Metric string // the vendor's coding of a segment
+	Of             string // the other row
+}
+
+// Segments are the rows of a vendor that have SegmentsOf.
+func (m *Mapper) Segments(vendor string) []Segments { return m.segments[vendor] }
+
 // Result of mapping one Sample.
 type Result struct {
 	// ID and JSON of the Observation; JSON is nil for a row of device facts.
@@ -75,6 +86,8 @@ type Result struct {
 	Device DeviceKey
 	// Stream is the StreamID of a sample of a stream, "" of anything else.
 	Stream string
+	// SegmentsOf is the row that is made of samples like this one, "" mostly.
+	SegmentsOf string
 	// Vague: the sample says neither which device measured nor through what
 	// it came, so what is known of that from elsewhere stands.
 	Vague bool
@@ -120,7 +133,7 @@ func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient st
 		return Result{}, reject(sample.ReasonUnmapped, "the metric table has no row")
 	}
 	r = r.choose(s)
-	res := Result{Metric: r.row.Metric, Categories: r.categories}
+	res := Result{Metric: r.row.Metric, Categories: r.categories, SegmentsOf: r.row.SegmentsOf}
 	w, err := resolve(s, zone)
 	if err != nil {
 		return Result{}, err

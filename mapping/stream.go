@@ -90,8 +90,10 @@ func (x *Streams) Reset() {
 type Stream struct {
 	Template *series.Template
 	Metric   string // the row's
-	Device   DeviceKey
-	Vague    bool
+	// SegmentsOf is that of Result.
+	SegmentsOf string
+	Device     DeviceKey
+	Vague      bool
 	// Known is a sample of it, with device and source only.
 	Known *sample.Sample
 }
@@ -373,7 +375,7 @@ func (x *Streams) stream(e *likeness, s *sample.Sample, class series.Class, unsu
 	t := &series.Template{Identity: e.id, Class: class, KeyValue: s.KeyValue, Seed: e.seed, Patient: strings.Clone(x.patient), Vendor: x.vendor,
 		Categories: e.rule.categories, Values: len(e.numbers)}
 	t.Parts, t.Holes = h.parts(body, len(`{"resourceType":"Observation","id":"x","meta":{`))
-	return &Stream{Template: x.shared(t), Metric: e.rule.row.Metric, Device: res.Device, Vague: vague(s), Known: &e.known}
+	return &Stream{Template: x.shared(t), Metric: e.rule.row.Metric, SegmentsOf: e.rule.row.SegmentsOf, Device: res.Device, Vague: vague(s), Known: &e.known}
 }
 
 // shared returns the one template like t.

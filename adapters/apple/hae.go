@@ -97,7 +97,6 @@ type haeDecoder struct {
 	clock  *clock
 	names  *interner
 	parser fastjson.Parser
-	nights *nights
 	items  int
 }
 
@@ -105,16 +104,13 @@ func decodeHAE(ctx context.Context, in adapters.Input, sink adapters.Sink) error
 	m := &meter{r: in.Body, sink: sink}
 	h := &haeDecoder{
 		ctx: ctx, sink: sink, m: m, d: jsontext.NewDecoder(m, jsontext.AllowInvalidUTF8(true)),
-		clock: newClock(in.Received), names: newInterner(8192), nights: newNights(channelHAE),
+		clock: newClock(in.Received), names: newInterner(8192),
 	}
 	if err := h.run(); err != nil {
 		return err
 	}
 	sink.Progress(m.n)
-	if h.nights.lost > 0 {
-		sink.Drop(sample.DropIgnored, "night", h.nights.lost)
-	}
-	return h.nights.emit(h.clock, time.Time{}, sink.Sample)
+	return nil
 }
 
 func (h *haeDecoder) where() string { return "offset " + strconv.FormatInt(h.d.InputOffset(), 10) }

@@ -263,7 +263,6 @@ func (h *haeDecoder) sleepSegment(v *fastjson.Value) error {
 	if err := h.span(s, v, "startDate", "endDate"); err != nil {
 		return err
 	}
-	h.nights.add(s, nil)
 	return h.sink.Sample(s)
 }
 
@@ -322,7 +321,7 @@ func (h *haeDecoder) sleepNight(v *fastjson.Value, units string) error {
 	if stated != "" {
 		s.Value = number(stated, units)
 	}
-	s.VendorID = "night/" + short(source) + "/" + s.End.Format(time.DateOnly) + "/" + s.Start.Format("15")
+	s.VendorID = "night/" + short(source) + "/" + s.End.Format(time.DateOnly) + "/h" + s.Start.Format("15")
 	return h.sink.Sample(s)
 }
 

@@ -10,7 +10,6 @@ import (
 )
 
 const (
-	typeSleep     = "HKCategoryTypeIdentifierSleepAnalysis"
 	typeSystolic  = "HKQuantityTypeIdentifierBloodPressureSystolic"
 	typeDiastolic = "HKQuantityTypeIdentifierBloodPressureDiastolic"
 )
@@ -25,6 +24,7 @@ type record struct {
 	where    string
 	raw      []byte
 	syncID   string
+	version  int64 // of syncID; the greater is the later
 	external string
 }
 
@@ -206,6 +206,10 @@ func (d *xmlDecoder) entry(r *record, key, val []byte) {
 		r.s.UserEntered = string(val) == "1"
 	case "SyncIdentifier":
 		r.syncID = string(val)
+	case "SyncVersion":
+		if n, err := strconv.ParseInt(string(val), 10, 64); err == nil && n > 0 {
+			r.version = n
+		}
 	case "ExternalUUID":
 		r.external = string(val)
 	case "VO2MaxTestType":
@@ -300,6 +304,14 @@ func (d *xmlDecoder) vendorID(r *record) string {
 	return "uuid/" + src + "/" + r.external + "/" + strconv.FormatInt(r.s.Start.Unix(), 10)
 }
 
+// revision orders what several exports state: by the date of the export.
+func (d *xmlDecoder) revision() int64 {
+	if d.exported.IsZero() {
+		return 0
+	}
+	return d.exported.UnixMicro()
+}
+
 // emit hands out a finished record.
 func (d *xmlDecoder) emit(r *record) error {
 	if r.reason != "" {
@@ -307,6 +319,9 @@ func (d *xmlDecoder) emit(r *record) error {
 	}
 	if r.s.VendorID = d.vendorID(r); r.s.VendorID != "" {
 		r.s.KeyValue = false
+		if r.s.Revision = r.version; r.version == 0 {
+			r.s.Revision = d.revision()
+		}
 	}
 	switch r.s.Metric {
 	case typeSystolic, typeDiastolic:
@@ -318,8 +333,6 @@ func (d *xmlDecoder) emit(r *record) error {
 			return nil
 		}
 		return d.sink.Sample(out)
-	case typeSleep:
-		d.nights.add(&r.s, r.device)
 	}
 	return d.sink.Sample(&r.s)
 }

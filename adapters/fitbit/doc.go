@@ -111,7 +111,7 @@
 //
 // # Identity
 //
-// A named point (sleep, exercise, weight, ...) has the last segment of name
+// A point's updateTime is its Revision. A named point (sleep, exercise, weight, ...) has the last segment of name
 // or dataPointName as VendorID, so a restated night keeps its identity.
 // Nights and exercises say nothing that only one of list and reconcile knows
 // (no physical device, no platform), so that both pages give the same sample.

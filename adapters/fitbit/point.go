@@ -88,6 +88,9 @@ func (d *decoder) point(n *jsonitem.Node) error {
 		return d.reject(bad.reason, metric, bad.rule, n)
 	}
 	p.origin()
+	if t, _, ok := body.Get("updateTime").Time(); ok {
+		p.s.Revision = t.UnixMicro()
+	}
 	read := spec.read
 	if read == nil {
 		read = plain

@@ -46,7 +46,6 @@ type run struct {
 	categories map[kind]bool
 	devices    map[string]*mapping.DeviceFacts
 	meters     meters
-	repeated   bool // a payload with this beginning came before
 	wrote      bool
 	batches    int
 }
@@ -57,6 +56,8 @@ type observation struct {
 	seq         uint64 // its place in the batch
 	preliminary bool
 	retracted   bool
+	revision    int64
+	source      string // of a segment
 }
 
 // batch is what one commit will take. It belongs to one goroutine at a time.
@@ -111,9 +112,6 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 	r.ctx, r.out, r.cur = dctx, make(chan *batch, 1), newBatch()
 	r.streams = r.p.Mapper.Streams(r.q.Vendor, r.q.Patient, r.zone)
 	r.spare.most = r.limits.Samples
-	if err := r.recall(ctx); err != nil {
-		return err
-	}
 	done := make(chan error, 1)
 	go func() {
 		var err error
@@ -132,6 +130,9 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 	r.out <- r.cur
 	close(r.out)
 	if err := <-done; err != nil {
+		return err
+	}
+	if err := r.nights(ctx); err != nil && derr == nil {
 		return err
 	}
 	if derr != nil {
@@ -225,7 +226,10 @@ func (r *run) Sample(s *sample.Sample) error {
 		}
 		b.seq++
 		b.bytes += len(res.JSON)
-		o := observation{res, b.seq, s.Status == sample.Preliminary, s.Status == sample.Retracted}
+		o := observation{Result: res, seq: b.seq, preliminary: s.Status == sample.Preliminary, retracted: s.Status == sample.Retracted, revision: s.Revision}
+		if res.SegmentsOf != "" {
+			o.source = strings.Clone(s.Source.Name)
+		}
 		if i, twice := r.seen[res.ID]; twice {
 			// The payload states it twice: its last word counts.
 			b.obs[i] = o

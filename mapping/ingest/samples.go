@@ -19,6 +19,8 @@ type group struct {
 	metric   string
 	device   mapping.DeviceKey
 	vague    bool
+	segments string // of what its samples are segments, "" mostly
+	source   string // of segments
 	// columns are as the samples came, their places in the payload in
 	// Commits, until settle.
 	columns *series.Columns
@@ -56,7 +58,7 @@ func (r *run) useOf(st *mapping.Stream) *use {
 	}
 	g := b.byTemplate[st.Template]
 	if g == nil {
-		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague, columns: &series.Columns{}}
+		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague, segments: st.SegmentsOf, source: st.Known.Source.Name, columns: &series.Columns{}}
 		b.byTemplate[st.Template] = g
 		b.groups = append(b.groups, g)
 	}
@@ -288,6 +290,9 @@ func (r *run) series(ctx context.Context, b *batch, a *attempt) ([]observation, 
 			}
 			a.sb.Series = append(a.sb.Series, w)
 			a.samples += n[store.Missing]
+			if g.segments != "" {
+				a.touchSamples(g, w.Columns)
+			}
 			a.stream(mapping.StreamID(g.template.Identity))
 		}
 		for j, p := range found[i] {
@@ -305,5 +310,6 @@ func (g *group) document(i int) observation {
 	k := g.template.Key(&s)
 	body := g.template.Append(nil, &s)
 	return observation{Result: mapping.Result{ID: k.ID(), JSON: body, Hash: store.ContentHash(body), Categories: g.template.Categories,
-		Metric: g.metric, Start: time.UnixMicro(s.Start), Device: g.device, Vague: g.vague, Stream: mapping.StreamID(g.template.Identity)}}
+		Metric: g.metric, Start: time.UnixMicro(s.Start), Device: g.device, Vague: g.vague, Stream: mapping.StreamID(g.template.Identity), SegmentsOf: g.segments},
+		source: g.source}
 }

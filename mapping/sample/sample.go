@@ -76,6 +76,13 @@ type Sample struct {
 	// samples that may differ at one instant (Apple).
 	KeyValue bool
 
+	// Revision orders the vendor's statements of one thing: of two with the
+	// same identity, the one with the greater Revision is the later word,
+	// whichever arrives last. It is the time at which the vendor changed it
+	// or stated it, in Unix microseconds, or a version that only grows; one
+	// kind for each metric and channel. 0: the vendor says nothing of it.
+	Revision int64
+
 	Status Status
 	// UserEntered marks what a person typed in.
 	UserEntered bool
