@@ -119,6 +119,10 @@ func (rq *Request) may(op string, i access.Interaction, typ string) error {
 		return fhir.Errorf(fhir.Unauthorized, op, "an access token is needed")
 	}
 	if !rq.Principal.Grant.May(i, typ) {
+		if typ == "Consent" && rq.Principal.Grant.Scoped(i, typ) {
+			return fhir.Errorf(fhir.Forbidden, op, "this client is not registered to record Consents; no scope allows that. "+
+				"The patient's own pages and the operator record them, and a client to which the operator has given that right")
+		}
 		return fhir.Errorf(fhir.Forbidden, op, "the granted scopes do not cover this interaction on %s", typ)
 	}
 	return nil

@@ -111,7 +111,7 @@ func TestRefused(t *testing.T) {
 		{"per-1", "Patient", patient(`"name":[{"family":"A","period":{"start":"2020","end":"2019"}}]`), fhir.Unprocessable, "Patient.name[0].period", "per-1"},
 		{"ref-1", "Patient", patient(`"managingOrganization":{"reference":"#x"}`), fhir.Unprocessable, "Patient.managingOrganization", "ref-1"},
 		{"dom-3", "Patient", patient(`"contained":[{"resourceType":"Organization","id":"x","name":"n"}]`), fhir.Unprocessable, "Patient.contained", "dom-3"},
-		{"script", "Patient", patient(`"text":{"status":"generated","div":"<div xmlns=\"http://www.w3.org/1999/xhtml\"><script>x</script></div>"}`), fhir.Unprocessable, "Patient.text", "active"},
+		{"script", "Patient", patient(`"text":{"status":"generated","div":"<div xmlns=\"http://www.w3.org/1999/xhtml\"><script>x</script></div>"}`), fhir.Unprocessable, "Patient.text", "txt-1"},
 		{"cpt-2", "Patient", patient(`"telecom":[{"value":"1"}]`), fhir.Unprocessable, "Patient.telecom[0]", "cpt-2"},
 		{"twin length", "Patient", patient(`"name":[{"given":["a",null],"_given":[null]}]`), fhir.Invalid, "Patient.name.given", "null"},
 		{"null alone", "Patient", patient(`"name":[{"given":["a",null]}]`), fhir.Invalid, "Patient.name.given", "null"},

@@ -1,7 +1,6 @@
 package r4
 
 import (
-	"bytes"
 	"strings"
 
 	"github.com/valyala/fastjson"
@@ -17,6 +16,7 @@ type rules struct {
 	root      *fastjson.Value
 	contained map[string]bool // ids of contained resources
 	used      map[string]bool // fragments that are referred to
+	narrated  int             // bytes of narrative seen
 	issues    []fhir.Issue
 }
 
@@ -210,7 +210,7 @@ func (r *rules) dataType(place, name string, v *fastjson.Value) {
 	case name == "extension":
 		r.extension(place, v)
 		return
-	case name == "div" || name == "text" && v.Exists("div"):
+	case name == "text" && v.Exists("div"):
 		r.narrative(place, v.GetStringBytes("div"))
 	case name == "telecom" && v.Exists("value") && !v.Exists("system"):
 		r.add(place, "a contact point with a value needs a system (cpt-2)")
@@ -248,19 +248,15 @@ func (r *rules) extension(place string, v *fastjson.Value) {
 	}
 }
 
-// active is what narrative must not carry: it is shown by others' browsers.
-var active = []string{"<script", "<iframe", "<object", "<embed", "<form", "<link", "<base", "<style", "javascript:", " onerror", " onload", " onclick"}
-
+// narrative checks the XHTML of a Narrative. All narratives of a resource
+// share one bound.
 func (r *rules) narrative(place string, div []byte) {
-	low := bytes.ToLower(div)
-	if !bytes.HasPrefix(bytes.TrimSpace(low), []byte("<div")) {
-		r.add(place, "narrative must be one div (txt-1)")
+	if r.narrated += len(div); r.narrated > maxNarrative {
+		r.add(place, "the narratives of a resource must not be longer than 1 MiB in total")
+		return
 	}
-	for _, a := range active {
-		if bytes.Contains(low, []byte(a)) {
-			r.add(place, "narrative must not hold active content (txt-1)")
-			return
-		}
+	if rule := checkNarrative(div); rule != "" {
+		r.add(place, rule)
 	}
 }
 

@@ -18,6 +18,9 @@ type Subject struct {
 	ACR      string    `json:"acr,omitempty"` // how strongly
 	AMR      []string  `json:"amr,omitempty"` // by what (RFC 8176)
 	Session  string    `json:"session,omitempty"`
+	// Access is user.User.Access at the sign-in. What it began is dead once
+	// the account has another.
+	Access uint64 `json:"access,omitempty"`
 }
 
 // Context is what an EHR or the person put into context.

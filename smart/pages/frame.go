@@ -121,7 +121,7 @@ func (q *request) csrf() string {
 
 // from is where the request comes from.
 func (q *request) from() signin.From {
-	return signin.From{RemoteIP: remote(q.r), RequestID: q.w.Header().Get("X-Request-Id"), Device: func(id string) string { return q.p.Cookies.Device(q.r, id) }}
+	return signin.From{RemoteIP: remote(q.r), RequestID: q.w.Header().Get("X-Request-Id"), Agent: agent(q.r.UserAgent()), Device: func(id string) string { return q.p.Cookies.Device(q.r, id) }}
 }
 
 func remote(r *http.Request) string {
