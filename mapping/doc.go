@@ -25,6 +25,9 @@
 //
 // # Identity
 //
+// A sample that came through two channels has the id that it had first; ingest
+// finds that out (see its documentation).
+//
 // Ids are base32 of the first 16 bytes of SHA-256 over length-prefixed
 // vendor, patient, metric and either the vendor's id or the natural key: start
 // and end (instants) or day, source name, device identity, and the value where

@@ -126,6 +126,16 @@ func streamIdentity(vendor, patient, metric string, s *sample.Sample) (id series
 	return id
 }
 
+// CoarseStreams are the streams in which a coarse channel may have the samples
+// of a stream: by the name of the source, and without any.
+func (m *Mapper) CoarseStreams(vendor, patient, metric, source string) []series.Identity {
+	out := []series.Identity{streamIdentity(vendor, patient, metric, &sample.Sample{})}
+	if source != "" {
+		out = append(out, streamIdentity(vendor, patient, metric, &sample.Sample{Source: sample.Source{Name: source}}))
+	}
+	return out
+}
+
 // sampleKey is the id of one sample of a stream, whether or not it can be
 // stored in a series.
 func (r *rule) sampleKey(id series.Identity, s *sample.Sample, w *when) series.Key {

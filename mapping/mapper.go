@@ -67,6 +67,14 @@ type Segments struct {
 	Of             string // the other row
 }
 
+// System is the code system of a vendor's own codes.
+func (m *Mapper) System(vendor string) string {
+	for _, r := range m.rules[vendor] {
+		return r.system
+	}
+	return ""
+}
+
 // Segments are the rows of a vendor that have SegmentsOf.
 func (m *Mapper) Segments(vendor string) []Segments { return m.segments[vendor] }
 

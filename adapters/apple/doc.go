@@ -98,6 +98,11 @@
 // DATE being the day of waking and HOUR that of its start; ingest finds the
 // night that it restates by the time that both cover.
 //
+// # Channels
+//
+// Health Auto Export gives a source by its name only: its samples are Coarse,
+// and ingest finds which of an export's they are.
+//
 // # Revision
 //
 // ExportDate orders what several exports state of one day or of one sample

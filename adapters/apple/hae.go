@@ -104,7 +104,16 @@ type haeDecoder struct {
 	sawDays, sawHours bool             // whether other metrics have rows that are days, or not
 }
 
+// coarse is the sink of a channel that knows a source by its name only.
+type coarse struct{ adapters.Sink }
+
+func (c coarse) Sample(s *sample.Sample) error {
+	s.Coarse = true
+	return c.Sink.Sample(s)
+}
+
 func decodeHAE(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
+	sink = coarse{sink}
 	m := &meter{r: in.Body, sink: sink}
 	h := &haeDecoder{
 		ctx: ctx, sink: sink, m: m, d: jsontext.NewDecoder(m, jsontext.AllowInvalidUTF8(true)),

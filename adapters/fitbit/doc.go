@@ -119,8 +119,8 @@
 // clinically. A daily value's VendorID is its date, with the platform behind
 // it for other platforms than Fitbit's. All other points have the natural key
 // with their source: list keeps every source apart (phone and watch count the
-// same steps), and the reconciled stream is a source of its own named
-// "reconciled". One should take steps from one of the two.
+// same steps). The reconciled stream names no source, and its points are
+// Coarse: ingest finds which of list's they are.
 //
 // # Times, zeros and quality
 //

@@ -253,10 +253,11 @@ func (p *point) origin() {
 			p.listed(src)
 		}
 	case src == nil:
-		p.s.Device = service()
-		if p.s.VendorID == "" {
-			p.s.Source.Name = "reconciled"
+		if p.s.VendorID == "" { // of the merged stream: list says of which source
+			p.s.Coarse = true
+			return
 		}
+		p.s.Device = service()
 	default:
 		p.listed(src)
 	}

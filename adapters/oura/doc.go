@@ -95,7 +95,9 @@
 //
 // type "deleted" retracts the night and everything split from it, and so does
 // type "rest": a false positive, which an earlier reply may have given as a
-// nap. meta.updated_at, which older replies have, is the Revision. A night of no length is an instant; a
+// nap. meta.updated_at, which older replies have, is the Revision. Of heart
+// rates and intervals of one second the value and the source are part of the
+// identity. A night of no length is an instant; a
 // night that ends before it begins is a Reject; stage times that do not add
 // up stay as written. set_up_at of 1970 is unknown. Offsets in timestamps are
 // the wearer's (ZoneStated); a Z is only an instant (ZoneInstant). Documents

@@ -40,6 +40,8 @@ type attempt struct {
 	touched map[string]*touch
 	// replaced are stored nights that others in sb take the place of.
 	replaced []known
+	// channels is what has come for the patient from the vendor.
+	channels channels
 }
 
 func newAttempt() *attempt {
@@ -83,12 +85,18 @@ func (r *run) commit(ctx context.Context, b *batch) error {
 
 // try writes b as the store is now.
 func (r *run) try(ctx context.Context, b *batch, a *attempt) error {
+	if err := r.learnChannels(ctx, b, a); err != nil {
+		return err
+	}
 	others, err := r.series(ctx, b, a)
 	if err != nil {
 		return err
 	}
 	obs, err := r.named(ctx, b.obs, a)
 	if err != nil {
+		return err
+	}
+	if obs, err = r.once(ctx, obs, a); err != nil {
 		return err
 	}
 	if err := r.observations(ctx, b, append(obs[:len(obs):len(obs)], others...), a); err != nil {
@@ -117,13 +125,13 @@ func (r *run) try(ctx context.Context, b *batch, a *attempt) error {
 func (r *run) write(ctx context.Context, a *attempt, always bool) error {
 	sb := &a.sb
 	resources := len(sb.Writes) + a.samples
-	if resources > 0 {
+	if resources+len(a.streams)+len(a.listed) > 0 {
 		r.provenance(a)
 	}
-	if resources > 0 || always {
+	if len(sb.Writes)+a.samples > 0 || always {
 		ev := r.event(audit.Ingest, audit.Success)
 		ev.Data = []audit.DataRef{{Ref: r.consentRef}}
-		if resources > 0 {
+		if len(sb.Writes) > 0 {
 			ev.Data = append(ev.Data, audit.DataRef{Ref: sb.Writes[len(sb.Writes)-1].Resource.Ref()})
 		}
 		ev.Extra = [][2]string{{"vendor", r.q.Vendor}, {"format", r.format}, {"written", strconv.Itoa(resources)}, {"payload-sha256-64k", r.digest}}
@@ -220,6 +228,9 @@ func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *
 			if err != nil {
 				return err
 			}
+			if o.coarse && !o.retracted && was.status != statusRetracted && a.channels.Fine && a.channels.better(o.JSON, was.current) {
+				was.same = true // what it leaves out is known better
+			}
 			body, kept = was.body, was.kept
 			if !kept {
 				b.want(o.Device)
@@ -233,6 +244,9 @@ func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *
 			}
 			if o.SegmentsOf != "" {
 				a.touch(o, was.current)
+			}
+			if err := r.supersede(ctx, o, a); err != nil {
+				return err
 			}
 		} else {
 			b.want(o.Device)

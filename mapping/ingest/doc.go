@@ -79,6 +79,31 @@
 // and two that it covers become one. Segments say it better: where they make a
 // night, the one that was stated is entered-in-error, or not written.
 //
+// # Several channels
+//
+// One wearer's data may come through several channels of a vendor: Health Auto
+// Export and export.xml, list and reconcile of the Google Health API. Those
+// that know less of where a sample came from mark it Sample.Coarse. What a
+// coarse channel and another one both bring, of one type, at the same second or
+// over the same time, with the same value (within a thousandth, after
+// conversion), is one Observation, as a sample and as a document:
+//
+//   - What the store has from the channel that knows more stands, and the
+//     coarse delivery leaves a Provenance with the stream or Observation that
+//     it confirms as target, once.
+//   - What the store has from the coarse channel gets what the other one knows
+//     (device, metadata) as a new version under the identity that it has.
+//   - A restated value that a coarse channel had stated before takes back what
+//     that channel said.
+//
+// Two sources of one channel that say the same are two measurements. Two ids
+// that an app gives one workout (same source, type, start and end) are one. A
+// document that is stored under another id has that id in the room
+// ingest/same/ID; the rooms ingest/channels and ingest/heard hold which kinds
+// of channels have delivered and what was confirmed. A patient of one channel
+// pays a read of ingest/channels a commit. The commits of one patient and
+// vendor are worked out one after the other.
+//
 // # Device facts
 //
 // Each fact of a Device (versions, battery, model) is the latest word on it;

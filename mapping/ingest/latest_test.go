@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -126,5 +127,33 @@ func TestRejectedNap(t *testing.T) {
 	w.must("oura", "sleep.json", nap("rest"))
 	if n := len(w.all("Observation")); n != 0 {
 		t.Errorf("%d Observations of a rest", n)
+	}
+}
+
+// TestRatesOfOneSecond: Oura's heart rates have no id, and of one second there
+// may be several: of two sources, of two values, or both.
+func TestRatesOfOneSecond(t *testing.T) {
+	row := func(bpm int, source string) string {
+		return fmt.Sprintf(`{"bpm":%d,"source":%q,"timestamp":"2026-05-11T10:00:00+00:00"}`, bpm, source)
+	}
+	list := func(rows ...string) string {
+		return `{"data":[` + strings.Join(rows, ",") + `],"next_token":null}`
+	}
+	for _, payloads := range [][]string{
+		{list(row(88, "awake"), row(103, "workout"), row(88, "workout"), row(90, "awake"))},
+		{list(row(88, "awake")), list(row(103, "workout")), list(row(90, "awake"), row(88, "workout")), list(row(88, "awake"))},
+	} {
+		w := newWorld(t)
+		for _, p := range payloads {
+			w.must("oura", "heartrate.json", p)
+		}
+		var got []string
+		for _, o := range w.chart("8867-4") {
+			got = append(got, o.Quantity.Value.String()+o.Status)
+		}
+		slices.Sort(got)
+		if want := []string{"103final", "88final", "88final", "90final"}; !slices.Equal(got, want) {
+			t.Errorf("%v, want %v", got, want)
+		}
 	}
 }

@@ -58,7 +58,8 @@ type observation struct {
 	preliminary bool
 	retracted   bool
 	revision    int64
-	source      string // of a segment
+	source      string // of a segment or sample
+	coarse      bool
 	vendorID    string
 }
 
@@ -254,7 +255,7 @@ func (r *run) document(s *sample.Sample, res mapping.Result) error {
 		}
 		b.seq++
 		b.bytes += len(res.JSON)
-		o := observation{Result: res, seq: b.seq, preliminary: s.Status == sample.Preliminary, retracted: s.Status == sample.Retracted, revision: s.Revision, vendorID: s.VendorID}
+		o := observation{Result: res, seq: b.seq, preliminary: s.Status == sample.Preliminary, retracted: s.Status == sample.Retracted, revision: s.Revision, vendorID: s.VendorID, coarse: s.Coarse}
 		if res.SegmentsOf != "" {
 			o.source = strings.Clone(s.Source.Name)
 		}

@@ -20,7 +20,8 @@ type group struct {
 	device   mapping.DeviceKey
 	vague    bool
 	segments string // of what its samples are segments, "" mostly
-	source   string // of segments
+	source   string
+	coarse   bool
 	// columns are as the samples came, their places in the payload in
 	// Commits, until settle.
 	columns *series.Columns
@@ -58,7 +59,7 @@ func (r *run) useOf(st *mapping.Stream) *use {
 	}
 	g := b.byTemplate[st.Template]
 	if g == nil {
-		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague, segments: st.SegmentsOf, source: st.Known.Source.Name, columns: &series.Columns{}}
+		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague, segments: st.SegmentsOf, source: st.Known.Source.Name, coarse: st.Coarse, columns: &series.Columns{}}
 		b.byTemplate[st.Template] = g
 		b.groups = append(b.groups, g)
 	}
@@ -275,11 +276,18 @@ func (r *run) series(ctx context.Context, b *batch, a *attempt) ([]observation, 
 	a.sb.Probed = at
 	var others []observation
 	for i, g := range gs {
-		var n [3]int
+		known, err := r.twinsOf(ctx, g, found[i], a)
+		if err != nil {
+			return nil, err
+		}
+		others = append(others, known...)
+	}
+	for i, g := range gs {
+		var n [adopted + 1]int
 		for _, p := range found[i] {
 			n[p]++
 		}
-		a.count(g.metric, Counts{Created: n[store.Missing], Unchanged: n[store.Same]})
+		a.count(g.metric, Counts{Created: n[store.Missing], Unchanged: n[store.Same] + n[twin]})
 		if n[store.Missing] > 0 || n[store.Same] > 0 && !g.vague {
 			b.want(g.device)
 		}
@@ -311,5 +319,5 @@ func (g *group) document(i int) observation {
 	body := g.template.Append(nil, &s)
 	return observation{Result: mapping.Result{ID: k.ID(), JSON: body, Hash: store.ContentHash(body), Categories: g.template.Categories,
 		Metric: g.metric, Start: time.UnixMicro(s.Start), Device: g.device, Vague: g.vague, Stream: mapping.StreamID(g.template.Identity), SegmentsOf: g.segments},
-		source: g.source}
+		source: g.source, coarse: g.coarse}
 }
