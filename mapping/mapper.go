@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io/fs"
+	"sync"
 	"time"
 
 	"pulsegate/fhir"
@@ -22,7 +23,13 @@ type Options struct {
 	// SeriesFrom is the rate, in samples a day, from which the samples of a
 	// row are given out as series; 0: 24, negative: none is.
 	SeriesFrom int
+	// Key is the secret under which ids are derived, KeySize bytes; empty:
+	// the ids of a store that was written before there was one.
+	Key []byte
 }
+
+// KeySize is the length of Options.Key.
+const KeySize = 32
 
 // seriesFrom is the default of Options.SeriesFrom: a value an hour.
 const seriesFrom = 24
@@ -34,10 +41,14 @@ type Mapper struct {
 	rules map[string]map[string]*rule
 	// segments are the rows with SegmentsOf, by vendor.
 	segments map[string][]Segments
+	macs     sync.Pool
 }
 
 // New loads the table folder and compiles it.
 func New(dir fs.FS, o Options) (*Mapper, error) {
+	if n := len(o.Key); n != 0 && n != KeySize {
+		return nil, fhir.Errorf(fhir.Internal, "mapping.New", "the key for ids has %d bytes, not %d", n, KeySize)
+	}
 	t, err := Load(dir)
 	if err != nil {
 		return nil, fhir.Wrap("mapping.New", err)
@@ -160,7 +171,7 @@ func (m *Mapper) LegacyID(vendor string, s *sample.Sample, patient string, zone 
 	if err != nil || !r.streamed(s, &w) {
 		return ""
 	}
-	return observationID(vendor, patient, r.row.Metric, s, &w)
+	return m.observationID(vendor, patient, r.row.Metric, s, &w)
 }
 
 func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location, legacy bool) (Result, error) {
@@ -174,7 +185,7 @@ func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient st
 	if err != nil {
 		return Result{}, err
 	}
-	res.Device, res.Vague = deviceKey(vendor, patient, s), vague(s)
+	res.Device, res.Vague = m.deviceKey(vendor, patient, s), vague(s)
 	if r.row.Shape == ShapeDevice {
 		if res.Device.ID == "" {
 			return Result{}, reject(sample.ReasonMissing, "device facts without a device")
@@ -184,11 +195,11 @@ func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient st
 	}
 	if !legacy && r.streamed(s, &w) {
 		w.cut()
-		id := streamIdentity(vendor, patient, r.row.Metric, s)
+		id := m.streamIdentity(vendor, patient, r.row.Metric, s)
 		k := r.sampleKey(id, s, &w)
 		res.ID, res.Stream = k.ID(), StreamID(id)
 	} else {
-		res.ID = observationID(vendor, patient, r.row.Metric, s, &w)
+		res.ID = m.observationID(vendor, patient, r.row.Metric, s, &w)
 	}
 	res.Start = w.start
 	from := len(buf)

@@ -257,7 +257,7 @@ func (x *Streams) likeness(s *sample.Sample) *likeness {
 	if len(e.numbers) == 0 && s.Value.Kind != sample.Code || len(e.numbers) > series.MaxValues {
 		return e
 	}
-	e.id = streamIdentity(x.vendor, x.patient, r.row.Metric, s)
+	e.id = x.m.streamIdentity(x.vendor, x.patient, r.row.Metric, s)
 	if s.KeyValue {
 		e.seed, _ = r.naturalKey(s)
 	}
@@ -372,7 +372,7 @@ func (x *Streams) offset(e *likeness, t time.Time) int16 {
 // stream renders s, cuts out what differs, and finds the template.
 func (x *Streams) stream(e *likeness, s *sample.Sample, class series.Class, unsure int) *Stream {
 	w := when{start: s.Start, unsure: unsure == 1}
-	res := Result{ID: "x", Stream: StreamID(e.id), Device: deviceKey(x.vendor, x.patient, s)}
+	res := Result{ID: "x", Stream: StreamID(e.id), Device: x.m.deviceKey(x.vendor, x.patient, s)}
 	var h holes
 	body, err := e.rule.observation(nil, x.vendor, x.patient, s, &w, &res, &h)
 	if err != nil { // Map says so

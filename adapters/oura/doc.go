@@ -97,9 +97,8 @@
 // type "rest": a false positive, which an earlier reply may have given as a
 // nap. meta.updated_at, which older replies have, is the Revision. Of heart
 // rates and intervals of one second the value and the source are part of the
-// identity. A night of no length is an instant; a
-// night that ends before it begins is a Reject; stage times that do not add
-// up stay as written. set_up_at of 1970 is unknown. Offsets in timestamps are
+// identity. A night of no length is an instant; a night that ends before it
+// begins is a Reject; stage times that do not add up stay as written. set_up_at of 1970 is unknown. Offsets in timestamps are
 // the wearer's (ZoneStated); a Z is only an instant (ZoneInstant). Documents
 // of the present day are Preliminary where they still grow (activity,
 // stress). The day of a night is the day of waking; an activity day begins at

@@ -30,6 +30,9 @@ import (
 	"pulsegate/mapping"
 )
 
+// testKey is the secret for ids of the tests.
+var testKey = []byte("0123456789abcdef0123456789abcdef")
+
 // consents is a consent that a test can take away.
 type consents struct {
 	closed     bool
@@ -104,7 +107,7 @@ func newWorldOn(t tester, dir string, fs vfs.FS) (w *world, done func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := mapping.New(mapping.Builtin(), mapping.Options{})
+	m, err := mapping.New(mapping.Builtin(), mapping.Options{Key: testKey})
 	if err != nil {
 		t.Fatal(err)
 	}

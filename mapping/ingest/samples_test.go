@@ -119,7 +119,7 @@ func TestTiersAlike(t *testing.T) {
 				case "documents":
 					w.p.Store = store.Documents{Store: w.p.Store}
 				case "never":
-					m, err := mapping.New(mapping.Builtin(), mapping.Options{SeriesFrom: -1})
+					m, err := mapping.New(mapping.Builtin(), mapping.Options{SeriesFrom: -1, Key: testKey})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -167,7 +167,7 @@ func difference(a, b string) string {
 // TestOrderDoesNotMatter: samples that are all different give the same store in
 // whatever order and payloads they come, late or not.
 func TestOrderDoesNotMatter(t *testing.T) {
-	m, err := mapping.New(mapping.Builtin(), mapping.Options{})
+	m, err := mapping.New(mapping.Builtin(), mapping.Options{Key: testKey})
 	if err != nil {
 		t.Fatal(err)
 	}
