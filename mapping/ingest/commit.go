@@ -307,6 +307,9 @@ func (r *run) earlier(ctx context.Context, ref fhir.Ref, o *observation) (was pa
 	if err != nil {
 		return was, fhir.Wrap("ingest.earlier", err)
 	}
+	if o.joined && !v.Deleted && !o.retracted {
+		o.complete(v.JSON)
+	}
 	was.status, was.current, was.body = statusOf(v.JSON), v.JSON, o.JSON
 	if o.Vague {
 		was.body, was.kept = mapping.KeepSource(o.JSON, v.JSON)

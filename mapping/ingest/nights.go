@@ -148,6 +148,11 @@ func (r *run) derive(ctx context.Context, of mapping.Segments, n *sourceNights, 
 	if err != nil {
 		return err
 	}
+	joint, err := r.joint(ctx, of, n.Source, from, to)
+	if err != nil {
+		return err
+	}
+	known = append(known, joint...)
 	if err := r.observations(ctx, newBatch(), obs, a); err != nil {
 		return err
 	}
@@ -310,7 +315,7 @@ func (r *run) retract(a *attempt, k *known) {
 // begins at another hour now. A night that is made of segments stands.
 func (r *run) named(ctx context.Context, obs []observation, a *attempt) ([]observation, error) {
 	for _, of := range r.p.Mapper.Segments(r.q.Vendor) {
-		isNight := func(o observation) bool { return o.Metric == of.Of && o.source == "" }
+		isNight := func(o observation) bool { return o.Metric == of.Of }
 		if !slices.ContainsFunc(obs, isNight) {
 			continue
 		}
@@ -351,6 +356,10 @@ func (r *run) tell(ctx context.Context, of mapping.Segments, o *observation, bef
 	if err != nil {
 		return false, err
 	}
+	several, err := r.severalSources(ctx, of, o, from, to, a)
+	if err != nil || several {
+		return !several, err
+	}
 	overlaps := func(k *known) bool {
 		return k.status != statusRetracted && (k.from.Before(to) && from.Before(k.to) || k.from.Equal(from))
 	}
@@ -389,6 +398,66 @@ func (r *run) tell(ctx context.Context, of mapping.Segments, o *observation, bef
 	}
 	*told = append(*told, this)
 	return true, nil
+}
+
+// severalSources reports whether o, a night that a source states as a whole,
+// is of several ("Watch|Phone"), and the segments of one of them say it.
+// Otherwise it is remembered that there are such nights.
+func (r *run) severalSources(ctx context.Context, of mapping.Segments, o *observation, from, to time.Time, a *attempt) (bool, error) {
+	parts := strings.Split(o.source, "|")
+	if len(parts) < 2 || len(parts) > 16 {
+		return false, nil
+	}
+	for _, part := range parts {
+		all, err := r.stated(ctx, of, "night/"+sourceHash(part)+"/", from, to)
+		if err != nil {
+			return false, err
+		}
+		for i := range all {
+			if k := &all[i]; !k.told && k.status != statusRetracted && k.from.Before(to) && from.Before(k.to) {
+				a.count(o.Metric, Counts{Unchanged: 1})
+				return true, nil
+			}
+		}
+	}
+	key := r.nightRoom() + sourceHash(o.source)
+	raw, err := r.p.Store.Get(ctx, key)
+	if err != nil || raw != nil {
+		return false, fhir.Wrap("ingest.tell", err)
+	}
+	w, err := (&sourceNights{Source: o.source}).write(key)
+	if err == nil && !slices.ContainsFunc(a.sb.State, func(s store.StateWrite) bool { return s.Key == key }) {
+		a.sb.State = append(a.sb.State, w)
+	}
+	return false, err
+}
+
+// joint are the nights that were stated as a whole of several sources, this one
+// among them.
+func (r *run) joint(ctx context.Context, of mapping.Segments, source string, from, to time.Time) (out []known, err error) {
+	var prefixes []string
+	var bad error
+	err = r.p.Store.List(ctx, r.nightRoom(), func(_ string, raw []byte) bool {
+		var n sourceNights
+		if bad = json.Unmarshal(raw, &n); bad != nil {
+			return false
+		}
+		if parts := strings.Split(n.Source, "|"); len(parts) > 1 && slices.Contains(parts, source) {
+			prefixes = append(prefixes, "night/"+sourceHash(n.Source)+"/")
+		}
+		return true
+	})
+	if err == nil {
+		err = bad
+	}
+	for _, p := range prefixes {
+		if err == nil {
+			var some []known
+			some, err = r.stated(ctx, of, p, from, to)
+			out = append(out, slices.DeleteFunc(some, func(k known) bool { return !k.told })...)
+		}
+	}
+	return out, fhir.Wrap("ingest.nights", err)
 }
 
 // rename gives o another identity.

@@ -237,6 +237,15 @@ func TestNightToldAgain(t *testing.T) {
 		}
 		w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, final")
 	}
+	// Several sources are named as one.
+	told = whole("Phone|Band", "2026-04-14 23:05:00 +0200", "2026-04-15 06:40:00 +0200", "7")
+	for _, order := range [][]string{{told, segments}, {segments, told}, {told, segments, told}} {
+		w := newWorld(t)
+		for _, p := range order {
+			w.must("apple", "a.json", p)
+		}
+		w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, final")
+	}
 	// Two parts that turn out to be one night.
 	w = newWorld(t)
 	w.must("apple", "a.json", whole("Band", "2026-04-14 22:40:00 +0200", "2026-04-15 02:00:00 +0200", "3"))

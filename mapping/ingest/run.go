@@ -60,6 +60,7 @@ type observation struct {
 	revision    int64
 	source      string // of a segment or sample
 	coarse      bool
+	joined      bool // stored for two ids of the vendor's: what it leaves out stands
 	vendorID    string
 }
 
@@ -256,7 +257,7 @@ func (r *run) document(s *sample.Sample, res mapping.Result) error {
 		b.seq++
 		b.bytes += len(res.JSON)
 		o := observation{Result: res, seq: b.seq, preliminary: s.Status == sample.Preliminary, retracted: s.Status == sample.Retracted, revision: s.Revision, vendorID: s.VendorID, coarse: s.Coarse}
-		if res.SegmentsOf != "" {
+		if res.SegmentsOf != "" || r.segmented(res.Metric) {
 			o.source = strings.Clone(s.Source.Name)
 		}
 		if i, twice := r.seen[res.ID]; twice {

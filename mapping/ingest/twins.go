@@ -114,48 +114,71 @@ func (r *run) twinsOf(ctx context.Context, g *group, found []store.Presence, a *
 	return nil, nil
 }
 
-// adopt finds what a coarse channel brought before: its ids are known.
+// adopt finds what a coarse channel brought before: its ids are known. It may
+// not have told the end of what took time.
 func (r *run) adopt(ctx context.Context, g *group, found []store.Presence, a *attempt) (out []observation, err error) {
+	taken := map[string]bool{}
 	for _, id := range r.p.Mapper.CoarseStreams(r.q.Vendor, r.q.Patient, g.metric, g.source) {
-		if id == g.template.Identity && !g.template.KeyValue {
+		for _, endless := range []bool{false, true} {
+			if id == g.template.Identity && !g.template.KeyValue && !endless {
+				continue
+			}
+			more, err := r.adoptFrom(ctx, g, found, a, id, endless, taken)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, more...)
+		}
+	}
+	return out, nil
+}
+
+// adoptFrom is adopt for one stream.
+func (r *run) adoptFrom(ctx context.Context, g *group, found []store.Presence, a *attempt, id series.Identity, endless bool, taken map[string]bool) (out []observation, err error) {
+	t := series.Template{Identity: id}
+	var at []int
+	var refs []fhir.Ref
+	for i, p := range found {
+		s := g.columns.At(i)
+		if p != store.Missing || endless && s.End == series.NoEnd {
 			continue
 		}
-		t := series.Template{Identity: id}
-		var at []int
-		var refs []fhir.Ref
-		for i, p := range found {
-			if p == store.Missing {
-				s := g.columns.At(i)
-				k := t.Key(&s)
-				at, refs = append(at, i), append(refs, fhir.Ref{Type: "Observation", ID: k.ID()})
-			}
+		if endless {
+			s.End = series.NoEnd
 		}
-		heads, err := r.p.Store.Heads(ctx, refs)
+		k := t.Key(&s)
+		at, refs = append(at, i), append(refs, fhir.Ref{Type: "Observation", ID: k.ID()})
+	}
+	if len(refs) == 0 {
+		return nil, nil
+	}
+	heads, err := r.p.Store.Heads(ctx, refs)
+	if err != nil {
+		return nil, fhir.Wrap("ingest.adopt", err)
+	}
+	for j, h := range heads {
+		if h.Version == 0 || h.Deleted || taken[refs[j].ID] {
+			continue
+		}
+		v, _, err := r.p.Store.Read(ctx, refs[j], 0)
 		if err != nil {
 			return nil, fhir.Wrap("ingest.adopt", err)
 		}
-		for j, h := range heads {
-			if h.Version == 0 || h.Deleted {
-				continue
-			}
-			v, _, err := r.p.Store.Read(ctx, refs[j], 0)
-			if err != nil {
-				return nil, fhir.Wrap("ingest.adopt", err)
-			}
-			o := g.document(at[j])
-			var mine, there measured
-			if json.Unmarshal(o.JSON, &mine) != nil || json.Unmarshal(v.JSON, &there) != nil || there.Status == statusRetracted {
-				continue
-			}
-			if ours := mine.Device.Reference == there.Device.Reference; !ours && (!a.channels.isCoarse(there.Device.Reference) || !mine.same(&there)) {
-				continue // another value, or one that another source completed
-			}
-			o.JSON = bytes.ReplaceAll(o.JSON, []byte(`"`+o.Stream+`"`), []byte(`"`+mapping.StreamID(id)+`"`))
-			o.Stream = mapping.StreamID(id)
-			o.rename(refs[j].ID, "", "")
-			found[at[j]] = adopted
-			out = append(out, o)
+		o := g.document(at[j])
+		var mine, there measured
+		if json.Unmarshal(o.JSON, &mine) != nil || json.Unmarshal(v.JSON, &there) != nil || there.Status == statusRetracted {
+			continue
 		}
+		ours := mine.Device.Reference == there.Device.Reference
+		restated := ours && !endless && !g.template.KeyValue
+		if !restated && (!ours && !a.channels.isCoarse(there.Device.Reference) || !mine.same(&there)) {
+			continue // another measurement, or one that another source completed
+		}
+		o.JSON = bytes.ReplaceAll(o.JSON, []byte(`"`+o.Stream+`"`), []byte(`"`+mapping.StreamID(id)+`"`))
+		o.Stream = mapping.StreamID(id)
+		o.rename(refs[j].ID, "", "")
+		found[at[j]], taken[refs[j].ID] = adopted, true
+		out = append(out, o)
 	}
 	return out, nil
 }
@@ -274,13 +297,22 @@ func (r *run) once(ctx context.Context, obs []observation, a *attempt) ([]observ
 	at := map[string]int{}
 	for i := range obs {
 		o := obs[i]
-		if heads[i].Version == 0 && !r.segmented(o.Metric) {
+		switch {
+		case r.segmented(o.Metric):
+		case heads[i].Version == 0:
 			if err := r.identify(ctx, &o, out, a); err != nil {
+				return nil, err
+			}
+		case o.coarse && o.vendorID != "":
+			if o.joined, err = r.isJoined(ctx, o.ID); err != nil {
 				return nil, err
 			}
 		}
 		if j, twice := at[o.ID]; twice {
 			a.count(o.Metric, Counts{Dropped: 1})
+			if o.joined {
+				o.complete(out[j].JSON)
+			}
 			out[j] = o
 			continue
 		}
@@ -305,7 +337,8 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 	if raw != nil {
 		id, vendorID, _ := strings.Cut(string(raw), "/")
 		o.become(id, vendorID)
-		return nil
+		o.joined, err = r.isJoined(ctx, id)
+		return err
 	}
 	var mine measured
 	if err := json.Unmarshal(o.JSON, &mine); err != nil {
@@ -351,8 +384,73 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 		return fhir.Wrap("ingest.once", err)
 	}
 	a.sb.State = append(a.sb.State, store.StateWrite{Key: key, Value: []byte(id + "/" + vendorID)})
+	if o.joined = o.coarse && o.vendorID != "" && vendorID != "" && o.vendorID != vendorID; o.joined {
+		a.sb.State = append(a.sb.State, store.StateWrite{Key: roomSame + id, Value: []byte(id + "/" + vendorID)})
+	}
 	o.become(id, vendorID)
 	return nil
+}
+
+// isJoined reports whether two ids of the vendor's have become the one that is
+// stored.
+func (r *run) isJoined(ctx context.Context, id string) (bool, error) {
+	raw, err := r.p.Store.Get(ctx, roomSame+id)
+	return raw != nil, fhir.Wrap("ingest.once", err)
+}
+
+// complete gives o the components that known has besides its own, in the order
+// of known: of two records of one thing neither takes back what the other
+// alone says.
+func (o *observation) complete(known []byte) {
+	const open = `,"component":[`
+	list := func(body []byte) (parts []json.RawMessage, codes []string) {
+		var x struct {
+			Component []json.RawMessage `json:"component"`
+		}
+		if json.Unmarshal(body, &x) != nil {
+			return nil, nil
+		}
+		for _, p := range x.Component {
+			var c struct {
+				Code json.RawMessage `json:"code"`
+			}
+			if json.Unmarshal(p, &c) != nil {
+				return nil, nil
+			}
+			codes = append(codes, string(c.Code))
+		}
+		return x.Component, codes
+	}
+	mine, names := list(o.JSON)
+	theirs, others := list(known)
+	if len(theirs) == 0 {
+		return
+	}
+	var all []json.RawMessage
+	for i, p := range theirs {
+		if j := slices.Index(names, others[i]); j >= 0 {
+			p = mine[j]
+		}
+		all = append(all, p)
+	}
+	for j, p := range mine {
+		if !slices.Contains(others, names[j]) {
+			all = append(all, p)
+		}
+	}
+	head := o.JSON[:len(o.JSON)-1]
+	if i := bytes.Index(head, []byte(open)); i >= 0 { // the last member
+		head = head[:i]
+	}
+	out := append(bytes.Clone(head), open...)
+	for i, p := range all {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, p...)
+	}
+	o.JSON = append(out, "]}"...)
+	o.Hash = store.ContentHash(o.JSON)
 }
 
 // become gives o the identity under which it is stored.
@@ -403,11 +501,14 @@ func (q *quantity) alike(o *quantity) bool {
 
 // same reports whether both state one measurement: of one type, at the same
 // second or over the same time, with the same value. A channel may leave out
-// components, and name a code in its own words.
+// the end and components, and name a code in its own words.
 func (m *measured) same(o *measured) bool {
 	from, to, ok := m.when()
 	from2, to2, ok2 := o.when()
-	if !ok || !ok2 || from.Unix() != from2.Unix() || to.Unix() != to2.Unix() {
+	if !ok || !ok2 || from.Unix() != from2.Unix() {
+		return false
+	}
+	if to.Unix() != to2.Unix() && m.EffectivePeriod.Start != "" && o.EffectivePeriod.Start != "" {
 		return false
 	}
 	if m.Quantity != nil || o.Quantity != nil {
