@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
@@ -176,24 +178,7 @@ func (r *run) sessions(ctx context.Context, of mapping.Segments, n *sourceNights
 	before, after := int64(around), int64(around)
 	for {
 		from, to = time.Unix(p[0]-before, 0).UTC(), time.Unix(p[1]+after, 0).UTC()
-		var segs []sleep.Segment
-		err = r.find(ctx, of.System, of.Metric, from, to, func(_ *store.Found, s *stored) bool {
-			if s.Status == statusRetracted || !slices.Contains(n.Streams, s.identifier(mapping.StreamSystem)) && !slices.Contains(n.Streams, s.Device.Reference) {
-				return true
-			}
-			g := sleep.Segment{Sure: !s.unsure(), Device: s.Device.Reference}
-			var ok bool
-			if g.Start, g.End, ok = s.when(); !ok {
-				return true
-			}
-			for _, c := range s.Value.Coding {
-				if g.Stage, ok = sleep.StageOf(c.Code); ok {
-					segs = append(segs, g)
-					break
-				}
-			}
-			return len(segs) < maxSegments
-		})
+		segs, err := r.segments(ctx, of, n, from, to)
 		if err != nil {
 			return nil, from, to, err
 		}
@@ -213,29 +198,115 @@ func (r *run) sessions(ctx context.Context, of mapping.Segments, n *sourceNights
 	}
 }
 
-// find gives out the patient's Observations of one code of the vendor's that
-// overlap a time.
-func (r *run) find(ctx context.Context, system, code string, from, to time.Time, fn func(*store.Found, *stored) bool) error {
-	q, err := search.Parse("Observation", [][2]string{{"patient", r.q.Patient}, {"code", system + "|" + code},
-		{"date", "ge" + from.Format(time.RFC3339)}, {"date", "le" + to.Format(time.RFC3339)}}, search.ParseOptions{})
+// segments are those of a source that overlap a time. Of a store that has them
+// in columns no Observations are made.
+func (r *run) segments(ctx context.Context, of mapping.Segments, n *sourceNights, from, to time.Time) (segs []sleep.Segment, err error) {
+	one := func(_ *store.Found, s *stored) bool {
+		g, ok := n.segment(s)
+		if ok {
+			if g.Start, g.End, ok = s.when(); ok {
+				segs = append(segs, g)
+			}
+		}
+		return len(segs) < maxSegments
+	}
+	fast, ok := r.p.Store.(store.Columnar)
+	if !ok {
+		err = r.find(ctx, of.System, of.Metric, from, to, one)
+		return segs, err
+	}
+	f, err := r.search(of.System, of.Metric, from, to)
 	if err != nil {
-		return fhir.Wrap("ingest.find", err)
+		return nil, err
+	}
+	likes := map[*series.Template]*sleep.Segment{} // nil: of another source
+	zones := map[int16]*time.Location{}
+	at := func(us int64, off int16) time.Time {
+		if zones[off] == nil {
+			zones[off] = time.FixedZone("", int(off)*60)
+		}
+		return time.UnixMicro(us).In(zones[off])
 	}
 	var bad error
-	err = r.p.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
+	err = fast.FindRuns(ctx, f, r.reader(one, &bad), func(x *store.Run) bool {
+		if x.Template.Vendor != r.q.Vendor {
+			return true
+		}
+		var cols *series.Columns
+		if cols, bad = x.Load(); bad != nil {
+			return false
+		}
+		like, seen := likes[x.Template]
+		if !seen {
+			first := cols.At(x.From)
+			first.Commit = series.Commit{}
+			var s stored
+			if bad = json.Unmarshal(x.Template.Append(nil, &first), &s); bad != nil {
+				return false
+			}
+			if g, ok := n.segment(&s); ok {
+				like = &g
+			}
+			likes[x.Template] = like
+		}
+		for i := x.From; like != nil && i < x.To && len(segs) < maxSegments; i++ {
+			if s := cols.At(i); s.End != series.NoEnd {
+				g := *like
+				g.Start, g.End = at(s.Start, s.Off), at(s.End, s.EndOff)
+				segs = append(segs, g)
+			}
+		}
+		return len(segs) < maxSegments
+	})
+	return segs, fhir.Wrap("ingest.segments", cmp.Or(err, bad))
+}
+
+// segment is s without its times; ok is false when it is not one of the
+// source.
+func (n *sourceNights) segment(s *stored) (g sleep.Segment, ok bool) {
+	if s.Status == statusRetracted || !slices.Contains(n.Streams, s.identifier(mapping.StreamSystem)) && !slices.Contains(n.Streams, s.Device.Reference) {
+		return g, false
+	}
+	g = sleep.Segment{Sure: !s.unsure(), Device: s.Device.Reference}
+	for _, c := range s.Value.Coding {
+		if g.Stage, ok = sleep.StageOf(c.Code); ok {
+			return g, true
+		}
+	}
+	return g, false
+}
+
+// search looks for the patient's Observations of one code of the vendor's that
+// overlap a time.
+func (r *run) search(system, code string, from, to time.Time) (store.Find, error) {
+	q, err := search.Parse("Observation", [][2]string{{"patient", r.q.Patient}, {"code", system + "|" + code},
+		{"date", "ge" + from.Format(time.RFC3339)}, {"date", "le" + to.Format(time.RFC3339)}}, search.ParseOptions{})
+	return store.Find{Query: q, Filter: access.All().Filter(access.Search)}, fhir.Wrap("ingest.find", err)
+}
+
+// find gives out what search finds.
+func (r *run) find(ctx context.Context, system, code string, from, to time.Time, fn func(*store.Found, *stored) bool) error {
+	f, err := r.search(system, code, from, to)
+	if err != nil {
+		return err
+	}
+	var bad error
+	err = r.p.Store.Find(ctx, f, r.reader(fn, &bad))
+	return fhir.Wrap("ingest.find", cmp.Or(err, bad))
+}
+
+// reader reads what is found of the vendor for fn; bad is why it ended early.
+func (r *run) reader(fn func(*store.Found, *stored) bool, bad *error) func(*store.Found) bool {
+	return func(f *store.Found) bool {
 		var s stored
 		if f.Facts.Vendor != r.q.Vendor {
 			return true
 		}
-		if bad = json.Unmarshal(f.Resource.JSON, &s); bad != nil {
+		if *bad = json.Unmarshal(f.Resource.JSON, &s); *bad != nil {
 			return false
 		}
 		return fn(f, &s)
-	})
-	if err == nil {
-		err = bad
 	}
-	return fhir.Wrap("ingest.find", err)
 }
 
 // night is a session as an Observation.
