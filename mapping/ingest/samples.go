@@ -276,7 +276,7 @@ func (r *run) series(ctx context.Context, b *batch, a *attempt) ([]observation, 
 	a.sb.Probed = at
 	var others []observation
 	for i, g := range gs {
-		known, err := r.twinsOf(ctx, g, found[i], a)
+		known, err := r.twinsOf(ctx, b, g, found[i], a)
 		if err != nil {
 			return nil, err
 		}

@@ -34,14 +34,19 @@ type channels struct {
 	Anonymous bool `json:"anonymous,omitempty"`
 	// Named are the Devices that stand for the sources of a coarse channel.
 	Named []string `json:"named,omitempty"`
+	// Streams are those of coarse channels.
+	Streams []string `json:"streams,omitempty"`
 }
 
-func (c *channels) learn(coarse bool, device string) (news bool) {
+func (c *channels) learn(coarse bool, device, stream string) (news bool) {
+	if coarse && stream != "" && !slices.Contains(c.Streams, stream) {
+		news, c.Streams = true, append(c.Streams, stream)
+	}
 	switch {
 	case !coarse:
 		news, c.Fine = !c.Fine, true
 	case device == "":
-		news, c.Anonymous = !c.Anonymous, true
+		news, c.Anonymous = news || !c.Anonymous, true
 	case !slices.Contains(c.Named, device):
 		news, c.Named = true, append(c.Named, device)
 	}
@@ -77,10 +82,10 @@ func (r *run) learnChannels(ctx context.Context, b *batch, a *attempt) error {
 	}
 	news := false
 	for _, g := range b.groups {
-		news = a.channels.learn(g.coarse, g.device.ID) || news
+		news = a.channels.learn(g.coarse, g.device.ID, mapping.StreamID(g.template.Identity)) || news
 	}
 	for i := range b.obs {
-		news = a.channels.learn(b.obs[i].coarse, b.obs[i].Device.ID) || news
+		news = a.channels.learn(b.obs[i].coarse, b.obs[i].Device.ID, b.obs[i].Stream) || news
 	}
 	if !news {
 		return nil
@@ -101,12 +106,15 @@ const (
 
 // twinsOf finds the samples of g that another channel brought. It marks them in
 // found and returns those that complete what is there.
-func (r *run) twinsOf(ctx context.Context, g *group, found []store.Presence, a *attempt) ([]observation, error) {
+func (r *run) twinsOf(ctx context.Context, b *batch, g *group, found []store.Presence, a *attempt) ([]observation, error) {
 	if !slices.Contains(found, store.Missing) {
 		return nil, nil
 	}
 	switch {
 	case g.coarse && a.channels.Fine:
+		if err := b.beside(g, found); err != nil {
+			return nil, err
+		}
 		return nil, r.known(ctx, g, found, a)
 	case !g.coarse && a.channels.coarse():
 		return r.adopt(ctx, g, found, a)
@@ -119,6 +127,9 @@ func (r *run) twinsOf(ctx context.Context, g *group, found []store.Presence, a *
 func (r *run) adopt(ctx context.Context, g *group, found []store.Presence, a *attempt) (out []observation, err error) {
 	taken := map[string]bool{}
 	for _, id := range r.p.Mapper.CoarseStreams(r.q.Vendor, r.q.Patient, g.metric, g.source) {
+		if !slices.Contains(a.channels.Streams, mapping.StreamID(id)) {
+			continue
+		}
 		for _, endless := range []bool{false, true} {
 			if id == g.template.Identity && !g.template.KeyValue && !endless {
 				continue
@@ -183,6 +194,33 @@ func (r *run) adoptFrom(ctx context.Context, g *group, found []store.Presence, a
 	return out, nil
 }
 
+// beside finds the samples of g, of a coarse channel, that another one brought
+// in the same batch.
+func (b *batch) beside(g *group, found []store.Presence) error {
+	for _, f := range b.groups {
+		if f.coarse || f.metric != g.metric || f.columns.Len() == 0 {
+			continue
+		}
+		for i, p := range found {
+			start := g.columns.Start[i]
+			j, _ := slices.BinarySearch(f.columns.Start, start)
+			for ; p == store.Missing && j < f.columns.Len() && f.columns.Start[j] == start; j++ {
+				var mine, there measured
+				if err := json.Unmarshal(g.document(i).JSON, &mine); err != nil {
+					return fhir.Wrap("ingest.beside", err)
+				}
+				if err := json.Unmarshal(f.document(j).JSON, &there); err != nil {
+					return fhir.Wrap("ingest.beside", err)
+				}
+				if mine.same(&there) {
+					p, found[i] = twin, twin
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // known finds what a channel that knows more brought before.
 func (r *run) known(ctx context.Context, g *group, found []store.Presence, a *attempt) error {
 	starts := map[int64][]int{}
@@ -193,6 +231,9 @@ func (r *run) known(ctx context.Context, g *group, found []store.Presence, a *at
 			starts[sec] = append(starts[sec], i)
 			from, to = min(from, sec), max(to, sec)
 		}
+	}
+	if len(starts) == 0 {
+		return nil
 	}
 	own := mapping.StreamID(g.template.Identity)
 	var bad error

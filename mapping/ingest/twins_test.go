@@ -68,6 +68,11 @@ func TestListAndReconcileAreOne(t *testing.T) {
 				t.Errorf("the source: %s", o.raw.JSON)
 			}
 		}
+		one := newWorld(t) // both in one body
+		one.must("fitbit", "page.json", order[0]+"\n"+order[1])
+		if n := len(one.all("Observation")); n != 5 {
+			t.Errorf("%d Observations of one body, want 5", n)
+		}
 		// Both say that it is another value now, one after the other.
 		w.must("fitbit", "page.json", points("", walked(0, 35)))
 		w.must("fitbit", "page.json", points("Sense", walked(0, 35)))
