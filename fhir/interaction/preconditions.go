@@ -80,7 +80,7 @@ func (p *Preconditions) check(op string, old *stored) error {
 		old.res.LastUpdated.Truncate(time.Second).After(p.IfUnmodifiedSince):
 		failed = fhir.Errorf(fhir.PreconditionFailed, op, "the resource has changed since the time of If-Unmodified-Since")
 	}
-	if failed != nil && version > 0 {
+	if failed != nil && old != nil {
 		return tells(failed, disclosedOf(old))
 	}
 	return failed
