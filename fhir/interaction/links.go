@@ -26,6 +26,8 @@ type links struct {
 	conditional map[string]string
 }
 
+func (l *links) empty() bool { return l == nil || len(l.ids) == 0 && len(l.conditional) == 0 }
+
 // restful is the form of a RESTful fullUrl.
 var restful = regexp.MustCompile(`^(https?://.+/)[A-Z][A-Za-z]{1,63}/[A-Za-z0-9.-]{1,64}$`)
 
@@ -59,7 +61,7 @@ var uris = map[string]bool{ // read only
 // linked replaces the references and links of body. Outside of a transaction
 // (l is nil) these are the references below this server's base.
 func (s *Service) linked(body []byte, l *links) ([]byte, error) {
-	if l == nil && !bytes.Contains(body, []byte(s.Base+"/")) && bytes.IndexByte(body, '\\') < 0 {
+	if l.empty() && !bytes.Contains(body, []byte(s.Base+"/")) && bytes.IndexByte(body, '\\') < 0 && (l == nil || !bytes.Contains(body, []byte("urn:"))) {
 		return body, nil
 	}
 	return rewriteLinks(body, l, s.Base)
