@@ -24,6 +24,8 @@ type links struct {
 	// conditional are local references by conditional reference
 	// ("Patient?identifier=1").
 	conditional map[string]string
+	// late replaces the elements of late alone.
+	late bool
 }
 
 func (l *links) empty() bool { return l == nil || len(l.ids) == 0 && len(l.conditional) == 0 }
@@ -55,7 +57,29 @@ func isConditional(ref string) (typ, query string, ok bool) {
 var uris = map[string]bool{ // read only
 	"authority": true, "endpoint": true, "implicitRules": true, "instantiatesUri": true, "issuer": true, "jurisdiction": true,
 	"policy": true, "source": true, "system": true, "type": true, "uri": true, "url": true,
-	"valueOid": true, "valueUri": true, "valueUrl": true, "valueUuid": true,
+	"valueUri": true, "valueUrl": true,
+}
+
+// late are those of type oid and uuid. R4 wants them replaced, too, although a
+// reference has not the form of these types: it is done after validation.
+var late = map[string]bool{"valueOid": true, "valueUuid": true} // read only
+
+// wants reports whether the values of a member may have to be replaced.
+func (l *links) wants(name string) bool {
+	if l != nil && l.late {
+		return late[name]
+	}
+	return name == "reference" || l != nil && (name == "div" || uris[name])
+}
+
+// linkedLate replaces what has to be replaced in a resource after validation.
+func (s *Service) linkedLate(r *fhir.Resource, l links) (err error) {
+	if !bytes.Contains(r.JSON, []byte(`"valueUuid"`)) && !bytes.Contains(r.JSON, []byte(`"valueOid"`)) {
+		return nil
+	}
+	l.late = true
+	r.JSON, err = rewriteLinks(r.JSON, &l, s.Base)
+	return err
 }
 
 // linked replaces the references and links of body. Outside of a transaction
@@ -104,7 +128,7 @@ func rewriteLinks(body []byte, l *links, base string) ([]byte, error) {
 		if kind == '[' && depth > 0 {
 			name = names[depth-1]
 		}
-		if name != "reference" && (l == nil || name != "div" && !uris[name]) {
+		if !l.wants(name) {
 			continue
 		}
 		to, err := l.replace(op, name, tok.String(), base)

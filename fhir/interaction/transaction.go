@@ -314,12 +314,18 @@ func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *ste
 	l.root = rootOf(st.e.FullURL)
 	if st.e.Method == "POST" {
 		res, err := s.admitNew(op, st.ref.Type, st.ref.ID, st.e.Resource, &l)
+		if err == nil {
+			err = s.linkedLate(&res, l)
+		}
 		if err != nil {
 			return nil, err
 		}
 		return s.draftPut(ctx, rq, op, res, nil)
 	}
 	res, err := s.admit(op, st.ref, st.e.Resource, &l)
+	if err == nil {
+		err = s.linkedLate(&res, l)
+	}
 	if err != nil {
 		return nil, err
 	}
