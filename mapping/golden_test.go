@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +49,11 @@ func example(tb tester, m *Mapper, v *Vendor, r *Row, day bool) *sample.Sample {
 	}
 	rule := m.rules[v.Vendor][r.Metric].choose(s)
 	number := func(p *rule_) sample.Value {
-		for _, n := range []string{"62", "36.8", "0.97", "1.75", "81500", "1750", "5400", "20000"} {
+		numbers := []string{"62", "36.8", "0.97", "1.75", "81500", "1750", "5400", "20000"}
+		if p.r.ranged {
+			numbers = append(numbers, strconv.FormatFloat((p.r.low+p.r.high)/2, 'f', -1, 64))
+		}
+		for _, n := range numbers {
 			x := sample.Value{Kind: sample.Number, Num: n, Unit: sentUnit(v.Vendor, p.ucum(tb))}
 			if _, err := p.r.appendValue(nil, &x, s.Channel, nil); err == nil {
 				return x
@@ -62,7 +67,11 @@ func example(tb tester, m *Mapper, v *Vendor, r *Row, day bool) *sample.Sample {
 		if p.r.units != nil {
 			u = sentUnit(v.Vendor, p.ucum(tb))
 		}
-		return sample.Value{Kind: sample.Series, Series: &sample.SeriesData{Period: 5 * time.Minute, Unit: u, Data: "1 2 E 3"}}
+		x := sample.Value{Kind: sample.Series, Series: &sample.SeriesData{Period: 5 * time.Minute, Unit: u, Data: "1 2 E 3"}}
+		if p.r.ranged && p.r.low > 3 {
+			x.Series.Data = "61 62 E 63"
+		}
+		return x
 	}
 	switch r.Shape {
 	case ShapeQuantity:

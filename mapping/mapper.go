@@ -2,7 +2,9 @@ package mapping
 
 import (
 	"crypto/sha256"
+	"errors"
 	"io/fs"
+	"sync"
 	"time"
 
 	"pulsegate/fhir"
@@ -21,7 +23,13 @@ type Options struct {
 	// SeriesFrom is the rate, in samples a day, from which the samples of a
 	// row are given out as series; 0: 24, negative: none is.
 	SeriesFrom int
+	// Key is the secret under which ids are derived, KeySize bytes; empty:
+	// the ids of a store that was written before there was one.
+	Key []byte
 }
+
+// KeySize is the length of Options.Key.
+const KeySize = 32
 
 // seriesFrom is the default of Options.SeriesFrom: a value an hour.
 const seriesFrom = 24
@@ -31,10 +39,16 @@ type Mapper struct {
 	opts  Options
 	table *Table
 	rules map[string]map[string]*rule
+	// segments are the rows with SegmentsOf, by vendor.
+	segments map[string][]Segments
+	macs     sync.Pool
 }
 
 // New loads the table folder and compiles it.
 func New(dir fs.FS, o Options) (*Mapper, error) {
+	if n := len(o.Key); n != 0 && n != KeySize {
+		return nil, fhir.Errorf(fhir.Internal, "mapping.New", "the key for ids has %d bytes, not %d", n, KeySize)
+	}
 	t, err := Load(dir)
 	if err != nil {
 		return nil, fhir.Wrap("mapping.New", err)
@@ -49,6 +63,9 @@ func New(dir fs.FS, o Options) (*Mapper, error) {
 // Table is the loaded table.
 func (m *Mapper) Table() *Table { return m.table }
 
+// Knows reports whether the table has a file for vendor.
+func (m *Mapper) Knows(vendor string) bool { return m.rules[vendor] != nil }
+
 // Categories are the codes of Observation.category of a metric, nil of one
 // that has no row. Read only.
 func (m *Mapper) Categories(vendor, metric string) []string {
@@ -57,6 +74,23 @@ func (m *Mapper) Categories(vendor, metric string) []string {
 	}
 	return nil
 }
+
+// Segments is a row whose samples are segments of what another row states.
+type Segments struct {
+	System, Metric string // the vendor's coding of a segment
+	Of             string // the other row
+}
+
+// System is the code system of a vendor's own codes.
+func (m *Mapper) System(vendor string) string {
+	for _, r := range m.rules[vendor] {
+		return r.system
+	}
+	return ""
+}
+
+// Segments are the rows of a vendor that have SegmentsOf.
+func (m *Mapper) Segments(vendor string) []Segments { return m.segments[vendor] }
 
 // Result of mapping one Sample.
 type Result struct {
@@ -75,9 +109,15 @@ type Result struct {
 	Device DeviceKey
 	// Stream is the StreamID of a sample of a stream, "" of anything else.
 	Stream string
+	// SegmentsOf is the row that is made of samples like this one, "" mostly.
+	SegmentsOf string
 	// Vague: the sample says neither which device measured nor through what
 	// it came, so what is known of that from elsewhere stands.
 	Vague bool
+	// Left lists the components that could not be written. If there are any,
+	// Kept is the Sample without them, which the Observation is made of.
+	Left []LeftOut
+	Kept *sample.Sample
 }
 
 // RejectError says why a Sample has no resource; Reason is one of the Reason
@@ -89,15 +129,38 @@ func (e *RejectError) Error() string { return e.Reason + ": " + e.Rule }
 func reject(reason, rule string) error { return &RejectError{reason, rule} }
 
 // Map maps s of the given vendor for a patient. Buf is appended to and holds
-// the JSON (nil is fine). An error is a *RejectError.
+// the JSON (nil is fine). A component that breaks a rule is left out and
+// listed in Result.Left. An error is a *RejectError; its Reason is
+// sample.DropPlaceholder if the value is a zero that stands for "not
+// measured".
 func (m *Mapper) Map(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location) (Result, error) {
-	return m.observe(buf, vendor, s, patient, zone, false)
+	return m.tolerant(buf, vendor, s, patient, zone, false)
 }
 
 // MapLegacy is Map as it was before there were streams: every Observation has
 // an id of its own kind.
 func (m *Mapper) MapLegacy(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location) (Result, error) {
-	return m.observe(buf, vendor, s, patient, zone, true)
+	return m.tolerant(buf, vendor, s, patient, zone, true)
+}
+
+// tolerant is observe without the components that it refuses. If nothing is
+// left then, the first of them is the reason.
+func (m *Mapper) tolerant(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location, legacy bool) (Result, error) {
+	res, err := m.observe(buf, vendor, s, patient, zone, legacy)
+	var part *partError
+	if err == nil || !errors.As(err, &part) {
+		return res, err
+	}
+	kept, left := m.rules[vendor][s.Metric].choose(s).sift(s)
+	if kept.Value.Kind == sample.None && len(kept.Components) == 0 {
+		return res, worst(left)
+	}
+	res, err = m.observe(buf, vendor, kept, patient, zone, legacy)
+	if errors.As(err, &part) { // the main series has no possible point
+		return res, part.RejectError
+	}
+	res.Left, res.Kept = left, kept
+	return res, err
 }
 
 // LegacyID is the id that MapLegacy gives a sample of a stream; "" of
@@ -111,7 +174,7 @@ func (m *Mapper) LegacyID(vendor string, s *sample.Sample, patient string, zone 
 	if err != nil || !r.streamed(s, &w) {
 		return ""
 	}
-	return observationID(vendor, patient, r.row.Metric, s, &w)
+	return m.observationID(vendor, patient, r.row.Metric, s, &w)
 }
 
 func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location, legacy bool) (Result, error) {
@@ -120,12 +183,12 @@ func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient st
 		return Result{}, reject(sample.ReasonUnmapped, "the metric table has no row")
 	}
 	r = r.choose(s)
-	res := Result{Metric: r.row.Metric, Categories: r.categories}
+	res := Result{Metric: r.row.Metric, Categories: r.categories, SegmentsOf: r.row.SegmentsOf}
 	w, err := resolve(s, zone)
 	if err != nil {
 		return Result{}, err
 	}
-	res.Device, res.Vague = deviceKey(vendor, patient, s), vague(s)
+	res.Device, res.Vague = m.deviceKey(vendor, patient, s), vague(s)
 	if r.row.Shape == ShapeDevice {
 		if res.Device.ID == "" {
 			return Result{}, reject(sample.ReasonMissing, "device facts without a device")
@@ -135,11 +198,11 @@ func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient st
 	}
 	if !legacy && r.streamed(s, &w) {
 		w.cut()
-		id := streamIdentity(vendor, patient, r.row.Metric, s)
+		id := m.streamIdentity(vendor, patient, r.row.Metric, s)
 		k := r.sampleKey(id, s, &w)
 		res.ID, res.Stream = k.ID(), StreamID(id)
 	} else {
-		res.ID = observationID(vendor, patient, r.row.Metric, s, &w)
+		res.ID = m.observationID(vendor, patient, r.row.Metric, s, &w)
 	}
 	res.Start = w.start
 	from := len(buf)
@@ -159,11 +222,7 @@ func (r *rule) choose(s *sample.Sample) *rule {
 		if v.when.Day != nil && *v.when.Day != !s.Day.IsZero() || v.when.Channel != "" && v.when.Channel != s.Channel {
 			continue
 		}
-		fits := len(v.when.Units) == 0
-		for _, u := range v.when.Units {
-			fits = fits || u == s.Value.Unit
-		}
-		if fits {
+		if v.when.unit(s.Value.Unit) {
 			return v.rule
 		}
 	}
@@ -309,6 +368,15 @@ func (r *rule) part(name string) *rule {
 	return &rule{system: r.system}
 }
 
+func has(components []sample.Component, name string) bool {
+	for i := range components {
+		if c := &components[i]; c.Name == name && c.Value.Kind != sample.None {
+			return true
+		}
+	}
+	return false
+}
+
 func (r *rule) components(b []byte, s *sample.Sample, h *holes) ([]byte, error) {
 	n := 0
 	open := func() {
@@ -323,7 +391,7 @@ func (r *rule) components(b []byte, s *sample.Sample, h *holes) ([]byte, error) 
 		open()
 		b = append(b, r.series...)
 		if b, err = r.appendValue(b, &s.Value, s.Channel, h); err != nil {
-			return nil, err
+			return nil, err // a *partError if only points are wrong
 		}
 		b = append(b, '}')
 	}
@@ -342,9 +410,17 @@ func (r *rule) components(b []byte, s *sample.Sample, h *holes) ([]byte, error) 
 			b = append(b, p.code...)
 		}
 		if b, err = p.appendValue(b, &c.Value, s.Channel, h); err != nil {
-			return nil, err
+			return nil, ofPart(c.Name, err)
 		}
 		b = append(b, '}')
+	}
+	for _, name := range r.required {
+		if !has(s.Components, name) {
+			open()
+			b = append(b, r.parts[name].code...)
+			b = append(b, absent...)
+			b = append(b, '}')
+		}
 	}
 	if n > 0 {
 		b = append(b, ']')

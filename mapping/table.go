@@ -53,8 +53,15 @@ type Component struct {
 	Unit     string            `yaml:"unit"`
 	Scale    map[string]string `yaml:"scale"`
 	Range    []float64         `yaml:"range"`
+	Zero     string            `yaml:"zero"`     // see zeroAbsent
+	Required bool              `yaml:"required"` // the profile wants it: without a value it states that this is absent
+	Shape    string            `yaml:"shape"`    // "codeable": free text is written as a CodeableConcept
 	Values   map[string]string `yaml:"values"`
 }
+
+// zeroAbsent is the value of Row.Zero and Component.Zero where the vendor
+// writes 0 for what was not measured.
+const zeroAbsent = "absent"
 
 // When is the condition of a Variant; all that is given must hold.
 type When struct {
@@ -84,10 +91,12 @@ type Row struct {
 	Refined    string            `yaml:"refined"` // a finer category of our own, beside Category
 	Profile    string            `yaml:"profile"`
 	Shape      string            `yaml:"shape"`
-	Rate       int               `yaml:"rate"` // typical samples a day of one source; 0: no stream
+	Rate       int               `yaml:"rate"`       // typical samples a day of one source; 0: no stream
+	SegmentsOf string            `yaml:"segmentsOf"` // the row that is made of all stored samples of this one
 	Unit       string            `yaml:"unit"`
 	Scale      map[string]string `yaml:"scale"`
 	Range      []float64         `yaml:"range"`
+	Zero       string            `yaml:"zero"` // see zeroAbsent
 	Method     string            `yaml:"method"`
 	Values     map[string]string `yaml:"values"`
 	Series     []string          `yaml:"series"`
@@ -180,6 +189,9 @@ func Load(dir fs.FS) (*Table, error) {
 		if err := readYAML(dir, name, sch, &v); err != nil {
 			return nil, err
 		}
+		if v.Vendor+".yaml" != name {
+			return nil, fmt.Errorf("%s: the file of vendor %s is named %s.yaml", name, v.Vendor, v.Vendor)
+		}
 		if err := t.check(name, &v); err != nil {
 			return nil, err
 		}
@@ -236,7 +248,13 @@ func (t *Table) check(file string, v *Vendor) error {
 		if r.Shape == ShapeQuantity && r.Unit == "" {
 			return fail("a quantity needs a unit")
 		}
+		if r.SegmentsOf != "" && !slices.ContainsFunc(v.Rows, func(o Row) bool { return o.Metric == r.SegmentsOf }) {
+			return fail("segmentsOf names no row")
+		}
 		if err := rateRule(r); err != nil {
+			return fail("%v", err)
+		}
+		if err := rangeRule(r); err != nil {
 			return fail("%v", err)
 		}
 		if err := t.known(r.Unit, r.Codes, r.Doubtful, r.Series); err != nil {
@@ -256,6 +274,20 @@ func (t *Table) check(file string, v *Vendor) error {
 		}
 		if err := profileRule(r); err != nil {
 			return fail("%v", err)
+		}
+	}
+	return nil
+}
+
+// rangeRule wants what is possible stated wherever there is a unit, so that an
+// absurd number is never published.
+func rangeRule(r *Row) error {
+	if r.Unit != "" && len(r.Range) != 2 {
+		return fmt.Errorf("a unit needs a range")
+	}
+	for i := range r.Components {
+		if c := &r.Components[i]; c.Unit != "" && len(c.Range) != 2 {
+			return fmt.Errorf("component %s: a unit needs a range", c.Name)
 		}
 	}
 	return nil

@@ -28,6 +28,8 @@ type line struct {
 	Source     *sample.Source   `json:"source,omitempty"`
 	VendorID   string           `json:"vendorId,omitempty"`
 	KeyValue   bool             `json:"keyValue,omitempty"`
+	Revision   int64            `json:"revision,omitempty"`
+	Coarse     bool             `json:"coarse,omitempty"`
 	Status     string           `json:"status,omitempty"`
 	User       bool             `json:"userEntered,omitempty"`
 	Method     string           `json:"method,omitempty"`
@@ -35,6 +37,7 @@ type line struct {
 	Reject     string           `json:"reject,omitempty"`
 	Where      string           `json:"where,omitempty"`
 	Detail     string           `json:"detail,omitempty"`
+	Component  string           `json:"component,omitempty"`
 	Drop       string           `json:"drop,omitempty"`
 	Count      int              `json:"count,omitempty"`
 }
@@ -60,7 +63,7 @@ func viewValue(v sample.Value) value {
 
 func view(s *sample.Sample) line {
 	l := line{
-		Metric: s.Metric, Channel: s.Channel, IANA: s.IANA, VendorID: s.VendorID, KeyValue: s.KeyValue,
+		Metric: s.Metric, Channel: s.Channel, IANA: s.IANA, VendorID: s.VendorID, KeyValue: s.KeyValue, Revision: s.Revision, Coarse: s.Coarse,
 		User: s.UserEntered, Method: s.Method, Note: s.Note,
 		Status: []string{"", "preliminary", "retracted"}[s.Status],
 	}
@@ -104,7 +107,7 @@ func JSONLines(r *Recorder) ([]byte, error) {
 		lines = append(lines, view(s))
 	}
 	for _, x := range r.Rejects {
-		lines = append(lines, line{Reject: x.Reason, Metric: x.Metric, Where: x.Where, Detail: x.Detail})
+		lines = append(lines, line{Reject: x.Reason, Metric: x.Metric, Where: x.Where, Detail: x.Detail, Component: x.Component, VendorID: x.VendorID})
 	}
 	for _, k := range slices.Sorted(maps.Keys(r.Drops)) {
 		lines = append(lines, line{Drop: k, Count: r.Drops[k]})

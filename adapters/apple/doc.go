@@ -15,7 +15,6 @@
 //	HKDataTypeSleepDurationGoal               Number           hr           -
 //	HKCorrelationTypeIdentifierBloodPressure  None             mmHg         systolic, diastolic (Number)
 //	HKWorkoutTypeIdentifier                   Code activity    -            see "workout"; HKWorkoutActivityType<Name>
-//	night                                     Number asleep    min          see "night"
 //	ActivitySummary (Day)                     None             -            activeEnergyBurned, activeEnergyBurnedGoal (kcal, kJ, Cal),
 //	                                                                        appleMoveTime, appleMoveTimeGoal, appleExerciseTime,
 //	                                                                        appleExerciseTimeGoal (min), appleStandHours, appleStandHoursGoal (count)
@@ -32,6 +31,7 @@
 //
 //	<name> (step_count, vo2max, ...)          Number qty       units        -
 //	heart_rate and all with Min/Avg/Max       Number Avg       units        min, max (Number), only where they differ from Avg
+//	heart_rate.average                        Number Avg       units        min, max; see "Aggregation"
 //	blood_pressure                            None             units        systolic, diastolic (Number)
 //	blood_glucose                             Number           units        mealTime (Code: Before Meal, After Meal, Unspecified)
 //	insulin_delivery                          Number           units        reason (Code: Bolus, Basal)
@@ -47,8 +47,27 @@
 //	medication                                Text name        -            status, form (Code), dosage (Text)
 //	cycleTracking                             Code name        -            value (Code)
 //
-// A HAE metric whose rows all lie on 00:00:00 is a daily aggregate: its
-// samples carry Day instead of Start.
+// # Aggregation
+//
+// What a row of Health Auto Export stands for is not in the body. The
+// automation states it in its HTTP header automation-aggregation, which comes
+// as a fact of the delivery: with "Days" a row at midnight is a Day; with
+// "Minutes", "Hours", "Weeks", "Months" and "Years" a row gets the End of its
+// interval; what is not over yet is Preliminary. Without the header a metric
+// whose rows lie at several midnights, and at no other time, is aggregated by
+// day. Rows of one midnight only are days if other metrics of the payload are
+// and none has rows at another time; otherwise they stay instants.
+//
+// A mean of heart rates must not pass for a spot reading: it is named
+// heart_rate.average where the header says that rows are aggregated, and, if
+// the header says nothing, where Min, Avg and Max differ. Other means keep
+// their name and have the Method "average" where the header says so.
+//
+// # Not measured
+//
+// Health Auto Export writes 0 for what a source does not measure; a night's
+// deep, rem, core, awake, asleep and inBed are left out by the rules of
+// nightParts, the rest by the metric table.
 //
 // Components "metadata" (from MetadataEntry, with or without Apple's prefix):
 // motionContext (Code 0 not set, 1 sedentary, 2 active), mealTime (Code 1
@@ -65,21 +84,29 @@
 //
 // Components "night" (Number): deep, core, rem, unspecified (asleep without a
 // stage), awake, inBed. The value is the whole time asleep; a source that
-// only knows time in bed has no value.
+// only knows time in bed has no value. A component that is no number is left
+// out: it is a Reject with Component, and the rest is a Sample.
+//
+// A workout without an end ends after its duration, an electrocardiogram after
+// its voltages. The ActivitySummary of the day of the export is Preliminary.
 //
 // # Night
 //
-// The segments of one source (sourceName) are a session while the gap between
-// them is at most 90 minutes. Overlapping segments of one source count once,
-// the more precise stage winning (deep, rem, core, awake, unspecified, in
-// that order); time in bed is a union of its own. The sample starts with the
-// first and ends with the last segment; sessions are kept as one compact
-// interval list a source and handed out at the end of the payload, sorted by
-// start and source. VendorID is night/HASH(source)/DATE, DATE being the day
-// of waking in the segments' HKTimeZone (else UTC), with /2, /3 for further
-// sessions that end on that day (naps), so that a restated night replaces the
-// earlier one. An aggregated night of Health Auto Export has the hour of its
-// start after the date instead of the count.
+// A payload need not hold a whole night, so segments of sleep are handed out
+// as they are, and ingest makes nights of all that are stored. The VendorID of
+// an aggregated night of Health Auto Export is night/HASH(source)/DATE/hHOUR,
+// DATE being the day of waking and HOUR that of its start; ingest finds the
+// night that it restates by the time that both cover.
+//
+// # Channels
+//
+// Health Auto Export gives a source by its name only: its samples are Coarse,
+// and ingest finds which of an export's they are.
+//
+// # Revision
+//
+// ExportDate orders what several exports state of one day or of one sample
+// with an id of its own; HKMetadataKeySyncVersion comes before it.
 //
 // # Blood pressure
 //
@@ -100,8 +127,7 @@
 // runs at nearly the speed of a bare scan and allocates nothing; what is
 // written otherwise goes through the scanner. Receiving and inflating go on on a
 // goroutine of its own, a MiB ahead of the decoder. Held until the end are
-// only what needs it: sleep segments (16 bytes each), one ActivitySummary a
-// day, open halves of blood pressures.
+// only what needs it: one ActivitySummary a day, open halves of blood pressures.
 //
 // # Left out, counted as Drop(ignored)
 //

@@ -41,20 +41,20 @@ type xmlDecoder struct {
 	plodding bool // everything goes the long way (tests)
 
 	bp        *bloodPressure
-	nights    *nights
 	summaries map[sample.Date]*sample.Sample
 	exported  time.Time
 
 	elements int
 	told     int64 // bytes reported
 	offset   int64 // bytes of earlier entries of the same archive
+	failed   error // of the sink, when a component was left out
 }
 
 func newXMLDecoder(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink) *xmlDecoder {
 	return &xmlDecoder{
 		ctx: ctx, format: format, sink: sink, sc: newScanner(r), clock: newClock(in.Received),
 		names: newInterner(8192), values: newTexts(), devices: newDevices(), ids: map[string]string{},
-		bp: newBloodPressure(), nights: newNights(channelXML), summaries: map[sample.Date]*sample.Sample{},
+		bp: newBloodPressure(), summaries: map[sample.Date]*sample.Sample{},
 	}
 }
 
@@ -251,7 +251,8 @@ func (d *xmlDecoder) audiogram() error {
 // activitySummary keeps the last of each day until the end.
 func (d *xmlDecoder) activitySummary() error {
 	s := &sample.Sample{Metric: "ActivitySummary", Channel: channelXML}
-	unit, bad, goal := "kcal", false, ""
+	unit, goal := "kcal", ""
+	var odd []string
 	for i := range d.sc.attrs {
 		a := &d.sc.attrs[i]
 		v := d.sc.value(a)
@@ -264,7 +265,7 @@ func (d *xmlDecoder) activitySummary() error {
 			"appleExerciseTime", "appleExerciseTimeGoal", "appleStandHours", "appleStandHoursGoal":
 			num, ok := decimal(v)
 			if !ok {
-				bad = true
+				odd = append(odd, name)
 				continue
 			}
 			u := "min"
@@ -285,8 +286,14 @@ func (d *xmlDecoder) activitySummary() error {
 	switch {
 	case s.Day.IsZero():
 		return d.rejectTag(sample.ReasonBadTime, s.Metric, "dateComponents is no day since 1900")
-	case bad:
+	case len(odd) > 0 && len(s.Components) == 0:
 		return d.rejectTag(sample.ReasonBadValue, s.Metric, "a value is not a decimal")
+	}
+	for _, name := range odd {
+		d.leave(s.Metric, name, "the value is not a decimal")
+	}
+	if d.failed != nil {
+		return d.failed
 	}
 	if goal == "0" {
 		// Who has an energy goal has no move goal: the zeros are no measurement.
@@ -327,15 +334,20 @@ func (d *xmlDecoder) finish() error {
 	slices.SortFunc(days, func(a, b *sample.Sample) int {
 		return cmp.Or(cmp.Compare(a.Day.Year, b.Day.Year), cmp.Compare(a.Day.Month, b.Day.Month), cmp.Compare(a.Day.Day, b.Day.Day))
 	})
+	var today time.Time // the wearer's day of the export, which is not over
+	if y, m, n := d.exported.Date(); !d.exported.IsZero() {
+		today = time.Date(y, m, n, 0, 0, 0, 0, time.UTC)
+	}
 	for _, s := range days {
+		s.Revision = d.revision()
+		if day := time.Date(s.Day.Year, s.Day.Month, s.Day.Day, 0, 0, 0, 0, time.UTC); !today.IsZero() && !day.Before(today) {
+			s.Status = sample.Preliminary
+		}
 		if err := d.sink.Sample(s); err != nil {
 			return err
 		}
 	}
-	if d.nights.lost > 0 {
-		d.sink.Drop(sample.DropIgnored, "night", d.nights.lost)
-	}
-	return d.nights.emit(d.clock, d.exported, d.sink.Sample)
+	return nil
 }
 
 // ScanOnly runs the bare scanner over an export.xml and counts its elements:

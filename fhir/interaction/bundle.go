@@ -74,6 +74,10 @@ func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Pa
 		}
 		r := s.batchEntry(ctx, rq, &entries[i], s.roomIn(p))
 		p.response(s.Base, &r, minimal)
+		// What earlier entries found is not given out either.
+		if err := rq.Principal.Grant.Live(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -371,10 +375,8 @@ func ParseHistory(raw string) (HistoryQuery, error) {
 			}
 		case "_since":
 			h.Since, err = time.Parse(time.RFC3339, v)
-		case "__t":
-			h.At, err = strconv.ParseUint(v, 10, 64)
-		case "__before":
-			h.Before, err = strconv.ParseUint(v, 10, 64)
+		case "__page":
+			h.Page = v
 		case "_format", "_pretty":
 		default:
 			return h, fhir.Errorf(fhir.Invalid, op, "a history takes _count and _since")

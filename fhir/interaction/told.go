@@ -128,6 +128,7 @@ func at(place string, err error) error {
 		if len(out.Issues[i].Expression) == 0 {
 			out.Issues[i].Expression = []string{place}
 		}
+		out.Issues[i].Line, out.Issues[i].Column = 0, 0 // they count from the entry's resource, not from the body
 	}
 	return &out
 }

@@ -3,6 +3,7 @@ package r4
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -45,10 +46,9 @@ func (d *Door) Bundle(body []byte) (*Bundle, error) {
 	// One scan of the whole is enough unless it finds something: then each part
 	// is scanned by itself, so that one entry does not concern the others.
 	part := func(string, jsontext.Value) error { return nil }
-	whole := &scan{op: opBundle, maxDepth: d.limits.Depth + envelope, root: "Bundle"}
-	flaw := whole.run(v)
+	flaw := d.scanned("Bundle", d.limits.Depth+envelope, v)
 	if flaw != nil {
-		part = d.part
+		part = func(place string, raw jsontext.Value) error { return d.scanned(place, d.limits.Depth+1, raw) }
 	}
 	b := &Bundle{}
 	err = members(v, func(name string, raw jsontext.Value) error {
@@ -72,7 +72,7 @@ func (d *Door) Bundle(body []byte) (*Bundle, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, foreign(err)
+		return nil, placed(body, foreign(err))
 	}
 	if b.Type == "" {
 		return nil, malformed("Bundle.type", "must be batch or transaction")
@@ -80,16 +80,25 @@ func (d *Door) Bundle(body []byte) (*Bundle, error) {
 	for i := range b.Entries {
 		err := b.Entries[i].Err
 		if err != nil && b.Type == "transaction" {
-			return nil, err
+			return nil, placed(body, err)
 		}
 		if err != nil {
 			flaw = nil // it is an entry's
 		}
 	}
 	if flaw != nil {
-		return nil, flaw
+		return nil, placed(body, flaw)
 	}
 	return b, nil
+}
+
+// placed adds line and column of the body to the issues of an error.
+func placed(body []byte, err error) error {
+	var e *fhir.Error
+	if errors.As(err, &e) {
+		locate(bytes.TrimPrefix(body, byteOrderMark), e.Issues)
+	}
+	return err
 }
 
 // foreign hides what is not an error of ours; it may quote the input.
@@ -106,10 +115,16 @@ func malformed(place, rule string) *fhir.Error {
 	return e
 }
 
-// part scans an entry or another member of a Bundle.
-func (d *Door) part(place string, raw jsontext.Value) error {
-	s := &scan{op: opBundle, maxDepth: d.limits.Depth + 1, root: place}
-	return s.run(raw)
+// scanned reports what a scan finds in a Bundle or a part of it.
+func (d *Door) scanned(place string, depth int, raw jsontext.Value) error {
+	s := &scan{op: opBundle, maxDepth: depth, root: place}
+	if err := s.run(raw); err != nil {
+		return err
+	}
+	if len(s.issues) > 0 {
+		return &fhir.Error{Kind: fhir.Invalid, Op: opBundle, Issues: s.issues}
+	}
+	return nil
 }
 
 func (d *Door) entries(b *Bundle, raw jsontext.Value, part func(string, jsontext.Value) error) error {

@@ -129,11 +129,11 @@ func parse(typ, query string, o search.ParseOptions) (*search.Query, error) {
 }
 
 func TestParse(t *testing.T) {
-	q, err := parse("Observation", "patient=p1&code=http://loinc.org%7C8867-4&date=ge2026&_sort=-date,code&_count=5000&_include=Observation:subject&_total=accurate&_elements=code,value&__t=7&__after=abc", search.ParseOptions{MaxCount: 1000})
+	q, err := parse("Observation", "patient=p1&code=http://loinc.org%7C8867-4&date=ge2026&_sort=-date,code&_count=5000&_include=Observation:subject&_total=accurate&_elements=code,value&__page=abc", search.ParseOptions{MaxCount: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if q.Patient != "p1" || q.Count != 1000 || q.At != 7 || q.After != "abc" || q.Total != search.TotalAccurate || len(q.Clauses) != 3 ||
+	if q.Patient != "p1" || q.Count != 1000 || q.Page != "abc" || q.After != "" || q.Total != search.TotalAccurate || len(q.Clauses) != 3 ||
 		!reflect.DeepEqual(q.Sort, []search.SortKey{{Param: "date", Desc: true}, {Param: "code"}}) ||
 		!reflect.DeepEqual(q.Includes, []search.Include{{Source: "Observation", Param: "subject"}}) {
 		t.Errorf("got %+v", q)
@@ -160,7 +160,7 @@ func TestRefused(t *testing.T) {
 		{"code:above=canary", "invalid", "known are :missing, :not, :text"},
 		{"patient.identifier=canary", "not-supported", "chained"}, {"subject:Patient.name=canary", "not-supported", "chained"},
 		{"_has:Observation:patient:code=canary", "not-supported", "_has"}, {"_revinclude=Provenance:target", "not-supported", "_revinclude"},
-		{"code-value-quantity=canary", "not-supported", "code-value-quantity"}, {"_text=canary", "not-supported", "_text"},
+		{"amino-acid-change=canary", "not-supported", "amino-acid-change"}, {"_text=canary", "not-supported", "_text"},
 		{"date=canary", "invalid", "value of date"}, {"date=2026-02-30", "invalid", "value of date"}, {"value-quantity=canary", "invalid", "value of value-quantity"},
 		{"patient=", "invalid", "has no value"}, {"code=a,,b", "invalid", "empty value"}, {"_count=canary", "invalid", "_count"}, {"_count=1&_count=2", "invalid", "once"},
 		{"_sort=canary!", "invalid", "_sort"}, {"_summary=canary", "invalid", "_summary"}, {"code=a|b|c", "invalid", "value of code"}, {"patient=a b", "invalid", "value of patient"},

@@ -18,6 +18,7 @@ const scopeName = "pulsegate/mapping/ingest"
 // gives the same instruments to every run.
 type meters struct {
 	samples metric.Int64Counter
+	leftOut metric.Int64Counter
 	size    metric.Int64Histogram
 	seconds metric.Float64Histogram
 }
@@ -26,6 +27,10 @@ func newMeters() (m meters, err error) {
 	meter := otel.Meter(scopeName)
 	if m.samples, err = meter.Int64Counter("pulsegate.ingest.samples", metric.WithUnit("{sample}"),
 		metric.WithDescription("Samples by vendor and outcome: read, created, updated, unchanged, quarantined, dropped")); err != nil {
+		return m, fhir.Wrap("ingest.meters", err)
+	}
+	if m.leftOut, err = meter.Int64Counter("pulsegate.ingest.components.left_out", metric.WithUnit("{component}"),
+		metric.WithDescription("Components that were left out of Observations, by vendor")); err != nil {
 		return m, fhir.Wrap("ingest.meters", err)
 	}
 	if m.size, err = meter.Int64Histogram("pulsegate.ingest.batch.writes", metric.WithUnit("{resource}"),
@@ -51,6 +56,12 @@ func (m *meters) count(ctx context.Context, vendor string, c Counts) {
 		if o.n > 0 {
 			m.samples.Add(ctx, int64(o.n), metric.WithAttributes(attribute.String("pulsegate.vendor", vendor), attribute.String("pulsegate.outcome", o.outcome)))
 		}
+	}
+}
+
+func (m *meters) left(ctx context.Context, vendor string, n int) {
+	if n > 0 {
+		m.leftOut.Add(ctx, int64(n), metric.WithAttributes(attribute.String("pulsegate.vendor", vendor)))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -64,6 +65,8 @@ type Options struct {
 	Logger   *slog.Logger
 	// Page is where a person decides; empty: /auth/consent.
 	Page string
+	// Refused shows a person an error that no app can be told. Nil: as text.
+	Refused func(w http.ResponseWriter, r *http.Request, status int, text string)
 	// RoleRules is what roles allow. Scopes of which a person's roles allow
 	// nothing are not granted.
 	RoleRules func(roles []string) []access.Rule
@@ -115,6 +118,7 @@ type waiting struct {
 	Redirect  string         `json:"redirect_uri"`
 	State     string         `json:"state"`
 	Scope     string         `json:"scope"`
+	V1        bool           `json:"v1,omitempty"` // asked in the v1 form
 	Challenge string         `json:"challenge"`
 	Nonce     string         `json:"nonce,omitempty"`
 	JKT       string         `json:"jkt,omitempty"`
@@ -240,7 +244,7 @@ func (s *Service) Approve(ctx context.Context, id string, d Decision) (string, e
 	if x.Encounter == "" { // none was chosen, so none is promised
 		granted = slices.DeleteFunc(granted, func(g scope.Scope) bool { return g.Name == scope.LaunchEncounter })
 	}
-	a := grant.Authorization{ID: authorizationID(aid), ClientID: w.ClientID, Subject: d.Subject, Scope: granted.String(), Context: x,
+	a := grant.Authorization{ID: authorizationID(aid), ClientID: w.ClientID, Subject: d.Subject, Scope: granted.String(), V1: w.V1, Context: x,
 		Created: now, Expires: now.Add(grant.Absolute), Offline: granted.Has(scope.Offline)}
 	cw, err := grant.NewCode(code, grant.Code{Authorization: a, App: p.Client.Name, RedirectURI: w.Redirect, Challenge: w.Challenge, Nonce: w.Nonce, JKT: w.JKT, Expires: now.Add(grant.CodeLife)})
 	if err != nil {

@@ -203,7 +203,8 @@ func (e *Endpoint) issue(ctx context.Context, o order) (Token, error) {
 	if err != nil {
 		return Token{}, fhir.Wrap(op, err)
 	}
-	granted := scope.Narrow(asked, allowed).String()
+	set := scope.Narrow(asked, allowed)
+	granted := set.String()
 	if granted == "" || len(granted) > scope.MaxLength {
 		return Token{}, errScope{fhir.Errorf(fhir.Invalid, op, "the client is registered for none of the scopes")}
 	}
@@ -218,6 +219,9 @@ func (e *Endpoint) issue(ctx context.Context, o order) (Token, error) {
 	}
 	if _, err := e.opts.Store.Commit(ctx, batch); err != nil {
 		return Token{}, e.conflict(ctx, o, err)
+	}
+	if asked.AskedV1() {
+		tok.Scope = set.V1()
 	}
 	return tok, nil
 }
@@ -326,8 +330,7 @@ func (e *Endpoint) Revoke(ctx context.Context, by audit.Event, subjectID, author
 
 // EndAll adds the end of a person's authorizations to the batch of what ends
 // them: all, or with a session's SID those that last as long as it. Each has
-// an AuditEvent of its own, which by says who it is of. The batch fails with
-// Conflict when one of them is renewed meanwhile.
+// an AuditEvent of its own, which by says who it is of.
 func (e *Endpoint) EndAll(ctx context.Context, b *store.Batch, subjectID, session string, by audit.Event) error {
 	rs, err := e.grants.Of(ctx, subjectID, e.opts.Clock().Add(-client.Skew)) // all that any clock here takes for live
 	if err != nil {

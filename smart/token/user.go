@@ -87,6 +87,9 @@ func (e *Endpoint) redeem(ctx context.Context, rq *request) ([]byte, *oauth.Erro
 		if rq.proof.Method == client.None {
 			rec.JKT = rq.confirm.JKT
 		}
+	} else {
+		// Without a refresh token the access token is all there is.
+		rec.Expires = rq.now.Add(e.opts.UserLife)
 	}
 	writes, err := i.Redeem(rec)
 	if err != nil {
@@ -181,6 +184,9 @@ func (e *Endpoint) person(rq *request, au *grant.Authorization, granted, nonce s
 	tok, err := e.sign(&c, life, rq.confirm)
 	if err != nil {
 		return Answer{}, claims{}, err
+	}
+	if au.V1 {
+		granted = set.V1()
 	}
 	x := au.Context
 	a := Answer{Access: tok.Access, Type: rq.kind(), Expires: int64(tok.Life / time.Second), Scope: granted, Patient: x.Patient,
@@ -285,6 +291,9 @@ func (e *Endpoint) rotate(ctx context.Context, rq *request, rec *grant.Record, p
 	if asked := rq.form.Get("scope"); asked != "" {
 		set, err := e.opts.Scopes.Parse(asked)
 		have, herr := e.opts.Scopes.Parse(rec.Scope)
+		if rec.V1 && err == nil && herr == nil {
+			set = scope.Narrow(set, have) // the app was told the v1 words
+		}
 		if err != nil || herr != nil || !have.Covers(set) {
 			return nil, false, oauth.Bad("invalid_scope", "scope goes beyond what was granted")
 		}

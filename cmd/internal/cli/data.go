@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir/audit"
 	"pulsegate/mapping/ingest"
@@ -25,13 +26,14 @@ func ingestCommand() *cobra.Command {
 	c := &cobra.Command{Use: "ingest FILE…", Short: "Read vendor payloads into the store", Args: cobra.MinimumNArgs(1)}
 	r := operator(c)
 	patient := c.Flags().String("patient", "", "patient id")
-	vendor := c.Flags().String("vendor", "", "apple, fitbit or oura")
+	vendor := c.Flags().String("vendor", "", vendors.Codes())
 	format := c.Flags().String("format", "", "format, or format:type where the body does not tell its type (default: found by itself)")
+	delivery := c.Flags().StringArray("delivery", nil, "header of the original delivery, as NAME=VALUE (automation-aggregation=Days); may be repeated")
 	need(c, "patient", "vendor")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		var sum ingest.Summary
 		for _, name := range args {
-			one, err := ingestFile(c.Context(), r, name, url.Values{"patient": {*patient}, "vendor": {*vendor}, "format": {*format}})
+			one, err := ingestFile(c.Context(), r, name, url.Values{"patient": {*patient}, "vendor": {*vendor}, "format": {*format}, "delivery": *delivery})
 			sum.Add(one)
 			if err != nil {
 				if len(args) > 1 {
@@ -76,12 +78,15 @@ func ingestFile(ctx context.Context, r *remote, name string, q url.Values) (inge
 func printSummary(w io.Writer, s *ingest.Summary) {
 	fmt.Fprintf(w, "read %d  created %d  updated %d  unchanged %d  quarantined %d  dropped %d  in %.1f s\n",
 		s.Read, s.Created, s.Updated, s.Unchanged, s.Quarantined, s.Dropped, s.Seconds)
+	if s.LeftOut > 0 {
+		fmt.Fprintf(w, "left out %d components that broke a rule or were not measured; the rest of each sample was taken\n", s.LeftOut)
+	}
 	if len(s.ByMetric) > 0 {
 		fmt.Fprintln(w)
-		t := newTable(w, "METRIC", "READ", "CREATED", "UPDATED", "UNCHANGED", "QUARANTINED", "DROPPED")
+		t := newTable(w, "METRIC", "READ", "CREATED", "UPDATED", "UNCHANGED", "QUARANTINED", "DROPPED", "LEFT OUT")
 		for _, m := range slices.Sorted(maps.Keys(s.ByMetric)) {
 			c := s.ByMetric[m]
-			t.row(m, c.Read, c.Created, c.Updated, c.Unchanged, c.Quarantined, c.Dropped)
+			t.row(m, c.Read, c.Created, c.Updated, c.Unchanged, c.Quarantined, c.Dropped, c.LeftOut)
 		}
 		if t.done() != nil {
 			return // the reader has closed the pipe

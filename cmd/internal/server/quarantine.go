@@ -13,7 +13,7 @@ import (
 
 func item(x *ingest.Item, raw bool) admin.QuarantineItem {
 	out := admin.QuarantineItem{ID: x.ID, Patient: x.Patient, Vendor: x.Vendor, Format: x.Format, Metric: x.Metric,
-		Reason: x.Reason, Where: x.Where, Detail: x.Detail, Count: x.Count, FirstSeen: x.FirstSeen}
+		Component: x.Component, Reason: x.Reason, Where: x.Where, Detail: x.Detail, Count: x.Count, FirstSeen: x.FirstSeen}
 	if raw {
 		out.Raw = string(x.Raw)
 		if len(x.Raw) == 0 {
@@ -57,6 +57,9 @@ func (o operator) ShowQuarantine(ctx context.Context, op admin.Operator, id stri
 func (o operator) RetryQuarantine(ctx context.Context, op admin.Operator) (admin.Retried, error) {
 	rq := o.request(op)
 	var out admin.Retried
+	if err := o.record(ctx, rq, "quarantine retry", ""); err != nil {
+		return out, err
+	}
 	count := func(x *ingest.Item) bool { out.Items++; return true }
 	err := o.m.pipeline.List(ctx, "", count)
 	if err != nil {

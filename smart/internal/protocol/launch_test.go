@@ -21,6 +21,8 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
 
+	"pulsegate/fhir"
+	"pulsegate/fhir/store"
 	"pulsegate/smart/authorize"
 	"pulsegate/smart/client"
 	"pulsegate/smart/keys"
@@ -190,7 +192,12 @@ func TestLaunchRefused(t *testing.T) {
 func TestRegistration(t *testing.T) {
 	w := newWorld(t)
 	first := func(uses int) string {
-		return must(w.regs.NewToken(t.Context(), register.Ticket{Scope: "openid launch/patient offline_access patient/*.rs", Uses: uses, Expires: w.clock.now().Add(time.Hour)}))
+		tok, write, err := w.regs.PrepareToken(register.Ticket{Scope: "openid launch/patient offline_access patient/*.rs", Uses: uses, Expires: w.clock.now().Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		must(w.store.Commit(t.Context(), &store.Batch{State: []store.StateWrite{write}}))
+		return tok
 	}
 	meta := m{"client_name": "New", "redirect_uris": []string{redirect}, "scope": "patient/Observation.rs launch/patient", "token_endpoint_auth_method": "client_secret_basic"}
 	with := func(change m) m {
@@ -209,7 +216,6 @@ func TestRegistration(t *testing.T) {
 	}{
 		"no token":      {"", "invalid_token", meta},
 		"nonsense":      {"x", "invalid_token", meta},
-		"wider scope":   {tok, "invalid_client_metadata", with(m{"scope": "patient/*.cruds"})},
 		"backend scope": {tok, "invalid_client_metadata", with(m{"scope": "system/*.rs"})},
 		"http redirect": {tok, "invalid_redirect_uri", with(m{"redirect_uris": []string{"http://app.example/cb"}})},
 		"fragment":      {tok, "invalid_redirect_uri", with(m{"redirect_uris": []string{redirect + "#x"}})},
@@ -249,7 +255,7 @@ func TestRegistration(t *testing.T) {
 			t.Errorf("managed with %s: %d", name, s)
 		}
 	}
-	if s, out := w.send("PUT", uri, manage, with(m{"client_id": app.ID, "scope": "patient/*.rs"})); s != 400 {
+	if s, out := w.send("PUT", uri, manage, with(m{"client_id": app.ID, "scope": "patient/*.rs"})); s != 200 || out["scope"] != "patient/Observation.rs" || out["scope_not_registered"] != "patient/*.rs" {
 		t.Error("a wider scope by update:", s, out)
 	}
 	if s, out := w.send("PUT", uri, manage, with(m{"client_id": app.ID, "client_name": "Renamed"})); s != 200 || out["client_name"] != "Renamed" {
@@ -374,6 +380,69 @@ func TestOutsideIssuer(t *testing.T) {
 	}
 }
 
+// TestOutsideIssuerIsBound: an issuer speaks for the clients that its
+// configuration names, with the scopes that are listed there, system/ scopes
+// among them only if they are.
+func TestOutsideIssuerIsBound(t *testing.T) {
+	key := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+	w := newWorld(t)
+	idp := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		if _, err := rw.Write(w.set(key)); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer idp.Close()
+	ehr, portal := w.backend("system/*.cruds"), w.app(client.None, func(c *client.Client) { c.Scope = "patient/*.rs user/*.rs" })
+	read := func(iss outside.Issuer, change m) int {
+		iss.Issuer, iss.JWKSURL = "https://idp.example", idp.URL
+		w.outside = &outside.Verifier{Base: w.base + "/fhir", Keys: &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.now, Algs: outside.Algs()}, Issuers: []outside.Issuer{iss}}
+		if err := w.outside.Check(); err != nil {
+			t.Fatal(err)
+		}
+		w.reopen()
+		c := m{"iss": iss.Issuer, "aud": w.base + "/fhir", "jti": rand.Text(), "iat": w.clock.now().Unix(), "exp": w.clock.now().Add(10 * time.Minute).Unix()}
+		for k, v := range change {
+			c[k] = v
+		}
+		return w.read(jwt(m{"alg": "ES384", "kid": "k1", "typ": "at+jwt"}, c, key), "Patient/p1")
+	}
+	backend := func(id, scopes string) m { return m{"sub": id, "client_id": id, "scope": scopes} }
+	named := map[string]string{"portal": portal.ID, "feed": ehr.ID}
+	person := m{"sub": "x9", "client_id": "portal", "scope": "user/*.rs", "fhirUser": w.base + "/fhir/Practitioner/d1", "roles": []string{"doctor"}}
+	roles := map[string]string{"doctor": "practitioner"}
+	for _, c := range []struct {
+		name string
+		iss  outside.Issuer
+		tok  m
+		want int
+	}{
+		{"another client of this server, by its id here", outside.Issuer{Clients: map[string]string{"portal": portal.ID}, Scopes: "system/*.cruds"}, backend(ehr.ID, "system/*.cruds"), 401},
+		{"a client by its id here, though it is named", outside.Issuer{Clients: named, Scopes: "system/*.cruds"}, backend(ehr.ID, "system/*.cruds"), 401},
+		{"system/ scopes that are not listed", outside.Issuer{Clients: named}, backend("feed", "system/*.cruds"), 403},
+		{"system/ scopes beside those listed", outside.Issuer{Clients: named, Scopes: "user/*.rs system/Observation.rs"}, backend("feed", "system/*.cruds"), 403},
+		{"a system/ scope that is listed", outside.Issuer{Clients: named, Scopes: "system/Patient.rs"}, backend("feed", "system/*.cruds"), 200},
+		{"a person", outside.Issuer{Clients: named, Roles: roles}, person, 200},
+		{"a person, with other scopes listed", outside.Issuer{Clients: named, Roles: roles, Scopes: "user/Observation.rs"}, person, 403},
+		{"a person with the scopes of a backend", outside.Issuer{Clients: named, Roles: roles, Scopes: "system/*.cruds"},
+			m{"sub": "x9", "client_id": "feed", "scope": "system/*.cruds", "fhirUser": person["fhirUser"], "roles": []string{"doctor"}}, 403},
+	} {
+		if got := read(c.iss, c.tok); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
+	}
+	for name, iss := range map[string]outside.Issuer{
+		"no clients":        {},
+		"a client's id":     {Clients: map[string]string{"x": "../y"}},
+		"an unknown scope":  {Clients: named, Scopes: "everything"},
+		"a client, unnamed": {Clients: map[string]string{"": ehr.ID}},
+	} {
+		iss.Issuer, iss.JWKSURL = "https://idp.example", idp.URL
+		if err := (&outside.Verifier{Issuers: []outside.Issuer{iss}}).Check(); fhir.KindOf(err) != fhir.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // A verifier that keeps the key set for as long as it may never meets a token
 // that it cannot verify.
 func TestRotationUnderLoad(t *testing.T) {
@@ -489,7 +558,7 @@ func TestDiscovery(t *testing.T) {
 		"id_token_signing_alg_values_supported":            {"RS256"},
 		"response_types_supported":                         {"code"}, "subject_types_supported": {"public"},
 		"capabilities": {"launch-standalone", "launch-ehr", "client-public", "client-confidential-symmetric", "client-confidential-asymmetric", "sso-openid-connect",
-			"context-standalone-patient", "context-ehr-patient", "context-ehr-encounter", "context-banner", "context-style", "permission-offline", "permission-patient", "permission-user",
+			"context-standalone-patient", "context-ehr-patient", "context-banner", "context-style", "permission-offline", "permission-patient", "permission-user",
 			"authorize-post", "permission-v1", "permission-v2"},
 	} {
 		for _, x := range want {
