@@ -63,6 +63,9 @@ func New(dir fs.FS, o Options) (*Mapper, error) {
 // Table is the loaded table.
 func (m *Mapper) Table() *Table { return m.table }
 
+// Knows reports whether the table has a file for vendor.
+func (m *Mapper) Knows(vendor string) bool { return m.rules[vendor] != nil }
+
 // Categories are the codes of Observation.category of a metric, nil of one
 // that has no row. Read only.
 func (m *Mapper) Categories(vendor, metric string) []string {

@@ -189,6 +189,9 @@ func Load(dir fs.FS) (*Table, error) {
 		if err := readYAML(dir, name, sch, &v); err != nil {
 			return nil, err
 		}
+		if v.Vendor+".yaml" != name {
+			return nil, fmt.Errorf("%s: the file of vendor %s is named %s.yaml", name, v.Vendor, v.Vendor)
+		}
 		if err := t.check(name, &v); err != nil {
 			return nil, err
 		}

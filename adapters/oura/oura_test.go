@@ -18,7 +18,7 @@ import (
 
 func TestAdapter(t *testing.T) {
 	adaptertest.Run(t, oura.New(), "testdata",
-		adaptertest.Unterminated("v2"), adaptertest.Large("v2", 24<<20, 0, writeLarge))
+		adaptertest.Unterminated("v2"), adaptertest.Singles("v2"), adaptertest.Large("v2", 24<<20, 0, writeLarge))
 }
 
 func writeLarge(w io.Writer, size int64) error {

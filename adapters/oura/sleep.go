@@ -74,9 +74,9 @@ func (x *document) night() error {
 	if err != nil {
 		return err
 	}
-	parts := numbers(x.n, "s", "deep_sleep_duration", "light_sleep_duration", "rem_sleep_duration", "awake_time", "latency", "time_in_bed")
-	parts = append(parts, numbers(x.n, "%", "efficiency")...)
-	parts = append(parts, numbers(x.n, "count", "restless_periods")...)
+	parts := x.numbers("sleep", "s", "deep_sleep_duration", "light_sleep_duration", "rem_sleep_duration", "awake_time", "latency", "time_in_bed")
+	parts = append(parts, x.numbers("sleep", "%", "efficiency")...)
+	parts = append(parts, x.numbers("sleep", "count", "restless_periods")...)
 	parts = append(parts, codes(x.n, "type")...)
 	for _, h := range []struct {
 		field  string

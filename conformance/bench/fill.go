@@ -74,6 +74,7 @@ type heart struct {
 }
 
 func (*heart) Vendor() string                       { return "apple" }
+func (*heart) Name() string                         { return "Apple Health" }
 func (*heart) Formats() []adapters.Format           { return []adapters.Format{{Name: "decoded"}} }
 func (*heart) Detect(string, []byte) (string, bool) { return "decoded", true }
 

@@ -128,7 +128,7 @@ func (r *run) write(ctx context.Context, a *attempt, always bool) error {
 	if resources+len(a.streams)+len(a.listed) > 0 {
 		r.provenance(a)
 	}
-	if len(sb.Writes)+a.samples > 0 || always {
+	if len(sb.Writes)+a.samples > 0 || len(sb.State) > 0 || always { // items of the quarantine are in the trail, too
 		ev := r.event(audit.Ingest, audit.Success)
 		ev.Data = []audit.DataRef{{Ref: r.consentRef}}
 		if len(sb.Writes) > 0 {

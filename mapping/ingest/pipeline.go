@@ -18,6 +18,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/budget"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 )
@@ -98,6 +99,9 @@ func (p *Pipeline) Run(ctx context.Context, q Request) (_ Summary, err error) {
 	var r *run
 	ctx, span := startSpan(ctx)
 	defer func() { endSpan(span, r, err) }()
+	if err = budget.Of(ctx).Grow(runMemory); err != nil {
+		return Summary{}, err
+	}
 	if r, err = p.begin(ctx, q); err != nil {
 		return Summary{}, err
 	}
@@ -203,7 +207,7 @@ func (r *run) payload(ctx context.Context) (err error) {
 	}
 	r.format = in.Format
 	in.Body = &contextReader{ctx, io.MultiReader(bytes.NewReader(head), r.q.Body)}
-	if bytes.HasPrefix(head, []byte("PK\x03\x04")) && in.At == nil {
+	if in.At == nil && seeks(r.adapter, in.Format) {
 		f, size, err := spool(r.p.SpoolDir, in.Body, r.limits.MaxSpool)
 		if err != nil {
 			return err
@@ -241,6 +245,16 @@ func knownFormat(a adapters.Adapter, name string) bool {
 	for _, f := range a.Formats() {
 		if f.Name == name {
 			return true
+		}
+	}
+	return false
+}
+
+// seeks reports whether a format needs random access to its payload.
+func seeks(a adapters.Adapter, name string) bool {
+	for _, f := range a.Formats() {
+		if f.Name == name {
+			return f.Seek
 		}
 	}
 	return false
