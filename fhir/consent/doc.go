@@ -62,6 +62,16 @@
 // client, so it holds for whoever uses the app; to take it back is to delete
 // it, for a denial that is over has nothing left to withdraw.
 //
+// # Withdrawal
+//
+// A Taking ends what a patient agreed to, of all vendors or of one. A Consent
+// that permits nothing else becomes inactive; one that is about other vendors
+// too names those from then on; a denial within a Consent that ends becomes a
+// Consent of its own. An inactive Consent records what was taken back. Nothing
+// of it is a denial, so a new consent opens the data again, and what had been
+// denied is still denied. (Data of clients has no vendor: a denial that lay
+// within a Consent to one vendor no longer reaches it.)
+//
 // # Who writes a Consent
 //
 // The patient's pages (smart/agreement) and the operator. A client writes one

@@ -10,10 +10,12 @@ import (
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
+	"pulsegate/smart/agreement"
 )
 
 // timezoneURL is the standard extension that holds a wearer's zone.
@@ -100,8 +102,8 @@ func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.
 	return admin.ID{ID: id}, err
 }
 
-// WithdrawConsent makes the active consents inactive; the next request of a
-// recipient sees nothing more.
+// WithdrawConsent takes back what a patient has agreed to. When it returns
+// without an error nothing of it is visible to anybody under a Consent.
 func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in admin.WithdrawConsent) (admin.Withdrawn, error) {
 	out := admin.Withdrawn{Withdrawn: []string{}}
 	if err := o.havePatient(ctx, in.Patient); err != nil {
@@ -112,31 +114,17 @@ func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in adm
 			return out, err
 		}
 	}
-	var found []fhir.Resource
-	err := o.consents(ctx, in.Patient, func(r fhir.Resource) bool {
-		t, err := consent.Describe(r)
-		if err == nil && t.Status == "active" && (in.Vendor == "" || t.Vendor == in.Vendor) {
-			r.JSON = append([]byte(nil), r.JSON...)
-			found = append(found, r)
-		}
-		return true
-	})
+	rq := o.request(op)
+	g := &agreement.Withdrawals{Store: o.m.store, Audit: o.m.recorder, Consents: o.m.consents, Clock: o.m.now, NewID: o.m.newID}
+	for _, a := range o.m.adapters {
+		g.Vendors = append(g.Vendors, a.Vendor())
+	}
+	w, err := g.Withdraw(ctx, audit.Event{Principal: rq.Principal, RequestID: rq.RequestID}, in.Patient, in.Vendor)
 	if err != nil {
 		return out, err
 	}
-	for _, r := range found {
-		w, err := consent.Withdraw(r)
-		if err != nil {
-			return out, err
-		}
-		if _, err := o.put(ctx, o.request(op), "Consent", w.ID, w.JSON); err != nil {
-			return out, err
-		}
-		out.Withdrawn = append(out.Withdrawn, w.ID)
-	}
-	if len(out.Withdrawn) == 0 {
-		return out, fhir.Errorf(fhir.NotFound, "consent withdraw", "there is no active consent to withdraw")
-	}
+	out.Withdrawn = append(append(out.Withdrawn, w.Ended...), w.Narrowed...)
+	out.Narrowed, out.Denials, out.Record = w.Narrowed, w.Denials, w.Record
 	return out, nil
 }
 
