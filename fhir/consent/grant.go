@@ -147,14 +147,15 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSpace(b.Bytes()), err
 }
 
-func vendorName(t Terms) string {
+// vendorName names a vendor to the patient: its name, else its code.
+func vendorName(code, name string) string {
 	switch {
-	case t.Vendor == "":
+	case code == "":
 		return "all your devices and apps"
-	case t.VendorName != "":
-		return t.VendorName
+	case name != "":
+		return name
 	}
-	return t.Vendor
+	return code
 }
 
 func categoryName(c string) string {
@@ -187,7 +188,7 @@ func plain(t Terms) string {
 	if t.Recipient != AnyRecipient {
 		who = "one app or clinic, registered as " + t.Recipient
 	}
-	s := "You agree that this server collects " + what + " from " + vendorName(t) + ". You agree that it may be seen by " + who + "."
+	s := "You agree that this server collects " + what + " from " + vendorName(t.Vendor, t.VendorName) + ". You agree that it may be seen by " + who + "."
 	if !t.Until.IsZero() {
 		s += " This ends on " + t.Until.UTC().Format("2 January 2006") + "."
 	}

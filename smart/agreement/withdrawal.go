@@ -26,6 +26,9 @@ type Withdrawals struct {
 	Clock    func() time.Time
 	NewID    func() string
 	Vendors  []string // that data comes from
+	// Name returns a vendor's name as patients know it; nil: its code stands
+	// in the texts.
+	Name func(vendor string) string
 }
 
 // Withdrawn lists the Consents that a withdrawal changed or made, by their
@@ -87,6 +90,9 @@ func (g *Withdrawals) once(ctx context.Context, by audit.Event, patient, vendor 
 		return Withdrawn{}, false, err
 	}
 	t := consent.Taking{Patient: patient, Vendor: vendor, Vendors: g.Vendors, Now: g.Clock(), NewID: g.NewID}
+	if g.Name != nil && vendor != "" {
+		t.VendorName = g.Name(vendor)
+	}
 	plan, ok, err := t.Plan(have)
 	if err != nil || !ok {
 		return Withdrawn{}, false, err
