@@ -91,7 +91,8 @@ type Row struct {
 	Refined    string            `yaml:"refined"` // a finer category of our own, beside Category
 	Profile    string            `yaml:"profile"`
 	Shape      string            `yaml:"shape"`
-	Rate       int               `yaml:"rate"` // typical samples a day of one source; 0: no stream
+	Rate       int               `yaml:"rate"`       // typical samples a day of one source; 0: no stream
+	SegmentsOf string            `yaml:"segmentsOf"` // the row that is made of all stored samples of this one
 	Unit       string            `yaml:"unit"`
 	Scale      map[string]string `yaml:"scale"`
 	Range      []float64         `yaml:"range"`
@@ -246,6 +247,9 @@ func (t *Table) check(file string, v *Vendor) error {
 		}
 		if r.Shape == ShapeQuantity && r.Unit == "" {
 			return fail("a quantity needs a unit")
+		}
+		if r.SegmentsOf != "" && !slices.ContainsFunc(v.Rows, func(o Row) bool { return o.Metric == r.SegmentsOf }) {
+			return fail("segmentsOf names no row")
 		}
 		if err := rateRule(r); err != nil {
 			return fail("%v", err)

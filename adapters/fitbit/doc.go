@@ -111,7 +111,7 @@
 //
 // # Identity
 //
-// A named point (sleep, exercise, weight, ...) has the last segment of name
+// A point's updateTime is its Revision. A named point (sleep, exercise, weight, ...) has the last segment of name
 // or dataPointName as VendorID, so a restated night keeps its identity.
 // Nights and exercises say nothing that only one of list and reconcile knows
 // (no physical device, no platform), so that both pages give the same sample.
@@ -119,8 +119,8 @@
 // clinically. A daily value's VendorID is its date, with the platform behind
 // it for other platforms than Fitbit's. All other points have the natural key
 // with their source: list keeps every source apart (phone and watch count the
-// same steps), and the reconciled stream is a source of its own named
-// "reconciled". One should take steps from one of the two.
+// same steps). The reconciled stream names no source, and its points are
+// Coarse: ingest finds which of list's they are.
 //
 // # Times, zeros and quality
 //

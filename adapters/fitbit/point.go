@@ -89,6 +89,9 @@ func (d *decoder) point(n *jsonitem.Node) error {
 		return d.reject(bad.reason, metric, bad.rule, n)
 	}
 	p.origin()
+	if t, _, ok := body.Get("updateTime").Time(); ok {
+		p.s.Revision = t.UnixMicro()
+	}
 	read := spec.read
 	if read == nil {
 		read = plain
@@ -269,10 +272,11 @@ func (p *point) origin() {
 			p.listed(src)
 		}
 	case src == nil:
-		p.s.Device = service()
-		if p.s.VendorID == "" {
-			p.s.Source.Name = "reconciled"
+		if p.s.VendorID == "" { // of the merged stream: list says of which source
+			p.s.Coarse = true
+			return
 		}
+		p.s.Device = service()
 	default:
 		p.listed(src)
 	}

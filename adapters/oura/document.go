@@ -21,7 +21,10 @@ type document struct {
 	n   *jsonitem.Node
 	typ string
 	id  string
-	s   sample.Sample // times, status and device that all its samples share
+	// revision is when the document was changed; documents of today do not
+	// say so.
+	revision int64
+	s        sample.Sample // times, status and device that all its samples share
 	// left is an error of the sink, when a component was left out.
 	left error
 }
@@ -33,7 +36,7 @@ func (x *document) emit(metric string, v sample.Value, parts ...sample.Component
 	}
 	s := &x.d.out
 	*s = x.s
-	s.Metric, s.Channel, s.VendorID = metric, "v2", x.id
+	s.Metric, s.Channel, s.VendorID, s.Revision = metric, "v2", x.id, x.revision
 	s.Value, s.Components = v, parts
 	x.d.taken++
 	return x.d.sink.Sample(s)
@@ -269,7 +272,7 @@ func (x *document) emitSeries(metric, unit, field string) error {
 		return x.d.reject(bad.reason, metric, bad.rule, n)
 	}
 	s := x.s
-	s.Metric, s.Channel, s.VendorID = metric, "v2", x.id
+	s.Metric, s.Channel, s.VendorID, s.Revision = metric, "v2", x.id, x.revision
 	s.Day, s.Start, s.Zone = sample.Date{}, start, zone
 	points := strings.Count(data.Data, " ") + 1
 	s.End = start.Add(time.Duration(points) * data.Period)

@@ -337,6 +337,9 @@ func (d *decoder) document(typ string, n *jsonitem.Node) error {
 	}
 	x := &d.doc
 	*x = document{d: d, n: n, typ: typ, id: n.Get("id").String()}
+	if t, _, ok := n.Get("meta", "updated_at").Time(); ok {
+		x.revision = t.UnixMicro()
+	}
 	if len(x.id) > 128 {
 		return d.reject(sample.ReasonBadValue, typ, "id is longer than 128 characters", n)
 	}

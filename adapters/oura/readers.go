@@ -27,6 +27,7 @@ func heartrate(x *document) (*rejection, error) {
 	if bad := x.at("timestamp"); bad != nil {
 		return bad, nil
 	}
+	x.s.KeyValue = true // of one second there may be several
 	return nil, x.emitField("heartrate", "bpm", 1, 300, codes(x.n, "source"), "bpm")
 }
 
@@ -34,6 +35,7 @@ func interbeat(x *document) (*rejection, error) {
 	if bad := x.at("timestamp"); bad != nil {
 		return bad, nil
 	}
+	x.s.KeyValue = true // of one second there may be several
 	return nil, x.emitField("interbeat_interval", "ms", 1, 10000, x.numbers("interbeat_interval", "", "validity"), "ibi")
 }
 

@@ -43,7 +43,11 @@ func fill(data string, patients []string, n int) (created int, took time.Duratio
 		return created, 0, err
 	}
 	defer consents.Close()
-	m, err := mapping.New(mapping.Builtin(), mapping.Options{})
+	key, err := ingest.Key(context.Background(), db, rand.Reader)
+	if err != nil {
+		return created, 0, err
+	}
+	m, err := mapping.New(mapping.Builtin(), mapping.Options{Key: key})
 	if err != nil {
 		return created, 0, err
 	}

@@ -147,15 +147,14 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSpace(b.Bytes()), err
 }
 
-// vendorName names a vendor to the patient: its name, else its code.
-func vendorName(code, name string) string {
+func vendorName(t Terms) string {
 	switch {
-	case code == "":
+	case t.Vendor == "":
 		return "all your devices and apps"
-	case name != "":
-		return name
+	case t.VendorName != "":
+		return t.VendorName
 	}
-	return code
+	return t.Vendor
 }
 
 func categoryName(c string) string {
@@ -188,7 +187,7 @@ func plain(t Terms) string {
 	if t.Recipient != AnyRecipient {
 		who = "one app or clinic, registered as " + t.Recipient
 	}
-	s := "You agree that this server collects " + what + " from " + vendorName(t.Vendor, t.VendorName) + ". You agree that it may be seen by " + who + "."
+	s := "You agree that this server collects " + what + " from " + vendorName(t) + ". You agree that it may be seen by " + who + "."
 	if !t.Until.IsZero() {
 		s += " This ends on " + t.Until.UTC().Format("2 January 2006") + "."
 	}

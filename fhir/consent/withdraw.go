@@ -12,12 +12,12 @@ import (
 
 // Taking is what a patient takes back: everything, or the data of one vendor.
 type Taking struct {
-	Patient string // id
-	Vendor  string // "" all
-	// VendorName is the vendor's name as the patient knows it, for the texts;
-	// "" takes Vendor.
+	Patient string   // id
+	Vendor  string   // "" all
+	Vendors []string // all that there are; a Consent for all vendors goes on for the others
+	// VendorName is Vendor as the patient knows it, for the text; if it is
+	// empty, the text has Vendor itself.
 	VendorName string
-	Vendors    []string // all that there are; a Consent for all vendors goes on for the others
 	Now        time.Time
 	NewID      func() string // for the Consents that are made
 }
@@ -52,9 +52,9 @@ func (t Taking) Plan(have []fhir.Resource) (w Withdrawal, ok bool, err error) {
 	if len(w.Ended)+len(w.Narrowed) == 0 {
 		return Withdrawal{}, false, nil
 	}
-	r, err := Grant(Terms{ID: t.NewID(), Patient: t.Patient, Vendor: t.Vendor, VendorName: t.VendorName, Now: t.Now})
+	r, err := Grant(Terms{ID: t.NewID(), Patient: t.Patient, Vendor: t.Vendor, Now: t.Now})
 	if err == nil {
-		w.Record, err = end(r, "You have taken back what you had agreed to about data from "+vendorName(t.Vendor, t.VendorName)+". Nothing of it is collected or shown any more.")
+		w.Record, err = end(r, "You have taken back what you had agreed to about data from "+vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName})+". Nothing of it is collected or shown any more.")
 	}
 	return w, err == nil, fhir.Wrap(op, err)
 }
@@ -133,9 +133,9 @@ func (t Taking) change(w *Withdrawal, r fhir.Resource, c *compiled) error {
 
 func (t Taking) says(root *rule) string {
 	if !root.permit {
-		return "You have taken back what this consent had allowed about data from " + vendorName(t.Vendor, t.VendorName) + ". What it denies stays denied."
+		return "You have taken back what this consent had allowed about data from " + vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName}) + ". What it denies stays denied."
 	}
-	return "You have taken back this consent for data from " + vendorName(t.Vendor, t.VendorName) + ". For other data it goes on."
+	return "You have taken back this consent for data from " + vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName}) + ". For other data it goes on."
 }
 
 // narrow removes what is taken back from a provision. ok is false when nothing

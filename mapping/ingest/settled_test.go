@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestNightInProgress: what could not be read of a night leaves quarantine
+// TestNightInProgressSettles: what could not be read of a night leaves quarantine
 // when the night is complete, and nothing else does.
-func TestNightInProgress(t *testing.T) {
+func TestNightInProgressSettles(t *testing.T) {
 	night := func(id, end, more string) string {
 		return `{"data":[{"id":"` + id + `","bedtime_start":"2026-10-02T23:10:00+02:00","bedtime_end":` + end + `,"day":"2026-10-03","type":"long_sleep","total_sleep_duration":18000` + more + `}],"next_token":null}`
 	}
@@ -19,8 +19,8 @@ func TestNightInProgress(t *testing.T) {
 		"oura":                 {"oura", "sleep.json", night("n1", "null", ""), night("n2", "null", ""), night("n1", `"2026-10-03T06:00:00+02:00"`, "")},
 		"oura, an odd field":   {"oura", "sleep.json", night("n1", `"2026-10-03T06:00:00+02:00"`, `,"average_hrv":"?"`), night("n2", "null", ""), night("n1", `"2026-10-03T06:00:00+02:00"`, `,"average_hrv":41`)},
 		"oura, an odd number":  {"oura", "sleep.json", night("n1", `"2026-10-03T06:00:00+02:00"`, `,"latency":99999999`), night("n2", "null", ""), night("n1", `"2026-10-03T06:00:00+02:00"`, `,"latency":300`)},
-		"google":               {"fitbit", "list_sleep.json", sleepPoint("n1", ``), sleepPoint("n2", ``), sleepPoint("n1", `,"endTime":"2026-10-03T05:00:00Z"`)},
-		"google, named weight": {"fitbit", "list_weight.json", weights(`"heavy"`, `{"platform":"FITBIT"}`), sleepPoint("w1", ``), weights("81200", `{"platform":"FITBIT"}`)},
+		"google":               {"fitbit", "list_sleep.json", settledPoint("n1", ``), settledPoint("n2", ``), settledPoint("n1", `,"endTime":"2026-10-03T05:00:00Z"`)},
+		"google, named weight": {"fitbit", "list_weight.json", weights(`"heavy"`, `{"platform":"FITBIT"}`), settledPoint("w1", ``), weights("81200", `{"platform":"FITBIT"}`)},
 	} {
 		w := newWorld(t)
 		w.must(c.vendor, c.file, c.before)
@@ -41,7 +41,7 @@ func TestNightInProgress(t *testing.T) {
 	}
 }
 
-func sleepPoint(id, end string) string {
+func settledPoint(id, end string) string {
 	return `{"dataPoints":[{"name":"users/1/dataTypes/sleep/dataPoints/` + id + `","sleep":{"interval":{"startTime":"2026-10-02T21:10:00Z"` + end + `},"summary":{"minutesAsleep":"400"}}}]}`
 }
 

@@ -115,7 +115,7 @@ func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in adm
 		}
 	}
 	rq := o.request(op)
-	g := &agreement.Withdrawals{Store: o.m.store, Audit: o.m.recorder, Consents: o.m.consents, Clock: o.m.now, NewID: o.m.newID, Name: vendors.Name}
+	g := &agreement.Withdrawals{Store: o.m.store, Audit: o.m.recorder, Consents: o.m.consents, Clock: o.m.now, NewID: o.m.newID, VendorName: vendors.Name}
 	for _, a := range o.m.adapters {
 		g.Vendors = append(g.Vendors, a.Vendor())
 	}

@@ -112,8 +112,15 @@ func (m *Main) openFHIR(ctx context.Context) error {
 	return nil
 }
 
-func (m *Main) openIngest(context.Context) error {
-	mapper, err := mapping.New(mapping.Builtin(), mapping.Options{SeriesFrom: m.Config.SeriesFrom})
+func (m *Main) openIngest(ctx context.Context) error {
+	key, err := ingest.Key(ctx, m.store, rand.Reader)
+	if err != nil {
+		return err
+	}
+	if len(key) == 0 {
+		m.Log.WarnContext(ctx, "the store is older than the secret for ids: whoever knows a fact can derive the id it has; import the data into a new store to end this")
+	}
+	mapper, err := mapping.New(mapping.Builtin(), mapping.Options{SeriesFrom: m.Config.SeriesFrom, Key: key})
 	if err != nil {
 		return err
 	}
