@@ -209,7 +209,7 @@ func (s *salvage) document(k, v []byte) (r row, d doc, ok bool) {
 	return r, d, err == nil
 }
 
-// version is one I row of a resource.
+// salvagedVersion is one I row of a resource.
 type salvagedVersion struct {
 	key []byte
 	p   pointer
