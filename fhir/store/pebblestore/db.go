@@ -84,8 +84,7 @@ type DB struct {
 	wrote     map[[16]byte]bool // forms
 	edge      map[int][32]byte
 	lastSweep time.Time
-	lastSpace time.Time
-	full      bool
+	disk      spaceWatch
 }
 
 var _ store.Store = (*DB)(nil)
