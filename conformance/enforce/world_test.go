@@ -89,6 +89,9 @@ const (
 	trailAll            // searches of the audit trail look without the filter
 	anyOwner            // so do those of Subscriptions
 	faults
+	// Of the writes of Consents, found by TestConsentWriteControls.
+	scopeSuffices  // a scope alone lets a client write Consents
+	consentUnowned // what a client writes is not held to what the patient said
 )
 
 func (f fault) String() string {
@@ -171,6 +174,19 @@ func (f *frozen) Permits(recipient string, x *access.Facts) bool {
 	return v
 }
 
+// everybodyRecords takes a scope for the right to record Consents.
+type everybodyRecords struct{ *policy.Engine }
+
+func (e everybodyRecords) Authenticate(r *http.Request) (*access.Principal, error) {
+	p, err := e.Engine.Authenticate(r)
+	if err != nil {
+		return nil, err
+	}
+	q, g := *p, *p.Grant
+	g.RecordsConsent, q.Grant = true, &g
+	return &q, nil
+}
+
 // world is one server.
 type world struct {
 	db       *pebblestore.DB
@@ -213,7 +229,7 @@ func open(f fault) *world {
 			s = c.Scope
 		}
 		set, err := scopes.Parse(s)
-		return &access.Grant{Recipient: id, Rules: set.Rules(), Consents: w.consents}, err
+		return &access.Grant{Recipient: id, Rules: set.Rules(), Consents: w.consents, RecordsConsent: c.RecordsConsent}, err
 	}
 	local := egress.Policy{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true}
 	w.subs = must(subscription.New(ctx, subscription.Options{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base, Policy: local,
@@ -221,7 +237,14 @@ func open(f fault) *world {
 	w.exporter = must(bulk.New(ctx, bulk.Options{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base, GrantFor: grantFor, Logger: quiet}))
 	w.service = &interaction.Service{Store: st, Door: door(), Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base,
 		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}}
-	s := &rest.Server{Service: w.service, Auth: w.policy, Logger: quiet, Clock: time.Now, Rand: rand.Reader, Metadata: func() []byte { return []byte("{}") },
+	if f != consentUnowned {
+		w.service.Checks["Consent"] = w.engine.Check
+	}
+	var auth rest.Authenticator = w.policy
+	if f == scopeSuffices {
+		auth = everybodyRecords{w.policy}
+	}
+	s := &rest.Server{Service: w.service, Auth: auth, Logger: quiet, Clock: time.Now, Rand: rand.Reader, Metadata: func() []byte { return []byte("{}") },
 		Operations: []rest.Mounter{rest.Bulk{Exporter: w.exporter, Base: base, Service: w.service}, rest.Subscriptions{Engine: w.subs, Service: w.service}}}
 	w.handler = s.Handler()
 	w.receiver = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

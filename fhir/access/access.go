@@ -10,7 +10,10 @@
 //     the resource were not there (404, absent from search, count and export).
 package access
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Interaction is a set of SMART v2 permissions.
 type Interaction uint8
@@ -79,10 +82,30 @@ type Grant struct {
 	// AllPatients lifts the consent check: for the server's own operator
 	// commands over the admin socket, never for a token.
 	AllPatients bool
+	// RecordsConsent lets the client write Consents, as far as its rules cover
+	// that. It comes from the client's registration, never from a scope: a
+	// scope is asked for by the client, and a Consent opens data to it.
+	RecordsConsent bool
 	// Person: the grant is a person's, as long as that person's token lives.
 	// What goes on without the person (a job, a subscription) cannot be
 	// started with it.
 	Person bool
+}
+
+const writes = Create | Update | Delete
+
+// owned removes from i what no scope allows on type t.
+func (g *Grant) owned(i Interaction, t string) Interaction {
+	if t == "Consent" && !g.RecordsConsent && !g.AllPatients {
+		return i &^ writes
+	}
+	return i
+}
+
+// Scoped reports whether some rule covers interaction i on type t by itself,
+// without what the client's registration must say beside it (May).
+func (g *Grant) Scoped(i Interaction, t string) bool {
+	return g != nil && slices.ContainsFunc(g.Rules, func(r Rule) bool { return (r.Type == "*" || r.Type == t) && r.May&i != 0 })
 }
 
 // May reports whether any rule covers interaction i on type t.
@@ -90,6 +113,7 @@ func (g *Grant) May(i Interaction, t string) bool {
 	if g == nil {
 		return false
 	}
+	i = g.owned(i, t)
 	for _, r := range g.Rules {
 		if (r.Type == "*" || r.Type == t) && r.May&i != 0 {
 			return true
@@ -104,6 +128,7 @@ func (g *Grant) MayAll(i Interaction, t string) bool {
 	if g == nil {
 		return false
 	}
+	i = g.owned(i, t)
 	for _, r := range g.Rules {
 		if (r.Type == "*" || r.Type == t) && r.May&i != 0 && len(r.Params) == 0 && r.Patient == "" && r.ID == "" {
 			return true
@@ -130,6 +155,9 @@ func (x Filter) Allow(f *Facts) bool {
 	if x.g == nil {
 		return false
 	}
+	if x.i&writes != 0 {
+		x.i = x.g.owned(x.i, f.Type)
+	}
 	if !x.scoped(f) {
 		return false
 	}
@@ -145,6 +173,18 @@ func (x Filter) Allow(f *Facts) bool {
 		return true
 	}
 	return x.g.Consents != nil && x.g.Consents.Permits(x.g.Recipient, f)
+}
+
+// Covers reports whether the scopes allow what Allow decides on, whatever the
+// consents say.
+func (x Filter) Covers(f *Facts) bool {
+	if x.g == nil {
+		return false
+	}
+	if x.i&writes != 0 {
+		x.i = x.g.owned(x.i, f.Type)
+	}
+	return x.scoped(f)
 }
 
 // Params are the search parameters that the filter looks at in resources of

@@ -167,7 +167,7 @@ func (s Settings) security() security {
 			Coding: []coding{{"http://terminology.hl7.org/CodeSystem/restful-security-service", "SMART-on-FHIR", "SMART-on-FHIR"}},
 			Text:   "OAuth2 with SMART scopes",
 		}},
-		Description: "Access needs a bearer token with SMART scopes. Observation, Device and Provenance are given out only under an active Consent of the patient.",
+		Description: "Access needs a bearer token with SMART scopes. Observation, Device and Provenance are given out only under an active Consent of the patient. Consents are written by the patient's pages, the operator, and those clients that the operator has registered for it; no scope alone allows that.",
 	}
 	uris := extension{URL: oauthURIs}
 	for _, e := range [][2]string{{"token", s.Token}, {"authorize", s.Authorize}, {"introspect", s.Introspect},

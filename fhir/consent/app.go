@@ -1,6 +1,7 @@
 package consent
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -87,4 +88,13 @@ func Refuse(r Refusal) (fhir.Resource, error) {
 		return fhir.Resource{}, fhir.Wrap(op, err)
 	}
 	return fhir.Resource{Type: "Consent", ID: r.ID, JSON: b}, nil
+}
+
+// Refuses reports whether r is in force as what Refuse makes for the patient
+// and the client.
+func Refuses(r fhir.Resource, patient, client string) bool {
+	c, is := compile(r.ID, patient, r.JSON)
+	return is == active && !c.root.permit && !c.root.doubt && c.root.from == math.MinInt64 && c.root.to == math.MaxInt64 &&
+		slices.Equal(c.root.recipients, []string{client}) && c.root.acts(false) && c.root.nested == nil &&
+		c.root.vendors == nil && c.root.categories == nil && c.root.types == nil
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
 )
 
 // Systems of the codes that a Consent of this server uses.
@@ -36,6 +35,7 @@ const (
 	maxDepth         = 4
 	statusActive     = "active"
 	statusWithdrawn  = "inactive"
+	statusRejected   = "rejected"
 )
 
 type coding struct {
@@ -101,9 +101,13 @@ type rule struct {
 type compiled struct {
 	ref  fhir.Ref
 	root rule
-	// agreed, of what a person allowed an app: when; ended, of a withdrawn
-	// one. Unix milliseconds.
-	agreed, ended int64
+	// agreed is when a person allowed an app what the Consent says; recorded is
+	// when this version was stored, which of a withdrawn Consent is when it
+	// ended. Unix milliseconds.
+	agreed, recorded int64
+	// author is the client that recorded the Consent; "" for the patient's
+	// pages and the operator.
+	author string
 }
 
 // standing of a Consent.
@@ -114,6 +118,16 @@ const (
 	active                    //
 	withdrawn                 // did once
 )
+
+// permits reports whether r or a provision in it is a permit.
+func (r *rule) permits() bool {
+	return r.permit || slices.ContainsFunc(r.nested, func(n rule) bool { return n.permits() })
+}
+
+// denies reports whether r or a provision in it is a denial.
+func (r *rule) denies() bool {
+	return !r.permit || slices.ContainsFunc(r.nested, func(n rule) bool { return n.denies() })
+}
 
 // forApps reports whether a provision is about nothing but what people allowed
 // apps.
@@ -145,7 +159,7 @@ func compile(id, patient string, body []byte) (c compiled, is standing) {
 		return c, ignored
 	}
 	switch {
-	case d.Status == statusWithdrawn || d.Status == "rejected":
+	case d.Status == statusWithdrawn || d.Status == statusRejected:
 		is = withdrawn
 	case d.Status == statusActive && hasCode(d.Scope, scopeSystem, privacyScope):
 		is = active
@@ -160,8 +174,8 @@ func compile(id, patient string, body []byte) (c compiled, is standing) {
 	if len(d.ModifierExtension) > 0 || d.ImplicitRules != "" {
 		c.root.distrust()
 	}
-	if c.ended = math.MaxInt64 - 1; !d.Meta.LastUpdated.IsZero() {
-		c.ended = d.Meta.LastUpdated.UnixMilli()
+	if c.recorded = math.MaxInt64 - 1; !d.Meta.LastUpdated.IsZero() {
+		c.recorded = d.Meta.LastUpdated.UnixMilli()
 	}
 	if c.agreed = math.MaxInt64; c.root.forApps() { // else nothing overtakes it
 		c.agreed = math.MinInt64 // any withdrawal is later, when nobody knows
@@ -474,67 +488,4 @@ func (r *rule) covers(q *ask) (fit, certain bool) {
 		return hits > 0, hits == needs
 	}
 	return hits > 0, true
-}
-
-// book is what is known of one patient: all consents, compiled.
-type book struct {
-	active, withdrawn []compiled
-	// apps are the active ones for nothing but what people allowed apps, by
-	// "authorization/<id>". There may be many, and no question is about more
-	// than one authorization.
-	apps map[string][]compiled
-}
-
-func (b *book) decide(q *ask) (answer, fhir.Ref) {
-	out, ref := none, fhir.Ref{}
-	for _, list := range [][]compiled{b.active, b.apps[q.authorized]} {
-		for i := range list {
-			c := &list[i]
-			a := c.root.decide(q, false)
-			if a == permit && b.overtaken(q, c) {
-				continue
-			}
-			if a > out {
-				out, ref = a, c.ref
-			}
-		}
-	}
-	return out, ref
-}
-
-// allow adds an active Consent for apps.
-func (b *book) allow(c compiled) {
-	if b.apps == nil {
-		b.apps = map[string][]compiled{}
-	}
-	for _, x := range c.root.recipients {
-		b.apps[x] = append(b.apps[x], c)
-	}
-}
-
-// overtaken reports whether what the person allowed an app was taken back
-// since, by the withdrawal of another Consent that had covered the same.
-func (b *book) overtaken(q *ask, c *compiled) bool {
-	for i := range b.withdrawn {
-		if w := &b.withdrawn[i]; w.ended >= c.agreed && w.root.decide(q, false) == permit {
-			return true
-		}
-	}
-	return false
-}
-
-// permits is the rule of the package comment.
-func (b *book) permits(recipient, authorized string, f *access.Facts, now time.Time) bool {
-	if strings.HasPrefix(recipient, authorizedBy) {
-		recipient = "" // no client has such an id
-	}
-	q := ask{now: now.UnixMilli(), recipient: recipient, authorized: authorized, typ: f.Type, vendor: f.Vendor,
-		uncoded: f.Type == "Device" || f.Type == "Provenance", categories: f.Categories}
-	switch a, _ := b.decide(&q); a {
-	case permit:
-		return true
-	case deny:
-		return false
-	}
-	return f.Vendor == "" && f.Author != "" && f.Author == recipient && len(b.withdrawn) == 0
 }

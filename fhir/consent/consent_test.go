@@ -31,7 +31,9 @@ type shelf struct {
 	t       store.T
 	docs    map[string][]version // by id, oldest first
 	watch   func(store.Commit)
+	next    string // author of the next put
 	finds   atomic.Int64
+	reads   atomic.Int64
 	between func() // runs inside Find, between the snapshot and the reading
 	fail    error
 }
@@ -39,6 +41,7 @@ type shelf struct {
 type version struct {
 	t       store.T
 	patient string
+	author  string
 	r       fhir.Resource
 }
 
@@ -59,20 +62,32 @@ func (s *shelf) put(patient string, r fhir.Resource) {
 	s.mu.Lock()
 	s.t++
 	t := s.t
-	s.docs[r.ID] = append(s.docs[r.ID], version{t, patient, r})
+	s.docs[r.ID] = append(s.docs[r.ID], version{t: t, patient: patient, author: s.next, r: r})
 	s.mu.Unlock()
 	s.watch(store.Commit{T: t, Changes: []store.Change{{T: t, Ref: r.Ref(), Facts: access.Facts{Type: r.Type, ID: r.ID, Patient: patient}}}})
+}
+
+func (s *shelf) Read(_ context.Context, ref fhir.Ref, _ store.T) (fhir.Resource, *access.Facts, error) {
+	s.reads.Add(1)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	vs := s.docs[ref.ID]
+	if len(vs) == 0 {
+		return fhir.Resource{}, nil, fhir.Errorf(fhir.NotFound, "shelf.Read", "not there")
+	}
+	v := vs[len(vs)-1]
+	return v.r, &access.Facts{Type: "Consent", ID: ref.ID, Patient: v.patient, Author: v.author}, s.fail
 }
 
 func (s *shelf) Find(_ context.Context, f store.Find, fn func(*store.Found) bool) error {
 	s.finds.Add(1)
 	s.mu.RLock()
-	var out []fhir.Resource
+	var out []version
 	for _, vs := range s.docs {
 		for i := len(vs) - 1; i >= 0; i-- {
 			if vs[i].t <= f.At {
 				if vs[i].patient == f.Query.Patient {
-					out = append(out, vs[i].r)
+					out = append(out, vs[i])
 				}
 				break
 			}
@@ -83,7 +98,7 @@ func (s *shelf) Find(_ context.Context, f store.Find, fn func(*store.Found) bool
 		s.between()
 	}
 	for _, r := range out {
-		if !fn(&store.Found{Resource: r}) {
+		if !fn(&store.Found{Resource: r.r, Facts: &access.Facts{Type: "Consent", ID: r.r.ID, Patient: r.patient, Author: r.author}}) {
 			break
 		}
 	}

@@ -2,10 +2,11 @@
 // data may be collected, and which recipient may see what.
 //
 // It owns: the meaning of a FHIR R4 Consent on this server, its compilation,
-// a cache of compiled consents that a withdrawal empties before its writer is
-// answered, and the making and withdrawing of Consent resources. It does not
-// own: scopes (smart/scope), where the decision is applied (fhir/access), or
-// who may write a Consent.
+// a cache of compiled consents that a change reaches before its writer is
+// answered, the making and withdrawing of Consent resources, and what a client
+// may write of them (Engine.Check). It does not own: scopes (smart/scope),
+// which clients are registered to record Consents (smart/client), or where the
+// decision is applied (fhir/access).
 //
 // # Representation
 //
@@ -60,6 +61,22 @@
 // What a patient refuses an app (Refuse) is a denial to disclose that names the
 // client, so it holds for whoever uses the app; to take it back is to delete
 // it, for a denial that is over has nothing left to withdraw.
+//
+// # Who writes a Consent
+//
+// The patient's pages (smart/agreement) and the operator. A client writes one
+// only if the operator has registered it for that (access.Grant.RecordsConsent),
+// whatever its scopes are, and then
+//
+//   - it changes and deletes only what it recorded itself, and of that neither
+//     a withdrawn Consent nor one that denies something;
+//   - it does not change Consent.patient, does not name an authorization, and
+//     does not take an id that begins with app- or stop-;
+//   - it records no permit for a patient who has withdrawn a Consent or who has
+//     stopped this client. A permit that a client recorded at or after the
+//     first withdrawal counts for nothing, should it be stored all the same;
+//   - it records no more than half of what is compiled for one patient
+//     (Options.Limit).
 //
 // Source: https://hl7.org/fhir/R4/consent.html
 package consent

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ import (
 type Store interface {
 	T() store.T
 	Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error
+	Read(ctx context.Context, ref fhir.Ref, at store.T) (fhir.Resource, *access.Facts, error)
 	Watch(fn func(store.Commit)) (stop func())
 }
 
@@ -28,32 +30,58 @@ type Options struct {
 	Logger *slog.Logger
 	// Patients bounds the cache; 0: 10,000.
 	Patients int
+	// Limit bounds the Consents of one patient that decide something (those for
+	// apps have a bound of their own); beyond it everything is denied. Zero
+	// means 10,000. A client is refused to record more than half of it.
+	Limit int
 }
 
 const (
 	defaultPatients = 10_000
-	maxConsents     = 1_000   // of one patient; more is refused, not half read
-	maxRead         = 100_000 // with those for apps
+	defaultLimit    = 10_000
+	maxRead         = 100_000 // Consents of one patient, with those for apps
 	loadTimeout     = 5 * time.Second
 )
 
 // Engine answers from the consents as of the latest acknowledged commit. It is
 // safe for concurrent use, and may be asked from inside a store's scan.
+//
+// A patient's Consents are read and compiled at the first question about them.
+// A commit that changes one of them marks it, and the next question reads that
+// one again. What cannot be compiled (too many, a failing store) is remembered
+// as well, so that a search which meets the patient a thousand times does not
+// try a thousand times.
 type Engine struct {
 	opts Options
 	stop func()
 
 	mu      sync.Mutex
-	changed store.T // latest commit that touched a Consent
 	books   map[string]*list.Element
 	order   *list.List          // of *entry, most recently used first
 	holders map[string][]string // Consent id -> patients whose book was made with it
 }
 
+// entry is one patient's book on its way. The fields below mu belong to
+// Engine.mu; items belongs to whoever holds reading.
 type entry struct {
 	patient string
-	book    *book
-	ids     []string // Consents read for it, active or not
+
+	reading sync.Mutex         // serializes the reading for this patient
+	items   map[string]counted // Consents that decide something, by id; nil before the first read
+
+	book  *book
+	err   error               // why there is no book
+	again time.Time           // when a failure is tried again; zero: after the next change
+	stale map[string]struct{} // ids of Consents changed since they were read
+	held  []string            // ids that holders lists for this patient, sorted
+}
+
+// settled reports whether the entry answers without reading.
+func (en *entry) settled(now time.Time) bool {
+	if en.err != nil {
+		return (en.again.IsZero() || now.Before(en.again)) && len(en.stale) == 0
+	}
+	return en.book != nil && len(en.stale) == 0
 }
 
 var _ access.Consents = (*Engine)(nil)
@@ -69,6 +97,9 @@ func New(o Options) (*Engine, error) {
 	if o.Patients <= 0 {
 		o.Patients = defaultPatients
 	}
+	if o.Limit <= 0 {
+		o.Limit = defaultLimit
+	}
 	e := &Engine{opts: o, books: map[string]*list.Element{}, order: list.New(), holders: map[string][]string{}}
 	e.stop = o.Store.Watch(e.watch)
 	return e, nil
@@ -77,8 +108,9 @@ func New(o Options) (*Engine, error) {
 // Close stops watching; the engine must not be asked afterwards.
 func (e *Engine) Close() { e.stop() }
 
-// watch drops what a commit made stale. A Consent may have moved to another
-// patient, so the books made with it go too.
+// watch marks what a commit made stale, before its writer is answered. A
+// Consent may have moved to another patient, so the books made with it are
+// marked too.
 func (e *Engine) watch(c store.Commit) {
 	for i := range c.Changes {
 		ch := &c.Changes[i]
@@ -86,124 +118,254 @@ func (e *Engine) watch(c store.Commit) {
 			continue
 		}
 		e.mu.Lock()
-		e.changed = max(e.changed, c.T)
-		e.drop(ch.Facts.Patient)
-		for _, p := range append([]string(nil), e.holders[ch.Ref.ID]...) {
-			e.drop(p)
+		id := strings.Clone(ch.Ref.ID)
+		e.mark(ch.Facts.Patient, id)
+		for _, p := range e.holders[id] {
+			e.mark(p, id)
 		}
 		e.mu.Unlock()
 	}
 }
 
-func (e *Engine) drop(patient string) {
-	el := e.books[patient]
-	if el == nil {
-		return
-	}
-	en := e.order.Remove(el).(*entry)
-	delete(e.books, patient)
-	for _, id := range en.ids {
-		var left []string
-		for _, p := range e.holders[id] {
-			if p != patient {
-				left = append(left, p)
-			}
+func (e *Engine) mark(patient, id string) {
+	if el := e.books[patient]; el != nil {
+		en := el.Value.(*entry)
+		if en.stale == nil {
+			en.stale = map[string]struct{}{}
 		}
-		if len(left) == 0 {
-			delete(e.holders, id)
-		} else {
-			e.holders[id] = left
-		}
+		en.stale[id] = struct{}{}
 	}
 }
 
-func (e *Engine) cached(patient string) *book {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	el := e.books[patient]
-	if el == nil {
-		return nil
+// hold and release keep holders. The caller holds mu.
+func (e *Engine) hold(id, patient string) {
+	if !slices.Contains(e.holders[id], patient) {
+		e.holders[id] = append(e.holders[id], patient)
 	}
-	e.order.MoveToFront(el)
-	return el.Value.(*entry).book
 }
 
-// keep caches en, read at snapshot t, unless a Consent changed since. The
-// watcher takes the same lock before a writer is answered, so whoever asks
-// after that finds either no entry or one that was read after the change.
-func (e *Engine) keep(en *entry, t store.T) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if t < e.changed || e.books[en.patient] != nil {
+func (e *Engine) release(id, patient string) {
+	left := slices.DeleteFunc(e.holders[id], func(p string) bool { return p == patient })
+	if len(left) == 0 {
+		delete(e.holders, id)
 		return
 	}
+	e.holders[id] = left
+}
+
+// entryOf finds or makes the entry of a patient. From then on every commit
+// marks it. The caller holds mu.
+func (e *Engine) entryOf(patient string) *entry {
+	if el := e.books[patient]; el != nil {
+		e.order.MoveToFront(el)
+		return el.Value.(*entry)
+	}
+	en := &entry{patient: strings.Clone(patient)} // facts may point into a scan's buffer
 	e.books[en.patient] = e.order.PushFront(en)
-	for _, id := range en.ids {
-		e.holders[id] = append(e.holders[id], en.patient)
-	}
 	for e.order.Len() > e.opts.Patients {
-		e.drop(e.order.Back().Value.(*entry).patient)
+		old := e.order.Remove(e.order.Back()).(*entry)
+		delete(e.books, old.patient)
+		for _, id := range old.held {
+			e.release(id, old.patient)
+		}
+	}
+	return en
+}
+
+// book returns the patient's consents as of the latest commit that was
+// acknowledged before the call.
+func (e *Engine) book(ctx context.Context, patient string) (*book, error) {
+	for {
+		now := e.opts.Clock()
+		e.mu.Lock()
+		if el := e.books[patient]; el == nil && !fhir.ValidID(patient) {
+			e.mu.Unlock()
+			return nil, fhir.Errorf(fhir.Invalid, "consent.load", "patient is not an id")
+		}
+		en := e.entryOf(patient)
+		if en.settled(now) {
+			b, err := en.book, en.err
+			e.mu.Unlock()
+			if err != nil {
+				return nil, err
+			}
+			return b, nil
+		}
+		e.mu.Unlock()
+		if b, err, ok := e.refresh(ctx, en); ok {
+			return b, err
+		}
 	}
 }
 
-func (e *Engine) book(ctx context.Context, patient string) (*book, error) {
-	if b := e.cached(patient); b != nil {
-		return b, nil
+// refresh reads what is stale of an entry. ok is false when the entry was
+// dropped from the cache meanwhile: then nobody marked it.
+func (e *Engine) refresh(ctx context.Context, en *entry) (b *book, err error, ok bool) {
+	en.reading.Lock()
+	defer en.reading.Unlock()
+	now := e.opts.Clock()
+	e.mu.Lock()
+	if el := e.books[en.patient]; el == nil || el.Value.(*entry) != en {
+		e.mu.Unlock()
+		return nil, nil, false
 	}
-	if !fhir.ValidID(patient) {
-		return nil, fhir.Errorf(fhir.Invalid, "consent.load", "patient is not an id")
+	if en.settled(now) { // another caller has read it
+		defer e.mu.Unlock()
+		return en.book, en.err, true
 	}
-	q, err := ofPatient(patient)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	// Until it is read again the entry answers nobody: the others wait for
+	// reading.
+	stale := en.stale
+	en.stale, en.book, en.err = nil, nil, nil
+	e.mu.Unlock()
+
+	// The result is for everybody who asks: it does not end with the request
+	// that happens to be the first.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
 	defer cancel()
-	patient = strings.Clone(patient) // facts may point into a scan's buffer
-	en := &entry{patient: patient, book: &book{}}
-	now, count := e.opts.Clock().UnixMilli(), 0
+	if en.items == nil {
+		err = e.readAll(ctx, en)
+	} else {
+		err = e.readSome(ctx, en, stale)
+	}
+	if err == nil {
+		b = newBook(en.items, now.UnixMilli())
+	} else {
+		en.items = nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	en.book, en.err, en.again = b, err, time.Time{}
+	if err != nil {
+		if fhir.KindOf(err) != fhir.TooCostly {
+			en.again = now.Add(loadTimeout)
+		}
+		// The error may hold keys of the store, and those the patient: the log
+		// gets its kind.
+		e.opts.Logger.Error("the consents of a patient cannot be read; access to this patient's data is denied", "cause", fhir.KindOf(err).IssueCode())
+	}
+	if el := e.books[en.patient]; el != nil && el.Value.(*entry) == en {
+		e.holdAll(en, b)
+	}
+	return b, err, true
+}
+
+// holdAll notes which Consents the book of en is made with. The caller holds
+// mu.
+func (e *Engine) holdAll(en *entry, b *book) {
+	var ids []string
+	if b != nil {
+		ids = b.ids
+	}
+	for _, id := range en.held {
+		if _, kept := slices.BinarySearch(ids, id); !kept {
+			e.release(id, en.patient)
+		}
+	}
+	for _, id := range ids {
+		if _, had := slices.BinarySearch(en.held, id); !had {
+			e.hold(id, en.patient)
+		}
+	}
+	en.held = ids
+}
+
+// readAll reads every Consent of the patient that decides something. The
+// entry is in the cache already, so that what changes meanwhile is marked.
+func (e *Engine) readAll(ctx context.Context, en *entry) error {
+	q, err := ofPatient(en.patient)
+	if err != nil {
+		return err
+	}
+	items, now, read, count := map[string]counted{}, e.opts.Clock().UnixMilli(), 0, 0
 	// T is taken before the read: everything acknowledged by now is in it.
 	t := e.opts.Store.T()
 	err = e.opts.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search), At: t},
 		func(f *store.Found) bool {
-			id := f.Resource.ID
-			en.ids = append(en.ids, strings.Clone(id))
-			c, is := compile(id, patient, f.Resource.JSON)
-			if c.root.forApps() {
-				// Apps come and go: what has ended decides nothing any more.
-				if is == active && c.root.to > now {
-					en.book.allow(c)
+			read++
+			if x, ok := countedIf(&f.Resource, f.Facts, en.patient, now); ok {
+				items[x.ref.ID] = x
+				if !x.root.forApps() {
+					count++
 				}
-				return len(en.ids) <= maxRead
 			}
-			switch is {
-			case active:
-				en.book.active = append(en.book.active, c)
-			case withdrawn:
-				en.book.withdrawn = append(en.book.withdrawn, c)
-			}
-			count++
-			return count <= maxConsents
+			return count <= e.opts.Limit && read <= maxRead
 		})
 	if err != nil {
-		return nil, fhir.Wrap("consent.load", err)
+		return fhir.Wrap("consent.load", err)
 	}
-	if count > maxConsents || len(en.ids) > maxRead {
-		return nil, fhir.Errorf(fhir.TooCostly, "consent.load", "more than %d consents of one patient", maxConsents)
+	if count > e.opts.Limit || read > maxRead {
+		return e.tooMany()
 	}
-	e.keep(en, t)
-	return en.book, nil
+	en.items = items
+	return nil
 }
 
-// ofPatient is Consent?patient=Patient/<id>.
+func (e *Engine) tooMany() error {
+	return fhir.Errorf(fhir.TooCostly, "consent.load", "more than %d consents of one patient", e.opts.Limit)
+}
+
+// readSome reads the Consents with these ids again.
+func (e *Engine) readSome(ctx context.Context, en *entry, ids map[string]struct{}) error {
+	now := e.opts.Clock().UnixMilli()
+	for id := range ids {
+		if err := ctx.Err(); err != nil {
+			return fhir.Wrap("consent.load", err)
+		}
+		r, facts, err := e.opts.Store.Read(ctx, fhir.Ref{Type: "Consent", ID: id}, 0)
+		if err != nil && fhir.KindOf(err) != fhir.NotFound {
+			return fhir.Wrap("consent.load", err)
+		}
+		delete(en.items, id)
+		if err != nil || r.Deleted || facts == nil || facts.Patient != en.patient {
+			continue
+		}
+		if x, ok := countedIf(&r, facts, en.patient, now); ok {
+			en.items[id] = x
+		}
+	}
+	if len(en.items) <= e.opts.Limit {
+		return nil
+	}
+	count := 0
+	for _, x := range en.items {
+		if !x.root.forApps() {
+			count++
+		}
+	}
+	if count > e.opts.Limit || len(en.items) > maxRead {
+		return e.tooMany()
+	}
+	return nil
+}
+
+// countedIf compiles one Consent; ok is false for one that decides nothing.
+func countedIf(r *fhir.Resource, facts *access.Facts, patient string, now int64) (x counted, ok bool) {
+	x.compiled, x.is = compile(strings.Clone(r.ID), patient, r.JSON)
+	if facts != nil {
+		x.author = strings.Clone(facts.Author)
+	}
+	if x.root.forApps() {
+		// Apps come and go: what has ended decides nothing any more.
+		return x, x.is == active && x.root.to > now
+	}
+	return x, x.is != ignored
+}
+
+// ofPatient is Consent?patient=Patient/<id>, without those whose status makes
+// them decide nothing, such as drafts.
 func ofPatient(id string) (*search.Query, error) {
 	p, ok := search.Lookup("Consent", "patient")
-	if !ok {
-		return nil, fhir.Errorf(fhir.Internal, "consent.load", "the search registry lacks Consent.patient")
+	status, also := search.Lookup("Consent", "status")
+	if !ok || !also {
+		return nil, fhir.Errorf(fhir.Internal, "consent.load", "the search registry lacks Consent.patient or Consent.status")
 	}
 	return &search.Query{
 		Type: "Consent", Count: -1, Patient: id,
-		Clauses: []search.Clause{{Param: p, Values: []search.Value{{RefType: "Patient", RefID: id}}}},
+		Clauses: []search.Clause{
+			{Param: p, Values: []search.Value{{RefType: "Patient", RefID: id}}},
+			{Param: status, Values: []search.Value{{Code: statusActive}, {Code: statusWithdrawn}, {Code: statusRejected}}},
+		},
 	}, nil
 }
 
@@ -211,7 +373,7 @@ func ofPatient(id string) (*search.Query, error) {
 // read.
 func (e *Engine) Permits(recipient string, f *access.Facts) bool { return e.permits(recipient, "", f) }
 
-// Under are the consents as they hold for a token of an authorization: what
+// Under returns the consents as they hold for a token of an authorization: what
 // the person allowed the app counts for it, and for no other token of the same
 // client.
 func (e *Engine) Under(authorization string) access.Consents {
@@ -240,8 +402,7 @@ func (e *Engine) permits(recipient, authorization string, f *access.Facts) bool 
 	}
 	b, err := e.book(context.Background(), f.Patient)
 	if err != nil {
-		e.opts.Logger.Error("consents could not be read, access denied", "patient", f.Patient, "err", err)
-		return false
+		return false // logged once, where it was found out
 	}
 	return b.permits(recipient, authorization, f, e.opts.Clock())
 }
@@ -253,14 +414,7 @@ func (e *Engine) Opens(ctx context.Context, patient, recipient string) ([]fhir.R
 	if err != nil {
 		return nil, err
 	}
-	var out []fhir.Ref
-	q := ask{now: e.opts.Clock().UnixMilli(), recipient: recipient}
-	for i := range b.active {
-		if b.active[i].root.opens(&q, false) {
-			out = append(out, b.active[i].ref)
-		}
-	}
-	return out, nil
+	return b.opens(recipient, e.opts.Clock().UnixMilli()), nil
 }
 
 // Collects reports whether data of vendor may be taken in for the patient, and

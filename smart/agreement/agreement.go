@@ -60,7 +60,9 @@ type Agreements struct {
 }
 
 // Ref is the Consent of an authorization.
-func Ref(authorization string) fhir.Ref { return fhir.Ref{Type: "Consent", ID: "app-" + authorization} }
+func Ref(authorization string) fhir.Ref {
+	return fhir.Ref{Type: "Consent", ID: consent.AppPrefix + authorization}
+}
 
 // Begun is token.Options.Begun. Its Consent dates from the approval: what the
 // patient withdrew after that is a later word.

@@ -45,11 +45,9 @@ type Refusal struct {
 	Since  time.Time // zero: not known
 }
 
-const refusal = "stop-"
-
 func refusalRef(patient, client string) fhir.Ref {
 	sum := sha256.Sum256([]byte(patient + "\n" + client))
-	return fhir.Ref{Type: "Consent", ID: refusal + hex.EncodeToString(sum[:16])}
+	return fhir.Ref{Type: "Consent", ID: consent.StopPrefix + hex.EncodeToString(sum[:16])}
 }
 
 // Refused lists what a patient refuses, in the order of their ids.
@@ -60,12 +58,12 @@ func (g *Refusals) Refused(ctx context.Context, patient string) (out []Refusal, 
 		return nil, fhir.Wrap(op, err)
 	}
 	err = g.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
-		if !strings.HasPrefix(f.Resource.ID, refusal) {
+		if !strings.HasPrefix(f.Resource.ID, consent.StopPrefix) {
 			return true
 		}
 		d, err := consent.Describe(f.Resource)
-		if err != nil || f.Resource.ID != refusalRef(patient, d.Recipient).ID {
-			return true // another's, that only looks alike
+		if err != nil || f.Resource.ID != refusalRef(patient, d.Recipient).ID || !consent.Refuses(f.Resource, patient, d.Recipient) {
+			return true // another Consent, that only looks alike
 		}
 		r := Refusal{Client: strings.Clone(d.Recipient)}
 		if r.Since, err = time.Parse(time.RFC3339, d.Date); err != nil {
@@ -112,16 +110,18 @@ func (g *Refusals) Refuse(ctx context.Context, by audit.Event, patient, client, 
 		return fhir.Wrap(op, err)
 	}
 	have, _, err := g.Store.Read(ctx, r.Ref(), 0)
-	w := store.Write{Resource: r, Expect: store.Absent}
+	w, interaction := store.Write{Resource: r, Expect: store.Absent}, "create"
 	switch k := fhir.KindOf(err); {
-	case err == nil && !have.Deleted:
+	case err == nil && !have.Deleted && consent.Refuses(have, patient, client):
 		return nil
+	case err == nil && !have.Deleted:
+		w.Expect, w.IfVersion, interaction = store.Version, have.Version, "update" // not the patient's; whoever wrote it
 	case err == nil || k == fhir.Gone:
 		w.Expect = store.Any // refused before, and allowed again
 	case k != fhir.NotFound:
 		return fhir.Wrap(op, err)
 	}
-	return fhir.Wrap(op, g.commit(ctx, by, patient, "create", w))
+	return fhir.Wrap(op, g.commit(ctx, by, patient, interaction, w))
 }
 
 // Allow ends a refusal: the consents that there are decide again. To end what

@@ -40,9 +40,12 @@ type Client struct {
 	CertBound bool `json:"cert_bound,omitempty"`
 	// Inspects lets it introspect tokens of other clients: it is a resource
 	// server.
-	Inspects bool      `json:"inspects,omitempty"`
-	Created  time.Time `json:"created"`
-	Disabled bool      `json:"disabled,omitempty"`
+	Inspects bool `json:"inspects,omitempty"`
+	// RecordsConsent lets it write Consents, as far as its scope covers that.
+	// The operator alone sets it; no registration over the network does.
+	RecordsConsent bool      `json:"records_consent,omitempty"`
+	Created        time.Time `json:"created"`
+	Disabled       bool      `json:"disabled,omitempty"`
 	// SHA-256 of the client secret and of the registration access token.
 	SecretHash       []byte `json:"secret_hash,omitempty"`
 	RegistrationHash []byte `json:"registration_hash,omitempty"`

@@ -46,9 +46,10 @@ type Engine struct {
 	// RoleRules is what roles allow. Nil: nothing, so that no person's token
 	// reaches any data.
 	RoleRules func(roles []string) []access.Rule
-	// Roles are those that a person has now; ok is false when the account has
-	// ended. Nil: those of the sign-in.
-	Roles func(ctx context.Context, subjectID string) (roles []string, ok bool, err error)
+	// Roles returns the roles that a person has now; ok is false when the
+	// account has ended or is not what it was at the sign-in. Nil: the roles of
+	// the sign-in.
+	Roles func(ctx context.Context, s grant.Subject) (roles []string, ok bool, err error)
 	// ConsentsOf are the consents that hold for a person of this server under
 	// an authorization, with emergency access on top. Nil: Consents.
 	ConsentsOf func(subjectID, authorization string) access.Consents
@@ -79,6 +80,19 @@ type known struct {
 
 func invalid() error {
 	return fhir.Errorf(fhir.Unauthorized, "policy.Authenticate", "invalid_token")
+}
+
+// expired tells the client why a token that this server or one of its issuers
+// signed is no longer good (RFC 6750, section 3.1), so that it asks for a new
+// one instead of looking for another fault.
+func expired(k *known) error {
+	scheme := "Bearer"
+	if k.claims.Confirm.JKT != "" {
+		scheme = "DPoP"
+	}
+	return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.Authenticate",
+		Issues: []fhir.Issue{{Code: "expired", Diagnostics: "the access token has expired; get a new one from the token endpoint"}},
+		Err:    access.Challenge(scheme + ` error="invalid_token", error_description="The access token has expired"`)}
 }
 
 // Authenticate returns the caller. The Principal is shared between requests
@@ -142,7 +156,10 @@ func (e *Engine) inspect(ctx context.Context, tok string) (*known, *access.Princ
 			return nil, nil, err
 		}
 	}
-	if !now.Before(k.expires) || now.Before(k.notBefore) {
+	if !now.Before(k.expires) {
+		return nil, nil, expired(k)
+	}
+	if now.Before(k.notBefore) {
 		return nil, nil, invalid()
 	}
 	p, err := e.current(ctx, k, now)
@@ -292,6 +309,9 @@ func (e *Engine) current(ctx context.Context, k *known, now time.Time) (*access.
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.principal != nil && k.principal.Grant.RecordsConsent != c.RecordsConsent {
+		k.principal = nil
+	}
 	switch {
 	case k.outside:
 		return e.compileOutside(k, c)
@@ -301,7 +321,7 @@ func (e *Engine) current(ctx context.Context, k *known, now time.Time) (*access.
 	if k.principal == nil {
 		k.principal = &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub, Issuer: k.claims.Iss, TokenID: k.claims.Jti,
 			Scope: k.claims.Scope, Expires: k.expires,
-			Grant: &access.Grant{Recipient: c.ID, Rules: k.set.Rules(), Consents: e.Consents}}
+			Grant: &access.Grant{Recipient: c.ID, Rules: k.set.Rules(), Consents: e.Consents, RecordsConsent: c.RecordsConsent}}
 	}
 	return k.principal, nil
 }
@@ -318,7 +338,7 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, n
 	roles := rec.Subject.Roles
 	if e.Roles != nil {
 		var ok bool
-		if roles, ok, err = e.Roles(ctx, rec.Subject.ID); err != nil {
+		if roles, ok, err = e.Roles(ctx, rec.Subject); err != nil {
 			return nil, err
 		}
 		if !ok {
@@ -332,7 +352,7 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, n
 	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub, Issuer: k.claims.Iss, TokenID: k.claims.Jti,
 		Scope: k.claims.Scope, Expires: k.expires, Authorization: rec.ID, Patient: k.claims.Patient, Roles: roles,
 		ACR: rec.Subject.ACR, AuthTime: rec.Subject.AuthTime, DPoP: k.claims.Confirm.JKT != ""}
-	e.finish(p, f)
+	e.finish(p, f, c)
 	if e.ConsentsOf != nil {
 		p.Grant.Consents = e.ConsentsOf(p.Subject, rec.ID)
 	}
@@ -340,14 +360,14 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, n
 	return p, nil
 }
 
-func (e *Engine) finish(p *access.Principal, f Facts) {
+func (e *Engine) finish(p *access.Principal, f Facts, c client.Client) {
 	if e.RoleRules != nil {
 		f.Roles = e.RoleRules(Counting(p.Roles, f.FHIRUser))
 	}
 	if !f.FHIRUser.IsZero() {
 		p.FHIRUser = f.FHIRUser.String()
 	}
-	p.Grant = &access.Grant{Recipient: p.ClientID, Rules: Compile(f), Consents: e.Consents, Person: true}
+	p.Grant = &access.Grant{Recipient: p.ClientID, Rules: Compile(f), Consents: e.Consents, Person: true, RecordsConsent: c.RecordsConsent}
 }
 
 // compileOutside is for a token of an outside issuer: never more than its
@@ -365,9 +385,9 @@ func (e *Engine) compileOutside(k *known, c client.Client) (*access.Principal, e
 	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: t.Subject, Issuer: t.Issuer, TokenID: t.ID, Scope: set.String(), Expires: t.Expires}
 	if t.Person {
 		p.Patient, p.Roles, p.ACR, p.AuthTime, p.DPoP = t.Patient, t.Roles, t.ACR, t.AuthTime, t.JKT != ""
-		e.finish(p, Facts{Scopes: set, Patient: t.Patient, FHIRUser: t.FHIRUser})
+		e.finish(p, Facts{Scopes: set, Patient: t.Patient, FHIRUser: t.FHIRUser}, c)
 	} else {
-		p.Grant = &access.Grant{Recipient: c.ID, Rules: set.Rules(), Consents: e.Consents}
+		p.Grant = &access.Grant{Recipient: c.ID, Rules: set.Rules(), Consents: e.Consents, RecordsConsent: c.RecordsConsent}
 	}
 	k.principal = p
 	return p, nil

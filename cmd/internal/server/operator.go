@@ -20,13 +20,14 @@ import (
 )
 
 func info(c client.Client) admin.ClientInfo {
-	return admin.ClientInfo{ID: c.ID, Name: c.Name, Scope: c.Scope, JWKSURL: c.JWKSURL, RedirectURIs: c.RedirectURIs, Created: c.Created, Disabled: c.Disabled}
+	return admin.ClientInfo{ID: c.ID, Name: c.Name, Scope: c.Scope, JWKSURL: c.JWKSURL, RedirectURIs: c.RedirectURIs, Created: c.Created, Disabled: c.Disabled,
+		RecordsConsent: c.RecordsConsent}
 }
 
 // AddClient registers a backend client or an app.
 func (o operator) AddClient(ctx context.Context, op admin.Operator, in admin.NewClient) (admin.ClientInfo, error) {
 	c := client.Client{Name: in.Name, JWKS: jwksText(in.JWKS), JWKSURL: in.JWKSURL, Scope: scopeText(in.Scope), Method: client.Method(in.Method),
-		RedirectURIs: in.RedirectURIs, LaunchURL: in.LaunchURL, Inspects: in.Inspects}
+		RedirectURIs: in.RedirectURIs, LaunchURL: in.LaunchURL, Inspects: in.Inspects, RecordsConsent: in.RecordsConsent}
 	secret := ""
 	if c.Symmetric() {
 		var b [32]byte
@@ -123,6 +124,32 @@ func (o operator) Profile(ctx context.Context, op admin.Operator, name string) e
 	return o.commit(ctx, op, "profile", [][2]string{{"profile", name}})
 }
 
+// ChangeClient changes what only the operator may say about a client, in one
+// commit with the record of it.
+func (o operator) ChangeClient(ctx context.Context, op admin.Operator, in admin.ChangeClient) (admin.ClientInfo, error) {
+	if in.RecordsConsent == nil {
+		return admin.ClientInfo{}, fhir.Errorf(fhir.Invalid, "client change", "nothing to change: give --may-record-consent=true or --may-record-consent=false")
+	}
+	c, w, err := o.m.clients.PrepareChange(ctx, in.ID, func(c *client.Client) error {
+		c.RecordsConsent = *in.RecordsConsent
+		return nil
+	})
+	if err != nil {
+		return admin.ClientInfo{}, err
+	}
+	rq := o.request(op)
+	ev, leaf, err := o.m.recorder.Prepare(audit.Event{Kind: audit.Operator, Interaction: "client-change", Principal: rq.Principal, RequestID: rq.RequestID,
+		Extra: [][2]string{{"client", c.ID}, {"may-record-consent", strconv.FormatBool(c.RecordsConsent)}}})
+	if err != nil {
+		return admin.ClientInfo{}, err
+	}
+	_, err = o.m.store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}, Writes: []store.Write{ev}, Leaves: []store.Leaf{leaf}})
+	if err != nil && fhir.KindOf(err) == fhir.Conflict {
+		err = fhir.Errorf(fhir.Conflict, "client change", "the client was changed meanwhile; try again")
+	}
+	return info(c), err
+}
+
 // Ingest reads a vendor payload.
 func (o operator) Ingest(ctx context.Context, op admin.Operator, in admin.IngestRequest, body io.Reader) (ingest.Summary, error) {
 	if err := o.knownVendor(in.Vendor); err != nil {
@@ -132,8 +159,12 @@ func (o operator) Ingest(ctx context.Context, op admin.Operator, in admin.Ingest
 		return ingest.Summary{}, err
 	}
 	rq := o.request(op)
-	return o.m.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format, Name: in.Name,
-		Body: body, Principal: rq.Principal, RequestID: rq.RequestID})
+	sum, err := o.m.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format, Name: in.Name,
+		Delivery: func(name string) string { return in.Delivery[name] }, Body: body, Principal: rq.Principal, RequestID: rq.RequestID})
+	if err != nil && fhir.KindOf(err) == fhir.Forbidden {
+		err = admin.Advise(err, fmt.Sprintf("record the patient's consent with `pulsegate consent grant --patient %s --vendor %s`", in.Patient, in.Vendor))
+	}
+	return sum, err
 }
 
 // VerifyAudit recomputes the log.

@@ -11,8 +11,8 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// adminCalls has a request for every route of the admin socket. {} is replaced
-// with what the call before it on the same line answered as id.
+// adminCalls has a request for every route of the admin socket. CLIENT stands
+// for the client that POST /client made.
 func adminCalls() map[string][]string {
 	return map[string][]string{
 		"POST /patient":                   {`{"id":"ada","given":"Ada","family":"Beispiel"}`, `{"given":"Ben","family":"Beispiel"}`},
@@ -21,6 +21,13 @@ func adminCalls() map[string][]string {
 		"POST /consent/withdraw":          {`{"patient":"ada"}`},
 		"POST /client":                    {`{"name":"App","scope":"launch/patient patient/*.rs","auth":"client_secret_basic","redirect_uris":["https://app.example.org/cb"]}`},
 		"GET /client":                     {""},
+		"POST /client/change":             {`{"client_id":"CLIENT","records_consent":true}`},
+		"GET /clock":                      {""},
+		"POST /clock/reset":               {`{}`},
+		"GET /patient":                    {""},
+		"GET /patient/show":               {"?id=ada"},
+		"POST /demo/token":                {`{}`},
+		"GET /server/info":                {""},
 		"POST /client/registration-token": {`{"scope":"patient/*.rs","uses":1,"seconds":60}`},
 		"POST /client/disable":            {`{"id":"CLIENT"}`},
 		"POST /ingest":                    {"?patient=ada&vendor=apple&format=nothing"},
@@ -43,7 +50,7 @@ func adminCalls() map[string][]string {
 
 // refusedCalls are those of adminCalls that the server refuses, because what
 // they name is not there, before there is anything to record.
-var refusedCalls = map[string]bool{"GET /quarantine/show?id=none": true} // read only
+var refusedCalls = map[string]bool{"GET /quarantine/show?id=none": true, "POST /demo/token": true} // read only
 
 // Every command of the operator makes its change and its AuditEvent durable in
 // one commit: a crash between two commits would leave a change without a trace.

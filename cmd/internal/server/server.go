@@ -60,6 +60,7 @@ type Main struct {
 	Stdout  io.Writer
 	Log     *slog.Logger
 
+	clock     func() time.Time // nil: time.Now
 	base      string
 	memory    *budget.Budget // of request bodies
 	fresh     bool           // the store held no AuditEvent when it was opened
@@ -105,12 +106,20 @@ func Serve(version string) cli.Serve {
 		if err != nil {
 			return err
 		}
+		if err := cli.InUse(cfg.Data); err != nil {
+			return err
+		}
 		m := &Main{Config: cfg, Version: version, Stdout: stdout, Log: log}
 		return errors.Join(m.Run(ctx), lines.Flush())
 	}
 }
 
-func (m *Main) now() time.Time { return time.Now() }
+func (m *Main) now() time.Time {
+	if m.clock != nil {
+		return m.clock()
+	}
+	return time.Now()
+}
 
 // newID is a random id for resources and requests: 26 letters and digits.
 func (m *Main) newID() string { return strings.ToLower(rand.Text()) }
@@ -143,7 +152,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	srv := &http.Server{
 		Handler: paced{next: m.memory.Handler(handler), now: m.now}, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(m.Log.Handler(), slog.LevelDebug),
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSConfig: serverTLS(),
 	}
 	if m.Config.ClientCerts {
 		// Any certificate: its thumbprint is what a token is bound to, and the
