@@ -47,11 +47,11 @@ type Door struct {
 	um      *jsonformat.Unmarshaller
 	shapes  *shapes
 	parsers fastjson.ParserPool
-	// slowRoom and largeRoom hold one token for each validation by google/fhir under way.
+	// ordinary and large hold one token for each validation by google/fhir under way.
 	// One takes processor time and up to 2 KiB of memory for each JSON value: more
 	// than one for each processor would only take more memory, and of those with
 	// more than manyValues there are fewer.
-	slowRoom, largeRoom chan struct{}
+	ordinary, large chan struct{}
 }
 
 const (
@@ -67,7 +67,7 @@ func New(limits Limits) (*Door, error) {
 	if err != nil {
 		return nil, fhir.Wrap("r4.New", err)
 	}
-	d := &Door{limits: limits.withDefaults(), um: um, shapes: newShapes(), slowRoom: make(chan struct{}, runtime.GOMAXPROCS(0)), largeRoom: make(chan struct{}, largeAtOnce)}
+	d := &Door{limits: limits.withDefaults(), um: um, shapes: newShapes(), ordinary: make(chan struct{}, runtime.GOMAXPROCS(0)), large: make(chan struct{}, largeAtOnce)}
 	um.MaxNestingDepth = d.limits.Depth
 	return d, nil
 }
@@ -215,9 +215,9 @@ func (d *Door) validate(r *rules, v []byte, repair bool) error {
 		}
 	}
 	report := errorreporter.NewBasicErrorReporter()
-	room := d.slowRoom
+	room := d.ordinary
 	if values(v) > manyValues {
-		room = d.largeRoom
+		room = d.large
 	}
 	room <- struct{}{}
 	defer func() { <-room }()

@@ -53,12 +53,12 @@ func TestValuesAreBounded(t *testing.T) {
 
 // There are never more validations by google/fhir at once than processors.
 func TestSlowValidationsAreBounded(t *testing.T) {
-	boundedAtOnce(t, 2, func(d *Door) chan struct{} { return d.slowRoom })
+	boundedAtOnce(t, 2, func(d *Door) chan struct{} { return d.ordinary })
 }
 
 // Of the large ones there are fewer.
 func TestLargeValidationsAreBounded(t *testing.T) {
-	boundedAtOnce(t, manyValues, func(d *Door) chan struct{} { return d.largeRoom })
+	boundedAtOnce(t, manyValues, func(d *Door) chan struct{} { return d.large })
 }
 
 func boundedAtOnce(t *testing.T, extensions int, room func(*Door) chan struct{}) {

@@ -16,10 +16,14 @@ func recoverCommand() *cobra.Command {
 		c := &cobra.Command{Use: what, Short: short, Long: long, Args: cobra.NoArgs}
 		r := operator(c)
 		c.RunE = func(c *cobra.Command, _ []string) error {
-			if err := recovery.Request(*r.data, what, fmt.Sprintf("uid:%d", os.Getuid()), time.Now()); err != nil {
+			dir, err := r.stopped()
+			if err != nil {
 				return err
 			}
-			_, err := fmt.Fprintln(c.OutOrStdout(), "the next `pulsegate serve` goes on and records this decision in the audit trail")
+			if err := recovery.Request(dir, what, fmt.Sprintf("uid:%d", os.Getuid()), time.Now()); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(c.OutOrStdout(), "the next `pulsegate serve` goes on and records this decision in the audit trail")
 			return err
 		}
 		return c

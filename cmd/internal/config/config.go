@@ -56,7 +56,7 @@ type Config struct {
 	CertProxies    []string      `yaml:"client-cert-proxies" default:"" comment:"Addresses (CIDR, comma separated) of proxies that end TLS and hand on the client's certificate in the header Client-Cert (RFC 9440). From anybody else that header is dropped."`
 	TrustedProxies []string      `yaml:"trusted-proxies" default:"" comment:"Addresses (CIDR, comma separated) of proxies that append the address of their peer to forwarded-header. Limits and the audit trail then see the client's address. From anybody else that header is not read."`
 	Forwarded      string        `yaml:"forwarded-header" default:"X-Forwarded-For" comment:"X-Forwarded-For or Forwarded (RFC 7239): the one header that trusted-proxies append to."`
-	OutsideIssuers string        `yaml:"outside-issuers" default:"" comment:"YAML file: issuers besides this server whose access tokens are accepted, with their JWKS and claims."`
+	OutsideIssuers string        `yaml:"outside-issuers" default:"" comment:"YAML file: issuers besides this server whose access tokens are accepted, with their JWKS, the clients each speaks for, the scopes these may ask, and claims."`
 	Brand          string        `yaml:"brand" default:"" comment:"YAML file: the organisation behind this server, for lists of user-facing apps. Empty: named after the base URL."`
 
 	OIDCIssuer            string   `yaml:"oidc-issuer" default:"" comment:"Issuer URL of the hospital's OpenID provider, for signing in with it. Its callback is BASE/auth/external/callback."`

@@ -15,19 +15,19 @@ import (
 // for the client that POST /client made.
 func adminCalls() map[string][]string {
 	return map[string][]string{
+		"GET /clock":                      {""},
+		"POST /clock/reset":               {`{}`},
+		"GET /patient":                    {""},
+		"GET /patient/show":               {"?id=ada", "?id=nobody"},
+		"POST /client/change":             {`{"client_id":"CLIENT","records_consent":true}`},
+		"POST /demo/token":                {`{}`},
+		"GET /server/info":                {""},
 		"POST /patient":                   {`{"id":"ada","given":"Ada","family":"Beispiel"}`, `{"given":"Ben","family":"Beispiel"}`},
 		"POST /consent/grant":             {`{"patient":"ada","vendor":"apple","recipient":"any"}`},
 		"GET /consent":                    {"", "?patient=ada"},
 		"POST /consent/withdraw":          {`{"patient":"ada"}`},
 		"POST /client":                    {`{"name":"App","scope":"launch/patient patient/*.rs","auth":"client_secret_basic","redirect_uris":["https://app.example.org/cb"]}`},
 		"GET /client":                     {""},
-		"POST /client/change":             {`{"client_id":"CLIENT","records_consent":true}`},
-		"GET /clock":                      {""},
-		"POST /clock/reset":               {`{}`},
-		"GET /patient":                    {""},
-		"GET /patient/show":               {"?id=ada"},
-		"POST /demo/token":                {`{}`},
-		"GET /server/info":                {""},
 		"POST /client/registration-token": {`{"scope":"patient/*.rs","uses":1,"seconds":60}`},
 		"POST /client/disable":            {`{"id":"CLIENT"}`},
 		"POST /ingest":                    {"?patient=ada&vendor=apple&format=nothing"},
@@ -50,7 +50,11 @@ func adminCalls() map[string][]string {
 
 // refusedCalls are those of adminCalls that the server refuses, because what
 // they name is not there, before there is anything to record.
-var refusedCalls = map[string]bool{"GET /quarantine/show?id=none": true, "POST /demo/token": true} // read only
+var refusedCalls = map[string]bool{
+	"GET /quarantine/show?id=none": true,
+	"GET /patient/show?id=nobody":  true,
+	"POST /demo/token":             true, // the server is no demo
+} // read only
 
 // Every command of the operator makes its change and its AuditEvent durable in
 // one commit: a crash between two commits would leave a change without a trace.

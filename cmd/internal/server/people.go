@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
@@ -27,6 +28,7 @@ import (
 	"pulsegate/smart/role"
 	"pulsegate/smart/session"
 	"pulsegate/smart/signin"
+	"pulsegate/smart/token"
 	"pulsegate/smart/user"
 )
 
@@ -144,8 +146,13 @@ func (m *Main) known(ctx context.Context, ref fhir.Ref) (bool, error) {
 func (m *Main) pages() (*pages.Pages, error) {
 	return pages.New(pages.Options{Base: m.base, Version: publicVersion(m.Version), SignIn: m.signs, Sessions: m.sessions, Users: m.users, Cookies: m.cookies,
 		Flow: m.authorize, Apps: m.tokens,
-		Refusals: &agreement.Refusals{Store: m.store, Audit: m.recorder, Consents: m.consents, Clock: m.now}, Clients: m.clients, Launcher: launcher{m}, Glass: m.glass, Patients: patients{m},
+		Refusals: &agreement.Refusals{Store: m.store, Audit: m.recorder, Consents: m.consents, Clock: m.now}, Clients: m.clients, Launcher: launcher{m}, Glass: m.glass, UserLife: token.UserLife(m.Config.UserTokenLife), Patients: patients{m},
 		Scopes: m.policy.Scopes, Audit: m.recorder, Clock: m.now, Logger: m.Log})
+}
+
+// refused shows a person an error of the authorization endpoint.
+func (m *Main) refused(w http.ResponseWriter, r *http.Request, status int, text string) {
+	m.page.Refused(w, r, status, text)
 }
 
 type launcher struct{ m *Main }

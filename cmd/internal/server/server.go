@@ -18,9 +18,7 @@ import (
 	"time"
 
 	"pulsegate/adapters"
-	"pulsegate/adapters/apple"
-	"pulsegate/adapters/fitbit"
-	"pulsegate/adapters/oura"
+	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/cmd/internal/cli"
 	"pulsegate/cmd/internal/config"
@@ -45,6 +43,7 @@ import (
 	"pulsegate/smart/keys"
 	"pulsegate/smart/launch"
 	"pulsegate/smart/outside"
+	"pulsegate/smart/pages"
 	"pulsegate/smart/policy"
 	"pulsegate/smart/register"
 	"pulsegate/smart/session"
@@ -82,6 +81,7 @@ type Main struct {
 	grants    *grant.Store
 	nonces    *dpop.Nonces // nil: none are demanded
 	authorize *authorize.Service
+	page      *pages.Pages
 	launches  *launch.Service
 
 	registration  *register.Handler
@@ -268,7 +268,7 @@ func (m *Main) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.adapters = []adapters.Adapter{apple.New(), fitbit.New(), oura.New()}
+	m.adapters = vendors.All()
 	for _, step := range []func(context.Context) error{m.openAudit, m.openAccess, m.openFHIR, m.openIngest} {
 		if err := step(ctx); err != nil {
 			return err
