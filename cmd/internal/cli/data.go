@@ -278,6 +278,7 @@ func storeCommand() *cobra.Command {
 		}
 		return r.print(out, func(w io.Writer) {
 			fmt.Fprintf(w, "%d resources  %d bytes on disk  commit %d  %d audit leaves\n", out.Resources, out.DiskBytes, out.Commit, out.AuditLeaves)
+			fmt.Fprintf(w, "%s: %d bytes free, writes are refused below %d\n", out.Dir, out.FreeBytes, out.ReserveBytes)
 			fmt.Fprintf(w, "%d compactions since the start, %d samples written again, %d series waiting\n", out.Compactions, out.Rewritten, out.Waiting)
 			if len(out.Series) == 0 {
 				return

@@ -19,7 +19,6 @@ const (
 	groupBatches = 256
 	groupBytes   = 8 << 20
 	maxBatch     = 64 << 20
-	reserve      = 64 << 20 // bytes of disk that stay free
 	ahead        = 5 * time.Millisecond
 )
 
@@ -197,10 +196,7 @@ func (d *DB) build(reqs []*request) (g *group, err error) {
 	if d.failed.Load() {
 		return g, nil
 	}
-	if d.noSpace() {
-		for _, r := range reqs {
-			r.err = fhir.Errorf(fhir.NoSpace, "pebblestore.Commit", "the disk is full")
-		}
+	if !d.refuseForSpace(reqs) {
 		return g, nil
 	}
 	d.meters.group.Record(context.Background(), int64(len(reqs)))
@@ -225,7 +221,7 @@ func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
 	s := newStage(d)
 	defer s.close()
 	for _, r := range reqs {
-		if r.compact != nil {
+		if r.compact != nil || r.err != nil {
 			continue
 		}
 		if err := s.add(r); err != nil {
@@ -235,7 +231,7 @@ func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
 	// Compactions come last: what the commits of this group have taken out of
 	// a series voids them.
 	for _, r := range reqs {
-		if r.compact == nil {
+		if r.compact == nil || r.err != nil {
 			continue
 		}
 		if err := s.putCompaction(r.compact); err != nil {
@@ -273,20 +269,6 @@ func (d *DB) apply(b *pebble.Batch) error {
 		err = d.pdb.ApplyNoSyncWait(b, pebble.Sync)
 	}()
 	return <-res
-}
-
-// noSpace asks the file system, a few times a second at most, whether the
-// reserve is touched. A full disk is found here, before Pebble meets it: a WAL
-// that could not be written cannot be used again.
-func (d *DB) noSpace() bool {
-	now := time.Now()
-	if now.Sub(d.lastSpace) < 200*time.Millisecond {
-		return d.full
-	}
-	d.lastSpace = now
-	u, err := d.fs.GetDiskUsage(d.dir)
-	d.full = err == nil && u.TotalBytes > 0 && u.AvailBytes < reserve
-	return d.full
 }
 
 // syncer waits for each group's fsync, shows it, tells the watchers and

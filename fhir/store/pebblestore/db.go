@@ -105,8 +105,7 @@ type DB struct {
 	wrote     map[[16]byte]bool // forms
 	edge      map[int][32]byte
 	lastSweep time.Time
-	lastSpace time.Time
-	full      bool
+	disk      spaceWatch
 	days      map[string]dayBits // of W rows
 }
 

@@ -58,6 +58,14 @@ func newMeters(d *DB) (*meters, error) {
 	if err != nil {
 		return nil, err
 	}
+	free, err := m.Int64ObservableGauge("pulsegate.store.disk.free", metric.WithUnit("By"), metric.WithDescription("Bytes that the file system of the store has left"))
+	if err != nil {
+		return nil, err
+	}
+	kept, err := m.Int64ObservableGauge("pulsegate.store.disk.reserve", metric.WithUnit("By"), metric.WithDescription("Bytes below which writes are refused"))
+	if err != nil {
+		return nil, err
+	}
 	at, err := m.Int64ObservableGauge("pulsegate.store.commit.latest", metric.WithUnit("{commit}"), metric.WithDescription("T of the latest durable commit"))
 	if err != nil {
 		return nil, err
@@ -73,9 +81,13 @@ func newMeters(d *DB) (*meters, error) {
 			o.ObserveInt64(at, int64(s.T))
 			o.ObserveInt64(resources, int64(s.Resources))
 			o.ObserveInt64(waiting, int64(d.compactor.waiting()))
+			if x := d.Space(); x.Known {
+				o.ObserveInt64(free, int64(x.Free))
+				o.ObserveInt64(kept, int64(x.Reserve))
+			}
 		}
 		return nil
-	}, disk, at, resources, waiting)
+	}, disk, at, resources, waiting, free, kept)
 	return out, err
 }
 
