@@ -35,6 +35,17 @@ func Name(vendor string) string {
 	return vendor
 }
 
+// Code returns the code of the vendor that people mean by s, in any case and by
+// code or name ("Apple", "oura", "APPLE HEALTH"), or s itself for none of them.
+func Code(s string) string {
+	for _, a := range All() {
+		if strings.EqualFold(a.Vendor(), strings.TrimSpace(s)) || strings.EqualFold(a.Name(), strings.TrimSpace(s)) {
+			return a.Vendor()
+		}
+	}
+	return s
+}
+
 func join(of func(adapters.Adapter) string, last string) string {
 	var out []string
 	for _, a := range All() {

@@ -55,3 +55,11 @@ func TestFolders(t *testing.T) {
 		}
 	}
 }
+
+func TestCode(t *testing.T) {
+	for in, want := range map[string]string{"apple": "apple", "Apple": "apple", "APPLE HEALTH": "apple", " oura ": "oura", "FitBit": "fitbit", "garmin": "garmin", "": ""} {
+		if got := Code(in); got != want {
+			t.Errorf("Code(%q) = %q, want %q", in, got, want)
+		}
+	}
+}

@@ -116,9 +116,9 @@ func TestOperator(t *testing.T) {
 		t.Errorf("patient list:\n%s", out)
 	}
 	s.fails("no active consent", "pulsegate consent grant --patient "+id+" --vendor apple", "ingest", "--patient", id, "--vendor", "apple", "export.xml")
-	consent := strings.TrimSpace(s.must("consent", "grant", "--patient", id, "--vendor", "apple"))
+	consent := strings.TrimSpace(s.must("consent", "grant", "--patient", id, "--vendor", "Apple"))
 	table("CONSENT PATIENT STATUS VENDOR CATEGORIES RECIPIENT DATE", "consent", "list")
-	if out := table("METRIC READ CREATED UPDATED UNCHANGED QUARANTINED DROPPED LEFT OUT", "ingest", "--patient", id, "--vendor", "apple", "export.xml"); !strings.Contains(out, "next: see why with `pulsegate quarantine list`") {
+	if out := table("METRIC READ CREATED UPDATED UNCHANGED QUARANTINED DROPPED LEFT OUT", "ingest", "--patient", id, "--vendor", "APPLE", "export.xml"); !strings.Contains(out, "next: see why with `pulsegate quarantine list`") {
 		t.Errorf("ingest says nothing of the quarantine:\n%s", out)
 	}
 	if out := table("DEVICE STATUS NAME", "patient", "show", id); !strings.Contains(out, consent) || !strings.Contains(out, "Watch") {

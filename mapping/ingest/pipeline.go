@@ -160,7 +160,7 @@ func (p *Pipeline) admit(ctx context.Context, q Request) (*run, error) {
 
 func (p *Pipeline) adapter(vendor string) adapters.Adapter {
 	for _, a := range p.Adapters {
-		if a.Vendor() == vendor {
+		if strings.EqualFold(a.Vendor(), vendor) {
 			return a
 		}
 	}

@@ -49,6 +49,7 @@ type People interface {
 	InviteUser(ctx context.Context, op Operator, in NewUser) (UserLink, error)
 	ReinviteUser(ctx context.Context, op Operator, login string) (UserLink, error)
 	DisableUser(ctx context.Context, op Operator, login string) (UserInfo, error)
+	EnableUser(ctx context.Context, op Operator, login string) (UserInfo, error)
 	ListUsers(ctx context.Context, op Operator) (Users, error)
 }
 
@@ -60,6 +61,9 @@ func people(m *mux, s *Server, o People) {
 	})
 	post(m, s, "user/disable", func(ctx context.Context, op Operator, in Login) (UserInfo, error) {
 		return o.DisableUser(ctx, op, in.Login)
+	})
+	post(m, s, "user/enable", func(ctx context.Context, op Operator, in Login) (UserInfo, error) {
+		return o.EnableUser(ctx, op, in.Login)
 	})
 	get(m, s, "user", func(ctx context.Context, op Operator, _ *http.Request) (Users, error) { return o.ListUsers(ctx, op) })
 }

@@ -41,6 +41,7 @@ type Operations interface {
 	NewRegistrationToken(ctx context.Context, op Operator, in NewRegistrationToken) (RegistrationToken, error)
 	ChangeClient(ctx context.Context, op Operator, in ChangeClient) (ClientInfo, error)
 	DisableClient(ctx context.Context, op Operator, id string) (ClientInfo, error)
+	EnableClient(ctx context.Context, op Operator, id string) (ClientInfo, error)
 	Ingest(ctx context.Context, op Operator, in IngestRequest, body io.Reader) (ingest.Summary, error)
 	Quarantine(ctx context.Context, op Operator, patient string) (Quarantine, error)
 	ShowQuarantine(ctx context.Context, op Operator, id string) (QuarantineItem, error)
@@ -209,6 +210,9 @@ func (s *Server) routes() *mux {
 	post(m, s, "client/change", o.ChangeClient)
 	post(m, s, "client/disable", func(ctx context.Context, op Operator, in ID) (ClientInfo, error) {
 		return o.DisableClient(ctx, op, in.ID)
+	})
+	post(m, s, "client/enable", func(ctx context.Context, op Operator, in ID) (ClientInfo, error) {
+		return o.EnableClient(ctx, op, in.ID)
 	})
 	m.HandleFunc("POST /ingest", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()

@@ -210,6 +210,9 @@ func consentCommand() *cobra.Command {
 	grant.Flags().StringSliceVar(&n.Categories, "categories", nil, "only these: vital-signs, activity, exam, laboratory, procedure, survey, sleep, … (default: all)")
 	grant.Flags().StringVar(&n.Recipient, "recipient", "any", "client id that may see the data, or any")
 	need(grant, "patient", "vendor")
+	complete(grant, "patient", patientIDs, gr)
+	values(grant, "vendor", vendorCodes()...)
+	complete(grant, "recipient", func(r *remote, c *cobra.Command) []string { return append(clientIDs(r, c), "any") }, gr)
 	grant.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.ID
 		if err := gr.call(c.Context(), "consent/grant", nil, n, &out); err != nil {
@@ -224,6 +227,7 @@ func consentCommand() *cobra.Command {
 	wr := operator(withdraw)
 	var wd admin.WithdrawConsent
 	withdraw.Flags().StringVar(&wd.Patient, "patient", "", "patient id")
+	complete(withdraw, "patient", patientIDs, wr)
 	withdraw.Flags().StringVar(&wd.Vendor, "vendor", "", "only this vendor's (default: all)")
 	need(withdraw, "patient")
 	withdraw.RunE = func(c *cobra.Command, _ []string) error {

@@ -35,17 +35,24 @@ func clientCommand() *cobra.Command {
 		})
 	}
 
-	disable := &cobra.Command{Use: "disable ID", Short: "Refuse a client from now on", Args: cobra.ExactArgs(1)}
-	dr := operator(disable)
-	completeArg(disable, dr, clientIDs)
-	disable.RunE = func(c *cobra.Command, args []string) error {
+	disable := switchClientCommand("disable", "Refuse a client from now on")
+	enable := switchClientCommand("enable", "Take a disabled client back")
+	return group("client", "SMART clients", clientAddCommand(), list, clientChangeCommand(), disable, enable, registrationTokenCommand(), keygenCommand(), tokenCommand())
+}
+
+// switchClientCommand disables or enables a client.
+func switchClientCommand(what, short string) *cobra.Command {
+	c := &cobra.Command{Use: what + " ID", Short: short, Args: cobra.ExactArgs(1)}
+	r := operator(c)
+	completeArg(c, r, clientIDs)
+	c.RunE = func(c *cobra.Command, args []string) error {
 		var out admin.ClientInfo
-		if err := dr.call(c.Context(), "client/disable", nil, admin.ID{ID: args[0]}, &out); err != nil {
+		if err := r.call(c.Context(), "client/"+what, nil, admin.ID{ID: args[0]}, &out); err != nil {
 			return err
 		}
-		return dr.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
+		return r.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID, what+"d") })
 	}
-	return group("client", "SMART clients", clientAddCommand(), list, clientChangeCommand(), disable, registrationTokenCommand(), keygenCommand(), tokenCommand())
+	return c
 }
 
 // clientAddCommand registers a backend (system/ scopes, keys) or an app (with

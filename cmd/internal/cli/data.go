@@ -30,6 +30,8 @@ func ingestCommand() *cobra.Command {
 	format := c.Flags().String("format", "", "format, or format:type where the body does not tell its type (default: found by itself)")
 	delivery := c.Flags().StringArray("delivery", nil, "header of the original delivery, as NAME=VALUE (automation-aggregation=Days); may be repeated")
 	need(c, "patient", "vendor")
+	complete(c, "patient", patientIDs, r)
+	values(c, "vendor", vendorCodes()...)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		var sum ingest.Summary
 		for _, name := range args {

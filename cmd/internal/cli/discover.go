@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 )
 
@@ -91,6 +92,14 @@ func completeArg(c *cobra.Command, r *remote, list func(*remote, *cobra.Command)
 		}
 		return list(r, c), cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// vendorCodes lists the vendors as commands name them.
+func vendorCodes() (out []string) {
+	for _, a := range vendors.All() {
+		out = append(out, a.Vendor())
+	}
+	return out
 }
 
 // patientIDs, clientIDs and quarantineIDs ask the running server. Without one

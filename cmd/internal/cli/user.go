@@ -47,18 +47,8 @@ func userCommand() *cobra.Command {
 		need(c, "login")
 	})
 
-	disable := &cobra.Command{Use: "disable", Short: "End a user's access, at once", Args: cobra.NoArgs}
-	dr := operator(disable)
-	login := disable.Flags().String("login", "", "name for signing in")
-	need(disable, "login")
-	complete(disable, "login", logins, dr)
-	disable.RunE = func(c *cobra.Command, _ []string) error {
-		var out admin.UserInfo
-		if err := dr.call(c.Context(), "user/disable", nil, admin.Login{Login: *login}, &out); err != nil {
-			return err
-		}
-		return dr.print(out, func(w io.Writer) { fmt.Fprintf(w, "%s disabled\n", out.Login) })
-	}
+	disable := switchUserCommand("disable", "End a user's access, at once")
+	enable := switchUserCommand("enable", "Give a disabled user their access back")
 
 	list := &cobra.Command{Use: "list", Short: "List users", Args: cobra.NoArgs}
 	lr := operator(list)
@@ -80,5 +70,22 @@ func userCommand() *cobra.Command {
 			}
 		})
 	}
-	return group("user", "People who sign in", bootstrap, invite, reinvite, disable, list)
+	return group("user", "People who sign in", bootstrap, invite, reinvite, disable, enable, list)
+}
+
+// switchUserCommand disables or enables a user.
+func switchUserCommand(what, short string) *cobra.Command {
+	c := &cobra.Command{Use: what, Short: short, Args: cobra.NoArgs}
+	r := operator(c)
+	login := c.Flags().String("login", "", "name for signing in")
+	need(c, "login")
+	complete(c, "login", logins, r)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		var out admin.UserInfo
+		if err := r.call(c.Context(), "user/"+what, nil, admin.Login{Login: *login}, &out); err != nil {
+			return err
+		}
+		return r.print(out, func(w io.Writer) { fmt.Fprintln(w, out.Login, what+"d") })
+	}
+	return c
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
@@ -81,18 +82,23 @@ func (o operator) ListClients(ctx context.Context, op admin.Operator) (admin.Cli
 
 // DisableClient refuses a client from its next request on.
 func (o operator) DisableClient(ctx context.Context, op admin.Operator, id string) (admin.ClientInfo, error) {
-	c, err := o.m.clients.Get(ctx, id)
+	return o.switchClient(ctx, op, "client disable", id, true)
+}
+
+// EnableClient takes a disabled client back. Its keys and scopes are those it
+// had; what people had allowed it stays ended where that was ended.
+func (o operator) EnableClient(ctx context.Context, op admin.Operator, id string) (admin.ClientInfo, error) {
+	return o.switchClient(ctx, op, "client enable", id, false)
+}
+
+func (o operator) switchClient(ctx context.Context, op admin.Operator, command, id string, disabled bool) (admin.ClientInfo, error) {
+	c, write, err := o.m.clients.PrepareChange(ctx, id, func(c *client.Client) error { c.Disabled = disabled; return nil })
 	if err != nil {
 		return admin.ClientInfo{}, err
 	}
-	write, err := o.m.clients.PrepareDisable(ctx, id)
-	if err != nil {
+	if err := o.commitClient(ctx, op, command, id, write); err != nil {
 		return admin.ClientInfo{}, err
 	}
-	if err := o.commitClient(ctx, op, "client disable", id, write); err != nil {
-		return admin.ClientInfo{}, err
-	}
-	c.Disabled = true
 	return info(c), nil
 }
 
@@ -152,6 +158,7 @@ func (o operator) ChangeClient(ctx context.Context, op admin.Operator, in admin.
 
 // Ingest reads a vendor payload.
 func (o operator) Ingest(ctx context.Context, op admin.Operator, in admin.IngestRequest, body io.Reader) (ingest.Summary, error) {
+	in.Vendor = vendors.Code(in.Vendor)
 	if err := o.knownVendor(in.Vendor); err != nil {
 		return ingest.Summary{}, err
 	}

@@ -30,6 +30,8 @@ func adminCalls() map[string][]string {
 		"GET /client":                     {""},
 		"POST /client/registration-token": {`{"scope":"patient/*.rs","uses":1,"seconds":60}`},
 		"POST /client/disable":            {`{"id":"CLIENT"}`},
+		"POST /client/enable":             {`{"id":"CLIENT"}`},
+		"POST /user/enable":               {`{"login":"eve"}`},
 		"POST /ingest":                    {"?patient=ada&vendor=apple&format=nothing"},
 		"GET /quarantine":                 {"", "?patient=ada"},
 		"GET /quarantine/show":            {"?id=none"},

@@ -80,6 +80,7 @@ func (o operator) AddPatient(ctx context.Context, op admin.Operator, in admin.Ne
 
 // GrantConsent stores a Consent in plain language and code.
 func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.NewConsent) (admin.ID, error) {
+	in.Vendor = vendors.Code(in.Vendor)
 	if err := o.knownVendor(in.Vendor); err != nil {
 		return admin.ID{}, err
 	}
@@ -105,6 +106,7 @@ func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.
 // WithdrawConsent takes back what a patient has agreed to. When it returns
 // without an error nothing of it is visible to anybody under a Consent.
 func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in admin.WithdrawConsent) (admin.Withdrawn, error) {
+	in.Vendor = vendors.Code(in.Vendor)
 	out := admin.Withdrawn{Withdrawn: []string{}}
 	if err := o.havePatient(ctx, in.Patient); err != nil {
 		return out, err

@@ -275,14 +275,23 @@ func (o operator) ReinviteUser(ctx context.Context, op admin.Operator, login str
 
 // DisableUser ends a user's access at once.
 func (o operator) DisableUser(ctx context.Context, op admin.Operator, login string) (admin.UserInfo, error) {
+	return o.switchUser(ctx, op, login, true)
+}
+
+// EnableUser gives a disabled person their access back.
+func (o operator) EnableUser(ctx context.Context, op admin.Operator, login string) (admin.UserInfo, error) {
+	return o.switchUser(ctx, op, login, false)
+}
+
+func (o operator) switchUser(ctx context.Context, op admin.Operator, login string, disabled bool) (admin.UserInfo, error) {
 	u, err := o.m.users.ByLogin(ctx, login)
 	if err != nil {
 		return admin.UserInfo{}, err
 	}
-	if err := o.m.signs.SetDisabled(ctx, signin.From{}, signin.Actor{Operator: op.Name}, u.ID, true); err != nil {
+	if err := o.m.signs.SetDisabled(ctx, signin.From{}, signin.Actor{Operator: op.Name}, u.ID, disabled); err != nil {
 		return admin.UserInfo{}, err
 	}
-	u.Disabled = true
+	u.Disabled = disabled
 	return userInfo(&u), nil
 }
 
