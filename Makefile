@@ -11,7 +11,7 @@ CRASHES ?= 50
 PULSEGATE_FIXTURES ?= $(abspath $(wildcard ../shared/fixtures))
 export PULSEGATE_FIXTURES
 
-.PHONY: run app build test browser oracle twins race smoke hostile bench fuzz generate clean
+.PHONY: run app build test check browser oracle twins race smoke hostile bench fuzz generate clean
 
 run: build ## a demo server on http://localhost:8080 with invented wearers
 	$(BIN) serve --demo --data demo-data --listen 127.0.0.1:8080 --base-url http://localhost:8080
@@ -32,6 +32,11 @@ test: build browser ## every suite, lint, the oracle, crash harness, fuzz seeds,
 	$(GO) run ./conformance/kill -bin $(BIN) -kills $(CRASHES)
 	$(MAKE) smoke
 	$(MAKE) hostile
+
+check: ## what to run between edits, under three minutes: vet, house rules, every suite in its short form
+	$(GO) vet ./...
+	$(GO) test -run 'Format|Length|Imports|Histograms' ./conformance/lint
+	$(GO) test -short ./adapters/... ./cmd/... ./fhir/... ./mapping/... ./smart/...
 
 oracle: ## the same random life on documents and on samples, for ORACLE (default 10m); SEED has a life again
 	$(GO) test ./conformance/oracle -count 1 -timeout 0 -v -oracle.time $(or $(ORACLE),10m) -oracle.seed $(or $(SEED),0)

@@ -25,7 +25,32 @@ type Format struct {
 	// TypeHint says that a body may not tell its type; then Input.Hint (from
 	// the file's name or the caller) is needed.
 	TypeHint bool
+	// Delivery lists the facts of a delivery that the format's reader uses,
+	// in lower case, as the sender's HTTP headers are named
+	// ("automation-aggregation"). Nothing else of a request reaches an adapter.
+	Delivery []string
 }
+
+// Facts returns the delivery facts that a format of a names, as get returns
+// them ("" where there is none), nil if there are none. get is
+// http.Header.Get, or looks into a command's flags.
+func Facts(a Adapter, get func(string) string) map[string]string {
+	var out map[string]string
+	for _, f := range a.Formats() {
+		for _, name := range f.Delivery {
+			if v := get(name); v != "" && len(v) <= maxFact {
+				if out == nil {
+					out = map[string]string{}
+				}
+				out[name] = v
+			}
+		}
+	}
+	return out
+}
+
+// maxFact bounds one delivery fact in bytes.
+const maxFact = 256
 
 // Input is one payload.
 type Input struct {
@@ -36,6 +61,11 @@ type Input struct {
 	// Hint names the vendor type where the body does not ("heartrate",
 	// "steps"), "" otherwise.
 	Hint string
+	// Delivery holds facts about the delivery that the body does not tell: the
+	// names that Format.Delivery lists, with their values as sent. It is nil
+	// where nothing is known, and never contradicts the body: a reader that
+	// does not understand a value ignores it.
+	Delivery map[string]string
 	// Body is the decompressed stream.
 	Body io.Reader
 	// At and Size give random access when the payload is a file (zip needs

@@ -35,6 +35,9 @@ type Issue struct {
 	Code        string   // http://hl7.org/fhir/issue-type, e.g. "invalid", "structure", "not-supported"
 	Diagnostics string   // place and rule, for a person
 	Expression  []string // FHIRPath of the place, e.g. "Observation.value.ofType(Quantity).code"
+	// Line and Column, in characters, are the position in the request's body,
+	// from 1; zero when it is not known.
+	Line, Column int
 }
 
 // Error is the only error type that crosses package borders.

@@ -25,6 +25,9 @@ type rule struct {
 	scale      map[string]conversion
 	low, high  float64
 	ranged     bool
+	zeroAbsent bool              // zero stands for "not measured"
+	concept    bool              // a text is written as a CodeableConcept
+	required   []string          // components that are written without a value, too
 	values     map[string][]byte // vendor enum -> CodeableConcept
 	system     string            // vendor's code system
 	parts      map[string]*rule  // components
@@ -59,7 +62,7 @@ func (m *Mapper) compile(t *Table) error {
 
 func (m *Mapper) compileRow(t *Table, v *Vendor, r *Row) (*rule, error) {
 	base, err := m.compilePart(t, v, &Component{Name: r.Metric, Display: r.Name, Codes: r.Codes, Doubtful: r.Doubtful,
-		Unit: r.Unit, Scale: r.Scale, Range: r.Range, Values: r.Values})
+		Unit: r.Unit, Scale: r.Scale, Range: r.Range, Zero: r.Zero, Values: r.Values})
 	if err != nil {
 		return nil, err
 	}
@@ -91,11 +94,14 @@ func (m *Mapper) compileRow(t *Table, v *Vendor, r *Row) (*rule, error) {
 			return nil, fmt.Errorf("component %s: %w", r.Components[i].Name, err)
 		}
 		base.parts[r.Components[i].Name] = p
+		if r.Components[i].Required {
+			base.required = append(base.required, r.Components[i].Name)
+		}
 	}
 	for i := range r.Variants {
 		x := &r.Variants[i]
 		c := &Component{Name: r.Metric, Display: r.Name, Codes: x.Codes, Doubtful: x.Doubtful, Unit: x.Unit,
-			Scale: r.Scale, Range: x.Range, Values: r.Values}
+			Scale: r.Scale, Range: x.Range, Zero: r.Zero, Values: r.Values}
 		if c.Unit == "" {
 			c.Unit = r.Unit
 		}
@@ -106,14 +112,14 @@ func (m *Mapper) compileRow(t *Table, v *Vendor, r *Row) (*rule, error) {
 		if err != nil {
 			return nil, fmt.Errorf("variant %d: %w", i+1, err)
 		}
-		p.dense, p.row, p.head, p.category, p.categories, p.series, p.parts = base.dense, r, base.head, base.category, base.categories, base.series, base.parts
+		p.dense, p.row, p.head, p.category, p.categories, p.series, p.parts, p.required = base.dense, r, base.head, base.category, base.categories, base.series, base.parts, base.required
 		base.variants = append(base.variants, variantRule{x.When, p})
 	}
 	return base, nil
 }
 
 func (m *Mapper) compilePart(t *Table, v *Vendor, c *Component) (*rule, error) {
-	p := &rule{system: systemURL(v), code: m.concept(t, v, c.Name, c.Display, c.Codes, c.Doubtful)}
+	p := &rule{system: systemURL(v), zeroAbsent: c.Zero == zeroAbsent, concept: c.Shape == ShapeCodeable, code: m.concept(t, v, c.Name, c.Display, c.Codes, c.Doubtful)}
 	if c.Unit != "" {
 		u := t.units[c.Unit]
 		p.units, p.ucum = u.accepts, c.Unit

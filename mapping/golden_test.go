@@ -62,7 +62,11 @@ func example(tb tester, m *Mapper, v *Vendor, r *Row, day bool) *sample.Sample {
 		if p.r.units != nil {
 			u = sentUnit(v.Vendor, p.ucum(tb))
 		}
-		return sample.Value{Kind: sample.Series, Series: &sample.SeriesData{Period: 5 * time.Minute, Unit: u, Data: "1 2 E 3"}}
+		x := sample.Value{Kind: sample.Series, Series: &sample.SeriesData{Period: 5 * time.Minute, Unit: u, Data: "1 2 E 3"}}
+		if p.r.ranged && p.r.low > 3 {
+			x.Series.Data = "61 62 E 63"
+		}
+		return x
 	}
 	switch r.Shape {
 	case ShapeQuantity:

@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"crypto/sha256"
+	"errors"
 	"io/fs"
 	"time"
 
@@ -78,6 +79,10 @@ type Result struct {
 	// Vague: the sample says neither which device measured nor through what
 	// it came, so what is known of that from elsewhere stands.
 	Vague bool
+	// Left lists the components that could not be written. If there are any,
+	// Kept is the Sample without them, which the Observation is made of.
+	Left []LeftOut
+	Kept *sample.Sample
 }
 
 // RejectError says why a Sample has no resource; Reason is one of the Reason
@@ -89,15 +94,38 @@ func (e *RejectError) Error() string { return e.Reason + ": " + e.Rule }
 func reject(reason, rule string) error { return &RejectError{reason, rule} }
 
 // Map maps s of the given vendor for a patient. Buf is appended to and holds
-// the JSON (nil is fine). An error is a *RejectError.
+// the JSON (nil is fine). A component that breaks a rule is left out and
+// listed in Result.Left. An error is a *RejectError; its Reason is
+// sample.DropPlaceholder if the value is a zero that stands for "not
+// measured".
 func (m *Mapper) Map(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location) (Result, error) {
-	return m.observe(buf, vendor, s, patient, zone, false)
+	return m.tolerant(buf, vendor, s, patient, zone, false)
 }
 
 // MapLegacy is Map as it was before there were streams: every Observation has
 // an id of its own kind.
 func (m *Mapper) MapLegacy(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location) (Result, error) {
-	return m.observe(buf, vendor, s, patient, zone, true)
+	return m.tolerant(buf, vendor, s, patient, zone, true)
+}
+
+// tolerant is observe without the components that it refuses. If nothing is
+// left then, the first of them is the reason.
+func (m *Mapper) tolerant(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location, legacy bool) (Result, error) {
+	res, err := m.observe(buf, vendor, s, patient, zone, legacy)
+	var part *partError
+	if err == nil || !errors.As(err, &part) {
+		return res, err
+	}
+	kept, left := m.rules[vendor][s.Metric].choose(s).sift(s)
+	if kept.Value.Kind == sample.None && len(kept.Components) == 0 {
+		return res, worst(left)
+	}
+	res, err = m.observe(buf, vendor, kept, patient, zone, legacy)
+	if errors.As(err, &part) { // the main series has no possible point
+		return res, part.RejectError
+	}
+	res.Left, res.Kept = left, kept
+	return res, err
 }
 
 // LegacyID is the id that MapLegacy gives a sample of a stream; "" of
@@ -159,11 +187,7 @@ func (r *rule) choose(s *sample.Sample) *rule {
 		if v.when.Day != nil && *v.when.Day != !s.Day.IsZero() || v.when.Channel != "" && v.when.Channel != s.Channel {
 			continue
 		}
-		fits := len(v.when.Units) == 0
-		for _, u := range v.when.Units {
-			fits = fits || u == s.Value.Unit
-		}
-		if fits {
+		if v.when.unit(s.Value.Unit) {
 			return v.rule
 		}
 	}
@@ -309,6 +333,15 @@ func (r *rule) part(name string) *rule {
 	return &rule{system: r.system}
 }
 
+func has(components []sample.Component, name string) bool {
+	for i := range components {
+		if c := &components[i]; c.Name == name && c.Value.Kind != sample.None {
+			return true
+		}
+	}
+	return false
+}
+
 func (r *rule) components(b []byte, s *sample.Sample, h *holes) ([]byte, error) {
 	n := 0
 	open := func() {
@@ -323,7 +356,7 @@ func (r *rule) components(b []byte, s *sample.Sample, h *holes) ([]byte, error) 
 		open()
 		b = append(b, r.series...)
 		if b, err = r.appendValue(b, &s.Value, s.Channel, h); err != nil {
-			return nil, err
+			return nil, err // a *partError if only points are wrong
 		}
 		b = append(b, '}')
 	}
@@ -342,9 +375,17 @@ func (r *rule) components(b []byte, s *sample.Sample, h *holes) ([]byte, error) 
 			b = append(b, p.code...)
 		}
 		if b, err = p.appendValue(b, &c.Value, s.Channel, h); err != nil {
-			return nil, err
+			return nil, ofPart(c.Name, err)
 		}
 		b = append(b, '}')
+	}
+	for _, name := range r.required {
+		if !has(s.Components, name) {
+			open()
+			b = append(b, r.parts[name].code...)
+			b = append(b, absent...)
+			b = append(b, '}')
+		}
 	}
 	if n > 0 {
 		b = append(b, ']')

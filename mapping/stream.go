@@ -146,7 +146,11 @@ func (x *Streams) Place(s *sample.Sample, row *series.Sample) *Stream {
 		if row.Values[i], ok = n.number(v.Num); !ok {
 			return nil
 		}
-		if r := n.rule; r.ranged {
+		r := n.rule
+		if r.zeroAbsent && row.Values[i].Mant == 0 {
+			return nil
+		}
+		if r.ranged {
 			if f := row.Values[i].Float(); f < r.low || f > r.high {
 				return nil
 			}

@@ -53,8 +53,15 @@ type Component struct {
 	Unit     string            `yaml:"unit"`
 	Scale    map[string]string `yaml:"scale"`
 	Range    []float64         `yaml:"range"`
+	Zero     string            `yaml:"zero"`     // see zeroAbsent
+	Required bool              `yaml:"required"` // the profile wants it: without a value it states that this is absent
+	Shape    string            `yaml:"shape"`    // "codeable": free text is written as a CodeableConcept
 	Values   map[string]string `yaml:"values"`
 }
+
+// zeroAbsent is the value of Row.Zero and Component.Zero where the vendor
+// writes 0 for what was not measured.
+const zeroAbsent = "absent"
 
 // When is the condition of a Variant; all that is given must hold.
 type When struct {
@@ -88,6 +95,7 @@ type Row struct {
 	Unit       string            `yaml:"unit"`
 	Scale      map[string]string `yaml:"scale"`
 	Range      []float64         `yaml:"range"`
+	Zero       string            `yaml:"zero"` // see zeroAbsent
 	Method     string            `yaml:"method"`
 	Values     map[string]string `yaml:"values"`
 	Series     []string          `yaml:"series"`
@@ -239,6 +247,9 @@ func (t *Table) check(file string, v *Vendor) error {
 		if err := rateRule(r); err != nil {
 			return fail("%v", err)
 		}
+		if err := rangeRule(r); err != nil {
+			return fail("%v", err)
+		}
 		if err := t.known(r.Unit, r.Codes, r.Doubtful, r.Series); err != nil {
 			return fail("%v", err)
 		}
@@ -256,6 +267,20 @@ func (t *Table) check(file string, v *Vendor) error {
 		}
 		if err := profileRule(r); err != nil {
 			return fail("%v", err)
+		}
+	}
+	return nil
+}
+
+// rangeRule wants what is possible stated wherever there is a unit, so that an
+// absurd number is never published.
+func rangeRule(r *Row) error {
+	if r.Unit != "" && len(r.Range) != 2 {
+		return fmt.Errorf("a unit needs a range")
+	}
+	for i := range r.Components {
+		if c := &r.Components[i]; c.Unit != "" && len(c.Range) != 2 {
+			return fmt.Errorf("component %s: a unit needs a range", c.Name)
 		}
 	}
 	return nil

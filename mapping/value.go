@@ -38,6 +38,14 @@ func (r *rule) appendValue(b []byte, v *sample.Value, channel string, h *holes) 
 		if strings.TrimSpace(v.Text) == "" {
 			return nil, reject(sample.ReasonMissing, "an empty text")
 		}
+		if r.concept {
+			b = append(b, `,"valueCodeableConcept":`...)
+			if known := r.values[v.Text]; known != nil {
+				return append(b, known...), nil
+			}
+			b = append(b, `{"text":`...)
+			return append(appendString(b, v.Text), '}'), nil
+		}
 		b = append(b, `,"valueString":`...)
 		return appendString(b, v.Text), nil
 	case sample.Boolean:
@@ -50,7 +58,7 @@ func (r *rule) appendValue(b []byte, v *sample.Value, channel string, h *holes) 
 }
 
 func (r *rule) conversion(unit, channel string) (conversion, bool) {
-	c, ok := r.units[unit]
+	c, ok := r.accepts(unit)
 	if !ok {
 		return c, false
 	}
@@ -79,6 +87,9 @@ func (r *rule) appendQuantity(b []byte, num, unit, channel string, h *holes) ([]
 	c, ok := r.conversion(unit, channel)
 	if !ok {
 		return nil, reject(sample.ReasonBadUnit, "the row does not accept this unit")
+	}
+	if r.zeroAbsent && d.zero() {
+		return nil, reject(sample.DropPlaceholder, "zero stands for not measured")
 	}
 	d = c.apply(d)
 	if !r.possible(d) {
@@ -124,6 +135,9 @@ func (r *rule) appendSeries(b []byte, s *sample.SeriesData, channel string) ([]b
 	factor, ok := parseDecimal(orOne(s.Factor))
 	if !ok {
 		return nil, reject(sample.ReasonBadValue, "the factor is no number")
+	}
+	if r.outside(s, channel) {
+		return nil, &partError{"", &RejectError{sample.ReasonBadValue, "points outside what is possible"}}
 	}
 	quantity := r.quantity
 	if r.units != nil {

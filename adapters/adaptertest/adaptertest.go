@@ -267,7 +267,7 @@ func (s *suite) silent(t *testing.T, r *Recorder, err error) {
 			t.Errorf("error text holds a canary: %v", err)
 		}
 		for _, x := range r.Rejects {
-			if strings.Contains(x.Where+"\x00"+x.Detail+"\x00"+x.Metric, c) {
+			if strings.Contains(x.Where+"\x00"+x.Detail+"\x00"+x.Metric+"\x00"+x.Component, c) {
 				t.Errorf("reject holds a canary: %s %s", x.Where, x.Detail)
 			}
 		}

@@ -35,6 +35,7 @@ type line struct {
 	Reject     string           `json:"reject,omitempty"`
 	Where      string           `json:"where,omitempty"`
 	Detail     string           `json:"detail,omitempty"`
+	Component  string           `json:"component,omitempty"`
 	Drop       string           `json:"drop,omitempty"`
 	Count      int              `json:"count,omitempty"`
 }
@@ -104,7 +105,7 @@ func JSONLines(r *Recorder) ([]byte, error) {
 		lines = append(lines, view(s))
 	}
 	for _, x := range r.Rejects {
-		lines = append(lines, line{Reject: x.Reason, Metric: x.Metric, Where: x.Where, Detail: x.Detail})
+		lines = append(lines, line{Reject: x.Reason, Metric: x.Metric, Where: x.Where, Detail: x.Detail, Component: x.Component, VendorID: x.VendorID})
 	}
 	for _, k := range slices.Sorted(maps.Keys(r.Drops)) {
 		lines = append(lines, line{Drop: k, Count: r.Drops[k]})

@@ -45,7 +45,8 @@ func (a *Adapter) Formats() []adapters.Format {
 		{Name: formatZip, Summary: "Apple Health export archive", Extensions: []string{".zip"}},
 		{Name: formatXML, Summary: "Apple Health export.xml", Extensions: []string{".xml"}},
 		{Name: formatECG, Summary: "one electrocardiogram of an Apple Health export", Extensions: []string{".csv"}},
-		{Name: formatHAE, Summary: "Health Auto Export JSON, version 1 or 2", Extensions: []string{".json"}},
+		{Name: formatHAE, Summary: "Health Auto Export JSON, version 1 or 2", Extensions: []string{".json"},
+			Delivery: []string{headerName, headerAggregation, headerPeriod, headerSession}},
 	}
 }
 

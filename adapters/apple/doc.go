@@ -32,6 +32,7 @@
 //
 //	<name> (step_count, vo2max, ...)          Number qty       units        -
 //	heart_rate and all with Min/Avg/Max       Number Avg       units        min, max (Number), only where they differ from Avg
+//	heart_rate.average                        Number Avg       units        min, max; see "Aggregation"
 //	blood_pressure                            None             units        systolic, diastolic (Number)
 //	blood_glucose                             Number           units        mealTime (Code: Before Meal, After Meal, Unspecified)
 //	insulin_delivery                          Number           units        reason (Code: Bolus, Basal)
@@ -47,8 +48,27 @@
 //	medication                                Text name        -            status, form (Code), dosage (Text)
 //	cycleTracking                             Code name        -            value (Code)
 //
-// A HAE metric whose rows all lie on 00:00:00 is a daily aggregate: its
-// samples carry Day instead of Start.
+// # Aggregation
+//
+// What a row of Health Auto Export stands for is not in the body. The
+// automation states it in its HTTP header automation-aggregation, which comes
+// as a fact of the delivery: with "Days" a row at midnight is a Day; with
+// "Minutes", "Hours", "Weeks", "Months" and "Years" a row gets the End of its
+// interval; what is not over yet is Preliminary. Without the header a metric
+// whose rows lie at several midnights, and at no other time, is aggregated by
+// day. Rows of one midnight only are days if other metrics of the payload are
+// and none has rows at another time; otherwise they stay instants.
+//
+// A mean of heart rates must not pass for a spot reading: it is named
+// heart_rate.average where the header says that rows are aggregated, and, if
+// the header says nothing, where Min, Avg and Max differ. Other means keep
+// their name and have the Method "average" where the header says so.
+//
+// # Not measured
+//
+// Health Auto Export writes 0 for what a source does not measure; a night's
+// deep, rem, core, awake, asleep and inBed are left out by the rules of
+// nightParts, the rest by the metric table.
 //
 // Components "metadata" (from MetadataEntry, with or without Apple's prefix):
 // motionContext (Code 0 not set, 1 sedentary, 2 active), mealTime (Code 1
@@ -65,7 +85,11 @@
 //
 // Components "night" (Number): deep, core, rem, unspecified (asleep without a
 // stage), awake, inBed. The value is the whole time asleep; a source that
-// only knows time in bed has no value.
+// only knows time in bed has no value. A component that is no number is left
+// out: it is a Reject with Component, and the rest is a Sample.
+//
+// A workout without an end ends after its duration, an electrocardiogram after
+// its voltages. The ActivitySummary of the day of the export is Preliminary.
 //
 // # Night
 //

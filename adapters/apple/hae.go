@@ -99,6 +99,10 @@ type haeDecoder struct {
 	parser fastjson.Parser
 	nights *nights
 	items  int
+
+	grain             grain            // of rows, by the delivery
+	lone              []*sample.Sample // metrics with rows at one midnight only
+	sawDays, sawHours bool             // whether other metrics have rows that are days, or not
 }
 
 func decodeHAE(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
@@ -106,8 +110,12 @@ func decodeHAE(ctx context.Context, in adapters.Input, sink adapters.Sink) error
 	h := &haeDecoder{
 		ctx: ctx, sink: sink, m: m, d: jsontext.NewDecoder(m, jsontext.AllowInvalidUTF8(true)),
 		clock: newClock(in.Received), names: newInterner(8192), nights: newNights(channelHAE),
+		grain: grainOf(in.Delivery[headerAggregation]),
 	}
 	if err := h.run(); err != nil {
+		return err
+	}
+	if err := h.loners(); err != nil {
 		return err
 	}
 	sink.Progress(m.n)

@@ -16,15 +16,6 @@ import (
 // maxHeld rows are looked at to see whether a metric is aggregated by day.
 const maxHeld = 1000
 
-// rows are the data of one metric. While all lie on midnight they are held:
-// if the end comes, they are days.
-type rows struct {
-	h           *haeDecoder
-	name, units string
-	held        []*sample.Sample
-	mixed, days bool
-}
-
 func (h *haeDecoder) metric() error {
 	r := &rows{h: h}
 	var late []byte // data that came before name and units
@@ -116,6 +107,7 @@ func (r *rows) row(v *fastjson.Value) error {
 	if s.Value.Kind == sample.None && len(s.Components) == 0 {
 		return &badItem{sample.ReasonMissing, "no value"}
 	}
+	r.average(s)
 	return r.put(s)
 }
 
@@ -168,7 +160,7 @@ func (r *rows) values(s *sample.Sample, v *fastjson.Value) error {
 		}
 	}
 	add := func(key, name string) error {
-		n, err := num(v, key)
+		n, err := r.h.part(v, s.Metric, key, name)
 		if err == nil && n != "" && n != s.Value.Num {
 			s.Components = append(s.Components, sample.Component{Name: name, Value: number(n, r.units)})
 		}
@@ -184,7 +176,7 @@ func (r *rows) values(s *sample.Sample, v *fastjson.Value) error {
 			return err
 		}
 	}
-	for _, key := range []string{"mealTime", "reason", "value"} {
+	for _, key := range []string{"mealTime", "reason", "value", "context", "motionContext"} {
 		addCode(s, key, str(v, key))
 	}
 	return nil
@@ -200,56 +192,6 @@ func addText(s *sample.Sample, name, v string) {
 	if v != "" {
 		s.Components = append(s.Components, sample.Component{Name: name, Value: text(v)})
 	}
-}
-
-func (r *rows) put(s *sample.Sample) error {
-	hour, minute, second := s.Start.Clock()
-	midnight := hour+minute+second == 0 && s.End.IsZero()
-	switch {
-	case r.mixed:
-		return r.h.sink.Sample(s)
-	case midnight && r.days:
-		return r.day(s)
-	case midnight:
-		r.held = append(r.held, s)
-		if len(r.held) < maxHeld {
-			return nil
-		}
-		r.days = true
-		return r.end()
-	}
-	r.mixed = true
-	for _, x := range append(r.held, s) {
-		if err := r.h.sink.Sample(x); err != nil {
-			return err
-		}
-	}
-	r.held = nil
-	return nil
-}
-
-func (r *rows) end() error {
-	for _, s := range r.held {
-		if err := r.day(s); err != nil {
-			return err
-		}
-	}
-	r.held = nil
-	return nil
-}
-
-// day makes a daily value of s; the day of receipt still grows.
-func (r *rows) day(s *sample.Sample) error {
-	y, m, d := s.Start.Date()
-	s.Day = sample.Date{Year: y, Month: m, Day: d}
-	if !r.h.clock.max.IsZero() {
-		received := r.h.clock.max.Add(-48 * time.Hour).In(s.Start.Location())
-		if ry, rm, rd := received.Date(); ry == y && rm == m && rd == d {
-			s.Status = sample.Preliminary
-		}
-	}
-	s.Start = time.Time{}
-	return r.h.sink.Sample(s)
 }
 
 func (h *haeDecoder) sleepSegment(v *fastjson.Value) error {
@@ -296,31 +238,12 @@ func (h *haeDecoder) sleepNight(v *fastjson.Value, units string) error {
 	if s.Start.IsZero() {
 		return &badItem{sample.ReasonMissing, "no sleepStart"}
 	}
-	total, staged := 0.0, v.Exists("core") || v.Exists("deep") || v.Exists("rem")
-	for _, k := range [][2]string{{"deep", "deep"}, {"rem", "rem"}, {"core", "core"}, {"awake", "awake"}, {"asleep", "unspecified"}, {"inBed", "inBed"}} {
-		n, err := num(v, k[0])
-		if err != nil {
-			return err
-		}
-		if n == "" {
-			continue
-		}
-		if f, err := strconv.ParseFloat(n, 64); err == nil && k[0] != "awake" && k[0] != "inBed" {
-			total += f
-		}
-		if k[0] != "asleep" || staged {
-			s.Components = append(s.Components, sample.Component{Name: k[1], Value: number(n, units)})
-		}
-	}
-	stated, err := num(v, "totalSleep")
-	if err != nil {
+	if err := h.nightParts(s, v, units); err != nil {
 		return err
 	}
-	if stated == "" && (staged || v.Exists("asleep")) {
-		stated = strconv.FormatFloat(math.Round(total*1e6)/1e6, 'f', -1, 64)
-	}
-	if stated != "" {
-		s.Value = number(stated, units)
+	if s.Value.Kind == sample.None && len(s.Components) == 0 {
+		h.sink.Drop(sample.DropPlaceholder, s.Metric, 1)
+		return nil
 	}
 	s.VendorID = "night/" + short(source) + "/" + s.End.Format(time.DateOnly) + "/" + s.Start.Format("15")
 	return h.sink.Sample(s)
@@ -364,7 +287,10 @@ func (h *haeDecoder) ecg(v *fastjson.Value) error {
 	}}
 	addText(s, "classification", str(v, "classification"))
 	addText(s, "severity", str(v, "severity"))
-	bpm, err := num(v, "averageHeartRate")
+	if s.End.IsZero() { // as long as its voltages
+		s.End = s.Start.Add(time.Duration(len(v.GetArray("voltageMeasurements"))) * s.Value.Series.Period)
+	}
+	bpm, err := h.part(v, s.Metric, "averageHeartRate", "averageHeartRate")
 	if err != nil {
 		return err
 	}
@@ -380,7 +306,7 @@ func (h *haeDecoder) notification(v *fastjson.Value) error {
 	if err := h.span(s, v, "start", "end"); err != nil {
 		return err
 	}
-	threshold, err := num(v, "threshold")
+	threshold, err := h.part(v, s.Metric, "threshold", "threshold")
 	if err != nil {
 		return err
 	}
@@ -390,7 +316,7 @@ func (h *haeDecoder) notification(v *fastjson.Value) error {
 	var low, high span
 	unit := ""
 	for _, x := range v.GetArray("heartRate") {
-		n, err := num(x, "hr")
+		n, err := h.part(x, s.Metric, "hr", "heartRate")
 		if err != nil {
 			return err
 		}
@@ -442,7 +368,7 @@ func (h *haeDecoder) stateOfMind(v *fastjson.Value) error {
 		}
 		addText(s, key, strings.Join(words, ", "))
 	}
-	class, err := num(v, "valenceClassification")
+	class, err := h.part(v, s.Metric, "valenceClassification", "valenceClassification")
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,8 @@ package apple
 
 import (
 	"bytes"
-	"errors"
+	"strconv"
+	"time"
 
 	"github.com/valyala/fastjson"
 
@@ -37,7 +38,6 @@ type haeWorkout struct {
 	h         *haeDecoder
 	s         *sample.Sample
 	plain     []byte // the plain members, as one object
-	bad       error
 	low, high span
 	unit      string
 }
@@ -52,7 +52,7 @@ func (w *haeWorkout) member(name string) error {
 		return h.skip()
 	}
 	switch name {
-	case "id", "name", "start", "end", "duration", "isIndoor", "elevation", "location":
+	case "id", "name", "start", "end", "duration", "isIndoor", "elevation", "location", "heartRate":
 	default:
 		if haeWorkoutNumbers[name] == "" {
 			return h.skip()
@@ -101,29 +101,16 @@ func (w *haeWorkout) end(v *fastjson.Value) error {
 	if err := w.h.span(s, v, "start", "end"); err != nil {
 		return err
 	}
-	n, err := num(v, "duration")
+	n, err := w.h.part(v, s.Metric, "duration", "duration")
 	if err != nil {
 		return err
 	}
 	w.add("duration", n, "s")
-	if e := v.Get("elevation"); e != nil {
-		for _, k := range [][2]string{{"ascent", "elevationAscended"}, {"descent", "elevationDescended"}} {
-			n, err := num(e, k[0])
-			if err != nil {
-				return err
-			}
-			w.add(k[1], n, str(e, "units"))
-		}
+	if f, err := strconv.ParseFloat(n, 64); err == nil && s.End.IsZero() && f > 0 && f < 10*24*3600 {
+		s.End = s.Start.Add(time.Duration(f * float64(time.Second)))
 	}
-	v.GetObject().Visit(func(key []byte, x *fastjson.Value) {
-		if c := haeWorkoutNumbers[string(key)]; c != "" && x.Type() == fastjson.TypeObject {
-			n, err := num(x, "qty")
-			w.bad = errors.Join(w.bad, err)
-			w.add(c, n, str(x, "units"))
-		}
-	})
-	if w.bad != nil {
-		return &badItem{sample.ReasonBadValue, "a total is not a decimal"}
+	if err := w.totals(v); err != nil {
+		return err
 	}
 	w.add("heartRateMinimum", w.low.text, w.unit)
 	w.add("heartRateMaximum", w.high.text, w.unit)
@@ -133,6 +120,33 @@ func (w *haeWorkout) end(v *fastjson.Value) error {
 		s.Components = append(s.Components, sample.Component{Name: "indoor", Value: sample.Value{Kind: sample.Boolean, Bool: l[0] == 'I'}})
 	}
 	return w.h.sink.Sample(s)
+}
+
+// totals reads the members that are amounts: {qty, units}, and the heart rate's
+// {min, avg, max} of such.
+func (w *haeWorkout) totals(v *fastjson.Value) (err error) {
+	read := func(x *fastjson.Value, key, component, units string) {
+		if x == nil || x.Type() != fastjson.TypeObject || err != nil {
+			return
+		}
+		var n string
+		if n, err = w.h.part(x, w.s.Metric, key, component); err == nil {
+			w.add(component, n, units)
+		}
+	}
+	e := v.Get("elevation")
+	read(e, "ascent", "elevationAscended", str(e, "units"))
+	read(e, "descent", "elevationDescended", str(e, "units"))
+	v.GetObject().Visit(func(key []byte, x *fastjson.Value) {
+		if c := haeWorkoutNumbers[string(key)]; c != "" {
+			read(x, "qty", c, str(x, "units"))
+		}
+	})
+	for _, k := range [][2]string{{"avg", "heartRateAverage"}, {"min", "heartRateMinimum"}, {"max", "heartRateMaximum"}} {
+		x := v.Get("heartRate", k[0])
+		read(x, "qty", k[1], str(x, "units"))
+	}
+	return err
 }
 
 func (w *haeWorkout) add(name, n, unit string) {

@@ -2,6 +2,7 @@ package apple
 
 import (
 	"bytes"
+	"cmp"
 	"strconv"
 	"strings"
 	"time"
@@ -267,7 +268,7 @@ func (d *xmlDecoder) component(r *record, name string, v sample.Value) {
 func (d *xmlDecoder) quantityComponent(r *record, name string, b []byte) {
 	num, unit, ok := quantity(b)
 	if !ok {
-		d.sink.Drop(sample.DropLowQuality, name, 1)
+		d.leave(r.s.Metric, name, "the value is no decimal with a unit")
 		return
 	}
 	n := d.values.get(num)
@@ -300,8 +301,18 @@ func (d *xmlDecoder) vendorID(r *record) string {
 	return "uuid/" + src + "/" + r.external + "/" + strconv.FormatInt(r.s.Start.Unix(), 10)
 }
 
+// leave reports a component that is left out, while the rest is taken. An
+// error of the sink ends the decoding with the element.
+func (d *xmlDecoder) leave(metric, component, rule string) {
+	err := d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: metric, Component: component, Where: d.where(), Detail: rule})
+	d.failed = cmp.Or(d.failed, err)
+}
+
 // emit hands out a finished record.
 func (d *xmlDecoder) emit(r *record) error {
+	if d.failed != nil {
+		return d.failed
+	}
 	if r.reason != "" {
 		return d.sink.Reject(&sample.Reject{Reason: r.reason, Metric: r.s.Metric, Where: r.where, Detail: r.detail, Raw: r.raw})
 	}

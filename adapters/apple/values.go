@@ -153,6 +153,14 @@ func newClock(received time.Time) *clock {
 	return c
 }
 
+// received is the time of receipt, the zero time if it is unknown.
+func (c *clock) received() time.Time {
+	if c.max.IsZero() {
+		return c.max
+	}
+	return c.max.Add(-48 * time.Hour)
+}
+
 // plausible refuses what no wearable can have measured.
 func (c *clock) plausible(t time.Time) bool {
 	return t.Year() >= 1900 && (c.max.IsZero() || !t.After(c.max))

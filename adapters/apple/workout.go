@@ -1,7 +1,9 @@
 package apple
 
 import (
+	"strconv"
 	"strings"
+	"time"
 
 	"pulsegate/mapping/sample"
 )
@@ -41,6 +43,7 @@ func (d *xmlDecoder) workout() error {
 	}
 	d.keepRaw(r)
 	d.oldTotal(r, "duration", old["duration"], old["durationUnit"], "min")
+	d.oldEnd(r, old["duration"], old["durationUnit"])
 	if err := d.children(func() error { return d.workoutChild(r) }); err != nil {
 		return err
 	}
@@ -51,13 +54,33 @@ func (d *xmlDecoder) workout() error {
 	return d.emit(r)
 }
 
+// oldEnd ends a workout that has no endDate after its duration.
+func (d *xmlDecoder) oldEnd(r *record, num, unit string) {
+	if d.attr("endDate") != nil || !r.s.End.IsZero() {
+		return
+	}
+	f, err := strconv.ParseFloat(num, 64)
+	switch unit {
+	case "", "min":
+		f *= 60
+	case "hr", "h":
+		f *= 3600
+	case "s", "sec":
+	default:
+		return
+	}
+	if err == nil && f > 0 && f < 10*24*3600 {
+		r.s.End = r.s.Start.Add(time.Duration(f * float64(time.Second)))
+	}
+}
+
 func (d *xmlDecoder) oldTotal(r *record, name, num, unit, defaultUnit string) {
 	if num == "" {
 		return
 	}
 	n, ok := decimal([]byte(num))
 	if !ok {
-		d.sink.Drop(sample.DropLowQuality, "HKWorkoutTypeIdentifier/"+name, 1)
+		d.leave(r.s.Metric, name, "the total is not a decimal")
 		return
 	}
 	if unit == "" {
@@ -105,7 +128,7 @@ func (d *xmlDecoder) statistics(r *record) {
 		}
 		num, ok := decimal(d.sc.value(a))
 		if !ok {
-			d.sink.Drop(sample.DropLowQuality, "HKWorkoutTypeIdentifier/"+w[0], 1)
+			d.leave(r.s.Metric, w[0], "the statistic is not a decimal")
 			continue
 		}
 		d.component(r, w[0], number(d.values.get(num), unit))

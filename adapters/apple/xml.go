@@ -48,6 +48,7 @@ type xmlDecoder struct {
 	elements int
 	told     int64 // bytes reported
 	offset   int64 // bytes of earlier entries of the same archive
+	failed   error // of the sink, when a component was left out
 }
 
 func newXMLDecoder(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink) *xmlDecoder {
@@ -251,7 +252,8 @@ func (d *xmlDecoder) audiogram() error {
 // activitySummary keeps the last of each day until the end.
 func (d *xmlDecoder) activitySummary() error {
 	s := &sample.Sample{Metric: "ActivitySummary", Channel: channelXML}
-	unit, bad, goal := "kcal", false, ""
+	unit, goal := "kcal", ""
+	var odd []string
 	for i := range d.sc.attrs {
 		a := &d.sc.attrs[i]
 		v := d.sc.value(a)
@@ -264,7 +266,7 @@ func (d *xmlDecoder) activitySummary() error {
 			"appleExerciseTime", "appleExerciseTimeGoal", "appleStandHours", "appleStandHoursGoal":
 			num, ok := decimal(v)
 			if !ok {
-				bad = true
+				odd = append(odd, name)
 				continue
 			}
 			u := "min"
@@ -285,8 +287,14 @@ func (d *xmlDecoder) activitySummary() error {
 	switch {
 	case s.Day.IsZero():
 		return d.rejectTag(sample.ReasonBadTime, s.Metric, "dateComponents is no day since 1900")
-	case bad:
+	case len(odd) > 0 && len(s.Components) == 0:
 		return d.rejectTag(sample.ReasonBadValue, s.Metric, "a value is not a decimal")
+	}
+	for _, name := range odd {
+		d.leave(s.Metric, name, "the value is not a decimal")
+	}
+	if d.failed != nil {
+		return d.failed
 	}
 	if goal == "0" {
 		// Who has an energy goal has no move goal: the zeros are no measurement.
@@ -327,7 +335,14 @@ func (d *xmlDecoder) finish() error {
 	slices.SortFunc(days, func(a, b *sample.Sample) int {
 		return cmp.Or(cmp.Compare(a.Day.Year, b.Day.Year), cmp.Compare(a.Day.Month, b.Day.Month), cmp.Compare(a.Day.Day, b.Day.Day))
 	})
+	var today time.Time // the wearer's day of the export, which is not over
+	if y, m, n := d.exported.Date(); !d.exported.IsZero() {
+		today = time.Date(y, m, n, 0, 0, 0, 0, time.UTC)
+	}
 	for _, s := range days {
+		if day := time.Date(s.Day.Year, s.Day.Month, s.Day.Day, 0, 0, 0, 0, time.UTC); !today.IsZero() && !day.Before(today) {
+			s.Status = sample.Preliminary
+		}
 		if err := d.sink.Sample(s); err != nil {
 			return err
 		}

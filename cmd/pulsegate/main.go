@@ -19,8 +19,8 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := cli.New(version, server.Serve(version))
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "pulsegate:", err)
+	if err := cli.Execute(ctx, root); err != nil {
+		fmt.Fprintln(os.Stderr, cli.Explain(err))
 		stop()
 		os.Exit(1)
 	}

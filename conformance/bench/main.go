@@ -6,6 +6,7 @@
 //	bench -bin bin/pulsegate
 //	bench -bin bin/pulsegate -steps create,mixed   # some of it
 //	bench -target http://127.0.0.1:8090/fhir -token -   # "-": no token
+//	bench -target https://ehr.example/r4 -token TOKEN   # any base URL
 //	bench -xml 1000 -write-xml export.xml               # only the payload
 //
 // Loads are bounded in count. Figures go to a table on stdout, with -json FILE
@@ -89,7 +90,7 @@ func run(o options) error {
 	tr := &http.Transport{MaxIdleConnsPerHost: o.workers * 2, MaxConnsPerHost: o.workers * 2}
 	hc := &http.Client{Transport: tr, Timeout: 2 * time.Minute}
 	if o.target != "" {
-		b.c = &blackbox.Client{Base: strings.TrimSuffix(strings.TrimSuffix(o.target, "/"), "/fhir"), Static: o.token, HTTP: hc}
+		b.c = &blackbox.Client{FHIR: strings.TrimSuffix(o.target, "/"), Static: o.token, HTTP: hc}
 		return b.finish(b.foreign())
 	}
 	dir, err := os.MkdirTemp("", "pulsegate-bench-")
@@ -112,10 +113,15 @@ func run(o options) error {
 // foreign measures a server of which we know the FHIR base only.
 func (b *bench) foreign() error {
 	status, out, err := b.c.JSON("POST", "Patient", []byte(`{"resourceType":"Patient","name":[{"family":"Bench"}]}`))
-	if err != nil || status != 201 {
-		return fmt.Errorf("create of a Patient: %d %w", status, err)
+	if status != 0 && status != http.StatusCreated {
+		return fmt.Errorf("create of a Patient at %s: status %d, want 201 (is it the FHIR base URL, and may the token of -token create?)", b.c.FHIRBase(), status)
 	}
-	b.patient, _ = out["id"].(string)
+	if err != nil {
+		return fmt.Errorf("create of a Patient at %s: %w", b.c.FHIRBase(), err)
+	}
+	if b.patient, _ = out["id"].(string); b.patient == "" {
+		return fmt.Errorf("create of a Patient at %s: the answer has no Patient with an id", b.c.FHIRBase())
+	}
 	return b.fhir()
 }
 

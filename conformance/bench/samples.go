@@ -1,15 +1,12 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"pulsegate/conformance/blackbox"
@@ -46,18 +43,11 @@ func (b *bench) samples() error {
 	if err != nil {
 		return err
 	}
-	out, err := exec.Command("go", "run", "./mapping/ingest/fill", "-data", data, "-patients", strings.Join(ids, ","), "-samples", strconv.Itoa(b.opt.samples)).Output()
+	created, took, err := fill(data, ids, b.opt.samples)
 	if err != nil {
 		return fmt.Errorf("fill: %w", err)
 	}
-	var r struct {
-		Samples int
-		Seconds float64
-	}
-	if err := json.Unmarshal(out, &r); err != nil {
-		return err
-	}
-	b.add("samples, decoded to durable", float64(r.Samples)/r.Seconds, "samples/s", fmt.Sprintf("%d heart rates of %d patients", r.Samples, len(ids)))
+	b.add("samples, decoded to durable", float64(created)/took.Seconds(), "samples/s", fmt.Sprintf("%d heart rates of %d patients", created, len(ids)))
 	for i := range 2 { // the second start finds a store that was stopped cleanly
 		if srv, err = blackbox.Start(b.opt.bin, data); err != nil {
 			return err
@@ -77,7 +67,7 @@ func (b *bench) samples() error {
 	if err != nil {
 		return err
 	}
-	b.add("samples, disk after a clean stop", float64(after-before)/float64(r.Samples), "B/sample", "index, change log and audit included")
+	b.add("samples, disk after a clean stop", float64(after-before)/float64(created), "B/sample", "index, change log and audit included")
 	b.add("samples, start-up", float64(srv.Ready.Milliseconds()), "ms", "")
 	time.Sleep(2 * time.Second)
 	rss, err := srv.RSS()

@@ -21,7 +21,7 @@ import (
 // would be half of what is measured. It speaks plain HTTP only.
 type wire struct {
 	host string
-	base string // path of the FHIR base, "/fhir"
+	base string // path of the FHIR base without a trailing slash, such as "/fhir"
 	c    *blackbox.Client
 	conn net.Conn
 	r    *bufio.Reader
@@ -31,7 +31,7 @@ type wire struct {
 
 // newWire connects to the client's server; nil when it speaks TLS.
 func newWire(c *blackbox.Client) (*wire, error) {
-	u, err := url.Parse(c.Base)
+	u, err := url.Parse(c.FHIRBase())
 	if err != nil || u.Scheme != "http" {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func newWire(c *blackbox.Client) (*wire, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &wire{host: host, base: u.Path + "/fhir/", c: c, conn: conn, r: bufio.NewReaderSize(conn, 64<<10)}, nil
+	return &wire{host: host, base: u.Path, c: c, conn: conn, r: bufio.NewReaderSize(conn, 64<<10)}, nil
 }
 
 func (w *wire) close() error { return w.conn.Close() }
@@ -60,8 +60,13 @@ func (w *wire) do(method, path string, body []byte, want int) (location string, 
 		if i := strings.IndexByte(rest, '/'); i >= 0 {
 			b = append(b, rest[i:]...)
 		}
+	} else if strings.HasPrefix(path, "/") {
+		b = append(b, path...)
 	} else {
-		b = append(append(b, w.base...), path...)
+		b = append(b, w.base...)
+		if path != "" || w.base == "" {
+			b = append(append(b, '/'), path...)
+		}
 	}
 	b = append(append(b, " HTTP/1.1\r\nHost: "...), w.host...)
 	if tok != "-" {

@@ -71,6 +71,9 @@ type Client struct {
 	Base, ID, Scope string
 	Key             *Key
 	HTTP            *http.Client
+	// FHIR is the FHIR base URL without a trailing slash. If empty, it is
+	// Base + "/fhir".
+	FHIR string
 	// Static, if set, is used as the bearer token ("-" sends none).
 	Static string
 
@@ -145,11 +148,19 @@ func (c *Client) Token() (string, error) {
 	return tok, nil
 }
 
+// FHIRBase returns the FHIR base URL without a trailing slash.
+func (c *Client) FHIRBase() string {
+	if c.FHIR != "" {
+		return c.FHIR
+	}
+	return c.Base + "/fhir"
+}
+
 // Do sends a request with the token; a relative path is below the FHIR base.
 func (c *Client) Do(method, path string, body []byte, header ...string) (*http.Response, error) {
 	u := path
 	if !strings.HasPrefix(path, "http") {
-		u = c.Base + "/fhir/" + strings.TrimPrefix(path, "/")
+		u = strings.TrimSuffix(c.FHIRBase()+"/"+strings.TrimPrefix(path, "/"), "/")
 	}
 	var rd io.Reader
 	if body != nil {

@@ -70,7 +70,7 @@ const (
 // client "ehr" and to person's app "appl".
 func longWorld(f fault) (w *world, backend, person token) {
 	w = open(f)
-	w.policy.Roles = func(context.Context, string) ([]string, bool, error) {
+	w.policy.Roles = func(context.Context, grant.Subject) ([]string, bool, error) {
 		return []string{"patient"}, !w.ended.Load(), nil
 	}
 	ctx := context.Background()

@@ -90,6 +90,84 @@ func TestLength(t *testing.T) {
 	}
 }
 
+// TestHistograms requires a unit and explicit bucket boundaries of every
+// histogram: the default boundaries reach from 5 to 10,000 and suit no
+// duration in seconds.
+func TestHistograms(t *testing.T) {
+	for _, p := range goFiles(t) {
+		if strings.HasSuffix(p, "_test.go") {
+			continue
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, p, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range missingHistogramOptions(f) {
+			t.Errorf("%s: histogram without %s", fset.Position(m.at), m.option)
+		}
+	}
+}
+
+func TestHistogramsControl(t *testing.T) {
+	const src = `package p
+func f() {
+	m.Float64Histogram("a", metric.WithUnit("s"))
+	m.Int64Histogram("b", metric.WithExplicitBucketBoundaries(1, 2))
+	m.Int64Histogram("c", metric.WithUnit("By"), metric.WithExplicitBucketBoundaries(1, 2))
+	httpconv.NewServerRequestDuration(m)
+}`
+	f, err := parser.ParseFile(token.NewFileSet(), "p.go", src, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := missingHistogramOptions(f); len(got) != 3 {
+		t.Errorf("%d faults found, want 3", len(got))
+	}
+}
+
+type missingOption struct {
+	at     token.Pos
+	option string
+}
+
+// missingHistogramOptions returns the options that the histograms of f lack.
+// The constructors of semconv's httpconv set the unit themselves.
+func missingHistogramOptions(f *ast.File) (out []missingOption) {
+	ast.Inspect(f, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok {
+			return true
+		}
+		fun, ok := call.Fun.(*ast.SelectorExpr)
+		if !ok {
+			return true
+		}
+		var want []string
+		switch fun.Sel.Name {
+		case "Float64Histogram", "Int64Histogram":
+			want = []string{"WithUnit", "WithExplicitBucketBoundaries"}
+		case "NewServerRequestDuration":
+			want = []string{"WithExplicitBucketBoundaries"}
+		}
+		have := map[string]bool{}
+		for _, a := range call.Args {
+			if c, ok := a.(*ast.CallExpr); ok {
+				if s, ok := c.Fun.(*ast.SelectorExpr); ok {
+					have[s.Sel.Name] = true
+				}
+			}
+		}
+		for _, w := range want {
+			if !have[w] {
+				out = append(out, missingOption{call.Pos(), w})
+			}
+		}
+		return true
+	})
+	return out
+}
+
 // rooms are the directions of imports: a package below the key may import,
 // of this module, only what lies below one of the values.
 var rooms = []struct {

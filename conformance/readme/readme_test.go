@@ -59,7 +59,7 @@ func TestTheMainJobByHand(t *testing.T) {
 			t.Errorf("command %d from the end printed %.300q, wanted %q in it", i, parts[len(parts)-i], want)
 		}
 	}
-	has(1, `"ok": true`)
+	has(1, "the audit log verifies")
 	has(4, `"resourceType":"Observation"`)
 	if strings.Contains(parts[len(parts)-2], `"resourceType":"Observation"`) {
 		t.Error("an Observation after the consent was withdrawn")

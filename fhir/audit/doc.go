@@ -53,6 +53,13 @@
 // guess of an event's whole content against C. Leaves are not given out until
 // the nonce lives with the event.
 //
+// # Verify
+//
+// Verify reads each AuditEvent twice: by the id in its leaf, and through
+// store.Inspect, which walks every row that a search or a history may answer
+// from, current or not. Both must be what the leaf committed to, and no row may
+// be left over.
+//
 // # Checkpoints
 //
 // A Notary signs (size, root) as a C2SP checkpoint (signed note, Ed25519) and

@@ -56,7 +56,7 @@ func NewRecorder(o Options) (*Recorder, error) {
 	r.observer = append(r.observer, `},"display":"Pulsegate"}`...)
 	r.network = appendNetwork(nil, o.Observer)
 	var err error
-	r.events, err = otel.Meter("pulsegate/fhir/audit").Int64Counter("pulsegate.audit.events",
+	r.events, err = otel.Meter("pulsegate/fhir/audit").Int64Counter("pulsegate.audit.events", metric.WithUnit("{event}"),
 		metric.WithDescription("AuditEvents made"))
 	if err != nil {
 		return nil, fhir.Wrap("audit.NewRecorder", err)

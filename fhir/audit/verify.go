@@ -3,8 +3,8 @@ package audit
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
@@ -13,7 +13,6 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
 	"pulsegate/fhir/store"
 )
 
@@ -22,7 +21,8 @@ const (
 	ProblemChanged    = "changed"     // an AuditEvent is not what its leaf committed to
 	ProblemDropped    = "dropped"     // a leaf without its AuditEvent
 	ProblemAdded      = "added"       // an AuditEvent without a leaf
-	ProblemLeaf       = "leaf"        // a leaf that is none, or stands twice
+	ProblemIndex      = "index"       // a row by which reads or searches find AuditEvents is missing, changed or invented
+	ProblemLeaf       = "leaf"        // a leaf that is missing, is none, or stands twice
 	ProblemHash       = "hash"        // a stored hash differs from the recomputed one (leaves changed or reordered)
 	ProblemRoot       = "root"        // the tree's root is not the recomputed one
 	ProblemRolledBack = "rolled-back" // the log is shorter than a checkpoint
@@ -79,14 +79,18 @@ type verifier struct {
 	index []int64
 	want  []tlog.Hash
 	leaf  []int64
-	sum   [32]byte // multiset of ids by addition
+	// seed keys the sums of add, so that nobody can prepare rows for a sum.
+	seed [32]byte
+	sum  [32]byte // of the events that reads by id returned
 }
 
 // Verify recomputes every leaf from the stored AuditEvents, every stored hash
 // and the root, and compares with checkpoint (nil: none) and opts.Also. It
-// reads while the server writes: what is recorded after it began is left to
-// the next run. The error is non-nil only when the store cannot be read;
-// findings are in the Report.
+// holds each row that a read, a search or a history may answer from to its
+// leaf. It reads while the server writes: what is recorded after it began is
+// left to the next run. A finding does not end it: all are counted, and the
+// first MaxProblems are in the Report. The error is non-nil only when the store
+// cannot be read.
 func Verify(ctx context.Context, st store.Store, checkpointNote []byte, opts VerifyOptions) (Report, error) {
 	if opts.MaxProblems <= 0 {
 		opts.MaxProblems = 100
@@ -108,13 +112,15 @@ func Verify(ctx context.Context, st store.Store, checkpointNote []byte, opts Ver
 		}
 		v.points = append(v.points, c)
 	}
-	at := st.T()
-	size := st.Log().Size()
+	if _, err := rand.Read(v.seed[:]); err != nil {
+		return v.report, fhir.Wrap("audit.Verify", err)
+	}
+	at, size := head(st)
 	v.report.Size = size
 	if err := v.leaves(ctx, size); err != nil {
 		return v.report, err
 	}
-	if err := v.events(ctx, at, size); err != nil {
+	if err := v.rows(ctx, at, size); err != nil {
 		return v.report, err
 	}
 	v.report.OK = len(v.report.Problems) == 0
@@ -143,7 +149,13 @@ func (v *verifier) leaves(ctx context.Context, size uint64) error {
 		}
 		l, err := log.Leaf(i)
 		if err != nil {
-			return fhir.Wrap("audit.Verify", err)
+			if v.gone(err) {
+				return fhir.Wrap("audit.Verify", err)
+			}
+			if err := v.lostLeaf(i); err != nil {
+				return err
+			}
+			continue
 		}
 		if err := v.leafEvent(ctx, int64(i), l); err != nil {
 			return err
@@ -156,16 +168,8 @@ func (v *verifier) leaves(ctx context.Context, size uint64) error {
 	if err := v.compareHashes(); err != nil {
 		return err
 	}
-	root := v.root()
-	v.report.Root = root.String()
-	if size > 0 {
-		stored, err := log.Root(size)
-		if err != nil {
-			return fhir.Wrap("audit.Verify", err)
-		}
-		if tlog.Hash(stored) != root {
-			v.problem(ProblemRoot, -1, "", "the root of the stored hashes is not that of the leaves")
-		}
+	if err := v.compareRoot(size); err != nil {
+		return err
 	}
 	for _, c := range v.points {
 		if c.size > size {
@@ -176,21 +180,62 @@ func (v *verifier) leaves(ctx context.Context, size uint64) error {
 	return nil
 }
 
-// leafEvent holds the stored AuditEvent to leaf i.
+// gone reports whether err means that the store no longer answers, rather than
+// that a row is missing or malformed.
+func (v *verifier) gone(err error) bool { return err != nil && fhir.KindOf(err) == fhir.Unavailable }
+
+// lostLeaf goes on without leaf i: its stored hash stands in for it, so that
+// the leaves behind it are still compared. Without that hash no root can be
+// recomputed.
+func (v *verifier) lostLeaf(i uint64) error {
+	v.problem(ProblemLeaf, int64(i), "", "the leaf is missing or cannot be read")
+	hs, err := v.st.Log().Hashes([]int64{tlog.StoredHashIndex(0, int64(i))})
+	if v.gone(err) {
+		return fhir.Wrap("audit.Verify", err)
+	}
+	var h tlog.Hash
+	if err != nil || len(hs) != 1 {
+		v.problem(ProblemHash, int64(i), "", "the stored hash of the leaf is missing, too")
+	} else {
+		h = hs[0]
+	}
+	if err := v.grow(i, h); err != nil {
+		return err
+	}
+	v.checkpointsAt(i + 1)
+	return nil
+}
+
+func (v *verifier) compareRoot(size uint64) error {
+	root := v.root()
+	v.report.Root = root.String()
+	if size == 0 {
+		return nil
+	}
+	stored, err := v.st.Log().Root(size)
+	if v.gone(err) {
+		return fhir.Wrap("audit.Verify", err)
+	}
+	if err != nil || tlog.Hash(stored) != root {
+		v.problem(ProblemRoot, -1, "", "the root of the stored hashes is not that of the leaves")
+	}
+	return nil
+}
+
+// leafEvent holds the AuditEvent that a read by id returns to leaf i.
 func (v *verifier) leafEvent(ctx context.Context, i int64, l store.Leaf) error {
 	f, ok := parseLeaf(l)
 	if !ok {
 		v.problem(ProblemLeaf, i, "", "not a leaf of this log")
 		return nil
 	}
-	v.addID(f.id)
 	res, _, err := v.st.Read(ctx, fhir.Ref{Type: "AuditEvent", ID: f.id}, 0)
 	switch {
-	case fhir.KindOf(err) == fhir.NotFound && err != nil, err == nil && res.Deleted:
+	case v.gone(err):
+		return fhir.Wrap("audit.Verify", err)
+	case err != nil || res.Deleted:
 		v.problem(ProblemDropped, i, f.id, "the AuditEvent of this leaf is not in the store")
 		return nil
-	case err != nil:
-		return fhir.Wrap("audit.Verify", err)
 	}
 	body, ok := unstamp(res.JSON, f.id)
 	switch {
@@ -198,6 +243,8 @@ func (v *verifier) leafEvent(ctx context.Context, i int64, l store.Leaf) error {
 		v.problem(ProblemChanged, i, f.id, "the AuditEvent was written again")
 	case !f.matches(body):
 		v.problem(ProblemChanged, i, f.id, "the AuditEvent is not what was recorded")
+	default:
+		v.add(&v.sum, f.id, f.c, body)
 	}
 	return nil
 }
@@ -229,11 +276,22 @@ func (v *verifier) compareHashes() error {
 		return nil
 	}
 	got, err := v.st.Log().Hashes(v.index)
-	if err != nil {
+	if v.gone(err) {
 		return fhir.Wrap("audit.Verify", err)
 	}
-	for k, h := range got {
-		if tlog.Hash(h) != v.want[k] {
+	for k, want := range v.want {
+		var h [32]byte
+		if err == nil {
+			h = got[k]
+		} else if one, err := v.st.Log().Hashes(v.index[k : k+1]); v.gone(err) {
+			return fhir.Wrap("audit.Verify", err)
+		} else if err != nil {
+			v.problem(ProblemHash, v.leaf[k], "", "stored hash "+strconv.FormatInt(v.index[k], 10)+" is missing or cannot be read")
+			continue
+		} else {
+			h = one[0]
+		}
+		if tlog.Hash(h) != want {
 			v.problem(ProblemHash, v.leaf[k], "", "stored hash "+strconv.FormatInt(v.index[k], 10)+" is not that of the leaves")
 		}
 	}
@@ -263,75 +321,6 @@ func (v *verifier) checkpointsAt(size uint64) {
 			v.problem(ProblemForked, -1, "", fmt.Sprintf("the first %d leaves are not those of the signed checkpoint", size))
 		}
 	}
-}
-
-// addID adds SHA-256(id) to a sum modulo 2^256, so that two multisets of ids
-// can be compared without holding either.
-func (v *verifier) addID(id string) { addTo(&v.sum, id) }
-
-func addTo(sum *[32]byte, id string) {
-	h := sha256.Sum256([]byte(id))
-	carry := uint64(0)
-	for k := 24; k >= 0; k -= 8 {
-		a, b := binary.BigEndian.Uint64(sum[k:]), binary.BigEndian.Uint64(h[k:])
-		s := a + b
-		c := uint64(0)
-		if s < a {
-			c = 1
-		}
-		s += carry
-		if s < carry {
-			c = 1
-		}
-		binary.BigEndian.PutUint64(sum[k:], s)
-		carry = c
-	}
-}
-
-// events looks for AuditEvents that no leaf speaks of.
-func (v *verifier) events(ctx context.Context, at store.T, size uint64) error {
-	var sum [32]byte
-	scan := func(fn func(id string)) error {
-		return v.st.Scan(ctx, store.ScanRange{Types: []string{"AuditEvent"}, At: at, Filter: access.All().Filter(access.Read)},
-			func(f *store.Found) bool {
-				fn(f.Resource.ID)
-				return ctx.Err() == nil
-			})
-	}
-	if at == 0 && size == 0 {
-		return nil
-	}
-	if err := scan(func(id string) { v.report.Events++; addTo(&sum, id) }); err != nil {
-		return fhir.Wrap("audit.Verify", err)
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if v.report.Events == size && sum == v.sum {
-		return nil
-	}
-	// They differ: by a commit in between, or by more. Look at each.
-	log := v.st.Log()
-	seen := make(map[string]bool, size)
-	for i := range log.Size() {
-		l, err := log.Leaf(i)
-		if err != nil {
-			return fhir.Wrap("audit.Verify", err)
-		}
-		f, ok := parseLeaf(l)
-		if !ok {
-			continue
-		}
-		if seen[f.id] {
-			v.problem(ProblemLeaf, int64(i), f.id, "a second leaf for the same AuditEvent")
-		}
-		seen[f.id] = true
-	}
-	return fhir.Wrap("audit.Verify", scan(func(id string) {
-		if !seen[id] {
-			v.problem(ProblemAdded, -1, id, "an AuditEvent that the log does not know")
-		}
-	}))
 }
 
 // unstamp takes meta.versionId and meta.lastUpdated out of stored bytes, the

@@ -24,7 +24,7 @@ import (
 type tampered struct {
 	store.Store
 	read func(ref fhir.Ref, r *fhir.Resource) error
-	scan func() []string // further ids
+	rows func() []string // ids of further rows
 	leaf func(i uint64, l store.Leaf) store.Leaf
 	size func(n uint64) uint64
 	// recompute: the hashes were made to fit the changed leaves.
@@ -40,13 +40,13 @@ func (x *tampered) Read(ctx context.Context, ref fhir.Ref, at store.T) (fhir.Res
 	return r, f, err
 }
 
-func (x *tampered) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Found) bool) error {
-	if x.scan != nil {
-		for _, id := range x.scan() {
-			fn(&store.Found{Resource: fhir.Resource{Type: "AuditEvent", ID: id}})
+func (x *tampered) Inspect(ctx context.Context, typ string, at store.T, fn func(*store.Row), report func(id, problem string)) error {
+	if x.rows != nil {
+		for _, id := range x.rows() {
+			fn(&store.Row{Resource: fhir.Resource{Type: "AuditEvent", ID: id, Version: 1}, Facts: &access.Facts{}})
 		}
 	}
-	return x.Store.Scan(ctx, r, fn)
+	return x.Store.Inspect(ctx, typ, at, fn, report)
 }
 
 func (x *tampered) Log() store.Log { return &tamperedLog{x.Store.Log(), x} }
@@ -224,7 +224,7 @@ func TestVerifyFindsEveryClass(t *testing.T) {
 		"a byte added":        {&tampered{read: change(`"agent":`, `"agent": `)}, ProblemChanged},
 		"written again":       {&tampered{read: change(`"versionId":"1"`, `"versionId":"2"`)}, ProblemChanged},
 		"dropped":             {&tampered{read: func(ref fhir.Ref, r *fhir.Resource) error { r.Deleted = ref.ID == third; return nil }}, ProblemDropped},
-		"added":               {&tampered{scan: func() []string { return []string{"invented"} }}, ProblemAdded},
+		"added":               {&tampered{rows: func() []string { return []string{"invented"} }}, ProblemAdded},
 		"leaf changed":        {&tampered{leaf: func(i uint64, l store.Leaf) store.Leaf { l[90] ^= 1; return l }}, ProblemHash},
 		"leaf recomputed":     {&tampered{recompute: true, leaf: func(i uint64, l store.Leaf) store.Leaf { l[7] ^= byte(i); return l }}, ProblemForked},
 		"leaf of no shape":    {&tampered{leaf: func(uint64, store.Leaf) store.Leaf { return store.Leaf("x") }}, ProblemLeaf},

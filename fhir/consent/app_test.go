@@ -27,7 +27,7 @@ func TestForApp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := door.Resource("Consent", r.JSON, r.ID); err != nil {
+	if _, err := door.Resource("Consent", fhir.Stamp(r.JSON, "Consent", r.ID, 1, time.Unix(0, 0)), r.ID); err != nil {
 		t.Errorf("not valid: %v", err)
 	}
 	ended, err := consent.EndApp(fhir.Resource{Type: "Consent", ID: r.ID, JSON: fhir.Stamp(r.JSON, "Consent", r.ID, 1, now)})
@@ -230,7 +230,7 @@ func TestRefusal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := door.Resource("Consent", r.JSON, r.ID); err != nil {
+	if _, err := door.Resource("Consent", fhir.Stamp(r.JSON, "Consent", r.ID, 1, time.Unix(0, 0)), r.ID); err != nil {
 		t.Errorf("not valid: %v", err)
 	}
 	s.put("p1", r)

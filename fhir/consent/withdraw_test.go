@@ -168,7 +168,7 @@ func TestWithdrawalIsValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, x := range append(append(append(w.Ended, w.Narrowed...), w.Denials...), w.Record) {
-		if _, err := door.Resource("Consent", x.JSON, x.ID); err != nil {
+		if _, err := door.Resource("Consent", fhir.Stamp(x.JSON, "Consent", x.ID, 1, now), x.ID); err != nil {
 			t.Errorf("%s is not valid: %v\n%s", x.ID, err, x.JSON)
 		}
 	}

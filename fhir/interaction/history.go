@@ -79,7 +79,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		if r.LastUpdated.Before(h.Since) {
 			return false
 		}
-		if page.count == count || len(page.entries) > limits.PageBytes {
+		if page.count == count || len(page.entries) > rq.pageBytes(limits) {
 			more = true
 			return false
 		}
@@ -94,7 +94,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		return nil, nil, err
 	}
 	if !shown && h.Before == 0 {
-		return nil, nil, &errHidden{cause: hidden(op), patient: hiddenOf}
+		return nil, nil, conceals(hidden(op), disclosed{ref: ref, patient: hiddenOf})
 	}
 	links := []link{{"self", s.historyURL(ref, h, count, at, h.Before)}}
 	if more {

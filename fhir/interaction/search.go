@@ -21,12 +21,11 @@ func (s *Service) Search(ctx context.Context, rq *Request, typ, raw string) (*Pa
 
 func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at store.T) (*Page, error) {
 	const op = "interaction.Search"
-	p, patients, err := s.search(ctx, rq, op, typ, raw, at)
+	p, asked, err := s.search(ctx, rq, op, typ, raw, at)
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: typ}, err)
 	}
-	evs := patientEvents(rq, typ, patients)
-	if err := s.disclose(ctx, rq, evs...); err != nil {
+	if err := s.disclose(ctx, rq, asked.events(rq, asked.patients)...); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -34,7 +33,9 @@ func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at
 
 // results gathers a page.
 type results struct {
-	page     *Page
+	page *Page
+	// patients are those whom the page is about: true when a match is theirs,
+	// false when the query names them or they come with an include.
 	patients map[string]bool
 	seen     map[fhir.Ref]bool
 	last     search.Position
@@ -42,14 +43,14 @@ type results struct {
 	refs     []fhir.Ref // to include
 }
 
-func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, at store.T) (*Page, map[string]bool, error) {
+func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, at store.T) (*Page, *found, error) {
 	if err := known(op, typ); err != nil {
 		return nil, nil, err
 	}
 	if err := rq.may(op, access.Search, typ); err != nil {
 		return nil, nil, err
 	}
-	q, err := s.parse(typ, raw, rq.Lenient)
+	q, asked, err := s.parse(typ, raw, rq.Lenient)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -62,6 +63,7 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 		at = latest
 	}
 	limits := s.Limits.withDefaults()
+	limits.PageBytes = rq.pageBytes(limits)
 	count := limits.Count
 	if q.Count >= 0 {
 		count = min(q.Count, limits.MaxCount)
@@ -69,7 +71,7 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at, After: q.After, Limit: count + 1}
 	res := &results{page: &Page{}, patients: map[string]bool{}, seen: map[fhir.Ref]bool{}}
 	if q.Patient != "" {
-		res.patients[q.Patient] = true
+		res.patients[q.Patient] = false
 	}
 	counting := q.Summary == search.SummaryCount || count == 0
 	if !counting {
@@ -99,7 +101,8 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 		return nil, nil, err
 	}
 	res.page.open(id, "searchset", s.Clock(), total, s.links(q, at, res))
-	return res.page, res.patients, nil
+	asked.line = rq.Line
+	return res.page, &found{*asked, res.patients}, nil
 }
 
 // firstPage bounds the bytes of a page that are set aside before they are seen.
@@ -192,7 +195,7 @@ func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at 
 			continue
 		}
 		if facts.Patient != "" {
-			res.patients[facts.Patient] = true
+			res.patients[facts.Patient] = res.patients[facts.Patient] // stays true of a match
 		}
 		res.page.match(s.Base+"/"+ref.String(), r.JSON, "include")
 		if err := res.collect(q, &r, true); err != nil {
@@ -202,13 +205,18 @@ func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at 
 	return nil
 }
 
-// parse reads a query string or form.
-func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, error) {
+// parse reads a query string or form. The line of what it asked is the
+// caller's to set.
+func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *asked, error) {
 	pairs, err := search.Pairs(raw)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return search.Parse(typ, pairs, search.ParseOptions{Lenient: lenient, Base: s.Base, MaxCount: s.Limits.withDefaults().MaxCount, Now: s.Clock})
+	q, err := search.Parse(typ, pairs, search.ParseOptions{Lenient: lenient, Base: s.Base, MaxCount: s.Limits.withDefaults().MaxCount, Now: s.Clock})
+	if err != nil {
+		return nil, nil, err
+	}
+	return q, &asked{typ: typ, pairs: pairs, single: q.Patient, base: s.Base}, nil
 }
 
 // links are self, with the parameters that were honoured, and next.

@@ -23,12 +23,25 @@
 // What comes from outside is first held against shapes compiled from the
 // descriptors that google/fhir validates with (names, cardinalities, required
 // elements, choices, closed codes, targets of references, forms of the
-// primitive types). That costs some microseconds and knows one answer: surely
-// right. Everything else (wrong, unusual, or a thing the shapes leave out,
-// such as extensions of primitives and contained resources) takes the long
-// way through the scan and google/fhir, which decide and say why. So no text
-// of an error and no refusal depends on the short way, and two tests hold that
-// its yes is always theirs.
+// primitive types), and against the invariants of their types. That costs some
+// microseconds and knows one answer: surely right. Everything else (wrong,
+// unusual, or a thing the shapes leave out, such as extensions of primitives
+// and contained resources) takes the long way through the scan, google/fhir
+// and the typed walk, which decide and say why. So no text of an error and no
+// refusal depends on the short way, and two tests hold that its yes is always
+// theirs.
+//
+// # What is checked beyond google/fhir
+//
+// Invariants of data types and of the served resource types are functions by
+// type (invariants.go, vitals.go) that both ways call. The texts of URIs,
+// OIDs, UUIDs, language tags, media types and currencies are in leaves.go.
+// Rules that depend on the whole resource (contained resources, references,
+// ids of elements, narrative) are in rules.go and run on both ways. Narrative
+// is parsed as XML and compared with the lists of invariant txt-1.
+//
+// All issues of a body are returned at once, at most maxIssues, each with its
+// FHIRPath and its line and column in the body.
 //
 // Its error texts quote the input. None of them is passed on: only a place
 // made of R4 element names and one of a fixed set of rules.

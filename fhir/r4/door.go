@@ -1,7 +1,9 @@
 package r4
 
 import (
+	"bytes"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -86,36 +88,25 @@ func (d *Door) admit(typ string, body []byte, id string, dropID bool) (fhir.Reso
 		defer d.parsers.Put(p)
 	}
 	root, err := p.ParseBytes(v)
-	easy := err == nil && d.plain(typ, v, root)
-	s := &scan{op: op, maxDepth: d.limits.Depth, root: typ}
-	if !easy {
-		if err := s.run(v); err != nil {
-			return none, err
-		}
-	}
 	if err != nil {
 		return none, fhir.Errorf(fhir.Invalid, op, "body is not one well-formed JSON object")
 	}
+	r := &rules{typ: typ, all: d.shapes, root: root}
 	if string(root.GetStringBytes("resourceType")) != typ {
 		return none, refuse(fhir.Invalid, "invalid", typ+".resourceType", "resourceType must be "+typ)
 	}
 	if !dropID && string(root.GetStringBytes("id")) != id {
-		return none, refuse(fhir.Invalid, "invalid", typ+".id", "id must be there and be the id of the address")
+		r.malformed = true
+		r.add("invalid", "id", "id must be there and be the id of the address")
 	}
-	r := &rules{typ: typ, root: root}
-	if !easy {
-		if err := r.shape(); err != nil {
-			return none, err
-		}
-		if err := d.validate(typ, v, s.repair); err != nil {
-			return none, err
-		}
-		r.codes(d.shapes, typ, root)
-		if err := r.err(fhir.Invalid, "code-invalid"); err != nil {
+	r.prepare()
+	if !d.plain(typ, v, root) {
+		if err := d.slow(r, v); err != nil {
 			return none, err
 		}
 	}
-	if err := r.check(); err != nil {
+	r.check()
+	if err := r.err(bytes.TrimPrefix(body, byteOrderMark)); err != nil {
 		return none, err
 	}
 	out, err := canonical(typ, id, v)
@@ -123,6 +114,27 @@ func (d *Door) admit(typ string, body []byte, id string, dropID bool) (fhir.Reso
 		return none, fhir.Wrap(op, err)
 	}
 	return fhir.Resource{Type: typ, ID: id, JSON: out}, nil
+}
+
+// slow holds v against everything that plain was not sure of, and gathers the
+// issues in r. An error ends the admission at once.
+func (d *Door) slow(r *rules, v []byte) error {
+	s := &scan{op: op, maxDepth: d.limits.Depth, root: r.typ}
+	if err := s.run(v); err != nil {
+		return err
+	}
+	r.malformed = r.malformed || len(s.issues) > 0
+	for _, is := range s.issues {
+		r.issue(is)
+	}
+	r.nulls(r.root)
+	if err := d.validate(r, v, s.repair || r.uneven); err != nil {
+		return err
+	}
+	if sh := d.shapes.of(r.typ); sh != nil {
+		r.typed(sh, r.root)
+	}
+	return nil
 }
 
 // kept bounds the body whose parser, with the tree it made, is used again.
@@ -173,8 +185,9 @@ const maxIssues = 20
 // dropped, since it may quote the input.
 var located = regexp.MustCompile(`^error at "([A-Za-z0-9_.\[\]]{1,200})": ([A-Za-z ]+)`)
 
-// validate runs google/fhir over v once.
-func (d *Door) validate(typ string, v []byte, repair bool) error {
+// validate runs google/fhir over v once and adds its issues to r. What it says
+// of a place that has an issue already is a consequence, and is left out.
+func (d *Door) validate(r *rules, v []byte, repair bool) error {
 	if repair {
 		var err error
 		if v, err = repaired(v); err != nil {
@@ -186,7 +199,8 @@ func (d *Door) validate(typ string, v []byte, repair bool) error {
 	if err == nil && len(report.Errors) == 0 {
 		return nil
 	}
-	e := &fhir.Error{Kind: fhir.Invalid, Op: op}
+	r.malformed = true
+	before := len(r.issues)
 	var lines []string
 	if err != nil {
 		lines = strings.Split(err.Error(), "\n")
@@ -195,15 +209,19 @@ func (d *Door) validate(typ string, v []byte, repair bool) error {
 		lines = append(lines, (*r).Error())
 	}
 	for _, l := range lines {
-		if m := located.FindStringSubmatch(l); m != nil && len(e.Issues) < maxIssues {
-			place := knownPlace(typ, m[1])
-			e.Issues = append(e.Issues, fhir.Issue{Severity: "error", Code: "structure", Diagnostics: ruleOf(l, m[2]), Expression: []string{place}})
+		m := located.FindStringSubmatch(l)
+		if m == nil {
+			continue
+		}
+		place := knownPlace(r.typ, m[1])
+		if !slices.ContainsFunc(r.issues[:before], func(is fhir.Issue) bool { return slices.Contains(is.Expression, place) }) {
+			r.issue(fhir.Issue{Severity: "error", Code: "structure", Diagnostics: ruleOf(l, m[2]), Expression: []string{place}})
 		}
 	}
-	if len(e.Issues) == 0 {
-		e.Issues = []fhir.Issue{{Severity: "error", Code: "structure", Diagnostics: "is not a valid R4 " + typ, Expression: []string{typ}}}
+	if len(r.issues) == 0 {
+		r.issue(fhir.Issue{Severity: "error", Code: "structure", Diagnostics: "is not a valid R4 " + r.typ, Expression: []string{r.typ}})
 	}
-	return e
+	return nil
 }
 
 // knownPlace drops from a path what is not R4's own name.

@@ -2,6 +2,7 @@ package r4
 
 import (
 	"errors"
+	"fmt"
 	"unicode/utf8"
 
 	"pulsegate/fhir"
@@ -26,6 +27,9 @@ func OutcomeJSON(err error) []byte {
 	return append(b, `]}`...)
 }
 
+// positionURL is the base of HL7's extensions for the position of an issue.
+const positionURL = "http://hl7.org/fhir/StructureDefinition/operationoutcome-issue"
+
 func appendIssue(b []byte, k fhir.Kind, is *fhir.Issue) []byte {
 	severity, code := is.Severity, is.Code
 	if severity == "" {
@@ -34,10 +38,17 @@ func appendIssue(b []byte, k fhir.Kind, is *fhir.Issue) []byte {
 	if code == "" {
 		code = k.IssueCode()
 	}
-	b = AppendString(append(b, `{"severity":`...), severity)
+	b = append(b, '{')
+	if is.Line > 0 {
+		b = fmt.Appendf(b, `"extension":[{"url":"%s-line","valueInteger":%d},{"url":"%s-col","valueInteger":%d}],`, positionURL, is.Line, positionURL, is.Column)
+	}
+	b = AppendString(append(b, `"severity":`...), severity)
 	b = AppendString(append(b, `,"code":`...), code)
 	if is.Diagnostics != "" {
 		b = AppendString(append(b, `,"diagnostics":`...), is.Diagnostics)
+	}
+	if is.Line > 0 {
+		b = fmt.Appendf(b, `,"location":["line %d, column %d"]`, is.Line, is.Column)
 	}
 	for i, x := range is.Expression {
 		if i == 0 {

@@ -21,8 +21,8 @@ func (d *Door) plain(typ string, v []byte, root *fastjson.Value) bool {
 	if sh == nil || sh.form != object || surrogate(v) {
 		return false
 	}
-	w := walk{types: d.shapes.types, maxDepth: d.limits.Depth}
-	return w.object(sh, root, 1)
+	w := &walk{types: d.shapes.types, maxDepth: d.limits.Depth}
+	return w.object(sh, root, 1) && !w.bad
 }
 
 // surrogate reports whether v may hold half a surrogate pair, which two
@@ -43,7 +43,11 @@ func surrogate(v []byte) bool {
 type walk struct {
 	types    map[string]bool
 	maxDepth int
+	bad      bool // an invariant is broken
 }
+
+// broken implements reporter. What is broken is said on the long way.
+func (w *walk) broken(_, _ string) { w.bad = true }
 
 // object checks an object that is the depth-th of nested objects and arrays.
 func (w *walk) object(sh *shape, v *fastjson.Value, depth int) bool {
@@ -71,7 +75,13 @@ func (w *walk) object(sh *shape, v *fastjson.Value, depth int) bool {
 			ok = w.value(&m, e, depth)
 		}
 	})
-	return ok && filled != 0 && filled&sh.required == sh.required
+	if !ok || filled == 0 || filled&sh.required != sh.required {
+		return false
+	}
+	if sh.check != nil {
+		sh.check(v, w)
+	}
+	return !w.bad
 }
 
 // typeSlot is that of resourceType, which no descriptor has.
@@ -125,7 +135,9 @@ func (w *walk) value(m *member, v *fastjson.Value, depth int) bool {
 	case id:
 		return identifier(s)
 	case uri:
-		return address(s)
+		return address(s) && leafRule(uri, s) == ""
+	case oid, uuid, languageTag, mediaType, currencyCode:
+		return leafRule(m.shape.form, s) == ""
 	case date, dateTime, instant:
 		return moment(m.shape.form, s)
 	case timeOfDay:
@@ -136,6 +148,9 @@ func (w *walk) value(m *member, v *fastjson.Value, depth int) bool {
 
 // target checks a relative reference against the types that may stand there.
 func (w *walk) target(targets []string, v *fastjson.Value) bool {
+	if len(targets) > 0 && v.Exists("type") && !slices.Contains(targets, string(v.GetStringBytes("type"))) {
+		return false
+	}
 	ref := string(v.GetStringBytes("reference"))
 	if ref == "" || ref[0] == '#' {
 		return true

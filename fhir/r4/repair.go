@@ -1,15 +1,16 @@
 package r4
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/valyala/fastjson"
 )
 
 // repaired returns a copy of v for google/fhir alone, without what R4 allows
-// and google/fhir refuses: nulls that keep the place of an element which has
-// extensions only, leap seconds, white space in base64. The alignment of such
-// arrays has been checked before (rules.shape).
+// and google/fhir refuses: arrays of primitives and of their extensions that
+// hold nulls or differ in length, leap seconds, white space in base64. The
+// alignment of such arrays has been checked before (rules.nulls).
 func repaired(v []byte) ([]byte, error) {
 	var p fastjson.Parser
 	root, err := p.ParseBytes(v)
@@ -17,55 +18,87 @@ func repaired(v []byte) ([]byte, error) {
 		return nil, err
 	}
 	r := &repairer{}
-	r.object(root.GetObject())
+	r.object(root)
 	return root.MarshalTo(nil), nil
 }
 
 type repairer struct{ arena fastjson.Arena }
 
-func (r *repairer) object(o *fastjson.Object) {
-	var drop []string
-	var keep []string
-	set := map[string]*fastjson.Value{}
-	o.Visit(func(key []byte, v *fastjson.Value) {
-		name := string(key)
-		switch v.Type() {
+func (r *repairer) object(v *fastjson.Value) {
+	var names []string
+	o := v.GetObject()
+	o.Visit(func(key []byte, _ *fastjson.Value) { names = append(names, string(key)) })
+	for _, name := range names {
+		m := o.Get(name)
+		if m == nil {
+			continue // moved with the array of its values
+		}
+		switch m.Type() {
 		case fastjson.TypeObject:
-			r.object(v.GetObject())
+			r.object(m)
 		case fastjson.TypeString:
-			if s, ok := r.str(name, v); ok {
-				set[name] = s
+			if s, ok := r.str(name, m); ok {
+				o.Set(name, s)
 			}
 		case fastjson.TypeArray:
-			r.array(name, v, set, &drop)
+			for i, e := range m.GetArray() {
+				switch e.Type() {
+				case fastjson.TypeObject:
+					r.object(e)
+				case fastjson.TypeString:
+					if s, ok := r.str(name, e); ok {
+						m.SetArrayItem(i, s)
+					}
+				}
+			}
+			if bare := strings.TrimPrefix(name, "_"); uneven(v, bare) {
+				r.split(v, bare)
+			}
 		}
-		keep = append(keep, name)
-	})
-	for _, n := range keep {
-		if v := set[n]; v != nil {
-			o.Set(n, v)
-		}
-	}
-	for _, n := range drop {
-		o.Del(n)
-		o.Del("_" + n)
 	}
 }
 
-// array repairs the elements; an array with nulls is dropped together with
-// its twin, after its values were checked for their JSON type by the caller.
-func (r *repairer) array(name string, v *fastjson.Value, set map[string]*fastjson.Value, drop *[]string) {
-	for i, e := range v.GetArray() {
-		switch e.Type() {
-		case fastjson.TypeNull:
-			*drop = append(*drop, strings.TrimPrefix(name, "_"))
-		case fastjson.TypeObject:
-			r.object(e.GetObject())
-		case fastjson.TypeString:
-			if s, ok := r.str(name, e); ok {
-				v.SetArrayItem(i, s)
-			}
+// uneven reports whether the values and the extensions of a repeated primitive
+// are not two arrays of one length without nulls.
+func uneven(v *fastjson.Value, name string) bool {
+	values, extensions := v.Get(name), v.Get("_"+name)
+	if extensions == nil || values != nil && values.Type() != fastjson.TypeArray || extensions.Type() != fastjson.TypeArray {
+		return false
+	}
+	if len(values.GetArray()) != len(extensions.GetArray()) {
+		return true
+	}
+	null := func(e *fastjson.Value) bool { return e.Type() == fastjson.TypeNull }
+	return slices.ContainsFunc(values.GetArray(), null) || slices.ContainsFunc(extensions.GetArray(), null)
+}
+
+// split keeps the values of a repeated primitive, and moves their extensions
+// to the object itself, where google/fhir checks them as well.
+func (r *repairer) split(v *fastjson.Value, name string) {
+	values := r.arena.NewArray()
+	n := 0
+	for _, e := range v.GetArray(name) {
+		if e.Type() != fastjson.TypeNull {
+			values.SetArrayItem(n, e)
+			n++
 		}
+	}
+	all := v.Get("extension")
+	if all == nil {
+		all = r.arena.NewArray()
+	}
+	for _, e := range v.GetArray("_" + name) {
+		for _, x := range e.GetArray("extension") {
+			all.SetArrayItem(len(all.GetArray()), x)
+		}
+	}
+	v.Del(name)
+	v.Del("_" + name)
+	if n > 0 {
+		v.Set(name, values)
+	}
+	if len(all.GetArray()) > 0 {
+		v.Set("extension", all)
 	}
 }
 

@@ -1,238 +1,303 @@
 package r4
 
 import (
-	"bytes"
+	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/valyala/fastjson"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/search"
 )
 
 // rules checks what google/fhir does not: R4's invariants as far as they are
-// cheap and sure. The key of each (obs-6, ext-1) is in its text.
+// sure. The key of each (obs-6, ext-1) is in its text. All issues of a body
+// are gathered, up to maxIssues.
 type rules struct {
 	typ       string
+	all       *shapes
 	root      *fastjson.Value
-	contained map[string]bool // ids of contained resources
-	used      map[string]bool // fragments that are referred to
+	path      places            // where the walk stands
+	contained map[string]string // ids of contained resources, with their types
+	holder    string            // id of the contained resource that the walk is in
+	used      map[string]bool   // contained resources that are referred to, or that refer to their container
+	ids       map[elementID]bool
+	narrated  int // bytes of narrative seen
 	issues    []fhir.Issue
+	malformed bool // an issue is about the form, not about an invariant
+	uneven    bool // a repeated primitive has more or fewer values than extensions
 }
 
-// shape checks that nulls in arrays of primitives stand where the twin array
-// has the extensions. It runs before google/fhir, which does not see them.
-func (r *rules) shape() error {
-	r.nulls(r.typ, r.root)
-	return r.err(fhir.Invalid, "structure")
-}
+// elementID is the id of an element, which is unique within one resource.
+type elementID struct{ holder, id string }
 
-func (r *rules) check() error {
-	r.contained, r.used = map[string]bool{}, map[string]bool{}
-	for _, c := range r.root.GetArray("contained") {
-		r.containedRules(c)
+// prepare reads what later checks ask of the contained resources.
+func (r *rules) prepare() {
+	for i, c := range r.root.GetArray("contained") {
+		if r.contained == nil {
+			r.contained = map[string]string{}
+		}
+		r.containedRules(i, c)
 	}
-	r.object(r.typ, "", r.root)
-	for id := range r.contained {
-		if !r.used[id] && !r.used[""] {
-			r.add(r.typ+".contained", "a contained resource must be referred to from the resource (dom-3)")
-			break
+}
+
+// check walks the whole resource for the rules that both plain and other
+// resources are held against here.
+func (r *rules) check() {
+	r.object("", r.root)
+	for i, c := range r.root.GetArray("contained") {
+		if id := string(c.GetStringBytes("id")); id != "" && !r.used[id] {
+			r.broken("contained["+itoa(i)+"]", "a contained resource must be referred to from the resource (dom-3)")
 		}
 	}
-	r.ofType()
-	return r.err(fhir.Unprocessable, "invariant")
 }
 
-func (r *rules) add(place, rule string) {
-	if len(r.issues) < maxIssues {
-		r.issues = append(r.issues, fhir.Issue{Severity: "error", Diagnostics: rule, Expression: []string{place}})
+// broken reports an invariant that the object at the present place breaks.
+func (r *rules) broken(member, rule string) { r.add("invariant", member, rule) }
+
+// structure reports a form that is wrong at the present place.
+func (r *rules) structure(code, rule string) {
+	r.malformed = true
+	r.add(code, "", rule)
+}
+
+func (r *rules) add(code, member, rule string) {
+	place := r.path.expression(r.typ)
+	if member != "" {
+		place += "." + member
 	}
+	r.issue(fhir.Issue{Severity: "error", Code: code, Diagnostics: rule, Expression: []string{place}})
 }
 
-func (r *rules) err(k fhir.Kind, code string) error {
+// issue adds an issue unless the same is known, up to maxIssues.
+func (r *rules) issue(is fhir.Issue) {
+	if len(r.issues) >= maxIssues {
+		return
+	}
+	for i := range r.issues {
+		if r.issues[i].Diagnostics == is.Diagnostics && slices.Equal(r.issues[i].Expression, is.Expression) {
+			return
+		}
+	}
+	r.issues = append(r.issues, is)
+}
+
+// err returns the issues found, with their positions in body.
+func (r *rules) err(body []byte) error {
 	if len(r.issues) == 0 {
 		return nil
 	}
-	for i := range r.issues {
-		r.issues[i].Code = code
+	locate(body, r.issues)
+	kind := fhir.Unprocessable
+	if r.malformed {
+		kind = fhir.Invalid
 	}
-	return &fhir.Error{Kind: k, Op: op, Issues: r.issues}
+	return &fhir.Error{Kind: kind, Op: op, Issues: r.issues}
 }
 
-// codes checks the codes of closed lists to the letter: google/fhir takes them
-// in any case, and by the names of its own enumerations.
-func (r *rules) codes(all *shapes, place string, v *fastjson.Value) {
-	if sh := all.of(string(v.GetStringBytes("resourceType"))); sh != nil {
-		r.closed(all, place, sh, v)
+// use notes that a contained resource is referred to.
+func (r *rules) use(id string) {
+	if r.used == nil {
+		r.used = map[string]bool{}
 	}
+	r.used[id] = true
 }
 
-func (r *rules) closed(all *shapes, place string, sh *shape, v *fastjson.Value) {
-	v.GetObject().Visit(func(key []byte, e *fastjson.Value) {
-		m, known := sh.members[string(key)]
-		if !known {
-			return
-		}
-		list := []*fastjson.Value{e}
-		if e.Type() == fastjson.TypeArray {
-			list = e.GetArray()
-		}
-		for i, e := range list {
-			at := place + "." + string(key)
-			if m.repeated {
-				at += "[" + itoa(i) + "]"
-			}
-			switch m.shape.form {
-			case coded:
-				if e.Type() == fastjson.TypeString && !m.shape.codes[string(e.GetStringBytes())] {
-					r.add(at, "does not have a code of its required value set")
-				}
-			case object, reference:
-				r.closed(all, at, m.shape, e)
-			case unsure:
-				if string(key) == "contained" {
-					r.codes(all, at, e)
-				}
-			}
-		}
-	})
-}
-
-func (r *rules) nulls(place string, v *fastjson.Value) {
+// nulls checks that nulls in arrays of primitives stand where the parallel
+// array has the extensions. google/fhir does not see them.
+func (r *rules) nulls(v *fastjson.Value) {
 	v.GetObject().Visit(func(key []byte, m *fastjson.Value) {
 		name := string(key)
-		at := below(place, name)
 		switch m.Type() {
 		case fastjson.TypeObject:
-			r.nulls(at, m)
+			r.each(name, m, r.nulls)
 		case fastjson.TypeArray:
-			r.aligned(at, name, m, v)
-			for _, e := range m.GetArray() {
+			r.aligned(name, m, v)
+			r.each(name, m, func(e *fastjson.Value) {
 				if e.Type() == fastjson.TypeObject {
-					r.nulls(at, e)
+					r.nulls(e)
 				}
-			}
+			})
 		}
 	})
 }
 
-// aligned checks one array that may hold nulls against its twin.
-func (r *rules) aligned(at, name string, m, parent *fastjson.Value) {
+// aligned checks one array that may hold nulls against its parallel array.
+// Either may be the shorter one: what it lacks at its end is not there.
+func (r *rules) aligned(name string, m, parent *fastjson.Value) {
 	list := m.GetArray()
-	has := false
-	for _, e := range list {
-		has = has || e.Type() == fastjson.TypeNull
+	other, extension := strings.CutPrefix(name, "_")
+	if !extension {
+		other = "_" + name
 	}
-	if !has {
+	uneven := extension && len(parent.GetArray(other)) != len(list)
+	r.uneven = r.uneven || uneven
+	if !uneven && !slices.ContainsFunc(list, func(e *fastjson.Value) bool { return e.Type() == fastjson.TypeNull }) {
 		return
 	}
-	twin := "_" + name
-	if n, ok := strings.CutPrefix(name, "_"); ok {
-		twin = n
-	}
-	other := parent.GetArray(twin)
-	if len(other) != len(list) {
-		r.add(at, "null is allowed only in an array beside its extensions, of the same length")
+	r.path = append(r.path, step{name, -1})
+	defer func() { r.path = r.path[:len(r.path)-1] }()
+	if !extension && !parent.Exists(other) {
+		r.structure("structure", "null is allowed only in an array beside its extensions")
 		return
 	}
+	others := parent.GetArray(other)
 	for i, e := range list {
-		t, u := e.Type(), other[i].Type()
-		if t == fastjson.TypeNull && u == fastjson.TypeNull {
-			r.add(at, "an element has neither value nor extension")
-			return
-		}
-		extension := name[0] == '_'
-		if t != fastjson.TypeNull && extension != (t == fastjson.TypeObject) || t == fastjson.TypeArray {
-			r.add(at, "an element has the wrong JSON type")
-			return
-		}
-		if !extension && t != fastjson.TypeNull && t != fastjson.TypeString {
-			r.add(at, "an element has the wrong JSON type")
+		switch e.Type() {
+		case fastjson.TypeNull:
+			if i >= len(others) || others[i].Type() == fastjson.TypeNull {
+				r.structure("structure", "an element has neither value nor extension")
+				return
+			}
+		case fastjson.TypeObject:
+			if !extension {
+				r.structure("structure", "an element has the wrong JSON type")
+				return
+			}
+		case fastjson.TypeString:
+			if extension {
+				r.structure("structure", "an element has the wrong JSON type")
+				return
+			}
+		default:
+			r.structure("structure", "an element has the wrong JSON type")
 			return
 		}
 	}
 }
 
-// below is the place of a member; names that R4 does not know are not
-// repeated.
-func below(place, name string) string {
-	name = strings.TrimPrefix(name, "_")
-	if !names().elements[name] {
-		name = "(unknown)"
-	}
-	return place + "." + name
-}
-
-func (r *rules) containedRules(c *fastjson.Value) {
-	place := r.typ + ".contained"
-	if id := c.GetStringBytes("id"); len(id) > 0 {
-		if r.contained[string(id)] {
-			r.add(place, "two contained resources have the same id")
+func (r *rules) containedRules(i int, c *fastjson.Value) {
+	place := "contained[" + itoa(i) + "]"
+	if id := string(c.GetStringBytes("id")); id != "" {
+		if _, twice := r.contained[id]; twice {
+			r.broken(place, "two contained resources have the same id")
 		}
-		r.contained[string(id)] = true
+		r.contained[id] = string(c.GetStringBytes("resourceType"))
 	} else {
-		r.add(place, "a contained resource needs an id")
+		r.broken(place, "a contained resource needs an id")
 	}
 	if c.Exists("contained") {
-		r.add(place, "a contained resource must not contain others (dom-2)")
+		r.broken(place, "a contained resource must not contain others (dom-2)")
 	}
 	if c.Exists("meta", "versionId") || c.Exists("meta", "lastUpdated") {
-		r.add(place, "a contained resource has no meta.versionId and no meta.lastUpdated (dom-4)")
+		r.broken(place, "a contained resource has no meta.versionId and no meta.lastUpdated (dom-4)")
 	}
 	if c.Exists("meta", "security") {
-		r.add(place, "a contained resource has no meta.security (dom-5)")
+		r.broken(place, "a contained resource has no meta.security (dom-5)")
+	}
+	if c.Exists("implicitRules") {
+		r.broken(place+".implicitRules", implicitRule)
 	}
 }
 
-// object checks the rules of data types, whatever resource they are in.
-func (r *rules) object(place, name string, v *fastjson.Value) {
-	r.dataType(place, name, v)
+// implicitRule refuses Resource.implicitRules, a modifier element: rules that
+// a server does not know may change the meaning of the whole resource.
+const implicitRule = "names rules that this server does not know"
+
+// object checks the rules of one object that depend on its name or its
+// resource; name is that of its member.
+func (r *rules) object(name string, v *fastjson.Value) {
+	r.named(name, v)
+	top := len(r.path) == 0
+	inner := len(r.path) == 2 && r.path[0].name == "contained"
+	if inner {
+		r.holder = string(v.GetStringBytes("id"))
+	}
 	v.GetObject().Visit(func(key []byte, m *fastjson.Value) {
-		k := string(key)
 		switch m.Type() {
 		case fastjson.TypeObject:
-			r.object(below(place, k), strings.TrimPrefix(k, "_"), m)
+			k := string(key)
+			r.path = append(r.path, step{k, -1})
+			r.object(strings.TrimPrefix(k, "_"), m)
+			r.path = r.path[:len(r.path)-1]
 		case fastjson.TypeArray:
+			k := string(key)
+			r.path = append(r.path, step{k, -1})
 			for i, e := range m.GetArray() {
 				if e.Type() == fastjson.TypeObject {
-					r.object(below(place, k)+"["+itoa(i)+"]", strings.TrimPrefix(k, "_"), e)
+					r.path = append(r.path, step{"", i})
+					r.object(strings.TrimPrefix(k, "_"), e)
+					r.path = r.path[:len(r.path)-1]
 				}
+			}
+			r.path = r.path[:len(r.path)-1]
+		case fastjson.TypeString:
+			switch {
+			case !top && !inner && string(key) == "id":
+				r.elementID(string(m.GetStringBytes()))
+			case top && string(key) == "implicitRules":
+				r.broken("implicitRules", implicitRule)
 			}
 		}
 	})
+	if inner {
+		r.holder = ""
+	}
 }
 
-func (r *rules) dataType(place, name string, v *fastjson.Value) {
-	switch {
-	case name == "modifierExtension":
-		r.add(place, "is a modifier extension that this server does not understand")
-		return
-	case name == "extension":
-		r.extension(place, v)
-		return
-	case name == "div" || name == "text" && v.Exists("div"):
-		r.narrative(place, v.GetStringBytes("div"))
-	case name == "telecom" && v.Exists("value") && !v.Exists("system"):
-		r.add(place, "a contact point with a value needs a system (cpt-2)")
-	case strings.HasPrefix(name, "referenceRange") && !v.Exists("low") && !v.Exists("high") && !v.Exists("text"):
-		r.add(place, "a reference range needs low, high or text (obs-3)")
+// elementID checks the id of an element (R4 element.html#id).
+func (r *rules) elementID(id string) {
+	if strings.IndexFunc(id, unicode.IsSpace) >= 0 {
+		r.broken("id", "the id of an element has no white space")
 	}
-	if ref := v.Get("reference"); ref != nil && ref.Type() == fastjson.TypeString {
-		r.reference(place, string(ref.GetStringBytes()))
+	if r.ids == nil {
+		r.ids = map[elementID]bool{}
 	}
-	if v.Exists("start") && v.Exists("end") {
-		lo, _, ok1 := search.DateInterval(string(v.GetStringBytes("start")))
-		_, hi, ok2 := search.DateInterval(string(v.GetStringBytes("end")))
-		if ok1 && ok2 && lo >= hi {
-			r.add(place, "a period must not end before it starts (per-1)")
+	k := elementID{r.holder, id}
+	if r.ids[k] {
+		r.broken("id", "two elements of a resource must not have the same id")
+	}
+	r.ids[k] = true
+}
+
+// named checks the rules of an object by the name of its member.
+func (r *rules) named(name string, v *fastjson.Value) {
+	switch name {
+	case "modifierExtension":
+		r.broken("", "is a modifier extension that this server does not understand")
+		return
+	case "extension":
+		r.extension(v)
+		return
+	case "text":
+		if div := v.Get("div"); div != nil {
+			r.narrative(div.GetStringBytes())
 		}
 	}
-	if n := v.Get("value"); n != nil && n.Type() == fastjson.TypeNumber && v.Exists("code") && !v.Exists("system") {
-		r.add(place, "a quantity with a code needs a system (qty-3)")
+	if ref := v.Get("reference"); ref != nil && ref.Type() == fastjson.TypeString {
+		r.reference(string(ref.GetStringBytes()))
+		if v.Exists("type") {
+			r.sameType(v)
+		}
 	}
 }
 
-func (r *rules) extension(place string, v *fastjson.Value) {
+// sameType checks that Reference.type does not contradict the type that the
+// reference itself shows (R4 references.html).
+func (r *rules) sameType(v *fastjson.Value) {
+	typ, ref := referenceType(v), string(v.GetStringBytes("reference"))
+	if !names().resources[typ] {
+		return
+	}
+	shown := ""
+	if id, local := strings.CutPrefix(ref, "#"); local {
+		shown = r.contained[id]
+		if id == "" {
+			shown = r.typ
+		}
+	} else {
+		ref, _, _ = strings.Cut(ref, "/_history/")
+		parts := strings.Split(ref, "/")
+		if n := len(parts); n >= 2 && names().resources[parts[n-2]] {
+			shown = parts[n-2]
+		}
+	}
+	if shown != "" && shown != typ {
+		r.broken("type", "must be the type of what the reference names")
+	}
+}
+
+func (r *rules) extension(v *fastjson.Value) {
 	values, nested := 0, v.Exists("extension")
 	v.GetObject().Visit(func(key []byte, _ *fastjson.Value) {
 		k := strings.TrimPrefix(string(key), "_")
@@ -241,44 +306,65 @@ func (r *rules) extension(place string, v *fastjson.Value) {
 		}
 	})
 	if values == 0 && !nested || values > 0 && nested {
-		r.add(place, "an extension has either a value or extensions, not both and not neither (ext-1)")
+		r.broken("", "an extension has either a value or extensions, not both and not neither (ext-1)")
 	}
 	if ref := v.Get("valueReference", "reference"); ref != nil {
-		r.reference(place, string(ref.GetStringBytes()))
+		r.reference(string(ref.GetStringBytes()))
 	}
 }
 
-// active is what narrative must not carry: it is shown by others' browsers.
-var active = []string{"<script", "<iframe", "<object", "<embed", "<form", "<link", "<base", "<style", "javascript:", " onerror", " onload", " onclick"}
-
-func (r *rules) narrative(place string, div []byte) {
-	low := bytes.ToLower(div)
-	if !bytes.HasPrefix(bytes.TrimSpace(low), []byte("<div")) {
-		r.add(place, "narrative must be one div (txt-1)")
+// narrative checks the XHTML of a Narrative. All narratives of a resource
+// share one bound.
+func (r *rules) narrative(div []byte) {
+	if r.narrated += len(div); r.narrated > maxNarrative {
+		r.broken("", "the narratives of a resource must not be longer than 1 MiB in total")
+		return
 	}
-	for _, a := range active {
-		if bytes.Contains(low, []byte(a)) {
-			r.add(place, "narrative must not hold active content (txt-1)")
-			return
-		}
+	if rule := checkNarrative(div); rule != "" {
+		r.broken("", rule)
 	}
 }
 
-func (r *rules) reference(place, ref string) {
+func (r *rules) reference(ref string) {
 	if id, ok := strings.CutPrefix(ref, "#"); ok {
-		r.used[id] = true
-		if id != "" && !r.contained[id] {
-			r.add(place, "refers to a contained resource that is not there (ref-1)")
+		if id == "" {
+			id = r.holder
+		}
+		r.use(id)
+		if _, there := r.contained[id]; id != "" && !there {
+			r.broken("", "refers to a contained resource that is not there (ref-1)")
 		}
 		return
 	}
-	if strings.Contains(ref, ":") {
-		return // absolute, urn
+	if t, _, ok := strings.Cut(ref, "?"); ok && names().resources[t] {
+		r.broken("", "is a conditional reference, which is resolved in a transaction only")
+		return
+	}
+	if scheme, rest, ok := strings.Cut(ref, ":"); ok {
+		if !absolute(scheme, rest) {
+			r.broken("", "is not an absolute URL of a known scheme: http, https or urn")
+		}
+		return
 	}
 	if t, _, ok := strings.Cut(ref, "/"); ok && names().resources[t] {
-		if _, ok := fhir.ParseRef(ref); ok || strings.Contains(ref, "?") {
+		if _, ok := fhir.ParseRef(ref); ok {
 			return
 		}
 	}
-	r.add(place, "is neither Type/id with a type of R4, nor an absolute URL, nor a fragment")
+	r.broken("", "is neither Type/id with a type of R4, nor an absolute URL, nor a fragment")
+}
+
+// absolute reports whether a reference is an http URL with a host, or a URN
+// with a namespace. Other schemes are no address of a resource: what stands
+// behind them ("javascript:") is run by those who follow it.
+func absolute(scheme, rest string) bool {
+	switch strings.ToLower(scheme) {
+	case "http", "https":
+		host, ok := strings.CutPrefix(rest, "//")
+		return ok && host != "" && !strings.HasPrefix(host, "/")
+	case "urn":
+		namespace, name, ok := strings.Cut(rest, ":")
+		return ok && len(namespace) > 1 && name != ""
+	}
+	return false
 }

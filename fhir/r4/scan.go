@@ -20,21 +20,16 @@ type scan struct {
 	op       string
 	maxDepth int
 	root     string
-	path     []step
+	path     places
+	issues   []fhir.Issue
 	// repair is set when the bytes hold something right that google/fhir
 	// refuses: a null in an array, a leap second, white space in base64.
 	repair bool
 }
 
-// step is one level on the way to the present place: a member, or an element
-// of an array.
-type step struct {
-	name  string
-	index int // -1: a member
-}
-
 // compact checks size, encoding and syntax, and returns body without white
-// space between tokens. Numbers and strings keep their bytes.
+// space between tokens and without a byte order mark, which RFC 8259 lets a
+// reader ignore. Numbers and strings keep their bytes.
 func compact(op string, body []byte, limit int) (jsontext.Value, error) {
 	if len(body) > limit {
 		return nil, fhir.Errorf(fhir.TooLarge, op, "body is larger than %d bytes", limit)
@@ -42,45 +37,43 @@ func compact(op string, body []byte, limit int) (jsontext.Value, error) {
 	if !utf8.Valid(body) {
 		return nil, fhir.Errorf(fhir.Invalid, op, "body is not UTF-8")
 	}
+	body = bytes.TrimPrefix(body, byteOrderMark)
 	v := jsontext.Value(bytes.Clone(body))
-	if v.Compact() != nil || v.Kind() != '{' {
-		// The parser's text may quote the input.
-		return nil, fhir.Errorf(fhir.Invalid, op, "body is not one well-formed JSON object")
+	err := v.Compact()
+	if err == nil && v.Kind() == '{' {
+		return v, nil
 	}
-	return v, nil
+	// The parser's text may quote the input.
+	e := fhir.Errorf(fhir.Invalid, op, "body is not one well-formed JSON object")
+	var syntax *jsontext.SyntacticError
+	if errors.As(err, &syntax) {
+		e.Issues[0].Line, e.Issues[0].Column = position(body, int(syntax.ByteOffset))
+	}
+	return nil, e
 }
 
+var byteOrderMark = []byte("\xef\xbb\xbf") // read only
+
+// run reads v to its end. What is wrong in a value is added to issues; an
+// error is what ends the reading.
 func (s *scan) run(v []byte) error {
 	s.dec = jsontext.NewDecoder(bytes.NewReader(v))
 	return s.value()
 }
 
+// fail is an error that ends the reading.
 func (s *scan) fail(code, rule string) error {
 	e := fhir.Errorf(fhir.Invalid, s.op, "%s", rule)
 	e.Issues[0].Code = code
-	e.Issues[0].Expression = []string{s.place()}
+	e.Issues[0].Expression = []string{s.path.expression(s.root)}
 	return e
 }
 
-// place is the FHIRPath of where the scan stands; a name that is not R4's is
-// not repeated.
-func (s *scan) place() string {
-	var b strings.Builder
-	b.WriteString(s.root)
-	for _, p := range s.path {
-		switch {
-		case p.index >= 0:
-			b.WriteByte('[')
-			b.WriteString(itoa(p.index))
-			b.WriteByte(']')
-		case names().elements[strings.TrimPrefix(p.name, "_")]:
-			b.WriteByte('.')
-			b.WriteString(strings.TrimPrefix(p.name, "_"))
-		default:
-			b.WriteString(".(unknown)")
-		}
+// wrong notes what is wrong in a value, and lets the reading go on.
+func (s *scan) wrong(code, rule string) {
+	if len(s.issues) < maxIssues {
+		s.issues = append(s.issues, fhir.Issue{Severity: "error", Code: code, Diagnostics: rule, Expression: []string{s.path.expression(s.root)}})
 	}
-	return b.String()
 }
 
 func (s *scan) value() error {
@@ -99,38 +92,37 @@ func (s *scan) value() error {
 	case '[':
 		return s.array()
 	case '"':
-		return s.str(tok.String())
+		s.str(tok.String())
 	case '0':
 		if _, err := strconv.ParseFloat(tok.String(), 64); err != nil {
-			return s.fail("value", "number is out of the range of a decimal")
+			s.wrong("value", "number is out of the range of a decimal")
 		}
 	case 'n':
 		if n := len(s.path); n == 0 || s.path[n-1].index < 0 {
-			return s.fail("structure", "null is allowed only in an array beside its extensions")
+			s.wrong("structure", "null is allowed only in an array beside its extensions")
+			return nil
 		}
 		s.repair = true
 	}
 	return nil
 }
 
-func (s *scan) str(v string) error {
+func (s *scan) str(v string) {
 	if v == "" {
-		return s.fail("structure", "a value must not be empty")
+		s.wrong("structure", "a value must not be empty")
 	}
 	if strings.HasPrefix(v, "0000") && (len(v) == 4 || v[4] == '-') && len(s.path) > 0 && dateMember(s.member()) {
-		return s.fail("value", "a year is 0001 to 9999")
+		s.wrong("value", "a year is 0001 to 9999")
 	}
 	if leapSecond(v) || len(s.path) > 0 && binaryMember(s.path[len(s.path)-1].name) && strings.ContainsAny(v, " \t\r\n") {
 		s.repair = true
 	}
-	return nil
 }
 
 func (s *scan) object() error {
 	if s.dec.PeekKind() == '}' {
-		// The canonical form always has a meta, so that one may be empty.
-		if len(s.path) > 0 && !(len(s.path) == 1 && s.path[0].name == "meta") {
-			return s.fail("structure", "an object must not be empty")
+		if len(s.path) > 0 {
+			s.wrong("structure", "an object must not be empty")
 		}
 	}
 	for s.dec.PeekKind() != '}' {
@@ -142,7 +134,7 @@ func (s *scan) object() error {
 		s.path = append(s.path, step{name, -1})
 		bare := strings.TrimPrefix(name, "_")
 		if bare == "" || bare[0] < 'a' || bare[0] > 'z' {
-			return s.fail("structure", "names of members begin with a lower-case letter")
+			s.wrong("structure", "names of members begin with a lower-case letter")
 		}
 		if err := s.value(); err != nil {
 			return err
@@ -155,7 +147,7 @@ func (s *scan) object() error {
 
 func (s *scan) array() error {
 	if s.dec.PeekKind() == ']' {
-		return s.fail("structure", "an array must not be empty")
+		s.wrong("structure", "an array must not be empty")
 	}
 	for i := 0; s.dec.PeekKind() != ']'; i++ {
 		s.path = append(s.path, step{"", i})

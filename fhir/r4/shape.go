@@ -5,6 +5,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/valyala/fastjson"
+
 	apb "github.com/google/fhir/go/proto/google/fhir/proto/annotations_go_proto"
 	dpb "github.com/google/fhir/go/proto/google/fhir/proto/r4/core/datatypes_go_proto"
 	rpb "github.com/google/fhir/go/proto/google/fhir/proto/r4/core/resources/bundle_and_contained_resource_go_proto"
@@ -34,6 +36,11 @@ const (
 	dateTime
 	instant
 	timeOfDay
+	oid
+	uuid
+	languageTag
+	mediaType
+	currencyCode
 )
 
 // primitives are the forms of R4's primitive types by name. Those that are
@@ -42,6 +49,7 @@ var primitives = map[protoreflect.Name]form{ // read only
 	"Boolean": boolean, "Integer": integer, "PositiveInt": positiveInt, "UnsignedInt": unsignedInt, "Decimal": decimal,
 	"String": plainText, "Markdown": free, "Xhtml": free, "Code": code, "Id": id, "Uri": uri, "Url": uri, "Canonical": uri,
 	"Date": date, "DateTime": dateTime, "Instant": instant, "Time": timeOfDay,
+	"Oid": oid, "Uuid": uuid,
 }
 
 // shape is one data type or resource type, compiled from the descriptor that
@@ -51,6 +59,8 @@ type shape struct {
 	members  map[string]member // by JSON name
 	required uint64            // slots that must be filled
 	codes    map[string]bool   // of a coded form
+	// check holds the invariants of the type; nil when it has none.
+	check func(v *fastjson.Value, r reporter)
 }
 
 // member is one member of an object. Members of the same slot are the types
@@ -117,8 +127,19 @@ func (s *shapes) compile(m protoreflect.MessageDescriptor) *shape {
 	default:
 		sh.form = object
 		s.fill(sh, m)
+		sh.check = invariants[strings.TrimPrefix(string(m.FullName()), "google.fhir.r4.core.")]
 	}
 	return sh
+}
+
+// tagged47 is the shape of a code that is a language tag: Resource.language and
+// Attachment.language, whose value set is BCP 47 (R4 languages.html).
+var tagged47 = &shape{form: languageTag} // read only
+
+// isLanguage reports whether a field of m is bound to BCP 47.
+func isLanguage(m protoreflect.MessageDescriptor, f protoreflect.FieldDescriptor) bool {
+	kind := proto.GetExtension(m.Options(), apb.E_StructureDefinitionKind)
+	return f.JSONName() == "language" && (kind == apb.StructureDefinitionKindValue_KIND_RESOURCE || m.Name() == "Attachment")
 }
 
 func isPrimitive(m protoreflect.MessageDescriptor) bool {
@@ -137,7 +158,14 @@ func (sh *shape) primitive(m protoreflect.MessageDescriptor) {
 	switch {
 	case value == nil:
 	case value.Kind() == protoreflect.StringKind:
-		sh.form = code
+		switch url, _ := proto.GetExtension(m.Options(), apb.E_FhirValuesetUrl).(string); url {
+		case "http://hl7.org/fhir/ValueSet/mimetypes":
+			sh.form = mediaType
+		case "http://hl7.org/fhir/ValueSet/currencies":
+			sh.form = currencyCode
+		default:
+			sh.form = code
+		}
 	case value.Kind() == protoreflect.EnumKind:
 		sh.form, sh.codes = coded, map[string]bool{}
 		values := value.Enum().Values()
@@ -178,6 +206,8 @@ func (s *shapes) fill(sh *shape, m protoreflect.MessageDescriptor) {
 				name := f.JSONName() + strings.ToUpper(k.JSONName()[:1]) + k.JSONName()[1:]
 				sh.members[name] = member{s.compile(k.Message()), slot, k.IsList(), targets(k)}
 			}
+		} else if isLanguage(m, f) {
+			sh.members[f.JSONName()] = member{tagged47, slot, false, nil}
 		} else {
 			sh.members[f.JSONName()] = member{s.compile(f.Message()), slot, f.IsList(), targets(f)}
 		}

@@ -230,7 +230,7 @@ func TestHidden(t *testing.T) {
 		check("vitals") // by scope
 		w.consents.set("p1", true)
 		check("all") // by consent
-		w.want(403, "all", "POST", "/Observation", observation("", "p1", "activity", 60))
+		w.want(422, "all", "POST", "/Observation", observation("", "p1", "activity", 60))
 		w.consents.set("p1", false)
 		w.want(200, "all", "GET", "/Observation/a0", "")
 		w.want(410, "all", "GET", "/Observation/a3", "")

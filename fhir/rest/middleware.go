@@ -6,26 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"net/http"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
-	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/metric/noop"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 )
-
-const scopeName = "pulsegate/fhir/rest"
 
 // identify takes over the caller's X-Request-Id when it is harmless, or makes
 // one.
@@ -56,105 +47,6 @@ func harmless(id string) bool {
 	return strings.IndexFunc(id, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-._:", r))
 	}) < 0
-}
-
-// observe writes the access log, the request metrics and the span.
-func (s *Server) observe() gin.HandlerFunc {
-	tracer := otel.Tracer(scopeName)
-	duration, err := otel.Meter(scopeName).Float64Histogram("pulsegate.http.server.duration",
-		metric.WithDescription("Time from the request's head to the last byte of the answer"), metric.WithUnit("s"))
-	if err != nil {
-		s.Logger.Error("no request metrics", "err", err)
-		duration = noop.Float64Histogram{}
-	}
-	known := &labelCache{m: map[labels]*labelled{}}
-	return func(c *gin.Context) {
-		start := s.Clock()
-		route := c.FullPath()
-		if route == "" {
-			route = "none"
-		}
-		ctx, span := tracer.Start(c.Request.Context(), method(c.Request)+" "+route)
-		defer span.End()
-		if span.IsRecording() { // a copy of the request that nobody needs otherwise
-			c.Request = c.Request.WithContext(ctx)
-		}
-		c.Next()
-		took := s.Clock().Sub(start)
-		status := c.Writer.Status()
-		l := labels{method(c.Request), route, typeLabel(c), status}
-		attrs := known.of(l)
-		if span.IsRecording() {
-			span.SetAttributes(attrs.list...)
-			if status >= 500 {
-				span.SetStatus(codes.Error, http.StatusText(status))
-			}
-		}
-		duration.Record(ctx, took.Seconds(), attrs.set...)
-		if !s.Logger.Enabled(ctx, slog.LevelInfo) {
-			return
-		}
-		client := ""
-		if p := PrincipalOf(c); p != nil {
-			client = p.ClientID
-		}
-		s.Logger.LogAttrs(ctx, slog.LevelInfo, "request", slog.String("method", l.method), slog.String("route", route),
-			slog.String("type", l.typ), slog.Int("status", status), slog.Float64("seconds", took.Seconds()),
-			slog.Int("bytes", max(c.Writer.Size(), 0)), slog.String("client", client), slog.String("requestId", RequestID(c)))
-	}
-}
-
-// labels of a request; there are few of them.
-type labels struct {
-	method, route, typ string
-	status             int
-}
-
-// labelled are the attributes of labels, as metrics and spans want them.
-type labelled struct {
-	list []attribute.KeyValue
-	set  []metric.RecordOption
-}
-
-// labelCache keeps the attributes, which are costly to make for each request.
-type labelCache struct {
-	mu sync.RWMutex
-	m  map[labels]*labelled
-}
-
-func (k *labelCache) of(l labels) *labelled {
-	k.mu.RLock()
-	a := k.m[l]
-	k.mu.RUnlock()
-	if a != nil {
-		return a
-	}
-	a = &labelled{list: []attribute.KeyValue{attribute.String("method", l.method), attribute.String("route", l.route),
-		attribute.String("type", l.typ), attribute.Int("status", l.status)}}
-	a.set = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(a.list...))}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.m[l] = a
-	return a
-}
-
-// method and typeLabel keep what a caller may invent out of logs and labels.
-func method(r *http.Request) string {
-	switch r.Method {
-	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
-		return r.Method
-	}
-	return "other"
-}
-
-func typeLabel(c *gin.Context) string {
-	switch t := c.Param("type"); {
-	case t == "":
-		return ""
-	case fhir.KnownType(t):
-		return t
-	}
-	return "other"
 }
 
 // recover turns a panic into a bare 500. The log gets the type of the panic
@@ -220,7 +112,7 @@ func (s *Server) headers(c *gin.Context) {
 	maps.Copy(h, onFHIR)
 	if c.Request.Method == http.MethodOptions {
 		h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
-		h.Set("Access-Control-Allow-Headers", "Accept, Authorization, Content-Type, DPoP, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, Prefer, X-Request-Id")
+		h.Set("Access-Control-Allow-Headers", "Accept, Authorization, Content-Type, DPoP, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, If-Unmodified-Since, Prefer, X-Request-Id")
 		h.Set("Access-Control-Max-Age", "3600")
 		c.AbortWithStatus(http.StatusNoContent)
 		return

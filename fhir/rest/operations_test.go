@@ -24,6 +24,9 @@ func coded(id, patient, codes, at, value string) string {
 	if at != "" {
 		at = `,"effectiveDateTime":"` + at + `"`
 	}
+	if value == "" {
+		value = `,"dataAbsentReason":{"text":"not measured"}` // vs-2
+	}
 	return `{"resourceType":"Observation","id":"` + id + `","status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],"code":{` +
 		code + `},"subject":{"reference":"Patient/` + patient + `"}` + at + value + `}`
 }

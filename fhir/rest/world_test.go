@@ -65,6 +65,7 @@ type world struct {
 	errors   *safeBuffer // every error text the API gave
 	consents *consents
 	tokens   tokens
+	limits   *interaction.Limits
 }
 
 type safeBuffer struct {
@@ -103,6 +104,7 @@ func newWorld(t *testing.T, st store.Store) *world {
 	w.srv = httptest.NewUnstartedServer(nil)
 	base := "http://" + w.srv.Listener.Addr().String() + "/fhir"
 	svc := &interaction.Service{Store: st, Door: d, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base}
+	w.limits = &svc.Limits
 	s := &Server{
 		Service: svc, Auth: w.tokens, Metadata: func() []byte { return []byte(`{"resourceType":"CapabilityStatement"}`) },
 		Logger: slog.New(slog.NewTextHandler(w.log, nil)), Clock: time.Now, Rand: rand.Reader,

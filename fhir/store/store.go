@@ -167,6 +167,15 @@ type Found struct {
 	Pos search.Position
 }
 
+// Row is one stored version of a document. Its JSON is valid until the callback
+// returns.
+type Row struct {
+	Resource fhir.Resource
+	Facts    *access.Facts
+	T        T        // the commit that wrote it
+	Hash     [16]byte // Write.Hash
+}
+
 // Find is a search at a snapshot. The filter is applied inside the scan,
 // before anything is counted or given out.
 type Find struct {
@@ -245,6 +254,12 @@ type Store interface {
 
 	// Stats are sizes for metrics and `bytes on disk`.
 	Stats() Stats
+	// Inspect walks the rows in which the documents of a type are kept. It
+	// calls fn for each version up to commit at (0: the latest), current or
+	// superseded, as searches would read it and without a filter, and report for
+	// each row that searches, reads or histories would go by and that does not
+	// agree with the others. Two rows of one version are two calls.
+	Inspect(ctx context.Context, typ string, at T, fn func(*Row), report func(id, problem string)) error
 	// Check reads everything and reports what is inconsistent.
 	Check(ctx context.Context, report func(problem string)) error
 	// Compact makes what is deleted gone and files small; for operators and

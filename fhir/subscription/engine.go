@@ -123,11 +123,12 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	e := &Engine{opts: o, client: egress.New(o.Policy), subs: map[string]*sub{}, wake: make(chan struct{}, 1)}
 	meter := otel.Meter("pulsegate/fhir/subscription")
 	var err error
-	if e.latency, err = meter.Float64Histogram("pulsegate.subscription.latency", metric.WithUnit("s"),
+	if e.latency, err = meter.Float64Histogram("pulsegate.subscription.notification.duration", metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600),
 		metric.WithDescription("From the numbering of an event to its acceptance by the endpoint")); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	if e.attempts, err = meter.Int64Counter("pulsegate.subscription.attempts",
+	if e.attempts, err = meter.Int64Counter("pulsegate.subscription.notifications", metric.WithUnit("{notification}"),
 		metric.WithDescription("Notifications sent, failed ones too")); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}

@@ -100,6 +100,9 @@ func (r *run) try(ctx context.Context, b *batch, a *attempt) error {
 	if err := r.deviceWrites(ctx, b, a); err != nil {
 		return err
 	}
+	if err := r.settled(ctx, b, a); err != nil {
+		return err
+	}
 	if err := r.itemWrites(ctx, b, sb); err != nil {
 		return err
 	}
@@ -157,7 +160,8 @@ func (r *run) account(ctx context.Context, b *batch, a *attempt, began time.Time
 	}
 	r.sum.Counts.add(all)
 	r.meters.count(ctx, r.q.Vendor, all)
-	vendor := metric.WithAttributes(attribute.String("vendor", r.q.Vendor))
+	r.meters.left(ctx, r.q.Vendor, all.LeftOut)
+	vendor := metric.WithAttributes(attribute.String("pulsegate.vendor", r.q.Vendor))
 	r.meters.size.Record(ctx, int64(len(a.sb.Writes)+a.samples), vendor)
 	r.meters.seconds.Record(ctx, r.p.Clock().Sub(began).Seconds(), vendor)
 }
@@ -307,6 +311,7 @@ func (r *run) deviceWrites(ctx context.Context, b *batch, a *attempt) error {
 			return err
 		}
 		if !known.Merge(&f.DeviceFacts) {
+			f.count(a, Counts{Unchanged: 1})
 			continue
 		}
 		state, err := json.Marshal(known)
@@ -316,9 +321,16 @@ func (r *run) deviceWrites(ctx context.Context, b *batch, a *attempt) error {
 		a.sb.State = append(a.sb.State, store.StateWrite{Key: roomDevice + f.key.ID, Value: state})
 		ref := fhir.Ref{Type: "Device", ID: f.key.ID}
 		body := known.Device(r.q.Vendor, r.q.Patient, f.key)
-		same, err := r.sameDevice(ctx, ref, body)
-		if err != nil {
+		same, exists, err := r.sameDevice(ctx, ref, body)
+		switch {
+		case err != nil:
 			return err
+		case same:
+			f.count(a, Counts{Unchanged: 1})
+		case exists:
+			f.count(a, Counts{Updated: 1})
+		default:
+			f.count(a, Counts{Created: 1})
 		}
 		if !same {
 			a.sb.Writes = append(a.sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor,
@@ -347,17 +359,26 @@ func (r *run) knownDevice(ctx context.Context, id string) (*mapping.DeviceFacts,
 	return known, nil
 }
 
-func (r *run) sameDevice(ctx context.Context, ref fhir.Ref, body []byte) (bool, error) {
+func (r *run) sameDevice(ctx context.Context, ref fhir.Ref, body []byte) (same, exists bool, err error) {
 	heads, err := r.p.Store.Heads(ctx, []fhir.Ref{ref})
 	if err != nil {
-		return false, fhir.Wrap("ingest.devices", err)
+		return false, false, fhir.Wrap("ingest.devices", err)
 	}
 	if heads[0].Version == 0 || heads[0].Deleted {
-		return false, nil
+		return false, false, nil
 	}
 	v, _, err := r.p.Store.Read(ctx, ref, 0)
 	if err != nil {
-		return false, fhir.Wrap("ingest.devices", err)
+		return false, true, fhir.Wrap("ingest.devices", err)
 	}
-	return bytes.Equal(fhir.Stamp(body, ref.Type, ref.ID, v.Version, v.LastUpdated), v.JSON), nil
+	return bytes.Equal(fhir.Stamp(body, ref.Type, ref.ID, v.Version, v.LastUpdated), v.JSON), true, nil
+}
+
+// count adds what became of the samples that describe the Device: the first
+// has the outcome c, the others changed nothing.
+func (f *deviceFacts) count(a *attempt, c Counts) {
+	for _, metric := range f.described {
+		a.count(metric, c)
+		c = Counts{Unchanged: 1}
+	}
 }

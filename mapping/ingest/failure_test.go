@@ -205,12 +205,12 @@ func TestMeters(t *testing.T) {
 	w.must("apple", "export.xml", body)
 	w.must("apple", "export.xml", body)
 	for name, want := range map[string]int64{
-		"pulsegate.ingest.samples outcome=read,vendor=apple":        6, // with the export's date
-		"pulsegate.ingest.samples outcome=dropped,vendor=apple":     2,
-		"pulsegate.ingest.samples outcome=created,vendor=apple":     1,
-		"pulsegate.ingest.samples outcome=unchanged,vendor=apple":   1,
-		"pulsegate.ingest.samples outcome=quarantined,vendor=apple": 2,
-		"pulsegate.ingest.batch.writes vendor=apple":                5, // Observation, Device, Provenance, two AuditEvents
+		"pulsegate.ingest.samples pulsegate.outcome=read,pulsegate.vendor=apple":        6, // with the export's date
+		"pulsegate.ingest.samples pulsegate.outcome=dropped,pulsegate.vendor=apple":     2,
+		"pulsegate.ingest.samples pulsegate.outcome=created,pulsegate.vendor=apple":     1,
+		"pulsegate.ingest.samples pulsegate.outcome=unchanged,pulsegate.vendor=apple":   1,
+		"pulsegate.ingest.samples pulsegate.outcome=quarantined,pulsegate.vendor=apple": 2,
+		"pulsegate.ingest.batch.writes pulsegate.vendor=apple":                          5, // Observation, Device, Provenance, two AuditEvents
 	} {
 		if g.sums[name] != want {
 			t.Errorf("%s is %d, want %d", name, g.sums[name], want)

@@ -21,7 +21,8 @@ type Authenticator interface {
 // Handler is POST /ingest/{vendor}/{format}?patient=ID: the body is one
 // payload, the answer the Summary. The token must be allowed to create
 // Observations of that patient; format "auto" finds the format by itself,
-// the parameter name gives a file name.
+// the parameter name gives a file name. Headers that a format lists as facts
+// of its delivery are passed on to its adapter.
 type Handler struct {
 	Pipeline *Pipeline
 	Auth     Authenticator
@@ -64,7 +65,7 @@ func (h *Handler) run(c *gin.Context) (Summary, error) {
 	}
 	ctx := c.Request.Context()
 	q := Request{Patient: c.Query("patient"), Vendor: c.Param("vendor"), Format: c.Param("format"),
-		Name: c.Query("name"), Principal: who, RequestID: id, RemoteIP: ip}
+		Name: c.Query("name"), Delivery: c.GetHeader, Principal: who, RequestID: id, RemoteIP: ip}
 	if !fhir.ValidID(q.Patient) {
 		err := fhir.Errorf(fhir.Invalid, "ingest.Handler", "the parameter patient names the patient's id")
 		return Summary{}, h.Pipeline.refused(ctx, &q, err, reasonNobody)

@@ -61,6 +61,11 @@ type Request struct {
 	At   io.ReaderAt
 	Size int64
 
+	// Delivery returns a fact about the delivery by its name, "" if there is
+	// none: the HTTP headers of the request. The adapter is told those that its
+	// formats list. Nil is no facts.
+	Delivery func(name string) string
+
 	Principal *access.Principal
 	RequestID string
 	RemoteIP  string
@@ -154,6 +159,9 @@ func (p *Pipeline) vendors() string {
 // payload finds the format, decodes, and commits.
 func (r *run) payload(ctx context.Context) (err error) {
 	in := adapters.Input{Name: baseName(r.q.Name), Zone: r.zone, Received: r.p.Clock(), At: r.q.At, Size: r.q.Size}
+	if r.q.Delivery != nil {
+		in.Delivery = adapters.Facts(r.adapter, r.q.Delivery)
+	}
 	if r.q.Format != "auto" {
 		in.Format, in.Hint, _ = strings.Cut(r.q.Format, ":")
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/base32"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,11 +21,19 @@ import (
 
 // Item is one thing that could not become a resource.
 type Item struct {
-	ID        string    `json:"id"`
-	Patient   string    `json:"patient"`
-	Vendor    string    `json:"vendor"`
-	Format    string    `json:"format"`
-	Metric    string    `json:"metric,omitempty"`
+	ID      string `json:"id"`
+	Patient string `json:"patient"`
+	Vendor  string `json:"vendor"`
+	Format  string `json:"format"`
+	Metric  string `json:"metric,omitempty"`
+	// Component names the one part that was left out; the rest of the sample
+	// became Observation, whose content is identified by Content.
+	Component   string `json:"component,omitempty"`
+	Observation string `json:"observation,omitempty"`
+	Content     string `json:"content,omitempty"`
+	// VendorID is the vendor's id of the thing, if it could be read: the item
+	// goes when a later payload makes an Observation of it.
+	VendorID  string    `json:"vendorId,omitempty"`
 	Reason    string    `json:"reason"`
 	Where     string    `json:"where,omitempty"`
 	Detail    string    `json:"detail,omitempty"`
@@ -57,6 +66,7 @@ func (r *run) item(reason, metric, where, detail string) Item {
 
 func itemOfSample(r *run, s *sample.Sample, re *mapping.RejectError) Item {
 	it := r.item(re.Reason, s.Metric, "", re.Rule)
+	it.VendorID = s.VendorID
 	raw, err := json.Marshal(s)
 	if err != nil || len(raw) > r.limits.KeepRaw {
 		it.Detail += "; too large to keep"
@@ -68,11 +78,12 @@ func itemOfSample(r *run, s *sample.Sample, re *mapping.RejectError) Item {
 }
 
 func itemOfReject(r *run, x *sample.Reject) Item {
-	it := r.item(x.Reason, x.Metric, x.Where, x.Detail)
+	it := r.item(x.Reason, x.Metric, x.Where, componentDetail(x.Component, x.Detail))
+	it.Component, it.VendorID = strings.Clone(x.Component), x.VendorID
 	it.Raw = bytes.Clone(x.Raw[:min(len(x.Raw), r.limits.KeepRaw)])
 	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, string(it.Raw))
 	if len(it.Raw) == 0 {
-		it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, it.Where, r.digest)
+		it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, it.Component, it.Where, r.digest)
 	}
 	return it
 }
@@ -117,6 +128,13 @@ func (r *run) itemWrites(ctx context.Context, b *batch, sb *store.Batch) error {
 			return fhir.Wrap("ingest.quarantine", err)
 		}
 		sb.State = append(sb.State, store.StateWrite{Key: it.key(), Value: v})
+		if it.VendorID != "" {
+			s := subject(it.Vendor, it.Metric, it.VendorID)
+			sb.State = append(sb.State, store.StateWrite{Key: roomOpen + it.Patient + "/" + s + "/" + it.ID, Value: []byte("1")})
+			if r.open != nil && !slices.Contains(r.open[s], it.ID) {
+				r.open[s] = append(r.open[s], it.ID)
+			}
+		}
 	}
 	return nil
 }
@@ -129,7 +147,7 @@ func (r *run) strip(ctx context.Context, it *Item) error {
 	if err != nil || ok {
 		return err
 	}
-	it.Raw, it.Sample, it.Where = nil, nil, ""
+	it.Raw, it.Sample, it.Where, it.VendorID = nil, nil, "", ""
 	it.Detail = "counted without raw bytes: the consent does not cover it"
 	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, "uncovered", r.digest)
 	return nil
@@ -225,7 +243,11 @@ func (p *Pipeline) retry(ctx context.Context, items []Item, who *access.Principa
 				return err
 			}
 			if ok {
-				done = append(done, store.StateWrite{Key: items[i].key()})
+				it := &items[i]
+				done = append(done, store.StateWrite{Key: it.key()})
+				if it.VendorID != "" {
+					done = append(done, store.StateWrite{Key: roomOpen + it.Patient + "/" + subject(it.Vendor, it.Metric, it.VendorID) + "/" + it.ID})
+				}
 			}
 		}
 		return nil
@@ -256,6 +278,9 @@ func (r *run) again(ctx context.Context, it *Item) (ok bool, err error) {
 		if r.adapter.Decode(ctx, in, t) != nil || t.rejected {
 			return false, ctx.Err()
 		}
+	}
+	if it.Component != "" && len(t.samples) == 1 {
+		return r.complete(ctx, it, &t.samples[0])
 	}
 	for i := range t.samples {
 		if _, err := r.p.Mapper.Map(nil, r.q.Vendor, &t.samples[i], r.q.Patient, r.zone); err != nil {

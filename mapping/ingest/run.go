@@ -45,6 +45,7 @@ type run struct {
 	consentRef fhir.Ref
 	categories map[kind]bool
 	devices    map[string]*mapping.DeviceFacts
+	open       map[string][]string // see openItems; nil before it is needed
 	meters     meters
 	repeated   bool // a payload with this beginning came before
 	wrote      bool
@@ -57,6 +58,7 @@ type observation struct {
 	seq         uint64 // its place in the batch
 	preliminary bool
 	retracted   bool
+	vendorID    string
 }
 
 // batch is what one commit will take. It belongs to one goroutine at a time.
@@ -90,8 +92,9 @@ func kindOf(categories []string) (k kind) {
 // deviceFacts is what a batch says of one Device.
 type deviceFacts struct {
 	mapping.DeviceFacts
-	key    mapping.DeviceKey
-	wanted bool // something that is stored names it, or the payload describes it
+	key       mapping.DeviceKey
+	wanted    bool     // something that is stored names it, or the payload describes it
+	described []string // metrics of the samples that are about the Device itself
 }
 
 func newBatch() *batch {
@@ -209,12 +212,37 @@ func (r *run) Sample(s *sample.Sample) error {
 		if !errors.As(err, &re) {
 			return err
 		}
+		if re.Reason == sample.DropPlaceholder {
+			r.Drop(re.Reason, s.Metric, 1)
+			return nil
+		}
 		return r.hold(itemOfSample(r, s, re))
+	}
+	if len(res.Left) > 0 {
+		if err := r.leave(s, &res); err != nil {
+			return err
+		}
+		if s = res.Kept; !legacy && res.Stream != "" {
+			if st := r.streams.Place(s, &r.row); st != nil {
+				return r.place(st)
+			}
+		}
+	}
+	return r.document(s, res)
+}
+
+// document adds the resource that s was mapped to to the batch.
+func (r *run) document(s *sample.Sample, res mapping.Result) error {
+	b := r.cur
+	if b.arena == nil { // the batch has changed since it was mapped
+		b.arena = make([]byte, 0, arenaSize)
 	}
 	if res.Device.ID != "" {
 		f := b.device(res.Device)
 		f.Learn(s, res.Start)
-		f.wanted = f.wanted || res.JSON == nil
+		if res.JSON == nil {
+			f.wanted, f.described = true, append(f.described, res.Metric)
+		}
 	}
 	c := Counts{Read: 1}
 	if res.JSON != nil {
@@ -225,7 +253,7 @@ func (r *run) Sample(s *sample.Sample) error {
 		}
 		b.seq++
 		b.bytes += len(res.JSON)
-		o := observation{res, b.seq, s.Status == sample.Preliminary, s.Status == sample.Retracted}
+		o := observation{res, b.seq, s.Status == sample.Preliminary, s.Status == sample.Retracted, s.VendorID}
 		if i, twice := r.seen[res.ID]; twice {
 			// The payload states it twice: its last word counts.
 			b.obs[i] = o
@@ -292,19 +320,29 @@ func (b *batch) want(k mapping.DeviceKey) {
 }
 
 // Reject is adapters.Sink.
-func (r *run) Reject(x *sample.Reject) error { return r.hold(itemOfReject(r, x)) }
+func (r *run) Reject(x *sample.Reject) error {
+	if x.Component != "" && x.Reason == sample.DropPlaceholder {
+		r.cur.count(strings.Clone(x.Metric), Counts{LeftOut: 1})
+		return nil
+	}
+	return r.hold(itemOfReject(r, x))
+}
 
 // hold puts an item into the batch's quarantine.
 func (r *run) hold(it Item) error {
 	b := r.cur
 	it.Metric = strings.Clone(it.Metric) // the adapter's buffer may be used again
-	b.count(it.Metric, Counts{Read: 1, Quarantined: 1})
-	group := it.Reason + "\x00" + it.Metric
+	if it.Component == "" {
+		b.count(it.Metric, Counts{Read: 1, Quarantined: 1})
+	} else {
+		b.count(it.Metric, Counts{LeftOut: 1})
+	}
+	group := it.Reason + "\x00" + it.Metric + "\x00" + it.Component
 	if r.kept[group]++; r.kept[group] > r.limits.KeepPerMetric {
 		if b.overrun == nil {
 			b.overrun = map[string]Item{}
 		}
-		it.Raw, it.Sample, it.Where = nil, nil, ""
+		it.Raw, it.Sample, it.Where, it.VendorID = nil, nil, "", ""
 		it.Detail = "more of the same, counted without raw bytes"
 		it.Count = r.kept[group] - r.limits.KeepPerMetric
 		it.ID = itemID(r.q.Vendor, r.format, group, r.digest)

@@ -8,6 +8,9 @@ type Counts struct {
 	Unchanged   int `json:"unchanged"`
 	Quarantined int `json:"quarantined"`
 	Dropped     int `json:"dropped"`
+	// LeftOut counts components, not samples: parts of a panel or workout
+	// that broke a rule or were not measured, while the rest was taken.
+	LeftOut int `json:"leftOut"`
 }
 
 func (c *Counts) add(o Counts) {
@@ -17,6 +20,7 @@ func (c *Counts) add(o Counts) {
 	c.Unchanged += o.Unchanged
 	c.Quarantined += o.Quarantined
 	c.Dropped += o.Dropped
+	c.LeftOut += o.LeftOut
 }
 
 // Summary of a run. Read is samples and rejects; what is dropped inside the

@@ -18,21 +18,28 @@ const scopeName = "pulsegate/mapping/ingest"
 // gives the same instruments to every run.
 type meters struct {
 	samples metric.Int64Counter
+	leftOut metric.Int64Counter
 	size    metric.Int64Histogram
 	seconds metric.Float64Histogram
 }
 
 func newMeters() (m meters, err error) {
 	meter := otel.Meter(scopeName)
-	if m.samples, err = meter.Int64Counter("pulsegate.ingest.samples",
+	if m.samples, err = meter.Int64Counter("pulsegate.ingest.samples", metric.WithUnit("{sample}"),
 		metric.WithDescription("Samples by vendor and outcome: read, created, updated, unchanged, quarantined, dropped")); err != nil {
 		return m, fhir.Wrap("ingest.meters", err)
 	}
+	if m.leftOut, err = meter.Int64Counter("pulsegate.ingest.components.left_out", metric.WithUnit("{component}"),
+		metric.WithDescription("Components that were left out of Observations, by vendor")); err != nil {
+		return m, fhir.Wrap("ingest.meters", err)
+	}
 	if m.size, err = meter.Int64Histogram("pulsegate.ingest.batch.writes", metric.WithUnit("{resource}"),
+		metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000),
 		metric.WithDescription("Resources written by one commit, Provenance and AuditEvent included")); err != nil {
 		return m, fhir.Wrap("ingest.meters", err)
 	}
 	if m.seconds, err = meter.Float64Histogram("pulsegate.ingest.batch.duration", metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30),
 		metric.WithDescription("From the question for consent to the acknowledged commit")); err != nil {
 		return m, fhir.Wrap("ingest.meters", err)
 	}
@@ -47,8 +54,14 @@ func (m *meters) count(ctx context.Context, vendor string, c Counts) {
 	}{{"read", c.Read}, {"created", c.Created}, {"updated", c.Updated}, {"unchanged", c.Unchanged},
 		{"quarantined", c.Quarantined}, {"dropped", c.Dropped}} {
 		if o.n > 0 {
-			m.samples.Add(ctx, int64(o.n), metric.WithAttributes(attribute.String("vendor", vendor), attribute.String("outcome", o.outcome)))
+			m.samples.Add(ctx, int64(o.n), metric.WithAttributes(attribute.String("pulsegate.vendor", vendor), attribute.String("pulsegate.outcome", o.outcome)))
 		}
+	}
+}
+
+func (m *meters) left(ctx context.Context, vendor string, n int) {
+	if n > 0 {
+		m.leftOut.Add(ctx, int64(n), metric.WithAttributes(attribute.String("pulsegate.vendor", vendor)))
 	}
 }
 
@@ -61,9 +74,9 @@ func startSpan(ctx context.Context) (context.Context, trace.Span) {
 // endSpan ends it with the run's figures; of an error only its kind.
 func endSpan(span trace.Span, r *run, err error) {
 	if r != nil {
-		span.SetAttributes(attribute.String("vendor", r.q.Vendor), attribute.String("format", r.format), attribute.Int("read", r.sum.Read),
-			attribute.Int("created", r.sum.Created), attribute.Int("updated", r.sum.Updated),
-			attribute.Int("quarantined", r.sum.Quarantined), attribute.Int("batches", r.batches))
+		span.SetAttributes(attribute.String("pulsegate.vendor", r.q.Vendor), attribute.String("pulsegate.ingest.format", r.format), attribute.Int("pulsegate.ingest.read", r.sum.Read),
+			attribute.Int("pulsegate.ingest.created", r.sum.Created), attribute.Int("pulsegate.ingest.updated", r.sum.Updated),
+			attribute.Int("pulsegate.ingest.quarantined", r.sum.Quarantined), attribute.Int("pulsegate.ingest.batches", r.batches))
 	}
 	if err != nil {
 		span.SetStatus(codes.Error, fhir.KindOf(err).IssueCode())

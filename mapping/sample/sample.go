@@ -163,6 +163,14 @@ type Reject struct {
 	Where  string // place in the payload: "line 812", "data[3].bedtime_start"
 	Detail string // rule that was broken; no value of the payload
 	Raw    []byte // the vendor's bytes of this item, bounded by the sink
+	// Component is set where only this part of an item is left out; the rest
+	// of the item is a Sample. Reason may then be DropPlaceholder, too: a zero
+	// that stands for "not measured".
+	Component string
+	// VendorID is the VendorID that the Sample would have had, "" if it is not
+	// known. When a later payload makes a Sample of that Metric and VendorID,
+	// the item leaves quarantine.
+	VendorID string
 }
 
 // Reasons of quarantine.

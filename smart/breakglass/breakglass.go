@@ -8,12 +8,14 @@
 // Opening leaves an AuditEvent (DCM 110127) in its own commit, counts in
 // pulsegate.breakglass.opened and writes a log line at level WARN; neither
 // names the patient or the reason. Each opening waits for review by somebody
-// else until it is decided.
+// else until it is decided, and the patient is told of it.
 //
 // # State
 //
 //	glass/<id>                  Opening, JSON; never dropped
 //	glass-open/<user>/<patient> id, while it is open
+//	glass-patient/<patient>/<id> when it began, Unix seconds, for the patient
+//	glass-told/<patient>/<id>   when the patient acknowledged it, Unix seconds
 package breakglass
 
 import (
@@ -41,10 +43,13 @@ const (
 	// Life is how long an opening holds.
 	Life = 4 * time.Hour
 
-	room      = "glass/"
-	roomOpen  = "glass-open/"
-	minReason = 10
-	maxReason = 1000
+	room     = "glass/"
+	roomOpen = "glass-open/"
+	// roomPatient and roomTold are not below room, which List reads whole.
+	roomPatient = "glass-patient/"
+	roomTold    = "glass-told/"
+	minReason   = 10
+	maxReason   = 1000
 )
 
 // Opening is one broken glass.
@@ -92,7 +97,7 @@ type Glass struct {
 
 // New returns the service.
 func New(s Store, a Recorder, clock func() time.Time, log *slog.Logger) (*Glass, error) {
-	n, err := otel.Meter("pulsegate/smart/breakglass").Int64Counter("pulsegate.breakglass.opened",
+	n, err := otel.Meter("pulsegate/smart/breakglass").Int64Counter("pulsegate.breakglass.opened", metric.WithUnit("{override}"),
 		metric.WithDescription("Emergency overrides of consent"))
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -170,7 +175,7 @@ func (g *Glass) Open(ctx context.Context, by By, user, patient, reason string) (
 		}
 		open.Expect, open.Old = store.StateEquals, old
 	}
-	if err := g.commit(ctx, by, "emergency-start", &o, w, open); err != nil {
+	if err := g.commit(ctx, by, "emergency-start", &o, w, open, o.about()); err != nil {
 		return Opening{}, err
 	}
 	g.opened.Add(ctx, 1)
@@ -213,6 +218,34 @@ func (g *Glass) Close(ctx context.Context, by By, user, id string) error {
 		return err
 	}
 	return g.commit(ctx, by, "emergency-stop", &o, w, store.StateWrite{Key: roomOpen + user + "/" + o.Patient, Expect: store.StateEquals, Old: []byte(o.ID)})
+}
+
+// EndAll adds the end of a user's openings to the batch of what ends all that
+// the user may do, each with its AuditEvent, which by says who it is of. In
+// this process they count until their next reading, a second at most; the
+// caller ends the user's tokens and sessions in the same commit.
+func (g *Glass) EndAll(ctx context.Context, b *store.Batch, user string, by audit.Event) error {
+	open, err := g.Mine(ctx, user)
+	if err != nil {
+		return err
+	}
+	now := g.clock().UTC().Truncate(time.Second)
+	for i := range open {
+		o := &open[i]
+		o.End = now
+		w, err := o.write()
+		if err != nil {
+			return err
+		}
+		ev, leaf, err := g.audit.Prepare(audit.Event{Kind: audit.Security, Interaction: "emergency-stop", Principal: by.Principal, RemoteIP: by.RemoteIP,
+			RequestID: by.RequestID, Patient: o.Patient, Extra: [][2]string{{"break-glass", o.ID}}})
+		if err != nil {
+			return fhir.Wrap("breakglass.EndAll", err)
+		}
+		b.Writes, b.Leaves = append(b.Writes, ev), append(b.Leaves, leaf)
+		b.State = append(b.State, w, store.StateWrite{Key: roomOpen + user + "/" + o.Patient, Expect: store.StateEquals, Old: []byte(o.ID)})
+	}
+	return nil
 }
 
 // Review decides on an opening. Nobody reviews their own, and none twice.

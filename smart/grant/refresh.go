@@ -8,7 +8,6 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -144,8 +143,4 @@ func (r *Record) Open(p Presented) ([]byte, error) {
 	}
 	b, err := a.Open(nil, make([]byte, a.NonceSize()), r.Answer, []byte(r.ID))
 	return b, fhir.Wrap("grant.Open", err)
-}
-
-func sortNewest(as []Authorization) {
-	slices.SortFunc(as, func(a, b Authorization) int { return b.Created.Compare(a.Created) })
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"time"
 
@@ -190,7 +191,24 @@ func (s *Store) About(ctx context.Context, patient string, now time.Time) ([]Aut
 	return s.under(ctx, patientKey(patient, ""), now)
 }
 
+// Of lists the records of what a person allows at now, newest first.
+func (s *Store) Of(ctx context.Context, subject string, now time.Time) ([]Record, error) {
+	return s.records(ctx, subjectKey(subject, ""), now)
+}
+
 func (s *Store) under(ctx context.Context, prefix string, now time.Time) ([]Authorization, error) {
+	rs, err := s.records(ctx, prefix, now)
+	if err != nil {
+		return nil, err
+	}
+	var out []Authorization
+	for i := range rs {
+		out = append(out, rs[i].Authorization)
+	}
+	return out, nil
+}
+
+func (s *Store) records(ctx context.Context, prefix string, now time.Time) ([]Record, error) {
 	var ids []string
 	if err := s.State.List(ctx, prefix, func(_ string, v []byte) bool {
 		ids = append(ids, string(v))
@@ -198,7 +216,7 @@ func (s *Store) under(ctx context.Context, prefix string, now time.Time) ([]Auth
 	}); err != nil {
 		return nil, fhir.Wrap("grant.Authorizations", err)
 	}
-	var out []Authorization
+	var out []Record
 	for _, id := range ids {
 		r, err := s.Get(ctx, id)
 		if err != nil && fhir.KindOf(err) == fhir.NotFound {
@@ -208,10 +226,25 @@ func (s *Store) under(ctx context.Context, prefix string, now time.Time) ([]Auth
 			return nil, err
 		}
 		if r.Live(now) {
-			out = append(out, r.Authorization)
+			out = append(out, r)
 		}
 	}
-	sortNewest(out)
+	slices.SortFunc(out, func(a, b Record) int { return b.Created.Compare(a.Created) })
+	return out, nil
+}
+
+// End returns the writes that end the authorization with all its tokens, from
+// the next request on.
+func (r *Record) End() ([]store.StateWrite, error) {
+	r.Revoked, r.Answer = true, nil
+	w, err := r.Update()
+	if err != nil {
+		return nil, err
+	}
+	out := []store.StateWrite{w}
+	for _, k := range r.indexes() {
+		out = append(out, store.StateWrite{Key: k})
+	}
 	return out, nil
 }
 
@@ -230,15 +263,11 @@ func (s *Store) Revoke(ctx context.Context, subject, id string, also ...func(*st
 		if r.Revoked {
 			return nil
 		}
-		r.Revoked, r.Answer = true, nil
-		w, err := r.Update()
+		state, err := r.End()
 		if err != nil {
 			return err
 		}
-		b := store.Batch{State: []store.StateWrite{w}}
-		for _, k := range r.indexes() {
-			b.State = append(b.State, store.StateWrite{Key: k})
-		}
+		b := store.Batch{State: state}
 		for _, f := range also {
 			if err := f(&b, r.Authorization); err != nil {
 				return err

@@ -22,6 +22,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/store"
 	"pulsegate/smart/agreement"
@@ -74,7 +75,7 @@ func newWorld(t *testing.T) *world {
 	agreements := &agreement.Agreements{Store: w.DB, Audit: rec, Scopes: scopes, Issuer: base, UserLife: token.UserLife(0), Says: func(string) []string { return nil }}
 	w.policy = &policy.Engine{Keys: w.ring, Clients: w.Clients, Consents: w.consents, Scopes: scopes, Issuer: base, Audience: base + "/fhir", Clock: clock, Grants: w.grants,
 		RoleRules:  role.RulesOf,
-		Roles:      func(context.Context, string) ([]string, bool, error) { return []string{"patient"}, !w.gone, nil },
+		Roles:      func(context.Context, grant.Subject) ([]string, bool, error) { return []string{"patient"}, !w.gone, nil },
 		ConsentsOf: func(_, authorization string) access.Consents { return w.consents.Under(authorization) }}
 	w.tokens = must(token.New(t.Context(), token.Options{Store: w.DB, Audit: rec, Keys: w.ring, Assertions: as, Scopes: scopes, Clock: clock, Rand: rand.Reader,
 		Issuer: base, Audience: base + "/fhir", Begun: agreements.Begun, Ended: agreements.Ended,
@@ -344,7 +345,7 @@ func TestWhatEndedIsInactive(t *testing.T) {
 		w.active(name+"the access token from before", w.rs, tok)
 
 		tok, refresh, id := give()
-		if err := w.tokens.Revoke(t.Context(), "u1", id); err != nil {
+		if err := w.tokens.Revoke(t.Context(), audit.Event{}, "u1", id); err != nil {
 			t.Fatal(err)
 		}
 		w.inactive(name+"access taken back", w.rs, tok)
@@ -395,7 +396,7 @@ func TestWithdrawnConsent(t *testing.T) {
 	if w.active("withdrawn", w.rs, tok); shown() {
 		t.Error("shown under a withdrawn consent")
 	}
-	if err := w.tokens.Revoke(t.Context(), "u1", id); err != nil {
+	if err := w.tokens.Revoke(t.Context(), audit.Event{}, "u1", id); err != nil {
 		t.Fatal(err)
 	}
 	w.inactive("withdrawn and taken back", w.rs, tok)

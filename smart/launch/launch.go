@@ -73,7 +73,10 @@ type Launch struct {
 	By       string        `json:"by"` // client id of the EHR, or the operator
 	Context  grant.Context `json:"context"`
 	User     string        `json:"user,omitempty"` // "Practitioner/1"; "" anybody
-	Expires  time.Time     `json:"expires"`
+	// Maker is the person who made the launch at the console: it is dead once
+	// their account has changed. The zero value is an EHR or the operator.
+	Maker   grant.Subject `json:"maker,omitzero"`
+	Expires time.Time     `json:"expires"`
 }
 
 // Store is the small state of a store.Store.
@@ -105,8 +108,11 @@ type Service struct {
 	Auth    Authenticator
 	Scopes  scope.Parser
 	Clock   func() time.Time
-	Base    string // FHIR base URL
-	Logger  *slog.Logger
+	// Roles is that of policy.Engine, for the makers of launches. Nil: no
+	// person makes any.
+	Roles  func(ctx context.Context, s grant.Subject) (roles []string, ok bool, err error)
+	Base   string // FHIR base URL
+	Logger *slog.Logger
 }
 
 func key(handle string) string {
@@ -131,6 +137,16 @@ func (s *Service) Use(ctx context.Context, handle, clientID string) (Launch, sto
 	var l Launch
 	if b == nil || json.Unmarshal(b, &l) != nil || l.ClientID != clientID || !s.Clock().Before(l.Expires) {
 		return Launch{}, store.StateWrite{}, absent
+	}
+	if l.Maker.ID != "" {
+		if s.Roles == nil {
+			return Launch{}, store.StateWrite{}, absent
+		}
+		if _, ok, err := s.Roles(ctx, l.Maker); err != nil {
+			return Launch{}, store.StateWrite{}, fhir.Wrap("launch.Use", err)
+		} else if !ok {
+			return Launch{}, store.StateWrite{}, absent
+		}
 	}
 	return l, store.StateWrite{Key: key(handle), Expect: store.StateEquals, Old: b}, nil
 }
@@ -191,7 +207,8 @@ func (s *Service) check(l *Launch) error {
 		return bad("intent", "at most 256 bytes")
 	}
 	if u := l.Context.StyleURL; u != "" {
-		if p, err := url.Parse(u); err != nil || p.Scheme != "https" || p.Host == "" || len(u) > 2048 {
+		own := strings.HasPrefix(u, strings.TrimSuffix(s.Base, "/fhir")+"/") // a demo serves its own over http
+		if p, err := url.Parse(u); err != nil || p.Scheme != "https" && !own || p.Host == "" || len(u) > 2048 {
 			return bad("smart_style_url", "an https URL")
 		}
 	}

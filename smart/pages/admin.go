@@ -96,7 +96,7 @@ func (q *request) userPage(bad string, status int) error {
 	}
 	v := view{Title: u.Name, Bad: bad, Data: &userData{u, u.ID == q.u.ID, boxes(u.Roles.Strings())}}
 	if q.r.Method == http.MethodGet && q.value("done") != "" {
-		v.Good = "It is done. All sessions of this person have ended."
+		v.Good = "Saved. All sessions of this person and the access of all their apps have ended."
 	}
 	return q.render(status, "user", v)
 }
@@ -274,7 +274,7 @@ func launchesGo(q *request) error {
 		_, err = q.p.Patients.Get(q.r.Context(), q.by(), d.Patient)
 	}
 	if err == nil {
-		d.URL, err = q.p.Launcher.Launch(q.r.Context(), Launch{Client: d.Client, Patient: d.Patient, Encounter: d.Visit, User: q.u.Reference(), By: q.by()})
+		d.URL, err = q.p.Launcher.Launch(q.r.Context(), Launch{Client: d.Client, Patient: d.Patient, Encounter: d.Visit, User: q.u.Reference(), Maker: signin.Subject(q.u, q.x), By: q.by()})
 	}
 	switch kind := fhir.KindOf(err); {
 	case err == nil:

@@ -235,25 +235,18 @@ func sees(scopes scope.Parser, granted, whom string) []said {
 	return out
 }
 
-// appsRevoke ends an app's access, from the next request on. First it is on
-// record, then done: a failure in between leaves one event too many.
+// appsRevoke ends an app's access, from the next request on.
 func appsRevoke(q *request) error {
 	ctx, id := q.r.Context(), q.value("id")
 	as, err := q.p.Apps.Authorizations(ctx, q.u.ID)
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(as, func(a grant.Authorization) bool { return a.ID == id })
-	if i < 0 {
+	if !slices.ContainsFunc(as, func(a grant.Authorization) bool { return a.ID == id }) {
 		return q.to("/auth/apps") // gone already
 	}
 	by := q.by()
-	err = q.p.Audit.Record(ctx, audit.Event{Kind: audit.Decision, Interaction: "revoke", Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID,
-		Patient: as[i].Context.Patient, Extra: [][2]string{{"change", "access-taken-back"}, {"authorization", id}, {"client", as[i].ClientID}}})
-	if err != nil {
-		return err
-	}
-	if err := q.p.Apps.Revoke(ctx, q.u.ID, id); err != nil {
+	if err := q.p.Apps.Revoke(ctx, audit.Event{Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID}, q.u.ID, id); err != nil {
 		return err
 	}
 	return q.to("/auth/apps?done=1")

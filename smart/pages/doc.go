@@ -7,7 +7,8 @@
 // decision. Who may sign in, act or see is asked of smart/signin, smart/role,
 // smart/authorize and smart/breakglass.
 //
-//	GET       /auth/                       the account: ways to sign in
+//	GET       /auth/                       the account: ways to sign in, and where the person is signed in
+//	POST      /auth/sessions               the end of one of those sessions, or of everything
 //	GET POST  /auth/signin                 password and code; passkey by /auth/passkey/…
 //	GET       /auth/stepup                 a fresh passkey before what needs one
 //	GET       /auth/external, …/callback   the hospital's provider
@@ -19,6 +20,7 @@
 //	GET POST  /auth/launches               launch an app with a patient in context
 //	GET POST  /auth/emergency              break-glass
 //	GET POST  /auth/reviews                its review
+//	GET POST  /auth/notices                what a patient is told of it
 //
 // Every answer forbids by Content-Security-Policy all but its own style sheet,
 // its own script and forms to itself (the consent screen also to the app that

@@ -232,6 +232,7 @@ type accountData struct {
 	Provider string
 	Idle     string
 	ACR      string
+	Sessions []sessionRow
 }
 
 type keyRow struct {
@@ -250,8 +251,13 @@ func accountPage(q *request) error {
 	for _, k := range q.u.Passkeys {
 		d.Passkeys = append(d.Passkeys, keyRow{base64.RawURLEncoding.EncodeToString(k.Record.ID), k})
 	}
+	var err error
+	if d.Sessions, err = q.sessionRows(); err != nil {
+		return err
+	}
 	v := view{Title: "Your account", Data: d}
-	v.Good = map[string]string{"passkey": "The passkey is ready. From now on you can sign in with it.", "removed": "It was removed. All your other sessions have ended."}[q.value("done")]
+	v.Good = map[string]string{"passkey": "The passkey is ready. From now on you can sign in with it.", "removed": "It was removed. All your other sessions have ended.",
+		"session": "That session has ended.", "everything": "All your other sessions have ended, and no app has access any more."}[q.value("done")]
 	return q.render(http.StatusOK, "account", v)
 }
 

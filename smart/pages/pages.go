@@ -37,8 +37,8 @@ type Apps interface {
 	// About are those of anybody with a patient in context.
 	About(ctx context.Context, patient string) ([]grant.Authorization, error)
 	// Revoke ends an authorization with all its tokens, in one commit with
-	// its AuditEvent.
-	Revoke(ctx context.Context, subject, id string) error
+	// its AuditEvent, which by says who it is of.
+	Revoke(ctx context.Context, by audit.Event, subject, id string) error
 }
 
 // Refusals is an agreement.Refusals.
@@ -61,6 +61,7 @@ type Clients interface {
 type Launch struct {
 	Client, Patient, Encounter, Intent string
 	User                               string // Practitioner/1
+	Maker                              grant.Subject
 	By                                 By
 }
 
@@ -264,7 +265,7 @@ func (p *Pages) routes() *http.ServeMux {
 		m.HandleFunc(pattern, p.serve(open, h))
 	}
 	for pattern, h := range map[string]handler{
-		"GET /auth/{$}": accountPage, "POST /auth/remove": accountRemove, "POST /auth/recovery": accountRecovery, "POST /auth/signout": signOut,
+		"GET /auth/{$}": accountPage, "POST /auth/remove": accountRemove, "POST /auth/recovery": accountRecovery, "POST /auth/sessions": sessionsEnd, "POST /auth/signout": signOut,
 		"GET /auth/stepup": stepupPage, "POST /auth/stepup/options": stepupOptions, "POST /auth/stepup": passkeyFinish,
 		"GET /auth/consent": consentPage, "POST /auth/consent": consentDecide, "GET /auth/patient": patientPage,
 		"GET /auth/apps": appsPage, "POST /auth/apps": appsRevoke, "POST /auth/apps/refusals": appsRefuse,
@@ -273,6 +274,7 @@ func (p *Pages) routes() *http.ServeMux {
 		"GET /auth/clients": clientsPage, "GET /auth/clients/new": clientsNew, "POST /auth/clients": clientsAdd, "POST /auth/clients/{id}": clientsDisable,
 		"GET /auth/launches": launchesPage, "POST /auth/launches": launchesGo,
 		"GET /auth/emergency": glassPage, "POST /auth/emergency": glassOpen, "POST /auth/emergency/{id}": glassClose,
+		"GET /auth/notices": noticesPage, "POST /auth/notices": noticesRead,
 		"GET /auth/reviews": reviewsPage, "POST /auth/reviews/{id}": reviewsDecide,
 	} {
 		m.HandleFunc(pattern, p.serve(signedIn, h))

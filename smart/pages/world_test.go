@@ -117,7 +117,7 @@ func (p patients) Visits(_ context.Context, by pages.By, patient string) ([]page
 type launcher struct{ s *launch.Service }
 
 func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
-	_, u, err := l.s.Mint(ctx, launch.Launch{ClientID: in.Client, By: "console", User: in.User,
+	_, u, err := l.s.Mint(ctx, launch.Launch{ClientID: in.Client, By: "console", User: in.User, Maker: in.Maker,
 		Context: grant.Context{Patient: in.Patient, Encounter: in.Encounter}}, audit.Event{Kind: audit.Rest, Interaction: "operation", Query: "launch"})
 	return u, err
 }
@@ -186,12 +186,20 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 				return false, nil
 			}
 			return err == nil, err
+		},
+		Ends: func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error {
+			if err := w.apps.EndAll(ctx, b, userID, session, by); err != nil || session != "" {
+				return err
+			}
+			return w.glass.EndAll(ctx, b, userID, by)
 		}})
 	must(t, err)
+	agreements := &agreement.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base, UserLife: token.UserLife(0),
+		Says: func(granted string) []string { return pages.Says(scopes, granted) }, Logger: log}
 	w.apps, err = token.New(ctx, token.Options{Store: w.store, Audit: rec, Keys: ring, Assertions: assertions, Scopes: scopes, Clock: w.now, Rand: rand.Reader,
-		Issuer: w.base, Audience: w.base + "/fhir", Alive: w.signs.Alive})
+		Issuer: w.base, Audience: w.base + "/fhir", Alive: w.signs.Alive, Hold: w.signs.Hold, Begun: agreements.Begun, Ended: agreements.Ended})
 	must(t, err)
-	launches := &launch.Service{Store: w.store, Audit: rec, Clients: clients, Scopes: scopes, Clock: w.now, Base: w.base + "/fhir", Logger: log}
+	launches := &launch.Service{Store: w.store, Audit: rec, Clients: clients, Scopes: scopes, Clock: w.now, Roles: w.signs.Roles, Base: w.base + "/fhir", Logger: log}
 	flow, err := authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: clients, Launches: launches, Scopes: scopes, Clock: w.now, Rand: rand.Reader,
 		Issuer: w.base, Audience: w.base + "/fhir", RoleRules: role.RulesOf,
 		MaySelect: func(_ context.Context, s authorize.Subject, patient, _ string) error {

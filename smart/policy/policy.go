@@ -48,9 +48,10 @@ type Engine struct {
 	// RoleRules is what roles allow. Nil: nothing, so that no person's token
 	// reaches any data.
 	RoleRules func(roles []string) []access.Rule
-	// Roles are those that a person has now; ok is false when the account has
-	// ended. Nil: those of the sign-in.
-	Roles func(ctx context.Context, subjectID string) (roles []string, ok bool, err error)
+	// Roles returns the roles that a person has now; ok is false when the
+	// account has ended or is not what it was at the sign-in. Nil: the roles of
+	// the sign-in.
+	Roles func(ctx context.Context, s grant.Subject) (roles []string, ok bool, err error)
 	// ConsentsOf are the consents that hold for a person of this server under
 	// an authorization, with emergency access on top. Nil: Consents.
 	ConsentsOf func(subjectID, authorization string) access.Consents
@@ -84,6 +85,19 @@ type known struct {
 
 func invalid() error {
 	return fhir.Errorf(fhir.Unauthorized, "policy.Authenticate", "invalid_token")
+}
+
+// expired tells the client why a token that this server or one of its issuers
+// signed is no longer good (RFC 6750, section 3.1), so that it asks for a new
+// one instead of looking for another fault.
+func expired(k *known) error {
+	scheme := "Bearer"
+	if k.claims.Confirm.JKT != "" {
+		scheme = "DPoP"
+	}
+	return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.Authenticate",
+		Issues: []fhir.Issue{{Code: "expired", Diagnostics: "the access token has expired; get a new one from the token endpoint"}},
+		Err:    access.Challenge(scheme + ` error="invalid_token", error_description="The access token has expired"`)}
 }
 
 // Authenticate returns the caller. The Principal is shared between requests
@@ -147,7 +161,10 @@ func (e *Engine) inspect(ctx context.Context, tok string) (*known, *access.Princ
 			return nil, nil, err
 		}
 	}
-	if !now.Before(k.expires) || now.Before(k.notBefore) {
+	if !now.Before(k.expires) {
+		return nil, nil, expired(k)
+	}
+	if now.Before(k.notBefore) {
 		return nil, nil, invalid()
 	}
 	p, err := e.current(ctx, k, now)
@@ -378,7 +395,7 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, n
 	roles := rec.Subject.Roles
 	if e.Roles != nil {
 		var ok bool
-		if roles, ok, err = e.Roles(ctx, rec.Subject.ID); err != nil {
+		if roles, ok, err = e.Roles(ctx, rec.Subject); err != nil {
 			return nil, err
 		}
 		if !ok {

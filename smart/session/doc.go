@@ -13,6 +13,7 @@
 //
 //	session/<SHA-256 of secret>   Session, JSON
 //	session-sid/<SID>             where the session is now
+//	session-user/<user>/<SID>     the same, for the list of a user's sessions
 //
 // The secret is the cookie's value and is not stored. It changes at sign-in
 // and at step-up. When a session was last seen is written at most once a

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"pulsegate/fhir"
@@ -18,7 +19,10 @@ import (
 const (
 	room    = "session/"
 	roomSID = "session-sid/"
-	touch   = time.Minute
+	// roomUser lists the sessions of a user.
+	roomUser = "session-user/"
+	touch    = time.Minute
+	maxAgent = 60
 	// StepUpLife is how long a phishing-resistant factor counts as fresh.
 	StepUpLife = 5 * time.Minute
 )
@@ -37,14 +41,23 @@ type Session struct {
 	ACR    string    `json:"acr"`
 	AMR    []string  `json:"amr"`
 	CSRF   string    `json:"csrf"`
+	// Place tells the person which of their browsers this is.
+	Place Place `json:"place,omitzero"`
 
 	stored []byte
+}
+
+// Place is where somebody signed in, for that person to recognize.
+type Place struct {
+	Agent string `json:"agent,omitempty"` // as "Firefox on Linux"
+	IP    string `json:"ip,omitempty"`
 }
 
 // State is the small state of a store.Store.
 type State interface {
 	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
 	Get(ctx context.Context, key string) ([]byte, error)
+	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
 }
 
 // Users is a user.Registry.
@@ -74,10 +87,13 @@ type Proof struct {
 // Begin makes a session of u, for the commit of its sign-in. A session that
 // was there before at this browser ends in the same commit; when it is of the
 // same user, absolute time goes on.
-func (s *Sessions) Begin(u *user.User, p Proof, before *Session) (secret string, out Session, writes []store.StateWrite, err error) {
+func (s *Sessions) Begin(u *user.User, p Proof, at Place, before *Session) (secret string, out Session, writes []store.StateWrite, err error) {
 	now := s.Clock().UTC()
 	secret = rand.Text() + rand.Text()
-	out = Session{ID: idOf(secret), SID: rand.Text(), User: u.ID, Epoch: u.Epoch, Created: now, Seen: now, Auth: p.At.UTC(), ACR: p.ACR, AMR: p.AMR, CSRF: rand.Text()}
+	if len(at.Agent) > maxAgent || len(at.IP) > maxAgent {
+		at = Place{}
+	}
+	out = Session{ID: idOf(secret), Place: at, SID: rand.Text(), User: u.ID, Epoch: u.Epoch, Created: now, Seen: now, Auth: p.At.UTC(), ACR: p.ACR, AMR: p.AMR, CSRF: rand.Text()}
 	if p.ACR == authn.PhishingResistant {
 		out.Strong = p.At.UTC()
 	}
@@ -97,11 +113,18 @@ func (s *Sessions) Begin(u *user.User, p Proof, before *Session) (secret string,
 	out.stored = b
 	ends := out.Created.Add(role.Absolute)
 	return secret, out, append(writes, store.StateWrite{Key: room + out.ID, Value: b, Expect: store.StateAbsent, Expires: ends},
-		store.StateWrite{Key: roomSID + out.SID, Value: []byte(out.ID), Expires: ends}), nil
+		store.StateWrite{Key: roomSID + out.SID, Value: []byte(out.ID), Expires: ends},
+		store.StateWrite{Key: roomUser + u.ID + "/" + out.SID, Value: []byte(out.ID), Expires: ends}), nil
 }
 
 // End is the write that ends the session.
 func (s *Session) End() store.StateWrite { return store.StateWrite{Key: room + s.ID} }
+
+// EndUnchanged ends the session as it was read: its batch fails with Conflict
+// when the session was used or has moved since.
+func (s *Session) EndUnchanged() store.StateWrite {
+	return store.StateWrite{Key: room + s.ID, Expect: store.StateEquals, Old: s.stored}
+}
 
 // over is the one answer for a session that is none, whatever the reason.
 func over() error { return fhir.Errorf(fhir.Unauthorized, "session.Find", "not signed in") }
@@ -150,6 +173,31 @@ func (s *Sessions) Alive(ctx context.Context, sid string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// Of lists the sessions that a user has now, the latest used first. It does
+// not count as use.
+func (s *Sessions) Of(ctx context.Context, userID string) ([]Session, error) {
+	const op = "session.Of"
+	if !fhir.ValidID(userID) {
+		return nil, fhir.Errorf(fhir.NotFound, op, "no such user")
+	}
+	var ids []string
+	if err := s.Store.List(ctx, roomUser+userID+"/", func(_ string, v []byte) bool { ids = append(ids, string(v)); return true }); err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	var out []Session
+	for _, id := range ids {
+		x, _, err := s.get(ctx, id)
+		switch {
+		case err == nil:
+			out = append(out, x)
+		case fhir.KindOf(err) != fhir.Unauthorized:
+			return nil, err
+		}
+	}
+	slices.SortFunc(out, func(a, b Session) int { return b.Seen.Compare(a.Seen) })
+	return out, nil
 }
 
 func (s *Sessions) get(ctx context.Context, id string) (Session, user.User, error) {

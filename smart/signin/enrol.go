@@ -50,7 +50,7 @@ func (s *Service) change(ctx context.Context, from From, w Who, what string, p s
 	} else {
 		p = session.Proof{ACR: w.Session.ACR, AMR: w.Session.AMR, At: w.Session.Auth}
 	}
-	secret, x, sw, err := s.Sessions.Begin(&u, p, w.Session)
+	secret, x, sw, err := s.Sessions.Begin(&u, p, from.place(), w.Session)
 	if err != nil {
 		return SignedIn{}, err
 	}

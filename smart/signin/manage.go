@@ -53,17 +53,27 @@ func (s *Service) Invite(ctx context.Context, from From, by Actor, n NewUser) (u
 	if err := s.known(ctx, n.Patient, n.Practitioner); err != nil {
 		return user.User{}, "", err
 	}
-	token, err := s.invite(ctx, from, by, &u, false)
+	token, err := s.linked(ctx, from, by, &u, false)
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		err = fhir.Errorf(fhir.Conflict, "signin.Invite", "Somebody has that login already.")
 	}
 	return u, token, err
 }
 
-func (s *Service) invite(ctx context.Context, from From, by Actor, u *user.User, reset bool) (string, error) {
+// linked commits u with a new one-time link and the end of everything that u
+// could do before, and with those of others whose links end.
+func (s *Service) linked(ctx context.Context, from From, by Actor, u *user.User, reset bool, others ...user.User) (string, error) {
 	writes, err := s.Users.Writes(u)
 	if err != nil {
 		return "", err
+	}
+	for i := range others {
+		others[i].EndAll()
+		w, err := s.Users.Writes(&others[i])
+		if err != nil {
+			return "", err
+		}
+		writes = append(writes, w...)
 	}
 	token, w, err := s.Users.Invite(u, reset)
 	if err != nil {
@@ -72,20 +82,52 @@ func (s *Service) invite(ctx context.Context, from From, by Actor, u *user.User,
 	return token, s.managed(ctx, from, by, u, "attributes", "invited", append(writes, w)...)
 }
 
+// managed commits a change of u by somebody else, with the end of everything
+// that u was allowed before.
 func (s *Service) managed(ctx context.Context, from From, by Actor, u *user.User, kind, what string, state ...store.StateWrite) error {
 	extra := [][2]string{{"user", u.ID}, {"change", what}}
 	for _, r := range u.Roles {
 		extra = append(extra, [2]string{"role", string(r)})
 	}
-	return s.commit(ctx, audit.Event{Kind: audit.Security, Interaction: kind, Principal: s.actor(by), RemoteIP: from.RemoteIP, RequestID: from.RequestID, Extra: extra}, state...)
+	ev := audit.Event{Kind: audit.Security, Interaction: kind, Principal: s.actor(by), RemoteIP: from.RemoteIP, RequestID: from.RequestID, Extra: extra}
+	b := store.Batch{State: state}
+	if err := s.Ends(ctx, &b, u.ID, "", ev); err != nil {
+		return err
+	}
+	return s.commitBatch(ctx, &b, ev)
 }
 
-// Reinvite makes a new link for a user; former links are void. With reset the
-// user's sessions end now, and former authenticators when the link is used.
-func (s *Service) Reinvite(ctx context.Context, from From, by Actor, id string, reset bool) (user.User, string, error) {
+// raced runs a change of an account again for as long as it loses to other
+// writers, such as a refresh by one of the person's apps.
+func raced(op string, change func() error) error {
+	for range changes {
+		if err := change(); err == nil || fhir.KindOf(err) != fhir.Conflict {
+			return err
+		}
+	}
+	return fhir.Errorf(fhir.Unavailable, op, "The account is in heavy use. Try again.")
+}
+
+// Reinvite makes a new link for a user; former links are void. The user's
+// sessions, and everything that apps were allowed, end now; with reset, former
+// authenticators when the link is used. Whoever took the account over has then
+// nothing left of it (RFC 9700 4.14.2).
+func (s *Service) Reinvite(ctx context.Context, from From, by Actor, id string, reset bool) (u user.User, token string, err error) {
+	const op = "signin.Reinvite"
 	if err := s.allow(by, role.ManageUsers); err != nil {
 		return user.User{}, "", err
 	}
+	if by.User != nil && by.User.ID == id {
+		return user.User{}, "", fhir.Errorf(fhir.Forbidden, op, "You cannot send yourself a link to begin anew.")
+	}
+	err = raced(op, func() error {
+		u, token, err = s.reinvite(ctx, from, by, id, reset)
+		return err
+	})
+	return u, token, err
+}
+
+func (s *Service) reinvite(ctx context.Context, from From, by Actor, id string, reset bool, others ...user.User) (user.User, string, error) {
 	u, err := s.Users.Get(ctx, id)
 	if err != nil {
 		return user.User{}, "", err
@@ -93,15 +135,13 @@ func (s *Service) Reinvite(ctx context.Context, from From, by Actor, id string, 
 	if u.Disabled {
 		return user.User{}, "", fhir.Errorf(fhir.Invalid, "signin.Reinvite", "The user is disabled.")
 	}
-	if by.User != nil && by.User.ID == u.ID {
-		return user.User{}, "", fhir.Errorf(fhir.Forbidden, "signin.Reinvite", "Nobody invites themselves.")
-	}
-	u.End()
-	token, err := s.invite(ctx, from, by, &u, reset)
+	u.EndAll()
+	token, err := s.linked(ctx, from, by, &u, reset, others...)
 	return u, token, err
 }
 
-// SetRoles changes what a user may do. All sessions of the user end.
+// SetRoles changes what a user may do and who they are. All sessions and
+// authorizations of the user end.
 func (s *Service) SetRoles(ctx context.Context, from From, by Actor, id string, names []string, patient, practitioner string) error {
 	if err := s.allow(by, role.ManageUsers); err != nil {
 		return err
@@ -118,7 +158,8 @@ func (s *Service) SetRoles(ctx context.Context, from From, by Actor, id string, 
 	})
 }
 
-// SetDisabled ends a user's access at once, or gives it back.
+// SetDisabled ends a user's access at once, or gives it back. What apps were
+// allowed does not come back.
 func (s *Service) SetDisabled(ctx context.Context, from From, by Actor, id string, disabled bool) error {
 	if err := s.allow(by, role.ManageUsers); err != nil {
 		return err
@@ -133,42 +174,70 @@ func (s *Service) SetDisabled(ctx context.Context, from From, by Actor, id strin
 // edit changes another user. An administrator does not change themselves, so
 // one who can sign in always remains.
 func (s *Service) edit(ctx context.Context, from From, by Actor, id, kind, what string, change func(*user.User)) error {
+	const op = "signin.edit"
 	if by.User != nil && by.User.ID == id {
-		return fhir.Errorf(fhir.Forbidden, "signin.edit", "Nobody changes their own roles or access.")
+		return fhir.Errorf(fhir.Forbidden, op, "You cannot change your own roles or access.")
 	}
-	u, err := s.Users.Get(ctx, id)
-	if err != nil {
-		return err
-	}
-	change(&u)
-	u.End()
-	writes, err := s.Users.Writes(&u)
-	if err != nil {
-		return err
-	}
-	return s.managed(ctx, from, by, &u, kind, what, writes...)
+	return raced(op, func() error {
+		u, err := s.Users.Get(ctx, id)
+		if err != nil {
+			return err
+		}
+		change(&u)
+		u.EndAll()
+		writes, err := s.Users.Writes(&u)
+		if err != nil {
+			return err
+		}
+		return s.managed(ctx, from, by, &u, kind, what, writes...)
+	})
 }
 
 // Bootstrap makes the first administrator's one-time link, as long as no
-// administrator can sign in. It is for the admin socket.
-func (s *Service) Bootstrap(ctx context.Context, operator, login, name string) (user.User, string, error) {
+// administrator can sign in. It is for the admin socket. At most one such link
+// is good at a time: a new one voids that of any other login.
+func (s *Service) Bootstrap(ctx context.Context, operator, login, name string) (u user.User, token string, err error) {
+	err = raced("signin.Bootstrap", func() error {
+		u, token, err = s.bootstrap(ctx, operator, login, name)
+		return err
+	})
+	return u, token, err
+}
+
+func (s *Service) bootstrap(ctx context.Context, operator, login, name string) (user.User, string, error) {
 	const op = "signin.Bootstrap"
 	us, err := s.Users.List(ctx)
 	if err != nil {
 		return user.User{}, "", err
 	}
 	if user.Administrators(us) > 0 {
-		return user.User{}, "", fhir.Errorf(fhir.Conflict, op, "there is an administrator already: they invite others, or use `pulsegate user reinvite`")
+		return user.User{}, "", fhir.Errorf(fhir.Invalid, op, "there is an administrator already: they invite others, or use `pulsegate user reinvite`")
 	}
-	by, from := Actor{Operator: operator}, From{}
-	u, err := s.Users.ByLogin(ctx, login)
-	switch {
-	case err == nil && u.Roles.Has(role.Administrator):
-		return s.Reinvite(ctx, from, by, u.ID, true)
-	case err == nil:
-		return user.User{}, "", fhir.Errorf(fhir.Conflict, op, "somebody who is no administrator has that login")
-	case fhir.KindOf(err) != fhir.NotFound:
+	folded, err := user.Fold(login)
+	if err != nil {
 		return user.User{}, "", err
 	}
-	return s.Invite(ctx, from, by, NewUser{Login: login, Name: name, Roles: []string{string(role.Administrator)}})
+	by, from := Actor{Operator: operator}, From{}
+	var mine *user.User
+	var others []user.User
+	for i := range us {
+		switch {
+		case us[i].Login == folded:
+			mine = &us[i]
+		case us[i].Roles.Has(role.Administrator) && !us[i].Disabled:
+			others = append(others, us[i])
+		}
+	}
+	if mine != nil {
+		if !mine.Roles.Has(role.Administrator) {
+			return user.User{}, "", fhir.Errorf(fhir.Invalid, op, "somebody who is no administrator has that login")
+		}
+		return s.reinvite(ctx, from, by, mine.ID, true, others...)
+	}
+	u, err := s.Users.New(login, name, role.Roles{role.Administrator}, "", "")
+	if err != nil {
+		return user.User{}, "", err
+	}
+	token, err := s.linked(ctx, from, by, &u, false, others...)
+	return u, token, err
 }

@@ -27,6 +27,9 @@ const (
 	roomCeremony = "ceremony/"
 	// attempts is how often a commit that lost a race begins again.
 	attempts = 4
+	// changes is the same for a change of an account, which races with every
+	// refresh of its apps: each lost race is another writer's progress.
+	changes = 64
 	// recorded is how many refusals a second go into the trail.
 	recorded = 20
 )
@@ -53,7 +56,12 @@ type Options struct {
 	Vault     *authn.Vault
 	Provider  *authn.Provider // nil: none
 	// Known reports whether a resource is there, for links of users.
-	Known  func(ctx context.Context, ref fhir.Ref) (bool, error)
+	Known func(ctx context.Context, ref fhir.Ref) (bool, error)
+	// Ends adds the end of what a user has beside sessions to a batch, with
+	// its AuditEvents: with session "", all authorizations and emergency
+	// accesses, otherwise the authorizations that last as long as that session
+	// (its SID). by says who ends them.
+	Ends   func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error
 	Issuer string // the server's base URL
 	Clock  func() time.Time
 	Logger *slog.Logger
@@ -72,23 +80,27 @@ type Service struct {
 
 // New returns a Service.
 func New(o Options) (*Service, error) {
-	if o.Store == nil || o.Audit == nil || o.Users == nil || o.Sessions == nil || o.Passwords == nil || o.Vault == nil || o.Known == nil || o.Clock == nil || o.Issuer == "" {
+	if o.Store == nil || o.Audit == nil || o.Users == nil || o.Sessions == nil || o.Passwords == nil || o.Vault == nil || o.Known == nil || o.Ends == nil || o.Clock == nil || o.Issuer == "" {
 		return nil, fhir.Errorf(fhir.Internal, "signin.New", "an option is missing")
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	n, err := otel.Meter("pulsegate/smart/signin").Int64Counter("pulsegate.signin.attempts", metric.WithDescription("Sign-ins by way and outcome"))
+	n, err := otel.Meter("pulsegate/smart/signin").Int64Counter("pulsegate.signin.attempts", metric.WithUnit("{attempt}"),
+		metric.WithDescription("Sign-ins by way and outcome"))
 	return &Service{Options: o, throttle: authn.Throttle{Store: o.Store, Clock: o.Clock}, count: n}, fhir.Wrap("signin.New", err)
 }
 
 // From is where a request comes from.
 type From struct {
 	RemoteIP, RequestID string
+	Agent               string // the browser, as session.Place has it
 	// Device names the browser for an account that has signed in there; nil
 	// or "" for none.
 	Device func(userID string) string
 }
+
+func (f From) place() session.Place { return session.Place{Agent: f.Agent, IP: f.RemoteIP} }
 
 func (f From) device(userID string) string {
 	if f.Device == nil || userID == "" {
@@ -131,38 +143,65 @@ func (s *Service) Principal(u *user.User) *access.Principal {
 // Subject is what an authorization knows of the person and the sign-in.
 func Subject(u *user.User, x *session.Session) grant.Subject {
 	ref, _ := fhir.ParseRef(u.Reference())
-	return grant.Subject{ID: u.ID, Name: u.Name, FHIRUser: ref, Roles: u.Roles.Strings(), AuthTime: x.Auth, ACR: x.ACR, AMR: x.AMR, Session: x.SID}
+	return grant.Subject{ID: u.ID, Name: u.Name, FHIRUser: ref, Roles: u.Roles.Strings(), AuthTime: x.Auth, ACR: x.ACR, AMR: x.AMR, Session: x.SID, Access: u.Access}
 }
 
-// Roles are those that a user has now; ok is false when the account has ended.
-func (s *Service) Roles(ctx context.Context, id string) (roles []string, ok bool, err error) {
-	u, err := s.Users.Get(ctx, id)
+// standing returns the user that x was at its sign-in. ok is false when the
+// account has ended, is another resource now, or was changed in a way that
+// ends authorizations.
+func (s *Service) standing(ctx context.Context, x grant.Subject) (u user.User, ok bool, err error) {
+	u, err = s.Users.Get(ctx, x.ID)
 	if err != nil {
 		if fhir.KindOf(err) == fhir.NotFound {
-			return nil, false, nil
+			return u, false, nil
 		}
-		return nil, false, err
+		return u, false, err
 	}
-	return u.Roles.Strings(), !u.Disabled, nil
+	ref, _ := fhir.ParseRef(u.Reference())
+	return u, !u.Disabled && u.Access == x.Access && ref == x.FHIRUser, nil
+}
+
+// Roles returns the roles that the subject of an authorization has now; ok is
+// false when it is not what it was at its sign-in.
+func (s *Service) Roles(ctx context.Context, x grant.Subject) (roles []string, ok bool, err error) {
+	u, ok, err := s.standing(ctx, x)
+	return u.Roles.Strings(), ok, err
 }
 
 // Alive is Roles for an authorization; one that is not for offline use goes
 // with the session.
 func (s *Service) Alive(ctx context.Context, x grant.Subject, offline bool) (roles []string, ok bool, err error) {
-	if roles, ok, err = s.Roles(ctx, x.ID); err != nil || !ok || offline {
+	if roles, ok, err = s.Roles(ctx, x); err != nil || !ok || offline {
 		return roles, ok, err
 	}
 	ok, err = s.Sessions.Alive(ctx, x.Session)
 	return roles, ok, err
 }
 
+// Hold returns a write that fails its batch with Conflict when the subject's
+// account has changed since: what begins in the same commit as an account
+// changes must not escape that change's end of everything. ok is as in Roles.
+func (s *Service) Hold(ctx context.Context, x grant.Subject) (w store.StateWrite, ok bool, err error) {
+	u, ok, err := s.standing(ctx, x)
+	if err != nil || !ok {
+		return w, false, err
+	}
+	return u.Unchanged(), true, nil
+}
+
 // commit makes state and event durable together.
 func (s *Service) commit(ctx context.Context, ev audit.Event, state ...store.StateWrite) error {
+	return s.commitBatch(ctx, &store.Batch{State: state}, ev)
+}
+
+// commitBatch commits b with an event.
+func (s *Service) commitBatch(ctx context.Context, b *store.Batch, ev audit.Event) error {
 	w, leaf, err := s.Audit.Prepare(ev)
 	if err != nil {
 		return fhir.Wrap("signin.commit", err)
 	}
-	_, err = s.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: state})
+	b.Writes, b.Leaves = append(b.Writes, w), append(b.Leaves, leaf)
+	_, err = s.Store.Commit(ctx, b)
 	return fhir.Wrap("signin.commit", err)
 }
 
@@ -184,7 +223,7 @@ func (s *Service) mayRecord() bool {
 }
 
 func (s *Service) counted(ctx context.Context, way, outcome string) {
-	s.count.Add(ctx, 1, metric.WithAttributes(attribute.String("way", way), attribute.String("outcome", outcome)))
+	s.count.Add(ctx, 1, metric.WithAttributes(attribute.String("pulsegate.signin.method", way), attribute.String("pulsegate.outcome", outcome)))
 }
 
 // refused records a failed sign-in with the writes that count it. userID is
@@ -226,7 +265,7 @@ func (s *Service) begin(ctx context.Context, from From, way string, u *user.User
 	if err != nil {
 		return SignedIn{}, err
 	}
-	secret, x, sw, err := s.Sessions.Begin(u, p, before)
+	secret, x, sw, err := s.Sessions.Begin(u, p, from.place(), before)
 	if err != nil {
 		return SignedIn{}, err
 	}
@@ -241,11 +280,6 @@ func (s *Service) begin(ctx context.Context, from From, way string, u *user.User
 	}
 	s.counted(ctx, way, "signed-in")
 	return SignedIn{Secret: secret, Session: x, User: *u}, nil
-}
-
-// SignOut ends a session.
-func (s *Service) SignOut(ctx context.Context, from From, u *user.User, x *session.Session) error {
-	return s.commit(ctx, audit.Event{Kind: audit.SignOut, Interaction: "logout", Principal: s.Principal(u), RemoteIP: from.RemoteIP, RequestID: from.RequestID}, x.End())
 }
 
 // Actor is who does something to others.

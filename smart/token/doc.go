@@ -29,10 +29,15 @@
 //	jti/~high-water                               latest time seen, Unix seconds
 //
 // The jti, the AuditEvent and its leaf are one commit: a token that was given
-// out is on record, and its assertion is spent, also after a crash. The time
-// that assertions are held against never goes back: it is the later of the
-// clock and the high-water mark, so a clock that jumps back cannot reopen an
-// assertion whose jti has been dropped. For the same reason a jti is kept an
-// hour longer than the assertion lives. If the clock once ran far ahead, no
-// token is issued until it has caught up; the log says so.
+// out is on record, and its assertion is spent, also after a crash.
+//
+// Assertions and codes are held against the later of the clock and the
+// high-water mark, so that a clock that jumps back cannot reopen what has
+// expired. Only a request that has shown who it is from moves the mark. If the
+// clock once ran ahead, the mark is lowered to at most six minutes (the life of
+// an assertion, and the skew) beyond the clock, so that tokens are issued again
+// after that time at the latest; the log and the trail say so, and `pulsegate
+// clock reset` ends the wait. A jti is kept a day longer than its assertion
+// lives: a clock that is set back by more than that reopens assertions of the
+// time in between.
 package token

@@ -172,6 +172,9 @@ func (e *Endpoint) serve(r *http.Request, w http.ResponseWriter, ev *audit.Event
 	if rq.proof, err = e.opts.Assertions.Authenticate(ctx, r, v, rq.now); err != nil {
 		return nil, oauth.Client(err)
 	}
+	if rq.proof.Method != client.None {
+		e.advance(rq.now)
+	}
 	if !rq.proof.Client.May(kind) {
 		return nil, oauth.Bad("unauthorized_client", "the client is not registered for this grant type")
 	}

@@ -39,7 +39,9 @@ const (
 
 	room      = "jti/"
 	highWater = room + "~high-water"
-	keepJTI   = time.Hour
+	// keepJTI is how much longer than its assertion a jti is kept, for a clock
+	// that is set back.
+	keepJTI = 24 * time.Hour
 )
 
 // Store is the small state of a store.Store.
@@ -72,6 +74,10 @@ type Options struct {
 	// account still stands (and, when the authorization goes with a session,
 	// the session), and the roles that it has now. Nil: as at sign-in.
 	Alive func(ctx context.Context, s grant.Subject, offline bool) (roles []string, ok bool, err error)
+	// Hold returns a write that fails the commit that redeems a code when the
+	// person's account has changed since it was asked; ok is false when the
+	// account is not what approved. Nil: no such check.
+	Hold func(ctx context.Context, s grant.Subject) (w store.StateWrite, ok bool, err error)
 	// Begun adds what else goes into the commit that redeems a code, such as
 	// the consent that the person's approval was. May be nil.
 	Begun func(ctx context.Context, b *store.Batch, approved grant.Code) error
@@ -124,24 +130,9 @@ func New(ctx context.Context, o Options) (*Endpoint, error) {
 			return nil, fhir.Wrap(op, err)
 		}
 	}
-	e.issued, err = otel.Meter("pulsegate/smart/token").Int64Counter("pulsegate.token.requests",
+	e.issued, err = otel.Meter("pulsegate/smart/token").Int64Counter("pulsegate.token.requests", metric.WithUnit("{request}"),
 		metric.WithDescription("Token requests by outcome"))
 	return e, fhir.Wrap(op, err)
-}
-
-// now is the time that never goes back.
-func (e *Endpoint) now(ctx context.Context) time.Time {
-	t := e.opts.Clock().UTC()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if behind := e.high - t.Unix(); behind > 0 {
-		if behind > int64(client.Skew/time.Second) {
-			e.opts.Logger.WarnContext(ctx, "the clock is behind the time of an earlier token", "seconds", behind)
-		}
-		return time.Unix(e.high, 0).UTC()
-	}
-	e.high = t.Unix()
-	return t
 }
 
 // Token is an issued access token.
@@ -212,12 +203,13 @@ func (e *Endpoint) issue(ctx context.Context, o order) (Token, error) {
 	if err != nil {
 		return Token{}, fhir.Wrap(op, err)
 	}
-	granted := scope.Narrow(asked, allowed).String()
+	set := scope.Narrow(asked, allowed)
+	granted := set.String()
 	if granted == "" || len(granted) > scope.MaxLength {
 		return Token{}, errScope{fhir.Errorf(fhir.Invalid, op, "the client is registered for none of the scopes")}
 	}
 	c := claims{Sub: o.client.ID, ClientID: o.client.ID, Scope: granted}
-	tok, err := e.sign(&c, o.now, min(o.life, MaxLife), o.confirm)
+	tok, err := e.sign(&c, min(o.life, MaxLife), o.confirm)
 	if err != nil {
 		return Token{}, err
 	}
@@ -228,13 +220,18 @@ func (e *Endpoint) issue(ctx context.Context, o order) (Token, error) {
 	if _, err := e.opts.Store.Commit(ctx, batch); err != nil {
 		return Token{}, e.conflict(ctx, o, err)
 	}
+	if asked.AskedV1() {
+		tok.Scope = set.V1()
+	}
 	return tok, nil
 }
 
 // sign completes the claims and makes the token.
-func (e *Endpoint) sign(c *claims, now time.Time, life time.Duration, confirm compact.Confirm) (Token, error) {
+func (e *Endpoint) sign(c *claims, life time.Duration, confirm compact.Confirm) (Token, error) {
 	c.Iss, c.Aud, c.JTI = e.opts.Issuer, e.opts.Audience, rand.Text()
-	c.Iat, c.Exp = now.Unix(), now.Add(life).Unix()
+	// The API that takes the token has the clock alone, not the mark.
+	at := e.opts.Clock()
+	c.Iat, c.Exp = at.Unix(), at.Add(life).Unix()
 	if !confirm.IsZero() {
 		c.Confirm = &confirm
 	}
@@ -258,7 +255,7 @@ func (e *Endpoint) batch(c claims, o order) (*store.Batch, error) {
 		b.State = append(b.State, o.proof.Use())
 	}
 	if o.use != nil || o.proof != nil || c.Authz != "" {
-		b.State = append(b.State, store.StateWrite{Key: highWater, Value: strconv.AppendInt(nil, o.now.Unix(), 10)})
+		b.State = append(b.State, markWrite(o.now.Unix()))
 	}
 	return b, nil
 }
@@ -320,12 +317,57 @@ func (e *Endpoint) About(ctx context.Context, patient string) ([]grant.Authoriza
 }
 
 // Revoke ends an authorization of a person, with all its tokens, from the
-// next request on; NotFound when it is not that person's.
-func (e *Endpoint) Revoke(ctx context.Context, subjectID, authorizationID string) error {
+// next request on, in one commit with an AuditEvent that by says who it is of;
+// NotFound when it is not that person's.
+func (e *Endpoint) Revoke(ctx context.Context, by audit.Event, subjectID, authorizationID string) error {
 	if subjectID == "" {
 		return fhir.Errorf(fhir.NotFound, "token.Revoke", "no such authorization")
 	}
-	return e.revoke(ctx, subjectID, authorizationID)
+	return e.revoke(ctx, subjectID, authorizationID, func(b *store.Batch, a grant.Authorization) error {
+		return e.ended(b, by, &a, "access-taken-back")
+	})
+}
+
+// EndAll adds the end of a person's authorizations to the batch of what ends
+// them: all, or with a session's SID those that last as long as it. Each has
+// an AuditEvent of its own, which by says who it is of. The batch fails with
+// Conflict when one of them is renewed meanwhile.
+func (e *Endpoint) EndAll(ctx context.Context, b *store.Batch, subjectID, session string, by audit.Event) error {
+	rs, err := e.grants.Of(ctx, subjectID, e.opts.Clock().Add(-client.Skew)) // all that any clock here takes for live
+	if err != nil {
+		return err
+	}
+	for i := range rs {
+		r := &rs[i]
+		if session != "" && (r.Offline || r.Subject.Session != session) {
+			continue
+		}
+		state, err := r.End()
+		if err != nil {
+			return err
+		}
+		b.State = append(b.State, state...)
+		if e.opts.Ended != nil {
+			if err := e.opts.Ended(ctx, b, r.Authorization); err != nil {
+				return err
+			}
+		}
+		if err := e.ended(b, by, &r.Authorization, "access-ended"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ended adds the event of an authorization's end.
+func (e *Endpoint) ended(b *store.Batch, by audit.Event, a *grant.Authorization, what string) error {
+	w, leaf, err := e.opts.Audit.Prepare(audit.Event{Kind: audit.Decision, Interaction: "revoke", Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID,
+		Patient: a.Context.Patient, Extra: [][2]string{{"change", what}, {"authorization", a.ID}, {"client", a.ClientID}}})
+	if err != nil {
+		return fhir.Wrap("token.ended", err)
+	}
+	b.Writes, b.Leaves = append(b.Writes, w), append(b.Leaves, leaf)
+	return nil
 }
 
 // End revokes an authorization whose refresh token or code was presented: by
@@ -334,13 +376,11 @@ func (e *Endpoint) End(ctx context.Context, authorizationID string) error {
 	return e.revoke(ctx, "", authorizationID)
 }
 
-func (e *Endpoint) revoke(ctx context.Context, subjectID, id string) error {
-	return e.grants.Revoke(ctx, subjectID, id, func(b *store.Batch, a grant.Authorization) error {
-		if e.opts.Ended == nil {
-			return nil
-		}
-		return e.opts.Ended(ctx, b, a)
-	})
+func (e *Endpoint) revoke(ctx context.Context, subjectID, id string, also ...func(*store.Batch, grant.Authorization) error) error {
+	if e.opts.Ended != nil {
+		also = append(also, func(b *store.Batch, a grant.Authorization) error { return e.opts.Ended(ctx, b, a) })
+	}
+	return e.grants.Revoke(ctx, subjectID, id, also...)
 }
 
 func jtiKey(clientID, jti string) string {
@@ -376,5 +416,5 @@ func (e *Endpoint) Issue(ctx context.Context, clientID, asked string, life time.
 }
 
 func (e *Endpoint) count(ctx context.Context, outcome string) {
-	e.issued.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", outcome)))
+	e.issued.Add(ctx, 1, metric.WithAttributes(attribute.String("pulsegate.outcome", outcome)))
 }

@@ -1,6 +1,7 @@
 package token
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/store"
 	"pulsegate/smart/client"
 	"pulsegate/smart/dpop"
 	"pulsegate/smart/grant"
@@ -95,18 +97,59 @@ func (e *Endpoint) redeem(ctx context.Context, rq *request) ([]byte, *oauth.Erro
 		return nil, failure(err)
 	}
 	b.State = append(b.State, writes...)
+	held, fail := e.hold(ctx, &rec.Authorization)
+	if fail != nil {
+		return nil, fail
+	}
+	b.State = append(b.State, held...)
 	if e.opts.Begun != nil {
 		if err := e.opts.Begun(ctx, b, i.Code); err != nil {
 			return nil, failure(err)
 		}
 	}
 	if _, err := e.opts.Store.Commit(ctx, b); err != nil {
+		if fhir.KindOf(err) == fhir.Conflict && len(held) > 0 {
+			// Another write to the account, such as a sign-in elsewhere, is no
+			// reason to refuse: ask again.
+			if now, fail := e.hold(ctx, &rec.Authorization); fail != nil || !bytes.Equal(now[0].Value, held[0].Value) {
+				if fail != nil {
+					return nil, fail
+				}
+				return e.redeem(ctx, rq)
+			}
+		}
 		if again, gerr := e.grants.Code(ctx, code); gerr == nil && again.Used && fhir.KindOf(err) == fhir.Conflict {
 			return nil, e.reused(ctx, rq, again.Authorization.ID, "the code was used at the same time; what it gave has ended")
 		}
 		return nil, failure(e.conflict(ctx, rq.order(), err))
 	}
 	return encode(a)
+}
+
+// hold checks that the person who approved is who they were, and returns the
+// write that keeps this so until the commit.
+func (e *Endpoint) hold(ctx context.Context, a *grant.Authorization) ([]store.StateWrite, *oauth.Error) {
+	over := badGrant("the person's session or account has ended")
+	if e.opts.Alive != nil {
+		_, ok, err := e.opts.Alive(ctx, a.Subject, a.Offline)
+		if err != nil {
+			return nil, oauth.Unavailable(err)
+		}
+		if !ok {
+			return nil, over
+		}
+	}
+	if e.opts.Hold == nil {
+		return nil, nil
+	}
+	w, ok, err := e.opts.Hold(ctx, a.Subject)
+	if err != nil {
+		return nil, oauth.Unavailable(err)
+	}
+	if !ok {
+		return nil, over
+	}
+	return []store.StateWrite{w}, nil
 }
 
 // reused ends the authorization whose code or refresh token came twice.
@@ -135,9 +178,12 @@ func (e *Endpoint) person(rq *request, au *grant.Authorization, granted, nonce s
 		c.FHIRUser = e.opts.Audience + "/" + au.Subject.FHIRUser.String()
 	}
 	life := min(e.opts.UserLife, au.Expires.Sub(rq.now))
-	tok, err := e.sign(&c, rq.now, life, rq.confirm)
+	tok, err := e.sign(&c, life, rq.confirm)
 	if err != nil {
 		return Answer{}, claims{}, err
+	}
+	if au.V1 {
+		granted = set.V1()
 	}
 	x := au.Context
 	a := Answer{Access: tok.Access, Type: rq.kind(), Expires: int64(tok.Life / time.Second), Scope: granted, Patient: x.Patient,
@@ -242,6 +288,9 @@ func (e *Endpoint) rotate(ctx context.Context, rq *request, rec *grant.Record, p
 	if asked := rq.form.Get("scope"); asked != "" {
 		set, err := e.opts.Scopes.Parse(asked)
 		have, herr := e.opts.Scopes.Parse(rec.Scope)
+		if rec.V1 && err == nil && herr == nil {
+			set = scope.Narrow(set, have) // the app was told the v1 words
+		}
 		if err != nil || herr != nil || !have.Covers(set) {
 			return nil, false, oauth.Bad("invalid_scope", "scope goes beyond what was granted")
 		}

@@ -23,4 +23,7 @@
 //
 // Epoch counts what ends sessions: a change of roles, links or authenticators,
 // and disabling. A session of an older epoch is over at its next request.
+// Access counts what also ends the authorizations of apps: a change of roles or
+// links, disabling, a link to begin anew, and the person's own wish. An
+// authorization, a code or a launch of an older count is dead.
 package user

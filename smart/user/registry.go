@@ -120,6 +120,9 @@ func (r *Registry) New(login, name string, roles role.Roles, patient, practition
 // Writes is the change of u since it was read (or New), for a batch. When
 // somebody else changed it meanwhile, or the login name or an outside identity
 // is another user's, the batch fails with Conflict.
+//
+// A change of links, roles or Disabled calls EndAll, unless the caller has: no
+// caller can forget that what was allowed under the old ones has ended.
 func (r *Registry) Writes(u *User) ([]store.StateWrite, error) {
 	const op = "user.Writes"
 	if err := u.check(); err != nil {
@@ -130,6 +133,9 @@ func (r *Registry) Writes(u *User) ([]store.StateWrite, error) {
 		var err error
 		if old, err = decode(u.stored); err != nil {
 			return nil, err
+		}
+		if u.Access == old.Access && !u.sameStanding(&old) {
+			u.EndAll()
 		}
 	}
 	b, err := json.Marshal(u)
@@ -161,6 +167,12 @@ func (r *Registry) Writes(u *User) ([]store.StateWrite, error) {
 		out = append(out, store.StateWrite{Key: roomExternal + hash(x.Issuer, x.Subject), Expect: store.StateEquals, Old: []byte(u.ID)})
 	}
 	return out, nil
+}
+
+// Unchanged is a write that fails its batch with Conflict when somebody has
+// changed u since it was read.
+func (u *User) Unchanged() store.StateWrite {
+	return store.StateWrite{Key: room + u.ID, Value: u.stored, Expect: store.StateEquals, Old: u.stored}
 }
 
 // Invite is a one-time link's record.

@@ -27,7 +27,10 @@ type User struct {
 	Practitioner string    `json:"practitioner,omitempty"`
 	Disabled     bool      `json:"disabled,omitempty"`
 	Created      time.Time `json:"created"`
-	Epoch        uint64    `json:"epoch"`
+	// Epoch counts what ends every session of this person, Access what ends
+	// every authorization and launch of theirs as well.
+	Epoch  uint64 `json:"epoch"`
+	Access uint64 `json:"access,omitempty"`
 
 	Passkeys []Passkey  `json:"passkeys,omitempty"`
 	TOTP     *TOTP      `json:"totp,omitempty"`
@@ -91,6 +94,15 @@ func (u *User) CanSignIn() bool {
 
 // End makes every session of the user end.
 func (u *User) End() { u.Epoch++ }
+
+// EndAll makes every session, authorization and launch of the user end.
+func (u *User) EndAll() { u.Epoch++; u.Access++ }
+
+// sameStanding reports whether u and o are the same person with the same
+// roles, and both may sign in.
+func (u *User) sameStanding(o *User) bool {
+	return u.Patient == o.Patient && u.Practitioner == o.Practitioner && u.Disabled == o.Disabled && slices.Equal(u.Roles, o.Roles)
+}
 
 // Reference is the FHIR resource that the user is, as a relative reference: the
 // Practitioner for staff, else the Patient; "" when there is none.

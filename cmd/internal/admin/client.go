@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"time"
 )
 
 // SocketName is the admin socket's name in the data directory.
@@ -30,6 +31,21 @@ func Dial(dir string) *Client {
 		return d.DialContext(ctx, "unix", path)
 	}}
 	return &Client{http: &http.Client{Transport: tr}, path: path}
+}
+
+// PID returns the process id of the server at the other end of the socket, as
+// the kernel states it.
+func (c *Client) PID() (int, error) {
+	conn, err := net.DialTimeout("unix", c.path, time.Second)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	cred, err := peerCredentials(conn)
+	if err != nil {
+		return 0, err
+	}
+	return int(cred.Pid), nil
 }
 
 // Call posts in (nil: GET) to the operation and decodes the answer into out.
@@ -63,7 +79,8 @@ func (c *Client) do(ctx context.Context, method, op string, query url.Values, bo
 	if err != nil {
 		var op *net.OpError
 		if errors.As(err, &op) && op.Op == "dial" {
-			return fmt.Errorf("no server answers at %s: is `pulsegate serve` running with this --data?", c.path)
+			return Advise(fmt.Errorf("no server answers at %s", c.path),
+				"start one with `pulsegate serve --data "+filepath.Dir(c.path)+"`, or name the data directory of the running one with --data DIR")
 		}
 		return err
 	}
@@ -75,6 +92,9 @@ func (c *Client) do(ctx context.Context, method, op string, query url.Values, bo
 	if resp.StatusCode >= 300 {
 		var e Failure
 		if json.Unmarshal(raw, &e) == nil && e.Error != "" {
+			if e.Next != "" {
+				return Advise(errors.New(e.Error), e.Next)
+			}
 			return errors.New(e.Error)
 		}
 		return fmt.Errorf("the server answered %s", resp.Status)
@@ -85,4 +105,5 @@ func (c *Client) do(ctx context.Context, method, op string, query url.Values, bo
 // Failure is the body of a refused operation.
 type Failure struct {
 	Error string `json:"error"`
+	Next  string `json:"next,omitempty"` // what to do about it
 }

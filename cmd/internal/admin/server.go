@@ -16,6 +16,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,7 +28,10 @@ import (
 // Operations is what the server offers to its operator.
 type Operations interface {
 	People
+	Clocks
 	AddPatient(ctx context.Context, op Operator, in NewPatient) (ID, error)
+	ListPatients(ctx context.Context, op Operator) (Patients, error)
+	ShowPatient(ctx context.Context, op Operator, id string) (PatientDetails, error)
 	GrantConsent(ctx context.Context, op Operator, in NewConsent) (ID, error)
 	WithdrawConsent(ctx context.Context, op Operator, in WithdrawConsent) (Withdrawn, error)
 	ListConsents(ctx context.Context, op Operator, patient string) (Consents, error)
@@ -39,8 +43,10 @@ type Operations interface {
 	Ingest(ctx context.Context, op Operator, in IngestRequest, body io.Reader) (ingest.Summary, error)
 	Quarantine(ctx context.Context, op Operator, patient string) (Quarantine, error)
 	ShowQuarantine(ctx context.Context, op Operator, id string) (QuarantineItem, error)
-	RetryQuarantine(ctx context.Context, op Operator) (ingest.Summary, error)
+	RetryQuarantine(ctx context.Context, op Operator) (Retried, error)
 	VerifyAudit(ctx context.Context, op Operator, checkpoint string) (any, error)
+	DemoToken(ctx context.Context, op Operator) (DemoToken, error)
+	ServerInfo(ctx context.Context, op Operator) (ServerInfo, error)
 	StoreStat(ctx context.Context, op Operator) (StoreStat, error)
 	StoreCheck(ctx context.Context, op Operator) (StoreCheck, error)
 }
@@ -53,6 +59,7 @@ type Operator struct {
 // IngestRequest names a payload that follows as the body.
 type IngestRequest struct {
 	Patient, Vendor, Format, Name string
+	Delivery                      map[string]string // headers of the original delivery, in lower case
 }
 
 // Server serves Operations on the socket.
@@ -105,16 +112,25 @@ func (s *Server) Close(ctx context.Context) error {
 // peer asks the kernel who is at the other end.
 func peer(ctx context.Context, c net.Conn) context.Context {
 	name := "unknown"
-	if u, ok := c.(*net.UnixConn); ok {
-		if raw, err := u.SyscallConn(); err == nil {
-			var cred *unix.Ucred
-			cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-			if cerr == nil && err == nil {
-				name = fmt.Sprintf("uid:%d", cred.Uid)
-			}
-		}
+	if cred, err := peerCredentials(c); err == nil {
+		name = fmt.Sprintf("uid:%d", cred.Uid)
 	}
 	return context.WithValue(ctx, operatorKey{}, Operator{Name: name})
+}
+
+// peerCredentials returns the process and user at the other end of a unix
+// socket.
+func peerCredentials(c net.Conn) (cred *unix.Ucred, err error) {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, errors.New("not a unix socket")
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	return cred, errors.Join(cerr, err)
 }
 
 func operatorOf(r *http.Request) Operator {
@@ -126,7 +142,14 @@ func (s *Server) routes() http.Handler {
 	m := http.NewServeMux()
 	o := s.Ops
 	people(m, s, o)
+	clocks(m, s, o)
 	post(m, s, "patient", o.AddPatient)
+	get(m, s, "patient", func(ctx context.Context, op Operator, _ *http.Request) (Patients, error) {
+		return o.ListPatients(ctx, op)
+	})
+	get(m, s, "patient/show", func(ctx context.Context, op Operator, r *http.Request) (PatientDetails, error) {
+		return o.ShowPatient(ctx, op, r.FormValue("id"))
+	})
 	post(m, s, "consent/grant", o.GrantConsent)
 	post(m, s, "consent/withdraw", o.WithdrawConsent)
 	get(m, s, "consent", func(ctx context.Context, op Operator, r *http.Request) (Consents, error) {
@@ -143,9 +166,13 @@ func (s *Server) routes() http.Handler {
 	})
 	m.HandleFunc("POST /ingest", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
-		in := IngestRequest{Patient: q.Get("patient"), Vendor: q.Get("vendor"), Format: q.Get("format"), Name: q.Get("name")}
+		in := IngestRequest{Patient: q.Get("patient"), Vendor: q.Get("vendor"), Format: q.Get("format"), Name: q.Get("name"), Delivery: map[string]string{}}
+		for _, d := range q["delivery"] {
+			name, value, _ := strings.Cut(d, "=")
+			in.Delivery[strings.ToLower(strings.TrimSpace(name))] = strings.TrimSpace(value)
+		}
 		out, err := o.Ingest(r.Context(), operatorOf(r), in, r.Body)
-		s.answer(w, out, err)
+		s.answer(w, r, out, err)
 	})
 	get(m, s, "quarantine", func(ctx context.Context, op Operator, r *http.Request) (Quarantine, error) {
 		return o.Quarantine(ctx, op, r.FormValue("patient"))
@@ -153,11 +180,15 @@ func (s *Server) routes() http.Handler {
 	get(m, s, "quarantine/show", func(ctx context.Context, op Operator, r *http.Request) (QuarantineItem, error) {
 		return o.ShowQuarantine(ctx, op, r.FormValue("id"))
 	})
-	post(m, s, "quarantine/retry", func(ctx context.Context, op Operator, _ struct{}) (ingest.Summary, error) {
+	post(m, s, "quarantine/retry", func(ctx context.Context, op Operator, _ struct{}) (Retried, error) {
 		return o.RetryQuarantine(ctx, op)
 	})
 	post(m, s, "audit/verify", func(ctx context.Context, op Operator, in struct{ Checkpoint string }) (any, error) {
 		return o.VerifyAudit(ctx, op, in.Checkpoint)
+	})
+	post(m, s, "demo/token", func(ctx context.Context, op Operator, _ struct{}) (DemoToken, error) { return o.DemoToken(ctx, op) })
+	get(m, s, "server/info", func(ctx context.Context, op Operator, _ *http.Request) (ServerInfo, error) {
+		return o.ServerInfo(ctx, op)
 	})
 	m.HandleFunc("GET /debug/pprof/", pprof.Index)
 	m.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -175,25 +206,25 @@ func post[In, Out any](m *http.ServeMux, s *Server, path string, f func(context.
 		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
 		dec.DisallowUnknownFields()
 		if err := dec.Decode(&in); err != nil {
-			s.answer(w, nil, fhir.Errorf(fhir.Invalid, "admin", "the request is not what %s takes", path))
+			s.answer(w, r, nil, fhir.Errorf(fhir.Invalid, "admin", "the request is not what %s takes", path))
 			return
 		}
 		out, err := f(r.Context(), operatorOf(r), in)
-		s.answer(w, out, err)
+		s.answer(w, r, out, err)
 	})
 }
 
 func get[Out any](m *http.ServeMux, s *Server, path string, f func(context.Context, Operator, *http.Request) (Out, error)) {
 	m.HandleFunc("GET /"+path, func(w http.ResponseWriter, r *http.Request) {
 		out, err := f(r.Context(), operatorOf(r), r)
-		s.answer(w, out, err)
+		s.answer(w, r, out, err)
 	})
 }
 
-func (s *Server) answer(w http.ResponseWriter, out any, err error) {
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, out any, err error) {
 	status := http.StatusOK
 	if err != nil {
-		status, out = refusal(err)
+		status, out = refusal(strings.Trim(r.URL.Path, "/"), err)
 		if status >= 500 {
 			s.Log.Error("operator command failed", "error", err)
 		}
@@ -208,10 +239,15 @@ func (s *Server) answer(w http.ResponseWriter, out any, err error) {
 // refusal turns an error into what the operator reads: the issues, place and
 // rule, or for the unexpected the cause (the operator may see the server's
 // log, too).
-func refusal(err error) (int, Failure) {
+func refusal(operation string, err error) (int, Failure) {
 	var e *fhir.Error
+	var advice *Advice
+	next := nextStep(operation, err)
+	if errors.As(err, &advice) {
+		next = advice.Next
+	}
 	if !errors.As(err, &e) {
-		return http.StatusInternalServerError, Failure{Error: err.Error()}
+		return http.StatusInternalServerError, Failure{Error: err.Error(), Next: next}
 	}
 	var text string
 	for i, is := range e.Issues {
@@ -226,5 +262,5 @@ func refusal(err error) (int, Failure) {
 	if text == "" {
 		text = e.Error()
 	}
-	return e.Kind.HTTPStatus(), Failure{Error: text}
+	return e.Kind.HTTPStatus(), Failure{Error: text, Next: next}
 }

@@ -3,6 +3,8 @@ package admin
 import (
 	"encoding/json"
 	"time"
+
+	"pulsegate/mapping/ingest"
 )
 
 // NewPatient is what `pulsegate patient add` sends.
@@ -13,6 +15,34 @@ type NewPatient struct {
 	BirthDate string `json:"birthdate,omitempty"`
 	Gender    string `json:"gender,omitempty"`
 	TimeZone  string `json:"timezone,omitempty"` // IANA; used for payloads without offsets
+}
+
+// Patient is one line of `pulsegate patient list`.
+type Patient struct {
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	BirthDate string `json:"birthdate,omitempty"`
+	Gender    string `json:"gender,omitempty"`
+	TimeZone  string `json:"timezone,omitempty"`
+}
+
+// Patients is the answer of `patient list`.
+type Patients struct {
+	Patients []Patient `json:"patients"`
+}
+
+// PatientDetails is the answer of `patient show`.
+type PatientDetails struct {
+	Patient
+	Consents []Consent `json:"consents"`
+	Devices  []Device  `json:"devices"`
+}
+
+// Device is one line of `patient show`.
+type Device struct {
+	ID     string `json:"id"`
+	Name   string `json:"name,omitempty"`
+	Status string `json:"status,omitempty"`
 }
 
 // ID is the answer of an operation that makes one thing.
@@ -117,6 +147,7 @@ type QuarantineItem struct {
 	Vendor    string    `json:"vendor"`
 	Format    string    `json:"format"`
 	Metric    string    `json:"metric,omitempty"`
+	Component string    `json:"component,omitempty"` // the part that was left out, while the rest was taken
 	Reason    string    `json:"reason"`
 	Where     string    `json:"where,omitempty"`
 	Detail    string    `json:"detail,omitempty"`
@@ -128,6 +159,27 @@ type QuarantineItem struct {
 // Quarantine is the answer of `quarantine list`.
 type Quarantine struct {
 	Items []QuarantineItem `json:"items"`
+}
+
+// DemoToken is the answer of `demo token`.
+type DemoToken struct {
+	Token   string `json:"access_token"`
+	Seconds int    `json:"expires_in"`
+	Scope   string `json:"scope"`
+}
+
+// ServerInfo tells how clients reach the server.
+type ServerInfo struct {
+	BaseURL string `json:"baseUrl"`
+	Version string `json:"version"`
+}
+
+// Retried is the answer of `quarantine retry`.
+type Retried struct {
+	ingest.Summary
+	Items        int            `json:"items"`                  // in quarantine before
+	Left         int            `json:"left"`                   // and after
+	LeftByReason map[string]int `json:"leftByReason,omitempty"` // the latter by reason
 }
 
 // StoreStat is the answer of `store stat`.

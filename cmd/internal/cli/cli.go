@@ -6,6 +6,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -29,7 +30,11 @@ func New(version string, serve Serve) *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.AddCommand(serveCommand(serve), configCommand(), patientCommand(), consentCommand(),
-		clientCommand(), ingestCommand(), quarantineCommand(), auditCommand(), storeCommand(), userCommand())
+		clientCommand(), ingestCommand(), quarantineCommand(), auditCommand(), storeCommand(), userCommand(), clockCommand(), demoCommand(), healthCommand(), versionCommand(version))
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return admin.Advise(err, "see `"+c.CommandPath()+" --help`")
+	})
+	addExamples(root)
 	return root
 }
 
@@ -60,6 +65,9 @@ func configFlags(c *cobra.Command) func() (*config.Config, error) {
 		path := *file
 		if path == "" {
 			path = os.Getenv("PULSEGATE_CONFIG")
+		}
+		if err := config.CheckEnviron(os.Environ()); err != nil {
+			return nil, err
 		}
 		return config.Load(path, os.LookupEnv, set)
 	}
@@ -99,18 +107,45 @@ type remote struct {
 }
 
 func operator(c *cobra.Command) *remote {
-	def := os.Getenv("PULSEGATE_DATA")
-	if def == "" {
-		def = "pulsegate-data"
-	}
 	return &remote{
-		data: c.Flags().String("data", def, "data directory of the running server"),
+		data: c.Flags().String("data", "", "data directory of the running server (default: PULSEGATE_DATA, else where the only server here keeps its data)"),
 		json: c.Flags().Bool("json", false, "print JSON"),
 		cmd:  c,
 	}
 }
 
-func (r *remote) client() *admin.Client { return admin.Dial(*r.data) }
+// client returns a client for the server of --data, or for the only one that
+// is running.
+func (r *remote) client() (*admin.Client, error) {
+	dir := *r.data
+	if dir == "" {
+		var err error
+		if dir, err = findData(); err != nil {
+			return nil, err
+		}
+	}
+	return admin.Dial(dir), nil
+}
+
+// call is admin.Client.Call on that client.
+func (r *remote) call(ctx context.Context, op string, query url.Values, in, out any) error {
+	c, err := r.client()
+	if err != nil {
+		return err
+	}
+	return c.Call(ctx, op, query, in, out)
+}
+
+// list prints a table of v's rows, or v itself with --json.
+func (r *remote) list(v any, header []string, rows func(t *table)) error {
+	var err error
+	perr := r.print(v, func(w io.Writer) {
+		t := newTable(w, header...)
+		rows(t)
+		err = t.done()
+	})
+	return errors.Join(perr, err)
+}
 
 // print writes v as JSON with --json, else through text.
 func (r *remote) print(v any, text func(w io.Writer)) error {
@@ -135,7 +170,8 @@ func need(c *cobra.Command, flags ...string) {
 
 func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		return fmt.Errorf("%s needs a sub-command: %s", use, strings.Join(names(c), ", "))
+		return admin.Advise(fmt.Errorf("%s needs a subcommand: %s", c.CommandPath(), strings.Join(names(c), ", ")),
+			"see `"+c.CommandPath()+" --help`")
 	}}
 	c.AddCommand(subs...)
 	return c
@@ -149,27 +185,6 @@ func names(c *cobra.Command) []string {
 	return out
 }
 
-func patientCommand() *cobra.Command {
-	add := &cobra.Command{Use: "add", Short: "Add a Patient and print its id", Args: cobra.NoArgs}
-	r := operator(add)
-	var p admin.NewPatient
-	add.Flags().StringVar(&p.Given, "given", "", "given name")
-	add.Flags().StringVar(&p.Family, "family", "", "family name")
-	add.Flags().StringVar(&p.BirthDate, "birthdate", "", "YYYY-MM-DD")
-	add.Flags().StringVar(&p.Gender, "gender", "", "male, female, other or unknown")
-	add.Flags().StringVar(&p.TimeZone, "timezone", "", "IANA zone of the wearer, for payloads that state no offset")
-	add.Flags().StringVar(&p.ID, "id", "", "id to use; otherwise the server chooses")
-	need(add, "given", "family")
-	add.RunE = func(c *cobra.Command, _ []string) error {
-		var out admin.ID
-		if err := r.client().Call(c.Context(), "patient", nil, p, &out); err != nil {
-			return err
-		}
-		return r.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
-	}
-	return group("patient", "Patients", add)
-}
-
 func consentCommand() *cobra.Command {
 	grant := &cobra.Command{Use: "grant", Short: "Record a patient's consent and print its id", Args: cobra.NoArgs}
 	gr := operator(grant)
@@ -181,7 +196,7 @@ func consentCommand() *cobra.Command {
 	need(grant, "patient", "vendor")
 	grant.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.ID
-		if err := gr.client().Call(c.Context(), "consent/grant", nil, n, &out); err != nil {
+		if err := gr.call(c.Context(), "consent/grant", nil, n, &out); err != nil {
 			return err
 		}
 		return gr.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
@@ -197,7 +212,7 @@ func consentCommand() *cobra.Command {
 	need(withdraw, "patient")
 	withdraw.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.Withdrawn
-		if err := wr.client().Call(c.Context(), "consent/withdraw", nil, wd, &out); err != nil {
+		if err := wr.call(c.Context(), "consent/withdraw", nil, wd, &out); err != nil {
 			return err
 		}
 		return wr.print(out, func(w io.Writer) { fmt.Fprintln(w, strings.Join(out.Withdrawn, "\n")) })
@@ -212,16 +227,12 @@ func consentCommand() *cobra.Command {
 		if *patient != "" {
 			q.Set("patient", *patient)
 		}
-		if err := lr.client().Call(c.Context(), "consent", q, nil, &out); err != nil {
+		if err := lr.call(c.Context(), "consent", q, nil, &out); err != nil {
 			return err
 		}
-		return lr.print(out, func(w io.Writer) {
+		return lr.list(out, consentHeader, func(t *table) {
 			for _, x := range out.Consents {
-				cats := strings.Join(x.Categories, ",")
-				if cats == "" {
-					cats = "all"
-				}
-				fmt.Fprintf(w, "%s  %s  %-8s  %-6s  %s  to %s\n", x.ID, x.Patient, x.Status, x.Vendor, cats, x.Recipient)
+				consentRow(t, x)
 			}
 		})
 	}

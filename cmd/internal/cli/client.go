@@ -17,28 +17,30 @@ func clientCommand() *cobra.Command {
 	lr := operator(list)
 	list.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.Clients
-		if err := lr.client().Call(c.Context(), "client", nil, nil, &out); err != nil {
+		if err := lr.call(c.Context(), "client", nil, nil, &out); err != nil {
 			return err
 		}
-		return lr.print(out, func(w io.Writer) {
+		return lr.list(out, []string{"CLIENT", "STATUS", "NAME", "CREATED", "MAY", "SCOPE"}, func(t *table) {
 			for _, x := range out.Clients {
-				state := "active"
+				status := "active"
 				if x.Disabled {
-					state = "disabled"
+					status = "disabled"
 				}
+				may := ""
 				if x.RecordsConsent {
-					state += ",may-record-consent"
+					may = "record-consent"
 				}
-				fmt.Fprintf(w, "%s  %-8s  %s  %q\n", x.ID, state, x.Scope, x.Name)
+				t.row(x.ID, status, x.Name, x.Created, may, x.Scope)
 			}
 		})
 	}
 
 	disable := &cobra.Command{Use: "disable ID", Short: "Refuse a client from now on", Args: cobra.ExactArgs(1)}
 	dr := operator(disable)
+	completeArg(disable, dr, clientIDs)
 	disable.RunE = func(c *cobra.Command, args []string) error {
 		var out admin.ClientInfo
-		if err := dr.client().Call(c.Context(), "client/disable", nil, admin.ID{ID: args[0]}, &out); err != nil {
+		if err := dr.call(c.Context(), "client/disable", nil, admin.ID{ID: args[0]}, &out); err != nil {
 			return err
 		}
 		return dr.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
@@ -63,6 +65,7 @@ func clientAddCommand() *cobra.Command {
 	f.BoolVar(&n.Inspects, "inspects", false, "a resource server: may introspect the tokens of other clients")
 	f.BoolVar(&n.RecordsConsent, "may-record-consent", false, "may write Consents on behalf of patients, as far as its scope covers Consent; no scope alone allows that")
 	need(c, "name", "scope")
+	values(c, "auth", "private_key_jwt", "none", "client_secret_basic", "client_secret_post")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if *jwks != "" {
 			b, err := os.ReadFile(*jwks)
@@ -75,7 +78,7 @@ func clientAddCommand() *cobra.Command {
 			n.JWKS = b
 		}
 		var out admin.ClientInfo
-		if err := r.client().Call(c.Context(), "client", nil, n, &out); err != nil {
+		if err := r.call(c.Context(), "client", nil, n, &out); err != nil {
 			return err
 		}
 		return r.print(out, func(w io.Writer) {
@@ -100,7 +103,7 @@ func clientChangeCommand() *cobra.Command {
 			n.RecordsConsent = records
 		}
 		var out admin.ClientInfo
-		if err := r.client().Call(c.Context(), "client/change", nil, n, &out); err != nil {
+		if err := r.call(c.Context(), "client/change", nil, n, &out); err != nil {
 			return err
 		}
 		return r.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
@@ -120,7 +123,7 @@ func registrationTokenCommand() *cobra.Command {
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		n.Seconds = int64(*life / time.Second)
 		var out admin.RegistrationToken
-		if err := r.client().Call(c.Context(), "client/registration-token", nil, n, &out); err != nil {
+		if err := r.call(c.Context(), "client/registration-token", nil, n, &out); err != nil {
 			return err
 		}
 		return r.print(out, func(w io.Writer) { fmt.Fprintln(w, out.Token) })

@@ -1,16 +1,16 @@
 package cli
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
-	"sort"
-	"text/tabwriter"
+	"slices"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
@@ -27,11 +27,12 @@ func ingestCommand() *cobra.Command {
 	patient := c.Flags().String("patient", "", "patient id")
 	vendor := c.Flags().String("vendor", "", "apple, fitbit or oura")
 	format := c.Flags().String("format", "", "format, or format:type where the body does not tell its type (default: found by itself)")
+	delivery := c.Flags().StringArray("delivery", nil, "header of the original delivery, as NAME=VALUE (automation-aggregation=Days); may be repeated")
 	need(c, "patient", "vendor")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		var sum ingest.Summary
 		for _, name := range args {
-			one, err := ingestFile(c.Context(), r, name, url.Values{"patient": {*patient}, "vendor": {*vendor}, "format": {*format}})
+			one, err := ingestFile(c.Context(), r, name, url.Values{"patient": {*patient}, "vendor": {*vendor}, "format": {*format}, "delivery": *delivery})
 			sum.Add(one)
 			if err != nil {
 				if len(args) > 1 {
@@ -65,22 +66,33 @@ func ingestFile(ctx context.Context, r *remote, name string, q url.Values) (inge
 		bar := progressbar.DefaultBytes(st.Size(), filepath.Base(name))
 		body = io.TeeReader(f, bar)
 	}
-	return out, r.client().Send(ctx, "ingest", q, body, st.Size(), &out)
+	client, err := r.client()
+	if err != nil {
+		return out, err
+	}
+	return out, client.Send(ctx, "ingest", q, body, st.Size(), &out)
 }
 
+// printSummary prints the totals of a run and a table by metric.
 func printSummary(w io.Writer, s *ingest.Summary) {
 	fmt.Fprintf(w, "read %d  created %d  updated %d  unchanged %d  quarantined %d  dropped %d  in %.1f s\n",
 		s.Read, s.Created, s.Updated, s.Unchanged, s.Quarantined, s.Dropped, s.Seconds)
-	var metrics []string
-	for m := range s.ByMetric {
-		metrics = append(metrics, m)
+	if s.LeftOut > 0 {
+		fmt.Fprintf(w, "left out %d components that broke a rule or were not measured; the rest of each sample was taken\n", s.LeftOut)
 	}
-	sort.Strings(metrics)
-	for _, m := range metrics {
-		b, err := json.Marshal(s.ByMetric[m])
-		if err == nil {
-			fmt.Fprintf(w, "  %-60s %s\n", m, b)
+	if len(s.ByMetric) > 0 {
+		fmt.Fprintln(w)
+		t := newTable(w, "METRIC", "READ", "CREATED", "UPDATED", "UNCHANGED", "QUARANTINED", "DROPPED", "LEFT OUT")
+		for _, m := range slices.Sorted(maps.Keys(s.ByMetric)) {
+			c := s.ByMetric[m]
+			t.row(m, c.Read, c.Created, c.Updated, c.Unchanged, c.Quarantined, c.Dropped, c.LeftOut)
 		}
+		if t.done() != nil {
+			return // the reader has closed the pipe
+		}
+	}
+	if s.Quarantined > 0 {
+		fmt.Fprintln(w, "\nnext: see why with `pulsegate quarantine list`")
 	}
 }
 
@@ -88,22 +100,32 @@ func quarantineCommand() *cobra.Command {
 	list := &cobra.Command{Use: "list", Short: "What could not become a resource, and why", Args: cobra.NoArgs}
 	lr := operator(list)
 	patient := list.Flags().String("patient", "", "only this patient's")
+	items := list.Flags().Bool("items", false, "list every item instead of counting by reason")
+	complete(list, "patient", patientIDs, lr)
 	list.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.Quarantine
-		if err := lr.client().Call(c.Context(), "quarantine", url.Values{"patient": {*patient}}, nil, &out); err != nil {
+		if err := lr.call(c.Context(), "quarantine", url.Values{"patient": {*patient}}, nil, &out); err != nil {
 			return err
 		}
-		return lr.print(out, func(w io.Writer) {
-			for _, x := range out.Items {
-				fmt.Fprintf(w, "%s  %s  %-6s  %-12s  %s  ×%d  %s\n", x.ID, x.Patient, x.Vendor, x.Reason, x.Metric, x.Count, x.Where)
+		if *items {
+			return lr.list(out, []string{"ITEM", "PATIENT", "VENDOR", "REASON", "METRIC", "TIMES", "FIRST SEEN", "WHERE"}, func(t *table) {
+				for _, x := range out.Items {
+					t.row(x.ID, x.Patient, x.Vendor, x.Reason, x.Metric, x.Count, x.FirstSeen, x.Where)
+				}
+			})
+		}
+		return lr.list(out, []string{"REASON", "VENDOR", "METRIC", "ITEMS", "TIMES", "AN ITEM"}, func(t *table) {
+			for _, g := range byReason(out.Items) {
+				t.row(g.reason, g.vendor, g.metric, g.items, g.times, g.example)
 			}
 		})
 	}
 	show := &cobra.Command{Use: "show ID", Short: "One item with its raw payload", Args: cobra.ExactArgs(1)}
 	sr := operator(show)
+	completeArg(show, sr, quarantineIDs)
 	show.RunE = func(c *cobra.Command, args []string) error {
 		var out admin.QuarantineItem
-		if err := sr.client().Call(c.Context(), "quarantine/show", url.Values{"id": {args[0]}}, nil, &out); err != nil {
+		if err := sr.call(c.Context(), "quarantine/show", url.Values{"id": {args[0]}}, nil, &out); err != nil {
 			return err
 		}
 		return sr.print(out, func(w io.Writer) {
@@ -114,13 +136,97 @@ func quarantineCommand() *cobra.Command {
 	retry := &cobra.Command{Use: "retry", Short: "Map everything in quarantine again, with the metric table of today", Args: cobra.NoArgs}
 	rr := operator(retry)
 	retry.RunE = func(c *cobra.Command, _ []string) error {
-		var out ingest.Summary
-		if err := rr.client().Call(c.Context(), "quarantine/retry", nil, struct{}{}, &out); err != nil {
+		var out admin.Retried
+		if err := rr.call(c.Context(), "quarantine/retry", nil, struct{}{}, &out); err != nil {
 			return err
 		}
-		return rr.print(out, func(w io.Writer) { printSummary(w, &out) })
+		return rr.print(out, func(w io.Writer) { printRetried(w, &out) })
 	}
 	return group("quarantine", "Payload items that could not be mapped", list, show, retry)
+}
+
+// reasonGroup counts quarantined items with the same reason, vendor and metric.
+type reasonGroup struct {
+	reason, vendor, metric, example string
+	items, times                    int
+}
+
+// byReason counts items by reason, vendor and metric, the most frequent first.
+func byReason(items []admin.QuarantineItem) []*reasonGroup {
+	index := map[[3]string]*reasonGroup{}
+	var out []*reasonGroup
+	for _, x := range items {
+		k := [3]string{x.Reason, x.Vendor, x.Metric}
+		g := index[k]
+		if g == nil {
+			g = &reasonGroup{reason: x.Reason, vendor: x.Vendor, metric: x.Metric, example: x.ID}
+			index[k] = g
+			out = append(out, g)
+		}
+		g.items++
+		g.times += x.Count
+	}
+	slices.SortStableFunc(out, func(a, b *reasonGroup) int {
+		return cmp.Or(cmp.Compare(b.items, a.items), cmp.Compare(a.reason, b.reason), cmp.Compare(a.vendor, b.vendor), cmp.Compare(a.metric, b.metric))
+	})
+	return out
+}
+
+// printRetried says what became of the items that were mapped again, and why
+// the others stay.
+func printRetried(w io.Writer, r *admin.Retried) {
+	fmt.Fprintf(w, "%d items tried, %d mapped, %d stay in quarantine\n", r.Items, r.Items-r.Left, r.Left)
+	if r.Items > r.Left {
+		printSummary(w, &r.Summary)
+	}
+	if len(r.LeftByReason) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	t := newTable(w, "STAY BECAUSE", "ITEMS")
+	for _, reason := range slices.Sorted(maps.Keys(r.LeftByReason)) {
+		t.row(reason, r.LeftByReason[reason])
+	}
+	if t.done() != nil {
+		return // the reader has closed the pipe
+	}
+}
+
+// printReport prints the outcome of `audit verify`.
+func printReport(w io.Writer, r *audit.Report) {
+	verdict := "the audit log verifies"
+	if !r.OK {
+		verdict = "the audit log does NOT verify"
+	}
+	fmt.Fprintf(w, "%s: %d leaves recomputed, %d AuditEvents, in %.1f s\nroot %s\n", verdict, r.Size, r.Events, r.Seconds, r.Root)
+	if len(r.Checkpoints) > 0 {
+		fmt.Fprintln(w)
+		t := newTable(w, "CHECKPOINT SIZE", "CONSISTENT", "ROOT")
+		for _, c := range r.Checkpoints {
+			t.row(c.Size, c.Consistent, c.Root)
+		}
+		if t.done() != nil {
+			return // the reader has closed the pipe
+		}
+	}
+	if len(r.Problems) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	t := newTable(w, "PROBLEM", "LEAF", "AUDITEVENT", "DETAIL")
+	for _, p := range r.Problems {
+		leaf := ""
+		if p.Index != nil {
+			leaf = fmt.Sprint(*p.Index)
+		}
+		t.row(p.Class, leaf, p.ID, p.Detail)
+	}
+	if t.done() != nil {
+		return // the reader has closed the pipe
+	}
+	if r.Omitted > 0 {
+		fmt.Fprintf(w, "and %d more problems\n", r.Omitted)
+	}
 }
 
 func auditCommand() *cobra.Command {
@@ -139,17 +245,13 @@ func auditCommand() *cobra.Command {
 			in.Checkpoint = string(b)
 		}
 		var out audit.Report
-		if err := r.client().Call(c.Context(), "audit/verify", nil, in, &out); err != nil {
+		if err := r.call(c.Context(), "audit/verify", nil, in, &out); err != nil {
 			return err
 		}
-		err := r.print(out, func(w io.Writer) {
-			b, merr := json.MarshalIndent(out, "", "  ")
-			if merr == nil {
-				fmt.Fprintln(w, string(b))
-			}
-		})
+		err := r.print(out, func(w io.Writer) { printReport(w, &out) })
 		if err == nil && !out.OK {
-			return errors.New("the audit log does not verify")
+			return admin.Advise(errors.New("the audit log does not verify"),
+				"keep the data directory and every checkpoint as they are, and find out who could write to it")
 		}
 		return err
 	}
@@ -161,7 +263,7 @@ func storeCommand() *cobra.Command {
 	r := operator(stat)
 	stat.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.StoreStat
-		if err := r.client().Call(c.Context(), "store/stat", nil, nil, &out); err != nil {
+		if err := r.call(c.Context(), "store/stat", nil, nil, &out); err != nil {
 			return err
 		}
 		return r.print(out, func(w io.Writer) {
@@ -170,13 +272,13 @@ func storeCommand() *cobra.Command {
 			if len(out.Series) == 0 {
 				return
 			}
-			t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-			fmt.Fprintln(t, "SAMPLES\tSERIES\tBLOCKS\tTAILS\tB/SAMPLE\tVENDOR\tCODE")
+			fmt.Fprintln(w)
+			t := newTable(w, "SAMPLES", "SERIES", "BLOCKS", "TAILS", "BYTES/SAMPLE", "VENDOR", "CODE")
 			for _, s := range out.Series {
-				fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%.2f\t%s\t%s\n", s.Samples, s.Series, s.Blocks, s.Tails, s.BytesPerSample, s.Vendor, s.Code)
+				t.row(s.Samples, s.Series, s.Blocks, s.Tails, s.BytesPerSample, s.Vendor, s.Code)
 			}
-			if err := t.Flush(); err != nil { // the pipe is gone
-				return
+			if t.done() != nil {
+				return // the reader has closed the pipe
 			}
 		})
 	}
@@ -184,7 +286,7 @@ func storeCommand() *cobra.Command {
 	cr := operator(check)
 	check.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.StoreCheck
-		if err := cr.client().Call(c.Context(), "store/check", nil, struct{}{}, &out); err != nil {
+		if err := cr.call(c.Context(), "store/check", nil, struct{}{}, &out); err != nil {
 			return err
 		}
 		err := cr.print(out, func(w io.Writer) {

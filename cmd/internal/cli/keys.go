@@ -19,6 +19,8 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jwt"
 	"github.com/spf13/cobra"
+
+	"pulsegate/cmd/internal/admin"
 )
 
 // keygenCommand makes a key pair for trying a backend client out.
@@ -76,7 +78,7 @@ func tokenCommand() *cobra.Command {
 	file := c.Flags().String("key", "", "private key (JWK), as keygen made it")
 	id := c.Flags().String("client", "", "client id")
 	scope := c.Flags().String("scope", "", "scopes to ask for")
-	base := c.Flags().String("base-url", "http://127.0.0.1:8080", "base URL of the server")
+	base := c.Flags().String("base-url", "", "base URL of the server (default: that of the only server running here, else "+defaultBase+")")
 	need(c, "key", "client", "scope")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		raw, err := os.ReadFile(*file)
@@ -87,7 +89,7 @@ func tokenCommand() *cobra.Command {
 		if err != nil {
 			return fmt.Errorf("%s is not a private key (JWK)", *file)
 		}
-		tok, err := askToken(c.Context(), strings.TrimSuffix(*base, "/"), *id, *scope, key)
+		tok, err := askToken(c.Context(), strings.TrimSuffix(baseURL(c.Context(), *base), "/"), *id, *scope, key)
 		if err != nil {
 			return err
 		}
@@ -95,6 +97,24 @@ func tokenCommand() *cobra.Command {
 		return err
 	}
 	return c
+}
+
+// defaultBase is the base URL of the demo.
+const defaultBase = "http://localhost:8080"
+
+// baseURL returns the base URL that was given, else that of the only server
+// running here, else defaultBase.
+func baseURL(ctx context.Context, given string) string {
+	if given != "" {
+		return given
+	}
+	var info admin.ServerInfo
+	none := ""
+	r := &remote{data: &none}
+	if err := r.call(ctx, "server/info", nil, nil, &info); err != nil || info.BaseURL == "" {
+		return defaultBase
+	}
+	return info.BaseURL
 }
 
 func askToken(ctx context.Context, base, id, scope string, key jwk.Key) (string, error) {
@@ -118,7 +138,7 @@ func askToken(ctx context.Context, base, id, scope string, key jwk.Key) (string,
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	resp, err := (&http.Client{Timeout: 30 * time.Second}).Do(req)
 	if err != nil {
-		return "", err
+		return "", admin.Advise(err, "name the server with --base-url URL")
 	}
 	defer resp.Body.Close()
 	var out struct {
@@ -130,7 +150,19 @@ func askToken(ctx context.Context, base, id, scope string, key jwk.Key) (string,
 		return "", fmt.Errorf("the server answered %s", resp.Status)
 	}
 	if out.AccessToken == "" {
-		return "", fmt.Errorf("%s: %s", out.Error, out.Description)
+		return "", admin.Advise(fmt.Errorf("%s refused: %s: %s", endpoint, out.Error, out.Description), nextForToken(out.Error))
 	}
 	return out.AccessToken, nil
+}
+
+// nextForToken says what to do about an error of the token endpoint (RFC 6749,
+// section 5.2).
+func nextForToken(code string) string {
+	switch code {
+	case "invalid_client":
+		return "see the clients with `pulsegate client list`, and check that --key is the key of --client and --base-url the server's own base URL"
+	case "invalid_scope":
+		return "see what the client may ask for with `pulsegate client list`"
+	}
+	return "see `pulsegate client token --help`"
 }

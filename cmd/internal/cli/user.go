@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,7 +16,7 @@ func linkCommand(use, short, op string, in any, flags func(c *cobra.Command)) *c
 	flags(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.UserLink
-		if err := r.client().Call(c.Context(), op, nil, in, &out); err != nil {
+		if err := r.call(c.Context(), op, nil, in, &out); err != nil {
 			return err
 		}
 		return r.print(out, func(w io.Writer) { fmt.Fprintln(w, out.Link) })
@@ -40,9 +39,10 @@ func userCommand() *cobra.Command {
 		c.Flags().StringVar(&more.Patient, "patient", "", "id of the Patient that they are")
 		c.Flags().StringVar(&more.Practitioner, "practitioner", "", "id of the Practitioner that they are")
 		need(c, "login", "name", "role")
+		values(c, "role", "patient", "practitioner", "administrator", "auditor")
 	})
 	anew := &admin.Login{}
-	reinvite := linkCommand("reinvite", "End a user's sessions and print a link to begin anew (a lost passkey)", "user/reinvite", anew, func(c *cobra.Command) {
+	reinvite := linkCommand("reinvite", "End a user's sessions and the access of their apps, and print a link to begin anew (a lost passkey, a stolen account)", "user/reinvite", anew, func(c *cobra.Command) {
 		c.Flags().StringVar(&anew.Login, "login", "", "name for signing in")
 		need(c, "login")
 	})
@@ -51,9 +51,10 @@ func userCommand() *cobra.Command {
 	dr := operator(disable)
 	login := disable.Flags().String("login", "", "name for signing in")
 	need(disable, "login")
+	complete(disable, "login", logins, dr)
 	disable.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.UserInfo
-		if err := dr.client().Call(c.Context(), "user/disable", nil, admin.Login{Login: *login}, &out); err != nil {
+		if err := dr.call(c.Context(), "user/disable", nil, admin.Login{Login: *login}, &out); err != nil {
 			return err
 		}
 		return dr.print(out, func(w io.Writer) { fmt.Fprintf(w, "%s disabled\n", out.Login) })
@@ -63,19 +64,19 @@ func userCommand() *cobra.Command {
 	lr := operator(list)
 	list.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.Users
-		if err := lr.client().Call(c.Context(), "user", nil, nil, &out); err != nil {
+		if err := lr.call(c.Context(), "user", nil, nil, &out); err != nil {
 			return err
 		}
-		return lr.print(out, func(w io.Writer) {
+		return lr.list(out, []string{"USER", "LOGIN", "STATUS", "ROLES", "NAME"}, func(t *table) {
 			for _, u := range out.Users {
-				state := "invited"
+				status := "invited"
 				if u.Enrolled {
-					state = "enrolled"
+					status = "enrolled"
 				}
 				if u.Disabled {
-					state = "disabled"
+					status = "disabled"
 				}
-				fmt.Fprintf(w, "%s  %-20s  %-8s  %s\n", u.ID, u.Login, state, strings.Join(u.Roles, ","))
+				t.row(u.ID, u.Login, status, u.Roles, u.Name)
 			}
 		})
 	}

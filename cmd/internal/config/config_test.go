@@ -89,3 +89,39 @@ func TestRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckEnviron(t *testing.T) {
+	for _, c := range []struct{ env, want string }{
+		{"PULSEGATE_LISTEN=127.0.0.1:1", ""},
+		{"PULSEGATE_CONFIG=/etc/p.yaml", ""},
+		{"PULSEGATE_FIXTURES=/tmp/f", ""},
+		{"PULSEGATE_TEST_ANYTHING=1", ""},
+		{"PATH=/bin", ""},
+		{"PULSEGATE_LISTN=127.0.0.1:1", "did you mean PULSEGATE_LISTEN?"},
+		{"PULSEGATE_BASEURL=http://h", "did you mean PULSEGATE_BASE_URL?"},
+		{"PULSEGATE_SECRET=hunter2", "pulsegate config"},
+		{"PULSEGATE_=", "pulsegate config"},
+	} {
+		err := CheckEnviron([]string{"HOME=/root", c.env})
+		switch {
+		case c.want == "" && err != nil:
+			t.Errorf("%s: %v", c.env, err)
+		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%s: %v, want %q", c.env, err, c.want)
+		case err != nil && strings.Contains(err.Error(), "hunter2"):
+			t.Errorf("%s: the error shows the value", c.env)
+		}
+	}
+}
+
+// TestSampleConfiguration holds that the sample that ships with the systemd
+// unit is accepted whole.
+func TestSampleConfiguration(t *testing.T) {
+	c, err := Load(filepath.Join("..", "..", "..", "deploy", "pulsegate.yaml"), noEnv, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Data != "/var/lib/pulsegate" || c.TLSCert == "" || c.BaseURL == "" {
+		t.Errorf("got %+v", c)
+	}
+}

@@ -25,35 +25,45 @@ import (
 	"pulsegate/smart/client"
 )
 
-// The demo world: three invented wearers, one vendor each, one month.
+// The demo world: three invented wearers, one vendor each, a month of data up
+// to the present moment.
 const (
 	demoClient = "demo"
 	demoGroup  = "demo-wearers"
 	demoScope  = "system/*.rs"
-	demoDays   = 30
+	demoMonth  = 30 // days
+	demoStart  = "demo/start"
+
+	demoTokenLife = 5 * time.Minute
 )
 
 type wearer struct {
 	id, given, family, born, gender, vendor string
-	payloads                                func(start time.Time) (map[string][]byte, error)
+	payloads                                func(start time.Time, days int) (map[string][]byte, error)
 }
 
 var wearers = []wearer{
-	{"demo-ada", "Ada", "Beispiel", "1979-04-12", "female", "apple", func(start time.Time) (map[string][]byte, error) {
+	{"demo-ada", "Ada", "Beispiel", "1979-04-12", "female", "apple", func(start time.Time, days int) (map[string][]byte, error) {
 		var b bytes.Buffer
-		err := applegen.GenerateZip(&b, applegen.Options{Seed: 1, Days: demoDays, Start: start, Name: "Ada"})
+		err := applegen.GenerateZip(&b, applegen.Options{Seed: 1, Days: days, Start: start, Name: "Ada"})
 		return map[string][]byte{"export.zip": b.Bytes()}, err
 	}},
-	{"demo-ben", "Ben", "Ejemplo", "1988-11-03", "male", "fitbit", func(start time.Time) (map[string][]byte, error) {
+	{"demo-ben", "Ben", "Ejemplo", "1988-11-03", "male", "fitbit", func(start time.Time, days int) (map[string][]byte, error) {
 		f := files{}
-		err := fitbitgen.Generate(f.create, fitbitgen.Options{Seed: 2, Days: demoDays, Start: start, Offset: 2 * time.Hour})
+		err := fitbitgen.Generate(f.create, fitbitgen.Options{Seed: 2, Days: days, Start: start, Offset: offset(start)})
 		return f.bytes(), err
 	}},
-	{"demo-chi", "Chi", "Exempel", "1995-07-21", "other", "oura", func(start time.Time) (map[string][]byte, error) {
+	{"demo-chi", "Chi", "Exempel", "1995-07-21", "other", "oura", func(start time.Time, days int) (map[string][]byte, error) {
 		f := files{}
-		err := ouragen.Generate(f.create, ouragen.Options{Seed: 3, Days: demoDays, Start: start, Offset: 2 * time.Hour})
+		err := ouragen.Generate(f.create, ouragen.Options{Seed: 3, Days: days, Start: start, Offset: offset(start)})
 		return f.bytes(), err
 	}},
+}
+
+// offset returns the distance of t's zone from UTC.
+func offset(t time.Time) time.Duration {
+	_, seconds := t.Zone()
+	return time.Duration(seconds) * time.Second
 }
 
 // files collects what a generator writes.
@@ -77,10 +87,13 @@ func (f files) bytes() map[string][]byte {
 func (m *Main) demo(ctx context.Context) error {
 	o := operator{m}
 	op := admin.Operator{Name: "demo"}
-	start := time.Date(2026, 10, 1, 0, 0, 0, 0, time.FixedZone("", 2*3600))
+	start, days, err := m.demoDays(ctx)
+	if err != nil {
+		return err
+	}
 	var sum ingest.Summary
 	for _, w := range wearers {
-		one, err := o.demoWearer(ctx, op, w, start)
+		one, err := o.demoWearer(ctx, op, w, start, days)
 		if err != nil {
 			return fmt.Errorf("%s: %w", w.id, err)
 		}
@@ -92,7 +105,7 @@ func (m *Main) demo(ctx context.Context) error {
 	if err := m.demoClient(ctx); err != nil {
 		return err
 	}
-	tok, err := m.tokens.Issue(ctx, demoClient, demoScope, 5*time.Minute, "demo")
+	tok, err := m.tokens.Issue(ctx, demoClient, demoScope, demoTokenLife, "demo")
 	if err != nil {
 		return err
 	}
@@ -103,7 +116,7 @@ func (m *Main) demo(ctx context.Context) error {
 	return m.demoPrint(tok.Access, people, &sum)
 }
 
-func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, start time.Time) (ingest.Summary, error) {
+func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, start time.Time, days int) (ingest.Summary, error) {
 	var sum ingest.Summary
 	_, err := o.AddPatient(ctx, op, admin.NewPatient{ID: w.id, Given: w.given, Family: w.family, BirthDate: w.born, Gender: w.gender, TimeZone: "Europe/Berlin"})
 	fresh := err == nil
@@ -117,7 +130,7 @@ func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, s
 	} else if _, ok, err := o.m.consents.Collects(ctx, w.id, w.vendor); err != nil || !ok {
 		return sum, err // withdrawn since: the demo respects that, too
 	}
-	payloads, err := w.payloads(start)
+	payloads, err := w.payloads(start, days)
 	if err != nil {
 		return sum, err
 	}
@@ -126,8 +139,10 @@ func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, s
 		names = append(names, n)
 	}
 	sort.Strings(names)
+	p := o.m.ingestPipeline(o.m.pipeline.Mapper, untilNow(o.m.adapters, o.m.now()))
 	for _, n := range names {
-		one, err := o.Ingest(ctx, op, admin.IngestRequest{Patient: w.id, Vendor: w.vendor, Name: n}, bytes.NewReader(payloads[n]))
+		rq := o.request(op)
+		one, err := p.Run(ctx, ingest.Request{Patient: w.id, Vendor: w.vendor, Name: n, Body: bytes.NewReader(payloads[n]), Principal: rq.Principal, RequestID: rq.RequestID})
 		if err != nil {
 			return sum, fmt.Errorf("%s: %w", n, err)
 		}
@@ -187,15 +202,15 @@ func (m *Main) demoPrint(tok, people string, sum *ingest.Summary) error {
 	hr := url.QueryEscape("http://loinc.org|8867-4")
 	_, err := fmt.Fprintf(m.Stdout, `
 Three invented wearers, a month of data: %d items read, %d created, %d unchanged, in %.1f s.
-A token for five minutes (start again for another one):
+A token for five minutes (bin/pulsegate demo token prints another):
 
-export TOKEN=%s
+export TOKEN=%[5]s
 
 # the ten latest heart rates of Ada
 curl -s -H "Authorization: Bearer $TOKEN" '%[6]s/Observation?patient=demo-ada&code=%[7]s&_sort=-date&_count=10'
 
-# one day of Chi, by date
-curl -s -H "Authorization: Bearer $TOKEN" '%[6]s/Observation?patient=demo-chi&date=2026-10-07'
+# yesterday of Chi, by date
+curl -s -H "Authorization: Bearer $TOKEN" '%[6]s/Observation?patient=demo-chi&date=%[10]s'
 
 # a Bulk Data export of the group: the answer's Content-Location tells when the files are ready
 curl -si -H "Authorization: Bearer $TOKEN" -H 'Prefer: respond-async' '%[6]s/Group/%[8]s/$export?_type=Patient,Observation,Device'
@@ -205,6 +220,6 @@ curl -s -H "Authorization: Bearer $TOKEN" '%[6]s/AuditEvent?patient=demo-ada&_so
 
 Two people, who sign in with a passkey; each link is good once, for two days:
 
-%[9]s`, sum.Read, sum.Created, sum.Unchanged, sum.Seconds, tok, m.fhirBase(), hr, demoGroup, people)
+%[9]s`, sum.Read, sum.Created, sum.Unchanged, sum.Seconds, tok, m.fhirBase(), hr, demoGroup, people, m.now().In(demoZone()).AddDate(0, 0, -1).Format(time.DateOnly))
 	return err
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -117,8 +118,12 @@ func (o operator) Ingest(ctx context.Context, op admin.Operator, in admin.Ingest
 		return ingest.Summary{}, err
 	}
 	rq := o.request(op)
-	return o.m.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format, Name: in.Name,
-		Body: body, Principal: rq.Principal, RequestID: rq.RequestID})
+	sum, err := o.m.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format, Name: in.Name,
+		Delivery: func(name string) string { return in.Delivery[name] }, Body: body, Principal: rq.Principal, RequestID: rq.RequestID})
+	if err != nil && fhir.KindOf(err) == fhir.Forbidden {
+		err = admin.Advise(err, fmt.Sprintf("record the patient's consent with `pulsegate consent grant --patient %s --vendor %s`", in.Patient, in.Vendor))
+	}
+	return sum, err
 }
 
 // VerifyAudit recomputes the log.

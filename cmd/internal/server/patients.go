@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"pulsegate/cmd/internal/admin"
@@ -86,7 +87,7 @@ func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.
 	}
 	if in.Recipient != "any" {
 		if _, err := o.m.clients.Get(ctx, in.Recipient); err != nil {
-			return admin.ID{}, err
+			return admin.ID{}, admin.Advise(err, "see the clients with `pulsegate client list`")
 		}
 	}
 	if err := o.havePatient(ctx, in.Patient); err != nil {
@@ -130,19 +131,26 @@ func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in adm
 func (o operator) ListConsents(ctx context.Context, op admin.Operator, patient string) (admin.Consents, error) {
 	out := admin.Consents{Consents: []admin.Consent{}}
 	err := o.consents(ctx, patient, func(r fhir.Resource) bool {
-		t, err := consent.Describe(r)
-		if err != nil {
-			out.Consents = append(out.Consents, admin.Consent{ID: r.ID, Status: "unreadable"})
-			return true
-		}
-		out.Consents = append(out.Consents, admin.Consent{ID: r.ID, Patient: t.Patient, Status: t.Status,
-			Vendor: t.Vendor, Categories: t.Categories, Recipient: t.Recipient, Date: t.Date})
+		out.Consents = append(out.Consents, consentInfo(r))
 		return true
 	})
 	if err != nil {
 		return out, err
 	}
-	return out, o.record(ctx, o.request(op), "consent list", patient)
+	told := []string{patient}
+	for _, c := range out.Consents {
+		told = append(told, c.Patient)
+	}
+	return out, o.recordAll(ctx, o.request(op), "consent list", slices.DeleteFunc(told, func(id string) bool { return id == "" }))
+}
+
+func consentInfo(r fhir.Resource) admin.Consent {
+	t, err := consent.Describe(r)
+	if err != nil {
+		return admin.Consent{ID: r.ID, Status: "unreadable"}
+	}
+	return admin.Consent{ID: r.ID, Patient: t.Patient, Status: t.Status, Vendor: t.Vendor,
+		Categories: t.Categories, Recipient: t.Recipient, Date: t.Date}
 }
 
 // consents calls fn for the current Consents.
@@ -161,7 +169,8 @@ func (o operator) consents(ctx context.Context, patient string, fn func(fhir.Res
 func (o operator) havePatient(ctx context.Context, id string) error {
 	r, _, err := o.m.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
 	if fhir.KindOf(err) == fhir.NotFound && err != nil || err == nil && r.Deleted {
-		return fhir.Errorf(fhir.NotFound, "operator", "there is no such patient")
+		return admin.Advise(fhir.Errorf(fhir.NotFound, "operator", "there is no such patient"),
+			"see the patients with `pulsegate patient list`, or add one with `pulsegate patient add`")
 	}
 	return err
 }

@@ -15,9 +15,11 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/interaction"
+	"pulsegate/fhir/store"
 	"pulsegate/smart/agreement"
 	"pulsegate/smart/authn"
 	"pulsegate/smart/breakglass"
+	"pulsegate/smart/discovery"
 	"pulsegate/smart/grant"
 	"pulsegate/smart/launch"
 	"pulsegate/smart/pages"
@@ -53,18 +55,26 @@ func (m *Main) openPeople() error {
 	m.sessions = &session.Sessions{Store: m.store, Users: m.users, Clock: m.now}
 	m.cookies = session.Cookies{Origin: origin(m.base), Vault: vault, Clock: m.now}
 	m.signs, err = signin.New(signin.Options{Store: m.store, Audit: m.recorder, Users: m.users, Sessions: m.sessions, Passkeys: keys,
-		Passwords: authn.NewPasswords(breached), Vault: vault, Provider: provider, Known: m.known, Issuer: m.base, Clock: m.now, Logger: m.Log})
+		Passwords: authn.NewPasswords(breached), Vault: vault, Provider: provider, Known: m.known, Ends: m.endAll, Issuer: m.base, Clock: m.now, Logger: m.Log})
 	if err != nil {
 		return err
 	}
 	if m.glass, err = breakglass.New(m.store, m.recorder, m.now, m.Log); err != nil {
 		return err
 	}
-	m.people = people{rules: role.RulesOf, roles: m.signs.Roles, alive: m.signs.Alive, maySelect: m.maySelect,
+	m.people = people{rules: role.RulesOf, roles: m.signs.Roles, alive: m.signs.Alive, hold: m.signs.Hold, maySelect: m.maySelect,
 		consents: func(subject, authorization string) access.Consents {
 			return m.glass.For(m.consents.Under(authorization), subject)
 		}}
 	return nil
+}
+
+// endAll adds the end of what a person has beside sessions to a batch.
+func (m *Main) endAll(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error {
+	if err := m.tokens.EndAll(ctx, b, userID, session, by); err != nil || session != "" {
+		return err
+	}
+	return m.glass.EndAll(ctx, b, userID, by)
 }
 
 // origin is the scheme and host of the base URL.
@@ -134,8 +144,11 @@ type launcher struct{ m *Main }
 
 // Launch implements pages.Launcher.
 func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
-	_, to, err := l.m.launches.Mint(ctx, launch.Launch{ClientID: in.Client, By: "console", User: in.User,
-		Context: grant.Context{Patient: in.Patient, Encounter: in.Encounter, Intent: in.Intent}},
+	// The app opens in a tab of its own, where nothing else says whose record
+	// it shows.
+	banner := true
+	_, to, err := l.m.launches.Mint(ctx, launch.Launch{ClientID: in.Client, By: "console", User: in.User, Maker: in.Maker,
+		Context: grant.Context{Patient: in.Patient, Encounter: in.Encounter, Intent: in.Intent, Banner: &banner, StyleURL: l.m.base + discovery.StylePath}},
 		audit.Event{Kind: audit.Rest, Interaction: "operation", Query: "console launch", Principal: in.By.Principal, RemoteIP: in.By.RemoteIP, RequestID: in.By.RequestID})
 	return to, err
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"pulsegate/cmd/internal/admin"
@@ -12,7 +13,7 @@ import (
 
 func item(x *ingest.Item, raw bool) admin.QuarantineItem {
 	out := admin.QuarantineItem{ID: x.ID, Patient: x.Patient, Vendor: x.Vendor, Format: x.Format, Metric: x.Metric,
-		Reason: x.Reason, Where: x.Where, Detail: x.Detail, Count: x.Count, FirstSeen: x.FirstSeen}
+		Component: x.Component, Reason: x.Reason, Where: x.Where, Detail: x.Detail, Count: x.Count, FirstSeen: x.FirstSeen}
 	if raw {
 		out.Raw = string(x.Raw)
 		if len(x.Raw) == 0 {
@@ -32,7 +33,11 @@ func (o operator) Quarantine(ctx context.Context, op admin.Operator, patient str
 	if err != nil {
 		return out, err
 	}
-	return out, o.record(ctx, o.request(op), "quarantine list", patient)
+	told := []string{patient}
+	for _, x := range out.Items {
+		told = append(told, x.Patient)
+	}
+	return out, o.recordAll(ctx, o.request(op), "quarantine list", slices.DeleteFunc(told, func(id string) bool { return id == "" }))
 }
 
 // ShowQuarantine shows one item with its payload.
@@ -49,9 +54,23 @@ func (o operator) ShowQuarantine(ctx context.Context, op admin.Operator, id stri
 }
 
 // RetryQuarantine maps everything again.
-func (o operator) RetryQuarantine(ctx context.Context, op admin.Operator) (ingest.Summary, error) {
+func (o operator) RetryQuarantine(ctx context.Context, op admin.Operator) (admin.Retried, error) {
 	rq := o.request(op)
-	return o.m.pipeline.Retry(ctx, rq.Principal, rq.RequestID)
+	var out admin.Retried
+	count := func(x *ingest.Item) bool { out.Items++; return true }
+	err := o.m.pipeline.List(ctx, "", count)
+	if err != nil {
+		return out, err
+	}
+	if out.Summary, err = o.m.pipeline.Retry(ctx, rq.Principal, rq.RequestID); err != nil {
+		return out, err
+	}
+	out.LeftByReason = map[string]int{}
+	return out, o.m.pipeline.List(ctx, "", func(x *ingest.Item) bool {
+		out.Left++
+		out.LeftByReason[x.Reason]++
+		return true
+	})
 }
 
 // zoneOf reads the patient's configured zone: the standard timezone extension

@@ -59,6 +59,7 @@ type Main struct {
 	Stdout  io.Writer
 	Log     *slog.Logger
 
+	clock     func() time.Time // nil: time.Now
 	base      string
 	telemetry *telemetry.Telemetry
 	store     *pebblestore.DB
@@ -102,12 +103,20 @@ func Serve(version string) cli.Serve {
 		if err != nil {
 			return err
 		}
+		if err := cli.InUse(cfg.Data); err != nil {
+			return err
+		}
 		m := &Main{Config: cfg, Version: version, Stdout: stdout, Log: log}
 		return errors.Join(m.Run(ctx), lines.Flush())
 	}
 }
 
-func (m *Main) now() time.Time { return time.Now() }
+func (m *Main) now() time.Time {
+	if m.clock != nil {
+		return m.clock()
+	}
+	return time.Now()
+}
 
 // newID is a random id for resources and requests: 26 letters and digits.
 func (m *Main) newID() string { return strings.ToLower(rand.Text()) }
@@ -139,7 +148,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	srv := &http.Server{
 		Handler: paced{next: handler, now: m.now}, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(m.Log.Handler(), slog.LevelDebug),
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSConfig: serverTLS(),
 	}
 	if m.Config.ClientCerts {
 		// Any certificate: its thumbprint is what a token is bound to, and the

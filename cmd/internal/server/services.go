@@ -11,6 +11,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"pulsegate/adapters"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
@@ -115,9 +116,13 @@ func (m *Main) openIngest(context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.pipeline = &ingest.Pipeline{Store: m.store, Audit: m.recorder, Consents: m.consents, Mapper: mapper, Adapters: m.adapters,
-		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data, Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log, LegacyIDs: m.store.Legacy()}
+	m.pipeline = m.ingestPipeline(mapper, m.adapters)
 	return nil
+}
+
+func (m *Main) ingestPipeline(mapper *mapping.Mapper, all []adapters.Adapter) *ingest.Pipeline {
+	return &ingest.Pipeline{Store: m.store, Audit: m.recorder, Consents: m.consents, Mapper: mapper, Adapters: all,
+		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data, Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log, LegacyIDs: m.store.Legacy()}
 }
 
 // handler is everything that listens on the address.
@@ -156,7 +161,7 @@ func (m *Main) handler() (http.Handler, error) {
 		&ingest.Handler{Pipeline: m.pipeline, Auth: m.policy, RequestID: rest.RequestID, Limits: m.pipeline.Limits, Logger: m.Log}} {
 		x.Mount(e)
 	}
-	return m.behindProxies(m.nonces.Offer(e))
+	return m.behindProxies(secured(m.base, m.nonces.Offer(e)))
 }
 
 // behindProxies takes from trusted proxies what they know of a client. The
@@ -224,15 +229,19 @@ func (o operator) put(ctx context.Context, rq *interaction.Request, typ, id stri
 		w, err := o.m.service.Create(ctx, rq, typ, body, "")
 		return w.Resource.ID, err
 	}
-	w, err := o.m.service.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, 0)
+	w, err := o.m.service.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, interaction.Preconditions{})
 	return w.Resource.ID, err
 }
 
 // record leaves the AuditEvent of an operator's command that is no FHIR
 // interaction.
 func (o operator) record(ctx context.Context, rq *interaction.Request, command, patient string) error {
-	return o.m.recorder.Record(ctx, audit.Event{Kind: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
-		Principal: rq.Principal, RequestID: rq.RequestID, Patient: patient})
+	return o.m.recorder.Record(ctx, commandEvent(rq, command, patient))
+}
+
+func commandEvent(rq *interaction.Request, command, patient string) audit.Event {
+	return audit.Event{Kind: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
+		Principal: rq.Principal, RequestID: rq.RequestID, Patient: patient}
 }
 
 // scopeText trims a scope as a person types it.

@@ -14,6 +14,7 @@ import (
 
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/egress"
+	"pulsegate/fhir/store"
 	"pulsegate/smart/agreement"
 	"pulsegate/smart/authn"
 	"pulsegate/smart/authorize"
@@ -36,8 +37,9 @@ import (
 // knows nobody: no person's token reaches any data.
 type people struct {
 	rules     func(roles []string) []access.Rule
-	roles     func(ctx context.Context, subjectID string) (roles []string, ok bool, err error)
+	roles     func(ctx context.Context, s grant.Subject) (roles []string, ok bool, err error)
 	alive     func(ctx context.Context, s grant.Subject, offline bool) (roles []string, ok bool, err error)
+	hold      func(ctx context.Context, s grant.Subject) (w store.StateWrite, ok bool, err error)
 	maySelect func(ctx context.Context, s authorize.Subject, patient, encounter string) error
 	// consents are those that hold for a person under an authorization: with
 	// what the person allowed the app, and emergency access.
@@ -62,13 +64,13 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 		Says: func(granted string) []string { return pages.Says(scopes, granted) }, Logger: m.Log}
 	var err error
 	m.tokens, err = token.New(ctx, token.Options{Store: m.store, Audit: m.recorder, Keys: m.ring, Assertions: assertions, Scopes: scopes,
-		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, UserLife: m.Config.UserTokenLife, Alive: m.people.alive,
+		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, UserLife: m.Config.UserTokenLife, Alive: m.people.alive, Hold: m.people.hold,
 		Begun: agreements.Begun, Ended: agreements.Ended, Nonces: m.nonces})
 	if err != nil {
 		return err
 	}
 	m.launches = &launch.Service{Store: m.store, Audit: m.recorder, Clients: m.clients, Auth: m.policy, Scopes: scopes, Clock: m.now,
-		Base: m.fhirBase(), Logger: m.Log}
+		Roles: m.people.roles, Base: m.fhirBase(), Logger: m.Log}
 	m.authorize, err = authorize.New(authorize.Options{Store: m.store, Audit: m.recorder, Clients: m.clients, Launches: m.launches, Scopes: scopes,
 		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, Page: m.Config.ConsentPage,
 		RoleRules: m.people.rules, MaySelect: m.people.maySelect, Now: m.tokens.Now})

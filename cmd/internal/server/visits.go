@@ -21,7 +21,7 @@ import (
 // request. An encounter may be any that is not another patient's.
 func (m *Main) maySelect(ctx context.Context, s authorize.Subject, patient, encounter string) error {
 	const op = "server.maySelect"
-	names, ok, err := m.signs.Roles(ctx, s.ID)
+	names, ok, err := m.signs.Roles(ctx, s)
 	if err != nil {
 		return err
 	}

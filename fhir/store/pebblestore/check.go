@@ -26,7 +26,7 @@ func (d *DB) Check(ctx context.Context, report func(problem string)) error {
 	}
 	defer d.leave(v)
 	c := &checker{ctx: ctx, d: d, v: v, report: report}
-	for _, f := range []func() error{c.forms, c.documents, c.ids, c.codes, c.index, c.series, c.log} {
+	for _, f := range []func() error{c.forms, c.documents, c.ids, c.codes, c.index, c.series, c.log, c.changes} {
 		if err := f(); err != nil {
 			return fhir.Wrap(op, err)
 		}

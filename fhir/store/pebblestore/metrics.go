@@ -25,11 +25,11 @@ func newMeters(d *DB) (*meters, error) {
 	m := otel.Meter("pulsegate/fhir/store/pebblestore")
 	out := &meters{}
 	var err error
-	if out.commits, err = m.Int64Counter("pulsegate.store.commits",
+	if out.commits, err = m.Int64Counter("pulsegate.store.commits", metric.WithUnit("{batch}"),
 		metric.WithDescription("Batches by outcome: committed or the code of an OperationOutcome")); err != nil {
 		return nil, err
 	}
-	if out.group, err = m.Int64Histogram("pulsegate.store.group.size",
+	if out.group, err = m.Int64Histogram("pulsegate.store.group.size", metric.WithUnit("{batch}"),
 		metric.WithDescription("Batches that shared one fsync"), metric.WithExplicitBucketBoundaries(1, 2, 4, 8, 16, 32, 64, 128, 256)); err != nil {
 		return nil, err
 	}
@@ -38,15 +38,15 @@ func newMeters(d *DB) (*meters, error) {
 		metric.WithExplicitBucketBoundaries(.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5)); err != nil {
 		return nil, err
 	}
-	if out.merges, err = m.Int64Counter("pulsegate.store.series.compactions",
+	if out.merges, err = m.Int64Counter("pulsegate.store.series.compactions", metric.WithUnit("{series}"),
 		metric.WithDescription("Series whose tails were merged")); err != nil {
 		return nil, err
 	}
-	if out.merged, err = m.Int64Counter("pulsegate.store.series.rewritten",
+	if out.merged, err = m.Int64Counter("pulsegate.store.series.rewritten", metric.WithUnit("{sample}"),
 		metric.WithDescription("Samples that compactions wrote again")); err != nil {
 		return nil, err
 	}
-	waiting, err := m.Int64ObservableGauge("pulsegate.store.series.waiting", metric.WithDescription("Series that wait for a compaction"))
+	waiting, err := m.Int64ObservableGauge("pulsegate.store.series.waiting", metric.WithUnit("{series}"), metric.WithDescription("Series that wait for a compaction"))
 	if err != nil {
 		return nil, err
 	}
@@ -54,11 +54,11 @@ func newMeters(d *DB) (*meters, error) {
 	if err != nil {
 		return nil, err
 	}
-	at, err := m.Int64ObservableGauge("pulsegate.store.commit.latest", metric.WithDescription("T of the latest durable commit"))
+	at, err := m.Int64ObservableGauge("pulsegate.store.commit.latest", metric.WithUnit("{commit}"), metric.WithDescription("T of the latest durable commit"))
 	if err != nil {
 		return nil, err
 	}
-	resources, err := m.Int64ObservableGauge("pulsegate.store.resources", metric.WithDescription("Current resources, by estimate"))
+	resources, err := m.Int64ObservableGauge("pulsegate.store.resources", metric.WithUnit("{resource}"), metric.WithDescription("Current resources, by estimate"))
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (m *meters) done(ctx context.Context, since time.Time, err error) {
 		outcome = fhir.KindOf(err).IssueCode()
 	}
 	ctx = context.WithoutCancel(ctx)
-	m.commits.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", outcome)))
+	m.commits.Add(ctx, 1, metric.WithAttributes(attribute.String("pulsegate.outcome", outcome)))
 	m.latency.Record(ctx, time.Since(since).Seconds())
 }
 

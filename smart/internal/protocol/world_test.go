@@ -250,7 +250,7 @@ func roleRules(roles []string) (out []access.Rule) {
 	return out
 }
 
-func (w *world) currentRoles(_ context.Context, subject string) ([]string, bool, error) {
+func (w *world) currentRoles(_ context.Context, _ grant.Subject) ([]string, bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.roles != nil {
@@ -260,7 +260,7 @@ func (w *world) currentRoles(_ context.Context, subject string) ([]string, bool,
 }
 
 func (w *world) alive(ctx context.Context, s grant.Subject, _ bool) ([]string, bool, error) {
-	return w.currentRoles(ctx, s.ID)
+	return w.currentRoles(ctx, s)
 }
 
 func (w *world) maySelect(_ context.Context, s authorize.Subject, patient, _ string) error {

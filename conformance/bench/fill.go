@@ -1,23 +1,12 @@
-// Command fill puts invented but lifelike samples into the data directory of a
-// server that is not running: a heart rate every 5 seconds with jitter and
-// gaps, integer rates and the motion context of a watch, for patients that are
-// there and have consented. It takes the whole path from decoded samples
-// through mapping to durable commits, and prints what that came to.
-//
-//	fill -data DIR -patients ID,ID -samples 10000000
 package main
 
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
-	"flag"
-	"fmt"
 	"io"
 	"math"
 	mrand "math/rand/v2"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -33,45 +22,30 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// result is what fill prints.
-type result struct {
-	Samples int     `json:"samples"`
-	Seconds float64 `json:"seconds"`
-}
-
-func main() {
-	data := flag.String("data", "", "the server's data directory")
-	patients := flag.String("patients", "", "ids, comma separated")
-	n := flag.Int("samples", 1_000_000, "how many, over all patients")
-	flag.Parse()
-	r, err := fill(*data, strings.Split(*patients, ","), *n)
-	if err == nil {
-		err = json.NewEncoder(os.Stdout).Encode(r)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "fill:", err)
-		os.Exit(1)
-	}
-}
-
-func fill(data string, patients []string, n int) (r result, err error) {
+// fill puts n invented but lifelike samples into the data directory of a
+// server that is not running: a heart rate every 5 seconds with jitter and
+// gaps, integer rates and the motion context of a watch. The patients must
+// exist and have consented. It takes the whole path from decoded samples
+// through mapping to durable commits, and returns how many samples were
+// created and the time that took.
+func fill(data string, patients []string, n int) (created int, took time.Duration, err error) {
 	db, err := pebblestore.Open(filepath.Join(data, "store"), pebblestore.Options{})
 	if err != nil {
-		return r, err
+		return created, 0, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	rec, err := audit.NewRecorder(audit.Options{Store: db, Clock: time.Now, Rand: rand.Reader, Observer: "https://fill.example"})
 	if err != nil {
-		return r, err
+		return created, 0, err
 	}
 	consents, err := consent.New(consent.Options{Store: db, Clock: time.Now})
 	if err != nil {
-		return r, err
+		return created, 0, err
 	}
 	defer consents.Close()
 	m, err := mapping.New(mapping.Builtin(), mapping.Options{})
 	if err != nil {
-		return r, err
+		return created, 0, err
 	}
 	p := &ingest.Pipeline{Store: db, Audit: rec, Consents: consents, Mapper: m, Clock: time.Now, SpoolDir: data, Limits: ingest.Limits{MaxBytes: math.MaxInt64}}
 	who := &access.Principal{Operator: "fill", Grant: access.All()}
@@ -82,12 +56,11 @@ func fill(data string, patients []string, n int) (r result, err error) {
 		s, err := p.Run(context.Background(), ingest.Request{Patient: id, Vendor: "apple", Format: "decoded",
 			Body: io.LimitReader(strings.NewReader(id), 1<<10), Principal: who})
 		if err != nil {
-			return r, err
+			return created, 0, err
 		}
-		r.Samples += s.Created
+		created += s.Created
 	}
-	r.Seconds = time.Since(began).Seconds()
-	return r, nil
+	return created, time.Since(began), nil
 }
 
 // heart is an adapter of samples that are decoded already.

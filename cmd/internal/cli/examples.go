@@ -1,0 +1,63 @@
+package cli
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// examples holds one or more invocations of each command, by command path
+// without the binary's name. A test requires one for every command and that
+// each parses.
+var examples = map[string]string{
+	"serve": `pulsegate serve --data pulsegate-data --listen 127.0.0.1:8080
+pulsegate serve --config /etc/pulsegate/pulsegate.yaml
+pulsegate serve --demo --data demo-data`,
+	"config": `pulsegate config > pulsegate.yaml
+pulsegate config --config pulsegate.yaml`,
+	"version":                   `pulsegate version --json`,
+	"patient add":               `pulsegate patient add --given Ada --family Muster --timezone Europe/Berlin`,
+	"patient list":              `pulsegate patient list`,
+	"patient show":              `pulsegate patient show 4hx7kq2m`,
+	"consent grant":             `pulsegate consent grant --patient 4hx7kq2m --vendor apple --categories vital-signs,activity`,
+	"consent withdraw":          `pulsegate consent withdraw --patient 4hx7kq2m --vendor apple`,
+	"consent list":              `pulsegate consent list --patient 4hx7kq2m`,
+	"client add":                `pulsegate client add --name "My EHR" --jwks ehr-jwks.json --scope "system/Observation.rs system/Patient.rs"`,
+	"client list":               `pulsegate client list`,
+	"client disable":            `pulsegate client disable k3v9w2`,
+	"client registration-token": `pulsegate client registration-token --scope "launch/patient patient/*.rs openid fhirUser" --uses 5 --life 48h`,
+	"client keygen":             `pulsegate client keygen --key ehr.jwk > ehr-jwks.json`,
+	"client token":              `pulsegate client token --client k3v9w2 --key ehr.jwk --scope "system/Observation.rs"`,
+	"ingest":                    `pulsegate ingest --patient 4hx7kq2m --vendor apple export.zip`,
+	"quarantine list": `pulsegate quarantine list
+pulsegate quarantine list --items --patient 4hx7kq2m`,
+	"quarantine show":  `pulsegate quarantine show q7d1s5`,
+	"quarantine retry": `pulsegate quarantine retry`,
+	"audit verify": `pulsegate audit verify
+pulsegate audit verify --checkpoint checkpoint-of-last-month`,
+	"demo token":     `export TOKEN=$(pulsegate demo token)`,
+	"health":         `pulsegate health --config /etc/pulsegate/pulsegate.yaml`,
+	"store stat":     `pulsegate store stat`,
+	"store check":    `pulsegate store check`,
+	"user bootstrap": `pulsegate user bootstrap --login root --name "Rita Root"`,
+	"user invite":    `pulsegate user invite --login dora --name "Dr. Dora Doc" --role practitioner --practitioner p7q2`,
+	"user reinvite":  `pulsegate user reinvite --login dora`,
+	"user disable":   `pulsegate user disable --login dora`,
+	"user list":      `pulsegate user list`,
+}
+
+// addExamples fills in the examples of a command and its subcommands.
+func addExamples(c *cobra.Command) {
+	if path := pathOf(c); examples[path] != "" {
+		c.Example = "  " + strings.ReplaceAll(examples[path], "\n", "\n  ")
+	}
+	for _, s := range c.Commands() {
+		addExamples(s)
+	}
+}
+
+// pathOf returns the command path without the binary's name.
+func pathOf(c *cobra.Command) string {
+	_, path, _ := strings.Cut(c.CommandPath(), " ")
+	return path
+}

@@ -1,0 +1,107 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"pulsegate/cmd/internal/admin"
+	"pulsegate/cmd/internal/config"
+)
+
+// healthCommand asks the server on this machine whether it is ready, over the
+// address that clients use. It exits with 0 only if it is.
+func healthCommand() *cobra.Command {
+	c := &cobra.Command{Use: "health", Short: "Ask the server on this machine whether it is ready (exit status 0 or 1)", Args: cobra.NoArgs}
+	load := configFlags(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		cfg, err := load()
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(c.Context(), 5*time.Second)
+		defer cancel()
+		text, err := readiness(ctx, cfg)
+		if err != nil {
+			return admin.Advise(err, "look into the server's log")
+		}
+		_, err = fmt.Fprintln(c.OutOrStdout(), text)
+		return err
+	}
+	return c
+}
+
+// readiness returns the body of /readyz, or an error unless its status is 200.
+func readiness(ctx context.Context, cfg *config.Config) (string, error) {
+	host, port, err := net.SplitHostPort(cfg.Listen)
+	if err != nil {
+		return "", err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	tr := &http.Transport{DisableKeepAlives: true}
+	scheme := "http"
+	if cfg.TLSCert != "" {
+		scheme = "https"
+		if tr.TLSClientConfig, err = trusting(cfg.TLSCert); err != nil {
+			return "", err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, port)+"/readyz", nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := (&http.Client{Transport: tr}).Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	if err != nil {
+		return "", err
+	}
+	text := strings.TrimSpace(string(body))
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("not ready: %s", text)
+	}
+	return text, nil
+}
+
+// trusting returns a TLS configuration that accepts the certificate in file
+// and no other, under the name that the certificate has.
+func trusting(file string) (*tls.Config, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(raw)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("%s: no PEM certificate", file)
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, errors.New(file + ": no certificate")
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(leaf)
+	out := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	switch {
+	case len(leaf.DNSNames) > 0:
+		out.ServerName = strings.Replace(leaf.DNSNames[0], "*", "health", 1)
+	case len(leaf.IPAddresses) > 0:
+		out.ServerName = leaf.IPAddresses[0].String()
+	}
+	return out, nil
+}

@@ -1,0 +1,95 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+
+	"github.com/spf13/cobra"
+
+	"pulsegate/cmd/internal/admin"
+)
+
+func patientCommand() *cobra.Command {
+	add := &cobra.Command{Use: "add", Short: "Add a Patient and print its id", Args: cobra.NoArgs}
+	r := operator(add)
+	var p admin.NewPatient
+	add.Flags().StringVar(&p.Given, "given", "", "given name")
+	add.Flags().StringVar(&p.Family, "family", "", "family name")
+	add.Flags().StringVar(&p.BirthDate, "birthdate", "", "YYYY-MM-DD")
+	add.Flags().StringVar(&p.Gender, "gender", "", "male, female, other or unknown")
+	add.Flags().StringVar(&p.TimeZone, "timezone", "", "IANA zone of the wearer, for payloads that state no offset")
+	add.Flags().StringVar(&p.ID, "id", "", "id to use; otherwise the server chooses")
+	need(add, "given", "family")
+	add.RunE = func(c *cobra.Command, _ []string) error {
+		var out admin.ID
+		if err := r.call(c.Context(), "patient", nil, p, &out); err != nil {
+			return err
+		}
+		return r.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
+	}
+	values(add, "gender", "male", "female", "other", "unknown")
+
+	list := &cobra.Command{Use: "list", Short: "List patients", Args: cobra.NoArgs}
+	lr := operator(list)
+	list.RunE = func(c *cobra.Command, _ []string) error {
+		var out admin.Patients
+		if err := lr.call(c.Context(), "patient", nil, nil, &out); err != nil {
+			return err
+		}
+		return lr.list(out, []string{"ID", "NAME", "BORN", "GENDER", "TIME ZONE"}, func(t *table) {
+			for _, p := range out.Patients {
+				t.row(p.ID, p.Name, p.BirthDate, p.Gender, p.TimeZone)
+			}
+		})
+	}
+
+	show := &cobra.Command{Use: "show ID", Short: "Show a patient with consents and devices", Args: cobra.ExactArgs(1)}
+	sr := operator(show)
+	completeArg(show, sr, patientIDs)
+	show.RunE = func(c *cobra.Command, args []string) error {
+		var out admin.PatientDetails
+		if err := sr.call(c.Context(), "patient/show", url.Values{"id": {args[0]}}, nil, &out); err != nil {
+			return err
+		}
+		return sr.print(out, func(w io.Writer) { showPatient(w, &out) })
+	}
+	return group("patient", "Patients", add, list, show)
+}
+
+// showPatient prints the patient's own facts, then a table of consents and one
+// of devices.
+func showPatient(w io.Writer, p *admin.PatientDetails) {
+	facts := newTable(w, "ID", "NAME", "BORN", "GENDER", "TIME ZONE")
+	facts.row(p.ID, p.Name, p.BirthDate, p.Gender, p.TimeZone)
+	err := facts.done()
+	fmt.Fprintln(w)
+	consents := newTable(w, consentHeader...)
+	for _, x := range p.Consents {
+		consentRow(consents, x)
+	}
+	err = errors.Join(err, consents.done())
+	fmt.Fprintln(w)
+	devices := newTable(w, "DEVICE", "STATUS", "NAME")
+	for _, d := range p.Devices {
+		devices.row(d.ID, d.Status, d.Name)
+	}
+	if errors.Join(err, devices.done()) != nil {
+		return // the reader has closed the pipe
+	}
+}
+
+// consentHeader and consentRow are the columns of a Consent.
+var consentHeader = []string{"CONSENT", "PATIENT", "STATUS", "VENDOR", "CATEGORIES", "RECIPIENT", "DATE"}
+
+func consentRow(t *table, x admin.Consent) {
+	vendor, categories := x.Vendor, any(x.Categories)
+	if vendor == "" {
+		vendor = "all"
+	}
+	if len(x.Categories) == 0 {
+		categories = "all"
+	}
+	t.row(x.ID, x.Patient, x.Status, vendor, categories, x.Recipient, x.Date)
+}

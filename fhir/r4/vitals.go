@@ -1,0 +1,212 @@
+package r4
+
+import (
+	"strings"
+
+	"github.com/valyala/fastjson"
+)
+
+// observationRules checks the invariants of Observation, and R4's profiles of
+// vital signs where an Observation declares one: the server claims them as
+// supported. An Observation in the category vital-signs that declares no
+// profile must at least have a result (vs-2, vs-3).
+func observationRules(v *fastjson.Value, r reporter) {
+	value := choice(v, "value")
+	if value && v.Exists("dataAbsentReason") {
+		r.broken("dataAbsentReason", "is allowed only without a value (obs-6)")
+	}
+	components := v.GetArray("component")
+	for i, c := range components {
+		if c.Exists("dataAbsentReason") && choice(c, "value") {
+			r.broken("component["+itoa(i)+"].dataAbsentReason", "is allowed only without a value (obs-6)")
+		}
+		if value && sameCoding(v.Get("code"), c.Get("code")) {
+			r.broken("value", "must not stand beside a component of the same code (obs-7)")
+		}
+	}
+	vital := vitalCategory(v)
+	base, profiles := vitalProfiles(v)
+	if !vital && !base {
+		return
+	}
+	if !value && !v.Exists("dataAbsentReason") && len(components) == 0 && !v.Exists("hasMember") {
+		r.broken("", "a vital sign needs a value, dataAbsentReason, component or hasMember (vs-2)")
+	}
+	for i, c := range components {
+		if !c.Exists("dataAbsentReason") && !choice(c, "value") {
+			r.broken("component["+itoa(i)+"]", "a component of a vital sign needs a value or a dataAbsentReason (vs-3)")
+		}
+	}
+	if !base {
+		return
+	}
+	if !vital {
+		r.broken("category", "needs the category vital-signs (profile vitalsigns)")
+	}
+	vitalRules(v, r)
+	for _, p := range profiles {
+		p.check(v, value, r)
+	}
+}
+
+const loinc = "http://loinc.org"
+
+// vitalProfile is one of R4's profiles on the profile vitalsigns.
+type vitalProfile struct {
+	name, code string
+	units      []string // UCUM codes of the value; none: there is no value
+}
+
+var vitalSigns = []vitalProfile{ // read only
+	{"resprate", "9279-1", []string{"/min"}},
+	{"heartrate", "8867-4", []string{"/min"}},
+	{"oxygensat", "2708-6", []string{"%"}},
+	{"bodytemp", "8310-5", []string{"Cel", "[degF]"}},
+	{"bodyheight", "8302-2", []string{"cm", "[in_i]"}},
+	{"headcircum", "9843-4", []string{"cm", "[in_i]"}},
+	{"bodyweight", "29463-7", []string{"g", "kg", "[lb_av]"}},
+	{"bmi", "39156-5", []string{"kg/m2"}},
+	{"bp", "85354-9", nil},
+	{"vitalspanel", "", nil},
+}
+
+// vitalUnits is the value set ucum-vitals-common, to which the profile
+// vitalsigns binds the values of components.
+var vitalUnits = []string{"%", "cm", "[in_i]", "kg", "g", "[lb_av]", "Cel", "[degF]", "mm[Hg]", "/min", "kg/m2", "m2"} // read only
+
+const vitalBase = "http://hl7.org/fhir/StructureDefinition/"
+
+// vitalProfiles returns which of R4's profiles of vital signs v declares; base
+// is also true for the profile vitalsigns itself.
+func vitalProfiles(v *fastjson.Value) (base bool, found []*vitalProfile) {
+	for _, p := range v.GetArray("meta", "profile") {
+		b := p.GetStringBytes()
+		if !hasPrefix(b, vitalBase) {
+			continue
+		}
+		name, _, _ := strings.Cut(string(b[len(vitalBase):]), "|")
+		base = base || name == "vitalsigns"
+		for i := range vitalSigns {
+			if vitalSigns[i].name == name {
+				base, found = true, append(found, &vitalSigns[i])
+			}
+		}
+	}
+	return base, found
+}
+
+func vitalCategory(v *fastjson.Value) bool {
+	for _, c := range v.GetArray("category") {
+		for _, k := range c.GetArray("coding") {
+			if is(k, "code", "vital-signs") && is(k, "system", "http://terminology.hl7.org/CodeSystem/observation-category") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// vitalRules are those of the profile vitalsigns.
+func vitalRules(v *fastjson.Value, r reporter) {
+	if !v.Exists("subject") {
+		r.broken("subject", "is required (profile vitalsigns)")
+	}
+	at := v.GetStringBytes("effectiveDateTime")
+	if !has(v, "effectiveDateTime") && !v.Exists("effectivePeriod") {
+		r.broken("effective", "needs a dateTime or a Period (profile vitalsigns)")
+	} else if len(at) > 0 && len(at) < 10 {
+		r.broken("effective", "must be precise to the day (vs-1)")
+	}
+	for i, c := range v.GetArray("component") {
+		if q := c.Get("valueQuantity"); q != nil && (!is(q, "system", ucum) || !oneOf(vitalUnits, q.GetStringBytes("code"))) {
+			r.broken("component["+itoa(i)+"].valueQuantity", "needs a unit of the value set ucum-vitals-common (profile vitalsigns)")
+		}
+	}
+}
+
+func (p *vitalProfile) check(v *fastjson.Value, value bool, r reporter) {
+	profile := " (profile " + p.name + ")"
+	if p.code != "" && !loincCoded(v.Get("code"), p.code) {
+		r.broken("code", "needs a coding with the LOINC code "+p.code+profile)
+	}
+	switch {
+	case p.units != nil && value:
+		p.quantity(v, "", p.units, r)
+	case p.units == nil && value:
+		r.broken("value", "is not allowed"+profile)
+	}
+	switch p.name {
+	case "vitalspanel":
+		if !v.Exists("hasMember") {
+			r.broken("hasMember", "is required"+profile)
+		}
+	case "bp":
+		p.pressure(v, r, "8480-6", "systolic")
+		p.pressure(v, r, "8462-4", "diastolic")
+	}
+}
+
+// pressure checks that there is one component of a code.
+func (p *vitalProfile) pressure(v *fastjson.Value, r reporter, code, name string) {
+	n := 0
+	for i, c := range v.GetArray("component") {
+		if !loincCoded(c.Get("code"), code) {
+			continue
+		}
+		n++
+		if choice(c, "value") {
+			p.quantity(c, "component["+itoa(i)+"].", []string{"mm[Hg]"}, r)
+		}
+	}
+	if n != 1 {
+		r.broken("component", "needs one "+name+" component with the LOINC code "+code+" (profile "+p.name+")")
+	}
+}
+
+// quantity checks that the value of v is a Quantity in one of the units.
+func (p *vitalProfile) quantity(v *fastjson.Value, place string, units []string, r reporter) {
+	q := v.Get("valueQuantity")
+	if q == nil {
+		r.broken(place+"value", "must be a Quantity (profile "+p.name+")")
+		return
+	}
+	if !has(q, "value") || !has(q, "unit") || !is(q, "system", ucum) || !oneOf(units, q.GetStringBytes("code")) {
+		r.broken(place+"valueQuantity", "needs a value, a unit, the system UCUM and the code "+strings.Join(units, " or ")+" (profile "+p.name+")")
+	}
+}
+
+func oneOf(list []string, s []byte) bool {
+	for _, x := range list {
+		if x == string(s) {
+			return true
+		}
+	}
+	return false
+}
+
+func loincCoded(concept *fastjson.Value, code string) bool {
+	if concept == nil {
+		return false
+	}
+	for _, c := range concept.GetArray("coding") {
+		if is(c, "code", code) && is(c, "system", loinc) {
+			return true
+		}
+	}
+	return false
+}
+
+func sameCoding(a, b *fastjson.Value) bool {
+	if a == nil || b == nil {
+		return false
+	}
+	for _, x := range a.GetArray("coding") {
+		code := x.GetStringBytes("code")
+		for _, y := range b.GetArray("coding") {
+			if len(code) > 0 && is(y, "code", string(code)) && is(y, "system", string(x.GetStringBytes("system"))) {
+				return true
+			}
+		}
+	}
+	return false
+}

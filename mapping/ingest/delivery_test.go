@@ -1,0 +1,57 @@
+package ingest
+
+import (
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/gin-gonic/gin"
+
+	"pulsegate/fhir/access"
+)
+
+const loneHour = `{"data":{"metrics":[{"name":"step_count","units":"count","data":[{"date":"2026-04-07 00:00:00 +0200","qty":23,"source":"Band"}]},` +
+	`{"name":"heart_rate","units":"count/min","data":[{"date":"2026-04-07 00:00:00 +0200","Min":49,"Avg":53,"Max":70,"source":"Band"}]}]}}`
+
+// TestDeliveryHeaders: what a row at midnight stands for is in the headers of
+// the automation; no average of heart rates is coded as a heart rate.
+func TestDeliveryHeaders(t *testing.T) {
+	gin.SetMode(gin.TestMode)
+	for _, c := range []struct {
+		aggregation, steps, when string
+	}{
+		{"", "55423-8", `"effectiveDateTime":"2026-04-07T00:00:00+02:00"`},
+		{"Hours", "55423-8", `"effectivePeriod":{"start":"2026-04-07T00:00:00+02:00","end":"2026-04-07T01:00:00+02:00"}`},
+		{"Days", "41950-7", `"effectiveDateTime":"2026-04-07"`},
+	} {
+		w := newWorld(t)
+		e := gin.New()
+		who := &access.Principal{ClientID: "c", Grant: &access.Grant{Recipient: "c", Rules: []access.Rule{{Type: "Observation", May: access.Create}}}}
+		(&Handler{Pipeline: w.p, Auth: fixed{who}}).Mount(e)
+		req := httptest.NewRequest("POST", "/ingest/apple/auto?patient=p1", strings.NewReader(loneHour))
+		if c.aggregation != "" {
+			req.Header.Set("Automation-Aggregation", c.aggregation)
+			req.Header.Set("Automation-Name", "Band to clinic")
+			req.Header.Set("Automation-Period", "Today")
+			req.Header.Set("Session-Id", "F00")
+		}
+		rec := httptest.NewRecorder()
+		e.ServeHTTP(rec, req)
+		if rec.Code != 200 {
+			t.Fatalf("%s: %d %s", c.aggregation, rec.Code, rec.Body)
+		}
+		all := w.all("Observation")
+		if len(all) != 2 {
+			t.Errorf("%q: %d Observations", c.aggregation, len(all))
+		}
+		for _, o := range all {
+			body := string(o.JSON)
+			if strings.Contains(body, "8867-4") || strings.Contains(body, "/heartrate") {
+				t.Errorf("%q: an average coded as a heart rate: %s", c.aggregation, body)
+			}
+			if !strings.Contains(body, c.when) || strings.Contains(body, `"steps"`) && !strings.Contains(body, c.steps) {
+				t.Errorf("%q: %s", c.aggregation, body)
+			}
+		}
+	}
+}

@@ -1,0 +1,244 @@
+package mapping
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"pulsegate/fhir/series"
+	"pulsegate/mapping/sample"
+)
+
+func num(n, unit string) sample.Value { return sample.Value{Kind: sample.Number, Num: n, Unit: unit} }
+
+func run(parts ...sample.Component) *sample.Sample {
+	at := time.Date(2026, 10, 4, 9, 0, 0, 0, time.FixedZone("", 7200))
+	return &sample.Sample{Metric: "HKWorkoutTypeIdentifier", Channel: "export.xml", Start: at, End: at.Add(time.Hour),
+		Value: sample.Value{Kind: sample.Code, Text: "HKWorkoutActivityTypeRowing"}, Source: sample.Source{Name: "Wrist"}, Components: parts}
+}
+
+// TestOddComponent: one component that cannot be written never loses the rest,
+// and its name and reason come back.
+func TestOddComponent(t *testing.T) {
+	m := mapper(t)
+	for name, c := range map[string]struct {
+		s      *sample.Sample
+		left   []LeftOut
+		holds  []string
+		absent []string
+	}{
+		"unit of another kind": {run(sample.Component{Name: "weatherTemperature", Value: num("61", "degrees")}, sample.Component{Name: "distance", Value: num("4.2", "km")}),
+			[]LeftOut{{Component: "weatherTemperature", Reason: sample.ReasonBadUnit}}, []string{`"value":4200,`}, []string{"weatherTemperature"}},
+		"outside the range": {run(sample.Component{Name: "duration", Value: num("50", "min")}, sample.Component{Name: "heartRateMaximum", Value: num("2600", "count/min")}),
+			[]LeftOut{{Component: "heartRateMaximum", Reason: sample.ReasonBadValue}}, []string{`"value":50,`}, []string{"2600"}},
+		"no number": {run(sample.Component{Name: "steps", Value: num("many", "count")}, sample.Component{Name: "duration", Value: num("50", "min")}),
+			[]LeftOut{{Component: "steps", Reason: sample.ReasonBadValue}}, []string{`"value":50,`}, []string{"many"}},
+		"zero that is not measured": {run(sample.Component{Name: "heartRateAverage", Value: num("0.0", "bpm")}, sample.Component{Name: "steps", Value: num("0", "count")}),
+			[]LeftOut{{Component: "heartRateAverage", Reason: sample.DropPlaceholder}}, []string{`"value":0,"unit":"steps"`}, []string{"55425-3"}},
+		"all of them": {run(sample.Component{Name: "averageMETs", Value: num("900", "MET")}, sample.Component{Name: "indoor", Value: sample.Value{Kind: sample.Code}}),
+			[]LeftOut{{Component: "averageMETs", Reason: sample.ReasonBadValue}, {Component: "indoor", Reason: sample.ReasonMissing}}, []string{"Rowing"}, []string{`"component"`}},
+		"none": {run(sample.Component{Name: "averageMETs", Value: num("6.7", "kcal/hr-kg")}), nil, []string{`"value":6.7,"unit":"MET"`}, nil},
+	} {
+		res, err := m.Map(nil, "apple", c.s, "p1", nil)
+		if err != nil || len(res.Left) != len(c.left) {
+			t.Errorf("%s: %v, left out %v, want %v", name, err, res.Left, c.left)
+			continue
+		}
+		for i, want := range c.left {
+			if got := res.Left[i]; got.Component != want.Component || got.Reason != want.Reason || got.Rule == "" {
+				t.Errorf("%s: left out %+v, want %+v", name, got, want)
+			}
+		}
+		for _, x := range c.holds {
+			if !strings.Contains(string(res.JSON), x) {
+				t.Errorf("%s: no %s in %s", name, x, res.JSON)
+			}
+		}
+		for _, x := range c.absent {
+			if strings.Contains(string(res.JSON), x) {
+				t.Errorf("%s: %s in %s", name, x, res.JSON)
+			}
+		}
+		if res.Kept != nil { // it is the Observation of the sample without them
+			again, err := m.Map(nil, "apple", res.Kept, "p1", nil)
+			if err != nil || again.Left != nil || again.ID != res.ID || string(again.JSON) != string(res.JSON) {
+				t.Errorf("%s: what is kept maps to %v %s", name, err, again.JSON)
+			}
+		}
+	}
+}
+
+// TestEveryComponentSifts: of every row of every vendor, each component with a
+// unit may be absurd, and the others stay.
+func TestEveryComponentSifts(t *testing.T) {
+	m := mapper(t)
+	for i := range m.table.Vendors {
+		v := &m.table.Vendors[i]
+		for j := range v.Rows {
+			r := &v.Rows[j]
+			for k := range r.Components {
+				s := example(t, m, v, r, false)
+				x := &s.Components[k].Value
+				if r.Shape == ShapeDevice || x.Kind != sample.Number {
+					continue
+				}
+				x.Num = "98765432100"
+				if s.Value.Kind == sample.None && len(s.Components) == 1 {
+					var re *RejectError
+					if _, err := m.Map(nil, v.Vendor, s, "p1", nil); r.Shape != ShapeEvent && (!errors.As(err, &re) || re.Reason != sample.ReasonBadValue) {
+						t.Errorf("%s/%s: %v", r.Metric, r.Components[k].Name, err)
+					}
+					continue
+				}
+				res, err := m.Map(nil, v.Vendor, s, "p1", nil)
+				if err != nil || len(res.Left) != 1 || res.Left[0].Component != r.Components[k].Name || strings.Contains(string(res.JSON), "987654321") {
+					t.Errorf("%s/%s: %v %v %s", r.Metric, r.Components[k].Name, err, res.Left, res.JSON)
+				}
+				vitalSigns(t, res.JSON)
+				var row series.Sample
+				if m.Streams(v.Vendor, "p1", nil).Place(s, &row) != nil {
+					t.Errorf("%s/%s: a series takes it", r.Metric, r.Components[k].Name)
+				}
+			}
+		}
+	}
+}
+
+// TestZero: a zero is "not measured" only where the table says so.
+func TestZero(t *testing.T) {
+	m := mapper(t)
+	for _, c := range []struct{ vendor, metric, unit, reason string }{
+		{"apple", "HKQuantityTypeIdentifierHeartRate", "count/min", sample.DropPlaceholder}, {"apple", "heart_rate", "bpm", sample.DropPlaceholder},
+		{"apple", "blood_oxygen_saturation", "%", sample.DropPlaceholder}, {"fitbit", "daily-resting-heart-rate", "bpm", sample.DropPlaceholder},
+		{"oura", "heartrate", "bpm", sample.DropPlaceholder}, {"oura", "sleep.average_breath", "breaths/min", sample.DropPlaceholder},
+		{"apple", "step_count", "count", ""}, {"fitbit", "steps/day", "count", ""}, {"oura", "daily_activity.steps", "count", ""},
+		{"apple", "weight_body_mass", "kg", sample.ReasonBadValue},
+	} {
+		for _, zero := range []string{"0", "0.00", "-0"} {
+			s := &sample.Sample{Metric: c.metric, Channel: "x", Start: time.Date(2026, 10, 4, 9, 0, 0, 0, time.UTC), Value: num(zero, c.unit)}
+			_, err := m.Map(nil, c.vendor, s, "p1", nil)
+			var re *RejectError
+			if c.reason == "" && err != nil || c.reason != "" && (!errors.As(err, &re) || re.Reason != c.reason) {
+				t.Errorf("%s %s: %v, want %s", c.metric, zero, err, c.reason)
+			}
+			var row series.Sample
+			if c.reason != "" && m.Streams(c.vendor, "p1", nil).Place(s, &row) != nil {
+				t.Errorf("%s %s: a series takes it", c.metric, zero)
+			}
+		}
+	}
+}
+
+// TestPlausible: what no living person has is refused by every channel that
+// is not known to write it otherwise.
+func TestPlausible(t *testing.T) {
+	m := mapper(t)
+	for _, c := range []struct {
+		vendor, metric, channel, num, unit string
+		ok                                 bool
+	}{
+		{"apple", "blood_oxygen_saturation", "hae", "0.97", "%", false},
+		{"apple", "blood_oxygen_saturation", "hae", "97", "%", true},
+		{"apple", "HKQuantityTypeIdentifierOxygenSaturation", "export.xml", "0.97", "%", true},
+		{"apple", "HKQuantityTypeIdentifierOxygenSaturation", "export.xml", "97", "%", false},
+		{"oura", "daily_spo2.spo2_percentage", "v2", "0.97", "%", false},
+		{"fitbit", "oxygen-saturation", "v4", "0.97", "%", false},
+		{"apple", "body_fat_percentage", "hae", "0.22", "%", false},
+		{"apple", "heart_rate", "hae", "3", "bpm", false},
+		{"fitbit", "core-body-temperature", "v4", "98.6", "Cel", false},
+		{"apple", "HKQuantityTypeIdentifierBodyTemperature", "export.xml", "98.6", "degF", true},
+		{"apple", "night", "hae", "808742", "hr", false},
+	} {
+		s := &sample.Sample{Metric: c.metric, Channel: c.channel, Start: time.Date(2026, 10, 4, 9, 0, 0, 0, time.UTC), Value: num(c.num, c.unit)}
+		if _, err := m.Map(nil, c.vendor, s, "p1", nil); (err == nil) != c.ok {
+			t.Errorf("%s %s %s by %s: %v", c.metric, c.num, c.unit, c.channel, err)
+		}
+	}
+}
+
+// TestSeriesPoints: absurd points become E, and the series stays.
+func TestSeriesPoints(t *testing.T) {
+	m := mapper(t)
+	at := time.Date(2026, 10, 4, 1, 0, 0, 0, time.UTC)
+	for data, want := range map[string]string{"51 0 E 52 4000": "51 E E 52 E", "51 52": "51 52", "0 0 0": ""} {
+		s := &sample.Sample{Metric: "sleep.heart_rate", Channel: "v2", Start: at, End: at.Add(25 * time.Minute),
+			Value: sample.Value{Kind: sample.Series, Series: &sample.SeriesData{Period: 5 * time.Minute, Unit: "bpm", Data: data}}}
+		res, err := m.Map(nil, "oura", s, "p1", nil)
+		var re *RejectError
+		switch {
+		case want == "":
+			if !errors.As(err, &re) || re.Reason != sample.ReasonBadValue {
+				t.Errorf("%s: %v", data, err)
+			}
+		case err != nil || !strings.Contains(string(res.JSON), `"data":"`+want+`"`) || (len(res.Left) == 1) != (data != want):
+			t.Errorf("%s: %v %v %s", data, err, res.Left, res.JSON)
+		case s.Value.Series.Data != data:
+			t.Errorf("%s: the sample was changed", data)
+		}
+	}
+}
+
+// TestHalfBloodPressure: the profile wants both halves; one that is absent is
+// stated as such.
+func TestHalfBloodPressure(t *testing.T) {
+	m := mapper(t)
+	for name, parts := range map[string][]sample.Component{
+		"odd":     {{Name: "systolic", Value: num("122", "mmHg")}, {Name: "diastolic", Value: num("9000", "mmHg")}},
+		"missing": {{Name: "systolic", Value: num("122", "mmHg")}},
+	} {
+		s := &sample.Sample{Metric: "blood_pressure", Channel: "hae", Start: time.Date(2026, 10, 4, 1, 0, 0, 0, time.UTC), Components: parts}
+		res, err := m.Map(nil, "apple", s, "p1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var o struct {
+			Component []struct {
+				Code             concept_
+				ValueQuantity    *quantity_
+				DataAbsentReason json.RawMessage
+			}
+		}
+		if err := json.Unmarshal(res.JSON, &o); err != nil {
+			t.Fatal(err)
+		}
+		found := map[string]bool{}
+		for _, c := range o.Component {
+			if c.Code.has("8480-6") {
+				found["systolic"] = c.ValueQuantity != nil && c.ValueQuantity.Value == "122"
+			}
+			if c.Code.has("8462-4") {
+				found["diastolic"] = c.ValueQuantity == nil && c.DataAbsentReason != nil
+			}
+		}
+		if !found["systolic"] || !found["diastolic"] {
+			t.Errorf("%s: %s", name, res.JSON)
+		}
+	}
+}
+
+// TestMolarMass: HealthKit's spellings of an amount of substance.
+func TestMolarMass(t *testing.T) {
+	m := mapper(t)
+	for unit, want := range map[string]string{
+		"mmol<180.1558800000541>/L": "5.6", "mmol<180.15588000005408>/L": "5.6", "mmol<180.15588>/l": "5.6", "mmol<1.8015588e2>/L": "5.6",
+		"mmol/L": "5.6", "µmol<180.1558800000541>/L": "", "mmol<glucose>/L": "", "mmol<180.1558/L": "", "<180>mmol/L": "",
+	} {
+		for _, metric := range []string{"HKQuantityTypeIdentifierBloodGlucose", "blood_glucose"} {
+			s := &sample.Sample{Metric: metric, Channel: "export.xml", Start: time.Date(2026, 10, 4, 7, 0, 0, 0, time.UTC), Value: num("5.6", unit)}
+			res, err := m.Map(nil, "apple", s, "p1", nil)
+			if ok := strings.Contains(string(res.JSON), `"valueQuantity":{"value":`+want+`,"unit":"mmol/L"`) && strings.Contains(string(res.JSON), "15074-8"); (err == nil && ok) != (want != "") {
+				t.Errorf("%s in %s: %v %s", metric, unit, err, res.JSON)
+			}
+			var row series.Sample
+			if placed := m.Streams("apple", "p1", nil).Place(s, &row) != nil; placed != (want != "") {
+				t.Errorf("%s in %s: placed %v", metric, unit, placed)
+			}
+		}
+	}
+	s := &sample.Sample{Metric: "blood_glucose", Channel: "hae", Start: time.Date(2026, 10, 4, 7, 0, 0, 0, time.UTC), Value: num("101", "mg/dL")}
+	if res, err := m.Map(nil, "apple", s, "p1", nil); err != nil || !strings.Contains(string(res.JSON), `"value":101,"unit":"mg/dL"`) {
+		t.Errorf("mg/dL: %v %s", err, res.JSON)
+	}
+}

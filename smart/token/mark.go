@@ -1,0 +1,93 @@
+package token
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/store"
+	"pulsegate/smart/client"
+)
+
+// maxLead is how far the mark may lead the clock. An assertion that was used
+// before the clock went back has expired by then, and no longer is any client
+// kept from a token.
+const maxLead = client.MaxLife + client.Skew
+
+// Mark is the time that assertions and codes are held against, beside the
+// clock.
+type Mark struct {
+	Clock time.Time
+	Mark  time.Time // the later one of the clock and of the latest authenticated request
+}
+
+// now returns the time that never goes back: the later of the clock and the
+// mark. It does not move the mark, for anybody may ask for it. A mark that
+// leads by more than maxLead was set while the clock was wrong: it is lowered,
+// once, so that the clock passes it within that time.
+func (e *Endpoint) now(ctx context.Context) time.Time {
+	t := e.opts.Clock().UTC()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	lead := time.Duration(e.high-t.Unix()) * time.Second
+	switch {
+	case lead <= 0:
+		return t
+	case lead > maxLead:
+		e.high = t.Add(maxLead).Unix()
+		e.opts.Logger.ErrorContext(ctx, "the clock went back; no assertion is accepted until it has passed the mark. If the clock is right now, `pulsegate clock reset` ends the wait",
+			"went_back_seconds", int64(lead/time.Second), "wait_seconds", int64(maxLead/time.Second))
+		if err := e.setMark(context.WithoutCancel(ctx), e.high, audit.Event{Kind: audit.Security, Interaction: "configuration"}, "clock-mark-lowered"); err != nil {
+			e.opts.Logger.ErrorContext(ctx, "the lowered mark is not stored", "error", err)
+		}
+	case lead > client.Skew:
+		e.opts.Logger.WarnContext(ctx, "the clock is behind the time of an earlier token", "seconds", int64(lead/time.Second))
+	}
+	return time.Unix(e.high, 0).UTC()
+}
+
+// advance moves the mark for a request that has shown who it is from.
+func (e *Endpoint) advance(t time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.high = max(e.high, t.Unix())
+}
+
+// setMark stores the mark together with the record of that.
+func (e *Endpoint) setMark(ctx context.Context, to int64, ev audit.Event, change string) error {
+	ev.Extra = append(ev.Extra, [2]string{"change", change})
+	w, leaf, err := e.opts.Audit.Prepare(ev)
+	if err != nil {
+		return fhir.Wrap("token.setMark", err)
+	}
+	_, err = e.opts.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: []store.StateWrite{markWrite(to)}})
+	return fhir.Wrap("token.setMark", err)
+}
+
+func markWrite(to int64) store.StateWrite {
+	return store.StateWrite{Key: highWater, Value: strconv.AppendInt(nil, to, 10)}
+}
+
+// Mark returns the clock and the mark as they are.
+func (e *Endpoint) Mark() Mark {
+	t := e.opts.Clock().UTC()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return Mark{Clock: t, Mark: time.Unix(max(e.high, t.Unix()), 0).UTC()}
+}
+
+// ResetMark puts the mark back to the clock, for an operator who knows that
+// the clock is right; by says who that is, for the AuditEvent in the same
+// commit. What was used in the last day stays used.
+func (e *Endpoint) ResetMark(ctx context.Context, by audit.Event) (Mark, error) {
+	e.mu.Lock()
+	t := e.opts.Clock().UTC()
+	err := e.setMark(ctx, t.Unix(), by, "clock-mark-reset")
+	if err == nil {
+		e.high = t.Unix()
+	}
+	e.mu.Unlock()
+	return e.Mark(), err
+}
