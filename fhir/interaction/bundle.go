@@ -370,10 +370,8 @@ func ParseHistory(raw string) (HistoryQuery, error) {
 			}
 		case "_since":
 			h.Since, err = time.Parse(time.RFC3339, v)
-		case "__t":
-			h.At, err = strconv.ParseUint(v, 10, 64)
-		case "__before":
-			h.Before, err = strconv.ParseUint(v, 10, 64)
+		case "__page":
+			h.Page = v
 		case "_format", "_pretty":
 		default:
 			return h, fhir.Errorf(fhir.Invalid, op, "a history takes _count and _since")

@@ -112,7 +112,7 @@ func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, e
 				return nil, 0, fhir.Errorf(fhir.Invalid, op, "max: one whole number from 1 to %d", maxPerGroup)
 			}
 			most, given = n, true
-		case "_sort", "_count", "_total", "__t", "__after":
+		case "_sort", "_count", "_total", "__page":
 			return nil, 0, fhir.Errorf(fhir.Invalid, op, "%s has no meaning in $lastn: the order is fixed and the answer is one page", p.Name)
 		default:
 			pairs = append(pairs, [2]string{p.Name, p.Value})

@@ -2,8 +2,6 @@ package interaction
 
 import (
 	"context"
-	"net/url"
-	"strconv"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
@@ -13,8 +11,9 @@ import (
 )
 
 // Search answers raw (the query string, or the form of a POST _search) with a
-// searchset. Pages are pinned to the commit of the first one, by parameters
-// in the next link; consent and scope are those of the moment.
+// searchset. Pages are pinned to the commit of the first one, by a sealed
+// parameter in the next link; consent and scope are those of the moment, and
+// what was deleted since is left out.
 func (s *Service) Search(ctx context.Context, rq *Request, typ, raw string) (*Page, error) {
 	return s.searchAt(ctx, rq, typ, raw, 0)
 }
@@ -40,6 +39,7 @@ type results struct {
 	seen     map[fhir.Ref]bool
 	last     search.Position
 	more     bool
+	resumed  bool       // it follows a page link
 	refs     []fhir.Ref // to include
 }
 
@@ -54,13 +54,15 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 	if err != nil {
 		return nil, nil, err
 	}
-	switch latest := s.Store.T(); {
-	case q.At > uint64(latest):
-		return nil, nil, fhir.Errorf(fhir.Invalid, op, "the page link does not belong to this server")
-	case q.At > 0:
-		at = store.T(q.At)
-	case at == 0:
-		at = latest
+	bound := joined("search", rq.caller(), typ, search.SelfQuery(q))
+	point, err := s.openPage(ctx, op, bound, q.Page)
+	if err != nil {
+		return nil, nil, err
+	}
+	if point.at > 0 {
+		at, q.After = point.at, point.after
+	} else if at == 0 {
+		at = s.Store.T()
 	}
 	limits := s.Limits.withDefaults()
 	limits.PageBytes = rq.pageBytes(limits)
@@ -68,8 +70,8 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 	if q.Count >= 0 {
 		count = min(q.Count, limits.MaxCount)
 	}
-	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at, After: q.After, Limit: count + 1}
-	res := &results{page: &Page{}, patients: map[string]bool{}, seen: map[fhir.Ref]bool{}}
+	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at, After: q.After, Limit: count + 1, Owner: rq.caller(), Undeleted: point.at > 0}
+	res := &results{page: &Page{}, resumed: point.at > 0, patients: map[string]bool{}, seen: map[fhir.Ref]bool{}}
 	if q.Patient != "" {
 		res.patients[q.Patient] = false
 	}
@@ -100,7 +102,11 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 	if err != nil {
 		return nil, nil, err
 	}
-	res.page.open(id, "searchset", s.Clock(), total, s.links(q, at, res))
+	links, err := s.links(ctx, q, bound, at, res)
+	if err != nil {
+		return nil, nil, err
+	}
+	res.page.open(id, "searchset", s.Clock(), total, links)
 	asked.line = rq.Line
 	return res.page, &found{*asked, res.patients}, nil
 }
@@ -194,6 +200,15 @@ func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at 
 		if err != nil || r.Deleted || !rq.filter(access.Search).Allow(facts) && !rq.filter(access.Read).Allow(facts) {
 			continue
 		}
+		if res.resumed { // what was deleted since is not shown
+			now, err := s.Store.Heads(ctx, []fhir.Ref{ref})
+			if err != nil {
+				return err
+			}
+			if now[0].Deleted {
+				continue
+			}
+		}
 		if facts.Patient != "" {
 			res.patients[facts.Patient] = res.patients[facts.Patient] // stays true of a match
 		}
@@ -219,23 +234,25 @@ func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *asked, e
 	return q, &asked{typ: typ, pairs: pairs, single: q.Patient, base: s.Base}, nil
 }
 
-// links are self, with the parameters that were honoured, and next.
-func (s *Service) links(q *search.Query, at store.T, res *results) []link {
+// links are self, with the parameters that were honoured, and next. What bound
+// names is what the link of the next page holds for.
+func (s *Service) links(ctx context.Context, q *search.Query, bound []byte, at store.T, res *results) ([]link, error) {
 	self := s.Base + "/" + q.Type
 	sep := "?"
 	if params := search.SelfQuery(q); params != "" {
 		self, sep = self+"?"+params, "&"
 	}
-	pin := func(after search.Position) string {
-		return self + sep + "__t=" + strconv.FormatUint(uint64(at), 10) + "&__after=" + url.QueryEscape(after)
-	}
 	here := self
-	if q.After != "" {
-		here = pin(q.After)
+	if q.Page != "" {
+		here = self + sep + "__page=" + q.Page
 	}
 	out := []link{{"self", here}}
 	if res.more && res.last != "" {
-		out = append(out, link{"next", pin(res.last)})
+		p, err := s.sealer(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, link{"next", self + sep + "__page=" + p.seal(bound, pagePoint{at, res.last})})
 	}
-	return out
+	return out, nil
 }

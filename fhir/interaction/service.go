@@ -84,6 +84,7 @@ type Service struct {
 
 	randMu sync.Mutex
 	locks  locks
+	pages  pageSealer
 }
 
 // newID is a random id: 26 characters of lower-case base32.

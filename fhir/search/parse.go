@@ -32,6 +32,7 @@ const (
 	maxValues = 256
 	maxLength = 2048 // of one parameter's value; comma lists may be longer
 	maxList   = 32 << 10
+	maxPage   = 8 << 10 // of the sealed parameter of a page link
 )
 
 // Pairs splits a raw query or form body into its parameters, in order.
@@ -163,7 +164,7 @@ const errNotResult = sentinel("not a result parameter")
 func (ps *parser) result(name, value string) error {
 	base, mod, _ := strings.Cut(name, ":")
 	switch base {
-	case "_count", "_sort", "_total", "_summary", "_elements", "_format", "_pretty", "__t", "__after":
+	case "_count", "_sort", "_total", "_summary", "_elements", "_format", "_pretty", "__page":
 		if mod != "" {
 			return notKnown("parameter %s takes no modifier", base)
 		}
@@ -215,17 +216,11 @@ func (ps *parser) shape(name, value string) error {
 		if value != "true" && value != "false" {
 			return bad(name, "true or false")
 		}
-	case "__t":
-		t, err := strconv.ParseUint(value, 10, 64)
-		if err != nil {
-			return bad("paging link", "as the server gave it")
+	case "__page":
+		if value == "" || len(value) > maxPage {
+			return bad("a page link", "as the server gave it")
 		}
-		ps.q.At = t
-	case "__after":
-		if len(value) > maxLength {
-			return bad("paging link", "as the server gave it")
-		}
-		ps.q.After = value
+		ps.q.Page = value
 	}
 	return nil // _format is for the HTTP layer
 }

@@ -110,7 +110,7 @@ func (r *run) try(ctx context.Context, b *batch, a *attempt) error {
 	if resources > 0 {
 		r.provenance(a)
 	}
-	if resources > 0 || b.last && !r.wrote && !b.failed {
+	if resources > 0 || len(sb.State) > 0 || b.last && !r.wrote && !b.failed { // items of the quarantine are in the trail, too
 		ev := r.event(audit.Ingest, audit.Success)
 		ev.Data = []audit.DataRef{{Ref: r.consentRef}}
 		if resources > 0 {

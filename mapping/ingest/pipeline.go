@@ -15,6 +15,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/budget"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 )
@@ -83,6 +84,9 @@ func (p *Pipeline) Run(ctx context.Context, q Request) (_ Summary, err error) {
 	var r *run
 	ctx, span := startSpan(ctx)
 	defer func() { endSpan(span, r, err) }()
+	if err = budget.Of(ctx).Grow(runMemory); err != nil {
+		return Summary{}, err
+	}
 	if r, err = p.begin(ctx, q); err != nil {
 		return Summary{}, err
 	}

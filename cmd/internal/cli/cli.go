@@ -30,7 +30,7 @@ func New(version string, serve Serve) *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.AddCommand(serveCommand(serve), configCommand(), patientCommand(), consentCommand(),
-		clientCommand(), ingestCommand(), quarantineCommand(), auditCommand(), storeCommand(), userCommand(), clockCommand(), demoCommand(), healthCommand(), versionCommand(version))
+		clientCommand(), ingestCommand(), quarantineCommand(), auditCommand(), storeCommand(), userCommand(), clockCommand(), recoverCommand(), demoCommand(), healthCommand(), versionCommand(version))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return admin.Advise(err, "see `"+c.CommandPath()+" --help`")
 	})
@@ -125,6 +125,21 @@ func (r *remote) client() (*admin.Client, error) {
 		}
 	}
 	return admin.Dial(dir), nil
+}
+
+// stopped returns the data directory of a server that does not run: that of
+// --data, of PULSEGATE_DATA, or the default one if it exists.
+func (r *remote) stopped() (string, error) {
+	if *r.data != "" {
+		return *r.data, nil
+	}
+	if d := os.Getenv("PULSEGATE_DATA"); d != "" {
+		return d, nil
+	}
+	if _, err := os.Stat(usualData[0]); err != nil {
+		return "", admin.Advise(errors.New("no data directory is named"), "name the one of the stopped server with --data DIR")
+	}
+	return usualData[0], nil
 }
 
 // call is admin.Client.Call on that client.

@@ -31,6 +31,7 @@ import (
 	"pulsegate/smart/client"
 	"pulsegate/smart/dpop"
 	"pulsegate/smart/keys"
+	"pulsegate/smart/pages"
 	"pulsegate/smart/policy"
 	"pulsegate/smart/scope"
 )
@@ -58,7 +59,7 @@ func (m *Main) openAccess(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.openPeople(); err != nil {
+	if err := m.openPeople(ctx); err != nil {
 		return err
 	}
 	return m.openSMART(ctx, assertions, scopes)
@@ -144,6 +145,7 @@ func (m *Main) handler() (http.Handler, error) {
 		}}
 	e := s.Engine()
 	e.GET("/", gin.WrapH(page))
+	e.GET("/favicon.ico", gin.WrapF(pages.Favicon))
 	e.GET("/livez", func(c *gin.Context) { c.String(http.StatusOK, "ok\n") })
 	e.GET("/readyz", func(c *gin.Context) {
 		if err := m.healthy(); err != nil {
@@ -153,11 +155,10 @@ func (m *Main) handler() (http.Handler, error) {
 		c.String(http.StatusOK, "ok\n")
 	})
 	e.GET("/metrics", gin.WrapH(m.telemetry.Metrics))
-	people, err := m.pages()
-	if err != nil {
+	if m.page, err = m.pages(); err != nil {
 		return nil, err
 	}
-	for _, x := range []rest.Mounter{people, m.ring, m.tokens, m.authorize, m.launches, m.registration, m.introspection, m.discovery(), brands.Handler{Bundle: m.bundle},
+	for _, x := range []rest.Mounter{m.page, m.ring, m.tokens, m.authorize, m.launches, m.registration, m.introspection, m.discovery(), brands.Handler{Bundle: m.bundle},
 		&ingest.Handler{Pipeline: m.pipeline, Auth: m.policy, RequestID: rest.RequestID, Limits: m.pipeline.Limits, Logger: m.Log}} {
 		x.Mount(e)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jws"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/store"
 	"pulsegate/smart/authorize"
 	"pulsegate/smart/client"
 	"pulsegate/smart/keys"
@@ -191,7 +192,12 @@ func TestLaunchRefused(t *testing.T) {
 func TestRegistration(t *testing.T) {
 	w := newWorld(t)
 	first := func(uses int) string {
-		return must(w.regs.NewToken(t.Context(), register.Ticket{Scope: "openid launch/patient offline_access patient/*.rs", Uses: uses, Expires: w.clock.now().Add(time.Hour)}))
+		tok, write, err := w.regs.PrepareToken(register.Ticket{Scope: "openid launch/patient offline_access patient/*.rs", Uses: uses, Expires: w.clock.now().Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		must(w.store.Commit(t.Context(), &store.Batch{State: []store.StateWrite{write}}))
+		return tok
 	}
 	meta := m{"client_name": "New", "redirect_uris": []string{redirect}, "scope": "patient/Observation.rs launch/patient", "token_endpoint_auth_method": "client_secret_basic"}
 	with := func(change m) m {
