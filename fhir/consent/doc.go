@@ -27,7 +27,7 @@
 //	action     of HL7's consentaction: collect is to take data in, access and
 //	           disclose are to give it out; no action means all.
 //	class      resource types; no class means all.
-//	code       system <Canonical>/CodeSystem/vendor: apple, fitbit, oura; no
+//	code       system <Canonical>/CodeSystem/vendor: a vendor's code; no
 //	           such code means all. System observation-category (HL7's, or
 //	           <Canonical>/CodeSystem/observation-category for what HL7 has no
 //	           code for, such as sleep): categories; no such code means all.

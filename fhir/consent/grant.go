@@ -17,7 +17,8 @@ import (
 type Terms struct {
 	ID         string // of the Consent
 	Patient    string // id
-	Vendor     string // "apple", "fitbit", "oura"; "" all
+	Vendor     string // code; "" all
+	VendorName string // as the patient knows it, for the text; "" takes Vendor
 	Categories []string
 	Recipient  string // client id, or AnyRecipient ("" means that)
 	// From and Until bound the consent; a zero time leaves an end open.
@@ -146,18 +147,14 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSpace(b.Bytes()), err
 }
 
-func vendorName(v string) string {
-	switch v {
-	case "":
+func vendorName(t Terms) string {
+	switch {
+	case t.Vendor == "":
 		return "all your devices and apps"
-	case "apple":
-		return "Apple Health"
-	case "fitbit":
-		return "Fitbit"
-	case "oura":
-		return "Oura"
+	case t.VendorName != "":
+		return t.VendorName
 	}
-	return v
+	return t.Vendor
 }
 
 func categoryName(c string) string {
@@ -190,7 +187,7 @@ func plain(t Terms) string {
 	if t.Recipient != AnyRecipient {
 		who = "one app or clinic, registered as " + t.Recipient
 	}
-	s := "You agree that this server collects " + what + " from " + vendorName(t.Vendor) + ". You agree that it may be seen by " + who + "."
+	s := "You agree that this server collects " + what + " from " + vendorName(t) + ". You agree that it may be seen by " + who + "."
 	if !t.Until.IsZero() {
 		s += " This ends on " + t.Until.UTC().Format("2 January 2006") + "."
 	}

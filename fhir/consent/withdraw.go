@@ -15,8 +15,11 @@ type Taking struct {
 	Patient string   // id
 	Vendor  string   // "" all
 	Vendors []string // all that there are; a Consent for all vendors goes on for the others
-	Now     time.Time
-	NewID   func() string // for the Consents that are made
+	// VendorName is Vendor as the patient knows it, for the text; if it is
+	// empty, the text has Vendor itself.
+	VendorName string
+	Now        time.Time
+	NewID      func() string // for the Consents that are made
 }
 
 // Withdrawal is how a Taking changes a patient's Consents. Once all of it is
@@ -51,7 +54,7 @@ func (t Taking) Plan(have []fhir.Resource) (w Withdrawal, ok bool, err error) {
 	}
 	r, err := Grant(Terms{ID: t.NewID(), Patient: t.Patient, Vendor: t.Vendor, Now: t.Now})
 	if err == nil {
-		w.Record, err = end(r, "You have taken back what you had agreed to about data from "+vendorName(t.Vendor)+". Nothing of it is collected or shown any more.")
+		w.Record, err = end(r, "You have taken back what you had agreed to about data from "+vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName})+". Nothing of it is collected or shown any more.")
 	}
 	return w, err == nil, fhir.Wrap(op, err)
 }
@@ -130,9 +133,9 @@ func (t Taking) change(w *Withdrawal, r fhir.Resource, c *compiled) error {
 
 func (t Taking) says(root *rule) string {
 	if !root.permit {
-		return "You have taken back what this consent had allowed about data from " + vendorName(t.Vendor) + ". What it denies stays denied."
+		return "You have taken back what this consent had allowed about data from " + vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName}) + ". What it denies stays denied."
 	}
-	return "You have taken back this consent for data from " + vendorName(t.Vendor) + ". For other data it goes on."
+	return "You have taken back this consent for data from " + vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName}) + ". For other data it goes on."
 }
 
 // narrow removes what is taken back from a provision. ok is false when nothing

@@ -78,6 +78,10 @@ func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Pa
 			return err
 		}
 		p.response(s.Base, &r, minimal)
+		// What earlier entries found is not given out either.
+		if err := rq.Principal.Grant.Live(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -114,7 +118,9 @@ func (s *Service) parseBundle(op string, body []byte) (string, []entry, error) {
 		e := &entries[i]
 		e.Entry, e.index, e.err = b.Entries[i], i, b.Entries[i].Err
 		if e.err == nil {
-			e.err = at(e.place()+".request", s.aim(op, e))
+			if e.err = s.aim(op, e); e.err != nil {
+				e.err = at(e.place()+".request", e.err)
+			}
 		}
 		if e.err != nil && b.Type == "transaction" {
 			return "", nil, e.err
@@ -290,7 +296,10 @@ func (e *entry) preconditions() (p Preconditions, err error) {
 	if err != nil && (e.Method == "GET" || e.Method == "HEAD") { // RFC 9110 section 13.1.2: then the answer is whole
 		return Preconditions{}, nil
 	}
-	return p, at(e.place()+".request", err)
+	if err != nil {
+		return p, at(e.place()+".request", err)
+	}
+	return p, nil
 }
 
 func wrote(w Written) response {

@@ -63,7 +63,7 @@ func matchValue(k Kind, m Modifier, want, have *Value) bool {
 	case KindURI:
 		return have.Code == want.Code
 	}
-	return false
+	return k.Composite() && matchPair(k, want, have)
 }
 
 // matchToken compares exactly, case included: the code systems of this domain

@@ -36,6 +36,9 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 	case KindURI:
 		return one(Value{Code: unescape(s)})
 	}
+	if p.Kind.Composite() {
+		return ps.composite(p, s)
+	}
 	return nil, notSupported("search parameter %s is not supported", p.Code)
 }
 

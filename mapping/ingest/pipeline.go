@@ -9,7 +9,10 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/cespare/xxhash/v2"
 
 	"pulsegate/adapters"
 	"pulsegate/fhir"
@@ -49,6 +52,18 @@ type Pipeline struct {
 	// LegacyIDs has every sample of a stream looked up under the id that it
 	// had before there were streams: for a store that holds such ones.
 	LegacyIDs bool
+
+	// stripes are locked by patient and vendor while a commit is worked out
+	// and written: what it reads of them is what it is written over.
+	stripes [64]sync.Mutex
+}
+
+// serialize waits for the other commits of the patient and vendor; what it
+// returns lets the next one go on.
+func (p *Pipeline) serialize(patient, vendor string) (unlock func()) {
+	m := &p.stripes[xxhash.Sum64String(patient+"/"+vendor)%uint64(len(p.stripes))]
+	m.Lock()
+	return m.Unlock
 }
 
 // Request is one payload.
@@ -124,7 +139,7 @@ func (p *Pipeline) admit(ctx context.Context, q Request) (*run, error) {
 	if pat.Deleted {
 		return nil, fhir.Errorf(fhir.NotFound, "ingest.Run", "the patient is deleted")
 	}
-	r := &run{p: p, q: q, adapter: a, limits: p.Limits.orDefault(), seen: map[string]int{}, devices: map[string]*mapping.DeviceFacts{},
+	r := &run{p: p, q: q, adapter: a, limits: p.Limits.orDefault(), seen: map[string]int{}, devices: map[string]*mapping.DeviceFacts{}, sourced: map[string]bool{},
 		categories: map[kind]bool{}, kept: map[string]int{}, log: p.Logger}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -192,7 +207,7 @@ func (r *run) payload(ctx context.Context) (err error) {
 	}
 	r.format = in.Format
 	in.Body = &contextReader{ctx, io.MultiReader(bytes.NewReader(head), r.q.Body)}
-	if bytes.HasPrefix(head, []byte("PK\x03\x04")) && in.At == nil {
+	if in.At == nil && seeks(r.adapter, in.Format) {
 		f, size, err := spool(r.p.SpoolDir, in.Body, r.limits.MaxSpool)
 		if err != nil {
 			return err
@@ -230,6 +245,16 @@ func knownFormat(a adapters.Adapter, name string) bool {
 	for _, f := range a.Formats() {
 		if f.Name == name {
 			return true
+		}
+	}
+	return false
+}
+
+// seeks reports whether a format needs random access to its payload.
+func seeks(a adapters.Adapter, name string) bool {
+	for _, f := range a.Formats() {
+		if f.Name == name {
+			return f.Seek
 		}
 	}
 	return false

@@ -26,6 +26,9 @@ type Withdrawals struct {
 	Clock    func() time.Time
 	NewID    func() string
 	Vendors  []string // that data comes from
+	// VendorName returns a vendor's name as patients know it. If it is nil,
+	// texts have the code.
+	VendorName func(vendor string) string
 }
 
 // Withdrawn lists the Consents that a withdrawal changed or made, by their
@@ -87,6 +90,9 @@ func (g *Withdrawals) once(ctx context.Context, by audit.Event, patient, vendor 
 		return Withdrawn{}, false, err
 	}
 	t := consent.Taking{Patient: patient, Vendor: vendor, Vendors: g.Vendors, Now: g.Clock(), NewID: g.NewID}
+	if g.VendorName != nil && vendor != "" {
+		t.VendorName = g.VendorName(vendor)
+	}
 	plan, ok, err := t.Plan(have)
 	if err != nil || !ok {
 		return Withdrawn{}, false, err

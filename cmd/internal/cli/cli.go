@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/cmd/internal/config"
 )
@@ -205,7 +206,7 @@ func consentCommand() *cobra.Command {
 	gr := operator(grant)
 	var n admin.NewConsent
 	grant.Flags().StringVar(&n.Patient, "patient", "", "patient id")
-	grant.Flags().StringVar(&n.Vendor, "vendor", "", "apple, fitbit or oura")
+	grant.Flags().StringVar(&n.Vendor, "vendor", "", vendors.Codes())
 	grant.Flags().StringSliceVar(&n.Categories, "categories", nil, "only these: vital-signs, activity, exam, laboratory, procedure, survey, sleep, … (default: all)")
 	grant.Flags().StringVar(&n.Recipient, "recipient", "any", "client id that may see the data, or any")
 	need(grant, "patient", "vendor")

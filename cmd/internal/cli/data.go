@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir/audit"
 	"pulsegate/mapping/ingest"
@@ -25,7 +26,7 @@ func ingestCommand() *cobra.Command {
 	c := &cobra.Command{Use: "ingest FILE…", Short: "Read vendor payloads into the store", Args: cobra.MinimumNArgs(1)}
 	r := operator(c)
 	patient := c.Flags().String("patient", "", "patient id")
-	vendor := c.Flags().String("vendor", "", "apple, fitbit or oura")
+	vendor := c.Flags().String("vendor", "", vendors.Codes())
 	format := c.Flags().String("format", "", "format, or format:type where the body does not tell its type (default: found by itself)")
 	delivery := c.Flags().StringArray("delivery", nil, "header of the original delivery, as NAME=VALUE (automation-aggregation=Days); may be repeated")
 	need(c, "patient", "vendor")
@@ -91,7 +92,7 @@ func printSummary(w io.Writer, s *ingest.Summary) {
 			return // the reader has closed the pipe
 		}
 	}
-	if s.Quarantined > 0 {
+	if s.Quarantined > 0 || s.LeftOut > 0 {
 		fmt.Fprintln(w, "\nnext: see why with `pulsegate quarantine list`")
 	}
 }
@@ -110,7 +111,7 @@ func quarantineCommand() *cobra.Command {
 		if *items {
 			return lr.list(out, []string{"ITEM", "PATIENT", "VENDOR", "REASON", "METRIC", "TIMES", "FIRST SEEN", "WHERE"}, func(t *table) {
 				for _, x := range out.Items {
-					t.row(x.ID, x.Patient, x.Vendor, x.Reason, x.Metric, x.Count, x.FirstSeen, x.Where)
+					t.row(x.ID, x.Patient, x.Vendor, x.Reason, metricOf(&x), x.Count, x.FirstSeen, x.Where)
 				}
 			})
 		}
@@ -145,6 +146,15 @@ func quarantineCommand() *cobra.Command {
 	return group("quarantine", "Payload items that could not be mapped", list, show, retry)
 }
 
+// metricOf names what an item is about: a metric, or one component of it whose
+// other parts were taken.
+func metricOf(x *admin.QuarantineItem) string {
+	if x.Component == "" {
+		return x.Metric
+	}
+	return x.Metric + " (only " + x.Component + ")"
+}
+
 // reasonGroup counts quarantined items with the same reason, vendor and metric.
 type reasonGroup struct {
 	reason, vendor, metric, example string
@@ -156,10 +166,10 @@ func byReason(items []admin.QuarantineItem) []*reasonGroup {
 	index := map[[3]string]*reasonGroup{}
 	var out []*reasonGroup
 	for _, x := range items {
-		k := [3]string{x.Reason, x.Vendor, x.Metric}
+		k := [3]string{x.Reason, x.Vendor, metricOf(&x)}
 		g := index[k]
 		if g == nil {
-			g = &reasonGroup{reason: x.Reason, vendor: x.Vendor, metric: x.Metric, example: x.ID}
+			g = &reasonGroup{reason: x.Reason, vendor: x.Vendor, metric: k[2], example: x.ID}
 			index[k] = g
 			out = append(out, g)
 		}
@@ -300,5 +310,5 @@ func storeCommand() *cobra.Command {
 		}
 		return err
 	}
-	return group("store", "The embedded store", stat, check)
+	return group("store", "The embedded store", stat, check, salvageCommand())
 }

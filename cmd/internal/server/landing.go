@@ -4,6 +4,8 @@ import (
 	_ "embed"
 	"html/template"
 	"net/http"
+
+	"pulsegate/adapters/vendors"
 )
 
 //go:embed landing.html
@@ -33,9 +35,9 @@ func (l *landing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-store")
 	data := struct {
-		Base, Version string
-		Healthy       bool
-	}{l.base, l.version, l.ready() == nil}
+		Base, Version, Vendors string
+		Healthy                bool
+	}{l.base, l.version, vendors.Names(), l.ready() == nil}
 	if err := l.page.Execute(w, data); err != nil {
 		// The client went away; there is nobody to tell.
 		return

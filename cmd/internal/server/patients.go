@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
@@ -94,7 +95,7 @@ func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.
 	if err := o.havePatient(ctx, in.Patient); err != nil {
 		return admin.ID{}, err
 	}
-	res, err := consent.Grant(consent.Terms{ID: o.m.newID(), Patient: in.Patient, Vendor: in.Vendor, Categories: in.Categories, Recipient: in.Recipient, Now: o.m.now()})
+	res, err := consent.Grant(consent.Terms{ID: o.m.newID(), Patient: in.Patient, Vendor: in.Vendor, VendorName: vendors.Name(in.Vendor), Categories: in.Categories, Recipient: in.Recipient, Now: o.m.now()})
 	if err != nil {
 		return admin.ID{}, err
 	}
@@ -117,7 +118,7 @@ func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in adm
 		}
 	}
 	rq := o.request(op)
-	g := &agreement.Withdrawals{Store: o.m.store, Audit: o.m.recorder, Consents: o.m.consents, Clock: o.m.now, NewID: o.m.newID}
+	g := &agreement.Withdrawals{Store: o.m.store, Audit: o.m.recorder, Consents: o.m.consents, Clock: o.m.now, NewID: o.m.newID, VendorName: vendors.Name}
 	for _, a := range o.m.adapters {
 		g.Vendors = append(g.Vendors, a.Vendor())
 	}
@@ -184,5 +185,5 @@ func (o operator) knownVendor(v string) error {
 			return nil
 		}
 	}
-	return fhir.Errorf(fhir.Invalid, "operator", "--vendor: one of apple, fitbit, oura")
+	return fhir.Errorf(fhir.Invalid, "operator", "--vendor: one of %s", vendors.Codes())
 }

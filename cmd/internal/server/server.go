@@ -18,9 +18,7 @@ import (
 	"time"
 
 	"pulsegate/adapters"
-	"pulsegate/adapters/apple"
-	"pulsegate/adapters/fitbit"
-	"pulsegate/adapters/oura"
+	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/cmd/internal/cli"
 	"pulsegate/cmd/internal/config"
@@ -260,7 +258,7 @@ func (m *Main) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.adapters = []adapters.Adapter{apple.New(), fitbit.New(), oura.New()}
+	m.adapters = vendors.All()
 	for _, step := range []func(context.Context) error{m.openAudit, m.openAccess, m.openFHIR, m.openIngest} {
 		if err := step(ctx); err != nil {
 			return err

@@ -112,10 +112,22 @@ func (m *Main) openFHIR(ctx context.Context) error {
 	return nil
 }
 
-func (m *Main) openIngest(context.Context) error {
-	mapper, err := mapping.New(mapping.Builtin(), mapping.Options{SeriesFrom: m.Config.SeriesFrom})
+func (m *Main) openIngest(ctx context.Context) error {
+	key, err := ingest.Key(ctx, m.store, rand.Reader)
 	if err != nil {
 		return err
+	}
+	if len(key) == 0 {
+		m.Log.WarnContext(ctx, "the store is older than the secret for ids: whoever knows a fact can derive the id it has; import the data into a new store to end this")
+	}
+	mapper, err := mapping.New(mapping.Builtin(), mapping.Options{SeriesFrom: m.Config.SeriesFrom, Key: key})
+	if err != nil {
+		return err
+	}
+	for _, a := range m.adapters {
+		if !mapper.Knows(a.Vendor()) {
+			return fhir.Errorf(fhir.Internal, "server.openIngest", "the metric table has no file %s.yaml", a.Vendor())
+		}
 	}
 	m.pipeline = m.ingestPipeline(mapper, m.adapters)
 	return nil

@@ -10,7 +10,6 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
@@ -43,7 +42,7 @@ func (d *DB) Inspect(ctx context.Context, typ string, at store.T, fn func(*store
 	x := &inspector{ctx: ctx, d: d, v: v, typ: typ, at: at, fn: fn, report: report}
 	for _, walk := range []func() error{x.documents, x.ids, x.index} {
 		if err := walk(); err != nil {
-			return fhir.Wrap(op, err)
+			return faulted(op, err)
 		}
 	}
 	return nil

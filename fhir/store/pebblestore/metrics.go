@@ -18,6 +18,7 @@ type meters struct {
 	latency metric.Float64Histogram
 	merges  metric.Int64Counter
 	merged  metric.Int64Counter
+	damage  metric.Int64Counter
 	reg     metric.Registration
 }
 
@@ -44,6 +45,9 @@ func newMeters(d *DB) (*meters, error) {
 	}
 	if out.merged, err = m.Int64Counter("pulsegate.store.series.rewritten", metric.WithUnit("{sample}"),
 		metric.WithDescription("Samples that compactions wrote again")); err != nil {
+		return nil, err
+	}
+	if out.damage, err = damageCounter(m); err != nil {
 		return nil, err
 	}
 	waiting, err := m.Int64ObservableGauge("pulsegate.store.series.waiting", metric.WithUnit("{series}"), metric.WithDescription("Series that wait for a compaction"))
