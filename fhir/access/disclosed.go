@@ -2,7 +2,7 @@ package access
 
 import (
 	"context"
-	"maps"
+	"slices"
 	"sync"
 )
 
@@ -12,6 +12,7 @@ import (
 type Disclosed struct {
 	mu       sync.Mutex
 	patients map[string]bool
+	commits  []uint64
 }
 
 type disclosedKey struct{}
@@ -21,10 +22,15 @@ func (d *Disclosed) With(ctx context.Context) context.Context {
 	return context.WithValue(ctx, disclosedKey{}, d)
 }
 
+func collector(ctx context.Context) *Disclosed {
+	d, _ := ctx.Value(disclosedKey{}).(*Disclosed)
+	return d
+}
+
 // Disclose notes a patient for the answer that ctx belongs to, if it collects.
 func Disclose(ctx context.Context, patient string) {
-	d, ok := ctx.Value(disclosedKey{}).(*Disclosed)
-	if !ok || patient == "" {
+	d := collector(ctx)
+	if d == nil || patient == "" {
 		return
 	}
 	d.mu.Lock()
@@ -35,9 +41,27 @@ func Disclose(ctx context.Context, patient string) {
 	d.patients[patient] = true
 }
 
-// Patients lists those noted so far.
-func (d *Disclosed) Patients() map[string]bool {
+// Committed notes a commit of the request that ctx belongs to: what it changed
+// is no surprise to its answer.
+func Committed(ctx context.Context, commit uint64) {
+	if d := collector(ctx); d != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.commits = append(d.commits, commit)
+	}
+}
+
+// Concerned reports whether a change of a patient's consents in a commit is
+// about the answer.
+func (d *Disclosed) Concerned(patient string, commit uint64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return maps.Clone(d.patients)
+	return d.patients[patient] && !slices.Contains(d.commits, commit)
+}
+
+// Empty reports whether no patient was noted.
+func (d *Disclosed) Empty() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.patients) == 0
 }

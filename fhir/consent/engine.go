@@ -60,10 +60,16 @@ type Engine struct {
 	books   map[string]*list.Element
 	order   *list.List          // of *entry, most recently used first
 	holders map[string][]string // Consent id -> patients whose book was made with it
-	// recent holds the patients of the latest changes: change n at n modulo its
-	// length. epoch is the number of the latest.
-	recent [remembered]string
+	// recent holds the latest changes: change n at n modulo its length. epoch is
+	// the number of the latest.
+	recent [remembered]change
 	epoch  atomic.Uint64
+}
+
+// change is one of a patient's Consents, and its commit.
+type change struct {
+	patient string
+	commit  store.T
 }
 
 // remembered is how many changes are told apart.
@@ -127,17 +133,17 @@ func (e *Engine) watch(c store.Commit) {
 		}
 		e.mu.Lock()
 		id := strings.Clone(ch.Ref.ID)
-		e.mark(strings.Clone(ch.Facts.Patient), id)
+		e.mark(c.T, strings.Clone(ch.Facts.Patient), id)
 		for _, p := range e.holders[id] {
-			e.mark(p, id)
+			e.mark(c.T, p, id)
 		}
 		e.mu.Unlock()
 	}
 }
 
-func (e *Engine) mark(patient, id string) {
+func (e *Engine) mark(t store.T, patient, id string) {
 	n := e.epoch.Add(1)
-	e.recent[n%remembered] = patient
+	e.recent[n%remembered] = change{patient, t}
 	if el := e.books[patient]; el != nil {
 		en := el.Value.(*entry)
 		if en.stale == nil {
@@ -151,10 +157,11 @@ func (e *Engine) mark(patient, id string) {
 // decided after a call stand until Changed says otherwise.
 func (e *Engine) Epoch() uint64 { return e.epoch.Load() }
 
-// Changed reports whether a Consent of one of the patients has changed since an
-// epoch. It may be true of changes that are too many to tell apart.
-func (e *Engine) Changed(since uint64, patients map[string]bool) bool {
-	if e.epoch.Load() == since || len(patients) == 0 {
+// Changed reports whether there was a change since an epoch that concerns the
+// caller: concerned is asked with its patient and its commit. It is true, too,
+// after more changes than are told apart.
+func (e *Engine) Changed(since uint64, concerned func(patient string, commit uint64) bool) bool {
+	if e.epoch.Load() == since {
 		return false
 	}
 	e.mu.Lock()
@@ -164,7 +171,7 @@ func (e *Engine) Changed(since uint64, patients map[string]bool) bool {
 		return true
 	}
 	for n := since + 1; n <= latest; n++ {
-		if patients[e.recent[n%remembered]] {
+		if x := &e.recent[n%remembered]; concerned(x.patient, uint64(x.commit)) {
 			return true
 		}
 	}

@@ -3,6 +3,7 @@ package consent_test
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -227,14 +228,17 @@ func TestClientBound(t *testing.T) {
 func TestChanged(t *testing.T) {
 	s := newShelf()
 	e := newEngine(t, s)
-	mine := map[string]bool{"p1": true}
+	of := func(patients ...string) func(string, uint64) bool {
+		return func(p string, _ uint64) bool { return slices.Contains(patients, p) }
+	}
+	mine := of("p1")
 	at := e.Epoch()
 	s.put("p2", grant(t, consent.Terms{ID: "c2"}))
-	if e.Changed(at, mine) || !e.Changed(at, map[string]bool{"p1": true, "p2": true}) || e.Changed(e.Epoch(), map[string]bool{"p2": true}) {
+	if e.Changed(at, mine) || !e.Changed(at, of("p1", "p2")) || e.Changed(e.Epoch(), of("p2")) {
 		t.Error("after a change of another patient's")
 	}
 	s.put("p1", grant(t, consent.Terms{ID: "c1"}))
-	if !e.Changed(at, mine) || e.Changed(at, nil) {
+	if !e.Changed(at, mine) || e.Changed(at, func(_ string, t uint64) bool { return t != uint64(s.T()) && t != uint64(s.T())-1 }) {
 		t.Error("after a change of the patient's")
 	}
 	// A Consent that goes to another patient was the first one's, too.

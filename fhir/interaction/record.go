@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
 )
@@ -105,6 +106,11 @@ func (s *Service) commit(ctx context.Context, b *store.Batch, evs ...audit.Event
 		}
 		b.Writes = append(b.Writes, w)
 		b.Leaves = append(b.Leaves, l)
+		access.Disclose(ctx, ev.Patient)
 	}
-	return s.Store.Commit(ctx, b)
+	res, err := s.Store.Commit(ctx, b)
+	if err == nil {
+		access.Committed(ctx, uint64(res.T))
+	}
+	return res, err
 }

@@ -37,7 +37,7 @@ type asking struct {
 // Consents tells whether consents have changed. It is the consent.Engine.
 type Consents interface {
 	Epoch() uint64
-	Changed(since uint64, patients map[string]bool) bool
+	Changed(since uint64, concerned func(patient string, commit uint64) bool) bool
 }
 
 var errConsent = fhir.Errorf(fhir.Unavailable, "rest.asking", "a consent has changed while the answer was sent")
@@ -96,7 +96,7 @@ func (w *asking) ask() {
 
 // askConsents breaks the answer off if a Consent of somebody in it has changed.
 func (w *asking) askConsents() {
-	if w.consents != nil && w.consents.Epoch() != w.epoch && w.consents.Changed(w.epoch, w.disclosed.Patients()) {
+	if w.consents != nil && w.consents.Epoch() != w.epoch && !w.disclosed.Empty() && w.consents.Changed(w.epoch, w.disclosed.Concerned) {
 		w.err = errConsent
 		w.stop()
 	}

@@ -103,6 +103,7 @@ func clientChangeCommand() *cobra.Command {
 	c := &cobra.Command{Use: "change ID", Short: "Change what a registered client may do beside its scope", Args: cobra.ExactArgs(1),
 		Example: "  pulsegate client change CLIENT --may-record-consent=false"}
 	r := operator(c)
+	completeArg(c, r, clientIDs)
 	records := c.Flags().Bool("may-record-consent", false, "whether it may write Consents on behalf of patients")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		n := admin.ChangeClient{ID: args[0]}

@@ -1,0 +1,52 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestConsentCommands: a withdrawal says what it withdrew, once; and the right
+// to record Consents is a client's by the operator's word alone.
+func TestConsentCommands(t *testing.T) {
+	s := start(t)
+	id := strings.TrimSpace(s.must("patient", "add", "--given", "Ada", "--family", "Muster"))
+	apple := strings.TrimSpace(s.must("consent", "grant", "--patient", id, "--vendor", "apple"))
+	oura := strings.TrimSpace(s.must("consent", "grant", "--patient", id, "--vendor", "oura"))
+	if out := s.must("consent", "withdraw", "--patient", id, "--vendor", "apple"); !strings.Contains(out, apple) || strings.Contains(out, oura) {
+		t.Errorf("consent withdraw --vendor apple printed %q", out)
+	}
+	s.fails("no active consent", "", "consent", "withdraw", "--patient", id, "--vendor", "apple")
+	if out := s.must("consent", "withdraw", "--patient", id); !strings.Contains(out, oura) {
+		t.Errorf("consent withdraw printed %q", out)
+	}
+	s.fails("no active consent", "", "consent", "withdraw", "--patient", id)
+
+	keys := s.must("client", "keygen", "--key", "key.jwk")
+	if err := os.WriteFile(filepath.Join(s.dir, "keys.json"), []byte(keys), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	add := []string{"client", "add", "--name", "EHR", "--jwks", "keys.json", "--scope", "system/*.cruds"}
+	plain := strings.Fields(s.must(add...))[0]
+	recorder := strings.Fields(s.must(append(add, "--may-record-consent")...))[0]
+	marked := func(id string) bool {
+		t.Helper()
+		for line := range strings.Lines(s.must("client", "list")) {
+			if strings.Contains(line, id) {
+				return strings.Contains(line, "record-consent")
+			}
+		}
+		t.Fatalf("client list lacks %s", id)
+		return false
+	}
+	if marked(plain) || !marked(recorder) {
+		t.Error("client list does not tell which client may record Consents")
+	}
+	s.must("client", "change", recorder, "--may-record-consent=false")
+	s.must("client", "change", plain, "--may-record-consent")
+	if !marked(plain) || marked(recorder) {
+		t.Error("client change has not changed that")
+	}
+	s.fails("nothing to change", "", "client", "change", plain)
+}
