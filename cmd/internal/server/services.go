@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -228,6 +229,11 @@ func (o operator) put(ctx context.Context, rq *interaction.Request, typ, id stri
 	if id == "" {
 		w, err := o.m.service.Create(ctx, rq, typ, body, "")
 		return w.Resource.ID, err
+	}
+	// A canonical form that the store has not stamped has an empty meta, which
+	// R4 does not allow in what is sent.
+	if rest, ok := bytes.CutPrefix(body, []byte(fhir.Prefix(typ, id)+"},")); ok {
+		body = append([]byte(`{"resourceType":"`+typ+`","id":"`+id+`",`), rest...)
 	}
 	w, err := o.m.service.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, 0)
 	return w.Resource.ID, err
