@@ -7,6 +7,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/r4"
+	"pulsegate/fhir/search"
 )
 
 // vector is one resource, written as what differs from a minimal one: good is
@@ -334,6 +335,24 @@ func TestAllIssues(t *testing.T) {
 	many := `{"resourceType":"Patient","id":"o1","telecom":[` + strings.TrimSuffix(strings.Repeat(`{"value":"1"},`, 500), ",") + `]}`
 	if _, err = door().Resource("Patient", []byte(many), "o1"); !errors.As(err, &e) || len(e.Issues) != 20 {
 		t.Errorf("%d issues, want 20", len(e.Issues))
+	}
+}
+
+// TestResourceTypes holds that fhir/search knows R4's resource types: an id
+// without a type may be of any of them.
+func TestResourceTypes(t *testing.T) {
+	q, err := search.Parse("Provenance", [][2]string{{"target", "x"}}, search.ParseOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(q.Clauses[0].Values); n != 146 {
+		t.Errorf("%d types, R4 has 146", n)
+	}
+	for _, v := range q.Clauses[0].Values {
+		body := `{"resourceType":"Provenance","id":"o1","target":[{"reference":"` + v.RefType + `/x"}],"recorded":"2026-03-01T08:00:00Z","agent":[{"who":{"display":"w"}}]}`
+		if _, err := door().Resource("Provenance", []byte(body), "o1"); err != nil {
+			t.Errorf("%s: %s", v.RefType, r4.OutcomeJSON(err))
+		}
 	}
 }
 

@@ -32,6 +32,10 @@ const (
 	maxValues = 256
 	maxLength = 2048 // of one parameter's value; comma lists may be longer
 	maxList   = 32 << 10
+
+	// maxUntyped bounds the ids without a type, for parameters that may refer
+	// to any type: each of them stands for a reference to every type.
+	maxUntyped = 16
 )
 
 // Pairs splits a raw query or form body into its parameters, in order.
@@ -111,6 +115,8 @@ type parser struct {
 	q    *Query
 	seen map[string]bool // result parameters, which may occur once
 	at   int             // number of the parameter being read, from 1
+	// untyped counts the ids without a type, see maxUntyped.
+	untyped int
 }
 
 // pair reads one parameter.
@@ -120,6 +126,9 @@ func (ps *parser) pair(name, value string) error {
 	}
 	if !utf8.ValidString(value) {
 		return fhir.Errorf(fhir.Invalid, op, "the value of parameter %s is not UTF-8", safeName(name))
+	}
+	if empty(value) {
+		return nil // R4 search.html: "Empty parameters are not an error - they are just ignored"
 	}
 	err := ps.result(name, value)
 	if err == errNotResult {
@@ -137,6 +146,9 @@ func (ps *parser) pair(name, value string) error {
 	}
 	return err
 }
+
+// empty reports whether a value is blank, or a list of nothing.
+func empty(value string) bool { return strings.Trim(value, ", \t") == "" }
 
 // unknown is an error that lenient handling turns into an ignored parameter.
 type unknown struct{ err *fhir.Error }
@@ -291,9 +303,6 @@ func (ps *parser) clause(name, value string) error {
 	if !p.Supported() {
 		return notSupported("search parameter %s of %s is not supported", code, ps.q.Type)
 	}
-	if value == "" {
-		return fhir.Errorf(fhir.Invalid, op, "parameter %s has no value", code)
-	}
 	c := Clause{Param: p}
 	target := ""
 	if hasMod {
@@ -315,6 +324,9 @@ func (ps *parser) clause(name, value string) error {
 		return fhir.Errorf(fhir.Invalid, op, "parameter %s has more than %d values", code, maxValues)
 	}
 	for _, s := range list {
+		if s == "" {
+			continue
+		}
 		vs, err := ps.values(p, c.Modifier, target, s)
 		if err != nil {
 			return err
@@ -384,22 +396,16 @@ func (ps *parser) patient() {
 	}
 }
 
-// safeName returns a parameter's name for an error text if R4 defines it for a
-// type of this server. Any other is input like a value, and is not repeated.
+// safeName returns a parameter's name for an error text: it is repeated if it
+// has the form of a name, which is short and has no blanks. Anything else is
+// input like a value, and is not repeated.
 func safeName(s string) string {
 	base, _, _ := strings.Cut(s, ":")
 	base, _, _ = strings.Cut(base, ".")
-	for _, t := range index() {
-		if t.byCode[base] != nil {
-			return base
-		}
-	}
-	switch base {
-	case "_count", "_sort", "_total", "_summary", "_elements", "_format", "_pretty", "_include", "_revinclude",
-		"_has", "_list", "_contained", "_containedType", "_type", "_query", "_filter", "_text", "_content":
+	if isName(base) {
 		return base
 	}
-	return "(a name that R4 does not define)"
+	return "(not the form of a name)"
 }
 
 // now is the time for prefix ap.
