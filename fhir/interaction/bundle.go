@@ -10,6 +10,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/r4"
+	"pulsegate/fhir/search"
 )
 
 // entry is one request of a batch or transaction.
@@ -304,7 +305,13 @@ func ParseHistory(raw string) (HistoryQuery, error) {
 	if err != nil {
 		return h, fhir.Errorf(fhir.Invalid, op, "the query string is malformed")
 	}
+	if h.View, err = ParseView("", raw); err != nil {
+		return h, err
+	}
 	for name, vs := range params {
+		if strings.TrimSpace(strings.Join(vs, "")) == "" {
+			continue // R4 search.html: empty parameters are ignored
+		}
 		if len(vs) != 1 {
 			return h, fhir.Errorf(fhir.Invalid, op, "history parameters must not repeat")
 		}
@@ -312,18 +319,21 @@ func ParseHistory(raw string) (HistoryQuery, error) {
 		switch name {
 		case "_count":
 			h.Count, err = strconv.Atoi(v)
-			if h.Count < 0 {
+			switch {
+			case h.Count < 0:
 				err = strconv.ErrRange
+			case err == nil && h.Count == 0:
+				h.Count = -1
 			}
 		case "_since":
-			h.Since, err = time.Parse(time.RFC3339, v)
+			h.Since, err = time.Parse(time.RFC3339, search.Plus(v))
 		case "__t":
 			h.At, err = strconv.ParseUint(v, 10, 64)
 		case "__before":
 			h.Before, err = strconv.ParseUint(v, 10, 64)
-		case "_format", "_pretty":
+		case "_format", "_pretty", "_summary", "_elements":
 		default:
-			return h, fhir.Errorf(fhir.Invalid, op, "a history takes _count and _since")
+			return h, fhir.Errorf(fhir.Invalid, op, "a history takes _count, _since, _summary and _elements")
 		}
 		if err != nil {
 			return h, fhir.Errorf(fhir.Invalid, op, "the value of a history parameter is not of its type")

@@ -15,10 +15,11 @@ import (
 
 // HistoryQuery are the parameters of an instance history.
 type HistoryQuery struct {
-	Count  int       // 0: the default
+	Count  int       // 0: the default; -1: no entries, only their number
 	Since  time.Time // zero: from the beginning
 	At     uint64    // snapshot of the first page; 0: now
 	Before uint64    // versions below this one; 0: the newest
+	View   View      // of each version
 }
 
 // History lists the versions of ref, newest first, as far as the filter shows
@@ -68,6 +69,12 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	if h.Count > 0 {
 		count = min(h.Count, limits.MaxCount)
 	}
+	counting := h.Count < 0
+	if counting {
+		count = 0
+	}
+	counted := 0
+	var narrowing error
 	page, patients, last, more, shown, hiddenOf := &Page{}, map[string]bool{}, uint64(0), false, false, ""
 	filter := rq.filter(access.Read)
 	err := s.Store.History(ctx, ref, at, h.Before, func(r fhir.Resource, facts *access.Facts) bool {
@@ -79,6 +86,13 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		if r.LastUpdated.Before(h.Since) {
 			return false
 		}
+		if facts.Patient != "" && counting {
+			patients[facts.Patient] = true
+		}
+		if counting {
+			counted++
+			return true
+		}
 		if page.count == count || len(page.entries) > limits.PageBytes {
 			more = true
 			return false
@@ -87,9 +101,15 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		if facts.Patient != "" {
 			patients[facts.Patient] = true
 		}
+		if narrowing = h.View.Narrow(&r); narrowing != nil {
+			return false
+		}
 		page.version(s.Base+"/"+ref.String(), &r)
 		return true
 	})
+	if narrowing != nil {
+		return nil, nil, narrowing
+	}
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return nil, nil, err
 	}
@@ -102,7 +122,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	}
 	total := int64(-1)
 	if !more && h.Before == 0 {
-		total = int64(page.count)
+		total = int64(page.count + counted)
 	}
 	id, err := s.newID()
 	if err != nil {

@@ -84,7 +84,7 @@ func operationParams(c *gin.Context) (map[string][]string, error) {
 			ValueInteger                    *json.Number
 		}
 	}
-	if err := json.Unmarshal(body, &p); err != nil || p.ResourceType != "Parameters" {
+	if err := json.Unmarshal(withoutMark(body), &p); err != nil || p.ResourceType != "Parameters" {
 		return nil, fhir.Errorf(fhir.Invalid, op, "the body must be a Parameters resource")
 	}
 	for _, x := range p.Parameter {

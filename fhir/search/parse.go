@@ -396,6 +396,23 @@ func (ps *parser) patient() {
 	}
 }
 
+// Display reads _summary and _elements, the parameters of a read that shape
+// the answer (R4 http.html#general). Others are ignored, as R4 says.
+func Display(typ string, pairs [][2]string) (Summary, []string, error) {
+	ps := &parser{q: &Query{Type: typ}, seen: map[string]bool{}}
+	for _, p := range pairs {
+		if (p[0] == "_summary" || p[0] == "_elements") && !empty(p[1]) {
+			if err := ps.result(p[0], p[1]); err != nil {
+				return 0, nil, err
+			}
+		}
+	}
+	if ps.q.Summary == SummaryCount {
+		return 0, nil, bad("_summary", "true, false, text or data: count is for searches")
+	}
+	return ps.q.Summary, ps.q.Elements, nil
+}
+
 // safeName returns a parameter's name for an error text: it is repeated if it
 // has the form of a name, which is short and has no blanks. Anything else is
 // input like a value, and is not repeated.

@@ -128,7 +128,12 @@ func (m *Main) ingestPipeline(mapper *mapping.Mapper, all []adapters.Adapter) *i
 
 // handler is everything that listens on the address.
 func (m *Main) handler() (http.Handler, error) {
-	statement, err := m.statement()
+	settings := m.settings()
+	statement, err := capability.Statement(settings)
+	if err != nil {
+		return nil, err
+	}
+	terminology, err := capability.Terminology(settings)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +141,7 @@ func (m *Main) handler() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &rest.Server{Service: m.service, Auth: m.policy, Metadata: func() []byte { return statement }, Logger: m.Log, Clock: m.now, Rand: rand.Reader,
+	s := &rest.Server{Service: m.service, Auth: m.policy, Metadata: func() []byte { return statement }, Terminology: func() []byte { return terminology }, Logger: m.Log, Clock: m.now, Rand: rand.Reader,
 		Limits: rest.Limits{Body: m.Config.MaxBodyBytes, Inflated: m.Config.MaxBodyBytes},
 		Operations: []rest.Mounter{
 			rest.Bulk{Exporter: m.exporter, Base: m.fhirBase(), Service: m.service, StepUp: m.stepUp().Demand},
@@ -197,13 +202,13 @@ func (m *Main) healthy() error {
 	return nil
 }
 
-// statement is the CapabilityStatement of this configuration.
-func (m *Main) statement() ([]byte, error) {
+// settings are what the CapabilityStatement of this configuration is made of.
+func (m *Main) settings() capability.Settings {
 	const bulkIG = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/"
 	const backport = "http://hl7.org/fhir/uv/subscriptions-backport/"
 	base := "http://hl7.org/fhir/StructureDefinition/"
 	ends := m.endpoints()
-	return capability.Statement(capability.Settings{
+	return capability.Settings{
 		Base: m.fhirBase(), Version: m.Version, Released: m.now(),
 		Token: ends.Token, Authorize: ends.Authorize, Introspect: ends.Introspect, Revoke: ends.Revoke, Register: ends.Register, Manage: ends.Manage,
 		Operations: append(rest.Offered(), []capability.Operation{
@@ -220,7 +225,7 @@ func (m *Main) statement() ([]byte, error) {
 				base + "bodyheight", base + "bodyweight", base + "bmi", base + "bp"},
 		},
 		Topics: []string{fhir.Canonical + "/SubscriptionTopic/observation-recorded"},
-	})
+	}
 }
 
 // put stores a resource of an operator through the ordinary interactions and
