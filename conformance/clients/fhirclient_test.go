@@ -182,7 +182,11 @@ func TestFHIRClientInBrowser(t *testing.T) {
 		to := browser.Eval[string](dora, `document.querySelector("a.btn.primary[target]").href`)
 		dora.Open(to).Wait("Allow " + kind.name + "?")
 		dora.Press("button[value=allow]")
-		a.check(a.finish(dora), "Practitioner/demo-dora", ehr, kind.refresh)
+		got := a.finish(dora)
+		a.check(got, "Practitioner/demo-dora", ehr, kind.refresh)
+		if style, ok := got.Token["smart_style_url"].(string); got.Token["need_patient_banner"] != true || !ok || !w.style(style) {
+			t.Errorf("launch from the console: need_patient_banner %v, smart_style_url %v", got.Token["need_patient_banner"], got.Token["smart_style_url"])
+		}
 	}
 	// A visit that her data is from is offered, and told to the app.
 	w.visit("demo-ada", "v-1")

@@ -1,6 +1,7 @@
 package clients
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -122,4 +123,15 @@ func sorted(s string) map[string]bool {
 		out[x] = true
 	}
 	return out
+}
+
+// style reports whether a URL serves a SMART style document.
+func (w *world) style(u string) bool {
+	w.t.Helper()
+	resp, err := http.Get(u)
+	w.must(err)
+	defer resp.Body.Close()
+	var doc map[string]string
+	w.must(json.NewDecoder(resp.Body).Decode(&doc))
+	return resp.StatusCode == 200 && doc["color_background"] != "" && doc["font_family_body"] != ""
 }

@@ -24,13 +24,21 @@ func (p *pair) question() {
 	case 2:
 		p.ask(&request{client: p.client(), method: "GET", url: "/Observation/" + p.id() + "/_history/" + strconv.Itoa(p.n(5))})
 	case 3:
-		a := p.ask(&request{client: p.client(), method: "GET", url: "/Observation/" + p.id() + "/_history" + p.of("", "?_count=1", "?_count=2", "?_since=2026-11-02T09:00:00Z")})
-		p.pages("admin", a, 4)
+		c := p.client()
+		a := p.ask(&request{client: c, method: "GET", url: "/Observation/" + p.id() + "/_history" + p.of("", "?_count=1", "?_count=2", "?_since=2026-11-02T09:00:00Z")})
+		p.pages(c, a, 4)
 	case 4:
 		if len(p.links) > 0 {
 			i := p.n(len(p.links))
 			l := p.links[i]
 			p.links = append(p.links[:i], p.links[i+1:]...)
+			if p.one(6) { // a link holds for the client it was made for
+				if o := p.client(); o != l.client {
+					if a := p.ask(&request{client: o, method: "GET", url: l.url}); a.status != 400 && a.status != 403 {
+						p.t.Fatalf("%s followed a page link of %s: %d", o, l.client, a.status)
+					}
+				}
+			}
 			p.follow(l, 4)
 		}
 	case 5:

@@ -175,6 +175,18 @@ func (x Filter) Allow(f *Facts) bool {
 	return x.g.Consents != nil && x.g.Consents.Permits(x.g.Recipient, f)
 }
 
+// Covers reports whether the scopes allow what Allow decides on, whatever the
+// consents say.
+func (x Filter) Covers(f *Facts) bool {
+	if x.g == nil {
+		return false
+	}
+	if x.i&writes != 0 {
+		x.i = x.g.owned(x.i, f.Type)
+	}
+	return x.scoped(f)
+}
+
 // Params are the search parameters that the filter looks at in resources of
 // type t, beyond what Facts hold plainly.
 func (x Filter) Params(t string) (out []string) {

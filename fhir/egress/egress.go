@@ -87,6 +87,9 @@ func (p Policy) transport(may func(netip.Addr) bool) *http.Transport {
 		conf = p.TLS.Clone()
 	}
 	conf.MinVersion = max(conf.MinVersion, tls.VersionTLS12)
+	if conf.CipherSuites == nil {
+		conf.CipherSuites = AEADSuites()
+	}
 	return &http.Transport{
 		Proxy:                  nil,
 		DialContext:            d.DialContext,
@@ -101,6 +104,16 @@ func (p Policy) transport(may func(netip.Addr) bool) *http.Transport {
 		// An answer is bounded in the bytes that come over the wire; letting
 		// the transport inflate it would let a small one become a huge one.
 		DisableCompression: true,
+	}
+}
+
+// AEADSuites returns the cipher suites of TLS 1.2 with authenticated encryption
+// and forward secrecy (RFC 9325 4.2). Those of TLS 1.3 all have both.
+func AEADSuites() []uint16 {
+	return []uint16{
+		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+		tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 	}
 }
 

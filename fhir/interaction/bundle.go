@@ -2,7 +2,6 @@ package interaction
 
 import (
 	"context"
-	"errors"
 	"net/url"
 	"strconv"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
 )
 
 // entry is one request of a batch or transaction.
@@ -18,7 +18,15 @@ type entry struct {
 	r4.Entry
 	target target
 	index  int
+	// err says why the server does not do this entry; it concerns no other
+	// entry of a batch.
+	err error
 }
+
+func (e *entry) place() string { return "Bundle.entry[" + strconv.Itoa(e.index) + "]" }
+
+// line is the entry as a request line.
+func (e *entry) line() string { return e.Method + " " + e.URL }
 
 // target is what an entry's URL names.
 type target struct {
@@ -41,29 +49,55 @@ func (s *Service) Bundle(ctx context.Context, rq *Request, body []byte, minimal 
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "transaction", fhir.Ref{}, err)
 	}
-	responses := make([]response, len(entries))
+	p := &Page{}
 	if typ == "batch" {
-		for i := range entries {
-			if err := ctx.Err(); err != nil {
-				return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
-			}
-			responses[i] = s.batchEntry(ctx, rq, &entries[i])
-		}
-	} else if err := s.transaction(ctx, rq, entries, responses); err != nil {
-		return nil, s.refuse(ctx, rq, "transaction", fhir.Ref{}, err)
+		err = s.batch(ctx, rq, entries, p, minimal)
+	} else {
+		err = s.transaction(ctx, rq, entries, p, minimal)
+	}
+	if err != nil {
+		return nil, s.refuse(ctx, rq, typ, fhir.Ref{}, err)
 	}
 	id, err := s.newID()
 	if err != nil {
 		return nil, err
 	}
-	p := &Page{}
-	for i := range responses {
-		p.response(s.Base, &responses[i], minimal)
-	}
 	p.open(id, typ+"-response", s.Clock(), -1, []link{{"self", s.Base}})
 	return p, nil
 }
 
+// batch does each entry like a request of its own: what becomes of one does
+// not concern the others (R4 http.html#brules).
+func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Page, minimal bool) error {
+	for i := range entries {
+		if err := ctx.Err(); err != nil {
+			return &fhir.Error{Kind: fhir.Unavailable, Op: "interaction.Batch", Err: err}
+		}
+		r := s.batchEntry(ctx, rq, &entries[i], s.roomIn(p))
+		p.response(s.Base, &r, minimal)
+	}
+	return nil
+}
+
+// roomIn is the number of bytes that a further entry of a Bundle's answer may
+// have; 0 when the answer is full. The last thirty-second of the limit is not
+// given out: a page of a few bytes is of no use to anybody.
+func (s *Service) roomIn(p *Page) int {
+	limit := s.Limits.withDefaults().BundleBytes
+	if room := limit - p.size(); room > limit/32 {
+		return room
+	}
+	return 0
+}
+
+// full is the error of an entry for which the answer has no room.
+func (s *Service) full(op string) error {
+	return fhir.Errorf(fhir.TooCostly, op, "the answer to this Bundle would be larger than %d bytes: send this entry in a Bundle of its own, or ask for less",
+		s.Limits.withDefaults().BundleBytes)
+}
+
+// parseBundle reads the entries. What is wrong with one of them fails a
+// transaction; in a batch it is that entry's own outcome.
 func (s *Service) parseBundle(op string, body []byte) (string, []entry, error) {
 	b, err := s.Door.Bundle(body)
 	if err != nil {
@@ -73,41 +107,28 @@ func (s *Service) parseBundle(op string, body []byte) (string, []entry, error) {
 		return "", nil, fhir.Errorf(fhir.TooLarge, op, "the Bundle has more than %d entries", limit)
 	}
 	entries := make([]entry, len(b.Entries))
-	for i, e := range b.Entries {
-		place := "Bundle.entry[" + strconv.Itoa(i) + "].request"
-		out := entry{Entry: e, index: i}
-		if strings.ContainsAny(out.FullURL, "\"\\") {
-			return "", nil, at(place, fhir.Errorf(fhir.Invalid, op, "fullUrl is not a URI"))
+	for i := range b.Entries {
+		e := &entries[i]
+		e.Entry, e.index, e.err = b.Entries[i], i, b.Entries[i].Err
+		if e.err == nil {
+			e.err = at(e.place()+".request", s.aim(op, e))
 		}
-		if out.target, err = s.parseTarget(op, out.URL); err == nil {
-			err = out.fits(op)
+		if e.err != nil && b.Type == "transaction" {
+			return "", nil, e.err
 		}
-		if err != nil {
-			return "", nil, at(place, err)
-		}
-		entries[i] = out
 	}
 	return b.Type, entries, nil
 }
 
-// at puts the place before an error of an entry.
-func at(place string, err error) error {
-	var e *fhir.Error
-	if !errors.As(err, &e) {
+// aim reads what the entry is about.
+func (s *Service) aim(op string, e *entry) (err error) {
+	if strings.ContainsAny(e.FullURL, "\"\\") {
+		return fhir.Errorf(fhir.Invalid, op, "fullUrl is not a URI")
+	}
+	if e.target, err = s.parseTarget(op, e.URL); err != nil {
 		return err
 	}
-	out := *e
-	out.Issues = append([]fhir.Issue(nil), e.Issues...)
-	for i := range out.Issues {
-		if out.Issues[i].Diagnostics != "" {
-			out.Issues[i].Diagnostics = place + ": " + out.Issues[i].Diagnostics
-		}
-		if len(out.Issues[i].Expression) == 0 {
-			out.Issues[i].Expression = []string{place}
-		}
-		out.Issues[i].Line, out.Issues[i].Column = 0, 0 // they count from the entry's resource, not from the body
-	}
-	return &out
+	return e.fits(op)
 }
 
 // parseTarget reads a request URL of an entry, relative or below our base.
@@ -180,8 +201,8 @@ type response struct {
 	ref      fhir.Ref
 	version  uint64
 	modified time.Time
-	wrote    bool   // resource is left out when minimal
-	resource []byte // or a Bundle, for a search
+	wrote    bool     // resource is left out when minimal
+	resource [][]byte // its bytes, or those of a Bundle
 	err      error
 }
 
@@ -197,7 +218,9 @@ func (p *Page) response(base string, r *response, minimal bool) {
 			p.entries = append(p.entries, ',')
 		}
 		p.entries = append(p.entries, `"resource":`...)
-		p.entries = append(p.entries, r.resource...)
+		for _, part := range r.resource {
+			p.appendPart(part)
+		}
 		p.entries = append(p.entries, ',')
 	}
 	p.entries = append(p.entries, `"response":{"status":"`...)
@@ -223,12 +246,19 @@ func (p *Page) response(base string, r *response, minimal bool) {
 	p.entries = append(p.entries, `}}`...)
 }
 
-// batchEntry does one entry by itself.
-func (s *Service) batchEntry(ctx context.Context, rq *Request, e *entry) response {
+// batchEntry does one entry by itself. room is the size of the answer in bytes.
+func (s *Service) batchEntry(ctx context.Context, rq *Request, e *entry, room int) response {
+	const op = "interaction.Batch"
 	one := *rq
-	one.Line = e.Method + " " + e.URL
+	one.Line, one.room = e.line(), room
 	t := e.target
-	version, err := ParseETag(e.IfMatch)
+	pre, err := e.preconditions()
+	switch {
+	case e.err != nil:
+		err = e.err
+	case room == 0:
+		err = at(e.place(), s.full(op))
+	}
 	if err != nil {
 		return failed(s.refuse(ctx, &one, "batch", t.ref(), err))
 	}
@@ -237,11 +267,11 @@ func (s *Service) batchEntry(ctx context.Context, rq *Request, e *entry) respons
 	case "POST":
 		w, err = s.Create(ctx, &one, t.typ, e.Resource, e.IfNoneExist)
 	case "PUT":
-		w, err = s.Update(ctx, &one, t.ref(), e.Resource, version)
+		w, err = s.Update(ctx, &one, t.ref(), e.Resource, pre)
 	case "DELETE":
-		w, err = s.Delete(ctx, &one, t.ref(), version)
+		w, err = s.Delete(ctx, &one, t.ref(), pre)
 	default:
-		return s.get(ctx, &one, e)
+		return s.get(ctx, &one, e, pre, 0)
 	}
 	if err != nil {
 		return failed(err)
@@ -249,8 +279,19 @@ func (s *Service) batchEntry(ctx context.Context, rq *Request, e *entry) respons
 	return wrote(w)
 }
 
+// preconditions are those of an entry.
+func (e *entry) preconditions() (p Preconditions, err error) {
+	if p.IfMatch, err = ParseTags(e.IfMatch); err == nil {
+		p.IfNoneMatch, err = ParseTags(e.IfNoneMatch)
+	}
+	if err != nil && (e.Method == "GET" || e.Method == "HEAD") { // RFC 9110 section 13.1.2: then the answer is whole
+		return Preconditions{}, nil
+	}
+	return p, at(e.place()+".request", err)
+}
+
 func wrote(w Written) response {
-	r := response{status: "200 OK", ref: w.Resource.Ref(), version: w.Resource.Version, modified: w.Resource.LastUpdated, resource: w.Resource.JSON, wrote: true}
+	r := response{status: "200 OK", ref: w.Resource.Ref(), version: w.Resource.Version, modified: w.Resource.LastUpdated, resource: whole(w.Resource.JSON), wrote: true}
 	switch {
 	case w.Created && !w.Matched:
 		r.status = "201 Created"
@@ -260,13 +301,21 @@ func wrote(w Written) response {
 	return r
 }
 
+// whole is a resource in one part; nil without a resource.
+func whole(b []byte) [][]byte {
+	if len(b) == 0 {
+		return nil
+	}
+	return [][]byte{b}
+}
+
 func failed(err error) response {
 	code := fhir.KindOf(err).HTTPStatus()
 	return response{status: strconv.Itoa(code), err: err}
 }
 
-// get does a reading entry.
-func (s *Service) get(ctx context.Context, rq *Request, e *entry) response {
+// get does a reading entry; searches and reads at a snapshot if it is not 0.
+func (s *Service) get(ctx context.Context, rq *Request, e *entry, pre Preconditions, at store.T) response {
 	t := e.target
 	var res fhir.Resource
 	var page *Page
@@ -279,22 +328,43 @@ func (s *Service) get(ctx context.Context, rq *Request, e *entry) response {
 		} else {
 			err = s.refuse(ctx, rq, "history-instance", t.ref(), err)
 		}
-	case t.version > 0:
-		res, err = s.VRead(ctx, rq, t.ref(), t.version)
 	case t.id != "":
-		res, err = s.Read(ctx, rq, t.ref())
+		res, err = s.readView(ctx, rq, &t, at)
 	default:
-		page, err = s.Search(ctx, rq, t.typ, t.query)
+		page, err = s.searchAt(ctx, rq, t.typ, t.query, at)
 	}
 	switch {
 	case err != nil:
 		return failed(err)
 	case page != nil:
-		return response{status: "200 OK", resource: page.Bytes()}
-	case e.IfNoneMatch == ETag(res.Version):
+		return response{status: "200 OK", resource: page.Parts()}
+	case pre.IfNoneMatch.Has(res.Version):
 		return response{status: "304 Not Modified", ref: res.Ref(), version: res.Version, modified: res.LastUpdated}
 	}
-	return response{status: "200 OK", ref: res.Ref(), version: res.Version, modified: res.LastUpdated, resource: res.JSON}
+	return response{status: "200 OK", ref: res.Ref(), version: res.Version, modified: res.LastUpdated, resource: whole(res.JSON)}
+}
+
+// readView reads what a GET of an entry names, in the part that _summary and
+// _elements ask for.
+func (s *Service) readView(ctx context.Context, rq *Request, t *target, at store.T) (fhir.Resource, error) {
+	name := "read"
+	if t.version > 0 {
+		name = "vread"
+	}
+	view, err := ParseView(t.typ, t.query)
+	if err != nil {
+		return fhir.Resource{}, s.refuse(ctx, rq, name, t.ref(), err)
+	}
+	var res fhir.Resource
+	if t.version > 0 {
+		res, err = s.VRead(ctx, rq, t.ref(), t.version)
+	} else {
+		res, err = s.readAt(ctx, rq, t.ref(), at)
+	}
+	if err == nil {
+		err = view.Narrow(&res)
+	}
+	return res, err
 }
 
 // ParseHistory reads the parameters of an instance history.
@@ -327,10 +397,8 @@ func ParseHistory(raw string) (HistoryQuery, error) {
 			}
 		case "_since":
 			h.Since, err = time.Parse(time.RFC3339, search.Plus(v))
-		case "__t":
-			h.At, err = strconv.ParseUint(v, 10, 64)
-		case "__before":
-			h.Before, err = strconv.ParseUint(v, 10, 64)
+		case "__page":
+			h.Page = v
 		case "_format", "_pretty", "_summary", "_elements":
 		default:
 			return h, fhir.Errorf(fhir.Invalid, op, "a history takes _count, _since, _summary and _elements")
@@ -340,18 +408,4 @@ func ParseHistory(raw string) (HistoryQuery, error) {
 		}
 	}
 	return h, nil
-}
-
-// ParseETag reads W/"3" or "3"; the empty string is 0.
-func ParseETag(s string) (uint64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	t := strings.TrimPrefix(strings.TrimSpace(s), "W/")
-	if len(t) > 2 && t[0] == '"' && t[len(t)-1] == '"' {
-		if v, err := strconv.ParseUint(t[1:len(t)-1], 10, 64); err == nil && v > 0 {
-			return v, nil
-		}
-	}
-	return 0, fhir.Errorf(fhir.Invalid, "interaction.ParseETag", `If-Match must be one entity tag of this server, W/"<version>"`)
 }

@@ -11,7 +11,7 @@ import (
 // Create stores a new resource under an id of the server's. ifNoneExist, when
 // set, is the criteria of a conditional create: one match is the answer
 // (Matched), several are PreconditionFailed. Criteria look through the
-// caller's own filter.
+// caller's own filter; they and what they find are in the trail.
 func (s *Service) Create(ctx context.Context, rq *Request, typ string, body []byte, ifNoneExist string) (Written, error) {
 	const op = "interaction.Create"
 	w, err := s.create(ctx, rq, op, typ, body, ifNoneExist)
@@ -25,46 +25,86 @@ func (s *Service) create(ctx context.Context, rq *Request, op, typ string, body 
 	if err := writable(rq, op, access.Create, typ); err != nil {
 		return Written{}, err
 	}
-	res, err := s.admitNew(op, typ, body)
+	id, err := s.newID()
 	if err != nil {
 		return Written{}, err
 	}
+	res, err := s.admitNew(op, typ, id, body, nil)
+	if err != nil {
+		return Written{}, err
+	}
+	tell := &told{}
 	if ifNoneExist != "" {
-		defer s.locks.lockCriteria(typ + "?" + ifNoneExist)()
-		match, err := s.matchOne(ctx, rq, op, typ, ifNoneExist)
+		c, err := s.criteriaOf(rq, op, "If-None-Exist", rq.Line, typ, ifNoneExist)
 		if err != nil {
 			return Written{}, err
 		}
-		if match != nil {
-			w := Written{Resource: *match, Matched: true}
-			ev := rq.event("create", typ)
-			ev.Query = rq.Line
-			ev.Extra = [][2]string{{"If-None-Exist", "matched"}}
-			return w, s.Audit.Record(ctx, ev)
+		release, err := s.locks.lockCriteria(ctx, c.locks())
+		if err != nil {
+			return Written{}, err
+		}
+		defer release()
+		if err := s.find(ctx, rq, op, c); err != nil {
+			return Written{}, err
+		}
+		tell.tell(c)
+		if c.match != nil {
+			return Written{Resource: *c.match, Matched: true}, s.Audit.Record(ctx, tell.events(rq, nil)...)
 		}
 	}
 	d, err := s.draftPut(ctx, rq, op, res, nil)
 	if err != nil {
 		return Written{}, err
 	}
-	defer s.locks.lockPatients(d.patients(), nil)()
-	if err := s.mustExist(ctx, op, []*draft{d}, nil); err != nil {
-		return Written{}, err
-	}
-	out, err := s.commit(ctx, &store.Batch{Writes: []store.Write{d.write}}, d.event(rq))
+	return s.write(ctx, rq, op, d, tell)
+}
+
+// write checks the rules between resources and commits one draft.
+func (s *Service) write(ctx context.Context, rq *Request, op string, d *draft, tell *told) (Written, error) {
+	release, err := s.locks.lockPatients(ctx, d.patients(), nil)
 	if err != nil {
 		return Written{}, err
+	}
+	defer release()
+	if err := s.mustExist(ctx, rq, op, []*draft{d}, nil); err != nil {
+		return Written{}, err
+	}
+	evs := d.events(rq)
+	if len(tell.asked) > 0 {
+		evs = append(evs, tell.events(rq, nil)...)
+	}
+	out, err := s.commit(ctx, &store.Batch{Writes: []store.Write{d.write}}, evs...)
+	if err != nil {
+		return Written{}, raced(err)
 	}
 	return written(d, out.Outcomes[0]), nil
 }
 
-// admitNew passes body through the door under a fresh id.
-func (s *Service) admitNew(op, typ string, body []byte) (fhir.Resource, error) {
-	id, err := s.newID()
+// admitNew passes body through the door under a fresh id. References that
+// mean entries of the same transaction (l), or this server, are replaced
+// before: the door judges what will be stored.
+func (s *Service) admitNew(op, typ, id string, body []byte, l *links) (fhir.Resource, error) {
+	body, err := s.linked(body, l)
 	if err != nil {
 		return fhir.Resource{}, err
 	}
 	res, err := s.Door.Create(typ, body, id)
+	if err != nil {
+		return fhir.Resource{}, fhir.Wrap(op, err)
+	}
+	return res, nil
+}
+
+// admit is admitNew for an update.
+func (s *Service) admit(op string, ref fhir.Ref, body []byte, l *links) (fhir.Resource, error) {
+	if !fhir.ValidID(ref.ID) {
+		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, op, "the id in the URL is not a FHIR id")
+	}
+	body, err := s.linked(body, l)
+	if err != nil {
+		return fhir.Resource{}, err
+	}
+	res, err := s.Door.Resource(ref.Type, body, ref.ID)
 	if err != nil {
 		return fhir.Resource{}, fhir.Wrap(op, err)
 	}
@@ -80,35 +120,4 @@ func writable(rq *Request, op string, may access.Interaction, typ string) error 
 		return fhir.Errorf(fhir.NotAllowed, op, "AuditEvents are written by the server alone")
 	}
 	return rq.may(op, may, typ)
-}
-
-// matchOne finds what a conditional create would duplicate.
-func (s *Service) matchOne(ctx context.Context, rq *Request, op, typ, criteria string) (*fhir.Resource, error) {
-	if err := rq.may(op, access.Search, typ); err != nil {
-		return nil, err
-	}
-	q, err := s.parse(typ, criteria, false)
-	if err != nil {
-		return nil, err
-	}
-	if len(q.Clauses) == 0 {
-		return nil, fhir.Errorf(fhir.PreconditionFailed, op, "If-None-Exist without a search parameter selects everything")
-	}
-	var match *fhir.Resource
-	n := 0
-	err = s.Store.Find(ctx, store.Find{Query: q, Filter: rq.filter(access.Search), Limit: 2}, func(f *store.Found) bool {
-		if n++; n == 1 {
-			r := f.Resource
-			r.JSON = append([]byte(nil), r.JSON...)
-			match = &r
-		}
-		return true
-	})
-	if err != nil {
-		return nil, err
-	}
-	if n > 1 {
-		return nil, fhir.Errorf(fhir.PreconditionFailed, op, "If-None-Exist matches more than one %s", typ)
-	}
-	return match, nil
 }

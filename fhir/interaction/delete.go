@@ -11,12 +11,12 @@ import (
 // Delete removes ref; doing so again changes nothing and is no error. What
 // never existed is NotFound, and so is what the filter hides: the two must
 // not differ. A Patient to whom others refer is a Conflict.
-func (s *Service) Delete(ctx context.Context, rq *Request, ref fhir.Ref, ifMatch uint64) (Written, error) {
+func (s *Service) Delete(ctx context.Context, rq *Request, ref fhir.Ref, pre Preconditions) (Written, error) {
 	const op = "interaction.Delete"
 	w := Written{Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, Deleted: true}}
 	err := s.retry(ctx, func() error {
 		var err error
-		w.Resource.Version, err = s.deleteOnce(ctx, rq, op, ref, ifMatch)
+		w.Resource.Version, err = s.deleteOnce(ctx, rq, op, ref, pre)
 		return err
 	})
 	if err != nil {
@@ -25,27 +25,25 @@ func (s *Service) Delete(ctx context.Context, rq *Request, ref fhir.Ref, ifMatch
 	return w, nil
 }
 
-func (s *Service) deleteOnce(ctx context.Context, rq *Request, op string, ref fhir.Ref, ifMatch uint64) (uint64, error) {
-	old, err := s.deletable(ctx, rq, op, ref, ifMatch)
+func (s *Service) deleteOnce(ctx context.Context, rq *Request, op string, ref fhir.Ref, pre Preconditions) (uint64, error) {
+	d, err := s.draftDelete(ctx, rq, op, ref, pre)
 	if err != nil {
 		return 0, err
 	}
-	if old.res.Deleted {
-		d := draft{interaction: "delete", patient: old.facts.Patient, version: old.res.Version}
-		d.write.Resource = old.res
-		return old.res.Version, s.Audit.Record(ctx, d.event(rq))
-	}
-	d, err := s.draftDelete(ctx, rq, op, old)
-	if err != nil {
-		return 0, err
+	if d.done {
+		return d.version, s.Audit.Record(ctx, d.events(rq)...)
 	}
 	if ref.Type == "Patient" {
-		defer s.locks.lockPatients(nil, []string{ref.ID})()
+		release, err := s.locks.lockPatients(ctx, nil, []string{ref.ID})
+		if err != nil {
+			return 0, err
+		}
+		defer release()
 		if err := s.unreferenced(ctx, op, ref.ID, nil); err != nil {
 			return 0, err
 		}
 	}
-	out, err := s.commit(ctx, &store.Batch{Writes: []store.Write{d.write}}, d.event(rq))
+	out, err := s.commit(ctx, &store.Batch{Writes: []store.Write{d.write}}, d.events(rq)...)
 	if err != nil {
 		return 0, raced(err)
 	}
@@ -53,7 +51,7 @@ func (s *Service) deleteOnce(ctx context.Context, rq *Request, op string, ref fh
 }
 
 // deletable reads what is to be removed and checks that the caller may.
-func (s *Service) deletable(ctx context.Context, rq *Request, op string, ref fhir.Ref, ifMatch uint64) (*stored, error) {
+func (s *Service) deletable(ctx context.Context, rq *Request, op string, ref fhir.Ref, pre Preconditions) (*stored, error) {
 	if err := writable(rq, op, access.Delete, ref.Type); err != nil {
 		return nil, err
 	}
@@ -67,11 +65,38 @@ func (s *Service) deletable(ctx context.Context, rq *Request, op string, ref fhi
 	if old == nil {
 		return nil, hidden(op)
 	}
-	if err := visible(rq, op, access.Delete, old); err != nil {
+	seen, err := visible(rq, op, access.Delete, old)
+	if err != nil {
 		return nil, err
 	}
-	if ifMatch != 0 && old.res.Version != ifMatch {
-		return nil, fhir.Errorf(fhir.PreconditionFailed, op, "If-Match does not name the current version")
+	if !seen {
+		return nil, conceals(hidden(op), disclosedOf(old))
 	}
-	return old, nil
+	return old, pre.check(op, old)
+}
+
+// draftDelete prepares the removal of ref. Of what is deleted already the
+// draft is done: there is only the event to be written.
+func (s *Service) draftDelete(ctx context.Context, rq *Request, op string, ref fhir.Ref, pre Preconditions) (*draft, error) {
+	old, err := s.deletable(ctx, rq, op, ref, pre)
+	if err != nil {
+		return nil, err
+	}
+	d := &draft{interaction: "delete", patient: old.facts.Patient, version: old.res.Version, done: old.res.Deleted}
+	d.write.Resource = fhir.Resource{Type: ref.Type, ID: ref.ID, Version: old.res.Version, Deleted: old.res.Deleted}
+	if d.done {
+		return d, nil
+	}
+	if check := s.Checks[ref.Type]; check != nil {
+		if _, err := check(ctx, rq.Principal, nil, &old.res); err != nil {
+			return nil, tells(err, disclosedOf(old))
+		}
+	}
+	d.version++
+	d.write = store.Write{
+		Op: store.Remove, Resource: fhir.Resource{Type: ref.Type, ID: ref.ID},
+		Vendor: old.facts.Vendor, Author: old.facts.Author,
+		Expect: store.Version, IfVersion: old.res.Version,
+	}
+	return d, nil
 }

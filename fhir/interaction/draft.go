@@ -1,7 +1,6 @@
 package interaction
 
 import (
-	"bytes"
 	"context"
 	"slices"
 
@@ -41,21 +40,36 @@ type draft struct {
 	interaction string
 	write       store.Write
 	patient     string
+	from        string  // the patient who had the resource before, if another one
 	refers      []place // of subject and patient
 	version     uint64  // that the commit will give
+	done        bool    // there is nothing to write
+	entry       string  // place of the entry in a transaction
+	// refusal is the error of an update whose target the caller may not know
+	// of. It comes after all other checks, so that it tells nothing else.
+	refusal error
 }
 
 // place is a reference and where it stands.
 type place struct {
 	ref  fhir.Ref
 	path string
+	// denied says that consent does not let the caller write about this
+	// patient.
+	denied bool
 }
 
-func (d *draft) event(rq *Request) audit.Event {
+// events are one event for each patient whose data the write changes.
+func (d *draft) events(rq *Request) []audit.Event {
 	ev := rq.event(d.interaction, d.write.Resource.Type)
 	ev.Patient = d.patient
 	ev.Data = []audit.DataRef{{Ref: d.write.Resource.Ref(), Version: d.version}}
-	return ev
+	if d.from == "" {
+		return []audit.Event{ev}
+	}
+	other := ev
+	other.Patient = d.from
+	return []audit.Event{ev, other}
 }
 
 // patients are the ids of the patients the draft refers to.
@@ -80,12 +94,6 @@ func (s *Service) draftPut(ctx context.Context, rq *Request, op string, res fhir
 		may, interaction = access.Update, "update"
 		prev = &old.res
 	}
-	if bytes.Contains(res.JSON, []byte(s.Base+"/")) {
-		var err error
-		if res.JSON, err = rewriteReferences(res.JSON, nil, s.Base); err != nil {
-			return nil, err
-		}
-	}
 	if check := s.Checks[res.Type]; check != nil {
 		next, err := check(ctx, rq.Principal, &res, prev)
 		if err != nil {
@@ -102,94 +110,154 @@ func (s *Service) draftPut(ctx context.Context, rq *Request, op string, res fhir
 	if old != nil {
 		d.version = old.res.Version + 1
 		d.write.Expect, d.write.IfVersion = store.Version, old.res.Version
+		if old.facts.Patient != values.Patient {
+			if old.facts.Vendor != "" {
+				return nil, tells(moved(op, res.Type), disclosedOf(old))
+			}
+			d.from = old.facts.Patient
+		}
 	}
 	if old.live() {
 		// Who recorded it and from which vendor decides on consent; an
 		// update must not take data out of that.
 		d.write.Vendor, d.write.Author = old.facts.Vendor, old.facts.Author
 	}
-	if !rq.filter(may).Allow(factsOf(&res, values, d.write.Vendor, d.write.Author)) {
-		return nil, fhir.Errorf(fhir.Forbidden, op, "scope or consent does not allow to %s this %s", interaction, res.Type)
-	}
 	for _, code := range subjectParams {
 		for _, v := range values.ByParam[code] {
-			p := place{fhir.Ref{Type: v.RefType, ID: v.RefID}, res.Type + "." + code}
+			p := place{ref: fhir.Ref{Type: v.RefType, ID: v.RefID}, path: res.Type + "." + code}
 			if fhir.KnownType(p.ref.Type) && !slices.ContainsFunc(d.refers, func(q place) bool { return q.ref == p.ref }) {
 				d.refers = append(d.refers, p)
 			}
 		}
 	}
-	return d, nil
+	return d, d.permit(rq, op, may, old)
+}
+
+// permit asks the second question of what is to be stored. When it is for the
+// patient's consent alone that the answer is no, the reference to that patient
+// is judged like one to a Patient who is not there, so that the two cannot be
+// told apart. That a patient whose data the caller sees does not allow a change
+// of it, is no secret.
+func (d *draft) permit(rq *Request, op string, may access.Interaction, old *stored) error {
+	facts := factsOf(&d.write.Resource, d.write.Values, d.write.Vendor, d.write.Author)
+	filter := rq.filter(may)
+	if filter.Allow(facts) {
+		return nil
+	}
+	i := slices.IndexFunc(d.refers, func(p place) bool { return p.ref == fhir.Ref{Type: "Patient", ID: d.patient} })
+	if i >= 0 && filter.Covers(facts) && !(old.live() && old.facts.Patient == d.patient) {
+		d.refers[i].denied = true
+		return nil
+	}
+	return fhir.Errorf(fhir.Forbidden, op, "scope or consent does not allow to %s this %s", d.interaction, d.write.Resource.Type)
+}
+
+// moved refuses to give ingested data to another patient: its id, its
+// Provenance and the consent under which it came are of the first one.
+func moved(op, typ string) error {
+	path := typ + ".subject"
+	if typ == "Device" || typ == "Consent" {
+		path = typ + ".patient"
+	}
+	return &fhir.Error{Kind: fhir.Unprocessable, Op: op, Issues: []fhir.Issue{{
+		Severity: "error", Code: "business-rule", Expression: []string{path},
+		Diagnostics: path + ": the patient of ingested data cannot be changed; mark it entered-in-error instead",
+	}}}
 }
 
 // visible answers the second question for what a write would replace or
-// remove: hidden is as absent, visible but not to be written is 403.
-func visible(rq *Request, op string, may access.Interaction, old *stored) error {
-	if rq.filter(may).Allow(old.facts) {
-		return nil
+// remove. What is hidden is as absent (false); what the caller may see but not
+// write is Forbidden.
+func visible(rq *Request, op string, may access.Interaction, old *stored) (bool, error) {
+	switch {
+	case old == nil:
+		return false, nil
+	case rq.filter(may).Allow(old.facts):
+		return true, nil
+	case rq.filter(access.Read).Allow(old.facts):
+		return false, tells(fhir.Errorf(fhir.Forbidden, op, "the granted scopes do not allow to write this %s", old.res.Type), disclosedOf(old))
 	}
-	if rq.filter(access.Read).Allow(old.facts) {
-		return fhir.Errorf(fhir.Forbidden, op, "the granted scopes do not allow to write this %s", old.res.Type)
-	}
-	return &errHidden{cause: hidden(op), patient: old.facts.Patient}
+	return false, nil
 }
 
-// draftDelete prepares the removal of what old holds.
-func (s *Service) draftDelete(ctx context.Context, rq *Request, op string, old *stored) (*draft, error) {
-	if check := s.Checks[old.res.Type]; check != nil {
-		if _, err := check(ctx, rq.Principal, nil, &old.res); err != nil {
-			return nil, err
-		}
-	}
-	return &draft{
-		interaction: "delete",
-		patient:     old.facts.Patient,
-		version:     old.res.Version + 1,
-		write: store.Write{
-			Op: store.Remove, Resource: fhir.Resource{Type: old.res.Type, ID: old.res.ID},
-			Vendor: old.facts.Vendor, Author: old.facts.Author,
-			Expect: store.Version, IfVersion: old.res.Version,
-		},
-	}, nil
-}
-
-// mustExist checks the references of ds. The caller holds the locks of the
-// patients. here are resources of the same commit: true written, false
-// removed.
-func (s *Service) mustExist(ctx context.Context, op string, ds []*draft, here map[fhir.Ref]bool) error {
+// mustExist checks the references of ds, in their order, and then what is
+// left to be refused. The caller holds the locks of the patients. here are
+// resources of the same commit: true written, false removed.
+func (s *Service) mustExist(ctx context.Context, rq *Request, op string, ds []*draft, here map[fhir.Ref]bool) error {
 	var ask []fhir.Ref
-	var at []place
 	for _, d := range ds {
 		for _, p := range d.refers {
-			written, ok := here[p.ref]
-			switch {
-			case ok && written:
-			case ok:
-				return dangling(op, p)
-			case !slices.Contains(ask, p.ref):
-				ask, at = append(ask, p.ref), append(at, p)
+			if _, ok := here[p.ref]; !ok && !slices.Contains(ask, p.ref) {
+				ask = append(ask, p.ref)
 			}
 		}
 	}
-	if len(ask) == 0 {
-		return nil
+	there := make(map[fhir.Ref]bool, len(ask))
+	if len(ask) > 0 {
+		heads, err := s.Store.Heads(ctx, ask)
+		if err != nil {
+			return err
+		}
+		for i, h := range heads {
+			there[ask[i]] = h.Version > 0 && !h.Deleted
+		}
 	}
-	heads, err := s.Store.Heads(ctx, ask)
-	if err != nil {
-		return err
+	for _, d := range ds {
+		for _, p := range d.refers {
+			if err := s.refersTo(ctx, rq, op, p, there, here); err != nil {
+				return d.at(err)
+			}
+		}
 	}
-	for i, h := range heads {
-		if h.Version == 0 || h.Deleted {
-			return dangling(op, at[i])
+	for _, d := range ds {
+		if d.refusal != nil {
+			return d.at(d.refusal)
 		}
 	}
 	return nil
 }
 
+// at puts the entry of a transaction before err.
+func (d *draft) at(err error) error {
+	if d.entry == "" {
+		return err
+	}
+	return at(d.entry, err)
+}
+
+// refersTo checks one reference. Patients are a matter of consent (permit);
+// other resources must be such as the caller may know of.
+func (s *Service) refersTo(ctx context.Context, rq *Request, op string, p place, there, here map[fhir.Ref]bool) error {
+	if written, ok := here[p.ref]; ok && written && !p.denied {
+		return nil
+	}
+	switch {
+	case p.denied:
+		return conceals(dangling(op, p), disclosed{ref: p.ref, patient: p.ref.ID})
+	case !there[p.ref]:
+		return dangling(op, p)
+	case p.ref.Type == "Patient":
+		return nil
+	}
+	old, err := s.current(ctx, p.ref)
+	if err != nil {
+		return err
+	}
+	if old.live() {
+		for _, i := range []access.Interaction{access.Read, access.Search, access.Update, access.Create} {
+			if rq.filter(i).Allow(old.facts) {
+				return nil
+			}
+		}
+		return conceals(dangling(op, p), disclosedOf(old))
+	}
+	return dangling(op, p)
+}
+
 func dangling(op string, p place) error {
 	return &fhir.Error{Kind: fhir.Unprocessable, Op: op, Issues: []fhir.Issue{{
 		Severity: "error", Code: "not-found", Expression: []string{p.path},
-		Diagnostics: p.path + " refers to a " + p.ref.Type + " that is not on this server",
+		Diagnostics: p.path + " refers to a " + p.ref.Type + " that is not on this server, or that scope or consent does not let you write about",
 	}}}
 }
 
@@ -214,7 +282,7 @@ func (s *Service) unreferenced(ctx context.Context, op, patient string, gone map
 		return err
 	}
 	if !found {
-		q, err := s.parse("Group", "member=Patient/"+patient, false)
+		q, _, err := s.parse("Group", "member=Patient/"+patient, false)
 		if err != nil {
 			return err
 		}
@@ -223,7 +291,8 @@ func (s *Service) unreferenced(ctx context.Context, op, patient string, gone map
 		}
 	}
 	if found {
-		return fhir.Errorf(fhir.Conflict, op, "other resources still refer to this Patient")
+		return tells(fhir.Errorf(fhir.Conflict, op, "other resources still refer to this Patient"),
+			disclosed{ref: fhir.Ref{Type: "Patient", ID: patient}, patient: patient})
 	}
 	return nil
 }

@@ -15,11 +15,10 @@ import (
 
 // HistoryQuery are the parameters of an instance history.
 type HistoryQuery struct {
-	Count  int       // 0: the default; -1: no entries, only their number
-	Since  time.Time // zero: from the beginning
-	At     uint64    // snapshot of the first page; 0: now
-	Before uint64    // versions below this one; 0: the newest
-	View   View      // of each version
+	Count int       // 0: the default; -1: no entries, only their number
+	Since time.Time // zero: from the beginning
+	Page  string    // sealed parameter of a page link; "" for the first page
+	View  View      // of each version
 }
 
 // History lists the versions of ref, newest first, as far as the filter shows
@@ -57,13 +56,6 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	if !fhir.ValidID(ref.ID) {
 		return nil, nil, hidden(op)
 	}
-	at := s.Store.T()
-	if h.At > uint64(at) {
-		return nil, nil, fhir.Errorf(fhir.Invalid, op, "the page link does not belong to this server")
-	}
-	if h.At > 0 {
-		at = store.T(h.At)
-	}
 	limits := s.Limits.withDefaults()
 	count := limits.Count
 	if h.Count > 0 {
@@ -75,9 +67,15 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	}
 	counted := 0
 	var narrowing error
+	self := s.historyURL(ref, h, count)
+	bound := joined("history", rq.caller(), self)
+	at, before, err := s.historyPage(ctx, op, bound, h.Page)
+	if err != nil {
+		return nil, nil, err
+	}
 	page, patients, last, more, shown, hiddenOf := &Page{}, map[string]bool{}, uint64(0), false, false, ""
 	filter := rq.filter(access.Read)
-	err := s.Store.History(ctx, ref, at, h.Before, func(r fhir.Resource, facts *access.Facts) bool {
+	err = s.Store.History(ctx, ref, at, before, func(r fhir.Resource, facts *access.Facts) bool {
 		if !filter.Allow(facts) {
 			hiddenOf = facts.Patient
 			return true
@@ -93,7 +91,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 			counted++
 			return true
 		}
-		if page.count == count || len(page.entries) > limits.PageBytes {
+		if page.count == count || len(page.entries) > rq.pageBytes(limits) {
 			more = true
 			return false
 		}
@@ -113,15 +111,22 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return nil, nil, err
 	}
-	if !shown && h.Before == 0 {
-		return nil, nil, &errHidden{cause: hidden(op), patient: hiddenOf}
+	if !shown && before == 0 {
+		return nil, nil, conceals(hidden(op), disclosed{ref: ref, patient: hiddenOf})
 	}
-	links := []link{{"self", s.historyURL(ref, h, count, at, h.Before)}}
+	links := []link{{"self", self}}
+	if h.Page != "" {
+		links[0].url += "&__page=" + h.Page
+	}
 	if more {
-		links = append(links, link{"next", s.historyURL(ref, h, count, at, last)})
+		p, err := s.sealer(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		links = append(links, link{"next", self + "&__page=" + p.seal(bound, pagePoint{at, strconv.FormatUint(last, 10)})})
 	}
 	total := int64(-1)
-	if !more && h.Before == 0 {
+	if !more && before == 0 {
 		total = int64(page.count + counted)
 	}
 	id, err := s.newID()
@@ -132,13 +137,23 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	return page, patients, nil
 }
 
-func (s *Service) historyURL(ref fhir.Ref, h HistoryQuery, count int, at store.T, before uint64) string {
+// historyPage is the snapshot and the version below which to go on, 0 from
+// the newest.
+func (s *Service) historyPage(ctx context.Context, op string, bound []byte, page string) (at store.T, before uint64, err error) {
+	point, err := s.openPage(ctx, op, bound, page)
+	if err != nil || point.at == 0 {
+		return s.Store.T(), 0, err
+	}
+	if before, err = strconv.ParseUint(point.after, 10, 64); err != nil {
+		return 0, 0, fhir.Wrap(op, err)
+	}
+	return point.at, before, nil
+}
+
+func (s *Service) historyURL(ref fhir.Ref, h HistoryQuery, count int) string {
 	out := s.Base + "/" + ref.String() + "/_history?_count=" + strconv.Itoa(count)
 	if !h.Since.IsZero() {
 		out += "&_since=" + h.Since.UTC().Format(fhir.InstantLayout)
 	}
-	if before > 0 {
-		out += "&__t=" + strconv.FormatUint(uint64(at), 10) + "&__before=" + strconv.FormatUint(before, 10)
-	}
-	return out
+	return out + h.View.query()
 }

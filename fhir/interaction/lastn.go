@@ -25,17 +25,17 @@ import (
 // groups that share a coding are one. The other parameters are those of a
 // search; it must name one patient and a category or code.
 func (s *Service) LastN(ctx context.Context, rq *Request, ps []Parameter) (*Page, error) {
-	page, patients, err := s.lastN(ctx, rq, ps)
+	page, asked, err := s.lastN(ctx, rq, ps)
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: "Observation"}, err)
 	}
-	if err := s.Audit.Record(ctx, patientEvents(rq, "Observation", patients)...); err != nil {
+	if err := s.Audit.Record(ctx, asked.events(rq, asked.patients)...); err != nil {
 		return nil, err
 	}
 	return page, nil
 }
 
-func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page, map[string]bool, error) {
+func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page, *found, error) {
 	const op = "interaction.LastN"
 	if err := rq.may(op, access.Search, "Observation"); err != nil {
 		return nil, nil, err
@@ -68,7 +68,7 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	if err != nil {
 		return nil, nil, err
 	}
-	res := &results{page: &Page{}, patients: map[string]bool{q.Patient: true}, seen: map[fhir.Ref]bool{}}
+	res := &results{page: &Page{}, patients: map[string]bool{q.Patient: g.n > 0}, seen: map[fhir.Ref]bool{}}
 	for _, o := range g.newest() {
 		body, err := r4.Subset("Observation", o.json, q.Summary, q.Elements)
 		if err != nil {
@@ -90,7 +90,7 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	}
 	self := s.Base + "/Observation/$lastn?max=" + strconv.Itoa(most) + "&" + search.SelfQuery(q)
 	res.page.open(id, "searchset", s.Clock(), total, []link{{"self", self}})
-	return res.page, res.patients, nil
+	return res.page, &found{s.askedOf(rq, ps, q.Patient), res.patients}, nil
 }
 
 // maxPerGroup bounds max.
@@ -112,7 +112,7 @@ func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, e
 				return nil, 0, fhir.Errorf(fhir.Invalid, op, "max: one whole number from 1 to %d", maxPerGroup)
 			}
 			most, given = n, true
-		case "_sort", "_count", "_total", "__t", "__after":
+		case "_sort", "_count", "_total", "__page":
 			return nil, 0, fhir.Errorf(fhir.Invalid, op, "%s has no meaning in $lastn: the order is fixed and the answer is one page", p.Name)
 		default:
 			pairs = append(pairs, [2]string{p.Name, p.Value})

@@ -1,76 +1,168 @@
 package interaction
 
 import (
+	"context"
 	"hash/maphash"
 	"slices"
+	"strings"
 	"sync"
+
+	"golang.org/x/sync/semaphore"
+
+	"pulsegate/fhir"
 )
 
-const stripes = 256
-
-// locks serialise what the store cannot: conditional creates with the same
+// locks serialize what the store cannot: conditional creates with the same
 // criteria, and the deletion of a Patient against writes that refer to it.
-// Criteria are always taken before patients, and each in ascending order, so
-// no two requests wait for each other. They hold within one process.
+// Criteria are always locked before patients, and the keys of each in
+// ascending order, so no two requests wait for each other. They hold within
+// one process.
 type locks struct {
-	once     sync.Once
-	seed     maphash.Seed
-	criteria [stripes]sync.Mutex
-	patients [stripes]sync.RWMutex
+	criteria, patients keyed
 }
 
-func (l *locks) stripe(s string) int {
-	l.once.Do(func() { l.seed = maphash.MakeSeed() })
-	return int(maphash.String(l.seed, s) % stripes)
+// keyed holds one read-write lock per key that is in use. Waiting ends with
+// the request's context, and keys that differ never wait for each other.
+type keyed struct {
+	once   sync.Once
+	seed   maphash.Seed
+	shards [64]struct {
+		mu sync.Mutex
+		m  map[string]*keyLock
+	}
 }
 
-// lockCriteria takes the stripes of the given criteria.
-func (l *locks) lockCriteria(criteria ...string) (release func()) {
-	idx := make([]int, 0, len(criteria))
-	for _, c := range criteria {
-		idx = append(idx, l.stripe(c))
-	}
-	slices.Sort(idx)
-	idx = slices.Compact(idx)
-	for _, i := range idx {
-		l.criteria[i].Lock()
-	}
-	return func() {
-		for _, i := range idx {
-			l.criteria[i].Unlock()
+// keyLock is the lock of one key. users is guarded by the mutex of its shard;
+// it counts the holders and those who wait, and the last one removes the key.
+type keyLock struct {
+	sem   *semaphore.Weighted
+	users int
+}
+
+// exclusive is the weight of a writer: all of a lock. A reader has weight 1.
+const exclusive = 1 << 30
+
+var keyLocks = sync.Pool{New: func() any { return &keyLock{sem: semaphore.NewWeighted(exclusive)} }}
+
+// lockKey is a key to be locked, shared or alone.
+type lockKey struct {
+	key    string
+	shared bool
+}
+
+// lock locks all keys, or none and returns the context's error. Of a key that
+// is named twice the exclusive form counts.
+func (k *keyed) lock(ctx context.Context, keys []lockKey) (release func(), err error) {
+	slices.SortFunc(keys, func(a, b lockKey) int {
+		switch c := strings.Compare(a.key, b.key); {
+		case c != 0 || a.shared == b.shared:
+			return c
+		case a.shared:
+			return 1
 		}
+		return -1
+	})
+	keys = slices.CompactFunc(keys, func(a, b lockKey) bool { return a.key == b.key })
+	held := 0
+	release = func() {
+		for _, x := range keys[:held] {
+			k.unlock(x)
+		}
+		held = 0
+	}
+	for _, x := range keys {
+		if err := k.lockOne(ctx, x); err != nil {
+			release()
+			return nil, &fhir.Error{Kind: fhir.Unavailable, Op: "interaction.lock", Err: err, Issues: []fhir.Issue{{
+				Severity: "error", Code: "lock-error", Diagnostics: "other requests about the same resources are under way; try again"}}}
+		}
+		held++
+	}
+	return release, nil
+}
+
+func (x lockKey) weight() int64 {
+	if x.shared {
+		return 1
+	}
+	return exclusive
+}
+
+func (k *keyed) shard(key string) int {
+	k.once.Do(func() { k.seed = maphash.MakeSeed() })
+	return int(maphash.String(k.seed, key) % uint64(len(k.shards)))
+}
+
+func (k *keyed) lockOne(ctx context.Context, x lockKey) error {
+	s := &k.shards[k.shard(x.key)]
+	s.mu.Lock()
+	l := s.m[x.key]
+	if l == nil {
+		if s.m == nil {
+			s.m = map[string]*keyLock{}
+		}
+		l, _ = keyLocks.Get().(*keyLock) // the pool holds nothing else
+		s.m[x.key] = l
+	}
+	l.users++
+	s.mu.Unlock()
+	if err := l.sem.Acquire(ctx, x.weight()); err != nil {
+		k.leave(x.key, l)
+		return err
+	}
+	return nil
+}
+
+func (k *keyed) unlock(x lockKey) {
+	s := &k.shards[k.shard(x.key)]
+	s.mu.Lock()
+	l := s.m[x.key]
+	s.mu.Unlock()
+	l.sem.Release(x.weight())
+	k.leave(x.key, l)
+}
+
+// leave forgets a key that nobody uses any more.
+func (k *keyed) leave(key string, l *keyLock) {
+	s := &k.shards[k.shard(key)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.users--; l.users == 0 {
+		delete(s.m, key)
+		keyLocks.Put(l)
 	}
 }
 
-// lockPatients takes the stripes of patients that are referred to (shared)
-// and that are deleted (exclusive).
-func (l *locks) lockPatients(referred, deleted []string) (release func()) {
-	want := make(map[int]bool, len(referred)+len(deleted))
+// inUse is the number of keys that are locked or waited for.
+func (k *keyed) inUse() int {
+	n := 0
+	for i := range k.shards {
+		s := &k.shards[i]
+		s.mu.Lock()
+		n += len(s.m)
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// lockCriteria locks the given criteria.
+func (l *locks) lockCriteria(ctx context.Context, keys []string) (release func(), err error) {
+	want := make([]lockKey, len(keys))
+	for i, c := range keys {
+		want[i].key = c
+	}
+	return l.criteria.lock(ctx, want)
+}
+
+// lockPatients locks patients that are referred to (shared) and that are
+// deleted (exclusive).
+func (l *locks) lockPatients(ctx context.Context, referred, deleted []string) (release func(), err error) {
+	want := make([]lockKey, 0, len(referred)+len(deleted))
 	for _, p := range referred {
-		want[l.stripe(p)] = false
+		want = append(want, lockKey{p, true})
 	}
 	for _, p := range deleted {
-		want[l.stripe(p)] = true
+		want = append(want, lockKey{key: p})
 	}
-	idx := make([]int, 0, len(want))
-	for i := range want {
-		idx = append(idx, i)
-	}
-	slices.Sort(idx)
-	for _, i := range idx {
-		if want[i] {
-			l.patients[i].Lock()
-		} else {
-			l.patients[i].RLock()
-		}
-	}
-	return func() {
-		for _, i := range idx {
-			if want[i] {
-				l.patients[i].Unlock()
-			} else {
-				l.patients[i].RUnlock()
-			}
-		}
-	}
+	return l.patients.lock(ctx, want)
 }

@@ -11,9 +11,33 @@ import (
 // Page is a Bundle that is ready to be sent: the resources' stored bytes
 // between a head and a tail, never parsed.
 type Page struct {
+	done    [][]byte // entries that are complete, before those in entries
 	entries []byte
 	count   int
 	head    []byte
+}
+
+// size is the length of the entries in bytes.
+func (p *Page) size() int {
+	n := len(p.entries)
+	for _, b := range p.done {
+		n += len(b)
+	}
+	return n
+}
+
+// large is the size from which a part of an answer is sent from where it is,
+// instead of being copied into the Bundle around it.
+const large = 16 << 10
+
+// appendPart appends a part of an entry.
+func (p *Page) appendPart(b []byte) {
+	if len(b) < large {
+		p.entries = append(p.entries, b...)
+		return
+	}
+	p.done = append(p.done, p.entries, b)
+	p.entries = nil
 }
 
 // Parts are the Bundle's bytes, in order.
@@ -21,7 +45,8 @@ func (p *Page) Parts() [][]byte {
 	if p.count == 0 {
 		return [][]byte{p.head, []byte("}")}
 	}
-	return [][]byte{p.head, []byte(`,"entry":[`), p.entries, []byte("]}")}
+	parts := append([][]byte{p.head, []byte(`,"entry":[`)}, p.done...)
+	return append(parts, p.entries, []byte("]}"))
 }
 
 // Bytes is the whole Bundle in one piece.

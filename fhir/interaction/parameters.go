@@ -108,6 +108,26 @@ func (x *Parameter) read(member string, raw json.RawMessage) bool {
 	return true
 }
 
+// text is the value as it stands in a query.
+func (x *Parameter) text() string {
+	switch {
+	case x.Coding != nil:
+		return x.Coding.System + "|" + x.Coding.Code
+	case x.Period != nil:
+		return x.Period.Start + "/" + x.Period.End
+	}
+	return x.Value
+}
+
+// askedOf is an operation's request about one patient, for the trail.
+func (s *Service) askedOf(rq *Request, ps []Parameter, patient string) asked {
+	a := asked{typ: "Observation", line: rq.Line, single: patient, base: s.Base}
+	for i := range ps {
+		a.pairs = append(a.pairs, [2]string{ps[i].Name, ps[i].text()})
+	}
+	return a
+}
+
 // FormatParameters writes inputs as a query, for the trail.
 func FormatParameters(ps []Parameter) string {
 	var b strings.Builder
@@ -115,14 +135,7 @@ func FormatParameters(ps []Parameter) string {
 		if i > 0 {
 			b.WriteByte('&')
 		}
-		v := p.Value
-		switch {
-		case p.Coding != nil:
-			v = p.Coding.System + "|" + p.Coding.Code
-		case p.Period != nil:
-			v = p.Period.Start + "/" + p.Period.End
-		}
-		b.WriteString(url.QueryEscape(p.Name) + "=" + url.QueryEscape(v))
+		b.WriteString(url.QueryEscape(p.Name) + "=" + url.QueryEscape(p.text()))
 	}
 	return b.String()
 }

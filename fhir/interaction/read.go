@@ -65,10 +65,10 @@ func (s *Service) look(rq *Request, op string, ref fhir.Ref, get func() (fhir.Re
 		return fhir.Resource{}, nil, err
 	}
 	if !rq.filter(access.Read).Allow(facts) {
-		return fhir.Resource{}, nil, &errHidden{cause: hidden(op), patient: facts.Patient}
+		return fhir.Resource{}, nil, conceals(hidden(op), disclosed{ref: ref, patient: facts.Patient})
 	}
 	if r.Deleted {
-		return fhir.Resource{}, nil, fhir.Errorf(fhir.Gone, op, "resource was deleted")
+		return fhir.Resource{}, nil, tells(fhir.Errorf(fhir.Gone, op, "resource was deleted"), disclosed{ref, r.Version, facts.Patient})
 	}
 	return r, facts, nil
 }

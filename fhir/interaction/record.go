@@ -3,7 +3,6 @@ package interaction
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 
 	"pulsegate/fhir"
@@ -43,33 +42,39 @@ func outcomeOf(err error) (outcome, reason string) {
 	return audit.Major, "server failure"
 }
 
-// errHidden marks a NotFound that the filter caused: the caller sees a plain
-// 404, the trail a denial.
-type errHidden struct {
-	cause   error
-	patient string
-}
-
-func (e *errHidden) Error() string { return e.cause.Error() }
-func (e *errHidden) Unwrap() error { return e.cause }
-
 // refuse records a request that failed and returns the error for the caller.
-// When the trail cannot be written that becomes the answer.
+// When the trail cannot be written that becomes the answer. What the error
+// tells of is in events of its own, one per patient: the event of the request
+// may hold its query, which may name others.
 func (s *Service) refuse(ctx context.Context, rq *Request, interaction string, ref fhir.Ref, cause error) error {
 	ev := rq.event(interaction, ref.Type)
 	ev.Outcome, ev.Reason = outcomeOf(cause)
-	var h *errHidden
-	if errors.As(cause, &h) {
-		ev.Outcome, ev.Reason, ev.Patient = audit.Serious, "hidden by scope or consent", h.patient
-		cause = h.cause
+	var evs []audit.Event
+	var t *errTold
+	if errors.As(cause, &t) {
+		cause = t.cause
+		if t.hidden {
+			ev.Outcome, ev.Reason = audit.Serious, "hidden by scope or consent"
+		}
+		evs = append(evs, seenEvents(rq, interaction, t.seen)...)
+		for i := range evs {
+			evs[i].Outcome, evs[i].Reason = ev.Outcome, ev.Reason
+		}
+		evs = append(evs, (&told{asked: t.asked}).events(rq, nil)...)
 	}
-	if ref.ID != "" {
-		ev.Data = []audit.DataRef{{Ref: ref}}
-	} else {
+	named := slices.ContainsFunc(evs, func(e audit.Event) bool {
+		return slices.ContainsFunc(e.Data, func(d audit.DataRef) bool { return d.Ref == ref })
+	})
+	switch {
+	case ref.ID == "":
 		ev.Query = rq.Line
+		evs = append(evs, ev)
+	case !named:
+		ev.Data = []audit.DataRef{{Ref: ref}}
+		evs = append(evs, ev)
 	}
 	// A caller who hung up has still asked.
-	if err := s.Audit.Record(context.WithoutCancel(ctx), ev); err != nil {
+	if err := s.Audit.Record(context.WithoutCancel(ctx), evs...); err != nil {
 		return errors.Join(err, cause)
 	}
 	return cause
@@ -93,19 +98,4 @@ func (s *Service) commit(ctx context.Context, b *store.Batch, evs ...audit.Event
 		b.Leaves = append(b.Leaves, l)
 	}
 	return s.Store.Commit(ctx, b)
-}
-
-// patientEvents are one event per patient, or a plain one.
-func patientEvents(rq *Request, typ string, patients map[string]bool) []audit.Event {
-	ev := rq.event("search-type", typ)
-	ev.Query = rq.Line
-	if len(patients) == 0 {
-		return []audit.Event{ev}
-	}
-	evs := make([]audit.Event, 0, len(patients))
-	for _, p := range slices.Sorted(maps.Keys(patients)) {
-		ev.Patient = p
-		evs = append(evs, ev)
-	}
-	return evs
 }

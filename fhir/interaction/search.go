@@ -2,8 +2,6 @@ package interaction
 
 import (
 	"context"
-	"net/url"
-	"strconv"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
@@ -13,20 +11,20 @@ import (
 )
 
 // Search answers raw (the query string, or the form of a POST _search) with a
-// searchset. Pages are pinned to the commit of the first one, by parameters
-// in the next link; consent and scope are those of the moment.
+// searchset. Pages are pinned to the commit of the first one, by a sealed
+// parameter in the next link; consent and scope are those of the moment, and
+// what was deleted since is left out.
 func (s *Service) Search(ctx context.Context, rq *Request, typ, raw string) (*Page, error) {
 	return s.searchAt(ctx, rq, typ, raw, 0)
 }
 
 func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at store.T) (*Page, error) {
 	const op = "interaction.Search"
-	p, patients, err := s.search(ctx, rq, op, typ, raw, at)
+	p, asked, err := s.search(ctx, rq, op, typ, raw, at)
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: typ}, err)
 	}
-	evs := patientEvents(rq, typ, patients)
-	if err := s.Audit.Record(ctx, evs...); err != nil {
+	if err := s.Audit.Record(ctx, asked.events(rq, asked.patients)...); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -34,42 +32,48 @@ func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at
 
 // results gathers a page.
 type results struct {
-	page     *Page
+	page *Page
+	// patients are those whom the page is about: true when a match is theirs,
+	// false when the query names them or they come with an include.
 	patients map[string]bool
 	seen     map[fhir.Ref]bool
 	last     search.Position
 	more     bool
+	resumed  bool       // it follows a page link
 	refs     []fhir.Ref // to include
 }
 
-func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, at store.T) (*Page, map[string]bool, error) {
+func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, at store.T) (*Page, *found, error) {
 	if err := known(op, typ); err != nil {
 		return nil, nil, err
 	}
 	if err := rq.may(op, access.Search, typ); err != nil {
 		return nil, nil, err
 	}
-	q, err := s.parse(typ, raw, rq.Lenient)
+	q, asked, err := s.parse(typ, raw, rq.Lenient)
 	if err != nil {
 		return nil, nil, err
 	}
-	switch latest := s.Store.T(); {
-	case q.At > uint64(latest):
-		return nil, nil, fhir.Errorf(fhir.Invalid, op, "the page link does not belong to this server")
-	case q.At > 0:
-		at = store.T(q.At)
-	case at == 0:
-		at = latest
+	bound := joined("search", rq.caller(), typ, search.SelfQuery(q))
+	point, err := s.openPage(ctx, op, bound, q.Page)
+	if err != nil {
+		return nil, nil, err
+	}
+	if point.at > 0 {
+		at, q.After = point.at, point.after
+	} else if at == 0 {
+		at = s.Store.T()
 	}
 	limits := s.Limits.withDefaults()
+	limits.PageBytes = rq.pageBytes(limits)
 	count := limits.Count
 	if q.Count >= 0 {
 		count = min(q.Count, limits.MaxCount)
 	}
-	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at, After: q.After, Limit: count + 1}
-	res := &results{page: &Page{}, patients: map[string]bool{}, seen: map[fhir.Ref]bool{}}
+	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at, After: q.After, Limit: count + 1, Owner: rq.caller(), Undeleted: point.at > 0}
+	res := &results{page: &Page{}, resumed: point.at > 0, patients: map[string]bool{}, seen: map[fhir.Ref]bool{}}
 	if q.Patient != "" {
-		res.patients[q.Patient] = true
+		res.patients[q.Patient] = false
 	}
 	counting := q.Summary == search.SummaryCount || count == 0
 	if !counting {
@@ -99,8 +103,13 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 	if err != nil {
 		return nil, nil, err
 	}
-	res.page.open(id, "searchset", s.Clock(), total, s.links(q, at, res))
-	return res.page, res.patients, nil
+	links, err := s.links(ctx, q, bound, at, res)
+	if err != nil {
+		return nil, nil, err
+	}
+	res.page.open(id, "searchset", s.Clock(), total, links)
+	asked.line = rq.Line
+	return res.page, &found{*asked, res.patients}, nil
 }
 
 // firstPage bounds the bytes of a page that are set aside before they are seen.
@@ -192,8 +201,17 @@ func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at 
 		if err != nil || r.Deleted || !rq.filter(access.Search).Allow(facts) && !rq.filter(access.Read).Allow(facts) {
 			continue
 		}
+		if res.resumed { // what was deleted since is not shown
+			now, err := s.Store.Heads(ctx, []fhir.Ref{ref})
+			if err != nil {
+				return err
+			}
+			if now[0].Deleted {
+				continue
+			}
+		}
 		if facts.Patient != "" {
-			res.patients[facts.Patient] = true
+			res.patients[facts.Patient] = res.patients[facts.Patient] // stays true of a match
 		}
 		res.page.match(s.Base+"/"+ref.String(), r.JSON, "include")
 		if err := res.collect(q, &r, true); err != nil {
@@ -203,32 +221,39 @@ func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at 
 	return nil
 }
 
-// parse reads a query string or form.
-func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, error) {
+// parse reads a query string or form. The line of what it asked is the
+// caller's to set.
+func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *asked, error) {
 	pairs, err := search.Pairs(raw)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return search.Parse(typ, pairs, search.ParseOptions{Lenient: lenient, Base: s.Base, MaxCount: s.Limits.withDefaults().MaxCount, Now: s.Clock})
+	q, err := search.Parse(typ, pairs, search.ParseOptions{Lenient: lenient, Base: s.Base, MaxCount: s.Limits.withDefaults().MaxCount, Now: s.Clock})
+	if err != nil {
+		return nil, nil, err
+	}
+	return q, &asked{typ: typ, pairs: pairs, single: q.Patient, base: s.Base}, nil
 }
 
-// links are self, with the parameters that were honoured, and next.
-func (s *Service) links(q *search.Query, at store.T, res *results) []link {
+// links are self, with the parameters that were honoured, and next. What bound
+// names is what the link of the next page holds for.
+func (s *Service) links(ctx context.Context, q *search.Query, bound []byte, at store.T, res *results) ([]link, error) {
 	self := s.Base + "/" + q.Type
 	sep := "?"
 	if params := search.SelfQuery(q); params != "" {
 		self, sep = self+"?"+params, "&"
 	}
-	pin := func(after search.Position) string {
-		return self + sep + "__t=" + strconv.FormatUint(uint64(at), 10) + "&__after=" + url.QueryEscape(after)
-	}
 	here := self
-	if q.After != "" {
-		here = pin(q.After)
+	if q.Page != "" {
+		here = self + sep + "__page=" + q.Page
 	}
 	out := []link{{"self", here}}
 	if res.more && res.last != "" {
-		out = append(out, link{"next", pin(res.last)})
+		p, err := s.sealer(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, link{"next", self + sep + "__page=" + p.seal(bound, pagePoint{at, res.last})})
 	}
-	return out
+	return out, nil
 }

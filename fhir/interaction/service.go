@@ -42,6 +42,10 @@ type Request struct {
 	// Lenient drops unknown search parameters instead of refusing them
 	// (Prefer: handling=lenient).
 	Lenient bool
+
+	// room is the number of bytes that a page may have as an entry of a Bundle;
+	// 0 is no limit beside that of the server.
+	room int
 }
 
 // Limits bound the work of one request. A zero field means its default.
@@ -51,13 +55,14 @@ type Limits struct {
 	PageBytes     int // a page ends early beyond this; 32 MiB
 	Includes      int // included resources on a page; 2000
 	BundleEntries int // entries of a batch or transaction; 1000
+	BundleBytes   int // the answer to a batch or transaction; 32 MiB
 }
 
 func (l Limits) withDefaults() Limits {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.Count, 50}, {&l.MaxCount, 1000}, {&l.PageBytes, 32 << 20}, {&l.Includes, 2000}, {&l.BundleEntries, 1000}} {
+	}{{&l.Count, 50}, {&l.MaxCount, 1000}, {&l.PageBytes, 32 << 20}, {&l.Includes, 2000}, {&l.BundleEntries, 1000}, {&l.BundleBytes, 32 << 20}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
@@ -79,6 +84,7 @@ type Service struct {
 
 	randMu sync.Mutex
 	locks  locks
+	pages  pageSealer
 }
 
 // newID is a random id: 26 characters of lower-case base32.
@@ -107,6 +113,14 @@ func known(op, typ string) error {
 		return fhir.Errorf(fhir.NotFound, op, "resource type is not supported by this server")
 	}
 	return nil
+}
+
+// pageBytes is the size beyond which a page of this request ends.
+func (rq *Request) pageBytes(l Limits) int {
+	if rq.room > 0 {
+		return min(rq.room, l.PageBytes)
+	}
+	return l.PageBytes
 }
 
 func hidden(op string) error {

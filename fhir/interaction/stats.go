@@ -85,7 +85,8 @@ func (s *Service) Stats(ctx context.Context, rq *Request, ps []Parameter) ([]byt
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: "Observation"}, err)
 	}
-	if err := s.Audit.Record(ctx, patientEvents(rq, "Observation", map[string]bool{patient: true})...); err != nil {
+	asked := s.askedOf(rq, ps, patient)
+	if err := s.Audit.Record(ctx, asked.events(rq, map[string]bool{patient: false})...); err != nil {
 		return nil, err
 	}
 	return body, nil

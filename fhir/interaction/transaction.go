@@ -4,11 +4,12 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strconv"
+	"strings"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/r4"
 	"pulsegate/fhir/store"
 )
 
@@ -17,135 +18,189 @@ var order = map[string]int{"DELETE": 0, "POST": 1, "PUT": 2, "GET": 3, "HEAD": 3
 
 // step is one write of a transaction on its way.
 type step struct {
-	e       *entry
-	res     fhir.Resource // admitted, before references are rewritten
-	ifMatch uint64
-	match   *fhir.Resource // conditional create found it
+	e        *entry
+	ref      fhir.Ref
+	pre      Preconditions
+	criteria *criteria // of a conditional create
 }
+
+// matched reports whether a conditional create found what it would create.
+func (st *step) matched() bool { return st.criteria != nil && st.criteria.match != nil }
+
+// inBundle marks the events of a transaction.
+var inBundle = [][2]string{{"bundle", "transaction"}} // read only
 
 // transaction does all entries or none: one commit holds every write and its
 // audit. GET entries read after it, at its T.
-func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry, out []response) error {
+func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry, p *Page, minimal bool) error {
 	const op = "interaction.Transaction"
 	sorted := make([]*entry, len(entries))
 	for i := range entries {
 		sorted[i] = &entries[i]
 	}
 	slices.SortStableFunc(sorted, func(a, b *entry) int { return cmp.Compare(order[a.Method], order[b.Method]) })
-	steps, criteria, err := s.steps(rq, op, sorted)
+	steps, err := s.steps(rq, op, sorted)
 	if err != nil {
 		return err
 	}
-	release := s.locks.lockCriteria(criteria...)
-	at := s.Store.T()
-	if len(steps) > 0 {
-		err = s.retry(ctx, func() error {
-			t, err := s.attempt(ctx, rq, op, steps, out)
-			at = max(at, t)
-			return err
-		})
-	}
-	release()
+	out := make([]response, len(entries))
+	at, err := s.writes(ctx, rq, op, steps, out, minimal)
 	if err != nil {
 		return err
 	}
-	for _, e := range sorted[len(steps):] {
-		one := *rq
-		one.Line = e.Method + " " + e.URL
-		out[e.index] = s.getAt(ctx, &one, e, at)
+	// Entries are answered in their order; reads have the room that the writes
+	// leave.
+	room := s.roomIn(p)
+	for i := range out {
+		room -= out[i].size(minimal)
+	}
+	for i := range entries {
+		if e := &entries[i]; order[e.Method] == order["GET"] {
+			one := *rq
+			one.Line, one.room = e.line(), room
+			if room <= s.Limits.withDefaults().BundleBytes/32 {
+				out[i] = failed(s.refuse(ctx, &one, "transaction", e.target.ref(), s.full(op)))
+			} else {
+				pre, _ := e.preconditions() // of a read they do not fail
+				out[i] = s.get(ctx, &one, e, pre, at)
+			}
+			room -= out[i].size(minimal)
+		}
+	}
+	for i := range out {
+		p.response(s.Base, &out[i], minimal)
 	}
 	return nil
 }
 
-// getAt reads for a transaction, whose reads see exactly what it left.
-func (s *Service) getAt(ctx context.Context, rq *Request, e *entry, at store.T) response {
-	t := e.target
-	switch {
-	case t.history || t.version > 0:
-		return s.get(ctx, rq, e)
-	case t.id != "":
-		res, err := s.readAt(ctx, rq, t.ref(), at)
-		if err != nil {
-			return failed(err)
-		}
-		return response{status: "200 OK", ref: res.Ref(), version: res.Version, modified: res.LastUpdated, resource: res.JSON}
+// size is the number of bytes that a resource has in the answer.
+func (r *response) size(minimal bool) (n int) {
+	if r.err != nil || r.wrote && minimal {
+		return 0
 	}
-	page, err := s.searchAt(ctx, rq, t.typ, t.query, at)
-	if err != nil {
-		return failed(err)
+	for _, b := range r.resource {
+		n += len(b)
 	}
-	return response{status: "200 OK", resource: page.Bytes()}
+	return n
 }
 
-// steps passes every resource through the door and gives it its id.
-func (s *Service) steps(rq *Request, op string, sorted []*entry) (steps []step, criteria []string, err error) {
-	seen := map[fhir.Ref]bool{}
+// writes does the writing entries in one commit and returns the commit at
+// which the reading ones look.
+func (s *Service) writes(ctx context.Context, rq *Request, op string, steps []step, out []response, minimal bool) (store.T, error) {
+	var keys []string
+	for i := range steps {
+		if c := steps[i].criteria; c != nil {
+			keys = append(keys, c.locks()...)
+		}
+	}
+	release, err := s.locks.lockCriteria(ctx, keys)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	at := s.Store.T()
+	if len(steps) > 0 {
+		err = s.retry(ctx, func() error {
+			t, err := s.attempt(ctx, rq, op, steps, out, minimal)
+			at = max(at, t)
+			return err
+		})
+	}
+	return at, err
+}
+
+// steps checks what can be checked of each write by itself and gives it its id.
+func (s *Service) steps(rq *Request, op string, sorted []*entry) (steps []step, err error) {
+	seen, same := map[fhir.Ref]bool{}, map[string]bool{}
+	full := map[string]bool{}
 	for _, e := range sorted {
 		if order[e.Method] == order["GET"] {
 			break
 		}
-		st := step{e: e}
-		place := "Bundle.entry[" + strconv.Itoa(e.index) + "]"
-		switch e.Method {
-		case "POST":
-			if err = writable(rq, op, access.Create, e.target.typ); err == nil {
-				st.res, err = s.admitNew(op, e.target.typ, e.Resource)
-			}
-			if c := e.target.typ + "?" + e.IfNoneExist; err == nil && e.IfNoneExist != "" {
-				if slices.Contains(criteria, c) {
-					err = fhir.Errorf(fhir.Invalid, op, "two entries have the same ifNoneExist")
-				}
-				criteria = append(criteria, c)
-			}
-		case "PUT":
-			if err = writable(rq, op, access.Update, e.target.typ); err == nil {
-				st.res, err = s.Door.Resource(e.target.typ, e.Resource, e.target.id)
-			}
-		case "DELETE":
-			err = writable(rq, op, access.Delete, e.target.typ)
-			st.res = fhir.Resource{Type: e.target.typ, ID: e.target.id}
+		st := step{e: e, ref: e.target.ref()}
+		if err := s.step(rq, op, &st); err != nil {
+			return nil, at(e.place(), err)
 		}
-		if err == nil {
-			st.ifMatch, err = ParseETag(e.IfMatch)
-		}
-		if err == nil && seen[st.res.Ref()] {
+		switch c := st.criteria; {
+		case seen[st.ref]:
 			err = fhir.Errorf(fhir.Invalid, op, "two entries write the same resource")
+		case c != nil && same[c.key()]:
+			err = fhir.Errorf(fhir.Invalid, op, "two entries have the same ifNoneExist")
+		case e.FullURL != "" && e.Method != "DELETE" && full[e.FullURL]:
+			err = fhir.Errorf(fhir.Invalid, op, "two entries have the same fullUrl")
+		case c != nil:
+			same[c.key()] = true
 		}
 		if err != nil {
-			return nil, nil, at(place, err)
+			return nil, at(e.place(), err)
 		}
-		seen[st.res.Ref()] = true
+		seen[st.ref], full[e.FullURL] = true, e.Method != "DELETE"
 		steps = append(steps, st)
 	}
-	return steps, criteria, nil
+	return steps, nil
+}
+
+func (s *Service) step(rq *Request, op string, st *step) (err error) {
+	e := st.e
+	switch e.Method {
+	case "POST":
+		if err = writable(rq, op, access.Create, e.target.typ); err == nil {
+			st.ref.ID, err = s.newID()
+		}
+		if err == nil && e.IfNoneExist != "" {
+			st.criteria, err = s.criteriaOf(rq, op, "If-None-Exist", e.line(), e.target.typ, e.IfNoneExist)
+		}
+	case "PUT":
+		err = writable(rq, op, access.Update, e.target.typ)
+	case "DELETE":
+		err = writable(rq, op, access.Delete, e.target.typ)
+	}
+	if err == nil {
+		st.pre, err = e.preconditions()
+	}
+	return err
 }
 
 // attempt prepares everything against what is there now and commits it.
-func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []step, out []response) (store.T, error) {
-	ids, err := s.resolve(ctx, rq, op, steps)
+func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []step, out []response, minimal bool) (store.T, error) {
+	tell := &told{}
+	l, err := s.resolve(ctx, rq, op, steps, tell, minimal)
 	if err != nil {
 		return 0, err
 	}
-	drafts := make([]*draft, len(steps))
+	drafts := make([]*draft, len(steps)) // nil: matched
 	here := map[fhir.Ref]bool{}
+	var live []*draft
 	var referred, deleted []string
+	room := s.Limits.withDefaults().BundleBytes
 	for i := range steps {
-		d, err := s.draftStep(ctx, rq, op, &steps[i], ids)
-		if err != nil {
-			return 0, at("Bundle.entry["+strconv.Itoa(steps[i].e.index)+"]", err)
+		st := &steps[i]
+		if st.matched() {
+			room -= len(st.criteria.match.JSON)
+		} else {
+			d, err := s.draftStep(ctx, rq, op, st, *l)
+			if err != nil {
+				return 0, at(st.e.place(), err)
+			}
+			d.entry = st.e.place()
+			drafts[i], live = d, append(live, d)
+			here[st.ref] = d.write.Op == store.Put && !d.done
+			referred = append(referred, d.patients()...)
+			if !here[st.ref] && !d.done && st.ref.Type == "Patient" {
+				deleted = append(deleted, st.ref.ID)
+			}
+			room -= len(d.write.Resource.JSON)
 		}
-		if drafts[i] = d; d == nil {
-			continue
-		}
-		here[d.write.Resource.Ref()] = d.write.Op == store.Put
-		referred = append(referred, d.patients()...)
-		if d.write.Op == store.Remove && d.write.Resource.Type == "Patient" {
-			deleted = append(deleted, d.write.Resource.ID)
+		if room < 0 && !minimal {
+			return 0, at(st.e.place(), s.full(op))
 		}
 	}
-	defer s.locks.lockPatients(referred, deleted)()
-	live := slices.DeleteFunc(slices.Clone(drafts), func(d *draft) bool { return d == nil })
-	if err := s.mustExist(ctx, op, live, here); err != nil {
+	release, err := s.locks.lockPatients(ctx, referred, deleted)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	if err := s.mustExist(ctx, rq, op, live, here); err != nil {
 		return 0, err
 	}
 	for _, p := range deleted {
@@ -155,103 +210,169 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 	}
 	b := &store.Batch{}
 	for _, d := range live {
-		b.Writes = append(b.Writes, d.write)
+		if !d.done {
+			b.Writes = append(b.Writes, d.write)
+		}
 	}
-	res, err := s.commit(ctx, b, transactionEvents(rq, live)...)
+	res, err := s.commit(ctx, b, transactionEvents(rq, live, tell)...)
 	if err != nil {
 		return 0, raced(err)
 	}
 	n := 0
-	for i, st := range steps {
+	for i := range steps {
 		switch d := drafts[i]; {
-		case d != nil:
-			out[st.e.index] = wrote(written(d, res.Outcomes[n]))
+		case d == nil:
+			out[steps[i].e.index] = wrote(Written{Resource: *steps[i].criteria.match, Matched: true})
+		case d.done:
+			out[steps[i].e.index] = wrote(Written{Resource: d.write.Resource})
+		default:
+			out[steps[i].e.index] = wrote(written(d, res.Outcomes[n]))
 			n++
-		case st.match != nil:
-			out[st.e.index] = wrote(Written{Resource: *st.match, Matched: true})
-		default: // deleted already
-			out[st.e.index] = wrote(Written{Resource: fhir.Resource{Type: st.res.Type, ID: st.res.ID, Deleted: true}})
 		}
 	}
 	return res.T, nil
 }
 
-// resolve finds what each fullUrl of the transaction becomes.
-func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []step) (map[string]string, error) {
-	ids := map[string]string{}
+// maxConditional bounds the conditional references that differ in one
+// transaction.
+const maxConditional = 1000
+
+// resolve finds what each fullUrl and each conditional reference of the
+// transaction becomes. minimal says that the answer will not hold what was
+// found.
+func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []step, tell *told, minimal bool) (*links, error) {
+	l := &links{ids: map[string]string{}, conditional: map[string]string{}}
+	room := s.Limits.withDefaults().BundleBytes
 	for i := range steps {
 		st := &steps[i]
-		place := "Bundle.entry[" + strconv.Itoa(st.e.index) + "]"
-		ref := st.res.Ref()
-		if st.e.Method == "POST" && st.e.IfNoneExist != "" {
-			m, err := s.matchOne(ctx, rq, op, st.res.Type, st.e.IfNoneExist)
-			if err != nil {
-				return nil, at(place, err)
+		ref := st.ref
+		if c := st.criteria; c != nil {
+			if err := s.find(ctx, rq, op, c); err != nil {
+				return nil, at(st.e.place(), err)
 			}
-			if st.match = m; m != nil {
-				ref = m.Ref()
+			tell.tell(c)
+			if c.match != nil {
+				ref = c.match.Ref()
+				if minimal {
+					c.match.JSON = nil
+				}
+				if room -= len(c.match.JSON); room < 0 { // before more of them are held
+					return nil, at(st.e.place(), s.full(op))
+				}
 			}
 		}
-		if st.e.FullURL == "" || st.e.Method == "DELETE" {
+		if st.e.FullURL != "" && st.e.Method != "DELETE" {
+			l.ids[st.e.FullURL] = ref.String()
+		}
+	}
+	for i := range steps {
+		st := &steps[i]
+		if st.e.Method == "DELETE" || st.matched() {
 			continue
 		}
-		if _, twice := ids[st.e.FullURL]; twice {
-			return nil, at(place, fhir.Errorf(fhir.Invalid, op, "two entries have the same fullUrl"))
+		var failed error
+		conditionals(st.e.place()+".resource", st.e.Resource, func(path, ref string) bool {
+			failed = s.conditional(ctx, rq, op, st, l, tell, ref)
+			if failed != nil {
+				failed = at(path, failed)
+			}
+			return failed == nil
+		})
+		if failed != nil {
+			return nil, failed
 		}
-		ids[st.e.FullURL] = ref.String()
 	}
-	return ids, nil
+	return l, nil
 }
 
-// draftStep prepares one write; nil when there is nothing to write.
-func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *step, ids map[string]string) (*draft, error) {
-	if st.match != nil {
-		return nil, nil
+// conditional finds what a conditional reference means, unless it is no such
+// reference: exactly one resource that the caller may find (R4
+// http.html#trules). Resources of the same transaction do not count.
+func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *step, l *links, tell *told, ref string) error {
+	typ, query, ok := isConditional(strings.TrimPrefix(ref, s.Base+"/"))
+	if !ok || l.ids[ref] != "" || l.conditional[ref] != "" {
+		return nil
 	}
+	if len(l.conditional) == maxConditional {
+		return fhir.Errorf(fhir.TooCostly, op, "more than %d different conditional references", maxConditional)
+	}
+	c, err := s.criteriaOf(rq, op, "the conditional reference", st.e.line(), typ, query)
+	if err != nil {
+		return err
+	}
+	if err := s.find(ctx, rq, op, c); err != nil {
+		return err
+	}
+	if c.match == nil {
+		return fhir.Errorf(fhir.PreconditionFailed, op, "%s matches no %s", c.what, typ)
+	}
+	tell.tell(c)
+	l.conditional[ref] = c.match.Ref().String()
+	return nil
+}
+
+// draftStep prepares one write.
+func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *step, l links) (*draft, error) {
 	if st.e.Method == "DELETE" {
-		old, err := s.deletable(ctx, rq, op, st.res.Ref(), st.ifMatch)
-		if err != nil || old.res.Deleted {
+		return s.draftDelete(ctx, rq, op, st.ref, st.pre)
+	}
+	l.root = rootOf(st.e.FullURL)
+	if st.e.Method == "POST" {
+		res, err := s.admitNew(op, st.ref.Type, st.ref.ID, st.e.Resource, &l)
+		if err != nil {
 			return nil, err
 		}
-		return s.draftDelete(ctx, rq, op, old)
-	}
-	res := st.res
-	var err error
-	if res.JSON, err = rewriteReferences(res.JSON, ids, s.Base); err != nil {
-		return nil, err
-	}
-	if st.e.Method == "POST" {
 		return s.draftPut(ctx, rq, op, res, nil)
 	}
-	old, err := s.current(ctx, res.Ref())
+	res, err := s.admit(op, st.ref, st.e.Resource, &l)
 	if err != nil {
 		return nil, err
 	}
-	return s.draftUpdate(ctx, rq, op, res, old, st.ifMatch)
+	old, err := s.current(ctx, st.ref)
+	if err != nil {
+		return nil, err
+	}
+	return s.draftUpdate(ctx, rq, op, res, old, st.pre)
 }
 
 // transactionEvents are one event per patient and kind of write, each listing
 // what was written: a Bundle of a thousand Observations is one disclosure to
-// look at, not a thousand.
-func transactionEvents(rq *Request, ds []*draft) []audit.Event {
+// look at, not a thousand. What conditional creates and references found is
+// listed in the same way, as read.
+func transactionEvents(rq *Request, ds []*draft, tell *told) []audit.Event {
 	var evs []audit.Event
 	where := map[[2]string]int{}
 	for _, d := range ds {
-		key := [2]string{d.interaction, d.patient}
-		i, ok := where[key]
-		if !ok {
-			i = len(evs)
-			where[key] = i
-			ev := d.event(rq)
-			ev.Data, ev.Extra = nil, [][2]string{{"bundle", "transaction"}}
-			evs = append(evs, ev)
+		for _, ev := range d.events(rq) {
+			key := [2]string{d.interaction, ev.Patient}
+			i, ok := where[key]
+			if !ok {
+				i = len(evs)
+				where[key] = i
+				one := ev
+				one.Data, one.Extra = nil, inBundle
+				evs = append(evs, one)
+			}
+			evs[i].Data = append(evs[i].Data, ev.Data...)
 		}
-		evs[i].Data = append(evs[i].Data, audit.DataRef{Ref: d.write.Resource.Ref(), Version: d.version})
 	}
+	evs = append(evs, tell.events(rq, inBundle)...)
 	if len(evs) == 0 {
 		ev := rq.event("transaction", "")
 		ev.Query = rq.Line
 		evs = append(evs, ev)
 	}
 	return evs
+}
+
+// elementPath appends element names to a path, up to the first that R4 does not
+// know: it is input, and not repeated.
+func elementPath(path string, names []string) string {
+	for _, n := range names {
+		if !r4.IsElement(n) {
+			break
+		}
+		path += "." + n
+	}
+	return path
 }

@@ -6,35 +6,32 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/fhir/store"
 )
 
-// Update stores a new version of ref, or creates it under the id the caller
-// chose. ifMatch, when not 0, is the version that must be current
-// (PreconditionFailed otherwise).
-func (s *Service) Update(ctx context.Context, rq *Request, ref fhir.Ref, body []byte, ifMatch uint64) (Written, error) {
+// Update stores a new version of ref, or creates it under the id that the
+// caller chose. An id of the form that this server gives cannot be chosen:
+// ids of measurements are made of what was measured, and whoever could create
+// under them could ask what has been.
+func (s *Service) Update(ctx context.Context, rq *Request, ref fhir.Ref, body []byte, pre Preconditions) (Written, error) {
 	const op = "interaction.Update"
-	w, err := s.update(ctx, rq, op, ref, body, ifMatch)
+	w, err := s.update(ctx, rq, op, ref, body, pre)
 	if err != nil {
 		return Written{}, s.refuse(ctx, rq, "update", ref, err)
 	}
 	return w, nil
 }
 
-func (s *Service) update(ctx context.Context, rq *Request, op string, ref fhir.Ref, body []byte, ifMatch uint64) (Written, error) {
+func (s *Service) update(ctx context.Context, rq *Request, op string, ref fhir.Ref, body []byte, pre Preconditions) (Written, error) {
 	if err := writable(rq, op, access.Update, ref.Type); err != nil {
 		return Written{}, err
 	}
-	if !fhir.ValidID(ref.ID) {
-		return Written{}, fhir.Errorf(fhir.Invalid, op, "the id in the URL is not a FHIR id")
-	}
-	res, err := s.Door.Resource(ref.Type, body, ref.ID)
+	res, err := s.admit(op, ref, body, nil)
 	if err != nil {
-		return Written{}, fhir.Wrap(op, err)
+		return Written{}, err
 	}
 	var w Written
 	err = s.retry(ctx, func() error {
-		w, err = s.updateOnce(ctx, rq, op, res, ifMatch)
+		w, err = s.updateOnce(ctx, rq, op, res, pre)
 		return err
 	})
 	return w, err
@@ -69,35 +66,60 @@ func (s *Service) retry(ctx context.Context, f func() error) error {
 	}
 }
 
-func (s *Service) updateOnce(ctx context.Context, rq *Request, op string, res fhir.Resource, ifMatch uint64) (Written, error) {
+func (s *Service) updateOnce(ctx context.Context, rq *Request, op string, res fhir.Resource, pre Preconditions) (Written, error) {
 	old, err := s.current(ctx, res.Ref())
 	if err != nil {
 		return Written{}, err
 	}
-	d, err := s.draftUpdate(ctx, rq, op, res, old, ifMatch)
+	d, err := s.draftUpdate(ctx, rq, op, res, old, pre)
 	if err != nil {
 		return Written{}, err
 	}
-	defer s.locks.lockPatients(d.patients(), nil)()
-	if err := s.mustExist(ctx, op, []*draft{d}, nil); err != nil {
-		return Written{}, err
-	}
-	out, err := s.commit(ctx, &store.Batch{Writes: []store.Write{d.write}}, d.event(rq))
-	if err != nil {
-		return Written{}, raced(err)
-	}
-	return written(d, out.Outcomes[0]), nil
+	return s.write(ctx, rq, op, d, &told{})
 }
 
-// draftUpdate checks what is there against the caller and If-Match.
-func (s *Service) draftUpdate(ctx context.Context, rq *Request, op string, res fhir.Resource, old *stored, ifMatch uint64) (*draft, error) {
-	if old.live() {
-		if err := visible(rq, op, access.Update, old); err != nil {
-			return nil, err
+// draftUpdate checks what is there against the caller and the preconditions.
+// What is hidden from the caller is judged like what is absent, in every step;
+// only at the end is the write refused.
+func (s *Service) draftUpdate(ctx context.Context, rq *Request, op string, res fhir.Resource, old *stored, pre Preconditions) (*draft, error) {
+	concealed := old
+	if seen, err := visible(rq, op, access.Update, old); err != nil {
+		return nil, err
+	} else if seen {
+		concealed = nil
+	} else {
+		old = nil
+	}
+	if err := pre.check(op, old); err != nil {
+		return nil, err
+	}
+	d, err := s.draftPut(ctx, rq, op, res, old)
+	if err != nil || old != nil {
+		return d, err
+	}
+	switch given := generated(res.ID) && !rq.Principal.Grant.AllPatients; {
+	case given:
+		d.refusal = fhir.Errorf(fhir.NotFound, op, "resource is not known, and an id of this form is given by the server alone")
+		if concealed != nil {
+			d.refusal = conceals(d.refusal, disclosedOf(concealed))
+		}
+	case concealed != nil:
+		d.refusal = conceals(hidden(op), disclosedOf(concealed))
+	}
+	return d, nil
+}
+
+// generated reports whether an id has the form of those that this server
+// gives: to what is created and ingested (26 characters), and to the samples
+// of a series (32).
+func generated(id string) bool {
+	if len(id) != 26 && len(id) != 32 {
+		return false
+	}
+	for i := 0; i < len(id); i++ {
+		if c := id[i]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9') {
+			return false
 		}
 	}
-	if ifMatch != 0 && (!old.live() || old.res.Version != ifMatch) {
-		return nil, fhir.Errorf(fhir.PreconditionFailed, op, "If-Match does not name the current version")
-	}
-	return s.draftPut(ctx, rq, op, res, old)
+	return true
 }

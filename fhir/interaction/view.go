@@ -1,6 +1,8 @@
 package interaction
 
 import (
+	"strings"
+
 	"pulsegate/fhir"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/search"
@@ -38,6 +40,18 @@ func (v *View) Narrow(r *fhir.Resource) error {
 	}
 	r.JSON = body
 	return nil
+}
+
+// query returns the parameters of v, for the links of a history.
+func (v *View) query() string {
+	out := ""
+	if name := v.Summary.String(); name != "" {
+		out += "&_summary=" + name
+	}
+	if len(v.Elements) > 0 {
+		out += "&_elements=" + strings.Join(v.Elements, ",")
+	}
+	return out
 }
 
 // ignored adds an entry to a searchset that names the parameters which were

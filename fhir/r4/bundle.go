@@ -3,6 +3,7 @@ package r4
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -26,26 +27,18 @@ type Entry struct {
 	IfNoneMatch     string
 	IfModifiedSince string
 	Resource        []byte // nil when the entry has none
+	// Err says what is wrong with the entry, if the Bundle around it can be
+	// read: it fails a transaction, and concerns no other entry of a batch.
+	Err error
 }
 
 const opBundle = "r4.Bundle"
-
-// envelope is deeper than a resource by entry, element and resource.
-const envelope = 3
 
 // Bundle reads a batch or transaction.
 func (d *Door) Bundle(body []byte) (*Bundle, error) {
 	v, err := compact(opBundle, body, d.limits.Bytes)
 	if err != nil {
 		return nil, err
-	}
-	s := &scan{op: opBundle, maxDepth: d.limits.Depth + envelope, root: "Bundle"}
-	if err := s.run(v); err != nil {
-		return nil, err
-	}
-	if len(s.issues) > 0 {
-		locate(bytes.TrimPrefix(body, byteOrderMark), s.issues)
-		return nil, &fhir.Error{Kind: fhir.Invalid, Op: opBundle, Issues: s.issues}
 	}
 	b := &Bundle{}
 	err = members(v, func(name string, raw jsontext.Value) error {
@@ -62,18 +55,35 @@ func (d *Door) Bundle(body []byte) (*Bundle, error) {
 		case "entry":
 			return d.entries(b, raw)
 		case "id", "meta", "implicitRules", "language", "identifier", "timestamp", "link", "total", "signature":
+			return d.scan("Bundle."+name, raw)
 		default:
 			return malformed("Bundle", "has an element that R4 does not define here")
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, foreign(err)
+		return nil, placed(body, foreign(err))
 	}
 	if b.Type == "" {
 		return nil, malformed("Bundle.type", "must be batch or transaction")
 	}
+	if b.Type == "transaction" {
+		for i := range b.Entries {
+			if b.Entries[i].Err != nil {
+				return nil, placed(body, b.Entries[i].Err)
+			}
+		}
+	}
 	return b, nil
+}
+
+// placed adds line and column of the body to the issues of an error.
+func placed(body []byte, err error) error {
+	var e *fhir.Error
+	if errors.As(err, &e) {
+		locate(bytes.TrimPrefix(body, byteOrderMark), e.Issues)
+	}
+	return err
 }
 
 // foreign hides what is not an error of ours; it may quote the input.
@@ -88,6 +98,19 @@ func malformed(place, rule string) *fhir.Error {
 	e := refuse(fhir.Invalid, "structure", place, rule)
 	e.Op = opBundle
 	return e
+}
+
+// scan looks at the bytes of a part of the Bundle. Of entries this is done one
+// by one, so that one does not concern the others.
+func (d *Door) scan(place string, raw jsontext.Value) error {
+	s := &scan{op: opBundle, maxDepth: d.limits.Depth + 1, root: place}
+	if err := s.run(raw); err != nil {
+		return err
+	}
+	if len(s.issues) > 0 {
+		return &fhir.Error{Kind: fhir.Invalid, Op: opBundle, Issues: s.issues}
+	}
+	return nil
 }
 
 func (d *Door) entries(b *Bundle, raw jsontext.Value) error {
@@ -109,19 +132,18 @@ func (d *Door) entries(b *Bundle, raw jsontext.Value) error {
 			return err
 		}
 		place := "Bundle.entry[" + itoa(len(b.Entries)) + "]"
-		if e.Kind() != '{' {
-			return malformed(place, "must be an object")
-		}
-		entry, err := readEntry(place, e)
-		if err != nil {
-			return err
+		entry := Entry{Err: malformed(place, "must be an object")}
+		if err := d.scan(place, e); err != nil {
+			entry.Err = err
+		} else if e.Kind() == '{' {
+			entry = readEntry(place, e)
 		}
 		b.Entries = append(b.Entries, entry)
 	}
 	return nil
 }
 
-func readEntry(place string, raw jsontext.Value) (Entry, error) {
+func readEntry(place string, raw jsontext.Value) Entry {
 	var e Entry
 	err := members(raw, func(name string, raw jsontext.Value) error {
 		switch name {
@@ -147,20 +169,21 @@ func readEntry(place string, raw jsontext.Value) (Entry, error) {
 		return nil
 	})
 	if err != nil {
-		return e, err
+		e.Err = foreign(err)
+		return e
 	}
 	switch e.Method {
 	case "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE":
 	default:
-		return e, malformed(place+".request.method", "must be GET, HEAD, POST, PUT, PATCH or DELETE")
+		e.Err = malformed(place+".request.method", "must be GET, HEAD, POST, PUT, PATCH or DELETE")
+		return e
 	}
 	if e.URL == "" {
-		return e, malformed(place+".request.url", "is required")
+		e.Err = malformed(place+".request.url", "is required")
+	} else if (e.Method == "POST" || e.Method == "PUT") && e.Resource == nil {
+		e.Err = malformed(place+".resource", "is required for "+e.Method)
 	}
-	if (e.Method == "POST" || e.Method == "PUT") && e.Resource == nil {
-		return e, malformed(place+".resource", "is required for "+e.Method)
-	}
-	return e, nil
+	return e
 }
 
 func (e *Entry) request(place string, raw jsontext.Value) error {

@@ -194,12 +194,50 @@ func TestBundle(t *testing.T) {
 	for _, body := range []string{
 		`{"resourceType":"Bundle","type":"history"}`, `{"resourceType":"Patient","type":"batch"}`, `{"resourceType":"Bundle"}`,
 		`{"resourceType":"Bundle","type":"batch","entry":{"a":1}}`,
-		`{"resourceType":"Bundle","type":"batch","entry":[{"request":{"method":"POST","url":"Patient"}}]}`,
-		`{"resourceType":"Bundle","type":"batch","entry":[{"request":{"method":"STEAL","url":"Patient"}}]}`,
+		`{"resourceType":"Bundle","type":"transaction","entry":[{"request":{"method":"POST","url":"Patient"}}]}`,
+		`{"resourceType":"Bundle","entry":[{"request":{"method":"STEAL","url":"Patient"}}],"type":"transaction"}`,
 		`{"resourceType":"Bundle","type":"batch","entry":[` + strings.Repeat(`{"request":{"method":"GET","url":"a"}},`, 1000) + `{"request":{"method":"GET","url":"a"}}]}`,
 	} {
 		if _, err := door().Bundle([]byte(body)); err == nil {
 			t.Errorf("accepted %.80s", body)
+		}
+	}
+}
+
+// TestEntriesOfABatch: what is wrong with one entry of a batch is that entry's
+// alone.
+func TestEntriesOfABatch(t *testing.T) {
+	good := `{"request":{"method":"GET","url":"Patient/1"}}`
+	for _, bad := range []string{`7`, `null`, `[]`, `{}`, `{"request":{"method":"POST","url":"Patient"}}`, `{"request":{"method":"STEAL","url":"Patient"}}`, `{"request":{"method":"GET"}}`,
+		`{"request":7}`, `{"request":{"method":7,"url":"x"}}`, `{"zanaria":1,"request":{"method":"GET","url":"x"}}`, `{"resource":7,"request":{"method":"PUT","url":"x"}}`, `{"fullUrl":7,"request":{"method":"GET","url":"x"}}`,
+		`{"resource":{"a":{}},"request":{"method":"PUT","url":"x"}}`, `{"resource":{"a":[]},"request":{"method":"PUT","url":"x"}}`, `{"resource":{"a":""},"request":{"method":"PUT","url":"x"}}`, `{"resource":{"a":null},"request":{"method":"PUT","url":"x"}}`,
+		`{"resource":` + strings.Repeat(`{"a":`, 60) + `1` + strings.Repeat(`}`, 60) + `,"request":{"method":"PUT","url":"x"}}`} {
+		b, err := door().Bundle([]byte(`{"resourceType":"Bundle","type":"batch","entry":[` + good + `,` + bad + `,` + good + `]}`))
+		if err != nil {
+			t.Errorf("%s: %v", bad, err)
+			continue
+		}
+		if len(b.Entries) != 3 || b.Entries[0].Err != nil || b.Entries[2].Err != nil || fhir.KindOf(b.Entries[1].Err) != fhir.Invalid || strings.Contains(b.Entries[1].Err.Error(), "zanaria") {
+			t.Errorf("%s: %+v", bad, b.Entries)
+		}
+		if _, err := door().Bundle([]byte(`{"resourceType":"Bundle","type":"transaction","entry":[` + good + `,` + bad + `]}`)); fhir.KindOf(err) != fhir.Invalid {
+			t.Errorf("in a transaction, %s: %v", bad, err)
+		}
+	}
+}
+
+// TestAddresses: what a reference may be outside of a transaction.
+func TestAddresses(t *testing.T) {
+	for ref, want := range map[string]bool{
+		"Organization/1": true, "Organization/1/_history/2": true, "http://x.test/Organization/1": true, "https://x.test/a": true, "HTTPS://x.test/a": true,
+		"urn:uuid:53fefa32-fcbb-4ff8-8a92-55ee120877b7": true, "urn:oid:1.2.3": true,
+		"x:y": false, "javascript:alert(1)": false, "JavaScript:alert(1)": false, "data:text/html,x": false, "file:///etc/passwd": false, "http:": false, "http://": false, "https:///a": false, "http:x": false,
+		"urn:": false, "urn:x": false, "urn:uuid:": false, ":": false, "mailto:a@b.test": false, "Organization:1": false,
+		"Organization?identifier=urn:t|1": false, "Organization?identifier=1": false, "Organization?name=x:y": false, "Organization/?x=1": false, "Organization/1?x=1": false, "Organization": false,
+	} {
+		_, err := door().Resource("Patient", []byte(`{"resourceType":"Patient","id":"o1","managingOrganization":{"reference":"`+ref+`"}}`), "o1")
+		if (err == nil) != want {
+			t.Errorf("%s: %v", ref, err)
 		}
 	}
 }

@@ -344,13 +344,35 @@ func (r *rules) reference(ref string) {
 		}
 		return
 	}
-	if strings.Contains(ref, ":") {
-		return // absolute, urn
+	if t, _, ok := strings.Cut(ref, "?"); ok && names().resources[t] {
+		r.broken("", "is a conditional reference, which is resolved in a transaction only")
+		return
+	}
+	if scheme, rest, ok := strings.Cut(ref, ":"); ok {
+		if !absolute(scheme, rest) {
+			r.broken("", "is not an absolute URL of a known scheme: http, https or urn")
+		}
+		return
 	}
 	if t, _, ok := strings.Cut(ref, "/"); ok && names().resources[t] {
-		if _, ok := fhir.ParseRef(ref); ok || strings.Contains(ref, "?") {
+		if _, ok := fhir.ParseRef(ref); ok {
 			return
 		}
 	}
 	r.broken("", "is neither Type/id with a type of R4, nor an absolute URL, nor a fragment")
+}
+
+// absolute reports whether a reference is an http URL with a host, or a URN
+// with a namespace. Other schemes are no address of a resource: what stands
+// behind them ("javascript:") is run by those who follow it.
+func absolute(scheme, rest string) bool {
+	switch strings.ToLower(scheme) {
+	case "http", "https":
+		host, ok := strings.CutPrefix(rest, "//")
+		return ok && host != "" && !strings.HasPrefix(host, "/")
+	case "urn":
+		namespace, name, ok := strings.Cut(rest, ":")
+		return ok && len(namespace) > 1 && name != ""
+	}
+	return false
 }

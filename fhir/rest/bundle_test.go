@@ -72,7 +72,7 @@ func TestTransaction(t *testing.T) {
 			"invalid resource":       {400, entry("", "POST", "Observation", `{"resourceType":"Observation"}`)},
 			"unknown patient":        {422, entry("", "POST", "Observation", observation("", "nobody", "vital-signs", 1))},
 			"unresolved urn":         {400, entry("", "POST", "Observation", strings.Replace(obs, uuid+"1", uuid+"7", 1))},
-			"conditional reference":  {422, entry("", "POST", "Observation", strings.Replace(obs, uuid+"1", "Patient?name=x", 1))},
+			"conditional reference":  {412, entry("", "POST", "Observation", strings.Replace(obs, uuid+"1", "Patient?name=x", 1))},
 			"twice the same":         {400, entry("", "PUT", "Patient/new", `{"resourceType":"Patient","id":"new"}`)},
 			"delete what is used":    {409, entry("", "DELETE", "Patient/"+id, "")},
 			"audit trail":            {405, entry("", "DELETE", "AuditEvent/x", "")},

@@ -53,6 +53,16 @@ func TestViews(t *testing.T) {
 		if a := w.want(200, "all", "GET", "/Patient/v1/_history?_elements=gender", ""); !bytes.Contains(a.body, []byte("SUBSETTED")) || bytes.Contains(a.body, []byte("family")) {
 			t.Errorf("history: %s", a.body)
 		}
+		w.put("Patient/v1", strings.Replace(whole, "female", "other", 1), 200)
+		a := w.want(200, "all", "GET", "/Patient/v1/_history?_elements=gender&_count=1", "")
+		if a = w.want(200, "all", "GET", a.link("next"), ""); !bytes.Contains(a.body, []byte("SUBSETTED")) || !bytes.Contains(a.body, []byte("female")) {
+			t.Errorf("second page of the history: %s", a.body)
+		}
+		w.put("Patient/v1", whole, 200)
+		a = w.want(200, "all", "POST", "/", `{"resourceType":"Bundle","type":"batch","entry":[{"request":{"method":"GET","url":"Patient/v1?_elements=gender"}},{"request":{"method":"GET","url":"Patient/v1/_history/1?_summary=text"}},{"request":{"method":"GET","url":"Patient/v1?_summary=canary"}}]}`)
+		if bytes.Count(a.body, []byte("SUBSETTED")) != 2 || bytes.Contains(a.body, []byte("family")) || !bytes.Contains(a.body, []byte(`"status":"400"`)) {
+			t.Errorf("batch: %s", a.body)
+		}
 		if a := w.want(200, "all", "GET", "/Patient?gender=FEMALE&_pretty=true", ""); len(a.ids()) != 1 || bytes.Count(a.body, []byte("\n")) < 10 {
 			t.Errorf("search: %s", a.body)
 		}

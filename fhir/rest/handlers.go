@@ -173,12 +173,27 @@ func (s *Server) create(c *gin.Context) {
 		s.fail(c, "create", fhir.Ref{Type: typ}, err)
 		return
 	}
-	w, err := s.Service.Create(c.Request.Context(), RequestOf(c), typ, body, strings.TrimPrefix(c.GetHeader("If-None-Exist"), "?"))
+	w, err := s.Service.Create(c.Request.Context(), RequestOf(c), typ, body, c.GetHeader("If-None-Exist"))
 	s.written(c, w, err)
 }
 
+// preconditions reads those of a write (RFC 9110 section 13.1). A date that
+// cannot be read is ignored, as section 13.1.4 wants it.
+func preconditions(h http.Header) (p interaction.Preconditions, err error) {
+	if p.IfMatch, err = interaction.ParseTags(strings.Join(h.Values("If-Match"), ",")); err != nil {
+		return p, err
+	}
+	if p.IfNoneMatch, err = interaction.ParseTags(strings.Join(h.Values("If-None-Match"), ",")); err != nil {
+		return p, err
+	}
+	if t, err := http.ParseTime(h.Get("If-Unmodified-Since")); err == nil {
+		p.IfUnmodifiedSince = t
+	}
+	return p, nil
+}
+
 func (s *Server) update(c *gin.Context) {
-	version, err := interaction.ParseETag(c.GetHeader("If-Match"))
+	pre, err := preconditions(c.Request.Header)
 	var body []byte
 	if err == nil {
 		body, err = s.body(c)
@@ -187,17 +202,17 @@ func (s *Server) update(c *gin.Context) {
 		s.fail(c, "update", refOf(c), err)
 		return
 	}
-	w, err := s.Service.Update(c.Request.Context(), RequestOf(c), refOf(c), body, version)
+	w, err := s.Service.Update(c.Request.Context(), RequestOf(c), refOf(c), body, pre)
 	s.written(c, w, err)
 }
 
 func (s *Server) delete(c *gin.Context) {
-	version, err := interaction.ParseETag(c.GetHeader("If-Match"))
+	pre, err := preconditions(c.Request.Header)
 	if err != nil {
 		s.fail(c, "delete", refOf(c), err)
 		return
 	}
-	w, err := s.Service.Delete(c.Request.Context(), RequestOf(c), refOf(c), version)
+	w, err := s.Service.Delete(c.Request.Context(), RequestOf(c), refOf(c), pre)
 	if err != nil {
 		Fail(c, err)
 		return

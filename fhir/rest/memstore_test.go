@@ -69,6 +69,12 @@ func (m *modelStore) Commit(_ context.Context, b *store.Batch) (store.Result, er
 			}
 		}
 	}
+	for _, w := range b.State {
+		if w.Expect == store.StateAbsent && m.state[w.Key] != nil {
+			return store.Result{}, fhir.Errorf(fhir.Conflict, "model", "state")
+		}
+		m.state[w.Key] = bytes.Clone(w.Value)
+	}
 	m.t++
 	res := store.Result{T: m.t, LeafIndex: m.leaves}
 	m.leaves += uint64(len(b.Leaves))
@@ -104,6 +110,12 @@ func (m *modelStore) Commit(_ context.Context, b *store.Batch) (store.Result, er
 		res.Outcomes = append(res.Outcomes, store.Outcome{Ref: ref, Version: r.res.Version, LastUpdated: now, Deleted: r.res.Deleted, JSON: r.res.JSON})
 	}
 	return res, nil
+}
+
+func (m *modelStore) Get(_ context.Context, key string) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return bytes.Clone(m.state[key]), nil
 }
 
 func (m *modelStore) Read(_ context.Context, ref fhir.Ref, t store.T) (fhir.Resource, *access.Facts, error) {
@@ -176,6 +188,9 @@ func (m *modelStore) Find(_ context.Context, f store.Find, fn func(*store.Found)
 		if after, err := strconv.Atoi(f.After); err == nil && i <= after {
 			continue
 		}
+		if m.gone(f, r) {
+			continue
+		}
 		if n++; f.Limit > 0 && n > f.Limit {
 			return nil
 		}
@@ -190,7 +205,20 @@ func (m *modelStore) Find(_ context.Context, f store.Find, fn func(*store.Found)
 }
 
 func (m *modelStore) Count(_ context.Context, f store.Find) (uint64, error) {
-	return uint64(len(m.matches(f))), nil
+	n := uint64(0)
+	for _, r := range m.matches(f) {
+		if !m.gone(f, r) {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// gone reports whether a match was deleted since.
+func (m *modelStore) gone(f store.Find, r *row) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return f.Undeleted && m.at(r.res.Ref(), 0).res.Deleted
 }
 
 func (m *modelStore) Scan(_ context.Context, s store.ScanRange, fn func(*store.Found) bool) error {

@@ -112,7 +112,7 @@ func (s *Server) headers(c *gin.Context) {
 	maps.Copy(h, onFHIR)
 	if c.Request.Method == http.MethodOptions {
 		h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
-		h.Set("Access-Control-Allow-Headers", "Accept, Authorization, Content-Type, DPoP, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, Prefer, X-Request-Id")
+		h.Set("Access-Control-Allow-Headers", "Accept, Authorization, Content-Type, DPoP, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, If-Unmodified-Since, Prefer, X-Request-Id")
 		h.Set("Access-Control-Max-Age", "3600")
 		c.AbortWithStatus(http.StatusNoContent)
 		return

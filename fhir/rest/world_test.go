@@ -65,6 +65,17 @@ type world struct {
 	errors   *safeBuffer // every error text the API gave
 	consents *consents
 	tokens   tokens
+	limits   *interaction.Limits
+	persons  map[string]access.Principal // by token; all have the grant of "all"
+}
+
+// Authenticate is Authenticator.
+func (w *world) Authenticate(r *http.Request) (*access.Principal, error) {
+	if p, ok := w.persons[strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")]; ok {
+		p.Grant = w.tokens["all"]
+		return &p, nil
+	}
+	return w.tokens.Authenticate(r)
 }
 
 type safeBuffer struct {
@@ -85,6 +96,15 @@ const cruds = access.Create | access.Read | access.Update | access.Delete | acce
 
 func newWorld(t *testing.T, st store.Store) *world {
 	t.Helper()
+	w := serve(t, st)
+	w.put("Patient/p1", `{"resourceType":"Patient","id":"p1","name":[{"family":"`+canary+`"}]}`, 201)
+	w.put("Patient/p2", `{"resourceType":"Patient","id":"p2","name":[{"family":"Muster"}]}`, 201)
+	return w
+}
+
+// serve starts a server over a store.
+func serve(t *testing.T, st store.Store) *world {
+	t.Helper()
 	d, err := door()
 	if err != nil {
 		t.Fatal(err)
@@ -103,16 +123,15 @@ func newWorld(t *testing.T, st store.Store) *world {
 	w.srv = httptest.NewUnstartedServer(nil)
 	base := "http://" + w.srv.Listener.Addr().String() + "/fhir"
 	svc := &interaction.Service{Store: st, Door: d, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base}
+	w.limits = &svc.Limits
 	s := &Server{
-		Service: svc, Auth: w.tokens, Metadata: func() []byte { return []byte(`{"resourceType":"CapabilityStatement"}`) },
+		Service: svc, Auth: w, Metadata: func() []byte { return []byte(`{"resourceType":"CapabilityStatement"}`) },
 		Logger: slog.New(slog.NewTextHandler(w.log, nil)), Clock: time.Now, Rand: rand.Reader,
 		Limits: Limits{Body: 1 << 20, Inflated: 2 << 20},
 	}
 	w.srv.Config.Handler = s.Handler()
 	w.srv.Start()
 	t.Cleanup(w.srv.Close)
-	w.put("Patient/p1", `{"resourceType":"Patient","id":"p1","name":[{"family":"`+canary+`"}]}`, 201)
-	w.put("Patient/p2", `{"resourceType":"Patient","id":"p2","name":[{"family":"Muster"}]}`, 201)
 	return w
 }
 

@@ -32,6 +32,7 @@ const (
 	maxValues = 256
 	maxLength = 2048 // of one parameter's value; comma lists may be longer
 	maxList   = 32 << 10
+	maxPage   = 8 << 10 // of the sealed parameter of a page link
 
 	// maxUntyped bounds the ids without a type, for parameters that may refer
 	// to any type: each of them stands for a reference to every type.
@@ -175,7 +176,7 @@ const errNotResult = sentinel("not a result parameter")
 func (ps *parser) result(name, value string) error {
 	base, mod, _ := strings.Cut(name, ":")
 	switch base {
-	case "_count", "_sort", "_total", "_summary", "_elements", "_format", "_pretty", "__t", "__after":
+	case "_count", "_sort", "_total", "_summary", "_elements", "_format", "_pretty", "__page":
 		if mod != "" {
 			return notKnown("parameter %s takes no modifier", base)
 		}
@@ -210,7 +211,7 @@ func (ps *parser) shape(name, value string) error {
 		}
 		ps.q.Total = Total(i)
 	case "_summary":
-		i := slices.Index([]string{"false", "true", "text", "data", "count"}, value)
+		i := slices.Index(summaries, value)
 		if i < 0 {
 			return bad(name, "true, false, text, data or count")
 		}
@@ -227,17 +228,11 @@ func (ps *parser) shape(name, value string) error {
 		if value != "true" && value != "false" {
 			return bad(name, "true or false")
 		}
-	case "__t":
-		t, err := strconv.ParseUint(value, 10, 64)
-		if err != nil {
-			return bad("paging link", "as the server gave it")
+	case "__page":
+		if value == "" || len(value) > maxPage {
+			return bad("a page link", "as the server gave it")
 		}
-		ps.q.At = t
-	case "__after":
-		if len(value) > maxLength {
-			return bad("paging link", "as the server gave it")
-		}
-		ps.q.After = value
+		ps.q.Page = value
 	}
 	return nil // _format is for the HTTP layer
 }

@@ -123,6 +123,17 @@ const (
 	SummaryCount
 )
 
+// summaries are the values of _summary, by Summary.
+var summaries = []string{"false", "true", "text", "data", "count"} // read only
+
+// String returns the value of _summary; it is empty for SummaryNone.
+func (s Summary) String() string {
+	if s == SummaryNone {
+		return ""
+	}
+	return summaries[s]
+}
+
 // Total is the _total mode.
 type Total uint8
 
@@ -156,9 +167,9 @@ type Query struct {
 	// into the self link; Ignored those dropped under lenient handling.
 	Applied [][2]string
 	Ignored []string
-	// Paging, from the links we made ourselves.
-	At    uint64 // snapshot; 0: latest
-	After string // opaque position behind which to go on; "" from the start
+	// Page is the sealed parameter of a page link; "" on a first page. Who made
+	// it reads it, and sets After: the position behind which to go on.
+	Page, After string
 }
 
 // Param is one search parameter of one resource type (registry entry).

@@ -129,11 +129,11 @@ func parse(typ, query string, o search.ParseOptions) (*search.Query, error) {
 }
 
 func TestParse(t *testing.T) {
-	q, err := parse("Observation", "patient=p1&code=http://loinc.org%7C8867-4&date=ge2026&_sort=-date,code&_count=5000&_include=Observation:subject&_total=accurate&_elements=code,value&__t=7&__after=abc", search.ParseOptions{MaxCount: 1000})
+	q, err := parse("Observation", "patient=p1&code=http://loinc.org%7C8867-4&date=ge2026&_sort=-date,code&_count=5000&_include=Observation:subject&_total=accurate&_elements=code,value&__page=abc", search.ParseOptions{MaxCount: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if q.Patient != "p1" || q.Count != 1000 || q.At != 7 || q.After != "abc" || q.Total != search.TotalAccurate || len(q.Clauses) != 3 ||
+	if q.Patient != "p1" || q.Count != 1000 || q.Page != "abc" || q.After != "" || q.Total != search.TotalAccurate || len(q.Clauses) != 3 ||
 		!reflect.DeepEqual(q.Sort, []search.SortKey{{Param: "date", Desc: true}, {Param: "code"}}) ||
 		!reflect.DeepEqual(q.Includes, []search.Include{{Source: "Observation", Param: "subject"}}) {
 		t.Errorf("got %+v", q)

@@ -184,6 +184,11 @@ type Find struct {
 	At     T               // 0: latest
 	After  search.Position // "" from the start
 	Limit  int             // 0: no limit
+	// Undeleted leaves out what was deleted since At, up to the latest commit.
+	Undeleted bool
+	// Owner names who asks. A driver may keep what it had to sort for the next
+	// pages of the same owner, and bounds what it keeps for each.
+	Owner string
 }
 
 // ScanRange asks for whole types at a snapshot, in the store's own order, for
@@ -224,8 +229,9 @@ type Store interface {
 	Heads(ctx context.Context, refs []fhir.Ref) ([]Head, error)
 
 	// Find calls fn for every match in the query's sort order until fn
-	// returns false or the limit is reached. A search that would have to
-	// sort or read too much fails with TooCostly.
+	// returns false or the limit is reached. A search whose sort takes more
+	// than the driver sets aside fails with TooCostly; date and _lastUpdated
+	// are orders that need none.
 	Find(ctx context.Context, f Find, fn func(*Found) bool) error
 	// Count is the number of matches, filter applied.
 	Count(ctx context.Context, f Find) (uint64, error)

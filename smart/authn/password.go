@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"unicode/utf8"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/text/unicode/norm"
@@ -44,7 +43,8 @@ type Passwords struct {
 	dummy    string
 }
 
-// NewPasswords returns Passwords; b may be nil.
+// NewPasswords returns Passwords. b is a list beside the one that package
+// stolen holds; it may be nil.
 func NewPasswords(b Breached) *Passwords {
 	p := &Passwords{breached: b, slots: make(chan struct{}, 2)}
 	p.dummy = encode(make([]byte, 16), derive("", make([]byte, 16)))
@@ -70,20 +70,11 @@ func (p *Passwords) slot(ctx context.Context) error {
 }
 
 // Set checks a new password and returns what is stored. words are what it must
-// not contain: the login, the name. An error of kind Invalid says the rule.
+// not contain: the login, the name. An error of kind Invalid names the rule.
 func (p *Passwords) Set(ctx context.Context, password string, words ...string) (string, error) {
 	const op = "authn.Set"
-	if n := utf8.RuneCountInString(password); n < minPassword || len(password) > maxPassword || !utf8.ValidString(password) {
-		return "", fhir.Errorf(fhir.Invalid, op, "password: at least %d characters", minPassword)
-	}
-	lower := strings.ToLower(password)
-	for _, w := range append([]string{"pulsegate"}, words...) {
-		if len(w) >= 4 && strings.Contains(lower, strings.ToLower(w)) {
-			return "", fhir.Errorf(fhir.Invalid, op, "password: it must not contain your name or that of this server")
-		}
-	}
-	if strings.Count(password, password[:1]) == len(password) {
-		return "", fhir.Errorf(fhir.Invalid, op, "password: more than one character, please")
+	if err := guessable(password, words); err != nil {
+		return "", err
 	}
 	if p.breached != nil {
 		sum := sha1.Sum([]byte(password))
@@ -92,7 +83,7 @@ func (p *Passwords) Set(ctx context.Context, password string, words ...string) (
 			return "", fhir.Wrap(op, err)
 		}
 		if bad {
-			return "", fhir.Errorf(fhir.Invalid, op, "password: it stands in a list of stolen passwords; choose another one")
+			return "", fhir.Errorf(fhir.Invalid, op, "password: it is in a list of stolen passwords; choose another one")
 		}
 	}
 	if err := p.slot(ctx); err != nil {

@@ -229,6 +229,7 @@ func (s *Service) scopes(r *http.Request, v url.Values, c *client.Client, p *wai
 	if !slices.ContainsFunc(set, func(x scope.Scope) bool { return x.Name == "" || x.Name == scope.OpenID }) {
 		return oauth.Bad("invalid_scope", "none of the scopes can be granted to this app")
 	}
+	p.V1 = asked.AskedV1()
 	if p.Scope = set.String(); len(p.Scope) > scope.MaxLength {
 		return oauth.Bad("invalid_scope", "the scopes are too long")
 	}

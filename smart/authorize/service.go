@@ -115,6 +115,7 @@ type waiting struct {
 	Redirect  string         `json:"redirect_uri"`
 	State     string         `json:"state"`
 	Scope     string         `json:"scope"`
+	V1        bool           `json:"v1,omitempty"` // asked in the v1 form
 	Challenge string         `json:"challenge"`
 	Nonce     string         `json:"nonce,omitempty"`
 	JKT       string         `json:"jkt,omitempty"`
@@ -240,7 +241,7 @@ func (s *Service) Approve(ctx context.Context, id string, d Decision) (string, e
 	if x.Encounter == "" { // none was chosen, so none is promised
 		granted = slices.DeleteFunc(granted, func(g scope.Scope) bool { return g.Name == scope.LaunchEncounter })
 	}
-	a := grant.Authorization{ID: authorizationID(aid), ClientID: w.ClientID, Subject: d.Subject, Scope: granted.String(), Context: x,
+	a := grant.Authorization{ID: authorizationID(aid), ClientID: w.ClientID, Subject: d.Subject, Scope: granted.String(), V1: w.V1, Context: x,
 		Created: now, Expires: now.Add(grant.Absolute), Offline: granted.Has(scope.Offline)}
 	cw, err := grant.NewCode(code, grant.Code{Authorization: a, App: p.Client.Name, RedirectURI: w.Redirect, Challenge: w.Challenge, Nonce: w.Nonce, JKT: w.JKT, Expires: now.Add(grant.CodeLife)})
 	if err != nil {

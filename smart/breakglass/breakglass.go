@@ -8,12 +8,14 @@
 // Opening leaves an AuditEvent (DCM 110127) in its own commit, counts in
 // pulsegate.breakglass.opened and writes a log line at level WARN; neither
 // names the patient or the reason. Each opening waits for review by somebody
-// else until it is decided.
+// else until it is decided, and the patient is told of it.
 //
 // # State
 //
 //	glass/<id>                  Opening, JSON; never dropped
 //	glass-open/<user>/<patient> id, while it is open
+//	glass-patient/<patient>/<id> when it began, Unix seconds, for the patient
+//	glass-told/<patient>/<id>   when the patient acknowledged it, Unix seconds
 package breakglass
 
 import (
@@ -41,10 +43,13 @@ const (
 	// Life is how long an opening holds.
 	Life = 4 * time.Hour
 
-	room      = "glass/"
-	roomOpen  = "glass-open/"
-	minReason = 10
-	maxReason = 1000
+	room     = "glass/"
+	roomOpen = "glass-open/"
+	// roomPatient and roomTold are not below room, which List reads whole.
+	roomPatient = "glass-patient/"
+	roomTold    = "glass-told/"
+	minReason   = 10
+	maxReason   = 1000
 )
 
 // Opening is one broken glass.
@@ -170,7 +175,7 @@ func (g *Glass) Open(ctx context.Context, by By, user, patient, reason string) (
 		}
 		open.Expect, open.Old = store.StateEquals, old
 	}
-	if err := g.commit(ctx, by, "emergency-start", &o, w, open); err != nil {
+	if err := g.commit(ctx, by, "emergency-start", &o, w, open, o.about()); err != nil {
 		return Opening{}, err
 	}
 	g.opened.Add(ctx, 1)

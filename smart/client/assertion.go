@@ -122,7 +122,7 @@ func (a *Assertions) claims(h compact.Header, c compact.Claims, now time.Time) e
 		return refuse("alg must be RS384 or ES384")
 	case h.Kid == "":
 		return refuse("kid is missing")
-	case h.Typ != "" && h.Typ != "JWT":
+	case h.Typ != "JWT": // SMART Backend Services: fixed value
 		return refuse("typ must be JWT")
 	case c.Iss == "" || c.Iss != c.Sub || !fhir.ValidID(c.Sub):
 		return refuse("iss and sub must both be the client_id")

@@ -108,8 +108,12 @@ func (h Handler) document() document {
 		d.Claims = []string{"iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "fhirUser", "name", "profile"}
 		d.ACRValues, d.Prompts = h.ACRValues, []string{"login", "consent", "select_account"}
 		d.Capabilities = append(d.Capabilities, "launch-ehr", "launch-standalone", "authorize-post", "client-public", "client-confidential-symmetric",
-			"sso-openid-connect", "context-banner", "context-style", "context-ehr-patient", "context-ehr-encounter", "context-standalone-patient",
+			"sso-openid-connect", "context-banner", "context-style", "context-ehr-patient", "context-standalone-patient",
 			"permission-offline", "permission-online", "permission-patient", "permission-user")
+		if fhir.KnownType("Encounter") {
+			// An encounter in context is of use to an app that can read it.
+			d.Capabilities = append(d.Capabilities, "context-ehr-encounter")
+		}
 	}
 	if h.Introspect != "" {
 		d.InspectMethods = []string{"private_key_jwt", "client_secret_basic", "client_secret_post"}
@@ -161,8 +165,36 @@ func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// StylePath is the path of the style document below the base URL.
+const StylePath = "/.well-known/smart-style.json"
+
+// style describes the look of this server's pages to apps that it launches
+// (SMART App Launch 2.2, "Styling"). The colors are those of the stylesheet in
+// its light form.
+const style = `{
+  "color_background": "#f4f7f8",
+  "color_error": "#9f2419",
+  "color_highlight": "#0a6070",
+  "color_modal_backdrop": "#14212b",
+  "color_success": "#17653a",
+  "color_text": "#14212b",
+  "dim_border_radius": "12px",
+  "dim_font_size": "16px",
+  "dim_spacing_size": "16px",
+  "font_family_body": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif",
+  "font_family_heading": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
+}
+`
+
+func serveStyle(c *gin.Context) {
+	c.Header("Access-Control-Allow-Origin", "*")
+	c.Header("Cache-Control", "public, max-age=3600")
+	c.Data(http.StatusOK, "application/json", []byte(style))
+}
+
 // Mount puts the documents at their places.
 func (h Handler) Mount(m gin.IRouter) {
+	m.GET(StylePath, serveStyle)
 	paths := []string{"/fhir/.well-known/smart-configuration", "/.well-known/smart-configuration", "/.well-known/oauth-authorization-server"}
 	if h.Authorize != "" {
 		paths = append(paths, "/.well-known/openid-configuration")

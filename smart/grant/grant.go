@@ -35,12 +35,16 @@ type Context struct {
 
 // Authorization is one person's permission to one app.
 type Authorization struct {
-	ID       string    `json:"id"`
-	ClientID string    `json:"client"`
-	Subject  Subject   `json:"subject"`
-	Scope    string    `json:"scope"` // granted, as in the tokens
-	Context  Context   `json:"context"`
-	Created  time.Time `json:"created"`
+	ID       string  `json:"id"`
+	ClientID string  `json:"client"`
+	Subject  Subject `json:"subject"`
+	Scope    string  `json:"scope"` // granted, as in the tokens
+	// V1 is set when the app asked in the v1 form, so that answers name the
+	// scopes in that form (SMART App Launch 2.2, "Scopes for requesting FHIR
+	// resources").
+	V1      bool      `json:"v1,omitempty"`
+	Context Context   `json:"context"`
+	Created time.Time `json:"created"`
 	// Used is when a token was last issued.
 	Used time.Time `json:"used"`
 	// Expires is the absolute end; no token outlives it.

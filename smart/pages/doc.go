@@ -20,6 +20,7 @@
 //	GET POST  /auth/launches               launch an app with a patient in context
 //	GET POST  /auth/emergency              break-glass
 //	GET POST  /auth/reviews                its review
+//	GET POST  /auth/notices                what a patient is told of it
 //
 // Every answer forbids by Content-Security-Policy all but its own style sheet,
 // its own script and forms to itself (the consent screen also to the app that

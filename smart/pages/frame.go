@@ -177,12 +177,15 @@ type link struct {
 
 // view is what every template gets.
 type view struct {
-	Title   string
-	Nav     []link
-	User    *user.User
-	CSRF    string
-	Good    string // something was done
-	Bad     string // something is wrong with the form
+	Title string
+	Nav   []link
+	User  *user.User
+	CSRF  string
+	Good  string // something was done
+	Bad   string // something is wrong with the form
+	// Untold is how many emergency accesses to their data a patient has not
+	// acknowledged.
+	Untold  int
 	Narrow  bool
 	Version string
 	Data    any
@@ -198,6 +201,7 @@ func (q *request) nav() []link {
 	}{
 		{"/auth/", "Account", true},
 		{"/auth/apps", "Apps", true},
+		{"/auth/notices", "Notices", q.u.Patient != ""},
 		{"/auth/launches", "Launch an app", q.p.Launcher != nil && q.u.Roles.May(role.Launch)},
 		{"/auth/emergency", "Emergency access", q.u.Roles.May(role.BreakGlass)},
 		{"/auth/reviews", "Reviews", q.u.Roles.May(role.Review)},
@@ -219,6 +223,12 @@ func (q *request) render(status int, name string, v view) error {
 	v.User, v.CSRF, v.Nav, v.Version = q.u, q.csrf(), q.nav(), q.p.Version
 	if q.x == nil {
 		if err := q.p.Cookies.SetVisit(q.w, q.visit); err != nil {
+			return err
+		}
+	}
+	if q.u != nil && q.u.Patient != "" && q.r.URL.Path != "/auth/notices" {
+		var err error
+		if v.Untold, err = q.p.Glass.Untold(q.r.Context(), q.u.Patient); err != nil {
 			return err
 		}
 	}

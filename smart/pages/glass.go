@@ -102,20 +102,7 @@ func (q *request) reviews(bad string, status int) error {
 	if err != nil {
 		return err
 	}
-	names := map[string]string{}
-	name := func(id string) (string, error) {
-		if names[id] == "" && id != "" {
-			names[id] = "somebody who is not here any more"
-			u, err := q.p.Users.Get(q.r.Context(), id)
-			switch {
-			case err == nil:
-				names[id] = u.Name
-			case fhir.KindOf(err) != fhir.NotFound:
-				return "", err
-			}
-		}
-		return names[id], nil
-	}
+	name := q.names()
 	rows := []reviewRow{}
 	for _, o := range all[:min(len(all), 200)] {
 		r := reviewRow{Opening: o, Own: o.User == q.u.ID}

@@ -274,6 +274,7 @@ func (p *Pages) routes() *http.ServeMux {
 		"GET /auth/clients": clientsPage, "GET /auth/clients/new": clientsNew, "POST /auth/clients": clientsAdd, "POST /auth/clients/{id}": clientsDisable,
 		"GET /auth/launches": launchesPage, "POST /auth/launches": launchesGo,
 		"GET /auth/emergency": glassPage, "POST /auth/emergency": glassOpen, "POST /auth/emergency/{id}": glassClose,
+		"GET /auth/notices": noticesPage, "POST /auth/notices": noticesRead,
 		"GET /auth/reviews": reviewsPage, "POST /auth/reviews/{id}": reviewsDecide,
 	} {
 		m.HandleFunc(pattern, p.serve(signedIn, h))

@@ -126,27 +126,29 @@ func (h *Handler) NewToken(ctx context.Context, t Ticket) (string, error) {
 
 // Metadata is a client as RFC 7591 2 writes it, with SMART's launch URL.
 type Metadata struct {
-	ClientID      string          `json:"client_id,omitempty"`
-	Secret        string          `json:"client_secret,omitempty"`
-	SecretExpires *int64          `json:"client_secret_expires_at,omitempty"`
-	Issued        int64           `json:"client_id_issued_at,omitempty"`
-	Token         string          `json:"registration_access_token,omitempty"`
-	URI           string          `json:"registration_client_uri,omitempty"`
-	Name          string          `json:"client_name,omitempty"`
-	RedirectURIs  []string        `json:"redirect_uris,omitempty"`
-	Method        string          `json:"token_endpoint_auth_method,omitempty"`
-	Grants        []string        `json:"grant_types,omitempty"`
-	Responses     []string        `json:"response_types,omitempty"`
-	Scope         string          `json:"scope,omitempty"`
-	ClientURI     string          `json:"client_uri,omitempty"`
-	LogoURI       string          `json:"logo_uri,omitempty"`
-	TOSURI        string          `json:"tos_uri,omitempty"`
-	PolicyURI     string          `json:"policy_uri,omitempty"`
-	JWKS          json.RawMessage `json:"jwks,omitempty"`
-	JWKSURI       string          `json:"jwks_uri,omitempty"`
-	LaunchURL     string          `json:"initiate_login_uri,omitempty"`
-	DPoPBound     bool            `json:"dpop_bound_access_tokens,omitempty"`
-	CertBound     bool            `json:"tls_client_certificate_bound_access_tokens,omitempty"`
+	ClientID      string   `json:"client_id,omitempty"`
+	Secret        string   `json:"client_secret,omitempty"`
+	SecretExpires *int64   `json:"client_secret_expires_at,omitempty"`
+	Issued        int64    `json:"client_id_issued_at,omitempty"`
+	Token         string   `json:"registration_access_token,omitempty"`
+	URI           string   `json:"registration_client_uri,omitempty"`
+	Name          string   `json:"client_name,omitempty"`
+	RedirectURIs  []string `json:"redirect_uris,omitempty"`
+	Method        string   `json:"token_endpoint_auth_method,omitempty"`
+	Grants        []string `json:"grant_types,omitempty"`
+	Responses     []string `json:"response_types,omitempty"`
+	Scope         string   `json:"scope,omitempty"`
+	// LeftOut are the scopes that were asked for and not registered as asked.
+	LeftOut   string          `json:"scope_not_registered,omitempty"`
+	ClientURI string          `json:"client_uri,omitempty"`
+	LogoURI   string          `json:"logo_uri,omitempty"`
+	TOSURI    string          `json:"tos_uri,omitempty"`
+	PolicyURI string          `json:"policy_uri,omitempty"`
+	JWKS      json.RawMessage `json:"jwks,omitempty"`
+	JWKSURI   string          `json:"jwks_uri,omitempty"`
+	LaunchURL string          `json:"initiate_login_uri,omitempty"`
+	DPoPBound bool            `json:"dpop_bound_access_tokens,omitempty"`
+	CertBound bool            `json:"tls_client_certificate_bound_access_tokens,omitempty"`
 }
 
 func badMetadata(rule string) *oauth.Error { return oauth.Bad("invalid_client_metadata", rule) }
@@ -302,20 +304,30 @@ func read(w http.ResponseWriter, r *http.Request) (Metadata, *oauth.Error) {
 	return m, nil
 }
 
-// bounded reports whether what a registration asks for is within a bound.
-func (h *Handler) bounded(asked, bound string) *oauth.Error {
+// narrow returns the part of asked that this server offers and bound allows,
+// and the scopes that were left out in whole or in part. An app asks for what
+// it can use anywhere and learns from the answer what it has here, as at the
+// authorization endpoint (RFC 7591, section 2: the server may replace the
+// client's metadata and returns what it registered).
+func (h *Handler) narrow(asked, bound string) (registered string, leftOut []string, f *oauth.Error) {
 	have, err := h.Scopes.Parse(bound)
 	if err != nil {
-		return oauth.Unavailable(err)
+		return "", nil, oauth.Unavailable(err)
 	}
-	want, err := h.Scopes.Parse(asked)
+	want, err := h.Scopes.Offered(asked)
 	if err != nil {
-		return badMetadata(oauth.Text(err))
+		return "", nil, badMetadata(oauth.Text(err))
 	}
-	if !have.Covers(want) {
-		return badMetadata("scope goes beyond what the registration may have")
+	got := scope.Narrow(want, have)
+	if len(got) == 0 {
+		return "", nil, badMetadata("scope: this server offers none of the scopes to the registration")
 	}
-	return nil
+	for _, word := range strings.Fields(asked) {
+		if one, err := h.Scopes.Parse(word); err != nil || !got.Covers(one) {
+			leftOut = append(leftOut, word)
+		}
+	}
+	return got.String(), leftOut, nil
 }
 
 func metadataError(err error) *oauth.Error {
@@ -346,7 +358,8 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) (int, any, *oau
 	if m.Scope == "" {
 		m.Scope = t.Scope
 	}
-	if f := h.bounded(m.Scope, t.Scope); f != nil {
+	var leftOut []string
+	if m.Scope, leftOut, f = h.narrow(m.Scope, t.Scope); f != nil {
 		return 0, nil, f
 	}
 	var c client.Client
@@ -372,7 +385,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) (int, any, *oau
 		return 0, nil, oauth.Unavailable(err)
 	}
 	out := h.metadata(c)
-	out.Secret, out.Token = secret, manage
+	out.Secret, out.Token, out.LeftOut = secret, manage, strings.Join(leftOut, " ")
 	return http.StatusCreated, out, nil
 }
 
@@ -399,6 +412,7 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request, have client.Cli
 	if m.ClientID != have.ID {
 		return 0, nil, badMetadata("client_id must be that of the registration")
 	}
+	var leftOut []string
 	c, cw, err := h.Registry.PrepareChange(r.Context(), have.ID, func(c *client.Client) error {
 		have := *c // as it is now
 		// RFC 7592 2.2: sent along it is the current one, never a new one.
@@ -410,7 +424,7 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request, have client.Cli
 		if m.Scope == "" {
 			m.Scope = c.Scope
 		}
-		if f = h.bounded(m.Scope, c.Scope); f != nil {
+		if m.Scope, leftOut, f = h.narrow(m.Scope, c.Scope); f != nil {
 			return f
 		}
 		if f = m.into(c); f != nil {
@@ -430,5 +444,7 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request, have client.Cli
 	if err := h.commit(r, w, c, cw); err != nil {
 		return 0, nil, oauth.Unavailable(err)
 	}
-	return http.StatusOK, h.managed(r, c), nil
+	out := h.managed(r, c)
+	out.LeftOut = strings.Join(leftOut, " ")
+	return http.StatusOK, out, nil
 }

@@ -152,7 +152,6 @@ func TestMetadataRefused(t *testing.T) {
 		"a method that is not offered": {meta, with(m{"token_endpoint_auth_method": "client_secret_jwt"})},
 		"a backend with a secret":      {meta, with(m{"grant_types": []string{"client_credentials"}, "redirect_uris": nil, "scope": "system/Observation.rs"})},
 		"an unknown scope":             {meta, with(m{"scope": "patient/Nothing.rs"})},
-		"a scope beyond":               {meta, with(m{"scope": "patient/Observation.cruds"})},
 		"a scope of a backend":         {meta, with(m{"scope": "system/Observation.rs"})},
 		"a secret with keys":           {meta, with(m{"jwks": keySet(nil)})},
 		"a secret with a key URL":      {meta, with(m{"jwks_uri": "https://app.example/jwks"})},

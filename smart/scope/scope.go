@@ -409,6 +409,44 @@ func (s Set) String() string {
 	return b.String()
 }
 
+// AskedV1 reports whether a request names its resource scopes in the v1 form
+// only: such a client cannot read v2 permissions.
+func (s Set) AskedV1() bool {
+	v1 := false
+	for _, x := range s {
+		if x.Name == "" && !x.V1 {
+			return false
+		}
+		v1 = v1 || x.V1
+	}
+	return v1
+}
+
+// V1 writes the set for a client that asked in the v1 form. A permission that
+// v1 has no word for is named by the word whose part it is: read for reads and
+// searches, write for changes, else *. The token itself says exactly what was
+// granted. A scope with search parameters has no v1 form and stays as it is.
+func (s Set) V1() string {
+	out := make([]string, 0, len(s))
+	for _, x := range s {
+		if x.Name == "" && len(x.Params) == 0 {
+			x.V1 = true
+			switch {
+			case x.May&^readV1 == 0:
+				x.May = readV1
+			case x.May&^writeV1 == 0:
+				x.May = writeV1
+			default:
+				x.May = allV1
+			}
+		}
+		if text := x.String(); !slices.Contains(out, text) {
+			out = append(out, text)
+		}
+	}
+	return strings.Join(out, " ")
+}
+
 func (a Scope) write(b *strings.Builder) {
 	if a.Name != "" {
 		b.WriteString(a.Name)

@@ -203,7 +203,8 @@ func (e *Endpoint) issue(ctx context.Context, o order) (Token, error) {
 	if err != nil {
 		return Token{}, fhir.Wrap(op, err)
 	}
-	granted := scope.Narrow(asked, allowed).String()
+	set := scope.Narrow(asked, allowed)
+	granted := set.String()
 	if granted == "" || len(granted) > scope.MaxLength {
 		return Token{}, errScope{fhir.Errorf(fhir.Invalid, op, "the client is registered for none of the scopes")}
 	}
@@ -218,6 +219,9 @@ func (e *Endpoint) issue(ctx context.Context, o order) (Token, error) {
 	}
 	if _, err := e.opts.Store.Commit(ctx, batch); err != nil {
 		return Token{}, e.conflict(ctx, o, err)
+	}
+	if asked.AskedV1() {
+		tok.Scope = set.V1()
 	}
 	return tok, nil
 }

@@ -341,6 +341,7 @@ func TestAssertionsRefused(t *testing.T) {
 		"crit":                sign(h(m{"crit": []string{"exp"}}), w.claims(nil), w.ec),
 		"b64":                 sign(h(m{"b64": false}), w.claims(nil), w.ec),
 		"jku":                 sign(h(m{"jku": "https://evil.example/jwks"}), w.claims(nil), w.ec),
+		"no typ":              sign(h(m{"typ": nil}), w.claims(nil), w.ec),
 		"wrong typ":           sign(h(m{"typ": "at+jwt"}), w.claims(nil), w.ec),
 		"no kid":              sign(h(m{"kid": nil}), w.claims(nil), w.ec),
 		"unknown kid":         sign(h(m{"kid": "e2"}), w.claims(nil), w.ec),
@@ -391,8 +392,8 @@ func TestUnknownClientIsNotTold(t *testing.T) {
 	w := newWorld(t)
 	other := must2(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	_, a := w.ask(w.good(m{"iss": "nobody", "sub": "nobody"}))
-	_, b := w.ask(sign(m{"alg": "ES384", "kid": "e1"}, w.claims(nil), other))
-	_, c := w.ask(sign(m{"alg": "ES384", "kid": "e9"}, w.claims(nil), w.ec))
+	_, b := w.ask(sign(m{"alg": "ES384", "kid": "e1", "typ": "JWT"}, w.claims(nil), other))
+	_, c := w.ask(sign(m{"alg": "ES384", "kid": "e9", "typ": "JWT"}, w.claims(nil), w.ec))
 	if a["error_description"] != b["error_description"] || b["error_description"] != c["error_description"] {
 		t.Errorf("%v\n%v\n%v", a, b, c)
 	}
@@ -482,7 +483,7 @@ func TestRequestsRefused(t *testing.T) {
 	if n := len(w.state.events); n != 15 {
 		t.Errorf("%d events for 15 refusals", n)
 	}
-	if _, out, _ := w.post(form(w.good(nil), "system/*.*"), nil); out["scope"] != "system/Observation.read system/Patient.r" {
+	if _, out, _ := w.post(form(w.good(nil), "system/*.*"), nil); out["scope"] != "system/Observation.read system/Patient.read" {
 		t.Errorf("a wildcard was not narrowed: %v", out)
 	}
 	w.state.fail = fhir.Errorf(fhir.NoSpace, "state", "full")

@@ -182,6 +182,9 @@ func (e *Endpoint) person(rq *request, au *grant.Authorization, granted, nonce s
 	if err != nil {
 		return Answer{}, claims{}, err
 	}
+	if au.V1 {
+		granted = set.V1()
+	}
 	x := au.Context
 	a := Answer{Access: tok.Access, Type: rq.kind(), Expires: int64(tok.Life / time.Second), Scope: granted, Patient: x.Patient,
 		Encounter: x.Encounter, FHIRContext: x.FHIRContext, Intent: x.Intent, Banner: x.Banner, StyleURL: x.StyleURL}
@@ -285,6 +288,9 @@ func (e *Endpoint) rotate(ctx context.Context, rq *request, rec *grant.Record, p
 	if asked := rq.form.Get("scope"); asked != "" {
 		set, err := e.opts.Scopes.Parse(asked)
 		have, herr := e.opts.Scopes.Parse(rec.Scope)
+		if rec.V1 && err == nil && herr == nil {
+			set = scope.Narrow(set, have) // the app was told the v1 words
+		}
 		if err != nil || herr != nil || !have.Covers(set) {
 			return nil, false, oauth.Bad("invalid_scope", "scope goes beyond what was granted")
 		}

@@ -62,7 +62,7 @@ type Config struct {
 	OIDCName              string   `yaml:"oidc-name" default:"the hospital" comment:"What people read on the button."`
 	OIDCMFA               []string `yaml:"oidc-mfa" default:"" comment:"acr or amr values of the provider that mean several factors (comma separated). Staff need one of these or of oidc-phishing-resistant."`
 	OIDCPhishingResistant []string `yaml:"oidc-phishing-resistant" default:"" comment:"acr or amr values of the provider that mean a phishing-resistant factor (comma separated)."`
-	BreachedPasswords     string   `yaml:"breached-passwords" default:"" comment:"File of SHA-1 hashes, or prefixes of at least 10 hex digits, of stolen passwords, one a line. Such a password cannot be set."`
+	BreachedPasswords     string   `yaml:"breached-passwords" default:"" comment:"File of SHA-1 hashes of stolen passwords, or of prefixes of at least 10 hex digits, one per line, beside the built-in list. Such a password cannot be set."`
 
 	EgressAllow []string `yaml:"egress-allow" default:"" comment:"Private networks (CIDR, comma separated) that subscription endpoints and JWKS URLs may lie in. Everything private is refused otherwise; plain http is possible only here."`
 }

@@ -19,6 +19,7 @@ import (
 	"pulsegate/smart/agreement"
 	"pulsegate/smart/authn"
 	"pulsegate/smart/breakglass"
+	"pulsegate/smart/discovery"
 	"pulsegate/smart/grant"
 	"pulsegate/smart/launch"
 	"pulsegate/smart/pages"
@@ -143,8 +144,11 @@ type launcher struct{ m *Main }
 
 // Launch implements pages.Launcher.
 func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
+	// The app opens in a tab of its own, where nothing else says whose record
+	// it shows.
+	banner := true
 	_, to, err := l.m.launches.Mint(ctx, launch.Launch{ClientID: in.Client, By: "console", User: in.User, Maker: in.Maker,
-		Context: grant.Context{Patient: in.Patient, Encounter: in.Encounter, Intent: in.Intent}},
+		Context: grant.Context{Patient: in.Patient, Encounter: in.Encounter, Intent: in.Intent, Banner: &banner, StyleURL: l.m.base + discovery.StylePath}},
 		audit.Event{Kind: audit.Rest, Interaction: "operation", Query: "console launch", Principal: in.By.Principal, RemoteIP: in.By.RemoteIP, RequestID: in.By.RequestID})
 	return to, err
 }

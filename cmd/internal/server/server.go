@@ -148,7 +148,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	srv := &http.Server{
 		Handler: paced{next: handler, now: m.now}, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(m.Log.Handler(), slog.LevelDebug),
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSConfig: serverTLS(),
 	}
 	if m.Config.ClientCerts {
 		// Any certificate: its thumbprint is what a token is bound to, and the

@@ -167,7 +167,7 @@ func (m *Main) handler() (http.Handler, error) {
 		&ingest.Handler{Pipeline: m.pipeline, Auth: m.policy, RequestID: rest.RequestID, Limits: m.pipeline.Limits, Logger: m.Log}} {
 		x.Mount(e)
 	}
-	return m.behindProxies(m.nonces.Offer(e))
+	return m.behindProxies(secured(m.base, m.nonces.Offer(e)))
 }
 
 // behindProxies takes from trusted proxies what they know of a client. The
@@ -240,7 +240,7 @@ func (o operator) put(ctx context.Context, rq *interaction.Request, typ, id stri
 	if rest, ok := bytes.CutPrefix(body, []byte(fhir.Prefix(typ, id)+"},")); ok {
 		body = append([]byte(`{"resourceType":"`+typ+`","id":"`+id+`",`), rest...)
 	}
-	w, err := o.m.service.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, 0)
+	w, err := o.m.service.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, interaction.Preconditions{})
 	return w.Resource.ID, err
 }
 

@@ -17,6 +17,7 @@ type appended struct {
 	pieces      []piece
 	count       int
 	first, last int64 // start of the first and the last sample
+	days        []sampleDay
 }
 
 // piece is one block.
@@ -41,7 +42,7 @@ func (d *DB) prepareSeries(w *store.SeriesWrite) (*appended, error) {
 	if err := ordered(w); err != nil {
 		return nil, err
 	}
-	a := &appended{in: in, count: n, first: w.Columns.Start[0], last: w.Columns.Start[n-1]}
+	a := &appended{in: in, count: n, first: w.Columns.Start[0], last: w.Columns.Start[n-1], days: sampleDays(w.Columns.Start)}
 	for from := 0; from < n; from += blockSamples {
 		cols := w.Columns.Slice(from, min(from+blockSamples, n))
 		cols.Commits = make([]series.Commit, cols.Len())
@@ -208,6 +209,10 @@ func (s *stage) putSeries(a *appended, t store.T, updated int64, n uint32) error
 	if err := s.touch(in.t.Identity, t); err != nil {
 		return err
 	}
+	if err := s.noteSamples(a); err != nil {
+		return err
+	}
+	s.noteUpdate("Observation", in.patient, n, uint64(a.count))
 	e := samplesEntry{place: in.place, id: in.id, count: uint64(a.count), first: a.first, end: a.last}
 	return s.batch.Set(changeKey(t, n), e.encode(), nil)
 }

@@ -26,7 +26,7 @@ func (d *DB) Check(ctx context.Context, report func(problem string)) error {
 	}
 	defer d.leave(v)
 	c := &checker{ctx: ctx, d: d, v: v, report: report}
-	for _, f := range []func() error{c.forms, c.documents, c.ids, c.codes, c.index, c.series, c.log, c.changes} {
+	for _, f := range []func() error{c.forms, c.documents, c.ids, c.codes, c.index, c.series, c.orders, c.log, c.changes} {
 		if err := f(); err != nil {
 			return fhir.Wrap(op, err)
 		}
@@ -44,8 +44,13 @@ type checker struct {
 func (c *checker) problem(format string, args ...any) { c.report(fmt.Sprintf(format, args...)) }
 
 // each walks one table.
-func (c *checker) each(table byte, fn func(k, v []byte) error) (err error) {
-	it, err := c.v.snap.NewIter(&pebble.IterOptions{LowerBound: []byte{table}, UpperBound: []byte{table + 1}})
+func (c *checker) each(table byte, fn func(k, v []byte) error) error {
+	return c.within([]byte{table}, []byte{table + 1}, fn)
+}
+
+// within walks the rows [lower, upper).
+func (c *checker) within(lower, upper []byte, fn func(k, v []byte) error) (err error) {
+	it, err := c.v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
 		return err
 	}
@@ -101,6 +106,9 @@ func (c *checker) documents() error {
 		if err != nil {
 			c.problem("%s/%s: bytes at T %d cannot be read", r.typ, r.id, r.t)
 			return nil
+		}
+		if err := c.begins(r, vals); err != nil {
+			return err
 		}
 		for _, h := range otherCodes(r.typ, vals, r.code) {
 			if err := c.want(rowKey(tabCode, &r.place, h, r.typ, r.id, r.t), d.to, r, "P"); err != nil {

@@ -126,7 +126,7 @@ func (x *changeCheck) series(t store.T, val []byte) error {
 		}
 		return n <= e.count
 	})
-	if err != nil && !errors.Is(err, errRow) {
+	if x.ctx.Err() != nil {
 		return err
 	}
 	if err != nil || n != e.count || n == 0 || first != e.first || last != e.end {

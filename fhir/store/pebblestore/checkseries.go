@@ -134,6 +134,9 @@ func (c *checker) level(in *seriesInfo, level byte, sum *seriesState) (err error
 			c.problem("%s: cannot be read", where)
 			continue
 		}
+		if err := c.beginsIn(in, where, &cols); err != nil {
+			return err
+		}
 		if again := series.Summarise(&cols); !reflect.DeepEqual(again, h) {
 			c.problem("%s: its header is not that of its samples", where)
 		}

@@ -203,6 +203,7 @@ func (d *DB) build(reqs []*request) (g *group, err error) {
 		return g, nil
 	}
 	d.meters.group.Record(context.Background(), int64(len(reqs)))
+	d.trimDays()
 	s := newStage(d)
 	defer func() {
 		if cerr := s.close(); cerr != nil { // a damaged table: go no further

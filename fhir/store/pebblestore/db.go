@@ -23,11 +23,13 @@ import (
 // Version 1 had no series: it is taken over as it is, and remembered, because
 // what it ingested has ids of an older derivation (see DB.Legacy). Version 2
 // had no forms and a row for each leaf and hash of the log: its rows are read
-// as they are.
+// as they are. Versions before 4 had no U, V and W rows: they are made when the
+// store is opened.
 const (
-	Schema       = "3"
+	Schema       = "4"
 	schemaFirst  = "1"
 	schemaSecond = "2"
+	schemaThird  = "3"
 )
 
 // Options of a store. The zero value is a store on disk with defaults.
@@ -40,10 +42,26 @@ type Options struct {
 	Logger *slog.Logger
 	// CacheBytes is the block cache; 0 is 64 MiB.
 	CacheBytes int64
+	// SpillBytes bounds the temporary files in which searches sort what has no
+	// order of its own; 0 is DefaultSpilled.
+	SpillBytes int64
 	// NoSync acknowledges without an fsync. It loses writes in a crash and
 	// exists for the control run of the crash test alone.
 	NoSync bool
+
+	bounds bounds
 }
+
+// bounds of what a search holds in memory. The tests make them small.
+type bounds struct {
+	dayBatch int    // rows of a walk by date over all patients
+	probe    uint   // rows looked at to see whether the matches of a code are few
+	few      uint64 // resources that are few enough to be met by lastUpdated
+	others   int    // rows of mergeSeveral
+	run      int    // bytes of matches being sorted
+}
+
+var defaultBounds = bounds{dayBatch: 1024, probe: 1024, few: 4096, others: 100_000, run: 8 << 20}
 
 // DB is an open store.
 type DB struct {
@@ -55,6 +73,7 @@ type DB struct {
 	wopts  *pebble.WriteOptions
 	failed atomic.Bool
 	legacy bool
+	older  string // schema of the store when it was opened, unless it is Schema
 	meters *meters
 
 	codec     *series.Codec
@@ -64,7 +83,9 @@ type DB struct {
 	infos     *infos
 	clusters  clusters
 	compactor *compactor
-	spare     sync.Pool // of *series.Columns
+	results   *results
+	spare     sync.Pool     // of *series.Columns
+	looked    atomic.Uint64 // rows that finished searches looked at
 
 	mu      sync.Mutex
 	idle    *sync.Cond // readers == 0
@@ -86,6 +107,7 @@ type DB struct {
 	lastSweep time.Time
 	lastSpace time.Time
 	full      bool
+	days      map[string]dayBits // of W rows
 }
 
 var _ store.Store = (*DB)(nil)
@@ -134,9 +156,12 @@ func Open(dir string, opts Options) (*DB, error) {
 	if opts.CacheBytes == 0 {
 		opts.CacheBytes = 64 << 20
 	}
+	if opts.bounds == (bounds{}) {
+		opts.bounds = defaultBounds
+	}
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
 		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{},
-		lately: newCache(), wrote: map[[16]byte]bool{}}
+		lately: newCache(), wrote: map[[16]byte]bool{}, days: map[string]dayBits{}}
 	if d.fs == nil {
 		d.fs = vfs.Default
 	}
@@ -161,7 +186,10 @@ func Open(dir string, opts Options) (*DB, error) {
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
 	}
 	d.pdb = pdb
-	if err := d.load(); err != nil {
+	if d.results, err = newResults(d); err == nil {
+		err = d.load()
+	}
+	if err != nil {
 		err = errors.Join(err, pdb.Close())
 		d.cache.Unref()
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
@@ -172,6 +200,13 @@ func Open(dir string, opts Options) (*DB, error) {
 		return nil, fhir.Wrap(op, err)
 	}
 	d.infos, d.compactor = newInfos(), newCompactor(d)
+	if d.older != "" {
+		if err := d.migrate(d.older); err != nil {
+			err = errors.Join(err, pdb.Close())
+			d.cache.Unref()
+			return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
+		}
+	}
 	d.clusters.byID = map[clusterID]*cluster{}
 	d.view = &view{snap: pdb.NewSnapshot(), meta: d.head, forms: &d.forms, refs: 1}
 	if d.meters, err = newMeters(d); err != nil {
@@ -205,18 +240,18 @@ func (d *DB) load() error {
 		}
 		return d.pdb.Set(schemaKey, []byte(Schema), pebble.Sync)
 	}
-	if string(schema) == schemaFirst || string(schema) == schemaSecond {
-		if err := d.migrate(string(schema)); err != nil {
-			return err
-		}
-	} else if string(schema) != Schema {
+	switch string(schema) {
+	case Schema:
+	case schemaFirst, schemaSecond, schemaThird:
+		d.older = string(schema)
+	default:
 		return fmt.Errorf("schema version %q is not known; this program reads %q", schema, Schema)
 	}
 	legacy, err := get(d.pdb, legacyKey)
 	if err != nil {
 		return err
 	}
-	d.legacy = legacy != nil
+	d.legacy = legacy != nil || d.older == schemaFirst
 	v, err := get(d.pdb, headKey)
 	if err != nil || v == nil {
 		return err
@@ -226,8 +261,11 @@ func (d *DB) load() error {
 }
 
 // migrate takes over a store of an older schema. An older program refuses it
-// from then on.
+// from then on. When it is interrupted it begins again.
 func (d *DB) migrate(from string) error {
+	if err := d.rebuildOrders(); err != nil {
+		return err
+	}
 	b := d.pdb.NewBatch()
 	err := b.Set(schemaKey, []byte(Schema), nil)
 	if from == schemaFirst {
@@ -341,7 +379,7 @@ func (d *DB) Close() error {
 		return fhir.Wrap("pebblestore.Close", unmetered)
 	}
 	d.release(d.view)
-	err := errors.Join(unmetered, d.pdb.Close())
+	err := errors.Join(unmetered, d.results.close(), d.pdb.Close())
 	d.cache.Unref()
 	return fhir.Wrap("pebblestore.Close", err)
 }

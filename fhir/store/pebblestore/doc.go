@@ -38,6 +38,16 @@
 //	L | T | n(4)
 //	    the change log: type, id, version, flags, facts, place of the D row; or
 //	    the series, count and least and greatest start of appended samples.
+//	U | str type | T | n(4)
+//	    lastUpdated ms | count (uvarint) | n of each L row of the type in the
+//	    commit (uvarint); for AuditEvents, which have no L row, id and place of
+//	    each.
+//	V | str patient | str type | T | n(4)
+//	    the same of one patient, for types that name one patient.
+//	W | str type | bucket(1) | day(8) | code(8) | str patient | table(1)
+//	    bits(12) of documents | bits(12) of samples: the quarters of the day in
+//	    which something of the run begins. table is D or P. A bit is never taken
+//	    back, so it may be that nothing of it is left.
 //	S | key
 //	    small state: expires ms(8, 0 never) | value.
 //	E | expires ms(8) | key
@@ -90,11 +100,29 @@
 //
 // # Schema
 //
-// Version 3. A store of version 2 has no forms, M rows of the kinds 0 and 1,
+// Version 4. A store of version 3 has no U, V and W rows; they are made when it
+// is opened. A store of version 2 has no forms, M rows of the kinds 0 and 1,
 // and X rows for patients under the parameter entity; they are read where they
 // are and never rewritten. A store of version 1 has no series either. Either is
 // taken over by writing the new version, and an older program refuses it from
 // then on.
+//
+// # Orders
+//
+// The U and V rows are the order of lastUpdated: T never decreases with it, and
+// what was written at one instant is put in order of id when it is read. A
+// search by lastUpdated therefore reads what was updated since, and a sort reads
+// what it gives out. A commit writes one row per type and one per patient and
+// type, however many samples it has.
+//
+// The date is the order of the D rows within one patient. Over all patients a
+// search takes the W rows of a day, and opens the runs that have something in a
+// quarter of an hour. A series write touches a row per day.
+//
+// Any other _sort collects keys and ids of all matches, sorts them, on disk when
+// they are many, and keeps the result for the pages to come. A position holds
+// the keys of its match, so when the result is gone it is made again and the
+// same page follows.
 //
 // # Samples
 //

@@ -2,6 +2,7 @@ package pebblestore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
@@ -14,8 +15,6 @@ import (
 	"pulsegate/fhir/store"
 )
 
-const maxSort = 100_000 // matches that a search sorts at most
-
 // finder runs one search at one snapshot.
 type finder struct {
 	ctx    context.Context
@@ -24,7 +23,9 @@ type finder struct {
 	at     store.T
 	q      *search.Query
 	filter access.Filter
+	owner  string // whose sorted results are kept
 	steps  uint
+	budget uint              // steps after which a probe fails; 0 means none
 	sel    *search.Selection // of q
 	// matcher of q; nil until it is needed.
 	matcher *search.Matcher
@@ -44,6 +45,7 @@ type finder struct {
 	// of none at all.
 	passing bool
 	room    *match
+	free    *idle // of a walk over days
 	// Of documents of one shape, for their kinds.
 	kindShapes search.Shapes[*search.Values]
 	kindSel    *search.Selection
@@ -91,8 +93,32 @@ func (d *DB) find(ctx context.Context, op string, f store.Find, sort []search.So
 	if err != nil {
 		return err
 	}
-	x := &finder{ctx: ctx, op: op, d: d, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, emit: emit}
-	return fhir.Wrap(op, x.run(sort, after))
+	var failed error
+	if f.Undeleted && at < v.meta.t {
+		emit = v.undeleted(emit, &failed)
+	}
+	x := &finder{ctx: ctx, op: op, d: d, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, owner: f.Owner, emit: emit}
+	if err = x.run(sort, after); err == nil {
+		err = failed
+	}
+	d.looked.Add(uint64(x.steps))
+	return fhir.Wrap(op, err)
+}
+
+// undeleted leaves out what is deleted now. A version that is still current
+// need not be looked up.
+func (v *view) undeleted(emit func(*match, []byte) bool, failed *error) func(*match, []byte) bool {
+	return func(m *match, pos []byte) bool {
+		if m.in != nil || m.doc.to == 0 {
+			return emit(m, pos)
+		}
+		p, err := headOf(v.snap, fhir.Ref{Type: m.row.typ, ID: m.row.id}, v.meta.t)
+		if err != nil {
+			*failed = err
+			return false
+		}
+		return p == nil || p.deleted || emit(m, pos)
+	}
 }
 
 func errPos(op string) error {
@@ -101,31 +127,76 @@ func errPos(op string) error {
 
 // Positions begin with a letter for the path that made them.
 const (
-	posID    = 'i'
-	posMerge = 'm'
-	posDoc   = 'd'
-	posCode  = 'c'
-	posIndex = 'x'
-	posSort  = 's'
+	posID      = 'i'
+	posMerge   = 'm'
+	posDoc     = 'd'
+	posCode    = 'c'
+	posIndex   = 'x'
+	posSort    = 's'
+	posUpdated = 'u'
 )
 
 // run chooses the path. Without _sort each path has an order of its own.
 func (x *finder) run(sort []search.SortKey, after []byte) error {
-	q := x.q
-	ids := idsOf(q)
-	x.patient = q.Patient
-	if ids == nil && len(sort) == 1 {
-		switch one, several := x.onePatient(); {
-		case sort[0].Param == dateParam(q.Type) && q.Patient != "":
-			return x.merge(codesOf(q), sort[0].Desc, after)
-		case sort[0].Param == dateParam(q.Type) && several:
-			return x.mergeSeveral(one, sort[0].Desc, after)
+	x.patient = x.q.Patient
+	if len(sort) > 0 {
+		return x.inOrder(sort, after)
+	}
+	if len(after) > 0 && after[0] == posUpdated {
+		return x.updateOrder(false, after)
+	}
+	if len(after) == 0 && idsOf(x.q) == nil && indexClause(x.q) == nil {
+		if few, err := x.fewUpdates(); err != nil || few {
+			return cmp.Or(err, x.walkUpdates(false, nil))
 		}
 	}
-	if len(sort) > 0 {
+	return x.unsorted(after)
+}
+
+// inOrder chooses a path that meets the rows in the wanted order, or sorts.
+func (x *finder) inOrder(sort []search.SortKey, after []byte) error {
+	sorted := len(after) > 0 && after[0] == posSort
+	if idsOf(x.q) != nil || sorted {
 		return x.sorted(sort, after)
 	}
-	if ids != nil {
+	if len(sort) == 1 && sort[0].Param == dateParam(x.q.Type) {
+		one, several := x.onePatient()
+		switch {
+		case x.q.Patient != "":
+			return x.mergeOrFew(sort[0].Desc, after)
+		case several:
+			return x.mergeSeveral(one, sort[0].Desc, after)
+		case indexClause(x.q) == nil:
+			return x.days(sort[0].Desc, after)
+		}
+	}
+	if byUpdate(sort) && (x.q.Patient != "" || indexClause(x.q) == nil) {
+		return x.updateOrder(sort[0].Desc, after)
+	}
+	return x.sorted(sort, after)
+}
+
+// mergeOrFew merges a patient's clusters in order of date, unless a bound on
+// lastUpdated leaves few matches.
+func (x *finder) mergeOrFew(desc bool, after []byte) error {
+	few, err := x.fewUpdates()
+	if err != nil {
+		return err
+	}
+	if !few {
+		return x.merge(codesOf(x.q), desc, after)
+	}
+	phase, from, err := takeMergePos(x.op, after)
+	if err != nil {
+		return err
+	}
+	return x.fewDated(desc, phase, from)
+}
+
+// unsorted chooses the path that looks at the fewest rows.
+func (x *finder) unsorted(after []byte) error {
+	q := x.q
+	if ids := idsOf(q); ids != nil {
 		return x.byID(ids, after)
 	}
 	if q.Patient != "" {
@@ -232,6 +303,9 @@ func indexClause(q *search.Query) *search.Clause {
 // step looks at the context now and then.
 func (x *finder) step() error {
 	x.steps++
+	if x.budget > 0 && x.steps > x.budget {
+		return errProbe
+	}
 	if x.steps%64 == 0 && x.ctx.Err() != nil {
 		return canceled(x.op, x.ctx.Err())
 	}

@@ -22,6 +22,11 @@ const (
 	tabMeta   = 'N'
 	tabForm   = 'F'
 
+	// Orders of their own.
+	tabUpdated = 'U'
+	tabTouched = 'V'
+	tabDay     = 'W'
+
 	// Kinds of M rows: of the second schema, one each; of a batch.
 	logLeaf   = 0
 	logHash   = 1

@@ -249,6 +249,12 @@ func (i *idle) close() error {
 
 // openSeries adds the series of a run.
 func (x *finder) openSeries(free *idle, sources []*source, r run, desc bool, from *where) (_ []*source, err error) {
+	return x.openSeriesWithin(free, sources, r, desc, from, math.MinInt64, math.MaxInt64)
+}
+
+// openSeriesWithin adds the series of a run, from their samples that begin
+// within [lo, hi).
+func (x *finder) openSeriesWithin(free *idle, sources []*source, r run, desc bool, from *where, lo, hi int64) (_ []*source, err error) {
 	if x.q.Type != "Observation" || r.bucket == bucketUndated || x.documentsOnly {
 		return sources, nil
 	}
@@ -283,7 +289,7 @@ func (x *finder) openSeries(free *idle, sources []*source, r run, desc bool, fro
 		}
 		s := &source{smp: x.walk(in, desc)}
 		sources = append(sources, s) // closed with the others
-		if err := x.seekSource(s, r.bucket, desc, from); err != nil {
+		if err := x.seekSource(s, r.bucket, desc, from, lo, hi); err != nil {
 			return sources, err
 		}
 	}
@@ -291,8 +297,9 @@ func (x *finder) openSeries(free *idle, sources []*source, r run, desc bool, fro
 }
 
 // seekSource stands on the first sample behind from.
-func (x *finder) seekSource(s *source, bucket byte, desc bool, from *where) error {
+func (x *finder) seekSource(s *source, bucket byte, desc bool, from *where, within, end int64) error {
 	lo, hi := x.dates(bucket)
+	lo, hi = max(lo, within), min(hi, end)
 	if from != nil {
 		if desc {
 			hi = min(hi, above(from.start))
@@ -417,11 +424,18 @@ func (x *finder) offer(s *source, phase byte, w where) (more bool, err error) {
 
 // open starts a source, nil when it is empty.
 func (x *finder) open(free *idle, r run, desc bool, from *where) (*source, error) {
+	return x.openWithin(free, r, desc, from, math.MinInt64, math.MaxInt64)
+}
+
+// openWithin starts a source of rows that begin within [first, end), nil when
+// it is empty.
+func (x *finder) openWithin(free *idle, r run, desc bool, from *where, first, end int64) (*source, error) {
 	base := clusterKey(r.table, x.patient, x.q.Type)
 	s := &source{table: r.table, skip: len(base), row: row{place: place{patient: x.patient}, typ: x.q.Type}}
 	pre := append(append(slices.Clone(base), r.code[:]...), r.bucket)
 	lower, upper := pre, next(pre)
 	lo, hi := x.dates(r.bucket)
+	lo, hi = max(lo, first), min(hi, end)
 	if lo > math.MinInt64 {
 		lower = appendU64(slices.Clone(pre), sortable(lo))
 	}
@@ -466,14 +480,23 @@ func (x *finder) open(free *idle, r run, desc bool, from *where) (*source, error
 // date clauses. An end lies at most the bucket's slack behind the start; in
 // the long bucket nothing bounds the start from below.
 func (x *finder) dates(bucket byte) (lo, hi int64) {
-	lo, hi = math.MinInt64, math.MaxInt64
-	slack, bounded := slackOf(bucket)
 	if bucket == bucketUndated || dateParam(x.q.Type) == "" {
-		return lo, hi
+		return math.MinInt64, math.MaxInt64
 	}
+	slack, bounded := slackOf(bucket)
+	if lo, hi = x.bounds(dateParam(x.q.Type), slack); !bounded {
+		lo = math.MinInt64
+	}
+	return lo, hi
+}
+
+// bounds narrows the start [lo, hi) of intervals of at most slack that can
+// satisfy the query's clauses on a date parameter.
+func (x *finder) bounds(param string, slack int64) (lo, hi int64) {
+	lo, hi = math.MinInt64, math.MaxInt64
 	for i := range x.q.Clauses {
 		c := &x.q.Clauses[i]
-		if c.Param.Code != dateParam(x.q.Type) || c.Modifier != search.NoModifier || len(c.Values) == 0 {
+		if c.Param.Code != param || c.Modifier != search.NoModifier || len(c.Values) == 0 {
 			continue
 		}
 		cl, ch := int64(math.MaxInt64), int64(math.MinInt64)
@@ -482,9 +505,6 @@ func (x *finder) dates(bucket byte) (lo, hi int64) {
 			cl, ch = min(cl, l), max(ch, h)
 		}
 		lo, hi = max(lo, cl), min(hi, ch)
-	}
-	if !bounded {
-		lo = math.MinInt64
 	}
 	return lo, hi
 }

@@ -27,6 +27,8 @@ type samples struct {
 	desc bool
 	// lo and hi bound the start, [lo, hi) in Unix microseconds.
 	lo, hi int64
+	// only, when not 0, is the one commit whose samples the walk gives out.
+	only store.T
 	// pass, when not nil, tells that a block has nothing of interest.
 	pass func(*series.Header) bool
 
@@ -261,7 +263,10 @@ func (s *samples) choose() error {
 				s.best = c
 			}
 		}
-		if s.best == nil || store.T(s.best.cols.Commits[s.best.i].T) <= s.at {
+		if s.best == nil {
+			return nil
+		}
+		if t := store.T(s.best.cols.Commits[s.best.i].T); t <= s.at && (s.only == 0 || s.only == t) {
 			return nil
 		}
 		if err := s.move(s.best); err != nil {

@@ -2,124 +2,12 @@ package pebblestore
 
 import (
 	"context"
-	"encoding/json"
-	"slices"
-	"strings"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
-
-// sortKey is what one match sorts by under one element of _sort.
-type sortKey struct {
-	None   bool    `json:"z,omitempty"`
-	Lo     int64   `json:"l,omitempty"`
-	Num    float64 `json:"n,omitempty"`
-	Code   string  `json:"c,omitempty"`
-	System string  `json:"s,omitempty"`
-}
-
-// sortPos is the position of a match in a sorted result.
-type sortPos struct {
-	Keys []sortKey `json:"k"`
-	ID   string    `json:"i"`
-}
-
-func keysOf(typ string, v *search.Values, sort []search.SortKey) []sortKey {
-	out := make([]sortKey, len(sort))
-	for i, s := range sort {
-		k, ok := search.Key(typ, v, s)
-		// The key outlives the document: its strings share the extraction's slab.
-		out[i] = sortKey{None: !ok, Lo: k.Lo, Num: k.Num, Code: strings.Clone(k.Code), System: strings.Clone(k.System)}
-	}
-	return out
-}
-
-// compare orders as search.CompareValues does, then by id.
-func (p *sortPos) compare(o *sortPos, sort []search.SortKey) int {
-	for i, s := range sort {
-		a, b := p.Keys[i], o.Keys[i]
-		switch {
-		case a.None && b.None:
-			continue
-		case a.None:
-			return 1
-		case b.None:
-			return -1
-		}
-		c := search.Compare(search.Value{Lo: a.Lo, Num: a.Num, Code: a.Code, System: a.System},
-			search.Value{Lo: b.Lo, Num: b.Num, Code: b.Code, System: b.System})
-		if c != 0 {
-			if s.Desc {
-				return -c
-			}
-			return c
-		}
-	}
-	return strings.Compare(p.ID, o.ID)
-}
-
-// sorted collects the keys of all matches, sorts them, and gives them out.
-func (x *finder) sorted(sort []search.SortKey, after []byte) error {
-	var from *sortPos
-	if len(after) > 0 {
-		from = &sortPos{}
-		if after[0] != posSort || json.Unmarshal(after[1:], from) != nil || len(from.Keys) != len(sort) {
-			return errPos(x.op)
-		}
-	}
-	type hit struct {
-		sortPos
-		row row
-		in  *seriesInfo // of a sample
-		smp series.Sample
-	}
-	var hits []hit
-	costly := false
-	y := *x
-	y.emit = func(m *match, _ []byte) bool {
-		h := hit{sortPos{keysOf(x.q.Type, m.index(), sort), m.row.id}, m.row, m.in, m.smp}
-		if from != nil && h.compare(from, sort) <= 0 {
-			return true
-		}
-		if len(hits) == maxSort {
-			costly = true
-			return false
-		}
-		hits = append(hits, h)
-		return true
-	}
-	if err := y.run(nil, nil); err != nil {
-		return err
-	}
-	if costly {
-		return fhir.Errorf(fhir.TooCostly, x.op, "more than %d matches to sort; narrow the search", maxSort)
-	}
-	slices.SortFunc(hits, func(a, b hit) int { return a.compare(&b.sortPos, sort) })
-	for i := range hits {
-		if err := x.step(); err != nil {
-			return err
-		}
-		m, err := x.again(hits[i].row, hits[i].in, &hits[i].smp)
-		if err != nil {
-			return err
-		}
-		// A consent may have been withdrawn while the rest was collected.
-		if !x.filter.Allow(&m.facts) {
-			continue
-		}
-		pos, err := json.Marshal(&hits[i].sortPos)
-		if err != nil {
-			return err
-		}
-		if !x.emit(m, append([]byte{posSort}, pos...)) {
-			return nil
-		}
-	}
-	return nil
-}
 
 // again reads a match that was met before.
 func (x *finder) again(r row, in *seriesInfo, s *series.Sample) (*match, error) {

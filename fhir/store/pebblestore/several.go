@@ -6,7 +6,6 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
@@ -59,8 +58,9 @@ func (x *finder) mergeSeveral(patient string, desc bool, after []byte) (err erro
 		if !good {
 			return errRow
 		}
-		if len(x.others) == maxSort {
-			return fhir.Errorf(fhir.TooCostly, x.op, "more than %d matches to sort; narrow the search", maxSort)
+		if len(x.others) == x.d.opts.bounds.others {
+			x.others = nil
+			return x.sorted([]search.SortKey{{Param: dateParam(x.q.Type), Desc: desc}}, after)
 		}
 		x.others = append(x.others, row{place: place, typ: x.q.Type, id: id, t: t})
 	}

@@ -41,7 +41,8 @@ type stage struct {
 	forms map[[16]byte]bool // written
 	// changed is that of the group.
 	changed []cacheKey
-	ids     *pebble.Iterator // over what was applied before this group; opened when first needed
+	updates map[updatesID]*updatesGroup // of the batch being added
+	ids     *pebble.Iterator            // over what was applied before this group; opened when first needed
 
 	// Of the series that the group touches.
 	touched  map[series.Identity]store.T
@@ -62,7 +63,7 @@ func (s *stage) close() error {
 func newStage(d *DB) *stage {
 	return &stage{d: d, batch: d.pdb.NewBatch(), meta: d.head, heads: map[fhir.Ref]*current{}, state: map[string][]byte{},
 		touched: map[series.Identity]store.T{}, appended: map[series.Identity]bool{}, tallies: map[series.SeriesID]*seriesState{},
-		written: map[series.SeriesID]*seriesInfo{}, blocks: map[string]*openBlock{}}
+		written: map[series.SeriesID]*seriesInfo{}, blocks: map[string]*openBlock{}, updates: map[updatesID]*updatesGroup{}}
 }
 
 // write is one resolved resource write.
@@ -121,6 +122,9 @@ func (s *stage) add(r *request) error {
 		if c != nil {
 			r.commit.Changes = append(r.commit.Changes, *c)
 		}
+	}
+	if err := s.putUpdates(t, updated); err != nil {
+		return err
 	}
 	for i := range b.State {
 		if err := s.putState(&b.State[i]); err != nil {
@@ -345,6 +349,9 @@ func (s *stage) put(w *write, t store.T, n uint32) (*store.Change, error) {
 				return nil, err
 			}
 			w.old.smp = nil
+			if err := s.noteDocument(w.ref.Type, w.old); err != nil {
+				return nil, err
+			}
 		}
 		w.old.doc.to = t
 		if err := s.rows(w.ref, w.old); err != nil {
@@ -358,6 +365,11 @@ func (s *stage) put(w *write, t store.T, n uint32) (*store.Change, error) {
 	}
 	if err := s.rows(w.ref, w.now); err != nil {
 		return nil, err
+	}
+	if !w.now.deleted {
+		if err := s.noteDocument(w.ref.Type, w.now); err != nil {
+			return nil, err
+		}
 	}
 	if w.ref.Type == "Observation" {
 		if w.old != nil { // it may have been a sample
@@ -375,9 +387,11 @@ func (s *stage) put(w *write, t store.T, n uint32) (*store.Change, error) {
 		s.meta.resources--
 	}
 	if w.ref.Type == "AuditEvent" {
+		s.noteEvent(w.ref.ID, &w.now.place)
 		return nil, nil
 	}
 	c := w.now
+	s.noteUpdate(w.ref.Type, c.patient, n, 1)
 	e := entry{place: c.place, typ: w.ref.Type, id: w.ref.ID, version: c.version, created: w.created, deleted: c.deleted,
 		vendor: c.doc.vendor, author: c.doc.author, categories: c.doc.categories}
 	if err := s.batch.Set(changeKey(t, n), e.encode(), nil); err != nil {
@@ -442,6 +456,7 @@ func (s *stage) finish() error {
 		return nil
 	}
 	s.d.lastSweep = now
+	s.d.results.tidy()
 	return s.sweep(now)
 }
 

@@ -17,14 +17,17 @@ import (
 var lives = flag.Duration("twins", 0, "how long to compare samples with documents; 0: what the suite does, and -rapid.checks bounds it")
 
 // driver opens stores in memory.
-func driver() storetest.Driver {
+func driver() storetest.Driver { return driverOf(pebblestore.Options{}) }
+
+func driverOf(opts pebblestore.Options) storetest.Driver {
 	type origin struct {
 		fs    *vfs.MemFS
 		clock func() time.Time
 	}
 	var from sync.Map // of open stores
 	open := func(t testing.TB, o origin) store.Store {
-		s, err := pebblestore.Open("", pebblestore.Options{FS: o.fs, Clock: o.clock, CacheBytes: 8 << 20})
+		opts.FS, opts.Clock, opts.CacheBytes = o.fs, o.clock, 8<<20
+		s, err := pebblestore.Open("", opts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,5 +55,13 @@ func driver() storetest.Driver {
 	}
 }
 
-func TestContract(t *testing.T)            { storetest.Run(t, driver()) }
+func TestContract(t *testing.T) { storetest.Run(t, driver()) }
+
+// TestContractOfLittle holds the contract where all that a search holds in
+// memory is bounded to next to nothing.
+func TestContractOfLittle(t *testing.T) {
+	d := driverOf(pebblestore.Tight(pebblestore.Options{}))
+	d.Lives = 3 * time.Second
+	storetest.Run(t, d)
+}
 func TestContractOfDocuments(t *testing.T) { storetest.Run(t, storetest.AsDocuments(driver())) }

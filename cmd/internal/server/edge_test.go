@@ -1,0 +1,167 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"pulsegate/cmd/internal/config"
+)
+
+// started is a whole server over TLS, and what trusts it.
+type started struct {
+	base string
+	http *http.Client
+	tls  *tls.Config
+}
+
+func start(t *testing.T, more map[string]string) *started {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(err)
+	now := time.Now()
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
+	must(err)
+	pkcs, err := x509.MarshalPKCS8PrivateKey(key)
+	must(err)
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	must(os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	must(os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs}), 0o600))
+	set := map[string]string{"data": filepath.Join(dir, "data"), "listen": "127.0.0.1:0", "tls-cert": certFile, "tls-key": keyFile}
+	for k, v := range more {
+		set[k] = v
+	}
+	cfg, err := config.Load("", func(string) (string, bool) { return "", false }, set)
+	must(err)
+	out, in := io.Pipe()
+	m := &Main{Config: cfg, Version: "test", Stdout: in, Log: slog.New(slog.DiscardHandler)}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		err := m.Run(ctx)
+		if cerr := in.CloseWithError(io.EOF); cerr != nil && err == nil {
+			err = cerr
+		}
+		done <- err
+	}()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	must(err)
+	go func() { _, _ = io.Copy(io.Discard, out) }() // ends with the server
+	pool := x509.NewCertPool()
+	leaf, err := x509.ParseCertificate(der)
+	must(err)
+	pool.AddCert(leaf)
+	conf := &tls.Config{RootCAs: pool}
+	tr := &http.Transport{TLSClientConfig: conf}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &started{base: strings.TrimSpace(strings.TrimPrefix(line, "pulsegate ready ")), tls: conf,
+		http: &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+}
+
+func (s *started) get(t *testing.T, path string) (*http.Response, string) {
+	t.Helper()
+	resp, err := s.http.Get(s.base + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := resp.Body.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(b)
+}
+
+// TestEveryAnswerIsHardened holds the headers of ASVS 5.0 3.4 on every kind of
+// answer, errors among them.
+func TestEveryAnswerIsHardened(t *testing.T) {
+	s := start(t, nil)
+	for _, path := range []string{"/", "/livez", "/readyz", "/metrics", "/nothing", "/favicon.ico", "/fhir", "/fhir/metadata", "/fhir/Observation", "/fhir/nothing/at/all",
+		"/fhir/.well-known/smart-configuration", "/.well-known/jwks.json", "/.well-known/openid-configuration", "/auth/", "/auth/signin", "/auth/nothing", "/auth/static/none",
+		"/oauth/authorize", "/oauth/token", "/oauth/introspect", "/oauth/revoke", "/oauth/register", "/oauth/launch", "/brands", "/ingest/apple/health-auto-export?patient=x", "/fhir/$export"} {
+		resp, _ := s.get(t, path)
+		h := resp.Header
+		for name, want := range map[string]string{"Strict-Transport-Security": "max-age=31536000", "X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"} {
+			if vs := h.Values(name); len(vs) != 1 || vs[0] != want {
+				t.Errorf("%s: %d %s: %v", path, resp.StatusCode, name, vs)
+			}
+		}
+		if vs := h.Values("Content-Security-Policy"); len(vs) != 1 || !strings.Contains(vs[0], "frame-ancestors 'none'") || !strings.Contains(vs[0], "default-src 'none'") {
+			t.Errorf("%s: %d %v", path, resp.StatusCode, vs)
+		}
+	}
+}
+
+// TestPlainHTTPPromisesNoHTTPS: a browser ignores such a header over http, and
+// a proxy in front would pass it on for a host that has no https.
+func TestPlainHTTPPromisesNoHTTPS(t *testing.T) {
+	if onAll.Get("Strict-Transport-Security") != "" || strict.Get("X-Frame-Options") == "" {
+		t.Errorf("%v %v", onAll, strict)
+	}
+}
+
+// TestTLSHasAEADAlone tries every cipher suite that Go can speak.
+func TestTLSHasAEADAlone(t *testing.T) {
+	s := start(t, nil)
+	addr := strings.TrimPrefix(s.base, "https://")
+	shake := func(conf *tls.Config) error {
+		c, err := tls.Dial("tcp", addr, conf)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
+	for _, x := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+		conf := s.tls.Clone()
+		conf.MaxVersion, conf.CipherSuites = tls.VersionTLS12, []uint16{x.ID}
+		if x.SupportedVersions[len(x.SupportedVersions)-1] == tls.VersionTLS13 {
+			continue // not chosen by a list
+		}
+		ok := shake(conf) == nil
+		good := strings.Contains(x.Name, "ECDHE_ECDSA") && (strings.Contains(x.Name, "GCM") || strings.Contains(x.Name, "POLY1305")) // the certificate's key is ECDSA
+		if ok != good {
+			t.Errorf("%s: accepted %t", x.Name, ok)
+		}
+	}
+	old := s.tls.Clone()
+	old.MinVersion, old.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
+	if shake(old) == nil {
+		t.Error("TLS 1.1 is accepted")
+	}
+	if err := shake(s.tls); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,126 @@
+package interaction
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+// criteria select what a conditional create would duplicate, or what a
+// conditional reference means.
+type criteria struct {
+	what  string // how errors call them: "If-None-Exist"
+	query *search.Query
+	asked asked
+	// match is the only resource that satisfies them; nil without one.
+	match *fhir.Resource
+	found found
+	seen  []disclosed
+}
+
+// criteriaOf reads criteria, with or without a leading "?" or "Type?".
+func (s *Service) criteriaOf(rq *Request, op, what, line, typ, raw string) (*criteria, error) {
+	if err := known(op, typ); err != nil {
+		return nil, err
+	}
+	if err := rq.may(op, access.Search, typ); err != nil {
+		return nil, err
+	}
+	raw = strings.TrimPrefix(strings.TrimPrefix(raw, typ+"?"), "?")
+	q, a, err := s.parse(typ, raw, false)
+	if err != nil {
+		return nil, err
+	}
+	if len(q.Clauses) == 0 {
+		return nil, fhir.Errorf(fhir.PreconditionFailed, op, "%s without a search parameter selects everything", what)
+	}
+	a.line = line + " " + what + ": " + typ + "?" + raw
+	return &criteria{what: what, query: q, asked: *a}, nil
+}
+
+// key is the same for criteria that mean the same, however they are spelled.
+func (c *criteria) key() string {
+	parts := make([]string, len(c.query.Clauses))
+	for i := range c.query.Clauses {
+		k := &c.query.Clauses[i]
+		values := make([]string, len(k.Values))
+		for j, v := range k.Values {
+			if k.Param.Kind == search.KindString && k.Modifier != search.ModExact {
+				v.Code = "" // Text is what is compared
+			}
+			values[j] = fmt.Sprintf("%#v", v)
+		}
+		slices.Sort(values)
+		code, mod := k.Param.Code, k.Modifier
+		if mod == search.ModType { // the values say the type
+			mod = search.NoModifier
+		}
+		if code == "subject" && len(k.Values) > 0 && !slices.ContainsFunc(k.Values, func(v search.Value) bool { return v.RefType != "Patient" }) {
+			code = "patient"
+		}
+		parts[i] = fmt.Sprint(code, ":", mod, k.Missing, slices.Compact(values))
+	}
+	slices.Sort(parts)
+	return c.query.Type + "?" + strings.Join(slices.Compact(parts), "&")
+}
+
+// locks are the keys under which criteria are serialized. Criteria with an
+// identifier share a lock with all others that have it, whatever else they
+// say and whether they name its system: two of them can mean one resource.
+func (c *criteria) locks() []string {
+	for i := range c.query.Clauses {
+		k := &c.query.Clauses[i]
+		if k.Param.Code != "identifier" || k.Modifier != search.NoModifier {
+			continue
+		}
+		out := make([]string, len(k.Values))
+		for j := range k.Values {
+			out[j] = c.query.Type + "#" + strings.ToLower(k.Values[j].Code)
+		}
+		return out
+	}
+	return []string{c.key()}
+}
+
+// find looks for the match, through the caller's own filter. More than one is
+// PreconditionFailed.
+func (s *Service) find(ctx context.Context, rq *Request, op string, c *criteria) error {
+	c.match, c.seen, c.found = nil, nil, found{c.asked, map[string]bool{}}
+	if c.query.Patient != "" {
+		c.found.patients[c.query.Patient] = false
+	}
+	// A second match is looked for, and no more.
+	err := s.Store.Find(ctx, store.Find{Query: c.query, Filter: rq.filter(access.Search), Limit: 2}, func(f *store.Found) bool {
+		if c.match == nil {
+			r := f.Resource
+			r.JSON = append([]byte(nil), r.JSON...)
+			c.match = &r
+		}
+		c.seen = append(c.seen, disclosed{f.Resource.Ref(), f.Resource.Version, f.Facts.Patient})
+		if f.Facts.Patient != "" {
+			c.found.patients[f.Facts.Patient] = true
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	if len(c.seen) > 1 {
+		c.match = nil
+		return &errTold{cause: fhir.Errorf(fhir.PreconditionFailed, op, "%s matches more than one %s", c.what, c.query.Type),
+			seen: c.seen, asked: []found{c.found}}
+	}
+	return nil
+}
+
+// tell adds what the criteria were and what they found.
+func (t *told) tell(c *criteria) {
+	t.seen = append(t.seen, c.seen...)
+	t.asked = append(t.asked, c.found)
+}

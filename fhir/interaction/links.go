@@ -1,0 +1,273 @@
+package interaction
+
+import (
+	"bytes"
+	"html"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"pulsegate/fhir"
+)
+
+// links says what the references and links of one entry of a transaction
+// become.
+type links struct {
+	// ids are local references ("Patient/1") by the fullUrl of their entry.
+	ids map[string]string
+	// root is the part of the entry's own RESTful fullUrl before Type/id, with
+	// the slash ("" for other fullUrls): a relative reference is resolved
+	// against it (R4 bundle.html#references).
+	root string
+	// conditional are local references by conditional reference
+	// ("Patient?identifier=1").
+	conditional map[string]string
+}
+
+// restful is the form of a RESTful fullUrl.
+var restful = regexp.MustCompile(`^(https?://.+/)[A-Z][A-Za-z]{1,63}/[A-Za-z0-9.-]{1,64}$`)
+
+// rootOf returns the root of a RESTful fullUrl.
+func rootOf(fullURL string) string {
+	if m := restful.FindStringSubmatch(fullURL); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+// isConditional reports whether a reference is a conditional one, and returns
+// its type and query.
+func isConditional(ref string) (typ, query string, ok bool) {
+	typ, query, ok = strings.Cut(ref, "?")
+	if !ok || typ == "" || typ[0] < 'A' || typ[0] > 'Z' || strings.ContainsAny(typ, "/:#") {
+		return "", "", false
+	}
+	return typ, query, true
+}
+
+// uris are the names of R4's elements of type uri, url, oid and uuid in the
+// resources that this server stores; canonical elements are not replaced
+// (R4 http.html#trules).
+var uris = map[string]bool{ // read only
+	"authority": true, "endpoint": true, "implicitRules": true, "instantiatesUri": true, "issuer": true, "jurisdiction": true,
+	"policy": true, "source": true, "system": true, "type": true, "uri": true, "url": true,
+	"valueOid": true, "valueUri": true, "valueUrl": true, "valueUuid": true,
+}
+
+// linked replaces the references and links of body. Outside of a transaction
+// (l is nil) these are the references below this server's base.
+func (s *Service) linked(body []byte, l *links) ([]byte, error) {
+	if l == nil && !bytes.Contains(body, []byte(s.Base+"/")) && bytes.IndexByte(body, '\\') < 0 {
+		return body, nil
+	}
+	return rewriteLinks(body, l, s.Base)
+}
+
+// rewriteLinks replaces values of Reference.reference: one that is the fullUrl
+// of an entry of the same transaction by what that entry became, a conditional
+// one by what it matched, and one below base by the local reference that it is.
+// In a transaction elements of type uri and its kind and links of the narrative
+// are replaced, too. All other bytes stay as they are. A urn:uuid or urn:oid
+// that no entry has is refused in a transaction.
+func rewriteLinks(body []byte, l *links, base string) ([]byte, error) {
+	const op = "interaction.rewriteLinks"
+	start := 0
+	if bytes.HasPrefix(body, []byte("\ufeff")) {
+		start = len("\ufeff")
+	}
+	dec := jsontext.NewDecoder(bytes.NewReader(body[start:]))
+	out := make([]byte, 0, len(body)+64)
+	copied := 0
+	var names []string // by depth: the member that is being read
+	for {
+		tok, err := dec.ReadToken()
+		if err != nil {
+			break // the end, or what the door refuses
+		}
+		depth := dec.StackDepth()
+		kind, n := dec.StackIndex(depth)
+		if tok.Kind() != '"' {
+			continue
+		}
+		for len(names) <= depth {
+			names = append(names, "")
+		}
+		if kind == '{' && n%2 == 1 {
+			names[depth] = tok.String()
+			continue
+		}
+		name := names[depth]
+		if kind == '[' && depth > 0 {
+			name = names[depth-1]
+		}
+		if name != "reference" && (l == nil || name != "div" && !uris[name]) {
+			continue
+		}
+		to, err := l.replace(op, name, tok.String(), base)
+		if err != nil {
+			return nil, err
+		}
+		if to == "" {
+			continue
+		}
+		end := start + int(dec.InputOffset())
+		quoted, err := jsontext.AppendQuote(nil, to)
+		if err != nil {
+			return nil, fhir.Wrap(op, err)
+		}
+		out = append(append(out, body[copied:openQuote(body, end)]...), quoted...)
+		copied = end
+	}
+	return append(out, body[copied:]...), nil
+}
+
+// openQuote returns where the JSON string that ends before end begins.
+func openQuote(body []byte, end int) int {
+	for i := end - 2; i >= 0; i-- {
+		if body[i] != '"' {
+			continue
+		}
+		slashes := 0
+		for j := i - 1; j >= 0 && body[j] == '\\'; j-- {
+			slashes++
+		}
+		if slashes%2 == 0 {
+			return i
+		}
+	}
+	return 0
+}
+
+// replace returns what becomes of the value v of the member name; "" leaves it.
+func (l *links) replace(op, name, v, base string) (string, error) {
+	if name == "reference" {
+		return l.reference(op, v, base)
+	}
+	if name != "div" {
+		return l.ids[v], nil
+	}
+	if to := l.narrative(v); to != v {
+		return to, nil
+	}
+	return "", nil
+}
+
+func (l *links) reference(op, v, base string) (string, error) {
+	if l != nil {
+		if to := l.entry(v); to != "" {
+			return to, nil
+		}
+		if to := l.conditional[v]; to != "" {
+			return to, nil
+		}
+		if strings.HasPrefix(v, "urn:uuid:") || strings.HasPrefix(v, "urn:oid:") {
+			return "", fhir.Errorf(fhir.Invalid, op, "a reference names a urn that is no entry's fullUrl")
+		}
+	}
+	if local, below := strings.CutPrefix(v, base+"/"); below {
+		if _, isRef := fhir.ParseRef(local); isRef {
+			return local, nil
+		}
+		if _, _, ok := isConditional(local); ok {
+			return "", &fhir.Error{Kind: fhir.Unprocessable, Op: op, Issues: []fhir.Issue{{
+				Severity: "error", Code: "invariant", Diagnostics: "a conditional reference is resolved in a transaction only"}}}
+		}
+	}
+	return "", nil
+}
+
+// entry returns what the entry that v names became: v is its fullUrl, perhaps
+// with a version, or relative to the root of the entry that holds v.
+func (l *links) entry(v string) string {
+	if to := l.ids[v]; to != "" {
+		return to
+	}
+	v, _, _ = strings.Cut(v, "/_history/")
+	if to := l.ids[v]; to != "" {
+		return to
+	}
+	if _, isRef := fhir.ParseRef(v); isRef && l.root != "" {
+		return l.ids[l.root+v]
+	}
+	return ""
+}
+
+// linkOf finds the link of a tag.
+var linkOf = regexp.MustCompile(`(?i)(\s(?:href|src)\s*=\s*)("[^"]*"|'[^']*')`)
+
+// narrative replaces <a href> and <img src> of a div.
+func (l *links) narrative(div string) string {
+	var out strings.Builder
+	for {
+		i := strings.IndexByte(div, '<')
+		if i < 0 {
+			break
+		}
+		end := i + tagLen(div[i:])
+		tag := div[i:end]
+		out.WriteString(div[:i])
+		div = div[end:]
+		if name := strings.ToLower(tag); !(strings.HasPrefix(name, "<a") || strings.HasPrefix(name, "<img")) {
+			out.WriteString(tag)
+			continue
+		}
+		out.WriteString(linkOf.ReplaceAllStringFunc(tag, func(attr string) string {
+			m := linkOf.FindStringSubmatch(attr)
+			if to := l.ids[html.UnescapeString(m[2][1:len(m[2])-1])]; to != "" {
+				return m[1] + `"` + to + `"`
+			}
+			return attr
+		}))
+	}
+	out.WriteString(div)
+	return out.String()
+}
+
+// tagLen is the length of the tag at the start of s; quoted values may hold ">".
+func tagLen(s string) int {
+	quote := byte(0)
+	for i := 1; i < len(s); i++ {
+		switch c := s[i]; {
+		case quote != 0:
+			if c == quote {
+				quote = 0
+			}
+		case c == '"' || c == '\'':
+			quote = c
+		case c == '>':
+			return i + 1
+		}
+	}
+	return len(s)
+}
+
+// conditionals calls fn for each Reference.reference of body, with the path of
+// the Reference below place, until it returns false.
+func conditionals(place string, body []byte, fn func(path, ref string) bool) {
+	if bytes.IndexByte(body, '?') < 0 && bytes.IndexByte(body, '\\') < 0 {
+		return
+	}
+	dec := jsontext.NewDecoder(bytes.NewReader(body))
+	reference := false // the last token was the name "reference"
+	var names []string // by depth: the member that is being read
+	for {
+		tok, err := dec.ReadToken()
+		if err != nil {
+			return
+		}
+		depth := dec.StackDepth()
+		kind, n := dec.StackIndex(depth)
+		if tok.Kind() == '"' && kind == '{' && n%2 == 1 {
+			names = append(names[:min(len(names), depth-1)], make([]string, max(0, depth-1-len(names)))...)
+			names = append(names, tok.String())
+			reference = names[depth-1] == "reference"
+			continue
+		}
+		if reference && tok.Kind() == '"' && !fn(elementPath(place, slices.DeleteFunc(slices.Clone(names[:depth-1]), func(n string) bool { return n == "" })), tok.String()) {
+			return
+		}
+		reference = false
+	}
+}

@@ -1,0 +1,225 @@
+package interaction
+
+import (
+	"net/url"
+	"strings"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/search"
+)
+
+// asked is a query as the trail records it. A patient can read the events of
+// their own compartment, and a query may name several patients by id,
+// identifier or name. So an event in a patient's compartment holds that
+// patient's part of the query; a query that has other parts is recorded once
+// more, whole, in an event that lies in no compartment.
+type asked struct {
+	typ   string
+	line  string      // the request line, whole
+	pairs [][2]string // every parameter of it, as it came
+	// single is the only patient that the query can match ("": any).
+	single string
+	// base is the base URL of this server, for absolute references.
+	base string
+}
+
+// part returns what of the query may stand in an event that the patient can
+// read, and whether that is all of it. matched says that a resource of the
+// patient's satisfied the query.
+func (a *asked) part(patient string, matched bool) (line string, whole bool) {
+	whole = true
+	for i := range a.pairs {
+		if kept, ok := a.keep(a.pairs[i][0], a.pairs[i][1], patient, matched); !ok || kept != a.pairs[i][1] {
+			whole = false
+			break
+		}
+	}
+	if whole {
+		return a.line, true
+	}
+	line, _, _ = strings.Cut(a.line, "?")
+	sep := byte('?')
+	for _, p := range a.pairs {
+		if kept, ok := a.keep(p[0], p[1], patient, matched); ok {
+			line += string(sep) + url.QueryEscape(p[0]) + "=" + url.QueryEscape(kept)
+			sep = '&'
+		}
+	}
+	return line, false
+}
+
+// keep returns the patient's part of one parameter's value, if there is one.
+func (a *asked) keep(name, value, patient string, matched bool) (string, bool) {
+	if strings.HasPrefix(name, "__") { // a position may name what stands there
+		return value, name == "__t" || a.single == patient
+	}
+	code, mod, _ := strings.Cut(name, ":")
+	if form, ok := shaped[code]; ok {
+		return value, form(value)
+	}
+	p, ok := search.Lookup(a.typ, code)
+	if !ok {
+		return "", false
+	}
+	if mod == "missing" {
+		return value, value == "true" || value == "false"
+	}
+	if p.Kind == search.KindReference || code == "_id" && a.typ == "Patient" {
+		return a.own(value, mod, patient)
+	}
+	if mod != "not" && matched && !strings.Contains(value, ",") {
+		return value, true // true of what is the patient's
+	}
+	if mod != "" && mod != "not" || a.typ == "Patient" || a.typ == "Practitioner" {
+		return "", false
+	}
+	return value, impersonal(p, value)
+}
+
+// own keeps the references to the patient among the values of a list.
+func (a *asked) own(value, mod, patient string) (string, bool) {
+	if mod != "" && mod != "Patient" {
+		return "", false
+	}
+	var kept []string
+	for _, v := range strings.Split(value, ",") {
+		id := strings.TrimPrefix(strings.TrimPrefix(v, a.base+"/"), "Patient/")
+		if id == patient {
+			kept = append(kept, v)
+		}
+	}
+	return strings.Join(kept, ","), len(kept) > 0
+}
+
+func made(of string) func(string) bool {
+	return func(s string) bool { return len(s) <= 256 && strings.Trim(s, of) == "" }
+}
+
+const (
+	lower  = "abcdefghijklmnopqrstuvwxyz"
+	upper  = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	digits = "0123456789"
+)
+
+// shaped are the parameters that are about the answer, or inputs of an
+// operation, with the form that their values have.
+var shaped = map[string]func(string) bool{ // read only
+	"_count":    made(digits),
+	"_sort":     made(lower + upper + "_,-"),
+	"_total":    made(lower),
+	"_summary":  made(lower),
+	"_elements": made(lower + upper + ".,"),
+	"_include":  made(lower + upper + "-:"),
+	"_pretty":   made(lower),
+	"_format":   func(s string) bool { return strings.Contains(s, "json") && made(lower+digits+" /+.;=-")(s) },
+	"max":       made(digits),
+	"limit":     made(digits),
+	"duration":  made(digits + "."),
+	"include":   made(lower),
+	"statistic": made(lower + digits + ",-"),
+	"period":    made(digits + "TZ:+./-"),
+	"system":    func(s string) bool { return ofTerminology(s + "|") },
+	"coding":    coded,
+}
+
+// codes are the token parameters whose values are codes, not identifiers.
+var codes = map[string]bool{ // read only
+	"category": true, "code": true, "combo-code": true, "component-code": true, "value-concept": true, "combo-value-concept": true,
+	"component-value-concept": true, "status": true, "data-absent-reason": true, "combo-data-absent-reason": true,
+	"component-data-absent-reason": true, "method": true, "type": true, "subtype": true, "action": true, "outcome": true,
+	"entity-type": true, "entity-role": true, "scope": true, "purpose": true, "security-label": true, "actual": true, "active": true,
+	"_tag": true, "_security": true,
+}
+
+// impersonal reports whether a value names nobody, whatever it matches.
+func impersonal(p *search.Param, value string) bool {
+	switch p.Kind {
+	case search.KindDate:
+		return made(digits + lower + "TZ:+,.-")(value)
+	case search.KindToken:
+		return codes[p.Code] && coded(value)
+	case search.KindURI:
+		return strings.HasPrefix(value, "http://hl7.org/fhir/") || strings.HasPrefix(value, fhir.Canonical+"/")
+	case search.KindQuantity, search.KindNumber:
+		for _, v := range strings.Split(value, ",") {
+			number, unit, _ := strings.Cut(v, "|")
+			unit = strings.TrimPrefix(strings.TrimPrefix(unit, "http://unitsofmeasure.org"), "|")
+			if !made(digits+lower+"E+.-")(number) || len(unit) > 12 || strings.ContainsAny(unit, "|:") {
+				return false
+			}
+		}
+		return true
+	}
+	return false
+}
+
+// coded reports whether every value of a list is a code: of a known code
+// system, or without a system in the form that such codes have.
+func coded(list string) bool {
+	for _, v := range strings.Split(list, ",") {
+		system, code, hasSystem := strings.Cut(v, "|")
+		switch {
+		case hasSystem && system != "":
+			if !ofTerminology(v) || !made(lower+upper+digits+".:_-")(code) {
+				return false
+			}
+		case len(code) == 0 && !hasSystem:
+			if !codeForm(v) {
+				return false
+			}
+		case !codeForm(code):
+			return false
+		}
+	}
+	return true
+}
+
+// codeForm reports whether s has the form of a LOINC code, of a lower-case
+// code of FHIR's own, or of the one or two characters of action and outcome.
+func codeForm(s string) bool {
+	if len(s) <= 2 || made(lower+"-")(s) {
+		return true
+	}
+	number, check, ok := strings.Cut(s, "-")
+	return ok && len(number) <= 7 && len(check) == 1 && made(digits)(number+check)
+}
+
+// ofTerminology reports whether a token is of a terminology, not of an identifier
+// system.
+func ofTerminology(token string) bool {
+	for _, s := range []string{"http://loinc.org|", "http://snomed.info/sct|", "http://unitsofmeasure.org|", "urn:iso:std:iso:11073:10101|",
+		"http://terminology.hl7.org/CodeSystem/", "http://hl7.org/fhir/", "http://dicom.nema.org/resources/ontology/DCM|", fhir.Canonical + "/CodeSystem/"} {
+		if strings.HasPrefix(token, s) {
+			return true
+		}
+	}
+	return false
+}
+
+// events are one search event per patient with that patient's part, and one
+// in no compartment when there is no patient or no part is the whole. Of each
+// patient it says whether a resource matched.
+func (a *asked) events(rq *Request, patients map[string]bool) []audit.Event {
+	ev := rq.event("search-type", a.typ)
+	evs := make([]audit.Event, 0, len(patients)+1)
+	told := false
+	for _, p := range sortedKeys(patients) {
+		line, whole := a.part(p, patients[p])
+		one := ev
+		one.Patient, one.Query = p, line
+		if !whole {
+			one.Extra = partial
+		}
+		told = told || whole
+		evs = append(evs, one)
+	}
+	if !told {
+		ev.Query = a.line
+		evs = append(evs, ev)
+	}
+	return evs
+}
+
+// partial says of an event that its query is not the whole.
+var partial = [][2]string{{"query", "the part that is about this patient"}} // read only

@@ -1,0 +1,166 @@
+package interaction
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"io"
+	"sync"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/store"
+)
+
+// Page links carry a snapshot and a position, which may hold a sort key such as
+// a measured value. They are sealed: only this server can read or make them,
+// and a link holds for the client, the authorization and the search it was
+// made for. The key is small state, so that links survive a restart and hold
+// at every process of one store.
+const (
+	pageKey     = "page/key"
+	pageSecret  = 32
+	pageVersion = 1
+	pageNonce   = 12
+)
+
+// pageSealer seals page links. It is safe for concurrent use.
+type pageSealer struct {
+	mu     sync.Mutex
+	aead   cipher.AEAD
+	secret []byte // of nonces
+}
+
+// pagePoint is what a page link says: the snapshot, and where to go on.
+type pagePoint struct {
+	at    store.T
+	after string
+}
+
+// sealer reads the key, and makes it on first use.
+func (s *Service) sealer(ctx context.Context) (*pageSealer, error) {
+	const op = "interaction.sealer"
+	s.pages.mu.Lock()
+	defer s.pages.mu.Unlock()
+	if s.pages.aead != nil {
+		return &s.pages, nil
+	}
+	key, err := s.Store.Get(ctx, pageKey)
+	if err != nil {
+		return nil, err
+	}
+	if key == nil {
+		if key, err = s.newPageKey(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if len(key) != pageSecret {
+		return nil, fhir.Errorf(fhir.Internal, op, "the key of page links is malformed")
+	}
+	enc, err := hkdf.Key(sha256.New, key, nil, "pulsegate page link encryption", 32)
+	if err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	secret, err := hkdf.Key(sha256.New, key, nil, "pulsegate page link nonce", 32)
+	if err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	block, err := aes.NewCipher(enc)
+	if err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return nil, fhir.Wrap(op, err)
+	}
+	s.pages.aead, s.pages.secret = aead, secret
+	return &s.pages, nil
+}
+
+// newPageKey stores a new key. When another process was quicker its key holds.
+func (s *Service) newPageKey(ctx context.Context) ([]byte, error) {
+	key := make([]byte, pageSecret)
+	s.randMu.Lock()
+	_, err := io.ReadFull(s.Rand, key)
+	s.randMu.Unlock()
+	if err != nil {
+		return nil, fhir.Wrap("interaction.newPageKey", err)
+	}
+	_, err = s.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: pageKey, Value: key, Expect: store.StateAbsent}}})
+	if fhir.KindOf(err) == fhir.Conflict && err != nil {
+		return s.Store.Get(ctx, pageKey)
+	}
+	return key, err
+}
+
+// seal makes the parameter of a page link. The nonce follows from what is
+// sealed, so that one page has one link and no nonce serves two texts.
+func (p *pageSealer) seal(bound []byte, at pagePoint) string {
+	text := append(binary.AppendUvarint(nil, uint64(at.at)), at.after...)
+	mac := hmac.New(sha256.New, p.secret)
+	mac.Write(binary.AppendUvarint(nil, uint64(len(bound))))
+	mac.Write(bound)
+	mac.Write(text)
+	nonce := mac.Sum(nil)[:pageNonce]
+	out := append([]byte{pageVersion}, nonce...)
+	return base64.RawURLEncoding.EncodeToString(p.aead.Seal(out, nonce, text, bound))
+}
+
+// open reads what seal made for the same bound.
+func (p *pageSealer) open(op string, bound []byte, sealed string) (at pagePoint, err error) {
+	foreign := fhir.Errorf(fhir.Invalid, op, "the page link was not made for this client and this search: follow links as they are given, or search anew")
+	b, err := base64.RawURLEncoding.Strict().DecodeString(sealed)
+	if err != nil || len(b) < 1+pageNonce || b[0] != pageVersion {
+		return at, foreign
+	}
+	text, err := p.aead.Open(nil, b[1:1+pageNonce], b[1+pageNonce:], bound)
+	if err != nil {
+		return at, foreign
+	}
+	t, n := binary.Uvarint(text)
+	if n <= 0 || t == 0 {
+		return at, foreign
+	}
+	return pagePoint{store.T(t), string(text[n:])}, nil
+}
+
+// caller names who asks: the client, and the person and authorization it acts
+// under. Renewed tokens of one authorization are one caller.
+func (rq *Request) caller() string {
+	p := rq.Principal
+	if p == nil {
+		p = &access.Principal{}
+	}
+	return string(joined(p.ClientID, p.Operator, p.Issuer, p.Subject, p.Authorization))
+}
+
+// joined is an encoding of texts that no other texts have.
+func joined(texts ...string) (b []byte) {
+	for _, t := range texts {
+		b = append(binary.AppendUvarint(b, uint64(len(t))), t...)
+	}
+	return b
+}
+
+// openPage reads the page link of a request, the zero point when there is none.
+func (s *Service) openPage(ctx context.Context, op string, bound []byte, sealed string) (at pagePoint, err error) {
+	if sealed == "" {
+		return at, nil
+	}
+	p, err := s.sealer(ctx)
+	if err != nil {
+		return at, err
+	}
+	if at, err = p.open(op, bound, sealed); err != nil {
+		return at, err
+	}
+	if at.at > s.Store.T() {
+		return at, fhir.Errorf(fhir.Gone, op, "the page link is of a state that this server does not have: search anew")
+	}
+	return at, nil
+}

@@ -1,0 +1,134 @@
+package interaction
+
+import (
+	"cmp"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/audit"
+)
+
+// disclosed is a stored resource whose content or existence an answer tells.
+type disclosed struct {
+	ref     fhir.Ref
+	version uint64
+	patient string // whose compartment holds it; "" none
+}
+
+func disclosedOf(o *stored) disclosed {
+	return disclosed{o.res.Ref(), o.res.Version, o.facts.Patient}
+}
+
+// told is what an answer tells beside what it reads or writes by name: the
+// resources that criteria found, and the criteria.
+type told struct {
+	seen  []disclosed
+	asked []found
+}
+
+// found is a query with the patients it is about: true when a resource of
+// theirs matched.
+type found struct {
+	asked
+	patients map[string]bool
+}
+
+// events are one read per patient that names what was seen, and the criteria:
+// one search per patient with that patient's part, and one with the rest. The
+// criteria of a whole transaction share these events.
+func (t *told) events(rq *Request, extra [][2]string) []audit.Event {
+	evs := seenEvents(rq, "read", t.seen)
+	for i := range evs {
+		evs[i].Extra = extra
+	}
+	lines := map[string][]string{} // by patient; "" for no compartment
+	for i := range t.asked {
+		f := &t.asked[i]
+		for _, ev := range f.events(rq, f.patients) {
+			lines[ev.Patient] = append(lines[ev.Patient], ev.Query)
+		}
+	}
+	for _, p := range sortedKeys(lines) {
+		ev := rq.event("search-type", "")
+		ev.Patient, ev.Query, ev.Extra = p, strings.Join(lines[p], "\n"), extra
+		evs = append(evs, ev)
+	}
+	return evs
+}
+
+// seenEvents are one event per patient, each naming the resources.
+func seenEvents(rq *Request, interaction string, seen []disclosed) []audit.Event {
+	var evs []audit.Event
+	at := map[string]int{}
+	for _, d := range seen {
+		i, ok := at[d.patient]
+		if !ok {
+			i = len(evs)
+			at[d.patient] = i
+			ev := rq.event(interaction, d.ref.Type)
+			ev.Patient = d.patient
+			evs = append(evs, ev)
+		}
+		data := audit.DataRef{Ref: d.ref, Version: d.version}
+		if !slices.Contains(evs[i].Data, data) {
+			evs[i].Data = append(evs[i].Data, data)
+		}
+	}
+	return evs
+}
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
+
+// errTold marks an error that tells of resources, or would without care:
+// hidden says that scope or consent hides them, so that the caller gets the
+// error of what is absent and the trail a denial.
+type errTold struct {
+	cause  error
+	seen   []disclosed
+	asked  []found
+	hidden bool
+}
+
+func (e *errTold) Error() string { return e.cause.Error() }
+func (e *errTold) Unwrap() error { return e.cause }
+
+// tells marks err with what it tells of.
+func tells(err error, seen ...disclosed) error {
+	if err == nil {
+		return nil
+	}
+	return &errTold{cause: err, seen: seen}
+}
+
+func conceals(err error, seen ...disclosed) error {
+	return &errTold{cause: err, seen: seen, hidden: true}
+}
+
+// at puts the place before an error of an entry.
+func at(place string, err error) error {
+	var t *errTold
+	if errors.As(err, &t) {
+		marked := *t
+		marked.cause = at(place, t.cause)
+		return &marked
+	}
+	var e *fhir.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	out := *e
+	out.Issues = append([]fhir.Issue(nil), e.Issues...)
+	for i := range out.Issues {
+		if out.Issues[i].Diagnostics != "" {
+			out.Issues[i].Diagnostics = place + ": " + out.Issues[i].Diagnostics
+		}
+		if len(out.Issues[i].Expression) == 0 {
+			out.Issues[i].Expression = []string{place}
+		}
+		out.Issues[i].Line, out.Issues[i].Column = 0, 0 // they count from the entry's resource, not from the body
+	}
+	return &out
+}

@@ -1,0 +1,299 @@
+package pebblestore
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
+	"pulsegate/fhir/store"
+)
+
+func allOf(types ...string) access.Filter {
+	g := &access.Grant{Recipient: "test", AllPatients: true}
+	for _, t := range types {
+		g.Rules = append(g.Rules, access.Rule{Type: t, May: access.Search | access.Read})
+	}
+	return g.Filter(access.Search)
+}
+
+// population is a store of many patients with documents and samples, and what
+// a search of it must give.
+type population struct {
+	t   *testing.T
+	d   *DB
+	fs  *vfs.MemFS
+	now time.Time
+	// opts are those of the store, besides the file system and the clock.
+	opts Options
+}
+
+const (
+	popPatients  = 40
+	popDocuments = 60   // of each patient
+	popSamples   = 2000 // of each patient
+)
+
+func newPopulation(t *testing.T, opts ...Options) *population {
+	p := &population{t: t, opts: append(opts, Options{})[0], fs: vfs.NewMem(), now: time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)}
+	p.open()
+	for i := range popPatients {
+		id := fmt.Sprintf("p%02d", i)
+		p.commit(store.Write{Resource: fhir.Resource{Type: "Patient", ID: id, JSON: []byte(fhir.Prefix("Patient", id) + `},"gender":"other"}`)}})
+		p.samples(id)
+	}
+	for n := range popDocuments {
+		for i := range popPatients {
+			p.commit(p.document(fmt.Sprintf("p%02d", i), n))
+		}
+	}
+	return p
+}
+
+func (p *population) open() {
+	p.t.Helper()
+	p.opts.FS, p.opts.Clock = p.fs, func() time.Time { return p.now }
+	d, err := Open("s", p.opts)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.d = d
+}
+
+func (p *population) commit(ws ...store.Write) store.T {
+	p.t.Helper()
+	p.now = p.now.Add(time.Second)
+	r, err := p.d.Commit(context.Background(), &store.Batch{Writes: ws})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return r.T
+}
+
+// document is the n-th of a patient: older ones are written later.
+func (p *population) document(patient string, n int) store.Write {
+	id := fmt.Sprintf("d-%s-%03d", patient, n)
+	at := time.Date(2026, 2, 28, 6, 0, 0, 0, time.UTC).Add(-time.Duration(n) * 7 * time.Hour)
+	body := fhir.Prefix("Observation", id) + fmt.Sprintf(`},"status":"final","code":{"coding":[{"system":"urn:c","code":"weight"},{"system":"urn:v","code":"BodyMass"}]},"subject":{"reference":"Patient/%s"},"effectiveDateTime":"%s","valueQuantity":{"value":%d}}`,
+		patient, at.Format(time.RFC3339), (n*37)%1009)
+	return store.Write{Resource: fhir.Resource{Type: "Observation", ID: id, JSON: []byte(body)}}
+}
+
+// samples are a sample each five minutes before the documents.
+func (p *population) samples(patient string) {
+	p.t.Helper()
+	tpl := &series.Template{Class: series.Instant, Patient: patient, Vendor: "apple", Values: 1,
+		Holes: []series.Hole{series.HoleID, series.HoleEffective, series.HoleValue},
+		Parts: [][]byte{[]byte(`},"identifier":[{"system":"urn:x","value":"`), []byte(`"}],"status":"final","code":{"coding":[{"system":"urn:c","code":"pulse"}]},"subject":{"reference":"Patient/` + patient + `"},`),
+			[]byte(`,"valueQuantity":{"value":`), []byte(`}}`)}}
+	copy(tpl.Identity[:], patient+"pulse")
+	cols := &series.Columns{}
+	start := time.Date(2026, 1, 10, 0, 0, 0, 0, time.UTC)
+	for i := range popSamples {
+		at := start.Add(time.Duration(i) * 5 * time.Minute).UnixMicro()
+		cols.Append(&series.Sample{Start: at, End: series.NoEnd, Values: [4]series.Decimal{{Mant: int64(60 + i%40)}}}, 1)
+	}
+	p.now = p.now.Add(time.Second)
+	if _, err := p.d.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: cols}}, Probed: p.d.T()}); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// find runs a search and returns its ids and the rows it looked at.
+func (p *population) find(raw string, limit int, after string, at store.T) (ids []string, last string, looked uint64) {
+	p.t.Helper()
+	typ, params, _ := strings.Cut(raw, "?")
+	pairs, err := search.Pairs(params)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	q, err := search.Parse(typ, pairs, search.ParseOptions{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	before := p.d.looked.Load()
+	err = p.d.Find(context.Background(), store.Find{Query: q, Filter: allOf(typ), Limit: limit, After: after, At: at, Owner: "client"}, func(f *store.Found) bool {
+		ids, last = append(ids, f.Resource.ID), f.Pos
+		return true
+	})
+	if err != nil {
+		p.t.Fatalf("%s: %v", raw, err)
+	}
+	return ids, last, p.d.looked.Load() - before
+}
+
+// TestOrdersAreIndexOperations: what a client polls with looks at few rows,
+// whatever the store holds. 86,000 Observations are there.
+func TestOrdersAreIndexOperations(t *testing.T) {
+	p := newPopulation(t)
+	defer p.d.Close()
+	cut := p.now.Add(-4500 * time.Millisecond).UTC().Format(fhir.InstantLayout)
+	for _, c := range []struct {
+		raw  string
+		want int // matches on the page of 10
+		most uint64
+	}{
+		{"Observation?_lastUpdated=gt2027-01-01", 0, 10},
+		{"Observation?_lastUpdated=gt" + cut, 5, 40},
+		{"Observation?_lastUpdated=gt" + cut + "&_sort=_lastUpdated", 5, 40},
+		{"Observation?_lastUpdated=gt" + cut + "&_sort=-_lastUpdated", 5, 40},
+		{"Observation?_lastUpdated=gt" + cut + "&code=weight", 5, 40},
+		{"Observation?_lastUpdated=gt" + cut + "&code=pulse&_sort=_lastUpdated", 0, 2048},
+		{"Observation?_sort=-_lastUpdated", 10, 60},
+		{"Observation?_sort=_lastUpdated", 10, 60},
+		{"Observation?_sort=-_lastUpdated,_id", 10, 60},
+		{"Patient?_sort=-_lastUpdated", 10, 60},
+		{"Patient?_lastUpdated=gt" + cut, 0, 10},
+		{"Observation?patient=p07&_sort=-_lastUpdated", 10, 60},
+		{"Observation?patient=p07&_sort=_lastUpdated", 10, 60},
+		{"Observation?patient=p07&_lastUpdated=gt" + cut, 0, 10},
+		{"Observation?patient=p38&_lastUpdated=gt" + cut + "&_sort=-date", 1, 2 * popDocuments},
+		{"Observation?_sort=-date", 10, 4 * popPatients},
+		{"Observation?_sort=date", 10, 8 * popPatients},
+		{"Observation?code=weight&_sort=-date", 10, 4 * popPatients},
+		{"Observation?code=BodyMass&_sort=date", 10, 4 * popPatients},
+		{"Observation?code=pulse&_sort=-date", 10, 8 * popPatients},
+		{"Observation?code=none&_sort=date", 0, 200},
+		{"Observation?date=ge2026-02-28T05:00:00Z&_sort=date", 10, 4 * popPatients},
+		{"Observation?date=ge2026-01-12T05:00:00Z&date=lt2026-01-12T05:05:00Z&_sort=date", 10, 8 * popPatients},
+	} {
+		if ids, _, looked := p.find(c.raw, 10, "", 0); len(ids) != c.want || looked > c.most {
+			t.Errorf("%s gave %d matches of %d and looked at %d rows of at most %d", c.raw, len(ids), c.want, looked, c.most)
+		}
+	}
+	sound(t, p.d)
+}
+
+// TestOrdersArePagedByIndex: a later page looks at no more than the first.
+func TestOrdersArePagedByIndex(t *testing.T) {
+	p := newPopulation(t)
+	defer p.d.Close()
+	at := p.d.T()
+	for _, raw := range []string{"Observation?_sort=-_lastUpdated", "Observation?_sort=-date", "Observation?code=weight&_sort=date", "Observation?patient=p03&_sort=_lastUpdated"} {
+		all, _, _ := p.find(raw, 0, "", at)
+		var paged []string
+		after, most := "", uint64(0)
+		for len(paged) < 1500 && len(paged) < len(all) {
+			ids, last, looked := p.find(raw, 50, after, at)
+			paged, after, most = append(paged, ids...), last, max(most, looked)
+		}
+		if !slices.Equal(paged, all[:len(paged)]) || most > 50*8+8*popPatients {
+			t.Errorf("%s: pages are not the whole, or looked at %d rows", raw, most)
+		}
+	}
+}
+
+// TestOrdersOfAnOlderStore: a store without U, V and W rows gets them.
+func TestOrdersOfAnOlderStore(t *testing.T) {
+	p := newPopulation(t)
+	raws := []string{"Observation?_sort=-_lastUpdated", "Observation?patient=p05&_sort=_lastUpdated", "Observation?_sort=-date", "Patient?_sort=_lastUpdated", "AuditEvent?_sort=-_lastUpdated"}
+	p.commit(auditEvent("a1", 1, false))
+	p.commit(store.Write{Op: store.Remove, Resource: fhir.Resource{Type: "Observation", ID: "d-p05-003"}})
+	var want [][]string
+	for _, raw := range raws {
+		ids, _, _ := p.find(raw, 3000, "", 0)
+		want = append(want, ids)
+	}
+	b := p.d.pdb.NewBatch()
+	for _, tab := range []byte{tabUpdated, tabTouched, tabDay} {
+		if err := b.DeleteRange([]byte{tab}, []byte{tab + 1}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Set(schemaKey, []byte(schemaThird), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Commit(pebble.Sync); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p.open()
+	defer p.d.Close()
+	sound(t, p.d)
+	for i, raw := range raws {
+		if ids, _, _ := p.find(raw, 3000, "", 0); !slices.Equal(ids, want[i]) {
+			t.Errorf("%s differs in a store that was taken over", raw)
+		}
+	}
+	if p.d.Legacy() {
+		t.Error("the third schema is none of old ids")
+	}
+}
+
+// TestOrdersAreChecked: a lost or wrong row of the orders is reported.
+func TestOrdersAreChecked(t *testing.T) {
+	p := newPopulation(t)
+	defer p.d.Close()
+	p.commit(auditEvent("a1", 1, false))
+	sound(t, p.d)
+	for _, tab := range []byte{tabUpdated, tabTouched, tabDay} {
+		n := 0
+		it, err := p.d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{tab}, UpperBound: []byte{tab + 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for ok := it.First(); ok; ok = it.Next() {
+			if n++; n%97 != 1 {
+				continue
+			}
+			k, v := slices.Clone(it.Key()), slices.Clone(it.Value())
+			for _, change := range []func() error{
+				func() error { return p.d.pdb.Delete(k, pebble.NoSync) },
+				func() error { return p.d.pdb.Set(k, []byte{1}, pebble.NoSync) },
+			} {
+				if err := change(); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := p.d.Commit(context.Background(), &store.Batch{State: []store.StateWrite{{Key: "x", Value: []byte("y")}}}); err != nil {
+					t.Fatal(err)
+				}
+				found := 0
+				v := &checker{ctx: context.Background(), d: p.d, v: p.d.view, report: func(string) { found++ }}
+				for _, pass := range []func() error{v.orders, v.documents, v.series} {
+					if err := pass(); err != nil {
+						t.Fatal(err)
+					}
+					if found > 0 {
+						break
+					}
+				}
+				if found == 0 {
+					t.Errorf("%c: row %d was lost or changed, and nothing was found", tab, n)
+				}
+			}
+			if err := p.d.pdb.Set(k, v, pebble.NoSync); err != nil {
+				t.Fatal(err)
+			}
+			if n > 300 {
+				break
+			}
+		}
+		if err := it.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestDaySlots(t *testing.T) {
+	for _, ms := range []int64{0, 1, -1, dayMS, dayMS - 1, -dayMS, -dayMS - 1, slotMS, slotMS - 1, 1772000000123, -1772000000123, math.MinInt64, math.MinInt64 + 1, math.MaxInt64, math.MaxInt64 - 1} {
+		day, slot := dayOf(ms)
+		if slot < 0 || slot >= daySlots {
+			t.Fatalf("%d is in slot %d", ms, slot)
+		}
+		if lo, hi := slotRange(day, slot); ms < lo || ms >= hi && ms != math.MaxInt64 {
+			t.Errorf("%d is in slot %d of day %d, which is [%d, %d)", ms, slot, day, lo, hi)
+		}
+	}
+}
