@@ -54,7 +54,9 @@ func (d *Door) Bundle(body []byte) (*Bundle, error) {
 			}
 		case "entry":
 			return d.entries(b, raw)
-		case "id", "meta", "implicitRules", "language", "identifier", "timestamp", "link", "total", "signature":
+		case "implicitRules":
+			return malformed("Bundle.implicitRules", implicitRule)
+		case "id", "meta", "language", "identifier", "timestamp", "link", "total", "signature":
 			return d.scan("Bundle."+name, raw)
 		default:
 			return malformed("Bundle", "has an element that R4 does not define here")
@@ -103,6 +105,9 @@ func malformed(place, rule string) *fhir.Error {
 // scan looks at the bytes of a part of the Bundle. Of entries this is done one
 // by one, so that one does not concern the others.
 func (d *Door) scan(place string, raw jsontext.Value) error {
+	if string(raw) == "{}" || string(raw) == "[]" {
+		return malformed(place, "must not be empty")
+	}
 	s := &scan{op: opBundle, maxDepth: d.limits.Depth + 1, root: place}
 	if err := s.run(raw); err != nil {
 		return err

@@ -246,7 +246,7 @@ func (ps *parser) sort(value string) error {
 		code, desc := strings.CutPrefix(strings.TrimSpace(f), "-")
 		p, ok := Lookup(ps.q.Type, code)
 		if !ok || !p.Supported() {
-			return notKnown("_sort names %s, which is not a parameter to sort %s by", safeName(code), ps.q.Type)
+			return notKnown("_sort names %s, which is not a parameter to sort %s by", knownName(code), ps.q.Type)
 		}
 		ps.q.Sort = append(ps.q.Sort, SortKey{Param: code, Desc: desc})
 	}
@@ -418,6 +418,17 @@ func safeName(s string) string {
 		return base
 	}
 	return "(not the form of a name)"
+}
+
+// knownName returns the name of a parameter in a value for an error text if a
+// type of this server has the parameter. Anything else is not repeated.
+func knownName(s string) string {
+	for _, t := range index() {
+		if t.byCode[s] != nil {
+			return s
+		}
+	}
+	return "(a name that R4 does not define)"
 }
 
 // now is the time for prefix ap.
