@@ -56,10 +56,11 @@ func (w *world) bodies() error {
 		post(name+" in a narrative", text(obs(`,"text":{"status":"generated","div":"`+strings.ReplaceAll(start+content+"</div>", `"`, `\"`)+`"}`)), 400, 422)
 	}
 	const div = `<div xmlns="http://www.w3.org/1999/xhtml">`
-	for name, content := range map[string]string{"script": "<script>Zanaria</script>", "an event": `<p onmouseover="Zanaria">x</p>`, "an SVG with an event": "<svg/onload=Zanaria>x",
-		"javascript in an entity": `<a href="java&#115;cript:Zanaria">x</a>`, "an unclosed element": "<p>Zanaria", "a CDATA section": "<![CDATA[ > <img src=x onerror=Zanaria> ]]>",
-		"a DOCTYPE": `<!DOCTYPE a [<!ENTITY b "Zanaria">]>&b;`, "a form": `<form action="http://x.test/"><input value="Zanaria"/></form>`, "10,000 nested elements": strings.Repeat("<b>", 10_000) + "Zanaria"} {
-		narrative(name, div, content)
+	for _, c := range [][2]string{{"script", "<script>Zanaria</script>"}, {"an event", `<p onmouseover="Zanaria">x</p>`}, {"an SVG with an event", "<svg/onload=Zanaria>x"},
+		{"javascript in an entity", `<a href="java&#115;cript:Zanaria">x</a>`}, {"an unclosed element", "<p>Zanaria"}, {"a CDATA section", "<![CDATA[ > <img src=x onerror=Zanaria> ]]>"},
+		{"a DOCTYPE", `<!DOCTYPE a [<!ENTITY b "Zanaria">]>&b;`}, {"a form", `<form action="http://x.test/"><input value="Zanaria"/></form>`},
+		{"10,000 nested elements", strings.Repeat("<b>", 10_000) + "Zanaria"}} {
+		narrative(c[0], div, c[1])
 	}
 	narrative("no namespace", "<div>", "Zanaria")
 	for _, t := range []string{"text/html", "application/fhir+xml", "multipart/form-data; boundary=x", "zanaria", "application/fhir+json; fhirVersion=5.0", "application/fhir+json; charset=utf-16", ""} {
