@@ -178,7 +178,7 @@ func Terminology(s Settings) ([]byte, error) {
 		Implementation implementation `json:"implementation"`
 	}{"TerminologyCapabilities", s.Base + "/metadata?mode=terminology", "PulsegateTerminology", "Pulsegate: terminology", "active", date, "Pulsegate",
 		"This server offers no terminology operations: no $expand, $validate-code, $lookup, $translate or $subsumes", "instance",
-		software{"Pulsegate", s.Version, date}, implementation{"This server", s.Base}})
+		software{"Pulsegate", s.Version, ""}, implementation{"This server", s.Base}})
 	if err != nil {
 		return nil, fhir.Wrap("capability.Terminology", err)
 	}
