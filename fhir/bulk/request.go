@@ -53,9 +53,24 @@ type spec struct {
 	warnings []string
 }
 
+// withValue returns the parameters that have a value: R4 search.html has empty
+// ones ignored.
+func withValue(params map[string][]string) map[string][]string {
+	out := map[string][]string{}
+	for name, values := range params {
+		for _, v := range values {
+			if strings.Trim(v, ", ") != "" {
+				out[name] = append(out[name], v)
+			}
+		}
+	}
+	return out
+}
+
 func (r *Request) check(g *access.Grant) (*spec, error) {
 	const op = "bulk.KickOff"
 	s := &spec{}
+	r.Params = withValue(r.Params)
 	for name := range r.Params {
 		switch name {
 		case "_outputFormat", "_since", "_type":

@@ -88,6 +88,14 @@ func TestHistoryCount(t *testing.T) {
 	})
 }
 
+// TestEmptyParametersOfOperations holds that they are ignored there too.
+func TestEmptyParametersOfOperations(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, w *world) {
+		w.want(200, "all", "GET", "/Observation/$lastn?patient=p1&category=vital-signs&max=&code=&unknown=", "")
+		w.want(200, "all", "POST", "/Patient/_search?_count=&family=", "gender=&_id=p1", "Content-Type", "application/x-www-form-urlencoded")
+	})
+}
+
 // TestUnknownParameters holds that an unknown parameter is an error which names
 // it, and under lenient handling a warning in the Bundle.
 func TestUnknownParameters(t *testing.T) {
