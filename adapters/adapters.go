@@ -3,9 +3,9 @@
 // hands out Samples. It never sees FHIR, a store or the network.
 //
 // To add a vendor: implement Adapter in adapters/<vendor>, run
-// adaptertest.Run against testdata, add the rows of the metric table in
-// mapping, and list the adapter in cmd/pulsegate. CONTRIBUTING.md walks
-// through it.
+// adaptertest.Run against testdata, add the vendor's metric table to
+// mapping/table, and list the adapter in adapters/vendors. CONTRIBUTING.md
+// walks through it.
 package adapters
 
 import (
@@ -25,6 +25,11 @@ type Format struct {
 	// TypeHint says that a body may not tell its type; then Input.Hint (from
 	// the file's name or the caller) is needed.
 	TypeHint bool
+	// Seek says that the format is not read from front to back (an archive, a
+	// body whose zone comes after its data): Input.At is always set then. The
+	// caller puts a body that comes as a stream into a file first, so Seek
+	// costs disk space and bounds the size of a payload.
+	Seek bool
 	// Delivery lists the facts of a delivery that the format's reader uses,
 	// in lower case, as the sender's HTTP headers are named
 	// ("automation-aggregation"). Nothing else of a request reaches an adapter.
@@ -68,8 +73,7 @@ type Input struct {
 	Delivery map[string]string
 	// Body is the decompressed stream.
 	Body io.Reader
-	// At and Size give random access when the payload is a file (zip needs
-	// it); At is nil for a pure stream.
+	// At and Size give random access. At may be nil for a format without Seek.
 	At   io.ReaderAt
 	Size int64
 	// Zone is the patient's configured zone, nil if there is none.
@@ -99,7 +103,10 @@ type Sink interface {
 
 // Adapter reads one vendor.
 type Adapter interface {
-	Vendor() string // "apple", "fitbit", "oura"
+	// Vendor is the code that stands in URLs, flags and resources: "apple".
+	Vendor() string
+	// Name is the vendor's name as a patient knows it: "Apple Health".
+	Name() string
 	Formats() []Format
 	// Detect names the format of a payload by its first bytes (up to 64 KiB)
 	// and its name; ok is false if it is none of ours.

@@ -41,7 +41,7 @@ type variantRule struct {
 }
 
 func (m *Mapper) compile(t *Table) error {
-	m.rules = map[string]map[string]*rule{}
+	m.rules, m.segments = map[string]map[string]*rule{}, map[string][]Segments{}
 	for i := range t.Vendors {
 		v := &t.Vendors[i]
 		rows := map[string]*rule{}
@@ -53,6 +53,9 @@ func (m *Mapper) compile(t *Table) error {
 			}
 			for _, name := range append([]string{r.Metric}, r.Also...) {
 				rows[name] = c
+			}
+			if r.SegmentsOf != "" {
+				m.segments[v.Vendor] = append(m.segments[v.Vendor], Segments{System: c.system, Metric: r.Metric, Of: r.SegmentsOf})
 			}
 		}
 		m.rules[v.Vendor] = rows

@@ -8,13 +8,13 @@ import (
 // DeviceKey names a Device; ID is "" when the sample names none.
 type DeviceKey struct{ ID string }
 
-func deviceKey(vendor, patient string, s *sample.Sample) DeviceKey {
+func (m *Mapper) deviceKey(vendor, patient string, s *sample.Sample) DeviceKey {
 	d := &s.Device
 	if d.Manufacturer == "" && d.Model == "" && d.Hardware == "" && d.Serial == "" && d.Name == "" && s.Source.Name == "" {
 		return DeviceKey{}
 	}
 	k := make(key, 0, 192).str("Device").str(vendor).str(patient)
-	return DeviceKey{deviceIdentity(k, d, &s.Source).id()}
+	return DeviceKey{m.id(deviceIdentity(k, d, &s.Source))}
 }
 
 // Device writes the Device of a sample: identity, names, and the versions and

@@ -25,20 +25,30 @@
 //
 // # Identity
 //
-// Ids are base32 of the first 16 bytes of SHA-256 over length-prefixed
-// vendor, patient, metric and either the vendor's id or the natural key: start
-// and end (instants) or day, source name, device identity, and the value where
-// Sample.KeyValue says so. Printed offsets and versions never count.
+// A sample that came through two channels has the id that it had first; ingest
+// finds that out (see its documentation).
+//
+// Ids are base32 of the first 16 bytes of HMAC-SHA-256, under the secret of the
+// installation (Options.Key), over length-prefixed vendor, patient, metric and
+// either the vendor's id or the natural key: start and end (instants) or day,
+// source name, device identity, and the value where Sample.KeyValue says so.
+// Printed offsets and versions never count.
 //
 // A row with a rate is a stream, and its samples have the ids of fhir/series:
 // stream, start in microseconds, and a check over the end and, with KeyValue,
 // over the numbers (as converted; 62 and 62.0 are one) and the rest of the
-// content. The stream is the first 9 bytes of SHA-256 over vendor, patient,
+// content. The stream is the first 9 bytes of the same HMAC over vendor, patient,
 // metric, source name and device identity. All Observations of a stream share
 // a second identifier (StreamSystem, StreamID). What has an id of the vendor's
 // or is a daily value is no sample of a stream: among dense rows that is what
 // a source app gave an external or sync id in HealthKit, and named data points
 // of the Google Health API. Times are cut to microseconds.
+//
+// Without the secret no id can be derived from what is known of a person, so an
+// id tells nothing and asking for one tells nothing. Of samples it is the
+// stream that is secret: who may read one of a stream knows how the ids of its
+// others begin. A store that was written before there was a secret stays
+// without one (plain SHA-256; ingest.Key).
 //
 // A Device is its manufacturer and serial number, if it has one; else
 // manufacturer, model and hardware; else its name or the source.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +49,11 @@ func example(tb tester, m *Mapper, v *Vendor, r *Row, day bool) *sample.Sample {
 	}
 	rule := m.rules[v.Vendor][r.Metric].choose(s)
 	number := func(p *rule_) sample.Value {
-		for _, n := range []string{"62", "36.8", "0.97", "1.75", "81500", "1750", "5400", "20000"} {
+		numbers := []string{"62", "36.8", "0.97", "1.75", "81500", "1750", "5400", "20000"}
+		if p.r.ranged {
+			numbers = append(numbers, strconv.FormatFloat((p.r.low+p.r.high)/2, 'f', -1, 64))
+		}
+		for _, n := range numbers {
 			x := sample.Value{Kind: sample.Number, Num: n, Unit: sentUnit(v.Vendor, p.ucum(tb))}
 			if _, err := p.r.appendValue(nil, &x, s.Channel, nil); err == nil {
 				return x

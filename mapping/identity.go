@@ -1,9 +1,11 @@
 package mapping
 
 import (
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/binary"
+	"hash"
 	"strings"
 	"time"
 
@@ -23,16 +25,33 @@ func (k key) str(s string) key {
 	return append(k, s...)
 }
 
-func (k key) id() string {
-	sum := sha256.Sum256(k)
+// sum is what names derived of k begin with: HMAC-SHA-256 under the secret of
+// the installation, so that nobody outside can tell which id a fact would have.
+func (m *Mapper) sum(k key) (out [sha256.Size]byte) {
+	if len(m.opts.Key) == 0 {
+		return sha256.Sum256(k)
+	}
+	h, _ := m.macs.Get().(hash.Hash)
+	if h == nil {
+		h = hmac.New(sha256.New, m.opts.Key)
+	}
+	h.Reset()
+	h.Write(k) // a hash never fails
+	h.Sum(out[:0])
+	m.macs.Put(h)
+	return out
+}
+
+func (m *Mapper) id(k key) string {
+	sum := m.sum(k)
 	return encoding.EncodeToString(sum[:16])
 }
 
-func observationID(vendor, patient, metric string, s *sample.Sample, w *when) string {
+func (m *Mapper) observationID(vendor, patient, metric string, s *sample.Sample, w *when) string {
 	k := make(key, 0, 256)
 	k = k.str("Observation").str(vendor).str(patient).str(metric)
 	if s.VendorID != "" {
-		return k.str("id").str(s.VendorID).id()
+		return m.id(k.str("id").str(s.VendorID))
 	}
 	k = k.str("key")
 	if w.day {
@@ -51,7 +70,7 @@ func observationID(vendor, patient, metric string, s *sample.Sample, w *when) st
 			k = valueKey(k.str(s.Components[i].Name), &s.Components[i].Value)
 		}
 	}
-	return k.id()
+	return m.id(k)
 }
 
 // valueKey adds a value; 62 and 62.0 are one.
@@ -119,11 +138,21 @@ func (w *when) cut() {
 }
 
 // streamIdentity is the natural key without time and value.
-func streamIdentity(vendor, patient, metric string, s *sample.Sample) (id series.Identity) {
+func (m *Mapper) streamIdentity(vendor, patient, metric string, s *sample.Sample) (id series.Identity) {
 	k := make(key, 0, 256).str("Stream").str(vendor).str(patient).str(metric).str(s.Source.Name)
-	sum := sha256.Sum256(deviceIdentity(k, &s.Device, &s.Source))
+	sum := m.sum(deviceIdentity(k, &s.Device, &s.Source))
 	copy(id[:], sum[:])
 	return id
+}
+
+// CoarseStreams are the streams in which a coarse channel may have the samples
+// of a stream: by the name of the source, and without any.
+func (m *Mapper) CoarseStreams(vendor, patient, metric, source string) []series.Identity {
+	out := []series.Identity{m.streamIdentity(vendor, patient, metric, &sample.Sample{})}
+	if source != "" {
+		out = append(out, m.streamIdentity(vendor, patient, metric, &sample.Sample{Source: sample.Source{Name: source}}))
+	}
+	return out
 }
 
 // sampleKey is the id of one sample of a stream, whether or not it can be

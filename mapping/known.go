@@ -107,7 +107,7 @@ func (f *DeviceFacts) Device(vendor, patient string, k DeviceKey) []byte {
 // came: a merged stream, or the vendor's service standing for it.
 func vague(s *sample.Sample) bool {
 	d := &s.Device
-	return d.Model == "" && d.Hardware == "" && d.Serial == "" && s.Source.Name == "" && !s.UserEntered
+	return d.Model == "" && d.Hardware == "" && d.Serial == "" && (s.Source.Name == "" || s.Coarse) && !s.UserEntered
 }
 
 const (

@@ -69,7 +69,7 @@ func TestDeviceFacts(t *testing.T) {
 		var ids [2]DeviceKey
 		for n, i := range order {
 			s := &sample.Sample{Device: words[i]}
-			ids[n%2] = deviceKey("oura", "p1", s)
+			ids[n%2] = new(Mapper).deviceKey("oura", "p1", s)
 			var one DeviceFacts
 			one.Learn(s, at.AddDate(0, 0, i))
 			if !all.Merge(&one) {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io/fs"
+	"sync"
 	"time"
 
 	"pulsegate/fhir"
@@ -22,7 +23,13 @@ type Options struct {
 	// SeriesFrom is the rate, in samples a day, from which the samples of a
 	// row are given out as series; 0: 24, negative: none is.
 	SeriesFrom int
+	// Key is the secret under which ids are derived, KeySize bytes; empty:
+	// the ids of a store that was written before there was one.
+	Key []byte
 }
+
+// KeySize is the length of Options.Key.
+const KeySize = 32
 
 // seriesFrom is the default of Options.SeriesFrom: a value an hour.
 const seriesFrom = 24
@@ -32,10 +39,16 @@ type Mapper struct {
 	opts  Options
 	table *Table
 	rules map[string]map[string]*rule
+	// segments are the rows with SegmentsOf, by vendor.
+	segments map[string][]Segments
+	macs     sync.Pool
 }
 
 // New loads the table folder and compiles it.
 func New(dir fs.FS, o Options) (*Mapper, error) {
+	if n := len(o.Key); n != 0 && n != KeySize {
+		return nil, fhir.Errorf(fhir.Internal, "mapping.New", "the key for ids has %d bytes, not %d", n, KeySize)
+	}
 	t, err := Load(dir)
 	if err != nil {
 		return nil, fhir.Wrap("mapping.New", err)
@@ -50,6 +63,9 @@ func New(dir fs.FS, o Options) (*Mapper, error) {
 // Table is the loaded table.
 func (m *Mapper) Table() *Table { return m.table }
 
+// Knows reports whether the table has a file for vendor.
+func (m *Mapper) Knows(vendor string) bool { return m.rules[vendor] != nil }
+
 // Categories are the codes of Observation.category of a metric, nil of one
 // that has no row. Read only.
 func (m *Mapper) Categories(vendor, metric string) []string {
@@ -58,6 +74,23 @@ func (m *Mapper) Categories(vendor, metric string) []string {
 	}
 	return nil
 }
+
+// Segments is a row whose samples are segments of what another row states.
+type Segments struct {
+	System, Metric string // the vendor's coding of a segment
+	Of             string // the other row
+}
+
+// System is the code system of a vendor's own codes.
+func (m *Mapper) System(vendor string) string {
+	for _, r := range m.rules[vendor] {
+		return r.system
+	}
+	return ""
+}
+
+// Segments are the rows of a vendor that have SegmentsOf.
+func (m *Mapper) Segments(vendor string) []Segments { return m.segments[vendor] }
 
 // Result of mapping one Sample.
 type Result struct {
@@ -76,6 +109,8 @@ type Result struct {
 	Device DeviceKey
 	// Stream is the StreamID of a sample of a stream, "" of anything else.
 	Stream string
+	// SegmentsOf is the row that is made of samples like this one, "" mostly.
+	SegmentsOf string
 	// Vague: the sample says neither which device measured nor through what
 	// it came, so what is known of that from elsewhere stands.
 	Vague bool
@@ -139,7 +174,7 @@ func (m *Mapper) LegacyID(vendor string, s *sample.Sample, patient string, zone 
 	if err != nil || !r.streamed(s, &w) {
 		return ""
 	}
-	return observationID(vendor, patient, r.row.Metric, s, &w)
+	return m.observationID(vendor, patient, r.row.Metric, s, &w)
 }
 
 func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location, legacy bool) (Result, error) {
@@ -148,12 +183,12 @@ func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient st
 		return Result{}, reject(sample.ReasonUnmapped, "the metric table has no row")
 	}
 	r = r.choose(s)
-	res := Result{Metric: r.row.Metric, Categories: r.categories}
+	res := Result{Metric: r.row.Metric, Categories: r.categories, SegmentsOf: r.row.SegmentsOf}
 	w, err := resolve(s, zone)
 	if err != nil {
 		return Result{}, err
 	}
-	res.Device, res.Vague = deviceKey(vendor, patient, s), vague(s)
+	res.Device, res.Vague = m.deviceKey(vendor, patient, s), vague(s)
 	if r.row.Shape == ShapeDevice {
 		if res.Device.ID == "" {
 			return Result{}, reject(sample.ReasonMissing, "device facts without a device")
@@ -163,11 +198,11 @@ func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient st
 	}
 	if !legacy && r.streamed(s, &w) {
 		w.cut()
-		id := streamIdentity(vendor, patient, r.row.Metric, s)
+		id := m.streamIdentity(vendor, patient, r.row.Metric, s)
 		k := r.sampleKey(id, s, &w)
 		res.ID, res.Stream = k.ID(), StreamID(id)
 	} else {
-		res.ID = observationID(vendor, patient, r.row.Metric, s, &w)
+		res.ID = m.observationID(vendor, patient, r.row.Metric, s, &w)
 	}
 	res.Start = w.start
 	from := len(buf)

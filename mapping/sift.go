@@ -74,12 +74,17 @@ func (r *rule) sift(s *sample.Sample) (*sample.Sample, []LeftOut) {
 
 // worst returns the first that is no mere placeholder, else the first.
 func worst(left []LeftOut) *RejectError {
-	for _, x := range left {
-		if x.Reason != sample.DropPlaceholder {
-			return &RejectError{x.Reason, x.Rule}
+	x := left[0]
+	for _, y := range left {
+		if y.Reason != sample.DropPlaceholder {
+			x = y
+			break
 		}
 	}
-	return &RejectError{left[0].Reason, left[0].Rule}
+	if x.Component != "" {
+		x.Rule = "component " + x.Component + ": " + x.Rule
+	}
+	return &RejectError{x.Reason, x.Rule}
 }
 
 // siftValue returns what can be written of v; err is why that is not all.

@@ -242,3 +242,27 @@ func TestMolarMass(t *testing.T) {
 		t.Errorf("mg/dL: %v %s", err, res.JSON)
 	}
 }
+
+// TestClassification: the vendor's words on an electrocardiogram are a
+// CodeableConcept by every channel, with a coding where they are a code.
+func TestClassification(t *testing.T) {
+	m := mapper(t)
+	wave := sample.Value{Kind: sample.Series, Series: &sample.SeriesData{Period: 4 * time.Millisecond, Unit: "mV", Data: "1 2"}}
+	word := func(kind sample.ValueKind, s string) sample.Value { return sample.Value{Kind: kind, Text: s} }
+	for _, c := range []struct {
+		vendor, metric, component string
+		value                     sample.Value
+		want                      string
+	}{
+		{"apple", "HKDataTypeIdentifierElectrocardiogram", "classification", word(sample.Text, "Sinus Rhythm"), `"valueCodeableConcept":{"coding":[{"system":"https://pulsegate.dev/fhir/CodeSystem/apple","code":"Sinus Rhythm","display":"Sinus Rhythm"}],"text":"Sinus Rhythm"}`},
+		{"apple", "HKDataTypeIdentifierElectrocardiogram", "classification", word(sample.Text, "Sinusrhythmus"), `"valueCodeableConcept":{"text":"Sinusrhythmus"}`},
+		{"apple", "HKDataTypeIdentifierElectrocardiogram", "severity", word(sample.Text, "None"), `"valueCodeableConcept":{"text":"None"}`},
+		{"fitbit", "electrocardiogram", "resultClassification", word(sample.Code, "ATRIAL_FIBRILLATION"), `"valueCodeableConcept":{"coding":[{"system":"https://pulsegate.dev/fhir/CodeSystem/google-health","code":"ATRIAL_FIBRILLATION"`},
+	} {
+		s := &sample.Sample{Metric: c.metric, Start: time.Date(2026, 10, 4, 7, 0, 0, 0, time.UTC), Value: wave, Components: []sample.Component{{Name: c.component, Value: c.value}}}
+		res, err := m.Map(nil, c.vendor, s, "p1", nil)
+		if err != nil || !strings.Contains(string(res.JSON), c.want) {
+			t.Errorf("%s %s: %v %s", c.metric, c.value.Text, err, res.JSON)
+		}
+	}
+}

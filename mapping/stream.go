@@ -90,8 +90,12 @@ func (x *Streams) Reset() {
 type Stream struct {
 	Template *series.Template
 	Metric   string // the row's
-	Device   DeviceKey
-	Vague    bool
+	// SegmentsOf is that of Result.
+	SegmentsOf string
+	Device     DeviceKey
+	// Coarse is that of its samples.
+	Coarse bool
+	Vague  bool
 	// Known is a sample of it, with device and source only.
 	Known *sample.Sample
 }
@@ -173,7 +177,7 @@ func (x *Streams) Place(s *sample.Sample, row *series.Sample) *Stream {
 func (e *likeness) fits(s *sample.Sample) bool {
 	o := &e.like
 	if s.Metric != o.Metric || s.Value.Kind != o.Value.Kind || s.Value.Kind == sample.Code && s.Value.Text != o.Value.Text || s.Value.Unit != o.Value.Unit || s.Zone != o.Zone || len(s.Components) != len(o.Components) ||
-		s.Channel != o.Channel || s.KeyValue != o.KeyValue || s.UserEntered != o.UserEntered || s.Method != o.Method || s.Source.Name != o.Source.Name {
+		s.Channel != o.Channel || s.KeyValue != o.KeyValue || s.Coarse != o.Coarse || s.UserEntered != o.UserEntered || s.Method != o.Method || s.Source.Name != o.Source.Name {
 		return false
 	}
 	d, k := &s.Device, &o.Device
@@ -253,7 +257,7 @@ func (x *Streams) likeness(s *sample.Sample) *likeness {
 	if len(e.numbers) == 0 && s.Value.Kind != sample.Code || len(e.numbers) > series.MaxValues {
 		return e
 	}
-	e.id = streamIdentity(x.vendor, x.patient, r.row.Metric, s)
+	e.id = x.m.streamIdentity(x.vendor, x.patient, r.row.Metric, s)
 	if s.KeyValue {
 		e.seed, _ = r.naturalKey(s)
 	}
@@ -277,7 +281,7 @@ func (e *likeness) add(part int, r *rule, v *sample.Value, channel string) bool 
 
 // keep copies what a likeness is compared by: the adapter uses s again.
 func keep(s *sample.Sample) sample.Sample {
-	o := sample.Sample{Metric: strings.Clone(s.Metric), Channel: strings.Clone(s.Channel), KeyValue: s.KeyValue, UserEntered: s.UserEntered,
+	o := sample.Sample{Metric: strings.Clone(s.Metric), Channel: strings.Clone(s.Channel), KeyValue: s.KeyValue, Coarse: s.Coarse, UserEntered: s.UserEntered,
 		Zone: s.Zone, Method: strings.Clone(s.Method), Value: sample.Value{Kind: s.Value.Kind, Unit: strings.Clone(s.Value.Unit)}, Device: s.Device,
 		Source: sample.Source{Name: strings.Clone(s.Source.Name)}}
 	if s.Value.Kind == sample.Code {
@@ -368,7 +372,7 @@ func (x *Streams) offset(e *likeness, t time.Time) int16 {
 // stream renders s, cuts out what differs, and finds the template.
 func (x *Streams) stream(e *likeness, s *sample.Sample, class series.Class, unsure int) *Stream {
 	w := when{start: s.Start, unsure: unsure == 1}
-	res := Result{ID: "x", Stream: StreamID(e.id), Device: deviceKey(x.vendor, x.patient, s)}
+	res := Result{ID: "x", Stream: StreamID(e.id), Device: x.m.deviceKey(x.vendor, x.patient, s)}
 	var h holes
 	body, err := e.rule.observation(nil, x.vendor, x.patient, s, &w, &res, &h)
 	if err != nil { // Map says so
@@ -377,7 +381,7 @@ func (x *Streams) stream(e *likeness, s *sample.Sample, class series.Class, unsu
 	t := &series.Template{Identity: e.id, Class: class, KeyValue: s.KeyValue, Seed: e.seed, Patient: strings.Clone(x.patient), Vendor: x.vendor,
 		Categories: e.rule.categories, Values: len(e.numbers)}
 	t.Parts, t.Holes = h.parts(body, len(`{"resourceType":"Observation","id":"x","meta":{`))
-	return &Stream{Template: x.shared(t), Metric: e.rule.row.Metric, Device: res.Device, Vague: vague(s), Known: &e.known}
+	return &Stream{Template: x.shared(t), Metric: e.rule.row.Metric, SegmentsOf: e.rule.row.SegmentsOf, Coarse: s.Coarse, Device: res.Device, Vague: vague(s), Known: &e.known}
 }
 
 // shared returns the one template like t.

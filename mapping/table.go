@@ -91,7 +91,8 @@ type Row struct {
 	Refined    string            `yaml:"refined"` // a finer category of our own, beside Category
 	Profile    string            `yaml:"profile"`
 	Shape      string            `yaml:"shape"`
-	Rate       int               `yaml:"rate"` // typical samples a day of one source; 0: no stream
+	Rate       int               `yaml:"rate"`       // typical samples a day of one source; 0: no stream
+	SegmentsOf string            `yaml:"segmentsOf"` // the row that is made of all stored samples of this one
 	Unit       string            `yaml:"unit"`
 	Scale      map[string]string `yaml:"scale"`
 	Range      []float64         `yaml:"range"`
@@ -188,6 +189,9 @@ func Load(dir fs.FS) (*Table, error) {
 		if err := readYAML(dir, name, sch, &v); err != nil {
 			return nil, err
 		}
+		if v.Vendor+".yaml" != name {
+			return nil, fmt.Errorf("%s: the file of vendor %s is named %s.yaml", name, v.Vendor, v.Vendor)
+		}
 		if err := t.check(name, &v); err != nil {
 			return nil, err
 		}
@@ -243,6 +247,9 @@ func (t *Table) check(file string, v *Vendor) error {
 		}
 		if r.Shape == ShapeQuantity && r.Unit == "" {
 			return fail("a quantity needs a unit")
+		}
+		if r.SegmentsOf != "" && !slices.ContainsFunc(v.Rows, func(o Row) bool { return o.Metric == r.SegmentsOf }) {
+			return fail("segmentsOf names no row")
 		}
 		if err := rateRule(r); err != nil {
 			return fail("%v", err)

@@ -50,6 +50,8 @@ type large struct {
 type suite struct {
 	adapter      adapters.Adapter
 	unterminated map[string]bool
+	singles      map[string]bool
+	alones       int // elements that decoded by themselves
 	large        []large
 	canaries     []string
 }
@@ -71,7 +73,7 @@ func (p payload) cut(n int) payload { p.body = p.body[:n]; return p }
 // Run runs the suite over the payloads in dir.
 func Run(t *testing.T, a adapters.Adapter, dir string, opts ...Option) {
 	t.Helper()
-	s := &suite{adapter: a, unterminated: map[string]bool{}}
+	s := &suite{adapter: a, unterminated: map[string]bool{}, singles: map[string]bool{}}
 	for _, o := range opts {
 		o(s)
 	}
@@ -81,6 +83,7 @@ func Run(t *testing.T, a adapters.Adapter, dir string, opts ...Option) {
 	for _, p := range payloads {
 		t.Run(p.format+"/"+p.name, func(t *testing.T) { s.one(t, p) })
 	}
+	t.Run("single elements", func(t *testing.T) { s.single(t, payloads) })
 	t.Run("canaries", func(t *testing.T) { s.canariesOccur(t, payloads) })
 	for _, l := range s.large {
 		t.Run("bounded memory/"+l.format, func(t *testing.T) { s.bounded(t, l) })

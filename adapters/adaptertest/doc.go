@@ -23,6 +23,7 @@
 //     samples, never a panic, and what came before the cut is a prefix;
 //   - an error of the sink and a cancelled context stop it and are returned;
 //   - canaries stay inside;
+//   - with Singles: an element of a list is detected by itself;
 //   - with Large: the heap stays bounded however long the stream is.
 //
 // All payloads in testdata are written by us; the people in them are invented.

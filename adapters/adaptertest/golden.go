@@ -28,6 +28,8 @@ type line struct {
 	Source     *sample.Source   `json:"source,omitempty"`
 	VendorID   string           `json:"vendorId,omitempty"`
 	KeyValue   bool             `json:"keyValue,omitempty"`
+	Revision   int64            `json:"revision,omitempty"`
+	Coarse     bool             `json:"coarse,omitempty"`
 	Status     string           `json:"status,omitempty"`
 	User       bool             `json:"userEntered,omitempty"`
 	Method     string           `json:"method,omitempty"`
@@ -61,7 +63,7 @@ func viewValue(v sample.Value) value {
 
 func view(s *sample.Sample) line {
 	l := line{
-		Metric: s.Metric, Channel: s.Channel, IANA: s.IANA, VendorID: s.VendorID, KeyValue: s.KeyValue,
+		Metric: s.Metric, Channel: s.Channel, IANA: s.IANA, VendorID: s.VendorID, KeyValue: s.KeyValue, Revision: s.Revision, Coarse: s.Coarse,
 		User: s.UserEntered, Method: s.Method, Note: s.Note,
 		Status: []string{"", "preliminary", "retracted"}[s.Status],
 	}

@@ -39,10 +39,13 @@ func New() *Adapter { return &Adapter{} }
 // Vendor is "apple".
 func (a *Adapter) Vendor() string { return "apple" }
 
+// Name is "Apple Health".
+func (a *Adapter) Name() string { return "Apple Health" }
+
 // Formats lists what Decode reads.
 func (a *Adapter) Formats() []adapters.Format {
 	return []adapters.Format{
-		{Name: formatZip, Summary: "Apple Health export archive", Extensions: []string{".zip"}},
+		{Name: formatZip, Summary: "Apple Health export archive", Extensions: []string{".zip"}, Seek: true},
 		{Name: formatXML, Summary: "Apple Health export.xml", Extensions: []string{".xml"}},
 		{Name: formatECG, Summary: "one electrocardiogram of an Apple Health export", Extensions: []string{".csv"}},
 		{Name: formatHAE, Summary: "Health Auto Export JSON, version 1 or 2", Extensions: []string{".json"},

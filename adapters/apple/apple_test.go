@@ -85,22 +85,6 @@ func TestHalvesHeldAreBounded(t *testing.T) {
 	}
 }
 
-func TestNightKeepsItsIDWhenRestated(t *testing.T) {
-	seg := func(from, to string) string {
-		return `<Record type="HKCategoryTypeIdentifierSleepAnalysis" sourceName="W" startDate="` + from + `" endDate="` + to + `" value="HKCategoryValueSleepAnalysisAsleepCore"/>`
-	}
-	night := func(r *adaptertest.Recorder) *sample.Sample { return r.Samples[len(r.Samples)-1] }
-	a := night(decode(t, formatXML, health(seg("2026-01-05 23:00:00 +0100", "2026-01-06 05:00:00 +0100"))))
-	// The same night exported in summer, with one more segment.
-	b := night(decode(t, formatXML, health(seg("2026-01-06 00:00:00 +0200", "2026-01-06 06:00:00 +0200"), seg("2026-01-06 06:10:00 +0200", "2026-01-06 07:00:00 +0200"))))
-	if a.Metric != "night" || a.VendorID != b.VendorID {
-		t.Errorf("ids differ: %s %s", a.VendorID, b.VendorID)
-	}
-	if a.Value.Num != "360" || b.Value.Num != "410" {
-		t.Errorf("asleep %s and %s", a.Value.Num, b.Value.Num)
-	}
-}
-
 func TestHostile(t *testing.T) {
 	deep := strings.Repeat(`{"a":`, 2000) + "1" + strings.Repeat("}", 2000)
 	for name, c := range map[string]struct{ format, body, rule string }{

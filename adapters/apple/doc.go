@@ -15,7 +15,6 @@
 //	HKDataTypeSleepDurationGoal               Number           hr           -
 //	HKCorrelationTypeIdentifierBloodPressure  None             mmHg         systolic, diastolic (Number)
 //	HKWorkoutTypeIdentifier                   Code activity    -            see "workout"; HKWorkoutActivityType<Name>
-//	night                                     Number asleep    min          see "night"
 //	ActivitySummary (Day)                     None             -            activeEnergyBurned, activeEnergyBurnedGoal (kcal, kJ, Cal),
 //	                                                                        appleMoveTime, appleMoveTimeGoal, appleExerciseTime,
 //	                                                                        appleExerciseTimeGoal (min), appleStandHours, appleStandHoursGoal (count)
@@ -93,17 +92,21 @@
 //
 // # Night
 //
-// The segments of one source (sourceName) are a session while the gap between
-// them is at most 90 minutes. Overlapping segments of one source count once,
-// the more precise stage winning (deep, rem, core, awake, unspecified, in
-// that order); time in bed is a union of its own. The sample starts with the
-// first and ends with the last segment; sessions are kept as one compact
-// interval list a source and handed out at the end of the payload, sorted by
-// start and source. VendorID is night/HASH(source)/DATE, DATE being the day
-// of waking in the segments' HKTimeZone (else UTC), with /2, /3 for further
-// sessions that end on that day (naps), so that a restated night replaces the
-// earlier one. An aggregated night of Health Auto Export has the hour of its
-// start after the date instead of the count.
+// A payload need not hold a whole night, so segments of sleep are handed out
+// as they are, and ingest makes nights of all that are stored. The VendorID of
+// an aggregated night of Health Auto Export is night/HASH(source)/DATE/hHOUR,
+// DATE being the day of waking and HOUR that of its start; ingest finds the
+// night that it restates by the time that both cover.
+//
+// # Channels
+//
+// Health Auto Export gives a source by its name only: its samples are Coarse,
+// and ingest finds which of an export's they are.
+//
+// # Revision
+//
+// ExportDate orders what several exports state of one day or of one sample
+// with an id of its own; HKMetadataKeySyncVersion comes before it.
 //
 // # Blood pressure
 //
@@ -124,8 +127,7 @@
 // runs at nearly the speed of a bare scan and allocates nothing; what is
 // written otherwise goes through the scanner. Receiving and inflating go on on a
 // goroutine of its own, a MiB ahead of the decoder. Held until the end are
-// only what needs it: sleep segments (16 bytes each), one ActivitySummary a
-// day, open halves of blood pressures.
+// only what needs it: one ActivitySummary a day, open halves of blood pressures.
 //
 // # Left out, counted as Drop(ignored)
 //

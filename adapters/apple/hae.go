@@ -97,7 +97,6 @@ type haeDecoder struct {
 	clock  *clock
 	names  *interner
 	parser fastjson.Parser
-	nights *nights
 	items  int
 
 	grain             grain            // of rows, by the delivery
@@ -105,11 +104,20 @@ type haeDecoder struct {
 	sawDays, sawHours bool             // whether other metrics have rows that are days, or not
 }
 
+// coarse is the sink of a channel that knows a source by its name only.
+type coarse struct{ adapters.Sink }
+
+func (c coarse) Sample(s *sample.Sample) error {
+	s.Coarse = true
+	return c.Sink.Sample(s)
+}
+
 func decodeHAE(ctx context.Context, in adapters.Input, sink adapters.Sink) error {
+	sink = coarse{sink}
 	m := &meter{r: in.Body, sink: sink}
 	h := &haeDecoder{
 		ctx: ctx, sink: sink, m: m, d: jsontext.NewDecoder(m, jsontext.AllowInvalidUTF8(true)),
-		clock: newClock(in.Received), names: newInterner(8192), nights: newNights(channelHAE),
+		clock: newClock(in.Received), names: newInterner(8192),
 		grain: grainOf(in.Delivery[headerAggregation]),
 	}
 	if err := h.run(); err != nil {
@@ -119,10 +127,7 @@ func decodeHAE(ctx context.Context, in adapters.Input, sink adapters.Sink) error
 		return err
 	}
 	sink.Progress(m.n)
-	if h.nights.lost > 0 {
-		sink.Drop(sample.DropIgnored, "night", h.nights.lost)
-	}
-	return h.nights.emit(h.clock, time.Time{}, sink.Sample)
+	return nil
 }
 
 func (h *haeDecoder) where() string { return "offset " + strconv.FormatInt(h.d.InputOffset(), 10) }

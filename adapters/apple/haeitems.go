@@ -205,7 +205,6 @@ func (h *haeDecoder) sleepSegment(v *fastjson.Value) error {
 	if err := h.span(s, v, "startDate", "endDate"); err != nil {
 		return err
 	}
-	h.nights.add(s, nil)
 	return h.sink.Sample(s)
 }
 
@@ -245,7 +244,7 @@ func (h *haeDecoder) sleepNight(v *fastjson.Value, units string) error {
 		h.sink.Drop(sample.DropPlaceholder, s.Metric, 1)
 		return nil
 	}
-	s.VendorID = "night/" + short(source) + "/" + s.End.Format(time.DateOnly) + "/" + s.Start.Format("15")
+	s.VendorID = "night/" + short(source) + "/" + s.End.Format(time.DateOnly) + "/h" + s.Start.Format("15")
 	return h.sink.Sample(s)
 }
 

@@ -244,11 +244,11 @@ func (d *xmlDecoder) fillRecord(l *learned, start, stop moment, num []byte) {
 		r.s.Components = comps
 		d.last = l
 	}
-	r.syncID, r.external = "", ""
+	r.syncID, r.version, r.external = "", 0, ""
 	s := &r.s
 	s.Components = s.Components[:0]
 	s.Zone, s.KeyValue = sample.ZoneInstant, true
-	s.VendorID, s.IANA, s.Method, s.UserEntered = "", "", "", false
+	s.VendorID, s.IANA, s.Method, s.UserEntered, s.Revision = "", "", "", false, 0
 	s.Start, s.End = start.time(), time.Time{}
 	if stop.zone != nil && stop.sec != start.sec {
 		s.End = stop.time()

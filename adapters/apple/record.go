@@ -11,7 +11,6 @@ import (
 )
 
 const (
-	typeSleep     = "HKCategoryTypeIdentifierSleepAnalysis"
 	typeSystolic  = "HKQuantityTypeIdentifierBloodPressureSystolic"
 	typeDiastolic = "HKQuantityTypeIdentifierBloodPressureDiastolic"
 )
@@ -26,6 +25,7 @@ type record struct {
 	where    string
 	raw      []byte
 	syncID   string
+	version  int64 // of syncID; the greater is the later
 	external string
 }
 
@@ -207,6 +207,10 @@ func (d *xmlDecoder) entry(r *record, key, val []byte) {
 		r.s.UserEntered = string(val) == "1"
 	case "SyncIdentifier":
 		r.syncID = string(val)
+	case "SyncVersion":
+		if n, err := strconv.ParseInt(string(val), 10, 64); err == nil && n > 0 {
+			r.version = n
+		}
 	case "ExternalUUID":
 		r.external = string(val)
 	case "VO2MaxTestType":
@@ -301,6 +305,14 @@ func (d *xmlDecoder) vendorID(r *record) string {
 	return "uuid/" + src + "/" + r.external + "/" + strconv.FormatInt(r.s.Start.Unix(), 10)
 }
 
+// revision orders what several exports state: by the date of the export.
+func (d *xmlDecoder) revision() int64 {
+	if d.exported.IsZero() {
+		return 0
+	}
+	return d.exported.UnixMicro()
+}
+
 // leave reports a component that is left out, while the rest is taken. An
 // error of the sink ends the decoding with the element.
 func (d *xmlDecoder) leave(metric, component, rule string) {
@@ -318,6 +330,9 @@ func (d *xmlDecoder) emit(r *record) error {
 	}
 	if r.s.VendorID = d.vendorID(r); r.s.VendorID != "" {
 		r.s.KeyValue = false
+		if r.s.Revision = r.version; r.version == 0 {
+			r.s.Revision = d.revision()
+		}
 	}
 	switch r.s.Metric {
 	case typeSystolic, typeDiastolic:
@@ -329,8 +344,6 @@ func (d *xmlDecoder) emit(r *record) error {
 			return nil
 		}
 		return d.sink.Sample(out)
-	case typeSleep:
-		d.nights.add(&r.s, r.device)
 	}
 	return d.sink.Sample(&r.s)
 }

@@ -175,6 +175,12 @@ func (c *clock) zone(seconds int) *time.Location {
 	return l
 }
 
+// inOffset gives t the offset of loc at that instant, as a fixed zone.
+func inOffset(c *clock, t time.Time, loc *time.Location) time.Time {
+	_, offset := t.In(loc).Zone()
+	return t.In(c.zone(offset))
+}
+
 // iana loads a named zone; nil if there is no such zone.
 func (c *clock) iana(name string) *time.Location {
 	if l, ok := c.named[name]; ok {
@@ -317,12 +323,6 @@ func number(num, unit string) sample.Value {
 func code(s string) sample.Value { return sample.Value{Kind: sample.Code, Text: s} }
 
 func text(s string) sample.Value { return sample.Value{Kind: sample.Text, Text: s} }
-
-// minutes writes a duration in minutes, to a thousandth, without zeros at the end.
-func minutes(sec int64) string {
-	s := strconv.FormatFloat(float64(sec)/60, 'f', 3, 64)
-	return strings.TrimSuffix(strings.TrimRight(s, "0"), ".")
-}
 
 // short is a name that can stand in an id without being readable.
 func short(s string) string {

@@ -41,7 +41,6 @@ type xmlDecoder struct {
 	plodding bool // everything goes the long way (tests)
 
 	bp        *bloodPressure
-	nights    *nights
 	summaries map[sample.Date]*sample.Sample
 	exported  time.Time
 
@@ -55,7 +54,7 @@ func newXMLDecoder(ctx context.Context, in adapters.Input, format string, r io.R
 	return &xmlDecoder{
 		ctx: ctx, format: format, sink: sink, sc: newScanner(r), clock: newClock(in.Received),
 		names: newInterner(8192), values: newTexts(), devices: newDevices(), ids: map[string]string{},
-		bp: newBloodPressure(), nights: newNights(channelXML), summaries: map[sample.Date]*sample.Sample{},
+		bp: newBloodPressure(), summaries: map[sample.Date]*sample.Sample{},
 	}
 }
 
@@ -340,6 +339,7 @@ func (d *xmlDecoder) finish() error {
 		today = time.Date(y, m, n, 0, 0, 0, 0, time.UTC)
 	}
 	for _, s := range days {
+		s.Revision = d.revision()
 		if day := time.Date(s.Day.Year, s.Day.Month, s.Day.Day, 0, 0, 0, 0, time.UTC); !today.IsZero() && !day.Before(today) {
 			s.Status = sample.Preliminary
 		}
@@ -347,10 +347,7 @@ func (d *xmlDecoder) finish() error {
 			return err
 		}
 	}
-	if d.nights.lost > 0 {
-		d.sink.Drop(sample.DropIgnored, "night", d.nights.lost)
-	}
-	return d.nights.emit(d.clock, d.exported, d.sink.Sample)
+	return nil
 }
 
 // ScanOnly runs the bare scanner over an export.xml and counts its elements:

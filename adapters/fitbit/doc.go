@@ -69,7 +69,7 @@
 //	sleep                                p    Number asleep      min          deep, light, rem, awake, restless (min), minutesInSleepPeriod,
 //	                                                                          minutesToFallAsleep, minutesAfterWakeUp (min), type (Code CLASSIC
 //	                                                                          or STAGES), nap (Boolean), stages (Series)
-//	electrocardiogram                    i    Series             mV           resultClassification (Code), beatsPerMinuteAvg (bpm),
+//	electrocardiogram                    p    Series             mV           resultClassification (Code), beatsPerMinuteAvg (bpm),
 //	                                                                          leadNumber (no unit), samplingFrequencyHertz (Hz)
 //	irregular-rhythm-notification        p    None               -            positiveWindows, windows (count)
 //	paired-device                        i    Number battery     %            batteryStatus (Code); VendorID and Device.Serial: id of the
@@ -111,7 +111,7 @@
 //
 // # Identity
 //
-// A named point (sleep, exercise, weight, ...) has the last segment of name
+// A point's updateTime is its Revision. A named point (sleep, exercise, weight, ...) has the last segment of name
 // or dataPointName as VendorID, so a restated night keeps its identity.
 // Nights and exercises say nothing that only one of list and reconcile knows
 // (no physical device, no platform), so that both pages give the same sample.
@@ -119,8 +119,8 @@
 // clinically. A daily value's VendorID is its date, with the platform behind
 // it for other platforms than Fitbit's. All other points have the natural key
 // with their source: list keeps every source apart (phone and watch count the
-// same steps), and the reconciled stream is a source of its own named
-// "reconciled". One should take steps from one of the two.
+// same steps). The reconciled stream names no source, and its points are
+// Coarse: ingest finds which of list's they are.
 //
 // # Times, zeros and quality
 //
@@ -130,6 +130,10 @@
 // Preliminary, and so is a night that is not processed. proto3 leaves out
 // zeros: an absent count, sum or "positive" is zero; an absent physical
 // quantity (rate, weight, temperature) is no value. "NaN" and infinities are
-// absent components; as main value a Reject. Dropped as low quality: a heart
+// absent components; as main value a Reject. A component that is anything else
+// but a number is a Reject with Component. A recording lasts as long as its
+// samples and their rate say; an exercise without an endTime lasts its active
+// duration, a night without one until its last stage, and without these an
+// exercise is an instant, Preliminary. Dropped as low quality: a heart
 // rate of 0, SpO2 of 50 or less, an unreadable ECG.
 package fitbit

@@ -2,6 +2,7 @@ package fitbit
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -25,6 +26,9 @@ func New() *Adapter { return &Adapter{} }
 // Vendor is "fitbit".
 func (*Adapter) Vendor() string { return "fitbit" }
 
+// Name is "Fitbit".
+func (*Adapter) Name() string { return "Fitbit" }
+
 // Formats lists the one format.
 func (*Adapter) Formats() []adapters.Format {
 	return []adapters.Format{{
@@ -36,7 +40,7 @@ func (*Adapter) Formats() []adapters.Format {
 // markers are member names that only these bodies have near their beginning.
 var markers = []string{
 	`"dataPoints"`, `"rollupDataPoints"`, `"pairedDevices"`, `"nextPageToken"`, `"dataPointName"`,
-	`"healthUserId"`, `"onboardingStatus"`, `"membershipStartDate"`, `"autoStrideEnabled"`,
+	`"dataSource"`, `/dataPoints/`, `"sampleTime"`, `"physicalTime"`, `"startUtcOffset"`, `"utcOffset"`, `"civilStartTime"`, `"healthUserId"`, `"onboardingStatus"`, `"membershipStartDate"`, `"autoStrideEnabled"`,
 	`"type.googleapis.com/`, `"RESOURCE_EXHAUSTED"`, `"UNAUTHENTICATED"`,
 }
 
@@ -102,6 +106,14 @@ type decoder struct {
 
 	next           point  // used again for the next item
 	member, metric string // the last member that named a type
+}
+
+// unfinished reports whether a day is not over at the time of receipt.
+func (d *decoder) unfinished(day sample.Date) bool {
+	if d.today.IsZero() {
+		return false
+	}
+	return cmp.Or(cmp.Compare(day.Year, d.today.Year), cmp.Compare(day.Month, d.today.Month), cmp.Compare(day.Day, d.today.Day)) >= 0
 }
 
 // place is where in the payload we are; it becomes text only for a reject.
@@ -220,13 +232,25 @@ func (d *decoder) single(n *jsonitem.Node) error {
 	case n.Has("deviceType", "deviceVersion"):
 		d.place.member, d.place.index = "", 0
 		return d.device(n)
-	case strings.Contains(name, "/dataPoints/"), n.Has("dataSource", "dataPointName"):
+	case strings.Contains(name, "/dataPoints/"), n.Has("dataSource", "dataPointName"), d.isPoint(n):
 		d.place.member, d.place.index = "", 0
 		return d.point(n)
 	default:
 		return d.rd.Fail("this is no page of the Google Health API")
 	}
 	return nil
+}
+
+// isPoint reports whether n has a member of a type that is read.
+func (d *decoder) isPoint(n *jsonitem.Node) bool {
+	for i := range n.Members {
+		if m := &n.Members[i]; m.Value.Kind == '{' {
+			if _, ok := types[kebab(m.Name)]; ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // reasons that may be repeated in an error text; anything else in an error

@@ -20,7 +20,7 @@ import (
 func TestAdapter(t *testing.T) {
 	adaptertest.Run(t, fitbit.New(), "testdata",
 		// Bodies may follow each other, so a cut between two looks whole.
-		adaptertest.Unterminated("google-health"),
+		adaptertest.Unterminated("google-health"), adaptertest.Singles("google-health"),
 		adaptertest.Large("google-health", 24<<20, 0, writeLarge))
 }
 

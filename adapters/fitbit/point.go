@@ -1,6 +1,7 @@
 package fitbit
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -20,7 +21,7 @@ func (p place) String() string {
 func (d *decoder) reject(why, metric, detail string, raw *jsonitem.Node) error {
 	r := sample.Reject{Reason: why, Metric: metric, Where: d.place.String(), Detail: detail}
 	if raw != nil {
-		r.Raw = raw.JSON()
+		r.Raw, r.VendorID = raw.JSON(), lastSegment(nameOf(raw))
 	}
 	return d.sink.Reject(&r)
 }
@@ -88,6 +89,9 @@ func (d *decoder) point(n *jsonitem.Node) error {
 		return d.reject(bad.reason, metric, bad.rule, n)
 	}
 	p.origin()
+	if t, _, ok := body.Get("updateTime").Time(); ok {
+		p.s.Revision = t.UnixMicro()
+	}
 	read := spec.read
 	if read == nil {
 		read = plain
@@ -109,12 +113,21 @@ type point struct {
 	spec       spec
 	metric     string
 	s          sample.Sample
+	left       error // of the sink, when a component was left out
 }
 
-func (p *point) emit() error { return p.d.sink.Sample(&p.s) }
+func (p *point) emit() error {
+	if p.left != nil {
+		return p.left
+	}
+	return p.d.sink.Sample(&p.s)
+}
 
 // emitAs hands out a further sample of the same item.
 func (p *point) emitAs(metric string) error {
+	if p.left != nil {
+		return p.left
+	}
 	s := p.s
 	s.Metric = metric
 	return p.d.sink.Sample(&s)
@@ -199,7 +212,7 @@ func (p *point) times() *rejection {
 		if p.s.Day, ok = civil(p.body.Get("date")); !ok {
 			return &rejection{sample.ReasonBadTime, "date is no calendar day"}
 		}
-		if p.s.Day == p.d.today {
+		if p.d.unfinished(p.s.Day) {
 			p.s.Status = sample.Preliminary
 		}
 	case atInstant:
@@ -213,6 +226,9 @@ func (p *point) times() *rejection {
 		}
 	case overPeriod:
 		iv := p.body.Get("interval")
+		if iv.Get("startTime") != nil && iv.Get("endTime") == nil && p.spec.openEnd {
+			return p.openEnded(iv)
+		}
 		if iv.Get("startTime") == nil || iv.Get("endTime") == nil {
 			return &rejection{sample.ReasonMissing, "interval.startTime and endTime are required"}
 		}
@@ -220,6 +236,16 @@ func (p *point) times() *rejection {
 		if p.s.Start, p.s.End, p.s.Zone, ok = period(iv); !ok {
 			return &rejection{sample.ReasonBadTime, "interval is no period of at most 32 days with offsets"}
 		}
+	}
+	return nil
+}
+
+// openEnded takes the start of an interval without an end, which the type's
+// reader finds in the content.
+func (p *point) openEnded(iv *jsonitem.Node) *rejection {
+	var ok bool
+	if p.s.Start, p.s.Zone, ok = instant(iv.Get("startTime"), iv.Get("startUtcOffset")); !ok {
+		return &rejection{sample.ReasonBadTime, "interval.startTime is no instant with an offset"}
 	}
 	return nil
 }
@@ -232,11 +258,7 @@ func service() sample.Device {
 // origin fills device, source and vendor id, by the rules in the package
 // comment.
 func (p *point) origin() {
-	name := p.item.Get("name")
-	if name == nil {
-		name = p.item.Get("dataPointName")
-	}
-	p.s.VendorID = lastSegment(name.String())
+	p.s.VendorID = lastSegment(nameOf(p.item))
 	src := p.item.Get("dataSource")
 	platform := src.Get("platform").String()
 	switch {
@@ -250,10 +272,11 @@ func (p *point) origin() {
 			p.listed(src)
 		}
 	case src == nil:
-		p.s.Device = service()
-		if p.s.VendorID == "" {
-			p.s.Source.Name = "reconciled"
+		if p.s.VendorID == "" { // of the merged stream: list says of which source
+			p.s.Coarse = true
+			return
 		}
+		p.s.Device = service()
 	default:
 		p.listed(src)
 	}
@@ -290,6 +313,15 @@ var kinds = map[string]string{
 	"SCALE": "scale", "TABLET": "tablet", "HEAD_MOUNTED": "headset", "SMART_DISPLAY": "display",
 }
 
+// nameOf is the resource name of an item, "" if it has none.
+func nameOf(n *jsonitem.Node) string {
+	name := n.Get("name")
+	if name == nil {
+		name = n.Get("dataPointName")
+	}
+	return name.String()
+}
+
 // lastSegment is the id at the end of a resource name, "" if there is none.
 func lastSegment(name string) string {
 	id := name[strings.LastIndexByte(name, '/')+1:]
@@ -305,11 +337,26 @@ func number(n *jsonitem.Node, path ...string) (string, bool) {
 	return s, state == jsonitem.Given
 }
 
-// num adds a component if the member is a finite number.
+// num adds a component if the member is a number. "NaN" and infinities are
+// proto3's absent numbers; anything else is left out and reported.
 func (p *point) num(name, unit string, path ...string) {
-	if s, ok := number(p.body, path...); ok {
+	p.part(name, unit, p.body.Get(path...))
+}
+
+func (p *point) part(name, unit string, n *jsonitem.Node) {
+	switch s, state := n.Decimal(); state {
+	case jsonitem.Given:
 		p.add(name, sample.Value{Kind: sample.Number, Num: s, Unit: unit})
+	case jsonitem.Bad:
+		p.leave(name, "it is no number")
 	}
+}
+
+// leave reports a component that is left out, while the rest is taken.
+func (p *point) leave(name, rule string) {
+	err := p.d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: p.s.Metric, Component: name, Where: p.d.place.String(),
+		Detail: rule, VendorID: p.s.VendorID})
+	p.left = cmp.Or(p.left, err)
 }
 
 // code adds a component if the member is a name.
@@ -323,6 +370,8 @@ func (p *point) code(name string, path ...string) {
 func (p *point) secs(name string, n *jsonitem.Node) {
 	if s, ok := seconds(n); ok {
 		p.add(name, sample.Value{Kind: sample.Number, Num: s, Unit: "s"})
+	} else if n != nil {
+		p.leave(name, "it is no duration")
 	}
 }
 

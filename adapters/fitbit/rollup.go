@@ -88,7 +88,7 @@ func (p *point) window() *rejection {
 			}
 		}
 		p.s.Day = start
-		if start == p.d.today {
+		if p.d.unfinished(start) {
 			p.s.Status = sample.Preliminary
 		}
 		return nil

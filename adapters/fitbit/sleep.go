@@ -23,12 +23,15 @@ type stage struct {
 const maxStages = 2 * 24 * 120
 
 func sleep(p *point) (*rejection, error) {
-	if !p.s.End.After(p.s.Start) {
-		return &rejection{sample.ReasonBadTime, "a night has a length"}, nil
-	}
 	stages, ok := p.stages()
 	if !ok {
 		return &rejection{sample.ReasonBadTime, "a stage has no start and end"}, nil
+	}
+	if p.s.End.IsZero() && len(stages) > 0 { // no endTime: it may go on
+		p.s.End, p.s.Status = stages[len(stages)-1].end, sample.Preliminary
+	}
+	if !p.s.End.After(p.s.Start) {
+		return &rejection{sample.ReasonBadTime, "a night has a length"}, nil
 	}
 	minutes := p.stageMinutes(stages)
 	asleep, given := number(p.body, "summary", "minutesAsleep")

@@ -162,13 +162,11 @@ func (p *point) levels(list, name, amount, unit string) {
 			p.secs(key, e.Get(amount))
 			continue
 		}
-		v, state := e.Get(amount).Decimal()
-		if state == jsonitem.Absent {
-			v, state = "0", jsonitem.Given
+		if _, state := e.Get(amount).Decimal(); state == jsonitem.Absent {
+			p.add(key, sample.Value{Kind: sample.Number, Num: "0", Unit: unit})
+			continue
 		}
-		if state == jsonitem.Given {
-			p.add(key, sample.Value{Kind: sample.Number, Num: v, Unit: unit})
-		}
+		p.part(key, unit, e.Get(amount))
 	}
 }
 
@@ -233,7 +231,22 @@ func exercise(p *point) (*rejection, error) {
 	for _, z := range []string{"lightTime", "moderateTime", "vigorousTime", "peakTime"} {
 		p.secs(z, p.body.Get("metricsSummary", "heartRateZoneDurations", z))
 	}
+	if p.s.End.IsZero() {
+		p.exerciseEnd()
+	}
 	return nil, p.emit()
+}
+
+// exerciseEnd ends an exercise without an endTime after its active duration.
+// Without that, too, it may be in progress.
+func (p *point) exerciseEnd() {
+	if s, ok := seconds(p.body.Get("activeDuration")); ok {
+		if f := jsonitem.Float(s); f > 0 && f < 10*86400 {
+			p.s.End = p.s.Start.Add(time.Duration(f * float64(time.Second)))
+			return
+		}
+	}
+	p.s.Status = sample.Preliminary
 }
 
 func (p *point) medicalDevice() {
@@ -282,7 +295,8 @@ func electrocardiogram(p *point) (*rejection, error) {
 		}
 		data.WriteString(v)
 	}
-	p.s.End = time.Time{}
+	// The samples and their rate say how long it lasts, stated or not.
+	p.s.End = p.s.Start.Add(time.Duration(float64(len(wave.Items)) / hz * float64(time.Second)).Round(time.Millisecond))
 	p.medicalDevice()
 	p.s.Value = sample.Value{Kind: sample.Series, Unit: "mV", Series: &sample.SeriesData{
 		Period: time.Duration(1e9 / hz), Unit: "mV",

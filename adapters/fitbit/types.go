@@ -31,10 +31,12 @@ type spec struct {
 	zero   bool // absent means zero (a count), else missing
 	signed bool // may be negative
 	merged bool // named, and the same through list and reconcile
-	floor  float64
-	parts  []part
-	method []string // path of the method
-	read   func(*point) (*rejection, error)
+	// openEnd is set where an interval may lack its end: read sets it.
+	openEnd bool
+	floor   float64
+	parts   []part
+	method  []string // path of the method
+	read    func(*point) (*rejection, error)
 }
 
 func numberPart(name, unit string, path ...string) part {
@@ -86,9 +88,9 @@ var types = map[string]spec{
 	"blood-glucose": {value: "bloodGlucoseMilligramsPerDeciliter", unit: "mg/dL", floor: anyLow, parts: []part{
 		codePart("measurementSource"), codePart("measurementTiming"), codePart("mealType")}, read: glucose},
 	"hydration-log":                 {when: overPeriod, read: hydration},
-	"exercise":                      {when: overPeriod, merged: true, read: exercise},
-	"sleep":                         {when: overPeriod, merged: true, read: sleep},
-	"electrocardiogram":             {when: overPeriod, read: electrocardiogram},
+	"exercise":                      {when: overPeriod, merged: true, openEnd: true, read: exercise},
+	"sleep":                         {when: overPeriod, merged: true, openEnd: true, read: sleep},
+	"electrocardiogram":             {when: overPeriod, openEnd: true, read: electrocardiogram},
 	"irregular-rhythm-notification": {when: overPeriod, read: irregularRhythm},
 }
 

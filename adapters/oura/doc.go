@@ -93,12 +93,18 @@
 //
 // # Quirks
 //
-// type "deleted" retracts the night and everything split from it; type
-// "rest" (a false positive) is dropped; a night of no length is an instant; a
-// night that ends before it begins is a Reject; stage times that do not add
-// up stay as written. set_up_at of 1970 is unknown. Offsets in timestamps are
-// the wearer's (ZoneStated); a Z is only an instant (ZoneInstant). Documents
-// of the present day are Preliminary where they still grow (activity,
-// stress). The day of a night is the day of waking; an activity day begins at
+// type "deleted" retracts the night and everything split from it, and so does
+// type "rest": a false positive, which an earlier reply may have given as a
+// nap. meta.updated_at, which older replies have, is the Revision. Of heart
+// rates and intervals of one second the value and the source are part of the
+// identity. A night of no length is an instant; a night that ends before it
+// begins is a Reject; stage times that do not add up stay as written.
+// set_up_at of 1970 is unknown. Offsets in timestamps are the wearer's
+// (ZoneStated), except for Z and +00:00, which Oura prints for UTC whatever
+// the wearer's offset was (ZoneInstant). Documents of a day that is not over
+// are Preliminary where they still grow (activity, stress), and so is a
+// workout or session without an end. A component that is no number is a Reject
+// with Component; the rest of the document stays. The day of a night is the
+// day of waking; an activity day begins at
 // 04:00 local time.
 package oura

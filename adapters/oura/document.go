@@ -1,6 +1,7 @@
 package oura
 
 import (
+	"cmp"
 	"strings"
 	"time"
 
@@ -20,14 +21,22 @@ type document struct {
 	n   *jsonitem.Node
 	typ string
 	id  string
-	s   sample.Sample // times, status and device that all its samples share
+	// revision is when the document was changed; documents of today do not
+	// say so.
+	revision int64
+	s        sample.Sample // times, status and device that all its samples share
+	// left is an error of the sink, when a component was left out.
+	left error
 }
 
 // emit hands out a sample of metric with what is shared.
 func (x *document) emit(metric string, v sample.Value, parts ...sample.Component) error {
+	if x.left != nil {
+		return x.left
+	}
 	s := &x.d.out
 	*s = x.s
-	s.Metric, s.Channel, s.VendorID = metric, "v2", x.id
+	s.Metric, s.Channel, s.VendorID, s.Revision = metric, "v2", x.id, x.revision
 	s.Value, s.Components = v, parts
 	x.d.taken++
 	return x.d.sink.Sample(s)
@@ -47,14 +56,28 @@ func (x *document) onDay(growing bool) *rejection {
 	x.s = sample.Sample{Day: day, Device: ring("")}
 	if growing && !x.d.received.IsZero() {
 		zone := x.d.zone
-		if t, z, ok := x.n.Get("timestamp").Time(); ok && z == sample.ZoneStated {
+		if t, z, ok := instant(x.n.Get("timestamp")); ok && z == sample.ZoneStated {
 			zone = t.Location()
 		}
-		if day == jsonitem.DateOf(x.d.received.In(zone)) {
+		if !before(day, jsonitem.DateOf(x.d.received.In(zone))) {
 			x.s.Status = sample.Preliminary
 		}
 	}
 	return nil
+}
+
+func before(a, b sample.Date) bool {
+	return cmp.Or(cmp.Compare(a.Year, b.Year), cmp.Compare(a.Month, b.Month), cmp.Compare(a.Day, b.Day)) < 0
+}
+
+// instant reads a time. Oura prints "+00:00" for UTC, whatever the wearer's
+// offset was: then the instant is right and the offset is not stated.
+func instant(n *jsonitem.Node) (time.Time, sample.Zone, bool) {
+	t, zone, ok := n.Time()
+	if _, offset := t.Zone(); ok && zone == sample.ZoneStated && offset == 0 {
+		zone = sample.ZoneInstant
+	}
+	return t, zone, ok
 }
 
 // at sets the instant of a document.
@@ -62,7 +85,7 @@ func (x *document) at(field string) *rejection {
 	if x.n.Get(field) == nil {
 		return missing(field + " is required")
 	}
-	t, zone, ok := x.n.Get(field).Time()
+	t, zone, ok := instant(x.n.Get(field))
 	if !ok {
 		return badTime(field + " is no instant")
 	}
@@ -74,6 +97,10 @@ func (x *document) at(field string) *rejection {
 func (x *document) over(from, to string) *rejection {
 	if bad := x.at(from); bad != nil {
 		return bad
+	}
+	if x.n.Get(to) == nil && (x.typ == "workout" || x.typ == "session") {
+		x.s.Status = sample.Preliminary // it has not ended yet
+		return nil
 	}
 	end, _, ok := x.n.Get(to).Time()
 	switch {
@@ -112,15 +139,26 @@ func (x *document) emitField(metric, unit string, low, high float64, parts []sam
 	return x.emit(metric, v, parts...)
 }
 
-// numbers collects number fields of n as components.
-func numbers(n *jsonitem.Node, unit string, fields ...string) []sample.Component {
+// numbers collects number fields of the document as components. What is
+// neither null nor a number is left out and reported.
+func (x *document) numbers(metric, unit string, fields ...string) []sample.Component {
 	var out []sample.Component
 	for _, f := range fields {
-		if s, state := n.Get(f).Decimal(); state == jsonitem.Given && !strings.HasPrefix(s, "-") {
+		switch s, state := x.n.Get(f).Decimal(); state {
+		case jsonitem.Given:
 			out = append(out, sample.Component{Name: f, Value: sample.Value{Kind: sample.Number, Num: s, Unit: unit}})
+		case jsonitem.Bad, jsonitem.NotFinite:
+			x.leave(metric, f, f+" is no number")
 		}
 	}
 	return out
+}
+
+// leave reports a component that is left out, while the rest is taken.
+func (x *document) leave(metric, component, rule string) {
+	err := x.d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: metric, Component: component, Where: x.d.where(),
+		Detail: rule, VendorID: x.id})
+	x.left = cmp.Or(x.left, err)
 }
 
 // codes collects enum fields of n as components.
@@ -149,7 +187,7 @@ func code(n *jsonitem.Node) (sample.Value, bool) {
 }
 
 // contributors are scores, whatever their names say.
-func (x *document) contributors() []sample.Component {
+func (x *document) contributors(metric string) []sample.Component {
 	var out []sample.Component
 	c := x.n.Get("contributors")
 	if c == nil {
@@ -158,7 +196,12 @@ func (x *document) contributors() []sample.Component {
 	seen := map[string]bool{}
 	for i := range c.Members {
 		name := plainName(c.Members[i].Name)
-		if s, state := c.Members[i].Value.Decimal(); state == jsonitem.Given && name != "" && !seen[name] {
+		s, state := c.Members[i].Value.Decimal()
+		switch {
+		case name == "" || seen[name] || state == jsonitem.Absent:
+		case state != jsonitem.Given:
+			x.leave(metric, name, name+" is no number")
+		default:
 			seen[name] = true
 			out = append(out, sample.Component{Name: name, Value: sample.Value{Kind: sample.Number, Num: s, Unit: "score"}})
 		}
@@ -207,14 +250,14 @@ func series(n *jsonitem.Node, unit string) (*sample.SeriesData, *rejection) {
 // must be within a day of the document's start (the sandbox has others).
 func (x *document) emitSeries(metric, unit, field string) error {
 	n := x.n.Get(field)
-	if n == nil {
-		return nil
+	if n == nil || x.left != nil {
+		return x.left
 	}
 	data, bad := series(n, unit)
 	if data == nil && bad == nil {
 		return nil
 	}
-	start, zone, ok := n.Get("timestamp").Time()
+	start, zone, ok := instant(n.Get("timestamp"))
 	if bad == nil && !ok {
 		bad = badTime("timestamp of the series is no instant")
 	}
@@ -229,7 +272,7 @@ func (x *document) emitSeries(metric, unit, field string) error {
 		return x.d.reject(bad.reason, metric, bad.rule, n)
 	}
 	s := x.s
-	s.Metric, s.Channel, s.VendorID = metric, "v2", x.id
+	s.Metric, s.Channel, s.VendorID, s.Revision = metric, "v2", x.id, x.revision
 	s.Day, s.Start, s.Zone = sample.Date{}, start, zone
 	points := strings.Count(data.Data, " ") + 1
 	s.End = start.Add(time.Duration(points) * data.Period)

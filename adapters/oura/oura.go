@@ -26,6 +26,9 @@ func New() *Adapter { return &Adapter{} }
 // Vendor is "oura".
 func (*Adapter) Vendor() string { return "oura" }
 
+// Name is "Oura".
+func (*Adapter) Name() string { return "Oura" }
+
 // Formats lists the one format.
 func (*Adapter) Formats() []adapters.Format {
 	return []adapters.Format{{
@@ -39,7 +42,12 @@ var markers = []string{
 	`"next_token"`, `"bedtime_start"`, `"contributors"`, `"spo2_percentage"`, `"breathing_disturbance_index"`,
 	`"day_summary"`, `"vascular_age"`, `"vo2_max"`, `"tag_type_code"`, `"optimal_bedtime"`, `"hardware_type"`,
 	`"biological_sex"`, `"in_charger"`, `"episodes"`, `"start_datetime"`, `"bpm"`, `"ibi"`,
+	`"equivalent_walking_distance"`, `"temperature_trend_deviation"`, `"stress_high"`, `"recovery_high"`, `"set_up_at"`,
 }
+
+// pairs are member names that only together tell a body of Oura's: tags and
+// battery levels have no name of their own.
+var pairs = [][2]string{{`"tags"`, `"timestamp"`}, {`"level"`, `"timestamp"`}, {`"tags"`, `"day"`}}
 
 // Detect knows a body by its member names or by a file name heartrate.json.
 func (*Adapter) Detect(name string, head []byte) (string, bool) {
@@ -49,6 +57,11 @@ func (*Adapter) Detect(name string, head []byte) (string, bool) {
 	}
 	for _, m := range markers {
 		if bytes.Contains(head, []byte(m)) {
+			return format, true
+		}
+	}
+	for _, p := range pairs {
+		if bytes.Contains(head, []byte(p[0])) && bytes.Contains(head, []byte(p[1])) {
 			return format, true
 		}
 	}
@@ -294,7 +307,7 @@ func plainName(s string) string {
 		return ""
 	}
 	for _, c := range s {
-		if c != '_' && (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != 'O' {
+		if c != '_' && c != '.' && (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != 'O' {
 			return ""
 		}
 	}
@@ -305,7 +318,10 @@ func (d *decoder) reject(why, metric, detail string, raw *jsonitem.Node) error {
 	d.taken++
 	r := sample.Reject{Reason: why, Metric: plainName(metric), Where: d.where(), Detail: detail}
 	if raw != nil {
-		r.Raw = raw.JSON()
+		r.Raw, r.VendorID = raw.JSON(), raw.Get("id").String()
+		if len(r.VendorID) > 128 {
+			r.VendorID = ""
+		}
 	}
 	return d.sink.Reject(&r)
 }
@@ -321,6 +337,9 @@ func (d *decoder) document(typ string, n *jsonitem.Node) error {
 	}
 	x := &d.doc
 	*x = document{d: d, n: n, typ: typ, id: n.Get("id").String()}
+	if t, _, ok := n.Get("meta", "updated_at").Time(); ok {
+		x.revision = t.UnixMicro()
+	}
 	if len(x.id) > 128 {
 		return d.reject(sample.ReasonBadValue, typ, "id is longer than 128 characters", n)
 	}

@@ -18,7 +18,7 @@ import (
 
 func TestAdapter(t *testing.T) {
 	adaptertest.Run(t, oura.New(), "testdata",
-		adaptertest.Unterminated("v2"), adaptertest.Large("v2", 24<<20, 0, writeLarge))
+		adaptertest.Unterminated("v2"), adaptertest.Singles("v2"), adaptertest.Large("v2", 24<<20, 0, writeLarge))
 }
 
 func writeLarge(w io.Writer, size int64) error {
@@ -90,7 +90,7 @@ func TestTraps(t *testing.T) {
 	}
 	for name, c := range map[string]struct{ body, want string }{
 		"deleted":            {sleep(`"type":"deleted"`), "sleep= sleep.average_hrv= sleep.average_heart_rate= sleep.lowest_heart_rate= sleep.average_breath= sleep.heart_rate= sleep.hrv="},
-		"rest":               {sleep(`"type":"rest","total_sleep_duration":100`), "-low-quality"},
+		"rest":               {sleep(`"type":"rest","total_sleep_duration":100`), "sleep= sleep.average_hrv= sleep.average_heart_rate= sleep.lowest_heart_rate= sleep.average_breath= sleep.heart_rate= sleep.hrv="},
 		"night":              {sleep(`"type":"long_sleep","total_sleep_duration":25200,"average_hrv":44,"average_breath":null`), "sleep=25200 sleep.average_hrv=44"},
 		"ends before start":  {`{"id":"n","bedtime_start":"2026-05-02T23:00:00+02:00","bedtime_end":"2026-05-02T22:00:00+02:00"}`, "!bad-time"},
 		"no id":              {`{"bedtime_start":"2026-05-02T23:00:00+02:00","bedtime_end":"2026-05-03T07:00:00+02:00","total_sleep_duration":1}`, "!missing"},

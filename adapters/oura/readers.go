@@ -27,6 +27,7 @@ func heartrate(x *document) (*rejection, error) {
 	if bad := x.at("timestamp"); bad != nil {
 		return bad, nil
 	}
+	x.s.KeyValue = true // of one second there may be several
 	return nil, x.emitField("heartrate", "bpm", 1, 300, codes(x.n, "source"), "bpm")
 }
 
@@ -34,7 +35,8 @@ func interbeat(x *document) (*rejection, error) {
 	if bad := x.at("timestamp"); bad != nil {
 		return bad, nil
 	}
-	return nil, x.emitField("interbeat_interval", "ms", 1, 10000, numbers(x.n, "", "validity"), "ibi")
+	x.s.KeyValue = true // of one second there may be several
+	return nil, x.emitField("interbeat_interval", "ms", 1, 10000, x.numbers("interbeat_interval", "", "validity"), "ibi")
 }
 
 func dailyActivity(x *document) (*rejection, error) {
@@ -45,16 +47,16 @@ func dailyActivity(x *document) (*rejection, error) {
 		field, unit string
 		parts       []sample.Component
 	}{
-		{"steps", "count", numbers(x.n, "s", "non_wear_time")}, {"total_calories", "kcal", nil},
-		{"active_calories", "kcal", nil}, {"equivalent_walking_distance", "m", nil}, {"score", "score", x.contributors()},
+		{"steps", "count", x.numbers("daily_activity.steps", "s", "non_wear_time")}, {"total_calories", "kcal", nil},
+		{"active_calories", "kcal", nil}, {"equivalent_walking_distance", "m", nil}, {"score", "score", x.contributors("daily_activity.score")},
 	} {
 		if err := x.emitField("daily_activity."+f.field, f.unit, 0, anyHigh, f.parts, f.field); err != nil {
 			return nil, err
 		}
 	}
-	times := numbers(x.n, "s", "high_activity_time", "medium_activity_time", "low_activity_time", "sedentary_time", "resting_time", "non_wear_time")
-	times = append(times, numbers(x.n, "count", "inactivity_alerts")...)
-	times = append(times, numbers(x.n, "MET.min", "average_met_minutes", "high_activity_met_minutes", "medium_activity_met_minutes",
+	times := x.numbers("daily_activity.time", "s", "high_activity_time", "medium_activity_time", "low_activity_time", "sedentary_time", "resting_time", "non_wear_time")
+	times = append(times, x.numbers("daily_activity.time", "count", "inactivity_alerts")...)
+	times = append(times, x.numbers("daily_activity.time", "MET.min", "average_met_minutes", "high_activity_met_minutes", "medium_activity_met_minutes",
 		"low_activity_met_minutes", "sedentary_met_minutes")...)
 	if len(times) > 0 {
 		if err := x.emit("daily_activity.time", sample.Value{}, times...); err != nil {
@@ -65,7 +67,7 @@ func dailyActivity(x *document) (*rejection, error) {
 		return nil, err
 	}
 	v, ok := digits(x.n.Get("class_5_min"), '0', '5', 5*time.Minute)
-	start, zone, okTime := x.n.Get("timestamp").Time()
+	start, zone, okTime := instant(x.n.Get("timestamp"))
 	if !ok || !okTime {
 		return nil, nil
 	}
@@ -78,7 +80,7 @@ func dailyReadiness(x *document) (*rejection, error) {
 	if bad := x.onDay(false); bad != nil {
 		return bad, nil
 	}
-	if err := x.emitField("daily_readiness.score", "score", 0, 100, x.contributors(), "score"); err != nil {
+	if err := x.emitField("daily_readiness.score", "score", 0, 100, x.contributors("daily_readiness.score"), "score"); err != nil {
 		return nil, err
 	}
 	for _, f := range []string{"temperature_deviation", "temperature_trend_deviation"} {
@@ -93,7 +95,7 @@ func dailySleep(x *document) (*rejection, error) {
 	if bad := x.onDay(false); bad != nil {
 		return bad, nil
 	}
-	return nil, x.emitField("daily_sleep.score", "score", 0, 100, x.contributors(), "score")
+	return nil, x.emitField("daily_sleep.score", "score", 0, 100, x.contributors("daily_sleep.score"), "score")
 }
 
 func dailySpO2(x *document) (*rejection, error) {
@@ -121,14 +123,14 @@ func dailyStress(x *document) (*rejection, error) {
 	if bad := x.onDay(true); bad != nil {
 		return bad, nil
 	}
-	return x.panel("daily_stress", "day_summary", numbers(x.n, "s", "stress_high", "recovery_high"))
+	return x.panel("daily_stress", "day_summary", x.numbers("daily_stress", "s", "stress_high", "recovery_high"))
 }
 
 func dailyResilience(x *document) (*rejection, error) {
 	if bad := x.onDay(false); bad != nil {
 		return bad, nil
 	}
-	return x.panel("daily_resilience", "level", x.contributors())
+	return x.panel("daily_resilience", "level", x.contributors("daily_resilience"))
 }
 
 func cardiovascularAge(x *document) (*rejection, error) {
@@ -136,7 +138,7 @@ func cardiovascularAge(x *document) (*rejection, error) {
 		return bad, nil
 	}
 	v, ok, err := x.value("a", 1, 150, "vascular_age")
-	parts := numbers(x.n, "m/s", "pulse_wave_velocity")
+	parts := x.numbers("daily_cardiovascular_age", "m/s", "pulse_wave_velocity")
 	if err != nil || !ok && len(parts) == 0 {
 		return nil, err // both may be null: nothing is measured yet
 	}
@@ -160,8 +162,8 @@ func workout(x *document) (*rejection, error) {
 		return missing("activity is required"), nil
 	}
 	x.s.UserEntered = x.n.Get("source").String() == "manual"
-	parts := numbers(x.n, "kcal", "calories")
-	parts = append(parts, numbers(x.n, "m", "distance")...)
+	parts := x.numbers("workout", "kcal", "calories")
+	parts = append(parts, x.numbers("workout", "m", "distance")...)
 	if !x.s.End.IsZero() {
 		secs := strconv.FormatFloat(x.s.End.Sub(x.s.Start).Seconds(), 'f', -1, 64)
 		parts = append(parts, sample.Component{Name: "duration", Value: sample.Value{Kind: sample.Number, Num: secs, Unit: "s"}})

@@ -20,11 +20,12 @@ var sleepParts = []struct {
 
 func readSleep(x *document) (*rejection, error) {
 	kind := x.n.Get("type").String()
-	if kind == "rest" {
+	bad := x.over("bedtime_start", "bedtime_end")
+	if kind == "rest" && (bad != nil || x.id == "") {
 		x.d.drop(sample.DropLowQuality, "sleep") // a false positive of Oura's
 		return nil, nil
 	}
-	if bad := x.over("bedtime_start", "bedtime_end"); bad != nil {
+	if bad != nil {
 		return bad, nil
 	}
 	if x.id == "" {
@@ -35,7 +36,7 @@ func readSleep(x *document) (*rejection, error) {
 	case "bedtime_edit":
 		x.s.Method = "bedtime_edit"
 	}
-	if kind == "deleted" {
+	if kind == "deleted" || kind == "rest" { // a nap that the wearer rejects becomes a rest
 		return nil, x.retract()
 	}
 	if err := x.night(); err != nil {
@@ -73,9 +74,9 @@ func (x *document) night() error {
 	if err != nil {
 		return err
 	}
-	parts := numbers(x.n, "s", "deep_sleep_duration", "light_sleep_duration", "rem_sleep_duration", "awake_time", "latency", "time_in_bed")
-	parts = append(parts, numbers(x.n, "%", "efficiency")...)
-	parts = append(parts, numbers(x.n, "count", "restless_periods")...)
+	parts := x.numbers("sleep", "s", "deep_sleep_duration", "light_sleep_duration", "rem_sleep_duration", "awake_time", "latency", "time_in_bed")
+	parts = append(parts, x.numbers("sleep", "%", "efficiency")...)
+	parts = append(parts, x.numbers("sleep", "count", "restless_periods")...)
 	parts = append(parts, codes(x.n, "type")...)
 	for _, h := range []struct {
 		field  string

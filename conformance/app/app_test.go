@@ -66,6 +66,7 @@ func TestApp(t *testing.T) {
 		p.Open(out.Link).Click("form button.primary", "Choose how you sign in").Click("button[data-passkey=create]", "The passkey is ready")
 		return p
 	}
+	c.Person().Open("/").Wait("Healthy").Check("landing").Click("a.in", "Sign in with a passkey")
 	dora := person("dora")
 	dora.Open("/auth/launches?text=Ada&client="+client).Check("app-console-find").Click(".items a.btn", "Launch an app").Check("app-console")
 	dora.Click("form[method=post][action='/auth/launches'] button", "Open Heart rate").Check("app-console-ready")
@@ -85,7 +86,7 @@ func TestApp(t *testing.T) {
 	ada.Open(app).Wait("Connect to the health record").Check("app-start")
 	ada.Click("#connect", "Allow Heart rate?").Check("app-consent-patient")
 	ada.Press("button[value=deny]").Wait("access was not allowed").Check("app-denied")
-	ada.Open(app).Click("#connect", "Allow Heart rate?").Press("button[value=allow]").Wait("Ada Beispiel").Check("app-standalone")
+	ada.Open(app).Click("#connect", "Allow Heart rate?").Press("button[value=allow]").Wait("born 12 April 1979").Wait("beats a minute").Check("app-standalone")
 	if n := browser.Eval[int](ada, `document.querySelectorAll("svg polyline").length`); n == 0 {
 		t.Error("no chart")
 	}

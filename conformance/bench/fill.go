@@ -43,7 +43,11 @@ func fill(data string, patients []string, n int) (created int, took time.Duratio
 		return created, 0, err
 	}
 	defer consents.Close()
-	m, err := mapping.New(mapping.Builtin(), mapping.Options{})
+	key, err := ingest.Key(context.Background(), db, rand.Reader)
+	if err != nil {
+		return created, 0, err
+	}
+	m, err := mapping.New(mapping.Builtin(), mapping.Options{Key: key})
 	if err != nil {
 		return created, 0, err
 	}
@@ -70,6 +74,7 @@ type heart struct {
 }
 
 func (*heart) Vendor() string                       { return "apple" }
+func (*heart) Name() string                         { return "Apple Health" }
 func (*heart) Formats() []adapters.Format           { return []adapters.Format{{Name: "decoded"}} }
 func (*heart) Detect(string, []byte) (string, bool) { return "decoded", true }
 

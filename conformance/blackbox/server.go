@@ -145,13 +145,18 @@ func (s *Server) RunStdin(in io.Reader, out any, args ...string) error {
 }
 
 // RSS is the resident memory of the process in bytes.
-func (s *Server) RSS() (int64, error) {
+func (s *Server) RSS() (int64, error) { return s.memory("VmRSS:") }
+
+// PeakRSS is the most resident memory that the process has ever had, in bytes.
+func (s *Server) PeakRSS() (int64, error) { return s.memory("VmHWM:") }
+
+func (s *Server) memory(field string) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID()))
 	if err != nil {
 		return 0, err
 	}
 	for _, l := range strings.Split(string(b), "\n") {
-		if v, ok := strings.CutPrefix(l, "VmRSS:"); ok {
+		if v, ok := strings.CutPrefix(l, field); ok {
 			var kb int64
 			if _, err := fmt.Sscanf(strings.TrimSpace(v), "%d kB", &kb); err != nil {
 				return 0, err
@@ -159,7 +164,7 @@ func (s *Server) RSS() (int64, error) {
 			return kb << 10, nil
 		}
 	}
-	return 0, errors.New("no VmRSS")
+	return 0, errors.New("no " + field)
 }
 
 // CPU is the processor time that the process has used, in user and system

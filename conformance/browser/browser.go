@@ -33,6 +33,7 @@ type Options struct {
 	// Trust is a certificate that is good for this browser: passkeys need
 	// that. May be nil.
 	Trust *x509.Certificate
+	Every bool  // asks axe for everything that it knows, not for AA alone
 	Phone int64 // width of the phone that pages are checked at; 0: 360
 }
 
@@ -107,6 +108,13 @@ func command[P, R any](c cdp.Command[P, R], params P) Step {
 		_, err := cdp.Call(ctx, t, c, params)
 		return err
 	})
+}
+
+// Zone puts the browser into a time zone, such as "Asia/Kolkata".
+func (p *Tab) Zone(name string) *Tab {
+	p.t.Helper()
+	p.Run(command(emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: name}))
+	return p
 }
 
 // Run does the steps.
@@ -195,24 +203,37 @@ func (p *Tab) Type(selector, text string) *Tab {
 // Key presses a key.
 func (p *Tab) Key(key string) { p.t.Helper(); p.Run(chromedp.KeyEvent(key)) }
 
-// violations asks axe for all that WCAG 2.2 AA and good practice ask for.
-const violations = `axe.run(document, {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}).then(
+// What is asked of axe: WCAG 2.2 AA and good practice, or everything that it
+// knows, up to AAA and the rules that it still calls experimental.
+const (
+	usual = `["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]`
+	every = `{type: "rule", values: axe.getRules().map((r) => r.ruleId)}`
+)
+
+func violations(which string) string {
+	return `axe.run(document, {runOnly: ` + which + `}).then(
   (r) => r.violations.map((v) => v.id + ": " + v.help + "\n" + v.nodes.map((n) => "    " + n.html + "\n    " + n.failureSummary).join("\n")).join("\n"))`
+}
 
 // Check looks at the page in light and dark, on a desktop and on a phone.
 func (p *Tab) Check(name string) *Tab {
 	p.t.Helper()
+	which := usual
+	if p.o.Every {
+		which = every
+	}
 	for _, scheme := range []string{"light", "dark"} {
 		for _, width := range []int64{1280, p.o.Phone} {
 			p.Run(command(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{
 				{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}}}),
 				command(emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: width, Height: 800, DeviceScaleFactor: 1, Mobile: width < 500}))
+			p.Until("document.getAnimations().length === 0") // a color on its way is none of the page's
 			bad := ""
 			// Colours go with the scheme and layout with the width: two of the
 			// four show both. With screenshots all four are asked.
 			if (scheme == "light") == (width == 1280) || p.shots != "" {
 				p.Run(chromedp.Evaluate[chromedp.Void](p.axe + ";0"))
-				bad = Ask(p, chromedp.Evaluate[string](violations, chromedp.EvalAwaitPromise))
+				bad = Ask(p, chromedp.Evaluate[string](violations(which), chromedp.EvalAwaitPromise))
 			}
 			wide := Eval[bool](p, fmt.Sprintf(`document.documentElement.scrollWidth > %d`, width))
 			if bad != "" {

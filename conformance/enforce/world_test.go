@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -92,6 +93,9 @@ const (
 	// Of the writes of Consents, found by TestConsentWriteControls.
 	scopeSuffices  // a scope alone lets a client write Consents
 	consentUnowned // what a client writes is not held to what the patient said
+	// Of long answers, found by TestStandingControls.
+	standsForever   // a grant is good until its answer ends
+	consentsUnasked // and so are the consents
 )
 
 func (f fault) String() string {
@@ -102,6 +106,16 @@ func (f fault) String() string {
 type faulty struct {
 	*pebblestore.DB
 	fault fault
+	// amid is called at the first resource of a search, an export or a history.
+	amid func()
+}
+
+// then calls amid before fn.
+func (s faulty) then(fn func(*store.Found) bool) func(*store.Found) bool {
+	return func(f *store.Found) bool {
+		s.amid()
+		return fn(f)
+	}
 }
 
 func all(i access.Interaction) access.Filter { return access.All().Filter(i) }
@@ -122,19 +136,22 @@ func (s faulty) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Foun
 	if s.fault == exportsAll {
 		r.Filter = all(access.Read)
 	}
-	return s.DB.Scan(ctx, r, fn)
+	return s.DB.Scan(ctx, r, s.then(fn))
 }
 
 func (s faulty) FindNewest(ctx context.Context, f store.Find, n int, fn func(*store.Found) bool) error {
 	if s.fault == newestAll {
 		f.Filter = all(access.Search)
 	}
-	return s.DB.FindNewest(ctx, f, n, fn)
+	return s.DB.FindNewest(ctx, f, n, s.then(fn))
 }
 
 func (s faulty) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error {
 	if s.unfiltered(f.Query.Type) {
 		f.Filter = all(access.Search)
+	}
+	if f.Query.Type == "Observation" {
+		fn = s.then(fn)
 	}
 	if s.fault != losesOne || f.Query.Type != "Observation" {
 		return s.DB.Find(ctx, f, fn)
@@ -203,12 +220,19 @@ type world struct {
 	mu       sync.Mutex
 	received [][]byte
 	issued   int
+	skew     atomic.Int64           // of the policy's clock, in nanoseconds
+	ended    atomic.Bool            // the accounts of all persons
+	amid     atomic.Pointer[func()] // called once, at the first resource of a scan
 }
 
 func open(f fault) *world {
 	ctx, quiet := context.Background(), slog.New(slog.DiscardHandler)
 	w := &world{db: must(pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), CacheBytes: 8 << 20}))}
-	st := faulty{w.db, f}
+	st := faulty{w.db, f, func() {
+		if fn := w.amid.Swap(nil); fn != nil {
+			(*fn)()
+		}
+	}}
 	rec := must(audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: issuer, Logger: quiet}))
 	w.engine = must(consent.New(consent.Options{Store: w.db, Clock: time.Now, Logger: quiet}))
 	w.consents = w.engine
@@ -219,7 +243,7 @@ func open(f fault) *world {
 	w.clients = &client.Registry{Store: st, Scopes: scopes, Clock: time.Now}
 	w.grants = &grant.Store{State: st}
 	w.policy = &policy.Engine{Keys: ring(), Clients: w.clients, Consents: w.consents, Scopes: scopes, Issuer: issuer, Audience: base,
-		Clock: time.Now, Grants: w.grants, RoleRules: role.RulesOf}
+		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Grants: w.grants, RoleRules: role.RulesOf, Latest: w.db.T}
 	grantFor := func(ctx context.Context, id, s string) (*access.Grant, error) {
 		c, err := w.clients.Get(ctx, id)
 		if err != nil {
@@ -241,11 +265,17 @@ func open(f fault) *world {
 		w.service.Checks["Consent"] = w.engine.Check
 	}
 	var auth rest.Authenticator = w.policy
-	if f == scopeSuffices {
+	switch f {
+	case scopeSuffices:
 		auth = everybodyRecords{w.policy}
+	case standsForever:
+		auth = forever{w.policy}
 	}
 	s := &rest.Server{Service: w.service, Auth: auth, Logger: quiet, Clock: time.Now, Rand: rand.Reader, Metadata: func() []byte { return []byte("{}") },
 		Operations: []rest.Mounter{rest.Bulk{Exporter: w.exporter, Base: base, Service: w.service}, rest.Subscriptions{Engine: w.subs, Service: w.service}}}
+	if f != consentsUnasked {
+		s.Consents = w.engine
+	}
 	w.handler = s.Handler()
 	w.receiver = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		b := must(io.ReadAll(r.Body))

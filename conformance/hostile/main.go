@@ -41,6 +41,7 @@ var sections = []section{
 	{"Tokens", (*world).tokens},
 	{"Around scope and consent", (*world).leaks},
 	{"Endpoints on private networks (SSRF)", (*world).ssrf},
+	{"Memory under costly bodies", (*world).memory},
 	{"Slow senders", (*world).slowEnd},
 	{"What must be unharmed at the end", (*world).unharmed},
 }

@@ -290,7 +290,19 @@ func (w *world) send(h hit) (int, []byte, error) {
 		return 0, nil, err
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
-	return resp.StatusCode, b, errors.Join(err, resp.Body.Close())
+	return resp.StatusCode, b, errors.Join(err, resp.Body.Close(), hardened(resp.Header))
+}
+
+// hardened holds every answer of a handler to the headers of ASVS 5.0 3.4.
+// What net/http answers by itself, to a request that is none, has none of ours.
+func hardened(h http.Header) error {
+	if h.Get("X-Request-Id") == "" {
+		return nil
+	}
+	if h.Get("X-Content-Type-Options") != "nosniff" || h.Get("X-Frame-Options") != "DENY" || !strings.Contains(h.Get("Content-Security-Policy"), "frame-ancestors 'none'") {
+		return fmt.Errorf("an answer without its security headers: %v", h)
+	}
+	return nil
 }
 
 // judge holds an answer against what it must be.

@@ -347,6 +347,7 @@ type feed struct {
 }
 
 func (f feed) Vendor() string                     { return f.vendor }
+func (f feed) Name() string                       { return f.vendor }
 func (feed) Formats() []adapters.Format           { return []adapters.Format{{Name: "feed"}} }
 func (feed) Detect(string, []byte) (string, bool) { return "feed", true }
 

@@ -11,8 +11,11 @@
 package access
 
 import (
+	"context"
 	"slices"
 	"time"
+
+	"pulsegate/fhir"
 )
 
 // Interaction is a set of SMART v2 permissions.
@@ -34,7 +37,7 @@ type Token struct{ System, Code string }
 type Facts struct {
 	Type, ID string
 	Patient  string // id of the Patient whose compartment holds it; "" none
-	Vendor   string // "apple" | "fitbit" | "oura" for ingested data; "" otherwise
+	Vendor   string // the vendor's code for ingested data; "" otherwise
 	Author   string // client id that created it over REST; "" for ingested data and the server's own
 	// Categories are the codes (no system) of Observation.category;
 	// "" none.
@@ -90,6 +93,24 @@ type Grant struct {
 	// What goes on without the person (a job, a subscription) cannot be
 	// started with it.
 	Person bool
+	// Still reports whether the grant still holds: the client is enabled, the
+	// token neither expired nor revoked, the person and what was allowed not
+	// ended, and the rules as they were. It costs little while nothing has been
+	// committed. Nil: the grant holds until its owner drops it.
+	Still func(ctx context.Context) error
+}
+
+// Live asks Still. Whatever takes time to answer asks it again as it goes:
+// before a result that took long is disclosed, and between the parts of a long
+// answer. Consents need no such question, for Filter asks them every time.
+func (g *Grant) Live(ctx context.Context) error {
+	if g == nil {
+		return fhir.Errorf(fhir.Unauthorized, "access.Live", "an access token is needed")
+	}
+	if g.Still == nil {
+		return nil
+	}
+	return g.Still(ctx)
 }
 
 const writes = Create | Update | Delete

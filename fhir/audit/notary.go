@@ -3,8 +3,11 @@ package audit
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -72,6 +75,9 @@ type NotaryOptions struct {
 	// Every is the time between checkpoints while the log grows. Zero: 1 s.
 	Every  time.Duration
 	Logger *slog.Logger
+	// Accept is an operator's decision to go on from the log as it is. Without
+	// it OpenNotary refuses a log that does not continue a checkpoint on disk.
+	Accept bool
 }
 
 // Notary signs the log's head while it grows.
@@ -82,11 +88,16 @@ type Notary struct {
 	mu     sync.Mutex
 	last   *checkpoint
 	bytes  []byte
+	// accepted says what was wrong when Accept was needed.
+	accepted string
 }
 
-// OpenNotary loads the key (made on the first start) and holds the log to
-// the last checkpoint on disk: a log that is shorter, or does not continue
-// it, is refused with kind Conflict, and the server must not start.
+// OpenNotary loads the key and holds the log to the last checkpoint on disk.
+// The first start makes the key and signs a checkpoint of the empty log; from
+// then on both must be there. A log that is shorter than the checkpoint or does
+// not continue it, a checkpoint that is missing or cannot be read, and a missing
+// key are refused with kind Conflict, and the server must not start, unless
+// Accept is set.
 func OpenNotary(o NotaryOptions) (*Notary, error) {
 	const op = "audit.OpenNotary"
 	if o.Store == nil || o.Rand == nil || o.Dir == "" {
@@ -102,36 +113,90 @@ func OpenNotary(o NotaryOptions) (*Notary, error) {
 		o.Origin = "pulsegate/audit"
 	}
 	n := &Notary{opts: o}
+	_, kerr := os.Lstat(filepath.Join(o.Dir, keyFile))
+	msg, err := os.ReadFile(filepath.Join(o.Dir, checkpointFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fhir.Wrap(op, err)
+	}
+	first := o.Store.Log().Size() == 0 && errors.Is(kerr, fs.ErrNotExist) && err != nil
+	if errors.Is(kerr, fs.ErrNotExist) && !first {
+		if err := n.lost("keys/audit-note.key, which signs the checkpoints of the audit log, is missing"); err != nil {
+			return nil, err
+		}
+	}
 	if err := n.loadKey(); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	msg, err := os.ReadFile(filepath.Join(o.Dir, checkpointFile))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return n, nil
-	case err != nil:
+	if first {
+		return n, fhir.Wrap(op, n.sign(0, sha256.Sum256(nil)))
+	}
+	c, problem, err := n.continues(msg)
+	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	c, err := openCheckpoint(msg, n.vkey)
-	if err != nil {
-		return nil, fhir.Errorf(fhir.Conflict, op, "the audit checkpoint on disk cannot be read or is not signed by this server's key")
+	if problem == "" {
+		n.last, n.bytes = c, msg
+		return n, nil
 	}
-	size := o.Store.Log().Size()
-	if size < c.size {
-		return nil, fhir.Errorf(fhir.Conflict, op, "the audit log has %d leaves, its last signed checkpoint %d: the store was rolled back", size, c.size)
+	if err := n.lost(problem); err != nil {
+		return nil, err
 	}
-	if c.size > 0 {
-		root, err := o.Store.Log().Root(c.size)
-		if err != nil {
-			return nil, fhir.Wrap(op, err)
-		}
-		if tlog.Hash(root) != c.root {
-			return nil, fhir.Errorf(fhir.Conflict, op, "the audit log does not continue its last signed checkpoint of %d leaves", c.size)
-		}
-	}
-	n.last, n.bytes = c, msg
-	return n, nil
+	return n, fhir.Wrap(op, n.setAside(msg))
 }
+
+// lost refuses a log with a problem, unless it is accepted.
+func (n *Notary) lost(problem string) error {
+	if !n.opts.Accept {
+		return fhir.Errorf(fhir.Conflict, "audit.OpenNotary", "%s; put it back, or go on from the log as it is with `pulsegate recover audit-log`, which is recorded", problem)
+	}
+	if n.accepted != "" {
+		problem = n.accepted + "; " + problem
+	}
+	n.accepted = problem
+	return nil
+}
+
+// continues holds the log to the checkpoint on disk (nil: there is none).
+// problem is empty when the log continues it.
+func (n *Notary) continues(msg []byte) (c *checkpoint, problem string, err error) {
+	log := n.opts.Store.Log()
+	size := log.Size()
+	if msg == nil {
+		return nil, fmt.Sprintf("the audit log has %d leaves, and audit/checkpoint, its last signed checkpoint, is missing", size), nil
+	}
+	c, err = openCheckpoint(msg, n.vkey)
+	if err != nil {
+		return nil, "audit/checkpoint cannot be read or is not signed by this server's key", nil
+	}
+	if size < c.size {
+		return nil, fmt.Sprintf("the audit log has %d leaves, its last signed checkpoint %d: the store was rolled back", size, c.size), nil
+	}
+	if c.size == 0 {
+		return c, "", nil
+	}
+	root, err := log.Root(c.size)
+	switch {
+	case err != nil && fhir.KindOf(err) == fhir.Unavailable:
+		return nil, "", err
+	case err != nil || tlog.Hash(root) != c.root:
+		return nil, fmt.Sprintf("the audit log does not continue its last signed checkpoint of %d leaves", c.size), nil
+	}
+	return c, "", nil
+}
+
+// setAside keeps a checkpoint that the log does not continue, for auditors.
+func (n *Notary) setAside(msg []byte) error {
+	if msg == nil {
+		return nil
+	}
+	sum := sha256.Sum256(msg)
+	from := filepath.Join(n.opts.Dir, checkpointFile)
+	return os.Rename(from, from+".former-"+hex.EncodeToString(sum[:4]))
+}
+
+// Accepted says what was wrong with the log when Accept was needed, and is
+// empty otherwise. The caller records it before the next Sign.
+func (n *Notary) Accepted() string { return n.accepted }
 
 func (n *Notary) loadKey() error {
 	path := filepath.Join(n.opts.Dir, keyFile)
@@ -146,6 +211,11 @@ func (n *Notary) loadKey() error {
 	}
 	if err != nil {
 		return err
+	}
+	if info, err := os.Lstat(path); err != nil {
+		return err
+	} else if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
+		return errors.New("keys/audit-note.key must be a regular file that only its owner may read (mode 0600)")
 	}
 	skey, vkey, ok := strings.Cut(strings.TrimSpace(string(raw)), "\n")
 	if !ok {
@@ -185,13 +255,18 @@ func (n *Notary) Sign() error {
 	if err != nil {
 		return fhir.Wrap(op, err)
 	}
+	return fhir.Wrap(op, n.sign(size, root))
+}
+
+// sign writes a checkpoint of the first size leaves.
+func (n *Notary) sign(size uint64, root tlog.Hash) error {
 	text := n.signer.Name() + "\n" + strconv.FormatUint(size, 10) + "\n" + base64.StdEncoding.EncodeToString(root[:]) + "\n"
 	msg, err := note.Sign(&note.Note{Text: text}, n.signer)
 	if err != nil {
-		return fhir.Wrap(op, err)
+		return err
 	}
 	if err := writeFile(filepath.Join(n.opts.Dir, checkpointFile), msg); err != nil {
-		return fhir.Wrap(op, err)
+		return err
 	}
 	n.last, n.bytes = &checkpoint{origin: n.signer.Name(), size: size, root: root}, msg
 	return nil

@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
 	"pulsegate/fhir/store"
 )
 
@@ -122,6 +123,9 @@ func (r *Recorder) Record(ctx context.Context, evs ...Event) error {
 		}
 		p.writes = append(p.writes, w)
 		p.leaves = append(p.leaves, l)
+		if ev.Patient != "" {
+			access.Disclose(ctx, ev.Patient)
+		}
 	}
 	if err := r.waiting.commit(ctx, p); err != nil {
 		r.opts.Logger.ErrorContext(ctx, "audit events could not be recorded", "events", len(evs), "err", err)

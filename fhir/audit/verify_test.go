@@ -254,7 +254,7 @@ func TestVerifyFindsEveryClass(t *testing.T) {
 	// The rehashed log with a checkpoint signed anew by the same key: only
 	// the checkpoint that the auditor kept tells.
 	x := &tampered{Store: st, recompute: true, leaf: swap}
-	resigned, err := OpenNotary(NotaryOptions{Store: x, Dir: t.TempDir(), Rand: rand.Reader})
+	resigned, err := OpenNotary(NotaryOptions{Store: x, Dir: t.TempDir(), Rand: rand.Reader, Accept: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,5 +327,76 @@ func TestNotaryRefusesRollback(t *testing.T) {
 	}
 	if err := again(st); fhir.KindOf(err) != fhir.Conflict {
 		t.Errorf("a forged checkpoint: %v", err)
+	}
+}
+
+// A log whose checkpoint or key is gone is not taken for a new one; an operator
+// may accept it, and what an auditor kept still tells.
+func TestNotaryRefusesALostCheckpoint(t *testing.T) {
+	for name, lose := range map[string][]string{
+		"checkpoint": {checkpointFile}, "key": {keyFile}, "both": {checkpointFile, keyFile},
+	} {
+		st, rec, nt, dir := logWorld(t, 10)
+		kept := nt.Checkpoint()
+		for _, f := range lose {
+			if err := os.Remove(filepath.Join(dir, f)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		older := &tampered{Store: st, size: func(uint64) uint64 { return 4 }}
+		if _, err := OpenNotary(NotaryOptions{Store: older, Dir: dir, Rand: rand.Reader}); fhir.KindOf(err) != fhir.Conflict || !strings.Contains(err.Error(), "pulsegate recover audit-log") {
+			t.Errorf("%s lost, older store: %v", name, err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, checkpointFile)); err == nil && lose[0] == checkpointFile {
+			t.Errorf("%s lost: a refused start signed a checkpoint", name)
+		}
+		n, err := OpenNotary(NotaryOptions{Store: st, Dir: dir, Rand: rand.Reader, Accept: true})
+		if err != nil || n.Accepted() == "" {
+			t.Fatalf("%s lost, accepted: %v", name, err)
+		}
+		record(t, rec, 1)
+		if err := n.Sign(); err != nil {
+			t.Fatal(err)
+		}
+		again, err := OpenNotary(NotaryOptions{Store: st, Dir: dir, Rand: rand.Reader})
+		if err != nil || again.Accepted() != "" {
+			t.Errorf("%s lost, the start after: %v", name, err)
+		}
+		rep, err := Verify(context.Background(), st, kept, VerifyOptions{Verifier: nt.Verifier()})
+		if err != nil || !rep.OK {
+			t.Errorf("%s lost: the log itself is whole: %+v %v", name, rep.Problems, err)
+		}
+	}
+	// A store emptied with its checkpoint, and a key that others may read.
+	st, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	dir := t.TempDir()
+	open := func() error {
+		_, err := OpenNotary(NotaryOptions{Store: st, Dir: dir, Rand: rand.Reader})
+		return err
+	}
+	if err := open(); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(); err != nil {
+		t.Errorf("a second start before the first event: %v", err)
+	}
+	if err := os.Chmod(filepath.Join(dir, keyFile), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(); err == nil {
+		t.Error("a signing key that others may read was taken")
+	}
+	if err := os.Chmod(filepath.Join(dir, keyFile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, checkpointFile)); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(); fhir.KindOf(err) != fhir.Conflict {
+		t.Errorf("an emptied store: %v", err)
 	}
 }

@@ -16,6 +16,10 @@ import (
 // blockSize is how much is read before it is disclosed and written.
 const blockSize = 256 << 10
 
+// partSize is how much of a block is written before the consents are asked
+// again. A resource that is larger is written whole.
+const partSize = 64 << 10
+
 // deletedPerBundle bounds the entries of one transaction Bundle of deletions.
 const deletedPerBundle = 100
 
@@ -85,6 +89,9 @@ func (f *File) WriteTo(ctx context.Context, w io.Writer) error {
 			return fhir.Wrap("bulk.WriteTo", err)
 		}
 	}
+	if err := f.c.Principal.Grant.Live(ctx); err != nil {
+		return err // also of a scan that found nothing for long
+	}
 	if !b.wrote && len(b.records) == 0 {
 		// Nothing (any more): the download itself is still on record.
 		return f.x.opts.Audit.Record(ctx, f.event(""))
@@ -133,6 +140,7 @@ type block struct {
 	w       io.Writer
 	buf     []byte
 	records []record
+	room    []record        // of records, from its beginning
 	seen    map[string]bool // patients disclosed in this download
 	last    string          // the latest of them: data is clustered by patient
 	fresh   []string        // patients of this block that were not
@@ -154,6 +162,7 @@ func (b *block) add(ctx context.Context, r *store.Found) error {
 	}
 	rec.to = len(b.buf)
 	b.records = append(b.records, rec)
+	b.room = b.records
 	if p := rec.patient; p != "" && p != b.last {
 		b.last = p
 		if !b.seen[p] {
@@ -168,10 +177,14 @@ func (b *block) add(ctx context.Context, r *store.Found) error {
 }
 
 // flush makes the block's disclosures durable, holds it to the consents of
-// now, and writes it.
+// now, and writes it. A download takes as long as its reader wants, so each
+// block asks whether the caller may still have it.
 func (b *block) flush(ctx context.Context) error {
 	if len(b.records) == 0 {
 		return nil
+	}
+	if err := b.f.c.Principal.Grant.Live(ctx); err != nil {
+		return err
 	}
 	if len(b.fresh) > 0 {
 		evs := make([]audit.Event, len(b.fresh))
@@ -187,20 +200,46 @@ func (b *block) flush(ctx context.Context) error {
 			return err
 		}
 	}
-	if e := b.f.x.epoch.Load(); e != b.epoch {
-		b.epoch = e
-		if err := b.recheck(ctx); err != nil {
+	if err := b.current(ctx); err != nil {
+		return err
+	}
+	b.wrote = true
+	if len(b.records) > 0 && b.records[0].deleted {
+		_, err := b.w.Write(b.bundle())
+		b.buf, b.records = b.buf[:0], b.records[:0]
+		return fhir.Wrap("bulk.WriteTo", err)
+	}
+	return b.send(ctx)
+}
+
+// send writes the block in parts, as its reader takes them, and holds what is
+// left to the consents of then.
+func (b *block) send(ctx context.Context) error {
+	for len(b.records) > 0 {
+		from, n := b.records[0].from, 1
+		for n < len(b.records) && b.records[n].to-from <= partSize {
+			n++
+		}
+		if _, err := b.w.Write(b.buf[from:b.records[n-1].to]); err != nil {
+			return fhir.Wrap("bulk.WriteTo", err)
+		}
+		b.records = b.records[n:]
+		if err := b.current(ctx); err != nil {
 			return err
 		}
 	}
-	out := b.buf
-	if len(b.records) > 0 && b.records[0].deleted {
-		out = b.bundle()
+	b.buf, b.records = b.buf[:0], b.room[:0]
+	return nil
+}
+
+// current rechecks the block if a Consent has changed since the last time.
+func (b *block) current(ctx context.Context) error {
+	e := b.f.x.epoch.Load()
+	if e == b.epoch {
+		return nil
 	}
-	b.wrote = true
-	_, err := b.w.Write(out)
-	b.buf, b.records = b.buf[:0], b.records[:0]
-	return fhir.Wrap("bulk.WriteTo", err)
+	b.epoch = e
+	return b.recheck(ctx)
 }
 
 // recheck drops from the block what may no longer be seen.

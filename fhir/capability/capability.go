@@ -67,7 +67,12 @@ type param struct {
 	Name       string `json:"name"`
 	Definition string `json:"definition,omitempty"`
 	Type       string `json:"type"`
+	// Documentation says what R4 leaves open.
+	Documentation string `json:"documentation,omitempty"`
 }
+
+// localDay explains to clients how to ask for a wearer's day.
+const localDay = "A value without an offset, and a day without a time, is taken in UTC. To search for a day of the wearer, state the offset of the wearer's zone: date=ge2026-03-01T00:00:00+01:00&date=lt2026-03-02T00:00:00+01:00, with + percent-encoded as %2B. Values of a whole day (totals, scores) have no time; they are found by the day as the vendor states it: date=2026-03-01."
 
 type resource struct {
 	Extension         []extension `json:"extension,omitempty"`
@@ -241,10 +246,17 @@ func (s Settings) resource(typ string) resource {
 	}
 	for _, p := range search.Params(typ) {
 		kind, ok := kinds[p.Kind]
+		if p.Kind.Composite() {
+			kind, ok = "composite", true
+		}
 		if !ok {
 			continue
 		}
-		r.SearchParam = append(r.SearchParam, param{p.Code, p.URL, kind})
+		doc := ""
+		if typ == "Observation" && p.Code == "date" {
+			doc = localDay
+		}
+		r.SearchParam = append(r.SearchParam, param{Name: p.Code, Definition: p.URL, Type: kind, Documentation: doc})
 		if p.Kind == search.KindReference {
 			r.SearchInclude = append(r.SearchInclude, typ+":"+p.Code)
 		}

@@ -400,7 +400,7 @@ func TestNotUnderstoodIsDenied(t *testing.T) {
 }
 
 func TestGrantAndWithdrawText(t *testing.T) {
-	r := grant(t, consent.Terms{Vendor: "oura", Categories: []string{"sleep", "vital-signs"}, Recipient: "ehr", Until: now.AddDate(1, 0, 0)})
+	r := grant(t, consent.Terms{Vendor: "oura", VendorName: "Oura", Categories: []string{"sleep", "vital-signs"}, Recipient: "ehr", Until: now.AddDate(1, 0, 0)})
 	w, err := consent.Withdraw(fhir.Resource{Type: "Consent", ID: r.ID, JSON: fhir.Stamp(r.JSON, "Consent", r.ID, 1, now)})
 	if err != nil {
 		t.Fatal(err)

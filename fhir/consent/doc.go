@@ -27,7 +27,7 @@
 //	action     of HL7's consentaction: collect is to take data in, access and
 //	           disclose are to give it out; no action means all.
 //	class      resource types; no class means all.
-//	code       system <Canonical>/CodeSystem/vendor: apple, fitbit, oura; no
+//	code       system <Canonical>/CodeSystem/vendor: a vendor's code; no
 //	           such code means all. System observation-category (HL7's, or
 //	           <Canonical>/CodeSystem/observation-category for what HL7 has no
 //	           code for, such as sleep): categories; no such code means all.
@@ -61,6 +61,16 @@
 // What a patient refuses an app (Refuse) is a denial to disclose that names the
 // client, so it holds for whoever uses the app; to take it back is to delete
 // it, for a denial that is over has nothing left to withdraw.
+//
+// # Withdrawal
+//
+// A Taking ends what a patient agreed to, of all vendors or of one. A Consent
+// that permits nothing else becomes inactive; one that is about other vendors
+// too names those from then on; a denial within a Consent that ends becomes a
+// Consent of its own. An inactive Consent records what was taken back. Nothing
+// of it is a denial, so a new consent opens the data again, and what had been
+// denied is still denied. (Data of clients has no vendor: a denial that lay
+// within a Consent to one vendor no longer reaches it.)
 //
 // # Who writes a Consent
 //

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pulsegate/fhir"
@@ -59,7 +60,14 @@ type Engine struct {
 	books   map[string]*list.Element
 	order   *list.List          // of *entry, most recently used first
 	holders map[string][]string // Consent id -> patients whose book was made with it
+	// recent holds the patients of the latest changes: change n at n modulo its
+	// length. epoch is the number of the latest.
+	recent [remembered]string
+	epoch  atomic.Uint64
 }
+
+// remembered is how many changes are told apart.
+const remembered = 4096
 
 // entry is one patient's book on its way. The fields below mu belong to
 // Engine.mu; items belongs to whoever holds reading.
@@ -119,7 +127,7 @@ func (e *Engine) watch(c store.Commit) {
 		}
 		e.mu.Lock()
 		id := strings.Clone(ch.Ref.ID)
-		e.mark(ch.Facts.Patient, id)
+		e.mark(strings.Clone(ch.Facts.Patient), id)
 		for _, p := range e.holders[id] {
 			e.mark(p, id)
 		}
@@ -128,6 +136,8 @@ func (e *Engine) watch(c store.Commit) {
 }
 
 func (e *Engine) mark(patient, id string) {
+	n := e.epoch.Add(1)
+	e.recent[n%remembered] = patient
 	if el := e.books[patient]; el != nil {
 		en := el.Value.(*entry)
 		if en.stale == nil {
@@ -135,6 +145,30 @@ func (e *Engine) mark(patient, id string) {
 		}
 		en.stale[id] = struct{}{}
 	}
+}
+
+// Epoch is the number of the latest change of a Consent. Answers that were
+// decided after a call stand until Changed says otherwise.
+func (e *Engine) Epoch() uint64 { return e.epoch.Load() }
+
+// Changed reports whether a Consent of one of the patients has changed since an
+// epoch. It may be true of changes that are too many to tell apart.
+func (e *Engine) Changed(since uint64, patients map[string]bool) bool {
+	if e.epoch.Load() == since || len(patients) == 0 {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	latest := e.epoch.Load()
+	if latest-since >= remembered {
+		return true
+	}
+	for n := since + 1; n <= latest; n++ {
+		if patients[e.recent[n%remembered]] {
+			return true
+		}
+	}
+	return false
 }
 
 // hold and release keep holders. The caller holds mu.

@@ -3,7 +3,9 @@ package consent
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"html"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,7 +17,8 @@ import (
 type Terms struct {
 	ID         string // of the Consent
 	Patient    string // id
-	Vendor     string // "apple", "fitbit", "oura"; "" all
+	Vendor     string // code; "" all
+	VendorName string // as the patient knows it, for the text; "" takes Vendor
 	Categories []string
 	Recipient  string // client id, or AnyRecipient ("" means that)
 	// From and Until bound the consent; a zero time leaves an end open.
@@ -43,7 +46,7 @@ type provisionJSON struct {
 	Extension []extension `json:"extension,omitempty"`
 	Type      string      `json:"type"`
 	Period    *period     `json:"period,omitempty"`
-	Actor     []actor     `json:"actor"`
+	Actor     []actor     `json:"actor,omitempty"`
 	Action    []concept   `json:"action,omitempty"`
 	Class     []coding    `json:"class,omitempty"`
 	Code      []concept   `json:"code,omitempty"`
@@ -144,18 +147,14 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSpace(b.Bytes()), err
 }
 
-func vendorName(v string) string {
-	switch v {
-	case "":
+func vendorName(t Terms) string {
+	switch {
+	case t.Vendor == "":
 		return "all your devices and apps"
-	case "apple":
-		return "Apple Health"
-	case "fitbit":
-		return "Fitbit"
-	case "oura":
-		return "Oura"
+	case t.VendorName != "":
+		return t.VendorName
 	}
-	return v
+	return t.Vendor
 }
 
 func categoryName(c string) string {
@@ -188,7 +187,7 @@ func plain(t Terms) string {
 	if t.Recipient != AnyRecipient {
 		who = "one app or clinic, registered as " + t.Recipient
 	}
-	s := "You agree that this server collects " + what + " from " + vendorName(t.Vendor) + ". You agree that it may be seen by " + who + "."
+	s := "You agree that this server collects " + what + " from " + vendorName(t) + ". You agree that it may be seen by " + who + "."
 	if !t.Until.IsZero() {
 		s += " This ends on " + t.Until.UTC().Format("2 January 2006") + "."
 	}
@@ -218,7 +217,13 @@ func Withdraw(r fhir.Resource) (fhir.Resource, error) {
 }
 
 func end(r fhir.Resource, says string) (fhir.Resource, error) {
-	const op = "consent.Withdraw"
+	return rewrite(r, says, map[string]json.RawMessage{"status": json.RawMessage(`"` + statusWithdrawn + `"`)})
+}
+
+// rewrite returns r in canonical form with another text and other values for
+// some of its members; all else is kept. A member that r lacks is added.
+func rewrite(r fhir.Resource, says string, change map[string]json.RawMessage) (fhir.Resource, error) {
+	const op = "consent.rewrite"
 	dec := json.NewDecoder(bytes.NewReader(r.JSON))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return fhir.Resource{}, fhir.Errorf(fhir.Internal, op, "the stored Consent cannot be read")
@@ -227,39 +232,41 @@ func end(r fhir.Resource, says string) (fhir.Resource, error) {
 	if err != nil {
 		return fhir.Resource{}, fhir.Wrap(op, err)
 	}
-	var out bytes.Buffer
+	var out, rest bytes.Buffer
 	out.WriteString(fhir.Prefix("Consent", r.ID))
-	var rest bytes.Buffer
+	member := func(name string, v []byte) {
+		fmt.Fprintf(&rest, ",%q:%s", name, v)
+	}
+	left := maps.Clone(change)
 	for dec.More() {
-		name, err := dec.Token()
+		t, err := dec.Token()
 		if err != nil {
 			return fhir.Resource{}, fhir.Wrap(op, err)
 		}
+		name, _ := t.(string)
 		var v json.RawMessage
 		if err := dec.Decode(&v); err != nil {
 			return fhir.Resource{}, fhir.Wrap(op, err)
 		}
+		if w, ok := change[name]; ok {
+			delete(left, name)
+			v = w
+		}
 		switch name {
-		case "resourceType", "id", "status", "text":
-			continue
+		case "resourceType", "id", "text":
 		case "meta":
 			if err := writeMeta(&out, v); err != nil {
 				return fhir.Resource{}, fhir.Wrap(op, err)
 			}
-			continue
+		default:
+			member(name, v)
 		}
-		key, err := marshal(name)
-		if err != nil {
-			return fhir.Resource{}, fhir.Wrap(op, err)
-		}
-		rest.WriteByte(',')
-		rest.Write(key)
-		rest.WriteByte(':')
-		rest.Write(v)
+	}
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		member(name, left[name])
 	}
 	out.WriteString(`},"text":`)
 	out.Write(text)
-	out.WriteString(`,"status":"` + statusWithdrawn + `"`)
 	out.Write(rest.Bytes())
 	out.WriteByte('}')
 	return fhir.Resource{Type: "Consent", ID: r.ID, JSON: out.Bytes()}, nil

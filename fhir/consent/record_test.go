@@ -221,3 +221,36 @@ func TestClientBound(t *testing.T) {
 		t.Error("data is closed at the limit")
 	}
 }
+
+// TestChanged: an epoch tells whose Consents have changed since, and is true
+// when it no longer knows.
+func TestChanged(t *testing.T) {
+	s := newShelf()
+	e := newEngine(t, s)
+	mine := map[string]bool{"p1": true}
+	at := e.Epoch()
+	s.put("p2", grant(t, consent.Terms{ID: "c2"}))
+	if e.Changed(at, mine) || !e.Changed(at, map[string]bool{"p1": true, "p2": true}) || e.Changed(e.Epoch(), map[string]bool{"p2": true}) {
+		t.Error("after a change of another patient's")
+	}
+	s.put("p1", grant(t, consent.Terms{ID: "c1"}))
+	if !e.Changed(at, mine) || e.Changed(at, nil) {
+		t.Error("after a change of the patient's")
+	}
+	// A Consent that goes to another patient was the first one's, too.
+	if !e.Permits("ehr", obs("apple", "")) {
+		t.Fatal("a consent does not count")
+	}
+	at = e.Epoch()
+	s.put("p3", grant(t, consent.Terms{ID: "c1"}))
+	if !e.Changed(at, mine) {
+		t.Error("after a Consent went to another patient")
+	}
+	at = e.Epoch()
+	for i := range 5000 {
+		s.put("p2", grant(t, consent.Terms{ID: fmt.Sprint("c", i)}))
+	}
+	if !e.Changed(at, mine) {
+		t.Error("5,000 changes are told apart")
+	}
+}

@@ -75,6 +75,10 @@ func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Pa
 		}
 		r := s.batchEntry(ctx, rq, &entries[i], s.roomIn(p))
 		p.response(s.Base, &r, minimal)
+		// What earlier entries found is not given out either.
+		if err := rq.Principal.Grant.Live(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -47,6 +47,9 @@ func (s *Service) create(ctx context.Context, rq *Request, op, typ string, body 
 		if err := s.find(ctx, rq, op, c); err != nil {
 			return Written{}, err
 		}
+		if err := rq.Principal.Grant.Live(ctx); err != nil {
+			return Written{}, err // lock and search may have taken long
+		}
 		tell.tell(c)
 		if c.match != nil {
 			return Written{Resource: *c.match, Matched: true}, s.Audit.Record(ctx, tell.events(rq, nil)...)

@@ -40,7 +40,7 @@ func (s *Service) History(ctx context.Context, rq *Request, ref fhir.Ref, h Hist
 	if len(evs) == 0 {
 		evs = append(evs, ev)
 	}
-	if err := s.Audit.Record(ctx, evs...); err != nil {
+	if err := s.disclose(ctx, rq, evs...); err != nil {
 		return nil, err
 	}
 	return p, nil

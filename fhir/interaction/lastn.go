@@ -29,7 +29,7 @@ func (s *Service) LastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: "Observation"}, err)
 	}
-	if err := s.Audit.Record(ctx, asked.events(rq, asked.patients)...); err != nil {
+	if err := s.disclose(ctx, rq, asked.events(rq, asked.patients)...); err != nil {
 		return nil, err
 	}
 	return page, nil

@@ -87,6 +87,15 @@ func (s *Service) Refused(ctx context.Context, rq *Request, interaction string, 
 	return s.refuse(ctx, rq, interaction, ref, cause)
 }
 
+// disclose makes the events of an answer durable, if the caller may still have
+// it: the work may have taken long.
+func (s *Service) disclose(ctx context.Context, rq *Request, evs ...audit.Event) error {
+	if err := rq.Principal.Grant.Live(ctx); err != nil {
+		return s.refuse(ctx, rq, evs[0].Interaction, fhir.Ref{}, err)
+	}
+	return s.Audit.Record(ctx, evs...)
+}
+
 // commit adds the events to b and makes all of it durable.
 func (s *Service) commit(ctx context.Context, b *store.Batch, evs ...audit.Event) (store.Result, error) {
 	for _, ev := range evs {

@@ -24,7 +24,7 @@ func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at
 	if err != nil {
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: typ}, err)
 	}
-	if err := s.Audit.Record(ctx, asked.events(rq, asked.patients)...); err != nil {
+	if err := s.disclose(ctx, rq, asked.events(rq, asked.patients)...); err != nil {
 		return nil, err
 	}
 	return p, nil

@@ -86,7 +86,7 @@ func (s *Service) Stats(ctx context.Context, rq *Request, ps []Parameter) ([]byt
 		return nil, s.refuse(ctx, rq, "search-type", fhir.Ref{Type: "Observation"}, err)
 	}
 	asked := s.askedOf(rq, ps, patient)
-	if err := s.Audit.Record(ctx, asked.events(rq, map[string]bool{patient: false})...); err != nil {
+	if err := s.disclose(ctx, rq, asked.events(rq, map[string]bool{patient: false})...); err != nil {
 		return nil, err
 	}
 	return body, nil

@@ -168,6 +168,9 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 	if err != nil {
 		return 0, err
 	}
+	if err := rq.Principal.Grant.Live(ctx); err != nil {
+		return 0, err // the criteria of conditional creates may have taken long
+	}
 	drafts := make([]*draft, len(steps)) // nil: matched
 	here := map[fhir.Ref]bool{}
 	var live []*draft

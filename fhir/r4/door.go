@@ -3,6 +3,7 @@ package r4
 import (
 	"bytes"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ type Limits struct {
 	Bytes   int // of one body; 10 MiB
 	Depth   int // of nested objects and arrays in one resource; 50
 	Entries int // of a batch or transaction; 1,000
+	Values  int // JSON values (objects, arrays, strings, numbers) of one resource; 50,000
 }
 
 func (l Limits) withDefaults() Limits {
@@ -33,6 +35,9 @@ func (l Limits) withDefaults() Limits {
 	if l.Entries <= 0 {
 		l.Entries = 1000
 	}
+	if l.Values <= 0 {
+		l.Values = 50_000
+	}
 	return l
 }
 
@@ -42,7 +47,19 @@ type Door struct {
 	um      *jsonformat.Unmarshaller
 	shapes  *shapes
 	parsers fastjson.ParserPool
+	// ordinary and large hold one token for each validation by google/fhir under way.
+	// One takes processor time and up to 2 KiB of memory for each JSON value: more
+	// than one for each processor would only take more memory, and of those with
+	// more than manyValues there are fewer.
+	ordinary, large chan struct{}
 }
+
+const (
+	// manyValues is the number of JSON values from which a validation is large.
+	manyValues = 2000
+	// largeAtOnce bounds the large validations under way.
+	largeAtOnce = 2
+)
 
 // New returns a door; it loads google/fhir's descriptors.
 func New(limits Limits) (*Door, error) {
@@ -50,7 +67,7 @@ func New(limits Limits) (*Door, error) {
 	if err != nil {
 		return nil, fhir.Wrap("r4.New", err)
 	}
-	d := &Door{limits: limits.withDefaults(), um: um, shapes: newShapes()}
+	d := &Door{limits: limits.withDefaults(), um: um, shapes: newShapes(), ordinary: make(chan struct{}, runtime.GOMAXPROCS(0)), large: make(chan struct{}, largeAtOnce)}
 	um.MaxNestingDepth = d.limits.Depth
 	return d, nil
 }
@@ -82,6 +99,9 @@ func (d *Door) admit(typ string, body []byte, id string, dropID bool) (fhir.Reso
 	v, err := compact(op, body, d.limits.Bytes)
 	if err != nil {
 		return none, err
+	}
+	if n := d.limits.Values; len(v)/2 > n && values(v) > n {
+		return none, fhir.Errorf(fhir.TooLarge, op, "a resource has at most %d JSON values", n)
 	}
 	p := d.parsers.Get()
 	if len(v) <= kept {
@@ -195,6 +215,12 @@ func (d *Door) validate(r *rules, v []byte, repair bool) error {
 		}
 	}
 	report := errorreporter.NewBasicErrorReporter()
+	room := d.ordinary
+	if values(v) > manyValues {
+		room = d.large
+	}
+	room <- struct{}{}
+	defer func() { <-room }()
 	_, err := d.um.UnmarshalWithErrorReporter(v, report)
 	if err == nil && len(report.Errors) == 0 {
 		return nil

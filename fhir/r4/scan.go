@@ -52,6 +52,25 @@ func compact(op string, body []byte, limit int) (jsontext.Value, error) {
 	return nil, e
 }
 
+// values counts the JSON values in v, which compact has returned, from below:
+// each but the first of an object or array comes after a comma, each first one
+// after a brace or bracket, and each of an object after a colon, too.
+func values(v []byte) (n int) {
+	for i := 0; i < len(v); i++ {
+		switch v[i] {
+		case ',', '{', '[':
+			n++
+		case '"':
+			for i++; i < len(v) && v[i] != '"'; i++ {
+				if v[i] == '\\' {
+					i++
+				}
+			}
+		}
+	}
+	return n
+}
+
 var byteOrderMark = []byte("\xef\xbb\xbf") // read only
 
 // run reads v to its end. What is wrong in a value is added to issues; an

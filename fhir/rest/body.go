@@ -15,6 +15,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/budget"
 )
 
 // negotiate settles the format of the answer: JSON is the only one.
@@ -81,7 +82,9 @@ func (s *Server) readAll(c *gin.Context, op string) ([]byte, error) {
 		return nil, tooLarge
 	}
 	var r io.Reader = http.MaxBytesReader(c.Writer, c.Request.Body, limits.Body)
-	limit := limits.Body
+	limit, zipped := limits.Body, false
+	counted := &countedReader{r: r}
+	r = counted
 	switch strings.ToLower(strings.TrimSpace(c.GetHeader("Content-Encoding"))) {
 	case "", "identity":
 	case "gzip":
@@ -90,14 +93,23 @@ func (s *Server) readAll(c *gin.Context, op string) ([]byte, error) {
 			return nil, fhir.Errorf(fhir.Invalid, op, "the body is not gzip")
 		}
 		r, limit = z, limits.Inflated
+		zipped = true
 	default:
 		return nil, fhir.Errorf(fhir.Unsupported, op, "the content encoding must be gzip or none")
 	}
-	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	b, err := readBudgeted(io.LimitReader(r, limit+1), budget.Of(c.Request.Context()), func(n int64) error {
+		if zipped && n > freeOfRatio && n > maxRatio*counted.n {
+			return fhir.Errorf(fhir.TooLarge, op, "the body is compressed more than %d to 1", maxRatio)
+		}
+		return nil
+	})
 	var max *http.MaxBytesError
+	var own *fhir.Error
 	switch {
 	case errors.As(err, &max) || int64(len(b)) > limit:
 		return nil, tooLarge
+	case errors.As(err, &own) && (own.Kind == fhir.TooLarge || own.Kind == fhir.Unavailable):
+		return nil, own
 	case err != nil:
 		return nil, fhir.Errorf(fhir.Invalid, op, "the body could not be read to its end")
 	}
@@ -107,6 +119,54 @@ func (s *Server) readAll(c *gin.Context, op string) ([]byte, error) {
 // withoutMark removes a byte order mark, which RFC 8259 section 8.1 lets a
 // reader of JSON ignore.
 func withoutMark(b []byte) []byte { return bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")) }
+
+const (
+	// maxRatio bounds how far a body may inflate. Thousands of alike
+	// Observations are compressed by less than 100 to 1.
+	maxRatio = 200
+	// freeOfRatio is the inflated size in bytes from which maxRatio counts.
+	freeOfRatio = 1 << 20
+)
+
+// countedReader counts the bytes as they were sent.
+type countedReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countedReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// readBudgeted reads to the end. Before its buffer grows it reserves memory for
+// what the request will take, and asks check with the size so far.
+func readBudgeted(r io.Reader, held *budget.Held, check func(n int64) error) ([]byte, error) {
+	if held == nil {
+		return io.ReadAll(r)
+	}
+	b := make([]byte, 0, budget.Small)
+	for {
+		if len(b) == cap(b) {
+			if err := check(int64(len(b))); err != nil {
+				return b, err
+			}
+			if err := held.Grow(budget.Factor * int64(cap(b))); err != nil {
+				return b, err
+			}
+			b = append(make([]byte, 0, 2*cap(b)), b...)
+		}
+		n, err := r.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if err == io.EOF {
+			return b, check(int64(len(b)))
+		}
+		if err != nil {
+			return b, err
+		}
+	}
+}
 
 // prefers returns the value of one preference of the Prefer headers.
 func prefers(r *http.Request, name string) string {

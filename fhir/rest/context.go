@@ -11,6 +11,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/budget"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/r4"
 )
@@ -81,7 +82,11 @@ func Fail(c *gin.Context, err error) {
 	kind := fhir.KindOf(err)
 	status := kind.HTTPStatus()
 	if status >= 500 && !errors.Is(err, context.Canceled) {
-		logger(c).ErrorContext(c.Request.Context(), "request failed", "requestId", RequestID(c), "status", status, "err", err.Error())
+		level := slog.LevelError
+		if errors.Is(err, budget.ErrFull) {
+			level = slog.LevelWarn
+		}
+		logger(c).Log(c.Request.Context(), level, "request failed", "requestId", RequestID(c), "status", status, "err", err.Error())
 	}
 	switch kind {
 	case fhir.Unauthorized:

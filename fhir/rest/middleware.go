@@ -130,6 +130,11 @@ func (s *Server) authenticate(c *gin.Context) {
 	}
 	if err == nil {
 		c.Set(keyPrincipal, p)
+		w := &asking{ResponseWriter: c.Writer, c: c, grant: p.Grant, consents: s.Consents}
+		if w.consents != nil {
+			w.epoch = w.consents.Epoch()
+		}
+		c.Writer = w
 		return
 	}
 	var challenge access.Challenge
@@ -161,7 +166,7 @@ func (s *Server) recordDenied() bool {
 func (s *Server) limitTime(c *gin.Context) {
 	ctx, cancel := context.WithTimeout(c.Request.Context(), s.Limits.withDefaults().Timeout)
 	defer cancel()
-	c.Request = c.Request.WithContext(ctx)
+	c.Request = c.Request.WithContext(collecting(c, ctx))
 	c.Next()
 }
 

@@ -60,6 +60,9 @@ type Server struct {
 	Clock       func() time.Time
 	Rand        io.Reader // request ids
 	Limits      Limits
+	// Consents break off long answers under consents that have changed; nil:
+	// none is.
+	Consents Consents
 	// Operations are mounted below /fhir behind authentication, Public
 	// before it.
 	Operations, Public []Mounter

@@ -169,7 +169,7 @@ func (h Subscriptions) events(c *gin.Context) {
 	if v := params["content"]; len(v) > 0 {
 		content = v[0]
 	}
-	b, err := h.Engine.Events(c.Request.Context(), subscriptionCaller(c), c.Param("id"), since, until, subscription.Content(content))
+	b, err := h.Engine.Events(collecting(c, c.Request.Context()), subscriptionCaller(c), c.Param("id"), since, until, subscription.Content(content))
 	if err != nil {
 		refuse(c, h.Service, fhir.Ref{}, err)
 		return

@@ -26,6 +26,8 @@ func (w *work) leaf(l *leaf, v *fastjson.Value) {
 		w.quantity(l, v)
 	case KindURI:
 		w.uri(l, v)
+	case kindCodeQuantity, kindCodeConcept, kindCodeString, kindCodeDate:
+		w.pairs(l, v)
 	}
 }
 

@@ -66,7 +66,7 @@ func matchValue(p *Param, m Modifier, want, have *Value) bool {
 	case KindURI:
 		return have.Code == want.Code
 	}
-	return false
+	return p.Kind.Composite() && matchPair(p.Kind, want, have)
 }
 
 // portion reports whether a string parameter also finds what begins within

@@ -245,7 +245,7 @@ func (ps *parser) sort(value string) error {
 	for _, f := range strings.Split(value, ",") {
 		code, desc := strings.CutPrefix(strings.TrimSpace(f), "-")
 		p, ok := Lookup(ps.q.Type, code)
-		if !ok || !p.Supported() {
+		if !ok || !p.Supported() || p.Kind.Composite() {
 			return notKnown("_sort names %s, which is not a parameter to sort %s by", knownName(code), ps.q.Type)
 		}
 		ps.q.Sort = append(ps.q.Sort, SortKey{Param: code, Desc: desc})
@@ -340,6 +340,8 @@ var modifiers = map[Kind][]string{
 	KindString:    {"missing", "exact", "contains"},
 	KindQuantity:  {"missing"},
 	KindURI:       {"missing"},
+
+	kindCodeQuantity: {"missing"}, kindCodeConcept: {"missing"}, kindCodeString: {"missing"}, kindCodeDate: {"missing"},
 }
 
 func modifier(p *Param, mod string) (Modifier, string, error) {

@@ -30,16 +30,14 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 		}
 		return ps.reference(p, target, unescape(s))
 	case KindString:
-		w := unescape(s)
-		v := Value{Code: w, Text: Fold(w)}
-		if v.Text == "" { // nothing but punctuation: a text that no folded string begins with
-			v.Text = w
-		}
-		return one(v)
+		return one(stringValue(unescape(s)))
 	case KindQuantity:
 		return ps.quantity(p, s)
 	case KindURI:
 		return one(Value{Code: unescape(s)})
+	}
+	if p.Kind.Composite() {
+		return ps.composite(p, s)
 	}
 	return nil, notSupported("search parameter %s is not supported", p.Code)
 }
@@ -81,6 +79,16 @@ func anyCase(v Value) []Value {
 		}
 	}
 	return out
+}
+
+// stringValue is a wanted string. Nothing but punctuation folds to nothing,
+// with which every string begins; it stays as it is, and finds nothing.
+func stringValue(s string) Value {
+	v := Value{Code: s, Text: Fold(s)}
+	if v.Text == "" {
+		v.Text = s
+	}
+	return v
 }
 
 func one(v Value) ([]Value, error) { return []Value{v}, nil }

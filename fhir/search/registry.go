@@ -12,6 +12,7 @@ var index = sync.OnceValue(func() map[string]*typeIndex {
 	m := map[string]*typeIndex{}
 	for i := range registry {
 		p := &registry[i]
+		p.compose()
 		t := m[p.Type]
 		if t == nil {
 			t = &typeIndex{byCode: map[string]*Param{}, root: &node{}}

@@ -24,7 +24,10 @@
 // moment (scopes and consents), the event gets the Subscription's next number,
 // in one commit with the cursor: numbers run 1..n without gaps, across
 // restarts and whatever the receiver does. Subscriptions that are requested,
-// active or in error are numbered; those that are off are not.
+// active or in error are numbered; those that are off are not. Of a
+// Subscription in error the first 256 events are kept; those behind are counted
+// without a row and without a write for each, and when it is set to requested
+// again their numbers are passed over, so that the client sees what it missed.
 //
 // Each Subscription has one sender with its own place in the numbered events,
 // read from the store a few at a time: a slow endpoint delays nobody else and
@@ -41,7 +44,8 @@
 // # State
 //
 //	subscription/cursor             T the follower has done, decimal
-//	subscription/<id>/head          JSON: owner, number of events
+//	subscription/<id>/head          JSON: owner, number of events, and while
+//	                                they are only counted the commit up to which
 //	subscription/<id>/event/<n>     JSON of one event, n as 16 hex digits; or of
 //	                                a run of events, n the last of them: changes
 //	                                of one commit that follow one another in

@@ -61,6 +61,11 @@ type Engine struct {
 	subs   map[string]*sub
 	cursor store.T // of the follower; only it uses the two
 	saved  store.T // the durable one
+	// reserved are the Subscriptions that Check has let through and that the
+	// follower has not met yet, guarded by mu.
+	reserved map[string]map[string]time.Time
+	// behind is closed once the follower has done what was there at the start.
+	behind chan struct{}
 
 	latency  metric.Float64Histogram
 	attempts metric.Int64Counter
@@ -80,11 +85,18 @@ type sub struct {
 	events    uint64 // numbers given
 	delivered uint64 // last number answered
 	since     time.Time
+
+	// Only the follower uses these.
+	skip   store.T // after a restart: what the durable number counts already
+	counts store.T // the commit of the durable number, while events are only counted
 }
 
 type head struct {
 	Owner  string `json:"owner"`
 	Events uint64 `json:"events"`
+	// At is set while events are only counted: Events counts up to this commit.
+	// Otherwise it counts up to the cursor.
+	At store.T `json:"at,omitempty"`
 }
 
 const room = "subscription/"
@@ -120,7 +132,8 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Policy.Timeout = maxTimeout
-	e := &Engine{opts: o, client: egress.New(o.Policy), subs: map[string]*sub{}, wake: make(chan struct{}, 1)}
+	e := &Engine{opts: o, client: egress.New(o.Policy), subs: map[string]*sub{}, wake: make(chan struct{}, 1),
+		reserved: map[string]map[string]time.Time{}, behind: make(chan struct{})}
 	meter := otel.Meter("pulsegate/fhir/subscription")
 	var err error
 	if e.latency, err = meter.Float64Histogram("pulsegate.subscription.notification.duration", metric.WithUnit("s"),
@@ -193,6 +206,11 @@ func (e *Engine) load(ctx context.Context) error {
 	if err != nil || bad != nil {
 		return fhir.Wrap("subscription.load", firstOf(err, bad))
 	}
+	for _, h := range heads {
+		if h.At > 0 { // what came later is not counted durably
+			e.cursor = min(e.cursor, h.At)
+		}
+	}
 	for id, h := range heads {
 		if err := e.open(ctx, id, h); err != nil {
 			return err
@@ -210,7 +228,10 @@ func firstOf(a, b error) error {
 
 // open takes a numbered Subscription up again after a restart.
 func (e *Engine) open(ctx context.Context, id string, h head) error {
-	s := &sub{id: id, owner: h.Owner, events: h.Events, wake: make(chan struct{}, 1)}
+	s := &sub{id: id, owner: h.Owner, events: h.Events, wake: make(chan struct{}, 1), skip: e.saved, counts: h.At}
+	if h.At > 0 {
+		s.skip = h.At
+	}
 	v, err := e.opts.Store.Get(ctx, sentKey(id))
 	if err != nil {
 		return err
@@ -263,6 +284,7 @@ func (e *Engine) launch(s *sub) {
 // follow walks the change log.
 func (e *Engine) follow() {
 	backoff := e.opts.MinBackoff
+	var once sync.Once
 	for {
 		select {
 		case <-e.ctx.Done():
@@ -276,6 +298,7 @@ func (e *Engine) follow() {
 			}
 			if err == nil && !more {
 				backoff = e.opts.MinBackoff
+				once.Do(func() { close(e.behind) })
 				break
 			}
 			if err != nil {
@@ -300,7 +323,7 @@ const saveCursor = 5000
 
 // step does up to stepSize changes in one commit.
 func (e *Engine) step(ctx context.Context) (more bool, err error) {
-	st := &stepState{e: e, grants: map[string]*access.Grant{}, given: map[string]uint64{}, runs: map[string]*run{}}
+	st := &stepState{e: e, grants: map[string]*access.Grant{}, given: map[string]uint64{}, counted: map[string]uint64{}, runs: map[string]*run{}}
 	n, place := 0, uint64(0)
 	err = e.changes(ctx, func(c *store.Change) bool {
 		// A commit is done whole: the cursor cannot stand inside one.
@@ -352,11 +375,15 @@ type stepState struct {
 	grants map[string]*access.Grant
 	given  map[string]uint64 // events given in this step, by subscription
 	runs   map[string]*run   // that may go on, by subscription
-	state  []store.StateWrite
-	subs   []store.Change
-	opened []*sub
-	closed []string
-	err    error
+	// counted are events without a row, by subscription.
+	counted map[string]uint64
+	state   []store.StateWrite
+	subs    []store.Change
+	opened  []*sub
+	closed  []string
+	// leaving are the Subscriptions whose events get rows again.
+	leaving []string
+	err     error
 }
 
 func (st *stepState) grant(ctx context.Context, owner string) *access.Grant {
@@ -381,7 +408,7 @@ func (st *stepState) observation(ctx context.Context, c *store.Change, place uin
 	e.mu.Lock()
 	var match []*sub
 	for _, s := range e.subs {
-		if s.spec != nil && s.status != "off" && s.spec.Match(&c.Facts) {
+		if s.spec != nil && s.status != "off" && c.T > s.skip && s.spec.Match(&c.Facts) {
 			match = append(match, s)
 		}
 	}
@@ -389,6 +416,10 @@ func (st *stepState) observation(ctx context.Context, c *store.Change, place uin
 	for _, s := range match {
 		g := st.grant(ctx, s.owner)
 		if !g.May(access.Read, "Observation") || !g.Filter(access.Read).Allow(&c.Facts) {
+			continue
+		}
+		if st.full(s) {
+			st.counted[s.id]++
 			continue
 		}
 		st.given[s.id]++
@@ -400,6 +431,18 @@ func (st *stepState) observation(ctx context.Context, c *store.Change, place uin
 		}
 		r.add(c)
 	}
+}
+
+// full reports whether the next event of s is only counted: nobody takes the
+// events of a Subscription in error, which may stay so for ever, so that only
+// the first keepMissed are kept for when it is set to requested again.
+func (st *stepState) full(s *sub) bool {
+	if st.counted[s.id] > 0 {
+		return true // in order: no row comes behind one that is missing
+	}
+	st.e.mu.Lock()
+	defer st.e.mu.Unlock()
+	return s.status == "error" && s.events+st.given[s.id]-s.delivered >= keepMissed
 }
 
 // finish writes the run of a Subscription.
@@ -430,33 +473,40 @@ func (st *stepState) commit(ctx context.Context) error {
 	if st.err != nil {
 		return fhir.Wrap(op, st.err)
 	}
-	for id, n := range st.given {
-		s := e.subs[id] // written by this goroutine only
-		v, err := json.Marshal(head{Owner: s.owner, Events: s.events + n})
-		if err != nil {
-			return fhir.Wrap(op, err)
-		}
-		st.state = append(st.state, store.StateWrite{Key: headKey(id), Value: v})
+	heads, err := st.heads()
+	if err != nil {
+		return fhir.Wrap(op, err)
 	}
 	if len(st.state) > 0 || st.to > e.saved+saveCursor {
 		// A step that gave nothing mostly moves the cursor in memory only;
 		// after a restart it is walked again, which changes nothing.
-		st.state = append(st.state, store.StateWrite{Key: cursorKey, Value: strconv.AppendUint(nil, uint64(st.to), 10)})
+		// It never goes back, though a part may be walked again: the numbers of
+		// the others count up to it.
+		to := max(st.to, e.saved)
+		st.state = append(st.state, store.StateWrite{Key: cursorKey, Value: strconv.AppendUint(nil, uint64(to), 10)})
 		if _, err := e.opts.Store.Commit(ctx, &store.Batch{State: st.state}); err != nil {
 			return fhir.Wrap(op, err)
 		}
-		e.saved = st.to
+		e.saved = to
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.cursor = st.to
-	for id, n := range st.given {
+	for id, at := range heads {
 		if s := e.subs[id]; s != nil {
-			s.events += n
-			poke(s.wake)
+			s.counts = at
+		}
+	}
+	for _, numbers := range []map[string]uint64{st.given, st.counted} {
+		for id, n := range numbers {
+			if s := e.subs[id]; s != nil {
+				s.events += n
+				poke(s.wake)
+			}
 		}
 	}
 	for _, s := range st.opened {
+		e.settle(s.owner, s.id)
 		e.launch(s)
 	}
 	for _, id := range st.closed {
@@ -481,7 +531,9 @@ func (st *stepState) subscription(ctx context.Context, c *store.Change) error {
 		e.mu.Unlock()
 		st.closed = append(st.closed, c.Ref.ID)
 		delete(st.given, c.Ref.ID)
+		delete(st.counted, c.Ref.ID)
 		delete(st.runs, c.Ref.ID)
+		e.forget(c.Ref.ID)
 		st.state = deleteFunc(st.state, c.Ref.ID)
 		return e.opts.Store.List(ctx, room+c.Ref.ID+"/", func(k string, _ []byte) bool {
 			st.state = append(st.state, store.StateWrite{Key: k})
@@ -507,6 +559,9 @@ func (st *stepState) subscription(ctx context.Context, c *store.Change) error {
 	}
 	if s.version != res.Version {
 		e.adopt(s, &res)
+		if s.counts > 0 && s.status != "error" {
+			st.leaving = append(st.leaving, s.id)
+		}
 	}
 	return nil
 }
@@ -532,62 +587,4 @@ func sleep(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
 	case <-t.C:
 	}
 	return true
-}
-
-// Check is the hook of writes from outside: it holds a Subscription to what
-// is offered, and sets the status. next is the resource to be written, prev the
-// present one (nil on create). A client may ask for off; anything else becomes
-// requested, and the endpoint is verified again. On a delete next is nil, and
-// only the owner is checked.
-func (e *Engine) Check(ctx context.Context, p *access.Principal, next, prev *fhir.Resource) (*fhir.Resource, error) {
-	const op = "subscription.Check"
-	count, owner := e.owned(p, prev)
-	if prev != nil && owner != "" && (p == nil || p.Operator == "" && owner != p.ClientID) {
-		return nil, fhir.Errorf(fhir.Forbidden, op, "this Subscription belongs to another client")
-	}
-	if next == nil {
-		return nil, nil
-	}
-	spec, err := Parse(next.JSON, e.opts.Base, e.opts.Policy)
-	if err != nil {
-		return nil, err
-	}
-	if p == nil || p.ClientID == "" {
-		return nil, fhir.Errorf(fhir.Forbidden, op, "a Subscription belongs to a client; an operator cannot write one")
-	}
-	if !p.Grant.MayUnattended(access.Read, "Observation") {
-		return nil, fhir.Errorf(fhir.Forbidden, op, "the token is a person's, or its scopes do not cover reading Observation, which this topic notifies of")
-	}
-	if !spec.End.IsZero() && !spec.End.After(e.opts.Clock()) {
-		return nil, refuse("Subscription.end", "value", "lies in the past")
-	}
-	if prev == nil && count >= e.opts.MaxPerClient {
-		return nil, fhir.Errorf(fhir.TooMany, op, "this client has %d Subscriptions already", count)
-	}
-	status := "requested"
-	if prev != nil && spec.Status == "off" {
-		status = "off"
-	}
-	body, err := setStatus(next.JSON, status, "")
-	if err != nil {
-		return nil, err
-	}
-	out := *next
-	out.JSON = body
-	return &out, nil
-}
-
-// owned counts the Subscriptions of p and finds the owner of prev.
-func (e *Engine) owned(p *access.Principal, prev *fhir.Resource) (count int, owner string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, s := range e.subs {
-		if p != nil && s.owner == p.ClientID {
-			count++
-		}
-		if prev != nil && s.id == prev.ID {
-			owner = s.owner
-		}
-	}
-	return count, owner
 }

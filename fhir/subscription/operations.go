@@ -131,6 +131,9 @@ func (e *Engine) Events(ctx context.Context, c Caller, id string, since, until u
 	if err != nil {
 		return nil, err
 	}
+	if err := c.Principal.Grant.Live(ctx); err != nil {
+		return nil, err
+	}
 	base := c.event(audit.Rest)
 	base.Recipient = c.RemoteIP
 	evs := disclosures(base, h.content, items)

@@ -182,6 +182,9 @@ func (d *sender) failed(ctx context.Context, v view) time.Duration {
 // deliver sends the next events.
 func (d *sender) deliver(ctx context.Context, v view) time.Duration {
 	items, err := d.items(ctx, v)
+	if errors.Is(err, errMissed) {
+		return 0
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			d.e.opts.Logger.ErrorContext(ctx, "events cannot be read", "subscription", d.s.id, "err", err)
@@ -249,10 +252,31 @@ func (d *sender) next(ctx context.Context, v view) ([]event, error) {
 			return nil, err
 		}
 	}
-	if len(d.ahead) < want || d.ahead[0].Number != first || d.ahead[want-1].Number != first+uint64(want)-1 {
-		return nil, fhir.Wrap("subscription.items", errors.New("a numbered event is missing"))
+	if len(d.ahead) == 0 || d.ahead[0].Number != first {
+		return nil, d.missed(ctx, v, first)
 	}
-	return d.ahead[:want], nil
+	n := 1
+	for n < min(want, len(d.ahead)) && d.ahead[n].Number == first+uint64(n) {
+		n++
+	}
+	return d.ahead[:n], nil
+}
+
+// errMissed says that the next events were only counted, and are passed over.
+var errMissed = errors.New("events were only counted")
+
+// missed passes over events that were only counted while the Subscription was
+// in error (keepMissed). The client sees the gap in the numbers.
+func (d *sender) missed(ctx context.Context, v view, first uint64) error {
+	last := v.events
+	if len(d.ahead) > 0 {
+		last = d.ahead[0].Number - 1
+	}
+	d.e.opts.Logger.WarnContext(ctx, "events of a subscription that was in error are passed over", "subscription", d.s.id, "from", first, "to", last)
+	d.e.mu.Lock()
+	defer d.e.mu.Unlock()
+	d.s.delivered = last
+	return errMissed
 }
 
 // look decides on one event with the scopes and consents of now.

@@ -44,6 +44,10 @@ func (l Limits) orDefault() Limits {
 	return l
 }
 
+// runMemory bounds the memory in bytes of one payload under way: what an adapter
+// reads ahead, a batch, and a zstd window.
+const runMemory = 48 << 20
+
 // freeBytes may be decompressed before the ratio counts.
 const freeBytes = 16 << 20
 

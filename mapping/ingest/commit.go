@@ -12,30 +12,15 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 )
 
 const (
-	roomPayload = "ingest/payload/"
-	roomDevice  = "ingest/device/"
+	roomDevice   = "ingest/device/"
+	roomRevision = "ingest/revision/"
 )
-
-func (r *run) payloadKey() string {
-	return roomPayload + r.q.Patient + "/" + r.q.Vendor + "/" + r.digest
-}
-
-// recall finds out whether a payload with this beginning came before.
-func (r *run) recall(ctx context.Context) error {
-	v, err := r.p.Store.Get(ctx, r.payloadKey())
-	if err != nil {
-		return fhir.Wrap("ingest.recall", err)
-	}
-	r.repeated = v != nil
-	return nil
-}
 
 // maxTries bounds how often a batch is tried again because others wrote into
 // its streams between probe and commit.
@@ -51,6 +36,16 @@ type attempt struct {
 	// listed one by one.
 	streams []string
 	listed  []fhir.Ref
+	// touched are the segments that sb writes, by source.
+	touched map[string]*touch
+	// replaced are stored nights that others in sb take the place of.
+	replaced []known
+	// channels is what has come for the patient from the vendor.
+	channels channels
+}
+
+func newAttempt() *attempt {
+	return &attempt{counts: map[string]Counts{}, touched: map[string]*touch{}}
 }
 
 func (a *attempt) count(metric string, c Counts) {
@@ -72,8 +67,9 @@ func (r *run) commit(ctx context.Context, b *batch) error {
 		return err
 	}
 	b.settle()
+	defer r.p.serialize(r.q.Patient, r.q.Vendor)()
 	for try := 1; ; try++ {
-		a := &attempt{counts: map[string]Counts{}}
+		a := newAttempt()
 		err := r.try(ctx, b, a)
 		if err == nil {
 			r.account(ctx, b, a, began)
@@ -89,13 +85,25 @@ func (r *run) commit(ctx context.Context, b *batch) error {
 
 // try writes b as the store is now.
 func (r *run) try(ctx context.Context, b *batch, a *attempt) error {
+	if err := r.learnChannels(ctx, b, a); err != nil {
+		return err
+	}
 	others, err := r.series(ctx, b, a)
 	if err != nil {
 		return err
 	}
-	sb := &a.sb
-	if err := r.observations(ctx, b, append(b.obs[:len(b.obs):len(b.obs)], others...), a); err != nil {
+	obs, err := r.named(ctx, b.obs, a)
+	if err != nil {
 		return err
+	}
+	if obs, err = r.once(ctx, obs, a); err != nil {
+		return err
+	}
+	if err := r.observations(ctx, b, append(obs[:len(obs):len(obs)], others...), a); err != nil {
+		return err
+	}
+	for i := range a.replaced {
+		r.retract(a, &a.replaced[i])
 	}
 	if err := r.deviceWrites(ctx, b, a); err != nil {
 		return err
@@ -103,17 +111,27 @@ func (r *run) try(ctx context.Context, b *batch, a *attempt) error {
 	if err := r.settled(ctx, b, a); err != nil {
 		return err
 	}
-	if err := r.itemWrites(ctx, b, sb); err != nil {
+	if err := r.itemWrites(ctx, b, &a.sb); err != nil {
 		return err
 	}
+	if err := r.due(ctx, a); err != nil {
+		return err
+	}
+	return r.write(ctx, a, b.last && !r.wrote && !b.failed)
+}
+
+// write commits a with its Provenance and its AuditEvent, which is left also
+// when nothing is written and always is set.
+func (r *run) write(ctx context.Context, a *attempt, always bool) error {
+	sb := &a.sb
 	resources := len(sb.Writes) + a.samples
-	if resources > 0 {
+	if resources+len(a.streams)+len(a.listed) > 0 {
 		r.provenance(a)
 	}
-	if resources > 0 || b.last && !r.wrote && !b.failed {
+	if len(sb.Writes)+a.samples > 0 || len(sb.State) > 0 || always { // items of the quarantine are in the trail, too
 		ev := r.event(audit.Ingest, audit.Success)
 		ev.Data = []audit.DataRef{{Ref: r.consentRef}}
-		if resources > 0 {
+		if len(sb.Writes) > 0 {
 			ev.Data = append(ev.Data, audit.DataRef{Ref: sb.Writes[len(sb.Writes)-1].Resource.Ref()})
 		}
 		ev.Extra = [][2]string{{"vendor", r.q.Vendor}, {"format", r.format}, {"written", strconv.Itoa(resources)}, {"payload-sha256-64k", r.digest}}
@@ -122,9 +140,6 @@ func (r *run) try(ctx context.Context, b *batch, a *attempt) error {
 			return fhir.Wrap("ingest.commit", err)
 		}
 		sb.Writes, sb.Leaves = append(sb.Writes, w), append(sb.Leaves, leaf)
-	}
-	if b.last && !r.repeated && r.digest != "" {
-		sb.State = append(sb.State, store.StateWrite{Key: r.payloadKey(), Value: []byte(r.p.Clock().UTC().Format(time.RFC3339))})
 	}
 	if len(sb.Writes) == 0 && len(sb.State) == 0 {
 		return nil
@@ -192,6 +207,14 @@ func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *
 			a.count(o.Metric, Counts{Dropped: 1})
 			continue
 		}
+		old, err := r.oldNews(ctx, o, a)
+		if err != nil {
+			return err
+		}
+		if old {
+			a.count(o.Metric, Counts{Unchanged: 1})
+			continue
+		}
 		if exists && h.Hash == o.Hash {
 			a.count(o.Metric, Counts{Unchanged: 1})
 			if !o.Vague {
@@ -205,6 +228,9 @@ func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *
 			if err != nil {
 				return err
 			}
+			if o.coarse && !o.retracted && was.status != statusRetracted && a.channels.Fine && a.channels.better(o.JSON, was.current) {
+				was.same = true // what it leaves out is known better
+			}
 			body, kept = was.body, was.kept
 			if !kept {
 				b.want(o.Device)
@@ -216,8 +242,17 @@ func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *
 			if was.status != statusPreliminary && !o.retracted && !o.preliminary {
 				body = withStatus(body, "amended")
 			}
+			if o.SegmentsOf != "" {
+				a.touch(o, was.current)
+			}
+			if err := r.supersede(ctx, o, a); err != nil {
+				return err
+			}
 		} else {
 			b.want(o.Device)
+		}
+		if o.SegmentsOf != "" {
+			a.touch(o, o.JSON)
 		}
 		a.sb.Writes = append(a.sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor, Hash: o.Hash, SkipSame: true,
 			Resource: fhir.Resource{Type: "Observation", ID: o.ID, JSON: body}})
@@ -231,38 +266,56 @@ func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *
 	return nil
 }
 
-const (
-	statusPreliminary = "preliminary"
-	maxHistory        = 32
-)
-
-// past is what earlier versions say of an observation that comes again.
-type past struct {
-	status string // of the current version
-	body   []byte // to be written: with the known device where the sample is vague
-	kept   bool   // the known device stands
-	same   bool   // nothing to write
+// oldNews reports whether the store has a later word of the vendor's on o, by
+// the vendor's own order. Otherwise the order of o is remembered.
+func (r *run) oldNews(ctx context.Context, o *observation, a *attempt) (bool, error) {
+	if o.revision == 0 {
+		return false, nil
+	}
+	key := roomRevision + o.ID
+	raw, err := r.p.Store.Get(ctx, key)
+	if err != nil {
+		return false, fhir.Wrap("ingest.oldNews", err)
+	}
+	if raw != nil {
+		known, err := strconv.ParseInt(string(raw), 10, 64)
+		if err != nil {
+			return false, fhir.Wrap("ingest.oldNews", err)
+		}
+		if known >= o.revision {
+			return known > o.revision, nil
+		}
+	}
+	a.sb.State = append(a.sb.State, store.StateWrite{Key: key, Value: strconv.AppendInt(nil, o.revision, 10)})
+	return false, nil
 }
 
-// earlier compares with the versions there are. The content is the same as
-// the current one's, or old news: a repeated payload with what an earlier
-// version had.
+const statusPreliminary = "preliminary"
+
+// past is what the current version says of an observation that comes again.
+type past struct {
+	status  string
+	current []byte // the current version
+	body    []byte // to be written: with the known device where the sample is vague
+	kept    bool   // the known device stands
+	same    bool   // nothing to write
+}
+
+// earlier compares with the current version.
 func (r *run) earlier(ctx context.Context, ref fhir.Ref, o *observation) (was past, err error) {
-	was.body = o.JSON
-	n := 0
-	err = r.p.Store.History(ctx, ref, 0, 0, func(v fhir.Resource, _ *access.Facts) bool {
-		if n++; n == 1 {
-			was.status = statusOf(v.JSON)
-			if o.Vague {
-				was.body, was.kept = mapping.KeepSource(o.JSON, v.JSON)
-			}
-		}
-		if !v.Deleted && equalContent(&v, was.body) {
-			was.same = true
-		}
-		return r.repeated && !was.same && n < maxHistory
-	})
-	return was, fhir.Wrap("ingest.earlier", err)
+	v, _, err := r.p.Store.Read(ctx, ref, 0)
+	if err != nil {
+		return was, fhir.Wrap("ingest.earlier", err)
+	}
+	if o.joined && !v.Deleted && !o.retracted {
+		o.complete(v.JSON)
+	}
+	was.status, was.current, was.body = statusOf(v.JSON), v.JSON, o.JSON
+	if o.Vague {
+		was.body, was.kept = mapping.KeepSource(o.JSON, v.JSON)
+	}
+	was.same = equalContent(&v, was.body)
+	return was, nil
 }
 
 var statusKey = []byte(`],"status":"`)

@@ -1,12 +1,17 @@
 package ingest
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/gin-gonic/gin"
 
+	"pulsegate/adapters"
 	"pulsegate/fhir/access"
 )
 
@@ -54,4 +59,34 @@ func TestDeliveryHeaders(t *testing.T) {
 			}
 		}
 	}
+}
+
+// backwards is an adapter whose format is read from its end.
+type backwards struct{ feed }
+
+func (backwards) Formats() []adapters.Format { return []adapters.Format{{Name: "tail", Seek: true}} }
+
+func (backwards) Detect(string, []byte) (string, bool) { return "tail", true }
+
+func (backwards) Decode(_ context.Context, in adapters.Input, _ adapters.Sink) error {
+	end := make([]byte, 3)
+	if in.At == nil {
+		return errors.New("no random access")
+	}
+	if _, err := in.At.ReadAt(end, in.Size-3); err != nil || string(end) != "end" {
+		return fmt.Errorf("%s %w", end, err)
+	}
+	all, err := io.ReadAll(in.Body)
+	if err != nil || int64(len(all)) != in.Size {
+		return fmt.Errorf("%d of %d bytes: %w", len(all), in.Size, err)
+	}
+	return nil
+}
+
+// TestSeek: a format that is not read from front to back has random access,
+// however the payload comes.
+func TestSeek(t *testing.T) {
+	w := newWorld(t)
+	w.p.Adapters = []adapters.Adapter{backwards{}}
+	w.must("apple", "payload", strings.Repeat("x", 100_000)+"end")
 }

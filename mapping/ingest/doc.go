@@ -36,17 +36,73 @@
 // it was withdrawn on the way, 4 for a payload that cannot be read, 12 for a
 // failure of ours.
 //
-// Equal content is not written. Changed content of a final resource becomes
-// "amended", the vendor's retraction "entered-in-error".
+// Changed content of a final resource becomes "amended", the vendor's
+// retraction "entered-in-error".
 //
-// # Redelivery
+// # The latest word
 //
-// Two deliveries of one payload have one effect, also when the payload states
-// one resource twice or arrives after a newer one. The room
-// ingest/payload/PATIENT/VENDOR/HASH remembers payloads by the SHA-256 of
-// their first 64 KiB; in a payload seen before, content that an earlier
-// version of the resource had is old news and not written again. In a payload
-// never seen it is (a vendor may take a change back).
+// Of two statements on one thing the latest delivered one counts, also when it
+// restates an earlier value (62, 63, 62): payloads are small, vendors take
+// changes back, and nothing about the bytes of a payload tells a late copy from
+// a change. Only what is provably older is old news and is not written:
+// Sample.Revision, the vendor's own order, says so. It is the updateTime of a
+// point of the Google Health API, meta.updated_at of a document of Oura's, the
+// sync version of a HealthKit sample and else the ExportDate of the export, for
+// days and for samples with an id of the vendor's. The room ingest/revision/ID
+// holds the greatest that was seen, also where the content was the same. An
+// equal Revision proves nothing, and neither does an absent one: a webhook that
+// is delivered out of order, of a vendor that states no time, counts as it
+// arrives, and the next poll sets it right.
+//
+// Equal content is no write, so a payload that is delivered again right after
+// itself leaves an AuditEvent alone.
+//
+// # Nights
+//
+// A row of the metric table with segmentsOf (Apple's segments of sleep) is what
+// another row, night, is made of. Each commit of segments says in the room
+// ingest/night/PATIENT/VENDOR/SOURCE, in the same batch, which time they cover.
+// When the payload has been read to its end, or an error, the nights of that
+// time are made again of every stored segment of the source (see
+// mapping/sleep), whichever payload or channel brought it, 30 days a commit; a
+// run that was interrupted leaves the rest to the next one. So the order, the
+// split and the repetition of payloads do not matter.
+//
+// A night is night/HASH(source)/DAY, with /2, /3 for further sessions that end
+// on that day. A night whose segments changed is a new version, amended; one
+// that is none any more (two halves have become one) is entered-in-error. A
+// night that ended less than 90 minutes before it is made is preliminary; the
+// first delivery of the vendor's for the patient after that makes it final.
+//
+// A night that a source states as a whole (an aggregated night of Health Auto
+// Export) is the stored one of the source that it overlaps, whatever its start,
+// and two that it covers become one. Segments say it better: where they make a
+// night, the one that was stated is entered-in-error, or not written.
+//
+// # Several channels
+//
+// One wearer's data may come through several channels of a vendor: Health Auto
+// Export and export.xml, list and reconcile of the Google Health API. Those
+// that know less of where a sample came from mark it Sample.Coarse. What a
+// coarse channel and another one both bring, of one type, at the same second or
+// over the same time, with the same value (within a thousandth, after
+// conversion), is one Observation, as a sample and as a document:
+//
+//   - What the store has from the channel that knows more stands, and the
+//     coarse delivery leaves a Provenance with the stream or Observation that
+//     it confirms as target, once.
+//   - What the store has from the coarse channel gets what the other one knows
+//     (device, metadata) as a new version under the identity that it has.
+//   - A restated value that a coarse channel had stated before takes back what
+//     that channel said.
+//
+// Two sources of one channel that say the same are two measurements. Two ids
+// that an app gives one workout (same source, type, start and end) are one. A
+// document that is stored under another id has that id in the room
+// ingest/same/ID; the rooms ingest/channels and ingest/heard hold which kinds
+// of channels have delivered and what was confirmed. A patient of one channel
+// pays a read of ingest/channels a commit. The commits of one patient and
+// vendor are worked out one after the other.
 //
 // # Device facts
 //

@@ -98,6 +98,9 @@ func (h *Handler) fail(c *gin.Context, err error) {
 	if kind == fhir.Internal && h.Logger != nil {
 		h.Logger.ErrorContext(c.Request.Context(), "ingest failed", "err", err)
 	}
+	if kind == fhir.Unavailable {
+		c.Header("Retry-After", "1")
+	}
 	if kind == fhir.Unauthorized {
 		c.Header("WWW-Authenticate", "Bearer")
 	}

@@ -109,7 +109,7 @@ func widened(t *testing.T) *mapping.Mapper {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := mapping.New(dir, mapping.Options{})
+	m, err := mapping.New(dir, mapping.Options{Key: testKey})
 	if err != nil {
 		t.Fatal(err)
 	}

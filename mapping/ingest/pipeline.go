@@ -9,12 +9,16 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/cespare/xxhash/v2"
 
 	"pulsegate/adapters"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/budget"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 )
@@ -48,6 +52,18 @@ type Pipeline struct {
 	// LegacyIDs has every sample of a stream looked up under the id that it
 	// had before there were streams: for a store that holds such ones.
 	LegacyIDs bool
+
+	// stripes are locked by patient and vendor while a commit is worked out
+	// and written: what it reads of them is what it is written over.
+	stripes [64]sync.Mutex
+}
+
+// serialize waits for the other commits of the patient and vendor; what it
+// returns lets the next one go on.
+func (p *Pipeline) serialize(patient, vendor string) (unlock func()) {
+	m := &p.stripes[xxhash.Sum64String(patient+"/"+vendor)%uint64(len(p.stripes))]
+	m.Lock()
+	return m.Unlock
 }
 
 // Request is one payload.
@@ -83,6 +99,9 @@ func (p *Pipeline) Run(ctx context.Context, q Request) (_ Summary, err error) {
 	var r *run
 	ctx, span := startSpan(ctx)
 	defer func() { endSpan(span, r, err) }()
+	if err = budget.Of(ctx).Grow(runMemory); err != nil {
+		return Summary{}, err
+	}
 	if r, err = p.begin(ctx, q); err != nil {
 		return Summary{}, err
 	}
@@ -188,7 +207,7 @@ func (r *run) payload(ctx context.Context) (err error) {
 	}
 	r.format = in.Format
 	in.Body = &contextReader{ctx, io.MultiReader(bytes.NewReader(head), r.q.Body)}
-	if bytes.HasPrefix(head, []byte("PK\x03\x04")) && in.At == nil {
+	if in.At == nil && seeks(r.adapter, in.Format) {
 		f, size, err := spool(r.p.SpoolDir, in.Body, r.limits.MaxSpool)
 		if err != nil {
 			return err
@@ -226,6 +245,16 @@ func knownFormat(a adapters.Adapter, name string) bool {
 	for _, f := range a.Formats() {
 		if f.Name == name {
 			return true
+		}
+	}
+	return false
+}
+
+// seeks reports whether a format needs random access to its payload.
+func seeks(a adapters.Adapter, name string) bool {
+	for _, f := range a.Formats() {
+		if f.Name == name {
+			return f.Seek
 		}
 	}
 	return false

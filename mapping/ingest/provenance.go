@@ -20,7 +20,7 @@ func (r *run) provenance(a *attempt) {
 		s := w.Columns.At(0)
 		k := w.Template.Key(&s)
 		first = k.ID()
-	} else {
+	} else if len(a.sb.Writes) > 0 {
 		first = a.sb.Writes[0].Resource.ID
 	}
 	id := itemID("Provenance", r.q.Patient, r.digest, r.p.Clock().UTC().Format(time.RFC3339Nano)+"/"+strconv.Itoa(r.batches)+"/"+first)

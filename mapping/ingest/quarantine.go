@@ -8,12 +8,14 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"pulsegate/adapters"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
@@ -190,7 +192,8 @@ func (p *Pipeline) Get(ctx context.Context, id string) (Item, error) {
 }
 
 // Retry maps everything in quarantine again with the current table. What
-// works leaves quarantine, in a commit of its own after the resources.
+// works leaves quarantine, in a commit of its own after the resources: after a
+// crash in between the item is tried again and changes nothing.
 func (p *Pipeline) Retry(ctx context.Context, who *access.Principal, requestID string) (Summary, error) {
 	var total Summary
 	var items []Item
@@ -259,7 +262,13 @@ func (p *Pipeline) retry(ctx context.Context, items []Item, who *access.Principa
 	if err != nil || len(done) == 0 {
 		return r.sum, err
 	}
-	_, err = p.Store.Commit(ctx, &store.Batch{State: done})
+	ev := r.event(audit.Operator, audit.Success)
+	ev.Interaction, ev.Extra = "quarantine-release", [][2]string{{"items", strconv.Itoa(len(done))}}
+	w, leaf, err := p.Audit.Prepare(ev)
+	if err != nil {
+		return r.sum, fhir.Wrap("ingest.Retry", err)
+	}
+	_, err = p.Store.Commit(ctx, &store.Batch{State: done, Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}})
 	return r.sum, fhir.Wrap("ingest.Retry", err)
 }
 

@@ -47,7 +47,6 @@ type run struct {
 	devices    map[string]*mapping.DeviceFacts
 	open       map[string][]string // see openItems; nil before it is needed
 	meters     meters
-	repeated   bool // a payload with this beginning came before
 	wrote      bool
 	batches    int
 }
@@ -58,6 +57,10 @@ type observation struct {
 	seq         uint64 // its place in the batch
 	preliminary bool
 	retracted   bool
+	revision    int64
+	source      string // of a segment or sample
+	coarse      bool
+	joined      bool // stored for two ids of the vendor's: what it leaves out stands
 	vendorID    string
 }
 
@@ -114,9 +117,6 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 	r.ctx, r.out, r.cur = dctx, make(chan *batch, 1), newBatch()
 	r.streams = r.p.Mapper.Streams(r.q.Vendor, r.q.Patient, r.zone)
 	r.spare.most = r.limits.Samples
-	if err := r.recall(ctx); err != nil {
-		return err
-	}
 	done := make(chan error, 1)
 	go func() {
 		var err error
@@ -135,6 +135,9 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 	r.out <- r.cur
 	close(r.out)
 	if err := <-done; err != nil {
+		return err
+	}
+	if err := r.nights(ctx); err != nil && derr == nil {
 		return err
 	}
 	if derr != nil {
@@ -253,7 +256,10 @@ func (r *run) document(s *sample.Sample, res mapping.Result) error {
 		}
 		b.seq++
 		b.bytes += len(res.JSON)
-		o := observation{res, b.seq, s.Status == sample.Preliminary, s.Status == sample.Retracted, s.VendorID}
+		o := observation{Result: res, seq: b.seq, preliminary: s.Status == sample.Preliminary, retracted: s.Status == sample.Retracted, revision: s.Revision, vendorID: s.VendorID, coarse: s.Coarse}
+		if res.SegmentsOf != "" || r.segmented(res.Metric) {
+			o.source = strings.Clone(s.Source.Name)
+		}
 		if i, twice := r.seen[res.ID]; twice {
 			// The payload states it twice: its last word counts.
 			b.obs[i] = o

@@ -19,6 +19,9 @@ type group struct {
 	metric   string
 	device   mapping.DeviceKey
 	vague    bool
+	segments string // of what its samples are segments, "" mostly
+	source   string
+	coarse   bool
 	// columns are as the samples came, their places in the payload in
 	// Commits, until settle.
 	columns *series.Columns
@@ -56,7 +59,7 @@ func (r *run) useOf(st *mapping.Stream) *use {
 	}
 	g := b.byTemplate[st.Template]
 	if g == nil {
-		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague, columns: &series.Columns{}}
+		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague, segments: st.SegmentsOf, source: st.Known.Source.Name, coarse: st.Coarse, columns: &series.Columns{}}
 		b.byTemplate[st.Template] = g
 		b.groups = append(b.groups, g)
 	}
@@ -273,11 +276,18 @@ func (r *run) series(ctx context.Context, b *batch, a *attempt) ([]observation, 
 	a.sb.Probed = at
 	var others []observation
 	for i, g := range gs {
-		var n [3]int
+		known, err := r.twinsOf(ctx, b, g, found[i], a)
+		if err != nil {
+			return nil, err
+		}
+		others = append(others, known...)
+	}
+	for i, g := range gs {
+		var n [adopted + 1]int
 		for _, p := range found[i] {
 			n[p]++
 		}
-		a.count(g.metric, Counts{Created: n[store.Missing], Unchanged: n[store.Same]})
+		a.count(g.metric, Counts{Created: n[store.Missing], Unchanged: n[store.Same] + n[twin]})
 		if n[store.Missing] > 0 || n[store.Same] > 0 && !g.vague {
 			b.want(g.device)
 		}
@@ -288,6 +298,9 @@ func (r *run) series(ctx context.Context, b *batch, a *attempt) ([]observation, 
 			}
 			a.sb.Series = append(a.sb.Series, w)
 			a.samples += n[store.Missing]
+			if g.segments != "" {
+				a.touchSamples(g, w.Columns)
+			}
 			a.stream(mapping.StreamID(g.template.Identity))
 		}
 		for j, p := range found[i] {
@@ -305,5 +318,6 @@ func (g *group) document(i int) observation {
 	k := g.template.Key(&s)
 	body := g.template.Append(nil, &s)
 	return observation{Result: mapping.Result{ID: k.ID(), JSON: body, Hash: store.ContentHash(body), Categories: g.template.Categories,
-		Metric: g.metric, Start: time.UnixMicro(s.Start), Device: g.device, Vague: g.vague, Stream: mapping.StreamID(g.template.Identity)}}
+		Metric: g.metric, Start: time.UnixMicro(s.Start), Device: g.device, Vague: g.vague, Stream: mapping.StreamID(g.template.Identity), SegmentsOf: g.segments},
+		source: g.source, coarse: g.coarse}
 }

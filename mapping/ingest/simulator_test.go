@@ -19,6 +19,7 @@ type feed struct {
 }
 
 func (feed) Vendor() string                       { return "apple" }
+func (feed) Name() string                         { return "Apple Health" }
 func (feed) Formats() []adapters.Format           { return []adapters.Format{{Name: "feed"}} }
 func (feed) Detect(string, []byte) (string, bool) { return "feed", true }
 func (f feed) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) (err error) {

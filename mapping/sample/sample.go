@@ -76,6 +76,19 @@ type Sample struct {
 	// samples that may differ at one instant (Apple).
 	KeyValue bool
 
+	// Coarse marks a channel that knows less of where a sample came from than
+	// another one of the vendor's: a source's name without the device, or, in
+	// a stream that the vendor has merged, neither. What both channels bring
+	// is one measurement when type, times and value agree.
+	Coarse bool
+
+	// Revision orders the vendor's statements of one thing: of two with the
+	// same identity, the one with the greater Revision is the later word,
+	// whichever arrives last. It is the time at which the vendor changed it
+	// or stated it, in Unix microseconds, or a version that only grows; one
+	// kind for each metric and channel. 0: the vendor says nothing of it.
+	Revision int64
+
 	Status Status
 	// UserEntered marks what a person typed in.
 	UserEntered bool

@@ -1,7 +1,7 @@
 // Package agreement keeps the Consent that stands beside a patient's approval
 // of an app, so that the app is given what the patient saw on the consent
-// screen, and no more; and the denial by which a patient stops an app that
-// others use.
+// screen, and no more; the denial by which a patient stops an app that others
+// use; and the withdrawal of what a patient had agreed to (Withdrawals).
 //
 // It owns: when an approval is a consent, what that Consent says, and its end,
 // each in the commit of what it goes with and with an AuditEvent of its own;

@@ -142,12 +142,12 @@ func FuzzReadBreached(f *testing.F) {
 
 func TestVault(t *testing.T) {
 	dir := t.TempDir()
-	v, err := authn.OpenVault(dir)
+	v, err := authn.OpenVault(dir, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	sealed := v.Seal("totp ada", []byte("secret"))
-	again, err := authn.OpenVault(dir)
+	again, err := authn.OpenVault(dir, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,8 +164,22 @@ func TestVault(t *testing.T) {
 	if err := os.Chmod(filepath.Join(dir, "keys", "seal.key"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := authn.OpenVault(dir); err == nil {
+	if _, err := authn.OpenVault(dir, false); err == nil {
 		t.Error("a key that others may read was taken")
+	}
+}
+
+// A lost key is not replaced silently: what was sealed could never be opened.
+func TestLostSealKey(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := authn.OpenVault(dir, false); fhir.KindOf(err) != fhir.Conflict || !strings.Contains(err.Error(), "pulsegate recover seal-key") {
+		t.Errorf("a missing key: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "keys", "seal.key")); err == nil {
+		t.Error("a refused start made a key")
+	}
+	if _, err := authn.OpenVault(dir, true); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -17,13 +17,17 @@ type Vault struct{ aead cipher.AEAD }
 
 const vaultKey = 32
 
-// OpenVault reads the key DIR/keys/seal.key (mode 0600), and makes it on first
-// start.
-func OpenVault(dir string) (*Vault, error) {
+// OpenVault reads the key DIR/keys/seal.key (mode 0600). It makes one only with
+// fresh set: where something was sealed before, a new key would make every TOTP
+// secret useless, and a missing one is refused with kind Conflict.
+func OpenVault(dir string, fresh bool) (*Vault, error) {
 	const op = "authn.OpenVault"
 	path := filepath.Join(dir, "keys", "seal.key")
 	key, err := os.ReadFile(path)
 	switch {
+	case errors.Is(err, os.ErrNotExist) && !fresh:
+		return nil, fhir.Errorf(fhir.Conflict, op, "keys/seal.key, which encrypts the secrets of authenticator apps, is missing; "+
+			"put it back, or go on with a new key with `pulsegate recover seal-key`, which is recorded")
 	case errors.Is(err, os.ErrNotExist):
 		if key, err = makeKey(path); err != nil {
 			return nil, fhir.Wrap(op, err)

@@ -12,8 +12,8 @@
 // a cookie (Secure on https, HttpOnly, SameSite=Lax) holds a secret whose hash
 // lies beside the request. The page passes that on with Bound.
 //
-// An error about the client or the redirect URI is shown to the person, for
-// there is nowhere to send it. Every other goes back to the app (RFC 6749
+// An error about the client or the redirect URI is shown to the person
+// (Options.Refused), for there is nowhere to send it. Every other goes back to the app (RFC 6749
 // 4.1.2.1), with state and iss (RFC 9207).
 //
 // # State

@@ -45,19 +45,19 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Frame-Options", "DENY")
 	if wait, ok := s.limits.Admit(oauth.Remote(r), s.opts.Clock()); !ok {
 		h.Set("Retry-After", strconv.Itoa(limit.RetryAfter(wait)))
-		s.show(w, http.StatusTooManyRequests, "Too many requests. Wait a moment, then start the app again.")
+		s.show(w, r, http.StatusTooManyRequests, "Too many requests. Wait a moment, then start the app again.")
 		return
 	}
 	v, fail := parameters(w, r)
 	if fail != nil {
-		s.show(w, fail.Status, fail.Description)
+		s.show(w, r, fail.Status, fail.Description)
 		return
 	}
 	c, redirect, fail := s.target(r, v)
 	if fail != nil {
 		s.opts.Logger.InfoContext(r.Context(), "authorization refused", "error", fail.Code, "rule", fail.Description,
 			"request", h.Get("X-Request-Id"), "cause", fail.Cause)
-		s.show(w, fail.Status, fail.Description)
+		s.show(w, r, fail.Status, fail.Description)
 		return
 	}
 	page, fail := s.begin(w, r, v, &c, redirect)
@@ -75,12 +75,29 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // show tells the person, when there is no app to tell.
-func (s *Service) show(w http.ResponseWriter, status int, text string) {
+func (s *Service) show(w http.ResponseWriter, r *http.Request, status int, text string) {
+	text = sentence(text)
+	if s.opts.Refused != nil {
+		s.opts.Refused(w, r, status, text)
+		return
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
 	if _, err := io.WriteString(w, "This app cannot be connected.\n"+text+"\n"); err != nil {
 		return // the caller has gone
 	}
+}
+
+// sentence is a rule for people to read.
+func sentence(s string) string {
+	if s == "" {
+		return "The server cannot answer now. Try again in a moment."
+	}
+	s = strings.ToUpper(s[:1]) + s[1:]
+	if !strings.HasSuffix(s, ".") {
+		s += "."
+	}
+	return s
 }
 
 // parameters come from the query of a GET or the form of a POST, never both.

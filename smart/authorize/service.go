@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -64,6 +65,8 @@ type Options struct {
 	Logger   *slog.Logger
 	// Page is where a person decides; empty: /auth/consent.
 	Page string
+	// Refused shows a person an error that no app can be told. Nil: as text.
+	Refused func(w http.ResponseWriter, r *http.Request, status int, text string)
 	// RoleRules is what roles allow. Scopes of which a person's roles allow
 	// nothing are not granted.
 	RoleRules func(roles []string) []access.Rule

@@ -234,10 +234,11 @@ func (s *Store) records(ctx context.Context, prefix string, now time.Time) ([]Re
 }
 
 // End returns the writes that end the authorization with all its tokens, from
-// the next request on.
+// the next request on. They win over a refresh at the same time, which would
+// otherwise let whoever refreshes without pause put the end off for ever.
 func (r *Record) End() ([]store.StateWrite, error) {
 	r.Revoked, r.Answer = true, nil
-	w, err := r.Update()
+	w, err := r.write(store.StateAny, nil)
 	if err != nil {
 		return nil, err
 	}

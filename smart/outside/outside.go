@@ -2,9 +2,10 @@
 // hospital's identity provider, that an operator has configured.
 //
 // It owns: the configuration of an issuer, the check of its tokens, and the
-// mapping of its claims. It does not own: what such a token may do; that is
-// its scope, cut to what its client is registered for here and to its roles,
-// under the same consents as any other (smart/policy).
+// mapping of its claims; for which clients an issuer speaks, and with which
+// scopes. It does not own: what such a token may do; that is its scope, cut to
+// what the issuer may ask, to what its client is registered for here and to its
+// roles, under the same consents as any other (smart/policy).
 //
 // Source: RFC 9068; RFC 7519; RFC 8725.
 package outside
@@ -22,6 +23,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/smart/client"
 	"pulsegate/smart/internal/compact"
+	"pulsegate/smart/scope"
 )
 
 // Issuer is one outside issuer.
@@ -36,8 +38,13 @@ type Issuer struct {
 	Types  []string `yaml:"types"`
 	Claims Claims   `yaml:"claims"`
 	// Clients maps the issuer's names of clients to ids that are registered
-	// here. A client that is not in it keeps its name.
+	// here. The issuer speaks for these and for no other client; at least one
+	// is needed.
 	Clients map[string]string `yaml:"clients"`
+	// Scopes are the most that its tokens may have, whatever the client is
+	// registered for. Empty means all patient/ and user/ scopes. A system/
+	// scope counts only if it is covered by one that is listed here.
+	Scopes string `yaml:"scopes"`
 	// Roles maps the issuer's names of roles to ours. What is not in it is no
 	// role.
 	Roles map[string]string `yaml:"roles"`
@@ -66,6 +73,8 @@ type Token struct {
 	AuthTime                             time.Time
 	ACR                                  string
 	JKT, X5T                             string // of cnf
+	// Allowed are the issuer's Scopes.
+	Allowed string
 	// Person is set when the token is about somebody other than the client.
 	Person bool
 }
@@ -94,6 +103,19 @@ func (v *Verifier) Check() error {
 			return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: algs are RS256, RS384, ES256 and ES384", i+1)
 		case slices.ContainsFunc(v.Issuers[:i], func(o Issuer) bool { return o.Issuer == x.Issuer }):
 			return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: named twice", i+1)
+		case len(x.Clients) == 0:
+			return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: clients is needed: the issuer's name of each client that it may speak for, and the client's id here", i+1)
+		}
+		for theirs, here := range x.Clients {
+			if theirs == "" || !fhir.ValidID(here) {
+				return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: clients: %q is no id of a client here", i+1, here)
+			}
+		}
+		if x.Scopes == "" {
+			continue
+		}
+		if _, err := (scope.Parser{TokenParam: scope.Registered}).Parse(x.Scopes); err != nil {
+			return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: scopes: %v", i+1, err)
 		}
 	}
 	return nil
@@ -165,9 +187,11 @@ func (v *Verifier) read(x *Issuer, payload []byte) (Token, error) {
 	t.Scope = strings.Join(list(all, or(x.Claims.Scope, "scope")), " ")
 	t.Patient = strings.TrimPrefix(first(all, x.Claims.Patient, "patient"), "Patient/")
 	name := t.ClientID
-	if here, ok := x.Clients[t.ClientID]; ok {
-		t.ClientID = here
+	here, ok := x.Clients[name]
+	if !ok {
+		return Token{}, invalid() // not one that this issuer speaks for
 	}
+	t.ClientID, t.Allowed = here, x.Scopes
 	for _, r := range list(all, or(x.Claims.Roles, "roles")) {
 		if ours, ok := x.Roles[r]; ok && !slices.Contains(t.Roles, ours) {
 			t.Roles = append(t.Roles, ours)

@@ -30,7 +30,7 @@ func usersPage(q *request) error {
 
 type userForm struct {
 	Login, Name, Patient, Practitioner string
-	Roles                              []roleBox
+	Boxes                              []roleBox
 }
 
 type roleBox struct {
@@ -55,7 +55,7 @@ func usersNew(q *request) error {
 	if err := q.strong(role.ManageUsers); err != nil {
 		return err
 	}
-	return q.render(http.StatusOK, "usernew", view{Title: "Invite somebody", Narrow: true, Data: userForm{Roles: boxes(nil)}})
+	return q.render(http.StatusOK, "usernew", view{Title: "Invite somebody", Narrow: true, Data: userForm{Boxes: boxes(nil)}})
 }
 
 func usersInvite(q *request) error {
@@ -68,8 +68,8 @@ func usersInvite(q *request) error {
 	case err == nil:
 		return q.showLink(&u, token)
 	case kind == fhir.Invalid || kind == fhir.Conflict:
-		return q.render(http.StatusUnprocessableEntity, "usernew", view{Title: "Invite somebody", Narrow: true, Bad: words(err),
-			Data: userForm{Login: n.Login, Name: n.Name, Patient: n.Patient, Practitioner: n.Practitioner, Roles: boxes(n.Roles)}})
+		return q.render(http.StatusUnprocessableEntity, "usernew", view{Title: "Invite somebody", Narrow: true, Wrong: wrong(err, userFields),
+			Data: userForm{Login: n.Login, Name: n.Name, Patient: n.Patient, Practitioner: n.Practitioner, Boxes: boxes(n.Roles)}})
 	}
 	return err
 }
@@ -84,9 +84,9 @@ type userData struct {
 	Boxes []roleBox
 }
 
-func userPage(q *request) error { return q.userPage("", http.StatusOK) }
+func userPage(q *request) error { return q.userPage(nil, http.StatusOK) }
 
-func (q *request) userPage(bad string, status int) error {
+func (q *request) userPage(bad map[string]string, status int) error {
 	if err := q.strong(role.ManageUsers); err != nil {
 		return err
 	}
@@ -94,7 +94,11 @@ func (q *request) userPage(bad string, status int) error {
 	if err != nil {
 		return err
 	}
-	v := view{Title: u.Name, Bad: bad, Data: &userData{u, u.ID == q.u.ID, boxes(u.Roles.Strings())}}
+	d := userData{u, u.ID == q.u.ID, boxes(u.Roles.Strings())}
+	if q.value("do") == "roles" { // what was typed
+		d.Boxes, d.Patient, d.Practitioner = boxes(q.r.PostForm["role"]), short(q.value("patient")), short(q.value("practitioner"))
+	}
+	v := view{Title: u.Name, Wrong: bad, Data: &d}
 	if q.r.Method == http.MethodGet && q.value("done") != "" {
 		v.Good = "Saved. All sessions of this person and the access of all their apps have ended."
 	}
@@ -108,6 +112,9 @@ func userChange(q *request) error {
 	case "roles":
 		err = q.p.SignIn.SetRoles(ctx, q.from(), q.actor(), id, q.r.PostForm["role"], short(q.value("patient")), short(q.value("practitioner")))
 	case "disable", "enable":
+		if q.value("do") == "disable" && q.value("sure") == "" && id != q.u.ID {
+			return q.askDisableUser(id)
+		}
 		err = q.p.SignIn.SetDisabled(ctx, q.from(), q.actor(), id, q.value("do") == "disable")
 	case "invite", "reset":
 		u, token, ierr := q.p.SignIn.Reinvite(ctx, q.from(), q.actor(), id, q.value("do") == "reset")
@@ -122,7 +129,7 @@ func userChange(q *request) error {
 	case err == nil:
 		return q.to("/auth/users/" + url.PathEscape(id) + "?done=1")
 	case fhir.KindOf(err) == fhir.Invalid:
-		return q.userPage(words(err), http.StatusUnprocessableEntity)
+		return q.userPage(wrong(err, userFields), http.StatusUnprocessableEntity)
 	}
 	return err
 }
@@ -136,7 +143,7 @@ func clientsPage(q *request) error {
 		return err
 	}
 	v := view{Title: "Clients", Data: cs}
-	v.Good = map[string]string{"added": "The client is registered.", "disabled": "The client is disabled from this moment on."}[q.value("done")]
+	v.Good = map[string]string{"added": "The client is registered.", "client-disable": "The client is disabled from this moment on.", "client-enable": "The client is enabled again."}[q.value("done")]
 	return q.render(http.StatusOK, "clients", v)
 }
 
@@ -180,11 +187,7 @@ func clientsAdd(q *request) error {
 	if f.JWKS != "" && !json.Valid([]byte(f.JWKS)) {
 		err = fhir.Errorf(fhir.Invalid, "pages.clientsAdd", "The key set is not JSON.")
 	} else {
-		// First on record, then done: a registration that fails afterwards
-		// leaves one event too many, never one too few.
-		if err = q.recorded("client-add"); err == nil {
-			c, err = q.p.Clients.Add(q.r.Context(), c)
-		}
+		c, err = q.addClient(c)
 	}
 	switch kind := fhir.KindOf(err); {
 	case err == nil && secret != "":
@@ -192,33 +195,77 @@ func clientsAdd(q *request) error {
 	case err == nil:
 		return q.to("/auth/clients?done=added")
 	case kind == fhir.Invalid || kind == fhir.Conflict:
-		return q.render(http.StatusUnprocessableEntity, "clientnew", view{Title: "Register a client", Narrow: true, Bad: words(err), Data: f})
+		return q.render(http.StatusUnprocessableEntity, "clientnew", view{Title: "Register a client", Narrow: true, Wrong: wrong(err, clientFields), Data: f})
 	}
 	return err
 }
 
-// recorded leaves the event of an administrator's act.
-func (q *request) recorded(what string, extra ...[2]string) error {
-	by := q.by()
-	return q.p.Audit.Record(q.r.Context(), audit.Event{Kind: audit.Security, Interaction: "configuration", Principal: by.Principal,
-		RemoteIP: by.RemoteIP, RequestID: by.RequestID, Extra: append([][2]string{{"change", what}}, extra...)})
+// addClient registers c, in one commit with the record of that.
+func (q *request) addClient(c client.Client) (client.Client, error) {
+	c, w, err := q.p.Clients.Prepare(c)
+	if err != nil {
+		return c, err
+	}
+	return c, q.p.SignIn.Commit(q.r.Context(), q.changed("client-add", [2]string{"client", c.ID}), w)
 }
 
-func clientsDisable(q *request) error {
+// changed is the event of an administrator's act.
+func (q *request) changed(what string, extra ...[2]string) audit.Event {
+	by := q.by()
+	return audit.Event{Kind: audit.Security, Interaction: "configuration", Principal: by.Principal,
+		RemoteIP: by.RemoteIP, RequestID: by.RequestID, Extra: append([][2]string{{"change", what}}, extra...)}
+}
+
+// clientsChange disables a client, after a question, or enables it again, in
+// one commit with the record of that.
+func clientsChange(q *request) error {
 	if err := q.strong(role.ManageClients); err != nil {
 		return err
 	}
-	id := q.r.PathValue("id")
-	if _, err := q.p.Clients.Get(q.r.Context(), id); err != nil {
+	ctx, id := q.r.Context(), q.r.PathValue("id")
+	c, err := q.p.Clients.Get(ctx, id)
+	if err != nil {
 		return err
 	}
-	if err := q.recorded("client-disable", [2]string{"client", id}); err != nil {
+	enable := q.value("do") == "enable"
+	if !enable && q.value("sure") == "" {
+		return q.ask(question{Title: "Disable " + c.Name + "?", Action: "/auth/clients/" + url.PathEscape(id), Back: "/auth/clients", Do: "disable", Button: "Disable",
+			Text: "Its requests are refused from this moment on, whoever uses it, and downloads under way break off. It can be enabled again."})
+	}
+	what := "client-disable"
+	if enable {
+		what = "client-enable"
+	}
+	_, w, err := q.p.Clients.PrepareChange(ctx, id, func(c *client.Client) error { c.Disabled = !enable; return nil })
+	if err != nil {
 		return err
 	}
-	if err := q.p.Clients.Disable(q.r.Context(), id); err != nil {
+	if err := q.p.SignIn.Commit(ctx, q.changed(what, [2]string{"client", id}), w); err != nil {
 		return err
 	}
-	return q.to("/auth/clients?done=disabled")
+	return q.to("/auth/clients?done=" + what)
+}
+
+// question is asked before what ends something for others.
+type question struct {
+	Title, Text, Button string
+	Action, Do, Back    string // the form, its field do, and the way back
+}
+
+func (q *request) ask(x question) error {
+	return q.render(http.StatusOK, "ask", view{Title: x.Title, Narrow: true, Data: x})
+}
+
+func (q *request) askDisableUser(id string) error {
+	if err := q.strong(role.ManageUsers); err != nil {
+		return err
+	}
+	u, err := q.p.Users.Get(q.r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return q.ask(question{Title: "Disable " + u.Name + "?", Action: "/auth/users/" + url.PathEscape(id), Back: "/auth/users/" + url.PathEscape(id), Do: "disable", Button: "Disable",
+		Text: "Their sessions and the access of all their apps end at once. Access can be given again; they sign in again then, and allow their apps again."})
 }
 
 type launchData struct {
@@ -231,10 +278,10 @@ type launchData struct {
 }
 
 func launchesPage(q *request) error {
-	return q.launches(launchData{Client: q.value("client"), Patient: short(q.value("patient"))}, "", http.StatusOK)
+	return q.launches(launchData{Client: q.value("client"), Patient: short(q.value("patient"))}, nil, http.StatusOK)
 }
 
-func (q *request) launches(d launchData, bad string, status int) error {
+func (q *request) launches(d launchData, bad map[string]string, status int) error {
 	if err := q.may(role.Launch); err != nil {
 		return err
 	}
@@ -256,7 +303,7 @@ func (q *request) launches(d launchData, bad string, status int) error {
 			return err
 		}
 	}
-	return q.render(status, "launches", view{Title: "Launch an app", Bad: bad, Data: d})
+	return q.render(status, "launches", view{Title: "Launch an app", Wrong: bad, Data: d})
 }
 
 // launchesGo makes a launch and shows the link that opens the app: what the
@@ -271,7 +318,9 @@ func launchesGo(q *request) error {
 	d := launchData{Client: q.value("client"), Patient: short(q.value("patient")), Visit: short(q.value("encounter"))}
 	c, err := q.p.Clients.Get(q.r.Context(), d.Client)
 	if err == nil && d.Patient != "" {
-		_, err = q.p.Patients.Get(q.r.Context(), q.by(), d.Patient)
+		if _, err = q.p.Patients.Get(q.r.Context(), q.by(), d.Patient); err != nil && (fhir.KindOf(err) == fhir.NotFound || fhir.KindOf(err) == fhir.Gone) {
+			err = fhir.Errorf(fhir.Invalid, "pages.launchesGo", "There is no Patient with that id.")
+		}
 	}
 	if err == nil {
 		d.URL, err = q.p.Launcher.Launch(q.r.Context(), Launch{Client: d.Client, Patient: d.Patient, Encounter: d.Visit, User: q.u.Reference(), Maker: signin.Subject(q.u, q.x), By: q.by()})
@@ -279,9 +328,9 @@ func launchesGo(q *request) error {
 	switch kind := fhir.KindOf(err); {
 	case err == nil:
 		d.App = c.Name
-		return q.launches(d, "", http.StatusOK)
+		return q.launches(d, nil, http.StatusOK)
 	case kind == fhir.Invalid || kind == fhir.NotFound:
-		return q.launches(d, words(err), http.StatusUnprocessableEntity)
+		return q.launches(d, wrong(err, launchFields), http.StatusUnprocessableEntity)
 	}
 	return err
 }

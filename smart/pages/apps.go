@@ -21,6 +21,7 @@ type appRow struct {
 	Patient                string
 	By                     string // who allowed it, when that was somebody else
 	Offline                bool
+	Lasts                  string // how long, as on the consent screen
 	Created, Used, Expires time.Time
 	foreign
 }
@@ -95,6 +96,9 @@ func (q *request) appRows(as []grant.Authorization) ([]appRow, error) {
 			row.Name = c.Name
 		} else if fhir.KindOf(err) != fhir.NotFound {
 			return nil, err
+		}
+		if set, err := q.p.Scopes.Parse(a.Scope); err == nil {
+			row.Lasts = lasts(kept(set), q.p.UserLife)
 		}
 		whom := self
 		if a.Context.Patient != "" && a.Context.Patient != q.u.Patient {

@@ -5,13 +5,14 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	chrome "pulsegate/conformance/browser"
 	"pulsegate/smart/authn"
 )
 
 func newChrome(t *testing.T, w *world) *chrome.Chrome {
-	return chrome.New(t, chrome.Options{Base: w.base, Trust: w.srv.Certificate()})
+	return chrome.New(t, chrome.Options{Base: w.base, Trust: w.srv.Certificate(), Every: true})
 }
 
 // TestPatientInBrowser: a link, a passkey, a sign-in, a consent, its end.
@@ -60,9 +61,37 @@ func TestPatientInBrowser(t *testing.T) {
 		t.Errorf("a refresh after the end: %d", status)
 	}
 	p.Open("/auth/nothing").Check("notfound")
+	p.Open("/oauth/authorize?client_id=nobody").Wait("This app cannot be connected").Check("refused")
+	p.Open("/auth/notices").Check("notices-none")
 	p.Open("/auth/stepup").Check("stepup")
 	p.Click(`button[data-passkey=get]`, "Ways to sign in")
 	keyboard(t, p)
+}
+
+// TestTimesInThePersonsZone holds times on pages to the zone of the browser.
+func TestTimesInThePersonsZone(t *testing.T) {
+	w := newWorld(t)
+	p := newChrome(t, w).Person()
+	p.Open(w.invite("ada", "Ada Beispiel", "patient")).Click("form button.primary", "Choose how you sign in").Click(`button[data-passkey=create]`, "The passkey is ready")
+	for zone, name := range map[string]string{"Asia/Kolkata": "GMT+5:30", "Pacific/Kiritimati": "GMT+14", "UTC": "UTC"} {
+		p.Zone(zone).Open("/auth/").Wait("Where you are signed in")
+		loc, err := time.LoadLocation(zone)
+		must(t, err)
+		at, err := time.Parse(time.RFC3339, chrome.Eval[string](p, `document.querySelector("time[data-time=time]").dateTime`))
+		must(t, err)
+		got := chrome.Eval[string](p, `document.querySelector("time[data-time=time]").textContent`)
+		for _, want := range []string{at.In(loc).Format("2 January 2006"), at.In(loc).Format("15:04"), name} {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: %q does not say %q", zone, got, want)
+			}
+		}
+		day := chrome.Eval[string](p, `document.querySelector("time[data-time=day]").textContent`)
+		at, err = time.Parse(time.RFC3339, chrome.Eval[string](p, `document.querySelector("time[data-time=day]").dateTime`))
+		must(t, err)
+		if want := at.In(loc).Format("2 January 2006"); day != want {
+			t.Errorf("%s: the day is %q, want %q", zone, day, want)
+		}
+	}
 }
 
 // keyboard: the first stop skips to the content, and each one is seen.
@@ -124,6 +153,12 @@ func TestStaffInBrowser(t *testing.T) {
 	doc.Type("#reason", "unconscious after a fall")
 	doc.Click("form button.danger", "Open now").Check("emergency-open")
 
+	ada.Open("/auth/apps").Wait("opened in an emergency").Check("apps-told")
+	ada.Open("/auth/notices").Check("notices")
+	doc.Open("/auth/emergency?patient=ada").Wait("Why is it necessary?")
+	chrome.Eval[int](doc, `document.querySelector("#reason").removeAttribute("minlength"), 0`)
+	doc.Type("#reason", "short").Click("form.card button.danger", "Give the reason in").Check("emergency-wrong")
+
 	aud := enrol("aud", "Audi Tor", "auditor")
 	aud.Open("/auth/reviews").Check("reviews")
 	aud.Click("button[value=justified]", "Thank you").Check("reviews-done")
@@ -136,7 +171,12 @@ func TestStaffInBrowser(t *testing.T) {
 	u, err := w.users.ByLogin(context.Background(), "eve")
 	must(t, err)
 	adm.Open("/auth/users/" + u.ID).Check("user")
+	adm.Click("button[value=disable]", "Disable Eve Example?").Check("user-disable")
+	adm.Click("form .btn.danger", "Give access again").Check("user-disabled")
+	adm.Open("/auth/users/new").Fill("#name", "Eve Example").Fill("#login", "eve").Click("input[value=auditor]", "Invite somebody").Click("form.card button.primary", "Somebody else signs in").Check("user-new-wrong")
 	adm.Open("/auth/clients").Check("clients")
+	adm.Click(".items button.danger", "Disable Heartbook?").Check("client-disable").Click("form .btn.danger", "disabled from this moment on").Check("client-disabled")
+	adm.Click("button[value=enable]", "enabled again")
 	adm.Open("/auth/clients/new").Check("client-new")
 	adm.Fill("#name", "Web app").Fill("#redirects", "https://app.example/cb").Click("input[value=secret]", "Register a client").Click("form.card button.primary", "Web app is registered").Check("client-secret")
 

@@ -156,7 +156,7 @@ func (q *request) consent(bad string, status int) error {
 	if err != nil {
 		return again(err)
 	}
-	d := consentData{ID: p.ID, App: p.Client, Patient: who, Self: who.ID != "" && who.ID == q.u.Patient, Launched: p.Patient != "", HowLong: howLong(p), Visit: p.NeedsEncounter}
+	d := consentData{ID: p.ID, App: p.Client, Patient: who, Self: who.ID != "" && who.ID == q.u.Patient, Launched: p.Patient != "", HowLong: lasts(kept(p.Scopes), q.p.UserLife), Visit: p.NeedsEncounter}
 	if d.Visit && who.ID != "" {
 		if d.Visits, err = q.p.Patients.Visits(q.r.Context(), q.by(), who.ID); err != nil {
 			return err
@@ -184,16 +184,6 @@ func target(redirect string) (host, source string) {
 		return "the app on this device", u.Scheme + ":"
 	}
 	return u.Host, u.Scheme + "://" + u.Host
-}
-
-func howLong(p *authorize.Pending) string {
-	switch {
-	case p.Offline:
-		return "Until you take it back, and for 180 days at most. You can take it back at any time under “Apps”."
-	case p.Online:
-		return "As long as you stay signed in. You can take it back at any time under “Apps”."
-	}
-	return "For this use of the app: some minutes. You can take it back at any time under “Apps”."
 }
 
 func consentDecide(q *request) error {

@@ -128,11 +128,11 @@ type passwordData struct {
 	Box    int    // modules with the margin
 }
 
-func (q *request) passwordView(w *signin.Who, bad string) (view, error) {
+func (q *request) passwordView(w *signin.Who, bad map[string]string) (view, error) {
 	d := passwordData{Login: w.User.Login, Secret: grouped(authn.SecretText(q.visit.TOTP)), URI: authn.KeyURI(q.visit.TOTP, "Pulsegate", w.User.Login)}
 	var err error
 	d.QR, d.Box, err = modules(d.URI)
-	return view{Title: "Password and code app", Narrow: true, Bad: bad, Data: d}, err
+	return view{Title: "Password and code app", Narrow: true, Wrong: bad, Data: d}, err
 }
 
 func grouped(s string) string {
@@ -172,7 +172,7 @@ func passwordPage(q *request) error {
 		return q.refresh(&w)
 	}
 	q.visit.TOTP = authn.NewSecret()
-	v, err := q.passwordView(&w, "")
+	v, err := q.passwordView(&w, nil)
 	if err != nil {
 		return err
 	}
@@ -197,9 +197,9 @@ func passwordSet(q *request) error {
 	if q.visit.TOTP == nil {
 		return q.to("/auth/enrol/password")
 	}
-	var bad string
+	var bad map[string]string
 	if q.value("password") != q.value("repeat") {
-		bad = "The two passwords are not the same."
+		bad = map[string]string{"repeat": "The two passwords are not the same."}
 	} else {
 		in, codes, err := q.p.SignIn.EnrolPassword(q.r.Context(), q.from(), w, q.value("password"), q.visit.TOTP, q.value("code"))
 		switch {
@@ -208,7 +208,7 @@ func passwordSet(q *request) error {
 		case fhir.KindOf(err) != fhir.Invalid:
 			return err
 		}
-		bad = words(err)
+		bad = wrong(err, passwordFields)
 	}
 	v, err := q.passwordView(&w, bad)
 	if err != nil {

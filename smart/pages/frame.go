@@ -183,6 +183,8 @@ type view struct {
 	CSRF  string
 	Good  string // something was done
 	Bad   string // something is wrong with the form
+	// Wrong are errors beside fields, by the id of the field; see wrong.
+	Wrong map[string]string
 	// Untold is how many emergency accesses to their data a patient has not
 	// acknowledged.
 	Untold  int
@@ -220,6 +222,7 @@ func (q *request) nav() []link {
 
 // render writes a page.
 func (q *request) render(status int, name string, v view) error {
+	v.Bad = v.whole()
 	v.User, v.CSRF, v.Nav, v.Version = q.u, q.csrf(), q.nav(), q.p.Version
 	if q.x == nil {
 		if err := q.p.Cookies.SetVisit(q.w, q.visit); err != nil {

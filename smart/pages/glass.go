@@ -23,9 +23,9 @@ type openRow struct {
 	Person Person
 }
 
-func glassPage(q *request) error { return q.glass(glassData{}, "", http.StatusOK) }
+func glassPage(q *request) error { return q.glass(glassData{}, nil, http.StatusOK) }
 
-func (q *request) glass(d glassData, bad string, status int) error {
+func (q *request) glass(d glassData, bad map[string]string, status int) error {
 	if err := q.strong(role.BreakGlass); err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (q *request) glass(d glassData, bad string, status int) error {
 			return err
 		}
 	}
-	v := view{Title: "Emergency access", Bad: bad, Data: d}
+	v := view{Title: "Emergency access", Wrong: bad, Data: d}
 	if q.r.Method == http.MethodGet {
 		v.Good = map[string]string{"open": "Emergency access is open for four hours. It has been reported and will be reviewed.", "closed": "Emergency access has ended."}[q.value("done")]
 	}
@@ -70,7 +70,7 @@ func glassOpen(q *request) error {
 	case err == nil:
 		return q.to("/auth/emergency?done=open")
 	case kind == fhir.Invalid || kind == fhir.Conflict:
-		return q.glass(glassData{Reason: q.value("reason")}, words(err), http.StatusUnprocessableEntity)
+		return q.glass(glassData{Reason: q.value("reason")}, wrong(err, glassFields), http.StatusUnprocessableEntity)
 	}
 	return err
 }
@@ -92,9 +92,9 @@ type reviewRow struct {
 	Own      bool
 }
 
-func reviewsPage(q *request) error { return q.reviews("", http.StatusOK) }
+func reviewsPage(q *request) error { return q.reviews(nil, http.StatusOK) }
 
-func (q *request) reviews(bad string, status int) error {
+func (q *request) reviews(bad map[string]string, status int) error {
 	if err := q.may(role.Review); err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func (q *request) reviews(bad string, status int) error {
 		}
 		rows = append(rows, r)
 	}
-	v := view{Title: "Reviews of emergency access", Bad: bad, Data: rows}
+	v := view{Title: "Reviews of emergency access", Wrong: bad, Data: rows}
 	if q.r.Method == http.MethodGet && q.value("done") != "" {
 		v.Good = "Thank you. The review is on record."
 	}
@@ -130,7 +130,8 @@ func reviewsDecide(q *request) error {
 	case err == nil:
 		return q.to("/auth/reviews?done=1")
 	case kind == fhir.Invalid || kind == fhir.Conflict:
-		return q.reviews(words(err), http.StatusUnprocessableEntity)
+		id := "note-" + q.r.PathValue("id")
+		return q.reviews(wrong(err, []field{{"note", id, "note"}, {"reason", id, "note"}}), http.StatusUnprocessableEntity)
 	}
 	return err
 }

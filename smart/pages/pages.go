@@ -20,6 +20,7 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
+	"pulsegate/fhir/store"
 	"pulsegate/smart/agreement"
 	"pulsegate/smart/authorize"
 	"pulsegate/smart/breakglass"
@@ -53,8 +54,8 @@ type Refusals interface {
 type Clients interface {
 	Get(ctx context.Context, id string) (client.Client, error)
 	List(ctx context.Context) ([]client.Client, error)
-	Add(ctx context.Context, c client.Client) (client.Client, error)
-	Disable(ctx context.Context, id string) error
+	Prepare(c client.Client) (client.Client, store.StateWrite, error)
+	PrepareChange(ctx context.Context, id string, edit func(*client.Client) error) (client.Client, store.StateWrite, error)
 }
 
 // Launch is what an app is launched with.
@@ -114,6 +115,9 @@ type Options struct {
 	Clients  Clients
 	Launcher Launcher
 	Glass    *breakglass.Glass
+	// UserLife is how long an access token for a person lives
+	// (token.UserLife).
+	UserLife time.Duration
 	Patients Patients
 	Scopes   scope.Parser
 	Audit    Recorder
@@ -155,7 +159,7 @@ func New(o Options) (*Pages, error) {
 		o.Rand = rand.Reader
 	}
 	p := &Pages{Options: o, views: map[string]*template.Template{}, files: map[string]file{}, names: map[string]string{}}
-	for name, kind := range map[string]string{"style.css": "text/css; charset=utf-8", "pulsegate.js": "text/javascript; charset=utf-8"} {
+	for name, kind := range map[string]string{"style.css": "text/css; charset=utf-8", "pulsegate.js": "text/javascript; charset=utf-8", "favicon.svg": "image/svg+xml"} {
 		b, err := static.ReadFile("static/" + name)
 		if err != nil {
 			return nil, fhir.Wrap(op, err)
@@ -193,9 +197,8 @@ func New(o Options) (*Pages, error) {
 func (p *Pages) funcs() template.FuncMap {
 	return template.FuncMap{
 		"asset": func(name string) string { return p.names[name] },
-		"day":   func(t time.Time) string { return t.UTC().Format("2 January 2006") },
-		"time":  func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
-		"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"day":   func(t time.Time) template.HTML { return instant(t, "day", "2 January 2006") },
+		"time":  func(t time.Time) template.HTML { return instant(t, "time", "2 January 2006, 15:04 UTC") },
 		"initial": func(s string) string {
 			for _, r := range s {
 				return strings.ToUpper(string(r))
@@ -207,12 +210,24 @@ func (p *Pages) funcs() template.FuncMap {
 	}
 }
 
+// instant is a point in time as an element: in UTC, until the script has put
+// it into the time zone of the person's browser.
+func instant(t time.Time, kind, layout string) template.HTML {
+	t = t.UTC()
+	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `" data-time="` + kind + `">` + t.Format(layout) + `</time>`) // no input in it
+}
+
 // Mount puts the pages below /auth/.
 func (p *Pages) Mount(m gin.IRouter) { m.Any("/auth/*page", gin.WrapH(p)) }
 
 // ServeHTTP serves a page.
 func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h := w.Header()
+	p.headers(w.Header())
+	p.mux.ServeHTTP(w, r)
+}
+
+// headers are those of every page.
+func (p *Pages) headers(h http.Header) {
 	h.Set("Content-Security-Policy", policy(""))
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
@@ -224,7 +239,6 @@ func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p.Cookies.Secure() {
 		h.Set("Strict-Transport-Security", "max-age=31536000")
 	}
-	p.mux.ServeHTTP(w, r)
 }
 
 // policy is the Content-Security-Policy; form is one more source that a form's
@@ -235,6 +249,21 @@ func policy(form string) string {
 		s += " " + form
 	}
 	return s
+}
+
+// Favicon serves the icon of every page at the path where browsers look for
+// it.
+func Favicon(w http.ResponseWriter, _ *http.Request) {
+	b, err := static.ReadFile("static/favicon.svg")
+	if err != nil {
+		http.Error(w, "not found", http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", "image/svg+xml")
+	w.Header().Set("Cache-Control", "public, max-age=86400")
+	if _, err := w.Write(b); err != nil {
+		return // the browser has gone
+	}
 }
 
 func (p *Pages) serveStatic(w http.ResponseWriter, r *http.Request) {
@@ -271,7 +300,7 @@ func (p *Pages) routes() *http.ServeMux {
 		"GET /auth/apps": appsPage, "POST /auth/apps": appsRevoke, "POST /auth/apps/refusals": appsRefuse,
 		"GET /auth/users": usersPage, "POST /auth/users": usersInvite, "GET /auth/users/new": usersNew,
 		"GET /auth/users/{id}": userPage, "POST /auth/users/{id}": userChange,
-		"GET /auth/clients": clientsPage, "GET /auth/clients/new": clientsNew, "POST /auth/clients": clientsAdd, "POST /auth/clients/{id}": clientsDisable,
+		"GET /auth/clients": clientsPage, "GET /auth/clients/new": clientsNew, "POST /auth/clients": clientsAdd, "POST /auth/clients/{id}": clientsChange,
 		"GET /auth/launches": launchesPage, "POST /auth/launches": launchesGo,
 		"GET /auth/emergency": glassPage, "POST /auth/emergency": glassOpen, "POST /auth/emergency/{id}": glassClose,
 		"GET /auth/notices": noticesPage, "POST /auth/notices": noticesRead,

@@ -408,7 +408,7 @@ func TestManageUsers(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
 	b.enrol(w.invite("root", "Root Admin", "administrator"))
-	b.get("/auth/users/new").post("/auth/users", url.Values{"login": {"doc"}, "name": {"Dr. Doc"}, "role": {"practitioner"}, "practitioner": {"nobody"}}).status(422).has("no Practitioner with that id")
+	b.get("/auth/users/new").post("/auth/users", url.Values{"login": {"doc"}, "name": {"Dr. Doc"}, "role": {"practitioner"}, "practitioner": {"nobody"}}).status(422).has("There is no Practitioner resource with this id.")
 	b.post("/auth/users", url.Values{"login": {"doc"}, "name": {"Dr. Doc"}, "role": {"practitioner"}, "practitioner": {"doc"}}).status(200)
 	link := regexp.MustCompile(`https://[^<"]+token=[A-Z0-9]+`).FindString(b.body)
 	doc := w.browser()

@@ -2,9 +2,13 @@ package pages_test
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"pulsegate/fhir"
@@ -296,4 +300,72 @@ func TestOneAdministratorLink(t *testing.T) {
 		t.Errorf("a link although there is an administrator: %v", err)
 	}
 	w.browser().get(second).status(404)
+}
+
+// TestChangeOfAccountAmidRefreshes: apps that renew their tokens without pause
+// neither survive a change of the account nor put it off.
+func TestChangeOfAccountAmidRefreshes(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	u, err := w.users.ByLogin(context.Background(), "ada")
+	must(t, err)
+	type app struct {
+		access, refresh string
+		renewed         atomic.Int64
+	}
+	apps := make([]*app, 4)
+	for i := range apps {
+		a := w.allow(b, "launch/patient offline_access patient/Patient.rs patient/Observation.rs")
+		apps[i] = &app{access: a.access, refresh: a.refresh}
+	}
+	var wg sync.WaitGroup
+	for _, a := range apps {
+		wg.Go(func() {
+			for { // until the end, which the test waits for
+				resp, err := b.c.PostForm(w.base+"/oauth/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {a.refresh}, "client_id": {w.app.ID}})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				var out struct {
+					Access  string `json:"access_token"`
+					Refresh string `json:"refresh_token"`
+				}
+				err = json.NewDecoder(resp.Body).Decode(&out)
+				if cerr := resp.Body.Close(); err != nil || cerr != nil {
+					t.Error(err, cerr)
+					return
+				}
+				switch resp.StatusCode {
+				case http.StatusOK:
+					a.access, a.refresh = out.Access, out.Refresh
+					a.renewed.Add(1)
+				case http.StatusTooManyRequests:
+				default:
+					return
+				}
+			}
+		})
+	}
+	for _, a := range apps {
+		for a.renewed.Load() == 0 {
+			runtime.Gosched()
+		}
+	}
+	must(t, w.signs.SetRoles(context.Background(), signin.From{}, operator, u.ID, []string{"patient"}, "ben", ""))
+	for _, id := range []string{"ada", "ben"} {
+		if n := w.consentsOf(id); n != 0 {
+			t.Errorf("%d consents of the apps are left", n)
+		}
+	}
+	wg.Wait()
+	for _, a := range apps {
+		if s := w.reads(b.c, a.access, "Patient/ada"); s != 401 {
+			t.Errorf("the last token reads: %d", s)
+		}
+	}
+	if n := w.events("access-ended"); n != len(apps) {
+		t.Errorf("the end of %d authorizations is on record", n)
+	}
 }

@@ -1,11 +1,14 @@
 package pages
 
 import (
+	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/smart/grant"
 	"pulsegate/smart/scope"
 )
 
@@ -107,9 +110,9 @@ func sentence(s scope.Scope, patient string) (text, hint string) {
 	case scope.LaunchEncounter:
 		return "Know which visit this is about", ""
 	case scope.Offline:
-		return "Keep access when you are not there", "Until you take it back, and for 180 days at most"
+		return "Keep access when you are not there", lasts(scope.Offline, 0)
 	case scope.Online:
-		return "Keep access while you are signed in", ""
+		return "Keep access while you are signed in", lasts(scope.Online, 0)
 	}
 	what, hint := kindWords(s.Type)
 	if s.Type == "*" {
@@ -134,6 +137,34 @@ func sentence(s scope.Scope, patient string) (text, hint string) {
 		return text, hint
 	}
 	return text + whose(s.Level, patient), hint
+}
+
+// lasts says how long an app keeps access: with the scope offline_access, with
+// online_access, or with neither, when only its first token, which lives for
+// life, counts. It is the one place for these words.
+func lasts(scopeName string, life time.Duration) string {
+	switch scopeName {
+	case scope.Offline:
+		return fmt.Sprintf("Until you take it back; %d days at most, and no longer than %d days without use.", int(grant.Absolute.Hours()/24), int(grant.Idle.Hours()/24))
+	case scope.Online:
+		return fmt.Sprintf("As long as you stay signed in; %d hours at most.", int(grant.Session.Hours()))
+	}
+	minutes := fmt.Sprintf("%d minutes", int(life.Minutes()))
+	if life == time.Minute {
+		minutes = "a minute"
+	}
+	return "For this use of the app; " + minutes + " at most."
+}
+
+// kept is the scope by which access outlives its first token; "" none.
+func kept(set scope.Set) string {
+	switch {
+	case set.Has(scope.Offline):
+		return scope.Offline
+	case set.Has(scope.Online):
+		return scope.Online
+	}
+	return ""
 }
 
 // limits says what a granular scope is limited to.

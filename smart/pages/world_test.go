@@ -62,6 +62,7 @@ type world struct {
 	glass    *breakglass.Glass
 	consents *consent.Engine
 	apps     *token.Endpoint
+	pages    *pages.Pages
 	app      client.Client
 
 	mu    sync.Mutex
@@ -172,7 +173,7 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	must(t, err)
 	assertions, err := client.NewAssertions(clients, &client.Keys{Clock: w.now, HTTP: http.DefaultClient}, w.base+"/oauth/token")
 	must(t, err)
-	vault, err := authn.OpenVault(dir)
+	vault, err := authn.OpenVault(dir, true)
 	must(t, err)
 	passkeys, err := authn.NewPasskeys(w.base, w.now)
 	must(t, err)
@@ -202,6 +203,9 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	launches := &launch.Service{Store: w.store, Audit: rec, Clients: clients, Scopes: scopes, Clock: w.now, Roles: w.signs.Roles, Base: w.base + "/fhir", Logger: log}
 	flow, err := authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: clients, Launches: launches, Scopes: scopes, Clock: w.now, Rand: rand.Reader,
 		Issuer: w.base, Audience: w.base + "/fhir", RoleRules: role.RulesOf,
+		Refused: func(rw http.ResponseWriter, r *http.Request, status int, text string) {
+			w.pages.Refused(rw, r, status, text)
+		},
 		MaySelect: func(_ context.Context, s authorize.Subject, patient, _ string) error {
 			if s.HasRole("practitioner") || s.FHIRUser == (fhir.Ref{Type: "Patient", ID: patient}) {
 				return nil
@@ -220,12 +224,12 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	e.Any("/fhir/*path", gin.WrapH(api.Engine()))
 	w.glass, err = breakglass.New(w.store, rec, w.now, log)
 	must(t, err)
-	p, err := pages.New(pages.Options{Base: w.base, Version: "test", SignIn: w.signs, Sessions: sessions, Users: w.users,
+	w.pages, err = pages.New(pages.Options{Base: w.base, Version: "test", SignIn: w.signs, Sessions: sessions, Users: w.users,
 		Cookies: session.Cookies{Origin: w.base, Vault: vault, Clock: w.now}, Flow: flow, Apps: w.apps,
 		Refusals: &agreement.Refusals{Store: w.store, Audit: rec, Consents: w.consents, Clock: w.now}, Clients: clients, Launcher: launcher{launches},
-		Glass: w.glass, Patients: patients{w}, Scopes: scopes, Audit: rec, Clock: w.now, Logger: log})
+		Glass: w.glass, UserLife: token.UserLife(0), Patients: patients{w}, Scopes: scopes, Audit: rec, Clock: w.now, Logger: log})
 	must(t, err)
-	p.Mount(e)
+	w.pages.Mount(e)
 	flow.Mount(e)
 	w.apps.Mount(e)
 	e.GET("/app/callback", func(c *gin.Context) {

@@ -11,7 +11,8 @@
 // or, when it is bound to a key, as DPoP with a proof. That its client is
 // still registered and enabled, that it was not revoked, that the person still
 // allows it and which roles the person has now is asked at every request; the
-// signature is checked once for each token.
+// signature is checked once for each token. A long answer asks the same again
+// as it goes, through its Grant (access.Grant.Still).
 //
 // An export, and taking a Device out of use, back or away, ask a person for a
 // passkey shown within five minutes: 401 insufficient_user_authentication with

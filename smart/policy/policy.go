@@ -5,9 +5,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pulsegate/fhir"
@@ -57,6 +59,9 @@ type Engine struct {
 	Nonces *dpop.Nonces
 	// Outside verifies tokens of other issuers; nil: none are taken.
 	Outside *outside.Verifier
+	// Latest is the latest commit. While it stays the same, a grant that was
+	// found good is good until its token expires. Nil: it is asked each time.
+	Latest func() store.T
 
 	mu    sync.Mutex
 	known map[[32]byte]*known
@@ -277,9 +282,17 @@ func (e *Engine) checkOutside(t outside.Token) (*known, error) {
 	if err != nil || e.Grants == nil && t.JKT != "" {
 		return nil, invalid()
 	}
-	if t.Person {
+	if t.Allowed != "" {
+		allowed, err := e.Scopes.Parse(t.Allowed)
+		if err != nil {
+			return nil, invalid()
+		}
+		set = scope.Narrow(set, allowed)
+	}
+	if t.Person || t.Allowed == "" {
 		set = slices.DeleteFunc(set, func(s scope.Scope) bool { return s.Level == scope.System })
-	} else {
+	}
+	if !t.Person {
 		set = set.At(scope.System)
 	}
 	k := &known{token: t, outside: true, set: set, notBefore: t.NotBefore, expires: t.Expires}
@@ -312,6 +325,17 @@ func (e *Engine) current(ctx context.Context, k *known, now time.Time) (*access.
 	if k.principal != nil && k.principal.Grant.RecordsConsent != c.RecordsConsent {
 		k.principal = nil
 	}
+	before := k.principal
+	p, err := e.compile(ctx, k, c, now)
+	if err == nil && p != before {
+		p.Grant.Still = e.still(k, p)
+	}
+	return p, err
+}
+
+// compile returns the principal of a token as its client, its person and its
+// authorization are now. k is locked.
+func (e *Engine) compile(ctx context.Context, k *known, c client.Client, now time.Time) (*access.Principal, error) {
 	switch {
 	case k.outside:
 		return e.compileOutside(k, c)
@@ -324,6 +348,39 @@ func (e *Engine) current(ctx context.Context, k *known, now time.Time) (*access.
 			Grant: &access.Grant{Recipient: c.ID, Rules: k.set.Rules(), Consents: e.Consents, RecordsConsent: c.RecordsConsent}}
 	}
 	return k.principal, nil
+}
+
+// still returns the Still of a principal that was compiled from k.
+func (e *Engine) still(k *known, p *access.Principal) func(context.Context) error {
+	var good atomic.Uint64 // commit as of which p was found good last
+	return func(ctx context.Context) error {
+		now := e.Clock()
+		if !now.Before(k.expires) {
+			return invalid()
+		}
+		var latest store.T
+		if e.Latest != nil { // before the questions: their answers are at least that new
+			if latest = e.Latest(); latest != 0 && uint64(latest) == good.Load() {
+				return nil
+			}
+		}
+		q, err := e.current(ctx, k, now)
+		if err != nil {
+			return err
+		}
+		if !sameRights(p, q) {
+			return fhir.Errorf(fhir.Unavailable, "policy.Still", "what this token may do has changed while the request ran; repeat the request")
+		}
+		good.Store(uint64(latest))
+		return nil
+	}
+}
+
+// sameRights reports whether two principals of one token may do the same. A
+// refreshed token compiles its principal anew.
+func sameRights(p, q *access.Principal) bool {
+	return p == q || p.ClientID == q.ClientID && p.Patient == q.Patient && p.Authorization == q.Authorization && p.Grant.Person == q.Grant.Person &&
+		p.Grant.RecordsConsent == q.Grant.RecordsConsent && reflect.DeepEqual(p.Grant.Rules, q.Grant.Rules)
 }
 
 // compilePerson is for this server's own token of a person. k is locked.

@@ -5,7 +5,7 @@
 // nobody registers. It does not own: what a registration must be
 // (smart/client).
 //
-// An initial access token is made by an operator (NewToken). It is good for a
+// An initial access token is made by an operator (PrepareToken). It is good for a
 // number of registrations until it expires, and bounds the scopes that these
 // may have. A client that has registered manages itself with the registration
 // access token of the answer.
@@ -102,26 +102,28 @@ func (h *Handler) secret() (string, error) {
 	return client.NewSecret(b), nil
 }
 
-// NewToken makes an initial access token. It is shown once.
-func (h *Handler) NewToken(ctx context.Context, t Ticket) (string, error) {
+// PrepareToken makes an initial access token, which is shown once, and the write
+// that makes it good, to be committed together with its AuditEvent.
+func (h *Handler) PrepareToken(t Ticket) (string, store.StateWrite, error) {
+	const op = "register.PrepareToken"
+	none := store.StateWrite{}
 	set, err := h.Scopes.Parse(t.Scope)
 	if err != nil {
-		return "", err
+		return "", none, err
 	}
 	if t.Uses < 1 || t.Uses > 1000 || !t.Expires.After(h.Clock()) {
-		return "", fhir.Errorf(fhir.Invalid, "register.NewToken", "1 to 1000 registrations, and an end in the future")
+		return "", none, fhir.Errorf(fhir.Invalid, op, "1 to 1000 registrations, and an end in the future")
 	}
 	t.Scope = set.String()
 	tok, err := h.secret()
 	if err != nil {
-		return "", err
+		return "", none, err
 	}
 	b, err := json.Marshal(t)
 	if err != nil {
-		return "", fhir.Wrap("register.NewToken", err)
+		return "", none, fhir.Wrap(op, err)
 	}
-	_, err = h.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: ticketKey(tok), Value: b, Expect: store.StateAbsent, Expires: t.Expires}}})
-	return tok, fhir.Wrap("register.NewToken", err)
+	return tok, store.StateWrite{Key: ticketKey(tok), Value: b, Expect: store.StateAbsent, Expires: t.Expires}, nil
 }
 
 // Metadata is a client as RFC 7591 2 writes it, with SMART's launch URL.

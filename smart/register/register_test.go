@@ -51,7 +51,12 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) token(uses int) string {
 	w.t.Helper()
-	return must(w.regs.NewToken(w.t.Context(), register.Ticket{Scope: "openid fhirUser launch/patient offline_access patient/*.rs system/Observation.rs", Uses: uses, Expires: w.Now.Add(time.Hour)}))
+	tok, write, err := w.regs.PrepareToken(register.Ticket{Scope: "openid fhirUser launch/patient offline_access patient/*.rs system/Observation.rs", Uses: uses, Expires: w.Now.Add(time.Hour)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	must(w.DB.Commit(w.t.Context(), &store.Batch{State: []store.StateWrite{write}}))
+	return tok
 }
 
 // send sends a body, JSON unless it is a string, and returns the answer.
@@ -322,7 +327,7 @@ func TestInitialTokens(t *testing.T) {
 		"over already":     {Scope: "patient/*.rs", Uses: 1, Expires: w.Now},
 		"an unknown scope": {Scope: "patient/Nothing.rs", Uses: 1, Expires: w.Now.Add(time.Hour)},
 	} {
-		if tok, err := w.regs.NewToken(t.Context(), x); err == nil || tok != "" {
+		if tok, _, err := w.regs.PrepareToken(x); err == nil || tok != "" {
 			t.Errorf("%s: %q", name, tok)
 		}
 	}

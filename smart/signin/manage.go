@@ -89,16 +89,34 @@ func (s *Service) managed(ctx context.Context, from From, by Actor, u *user.User
 	for _, r := range u.Roles {
 		extra = append(extra, [2]string{"role", string(r)})
 	}
-	ev := audit.Event{Kind: audit.Security, Interaction: kind, Principal: s.actor(by), RemoteIP: from.RemoteIP, RequestID: from.RequestID, Extra: extra}
+	return s.ending(ctx, u.ID, audit.Event{Kind: audit.Security, Interaction: kind, Principal: s.actor(by), RemoteIP: from.RemoteIP, RequestID: from.RequestID, Extra: extra}, state...)
+}
+
+// ending commits the change of an account that ends everything beside its
+// sessions, with its events. What began between the reading and the commit is
+// dead from the commit on, for the account has changed; it is put on record
+// right after. Nothing can begin any more then.
+func (s *Service) ending(ctx context.Context, userID string, ev audit.Event, state ...store.StateWrite) error {
 	b := store.Batch{State: state}
-	if err := s.Ends(ctx, &b, u.ID, "", ev); err != nil {
+	if err := s.Ends(ctx, &b, userID, "", ev); err != nil {
 		return err
 	}
-	return s.commitBatch(ctx, &b, ev)
+	if err := s.commitBatch(ctx, &b, ev); err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	return raced("signin.ending", func() error {
+		var late store.Batch
+		if err := s.Ends(ctx, &late, userID, "", ev); err != nil || len(late.Writes) == 0 {
+			return err
+		}
+		_, err := s.Store.Commit(ctx, &late)
+		return fhir.Wrap("signin.ending", err)
+	})
 }
 
 // raced runs a change of an account again for as long as it loses to other
-// writers, such as a refresh by one of the person's apps.
+// writers, such as a sign-in.
 func raced(op string, change func() error) error {
 	for range changes {
 		if err := change(); err == nil || fhir.KindOf(err) != fhir.Conflict {

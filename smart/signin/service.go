@@ -27,8 +27,8 @@ const (
 	roomCeremony = "ceremony/"
 	// attempts is how often a commit that lost a race begins again.
 	attempts = 4
-	// changes is the same for a change of an account, which races with every
-	// refresh of its apps: each lost race is another writer's progress.
+	// changes is the same for a change of an account: each lost race is another
+	// writer's progress.
 	changes = 64
 	// recorded is how many refusals a second go into the trail.
 	recorded = 20
@@ -192,6 +192,12 @@ func (s *Service) Hold(ctx context.Context, x grant.Subject) (w store.StateWrite
 // commit makes state and event durable together.
 func (s *Service) commit(ctx context.Context, ev audit.Event, state ...store.StateWrite) error {
 	return s.commitBatch(ctx, &store.Batch{State: state}, ev)
+}
+
+// Commit makes state durable together with an event, for what administrators
+// do on pages.
+func (s *Service) Commit(ctx context.Context, ev audit.Event, state ...store.StateWrite) error {
+	return s.commit(ctx, ev, state...)
 }
 
 // commitBatch commits b with an event.

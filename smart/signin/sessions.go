@@ -72,11 +72,7 @@ func (s *Service) EndEverything(ctx context.Context, from From, u user.User, x *
 		}
 		ev := audit.Event{Kind: audit.Security, Interaction: "attributes", Principal: s.Principal(&u), RemoteIP: from.RemoteIP, RequestID: from.RequestID,
 			Extra: [][2]string{{"change", "everything-ended"}}}
-		b := store.Batch{State: append(writes, sw...)}
-		if err := s.Ends(ctx, &b, u.ID, "", ev); err != nil {
-			return SignedIn{}, err
-		}
-		if err := s.commitBatch(ctx, &b, ev); err == nil || fhir.KindOf(err) != fhir.Conflict {
+		if err := s.ending(ctx, u.ID, ev, append(writes, sw...)...); err == nil || fhir.KindOf(err) != fhir.Conflict {
 			return SignedIn{Secret: secret, Session: now, User: u}, err
 		}
 	}

@@ -330,8 +330,7 @@ func (e *Endpoint) Revoke(ctx context.Context, by audit.Event, subjectID, author
 
 // EndAll adds the end of a person's authorizations to the batch of what ends
 // them: all, or with a session's SID those that last as long as it. Each has
-// an AuditEvent of its own, which by says who it is of. The batch fails with
-// Conflict when one of them is renewed meanwhile.
+// an AuditEvent of its own, which by says who it is of.
 func (e *Endpoint) EndAll(ctx context.Context, b *store.Batch, subjectID, session string, by audit.Event) error {
 	rs, err := e.grants.Of(ctx, subjectID, e.opts.Clock().Add(-client.Skew)) // all that any clock here takes for live
 	if err != nil {

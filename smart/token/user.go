@@ -87,6 +87,9 @@ func (e *Endpoint) redeem(ctx context.Context, rq *request) ([]byte, *oauth.Erro
 		if rq.proof.Method == client.None {
 			rec.JKT = rq.confirm.JKT
 		}
+	} else {
+		// Without a refresh token the access token is all there is.
+		rec.Expires = rq.now.Add(e.opts.UserLife)
 	}
 	writes, err := i.Redeem(rec)
 	if err != nil {

@@ -21,7 +21,7 @@ type Clocks interface {
 	ResetClock(ctx context.Context, op Operator) (Clock, error)
 }
 
-func clocks(m *http.ServeMux, s *Server, o Clocks) {
+func clocks(m *mux, s *Server, o Clocks) {
 	get(m, s, "clock", func(ctx context.Context, op Operator, _ *http.Request) (Clock, error) { return o.ShowClock(ctx, op) })
 	post(m, s, "clock/reset", func(ctx context.Context, op Operator, _ struct{}) (Clock, error) { return o.ResetClock(ctx, op) })
 }

@@ -52,7 +52,7 @@ type People interface {
 	ListUsers(ctx context.Context, op Operator) (Users, error)
 }
 
-func people(m *http.ServeMux, s *Server, o People) {
+func people(m *mux, s *Server, o People) {
 	post(m, s, "user/bootstrap", o.BootstrapUser)
 	post(m, s, "user", o.InviteUser)
 	post(m, s, "user/reinvite", func(ctx context.Context, op Operator, in Login) (UserLink, error) {

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/budget"
 	"pulsegate/mapping/ingest"
 )
 
@@ -49,6 +50,8 @@ type Operations interface {
 	ServerInfo(ctx context.Context, op Operator) (ServerInfo, error)
 	StoreStat(ctx context.Context, op Operator) (StoreStat, error)
 	StoreCheck(ctx context.Context, op Operator) (StoreCheck, error)
+	// Profile records that a profile of the process is about to be taken.
+	Profile(ctx context.Context, op Operator, name string) error
 }
 
 // Operator is who is at the other end of the socket.
@@ -67,7 +70,10 @@ type Server struct {
 	Dir string
 	Ops Operations
 	Log *slog.Logger
-	srv *http.Server
+	// Memory bounds what the bodies of requests take, together with those of
+	// the public listener. Nil: no bound.
+	Memory *budget.Budget
+	srv    *http.Server
 }
 
 type operatorKey struct{}
@@ -91,7 +97,7 @@ func (s *Server) Listen() (net.Listener, error) {
 // Serve answers until Close.
 func (s *Server) Serve(l net.Listener) error {
 	s.srv = &http.Server{
-		Handler:           s.routes(),
+		Handler:           s.handler(),
 		ReadHeaderTimeout: 5 * time.Second,
 		ConnContext:       peer,
 	}
@@ -138,8 +144,48 @@ func operatorOf(r *http.Request) Operator {
 	return op
 }
 
-func (s *Server) routes() http.Handler {
-	m := http.NewServeMux()
+// mux is a ServeMux that knows its patterns.
+type mux struct {
+	http.ServeMux
+	patterns []string
+}
+
+func (m *mux) HandleFunc(pattern string, f http.HandlerFunc) {
+	m.patterns = append(m.patterns, pattern)
+	m.ServeMux.HandleFunc(pattern, f)
+}
+
+// Routes lists the patterns that the socket answers.
+func (s *Server) Routes() []string { return s.routes().patterns }
+
+// Handler answers as the socket does; op is who asks.
+func (s *Server) Handler(op Operator) http.Handler {
+	m := s.routes()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), operatorKey{}, op)))
+	})
+}
+
+func (s *Server) handler() http.Handler {
+	if s.Memory == nil {
+		return s.routes()
+	}
+	return s.Memory.Handler(s.routes())
+}
+
+// profile records a profile before it is taken.
+func (s *Server) profile(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := s.Ops.Profile(r.Context(), operatorOf(r), strings.TrimPrefix(r.URL.Path, "/debug/pprof/")); err != nil {
+			s.answer(w, r, nil, err)
+			return
+		}
+		next(w, r)
+	}
+}
+
+func (s *Server) routes() *mux {
+	m := &mux{}
 	o := s.Ops
 	people(m, s, o)
 	clocks(m, s, o)
@@ -190,9 +236,9 @@ func (s *Server) routes() http.Handler {
 	get(m, s, "server/info", func(ctx context.Context, op Operator, _ *http.Request) (ServerInfo, error) {
 		return o.ServerInfo(ctx, op)
 	})
-	m.HandleFunc("GET /debug/pprof/", pprof.Index)
-	m.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	m.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	m.HandleFunc("GET /debug/pprof/", s.profile(pprof.Index))
+	m.HandleFunc("GET /debug/pprof/profile", s.profile(pprof.Profile))
+	m.HandleFunc("GET /debug/pprof/trace", s.profile(pprof.Trace))
 	get(m, s, "store/stat", func(ctx context.Context, op Operator, _ *http.Request) (StoreStat, error) {
 		return o.StoreStat(ctx, op)
 	})
@@ -200,7 +246,7 @@ func (s *Server) routes() http.Handler {
 	return m
 }
 
-func post[In, Out any](m *http.ServeMux, s *Server, path string, f func(context.Context, Operator, In) (Out, error)) {
+func post[In, Out any](m *mux, s *Server, path string, f func(context.Context, Operator, In) (Out, error)) {
 	m.HandleFunc("POST /"+path, func(w http.ResponseWriter, r *http.Request) {
 		var in In
 		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
@@ -214,7 +260,7 @@ func post[In, Out any](m *http.ServeMux, s *Server, path string, f func(context.
 	})
 }
 
-func get[Out any](m *http.ServeMux, s *Server, path string, f func(context.Context, Operator, *http.Request) (Out, error)) {
+func get[Out any](m *mux, s *Server, path string, f func(context.Context, Operator, *http.Request) (Out, error)) {
 	m.HandleFunc("GET /"+path, func(w http.ResponseWriter, r *http.Request) {
 		out, err := f(r.Context(), operatorOf(r), r)
 		s.answer(w, r, out, err)

@@ -58,15 +58,18 @@ type NewConsent struct {
 	Recipient  string   `json:"recipient"`
 }
 
-// WithdrawConsent ends the active consents of a patient.
+// WithdrawConsent takes back what a patient has agreed to.
 type WithdrawConsent struct {
 	Patient string `json:"patient"`
 	Vendor  string `json:"vendor,omitempty"` // "" all
 }
 
-// Withdrawn lists what was ended.
+// Withdrawn lists the ids of the Consents under which data was visible.
 type Withdrawn struct {
 	Withdrawn []string `json:"withdrawn"`
+	Narrowed  []string `json:"narrowed,omitempty"` // of these: those that go on for other vendors
+	Denials   []string `json:"denials,omitempty"`  // made for what the others denied
+	Record    string   `json:"record"`             // of the withdrawal itself
 }
 
 // Consent is one line of `pulsegate consent list`.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/cmd/internal/config"
 )
@@ -30,7 +31,7 @@ func New(version string, serve Serve) *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.AddCommand(serveCommand(serve), configCommand(), patientCommand(), consentCommand(),
-		clientCommand(), ingestCommand(), quarantineCommand(), auditCommand(), storeCommand(), userCommand(), clockCommand(), demoCommand(), healthCommand(), versionCommand(version))
+		clientCommand(), ingestCommand(), quarantineCommand(), auditCommand(), storeCommand(), userCommand(), clockCommand(), recoverCommand(), demoCommand(), healthCommand(), versionCommand(version))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return admin.Advise(err, "see `"+c.CommandPath()+" --help`")
 	})
@@ -127,6 +128,21 @@ func (r *remote) client() (*admin.Client, error) {
 	return admin.Dial(dir), nil
 }
 
+// stopped returns the data directory of a server that does not run: that of
+// --data, of PULSEGATE_DATA, or the default one if it exists.
+func (r *remote) stopped() (string, error) {
+	if *r.data != "" {
+		return *r.data, nil
+	}
+	if d := os.Getenv("PULSEGATE_DATA"); d != "" {
+		return d, nil
+	}
+	if _, err := os.Stat(usualData[0]); err != nil {
+		return "", admin.Advise(errors.New("no data directory is named"), "name the one of the stopped server with --data DIR")
+	}
+	return usualData[0], nil
+}
+
 // call is admin.Client.Call on that client.
 func (r *remote) call(ctx context.Context, op string, query url.Values, in, out any) error {
 	c, err := r.client()
@@ -190,7 +206,7 @@ func consentCommand() *cobra.Command {
 	gr := operator(grant)
 	var n admin.NewConsent
 	grant.Flags().StringVar(&n.Patient, "patient", "", "patient id")
-	grant.Flags().StringVar(&n.Vendor, "vendor", "", "apple, fitbit or oura")
+	grant.Flags().StringVar(&n.Vendor, "vendor", "", vendors.Codes())
 	grant.Flags().StringSliceVar(&n.Categories, "categories", nil, "only these: vital-signs, activity, exam, laboratory, procedure, survey, sleep, … (default: all)")
 	grant.Flags().StringVar(&n.Recipient, "recipient", "any", "client id that may see the data, or any")
 	need(grant, "patient", "vendor")
@@ -202,7 +218,9 @@ func consentCommand() *cobra.Command {
 		return gr.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
 	}
 
-	withdraw := &cobra.Command{Use: "withdraw", Short: "End a patient's consents, at once", Args: cobra.NoArgs}
+	withdraw := &cobra.Command{Use: "withdraw", Short: "Take back what a patient has agreed to, at once, and print the ids of the Consents that said so", Args: cobra.NoArgs,
+		Long: "Take back what a patient has agreed to, of all vendors or of one. Afterwards no Consent shows anything of it to anybody or lets it be collected.\n" +
+			"A Consent that is about other vendors too goes on for those. What the patient denied stays denied."}
 	wr := operator(withdraw)
 	var wd admin.WithdrawConsent
 	withdraw.Flags().StringVar(&wd.Patient, "patient", "", "patient id")

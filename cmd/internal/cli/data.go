@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir/audit"
 	"pulsegate/mapping/ingest"
@@ -25,7 +26,7 @@ func ingestCommand() *cobra.Command {
 	c := &cobra.Command{Use: "ingest FILE…", Short: "Read vendor payloads into the store", Args: cobra.MinimumNArgs(1)}
 	r := operator(c)
 	patient := c.Flags().String("patient", "", "patient id")
-	vendor := c.Flags().String("vendor", "", "apple, fitbit or oura")
+	vendor := c.Flags().String("vendor", "", vendors.Codes())
 	format := c.Flags().String("format", "", "format, or format:type where the body does not tell its type (default: found by itself)")
 	delivery := c.Flags().StringArray("delivery", nil, "header of the original delivery, as NAME=VALUE (automation-aggregation=Days); may be repeated")
 	need(c, "patient", "vendor")

@@ -28,6 +28,8 @@ pulsegate config --config pulsegate.yaml`,
 	"client registration-token": `pulsegate client registration-token --scope "launch/patient patient/*.rs openid fhirUser" --uses 5 --life 48h`,
 	"client keygen":             `pulsegate client keygen --key ehr.jwk > ehr-jwks.json`,
 	"client token":              `pulsegate client token --client k3v9w2 --key ehr.jwk --scope "system/Observation.rs"`,
+	"recover audit-log":         `pulsegate recover audit-log --data /var/lib/pulsegate`,
+	"recover seal-key":          `pulsegate recover seal-key --data /var/lib/pulsegate`,
 	"ingest":                    `pulsegate ingest --patient 4hx7kq2m --vendor apple export.zip`,
 	"quarantine list": `pulsegate quarantine list
 pulsegate quarantine list --items --patient 4hx7kq2m`,

@@ -22,6 +22,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"pulsegate/fhir/budget"
 	"pulsegate/fhir/ingress"
 )
 
@@ -40,6 +41,7 @@ type Config struct {
 
 	CacheMiB       int           `yaml:"cache-mib" default:"64" comment:"Block cache of the embedded store."`
 	MaxBodyBytes   int64         `yaml:"max-body-bytes" default:"10485760" comment:"Largest FHIR request body, after decompression."`
+	MemoryMiB      int           `yaml:"memory-mib" default:"512" comment:"Memory that the bodies of requests under way may take together. Beyond it a request is answered 503 with Retry-After."`
 	MaxBundle      int           `yaml:"max-bundle-entries" default:"1000" comment:"Most entries of a batch or transaction."`
 	MaxIngestBytes int64         `yaml:"max-ingest-bytes" default:"17179869184" comment:"Largest vendor payload, after decompression (16 GiB)."`
 	SeriesFrom     int           `yaml:"series-from" default:"24" comment:"Metrics of at least so many samples a day (rate in the metric table) are stored as series; 0: 24, negative: none is. It changes nothing that a client sees, and can be changed at any time."`
@@ -53,7 +55,7 @@ type Config struct {
 	CertProxies    []string      `yaml:"client-cert-proxies" default:"" comment:"Addresses (CIDR, comma separated) of proxies that end TLS and hand on the client's certificate in the header Client-Cert (RFC 9440). From anybody else that header is dropped."`
 	TrustedProxies []string      `yaml:"trusted-proxies" default:"" comment:"Addresses (CIDR, comma separated) of proxies that append the address of their peer to forwarded-header. Limits and the audit trail then see the client's address. From anybody else that header is not read."`
 	Forwarded      string        `yaml:"forwarded-header" default:"X-Forwarded-For" comment:"X-Forwarded-For or Forwarded (RFC 7239): the one header that trusted-proxies append to."`
-	OutsideIssuers string        `yaml:"outside-issuers" default:"" comment:"YAML file: issuers besides this server whose access tokens are accepted, with their JWKS and claims."`
+	OutsideIssuers string        `yaml:"outside-issuers" default:"" comment:"YAML file: issuers besides this server whose access tokens are accepted, with their JWKS, the clients each speaks for, the scopes these may ask, and claims."`
 	Brand          string        `yaml:"brand" default:"" comment:"YAML file: the organisation behind this server, for lists of user-facing apps. Empty: named after the base URL."`
 
 	OIDCIssuer            string   `yaml:"oidc-issuer" default:"" comment:"Issuer URL of the hospital's OpenID provider, for signing in with it. Its callback is BASE/auth/external/callback."`
@@ -156,6 +158,9 @@ func (c *Config) check() error {
 	}
 	if c.Forwarded != ingress.XForwardedFor && c.Forwarded != ingress.Forwarded {
 		return errors.New("forwarded-header: X-Forwarded-For or Forwarded")
+	}
+	if need := (c.MaxBodyBytes+budget.Small)*budget.Factor*2>>20 + 1; int64(c.MemoryMiB) < need {
+		return fmt.Errorf("memory-mib: at least %d, so that one body of max-body-bytes fits", need)
 	}
 	for name, n := range map[string]int64{"cache-mib": int64(c.CacheMiB), "max-body-bytes": c.MaxBodyBytes, "max-bundle-entries": int64(c.MaxBundle), "max-ingest-bytes": c.MaxIngestBytes} {
 		if n <= 0 {

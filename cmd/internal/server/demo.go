@@ -194,8 +194,11 @@ func (m *Main) demoClient(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = m.clients.Add(ctx, client.Client{ID: demoClient, Name: "Demo", JWKS: body, Scope: demoScope})
-	return err
+	c, write, err := m.clients.Prepare(client.Client{ID: demoClient, Name: "Demo", JWKS: body, Scope: demoScope})
+	if err != nil {
+		return err
+	}
+	return operator{m}.commitClient(ctx, admin.Operator{Name: "demo"}, "client add", c.ID, write)
 }
 
 func (m *Main) demoPrint(tok, people string, sum *ingest.Summary) error {

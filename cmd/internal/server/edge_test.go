@@ -165,3 +165,28 @@ func TestTLSHasAEADAlone(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestLandingLeadsToTheSignIn holds what somebody who only has the address
+// finds, and the icon that browsers ask for.
+func TestLandingLeadsToTheSignIn(t *testing.T) {
+	s := start(t, nil)
+	resp, page := s.get(t, "/")
+	if !strings.Contains(page, `href="`+s.base+`/auth/">Sign in</a>`) || !strings.Contains(page, `rel="icon" href="/favicon.ico"`) || !strings.Contains(resp.Header.Get("Content-Security-Policy"), "img-src 'self'") {
+		t.Errorf("%v\n%s", resp.Header, page)
+	}
+	resp, icon := s.get(t, "/favicon.ico")
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "image/svg+xml" || !strings.HasPrefix(icon, "<svg") {
+		t.Errorf("%d %v", resp.StatusCode, resp.Header)
+	}
+	_, page = s.get(t, "/auth/signin")
+	if _, after, ok := strings.Cut(page, `<link rel="icon" href="`); !ok {
+		t.Error("the pages have no icon")
+	} else if resp, _ := s.get(t, after[:strings.IndexByte(after, '"')]); resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "image/svg+xml" {
+		t.Errorf("%d %v", resp.StatusCode, resp.Header)
+	}
+	// An app that is not known is told on a page of the same kind.
+	resp, page = s.get(t, "/oauth/authorize?client_id=nobody&redirect_uri=https://app.example/cb")
+	if resp.StatusCode != http.StatusBadRequest || !strings.Contains(page, "This app cannot be connected") || !strings.Contains(page, "style.css") {
+		t.Errorf("%d %s", resp.StatusCode, page)
+	}
+}

@@ -4,6 +4,8 @@ import (
 	_ "embed"
 	"html/template"
 	"net/http"
+
+	"pulsegate/adapters/vendors"
 )
 
 //go:embed landing.html
@@ -28,14 +30,14 @@ func newLanding(base, version string, ready func() error) (*landing, error) {
 func (l *landing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-store")
 	data := struct {
-		Base, Version string
-		Healthy       bool
-	}{l.base, l.version, l.ready() == nil}
+		Base, Version, Vendors string
+		Healthy                bool
+	}{l.base, l.version, vendors.Names(), l.ready() == nil}
 	if err := l.page.Execute(w, data); err != nil {
 		// The client went away; there is nobody to tell.
 		return

@@ -36,13 +36,16 @@ func (o operator) AddClient(ctx context.Context, op admin.Operator, in admin.New
 		secret = client.NewSecret(b)
 		c.SecretHash = client.Hash(secret)
 	}
-	c, err := o.m.clients.Add(ctx, c)
+	c, write, err := o.m.clients.Prepare(c)
 	if err != nil {
+		return admin.ClientInfo{}, err
+	}
+	if err := o.commitClient(ctx, op, "client add", c.ID, write); err != nil {
 		return admin.ClientInfo{}, err
 	}
 	out := info(c)
 	out.Secret = secret
-	return out, o.record(ctx, o.request(op), "client add", "")
+	return out, nil
 }
 
 // NewRegistrationToken makes an initial access token.
@@ -50,12 +53,16 @@ func (o operator) NewRegistrationToken(ctx context.Context, op admin.Operator, i
 	if in.Seconds < 1 || in.Seconds > 366*24*3600 {
 		return admin.RegistrationToken{}, fhir.Errorf(fhir.Invalid, "server.NewRegistrationToken", "life: a second to a year")
 	}
-	tok, err := o.m.registration.NewToken(ctx, register.Ticket{Scope: scopeText(in.Scope), Uses: in.Uses, By: op.Name,
+	tok, write, err := o.m.registration.PrepareToken(register.Ticket{Scope: scopeText(in.Scope), Uses: in.Uses, By: op.Name,
 		Expires: o.m.now().Add(time.Duration(in.Seconds) * time.Second)})
 	if err != nil {
 		return admin.RegistrationToken{}, err
 	}
-	return admin.RegistrationToken{Token: tok}, o.record(ctx, o.request(op), "client registration-token", "")
+	err = o.commit(ctx, op, "client registration-token", [][2]string{{"scope", scopeText(in.Scope)}, {"uses", strconv.Itoa(in.Uses)}}, write)
+	if err != nil {
+		return admin.RegistrationToken{}, err
+	}
+	return admin.RegistrationToken{Token: tok}, nil
 }
 
 // ListClients lists every client ever registered.
@@ -73,14 +80,47 @@ func (o operator) ListClients(ctx context.Context, op admin.Operator) (admin.Cli
 
 // DisableClient refuses a client from its next request on.
 func (o operator) DisableClient(ctx context.Context, op admin.Operator, id string) (admin.ClientInfo, error) {
-	if err := o.m.clients.Disable(ctx, id); err != nil {
-		return admin.ClientInfo{}, err
-	}
 	c, err := o.m.clients.Get(ctx, id)
 	if err != nil {
 		return admin.ClientInfo{}, err
 	}
-	return info(c), o.record(ctx, o.request(op), "client disable", "")
+	write, err := o.m.clients.PrepareDisable(ctx, id)
+	if err != nil {
+		return admin.ClientInfo{}, err
+	}
+	if err := o.commitClient(ctx, op, "client disable", id, write); err != nil {
+		return admin.ClientInfo{}, err
+	}
+	c.Disabled = true
+	return info(c), nil
+}
+
+// commitClient makes the change of a client durable together with its event.
+func (o operator) commitClient(ctx context.Context, op admin.Operator, command, id string, write store.StateWrite) error {
+	err := o.commit(ctx, op, command, [][2]string{{"client", id}}, write)
+	if err != nil && fhir.KindOf(err) == fhir.Conflict {
+		return fhir.Errorf(fhir.Conflict, command, "client_id: exists already, or was changed meanwhile")
+	}
+	return err
+}
+
+// commit makes an operator's change durable together with the AuditEvent of the
+// command, so that neither is without the other.
+func (o operator) commit(ctx context.Context, op admin.Operator, command string, extra [][2]string, state ...store.StateWrite) error {
+	rq := o.request(op)
+	w, leaf, err := o.m.recorder.Prepare(audit.Event{Kind: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
+		Principal: rq.Principal, RequestID: rq.RequestID, Extra: extra})
+	if err != nil {
+		return err
+	}
+	_, err = o.m.store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: state})
+	return fhir.Wrap("server.commit", err)
+}
+
+// Profile implements admin.Operations: a profile holds addresses and timings of
+// the process and no content, but who took one is in the trail.
+func (o operator) Profile(ctx context.Context, op admin.Operator, name string) error {
+	return o.commit(ctx, op, "profile", [][2]string{{"profile", name}})
 }
 
 // ChangeClient changes what only the operator may say about a client, in one
@@ -143,6 +183,9 @@ func (o operator) VerifyAudit(ctx context.Context, op admin.Operator, earlier st
 
 // StoreStat tells the sizes of the store.
 func (o operator) StoreStat(ctx context.Context, op admin.Operator) (admin.StoreStat, error) {
+	if err := o.record(ctx, o.request(op), "store stat", ""); err != nil {
+		return admin.StoreStat{}, err
+	}
 	s := o.m.store.Stats()
 	out := admin.StoreStat{DiskBytes: s.DiskBytes, Resources: s.Resources, Commit: uint64(s.T), AuditLeaves: s.Log}
 	c := o.m.store.Compaction()
@@ -173,7 +216,7 @@ func (o operator) StoreCheck(ctx context.Context, op admin.Operator) (admin.Stor
 		return out, err
 	}
 	if more > 0 {
-		out.Problems = append(out.Problems, "and more")
+		out.Problems = append(out.Problems, fmt.Sprintf("and %d more", more))
 	}
 	return out, o.record(ctx, o.request(op), "store check", "")
 }

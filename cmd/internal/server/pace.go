@@ -29,10 +29,15 @@ type paced struct {
 }
 
 func (p paced) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	pw := &pacedWriter{ResponseWriter: w, control: http.NewResponseController(w), now: p.now, begin: p.now(), credit: writeGrace}
+	defer pw.finish()
+	w = pw
 	if r.Body == nil || r.Body == http.NoBody {
+		pw.clear()
 		p.next.ServeHTTP(w, r)
 		return
 	}
+	pw.clear()
 	b := &pacedBody{ReadCloser: r.Body, deadline: http.NewResponseController(w).SetReadDeadline, now: p.now}
 	r.Body = b
 	p.next.ServeHTTP(w, r)
@@ -42,6 +47,89 @@ func (p paced) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 }
+
+const (
+	// writeGrace is how long in all the client may keep an answer waiting.
+	writeGrace = 30 * time.Second
+	// writeRate is the minimum transfer rate in bytes per second. Every writeRate
+	// bytes that were taken give back a second of writeGrace.
+	writeRate = 4 << 10
+	// writeChunk is written under one deadline: at writeRate it takes a fraction
+	// of writeGrace, so that a thin line is not cut off.
+	writeChunk = 32 << 10
+	// maxAnswer bounds the transfer of one answer, whose snapshot of the store
+	// keeps superseded data on disk.
+	maxAnswer = 6 * time.Hour
+)
+
+// pacedWriter ends an answer that the client does not read: it would hold its
+// memory, and for a download a snapshot of the store, for as long as the client
+// likes. It serves HTTP/1 connections and HTTP/2 streams alike.
+type pacedWriter struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	now     func() time.Time
+	begin   time.Time
+	credit  time.Duration // how long the next write may wait
+}
+
+// Unwrap serves http.ResponseController.
+func (w *pacedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// allow sets the deadline of the next write. Writers that cannot be given one
+// have no client that could be slow.
+func (w *pacedWriter) allow() {
+	now := w.now()
+	end := now.Add(w.credit)
+	if last := w.begin.Add(maxAnswer); end.After(last) {
+		end = last
+	}
+	if err := w.control.SetWriteDeadline(end); err != nil {
+		return // the connection is gone, and the write says so
+	}
+}
+
+// clear takes the deadline away: the time in which the server itself works is
+// not the client's, and an HTTP/2 stream is reset at its deadline whether
+// something is being written or not.
+func (w *pacedWriter) clear() {
+	if err := w.control.SetWriteDeadline(time.Time{}); err != nil {
+		return // as in allow
+	}
+}
+
+// took counts a write of n bytes that began at a time.
+func (w *pacedWriter) took(n int, begin time.Time) {
+	w.clear()
+	w.credit += time.Duration(n)*time.Second/writeRate - w.now().Sub(begin)
+	w.credit = min(w.credit, writeGrace)
+}
+
+func (w *pacedWriter) Write(p []byte) (n int, err error) {
+	for {
+		begin := w.now()
+		w.allow()
+		m, err := w.ResponseWriter.Write(p[n:min(len(p), n+writeChunk)])
+		n += m
+		w.took(m, begin)
+		if err != nil || n == len(p) {
+			return n, err
+		}
+	}
+}
+
+// Flush implements http.Flusher.
+func (w *pacedWriter) Flush() {
+	begin := w.now()
+	w.allow()
+	if err := w.control.Flush(); err != nil {
+		return // the next write says so
+	}
+	w.took(0, begin)
+}
+
+// finish gives the server time to send what it has buffered.
+func (w *pacedWriter) finish() { w.allow() }
 
 type pacedBody struct {
 	io.ReadCloser

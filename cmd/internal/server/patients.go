@@ -6,13 +6,16 @@ import (
 	"slices"
 	"time"
 
+	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
+	"pulsegate/smart/agreement"
 )
 
 // timezoneURL is the standard extension that holds a wearer's zone.
@@ -91,7 +94,7 @@ func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.
 	if err := o.havePatient(ctx, in.Patient); err != nil {
 		return admin.ID{}, err
 	}
-	res, err := consent.Grant(consent.Terms{ID: o.m.newID(), Patient: in.Patient, Vendor: in.Vendor, Categories: in.Categories, Recipient: in.Recipient, Now: o.m.now()})
+	res, err := consent.Grant(consent.Terms{ID: o.m.newID(), Patient: in.Patient, Vendor: in.Vendor, VendorName: vendors.Name(in.Vendor), Categories: in.Categories, Recipient: in.Recipient, Now: o.m.now()})
 	if err != nil {
 		return admin.ID{}, err
 	}
@@ -99,8 +102,8 @@ func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.
 	return admin.ID{ID: id}, err
 }
 
-// WithdrawConsent makes the active consents inactive; the next request of a
-// recipient sees nothing more.
+// WithdrawConsent takes back what a patient has agreed to. When it returns
+// without an error nothing of it is visible to anybody under a Consent.
 func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in admin.WithdrawConsent) (admin.Withdrawn, error) {
 	out := admin.Withdrawn{Withdrawn: []string{}}
 	if err := o.havePatient(ctx, in.Patient); err != nil {
@@ -111,31 +114,17 @@ func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in adm
 			return out, err
 		}
 	}
-	var found []fhir.Resource
-	err := o.consents(ctx, in.Patient, func(r fhir.Resource) bool {
-		t, err := consent.Describe(r)
-		if err == nil && t.Status == "active" && (in.Vendor == "" || t.Vendor == in.Vendor) {
-			r.JSON = append([]byte(nil), r.JSON...)
-			found = append(found, r)
-		}
-		return true
-	})
+	rq := o.request(op)
+	g := &agreement.Withdrawals{Store: o.m.store, Audit: o.m.recorder, Consents: o.m.consents, Clock: o.m.now, NewID: o.m.newID, VendorName: vendors.Name}
+	for _, a := range o.m.adapters {
+		g.Vendors = append(g.Vendors, a.Vendor())
+	}
+	w, err := g.Withdraw(ctx, audit.Event{Principal: rq.Principal, RequestID: rq.RequestID}, in.Patient, in.Vendor)
 	if err != nil {
 		return out, err
 	}
-	for _, r := range found {
-		w, err := consent.Withdraw(r)
-		if err != nil {
-			return out, err
-		}
-		if _, err := o.put(ctx, o.request(op), "Consent", w.ID, w.JSON); err != nil {
-			return out, err
-		}
-		out.Withdrawn = append(out.Withdrawn, w.ID)
-	}
-	if len(out.Withdrawn) == 0 {
-		return out, fhir.Errorf(fhir.NotFound, "consent withdraw", "there is no active consent to withdraw")
-	}
+	out.Withdrawn = append(append(out.Withdrawn, w.Ended...), w.Narrowed...)
+	out.Narrowed, out.Denials, out.Record = w.Narrowed, w.Denials, w.Record
 	return out, nil
 }
 
@@ -193,5 +182,5 @@ func (o operator) knownVendor(v string) error {
 			return nil
 		}
 	}
-	return fhir.Errorf(fhir.Invalid, "operator", "--vendor: one of apple, fitbit, oura")
+	return fhir.Errorf(fhir.Invalid, "operator", "--vendor: one of %s", vendors.Codes())
 }

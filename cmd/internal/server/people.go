@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
 	"time"
 
 	"pulsegate/cmd/internal/admin"
+	"pulsegate/cmd/internal/recovery"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
@@ -26,14 +28,22 @@ import (
 	"pulsegate/smart/role"
 	"pulsegate/smart/session"
 	"pulsegate/smart/signin"
+	"pulsegate/smart/token"
 	"pulsegate/smart/user"
 )
 
 // openPeople builds who may sign in, before the authorization server that asks
 // about them.
-func (m *Main) openPeople() error {
-	vault, err := authn.OpenVault(m.Config.Data)
+func (m *Main) openPeople(ctx context.Context) error {
+	decision, err := recovery.Requested(m.Config.Data, recovery.SealKey)
 	if err != nil {
+		return err
+	}
+	vault, err := authn.OpenVault(m.Config.Data, m.fresh || decision != nil)
+	if err != nil {
+		return err
+	}
+	if err := m.recovered(ctx, recovery.SealKey, decision, "keys/seal.key is accepted as it is now"); err != nil {
 		return err
 	}
 	keys, err := authn.NewPasskeys(m.base, m.now)
@@ -136,8 +146,13 @@ func (m *Main) known(ctx context.Context, ref fhir.Ref) (bool, error) {
 func (m *Main) pages() (*pages.Pages, error) {
 	return pages.New(pages.Options{Base: m.base, Version: m.Version, SignIn: m.signs, Sessions: m.sessions, Users: m.users, Cookies: m.cookies,
 		Flow: m.authorize, Apps: m.tokens,
-		Refusals: &agreement.Refusals{Store: m.store, Audit: m.recorder, Consents: m.consents, Clock: m.now}, Clients: m.clients, Launcher: launcher{m}, Glass: m.glass, Patients: patients{m},
+		Refusals: &agreement.Refusals{Store: m.store, Audit: m.recorder, Consents: m.consents, Clock: m.now}, Clients: m.clients, Launcher: launcher{m}, Glass: m.glass, UserLife: token.UserLife(m.Config.UserTokenLife), Patients: patients{m},
 		Scopes: m.policy.Scopes, Audit: m.recorder, Clock: m.now, Logger: m.Log})
+}
+
+// refused shows a person an error of the authorization endpoint.
+func (m *Main) refused(w http.ResponseWriter, r *http.Request, status int, text string) {
+	m.page.Refused(w, r, status, text)
 }
 
 type launcher struct{ m *Main }

@@ -57,6 +57,9 @@ func (o operator) ShowQuarantine(ctx context.Context, op admin.Operator, id stri
 func (o operator) RetryQuarantine(ctx context.Context, op admin.Operator) (admin.Retried, error) {
 	rq := o.request(op)
 	var out admin.Retried
+	if err := o.record(ctx, rq, "quarantine retry", ""); err != nil {
+		return out, err
+	}
 	count := func(x *ingest.Item) bool { out.Items++; return true }
 	err := o.m.pipeline.List(ctx, "", count)
 	if err != nil {

@@ -13,20 +13,19 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"pulsegate/adapters"
-	"pulsegate/adapters/apple"
-	"pulsegate/adapters/fitbit"
-	"pulsegate/adapters/oura"
+	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/cmd/internal/cli"
 	"pulsegate/cmd/internal/config"
+	"pulsegate/cmd/internal/recovery"
 	"pulsegate/cmd/internal/telemetry"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/budget"
 	"pulsegate/fhir/bulk"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/egress"
@@ -44,6 +43,7 @@ import (
 	"pulsegate/smart/keys"
 	"pulsegate/smart/launch"
 	"pulsegate/smart/outside"
+	"pulsegate/smart/pages"
 	"pulsegate/smart/policy"
 	"pulsegate/smart/register"
 	"pulsegate/smart/session"
@@ -61,6 +61,8 @@ type Main struct {
 
 	clock     func() time.Time // nil: time.Now
 	base      string
+	memory    *budget.Budget // of request bodies
+	fresh     bool           // the store held no AuditEvent when it was opened
 	telemetry *telemetry.Telemetry
 	store     *pebblestore.DB
 	recorder  *audit.Recorder
@@ -79,6 +81,7 @@ type Main struct {
 	grants    *grant.Store
 	nonces    *dpop.Nonces // nil: none are demanded
 	authorize *authorize.Service
+	page      *pages.Pages
 	launches  *launch.Service
 
 	registration  *register.Handler
@@ -136,6 +139,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	m.draining = make(chan struct{})
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	m.memory = budget.New(int64(m.Config.MemoryMiB) << 20)
 	if err := m.open(work); err != nil {
 		return errors.Join(err, l.Close(), m.close())
 	}
@@ -146,7 +150,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 		return errors.Join(err, l.Close())
 	}
 	srv := &http.Server{
-		Handler: paced{next: handler, now: m.now}, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: paced{next: m.memory.Handler(handler), now: m.now}, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(m.Log.Handler(), slog.LevelDebug),
 		TLSConfig: serverTLS(),
 	}
@@ -155,7 +159,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 		// handshake proves the key (RFC 8705 6.2).
 		srv.TLSConfig.ClientAuth = tls.RequestClientCert
 	}
-	ops := &admin.Server{Dir: m.Config.Data, Ops: operator{m}, Log: m.Log}
+	ops := &admin.Server{Dir: m.Config.Data, Ops: operator{m}, Log: m.Log, Memory: m.memory}
 	al, err := ops.Listen()
 	if err != nil {
 		return errors.Join(err, l.Close())
@@ -237,7 +241,7 @@ func (m *Main) ownURL(a net.Addr) string {
 // open builds every service, in the order in which they stand on each other.
 func (m *Main) open(ctx context.Context) error {
 	dir := m.Config.Data
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := secureData(dir, m.Log); err != nil {
 		return err
 	}
 	var err error
@@ -254,7 +258,7 @@ func (m *Main) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.adapters = []adapters.Adapter{apple.New(), fitbit.New(), oura.New()}
+	m.adapters = vendors.All()
 	for _, step := range []func(context.Context) error{m.openAudit, m.openAccess, m.openFHIR, m.openIngest} {
 		if err := step(ctx); err != nil {
 			return err
@@ -263,13 +267,20 @@ func (m *Main) open(ctx context.Context) error {
 	return nil
 }
 
-func (m *Main) openAudit(context.Context) error {
-	var err error
+func (m *Main) openAudit(ctx context.Context) error {
+	m.fresh = m.store.Log().Size() == 0
+	decision, err := recovery.Requested(m.Config.Data, recovery.AuditLog)
+	if err != nil {
+		return err
+	}
 	if m.recorder, err = audit.NewRecorder(audit.Options{Store: m.store, Clock: m.now, Rand: rand.Reader, Observer: m.base, Logger: m.Log}); err != nil {
 		return err
 	}
-	m.notary, err = audit.OpenNotary(audit.NotaryOptions{Store: m.store, Dir: m.Config.Data, Origin: m.origin(), Rand: rand.Reader, Clock: m.now, Logger: m.Log})
-	return err
+	m.notary, err = audit.OpenNotary(audit.NotaryOptions{Store: m.store, Dir: m.Config.Data, Origin: m.origin(), Rand: rand.Reader, Clock: m.now, Logger: m.Log, Accept: decision != nil})
+	if err != nil {
+		return err
+	}
+	return m.recovered(ctx, recovery.AuditLog, decision, m.notary.Accepted())
 }
 
 // origin names the log independently of a port that changes.

@@ -32,6 +32,7 @@ import (
 	"pulsegate/smart/client"
 	"pulsegate/smart/dpop"
 	"pulsegate/smart/keys"
+	"pulsegate/smart/pages"
 	"pulsegate/smart/policy"
 	"pulsegate/smart/scope"
 )
@@ -59,7 +60,7 @@ func (m *Main) openAccess(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.openPeople(); err != nil {
+	if err := m.openPeople(ctx); err != nil {
 		return err
 	}
 	return m.openSMART(ctx, assertions, scopes)
@@ -112,10 +113,22 @@ func (m *Main) openFHIR(ctx context.Context) error {
 	return nil
 }
 
-func (m *Main) openIngest(context.Context) error {
-	mapper, err := mapping.New(mapping.Builtin(), mapping.Options{SeriesFrom: m.Config.SeriesFrom})
+func (m *Main) openIngest(ctx context.Context) error {
+	key, err := ingest.Key(ctx, m.store, rand.Reader)
 	if err != nil {
 		return err
+	}
+	if len(key) == 0 {
+		m.Log.WarnContext(ctx, "the store is older than the secret for ids: whoever knows a fact can derive the id it has; import the data into a new store to end this")
+	}
+	mapper, err := mapping.New(mapping.Builtin(), mapping.Options{SeriesFrom: m.Config.SeriesFrom, Key: key})
+	if err != nil {
+		return err
+	}
+	for _, a := range m.adapters {
+		if !mapper.Knows(a.Vendor()) {
+			return fhir.Errorf(fhir.Internal, "server.openIngest", "the metric table has no file %s.yaml", a.Vendor())
+		}
 	}
 	m.pipeline = m.ingestPipeline(mapper, m.adapters)
 	return nil
@@ -141,7 +154,7 @@ func (m *Main) handler() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &rest.Server{Service: m.service, Auth: m.policy, Metadata: func() []byte { return statement }, Terminology: func() []byte { return terminology }, Logger: m.Log, Clock: m.now, Rand: rand.Reader,
+	s := &rest.Server{Service: m.service, Auth: m.policy, Metadata: func() []byte { return statement }, Terminology: func() []byte { return terminology }, Logger: m.Log, Clock: m.now, Rand: rand.Reader, Consents: m.consents,
 		Limits: rest.Limits{Body: m.Config.MaxBodyBytes, Inflated: m.Config.MaxBodyBytes},
 		Operations: []rest.Mounter{
 			rest.Bulk{Exporter: m.exporter, Base: m.fhirBase(), Service: m.service, StepUp: m.stepUp().Demand},
@@ -150,6 +163,7 @@ func (m *Main) handler() (http.Handler, error) {
 		}}
 	e := s.Engine()
 	e.GET("/", gin.WrapH(page))
+	e.GET("/favicon.ico", gin.WrapF(pages.Favicon))
 	e.GET("/livez", func(c *gin.Context) { c.String(http.StatusOK, "ok\n") })
 	e.GET("/readyz", func(c *gin.Context) {
 		if err := m.healthy(); err != nil {
@@ -159,11 +173,10 @@ func (m *Main) handler() (http.Handler, error) {
 		c.String(http.StatusOK, "ok\n")
 	})
 	e.GET("/metrics", gin.WrapH(m.telemetry.Metrics))
-	people, err := m.pages()
-	if err != nil {
+	if m.page, err = m.pages(); err != nil {
 		return nil, err
 	}
-	for _, x := range []rest.Mounter{people, m.ring, m.tokens, m.authorize, m.launches, m.registration, m.introspection, m.discovery(), brands.Handler{Bundle: m.bundle},
+	for _, x := range []rest.Mounter{m.page, m.ring, m.tokens, m.authorize, m.launches, m.registration, m.introspection, m.discovery(), brands.Handler{Bundle: m.bundle},
 		&ingest.Handler{Pipeline: m.pipeline, Auth: m.policy, RequestID: rest.RequestID, Limits: m.pipeline.Limits, Logger: m.Log}} {
 		x.Mount(e)
 	}

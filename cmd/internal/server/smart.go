@@ -59,7 +59,7 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 		}
 	}
 	m.policy = &policy.Engine{Keys: m.ring, Clients: m.clients, Consents: m.consents, Scopes: scopes, Issuer: m.base, Audience: m.fhirBase(),
-		Clock: m.now, Grants: m.grants, RoleRules: m.people.rules, Roles: m.people.roles, ConsentsOf: m.people.consents, Outside: m.outside, Nonces: m.nonces}
+		Clock: m.now, Grants: m.grants, RoleRules: m.people.rules, Roles: m.people.roles, ConsentsOf: m.people.consents, Outside: m.outside, Nonces: m.nonces, Latest: m.store.T}
 	agreements := &agreement.Agreements{Store: m.store, Audit: m.recorder, Scopes: scopes, Issuer: m.base, UserLife: token.UserLife(m.Config.UserTokenLife),
 		Says: func(granted string) []string { return pages.Says(scopes, granted) }, Logger: m.Log}
 	var err error
@@ -72,7 +72,7 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 	m.launches = &launch.Service{Store: m.store, Audit: m.recorder, Clients: m.clients, Auth: m.policy, Scopes: scopes, Clock: m.now,
 		Roles: m.people.roles, Base: m.fhirBase(), Logger: m.Log}
 	m.authorize, err = authorize.New(authorize.Options{Store: m.store, Audit: m.recorder, Clients: m.clients, Launches: m.launches, Scopes: scopes,
-		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, Page: m.Config.ConsentPage,
+		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, Page: m.Config.ConsentPage, Refused: m.refused,
 		RoleRules: m.people.rules, MaySelect: m.people.maySelect, Now: m.tokens.Now})
 	if err != nil {
 		return err

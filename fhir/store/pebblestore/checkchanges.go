@@ -2,7 +2,6 @@ package pebblestore
 
 import (
 	"bytes"
-	"errors"
 	"hash/maphash"
 	"slices"
 
@@ -79,6 +78,12 @@ func (x *changeCheck) row(k, val []byte) error {
 	return x.document(t, &e)
 }
 
+// ended reports whether err means that the check cannot go on, rather than that
+// something cannot be read.
+func (x *changeCheck) ended(err error) bool {
+	return err != nil && (x.ctx.Err() != nil || x.d.failed.Load())
+}
+
 // document holds an entry to the version that it names.
 func (x *changeCheck) document(t store.T, e *entry) error {
 	ref := fhir.Ref{Type: e.typ, ID: e.id}
@@ -88,12 +93,12 @@ func (x *changeCheck) document(t store.T, e *entry) error {
 	}
 	x.here[ref] = true
 	m, err := x.v.fetchRow(row{place: e.place, typ: e.typ, id: e.id, t: t})
-	if errors.Is(err, errRow) {
-		x.problem("L: T %d names %s, which it did not write there", t, ref)
-		return nil
+	if x.ended(err) {
+		return err
 	}
 	if err != nil {
-		return err
+		x.problem("L: T %d names %s, which it did not write there or which cannot be read", t, ref)
+		return nil
 	}
 	x.rows++
 	created := true
@@ -126,7 +131,7 @@ func (x *changeCheck) series(t store.T, val []byte) error {
 		}
 		return n <= e.count
 	})
-	if x.ctx.Err() != nil {
+	if x.ended(err) {
 		return err
 	}
 	if err != nil || n != e.count || n == 0 || first != e.first || last != e.end {

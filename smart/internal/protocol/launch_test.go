@@ -21,6 +21,8 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
 
+	"pulsegate/fhir"
+	"pulsegate/fhir/store"
 	"pulsegate/smart/authorize"
 	"pulsegate/smart/client"
 	"pulsegate/smart/keys"
@@ -190,7 +192,12 @@ func TestLaunchRefused(t *testing.T) {
 func TestRegistration(t *testing.T) {
 	w := newWorld(t)
 	first := func(uses int) string {
-		return must(w.regs.NewToken(t.Context(), register.Ticket{Scope: "openid launch/patient offline_access patient/*.rs", Uses: uses, Expires: w.clock.now().Add(time.Hour)}))
+		tok, write, err := w.regs.PrepareToken(register.Ticket{Scope: "openid launch/patient offline_access patient/*.rs", Uses: uses, Expires: w.clock.now().Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		must(w.store.Commit(t.Context(), &store.Batch{State: []store.StateWrite{write}}))
+		return tok
 	}
 	meta := m{"client_name": "New", "redirect_uris": []string{redirect}, "scope": "patient/Observation.rs launch/patient", "token_endpoint_auth_method": "client_secret_basic"}
 	with := func(change m) m {
@@ -369,6 +376,69 @@ func TestOutsideIssuer(t *testing.T) {
 	} {
 		if s := w.read(tok, "Observation/o1"); s != 401 {
 			t.Errorf("%s: %d", name, s)
+		}
+	}
+}
+
+// TestOutsideIssuerIsBound: an issuer speaks for the clients that its
+// configuration names, with the scopes that are listed there, system/ scopes
+// among them only if they are.
+func TestOutsideIssuerIsBound(t *testing.T) {
+	key := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+	w := newWorld(t)
+	idp := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		if _, err := rw.Write(w.set(key)); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer idp.Close()
+	ehr, portal := w.backend("system/*.cruds"), w.app(client.None, func(c *client.Client) { c.Scope = "patient/*.rs user/*.rs" })
+	read := func(iss outside.Issuer, change m) int {
+		iss.Issuer, iss.JWKSURL = "https://idp.example", idp.URL
+		w.outside = &outside.Verifier{Base: w.base + "/fhir", Keys: &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.now, Algs: outside.Algs()}, Issuers: []outside.Issuer{iss}}
+		if err := w.outside.Check(); err != nil {
+			t.Fatal(err)
+		}
+		w.reopen()
+		c := m{"iss": iss.Issuer, "aud": w.base + "/fhir", "jti": rand.Text(), "iat": w.clock.now().Unix(), "exp": w.clock.now().Add(10 * time.Minute).Unix()}
+		for k, v := range change {
+			c[k] = v
+		}
+		return w.read(jwt(m{"alg": "ES384", "kid": "k1", "typ": "at+jwt"}, c, key), "Patient/p1")
+	}
+	backend := func(id, scopes string) m { return m{"sub": id, "client_id": id, "scope": scopes} }
+	named := map[string]string{"portal": portal.ID, "feed": ehr.ID}
+	person := m{"sub": "x9", "client_id": "portal", "scope": "user/*.rs", "fhirUser": w.base + "/fhir/Practitioner/d1", "roles": []string{"doctor"}}
+	roles := map[string]string{"doctor": "practitioner"}
+	for _, c := range []struct {
+		name string
+		iss  outside.Issuer
+		tok  m
+		want int
+	}{
+		{"another client of this server, by its id here", outside.Issuer{Clients: map[string]string{"portal": portal.ID}, Scopes: "system/*.cruds"}, backend(ehr.ID, "system/*.cruds"), 401},
+		{"a client by its id here, though it is named", outside.Issuer{Clients: named, Scopes: "system/*.cruds"}, backend(ehr.ID, "system/*.cruds"), 401},
+		{"system/ scopes that are not listed", outside.Issuer{Clients: named}, backend("feed", "system/*.cruds"), 403},
+		{"system/ scopes beside those listed", outside.Issuer{Clients: named, Scopes: "user/*.rs system/Observation.rs"}, backend("feed", "system/*.cruds"), 403},
+		{"a system/ scope that is listed", outside.Issuer{Clients: named, Scopes: "system/Patient.rs"}, backend("feed", "system/*.cruds"), 200},
+		{"a person", outside.Issuer{Clients: named, Roles: roles}, person, 200},
+		{"a person, with other scopes listed", outside.Issuer{Clients: named, Roles: roles, Scopes: "user/Observation.rs"}, person, 403},
+		{"a person with the scopes of a backend", outside.Issuer{Clients: named, Roles: roles, Scopes: "system/*.cruds"},
+			m{"sub": "x9", "client_id": "feed", "scope": "system/*.cruds", "fhirUser": person["fhirUser"], "roles": []string{"doctor"}}, 403},
+	} {
+		if got := read(c.iss, c.tok); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
+	}
+	for name, iss := range map[string]outside.Issuer{
+		"no clients":        {},
+		"a client's id":     {Clients: map[string]string{"x": "../y"}},
+		"an unknown scope":  {Clients: named, Scopes: "everything"},
+		"a client, unnamed": {Clients: map[string]string{"": ehr.ID}},
+	} {
+		iss.Issuer, iss.JWKSURL = "https://idp.example", idp.URL
+		if err := (&outside.Verifier{Issuers: []outside.Issuer{iss}}).Check(); fhir.KindOf(err) != fhir.Invalid {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -22,7 +22,7 @@ func TestV1AskedV1Answered(t *testing.T) {
 		{"patient/Patient.r", "patient/Patient.read", "patient/Patient.read"},
 		{"patient/Patient.rs patient/Observation.r", "patient/*.read", "patient/Patient.read patient/Observation.read"},
 		{"patient/Observation.crs", "patient/Observation.*", "patient/Observation.read"}, // no role of this person creates
-		{"patient/Patient.r", "patient/Patient.rs", "patient/Patient.r"}, // asked in the v2 form
+		{"patient/Patient.r", "patient/Patient.rs", "patient/Patient.r"},                 // asked in the v2 form
 	} {
 		a := app(c.allowed)
 		out := w.get(a, c.asked+rest)

@@ -1,5 +1,5 @@
-// Passkeys: the one thing a page cannot do without script. Everything else
-// works without.
+// Passkeys, which a page cannot do without script, and times in the person's
+// own time zone, which are in UTC without.
 "use strict";
 (() => {
   const decode = (s) => Uint8Array.from(atob(s.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
@@ -47,6 +47,15 @@
     at.textContent = text;
     at.hidden = text === "";
   };
+
+  const formats = {
+    day: { day: "numeric", month: "long", year: "numeric" },
+    time: { day: "numeric", month: "long", year: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" },
+  };
+  for (const at of document.querySelectorAll("time[data-time]")) {
+    at.title = at.dateTime;
+    at.textContent = new Intl.DateTimeFormat("en-GB", formats[at.dataset.time]).format(new Date(at.dateTime));
+  }
 
   for (const button of document.querySelectorAll("button[data-passkey]")) {
     if (!window.PublicKeyCredential) {

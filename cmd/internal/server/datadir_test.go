@@ -1,0 +1,151 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"pulsegate/cmd/internal/recovery"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+func mode(t *testing.T, path string) fs.FileMode {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Mode().Perm()
+}
+
+// A data directory that other users may enter is closed, with a warning, when
+// it is the server's own, and refused when it holds anything else.
+func TestDataDirectoryIsClosed(t *testing.T) {
+	dir := t.TempDir()
+	log := &lockedBuffer{}
+	open := func() error {
+		return secureData(dir, slog.New(slog.NewTextHandler(log, nil)))
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(); err != nil || mode(t, dir) != 0o700 || !strings.Contains(log.String(), "0755") {
+		t.Errorf("an empty directory: %v %o %s", err, mode(t, dir), log.String())
+	}
+	for _, d := range []string{"store", "keys", "audit"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(dir, d), 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(); err != nil {
+		t.Error(err)
+	}
+	for _, d := range []string{".", "store", "keys", "audit"} {
+		if m := mode(t, filepath.Join(dir, d)); m != 0o700 {
+			t.Errorf("%s: %o", d, m)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "store", "file"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if m := mode(t, filepath.Join(dir, "store", "file")); m&0o077 != 0 {
+		t.Errorf("a file of the store: %o", m)
+	}
+	shared := t.TempDir()
+	if err := os.WriteFile(filepath.Join(shared, "notes.txt"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(shared, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir = shared
+	if err := open(); err == nil || mode(t, dir) != 0o755 {
+		t.Errorf("a directory with other files: %v, %o", err, mode(t, dir))
+	}
+}
+
+// After a loss the server starts only on an operator's decision, which its
+// audit trail then holds.
+func TestRecovery(t *testing.T) {
+	dir := t.TempDir()
+	m, err := opened(t, dir, t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.recovered(t.Context(), "nothing", nil, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := (operator{m}).Profile(t.Context(), operatorOfTest, "heap"); err != nil { // an AuditEvent
+		t.Fatal(err)
+	}
+	if err := m.notary.Sign(); err != nil {
+		t.Fatal(err)
+	}
+	m.shut(t)
+	for _, x := range []struct{ what, file string }{{recovery.AuditLog, "audit/checkpoint"}, {recovery.SealKey, "keys/seal.key"}} {
+		if err := os.Remove(filepath.Join(dir, x.file)); err != nil {
+			t.Fatal(err)
+		}
+		m, err := opened(t, dir, t.Output())
+		if err == nil || !strings.Contains(err.Error(), "pulsegate recover "+x.what) {
+			t.Errorf("%s lost: %v", x.file, err)
+		}
+		m.shut(t)
+		if err := recovery.Request(dir, x.what, "uid:7", time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if m, err = opened(t, dir, t.Output()); err != nil {
+			t.Fatalf("%s lost, accepted: %v", x.file, err)
+		}
+		if got := events(t, m, "recover-"+x.what, "uid:7"); got != 1 {
+			t.Errorf("%s: %d AuditEvents of the decision", x.file, got)
+		}
+		if err := m.notary.Sign(); err != nil {
+			t.Fatal(err)
+		}
+		m.shut(t)
+		if _, err := os.Stat(filepath.Join(dir, "recover", x.what)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: the decision stays: %v", x.file, err)
+		}
+		if m, err = opened(t, dir, t.Output()); err != nil {
+			t.Errorf("%s: the start after: %v", x.file, err)
+		}
+		m.shut(t)
+	}
+}
+
+// events counts the AuditEvents that hold all of texts.
+func events(t *testing.T, m *Main, texts ...string) (n int) {
+	t.Helper()
+	q, err := search.Parse("AuditEvent", nil, search.ParseOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = m.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
+		for _, x := range texts {
+			if !strings.Contains(string(f.Resource.JSON), x) {
+				return true
+			}
+		}
+		n++
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

@@ -1,0 +1,137 @@
+package server
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"pulsegate/cmd/internal/admin"
+	"pulsegate/fhir/store"
+)
+
+// adminCalls has a request for every route of the admin socket. {} is replaced
+// with what the call before it on the same line answered as id.
+func adminCalls() map[string][]string {
+	return map[string][]string{
+		"GET /clock":                      {""},
+		"POST /clock/reset":               {`{}`},
+		"GET /patient":                    {""},
+		"GET /patient/show":               {"?id=ada", "?id=nobody"},
+		"POST /client/change":             {`{"client_id":"CLIENT","records_consent":true}`},
+		"POST /demo/token":                {`{}`},
+		"GET /server/info":                {""},
+		"POST /patient":                   {`{"id":"ada","given":"Ada","family":"Beispiel"}`, `{"given":"Ben","family":"Beispiel"}`},
+		"POST /consent/grant":             {`{"patient":"ada","vendor":"apple","recipient":"any"}`},
+		"GET /consent":                    {"", "?patient=ada"},
+		"POST /consent/withdraw":          {`{"patient":"ada"}`},
+		"POST /client":                    {`{"name":"App","scope":"launch/patient patient/*.rs","auth":"client_secret_basic","redirect_uris":["https://app.example.org/cb"]}`},
+		"GET /client":                     {""},
+		"POST /client/registration-token": {`{"scope":"patient/*.rs","uses":1,"seconds":60}`},
+		"POST /client/disable":            {`{"id":"CLIENT"}`},
+		"POST /ingest":                    {"?patient=ada&vendor=apple&format=nothing"},
+		"GET /quarantine":                 {"", "?patient=ada"},
+		"GET /quarantine/show":            {"?id=none"},
+		"POST /quarantine/retry":          {`{}`},
+		"POST /audit/verify":              {`{}`},
+		"GET /debug/pprof/":               {"", "goroutine?debug=1"},
+		"GET /debug/pprof/profile":        {"?seconds=1"},
+		"GET /debug/pprof/trace":          {"?seconds=1"},
+		"GET /store/stat":                 {""},
+		"POST /store/check":               {`{}`},
+		"POST /user/bootstrap":            {`{"login":"root","name":"Root"}`},
+		"POST /user":                      {`{"login":"eve","name":"Eve","roles":["auditor"]}`},
+		"POST /user/reinvite":             {`{"login":"eve"}`},
+		"POST /user/disable":              {`{"login":"eve"}`},
+		"GET /user":                       {""},
+	}
+}
+
+// refusedCalls are those of adminCalls that the server refuses, because what
+// they name is not there, before there is anything to record.
+var refusedCalls = map[string]bool{
+	"GET /quarantine/show?id=none": true,
+	"GET /patient/show?id=nobody":  true,
+	"POST /demo/token":             true, // the server is no demo
+} // read only
+
+// Every command of the operator makes its change and its AuditEvent durable in
+// one commit: a crash between two commits would leave a change without a trace.
+func TestOperatorCommandsCommitOnce(t *testing.T) {
+	m, err := opened(t, t.TempDir(), t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &admin.Server{Ops: operator{m}, Log: m.Log}
+	h := s.Handler(admin.Operator{Name: "uid:0"})
+	commits := watchCommits(t, m)
+	calls := adminCalls()
+	order := []string{"POST /patient", "POST /consent/grant", "POST /client", "POST /user/bootstrap", "POST /user"}
+	for _, p := range s.Routes() {
+		if calls[p] == nil {
+			t.Errorf("%s: no call of this route; add one to adminCalls", p)
+		}
+		order = append(order, p)
+	}
+	var client string
+	for _, pattern := range order {
+		method, path, _ := strings.Cut(pattern, " ")
+		for _, call := range calls[pattern] {
+			target, body := path+call, ""
+			if method == "POST" && !strings.HasPrefix(call, "?") {
+				target, body = path, strings.ReplaceAll(call, "CLIENT", client)
+			}
+			w := httptest.NewRecorder()
+			commits.take()
+			h.ServeHTTP(w, httptest.NewRequest(method, target, strings.NewReader(body)))
+			if _, rest, ok := strings.Cut(w.Body.String(), `"client_id":"`); ok && pattern == "POST /client" {
+				client, _, _ = strings.Cut(rest, `"`)
+			}
+			got := commits.take()
+			for _, c := range got {
+				if c.leaves == 0 {
+					t.Errorf("%s %s: a commit without an AuditEvent: %+v", method, target, c)
+				}
+			}
+			refused := refusedCalls[method+" "+target]
+			if len(got) == 0 && w.Code < 400 || w.Code >= 300 && len(got) == 0 && !refused && w.Code != http.StatusConflict {
+				t.Errorf("%s %s: %d and no AuditEvent: %s", method, target, w.Code, w.Body)
+			}
+		}
+		delete(calls, pattern) // once, in the order above
+	}
+}
+
+type counted struct {
+	at      store.T
+	leaves  uint64
+	changes int
+}
+
+// commitLog counts the leaves of each commit.
+type commitLog struct {
+	mu   sync.Mutex
+	size uint64
+	list []counted
+}
+
+func watchCommits(t *testing.T, m *Main) *commitLog {
+	l := &commitLog{size: m.store.Log().Size()}
+	t.Cleanup(m.store.Watch(func(c store.Commit) {
+		size := m.store.Log().Size()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.list = append(l.list, counted{c.T, size - l.size, len(c.Changes)})
+		l.size = size
+	}))
+	return l
+}
+
+func (l *commitLog) take() []counted {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := l.list
+	l.list = nil
+	return out
+}

@@ -1,0 +1,119 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+
+	"pulsegate/cmd/internal/admin"
+	"pulsegate/cmd/internal/config"
+)
+
+// lockedBuffer is a log that a test reads while the server writes.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// settings are those of a server on a free port, changed by name.
+func settings(t *testing.T, dir string, set map[string]string) *config.Config {
+	t.Helper()
+	all := map[string]string{"data": dir, "listen": "127.0.0.1:0"}
+	for k, v := range set {
+		all[k] = v
+	}
+	c, err := config.Load("", func(string) (string, bool) { return "", false }, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// opened is a server with every service open, which does not listen.
+func opened(t *testing.T, dir string, log io.Writer) (*Main, error) {
+	t.Helper()
+	m := &Main{Config: settings(t, dir, nil), Version: "test", Stdout: io.Discard, Log: slog.New(slog.NewTextHandler(log, nil)),
+		base: "http://localhost:8080", draining: make(chan struct{})}
+	ctx, stop := context.WithCancel(context.Background())
+	err := m.open(ctx)
+	t.Cleanup(func() {
+		stop()
+		if m.subs != nil {
+			m.subs.Close()
+		}
+		if m.exporter != nil {
+			m.exporter.Close()
+		}
+		if err := m.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return m, err
+}
+
+// shut ends a server that opened returned, so that another can open its data.
+func (m *Main) shut(t *testing.T) {
+	t.Helper()
+	if m.subs != nil {
+		m.subs.Close()
+	}
+	if m.exporter != nil {
+		m.exporter.Close()
+	}
+	if err := m.close(); err != nil {
+		t.Error(err)
+	}
+	m.subs, m.exporter, m.consents, m.store = nil, nil, nil, nil
+}
+
+// running is a server that listens. Its base URL is read from its output.
+func running(t *testing.T, dir string, set map[string]string) (base string, log *lockedBuffer, stop func() error) {
+	t.Helper()
+	out, log := &lockedBuffer{}, &lockedBuffer{}
+	ready := make(chan string, 1)
+	m := &Main{Config: settings(t, dir, set), Version: "test", Log: slog.New(slog.NewTextHandler(log, nil)),
+		Stdout: writerFunc(func(p []byte) (int, error) {
+			if _, url, ok := strings.Cut(string(p), "pulsegate ready "); ok {
+				ready <- strings.TrimSpace(url)
+			}
+			return out.Write(p)
+		})}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+	once := sync.OnceValue(func() error { cancel(); return <-ended })
+	t.Cleanup(func() {
+		if err := once(); err != nil {
+			t.Error(err)
+		}
+	})
+	select {
+	case base = <-ready:
+	case err := <-ended:
+		ended <- nil
+		t.Fatalf("the server did not start: %v", err)
+	}
+	return base, log, once
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+var operatorOfTest = admin.Operator{Name: "uid:0"} // read only

@@ -1,0 +1,221 @@
+package ingest
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"maps"
+	"slices"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/series"
+	"pulsegate/fhir/store"
+	"pulsegate/mapping"
+)
+
+// roomNight holds, by patient, vendor and source, what is known of the nights
+// of one source: sourceNights as JSON.
+const roomNight = "ingest/night/"
+
+// sourceNights is the state of the nights of one source.
+type sourceNights struct {
+	Source string `json:"source"`
+	// Streams name the segments of the source among all of the patient: by
+	// stream, or by device where a segment is in none.
+	Streams []string `json:"streams"`
+	// Due are the periods in which segments were written and nights are not
+	// made again yet.
+	Due []period `json:"due,omitempty"`
+	// Open are the nights that were preliminary when they were made.
+	Open []period `json:"open,omitempty"`
+}
+
+// period is from and to, Unix seconds.
+type period [2]int64
+
+const day = 24 * 3600
+
+// touch is what a commit writes of the segments of one source.
+type touch struct {
+	streams []string
+	due     []period
+}
+
+func (a *attempt) touchOf(source, stream string) *touch {
+	x := a.touched[source]
+	if x == nil {
+		x = &touch{}
+		a.touched[source] = x
+	}
+	if !slices.Contains(x.streams, stream) {
+		x.streams = append(x.streams, stream)
+	}
+	return x
+}
+
+// touch notes the time of a segment that is a document.
+func (a *attempt) touch(o *observation, body []byte) {
+	stream := o.Stream
+	if stream == "" {
+		stream = "Device/" + o.Device.ID
+	}
+	var s stored
+	if json.Unmarshal(body, &s) != nil {
+		return
+	}
+	if from, to, ok := s.when(); ok {
+		x := a.touchOf(o.source, stream)
+		x.due = append(x.due, period{from.Unix(), to.Unix()})
+	}
+}
+
+// touchSamples notes the times of segments that are samples.
+func (a *attempt) touchSamples(g *group, c *series.Columns) {
+	x := a.touchOf(g.source, mapping.StreamID(g.template.Identity))
+	for i := range c.Len() {
+		s := c.At(i)
+		p := period{s.Start / 1e6, s.Start / 1e6}
+		if s.End != series.NoEnd {
+			p[1] = s.End/1e6 + 1
+		}
+		if n := len(x.due); n > 0 && p[0] >= x.due[n-1][0] && p[0] <= x.due[n-1][1]+apart {
+			x.due[n-1][1] = max(x.due[n-1][1], p[1])
+			continue
+		}
+		x.due = append(x.due, p)
+	}
+}
+
+const (
+	// apart is how far two periods may lie apart and be one.
+	apart = 3 * day
+	// maxPeriods bounds the periods of a source: nights of that many weeks,
+	// with as long a pause between any two.
+	maxPeriods = 1024
+)
+
+// merged are the periods in order, those that lie close together as one.
+func merged(ps []period) []period {
+	slices.SortFunc(ps, func(a, b period) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) })
+	for gap := int64(apart); ; gap *= 2 {
+		out := ps[:0]
+		for _, p := range ps {
+			if n := len(out); n > 0 && p[0] <= out[n-1][1]+gap {
+				out[n-1][1] = max(out[n-1][1], p[1])
+				continue
+			}
+			out = append(out, p)
+		}
+		if ps = out; len(ps) <= maxPeriods {
+			return ps
+		}
+	}
+}
+
+// sourceHash is a source's name as it can stand in an id.
+func sourceHash(source string) string {
+	h := sha256.Sum256([]byte(source))
+	return hex.EncodeToString(h[:8])
+}
+
+func (r *run) nightRoom() string { return roomNight + r.q.Patient + "/" + r.q.Vendor + "/" }
+
+// due adds to a the state that says which nights have to be made again: it is
+// in one commit with the segments, so that a crash in between loses no night.
+func (r *run) due(ctx context.Context, a *attempt) error {
+	for _, source := range slices.Sorted(maps.Keys(a.touched)) {
+		x := a.touched[source]
+		key := r.nightRoom() + sourceHash(source)
+		raw, err := r.p.Store.Get(ctx, key)
+		if err != nil {
+			return fhir.Wrap("ingest.due", err)
+		}
+		n := sourceNights{Source: source}
+		if raw != nil {
+			if err := json.Unmarshal(raw, &n); err != nil {
+				return fhir.Wrap("ingest.due", err)
+			}
+		}
+		for _, s := range x.streams {
+			if !slices.Contains(n.Streams, s) {
+				n.Streams = append(n.Streams, s)
+			}
+		}
+		n.Due = merged(append(n.Due, x.due...))
+		w, err := n.write(key)
+		if err != nil {
+			return err
+		}
+		a.sb.State = append(a.sb.State, w)
+	}
+	return nil
+}
+
+func (n *sourceNights) write(key string) (store.StateWrite, error) {
+	raw, err := json.Marshal(n)
+	return store.StateWrite{Key: key, Value: raw}, fhir.Wrap("ingest.nights", err)
+}
+
+// stored is what is read of a stored segment or night.
+type stored struct {
+	Meta struct {
+		Tag []coding `json:"tag"`
+	} `json:"meta"`
+	Identifier []struct {
+		System string `json:"system"`
+		Value  string `json:"value"`
+	} `json:"identifier"`
+	Status            string `json:"status"`
+	EffectiveDateTime string `json:"effectiveDateTime"`
+	EffectivePeriod   struct {
+		Start string `json:"start"`
+		End   string `json:"end"`
+	} `json:"effectivePeriod"`
+	Value struct {
+		Coding []coding `json:"coding"`
+	} `json:"valueCodeableConcept"`
+	Device struct {
+		Reference string `json:"reference"`
+	} `json:"device"`
+}
+
+type coding struct {
+	Code string `json:"code"`
+}
+
+// when is the clinical time, with the offsets as written.
+func (s *stored) when() (from, to time.Time, ok bool) {
+	if s.EffectivePeriod.Start == "" {
+		from, ok = written(s.EffectiveDateTime)
+		return from, from, ok
+	}
+	from, ok = written(s.EffectivePeriod.Start)
+	to, ok2 := written(s.EffectivePeriod.End)
+	return from, to, ok && ok2
+}
+
+// written reads a time; its location is the offset, not a place that happens
+// to have it.
+func written(s string) (time.Time, bool) {
+	t, err := time.Parse(time.RFC3339, s)
+	_, offset := t.Zone()
+	return t.In(time.FixedZone("", offset)), err == nil
+}
+
+// identifier is the value under a system.
+func (s *stored) identifier(system string) string {
+	for _, i := range s.Identifier {
+		if i.System == system {
+			return i.Value
+		}
+	}
+	return ""
+}
+
+// unsure reports whether the offsets are not known to be the wearer's.
+func (s *stored) unsure() bool {
+	return slices.ContainsFunc(s.Meta.Tag, func(c coding) bool { return c.Code == "zone-unknown" })
+}

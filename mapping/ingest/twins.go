@@ -1,0 +1,579 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/series"
+	"pulsegate/fhir/store"
+	"pulsegate/mapping"
+)
+
+const (
+	// roomChannels holds, by patient and vendor, which kinds of channels have
+	// delivered: channels as JSON.
+	roomChannels = "ingest/channels/"
+	// roomSame holds, for the id of an Observation that is stored under
+	// another one, that other id.
+	roomSame = "ingest/same/"
+	// roomHeard marks, as TARGET/STREAM, that a Provenance says of a stream
+	// or an Observation that another stream confirmed it.
+	roomHeard = "ingest/heard/"
+)
+
+// channels is what kinds of channels have delivered for a patient.
+type channels struct {
+	Fine bool `json:"fine,omitempty"`
+	// Anonymous: a coarse channel that names no source.
+	Anonymous bool `json:"anonymous,omitempty"`
+	// Named are the Devices that stand for the sources of a coarse channel.
+	Named []string `json:"named,omitempty"`
+	// Streams are those of coarse channels.
+	Streams []string `json:"streams,omitempty"`
+}
+
+func (c *channels) learn(coarse bool, device, stream string) (news bool) {
+	if coarse && stream != "" && !slices.Contains(c.Streams, stream) {
+		news, c.Streams = true, append(c.Streams, stream)
+	}
+	switch {
+	case !coarse:
+		news, c.Fine = !c.Fine, true
+	case device == "":
+		news, c.Anonymous = news || !c.Anonymous, true
+	case !slices.Contains(c.Named, device):
+		news, c.Named = true, append(c.Named, device)
+	}
+	return news
+}
+
+func (c *channels) coarse() bool { return c.Anonymous || len(c.Named) > 0 }
+
+// isCoarse reports whether an Observation with that device came through a
+// coarse channel.
+func (c *channels) isCoarse(device string) bool {
+	return device == "" || slices.Contains(c.Named, strings.TrimPrefix(device, "Device/"))
+}
+
+// better reports whether the stored version, of a channel that knows more,
+// says what body of a coarse channel says.
+func (c *channels) better(body, current []byte) bool {
+	var a, b measured
+	return json.Unmarshal(body, &a) == nil && json.Unmarshal(current, &b) == nil && !c.isCoarse(b.Device.Reference) && a.same(&b)
+}
+
+// learnChannels notes the kinds of channels of b.
+func (r *run) learnChannels(ctx context.Context, b *batch, a *attempt) error {
+	key := roomChannels + r.q.Patient + "/" + r.q.Vendor
+	raw, err := r.p.Store.Get(ctx, key)
+	if err != nil {
+		return fhir.Wrap("ingest.channels", err)
+	}
+	if raw != nil {
+		if err := json.Unmarshal(raw, &a.channels); err != nil {
+			return fhir.Wrap("ingest.channels", err)
+		}
+	}
+	news := false
+	for _, g := range b.groups {
+		news = a.channels.learn(g.coarse, g.device.ID, mapping.StreamID(g.template.Identity)) || news
+	}
+	for i := range b.obs {
+		news = a.channels.learn(b.obs[i].coarse, b.obs[i].Device.ID, b.obs[i].Stream) || news
+	}
+	if !news {
+		return nil
+	}
+	if raw, err = json.Marshal(&a.channels); err != nil {
+		return fhir.Wrap("ingest.channels", err)
+	}
+	a.sb.State = append(a.sb.State, store.StateWrite{Key: key, Value: raw})
+	return nil
+}
+
+// Presences of samples that the store has under another id, besides those of
+// package store.
+const (
+	twin    = store.Other + 1 + iota // and knows more of it
+	adopted                          // and knows less of it: what is new goes there
+)
+
+// twinsOf finds the samples of g that another channel brought. It marks them in
+// found and returns those that complete what is there.
+func (r *run) twinsOf(ctx context.Context, b *batch, g *group, found []store.Presence, a *attempt) ([]observation, error) {
+	if !slices.Contains(found, store.Missing) {
+		return nil, nil
+	}
+	switch {
+	case g.coarse && a.channels.Fine:
+		if err := b.beside(g, found); err != nil {
+			return nil, err
+		}
+		return nil, r.known(ctx, g, found, a)
+	case !g.coarse && a.channels.coarse():
+		return r.adopt(ctx, g, found, a)
+	}
+	return nil, nil
+}
+
+// adopt finds what a coarse channel brought before: its ids are known. It may
+// not have told the end of what took time.
+func (r *run) adopt(ctx context.Context, g *group, found []store.Presence, a *attempt) (out []observation, err error) {
+	taken := map[string]bool{}
+	for _, id := range r.p.Mapper.CoarseStreams(r.q.Vendor, r.q.Patient, g.metric, g.source) {
+		if !slices.Contains(a.channels.Streams, mapping.StreamID(id)) {
+			continue
+		}
+		for _, endless := range []bool{false, true} {
+			if id == g.template.Identity && !g.template.KeyValue && !endless {
+				continue
+			}
+			more, err := r.adoptFrom(ctx, g, found, a, id, endless, taken)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, more...)
+		}
+	}
+	return out, nil
+}
+
+// adoptFrom is adopt for one stream.
+func (r *run) adoptFrom(ctx context.Context, g *group, found []store.Presence, a *attempt, id series.Identity, endless bool, taken map[string]bool) (out []observation, err error) {
+	t := series.Template{Identity: id}
+	var at []int
+	var refs []fhir.Ref
+	for i, p := range found {
+		s := g.columns.At(i)
+		if p != store.Missing || endless && s.End == series.NoEnd {
+			continue
+		}
+		if endless {
+			s.End = series.NoEnd
+		}
+		k := t.Key(&s)
+		at, refs = append(at, i), append(refs, fhir.Ref{Type: "Observation", ID: k.ID()})
+	}
+	if len(refs) == 0 {
+		return nil, nil
+	}
+	heads, err := r.p.Store.Heads(ctx, refs)
+	if err != nil {
+		return nil, fhir.Wrap("ingest.adopt", err)
+	}
+	for j, h := range heads {
+		if h.Version == 0 || h.Deleted || taken[refs[j].ID] {
+			continue
+		}
+		v, _, err := r.p.Store.Read(ctx, refs[j], 0)
+		if err != nil {
+			return nil, fhir.Wrap("ingest.adopt", err)
+		}
+		o := g.document(at[j])
+		var mine, there measured
+		if json.Unmarshal(o.JSON, &mine) != nil || json.Unmarshal(v.JSON, &there) != nil || there.Status == statusRetracted {
+			continue
+		}
+		ours := mine.Device.Reference == there.Device.Reference
+		restated := ours && !endless && !g.template.KeyValue
+		if !restated && (!ours && !a.channels.isCoarse(there.Device.Reference) || !mine.same(&there)) {
+			continue // another measurement, or one that another source completed
+		}
+		o.JSON = bytes.ReplaceAll(o.JSON, []byte(`"`+o.Stream+`"`), []byte(`"`+mapping.StreamID(id)+`"`))
+		o.Stream = mapping.StreamID(id)
+		o.rename(refs[j].ID, "", "")
+		found[at[j]], taken[refs[j].ID] = adopted, true
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+// beside finds the samples of g, of a coarse channel, that another one brought
+// in the same batch.
+func (b *batch) beside(g *group, found []store.Presence) error {
+	for _, f := range b.groups {
+		if f.coarse || f.metric != g.metric || f.columns.Len() == 0 {
+			continue
+		}
+		for i, p := range found {
+			start := g.columns.Start[i]
+			j, _ := slices.BinarySearch(f.columns.Start, start)
+			for ; p == store.Missing && j < f.columns.Len() && f.columns.Start[j] == start; j++ {
+				var mine, there measured
+				if err := json.Unmarshal(g.document(i).JSON, &mine); err != nil {
+					return fhir.Wrap("ingest.beside", err)
+				}
+				if err := json.Unmarshal(f.document(j).JSON, &there); err != nil {
+					return fhir.Wrap("ingest.beside", err)
+				}
+				if mine.same(&there) {
+					p, found[i] = twin, twin
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// known finds what a channel that knows more brought before.
+func (r *run) known(ctx context.Context, g *group, found []store.Presence, a *attempt) error {
+	starts := map[int64][]int{}
+	from, to := int64(math.MaxInt64), int64(math.MinInt64)
+	for i, p := range found {
+		if p == store.Missing {
+			sec := g.columns.Start[i] / 1e6
+			starts[sec] = append(starts[sec], i)
+			from, to = min(from, sec), max(to, sec)
+		}
+	}
+	if len(starts) == 0 {
+		return nil
+	}
+	own := mapping.StreamID(g.template.Identity)
+	var bad error
+	err := r.find(ctx, r.p.Mapper.System(r.q.Vendor), g.metric, time.Unix(from, 0).UTC(), time.Unix(to+1, 0).UTC(), func(f *store.Found, s *stored) bool {
+		start, _, ok := s.when()
+		if !ok || s.Status == statusRetracted || a.channels.isCoarse(s.Device.Reference) {
+			return true
+		}
+		for _, i := range starts[start.Unix()] {
+			if found[i] != store.Missing {
+				continue
+			}
+			var mine, there measured
+			if bad = json.Unmarshal(f.Resource.JSON, &there); bad != nil {
+				return false
+			}
+			o := g.document(i)
+			if bad = json.Unmarshal(o.JSON, &mine); bad != nil {
+				return false
+			}
+			if !mine.same(&there) {
+				continue
+			}
+			found[i] = twin
+			if bad = r.confirm(ctx, f.Resource.Ref(), s.identifier(mapping.StreamSystem), own, a); bad != nil {
+				return false
+			}
+			break
+		}
+		return true
+	})
+	if err == nil {
+		err = bad
+	}
+	return fhir.Wrap("ingest.known", err)
+}
+
+// supersede takes back what a coarse channel said before of o, a restated
+// Observation of a channel that knows more.
+func (r *run) supersede(ctx context.Context, o *observation, a *attempt) error {
+	if o.coarse || !a.channels.coarse() || r.segmented(o.Metric) {
+		return nil
+	}
+	var mine measured
+	if err := json.Unmarshal(o.JSON, &mine); err != nil {
+		return fhir.Wrap("ingest.supersede", err)
+	}
+	from, _, ok := mine.when()
+	if !ok {
+		return nil
+	}
+	return r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), func(f *store.Found, s *stored) bool {
+		var there measured
+		if f.Resource.ID != o.ID && s.Status != statusRetracted && a.channels.isCoarse(s.Device.Reference) &&
+			json.Unmarshal(f.Resource.JSON, &there) == nil && mine.same(&there) {
+			a.replaced = append(a.replaced, known{ref: fhir.Ref{Type: "Observation", ID: strings.Clone(f.Resource.ID)}, metric: o.Metric, json: unstamped(&f.Resource)})
+		}
+		return true
+	})
+}
+
+// confirm has the Provenance of this commit name what another stream has, once
+// for each pair.
+func (r *run) confirm(ctx context.Context, ref fhir.Ref, stream, own string, a *attempt) error {
+	target := stream
+	if target == "" {
+		target = ref.ID
+	}
+	key := roomHeard + target + "/" + own
+	if slices.ContainsFunc(a.sb.State, func(w store.StateWrite) bool { return w.Key == key }) {
+		return nil
+	}
+	raw, err := r.p.Store.Get(ctx, key)
+	if err != nil || raw != nil {
+		return fhir.Wrap("ingest.confirm", err)
+	}
+	a.sb.State = append(a.sb.State, store.StateWrite{Key: key, Value: []byte(r.p.Clock().UTC().Format(time.RFC3339))})
+	if stream != "" {
+		a.stream(stream)
+	} else {
+		a.listed = append(a.listed, ref)
+	}
+	return nil
+}
+
+// once gives documents the identity under which the store has them: what
+// another channel brought, or the same one under another id of the vendor's.
+// What the store knows better is left out.
+func (r *run) once(ctx context.Context, obs []observation, a *attempt) ([]observation, error) {
+	if !a.channels.coarse() {
+		return obs, nil
+	}
+	refs := make([]fhir.Ref, len(obs))
+	for i := range obs {
+		refs[i] = fhir.Ref{Type: "Observation", ID: obs[i].ID}
+	}
+	heads, err := r.p.Store.Heads(ctx, refs)
+	if err != nil {
+		return nil, fhir.Wrap("ingest.once", err)
+	}
+	out := make([]observation, 0, len(obs))
+	at := map[string]int{}
+	for i := range obs {
+		o := obs[i]
+		switch {
+		case r.segmented(o.Metric):
+		case heads[i].Version == 0:
+			if err := r.identify(ctx, &o, out, a); err != nil {
+				return nil, err
+			}
+		case o.coarse && o.vendorID != "":
+			if o.joined, err = r.isJoined(ctx, o.ID); err != nil {
+				return nil, err
+			}
+		}
+		if j, twice := at[o.ID]; twice {
+			a.count(o.Metric, Counts{Dropped: 1})
+			if o.joined {
+				o.complete(out[j].JSON)
+			}
+			out[j] = o
+			continue
+		}
+		at[o.ID] = len(out)
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+// segmented reports whether a row is made of segments: it has its own rule.
+func (r *run) segmented(metric string) bool {
+	return slices.ContainsFunc(r.p.Mapper.Segments(r.q.Vendor), func(s mapping.Segments) bool { return s.Of == metric })
+}
+
+// identify finds the identity of o, which the store does not have under its own.
+func (r *run) identify(ctx context.Context, o *observation, before []observation, a *attempt) error {
+	key := roomSame + o.ID
+	raw, err := r.p.Store.Get(ctx, key)
+	if err != nil {
+		return fhir.Wrap("ingest.once", err)
+	}
+	if raw != nil {
+		id, vendorID, _ := strings.Cut(string(raw), "/")
+		o.become(id, vendorID)
+		o.joined, err = r.isJoined(ctx, id)
+		return err
+	}
+	var mine measured
+	if err := json.Unmarshal(o.JSON, &mine); err != nil {
+		return fhir.Wrap("ingest.once", err)
+	}
+	from, _, ok := mine.when()
+	if !ok || o.retracted {
+		return nil
+	}
+	source := fhir.Canonical + "/identifier/" + r.q.Vendor + "/source"
+	fits := func(there *measured) bool {
+		coarse := a.channels.isCoarse(there.Device.Reference)
+		if o.coarse && coarse { // one channel: only under two ids of the vendor's
+			return o.vendorID != "" && there.identifier(source) != "" && there.Device.Reference == mine.Device.Reference && mine.same(there)
+		}
+		return o.coarse != coarse && mine.same(there)
+	}
+	id, vendorID := "", ""
+	for i := range before {
+		var there measured
+		if before[i].Metric == o.Metric && json.Unmarshal(before[i].JSON, &there) == nil && fits(&there) {
+			id, vendorID = before[i].ID, before[i].vendorID
+		}
+	}
+	var bad error
+	err = r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), func(f *store.Found, s *stored) bool {
+		var there measured
+		if bad = json.Unmarshal(f.Resource.JSON, &there); bad != nil {
+			return false
+		}
+		if id == "" && s.Status != statusRetracted && fits(&there) {
+			id, vendorID = strings.Clone(f.Resource.ID), strings.Clone(there.identifier(source))
+			if o.coarse && !a.channels.isCoarse(there.Device.Reference) {
+				a.listed = append(a.listed, fhir.Ref{Type: "Observation", ID: id})
+			}
+		}
+		return id == ""
+	})
+	if err == nil {
+		err = bad
+	}
+	if err != nil || id == "" {
+		return fhir.Wrap("ingest.once", err)
+	}
+	a.sb.State = append(a.sb.State, store.StateWrite{Key: key, Value: []byte(id + "/" + vendorID)})
+	if o.joined = o.coarse && o.vendorID != "" && vendorID != "" && o.vendorID != vendorID; o.joined {
+		a.sb.State = append(a.sb.State, store.StateWrite{Key: roomSame + id, Value: []byte(id + "/" + vendorID)})
+	}
+	o.become(id, vendorID)
+	return nil
+}
+
+// isJoined reports whether two ids of the vendor's have become the one that is
+// stored.
+func (r *run) isJoined(ctx context.Context, id string) (bool, error) {
+	raw, err := r.p.Store.Get(ctx, roomSame+id)
+	return raw != nil, fhir.Wrap("ingest.once", err)
+}
+
+// complete gives o the components that known has besides its own, in the order
+// of known: of two records of one thing neither takes back what the other
+// alone says.
+func (o *observation) complete(known []byte) {
+	const open = `,"component":[`
+	list := func(body []byte) (parts []json.RawMessage, codes []string) {
+		var x struct {
+			Component []json.RawMessage `json:"component"`
+		}
+		if json.Unmarshal(body, &x) != nil {
+			return nil, nil
+		}
+		for _, p := range x.Component {
+			var c struct {
+				Code json.RawMessage `json:"code"`
+			}
+			if json.Unmarshal(p, &c) != nil {
+				return nil, nil
+			}
+			codes = append(codes, string(c.Code))
+		}
+		return x.Component, codes
+	}
+	mine, names := list(o.JSON)
+	theirs, others := list(known)
+	if len(theirs) == 0 {
+		return
+	}
+	var all []json.RawMessage
+	for i, p := range theirs {
+		if j := slices.Index(names, others[i]); j >= 0 {
+			p = mine[j]
+		}
+		all = append(all, p)
+	}
+	for j, p := range mine {
+		if !slices.Contains(others, names[j]) {
+			all = append(all, p)
+		}
+	}
+	head := o.JSON[:len(o.JSON)-1]
+	if i := bytes.Index(head, []byte(open)); i >= 0 { // the last member
+		head = head[:i]
+	}
+	out := append(bytes.Clone(head), open...)
+	for i, p := range all {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, p...)
+	}
+	o.JSON = append(out, "]}"...)
+	o.Hash = store.ContentHash(o.JSON)
+}
+
+// become gives o the identity under which it is stored.
+func (o *observation) become(id, vendorID string) {
+	if vendorID == "" || o.vendorID == "" {
+		vendorID = o.vendorID
+	}
+	o.rename(id, o.vendorID, vendorID)
+	o.vendorID = vendorID
+}
+
+// measured is what of an Observation says which measurement it is.
+type measured struct {
+	stored
+	Concept   concept    `json:"valueCodeableConcept"`
+	Quantity  *quantity  `json:"valueQuantity"`
+	Component []measured `json:"component"`
+	Code      concept    `json:"code"`
+}
+
+type concept struct {
+	Coding []struct {
+		System  string `json:"system"`
+		Code    string `json:"code"`
+		Display string `json:"display"`
+	} `json:"coding"`
+}
+
+func (c *concept) name() (name string, displayed bool) {
+	if len(c.Coding) == 0 {
+		return "", false
+	}
+	if d := c.Coding[0].Display; d != "" {
+		return d, true
+	}
+	return c.Coding[0].Code, false
+}
+
+type quantity struct {
+	Value float64 `json:"value"`
+	Code  string  `json:"code"`
+}
+
+// alike allows for what channels lose on the way: digits after a conversion.
+func (q *quantity) alike(o *quantity) bool {
+	return q.Code == o.Code && math.Abs(q.Value-o.Value) <= 1e-3*max(math.Abs(q.Value), math.Abs(o.Value))
+}
+
+// same reports whether both state one measurement: of one type, at the same
+// second or over the same time, with the same value. A channel may leave out
+// the end and components, and name a code in its own words.
+func (m *measured) same(o *measured) bool {
+	from, to, ok := m.when()
+	from2, to2, ok2 := o.when()
+	if !ok || !ok2 || from.Unix() != from2.Unix() {
+		return false
+	}
+	if to.Unix() != to2.Unix() && m.EffectivePeriod.Start != "" && o.EffectivePeriod.Start != "" {
+		return false
+	}
+	if m.Quantity != nil || o.Quantity != nil {
+		return m.Quantity != nil && o.Quantity != nil && m.Quantity.alike(o.Quantity)
+	}
+	if len(m.Concept.Coding) > 0 || len(o.Concept.Coding) > 0 {
+		a, known := m.Concept.name()
+		b, known2 := o.Concept.name()
+		return a == b || (!known || !known2) && to.After(from)
+	}
+	shared := 0
+	for i := range m.Component {
+		for j := range o.Component {
+			x, y := &m.Component[i], &o.Component[j]
+			a, _ := x.Code.name()
+			b, _ := y.Code.name()
+			if a != b || x.Quantity == nil || y.Quantity == nil {
+				continue
+			}
+			if !x.Quantity.alike(y.Quantity) {
+				return false
+			}
+			shared++
+		}
+	}
+	return shared > 0
+}

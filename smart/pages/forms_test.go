@@ -1,0 +1,200 @@
+package pages_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"pulsegate/smart/authn"
+)
+
+// beside checks that an error stands beside the field with that id and nowhere
+// else, that the field points to it, and that the page says so at its top.
+func (b *browser) beside(id, text string) {
+	b.w.t.Helper()
+	b.status(http.StatusUnprocessableEntity).has("<title>Error: ", `role="alert"`)
+	field := regexp.MustCompile(`<(?:input|textarea|select|fieldset)[^>]* (?:id="` + id + `"[^>]* aria-invalid="true"[^>]*|)aria-describedby="[^"]*\b` + id + `-error`)
+	if !field.MatchString(b.body) {
+		b.w.t.Errorf("no field %s that points to its error on %s", id, b.resp.Request.URL.Path)
+	}
+	if n := strings.Count(b.body, `class="wrong"`); n != 1 {
+		b.w.t.Errorf("%d errors beside fields on %s", n, b.resp.Request.URL.Path)
+	}
+	if got := between(b.body, `id="`+id+`-error">`, "<"); !strings.Contains(got, text) {
+		b.w.t.Errorf("beside %s: %q, want %q", id, got, text)
+	}
+}
+
+func TestErrorsStandBesideTheirField(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	link := w.invite("root", "Root Admin", "administrator")
+	b.get(link).post("/auth/invite", url.Values{"token": {strings.SplitN(link, "token=", 2)[1]}}).get("/auth/enrol/password").status(200)
+	secret := authn.ParseSecret(secretField.FindStringSubmatch(b.body)[1])
+	code := func() string { return authn.Code(secret, w.now()) }
+	const good = "velvet orbit canyon"
+	for id, c := range map[string]struct {
+		form url.Values
+		text string
+	}{
+		"code":     {url.Values{"password": {good}, "repeat": {good}, "code": {"000000"}}, "The code is wrong or expired."},
+		"repeat":   {url.Values{"password": {good}, "repeat": {good + "!"}, "code": {code()}}, "The two passwords are not the same."},
+		"password": {url.Values{"password": {"123456789012"}, "repeat": {"123456789012"}, "code": {code()}}, "The password is a sequence"},
+	} {
+		b.post("/auth/enrol/password", c.form).beside(id, c.text)
+	}
+	b.enrol(link)
+	for _, c := range []struct {
+		id, text string
+		form     url.Values
+	}{
+		{"login", "name for signing in", url.Values{"name": {"Eve"}, "login": {"e v e"}, "role": {"auditor"}}},
+		{"login", "Somebody else signs in with this name already.", url.Values{"name": {"Eve"}, "login": {"root"}, "role": {"auditor"}}},
+		{"name", "full name", url.Values{"name": {""}, "login": {"eve"}, "role": {"auditor"}}},
+		{"patient", "needs the id of their Patient resource", url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"patient"}}},
+		{"patient", "There is no Patient resource with this id.", url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"patient"}, "patient": {"nobody"}}},
+		{"practitioner", "needs the id of their Practitioner resource", url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"practitioner"}}},
+		{"role-patient", "Choose at least one role.", url.Values{"name": {"Eve"}, "login": {"eve"}}},
+		{"role-patient", "An auditor cannot be an administrator as well.", url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"auditor", "administrator"}}},
+	} {
+		b.get("/auth/users/new").post("/auth/users", c.form).beside(c.id, c.text)
+	}
+	client := func(k, v string) url.Values {
+		f := url.Values{"kind": {"public"}, "name": {"App"}, "redirects": {"https://app.example/cb"}, "scope": {"patient/*.rs"}}
+		f.Set(k, v)
+		return f
+	}
+	for _, c := range []struct {
+		id, text string
+		form     url.Values
+	}{
+		{"name", "name", client("name", "")},
+		{"redirects", "redirect URI", client("redirects", "http://app.example/cb")},
+		{"redirects", "redirect URI", client("redirects", "")},
+		{"launch", "launch URL", client("launch", "javascript:alert(1)")},
+		{"scope", "scope", client("scope", "system/*.rs")},
+		{"jwks_url", "Give the URL of the keys", client("kind", "key")},
+		{"jwks", "not JSON", client("jwks", "{")},
+	} {
+		b.get("/auth/clients/new").post("/auth/clients", c.form).beside(c.id, c.text)
+	}
+	b.get("/auth/launches").post("/auth/launches", url.Values{"client": {w.app.ID}, "patient": {"nobody"}, "encounter": {""}})
+	if b.resp.StatusCode != http.StatusForbidden { // an administrator sees patients' names only
+		b.beside("patient", "There is no Patient resource with this id.")
+	}
+	doc := w.browser()
+	doc.enrol(w.invite("doc", "Dr. Doc", "practitioner"))
+	doc.get("/auth/emergency?patient=ada").post("/auth/emergency", url.Values{"patient": {"ada"}, "reason": {"short"}}).beside("reason", "Give the reason in 10 to 1,000 characters.")
+	doc.post("/auth/emergency", url.Values{"patient": {"ada"}, "reason": {"unconscious after a fall"}}).status(200)
+	aud := w.browser()
+	aud.enrol(w.invite("aud", "Audi Tor", "auditor"))
+	aud.get("/auth/reviews")
+	id := between(aud.body, `action="/auth/reviews/`, `"`)
+	aud.post("/auth/reviews/"+id, url.Values{"verdict": {"not"}}).status(422).has("Say why it was not justified.", `aria-invalid="true" aria-describedby="nh-`+id+` ne-`+id)
+}
+
+func TestDisableAsksAndCanBeUndone(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	b.enrol(w.invite("root", "Root Admin", "administrator"))
+	ada := w.browser()
+	k := ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	app := w.allow(ada, "launch/patient offline_access patient/Patient.rs patient/Observation.rs")
+	u, err := w.users.ByLogin(context.Background(), "ada")
+	must(t, err)
+
+	page := "/auth/clients/" + w.app.ID
+	b.get("/auth/clients").post(page, url.Values{"do": {"disable"}}).status(200).has("Disable Heartbook?", `href="/auth/clients"`, "Cancel")
+	if !app.alive("Patient/ada") {
+		t.Error("disabled before the answer")
+	}
+	b.post(page, url.Values{"do": {"disable"}, "sure": {"yes"}}).status(200).at("/auth/clients").has("disabled from this moment on")
+	if w.reads(ada.c, app.access, "Patient/ada") != 401 {
+		t.Error("a disabled client reads")
+	}
+	b.get("/auth/clients").post(page, url.Values{"do": {"enable"}}).status(200).has("The client is enabled again.")
+	if !app.alive("Patient/ada") {
+		t.Error("an enabled client does not read")
+	}
+	if w.events("client-disable") != 1 || w.events("client-enable") != 1 {
+		t.Error("not on record, or twice")
+	}
+
+	page = "/auth/users/" + u.ID
+	b.get(page).post(page, url.Values{"do": {"disable"}}).status(200).has("Disable Ada Beispiel?", `href="`+page+`"`, "Cancel")
+	ada.get("/auth/").at("/auth/")
+	b.post(page, url.Values{"do": {"disable"}, "sure": {"yes"}}).status(200).at(page).has("Give access again")
+	ada.get("/auth/").at("/auth/signin")
+	b.post(page, url.Values{"do": {"enable"}}).status(200)
+	ada.get("/auth/signin").passkey("/auth/passkey", k.Get)
+	ada.get("/auth/").at("/auth/")
+	if app.alive("Patient/ada") {
+		t.Error("what an app was allowed came back")
+	}
+}
+
+// TestAuthorizationErrorIsAPage holds errors that no app can be told to a page
+// like every other.
+func TestAuthorizationErrorIsAPage(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser()
+	for name, q := range map[string]url.Values{
+		"nothing":          {},
+		"unknown app":      {"client_id": {"nobody"}, "redirect_uri": {"https://app.example/cb"}},
+		"another redirect": {"client_id": {w.app.ID}, "redirect_uri": {"https://evil.example/cb"}},
+		"twice":            {"client_id": {w.app.ID, w.app.ID}, "redirect_uri": {w.base + "/app/callback"}},
+		"script":           {"client_id": {"<script>alert(1)</script>"}, "redirect_uri": {"https://app.example/cb"}},
+	} {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			b.headers = map[string]string{"Sec-Fetch-Site": "cross-site"}
+			if method == http.MethodGet {
+				b.do(method, "/oauth/authorize?"+q.Encode(), "", nil)
+			} else {
+				b.do(method, "/oauth/authorize", "application/x-www-form-urlencoded", strings.NewReader(q.Encode()))
+			}
+			b.status(400).has("<title>This app cannot be connected", "style.css", `<main id="main"`)
+			if strings.Contains(b.body, "alert(1)") || !strings.HasPrefix(b.resp.Header.Get("Content-Type"), "text/html") {
+				t.Errorf("%s: %s", name, b.resp.Header.Get("Content-Type"))
+			}
+			if csp := b.resp.Header.Get("Content-Security-Policy"); !strings.Contains(csp, "style-src 'self'") || !strings.Contains(csp, "frame-ancestors 'none'") {
+				t.Errorf("%s: %s", name, csp)
+			}
+		}
+	}
+}
+
+// TestDurationIsToldAlike holds that the consent screen and the list of apps
+// say the same about how long access lasts, and that this is so.
+func TestDurationIsToldAlike(t *testing.T) {
+	for scopes, want := range map[string]struct {
+		text string
+		ends time.Duration
+	}{
+		"launch/patient offline_access patient/Patient.rs": {"Until you take it back; 180 days at most, and no longer than 90 days without use.", 180 * 24 * time.Hour},
+		"launch/patient online_access patient/Patient.rs":  {"As long as you stay signed in; 12 hours at most.", 12 * time.Hour},
+		"launch/patient patient/Patient.rs":                {"For this use of the app; 15 minutes at most.", 15 * time.Minute},
+	} {
+		w := newWorld(t)
+		b := w.browser()
+		b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+		to, _ := w.authorizeURL(scopes, nil)
+		b.ask(to).at("/auth/consent").has(want.text)
+		if n := strings.Count(b.body, " at most"); n != strings.Count(b.body, want.text) {
+			t.Errorf("%s: other words for it on the consent screen", scopes)
+		}
+		w.allow(b, scopes)
+		b.get("/auth/apps").has(want.text, fmt.Sprintf(`datetime="%s"`, w.now().Add(want.ends).UTC().Format(time.RFC3339)))
+		w.pass(want.ends)
+		b.get("/auth/signin")
+		u, err := w.users.ByLogin(context.Background(), "ada")
+		must(t, err)
+		if as, err := w.apps.Authorizations(context.Background(), u.ID); err != nil || len(as) != 0 {
+			t.Errorf("%s: %d authorizations after the end, %v", scopes, len(as), err)
+		}
+	}
+}
