@@ -155,6 +155,11 @@ func (m *Mapper) CoarseStreams(vendor, patient, metric, source string) []series.
 	return out
 }
 
+// SourceDevice is the Device of what is known by the name of its source only.
+func (m *Mapper) SourceDevice(vendor, patient, source string) DeviceKey {
+	return m.deviceKey(vendor, patient, &sample.Sample{Source: sample.Source{Name: source}})
+}
+
 // sampleKey is the id of one sample of a stream, whether or not it can be
 // stored in a series.
 func (r *rule) sampleKey(id series.Identity, s *sample.Sample, w *when) series.Key {

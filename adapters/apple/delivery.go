@@ -35,17 +35,18 @@ const (
 )
 
 // grainOf reads the header automation-aggregation. The app writes words such
-// as "Hours" and "Days", and "None" or "Off" without aggregation.
+// as "Hours" and "Days", and "None" or "Off" without aggregation; "Daily" and
+// "1 hour" are read, too.
 func grainOf(aggregation string) grain {
 	s := strings.ToLower(strings.TrimSpace(aggregation))
 	for _, g := range []struct {
-		prefix string
-		grain  grain
+		word  string
+		grain grain
 	}{
 		{"none", grainNone}, {"off", grainNone}, {"disabled", grainNone}, {"false", grainNone}, {"sec", grainSecond}, {"min", grainMinute},
 		{"hour", grainHour}, {"day", grainDay}, {"dai", grainDay}, {"week", grainWeek}, {"month", grainMonth}, {"year", grainYear},
 	} {
-		if strings.HasPrefix(s, g.prefix) {
+		if strings.Contains(s, g.word) {
 			return g.grain
 		}
 	}

@@ -67,6 +67,8 @@ func TestMidnight(t *testing.T) {
 		"day that began eastwards":  {payloadOf(lone), "day", time.Date(2026, 3, 1, 23, 30, 0, 0, time.UTC), "step_count day 2 preliminary"},
 		"header says hours":         {payloadOf(lone), "Hours", later, "step_count 02 00:00 to 02 01:00"},
 		"hour in progress":          {payloadOf(lone), "hours", time.Date(2026, 3, 1, 23, 30, 0, 0, time.UTC), "step_count 02 00:00 to 02 01:00 preliminary"},
+		"header says hourly":        {payloadOf(lone), "1-Hour", later, "step_count 02 00:00 to 02 01:00"},
+		"header says daily":         {payloadOf(lone), "DAILY", later, "step_count day 2"},
 		"header says minutes":       {payloadOf(lone), "Minutes", later, "step_count 02 00:00 to 02 00:01"},
 		"header says weeks":         {payloadOf(lone), "Weeks", later, "step_count 02 00:00 to 09 00:00"},
 		"header says none":          {payloadOf(lone), "None", later, "step_count at 02 00:00"},

@@ -21,6 +21,7 @@ import (
 type Server struct {
 	Bin, Data string
 	Base      string        // base URL it printed
+	Metrics   string        // URL of its metrics that it printed
 	Ready     time.Duration // from start to the ready line
 	cmd       *exec.Cmd
 	log       *tail
@@ -55,7 +56,7 @@ func Start(bin, data string, args ...string) (*Server, error) {
 
 // StartAt is Start on a given address.
 func StartAt(bin, data, listen string, args ...string) (*Server, error) {
-	return StartWith(bin, data, listen, []string{"PULSEGATE_EGRESS_ALLOW=127.0.0.0/8"}, args...)
+	return StartWith(bin, data, listen, []string{"PULSEGATE_EGRESS_ALLOW=127.0.0.0/8", "PULSEGATE_METRICS_LISTEN=127.0.0.1:0"}, args...)
 }
 
 // StartWith is StartAt with an environment of its own beside ours.
@@ -76,6 +77,9 @@ func StartWith(bin, data, listen string, env []string, args ...string) (*Server,
 	go func() {
 		sc := bufio.NewScanner(out)
 		for sc.Scan() {
+			if url, ok := strings.CutPrefix(sc.Text(), "pulsegate metrics "); ok {
+				s.Metrics = url // comes before the ready line
+			}
 			if base, ok := strings.CutPrefix(sc.Text(), "pulsegate ready "); ok {
 				ready <- base
 			}

@@ -7,6 +7,11 @@
 // asked of the operator; that searches match what they should is held
 // elsewhere (fhir/search, fhir/store/storetest, conformance/oracle).
 //
+// Every answer of every surface, writes included, is also held to the trail:
+// each resource whose content or existence it tells is named in an event of
+// that request, in the compartment of its patient, and no event of a patient
+// names what is another's.
+//
 // Controls: servers that are wrong in one place each must be found.
 //
 //	go test ./conformance/enforce                       40 cases

@@ -38,7 +38,7 @@ func TestNothingLeaksNothingIsLost(t *testing.T) {
 		}
 	})
 	// What chance left out is looked for: a property that never met a surface says nothing of it.
-	for _, what := range []string{"read 200", "read 403", "read 404", "search", "search 403", "include", "lastn", "stats", "export", "export 403", "page after a change", "event", "trail", "another's subscription"} {
+	for _, what := range []string{"read 200", "read 403", "read 404", "search", "search 403", "include", "lastn", "stats", "export", "export 403", "page after a change", "event", "trail", "another's subscription", "matched", "matched in a transaction", "conditional reference"} {
 		for seed := 0; seen[what] == 0; seed++ {
 			if seed == 200 {
 				t.Fatalf("never seen: %s", what)
@@ -96,9 +96,14 @@ func check(k *kase, f fault, seen map[string]int) (err error) {
 		func() error { return r.operations(a, ta) }, func() error { return r.exports(a, ta) }, func() error { return r.pages(a, ta, b, tb) },
 		func() error { return r.notifications(a, ta) }, // the consents change here, or in pages
 		func() error { return r.reads(a, ta) }, func() error { return r.reads(b, tb) }, func() error { return r.searches(b, tb) },
+		func() error { return r.writes(a, ta) },
 	}
 	for i, step := range steps {
-		if err := step(); err != nil {
+		err := step()
+		if err == nil {
+			err = w.unrecorded()
+		}
+		if err != nil {
 			return fmt.Errorf("step %d: token %+v, other %+v, consents %+v: %w", i, *a, *b, r.grounds, err)
 		}
 	}

@@ -80,15 +80,17 @@ var (
 type fault int
 
 const (
-	noFault       fault = iota
-	countsAll           // totals are counted without the filter
-	exportsAll          // export scans without the filter
-	oldVersions         // a version is judged by the facts of the current one
-	newestAll           // $lastn looks without the filter
-	staleConsents       // consents are those of the start
-	losesOne            // a search misses what it shows last
-	trailAll            // searches of the audit trail look without the filter
-	anyOwner            // so do those of Subscriptions
+	noFault        fault = iota
+	countsAll            // totals are counted without the filter
+	exportsAll           // export scans without the filter
+	oldVersions          // a version is judged by the facts of the current one
+	newestAll            // $lastn looks without the filter
+	staleConsents        // consents are those of the start
+	losesOne             // a search misses what it shows last
+	trailAll             // searches of the audit trail look without the filter
+	anyOwner             // so do those of Subscriptions
+	forgetsMatches       // what criteria found is not in the trail
+	tellsOthers          // events of a patient hold a query that names others
 	faults
 	// Of the writes of Consents, found by TestConsentWriteControls.
 	scopeSuffices  // a scope alone lets a client write Consents
@@ -99,13 +101,14 @@ const (
 )
 
 func (f fault) String() string {
-	return [...]string{"none", "countsAll", "exportsAll", "oldVersions", "newestAll", "staleConsents", "losesOne", "trailAll", "anyOwner"}[f]
+	return [...]string{"none", "countsAll", "exportsAll", "oldVersions", "newestAll", "staleConsents", "losesOne", "trailAll", "anyOwner", "forgetsMatches", "tellsOthers"}[f]
 }
 
 // faulty is the store with the fault; without one it changes nothing.
 type faulty struct {
 	*pebblestore.DB
 	fault fault
+	log   *trailLog // nil keeps no log
 	// amid is called at the first resource of a search, an export or a history.
 	amid func()
 }
@@ -220,6 +223,9 @@ type world struct {
 	mu       sync.Mutex
 	received [][]byte
 	issued   int
+	log      *trailLog
+	asked    int
+	faults   []error                // what onRecord found
 	skew     atomic.Int64           // of the policy's clock, in nanoseconds
 	ended    atomic.Bool            // the accounts of all persons
 	amid     atomic.Pointer[func()] // called once, at the first resource of a scan
@@ -228,7 +234,8 @@ type world struct {
 func open(f fault) *world {
 	ctx, quiet := context.Background(), slog.New(slog.DiscardHandler)
 	w := &world{db: must(pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), CacheBytes: 8 << 20}))}
-	st := faulty{w.db, f, func() {
+	w.log = &trailLog{byRequest: map[string][]witnessed{}}
+	st := faulty{w.db, f, w.log, func() {
 		if fn := w.amid.Swap(nil); fn != nil {
 			(*fn)()
 		}
@@ -350,6 +357,9 @@ func (w *world) do(bearer, method, path, body string, header ...string) answer {
 	for i := 0; i < len(header); i += 2 {
 		q.Header.Set(header[i], header[i+1])
 	}
+	w.asked++
+	request := fmt.Sprint("rq-", w.asked)
+	q.Header.Set("X-Request-Id", request)
 	rec := httptest.NewRecorder()
 	w.handler.ServeHTTP(rec, q)
 	a := answer{status: rec.Code, header: rec.Header(), body: rec.Body.Bytes()}
@@ -357,6 +367,9 @@ func (w *world) do(bearer, method, path, body string, header ...string) answer {
 		if err := json.Unmarshal(a.body, &a.json); err != nil {
 			panic(fmt.Sprintf("%s %s: %d, no JSON: %.200s", method, path, a.status, a.body))
 		}
+	}
+	if err := w.onRecord(method, path, request, &a); err != nil {
+		w.faults = append(w.faults, err)
 	}
 	return a
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -9,15 +10,13 @@ import (
 
 // unharmed holds everything together once more.
 func (w *world) unharmed() error {
-	resp, err := http.Get(w.srv.Base + "/metrics")
+	b, err := get(w.srv.Metrics, http.StatusOK)
 	if err != nil {
 		return err
 	}
-	b, err := io.ReadAll(resp.Body)
-	if err := errors.Join(err, resp.Body.Close()); err != nil {
-		return err
-	}
-	w.note("canaries in /metrics", "none", w.secret("/metrics", string(b)))
+	w.note("canaries in /metrics", "none", w.secret("/metrics", b))
+	_, err = get(w.srv.Base+"/metrics", http.StatusNotFound)
+	w.note("/metrics on the public listener", "404", err)
 	w.note("canaries in the log", "none", w.secret("the log", w.srv.Log()))
 	w.note("errors in the log", "none: bad input is no error of ours", noErrors(w.srv.Log()))
 	var verified struct{ OK bool }
@@ -32,6 +31,20 @@ func (w *world) unharmed() error {
 	}
 	w.note("kill -9 and restart", "what was accepted before is there", nil)
 	return nil
+}
+
+// get reads an address that must answer with a status.
+func get(url string, status int) (string, error) {
+	resp, err := http.Get(url)
+	if err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(resp.Body)
+	err = errors.Join(err, resp.Body.Close())
+	if err == nil && resp.StatusCode != status {
+		err = fmt.Errorf("%s: %d, wanted %d", url, resp.StatusCode, status)
+	}
+	return string(b), err
 }
 
 // noErrors finds the first line of level ERROR.

@@ -17,12 +17,17 @@ const scope = "system/*.cruds"
 
 func (w *world) describes() error {
 	for path, want := range map[string]string{
-		"/livez": "", "/readyz": "", "/metrics": "go_goroutines", "/": "Pulsegate",
+		"/livez": "", "/readyz": "", "/": "Pulsegate",
+		w.srv.Metrics:                           "go_goroutines",
 		"/.well-known/jwks.json":                `"keys"`,
 		"/fhir/.well-known/smart-configuration": `"token_endpoint"`,
 		"/fhir/metadata":                        `"CapabilityStatement"`,
 	} {
-		resp, err := http.Get(w.srv.Base + path)
+		url := path
+		if strings.HasPrefix(path, "/") {
+			url = w.srv.Base + path
+		}
+		resp, err := http.Get(url)
 		if err != nil {
 			return err
 		}

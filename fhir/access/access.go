@@ -12,10 +12,9 @@ package access
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
-
-	"pulsegate/fhir"
 )
 
 // Interaction is a set of SMART v2 permissions.
@@ -100,12 +99,16 @@ type Grant struct {
 	Still func(ctx context.Context) error
 }
 
+// errNoGrant denies to a caller without a Grant. Interactions refuse such a
+// caller before they ask (401); nothing that comes this far knows the reason.
+var errNoGrant = errors.New("access.Live: no grant")
+
 // Live asks Still. Whatever takes time to answer asks it again as it goes:
 // before a result that took long is disclosed, and between the parts of a long
 // answer. Consents need no such question, for Filter asks them every time.
 func (g *Grant) Live(ctx context.Context) error {
 	if g == nil {
-		return fhir.Errorf(fhir.Unauthorized, "access.Live", "an access token is needed")
+		return errNoGrant
 	}
 	if g.Still == nil {
 		return nil

@@ -115,7 +115,9 @@ func (s *Service) parseBundle(op string, body []byte) (string, []entry, error) {
 		e := &entries[i]
 		e.Entry, e.index, e.err = b.Entries[i], i, b.Entries[i].Err
 		if e.err == nil {
-			e.err = at(e.place()+".request", s.aim(op, e))
+			if e.err = s.aim(op, e); e.err != nil {
+				e.err = at(e.place()+".request", e.err)
+			}
 		}
 		if e.err != nil && b.Type == "transaction" {
 			return "", nil, e.err
@@ -291,7 +293,10 @@ func (e *entry) preconditions() (p Preconditions, err error) {
 	if err != nil && (e.Method == "GET" || e.Method == "HEAD") { // RFC 9110 section 13.1.2: then the answer is whole
 		return Preconditions{}, nil
 	}
-	return p, at(e.place()+".request", err)
+	if err != nil {
+		return p, at(e.place()+".request", err)
+	}
+	return p, nil
 }
 
 func wrote(w Written) response {

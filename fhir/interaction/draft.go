@@ -192,19 +192,23 @@ func (s *Service) mustExist(ctx context.Context, rq *Request, op string, ds []*d
 			}
 		}
 	}
-	there := make(map[fhir.Ref]bool, len(ask))
+	var heads []store.Head
 	if len(ask) > 0 {
-		heads, err := s.Store.Heads(ctx, ask)
-		if err != nil {
+		var err error
+		if heads, err = s.Store.Heads(ctx, ask); err != nil {
 			return err
 		}
-		for i, h := range heads {
-			there[ask[i]] = h.Version > 0 && !h.Deleted
-		}
+	}
+	there := func(ref fhir.Ref) bool {
+		i := slices.Index(ask, ref)
+		return i >= 0 && heads[i].Version > 0 && !heads[i].Deleted
 	}
 	for _, d := range ds {
 		for _, p := range d.refers {
-			if err := s.refersTo(ctx, rq, op, p, there, here); err != nil {
+			if here[p.ref] && !p.denied {
+				continue
+			}
+			if err := s.refersTo(ctx, rq, op, p, there(p.ref)); err != nil {
 				return d.at(err)
 			}
 		}
@@ -227,14 +231,11 @@ func (d *draft) at(err error) error {
 
 // refersTo checks one reference. Patients are a matter of consent (permit);
 // other resources must be such as the caller may know of.
-func (s *Service) refersTo(ctx context.Context, rq *Request, op string, p place, there, here map[fhir.Ref]bool) error {
-	if written, ok := here[p.ref]; ok && written && !p.denied {
-		return nil
-	}
+func (s *Service) refersTo(ctx context.Context, rq *Request, op string, p place, there bool) error {
 	switch {
 	case p.denied:
 		return conceals(dangling(op, p), disclosed{ref: p.ref, patient: p.ref.ID})
-	case !there[p.ref]:
+	case !there:
 		return dangling(op, p)
 	case p.ref.Type == "Patient":
 		return nil

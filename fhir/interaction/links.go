@@ -24,7 +24,11 @@ type links struct {
 	// conditional are local references by conditional reference
 	// ("Patient?identifier=1").
 	conditional map[string]string
+	// late replaces members of that kind, and no others.
+	late bool
 }
+
+func (l *links) empty() bool { return l == nil || len(l.ids) == 0 && len(l.conditional) == 0 }
 
 // restful is the form of a RESTful fullUrl.
 var restful = regexp.MustCompile(`^(https?://.+/)[A-Z][A-Za-z]{1,63}/[A-Za-z0-9.-]{1,64}$`)
@@ -47,19 +51,58 @@ func isConditional(ref string) (typ, query string, ok bool) {
 	return typ, query, true
 }
 
-// uris are the names of R4's elements of type uri, url, oid and uuid in the
-// resources that this server stores; canonical elements are not replaced
-// (R4 http.html#trules).
-var uris = map[string]bool{ // read only
-	"authority": true, "endpoint": true, "implicitRules": true, "instantiatesUri": true, "issuer": true, "jurisdiction": true,
-	"policy": true, "source": true, "system": true, "type": true, "uri": true, "url": true,
-	"valueOid": true, "valueUri": true, "valueUrl": true, "valueUuid": true,
+// member says what the values of a member of this name may be.
+type member uint8
+
+const (
+	other     member = iota
+	reference        // Reference.reference
+	narrative        // Narrative.div
+	uri              // of type uri or url
+	late             // of type oid or uuid, see linkedLate
+)
+
+// memberOf knows the names of R4's elements in the resources that this server
+// stores. Canonical elements are not replaced (R4 http.html#trules).
+func memberOf(name string) member {
+	switch name {
+	case "reference":
+		return reference
+	case "div":
+		return narrative
+	case "authority", "endpoint", "implicitRules", "instantiatesUri", "issuer", "jurisdiction", "policy", "source", "system", "type",
+		"uri", "url", "valueUri", "valueUrl":
+		return uri
+	case "valueOid", "valueUuid":
+		return late
+	}
+	return other
+}
+
+// wants reports whether the values of a member may have to be replaced.
+func (l *links) wants(m member) bool {
+	if l == nil {
+		return m == reference
+	}
+	return m != other && l.late == (m == late)
+}
+
+// linkedLate replaces elements of type oid and uuid. R4 wants them replaced like
+// those of type uri, although a reference has not the form of these types; so
+// it is done after validation.
+func (s *Service) linkedLate(r *fhir.Resource, l links) (err error) {
+	if !bytes.Contains(r.JSON, []byte(`"valueUuid"`)) && !bytes.Contains(r.JSON, []byte(`"valueOid"`)) {
+		return nil
+	}
+	l.late = true
+	r.JSON, err = rewriteLinks(r.JSON, &l, s.Base)
+	return err
 }
 
 // linked replaces the references and links of body. Outside of a transaction
 // (l is nil) these are the references below this server's base.
 func (s *Service) linked(body []byte, l *links) ([]byte, error) {
-	if l == nil && !bytes.Contains(body, []byte(s.Base+"/")) && bytes.IndexByte(body, '\\') < 0 {
+	if l.empty() && !bytes.Contains(body, []byte(s.Base+"/")) && bytes.IndexByte(body, '\\') < 0 && (l == nil || !bytes.Contains(body, []byte("urn:"))) {
 		return body, nil
 	}
 	return rewriteLinks(body, l, s.Base)
@@ -80,7 +123,7 @@ func rewriteLinks(body []byte, l *links, base string) ([]byte, error) {
 	dec := jsontext.NewDecoder(bytes.NewReader(body[start:]))
 	out := make([]byte, 0, len(body)+64)
 	copied := 0
-	var names []string // by depth: the member that is being read
+	var members []member // by depth: the one that is being read
 	for {
 		tok, err := dec.ReadToken()
 		if err != nil {
@@ -91,21 +134,21 @@ func rewriteLinks(body []byte, l *links, base string) ([]byte, error) {
 		if tok.Kind() != '"' {
 			continue
 		}
-		for len(names) <= depth {
-			names = append(names, "")
+		for len(members) <= depth {
+			members = append(members, other)
 		}
 		if kind == '{' && n%2 == 1 {
-			names[depth] = tok.String()
+			members[depth] = memberOf(tok.String())
 			continue
 		}
-		name := names[depth]
+		m := members[depth]
 		if kind == '[' && depth > 0 {
-			name = names[depth-1]
+			m = members[depth-1]
 		}
-		if name != "reference" && (l == nil || name != "div" && !uris[name]) {
+		if !l.wants(m) {
 			continue
 		}
-		to, err := l.replace(op, name, tok.String(), base)
+		to, err := l.replace(op, m, tok, base)
 		if err != nil {
 			return nil, err
 		}
@@ -140,18 +183,19 @@ func openQuote(body []byte, end int) int {
 	return 0
 }
 
-// replace returns what becomes of the value v of the member name; "" leaves it.
-func (l *links) replace(op, name, v, base string) (string, error) {
-	if name == "reference" {
-		return l.reference(op, v, base)
+// replace returns what becomes of a member's value; "" leaves it.
+func (l *links) replace(op string, m member, tok jsontext.Token, base string) (string, error) {
+	switch m {
+	case reference:
+		return l.reference(op, tok.String(), base)
+	case narrative:
+		v := tok.String()
+		if to := l.narrative(v); to != v {
+			return to, nil
+		}
+		return "", nil
 	}
-	if name != "div" {
-		return l.ids[v], nil
-	}
-	if to := l.narrative(v); to != v {
-		return to, nil
-	}
-	return "", nil
+	return l.ids[tok.String()], nil
 }
 
 func (l *links) reference(op, v, base string) (string, error) {

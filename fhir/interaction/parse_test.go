@@ -34,7 +34,7 @@ func TestRewriteLinks(t *testing.T) {
 		// Elements of type uri, url, oid and uuid, not canonical and string.
 		`{"policy":["http://p","urn:uuid:1"],"meta":{"source":"urn:oid:1.2","profile":["urn:uuid:1"]}}`:                           `{"policy":["http://p","Patient/a"],"meta":{"source":"Device/d","profile":["urn:uuid:1"]}}`,
 		`{"extension":[{"url":"http://e","valueUri":"urn:uuid:1"},{"valueString":"urn:uuid:1"},{"valueCanonical":"urn:uuid:1"}]}`: `{"extension":[{"url":"http://e","valueUri":"Patient/a"},{"valueString":"urn:uuid:1"},{"valueCanonical":"urn:uuid:1"}]}`,
-		`{"a":[{"valueUrl":"urn:uuid:1"},{"valueOid":"urn:oid:1.2"},{"valueUuid":"urn:uuid:1"},{"valueUuid":"urn:uuid:9"}]}`:      `{"a":[{"valueUrl":"Patient/a"},{"valueOid":"Device/d"},{"valueUuid":"Patient/a"},{"valueUuid":"urn:uuid:9"}]}`,
+		`{"a":[{"valueUrl":"urn:uuid:1"},{"valueUuid":"urn:uuid:1"}]}`:                                                            `{"a":[{"valueUrl":"Patient/a"},{"valueUuid":"urn:uuid:1"}]}`,
 		// Links of the narrative, not its words.
 		`{"text":{"div":"<div>href=\"urn:uuid:1\" <a title='>' href=\"urn:uuid:1\">x</a><img alt=\"\" src='urn:oid:1.2'/></div>"}}`: `{"text":{"div":"<div>href=\"urn:uuid:1\" <a title='>' href=\"Patient/a\">x</a><img alt=\"\" src=\"Device/d\"/></div>"}}`,
 		`{"text":{"div":"<div><a href=\"http://x/a?b=1&amp;c=2\">x</a><b src=\"urn:uuid:1\"/></div>"}}`:                             `{"text":{"div":"<div><a href=\"Group/g\">x</a><b src=\"urn:uuid:1\"/></div>"}}`,
@@ -43,6 +43,16 @@ func TestRewriteLinks(t *testing.T) {
 		if string(out) != want || (err != nil) != (want == "") {
 			t.Errorf("%s\n got %s %v\nwant %s", in, out, err, want)
 		}
+	}
+}
+
+// TestLateLinks: oid and uuid are replaced apart, after validation.
+func TestLateLinks(t *testing.T) {
+	l := &links{ids: map[string]string{"urn:uuid:1": "Patient/a", "urn:oid:1.2": "Device/d"}, late: true}
+	in := `{"a":[{"valueUrl":"urn:uuid:1"},{"valueOid":"urn:oid:1.2"},{"valueUuid":"urn:uuid:1"},{"valueUuid":"urn:uuid:9"}],"s":{"reference":"urn:uuid:9"}}`
+	want := `{"a":[{"valueUrl":"urn:uuid:1"},{"valueOid":"Device/d"},{"valueUuid":"Patient/a"},{"valueUuid":"urn:uuid:9"}],"s":{"reference":"urn:uuid:9"}}`
+	if out, err := rewriteLinks([]byte(in), l, "https://pg.example/fhir"); string(out) != want || err != nil {
+		t.Errorf("%s %v", out, err)
 	}
 }
 

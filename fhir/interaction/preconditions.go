@@ -37,7 +37,6 @@ func (t *Tags) Has(version uint64) bool {
 // 8.8.3): "*" or a list of entity tags, weak or not. A tag that is none of
 // this server's matches nothing. The empty string is no list.
 func ParseTags(s string) (Tags, error) {
-	bad := fhir.Errorf(fhir.Invalid, "interaction.ParseTags", `If-Match and If-None-Match take "*" or entity tags such as W/"3"`)
 	s = strings.TrimSpace(s)
 	t := Tags{given: s != ""}
 	if s == "*" {
@@ -48,7 +47,7 @@ func ParseTags(s string) (Tags, error) {
 		rest, ok := strings.CutPrefix(strings.TrimPrefix(s, "W/"), `"`)
 		tag, after, closed := strings.Cut(rest, `"`)
 		if !ok || !closed || strings.ContainsFunc(tag, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-			return Tags{}, bad
+			return Tags{}, badTags()
 		}
 		if v, err := strconv.ParseUint(tag, 10, 64); err == nil && strconv.FormatUint(v, 10) == tag {
 			t.versions = append(t.versions, v)
@@ -57,10 +56,14 @@ func ParseTags(s string) (Tags, error) {
 		next, comma := strings.CutPrefix(after, ",")
 		s = strings.TrimSpace(next)
 		if !comma && after != "" || comma && s == "" {
-			return Tags{}, bad
+			return Tags{}, badTags()
 		}
 	}
 	return t, nil
+}
+
+func badTags() error {
+	return fhir.Errorf(fhir.Invalid, "interaction.ParseTags", `If-Match and If-None-Match take "*" or entity tags such as W/"3"`)
 }
 
 // check holds what is there, as far as the caller may know it, to the
@@ -80,7 +83,7 @@ func (p *Preconditions) check(op string, old *stored) error {
 		old.res.LastUpdated.Truncate(time.Second).After(p.IfUnmodifiedSince):
 		failed = fhir.Errorf(fhir.PreconditionFailed, op, "the resource has changed since the time of If-Unmodified-Since")
 	}
-	if failed != nil && version > 0 {
+	if failed != nil && old != nil {
 		return tells(failed, disclosedOf(old))
 	}
 	return failed

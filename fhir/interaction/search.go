@@ -210,8 +210,8 @@ func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at 
 				continue
 			}
 		}
-		if facts.Patient != "" {
-			res.patients[facts.Patient] = res.patients[facts.Patient] // stays true of a match
+		if _, there := res.patients[facts.Patient]; facts.Patient != "" && !there {
+			res.patients[facts.Patient] = false
 		}
 		res.page.match(s.Base+"/"+ref.String(), r.JSON, "include")
 		if err := res.collect(q, &r, true); err != nil {

@@ -48,11 +48,13 @@ func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry,
 	if err != nil {
 		return err
 	}
-	// Entries are answered in their order; reads have the room that the writes
-	// leave.
-	room := s.roomIn(p)
-	for i := range out {
-		room -= out[i].size(minimal)
+	// What was written came with the request; beside it reads have the room
+	// that the matches of conditional creates leave.
+	room := s.Limits.withDefaults().BundleBytes
+	for i := range steps {
+		if steps[i].matched() {
+			room -= len(steps[i].criteria.match.JSON)
+		}
 	}
 	for i := range entries {
 		if e := &entries[i]; order[e.Method] == order["GET"] {
@@ -175,12 +177,9 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 	here := map[fhir.Ref]bool{}
 	var live []*draft
 	var referred, deleted []string
-	room := s.Limits.withDefaults().BundleBytes
 	for i := range steps {
 		st := &steps[i]
-		if st.matched() {
-			room -= len(st.criteria.match.JSON)
-		} else {
+		if !st.matched() {
 			d, err := s.draftStep(ctx, rq, op, st, *l)
 			if err != nil {
 				return 0, at(st.e.place(), err)
@@ -192,10 +191,6 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 			if !here[st.ref] && !d.done && st.ref.Type == "Patient" {
 				deleted = append(deleted, st.ref.ID)
 			}
-			room -= len(d.write.Resource.JSON)
-		}
-		if room < 0 && !minimal {
-			return 0, at(st.e.place(), s.full(op))
 		}
 	}
 	release, err := s.locks.lockPatients(ctx, referred, deleted)
@@ -322,12 +317,18 @@ func (s *Service) draftStep(ctx context.Context, rq *Request, op string, st *ste
 	l.root = rootOf(st.e.FullURL)
 	if st.e.Method == "POST" {
 		res, err := s.admitNew(op, st.ref.Type, st.ref.ID, st.e.Resource, &l)
+		if err == nil {
+			err = s.linkedLate(&res, l)
+		}
 		if err != nil {
 			return nil, err
 		}
 		return s.draftPut(ctx, rq, op, res, nil)
 	}
 	res, err := s.admit(op, st.ref, st.e.Resource, &l)
+	if err == nil {
+		err = s.linkedLate(&res, l)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -90,11 +90,15 @@ func (s *Service) draftUpdate(ctx context.Context, rq *Request, op string, res f
 	} else {
 		old = nil
 	}
-	if err := pre.check(op, old); err != nil {
-		return nil, err
+	err := pre.check(op, old)
+	var d *draft
+	if err == nil {
+		d, err = s.draftPut(ctx, rq, op, res, old)
 	}
-	d, err := s.draftPut(ctx, rq, op, res, old)
-	if err != nil || old != nil {
+	switch {
+	case err != nil && concealed != nil:
+		return nil, conceals(err, disclosedOf(concealed))
+	case err != nil || old != nil:
 		return d, err
 	}
 	switch given := generated(res.ID) && !rq.Principal.Grant.AllPatients; {

@@ -34,11 +34,21 @@ type Entry struct {
 
 const opBundle = "r4.Bundle"
 
+// envelope is deeper than a resource by entry, element and resource.
+const envelope = 3
+
 // Bundle reads a batch or transaction.
 func (d *Door) Bundle(body []byte) (*Bundle, error) {
 	v, err := compact(opBundle, body, d.limits.Bytes)
 	if err != nil {
 		return nil, err
+	}
+	// One scan of the whole is enough unless it finds something: then each part
+	// is scanned by itself, so that one entry does not concern the others.
+	part := func(string, jsontext.Value) error { return nil }
+	flaw := d.scanned("Bundle", d.limits.Depth+envelope, v)
+	if flaw != nil {
+		part = func(place string, raw jsontext.Value) error { return d.scanned(place, d.limits.Depth+1, raw) }
 	}
 	b := &Bundle{}
 	err = members(v, func(name string, raw jsontext.Value) error {
@@ -53,11 +63,11 @@ func (d *Door) Bundle(body []byte) (*Bundle, error) {
 				return malformed("Bundle.type", "must be batch or transaction")
 			}
 		case "entry":
-			return d.entries(b, raw)
+			return d.entries(b, raw, part)
 		case "implicitRules":
 			return malformed("Bundle.implicitRules", implicitRule)
 		case "id", "meta", "language", "identifier", "timestamp", "link", "total", "signature":
-			return d.scan("Bundle."+name, raw)
+			return part("Bundle."+name, raw)
 		default:
 			return malformed("Bundle", "has an element that R4 does not define here")
 		}
@@ -69,12 +79,17 @@ func (d *Door) Bundle(body []byte) (*Bundle, error) {
 	if b.Type == "" {
 		return nil, malformed("Bundle.type", "must be batch or transaction")
 	}
-	if b.Type == "transaction" {
-		for i := range b.Entries {
-			if b.Entries[i].Err != nil {
-				return nil, placed(body, b.Entries[i].Err)
-			}
+	for i := range b.Entries {
+		err := b.Entries[i].Err
+		if err != nil && b.Type == "transaction" {
+			return nil, placed(body, err)
 		}
+		if err != nil {
+			flaw = nil // it is an entry's
+		}
+	}
+	if flaw != nil {
+		return nil, placed(body, flaw)
 	}
 	return b, nil
 }
@@ -102,13 +117,12 @@ func malformed(place, rule string) *fhir.Error {
 	return e
 }
 
-// scan looks at the bytes of a part of the Bundle. Of entries this is done one
-// by one, so that one does not concern the others.
-func (d *Door) scan(place string, raw jsontext.Value) error {
+// scanned reports what a scan finds in a Bundle or a part of it.
+func (d *Door) scanned(place string, depth int, raw jsontext.Value) error {
 	if string(raw) == "{}" || string(raw) == "[]" {
 		return malformed(place, "must not be empty")
 	}
-	s := &scan{op: opBundle, maxDepth: d.limits.Depth + 1, root: place}
+	s := &scan{op: opBundle, maxDepth: depth, root: place}
 	if err := s.run(raw); err != nil {
 		return err
 	}
@@ -118,7 +132,7 @@ func (d *Door) scan(place string, raw jsontext.Value) error {
 	return nil
 }
 
-func (d *Door) entries(b *Bundle, raw jsontext.Value) error {
+func (d *Door) entries(b *Bundle, raw jsontext.Value, part func(string, jsontext.Value) error) error {
 	dec := jsontext.NewDecoder(bytes.NewReader(raw))
 	if raw.Kind() != '[' {
 		return malformed("Bundle.entry", "must be an array")
@@ -137,10 +151,8 @@ func (d *Door) entries(b *Bundle, raw jsontext.Value) error {
 			return err
 		}
 		place := "Bundle.entry[" + itoa(len(b.Entries)) + "]"
-		entry := Entry{Err: malformed(place, "must be an object")}
-		if err := d.scan(place, e); err != nil {
-			entry.Err = err
-		} else if e.Kind() == '{' {
+		var entry Entry
+		if entry.Err = part(place, e); entry.Err == nil {
 			entry = readEntry(place, e)
 		}
 		b.Entries = append(b.Entries, entry)
@@ -150,6 +162,10 @@ func (d *Door) entries(b *Bundle, raw jsontext.Value) error {
 
 func readEntry(place string, raw jsontext.Value) Entry {
 	var e Entry
+	if raw.Kind() != '{' {
+		e.Err = malformed(place, "must be an object")
+		return e
+	}
 	err := members(raw, func(name string, raw jsontext.Value) error {
 		switch name {
 		case "fullUrl":

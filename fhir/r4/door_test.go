@@ -196,6 +196,8 @@ func TestBundle(t *testing.T) {
 		`{"resourceType":"Bundle","type":"history"}`, `{"resourceType":"Patient","type":"batch"}`, `{"resourceType":"Bundle"}`,
 		`{"resourceType":"Bundle","type":"batch","entry":{"a":1}}`,
 		`{"resourceType":"Bundle","type":"transaction","entry":[{"request":{"method":"POST","url":"Patient"}}]}`,
+		`{"resourceType":"Bundle","type":"batch","entry":[]}`, `{"resourceType":"Bundle","type":"batch","identifier":{},"entry":[{"request":{"method":"GET","url":"Patient"}}]}`,
+		`{"resourceType":"Bundle","type":"batch","meta":{"a":""},"entry":[{"request":{"method":"GET","url":"Patient"}}]}`, `{"resourceType":"Bundle","type":"batch","zanaria":1}`,
 		`{"resourceType":"Bundle","entry":[{"request":{"method":"STEAL","url":"Patient"}}],"type":"transaction"}`,
 		`{"resourceType":"Bundle","type":"batch","entry":[` + strings.Repeat(`{"request":{"method":"GET","url":"a"}},`, 1000) + `{"request":{"method":"GET","url":"a"}}]}`,
 	} {

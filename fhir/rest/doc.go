@@ -14,8 +14,8 @@
 //	POST      /:type/_search                     search
 //	POST      /:type                             create (If-None-Exist)
 //	GET,HEAD  /:type/:id                         read (If-None-Match, If-Modified-Since)
-//	PUT       /:type/:id                         update (If-Match)
-//	DELETE    /:type/:id                         delete (If-Match)
+//	PUT       /:type/:id                         update (If-Match, If-None-Match, If-Unmodified-Since)
+//	DELETE    /:type/:id                         delete (likewise)
 //	GET,HEAD  /:type/:id/_history                history
 //	GET,HEAD  /:type/:id/_history/:vid           vread
 //	GET,POST  /Observation/$lastn, $stats        operations

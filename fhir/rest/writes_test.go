@@ -327,16 +327,16 @@ func TestLinksOfATransaction(t *testing.T) {
 			t.Errorf("an escaped reference to this server: %s", a.body)
 		}
 		rich := with(`"text":{"status":"generated","div":"<div xmlns=\"http://www.w3.org/1999/xhtml\"><a href=\"` + uuid + `1\">x</a><img src='` + uuid + `1' alt='x'/></div>"},` +
-			`"extension":[{"url":"http://e.test/1","valueUri":"` + uuid + `1"},{"url":"http://e.test/2","valueUrl":"` + uuid + `1"},{"url":"http://e.test/3","valueString":"` + uuid + `1"},{"url":"http://e.test/4","valueCanonical":"` + uuid + `1"}],` +
+			`"extension":[{"url":"http://e.test/1","valueUri":"` + uuid + `1"},{"url":"http://e.test/2","valueUrl":"` + uuid + `1"},{"url":"http://e.test/5","valueUuid":"` + uuid + `1"},{"url":"http://e.test/6","valueOid":"urn:oid:1.2.3"},{"url":"http://e.test/3","valueString":"` + uuid + `1"},{"url":"http://e.test/4","valueCanonical":"` + uuid + `1"}],` +
 			`"hasMember":[{"reference":"Observation/8"}]`)
 		a := w.want(200, "all", "POST", "/", bundle("transaction", entry(uuid+"1", "POST", "Group", group), entry("http://x.test/fhir/Observation/8", "POST", "Observation", observation("", "p1", "vital-signs", 1)),
-			entry("http://x.test/fhir/Observation/7", "POST", "Observation", rich)))
+			entry("http://x.test/fhir/Observation/7", "POST", "Observation", rich), entry("urn:oid:1.2.3", "POST", "Group", group)))
 		list, _ := a.json["entry"].([]any)
 		id := func(i int) string {
 			return fmt.Sprint(list[i].(map[string]any)["resource"].(map[string]any)["id"])
 		}
-		g, o := "Group/"+id(0), "Observation/"+id(1)
-		for _, want := range []string{`<a href=\"` + g + `\">`, `<img src=\"` + g + `\"`, `"valueUri":"` + g + `"`, `"valueUrl":"` + g + `"`, `"valueString":"` + uuid + `1"`, `"valueCanonical":"` + uuid + `1"`, `"reference":"` + o + `"`} {
+		g, o, g2 := "Group/"+id(0), "Observation/"+id(1), "Group/"+id(3)
+		for _, want := range []string{`<a href=\"` + g + `\">`, `<img src=\"` + g + `\"`, `"valueUri":"` + g + `"`, `"valueUuid":"` + g + `"`, `"valueOid":"` + g2 + `"`, `"valueUrl":"` + g + `"`, `"valueString":"` + uuid + `1"`, `"valueCanonical":"` + uuid + `1"`, `"reference":"` + o + `"`} {
 			if !bytes.Contains(a.body, []byte(want)) {
 				t.Errorf("%s is missing: %s", want, a.body)
 			}

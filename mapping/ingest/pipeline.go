@@ -139,7 +139,7 @@ func (p *Pipeline) admit(ctx context.Context, q Request) (*run, error) {
 	if pat.Deleted {
 		return nil, fhir.Errorf(fhir.NotFound, "ingest.Run", "the patient is deleted")
 	}
-	r := &run{p: p, q: q, adapter: a, limits: p.Limits.orDefault(), seen: map[string]int{}, devices: map[string]*mapping.DeviceFacts{},
+	r := &run{p: p, q: q, adapter: a, limits: p.Limits.orDefault(), seen: map[string]int{}, devices: map[string]*mapping.DeviceFacts{}, sourced: map[string]bool{},
 		categories: map[kind]bool{}, kept: map[string]int{}, log: p.Logger}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)

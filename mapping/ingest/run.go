@@ -45,6 +45,7 @@ type run struct {
 	consentRef fhir.Ref
 	categories map[kind]bool
 	devices    map[string]*mapping.DeviceFacts
+	sourced    map[string]bool     // see learnSources
 	open       map[string][]string // see openItems; nil before it is needed
 	meters     meters
 	wrote      bool
@@ -58,7 +59,7 @@ type observation struct {
 	preliminary bool
 	retracted   bool
 	revision    int64
-	source      string // of a segment or sample
+	source      string
 	coarse      bool
 	joined      bool // stored for two ids of the vendor's: what it leaves out stands
 	vendorID    string
@@ -256,10 +257,7 @@ func (r *run) document(s *sample.Sample, res mapping.Result) error {
 		}
 		b.seq++
 		b.bytes += len(res.JSON)
-		o := observation{Result: res, seq: b.seq, preliminary: s.Status == sample.Preliminary, retracted: s.Status == sample.Retracted, revision: s.Revision, vendorID: s.VendorID, coarse: s.Coarse}
-		if res.SegmentsOf != "" || r.segmented(res.Metric) {
-			o.source = strings.Clone(s.Source.Name)
-		}
+		o := observation{Result: res, seq: b.seq, preliminary: s.Status == sample.Preliminary, retracted: s.Status == sample.Retracted, revision: s.Revision, vendorID: s.VendorID, coarse: s.Coarse, source: s.Source.Name}
 		if i, twice := r.seen[res.ID]; twice {
 			// The payload states it twice: its last word counts.
 			b.obs[i] = o

@@ -283,11 +283,11 @@ func (r *run) series(ctx context.Context, b *batch, a *attempt) ([]observation, 
 		others = append(others, known...)
 	}
 	for i, g := range gs {
-		var n [adopted + 1]int
+		var n [stated + 1]int
 		for _, p := range found[i] {
 			n[p]++
 		}
-		a.count(g.metric, Counts{Created: n[store.Missing], Unchanged: n[store.Same] + n[twin]})
+		a.count(g.metric, Counts{Created: n[store.Missing], Unchanged: n[store.Same] + n[twin], Dropped: n[stated]})
 		if n[store.Missing] > 0 || n[store.Same] > 0 && !g.vague {
 			b.want(g.device)
 		}

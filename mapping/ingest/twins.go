@@ -22,6 +22,9 @@ const (
 	// roomSame holds, for the id of an Observation that is stored under
 	// another one, that other id.
 	roomSame = "ingest/same/"
+	// roomSource holds, as PATIENT/VENDOR/ID, the sources of a stream, or of a
+	// Device for what is in no stream: hashes, one after another.
+	roomSource = "ingest/source/"
 	// roomHeard marks, as TARGET/STREAM, that a Provenance says of a stream
 	// or an Observation that another stream confirmed it.
 	roomHeard = "ingest/heard/"
@@ -87,6 +90,9 @@ func (r *run) learnChannels(ctx context.Context, b *batch, a *attempt) error {
 	for i := range b.obs {
 		news = a.channels.learn(b.obs[i].coarse, b.obs[i].Device.ID, b.obs[i].Stream) || news
 	}
+	if err := r.learnSources(ctx, b, a); err != nil {
+		return err
+	}
 	if !news {
 		return nil
 	}
@@ -97,11 +103,65 @@ func (r *run) learnChannels(ctx context.Context, b *batch, a *attempt) error {
 	return nil
 }
 
+// learnSources notes which sources the streams and Devices of b stand for: a
+// coarse channel names the source only.
+func (r *run) learnSources(ctx context.Context, b *batch, a *attempt) error {
+	var err error
+	learn := func(coarse bool, id, source string) {
+		if err != nil || coarse || source == "" || r.sourced[id+source] {
+			return
+		}
+		r.sourced[id+source] = true
+		key, hash := r.sourceKey(id), sourceHash(source)
+		var raw []byte
+		if raw, err = r.p.Store.Get(ctx, key); err != nil || strings.Contains(string(raw), hash) {
+			return
+		}
+		for i := range a.sb.State {
+			if a.sb.State[i].Key == key { // another source of it in this batch
+				a.sb.State[i].Value = append(a.sb.State[i].Value, hash...)
+				return
+			}
+		}
+		a.sb.State = append(a.sb.State, store.StateWrite{Key: key, Value: append(bytes.Clone(raw), hash...)})
+	}
+	for _, g := range b.groups {
+		learn(g.coarse, mapping.StreamID(g.template.Identity), g.source)
+	}
+	for i := range b.obs {
+		if o := &b.obs[i]; o.Stream != "" {
+			learn(o.coarse, o.Stream, o.source)
+		} else {
+			learn(o.coarse, o.Device.ID, o.source)
+		}
+	}
+	return fhir.Wrap("ingest.channels", err)
+}
+
+func (r *run) sourceKey(id string) string {
+	return roomSource + r.q.Patient + "/" + r.q.Vendor + "/" + id
+}
+
+// ofSource reports whether what is stored may be of the source that a coarse
+// channel names; one that names none may mean any.
+func (r *run) ofSource(ctx context.Context, s *stored, source string) (bool, error) {
+	if source == "" {
+		return true, nil
+	}
+	id := s.identifier(mapping.StreamSystem)
+	if id == "" {
+		id = strings.TrimPrefix(s.Device.Reference, "Device/")
+	}
+	raw, err := r.p.Store.Get(ctx, r.sourceKey(id))
+	return raw == nil || strings.Contains(string(raw), sourceHash(source)), fhir.Wrap("ingest.channels", err)
+}
+
 // Presences of samples that the store has under another id, besides those of
 // package store.
 const (
 	twin    = store.Other + 1 + iota // and knows more of it
 	adopted                          // and knows less of it: what is new goes there
+	stated                           // or rather the batch has it, better
 )
 
 // twinsOf finds the samples of g that another channel brought. It marks them in
@@ -198,7 +258,7 @@ func (r *run) adoptFrom(ctx context.Context, g *group, found []store.Presence, a
 // in the same batch.
 func (b *batch) beside(g *group, found []store.Presence) error {
 	for _, f := range b.groups {
-		if f.coarse || f.metric != g.metric || f.columns.Len() == 0 {
+		if f.coarse || g.source != "" && f.source != g.source || f.metric != g.metric || f.columns.Len() == 0 {
 			continue
 		}
 		for i, p := range found {
@@ -213,7 +273,7 @@ func (b *batch) beside(g *group, found []store.Presence) error {
 					return fhir.Wrap("ingest.beside", err)
 				}
 				if mine.same(&there) {
-					p, found[i] = twin, twin
+					p, found[i] = stated, stated
 				}
 			}
 		}
@@ -256,6 +316,9 @@ func (r *run) known(ctx context.Context, g *group, found []store.Presence, a *at
 			}
 			if !mine.same(&there) {
 				continue
+			}
+			if ok, bad = r.ofSource(ctx, s, g.source); bad != nil || !ok {
+				return bad == nil
 			}
 			found[i] = twin
 			if bad = r.confirm(ctx, f.Resource.Ref(), s.identifier(mapping.StreamSystem), own, a); bad != nil {
@@ -390,7 +453,11 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 		return nil
 	}
 	source := fhir.Canonical + "/identifier/" + r.q.Vendor + "/source"
+	named := "Device/" + r.p.Mapper.SourceDevice(r.q.Vendor, r.q.Patient, o.source).ID
 	fits := func(there *measured) bool {
+		if ref := there.Device.Reference; !o.coarse && ref != "" && ref != named {
+			return false // of another source
+		}
 		coarse := a.channels.isCoarse(there.Device.Reference)
 		if o.coarse && coarse { // one channel: only under two ids of the vendor's
 			return o.vendorID != "" && there.identifier(source) != "" && there.Device.Reference == mine.Device.Reference && mine.same(there)
@@ -400,6 +467,9 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 	id, vendorID := "", ""
 	for i := range before {
 		var there measured
+		if o.coarse && !before[i].coarse && o.source != "" && before[i].source != o.source {
+			continue
+		}
 		if before[i].Metric == o.Metric && json.Unmarshal(before[i].JSON, &there) == nil && fits(&there) {
 			id, vendorID = before[i].ID, before[i].vendorID
 		}
@@ -411,6 +481,11 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 			return false
 		}
 		if id == "" && s.Status != statusRetracted && fits(&there) {
+			if o.coarse && !a.channels.isCoarse(there.Device.Reference) {
+				if ok, bad = r.ofSource(ctx, s, o.source); bad != nil || !ok {
+					return bad == nil
+				}
+			}
 			id, vendorID = strings.Clone(f.Resource.ID), strings.Clone(there.identifier(source))
 			if o.coarse && !a.channels.isCoarse(there.Device.Reference) {
 				a.listed = append(a.listed, fhir.Ref{Type: "Observation", ID: id})

@@ -5,8 +5,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
+
+	"pulsegate/fhir/store"
+	"pulsegate/mapping/sample"
 )
 
 // listed is a page of list with one source, merged the same of reconcile.
@@ -188,6 +192,77 @@ func TestWorkoutUnderTwoIDs(t *testing.T) {
 	if n := len(w.chart("73985-4")); n != 2 {
 		t.Errorf("%d workouts of two times", n)
 	}
+}
+
+// TestChannelsAlikeInTiers: measurements of two sources, brought by a channel
+// that knows the device, by one that knows the source's name, or by both, are
+// each stored once, whatever the order, and whether as series or as documents.
+func TestChannelsAlikeInTiers(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var deliveries [][]sample.Sample
+		var want []string
+		seen := map[string]bool{}
+		for range rapid.IntRange(1, 8).Draw(t, "measurements") {
+			second, source := rapid.IntRange(0, 3).Draw(t, "at"), rapid.SampledFrom([]string{"Watch", "Phone"}).Draw(t, "source")
+			s := heartRate(noon.Add(time.Duration(second)*time.Second), rapid.SampledFrom([]string{"62", "63.0"}).Draw(t, "value"))
+			s.Source.Name = source
+			s.Device.Hardware = source + "1,1"
+			switch rapid.IntRange(0, 2).Draw(t, "metric") {
+			case 1:
+				s.Metric, s.Value.Unit, s.End = steps, "count", s.Start.Add(time.Minute)
+			case 2:
+				s.Metric, s.Value.Unit = "HKQuantityTypeIdentifierBodyMass", "kg"
+			}
+			if key := fmt.Sprint(s.Metric, second, source); seen[key] {
+				continue // the coarse channel has one value for each
+			} else {
+				seen[key] = true
+			}
+			want = append(want, fmt.Sprint(s.Metric, second, strings.TrimSuffix(s.Value.Num, ".0")))
+			coarse := s
+			coarse.Coarse, coarse.KeyValue, coarse.Channel, coarse.Device = true, false, "hae", sample.Device{}
+			if coarse.End = s.End; rapid.Bool().Draw(t, "endless") {
+				coarse.End = time.Time{}
+			}
+			which := rapid.IntRange(1, 3).Draw(t, "channels")
+			if which&1 != 0 {
+				deliveries = append(deliveries, []sample.Sample{s})
+			}
+			if which&2 != 0 {
+				deliveries = append(deliveries, []sample.Sample{coarse})
+			}
+		}
+		deliveries = rapid.Permutation(deliveries).Draw(t, "order")
+		if rapid.Bool().Draw(t, "in one") {
+			deliveries = [][]sample.Sample{slices.Concat(deliveries...)}
+		}
+		deliveries = append(deliveries, deliveries[0])
+		slices.Sort(want)
+		for _, tier := range []string{"series", "documents"} {
+			w, done := newWorldOf(t)
+			func() {
+				defer done()
+				if tier == "documents" {
+					w.p.Store = store.Documents{Store: w.p.Store}
+				}
+				for i, d := range deliveries {
+					if _, err := w.take(fmt.Sprint(i), d...); err != nil {
+						t.Fatal(err)
+					}
+				}
+				var got []string
+				for _, metric := range []string{hr, steps, "HKQuantityTypeIdentifierBodyMass"} {
+					for _, o := range w.chart(metric) {
+						at, _, _ := o.when()
+						got = append(got, fmt.Sprint(metric, int(at.Sub(noon)/time.Second), strings.TrimSuffix(o.Quantity.Value.String(), ".0")))
+					}
+				}
+				if slices.Sort(got); !slices.Equal(got, want) {
+					t.Fatalf("%s: %v, want %v", tier, got, want)
+				}
+			}()
+		}
+	})
 }
 
 // TestChannelsDoNotDependOnOrder: any order and repetition of the deliveries

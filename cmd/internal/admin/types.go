@@ -188,6 +188,10 @@ type StoreStat struct {
 	Resources   uint64 `json:"resources"`
 	Commit      uint64 `json:"commit"`
 	AuditLeaves uint64 `json:"auditLeaves"`
+	// Of the file system that holds the store.
+	Dir          string `json:"dir"`
+	FreeBytes    uint64 `json:"freeBytes"`
+	ReserveBytes uint64 `json:"reserveBytes"` // below it writes are refused
 	// Of the sample tier.
 	Series      []SeriesStat `json:"series"`
 	Compactions uint64       `json:"compactions"` // since the start

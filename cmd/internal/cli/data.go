@@ -92,7 +92,7 @@ func printSummary(w io.Writer, s *ingest.Summary) {
 			return // the reader has closed the pipe
 		}
 	}
-	if s.Quarantined > 0 {
+	if s.Quarantined > 0 || s.LeftOut > 0 {
 		fmt.Fprintln(w, "\nnext: see why with `pulsegate quarantine list`")
 	}
 }
@@ -111,7 +111,7 @@ func quarantineCommand() *cobra.Command {
 		if *items {
 			return lr.list(out, []string{"ITEM", "PATIENT", "VENDOR", "REASON", "METRIC", "TIMES", "FIRST SEEN", "WHERE"}, func(t *table) {
 				for _, x := range out.Items {
-					t.row(x.ID, x.Patient, x.Vendor, x.Reason, x.Metric, x.Count, x.FirstSeen, x.Where)
+					t.row(x.ID, x.Patient, x.Vendor, x.Reason, metricOf(&x), x.Count, x.FirstSeen, x.Where)
 				}
 			})
 		}
@@ -146,6 +146,15 @@ func quarantineCommand() *cobra.Command {
 	return group("quarantine", "Payload items that could not be mapped", list, show, retry)
 }
 
+// metricOf names what an item is about: a metric, or one component of it whose
+// other parts were taken.
+func metricOf(x *admin.QuarantineItem) string {
+	if x.Component == "" {
+		return x.Metric
+	}
+	return x.Metric + " (only " + x.Component + ")"
+}
+
 // reasonGroup counts quarantined items with the same reason, vendor and metric.
 type reasonGroup struct {
 	reason, vendor, metric, example string
@@ -157,10 +166,10 @@ func byReason(items []admin.QuarantineItem) []*reasonGroup {
 	index := map[[3]string]*reasonGroup{}
 	var out []*reasonGroup
 	for _, x := range items {
-		k := [3]string{x.Reason, x.Vendor, x.Metric}
+		k := [3]string{x.Reason, x.Vendor, metricOf(&x)}
 		g := index[k]
 		if g == nil {
-			g = &reasonGroup{reason: x.Reason, vendor: x.Vendor, metric: x.Metric, example: x.ID}
+			g = &reasonGroup{reason: x.Reason, vendor: x.Vendor, metric: k[2], example: x.ID}
 			index[k] = g
 			out = append(out, g)
 		}
@@ -269,6 +278,7 @@ func storeCommand() *cobra.Command {
 		}
 		return r.print(out, func(w io.Writer) {
 			fmt.Fprintf(w, "%d resources  %d bytes on disk  commit %d  %d audit leaves\n", out.Resources, out.DiskBytes, out.Commit, out.AuditLeaves)
+			fmt.Fprintf(w, "%s: %d bytes free, writes are refused below %d\n", out.Dir, out.FreeBytes, out.ReserveBytes)
 			fmt.Fprintf(w, "%d compactions since the start, %d samples written again, %d series waiting\n", out.Compactions, out.Rewritten, out.Waiting)
 			if len(out.Series) == 0 {
 				return
@@ -301,5 +311,5 @@ func storeCommand() *cobra.Command {
 		}
 		return err
 	}
-	return group("store", "The embedded store", stat, check)
+	return group("store", "The embedded store", stat, check, salvageCommand())
 }

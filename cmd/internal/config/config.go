@@ -28,10 +28,11 @@ import (
 
 // Config is everything an operator may set.
 type Config struct {
-	Data    string `yaml:"data" default:"pulsegate-data" comment:"Directory of the store, the keys and the admin socket. Made with mode 0700."`
-	Listen  string `yaml:"listen" default:"127.0.0.1:8080" comment:"Address to serve on. Port 0 takes a free one."`
-	BaseURL string `yaml:"base-url" default:"" comment:"How clients reach this server (no trailing slash). Empty: from listen."`
-	Demo    bool   `yaml:"demo" default:"false" comment:"Start with three invented wearers and a short-lived token on stdout. For trying out only."`
+	Data          string `yaml:"data" default:"pulsegate-data" comment:"Directory of the store, the keys and the admin socket. Made with mode 0700."`
+	Listen        string `yaml:"listen" default:"127.0.0.1:8080" comment:"Address to serve on. Port 0 takes a free one."`
+	BaseURL       string `yaml:"base-url" default:"" comment:"How clients reach this server (no trailing slash). Empty: from listen."`
+	MetricsListen string `yaml:"metrics-listen" default:"" comment:"Address to serve /metrics on, for Prometheus, without TLS or a login: keep it to the network of the monitoring. Empty: it is not served."`
+	Demo          bool   `yaml:"demo" default:"false" comment:"Start with three invented wearers and a short-lived token on stdout. For trying out only."`
 
 	TLSCert string `yaml:"tls-cert" default:"" comment:"PEM file of the certificate chain. With tls-key: serve HTTPS (TLS 1.2 and up)."`
 	TLSKey  string `yaml:"tls-key" default:"" comment:"PEM file of the private key."`
@@ -123,6 +124,11 @@ func (c *Config) check() error {
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("listen: %w", err)
+	}
+	if c.MetricsListen != "" {
+		if _, _, err := net.SplitHostPort(c.MetricsListen); err != nil {
+			return fmt.Errorf("metrics-listen: %w", err)
+		}
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("tls-cert and tls-key go together")

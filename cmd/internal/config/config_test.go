@@ -81,6 +81,7 @@ func TestRefuses(t *testing.T) {
 		"a proxy by name":      {"trusted-proxies": "proxy.example"},
 		"another header":       {"forwarded-header": "X-Real-Ip"},
 		"count not a number":   {"cache-mib": "many"},
+		"metrics without port": {"metrics-listen": "localhost"},
 		"memory for no body":   {"memory-mib": "100"},
 		"limit of zero":        {"max-body-bytes": "0"},
 		"duration not a value": {"drain-timeout": "soon"},

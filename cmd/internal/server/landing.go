@@ -14,17 +14,17 @@ var landingHTML string
 // landing answers GET / with a page for a person: what this is, whether it is
 // healthy, where everything is.
 type landing struct {
-	base, version string
-	ready         func() error
-	page          *template.Template
+	base  string
+	ready func() error
+	page  *template.Template
 }
 
-func newLanding(base, version string, ready func() error) (*landing, error) {
+func newLanding(base string, ready func() error) (*landing, error) {
 	t, err := template.New("landing").Parse(landingHTML)
 	if err != nil {
 		return nil, err
 	}
-	return &landing{base: base, version: version, ready: ready, page: t}, nil
+	return &landing{base: base, ready: ready, page: t}, nil
 }
 
 func (l *landing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -35,9 +35,11 @@ func (l *landing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-store")
 	data := struct {
-		Base, Version, Vendors string
-		Healthy                bool
-	}{l.base, l.version, vendors.Names(), l.ready() == nil}
+		Base, Problem, Vendors string
+	}{Base: l.base, Vendors: vendors.Names()}
+	if err := l.ready(); err != nil {
+		data.Problem = err.Error()
+	}
 	if err := l.page.Execute(w, data); err != nil {
 		// The client went away; there is nobody to tell.
 		return

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -187,7 +188,10 @@ func (o operator) StoreStat(ctx context.Context, op admin.Operator) (admin.Store
 		return admin.StoreStat{}, err
 	}
 	s := o.m.store.Stats()
-	out := admin.StoreStat{DiskBytes: s.DiskBytes, Resources: s.Resources, Commit: uint64(s.T), AuditLeaves: s.Log}
+	out := admin.StoreStat{DiskBytes: s.DiskBytes, Resources: s.Resources, Commit: uint64(s.T), AuditLeaves: s.Log, Dir: filepath.Join(o.m.Config.Data, "store")}
+	if x := o.m.store.Space(); x.Known {
+		out.FreeBytes, out.ReserveBytes = x.Free, x.Reserve
+	}
 	c := o.m.store.Compaction()
 	out.Compactions, out.Rewritten, out.Waiting = c.Series, c.Rewritten, c.Waiting
 	stats, err := o.m.store.SeriesStats(ctx)

@@ -11,8 +11,8 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// adminCalls has a request for every route of the admin socket. {} is replaced
-// with what the call before it on the same line answered as id.
+// adminCalls has a request for every route of the admin socket. CLIENT stands
+// for the client that POST /client made.
 func adminCalls() map[string][]string {
 	return map[string][]string{
 		"GET /clock":                      {""},

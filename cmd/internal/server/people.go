@@ -144,7 +144,7 @@ func (m *Main) known(ctx context.Context, ref fhir.Ref) (bool, error) {
 
 // pages are what people see.
 func (m *Main) pages() (*pages.Pages, error) {
-	return pages.New(pages.Options{Base: m.base, Version: m.Version, SignIn: m.signs, Sessions: m.sessions, Users: m.users, Cookies: m.cookies,
+	return pages.New(pages.Options{Base: m.base, Version: publicVersion(m.Version), SignIn: m.signs, Sessions: m.sessions, Users: m.users, Cookies: m.cookies,
 		Flow: m.authorize, Apps: m.tokens,
 		Refusals: &agreement.Refusals{Store: m.store, Audit: m.recorder, Consents: m.consents, Clock: m.now}, Clients: m.clients, Launcher: launcher{m}, Glass: m.glass, UserLife: token.UserLife(m.Config.UserTokenLife), Patients: patients{m},
 		Scopes: m.policy.Scopes, Audit: m.recorder, Clock: m.now, Logger: m.Log})

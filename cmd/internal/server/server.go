@@ -164,6 +164,16 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
+	metrics, ml, err := m.metricsServer()
+	if err != nil {
+		return errors.Join(err, l.Close(), al.Close())
+	}
+	if metrics != nil {
+		defer func() { err = errors.Join(err, metrics.Close()) }()
+	}
+	if err := m.serveMetrics(metrics, ml); err != nil {
+		return errors.Join(err, l.Close(), al.Close())
+	}
 	failed := make(chan error, 3)
 	go func() { failed <- m.serveHTTP(srv, l) }()
 	go func() { failed <- ops.Serve(al) }()

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -25,6 +26,7 @@ import (
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/rest"
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/subscription"
 	"pulsegate/mapping"
 	"pulsegate/mapping/ingest"
@@ -150,7 +152,7 @@ func (m *Main) handler() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	page, err := newLanding(m.base, m.Version, m.healthy)
+	page, err := newLanding(m.base, m.healthy)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +174,6 @@ func (m *Main) handler() (http.Handler, error) {
 		}
 		c.String(http.StatusOK, "ok\n")
 	})
-	e.GET("/metrics", gin.WrapH(m.telemetry.Metrics))
 	if m.page, err = m.pages(); err != nil {
 		return nil, err
 	}
@@ -212,7 +213,16 @@ func (m *Main) healthy() error {
 	if _, err := m.store.Get(ctx, "client/none"); err != nil {
 		return errors.New("the store does not answer")
 	}
-	return nil
+	return spaceError(m.store.Space())
+}
+
+// spaceError is what /readyz says of a disk that is full, nil of any other. It
+// names no directory: that is for the log and for store stat.
+func spaceError(s pebblestore.Space) error {
+	if !s.Full() {
+		return nil
+	}
+	return fmt.Errorf("the disk is full: %d MiB are free, and the server keeps %d MiB in reserve", s.Free>>20, s.Reserve>>20)
 }
 
 // settings are what the CapabilityStatement of this configuration is made of.
@@ -222,7 +232,7 @@ func (m *Main) settings() capability.Settings {
 	base := "http://hl7.org/fhir/StructureDefinition/"
 	ends := m.endpoints()
 	return capability.Settings{
-		Base: m.fhirBase(), Version: m.Version, Released: m.now(),
+		Base: m.fhirBase(), Version: publicVersion(m.Version), Released: m.now(),
 		Token: ends.Token, Authorize: ends.Authorize, Introspect: ends.Introspect, Revoke: ends.Revoke, Register: ends.Register, Manage: ends.Manage,
 		Operations: append(rest.Offered(), []capability.Operation{
 			{Name: "export", Definition: bulkIG + "export"},

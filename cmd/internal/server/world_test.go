@@ -82,12 +82,15 @@ func (m *Main) shut(t *testing.T) {
 	m.subs, m.exporter, m.consents, m.store = nil, nil, nil, nil
 }
 
-// running is a server that listens. Its base URL is read from its output.
-func running(t *testing.T, dir string, set map[string]string) (base string, log *lockedBuffer, stop func() error) {
+// versionOfTest is what git describe says of a commit behind no release.
+const versionOfTest = "0123abc-dirty"
+
+// running is a server that listens, and what it has printed.
+func running(t *testing.T, dir string, set map[string]string) (base string, out *lockedBuffer, stop func() error) {
 	t.Helper()
-	out, log := &lockedBuffer{}, &lockedBuffer{}
+	out = &lockedBuffer{}
 	ready := make(chan string, 1)
-	m := &Main{Config: settings(t, dir, set), Version: "test", Log: slog.New(slog.NewTextHandler(log, nil)),
+	m := &Main{Config: settings(t, dir, set), Version: versionOfTest, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Stdout: writerFunc(func(p []byte) (int, error) {
 			if _, url, ok := strings.Cut(string(p), "pulsegate ready "); ok {
 				ready <- strings.TrimSpace(url)
@@ -109,7 +112,7 @@ func running(t *testing.T, dir string, set map[string]string) (base string, log 
 		ended <- nil
 		t.Fatalf("the server did not start: %v", err)
 	}
-	return base, log, once
+	return base, out, once
 }
 
 type writerFunc func([]byte) (int, error)

@@ -49,7 +49,7 @@ func (d *DB) prepareSeries(w *store.SeriesWrite) (*appended, error) {
 		s := cols.At(0)
 		p := piece{head: series.Summarise(&cols), check: in.t.Check(&s)}
 		if p.body, err = d.codec.Encode(nil, &cols); err != nil {
-			return nil, fhir.Wrap(op, err)
+			return nil, faulted(op, err)
 		}
 		a.pieces = append(a.pieces, p)
 		if from+blockSamples < n {

@@ -6,11 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
-	"github.com/cockroachdb/pebble/v2"
 	"golang.org/x/mod/sumdb/tlog"
 
-	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
@@ -26,9 +26,11 @@ func (d *DB) Check(ctx context.Context, report func(problem string)) error {
 	}
 	defer d.leave(v)
 	c := &checker{ctx: ctx, d: d, v: v, report: report}
-	for _, f := range []func() error{c.forms, c.documents, c.ids, c.codes, c.index, c.series, c.orders, c.log, c.changes} {
-		if err := f(); err != nil {
-			return fhir.Wrap(op, err)
+	for _, f := range []func() error{c.readable, c.forms, c.documents, c.ids, c.codes, c.index, c.series, c.orders, c.log, c.changes} {
+		if err := f(); err != nil && damaged(err) {
+			continue
+		} else if err != nil {
+			return faulted(op, err)
 		}
 	}
 	return nil
@@ -48,22 +50,33 @@ func (c *checker) each(table byte, fn func(k, v []byte) error) error {
 	return c.within([]byte{table}, []byte{table + 1}, fn)
 }
 
-// within walks the rows [lower, upper).
-func (c *checker) within(lower, upper []byte, fn func(k, v []byte) error) (err error) {
-	it, err := c.v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
-	if err != nil {
-		return err
-	}
-	defer closing(it, &err)
-	for ok, n := it.First(), 0; ok; ok, n = it.Next(), n+1 {
-		if n%256 == 0 && c.ctx.Err() != nil {
-			return canceled("pebblestore.Check", c.ctx.Err())
+// within walks the rows [lower, upper) that can be read. What a callback could
+// not look up because of damage is passed over: readable has reported it.
+func (c *checker) within(lower, upper []byte, fn func(k, v []byte) error) error {
+	return walkReadable(c.ctx, c.v.snap, lower, upper, func(k, v []byte) error {
+		err := fn(k, v)
+		if err != nil && damaged(err) {
+			return nil
 		}
-		if err := fn(it.Key(), it.Value()); err != nil {
+		return err
+	}, func(gap) error { return nil })
+}
+
+// readable reads every row of every table and reports the ranges that cannot
+// be read, by file and table.
+func (c *checker) readable() error {
+	for tab := byte('A'); tab <= 'Z'; tab++ {
+		ranges := map[string]int{}
+		err := walkReadable(c.ctx, c.v.snap, []byte{tab}, []byte{tab + 1}, func(_, _ []byte) error { return nil },
+			func(g gap) error { ranges[g.file]++; return nil })
+		if err != nil {
 			return err
 		}
+		for _, file := range slices.Sorted(maps.Keys(ranges)) {
+			c.problem("table %c: %d ranges of rows cannot be read: %s", tab, ranges[file], file)
+		}
 	}
-	return it.Error()
+	return nil
 }
 
 // forms checks that each is what its key says.

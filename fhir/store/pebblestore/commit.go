@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -18,7 +19,6 @@ const (
 	groupBatches = 256
 	groupBytes   = 8 << 20
 	maxBatch     = 64 << 20
-	reserve      = 64 << 20 // bytes of disk that stay free
 	ahead        = 5 * time.Millisecond
 )
 
@@ -130,7 +130,7 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 		if w.Values == nil {
 			v, err := search.Extract(w.Resource.Type, w.Resource.JSON)
 			if err != nil {
-				return nil, fhir.Wrap(op, err)
+				return nil, faulted(op, err)
 			}
 			r.values[i] = v
 		}
@@ -196,40 +196,50 @@ func (d *DB) build(reqs []*request) (g *group, err error) {
 	if d.failed.Load() {
 		return g, nil
 	}
-	if d.noSpace() {
-		for _, r := range reqs {
-			r.err = fhir.Errorf(fhir.NoSpace, "pebblestore.Commit", "the disk is full")
-		}
+	if !d.refuseForSpace(reqs) {
 		return g, nil
 	}
 	d.meters.group.Record(context.Background(), int64(len(reqs)))
+	for left := slices.Clone(reqs); ; {
+		bad, err := d.assemble(g, left)
+		if bad == nil {
+			return g, err
+		}
+		left = slices.DeleteFunc(left, func(r *request) bool { return r == bad })
+		// What it needed could not be read: it fails alone, and the others are
+		// put together anew without what it left in memory.
+		bad.err = faulted("pebblestore.Commit", err)
+		clear(d.edge)
+		clear(d.days)
+	}
+}
+
+// assemble makes and applies the Pebble batch of a group's requests. bad is the request whose rows could not be read; without one
+// an error means that the store cannot be written.
+func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
 	d.trimDays()
 	s := newStage(d)
-	defer func() {
-		if cerr := s.close(); cerr != nil { // a damaged table: go no further
-			g, err = nil, errors.Join(err, cerr)
-		}
-	}()
+	defer s.close()
 	for _, r := range reqs {
-		if r.compact != nil {
+		if r.compact != nil || r.err != nil {
 			continue
 		}
 		if err := s.add(r); err != nil {
-			return nil, errors.Join(err, s.batch.Close())
+			return r, errors.Join(err, s.batch.Close())
 		}
 	}
 	// Compactions come last: what the commits of this group have taken out of
 	// a series voids them.
 	for _, r := range reqs {
-		if r.compact == nil {
+		if r.compact == nil || r.err != nil {
 			continue
 		}
 		if err := s.putCompaction(r.compact); err != nil {
-			return nil, errors.Join(err, s.batch.Close())
+			return r, errors.Join(err, s.batch.Close())
 		}
 	}
 	if s.meta == d.head && s.batch.Empty() { // nothing was written
-		return g, s.batch.Close()
+		return nil, s.batch.Close()
 	}
 	if err := s.finish(); err != nil {
 		return nil, errors.Join(err, s.batch.Close())
@@ -242,7 +252,7 @@ func (d *DB) build(reqs []*request) (g *group, err error) {
 	d.groups++
 	g.view = &view{snap: d.pdb.NewSnapshot(), meta: d.head, group: d.groups, forms: &d.forms, refs: 1}
 	g.changed = s.changed
-	return g, nil
+	return nil, nil
 }
 
 // apply writes a batch to the WAL and the memtable. A fatal error inside
@@ -259,20 +269,6 @@ func (d *DB) apply(b *pebble.Batch) error {
 		err = d.pdb.ApplyNoSyncWait(b, pebble.Sync)
 	}()
 	return <-res
-}
-
-// noSpace asks the file system, a few times a second at most, whether the
-// reserve is touched. A full disk is found here, before Pebble meets it: a WAL
-// that could not be written cannot be used again.
-func (d *DB) noSpace() bool {
-	now := time.Now()
-	if now.Sub(d.lastSpace) < 200*time.Millisecond {
-		return d.full
-	}
-	d.lastSpace = now
-	u, err := d.fs.GetDiskUsage(d.dir)
-	d.full = err == nil && u.TotalBytes > 0 && u.AvailBytes < reserve
-	return d.full
 }
 
 // syncer waits for each group's fsync, shows it, tells the watchers and

@@ -103,7 +103,7 @@ func (c *compactor) run() {
 			default:
 			}
 			if err := c.compact(in, false); err != nil && fhir.KindOf(err) != fhir.Unavailable {
-				c.d.opts.Logger.Error("compaction", "err", err)
+				c.d.opts.Logger.Error("compaction", "error", faultOf(err))
 			}
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -84,6 +83,7 @@ type DB struct {
 	clusters  clusters
 	compactor *compactor
 	results   *results
+	damage    damage
 	spare     sync.Pool     // of *series.Columns
 	looked    atomic.Uint64 // rows that finished searches looked at
 
@@ -105,8 +105,7 @@ type DB struct {
 	wrote     map[[16]byte]bool // forms
 	edge      map[int][32]byte
 	lastSweep time.Time
-	lastSpace time.Time
-	full      bool
+	disk      spaceWatch
 	days      map[string]dayBits // of W rows
 }
 
@@ -177,13 +176,13 @@ func Open(dir string, opts Options) (*DB, error) {
 		// it rewrites no more.
 		FS: d.fs, Cache: d.cache, MemTableSize: 8 << 20, MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold: 8, L0StopWritesThreshold: 24, MaxOpenFiles: 1000,
-		FormatMajorVersion: pebble.FormatNewest, Logger: &pebbleLog{d: d},
+		FormatMajorVersion: pebble.FormatNewest, Logger: &pebbleLog{d: d}, EventListener: d.events(),
 	}
 	po.EnsureDefaults()
 	pdb, err := pebble.Open(dir, po)
 	if err != nil {
 		d.cache.Unref()
-		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
+		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: refusal("the store cannot be opened: " + faultOf(err))}
 	}
 	d.pdb = pdb
 	if d.results, err = newResults(d); err == nil {
@@ -192,19 +191,19 @@ func Open(dir string, opts Options) (*DB, error) {
 	if err != nil {
 		err = errors.Join(err, pdb.Close())
 		d.cache.Unref()
-		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
+		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: refusal("the store cannot be opened: " + faultOf(err))}
 	}
 	if d.codec, err = series.NewCodec(); err != nil {
 		err = errors.Join(err, pdb.Close())
 		d.cache.Unref()
-		return nil, fhir.Wrap(op, err)
+		return nil, faulted(op, err)
 	}
 	d.infos, d.compactor = newInfos(), newCompactor(d)
 	if d.older != "" {
 		if err := d.migrate(d.older); err != nil {
 			err = errors.Join(err, pdb.Close())
 			d.cache.Unref()
-			return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
+			return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: refusal("the store of an older version cannot be taken over: " + faultOf(err))}
 		}
 	}
 	d.clusters.byID = map[clusterID]*cluster{}
@@ -212,7 +211,7 @@ func Open(dir string, opts Options) (*DB, error) {
 	if d.meters, err = newMeters(d); err != nil {
 		err = errors.Join(err, d.view.snap.Close(), pdb.Close())
 		d.cache.Unref()
-		return nil, fhir.Wrap(op, err)
+		return nil, faulted(op, err)
 	}
 	go d.committer()
 	go d.syncer()
@@ -236,7 +235,7 @@ func (d *DB) load() error {
 			return err
 		}
 		if !empty {
-			return errors.New("the directory holds another kind of store")
+			return refusal("the directory holds another kind of store")
 		}
 		return d.pdb.Set(schemaKey, []byte(Schema), pebble.Sync)
 	}
@@ -245,7 +244,7 @@ func (d *DB) load() error {
 	case schemaFirst, schemaSecond, schemaThird:
 		d.older = string(schema)
 	default:
-		return fmt.Errorf("schema version %q is not known; this program reads %q", schema, Schema)
+		return refusal(fmt.Sprintf("schema version %q is not known; this program reads %q", schema, Schema))
 	}
 	legacy, err := get(d.pdb, legacyKey)
 	if err != nil {
@@ -326,7 +325,7 @@ func (d *DB) release(v *view) {
 	d.mu.Unlock()
 	if last {
 		if err := v.snap.Close(); err != nil {
-			d.opts.Logger.Error("close snapshot", "err", err)
+			d.opts.Logger.Error("close snapshot", "error", faultOf(err))
 		}
 	}
 }
@@ -352,7 +351,7 @@ func errClosed(op string) error {
 func (d *DB) fail(why error) {
 	d.lately.off.Store(true)
 	if !d.failed.Swap(true) {
-		d.opts.Logger.Error("store stopped", "err", why)
+		d.opts.Logger.Error("store stopped", "error", faultOf(why))
 	}
 }
 
@@ -376,12 +375,12 @@ func (d *DB) Close() error {
 	<-d.done
 	unmetered := d.meters.reg.Unregister()
 	if d.failed.Load() {
-		return fhir.Wrap("pebblestore.Close", unmetered)
+		return faulted("pebblestore.Close", unmetered)
 	}
 	d.release(d.view)
 	err := errors.Join(unmetered, d.results.close(), d.pdb.Close())
 	d.cache.Unref()
-	return fhir.Wrap("pebblestore.Close", err)
+	return faulted("pebblestore.Close", err)
 }
 
 // Watch is of store.Store.
@@ -423,28 +422,12 @@ func (d *DB) Compact(ctx context.Context) error {
 	}
 	defer d.leave(v)
 	if err := d.compactAll(ctx, v); err != nil {
-		return fhir.Wrap("pebblestore.Compact", err)
+		return faulted("pebblestore.Compact", err)
 	}
 	if err := d.pdb.Flush(); err != nil {
-		return fhir.Wrap("pebblestore.Compact", err)
+		return faulted("pebblestore.Compact", err)
 	}
-	return fhir.Wrap("pebblestore.Compact", d.pdb.Compact(ctx, []byte{0}, []byte{0xff}, true))
-}
-
-// pebbleLog hands Pebble's log on. Fatal means that the disk failed under
-// Pebble: its goroutine ends and the store with it, while the process lives
-// on to say so.
-type pebbleLog struct{ d *DB }
-
-func (l *pebbleLog) Infof(string, ...any) {}
-
-func (l *pebbleLog) Errorf(format string, args ...any) {
-	l.d.opts.Logger.Warn("pebble", "msg", fmt.Sprintf(format, args...))
-}
-
-func (l *pebbleLog) Fatalf(format string, args ...any) {
-	l.d.fail(fmt.Errorf(format, args...))
-	runtime.Goexit()
+	return faulted("pebblestore.Compact", d.pdb.Compact(ctx, []byte{0}, []byte{0xff}, true))
 }
 
 func closing(c io.Closer, err *error) {

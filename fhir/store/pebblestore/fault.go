@@ -1,22 +1,50 @@
 package pebblestore
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
+	"math/bits"
+	"path"
+	"runtime"
+	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
+	"go.opentelemetry.io/otel/metric"
+
+	"pulsegate/fhir"
 )
 
-// faultOf says what kind of failure an error of the engine or the file system
-// is. Their own texts name keys, which hold names and identifiers.
+// The texts of Pebble's errors and events name keys, and keys hold names,
+// identifiers and telephone numbers. None of them leaves this package: what
+// callers and the log get says what kind of failure it is, in which file.
+
+// refusal is an error of this package whose text is for the operator.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+// faultOf says what kind of failure an error of the engine or the file system is.
 func faultOf(err error) string {
 	var no syscall.Errno
+	var own refusal
 	switch {
 	case err == nil:
 		return "none"
-	case pebble.IsCorruptionError(err):
+	case damaged(err):
+		if info := pebble.ExtractDataCorruptionInfo(err); info != nil {
+			return "damaged block in " + path.Base(info.Path)
+		}
 		return "damaged block"
+	case errors.As(err, &own):
+		return own.Error()
+	case errors.As(err, &no) && no == syscall.EAGAIN, err != nil && strings.Contains(err.Error(), "lock held"):
+		return "another process uses it"
 	case errors.As(err, &no):
 		return no.Error()
 	case errors.Is(err, fs.ErrNotExist):
@@ -27,4 +55,133 @@ func faultOf(err error) string {
 		return errRow.Error()
 	}
 	return "input or output failed"
+}
+
+// damaged reports whether an error says that what is on disk is not what was
+// written.
+func damaged(err error) bool {
+	return pebble.IsCorruptionError(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// faulted is fhir.Wrap for errors of the engine. A read that met a damaged
+// block, or a disk that does not answer, fails with Unavailable; the store
+// goes on.
+func faulted(op string, err error) error {
+	var e *fhir.Error
+	var no syscall.Errno
+	switch {
+	case err == nil:
+		return nil
+	case damaged(err):
+		return unreadable(op, err, "a part of the store on the server's disk is damaged and cannot be read; the server's log names the file. Other data is not affected")
+	case errors.As(err, &e):
+		return e
+	case errors.As(err, &no):
+		return unreadable(op, err, "the server's disk could not be read; its log says why")
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return canceled(op, err)
+	}
+	return &fhir.Error{Kind: fhir.Internal, Op: op, Err: refusal(faultOf(err))}
+}
+
+func unreadable(op string, err error, text string) error {
+	return &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: refusal(faultOf(err)),
+		Issues: []fhir.Issue{{Severity: "error", Code: "exception", Diagnostics: text}}}
+}
+
+// damage counts the damaged blocks that reads and compactions met, by file.
+type damage struct {
+	mu    sync.Mutex
+	files map[string]uint64
+	total uint64
+}
+
+// note counts a block and reports whether it is time to log the file: the
+// first time, and whenever the count has doubled.
+func (d *damage) note(file string) (n uint64, log bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.files == nil {
+		d.files = map[string]uint64{}
+	}
+	d.total++
+	d.files[file]++
+	n = d.files[file]
+	return n, bits.OnesCount64(n) == 1
+}
+
+// events are what the engine tells of itself. Everything that has a text of
+// its own is replaced.
+func (d *DB) events() *pebble.EventListener {
+	l := &pebble.EventListener{
+		BackgroundError: func(err error) {
+			if errors.Is(err, pebble.ErrCancelledCompaction) {
+				return
+			}
+			d.opts.Logger.Warn("the store's background work failed", "reason", faultOf(err))
+		},
+		DataCorruption: func(info pebble.DataCorruptionInfo) {
+			d.foundDamage(path.Base(info.Path), tablesOf(info.Bounds.Start, info.Bounds.End.Key))
+		},
+	}
+	l.EnsureDefaults(nil) // everything else is silent
+	return l
+}
+
+func (d *DB) foundDamage(file, tables string) {
+	if d.meters != nil { // else the store is being opened
+		d.meters.damage.Add(context.Background(), 1)
+	}
+	if n, log := d.damage.note(file); log {
+		d.opts.Logger.Error("a block of the store is damaged; reads of it fail, the store goes on. Run `pulsegate store check`, then `pulsegate store salvage`",
+			slog.String("file", file), slog.String("tables", tables), slog.Uint64("reads", n))
+	}
+}
+
+// tablesOf names the tables between two keys by their first bytes.
+func tablesOf(first, last []byte) string {
+	if len(first) == 0 || len(last) == 0 {
+		return "unknown"
+	}
+	if first[0] == last[0] {
+		return tableName(first[0])
+	}
+	return tableName(first[0]) + " to " + tableName(last[0])
+}
+
+func tableName(b byte) string {
+	if b >= 'A' && b <= 'Z' {
+		return string(rune(b))
+	}
+	return "unknown"
+}
+
+func damageCounter(m metric.Meter) (metric.Int64Counter, error) {
+	return m.Int64Counter("pulsegate.store.damage", metric.WithDescription("Reads that met a damaged block. Any is a reason to act: `pulsegate store check`"))
+}
+
+// pebbleLog hands Pebble's log on, without what its texts are filled with.
+// Fatal means that the disk failed under Pebble: its goroutine ends and the
+// store with it, while the process lives on to say so.
+type pebbleLog struct{ d *DB }
+
+func (l *pebbleLog) Infof(string, ...any) {}
+
+func (l *pebbleLog) Errorf(format string, args ...any) {
+	l.d.opts.Logger.Warn("the store's engine reports an error", "message", format, "reason", reasonIn(args))
+}
+
+func (l *pebbleLog) Fatalf(format string, args ...any) {
+	l.d.fail(refusal(fmt.Sprintf("the engine gave up: %q, %s", format, reasonIn(args))))
+	runtime.Goexit()
+}
+
+// reasonIn is the kind of the first error among the arguments of a format.
+func reasonIn(args []any) string {
+	for _, a := range args {
+		if err, ok := a.(error); ok {
+			return faultOf(err)
+		}
+	}
+	return "not given"
 }

@@ -102,7 +102,7 @@ func (d *DB) find(ctx context.Context, op string, f store.Find, sort []search.So
 		err = failed
 	}
 	d.looked.Add(uint64(x.steps))
-	return fhir.Wrap(op, err)
+	return faulted(op, err)
 }
 
 // undeleted leaves out what is deleted now. A version that is still current

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -26,6 +27,8 @@ type inspector struct {
 	report func(id, problem string)
 	recent recent
 	steps  int
+	listed *listedIn // see orders
+	now    string    // the document that it is asked about
 }
 
 // Inspect implements store.Store. It reads the D rows, out of which searches
@@ -41,9 +44,9 @@ func (d *DB) Inspect(ctx context.Context, typ string, at store.T, fn func(*store
 		return err
 	}
 	x := &inspector{ctx: ctx, d: d, v: v, typ: typ, at: at, fn: fn, report: report}
-	for _, walk := range []func() error{x.documents, x.ids, x.index} {
+	for _, walk := range []func() error{x.documents, x.ids, x.index, x.updates, x.days} {
 		if err := walk(); err != nil {
-			return fhir.Wrap(op, err)
+			return faulted(op, err)
 		}
 	}
 	return nil
@@ -147,8 +150,15 @@ func (x *inspector) rowsOf(r row, d *doc) error {
 		x.report(r.id, "its JSON cannot be read")
 		return nil
 	}
+	stamp := fhir.Stamp([]byte(fhir.Prefix(r.typ, r.id)+"}}"), r.typ, r.id, d.version, time.UnixMilli(d.updated))
+	if !d.deleted && !bytes.HasPrefix(d.json, stamp[:len(stamp)-2]) {
+		x.report(r.id, "its D row and its JSON disagree on version or time")
+	}
 	if placeOf(vals) != r.place || !slices.Equal(vals.Categories, d.categories) {
 		x.report(r.id, "its D row lies elsewhere than its JSON says")
+	}
+	if err := x.ordered(r, vals); err != nil {
+		return err
 	}
 	if d.deleted {
 		return nil

@@ -18,6 +18,7 @@ type meters struct {
 	latency metric.Float64Histogram
 	merges  metric.Int64Counter
 	merged  metric.Int64Counter
+	damage  metric.Int64Counter
 	reg     metric.Registration
 }
 
@@ -46,11 +47,22 @@ func newMeters(d *DB) (*meters, error) {
 		metric.WithDescription("Samples that compactions wrote again")); err != nil {
 		return nil, err
 	}
+	if out.damage, err = damageCounter(m); err != nil {
+		return nil, err
+	}
 	waiting, err := m.Int64ObservableGauge("pulsegate.store.series.waiting", metric.WithUnit("{series}"), metric.WithDescription("Series that wait for a compaction"))
 	if err != nil {
 		return nil, err
 	}
 	disk, err := m.Int64ObservableGauge("pulsegate.store.disk", metric.WithUnit("By"), metric.WithDescription("Bytes on disk"))
+	if err != nil {
+		return nil, err
+	}
+	free, err := m.Int64ObservableGauge("pulsegate.store.disk.free", metric.WithUnit("By"), metric.WithDescription("Bytes that the file system of the store has left"))
+	if err != nil {
+		return nil, err
+	}
+	kept, err := m.Int64ObservableGauge("pulsegate.store.disk.reserve", metric.WithUnit("By"), metric.WithDescription("Bytes below which writes are refused"))
 	if err != nil {
 		return nil, err
 	}
@@ -69,9 +81,13 @@ func newMeters(d *DB) (*meters, error) {
 			o.ObserveInt64(at, int64(s.T))
 			o.ObserveInt64(resources, int64(s.Resources))
 			o.ObserveInt64(waiting, int64(d.compactor.waiting()))
+			if x := d.Space(); x.Known {
+				o.ObserveInt64(free, int64(x.Free))
+				o.ObserveInt64(kept, int64(x.Reserve))
+			}
 		}
 		return nil
-	}, disk, at, resources, waiting)
+	}, disk, at, resources, waiting, free, kept)
 	return out, err
 }
 

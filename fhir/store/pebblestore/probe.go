@@ -7,7 +7,6 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"pulsegate/fhir"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
@@ -27,7 +26,7 @@ func (d *DB) Probe(ctx context.Context, ws []store.SeriesWrite) (store.T, [][]st
 		}
 		found[i] = make([]store.Presence, ws[i].Columns.Len())
 		if err := d.probe(v, &ws[i], found[i]); err != nil {
-			return 0, nil, fhir.Wrap(op, err)
+			return 0, nil, faulted(op, err)
 		}
 	}
 	return v.meta.t, found, nil

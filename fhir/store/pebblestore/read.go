@@ -105,7 +105,7 @@ func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.T) (fhir.Resource, *
 	}
 	m, err := d.current(v, ref, t)
 	if err != nil {
-		return fhir.Resource{}, nil, fhir.Wrap(op, err)
+		return fhir.Resource{}, nil, faulted(op, err)
 	}
 	if m == nil {
 		return fhir.Resource{}, nil, fhir.Errorf(fhir.NotFound, op, "the resource does not exist")
@@ -171,7 +171,7 @@ func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.T, before uint6
 	pre := idPrefix(ref.Type, ref.ID)
 	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
 	if err != nil {
-		return fhir.Wrap(op, err)
+		return faulted(op, err)
 	}
 	defer closing(it, &err)
 	found := false
@@ -181,14 +181,14 @@ func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.T, before uint6
 		}
 		p, err := decodePointer(it.Key(), it.Value())
 		if err != nil {
-			return fhir.Wrap(op, err)
+			return faulted(op, err)
 		}
 		if before > 0 && p.version >= before {
 			continue
 		}
 		m, err := v.fetch(ref, &p)
 		if err != nil {
-			return fhir.Wrap(op, err)
+			return faulted(op, err)
 		}
 		found = true
 		if !fn(m.doc.resource(ref.Type, ref.ID), &m.facts) {
@@ -196,14 +196,14 @@ func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.T, before uint6
 		}
 	}
 	if err := it.Error(); err != nil || found || before == 1 {
-		return fhir.Wrap(op, err)
+		return faulted(op, err)
 	}
 	s, err := d.sampleOf(v.snap, ref)
 	if err == nil && s != nil && store.T(s.smp.Commit.T) <= t {
 		m := newSample(s.in, &s.smp)
 		fn(m.resource(), &m.facts)
 	}
-	return fhir.Wrap(op, err)
+	return faulted(op, err)
 }
 
 // Heads is of store.Store.
@@ -216,7 +216,7 @@ func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, er
 	defer d.leave(v)
 	it, err := idIterator(v.snap)
 	if err != nil {
-		return nil, fhir.Wrap(op, err)
+		return nil, faulted(op, err)
 	}
 	defer closing(it, &err)
 	heads = make([]store.Head, len(refs))
@@ -226,7 +226,7 @@ func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, er
 		}
 		p, err := headIn(it, ref, v.meta.t)
 		if err != nil {
-			return nil, fhir.Wrap(op, err)
+			return nil, faulted(op, err)
 		}
 		if p != nil {
 			heads[i] = store.Head{Version: p.version, Hash: p.hash, Deleted: p.deleted, T: p.t}
@@ -234,7 +234,7 @@ func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, er
 		}
 		s, err := d.sampleOf(v.snap, ref)
 		if err != nil {
-			return nil, fhir.Wrap(op, err)
+			return nil, faulted(op, err)
 		}
 		if s != nil {
 			heads[i] = store.Head{Version: 1, Hash: s.hash(), T: store.T(s.smp.Commit.T)}
@@ -256,11 +256,11 @@ func (d *DB) Get(_ context.Context, key string) ([]byte, error) {
 	defer d.leave(v)
 	b, err := get(v.snap, stateKey(key))
 	if err != nil {
-		return nil, fhir.Wrap(op, err)
+		return nil, faulted(op, err)
 	}
 	if b != nil {
 		if len(b) < 8 {
-			return nil, fhir.Wrap(op, errRow)
+			return nil, faulted(op, errRow)
 		}
 		b = b[8:]
 	}
@@ -284,7 +284,7 @@ func (d *DB) ListFrom(ctx context.Context, prefix, from string, fn func(key stri
 	pre := stateKey(prefix)
 	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: stateKey(max(prefix, from)), UpperBound: next(pre)})
 	if err != nil {
-		return fhir.Wrap(op, err)
+		return faulted(op, err)
 	}
 	defer closing(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
@@ -293,13 +293,13 @@ func (d *DB) ListFrom(ctx context.Context, prefix, from string, fn func(key stri
 		}
 		val := it.Value()
 		if len(val) < 8 {
-			return fhir.Wrap(op, errRow)
+			return faulted(op, errRow)
 		}
 		if !fn(string(it.Key()[1:]), append([]byte{}, val[8:]...)) {
 			return nil
 		}
 	}
-	return fhir.Wrap(op, it.Error())
+	return faulted(op, it.Error())
 }
 
 // Changes is of store.Store.
@@ -324,7 +324,7 @@ func (d *DB) changes(ctx context.Context, from store.T, brief bool, fn func(*sto
 	}
 	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: changeKey(from+1, 0), UpperBound: []byte{tabChange + 1}})
 	if err != nil {
-		return fhir.Wrap(op, err)
+		return faulted(op, err)
 	}
 	defer closing(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
@@ -342,10 +342,10 @@ func (d *DB) changes(ctx context.Context, from store.T, brief bool, fn func(*sto
 			more, err = v.change(t, v0, fn)
 		}
 		if err != nil || !more {
-			return fhir.Wrap(op, err)
+			return faulted(op, err)
 		}
 	}
-	return fhir.Wrap(op, it.Error())
+	return faulted(op, it.Error())
 }
 
 // change calls fn with the change of one document.
@@ -463,11 +463,11 @@ func (l logView) Leaf(i uint64) (leaf store.Leaf, err error) {
 	defer l.d.leave(v)
 	rows, err := openLog(v.snap)
 	if err != nil {
-		return nil, fhir.Wrap(op, err)
+		return nil, faulted(op, err)
 	}
 	defer closing(rows, &err)
 	if leaf, err = rows.leaf(i); err != nil {
-		return nil, fhir.Wrap(op, err)
+		return nil, faulted(op, err)
 	}
 	if leaf == nil {
 		return nil, fhir.Errorf(fhir.NotFound, op, "the log has no leaf %d", i)
@@ -504,7 +504,7 @@ func (l logView) Hashes(indexes []int64) ([][32]byte, error) {
 	defer l.d.leave(v)
 	hs, err := v.hashes(indexes)
 	if err != nil {
-		return nil, fhir.Wrap(op, err)
+		return nil, faulted(op, err)
 	}
 	out := make([][32]byte, len(hs))
 	for i := range hs {
@@ -524,5 +524,5 @@ func (l logView) Root(n uint64) ([32]byte, error) {
 		return [32]byte{}, fhir.Errorf(fhir.NotFound, op, "the log has %d leaves", v.meta.leaves)
 	}
 	h, err := tlog.TreeHash(int64(n), tlog.HashReaderFunc(v.hashes))
-	return h, fhir.Wrap(op, err)
+	return h, faulted(op, err)
 }

@@ -36,15 +36,15 @@ func (d *DB) columnar(ctx context.Context, op string, f store.Find, docs func(x 
 	}
 	x := &finder{ctx: ctx, op: op, d: d, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, documentsOnly: true}
 	if more, err := docs(x); err != nil || !more {
-		return fhir.Wrap(op, err)
+		return faulted(op, err)
 	}
 	ins, err := x.seriesOf(f.Query.Patient)
 	if err != nil {
-		return fhir.Wrap(op, err)
+		return faulted(op, err)
 	}
 	for _, in := range ins {
 		if more, err := smp(x, in); err != nil || !more {
-			return fhir.Wrap(op, err)
+			return faulted(op, err)
 		}
 	}
 	return nil

@@ -3,7 +3,6 @@ package pebblestore
 import (
 	"context"
 
-	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
@@ -33,7 +32,7 @@ func (d *DB) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Found) 
 		x := &finder{ctx: ctx, op: op, d: d, v: v, at: at, q: &search.Query{Type: typ}, filter: r.Filter}
 		more, err := x.scan(r, fn)
 		if err != nil || !more {
-			return fhir.Wrap(op, err)
+			return faulted(op, err)
 		}
 	}
 	return nil

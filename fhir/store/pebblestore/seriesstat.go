@@ -5,7 +5,6 @@ import (
 	"context"
 	"slices"
 
-	"pulsegate/fhir"
 	"pulsegate/fhir/series"
 )
 
@@ -62,7 +61,7 @@ func (d *DB) SeriesStats(ctx context.Context) ([]SeriesStat, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fhir.Wrap(op, err)
+		return nil, faulted(op, err)
 	}
 	var id series.SeriesID
 	for _, tab := range []byte{tabHead, tabBlock} {
@@ -92,7 +91,7 @@ func (d *DB) SeriesStats(ctx context.Context) ([]SeriesStat, error) {
 			return nil
 		})
 		if err != nil {
-			return nil, fhir.Wrap(op, err)
+			return nil, faulted(op, err)
 		}
 	}
 	var out []SeriesStat

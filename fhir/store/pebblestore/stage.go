@@ -3,7 +3,6 @@ package pebblestore
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"slices"
 	"time"
 
@@ -52,12 +51,13 @@ type stage struct {
 	blocks   map[string]*openBlock           // by H key
 }
 
-// close ends what reads needed; the batch is not its business.
-func (s *stage) close() error {
-	if s.ids == nil {
-		return nil
+// close ends what reads needed; the batch is not its business. Whoever met an
+// error in reading has it.
+func (s *stage) close() {
+	if s.ids != nil {
+		_ = s.ids.Close()
+		s.ids = nil
 	}
-	return s.ids.Close()
 }
 
 func newStage(d *DB) *stage {
@@ -73,10 +73,12 @@ type write struct {
 	created  bool
 }
 
-// add resolves one batch and puts its rows into the group. A precondition
-// that does not hold is the request's error; a returned error is the store's.
+// add resolves one batch and puts its rows into the group. A precondition that
+// does not hold, or cannot be read, is the request's error. After an error that
+// it returns, the group holds a part of the batch.
 func (s *stage) add(r *request) error {
 	b := r.batch
+	r.result, r.commit, r.err = store.Result{}, store.Commit{}, nil
 	if len(b.Writes)+len(b.State)+len(b.Leaves)+len(b.Series) == 0 {
 		return nil
 	}
@@ -134,14 +136,10 @@ func (s *stage) add(r *request) error {
 	return s.putLeaves(b.Leaves)
 }
 
-// refuse tells a precondition from a failure of the store.
+// refuse fails a request of which nothing was put into the group yet.
 func (s *stage) refuse(r *request, err error) error {
-	var e *fhir.Error
-	if errors.As(err, &e) {
-		r.err = err
-		return nil
-	}
-	return err
+	r.err = faulted("pebblestore.Commit", err)
+	return nil
 }
 
 // lookup finds the current version: of this batch, this group, or the store.
@@ -164,6 +162,7 @@ func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current, fresh bool) (*
 	}
 	p, err := headIn(s.ids, ref, ^store.T(0))
 	if err != nil {
+		s.close() // the next look-up begins with an iterator that met no error
 		return nil, err
 	}
 	if p != nil {
@@ -457,7 +456,10 @@ func (s *stage) finish() error {
 	}
 	s.d.lastSweep = now
 	s.d.results.tidy()
-	return s.sweep(now)
+	if err := s.sweep(now); err != nil { // what is expired can wait
+		s.d.opts.Logger.Warn("expired state was not removed", "error", faultOf(err))
+	}
+	return nil
 }
 
 func (s *stage) sweep(now time.Time) (err error) {

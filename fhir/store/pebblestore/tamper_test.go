@@ -181,7 +181,7 @@ func TestVerifyFindsEveryTamperedRow(t *testing.T) {
 		t.Fatalf("an untouched log: %+v", rep)
 	}
 	tried, harmless := 0, 0
-	for _, tab := range []byte{tabDoc, tabID, tabIndex, tabForm, tabLog} {
+	for _, tab := range []byte{tabDoc, tabID, tabIndex, tabForm, tabLog, tabUpdated, tabDay} {
 		typ := "AuditEvent"
 		if tab == tabForm || tab == tabLog {
 			typ = ""
@@ -228,7 +228,7 @@ func (x *tamperer) harmless() bool {
 func (x *tamperer) told() string {
 	var out bytes.Buffer
 	ids := map[string]bool{}
-	for _, q := range [][][2]string{{}, {{"patient", "ada"}}, {{"patient", "zoe"}}, {{"entity", "Observation/o1"}}, {{"patient", "ada"}, {"_sort", "-date"}}, {{"_sort", "date"}}} {
+	for _, q := range [][][2]string{{}, {{"patient", "ada"}}, {{"patient", "zoe"}}, {{"entity", "Observation/o1"}}, {{"patient", "ada"}, {"_sort", "-date"}}, {{"_sort", "-_lastUpdated"}}, {{"_lastUpdated", "gt2020-01-01"}}, {{"date", "gt2020-01-01"}, {"_sort", "-date"}}, {{"_sort", "date"}}} {
 		p, err := search.Parse("AuditEvent", q, search.ParseOptions{})
 		if err != nil {
 			x.t.Fatal(err)

@@ -189,16 +189,19 @@ func TestLaunchRefused(t *testing.T) {
 	}
 }
 
+// ticket makes an initial access token for so many registrations.
+func (w *world) ticket(uses int) string {
+	w.t.Helper()
+	tok, write, err := w.regs.PrepareToken(register.Ticket{Scope: "openid launch/patient offline_access patient/*.rs", Uses: uses, Expires: w.clock.now().Add(time.Hour)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	must(w.store.Commit(w.t.Context(), &store.Batch{State: []store.StateWrite{write}}))
+	return tok
+}
+
 func TestRegistration(t *testing.T) {
 	w := newWorld(t)
-	first := func(uses int) string {
-		tok, write, err := w.regs.PrepareToken(register.Ticket{Scope: "openid launch/patient offline_access patient/*.rs", Uses: uses, Expires: w.clock.now().Add(time.Hour)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		must(w.store.Commit(t.Context(), &store.Batch{State: []store.StateWrite{write}}))
-		return tok
-	}
 	meta := m{"client_name": "New", "redirect_uris": []string{redirect}, "scope": "patient/Observation.rs launch/patient", "token_endpoint_auth_method": "client_secret_basic"}
 	with := func(change m) m {
 		out := m{}
@@ -209,7 +212,7 @@ func TestRegistration(t *testing.T) {
 		}
 		return out
 	}
-	tok := first(2)
+	tok := w.ticket(2)
 	for name, x := range map[string]struct {
 		tok, code string
 		body      m
@@ -270,8 +273,14 @@ func TestRegistration(t *testing.T) {
 	if s := w.read(out["access_token"], "Observation/o1"); s != 401 {
 		t.Error("a token of a deleted client:", s)
 	}
-	// A token for one registration makes one.
-	tok = first(1)
+}
+
+// TestRegistrationTokenIsUsedUp holds that a token for one registration makes
+// one, also when several use it at once, and none after its end.
+func TestRegistrationTokenIsUsedUp(t *testing.T) {
+	w := newWorld(t)
+	meta := m{"client_name": "New", "redirect_uris": []string{redirect}, "scope": "patient/Observation.rs launch/patient", "token_endpoint_auth_method": "client_secret_basic"}
+	tok := w.ticket(1)
 	var wg sync.WaitGroup
 	var made atomic.Int32
 	for range 8 {
@@ -285,7 +294,7 @@ func TestRegistration(t *testing.T) {
 	if made.Load() != 1 {
 		t.Error(made.Load(), "registrations by one token")
 	}
-	tok = first(1)
+	tok = w.ticket(1)
 	w.clock.add(time.Hour)
 	if s, _ := w.send("POST", register.Path, tok, meta); s != 401 {
 		t.Error("a token that has expired:", s)

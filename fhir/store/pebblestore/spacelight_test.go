@@ -1,0 +1,96 @@
+package pebblestore
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/store"
+)
+
+// sizedFS is a disk with so many bytes left.
+type sizedFS struct {
+	vfs.FS
+	free atomic.Uint64
+}
+
+func (f *sizedFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
+	return vfs.DiskUsage{TotalBytes: 1 << 40, AvailBytes: f.free.Load(), UsedBytes: 1 << 40}, nil
+}
+
+// As the disk fills, the log warns, then writes are refused with the numbers
+// while AuditEvents, and with them reads and tokens, go on, and in the end
+// nothing is written. The path is in the log only.
+func TestFillingDisk(t *testing.T) {
+	fs := &sizedFS{FS: vfs.NewMem()}
+	fs.free.Store(1 << 39)
+	var log bytes.Buffer // written by the committer, read when nothing is committed
+	d, err := Open("data-dir", Options{FS: fs, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	n := 0
+	event := func(state int) store.Batch {
+		n++
+		b := store.Batch{Writes: []store.Write{auditEvent(fmt.Sprint("e", n), n%60, true)}, Leaves: []store.Leaf{[]byte("leaf")}}
+		if state > 0 {
+			b.State = []store.StateWrite{{Key: fmt.Sprint("k", n), Value: make([]byte, state)}}
+		}
+		return b
+	}
+	resource := func() store.Batch {
+		b := event(0)
+		id := fmt.Sprint("d", n)
+		b.Writes = append(b.Writes, store.Write{Resource: fhir.Resource{Type: "Device", ID: id, JSON: []byte(fhir.Prefix("Device", id) + "}}")}})
+		return b
+	}
+	kinds := map[string]func() store.Batch{
+		"read":           func() store.Batch { return event(0) },
+		"token":          func() store.Batch { return event(1000) },
+		"resource":       resource,
+		"much state":     func() store.Batch { return event(lightState + 1) },
+		"state alone":    func() store.Batch { return store.Batch{State: event(10).State} },
+		"event, no leaf": func() store.Batch { return store.Batch{Writes: event(0).Writes} },
+	}
+	light := map[string]bool{"read": true, "token": true}
+	for _, c := range []struct {
+		free        uint64
+		all, lights bool
+		log         string
+	}{
+		{1 << 39, true, true, ""},
+		{lowSpace - 1, true, true, "nearly full"},
+		{reserve - 1, false, true, "writes are refused, reads go on"},
+		{lastReserve - 1, false, false, "reads and writes are refused"},
+		{reserve, true, true, ""},
+		{1 << 39, true, true, "room again"},
+	} {
+		fs.free.Store(c.free)
+		log.Reset()
+		if s := d.Space(); s.Free != c.free || s.Full() == c.all { // looks now
+			t.Errorf("%d bytes free: %+v", c.free, s)
+		}
+		if !strings.Contains(log.String(), c.log) || c.log != "" && !strings.Contains(log.String(), "data-dir") {
+			t.Errorf("%d bytes free: the log says %q", c.free, log.String())
+		}
+		for name, make := range kinds {
+			b := make()
+			_, err := d.Commit(context.Background(), &b)
+			if ok := c.all || c.lights && light[name]; ok != (err == nil) || !ok && fhir.KindOf(err) != fhir.NoSpace {
+				t.Errorf("%d bytes free, %s: %v", c.free, name, err)
+			}
+			if err != nil && (!strings.Contains(err.Error(), fmt.Sprintf("%d MiB are free", c.free>>20)) || !strings.Contains(err.Error(), "keeps 128 MiB") || strings.Contains(err.Error(), "data-dir")) {
+				t.Errorf("%d bytes free, %s: %v", c.free, name, err)
+			}
+		}
+	}
+	sound(t, d)
+}
