@@ -52,7 +52,17 @@ func (w *world) bodies() error {
 	post("an empty body", text(""), 400)
 	post("text after the end", text(obs("")+"Zanaria"), 400)
 	post("an array", text(`["Zanaria"]`), 400)
-	post("script in a narrative", text(obs(`,"text":{"status":"generated","div":"<div xmlns=\"http://www.w3.org/1999/xhtml\"><script>Zanaria</script></div>"}`)), 400, 422)
+	narrative := func(name, start, content string) {
+		post(name+" in a narrative", text(obs(`,"text":{"status":"generated","div":"`+strings.ReplaceAll(start+content+"</div>", `"`, `\"`)+`"}`)), 400, 422)
+	}
+	const div = `<div xmlns="http://www.w3.org/1999/xhtml">`
+	for _, c := range [][2]string{{"script", "<script>Zanaria</script>"}, {"an event", `<p onmouseover="Zanaria">x</p>`}, {"an SVG with an event", "<svg/onload=Zanaria>x"},
+		{"javascript in an entity", `<a href="java&#115;cript:Zanaria">x</a>`}, {"an unclosed element", "<p>Zanaria"}, {"a CDATA section", "<![CDATA[ > <img src=x onerror=Zanaria> ]]>"},
+		{"a DOCTYPE", `<!DOCTYPE a [<!ENTITY b "Zanaria">]>&b;`}, {"a form", `<form action="http://x.test/"><input value="Zanaria"/></form>`},
+		{"10,000 nested elements", strings.Repeat("<b>", 10_000) + "Zanaria"}} {
+		narrative(c[0], div, c[1])
+	}
+	narrative("no namespace", "<div>", "Zanaria")
 	for _, t := range []string{"text/html", "application/fhir+xml", "multipart/form-data; boundary=x", "zanaria", "application/fhir+json; fhirVersion=5.0", "application/fhir+json; charset=utf-16", ""} {
 		h := hit{name: "create: Content-Type " + t, path: "Observation", body: text(obs("")), header: []string{"Content-Type", t}, want: []int{415}}
 		w.try(h)
@@ -68,7 +78,7 @@ func (w *world) bodies() error {
 	put("a stale If-Match", id, mine, []string{"If-Match", `W/"99"`}, 412)
 	put("an If-Match that is none", id, mine, []string{"If-Match", canary}, 400, 412)
 	put("an id of 65 characters", strings.Repeat("z", 65), obs(""), nil, 400, 404, 422)
-	w.try(hit{name: "conditional create: a parameter that is unknown", path: "Observation", body: text(obs("")), header: []string{"If-None-Exist", "Zanaria=1"}, want: []int{400, 412}})
+	w.try(hit{name: "conditional create: a parameter that is unknown", path: "Observation", body: text(obs("")), header: []string{"If-None-Exist", "unknown=Zanaria"}, want: []int{400, 412}})
 	return nil
 }
 
@@ -94,7 +104,7 @@ func (w *world) bundles() {
 }
 
 func (w *world) searches() {
-	for _, q := range []string{"Zanaria=1", "code:Zanaria=1", "date=Zanaria", "date=gt", "date=xx2026", "_count=Zanaria", "_count=-1", "_sort=Zanaria", "_include=Zanaria",
+	for _, q := range []string{"unknown=Zanaria", "Zanaria%20Zanaria=1", "code:Zanaria=1", "date=Zanaria", "date=gt", "date=xx2026", "_count=Zanaria", "_count=-1", "_sort=Zanaria", "_include=Zanaria",
 		"_include=Observation:Zanaria", "_elements=", "_total=Zanaria", "_summary=Zanaria", "subject:Patient.name=Zanaria", "_has:Observation:patient:code=Zanaria", "_filter=Zanaria",
 		"value-quantity=Zanaria", "value-quantity=gt1e99999999", "patient=Zanaria%00", "code=%ff%fe", "_page=Zanaria", "_lastUpdated=Zanaria", "code=" + strings.Repeat("Zanaria,", 4000), "_id=" + strings.Repeat("z", 65)} {
 		name := q

@@ -9,6 +9,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
 )
 
 // Level is what an export covers.
@@ -52,9 +53,24 @@ type spec struct {
 	warnings []string
 }
 
+// withValue returns the parameters that have a value: R4 search.html has empty
+// ones ignored.
+func withValue(params map[string][]string) map[string][]string {
+	out := map[string][]string{}
+	for name, values := range params {
+		for _, v := range values {
+			if strings.Trim(v, ", ") != "" {
+				out[name] = append(out[name], v)
+			}
+		}
+	}
+	return out
+}
+
 func (r *Request) check(g *access.Grant) (*spec, error) {
 	const op = "bulk.KickOff"
 	s := &spec{}
+	r.Params = withValue(r.Params)
 	for name := range r.Params {
 		switch name {
 		case "_outputFormat", "_since", "_type":
@@ -78,7 +94,7 @@ func (r *Request) check(g *access.Grant) (*spec, error) {
 	if v := r.Params["_since"]; len(v) > 1 {
 		return nil, fhir.Errorf(fhir.Invalid, op, "_since may be given once")
 	} else if len(v) == 1 {
-		t, err := time.Parse(time.RFC3339Nano, v[0])
+		t, err := time.Parse(time.RFC3339Nano, search.Plus(v[0]))
 		if err != nil || t.Year() < 1900 {
 			return nil, fhir.Errorf(fhir.Invalid, op, "_since must be a FHIR instant, e.g. 2026-01-02T03:04:05Z")
 		}

@@ -165,6 +165,31 @@ func Statement(s Settings) ([]byte, error) {
 	return b, nil
 }
 
+// Terminology returns the TerminologyCapabilities: the server validates the
+// codes of R4's required value sets and offers no terminology operation.
+func Terminology(s Settings) ([]byte, error) {
+	date := s.Released.UTC().Format("2006-01-02")
+	b, err := json.Marshal(struct {
+		ResourceType   string         `json:"resourceType"`
+		URL            string         `json:"url"`
+		Name           string         `json:"name"`
+		Title          string         `json:"title"`
+		Status         string         `json:"status"`
+		Date           string         `json:"date"`
+		Publisher      string         `json:"publisher"`
+		Description    string         `json:"description"`
+		Kind           string         `json:"kind"`
+		Software       software       `json:"software"`
+		Implementation implementation `json:"implementation"`
+	}{"TerminologyCapabilities", s.Base + "/metadata?mode=terminology", "PulsegateTerminology", "Pulsegate: terminology", "active", date, "Pulsegate",
+		"This server offers no terminology operations: no $expand, $validate-code, $lookup, $translate or $subsumes", "instance",
+		software{"Pulsegate", s.Version, ""}, implementation{"This server", s.Base}})
+	if err != nil {
+		return nil, fhir.Wrap("capability.Terminology", err)
+	}
+	return b, nil
+}
+
 func (s Settings) security() security {
 	out := security{
 		CORS: true,
@@ -212,7 +237,6 @@ func (s Settings) resource(typ string) resource {
 		Operation: s.operations(typ),
 	}
 	if writable {
-		r.Versioning = "versioned-update"
 		r.Interaction = append(r.Interaction, writing...)
 	}
 	if typ == "Subscription" {

@@ -2,6 +2,7 @@ package capability
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,6 +48,9 @@ func TestStatement(t *testing.T) {
 		if got, want := len(res.SearchParam), len(search.Params(res.Type)); got != want {
 			t.Errorf("%s: %d search parameters, the registry has %d", res.Type, got, want)
 		}
+		if res.Versioning != "versioned" { // an update without If-Match is taken
+			t.Errorf("%s: versioning %s", res.Type, res.Versioning)
+		}
 		writes := false
 		for _, c := range res.Interaction {
 			writes = writes || c.Code == "create"
@@ -66,16 +70,22 @@ func TestStatement(t *testing.T) {
 	}
 }
 
+// TestStatementIsValidR4 holds that both statements are valid R4.
 func TestStatementIsValidR4(t *testing.T) {
-	b, err := Statement(settings())
-	if err != nil {
-		t.Fatal(err)
-	}
 	um, err := jsonformat.NewUnmarshaller("UTC", fhirversion.R4)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := um.Unmarshal(b); err != nil {
-		t.Error(err)
+	for name, make := range map[string]func(Settings) ([]byte, error){"CapabilityStatement": Statement, "TerminologyCapabilities": Terminology} {
+		b, err := make(settings())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(string(b), `{"resourceType":"`+name+`"`) {
+			t.Errorf("%s: %.80s", name, b)
+		}
+		if _, err := um.Unmarshal(b); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/r4"
+	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
 
@@ -340,10 +341,8 @@ func (s *Service) get(ctx context.Context, rq *Request, e *entry, pre Preconditi
 		} else {
 			err = s.refuse(ctx, rq, "history-instance", t.ref(), err)
 		}
-	case t.version > 0:
-		res, err = s.VRead(ctx, rq, t.ref(), t.version)
 	case t.id != "":
-		res, err = s.readAt(ctx, rq, t.ref(), at)
+		res, err = s.readView(ctx, rq, &t, at)
 	default:
 		page, err = s.searchAt(ctx, rq, t.typ, t.query, at)
 	}
@@ -358,6 +357,29 @@ func (s *Service) get(ctx context.Context, rq *Request, e *entry, pre Preconditi
 	return response{status: "200 OK", ref: res.Ref(), version: res.Version, modified: res.LastUpdated, resource: whole(res.JSON)}
 }
 
+// readView reads what a GET of an entry names, in the part that _summary and
+// _elements ask for.
+func (s *Service) readView(ctx context.Context, rq *Request, t *target, at store.T) (fhir.Resource, error) {
+	name := "read"
+	if t.version > 0 {
+		name = "vread"
+	}
+	view, err := ParseView(t.typ, t.query)
+	if err != nil {
+		return fhir.Resource{}, s.refuse(ctx, rq, name, t.ref(), err)
+	}
+	var res fhir.Resource
+	if t.version > 0 {
+		res, err = s.VRead(ctx, rq, t.ref(), t.version)
+	} else {
+		res, err = s.readAt(ctx, rq, t.ref(), at)
+	}
+	if err == nil {
+		err = view.Narrow(&res)
+	}
+	return res, err
+}
+
 // ParseHistory reads the parameters of an instance history.
 func ParseHistory(raw string) (HistoryQuery, error) {
 	const op = "interaction.ParseHistory"
@@ -366,7 +388,13 @@ func ParseHistory(raw string) (HistoryQuery, error) {
 	if err != nil {
 		return h, fhir.Errorf(fhir.Invalid, op, "the query string is malformed")
 	}
+	if h.View, err = ParseView("", raw); err != nil {
+		return h, err
+	}
 	for name, vs := range params {
+		if strings.TrimSpace(strings.Join(vs, "")) == "" {
+			continue // R4 search.html: empty parameters are ignored
+		}
 		if len(vs) != 1 {
 			return h, fhir.Errorf(fhir.Invalid, op, "history parameters must not repeat")
 		}
@@ -374,16 +402,19 @@ func ParseHistory(raw string) (HistoryQuery, error) {
 		switch name {
 		case "_count":
 			h.Count, err = strconv.Atoi(v)
-			if h.Count < 0 {
+			switch {
+			case h.Count < 0:
 				err = strconv.ErrRange
+			case err == nil && h.Count == 0:
+				h.Count = -1
 			}
 		case "_since":
-			h.Since, err = time.Parse(time.RFC3339, v)
+			h.Since, err = time.Parse(time.RFC3339, search.Plus(v))
 		case "__page":
 			h.Page = v
-		case "_format", "_pretty":
+		case "_format", "_pretty", "_summary", "_elements":
 		default:
-			return h, fhir.Errorf(fhir.Invalid, op, "a history takes _count and _since")
+			return h, fhir.Errorf(fhir.Invalid, op, "a history takes _count, _since, _summary and _elements")
 		}
 		if err != nil {
 			return h, fhir.Errorf(fhir.Invalid, op, "the value of a history parameter is not of its type")

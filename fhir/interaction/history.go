@@ -15,9 +15,10 @@ import (
 
 // HistoryQuery are the parameters of an instance history.
 type HistoryQuery struct {
-	Count int       // 0: the default
+	Count int       // 0: the default; -1: no entries, only their number
 	Since time.Time // zero: from the beginning
 	Page  string    // sealed parameter of a page link; "" for the first page
+	View  View      // of each version
 }
 
 // History lists the versions of ref, newest first, as far as the filter shows
@@ -60,6 +61,12 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	if h.Count > 0 {
 		count = min(h.Count, limits.MaxCount)
 	}
+	counting := h.Count < 0
+	if counting {
+		count = 0
+	}
+	counted := 0
+	var narrowing error
 	self := s.historyURL(ref, h, count)
 	bound := joined("history", rq.caller(), self)
 	at, before, err := s.historyPage(ctx, op, bound, h.Page)
@@ -77,6 +84,13 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		if r.LastUpdated.Before(h.Since) {
 			return false
 		}
+		if facts.Patient != "" && counting {
+			patients[facts.Patient] = true
+		}
+		if counting {
+			counted++
+			return true
+		}
 		if page.count == count || len(page.entries) > rq.pageBytes(limits) {
 			more = true
 			return false
@@ -85,9 +99,15 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		if facts.Patient != "" {
 			patients[facts.Patient] = true
 		}
+		if narrowing = h.View.Narrow(&r); narrowing != nil {
+			return false
+		}
 		page.version(s.Base+"/"+ref.String(), &r)
 		return true
 	})
+	if narrowing != nil {
+		return nil, nil, narrowing
+	}
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return nil, nil, err
 	}
@@ -107,7 +127,7 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 	}
 	total := int64(-1)
 	if !more && before == 0 {
-		total = int64(page.count)
+		total = int64(page.count + counted)
 	}
 	id, err := s.newID()
 	if err != nil {
@@ -135,5 +155,5 @@ func (s *Service) historyURL(ref fhir.Ref, h HistoryQuery, count int) string {
 	if !h.Since.IsZero() {
 		out += "&_since=" + h.Since.UTC().Format(fhir.InstantLayout)
 	}
-	return out
+	return out + h.View.query()
 }

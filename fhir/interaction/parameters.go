@@ -41,9 +41,11 @@ func QueryParameters(raw string) ([]Parameter, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Parameter, len(pairs))
-	for i, p := range pairs {
-		out[i] = Parameter{Name: p[0], Value: p[1]}
+	out := make([]Parameter, 0, len(pairs))
+	for _, p := range pairs {
+		if strings.TrimSpace(p[1]) != "" { // R4 search.html: empty parameters are ignored
+			out = append(out, Parameter{Name: p[0], Value: p[1]})
+		}
 	}
 	return out, nil
 }

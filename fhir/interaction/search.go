@@ -98,6 +98,7 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 			return nil, nil, err
 		}
 	}
+	res.page.ignored(q.Ignored)
 	id, err := s.newID()
 	if err != nil {
 		return nil, nil, err

@@ -64,7 +64,9 @@ func (d *Door) Bundle(body []byte) (*Bundle, error) {
 			}
 		case "entry":
 			return d.entries(b, raw, part)
-		case "id", "meta", "implicitRules", "language", "identifier", "timestamp", "link", "total", "signature":
+		case "implicitRules":
+			return malformed("Bundle.implicitRules", implicitRule)
+		case "id", "meta", "language", "identifier", "timestamp", "link", "total", "signature":
 			return part("Bundle."+name, raw)
 		default:
 			return malformed("Bundle", "has an element that R4 does not define here")
@@ -117,6 +119,9 @@ func malformed(place, rule string) *fhir.Error {
 
 // scanned reports what a scan finds in a Bundle or a part of it.
 func (d *Door) scanned(place string, depth int, raw jsontext.Value) error {
+	if string(raw) == "{}" || string(raw) == "[]" {
+		return malformed(place, "must not be empty")
+	}
 	s := &scan{op: opBundle, maxDepth: depth, root: place}
 	if err := s.run(raw); err != nil {
 		return err

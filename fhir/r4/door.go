@@ -269,6 +269,8 @@ func knownPlace(typ, path string) string {
 	return strings.Join(parts, ".")
 }
 
+const wrongForm = "does not have the form of its data type, or a code outside its required value set"
+
 // ruleOf turns a message of google/fhir into a text of ours.
 func ruleOf(line, detail string) string {
 	detail = strings.TrimSpace(detail)
@@ -293,7 +295,7 @@ func ruleOf(line, detail string) string {
 	case strings.HasPrefix(detail, "invalid reference"):
 		return "refers to a type that is not allowed here, or is no reference"
 	case strings.HasPrefix(detail, "expected"), strings.HasPrefix(detail, "invalid"), strings.HasPrefix(detail, "code type"):
-		return "does not have the form of its data type, or a code outside its required value set"
+		return wrongForm
 	}
 	return "breaks a rule of R4"
 }

@@ -192,6 +192,7 @@ func TestBundle(t *testing.T) {
 		t.Errorf("got %+v", b)
 	}
 	for _, body := range []string{
+		`{"resourceType":"Bundle","type":"batch","implicitRules":"http://x.test/r"}`, `{"resourceType":"Bundle","type":"batch","meta":{}}`,
 		`{"resourceType":"Bundle","type":"history"}`, `{"resourceType":"Patient","type":"batch"}`, `{"resourceType":"Bundle"}`,
 		`{"resourceType":"Bundle","type":"batch","entry":{"a":1}}`,
 		`{"resourceType":"Bundle","type":"transaction","entry":[{"request":{"method":"POST","url":"Patient"}}]}`,

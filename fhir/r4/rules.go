@@ -55,9 +55,17 @@ func (r *rules) check() {
 // broken reports an invariant that the object at the present place breaks.
 func (r *rules) broken(member, rule string) { r.add("invariant", member, rule) }
 
-// structure reports a form that is wrong at the present place.
+// structure reports a form that is wrong at the present place. It says more
+// than google/fhir has said of that place, and takes the place of that.
 func (r *rules) structure(code, rule string) {
 	r.malformed = true
+	place := r.path.expression(r.typ)
+	for i := range r.issues {
+		if is := &r.issues[i]; is.Diagnostics == wrongForm && slices.Contains(is.Expression, place) {
+			is.Code, is.Diagnostics = code, rule
+			return
+		}
+	}
 	r.add(code, "", rule)
 }
 

@@ -70,10 +70,6 @@ var vitalSigns = []vitalProfile{ // read only
 	{"vitalspanel", "", nil},
 }
 
-// vitalUnits is the value set ucum-vitals-common, to which the profile
-// vitalsigns binds the values of components.
-var vitalUnits = []string{"%", "cm", "[in_i]", "kg", "g", "[lb_av]", "Cel", "[degF]", "mm[Hg]", "/min", "kg/m2", "m2"} // read only
-
 const vitalBase = "http://hl7.org/fhir/StructureDefinition/"
 
 // vitalProfiles returns which of R4's profiles of vital signs v declares; base
@@ -116,11 +112,6 @@ func vitalRules(v *fastjson.Value, r reporter) {
 		r.broken("effective", "needs a dateTime or a Period (profile vitalsigns)")
 	} else if len(at) > 0 && len(at) < 10 {
 		r.broken("effective", "must be precise to the day (vs-1)")
-	}
-	for i, c := range v.GetArray("component") {
-		if q := c.Get("valueQuantity"); q != nil && (!is(q, "system", ucum) || !oneOf(vitalUnits, q.GetStringBytes("code"))) {
-			r.broken("component["+itoa(i)+"].valueQuantity", "needs a unit of the value set ucum-vitals-common (profile vitalsigns)")
-		}
 	}
 }
 

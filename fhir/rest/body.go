@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"mime"
@@ -10,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/gin-gonic/gin"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/klauspost/compress/gzip"
 
 	"pulsegate/fhir"
@@ -19,9 +21,12 @@ import (
 // negotiate settles the format of the answer: JSON is the only one.
 func (s *Server) negotiate(c *gin.Context) {
 	want := strings.Join(c.Request.Header.Values("Accept"), ",")
-	if q := c.Request.URL.RawQuery; strings.Contains(q, "_format") || strings.Contains(q, "%") { // to parse a query is not for nothing
+	if q := c.Request.URL.RawQuery; strings.Contains(q, "_format") || strings.Contains(q, "_pretty") || strings.Contains(q, "%") { // to parse a query is not for nothing
 		if f := c.Query("_format"); f != "" {
 			want = strings.ReplaceAll(f, " ", "+") // an unescaped plus
+		}
+		if c.Query("_pretty") == "true" {
+			c.Set(keyPretty, true)
 		}
 	}
 	out, ok := acceptable(want)
@@ -108,8 +113,12 @@ func (s *Server) readAll(c *gin.Context, op string) ([]byte, error) {
 	case err != nil:
 		return nil, fhir.Errorf(fhir.Invalid, op, "the body could not be read to its end")
 	}
-	return b, nil
+	return withoutMark(b), nil
 }
+
+// withoutMark removes a byte order mark, which RFC 8259 section 8.1 lets a
+// reader of JSON ignore.
+func withoutMark(b []byte) []byte { return bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")) }
 
 const (
 	// maxRatio bounds how far a body may inflate. Thousands of alike
@@ -190,6 +199,9 @@ var ( // read only
 
 // send writes parts as one body, compressed when the caller takes that.
 func send(c *gin.Context, status int, parts ...[]byte) {
+	if c.GetBool(keyPretty) {
+		parts = [][]byte{pretty(parts)}
+	}
 	total := 0
 	for _, p := range parts {
 		total += len(p)
@@ -232,6 +244,15 @@ func send(c *gin.Context, status int, parts ...[]byte) {
 			return
 		}
 	}
+}
+
+// pretty is one JSON value for people to read.
+func pretty(parts [][]byte) []byte {
+	v := jsontext.Value(bytes.Join(parts, nil))
+	if v.Indent(jsontext.WithIndent("  ")) != nil {
+		return bytes.Join(parts, nil)
+	}
+	return v
 }
 
 func takesGzip(r *http.Request) bool {

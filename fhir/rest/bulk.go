@@ -177,7 +177,7 @@ func postParameters(c *gin.Context) (url.Values, error) {
 	if len(body) > maxParametersBody {
 		return nil, fhir.Errorf(fhir.TooLarge, op, "the body is larger than %d bytes", maxParametersBody)
 	}
-	return bulk.ParseParameters(body)
+	return bulk.ParseParameters(withoutMark(body))
 }
 
 func (h Bulk) status(c *gin.Context) {

@@ -22,6 +22,7 @@ const (
 	keyRequestID = "pulsegate.requestID"
 	keyLogger    = "pulsegate.logger"
 	keyMIME      = "pulsegate.mime"
+	keyPretty    = "pulsegate.pretty"
 )
 
 const mimeFHIR = "application/fhir+json"

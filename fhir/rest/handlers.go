@@ -16,9 +16,23 @@ const allOK = `{"resourceType":"OperationOutcome","issue":[{"severity":"informat
 
 func refOf(c *gin.Context) fhir.Ref { return fhir.Ref{Type: c.Param("type"), ID: c.Param("id")} }
 
+// metadata answers with the statement that mode asks for (R4
+// http.html#capabilities).
 func (s *Server) metadata(c *gin.Context) {
-	if s.negotiate(c); !c.IsAborted() {
+	if s.negotiate(c); c.IsAborted() {
+		return
+	}
+	switch mode := c.Query("mode"); mode {
+	case "", "full", "normative":
 		send(c, http.StatusOK, s.Metadata())
+	case "terminology":
+		if s.Terminology == nil {
+			Fail(c, fhir.Errorf(fhir.NotFound, "rest.metadata", "this server has no TerminologyCapabilities"))
+			return
+		}
+		send(c, http.StatusOK, s.Terminology())
+	default:
+		Fail(c, fhir.Errorf(fhir.Invalid, "rest.metadata", "mode must be full, normative or terminology"))
 	}
 }
 
@@ -85,7 +99,23 @@ func (s *Server) history(c *gin.Context) {
 }
 
 func (s *Server) read(c *gin.Context) {
-	r, err := s.Service.Read(c.Request.Context(), RequestOf(c), refOf(c))
+	s.readOne(c, "read", func(rq *interaction.Request) (fhir.Resource, error) {
+		return s.Service.Read(c.Request.Context(), rq, refOf(c))
+	})
+}
+
+// readOne answers with the part of a resource that _summary and _elements ask
+// for.
+func (s *Server) readOne(c *gin.Context, name string, get func(*interaction.Request) (fhir.Resource, error)) {
+	view, err := interaction.ParseView(c.Param("type"), c.Request.URL.RawQuery)
+	if err != nil {
+		s.fail(c, name, refOf(c), err)
+		return
+	}
+	r, err := get(RequestOf(c))
+	if err == nil {
+		err = view.Narrow(&r)
+	}
 	s.resource(c, &r, err)
 }
 
@@ -94,8 +124,9 @@ func (s *Server) vread(c *gin.Context) {
 	if err != nil {
 		v = 0 // no version of ours
 	}
-	r, err := s.Service.VRead(c.Request.Context(), RequestOf(c), refOf(c), v)
-	s.resource(c, &r, err)
+	s.readOne(c, "vread", func(rq *interaction.Request) (fhir.Resource, error) {
+		return s.Service.VRead(c.Request.Context(), rq, refOf(c), v)
+	})
 }
 
 func (s *Server) resource(c *gin.Context, r *fhir.Resource, err error) {

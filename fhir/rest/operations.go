@@ -75,7 +75,7 @@ func (s *Server) parameters(c *gin.Context) ([]interaction.Parameter, error) {
 	case err != nil:
 		return nil, fhir.Errorf(fhir.Invalid, op, "the body could not be read to its end")
 	}
-	more, err := interaction.ParseParameters(body)
+	more, err := interaction.ParseParameters(withoutMark(body))
 	return append(ps, more...), err
 }
 

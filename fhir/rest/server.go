@@ -54,10 +54,12 @@ type Server struct {
 	Service  *interaction.Service
 	Auth     Authenticator
 	Metadata func() []byte // the CapabilityStatement
-	Logger   *slog.Logger
-	Clock    func() time.Time
-	Rand     io.Reader // request ids
-	Limits   Limits
+	// Terminology returns the TerminologyCapabilities; nil if there are none.
+	Terminology func() []byte
+	Logger      *slog.Logger
+	Clock       func() time.Time
+	Rand        io.Reader // request ids
+	Limits      Limits
 	// Consents break off long answers under consents that have changed; nil:
 	// none is.
 	Consents Consents

@@ -63,7 +63,9 @@ func operationParams(c *gin.Context) (map[string][]string, error) {
 	out := map[string][]string{}
 	for name, list := range values {
 		for _, v := range list {
-			out[name] = append(out[name], strings.Split(v, ",")...)
+			if strings.Trim(v, ", ") != "" { // R4 search.html: empty parameters are ignored
+				out[name] = append(out[name], strings.Split(v, ",")...)
+			}
 		}
 	}
 	if c.Request.Method != http.MethodPost {
@@ -84,7 +86,7 @@ func operationParams(c *gin.Context) (map[string][]string, error) {
 			ValueInteger                    *json.Number
 		}
 	}
-	if err := json.Unmarshal(body, &p); err != nil || p.ResourceType != "Parameters" {
+	if err := json.Unmarshal(withoutMark(body), &p); err != nil || p.ResourceType != "Parameters" {
 		return nil, fhir.Errorf(fhir.Invalid, op, "the body must be a Parameters resource")
 	}
 	for _, x := range p.Parameter {

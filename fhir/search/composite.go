@@ -1,8 +1,6 @@
 package search
 
 import (
-	"strings"
-
 	"github.com/valyala/fastjson"
 )
 
@@ -103,8 +101,8 @@ func (w *work) pairs(l *leaf, v *fastjson.Value) {
 	case kindCodeDate:
 		for _, x := range [][2]string{{"valueDateTime", "dateTime"}, {"valuePeriod", "Period"}} {
 			if e := v.Get(x[0]); e != nil {
-				if iv, ok := dates(x[1], e); ok {
-					w.add(l.slot, Value{Lo: iv.lo, Hi: iv.hi})
+				if d, ok := dates(x[1], e); ok {
+					w.add(l.slot, d)
 				}
 			}
 		}
@@ -152,20 +150,28 @@ func (ps *parser) composite(p *Param, s string) ([]Value, error) {
 		}
 	case kindCodeConcept:
 		if values, err = ps.token(p, parts[1]); err == nil {
-			values[0].unpack()
+			values = anyCase(values[0])
+			for i := range values {
+				values[i].unpack()
+			}
 		}
 	case kindCodeString:
-		text := unescape(parts[1])
-		values = []Value{{RefID: text, Text: Fold(text)}}
+		values = []Value{stringValue(unescape(parts[1]))}
+		values[0].RefID = values[0].Code
 	case kindCodeDate:
 		values, err = ps.date(p, parts[1])
 	}
 	if err != nil {
 		return nil, err
 	}
-	v := values[0]
-	v.System, v.HasSystem, v.Code = codes[0].System, codes[0].HasSystem, codes[0].Code
-	return one(v)
+	var out []Value
+	for _, c := range anyCase(codes[0]) {
+		for _, v := range values {
+			v.System, v.HasSystem, v.Code = c.System, c.HasSystem, c.Code
+			out = append(out, v)
+		}
+	}
+	return out, nil
 }
 
 // unpack moves system and code to where a pair has those of its second part.
@@ -187,7 +193,7 @@ func matchPair(k Kind, want, have *Value) bool {
 	case kindCodeConcept:
 		return (want.RefType == "" || want.RefType == have.RefType) && (want.RefID == "" || want.RefID == have.RefID)
 	case kindCodeString:
-		return strings.HasPrefix(have.Text, want.Text)
+		return startsWith(have.Text, want.Text, false)
 	case kindCodeDate:
 		return matchDate(want, have)
 	}

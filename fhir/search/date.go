@@ -2,20 +2,94 @@ package search
 
 import (
 	"math"
+	"strings"
 	"time"
 )
 
-// interval is [Lo, Hi) in Unix milliseconds.
+// interval is [lo, hi) in Unix milliseconds.
 type interval struct{ lo, hi int64 }
 
 // always is the interval without ends.
 var always = interval{math.MinInt64, math.MaxInt64}
 
+// fine is an interval beyond the millisecond: nanoseconds behind lo.
+type fine struct{ lo, hi int64 }
+
+// instant is a date with all its digits.
+type instant struct {
+	interval
+	fine *fine // nil: no digits beyond the millisecond
+}
+
+// value is the instant as a Value. Beyond the years 1678 to 2262, which
+// nanoseconds do not reach, it counts to the millisecond.
+func (d instant) value() Value {
+	v := Value{Lo: d.lo, Hi: d.hi}
+	const reach = math.MaxInt64 / 1_000_000
+	if d.fine != nil && d.lo > -reach && d.lo < reach-1 {
+		v.Fine, v.LoNs, v.HiNs = true, d.lo*1_000_000+d.fine.lo, d.lo*1_000_000+d.fine.hi
+	}
+	return v
+}
+
+// nanos returns the interval of a value in nanoseconds.
+func (v *Value) nanos() (lo, hi int64) {
+	if v.Fine {
+		return v.LoNs, v.HiNs
+	}
+	return nanosecond(v.Lo), nanosecond(v.Hi)
+}
+
+func nanosecond(ms int64) int64 {
+	const reach = math.MaxInt64 / 1_000_000
+	switch {
+	case ms <= -reach:
+		return math.MinInt64
+	case ms >= reach:
+		return math.MaxInt64
+	}
+	return ms * 1_000_000
+}
+
+// parseInstant is parseDate with the digits beyond the millisecond, of which
+// it reads six.
+func parseInstant(s string) (instant, bool) {
+	iv, ok := parseDate(s)
+	d := instant{interval: iv}
+	dot := strings.IndexByte(s, '.')
+	if !ok || dot < 0 {
+		return d, ok
+	}
+	ns, width, digits := int64(0), int64(1_000_000), 0
+	for _, c := range []byte(s[dot+1:]) {
+		if c < '0' || c > '9' {
+			break
+		}
+		if digits++; digits > 3 && width > 1 {
+			width /= 10
+			ns += int64(c-'0') * width
+		}
+	}
+	if digits > 3 {
+		d.fine = &fine{ns, ns + width}
+	}
+	return d, true
+}
+
+// Plus restores a plus sign that was not percent-encoded and arrived as a
+// blank: the one before the offset of a dateTime.
+func Plus(s string) string {
+	if i := strings.LastIndexByte(s, ' '); i > 10 {
+		return s[:i] + "+" + s[i+1:]
+	}
+	return s
+}
+
 // parseDate reads a FHIR date, dateTime or instant of any precision as the
 // interval that its written precision covers. Without an offset it is UTC;
 // minutes without seconds and a missing offset occur in searches only. A leap
 // second counts as the first moment of the next minute; digits of a fraction
-// beyond the millisecond are cut.
+// beyond the millisecond are cut (see parseInstant).
 func parseDate(s string) (interval, bool) {
 	n := len(s)
 	if n < 4 {

@@ -26,6 +26,7 @@ func Extract(typ string, json []byte) (*Values, error) {
 type work struct {
 	parser fastjson.Parser
 	want   []bool // by slot; nil: every parameter
+	root   *fastjson.Value
 	base   string
 	arena  strings.Builder
 	slots  []int
@@ -94,6 +95,7 @@ func (x Extractor) extract(typ string, json []byte, want []bool) (*Values, error
 	if want == nil { // a selection copies little
 		w.arena.Grow(min(len(json), 512))
 	}
+	w.root = root
 	w.walk(t.root, root)
 	if typ == "Patient" {
 		w.alive(t)

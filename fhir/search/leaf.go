@@ -1,6 +1,7 @@
 package search
 
 import (
+	"math"
 	"strings"
 
 	"github.com/valyala/fastjson"
@@ -14,8 +15,8 @@ func (w *work) leaf(l *leaf, v *fastjson.Value) {
 	case KindToken:
 		w.token(l, v)
 	case KindDate:
-		if iv, ok := dates(l.path.Type, v); ok {
-			w.add(l.slot, Value{Lo: iv.lo, Hi: iv.hi})
+		if d, ok := dates(l.path.Type, v); ok {
+			w.add(l.slot, d)
 		}
 	case KindReference:
 		w.reference(l, v)
@@ -83,48 +84,78 @@ func (w *work) coding(l *leaf, v *fastjson.Value) {
 
 // dates reads the interval of one element. A Timing is its outer limits, as
 // R4 says for searches on it.
-func dates(typ string, v *fastjson.Value) (interval, bool) {
+func dates(typ string, v *fastjson.Value) (Value, bool) {
 	switch typ {
 	case "Period":
 		return period(v)
 	case "Timing":
-		iv, found := period(v.Get("repeat", "boundsPeriod"))
+		out, found := period(v.Get("repeat", "boundsPeriod"))
 		for _, e := range v.GetArray("event") {
 			b, err := e.StringBytes()
 			if err != nil {
 				continue
 			}
-			at, ok := parseDate(string(b))
+			d, ok := parseInstant(string(b))
 			if !ok {
 				continue
 			}
-			if !found {
-				iv, found = at, true
+			if at := d.value(); !found {
+				out, found = at, true
+			} else {
+				out = outer(&out, &at)
 			}
-			iv = interval{min(iv.lo, at.lo), max(iv.hi, at.hi)}
 		}
-		return iv, found
+		return out, found
 	}
 	b, err := v.StringBytes()
 	if err != nil {
-		return interval{}, false
+		return Value{}, false
 	}
-	return parseDate(string(b))
+	d, ok := parseInstant(string(b))
+	return d.value(), ok
+}
+
+// outer is the interval around two.
+func outer(a, b *Value) Value {
+	out := Value{Lo: min(a.Lo, b.Lo), Hi: max(a.Hi, b.Hi)}
+	if out.Fine = a.Fine || b.Fine; out.Fine {
+		aLo, aHi := a.nanos()
+		bLo, bHi := b.nanos()
+		out.LoNs, out.HiNs = min(aLo, bLo), max(aHi, bHi)
+	}
+	return out
 }
 
 // period reads a Period; a missing end is open, one without both is none.
-func period(v *fastjson.Value) (interval, bool) {
+func period(v *fastjson.Value) (Value, bool) {
 	if v == nil || v.Type() != fastjson.TypeObject {
-		return interval{}, false
+		return Value{}, false
 	}
-	iv, any := always, false
-	if at, ok := parseDate(string(v.GetStringBytes("start"))); ok {
-		iv.lo, any = at.lo, true
+	return between(v.GetStringBytes("start"), v.GetStringBytes("end"))
+}
+
+// between is the interval from a start to an end, each of which may be empty.
+func between(start, end []byte) (Value, bool) {
+	from, ok1 := parseInstant(string(start))
+	to, ok2 := parseInstant(string(end))
+	out := Value{Lo: always.lo, Hi: always.hi}
+	if ok1 {
+		out.Lo = from.lo
 	}
-	if at, ok := parseDate(string(v.GetStringBytes("end"))); ok {
-		iv.hi, any = at.hi, true
+	if ok2 {
+		out.Hi = to.hi
 	}
-	return iv, any
+	if ok1 && from.fine != nil || ok2 && to.fine != nil {
+		a, b := from.value(), to.value()
+		out.Fine, out.LoNs, out.HiNs = true, math.MinInt64, math.MaxInt64
+		if ok1 {
+			out.LoNs, _ = a.nanos()
+		}
+		if ok2 {
+			_, out.HiNs = b.nanos()
+		}
+	}
+	return out, ok1 || ok2
 }
 
 func (w *work) reference(l *leaf, v *fastjson.Value) {
@@ -132,20 +163,36 @@ func (w *work) reference(l *leaf, v *fastjson.Value) {
 		w.uri(l, v)
 		return
 	}
-	if b := v.GetStringBytes("reference"); len(b) > 0 {
-		x := w.literal(b)
+	n := len(w.vals)
+	ref := v.GetStringBytes("reference")
+	if len(ref) > 0 {
+		x := w.literal(ref)
 		if (x.RefType != "" || x.Code != "") && (l.path.Want == "" || l.path.Want == x.RefType) {
 			w.add(l.slot, x)
 		}
 	}
-	id := v.Get("identifier")
-	if id == nil || l.path.Want != "" && string(v.GetStringBytes("type")) != l.path.Want {
-		return
+	if id := v.Get("identifier"); id != nil && (l.path.Want == "" || string(v.GetStringBytes("type")) == l.path.Want) {
+		x := Value{HasSystem: true, System: w.text(id.GetStringBytes("system")), Code: w.text(id.GetStringBytes("value"))}
+		if x.Code != "" {
+			w.add(l.slot, x)
+		}
 	}
-	x := Value{HasSystem: true, System: w.text(id.GetStringBytes("system")), Code: w.text(id.GetStringBytes("value"))}
-	if x.Code != "" {
-		w.add(l.slot, x)
+	if len(w.vals) == n && v.Type() == fastjson.TypeObject && (l.path.Want == "" || l.path.Want == w.containedType(ref)) {
+		w.add(l.slot, Value{Unvalued: true})
 	}
+}
+
+// containedType is the type of the contained resource that a fragment names.
+func (w *work) containedType(ref []byte) string {
+	if len(ref) < 2 || ref[0] != '#' {
+		return ""
+	}
+	for _, c := range w.root.GetArray("contained") {
+		if string(c.GetStringBytes("id")) == string(ref[1:]) {
+			return string(c.GetStringBytes("resourceType"))
+		}
+	}
+	return ""
 }
 
 // literal reads Reference.reference: local, absolute, urn; a fragment points
@@ -201,6 +248,10 @@ func (w *work) words(l *leaf, v *fastjson.Value) {
 }
 
 func (w *work) quantity(l *leaf, v *fastjson.Value) {
+	if l.path.Type == "SampledData" { // is there, without one value
+		w.add(l.slot, Value{Unvalued: true})
+		return
+	}
 	n := v.Get("value")
 	if n == nil || n.Type() != fastjson.TypeNumber {
 		return
@@ -212,8 +263,10 @@ func (w *work) quantity(l *leaf, v *fastjson.Value) {
 	}
 	w.add(l.slot, Value{Num: num.num, NumLo: num.lo, NumHi: num.hi,
 		System: w.text(v.GetStringBytes("system")), Code: w.text(v.GetStringBytes("code")),
-		Text: w.text(v.GetStringBytes("unit"))})
+		Text: w.text(v.GetStringBytes("unit")), Comparator: comparators[string(v.GetStringBytes("comparator"))]})
 }
+
+var comparators = map[string]Comparator{"<": Less, "<=": LessOrEqual, ">=": GreaterOrEqual, ">": Greater} // read only
 
 // uri keeps the address as written; a canonical with a version is found with
 // and without it.

@@ -27,8 +27,11 @@ func MatchClause(c *Clause, v *Values) bool {
 
 func matchAny(c *Clause, have []Value) bool {
 	for i := range have {
+		if have[i].Unvalued {
+			continue
+		}
 		for j := range c.Values {
-			if matchValue(c.Param.Kind, c.Modifier, &c.Values[j], &have[i]) {
+			if matchValue(c.Param, c.Modifier, &c.Values[j], &have[i]) {
 				return true
 			}
 		}
@@ -37,8 +40,8 @@ func matchAny(c *Clause, have []Value) bool {
 }
 
 // matchValue compares one wanted value with one the resource has.
-func matchValue(k Kind, m Modifier, want, have *Value) bool {
-	switch k {
+func matchValue(p *Param, m Modifier, want, have *Value) bool {
+	switch p.Kind {
 	case KindToken:
 		if m == ModText {
 			return have.Text != "" && strings.HasPrefix(have.Text, want.Text)
@@ -55,7 +58,7 @@ func matchValue(k Kind, m Modifier, want, have *Value) bool {
 		case ModContains:
 			return strings.Contains(have.Text, want.Text)
 		}
-		return strings.HasPrefix(have.Text, want.Text)
+		return startsWith(have.Text, want.Text, p.portion())
 	case KindQuantity:
 		return matchUnit(want, have) && matchNumber(want, have)
 	case KindNumber:
@@ -63,12 +66,58 @@ func matchValue(k Kind, m Modifier, want, have *Value) bool {
 	case KindURI:
 		return have.Code == want.Code
 	}
-	return k.Composite() && matchPair(k, want, have)
+	return p.Kind.Composite() && matchPair(p.Kind, want, have)
 }
 
-// matchToken compares exactly, case included: the code systems of this domain
-// (LOINC, UCUM, SNOMED CT, FHIR's own) are case-sensitive, and a granular
-// scope must mean the same as a search.
+// portion reports whether a string parameter also finds what begins within
+// the text: R4 defines these as "a portion of" a name.
+func (p *Param) portion() bool {
+	switch p.Code {
+	case "family", "given", "name":
+		return true
+	}
+	return false
+}
+
+// startsWith reports whether a folded text begins with another, or one of its
+// words does. Where the words are divided does not count: a hyphen, a blank
+// and nothing are the same.
+func startsWith(have, want string, words bool) bool {
+	if strings.HasPrefix(have, want) || unspacedPrefix(have, want) {
+		return true
+	}
+	for words {
+		i := strings.IndexByte(have, ' ')
+		if i < 0 {
+			return false
+		}
+		if have = have[i+1:]; strings.HasPrefix(have, want) || unspacedPrefix(have, want) {
+			return true
+		}
+	}
+	return false
+}
+
+// unspacedPrefix is strings.HasPrefix without regard to blanks.
+func unspacedPrefix(have, want string) bool {
+	i := 0
+	for j := 0; j < len(want); j++ {
+		if want[j] == ' ' {
+			continue
+		}
+		for i < len(have) && have[i] == ' ' {
+			i++
+		}
+		if i == len(have) || have[i] != want[j] {
+			return false
+		}
+		i++
+	}
+	return true
+}
+
+// matchToken compares exactly: a clause has a value for each case that counts
+// (see anyCase), and a granular scope must mean the same as a search.
 func matchToken(want, have *Value) bool {
 	if want.HasSystem && want.System != have.System {
 		return false
@@ -95,26 +144,35 @@ func matchReference(m Modifier, want, have *Value) bool {
 
 // matchDate is R4 3.1.1.4.7 on half-open intervals.
 func matchDate(want, have *Value) bool {
-	within := want.Lo <= have.Lo && have.Hi <= want.Hi
-	switch want.Prefix {
+	if want.Fine || have.Fine {
+		wantLo, wantHi := want.nanos()
+		haveLo, haveHi := have.nanos()
+		return matchInterval(want.Prefix, wantLo, wantHi, haveLo, haveHi)
+	}
+	return matchInterval(want.Prefix, want.Lo, want.Hi, have.Lo, have.Hi)
+}
+
+func matchInterval(p Prefix, wantLo, wantHi, haveLo, haveHi int64) bool {
+	within := wantLo <= haveLo && haveHi <= wantHi
+	switch p {
 	case EQ:
 		return within
 	case NE:
 		return !within
 	case GT:
-		return have.Hi > want.Hi
+		return haveHi > wantHi
 	case LT:
-		return have.Lo < want.Lo
+		return haveLo < wantLo
 	case GE:
-		return within || have.Hi > want.Hi
+		return within || haveHi > wantHi
 	case LE:
-		return within || have.Lo < want.Lo
+		return within || haveLo < wantLo
 	case SA:
-		return have.Lo >= want.Hi
+		return haveLo >= wantHi
 	case EB:
-		return have.Hi <= want.Lo
+		return haveHi <= wantLo
 	case AP: // the parser has widened the interval
-		return have.Lo < want.Hi && have.Hi > want.Lo
+		return haveLo < wantHi && haveHi > wantLo
 	}
 	return false
 }
@@ -131,6 +189,9 @@ func matchUnit(want, have *Value) bool {
 // matchNumber: equality uses the written precision of the wanted value; the
 // other comparisons take both as exact (R4 3.1.1.4.6).
 func matchNumber(want, have *Value) bool {
+	if have.Comparator != Exact {
+		return matchOpen(want, have)
+	}
 	switch want.Prefix {
 	case EQ:
 		return want.NumLo <= have.Num && have.Num < want.NumHi
@@ -148,4 +209,41 @@ func matchNumber(want, have *Value) bool {
 		return math.Abs(have.Num-want.Num) <= math.Abs(want.Num)/10
 	}
 	return false
+}
+
+// matchOpen compares with a quantity that has a comparator, which is a range
+// with one end: R4's rules for ranges (search.html#prefix) say whether the
+// range above, below or at the wanted value intersects it.
+func matchOpen(want, have *Value) bool {
+	below := have.Comparator == Less || have.Comparator == LessOrEqual
+	closed := have.Comparator == LessOrEqual || have.Comparator == GreaterOrEqual
+	reaches := func(n float64) bool { // whether n is in the range
+		switch {
+		case n == have.Num:
+			return closed
+		case below:
+			return n < have.Num
+		}
+		return n > have.Num
+	}
+	switch want.Prefix {
+	case NE: // never within the wanted range, which has two ends
+		return true
+	case GT:
+		return !below || have.Num > want.Num
+	case LT:
+		return below || have.Num < want.Num
+	case GE:
+		return !below || have.Num > want.Num || reaches(want.Num)
+	case LE:
+		return below || have.Num < want.Num || reaches(want.Num)
+	case SA:
+		return !below && (have.Num > want.Num || have.Num == want.Num && !closed)
+	case EB:
+		return below && (have.Num < want.Num || have.Num == want.Num && !closed)
+	case AP:
+		tenth := math.Abs(want.Num) / 10
+		return reaches(want.Num) || reaches(want.Num-tenth) || reaches(want.Num+tenth)
+	}
+	return false // EQ: a range without an end is in none with two
 }

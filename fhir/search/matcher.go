@@ -185,18 +185,11 @@ func (r *Reader) Values(leaves []Leaf) []Value {
 		num, ok = parseNumber(string(leaves[r.at]))
 		v.Num, v.NumLo, v.NumHi = num.num, num.lo, num.hi
 	case r.to >= 0:
-		iv := always
-		if at, valid := parseDate(string(leaves[r.at])); valid {
-			iv.lo, ok = at.lo, true
-		}
-		if at, valid := parseDate(string(leaves[r.to])); valid {
-			iv.hi, ok = at.hi, true
-		}
-		v.Lo, v.Hi = iv.lo, iv.hi
+		*v, ok = between(leaves[r.at], leaves[r.to])
 	default:
-		var iv interval
-		iv, ok = parseDate(string(leaves[r.at]))
-		v.Lo, v.Hi = iv.lo, iv.hi
+		var d instant
+		d, ok = parseInstant(string(leaves[r.at]))
+		*v = d.value()
 	}
 	if !ok {
 		return nil

@@ -33,6 +33,10 @@ const (
 	maxLength = 2048 // of one parameter's value; comma lists may be longer
 	maxList   = 32 << 10
 	maxPage   = 8 << 10 // of the sealed parameter of a page link
+
+	// maxUntyped bounds the ids without a type, for parameters that may refer
+	// to any type: each of them stands for a reference to every type.
+	maxUntyped = 16
 )
 
 // Pairs splits a raw query or form body into its parameters, in order.
@@ -112,6 +116,8 @@ type parser struct {
 	q    *Query
 	seen map[string]bool // result parameters, which may occur once
 	at   int             // number of the parameter being read, from 1
+	// untyped counts the ids without a type, see maxUntyped.
+	untyped int
 }
 
 // pair reads one parameter.
@@ -121,6 +127,9 @@ func (ps *parser) pair(name, value string) error {
 	}
 	if !utf8.ValidString(value) {
 		return fhir.Errorf(fhir.Invalid, op, "the value of parameter %s is not UTF-8", safeName(name))
+	}
+	if empty(value) {
+		return nil // R4 search.html: "Empty parameters are not an error - they are just ignored"
 	}
 	err := ps.result(name, value)
 	if err == errNotResult {
@@ -138,6 +147,9 @@ func (ps *parser) pair(name, value string) error {
 	}
 	return err
 }
+
+// empty reports whether a value is blank, or a list of nothing.
+func empty(value string) bool { return strings.Trim(value, ", \t") == "" }
 
 // unknown is an error that lenient handling turns into an ignored parameter.
 type unknown struct{ err *fhir.Error }
@@ -199,7 +211,7 @@ func (ps *parser) shape(name, value string) error {
 		}
 		ps.q.Total = Total(i)
 	case "_summary":
-		i := slices.Index([]string{"false", "true", "text", "data", "count"}, value)
+		i := slices.Index(summaries, value)
 		if i < 0 {
 			return bad(name, "true, false, text, data or count")
 		}
@@ -234,7 +246,7 @@ func (ps *parser) sort(value string) error {
 		code, desc := strings.CutPrefix(strings.TrimSpace(f), "-")
 		p, ok := Lookup(ps.q.Type, code)
 		if !ok || !p.Supported() || p.Kind.Composite() {
-			return notKnown("_sort names %s, which is not a parameter to sort %s by", safeName(code), ps.q.Type)
+			return notKnown("_sort names %s, which is not a parameter to sort %s by", knownName(code), ps.q.Type)
 		}
 		ps.q.Sort = append(ps.q.Sort, SortKey{Param: code, Desc: desc})
 	}
@@ -286,9 +298,6 @@ func (ps *parser) clause(name, value string) error {
 	if !p.Supported() {
 		return notSupported("search parameter %s of %s is not supported", code, ps.q.Type)
 	}
-	if value == "" {
-		return fhir.Errorf(fhir.Invalid, op, "parameter %s has no value", code)
-	}
 	c := Clause{Param: p}
 	target := ""
 	if hasMod {
@@ -310,6 +319,9 @@ func (ps *parser) clause(name, value string) error {
 		return fhir.Errorf(fhir.Invalid, op, "parameter %s has more than %d values", code, maxValues)
 	}
 	for _, s := range list {
+		if s == "" {
+			continue
+		}
 		vs, err := ps.values(p, c.Modifier, target, s)
 		if err != nil {
 			return err
@@ -381,20 +393,42 @@ func (ps *parser) patient() {
 	}
 }
 
-// safeName returns a parameter's name for an error text if R4 defines it for a
-// type of this server. Any other is input like a value, and is not repeated.
+// Display reads _summary and _elements, the parameters of a read that shape
+// the answer (R4 http.html#general). Others are ignored, as R4 says.
+func Display(typ string, pairs [][2]string) (Summary, []string, error) {
+	ps := &parser{q: &Query{Type: typ}, seen: map[string]bool{}}
+	for _, p := range pairs {
+		if (p[0] == "_summary" || p[0] == "_elements") && !empty(p[1]) {
+			if err := ps.result(p[0], p[1]); err != nil {
+				return 0, nil, err
+			}
+		}
+	}
+	if ps.q.Summary == SummaryCount {
+		return 0, nil, bad("_summary", "true, false, text or data: count is for searches")
+	}
+	return ps.q.Summary, ps.q.Elements, nil
+}
+
+// safeName returns a parameter's name for an error text: it is repeated if it
+// has the form of a name, which is short and has no blanks. Anything else is
+// input like a value, and is not repeated.
 func safeName(s string) string {
 	base, _, _ := strings.Cut(s, ":")
 	base, _, _ = strings.Cut(base, ".")
-	for _, t := range index() {
-		if t.byCode[base] != nil {
-			return base
-		}
-	}
-	switch base {
-	case "_count", "_sort", "_total", "_summary", "_elements", "_format", "_pretty", "_include", "_revinclude",
-		"_has", "_list", "_contained", "_containedType", "_type", "_query", "_filter", "_text", "_content":
+	if isName(base) {
 		return base
+	}
+	return "(not the form of a name)"
+}
+
+// knownName returns the name of a parameter in a value for an error text if a
+// type of this server has the parameter. Anything else is not repeated.
+func knownName(s string) string {
+	for _, t := range index() {
+		if t.byCode[s] != nil {
+			return s
+		}
 	}
 	return "(a name that R4 does not define)"
 }

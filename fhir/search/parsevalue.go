@@ -12,15 +12,16 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 	if len(s) > maxLength {
 		return nil, fhir.Errorf(fhir.Invalid, op, "a value of parameter %s is longer than %d bytes", p.Code, maxLength)
 	}
-	if s == "" {
-		return nil, fhir.Errorf(fhir.Invalid, op, "parameter %s has an empty value in its list", p.Code)
-	}
 	switch p.Kind {
 	case KindToken:
 		if m == ModText {
 			return one(Value{Text: Fold(unescape(s))})
 		}
-		return ps.token(p, s)
+		vs, err := ps.token(p, s)
+		if err == nil && p.anyCase() {
+			vs = anyCase(vs[0])
+		}
+		return vs, err
 	case KindDate:
 		return ps.date(p, s)
 	case KindReference:
@@ -29,8 +30,7 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 		}
 		return ps.reference(p, target, unescape(s))
 	case KindString:
-		w := unescape(s)
-		return one(Value{Code: w, Text: Fold(w)})
+		return one(stringValue(unescape(s)))
 	case KindQuantity:
 		return ps.quantity(p, s)
 	case KindURI:
@@ -40,6 +40,55 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 		return ps.composite(p, s)
 	}
 	return nil, notSupported("search parameter %s is not supported", p.Code)
+}
+
+// caseSensitive are the code systems whose codes differ by case, among those
+// that this server meets (R4 search.html#token).
+var caseSensitive = map[string]bool{ // read only
+	"http://unitsofmeasure.org": true,
+}
+
+// anyCase reports whether the tokens of p are compared without regard to case:
+// codes and contact points are, identifiers and ids are not (R4
+// search.html#token: "when in doubt, servers SHOULD treat tokens in a
+// case-insensitive manner"; datatypes.html#Identifier).
+func (p *Param) anyCase() bool {
+	for i := range p.Paths {
+		switch p.Paths[i].Type {
+		case "code", "Coding", "CodeableConcept", "boolean", "ContactPoint":
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// anyCase returns a wanted token as written, in lower case and in upper case.
+// The codes of FHIR's and HL7's own systems have one of the two cases
+// throughout, so that these find them by their index.
+func anyCase(v Value) []Value {
+	out := []Value{v}
+	if caseSensitive[v.System] {
+		return out
+	}
+	for _, c := range []string{strings.ToLower(v.Code), strings.ToUpper(v.Code)} {
+		if c != v.Code {
+			w := v
+			w.Code = c
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// stringValue is a wanted string. Nothing but punctuation folds to nothing,
+// with which every string begins; it stays as it is, and finds nothing.
+func stringValue(s string) Value {
+	v := Value{Code: s, Text: Fold(s)}
+	if v.Text == "" {
+		v.Text = s
+	}
+	return v
 }
 
 func one(v Value) ([]Value, error) { return []Value{v}, nil }
@@ -69,20 +118,34 @@ func cutPrefix(s string) (Prefix, string) {
 
 func (ps *parser) date(p *Param, s string) ([]Value, error) {
 	pre, rest := cutPrefix(s)
-	// A plus sign that was not percent-encoded arrives as a blank.
-	if i := strings.LastIndexByte(rest, ' '); i > 10 {
-		rest = rest[:i] + "+" + rest[i+1:]
-	}
-	iv, ok := parseDate(rest)
+	d, ok := parseInstant(Plus(rest))
 	if !ok {
 		return nil, bad(p.Code, "[prefix]YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm[:ss[.fff]][Z|±hh:mm]")
 	}
+	v := d.value()
+	v.Prefix = pre
 	if pre == AP {
 		if now, ok := ps.now(); ok {
-			iv = approximate(iv, now)
+			iv := approximate(d.interval, now)
+			v = Value{Lo: iv.lo, Hi: iv.hi, Prefix: pre}
 		}
 	}
-	return one(Value{Lo: iv.lo, Hi: iv.hi, Prefix: pre})
+	if v.Fine {
+		v.round()
+	}
+	return one(v)
+}
+
+// round sets the milliseconds of a clause's date that is finer, so that what
+// matches to the nanosecond also matches to the millisecond: a store may use
+// them to leave out what cannot match.
+func (v *Value) round() {
+	switch v.Prefix {
+	case GT, GE, SA:
+		v.Hi = v.Lo
+	case LT, LE, EB:
+		v.Lo = v.Hi
+	}
 }
 
 func (ps *parser) quantity(p *Param, s string) ([]Value, error) {
@@ -122,7 +185,10 @@ func (ps *parser) reference(p *Param, target, s string) ([]Value, error) {
 	if target != "" {
 		types = []string{target}
 	} else if len(types) == 0 {
-		types = fhir.Types
+		types = resourceTypes() // of any server, not only those that this one stores
+		if ps.untyped++; ps.untyped > maxUntyped {
+			return nil, fhir.Errorf(fhir.Invalid, op, "more than %d ids without a type; write Type/id", maxUntyped)
+		}
 	}
 	out := make([]Value, 0, len(types))
 	for _, t := range types {

@@ -54,9 +54,8 @@ const (
 // Which fields count follows from the Kind of the parameter.
 type Value struct {
 	// token, uri (Code), string (Code, as written; compare with Fold)
-	System    string
-	HasSystem bool // "|" was written: System is exact even when empty
-	Code      string
+	System string
+	Code   string
 	// date: the half-open interval [Lo, Hi) in Unix milliseconds that the
 	// written precision covers; an open end is math.MinInt64 / MaxInt64.
 	Lo, Hi int64
@@ -71,8 +70,33 @@ type Value struct {
 	// quantity and number: [NumLo, NumHi) from the written precision, Num as
 	// written; System and Code hold the unit.
 	Num, NumLo, NumHi float64
-	Prefix            Prefix
+	// LoNs and HiNs are the interval of a date in nanoseconds, if Fine is set.
+	LoNs, HiNs int64
+	HasSystem  bool // "|" was written: System is exact even when empty
+	Prefix     Prefix
+	// Comparator of a quantity of a resource: the quantity is every value
+	// less or greater than Num. Exact is 0.
+	Comparator Comparator
+	// Fine is set when a date has digits beyond the millisecond. Of a resource, Lo and Hi are the
+	// milliseconds around it; of a clause, they are rounded so that every
+	// match also matches by the millisecond.
+	Fine bool
+	// Unvalued marks an element of a resource that is there without anything
+	// to compare, such as a reference with a display alone. It matters to
+	// :missing only.
+	Unvalued bool
 }
+
+// Comparator is Quantity.comparator.
+type Comparator uint8
+
+const (
+	Exact Comparator = iota
+	Less
+	LessOrEqual
+	GreaterOrEqual
+	Greater
+)
 
 // Clause is one parameter of a query: Values are ORed, clauses ANDed.
 type Clause struct {
@@ -98,6 +122,17 @@ const (
 	SummaryData
 	SummaryCount
 )
+
+// summaries are the values of _summary, by Summary.
+var summaries = []string{"false", "true", "text", "data", "count"} // read only
+
+// String returns the value of _summary; it is empty for SummaryNone.
+func (s Summary) String() string {
+	if s == SummaryNone {
+		return ""
+	}
+	return summaries[s]
+}
 
 // Total is the _total mode.
 type Total uint8

@@ -30,6 +30,9 @@ func Key(typ string, v *Values, s SortKey) (Value, bool) {
 
 // sortValue keeps of v what counts for order.
 func sortValue(k Kind, v *Value) (Value, bool) {
+	if v.Unvalued {
+		return Value{}, false
+	}
 	switch k {
 	case KindDate:
 		return Value{Lo: v.Lo}, true

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -142,7 +143,12 @@ func (m *Main) ingestPipeline(mapper *mapping.Mapper, all []adapters.Adapter) *i
 
 // handler is everything that listens on the address.
 func (m *Main) handler() (http.Handler, error) {
-	statement, err := m.statement()
+	settings := m.settings()
+	statement, err := capability.Statement(settings)
+	if err != nil {
+		return nil, err
+	}
+	terminology, err := capability.Terminology(settings)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +156,7 @@ func (m *Main) handler() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &rest.Server{Service: m.service, Auth: m.policy, Metadata: func() []byte { return statement }, Logger: m.Log, Clock: m.now, Rand: rand.Reader, Consents: m.consents,
+	s := &rest.Server{Service: m.service, Auth: m.policy, Metadata: func() []byte { return statement }, Terminology: func() []byte { return terminology }, Logger: m.Log, Clock: m.now, Rand: rand.Reader, Consents: m.consents,
 		Limits: rest.Limits{Body: m.Config.MaxBodyBytes, Inflated: m.Config.MaxBodyBytes},
 		Operations: []rest.Mounter{
 			rest.Bulk{Exporter: m.exporter, Base: m.fhirBase(), Service: m.service, StepUp: m.stepUp().Demand},
@@ -219,13 +225,13 @@ func spaceError(s pebblestore.Space) error {
 	return fmt.Errorf("the disk is full: %d MiB are free, and the server keeps %d MiB in reserve", s.Free>>20, s.Reserve>>20)
 }
 
-// statement is the CapabilityStatement of this configuration.
-func (m *Main) statement() ([]byte, error) {
+// settings are what the CapabilityStatement of this configuration is made of.
+func (m *Main) settings() capability.Settings {
 	const bulkIG = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/"
 	const backport = "http://hl7.org/fhir/uv/subscriptions-backport/"
 	base := "http://hl7.org/fhir/StructureDefinition/"
 	ends := m.endpoints()
-	return capability.Statement(capability.Settings{
+	return capability.Settings{
 		Base: m.fhirBase(), Version: publicVersion(m.Version), Released: m.now(),
 		Token: ends.Token, Authorize: ends.Authorize, Introspect: ends.Introspect, Revoke: ends.Revoke, Register: ends.Register, Manage: ends.Manage,
 		Operations: append(rest.Offered(), []capability.Operation{
@@ -242,7 +248,7 @@ func (m *Main) statement() ([]byte, error) {
 				base + "bodyheight", base + "bodyweight", base + "bmi", base + "bp"},
 		},
 		Topics: []string{fhir.Canonical + "/SubscriptionTopic/observation-recorded"},
-	})
+	}
 }
 
 // put stores a resource of an operator through the ordinary interactions and
@@ -251,6 +257,11 @@ func (o operator) put(ctx context.Context, rq *interaction.Request, typ, id stri
 	if id == "" {
 		w, err := o.m.service.Create(ctx, rq, typ, body, "")
 		return w.Resource.ID, err
+	}
+	// A canonical form that the store has not stamped has an empty meta, which
+	// R4 does not allow in what is sent.
+	if rest, ok := bytes.CutPrefix(body, []byte(fhir.Prefix(typ, id)+"},")); ok {
+		body = append([]byte(`{"resourceType":"`+typ+`","id":"`+id+`",`), rest...)
 	}
 	w, err := o.m.service.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, interaction.Preconditions{})
 	return w.Resource.ID, err

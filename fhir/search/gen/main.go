@@ -307,7 +307,7 @@ func indexable(param, typ string) bool {
 		"date":      {"date", "dateTime", "instant", "Period", "Timing"},
 		"reference": {"Reference", "canonical", "uri"},
 		"string":    {"string", "markdown", "HumanName", "Address"},
-		"quantity":  {"Quantity"},
+		"quantity":  {"Quantity", "SampledData"}, // the latter for :missing
 		"uri":       {"uri", "url", "canonical", "oid"},
 	}
 	return slices.Contains(ok[param], typ)

@@ -286,6 +286,9 @@ func (x *finder) surely(in *seriesInfo, h *series.Header) bool {
 			return false
 		}
 		if !slices.ContainsFunc(c.Values, func(v search.Value) bool {
+			if v.Fine {
+				return false // its milliseconds rule out, they do not decide
+			}
 			switch v.Prefix {
 			case search.GE, search.GT, search.SA:
 				return first >= v.Hi
