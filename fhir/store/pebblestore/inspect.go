@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
