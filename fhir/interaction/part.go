@@ -51,8 +51,8 @@ func (a *asked) part(patient string, matched bool) (line string, whole bool) {
 
 // keep returns the patient's part of one parameter's value, if there is one.
 func (a *asked) keep(name, value, patient string, matched bool) (string, bool) {
-	if strings.HasPrefix(name, "__") { // a position may name what stands there
-		return value, name == "__t" || a.single == patient
+	if name == "__page" { // sealed, and refused unless this server made it
+		return value, true
 	}
 	code, mod, _ := strings.Cut(name, ":")
 	if form, ok := shaped[code]; ok {
