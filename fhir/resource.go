@@ -77,6 +77,16 @@ func Prefix(typ, id string) string {
 	return `{"resourceType":"` + typ + `","id":"` + id + `","meta":{`
 }
 
+// Sendable returns the bytes of a canonical form as a client sends them. A
+// form that the store has not stamped has an empty meta, which R4 does not
+// allow; it is left out.
+func (r *Resource) Sendable() []byte {
+	if rest, ok := bytes.CutPrefix(r.JSON, []byte(Prefix(r.Type, r.ID)+"},")); ok {
+		return append([]byte(`{"resourceType":"`+r.Type+`","id":"`+r.ID+`",`), rest...)
+	}
+	return r.JSON
+}
+
 // Stamp returns canonical bytes with meta.versionId and meta.lastUpdated
 // inserted directly after `"meta":{`. The input is not changed. It returns nil
 // if body does not have the canonical beginning for typ and id.

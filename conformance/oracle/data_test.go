@@ -365,7 +365,7 @@ func (p *pair) agree(patient string, full bool) {
 			p.t.Fatal(err)
 		}
 	}
-	p.ask(&request{client: "operator", method: "PUT", url: "/Consent/" + r.ID, body: string(r.JSON)})
+	p.ask(&request{client: "operator", method: "PUT", url: "/Consent/" + r.ID, body: string(r.Sendable())})
 }
 
 // scope draws what a client may do.

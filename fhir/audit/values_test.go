@@ -2,6 +2,7 @@ package audit
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -10,7 +11,8 @@ import (
 )
 
 // The values that go to the store with an event are those that a reader of its
-// bytes would find.
+// bytes would find, but for the marks of elements without a value: nothing of
+// them is indexed, and :missing reads the bytes.
 func TestValuesAreThoseOfTheBytes(t *testing.T) {
 	rec := testRecorder(t, 5)
 	rapid.Check(t, func(t *rapid.T) {
@@ -21,6 +23,13 @@ func TestValuesAreThoseOfTheBytes(t *testing.T) {
 		want, err := search.Extract("AuditEvent", w.Resource.JSON)
 		if err != nil {
 			t.Fatal(err)
+		}
+		for k, v := range want.ByParam {
+			if v = slices.DeleteFunc(v, func(x search.Value) bool { return x.Unvalued }); len(v) == 0 {
+				delete(want.ByParam, k)
+			} else {
+				want.ByParam[k] = v
+			}
 		}
 		if !reflect.DeepEqual(w.Values, want) {
 			for k, v := range want.ByParam {

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"slices"
@@ -100,9 +99,7 @@ func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.
 	if err != nil {
 		return admin.ID{}, err
 	}
-	// The canonical form has an empty meta, which R4 allows nobody to send.
-	body := bytes.Replace(res.JSON, []byte(`"meta":{},`), nil, 1)
-	id, err := o.put(ctx, o.request(op), "Consent", res.ID, body)
+	id, err := o.put(ctx, o.request(op), "Consent", res.ID, res.JSON)
 	return admin.ID{ID: id}, err
 }
 

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -258,11 +257,7 @@ func (o operator) put(ctx context.Context, rq *interaction.Request, typ, id stri
 		w, err := o.m.service.Create(ctx, rq, typ, body, "")
 		return w.Resource.ID, err
 	}
-	// A canonical form that the store has not stamped has an empty meta, which
-	// R4 does not allow in what is sent.
-	if rest, ok := bytes.CutPrefix(body, []byte(fhir.Prefix(typ, id)+"},")); ok {
-		body = append([]byte(`{"resourceType":"`+typ+`","id":"`+id+`",`), rest...)
-	}
+	body = (&fhir.Resource{Type: typ, ID: id, JSON: body}).Sendable()
 	w, err := o.m.service.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, interaction.Preconditions{})
 	return w.Resource.ID, err
 }
