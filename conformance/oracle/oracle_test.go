@@ -263,7 +263,7 @@ func TestOracle(t *testing.T) {
 func TestFaults(t *testing.T) {
 	for f := noFault + 1; f < faults; f++ {
 		t.Run(fmt.Sprint(f), func(t *testing.T) {
-			for seed := uint64(1); seed <= 8; seed++ {
+			for seed := uint64(1); seed <= 40; seed++ {
 				if what := found(t, seed, f); what != "" {
 					t.Log(short(what, 160))
 					return

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -110,7 +111,7 @@ func (w *world) backend() client.Client {
 
 func (w *world) assertion(id string) url.Values {
 	h := jws.NewHeaders()
-	if err := h.Set(jws.KeyIDKey, "k1"); err != nil {
+	if err := errors.Join(h.Set(jws.KeyIDKey, "k1"), h.Set(jws.TypeKey, "JWT")); err != nil {
 		w.t.Fatal(err)
 	}
 	c := m{"iss": id, "sub": id, "aud": w.Server.URL + token.Path, "jti": rand.Text(), "exp": w.Now.Add(4 * time.Minute).Unix()}

@@ -288,22 +288,22 @@ func TestManagement(t *testing.T) {
 		t.Errorf("update: %d %v", s, got)
 	}
 	// What it gave up it does not get back, and what it leaves out is gone.
-	if s, out, _ := w.send("PUT", own, manage, with(m{"client_id": id})); s != 400 || out["error"] != bad {
+	if s, out, _ := w.send("PUT", own, manage, with(m{"client_id": id})); s != 200 || out["scope"] != "patient/Observation.r" || out["scope_not_registered"] != "launch/patient patient/Observation.rs" {
 		t.Errorf("back to what it had: %d %v", s, out)
 	}
 	c := must(w.Clients.Get(t.Context(), id))
 	if string(c.SecretHash) != string(client.Hash(secret)) {
 		t.Error("an update changed the secret")
 	}
-	if n := w.events() - events; n != 1 {
-		t.Errorf("%d events of one update", n)
+	if n := w.events() - events; n != 2 {
+		t.Errorf("%d events of two updates", n)
 	}
 
 	if s, out, _ := w.send("DELETE", own, manage, nil); s != 204 || out != nil {
 		t.Errorf("deletion: %d %v", s, out)
 	}
-	if n := w.events() - events; n != 2 {
-		t.Errorf("%d events of update and deletion", n)
+	if n := w.events() - events; n != 3 {
+		t.Errorf("%d events of updates and deletion", n)
 	}
 	for _, method := range []string{"GET", "PUT", "DELETE"} {
 		if s, out, _ := w.send(method, own, manage, with(m{"client_id": id})); s != 401 || out["error"] != "invalid_token" {
