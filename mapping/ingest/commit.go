@@ -80,6 +80,7 @@ func (r *run) commit(ctx context.Context, b *batch) error {
 			return err
 		}
 		clear(r.devices) // they know what was not written
+		clear(r.sourced)
 	}
 }
 

@@ -74,6 +74,12 @@ type world struct {
 	c *consents
 }
 
+// testMapper is one for all worlds: to read the table takes longer than most
+// of them live.
+var testMapper = sync.OnceValues(func() (*mapping.Mapper, error) {
+	return mapping.New(mapping.Builtin(), mapping.Options{Key: testKey})
+})
+
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w, done := newWorldOf(t)
@@ -107,7 +113,7 @@ func newWorldOn(t tester, dir string, fs vfs.FS) (w *world, done func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := mapping.New(mapping.Builtin(), mapping.Options{Key: testKey})
+	m, err := testMapper()
 	if err != nil {
 		t.Fatal(err)
 	}

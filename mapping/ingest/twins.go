@@ -22,8 +22,8 @@ const (
 	// roomSame holds, for the id of an Observation that is stored under
 	// another one, that other id.
 	roomSame = "ingest/same/"
-	// roomSource holds, as PATIENT/VENDOR/ID, the sources of a stream, or of a
-	// Device for what is in no stream: hashes, one after another.
+	// roomSource holds, as PATIENT/VENDOR/ID, the sources of a stream and of a
+	// Device: hashes, one after another.
 	roomSource = "ingest/source/"
 	// roomHeard marks, as TARGET/STREAM, that a Provenance says of a stream
 	// or an Observation that another stream confirmed it.
@@ -108,7 +108,7 @@ func (r *run) learnChannels(ctx context.Context, b *batch, a *attempt) error {
 func (r *run) learnSources(ctx context.Context, b *batch, a *attempt) error {
 	var err error
 	learn := func(coarse bool, id, source string) {
-		if err != nil || coarse || source == "" || r.sourced[id+source] {
+		if err != nil || coarse || id == "" || source == "" || r.sourced[id+source] {
 			return
 		}
 		r.sourced[id+source] = true
@@ -127,13 +127,12 @@ func (r *run) learnSources(ctx context.Context, b *batch, a *attempt) error {
 	}
 	for _, g := range b.groups {
 		learn(g.coarse, mapping.StreamID(g.template.Identity), g.source)
+		learn(g.coarse, g.device.ID, g.source)
 	}
 	for i := range b.obs {
-		if o := &b.obs[i]; o.Stream != "" {
-			learn(o.coarse, o.Stream, o.source)
-		} else {
-			learn(o.coarse, o.Device.ID, o.source)
-		}
+		o := &b.obs[i]
+		learn(o.coarse, o.Stream, o.source)
+		learn(o.coarse, o.Device.ID, o.source)
 	}
 	return fhir.Wrap("ingest.channels", err)
 }
@@ -142,13 +141,22 @@ func (r *run) sourceKey(id string) string {
 	return roomSource + r.q.Patient + "/" + r.q.Vendor + "/" + id
 }
 
-// ofSource reports whether what is stored may be of the source that a coarse
-// channel names; one that names none may mean any.
-func (r *run) ofSource(ctx context.Context, s *stored, source string) (bool, error) {
+// ofSource reports whether what is stored of a metric may be of the source that
+// a coarse channel names; one that names none may mean any. A sample that a
+// coarse channel brought first is in the stream of that channel still, which
+// stands for the source that the channel named, or for any.
+func (r *run) ofSource(ctx context.Context, s *stored, metric, source string, a *attempt) (bool, error) {
 	if source == "" {
 		return true, nil
 	}
 	id := s.identifier(mapping.StreamSystem)
+	if slices.Contains(a.channels.Streams, id) {
+		ids := r.p.Mapper.CoarseStreams(r.q.Vendor, r.q.Patient, metric, source)
+		if id != mapping.StreamID(ids[0]) {
+			return id == mapping.StreamID(ids[1]), nil
+		}
+		id = ""
+	}
 	if id == "" {
 		id = strings.TrimPrefix(s.Device.Reference, "Device/")
 	}
@@ -317,7 +325,7 @@ func (r *run) known(ctx context.Context, g *group, found []store.Presence, a *at
 			if !mine.same(&there) {
 				continue
 			}
-			if ok, bad = r.ofSource(ctx, s, g.source); bad != nil || !ok {
+			if ok, bad = r.ofSource(ctx, s, g.metric, g.source, a); bad != nil || !ok {
 				return bad == nil
 			}
 			found[i] = twin
@@ -334,8 +342,15 @@ func (r *run) known(ctx context.Context, g *group, found []store.Presence, a *at
 	return fhir.Wrap("ingest.known", err)
 }
 
+// standsFor reports whether a Device of a coarse channel may stand for source: it
+// is made of the name of the source, or there is none and any may be meant.
+func (r *run) standsFor(device, source string) bool {
+	return device == "" || device == "Device/"+r.p.Mapper.SourceDevice(r.q.Vendor, r.q.Patient, source).ID
+}
+
 // supersede takes back what a coarse channel said before of o, a restated
-// Observation of a channel that knows more.
+// Observation of a channel that knows more. What that channel said of another
+// source is another measurement.
 func (r *run) supersede(ctx context.Context, o *observation, a *attempt) error {
 	if o.coarse || !a.channels.coarse() || r.segmented(o.Metric) {
 		return nil
@@ -350,7 +365,7 @@ func (r *run) supersede(ctx context.Context, o *observation, a *attempt) error {
 	}
 	return r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), func(f *store.Found, s *stored) bool {
 		var there measured
-		if f.Resource.ID != o.ID && s.Status != statusRetracted && a.channels.isCoarse(s.Device.Reference) &&
+		if f.Resource.ID != o.ID && s.Status != statusRetracted && a.channels.isCoarse(s.Device.Reference) && r.standsFor(s.Device.Reference, o.source) &&
 			json.Unmarshal(f.Resource.JSON, &there) == nil && mine.same(&there) {
 			a.replaced = append(a.replaced, known{ref: fhir.Ref{Type: "Observation", ID: strings.Clone(f.Resource.ID)}, metric: o.Metric, json: unstamped(&f.Resource)})
 		}
@@ -414,6 +429,9 @@ func (r *run) once(ctx context.Context, obs []observation, a *attempt) ([]observ
 		}
 		if j, twice := at[o.ID]; twice {
 			a.count(o.Metric, Counts{Dropped: 1})
+			if o.confirms(&out[j]) {
+				continue
+			}
 			if o.joined {
 				o.complete(out[j].JSON)
 			}
@@ -453,9 +471,8 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 		return nil
 	}
 	source := fhir.Canonical + "/identifier/" + r.q.Vendor + "/source"
-	named := "Device/" + r.p.Mapper.SourceDevice(r.q.Vendor, r.q.Patient, o.source).ID
 	fits := func(there *measured) bool {
-		if ref := there.Device.Reference; !o.coarse && ref != "" && ref != named {
+		if !o.coarse && !r.standsFor(there.Device.Reference, o.source) {
 			return false // of another source
 		}
 		coarse := a.channels.isCoarse(there.Device.Reference)
@@ -482,7 +499,7 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 		}
 		if id == "" && s.Status != statusRetracted && fits(&there) {
 			if o.coarse && !a.channels.isCoarse(there.Device.Reference) {
-				if ok, bad = r.ofSource(ctx, s, o.source); bad != nil || !ok {
+				if ok, bad = r.ofSource(ctx, s, o.Metric, o.source, a); bad != nil || !ok {
 					return bad == nil
 				}
 			}
@@ -505,6 +522,14 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 	}
 	o.become(id, vendorID)
 	return nil
+}
+
+// confirms reports whether o, of a coarse channel, says what known says, of a
+// channel that knows more: the later word is not the better one then.
+func (o *observation) confirms(known *observation) bool {
+	var mine, there measured
+	return o.coarse && !known.coarse && !o.retracted && !known.retracted &&
+		json.Unmarshal(o.JSON, &mine) == nil && json.Unmarshal(known.JSON, &there) == nil && mine.same(&there)
 }
 
 // isJoined reports whether two ids of the vendor's have become the one that is

@@ -196,47 +196,41 @@ func TestWorkoutUnderTwoIDs(t *testing.T) {
 
 // TestChannelsAlikeInTiers: measurements of two sources, brought by a channel
 // that knows the device, by one that knows the source's name, or by both, are
-// each stored once, whatever the order, and whether as series or as documents.
+// each stored once, with the best known device, whatever the order and the
+// payloads, and whether as series or as documents.
 func TestChannelsAlikeInTiers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var deliveries [][]sample.Sample
+		var deliveries []sample.Sample
 		var want []string
-		seen := map[string]bool{}
+		values := map[string][]string{}
+		fact := func(metric string, at time.Time, num, source string, fine bool) string {
+			return fmt.Sprint(metric, " ", int(at.Sub(noon)/time.Second), "s ", strings.TrimSuffix(num, ".0"), " ", source, " ", fine)
+		}
 		for range rapid.IntRange(1, 8).Draw(t, "measurements") {
-			second, source := rapid.IntRange(0, 3).Draw(t, "at"), rapid.SampledFrom([]string{"Watch", "Phone"}).Draw(t, "source")
-			s := heartRate(noon.Add(time.Duration(second)*time.Second), rapid.SampledFrom([]string{"62", "63.0"}).Draw(t, "value"))
-			s.Source.Name = source
-			s.Device.Hardware = source + "1,1"
-			switch rapid.IntRange(0, 2).Draw(t, "metric") {
-			case 1:
-				s.Metric, s.Value.Unit, s.End = steps, "count", s.Start.Add(time.Minute)
-			case 2:
-				s.Metric, s.Value.Unit = "HKQuantityTypeIdentifierBodyMass", "kg"
+			k := rapid.SampledFrom(kindsOfReading).Draw(t, "kind")
+			second, source := rapid.IntRange(0, 2).Draw(t, "at"), rapid.SampledFrom([]string{"Watch", "Phone"}).Draw(t, "source")
+			fine, coarse := k.samples(source, second)
+			fine.Value.Num = rapid.SampledFrom([]string{"62", "63.0"}).Draw(t, "value")
+			coarse.Value.Num = fine.Value.Num
+			key := fmt.Sprint(k.metric, second, source)
+			if slices.Contains(values[key], fine.Value.Num) {
+				continue
 			}
-			if key := fmt.Sprint(s.Metric, second, source); seen[key] {
-				continue // the coarse channel has one value for each
-			} else {
-				seen[key] = true
+			which := 1
+			if len(values[key]) == 0 { // the coarse channel has one value for each
+				which = rapid.IntRange(1, 3).Draw(t, "channels")
 			}
-			want = append(want, fmt.Sprint(s.Metric, second, strings.TrimSuffix(s.Value.Num, ".0")))
-			coarse := s
-			coarse.Coarse, coarse.KeyValue, coarse.Channel, coarse.Device = true, false, "hae", sample.Device{}
-			if coarse.End = s.End; rapid.Bool().Draw(t, "endless") {
-				coarse.End = time.Time{}
-			}
-			which := rapid.IntRange(1, 3).Draw(t, "channels")
+			values[key] = append(values[key], fine.Value.Num)
 			if which&1 != 0 {
-				deliveries = append(deliveries, []sample.Sample{s})
+				deliveries = append(deliveries, fine)
 			}
 			if which&2 != 0 {
-				deliveries = append(deliveries, []sample.Sample{coarse})
+				deliveries = append(deliveries, coarse)
 			}
+			want = append(want, fact(k.metric, fine.Start, fine.Value.Num, source, which&1 != 0))
 		}
-		deliveries = rapid.Permutation(deliveries).Draw(t, "order")
-		if rapid.Bool().Draw(t, "in one") {
-			deliveries = [][]sample.Sample{slices.Concat(deliveries...)}
-		}
-		deliveries = append(deliveries, deliveries[0])
+		payloads := slices.Collect(slices.Chunk(rapid.Permutation(deliveries).Draw(t, "order"), rapid.IntRange(1, len(deliveries)).Draw(t, "size")))
+		payloads = append(payloads, rapid.SampledFrom(payloads).Draw(t, "again"))
 		slices.Sort(want)
 		for _, tier := range []string{"series", "documents"} {
 			w, done := newWorldOf(t)
@@ -245,16 +239,17 @@ func TestChannelsAlikeInTiers(t *testing.T) {
 				if tier == "documents" {
 					w.p.Store = store.Documents{Store: w.p.Store}
 				}
-				for i, d := range deliveries {
-					if _, err := w.take(fmt.Sprint(i), d...); err != nil {
+				for i, p := range payloads {
+					if _, err := w.take(fmt.Sprint(i), p...); err != nil {
 						t.Fatal(err)
 					}
 				}
 				var got []string
-				for _, metric := range []string{hr, steps, "HKQuantityTypeIdentifierBodyMass"} {
+				for _, metric := range []string{hr, steps, bodyMass} {
 					for _, o := range w.chart(metric) {
 						at, _, _ := o.when()
-						got = append(got, fmt.Sprint(metric, int(at.Sub(noon)/time.Second), strings.TrimSuffix(o.Quantity.Value.String(), ".0")))
+						source, fine := w.sourceOf(o.Device.Reference)
+						got = append(got, fact(metric, at, o.Quantity.Value.String(), source, fine))
 					}
 				}
 				if slices.Sort(got); !slices.Equal(got, want) {

@@ -1,0 +1,182 @@
+package ingest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pulsegate/fhir/store"
+	"pulsegate/mapping/sample"
+)
+
+const bodyMass = "HKQuantityTypeIdentifierBodyMass"
+
+// reading is what one source measured, and which channels deliver it.
+type reading struct {
+	source      string
+	fine, named bool
+}
+
+// kindOfReading is a way in which both channels state a measurement.
+type kindOfReading struct {
+	metric, unit string
+	lasting      bool // it took time
+	endless      bool // and the coarse channel leaves out the end
+}
+
+var kindsOfReading = []kindOfReading{
+	{metric: hr, unit: "count/min"},
+	{metric: steps, unit: "count", lasting: true},
+	{metric: steps, unit: "count", lasting: true, endless: true},
+	{metric: bodyMass, unit: "kg"},
+}
+
+// samples are the measurement of r at a second as the channel that knows the
+// device states it, and as the one that knows the name of the source does.
+func (k *kindOfReading) samples(source string, second int) (fine, coarse sample.Sample) {
+	fine = heartRate(noon.Add(time.Duration(second)*time.Second), "62")
+	fine.Metric, fine.Value.Unit = k.metric, k.unit
+	fine.Source.Name, fine.Device.Hardware = source, source+"1,1"
+	if k.lasting {
+		fine.End = fine.Start.Add(time.Minute)
+	}
+	coarse = fine
+	coarse.Coarse, coarse.KeyValue, coarse.Channel, coarse.Device = true, false, "hae", sample.Device{}
+	if k.endless {
+		coarse.End = time.Time{}
+	}
+	return fine, coarse
+}
+
+// orders calls fn with each permutation of list.
+func orders[T any](list []T, fn func([]T)) {
+	var place func(n int)
+	place = func(n int) {
+		if n == len(list) {
+			fn(slices.Clone(list))
+			return
+		}
+		for i := n; i < len(list); i++ {
+			list[n], list[i] = list[i], list[n]
+			place(n + 1)
+			list[n], list[i] = list[i], list[n]
+		}
+	}
+	place(0)
+}
+
+// TestSourcesStayApartInAnyOrder: of two sources that measure the same value
+// at the same second each keeps one Observation with the best known device,
+// whichever channels deliver each of them, in each order, in payloads of their
+// own or in one, as series and as documents.
+func TestSourcesStayApartInAnyOrder(t *testing.T) {
+	for _, k := range kindsOfReading {
+		for masks := range 9 {
+			sources := []reading{{source: "Phone"}, {source: "Watch"}}
+			for i, mask := range []int{masks/3 + 1, masks%3 + 1} {
+				sources[i].fine, sources[i].named = mask&1 != 0, mask&2 != 0
+			}
+			var deliveries []sample.Sample
+			for _, s := range sources {
+				fine, coarse := k.samples(s.source, 0)
+				if s.fine {
+					deliveries = append(deliveries, fine)
+				}
+				if s.named {
+					deliveries = append(deliveries, coarse)
+				}
+			}
+			orders(deliveries, func(order []sample.Sample) {
+				for _, tier := range []string{"series", "documents"} {
+					for _, size := range []int{1, len(order)} {
+						k.checkOrder(t, tier, sources, slices.Collect(slices.Chunk(order, size)))
+					}
+				}
+			})
+		}
+	}
+}
+
+// checkOrder delivers the payloads, and all of them again.
+func (k *kindOfReading) checkOrder(t *testing.T, tier string, sources []reading, payloads [][]sample.Sample) {
+	t.Helper()
+	w, done := newWorldOf(t)
+	defer done()
+	if tier == "documents" {
+		w.p.Store = store.Documents{Store: w.p.Store}
+	}
+	var name []string
+	for _, p := range payloads {
+		for i := range p {
+			name = append(name, fmt.Sprintf("%s coarse=%t", p[i].Source.Name, p[i].Coarse))
+		}
+	}
+	order := fmt.Sprintf("%s endless=%t, %s, %d payloads: %s", k.metric, k.endless, tier, len(payloads), strings.Join(name, ", "))
+	for again := range 2 {
+		for i, p := range payloads {
+			s, err := w.take(fmt.Sprint(i), p...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again > 0 && s.Created+s.Updated != 0 {
+				t.Errorf("%s: again: %+v", order, s.Counts)
+			}
+		}
+		var got, want []string
+		for _, o := range w.chart(k.metric) {
+			source, fine := w.sourceOf(o.Device.Reference)
+			got = append(got, fmt.Sprint(source, " ", fine))
+		}
+		for _, s := range sources {
+			want = append(want, fmt.Sprint(s.source, " ", s.fine))
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: again=%d: %v, want %v", order, again, got, want)
+		}
+	}
+}
+
+// TestSourceIsNotedAfterConflict: a batch that is tried again notes the source
+// of its stream, so that the same value of another source is not taken for its.
+func TestSourceIsNotedAfterConflict(t *testing.T) {
+	for _, k := range kindsOfReading[:3] {
+		w := newWorld(t)
+		v := &rival{Store: w.p.Store, t: t, times: 1}
+		w.p.Store = v
+		watch, _ := k.samples("Watch", 0)
+		_, phone := k.samples("Phone", 0)
+		for i, s := range []sample.Sample{watch, phone} {
+			if _, err := w.take(fmt.Sprint(i), s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if v.meddled != 1 {
+			t.Fatalf("%d conflicts", v.meddled)
+		}
+		if n := len(w.chart(k.metric)); n != 2 {
+			t.Errorf("%s endless=%t: %d Observations, want 2", k.metric, k.endless, n)
+		}
+	}
+}
+
+// sourceOf is the source that a Device reference stands for, and whether the
+// reference is to the physical device.
+func (w *world) sourceOf(ref string) (source string, fine bool) {
+	for _, source := range []string{"Phone", "Watch"} {
+		known, named := kindsOfReading[0].samples(source, 0)
+		for _, s := range []*sample.Sample{&known, &named} {
+			res, err := w.p.Mapper.Map(nil, "apple", s, "p1", nil)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			if ref == "Device/"+res.Device.ID {
+				return source, s == &known
+			}
+		}
+	}
+	return ref, false
+}
