@@ -11,6 +11,9 @@ import (
 	"pulsegate/mapping/sample"
 )
 
+// app is a source of which no channel knows a device.
+const app = "App"
+
 const bodyMass = "HKQuantityTypeIdentifierBodyMass"
 
 // reading is what one source measured, and which channels deliver it.
@@ -39,6 +42,9 @@ func (k *kindOfReading) samples(source string, second int) (fine, coarse sample.
 	fine = heartRate(noon.Add(time.Duration(second)*time.Second), "62")
 	fine.Metric, fine.Value.Unit = k.metric, k.unit
 	fine.Source.Name, fine.Device.Hardware = source, source+"1,1"
+	if source == app {
+		fine.Device = sample.Device{}
+	}
 	if k.lasting {
 		fine.End = fine.Start.Add(time.Minute)
 	}
@@ -73,9 +79,12 @@ func orders[T any](list []T, fn func([]T)) {
 // own or in one, as series and as documents.
 func TestSourcesStayApartInAnyOrder(t *testing.T) {
 	for _, k := range kindsOfReading {
-		for masks := range 9 {
+		for masks := range 18 {
 			sources := []reading{{source: "Phone"}, {source: "Watch"}}
-			for i, mask := range []int{masks/3 + 1, masks%3 + 1} {
+			if masks >= 9 {
+				sources[0].source = app
+			}
+			for i, mask := range []int{masks/3%3 + 1, masks%3 + 1} {
 				sources[i].fine, sources[i].named = mask&1 != 0, mask&2 != 0
 			}
 			var deliveries []sample.Sample
@@ -130,7 +139,7 @@ func (k *kindOfReading) checkOrder(t *testing.T, tier string, sources []reading,
 			got = append(got, fmt.Sprint(source, " ", fine))
 		}
 		for _, s := range sources {
-			want = append(want, fmt.Sprint(s.source, " ", s.fine))
+			want = append(want, fmt.Sprint(s.source, " ", s.fine || s.source == app))
 		}
 		slices.Sort(got)
 		slices.Sort(want)
@@ -164,9 +173,9 @@ func TestSourceIsNotedAfterConflict(t *testing.T) {
 }
 
 // sourceOf is the source that a Device reference stands for, and whether the
-// reference is to the physical device.
+// reference is to the best known device of it.
 func (w *world) sourceOf(ref string) (source string, fine bool) {
-	for _, source := range []string{"Phone", "Watch"} {
+	for _, source := range []string{"Phone", "Watch", app} {
 		known, named := kindsOfReading[0].samples(source, 0)
 		for _, s := range []*sample.Sample{&known, &named} {
 			res, err := w.p.Mapper.Map(nil, "apple", s, "p1", nil)

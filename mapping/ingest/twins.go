@@ -37,17 +37,23 @@ type channels struct {
 	Anonymous bool `json:"anonymous,omitempty"`
 	// Named are the Devices that stand for the sources of a coarse channel.
 	Named []string `json:"named,omitempty"`
+	// Plain are the Devices that stand for sources of which the channel that
+	// knows more knows no more than the name, either.
+	Plain []string `json:"plain,omitempty"`
 	// Streams are those of coarse channels.
 	Streams []string `json:"streams,omitempty"`
 }
 
-func (c *channels) learn(coarse bool, device, stream string) (news bool) {
+func (c *channels) learn(coarse, plain bool, device, stream string) (news bool) {
 	if coarse && stream != "" && !slices.Contains(c.Streams, stream) {
 		news, c.Streams = true, append(c.Streams, stream)
 	}
 	switch {
 	case !coarse:
 		news, c.Fine = !c.Fine, true
+		if plain && !slices.Contains(c.Plain, device) {
+			news, c.Plain = true, append(c.Plain, device)
+		}
 	case device == "":
 		news, c.Anonymous = news || !c.Anonymous, true
 	case !slices.Contains(c.Named, device):
@@ -64,11 +70,21 @@ func (c *channels) isCoarse(device string) bool {
 	return device == "" || slices.Contains(c.Named, strings.TrimPrefix(device, "Device/"))
 }
 
+// isPlain reports whether an Observation with that device may have come through
+// either channel.
+func (c *channels) isPlain(device string) bool {
+	return slices.Contains(c.Plain, strings.TrimPrefix(device, "Device/"))
+}
+
+// mayKnow reports whether an Observation with that device may have come through
+// a channel that knows more.
+func (c *channels) mayKnow(device string) bool { return !c.isCoarse(device) || c.isPlain(device) }
+
 // better reports whether the stored version, of a channel that knows more,
 // says what body of a coarse channel says.
 func (c *channels) better(body, current []byte) bool {
 	var a, b measured
-	return json.Unmarshal(body, &a) == nil && json.Unmarshal(current, &b) == nil && !c.isCoarse(b.Device.Reference) && a.same(&b)
+	return json.Unmarshal(body, &a) == nil && json.Unmarshal(current, &b) == nil && c.mayKnow(b.Device.Reference) && a.same(&b)
 }
 
 // learnChannels notes the kinds of channels of b.
@@ -84,11 +100,16 @@ func (r *run) learnChannels(ctx context.Context, b *batch, a *attempt) error {
 		}
 	}
 	news := false
+	learn := func(coarse bool, device, source, stream string) {
+		plain := !coarse && source != "" && !r.sourced[device+source] && device == r.p.Mapper.SourceDevice(r.q.Vendor, r.q.Patient, source).ID
+		news = a.channels.learn(coarse, plain, device, stream) || news
+	}
 	for _, g := range b.groups {
-		news = a.channels.learn(g.coarse, g.device.ID, mapping.StreamID(g.template.Identity)) || news
+		learn(g.coarse, g.device.ID, g.source, mapping.StreamID(g.template.Identity))
 	}
 	for i := range b.obs {
-		news = a.channels.learn(b.obs[i].coarse, b.obs[i].Device.ID, b.obs[i].Stream) || news
+		o := &b.obs[i]
+		learn(o.coarse, o.Device.ID, o.source, o.Stream)
 	}
 	if err := r.learnSources(ctx, b, a); err != nil {
 		return err
@@ -307,7 +328,7 @@ func (r *run) known(ctx context.Context, g *group, found []store.Presence, a *at
 	var bad error
 	err := r.find(ctx, r.p.Mapper.System(r.q.Vendor), g.metric, time.Unix(from, 0).UTC(), time.Unix(to+1, 0).UTC(), func(f *store.Found, s *stored) bool {
 		start, _, ok := s.when()
-		if !ok || s.Status == statusRetracted || a.channels.isCoarse(s.Device.Reference) {
+		if !ok || s.Status == statusRetracted || !a.channels.mayKnow(s.Device.Reference) {
 			return true
 		}
 		for _, i := range starts[start.Unix()] {
@@ -365,7 +386,7 @@ func (r *run) supersede(ctx context.Context, o *observation, a *attempt) error {
 	}
 	return r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), func(f *store.Found, s *stored) bool {
 		var there measured
-		if f.Resource.ID != o.ID && s.Status != statusRetracted && a.channels.isCoarse(s.Device.Reference) && r.standsFor(s.Device.Reference, o.source) &&
+		if f.Resource.ID != o.ID && s.Status != statusRetracted && !a.channels.mayKnow(s.Device.Reference) && r.standsFor(s.Device.Reference, o.source) &&
 			json.Unmarshal(f.Resource.JSON, &there) == nil && mine.same(&there) {
 			a.replaced = append(a.replaced, known{ref: fhir.Ref{Type: "Observation", ID: strings.Clone(f.Resource.ID)}, metric: o.Metric, json: unstamped(&f.Resource)})
 		}
@@ -471,11 +492,10 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 		return nil
 	}
 	source := fhir.Canonical + "/identifier/" + r.q.Vendor + "/source"
-	fits := func(there *measured) bool {
+	fits := func(there *measured, coarse bool) bool {
 		if !o.coarse && !r.standsFor(there.Device.Reference, o.source) {
 			return false // of another source
 		}
-		coarse := a.channels.isCoarse(there.Device.Reference)
 		if o.coarse && coarse { // one channel: only under two ids of the vendor's
 			return o.vendorID != "" && there.identifier(source) != "" && there.Device.Reference == mine.Device.Reference && mine.same(there)
 		}
@@ -487,7 +507,7 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 		if o.coarse && !before[i].coarse && o.source != "" && before[i].source != o.source {
 			continue
 		}
-		if before[i].Metric == o.Metric && json.Unmarshal(before[i].JSON, &there) == nil && fits(&there) {
+		if before[i].Metric == o.Metric && json.Unmarshal(before[i].JSON, &there) == nil && fits(&there, before[i].coarse) {
 			id, vendorID = before[i].ID, before[i].vendorID
 		}
 	}
@@ -497,14 +517,18 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 		if bad = json.Unmarshal(f.Resource.JSON, &there); bad != nil {
 			return false
 		}
-		if id == "" && s.Status != statusRetracted && fits(&there) {
-			if o.coarse && !a.channels.isCoarse(there.Device.Reference) {
+		coarse := a.channels.isCoarse(s.Device.Reference)
+		if o.coarse {
+			coarse = !a.channels.mayKnow(s.Device.Reference)
+		}
+		if id == "" && s.Status != statusRetracted && fits(&there, coarse) {
+			if o.coarse && !coarse {
 				if ok, bad = r.ofSource(ctx, s, o.Metric, o.source, a); bad != nil || !ok {
 					return bad == nil
 				}
 			}
 			id, vendorID = strings.Clone(f.Resource.ID), strings.Clone(there.identifier(source))
-			if o.coarse && !a.channels.isCoarse(there.Device.Reference) {
+			if o.coarse && !coarse {
 				a.listed = append(a.listed, fhir.Ref{Type: "Observation", ID: id})
 			}
 		}

@@ -194,7 +194,7 @@ func TestWorkoutUnderTwoIDs(t *testing.T) {
 	}
 }
 
-// TestChannelsAlikeInTiers: measurements of two sources, brought by a channel
+// TestChannelsAlikeInTiers: measurements of some sources, brought by a channel
 // that knows the device, by one that knows the source's name, or by both, are
 // each stored once, with the best known device, whatever the order and the
 // payloads, and whether as series or as documents.
@@ -208,7 +208,7 @@ func TestChannelsAlikeInTiers(t *testing.T) {
 		}
 		for range rapid.IntRange(1, 8).Draw(t, "measurements") {
 			k := rapid.SampledFrom(kindsOfReading).Draw(t, "kind")
-			second, source := rapid.IntRange(0, 2).Draw(t, "at"), rapid.SampledFrom([]string{"Watch", "Phone"}).Draw(t, "source")
+			second, source := rapid.IntRange(0, 2).Draw(t, "at"), rapid.SampledFrom([]string{"Watch", "Phone", app}).Draw(t, "source")
 			fine, coarse := k.samples(source, second)
 			fine.Value.Num = rapid.SampledFrom([]string{"62", "63.0"}).Draw(t, "value")
 			coarse.Value.Num = fine.Value.Num
@@ -227,7 +227,7 @@ func TestChannelsAlikeInTiers(t *testing.T) {
 			if which&2 != 0 {
 				deliveries = append(deliveries, coarse)
 			}
-			want = append(want, fact(k.metric, fine.Start, fine.Value.Num, source, which&1 != 0))
+			want = append(want, fact(k.metric, fine.Start, fine.Value.Num, source, which&1 != 0 || source == app))
 		}
 		payloads := slices.Collect(slices.Chunk(rapid.Permutation(deliveries).Draw(t, "order"), rapid.IntRange(1, len(deliveries)).Draw(t, "size")))
 		payloads = append(payloads, rapid.SampledFrom(payloads).Draw(t, "again"))
