@@ -100,12 +100,10 @@ func (r *run) try(ctx context.Context, b *batch, a *attempt) error {
 	if obs, err = r.once(ctx, obs, a); err != nil {
 		return err
 	}
-	if err := r.observations(ctx, b, append(obs[:len(obs):len(obs)], others...), a); err != nil {
+	if err := r.observations(ctx, b, oneEach(obs, others, a), a); err != nil {
 		return err
 	}
-	for i := range a.replaced {
-		r.retract(a, &a.replaced[i])
-	}
+	r.retractions(a)
 	if err := r.deviceWrites(ctx, b, a); err != nil {
 		return err
 	}
@@ -192,6 +190,7 @@ func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *
 	if err != nil {
 		return fhir.Wrap("ingest.observations", err)
 	}
+	better := betterStated{b: b, obs: obs}
 	for i := range obs {
 		o := &obs[i]
 		ok, err := r.covered(ctx, o.Categories)
@@ -239,6 +238,16 @@ func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *
 			if was.same {
 				a.count(o.Metric, Counts{Unchanged: 1})
 				continue
+			}
+			if o.coarse && !o.retracted && a.channels.Fine && !r.segmented(o.Metric) {
+				twice, err := better.has(ctx, r, o, a)
+				if err != nil {
+					return err
+				}
+				if twice {
+					a.withdraw(o, &was)
+					continue
+				}
 			}
 			if was.status != statusPreliminary && !o.retracted && !o.preliminary {
 				body = withStatus(body, "amended")
@@ -297,6 +306,7 @@ const statusPreliminary = "preliminary"
 type past struct {
 	status  string
 	current []byte // the current version
+	version fhir.Resource
 	body    []byte // to be written: with the known device where the sample is vague
 	kept    bool   // the known device stands
 	same    bool   // nothing to write
@@ -311,7 +321,7 @@ func (r *run) earlier(ctx context.Context, ref fhir.Ref, o *observation) (was pa
 	if o.joined && !v.Deleted && !o.retracted {
 		o.complete(v.JSON)
 	}
-	was.status, was.current, was.body = statusOf(v.JSON), v.JSON, o.JSON
+	was.status, was.current, was.version, was.body = statusOf(v.JSON), v.JSON, v, o.JSON
 	if o.Vague {
 		was.body, was.kept = mapping.KeepSource(o.JSON, v.JSON)
 	}

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"math"
@@ -363,37 +364,6 @@ func (r *run) known(ctx context.Context, g *group, found []store.Presence, a *at
 	return fhir.Wrap("ingest.known", err)
 }
 
-// standsFor reports whether a Device of a coarse channel may stand for source: it
-// is made of the name of the source, or there is none and any may be meant.
-func (r *run) standsFor(device, source string) bool {
-	return device == "" || device == "Device/"+r.p.Mapper.SourceDevice(r.q.Vendor, r.q.Patient, source).ID
-}
-
-// supersede takes back what a coarse channel said before of o, a restated
-// Observation of a channel that knows more. What that channel said of another
-// source is another measurement.
-func (r *run) supersede(ctx context.Context, o *observation, a *attempt) error {
-	if o.coarse || !a.channels.coarse() || r.segmented(o.Metric) {
-		return nil
-	}
-	var mine measured
-	if err := json.Unmarshal(o.JSON, &mine); err != nil {
-		return fhir.Wrap("ingest.supersede", err)
-	}
-	from, _, ok := mine.when()
-	if !ok {
-		return nil
-	}
-	return r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), func(f *store.Found, s *stored) bool {
-		var there measured
-		if f.Resource.ID != o.ID && s.Status != statusRetracted && !a.channels.mayKnow(s.Device.Reference) && r.standsFor(s.Device.Reference, o.source) &&
-			json.Unmarshal(f.Resource.JSON, &there) == nil && mine.same(&there) {
-			a.replaced = append(a.replaced, known{ref: fhir.Ref{Type: "Observation", ID: strings.Clone(f.Resource.ID)}, metric: o.Metric, json: unstamped(&f.Resource)})
-		}
-		return true
-	})
-}
-
 // confirm has the Provenance of this commit name what another stream has, once
 // for each pair.
 func (r *run) confirm(ctx context.Context, ref fhir.Ref, stream, own string, a *attempt) error {
@@ -435,7 +405,7 @@ func (r *run) once(ctx context.Context, obs []observation, a *attempt) ([]observ
 	}
 	out := make([]observation, 0, len(obs))
 	at := map[string]int{}
-	for i := range obs {
+	for _, i := range finerFirst(obs) {
 		o := obs[i]
 		switch {
 		case r.segmented(o.Metric):
@@ -450,7 +420,7 @@ func (r *run) once(ctx context.Context, obs []observation, a *attempt) ([]observ
 		}
 		if j, twice := at[o.ID]; twice {
 			a.count(o.Metric, Counts{Dropped: 1})
-			if o.confirms(&out[j]) {
+			if o.confirms(&out[j]) || o.seq < out[j].seq {
 				continue
 			}
 			if o.joined {
@@ -462,7 +432,22 @@ func (r *run) once(ctx context.Context, obs []observation, a *attempt) ([]observ
 		at[o.ID] = len(out)
 		out = append(out, o)
 	}
+	slices.SortFunc(out, func(x, y observation) int { return cmp.Compare(x.seq, y.seq) })
 	return out, nil
+}
+
+// finerFirst are the places of obs, those of coarse channels last: what another
+// channel says of their measurements in the same payload is known then.
+func finerFirst(obs []observation) []int {
+	var finer, coarse []int
+	for i := range obs {
+		if obs[i].coarse {
+			coarse = append(coarse, i)
+		} else {
+			finer = append(finer, i)
+		}
+	}
+	return append(finer, coarse...)
 }
 
 // segmented reports whether a row is made of segments: it has its own rule.
