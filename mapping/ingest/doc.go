@@ -94,9 +94,14 @@
 //   - What the store has from the coarse channel gets what the other one knows
 //     (device, metadata) as a new version under the identity that it has.
 //   - A restated value that a coarse channel had stated before takes back what
-//     that channel said.
+//     that channel said of the same source. The coarse channel that repeats it,
+//     or restates its own to it, confirms it.
 //
-// Two sources of one channel that say the same are two measurements. Two ids
+// Two sources that say the same are two measurements, whichever channels bring
+// them: a source is known by its name, its stream or its Device. Where no
+// channel knows a device, the Device made of the name stands for both channels
+// (channels.Plain), and what carries it may be of either. Within one payload
+// the document of the channel that knows more comes before a coarse one. Two ids
 // that an app gives one workout (same source, type, start and end) are one. A
 // document that is stored under another id has that id in the room
 // ingest/same/ID; the rooms ingest/channels and ingest/heard hold which kinds

@@ -172,6 +172,26 @@ func TestSourceIsNotedAfterConflict(t *testing.T) {
 	}
 }
 
+// TestPlainDeviceStandsForItsSource: what a coarse channel brought of an app is
+// not another source's, also while the payload that shows that no channel knows
+// a device of the app is being stored.
+func TestPlainDeviceStandsForItsSource(t *testing.T) {
+	for _, k := range kindsOfReading {
+		w := newWorld(t)
+		_, first := k.samples(app, 0)
+		_, watch := k.samples("Watch", 0)
+		other, _ := k.samples(app, 9)
+		for i, p := range [][]sample.Sample{{first}, {other, watch}} {
+			if _, err := w.take(fmt.Sprint(i), p...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := len(w.chart(k.metric)); n != 3 {
+			t.Errorf("%s endless=%t: %d Observations, want 3", k.metric, k.endless, n)
+		}
+	}
+}
+
 // sourceOf is the source that a Device reference stands for, and whether the
 // reference is to the best known device of it.
 func (w *world) sourceOf(ref string) (source string, fine bool) {

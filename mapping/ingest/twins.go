@@ -181,6 +181,9 @@ func (r *run) ofSource(ctx context.Context, s *stored, metric, source string, a 
 	}
 	if id == "" {
 		id = strings.TrimPrefix(s.Device.Reference, "Device/")
+		if a.channels.isPlain(id) { // its name is all there is
+			return r.standsFor(s.Device.Reference, source), nil
+		}
 	}
 	raw, err := r.p.Store.Get(ctx, r.sourceKey(id))
 	return raw == nil || strings.Contains(string(raw), sourceHash(source)), fhir.Wrap("ingest.channels", err)
