@@ -17,7 +17,8 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// witnessed is what an AuditEvent says, read from its text as it is committed.
+// witnessed holds the content of an AuditEvent, read from its text as it is
+// committed.
 type witnessed struct {
 	patient string
 	refs    []string // of data entities, without versions
