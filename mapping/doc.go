@@ -72,7 +72,9 @@
 // One a commit. Its targets are the patient, the stream of every new sample,
 // once, as {"type":"Observation","identifier":{…/identifier/series}}, and one
 // by one every other Observation, new version and Device; the same whether
-// samples are stored as series or as documents.
+// samples are stored as series or as documents. Its agents are those of US
+// Core: the vendor's Organization as author, this server's as transmitter and,
+// on whose behalf the software assembled it, as assembler.
 //
 // # Time
 //

@@ -62,7 +62,7 @@ func (r *reader) Write(b []byte) (int, error) {
 
 const (
 	longDocs = 3000
-	// slack is what may come after the end: the rest of a part.
+	// slack bounds the bytes that may follow the end of a right: the rest of a part.
 	slack = 64<<10 + 2048
 )
 
@@ -89,7 +89,8 @@ func longWorld(f fault) (w *world, backend, person token) {
 	return w, backend, person
 }
 
-// endings are what ends the right of a token; n is its number.
+// endings lists the ways in which the right of a token can end; n is the number
+// of the case.
 var endings = map[string]struct { // read only
 	person bool
 	end    func(w *world, k *token, n int)

@@ -17,7 +17,8 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// witnessed is what an AuditEvent says, read from its text as it is committed.
+// witnessed holds the content of an AuditEvent, read from its text as it is
+// committed.
 type witnessed struct {
 	patient string
 	refs    []string // of data entities, without versions
@@ -211,6 +212,10 @@ func (w *world) whose(ref string) map[string]bool {
 // ids are the ids of this test's resources in a query.
 var ids = regexp.MustCompile(`\b[a-z][0-9]\b`)
 
+// sealed is the parameter of a page link: random characters, among which there
+// may be an id.
+var sealed = regexp.MustCompile(`__page=[^&\s]*`)
+
 // onRecord holds an answer to the events of its request: each resource that it
 // tells of is named in an event of its patient, and no event of a patient
 // names what is another's.
@@ -240,7 +245,7 @@ func (w *world) onRecord(method, path, request string, a *answer) error {
 				return fmt.Errorf("%s %s: the event of %s names %s of %v", method, path, e.patient, ref, owners)
 			}
 		}
-		for _, id := range ids.FindAllString(e.query, -1) {
+		for _, id := range ids.FindAllString(sealed.ReplaceAllString(e.query, ""), -1) {
 			for _, typ := range shared {
 				if owners := w.whose(typ + "/" + id); owners != nil && !owners[e.patient] && !owners[""] {
 					return fmt.Errorf("%s %s: the query in the event of %s names %s/%s of %v: %s", method, path, e.patient, typ, id, owners, e.query)

@@ -10,7 +10,7 @@ import (
 	"sync"
 )
 
-// atOnce is how many bodies of a kind arrive at the same time.
+// atOnce is the number of bodies of a kind that arrive at the same time.
 const atOnce = 4
 
 // memory sends bodies that are small on the wire or costly to look at, several

@@ -114,13 +114,15 @@ func (s *Service) admit(op string, ref fhir.Ref, body []byte, l *links) (fhir.Re
 	return res, nil
 }
 
-// writable answers whether the type can be written at all, and by this token.
+// writable returns an error unless this token may write the type and the
+// server stores it. What a token does not cover is 403 whatever the server
+// has.
 func writable(rq *Request, op string, may access.Interaction, typ string) error {
-	if err := known(op, typ); err != nil {
-		return err
-	}
 	if typ == "AuditEvent" {
 		return fhir.Errorf(fhir.NotAllowed, op, "AuditEvents are written by the server alone")
 	}
-	return rq.may(op, may, typ)
+	if err := rq.may(op, may, typ); err != nil {
+		return err
+	}
+	return known(op, typ)
 }

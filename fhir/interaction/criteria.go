@@ -26,10 +26,10 @@ type criteria struct {
 
 // criteriaOf reads criteria, with or without a leading "?" or "Type?".
 func (s *Service) criteriaOf(rq *Request, op, what, line, typ, raw string) (*criteria, error) {
-	if err := known(op, typ); err != nil {
+	if err := rq.may(op, access.Search, typ); err != nil {
 		return nil, err
 	}
-	if err := rq.may(op, access.Search, typ); err != nil {
+	if err := known(op, typ); err != nil {
 		return nil, err
 	}
 	raw = strings.TrimPrefix(strings.TrimPrefix(raw, typ+"?"), "?")

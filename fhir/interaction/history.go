@@ -47,10 +47,10 @@ func (s *Service) History(ctx context.Context, rq *Request, ref fhir.Ref, h Hist
 }
 
 func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.Ref, h HistoryQuery) (*Page, map[string]bool, error) {
-	if err := known(op, ref.Type); err != nil {
+	if err := rq.may(op, access.Read, ref.Type); err != nil {
 		return nil, nil, err
 	}
-	if err := rq.may(op, access.Read, ref.Type); err != nil {
+	if err := known(op, ref.Type); err != nil {
 		return nil, nil, err
 	}
 	if !fhir.ValidID(ref.ID) {

@@ -48,10 +48,10 @@ func (s *Service) readOne(ctx context.Context, rq *Request, interaction, op stri
 }
 
 func (s *Service) look(rq *Request, op string, ref fhir.Ref, get func() (fhir.Resource, *access.Facts, error)) (fhir.Resource, *access.Facts, error) {
-	if err := known(op, ref.Type); err != nil {
+	if err := rq.may(op, access.Read, ref.Type); err != nil {
 		return fhir.Resource{}, nil, err
 	}
-	if err := rq.may(op, access.Read, ref.Type); err != nil {
+	if err := known(op, ref.Type); err != nil {
 		return fhir.Resource{}, nil, err
 	}
 	if !fhir.ValidID(ref.ID) {

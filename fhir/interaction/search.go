@@ -44,10 +44,10 @@ type results struct {
 }
 
 func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, at store.T) (*Page, *found, error) {
-	if err := known(op, typ); err != nil {
+	if err := rq.may(op, access.Search, typ); err != nil {
 		return nil, nil, err
 	}
-	if err := rq.may(op, access.Search, typ); err != nil {
+	if err := known(op, typ); err != nil {
 		return nil, nil, err
 	}
 	q, asked, err := s.parse(typ, raw, rq.Lenient)

@@ -313,6 +313,9 @@ func TestExamples(t *testing.T) {
 		for code, have := range v.ByParam {
 			p, _ := search.Lookup(head.ResourceType, code)
 			for _, x := range have {
+				if x.Unvalued {
+					continue // marks an element for :missing; there is nothing to search for
+				}
 				m := search.NoModifier
 				if p.Kind == search.KindReference && x.HasSystem {
 					m = search.ModIdentifier

@@ -11,7 +11,7 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// demoZone is where the invented wearers live.
+// demoZone returns the time zone of the invented wearers.
 func demoZone() *time.Location {
 	l, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {

@@ -44,8 +44,8 @@ func (m *Main) serveMetrics(s *http.Server, l net.Listener) error {
 
 var release = regexp.MustCompile(`^v?([0-9]+\.[0-9]+\.[0-9]+)(-[0-9]+-g[0-9a-f]+)?(-dirty)?$`)
 
-// publicVersion is what everybody may know of the version: the release, and
-// nothing of the commit it was built from (ASVS 13.4.6).
+// publicVersion returns the release in a version, without the commit that it
+// was built from (ASVS 13.4.6).
 func publicVersion(v string) string {
 	if m := release.FindStringSubmatch(v); m != nil {
 		return m[1]

@@ -50,8 +50,8 @@ func adminCalls() map[string][]string {
 	}
 }
 
-// refusedCalls are those of adminCalls that the server refuses, because what
-// they name is not there, before there is anything to record.
+// refusedCalls lists the calls of adminCalls that the server refuses before there
+// is anything to record, because they name something that does not exist.
 var refusedCalls = map[string]bool{
 	"GET /quarantine/show?id=none": true,
 	"GET /patient/show?id=nobody":  true,

@@ -49,7 +49,7 @@ func (p paced) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 const (
-	// writeGrace is how long in all the client may keep an answer waiting.
+	// writeGrace bounds the total time that a client may keep an answer waiting.
 	writeGrace = 30 * time.Second
 	// writeRate is the minimum transfer rate in bytes per second. Every writeRate
 	// bytes that were taken give back a second of writeGrace.

@@ -269,7 +269,7 @@ func (m *Main) open(ctx context.Context) error {
 		return err
 	}
 	m.adapters = vendors.All()
-	for _, step := range []func(context.Context) error{m.openAudit, m.openAccess, m.openFHIR, m.openIngest} {
+	for _, step := range []func(context.Context) error{m.openAudit, m.openAccess, m.openFHIR, m.openIngest, m.openOrganizations} {
 		if err := step(ctx); err != nil {
 			return err
 		}

@@ -215,8 +215,8 @@ func (m *Main) healthy() error {
 	return spaceError(m.store.Space())
 }
 
-// spaceError is what /readyz says of a disk that is full, nil of any other. It
-// names no directory: that is for the log and for store stat.
+// spaceError returns the error that /readyz shows for a full disk, or nil. It
+// names no directory: only the log and store stat do.
 func spaceError(s pebblestore.Space) error {
 	if !s.Full() {
 		return nil
@@ -224,7 +224,7 @@ func spaceError(s pebblestore.Space) error {
 	return fmt.Errorf("the disk is full: %d MiB are free, and the server keeps %d MiB in reserve", s.Free>>20, s.Reserve>>20)
 }
 
-// settings are what the CapabilityStatement of this configuration is made of.
+// settings returns the input of the CapabilityStatement for this configuration.
 func (m *Main) settings() capability.Settings {
 	const bulkIG = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/"
 	const backport = "http://hl7.org/fhir/uv/subscriptions-backport/"

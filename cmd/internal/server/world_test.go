@@ -31,7 +31,8 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// settings are those of a server on a free port, changed by name.
+// settings returns the configuration of a server on a free port, with the named
+// settings changed.
 func settings(t *testing.T, dir string, set map[string]string) *config.Config {
 	t.Helper()
 	all := map[string]string{"data": dir, "listen": "127.0.0.1:0"}
@@ -82,7 +83,7 @@ func (m *Main) shut(t *testing.T) {
 	m.subs, m.exporter, m.consents, m.store = nil, nil, nil, nil
 }
 
-// versionOfTest is what git describe says of a commit behind no release.
+// versionOfTest has the form that git describe prints when there is no release.
 const versionOfTest = "0123abc-dirty"
 
 // running is a server that listens, and what it has printed.

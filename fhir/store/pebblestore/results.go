@@ -213,8 +213,9 @@ func (rs *results) release(r *result) {
 
 func (rs *results) unref(r *result) {
 	if r.refs--; r.refs == 0 && r.file != nil {
-		// What is left of it goes at the next start.
-		_ = r.file.removeLocked()
+		if err := r.file.removeLocked(); err != nil {
+			return // the next start removes what is left of it
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -75,7 +76,7 @@ func BenchmarkBackendToken(b *testing.B) {
 	rs := must(w.reg.Add(b.Context(), client.Client{Name: "RS384", JWKS: must(json.Marshal(m{"keys": []any{j}})), Scope: "system/*.rs"}))
 	signRS := func() string {
 		h := jws.NewHeaders()
-		if err := h.Set(jws.KeyIDKey, "k1"); err != nil {
+		if err := errors.Join(h.Set(jws.KeyIDKey, "k1"), h.Set(jws.TypeKey, "JWT")); err != nil {
 			b.Fatal(err)
 		}
 		c := m{"iss": rs.ID, "sub": rs.ID, "aud": w.base + token.Path, "jti": rand.Text(), "exp": w.clock.now().Add(4 * time.Minute).Unix()}

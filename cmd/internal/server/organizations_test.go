@@ -1,0 +1,86 @@
+package server
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"pulsegate/cmd/internal/admin"
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+// TestProvenanceByUSCore holds the Provenance of ingested data to US Core
+// Provenance: an author and a transmitter, each a reference that resolves, and
+// an Organization on whose behalf the software assembled it.
+func TestProvenanceByUSCore(t *testing.T) {
+	m, err := opened(t, t.TempDir(), t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, by := operator{m}, admin.Operator{Name: "uid:0"}
+	p, err := o.AddPatient(t.Context(), by, admin.NewPatient{Given: "Ada", Family: "Beispiel"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.GrantConsent(t.Context(), by, admin.NewConsent{Patient: p.ID, Vendor: "apple"}); err != nil {
+		t.Fatal(err)
+	}
+	const payload = `<?xml version="1.0"?><HealthData><Record type="HKQuantityTypeIdentifierBodyMass" sourceName="Scale" unit="kg" ` +
+		`startDate="2026-10-01 08:00:00 +0200" endDate="2026-10-01 08:00:00 +0200" value="62"/></HealthData>`
+	if _, err := o.Ingest(t.Context(), by, admin.IngestRequest{Patient: p.ID, Vendor: "apple", Name: "export.xml"}, strings.NewReader(payload)); err != nil {
+		t.Fatal(err)
+	}
+	q, err := search.Parse("Provenance", nil, search.ParseOptions{Base: m.fhirBase()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	err = m.store.Find(t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
+		found++
+		checkAgents(t, m, f.Resource.JSON)
+		return true
+	})
+	if err != nil || found != 1 {
+		t.Fatalf("%d Provenances, %v", found, err)
+	}
+}
+
+func checkAgents(t *testing.T, m *Main, body []byte) {
+	type reference struct{ Reference string }
+	var prov struct {
+		Agent []struct {
+			Type struct{ Coding []struct{ Code string } }
+			Who  reference
+			On   *reference `json:"onBehalfOf"`
+		}
+	}
+	if err := json.Unmarshal(body, &prov); err != nil {
+		t.Fatal(err)
+	}
+	resolves := func(r reference) bool {
+		ref, ok := fhir.ParseRef(r.Reference)
+		if !ok {
+			return false
+		}
+		there, err := m.known(t.Context(), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return there
+	}
+	got := map[string]bool{}
+	for _, a := range prov.Agent {
+		got[a.Type.Coding[0].Code] = resolves(a.Who)
+		if a.On != nil {
+			got["onBehalfOf"] = resolves(*a.On)
+		}
+	}
+	for _, want := range []string{"author", "transmitter", "onBehalfOf"} {
+		if !got[want] {
+			t.Errorf("%s does not resolve to a resource: %s", want, body)
+		}
+	}
+}
