@@ -64,7 +64,7 @@
 // ingest/night/PATIENT/VENDOR/SOURCE, in the same batch, which time they cover.
 // When the payload has been read to its end, or an error, the nights of that
 // time are made again of every stored segment of the source (see
-// mapping/sleep), whichever payload or channel brought it, 30 days a commit; a
+// mapping/sleep), whichever payload or channel brought it, 90 days a commit; a
 // run that was interrupted leaves the rest to the next one. So the order, the
 // split and the repetition of payloads do not matter.
 //

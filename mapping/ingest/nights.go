@@ -21,7 +21,7 @@ import (
 
 const (
 	// piece is how many days of nights one commit makes again.
-	piece = 30 * day
+	piece = 90 * day
 	// around is how much beside a piece is read: sessions that reach into it,
 	// and those that end on the same days as these.
 	around = 4 * day
