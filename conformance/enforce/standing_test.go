@@ -63,7 +63,7 @@ func (r *reader) Write(b []byte) (int, error) {
 const (
 	longDocs = 3000
 	// slack bounds the bytes that may follow the end of a right: the rest of a part.
-	slack = 64<<10 + 2048
+	slack = 256<<10 + 2048
 )
 
 // longWorld holds one patient with a good megabyte of Observations, open to

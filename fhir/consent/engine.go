@@ -90,10 +90,11 @@ type entry struct {
 	held  []string            // ids that holders lists for this patient, sorted
 }
 
-// settled reports whether the entry answers without reading.
-func (en *entry) settled(now time.Time) bool {
+// settled reports whether the entry answers without reading. The clock is asked
+// only for an entry that could not be read.
+func (en *entry) settled(clock func() time.Time) bool {
 	if en.err != nil {
-		return (en.again.IsZero() || now.Before(en.again)) && len(en.stale) == 0
+		return (en.again.IsZero() || clock().Before(en.again)) && len(en.stale) == 0
 	}
 	return en.book != nil && len(en.stale) == 0
 }
@@ -217,14 +218,13 @@ func (e *Engine) entryOf(patient string) *entry {
 // acknowledged before the call.
 func (e *Engine) book(ctx context.Context, patient string) (*book, error) {
 	for {
-		now := e.opts.Clock()
 		e.mu.Lock()
 		if el := e.books[patient]; el == nil && !fhir.ValidID(patient) {
 			e.mu.Unlock()
 			return nil, fhir.Errorf(fhir.Invalid, "consent.load", "patient is not an id")
 		}
 		en := e.entryOf(patient)
-		if en.settled(now) {
+		if en.settled(e.opts.Clock) {
 			b, err := en.book, en.err
 			e.mu.Unlock()
 			if err != nil {
@@ -244,16 +244,16 @@ func (e *Engine) book(ctx context.Context, patient string) (*book, error) {
 func (e *Engine) refresh(ctx context.Context, en *entry) (b *book, err error, ok bool) {
 	en.reading.Lock()
 	defer en.reading.Unlock()
-	now := e.opts.Clock()
 	e.mu.Lock()
 	if el := e.books[en.patient]; el == nil || el.Value.(*entry) != en {
 		e.mu.Unlock()
 		return nil, nil, false
 	}
-	if en.settled(now) { // another caller has read it
+	if en.settled(e.opts.Clock) { // another caller has read it
 		defer e.mu.Unlock()
 		return en.book, en.err, true
 	}
+	now := e.opts.Clock()
 	// Until it is read again the entry answers nobody: the others wait for
 	// reading.
 	stale := en.stale

@@ -10,10 +10,11 @@ import (
 	"pulsegate/fhir/access"
 )
 
-// askEvery is how many bytes of an answer are sent before it is asked again
-// whether the caller may have the rest. What a kernel holds of a connection is
-// out of reach.
-const askEvery = 64 << 10
+// askEvery is the number of bytes of an answer that are sent between two
+// questions whether the caller may have the rest. An ordinary page of a search
+// is shorter and is written at once. Kernels hold more of a connection than
+// this anyway.
+const askEvery = 256 << 10
 
 // asking is the body of every answer to a token. A long one is sent in parts,
 // at the pace at which its reader takes them; when the grant has ended, the
