@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// Factor is how many bytes of memory a byte of a body takes at most: the
+	// Factor is the greatest number of bytes of memory per byte of a body: the
 	// body, its compact form, the tree of its values, the canonical and the stored
 	// form, and the rows of the commit.
 	Factor = 10
@@ -40,8 +40,8 @@ func New(limit int64) *Budget { return &Budget{limit: limit} }
 // Used returns the bytes that are reserved now.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
-// Held is what one request has reserved. It is used by the request's own
-// goroutines one after the other.
+// Held holds the reservation of one request. It is not safe for concurrent use:
+// the goroutines of a request use it one after the other.
 type Held struct {
 	b *Budget
 	n int64

@@ -16,8 +16,8 @@ import (
 // blockSize is how much is read before it is disclosed and written.
 const blockSize = 256 << 10
 
-// partSize is how much of a block is written before the consents are asked
-// again. A resource that is larger is written whole.
+// partSize is the number of bytes of a block that are written between two
+// checks of the consents. A resource that is larger is written whole.
 const partSize = 64 << 10
 
 // deletedPerBundle bounds the entries of one transaction Bundle of deletions.

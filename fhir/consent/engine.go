@@ -72,7 +72,7 @@ type change struct {
 	commit  store.T
 }
 
-// remembered is how many changes are told apart.
+// remembered bounds the number of recent changes that are told apart.
 const remembered = 4096
 
 // entry is one patient's book on its way. The fields below mu belong to

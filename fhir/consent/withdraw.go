@@ -10,7 +10,8 @@ import (
 	"pulsegate/fhir"
 )
 
-// Taking is what a patient takes back: everything, or the data of one vendor.
+// Taking describes a withdrawal by a patient: of everything, or of the data of
+// one vendor.
 type Taking struct {
 	Patient string   // id
 	Vendor  string   // "" all
@@ -22,9 +23,9 @@ type Taking struct {
 	NewID      func() string // for the Consents that are made
 }
 
-// Withdrawal is how a Taking changes a patient's Consents. Once all of it is
-// stored, no Consent permits anything of what was taken back, and all that was
-// denied is still denied.
+// Withdrawal holds the changes that a Taking makes to a patient's Consents. Once
+// all of them are stored, no Consent permits any of the withdrawn data, and all
+// that was denied is still denied.
 type Withdrawal struct {
 	Ended    []fhir.Resource // inactive now
 	Narrowed []fhir.Resource // active, and no longer about the vendor

@@ -289,7 +289,7 @@ func (s *Service) batchEntry(ctx context.Context, rq *Request, e *entry, room in
 	return wrote(w)
 }
 
-// preconditions are those of an entry.
+// preconditions parses the conditional elements of the entry's request.
 func (e *entry) preconditions() (p Preconditions, err error) {
 	if p.IfMatch, err = ParseTags(e.IfMatch); err == nil {
 		p.IfNoneMatch, err = ParseTags(e.IfNoneMatch)

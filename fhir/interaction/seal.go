@@ -36,7 +36,8 @@ type pageSealer struct {
 	secret []byte // of nonces
 }
 
-// pagePoint is what a page link says: the snapshot, and where to go on.
+// pagePoint holds the content of a page link: the snapshot, and the position
+// after which the next page begins.
 type pagePoint struct {
 	at    store.T
 	after string

@@ -33,8 +33,8 @@ func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at
 // results gathers a page.
 type results struct {
 	page *Page
-	// patients are those whom the page is about: true when a match is theirs,
-	// false when the query names them or they come with an include.
+	// patients holds the patients that the page concerns: true for the patient of
+	// a match, false for one that the query names or an include brings.
 	patients map[string]bool
 	seen     map[fhir.Ref]bool
 	last     search.Position
@@ -235,8 +235,8 @@ func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *asked, e
 	return q, &asked{typ: typ, pairs: pairs, single: q.Patient, base: s.Base}, nil
 }
 
-// links are self, with the parameters that were honoured, and next. What bound
-// names is what the link of the next page holds for.
+// links returns self, with the parameters that were honoured, and next. The
+// link of the next page is valid only for the caller and search in bound.
 func (s *Service) links(ctx context.Context, q *search.Query, bound []byte, at store.T, res *results) ([]link, error) {
 	self := s.Base + "/" + q.Type
 	sep := "?"

@@ -22,8 +22,8 @@ func disclosedOf(o *stored) disclosed {
 	return disclosed{o.res.Ref(), o.res.Version, o.facts.Patient}
 }
 
-// told is what an answer tells beside what it reads or writes by name: the
-// resources that criteria found, and the criteria.
+// told collects the disclosures of an answer beyond the resources that the
+// request names: the resources that criteria found, and the criteria.
 type told struct {
 	seen  []disclosed
 	asked []found

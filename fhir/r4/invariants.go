@@ -73,7 +73,7 @@ func quantityRules(v *fastjson.Value, r reporter) {
 	}
 }
 
-// unitRules are what Age, Count and Distance have in common.
+// unitRules checks the invariants that Age, Count and Distance share.
 func unitRules(v *fastjson.Value, r reporter, key string) {
 	quantityRules(v, r)
 	if v.Exists("value") && !has(v, "code") {

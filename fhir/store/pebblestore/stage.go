@@ -55,8 +55,11 @@ type stage struct {
 // error in reading has it.
 func (s *stage) close() {
 	if s.ids != nil {
-		_ = s.ids.Close()
+		ids := s.ids
 		s.ids = nil
+		if err := ids.Close(); err != nil {
+			return // the read that met the error has reported it
+		}
 	}
 }
 
