@@ -18,6 +18,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 )
@@ -41,7 +42,7 @@ type world struct {
 	x        *Exporter
 	opts     Options
 	consents *consents
-	now      time.Time
+	clock    *clocktest.Clock
 }
 
 func newWorld(t *testing.T) *world {
@@ -50,12 +51,12 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, st: st, consents: &consents{withdrawn: map[string]bool{}}, now: time.Now()}
+	w := &world{t: t, st: st, consents: &consents{withdrawn: map[string]bool{}}, clock: clocktest.At(time.Now())}
 	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: "https://pulse.example.org"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.opts = Options{Store: st, Audit: rec, Clock: func() time.Time { return w.now }, Rand: rand.Reader, Base: base,
+	w.opts = Options{Store: st, Audit: rec, Clock: w.clock.Now, Rand: rand.Reader, Base: base,
 		GrantFor: func(context.Context, string, string) (*access.Grant, error) {
 			return w.caller("ehr").Principal.Grant, nil
 		}}
@@ -328,7 +329,7 @@ func TestOwnJobsOnlyDeleteExpiryLimits(t *testing.T) {
 	}
 	id = w.kick(c, Request{Level: System})
 	w.manifest(c, id)
-	w.now = w.now.Add(25 * time.Hour)
+	w.clock.Add(25 * time.Hour)
 	if _, err := w.x.Status(ctx, c, id); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("after a day: %v", err)
 	}

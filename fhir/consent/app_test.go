@@ -8,6 +8,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/r4"
 )
@@ -53,16 +54,16 @@ func TestForApp(t *testing.T) {
 // An allowance opens what it says to the one authorization, collects nothing,
 // and ends with a later withdrawal of what covered the same.
 func TestAppSeesWhatWasAllowed(t *testing.T) {
-	clock := now
+	clock := clocktest.At(now)
 	s := newShelf()
-	e, err := consent.New(consent.Options{Store: s, Clock: func() time.Time { return clock }})
+	e, err := consent.New(consent.Options{Store: s, Clock: clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
 	app := func() access.Consents { return e.Under("a1") }
 	allow := func(id string) fhir.Resource {
 		a := allowance()
-		a.ID, a.From = id, clock
+		a.ID, a.From = id, clock.Now()
 		r, err := consent.ForApp(a)
 		if err != nil {
 			t.Fatal(err)
@@ -71,7 +72,7 @@ func TestAppSeesWhatWasAllowed(t *testing.T) {
 		return r
 	}
 	put := func(r fhir.Resource) {
-		r.JSON = fhir.Stamp(r.JSON, r.Type, r.ID, 1, clock)
+		r.JSON = fhir.Stamp(r.JSON, r.Type, r.ID, 1, clock.Now())
 		s.put("p1", r)
 	}
 	r := allow("app-a1")
@@ -97,7 +98,7 @@ func TestAppSeesWhatWasAllowed(t *testing.T) {
 
 	apple := grant(t, consent.Terms{ID: "apple", Vendor: "apple"})
 	put(apple)
-	clock = clock.Add(time.Hour)
+	clock.Add(time.Hour)
 	withdrawn, err := consent.Withdraw(apple)
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +107,7 @@ func TestAppSeesWhatWasAllowed(t *testing.T) {
 	if app().Permits("heartbook", heart) || !app().Permits("heartbook", obs("oura", "", "vital-signs")) {
 		t.Error("a withdrawal ends what it had covered, and nothing else")
 	}
-	clock = clock.Add(time.Hour)
+	clock.Add(time.Hour)
 	allow("app-again")
 	if !app().Permits("heartbook", heart) {
 		t.Error("allowed anew after the withdrawal")
@@ -125,7 +126,7 @@ func TestAppSeesWhatWasAllowed(t *testing.T) {
 	}
 	put(ended)
 	again := allow("app-again")
-	clock = allowance().Until
+	clock.Set(allowance().Until)
 	if app().Permits("heartbook", obs("oura", "", "vital-signs")) {
 		t.Error("seen after the end")
 	}

@@ -25,6 +25,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping"
@@ -101,14 +102,7 @@ func newWorldOn(t tester, dir string, fs vfs.FS) (w *world, done func()) {
 			t.Error(err)
 		}
 	}
-	now := time.Date(2026, 12, 15, 12, 0, 0, 0, time.UTC)
-	var mu sync.Mutex
-	clock := func() time.Time {
-		mu.Lock()
-		defer mu.Unlock()
-		now = now.Add(time.Millisecond)
-		return now
-	}
+	clock := clocktest.Ticking(time.Date(2026, 12, 15, 12, 0, 0, 0, time.UTC), time.Millisecond).Now
 	rec, err := audit.NewRecorder(audit.Options{Store: db, Clock: clock, Rand: rand.Reader, Observer: "https://example.org"})
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/store"
 )
 
@@ -198,11 +199,11 @@ func TestNightOfClockChange(t *testing.T) {
 // final with the first delivery after it cannot.
 func TestNightInProgress(t *testing.T) {
 	w := newWorld(t)
-	now := time.Date(2026, 4, 15, 5, 10, 0, 0, time.UTC)
-	w.p.Clock = func() time.Time { return now }
+	clock := clocktest.At(time.Date(2026, 4, 15, 5, 10, 0, 0, time.UTC))
+	w.p.Clock = clock.Now
 	w.must("apple", "a.json", push(append(slices.Clone(lateEvening), smallHours...)...))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, preliminary")
-	now = now.Add(4 * time.Hour)
+	clock.Add(4 * time.Hour)
 	w.must("apple", "b.json", hae(`{"name":"step_count","units":"count","data":[{"date":"2026-04-15 08:12:00 +0200","qty":11,"source":"Band"}]}`))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, final")
 }

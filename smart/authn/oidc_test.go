@@ -19,6 +19,7 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jws"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/smart/authn"
 )
 
@@ -104,8 +105,8 @@ func (h *hospital) provider(now func() time.Time) *authn.Provider {
 func TestProvider(t *testing.T) {
 	h := newHospital(t)
 	at := time.Now()
-	now := func() time.Time { return at }
-	p := h.provider(now)
+	clock := clocktest.At(at)
+	p := h.provider(clock.Now)
 	begin := func() (url.Values, authn.Outward) {
 		t.Helper()
 		to, o, err := p.Begin(context.Background(), authn.PhishingResistant, false)
@@ -194,7 +195,7 @@ func TestProvider(t *testing.T) {
 		}
 	}
 	// A new key of the provider is found.
-	at = at.Add(time.Minute)
+	clock.Add(time.Minute)
 	h.publish(newKey(t, "two"))
 	_, o = begin()
 	if _, err := p.Finish(context.Background(), o, answer(o)); err != nil {

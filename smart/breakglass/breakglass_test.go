@@ -14,6 +14,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/smart/breakglass"
 )
@@ -25,9 +26,9 @@ func (nobody) Permits(string, *access.Facts) bool { return false }
 // TestOverAgainstAModel: whatever is opened, ended and waited for, a user sees
 // exactly the patients whose opening holds.
 func TestOverAgainstAModel(t *testing.T) {
-	now := time.Unix(1e9, 0)
+	clock := clocktest.At(time.Unix(1e9, 0))
 	var log strings.Builder
-	s, err := pebblestore.Open(filepath.Join(t.TempDir(), "s"), pebblestore.Options{Clock: func() time.Time { return now }, Logger: slog.New(slog.DiscardHandler), CacheBytes: 1 << 20})
+	s, err := pebblestore.Open(filepath.Join(t.TempDir(), "s"), pebblestore.Options{Clock: clock.Now, Logger: slog.New(slog.DiscardHandler), CacheBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,11 +37,11 @@ func TestOverAgainstAModel(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	rec, err := audit.NewRecorder(audit.Options{Store: s, Clock: func() time.Time { return now }, Rand: rand.Reader, Observer: "https://pulse.example"})
+	rec, err := audit.NewRecorder(audit.Options{Store: s, Clock: clock.Now, Rand: rand.Reader, Observer: "https://pulse.example"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := breakglass.New(s, rec, func() time.Time { return now }, slog.New(slog.NewTextHandler(&log, nil)))
+	g, err := breakglass.New(s, rec, clock.Now, slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +68,7 @@ func TestOverAgainstAModel(t *testing.T) {
 			switch rapid.IntRange(0, 2).Draw(t, "act") {
 			case 0:
 				o, err := g.Open(ctx, breakglass.By{Principal: &access.Principal{Subject: k[0]}}, k[0], k[1], "unconscious after a fall")
-				if open := now.Before(ends[k]); open != (fhir.KindOf(err) == fhir.Conflict && err != nil) || !open && err != nil {
+				if open := clock.Now().Before(ends[k]); open != (fhir.KindOf(err) == fhir.Conflict && err != nil) || !open && err != nil {
 					t.Fatalf("open %v: %v", open, err)
 				}
 				if err == nil {
@@ -87,15 +88,15 @@ func TestOverAgainstAModel(t *testing.T) {
 				if err := g.Close(ctx, breakglass.By{}, k[0], ids[k]); err != nil {
 					t.Fatal(err)
 				}
-				if now.Before(ends[k]) {
-					ends[k] = now
+				if clock.Now().Before(ends[k]) {
+					ends[k] = clock.Now()
 				}
 			default:
-				now = now.Add(time.Duration(rapid.IntRange(1, 300).Draw(t, "minutes")) * time.Minute)
+				clock.Add(time.Duration(rapid.IntRange(1, 300).Draw(t, "minutes")) * time.Minute)
 			}
 			for _, u := range users {
 				for _, p := range patients {
-					if got, want := views[u].Permits("app", &access.Facts{Type: "Observation", Patient: p}), now.Before(ends[[2]string{u, p}]); got != want {
+					if got, want := views[u].Permits("app", &access.Facts{Type: "Observation", Patient: p}), clock.Now().Before(ends[[2]string{u, p}]); got != want {
 						t.Fatalf("%s sees %s: %v, want %v", u, p, got, want)
 					}
 				}

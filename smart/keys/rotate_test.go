@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"pulsegate/fhir/clocktest"
 	"pulsegate/smart/keys"
 )
 
@@ -66,11 +67,10 @@ func kid(t *testing.T, token string) string {
 }
 
 func TestRotation(t *testing.T) {
-	now := time.Unix(1_800_000_000, 0)
-	clock := func() time.Time { return now }
+	clock := clocktest.At(time.Unix(1_800_000_000, 0))
 	dir := t.TempDir()
 	open := func() *keys.Ring {
-		r, err := keys.Open(dir, clock)
+		r, err := keys.Open(dir, clock.Now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +87,7 @@ func TestRotation(t *testing.T) {
 	r := open()
 	first := kids(t, r)
 	tick(r)
-	now = now.Add(keys.MaxAge - time.Second)
+	clock.Add(keys.MaxAge - time.Second)
 	r = open() // a restart keeps the key's age
 	if wait := tick(r); wait != time.Second || len(kids(t, r)) != 1 {
 		t.Fatal(wait, kids(t, r))
@@ -96,7 +96,7 @@ func TestRotation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now = now.Add(time.Second)
+	clock.Add(time.Second)
 	tick(r)
 	both := kids(t, r)
 	if len(both) != 2 || both[0] == first[0] || both[1] != first[0] {
@@ -109,7 +109,7 @@ func TestRotation(t *testing.T) {
 	if kid(t, must(r.Sign(typ, nil))) != first[0] {
 		t.Error("a key signs before it was published for a while")
 	}
-	now = now.Add(keys.Lead)
+	clock.Add(keys.Lead)
 	fresh, err := r.Sign(typ, map[string]any{"sub": "c"})
 	if kid(t, fresh) != both[0] {
 		t.Error("the new key does not sign")
@@ -117,14 +117,14 @@ func TestRotation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now = now.Add(overlap - time.Second)
+	clock.Add(overlap - time.Second)
 	r = open() // so does the overlap
 	for _, token := range []string{old, fresh} {
 		if _, err := r.Verify(token, typ); err != nil {
 			t.Error("within the overlap:", err)
 		}
 	}
-	now = now.Add(time.Second)
+	clock.Add(time.Second)
 	if _, err := r.Verify(old, typ); err == nil {
 		t.Error("the old key verifies after the overlap")
 	}
@@ -138,12 +138,12 @@ func TestRotation(t *testing.T) {
 }
 
 func TestRunRotatesAtOnceWhenDue(t *testing.T) {
-	now := time.Unix(1_800_000_000, 0)
-	r, err := keys.Open(t.TempDir(), func() time.Time { return now })
+	clock := clocktest.At(time.Unix(1_800_000_000, 0))
+	r, err := keys.Open(t.TempDir(), clock.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	now = now.Add(2 * keys.MaxAge)
+	clock.Add(2 * keys.MaxAge)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	r.Run(ctx, overlap, slog.New(slog.DiscardHandler)) // looks once before it ends
@@ -153,16 +153,16 @@ func TestRunRotatesAtOnceWhenDue(t *testing.T) {
 }
 
 func TestFailedRotationKeepsTheKey(t *testing.T) {
-	now := time.Unix(1_800_000_000, 0)
+	clock := clocktest.At(time.Unix(1_800_000_000, 0))
 	dir := t.TempDir()
-	r, err := keys.Open(dir, func() time.Time { return now })
+	r, err := keys.Open(dir, clock.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.RemoveAll(filepath.Join(dir, "keys")); err != nil {
 		t.Fatal(err)
 	}
-	now = now.Add(keys.MaxAge)
+	clock.Add(keys.MaxAge)
 	if wait, err := r.Tick(overlap); err == nil || wait <= 0 || wait > time.Minute {
 		t.Fatal(wait, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/smart/authn"
@@ -27,7 +28,7 @@ type model struct {
 
 // world is the sessions of two people.
 type world struct {
-	now   time.Time
+	clock *clocktest.Clock
 	db    *pebblestore.DB
 	users *user.Registry
 	s     *session.Sessions
@@ -36,14 +37,13 @@ type world struct {
 }
 
 func newWorld(t *rapid.T) *world {
-	w := &world{now: time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC), idle: map[string]time.Duration{}}
-	clock := func() time.Time { return w.now }
+	w := &world{clock: clocktest.At(time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)), idle: map[string]time.Duration{}}
 	var err error
-	if w.db, err = pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: clock, CacheBytes: 1 << 20}); err != nil {
+	if w.db, err = pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: w.clock.Now, CacheBytes: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
-	w.users = &user.Registry{Store: w.db, Clock: clock}
-	w.s = &session.Sessions{Store: w.db, Users: w.users, Clock: clock}
+	w.users = &user.Registry{Store: w.db, Clock: w.clock.Now}
+	w.s = &session.Sessions{Store: w.db, Users: w.users, Clock: w.clock.Now}
 	add := func(login string, roles role.Roles, patient, practitioner string, rest time.Duration) {
 		u, err := w.users.New(login, login, roles, patient, practitioner)
 		if err != nil {
@@ -88,8 +88,8 @@ func (w *world) change(t *rapid.T, f func(*user.User)) {
 // live says whether m may be used, and whether it surely still can.
 func (w *world) live(t *rapid.T, m *model) (yes, sure bool) {
 	u := w.load(t, m.user)
-	rest := w.now.Sub(m.seen)
-	if m.ended || u.Disabled || u.Epoch != m.epoch || w.now.Sub(m.created) >= 12*time.Hour || rest >= w.idle[m.user] {
+	rest := w.clock.Now().Sub(m.seen)
+	if m.ended || u.Disabled || u.Epoch != m.epoch || w.clock.Now().Sub(m.created) >= 12*time.Hour || rest >= w.idle[m.user] {
 		return false, true
 	}
 	return true, rest < w.idle[m.user]-time.Minute
@@ -111,18 +111,18 @@ func TestSessionsLiveAsLongAsTheyMay(t *testing.T) {
 		some := func() *model { return all[rapid.IntRange(0, len(all)-1).Draw(t, "session")] }
 		begin := func(t *rapid.T) {
 			u := w.load(t, rapid.SampledFrom(w.ids).Draw(t, "user"))
-			secret, x, ws, err := s.Begin(&u, session.Proof{ACR: authn.PhishingResistant, At: w.now}, session.Place{}, nil)
+			secret, x, ws, err := s.Begin(&u, session.Proof{ACR: authn.PhishingResistant, At: w.clock.Now()}, session.Place{}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			w.commit(t, ws...)
-			all = append(all, &model{secret: secret, sid: x.SID, user: u.ID, epoch: u.Epoch, created: w.now, seen: w.now})
+			all = append(all, &model{secret: secret, sid: x.SID, user: u.ID, epoch: u.Epoch, created: w.clock.Now(), seen: w.clock.Now()})
 		}
 		begin(t)
 		t.Repeat(map[string]func(*rapid.T){
 			"sign in": begin,
 			"wait": func(t *rapid.T) {
-				w.now = w.now.Add(time.Duration(rapid.SampledFrom([]int{1, 50, 600, 840, 900, 3500, 3600, 20000}).Draw(t, "s")) * time.Second)
+				w.clock.Add(time.Duration(rapid.SampledFrom([]int{1, 50, 600, 840, 900, 3500, 3600, 20000}).Draw(t, "s")) * time.Second)
 			},
 			"act": func(t *rapid.T) {
 				m := some()
@@ -138,7 +138,7 @@ func TestSessionsLiveAsLongAsTheyMay(t *testing.T) {
 					t.Fatalf("found: %v, want %v", err, want)
 				}
 				if err == nil {
-					m.seen = w.now
+					m.seen = w.clock.Now()
 				}
 			},
 			"is it alive": func(t *rapid.T) { // does not count as use
@@ -177,9 +177,8 @@ func TestSessionsLiveAsLongAsTheyMay(t *testing.T) {
 // worth nothing, the SID and the absolute end stay, and a weaker sign-in does
 // not make the passkey fresh.
 func TestStepUpReplacesTheSession(t *testing.T) {
-	now := time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)
-	clock := func() time.Time { return now }
-	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: clock, CacheBytes: 1 << 20})
+	clock := clocktest.At(time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC))
+	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: clock.Now, CacheBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,8 +187,8 @@ func TestStepUpReplacesTheSession(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	users := &user.Registry{Store: db, Clock: clock}
-	s := &session.Sessions{Store: db, Users: users, Clock: clock}
+	users := &user.Registry{Store: db, Clock: clock.Now}
+	s := &session.Sessions{Store: db, Users: users, Clock: clock.Now}
 	u, err := users.New("ada", "Ada", role.Roles{role.Administrator}, "", "")
 	if err != nil {
 		t.Fatal(err)
@@ -200,7 +199,7 @@ func TestStepUpReplacesTheSession(t *testing.T) {
 	}
 	sign := func(acr string, before *session.Session, also ...store.StateWrite) (string, session.Session) {
 		t.Helper()
-		secret, x, writes, err := s.Begin(&u, session.Proof{ACR: acr, At: now}, session.Place{}, before)
+		secret, x, writes, err := s.Begin(&u, session.Proof{ACR: acr, At: clock.Now()}, session.Place{}, before)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -210,10 +209,10 @@ func TestStepUpReplacesTheSession(t *testing.T) {
 		return secret, x
 	}
 	old, first := sign(authn.MultiFactor, nil, ws...)
-	if first.Meets(session.StepUp(), now) {
+	if first.Meets(session.StepUp(), clock.Now()) {
 		t.Error("password and code are no passkey")
 	}
-	now = now.Add(10 * time.Minute)
+	clock.Add(10 * time.Minute)
 	secret, second := sign(authn.PhishingResistant, &first)
 	if _, _, err := s.Find(t.Context(), old); fhir.KindOf(err) != fhir.Unauthorized {
 		t.Error("the old secret still is one:", err)
@@ -221,12 +220,12 @@ func TestStepUpReplacesTheSession(t *testing.T) {
 	if second.SID != first.SID || !second.Created.Equal(first.Created) || second.CSRF == first.CSRF {
 		t.Errorf("%+v after %+v", second, first)
 	}
-	if x, _, err := s.Find(t.Context(), secret); err != nil || !x.Meets(session.StepUp(), now) {
+	if x, _, err := s.Find(t.Context(), secret); err != nil || !x.Meets(session.StepUp(), clock.Now()) {
 		t.Error("a fresh passkey:", err)
 	}
-	now = now.Add(4 * time.Minute)
+	clock.Add(4 * time.Minute)
 	_, third := sign(authn.MultiFactor, &second)
-	if !third.Meets(session.StepUp(), now.Add(time.Minute)) || third.Meets(session.StepUp(), now.Add(time.Minute+time.Second)) {
+	if !third.Meets(session.StepUp(), clock.Now().Add(time.Minute)) || third.Meets(session.StepUp(), clock.Now().Add(time.Minute+time.Second)) {
 		t.Error("the passkey counts from when it was shown, for five minutes")
 	}
 }

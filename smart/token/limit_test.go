@@ -38,7 +38,7 @@ func TestRefusalsAreRecordedUpToARate(t *testing.T) {
 		if n := len(w.state.events); n != s*limit {
 			t.Fatalf("%d events after %d seconds", n, s)
 		}
-		w.now = w.now.Add(time.Second)
+		w.clock.Add(time.Second)
 	}
 }
 
@@ -77,7 +77,7 @@ func TestFailuresAreLimitedHard(t *testing.T) {
 	if s := ask("2001:db8:1:3::1", nil); s != 200 {
 		t.Error("the client at another address:", s)
 	}
-	w.now = w.now.Add(time.Second)
+	w.clock.Add(time.Second)
 	if s := ask(addr, nil); s != 200 {
 		t.Error("after Retry-After:", s)
 	}
@@ -128,11 +128,11 @@ func TestRequestsAreLimitedByAddressAndInAll(t *testing.T) {
 	if n := count(100, func(i int) string { return fmt.Sprintf("198.51.100.%d", i) }); n != 30 {
 		t.Errorf("%d of many addresses served", n)
 	}
-	w.now = w.now.Add(time.Second)
+	w.clock.Add(time.Second)
 	if n := count(100, func(i int) string { return fmt.Sprintf("198.51.100.%d", i) }); n != 20 {
 		t.Errorf("%d of many addresses served a second later", n)
 	}
-	w.now = w.now.Add(-time.Hour)
+	w.clock.Add(-time.Hour)
 	if n := count(50, func(int) string { return "192.0.2.2" }); n != 0 {
 		t.Errorf("a clock that goes back fills the buckets: %d served", n)
 	}

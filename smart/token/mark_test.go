@@ -33,7 +33,7 @@ func TestNobodyInParticularMovesTheMark(t *testing.T) {
 			return form(w.good(m{"sub": "nobody", "iss": "nobody"}), "system/Observation.rs")
 		},
 		"an assertion of before": func(w *world) url.Values {
-			return form(w.good(m{"exp": w.now.Add(-time.Hour).Unix()}), "system/Observation.rs")
+			return form(w.good(m{"exp": w.clock.Now().Add(-time.Hour).Unix()}), "system/Observation.rs")
 		},
 		"a refresh token's form": func(*world) url.Values {
 			return url.Values{"grant_type": {"refresh_token"}, "refresh_token": {strings.Repeat("a", 26) + "." + strings.Repeat("b", 43) + "." + strings.Repeat("c", 22)}}
@@ -47,11 +47,11 @@ func TestNobodyInParticularMovesTheMark(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.now = w.now.Add(72 * time.Hour)
+			w.clock.Add(72 * time.Hour)
 			if s, out, _ := w.post(send(w), nil); s < 400 {
 				t.Fatalf("%d %v", s, out)
 			}
-			w.now = w.now.Add(-72 * time.Hour)
+			w.clock.Add(-72 * time.Hour)
 			if s, out := w.ask(w.good(nil)); s != 200 {
 				t.Errorf("%d %v", s, out)
 			}
@@ -70,11 +70,11 @@ func TestClockAheadOnce(t *testing.T) {
 				if s, out := w.ask(used); s != 200 {
 					t.Fatal(s, out)
 				}
-				w.now = w.now.Add(lead)
+				w.clock.Add(lead)
 				if s, out := w.ask(w.good(nil)); s != 200 {
 					t.Fatal(s, out)
 				}
-				w.now = w.now.Add(-lead)
+				w.clock.Add(-lead)
 				if restart {
 					w.open()
 				}
@@ -97,7 +97,7 @@ func TestClockAheadOnce(t *testing.T) {
 						w.open() // a restart must not begin the wait anew
 					}
 					waited += time.Minute
-					w.now = w.now.Add(time.Minute)
+					w.clock.Add(time.Minute)
 				}
 				if s, _ := w.ask(used); s != 401 {
 					t.Error("a replay after the wait:", s)
@@ -115,11 +115,11 @@ func TestResetMark(t *testing.T) {
 	if s, out := w.ask(used); s != 200 {
 		t.Fatal(s, out)
 	}
-	w.now = w.now.Add(72 * time.Hour)
+	w.clock.Add(72 * time.Hour)
 	if s, out := w.ask(w.good(nil)); s != 200 {
 		t.Fatal(s, out)
 	}
-	w.now = w.now.Add(-72 * time.Hour)
+	w.clock.Add(-72 * time.Hour)
 	if s, _ := w.ask(w.good(nil)); s != 401 {
 		t.Fatalf("no wait to end: %d", s)
 	}

@@ -19,7 +19,7 @@ func TestGoodClientIsNotThrottled(t *testing.T) {
 		if s, out, _ := w.post(form(w.good(nil), "system/Observation.rs"), from("192.0.2.1")); s != 200 {
 			t.Fatalf("request %d: %d %v", i, s, out)
 		}
-		w.now = w.now.Add(time.Millisecond)
+		w.clock.Add(time.Millisecond)
 	}
 	if n := strings.Count(strings.Join(w.state.events, ""), "\n"); n == 0 {
 		t.Fatal("nothing was recorded")

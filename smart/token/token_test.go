@@ -30,6 +30,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/store"
 	"pulsegate/smart/client"
 	"pulsegate/smart/discovery"
@@ -135,7 +136,7 @@ func (r recorder) Record(ctx context.Context, evs ...audit.Event) error {
 type world struct {
 	t      *testing.T
 	state  *state
-	now    time.Time
+	clock  *clocktest.Clock
 	dir    string
 	scopes scope.Parser
 	ring   *keys.Ring
@@ -158,7 +159,7 @@ func must[T any](t *testing.T, v T, err error) T {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, state: &state{m: map[string][]byte{}}, now: time.Unix(1_800_000_000, 0), dir: t.TempDir(),
+	w := &world{t: t, state: &state{m: map[string][]byte{}}, clock: clocktest.At(time.Unix(1_800_000_000, 0)), dir: t.TempDir(),
 		limits: token.Limits{Failures: 1000, Denied: 1000}}
 	w.ec = must2(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	w.rsa = must2(rsa.GenerateKey(rand.Reader, 2048))
@@ -178,14 +179,13 @@ func must2[T any](v T, err error) T {
 
 // open starts everything over the same state and directory.
 func (w *world) open() {
-	clock := func() time.Time { return w.now }
-	w.ring = must(w.t, must2(keys.Open(w.dir, clock)), nil)
-	w.reg = &client.Registry{Store: w.state, Scopes: w.scopes, Clock: clock, AllowHTTP: true}
-	w.keys = &client.Keys{HTTP: http.DefaultClient, Clock: clock}
+	w.ring = must(w.t, must2(keys.Open(w.dir, w.clock.Now)), nil)
+	w.reg = &client.Registry{Store: w.state, Scopes: w.scopes, Clock: w.clock.Now, AllowHTTP: true}
+	w.keys = &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.Now}
 	as := must2(client.NewAssertions(w.reg, w.keys, endpoint))
 	w.end = must2(token.New(w.t.Context(), token.Options{Store: w.state, Audit: recorder{w.state}, Keys: w.ring, Assertions: as,
-		Scopes: w.scopes, Clock: clock, Rand: rand.Reader, Issuer: base, Audience: fhirBase, Logger: slog.New(slog.DiscardHandler), Limits: w.limits}))
-	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Scopes: w.scopes, Issuer: base, Audience: fhirBase, Clock: clock}
+		Scopes: w.scopes, Clock: w.clock.Now, Rand: rand.Reader, Issuer: base, Audience: fhirBase, Logger: slog.New(slog.DiscardHandler), Limits: w.limits}))
+	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Scopes: w.scopes, Issuer: base, Audience: fhirBase, Clock: w.clock.Now}
 }
 
 func public(kid string, k any) map[string]any {
@@ -210,7 +210,7 @@ type m = map[string]any
 
 // claims of a good assertion, with changes; nil removes.
 func (w *world) claims(change m) m {
-	c := m{"iss": w.id, "sub": w.id, "aud": endpoint, "exp": w.now.Add(4 * time.Minute).Unix(), "iat": w.now.Unix(), "jti": rand.Text()}
+	c := m{"iss": w.id, "sub": w.id, "aud": endpoint, "exp": w.clock.Now().Add(4 * time.Minute).Unix(), "iat": w.clock.Now().Unix(), "jti": rand.Text()}
 	return merge(c, change)
 }
 
@@ -288,7 +288,7 @@ func TestTokenIsIssuedAndUsed(t *testing.T) {
 		"ES384":        w.good(nil),
 		"RS384":        sign(m{"alg": "RS384", "kid": "r1", "typ": "JWT"}, w.claims(nil), w.rsa),
 		"aud an array": w.good(m{"aud": []string{"https://other.example", endpoint}}),
-		"skewed":       w.good(m{"iat": w.now.Unix() + 59, "nbf": w.now.Unix() + 59}),
+		"skewed":       w.good(m{"iat": w.clock.Now().Unix() + 59, "nbf": w.clock.Now().Unix() + 59}),
 	} {
 		s, out, h := w.post(form(a, "system/*.rs"), nil)
 		if s != 200 || out["token_type"] != "bearer" || out["expires_in"] != 300.0 || out["scope"] != "system/Observation.rs system/Patient.r" ||
@@ -356,14 +356,14 @@ func TestAssertionsRefused(t *testing.T) {
 		"wrong aud":           w.good(m{"aud": fhirBase}),
 		"aud with slash":      w.good(m{"aud": endpoint + "/"}),
 		"no aud":              w.good(m{"aud": nil}),
-		"exp too far":         w.good(m{"exp": w.now.Add(5*time.Minute + time.Second).Unix()}),
-		"expired":             w.good(m{"exp": w.now.Unix()}),
+		"exp too far":         w.good(m{"exp": w.clock.Now().Add(5*time.Minute + time.Second).Unix()}),
+		"expired":             w.good(m{"exp": w.clock.Now().Unix()}),
 		"no exp":              w.good(m{"exp": nil}),
-		"exp a string":        w.good(m{"exp": fmt.Sprint(w.now.Add(time.Minute).Unix())}),
+		"exp a string":        w.good(m{"exp": fmt.Sprint(w.clock.Now().Add(time.Minute).Unix())}),
 		"exp huge":            w.good(m{"exp": 1e300}),
 		"exp negative":        w.good(m{"exp": -1}),
-		"future iat":          w.good(m{"iat": w.now.Unix() + 61}),
-		"future nbf":          w.good(m{"nbf": w.now.Unix() + 61}),
+		"future iat":          w.good(m{"iat": w.clock.Now().Unix() + 61}),
+		"future nbf":          w.good(m{"nbf": w.clock.Now().Unix() + 61}),
 		"no jti":              w.good(m{"jti": nil}),
 		"empty jti":           w.good(m{"jti": ""}),
 		"huge jti":            w.good(m{"jti": strings.Repeat("j", 256)}),
@@ -413,7 +413,7 @@ func TestReplay(t *testing.T) {
 		t.Error("replay after reopening", s)
 	}
 	// A clock that ran ahead, dropped the jti and went back.
-	w.now = w.now.Add(2 * time.Hour)
+	w.clock.Add(2 * time.Hour)
 	if s, out := w.ask(w.good(nil)); s != 200 {
 		t.Fatal(s, out)
 	}
@@ -422,7 +422,7 @@ func TestReplay(t *testing.T) {
 			delete(w.state.m, k)
 		}
 	}
-	w.now = w.now.Add(-2 * time.Hour)
+	w.clock.Add(-2 * time.Hour)
 	w.open()
 	if s, out := w.ask(a); s != 401 {
 		t.Error("replay after the clock went back", s, out)
@@ -501,7 +501,7 @@ func TestAccessTokensRefused(t *testing.T) {
 	}
 	c := func(change m) m {
 		return merge(m{"iss": base, "sub": w.id, "client_id": w.id, "aud": fhirBase, "scope": "system/*.cruds", "jti": "x",
-			"iat": w.now.Unix(), "exp": w.now.Add(time.Minute).Unix()}, change)
+			"iat": w.clock.Now().Unix(), "exp": w.clock.Now().Add(time.Minute).Unix()}, change)
 	}
 	made := func(typ string, change m) string { return must2(w.ring.Sign(typ, c(change))) }
 	if _, err := w.bearer(made("at+jwt", nil)); err != nil {
@@ -516,9 +516,9 @@ func TestAccessTokensRefused(t *testing.T) {
 		"assertion":    w.good(nil),
 		"iss":          made("at+jwt", m{"iss": "https://other.example"}),
 		"aud":          made("at+jwt", m{"aud": endpoint}),
-		"expired":      made("at+jwt", m{"exp": w.now.Unix()}),
-		"too long":     made("at+jwt", m{"exp": w.now.Add(time.Hour).Unix()}),
-		"nbf":          made("at+jwt", m{"nbf": w.now.Unix() + 5}),
+		"expired":      made("at+jwt", m{"exp": w.clock.Now().Unix()}),
+		"too long":     made("at+jwt", m{"exp": w.clock.Now().Add(time.Hour).Unix()}),
+		"nbf":          made("at+jwt", m{"nbf": w.clock.Now().Unix() + 5}),
 		"scope":        made("at+jwt", m{"scope": "nonsense"}),
 		"nobody":       made("at+jwt", m{"scope": "patient/*.rs"}),
 		"no record":    made("at+jwt", m{"scope": "patient/*.rs", "authz": strings.Repeat("a", 26), "patient": "p1"}),
@@ -552,7 +552,7 @@ func TestHotTokenExpires(t *testing.T) {
 	if _, err := w.bearer(out["access_token"]); err != nil {
 		t.Fatal(err)
 	}
-	w.now = w.now.Add(5 * time.Minute)
+	w.clock.Add(5 * time.Minute)
 	if _, err := w.bearer(out["access_token"]); fhir.KindOf(err) != fhir.Unauthorized {
 		t.Error(err)
 	}
@@ -572,7 +572,7 @@ func TestRotationOverlaps(t *testing.T) {
 	if strings.Count(string(set), `"kid"`) != 4 || strings.Contains(string(set), `"d"`) {
 		t.Errorf("%s", set)
 	}
-	w.now = w.now.Add(6 * time.Minute)
+	w.clock.Add(6 * time.Minute)
 	w.open()
 	if set := must2(w.ring.JWKS()); strings.Count(string(set), `"kid"`) != 2 {
 		t.Errorf("%s", set)
@@ -627,25 +627,25 @@ func TestKeysByURL(t *testing.T) {
 	try("max-age", "e1", w.ec, 200, 1)
 	try("max-age, cached", "e1", w.ec, 200, 0)
 	try("unknown kid at once", "e2", next, 401, 0)
-	w.now = w.now.Add(11 * time.Second)
+	w.clock.Add(11 * time.Second)
 	set = w.set("e2", next)
 	try("unknown kid fetches once more", "e2", next, 200, 1)
 	try("the old key is gone", "e1", w.ec, 401, 0)
-	w.now = w.now.Add(61 * time.Second)
+	w.clock.Add(61 * time.Second)
 	try("over max-age", "e2", next, 200, 1)
 	header.Set("Cache-Control", "max-age=86400")
-	w.now = w.now.Add(61 * time.Second)
+	w.clock.Add(61 * time.Second)
 	try("long max-age", "e2", next, 200, 1)
-	w.now = w.now.Add(5*time.Minute - time.Second)
+	w.clock.Add(5*time.Minute - time.Second)
 	try("within the cap", "e2", next, 200, 0)
-	w.now = w.now.Add(time.Second)
+	w.clock.Add(time.Second)
 	header.Set("Cache-Control", "no-store, max-age=60")
 	try("over the cap", "e2", next, 200, 1)
 	try("no-store", "e2", next, 200, 1)
-	header = http.Header{"Expires": {w.now.Add(30 * time.Second).UTC().Format(http.TimeFormat)}, "Date": {w.now.UTC().Format(http.TimeFormat)}}
+	header = http.Header{"Expires": {w.clock.Now().Add(30 * time.Second).UTC().Format(http.TimeFormat)}, "Date": {w.clock.Now().UTC().Format(http.TimeFormat)}}
 	try("Expires", "e2", next, 200, 1)
 	try("Expires, cached", "e2", next, 200, 0)
-	w.now = w.now.Add(31 * time.Second)
+	w.clock.Add(31 * time.Second)
 	status = 500
 	try("unreachable: nothing stale", "e2", next, 401, 1)
 	status = 302

@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/smart/role"
@@ -19,16 +20,15 @@ import (
 
 type world struct {
 	*user.Registry
-	t   *testing.T
-	db  *pebblestore.DB
-	now time.Time
+	t     *testing.T
+	db    *pebblestore.DB
+	clock *clocktest.Clock
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, now: time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)}
-	clock := func() time.Time { return w.now }
+	w := &world{t: t, clock: clocktest.At(time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC))}
 	var err error
-	if w.db, err = pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: clock, CacheBytes: 1 << 20}); err != nil {
+	if w.db, err = pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: w.clock.Now, CacheBytes: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -36,7 +36,7 @@ func newWorld(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	w.Registry = &user.Registry{Store: w.db, Clock: clock}
+	w.Registry = &user.Registry{Store: w.db, Clock: w.clock.Now}
 	return w
 }
 
@@ -169,11 +169,11 @@ func TestInvite(t *testing.T) {
 		t.Error("used twice:", err)
 	}
 	second := link()
-	w.now = w.now.Add(user.InviteLife - time.Second)
+	w.clock.Add(user.InviteLife - time.Second)
 	if !good(second) {
 		t.Error("a link of nearly two days")
 	}
-	w.now = w.now.Add(time.Second)
+	w.clock.Add(time.Second)
 	if good(second) {
 		t.Error("a link of two days")
 	}

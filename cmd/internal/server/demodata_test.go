@@ -8,6 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"pulsegate/adapters"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping/sample"
 )
@@ -57,18 +58,18 @@ func TestDemoGrows(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	now := time.Date(2026, 3, 20, 23, 30, 0, 0, time.UTC) // already the 21st in Berlin
-	m := &Main{store: st, clock: func() time.Time { return now }}
+	clock := clocktest.At(time.Date(2026, 3, 20, 23, 30, 0, 0, time.UTC)) // already the 21st in Berlin
+	m := &Main{store: st, clock: clock.Now}
 	for _, c := range []struct {
 		later, want int
 	}{{0, 30}, {0, 30}, {1, 31}, {9, 40}} { // the 29th has 23 hours
-		now = now.AddDate(0, 0, c.later)
+		clock.Set(clock.Now().AddDate(0, 0, c.later))
 		start, days, err := m.demoDays(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		if days != c.want || start.Format(time.RFC3339) != "2026-02-20T00:00:00+01:00" {
-			t.Errorf("%s: from %s, %d days; want %d", now, start, days, c.want)
+			t.Errorf("%s: from %s, %d days; want %d", clock.Now(), start, days, c.want)
 		}
 	}
 }

@@ -12,14 +12,16 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/clocktest"
 )
 
 // dripping gives n bytes a Read, each Read taking wait on the clock, and obeys
 // the deadline that was set.
 type dripping struct {
-	clock, deadline time.Time
-	n, left         int
-	wait            time.Duration
+	clock    *clocktest.Clock
+	deadline time.Time
+	n, left  int
+	wait     time.Duration
 }
 
 func (d *dripping) Close() error { return nil }
@@ -28,18 +30,18 @@ func (d *dripping) Read(p []byte) (int, error) {
 	if d.left == 0 {
 		return 0, io.EOF
 	}
-	if end := d.clock.Add(d.wait); end.After(d.deadline) {
-		d.clock = d.deadline
+	if end := d.clock.Now().Add(d.wait); end.After(d.deadline) {
+		d.clock.Set(d.deadline)
 		return 0, os.ErrDeadlineExceeded
 	}
-	d.clock = d.clock.Add(d.wait)
+	d.clock.Add(d.wait)
 	n := min(d.n, d.left, len(p))
 	d.left -= n
 	return copy(p, bytes.Repeat([]byte("z"), n)), nil
 }
 
 func (d *dripping) body() *pacedBody {
-	return &pacedBody{ReadCloser: d, now: func() time.Time { return d.clock }, deadline: func(t time.Time) error { d.deadline = t; return nil }}
+	return &pacedBody{ReadCloser: d, now: d.clock.Now, deadline: func(t time.Time) error { d.deadline = t; return nil }}
 }
 
 func TestPace(t *testing.T) {
@@ -55,7 +57,7 @@ func TestPace(t *testing.T) {
 		"a small body within the time": {1, 20, time.Second, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := &dripping{clock: begin, n: c.n, left: c.size, wait: c.wait}
+			d := &dripping{clock: clocktest.At(begin), n: c.n, left: c.size, wait: c.wait}
 			got, err := io.Copy(io.Discard, d.body())
 			if !c.cut {
 				if err != nil || got != int64(c.size) {
@@ -66,7 +68,7 @@ func TestPace(t *testing.T) {
 				}
 				return
 			}
-			if took := d.clock.Sub(begin); took > paceGrace+time.Second {
+			if took := d.clock.Now().Sub(begin); took > paceGrace+time.Second {
 				t.Errorf("held for %v", took)
 			}
 			if fhir.KindOf(err) != fhir.Invalid || !strings.Contains(err.Error(), "too slowly") || !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -78,14 +80,14 @@ func TestPace(t *testing.T) {
 
 // What the server takes for its own work is not counted.
 func TestPaceOwnWork(t *testing.T) {
-	d := &dripping{clock: time.Unix(1e9, 0), n: 10, left: 100, wait: time.Millisecond}
+	d := &dripping{clock: clocktest.At(time.Unix(1e9, 0)), n: 10, left: 100, wait: time.Millisecond}
 	b := d.body()
 	buf := make([]byte, 10)
 	for range 10 {
 		if _, err := b.Read(buf); err != nil {
 			t.Fatal(err)
 		}
-		d.clock = d.clock.Add(time.Hour)
+		d.clock.Add(time.Hour)
 	}
 }
 

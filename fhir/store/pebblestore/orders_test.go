@@ -14,6 +14,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
@@ -30,10 +31,10 @@ func allOf(types ...string) access.Filter {
 // population is a store of many patients with documents and samples, and what
 // a search of it must give.
 type population struct {
-	t   *testing.T
-	d   *DB
-	fs  *vfs.MemFS
-	now time.Time
+	t     *testing.T
+	d     *DB
+	fs    *vfs.MemFS
+	clock *clocktest.Clock
 	// opts are those of the store, besides the file system and the clock.
 	opts Options
 }
@@ -45,7 +46,7 @@ const (
 )
 
 func newPopulation(t *testing.T, opts ...Options) *population {
-	p := &population{t: t, opts: append(opts, Options{})[0], fs: vfs.NewMem(), now: time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)}
+	p := &population{t: t, opts: append(opts, Options{})[0], fs: vfs.NewMem(), clock: clocktest.At(time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC))}
 	p.open()
 	for i := range popPatients {
 		id := fmt.Sprintf("p%02d", i)
@@ -62,7 +63,7 @@ func newPopulation(t *testing.T, opts ...Options) *population {
 
 func (p *population) open() {
 	p.t.Helper()
-	p.opts.FS, p.opts.Clock = p.fs, func() time.Time { return p.now }
+	p.opts.FS, p.opts.Clock = p.fs, p.clock.Now
 	d, err := Open("s", p.opts)
 	if err != nil {
 		p.t.Fatal(err)
@@ -72,7 +73,7 @@ func (p *population) open() {
 
 func (p *population) commit(ws ...store.Write) store.T {
 	p.t.Helper()
-	p.now = p.now.Add(time.Second)
+	p.clock.Add(time.Second)
 	r, err := p.d.Commit(context.Background(), &store.Batch{Writes: ws})
 	if err != nil {
 		p.t.Fatal(err)
@@ -103,7 +104,7 @@ func (p *population) samples(patient string) {
 		at := start.Add(time.Duration(i) * 5 * time.Minute).UnixMicro()
 		cols.Append(&series.Sample{Start: at, End: series.NoEnd, Values: [4]series.Decimal{{Mant: int64(60 + i%40)}}}, 1)
 	}
-	p.now = p.now.Add(time.Second)
+	p.clock.Add(time.Second)
 	if _, err := p.d.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: cols}}, Probed: p.d.T()}); err != nil {
 		p.t.Fatal(err)
 	}
@@ -137,7 +138,7 @@ func (p *population) find(raw string, limit int, after string, at store.T) (ids 
 func TestOrdersAreIndexOperations(t *testing.T) {
 	p := newPopulation(t)
 	defer p.d.Close()
-	cut := p.now.Add(-4500 * time.Millisecond).UTC().Format(fhir.InstantLayout)
+	cut := p.clock.Now().Add(-4500 * time.Millisecond).UTC().Format(fhir.InstantLayout)
 	for _, c := range []struct {
 		raw  string
 		want int // matches on the page of 10

@@ -77,7 +77,7 @@ func TestSortedOnce(t *testing.T) {
 				t.Errorf("temporary files: %v", p.scratchFiles())
 			}
 			for len(ids) > 0 {
-				p.now = p.now.Add(resultTTL / 2) // each page renews it
+				p.clock.Add(resultTTL / 2) // each page renews it
 				ids, after, looked = p.find(bySize, 900, after, at)
 				if got = append(got, ids...); looked > uint64(len(ids)) {
 					t.Fatalf("a later page of %d looked at %d rows", len(ids), looked)
@@ -146,7 +146,7 @@ func TestSortedBounds(t *testing.T) {
 	if n, files := kept(), len(p.scratchFiles()); n != resultsPer || files != resultsPer {
 		t.Errorf("%d results of one owner are kept in %d files", n, files)
 	}
-	p.now = p.now.Add(resultTTL + time.Second)
+	p.clock.Add(resultTTL + time.Second)
 	p.commit(p.document("p00", 999)) // the committer tidies
 	if n, files := kept(), len(p.scratchFiles()); n != 0 || files != 0 || p.d.results.disk != 0 {
 		t.Errorf("%d results, %d files, %d bytes are kept", n, files, p.d.results.disk)

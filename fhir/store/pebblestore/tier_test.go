@@ -14,6 +14,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/clocktest"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
@@ -54,8 +55,7 @@ type world struct {
 func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 1))}
 	open := func() *DB {
-		now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-		d, err := Open("s", Options{FS: vfs.NewMem(), Clock: func() time.Time { now = now.Add(7 * time.Millisecond); return now }})
+		d, err := Open("s", Options{FS: vfs.NewMem(), Clock: clocktest.At(time.UnixMilli(1767225600000)).Now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,12 +67,6 @@ func newWorld(t *testing.T, seed uint64) *world {
 		return d
 	}
 	a, b := open(), open()
-	fixed := func(d *DB) {
-		n := int64(0)
-		d.opts.Clock = func() time.Time { return time.UnixMilli(1767225600000 + n) }
-	}
-	fixed(a)
-	fixed(b)
 	w.a, w.b = store.Documents{Store: a}, b
 	for _, p := range []string{"p1", "p2"} {
 		for _, c := range []string{"c1", "c2"} {

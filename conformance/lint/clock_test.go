@@ -1,0 +1,90 @@
+package lint
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"strings"
+	"testing"
+)
+
+// TestClocks refuses, in tests, a clock that returns a variable which the test
+// also assigns: goroutines of the server may read it meanwhile. A
+// clocktest.Clock may be moved while it is read.
+func TestClocks(t *testing.T) {
+	for _, p := range goFiles(t) {
+		if !strings.HasSuffix(p, "_test.go") {
+			continue
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, p, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range movedClocks(f) {
+			t.Errorf("%s: this clock returns a variable that is assigned elsewhere; use a clocktest.Clock", fset.Position(at))
+		}
+	}
+}
+
+func TestClocksControl(t *testing.T) {
+	const src = `package p
+func f() {
+	start, now := time.Now(), time.Now()
+	use(func() time.Time { return start })
+	use(func() time.Time { return now })
+	use(func() time.Time { return w.clock })
+	use(func() time.Time { now = now.Add(1); return now })
+	now, w.clock = now.Add(1), now
+}`
+	f, err := parser.ParseFile(token.NewFileSet(), "p.go", src, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := movedClocks(f); len(got) != 3 {
+		t.Errorf("%d clocks found, want 3", len(got))
+	}
+}
+
+// movedClocks returns the function literals of f that return, as a time, a
+// variable or field whose name is assigned somewhere in f. A literal with a
+// lock has more statements than an assignment and a return, and is left alone.
+func movedClocks(f *ast.File) (out []token.Pos) {
+	moved := map[string]bool{}
+	ast.Inspect(f, func(n ast.Node) bool {
+		if a, ok := n.(*ast.AssignStmt); ok && a.Tok != token.DEFINE {
+			for _, l := range a.Lhs {
+				moved[dotted(l)] = true
+			}
+		}
+		return true
+	})
+	delete(moved, "")
+	ast.Inspect(f, func(n ast.Node) bool {
+		fn, ok := n.(*ast.FuncLit)
+		if !ok || len(fn.Type.Params.List) > 0 || fn.Type.Results == nil || dotted(fn.Type.Results.List[0].Type) != "time.Time" {
+			return true
+		}
+		if len(fn.Body.List) > 2 {
+			return true
+		}
+		r, ok := fn.Body.List[len(fn.Body.List)-1].(*ast.ReturnStmt)
+		if ok && len(r.Results) == 1 && moved[dotted(r.Results[0])] {
+			out = append(out, fn.Pos())
+		}
+		return true
+	})
+	return out
+}
+
+// dotted returns an identifier or selector as it is written, and the empty
+// text for any other expression.
+func dotted(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.Ident:
+		return e.Name
+	case *ast.SelectorExpr:
+		return dotted(e.X) + "." + e.Sel.Name
+	}
+	return ""
+}
