@@ -34,7 +34,7 @@ func (v without) Permits(_ string, f *access.Facts) bool { return f.Vendor != st
 // documents: newest first by what it knows of them, or reading them all.
 func TestOperationsReadNoMoreThanTheyMust(t *testing.T) {
 	answers, parts := 0, 0
-	rapid.Check(t, func(t *rapid.T) {
+	property := func(t *rapid.T) {
 		st, err := pebblestore.Open("s", pebblestore.Options{FS: vfs.NewMem()})
 		if err != nil {
 			t.Fatal(err)
@@ -67,9 +67,13 @@ func TestOperationsReadNoMoreThanTheyMust(t *testing.T) {
 				}
 			}
 		}
-	})
-	if parts < 100 {
-		t.Fatalf("%d answers, %d with something in them: the test shows nothing", answers, parts)
+	}
+	rapid.Check(t, property)
+	for round := 0; parts < 100; round++ { // few cases, or chance, may show little
+		if round == 50 {
+			t.Fatalf("%d answers, %d with something in them: the test shows nothing", answers, parts)
+		}
+		rapid.Check(t, property)
 	}
 }
 

@@ -1,6 +1,7 @@
 package search
 
 import (
+	"cmp"
 	"math"
 	"strings"
 	"time"
@@ -12,44 +13,46 @@ type interval struct{ lo, hi int64 }
 // always is the interval without ends.
 var always = interval{math.MinInt64, math.MaxInt64}
 
-// fine is an interval beyond the millisecond: nanoseconds behind lo.
-type fine struct{ lo, hi int64 }
-
 // instant is a date with all its digits.
 type instant struct {
 	interval
-	fine *fine // nil: no digits beyond the millisecond
+	loNs, hiNs int32 // see Value
 }
 
-// value is the instant as a Value. Beyond the years 1678 to 2262, which
-// nanoseconds do not reach, it counts to the millisecond.
 func (d instant) value() Value {
-	v := Value{Lo: d.lo, Hi: d.hi}
-	const reach = math.MaxInt64 / 1_000_000
-	if d.fine != nil && d.lo > -reach && d.lo < reach-1 {
-		v.Fine, v.LoNs, v.HiNs = true, d.lo*1_000_000+d.fine.lo, d.lo*1_000_000+d.fine.hi
-	}
-	return v
+	return Value{Lo: d.lo, Hi: d.hi, LoNs: d.loNs, HiNs: d.hiNs}
 }
 
-// nanos returns the interval of a value in nanoseconds.
-func (v *Value) nanos() (lo, hi int64) {
-	if v.Fine {
-		return v.LoNs, v.HiNs
-	}
-	return nanosecond(v.Lo), nanosecond(v.Hi)
+// moment is a time in nanoseconds: ns are those after the millisecond ms, and
+// fewer than a million.
+type moment struct {
+	ms int64
+	ns int32
 }
 
-func nanosecond(ms int64) int64 {
-	const reach = math.MaxInt64 / 1_000_000
+func (m moment) compare(o moment) int {
+	return cmp.Or(cmp.Compare(m.ms, o.ms), cmp.Compare(m.ns, o.ns))
+}
+
+// moments returns the interval of a value in nanoseconds.
+func (v *Value) moments() (lo, hi moment) {
+	return exactly(v.Lo, v.LoNs), exactly(v.Hi, v.HiNs)
+}
+
+const nsPerMs = 1_000_000
+
+func exactly(ms int64, ns int32) moment {
 	switch {
-	case ms <= -reach:
-		return math.MinInt64
-	case ms >= reach:
-		return math.MaxInt64
+	case ns < 0:
+		return moment{ms - 1, ns + nsPerMs}
+	case ns >= nsPerMs:
+		return moment{ms + 1, ns - nsPerMs}
 	}
-	return ms * 1_000_000
+	return moment{ms, ns}
 }
+
+// fine reports whether a date has digits beyond the millisecond.
+func (v *Value) fine() bool { return v.LoNs != 0 || v.HiNs != 0 }
 
 // parseInstant is parseDate with the digits beyond the millisecond, of which
 // it reads six.
@@ -60,18 +63,18 @@ func parseInstant(s string) (instant, bool) {
 	if !ok || dot < 0 {
 		return d, ok
 	}
-	ns, width, digits := int64(0), int64(1_000_000), 0
+	ns, width, digits := int32(0), int32(nsPerMs), 0
 	for _, c := range []byte(s[dot+1:]) {
 		if c < '0' || c > '9' {
 			break
 		}
 		if digits++; digits > 3 && width > 1 {
 			width /= 10
-			ns += int64(c-'0') * width
+			ns += int32(c-'0') * width
 		}
 	}
 	if digits > 3 {
-		d.fine = &fine{ns, ns + width}
+		d.loNs, d.hiNs = ns, ns+width-nsPerMs
 	}
 	return d, true
 }

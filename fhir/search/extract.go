@@ -1,6 +1,7 @@
 package search
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,7 +26,6 @@ func Extract(typ string, json []byte) (*Values, error) {
 // work is the reusable room of one extraction.
 type work struct {
 	parser fastjson.Parser
-	want   []bool // by slot; nil: every parameter
 	root   *fastjson.Value
 	base   string
 	arena  strings.Builder
@@ -46,38 +46,51 @@ func (x Extractor) Extract(typ string, json []byte) (*Values, error) {
 	return x.extract(typ, json, nil)
 }
 
-// Selection names the parameters that a query of its type looks at, worked out
-// once for all the documents that the query meets.
+// Selection names some parameters of a type, worked out once for all the
+// documents whose values under them are asked for.
 type Selection struct {
-	typ  string
-	want []bool // by slot
+	typ     string
+	root    *node // of the members that lead to their elements
+	summary bool
 }
 
-// Select returns the Selection of q.
+// Select returns the Selection of the parameters that q looks at.
 func Select(q *Query) (*Selection, error) {
-	t := index()[q.Type]
+	return selection("search.Select", q.Type, func(code string) bool {
+		return slices.ContainsFunc(q.Clauses, func(c Clause) bool { return c.Param.Code == code })
+	})
+}
+
+// SelectStored returns the Selection of what a store keeps beside a document of a
+// type: the fields of Values, and the values of the named parameters.
+func SelectStored(typ string, codes ...string) (*Selection, error) {
+	patient, _ := PatientParam(typ)
+	s, err := selection("search.SelectStored", typ, func(code string) bool {
+		return code == patient || slices.Contains(summarised[typ], code) || slices.Contains(codes, code)
+	})
+	if err == nil {
+		s.summary = true
+	}
+	return s, err
+}
+
+func selection(op, typ string, wanted func(code string) bool) (*Selection, error) {
+	t := index()[typ]
 	if t == nil {
-		return nil, fhir.Errorf(fhir.Invalid, "search.Select", "resource type is not known to this server")
+		return nil, fhir.Errorf(fhir.Invalid, op, "resource type is not known to this server")
 	}
-	want := make([]bool, len(t.params))
-	for slot, p := range t.params {
-		for i := range q.Clauses {
-			if q.Clauses[i].Param.Code == p.Code {
-				want[slot] = true
-			}
-		}
-	}
-	return &Selection{q.Type, want}, nil
+	return &Selection{typ: typ, root: t.root.prune(func(l leaf) bool { return wanted(t.params[l.slot].Code) })}, nil
 }
 
 // ExtractFor returns the index values of a resource under the parameters of a
 // selection, in ByParam alone: enough for Match, at a fraction of the cost of
-// Extract.
+// Extract. The other fields are set for SelectStored only.
 func (x Extractor) ExtractFor(s *Selection, json []byte) (*Values, error) {
-	return x.extract(s.typ, json, s.want)
+	return x.extract(s.typ, json, s)
 }
 
-func (x Extractor) extract(typ string, json []byte, want []bool) (*Values, error) {
+// extract takes the values under a selection; nil is every parameter.
+func (x Extractor) extract(typ string, json []byte, s *Selection) (*Values, error) {
 	t := index()[typ]
 	if t == nil {
 		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "resource type is not known to this server")
@@ -91,17 +104,19 @@ func (x Extractor) extract(typ string, json []byte, want []bool) (*Values, error
 		// The parser's text quotes the input, so it is not wrapped.
 		return nil, fhir.Errorf(fhir.Invalid, "search.Extract", "resource is not a JSON object")
 	}
-	w.base, w.arena, w.slots, w.vals, w.want = x.Base, strings.Builder{}, w.slots[:0], w.vals[:0], want
-	if want == nil { // a selection copies little
-		w.arena.Grow(min(len(json), 512))
-	}
+	w.base, w.arena, w.slots, w.vals = x.Base, strings.Builder{}, w.slots[:0], w.vals[:0]
 	w.root = root
-	w.walk(t.root, root)
+	if s == nil {
+		w.arena.Grow(min(len(json), 512))
+		w.walk(t.root, root)
+	} else { // copies little
+		w.walk(s.root, root)
+	}
 	if typ == "Patient" {
 		w.alive(t)
 	}
 	v := &Values{ByParam: w.group(t)}
-	if want == nil {
+	if s == nil || s.summary {
 		v.summarise(typ)
 	}
 	return v, nil
@@ -144,9 +159,6 @@ func (w *work) walk(n *node, v *fastjson.Value) {
 	}
 	for i := range n.leaves {
 		l := &n.leaves[i]
-		if w.want != nil && !w.want[l.slot] {
-			continue
-		}
 		if l.path.WhereMember != "" && string(v.GetStringBytes(l.path.WhereMember)) != l.path.WhereValue {
 			continue
 		}
@@ -223,6 +235,15 @@ func wellKnown(b []byte) (string, bool) {
 		return "activity", true
 	}
 	return "", false
+}
+
+// summarised are the parameters, beside that of the patient, from which
+// summarise takes the fields of Values.
+var summarised = map[string][]string{ // read only
+	"Observation": {"category", "code", "date"},
+	"AuditEvent":  {"date"},
+	"Consent":     {"date"},
+	"Provenance":  {"recorded"},
 }
 
 // summarise fills what the store keeps beside the document.

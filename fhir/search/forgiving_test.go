@@ -223,7 +223,7 @@ func TestFineDates(t *testing.T) {
 			if coarse.Prefix != prefixes[name] {
 				t.Fatalf("prefix %s is %d", name, coarse.Prefix)
 			}
-			coarse.Fine, mine.Fine = false, false
+			coarse.LoNs, coarse.HiNs, mine.LoNs, mine.HiNs = 0, 0, 0, 0
 			c := &search.Clause{Param: p, Values: []search.Value{coarse}}
 			if name != "ne" && expected && !search.MatchClause(c, &search.Values{ByParam: map[string][]search.Value{"date": {mine}}}) {
 				t.Fatalf("date=%s%s: the milliseconds leave out %s", name, want, have)

@@ -1,7 +1,6 @@
 package search
 
 import (
-	"math"
 	"strings"
 
 	"github.com/valyala/fastjson"
@@ -117,11 +116,14 @@ func dates(typ string, v *fastjson.Value) (Value, bool) {
 
 // outer is the interval around two.
 func outer(a, b *Value) Value {
-	out := Value{Lo: min(a.Lo, b.Lo), Hi: max(a.Hi, b.Hi)}
-	if out.Fine = a.Fine || b.Fine; out.Fine {
-		aLo, aHi := a.nanos()
-		bLo, bHi := b.nanos()
-		out.LoNs, out.HiNs = min(aLo, bLo), max(aHi, bHi)
+	out := *a
+	aLo, aHi := a.moments()
+	bLo, bHi := b.moments()
+	if bLo.compare(aLo) < 0 {
+		out.Lo, out.LoNs = b.Lo, b.LoNs
+	}
+	if bHi.compare(aHi) > 0 {
+		out.Hi, out.HiNs = b.Hi, b.HiNs
 	}
 	return out
 }
@@ -140,20 +142,10 @@ func between(start, end []byte) (Value, bool) {
 	to, ok2 := parseInstant(string(end))
 	out := Value{Lo: always.lo, Hi: always.hi}
 	if ok1 {
-		out.Lo = from.lo
+		out.Lo, out.LoNs = from.lo, from.loNs
 	}
 	if ok2 {
-		out.Hi = to.hi
-	}
-	if ok1 && from.fine != nil || ok2 && to.fine != nil {
-		a, b := from.value(), to.value()
-		out.Fine, out.LoNs, out.HiNs = true, math.MinInt64, math.MaxInt64
-		if ok1 {
-			out.LoNs, _ = a.nanos()
-		}
-		if ok2 {
-			_, out.HiNs = b.nanos()
-		}
+		out.Hi, out.HiNs = to.hi, to.hiNs
 	}
 	return out, ok1 || ok2
 }

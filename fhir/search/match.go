@@ -1,6 +1,7 @@
 package search
 
 import (
+	"cmp"
 	"math"
 	"strings"
 )
@@ -144,35 +145,38 @@ func matchReference(m Modifier, want, have *Value) bool {
 
 // matchDate is R4 3.1.1.4.7 on half-open intervals.
 func matchDate(want, have *Value) bool {
-	if want.Fine || have.Fine {
-		wantLo, wantHi := want.nanos()
-		haveLo, haveHi := have.nanos()
-		return matchInterval(want.Prefix, wantLo, wantHi, haveLo, haveHi)
+	if want.fine() || have.fine() {
+		wantLo, wantHi := want.moments()
+		haveLo, haveHi := have.moments()
+		return matchInterval(want.Prefix, haveLo.compare(wantLo), haveHi.compare(wantHi), haveLo.compare(wantHi), haveHi.compare(wantLo))
 	}
-	return matchInterval(want.Prefix, want.Lo, want.Hi, have.Lo, have.Hi)
+	return matchInterval(want.Prefix, cmp.Compare(have.Lo, want.Lo), cmp.Compare(have.Hi, want.Hi), cmp.Compare(have.Lo, want.Hi), cmp.Compare(have.Hi, want.Lo))
 }
 
-func matchInterval(p Prefix, wantLo, wantHi, haveLo, haveHi int64) bool {
-	within := wantLo <= haveLo && haveHi <= wantHi
+// matchInterval is told how the ends of the interval of the resource compare
+// with those of the wanted one: its start with the start, its end with the
+// end, its start with the end and its end with the start.
+func matchInterval(p Prefix, start, end, startEnd, endStart int) bool {
+	within := start >= 0 && end <= 0
 	switch p {
 	case EQ:
 		return within
 	case NE:
 		return !within
 	case GT:
-		return haveHi > wantHi
+		return end > 0
 	case LT:
-		return haveLo < wantLo
+		return start < 0
 	case GE:
-		return within || haveHi > wantHi
+		return within || end > 0
 	case LE:
-		return within || haveLo < wantLo
+		return within || start < 0
 	case SA:
-		return haveLo >= wantHi
+		return startEnd >= 0
 	case EB:
-		return haveHi <= wantLo
+		return endStart <= 0
 	case AP: // the parser has widened the interval
-		return haveLo < wantHi && haveHi > wantLo
+		return startEnd < 0 && endStart > 0
 	}
 	return false
 }

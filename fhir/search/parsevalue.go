@@ -130,7 +130,7 @@ func (ps *parser) date(p *Param, s string) ([]Value, error) {
 			v = Value{Lo: iv.lo, Hi: iv.hi, Prefix: pre}
 		}
 	}
-	if v.Fine {
+	if v.fine() {
 		v.round()
 	}
 	return one(v)
@@ -142,9 +142,9 @@ func (ps *parser) date(p *Param, s string) ([]Value, error) {
 func (v *Value) round() {
 	switch v.Prefix {
 	case GT, GE, SA:
-		v.Hi = v.Lo
+		v.Hi, v.HiNs = v.Hi-1, v.HiNs+nsPerMs
 	case LT, LE, EB:
-		v.Lo = v.Hi
+		v.Lo, v.LoNs = v.Lo+1, v.LoNs-nsPerMs
 	}
 }
 

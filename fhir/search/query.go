@@ -70,17 +70,16 @@ type Value struct {
 	// quantity and number: [NumLo, NumHi) from the written precision, Num as
 	// written; System and Code hold the unit.
 	Num, NumLo, NumHi float64
-	// LoNs and HiNs are the interval of a date in nanoseconds, if Fine is set.
-	LoNs, HiNs int64
+	// LoNs and HiNs are nanoseconds to be added to the ends of the interval of
+	// a date that has digits beyond the millisecond; HiNs may be negative. Of a
+	// resource, Lo and Hi are the milliseconds around it; of a clause, they are
+	// rounded so that every match also matches by the millisecond.
+	LoNs, HiNs int32
 	HasSystem  bool // "|" was written: System is exact even when empty
 	Prefix     Prefix
 	// Comparator of a quantity of a resource: the quantity is every value
 	// less or greater than Num. Exact is 0.
 	Comparator Comparator
-	// Fine is set when a date has digits beyond the millisecond. Of a resource, Lo and Hi are the
-	// milliseconds around it; of a clause, they are rounded so that every
-	// match also matches by the millisecond.
-	Fine bool
 	// Unvalued marks an element of a resource that is there without anything
 	// to compare, such as a reference with a display alone. It matters to
 	// :missing only.

@@ -63,6 +63,25 @@ func (n *node) add(steps []string, l leaf) {
 	k.add(steps[1:], l)
 }
 
+// prune returns a copy of n with the leaves that are kept and the ways to them.
+func (n *node) prune(keep func(leaf) bool) *node {
+	out := &node{}
+	for _, l := range n.leaves {
+		if keep(l) {
+			out.leaves = append(out.leaves, l)
+		}
+	}
+	for name, kid := range n.kids {
+		if k := kid.prune(keep); len(k.kids) > 0 || len(k.leaves) > 0 {
+			if out.kids == nil {
+				out.kids = map[string]*node{}
+			}
+			out.kids[name] = k
+		}
+	}
+	return out
+}
+
 // Lookup returns the registry entry of a search parameter, supported or not.
 func Lookup(typ, code string) (*Param, bool) {
 	t := index()[typ]

@@ -20,15 +20,18 @@ import (
 )
 
 const (
-	// piece is how many days of nights one commit makes again.
-	piece = 90 * day
+	// piece is how many days of nights one commit makes again: some hundred
+	// Observations.
+	piece = 400 * day
 	// around is how much beside a piece is read: sessions that reach into it,
 	// and those that end on the same days as these.
-	around = 4 * day
+	around = 5 * day
 	// days beside a piece on which a session that it touches may end.
 	beside = 2 * day
+	// near a piece lie all sessions of these days, wherever the days begin.
+	near = beside + day + 15*3600
 	// maxAround bounds how much more is read where sessions go on and on.
-	maxAround = 32 * day
+	maxAround = 40 * day
 	// maxSegments of a piece are read.
 	maxSegments = 200_000
 )
@@ -183,12 +186,15 @@ func (r *run) sessions(ctx context.Context, of mapping.Segments, n *sourceNights
 			return nil, from, to, err
 		}
 		out = sleep.Sessions(segs)
+		// A session at an edge may go on beyond it. That matters only when it
+		// reaches the days that are made again.
 		cut := false
 		if len(out) > 0 {
-			if before < maxAround && out[0].Start.Sub(from) <= sleep.Gap {
+			first, last := &out[0], &out[len(out)-1]
+			if before < maxAround && first.Start.Sub(from) <= sleep.Gap && first.End.Unix() >= p[0]-near {
 				before, cut = 2*before, true
 			}
-			if after < maxAround && to.Sub(out[len(out)-1].End) <= sleep.Gap {
+			if after < maxAround && to.Sub(last.End) <= sleep.Gap && last.Start.Unix() <= p[1]+near {
 				after, cut = 2*after, true
 			}
 		}
@@ -212,7 +218,7 @@ func (r *run) segments(ctx context.Context, of mapping.Segments, n *sourceNights
 	}
 	fast, ok := r.p.Store.(store.Columnar)
 	if !ok {
-		err = r.find(ctx, of.System, of.Metric, from, to, one)
+		err = r.find(ctx, of.System, of.Metric, from, to, nil, one)
 		return segs, err
 	}
 	f, err := r.search(of.System, of.Metric, from, to)
@@ -228,7 +234,7 @@ func (r *run) segments(ctx context.Context, of mapping.Segments, n *sourceNights
 		return time.UnixMicro(us).In(zones[off])
 	}
 	var bad error
-	err = fast.FindRuns(ctx, f, r.reader(one, &bad), func(x *store.Run) bool {
+	err = fast.FindRuns(ctx, f, r.reader(nil, one, &bad), func(x *store.Run) bool {
 		if x.Template.Vendor != r.q.Vendor {
 			return true
 		}
@@ -284,22 +290,23 @@ func (r *run) search(system, code string, from, to time.Time) (store.Find, error
 	return store.Find{Query: q, Filter: access.All().Filter(access.Search)}, fhir.Wrap("ingest.find", err)
 }
 
-// find gives out what search finds.
-func (r *run) find(ctx context.Context, system, code string, from, to time.Time, fn func(*store.Found, *stored) bool) error {
+// find gives out what search finds and holds a text, if one is named.
+func (r *run) find(ctx context.Context, system, code string, from, to time.Time, text []byte, fn func(*store.Found, *stored) bool) error {
 	f, err := r.search(system, code, from, to)
 	if err != nil {
 		return err
 	}
 	var bad error
-	err = r.p.Store.Find(ctx, f, r.reader(fn, &bad))
+	err = r.p.Store.Find(ctx, f, r.reader(text, fn, &bad))
 	return fhir.Wrap("ingest.find", cmp.Or(err, bad))
 }
 
-// reader reads what is found of the vendor for fn; bad is why it ended early.
-func (r *run) reader(fn func(*store.Found, *stored) bool, bad *error) func(*store.Found) bool {
+// reader reads what is found of the vendor and holds text for fn; bad is why it
+// ended early.
+func (r *run) reader(text []byte, fn func(*store.Found, *stored) bool, bad *error) func(*store.Found) bool {
 	return func(f *store.Found) bool {
 		var s stored
-		if f.Facts.Vendor != r.q.Vendor {
+		if f.Facts.Vendor != r.q.Vendor || !bytes.Contains(f.Resource.JSON, text) {
 			return true
 		}
 		if *bad = json.Unmarshal(f.Resource.JSON, &s); *bad != nil {
@@ -346,7 +353,7 @@ const toldMark = "/h"
 // stated are the stored nights whose id of the vendor's has the prefix.
 func (r *run) stated(ctx context.Context, of mapping.Segments, prefix string, from, to time.Time) (out []known, err error) {
 	system := fhir.Canonical + "/identifier/" + r.q.Vendor + "/source"
-	err = r.find(ctx, of.System, of.Of, from, to, func(f *store.Found, s *stored) bool {
+	err = r.find(ctx, of.System, of.Of, from, to, []byte(prefix), func(f *store.Found, s *stored) bool {
 		k := known{ref: f.Resource.Ref(), metric: of.Of, vendorID: s.identifier(system), status: s.Status}
 		name, ok := strings.CutPrefix(k.vendorID, prefix)
 		if !ok {

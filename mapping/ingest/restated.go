@@ -32,7 +32,7 @@ func (r *run) supersede(ctx context.Context, o *observation, a *attempt) error {
 	if !ok {
 		return nil
 	}
-	return r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), func(f *store.Found, s *stored) bool {
+	return r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil, func(f *store.Found, s *stored) bool {
 		var there measured
 		if f.Resource.ID != o.ID && s.Status != statusRetracted && !a.channels.mayKnow(s.Device.Reference) && r.standsFor(s.Device.Reference, o.source) &&
 			json.Unmarshal(f.Resource.JSON, &there) == nil && mine.same(&there) {
@@ -96,7 +96,7 @@ func (s *betterStated) has(ctx context.Context, r *run, o *observation, a *attem
 	}
 	found := false
 	var bad error
-	err := r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), func(f *store.Found, there *stored) bool {
+	err := r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil, func(f *store.Found, there *stored) bool {
 		if f.Resource.ID == o.ID || there.Status == statusRetracted || !a.channels.mayKnow(there.Device.Reference) {
 			return true
 		}

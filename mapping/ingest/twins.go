@@ -330,7 +330,7 @@ func (r *run) known(ctx context.Context, g *group, found []store.Presence, a *at
 	}
 	own := mapping.StreamID(g.template.Identity)
 	var bad error
-	err := r.find(ctx, r.p.Mapper.System(r.q.Vendor), g.metric, time.Unix(from, 0).UTC(), time.Unix(to+1, 0).UTC(), func(f *store.Found, s *stored) bool {
+	err := r.find(ctx, r.p.Mapper.System(r.q.Vendor), g.metric, time.Unix(from, 0).UTC(), time.Unix(to+1, 0).UTC(), nil, func(f *store.Found, s *stored) bool {
 		start, _, ok := s.when()
 		if !ok || s.Status == statusRetracted || !a.channels.mayKnow(s.Device.Reference) {
 			return true
@@ -500,7 +500,7 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 		}
 	}
 	var bad error
-	err = r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), func(f *store.Found, s *stored) bool {
+	err = r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil, func(f *store.Found, s *stored) bool {
 		var there measured
 		if bad = json.Unmarshal(f.Resource.JSON, &there); bad != nil {
 			return false

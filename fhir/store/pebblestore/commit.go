@@ -24,11 +24,12 @@ const (
 
 // request is one Commit on its way.
 type request struct {
-	batch  *store.Batch
-	values []*search.Values
-	hashes [][16]byte
-	bytes  int
-	series []*appended
+	batch    *store.Batch
+	values   []*search.Values
+	complete []bool // of values, see current
+	hashes   [][16]byte
+	bytes    int
+	series   []*appended
 	// compact, when not nil, is all there is: a change below the contract.
 	compact *compaction
 	result  store.Result
@@ -92,7 +93,7 @@ const (
 // prepare does what needs no order: extraction, hashing, checks.
 func (d *DB) prepare(b *store.Batch) (*request, error) {
 	const op = "pebblestore.Commit"
-	r := &request{batch: b, values: make([]*search.Values, len(b.Writes)), hashes: make([][16]byte, len(b.Writes)),
+	r := &request{batch: b, values: make([]*search.Values, len(b.Writes)), complete: make([]bool, len(b.Writes)), hashes: make([][16]byte, len(b.Writes)),
 		answer: make(chan struct{})}
 	for i := range b.Series {
 		a, err := d.prepareSeries(&b.Series[i])
@@ -126,13 +127,8 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 		if w.Form != nil && !w.Form.Fits(w.Resource.JSON, len(p), w.Cuts) {
 			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: JSON is not of its form", i)
 		}
-		r.values[i] = w.Values
-		if w.Values == nil {
-			v, err := search.Extract(w.Resource.Type, w.Resource.JSON)
-			if err != nil {
-				return nil, faulted(op, err)
-			}
-			r.values[i] = v
+		if err := r.extract(i); err != nil {
+			return nil, faulted(op, err)
 		}
 		r.hashes[i] = w.Hash
 		if w.Hash == ([16]byte{}) {
@@ -153,6 +149,22 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 		return nil, fhir.Errorf(fhir.TooLarge, op, "batch is larger than %d bytes", maxBatch)
 	}
 	return r, nil
+}
+
+// extract takes the index values of a write. A document that is kept by form
+// has no bytes of its own from which the rest could be taken later.
+func (r *request) extract(i int) (err error) {
+	w := &r.batch.Writes[i]
+	switch {
+	case w.Values != nil:
+		r.values[i], r.complete[i] = w.Values, true
+	case w.Form != nil:
+		r.complete[i] = true
+		r.values[i], err = search.Extract(w.Resource.Type, w.Resource.JSON)
+	default:
+		r.values[i], r.complete[i], err = extractStored(w.Resource.Type, w.Resource.JSON)
+	}
+	return err
 }
 
 // committer gathers requests into groups, resolves and applies them.

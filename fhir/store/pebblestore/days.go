@@ -139,29 +139,19 @@ func (s *stage) noteSamples(a *appended) error {
 	return nil
 }
 
-// noteDay adds bits to a row, which is written only when it changes.
+// noteDay adds bits to a row. Nothing is read for it: Pebble merges what is
+// written to one row (see setBits), and what the committer remembers to have
+// written is not written again.
 func (s *stage) noteDay(key []byte, b *dayBits) error {
-	have, ok := s.d.days[string(key)]
-	if !ok {
-		v, err := get(s.d.pdb, key)
-		if err != nil {
-			return err
-		}
-		if have, err = decodeDayBits(v); err != nil {
-			return err
-		}
-	}
+	have := s.d.days[string(key)]
 	now := have
 	now.docs.or(&b.docs)
 	now.samples.or(&b.samples)
-	if ok && now == have {
-		return nil
-	}
-	s.d.days[string(key)] = now
 	if now == have {
 		return nil
 	}
-	return s.batch.Set(key, append(now.docs[:], now.samples[:]...), nil)
+	s.d.days[string(key)] = now
+	return s.batch.Merge(key, append(b.docs[:], b.samples[:]...), nil)
 }
 
 // decodeDayBits reads a W value; an absent one has no bits.

@@ -176,7 +176,7 @@ func Open(dir string, opts Options) (*DB, error) {
 		// it rewrites no more.
 		FS: d.fs, Cache: d.cache, MemTableSize: 8 << 20, MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold: 8, L0StopWritesThreshold: 24, MaxOpenFiles: 1000,
-		FormatMajorVersion: pebble.FormatNewest, Logger: &pebbleLog{d: d}, EventListener: d.events(),
+		FormatMajorVersion: pebble.FormatNewest, Merger: setBits, Logger: &pebbleLog{d: d}, EventListener: d.events(),
 	}
 	po.EnsureDefaults()
 	pdb, err := pebble.Open(dir, po)

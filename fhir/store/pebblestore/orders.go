@@ -93,7 +93,7 @@ func (r *rebuilder) document(k, v []byte) error {
 	if d.deleted || dateParam(w.typ) == "" {
 		return nil
 	}
-	vals, err := search.Extract(w.typ, d.json)
+	vals, _, err := extractStored(w.typ, d.json)
 	if err != nil {
 		return errRow
 	}

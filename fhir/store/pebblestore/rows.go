@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"pulsegate/fhir"
@@ -330,6 +331,35 @@ func indexedFew(typ string) []string {
 		return fewOfAuditEvent
 	}
 	return nil
+}
+
+// rowValues are the index values that a document's rows are made of, for the types
+// of which there are many documents and few such rows.
+var rowValues = sync.OnceValues(func() (map[string]*search.Selection, error) {
+	out := map[string]*search.Selection{}
+	for _, typ := range []string{"Observation", "AuditEvent"} {
+		s, err := search.SelectStored(typ, indexedFew(typ)...)
+		if err != nil {
+			return nil, err
+		}
+		out[typ] = s
+	}
+	return out, nil
+})
+
+// extractStored returns the values that the rows of a document are made of;
+// complete is false when it has others, too.
+func extractStored(typ string, json []byte) (v *search.Values, complete bool, err error) {
+	some, err := rowValues()
+	if err != nil {
+		return nil, false, err
+	}
+	if s := some[typ]; s != nil {
+		v, err = search.Extractor{}.ExtractFor(s, json)
+		return v, false, err
+	}
+	v, err = search.Extract(typ, json)
+	return v, true, err
 }
 
 // indexValue is the value under which v has an X row; "" none.

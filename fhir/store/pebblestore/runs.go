@@ -286,7 +286,7 @@ func (x *finder) surely(in *seriesInfo, h *series.Header) bool {
 			return false
 		}
 		if !slices.ContainsFunc(c.Values, func(v search.Value) bool {
-			if v.Fine {
+			if v.LoNs != 0 || v.HiNs != 0 {
 				return false // its milliseconds rule out, they do not decide
 			}
 			switch v.Prefix {

@@ -104,13 +104,13 @@ func (s *salvage) copy(from, to string, opts Options) (err error) {
 	if quiet.opts.Logger == nil {
 		quiet.opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	po := &pebble.Options{FS: opts.FS, ReadOnly: true, Logger: &pebbleLog{d: quiet}, EventListener: quiet.events()}
+	po := &pebble.Options{FS: opts.FS, ReadOnly: true, Merger: setBits, Logger: &pebbleLog{d: quiet}, EventListener: quiet.events()}
 	src, err := pebble.Open(from, po)
 	if err != nil {
 		return refusal("the store cannot be opened: " + faultOf(err))
 	}
 	defer closing(src, &err)
-	po = &pebble.Options{FS: opts.FS, FormatMajorVersion: pebble.FormatNewest, MemTableSize: 16 << 20, Logger: &pebbleLog{d: quiet}, EventListener: quiet.events()}
+	po = &pebble.Options{FS: opts.FS, FormatMajorVersion: pebble.FormatNewest, MemTableSize: 16 << 20, Merger: setBits, Logger: &pebbleLog{d: quiet}, EventListener: quiet.events()}
 	dst, err := pebble.Open(to, po)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -22,7 +23,10 @@ type current struct {
 	pointer
 	doc    doc
 	values *search.Values
-	loaded bool // doc and values are there
+	// complete says that values holds every parameter; otherwise it holds what
+	// the rows are made of (extractStored).
+	complete bool
+	loaded   bool // doc and values are there
 	// Of a document that is kept by form: its bytes before the stamp.
 	canonical []byte
 	form      *store.Form
@@ -186,7 +190,7 @@ func (s *stage) lookupSample(ref fhir.Ref) (*current, error) {
 		return nil, err
 	}
 	m := newSample(l.in, &l.smp)
-	c := &current{smp: l, loaded: true, values: m.index(), doc: m.doc}
+	c := &current{smp: l, loaded: true, values: m.index(), complete: true, doc: m.doc}
 	c.place, c.t, c.version, c.moved, c.series, c.hash = m.row.place, m.row.t, 1, true, l.in.id, l.hash()
 	return c, nil
 }
@@ -209,11 +213,11 @@ func (s *stage) load(ref fhir.Ref, c *current) error {
 	if c.doc, err = s.d.forms.doc(s.d.pdb, new(recent), ref.Type, ref.ID, v); err != nil {
 		return err
 	}
-	vals, err := search.Extract(ref.Type, c.doc.json)
+	c.values, c.complete, err = extractStored(ref.Type, c.doc.json)
 	if err != nil {
 		return errRow
 	}
-	c.values, c.loaded = vals, true
+	c.loaded = true
 	return nil
 }
 
@@ -254,12 +258,12 @@ func (s *stage) resolve(r *request, i int, t store.T, updated int64, local map[f
 	now.doc = doc{version: now.version, updated: updated, deleted: remove}
 	out.Version, out.LastUpdated, out.Deleted = now.version, time.UnixMilli(updated).UTC(), remove
 	if remove {
-		now.place, now.hash, now.values = old.place, old.hash, old.values
+		now.place, now.hash, now.values, now.complete = old.place, old.hash, old.values, old.complete
 		now.doc.vendor, now.doc.author, now.doc.categories, now.doc.json = old.doc.vendor, old.doc.author, old.doc.categories, old.doc.json
 	} else {
 		v := r.values[i]
 		out.Created = old == nil || old.deleted
-		now.place, now.hash, now.values = placeOf(v), r.hashes[i], v
+		now.place, now.hash, now.values, now.complete = placeOf(v), r.hashes[i], v, r.complete[i]
 		now.doc.vendor, now.doc.author, now.doc.categories = w.Vendor, w.Author, v.Categories
 		if w.Form != nil {
 			now.canonical, now.form = w.Resource.JSON, w.Form
@@ -399,11 +403,31 @@ func (s *stage) put(w *write, t store.T, n uint32) (*store.Change, error) {
 	if err := s.batch.Set(changeKey(t, n), e.encode(), nil); err != nil {
 		return nil, err
 	}
-	vals := c.values
 	return &store.Change{T: t, Ref: w.ref, Version: c.version, Created: w.created, Deleted: c.deleted, Facts: access.Facts{
 		Type: w.ref.Type, ID: w.ref.ID, Patient: c.patient, Vendor: c.doc.vendor, Author: c.doc.author, Categories: c.doc.categories,
-		Tokens: func(p string) []access.Token { return tokensOf(vals, p) },
+		Tokens: c.tokens(w.ref.Type),
 	}}, nil
+}
+
+// tokens returns what access.Facts.Tokens of this version is.
+func (c *current) tokens(typ string) func(param string) []access.Token {
+	if vals := c.values; c.complete {
+		return func(param string) []access.Token { return tokensOf(vals, param) }
+	}
+	some, json := c.values, c.doc.json
+	all := sync.OnceValue(func() *search.Values {
+		v, err := search.Extract(typ, json)
+		if err != nil { // no granular scope covers what cannot be read
+			v = &search.Values{}
+		}
+		return v
+	})
+	return func(param string) []access.Token {
+		if len(some.ByParam[param]) > 0 {
+			return tokensOf(some, param)
+		}
+		return tokensOf(all(), param)
+	}
 }
 
 // rows writes the D, P and X rows of one version. Deletion markers have only

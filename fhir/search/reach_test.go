@@ -1,0 +1,72 @@
+package search_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// TestDatesBeyondReach compares dates of all ages, with and without digits
+// beyond the millisecond, by each prefix. Nanoseconds since 1970 end in 1678
+// and 2262; beyond them a date counts to the millisecond, and must not be taken
+// for the end of what nanoseconds can tell.
+func TestDatesBeyondReach(t *testing.T) {
+	years := []int{1, 1500, 1677, 1678, 1969, 2026, 2261, 2262, 2263, 4183, 9998}
+	type moment struct {
+		year int
+		text string
+		lo   time.Time
+		hi   time.Time
+	}
+	var all []moment
+	for _, y := range years {
+		lo := time.Date(y, 1, 1, 0, 0, 0, 0, time.UTC)
+		all = append(all, moment{y, fmt.Sprintf("%04d", y), lo, lo.AddDate(1, 0, 0)})
+		at := time.Date(y, 5, 31, 22, 18, 57, 929_000_000, time.UTC)
+		all = append(all, moment{y, at.Format("2006-01-02T15:04:05.000Z"), at, at.Add(time.Millisecond)})
+		at = at.Add(936 * time.Microsecond)
+		all = append(all, moment{y, at.Format("2006-01-02T15:04:05.000000Z"), at, at.Add(time.Microsecond)})
+	}
+	matches := func(prefix string, want, have moment) bool {
+		within := !have.lo.Before(want.lo) && !have.hi.After(want.hi)
+		above, below := have.hi.After(want.hi), have.lo.Before(want.lo)
+		switch prefix {
+		case "eq":
+			return within
+		case "ne":
+			return !within
+		case "gt":
+			return above
+		case "lt":
+			return below
+		case "ge":
+			return within || above
+		case "le":
+			return within || below
+		case "sa":
+			return !have.lo.Before(want.hi)
+		}
+		return !have.hi.After(want.lo) // eb
+	}
+	check := func(want, have moment, body string) {
+		for _, prefix := range []string{"eq", "ne", "gt", "lt", "ge", "le", "sa", "eb"} {
+			if got := finds(t, "Observation", "date="+prefix+want.text, `{"resourceType":"Observation","id":"o",`+body+`}`); got != matches(prefix, want, have) {
+				t.Errorf("date=%s%s of %s: %v", prefix, want.text, body, got)
+			}
+		}
+	}
+	for _, want := range all {
+		for _, have := range all {
+			if want.year == have.year && (want.year <= 1678 || want.year >= 2262) {
+				continue // to the millisecond
+			}
+			check(want, have, fmt.Sprintf(`"effectiveDateTime":%q`, have.text))
+			for _, end := range all {
+				if end.lo.Before(have.lo) || end.year == want.year && (want.year <= 1678 || want.year >= 2262) {
+					continue
+				}
+				check(want, moment{lo: have.lo, hi: end.hi}, fmt.Sprintf(`"effectivePeriod":{"start":%q,"end":%q}`, have.text, end.text))
+			}
+		}
+	}
+}
