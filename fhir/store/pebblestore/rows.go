@@ -333,12 +333,12 @@ func indexedFew(typ string) []string {
 	return nil
 }
 
-// rowValues are the index values that a document's rows are made of, for the types
-// of which there are many documents and few such rows.
+// rowValues are the index values that a document's rows and its kind are made of,
+// for the types of which there are many documents and few such rows.
 var rowValues = sync.OnceValues(func() (map[string]*search.Selection, error) {
 	out := map[string]*search.Selection{}
 	for _, typ := range []string{"Observation", "AuditEvent"} {
-		s, err := search.SelectStored(typ, indexedFew(typ)...)
+		s, err := search.SelectStored(typ, append(kindParams[:], indexedFew(typ)...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -347,7 +347,7 @@ var rowValues = sync.OnceValues(func() (map[string]*search.Selection, error) {
 	return out, nil
 })
 
-// extractStored returns the values that the rows of a document are made of;
+// extractStored returns the values that the committer reads of a document;
 // complete is false when it has others, too.
 func extractStored(typ string, json []byte) (v *search.Values, complete bool, err error) {
 	some, err := rowValues()

@@ -23,8 +23,8 @@ type current struct {
 	pointer
 	doc    doc
 	values *search.Values
-	// complete says that values holds every parameter; otherwise it holds what
-	// the rows are made of (extractStored).
+	// complete says that values holds every parameter; otherwise it holds
+	// those of rowValues.
 	complete bool
 	loaded   bool // doc and values are there
 	// Of a document that is kept by form: its bytes before the stamp.
