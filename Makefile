@@ -35,7 +35,7 @@ test: build browser ## every suite, lint, the oracle, crash harness, fuzz seeds,
 
 check: ## what to run between edits, under three minutes: vet, house rules, every suite in its short form
 	$(GO) vet ./...
-	$(GO) test -run 'Format|Length|Imports|Histograms' ./conformance/lint
+	$(GO) test -run 'Format|Length|Imports|Histograms|Clocks' ./conformance/lint
 	$(GO) test -short ./adapters/... ./cmd/... ./fhir/... ./mapping/... ./smart/...
 
 oracle: ## the same random life on documents and on samples, for ORACLE (default 10m); SEED has a life again
