@@ -49,7 +49,7 @@ twins: ## the same below the server: two stores, every method of the contract, s
 
 # Tests of one goroutine, which the race detector only makes slow. They run
 # without it in the suites.
-SEQUENTIAL := TestSalvage|TestDamagedByte|TestFlippedBit|EveryTampered|TestOrdersAre|TestSorted
+SEQUENTIAL := TestSalvage|TestDamagedByte|TestFlippedBit|EveryTampered|TestOrdersAre|TestSorted|TestDenseNights
 
 race: ## the packages with concurrency in them, under the race detector (needs a C compiler)
 	sh deploy/ensure-cc.sh

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -32,7 +33,8 @@ const (
 	near = beside + day + 15*3600
 	// maxAround bounds how much more is read where sessions go on and on.
 	maxAround = 40 * day
-	// maxSegments of a piece are read.
+	// maxSegments bounds the segments that are read for a piece. A piece with
+	// more is made shorter, down to a day.
 	maxSegments = 200_000
 )
 
@@ -85,14 +87,8 @@ func (r *run) somePiece(ctx context.Context, of mapping.Segments, key string) (m
 	if err := r.consent(ctx); err != nil {
 		return false, err
 	}
-	p := n.Due[0]
-	if p[1]-p[0] > piece {
-		n.Due[0][0], p[1] = p[0]+piece, p[0]+piece
-	} else {
-		n.Due = n.Due[1:]
-	}
-	a := newAttempt()
-	if err := r.derive(ctx, of, &n, p, now, a); err != nil {
+	a, err := r.firstPiece(ctx, of, &n, now)
+	if err != nil {
 		return false, err
 	}
 	w, err := n.write(key)
@@ -112,16 +108,40 @@ func (r *run) somePiece(ctx context.Context, of mapping.Segments, key string) (m
 	return len(n.Due) > 0, nil
 }
 
+// firstPiece makes the nights of the first piece that is due and takes it from
+// n. A piece is shorter than usual where segments are many.
+func (r *run) firstPiece(ctx context.Context, of mapping.Segments, n *sourceNights, now time.Time) (*attempt, error) {
+	due := n.Due[0]
+	for length := min(due[1]-due[0], piece); ; length = max(length/4, day) {
+		p := period{due[0], due[0] + length}
+		sessions, err := r.sessions(ctx, of, n, p)
+		if errors.Is(err, errDense) && length > day {
+			continue
+		}
+		if err != nil && !errors.Is(err, errDense) {
+			return nil, err
+		}
+		if p[1] < due[1] {
+			n.Due[0][0] = p[1]
+		} else {
+			n.Due = n.Due[1:]
+		}
+		a := newAttempt()
+		return a, r.derive(ctx, of, n, p, sessions, now, a)
+	}
+}
+
+// errDense is returned beside the sessions of the first maxSegments segments
+// where there are more.
+var errDense = errors.New("too many segments for one piece of nights")
+
 // ended reports whether a night that ends at end cannot go on at now.
 func ended(end, now time.Time) bool { return now.Sub(end) >= sleep.Gap }
 
-// derive puts into a the nights that the stored segments make in p, and takes
+// derive puts into a the nights that the sessions around p make in it, and takes
 // back those that are none any more.
-func (r *run) derive(ctx context.Context, of mapping.Segments, n *sourceNights, p period, now time.Time, a *attempt) error {
-	sessions, from, to, err := r.sessions(ctx, of, n, p)
-	if err != nil {
-		return err
-	}
+func (r *run) derive(ctx context.Context, of mapping.Segments, n *sourceNights, p period, read surroundings, now time.Time, a *attempt) error {
+	sessions, from, to := read.sessions, read.from, read.to
 	first := time.Unix(p[0]-beside, 0).UTC().Format(time.DateOnly)
 	last := time.Unix(p[1]+beside, 0).UTC().Format(time.DateOnly)
 	for i := range sessions {
@@ -176,16 +196,26 @@ func (r *run) derive(ctx context.Context, of mapping.Segments, n *sourceNights, 
 	return nil
 }
 
-// sessions are those of a source around p, and the time that was read.
-func (r *run) sessions(ctx context.Context, of mapping.Segments, n *sourceNights, p period) (out []sleep.Session, from, to time.Time, err error) {
+// surroundings of a piece are the sessions of a source from some days before it
+// to some days behind it.
+type surroundings struct {
+	sessions []sleep.Session
+	from, to time.Time
+}
+
+// sessions reads the segments of a source around p.
+func (r *run) sessions(ctx context.Context, of mapping.Segments, n *sourceNights, p period) (surroundings, error) {
 	before, after := int64(around), int64(around)
 	for {
-		from, to = time.Unix(p[0]-before, 0).UTC(), time.Unix(p[1]+after, 0).UTC()
+		from, to := time.Unix(p[0]-before, 0).UTC(), time.Unix(p[1]+after, 0).UTC()
 		segs, err := r.segments(ctx, of, n, from, to)
 		if err != nil {
-			return nil, from, to, err
+			return surroundings{}, err
 		}
-		out = sleep.Sessions(segs)
+		out := sleep.Sessions(segs)
+		if len(segs) >= maxSegments {
+			return surroundings{out, from, to}, errDense
+		}
 		// A session at an edge may go on beyond it. That matters only when it
 		// reaches the days that are made again.
 		cut := false
@@ -199,7 +229,7 @@ func (r *run) sessions(ctx context.Context, of mapping.Segments, n *sourceNights
 			}
 		}
 		if !cut {
-			return out, from, to, nil
+			return surroundings{out, from, to}, nil
 		}
 	}
 }

@@ -367,3 +367,32 @@ func (b *broken) Commit(ctx context.Context, x *store.Batch) (store.Result, erro
 	}
 	return b.Store.Commit(ctx, x)
 }
+
+// TestDenseNights: more segments than one piece may hold leave out no night.
+func TestDenseNights(t *testing.T) {
+	const nights, perNight = 350, 640 // 45 s each, 8 hours a night
+	var x strings.Builder
+	x.WriteString(`<HealthData>`)
+	begin := time.Date(2025, 11, 1, 22, 0, 0, 0, time.UTC)
+	stages := []string{"Core", "Deep"}
+	for n := range nights {
+		at := begin.AddDate(0, 0, n)
+		for i := range perNight {
+			end := at.Add(45 * time.Second)
+			x.WriteString(slept{"Watch", at.Format("2006-01-02 15:04:05 -0700"), end.Format("2006-01-02 15:04:05 -0700"), stages[i%2]}.xml())
+			at = end
+		}
+	}
+	x.WriteString(`</HealthData>`)
+	w := newWorld(t)
+	w.must("apple", "export.xml", x.String())
+	got := w.nights()
+	if len(got) != nights {
+		t.Errorf("%d nights, want %d", len(got), nights)
+	}
+	for _, n := range got {
+		if n.minutes != "480" || n.status != "final" {
+			t.Fatal(n)
+		}
+	}
+}
