@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
 
@@ -55,7 +57,7 @@ func AsDocuments(d Driver) Driver {
 func Run(t *testing.T, d Driver) {
 	for name, fn := range map[string]func(*testing.T, store.Store){
 		"versions": testVersions, "preconditions": testPreconditions, "same": testSkipSame, "state": testState,
-		"changes": testChanges, "watch": testWatch, "log": testLog, "filter": testFilter, "closed": testClosed,
+		"changes": testChanges, "watch": testWatch, "watch tokens": testWatchTokens, "log": testLog, "filter": testFilter, "closed": testClosed,
 		"samples": testSamples, "samples found": testSamplesFound, "samples moved": testSamplesMoved, "samples conflict": testSamplesConflict,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -284,6 +286,51 @@ func testChanges(t *testing.T, s store.Store) {
 	})
 	if err != nil || n != 8*20*2+1 || last != r.T || s.T() != r.T {
 		t.Fatalf("%d changes to T %d of %d: %v", n, last, r.T, err)
+	}
+}
+
+// testWatchTokens: the Facts of a change answer for every parameter that a
+// granular scope may name, to several goroutines, and also after the commit.
+func testWatchTokens(t *testing.T, s store.Store) {
+	var seen []store.Change
+	stop := s.Watch(func(c store.Commit) {
+		seen = append(seen, c.Changes...)
+	})
+	defer stop()
+	const rest = `"status":"final","category":[{"coding":[{"system":"urn:c","code":"vital-signs"}]}],"code":{"coding":[{"system":"urn:s","code":"a"}]},` +
+		`"subject":{"reference":"Patient/p1"},"performer":[{"reference":"Patient/p1"}],"identifier":[{"system":"urn:i","value":"x"}],` +
+		`"method":{"coding":[{"system":"urn:m","code":"m1"}]},"effectiveDateTime":"2026-03-01",` +
+		`"component":[{"code":{"coding":[{"system":"urn:s","code":"b"}]},"valueQuantity":{"value":1,"system":"http://unitsofmeasure.org","code":"1"}}]`
+	w := put("Observation", "o1", rest)
+	commit(t, s, w)
+	commit(t, s, w)
+	commit(t, s, remove("Observation", "o1"))
+	if len(seen) != 3 {
+		t.Fatalf("%d changes", len(seen))
+	}
+	all, err := search.Extract("Observation", w.Resource.JSON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	some := 0
+	for _, p := range search.Params("Observation") {
+		if p.Kind != search.KindToken && p.Kind != search.KindReference || p.Code == "_id" {
+			continue
+		}
+		want := len(all.ByParam[p.Code])
+		some += want
+		for i := range seen {
+			wg.Go(func() {
+				if got := seen[i].Facts.Tokens(p.Code); len(got) != want {
+					t.Errorf("change %d: %s has the tokens %v, want %d", i, p.Code, got, want)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if some < 9 {
+		t.Fatalf("the Observation has %d tokens only", some)
 	}
 }
 
