@@ -25,8 +25,9 @@ func (k key) str(s string) key {
 	return append(k, s...)
 }
 
-// sum is what names derived of k begin with: HMAC-SHA-256 under the secret of
-// the installation, so that nobody outside can tell which id a fact would have.
+// sum returns the first bytes of every name derived from k: HMAC-SHA-256 under
+// the secret of the installation, so that nobody else can compute the id of a
+// fact.
 func (m *Mapper) sum(k key) (out [sha256.Size]byte) {
 	if len(m.opts.Key) == 0 {
 		return sha256.Sum256(k)

@@ -90,10 +90,10 @@ func (x *Streams) Reset() {
 type Stream struct {
 	Template *series.Template
 	Metric   string // the row's
-	// SegmentsOf is that of Result.
+	// SegmentsOf has the meaning of Result.SegmentsOf.
 	SegmentsOf string
 	Device     DeviceKey
-	// Coarse is that of its samples.
+	// Coarse has the meaning of sample.Sample.Coarse.
 	Coarse bool
 	Vague  bool
 	// Known is a sample of it, with device and source only.

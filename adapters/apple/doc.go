@@ -49,9 +49,9 @@
 //
 // # Aggregation
 //
-// What a row of Health Auto Export stands for is not in the body. The
-// automation states it in its HTTP header automation-aggregation, which comes
-// as a fact of the delivery: with "Days" a row at midnight is a Day; with
+// The body does not tell the aggregation of a row of Health Auto Export. The
+// automation sends it in its HTTP header automation-aggregation, which
+// Input.Delivery holds: with "Days" a row at midnight is a Day; with
 // "Minutes", "Hours", "Weeks", "Months" and "Years" a row gets the End of its
 // interval; what is not over yet is Preliminary. Without the header a metric
 // whose rows lie at several midnights, and at no other time, is aggregated by

@@ -21,8 +21,8 @@ type document struct {
 	n   *jsonitem.Node
 	typ string
 	id  string
-	// revision is when the document was changed; documents of today do not
-	// say so.
+	// revision holds the time of the last change. Documents of the current
+	// API version do not state it.
 	revision int64
 	s        sample.Sample // times, status and device that all its samples share
 	// left is an error of the sink, when a component was left out.

@@ -203,8 +203,8 @@ func (p *Tab) Type(selector, text string) *Tab {
 // Key presses a key.
 func (p *Tab) Key(key string) { p.t.Helper(); p.Run(chromedp.KeyEvent(key)) }
 
-// What is asked of axe: WCAG 2.2 AA and good practice, or everything that it
-// knows, up to AAA and the rules that it still calls experimental.
+// These sets of axe rules may be run: WCAG 2.2 AA and best practice, or all
+// rules, including AAA and the experimental ones.
 const (
 	usual = `["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]`
 	every = `{type: "rule", values: axe.getRules().map((r) => r.ruleId)}`

@@ -85,7 +85,7 @@ const (
 	exportsAll           // export scans without the filter
 	oldVersions          // a version is judged by the facts of the current one
 	newestAll            // $lastn looks without the filter
-	staleConsents        // consents are those of the start
+	staleConsents        // decides by the consents at the start
 	losesOne             // a search misses what it shows last
 	trailAll             // searches of the audit trail look without the filter
 	anyOwner             // so do those of Subscriptions

@@ -294,7 +294,8 @@ func (w *world) send(h hit) (int, []byte, error) {
 }
 
 // hardened holds every answer of a handler to the headers of ASVS 5.0 3.4.
-// What net/http answers by itself, to a request that is none, has none of ours.
+// hardened checks the security headers of an answer. An answer that net/http
+// makes by itself, to a malformed request, has none.
 func hardened(h http.Header) error {
 	if h.Get("X-Request-Id") == "" {
 		return nil

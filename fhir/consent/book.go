@@ -38,9 +38,9 @@ type book struct {
 	apps map[string][]*compiled
 	// withdrawn holds each distinct rule once, with its latest withdrawal.
 	withdrawn []*compiled
-	// firstWithdrawal is when the patient first took back a Consent, in Unix
-	// milliseconds; math.MaxInt64 if never. What clients recorded since opens
-	// nothing.
+	// firstWithdrawal is the time at which the patient first withdrew a
+	// Consent, in Unix milliseconds, or math.MaxInt64. Consents that clients
+	// recorded later permit nothing.
 	firstWithdrawal int64
 }
 

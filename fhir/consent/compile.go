@@ -101,9 +101,9 @@ type rule struct {
 type compiled struct {
 	ref  fhir.Ref
 	root rule
-	// agreed is when a person allowed an app what the Consent says; recorded is
-	// when this version was stored, which of a withdrawn Consent is when it
-	// ended. Unix milliseconds.
+	// agreed is the time at which a person authorized the app. recorded is the
+	// time at which this version was stored, which is the end of a withdrawn
+	// Consent. Both are in Unix milliseconds.
 	agreed, recorded int64
 	// author is the client that recorded the Consent; "" for the patient's
 	// pages and the operator.

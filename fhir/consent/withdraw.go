@@ -96,7 +96,7 @@ func (t Taking) change(w *Withdrawal, r fhir.Resource, c *compiled) error {
 			if err != nil {
 				return err
 			}
-			// What the provision says is read back before it is believed.
+			// Compile the narrowed Consent to check that it denies the vendor.
 			if x, is := compile(r.ID, t.Patient, n.JSON); is == active && !t.touches(&x.root) {
 				goesOn = true
 				n.Version = r.Version

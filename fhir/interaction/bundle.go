@@ -74,12 +74,12 @@ func (s *Service) batch(ctx context.Context, rq *Request, entries []entry, p *Pa
 			return &fhir.Error{Kind: fhir.Unavailable, Op: "interaction.Batch", Err: err}
 		}
 		r := s.batchEntry(ctx, rq, &entries[i], s.roomIn(p))
-		// What earlier entries found is not given out either.
+		// Results of earlier entries must not be returned either.
 		if err := rq.Principal.Grant.Live(ctx); err != nil {
 			return err
 		}
 		p.response(s.Base, &r, minimal)
-		// What earlier entries found is not given out either.
+		// Results of earlier entries must not be returned either.
 		if err := rq.Principal.Grant.Live(ctx); err != nil {
 			return err
 		}

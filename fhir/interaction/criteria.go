@@ -52,7 +52,7 @@ func (c *criteria) key() string {
 		values := make([]string, len(k.Values))
 		for j, v := range k.Values {
 			if k.Param.Kind == search.KindString && k.Modifier != search.ModExact {
-				v.Code = "" // Text is what is compared
+				v.Code = "" // only Text is compared
 			}
 			values[j] = fmt.Sprintf("%#v", v)
 		}

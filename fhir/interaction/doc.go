@@ -42,8 +42,8 @@
 //	anything refused        one event, outcome 4 (caller's fault), 8 (denied) or 12 (ours); what the error tells of is named, per patient
 //	any look at AuditEvents "audit log used" instead of the above
 //
-// Whatever an answer tells, content or existence, is in an event of that request
-// (conformance/enforce holds every answer to that). An event in a patient's
+// An AuditEvent of the request names every resource whose content or existence
+// the answer discloses (conformance/enforce checks every answer). An event in a patient's
 // compartment, which the patient may read, holds that patient's part of the
 // query only: references to the patient, values that the patient's own resource
 // matched, codes, dates and numbers. The whole query is in a plain event beside

@@ -48,8 +48,8 @@ func (s *Service) transaction(ctx context.Context, rq *Request, entries []entry,
 	if err != nil {
 		return err
 	}
-	// What was written came with the request; beside it reads have the room
-	// that the matches of conditional creates leave.
+	// Reads and the matches of conditional creates share the size limit. The
+	// written resources came with the request and do not count.
 	room := s.Limits.withDefaults().BundleBytes
 	for i := range steps {
 		if steps[i].matched() {

@@ -79,8 +79,8 @@ func (s *Service) updateOnce(ctx context.Context, rq *Request, op string, res fh
 }
 
 // draftUpdate checks what is there against the caller and the preconditions.
-// What is hidden from the caller is judged like what is absent, in every step;
-// only at the end is the write refused.
+// draftUpdate treats a version that the caller may not see as absent in every
+// step, and refuses the write only at the end.
 func (s *Service) draftUpdate(ctx context.Context, rq *Request, op string, res fhir.Resource, old *stored, pre Preconditions) (*draft, error) {
 	concealed := old
 	if seen, err := visible(rq, op, access.Update, old); err != nil {

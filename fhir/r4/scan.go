@@ -73,8 +73,8 @@ func values(v []byte) (n int) {
 
 var byteOrderMark = []byte("\xef\xbb\xbf") // read only
 
-// run reads v to its end. What is wrong in a value is added to issues; an
-// error is what ends the reading.
+// run reads v to its end. It adds broken values to issues, and returns an error
+// if the rest of v cannot be read.
 func (s *scan) run(v []byte) error {
 	s.dec = jsontext.NewDecoder(bytes.NewReader(v))
 	return s.value()

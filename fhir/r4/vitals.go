@@ -102,7 +102,7 @@ func vitalCategory(v *fastjson.Value) bool {
 	return false
 }
 
-// vitalRules are those of the profile vitalsigns.
+// vitalRules checks the rules of the profile vitalsigns.
 func vitalRules(v *fastjson.Value, r reporter) {
 	if !v.Exists("subject") {
 		r.broken("subject", "is required (profile vitalsigns)")

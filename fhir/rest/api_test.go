@@ -251,8 +251,8 @@ func TestSearch(t *testing.T) {
 		for page := 0; url != ""; page++ {
 			a := w.want(200, "all", "GET", url, "")
 			got = append(got, a.ids()...)
-			// What comes meanwhile is not seen by the later pages, what is
-			// deleted is not shown by them.
+			// Later pages show neither resources that were created meanwhile
+			// nor resources that were deleted.
 			w.want(201, "all", "POST", "/Observation", observation("", "p1", "vital-signs", page))
 			w.want(204, "all", "DELETE", fmt.Sprintf("/Observation/o%02d", 24-page), "")
 			url = a.link("next")

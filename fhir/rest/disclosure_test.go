@@ -11,7 +11,7 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// event is what a test wants to know of an AuditEvent.
+// event holds the parts of an AuditEvent that the tests compare.
 type event struct {
 	patient string
 	query   string
@@ -191,7 +191,7 @@ func TestPatientsPart(t *testing.T) {
 			ask("GET", next, "")
 			next = w.want(200, "all", "GET", next, "").link("next")
 		}
-		// What is harmless costs no second event.
+		// A query without other people's data needs no second event.
 		for _, q := range []string{"patient=pat-ada&code=http://loinc.org|8867-4&date=ge2026-01-01&_sort=-date&_count=10", "patient=Patient/pat-ada", "subject=Patient/pat-ada&category=vital-signs&status=final,amended&value-quantity=gt5||/min", "patient=pat-ada&code=8867-4&_include=Observation:device&_elements=code,status&_format=json"} {
 			w.want(200, "all", "GET", "/Observation?"+q, "", "X-Request-Id", "one")
 		}

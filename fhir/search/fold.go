@@ -56,8 +56,8 @@ func divides(r rune) bool {
 	return unicode.IsSpace(r) || unicode.Is(unicode.Pd, r) || unicode.Is(unicode.Pc, r)
 }
 
-// letters are those that Unicode does not take apart, as they are written
-// without them.
+// letters maps the letters that Unicode does not decompose to their spelling
+// in plain letters.
 var letters = map[rune]string{ // read only
 	'ß': "ss", 'ẞ': "ss", 'æ': "ae", 'Æ': "ae", 'œ': "oe", 'Œ': "oe", 'ø': "o", 'Ø': "o", 'đ': "d", 'Đ': "d", 'ð': "d", 'Ð': "d",
 	'þ': "th", 'Þ': "th", 'ł': "l", 'Ł': "l", 'ħ': "h", 'Ħ': "h", 'ŧ': "t", 'Ŧ': "t", 'ı': "i", 'ĸ': "k", 'ŋ': "n", 'Ŋ': "n",

@@ -69,8 +69,9 @@ func (e *Engine) ownerOf(prev *fhir.Resource) string {
 	return ""
 }
 
-// reserveFor is how long a Subscription that Check let through counts although
-// the follower has not met it: no request is committed later than that.
+// reserveFor is the time for which a Subscription that passed Check counts
+// against the limits before the follower has met it. No request is committed
+// later than that.
 const reserveFor = 2 * time.Minute
 
 // reserve counts a new Subscription against the limit of its client from now
@@ -132,9 +133,9 @@ func (e *Engine) forget(id string) {
 	}
 }
 
-// keepMissed is how many events of a Subscription in error are kept. Those
-// behind are counted, so that the client sees from their numbers that it has
-// missed some, and can search for them.
+// keepMissed bounds the events that are kept for a Subscription in error.
+// Further events are only counted: their numbers show the client that it has
+// missed some, and it can search for them.
 const keepMissed = 256
 
 // heads adds the durable numbers of the Subscriptions that got events in this

@@ -510,7 +510,7 @@ func TestWithdrawnConsent(t *testing.T) {
 	if _, err := w.e.Events(context.Background(), Caller{Principal: w.principal("other")}, "s1", 1, 2, ""); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("another client sees the events: %v", err)
 	}
-	// What ends while the events are read ends the answer.
+	// A grant that ends while the events are read ends the answer.
 	ended := w.principal("ehr")
 	ended.Grant.Still = func(context.Context) error { return fhir.Errorf(fhir.Unauthorized, "test", "invalid_token") }
 	if b, err := w.e.Events(context.Background(), Caller{Principal: ended}, "s1", 1, 2, ""); fhir.KindOf(err) != fhir.Unauthorized || b != nil {

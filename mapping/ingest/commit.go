@@ -40,7 +40,7 @@ type attempt struct {
 	touched map[string]*touch
 	// replaced are stored nights that others in sb take the place of.
 	replaced []known
-	// channels is what has come for the patient from the vendor.
+	// channels holds the channels by which the vendor has delivered.
 	channels channels
 }
 
@@ -302,7 +302,7 @@ func (r *run) oldNews(ctx context.Context, o *observation, a *attempt) (bool, er
 
 const statusPreliminary = "preliminary"
 
-// past is what the current version says of an observation that comes again.
+// past holds the stored version of an observation that is delivered again.
 type past struct {
 	status  string
 	current []byte // the current version

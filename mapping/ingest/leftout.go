@@ -100,7 +100,8 @@ func (r *run) complete(ctx context.Context, it *Item, s *sample.Sample) (done bo
 // they can be found when the thing they were about becomes readable.
 const roomOpen = "ingest/open/"
 
-// subject is what an item or an Observation with a vendor's id is about.
+// subject returns the identity shared by an item and an Observation with the
+// same id of the vendor.
 func subject(vendor, metric, vendorID string) string {
 	return itemID("subject", vendor, metric, vendorID)
 }

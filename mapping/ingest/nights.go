@@ -21,11 +21,11 @@ import (
 )
 
 const (
-	// piece is how many days of nights one commit makes again: some hundred
-	// Observations.
+	// piece is the time in seconds whose nights one commit makes again: some
+	// hundred Observations.
 	piece = 400 * day
-	// around is how much beside a piece is read: sessions that reach into it,
-	// and those that end on the same days as these.
+	// around is the time in seconds that is read before and after a piece, for
+	// sessions that reach into it and others that end on the same days.
 	around = 5 * day
 	// days beside a piece on which a session that it touches may end.
 	beside = 2 * day
@@ -234,8 +234,8 @@ func (r *run) sessions(ctx context.Context, of mapping.Segments, n *sourceNights
 	}
 }
 
-// segments are those of a source that overlap a time. Of a store that has them
-// in columns no Observations are made.
+// segments returns the segments of a source that overlap a time. It reads the
+// columns of a store that has them, without making Observations.
 func (r *run) segments(ctx context.Context, of mapping.Segments, n *sourceNights, from, to time.Time) (segs []sleep.Segment, err error) {
 	one := func(_ *store.Found, s *stored) bool {
 		g, ok := n.segment(s)
@@ -320,7 +320,7 @@ func (r *run) search(system, code string, from, to time.Time) (store.Find, error
 	return store.Find{Query: q, Filter: access.All().Filter(access.Search)}, fhir.Wrap("ingest.find", err)
 }
 
-// find gives out what search finds and holds a text, if one is named.
+// find passes each Observation that search finds to fn, if its JSON holds text.
 func (r *run) find(ctx context.Context, system, code string, from, to time.Time, text []byte, fn func(*store.Found, *stored) bool) error {
 	f, err := r.search(system, code, from, to)
 	if err != nil {
@@ -331,8 +331,8 @@ func (r *run) find(ctx context.Context, system, code string, from, to time.Time,
 	return fhir.Wrap("ingest.find", cmp.Or(err, bad))
 }
 
-// reader reads what is found of the vendor and holds text for fn; bad is why it
-// ended early.
+// reader decodes found Observations of the vendor for fn, if their JSON holds
+// text. It sets bad and ends the search when one cannot be decoded.
 func (r *run) reader(text []byte, fn func(*store.Found, *stored) bool, bad *error) func(*store.Found) bool {
 	return func(f *store.Found) bool {
 		var s stored

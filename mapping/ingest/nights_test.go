@@ -51,7 +51,7 @@ func (n nightSeen) String() string {
 	return n.from + " to " + n.to + ": " + n.minutes + " min, " + n.status
 }
 
-// nights are those of the chart that were not taken back, by time.
+// nights returns the nights of the chart that were not retracted, by time.
 func (w *world) nights() []nightSeen {
 	var out []nightSeen
 	for _, o := range w.chart("93832-4") {
@@ -61,7 +61,7 @@ func (w *world) nights() []nightSeen {
 	return out
 }
 
-// seenObservation is what tests read of one.
+// seenObservation holds the elements that tests compare.
 type seenObservation struct {
 	stored
 	ID   string

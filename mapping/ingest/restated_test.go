@@ -10,7 +10,7 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// said is what a page of a channel says one measurement to be.
+// said is one measurement as a page of a channel states it.
 type said struct {
 	merged bool // by the channel that knows no source
 	value  int

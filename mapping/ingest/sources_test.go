@@ -16,7 +16,7 @@ const app = "App"
 
 const bodyMass = "HKQuantityTypeIdentifierBodyMass"
 
-// reading is what one source measured, and which channels deliver it.
+// reading is a measurement of one source, with the channels that deliver it.
 type reading struct {
 	source      string
 	fine, named bool

@@ -38,7 +38,7 @@ type period [2]int64
 
 const day = 24 * 3600
 
-// touch is what a commit writes of the segments of one source.
+// touch collects the segments of one source that a commit writes.
 type touch struct {
 	streams []string
 	due     []period
@@ -90,7 +90,8 @@ func (a *attempt) touchSamples(g *group, c *series.Columns) {
 }
 
 const (
-	// apart is how far two periods may lie apart and be one.
+	// apart is the longest pause in seconds between two periods that are
+	// merged.
 	apart = 3 * day
 	// maxPeriods bounds the periods of a source: nights of that many weeks,
 	// with as long a pause between any two.
@@ -159,7 +160,7 @@ func (n *sourceNights) write(key string) (store.StateWrite, error) {
 	return store.StateWrite{Key: key, Value: raw}, fhir.Wrap("ingest.nights", err)
 }
 
-// stored is what is read of a stored segment or night.
+// stored holds the elements that are read from a stored segment or night.
 type stored struct {
 	Meta struct {
 		Tag []coding `json:"tag"`

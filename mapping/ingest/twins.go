@@ -31,7 +31,7 @@ const (
 	roomHeard = "ingest/heard/"
 )
 
-// channels is what kinds of channels have delivered for a patient.
+// channels records which kinds of channels have delivered for a patient.
 type channels struct {
 	Fine bool `json:"fine,omitempty"`
 	// Anonymous: a coarse channel that names no source.
@@ -41,7 +41,7 @@ type channels struct {
 	// Plain are the Devices that stand for sources of which the channel that
 	// knows more knows no more than the name, either.
 	Plain []string `json:"plain,omitempty"`
-	// Streams are those of coarse channels.
+	// Streams names the streams of coarse channels.
 	Streams []string `json:"streams,omitempty"`
 }
 
@@ -393,7 +393,7 @@ func (r *run) confirm(ctx context.Context, ref fhir.Ref, stream, own string, a *
 
 // once gives documents the identity under which the store has them: what
 // another channel brought, or the same one under another id of the vendor's.
-// What the store knows better is left out.
+// once leaves out observations that the store has in more detail.
 func (r *run) once(ctx context.Context, obs []observation, a *attempt) ([]observation, error) {
 	if !a.channels.coarse() {
 		return obs, nil
@@ -615,7 +615,7 @@ func (o *observation) become(id, vendorID string) {
 	o.vendorID = vendorID
 }
 
-// measured is what of an Observation says which measurement it is.
+// measured holds the elements that identify the measurement of an Observation.
 type measured struct {
 	stored
 	Concept   concept    `json:"valueCodeableConcept"`

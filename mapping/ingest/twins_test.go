@@ -167,7 +167,7 @@ func TestWorkoutUnderTwoIDs(t *testing.T) {
 		if len(got) != 1 || len(w.all("Observation")) != 1 {
 			t.Fatalf("%d workouts, %d Observations", len(got), len(w.all("Observation")))
 		}
-		// What only one of them knows stays.
+		// Elements of only one of them stay.
 		if strings.Contains(string(got[0].raw.JSON), `"value":0,`) || !strings.Contains(string(got[0].raw.JSON), `"value":131,`) {
 			t.Errorf("%s", got[0].raw.JSON)
 		}

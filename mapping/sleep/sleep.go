@@ -114,7 +114,7 @@ type Session struct {
 	Day, Name string
 }
 
-// Sessions are those that segs make, in order of their start. It sorts segs
+// Sessions joins segments to sessions, in order of their start. It sorts segs
 // and keeps them.
 func Sessions(segs []Segment) []Session {
 	segs = slices.DeleteFunc(segs, func(g Segment) bool { return !g.Counts() })
@@ -185,7 +185,7 @@ func (x *Session) Sample() sample.Sample {
 	return s
 }
 
-// Device is that of the last segment that names one.
+// Device returns the device of the last segment that names one.
 func (x *Session) Device() string {
 	for _, g := range slices.Backward(x.Segments) {
 		if g.Device != "" {

@@ -17,10 +17,10 @@ import (
 // characters it is made of is nobody's business.
 
 const (
-	// minEffort is how many characters must be left of a password when each
-	// run and each repetition counts as one.
+	// minEffort is the least effort of a password: its length when each run and
+	// each repetition counts as one character.
 	minEffort = 8
-	// minDistinct is how many different characters it must have.
+	// minDistinct is the least number of different characters.
 	minDistinct = 5
 	// minWord is from which length on a part of a name must not be in it.
 	minWord = 4
@@ -28,7 +28,7 @@ const (
 	minRun = 3
 )
 
-// lines are where fingers run: rows, columns and diagonals of keyboards
+// lines lists the sequences that fingers follow: rows, columns and diagonals of keyboards
 // (QWERTY, QWERTZ, AZERTY, Cyrillic), the number pad, the alphabet and the
 // digits. Each is also run backwards.
 var lines = []string{
@@ -57,8 +57,8 @@ var runs = func() map[string]bool {
 var leetL = strings.NewReplacer("1", "l", "0", "o", "3", "e", "4", "a", "5", "s", "7", "t", "@", "a", "$", "s")
 var leet = strings.NewReplacer("0", "o", "1", "i", "3", "e", "4", "a", "5", "s", "7", "t", "8", "b", "9", "g", "@", "a", "$", "s", "!", "i", "+", "t", "€", "e")
 
-// guessable returns the rule that a new password breaks, "" when it is good.
-// words are what is known of its owner.
+// guessable returns an error that names the rule that a new password breaks.
+// words are the names and addresses of its owner.
 func guessable(password string, words []string) error {
 	const op = "authn.Set"
 	bad := func(rule string) error { return fhir.Errorf(fhir.Invalid, op, "password: %s", rule) }
@@ -150,9 +150,9 @@ func repeated(s string) bool {
 	return false
 }
 
-// effort is how many characters there are when a run, and a character that is
-// repeated, count as one: the least of looking at all of them, at every other
-// one (1q2w3e4r) and with each taken once (112233).
+// effort returns the number of characters, counting a run and a repeated
+// character as one. It is the least over all characters, over every other one
+// (1q2w3e4r) and over each character once (112233).
 func effort(s string) int {
 	r := []rune(s)
 	var even, odd, once []rune

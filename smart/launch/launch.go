@@ -108,8 +108,8 @@ type Service struct {
 	Auth    Authenticator
 	Scopes  scope.Parser
 	Clock   func() time.Time
-	// Roles is that of policy.Engine, for the makers of launches. Nil: no
-	// person makes any.
+	// Roles has the meaning of policy.Engine.Roles, for the people who make
+	// launches. If it is nil, nobody can make any.
 	Roles  func(ctx context.Context, s grant.Subject) (roles []string, ok bool, err error)
 	Base   string // FHIR base URL
 	Logger *slog.Logger

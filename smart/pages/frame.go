@@ -185,7 +185,7 @@ type view struct {
 	Bad   string // something is wrong with the form
 	// Wrong are errors beside fields, by the id of the field; see wrong.
 	Wrong map[string]string
-	// Untold is how many emergency accesses to their data a patient has not
+	// Untold is the number of emergency accesses that the patient has not
 	// acknowledged.
 	Untold  int
 	Narrow  bool

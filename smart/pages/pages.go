@@ -115,7 +115,7 @@ type Options struct {
 	Clients  Clients
 	Launcher Launcher
 	Glass    *breakglass.Glass
-	// UserLife is how long an access token for a person lives
+	// UserLife is the lifetime of an access token for a person
 	// (token.UserLife).
 	UserLife time.Duration
 	Patients Patients
@@ -226,7 +226,7 @@ func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mux.ServeHTTP(w, r)
 }
 
-// headers are those of every page.
+// headers sets the headers of every page.
 func (p *Pages) headers(h http.Header) {
 	h.Set("Content-Security-Policy", policy(""))
 	h.Set("X-Content-Type-Options", "nosniff")

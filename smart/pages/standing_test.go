@@ -120,7 +120,7 @@ func TestChangeOfAccountEndsEverything(t *testing.T) {
 			}
 			return w.signs.SetDisabled(context.Background(), signin.From{}, operator, id, false)
 		},
-		// Whoever writes a user another way must not be able to forget it.
+		// A writer of users must not be able to forget the state of the account.
 		"a writer that only changes the link": func(w *world, id string) error {
 			u, err := w.users.Get(context.Background(), id)
 			if err != nil {

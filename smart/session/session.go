@@ -47,7 +47,8 @@ type Session struct {
 	stored []byte
 }
 
-// Place is where somebody signed in, for that person to recognize.
+// Place describes the browser and address of a sign-in, so that the person can
+// recognize it.
 type Place struct {
 	Agent string `json:"agent,omitempty"` // as "Firefox on Linux"
 	IP    string `json:"ip,omitempty"`

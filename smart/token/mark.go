@@ -11,7 +11,7 @@ import (
 	"pulsegate/smart/client"
 )
 
-// maxLead is how far the mark may lead the clock. An assertion that was used
+// maxLead bounds the lead of the mark over the clock. An assertion that was used
 // before the clock went back has expired by then, and no longer is any client
 // kept from a token.
 const maxLead = client.MaxLife + client.Skew

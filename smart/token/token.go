@@ -39,8 +39,8 @@ const (
 
 	room      = "jti/"
 	highWater = room + "~high-water"
-	// keepJTI is how much longer than its assertion a jti is kept, for a clock
-	// that is set back.
+	// keepJTI is the time for which a jti is kept after its assertion has
+	// expired, because the clock may be set back.
 	keepJTI = 24 * time.Hour
 )
 

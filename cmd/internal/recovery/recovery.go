@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// What may be lost.
+// An operator may decide to go on without one of these.
 const (
 	AuditLog = "audit-log" // audit/checkpoint, or a log that continues it
 	SealKey  = "seal-key"  // keys/seal.key

@@ -218,8 +218,8 @@ func (d *DB) build(reqs []*request) (g *group, err error) {
 			return g, err
 		}
 		left = slices.DeleteFunc(left, func(r *request) bool { return r == bad })
-		// What it needed could not be read: it fails alone, and the others are
-		// put together anew without what it left in memory.
+		// Rows of this request could not be read. It fails alone; the group is
+		// assembled again without its traces in memory.
 		bad.err = faulted("pebblestore.Commit", err)
 		clear(d.edge)
 		clear(d.days)

@@ -239,7 +239,7 @@ func TestDamagedByte(t *testing.T) {
 	}
 }
 
-// content is what a store shows: every resource by its id, in its newest version.
+// content reads the newest version of every resource, by id.
 func content(t *testing.T, d *DB, among map[string]string) map[string]string {
 	t.Helper()
 	out := map[string]string{}

@@ -110,8 +110,8 @@ func (d *damage) note(file string) (n uint64, log bool) {
 	return n, bits.OnesCount64(n) == 1
 }
 
-// events are what the engine tells of itself. Everything that has a text of
-// its own is replaced.
+// events returns the listener for events of the engine. It replaces the texts of
+// errors, which may quote keys.
 func (d *DB) events() *pebble.EventListener {
 	l := &pebble.EventListener{
 		BackgroundError: func(err error) {

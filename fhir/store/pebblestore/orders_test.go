@@ -35,7 +35,7 @@ type population struct {
 	d     *DB
 	fs    *vfs.MemFS
 	clock *clocktest.Clock
-	// opts are those of the store, besides the file system and the clock.
+	// opts holds further options of the store. open sets file system and clock.
 	opts Options
 }
 

@@ -76,7 +76,7 @@ func newResults(d *DB) (*results, error) {
 	if rs.limit == 0 {
 		rs.limit = DefaultSpilled
 	}
-	// What a process left behind that ended is of no use.
+	// Results of an earlier process cannot be used.
 	return rs, rs.fs.RemoveAll(rs.dir)
 }
 

@@ -35,7 +35,7 @@ type Salvaged struct {
 	LostSeries  uint64 `json:"lostSeries"`
 	LostChanges uint64 `json:"lostChanges"`
 	MadeChanges uint64 `json:"madeChanges"`
-	// Problems are what Check finds in the new store.
+	// Problems lists the findings of Check in the new store.
 	Problems []string `json:"problems"`
 }
 

@@ -17,7 +17,7 @@ import (
 	"pulsegate/fhir/search"
 )
 
-// sortKey is what one match sorts by under one element of _sort.
+// sortKey is the key of one match under one element of _sort.
 type sortKey struct {
 	None   bool    `json:"z,omitempty"`
 	Lo     int64   `json:"l,omitempty"`

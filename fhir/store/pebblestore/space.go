@@ -22,7 +22,8 @@ const (
 	// lightState bounds the bytes of small state that go with an AuditEvent
 	// below reserve: a token, or the end of one.
 	lightState = 16 << 10
-	// lookAtSpace is how often a busy store asks the file system.
+	// lookAtSpace is the interval at which a busy store asks the file system
+	// for its free space.
 	lookAtSpace = 200 * time.Millisecond
 )
 
@@ -37,7 +38,7 @@ type Space struct {
 // Full reports whether writes are refused.
 func (s Space) Full() bool { return s.Known && s.Free < s.Reserve }
 
-// level is how near the disk is to being full.
+// level grades the free space of the disk.
 type level int
 
 const (

@@ -160,8 +160,8 @@ func auditWorld(t *testing.T) (*DB, *audit.Recorder, *audit.Notary) {
 	return d, rec, n
 }
 
-// Whatever is changed in the rows by which a read, a search or a history of
-// AuditEvents is answered, Verify finds it.
+// TestVerifyFindsEveryTamperedRow changes the rows from which reads, searches
+// and histories of AuditEvents are answered; Verify must find each change.
 func TestVerifyFindsEveryTamperedRow(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -359,7 +359,7 @@ func (x *finder) walkUpdates(desc bool, from *updatePoint) (err error) {
 	return err
 }
 
-// unit is what was written at one instant: documents, and samples by series.
+// unit collects the documents and series written at one instant.
 type unit struct {
 	x       *finder
 	open    bool

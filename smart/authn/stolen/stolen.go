@@ -31,9 +31,9 @@ import (
 var list []byte
 
 const (
-	// Count is how many of the most frequent passwords the list holds.
+	// Count is the number of most frequent passwords in the list.
 	Count = 100_000
-	// Long is from how many characters on it holds less frequent ones as well.
+	// Long is the length from which on the list holds less frequent ones, too.
 	Long = 12
 
 	bits = 36 // of each hash
