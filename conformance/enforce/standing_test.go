@@ -13,8 +13,8 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/store"
+	"pulsegate/smart/authz"
 	"pulsegate/smart/client"
-	"pulsegate/smart/grant"
 	"pulsegate/smart/policy"
 )
 
@@ -70,7 +70,7 @@ const (
 // client "ehr" and to person's app "appl".
 func longWorld(f fault) (w *world, backend, person token) {
 	w = open(f)
-	w.policy.Roles = func(context.Context, grant.Subject) ([]string, bool, error) {
+	w.policy.Roles = func(context.Context, authz.Subject) ([]string, bool, error) {
 		return []string{"patient"}, !w.ended.Load(), nil
 	}
 	ctx := context.Background()
@@ -101,7 +101,7 @@ var endings = map[string]struct { // read only
 		}
 	}},
 	"token revoked": {false, func(w *world, _ *token, n int) {
-		must(w.db.Commit(context.Background(), &store.Batch{State: []store.StateWrite{grant.RevokeToken(fmt.Sprint("t", n), time.Now().Add(time.Hour))}}))
+		must(w.db.Commit(context.Background(), &store.Batch{State: []store.StateWrite{authz.RevokeToken(fmt.Sprint("t", n), time.Now().Add(time.Hour))}}))
 	}},
 	"token expired":          {false, func(w *world, _ *token, _ int) { w.skew.Store(int64(time.Hour)) }},
 	"person's account ended": {true, func(w *world, _ *token, _ int) { w.ended.Store(true); w.touch() }},

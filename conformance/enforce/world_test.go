@@ -34,13 +34,13 @@ import (
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/subscription"
+	"pulsegate/smart/authz"
 	"pulsegate/smart/client"
-	"pulsegate/smart/grant"
-	"pulsegate/smart/keys"
+	smart "pulsegate/smart/oauth/token"
+	"pulsegate/smart/people/role"
 	"pulsegate/smart/policy"
-	"pulsegate/smart/role"
+	"pulsegate/smart/proof/keys"
 	"pulsegate/smart/scope"
-	smart "pulsegate/smart/token"
 )
 
 const (
@@ -213,7 +213,7 @@ type world struct {
 	consents access.Consents
 	engine   *consent.Engine
 	clients  *client.Registry
-	grants   *grant.Store
+	grants   *authz.Store
 	policy   *policy.Engine
 	subs     *subscription.Engine
 	exporter *bulk.Exporter
@@ -248,7 +248,7 @@ func open(f fault) *world {
 	}
 	scopes := scope.Parser{TokenParam: scope.Registered}
 	w.clients = &client.Registry{Store: st, Scopes: scopes, Clock: time.Now}
-	w.grants = &grant.Store{State: st}
+	w.grants = &authz.Store{State: st}
 	w.policy = &policy.Engine{Keys: ring(), Clients: w.clients, Consents: w.consents, Scopes: scopes, Issuer: issuer, Audience: base,
 		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Grants: w.grants, RoleRules: role.RulesOf, Latest: w.db.T}
 	grantFor := func(ctx context.Context, id, s string) (*access.Grant, error) {
@@ -322,16 +322,16 @@ func (w *world) issue(k *token) string {
 		"jti": fmt.Sprint("t", w.issued), "iat": now.Unix(), "exp": now.Add(4 * time.Minute).Unix()}
 	if k.person {
 		id := fmt.Sprint("authz", w.issued)
-		a := grant.Authorization{ID: id, ClientID: k.client, Scope: claims["scope"].(string), Created: now, Used: now, Expires: now.Add(time.Hour),
-			Subject: grant.Subject{ID: "u" + id, Roles: k.roles, AuthTime: now, ACR: "phr"}, Context: grant.Context{Patient: k.patient}}
+		a := authz.Authorization{ID: id, ClientID: k.client, Scope: claims["scope"].(string), Created: now, Used: now, Expires: now.Add(time.Hour),
+			Subject: authz.Subject{ID: "u" + id, Roles: k.roles, AuthTime: now, ACR: "phr"}, Context: authz.Context{Patient: k.patient}}
 		if ref, ok := fhir.ParseRef(k.user); ok {
 			a.Subject.FHIRUser = ref
 		}
 		ctx := context.Background()
 		write := func(s ...store.StateWrite) { must(w.db.Commit(ctx, &store.Batch{State: s})) }
-		write(must(grant.NewCode(id, grant.Code{Authorization: a, Expires: now.Add(time.Minute)})))
+		write(must(authz.NewCode(id, authz.Code{Authorization: a, Expires: now.Add(time.Minute)})))
 		code := must(w.grants.Code(ctx, id))
-		write(must(code.Redeem(grant.Record{Authorization: a}))...)
+		write(must(code.Redeem(authz.Record{Authorization: a}))...)
 		claims["sub"], claims["authz"] = a.Subject.ID, id
 		if k.patient != "" {
 			claims["patient"] = k.patient

@@ -74,7 +74,7 @@
 //
 // # Who writes a Consent
 //
-// The patient's pages (smart/agreement) and the operator. A client writes one
+// The patient's pages (smart/appconsent) and the operator. A client writes one
 // only if the operator has registered it for that (access.Grant.RecordsConsent),
 // whatever its scopes are, and then
 //

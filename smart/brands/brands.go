@@ -4,7 +4,7 @@
 //
 // It owns: the Bundle, made of an operator's Brand, and GET /brands.json with
 // CORS and a weak ETag. It does not own: where discovery names it
-// (smart/discovery).
+// (smart/oauth/discovery).
 package brands
 
 import (

@@ -4,7 +4,7 @@
 // It owns: the registration in small state, room client/<id>; the JWK Set of
 // a client, inline or by URL, with a cache that keeps to the client's
 // Cache-Control; and the checks of an assertion that need no state. It does
-// not own: the use-once rule of jti and the token (smart/token), or scopes
+// not own: the use-once rule of jti and the token (smart/oauth/token), or scopes
 // (smart/scope).
 //
 // Keys: RSA of 2048 bits or more for RS384, P-384 for ES384; other keys in a

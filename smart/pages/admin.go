@@ -11,9 +11,9 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
 	"pulsegate/smart/client"
-	"pulsegate/smart/role"
-	"pulsegate/smart/signin"
-	"pulsegate/smart/user"
+	"pulsegate/smart/people/role"
+	"pulsegate/smart/people/signin"
+	"pulsegate/smart/people/user"
 )
 
 func usersPage(q *request) error {

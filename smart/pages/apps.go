@@ -10,8 +10,8 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
-	"pulsegate/smart/agreement"
-	"pulsegate/smart/grant"
+	"pulsegate/smart/appconsent"
+	"pulsegate/smart/authz"
 	"pulsegate/smart/scope"
 )
 
@@ -67,7 +67,7 @@ func appsPage(q *request) error {
 		if as, err = q.p.Apps.About(ctx, q.u.Patient); err != nil {
 			return err
 		}
-		as = slices.DeleteFunc(as, func(a grant.Authorization) bool { return a.Subject.ID == q.u.ID })
+		as = slices.DeleteFunc(as, func(a authz.Authorization) bool { return a.Subject.ID == q.u.ID })
 		if d.Others, err = q.appRows(as); err != nil {
 			return err
 		}
@@ -88,7 +88,7 @@ func appsPage(q *request) error {
 	return q.render(http.StatusOK, "apps", v)
 }
 
-func (q *request) appRows(as []grant.Authorization) ([]appRow, error) {
+func (q *request) appRows(as []authz.Authorization) ([]appRow, error) {
 	rows := []appRow{}
 	for _, a := range as {
 		row := appRow{ID: a.ID, Name: a.ClientID, Offline: a.Offline, Created: a.Created, Used: a.Used, Expires: a.Expires}
@@ -123,7 +123,7 @@ func (q *request) appRows(as []grant.Authorization) ([]appRow, error) {
 
 // restsOn says on what each app's view of the person rests, and returns the
 // apps that are stopped.
-func (q *request) restsOn(as []grant.Authorization, rows []appRow) ([]refusedRow, error) {
+func (q *request) restsOn(as []authz.Authorization, rows []appRow) ([]refusedRow, error) {
 	ctx := q.r.Context()
 	rs, err := q.p.Refusals.Refused(ctx, q.u.Patient)
 	if err != nil {
@@ -142,7 +142,7 @@ func (q *request) restsOn(as []grant.Authorization, rows []appRow) ([]refusedRow
 	for i, a := range as {
 		f := &rows[i].foreign
 		f.Consented, f.Treated = reaches(q.p.Scopes, a.Scope)
-		f.Refused = slices.ContainsFunc(rs, func(r agreement.Refusal) bool { return r.Client == a.ClientID })
+		f.Refused = slices.ContainsFunc(rs, func(r appconsent.Refusal) bool { return r.Client == a.ClientID })
 		opened, err := q.p.Refusals.Opened(ctx, q.u.Patient, a.ClientID)
 		if err != nil {
 			return nil, err
@@ -193,7 +193,7 @@ func appsRefuse(q *request) error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(as, func(a grant.Authorization) bool { return a.ID == q.value("id") && a.Subject.ID != q.u.ID })
+	i := slices.IndexFunc(as, func(a authz.Authorization) bool { return a.ID == q.value("id") && a.Subject.ID != q.u.ID })
 	if i < 0 {
 		return q.to("/auth/apps") // gone already
 	}
@@ -246,7 +246,7 @@ func appsRevoke(q *request) error {
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(as, func(a grant.Authorization) bool { return a.ID == id }) {
+	if !slices.ContainsFunc(as, func(a authz.Authorization) bool { return a.ID == id }) {
 		return q.to("/auth/apps") // gone already
 	}
 	by := q.by()

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	chrome "pulsegate/conformance/browser"
-	"pulsegate/smart/authn"
+	"pulsegate/smart/people/authn"
 )
 
 func newChrome(t *testing.T, w *world) *chrome.Chrome {

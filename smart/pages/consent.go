@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"pulsegate/fhir"
-	"pulsegate/smart/authn"
-	"pulsegate/smart/authorize"
-	"pulsegate/smart/role"
+	"pulsegate/smart/oauth/authorize"
+	"pulsegate/smart/people/authn"
+	"pulsegate/smart/people/role"
+	"pulsegate/smart/people/session"
+	"pulsegate/smart/people/signin"
 	"pulsegate/smart/scope"
-	"pulsegate/smart/session"
-	"pulsegate/smart/signin"
 )
 
 type consentData struct {

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"pulsegate/smart/authn/authntest"
+	"pulsegate/smart/people/authn/authntest"
 )
 
 // ask begins an app's request and signs in on the way.

@@ -4,8 +4,8 @@
 //
 // It owns: the pages and their words, the routes below /auth/, and the
 // protection of each request that changes something. It does not own: any
-// decision. Who may sign in, act or see is asked of smart/signin, smart/role,
-// smart/authorize and smart/breakglass.
+// decision. Who may sign in, act or see is asked of smart/people/signin, smart/people/role,
+// smart/oauth/authorize and smart/people/breakglass.
 //
 //	GET       /auth/                       the account: ways to sign in, and where the person is signed in
 //	POST      /auth/sessions               the end of one of those sessions, or of everything

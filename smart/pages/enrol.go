@@ -9,9 +9,9 @@ import (
 	"rsc.io/qr"
 
 	"pulsegate/fhir"
-	"pulsegate/smart/authn"
-	"pulsegate/smart/signin"
-	"pulsegate/smart/user"
+	"pulsegate/smart/people/authn"
+	"pulsegate/smart/people/signin"
+	"pulsegate/smart/people/user"
 )
 
 // invitePage shows what a one-time link is for. To open it uses nothing up:

@@ -15,7 +15,7 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
 
-	"pulsegate/smart/authn"
+	"pulsegate/smart/people/authn"
 )
 
 // hospital is an OpenID provider that signs everybody in as sub, with acr.

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"pulsegate/smart/authn"
+	"pulsegate/smart/people/authn"
 )
 
 // beside checks that an error stands beside the field with that id and nowhere

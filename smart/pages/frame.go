@@ -15,11 +15,11 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/smart/breakglass"
-	"pulsegate/smart/role"
-	"pulsegate/smart/session"
-	"pulsegate/smart/signin"
-	"pulsegate/smart/user"
+	"pulsegate/smart/people/breakglass"
+	"pulsegate/smart/people/role"
+	"pulsegate/smart/people/session"
+	"pulsegate/smart/people/signin"
+	"pulsegate/smart/people/user"
 )
 
 const maxForm = 64 << 10

@@ -5,8 +5,8 @@ import (
 	"strings"
 
 	"pulsegate/fhir"
-	"pulsegate/smart/breakglass"
-	"pulsegate/smart/role"
+	"pulsegate/smart/people/breakglass"
+	"pulsegate/smart/people/role"
 )
 
 type glassData struct {

@@ -4,7 +4,7 @@ import (
 	"net/http"
 
 	"pulsegate/fhir"
-	"pulsegate/smart/breakglass"
+	"pulsegate/smart/people/breakglass"
 )
 
 type noticeRow struct {

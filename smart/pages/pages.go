@@ -21,30 +21,30 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/store"
-	"pulsegate/smart/agreement"
-	"pulsegate/smart/authorize"
-	"pulsegate/smart/breakglass"
+	"pulsegate/smart/appconsent"
+	"pulsegate/smart/authz"
 	"pulsegate/smart/client"
-	"pulsegate/smart/grant"
+	"pulsegate/smart/oauth/authorize"
+	"pulsegate/smart/people/breakglass"
+	"pulsegate/smart/people/session"
+	"pulsegate/smart/people/signin"
+	"pulsegate/smart/people/user"
 	"pulsegate/smart/scope"
-	"pulsegate/smart/session"
-	"pulsegate/smart/signin"
-	"pulsegate/smart/user"
 )
 
 // Apps is a token.Endpoint.
 type Apps interface {
-	Authorizations(ctx context.Context, subject string) ([]grant.Authorization, error)
+	Authorizations(ctx context.Context, subject string) ([]authz.Authorization, error)
 	// About are those of anybody with a patient in context.
-	About(ctx context.Context, patient string) ([]grant.Authorization, error)
+	About(ctx context.Context, patient string) ([]authz.Authorization, error)
 	// Revoke ends an authorization with all its tokens, in one commit with
 	// its AuditEvent, which by says who it is of.
 	Revoke(ctx context.Context, by audit.Event, subject, id string) error
 }
 
-// Refusals is an agreement.Refusals.
+// Refusals is an appconsent.Refusals.
 type Refusals interface {
-	Refused(ctx context.Context, patient string) ([]agreement.Refusal, error)
+	Refused(ctx context.Context, patient string) ([]appconsent.Refusal, error)
 	Opened(ctx context.Context, patient, client string) ([]consent.Summary, error)
 	Refuse(ctx context.Context, by audit.Event, patient, client, app string) error
 	Allow(ctx context.Context, by audit.Event, patient, client string) error
@@ -62,7 +62,7 @@ type Clients interface {
 type Launch struct {
 	Client, Patient, Encounter, Intent string
 	User                               string // Practitioner/1
-	Maker                              grant.Subject
+	Maker                              authz.Subject
 	By                                 By
 }
 

@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"pulsegate/smart/authn"
-	"pulsegate/smart/authn/authntest"
-	"pulsegate/smart/signin"
+	"pulsegate/smart/people/authn"
+	"pulsegate/smart/people/authn/authntest"
+	"pulsegate/smart/people/signin"
 )
 
 // enrol opens a one-time link and makes a passkey.

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"pulsegate/fhir"
-	"pulsegate/smart/authn"
-	"pulsegate/smart/signin"
+	"pulsegate/smart/people/authn"
+	"pulsegate/smart/people/signin"
 )
 
 // together runs f n times at once and counts those without error.

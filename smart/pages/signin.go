@@ -6,9 +6,9 @@ import (
 	"net/url"
 
 	"pulsegate/fhir"
-	"pulsegate/smart/authn"
-	"pulsegate/smart/session"
-	"pulsegate/smart/signin"
+	"pulsegate/smart/people/authn"
+	"pulsegate/smart/people/session"
+	"pulsegate/smart/people/signin"
 )
 
 const home = "/auth/"

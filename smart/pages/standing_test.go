@@ -15,9 +15,9 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
-	"pulsegate/smart/breakglass"
-	"pulsegate/smart/session"
-	"pulsegate/smart/signin"
+	"pulsegate/smart/people/breakglass"
+	"pulsegate/smart/people/session"
+	"pulsegate/smart/people/signin"
 )
 
 var operator = signin.Actor{Operator: "uid:0"}

@@ -8,7 +8,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/smart/grant"
+	"pulsegate/smart/authz"
 	"pulsegate/smart/scope"
 )
 
@@ -145,9 +145,9 @@ func sentence(s scope.Scope, patient string) (text, hint string) {
 func lasts(scopeName string, life time.Duration) string {
 	switch scopeName {
 	case scope.Offline:
-		return fmt.Sprintf("Until you take it back; %d days at most, and no longer than %d days without use.", int(grant.Absolute.Hours()/24), int(grant.Idle.Hours()/24))
+		return fmt.Sprintf("Until you take it back; %d days at most, and no longer than %d days without use.", int(authz.Absolute.Hours()/24), int(authz.Idle.Hours()/24))
 	case scope.Online:
-		return fmt.Sprintf("As long as you stay signed in; %d hours at most.", int(grant.Session.Hours()))
+		return fmt.Sprintf("As long as you stay signed in; %d hours at most.", int(authz.Session.Hours()))
 	}
 	minutes := fmt.Sprintf("%d minutes", int(life.Minutes()))
 	if life == time.Minute {

@@ -32,22 +32,22 @@ import (
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
-	"pulsegate/smart/agreement"
-	"pulsegate/smart/authn"
-	"pulsegate/smart/authorize"
-	"pulsegate/smart/breakglass"
+	"pulsegate/smart/appconsent"
+	"pulsegate/smart/authz"
 	"pulsegate/smart/client"
-	"pulsegate/smart/grant"
-	"pulsegate/smart/keys"
-	"pulsegate/smart/launch"
+	"pulsegate/smart/oauth/authorize"
+	"pulsegate/smart/oauth/launch"
+	"pulsegate/smart/oauth/token"
 	"pulsegate/smart/pages"
+	"pulsegate/smart/people/authn"
+	"pulsegate/smart/people/breakglass"
+	"pulsegate/smart/people/role"
+	"pulsegate/smart/people/session"
+	"pulsegate/smart/people/signin"
+	"pulsegate/smart/people/user"
 	"pulsegate/smart/policy"
-	"pulsegate/smart/role"
+	"pulsegate/smart/proof/keys"
 	"pulsegate/smart/scope"
-	"pulsegate/smart/session"
-	"pulsegate/smart/signin"
-	"pulsegate/smart/token"
-	"pulsegate/smart/user"
 )
 
 // world is a whole sign-in over real TLS, on the embedded store, with the
@@ -119,7 +119,7 @@ type launcher struct{ s *launch.Service }
 
 func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
 	_, u, err := l.s.Mint(ctx, launch.Launch{ClientID: in.Client, By: "console", User: in.User, Maker: in.Maker,
-		Context: grant.Context{Patient: in.Patient, Encounter: in.Encounter}}, audit.Event{Kind: audit.Rest, Interaction: "operation", Query: "launch"})
+		Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter}}, audit.Event{Kind: audit.Rest, Interaction: "operation", Query: "launch"})
 	return u, err
 }
 
@@ -195,7 +195,7 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 			return w.glass.EndAll(ctx, b, userID, by)
 		}})
 	must(t, err)
-	agreements := &agreement.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base, UserLife: token.UserLife(0),
+	agreements := &appconsent.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base, UserLife: token.UserLife(0),
 		Says: func(granted string) []string { return pages.Says(scopes, granted) }, Logger: log}
 	w.apps, err = token.New(ctx, token.Options{Store: w.store, Audit: rec, Keys: ring, Assertions: assertions, Scopes: scopes, Clock: w.now, Rand: rand.Reader,
 		Issuer: w.base, Audience: w.base + "/fhir", Alive: w.signs.Alive, Hold: w.signs.Hold, Begun: agreements.Begun, Ended: agreements.Ended})
@@ -217,7 +217,7 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	must(t, err)
 	t.Cleanup(w.consents.Close)
 	pol := &policy.Engine{Keys: ring, Clients: clients, Consents: w.consents, Scopes: scopes, Issuer: w.base, Audience: w.base + "/fhir", Clock: w.now,
-		Grants: &grant.Store{State: w.store}, RoleRules: role.RulesOf, Roles: w.signs.Roles,
+		Grants: &authz.Store{State: w.store}, RoleRules: role.RulesOf, Roles: w.signs.Roles,
 		ConsentsOf: func(_, authorization string) access.Consents { return w.consents.Under(authorization) }}
 	api := &rest.Server{Service: &interaction.Service{Store: w.store, Audit: rec, Clock: w.now, Rand: rand.Reader, Base: w.base + "/fhir"}, Auth: pol,
 		Metadata: func() []byte { return []byte("{}") }, Logger: log, Clock: w.now, Rand: rand.Reader}
@@ -226,7 +226,7 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	must(t, err)
 	w.pages, err = pages.New(pages.Options{Base: w.base, Version: "test", SignIn: w.signs, Sessions: sessions, Users: w.users,
 		Cookies: session.Cookies{Origin: w.base, Vault: vault, Clock: w.now}, Flow: flow, Apps: w.apps,
-		Refusals: &agreement.Refusals{Store: w.store, Audit: rec, Consents: w.consents, Clock: w.now}, Clients: clients, Launcher: launcher{launches},
+		Refusals: &appconsent.Refusals{Store: w.store, Audit: rec, Consents: w.consents, Clock: w.now}, Clients: clients, Launcher: launcher{launches},
 		Glass: w.glass, UserLife: token.UserLife(0), Patients: patients{w}, Scopes: scopes, Audit: rec, Clock: w.now, Logger: log})
 	must(t, err)
 	w.pages.Mount(e)

@@ -3,7 +3,7 @@
 // It owns: the check of an access token, of this server and of configured
 // outside issuers, and the making of the access.Grant from its scopes, its
 // launch context, the person's roles and the consents. It does not own: the
-// token's making (smart/token), scopes (smart/scope), what a role may do (its
+// token's making (smart/oauth/token), scopes (smart/scope), what a role may do (its
 // table is given), consents (fhir/consent), or the application of the Grant
 // (fhir/access and whoever reads the store).
 //

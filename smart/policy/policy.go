@@ -15,14 +15,14 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/store"
+	"pulsegate/smart/authz"
 	"pulsegate/smart/client"
-	"pulsegate/smart/dpop"
-	"pulsegate/smart/grant"
 	"pulsegate/smart/internal/compact"
-	"pulsegate/smart/keys"
-	"pulsegate/smart/outside"
+	"pulsegate/smart/oauth/token"
+	"pulsegate/smart/proof/dpop"
+	"pulsegate/smart/proof/issuer"
+	"pulsegate/smart/proof/keys"
 	"pulsegate/smart/scope"
-	"pulsegate/smart/token"
 )
 
 const maxCached = 16384
@@ -44,21 +44,21 @@ type Engine struct {
 	Issuer   string
 	Audience string // the FHIR base URL
 	Clock    func() time.Time
-	Grants   *grant.Store
+	Grants   *authz.Store
 	// RoleRules is what roles allow. Nil: nothing, so that no person's token
 	// reaches any data.
 	RoleRules func(roles []string) []access.Rule
 	// Roles returns the roles that a person has now; ok is false when the
 	// account has ended or is not what it was at the sign-in. Nil: the roles of
 	// the sign-in.
-	Roles func(ctx context.Context, s grant.Subject) (roles []string, ok bool, err error)
+	Roles func(ctx context.Context, s authz.Subject) (roles []string, ok bool, err error)
 	// ConsentsOf are the consents that hold for a person of this server under
 	// an authorization, with emergency access on top. Nil: Consents.
 	ConsentsOf func(subjectID, authorization string) access.Consents
 	// Nonces are demanded in proofs of possession; nil: none are.
 	Nonces *dpop.Nonces
 	// Outside verifies tokens of other issuers; nil: none are taken.
-	Outside *outside.Verifier
+	Outside *issuer.Verifier
 	// Latest is the latest commit. While it stays the same, a grant that was
 	// found good is good until its token expires. Nil: it is asked each time.
 	Latest func() store.T
@@ -72,13 +72,13 @@ type Engine struct {
 type known struct {
 	claims    compact.Claims
 	set       scope.Set
-	token     outside.Token // of an outside issuer
+	token     issuer.Token // of an outside issuer
 	outside   bool
 	notBefore time.Time
 	expires   time.Time
 
 	mu        sync.Mutex
-	record    grant.Record      // as principal was compiled from
+	record    authz.Record      // as principal was compiled from
 	roles     []string          // as principal was compiled from
 	principal *access.Principal // nil: not compiled yet
 }
@@ -147,7 +147,7 @@ type Claims struct {
 	Issued                       time.Time
 	// Launch is, of a person's token, what the launch said and the token does
 	// not carry. It is shared: it must not be changed.
-	Launch grant.Context
+	Launch authz.Context
 }
 
 func (e *Engine) inspect(ctx context.Context, tok string) (*known, *access.Principal, error) {
@@ -262,7 +262,7 @@ func (e *Engine) check(ctx context.Context, tok string) (*known, error) {
 		c.Jti == "" || c.Exp == nil || c.Iat == nil || *c.Exp-*c.Iat > longest.Seconds() {
 		return nil, invalid()
 	}
-	// The server's own clock may have gone back since (smart/token).
+	// The server's own clock may have gone back since (smart/oauth/token).
 	k := &known{claims: c, notBefore: time.Unix(int64(*c.Iat), 0).Add(-client.Skew), expires: time.Unix(int64(*c.Exp), 0).UTC()}
 	if c.Nbf != nil && int64(*c.Nbf) > k.notBefore.Unix() {
 		k.notBefore = time.Unix(int64(*c.Nbf), 0)
@@ -277,7 +277,7 @@ func (e *Engine) check(ctx context.Context, tok string) (*known, error) {
 	return k, nil
 }
 
-func (e *Engine) checkOutside(t outside.Token) (*known, error) {
+func (e *Engine) checkOutside(t issuer.Token) (*known, error) {
 	set, err := e.Scopes.Offered(t.Scope)
 	if err != nil || e.Grants == nil && t.JKT != "" {
 		return nil, invalid()

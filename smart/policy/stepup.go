@@ -8,9 +8,9 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/smart/authn"
 	"pulsegate/smart/client"
-	"pulsegate/smart/session"
+	"pulsegate/smart/people/authn"
+	"pulsegate/smart/people/session"
 )
 
 // StepUp holds what must not be done with a stolen token of a person to a

@@ -23,7 +23,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"pulsegate/fhir/budget"
-	"pulsegate/fhir/ingress"
+	"pulsegate/fhir/clientaddr"
 )
 
 // Config is everything an operator may set.
@@ -162,7 +162,7 @@ func (c *Config) check() error {
 	if _, err := c.Forwarders(); err != nil {
 		return err
 	}
-	if c.Forwarded != ingress.XForwardedFor && c.Forwarded != ingress.Forwarded {
+	if c.Forwarded != clientaddr.XForwardedFor && c.Forwarded != clientaddr.Forwarded {
 		return errors.New("forwarded-header: X-Forwarded-For or Forwarded")
 	}
 	if need := (c.MaxBodyBytes+budget.Small)*budget.Factor*2>>20 + 1; int64(c.MemoryMiB) < need {
@@ -180,17 +180,17 @@ func (c *Config) check() error {
 func (c *Config) Egress() ([]netip.Prefix, error) { return prefixes("egress-allow", c.EgressAllow) }
 
 // Proxies are the addresses whose Client-Cert header is believed.
-func (c *Config) Proxies() (ingress.Proxies, error) {
+func (c *Config) Proxies() (clientaddr.Proxies, error) {
 	return proxies("client-cert-proxies", c.CertProxies)
 }
 
 // Forwarders are the addresses whose word on where a request came from is
 // believed.
-func (c *Config) Forwarders() (ingress.Proxies, error) {
+func (c *Config) Forwarders() (clientaddr.Proxies, error) {
 	return proxies("trusted-proxies", c.TrustedProxies)
 }
 
-func proxies(name string, list []string) (ingress.Proxies, error) {
+func proxies(name string, list []string) (clientaddr.Proxies, error) {
 	out, err := prefixes(name, list)
 	for _, p := range out {
 		if p.Bits() == 0 {

@@ -6,7 +6,7 @@ import (
 
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir/audit"
-	"pulsegate/smart/token"
+	"pulsegate/smart/oauth/token"
 )
 
 func clockOf(m token.Mark) admin.Clock {

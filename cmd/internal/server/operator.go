@@ -17,7 +17,7 @@ import (
 	"pulsegate/fhir/store"
 	"pulsegate/mapping/ingest"
 	"pulsegate/smart/client"
-	"pulsegate/smart/register"
+	"pulsegate/smart/oauth/register"
 )
 
 func info(c client.Client) admin.ClientInfo {

@@ -15,7 +15,7 @@ import (
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
-	"pulsegate/smart/agreement"
+	"pulsegate/smart/appconsent"
 )
 
 // timezoneURL is the standard extension that holds a wearer's zone.
@@ -117,7 +117,7 @@ func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in adm
 		}
 	}
 	rq := o.request(op)
-	g := &agreement.Withdrawals{Store: o.m.store, Audit: o.m.recorder, Consents: o.m.consents, Clock: o.m.now, NewID: o.m.newID, VendorName: vendors.Name}
+	g := &appconsent.Withdrawals{Store: o.m.store, Audit: o.m.recorder, Consents: o.m.consents, Clock: o.m.now, NewID: o.m.newID, VendorName: vendors.Name}
 	for _, a := range o.m.adapters {
 		g.Vendors = append(g.Vendors, a.Vendor())
 	}

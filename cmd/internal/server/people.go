@@ -18,18 +18,18 @@ import (
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/store"
-	"pulsegate/smart/agreement"
-	"pulsegate/smart/authn"
-	"pulsegate/smart/breakglass"
-	"pulsegate/smart/discovery"
-	"pulsegate/smart/grant"
-	"pulsegate/smart/launch"
+	"pulsegate/smart/appconsent"
+	"pulsegate/smart/authz"
+	"pulsegate/smart/oauth/discovery"
+	"pulsegate/smart/oauth/launch"
+	"pulsegate/smart/oauth/token"
 	"pulsegate/smart/pages"
-	"pulsegate/smart/role"
-	"pulsegate/smart/session"
-	"pulsegate/smart/signin"
-	"pulsegate/smart/token"
-	"pulsegate/smart/user"
+	"pulsegate/smart/people/authn"
+	"pulsegate/smart/people/breakglass"
+	"pulsegate/smart/people/role"
+	"pulsegate/smart/people/session"
+	"pulsegate/smart/people/signin"
+	"pulsegate/smart/people/user"
 )
 
 // openPeople builds who may sign in, before the authorization server that asks
@@ -146,7 +146,7 @@ func (m *Main) known(ctx context.Context, ref fhir.Ref) (bool, error) {
 func (m *Main) pages() (*pages.Pages, error) {
 	return pages.New(pages.Options{Base: m.base, Version: publicVersion(m.Version), SignIn: m.signs, Sessions: m.sessions, Users: m.users, Cookies: m.cookies,
 		Flow: m.authorize, Apps: m.tokens,
-		Refusals: &agreement.Refusals{Store: m.store, Audit: m.recorder, Consents: m.consents, Clock: m.now}, Clients: m.clients, Launcher: launcher{m}, Glass: m.glass, UserLife: token.UserLife(m.Config.UserTokenLife), Patients: patients{m},
+		Refusals: &appconsent.Refusals{Store: m.store, Audit: m.recorder, Consents: m.consents, Clock: m.now}, Clients: m.clients, Launcher: launcher{m}, Glass: m.glass, UserLife: token.UserLife(m.Config.UserTokenLife), Patients: patients{m},
 		Scopes: m.policy.Scopes, Audit: m.recorder, Clock: m.now, Logger: m.Log})
 }
 
@@ -163,7 +163,7 @@ func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
 	// it shows.
 	banner := true
 	_, to, err := l.m.launches.Mint(ctx, launch.Launch{ClientID: in.Client, By: "console", User: in.User, Maker: in.Maker,
-		Context: grant.Context{Patient: in.Patient, Encounter: in.Encounter, Intent: in.Intent, Banner: &banner, StyleURL: l.m.base + discovery.StylePath}},
+		Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter, Intent: in.Intent, Banner: &banner, StyleURL: l.m.base + discovery.StylePath}},
 		audit.Event{Kind: audit.Rest, Interaction: "operation", Query: "console launch", Principal: in.By.Principal, RemoteIP: in.By.RemoteIP, RequestID: in.By.RequestID})
 	return to, err
 }

@@ -33,23 +33,23 @@ import (
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/fhir/subscription"
 	"pulsegate/mapping/ingest"
-	"pulsegate/smart/authorize"
+	"pulsegate/smart/authz"
 	"pulsegate/smart/brands"
-	"pulsegate/smart/breakglass"
 	"pulsegate/smart/client"
-	"pulsegate/smart/dpop"
-	"pulsegate/smart/grant"
-	"pulsegate/smart/introspect"
-	"pulsegate/smart/keys"
-	"pulsegate/smart/launch"
-	"pulsegate/smart/outside"
+	"pulsegate/smart/oauth/authorize"
+	"pulsegate/smart/oauth/introspect"
+	"pulsegate/smart/oauth/launch"
+	"pulsegate/smart/oauth/register"
+	"pulsegate/smart/oauth/token"
 	"pulsegate/smart/pages"
+	"pulsegate/smart/people/breakglass"
+	"pulsegate/smart/people/session"
+	"pulsegate/smart/people/signin"
+	"pulsegate/smart/people/user"
 	"pulsegate/smart/policy"
-	"pulsegate/smart/register"
-	"pulsegate/smart/session"
-	"pulsegate/smart/signin"
-	"pulsegate/smart/token"
-	"pulsegate/smart/user"
+	"pulsegate/smart/proof/dpop"
+	"pulsegate/smart/proof/issuer"
+	"pulsegate/smart/proof/keys"
 )
 
 // Main is a whole server.
@@ -78,7 +78,7 @@ type Main struct {
 	cookies   session.Cookies
 	signs     *signin.Service
 	glass     *breakglass.Glass
-	grants    *grant.Store
+	grants    *authz.Store
 	nonces    *dpop.Nonces // nil: none are demanded
 	authorize *authorize.Service
 	page      *pages.Pages
@@ -88,7 +88,7 @@ type Main struct {
 	introspection *introspect.Handler
 	brand         brands.Brand
 	bundle        []byte
-	outside       *outside.Verifier
+	outside       *issuer.Verifier
 
 	service  *interaction.Service
 	exporter *bulk.Exporter

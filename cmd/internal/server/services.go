@@ -18,9 +18,9 @@ import (
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/bulk"
 	"pulsegate/fhir/capability"
+	"pulsegate/fhir/clientaddr"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/egress"
-	"pulsegate/fhir/ingress"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/rest"
@@ -31,10 +31,10 @@ import (
 	"pulsegate/mapping/ingest"
 	"pulsegate/smart/brands"
 	"pulsegate/smart/client"
-	"pulsegate/smart/dpop"
-	"pulsegate/smart/keys"
 	"pulsegate/smart/pages"
 	"pulsegate/smart/policy"
+	"pulsegate/smart/proof/dpop"
+	"pulsegate/smart/proof/keys"
 	"pulsegate/smart/scope"
 )
 
@@ -194,7 +194,7 @@ func (m *Main) behindProxies(next http.Handler) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return dpop.Proxied{Trusted: certs, Next: ingress.Handler{Trusted: forwarders, Header: m.Config.Forwarded, Next: next}}, nil
+	return dpop.Proxied{Trusted: certs, Next: clientaddr.Handler{Trusted: forwarders, Header: m.Config.Forwarded, Next: next}}, nil
 }
 
 var errDraining = errors.New("draining")

@@ -15,31 +15,31 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/egress"
 	"pulsegate/fhir/store"
-	"pulsegate/smart/agreement"
-	"pulsegate/smart/authn"
-	"pulsegate/smart/authorize"
+	"pulsegate/smart/appconsent"
+	"pulsegate/smart/authz"
 	"pulsegate/smart/brands"
 	"pulsegate/smart/client"
-	"pulsegate/smart/discovery"
-	"pulsegate/smart/dpop"
-	"pulsegate/smart/grant"
-	"pulsegate/smart/introspect"
-	"pulsegate/smart/launch"
-	"pulsegate/smart/outside"
+	"pulsegate/smart/oauth/authorize"
+	"pulsegate/smart/oauth/discovery"
+	"pulsegate/smart/oauth/introspect"
+	"pulsegate/smart/oauth/launch"
+	"pulsegate/smart/oauth/register"
+	"pulsegate/smart/oauth/token"
 	"pulsegate/smart/pages"
+	"pulsegate/smart/people/authn"
 	"pulsegate/smart/policy"
-	"pulsegate/smart/register"
+	"pulsegate/smart/proof/dpop"
+	"pulsegate/smart/proof/issuer"
 	"pulsegate/smart/scope"
-	"pulsegate/smart/token"
 )
 
 // people is what the authorization server asks about persons. The zero value
 // knows nobody: no person's token reaches any data.
 type people struct {
 	rules     func(roles []string) []access.Rule
-	roles     func(ctx context.Context, s grant.Subject) (roles []string, ok bool, err error)
-	alive     func(ctx context.Context, s grant.Subject, offline bool) (roles []string, ok bool, err error)
-	hold      func(ctx context.Context, s grant.Subject) (w store.StateWrite, ok bool, err error)
+	roles     func(ctx context.Context, s authz.Subject) (roles []string, ok bool, err error)
+	alive     func(ctx context.Context, s authz.Subject, offline bool) (roles []string, ok bool, err error)
+	hold      func(ctx context.Context, s authz.Subject) (w store.StateWrite, ok bool, err error)
 	maySelect func(ctx context.Context, s authorize.Subject, patient, encounter string) error
 	// consents are those that hold for a person under an authorization: with
 	// what the person allowed the app, and emergency access.
@@ -51,7 +51,7 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 	if err := errors.Join(m.openOutside(), m.openBrand()); err != nil {
 		return err
 	}
-	m.grants = &grant.Store{State: m.store}
+	m.grants = &authz.Store{State: m.store}
 	if m.Config.DPoPNonce {
 		var err error
 		if m.nonces, err = dpop.OpenNonces(ctx, m.store, rand.Reader, m.now); err != nil {
@@ -60,7 +60,7 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 	}
 	m.policy = &policy.Engine{Keys: m.ring, Clients: m.clients, Consents: m.consents, Scopes: scopes, Issuer: m.base, Audience: m.fhirBase(),
 		Clock: m.now, Grants: m.grants, RoleRules: m.people.rules, Roles: m.people.roles, ConsentsOf: m.people.consents, Outside: m.outside, Nonces: m.nonces, Latest: m.store.T}
-	agreements := &agreement.Agreements{Store: m.store, Audit: m.recorder, Scopes: scopes, Issuer: m.base, UserLife: token.UserLife(m.Config.UserTokenLife),
+	agreements := &appconsent.Agreements{Store: m.store, Audit: m.recorder, Scopes: scopes, Issuer: m.base, UserLife: token.UserLife(m.Config.UserTokenLife),
 		Says: func(granted string) []string { return pages.Says(scopes, granted) }, Logger: m.Log}
 	var err error
 	m.tokens, err = token.New(ctx, token.Options{Store: m.store, Audit: m.recorder, Keys: m.ring, Assertions: assertions, Scopes: scopes,
@@ -108,15 +108,15 @@ func (m *Main) openOutside() error {
 		return nil
 	}
 	var in struct {
-		Issuers []outside.Issuer `yaml:"issuers"`
+		Issuers []issuer.Issuer `yaml:"issuers"`
 	}
 	if _, err := readYAML(m.Config.OutsideIssuers, &in); err != nil {
 		return err
 	}
 	jwks := m.egress
 	jwks.Timeout, jwks.MaxResponse = 3*time.Second, 64<<10
-	m.outside = &outside.Verifier{Issuers: in.Issuers, Base: m.fhirBase(),
-		Keys: &client.Keys{HTTP: egress.New(jwks), Clock: m.now, Algs: outside.Algs()}}
+	m.outside = &issuer.Verifier{Issuers: in.Issuers, Base: m.fhirBase(),
+		Keys: &client.Keys{HTTP: egress.New(jwks), Clock: m.now, Algs: issuer.Algs()}}
 	return m.outside.Check()
 }
 

@@ -11,9 +11,9 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
-	"pulsegate/smart/authorize"
+	"pulsegate/smart/oauth/authorize"
 	"pulsegate/smart/pages"
-	"pulsegate/smart/role"
+	"pulsegate/smart/people/role"
 )
 
 // maySelect: a practitioner puts any patient into context that is there, a

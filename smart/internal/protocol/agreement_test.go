@@ -15,11 +15,11 @@ import (
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
-	"pulsegate/smart/agreement"
-	"pulsegate/smart/authorize"
+	"pulsegate/smart/appconsent"
+	"pulsegate/smart/authz"
 	"pulsegate/smart/client"
-	"pulsegate/smart/grant"
-	"pulsegate/smart/introspect"
+	"pulsegate/smart/oauth/authorize"
+	"pulsegate/smart/oauth/introspect"
 )
 
 // wearer stores a patient whose data was collected for an EHR only.
@@ -58,13 +58,13 @@ func (w *world) seen(tok any) string {
 	return strings.Join(ids, " ")
 }
 
-func (w *world) live(subject string) []grant.Authorization {
+func (w *world) live(subject string) []authz.Authorization {
 	return must(w.tokens.Authorizations(context.Background(), subject))
 }
 
 // consentOf is the Consent of an authorization; nil when there is none.
 func (w *world) consentOf(id string) m {
-	r, _, err := w.store.Read(context.Background(), agreement.Ref(id), 0)
+	r, _, err := w.store.Read(context.Background(), appconsent.Ref(id), 0)
 	if fhir.KindOf(err) == fhir.NotFound && err != nil {
 		return nil
 	}
@@ -119,7 +119,7 @@ func TestApprovalIsAConsent(t *testing.T) {
 		t.Errorf("%v", doc)
 	}
 	end := must(time.Parse(time.RFC3339, prov["period"].(m)["end"].(string)))
-	if longest := w.live("u-w1")[0].Expires; end.Before(longest.Add(-2*time.Second)) || end.After(longest.Add(grant.CodeLife)) {
+	if longest := w.live("u-w1")[0].Expires; end.Before(longest.Add(-2*time.Second)) || end.After(longest.Add(authz.CodeLife)) {
 		t.Errorf("the consent ends %s, the authorization %s", end, longest)
 	}
 	if n := w.recorded("create", "Consent/app-"+id); n != 1 {
@@ -213,7 +213,7 @@ func TestConsentEndsWithTheAuthorization(t *testing.T) {
 
 	// Withdrawn as any Consent is, with the authorization still standing.
 	id, out = open()
-	r, _, err := w.store.Read(context.Background(), agreement.Ref(id), 0)
+	r, _, err := w.store.Read(context.Background(), appconsent.Ref(id), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +246,7 @@ func (w *world) agreed(patient string) (n int) {
 	w.t.Helper()
 	q := must(search.Parse("Consent", [][2]string{{"patient", patient}}, search.ParseOptions{}))
 	if err := w.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
-		if strings.HasPrefix(f.Resource.ID, agreement.Ref("").ID) {
+		if strings.HasPrefix(f.Resource.ID, appconsent.Ref("").ID) {
 			n++
 		}
 		return true
@@ -276,7 +276,7 @@ func TestApprovalWithoutRedemption(t *testing.T) {
 		t.Fatal(s, out)
 	}
 	none("refused")
-	w.clock.add(grant.CodeLife)
+	w.clock.add(authz.CodeLife)
 	if s, out, _ := w.redeem(c, code, nil); s != 400 || out["error"] != "invalid_grant" {
 		t.Fatal(s, out)
 	}
@@ -287,7 +287,7 @@ func TestApprovalWithoutRedemption(t *testing.T) {
 
 	w.signIn("w1")
 	code = w.code(c, "offline_access patient/Observation.rs", nil)
-	w.clock.add(grant.CodeLife - time.Second)
+	w.clock.add(authz.CodeLife - time.Second)
 	s, out, _ := w.redeem(c, code, nil)
 	if s != 200 || w.seen(out["access_token"]) != "w1-laboratory w1-vital-signs" || w.agreed("w1") != 1 {
 		t.Fatal(s, out, w.agreed("w1"))

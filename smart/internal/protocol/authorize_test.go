@@ -14,9 +14,9 @@ import (
 	"pgregory.net/rapid"
 
 	"pulsegate/fhir"
-	"pulsegate/smart/authorize"
 	"pulsegate/smart/client"
-	"pulsegate/smart/token"
+	"pulsegate/smart/oauth/authorize"
+	"pulsegate/smart/oauth/token"
 )
 
 // claimsOf reads a token without checking it.

@@ -19,8 +19,8 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jws"
 
 	"pulsegate/smart/client"
-	"pulsegate/smart/introspect"
-	"pulsegate/smart/token"
+	"pulsegate/smart/oauth/introspect"
+	"pulsegate/smart/oauth/token"
 )
 
 // These print requests a second, and the CPU time of one, which another load on

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"pulsegate/smart/client"
-	"pulsegate/smart/token"
+	"pulsegate/smart/oauth/token"
 )
 
 // child names the variable that makes the test binary a server over a

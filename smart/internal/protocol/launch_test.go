@@ -23,14 +23,14 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
-	"pulsegate/smart/authorize"
 	"pulsegate/smart/client"
-	"pulsegate/smart/keys"
-	"pulsegate/smart/launch"
-	"pulsegate/smart/outside"
-	"pulsegate/smart/register"
+	"pulsegate/smart/oauth/authorize"
+	"pulsegate/smart/oauth/launch"
+	"pulsegate/smart/oauth/register"
+	"pulsegate/smart/oauth/token"
+	"pulsegate/smart/proof/issuer"
+	"pulsegate/smart/proof/keys"
 	"pulsegate/smart/scope"
-	"pulsegate/smart/token"
 )
 
 // send sends JSON with a bearer token.
@@ -333,9 +333,9 @@ func TestOutsideIssuer(t *testing.T) {
 	}))
 	defer idp.Close()
 	app := w.app(client.None, func(c *client.Client) { c.Scope = "patient/Observation.rs user/*.rs" })
-	w.outside = &outside.Verifier{Base: w.base + "/fhir", Keys: &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.now, Algs: outside.Algs()},
-		Issuers: []outside.Issuer{{Issuer: "https://idp.example", JWKSURL: idp.URL, Clients: map[string]string{"their-app": app.ID},
-			Roles: map[string]string{"Arzt": "practitioner"}, Claims: outside.Claims{Roles: "realm_access/roles", Client: "azp"}}}}
+	w.outside = &issuer.Verifier{Base: w.base + "/fhir", Keys: &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.now, Algs: issuer.Algs()},
+		Issuers: []issuer.Issuer{{Issuer: "https://idp.example", JWKSURL: idp.URL, Clients: map[string]string{"their-app": app.ID},
+			Roles: map[string]string{"Arzt": "practitioner"}, Claims: issuer.Claims{Roles: "realm_access/roles", Client: "azp"}}}}
 	if err := w.outside.Check(); err != nil {
 		t.Fatal(err)
 	}
@@ -402,9 +402,9 @@ func TestOutsideIssuerIsBound(t *testing.T) {
 	}))
 	defer idp.Close()
 	ehr, portal := w.backend("system/*.cruds"), w.app(client.None, func(c *client.Client) { c.Scope = "patient/*.rs user/*.rs" })
-	read := func(iss outside.Issuer, change m) int {
+	read := func(iss issuer.Issuer, change m) int {
 		iss.Issuer, iss.JWKSURL = "https://idp.example", idp.URL
-		w.outside = &outside.Verifier{Base: w.base + "/fhir", Keys: &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.now, Algs: outside.Algs()}, Issuers: []outside.Issuer{iss}}
+		w.outside = &issuer.Verifier{Base: w.base + "/fhir", Keys: &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.now, Algs: issuer.Algs()}, Issuers: []issuer.Issuer{iss}}
 		if err := w.outside.Check(); err != nil {
 			t.Fatal(err)
 		}
@@ -421,32 +421,32 @@ func TestOutsideIssuerIsBound(t *testing.T) {
 	roles := map[string]string{"doctor": "practitioner"}
 	for _, c := range []struct {
 		name string
-		iss  outside.Issuer
+		iss  issuer.Issuer
 		tok  m
 		want int
 	}{
-		{"another client of this server, by its id here", outside.Issuer{Clients: map[string]string{"portal": portal.ID}, Scopes: "system/*.cruds"}, backend(ehr.ID, "system/*.cruds"), 401},
-		{"a client by its id here, though it is named", outside.Issuer{Clients: named, Scopes: "system/*.cruds"}, backend(ehr.ID, "system/*.cruds"), 401},
-		{"system/ scopes that are not listed", outside.Issuer{Clients: named}, backend("feed", "system/*.cruds"), 403},
-		{"system/ scopes beside those listed", outside.Issuer{Clients: named, Scopes: "user/*.rs system/Observation.rs"}, backend("feed", "system/*.cruds"), 403},
-		{"a system/ scope that is listed", outside.Issuer{Clients: named, Scopes: "system/Patient.rs"}, backend("feed", "system/*.cruds"), 200},
-		{"a person", outside.Issuer{Clients: named, Roles: roles}, person, 200},
-		{"a person, with other scopes listed", outside.Issuer{Clients: named, Roles: roles, Scopes: "user/Observation.rs"}, person, 403},
-		{"a person with the scopes of a backend", outside.Issuer{Clients: named, Roles: roles, Scopes: "system/*.cruds"},
+		{"another client of this server, by its id here", issuer.Issuer{Clients: map[string]string{"portal": portal.ID}, Scopes: "system/*.cruds"}, backend(ehr.ID, "system/*.cruds"), 401},
+		{"a client by its id here, though it is named", issuer.Issuer{Clients: named, Scopes: "system/*.cruds"}, backend(ehr.ID, "system/*.cruds"), 401},
+		{"system/ scopes that are not listed", issuer.Issuer{Clients: named}, backend("feed", "system/*.cruds"), 403},
+		{"system/ scopes beside those listed", issuer.Issuer{Clients: named, Scopes: "user/*.rs system/Observation.rs"}, backend("feed", "system/*.cruds"), 403},
+		{"a system/ scope that is listed", issuer.Issuer{Clients: named, Scopes: "system/Patient.rs"}, backend("feed", "system/*.cruds"), 200},
+		{"a person", issuer.Issuer{Clients: named, Roles: roles}, person, 200},
+		{"a person, with other scopes listed", issuer.Issuer{Clients: named, Roles: roles, Scopes: "user/Observation.rs"}, person, 403},
+		{"a person with the scopes of a backend", issuer.Issuer{Clients: named, Roles: roles, Scopes: "system/*.cruds"},
 			m{"sub": "x9", "client_id": "feed", "scope": "system/*.cruds", "fhirUser": person["fhirUser"], "roles": []string{"doctor"}}, 403},
 	} {
 		if got := read(c.iss, c.tok); got != c.want {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
 		}
 	}
-	for name, iss := range map[string]outside.Issuer{
+	for name, iss := range map[string]issuer.Issuer{
 		"no clients":        {},
 		"a client's id":     {Clients: map[string]string{"x": "../y"}},
 		"an unknown scope":  {Clients: named, Scopes: "everything"},
 		"a client, unnamed": {Clients: map[string]string{"": ehr.ID}},
 	} {
 		iss.Issuer, iss.JWKSURL = "https://idp.example", idp.URL
-		if err := (&outside.Verifier{Issuers: []outside.Issuer{iss}}).Check(); fhir.KindOf(err) != fhir.Invalid {
+		if err := (&issuer.Verifier{Issuers: []issuer.Issuer{iss}}).Check(); fhir.KindOf(err) != fhir.Invalid {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -22,13 +22,13 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
 	"pulsegate/fhir/access"
-	"pulsegate/fhir/ingress"
+	"pulsegate/fhir/clientaddr"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/smart/client"
-	"pulsegate/smart/dpop"
-	"pulsegate/smart/introspect"
-	"pulsegate/smart/token"
+	"pulsegate/smart/oauth/introspect"
+	"pulsegate/smart/oauth/token"
+	"pulsegate/smart/proof/dpop"
 )
 
 func (w *world) proof(key *ecdsa.PrivateKey, method, target string, tok any, header, claims m) string {
@@ -421,14 +421,14 @@ func TestIntrospectionAndRevocation(t *testing.T) {
 func TestAddressBehindAProxy(t *testing.T) {
 	w := newWorld(t)
 	back := w.backend("system/*.rs")
-	trust := func(p ingress.Proxies) {
+	trust := func(p clientaddr.Proxies) {
 		w.handler.mu.Lock()
 		defer w.handler.mu.Unlock()
 		next := w.handler.h
-		if h, ok := next.(ingress.Handler); ok {
+		if h, ok := next.(clientaddr.Handler); ok {
 			next = h.Next
 		}
-		w.handler.h = ingress.Handler{Trusted: p, Header: ingress.XForwardedFor, Next: next}
+		w.handler.h = clientaddr.Handler{Trusted: p, Header: clientaddr.XForwardedFor, Next: next}
 	}
 	ask := func(says string) {
 		t.Helper()
@@ -451,12 +451,12 @@ func TestAddressBehindAProxy(t *testing.T) {
 		}
 		return n
 	}
-	trust(ingress.Proxies{netip.MustParsePrefix("192.0.2.0/24")})
+	trust(clientaddr.Proxies{netip.MustParsePrefix("192.0.2.0/24")})
 	if ask("198.51.100.1"); count("198.51.100.1") != 0 || count("127.0.0.1") == 0 {
 		t.Error("a stranger's word is believed")
 	}
 	before := count("127.0.0.1")
-	trust(ingress.Proxies{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32")})
+	trust(clientaddr.Proxies{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32")})
 	ask("203.0.113.66, 198.51.100.2, 192.0.2.7")
 	if n, spoofed, peer := count("198.51.100.2"), count("203.0.113.66"), count("127.0.0.1"); n != 2 || spoofed != 0 || peer != before {
 		t.Errorf("%d events of the client, %d of what it claimed, %d more of the proxy", n, spoofed, peer-before)

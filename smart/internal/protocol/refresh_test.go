@@ -11,9 +11,9 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/audit"
+	"pulsegate/smart/authz"
 	"pulsegate/smart/client"
-	"pulsegate/smart/grant"
-	"pulsegate/smart/token"
+	"pulsegate/smart/oauth/token"
 )
 
 const offline = "openid offline_access launch/patient patient/*.rs"
@@ -93,7 +93,7 @@ func TestReuseEndsTheFamily(t *testing.T) {
 			}
 			last = out
 		}
-		w.clock.add(grant.Grace + time.Second)
+		w.clock.add(authz.Grace + time.Second)
 		if s, out := w.refresh(c, first["refresh_token"], nil); s != 400 || out["error"] != "invalid_grant" {
 			t.Errorf("%s: %d %v", name, s, out)
 		}
@@ -120,7 +120,7 @@ func TestGraceIsForAnIdenticalRetry(t *testing.T) {
 	c := w.app(client.None, nil)
 	first := w.get(c, offline)
 	_, second := w.refresh(c, first["refresh_token"], nil)
-	w.clock.add(grant.Grace)
+	w.clock.add(authz.Grace)
 	if s, again := w.refresh(c, first["refresh_token"], nil); s != 200 || !reflect.DeepEqual(again, second) {
 		t.Fatal(s, again)
 	}
@@ -203,7 +203,7 @@ func TestLifetimes(t *testing.T) {
 	idle := w.get(c, offline)
 	used := w.get(c, offline)
 	for range 2 {
-		w.clock.add(grant.Idle - time.Hour)
+		w.clock.add(authz.Idle - time.Hour)
 		s, out := w.refresh(c, used["refresh_token"], nil)
 		if s != 200 {
 			t.Fatal("within 90 days of use:", s, out)
@@ -221,7 +221,7 @@ func TestLifetimes(t *testing.T) {
 	if online["refresh_token"] == nil {
 		t.Fatal(online)
 	}
-	w.clock.add(grant.Session - time.Minute)
+	w.clock.add(authz.Session - time.Minute)
 	s, out := w.refresh(c, online["refresh_token"], nil)
 	if s != 200 || out["expires_in"] != 60.0 {
 		t.Fatal("within the session:", s, out)

@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"pulsegate/fhir"
-	"pulsegate/smart/authorize"
 	"pulsegate/smart/client"
-	"pulsegate/smart/token"
+	"pulsegate/smart/oauth/authorize"
+	"pulsegate/smart/oauth/token"
 )
 
 // ask asks the FHIR API and returns the status and the challenge.

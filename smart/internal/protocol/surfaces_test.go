@@ -15,8 +15,8 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/store"
-	"pulsegate/smart/authorize"
 	"pulsegate/smart/client"
+	"pulsegate/smart/oauth/authorize"
 )
 
 // thing is what the interpreter knows of a stored resource.

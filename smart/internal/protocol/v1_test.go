@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"pulsegate/smart/client"
-	"pulsegate/smart/token"
+	"pulsegate/smart/oauth/token"
 )
 
 // TestV1AskedV1Answered holds that a client that names its scopes in the v1

@@ -37,22 +37,22 @@ import (
 	"pulsegate/fhir/rest"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
-	"pulsegate/smart/agreement"
-	"pulsegate/smart/authorize"
+	"pulsegate/smart/appconsent"
+	"pulsegate/smart/authz"
 	"pulsegate/smart/client"
-	"pulsegate/smart/discovery"
-	"pulsegate/smart/dpop"
-	"pulsegate/smart/grant"
 	"pulsegate/smart/internal/limit"
-	"pulsegate/smart/introspect"
-	"pulsegate/smart/keys"
-	"pulsegate/smart/launch"
-	"pulsegate/smart/outside"
+	"pulsegate/smart/oauth/authorize"
+	"pulsegate/smart/oauth/discovery"
+	"pulsegate/smart/oauth/introspect"
+	"pulsegate/smart/oauth/launch"
+	"pulsegate/smart/oauth/register"
+	"pulsegate/smart/oauth/token"
 	"pulsegate/smart/pages"
 	"pulsegate/smart/policy"
-	"pulsegate/smart/register"
+	"pulsegate/smart/proof/dpop"
+	"pulsegate/smart/proof/issuer"
+	"pulsegate/smart/proof/keys"
 	"pulsegate/smart/scope"
-	"pulsegate/smart/token"
 )
 
 type m = map[string]any
@@ -112,7 +112,7 @@ type world struct {
 	auth    *authorize.Service
 	launch  *launch.Service
 	regs    *register.Handler
-	outside *outside.Verifier
+	outside *issuer.Verifier
 	nonced  bool // DPoP proofs need a nonce
 	nonces  *dpop.Nonces
 	handler *swap
@@ -193,7 +193,7 @@ func (w *world) open() {
 	w.ring = must(keys.Open(w.dir, now))
 	w.reg = &client.Registry{Store: w.store, Scopes: scopes, Clock: now, AllowHTTP: true}
 	as := must(client.NewAssertions(w.reg, &client.Keys{HTTP: http.DefaultClient, Clock: now}, w.base+token.Path))
-	grants := &grant.Store{State: w.store}
+	grants := &authz.Store{State: w.store}
 	if w.nonces = nil; w.nonced {
 		w.nonces = must(dpop.OpenNonces(ctx, w.store, rand.Reader, now))
 	}
@@ -201,7 +201,7 @@ func (w *world) open() {
 	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Consents: cons, Scopes: scopes, Issuer: w.base, Audience: base, Clock: now,
 		Grants: grants, RoleRules: roleRules, Roles: w.currentRoles, Outside: w.outside, Nonces: w.nonces,
 		ConsentsOf: func(_, authorization string) access.Consents { return cons.Under(authorization) }}
-	agreements := &agreement.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base, UserLife: token.UserLife(0),
+	agreements := &appconsent.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base, UserLife: token.UserLife(0),
 		Says: func(granted string) []string { return pages.Says(scopes, granted) }, Logger: quiet}
 	loose := limit.Limits{Global: 1e6, Remote: 1e6, Failures: 1e6, Denied: 1e6}
 	w.tokens = must(token.New(ctx, token.Options{Store: w.store, Audit: rec, Keys: w.ring, Assertions: as, Scopes: scopes, Clock: now,
@@ -250,7 +250,7 @@ func roleRules(roles []string) (out []access.Rule) {
 	return out
 }
 
-func (w *world) currentRoles(_ context.Context, _ grant.Subject) ([]string, bool, error) {
+func (w *world) currentRoles(_ context.Context, _ authz.Subject) ([]string, bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.roles != nil {
@@ -259,7 +259,7 @@ func (w *world) currentRoles(_ context.Context, _ grant.Subject) ([]string, bool
 	return w.subject.Roles, !w.gone, nil
 }
 
-func (w *world) alive(ctx context.Context, s grant.Subject, _ bool) ([]string, bool, error) {
+func (w *world) alive(ctx context.Context, s authz.Subject, _ bool) ([]string, bool, error) {
 	return w.currentRoles(ctx, s)
 }
 

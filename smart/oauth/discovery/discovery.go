@@ -1,0 +1,206 @@
+// Package discovery says what the authorization server can do:
+// .well-known/smart-configuration, at the FHIR base and at the host's root,
+// and .well-known/openid-configuration and .well-known/oauth-authorization-server
+// at the root.
+//
+// It owns these documents and nothing else. They are one document, made of
+// what is there: an endpoint that is not mounted has no URL and is not named.
+//
+// Source: SMART App Launch 2.2, "Conformance"; OpenID Connect Discovery 1.0;
+// RFC 8414; RFC 9207 3; RFC 9449 5.1; RFC 8705 3.3.
+package discovery
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"pulsegate/fhir"
+	"pulsegate/smart/proof/dpop"
+	"pulsegate/smart/scope"
+)
+
+// Endpoints are the URLs of what is mounted; "" is not there.
+type Endpoints struct {
+	Token, Authorize, Introspect, Revoke, Register, Manage string
+}
+
+// Identifier names the primary brand.
+type Identifier struct {
+	System string `json:"system,omitempty"`
+	Value  string `json:"value"`
+}
+
+// Handler serves the documents.
+type Handler struct {
+	BaseURL string // of the server, without a slash at the end
+	Endpoints
+	// BrandBundle is the URL of the user-access brands Bundle; "" none.
+	BrandBundle string
+	Brand       *Identifier
+	// ACRValues are the strengths of sign-in that are told apart.
+	ACRValues []string
+	// CertBound: the server asks TLS clients for their certificates.
+	CertBound bool
+}
+
+type document struct {
+	Issuer         string      `json:"issuer"`
+	JWKS           string      `json:"jwks_uri"`
+	Authorize      string      `json:"authorization_endpoint,omitempty"`
+	Token          string      `json:"token_endpoint"`
+	Introspect     string      `json:"introspection_endpoint,omitempty"`
+	Revoke         string      `json:"revocation_endpoint,omitempty"`
+	Register       string      `json:"registration_endpoint,omitempty"`
+	Manage         string      `json:"management_endpoint,omitempty"`
+	AuthMethods    []string    `json:"token_endpoint_auth_methods_supported"`
+	AuthAlgs       []string    `json:"token_endpoint_auth_signing_alg_values_supported"`
+	InspectMethods []string    `json:"introspection_endpoint_auth_methods_supported,omitempty"`
+	RevokeMethods  []string    `json:"revocation_endpoint_auth_methods_supported,omitempty"`
+	Grants         []string    `json:"grant_types_supported"`
+	Scopes         []string    `json:"scopes_supported"`
+	ResponseTypes  []string    `json:"response_types_supported"`
+	ResponseModes  []string    `json:"response_modes_supported,omitempty"`
+	CodeChallenges []string    `json:"code_challenge_methods_supported"`
+	DPoPAlgs       []string    `json:"dpop_signing_alg_values_supported"`
+	CertBound      bool        `json:"tls_client_certificate_bound_access_tokens,omitempty"`
+	IssInAnswer    bool        `json:"authorization_response_iss_parameter_supported,omitempty"`
+	Subjects       []string    `json:"subject_types_supported,omitempty"`
+	IDAlgs         []string    `json:"id_token_signing_alg_values_supported,omitempty"`
+	Claims         []string    `json:"claims_supported,omitempty"`
+	ACRValues      []string    `json:"acr_values_supported,omitempty"`
+	Prompts        []string    `json:"prompt_values_supported,omitempty"`
+	RequestURI     *bool       `json:"request_uri_parameter_supported,omitempty"`
+	BrandBundle    string      `json:"user_access_brand_bundle,omitempty"`
+	Brand          *Identifier `json:"user_access_brand_identifier,omitempty"`
+	Capabilities   []string    `json:"capabilities"`
+}
+
+func (h Handler) document() document {
+	d := document{
+		Issuer:         h.BaseURL,
+		JWKS:           h.BaseURL + "/.well-known/jwks.json",
+		Authorize:      h.Authorize,
+		Token:          h.Token,
+		Introspect:     h.Introspect,
+		Revoke:         h.Revoke,
+		Register:       h.Register,
+		Manage:         h.Manage,
+		AuthMethods:    []string{"private_key_jwt"},
+		AuthAlgs:       []string{"RS384", "ES384"},
+		Grants:         []string{"client_credentials"},
+		Scopes:         h.scopes(),
+		ResponseTypes:  []string{},
+		CodeChallenges: []string{"S256"},
+		DPoPAlgs:       dpop.Algs(),
+		CertBound:      h.CertBound,
+		BrandBundle:    h.BrandBundle,
+		Brand:          h.Brand,
+		Capabilities:   []string{"client-confidential-asymmetric", "permission-v1", "permission-v2"},
+	}
+	if h.Authorize != "" {
+		no := false
+		d.AuthMethods = append(d.AuthMethods, "client_secret_basic", "client_secret_post", "none")
+		d.Grants = append(d.Grants, "authorization_code", "refresh_token")
+		d.ResponseTypes, d.ResponseModes, d.IssInAnswer = []string{"code"}, []string{"query"}, true
+		d.Subjects, d.IDAlgs, d.RequestURI = []string{"public"}, []string{"RS256"}, &no
+		d.Claims = []string{"iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "fhirUser", "name", "profile"}
+		d.ACRValues, d.Prompts = h.ACRValues, []string{"login", "consent", "select_account"}
+		d.Capabilities = append(d.Capabilities, "launch-ehr", "launch-standalone", "authorize-post", "client-public", "client-confidential-symmetric",
+			"sso-openid-connect", "context-banner", "context-style", "context-ehr-patient", "context-standalone-patient",
+			"permission-offline", "permission-online", "permission-patient", "permission-user")
+		if fhir.KnownType("Encounter") {
+			// An encounter in context is of use to an app that can read it.
+			d.Capabilities = append(d.Capabilities, "context-ehr-encounter")
+		}
+	}
+	if h.Introspect != "" {
+		d.InspectMethods = []string{"private_key_jwt", "client_secret_basic", "client_secret_post"}
+	}
+	if h.Revoke != "" {
+		d.RevokeMethods = d.AuthMethods
+	}
+	return d
+}
+
+func (h Handler) scopes() []string {
+	out := []string{}
+	levels := []scope.Level{scope.System}
+	if h.Authorize != "" {
+		levels = append(levels, scope.Patient, scope.User)
+		out = append(out, scope.Names()...)
+	}
+	for _, l := range levels {
+		for _, p := range []string{"*.cruds", "*.rs", "*.read", "*.write", "*.*"} {
+			out = append(out, string(l)+"/"+p)
+		}
+		for _, t := range fhir.Types {
+			for _, p := range []string{".cruds", ".rs", ".read"} {
+				out = append(out, string(l)+"/"+t+p)
+			}
+		}
+	}
+	return out
+}
+
+// ServeHTTP answers with the document, whatever Accept says.
+func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Access-Control-Allow-Origin", "*")
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "public, max-age=300")
+	b, err := json.Marshal(h.document())
+	if err != nil {
+		http.Error(w, "", http.StatusInternalServerError)
+		return
+	}
+	if r.Method == http.MethodOptions {
+		w.Header().Set("Access-Control-Allow-Methods", "GET")
+		w.Header().Set("Access-Control-Allow-Headers", "Accept, Content-Type")
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	if _, err := w.Write(b); err != nil {
+		return // the caller has gone
+	}
+}
+
+// StylePath is the path of the style document below the base URL.
+const StylePath = "/.well-known/smart-style.json"
+
+// style describes the look of this server's pages to apps that it launches
+// (SMART App Launch 2.2, "Styling"). The colors are those of the stylesheet in
+// its light form.
+const style = `{
+  "color_background": "#f4f7f8",
+  "color_error": "#9f2419",
+  "color_highlight": "#0a6070",
+  "color_modal_backdrop": "#14212b",
+  "color_success": "#17653a",
+  "color_text": "#14212b",
+  "dim_border_radius": "12px",
+  "dim_font_size": "16px",
+  "dim_spacing_size": "16px",
+  "font_family_body": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif",
+  "font_family_heading": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
+}
+`
+
+func serveStyle(c *gin.Context) {
+	c.Header("Access-Control-Allow-Origin", "*")
+	c.Header("Cache-Control", "public, max-age=3600")
+	c.Data(http.StatusOK, "application/json", []byte(style))
+}
+
+// Mount puts the documents at their places.
+func (h Handler) Mount(m gin.IRouter) {
+	m.GET(StylePath, serveStyle)
+	paths := []string{"/fhir/.well-known/smart-configuration", "/.well-known/smart-configuration", "/.well-known/oauth-authorization-server"}
+	if h.Authorize != "" {
+		paths = append(paths, "/.well-known/openid-configuration")
+	}
+	for _, p := range paths {
+		m.GET(p, gin.WrapH(h))
+		m.OPTIONS(p, gin.WrapH(h))
+	}
+}

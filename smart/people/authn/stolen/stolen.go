@@ -1,0 +1,143 @@
+// Package stolen knows the 100,000 passwords that stand most often in lists of
+// stolen ones, and of the first million those with at least 12 characters
+// (shorter ones are no passwords here, but parts of passwords), in a file of
+// about 350 KiB that is part of the binary.
+//
+// It owns: the file, its form, and the question whether a word is in it. It
+// does not own: the rules for a password (smart/people/authn).
+//
+// The file holds no password. It is the sorted 36-bit prefixes of the SHA-256
+// of the folded passwords, as differences in Golomb-Rice code. A word that is
+// not in the list is taken for one with a probability of 1 in 478,000. It is
+// made anew from a list, one password per line, the most frequent first:
+//
+//	go run ./smart/people/authn/stolen/gen LIST >smart/people/authn/stolen/stolen.bin
+//
+// The list is "10-million-password-list-top-1000000" of SecLists (MIT).
+package stolen
+
+import (
+	"crypto/sha256"
+	_ "embed" // the list
+	"encoding/binary"
+	"errors"
+	"slices"
+	"strings"
+
+	"golang.org/x/text/unicode/norm"
+)
+
+//go:embed stolen.bin
+var list []byte
+
+const (
+	// Count is the number of most frequent passwords in the list.
+	Count = 100_000
+	// Long is the length from which on the list holds less frequent ones, too.
+	Long = 12
+
+	bits = 36 // of each hash
+	rice = 19 // of each difference that is written as it is
+)
+
+// hash folds a word, so that case makes no difference.
+func hash(word string) uint64 {
+	sum := sha256.Sum256([]byte(strings.ToLower(norm.NFKC.String(word))))
+	return binary.BigEndian.Uint64(sum[:]) >> (64 - bits)
+}
+
+// Encode returns the file for a list of words.
+func Encode(words []string) []byte {
+	hashes := make([]uint64, 0, len(words))
+	for _, w := range words {
+		hashes = append(hashes, hash(w))
+	}
+	slices.Sort(hashes)
+	hashes = slices.Compact(hashes)
+	var out []byte
+	n := 0
+	put := func(bit uint64) {
+		if n%8 == 0 {
+			out = append(out, 0)
+		}
+		out[n/8] |= byte(bit << (7 - n%8))
+		n++
+	}
+	last := uint64(0)
+	for _, h := range hashes {
+		d := h - last
+		last = h
+		for range d >> rice {
+			put(1)
+		}
+		put(0)
+		for i := rice - 1; i >= 0; i-- {
+			put(d >> i & 1)
+		}
+	}
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(hashes))), out...)
+}
+
+// Has reports whether any of the words is in the list. It reads the list once.
+func Has(words ...string) bool {
+	found, err := has(list, words)
+	return found || err != nil // a list that cannot be read refuses all
+}
+
+var errCut = errors.New("stolen: the list breaks off")
+
+func has(list []byte, words []string) (bool, error) {
+	want := make([]uint64, 0, len(words))
+	for _, w := range words {
+		want = append(want, hash(w))
+	}
+	slices.Sort(want)
+	found := false
+	err := each(list, func(h uint64) bool {
+		for len(want) > 0 && want[0] < h {
+			want = want[1:]
+		}
+		found = len(want) > 0 && want[0] == h
+		return !found && len(want) > 0
+	})
+	return found, err
+}
+
+// each calls fn with the hashes of a list in ascending order.
+func each(list []byte, fn func(uint64) bool) error {
+	if len(list) < 4 {
+		return errCut
+	}
+	count, body := binary.BigEndian.Uint32(list), list[4:]
+	n := 0
+	bit := func() uint64 {
+		b := uint64(body[n/8]) >> (7 - n%8) & 1
+		n++
+		return b
+	}
+	h := uint64(0)
+	for range count {
+		high := uint64(0)
+		for {
+			if n >= len(body)*8 {
+				return errCut
+			}
+			if bit() == 0 {
+				break
+			}
+			high++
+		}
+		if n+rice > len(body)*8 {
+			return errCut
+		}
+		low := uint64(0)
+		for range rice {
+			low = low<<1 | bit()
+		}
+		h += high<<rice | low
+		if !fn(h) {
+			return nil
+		}
+	}
+	return nil
+}

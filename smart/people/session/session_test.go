@@ -1,0 +1,231 @@
+package session_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"pgregory.net/rapid"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/clocktest"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/smart/people/authn"
+	"pulsegate/smart/people/role"
+	"pulsegate/smart/people/session"
+	"pulsegate/smart/people/user"
+)
+
+// model is a session as the promises have it.
+type model struct {
+	secret, sid, user string
+	epoch             uint64
+	created, seen     time.Time
+	ended             bool
+}
+
+// world is the sessions of two people.
+type world struct {
+	clock *clocktest.Clock
+	db    *pebblestore.DB
+	users *user.Registry
+	s     *session.Sessions
+	idle  map[string]time.Duration // by user
+	ids   []string
+}
+
+func newWorld(t *rapid.T) *world {
+	w := &world{clock: clocktest.At(time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)), idle: map[string]time.Duration{}}
+	var err error
+	if w.db, err = pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: w.clock.Now, CacheBytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	w.users = &user.Registry{Store: w.db, Clock: w.clock.Now}
+	w.s = &session.Sessions{Store: w.db, Users: w.users, Clock: w.clock.Now}
+	add := func(login string, roles role.Roles, patient, practitioner string, rest time.Duration) {
+		u, err := w.users.New(login, login, roles, patient, practitioner)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.save(t, &u)
+		w.ids, w.idle[u.ID] = append(w.ids, u.ID), rest
+	}
+	add("ada", role.Roles{role.Patient}, "p1", "", time.Hour)
+	add("ben", role.Roles{role.Practitioner}, "", "d1", 15*time.Minute)
+	return w
+}
+
+func (w *world) commit(t *rapid.T, ws ...store.StateWrite) {
+	if _, err := w.db.Commit(context.Background(), &store.Batch{State: ws}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) save(t *rapid.T, u *user.User) {
+	ws, err := w.users.Writes(u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.commit(t, ws...)
+}
+
+func (w *world) load(t *rapid.T, id string) user.User {
+	u, err := w.users.Get(context.Background(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func (w *world) change(t *rapid.T, f func(*user.User)) {
+	u := w.load(t, rapid.SampledFrom(w.ids).Draw(t, "user"))
+	f(&u)
+	w.save(t, &u)
+}
+
+// live says whether m may be used, and whether it surely still can.
+func (w *world) live(t *rapid.T, m *model) (yes, sure bool) {
+	u := w.load(t, m.user)
+	rest := w.clock.Now().Sub(m.seen)
+	if m.ended || u.Disabled || u.Epoch != m.epoch || w.clock.Now().Sub(m.created) >= 12*time.Hour || rest >= w.idle[m.user] {
+		return false, true
+	}
+	return true, rest < w.idle[m.user]-time.Minute
+}
+
+// Sessions against a model: whatever signs in, rests, acts, signs out, changes
+// or is disabled, a session lives exactly as long as it may. A mark of use may
+// be up to a minute old, so it may end that much early and never late.
+func TestSessionsLiveAsLongAsTheyMay(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		defer func() {
+			if err := w.db.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		ctx, s := context.Background(), w.s
+		var all []*model
+		some := func() *model { return all[rapid.IntRange(0, len(all)-1).Draw(t, "session")] }
+		begin := func(t *rapid.T) {
+			u := w.load(t, rapid.SampledFrom(w.ids).Draw(t, "user"))
+			secret, x, ws, err := s.Begin(&u, session.Proof{ACR: authn.PhishingResistant, At: w.clock.Now()}, session.Place{}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.commit(t, ws...)
+			all = append(all, &model{secret: secret, sid: x.SID, user: u.ID, epoch: u.Epoch, created: w.clock.Now(), seen: w.clock.Now()})
+		}
+		begin(t)
+		t.Repeat(map[string]func(*rapid.T){
+			"sign in": begin,
+			"wait": func(t *rapid.T) {
+				w.clock.Add(time.Duration(rapid.SampledFrom([]int{1, 50, 600, 840, 900, 3500, 3600, 20000}).Draw(t, "s")) * time.Second)
+			},
+			"act": func(t *rapid.T) {
+				m := some()
+				want, sure := w.live(t, m)
+				x, u, err := s.Find(ctx, m.secret)
+				if err == nil && (x.SID != m.sid || u.ID != m.user) {
+					t.Fatalf("the session of somebody else: %s", u.Login)
+				}
+				if err != nil && fhir.KindOf(err) != fhir.Unauthorized {
+					t.Fatal(err)
+				}
+				if err == nil && !want || err != nil && want && sure {
+					t.Fatalf("found: %v, want %v", err, want)
+				}
+				if err == nil {
+					m.seen = w.clock.Now()
+				}
+			},
+			"is it alive": func(t *rapid.T) { // does not count as use
+				m := some()
+				want, sure := w.live(t, m)
+				ok, err := s.Alive(ctx, m.sid)
+				if err != nil || ok && !want || !ok && want && sure {
+					t.Fatalf("alive %v %v, want %v", ok, err, want)
+				}
+			},
+			"sign out": func(t *rapid.T) {
+				m := some()
+				if x, _, err := s.Find(ctx, m.secret); err == nil {
+					w.commit(t, x.End())
+					m.ended = true
+				}
+			},
+			"roles or authenticators change": func(t *rapid.T) {
+				w.change(t, func(u *user.User) { u.End() })
+			},
+			"disable": func(t *rapid.T) {
+				w.change(t, func(u *user.User) { u.Disabled = !u.Disabled })
+			},
+			"guess": func(t *rapid.T) {
+				for _, secret := range []string{"", "x", some().sid, some().secret + "x"} {
+					if _, _, err := s.Find(ctx, secret); fhir.KindOf(err) != fhir.Unauthorized {
+						t.Fatalf("a guess: %v", err)
+					}
+				}
+			},
+		})
+	})
+}
+
+// A new sign-in at a browser replaces the session there: the old secret is
+// worth nothing, the SID and the absolute end stay, and a weaker sign-in does
+// not make the passkey fresh.
+func TestStepUpReplacesTheSession(t *testing.T) {
+	clock := clocktest.At(time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC))
+	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: clock.Now, CacheBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	users := &user.Registry{Store: db, Clock: clock.Now}
+	s := &session.Sessions{Store: db, Users: users, Clock: clock.Now}
+	u, err := users.New("ada", "Ada", role.Roles{role.Administrator}, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ws, err := users.Writes(&u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(acr string, before *session.Session, also ...store.StateWrite) (string, session.Session) {
+		t.Helper()
+		secret, x, writes, err := s.Begin(&u, session.Proof{ACR: acr, At: clock.Now()}, session.Place{}, before)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := db.Commit(t.Context(), &store.Batch{State: append(also, writes...)}); err != nil {
+			t.Fatal(err)
+		}
+		return secret, x
+	}
+	old, first := sign(authn.MultiFactor, nil, ws...)
+	if first.Meets(session.StepUp(), clock.Now()) {
+		t.Error("password and code are no passkey")
+	}
+	clock.Add(10 * time.Minute)
+	secret, second := sign(authn.PhishingResistant, &first)
+	if _, _, err := s.Find(t.Context(), old); fhir.KindOf(err) != fhir.Unauthorized {
+		t.Error("the old secret still is one:", err)
+	}
+	if second.SID != first.SID || !second.Created.Equal(first.Created) || second.CSRF == first.CSRF {
+		t.Errorf("%+v after %+v", second, first)
+	}
+	if x, _, err := s.Find(t.Context(), secret); err != nil || !x.Meets(session.StepUp(), clock.Now()) {
+		t.Error("a fresh passkey:", err)
+	}
+	clock.Add(4 * time.Minute)
+	_, third := sign(authn.MultiFactor, &second)
+	if !third.Meets(session.StepUp(), clock.Now().Add(time.Minute)) || third.Meets(session.StepUp(), clock.Now().Add(time.Minute+time.Second)) {
+		t.Error("the passkey counts from when it was shown, for five minutes")
+	}
+}

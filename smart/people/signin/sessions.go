@@ -1,0 +1,80 @@
+package signin
+
+import (
+	"context"
+	"slices"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/audit"
+	"pulsegate/fhir/store"
+	"pulsegate/smart/people/session"
+	"pulsegate/smart/people/user"
+)
+
+// SignOut ends a session.
+func (s *Service) SignOut(ctx context.Context, from From, u *user.User, x *session.Session) error {
+	return s.commit(ctx, audit.Event{Kind: audit.SignOut, Interaction: "logout", Principal: s.Principal(u), RemoteIP: from.RemoteIP, RequestID: from.RequestID}, x.End())
+}
+
+// Own lists the sessions of a user, the latest used first.
+func (s *Service) Own(ctx context.Context, u *user.User) ([]session.Session, error) {
+	return s.Sessions.Of(ctx, u.ID)
+}
+
+// EndSession ends one of u's own sessions by its SID, together with the
+// authorizations that last as long as that session. A session that has ended
+// already is NotFound.
+func (s *Service) EndSession(ctx context.Context, from From, u *user.User, sid string) error {
+	const op = "signin.EndSession"
+	for range changes {
+		xs, err := s.Sessions.Of(ctx, u.ID)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(xs, func(x session.Session) bool { return x.SID == sid })
+		if i < 0 {
+			return fhir.Errorf(fhir.NotFound, op, "The session has ended already.")
+		}
+		ev := audit.Event{Kind: audit.SignOut, Interaction: "logout", Principal: s.Principal(u), RemoteIP: from.RemoteIP, RequestID: from.RequestID,
+			Extra: [][2]string{{"change", "session-ended"}}}
+		b := store.Batch{State: []store.StateWrite{xs[i].EndUnchanged()}}
+		if err := s.Ends(ctx, &b, u.ID, sid, ev); err != nil {
+			return err
+		}
+		if err := s.commitBatch(ctx, &b, ev); err == nil || fhir.KindOf(err) != fhir.Conflict {
+			return err
+		}
+	}
+	return fhir.Errorf(fhir.Unavailable, op, "try again")
+}
+
+// EndEverything ends every session and every authorization of u's own, and
+// their emergency accesses. The person goes on in a new session at this
+// browser.
+func (s *Service) EndEverything(ctx context.Context, from From, u user.User, x *session.Session) (SignedIn, error) {
+	const op = "signin.EndEverything"
+	for range changes {
+		u, err := s.Users.Get(ctx, u.ID)
+		if err != nil {
+			return SignedIn{}, err
+		}
+		if u.Epoch != x.Epoch || u.Disabled {
+			return SignedIn{}, fhir.Errorf(fhir.Unauthorized, op, "The session has ended.")
+		}
+		u.EndAll()
+		writes, err := s.Users.Writes(&u)
+		if err != nil {
+			return SignedIn{}, err
+		}
+		secret, now, sw, err := s.Sessions.Begin(&u, session.Proof{ACR: x.ACR, AMR: x.AMR, At: x.Auth}, from.place(), x)
+		if err != nil {
+			return SignedIn{}, err
+		}
+		ev := audit.Event{Kind: audit.Security, Interaction: "attributes", Principal: s.Principal(&u), RemoteIP: from.RemoteIP, RequestID: from.RequestID,
+			Extra: [][2]string{{"change", "everything-ended"}}}
+		if err := s.ending(ctx, u.ID, ev, append(writes, sw...)...); err == nil || fhir.KindOf(err) != fhir.Conflict {
+			return SignedIn{Secret: secret, Session: now, User: u}, err
+		}
+	}
+	return SignedIn{}, fhir.Errorf(fhir.Unavailable, op, "try again")
+}

@@ -1,0 +1,176 @@
+package keys_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"pulsegate/fhir/clocktest"
+	"pulsegate/smart/proof/keys"
+)
+
+const (
+	typ     = "at+jwt"
+	overlap = 6 * time.Minute
+)
+
+func kids(t *testing.T, r *keys.Ring) (out []string) {
+	t.Helper()
+	b, err := r.JWKS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set struct{ Keys []struct{ Kid, Alg string } }
+	if err := json.Unmarshal(b, &set); err != nil {
+		t.Fatal(err)
+	}
+	ids := 0
+	for _, k := range set.Keys {
+		if k.Alg == keys.IDAlg {
+			ids++
+			continue
+		}
+		out = append(out, k.Kid)
+	}
+	if ids != len(out) {
+		t.Fatalf("%d keys for id_tokens beside %d for access tokens", ids, len(out))
+	}
+	return out
+}
+
+func must(s string, err error) string {
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+// kid is what a token's header says.
+func kid(t *testing.T, token string) string {
+	t.Helper()
+	head, _, _ := strings.Cut(token, ".")
+	b, err := base64.RawURLEncoding.DecodeString(head)
+	var h struct{ Kid string }
+	if err == nil {
+		err = json.Unmarshal(b, &h)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.Kid
+}
+
+func TestRotation(t *testing.T) {
+	clock := clocktest.At(time.Unix(1_800_000_000, 0))
+	dir := t.TempDir()
+	open := func() *keys.Ring {
+		r, err := keys.Open(dir, clock.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	tick := func(r *keys.Ring) time.Duration {
+		t.Helper()
+		wait, err := r.Tick(overlap)
+		if err != nil || wait <= 0 || wait > time.Hour {
+			t.Fatal(wait, err)
+		}
+		return wait
+	}
+	r := open()
+	first := kids(t, r)
+	tick(r)
+	clock.Add(keys.MaxAge - time.Second)
+	r = open() // a restart keeps the key's age
+	if wait := tick(r); wait != time.Second || len(kids(t, r)) != 1 {
+		t.Fatal(wait, kids(t, r))
+	}
+	old, err := r.Sign(typ, map[string]any{"sub": "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock.Add(time.Second)
+	tick(r)
+	both := kids(t, r)
+	if len(both) != 2 || both[0] == first[0] || both[1] != first[0] {
+		t.Fatalf("after 30 days: %v, was %v", both, first)
+	}
+	tick(r) // once is enough
+	if n := len(kids(t, r)); n != 2 {
+		t.Fatal(n, "keys")
+	}
+	if kid(t, must(r.Sign(typ, nil))) != first[0] {
+		t.Error("a key signs before it was published for a while")
+	}
+	clock.Add(keys.Lead)
+	fresh, err := r.Sign(typ, map[string]any{"sub": "c"})
+	if kid(t, fresh) != both[0] {
+		t.Error("the new key does not sign")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock.Add(overlap - time.Second)
+	r = open() // so does the overlap
+	for _, token := range []string{old, fresh} {
+		if _, err := r.Verify(token, typ); err != nil {
+			t.Error("within the overlap:", err)
+		}
+	}
+	clock.Add(time.Second)
+	if _, err := r.Verify(old, typ); err == nil {
+		t.Error("the old key verifies after the overlap")
+	}
+	r = open()
+	if _, err := r.Verify(fresh, typ); err != nil {
+		t.Error(err)
+	}
+	if files, err := filepath.Glob(filepath.Join(dir, "keys", "*")); err != nil || len(files) != 2 {
+		t.Error(files, err)
+	}
+}
+
+func TestRunRotatesAtOnceWhenDue(t *testing.T) {
+	clock := clocktest.At(time.Unix(1_800_000_000, 0))
+	r, err := keys.Open(t.TempDir(), clock.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock.Add(2 * keys.MaxAge)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r.Run(ctx, overlap, slog.New(slog.DiscardHandler)) // looks once before it ends
+	if n := len(kids(t, r)); n != 2 {
+		t.Fatal(n, "keys")
+	}
+}
+
+func TestFailedRotationKeepsTheKey(t *testing.T) {
+	clock := clocktest.At(time.Unix(1_800_000_000, 0))
+	dir := t.TempDir()
+	r, err := keys.Open(dir, clock.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "keys")); err != nil {
+		t.Fatal(err)
+	}
+	clock.Add(keys.MaxAge)
+	if wait, err := r.Tick(overlap); err == nil || wait <= 0 || wait > time.Minute {
+		t.Fatal(wait, err)
+	}
+	token, err := r.Sign(typ, map[string]any{"sub": "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Verify(token, typ); err != nil {
+		t.Fatal(err)
+	}
+}
