@@ -248,7 +248,7 @@ func TestMolarMass(t *testing.T) {
 func TestClassification(t *testing.T) {
 	m := mapper(t)
 	wave := sample.Value{Kind: sample.Series, Series: &sample.SeriesData{Period: 4 * time.Millisecond, Unit: "mV", Data: "1 2"}}
-	word := func(kind sample.ValueKind, s string) sample.Value { return sample.Value{Kind: kind, Text: s} }
+	word := func(kind sample.ValueType, s string) sample.Value { return sample.Value{Kind: kind, Text: s} }
 	for _, c := range []struct {
 		vendor, metric, component string
 		value                     sample.Value

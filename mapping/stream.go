@@ -16,11 +16,11 @@ type holes struct {
 }
 
 type hole struct {
-	kind     series.Hole
+	kind     series.Slot
 	from, to int
 }
 
-func (h *holes) add(k series.Hole, from, to int) {
+func (h *holes) add(k series.Slot, from, to int) {
 	if h != nil {
 		h.at = append(h.at, hole{k, from, to})
 	}
@@ -29,13 +29,13 @@ func (h *holes) add(k series.Hole, from, to int) {
 // number is the place of the next number.
 func (h *holes) number(from, to int) {
 	if h != nil {
-		h.add(series.HoleValue+series.Hole(h.numbers), from, to)
+		h.add(series.HoleValue+series.Slot(h.numbers), from, to)
 		h.numbers++
 	}
 }
 
 // parts cuts body, an Observation, at its holes, from meta on.
-func (h *holes) parts(body []byte, prefix int) (parts [][]byte, kinds []series.Hole) {
+func (h *holes) parts(body []byte, prefix int) (parts [][]byte, kinds []series.Slot) {
 	from := prefix
 	for _, x := range h.at {
 		parts, kinds = append(parts, body[from:x.from]), append(kinds, x.kind)

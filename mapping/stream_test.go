@@ -70,7 +70,7 @@ func drawn(t *rapid.T, m *Mapper, v *Vendor, r *Row) *sample.Sample {
 	}
 	s.Components = s.Components[:rapid.IntRange(min(1, len(s.Components)), len(s.Components)).Draw(t, "components")]
 	if rapid.IntRange(0, 4).Draw(t, "foreign") == 0 {
-		s.Components = append(s.Components, sample.Component{Name: "new", Value: sample.Value{Kind: sample.ValueKind(rapid.IntRange(0, 6).Draw(t, "kind")),
+		s.Components = append(s.Components, sample.Component{Name: "new", Value: sample.Value{Kind: sample.ValueType(rapid.IntRange(0, 6).Draw(t, "kind")),
 			Num: "7", High: "8", Unit: "x", Text: "word", Series: &sample.SeriesData{Period: time.Second, Data: "1"}}})
 	}
 	s.Channel = rapid.SampledFrom([]string{"export.xml", "hae", "test"}).Draw(t, "channel")

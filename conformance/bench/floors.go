@@ -173,7 +173,7 @@ func scanToSocket(dir string) (sent int64, took time.Duration, err error) {
 	begin := time.Now()
 	w := bufio.NewWriterSize(c, 256<<10)
 	var werr error
-	err = st.Scan(context.Background(), store.ScanRange{Types: []string{"Observation"}, At: st.T(), Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
+	err = st.Scan(context.Background(), store.ScanRange{Types: []string{"Observation"}, At: st.LastSeq(), Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
 		if _, werr = w.Write(f.Resource.JSON); werr == nil {
 			werr = w.WriteByte('\n')
 		}

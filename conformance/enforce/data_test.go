@@ -260,7 +260,7 @@ func (m *measure) body() string {
 // stream stores three samples as a series.
 func (d *data) stream(i int, m measure) {
 	m.status = "final"
-	t := &series.Template{Patient: m.patient, Vendor: m.vendor, Categories: m.cats, Values: 1, Holes: []series.Hole{series.HoleEffective, series.HoleValue},
+	t := &series.Template{Patient: m.patient, Vendor: m.vendor, Categories: m.cats, Values: 1, Holes: []series.Slot{series.HoleEffective, series.HoleValue},
 		Parts: [][]byte{[]byte("}" + m.head() + ","), []byte(`,"valueQuantity":{"value":`), []byte(m.tail() + "}")}}
 	copy(t.Identity[:], fmt.Sprint("stream ", i, " ", m.patient))
 	c := &series.Columns{}
@@ -273,7 +273,7 @@ func (d *data) stream(i int, m measure) {
 		key := t.Key(&s)
 		d.add(x.version(key.ID()))
 	}
-	must(d.w.db.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: t, Columns: c}}, Probed: d.w.db.T()}))
+	must(d.w.db.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: t, Columns: c}}, Probed: d.w.db.LastSeq()}))
 }
 
 func (g *ground) body() string {

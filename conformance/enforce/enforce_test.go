@@ -240,7 +240,7 @@ func (r *run) queries(typ string) []string {
 			}
 			if q := rendered(p, &v[0]); q != "" {
 				qs = append(qs, q)
-				if p.Kind == search.KindToken {
+				if p.Kind == search.TypeToken {
 					qs = append(qs, strings.Replace(q, "=", ":not=", 1))
 				}
 				break
@@ -257,7 +257,7 @@ func (r *run) queries(typ string) []string {
 func rendered(p *search.Param, v *search.Value) string {
 	e := url.QueryEscape
 	switch p.Kind {
-	case search.KindToken:
+	case search.TypeToken:
 		if v.Code == "" {
 			return ""
 		}
@@ -265,18 +265,18 @@ func rendered(p *search.Param, v *search.Value) string {
 			return p.Code + "=" + e(v.System+"|"+v.Code)
 		}
 		return p.Code + "=" + e(v.Code)
-	case search.KindReference:
+	case search.TypeReference:
 		if v.RefID != "" {
 			return p.Code + "=" + e(v.RefType+"/"+v.RefID)
 		}
-	case search.KindDate:
+	case search.TypeDate:
 		if v.Lo < 0 {
 			return p.Code + "=le2020-01-01" // open at this end
 		}
 		return p.Code + "=ge" + e(time.UnixMilli(v.Lo).UTC().Format("2006-01-02"))
-	case search.KindQuantity, search.KindNumber:
+	case search.TypeQuantity, search.TypeNumber:
 		return p.Code + "=" + fmt.Sprint("ge", v.Num)
-	case search.KindString, search.KindURI:
+	case search.TypeString, search.TypeURI:
 		return p.Code + "=" + e(v.Code)
 	}
 	return ""

@@ -30,7 +30,7 @@ func (e forever) Authenticate(r *http.Request) (*access.Principal, error) {
 		return nil, err
 	}
 	q, g := *p, *p.Grant
-	g.Still, q.Grant = nil, &g
+	g.Recheck, q.Grant = nil, &g
 	return &q, nil
 }
 
@@ -80,7 +80,7 @@ func longWorld(f fault) (w *world, backend, person token) {
 		b.Writes = append(b.Writes, store.Write{Vendor: "apple", Resource: must(door().Resource("Observation", []byte(`{"resourceType":"Observation","id":"`+id+`","status":"final",`+
 			`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}],"text":"`+strings.Repeat("long ", 60)+`"},"subject":{"reference":"Patient/p1"}}`), id))})
 	}
-	b.Writes = append(b.Writes, store.Write{Resource: must(consent.Grant(consent.Terms{ID: "c1", Patient: "p1", Now: time.Now()}))})
+	b.Writes = append(b.Writes, store.Write{Resource: must(consent.Build(consent.Terms{ID: "c1", Patient: "p1", Now: time.Now()}))})
 	must(w.db.Commit(ctx, b))
 	backend = token{client: "ehr", scopes: []string{"system/*.rs"}}
 	person = token{client: "appl", person: true, scopes: []string{"patient/*.rs"}, patient: "p1", user: "Patient/p1", roles: []string{"patient"}}
@@ -247,7 +247,7 @@ func TestStandingKeeps(t *testing.T) {
 			w.handler.ServeHTTP(whole, ask())
 			r := &reader{header: http.Header{}, then: func() {
 				w.touch()
-				must(w.db.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: must(consent.Grant(consent.Terms{ID: "other", Patient: "p2", Now: time.Now()}))}}}))
+				must(w.db.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: must(consent.Build(consent.Terms{ID: "other", Patient: "p2", Now: time.Now()}))}}}))
 				must(w.clients.Change(context.Background(), "other", func(c *client.Client) error { c.Disabled = !c.Disabled; return nil }))
 			}}
 			w.handler.ServeHTTP(r, ask())

@@ -196,7 +196,7 @@ func (w *world) whose(ref string) map[string]bool {
 		return nil
 	}
 	var out map[string]bool
-	err := w.db.History(context.Background(), r, w.db.T(), 0, func(_ fhir.Resource, f *access.Facts) bool {
+	err := w.db.History(context.Background(), r, w.db.LastSeq(), 0, func(_ fhir.Resource, f *access.Facts) bool {
 		if out == nil {
 			out = map[string]bool{}
 		}

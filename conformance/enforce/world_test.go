@@ -57,7 +57,7 @@ func must[T any](v T, err error) T {
 
 // What costs time is made once: the validator, the signing keys, a client key.
 var (
-	door = sync.OnceValue(func() *r4.Door { return must(r4.New(r4.Limits{})) })
+	door = sync.OnceValue(func() *r4.Validator { return must(r4.New(r4.Limits{})) })
 	ring = sync.OnceValue(func() *keys.Ring {
 		dir := must(os.MkdirTemp("", "enforce"))
 		r := must(keys.Open(dir, time.Now))
@@ -250,7 +250,7 @@ func open(f fault) *world {
 	w.clients = &client.Registry{Store: st, Scopes: scopes, Clock: time.Now}
 	w.grants = &authz.Store{State: st}
 	w.policy = &policy.Engine{Keys: ring(), Clients: w.clients, Consents: w.consents, Scopes: scopes, Issuer: issuer, Audience: base,
-		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Grants: w.grants, RoleRules: role.RulesOf, Latest: w.db.T}
+		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Grants: w.grants, RoleRules: role.RulesOf, Latest: w.db.LastSeq}
 	grantFor := func(ctx context.Context, id, s string) (*access.Grant, error) {
 		c, err := w.clients.Get(ctx, id)
 		if err != nil {
@@ -266,7 +266,7 @@ func open(f fault) *world {
 	w.subs = must(subscription.New(ctx, subscription.Options{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base, Policy: local,
 		HandshakeDelay: 1, Logger: quiet, GrantFor: func(ctx context.Context, id string) (*access.Grant, error) { return grantFor(ctx, id, "") }}))
 	w.exporter = must(bulk.New(ctx, bulk.Options{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base, GrantFor: grantFor, Logger: quiet}))
-	w.service = &interaction.Service{Store: st, Door: door(), Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base,
+	w.service = &interaction.Service{Store: st, Validator: door(), Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base,
 		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}}
 	if f != consentUnowned {
 		w.service.Checks["Consent"] = w.engine.Check

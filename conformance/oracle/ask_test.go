@@ -123,13 +123,13 @@ func (p *pair) example(typ string) (fhir.Ref, *search.Values) {
 var escaped = strings.NewReplacer(`\`, `\\`, "$", `\$`, ",", `\,`, "|", `\|`)
 
 // wanted is a value for a parameter, mostly one that the example has.
-func (p *pair) wanted(k search.Kind, v *search.Value) string {
+func (p *pair) wanted(k search.ParamType, v *search.Value) string {
 	prefix := ""
-	if p.one(2) && (k == search.KindDate || k == search.KindQuantity) {
+	if p.one(2) && (k == search.TypeDate || k == search.TypeQuantity) {
 		prefix = p.of("eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap")
 	}
 	switch k {
-	case search.KindToken:
+	case search.TypeToken:
 		switch p.n(4) {
 		case 0:
 			return escaped.Replace(v.Code)
@@ -137,10 +137,10 @@ func (p *pair) wanted(k search.Kind, v *search.Value) string {
 			return escaped.Replace(v.System) + "|"
 		}
 		return escaped.Replace(v.System) + "|" + escaped.Replace(v.Code)
-	case search.KindDate:
+	case search.TypeDate:
 		at := time.UnixMilli(v.Lo + int64(p.n(3)-1)*int64(p.n(7200_000))).UTC()
 		return prefix + at.Format(p.of("2006", "2006-01", "2006-01-02", "2006-01-02T15:04Z", "2006-01-02T15:04:05Z", "2006-01-02T15:04:05.000Z", "2006-01-02T15:04:05.000Z"))
-	case search.KindQuantity:
+	case search.TypeQuantity:
 		n := strconv.FormatFloat(v.Num, 'f', -1, 64)
 		if p.one(3) {
 			n = p.of("62", "62.0", "0", "100", "1e2", "-1", "97.5")
@@ -152,7 +152,7 @@ func (p *pair) wanted(k search.Kind, v *search.Value) string {
 			return prefix + n + "||" + escaped.Replace(v.Code)
 		}
 		return prefix + n + "|" + escaped.Replace(v.System) + "|" + escaped.Replace(v.Code)
-	case search.KindReference:
+	case search.TypeReference:
 		if v.RefID == "" {
 			return escaped.Replace(v.Code)
 		}
@@ -197,11 +197,11 @@ func (p *pair) condition(typ string, vs *search.Values) string {
 	mod := ""
 	switch {
 	case !p.one(4):
-	case par.Kind == search.KindToken:
+	case par.Kind == search.TypeToken:
 		mod = p.of(":not", ":text")
-	case par.Kind == search.KindString:
+	case par.Kind == search.TypeString:
 		mod = p.of(":exact", ":contains")
-	case par.Kind == search.KindReference:
+	case par.Kind == search.TypeReference:
 		mod = p.of(":Patient", ":Device", ":identifier")
 	}
 	return par.Code + mod + "=" + url.QueryEscape(strings.Join(list, ","))

@@ -259,8 +259,8 @@ func (p *pair) ingest(x measured) {
 // learn gathers the names of what was written.
 func (p *pair) learn() {
 	db := p.both[0].db
-	err := db.Changes(context.Background(), store.T(p.seen), func(c *store.Change) bool {
-		p.seen = uint64(c.T)
+	err := db.Changes(context.Background(), store.Seq(p.seen), func(c *store.Change) bool {
+		p.seen = uint64(c.Seq)
 		switch ref := c.Ref; ref.Type {
 		case "Observation":
 			if len(p.ids) < 3000 {
@@ -356,7 +356,7 @@ func (p *pair) agree(patient string, full bool) {
 			t.Until = t.Now.Add(time.Duration(1+p.n(48)) * time.Hour)
 		}
 	}
-	r, err := consent.Grant(t)
+	r, err := consent.Build(t)
 	if err != nil {
 		p.t.Fatal(err)
 	}

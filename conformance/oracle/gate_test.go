@@ -22,9 +22,9 @@ import (
 type gate struct {
 	mu        sync.Mutex
 	moved     *sync.Cond
-	fresh     []store.T // commits that are not done with yet
-	changed   []store.T // commits that the follower has to look at
-	released  store.T
+	fresh     []store.Seq // commits that are not done with yet
+	changed   []store.Seq // commits that the follower has to look at
+	released  store.Seq
 	looks     int // of the follower at the change log
 	following bool
 	turn      string // client
@@ -44,13 +44,13 @@ func (g *gate) watch(db store.Store) {
 	g.released = 0
 	if v, err := db.Get(context.Background(), "subscription/cursor"); err == nil && v != nil {
 		if n, err := strconv.ParseUint(string(v), 10, 64); err == nil {
-			g.released = store.T(n)
+			g.released = store.Seq(n)
 		}
 	}
 	db.Watch(func(c store.Commit) {
 		if len(c.Changes) > 0 || c.Samples > 0 {
 			g.mu.Lock()
-			g.fresh = append(g.fresh, c.T)
+			g.fresh = append(g.fresh, c.Seq)
 			g.mu.Unlock()
 		}
 	})
@@ -94,13 +94,13 @@ func (f followed) Watch(fn func(store.Commit)) func() {
 	return func() {}
 }
 
-func (f followed) Changes(ctx context.Context, from store.T, fn func(*store.Change) bool) error {
+func (f followed) Changes(ctx context.Context, from store.Seq, fn func(*store.Change) bool) error {
 	f.g.mu.Lock()
 	f.g.looks++
 	to := f.g.released
 	f.g.mu.Unlock()
 	f.g.moved.Broadcast()
-	return f.Store.Changes(ctx, from, func(c *store.Change) bool { return c.T <= to && fn(c) })
+	return f.Store.Changes(ctx, from, func(c *store.Change) bool { return c.Seq <= to && fn(c) })
 }
 
 func (f followed) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
@@ -115,10 +115,10 @@ func (f followed) Commit(ctx context.Context, b *store.Batch) (store.Result, err
 }
 
 // next is the first commit that is not released.
-func (g *gate) next() (store.T, bool) {
+func (g *gate) next() (store.Seq, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	i := slices.IndexFunc(g.changed, func(t store.T) bool { return t > g.released })
+	i := slices.IndexFunc(g.changed, func(t store.Seq) bool { return t > g.released })
 	if i < 0 {
 		return 0, false
 	}
@@ -127,14 +127,14 @@ func (g *gate) next() (store.T, bool) {
 
 // follow has the follower work on what is released until it is done: once it
 // looks for the second time.
-func (g *gate) follow(t store.T) {
+func (g *gate) follow(t store.Seq) {
 	g.mu.Lock()
 	g.released, g.following = t, true
 	want := g.looks + 2
 	for g.looks < want {
 		poke := g.poke
 		g.mu.Unlock()
-		poke(store.Commit{T: t, Changes: []store.Change{{}}})
+		poke(store.Commit{Seq: t, Changes: []store.Change{{}}})
 		time.Sleep(20 * time.Microsecond)
 		g.mu.Lock()
 	}
@@ -230,7 +230,7 @@ func (w *world) settle(subs []subscribed) {
 }
 
 // release has one commit followed, and its notifications sent client by client.
-func (w *world) release(t store.T, subs []subscribed) {
+func (w *world) release(t store.Seq, subs []subscribed) {
 	w.mu.Lock()
 	before := w.ticks
 	w.mu.Unlock()

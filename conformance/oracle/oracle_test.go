@@ -171,7 +171,7 @@ func (p *pair) inBoth(do func(*world)) {
 		w.settle(p.subs)
 	}
 	a, b := p.both[0], p.both[1]
-	p.same("commits", fmt.Sprint(a.db.T()), fmt.Sprint(b.db.T()))
+	p.same("commits", fmt.Sprint(a.db.LastSeq()), fmt.Sprint(b.db.LastSeq()))
 	p.same("notifications", strings.Join(a.received, "\n"), strings.Join(b.received, "\n"))
 	p.made["notification"] += len(a.received)
 	a.received, b.received = nil, nil

@@ -35,7 +35,7 @@ import (
 const base = "https://pulse.example.org/fhir"
 
 var (
-	door   = sync.OnceValues(func() (*r4.Door, error) { return r4.New(r4.Limits{}) })
+	door   = sync.OnceValues(func() (*r4.Validator, error) { return r4.New(r4.Limits{}) })
 	mapper = sync.OnceValues(func() (*mapping.Mapper, error) { return mapping.New(mapping.Builtin(), mapping.Options{}) })
 )
 
@@ -164,7 +164,7 @@ func (s faulty) ReadVersion(ctx context.Context, ref fhir.Ref, version uint64) (
 // committed lets the time of a commit pass, and only then tells the harness of
 // it.
 func (w *world) committed(b *store.Batch, r store.Result, err error) (store.Result, error) {
-	if err != nil || r.T == 0 {
+	if err != nil || r.Seq == 0 {
 		return r, err
 	}
 	w.mu.Lock()
@@ -288,7 +288,7 @@ func (w *world) open() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	svc := &interaction.Service{Store: w.store, Door: d, Audit: rec, Clock: w.clock, Rand: w.rand["ids"], Base: base,
+	svc := &interaction.Service{Store: w.store, Validator: d, Audit: rec, Clock: w.clock, Rand: w.rand["ids"], Base: base,
 		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}}
 	w.pipeline = &ingest.Pipeline{Store: w.store, Audit: rec, Consents: w.consents, Mapper: m, Clock: w.still,
 		Zone: zoneOf, Logger: log}

@@ -92,11 +92,11 @@ type Grant struct {
 	// What goes on without the person (a job, a subscription) cannot be
 	// started with it.
 	Person bool
-	// Still reports whether the grant still holds: the client is enabled, the
+	// Recheck reports whether the grant still holds: the client is enabled, the
 	// token neither expired nor revoked, the person and what was allowed not
 	// ended, and the rules as they were. It costs little while nothing has been
 	// committed. Nil: the grant holds until its owner drops it.
-	Still func(ctx context.Context) error
+	Recheck func(ctx context.Context) error
 }
 
 // errNoGrant denies to a caller without a Grant. Interactions refuse such a
@@ -110,10 +110,10 @@ func (g *Grant) Live(ctx context.Context) error {
 	if g == nil {
 		return errNoGrant
 	}
-	if g.Still == nil {
+	if g.Recheck == nil {
 		return nil
 	}
-	return g.Still(ctx)
+	return g.Recheck(ctx)
 }
 
 const writes = Create | Update | Delete

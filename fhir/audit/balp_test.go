@@ -263,7 +263,7 @@ func interactions() []string {
 func drawEvent(t *rapid.T) Event {
 	text := rapid.OneOf(rapid.Just(""), rapid.String(), rapid.Just("quote\" back\\ \x00\x01\u2028<a>\xff"))
 	ev := Event{
-		Kind:        rapid.OneOf(rapid.Map(rapid.IntRange(1, int(Lifecycle)), func(n int) Kind { return Kind(n) }), rapid.SampledFrom([]Kind{SignIn, SignOut, Security, Decision})).Draw(t, "kind"),
+		Type:        rapid.OneOf(rapid.Map(rapid.IntRange(1, int(Lifecycle)), func(n int) EventType { return EventType(n) }), rapid.SampledFrom([]EventType{SignIn, SignOut, Security, Decision})).Draw(t, "kind"),
 		Interaction: rapid.SampledFrom(interactions()).Draw(t, "interaction"),
 		Outcome:     rapid.SampledFrom([]string{"", Success, Minor, Serious, Major}).Draw(t, "outcome"),
 		Reason:      text.Draw(t, "reason"),
@@ -349,27 +349,27 @@ func TestProfilesClaimed(t *testing.T) {
 		ev   Event
 		want string
 	}{
-		{Event{Kind: Rest, Interaction: "create", Data: obs, Patient: "p1"}, "IHE.BasicAudit.PatientCreate"},
-		{Event{Kind: Rest, Interaction: "create", Data: org}, "IHE.BasicAudit.Create"},
-		{Event{Kind: Rest, Interaction: "read", Data: obs, Patient: "p1"}, "IHE.BasicAudit.PatientRead"},
-		{Event{Kind: Rest, Interaction: "vread", Data: org}, "IHE.BasicAudit.Read"},
-		{Event{Kind: Rest, Interaction: "read", Data: []DataRef{{Ref: fhir.Ref{Type: "Patient", ID: "p1"}}}}, "IHE.BasicAudit.PatientRead"},
-		{Event{Kind: Rest, Interaction: "update", Data: obs, Patient: "p1"}, "IHE.BasicAudit.PatientUpdate"},
-		{Event{Kind: Rest, Interaction: "delete", Data: obs, Patient: "p1"}, "IHE.BasicAudit.PatientDelete"},
-		{Event{Kind: Rest, Interaction: "search-type", Query: "GET /fhir/Observation?code=x"}, "IHE.BasicAudit.Query"},
-		{Event{Kind: Rest, Interaction: "search-type", Query: "GET /fhir/Observation?patient=p1", Patient: "p1"}, "IHE.BasicAudit.PatientQuery"},
-		{Event{Kind: Export, Interaction: "operation", Query: "GET /fhir/$export"}, "IHE.BasicAudit.Query"},
-		{Event{Kind: TokenIssue, Query: "grant_type=client_credentials"}, "IHE.IUA.71"},
-		{Event{Kind: Disclosure, Patient: "p1", Data: obs, Recipient: "https://ehr.example.org/hook"}, "IHE.BasicAudit.PrivacyDisclosure.Source"},
-		{Event{Kind: Disclosure, Patient: "p1", Query: "GET /fhir/$export-file/j/Observation.0.ndjson"}, "IHE.BasicAudit.PrivacyDisclosure.Source"},
-		{Event{Kind: Ingest, Patient: "p1", Data: obs}, "IHE.BasicAudit.PrivacyDisclosure.Recipient"},
-		{Event{Kind: ConsentDeny, Patient: "p1"}, ""},
-		{Event{Kind: IngestRefuse, Patient: "p1"}, ""},
-		{Event{Kind: Rest, Interaction: "read", Data: obs, Patient: "p1", Outcome: Serious, Reason: "scope"}, ""},
-		{Event{Kind: Rest, Interaction: "history-instance", Data: obs, Patient: "p1"}, ""},
-		{Event{Kind: AuditRead, Interaction: "search-type", Query: "GET /fhir/AuditEvent"}, ""},
-		{Event{Kind: Operator, Interaction: "patient add"}, ""},
-		{Event{Kind: Lifecycle, Interaction: "start"}, ""},
+		{Event{Type: Rest, Interaction: "create", Data: obs, Patient: "p1"}, "IHE.BasicAudit.PatientCreate"},
+		{Event{Type: Rest, Interaction: "create", Data: org}, "IHE.BasicAudit.Create"},
+		{Event{Type: Rest, Interaction: "read", Data: obs, Patient: "p1"}, "IHE.BasicAudit.PatientRead"},
+		{Event{Type: Rest, Interaction: "vread", Data: org}, "IHE.BasicAudit.Read"},
+		{Event{Type: Rest, Interaction: "read", Data: []DataRef{{Ref: fhir.Ref{Type: "Patient", ID: "p1"}}}}, "IHE.BasicAudit.PatientRead"},
+		{Event{Type: Rest, Interaction: "update", Data: obs, Patient: "p1"}, "IHE.BasicAudit.PatientUpdate"},
+		{Event{Type: Rest, Interaction: "delete", Data: obs, Patient: "p1"}, "IHE.BasicAudit.PatientDelete"},
+		{Event{Type: Rest, Interaction: "search-type", Query: "GET /fhir/Observation?code=x"}, "IHE.BasicAudit.Query"},
+		{Event{Type: Rest, Interaction: "search-type", Query: "GET /fhir/Observation?patient=p1", Patient: "p1"}, "IHE.BasicAudit.PatientQuery"},
+		{Event{Type: Export, Interaction: "operation", Query: "GET /fhir/$export"}, "IHE.BasicAudit.Query"},
+		{Event{Type: TokenIssue, Query: "grant_type=client_credentials"}, "IHE.IUA.71"},
+		{Event{Type: Disclosure, Patient: "p1", Data: obs, Recipient: "https://ehr.example.org/hook"}, "IHE.BasicAudit.PrivacyDisclosure.Source"},
+		{Event{Type: Disclosure, Patient: "p1", Query: "GET /fhir/$export-file/j/Observation.0.ndjson"}, "IHE.BasicAudit.PrivacyDisclosure.Source"},
+		{Event{Type: Ingest, Patient: "p1", Data: obs}, "IHE.BasicAudit.PrivacyDisclosure.Recipient"},
+		{Event{Type: ConsentDeny, Patient: "p1"}, ""},
+		{Event{Type: IngestRefuse, Patient: "p1"}, ""},
+		{Event{Type: Rest, Interaction: "read", Data: obs, Patient: "p1", Outcome: Serious, Reason: "scope"}, ""},
+		{Event{Type: Rest, Interaction: "history-instance", Data: obs, Patient: "p1"}, ""},
+		{Event{Type: AuditRead, Interaction: "search-type", Query: "GET /fhir/AuditEvent"}, ""},
+		{Event{Type: Operator, Interaction: "patient add"}, ""},
+		{Event{Type: Lifecycle, Interaction: "start"}, ""},
 	} {
 		c.ev.Principal, c.ev.RemoteIP, c.ev.RequestID = client, "192.0.2.1", "r-1"
 		w, _, err := testRecorder(t, 2).Prepare(c.ev)
@@ -388,14 +388,14 @@ func TestProfilesClaimed(t *testing.T) {
 			got = strings.TrimPrefix(e.Meta.Profile[0], profileBase)
 		}
 		if got != c.want {
-			t.Errorf("kind %d %s claims %q, want %q", c.ev.Kind, c.ev.Interaction, got, c.want)
+			t.Errorf("kind %d %s claims %q, want %q", c.ev.Type, c.ev.Interaction, got, c.want)
 		}
 	}
 }
 
 // The person who lets an app have a token is in the event of its issue.
 func TestTokenOfAPerson(t *testing.T) {
-	w, _, err := testRecorder(t, 5).Prepare(Event{Kind: TokenIssue, Query: "grant_type=authorization_code", RemoteIP: "192.0.2.1",
+	w, _, err := testRecorder(t, 5).Prepare(Event{Type: TokenIssue, Query: "grant_type=authorization_code", RemoteIP: "192.0.2.1",
 		Principal: &access.Principal{ClientID: "app", Subject: "u1", Issuer: "https://pulse.example.org", TokenID: "j1"}})
 	if err != nil {
 		t.Fatal(err)
@@ -415,7 +415,7 @@ func TestTokenOfAPerson(t *testing.T) {
 
 // The validator refuses what the profiles refuse.
 func TestValidatorCanFail(t *testing.T) {
-	w, _, err := testRecorder(t, 3).Prepare(Event{Kind: Rest, Interaction: "read", Patient: "p1", RemoteIP: "192.0.2.1",
+	w, _, err := testRecorder(t, 3).Prepare(Event{Type: Rest, Interaction: "read", Patient: "p1", RemoteIP: "192.0.2.1",
 		Principal: &access.Principal{ClientID: "c", TokenID: "j"}, Data: []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: "o"}}}})
 	if err != nil {
 		t.Fatal(err)
@@ -440,7 +440,7 @@ func TestValidatorCanFail(t *testing.T) {
 
 func BenchmarkPrepare(b *testing.B) {
 	rec := testRecorder(b, 4)
-	ev := Event{Kind: Rest, Interaction: "create", Patient: "p1", RemoteIP: "192.0.2.1", RequestID: "r",
+	ev := Event{Type: Rest, Interaction: "create", Patient: "p1", RemoteIP: "192.0.2.1", RequestID: "r",
 		Principal: &access.Principal{ClientID: "c", TokenID: "j", Subject: "c", Issuer: "i"},
 		Data:      []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: "o"}, Version: 1}}}
 	for b.Loop() {

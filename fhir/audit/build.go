@@ -60,7 +60,7 @@ func interaction(code string) coding {
 // shapeOf chooses the pattern; claim decides on the profile afterwards.
 func shapeOf(ev *Event) shape {
 	s := shape{source: appServer, client: dcmSource, server: dcmDestination, action: 'E'}
-	switch ev.Kind {
+	switch ev.Type {
 	case TokenIssue:
 		s.typ = coding{sysDCM, "110114", "User Authentication"}
 		s.subtypes = []coding{{sysIHEEvent, "ITI-71", "Get Access Token"}}
@@ -118,7 +118,7 @@ func shapeOf(ev *Event) shape {
 // PS3.16 CID 401 and 403, and AuthZ-Consent of BALP for a decision.
 func personShape(ev *Event, s *shape) {
 	s.client, s.server, s.source = coding{sysParticipation, "IRCP", "information recipient"}, coding{sysSecurity, "authserver", ""}, secServer
-	switch ev.Kind {
+	switch ev.Type {
 	case SignIn:
 		s.typ = coding{sysDCM, "110114", "User Authentication"}
 		s.subtypes = []coding{{sysDCM, "110122", "Login"}}
@@ -187,7 +187,7 @@ func (s *shape) claim(ev *Event, patient string, outcome string) {
 		return
 	}
 	ok := outcome == Success && ev.Principal != nil && clientAddress(ev) != ""
-	switch ev.Kind {
+	switch ev.Type {
 	case TokenIssue:
 		ok = ok && ev.Query != ""
 	case Disclosure:
@@ -211,7 +211,7 @@ func (s *shape) claim(ev *Event, patient string, outcome string) {
 
 func clientAddress(ev *Event) string {
 	switch {
-	case ev.Kind == Disclosure && ev.Recipient != "":
+	case ev.Type == Disclosure && ev.Recipient != "":
 		return ev.Recipient
 	case ev.RemoteIP != "":
 		return ev.RemoteIP
@@ -225,7 +225,7 @@ func clientAddress(ev *Event) string {
 // own among those of its frame, and its index values.
 type built struct {
 	body   []byte
-	form   *store.Form // nil: none
+	form   *store.Template // nil: none
 	cuts   cuts
 	values *search.Values
 }
@@ -245,7 +245,7 @@ func (r *Recorder) build(ev *Event, id string, at time.Time) built {
 	outcome := ev.Outcome
 	if outcome == "" {
 		outcome = Success
-		if ev.Kind == ConsentDeny || ev.Kind == IngestRefuse {
+		if ev.Type == ConsentDeny || ev.Type == IngestRefuse {
 			outcome = Serious
 		}
 	}
@@ -280,12 +280,12 @@ const (
 // beside the client: for whom the client gets a token, or who decides on it.
 func namesPerson(ev *Event) bool {
 	p := ev.Principal
-	return p != nil && (p.TokenID == "" || ev.Kind == TokenIssue) && p.ClientID != "" && strings.TrimSpace(clean(p.Subject)) != "" && p.Subject != p.ClientID
+	return p != nil && (p.TokenID == "" || ev.Type == TokenIssue) && p.ClientID != "" && strings.TrimSpace(clean(p.Subject)) != "" && p.Subject != p.ClientID
 }
 
 func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 	p := ev.Principal
-	token := p != nil && p.TokenID != "" && ev.Kind != TokenIssue
+	token := p != nil && p.TokenID != "" && ev.Type != TokenIssue
 	person := namesPerson(ev)
 
 	b = append(b, `{"type":{"coding":[`...)
@@ -297,7 +297,7 @@ func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 	} else {
 		b = append(b, `,"requestor":true`...)
 	}
-	if ev.Kind == TokenIssue && p != nil && p.TokenID != "" {
+	if ev.Type == TokenIssue && p != nil && p.TokenID != "" {
 		b = append(b, `,"policy":[`...)
 		b = appendString(b, jtiPrefix+uriSafe(p.TokenID))
 		b = append(b, ']')

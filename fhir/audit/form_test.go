@@ -31,23 +31,23 @@ func TestEventsOfOneCallerShareAForm(t *testing.T) {
 		form bool
 	}{
 		"read": {func(n int) Event {
-			return Event{Kind: Rest, Interaction: "read", Patient: fmt.Sprint("p", n), Data: data(n, 1+n*n)}
+			return Event{Type: Rest, Interaction: "read", Patient: fmt.Sprint("p", n), Data: data(n, 1+n*n)}
 		}, true},
 		"refused": {func(n int) Event {
-			return Event{Kind: Rest, Interaction: "read", Outcome: Minor, Reason: "x", Data: data(n, 0)}
+			return Event{Type: Rest, Interaction: "read", Outcome: Minor, Reason: "x", Data: data(n, 0)}
 		}, true},
 		"search": {func(n int) Event {
-			return Event{Kind: Rest, Interaction: "search-type", Query: fmt.Sprint("GET x?", n)}
+			return Event{Type: Rest, Interaction: "search-type", Query: fmt.Sprint("GET x?", n)}
 		}, true},
 		"two": {func(n int) Event {
-			return Event{Kind: Rest, Interaction: "read", Data: append(data(n, 1), data(n+1, 1)...)}
+			return Event{Type: Rest, Interaction: "read", Data: append(data(n, 1), data(n+1, 1)...)}
 		}, false},
 		"extra": {func(n int) Event {
-			return Event{Kind: Rest, Interaction: "read", Data: data(n, 1), Extra: [][2]string{{"a", "b"}}}
+			return Event{Type: Rest, Interaction: "read", Data: data(n, 1), Extra: [][2]string{{"a", "b"}}}
 		}, false},
-		"token": {func(n int) Event { return Event{Kind: TokenIssue, Query: "grant_type=x"} }, false},
+		"token": {func(n int) Event { return Event{Type: TokenIssue, Query: "grant_type=x"} }, false},
 	} {
-		var first *store.Form
+		var first *store.Template
 		for n := range 5 {
 			ev := c.make(n)
 			ev.Principal, ev.RemoteIP, ev.RequestID = p, "127.0.0.1", fmt.Sprintf(`id"%d<`, n)

@@ -21,19 +21,19 @@ type frame struct {
 	values     map[string][]search.Value
 	// form is made when a second event of the frame comes.
 	met  atomic.Bool
-	form atomic.Pointer[store.Form]
+	form atomic.Pointer[store.Template]
 }
 
 // formOf is the form of an event whose own bytes are in cuts; nil when it has
 // none.
-func (f *frame) formOf(body []byte, id string, cuts []int) *store.Form {
+func (f *frame) formOf(body []byte, id string, cuts []int) *store.Template {
 	if len(cuts) == 0 || !f.met.Load() && !f.met.Swap(true) {
 		return nil
 	}
 	from := len(fhir.Prefix("AuditEvent", id))
 	x := f.form.Load()
 	if x == nil {
-		x = store.NewForm(body, from, cuts)
+		x = store.NewTemplate(body, from, cuts)
 		f.form.Store(x)
 	}
 	if x == nil || !x.Fits(body, from, cuts) {
@@ -44,7 +44,7 @@ func (f *frame) formOf(body []byte, id string, cuts []int) *store.Form {
 
 // frameKey is all that a frame depends on.
 type frameKey struct {
-	kind                                                Kind
+	kind                                                EventType
 	interaction, outcome, reason, address               string
 	clientID, clientName, subject, issuer, jti, operate string
 	principal, person, query, request, extra            bool
@@ -56,7 +56,7 @@ const maxFrames = 1024
 
 func keyOf(ev *Event, patient, outcome string) frameKey {
 	k := frameKey{
-		kind: ev.Kind, interaction: ev.Interaction, outcome: outcome, reason: ev.Reason, address: clientAddress(ev),
+		kind: ev.Type, interaction: ev.Interaction, outcome: outcome, reason: ev.Reason, address: clientAddress(ev),
 		principal: ev.Principal != nil, person: patient != "", query: ev.Query != "",
 		request: strings.TrimSpace(ev.RequestID) != "", extra: len(ev.Extra) > 0, data: uint8(min(len(ev.Data), 2)),
 	}
@@ -68,7 +68,7 @@ func keyOf(ev *Event, patient, outcome string) frameKey {
 
 // frame returns the frame of an event, made once.
 func (r *Recorder) frame(ev *Event, patient, outcome string) *frame {
-	if ev.Kind == TokenIssue { // a token of its own each
+	if ev.Type == TokenIssue { // a token of its own each
 		return r.newFrame(ev, patient, outcome)
 	}
 	k := keyOf(ev, patient, outcome)

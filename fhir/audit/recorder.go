@@ -94,7 +94,7 @@ func (r *Recorder) Prepare(ev Event) (store.Write, store.Leaf, error) {
 	copy(raw[6:], rnd[:10])
 	id := idText(raw)
 	x := r.build(&ev, id, ev.At)
-	leaf := makeLeaf(ev.At, ev.Kind, id, rnd[10:], x.body)
+	leaf := makeLeaf(ev.At, ev.Type, id, rnd[10:], x.body)
 	w := store.Write{
 		Op:       store.Put,
 		Resource: fhir.Resource{Type: "AuditEvent", ID: id, JSON: x.body},
@@ -134,7 +134,7 @@ func (r *Recorder) Record(ctx context.Context, evs ...Event) error {
 	return nil
 }
 
-func makeLeaf(at time.Time, k Kind, id string, nonce, body []byte) store.Leaf {
+func makeLeaf(at time.Time, k EventType, id string, nonce, body []byte) store.Leaf {
 	l := make([]byte, leafLen)
 	copy(l, leafTag)
 	binary.BigEndian.PutUint64(l[5:], uint64(at.UnixNano()))
@@ -151,7 +151,7 @@ func makeLeaf(at time.Time, k Kind, id string, nonce, body []byte) store.Leaf {
 // leafFacts is a parsed leaf.
 type leafFacts struct {
 	recorded time.Time
-	kind     Kind
+	kind     EventType
 	id       string
 	nonce, c []byte
 }
@@ -162,7 +162,7 @@ func parseLeaf(l store.Leaf) (leafFacts, bool) {
 	}
 	return leafFacts{
 		recorded: time.Unix(0, int64(binary.BigEndian.Uint64(l[5:]))),
-		kind:     Kind(l[13]),
+		kind:     EventType(l[13]),
 		id:       string(l[14:40]),
 		nonce:    l[40:72],
 		c:        l[72:104],

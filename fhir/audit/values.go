@@ -89,7 +89,7 @@ var actions = [256]string{'C': "C", 'R': "R", 'U': "U", 'D': "D", 'E': "E"} // r
 
 func (r *Recorder) agentValues(x *index, ev *Event) {
 	p := ev.Principal
-	token := p != nil && p.TokenID != "" && ev.Kind != TokenIssue
+	token := p != nil && p.TokenID != "" && ev.Type != TokenIssue
 	x.put("address", func() {
 		if a := clientAddress(ev); a != "" {
 			x.words(a)

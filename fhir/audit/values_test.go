@@ -44,7 +44,7 @@ func TestValuesAreThoseOfTheBytes(t *testing.T) {
 
 func BenchmarkExtract(b *testing.B) {
 	rec := testRecorder(b, 6)
-	w, _, err := rec.Prepare(Event{Kind: Rest, Interaction: "read", Patient: "p1"})
+	w, _, err := rec.Prepare(Event{Type: Rest, Interaction: "read", Patient: "p1"})
 	if err != nil {
 		b.Fatal(err)
 	}

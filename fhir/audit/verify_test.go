@@ -31,7 +31,7 @@ type tampered struct {
 	recompute bool
 }
 
-func (x *tampered) Read(ctx context.Context, ref fhir.Ref, at store.T) (fhir.Resource, *access.Facts, error) {
+func (x *tampered) Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error) {
 	r, f, err := x.Store.Read(ctx, ref, at)
 	if err == nil && x.read != nil {
 		r.JSON = bytes.Clone(r.JSON)
@@ -40,7 +40,7 @@ func (x *tampered) Read(ctx context.Context, ref fhir.Ref, at store.T) (fhir.Res
 	return r, f, err
 }
 
-func (x *tampered) Inspect(ctx context.Context, typ string, at store.T, fn func(*store.Row), report func(id, problem string)) error {
+func (x *tampered) Inspect(ctx context.Context, typ string, at store.Seq, fn func(*store.Row), report func(id, problem string)) error {
 	if x.rows != nil {
 		for _, id := range x.rows() {
 			fn(&store.Row{Resource: fhir.Resource{Type: "AuditEvent", ID: id, Version: 1}, Facts: &access.Facts{}})
@@ -156,9 +156,9 @@ func logWorld(t *testing.T, n int) (store.Store, *Recorder, *Notary, string) {
 func record(t *testing.T, rec *Recorder, n int) {
 	t.Helper()
 	for i := range n {
-		evs := []Event{{Kind: Rest, Interaction: "read", Patient: "p1", Data: []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: "o1"}, Version: 1}}}}
+		evs := []Event{{Type: Rest, Interaction: "read", Patient: "p1", Data: []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: "o1"}, Version: 1}}}}
 		if i%3 == 0 {
-			evs = append(evs, Event{Kind: AuditRead, Interaction: "search-type", Query: "GET AuditEvent"})
+			evs = append(evs, Event{Type: AuditRead, Interaction: "search-type", Query: "GET AuditEvent"})
 		}
 		if err := rec.Record(context.Background(), evs...); err != nil {
 			t.Fatal(err)
@@ -278,7 +278,7 @@ func TestVerifyWhileWriting(t *testing.T) {
 	go func() {
 		defer close(done)
 		for range 50 {
-			if err := rec.Record(context.Background(), Event{Kind: Lifecycle, Interaction: "start"}); err != nil {
+			if err := rec.Record(context.Background(), Event{Type: Lifecycle, Interaction: "start"}); err != nil {
 				t.Error(err)
 			}
 		}

@@ -15,10 +15,10 @@ const headTries = 1000
 
 // head returns a commit and the size of the log at that commit. On a server
 // that commits all the time the size may be that of a later commit.
-func head(st store.Store) (at store.T, size uint64) {
+func head(st store.Store) (at store.Seq, size uint64) {
 	for range headTries {
-		at = st.T()
-		if size = st.Log().Size(); st.T() == at {
+		at = st.LastSeq()
+		if size = st.Log().Size(); st.LastSeq() == at {
 			break
 		}
 		runtime.Gosched()
@@ -65,7 +65,7 @@ func original(r *store.Row) ([]byte, bool) {
 
 // rows holds every row out of which searches answer to its leaf. Mostly the
 // rows add up to what the leaves did; if not, each is looked at.
-func (v *verifier) rows(ctx context.Context, at store.T, size uint64) error {
+func (v *verifier) rows(ctx context.Context, at store.Seq, size uint64) error {
 	var sum [32]byte
 	all := true
 	inspect := func(fn func(*store.Row), report func(id, problem string)) error {

@@ -67,7 +67,7 @@ type job struct {
 	GroupID     string    `json:"group,omitempty"`
 	Types       []string  `json:"types"`
 	Since       time.Time `json:"since,omitzero"`
-	T           store.T   `json:"t"` // 0 until the kick-off is acknowledged
+	T           store.Seq `json:"t"` // 0 until the kick-off is acknowledged
 	Transaction time.Time `json:"transactionTime,omitzero"`
 	Request     string    `json:"request"`
 	Created     time.Time `json:"created"`
@@ -202,7 +202,7 @@ func (x *Exporter) KickOff(ctx context.Context, c Caller, r Request) (string, er
 		Since: s.since, Request: r.URL, Created: now, Expires: now.Add(x.opts.Expires), Warnings: s.warnings,
 	}
 	w, leaf, err := x.opts.Audit.Prepare(audit.Event{
-		Kind: audit.Export, Interaction: "operation", Principal: p, RemoteIP: c.RemoteIP, RequestID: c.RequestID,
+		Type: audit.Export, Interaction: "operation", Principal: p, RemoteIP: c.RemoteIP, RequestID: c.RequestID,
 		Query: r.URL, Extra: [][2]string{{"job", j.ID}},
 	})
 	if err != nil {
@@ -217,7 +217,7 @@ func (x *Exporter) KickOff(ctx context.Context, c Caller, r Request) (string, er
 		return "", fhir.Wrap(op, err)
 	}
 	// The snapshot is the commit of the kick-off itself.
-	j.T, j.Transaction = res.T, res.Outcomes[0].LastUpdated.Add(-time.Millisecond)
+	j.T, j.Transaction = res.Seq, res.Outcomes[0].LastUpdated.Add(-time.Millisecond)
 	if sw, _, err = x.put(j, store.StateEquals, old); err != nil {
 		return "", fhir.Wrap(op, err)
 	}
@@ -350,7 +350,7 @@ func (x *Exporter) scan(ctx context.Context, j *job, typ string, deleted bool, g
 
 // members returns the patients of a Group at a snapshot, in the order in
 // which they stand there. With a grant, a group it may not read is NotFound.
-func (x *Exporter) members(ctx context.Context, id string, at store.T, g *access.Grant) ([]string, error) {
+func (x *Exporter) members(ctx context.Context, id string, at store.Seq, g *access.Grant) ([]string, error) {
 	const op = "bulk.members"
 	absent := fhir.Errorf(fhir.NotFound, op, "there is no such Group")
 	if g != nil && !g.May(access.Read, "Group") { // before anything tells whether it is there
@@ -421,7 +421,7 @@ func (x *Exporter) Delete(ctx context.Context, c Caller, id string) error {
 	if err != nil {
 		return err
 	}
-	w, leaf, err := x.opts.Audit.Prepare(audit.Event{Kind: audit.Rest, Interaction: "operation", Principal: c.Principal,
+	w, leaf, err := x.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation", Principal: c.Principal,
 		RemoteIP: c.RemoteIP, RequestID: c.RequestID, Query: "DELETE " + x.statusURL(id), Extra: [][2]string{{"job", id}}})
 	if err != nil {
 		return err

@@ -101,7 +101,7 @@ func (f *File) WriteTo(ctx context.Context, w io.Writer) error {
 
 func (f *File) event(patient string) audit.Event {
 	return audit.Event{
-		Kind: audit.Disclosure, Interaction: "operation", Principal: f.c.Principal, RemoteIP: f.c.RemoteIP,
+		Type: audit.Disclosure, Interaction: "operation", Principal: f.c.Principal, RemoteIP: f.c.RemoteIP,
 		RequestID: f.c.RequestID, Patient: patient, Query: f.x.fileURL(f.j.ID, f.name), Recipient: f.c.RemoteIP,
 		Extra: [][2]string{{"job", f.j.ID}},
 	}
@@ -109,7 +109,7 @@ func (f *File) event(patient string) audit.Event {
 
 func (f *File) writeErrors(ctx context.Context, w io.Writer) error {
 	ev := f.event("")
-	ev.Kind = audit.Rest
+	ev.Type = audit.Rest
 	if err := f.x.opts.Audit.Record(ctx, ev); err != nil {
 		return err
 	}

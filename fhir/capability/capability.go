@@ -257,14 +257,14 @@ func (s Settings) resource(typ string) resource {
 			doc = localDay
 		}
 		r.SearchParam = append(r.SearchParam, param{Name: p.Code, Definition: p.URL, Type: kind, Documentation: doc})
-		if p.Kind == search.KindReference {
+		if p.Kind == search.TypeReference {
 			r.SearchInclude = append(r.SearchInclude, typ+":"+p.Code)
 		}
 	}
 	return r
 }
 
-var kinds = map[search.Kind]string{ // read only
-	search.KindToken: "token", search.KindDate: "date", search.KindReference: "reference", search.KindString: "string",
-	search.KindQuantity: "quantity", search.KindURI: "uri", search.KindNumber: "number",
+var kinds = map[search.ParamType]string{ // read only
+	search.TypeToken: "token", search.TypeDate: "date", search.TypeReference: "reference", search.TypeString: "string",
+	search.TypeQuantity: "quantity", search.TypeURI: "uri", search.TypeNumber: "number",
 }

@@ -72,8 +72,8 @@ var hl7Categories = []string{"social-history", "vital-signs", "imaging", "labora
 
 func one(system, code string) concept { return concept{Coding: []coding{{system, code}}} }
 
-// Grant builds the Consent for t, in canonical form.
-func Grant(t Terms) (fhir.Resource, error) {
+// Build builds the Consent for t, in canonical form.
+func Build(t Terms) (fhir.Resource, error) {
 	if !fhir.ValidID(t.ID) || !fhir.ValidID(t.Patient) {
 		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Grant", "Consent.id and Consent.patient must be FHIR ids")
 	}

@@ -28,7 +28,7 @@ var now = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 type shelf struct {
 	commit  sync.Mutex
 	mu      sync.RWMutex
-	t       store.T
+	t       store.Seq
 	docs    map[string][]version // by id, oldest first
 	watch   func(store.Commit)
 	next    string // author of the next put
@@ -39,13 +39,13 @@ type shelf struct {
 }
 
 type version struct {
-	t       store.T
+	t       store.Seq
 	patient string
 	author  string
 	r       fhir.Resource
 }
 
-func (s *shelf) T() store.T {
+func (s *shelf) LastSeq() store.Seq {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.t
@@ -64,10 +64,10 @@ func (s *shelf) put(patient string, r fhir.Resource) {
 	t := s.t
 	s.docs[r.ID] = append(s.docs[r.ID], version{t: t, patient: patient, author: s.next, r: r})
 	s.mu.Unlock()
-	s.watch(store.Commit{T: t, Changes: []store.Change{{T: t, Ref: r.Ref(), Facts: access.Facts{Type: r.Type, ID: r.ID, Patient: patient}}}})
+	s.watch(store.Commit{Seq: t, Changes: []store.Change{{Seq: t, Ref: r.Ref(), Facts: access.Facts{Type: r.Type, ID: r.ID, Patient: patient}}}})
 }
 
-func (s *shelf) Read(_ context.Context, ref fhir.Ref, _ store.T) (fhir.Resource, *access.Facts, error) {
+func (s *shelf) Read(_ context.Context, ref fhir.Ref, _ store.Seq) (fhir.Resource, *access.Facts, error) {
 	s.reads.Add(1)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -120,7 +120,7 @@ func grant(t interface{ Fatal(...any) }, terms consent.Terms) fhir.Resource {
 		terms.ID = "c1"
 	}
 	terms.Patient, terms.Now = "p1", now
-	r, err := consent.Grant(terms)
+	r, err := consent.Build(terms)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -420,7 +420,7 @@ func TestGrantAndWithdrawText(t *testing.T) {
 		"vendor": {ID: "c", Patient: "p", Vendor: "a<b"}, "id": {Patient: "p"}, "patient": {ID: "c", Patient: "../p"},
 		"period": {ID: "c", Patient: "p", From: now, Until: now},
 	} {
-		if _, err := consent.Grant(terms); fhir.KindOf(err) != fhir.Invalid {
+		if _, err := consent.Build(terms); fhir.KindOf(err) != fhir.Invalid {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

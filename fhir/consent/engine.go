@@ -18,9 +18,9 @@ import (
 
 // Store is as much of a store.Store as the engine needs.
 type Store interface {
-	T() store.T
+	LastSeq() store.Seq
 	Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error
-	Read(ctx context.Context, ref fhir.Ref, at store.T) (fhir.Resource, *access.Facts, error)
+	Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error)
 	Watch(fn func(store.Commit)) (stop func())
 }
 
@@ -69,7 +69,7 @@ type Engine struct {
 // change is one of a patient's Consents, and its commit.
 type change struct {
 	patient string
-	commit  store.T
+	commit  store.Seq
 }
 
 // remembered bounds the number of recent changes that are told apart.
@@ -134,15 +134,15 @@ func (e *Engine) watch(c store.Commit) {
 		}
 		e.mu.Lock()
 		id := strings.Clone(ch.Ref.ID)
-		e.mark(c.T, strings.Clone(ch.Facts.Patient), id)
+		e.mark(c.Seq, strings.Clone(ch.Facts.Patient), id)
 		for _, p := range e.holders[id] {
-			e.mark(c.T, p, id)
+			e.mark(c.Seq, p, id)
 		}
 		e.mu.Unlock()
 	}
 }
 
-func (e *Engine) mark(t store.T, patient, id string) {
+func (e *Engine) mark(t store.Seq, patient, id string) {
 	n := e.epoch.Add(1)
 	e.recent[n%remembered] = change{patient, t}
 	if el := e.books[patient]; el != nil {
@@ -320,7 +320,7 @@ func (e *Engine) readAll(ctx context.Context, en *entry) error {
 	}
 	items, now, read, count := map[string]counted{}, e.opts.Clock().UnixMilli(), 0, 0
 	// T is taken before the read: everything acknowledged by now is in it.
-	t := e.opts.Store.T()
+	t := e.opts.Store.LastSeq()
 	err = e.opts.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search), At: t},
 		func(f *store.Found) bool {
 			read++

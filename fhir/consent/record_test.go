@@ -238,7 +238,7 @@ func TestChanged(t *testing.T) {
 		t.Error("after a change of another patient's")
 	}
 	s.put("p1", grant(t, consent.Terms{ID: "c1"}))
-	if !e.Changed(at, mine) || e.Changed(at, func(_ string, t uint64) bool { return t != uint64(s.T()) && t != uint64(s.T())-1 }) {
+	if !e.Changed(at, mine) || e.Changed(at, func(_ string, t uint64) bool { return t != uint64(s.LastSeq()) && t != uint64(s.LastSeq())-1 }) {
 		t.Error("after a change of the patient's")
 	}
 	// A Consent that goes to another patient was the first one's, too.

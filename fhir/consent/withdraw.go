@@ -53,7 +53,7 @@ func (t Taking) Plan(have []fhir.Resource) (w Withdrawal, ok bool, err error) {
 	if len(w.Ended)+len(w.Narrowed) == 0 {
 		return Withdrawal{}, false, nil
 	}
-	r, err := Grant(Terms{ID: t.NewID(), Patient: t.Patient, Vendor: t.Vendor, Now: t.Now})
+	r, err := Build(Terms{ID: t.NewID(), Patient: t.Patient, Vendor: t.Vendor, Now: t.Now})
 	if err == nil {
 		w.Record, err = end(r, "You have taken back what you had agreed to about data from "+vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName})+". Nothing of it is collected or shown any more.")
 	}

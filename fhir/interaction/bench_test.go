@@ -112,7 +112,7 @@ func benchService(b *testing.B) (*interaction.Service, *interaction.Request) {
 	ctx := context.Background()
 	var first store.Batch
 	for _, p := range []string{"docs", "samples"} {
-		c, err := consent.Grant(consent.Terms{ID: "c-" + p, Patient: p, Now: time.Now()})
+		c, err := consent.Build(consent.Terms{ID: "c-" + p, Patient: p, Now: time.Now()})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -152,7 +152,7 @@ func benchService(b *testing.B) (*interaction.Service, *interaction.Request) {
 		b.Fatal(err)
 	}
 	grant := &access.Grant{Recipient: "bench", Consents: consents, Rules: []access.Rule{{Type: "*", May: access.Read | access.Search}}}
-	return &interaction.Service{Store: st, Door: door, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: "https://pg.example/fhir"},
+	return &interaction.Service{Store: st, Validator: door, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: "https://pg.example/fhir"},
 		&interaction.Request{Principal: &access.Principal{ClientID: "bench", Grant: grant}, Line: "GET Observation"}
 }
 
@@ -160,7 +160,7 @@ func benchService(b *testing.B) (*interaction.Service, *interaction.Request) {
 func benchTemplate() *series.Template {
 	t := &series.Template{Class: series.Instant, Patient: "samples", Vendor: "apple", Categories: []string{"vital-signs"}, Values: 1, KeyValue: true,
 		Parts: [][]byte{[]byte(`},"identifier":[{"system":"urn:s","value":"`), []byte(`"}],` + fmt.Sprintf(benchBody, "samples")), []byte(`,"valueQuantity":{"value":`), nil},
-		Holes: []series.Hole{series.HoleID, series.HoleEffective, series.HoleValue}}
+		Holes: []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue}}
 	t.Parts[3] = []byte(fmt.Sprintf(benchValue, "")[len(`,"valueQuantity":{"value":`):] + "}")
 	copy(t.Identity[:], "heartrate")
 	return t
@@ -181,7 +181,7 @@ func benchSeries(b *testing.B, st store.Store) {
 			s.Values[0] = series.Decimal{Mant: int64(rate)}
 			c.Append(&s, 1)
 		}
-		if _, err := st.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: t, Columns: c}}, Probed: st.T()}); err != nil {
+		if _, err := st.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: t, Columns: c}}, Probed: st.LastSeq()}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -107,7 +107,7 @@ func (s *Service) full(op string) error {
 // parseBundle reads the entries. What is wrong with one of them fails a
 // transaction; in a batch it is that entry's own outcome.
 func (s *Service) parseBundle(op string, body []byte) (string, []entry, error) {
-	b, err := s.Door.Bundle(body)
+	b, err := s.Validator.Bundle(body)
 	if err != nil {
 		return "", nil, err
 	}
@@ -328,7 +328,7 @@ func failed(err error) response {
 }
 
 // get does a reading entry; searches and reads at a snapshot if it is not 0.
-func (s *Service) get(ctx context.Context, rq *Request, e *entry, pre Preconditions, at store.T) response {
+func (s *Service) get(ctx context.Context, rq *Request, e *entry, pre Preconditions, at store.Seq) response {
 	t := e.target
 	var res fhir.Resource
 	var page *Page
@@ -359,7 +359,7 @@ func (s *Service) get(ctx context.Context, rq *Request, e *entry, pre Preconditi
 
 // readView reads what a GET of an entry names, in the part that _summary and
 // _elements ask for.
-func (s *Service) readView(ctx context.Context, rq *Request, t *target, at store.T) (fhir.Resource, error) {
+func (s *Service) readView(ctx context.Context, rq *Request, t *target, at store.Seq) (fhir.Resource, error) {
 	name := "read"
 	if t.version > 0 {
 		name = "vread"

@@ -91,7 +91,7 @@ func (s *Service) admitNew(op, typ, id string, body []byte, l *links) (fhir.Reso
 	if err != nil {
 		return fhir.Resource{}, err
 	}
-	res, err := s.Door.Create(typ, body, id)
+	res, err := s.Validator.Create(typ, body, id)
 	if err != nil {
 		return fhir.Resource{}, fhir.Wrap(op, err)
 	}
@@ -107,7 +107,7 @@ func (s *Service) admit(op string, ref fhir.Ref, body []byte, l *links) (fhir.Re
 	if err != nil {
 		return fhir.Resource{}, err
 	}
-	res, err := s.Door.Resource(ref.Type, body, ref.ID)
+	res, err := s.Validator.Resource(ref.Type, body, ref.ID)
 	if err != nil {
 		return fhir.Resource{}, fhir.Wrap(op, err)
 	}

@@ -70,7 +70,7 @@ func newService(t *testing.T, wrap func(store.Store) store.Store) *interaction.S
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &interaction.Service{Store: wrap(st), Door: entries{}, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: "https://pg.example/fhir"}
+	return &interaction.Service{Store: wrap(st), Validator: entries{}, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: "https://pg.example/fhir"}
 }
 
 var operator = &interaction.Request{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}

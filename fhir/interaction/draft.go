@@ -279,7 +279,7 @@ func (s *Service) unreferenced(ctx context.Context, op, patient string, gone map
 		}
 	}
 	all := access.All().Filter(access.Read)
-	if err := s.Store.Scan(ctx, store.ScanRange{Types: types, Patient: patient, At: s.Store.T(), Filter: all}, see); err != nil {
+	if err := s.Store.Scan(ctx, store.ScanRange{Types: types, Patient: patient, At: s.Store.LastSeq(), Filter: all}, see); err != nil {
 		return err
 	}
 	if !found {

@@ -21,7 +21,7 @@ import (
 )
 
 // open admits everything: what is counted here is not validation.
-type open struct{ interaction.Door }
+type open struct{ interaction.Validator }
 
 func (open) Create(typ string, body []byte, id string) (fhir.Resource, error) {
 	return fhir.Resource{Type: typ, ID: id, JSON: []byte(fhir.Prefix(typ, id) + "}" + string(body) + "}")}, nil
@@ -61,7 +61,7 @@ func TestRequestsShareSyncs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &interaction.Service{Store: st, Door: open{}, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: "https://pg.example/fhir"}
+	s := &interaction.Service{Store: st, Validator: open{}, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: "https://pg.example/fhir"}
 	rq := &interaction.Request{Principal: &access.Principal{ClientID: "c", Grant: access.All()}, RemoteIP: "192.0.2.1"}
 	const n, few = 64, 12
 	ids := make([]string, n)

@@ -139,10 +139,10 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 
 // historyPage is the snapshot and the version below which to go on, 0 from
 // the newest.
-func (s *Service) historyPage(ctx context.Context, op string, bound []byte, page string) (at store.T, before uint64, err error) {
+func (s *Service) historyPage(ctx context.Context, op string, bound []byte, page string) (at store.Seq, before uint64, err error) {
 	point, err := s.openPage(ctx, op, bound, page)
 	if err != nil || point.at == 0 {
-		return s.Store.T(), 0, err
+		return s.Store.LastSeq(), 0, err
 	}
 	if before, err = strconv.ParseUint(point.after, 10, 64); err != nil {
 		return 0, 0, fhir.Wrap(op, err)

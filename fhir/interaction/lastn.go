@@ -50,7 +50,7 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 		return nil, nil, err
 	}
 	g := &codeGroups{most: most, room: limits.PageBytes, when: when, sets: map[string]*codeSet{}, concepts: map[string]*codeSet{}}
-	at := s.Store.T()
+	at := s.Store.LastSeq()
 	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at}
 	var bad error
 	add := func(f *store.Found) bool {
@@ -215,7 +215,7 @@ func (g *codeGroups) add(f *store.Found) error {
 		at = max(at, d.Lo)
 	}
 	set := g.set(v.Get("code"))
-	g.shapes.Learn(f.Resource.JSON, func(s *search.Shape, leaves []search.Leaf) (x shapedCode, ok bool) {
+	g.shapes.Learn(f.Resource.JSON, func(s *search.Template, leaves []search.Leaf) (x shapedCode, ok bool) {
 		p, ok := search.Lookup("Observation", "date")
 		if !ok {
 			return x, false

@@ -126,7 +126,7 @@ func (w *readWorld) write() {
 			w.n++
 			c.Append(&s, 1)
 		}
-		b.Series, b.Probed = []store.SeriesWrite{{Template: benchTemplate(), Columns: c}}, w.st.T()
+		b.Series, b.Probed = []store.SeriesWrite{{Template: benchTemplate(), Columns: c}}, w.st.LastSeq()
 	}
 	if _, err := w.st.Commit(context.Background(), &b); err != nil && fhir.KindOf(err) != fhir.Conflict {
 		w.t.Fatal(err)

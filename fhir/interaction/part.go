@@ -65,7 +65,7 @@ func (a *asked) keep(name, value, patient string, matched bool) (string, bool) {
 	if mod == "missing" {
 		return value, value == "true" || value == "false"
 	}
-	if p.Kind == search.KindReference || code == "_id" && a.typ == "Patient" {
+	if p.Kind == search.TypeReference || code == "_id" && a.typ == "Patient" {
 		return a.own(value, mod, patient)
 	}
 	if mod != "not" && matched && !strings.Contains(value, ",") {
@@ -135,13 +135,13 @@ var codes = map[string]bool{ // read only
 // impersonal reports whether a value names nobody, whatever it matches.
 func impersonal(p *search.Param, value string) bool {
 	switch p.Kind {
-	case search.KindDate:
+	case search.TypeDate:
 		return made(digits + lower + "TZ:+,.-")(value)
-	case search.KindToken:
+	case search.TypeToken:
 		return codes[p.Code] && coded(value)
-	case search.KindURI:
+	case search.TypeURI:
 		return strings.HasPrefix(value, "http://hl7.org/fhir/") || strings.HasPrefix(value, fhir.Canonical+"/")
-	case search.KindQuantity, search.KindNumber:
+	case search.TypeQuantity, search.TypeNumber:
 		for _, v := range strings.Split(value, ",") {
 			number, unit, _ := strings.Cut(v, "|")
 			unit = strings.TrimPrefix(strings.TrimPrefix(unit, "http://unitsofmeasure.org"), "|")

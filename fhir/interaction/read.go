@@ -15,7 +15,7 @@ func (s *Service) Read(ctx context.Context, rq *Request, ref fhir.Ref) (fhir.Res
 	return s.readAt(ctx, rq, ref, 0)
 }
 
-func (s *Service) readAt(ctx context.Context, rq *Request, ref fhir.Ref, at store.T) (fhir.Resource, error) {
+func (s *Service) readAt(ctx context.Context, rq *Request, ref fhir.Ref, at store.Seq) (fhir.Resource, error) {
 	const op = "interaction.Read"
 	return s.readOne(ctx, rq, "read", op, ref, func() (fhir.Resource, *access.Facts, error) {
 		return s.Store.Read(ctx, ref, at)

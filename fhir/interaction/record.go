@@ -14,9 +14,9 @@ import (
 // event is the common part of every event of rq. Looks at the trail itself
 // are of their own kind.
 func (rq *Request) event(interaction, typ string) audit.Event {
-	ev := audit.Event{Kind: audit.Rest, Interaction: interaction, Principal: rq.Principal, RemoteIP: rq.RemoteIP, RequestID: rq.RequestID}
+	ev := audit.Event{Type: audit.Rest, Interaction: interaction, Principal: rq.Principal, RemoteIP: rq.RemoteIP, RequestID: rq.RequestID}
 	if typ == "AuditEvent" && (interaction == "read" || interaction == "vread" || interaction == "search-type" || interaction == "history-instance") {
-		ev.Kind = audit.AuditRead
+		ev.Type = audit.AuditRead
 	}
 	return ev
 }
@@ -110,7 +110,7 @@ func (s *Service) commit(ctx context.Context, b *store.Batch, evs ...audit.Event
 	}
 	res, err := s.Store.Commit(ctx, b)
 	if err == nil {
-		access.Committed(ctx, uint64(res.T))
+		access.Committed(ctx, uint64(res.Seq))
 	}
 	return res, err
 }

@@ -39,7 +39,7 @@ type pageSealer struct {
 // pagePoint holds the content of a page link: the snapshot, and the position
 // after which the next page begins.
 type pagePoint struct {
-	at    store.T
+	at    store.Seq
 	after string
 }
 
@@ -127,7 +127,7 @@ func (p *pageSealer) open(op string, bound []byte, sealed string) (at pagePoint,
 	if n <= 0 || t == 0 {
 		return at, foreign
 	}
-	return pagePoint{store.T(t), string(text[n:])}, nil
+	return pagePoint{store.Seq(t), string(text[n:])}, nil
 }
 
 // caller names who asks: the client, and the person and authorization it acts
@@ -160,7 +160,7 @@ func (s *Service) openPage(ctx context.Context, op string, bound []byte, sealed 
 	if at, err = p.open(op, bound, sealed); err != nil {
 		return at, err
 	}
-	if at.at > s.Store.T() {
+	if at.at > s.Store.LastSeq() {
 		return at, fhir.Errorf(fhir.Gone, op, "the page link is of a state that this server does not have: search anew")
 	}
 	return at, nil

@@ -18,7 +18,7 @@ func (s *Service) Search(ctx context.Context, rq *Request, typ, raw string) (*Pa
 	return s.searchAt(ctx, rq, typ, raw, 0)
 }
 
-func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at store.T) (*Page, error) {
+func (s *Service) searchAt(ctx context.Context, rq *Request, typ, raw string, at store.Seq) (*Page, error) {
 	const op = "interaction.Search"
 	p, asked, err := s.search(ctx, rq, op, typ, raw, at)
 	if err != nil {
@@ -43,7 +43,7 @@ type results struct {
 	refs     []fhir.Ref // to include
 }
 
-func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, at store.T) (*Page, *found, error) {
+func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, at store.Seq) (*Page, *found, error) {
 	if err := rq.may(op, access.Search, typ); err != nil {
 		return nil, nil, err
 	}
@@ -62,7 +62,7 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 	if point.at > 0 {
 		at, q.After = point.at, point.after
 	} else if at == 0 {
-		at = s.Store.T()
+		at = s.Store.LastSeq()
 	}
 	limits := s.Limits.withDefaults()
 	limits.PageBytes = rq.pageBytes(limits)
@@ -186,7 +186,7 @@ func (res *results) collect(q *search.Query, r *fhir.Resource, included bool) er
 
 // include adds what the matches refer to, as it was at the snapshot and as
 // far as the filter of the moment shows it.
-func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at store.T, limits Limits, res *results) error {
+func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at store.Seq, limits Limits, res *results) error {
 	const op = "interaction.include"
 	for n := 0; len(res.refs) > 0; n++ {
 		if n >= limits.Includes || len(res.page.entries) > 2*limits.PageBytes {
@@ -237,7 +237,7 @@ func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *asked, e
 
 // links returns self, with the parameters that were honoured, and next. The
 // link of the next page is valid only for the caller and search in bound.
-func (s *Service) links(ctx context.Context, q *search.Query, bound []byte, at store.T, res *results) ([]link, error) {
+func (s *Service) links(ctx context.Context, q *search.Query, bound []byte, at store.Seq, res *results) ([]link, error) {
 	self := s.Base + "/" + q.Type
 	sep := "?"
 	if params := search.SelfQuery(q); params != "" {

@@ -16,10 +16,10 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Door admits resources from outside: it validates body as one R4 resource
+// Validator admits resources from outside: it validates body as one R4 resource
 // of type typ and returns it in canonical form under id. Create drops an id
 // that the body carries, Resource refuses another one.
-type Door interface {
+type Validator interface {
 	Create(typ string, body []byte, id string) (fhir.Resource, error)
 	Resource(typ string, body []byte, id string) (fhir.Resource, error)
 	Bundle(body []byte) (*r4.Bundle, error)
@@ -73,14 +73,14 @@ func (l Limits) withDefaults() Limits {
 // Service does interactions. All exported fields but Limits and Checks are
 // needed; it must not be copied after first use.
 type Service struct {
-	Store  store.Store
-	Door   Door
-	Audit  *audit.Recorder
-	Clock  func() time.Time
-	Rand   io.Reader // ids of created resources
-	Limits Limits
-	Base   string // base URL of the FHIR API, without a trailing slash
-	Checks map[string]Check
+	Store     store.Store
+	Validator Validator
+	Audit     *audit.Recorder
+	Clock     func() time.Time
+	Rand      io.Reader // ids of created resources
+	Limits    Limits
+	Base      string // base URL of the FHIR API, without a trailing slash
+	Checks    map[string]Check
 
 	randMu sync.Mutex
 	locks  locks

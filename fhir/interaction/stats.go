@@ -105,7 +105,7 @@ func (s *Service) stats(ctx context.Context, rq *Request, ps []Parameter) ([]byt
 	if err != nil {
 		return nil, "", err
 	}
-	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: s.Store.T()}
+	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: s.Store.LastSeq()}
 	sum := &summary{asked: a}
 	src := &sources{room: s.Limits.withDefaults().PageBytes, limit: a.limit}
 	err = summarize(ctx, s.Store, find, a.codes, sum.add, src)

@@ -262,7 +262,7 @@ type shapedLike struct {
 }
 
 // shaped is like for documents of a shape.
-func (m *measured) shaped(s *search.Shape, leaves []search.Leaf) (x shapedLike, sure bool) {
+func (m *measured) shaped(s *search.Template, leaves []search.Leaf) (x shapedLike, sure bool) {
 	x.number = -1
 	at := s.Only(search.HoleValue)
 	date, ok := search.Lookup("Observation", "date")

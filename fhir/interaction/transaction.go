@@ -88,7 +88,7 @@ func (r *response) size(minimal bool) (n int) {
 
 // writes does the writing entries in one commit and returns the commit at
 // which the reading ones look.
-func (s *Service) writes(ctx context.Context, rq *Request, op string, steps []step, out []response, minimal bool) (store.T, error) {
+func (s *Service) writes(ctx context.Context, rq *Request, op string, steps []step, out []response, minimal bool) (store.Seq, error) {
 	var keys []string
 	for i := range steps {
 		if c := steps[i].criteria; c != nil {
@@ -100,7 +100,7 @@ func (s *Service) writes(ctx context.Context, rq *Request, op string, steps []st
 		return 0, err
 	}
 	defer release()
-	at := s.Store.T()
+	at := s.Store.LastSeq()
 	if len(steps) > 0 {
 		err = s.retry(ctx, func() error {
 			t, err := s.attempt(ctx, rq, op, steps, out, minimal)
@@ -164,7 +164,7 @@ func (s *Service) step(rq *Request, op string, st *step) (err error) {
 }
 
 // attempt prepares everything against what is there now and commits it.
-func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []step, out []response, minimal bool) (store.T, error) {
+func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []step, out []response, minimal bool) (store.Seq, error) {
 	tell := &told{}
 	l, err := s.resolve(ctx, rq, op, steps, tell, minimal)
 	if err != nil {
@@ -228,7 +228,7 @@ func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []s
 			n++
 		}
 	}
-	return res.T, nil
+	return res.Seq, nil
 }
 
 // maxConditional bounds the conditional references that differ in one

@@ -38,7 +38,7 @@ const opBundle = "r4.Bundle"
 const envelope = 3
 
 // Bundle reads a batch or transaction.
-func (d *Door) Bundle(body []byte) (*Bundle, error) {
+func (d *Validator) Bundle(body []byte) (*Bundle, error) {
 	v, err := compact(opBundle, body, d.limits.Bytes)
 	if err != nil {
 		return nil, err
@@ -118,7 +118,7 @@ func malformed(place, rule string) *fhir.Error {
 }
 
 // scanned reports what a scan finds in a Bundle or a part of it.
-func (d *Door) scanned(place string, depth int, raw jsontext.Value) error {
+func (d *Validator) scanned(place string, depth int, raw jsontext.Value) error {
 	if string(raw) == "{}" || string(raw) == "[]" {
 		return malformed(place, "must not be empty")
 	}
@@ -132,7 +132,7 @@ func (d *Door) scanned(place string, depth int, raw jsontext.Value) error {
 	return nil
 }
 
-func (d *Door) entries(b *Bundle, raw jsontext.Value, part func(string, jsontext.Value) error) error {
+func (d *Validator) entries(b *Bundle, raw jsontext.Value, part func(string, jsontext.Value) error) error {
 	dec := jsontext.NewDecoder(bytes.NewReader(raw))
 	if raw.Kind() != '[' {
 		return malformed("Bundle.entry", "must be an array")

@@ -41,8 +41,8 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Door admits R4 JSON from outside. It is safe for concurrent use.
-type Door struct {
+// Validator admits R4 JSON from outside. It is safe for concurrent use.
+type Validator struct {
 	limits  Limits
 	um      *jsonformat.Unmarshaller
 	shapes  *shapes
@@ -62,12 +62,12 @@ const (
 )
 
 // New returns a door; it loads google/fhir's descriptors.
-func New(limits Limits) (*Door, error) {
+func New(limits Limits) (*Validator, error) {
 	um, err := jsonformat.NewUnmarshaller("UTC", fhirversion.R4)
 	if err != nil {
 		return nil, fhir.Wrap("r4.New", err)
 	}
-	d := &Door{limits: limits.withDefaults(), um: um, shapes: newShapes(), ordinary: make(chan struct{}, runtime.GOMAXPROCS(0)), large: make(chan struct{}, largeAtOnce)}
+	d := &Validator{limits: limits.withDefaults(), um: um, shapes: newShapes(), ordinary: make(chan struct{}, runtime.GOMAXPROCS(0)), large: make(chan struct{}, largeAtOnce)}
 	um.MaxNestingDepth = d.limits.Depth
 	return d, nil
 }
@@ -78,17 +78,17 @@ const op = "r4.Resource"
 // canonical form under id. A body that carries no id or another one is refused
 // (R4 http.html#update). Failures
 // of shape are Invalid, of R4's rules Unprocessable.
-func (d *Door) Resource(typ string, body []byte, id string) (fhir.Resource, error) {
+func (d *Validator) Resource(typ string, body []byte, id string) (fhir.Resource, error) {
 	return d.admit(typ, body, id, false)
 }
 
 // Create is Resource for a new resource: an id in the body is dropped, as R4
 // says for the create interaction.
-func (d *Door) Create(typ string, body []byte, id string) (fhir.Resource, error) {
+func (d *Validator) Create(typ string, body []byte, id string) (fhir.Resource, error) {
 	return d.admit(typ, body, id, true)
 }
 
-func (d *Door) admit(typ string, body []byte, id string, dropID bool) (fhir.Resource, error) {
+func (d *Validator) admit(typ string, body []byte, id string, dropID bool) (fhir.Resource, error) {
 	var none fhir.Resource
 	if !fhir.KnownType(typ) {
 		return none, fhir.Errorf(fhir.NotFound, op, "resource type is not known to this server")
@@ -138,7 +138,7 @@ func (d *Door) admit(typ string, body []byte, id string, dropID bool) (fhir.Reso
 
 // slow holds v against everything that plain was not sure of, and gathers the
 // issues in r. An error ends the admission at once.
-func (d *Door) slow(r *rules, v []byte) error {
+func (d *Validator) slow(r *rules, v []byte) error {
 	s := &scan{op: op, maxDepth: d.limits.Depth, root: r.typ}
 	if err := s.run(v); err != nil {
 		return err
@@ -207,7 +207,7 @@ var located = regexp.MustCompile(`^error at "([A-Za-z0-9_.\[\]]{1,200})": ([A-Za
 
 // validate runs google/fhir over v once and adds its issues to r. What it says
 // of a place that has an issue already is a consequence, and is left out.
-func (d *Door) validate(r *rules, v []byte, repair bool) error {
+func (d *Validator) validate(r *rules, v []byte, repair bool) error {
 	if repair {
 		var err error
 		if v, err = repaired(v); err != nil {

@@ -17,7 +17,7 @@ import (
 	"pulsegate/fhir/r4"
 )
 
-var door = sync.OnceValue(func() *r4.Door {
+var door = sync.OnceValue(func() *r4.Validator {
 	d, err := r4.New(r4.Limits{})
 	if err != nil {
 		panic(err)

@@ -16,7 +16,7 @@ import (
 // say why. It reads the descriptors that google/fhir reads, so that a type has
 // one definition; that its yes is always theirs is held by FuzzPlain and
 // TestPlainIsSure.
-func (d *Door) plain(typ string, v []byte, root *fastjson.Value) bool {
+func (d *Validator) plain(typ string, v []byte, root *fastjson.Value) bool {
 	sh := d.shapes.of(typ)
 	if sh == nil || sh.form != object || surrogate(v) {
 		return false

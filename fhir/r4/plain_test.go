@@ -19,7 +19,7 @@ import (
 	"pulsegate/fhir/internal/fixtures"
 )
 
-var inner = sync.OnceValue(func() *Door {
+var inner = sync.OnceValue(func() *Validator {
 	d, err := New(Limits{})
 	if err != nil {
 		panic(err)
@@ -29,7 +29,7 @@ var inner = sync.OnceValue(func() *Door {
 
 // decided returns what the two ways say of a body: plain's first yes, and the
 // answer of the scan, google/fhir, and the typed walk.
-func decided(d *Door, typ string, body []byte) (easy bool, slow error) {
+func decided(d *Validator, typ string, body []byte) (easy bool, slow error) {
 	v, err := compact(op, body, d.limits.Bytes)
 	if err != nil {
 		return false, err

@@ -53,15 +53,15 @@ func TestValuesAreBounded(t *testing.T) {
 
 // There are never more validations by google/fhir at once than processors.
 func TestSlowValidationsAreBounded(t *testing.T) {
-	boundedAtOnce(t, 2, func(d *Door) chan struct{} { return d.ordinary })
+	boundedAtOnce(t, 2, func(d *Validator) chan struct{} { return d.ordinary })
 }
 
 // Of the large ones there are fewer.
 func TestLargeValidationsAreBounded(t *testing.T) {
-	boundedAtOnce(t, manyValues, func(d *Door) chan struct{} { return d.large })
+	boundedAtOnce(t, manyValues, func(d *Validator) chan struct{} { return d.large })
 }
 
-func boundedAtOnce(t *testing.T, extensions int, room func(*Door) chan struct{}) {
+func boundedAtOnce(t *testing.T, extensions int, room func(*Validator) chan struct{}) {
 	synctest.Test(t, func(t *testing.T) {
 		d, err := New(Limits{})
 		if err != nil {

@@ -22,7 +22,7 @@ type event struct {
 // eventsOf are the AuditEvents of a request.
 func (w *world) eventsOf(request string) (out []event) {
 	w.t.Helper()
-	err := w.store.Scan(w.t.Context(), store.ScanRange{Types: []string{"AuditEvent"}, At: w.store.T(), Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
+	err := w.store.Scan(w.t.Context(), store.ScanRange{Types: []string{"AuditEvent"}, At: w.store.LastSeq(), Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
 		if !bytes.Contains(f.Resource.JSON, []byte(`"value":"`+request+`"`)) {
 			return true
 		}

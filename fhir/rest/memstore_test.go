@@ -21,7 +21,7 @@ import (
 type modelStore struct {
 	store.Store // what the API does not use: a nil call is a failed test
 	mu          sync.Mutex
-	t           store.T
+	t           store.Seq
 	clock       func() time.Time
 	rows        map[fhir.Ref][]*row
 	refs        []fhir.Ref
@@ -30,7 +30,7 @@ type modelStore struct {
 }
 
 type row struct {
-	t      store.T
+	t      store.Seq
 	res    fhir.Resource
 	values *search.Values
 	facts  *access.Facts
@@ -40,9 +40,9 @@ func newModelStore(clock func() time.Time) *modelStore {
 	return &modelStore{clock: clock, rows: map[fhir.Ref][]*row{}, state: map[string][]byte{}}
 }
 
-func (m *modelStore) T() store.T { m.mu.Lock(); defer m.mu.Unlock(); return m.t }
+func (m *modelStore) LastSeq() store.Seq { m.mu.Lock(); defer m.mu.Unlock(); return m.t }
 
-func (m *modelStore) at(ref fhir.Ref, t store.T) *row {
+func (m *modelStore) at(ref fhir.Ref, t store.Seq) *row {
 	var last *row
 	for _, r := range m.rows[ref] {
 		if t == 0 || r.t <= t {
@@ -76,7 +76,7 @@ func (m *modelStore) Commit(_ context.Context, b *store.Batch) (store.Result, er
 		m.state[w.Key] = bytes.Clone(w.Value)
 	}
 	m.t++
-	res := store.Result{T: m.t, LeafIndex: m.leaves}
+	res := store.Result{Seq: m.t, LeafIndex: m.leaves}
 	m.leaves += uint64(len(b.Leaves))
 	for _, w := range b.Writes {
 		ref := w.Resource.Ref()
@@ -118,7 +118,7 @@ func (m *modelStore) Get(_ context.Context, key string) ([]byte, error) {
 	return bytes.Clone(m.state[key]), nil
 }
 
-func (m *modelStore) Read(_ context.Context, ref fhir.Ref, t store.T) (fhir.Resource, *access.Facts, error) {
+func (m *modelStore) Read(_ context.Context, ref fhir.Ref, t store.Seq) (fhir.Resource, *access.Facts, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.at(ref, t)
@@ -139,7 +139,7 @@ func (m *modelStore) ReadVersion(_ context.Context, ref fhir.Ref, v uint64) (fhi
 	return fhir.Resource{}, nil, fhir.Errorf(fhir.NotFound, "model", "no such version")
 }
 
-func (m *modelStore) History(_ context.Context, ref fhir.Ref, t store.T, before uint64, fn func(fhir.Resource, *access.Facts) bool) error {
+func (m *modelStore) History(_ context.Context, ref fhir.Ref, t store.Seq, before uint64, fn func(fhir.Resource, *access.Facts) bool) error {
 	m.mu.Lock()
 	rows := slices.Clone(m.rows[ref])
 	m.mu.Unlock()
@@ -158,7 +158,7 @@ func (m *modelStore) Heads(_ context.Context, refs []fhir.Ref) ([]store.Head, er
 	out := make([]store.Head, len(refs))
 	for i, ref := range refs {
 		if r := m.at(ref, 0); r != nil {
-			out[i] = store.Head{Version: r.res.Version, Deleted: r.res.Deleted, T: r.t}
+			out[i] = store.Head{Version: r.res.Version, Deleted: r.res.Deleted, Seq: r.t}
 		}
 	}
 	return out, nil

@@ -86,7 +86,7 @@ type safeBuffer struct {
 func (s *safeBuffer) Write(p []byte) (int, error) { s.Lock(); defer s.Unlock(); return s.b.Write(p) }
 func (s *safeBuffer) String() string              { s.Lock(); defer s.Unlock(); return s.b.String() }
 
-var door = sync.OnceValues(func() (*r4.Door, error) { return r4.New(r4.Limits{}) })
+var door = sync.OnceValues(func() (*r4.Validator, error) { return r4.New(r4.Limits{}) })
 
 func grant(c *consents, rules ...access.Rule) *access.Grant {
 	return &access.Grant{Recipient: "any", Consents: c, Rules: rules}
@@ -122,7 +122,7 @@ func serve(t *testing.T, st store.Store) *world {
 	}
 	w.srv = httptest.NewUnstartedServer(nil)
 	base := "http://" + w.srv.Listener.Addr().String() + "/fhir"
-	svc := &interaction.Service{Store: st, Door: d, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base}
+	svc := &interaction.Service{Store: st, Validator: d, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base}
 	w.limits = &svc.Limits
 	s := &Server{
 		Service: svc, Auth: w, Metadata: func() []byte { return []byte(`{"resourceType":"CapabilityStatement"}`) },
@@ -239,7 +239,7 @@ func (a answer) link(rel string) string {
 func (w *world) audited(has ...string) int {
 	w.t.Helper()
 	n := 0
-	err := w.store.Scan(w.t.Context(), store.ScanRange{Types: []string{"AuditEvent"}, At: w.store.T(), Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
+	err := w.store.Scan(w.t.Context(), store.ScanRange{Types: []string{"AuditEvent"}, At: w.store.LastSeq(), Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
 		for _, h := range has {
 			if !bytes.Contains(f.Resource.JSON, []byte(h)) {
 				return true

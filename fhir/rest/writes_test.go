@@ -383,7 +383,7 @@ func TestAnswerOfABundleIsBounded(t *testing.T) {
 			distinct = append(distinct, conditional(fmt.Sprintf("identifier=urn:t|v%d", i), observation("", "p1", "vital-signs", 1)))
 			distinct = append(distinct, conditional(fmt.Sprintf("_id=o%d", i), observation("", "p1", "vital-signs", 1)), conditional(fmt.Sprintf("_id=o%d,x", i), observation("", "p1", "vital-signs", 1)))
 		}
-		before := w.store.T()
+		before := w.store.LastSeq()
 		full := bundle("transaction", append(distinct, entry("", "PUT", "Patient/late", `{"resourceType":"Patient","id":"late"}`))...)
 		if a := w.want(403, "all", "POST", "/", full); !bytes.Contains(a.body, []byte("too-costly")) || !bytes.Contains(a.body, []byte("Bundle.entry[")) {
 			t.Errorf("%s", a.body)
@@ -391,7 +391,7 @@ func TestAnswerOfABundleIsBounded(t *testing.T) {
 		w.want(404, "all", "GET", "/Patient/late", "")
 		w.want(200, "all", "POST", "/", full, "Prefer", "return=minimal")
 		w.want(200, "all", "GET", "/Patient/late", "")
-		if w.store.T() == before {
+		if w.store.LastSeq() == before {
 			t.Error("nothing is in the trail")
 		}
 	})

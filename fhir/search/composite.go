@@ -12,14 +12,14 @@ import (
 //
 // Their kinds follow from the second part; the first is a token.
 const (
-	kindCodeQuantity Kind = iota + KindSpecial + 1
+	kindCodeQuantity ParamType = iota + TypeSpecial + 1
 	kindCodeConcept
 	kindCodeString
 	kindCodeDate
 )
 
 // Composite reports whether values of the kind are pairs.
-func (k Kind) Composite() bool { return k >= kindCodeQuantity && k <= kindCodeDate }
+func (k ParamType) Composite() bool { return k >= kindCodeQuantity && k <= kindCodeDate }
 
 // A pair is held in one Value: the code in System and Code, and of the other
 // part
@@ -46,7 +46,7 @@ func (w *work) system(b []byte) string {
 }
 
 var composites = map[string]struct {
-	kind  Kind
+	kind  ParamType
 	paths [][]string
 }{
 	"code-value-quantity":           {kindCodeQuantity, [][]string{nil}},
@@ -63,7 +63,7 @@ var composites = map[string]struct {
 // the generated table does not hold.
 func (p *Param) compose() {
 	c, ok := composites[p.Code]
-	if !ok || p.Type != "Observation" || p.Kind != KindComposite {
+	if !ok || p.Type != "Observation" || p.Kind != TypeComposite {
 		return
 	}
 	p.Kind = c.kind
@@ -182,7 +182,7 @@ func (v *Value) unpack() {
 }
 
 // matchPair compares both parts.
-func matchPair(k Kind, want, have *Value) bool {
+func matchPair(k ParamType, want, have *Value) bool {
 	if !matchToken(want, have) {
 		return false
 	}

@@ -11,19 +11,19 @@ import (
 // leaf extracts the values of one element.
 func (w *work) leaf(l *leaf, v *fastjson.Value) {
 	switch l.kind {
-	case KindToken:
+	case TypeToken:
 		w.token(l, v)
-	case KindDate:
+	case TypeDate:
 		if d, ok := dates(l.path.Type, v); ok {
 			w.add(l.slot, d)
 		}
-	case KindReference:
+	case TypeReference:
 		w.reference(l, v)
-	case KindString:
+	case TypeString:
 		w.str(l, v)
-	case KindQuantity:
+	case TypeQuantity:
 		w.quantity(l, v)
-	case KindURI:
+	case TypeURI:
 		w.uri(l, v)
 	case kindCodeQuantity, kindCodeConcept, kindCodeString, kindCodeDate:
 		w.pairs(l, v)

@@ -43,16 +43,16 @@ func matchAny(c *Clause, have []Value) bool {
 // matchValue compares one wanted value with one the resource has.
 func matchValue(p *Param, m Modifier, want, have *Value) bool {
 	switch p.Kind {
-	case KindToken:
+	case TypeToken:
 		if m == ModText {
 			return have.Text != "" && strings.HasPrefix(have.Text, want.Text)
 		}
 		return matchToken(want, have)
-	case KindDate:
+	case TypeDate:
 		return matchDate(want, have)
-	case KindReference:
+	case TypeReference:
 		return matchReference(m, want, have)
-	case KindString:
+	case TypeString:
 		switch m {
 		case ModExact:
 			return have.Code == want.Code
@@ -60,11 +60,11 @@ func matchValue(p *Param, m Modifier, want, have *Value) bool {
 			return strings.Contains(have.Text, want.Text)
 		}
 		return startsWith(have.Text, want.Text, p.portion())
-	case KindQuantity:
+	case TypeQuantity:
 		return matchUnit(want, have) && matchNumber(want, have)
-	case KindNumber:
+	case TypeNumber:
 		return matchNumber(want, have)
-	case KindURI:
+	case TypeURI:
 		return have.Code == want.Code
 	}
 	return p.Kind.Composite() && matchPair(p.Kind, want, have)

@@ -9,7 +9,7 @@ type Shapes[X any] struct {
 }
 
 type known[X any] struct {
-	shape *Shape
+	shape *Template
 	x     X
 }
 
@@ -39,13 +39,13 @@ func (m *Shapes[X]) Find(json []byte) (x X, leaves []Leaf, ok bool) {
 // Learn asks fn about the shape of a resource that Find does not know, and
 // remembers what it says, if it is sure. Resources that have little in common
 // cost no more than being parsed: in the end nothing is learned from them.
-func (m *Shapes[X]) Learn(json []byte, fn func(s *Shape, leaves []Leaf) (X, bool)) {
+func (m *Shapes[X]) Learn(json []byte, fn func(s *Template, leaves []Leaf) (X, bool)) {
 	if m.misses == maxShapeMisses {
 		m.known = nil
 		return
 	}
 	m.misses++
-	s := ShapeOf(json)
+	s := TemplateOf(json)
 	if s == nil {
 		return
 	}
@@ -95,7 +95,7 @@ func (m *Matcher) Match(json []byte) bool {
 	if err != nil {
 		return false
 	}
-	m.shapes.Learn(json, func(s *Shape, leaves []Leaf) (*judged, bool) { return m.judge(s, leaves, v) })
+	m.shapes.Learn(json, func(s *Template, leaves []Leaf) (*judged, bool) { return m.judge(s, leaves, v) })
 	return Match(m.q, v)
 }
 
@@ -114,7 +114,7 @@ func (j *judged) match(leaves []Leaf) bool {
 
 // judge decides on a shape, one of whose resources has the leaves and the
 // values v; false when the leaves cannot answer what its parts do not decide.
-func (m *Matcher) judge(s *Shape, leaves []Leaf, v *Values) (*judged, bool) {
+func (m *Matcher) judge(s *Template, leaves []Leaf, v *Values) (*judged, bool) {
 	j := &judged{vals: Values{ByParam: map[string][]Value{}}}
 	for i := range m.q.Clauses {
 		c := &m.q.Clauses[i]
@@ -142,7 +142,7 @@ type Reader struct {
 // Reader returns the Reader of a parameter, of which the resource with the
 // leaves has the values have; nil when resources of the shape need not have
 // one value, made of leaves alone.
-func (s *Shape) Reader(p *Param, have []Value, leaves []Leaf) *Reader {
+func (s *Template) Reader(p *Param, have []Value, leaves []Leaf) *Reader {
 	r := &Reader{code: p.Code, at: -1, to: -1}
 	used := 1
 	switch p.Code {
@@ -198,7 +198,7 @@ func (r *Reader) Values(leaves []Leaf) []Value {
 }
 
 // under is how many holes lie under what a parameter looks at.
-func (s *Shape) under(p *Param) int {
+func (s *Template) under(p *Param) int {
 	t := index()[p.Type]
 	holes := 0
 	for i := range s.holes {

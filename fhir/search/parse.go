@@ -268,8 +268,8 @@ func (ps *parser) include(mod, value string) error {
 		return notSupported("_include of another source type than %s needs :iterate", ps.q.Type)
 	}
 	p, ok := Lookup(f[0], f[1])
-	if !ok || p.Kind != KindReference || !p.Supported() {
-		return notSupported("_include names no reference parameter; %s has %s", ps.q.Type, strings.Join(codes(ps.q.Type, KindReference), ", "))
+	if !ok || p.Kind != TypeReference || !p.Supported() {
+		return notSupported("_include names no reference parameter; %s has %s", ps.q.Type, strings.Join(codes(ps.q.Type, TypeReference), ", "))
 	}
 	in := Include{Source: f[0], Param: f[1], Iterate: mod != ""}
 	if len(f) == 3 {
@@ -333,20 +333,20 @@ func (ps *parser) clause(name, value string) error {
 }
 
 // modifiers lists what each kind takes, for the reader and for the error.
-var modifiers = map[Kind][]string{
-	KindToken:     {"missing", "not", "text"},
-	KindDate:      {"missing"},
-	KindReference: {"missing", "identifier", "[type]"},
-	KindString:    {"missing", "exact", "contains"},
-	KindQuantity:  {"missing"},
-	KindURI:       {"missing"},
+var modifiers = map[ParamType][]string{
+	TypeToken:     {"missing", "not", "text"},
+	TypeDate:      {"missing"},
+	TypeReference: {"missing", "identifier", "[type]"},
+	TypeString:    {"missing", "exact", "contains"},
+	TypeQuantity:  {"missing"},
+	TypeURI:       {"missing"},
 
 	kindCodeQuantity: {"missing"}, kindCodeConcept: {"missing"}, kindCodeString: {"missing"}, kindCodeDate: {"missing"},
 }
 
 func modifier(p *Param, mod string) (Modifier, string, error) {
 	allowed := modifiers[p.Kind]
-	if p.Kind == KindReference && isName(mod) && mod[0] >= 'A' && mod[0] <= 'Z' {
+	if p.Kind == TypeReference && isName(mod) && mod[0] >= 'A' && mod[0] <= 'Z' {
 		if len(p.Targets) > 0 && !slices.Contains(p.Targets, mod) {
 			return 0, "", notKnown("parameter %s may not refer to that type; its targets are %s", p.Code, strings.Join(p.Targets, ", "))
 		}
@@ -360,7 +360,7 @@ func modifier(p *Param, mod string) (Modifier, string, error) {
 }
 
 // codes lists the supported parameters of a type, of one kind or (0) of any.
-func codes(typ string, k Kind) []string {
+func codes(typ string, k ParamType) []string {
 	var out []string
 	for _, p := range Params(typ) {
 		if k == 0 || p.Kind == k {

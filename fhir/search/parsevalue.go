@@ -13,7 +13,7 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 		return nil, fhir.Errorf(fhir.Invalid, op, "a value of parameter %s is longer than %d bytes", p.Code, maxLength)
 	}
 	switch p.Kind {
-	case KindToken:
+	case TypeToken:
 		if m == ModText {
 			return one(Value{Text: Fold(unescape(s))})
 		}
@@ -22,18 +22,18 @@ func (ps *parser) values(p *Param, m Modifier, target, s string) ([]Value, error
 			vs = anyCase(vs[0])
 		}
 		return vs, err
-	case KindDate:
+	case TypeDate:
 		return ps.date(p, s)
-	case KindReference:
+	case TypeReference:
 		if m == ModIdentifier {
 			return ps.token(p, s)
 		}
 		return ps.reference(p, target, unescape(s))
-	case KindString:
+	case TypeString:
 		return one(stringValue(unescape(s)))
-	case KindQuantity:
+	case TypeQuantity:
 		return ps.quantity(p, s)
-	case KindURI:
+	case TypeURI:
 		return one(Value{Code: unescape(s)})
 	}
 	if p.Kind.Composite() {

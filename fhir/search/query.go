@@ -6,19 +6,19 @@ import (
 	"pulsegate/fhir"
 )
 
-// Kind is the type of a search parameter.
-type Kind uint8
+// ParamType is the type of a search parameter.
+type ParamType uint8
 
 const (
-	KindToken Kind = iota + 1
-	KindDate
-	KindReference
-	KindString
-	KindQuantity
-	KindURI
-	KindNumber
-	KindComposite // known, refused as not supported
-	KindSpecial
+	TypeToken ParamType = iota + 1
+	TypeDate
+	TypeReference
+	TypeString
+	TypeQuantity
+	TypeURI
+	TypeNumber
+	TypeComposite // known, refused as not supported
+	TypeSpecial
 )
 
 // Prefix is a comparison of date, number and quantity parameters.
@@ -175,7 +175,7 @@ type Query struct {
 type Param struct {
 	Type string // resource type
 	Code string // "patient"
-	Kind Kind
+	Kind ParamType
 	URL  string // canonical of HL7's SearchParameter
 	// Targets are the types a reference may name; none: any.
 	Targets []string

@@ -43,7 +43,7 @@ type node struct {
 // leaf is the end of a path: extract values of path.Type for param slot.
 type leaf struct {
 	slot int
-	kind Kind
+	kind ParamType
 	path *Path
 }
 

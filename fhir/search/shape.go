@@ -2,11 +2,11 @@ package search
 
 import "bytes"
 
-// Hole is a place in a Shape.
-type Hole uint8
+// Slot is a place in a Shape.
+type Slot uint8
 
 const (
-	HoleOther     Hole = iota // decides nothing but what is under its own member
+	HoleOther     Slot = iota // decides nothing but what is under its own member
 	HoleID                    // id
 	HoleUpdated               // meta.lastUpdated
 	HoleEffective             // effectiveDateTime
@@ -15,17 +15,17 @@ const (
 	HoleValue                 // valueQuantity.value, a number
 )
 
-// Shape is the text of a resource without the strings and numbers in which the
+// Template is the text of a resource without the strings and numbers in which the
 // measurements of a device differ from each other: those are its holes. Texts
 // of one shape are parsed to the same tree but for these leaves, so what has
 // been found out about one of them, without looking at a leaf, holds for all.
-type Shape struct {
+type Template struct {
 	parts [][]byte // parts[i] stands before holes[i], the last part at the end
 	holes []hole
 }
 
 type hole struct {
-	Hole
+	Slot
 	number bool
 	path   []string // members, array indices left out
 }
@@ -41,7 +41,7 @@ const (
 
 // holeAt are the members that become holes, when they hold a number or a
 // string without escapes.
-func holeAt(path []string) (h Hole, ok bool) {
+func holeAt(path []string) (h Slot, ok bool) {
 	switch len(path) {
 	case 1:
 		switch path[0] {
@@ -71,10 +71,10 @@ func holeAt(path []string) (h Hole, ok bool) {
 	return 0, false
 }
 
-// ShapeOf is the shape of a resource; nil when its text is not one that
+// TemplateOf is the shape of a resource; nil when its text is not one that
 // Shapes are made of. It keeps no part of json.
-func ShapeOf(json []byte) *Shape {
-	s := &shaper{b: bytes.Clone(json), out: &Shape{}}
+func TemplateOf(json []byte) *Template {
+	s := &shaper{b: bytes.Clone(json), out: &Template{}}
 	if !s.value(0) || len(bytes.TrimLeft(s.b[s.at:], " \t\r\n")) > 0 || len(s.out.holes) > maxShapeHoles {
 		return nil
 	}
@@ -84,7 +84,7 @@ func ShapeOf(json []byte) *Shape {
 
 // Read gives the leaves of a resource of the shape, in the order of the holes,
 // in the memory of into; ok is false for a resource of another shape.
-func (s *Shape) Read(json []byte, into []Leaf) (leaves []Leaf, ok bool) {
+func (s *Template) Read(json []byte, into []Leaf) (leaves []Leaf, ok bool) {
 	leaves, rest := into[:0], json
 	for i := range s.holes {
 		part := s.parts[i]
@@ -107,7 +107,7 @@ func (s *Shape) Read(json []byte, into []Leaf) (leaves []Leaf, ok bool) {
 }
 
 // Append writes a resource of the shape with the leaves.
-func (s *Shape) Append(b []byte, leaves []Leaf) []byte {
+func (s *Template) Append(b []byte, leaves []Leaf) []byte {
 	for i := range s.holes {
 		b = append(append(b, s.parts[i]...), leaves[i]...)
 	}
@@ -116,10 +116,10 @@ func (s *Shape) Append(b []byte, leaves []Leaf) []byte {
 
 // Only is the index of the one hole of a kind, -1 when there is none or there
 // are several.
-func (s *Shape) Only(h Hole) int {
+func (s *Template) Only(h Slot) int {
 	at := -1
 	for i := range s.holes {
-		if s.holes[i].Hole != h {
+		if s.holes[i].Slot != h {
 			continue
 		}
 		if at >= 0 {
@@ -159,7 +159,7 @@ type shaper struct {
 	b        []byte
 	at, from int // the place, and where the part begins
 	path     []string
-	out      *Shape
+	out      *Template
 }
 
 func (s *shaper) space() {

@@ -111,7 +111,7 @@ func TestMatcher(t *testing.T) {
 // Most Observations of a device are of one shape.
 func TestShapes(t *testing.T) {
 	const a = `{"resourceType":"Observation","id":"a","meta":{"versionId":"1","lastUpdated":"2026-10-01T08:00:00.000Z"},"identifier":[{"value":"a"}],"status":"final","effectiveDateTime":"2026-10-01","valueQuantity":{"value":62}}`
-	s := search.ShapeOf([]byte(a))
+	s := search.TemplateOf([]byte(a))
 	if s == nil || s.Only(search.HoleValue) < 0 {
 		t.Fatal("no shape")
 	}
@@ -126,7 +126,7 @@ func TestShapes(t *testing.T) {
 		}
 	}
 	for _, none := range []string{"", "{", `{"a":}`, `{"a":1]`, `{"a":"x}`, strings.Repeat("[", 100), `{"a":tru}`, `{"a" 1}`} {
-		if search.ShapeOf([]byte(none)) != nil {
+		if search.TemplateOf([]byte(none)) != nil {
 			t.Errorf("%s has a shape", none)
 		}
 	}

@@ -29,18 +29,18 @@ func Key(typ string, v *Values, s SortKey) (Value, bool) {
 }
 
 // sortValue keeps of v what counts for order.
-func sortValue(k Kind, v *Value) (Value, bool) {
+func sortValue(k ParamType, v *Value) (Value, bool) {
 	if v.Unvalued {
 		return Value{}, false
 	}
 	switch k {
-	case KindDate:
+	case TypeDate:
 		return Value{Lo: v.Lo}, true
-	case KindQuantity, KindNumber:
+	case TypeQuantity, TypeNumber:
 		return Value{Num: v.Num}, true
-	case KindString:
+	case TypeString:
 		return Value{Code: v.Text}, true
-	case KindReference:
+	case TypeReference:
 		if v.RefType != "" {
 			return Value{Code: v.RefType + "/" + v.RefID}, true
 		}

@@ -131,7 +131,7 @@ func pair() *Template {
 	return &Template{
 		Identity: Identity{9, 8, 7, 6, 5, 4, 3, 2, 1}, KeyValue: true, Seed: 5, Values: 2,
 		Parts: [][]byte{[]byte(`"profile":["p"]},"identifier":[{"value":"`), []byte(`"}],`), []byte(`,"component":[`), []byte(`,`), []byte(`]}`)},
-		Holes: []Hole{HoleID, HoleEffective, HoleValue, HoleValue + 1},
+		Holes: []Slot{HoleID, HoleEffective, HoleValue, HoleValue + 1},
 	}
 }
 

@@ -83,7 +83,7 @@ func DecodeTemplate(b []byte) (*Template, error) {
 		t.Categories = append(t.Categories, r.text())
 	}
 	for range r.count(maxHoles) {
-		t.Holes = append(t.Holes, Hole(r.byte()))
+		t.Holes = append(t.Holes, Slot(r.byte()))
 	}
 	for range len(t.Holes) + 1 {
 		t.Parts = append(t.Parts, []byte(r.text()))

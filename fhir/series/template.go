@@ -7,13 +7,13 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// Hole is a place in a template that each sample fills.
-type Hole uint8
+// Slot is a place in a template that each sample fills.
+type Slot uint8
 
 const (
 	// HoleID is the sample's id (in the identifier; that of the resource
 	// itself is not in the parts).
-	HoleID Hole = iota
+	HoleID Slot = iota
 	// HoleEffective is the member effectiveDateTime or effectivePeriod, its
 	// name included, without a comma.
 	HoleEffective
@@ -39,7 +39,7 @@ type Template struct {
 	// Parts are the canonical bytes of the Observation after `"meta":{`, cut
 	// at the holes: Parts[i] stands before Holes[i], the last part at the end.
 	Parts [][]byte
-	Holes []Hole
+	Holes []Slot
 }
 
 // Check is the part of a sample's id that tells it from others at the same

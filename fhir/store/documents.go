@@ -51,8 +51,8 @@ func ContentHash(body []byte) (h [16]byte) {
 }
 
 // Probe is of Store.
-func (d Documents) Probe(ctx context.Context, ws []SeriesWrite) (T, [][]Presence, error) {
-	at := d.T()
+func (d Documents) Probe(ctx context.Context, ws []SeriesWrite) (Seq, [][]Presence, error) {
+	at := d.LastSeq()
 	found := make([][]Presence, len(ws))
 	for i := range ws {
 		w := &ws[i]

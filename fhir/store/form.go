@@ -8,11 +8,11 @@ import (
 	"pulsegate/fhir"
 )
 
-// Form is what many resources of a type have in common byte for byte: the
+// Template is what many resources of a type have in common byte for byte: the
 // parts of their canonical JSON behind fhir.Prefix, between which each has
 // bytes of its own. A driver may keep a form once and of each resource what is
-// its own; from outside nothing differs. A Form does not change.
-type Form struct {
+// its own; from outside nothing differs. A Template does not change.
+type Template struct {
 	// ID is the first half of the SHA-256 of Encoded.
 	ID [16]byte
 	// Encoded are the parts, each behind its length (uvarint).
@@ -23,10 +23,10 @@ type Form struct {
 // maxParts bounds a form.
 const maxParts = 64
 
-// NewForm takes the parts of canonical JSON that lie behind from and outside
+// NewTemplate takes the parts of canonical JSON that lie behind from and outside
 // cuts: offsets in JSON, in order, of the begin and end of what is the
 // resource's own. It is nil when cuts are none that a form can have.
-func NewForm(json []byte, from int, cuts []int) *Form {
+func NewTemplate(json []byte, from int, cuts []int) *Template {
 	var b []byte
 	if !ordered(json, from, cuts) {
 		return nil
@@ -41,7 +41,7 @@ func NewForm(json []byte, from int, cuts []int) *Form {
 			from = cuts[i+1]
 		}
 	}
-	f, ok := DecodeForm(b)
+	f, ok := DecodeTemplate(b)
 	if !ok {
 		return nil
 	}
@@ -61,10 +61,10 @@ func ordered(json []byte, from int, cuts []int) bool {
 	return from <= len(json)
 }
 
-// DecodeForm reads Encoded; ok is false when it is not one that a Form has.
+// DecodeTemplate reads Encoded; ok is false when it is not one that a Form has.
 // It keeps b.
-func DecodeForm(b []byte) (f *Form, ok bool) {
-	f = &Form{Encoded: b}
+func DecodeTemplate(b []byte) (f *Template, ok bool) {
+	f = &Template{Encoded: b}
 	for len(b) > 0 {
 		n, w := binary.Uvarint(b)
 		if w <= 0 || n > uint64(len(b)-w) || len(f.parts) == maxParts {
@@ -80,7 +80,7 @@ func DecodeForm(b []byte) (f *Form, ok bool) {
 
 // Fits reports whether JSON is the form with what lies in cuts between its
 // parts.
-func (f *Form) Fits(json []byte, from int, cuts []int) bool {
+func (f *Template) Fits(json []byte, from int, cuts []int) bool {
 	if len(cuts) != 2*len(f.parts)-2 || !ordered(json, from, cuts) {
 		return false
 	}
@@ -109,7 +109,7 @@ func AppendOwn(b, json []byte, cuts []int) []byte {
 
 // JSON are the canonical bytes of the resource whose own bytes AppendOwn
 // wrote; ok is false when they are not of this form.
-func (f *Form) JSON(typ, id string, own []byte) (json []byte, ok bool) {
+func (f *Template) JSON(typ, id string, own []byte) (json []byte, ok bool) {
 	p := fhir.Prefix(typ, id)
 	json = make([]byte, 0, len(p)+len(f.Encoded)+len(own))
 	json = append(json, p...)

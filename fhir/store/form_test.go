@@ -20,7 +20,7 @@ func TestForm(t *testing.T) {
 		json := append([]byte(prefix), rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "rest")...)
 		cuts := rapid.SliceOfN(rapid.IntRange(len(prefix), len(json)), 0, 8).Draw(t, "cuts")
 		slices.Sort(cuts)
-		f := store.NewForm(json, len(prefix), cuts)
+		f := store.NewTemplate(json, len(prefix), cuts)
 		if f == nil {
 			if len(cuts)%2 == 0 {
 				t.Fatal("no form")
@@ -34,7 +34,7 @@ func TestForm(t *testing.T) {
 		if again, ok := f.JSON(typ, id, own); !ok || !bytes.Equal(again, json) {
 			t.Fatalf("%q is not %q", again, json)
 		}
-		d, ok := store.DecodeForm(f.Encoded)
+		d, ok := store.DecodeTemplate(f.Encoded)
 		if !ok || d.ID != f.ID {
 			t.Fatal("not read back")
 		}
@@ -64,7 +64,7 @@ func TestForm(t *testing.T) {
 
 func TestFormOfNoCuts(t *testing.T) {
 	for _, cuts := range [][]int{{1}, {3, 2}, {0, 2}, {2, 9}, {-1, 2}} {
-		if store.NewForm([]byte("12345"), 1, cuts) != nil {
+		if store.NewTemplate([]byte("12345"), 1, cuts) != nil {
 			t.Errorf("%v make a form", cuts)
 		}
 	}

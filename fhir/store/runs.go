@@ -32,5 +32,5 @@ type Columnar interface {
 	FindNewest(ctx context.Context, f Find, n int, fn func(*Found) bool) error
 	// ChangesBrief is Changes for who has no use for samples: all that a
 	// commit wrote of one series is one Change, without a Ref.
-	ChangesBrief(ctx context.Context, from T, fn func(*Change) bool) error
+	ChangesBrief(ctx context.Context, from Seq, fn func(*Change) bool) error
 }

@@ -10,9 +10,9 @@ import (
 	"pulsegate/fhir/series"
 )
 
-// T is a commit's sequence number, from 1, without gaps among acknowledged
+// Seq is a commit's sequence number, from 1, without gaps among acknowledged
 // batches as seen by Changes.
-type T uint64
+type Seq uint64
 
 // Op is what a write does.
 type Op uint8
@@ -47,7 +47,7 @@ type Write struct {
 	Values *search.Values
 	// Form and Cuts, when set, say which bytes of Resource.JSON are its own
 	// (NewForm). The JSON must fit.
-	Form *Form
+	Form *Template
 	Cuts []int
 	// Vendor and Author go into access.Facts.
 	Vendor, Author string
@@ -113,7 +113,7 @@ type Batch struct {
 	// series at most one write, and no sample in two. The commit fails with
 	// Conflict when a stream changed after that; the writer probes again.
 	Series []SeriesWrite
-	Probed T
+	Probed Seq
 
 	Writes []Write
 	State  []StateWrite
@@ -136,7 +136,7 @@ type Outcome struct {
 // Result of a commit. T is 0 when every write was unchanged and nothing else
 // was in the batch.
 type Result struct {
-	T         T
+	Seq       Seq
 	Outcomes  []Outcome // parallel to Batch.Writes
 	LeafIndex uint64    // index of the first leaf
 }
@@ -146,12 +146,12 @@ type Head struct {
 	Version uint64
 	Hash    [16]byte
 	Deleted bool
-	T       T
+	Seq     Seq
 }
 
 // Change is one entry of the change log.
 type Change struct {
-	T       T
+	Seq     Seq
 	Ref     fhir.Ref
 	Version uint64
 	Created bool
@@ -172,7 +172,7 @@ type Found struct {
 type Row struct {
 	Resource fhir.Resource
 	Facts    *access.Facts
-	T        T        // the commit that wrote it
+	Seq      Seq      // the commit that wrote it
 	Hash     [16]byte // Write.Hash
 }
 
@@ -181,7 +181,7 @@ type Row struct {
 type Find struct {
 	Query  *search.Query
 	Filter access.Filter
-	At     T               // 0: latest
+	At     Seq             // 0: latest
 	After  search.Position // "" from the start
 	Limit  int             // 0: no limit
 	// Undeleted leaves out what was deleted since At, up to the latest commit.
@@ -197,7 +197,7 @@ type ScanRange struct {
 	Types   []string // in the order in which they are given out
 	Patient string   // "" all patients; else only that compartment
 	Since   time.Time
-	At      T
+	At      Seq
 	Filter  access.Filter
 	// Deleted includes deletion markers (Since exports).
 	Deleted bool
@@ -210,21 +210,21 @@ type Store interface {
 	// Concurrent commits share an fsync.
 	Commit(ctx context.Context, b *Batch) (Result, error)
 
-	// T is the latest durable commit.
-	T() T
+	// LastSeq is the latest durable commit.
+	LastSeq() Seq
 
 	// Read returns the version current at t (0: latest): NotFound when there
 	// never was one, a Resource with Deleted set when it is deleted.
-	Read(ctx context.Context, ref fhir.Ref, at T) (fhir.Resource, *access.Facts, error)
+	Read(ctx context.Context, ref fhir.Ref, at Seq) (fhir.Resource, *access.Facts, error)
 	// ReadVersion returns one version, NotFound if there is none.
 	ReadVersion(ctx context.Context, ref fhir.Ref, version uint64) (fhir.Resource, *access.Facts, error)
 	// History calls fn for the versions of ref, newest first, that were
 	// there at t, starting below version before (0: the newest), until fn
 	// returns false.
-	History(ctx context.Context, ref fhir.Ref, at T, before uint64, fn func(fhir.Resource, *access.Facts) bool) error
+	History(ctx context.Context, ref fhir.Ref, at Seq, before uint64, fn func(fhir.Resource, *access.Facts) bool) error
 	// Probe says of each sample what the store has of it, as of the commit
 	// that it returns. found is parallel to ws and their samples.
-	Probe(ctx context.Context, ws []SeriesWrite) (at T, found [][]Presence, err error)
+	Probe(ctx context.Context, ws []SeriesWrite) (at Seq, found [][]Presence, err error)
 	// Heads returns the current heads of refs, the zero Head for the absent.
 	Heads(ctx context.Context, refs []fhir.Ref) ([]Head, error)
 
@@ -240,7 +240,7 @@ type Store interface {
 
 	// Changes calls fn for every change with from < T <= T() in order until
 	// fn returns false. AuditEvents are not in the change log.
-	Changes(ctx context.Context, from T, fn func(*Change) bool) error
+	Changes(ctx context.Context, from Seq, fn func(*Change) bool) error
 	// Watch registers fn to be called after each durable commit, before its
 	// writer is answered, in order of T; fn must be quick and must not call
 	// Commit. It is how a withdrawn consent reaches the next request. The
@@ -265,7 +265,7 @@ type Store interface {
 	// superseded, as searches would read it and without a filter, and report for
 	// each row that searches, reads or histories would go by and that does not
 	// agree with the others. Two rows of one version are two calls.
-	Inspect(ctx context.Context, typ string, at T, fn func(*Row), report func(id, problem string)) error
+	Inspect(ctx context.Context, typ string, at Seq, fn func(*Row), report func(id, problem string)) error
 	// Check reads everything and reports what is inconsistent.
 	Check(ctx context.Context, report func(problem string)) error
 	// Compact makes what is deleted gone and files small; for operators and
@@ -276,7 +276,7 @@ type Store interface {
 
 // Commit is what a watcher learns.
 type Commit struct {
-	T       T
+	Seq     Seq
 	Changes []Change // AuditEvents and samples left out
 	Samples int      // how many samples it wrote; Changes has them
 }
@@ -297,6 +297,6 @@ type Log interface {
 type Stats struct {
 	DiskBytes uint64
 	Resources uint64 // current, by estimate
-	T         T
+	Seq       Seq
 	Log       uint64
 }

@@ -143,10 +143,10 @@ const keepMissed = 256
 // saveCursor commits: the commits in between are counted again after a restart.
 // It returns the commit that each written number counts up to, zero for the
 // cursor.
-func (st *stepState) heads() (map[string]store.T, error) {
+func (st *stepState) heads() (map[string]store.Seq, error) {
 	e := st.e
-	written := map[string]store.T{}
-	put := func(id string, n uint64, at store.T) error {
+	written := map[string]store.Seq{}
+	put := func(id string, n uint64, at store.Seq) error {
 		s := e.subs[id] // events and counts are the follower's own
 		if s == nil {
 			return nil

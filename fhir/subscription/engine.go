@@ -59,8 +59,8 @@ type Engine struct {
 
 	mu     sync.Mutex
 	subs   map[string]*sub
-	cursor store.T // of the follower; only it uses the two
-	saved  store.T // the durable one
+	cursor store.Seq // of the follower; only it uses the two
+	saved  store.Seq // the durable one
 	// reserved are the Subscriptions that Check has let through and that the
 	// follower has not met yet, guarded by mu.
 	reserved map[string]map[string]time.Time
@@ -87,8 +87,8 @@ type sub struct {
 	since     time.Time
 
 	// Only the follower uses these.
-	skip   store.T // after a restart: what the durable number counts already
-	counts store.T // the commit of the durable number, while events are only counted
+	skip   store.Seq // after a restart: what the durable number counts already
+	counts store.Seq // the commit of the durable number, while events are only counted
 }
 
 type head struct {
@@ -96,7 +96,7 @@ type head struct {
 	Events uint64 `json:"events"`
 	// At is set while events are only counted: Events counts up to this commit.
 	// Otherwise it counts up to the cursor.
-	At store.T `json:"at,omitempty"`
+	At store.Seq `json:"at,omitempty"`
 }
 
 const room = "subscription/"
@@ -187,7 +187,7 @@ func (e *Engine) load(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		e.cursor, e.saved = store.T(n), store.T(n)
+		e.cursor, e.saved = store.Seq(n), store.Seq(n)
 	}
 	heads := map[string]head{}
 	var bad error
@@ -327,7 +327,7 @@ func (e *Engine) step(ctx context.Context) (more bool, err error) {
 	n, place := 0, uint64(0)
 	err = e.changes(ctx, func(c *store.Change) bool {
 		// A commit is done whole: the cursor cannot stand inside one.
-		if n >= stepSize && c.T != st.to {
+		if n >= stepSize && c.Seq != st.to {
 			more = true
 			return false
 		}
@@ -335,8 +335,8 @@ func (e *Engine) step(ctx context.Context) (more bool, err error) {
 			runtime.Gosched() // requests wait for a turn, and a commit may be large
 		}
 		place++
-		if c.T != st.to {
-			st.to, place = c.T, 0
+		if c.Seq != st.to {
+			st.to, place = c.Seq, 0
 		}
 		switch c.Ref.Type {
 		case "Observation":
@@ -371,7 +371,7 @@ func (e *Engine) changes(ctx context.Context, fn func(*store.Change) bool) error
 // stepState is one step of the follower.
 type stepState struct {
 	e      *Engine
-	to     store.T
+	to     store.Seq
 	grants map[string]*access.Grant
 	given  map[string]uint64 // events given in this step, by subscription
 	runs   map[string]*run   // that may go on, by subscription
@@ -408,7 +408,7 @@ func (st *stepState) observation(ctx context.Context, c *store.Change, place uin
 	e.mu.Lock()
 	var match []*sub
 	for _, s := range e.subs {
-		if s.spec != nil && s.status != "off" && c.T > s.skip && s.spec.Match(&c.Facts) {
+		if s.spec != nil && s.status != "off" && c.Seq > s.skip && s.spec.Match(&c.Facts) {
 			match = append(match, s)
 		}
 	}
@@ -424,9 +424,9 @@ func (st *stepState) observation(ctx context.Context, c *store.Change, place uin
 		}
 		st.given[s.id]++
 		r := st.runs[s.id]
-		if r == nil || !r.follows(c.T, place) {
+		if r == nil || !r.follows(c.Seq, place) {
 			st.finish(s.id)
-			r = &run{event: event{Number: s.events + st.given[s.id], At: e.opts.Clock().UTC()}, T: c.T, Place: place}
+			r = &run{event: event{Number: s.events + st.given[s.id], At: e.opts.Clock().UTC()}, T: c.Seq, Place: place}
 			st.runs[s.id] = r
 		}
 		r.add(c)

@@ -353,13 +353,13 @@ func TestSamplesAlone(t *testing.T) {
 	tpl := &series.Template{Patient: "p1", Vendor: "apple", Categories: []string{"vital-signs"}, Values: 1,
 		Parts: [][]byte{[]byte(`},"identifier":[{"value":"`), []byte(`"}],"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/p1"},`),
 			[]byte(`,"valueQuantity":{"value":`), []byte(`}}`)},
-		Holes: []series.Hole{series.HoleID, series.HoleEffective, series.HoleValue}}
+		Holes: []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue}}
 	var cols series.Columns
 	for i := range 3 {
 		s := series.Sample{Start: 1767225600_000000 + int64(i)*1e6, End: series.NoEnd, Values: [series.MaxValues]series.Decimal{{Mant: 62}}}
 		cols.Append(&s, 1)
 	}
-	if _, err := w.st.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: &cols}}, Probed: w.st.T()}); err != nil {
+	if _, err := w.st.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: &cols}}, Probed: w.st.LastSeq()}); err != nil {
 		t.Fatal(err)
 	}
 	w.until("events", func() bool { n, _ := r.events(); return slices.Equal(n, upTo(3)) })
@@ -512,7 +512,7 @@ func TestWithdrawnConsent(t *testing.T) {
 	}
 	// A grant that ends while the events are read ends the answer.
 	ended := w.principal("ehr")
-	ended.Grant.Still = func(context.Context) error { return fhir.Errorf(fhir.Unauthorized, "test", "invalid_token") }
+	ended.Grant.Recheck = func(context.Context) error { return fhir.Errorf(fhir.Unauthorized, "test", "invalid_token") }
 	if b, err := w.e.Events(context.Background(), Caller{Principal: ended}, "s1", 1, 2, ""); fhir.KindOf(err) != fhir.Unauthorized || b != nil {
 		t.Errorf("events for a token that has ended: %v", err)
 	}

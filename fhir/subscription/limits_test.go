@@ -105,7 +105,7 @@ func TestErrorNumbersAtConstantCost(t *testing.T) {
 	}
 	w.until("the first are kept", func() bool { return w.total("s1") == fmt.Sprint(keepMissed+1) })
 	full := w.rows("s1")
-	before := w.st.T()
+	before := w.st.LastSeq()
 	const more = 400
 	for range more {
 		w.observe("p1", "8867-4")
@@ -116,7 +116,7 @@ func TestErrorNumbersAtConstantCost(t *testing.T) {
 		t.Errorf("%d rows of events after %d more, %d before", n, more, full)
 	}
 	// One commit each for the Observations, and one for the number.
-	if n := w.st.T() - before; n > more+2 {
+	if n := w.st.LastSeq() - before; n > more+2 {
 		t.Errorf("%d commits for %d Observations", n, more)
 	}
 	w.restart()

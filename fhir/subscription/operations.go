@@ -25,8 +25,8 @@ func (e *Engine) may(c Caller) error {
 	return nil
 }
 
-func (c Caller) event(kind audit.Kind) audit.Event {
-	return audit.Event{Kind: kind, Interaction: "operation", Principal: c.Principal, RemoteIP: c.RemoteIP,
+func (c Caller) event(kind audit.EventType) audit.Event {
+	return audit.Event{Type: kind, Interaction: "operation", Principal: c.Principal, RemoteIP: c.RemoteIP,
 		RequestID: c.RequestID, Query: c.Query}
 }
 

@@ -17,16 +17,16 @@ const leastRun = 64
 // run is events of one commit whose changes follow one another in the change
 // log. As a row it stands for them, or, without a count, for one event.
 type run struct {
-	event         // the first; ID, Version and Created only without a count
-	Count uint64  `json:"count,omitempty"`
-	T     store.T `json:"t,omitempty"`
-	Place uint64  `json:"place,omitempty"` // of the first change among those of T
+	event           // the first; ID, Version and Created only without a count
+	Count uint64    `json:"count,omitempty"`
+	T     store.Seq `json:"t,omitempty"`
+	Place uint64    `json:"place,omitempty"` // of the first change among those of T
 
 	few []event // the first leastRun
 }
 
 // follows reports whether a change goes on where the run ends.
-func (r *run) follows(t store.T, place uint64) bool {
+func (r *run) follows(t store.Seq, place uint64) bool {
 	return r.T == t && r.Place+r.Count == place
 }
 
@@ -98,7 +98,7 @@ func (e *Engine) events(ctx context.Context, id string, from uint64, n int) ([]e
 func (e *Engine) read(ctx context.Context, r *run, n int, out []event) ([]event, error) {
 	place, got := uint64(0), 0
 	err := e.opts.Store.Changes(ctx, r.T-1, func(c *store.Change) bool {
-		if c.T != r.T {
+		if c.Seq != r.T {
 			return false
 		}
 		if place >= r.Place {

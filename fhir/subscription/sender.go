@@ -377,7 +377,7 @@ func (d *sender) record(ctx context.Context, v view, kind string, items []item) 
 	}
 	p := &access.Principal{ClientID: d.s.owner}
 	base := audit.Event{
-		Kind: audit.Rest, Interaction: "operation", Principal: p, Recipient: v.spec.Endpoint.Scheme + "://" + v.spec.Endpoint.Host,
+		Type: audit.Rest, Interaction: "operation", Principal: p, Recipient: v.spec.Endpoint.Scheme + "://" + v.spec.Endpoint.Host,
 		RemoteIP: v.spec.Endpoint.Host, Query: "POST " + kind,
 		Extra: [][2]string{{"subscription", d.s.id}, {"kind", kind}},
 	}
@@ -426,7 +426,7 @@ func disclosures(base audit.Event, content Content, items []item) []audit.Event 
 			ev := base
 			ev.Patient, ev.Data, ev.Query = it.patient, nil, ""
 			if content == FullResource {
-				ev.Kind = audit.Disclosure
+				ev.Type = audit.Disclosure
 			}
 			evs = append(evs, ev)
 		}
@@ -506,7 +506,7 @@ func (d *sender) write(ctx context.Context, v view, status, reason string) error
 		return err
 	}
 	w, leaf, err := d.e.opts.Audit.Prepare(audit.Event{
-		Kind: audit.Rest, Interaction: "update", Principal: &access.Principal{ClientID: d.s.owner},
+		Type: audit.Rest, Interaction: "update", Principal: &access.Principal{ClientID: d.s.owner},
 		RemoteIP: v.spec.Endpoint.Host, Data: []audit.DataRef{{Ref: ref, Version: v.version + 1}},
 		Extra: [][2]string{{"status", status}},
 	})

@@ -96,7 +96,7 @@ func BenchmarkSamples(b *testing.B) {
 					size += ready[0].Columns.Len()
 					next, ready = append(next, ready[0]), ready[1:]
 				}
-				if _, err := w.p.Store.Commit(b.Context(), &store.Batch{Series: next, Probed: ^store.T(0)}); err != nil {
+				if _, err := w.p.Store.Commit(b.Context(), &store.Batch{Series: next, Probed: ^store.Seq(0)}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -129,10 +129,10 @@ func TestNightOfTwoPushes(t *testing.T) {
 	w := newWorld(t)
 	w.must("apple", "a.json", push(append(slices.Clone(lateEvening), smallHours...)...))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, final")
-	before := w.p.Store.T()
+	before := w.p.Store.LastSeq()
 	w.must("apple", "a.json", push(append(slices.Clone(lateEvening), smallHours...)...))
-	if w.p.Store.T() != before+1 { // its AuditEvent
-		t.Errorf("a repeat made %d commits", w.p.Store.T()-before)
+	if w.p.Store.LastSeq() != before+1 { // its AuditEvent
+		t.Errorf("a repeat made %d commits", w.p.Store.LastSeq()-before)
 	}
 }
 

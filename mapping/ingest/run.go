@@ -402,7 +402,7 @@ func (r *run) covered(ctx context.Context, categories []string) (bool, error) {
 	return ok, nil
 }
 
-func (r *run) event(k audit.Kind, outcome string) audit.Event {
-	return audit.Event{Kind: k, Interaction: "ingest", Outcome: outcome, At: r.p.Clock(), Principal: r.q.Principal,
+func (r *run) event(k audit.EventType, outcome string) audit.Event {
+	return audit.Event{Type: k, Interaction: "ingest", Outcome: outcome, At: r.p.Clock(), Principal: r.q.Principal,
 		RemoteIP: r.q.RemoteIP, RequestID: r.q.RequestID, Patient: r.q.Patient}
 }

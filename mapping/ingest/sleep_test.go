@@ -18,7 +18,7 @@ func (w *world) agree(categories ...string) *consent.Engine {
 		w.t.Fatal(err)
 	}
 	w.t.(testing.TB).Cleanup(e.Close)
-	c, err := consent.Grant(consent.Terms{ID: "c1", Patient: "p1", Categories: categories, Recipient: "ehr", Now: w.p.Clock()})
+	c, err := consent.Build(consent.Terms{ID: "c1", Patient: "p1", Categories: categories, Recipient: "ehr", Now: w.p.Clock()})
 	if err != nil {
 		w.t.Fatal(err)
 	}

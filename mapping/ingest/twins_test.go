@@ -52,7 +52,7 @@ func TestListAndReconcileAreOne(t *testing.T) {
 		if n := len(w.all("Provenance")); n != 2 {
 			t.Errorf("%d Provenances, want one of each delivery", n)
 		}
-		t1 := w.p.Store.T()
+		t1 := w.p.Store.LastSeq()
 		for range 2 {
 			for _, p := range order {
 				if s := w.must("fitbit", "page.json", p); s.Created+s.Updated != 0 {
@@ -60,7 +60,7 @@ func TestListAndReconcileAreOne(t *testing.T) {
 				}
 			}
 		}
-		if n := w.p.Store.T() - t1; n != 4 { // their AuditEvents
+		if n := w.p.Store.LastSeq() - t1; n != 4 { // their AuditEvents
 			t.Errorf("%d commits for four repeats", n)
 		}
 		if n := len(w.all("Observation")); n != 5 {

@@ -101,11 +101,11 @@ type Sample struct {
 	IANA string
 }
 
-// ValueKind says which fields of a Value count.
-type ValueKind uint8
+// ValueType says which fields of a Value count.
+type ValueType uint8
 
 const (
-	None     ValueKind = iota
+	None     ValueType = iota
 	Number             // Num in Unit
 	Code               // Text is a vendor code or enum name
 	Text               // Text is free text (never PHI)
@@ -116,7 +116,7 @@ const (
 
 // Value is a measured value as the vendor writes it.
 type Value struct {
-	Kind ValueKind
+	Kind ValueType
 	// Num and High are decimals as written ("62", "62.0", "0.97"), so that
 	// the written precision is kept.
 	Num, High string

@@ -38,7 +38,7 @@ import (
 
 // Store is as much of a store.Store as Agreements need.
 type Store interface {
-	Read(ctx context.Context, ref fhir.Ref, at store.T) (fhir.Resource, *access.Facts, error)
+	Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error)
 }
 
 // Recorder is the audit.Recorder.
@@ -157,7 +157,7 @@ func end(r fhir.Resource) (*fhir.Resource, error) {
 }
 
 func (g *Agreements) record(b *store.Batch, a authz.Authorization, app, interaction string, data audit.DataRef) error {
-	w, leaf, err := g.Audit.Prepare(audit.Event{Kind: audit.Rest, Interaction: interaction, Patient: a.Subject.FHIRUser.ID, Data: []audit.DataRef{data},
+	w, leaf, err := g.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: interaction, Patient: a.Subject.FHIRUser.ID, Data: []audit.DataRef{data},
 		Principal: &access.Principal{ClientID: a.ClientID, ClientName: app, Subject: a.Subject.ID, Issuer: g.Issuer, Authorization: a.ID}})
 	if err != nil {
 		return fhir.Wrap("agreement.record", err)

@@ -141,7 +141,7 @@ func (g *Refusals) Allow(ctx context.Context, by audit.Event, patient, client st
 }
 
 func (g *Refusals) commit(ctx context.Context, by audit.Event, patient, interaction string, w store.Write) error {
-	by.Kind, by.Interaction, by.Patient = audit.Rest, interaction, patient
+	by.Type, by.Interaction, by.Patient = audit.Rest, interaction, patient
 	by.Data = []audit.DataRef{{Ref: w.Resource.Ref(), Version: w.IfVersion}}
 	ev, leaf, err := g.Audit.Prepare(by)
 	if err != nil {

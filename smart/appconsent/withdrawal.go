@@ -120,7 +120,7 @@ func (g *Withdrawals) once(ctx context.Context, by audit.Event, patient, vendor 
 		data        []audit.DataRef
 	}{{"update", updated}, {"create", created}} {
 		ev := by
-		ev.Kind, ev.Interaction, ev.Patient, ev.Data = audit.Rest, e.interaction, patient, e.data
+		ev.Type, ev.Interaction, ev.Patient, ev.Data = audit.Rest, e.interaction, patient, e.data
 		w, leaf, err := g.Audit.Prepare(ev)
 		if err != nil {
 			return Withdrawn{}, false, err

@@ -80,7 +80,7 @@ func (w *world) put(author string, r fhir.Resource, err error) {
 
 func (w *world) grant(id, vendor, recipient string) {
 	w.t.Helper()
-	r, err := consent.Grant(consent.Terms{ID: id, Patient: "p1", Vendor: vendor, Recipient: recipient, Now: time.Now()})
+	r, err := consent.Build(consent.Terms{ID: id, Patient: "p1", Vendor: vendor, Recipient: recipient, Now: time.Now()})
 	w.put("", r, err)
 }
 
@@ -109,7 +109,7 @@ func TestWithdrawVendor(t *testing.T) {
 	if !w.sees("ehr", "apple") || !w.sees("lab", "apple") || w.sees("stopped", "apple") {
 		t.Fatal("before")
 	}
-	at := w.T()
+	at := w.LastSeq()
 	got, err := w.withdraw("apple")
 	if err != nil {
 		t.Fatal(err)
@@ -119,8 +119,8 @@ func TestWithdrawVendor(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	b := w.commits[len(w.commits)-1]
-	if w.T() != at+1 || len(b.Leaves) != 2 {
-		t.Errorf("%d commits, the last with %d events", w.T()-at, len(b.Leaves))
+	if w.LastSeq() != at+1 || len(b.Leaves) != 2 {
+		t.Errorf("%d commits, the last with %d events", w.LastSeq()-at, len(b.Leaves))
 	}
 	for _, who := range []string{"ehr", "lab", "stopped", "any"} {
 		if w.sees(who, "apple") {

@@ -86,7 +86,7 @@ func (r *Registry) checkAuth(c *Client) error {
 }
 
 func (r *Registry) checkGrants(c *Client) error {
-	for _, g := range c.Grants {
+	for _, g := range c.GrantTypes {
 		if g != Code && g != Refresh && g != Credentials {
 			return wrong("grant_types", "authorization_code, refresh_token and client_credentials are offered")
 		}

@@ -24,11 +24,11 @@ type Client struct {
 	Scope   string          `json:"scope"`
 	// Method is how the client shows who it is; "" means PrivateKeyJWT.
 	Method Method `json:"method,omitempty"`
-	// Grants are the grant types it may use; none means those that go with
+	// GrantTypes are the grant types it may use; none means those that go with
 	// its redirect URIs: without any it is a backend.
-	Grants       []Grant  `json:"grants,omitempty"`
-	RedirectURIs []string `json:"redirect_uris,omitempty"`
-	LaunchURL    string   `json:"launch_url,omitempty"` // of the app, for a launch from an EHR
+	GrantTypes   []GrantType `json:"grants,omitempty"`
+	RedirectURIs []string    `json:"redirect_uris,omitempty"`
+	LaunchURL    string      `json:"launch_url,omitempty"` // of the app, for a launch from an EHR
 	// What a person is shown.
 	LogoURI   string `json:"logo_uri,omitempty"`
 	ClientURI string `json:"client_uri,omitempty"`
@@ -66,22 +66,22 @@ const (
 	PrivateKeyJWT Method = "private_key_jwt"
 )
 
-// Grant is an OAuth grant type.
-type Grant string
+// GrantType is an OAuth grant type.
+type GrantType string
 
 // The grant types that are offered.
 const (
-	Code        Grant = "authorization_code"
-	Refresh     Grant = "refresh_token"
-	Credentials Grant = "client_credentials"
+	Code        GrantType = "authorization_code"
+	Refresh     GrantType = "refresh_token"
+	Credentials GrantType = "client_credentials"
 )
 
 // May reports whether the client may use a grant type.
-func (c *Client) May(g Grant) bool {
-	if len(c.Grants) == 0 {
+func (c *Client) May(g GrantType) bool {
+	if len(c.GrantTypes) == 0 {
 		return (g == Credentials) == (len(c.RedirectURIs) == 0)
 	}
-	return slices.Contains(c.Grants, g)
+	return slices.Contains(c.GrantTypes, g)
 }
 
 // Auth is the client's method.
@@ -97,7 +97,7 @@ func (c *Client) Symmetric() bool { return c.Method == SecretBasic || c.Method =
 
 // Store is the small state of a store.Store.
 type Store interface {
-	T() store.T
+	LastSeq() store.Seq
 	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
 	Get(ctx context.Context, key string) ([]byte, error)
 	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
@@ -120,7 +120,7 @@ type Registry struct {
 // cannot have changed: every request asks for its client, and most find that
 // nothing was written since the one before.
 type known struct {
-	at     store.T
+	at     store.Seq
 	raw    []byte
 	client Client
 }
@@ -204,7 +204,7 @@ func (r *Registry) commit(ctx context.Context, w store.StateWrite) error {
 // Get returns a client, also a disabled one, as of the latest commit; NotFound
 // when there is none. Its key set is shared and must not be changed.
 func (r *Registry) Get(ctx context.Context, id string) (Client, error) {
-	at := r.Store.T() // before the read: what it shows is at least that new
+	at := r.Store.LastSeq() // before the read: what it shows is at least that new
 	r.mu.Lock()
 	k, ok := r.known[id]
 	r.mu.Unlock()

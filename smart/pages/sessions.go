@@ -21,7 +21,7 @@ func (q *request) sessionRows() ([]sessionRow, error) {
 	}
 	var out []sessionRow
 	for _, x := range xs {
-		row := sessionRow{SID: x.SID, Agent: x.Place.Agent, IP: x.Place.IP, Created: x.Created, Seen: x.Seen, Here: x.SID == q.x.SID}
+		row := sessionRow{SID: x.SID, Agent: x.Browser.Agent, IP: x.Browser.IP, Created: x.Created, Seen: x.Seen, Here: x.SID == q.x.SID}
 		if row.Agent == "" {
 			row.Agent = "A browser"
 		}

@@ -119,7 +119,7 @@ type launcher struct{ s *launch.Service }
 
 func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
 	_, u, err := l.s.Mint(ctx, launch.Launch{ClientID: in.Client, By: "console", User: in.User, Maker: in.Maker,
-		Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter}}, audit.Event{Kind: audit.Rest, Interaction: "operation", Query: "launch"})
+		Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter}}, audit.Event{Type: audit.Rest, Interaction: "operation", Query: "launch"})
 	return u, err
 }
 
@@ -166,7 +166,7 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	must(t, err)
 	scopes := scope.Parser{TokenParam: func(typ, code string) bool {
 		p, ok := search.Lookup(typ, code)
-		return ok && p.Kind == search.KindToken
+		return ok && p.Kind == search.TypeToken
 	}}
 	clients := &client.Registry{Store: w.store, Scopes: scopes, Clock: w.now}
 	ring, err := keys.Open(dir, w.now)
@@ -411,7 +411,7 @@ func (w *world) measured(patient, client string) {
 	put := func(typ, id, rest string) store.Write {
 		return store.Write{Vendor: "apple", Resource: fhir.Resource{Type: typ, ID: id, JSON: []byte(fhir.Prefix(typ, id) + `}` + rest + `}`)}}
 	}
-	c, err := consent.Grant(consent.Terms{ID: "to-" + client, Patient: patient, Recipient: client, Now: w.now()})
+	c, err := consent.Build(consent.Terms{ID: "to-" + client, Patient: patient, Recipient: client, Now: w.now()})
 	must(w.t, err)
 	_, err = w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: c},
 		put("Device", "watch", `,"patient":{"reference":"Patient/`+patient+`"}`),

@@ -61,7 +61,7 @@ type Engine struct {
 	Outside *issuer.Verifier
 	// Latest is the latest commit. While it stays the same, a grant that was
 	// found good is good until its token expires. Nil: it is asked each time.
-	Latest func() store.T
+	Latest func() store.Seq
 
 	mu    sync.Mutex
 	known map[[32]byte]*known
@@ -328,7 +328,7 @@ func (e *Engine) current(ctx context.Context, k *known, now time.Time) (*access.
 	before := k.principal
 	p, err := e.compile(ctx, k, c, now)
 	if err == nil && p != before {
-		p.Grant.Still = e.still(k, p)
+		p.Grant.Recheck = e.still(k, p)
 	}
 	return p, err
 }
@@ -358,7 +358,7 @@ func (e *Engine) still(k *known, p *access.Principal) func(context.Context) erro
 		if !now.Before(k.expires) {
 			return invalid()
 		}
-		var latest store.T
+		var latest store.Seq
 		if e.Latest != nil { // before the questions: their answers are at least that new
 			if latest = e.Latest(); latest != 0 && uint64(latest) == good.Load() {
 				return nil

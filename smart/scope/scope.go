@@ -75,7 +75,7 @@ type Parser struct {
 // Registered is the TokenParam of this server's own search registry.
 func Registered(typ, code string) bool {
 	p, ok := search.Lookup(typ, code)
-	return ok && p.Kind == search.KindToken
+	return ok && p.Kind == search.TypeToken
 }
 
 func bad(pos int, rule string) error {

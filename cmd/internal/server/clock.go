@@ -21,6 +21,6 @@ func (o operator) ShowClock(ctx context.Context, op admin.Operator) (admin.Clock
 // ResetClock puts the mark back to the clock.
 func (o operator) ResetClock(ctx context.Context, op admin.Operator) (admin.Clock, error) {
 	rq := o.request(op)
-	m, err := o.m.tokens.ResetMark(ctx, audit.Event{Kind: audit.Operator, Interaction: "clock-reset", Principal: rq.Principal, RequestID: rq.RequestID})
+	m, err := o.m.tokens.ResetMark(ctx, audit.Event{Type: audit.Operator, Interaction: "clock-reset", Principal: rq.Principal, RequestID: rq.RequestID})
 	return clockOf(m), err
 }

@@ -95,7 +95,7 @@ func (m *Main) recovered(ctx context.Context, what string, d *recovery.Decision,
 	if problem == "" {
 		problem = "nothing was lost"
 	}
-	err := m.recorder.Record(ctx, audit.Event{Kind: audit.Operator, Interaction: "recover-" + what, Principal: &access.Principal{Operator: d.By},
+	err := m.recorder.Record(ctx, audit.Event{Type: audit.Operator, Interaction: "recover-" + what, Principal: &access.Principal{Operator: d.By},
 		RequestID: m.newID(), Extra: [][2]string{{"problem", problem}, {"decided", d.At.Format("2006-01-02T15:04:05Z07:00")}}})
 	if err != nil {
 		return err

@@ -115,7 +115,7 @@ func (o operator) commitClient(ctx context.Context, op admin.Operator, command, 
 // command, so that neither is without the other.
 func (o operator) commit(ctx context.Context, op admin.Operator, command string, extra [][2]string, state ...store.StateWrite) error {
 	rq := o.request(op)
-	w, leaf, err := o.m.recorder.Prepare(audit.Event{Kind: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
+	w, leaf, err := o.m.recorder.Prepare(audit.Event{Type: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
 		Principal: rq.Principal, RequestID: rq.RequestID, Extra: extra})
 	if err != nil {
 		return err
@@ -144,7 +144,7 @@ func (o operator) ChangeClient(ctx context.Context, op admin.Operator, in admin.
 		return admin.ClientInfo{}, err
 	}
 	rq := o.request(op)
-	ev, leaf, err := o.m.recorder.Prepare(audit.Event{Kind: audit.Operator, Interaction: "client-change", Principal: rq.Principal, RequestID: rq.RequestID,
+	ev, leaf, err := o.m.recorder.Prepare(audit.Event{Type: audit.Operator, Interaction: "client-change", Principal: rq.Principal, RequestID: rq.RequestID,
 		Extra: [][2]string{{"client", c.ID}, {"may-record-consent", strconv.FormatBool(c.RecordsConsent)}}})
 	if err != nil {
 		return admin.ClientInfo{}, err
@@ -195,7 +195,7 @@ func (o operator) StoreStat(ctx context.Context, op admin.Operator) (admin.Store
 		return admin.StoreStat{}, err
 	}
 	s := o.m.store.Stats()
-	out := admin.StoreStat{DiskBytes: s.DiskBytes, Resources: s.Resources, Commit: uint64(s.T), AuditLeaves: s.Log, Dir: filepath.Join(o.m.Config.Data, "store")}
+	out := admin.StoreStat{DiskBytes: s.DiskBytes, Resources: s.Resources, Commit: uint64(s.Seq), AuditLeaves: s.Log, Dir: filepath.Join(o.m.Config.Data, "store")}
 	if x := o.m.store.Space(); x.Known {
 		out.FreeBytes, out.ReserveBytes = x.Free, x.Reserve
 	}

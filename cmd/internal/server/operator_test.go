@@ -106,7 +106,7 @@ func TestOperatorCommandsCommitOnce(t *testing.T) {
 }
 
 type counted struct {
-	at      store.T
+	at      store.Seq
 	leaves  uint64
 	changes int
 }
@@ -124,7 +124,7 @@ func watchCommits(t *testing.T, m *Main) *commitLog {
 		size := m.store.Log().Size()
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.list = append(l.list, counted{c.T, size - l.size, len(c.Changes)})
+		l.list = append(l.list, counted{c.Seq, size - l.size, len(c.Changes)})
 		l.size = size
 	}))
 	return l

@@ -95,7 +95,7 @@ func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.
 	if err := o.havePatient(ctx, in.Patient); err != nil {
 		return admin.ID{}, err
 	}
-	res, err := consent.Grant(consent.Terms{ID: o.m.newID(), Patient: in.Patient, Vendor: in.Vendor, VendorName: vendors.Name(in.Vendor), Categories: in.Categories, Recipient: in.Recipient, Now: o.m.now()})
+	res, err := consent.Build(consent.Terms{ID: o.m.newID(), Patient: in.Patient, Vendor: in.Vendor, VendorName: vendors.Name(in.Vendor), Categories: in.Categories, Recipient: in.Recipient, Now: o.m.now()})
 	if err != nil {
 		return admin.ID{}, err
 	}

@@ -164,7 +164,7 @@ func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
 	banner := true
 	_, to, err := l.m.launches.Mint(ctx, launch.Launch{ClientID: in.Client, By: "console", User: in.User, Maker: in.Maker,
 		Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter, Intent: in.Intent, Banner: &banner, StyleURL: l.m.base + discovery.StylePath}},
-		audit.Event{Kind: audit.Rest, Interaction: "operation", Query: "console launch", Principal: in.By.Principal, RemoteIP: in.By.RemoteIP, RequestID: in.By.RequestID})
+		audit.Event{Type: audit.Rest, Interaction: "operation", Query: "console launch", Principal: in.By.Principal, RemoteIP: in.By.RemoteIP, RequestID: in.By.RequestID})
 	return to, err
 }
 

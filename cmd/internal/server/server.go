@@ -198,7 +198,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	err = errors.Join(err, srv.Shutdown(grace), ops.Close(grace))
 	m.subs.Close()
 	m.exporter.Close()
-	if rerr := m.recorder.Record(grace, audit.Event{Kind: audit.Lifecycle, Interaction: "stop"}); rerr != nil {
+	if rerr := m.recorder.Record(grace, audit.Event{Type: audit.Lifecycle, Interaction: "stop"}); rerr != nil {
 		err = errors.Join(err, rerr)
 	}
 	stop()
@@ -207,7 +207,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 
 // ready records the start, fills the demo, and says that it serves.
 func (m *Main) ready(ctx context.Context) error {
-	if err := m.recorder.Record(ctx, audit.Event{Kind: audit.Lifecycle, Interaction: "start"}); err != nil {
+	if err := m.recorder.Record(ctx, audit.Event{Type: audit.Lifecycle, Interaction: "start"}); err != nil {
 		return err
 	}
 	if m.Config.Demo {

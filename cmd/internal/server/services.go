@@ -41,7 +41,7 @@ import (
 // tokenParam tells the scope parser which parameters may narrow a scope.
 func tokenParam(typ, code string) bool {
 	p, ok := search.Lookup(typ, code)
-	return ok && p.Kind == search.KindToken
+	return ok && p.Kind == search.TypeToken
 }
 
 // openAccess builds what decides: keys, clients, consents, policy, tokens.
@@ -108,7 +108,7 @@ func (m *Main) openFHIR(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.service = &interaction.Service{Store: m.store, Door: door, Audit: m.recorder, Clock: m.now, Rand: rand.Reader,
+	m.service = &interaction.Service{Store: m.store, Validator: door, Audit: m.recorder, Clock: m.now, Rand: rand.Reader,
 		Limits: interaction.Limits{BundleEntries: m.Config.MaxBundle}, Base: m.fhirBase(),
 		Checks: map[string]interaction.Check{"Subscription": m.subs.Check, "Consent": m.consents.Check, "Device": m.stepUp().Device}}
 	return nil
@@ -269,7 +269,7 @@ func (o operator) record(ctx context.Context, rq *interaction.Request, command, 
 }
 
 func commandEvent(rq *interaction.Request, command, patient string) audit.Event {
-	return audit.Event{Kind: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
+	return audit.Event{Type: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
 		Principal: rq.Principal, RequestID: rq.RequestID, Patient: patient}
 }
 

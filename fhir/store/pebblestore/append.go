@@ -139,7 +139,7 @@ func (s *stage) tally(id series.SeriesID) (*seriesState, error) {
 }
 
 // changedAt is the commit that last touched an identity.
-func (s *stage) changedAt(id series.Identity) (store.T, error) {
+func (s *stage) changedAt(id series.Identity) (store.Seq, error) {
 	if t, ok := s.touched[id]; ok {
 		return t, nil
 	}
@@ -150,10 +150,10 @@ func (s *stage) changedAt(id series.Identity) (store.T, error) {
 	if len(v) != 8 {
 		return 0, errRow
 	}
-	return store.T(binary.BigEndian.Uint64(v)), nil
+	return store.Seq(binary.BigEndian.Uint64(v)), nil
 }
 
-func (s *stage) touch(id series.Identity, t store.T) error {
+func (s *stage) touch(id series.Identity, t store.Seq) error {
 	s.touched[id] = t
 	return s.batch.Set(identityKey(id), appendU64(nil, uint64(t)), nil)
 }
@@ -173,7 +173,7 @@ func (s *stage) checkSeries(r *request) error {
 }
 
 // putSeries writes the samples of one SeriesWrite.
-func (s *stage) putSeries(a *appended, t store.T, updated int64, n uint32) error {
+func (s *stage) putSeries(a *appended, t store.Seq, updated int64, n uint32) error {
 	in := a.in
 	st, err := s.tally(in.id)
 	if err != nil {

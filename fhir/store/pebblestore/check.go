@@ -82,7 +82,7 @@ func (c *checker) readable() error {
 // forms checks that each is what its key says.
 func (c *checker) forms() error {
 	return c.each(tabForm, func(k, val []byte) error {
-		f, ok := store.DecodeForm(val)
+		f, ok := store.DecodeTemplate(val)
 		if !ok || !bytes.Equal(k, formKey(f.ID)) {
 			c.problem("F: a form is not what its key says")
 		}
@@ -138,12 +138,12 @@ func (c *checker) documents() error {
 }
 
 // want looks for an index row and compares its to-T.
-func (c *checker) want(key []byte, to store.T, r row, table string) error {
+func (c *checker) want(key []byte, to store.Seq, r row, table string) error {
 	v, err := get(c.v.snap, key)
 	if err != nil {
 		return err
 	}
-	if len(v) < 8 || store.T(binary.BigEndian.Uint64(v)) != to {
+	if len(v) < 8 || store.Seq(binary.BigEndian.Uint64(v)) != to {
 		c.problem("%s/%s: version at T %d has no right %s row", r.typ, r.id, r.t, table)
 	}
 	return nil
@@ -168,7 +168,7 @@ func (c *checker) ids() error {
 		typ, rest, _ := takeStr(k[1:])
 		id, _, _ := takeStr(rest)
 		same := prefix != nil && bytes.Equal(prefix, k[:len(k)-8])
-		var to store.T
+		var to store.Seq
 		if same {
 			to = newer.t
 			if newer.version != p.version+1 {
@@ -252,7 +252,7 @@ func (c *checker) index() error {
 		if other := under(typ, param, value); other != param { // of the second schema, and of no use any more
 			prefix = indexPrefix(typ, other, value)
 		}
-		return c.owner(row{place: p, typ: typ, id: id, t: store.T(binary.BigEndian.Uint64(rest))}, "X", func(v *search.Values) bool {
+		return c.owner(row{place: p, typ: typ, id: id, t: store.Seq(binary.BigEndian.Uint64(rest))}, "X", func(v *search.Values) bool {
 			found := false
 			indexRows(typ, v, func(x []byte) { found = found || bytes.Equal(x, prefix) })
 			return found

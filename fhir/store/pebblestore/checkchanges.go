@@ -17,7 +17,7 @@ type changeCheck struct {
 	*checker
 	seed maphash.Seed
 	rows uint64            // L rows that name a document's version
-	t    store.T           // the commit whose L rows are being read
+	t    store.Seq         // the commit whose L rows are being read
 	here map[fhir.Ref]bool // the documents it names
 	// Per series: the samples that the log names, less those that are there.
 	missing map[series.SeriesID]int64
@@ -42,7 +42,7 @@ func (c *checker) changes() error {
 }
 
 // key identifies a version of a document.
-func (x *changeCheck) key(typ, id string, t store.T) uint64 {
+func (x *changeCheck) key(typ, id string, t store.Seq) uint64 {
 	var h maphash.Hash
 	h.SetSeed(x.seed)
 	for _, s := range []string{typ, id} {
@@ -59,7 +59,7 @@ func (x *changeCheck) row(k, val []byte) error {
 		return nil
 	}
 	r := reader{b: k[1:]}
-	t := store.T(r.u64())
+	t := store.Seq(r.u64())
 	if t == 0 || t > x.v.meta.t {
 		x.problem("L: an entry of T %d is beyond the head", t)
 		return nil
@@ -85,7 +85,7 @@ func (x *changeCheck) ended(err error) bool {
 }
 
 // document holds an entry to the version that it names.
-func (x *changeCheck) document(t store.T, e *entry) error {
+func (x *changeCheck) document(t store.Seq, e *entry) error {
 	ref := fhir.Ref{Type: e.typ, ID: e.id}
 	if x.here[ref] {
 		x.problem("L: T %d names %s twice", t, ref)
@@ -117,7 +117,7 @@ func (x *changeCheck) document(t store.T, e *entry) error {
 }
 
 // series reads the samples of an entry as the change log would give them out.
-func (x *changeCheck) series(t store.T, val []byte) error {
+func (x *changeCheck) series(t store.Seq, val []byte) error {
 	e, err := decodeSamplesEntry(val)
 	if err != nil || !bytes.Equal(e.encode(), val) {
 		x.problem("L: a malformed entry of T %d", t)
@@ -189,7 +189,7 @@ func (x *changeCheck) lost() error {
 		}
 		r := reader{b: k[1:]}
 		if e, err := decodeEntry(val); err == nil {
-			entries[x.key(e.typ, e.id, store.T(r.u64()))] = true
+			entries[x.key(e.typ, e.id, store.Seq(r.u64()))] = true
 		}
 		return nil
 	})

@@ -24,7 +24,7 @@ func (c *checker) orders() error {
 			c.problem("L: malformed row")
 			return nil
 		}
-		t, n := store.T(binary.BigEndian.Uint64(k[1:])), binary.BigEndian.Uint32(k[9:])
+		t, n := store.Seq(binary.BigEndian.Uint64(k[1:])), binary.BigEndian.Uint32(k[9:])
 		typ, patient, ok := changeOf(v)
 		if !ok {
 			c.problem("L: malformed row at T %d", t)
@@ -62,7 +62,7 @@ func (c *checker) orders() error {
 	})
 }
 
-func (c *checker) unlisted(err error, table, typ string, t store.T) {
+func (c *checker) unlisted(err error, table, typ string, t store.Seq) {
 	if err == nil {
 		c.problem("%s: a change of type %s at T %d is not listed", table, typ, t)
 	}
@@ -93,7 +93,7 @@ func (c *checker) updates(tab byte, k, v []byte) error {
 		c.problem("%c: malformed row", tab)
 		return nil
 	}
-	t := store.T(binary.BigEndian.Uint64(rest))
+	t := store.Seq(binary.BigEndian.Uint64(rest))
 	if typ == "AuditEvent" {
 		return c.listedEvents(&u, t)
 	}
@@ -115,7 +115,7 @@ func (c *checker) updates(tab byte, k, v []byte) error {
 	return nil
 }
 
-func (c *checker) listedEvents(u *updates, t store.T) error {
+func (c *checker) listedEvents(u *updates, t store.Seq) error {
 	rows, err := u.events(t)
 	if err != nil {
 		c.problem("U: malformed row at T %d", t)
@@ -137,11 +137,11 @@ func (c *checker) listedEvents(u *updates, t store.T) error {
 type listedIn struct {
 	c      *checker
 	prefix [2][]byte
-	t      [2]store.T
+	t      [2]store.Seq
 	rows   [2][]updates
 }
 
-func (l *listedIn) of(prefix []byte, t store.T) ([]updates, error) {
+func (l *listedIn) of(prefix []byte, t store.Seq) ([]updates, error) {
 	i := 0
 	if prefix[0] == tabTouched {
 		i = 1
@@ -159,7 +159,7 @@ func (l *listedIn) of(prefix []byte, t store.T) ([]updates, error) {
 	return l.rows[i], err
 }
 
-func (l *listedIn) has(prefix []byte, t store.T, n uint32) (bool, error) {
+func (l *listedIn) has(prefix []byte, t store.Seq, n uint32) (bool, error) {
 	rows, err := l.of(prefix, t)
 	for i := range rows {
 		if ns, err := rows[i].changes(); err == nil && slices.Contains(ns, n) {
@@ -169,7 +169,7 @@ func (l *listedIn) has(prefix []byte, t store.T, n uint32) (bool, error) {
 	return false, err
 }
 
-func (l *listedIn) hasEvent(id string, t store.T) (bool, error) {
+func (l *listedIn) hasEvent(id string, t store.Seq) (bool, error) {
 	rows, err := l.of(typeUpdates("AuditEvent"), t)
 	for i := range rows {
 		events, err := rows[i].events(t)

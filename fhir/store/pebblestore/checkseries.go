@@ -52,7 +52,7 @@ func (c *checker) series() error {
 	for _, tab := range []byte{tabOther, tabTag, tabIdentity} {
 		err := c.each(tab, func(k, val []byte) error {
 			if tab == tabIdentity && len(k) == 1+len(series.Identity{}) {
-				if len(val) != 8 || store.T(binary.BigEndian.Uint64(val)) > c.v.meta.t {
+				if len(val) != 8 || store.Seq(binary.BigEndian.Uint64(val)) > c.v.meta.t {
 					c.problem("G: malformed row")
 				}
 				return nil
@@ -143,7 +143,7 @@ func (c *checker) level(in *seriesInfo, level byte, sum *seriesState) (err error
 		for i := range cols.Len() {
 			s := cols.At(i)
 			k := in.t.Key(&s)
-			if s.Class() != in.t.Class || store.T(s.Commit.T) > c.v.meta.t || s.Commit.T == 0 {
+			if s.Class() != in.t.Class || store.Seq(s.Commit.T) > c.v.meta.t || s.Commit.T == 0 {
 				c.problem("%s: sample %d is of another class or commit", where, i)
 			}
 			if (i > 0 || level == levelBase && n > 0) && last.Compare(&k) >= 0 {

@@ -326,7 +326,7 @@ func (d *DB) tell(g *group) {
 	}
 	d.mu.Unlock()
 	for _, r := range g.reqs {
-		if r.commit.T == 0 {
+		if r.commit.Seq == 0 {
 			continue
 		}
 		for _, fn := range fns {

@@ -30,7 +30,7 @@ const crashWriters = 8
 // acked is what one acknowledged commit promised.
 type acked struct {
 	ref  fhir.Ref
-	t    store.T
+	t    store.Seq
 	leaf uint64
 	text string
 	// sample was written too; moved, when set, became a document in the same
@@ -60,7 +60,7 @@ func (j *journal) all() []acked {
 
 // stream is the template of a writer's samples.
 func stream(w int) *series.Template {
-	t := &series.Template{Patient: fmt.Sprintf("p%d", w), Vendor: "apple", Values: 1, Holes: []series.Hole{series.HoleEffective, series.HoleValue},
+	t := &series.Template{Patient: fmt.Sprintf("p%d", w), Vendor: "apple", Values: 1, Holes: []series.Slot{series.HoleEffective, series.HoleValue},
 		Parts: [][]byte{
 			fmt.Appendf(nil, `},"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/p%d"},`, w),
 			[]byte(`,"valueQuantity":{"value":`), []byte(`}}`)}}
@@ -83,7 +83,7 @@ func writer(s store.Store, w int, j *journal, stop *atomic.Bool) error {
 		first := cols.At(0)
 		key := tpl.Key(&first)
 		sample, moved := fhir.Ref{Type: "Observation", ID: key.ID()}, fhir.Ref{}
-		batch := &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: cols}}, Probed: ^store.T(0)}
+		batch := &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: cols}}, Probed: ^store.Seq(0)}
 		if i%7 == 6 {
 			moved, refs = refs[0], refs[1:]
 			batch.Writes = []store.Write{{Op: store.Remove, Expect: store.Existing, Resource: fhir.Resource{Type: moved.Type, ID: moved.ID}}}
@@ -103,7 +103,7 @@ func writer(s store.Store, w int, j *journal, stop *atomic.Bool) error {
 		if err != nil {
 			return err
 		}
-		j.add(acked{ref, r.T, r.LeafIndex, text, sample, moved})
+		j.add(acked{ref, r.Seq, r.LeafIndex, text, sample, moved})
 	}
 	return nil
 }
@@ -115,7 +115,7 @@ func lost(t *testing.T, s store.Store, want []acked) (n int) {
 		r, _, err := s.Read(ctx, a.ref, 0)
 		v, errV := s.Get(ctx, a.text)
 		l, errL := s.Log().Leaf(a.leaf)
-		if err != nil || errV != nil || errL != nil || r.Version != 1 || string(v) != a.text || string(l) != a.text || s.T() < a.t {
+		if err != nil || errV != nil || errL != nil || r.Version != 1 || string(v) != a.text || string(l) != a.text || s.LastSeq() < a.t {
 			n++
 			continue
 		}

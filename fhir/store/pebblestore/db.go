@@ -122,7 +122,7 @@ type view struct {
 
 // meta is the N row "head".
 type meta struct {
-	t         store.T
+	t         store.Seq
 	updated   int64
 	leaves    uint64
 	resources uint64
@@ -136,7 +136,7 @@ func (m meta) encode() []byte {
 
 func decodeMeta(v []byte) (meta, error) {
 	r := reader{b: v}
-	m := meta{t: store.T(r.u64()), updated: int64(r.u64()), leaves: r.u64(), resources: r.u64()}
+	m := meta{t: store.Seq(r.u64()), updated: int64(r.u64()), leaves: r.u64(), resources: r.u64()}
 	if r.bad {
 		return m, errRow
 	}
@@ -397,8 +397,8 @@ func (d *DB) Watch(fn func(store.Commit)) (stop func()) {
 	}
 }
 
-// T is of store.Store.
-func (d *DB) T() store.T {
+// LastSeq is of store.Store.
+func (d *DB) LastSeq() store.Seq {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.view.meta.t
@@ -411,7 +411,7 @@ func (d *DB) Stats() store.Stats {
 		return store.Stats{}
 	}
 	defer d.leave(v)
-	return store.Stats{DiskBytes: d.pdb.Metrics().DiskSpaceUsage(), Resources: v.meta.resources, T: v.meta.t, Log: v.meta.leaves}
+	return store.Stats{DiskBytes: d.pdb.Metrics().DiskSpaceUsage(), Resources: v.meta.resources, Seq: v.meta.t, Log: v.meta.leaves}
 }
 
 // Compact is of store.Store.

@@ -20,7 +20,7 @@ type finder struct {
 	ctx    context.Context
 	op     string
 	v      *view
-	at     store.T
+	at     store.Seq
 	q      *search.Query
 	filter access.Filter
 	owner  string // whose sorted results are kept
@@ -283,9 +283,9 @@ func indexClause(q *search.Query) *search.Clause {
 		switch {
 		case c.Param.Code == "identifier":
 			r = 4
-		case c.Param.Kind == search.KindReference:
+		case c.Param.Kind == search.TypeReference:
 			r = 3
-		case c.Param.Kind == search.KindURI:
+		case c.Param.Kind == search.TypeURI:
 			r = 2
 		}
 		for j := range c.Values {
@@ -333,11 +333,11 @@ func (x *finder) satisfied(m *match) bool {
 }
 
 // visible looks at to-T before anything is decoded.
-func visible(v []byte, from, at store.T) bool {
+func visible(v []byte, from, at store.Seq) bool {
 	if len(v) < 8 || from > at {
 		return false
 	}
-	to := store.T(binary.BigEndian.Uint64(v))
+	to := store.Seq(binary.BigEndian.Uint64(v))
 	return to == 0 || to > at
 }
 
@@ -510,7 +510,7 @@ func (x *finder) indexed(tail, val []byte) (*match, error) {
 	if !good || len(rest) != 8 {
 		return nil, errRow
 	}
-	t := store.T(binary.BigEndian.Uint64(rest))
+	t := store.Seq(binary.BigEndian.Uint64(rest))
 	if !visible(val, t, x.at) {
 		return nil, nil
 	}

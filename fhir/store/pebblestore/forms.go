@@ -17,12 +17,12 @@ const maxForms = 1024
 // forms are the forms that reads needed.
 type forms struct {
 	mu    sync.RWMutex
-	known map[[16]byte]*store.Form
+	known map[[16]byte]*store.Template
 }
 
 // get reads a form, which lies in the batch of the first row that needs it or
 // in one before.
-func (f *forms) get(r pebble.Reader, id [16]byte) (*store.Form, error) {
+func (f *forms) get(r pebble.Reader, id [16]byte) (*store.Template, error) {
 	f.mu.RLock()
 	x := f.known[id]
 	f.mu.RUnlock()
@@ -33,14 +33,14 @@ func (f *forms) get(r pebble.Reader, id [16]byte) (*store.Form, error) {
 	if err != nil {
 		return nil, err
 	}
-	x, ok := store.DecodeForm(b)
+	x, ok := store.DecodeTemplate(b)
 	if !ok || x.ID != id {
 		return nil, errRow
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.known == nil || len(f.known) >= maxForms {
-		f.known = map[[16]byte]*store.Form{}
+		f.known = map[[16]byte]*store.Template{}
 	}
 	f.known[id] = x
 	return x, nil
@@ -66,7 +66,7 @@ func (f *forms) doc(r pebble.Reader, last *recent, typ, id string, v []byte) (do
 }
 
 // putForm writes the form of a document, unless it is known to be there.
-func (s *stage) putForm(f *store.Form) error {
+func (s *stage) putForm(f *store.Template) error {
 	if s.d.wrote[f.ID] || s.forms[f.ID] {
 		return nil
 	}

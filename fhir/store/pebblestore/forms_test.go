@@ -39,7 +39,7 @@ func auditEvent(id string, n int, formed bool) store.Write {
 	b = append(b, `"}}]}`...)
 	w := store.Write{Op: store.Put, Expect: store.Fresh, Resource: fhir.Resource{Type: "AuditEvent", ID: id, JSON: b}}
 	if formed {
-		w.Form, w.Cuts = store.NewForm(b, from, cuts), cuts
+		w.Form, w.Cuts = store.NewTemplate(b, from, cuts), cuts
 	}
 	return w
 }

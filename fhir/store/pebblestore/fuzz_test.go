@@ -28,7 +28,7 @@ var stored = []func(b []byte) (value any, again []byte, err error){
 	func(b []byte) (any, []byte, error) { s, err := decodeSeriesState(b); return s, s.encode(), err },
 	func(b []byte) (any, []byte, error) { m, err := decodeMeta(b); return m, m.encode(), err },
 	func(b []byte) (any, []byte, error) {
-		f, ok := store.DecodeForm(b)
+		f, ok := store.DecodeTemplate(b)
 		if !ok {
 			return nil, nil, errRow
 		}
@@ -71,9 +71,9 @@ func FuzzStored(f *testing.F) {
 		(&entry{place: at, typ: "Observation", id: "x", version: 2, created: true, author: "me", categories: []string{"a", "b"}}).encode(),
 		(&seriesState{maxStart: 1, samples: 2, tails: 3, loose: 4, moves: 5, merges: 6}).encode(),
 		meta{t: 1, updated: 2, leaves: 3, resources: 4}.encode(),
-		store.NewForm([]byte("0123456789"), 1, []int{2, 4, 8, 10}).Encoded,
+		store.NewTemplate([]byte("0123456789"), 1, []int{2, 4, 8, 10}).Encoded,
 		{1, 'a', 0, 2, 'b', 'c'},
-		rowKey(tabDoc, &at, at.code, "Observation", "x", store.T(1<<63)),
+		rowKey(tabDoc, &at, at.code, "Observation", "x", store.Seq(1<<63)),
 	}
 	f.Add(byte(0), (&doc{version: 1, formed: true, form: [16]byte{7}, own: []byte{1, 'x'}}).encode())
 	for which, b := range rows {

@@ -22,7 +22,7 @@ type inspector struct {
 	d      *DB
 	v      *view
 	typ    string
-	at     store.T
+	at     store.Seq
 	fn     func(*store.Row)
 	report func(id, problem string)
 	recent recent
@@ -33,7 +33,7 @@ type inspector struct {
 
 // Inspect implements store.Store. It reads the D rows, out of which searches
 // answer, then the I rows and the X rows by which they are found.
-func (d *DB) Inspect(ctx context.Context, typ string, at store.T, fn func(*store.Row), report func(id, problem string)) error {
+func (d *DB) Inspect(ctx context.Context, typ string, at store.Seq, fn func(*store.Row), report func(id, problem string)) error {
 	const op = "pebblestore.Inspect"
 	v, err := d.enter(op)
 	if err != nil {
@@ -131,7 +131,7 @@ func (x *inspector) document(k, val []byte) error {
 		return nil
 	}
 	m := newMatch(r, d)
-	x.fn(&store.Row{Resource: m.resource(), T: r.t, Hash: p.hash, Facts: &m.facts})
+	x.fn(&store.Row{Resource: m.resource(), Seq: r.t, Hash: p.hash, Facts: &m.facts})
 	return nil
 }
 
@@ -173,7 +173,7 @@ func (x *inspector) rowsOf(r row, d *doc) error {
 		if err != nil {
 			return err
 		}
-		if len(val) < 8 || store.T(binary.BigEndian.Uint64(val)) != d.to {
+		if len(val) < 8 || store.Seq(binary.BigEndian.Uint64(val)) != d.to {
 			x.report(r.id, "an index row by which it is found is missing or changed")
 		}
 	}
@@ -203,7 +203,7 @@ func (x *inspector) ids() error {
 		if p.t > x.v.meta.t {
 			x.report(id, "an I row is of a commit that has not happened")
 		}
-		var to store.T
+		var to store.Seq
 		if prefix != nil && bytes.Equal(prefix, k[:len(k)-8]) {
 			to = newer.t
 			if newer.version != p.version+1 {
@@ -254,7 +254,7 @@ func (x *inspector) indexRow(lower, k, val []byte) (id, problem string, err erro
 	if !ok || len(tail) > 0 {
 		return id, malformed, nil
 	}
-	m, err := x.v.fetchRow(row{place: p, typ: x.typ, id: id, t: store.T(binary.BigEndian.Uint64(rest))})
+	m, err := x.v.fetchRow(row{place: p, typ: x.typ, id: id, t: store.Seq(binary.BigEndian.Uint64(rest))})
 	if errors.Is(err, errRow) {
 		return id, "an index row names a D row that is not there or cannot be read", nil
 	}
@@ -266,7 +266,7 @@ func (x *inspector) indexRow(lower, k, val []byte) (id, problem string, err erro
 	}
 	found := false
 	indexRows(x.typ, m.index(), func(have []byte) { found = found || bytes.Equal(have, prefix) })
-	if !found || m.doc.deleted || m.doc.to != store.T(binary.BigEndian.Uint64(val)) {
+	if !found || m.doc.deleted || m.doc.to != store.Seq(binary.BigEndian.Uint64(val)) {
 		return id, "an index row names a value that it does not have", nil
 	}
 	return id, "", nil

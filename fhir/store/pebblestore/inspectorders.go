@@ -42,7 +42,7 @@ func (x *inspector) updates() error {
 		return nil
 	}
 	lower := typeUpdates(x.typ)
-	var at store.T
+	var at store.Seq
 	seen := map[string]bool{}
 	return x.walk(lower, next(lower), func(it *pebble.Iterator) (bool, error) {
 		rest := it.Key()[len(lower):]
@@ -51,7 +51,7 @@ func (x *inspector) updates() error {
 			x.report("", "a U row cannot be read")
 			return it.Next(), nil
 		}
-		t := store.T(binary.BigEndian.Uint64(rest))
+		t := store.Seq(binary.BigEndian.Uint64(rest))
 		if t != at {
 			at, seen = t, map[string]bool{}
 		}

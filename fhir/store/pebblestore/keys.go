@@ -126,10 +126,10 @@ func next(p []byte) []byte {
 
 func appendU64(b []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(b, v) }
 
-func sortable(ms int64) uint64   { return uint64(ms) ^ 1<<63 }
-func unsortable(u uint64) int64  { return int64(u ^ 1<<63) }
-func inverse(t store.T) uint64   { return ^uint64(t) }
-func uninverse(u uint64) store.T { return store.T(^u) }
+func sortable(ms int64) uint64     { return uint64(ms) ^ 1<<63 }
+func unsortable(u uint64) int64    { return int64(u ^ 1<<63) }
+func inverse(t store.Seq) uint64   { return ^uint64(t) }
+func uninverse(u uint64) store.Seq { return store.Seq(^u) }
 
 // codeHash is the cluster of a code; the empty code has cluster zero.
 func codeHash(code string) (h [8]byte) {
@@ -195,7 +195,7 @@ func clusterKey(table byte, patient, typ string) []byte {
 }
 
 // rowKey is a D or P key.
-func rowKey(table byte, p *place, code [8]byte, typ, id string, t store.T) []byte {
+func rowKey(table byte, p *place, code [8]byte, typ, id string, t store.Seq) []byte {
 	b := append(make([]byte, 0, 160), table)
 	b = appendStr(appendStr(b, p.patient), typ)
 	b = append(b, code[:]...)
@@ -208,7 +208,7 @@ func rowKey(table byte, p *place, code [8]byte, typ, id string, t store.T) []byt
 type row struct {
 	place
 	typ, id string
-	t       store.T
+	t       store.Seq
 }
 
 func parseRow(k []byte) (r row, ok bool) {
@@ -237,7 +237,7 @@ func (r *row) tail(k []byte) bool {
 	if !ok || len(k) != 8 {
 		return false
 	}
-	r.id, r.t = id, store.T(binary.BigEndian.Uint64(k))
+	r.id, r.t = id, store.Seq(binary.BigEndian.Uint64(k))
 	return true
 }
 
@@ -246,7 +246,7 @@ func idPrefix(typ, id string) []byte {
 	return appendStr(appendStr(b, typ), id)
 }
 
-func idKey(typ, id string, t store.T) []byte { return appendU64(idPrefix(typ, id), inverse(t)) }
+func idKey(typ, id string, t store.Seq) []byte { return appendU64(idPrefix(typ, id), inverse(t)) }
 
 func indexPrefix(typ, param, value string) []byte {
 	b := append(make([]byte, 0, 200), tabIndex)
@@ -263,7 +263,7 @@ func clip(v string) string {
 	return "\x02" + string(h[:])
 }
 
-func changeKey(t store.T, n uint32) []byte {
+func changeKey(t store.Seq, n uint32) []byte {
 	b := appendU64([]byte{tabChange}, uint64(t))
 	return binary.BigEndian.AppendUint32(b, n)
 }

@@ -45,7 +45,7 @@ type clusterID struct {
 // clusters are the kinds of those that were asked for.
 type clusters struct {
 	mu     sync.Mutex
-	staged store.T // the latest commit that note was told of, or a later one
+	staged store.Seq // the latest commit that note was told of, or a later one
 	byID   map[clusterID]*cluster
 }
 
@@ -53,13 +53,13 @@ type clusters struct {
 // sees, and perhaps others.
 type cluster struct {
 	kinds   map[string]*kind
-	open    bool    // more than are worth knowing
-	needs   store.T // to learn it a snapshot must see this
-	learned store.T // 0: not yet
+	open    bool      // more than are worth knowing
+	needs   store.Seq // to learn it a snapshot must see this
+	learned store.Seq // 0: not yet
 }
 
 // note tells of a document that the committer writes at t.
-func (c *clusters) note(t store.T, cur *current) {
+func (c *clusters) note(t store.Seq, cur *current) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.staged = max(c.staged, t)
@@ -71,7 +71,7 @@ func (c *clusters) note(t store.T, cur *current) {
 // of returns the kinds of a cluster as of a snapshot that reads at t. When they
 // are not known, learn may be given what a reading of all of it at t has shown,
 // unless it is nil.
-func (c *clusters) of(id clusterID, t, latest store.T) (kinds []*kind, known bool, learn func(map[string]*kind)) {
+func (c *clusters) of(id clusterID, t, latest store.Seq) (kinds []*kind, known bool, learn func(map[string]*kind)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cl := c.byID[id]
@@ -317,7 +317,7 @@ func (x *finder) kindValues(m *match) *search.Values {
 	if err != nil {
 		return &search.Values{}
 	}
-	x.kindShapes.Learn(m.doc.json, func(*search.Shape, []search.Leaf) (*search.Values, bool) { return v, true })
+	x.kindShapes.Learn(m.doc.json, func(*search.Template, []search.Leaf) (*search.Values, bool) { return v, true })
 	return v
 }
 

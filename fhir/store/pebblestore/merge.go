@@ -31,7 +31,7 @@ type source struct {
 type where struct {
 	start int64
 	id    string
-	t     store.T
+	t     store.Seq
 }
 
 func (w where) compare(o where) int {
@@ -65,7 +65,7 @@ func (s *source) stand() {
 	}
 	smp := s.smp.sample()
 	k := s.smp.in.t.Key(&smp)
-	s.row = row{place: s.smp.in.place, typ: "Observation", id: k.ID(), t: store.T(smp.Commit.T)}
+	s.row = row{place: s.smp.in.place, typ: "Observation", id: k.ID(), t: store.Seq(smp.Commit.T)}
 	s.row.start = s.smp.startMS()
 }
 
@@ -129,7 +129,7 @@ func takeMergePos(op string, after []byte) (phase int, from *where, err error) {
 	}
 	from = &where{
 		start: unsortable(binary.BigEndian.Uint64(after[2:])),
-		t:     store.T(binary.BigEndian.Uint64(after[10:])),
+		t:     store.Seq(binary.BigEndian.Uint64(after[10:])),
 		id:    string(after[18:]),
 	}
 	return int(after[1]), from, nil

@@ -76,9 +76,9 @@ func newMeters(d *DB) (*meters, error) {
 	}
 	out.reg, err = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		// Stats of a store that has stopped or is closed are empty.
-		if s := d.Stats(); s.T > 0 {
+		if s := d.Stats(); s.Seq > 0 {
 			o.ObserveInt64(disk, int64(s.DiskBytes))
-			o.ObserveInt64(at, int64(s.T))
+			o.ObserveInt64(at, int64(s.Seq))
 			o.ObserveInt64(resources, int64(s.Resources))
 			o.ObserveInt64(waiting, int64(d.compactor.waiting()))
 			if x := d.Space(); x.Known {

@@ -103,7 +103,7 @@ func (r *rebuilder) document(k, v []byte) error {
 }
 
 // update writes a row of its own for one entry.
-func (r *rebuilder) update(id updatesID, t store.T, updated int64, count uint64, list []byte) error {
+func (r *rebuilder) update(id updatesID, t store.Seq, updated int64, count uint64, list []byte) error {
 	prefix := typeUpdates(id.typ)
 	if !id.whole {
 		prefix = patientUpdates(id.patient, id.typ)
@@ -155,7 +155,7 @@ func (r *rebuilder) change(k, v []byte) error {
 	if len(k) != 13 {
 		return errRow
 	}
-	t, n := store.T(binary.BigEndian.Uint64(k[1:])), binary.BigEndian.Uint32(k[9:])
+	t, n := store.Seq(binary.BigEndian.Uint64(k[1:])), binary.BigEndian.Uint32(k[9:])
 	typ, patient, count, updated := "Observation", "", uint64(1), int64(0)
 	if len(v) > 0 && v[0]&flagSeries != 0 {
 		e, err := decodeSamplesEntry(v)
@@ -188,7 +188,7 @@ func (r *rebuilder) change(k, v []byte) error {
 }
 
 // writtenAt is the lastUpdated of the samples that a commit wrote.
-func (r *rebuilder) writtenAt(t store.T, e *samplesEntry) (updated int64, err error) {
+func (r *rebuilder) writtenAt(t store.Seq, e *samplesEntry) (updated int64, err error) {
 	in, err := r.d.info(r.v.snap, &e.place, e.id)
 	if err != nil {
 		return 0, err

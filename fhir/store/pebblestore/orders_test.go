@@ -71,14 +71,14 @@ func (p *population) open() {
 	p.d = d
 }
 
-func (p *population) commit(ws ...store.Write) store.T {
+func (p *population) commit(ws ...store.Write) store.Seq {
 	p.t.Helper()
 	p.clock.Add(time.Second)
 	r, err := p.d.Commit(context.Background(), &store.Batch{Writes: ws})
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return r.T
+	return r.Seq
 }
 
 // document is the n-th of a patient: older ones are written later.
@@ -94,7 +94,7 @@ func (p *population) document(patient string, n int) store.Write {
 func (p *population) samples(patient string) {
 	p.t.Helper()
 	tpl := &series.Template{Class: series.Instant, Patient: patient, Vendor: "apple", Values: 1,
-		Holes: []series.Hole{series.HoleID, series.HoleEffective, series.HoleValue},
+		Holes: []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue},
 		Parts: [][]byte{[]byte(`},"identifier":[{"system":"urn:x","value":"`), []byte(`"}],"status":"final","code":{"coding":[{"system":"urn:c","code":"pulse"}]},"subject":{"reference":"Patient/` + patient + `"},`),
 			[]byte(`,"valueQuantity":{"value":`), []byte(`}}`)}}
 	copy(tpl.Identity[:], patient+"pulse")
@@ -105,13 +105,13 @@ func (p *population) samples(patient string) {
 		cols.Append(&series.Sample{Start: at, End: series.NoEnd, Values: [4]series.Decimal{{Mant: int64(60 + i%40)}}}, 1)
 	}
 	p.clock.Add(time.Second)
-	if _, err := p.d.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: cols}}, Probed: p.d.T()}); err != nil {
+	if _, err := p.d.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: cols}}, Probed: p.d.LastSeq()}); err != nil {
 		p.t.Fatal(err)
 	}
 }
 
 // find runs a search and returns its ids and the rows it looked at.
-func (p *population) find(raw string, limit int, after string, at store.T) (ids []string, last string, looked uint64) {
+func (p *population) find(raw string, limit int, after string, at store.Seq) (ids []string, last string, looked uint64) {
 	p.t.Helper()
 	typ, params, _ := strings.Cut(raw, "?")
 	pairs, err := search.Pairs(params)
@@ -179,7 +179,7 @@ func TestOrdersAreIndexOperations(t *testing.T) {
 func TestOrdersArePagedByIndex(t *testing.T) {
 	p := newPopulation(t)
 	defer p.d.Close()
-	at := p.d.T()
+	at := p.d.LastSeq()
 	for _, raw := range []string{"Observation?_sort=-_lastUpdated", "Observation?_sort=-date", "Observation?code=weight&_sort=date", "Observation?patient=p03&_sort=_lastUpdated"} {
 		all, _, _ := p.find(raw, 0, "", at)
 		var paged []string

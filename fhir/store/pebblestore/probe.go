@@ -12,7 +12,7 @@ import (
 )
 
 // Probe is of store.Store.
-func (d *DB) Probe(ctx context.Context, ws []store.SeriesWrite) (store.T, [][]store.Presence, error) {
+func (d *DB) Probe(ctx context.Context, ws []store.SeriesWrite) (store.Seq, [][]store.Presence, error) {
 	const op = "pebblestore.Probe"
 	v, err := d.enter(op)
 	if err != nil {

@@ -21,7 +21,7 @@ func idIterator(r pebble.Reader) (*pebble.Iterator, error) {
 }
 
 // headIn is headOf on an iterator of idIterator.
-func headIn(it *pebble.Iterator, ref fhir.Ref, t store.T) (*pointer, error) {
+func headIn(it *pebble.Iterator, ref fhir.Ref, t store.Seq) (*pointer, error) {
 	key := idKey(ref.Type, ref.ID, t)
 	if !it.SeekGE(key) {
 		return nil, it.Error()
@@ -37,7 +37,7 @@ func headIn(it *pebble.Iterator, ref fhir.Ref, t store.T) (*pointer, error) {
 }
 
 // headOf returns the newest version of ref at t, nil when there is none.
-func headOf(r pebble.Reader, ref fhir.Ref, t store.T) (p *pointer, err error) {
+func headOf(r pebble.Reader, ref fhir.Ref, t store.Seq) (p *pointer, err error) {
 	pre := idPrefix(ref.Type, ref.ID)
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
 	if err != nil {
@@ -55,7 +55,7 @@ func headOf(r pebble.Reader, ref fhir.Ref, t store.T) (p *pointer, err error) {
 }
 
 // at resolves the snapshot a read names.
-func (v *view) at(op string, t store.T) (store.T, error) {
+func (v *view) at(op string, t store.Seq) (store.Seq, error) {
 	if t == 0 {
 		return v.meta.t, nil
 	}
@@ -86,7 +86,7 @@ func (v *view) fetchRow(r row) (*match, error) {
 }
 
 // Read is of store.Store.
-func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.T) (fhir.Resource, *access.Facts, error) {
+func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error) {
 	const op = "pebblestore.Read"
 	if at == 0 {
 		if x, ok := d.lately.get(cacheKey{ref: ref}); ok {
@@ -119,7 +119,7 @@ func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.T) (fhir.Resource, *
 
 // current is the version of ref at t, nil when there is none: a document, or
 // a sample.
-func (d *DB) current(v *view, ref fhir.Ref, t store.T) (*match, error) {
+func (d *DB) current(v *view, ref fhir.Ref, t store.Seq) (*match, error) {
 	p, err := headOf(v.snap, ref, t)
 	if err != nil {
 		return nil, err
@@ -128,7 +128,7 @@ func (d *DB) current(v *view, ref fhir.Ref, t store.T) (*match, error) {
 		return v.fetch(ref, p)
 	}
 	s, err := d.sampleOf(v.snap, ref)
-	if err != nil || s == nil || store.T(s.smp.Commit.T) > t {
+	if err != nil || s == nil || store.Seq(s.smp.Commit.T) > t {
 		return nil, err
 	}
 	return newSample(s.in, &s.smp), nil
@@ -157,7 +157,7 @@ func (d *DB) ReadVersion(ctx context.Context, ref fhir.Ref, version uint64) (fhi
 }
 
 // History is of store.Store.
-func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.T, before uint64, fn func(fhir.Resource, *access.Facts) bool) (err error) {
+func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.Seq, before uint64, fn func(fhir.Resource, *access.Facts) bool) (err error) {
 	const op = "pebblestore.History"
 	v, err := d.enter(op)
 	if err != nil {
@@ -199,7 +199,7 @@ func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.T, before uint6
 		return faulted(op, err)
 	}
 	s, err := d.sampleOf(v.snap, ref)
-	if err == nil && s != nil && store.T(s.smp.Commit.T) <= t {
+	if err == nil && s != nil && store.Seq(s.smp.Commit.T) <= t {
 		m := newSample(s.in, &s.smp)
 		fn(m.resource(), &m.facts)
 	}
@@ -229,7 +229,7 @@ func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, er
 			return nil, faulted(op, err)
 		}
 		if p != nil {
-			heads[i] = store.Head{Version: p.version, Hash: p.hash, Deleted: p.deleted, T: p.t}
+			heads[i] = store.Head{Version: p.version, Hash: p.hash, Deleted: p.deleted, Seq: p.t}
 			continue
 		}
 		s, err := d.sampleOf(v.snap, ref)
@@ -237,7 +237,7 @@ func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, er
 			return nil, faulted(op, err)
 		}
 		if s != nil {
-			heads[i] = store.Head{Version: 1, Hash: s.hash(), T: store.T(s.smp.Commit.T)}
+			heads[i] = store.Head{Version: 1, Hash: s.hash(), Seq: store.Seq(s.smp.Commit.T)}
 		}
 	}
 	return heads, nil
@@ -303,16 +303,16 @@ func (d *DB) ListFrom(ctx context.Context, prefix, from string, fn func(key stri
 }
 
 // Changes is of store.Store.
-func (d *DB) Changes(ctx context.Context, from store.T, fn func(*store.Change) bool) error {
+func (d *DB) Changes(ctx context.Context, from store.Seq, fn func(*store.Change) bool) error {
 	return d.changes(ctx, from, false, fn)
 }
 
 // ChangesBrief is of store.Columnar.
-func (d *DB) ChangesBrief(ctx context.Context, from store.T, fn func(*store.Change) bool) error {
+func (d *DB) ChangesBrief(ctx context.Context, from store.Seq, fn func(*store.Change) bool) error {
 	return d.changes(ctx, from, true, fn)
 }
 
-func (d *DB) changes(ctx context.Context, from store.T, brief bool, fn func(*store.Change) bool) (err error) {
+func (d *DB) changes(ctx context.Context, from store.Seq, brief bool, fn func(*store.Change) bool) (err error) {
 	const op = "pebblestore.Changes"
 	v, err := d.enter(op)
 	if err != nil {
@@ -332,10 +332,10 @@ func (d *DB) changes(ctx context.Context, from store.T, brief bool, fn func(*sto
 			return canceled(op, ctx.Err())
 		}
 		k := reader{b: it.Key()[1:]}
-		t := store.T(k.u64())
+		t := store.Seq(k.u64())
 		var more bool
 		if v0 := it.Value(); len(v0) > 0 && v0[0]&flagSeries != 0 && brief {
-			more = fn(&store.Change{T: t})
+			more = fn(&store.Change{Seq: t})
 		} else if len(v0) > 0 && v0[0]&flagSeries != 0 {
 			more, err = d.sampleChanges(v, t, v0, fn)
 		} else {
@@ -349,14 +349,14 @@ func (d *DB) changes(ctx context.Context, from store.T, brief bool, fn func(*sto
 }
 
 // change calls fn with the change of one document.
-func (v *view) change(t store.T, raw []byte, fn func(*store.Change) bool) (bool, error) {
+func (v *view) change(t store.Seq, raw []byte, fn func(*store.Change) bool) (bool, error) {
 	e, err := decodeEntry(raw)
 	if err != nil {
 		return false, err
 	}
 	r := row{place: e.place, typ: e.typ, id: e.id, t: t}
 	var m *match
-	c := store.Change{T: t, Ref: fhir.Ref{Type: e.typ, ID: e.id}, Version: e.version, Created: e.created, Deleted: e.deleted,
+	c := store.Change{Seq: t, Ref: fhir.Ref{Type: e.typ, ID: e.id}, Version: e.version, Created: e.created, Deleted: e.deleted,
 		Facts: access.Facts{Type: e.typ, ID: e.id, Patient: e.patient, Vendor: e.vendor, Author: e.author, Categories: e.categories}}
 	c.Facts.Tokens = func(param string) []access.Token {
 		if m == nil {
@@ -372,7 +372,7 @@ func (v *view) change(t store.T, raw []byte, fn func(*store.Change) bool) (bool,
 
 // sampleChanges calls fn with the samples of a SeriesWrite in order, those
 // among them that have become documents too.
-func (d *DB) sampleChanges(v *view, t store.T, raw []byte, fn func(*store.Change) bool) (more bool, err error) {
+func (d *DB) sampleChanges(v *view, t store.Seq, raw []byte, fn func(*store.Change) bool) (more bool, err error) {
 	e, err := decodeSamplesEntry(raw)
 	if err != nil {
 		return false, err
@@ -386,7 +386,7 @@ func (d *DB) sampleChanges(v *view, t store.T, raw []byte, fn func(*store.Change
 		return false, err
 	}
 	w := v.walkSeries(d, in, t, false)
-	w.pass = func(h *series.Header) bool { return store.T(h.MaxT) < t }
+	w.pass = func(h *series.Header) bool { return store.Seq(h.MaxT) < t }
 	defer closing(closer(w.close), &err)
 	if err := w.seek(e.first, e.end+1); err != nil {
 		return false, err
@@ -395,7 +395,7 @@ func (d *DB) sampleChanges(v *view, t store.T, raw []byte, fn func(*store.Change
 		var m *match
 		if w.valid() {
 			s := w.sample()
-			if store.T(s.Commit.T) != t {
+			if store.Seq(s.Commit.T) != t {
 				if err := w.next(); err != nil {
 					return false, err
 				}
@@ -408,7 +408,7 @@ func (d *DB) sampleChanges(v *view, t store.T, raw []byte, fn func(*store.Change
 		} else if err := w.next(); err != nil {
 			return false, err
 		}
-		if !fn(&store.Change{T: t, Ref: fhir.Ref{Type: "Observation", ID: m.row.id}, Version: 1, Created: true, Facts: m.facts}) {
+		if !fn(&store.Change{Seq: t, Ref: fhir.Ref{Type: "Observation", ID: m.row.id}, Version: 1, Created: true, Facts: m.facts}) {
 			return false, nil
 		}
 	}
@@ -417,7 +417,7 @@ func (d *DB) sampleChanges(v *view, t store.T, raw []byte, fn func(*store.Change
 
 // moved are the samples that a commit wrote within a time of one series and
 // that have become documents since, by id.
-func (v *view) moved(in *seriesInfo, t store.T, first, last int64) (out []*match, err error) {
+func (v *view) moved(in *seriesInfo, t store.Seq, first, last int64) (out []*match, err error) {
 	lo, hi := series.Key{Identity: in.t.Identity, Start: first}, series.Key{Identity: in.t.Identity, Start: last, Check: math.MaxUint32}
 	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: idPrefix("Observation", lo.ID()), UpperBound: next(idPrefix("Observation", hi.ID()))})
 	if err != nil {

@@ -81,7 +81,7 @@ func newResults(d *DB) (*results, error) {
 }
 
 // resultID names the result of a search at a snapshot for its owner.
-func resultID(owner string, q *search.Query, sort []search.SortKey, at store.T) [32]byte {
+func resultID(owner string, q *search.Query, sort []search.SortKey, at store.Seq) [32]byte {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q %q %d %v", owner, q.Type, at, sort)
 	for i := range q.Clauses {

@@ -27,7 +27,7 @@ const (
 
 // doc is a decoded D value.
 type doc struct {
-	to             store.T
+	to             store.Seq
 	deleted        bool
 	version        uint64
 	updated        int64 // Unix ms
@@ -179,7 +179,7 @@ func decodeDoc(v []byte) (d doc, err error) { return new(recent).decodeDoc(v) }
 
 func (last *recent) decodeDoc(v []byte) (d doc, err error) {
 	r := reader{b: v}
-	d.to = store.T(r.u64())
+	d.to = store.Seq(r.u64())
 	f := r.byte()
 	d.deleted, d.formed = f&flagDeleted != 0, f&flagForm != 0
 	d.version, d.updated = r.uvarint(), r.varint()
@@ -200,7 +200,7 @@ func (last *recent) decodeDoc(v []byte) (d doc, err error) {
 // pointer is a decoded I value.
 type pointer struct {
 	place
-	t       store.T
+	t       store.Seq
 	version uint64
 	deleted bool
 	// moved: it is version 1 of what was a sample of series.
@@ -307,7 +307,7 @@ func decodeEntry(v []byte) (e entry, err error) {
 // indexed reports whether a parameter of a type has X rows.
 func indexed(p *search.Param) bool {
 	switch p.Kind {
-	case search.KindToken, search.KindReference, search.KindURI:
+	case search.TypeToken, search.TypeReference, search.TypeURI:
 	default:
 		return false
 	}
@@ -363,8 +363,8 @@ func extractStored(typ string, json []byte) (v *search.Values, complete bool, er
 }
 
 // indexValue is the value under which v has an X row; "" none.
-func indexValue(k search.Kind, v *search.Value) string {
-	if k == search.KindReference {
+func indexValue(k search.ParamType, v *search.Value) string {
+	if k == search.TypeReference {
 		if v.HasSystem { // a logical reference
 			return ""
 		}

@@ -180,7 +180,7 @@ func (x *finder) runsIn(in *seriesInfo, level byte, run func(*store.Run) bool) (
 		if level == levelBase && h.MinStart >= hi {
 			break
 		}
-		if h.MaxStart < lo || h.MinStart >= hi || store.T(h.MinT) > x.at {
+		if h.MaxStart < lo || h.MinStart >= hi || store.Seq(h.MinT) > x.at {
 			continue
 		}
 		b.loaded = false
@@ -232,7 +232,7 @@ func (x *finder) allows(b *runBlock, s *series.Sample) bool {
 // runsOf cuts a block into runs of matches.
 func (x *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (more bool, err error) {
 	in, h := b.in, b.head
-	if !b.each && store.T(h.MaxT) <= x.at && x.surely(in, h) {
+	if !b.each && store.Seq(h.MaxT) <= x.at && x.surely(in, h) {
 		if !x.allows(b, &series.Sample{Start: h.MinStart, End: series.NoEnd, Commit: series.Commit{T: h.MinT, Updated: h.MinUpdated}}) {
 			return true, nil
 		}
@@ -257,7 +257,7 @@ func (x *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (m
 	}
 	for i := range cols.Len() {
 		s := cols.At(i)
-		ok := store.T(s.Commit.T) <= x.at && x.fits(in, &s)
+		ok := store.Seq(s.Commit.T) <= x.at && x.fits(in, &s)
 		if ok && b.each {
 			ok = x.allows(b, &s)
 		}

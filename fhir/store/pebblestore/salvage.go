@@ -96,7 +96,7 @@ type salvage struct {
 // writtenSamples are the samples that a commit wrote of a series.
 type writtenSamples struct {
 	id series.SeriesID
-	t  store.T
+	t  store.Seq
 }
 
 func (s *salvage) copy(from, to string, opts Options) (err error) {
@@ -359,7 +359,7 @@ func (s *salvage) changed(k, v []byte) (bool, error) {
 	if len(k) != 13 {
 		return false, nil
 	}
-	t := store.T(binary.BigEndian.Uint64(k[1:]))
+	t := store.Seq(binary.BigEndian.Uint64(k[1:]))
 	s.top.t = max(s.top.t, t)
 	if len(v) > 0 && v[0]&flagSeries != 0 {
 		e, err := decodeSamplesEntry(v)
@@ -378,7 +378,7 @@ func (s *salvage) changed(k, v []byte) (bool, error) {
 }
 
 // change adds a row to the change log of a commit unless it has it.
-func (s *salvage) change(t store.T, v []byte, is func(v []byte) bool) (err error) {
+func (s *salvage) change(t store.Seq, v []byte, is func(v []byte) bool) (err error) {
 	it, err := s.d.pdb.NewIter(&pebble.IterOptions{LowerBound: changeKey(t, 0), UpperBound: changeKey(t+1, 0)})
 	if err != nil {
 		return err
@@ -421,7 +421,7 @@ func (s *salvage) allSeries() error {
 			return err
 		}
 		for t, e := range written {
-			s.written[writtenSamples{in.id, store.T(t)}] = e
+			s.written[writtenSamples{in.id, store.Seq(t)}] = e
 		}
 		return s.register(in, written)
 	})
@@ -453,7 +453,7 @@ func (s *salvage) blocks(in *seriesInfo, level byte, st *seriesState, written ma
 			st.tails++
 			st.loose += uint64(h.Count)
 		}
-		s.top.t, s.top.updated = max(s.top.t, store.T(h.MaxT)), max(s.top.updated, h.MaxUpdated)
+		s.top.t, s.top.updated = max(s.top.t, store.Seq(h.MaxT)), max(s.top.updated, h.MaxUpdated)
 		for i := range cols.Len() {
 			x := cols.At(i)
 			e := written[x.Commit.T]
@@ -489,7 +489,7 @@ func (s *salvage) register(in *seriesInfo, written map[uint64]*samplesEntry) err
 		if !s.changesLost {
 			break
 		}
-		err = errors.Join(err, s.change(store.T(t), written[t].encode(), func(v []byte) bool {
+		err = errors.Join(err, s.change(store.Seq(t), written[t].encode(), func(v []byte) bool {
 			e, derr := decodeSamplesEntry(v)
 			return derr == nil && v[0]&flagSeries != 0 && e.id == in.id
 		}))
@@ -510,7 +510,7 @@ func (s *salvage) emptied() (err error) {
 		if err != nil {
 			return err
 		}
-		t := store.T(binary.BigEndian.Uint64(k[1:]))
+		t := store.Seq(binary.BigEndian.Uint64(k[1:]))
 		in, err := s.d.info(v.snap, &e.place, e.id)
 		if err != nil {
 			return err

@@ -23,12 +23,12 @@ type samples struct {
 	d    *DB
 	r    pebble.Reader
 	in   *seriesInfo
-	at   store.T
+	at   store.Seq
 	desc bool
 	// lo and hi bound the start, [lo, hi) in Unix microseconds.
 	lo, hi int64
 	// only, when not 0, is the one commit whose samples the walk gives out.
-	only store.T
+	only store.Seq
 	// pass, when not nil, tells that a block has nothing of interest.
 	pass func(*series.Header) bool
 
@@ -97,7 +97,7 @@ func (s *samples) close() (err error) {
 
 // skip reports whether a block holds nothing that this walk can give out.
 func (s *samples) skip(h *series.Header) bool {
-	return h.MaxStart < s.lo || h.MinStart >= s.hi || store.T(h.MinT) > s.at || s.pass != nil && s.pass(h)
+	return h.MaxStart < s.lo || h.MinStart >= s.hi || store.Seq(h.MinT) > s.at || s.pass != nil && s.pass(h)
 }
 
 // columns are empty columns whose memory has been used before. Whoever is
@@ -266,7 +266,7 @@ func (s *samples) choose() error {
 		if s.best == nil {
 			return nil
 		}
-		if t := store.T(s.best.cols.Commits[s.best.i].T); t <= s.at && (s.only == 0 || s.only == t) {
+		if t := store.Seq(s.best.cols.Commits[s.best.i].T); t <= s.at && (s.only == 0 || s.only == t) {
 			return nil
 		}
 		if err := s.move(s.best); err != nil {
@@ -323,6 +323,6 @@ func floorMS(us int64) int64 {
 }
 
 // walkSeries begins a walk of a series at a snapshot.
-func (v *view) walkSeries(d *DB, in *seriesInfo, at store.T, desc bool) *samples {
+func (v *view) walkSeries(d *DB, in *seriesInfo, at store.Seq, desc bool) *samples {
 	return &samples{d: d, r: v.snap, in: in, at: at, desc: desc}
 }

@@ -149,7 +149,7 @@ func TestCompactionIsBounded(t *testing.T) {
 				s := series.Sample{Start: 1767225600e6 + int64(k)*5e6, End: series.NoEnd}
 				s.Values[0] = series.Decimal{Mant: 60}
 				c.Append(&s, 1)
-				if _, err := d.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: c}}, Probed: ^store.T(0)}); err != nil {
+				if _, err := d.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: c}}, Probed: ^store.Seq(0)}); err != nil {
 					t.Fatal(err)
 				}
 			}

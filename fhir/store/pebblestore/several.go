@@ -50,7 +50,7 @@ func (x *finder) mergeSeveral(patient string, desc bool, after []byte) (err erro
 		if !good || len(rest) != 8 {
 			return errRow
 		}
-		t, val := store.T(binary.BigEndian.Uint64(rest)), it.Value()
+		t, val := store.Seq(binary.BigEndian.Uint64(rest)), it.Value()
 		if !visible(val, t, x.at) || len(val) >= 8+len(own) && string(val[8:8+len(own)]) == string(own) {
 			continue
 		}

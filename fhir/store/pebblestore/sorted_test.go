@@ -67,7 +67,7 @@ func TestSortedOnce(t *testing.T) {
 			opts.bounds.run = run
 			p := newPopulation(t, opts)
 			defer p.d.Close()
-			want, at := p.naive(bySize), p.d.T()
+			want, at := p.naive(bySize), p.d.LastSeq()
 			ids, after, looked := p.find(bySize, 100, "", at)
 			got := ids
 			if looked < uint64(len(want)) {
@@ -134,7 +134,7 @@ func TestSortedBounds(t *testing.T) {
 	opts.bounds.run = 100 << 10
 	p := newPopulation(t, opts)
 	defer p.d.Close()
-	at := p.d.T()
+	at := p.d.LastSeq()
 	kept := func() int {
 		p.d.results.mu.Lock()
 		defer p.d.results.mu.Unlock()

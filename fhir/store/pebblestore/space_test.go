@@ -59,7 +59,7 @@ func TestFullDisk(t *testing.T) {
 			Leaves: []store.Leaf{store.Leaf(text)},
 		})
 		if err == nil {
-			j.add(acked{ref: ref, t: r.T, leaf: r.LeafIndex, text: text})
+			j.add(acked{ref: ref, t: r.Seq, leaf: r.LeafIndex, text: text})
 		}
 		return err
 	}
@@ -87,11 +87,11 @@ func TestFullDisk(t *testing.T) {
 		fs.full.Store(true)
 		until(fhir.NoSpace, false)
 		acknowledged := len(j.all())
-		at := s.T()
+		at := s.LastSeq()
 		if err := write(); fhir.KindOf(err) != fhir.NoSpace {
 			t.Fatal("a write on the full disk:", err)
 		}
-		if s.T() != at || len(j.all()) != acknowledged {
+		if s.LastSeq() != at || len(j.all()) != acknowledged {
 			t.Fatal("something was written on the full disk")
 		}
 		if miss := lost(t, s, j.all()); miss != 0 { // reads go on

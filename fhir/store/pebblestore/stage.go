@@ -29,7 +29,7 @@ type current struct {
 	loaded   bool // doc and values are there
 	// Of a document that is kept by form: its bytes before the stamp.
 	canonical []byte
-	form      *store.Form
+	form      *store.Template
 	smp       *located // it is a sample
 }
 
@@ -48,7 +48,7 @@ type stage struct {
 	ids     *pebble.Iterator            // over what was applied before this group; opened when first needed
 
 	// Of the series that the group touches.
-	touched  map[series.Identity]store.T
+	touched  map[series.Identity]store.Seq
 	appended map[series.Identity]bool
 	tallies  map[series.SeriesID]*seriesState
 	written  map[series.SeriesID]*seriesInfo // whose tally has changed
@@ -69,7 +69,7 @@ func (s *stage) close() {
 
 func newStage(d *DB) *stage {
 	return &stage{d: d, batch: d.pdb.NewBatch(), meta: d.head, heads: map[fhir.Ref]*current{}, state: map[string][]byte{},
-		touched: map[series.Identity]store.T{}, appended: map[series.Identity]bool{}, tallies: map[series.SeriesID]*seriesState{},
+		touched: map[series.Identity]store.Seq{}, appended: map[series.Identity]bool{}, tallies: map[series.SeriesID]*seriesState{},
 		written: map[series.SeriesID]*seriesInfo{}, blocks: map[string]*openBlock{}, updates: map[updatesID]*updatesGroup{}}
 }
 
@@ -114,8 +114,8 @@ func (s *stage) add(r *request) error {
 	if len(writes)+len(b.State)+len(b.Leaves)+len(r.series) == 0 {
 		return nil
 	}
-	r.result.T = t
-	r.commit.T = t
+	r.result.Seq = t
+	r.commit.Seq = t
 	s.meta.t, s.meta.updated = t, updated
 	for i, a := range r.series {
 		if err := s.putSeries(a, t, updated, uint32(i)); err != nil {
@@ -167,7 +167,7 @@ func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current, fresh bool) (*
 		}
 		s.ids = it
 	}
-	p, err := headIn(s.ids, ref, ^store.T(0))
+	p, err := headIn(s.ids, ref, ^store.Seq(0))
 	if err != nil {
 		s.close() // the next look-up begins with an iterator that met no error
 		return nil, err
@@ -222,7 +222,7 @@ func (s *stage) load(ref fhir.Ref, c *current) error {
 }
 
 // resolve decides one write: refused, unchanged (nil write), or what to write.
-func (s *stage) resolve(r *request, i int, t store.T, updated int64, local map[fhir.Ref]*current) (*write, store.Outcome, error) {
+func (s *stage) resolve(r *request, i int, t store.Seq, updated int64, local map[fhir.Ref]*current) (*write, store.Outcome, error) {
 	w := &r.batch.Writes[i]
 	ref := w.Resource.Ref()
 	out := store.Outcome{Ref: ref}
@@ -339,7 +339,7 @@ func (s *stage) stateOf(key string) ([]byte, error) {
 
 // put writes the rows of one resource write and closes those of the version
 // before. It returns the change, nil for an AuditEvent.
-func (s *stage) put(w *write, t store.T, n uint32) (*store.Change, error) {
+func (s *stage) put(w *write, t store.Seq, n uint32) (*store.Change, error) {
 	if k, ok := series.ParseID(w.ref.ID); ok && w.ref.Type == "Observation" {
 		if err := s.touch(k.Identity, t); err != nil {
 			return nil, err
@@ -403,7 +403,7 @@ func (s *stage) put(w *write, t store.T, n uint32) (*store.Change, error) {
 	if err := s.batch.Set(changeKey(t, n), e.encode(), nil); err != nil {
 		return nil, err
 	}
-	return &store.Change{T: t, Ref: w.ref, Version: c.version, Created: w.created, Deleted: c.deleted, Facts: access.Facts{
+	return &store.Change{Seq: t, Ref: w.ref, Version: c.version, Created: w.created, Deleted: c.deleted, Facts: access.Facts{
 		Type: w.ref.Type, ID: w.ref.ID, Patient: c.patient, Vendor: c.doc.vendor, Author: c.doc.author, Categories: c.doc.categories,
 		Tokens: c.tokens(w.ref.Type),
 	}}, nil

@@ -353,7 +353,7 @@ func (s *sampleRows) next() {
 func newSample(in *seriesInfo, s *series.Sample) *match {
 	k := in.t.Key(s)
 	m := &match{in: in, smp: *s}
-	m.row = row{place: in.place, typ: "Observation", id: k.ID(), t: store.T(s.Commit.T)}
+	m.row = row{place: in.place, typ: "Observation", id: k.ID(), t: store.Seq(s.Commit.T)}
 	m.row.start = floorMS(s.Start)
 	m.doc = doc{version: 1, updated: s.Commit.Updated, vendor: in.t.Vendor, categories: in.t.Categories}
 	m.facts = in.facts()

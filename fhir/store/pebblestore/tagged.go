@@ -36,7 +36,7 @@ func (x *finder) openTagged(param, value string, after string) (*tagged, error) 
 			if err != nil {
 				return nil, err
 			}
-			if l != nil && store.T(l.smp.Commit.T) <= x.at && value > after {
+			if l != nil && store.Seq(l.smp.Commit.T) <= x.at && value > after {
 				t.one = l
 			}
 		}

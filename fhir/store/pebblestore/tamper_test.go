@@ -148,8 +148,8 @@ func auditWorld(t *testing.T) (*DB, *audit.Recorder, *audit.Notary) {
 		t.Fatal(err)
 	}
 	for i := range 4 {
-		evs := []audit.Event{{Kind: audit.Rest, Interaction: "read", Patient: "ada", Data: []audit.DataRef{{Ref: fhir.Ref{Type: "Observation", ID: fmt.Sprint("o", i)}, Version: 1}}},
-			{Kind: audit.AuditRead, Interaction: "search-type", Query: fmt.Sprint("GET AuditEvent?_count=", i)}}
+		evs := []audit.Event{{Type: audit.Rest, Interaction: "read", Patient: "ada", Data: []audit.DataRef{{Ref: fhir.Ref{Type: "Observation", ID: fmt.Sprint("o", i)}, Version: 1}}},
+			{Type: audit.AuditRead, Interaction: "search-type", Query: fmt.Sprint("GET AuditEvent?_count=", i)}}
 		if err := rec.Record(context.Background(), evs[:1+i%2]...); err != nil {
 			t.Fatal(err)
 		}
@@ -233,7 +233,7 @@ func (x *tamperer) told() string {
 		if err != nil {
 			x.t.Fatal(err)
 		}
-		for _, at := range []store.T{0, 2, 4} {
+		for _, at := range []store.Seq{0, 2, 4} {
 			err = x.d.Find(context.Background(), store.Find{Query: p, Filter: all(), At: at}, func(f *store.Found) bool {
 				ids[f.Resource.ID] = true
 				fmt.Fprintf(&out, "%d %s %s\n", at, blind(f.Resource.JSON), f.Facts.Author)
@@ -311,7 +311,7 @@ func TestCheckFindsEveryTamperedChange(t *testing.T) {
 // changes returns what the change log tells, in order of commits.
 func (x *tamperer) changes() (out []string) {
 	err := x.d.Changes(context.Background(), 0, func(c *store.Change) bool {
-		out = append(out, fmt.Sprintf("%06d %s %d %t %t %+v", c.T, c.Ref, c.Version, c.Created, c.Deleted, c.Facts.Tokens("code")))
+		out = append(out, fmt.Sprintf("%06d %s %d %t %t %+v", c.Seq, c.Ref, c.Version, c.Created, c.Deleted, c.Facts.Tokens("code")))
 		return true
 	})
 	slices.Sort(out)
@@ -351,7 +351,7 @@ func changed(t *testing.T) *DB {
 			s.Values[0] = series.Decimal{Mant: 60 + int64(i)}
 			c.Append(&s, 1)
 		}
-		commit(store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: c}}, Probed: ^store.T(0)})
+		commit(store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: c}}, Probed: ^store.Seq(0)})
 	}
 	var ids []string
 	if err := d.Changes(context.Background(), 4, func(c *store.Change) bool { ids = append(ids, c.Ref.ID); return true }); err != nil || len(ids) != 10 {

@@ -31,7 +31,7 @@ func streamTemplate(patient, code, device string, class series.Class, variant in
 		[]byte(`"},{"system":"urn:s","value":"stream-` + patient + code + `"}],"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"` + code + `"},{"system":"urn:v","code":"v` + code + strconv.Itoa(variant) + `"}]},"subject":{"reference":"Patient/` + patient + `"},`),
 		[]byte(`,"valueQuantity":{"value":`),
 	}
-	t.Holes = []series.Hole{series.HoleID, series.HoleEffective, series.HoleValue}
+	t.Holes = []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue}
 	end := `,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"},"device":{"reference":"Device/` + device + `"}`
 	if t.Values == 2 {
 		t.Parts = append(t.Parts, []byte(end+`,"component":[{"code":{"coding":[{"system":"urn:v","code":"min"}]},"valueQuantity":{"value":`))
@@ -48,7 +48,7 @@ type world struct {
 	rnd  *rand.Rand
 	a, b store.Store
 	ids  []string
-	pins []store.T
+	pins []store.Seq
 	tpls []*series.Template
 }
 
@@ -85,8 +85,8 @@ func (w *world) commit(b *store.Batch) {
 	ba := *b
 	ra, ea := w.a.Commit(context.Background(), &ba)
 	rb, eb := w.b.Commit(context.Background(), b)
-	if fhir.KindOf(ea) != fhir.KindOf(eb) || (ea == nil) != (eb == nil) || ra.T != rb.T || len(ra.Outcomes) != len(rb.Outcomes) {
-		w.t.Fatalf("commit: %+v %v; %+v %v", ra.T, ea, rb.T, eb)
+	if fhir.KindOf(ea) != fhir.KindOf(eb) || (ea == nil) != (eb == nil) || ra.Seq != rb.Seq || len(ra.Outcomes) != len(rb.Outcomes) {
+		w.t.Fatalf("commit: %+v %v; %+v %v", ra.Seq, ea, rb.Seq, eb)
 	}
 	for i := range ra.Outcomes {
 		x, y := ra.Outcomes[i], rb.Outcomes[i]
@@ -94,7 +94,7 @@ func (w *world) commit(b *store.Batch) {
 			w.t.Fatalf("outcome %d: %+v %+v", i, x, y)
 		}
 	}
-	w.pins = append(w.pins, rb.T)
+	w.pins = append(w.pins, rb.Seq)
 }
 
 // stream writes random samples of a template.
@@ -167,7 +167,7 @@ func (w *world) stream() {
 
 // batchIfAlike keeps the two alike where only one of them can refuse.
 func batchIfAlike(_ *world, b *store.Batch) *store.Batch {
-	b.Probed = ^store.T(0)
+	b.Probed = ^store.Seq(0)
 	return b
 }
 
@@ -278,7 +278,7 @@ func (w *world) same(what string, x, y []string) {
 
 func (w *world) others() {
 	ctx := context.Background()
-	var at store.T
+	var at store.Seq
 	if len(w.pins) > 0 {
 		at = w.pins[w.rnd.IntN(len(w.pins))]
 	}
@@ -297,7 +297,7 @@ func (w *world) others() {
 		},
 		"changes": func(s store.Store) (out []string) {
 			_ = s.Changes(ctx, at, func(c *store.Change) bool {
-				out = append(out, fmt.Sprint(c.T, c.Ref, c.Version, c.Created, c.Deleted, c.Facts.Patient, c.Facts.Categories, c.Facts.Vendor, c.Facts.Author))
+				out = append(out, fmt.Sprint(c.Seq, c.Ref, c.Version, c.Created, c.Deleted, c.Facts.Patient, c.Facts.Categories, c.Facts.Vendor, c.Facts.Author))
 				return true
 			})
 			return out

@@ -25,7 +25,7 @@ func typeUpdates(typ string) []byte {
 func patientUpdates(patient, typ string) []byte { return clusterKey(tabTouched, patient, typ) }
 
 // updatesKey completes a U or V prefix.
-func updatesKey(prefix []byte, t store.T, n uint32) []byte {
+func updatesKey(prefix []byte, t store.Seq, n uint32) []byte {
 	return binary.BigEndian.AppendUint32(appendU64(slices.Clone(prefix), uint64(t)), n)
 }
 
@@ -74,7 +74,7 @@ func (s *stage) noteUpdateIn(id updatesID, count uint64, add func([]byte) []byte
 }
 
 // putUpdates writes the U and V rows of a batch.
-func (s *stage) putUpdates(t store.T, updated int64) error {
+func (s *stage) putUpdates(t store.Seq, updated int64) error {
 	for id, g := range s.updates {
 		prefix := typeUpdates(id.typ)
 		if !id.whole {
@@ -103,7 +103,7 @@ func decodeUpdates(v []byte) (u updates, err error) {
 }
 
 // events reads the list of a U row of AuditEvents.
-func (u *updates) events(t store.T) (out []row, err error) {
+func (u *updates) events(t store.Seq) (out []row, err error) {
 	for b := u.list; len(b) > 0; {
 		r := reader{b: b}
 		w := row{typ: "AuditEvent", t: t, id: r.text()}
@@ -228,19 +228,19 @@ func (x *finder) updateRows() (it *pebble.Iterator, prefix []byte, err error) {
 }
 
 // rowOf reads the row on which an iterator stands.
-func rowOf(it *pebble.Iterator, prefix []byte) (t store.T, u updates, err error) {
+func rowOf(it *pebble.Iterator, prefix []byte) (t store.Seq, u updates, err error) {
 	k := it.Key()
 	if len(k) != len(prefix)+12 {
 		return 0, u, errRow
 	}
 	u, err = decodeUpdates(it.Value())
-	return store.T(binary.BigEndian.Uint64(k[len(prefix):])), u, err
+	return store.Seq(binary.BigEndian.Uint64(k[len(prefix):])), u, err
 }
 
 // firstUpdated is the T from which on nothing was updated before ms: rows lie
 // in the order of T, and lastUpdated never decreases with T.
-func (x *finder) firstUpdated(it *pebble.Iterator, prefix []byte, ms int64) (store.T, error) {
-	lo, hi := store.T(0), x.at+1
+func (x *finder) firstUpdated(it *pebble.Iterator, prefix []byte, ms int64) (store.Seq, error) {
+	lo, hi := store.Seq(0), x.at+1
 	for lo < hi {
 		mid := lo + (hi-lo)/2
 		if !it.SeekGE(updatesKey(prefix, mid, 0)) {
@@ -320,7 +320,7 @@ func (x *finder) walkUpdates(desc bool, from *updatePoint) (err error) {
 		}
 		ok = it.SeekLT(updatesKey(prefix, end, 0))
 	} else {
-		first := store.T(0)
+		first := store.Seq(0)
 		if lo != math.MinInt64 {
 			if first, err = x.firstUpdated(it, prefix, lo); err != nil {
 				return err
@@ -371,7 +371,7 @@ type unit struct {
 
 // writtenRun is an L row of samples.
 type writtenRun struct {
-	t store.T
+	t store.Seq
 	e samplesEntry
 }
 
@@ -383,7 +383,7 @@ func (u *unit) close() error {
 }
 
 // add takes the entries of a row into the unit.
-func (u *unit) add(t store.T, r *updates) error {
+func (u *unit) add(t store.Seq, r *updates) error {
 	u.open, u.updated = true, r.updated
 	if u.x.q.Type == "AuditEvent" {
 		rows, err := r.events(t)
@@ -417,7 +417,7 @@ func (u *unit) add(t store.T, r *updates) error {
 	return nil
 }
 
-func (u *unit) entry(t store.T, v []byte) error {
+func (u *unit) entry(t store.Seq, v []byte) error {
 	if len(v) > 0 && v[0]&flagSeries != 0 {
 		e, err := decodeSamplesEntry(v)
 		if err == nil {
@@ -488,7 +488,7 @@ func (u *unit) give(from *updatePoint) (more bool, err error) {
 func (x *finder) written(in *seriesInfo, r *writtenRun, after string) (*samples, error) {
 	w := x.v.walkSeries(x.d, in, r.t, false)
 	w.only = r.t
-	w.pass = func(h *series.Header) bool { return store.T(h.MaxT) < r.t }
+	w.pass = func(h *series.Header) bool { return store.Seq(h.MaxT) < r.t }
 	lo, hi := microsOf(x.dates(in.bucket))
 	lo, hi = max(lo, r.e.first), min(hi, r.e.end+1)
 	if k, ok := series.ParseID(after); ok {

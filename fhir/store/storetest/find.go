@@ -84,7 +84,7 @@ func paged(t fataler, s store.Store, f store.Find, n int) []string {
 }
 
 // world is the naive model: what is current after each commit.
-type world map[store.T]map[string]*search.Values
+type world map[store.Seq]map[string]*search.Values
 
 var queries = []struct{ typ, raw string }{
 	{"Observation", ""}, {"Observation", "patient=p1"}, {"Observation", "patient=p1&code=c1"},
@@ -126,7 +126,7 @@ var bounded = []struct{ typ, raw string }{
 }
 
 // polls asks for what was updated before and after a commit.
-func (w world) polls(rt *rapid.T, s store.Store, at store.T) {
+func (w world) polls(rt *rapid.T, s store.Store, at store.Seq) {
 	var when []int64
 	for _, v := range w[at] {
 		when = append(when, v.ByParam["_lastUpdated"][0].Lo)
@@ -152,7 +152,7 @@ func testFind(t *testing.T, d Driver) {
 		defer func() { shut(t, s) }()
 		w, last := write(rt, s)
 		s = d.Reopen(t, s)
-		ts := make([]store.T, 0, len(w))
+		ts := make([]store.Seq, 0, len(w))
 		for at := range w {
 			ts = append(ts, at)
 		}
@@ -170,11 +170,11 @@ func testFind(t *testing.T, d Driver) {
 }
 
 // write commits random batches and keeps the model.
-func write(rt *rapid.T, s store.Store) (world, store.T) {
+func write(rt *rapid.T, s store.Store) (world, store.Seq) {
 	w := world{}
 	cur := map[string]*search.Values{}
 	var samples []string
-	last := store.T(0)
+	last := store.Seq(0)
 	for range rapid.IntRange(4, 25).Draw(rt, "commits") {
 		ids := rapid.SliceOfNDistinct(rapid.IntRange(0, 15), 1, 4, rapid.ID[int]).Draw(rt, "ids")
 		var b store.Batch
@@ -202,7 +202,7 @@ func write(rt *rapid.T, s store.Store) (world, store.T) {
 				if err != nil {
 					rt.Fatal(err)
 				}
-				v, err := search.Extract("Observation", stamped(x, i, r.T, res.LastUpdated))
+				v, err := search.Extract("Observation", stamped(x, i, r.Seq, res.LastUpdated))
 				if err != nil {
 					rt.Fatal(err)
 				}
@@ -225,15 +225,15 @@ func write(rt *rapid.T, s store.Store) (world, store.T) {
 			}
 			cur[key] = v
 		}
-		if r.T == 0 {
+		if r.Seq == 0 {
 			continue
 		}
-		last = r.T
+		last = r.Seq
 		snap := map[string]*search.Values{}
 		for k, v := range cur {
 			snap[k] = v
 		}
-		w[r.T] = snap
+		w[r.Seq] = snap
 	}
 	if last == 0 {
 		rt.Skip("nothing was written")
@@ -302,7 +302,7 @@ func anyWrite(rt *rapid.T, i int) store.Write {
 }
 
 // check compares one search with the model.
-func (w world) check(rt *rapid.T, s store.Store, typ, raw string, at store.T, page int) {
+func (w world) check(rt *rapid.T, s store.Store, typ, raw string, at store.Seq, page int) {
 	q := parse(rt, typ, raw)
 	var want []string
 	for key, v := range w[at] {
@@ -335,7 +335,7 @@ func (w world) check(rt *rapid.T, s store.Store, typ, raw string, at store.T, pa
 }
 
 // scans compares whole-type scans with the model.
-func (w world) scans(rt *rapid.T, s store.Store, at store.T) {
+func (w world) scans(rt *rapid.T, s store.Store, at store.Seq) {
 	types := []string{"Provenance", "Observation", "Patient"}
 	for _, patient := range []string{"", "p1", "p3"} {
 		var want, got []string
@@ -367,7 +367,7 @@ func (w world) scans(rt *rapid.T, s store.Store, at store.T) {
 
 // since compares an incremental scan with the change log: every resource that
 // changed after an earlier commit, in its current version, deleted or not.
-func (w world) since(rt *rapid.T, s store.Store, types []string, at store.T) {
+func (w world) since(rt *rapid.T, s store.Store, types []string, at store.Seq) {
 	from := at / 2
 	want := map[string]uint64{}
 	var start time.Time
@@ -376,7 +376,7 @@ func (w world) since(rt *rapid.T, s store.Store, types []string, at store.T) {
 		if err != nil {
 			rt.Fatal(err)
 		}
-		if c.T <= from {
+		if c.Seq <= from {
 			start = r.LastUpdated
 		} else if slices.Contains(types, c.Ref.Type) {
 			want[c.Ref.String()] = c.Version

@@ -21,7 +21,7 @@ var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC).UnixMicro()
 // pulse is a stream of p1's instants with code c1, of one value.
 func pulse(device string) *series.Template {
 	t := &series.Template{Patient: "p1", Vendor: "apple", Categories: []string{"vital-signs"}, Values: 1,
-		Holes: []series.Hole{series.HoleID, series.HoleEffective, series.HoleValue},
+		Holes: []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue},
 		Parts: [][]byte{
 			[]byte(`},"identifier":[{"system":"urn:x","value":"`),
 			[]byte(`"}],"status":"final","category":[{"coding":[{"system":"urn:category","code":"vital-signs"}]}],"code":{"coding":[{"system":"` + sys + `","code":"c1"}]},"subject":{"reference":"Patient/p1"},`),
@@ -53,11 +53,11 @@ func idsOf(w store.SeriesWrite) (ids []string) {
 	return ids
 }
 
-func probe(t fataler, s store.Store, ws ...store.SeriesWrite) (store.T, [][]store.Presence) {
+func probe(t fataler, s store.Store, ws ...store.SeriesWrite) (store.Seq, [][]store.Presence) {
 	t.Helper()
 	at, found, err := s.Probe(context.Background(), ws)
-	if err != nil || at != s.T() || len(found) != len(ws) {
-		t.Fatalf("probe as of %d of %d: %d answers, %v", at, s.T(), len(found), err)
+	if err != nil || at != s.LastSeq() || len(found) != len(ws) {
+		t.Fatalf("probe as of %d of %d: %d answers, %v", at, s.LastSeq(), len(found), err)
 	}
 	return at, found
 }
@@ -74,14 +74,14 @@ func sampled(t fataler, s store.Store, ws ...store.SeriesWrite) store.Result {
 		}
 	}
 	r, err := s.Commit(context.Background(), &store.Batch{Series: ws, Probed: at})
-	if err != nil || r.T != at+1 {
-		t.Fatalf("commit %d after %d: %v", r.T, at, err)
+	if err != nil || r.Seq != at+1 {
+		t.Fatalf("commit %d after %d: %v", r.Seq, at, err)
 	}
 	return r
 }
 
 // stamped is the form in which sample i of w must be given out.
-func stamped(w store.SeriesWrite, i int, at store.T, updated time.Time) []byte {
+func stamped(w store.SeriesWrite, i int, at store.Seq, updated time.Time) []byte {
 	s := w.Columns.At(i)
 	s.Commit = series.Commit{T: uint64(at), Updated: updated.UnixMilli()}
 	return w.Template.Append(nil, &s)
@@ -97,15 +97,15 @@ func testSamples(t *testing.T, s store.Store) {
 	w := every(pulse("d1"), noon, 5, 60)
 	ids := idsOf(w)
 	r := sampled(t, s, w)
-	if got := seen[len(seen)-1]; got.T != r.T || got.Samples+len(got.Changes) != 5 {
-		t.Fatalf("watched %d changes and %d samples of commit %d", len(got.Changes), got.Samples, got.T)
+	if got := seen[len(seen)-1]; got.Seq != r.Seq || got.Samples+len(got.Changes) != 5 {
+		t.Fatalf("watched %d changes and %d samples of commit %d", len(got.Changes), got.Samples, got.Seq)
 	}
 	var updated time.Time
 	for i, id := range ids {
 		ref := fhir.Ref{Type: "Observation", ID: id}
 		res, f, err := s.Read(ctx, ref, 0)
 		updated = res.LastUpdated
-		if err != nil || res.Version != 1 || res.Deleted || !bytes.Equal(res.JSON, stamped(w, i, r.T, updated)) {
+		if err != nil || res.Version != 1 || res.Deleted || !bytes.Equal(res.JSON, stamped(w, i, r.Seq, updated)) {
 			t.Fatalf("read %+v %s: %v", res, res.JSON, err)
 		}
 		if f.Patient != "p1" || f.Vendor != "apple" || f.Author != "" || f.ID != id || !slices.Equal(f.Categories, []string{"vital-signs"}) {
@@ -121,7 +121,7 @@ func testSamples(t *testing.T, s store.Store) {
 		if _, _, err := s.ReadVersion(ctx, ref, 2); fhir.KindOf(err) != fhir.NotFound {
 			t.Fatalf("version 2: %v", err)
 		}
-		if _, _, err := s.Read(ctx, ref, r.T-1); fhir.KindOf(err) != fhir.NotFound {
+		if _, _, err := s.Read(ctx, ref, r.Seq-1); fhir.KindOf(err) != fhir.NotFound {
 			t.Fatalf("before it was written: %v", err)
 		}
 		n := 0
@@ -134,7 +134,7 @@ func testSamples(t *testing.T, s store.Store) {
 		}
 		hs, err := s.Heads(ctx, []fhir.Ref{{Type: "Observation", ID: "none"}, ref})
 		if x := w.Columns.At(i); err != nil || hs[0] != (store.Head{}) ||
-			hs[1] != (store.Head{Version: 1, T: r.T, Hash: store.ContentHash(w.Template.Append(nil, &x))}) {
+			hs[1] != (store.Head{Version: 1, Seq: r.Seq, Hash: store.ContentHash(w.Template.Append(nil, &x))}) {
 			t.Fatalf("heads %+v %v", hs, err)
 		}
 	}
@@ -145,8 +145,8 @@ func testSamples(t *testing.T, s store.Store) {
 		}
 	}
 	var got []string
-	err := s.Changes(ctx, r.T-1, func(c *store.Change) bool {
-		if c.T != r.T || c.Version != 1 || !c.Created || c.Deleted || c.Facts.Patient != "p1" || c.Facts.Vendor != "apple" || len(c.Facts.Tokens("code")) != 1 {
+	err := s.Changes(ctx, r.Seq-1, func(c *store.Change) bool {
+		if c.Seq != r.Seq || c.Version != 1 || !c.Created || c.Deleted || c.Facts.Patient != "p1" || c.Facts.Vendor != "apple" || len(c.Facts.Tokens("code")) != 1 {
 			t.Errorf("change %+v", c)
 		}
 		got = append(got, strings.Clone(c.Ref.ID))
@@ -197,7 +197,7 @@ func testSamplesFound(t *testing.T, s store.Store) {
 		}
 	}
 	q := parse(t, "Observation", "patient=p1&code=c1&_sort=date")
-	for at, want := range map[store.T][]string{r0.T: {"o2", "o1"}, r.T: asc[:7]} {
+	for at, want := range map[store.Seq][]string{r0.Seq: {"o2", "o1"}, r.Seq: asc[:7]} {
 		if got := found(t, s, store.Find{Query: q, Filter: all, At: at}); !slices.Equal(got, want) {
 			t.Errorf("at %d: %v", at, got)
 		}
@@ -208,7 +208,7 @@ func testSamplesFound(t *testing.T, s store.Store) {
 	}
 	for since, want := range map[time.Time]int{{}: 8, first.LastUpdated: 6} {
 		n := 0
-		err := s.Scan(t.Context(), store.ScanRange{Types: []string{"Observation"}, Patient: "p1", Since: since, At: s.T(), Filter: all}, func(*store.Found) bool { n++; return true })
+		err := s.Scan(t.Context(), store.ScanRange{Types: []string{"Observation"}, Patient: "p1", Since: since, At: s.LastSeq(), Filter: all}, func(*store.Found) bool { n++; return true })
 		if err != nil || n != want {
 			t.Errorf("scan since %v: %d %v", since, n, err)
 		}
@@ -237,16 +237,16 @@ func testSamplesMoved(t *testing.T, s store.Store) {
 		t.Fatalf("outcomes %+v", o)
 	}
 	for _, look := range []struct {
-		at   store.T
+		at   store.Seq
 		want []string
-	}{{r.T, ids}, {r2.T, []string{ids[0], ids[2], ids[4], ids[1]}}, {0, []string{ids[0], ids[2], ids[4], ids[1]}}} {
+	}{{r.Seq, ids}, {r2.Seq, []string{ids[0], ids[2], ids[4], ids[1]}}, {0, []string{ids[0], ids[2], ids[4], ids[1]}}} {
 		if got := found(t, s, store.Find{Query: q, Filter: all, At: look.at}); !slices.Equal(got, look.want) {
 			t.Errorf("at %d: %v, want %v", look.at, got, look.want)
 		}
 		for i, id := range ids {
 			res, _, err := s.Read(ctx, fhir.Ref{Type: "Observation", ID: id}, look.at)
 			version := uint64(1)
-			if look.at != r.T && (i == 1 || i == 3) {
+			if look.at != r.Seq && (i == 1 || i == 3) {
 				version = 2
 			}
 			if err != nil || res.Version != version || res.Deleted != (i == 3 && version == 2) {
@@ -257,7 +257,7 @@ func testSamplesMoved(t *testing.T, s store.Store) {
 	for i, want := range [][]uint64{{1}, {2, 1}, {1}, {2, 1}, {1}} {
 		var got []uint64
 		err := s.History(ctx, fhir.Ref{Type: "Observation", ID: ids[i]}, 0, 0, func(v fhir.Resource, _ *access.Facts) bool {
-			if v.Version == 1 && !bytes.Equal(v.JSON, stamped(w, i, r.T, v.LastUpdated)) {
+			if v.Version == 1 && !bytes.Equal(v.JSON, stamped(w, i, r.Seq, v.LastUpdated)) {
 				t.Errorf("version 1 of %d became %s", i, v.JSON)
 			}
 			got = append(got, v.Version)
@@ -269,7 +269,7 @@ func testSamplesMoved(t *testing.T, s store.Store) {
 	}
 	var log []string
 	if err := s.Changes(ctx, 0, func(c *store.Change) bool {
-		log = append(log, fmt.Sprintf("%d %d v%d %v %v", c.T, slices.Index(ids, c.Ref.ID), c.Version, c.Created, c.Deleted))
+		log = append(log, fmt.Sprintf("%d %d v%d %v %v", c.Seq, slices.Index(ids, c.Ref.ID), c.Version, c.Created, c.Deleted))
 		return true
 	}); err != nil {
 		t.Fatal(err)
@@ -289,8 +289,8 @@ func testSamplesMoved(t *testing.T, s store.Store) {
 	if err := s.Compact(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if got := found(t, s, store.Find{Query: q, Filter: all, At: r.T}); !slices.Equal(got, ids) {
-		t.Errorf("after compaction at %d: %v", r.T, got)
+	if got := found(t, s, store.Find{Query: q, Filter: all, At: r.Seq}); !slices.Equal(got, ids) {
+		t.Errorf("after compaction at %d: %v", r.Seq, got)
 	}
 	sound(t, s)
 }
@@ -373,13 +373,13 @@ func testSamplesReopen(t *testing.T, d Driver) {
 			s = again(t, s)
 			r2 := sampled(t, s, every(w.Template, noon-3600e6, 20, 50))
 			q := parse(t, "Observation", "patient=p1&code=c1&_sort=date")
-			for at, want := range map[store.T]int{r.T: 300, r.T + 1: 299, r2.T: 319} {
+			for at, want := range map[store.Seq]int{r.Seq: 300, r.Seq + 1: 299, r2.Seq: 319} {
 				if n := len(found(t, s, store.Find{Query: q, Filter: all, At: at})); n != want {
 					t.Errorf("at %d: %d", at, n)
 				}
 			}
-			if got := found(t, s, store.Find{Query: q, Filter: all, At: r.T}); !slices.Equal(got, ids) {
-				t.Errorf("at %d: %v", r.T, got)
+			if got := found(t, s, store.Find{Query: q, Filter: all, At: r.Seq}); !slices.Equal(got, ids) {
+				t.Errorf("at %d: %v", r.Seq, got)
 			}
 			_, f := probe(t, s, w)
 			if f[0][7] != store.Other || f[0][8] != store.Same {

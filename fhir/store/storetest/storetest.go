@@ -106,11 +106,11 @@ func commit(t testing.TB, s store.Store, ws ...store.Write) store.Result {
 
 func fails(t testing.TB, s store.Store, b *store.Batch, kind fhir.Kind) {
 	t.Helper()
-	at := s.T()
+	at := s.LastSeq()
 	if _, err := s.Commit(context.Background(), b); err == nil || fhir.KindOf(err) != kind {
 		t.Fatalf("got %v, want kind %d", err, kind)
 	}
-	if s.T() != at {
+	if s.LastSeq() != at {
 		t.Fatal("a refused batch moved T")
 	}
 }
@@ -133,7 +133,7 @@ func testVersions(t *testing.T, s store.Store) {
 	}
 	for i, want := range []string{"female", "male", "", "other"} {
 		for _, read := range []func() (fhir.Resource, *access.Facts, error){
-			func() (fhir.Resource, *access.Facts, error) { return s.Read(ctx, ref, r1.T+store.T(i)) },
+			func() (fhir.Resource, *access.Facts, error) { return s.Read(ctx, ref, r1.Seq+store.Seq(i)) },
 			func() (fhir.Resource, *access.Facts, error) { return s.ReadVersion(ctx, ref, uint64(i+1)) },
 		} {
 			r, f, err := read()
@@ -144,7 +144,7 @@ func testVersions(t *testing.T, s store.Store) {
 	}
 	var got []uint64
 	collect := func(r fhir.Resource, _ *access.Facts) bool { got = append(got, r.Version); return true }
-	if err := s.History(ctx, ref, r3.T, 3, collect); err != nil || !slices.Equal(got, []uint64{2, 1}) {
+	if err := s.History(ctx, ref, r3.Seq, 3, collect); err != nil || !slices.Equal(got, []uint64{2, 1}) {
 		t.Fatalf("history %v %v", got, err)
 	}
 	if _, _, err := s.Read(ctx, fhir.Ref{Type: "Patient", ID: "p2"}, 0); fhir.KindOf(err) != fhir.NotFound {
@@ -201,11 +201,11 @@ func testSkipSame(t *testing.T, s store.Store) {
 	w.SkipSame = true
 	commit(t, s, w)
 	r := commit(t, s, w)
-	if r.T != 0 || !r.Outcomes[0].Unchanged || r.Outcomes[0].Version != 1 {
+	if r.Seq != 0 || !r.Outcomes[0].Unchanged || r.Outcomes[0].Version != 1 {
 		t.Fatalf("%+v", r)
 	}
 	commit(t, s, remove("Device", "d"))
-	if r = commit(t, s, remove("Device", "d")); r.T != 0 || !r.Outcomes[0].Unchanged {
+	if r = commit(t, s, remove("Device", "d")); r.Seq != 0 || !r.Outcomes[0].Unchanged {
 		t.Fatalf("%+v", r)
 	}
 	if r = commit(t, s, w); r.Outcomes[0].Version != 3 || !r.Outcomes[0].Created {
@@ -274,18 +274,18 @@ func testChanges(t *testing.T, s store.Store) {
 		}
 	}
 	r := commit(t, s, put("AuditEvent", "a1", ""), remove("Device", "d0-0"))
-	var last store.T
+	var last store.Seq
 	n := 0
 	err := s.Changes(context.Background(), 0, func(c *store.Change) bool {
-		if c.T != last && c.T != last+1 || c.Ref.Type == "AuditEvent" || c.Facts.Tokens == nil {
+		if c.Seq != last && c.Seq != last+1 || c.Ref.Type == "AuditEvent" || c.Facts.Tokens == nil {
 			t.Errorf("change %+v after T %d", c, last)
 		}
-		last = c.T
+		last = c.Seq
 		n++
 		return true
 	})
-	if err != nil || n != 8*20*2+1 || last != r.T || s.T() != r.T {
-		t.Fatalf("%d changes to T %d of %d: %v", n, last, r.T, err)
+	if err != nil || n != 8*20*2+1 || last != r.Seq || s.LastSeq() != r.Seq {
+		t.Fatalf("%d changes to T %d of %d: %v", n, last, r.Seq, err)
 	}
 }
 
@@ -315,7 +315,7 @@ func testWatchTokens(t *testing.T, s store.Store) {
 	var wg sync.WaitGroup
 	some := 0
 	for _, p := range search.Params("Observation") {
-		if p.Kind != search.KindToken && p.Kind != search.KindReference || p.Code == "_id" {
+		if p.Kind != search.TypeToken && p.Kind != search.TypeReference || p.Code == "_id" {
 			continue
 		}
 		want := len(all.ByParam[p.Code])
@@ -340,7 +340,7 @@ func testWatch(t *testing.T, s store.Store) {
 	for i := range 5 {
 		r := commit(t, s, put("Patient", fmt.Sprintf("p%d", i), ""), put("AuditEvent", fmt.Sprintf("a%d", i), ""))
 		// The watcher ran before the answer, so this read is ordered after it.
-		if len(seen) != i+1 || seen[i].T != r.T || len(seen[i].Changes) != 1 || seen[i].Changes[0].Ref.Type != "Patient" {
+		if len(seen) != i+1 || seen[i].Seq != r.Seq || len(seen[i].Changes) != 1 || seen[i].Changes[0].Ref.Type != "Patient" {
 			t.Fatalf("after commit %d: %+v", i, seen)
 		}
 	}
@@ -441,11 +441,11 @@ func testReopen(t *testing.T, d Driver) {
 	}
 	s = d.Reopen(t, s)
 	defer shut(t, s)
-	if again, err := s.Log().Root(3); err != nil || again != root || s.T() != r.T {
-		t.Fatalf("T %d of %d, %v", s.T(), r.T, err)
+	if again, err := s.Log().Root(3); err != nil || again != root || s.LastSeq() != r.Seq {
+		t.Fatalf("T %d of %d, %v", s.LastSeq(), r.Seq, err)
 	}
 	r2, err := s.Commit(ctx, &store.Batch{Writes: []store.Write{put("Patient", "p1", `"active":true`)}, Leaves: []store.Leaf{store.Leaf("w")}})
-	if err != nil || r2.T != r.T+1 || r2.Outcomes[0].Version != 2 || r2.LeafIndex != 3 || !r2.Outcomes[0].LastUpdated.After(r.Outcomes[0].LastUpdated) {
+	if err != nil || r2.Seq != r.Seq+1 || r2.Outcomes[0].Version != 2 || r2.LeafIndex != 3 || !r2.Outcomes[0].LastUpdated.After(r.Outcomes[0].LastUpdated) {
 		t.Fatalf("%+v %v", r2, err)
 	}
 	if v, err := s.Get(ctx, "k"); err != nil || string(v) != "v" {

@@ -28,7 +28,7 @@ type twins struct {
 	rnd  *rand.Rand // for what is too much to be drawn one by one
 	tpls []*series.Template
 	ids  []string // of Observations, samples or not
-	pins []store.T
+	pins []store.Seq
 	seen [2][]store.Commit
 	stop [2]func()
 	old  *pending
@@ -37,7 +37,7 @@ type twins struct {
 // pending is a batch that was probed and waits.
 type pending struct {
 	w  store.SeriesWrite
-	at store.T
+	at store.Seq
 }
 
 func testTwins(t *testing.T, d Driver) {
@@ -119,7 +119,7 @@ func streams() (out []*series.Template) {
 			t.Values = map[string]int{"two": 2, "three": 3}[form]
 		}
 		mid := rest + category + fmt.Sprintf(`,"code":{"coding":[{"system":"%s","code":"c%d"},{"system":"urn:other","code":"c%d"}],"text":"Rate"}`, sys, code, code+1) + subject + ","
-		t.Holes = []series.Hole{series.HoleID, series.HoleEffective}
+		t.Holes = []series.Slot{series.HoleID, series.HoleEffective}
 		t.Parts = [][]byte{[]byte(head), []byte(mid)}
 		if t.Values == 1 {
 			t.Parts, t.Holes = append(t.Parts, []byte(value), []byte(end+tail+"}")), append(t.Holes, series.HoleValue)
@@ -155,7 +155,7 @@ func components(t *series.Template, tail string) {
 		} else {
 			t.Parts[len(t.Parts)-1] = append(last, part...)
 		}
-		t.Holes = append(t.Holes, series.HoleValue+series.Hole(v))
+		t.Holes = append(t.Holes, series.HoleValue+series.Slot(v))
 		t.Parts = append(t.Parts, []byte(`,"unit":"mmHg","system":"http://unitsofmeasure.org","code":"mm[Hg]"}}`))
 		between = ","
 	}
@@ -229,7 +229,7 @@ func (w *twins) moment() int64 {
 
 // missing probes in both and returns what is new of ws, what else is there,
 // and as of when.
-func (w *twins) missing(ws []store.SeriesWrite) (fresh []store.SeriesWrite, others []store.Write, at store.T) {
+func (w *twins) missing(ws []store.SeriesWrite) (fresh []store.SeriesWrite, others []store.Write, at store.Seq) {
 	at, want := probe(w.rt, w.s[0], ws...)
 	at2, got := probe(w.rt, w.s[1], ws...)
 	if at != at2 {
@@ -311,16 +311,16 @@ func (w *twins) commit(b *store.Batch) {
 	if (es[0] == nil) != (es[1] == nil) || fhir.KindOf(es[0]) != fhir.KindOf(es[1]) {
 		w.rt.Fatalf("commit: as documents %v, as samples %v", es[0], es[1])
 	}
-	w.same("outcome", fmt.Sprint(rs[0].T, rs[0].LeafIndex, outcomes(rs[0])), fmt.Sprint(rs[1].T, rs[1].LeafIndex, outcomes(rs[1])))
+	w.same("outcome", fmt.Sprint(rs[0].Seq, rs[0].LeafIndex, outcomes(rs[0])), fmt.Sprint(rs[1].Seq, rs[1].LeafIndex, outcomes(rs[1])))
 	x, y := w.s[0].Stats(), w.s[1].Stats()
-	if x.Resources != y.Resources || x.T != y.T || x.Log != y.Log {
+	if x.Resources != y.Resources || x.Seq != y.Seq || x.Log != y.Log {
 		w.rt.Fatalf("stats %+v, %+v", x, y)
 	}
-	if es[0] != nil || rs[0].T == 0 {
+	if es[0] != nil || rs[0].Seq == 0 {
 		return
 	}
-	w.pins = append(w.pins, rs[0].T)
-	w.watched(rs[0].T)
+	w.pins = append(w.pins, rs[0].Seq)
+	w.watched(rs[0].Seq)
 	for i := range b.Series {
 		ids := idsOf(b.Series[i])
 		w.ids = append(w.ids, ids[:min(len(ids), 200)]...)
@@ -340,10 +340,10 @@ func outcomes(r store.Result) (out []string) {
 }
 
 // watched holds what the watchers learned of a commit against each other.
-func (w *twins) watched(at store.T) {
+func (w *twins) watched(at store.Seq) {
 	var heard [2]store.Commit
 	for i, seen := range w.seen {
-		if len(seen) != 1 || seen[0].T != at {
+		if len(seen) != 1 || seen[0].Seq != at {
 			w.rt.Fatalf("watchers of %d heard %+v", i, seen)
 		}
 		heard[i] = seen[0]
@@ -368,7 +368,7 @@ func tokens(f *access.Facts) string {
 }
 
 func change(c *store.Change) string {
-	return fmt.Sprintf("%d %s v%d %v %v %s", c.T, c.Ref, c.Version, c.Created, c.Deleted, tokens(&c.Facts))
+	return fmt.Sprintf("%d %s v%d %v %v %s", c.Seq, c.Ref, c.Version, c.Created, c.Deleted, tokens(&c.Facts))
 }
 
 // same ends the life at a difference.

@@ -129,13 +129,13 @@ func (w *twins) again() {
 		}
 		w.watch(i)
 	}
-	if w.s[0].T() != w.s[1].T() {
-		w.rt.Fatalf("T is %d and %d", w.s[0].T(), w.s[1].T())
+	if w.s[0].LastSeq() != w.s[1].LastSeq() {
+		w.rt.Fatalf("T is %d and %d", w.s[0].LastSeq(), w.s[1].LastSeq())
 	}
 }
 
 // at is a commit to look at, mostly the latest.
-func (w *twins) at() store.T {
+func (w *twins) at() store.Seq {
 	if len(w.pins) == 0 || !w.one(2, "earlier") {
 		return 0
 	}
@@ -250,7 +250,7 @@ func (w *twins) find() {
 	}
 	f := store.Find{Query: q, Filter: w.filter(), At: w.at(), Limit: []int{0, 0, 1, 7, 1000}[w.n(5, "limit")]}
 	if f.At == 0 && w.one(2, "pinned") {
-		f.At = w.s[0].T()
+		f.At = w.s[0].LastSeq()
 	}
 	what := fmt.Sprintf("%s at %d, limit %d", raw, f.At, f.Limit)
 	ask := func(f store.Find) (pos []string) {
@@ -337,7 +337,7 @@ func (w *twins) columns(col store.Columnar, f store.Find, what string) {
 func (w *twins) scan() {
 	r := store.ScanRange{Types: []string{"Observation", "Patient"}, Patient: w.of("patient", "", "p1", "p2"), At: w.at(), Filter: w.filter(), Deleted: w.one(2, "deleted")}
 	if r.At == 0 {
-		r.At = w.s[0].T()
+		r.At = w.s[0].LastSeq()
 	}
 	if w.one(2, "since") {
 		r.Since = w.now.Add(-time.Duration(w.n(20, "since when")) * 10 * time.Millisecond)
@@ -382,12 +382,12 @@ func (w *twins) question() string {
 		if vs != nil {
 			have = vs.ByParam[p.Code]
 		}
-		if p.Kind == search.KindComposite || len(have) == 0 || w.one(10, "missing") {
+		if p.Kind == search.TypeComposite || len(have) == 0 || w.one(10, "missing") {
 			q = append(q, p.Code+":missing="+w.of("missing", "true", "false"))
 			continue
 		}
 		name := p.Code
-		if p.Kind == search.KindToken && w.one(6, "not") {
+		if p.Kind == search.TypeToken && w.one(6, "not") {
 			name += ":not"
 		}
 		var list []string
@@ -408,15 +408,15 @@ func (w *twins) question() string {
 }
 
 // value is v, or beside it, as a client writes it.
-func (w *twins) value(k search.Kind, v *search.Value) string {
+func (w *twins) value(k search.ParamType, v *search.Value) string {
 	prefix := ""
-	if k == search.KindDate || k == search.KindQuantity {
+	if k == search.TypeDate || k == search.TypeQuantity {
 		prefix = w.of("prefix", "", "eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap")
 	}
 	switch k {
-	case search.KindToken:
+	case search.TypeToken:
 		return w.of("token", v.System+"%7C"+v.Code, v.Code, v.System+"%7C")
-	case search.KindDate:
+	case search.TypeDate:
 		ms := w.of("date", strconv.FormatInt(v.Lo, 10), strconv.FormatInt(v.Hi, 10))
 		n, err := strconv.ParseInt(ms, 10, 64)
 		if err != nil || n > series.MaxStart/1000 {
@@ -424,10 +424,10 @@ func (w *twins) value(k search.Kind, v *search.Value) string {
 		}
 		at := time.UnixMilli(max(n, series.MinStart/1000) + int64(w.n(3, "beside")-1)*1000).UTC()
 		return prefix + at.Format(w.of("precision", "2006", "2006-01", "2006-01-02", "2006-01-02T15:04Z", "2006-01-02T15:04:05Z", "2006-01-02T15:04:05.000Z"))
-	case search.KindQuantity:
+	case search.TypeQuantity:
 		n := strconv.FormatFloat(v.Num, 'f', -1, 64)
 		return prefix + w.of("quantity", n, n+"%7C%7C"+v.Code, n+"%7C"+v.System+"%7C"+v.Code, "62", "62.0", "0")
-	case search.KindReference:
+	case search.TypeReference:
 		if v.RefID == "" {
 			return v.Code
 		}

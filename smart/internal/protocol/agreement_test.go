@@ -33,7 +33,7 @@ func (w *world) wearer(id string) {
 		b.Writes = append(b.Writes, put("Observation", id+"-"+c, `,"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"`+c+
 			`"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/`+id+`"},"effectiveDateTime":"2026-01-02T03:04:05Z"`))
 	}
-	b.Writes = append(b.Writes, store.Write{Resource: must(consent.Grant(consent.Terms{ID: "ehr-" + id, Patient: id, Vendor: "apple", Recipient: "ehr", Now: w.clock.now()}))})
+	b.Writes = append(b.Writes, store.Write{Resource: must(consent.Build(consent.Terms{ID: "ehr-" + id, Patient: id, Vendor: "apple", Recipient: "ehr", Now: w.clock.now()}))})
 	must(w.store.Commit(context.Background(), b))
 }
 
@@ -298,7 +298,7 @@ func TestApprovalWithoutRedemption(t *testing.T) {
 	}
 
 	// What was withdrawn after the approval is a later word than it.
-	all := must(consent.Grant(consent.Terms{ID: "all-w1", Patient: "w1", Vendor: "apple", Recipient: consent.AnyRecipient, Now: w.clock.now()}))
+	all := must(consent.Build(consent.Terms{ID: "all-w1", Patient: "w1", Vendor: "apple", Recipient: consent.AnyRecipient, Now: w.clock.now()}))
 	must(w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: all}}}))
 	code = w.code(c, "patient/Observation.rs", nil)
 	w.clock.add(10 * time.Second)

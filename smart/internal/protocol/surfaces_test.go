@@ -106,7 +106,7 @@ func TestSurfacesAgree(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
 	say := func(patient string, is word, approved bool) {
-		r := must(consent.Grant(consent.Terms{ID: "c-" + patient, Patient: patient, Recipient: consent.AnyRecipient, Now: w.clock.now()}))
+		r := must(consent.Build(consent.Terms{ID: "c-" + patient, Patient: patient, Recipient: consent.AnyRecipient, Now: w.clock.now()}))
 		switch {
 		case is == withdrewBefore, is == withdrewAfter && approved:
 			r = must(consent.Withdraw(r))

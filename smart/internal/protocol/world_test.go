@@ -83,9 +83,9 @@ func (c *clock) add(d time.Duration) {
 }
 
 // door is made when a test first writes by the API, and once.
-var door = sync.OnceValue(func() *r4.Door { return must(r4.New(r4.Limits{})) })
+var door = sync.OnceValue(func() *r4.Validator { return must(r4.New(r4.Limits{})) })
 
-type lateDoor struct{ interaction.Door }
+type lateDoor struct{ interaction.Validator }
 
 func (lateDoor) Create(typ string, body []byte, id string) (fhir.Resource, error) {
 	return door().Create(typ, body, id)
@@ -213,7 +213,7 @@ func (w *world) open() {
 		Logger: quiet, Limits: limit.New(loose)}
 	intro := introspect.New(introspect.Options{Policy: w.pol, Assertions: as, Tokens: w.tokens, Grants: grants, Clients: w.reg, Audit: rec,
 		Clock: now, Issuer: w.base, Limits: loose})
-	svc := &interaction.Service{Store: w.store, Door: lateDoor{}, Audit: rec, Clock: now, Rand: rand.Reader, Base: base,
+	svc := &interaction.Service{Store: w.store, Validator: lateDoor{}, Audit: rec, Clock: now, Rand: rand.Reader, Base: base,
 		Checks: map[string]interaction.Check{"Device": policy.StepUp{Clock: now}.Device}}
 	exporter := must(bulk.New(ctx, bulk.Options{Store: w.store, Audit: rec, Clock: now, Rand: rand.Reader, Base: base, Logger: quiet,
 		GrantFor: func(context.Context, string, string) (*access.Grant, error) {
@@ -312,7 +312,7 @@ func (w *world) seed() {
 	b := &store.Batch{Writes: []store.Write{put("Patient", "p1", ""), put("Patient", "p2", ""), put("Practitioner", "d1", ""),
 		obs("o1", "p1", "vital-signs"), obs("o2", "p1", "laboratory"), obs("o3", "p2", "vital-signs")}}
 	for _, p := range []string{"p1", "p2"} {
-		r := must(consent.Grant(consent.Terms{ID: "c-" + p, Patient: p, Recipient: consent.AnyRecipient, Now: w.clock.now()}))
+		r := must(consent.Build(consent.Terms{ID: "c-" + p, Patient: p, Recipient: consent.AnyRecipient, Now: w.clock.now()}))
 		b.Writes = append(b.Writes, store.Write{Resource: r})
 	}
 	must(w.store.Commit(context.Background(), b))

@@ -261,7 +261,7 @@ func (s *Service) Approve(ctx context.Context, id string, d Decision) (string, e
 		}
 		b.State = append(b.State, use)
 	}
-	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Kind: audit.Rest, Interaction: "operation", Outcome: audit.Success, Query: "approve " + Path + "?" + url.Values{"scope": {a.Scope}}.Encode(),
+	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation", Outcome: audit.Success, Query: "approve " + Path + "?" + url.Values{"scope": {a.Scope}}.Encode(),
 		Principal: &access.Principal{ClientID: w.ClientID, ClientName: p.Client.Name, Subject: d.Subject.ID, Issuer: s.opts.Issuer}})
 	if err != nil {
 		return "", fhir.Wrap(op, err)
@@ -440,7 +440,7 @@ func (s *Service) Deny(ctx context.Context, id, reason string) (string, error) {
 	default:
 		return "", fhir.Errorf(fhir.Internal, op, "no reason that an app understands")
 	}
-	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Kind: audit.Rest, Interaction: "operation", Outcome: audit.Serious, Reason: reason, Query: "deny " + Path,
+	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation", Outcome: audit.Serious, Reason: reason, Query: "deny " + Path,
 		Principal: &access.Principal{ClientID: w.ClientID}})
 	if err != nil {
 		return "", fhir.Wrap(op, err)

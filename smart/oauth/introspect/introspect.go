@@ -305,7 +305,7 @@ func (h *Handler) revoke(r *http.Request, w http.ResponseWriter, p *client.Proof
 	} else if err != nil && fhir.KindOf(err) != fhir.Unauthorized {
 		return oauth.Unavailable(err)
 	}
-	wr, leaf, err := h.opts.Audit.Prepare(audit.Event{Kind: audit.Rest, Interaction: "operation", Query: "POST " + RevokePath,
+	wr, leaf, err := h.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation", Query: "POST " + RevokePath,
 		Principal: &access.Principal{ClientID: p.Client.ID, ClientName: p.Client.Name}, RemoteIP: oauth.Remote(r), RequestID: w.Header().Get("X-Request-Id")})
 	if err != nil {
 		return oauth.Unavailable(err)

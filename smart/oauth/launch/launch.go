@@ -290,7 +290,7 @@ func (s *Service) serve(w http.ResponseWriter, r *http.Request) *oauth.Error {
 	}
 	l := Launch{ClientID: in.ClientID, By: p.ClientID, User: in.User, Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter,
 		FHIRContext: in.FHIRContext, Intent: in.Intent, Banner: in.Banner, StyleURL: in.StyleURL}}
-	handle, launchURL, err := s.Mint(r.Context(), l, audit.Event{Kind: audit.Rest, Interaction: "operation", Principal: p,
+	handle, launchURL, err := s.Mint(r.Context(), l, audit.Event{Type: audit.Rest, Interaction: "operation", Principal: p,
 		RemoteIP: oauth.Remote(r), RequestID: w.Header().Get("X-Request-Id"), Query: "POST " + Path})
 	switch {
 	case err == nil:

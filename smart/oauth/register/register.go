@@ -165,9 +165,9 @@ func (m *Metadata) into(c *client.Client) *oauth.Error {
 	if len(m.Responses) > 0 && (len(m.Responses) > 1 || m.Responses[0] != "code") {
 		return badMetadata("response_types: code only")
 	}
-	c.Grants = nil
+	c.GrantTypes = nil
 	for _, g := range m.Grants {
-		c.Grants = append(c.Grants, client.Grant(g))
+		c.GrantTypes = append(c.GrantTypes, client.GrantType(g))
 	}
 	c.Name, c.RedirectURIs, c.Method, c.Scope, c.ClientURI, c.LogoURI = m.Name, m.RedirectURIs, method, m.Scope, m.ClientURI, m.LogoURI
 	c.TOSURI, c.PolicyURI, c.JWKS, c.JWKSURL, c.LaunchURL = m.TOSURI, m.PolicyURI, m.JWKS, m.JWKSURI, m.LaunchURL
@@ -182,7 +182,7 @@ func (h *Handler) metadata(c client.Client) Metadata {
 	m := Metadata{ClientID: c.ID, Issued: c.Created.Unix(), URI: h.Issuer + Path + "/" + c.ID, Name: c.Name, RedirectURIs: c.RedirectURIs,
 		Method: string(c.Auth()), Scope: c.Scope, ClientURI: c.ClientURI, LogoURI: c.LogoURI, TOSURI: c.TOSURI, PolicyURI: c.PolicyURI,
 		JWKS: c.JWKS, JWKSURI: c.JWKSURL, LaunchURL: c.LaunchURL, DPoPBound: c.DPoPBound, CertBound: c.CertBound}
-	for _, g := range []client.Grant{client.Code, client.Refresh, client.Credentials} {
+	for _, g := range []client.GrantType{client.Code, client.Refresh, client.Credentials} {
 		if c.May(g) {
 			m.Grants = append(m.Grants, string(g))
 		}
@@ -269,7 +269,7 @@ func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request, id string) (i
 }
 
 func (h *Handler) event(r *http.Request, w http.ResponseWriter, c client.Client, method string) audit.Event {
-	return audit.Event{Kind: audit.Rest, Interaction: "operation", Query: method + " " + Path, RemoteIP: oauth.Remote(r),
+	return audit.Event{Type: audit.Rest, Interaction: "operation", Query: method + " " + Path, RemoteIP: oauth.Remote(r),
 		RequestID: w.Header().Get("X-Request-Id"), Principal: &access.Principal{ClientID: c.ID, ClientName: c.Name}}
 }
 

@@ -66,7 +66,7 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if oauth.CORS(w, r, http.MethodPost) {
 		return
 	}
-	ev := audit.Event{Kind: audit.TokenIssue, RemoteIP: oauth.Remote(r), RequestID: w.Header().Get("X-Request-Id")}
+	ev := audit.Event{Type: audit.TokenIssue, RemoteIP: oauth.Remote(r), RequestID: w.Header().Get("X-Request-Id")}
 	now := e.opts.Clock()
 	var body []byte
 	var fail *oauth.Error
@@ -144,7 +144,7 @@ func (e *Endpoint) serve(r *http.Request, w http.ResponseWriter, ev *audit.Event
 	if fail != nil {
 		return nil, fail
 	}
-	handle, kind := e.credentials, client.Grant(v.Get("grant_type"))
+	handle, kind := e.credentials, client.GrantType(v.Get("grant_type"))
 	switch kind {
 	case "":
 		return nil, oauth.Bad("invalid_request", "grant_type is missing")

@@ -39,7 +39,7 @@ func (e *Endpoint) now(ctx context.Context) time.Time {
 		e.high = t.Add(maxLead).Unix()
 		e.opts.Logger.ErrorContext(ctx, "the clock went back; no assertion is accepted until it has passed the mark. If the clock is right now, `pulsegate clock reset` ends the wait",
 			"went_back_seconds", int64(lead/time.Second), "wait_seconds", int64(maxLead/time.Second))
-		if err := e.setMark(context.WithoutCancel(ctx), e.high, audit.Event{Kind: audit.Security, Interaction: "configuration"}, "clock-mark-lowered"); err != nil {
+		if err := e.setMark(context.WithoutCancel(ctx), e.high, audit.Event{Type: audit.Security, Interaction: "configuration"}, "clock-mark-lowered"); err != nil {
 			e.opts.Logger.ErrorContext(ctx, "the lowered mark is not stored", "error", err)
 		}
 	case lead > client.Skew:

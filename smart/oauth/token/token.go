@@ -360,7 +360,7 @@ func (e *Endpoint) EndAll(ctx context.Context, b *store.Batch, subjectID, sessio
 
 // ended adds the event of an authorization's end.
 func (e *Endpoint) ended(b *store.Batch, by audit.Event, a *authz.Authorization, what string) error {
-	w, leaf, err := e.opts.Audit.Prepare(audit.Event{Kind: audit.Decision, Interaction: "revoke", Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID,
+	w, leaf, err := e.opts.Audit.Prepare(audit.Event{Type: audit.Decision, Interaction: "revoke", Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID,
 		Patient: a.Context.Patient, Extra: [][2]string{{"change", what}, {"authorization", a.ID}, {"client", a.ClientID}}})
 	if err != nil {
 		return fhir.Wrap("token.ended", err)
@@ -411,7 +411,7 @@ func (e *Endpoint) Issue(ctx context.Context, clientID, asked string, life time.
 		return Token{}, fhir.Errorf(fhir.Invalid, "token.Issue", "a token lives at least a second")
 	}
 	return e.issue(ctx, order{client: c, scope: asked, life: life, now: e.now(ctx), context: audit.Event{
-		Kind: audit.TokenIssue, Query: "operator issue", Principal: &access.Principal{Operator: operator}}})
+		Type: audit.TokenIssue, Query: "operator issue", Principal: &access.Principal{Operator: operator}}})
 }
 
 func (e *Endpoint) count(ctx context.Context, outcome string) {

@@ -52,10 +52,10 @@ type state struct {
 	m      map[string][]byte
 	events []string // outcome of each AuditEvent that is durable
 	fail   error
-	t      store.T
+	t      store.Seq
 }
 
-func (s *state) T() store.T {
+func (s *state) LastSeq() store.Seq {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.t
@@ -80,7 +80,7 @@ func (s *state) Commit(_ context.Context, b *store.Batch) (store.Result, error) 
 		s.events = append(s.events, string(w.Resource.JSON))
 	}
 	s.t++
-	return store.Result{T: s.t}, nil
+	return store.Result{Seq: s.t}, nil
 }
 
 func (s *state) Get(_ context.Context, key string) ([]byte, error) {
@@ -687,7 +687,7 @@ func TestRegistration(t *testing.T) {
 		"public with keys": func(c *client.Client) { c.Method = client.None },
 		"secret backend":   func(c *client.Client) { c.JWKS, c.Method, c.SecretHash = nil, client.SecretBasic, client.Hash("s") },
 		"unknown method":   func(c *client.Client) { c.Method = "tls_client_auth" },
-		"implicit":         func(c *client.Client) { c.Grants = []client.Grant{"implicit"} },
+		"implicit":         func(c *client.Client) { c.GrantTypes = []client.GrantType{"implicit"} },
 		"any":              func(c *client.Client) { c.ID = "any" },
 		"taken":            func(c *client.Client) { c.ID = w.id },
 	} {

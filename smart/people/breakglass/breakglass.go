@@ -113,7 +113,7 @@ type By struct {
 }
 
 func (g *Glass) commit(ctx context.Context, by By, what string, o *Opening, state ...store.StateWrite) error {
-	w, leaf, err := g.audit.Prepare(audit.Event{Kind: audit.Security, Interaction: what, Principal: by.Principal, RemoteIP: by.RemoteIP,
+	w, leaf, err := g.audit.Prepare(audit.Event{Type: audit.Security, Interaction: what, Principal: by.Principal, RemoteIP: by.RemoteIP,
 		RequestID: by.RequestID, Patient: o.Patient, Extra: [][2]string{{"break-glass", o.ID}}})
 	if err != nil {
 		return fhir.Wrap("breakglass.commit", err)
@@ -237,7 +237,7 @@ func (g *Glass) EndAll(ctx context.Context, b *store.Batch, user string, by audi
 		if err != nil {
 			return err
 		}
-		ev, leaf, err := g.audit.Prepare(audit.Event{Kind: audit.Security, Interaction: "emergency-stop", Principal: by.Principal, RemoteIP: by.RemoteIP,
+		ev, leaf, err := g.audit.Prepare(audit.Event{Type: audit.Security, Interaction: "emergency-stop", Principal: by.Principal, RemoteIP: by.RemoteIP,
 			RequestID: by.RequestID, Patient: o.Patient, Extra: [][2]string{{"break-glass", o.ID}}})
 		if err != nil {
 			return fhir.Wrap("breakglass.EndAll", err)

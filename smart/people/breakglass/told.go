@@ -97,7 +97,7 @@ func (g *Glass) Acknowledge(ctx context.Context, by By, patient string, ids []st
 	if err != nil {
 		return err
 	}
-	ev := audit.Event{Kind: audit.Security, Interaction: "configuration", Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID, Patient: patient,
+	ev := audit.Event{Type: audit.Security, Interaction: "configuration", Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID, Patient: patient,
 		Extra: [][2]string{{"change", "emergency-access-acknowledged"}}}
 	var b store.Batch
 	for _, id := range ids {

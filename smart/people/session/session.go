@@ -41,15 +41,15 @@ type Session struct {
 	ACR    string    `json:"acr"`
 	AMR    []string  `json:"amr"`
 	CSRF   string    `json:"csrf"`
-	// Place tells the person which of their browsers this is.
-	Place Place `json:"place,omitzero"`
+	// Browser tells the person which of their browsers this is.
+	Browser Browser `json:"place,omitzero"`
 
 	stored []byte
 }
 
-// Place describes the browser and address of a sign-in, so that the person can
+// Browser describes the browser and address of a sign-in, so that the person can
 // recognize it.
-type Place struct {
+type Browser struct {
 	Agent string `json:"agent,omitempty"` // as "Firefox on Linux"
 	IP    string `json:"ip,omitempty"`
 }
@@ -88,13 +88,13 @@ type Proof struct {
 // Begin makes a session of u, for the commit of its sign-in. A session that
 // was there before at this browser ends in the same commit; when it is of the
 // same user, absolute time goes on.
-func (s *Sessions) Begin(u *user.User, p Proof, at Place, before *Session) (secret string, out Session, writes []store.StateWrite, err error) {
+func (s *Sessions) Begin(u *user.User, p Proof, at Browser, before *Session) (secret string, out Session, writes []store.StateWrite, err error) {
 	now := s.Clock().UTC()
 	secret = rand.Text() + rand.Text()
 	if len(at.Agent) > maxAgent || len(at.IP) > maxAgent {
-		at = Place{}
+		at = Browser{}
 	}
-	out = Session{ID: idOf(secret), Place: at, SID: rand.Text(), User: u.ID, Epoch: u.Epoch, Created: now, Seen: now, Auth: p.At.UTC(), ACR: p.ACR, AMR: p.AMR, CSRF: rand.Text()}
+	out = Session{ID: idOf(secret), Browser: at, SID: rand.Text(), User: u.ID, Epoch: u.Epoch, Created: now, Seen: now, Auth: p.At.UTC(), ACR: p.ACR, AMR: p.AMR, CSRF: rand.Text()}
 	if p.ACR == authn.PhishingResistant {
 		out.Strong = p.At.UTC()
 	}

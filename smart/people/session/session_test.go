@@ -111,7 +111,7 @@ func TestSessionsLiveAsLongAsTheyMay(t *testing.T) {
 		some := func() *model { return all[rapid.IntRange(0, len(all)-1).Draw(t, "session")] }
 		begin := func(t *rapid.T) {
 			u := w.load(t, rapid.SampledFrom(w.ids).Draw(t, "user"))
-			secret, x, ws, err := s.Begin(&u, session.Proof{ACR: authn.PhishingResistant, At: w.clock.Now()}, session.Place{}, nil)
+			secret, x, ws, err := s.Begin(&u, session.Proof{ACR: authn.PhishingResistant, At: w.clock.Now()}, session.Browser{}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -199,7 +199,7 @@ func TestStepUpReplacesTheSession(t *testing.T) {
 	}
 	sign := func(acr string, before *session.Session, also ...store.StateWrite) (string, session.Session) {
 		t.Helper()
-		secret, x, writes, err := s.Begin(&u, session.Proof{ACR: acr, At: clock.Now()}, session.Place{}, before)
+		secret, x, writes, err := s.Begin(&u, session.Proof{ACR: acr, At: clock.Now()}, session.Browser{}, before)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -89,7 +89,7 @@ func (s *Service) managed(ctx context.Context, from From, by Actor, u *user.User
 	for _, r := range u.Roles {
 		extra = append(extra, [2]string{"role", string(r)})
 	}
-	return s.ending(ctx, u.ID, audit.Event{Kind: audit.Security, Interaction: kind, Principal: s.actor(by), RemoteIP: from.RemoteIP, RequestID: from.RequestID, Extra: extra}, state...)
+	return s.ending(ctx, u.ID, audit.Event{Type: audit.Security, Interaction: kind, Principal: s.actor(by), RemoteIP: from.RemoteIP, RequestID: from.RequestID, Extra: extra}, state...)
 }
 
 // ending commits the change of an account that ends everything beside its

@@ -100,7 +100,7 @@ type From struct {
 	Device func(userID string) string
 }
 
-func (f From) place() session.Place { return session.Place{Agent: f.Agent, IP: f.RemoteIP} }
+func (f From) place() session.Browser { return session.Browser{Agent: f.Agent, IP: f.RemoteIP} }
 
 func (f From) device(userID string) string {
 	if f.Device == nil || userID == "" {
@@ -237,7 +237,7 @@ func (s *Service) counted(ctx context.Context, way, outcome string) {
 func (s *Service) refused(ctx context.Context, from From, way, userID, reason string, state func() ([]store.StateWrite, error)) error {
 	s.counted(ctx, way, "refused")
 	ctx = context.WithoutCancel(ctx)
-	ev := audit.Event{Kind: audit.SignIn, Interaction: "login", Outcome: audit.Serious, Reason: way + ": " + reason, RemoteIP: from.RemoteIP, RequestID: from.RequestID}
+	ev := audit.Event{Type: audit.SignIn, Interaction: "login", Outcome: audit.Serious, Reason: way + ": " + reason, RemoteIP: from.RemoteIP, RequestID: from.RequestID}
 	if userID != "" {
 		ev.Principal = &access.Principal{Subject: userID, Issuer: s.Issuer}
 	}
@@ -279,7 +279,7 @@ func (s *Service) begin(ctx context.Context, from From, way string, u *user.User
 	if before != nil && before.User == u.ID {
 		what = "step-up"
 	}
-	ev := audit.Event{Kind: audit.SignIn, Interaction: what, Principal: s.Principal(u), RemoteIP: from.RemoteIP, RequestID: from.RequestID,
+	ev := audit.Event{Type: audit.SignIn, Interaction: what, Principal: s.Principal(u), RemoteIP: from.RemoteIP, RequestID: from.RequestID,
 		Extra: [][2]string{{"acr", p.ACR}, {"way", way}}}
 	if err := s.commit(ctx, ev, append(append(writes, sw...), state...)...); err != nil {
 		return SignedIn{}, err
