@@ -122,8 +122,10 @@ type Adapter interface {
 type PayloadError struct {
 	Format string
 	Where  string // "line 3", "offset 8812", "zip entry 4"
-	Rule   string // "XML is not well-formed: unclosed element", "no type in the body: name it by --format v2:heartrate or the file name"
-	Err    error
+	// "XML is not well-formed: unclosed element", "no type in the body: name it by --format
+	// v2:heartrate or the file name"
+	Rule string
+	Err  error
 }
 
 func (e *PayloadError) Error() string {

@@ -64,7 +64,8 @@ func (e *Error) Unwrap() error { return e.Err }
 // Errorf builds an Error with one issue whose diagnostics the caller may see.
 // The issue code follows from the kind.
 func Errorf(kind Kind, op, format string, args ...any) *Error {
-	return &Error{Kind: kind, Op: op, Issues: []Issue{{Severity: "error", Code: kind.IssueCode(), Diagnostics: fmt.Sprintf(format, args...)}}}
+	return &Error{Kind: kind, Op: op, Issues: []Issue{{Severity: "error", Code: kind.IssueCode(),
+		Diagnostics: fmt.Sprintf(format, args...)}}}
 }
 
 // Wrap marks err as an internal failure of op. A nil err stays nil, and an

@@ -55,7 +55,8 @@ func (m *Mapper) compile(t *Table) error {
 				rows[name] = c
 			}
 			if r.SegmentsOf != "" {
-				m.segments[v.Vendor] = append(m.segments[v.Vendor], Segments{System: c.system, Metric: r.Metric, Of: r.SegmentsOf})
+				m.segments[v.Vendor] = append(m.segments[v.Vendor],
+					Segments{System: c.system, Metric: r.Metric, Of: r.SegmentsOf})
 			}
 		}
 		m.rules[v.Vendor] = rows
@@ -78,11 +79,13 @@ func (m *Mapper) compileRow(t *Table, v *Vendor, r *Row) (*rule, error) {
 	if r.Profile != "" {
 		base.head = []byte(`"profile":["http://hl7.org/fhir/StructureDefinition/` + r.Profile + `"]`)
 	}
-	base.category = append(base.category, `,"category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":`...)
+	base.category = append(base.category,
+		`,"category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":`...)
 	base.category = appendString(base.category, r.Category)
 	base.categories = []string{r.Category}
 	if r.Refined != "" {
-		base.category = append(base.category, `}]},{"coding":[{"system":"`+fhir.Canonical+`/CodeSystem/observation-category","code":`...)
+		base.category = append(base.category,
+			`}]},{"coding":[{"system":"`+fhir.Canonical+`/CodeSystem/observation-category","code":`...)
 		base.category = appendString(base.category, r.Refined)
 		base.categories = append(base.categories, r.Refined)
 	}
@@ -115,14 +118,16 @@ func (m *Mapper) compileRow(t *Table, v *Vendor, r *Row) (*rule, error) {
 		if err != nil {
 			return nil, fmt.Errorf("variant %d: %w", i+1, err)
 		}
-		p.dense, p.row, p.head, p.category, p.categories, p.series, p.parts, p.required = base.dense, r, base.head, base.category, base.categories, base.series, base.parts, base.required
+		p.dense, p.row, p.head, p.category, p.categories, p.series, p.parts, p.required = base.dense, r, base.head,
+			base.category, base.categories, base.series, base.parts, base.required
 		base.variants = append(base.variants, variantRule{x.When, p})
 	}
 	return base, nil
 }
 
 func (m *Mapper) compilePart(t *Table, v *Vendor, c *Component) (*rule, error) {
-	p := &rule{system: systemURL(v), zeroAbsent: c.Zero == zeroAbsent, concept: c.Shape == ShapeCodeable, code: m.concept(t, v, c.Name, c.Display, c.Codes, c.Doubtful)}
+	p := &rule{system: systemURL(v), zeroAbsent: c.Zero == zeroAbsent, concept: c.Shape == ShapeCodeable,
+		code: m.concept(t, v, c.Name, c.Display, c.Codes, c.Doubtful)}
 	if c.Unit != "" {
 		u := t.units[c.Unit]
 		p.units, p.ucum = u.accepts, c.Unit

@@ -10,7 +10,8 @@ type DeviceKey struct{ ID string }
 
 func (m *Mapper) deviceKey(vendor, patient string, s *sample.Sample) DeviceKey {
 	d := &s.Device
-	if d.Manufacturer == "" && d.Model == "" && d.Hardware == "" && d.Serial == "" && d.Name == "" && s.Source.Name == "" {
+	if d.Manufacturer == "" && d.Model == "" && d.Hardware == "" && d.Serial == "" && d.Name == "" &&
+		s.Source.Name == "" {
 		return DeviceKey{}
 	}
 	k := make(key, 0, 192).str("Device").str(vendor).str(patient)
@@ -69,7 +70,8 @@ func appendMember(b []byte, name, value string) []byte {
 
 func appendVersions(b []byte, d *sample.Device) []byte {
 	n := 0
-	for _, v := range [][3]string{{"531975", "MDC_ID_PROD_SPEC_SW", d.Software}, {"531976", "MDC_ID_PROD_SPEC_FW", d.Firmware}} {
+	for _, v := range [][3]string{{"531975", "MDC_ID_PROD_SPEC_SW", d.Software},
+		{"531976", "MDC_ID_PROD_SPEC_FW", d.Firmware}} {
 		if v[2] == "" {
 			continue
 		}

@@ -23,9 +23,12 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 // sent is how a vendor writes a unit of ours; others are sent as they are.
 var sent = map[string]map[string]string{
-	"apple":  {"/min": "count/min", "mm[Hg]": "mmHg", "{steps}": "count", "/d": "count", "{flights}": "count", "Cel": "degC", "kg/m2": "count", "mL/kg/min": "mL/min·kg", "cm": "m", "h": "hr"},
-	"fitbit": {"/min": "bpm", "kg": "g", "cm": "mm", "m": "mm", "{steps}": "count", "/d": "count", "{flights}": "count", "kcal/d": "kcal"},
-	"oura":   {"/min": "bpm", "min": "s", "cm": "m", "/d": "count", "{count}": "count", "{score}": "score", "kcal/d": "kcal", "1": "", "{MET}": "MET"},
+	"apple": {"/min": "count/min", "mm[Hg]": "mmHg", "{steps}": "count", "/d": "count", "{flights}": "count",
+		"Cel": "degC", "kg/m2": "count", "mL/kg/min": "mL/min·kg", "cm": "m", "h": "hr"},
+	"fitbit": {"/min": "bpm", "kg": "g", "cm": "mm", "m": "mm", "{steps}": "count", "/d": "count",
+		"{flights}": "count", "kcal/d": "kcal"},
+	"oura": {"/min": "bpm", "min": "s", "cm": "m", "/d": "count", "{count}": "count", "{score}": "score",
+		"kcal/d": "kcal", "1": "", "{MET}": "MET"},
 }
 
 func sentUnit(vendor, u string) string {
@@ -39,7 +42,8 @@ func sentUnit(vendor, u string) string {
 func example(tb tester, m *Mapper, v *Vendor, r *Row, day bool) *sample.Sample {
 	zone := time.FixedZone("", 2*3600)
 	s := &sample.Sample{Metric: r.Metric, Channel: "test", Start: time.Date(2026, 10, 1, 8, 0, 0, 0, zone),
-		Device: sample.Device{Name: "Wearable", Manufacturer: "Maker", Model: "Band", Hardware: "Band1,1", Software: "1.2", Firmware: "3.4", Battery: "81",
+		Device: sample.Device{Name: "Wearable", Manufacturer: "Maker", Model: "Band", Hardware: "Band1,1",
+			Software: "1.2", Firmware: "3.4", Battery: "81",
 			Facts: []sample.Fact{{Name: "size", Value: "10"}}},
 		Source: sample.Source{Name: "Source"}}
 	if day {
@@ -67,7 +71,8 @@ func example(tb tester, m *Mapper, v *Vendor, r *Row, day bool) *sample.Sample {
 		if p.r.units != nil {
 			u = sentUnit(v.Vendor, p.ucum(tb))
 		}
-		x := sample.Value{Kind: sample.Series, Series: &sample.SeriesData{Period: 5 * time.Minute, Unit: u, Data: "1 2 E 3"}}
+		x := sample.Value{Kind: sample.Series,
+			Series: &sample.SeriesData{Period: 5 * time.Minute, Unit: u, Data: "1 2 E 3"}}
 		if p.r.ranged && p.r.low > 3 {
 			x.Series.Data = "61 62 E 63"
 		}
@@ -159,7 +164,8 @@ func TestGolden(t *testing.T) {
 				}
 			}
 			for name, day := range cases {
-				file := filepath.Join("testdata", "golden", v.Vendor, strings.NewReplacer("/", "_").Replace(name)+".json")
+				file := filepath.Join("testdata", "golden", v.Vendor,
+					strings.NewReplacer("/", "_").Replace(name)+".json")
 				want[file] = true
 				t.Run(v.Vendor+"/"+name, func(t *testing.T) { goldenRow(t, m, un, v, r, day, file) })
 			}
@@ -268,7 +274,8 @@ func vitalSigns(t *testing.T, body []byte) {
 	if err := json.Unmarshal(body, &o); err != nil {
 		t.Fatal(err)
 	}
-	if len(o.Category) == 0 || len(o.Code.Coding) == 0 || o.Subject.Reference == "" || o.EffectiveDateTime == nil && o.EffectivePeriod == nil {
+	if len(o.Category) == 0 || len(o.Code.Coding) == 0 || o.Subject.Reference == "" || o.EffectiveDateTime == nil &&
+		o.EffectivePeriod == nil {
 		t.Error("category, code, subject and effective[x] are needed")
 	}
 	vendor := false
@@ -293,7 +300,8 @@ func vitalSigns(t *testing.T, body []byte) {
 		if claims != o.Code.has(code) {
 			t.Errorf("profile %s and code %s go together", name, code)
 		}
-		if claims && o.ValueQuantity != nil && (!slices.Contains(p.units, o.ValueQuantity.Code) || o.ValueQuantity.System != "http://unitsofmeasure.org") {
+		if claims && o.ValueQuantity != nil &&
+			(!slices.Contains(p.units, o.ValueQuantity.Code) || o.ValueQuantity.System != "http://unitsofmeasure.org") {
 			t.Errorf("unit %s is not of profile %s", o.ValueQuantity.Code, name)
 		}
 	}

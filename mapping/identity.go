@@ -151,7 +151,8 @@ func (m *Mapper) streamIdentity(vendor, patient, metric string, s *sample.Sample
 func (m *Mapper) CoarseStreams(vendor, patient, metric, source string) []series.Identity {
 	out := []series.Identity{m.streamIdentity(vendor, patient, metric, &sample.Sample{})}
 	if source != "" {
-		out = append(out, m.streamIdentity(vendor, patient, metric, &sample.Sample{Source: sample.Source{Name: source}}))
+		out = append(out, m.streamIdentity(vendor, patient, metric,
+			&sample.Sample{Source: sample.Source{Name: source}}))
 	}
 	return out
 }

@@ -36,7 +36,8 @@ func TestKeepSource(t *testing.T) {
 						t.Fatal(err)
 					}
 					if !got.Vague || want.Vague || got.ID != want.ID {
-						t.Errorf("%s: vague %v and %v, ids %s and %s", v.Rows[j].Metric, got.Vague, want.Vague, got.ID, want.ID)
+						t.Errorf("%s: vague %v and %v, ids %s and %s", v.Rows[j].Metric, got.Vague, want.Vague,
+							got.ID, want.ID)
 					}
 					before := bytes.Clone(got.JSON)
 					if out, kept := KeepSource(got.JSON, want.JSON); !kept || !bytes.Equal(out, want.JSON) {
@@ -86,7 +87,8 @@ func TestDeviceFacts(t *testing.T) {
 		if want == nil {
 			want = got
 		}
-		if !bytes.Equal(got, want) || !bytes.Contains(got, []byte(`"value":"2"`)) || !bytes.Contains(got, []byte("gen4")) {
+		if !bytes.Equal(got, want) || !bytes.Contains(got, []byte(`"value":"2"`)) ||
+			!bytes.Contains(got, []byte("gen4")) {
 			t.Errorf("%v: %s, want %s", order, got, want)
 		}
 	}

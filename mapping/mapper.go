@@ -139,13 +139,15 @@ func (m *Mapper) Map(buf []byte, vendor string, s *sample.Sample, patient string
 
 // MapLegacy is Map as it was before there were streams: every Observation has
 // an id of its own kind.
-func (m *Mapper) MapLegacy(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location) (Result, error) {
+func (m *Mapper) MapLegacy(buf []byte, vendor string, s *sample.Sample, patient string,
+	zone *time.Location) (Result, error) {
 	return m.tolerant(buf, vendor, s, patient, zone, true)
 }
 
 // tolerant is observe without the components that it refuses. If nothing is
 // left then, the first of them is the reason.
-func (m *Mapper) tolerant(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location, legacy bool) (Result, error) {
+func (m *Mapper) tolerant(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location,
+	legacy bool) (Result, error) {
 	res, err := m.observe(buf, vendor, s, patient, zone, legacy)
 	var part *partError
 	if err == nil || !errors.As(err, &part) {
@@ -177,7 +179,8 @@ func (m *Mapper) LegacyID(vendor string, s *sample.Sample, patient string, zone 
 	return m.observationID(vendor, patient, r.row.Metric, s, &w)
 }
 
-func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location, legacy bool) (Result, error) {
+func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location,
+	legacy bool) (Result, error) {
 	r := m.rules[vendor][s.Metric]
 	if r == nil {
 		return Result{}, reject(sample.ReasonUnmapped, "the metric table has no row")
@@ -231,7 +234,8 @@ func (r *rule) choose(s *sample.Sample) *rule {
 
 // observation appends the resource; h, unless nil, learns where it differs
 // from that of other samples of the stream.
-func (r *rule) observation(b []byte, vendor, patient string, s *sample.Sample, w *when, res *Result, h *holes) ([]byte, error) {
+func (r *rule) observation(b []byte, vendor, patient string, s *sample.Sample, w *when, res *Result,
+	h *holes) ([]byte, error) {
 	b = append(b, `{"resourceType":"Observation","id":"`...)
 	b = append(b, res.ID...)
 	b = append(b, `","meta":{`...)

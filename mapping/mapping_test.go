@@ -30,7 +30,8 @@ func TestDecimal(t *testing.T) {
 			t.Errorf("%s counts as JSON and is not", in)
 		}
 	}
-	for _, in := range []string{"", "NaN", "Infinity", "-", ".", "1.2.3", "1e", "1e999", "0x1", "1 ", "1,5", strings.Repeat("9", 60)} {
+	for _, in := range []string{"", "NaN", "Infinity", "-", ".", "1.2.3", "1e", "1e999", "0x1", "1 ", "1,5",
+		strings.Repeat("9", 60)} {
 		if _, ok := parseDecimal(in); ok {
 			t.Errorf("%q is no decimal", in)
 		}
@@ -103,7 +104,8 @@ func heart(value string) *sample.Sample {
 	return &sample.Sample{Metric: "HKQuantityTypeIdentifierHeartRate", Channel: "export.xml", KeyValue: true,
 		Start: time.Date(2026, 10, 1, 8, 0, 0, 0, time.FixedZone("", 7200)), Zone: sample.ZoneInstant,
 		Value:  sample.Value{Kind: sample.Number, Num: value, Unit: "count/min"},
-		Device: sample.Device{Manufacturer: "Apple Inc.", Model: "Watch", Hardware: "Watch6,7", Software: "11.0"}, Source: sample.Source{Name: "Watch", Version: "11.0"}}
+		Device: sample.Device{Manufacturer: "Apple Inc.", Model: "Watch", Hardware: "Watch6,7", Software: "11.0"},
+		Source: sample.Source{Name: "Watch", Version: "11.0"}}
 }
 
 // TestIdentity: what must not count for the id does not, what must does.
@@ -187,12 +189,15 @@ func TestTime(t *testing.T) {
 		reason  string
 	}{
 		{"stated", sample.ZoneStated, berlin, at, `"effectiveDateTime":"2026-01-05T08:00:00.250+02:00"`, ""},
-		{"instant, zone known", sample.ZoneInstant, berlin, at, `"effectiveDateTime":"2026-01-05T07:00:00.250+01:00"`, ""},
+		{"instant, zone known", sample.ZoneInstant, berlin, at,
+			`"effectiveDateTime":"2026-01-05T07:00:00.250+01:00"`, ""},
 		{"instant, zone unknown", sample.ZoneInstant, nil, at, `"code":"zone-unknown"`, ""},
 		{"floating", sample.ZoneFloating, berlin, at, `"effectiveDateTime":"2026-01-05T08:00:00.250+01:00"`, ""},
 		{"floating, zone unknown", sample.ZoneFloating, nil, at, "", sample.ReasonUnknownZone},
-		{"floating in a gap", sample.ZoneFloating, berlin, time.Date(2026, 3, 29, 2, 30, 0, 0, time.UTC), "", sample.ReasonUnknownZone},
-		{"floating, twice", sample.ZoneFloating, berlin, time.Date(2026, 10, 25, 2, 30, 0, 0, time.UTC), `"code":"zone-unknown"`, ""},
+		{"floating in a gap", sample.ZoneFloating, berlin, time.Date(2026, 3, 29, 2, 30, 0, 0, time.UTC), "",
+			sample.ReasonUnknownZone},
+		{"floating, twice", sample.ZoneFloating, berlin, time.Date(2026, 10, 25, 2, 30, 0, 0, time.UTC),
+			`"code":"zone-unknown"`, ""},
 		{"absurd", sample.ZoneStated, nil, time.Date(1, 1, 5, 0, 0, 0, 0, time.UTC), "", sample.ReasonBadTime},
 	} {
 		s := heart("62")
@@ -242,17 +247,26 @@ func TestScale(t *testing.T) {
 // TestLoadRefuses: a broken table is refused and the error names the place.
 func TestLoadRefuses(t *testing.T) {
 	for name, c := range map[string]struct{ from, to, want string }{
-		"unknown field":           {"trust: sure, codes: [loinc 8867-4]", "trust: sure, colour: red, codes: [loinc 8867-4]", "oura.yaml: row heartrate"},
-		"unknown code":            {"codes: [loinc 8867-4]", "codes: [loinc 1-1]", "row heartrate: code loinc 1-1"},
-		"bad trust":               {"trust: sure, codes: [loinc 8867-4]", "trust: local, codes: [loinc 8867-4]", "row heartrate: trust"},
-		"unknown unit":            {"unit: /min, range: [10, 350], zero: absent, components", "unit: bpm, range: [10, 350], components", "row heartrate: unit bpm"},
-		"no profile":              {"profile: heartrate, shape: quantity, rate: 288", "shape: quantity, rate: 288", "row heartrate: code loinc 8867-4 needs"},
-		"missing":                 {"name: Heart rate, trust", "trust", "row heartrate"},
-		"no range":                {"unit: /min, range: [10, 350], zero: absent, components", "unit: /min, components", "row heartrate: a unit needs a range"},
-		"no range in a component": {"display: Sleep efficiency, unit: \"%\", range: [0, 100]}", "display: Sleep efficiency, unit: \"%\"}", "row sleep: component efficiency: a unit needs a range"},
-		"odd zero":                {"zero: absent", "zero: nothing", "wants one of absent"},
-		"rate of codes":           {"shape: codeable, components: [{name: mood", "shape: codeable, rate: 50, components: [{name: mood", "a rate of codes wants their values"},
-		"rate of tags":            {"metric: tag, name: Tags, trust: local, category: survey, shape: event", "metric: tag, name: Tags, trust: local, category: survey, shape: event, rate: 50", "a rate is for quantities"},
+		"unknown field": {"trust: sure, codes: [loinc 8867-4]",
+			"trust: sure, colour: red, codes: [loinc 8867-4]", "oura.yaml: row heartrate"},
+		"unknown code": {"codes: [loinc 8867-4]", "codes: [loinc 1-1]", "row heartrate: code loinc 1-1"},
+		"bad trust": {"trust: sure, codes: [loinc 8867-4]", "trust: local, codes: [loinc 8867-4]",
+			"row heartrate: trust"},
+		"unknown unit": {"unit: /min, range: [10, 350], zero: absent, components",
+			"unit: bpm, range: [10, 350], components", "row heartrate: unit bpm"},
+		"no profile": {"profile: heartrate, shape: quantity, rate: 288", "shape: quantity, rate: 288",
+			"row heartrate: code loinc 8867-4 needs"},
+		"missing": {"name: Heart rate, trust", "trust", "row heartrate"},
+		"no range": {"unit: /min, range: [10, 350], zero: absent, components",
+			"unit: /min, components", "row heartrate: a unit needs a range"},
+		"no range in a component": {"display: Sleep efficiency, unit: \"%\", range: [0, 100]}",
+			"display: Sleep efficiency, unit: \"%\"}", "row sleep: component efficiency: a unit needs a range"},
+		"odd zero": {"zero: absent", "zero: nothing", "wants one of absent"},
+		"rate of codes": {"shape: codeable, components: [{name: mood",
+			"shape: codeable, rate: 50, components: [{name: mood", "a rate of codes wants their values"},
+		"rate of tags": {"metric: tag, name: Tags, trust: local, category: survey, shape: event",
+			"metric: tag, name: Tags, trust: local, category: survey, shape: event, rate: 50",
+			"a rate is for quantities"},
 	} {
 		dir := fstest.MapFS{}
 		files, err := fs.Glob(Builtin(), "*")

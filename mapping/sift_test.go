@@ -16,7 +16,8 @@ func num(n, unit string) sample.Value { return sample.Value{Kind: sample.Number,
 func run(parts ...sample.Component) *sample.Sample {
 	at := time.Date(2026, 10, 4, 9, 0, 0, 0, time.FixedZone("", 7200))
 	return &sample.Sample{Metric: "HKWorkoutTypeIdentifier", Channel: "export.xml", Start: at, End: at.Add(time.Hour),
-		Value: sample.Value{Kind: sample.Code, Text: "HKWorkoutActivityTypeRowing"}, Source: sample.Source{Name: "Wrist"}, Components: parts}
+		Value:  sample.Value{Kind: sample.Code, Text: "HKWorkoutActivityTypeRowing"},
+		Source: sample.Source{Name: "Wrist"}, Components: parts}
 }
 
 // TestOddComponent: one component that cannot be written never loses the rest,
@@ -29,17 +30,27 @@ func TestOddComponent(t *testing.T) {
 		holds  []string
 		absent []string
 	}{
-		"unit of another kind": {run(sample.Component{Name: "weatherTemperature", Value: num("61", "degrees")}, sample.Component{Name: "distance", Value: num("4.2", "km")}),
-			[]LeftOut{{Component: "weatherTemperature", Reason: sample.ReasonBadUnit}}, []string{`"value":4200,`}, []string{"weatherTemperature"}},
-		"outside the range": {run(sample.Component{Name: "duration", Value: num("50", "min")}, sample.Component{Name: "heartRateMaximum", Value: num("2600", "count/min")}),
-			[]LeftOut{{Component: "heartRateMaximum", Reason: sample.ReasonBadValue}}, []string{`"value":50,`}, []string{"2600"}},
-		"no number": {run(sample.Component{Name: "steps", Value: num("many", "count")}, sample.Component{Name: "duration", Value: num("50", "min")}),
+		"unit of another kind": {run(sample.Component{Name: "weatherTemperature", Value: num("61", "degrees")},
+			sample.Component{Name: "distance", Value: num("4.2", "km")}),
+			[]LeftOut{{Component: "weatherTemperature", Reason: sample.ReasonBadUnit}}, []string{`"value":4200,`},
+			[]string{"weatherTemperature"}},
+		"outside the range": {run(sample.Component{Name: "duration", Value: num("50", "min")},
+			sample.Component{Name: "heartRateMaximum", Value: num("2600", "count/min")}),
+			[]LeftOut{{Component: "heartRateMaximum", Reason: sample.ReasonBadValue}}, []string{`"value":50,`},
+			[]string{"2600"}},
+		"no number": {run(sample.Component{Name: "steps", Value: num("many", "count")},
+			sample.Component{Name: "duration", Value: num("50", "min")}),
 			[]LeftOut{{Component: "steps", Reason: sample.ReasonBadValue}}, []string{`"value":50,`}, []string{"many"}},
-		"zero that is not measured": {run(sample.Component{Name: "heartRateAverage", Value: num("0.0", "bpm")}, sample.Component{Name: "steps", Value: num("0", "count")}),
-			[]LeftOut{{Component: "heartRateAverage", Reason: sample.DropPlaceholder}}, []string{`"value":0,"unit":"steps"`}, []string{"55425-3"}},
-		"all of them": {run(sample.Component{Name: "averageMETs", Value: num("900", "MET")}, sample.Component{Name: "indoor", Value: sample.Value{Kind: sample.Code}}),
-			[]LeftOut{{Component: "averageMETs", Reason: sample.ReasonBadValue}, {Component: "indoor", Reason: sample.ReasonMissing}}, []string{"Rowing"}, []string{`"component"`}},
-		"none": {run(sample.Component{Name: "averageMETs", Value: num("6.7", "kcal/hr-kg")}), nil, []string{`"value":6.7,"unit":"MET"`}, nil},
+		"zero that is not measured": {run(sample.Component{Name: "heartRateAverage", Value: num("0.0", "bpm")},
+			sample.Component{Name: "steps", Value: num("0", "count")}),
+			[]LeftOut{{Component: "heartRateAverage", Reason: sample.DropPlaceholder}},
+			[]string{`"value":0,"unit":"steps"`}, []string{"55425-3"}},
+		"all of them": {run(sample.Component{Name: "averageMETs", Value: num("900", "MET")},
+			sample.Component{Name: "indoor", Value: sample.Value{Kind: sample.Code}}),
+			[]LeftOut{{Component: "averageMETs", Reason: sample.ReasonBadValue},
+				{Component: "indoor", Reason: sample.ReasonMissing}}, []string{"Rowing"}, []string{`"component"`}},
+		"none": {run(sample.Component{Name: "averageMETs", Value: num("6.7", "kcal/hr-kg")}), nil,
+			[]string{`"value":6.7,"unit":"MET"`}, nil},
 	} {
 		res, err := m.Map(nil, "apple", c.s, "p1", nil)
 		if err != nil || len(res.Left) != len(c.left) {
@@ -87,13 +98,15 @@ func TestEveryComponentSifts(t *testing.T) {
 				x.Num = "98765432100"
 				if s.Value.Kind == sample.None && len(s.Components) == 1 {
 					var re *RejectError
-					if _, err := m.Map(nil, v.Vendor, s, "p1", nil); r.Shape != ShapeEvent && (!errors.As(err, &re) || re.Reason != sample.ReasonBadValue) {
+					if _, err := m.Map(nil, v.Vendor, s, "p1", nil); r.Shape != ShapeEvent &&
+						(!errors.As(err, &re) || re.Reason != sample.ReasonBadValue) {
 						t.Errorf("%s/%s: %v", r.Metric, r.Components[k].Name, err)
 					}
 					continue
 				}
 				res, err := m.Map(nil, v.Vendor, s, "p1", nil)
-				if err != nil || len(res.Left) != 1 || res.Left[0].Component != r.Components[k].Name || strings.Contains(string(res.JSON), "987654321") {
+				if err != nil || len(res.Left) != 1 || res.Left[0].Component != r.Components[k].Name ||
+					strings.Contains(string(res.JSON), "987654321") {
 					t.Errorf("%s/%s: %v %v %s", r.Metric, r.Components[k].Name, err, res.Left, res.JSON)
 				}
 				vitalSigns(t, res.JSON)
@@ -110,14 +123,19 @@ func TestEveryComponentSifts(t *testing.T) {
 func TestZero(t *testing.T) {
 	m := mapper(t)
 	for _, c := range []struct{ vendor, metric, unit, reason string }{
-		{"apple", "HKQuantityTypeIdentifierHeartRate", "count/min", sample.DropPlaceholder}, {"apple", "heart_rate", "bpm", sample.DropPlaceholder},
-		{"apple", "blood_oxygen_saturation", "%", sample.DropPlaceholder}, {"fitbit", "daily-resting-heart-rate", "bpm", sample.DropPlaceholder},
-		{"oura", "heartrate", "bpm", sample.DropPlaceholder}, {"oura", "sleep.average_breath", "breaths/min", sample.DropPlaceholder},
-		{"apple", "step_count", "count", ""}, {"fitbit", "steps/day", "count", ""}, {"oura", "daily_activity.steps", "count", ""},
+		{"apple", "HKQuantityTypeIdentifierHeartRate", "count/min", sample.DropPlaceholder},
+		{"apple", "heart_rate", "bpm", sample.DropPlaceholder},
+		{"apple", "blood_oxygen_saturation", "%", sample.DropPlaceholder},
+		{"fitbit", "daily-resting-heart-rate", "bpm", sample.DropPlaceholder},
+		{"oura", "heartrate", "bpm", sample.DropPlaceholder},
+		{"oura", "sleep.average_breath", "breaths/min", sample.DropPlaceholder},
+		{"apple", "step_count", "count", ""}, {"fitbit", "steps/day", "count", ""},
+		{"oura", "daily_activity.steps", "count", ""},
 		{"apple", "weight_body_mass", "kg", sample.ReasonBadValue},
 	} {
 		for _, zero := range []string{"0", "0.00", "-0"} {
-			s := &sample.Sample{Metric: c.metric, Channel: "x", Start: time.Date(2026, 10, 4, 9, 0, 0, 0, time.UTC), Value: num(zero, c.unit)}
+			s := &sample.Sample{Metric: c.metric, Channel: "x", Start: time.Date(2026, 10, 4, 9, 0, 0, 0, time.UTC),
+				Value: num(zero, c.unit)}
 			_, err := m.Map(nil, c.vendor, s, "p1", nil)
 			var re *RejectError
 			if c.reason == "" && err != nil || c.reason != "" && (!errors.As(err, &re) || re.Reason != c.reason) {
@@ -151,7 +169,8 @@ func TestPlausible(t *testing.T) {
 		{"apple", "HKQuantityTypeIdentifierBodyTemperature", "export.xml", "98.6", "degF", true},
 		{"apple", "night", "hae", "808742", "hr", false},
 	} {
-		s := &sample.Sample{Metric: c.metric, Channel: c.channel, Start: time.Date(2026, 10, 4, 9, 0, 0, 0, time.UTC), Value: num(c.num, c.unit)}
+		s := &sample.Sample{Metric: c.metric, Channel: c.channel,
+			Start: time.Date(2026, 10, 4, 9, 0, 0, 0, time.UTC), Value: num(c.num, c.unit)}
 		if _, err := m.Map(nil, c.vendor, s, "p1", nil); (err == nil) != c.ok {
 			t.Errorf("%s %s %s by %s: %v", c.metric, c.num, c.unit, c.channel, err)
 		}
@@ -164,7 +183,8 @@ func TestSeriesPoints(t *testing.T) {
 	at := time.Date(2026, 10, 4, 1, 0, 0, 0, time.UTC)
 	for data, want := range map[string]string{"51 0 E 52 4000": "51 E E 52 E", "51 52": "51 52", "0 0 0": ""} {
 		s := &sample.Sample{Metric: "sleep.heart_rate", Channel: "v2", Start: at, End: at.Add(25 * time.Minute),
-			Value: sample.Value{Kind: sample.Series, Series: &sample.SeriesData{Period: 5 * time.Minute, Unit: "bpm", Data: data}}}
+			Value: sample.Value{Kind: sample.Series,
+				Series: &sample.SeriesData{Period: 5 * time.Minute, Unit: "bpm", Data: data}}}
 		res, err := m.Map(nil, "oura", s, "p1", nil)
 		var re *RejectError
 		switch {
@@ -172,7 +192,8 @@ func TestSeriesPoints(t *testing.T) {
 			if !errors.As(err, &re) || re.Reason != sample.ReasonBadValue {
 				t.Errorf("%s: %v", data, err)
 			}
-		case err != nil || !strings.Contains(string(res.JSON), `"data":"`+want+`"`) || (len(res.Left) == 1) != (data != want):
+		case err != nil || !strings.Contains(string(res.JSON), `"data":"`+want+`"`) ||
+			(len(res.Left) == 1) != (data != want):
 			t.Errorf("%s: %v %v %s", data, err, res.Left, res.JSON)
 		case s.Value.Series.Data != data:
 			t.Errorf("%s: the sample was changed", data)
@@ -188,7 +209,8 @@ func TestHalfBloodPressure(t *testing.T) {
 		"odd":     {{Name: "systolic", Value: num("122", "mmHg")}, {Name: "diastolic", Value: num("9000", "mmHg")}},
 		"missing": {{Name: "systolic", Value: num("122", "mmHg")}},
 	} {
-		s := &sample.Sample{Metric: "blood_pressure", Channel: "hae", Start: time.Date(2026, 10, 4, 1, 0, 0, 0, time.UTC), Components: parts}
+		s := &sample.Sample{Metric: "blood_pressure", Channel: "hae",
+			Start: time.Date(2026, 10, 4, 1, 0, 0, 0, time.UTC), Components: parts}
 		res, err := m.Map(nil, "apple", s, "p1", nil)
 		if err != nil {
 			t.Fatal(err)
@@ -222,13 +244,17 @@ func TestHalfBloodPressure(t *testing.T) {
 func TestMolarMass(t *testing.T) {
 	m := mapper(t)
 	for unit, want := range map[string]string{
-		"mmol<180.1558800000541>/L": "5.6", "mmol<180.15588000005408>/L": "5.6", "mmol<180.15588>/l": "5.6", "mmol<1.8015588e2>/L": "5.6",
-		"mmol/L": "5.6", "µmol<180.1558800000541>/L": "", "mmol<glucose>/L": "", "mmol<180.1558/L": "", "<180>mmol/L": "",
+		"mmol<180.1558800000541>/L": "5.6", "mmol<180.15588000005408>/L": "5.6", "mmol<180.15588>/l": "5.6",
+		"mmol<1.8015588e2>/L": "5.6",
+		"mmol/L":              "5.6", "µmol<180.1558800000541>/L": "", "mmol<glucose>/L": "", "mmol<180.1558/L": "",
+		"<180>mmol/L": "",
 	} {
 		for _, metric := range []string{"HKQuantityTypeIdentifierBloodGlucose", "blood_glucose"} {
-			s := &sample.Sample{Metric: metric, Channel: "export.xml", Start: time.Date(2026, 10, 4, 7, 0, 0, 0, time.UTC), Value: num("5.6", unit)}
+			s := &sample.Sample{Metric: metric, Channel: "export.xml",
+				Start: time.Date(2026, 10, 4, 7, 0, 0, 0, time.UTC), Value: num("5.6", unit)}
 			res, err := m.Map(nil, "apple", s, "p1", nil)
-			if ok := strings.Contains(string(res.JSON), `"valueQuantity":{"value":`+want+`,"unit":"mmol/L"`) && strings.Contains(string(res.JSON), "15074-8"); (err == nil && ok) != (want != "") {
+			if ok := strings.Contains(string(res.JSON), `"valueQuantity":{"value":`+want+`,"unit":"mmol/L"`) &&
+				strings.Contains(string(res.JSON), "15074-8"); (err == nil && ok) != (want != "") {
 				t.Errorf("%s in %s: %v %s", metric, unit, err, res.JSON)
 			}
 			var row series.Sample
@@ -237,8 +263,10 @@ func TestMolarMass(t *testing.T) {
 			}
 		}
 	}
-	s := &sample.Sample{Metric: "blood_glucose", Channel: "hae", Start: time.Date(2026, 10, 4, 7, 0, 0, 0, time.UTC), Value: num("101", "mg/dL")}
-	if res, err := m.Map(nil, "apple", s, "p1", nil); err != nil || !strings.Contains(string(res.JSON), `"value":101,"unit":"mg/dL"`) {
+	s := &sample.Sample{Metric: "blood_glucose", Channel: "hae",
+		Start: time.Date(2026, 10, 4, 7, 0, 0, 0, time.UTC), Value: num("101", "mg/dL")}
+	if res, err := m.Map(nil, "apple", s, "p1", nil); err != nil ||
+		!strings.Contains(string(res.JSON), `"value":101,"unit":"mg/dL"`) {
 		t.Errorf("mg/dL: %v %s", err, res.JSON)
 	}
 }
@@ -247,19 +275,25 @@ func TestMolarMass(t *testing.T) {
 // CodeableConcept by every channel, with a coding where they are a code.
 func TestClassification(t *testing.T) {
 	m := mapper(t)
-	wave := sample.Value{Kind: sample.Series, Series: &sample.SeriesData{Period: 4 * time.Millisecond, Unit: "mV", Data: "1 2"}}
+	wave := sample.Value{Kind: sample.Series,
+		Series: &sample.SeriesData{Period: 4 * time.Millisecond, Unit: "mV", Data: "1 2"}}
 	word := func(kind sample.ValueType, s string) sample.Value { return sample.Value{Kind: kind, Text: s} }
 	for _, c := range []struct {
 		vendor, metric, component string
 		value                     sample.Value
 		want                      string
 	}{
-		{"apple", "HKDataTypeIdentifierElectrocardiogram", "classification", word(sample.Text, "Sinus Rhythm"), `"valueCodeableConcept":{"coding":[{"system":"https://pulsegate.dev/fhir/CodeSystem/apple","code":"Sinus Rhythm","display":"Sinus Rhythm"}],"text":"Sinus Rhythm"}`},
-		{"apple", "HKDataTypeIdentifierElectrocardiogram", "classification", word(sample.Text, "Sinusrhythmus"), `"valueCodeableConcept":{"text":"Sinusrhythmus"}`},
-		{"apple", "HKDataTypeIdentifierElectrocardiogram", "severity", word(sample.Text, "None"), `"valueCodeableConcept":{"text":"None"}`},
-		{"fitbit", "electrocardiogram", "resultClassification", word(sample.Code, "ATRIAL_FIBRILLATION"), `"valueCodeableConcept":{"coding":[{"system":"https://pulsegate.dev/fhir/CodeSystem/google-health","code":"ATRIAL_FIBRILLATION"`},
+		{"apple", "HKDataTypeIdentifierElectrocardiogram", "classification", word(sample.Text, "Sinus Rhythm"),
+			`"valueCodeableConcept":{"coding":[{"system":"https://pulsegate.dev/fhir/CodeSystem/apple","code":"Sinus Rhythm","display":"Sinus Rhythm"}],"text":"Sinus Rhythm"}`},
+		{"apple", "HKDataTypeIdentifierElectrocardiogram", "classification", word(sample.Text, "Sinusrhythmus"),
+			`"valueCodeableConcept":{"text":"Sinusrhythmus"}`},
+		{"apple", "HKDataTypeIdentifierElectrocardiogram", "severity", word(sample.Text, "None"),
+			`"valueCodeableConcept":{"text":"None"}`},
+		{"fitbit", "electrocardiogram", "resultClassification", word(sample.Code, "ATRIAL_FIBRILLATION"),
+			`"valueCodeableConcept":{"coding":[{"system":"https://pulsegate.dev/fhir/CodeSystem/google-health","code":"ATRIAL_FIBRILLATION"`},
 	} {
-		s := &sample.Sample{Metric: c.metric, Start: time.Date(2026, 10, 4, 7, 0, 0, 0, time.UTC), Value: wave, Components: []sample.Component{{Name: c.component, Value: c.value}}}
+		s := &sample.Sample{Metric: c.metric, Start: time.Date(2026, 10, 4, 7, 0, 0, 0, time.UTC), Value: wave,
+			Components: []sample.Component{{Name: c.component, Value: c.value}}}
 		res, err := m.Map(nil, c.vendor, s, "p1", nil)
 		if err != nil || !strings.Contains(string(res.JSON), c.want) {
 			t.Errorf("%s %s: %v %s", c.metric, c.value.Text, err, res.JSON)

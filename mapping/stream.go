@@ -176,13 +176,18 @@ func (x *Streams) Place(s *sample.Sample, row *series.Sample) *Stream {
 // intern, so most comparisons are of pointers.
 func (e *likeness) fits(s *sample.Sample) bool {
 	o := &e.like
-	if s.Metric != o.Metric || s.Value.Kind != o.Value.Kind || s.Value.Kind == sample.Code && s.Value.Text != o.Value.Text || s.Value.Unit != o.Value.Unit || s.Zone != o.Zone || len(s.Components) != len(o.Components) ||
-		s.Channel != o.Channel || s.KeyValue != o.KeyValue || s.Coarse != o.Coarse || s.UserEntered != o.UserEntered || s.Method != o.Method || s.Source.Name != o.Source.Name {
+	if s.Metric != o.Metric || s.Value.Kind != o.Value.Kind || s.Value.Kind == sample.Code &&
+		s.Value.Text != o.Value.Text || s.Value.Unit != o.Value.Unit || s.Zone != o.Zone ||
+		len(s.Components) != len(o.Components) ||
+		s.Channel != o.Channel || s.KeyValue != o.KeyValue || s.Coarse != o.Coarse ||
+		s.UserEntered != o.UserEntered || s.Method != o.Method || s.Source.Name != o.Source.Name {
 		return false
 	}
 	d, k := &s.Device, &o.Device
-	if d.Name != k.Name || d.Manufacturer != k.Manufacturer || d.Model != k.Model || d.Hardware != k.Hardware || d.Kind != k.Kind ||
-		d.Serial != k.Serial || d.Software != k.Software || d.Firmware != k.Firmware || d.Battery != k.Battery || len(d.Facts) != len(k.Facts) {
+	if d.Name != k.Name || d.Manufacturer != k.Manufacturer || d.Model != k.Model || d.Hardware != k.Hardware ||
+		d.Kind != k.Kind ||
+		d.Serial != k.Serial || d.Software != k.Software || d.Firmware != k.Firmware || d.Battery != k.Battery ||
+		len(d.Facts) != len(k.Facts) {
 		return false
 	}
 	for i := range d.Facts {
@@ -192,7 +197,8 @@ func (e *likeness) fits(s *sample.Sample) bool {
 	}
 	for i := range s.Components {
 		a, b := &s.Components[i], &o.Components[i]
-		if a.Name != b.Name || a.Value.Kind != b.Value.Kind || a.Value.Unit != b.Value.Unit || a.Value.Text != b.Value.Text || a.Value.Bool != b.Value.Bool {
+		if a.Name != b.Name || a.Value.Kind != b.Value.Kind || a.Value.Unit != b.Value.Unit ||
+			a.Value.Text != b.Value.Text || a.Value.Bool != b.Value.Bool {
 			return false
 		}
 	}
@@ -281,14 +287,17 @@ func (e *likeness) add(part int, r *rule, v *sample.Value, channel string) bool 
 
 // keep copies what a likeness is compared by: the adapter uses s again.
 func keep(s *sample.Sample) sample.Sample {
-	o := sample.Sample{Metric: strings.Clone(s.Metric), Channel: strings.Clone(s.Channel), KeyValue: s.KeyValue, Coarse: s.Coarse, UserEntered: s.UserEntered,
-		Zone: s.Zone, Method: strings.Clone(s.Method), Value: sample.Value{Kind: s.Value.Kind, Unit: strings.Clone(s.Value.Unit)}, Device: s.Device,
+	o := sample.Sample{Metric: strings.Clone(s.Metric), Channel: strings.Clone(s.Channel), KeyValue: s.KeyValue,
+		Coarse: s.Coarse, UserEntered: s.UserEntered,
+		Zone: s.Zone, Method: strings.Clone(s.Method),
+		Value: sample.Value{Kind: s.Value.Kind, Unit: strings.Clone(s.Value.Unit)}, Device: s.Device,
 		Source: sample.Source{Name: strings.Clone(s.Source.Name)}}
 	if s.Value.Kind == sample.Code {
 		o.Value.Text = strings.Clone(s.Value.Text)
 	}
 	d := &o.Device
-	for _, p := range []*string{&d.Name, &d.Manufacturer, &d.Model, &d.Hardware, &d.Kind, &d.Serial, &d.Software, &d.Firmware, &d.Battery} {
+	for _, p := range []*string{&d.Name, &d.Manufacturer, &d.Model, &d.Hardware, &d.Kind, &d.Serial, &d.Software,
+		&d.Firmware, &d.Battery} {
 		*p = strings.Clone(*p)
 	}
 	d.Facts = slices.Clone(d.Facts)
@@ -298,8 +307,9 @@ func keep(s *sample.Sample) sample.Sample {
 	}
 	for i := range s.Components {
 		c := &s.Components[i]
-		o.Components = append(o.Components, sample.Component{Name: strings.Clone(c.Name), Value: sample.Value{Kind: c.Value.Kind,
-			Unit: strings.Clone(c.Value.Unit), Text: strings.Clone(c.Value.Text), Bool: c.Value.Bool}})
+		o.Components = append(o.Components,
+			sample.Component{Name: strings.Clone(c.Name), Value: sample.Value{Kind: c.Value.Kind,
+				Unit: strings.Clone(c.Value.Unit), Text: strings.Clone(c.Value.Text), Bool: c.Value.Bool}})
 	}
 	return o
 }
@@ -378,15 +388,18 @@ func (x *Streams) stream(e *likeness, s *sample.Sample, class series.Class, unsu
 	if err != nil { // Map says so
 		return nil
 	}
-	t := &series.Template{Identity: e.id, Class: class, KeyValue: s.KeyValue, Seed: e.seed, Patient: strings.Clone(x.patient), Vendor: x.vendor,
+	t := &series.Template{Identity: e.id, Class: class, KeyValue: s.KeyValue, Seed: e.seed,
+		Patient: strings.Clone(x.patient), Vendor: x.vendor,
 		Categories: e.rule.categories, Values: len(e.numbers)}
 	t.Parts, t.Holes = h.parts(body, len(`{"resourceType":"Observation","id":"x","meta":{`))
-	return &Stream{Template: x.shared(t), Metric: e.rule.row.Metric, SegmentsOf: e.rule.row.SegmentsOf, Coarse: s.Coarse, Device: res.Device, Vague: vague(s), Known: &e.known}
+	return &Stream{Template: x.shared(t), Metric: e.rule.row.Metric, SegmentsOf: e.rule.row.SegmentsOf,
+		Coarse: s.Coarse, Device: res.Device, Vague: vague(s), Known: &e.known}
 }
 
 // shared returns the one template like t.
 func (x *Streams) shared(t *series.Template) *series.Template {
-	k := key(t.Identity[:]).str(string([]byte{byte(t.Class), byte(t.Seed), byte(t.Seed >> 8), byte(t.Seed >> 16), byte(t.Seed >> 24),
+	k := key(t.Identity[:]).str(string([]byte{byte(t.Class), byte(t.Seed), byte(t.Seed >> 8), byte(t.Seed >> 16),
+		byte(t.Seed >> 24),
 		byte(t.Seed >> 32), byte(t.Seed >> 40), byte(t.Seed >> 48), byte(t.Seed >> 56)}))
 	if t.KeyValue {
 		k = append(k, 1)

@@ -30,16 +30,19 @@ func rows(m *Mapper, fn func(v *Vendor, r *Row)) {
 // is said of device and method, and what no series takes.
 func drawn(t *rapid.T, m *Mapper, v *Vendor, r *Row) *sample.Sample {
 	s := example(t, m, v, r, false)
-	zone := rapid.SampledFrom([]*time.Location{time.UTC, time.FixedZone("", 2*3600), time.FixedZone("", -9*3600-1800), time.FixedZone("", 3601), time.FixedZone("", 15*3600)}).Draw(t, "offset")
+	zone := rapid.SampledFrom([]*time.Location{time.UTC, time.FixedZone("", 2*3600),
+		time.FixedZone("", -9*3600-1800), time.FixedZone("", 3601), time.FixedZone("", 15*3600)}).Draw(t, "offset")
 	at := rapid.Int64Range(-2208988800, 7289654400).Draw(t, "second")
 	nano := rapid.SampledFrom([]int64{0, 0, 0, 250e6, 123456e3, 5e6 + 300, 7, 999}).Draw(t, "nano")
 	s.Start, s.End = time.Unix(at, nano).In(zone), time.Time{}
 	if rapid.Bool().Draw(t, "period") {
-		s.End = s.Start.Add(rapid.SampledFrom([]time.Duration{0, 300, 1e6, 5e9, 60e9, 61e9, 3600e9, 7200e9, 48 * 3600e9, 50 * 3600e9, -1e9}).Draw(t, "lasts"))
+		s.End = s.Start.Add(rapid.SampledFrom([]time.Duration{0, 300, 1e6, 5e9, 60e9, 61e9, 3600e9, 7200e9,
+			48 * 3600e9, 50 * 3600e9, -1e9}).Draw(t, "lasts"))
 	}
 	s.Zone = sample.Zone(rapid.IntRange(0, 2).Draw(t, "zone"))
 	s.KeyValue, s.UserEntered = rapid.Bool().Draw(t, "keyvalue"), rapid.Bool().Draw(t, "entered")
-	number := rapid.OneOf(rapid.StringMatching(`[0-9]{1,4}(\.[0-9]{1,4})?`), rapid.StringMatching(`-?[0-9]{0,19}\.?[0-9]{0,19}`),
+	number := rapid.OneOf(rapid.StringMatching(`[0-9]{1,4}(\.[0-9]{1,4})?`),
+		rapid.StringMatching(`-?[0-9]{0,19}\.?[0-9]{0,19}`),
 		rapid.StringMatching(`[+-]?[0-9]{1,3}(\.[0-9]{1,3})?(e-?[0-9]{1,2})?`))
 	change := func(x *sample.Value) {
 		if x.Kind == sample.Number && rapid.Bool().Draw(t, "other number") {
@@ -61,7 +64,8 @@ func drawn(t *rapid.T, m *Mapper, v *Vendor, r *Row) *sample.Sample {
 		}
 		if x.Kind == sample.Code && x == &s.Value {
 			codes := slices.Sorted(maps.Keys(r.Values))
-			x.Text = rapid.OneOf(rapid.SampledFrom(codes), rapid.SampledFrom(codes), rapid.SampledFrom([]string{"NewInTheNextYear", "two  blanks", "HKCategoryValue"})).Draw(t, "code")
+			x.Text = rapid.OneOf(rapid.SampledFrom(codes), rapid.SampledFrom(codes),
+				rapid.SampledFrom([]string{"NewInTheNextYear", "two  blanks", "HKCategoryValue"})).Draw(t, "code")
 		}
 	}
 	change(&s.Value)
@@ -70,8 +74,11 @@ func drawn(t *rapid.T, m *Mapper, v *Vendor, r *Row) *sample.Sample {
 	}
 	s.Components = s.Components[:rapid.IntRange(min(1, len(s.Components)), len(s.Components)).Draw(t, "components")]
 	if rapid.IntRange(0, 4).Draw(t, "foreign") == 0 {
-		s.Components = append(s.Components, sample.Component{Name: "new", Value: sample.Value{Kind: sample.ValueType(rapid.IntRange(0, 6).Draw(t, "kind")),
-			Num: "7", High: "8", Unit: "x", Text: "word", Series: &sample.SeriesData{Period: time.Second, Data: "1"}}})
+		s.Components = append(s.Components,
+			sample.Component{Name: "new",
+				Value: sample.Value{Kind: sample.ValueType(rapid.IntRange(0, 6).Draw(t, "kind")),
+					Num: "7", High: "8", Unit: "x", Text: "word",
+					Series: &sample.SeriesData{Period: time.Second, Data: "1"}}})
 	}
 	s.Channel = rapid.SampledFrom([]string{"export.xml", "hae", "test"}).Draw(t, "channel")
 	s.Method = rapid.SampledFrom([]string{"", "", `a "method"`}).Draw(t, "method")
@@ -126,8 +133,10 @@ func TestSeriesIsDocument(t *testing.T) {
 				if !bytes.Equal(got, res.JSON) || k.ID() != res.ID {
 					t.Fatalf("series   %s\ndocument %s", got, res.JSON)
 				}
-				if row.Class() != st.Template.Class || StreamID(k.Identity) != res.Stream || st.Device != res.Device || st.Vague != res.Vague ||
-					st.Metric != res.Metric || !slices.Equal(st.Template.Categories, res.Categories) || !res.Start.Truncate(time.Microsecond).Equal(time.UnixMicro(row.Start)) {
+				if row.Class() != st.Template.Class || StreamID(k.Identity) != res.Stream ||
+					st.Device != res.Device || st.Vague != res.Vague ||
+					st.Metric != res.Metric || !slices.Equal(st.Template.Categories, res.Categories) ||
+					!res.Start.Truncate(time.Microsecond).Equal(time.UnixMicro(row.Start)) {
 					t.Fatalf("%s: %+v and %+v", r.Metric, st, res)
 				}
 				// A sample that arrives with one thing more is the same one.
@@ -173,11 +182,13 @@ func TestEveryRateIsASeries(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if (res.Stream != "") != (r.Rate > 0) || bytes.Contains(res.JSON, []byte(StreamSystem)) != (r.Rate > 0) {
+				if (res.Stream != "") != (r.Rate > 0) ||
+					bytes.Contains(res.JSON, []byte(StreamSystem)) != (r.Rate > 0) {
 					t.Errorf("from %d: %s with rate %d: stream %q", from, r.Metric, r.Rate, res.Stream)
 				}
 				old, err := m.MapLegacy(nil, v.Vendor, s, "p1", nil)
-				if err != nil || len(old.ID) != 26 && old.ID != "" || old.Stream != "" || r.Rate > 0 && m.LegacyID(v.Vendor, s, "p1", nil) != old.ID {
+				if err != nil || len(old.ID) != 26 && old.ID != "" || old.Stream != "" || r.Rate > 0 &&
+					m.LegacyID(v.Vendor, s, "p1", nil) != old.ID {
 					t.Errorf("%s: legacy %+v %v", r.Metric, old, err)
 				}
 			}
@@ -208,13 +219,16 @@ func TestSampleID(t *testing.T) {
 		func(s *sample.Sample) { s.Value.Num = "62.0000000000000000000001" },
 		func(s *sample.Sample) { s.Value.Num = "62.0000000000000000000002" },
 		func(s *sample.Sample) {
-			s.Components = []sample.Component{{Name: "motionContext", Value: sample.Value{Kind: sample.Code, Text: "1"}}}
+			s.Components = []sample.Component{{Name: "motionContext",
+				Value: sample.Value{Kind: sample.Code, Text: "1"}}}
 		},
 		func(s *sample.Sample) {
-			s.Components = []sample.Component{{Name: "motionContext", Value: sample.Value{Kind: sample.Code, Text: "2"}}}
+			s.Components = []sample.Component{{Name: "motionContext",
+				Value: sample.Value{Kind: sample.Code, Text: "2"}}}
 		},
 		func(s *sample.Sample) {
-			s.Components = []sample.Component{{Name: "min", Value: sample.Value{Kind: sample.Number, Num: "60", Unit: "count/min"}}}
+			s.Components = []sample.Component{{Name: "min",
+				Value: sample.Value{Kind: sample.Number, Num: "60", Unit: "count/min"}}}
 		},
 	} {
 		s := heart("62")
@@ -231,7 +245,8 @@ func TestSampleID(t *testing.T) {
 func TestQuick(t *testing.T) {
 	table := mapper(t).table
 	rapid.Check(t, func(t *rapid.T) {
-		in := rapid.OneOf(rapid.StringMatching(`-?[0-9]{1,6}(\.[0-9]{1,6})?`), rapid.StringMatching(`-?[0-9]{0,18}\.?[0-9]{0,18}`)).Draw(t, "number")
+		in := rapid.OneOf(rapid.StringMatching(`-?[0-9]{1,6}(\.[0-9]{1,6})?`),
+			rapid.StringMatching(`-?[0-9]{0,18}\.?[0-9]{0,18}`)).Draw(t, "number")
 		d, ok := parseDecimal(in)
 		for ucum, u := range table.units {
 			for unit, c := range u.accepts {

@@ -144,7 +144,8 @@ func (s *suite) formats(t *testing.T, payloads []payload) {
 	for f := range have {
 		t.Errorf("folder %q is no format of the adapter", f)
 	}
-	err := s.adapter.Decode(t.Context(), adapters.Input{Format: "no-such-format", Body: strings.NewReader("")}, NewRecorder())
+	err := s.adapter.Decode(t.Context(), adapters.Input{Format: "no-such-format", Body: strings.NewReader("")},
+		NewRecorder())
 	if err == nil {
 		t.Error("an unknown format is decoded without an error")
 	}
@@ -191,7 +192,8 @@ func (s *suite) again(t *testing.T, p payload, whole *Recorder) {
 	detected.Format = ""
 	bytewise := p.input()
 	bytewise.Body = iotest.OneByteReader(bytes.NewReader(p.body))
-	for name, in := range map[string]adapters.Input{"twice": p.input(), "format by detection": detected, "byte by byte": bytewise} {
+	for name, in := range map[string]adapters.Input{"twice": p.input(), "format by detection": detected,
+		"byte by byte": bytewise} {
 		r := NewRecorder()
 		if err := s.adapter.Decode(t.Context(), in, r); err != nil {
 			t.Errorf("%s: %v", name, err)

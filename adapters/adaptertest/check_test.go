@@ -10,7 +10,8 @@ import (
 func TestCheck(t *testing.T) {
 	at := time.Date(2026, 1, 5, 9, 0, 0, 0, time.UTC)
 	good := func() *sample.Sample {
-		return &sample.Sample{Metric: "m", Start: at, Value: sample.Value{Kind: sample.Number, Num: "-0.50e3", Unit: "u"}}
+		return &sample.Sample{Metric: "m", Start: at,
+			Value: sample.Value{Kind: sample.Number, Num: "-0.50e3", Unit: "u"}}
 	}
 	if err := Check(good()); err != nil {
 		t.Fatal(err)
@@ -26,7 +27,10 @@ func TestCheck(t *testing.T) {
 		"end without start": func(s *sample.Sample) {
 			s.Start, s.End, s.Day = time.Time{}, at, sample.Date{Year: 2026, Month: 1, Day: 5}
 		},
-		"no day":              func(s *sample.Sample) { s.Start, s.Day = time.Time{}, sample.Date{Year: 2026, Month: 13, Day: 5} },
+		"no day": func(s *sample.Sample) {
+			s.Start, s.Day = time.Time{},
+				sample.Date{Year: 2026, Month: 13, Day: 5}
+		},
 		"NaN":                 func(s *sample.Sample) { s.Value.Num = "NaN" },
 		"plus":                func(s *sample.Sample) { s.Value.Num = "+1" },
 		"leading zero":        func(s *sample.Sample) { s.Value.Num = "01" },

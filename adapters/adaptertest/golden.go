@@ -63,7 +63,8 @@ func viewValue(v sample.Value) value {
 
 func view(s *sample.Sample) line {
 	l := line{
-		Metric: s.Metric, Channel: s.Channel, IANA: s.IANA, VendorID: s.VendorID, KeyValue: s.KeyValue, Revision: s.Revision, Coarse: s.Coarse,
+		Metric: s.Metric, Channel: s.Channel, IANA: s.IANA, VendorID: s.VendorID, KeyValue: s.KeyValue,
+		Revision: s.Revision, Coarse: s.Coarse,
 		User: s.UserEntered, Method: s.Method, Note: s.Note,
 		Status: []string{"", "preliminary", "retracted"}[s.Status],
 	}
@@ -87,7 +88,8 @@ func view(s *sample.Sample) line {
 		}
 		l.Components[c.Name] = viewValue(c.Value)
 	}
-	if d := s.Device; d.Name+d.Manufacturer+d.Model+d.Hardware+d.Kind+d.Serial+d.Software+d.Firmware+d.Battery != "" || len(d.Facts) > 0 {
+	if d := s.Device; d.Name+d.Manufacturer+d.Model+d.Hardware+d.Kind+d.Serial+d.Software+d.Firmware+
+		d.Battery != "" || len(d.Facts) > 0 {
 		l.Device = &d
 	}
 	if s.Source != (sample.Source{}) {
@@ -107,7 +109,8 @@ func JSONLines(r *Recorder) ([]byte, error) {
 		lines = append(lines, view(s))
 	}
 	for _, x := range r.Rejects {
-		lines = append(lines, line{Reject: x.Reason, Metric: x.Metric, Where: x.Where, Detail: x.Detail, Component: x.Component, VendorID: x.VendorID})
+		lines = append(lines, line{Reject: x.Reason, Metric: x.Metric, Where: x.Where, Detail: x.Detail,
+			Component: x.Component, VendorID: x.VendorID})
 	}
 	for _, k := range slices.Sorted(maps.Keys(r.Drops)) {
 		lines = append(lines, line{Drop: k, Count: r.Drops[k]})

@@ -26,7 +26,8 @@ type chunk struct {
 }
 
 func readAhead(r io.Reader) *ahead {
-	a := &ahead{full: make(chan chunk, aheadDepth), free: make(chan []byte, aheadDepth), stop: make(chan struct{}), done: make(chan struct{})}
+	a := &ahead{full: make(chan chunk, aheadDepth), free: make(chan []byte, aheadDepth), stop: make(chan struct{}),
+		done: make(chan struct{})}
 	for range aheadDepth {
 		a.free <- make([]byte, aheadChunk)
 	}

@@ -18,7 +18,8 @@ func TestAheadGivesTheStream(t *testing.T) {
 	broken := errors.New("broken")
 	for name, r := range map[string]io.Reader{
 		"whole": bytes.NewReader(want), "halves": iotest.HalfReader(bytes.NewReader(want)),
-		"error after": io.MultiReader(bytes.NewReader(want), iotest.ErrReader(broken)), "data with EOF": iotest.DataErrReader(bytes.NewReader(want)),
+		"error after":   io.MultiReader(bytes.NewReader(want), iotest.ErrReader(broken)),
+		"data with EOF": iotest.DataErrReader(bytes.NewReader(want)),
 	} {
 		a := readAhead(r)
 		got, err := io.ReadAll(a)
@@ -59,7 +60,8 @@ func (s *stopping) Sample(*sample.Sample) error {
 // TestZipSinkErrorWins: the archive breaks further on than the sink reads.
 func TestZipSinkErrorWins(t *testing.T) {
 	var buf bytes.Buffer
-	if err := applegen.GenerateZip(&buf, applegen.Options{Seed: 1, Days: 3, Start: adaptertest.Received().AddDate(0, -1, 0)}); err != nil {
+	if err := applegen.GenerateZip(&buf,
+		applegen.Options{Seed: 1, Days: 3, Start: adaptertest.Received().AddDate(0, -1, 0)}); err != nil {
 		t.Fatal(err)
 	}
 	want := errors.New("the store is full")

@@ -59,7 +59,8 @@ func (a *Adapter) Detect(name string, head []byte) (string, bool) {
 	switch {
 	case bytes.HasPrefix(head, []byte("PK\x03\x04")):
 		name = strings.ToLower(path.Base(name))
-		if bytes.Contains(head, []byte("apple_health_export")) || strings.HasPrefix(name, "export") && strings.HasSuffix(name, ".zip") ||
+		if bytes.Contains(head, []byte("apple_health_export")) || strings.HasPrefix(name, "export") &&
+			strings.HasSuffix(name, ".zip") ||
 			strings.Contains(name, "apple") {
 			return formatZip, true
 		}

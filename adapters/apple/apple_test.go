@@ -54,7 +54,8 @@ func TestBloodPressureIsOneSampleInAnyOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, doc := range map[string]string{
-		"halves only": health(sys, dia), "halves first": health(dia, sys, corr), "correlation first": health(corr, sys, dia), "around": health(sys, corr, dia),
+		"halves only": health(sys, dia), "halves first": health(dia, sys, corr),
+		"correlation first": health(corr, sys, dia), "around": health(sys, corr, dia),
 	} {
 		r := decode(t, formatXML, doc)
 		r.Drops = nil
@@ -88,13 +89,14 @@ func TestHalvesHeldAreBounded(t *testing.T) {
 func TestHostile(t *testing.T) {
 	deep := strings.Repeat(`{"a":`, 2000) + "1" + strings.Repeat("}", 2000)
 	for name, c := range map[string]struct{ format, body, rule string }{
-		"not an export":   {formatXML, "<html></html>", "HealthData"},
-		"two roots":       {formatXML, "<HealthData/><HealthData/>", "HealthData"},
-		"entity":          {formatXML, `<!DOCTYPE HealthData [<!ENTITY a "b">]><HealthData/>`, "entity"},
-		"deep XML":        {formatXML, health(strings.Repeat("<x>", 100)), "32 deep"},
-		"deep JSON":       {formatHAE, `{"data":{"x":` + deep + `}}`, "32 deep"},
-		"deep datum":      {formatHAE, `{"data":{"symptoms":[` + deep + `]}}`, "32 deep"},
-		"huge datum":      {formatHAE, `{"data":{"symptoms":[{"name":"` + strings.Repeat("x", 17<<20) + `"}]}}`, "16 MiB"},
+		"not an export": {formatXML, "<html></html>", "HealthData"},
+		"two roots":     {formatXML, "<HealthData/><HealthData/>", "HealthData"},
+		"entity":        {formatXML, `<!DOCTYPE HealthData [<!ENTITY a "b">]><HealthData/>`, "entity"},
+		"deep XML":      {formatXML, health(strings.Repeat("<x>", 100)), "32 deep"},
+		"deep JSON":     {formatHAE, `{"data":{"x":` + deep + `}}`, "32 deep"},
+		"deep datum":    {formatHAE, `{"data":{"symptoms":[` + deep + `]}}`, "32 deep"},
+		"huge datum": {formatHAE, `{"data":{"symptoms":[{"name":"` + strings.Repeat("x", 17<<20) + `"}]}}`,
+			"16 MiB"},
 		"a name twice":    {formatHAE, `{"data":{},"data":{}}`, "twice"},
 		"list":            {formatHAE, `[]`, "no object"},
 		"tail":            {formatHAE, `{"data":{}}{"data":{}}`, "more than one"},
@@ -113,11 +115,13 @@ func TestHostile(t *testing.T) {
 
 func TestZipLimits(t *testing.T) {
 	var buf bytes.Buffer
-	if err := applegen.GenerateZip(&buf, applegen.Options{Seed: 1, Days: 2, Start: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}); err != nil {
+	if err := applegen.GenerateZip(&buf,
+		applegen.Options{Seed: 1, Days: 2, Start: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}); err != nil {
 		t.Fatal(err)
 	}
 	run := func(l Limits) error {
-		in := adapters.Input{Format: formatZip, Body: bytes.NewReader(buf.Bytes()), At: bytes.NewReader(buf.Bytes()), Size: int64(buf.Len()), Received: adaptertest.Received()}
+		in := adapters.Input{Format: formatZip, Body: bytes.NewReader(buf.Bytes()),
+			At: bytes.NewReader(buf.Bytes()), Size: int64(buf.Len()), Received: adaptertest.Received()}
 		return (&Adapter{Limits: l}).Decode(t.Context(), in, adaptertest.NewRecorder())
 	}
 	if err := run(Limits{}); err != nil {
@@ -156,7 +160,8 @@ func TestFixtures(t *testing.T) {
 }
 
 func input(body []byte) adapters.Input {
-	return adapters.Input{Body: bytes.NewReader(body), At: bytes.NewReader(body), Size: int64(len(body)), Received: adaptertest.Received()}
+	return adapters.Input{Body: bytes.NewReader(body), At: bytes.NewReader(body), Size: int64(len(body)),
+		Received: adaptertest.Received()}
 }
 
 func decodeBytes(ctx context.Context, name, format string, body []byte, sink adapters.Sink) error {

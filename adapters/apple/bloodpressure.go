@@ -43,7 +43,8 @@ func (b *bloodPressure) half(r *record) (out *sample.Sample, duplicate bool) {
 	s.Value.Num = strings.Clone(s.Value.Num) // it is held for long
 	key := bpKey{s.Start.Unix(), s.Source.Name}
 	if p, ok := b.done[key]; ok {
-		if s.Metric == typeSystolic && p.systolic == s.Value.Num || s.Metric == typeDiastolic && p.diastolic == s.Value.Num {
+		if s.Metric == typeSystolic && p.systolic == s.Value.Num || s.Metric == typeDiastolic &&
+			p.diastolic == s.Value.Num {
 			return nil, true
 		}
 	}
@@ -104,7 +105,8 @@ func (b *bloodPressure) rest(out func(*sample.Sample) error) error {
 		all = append(all, s)
 	}
 	slices.SortFunc(all, func(x, y *sample.Sample) int {
-		return cmp.Or(x.Start.Compare(y.Start), cmp.Compare(x.Source.Name, y.Source.Name), cmp.Compare(x.Metric, y.Metric))
+		return cmp.Or(x.Start.Compare(y.Start), cmp.Compare(x.Source.Name, y.Source.Name),
+			cmp.Compare(x.Metric, y.Metric))
 	})
 	for _, s := range all {
 		if err := out(s); err != nil {

@@ -43,8 +43,10 @@ func grainOf(aggregation string) grain {
 		word  string
 		grain grain
 	}{
-		{"none", grainNone}, {"off", grainNone}, {"disabled", grainNone}, {"false", grainNone}, {"sec", grainSecond}, {"min", grainMinute},
-		{"hour", grainHour}, {"day", grainDay}, {"dai", grainDay}, {"week", grainWeek}, {"month", grainMonth}, {"year", grainYear},
+		{"none", grainNone}, {"off", grainNone}, {"disabled", grainNone}, {"false", grainNone},
+		{"sec", grainSecond}, {"min", grainMinute},
+		{"hour", grainHour}, {"day", grainDay}, {"dai", grainDay}, {"week", grainWeek}, {"month", grainMonth},
+		{"year", grainYear},
 	} {
 		if strings.Contains(s, g.word) {
 			return g.grain
@@ -212,7 +214,8 @@ func (r *rows) average(s *sample.Sample) {
 
 // leave reports a component that is left out, while the rest is taken.
 func (h *haeDecoder) leave(metric, component, reason, rule string) error {
-	return h.sink.Reject(&sample.Reject{Reason: reason, Metric: metric, Component: component, Where: h.where(), Detail: rule})
+	return h.sink.Reject(&sample.Reject{Reason: reason, Metric: metric, Component: component, Where: h.where(),
+		Detail: rule})
 }
 
 // part reads a member that becomes a component: what is no number is left out.

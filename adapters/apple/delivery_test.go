@@ -60,29 +60,46 @@ func TestMidnight(t *testing.T) {
 		received    time.Time
 		want        string
 	}{
-		"lone":                      {payloadOf(lone), "", later, "step_count at 02 00:00"},
-		"lone, of two sources":      {payloadOf(metricOf("step_count", "count", stepsAt("2026-03-02 00:00:00", "Ring"), stepsAt("2026-03-02 00:00:00", "Phone"))), "", later, "step_count at 02 00:00, step_count at 02 00:00"},
-		"header says days":          {payloadOf(lone), "Days", later, "step_count day 2"},
-		"header says day, today":    {payloadOf(lone), "day", time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC), "step_count day 2 preliminary"},
-		"day that began eastwards":  {payloadOf(lone), "day", time.Date(2026, 3, 1, 23, 30, 0, 0, time.UTC), "step_count day 2 preliminary"},
-		"header says hours":         {payloadOf(lone), "Hours", later, "step_count 02 00:00 to 02 01:00"},
-		"hour in progress":          {payloadOf(lone), "hours", time.Date(2026, 3, 1, 23, 30, 0, 0, time.UTC), "step_count 02 00:00 to 02 01:00 preliminary"},
-		"header says hourly":        {payloadOf(lone), "1-Hour", later, "step_count 02 00:00 to 02 01:00"},
-		"header says daily":         {payloadOf(lone), "DAILY", later, "step_count day 2"},
-		"header says minutes":       {payloadOf(lone), "Minutes", later, "step_count 02 00:00 to 02 00:01"},
-		"header says weeks":         {payloadOf(lone), "Weeks", later, "step_count 02 00:00 to 09 00:00"},
-		"header says none":          {payloadOf(lone), "None", later, "step_count at 02 00:00"},
-		"header not understood":     {payloadOf(lone), "fortnights", later, "step_count at 02 00:00"},
-		"two days":                  {payloadOf(metricOf("step_count", "count", stepsAt("2026-03-02 00:00:00", "Ring"), stepsAt("2026-03-03 00:00:00", "Ring"))), "", later, "step_count day 2, step_count day 3"},
-		"two midnights, hours said": {payloadOf(metricOf("step_count", "count", stepsAt("2026-03-02 00:00:00", "Ring"), stepsAt("2026-03-03 00:00:00", "Ring"))), "Hours", later, "step_count 02 00:00 to 02 01:00, step_count 03 00:00 to 03 01:00"},
-		"hours":                     {payloadOf(metricOf("step_count", "count", stepsAt("2026-03-02 00:00:00", "Ring"), stepsAt("2026-03-02 01:00:00", "Ring"))), "", later, "step_count at 02 00:00, step_count at 02 01:00"},
-		"another metric has days": {payloadOf(lone, metricOf("active_energy", "kcal", stepsAt("2026-03-02 00:00:00", "Ring"), stepsAt("2026-03-03 00:00:00", "Ring"))), "", later,
+		"lone": {payloadOf(lone), "", later, "step_count at 02 00:00"},
+		"lone, of two sources": {payloadOf(metricOf("step_count", "count",
+			stepsAt("2026-03-02 00:00:00", "Ring"), stepsAt("2026-03-02 00:00:00", "Phone"))), "", later,
+			"step_count at 02 00:00, step_count at 02 00:00"},
+		"header says days": {payloadOf(lone), "Days", later, "step_count day 2"},
+		"header says day, today": {payloadOf(lone), "day", time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC),
+			"step_count day 2 preliminary"},
+		"day that began eastwards": {payloadOf(lone), "day", time.Date(2026, 3, 1, 23, 30, 0, 0, time.UTC),
+			"step_count day 2 preliminary"},
+		"header says hours": {payloadOf(lone), "Hours", later, "step_count 02 00:00 to 02 01:00"},
+		"hour in progress": {payloadOf(lone), "hours", time.Date(2026, 3, 1, 23, 30, 0, 0, time.UTC),
+			"step_count 02 00:00 to 02 01:00 preliminary"},
+		"header says hourly":    {payloadOf(lone), "1-Hour", later, "step_count 02 00:00 to 02 01:00"},
+		"header says daily":     {payloadOf(lone), "DAILY", later, "step_count day 2"},
+		"header says minutes":   {payloadOf(lone), "Minutes", later, "step_count 02 00:00 to 02 00:01"},
+		"header says weeks":     {payloadOf(lone), "Weeks", later, "step_count 02 00:00 to 09 00:00"},
+		"header says none":      {payloadOf(lone), "None", later, "step_count at 02 00:00"},
+		"header not understood": {payloadOf(lone), "fortnights", later, "step_count at 02 00:00"},
+		"two days": {payloadOf(metricOf("step_count", "count",
+			stepsAt("2026-03-02 00:00:00", "Ring"), stepsAt("2026-03-03 00:00:00", "Ring"))), "", later,
+			"step_count day 2, step_count day 3"},
+		"two midnights, hours said": {payloadOf(metricOf("step_count", "count",
+			stepsAt("2026-03-02 00:00:00", "Ring"), stepsAt("2026-03-03 00:00:00", "Ring"))), "Hours", later,
+			"step_count 02 00:00 to 02 01:00, step_count 03 00:00 to 03 01:00"},
+		"hours": {payloadOf(metricOf("step_count", "count",
+			stepsAt("2026-03-02 00:00:00", "Ring"), stepsAt("2026-03-02 01:00:00", "Ring"))), "", later,
+			"step_count at 02 00:00, step_count at 02 01:00"},
+		"another metric has days": {payloadOf(lone,
+			metricOf("active_energy", "kcal", stepsAt("2026-03-02 00:00:00", "Ring"),
+				stepsAt("2026-03-03 00:00:00", "Ring"))), "", later,
 			"active_energy day 2, active_energy day 3, step_count day 2"},
-		"others have days and hours": {payloadOf(lone, metricOf("flights_climbed", "count", stepsAt("2026-03-02 05:00:00", "Ring")), metricOf("active_energy", "kcal", stepsAt("2026-03-02 00:00:00", "Ring"), stepsAt("2026-03-03 00:00:00", "Ring"))), "", later,
+		"others have days and hours": {payloadOf(lone,
+			metricOf("flights_climbed", "count", stepsAt("2026-03-02 05:00:00", "Ring")),
+			metricOf("active_energy", "kcal", stepsAt("2026-03-02 00:00:00", "Ring"),
+				stepsAt("2026-03-03 00:00:00", "Ring"))), "", later,
 			"flights_climbed at 02 05:00, active_energy day 2, active_energy day 3, step_count at 02 00:00"},
 	} {
 		var got []string
-		for _, s := range delivered(t, c.body, c.received, map[string]string{headerAggregation: c.aggregation}).Samples {
+		for _, s := range delivered(t, c.body, c.received,
+			map[string]string{headerAggregation: c.aggregation}).Samples {
 			got = append(got, shape(s))
 		}
 		if strings.Join(got, ", ") != c.want {
@@ -94,15 +111,20 @@ func TestMidnight(t *testing.T) {
 // TestAverage: a mean of heart rates has a metric of its own.
 func TestAverage(t *testing.T) {
 	row := func(low, avg, high int) string {
-		return payloadOf(metricOf("heart_rate", "count/min", fmt.Sprintf(`{"date":"2026-03-02 07:00:00 +0100","Min":%d,"Avg":%d,"Max":%d,"source":"Ring"}`, low, avg, high)))
+		return payloadOf(metricOf("heart_rate", "count/min",
+			fmt.Sprintf(`{"date":"2026-03-02 07:00:00 +0100","Min":%d,"Avg":%d,"Max":%d,"source":"Ring"}`, low, avg,
+				high)))
 	}
 	later := time.Date(2026, 3, 9, 12, 0, 0, 0, time.UTC)
 	for _, c := range []struct{ body, aggregation, metric, method string }{
 		{row(60, 60, 60), "", "heart_rate", ""}, {row(51, 55, 61), "", "heart_rate.average", "average"},
-		{row(60, 60, 60), "Hours", "heart_rate.average", "average"}, {row(60, 60, 60), "Days", "heart_rate.average", "average"},
+		{row(60, 60, 60), "Hours", "heart_rate.average", "average"},
+		{row(60, 60, 60), "Days", "heart_rate.average", "average"},
 		{row(60, 60, 60), "None", "heart_rate", ""}, {row(60, 60, 60), "Seconds", "heart_rate", ""},
-		{payloadOf(metricOf("blood_oxygen_saturation", "%", `{"date":"2026-03-02 07:00:00 +0100","qty":96.5}`)), "Hours", "blood_oxygen_saturation", "average"},
-		{payloadOf(metricOf("blood_oxygen_saturation", "%", `{"date":"2026-03-02 07:00:00 +0100","qty":96.5}`)), "", "blood_oxygen_saturation", ""},
+		{payloadOf(metricOf("blood_oxygen_saturation", "%", `{"date":"2026-03-02 07:00:00 +0100","qty":96.5}`)),
+			"Hours", "blood_oxygen_saturation", "average"},
+		{payloadOf(metricOf("blood_oxygen_saturation", "%", `{"date":"2026-03-02 07:00:00 +0100","qty":96.5}`)), "",
+			"blood_oxygen_saturation", ""},
 		{payloadOf(metricOf("step_count", "count", stepsAt("2026-03-02 07:00:00", "Ring"))), "Hours", "step_count", ""},
 	} {
 		s := delivered(t, c.body, later, map[string]string{headerAggregation: c.aggregation}).Samples
@@ -114,7 +136,8 @@ func TestAverage(t *testing.T) {
 
 // TestFacts: an adapter is told the headers that it names, no others.
 func TestFacts(t *testing.T) {
-	sent := map[string]string{"automation-aggregation": "Hours", "session-id": "S1", "authorization": "Bearer x", "automation-name": strings.Repeat("n", 300)}
+	sent := map[string]string{"automation-aggregation": "Hours", "session-id": "S1", "authorization": "Bearer x",
+		"automation-name": strings.Repeat("n", 300)}
 	got := adapters.Facts(New(), func(name string) string { return sent[name] })
 	if len(got) != 2 || got["automation-aggregation"] != "Hours" || got["session-id"] != "S1" {
 		t.Errorf("%v", got)
@@ -130,10 +153,12 @@ func TestExportDay(t *testing.T) {
 		`<ActivitySummary dateComponents="2026-03-01" activeEnergyBurned="410" activeEnergyBurnedUnit="kcal"/>` +
 		`<ActivitySummary dateComponents="2026-03-02" activeEnergyBurned="90" appleExerciseTime="soon" activeEnergyBurnedUnit="kcal"/></HealthData>`
 	r := adaptertest.NewRecorder()
-	if err := New().Decode(t.Context(), adapters.Input{Format: formatXML, Body: strings.NewReader(doc), Received: time.Date(2026, 3, 9, 0, 0, 0, 0, time.UTC)}, r); err != nil {
+	if err := New().Decode(t.Context(), adapters.Input{Format: formatXML, Body: strings.NewReader(doc),
+		Received: time.Date(2026, 3, 9, 0, 0, 0, 0, time.UTC)}, r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Samples) != 2 || shape(r.Samples[0]) != "ActivitySummary day 1" || shape(r.Samples[1]) != "ActivitySummary day 2 preliminary" {
+	if len(r.Samples) != 2 || shape(r.Samples[0]) != "ActivitySummary day 1" ||
+		shape(r.Samples[1]) != "ActivitySummary day 2 preliminary" {
 		t.Fatalf("%+v", r.Samples)
 	}
 	if len(r.Rejects) != 1 || r.Rejects[0].Component != "appleExerciseTime" {
@@ -147,7 +172,8 @@ func TestOddParts(t *testing.T) {
 	doc := `<HealthData><Workout workoutActivityType="HKWorkoutActivityTypeRowing" duration="40" durationUnit="min" totalDistance="far" sourceName="Ring" startDate="2026-03-01 10:00:00 +0100">` +
 		`<MetadataEntry key="HKAverageMETs" value="brisk"/><WorkoutStatistics type="HKQuantityTypeIdentifierHeartRate" average="131" minimum="-" unit="count/min"/></Workout></HealthData>`
 	r := adaptertest.NewRecorder()
-	if err := New().Decode(t.Context(), adapters.Input{Format: formatXML, Body: strings.NewReader(doc)}, r); err != nil {
+	if err := New().Decode(t.Context(), adapters.Input{Format: formatXML, Body: strings.NewReader(doc)},
+		r); err != nil {
 		t.Fatal(err)
 	}
 	var odd []string
@@ -157,7 +183,8 @@ func TestOddParts(t *testing.T) {
 	if got := strings.Join(odd, ", "); got != "HKWorkoutTypeIdentifier/averageMETs bad-value, HKWorkoutTypeIdentifier/heartRateMinimum bad-value, HKWorkoutTypeIdentifier/distance bad-value" {
 		t.Errorf("%s", got)
 	}
-	if len(r.Samples) != 1 || len(r.Samples[0].Components) != 2 || r.Samples[0].End.Sub(r.Samples[0].Start) != 40*time.Minute {
+	if len(r.Samples) != 1 || len(r.Samples[0].Components) != 2 ||
+		r.Samples[0].End.Sub(r.Samples[0].Start) != 40*time.Minute {
 		t.Errorf("%+v", r.Samples)
 	}
 }

@@ -91,7 +91,8 @@ func decodeECG(ctx context.Context, in adapters.Input, format string, sink adapt
 		if err == bufio.ErrTooLong {
 			return fail(n, "a line over 64 KiB")
 		}
-		return &adapters.PayloadError{Format: format, Where: "line " + strconv.Itoa(n), Rule: "the body cannot be read", Err: err}
+		return &adapters.PayloadError{Format: format, Where: "line " + strconv.Itoa(n),
+			Rule: "the body cannot be read", Err: err}
 	}
 	s, where, rule := ecgSample(in, header, data, points)
 	if s == nil {
@@ -135,11 +136,14 @@ func ecgSample(in adapters.Input, h map[string]string, data []byte, points int) 
 	period := time.Duration(math.Round(float64(time.Second) / rate))
 	sum := sha256.Sum256(data)
 	s = &sample.Sample{
-		Metric: metricECG, Channel: "ecg.csv", Start: start, End: start.Add(time.Duration(points) * period), Zone: sample.ZoneInstant,
-		Value:    sample.Value{Kind: sample.Series, Series: &sample.SeriesData{Period: period, Unit: unit, Data: string(data)}},
+		Metric: metricECG, Channel: "ecg.csv", Start: start, End: start.Add(time.Duration(points) * period),
+		Zone: sample.ZoneInstant,
+		Value: sample.Value{Kind: sample.Series,
+			Series: &sample.SeriesData{Period: period, Unit: unit, Data: string(data)}},
 		VendorID: "ecg/" + strconv.FormatInt(start.Unix(), 10) + "/" + hex.EncodeToString(sum[:8]),
-		Device:   sample.Device{Manufacturer: "Apple Inc.", Hardware: h["device"], Model: ecgModel(h["device"]), Kind: deviceKind(h["device"])},
-		Source:   sample.Source{Name: "ECG", Version: h["software"]},
+		Device: sample.Device{Manufacturer: "Apple Inc.", Hardware: h["device"], Model: ecgModel(h["device"]),
+			Kind: deviceKind(h["device"])},
+		Source: sample.Source{Name: "ECG", Version: h["software"]},
 	}
 	add := func(name string, v sample.Value) {
 		s.Components = append(s.Components, sample.Component{Name: name, Value: v})

@@ -358,7 +358,8 @@ func num(v *fastjson.Value, key string) (string, error) {
 // haeLayouts are the forms dates were seen in, after spaces are made plain
 // and AM and PM upper case.
 var haeLayouts = []string{
-	"2006-01-02 15:04:05 -0700", "2006-01-02 3:04:05 PM -0700", "2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05.999999999Z07:00",
+	"2006-01-02 15:04:05 -0700", "2006-01-02 3:04:05 PM -0700", "2006-01-02T15:04:05Z07:00",
+	"2006-01-02T15:04:05.999999999Z07:00",
 	"2006-01-02T15:04:05-0700", "2006-01-02 15:04 -0700", "2006-01-02 3:04 PM -0700",
 }
 

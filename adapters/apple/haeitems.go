@@ -97,7 +97,8 @@ func (r *rows) row(v *fastjson.Value) error {
 		}
 		return h.sleepNight(v, r.units)
 	}
-	s := &sample.Sample{Metric: r.name, Channel: channelHAE, Source: sample.Source{Name: h.names.get(v.GetStringBytes("source"))}}
+	s := &sample.Sample{Metric: r.name, Channel: channelHAE,
+		Source: sample.Source{Name: h.names.get(v.GetStringBytes("source"))}}
 	if err := h.span(s, v, "date", "endDate"); err != nil {
 		return err
 	}
@@ -196,8 +197,9 @@ func addText(s *sample.Sample, name, v string) {
 
 func (h *haeDecoder) sleepSegment(v *fastjson.Value) error {
 	s := &sample.Sample{
-		Metric: "sleep_analysis", Channel: channelHAE, Source: sample.Source{Name: h.names.get(v.GetStringBytes("source"))},
-		Value: code(str(v, "value")),
+		Metric: "sleep_analysis", Channel: channelHAE,
+		Source: sample.Source{Name: h.names.get(v.GetStringBytes("source"))},
+		Value:  code(str(v, "value")),
 	}
 	if s.Value.Text == "" {
 		return &badItem{sample.ReasonMissing, "no value"}
@@ -249,7 +251,8 @@ func (h *haeDecoder) sleepNight(v *fastjson.Value, units string) error {
 }
 
 func (h *haeDecoder) ecg(v *fastjson.Value) error {
-	s := &sample.Sample{Metric: metricECG, Channel: channelHAE, Source: sample.Source{Name: h.names.get(v.GetStringBytes("source"))}}
+	s := &sample.Sample{Metric: metricECG, Channel: channelHAE,
+		Source: sample.Source{Name: h.names.get(v.GetStringBytes("source"))}}
 	if err := h.span(s, v, "start", "end"); err != nil {
 		return err
 	}
@@ -270,7 +273,8 @@ func (h *haeDecoder) ecg(v *fastjson.Value) error {
 		}
 		u, ok := ecgUnit(str(m, "units"))
 		if n == "" || !ok || i > 0 && u != unit {
-			return &badItem{sample.ReasonBadUnit, "a voltage without a value, or in another unit than microvolt or millivolt"}
+			return &badItem{sample.ReasonBadUnit,
+				"a voltage without a value, or in another unit than microvolt or millivolt"}
 		}
 		unit = u
 		if i > 0 {
@@ -301,7 +305,8 @@ func (h *haeDecoder) ecg(v *fastjson.Value) error {
 }
 
 func (h *haeDecoder) notification(v *fastjson.Value) error {
-	s := &sample.Sample{Metric: "heartRateNotification", Channel: channelHAE, Source: sample.Source{Name: h.names.get(v.GetStringBytes("source"))}}
+	s := &sample.Sample{Metric: "heartRateNotification", Channel: channelHAE,
+		Source: sample.Source{Name: h.names.get(v.GetStringBytes("source"))}}
 	if err := h.span(s, v, "start", "end"); err != nil {
 		return err
 	}

@@ -10,7 +10,8 @@ import (
 )
 
 // nightMembers are the members of an aggregated night and their components.
-var nightMembers = [][2]string{{"deep", "deep"}, {"rem", "rem"}, {"core", "core"}, {"awake", "awake"}, {"asleep", "unspecified"}, {"inBed", "inBed"}}
+var nightMembers = [][2]string{{"deep", "deep"}, {"rem", "rem"}, {"core", "core"}, {"awake", "awake"},
+	{"asleep", "unspecified"}, {"inBed", "inBed"}}
 
 // nightParts fills value and components of an aggregated night. "asleep" is
 // sleep without a stage where the source has stages, else the whole sleep.

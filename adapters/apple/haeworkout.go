@@ -14,7 +14,8 @@ import (
 // how version 1 writes it.
 var haeWorkoutNumbers = map[string]string{
 	"activeEnergyBurned": "activeEnergy", "activeEnergy": "activeEnergy", "distance": "distance",
-	"intensity": "averageMETs", "intesity": "averageMETs", "temperature": "weatherTemperature", "humidity": "weatherHumidity",
+	"intensity": "averageMETs", "intesity": "averageMETs", "temperature": "weatherTemperature",
+	"humidity":    "weatherHumidity",
 	"elevationUp": "elevationAscended", "elevationDown": "elevationDescended", "stepCount": "steps",
 	"flightsClimbed": "flights", "totalSwimmingStrokeCount": "swimmingStrokes",
 	"avgHeartRate": "heartRateAverage", "maxHeartRate": "heartRateMaximum", "minHeartRate": "heartRateMinimum",
@@ -26,7 +27,8 @@ func (h *haeDecoder) workout() error {
 	if h.d.PeekKind() != '{' {
 		return h.item("HKWorkoutTypeIdentifier", func(*fastjson.Value) error { return nil })
 	}
-	w := &haeWorkout{h: h, s: &sample.Sample{Metric: "HKWorkoutTypeIdentifier", Channel: channelHAE}, plain: []byte{'{'}}
+	w := &haeWorkout{h: h, s: &sample.Sample{Metric: "HKWorkoutTypeIdentifier", Channel: channelHAE},
+		plain: []byte{'{'}}
 	if err := h.object(w.member); err != nil {
 		return err
 	}
@@ -115,9 +117,11 @@ func (w *haeWorkout) end(v *fastjson.Value) error {
 	w.add("heartRateMinimum", w.low.text, w.unit)
 	w.add("heartRateMaximum", w.high.text, w.unit)
 	if b := v.Get("isIndoor"); b != nil && (b.Type() == fastjson.TypeTrue || b.Type() == fastjson.TypeFalse) {
-		s.Components = append(s.Components, sample.Component{Name: "indoor", Value: sample.Value{Kind: sample.Boolean, Bool: b.GetBool()}})
+		s.Components = append(s.Components,
+			sample.Component{Name: "indoor", Value: sample.Value{Kind: sample.Boolean, Bool: b.GetBool()}})
 	} else if l := v.GetStringBytes("location"); bytes.Equal(l, []byte("Indoor")) || bytes.Equal(l, []byte("Outdoor")) {
-		s.Components = append(s.Components, sample.Component{Name: "indoor", Value: sample.Value{Kind: sample.Boolean, Bool: l[0] == 'I'}})
+		s.Components = append(s.Components,
+			sample.Component{Name: "indoor", Value: sample.Value{Kind: sample.Boolean, Bool: l[0] == 'I'}})
 	}
 	return w.h.sink.Sample(s)
 }
@@ -142,7 +146,8 @@ func (w *haeWorkout) totals(v *fastjson.Value) (err error) {
 			read(x, "qty", c, str(x, "units"))
 		}
 	})
-	for _, k := range [][2]string{{"avg", "heartRateAverage"}, {"min", "heartRateMinimum"}, {"max", "heartRateMaximum"}} {
+	for _, k := range [][2]string{{"avg", "heartRateAverage"}, {"min", "heartRateMinimum"},
+		{"max", "heartRateMaximum"}} {
 		x := v.Get("heartRate", k[0])
 		read(x, "qty", k[1], str(x, "units"))
 	}

@@ -130,11 +130,13 @@ func (d *xmlDecoder) usual() bool {
 	return starts == 1 || starts == 2 && seen&2 == 0
 }
 
-var recordAttributes = []string{"startDate", "endDate", "type", "unit", "value", "sourceName", "sourceVersion", "device", "creationDate"}
+var recordAttributes = []string{"startDate", "endDate", "type", "unit", "value", "sourceName", "sourceVersion",
+	"device", "creationDate"}
 
 // like compares what two tags have in common with all that are like them.
 func (l *learned) like(o *learned) bool {
-	return slices.EqualFunc(l.pieces, o.pieces, func(a, b piece) bool { return a.hole == b.hole && bytes.Equal(a.literal, b.literal) })
+	return slices.EqualFunc(l.pieces, o.pieces,
+		func(a, b piece) bool { return a.hole == b.hole && bytes.Equal(a.literal, b.literal) })
 }
 
 // oldest takes a place for a new tag: the last one's when all are taken.

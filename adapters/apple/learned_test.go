@@ -68,7 +68,8 @@ var learnedSeeds = []string{
 	`<Record type="HKQuantityTypeIdentifierBodyMass" sourceName="S" unit="kg" startDate="2026-01-05 08:00:00 +0200" endDate="2026-01-05 08:00:00 +0200" value="071.50"><MetadataEntry key="HKWasUserEntered" value="1"/><Record><MetadataEntry value="1" key="HKWasUserEntered"/></Record></Record>`,
 	`<Record type="HKQuantityTypeIdentifierBodyMass" sourceName="S" unit="kg" startDate="2026-02-30 08:00:00 +0200" endDate="1899-12-31 08:00:00 +0200" value="71"/>`,
 	`<Record type="HKQuantityTypeIdentifierBloodPressureSystolic" sourceName="C" unit="mmHg" startDate="2026-01-05 08:00:00 +0200" endDate="2026-01-05 08:00:00 +0200" value="124"/>`,
-	`<ExportDate value="2026-01-07 10:00:00 +0200"/>`, `<!-- c -->`, `text`, `</HealthData>`, `<ActivitySummary dateComponents="2026-01-05" appleStandHours="3"/>`,
+	`<ExportDate value="2026-01-07 10:00:00 +0200"/>`, `<!-- c -->`, `text`, `</HealthData>`,
+	`<ActivitySummary dateComponents="2026-01-05" appleStandHours="3"/>`,
 }
 
 // TestLearnedLikeTheLongWay puts seeds one after another, with bytes changed
@@ -96,7 +97,8 @@ func TestLearnedLikeTheLongWay(t *testing.T) {
 // TestLearnedDocuments compares whole documents, long enough to span buffers.
 func TestLearnedDocuments(t *testing.T) {
 	var big bytes.Buffer
-	if err := applegen.Generate(&big, applegen.Options{Seed: 5, Bytes: 3 << 20, Start: time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC)}); err != nil {
+	if err := applegen.Generate(&big, applegen.Options{Seed: 5, Bytes: 3 << 20,
+		Start: time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC)}); err != nil {
 		t.Fatal(err)
 	}
 	docs := map[string][]byte{"generated": big.Bytes(), "cut": big.Bytes()[:big.Len()-100_000]}
@@ -118,7 +120,8 @@ func TestLearnedDocuments(t *testing.T) {
 // above cannot see, and that it allocates next to nothing.
 func TestLearnedIsTaken(t *testing.T) {
 	line := strings.Replace(learnedSeeds[2], `value="12"`, `value="16.125"`, 1) + "\n "
-	doc := []byte(learnedHead + strings.Repeat(learnedSeeds[0]+"\n ", 20_000) + strings.Repeat(line, 20_000) + "</HealthData>")
+	doc := []byte(learnedHead + strings.Repeat(learnedSeeds[0]+"\n ", 20_000) + strings.Repeat(line, 20_000) +
+		"</HealthData>")
 	var d *xmlDecoder
 	allocs := testing.AllocsPerRun(1, func() {
 		d = newXMLDecoder(t.Context(), input(doc), formatXML, bytes.NewReader(doc), &discard{})

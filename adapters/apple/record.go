@@ -316,7 +316,8 @@ func (d *xmlDecoder) revision() int64 {
 // leave reports a component that is left out, while the rest is taken. An
 // error of the sink ends the decoding with the element.
 func (d *xmlDecoder) leave(metric, component, rule string) {
-	err := d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: metric, Component: component, Where: d.where(), Detail: rule})
+	err := d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: metric, Component: component,
+		Where: d.where(), Detail: rule})
 	d.failed = cmp.Or(d.failed, err)
 }
 
@@ -326,7 +327,8 @@ func (d *xmlDecoder) emit(r *record) error {
 		return d.failed
 	}
 	if r.reason != "" {
-		return d.sink.Reject(&sample.Reject{Reason: r.reason, Metric: r.s.Metric, Where: r.where, Detail: r.detail, Raw: r.raw})
+		return d.sink.Reject(&sample.Reject{Reason: r.reason, Metric: r.s.Metric, Where: r.where, Detail: r.detail,
+			Raw: r.raw})
 	}
 	if r.s.VendorID = d.vendorID(r); r.s.VendorID != "" {
 		r.s.KeyValue = false

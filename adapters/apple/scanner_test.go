@@ -104,12 +104,14 @@ func stdEvents(doc []byte) (out []string, ok bool) {
 }
 
 var scannerSeeds = []string{
-	`<a/>`, `<a b="c"/>`, `<a b='c"d' e = "f" >x</a >`, `<?xml version="1.0" encoding="UTF-8"?><a>&lt;&#65;&#x42;&amp;</a>`,
+	`<a/>`, `<a b="c"/>`, `<a b='c"d' e = "f" >x</a >`,
+	`<?xml version="1.0" encoding="UTF-8"?><a>&lt;&#65;&#x42;&amp;</a>`,
 	"<a b=\"x\r\ny\rz\tq\">one\r\ntwo&#13;</a>", `<a><!-- c > < --><![CDATA[<&]] >]]></a>`, `<!DOCTYPE a><a/>`,
 	`<!DOCTYPE a "x>y"><a/>`, "\ufeff<a>\u202f’</a>", `<a:b c:d="e" xmlns:a="u"></a:b>`, `<a><b/><b></b></a>tail`,
 	`<a b="c"d="e"/>`, `<?x ?y?><a/>`, `<a b="&quot;&apos;&gt;"/>`, `<é ü="ß"/>`, `<a b="&#xD800;"/>`, `<a b=""/>`,
 	"<!DOCTYPE H [\n<!-- Version: 12 -->\n<!ATTLIST V\n brand CDATA #IMPLIED\n<!ELEMENT R EMPTY>\n>\n>\n]>\n<H/>",
-	`<a>&bogus;</a>`, "<a>\x0b\xff</a>", `<a><b></a></b>`, `<a b="<"/>`, `<a`, `<a b`, `<a b=`, `<a b="`, `<!`, `<!-`, `<![CDATA[`, `</a>`,
+	`<a>&bogus;</a>`, "<a>\x0b\xff</a>", `<a><b></a></b>`, `<a b="<"/>`, `<a`, `<a b`, `<a b=`, `<a b="`, `<!`,
+	`<!-`, `<![CDATA[`, `</a>`,
 }
 
 func FuzzScanner(f *testing.F) {
@@ -143,8 +145,9 @@ func TestScannerDefects(t *testing.T) {
 		want []string // nil: an error
 		err  string
 	}{
-		"DTD without a '>'":   {scannerSeeds[17], []string{"text \n", "start H", "end H"}, ""},
-		"control characters":  {"<a b=\"x\x0by\">\x01</a>", []string{"start a\x01b\x02x\ufffdy", "text \ufffd", "end a"}, ""},
+		"DTD without a '>'": {scannerSeeds[17], []string{"text \n", "start H", "end H"}, ""},
+		"control characters": {"<a b=\"x\x0by\">\x01</a>",
+			[]string{"start a\x01b\x02x\ufffdy", "text \ufffd", "end a"}, ""},
 		"not UTF-8":           {"<a b=\"\xff\"/>", []string{"start a\x01b\x02\ufffd", "end a"}, ""},
 		"unknown entity":      {"<a>&x;&</a>", []string{"start a", "text &x;&", "end a"}, ""},
 		"duplicate attribute": {`<a b="1" b="2"/>`, []string{"start a\x01b\x021\x01b\x022", "end a"}, ""},

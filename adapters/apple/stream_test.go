@@ -40,13 +40,15 @@ func TestMemoryDoesNotGrowWithTheExport(t *testing.T) {
 	}
 	r, wr := io.Pipe()
 	go func() {
-		wr.CloseWithError(applegen.Generate(wr, applegen.Options{Seed: 3, Bytes: size, Start: time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)}))
+		wr.CloseWithError(applegen.Generate(wr,
+			applegen.Options{Seed: 3, Bytes: size, Start: time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)}))
 	}()
 	var m runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&m)
 	w := &weigher{}
-	if err := New().Decode(t.Context(), adapters.Input{Format: formatXML, Body: r, Received: adaptertest.Received().AddDate(10, 0, 0)}, w); err != nil {
+	if err := New().Decode(t.Context(), adapters.Input{Format: formatXML, Body: r,
+		Received: adaptertest.Received().AddDate(10, 0, 0)}, w); err != nil {
 		t.Fatal(err)
 	}
 	if w.told < size/10*9 {
@@ -67,7 +69,8 @@ func TestQuantityRecordsDoNotAllocate(t *testing.T) {
 		at := time.Date(2026, 1, 1, 0, 0, i, 0, time.UTC).Format("2006-01-02 15:04:05 -0700")
 		value := "6" + string(rune('0'+i%10))
 		doc.WriteString(` <Record type="HKQuantityTypeIdentifierHeartRate" sourceName="Siv’s Apple Watch" sourceVersion="26.1" device="&lt;&lt;HKDevice: 0x30` +
-			at[17:19] + `&gt;, name:Apple Watch&gt;" unit="count/min" creationDate="` + at + `" startDate="` + at + `" endDate="` + at + `" value="` + value + "\">\n" +
+			at[17:19] + `&gt;, name:Apple Watch&gt;" unit="count/min" creationDate="` + at + `" startDate="` + at +
+			`" endDate="` + at + `" value="` + value + "\">\n" +
 			`  <MetadataEntry key="HKMetadataKeyHeartRateMotionContext" value="` + value[1:] + "\"/>\n </Record>\n")
 	}
 	doc.WriteString("</HealthData>\n")
@@ -87,12 +90,15 @@ func TestQuantityRecordsDoNotAllocate(t *testing.T) {
 // place.
 func TestTwiceInOneTag(t *testing.T) {
 	rec := func(units string) string {
-		return `<Record type="HKQuantityTypeIdentifierStepCount" ` + units + ` sourceName="A" startDate="2026-01-05 08:00:00 +0200" endDate="2026-01-05 08:01:00 +0200" value="3"/>`
+		return `<Record type="HKQuantityTypeIdentifierStepCount" ` + units +
+			` sourceName="A" startDate="2026-01-05 08:00:00 +0200" endDate="2026-01-05 08:01:00 +0200" value="3"/>`
 	}
-	doc := health(rec(`unit="a"`), rec(`unit="b" unit="c"`), rec(`unit="c" unit="d"`), rec(`unit='e'`), rec(`unit="e"`), rec(``), rec(`unit = "f"`))
+	doc := health(rec(`unit="a"`), rec(`unit="b" unit="c"`), rec(`unit="c" unit="d"`), rec(`unit='e'`),
+		rec(`unit="e"`), rec(``), rec(`unit = "f"`))
 	for _, body := range []io.Reader{strings.NewReader(doc), iotest.OneByteReader(strings.NewReader(doc))} {
 		r := adaptertest.NewRecorder()
-		if err := New().Decode(t.Context(), adapters.Input{Format: formatXML, Body: body, Received: adaptertest.Received()}, r); err != nil {
+		if err := New().Decode(t.Context(),
+			adapters.Input{Format: formatXML, Body: body, Received: adaptertest.Received()}, r); err != nil {
 			t.Fatal(err)
 		}
 		var units []string

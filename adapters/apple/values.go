@@ -368,7 +368,8 @@ func (d *devices) get(raw []byte, decode func() []byte) *sample.Device {
 	return x
 }
 
-var deviceKeys = []string{"name", "manufacturer", "model", "hardware", "firmware", "software", "localIdentifier", "UDIDeviceIdentifier", "creation date"}
+var deviceKeys = []string{"name", "manufacturer", "model", "hardware", "firmware", "software", "localIdentifier",
+	"UDIDeviceIdentifier", "creation date"}
 
 // parseDevice reads "name:Apple Watch, hardware:Watch6,7, ..."; values may
 // hold commas, so a field goes on until the next known key.
@@ -406,7 +407,8 @@ func parseDevice(s string) sample.Device {
 }
 
 func deviceKind(s string) string {
-	for _, k := range [][2]string{{"Watch", "watch"}, {"iPhone", "phone"}, {"Scale", "scale"}, {"Ring", "ring"}, {"Band", "band"}} {
+	for _, k := range [][2]string{{"Watch", "watch"}, {"iPhone", "phone"}, {"Scale", "scale"}, {"Ring", "ring"},
+		{"Band", "band"}} {
 		if strings.Contains(s, k[0]) {
 			return k[1]
 		}

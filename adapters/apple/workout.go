@@ -32,8 +32,10 @@ func (d *xmlDecoder) workout() error {
 		switch string(a.name) {
 		case "workoutActivityType":
 			r.s.Value = code(d.names.get(d.sc.value(a)))
-		case "duration", "durationUnit", "totalDistance", "totalDistanceUnit", "totalEnergyBurned", "totalEnergyBurnedUnit",
-			"totalSwimmingStrokeCount", "totalSwimmingStrokeCountUnit", "totalFlightsClimbed", "totalFlightsClimbedUnit":
+		case "duration", "durationUnit", "totalDistance", "totalDistanceUnit", "totalEnergyBurned",
+			"totalEnergyBurnedUnit",
+			"totalSwimmingStrokeCount", "totalSwimmingStrokeCountUnit", "totalFlightsClimbed",
+			"totalFlightsClimbedUnit":
 			old[string(a.name)] = string(d.sc.value(a))
 		}
 	}

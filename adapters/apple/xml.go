@@ -105,7 +105,8 @@ func (d *xmlDecoder) readError(err error) error {
 
 // decodeXML reads one document, which is received and inflated beside the
 // decoding. It says how many bytes it read, and the error of r that it met.
-func decodeXML(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink, offset int64) (read int64, told, err error) {
+func decodeXML(ctx context.Context, in adapters.Input, format string, r io.Reader, sink adapters.Sink,
+	offset int64) (read int64, told, err error) {
 	a := readAhead(r)
 	d := newXMLDecoder(ctx, in, format, a, sink)
 	d.offset = offset
@@ -135,7 +136,8 @@ func (d *xmlDecoder) run() error {
 			return d.finish()
 		case kind == tokenStart && d.sc.depth == 1:
 			if string(d.sc.name) != "HealthData" || root {
-				return &adapters.PayloadError{Format: d.format, Where: d.where(), Rule: "the root element is not one HealthData"}
+				return &adapters.PayloadError{Format: d.format, Where: d.where(),
+					Rule: "the root element is not one HealthData"}
 			}
 			root = true
 		case kind == tokenStart:
@@ -315,7 +317,8 @@ func (d *xmlDecoder) activitySummary() error {
 
 // rejectTag rejects the element that just started and skips it.
 func (d *xmlDecoder) rejectTag(reason, metric, rule string) error {
-	err := d.sink.Reject(&sample.Reject{Reason: reason, Metric: metric, Where: d.where(), Detail: rule, Raw: d.sc.tag()})
+	err := d.sink.Reject(&sample.Reject{Reason: reason, Metric: metric, Where: d.where(), Detail: rule,
+		Raw: d.sc.tag()})
 	if err != nil {
 		return err
 	}
@@ -332,7 +335,8 @@ func (d *xmlDecoder) finish() error {
 		days = append(days, s)
 	}
 	slices.SortFunc(days, func(a, b *sample.Sample) int {
-		return cmp.Or(cmp.Compare(a.Day.Year, b.Day.Year), cmp.Compare(a.Day.Month, b.Day.Month), cmp.Compare(a.Day.Day, b.Day.Day))
+		return cmp.Or(cmp.Compare(a.Day.Year, b.Day.Year), cmp.Compare(a.Day.Month, b.Day.Month),
+			cmp.Compare(a.Day.Day, b.Day.Day))
 	})
 	var today time.Time // the wearer's day of the export, which is not over
 	if y, m, n := d.exported.Date(); !d.exported.IsZero() {
@@ -340,7 +344,8 @@ func (d *xmlDecoder) finish() error {
 	}
 	for _, s := range days {
 		s.Revision = d.revision()
-		if day := time.Date(s.Day.Year, s.Day.Month, s.Day.Day, 0, 0, 0, 0, time.UTC); !today.IsZero() && !day.Before(today) {
+		if day := time.Date(s.Day.Year, s.Day.Month, s.Day.Day, 0, 0, 0, 0, time.UTC); !today.IsZero() &&
+			!day.Before(today) {
 			s.Status = sample.Preliminary
 		}
 		if err := d.sink.Sample(s); err != nil {

@@ -93,7 +93,8 @@ func (x *archive) choose(files []*zip.File) (main *entry, ecgs []*entry, err err
 		base, dir := path.Base(f.Name), path.Dir(f.Name)
 		ext := strings.ToLower(path.Ext(base))
 		switch {
-		case !f.Mode().IsRegular(), strings.HasPrefix(f.Name, "__MACOSX/"), strings.HasPrefix(base, "._"), base == ".DS_Store":
+		case !f.Mode().IsRegular(), strings.HasPrefix(f.Name, "__MACOSX/"), strings.HasPrefix(base, "._"),
+			base == ".DS_Store":
 		case ext == ".csv" && path.Base(dir) == "electrocardiograms":
 			ecgs = append(ecgs, e)
 		case ext == ".gpx":
@@ -158,7 +159,8 @@ func (x *archive) open(e *entry, use func(*guard) error) error {
 	if err != nil {
 		return &adapters.PayloadError{Format: formatZip, Where: e.where(), Rule: "the entry cannot be opened", Err: err}
 	}
-	g := &guard{r: rc, x: x, limit: ratioFree + int64(min(e.CompressedSize64, 1<<50))*cmp.Or(x.Limits.Ratio, defaultRatio)}
+	g := &guard{r: rc, x: x, limit: ratioFree + int64(min(e.CompressedSize64, 1<<50))*cmp.Or(x.Limits.Ratio,
+		defaultRatio)}
 	err = use(g)
 	if closeErr := rc.Close(); err == nil && closeErr != nil {
 		err = closeErr

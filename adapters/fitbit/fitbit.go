@@ -40,7 +40,8 @@ func (*Adapter) Formats() []adapters.Format {
 // markers are member names that only these bodies have near their beginning.
 var markers = []string{
 	`"dataPoints"`, `"rollupDataPoints"`, `"pairedDevices"`, `"nextPageToken"`, `"dataPointName"`,
-	`"dataSource"`, `/dataPoints/`, `"sampleTime"`, `"physicalTime"`, `"startUtcOffset"`, `"utcOffset"`, `"civilStartTime"`, `"healthUserId"`, `"onboardingStatus"`, `"membershipStartDate"`, `"autoStrideEnabled"`,
+	`"dataSource"`, `/dataPoints/`, `"sampleTime"`, `"physicalTime"`, `"startUtcOffset"`, `"utcOffset"`,
+	`"civilStartTime"`, `"healthUserId"`, `"onboardingStatus"`, `"membershipStartDate"`, `"autoStrideEnabled"`,
 	`"type.googleapis.com/`, `"RESOURCE_EXHAUSTED"`, `"UNAUTHENTICATED"`,
 }
 
@@ -113,7 +114,8 @@ func (d *decoder) unfinished(day sample.Date) bool {
 	if d.today.IsZero() {
 		return false
 	}
-	return cmp.Or(cmp.Compare(day.Year, d.today.Year), cmp.Compare(day.Month, d.today.Month), cmp.Compare(day.Day, d.today.Day)) >= 0
+	return cmp.Or(cmp.Compare(day.Year, d.today.Year), cmp.Compare(day.Month, d.today.Month),
+		cmp.Compare(day.Day, d.today.Day)) >= 0
 }
 
 // place is where in the payload we are; it becomes text only for a reject.

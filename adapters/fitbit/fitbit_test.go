@@ -115,7 +115,8 @@ func TestSameNightThroughListAndReconcile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec, err := decode(t, "", "", `{"dataPoints":[{"dataPointName":"users/me/dataTypes/sleep/dataPoints/99",`+fmt.Sprintf(night, `,{"type":"DEEP","minutes":"20"}`)+`}]}`)
+	rec, err := decode(t, "", "", `{"dataPoints":[{"dataPointName":"users/me/dataTypes/sleep/dataPoints/99",`+
+		fmt.Sprintf(night, `,{"type":"DEEP","minutes":"20"}`)+`}]}`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,31 +136,48 @@ func TestTraps(t *testing.T) {
 		body string
 		want string // metric=value of each sample, then !reason of each reject, then -reason
 	}{
-		"absent count is zero":       {point("steps", iv), "steps=0"},
-		"absent weight is no zero":   {point("weight", at), "-low-quality"},
-		"NaN main value":             {point("dailySleepTemperatureDerivations", `"date":{"year":2026,"month":5,"day":2},"nightlyTemperatureCelsius":"NaN"`), "!bad-value"},
-		"NaN component is absent":    {point("dailySleepTemperatureDerivations", `"date":{"year":2026,"month":5,"day":2},"nightlyTemperatureCelsius":34.1,"baselineTemperatureCelsius":"NaN"`), "daily-sleep-temperature-derivations=34.1"},
-		"wrist is not core":          {point("coreBodyTemperature", at+`,"temperatureCelsius":33.9,"measurementLocation":"WRIST"`), "skin-temperature=33.9"},
-		"mouth is core":              {point("coreBodyTemperature", at+`,"temperatureCelsius":36.9,"measurementLocation":"MOUTH"`), "core-body-temperature=36.9"},
-		"rmssd and sdnn apart":       {point("heartRateVariability", at+`,"rootMeanSquareOfSuccessiveDifferencesMilliseconds":41,"standardDeviationMilliseconds":55.5`), "heart-rate-variability.rmssd=41 heart-rate-variability.sdnn=55.5"},
-		"SpO2 sentinel":              {point("oxygenSaturation", at+`,"percentage":50`), "-low-quality"},
-		"cgm without specimen":       {point("bloodGlucose", at+`,"bloodGlucoseMilligramsPerDeciliter":100,"measurementSource":"CONTINUOUS_GLUCOSE_MONITORING"`), "blood-glucose.interstitial=100"},
-		"zone in the metric":         {point("activeZoneMinutes", iv+`,"heartRateZone":"FAT_BURN","activeZoneMinutes":"1"`), "active-zone-minutes.fat-burn=1"},
-		"unknown type":               {point("moods", at+`,"moods":["CALM"]`), "!unmapped"},
-		"no offset":                  {point("heartRate", `"sampleTime":{"physicalTime":"2026-05-02T21:10:00Z"},"beatsPerMinute":"61"`), "heart-rate=61"},
-		"absurd date":                {point("heartRate", `"sampleTime":{"physicalTime":"9999-05-02T21:10:00Z"},"beatsPerMinute":"61"`), "!bad-time"},
-		"31 February":                {point("dailyRespiratoryRate", `"date":{"year":2026,"month":2,"day":31},"breathsPerMinute":14`), "!bad-time"},
-		"negative steps":             {point("steps", iv+`,"count":"-4"`), "!bad-value"},
-		"negative climb":             {point("altitude", iv+`,"gainMillimeters":"-400"`), "altitude=-400"},
-		"number is an object":        {point("steps", iv+`,"count":{}`), "!bad-value"},
-		"end before start":           {point("steps", `"interval":{"startTime":"2026-05-02T21:11:00Z","endTime":"2026-05-02T21:10:00Z"},"count":"4"`), "!bad-time"},
-		"unreadable ECG":             {point("electrocardiogram", iv+`,"resultClassification":"UNREADABLE"`), "-low-quality"},
+		"absent count is zero":     {point("steps", iv), "steps=0"},
+		"absent weight is no zero": {point("weight", at), "-low-quality"},
+		"NaN main value": {point("dailySleepTemperatureDerivations",
+			`"date":{"year":2026,"month":5,"day":2},"nightlyTemperatureCelsius":"NaN"`), "!bad-value"},
+		"NaN component is absent": {point("dailySleepTemperatureDerivations",
+			`"date":{"year":2026,"month":5,"day":2},"nightlyTemperatureCelsius":34.1,"baselineTemperatureCelsius":"NaN"`), "daily-sleep-temperature-derivations=34.1"},
+		"wrist is not core": {point("coreBodyTemperature",
+			at+`,"temperatureCelsius":33.9,"measurementLocation":"WRIST"`), "skin-temperature=33.9"},
+		"mouth is core": {point("coreBodyTemperature",
+			at+`,"temperatureCelsius":36.9,"measurementLocation":"MOUTH"`), "core-body-temperature=36.9"},
+		"rmssd and sdnn apart": {point("heartRateVariability",
+			at+`,"rootMeanSquareOfSuccessiveDifferencesMilliseconds":41,"standardDeviationMilliseconds":55.5`),
+			"heart-rate-variability.rmssd=41 heart-rate-variability.sdnn=55.5"},
+		"SpO2 sentinel": {point("oxygenSaturation", at+`,"percentage":50`), "-low-quality"},
+		"cgm without specimen": {point("bloodGlucose",
+			at+`,"bloodGlucoseMilligramsPerDeciliter":100,"measurementSource":"CONTINUOUS_GLUCOSE_MONITORING"`),
+			"blood-glucose.interstitial=100"},
+		"zone in the metric": {point("activeZoneMinutes",
+			iv+`,"heartRateZone":"FAT_BURN","activeZoneMinutes":"1"`), "active-zone-minutes.fat-burn=1"},
+		"unknown type": {point("moods", at+`,"moods":["CALM"]`), "!unmapped"},
+		"no offset": {point("heartRate",
+			`"sampleTime":{"physicalTime":"2026-05-02T21:10:00Z"},"beatsPerMinute":"61"`), "heart-rate=61"},
+		"absurd date": {point("heartRate",
+			`"sampleTime":{"physicalTime":"9999-05-02T21:10:00Z"},"beatsPerMinute":"61"`), "!bad-time"},
+		"31 February": {point("dailyRespiratoryRate",
+			`"date":{"year":2026,"month":2,"day":31},"breathsPerMinute":14`), "!bad-time"},
+		"negative steps":      {point("steps", iv+`,"count":"-4"`), "!bad-value"},
+		"negative climb":      {point("altitude", iv+`,"gainMillimeters":"-400"`), "altitude=-400"},
+		"number is an object": {point("steps", iv+`,"count":{}`), "!bad-value"},
+		"end before start": {point("steps",
+			`"interval":{"startTime":"2026-05-02T21:11:00Z","endTime":"2026-05-02T21:10:00Z"},"count":"4"`),
+			"!bad-time"},
+		"unreadable ECG": {point("electrocardiogram", iv+`,"resultClassification":"UNREADABLE"`),
+			"-low-quality"},
 		"daily window over two days": {`{"rollupDataPoints":[{"civilStartTime":{"date":{"year":2026,"month":5,"day":1}},"civilEndTime":{"date":{"year":2026,"month":5,"day":3}},"steps":{"countSum":"1"}}]}`, "!bad-time"},
 		"daily sum absent is zero":   {`{"rollupDataPoints":[{"civilStartTime":{"date":{"year":2026,"month":5,"day":1}},"steps":{}}]}`, "steps/day=0"},
 		"array of pages":             {`[` + point("steps", iv+`,"count":"5"`) + `,{}]`, "steps=5"},
-		"pages after each other":     {point("steps", iv+`,"count":"5"`) + "\n" + point("floors", iv+`,"count":"1"`), "steps=5 floors=1"},
-		"one good after one bad":     {`{"dataPoints":[17,{"steps":{` + iv + `,"count":"3"}}]}`, "steps=3 !bad-value"},
-		"depth of one item":          {`{"dataPoints":[` + strings.Repeat(`{"a":`, 200) + `1` + strings.Repeat(`}`, 200) + `]}`, "!too-large"},
+		"pages after each other": {point("steps", iv+`,"count":"5"`) + "\n" +
+			point("floors", iv+`,"count":"1"`), "steps=5 floors=1"},
+		"one good after one bad": {`{"dataPoints":[17,{"steps":{` + iv + `,"count":"3"}}]}`, "steps=3 !bad-value"},
+		"depth of one item": {`{"dataPoints":[` + strings.Repeat(`{"a":`, 200) + `1` +
+			strings.Repeat(`}`, 200) + `]}`, "!too-large"},
 	} {
 		r, err := decode(t, "", "", c.body)
 		if err != nil {
@@ -241,7 +259,9 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		r := adaptertest.NewRecorder()
-		err := fitbit.New().Decode(context.Background(), adapters.Input{Name: "steps.json", Body: strings.NewReader(string(body)), Received: adaptertest.Received()}, r)
+		err := fitbit.New().Decode(context.Background(),
+			adapters.Input{Name: "steps.json", Body: strings.NewReader(string(body)),
+				Received: adaptertest.Received()}, r)
 		var pe *adapters.PayloadError
 		if err != nil && !errors.As(err, &pe) {
 			t.Fatalf("no PayloadError: %v", err)

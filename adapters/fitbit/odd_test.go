@@ -22,9 +22,10 @@ func TestNoEndTime(t *testing.T) {
 		lasts  time.Duration
 		status sample.Status
 	}{
-		"recording":         {`"electrocardiogram":{` + from + `,` + wave + `}`, 1500 * time.Millisecond, sample.Final},
-		"recording, ended":  {`"electrocardiogram":{"interval":{"startTime":"2026-05-02T09:00:00Z","startUtcOffset":"7200s","endTime":"2026-05-02T09:00:02Z"},` + wave + `}`, 1500 * time.Millisecond, sample.Final},
-		"exercise":          {`"exercise":{` + from + `,"exerciseType":"ROWING","activeDuration":"1800.5s"}`, 1800500 * time.Millisecond, sample.Final},
+		"recording":        {`"electrocardiogram":{` + from + `,` + wave + `}`, 1500 * time.Millisecond, sample.Final},
+		"recording, ended": {`"electrocardiogram":{"interval":{"startTime":"2026-05-02T09:00:00Z","startUtcOffset":"7200s","endTime":"2026-05-02T09:00:02Z"},` + wave + `}`, 1500 * time.Millisecond, sample.Final},
+		"exercise": {`"exercise":{` + from + `,"exerciseType":"ROWING","activeDuration":"1800.5s"}`,
+			1800500 * time.Millisecond, sample.Final},
 		"exercise, no time": {`"exercise":{` + from + `,"exerciseType":"ROWING"}`, 0, sample.Preliminary},
 		"night": {`"sleep":{` + from + `,"type":"STAGES","stages":[{"type":"LIGHT","startTime":"2026-05-02T09:00:00Z","endTime":"2026-05-02T10:00:00Z"},{"type":"DEEP","startTime":"2026-05-02T10:00:00Z","endTime":"2026-05-02T11:30:00Z"}]}`,
 			150 * time.Minute, sample.Preliminary},
@@ -42,8 +43,10 @@ func TestNoEndTime(t *testing.T) {
 			t.Errorf("%s: lasts %v, status %d", name, lasts, s.Status)
 		}
 	}
-	r, err := decode(t, "list.json", "", onePoint(`{"name":"users/1/dataTypes/sleep/dataPoints/n7","sleep":{`+from+`}}`))
-	if err != nil || len(r.Samples) != 0 || len(r.Rejects) != 1 || r.Rejects[0].VendorID != "n7" || r.Rejects[0].Metric != "sleep" {
+	r, err := decode(t, "list.json", "",
+		onePoint(`{"name":"users/1/dataTypes/sleep/dataPoints/n7","sleep":{`+from+`}}`))
+	if err != nil || len(r.Samples) != 0 || len(r.Rejects) != 1 || r.Rejects[0].VendorID != "n7" ||
+		r.Rejects[0].Metric != "sleep" {
 		t.Errorf("%v %+v", err, r)
 	}
 }
@@ -51,8 +54,9 @@ func TestNoEndTime(t *testing.T) {
 // TestOddMember: a component that is no number is reported, the rest stays;
 // "NaN" is proto3's absent number.
 func TestOddMember(t *testing.T) {
-	r, err := decode(t, "list.json", "", onePoint(`{"name":"users/1/dataTypes/exercise/dataPoints/x1","exercise":{"interval":{"startTime":"2026-05-02T09:00:00Z","endTime":"2026-05-02T10:00:00Z"},`+
-		`"exerciseType":"ROWING","activeDuration":"long","metricsSummary":{"steps":"some","caloriesKcal":"NaN","distanceMillimeters":5200000}}}`))
+	r, err := decode(t, "list.json", "",
+		onePoint(`{"name":"users/1/dataTypes/exercise/dataPoints/x1","exercise":{"interval":{"startTime":"2026-05-02T09:00:00Z","endTime":"2026-05-02T10:00:00Z"},`+
+			`"exerciseType":"ROWING","activeDuration":"long","metricsSummary":{"steps":"some","caloriesKcal":"NaN","distanceMillimeters":5200000}}}`))
 	if err != nil || len(r.Samples) != 1 || len(r.Samples[0].Components) != 1 {
 		t.Fatalf("%v %+v", err, r)
 	}
@@ -83,8 +87,10 @@ func TestSinglePoint(t *testing.T) {
 
 // TestUnfinishedDay: a day that has not ended where the wearer is.
 func TestUnfinishedDay(t *testing.T) {
-	for day, want := range map[int]sample.Status{23: sample.Final, 24: sample.Preliminary, 25: sample.Preliminary} { // received on the 24th
-		r, err := decode(t, "list.json", "", onePoint(fmt.Sprintf(`{"dailyRestingHeartRate":{"date":{"year":2026,"month":11,"day":%d},"beatsPerMinute":"55"}}`, day)))
+	// received on the 24th
+	for day, want := range map[int]sample.Status{23: sample.Final, 24: sample.Preliminary, 25: sample.Preliminary} {
+		r, err := decode(t, "list.json", "",
+			onePoint(fmt.Sprintf(`{"dailyRestingHeartRate":{"date":{"year":2026,"month":11,"day":%d},"beatsPerMinute":"55"}}`, day)))
 		if err != nil || len(r.Samples) != 1 || r.Samples[0].Status != want {
 			t.Errorf("%d: %v %+v", day, err, r.Samples)
 		}

@@ -354,7 +354,8 @@ func (p *point) part(name, unit string, n *jsonitem.Node) {
 
 // leave reports a component that is left out, while the rest is taken.
 func (p *point) leave(name, rule string) {
-	err := p.d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: p.s.Metric, Component: name, Where: p.d.place.String(),
+	err := p.d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: p.s.Metric, Component: name,
+		Where:  p.d.place.String(),
 		Detail: rule, VendorID: p.s.VendorID})
 	p.left = cmp.Or(p.left, err)
 }

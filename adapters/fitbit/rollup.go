@@ -42,8 +42,10 @@ var rollups = map[string]rollupSpec{
 	"hydration-log":    {value: "amountConsumed", unit: "mL"},
 	"active-zone-minutes": {zero: true, parts: []part{numberPart("sumInFatBurnHeartZone", "min"),
 		numberPart("sumInCardioHeartZone", "min"), numberPart("sumInPeakHeartZone", "min")}},
-	"active-minutes":              {unit: "min", list: [3]string{"activeMinutesRollupByActivityLevel", "activityLevel", "activeMinutesSum"}},
-	"activity-level":              {unit: "s", list: [3]string{"activityLevelRollupsByActivityLevelType", "activityLevelType", "totalDuration"}},
+	"active-minutes": {unit: "min",
+		list: [3]string{"activeMinutesRollupByActivityLevel", "activityLevel", "activeMinutesSum"}},
+	"activity-level": {unit: "s",
+		list: [3]string{"activityLevelRollupsByActivityLevelType", "activityLevelType", "totalDuration"}},
 	"time-in-heart-rate-zone":     {unit: "s", list: [3]string{"timeInHeartRateZones", "heartRateZone", "duration"}},
 	"calories-in-heart-rate-zone": {unit: "kcal", list: [3]string{"caloriesInHeartRateZones", "heartRateZone", "kcal"}},
 	"heart-rate-variability-personal-range": {unit: "ms", span: [2]string{

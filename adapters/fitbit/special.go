@@ -24,7 +24,8 @@ func variability(p *point) (*rejection, error) {
 		}
 		found = true
 		if state != jsonitem.Given || strings.HasPrefix(v, "-") {
-			if err := p.d.reject(sample.ReasonBadValue, m.metric, m.member+" is no positive number", p.item); err != nil {
+			if err := p.d.reject(sample.ReasonBadValue, m.metric, m.member+" is no positive number",
+				p.item); err != nil {
 				return nil, err
 			}
 			continue
@@ -282,7 +283,8 @@ func electrocardiogram(p *point) (*rejection, error) {
 		return none("samplingFrequencyHertz, millivoltsScalingFactor and waveformSamples are required"), nil
 	}
 	if hz < 1 || hz > 100_000 || factor < 1e-3 || factor > 1e9 || len(wave.Items) > maxWave {
-		return &rejection{sample.ReasonBadValue, "sampling frequency, scale or length of the recording is out of the possible"}, nil
+		return &rejection{sample.ReasonBadValue,
+			"sampling frequency, scale or length of the recording is out of the possible"}, nil
 	}
 	var data strings.Builder
 	for i := range wave.Items {

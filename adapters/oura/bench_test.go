@@ -28,7 +28,8 @@ func denseHeartRate(points int) []byte {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = fmt.Appendf(b, `{"bpm":%d,"source":"awake","timestamp":"%s"}`, 60+i%40, at.Add(time.Duration(i)*5*time.Second).Format("2006-01-02T15:04:05-07:00"))
+		b = fmt.Appendf(b, `{"bpm":%d,"source":"awake","timestamp":"%s"}`, 60+i%40,
+			at.Add(time.Duration(i)*5*time.Second).Format("2006-01-02T15:04:05-07:00"))
 	}
 	return append(b, `],"next_token":null}`...)
 }

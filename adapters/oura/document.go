@@ -125,7 +125,8 @@ func (x *document) value(unit string, low, high float64, path ...string) (v samp
 	}
 	if f := jsonitem.Float(s); state != jsonitem.Given || f < low || f > high {
 		field := strings.Join(path, ".")
-		return v, false, x.d.reject(sample.ReasonBadValue, x.typ+"."+field, field+" is no number or out of the possible", x.n)
+		return v, false, x.d.reject(sample.ReasonBadValue, x.typ+"."+field,
+			field+" is no number or out of the possible", x.n)
 	}
 	return sample.Value{Kind: sample.Number, Num: s, Unit: unit}, true, nil
 }
@@ -156,7 +157,8 @@ func (x *document) numbers(metric, unit string, fields ...string) []sample.Compo
 
 // leave reports a component that is left out, while the rest is taken.
 func (x *document) leave(metric, component, rule string) {
-	err := x.d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: metric, Component: component, Where: x.d.where(),
+	err := x.d.sink.Reject(&sample.Reject{Reason: sample.ReasonBadValue, Metric: metric, Component: component,
+		Where:  x.d.where(),
 		Detail: rule, VendorID: x.id})
 	x.left = cmp.Or(x.left, err)
 }
@@ -203,7 +205,8 @@ func (x *document) contributors(metric string) []sample.Component {
 			x.leave(metric, name, name+" is no number")
 		default:
 			seen[name] = true
-			out = append(out, sample.Component{Name: name, Value: sample.Value{Kind: sample.Number, Num: s, Unit: "score"}})
+			out = append(out, sample.Component{Name: name,
+				Value: sample.Value{Kind: sample.Number, Num: s, Unit: "score"}})
 		}
 	}
 	return out

@@ -28,9 +28,12 @@ func TestUTC(t *testing.T) {
 		name, body string
 		zone       sample.Zone
 	}{
-		{"heartrate.json", `{"data":[{"bpm":61,"source":"awake","timestamp":"2026-03-01T10:00:00+00:00"}]}`, sample.ZoneInstant},
-		{"heartrate.json", `{"data":[{"bpm":61,"source":"awake","timestamp":"2026-03-01T10:00:00.000Z"}]}`, sample.ZoneInstant},
-		{"heartrate.json", `{"data":[{"bpm":61,"source":"awake","timestamp":"2026-03-01T10:00:00+01:00"}]}`, sample.ZoneStated},
+		{"heartrate.json", `{"data":[{"bpm":61,"source":"awake","timestamp":"2026-03-01T10:00:00+00:00"}]}`,
+			sample.ZoneInstant},
+		{"heartrate.json", `{"data":[{"bpm":61,"source":"awake","timestamp":"2026-03-01T10:00:00.000Z"}]}`,
+			sample.ZoneInstant},
+		{"heartrate.json", `{"data":[{"bpm":61,"source":"awake","timestamp":"2026-03-01T10:00:00+01:00"}]}`,
+			sample.ZoneStated},
 		{"workout.json", `{"data":[{"id":"w1","activity":"rowing","start_datetime":"2026-03-01T10:00:00+00:00","end_datetime":"2026-03-01T11:00:00+00:00"}]}`, sample.ZoneInstant},
 		{"session.json", `{"data":[{"id":"s1","type":"rest","start_datetime":"2026-03-01T10:00:00-05:00","end_datetime":"2026-03-01T11:00:00-05:00"}]}`, sample.ZoneStated},
 	} {
@@ -48,11 +51,13 @@ func TestOddField(t *testing.T) {
 	if len(r.Samples) != 1 || len(r.Samples[0].Components) != 1 || r.Samples[0].Status != sample.Preliminary {
 		t.Errorf("%+v", r.Samples)
 	}
-	if len(r.Rejects) != 1 || r.Rejects[0].Component != "calories" || r.Rejects[0].Metric != "workout" || r.Rejects[0].VendorID != "w1" {
+	if len(r.Rejects) != 1 || r.Rejects[0].Component != "calories" || r.Rejects[0].Metric != "workout" ||
+		r.Rejects[0].VendorID != "w1" {
 		t.Errorf("%+v", r.Rejects)
 	}
 	r = read(t, "daily_sleep.json", `{"data":[{"id":"d1","day":"2026-03-01","score":81,"contributors":{"latency":77,"efficiency":"good","timing":null}}]}`)
-	if len(r.Samples) != 1 || len(r.Samples[0].Components) != 1 || len(r.Rejects) != 1 || r.Rejects[0].Component != "efficiency" {
+	if len(r.Samples) != 1 || len(r.Samples[0].Components) != 1 || len(r.Rejects) != 1 ||
+		r.Rejects[0].Component != "efficiency" {
 		t.Errorf("%+v %+v", r.Samples, r.Rejects)
 	}
 }
@@ -75,7 +80,8 @@ func TestAlone(t *testing.T) {
 
 // TestUnfinishedDay: a day that has not ended where the wearer is.
 func TestUnfinishedDay(t *testing.T) {
-	for day, want := range map[string]sample.Status{"2026-11-23": sample.Final, "2026-11-24": sample.Preliminary, "2026-11-25": sample.Preliminary} {
+	for day, want := range map[string]sample.Status{"2026-11-23": sample.Final, "2026-11-24": sample.Preliminary,
+		"2026-11-25": sample.Preliminary} {
 		r := read(t, "daily_stress.json", `{"data":[{"id":"d1","day":"`+day+`","stress_high":600,"recovery_high":0}]}`)
 		if len(r.Samples) != 1 || r.Samples[0].Status != want || !r.Samples[0].Start.Equal(time.Time{}) {
 			t.Errorf("%s: %+v", day, r.Samples)

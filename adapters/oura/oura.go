@@ -174,7 +174,8 @@ func (d *decoder) top() error {
 		case kind == '[' && readers[name] != nil:
 			replies++
 			return d.list(name)
-		case kind == '{' && (readers[name] != nil || strings.Contains(name, "_")) || kind == '{' && len(doc.Members) == 0:
+		case kind == '{' && (readers[name] != nil || strings.Contains(name, "_")) || kind == '{' &&
+			len(doc.Members) == 0:
 			n, err := d.reply(name)
 			if err != nil || n == nil {
 				replies++

@@ -69,8 +69,10 @@ func TestSandboxCapture(t *testing.T) {
 	for _, s := range r.Samples {
 		seen[s.Metric]++
 	}
-	for _, m := range []string{"sleep", "sleep.average_hrv", "sleep.lowest_heart_rate", "daily_activity.steps", "daily_readiness.score",
-		"daily_spo2.spo2_percentage", "daily_stress", "daily_resilience", "daily_cardiovascular_age", "vO2_max", "workout", "session",
+	for _, m := range []string{"sleep", "sleep.average_hrv", "sleep.lowest_heart_rate", "daily_activity.steps",
+		"daily_readiness.score",
+		"daily_spo2.spo2_percentage", "daily_stress", "daily_resilience", "daily_cardiovascular_age", "vO2_max",
+		"workout", "session",
 		"heartrate", "rest_mode_period", "ring_configuration"} {
 		if seen[m] == 0 {
 			t.Errorf("no sample of %s", m)
@@ -89,27 +91,31 @@ func TestTraps(t *testing.T) {
 		return `{"id":"n1","day":"2026-05-03","bedtime_start":"2026-05-02T23:00:00+02:00","bedtime_end":"2026-05-03T07:00:00+02:00",` + rest + `}`
 	}
 	for name, c := range map[string]struct{ body, want string }{
-		"deleted":            {sleep(`"type":"deleted"`), "sleep= sleep.average_hrv= sleep.average_heart_rate= sleep.lowest_heart_rate= sleep.average_breath= sleep.heart_rate= sleep.hrv="},
-		"rest":               {sleep(`"type":"rest","total_sleep_duration":100`), "sleep= sleep.average_hrv= sleep.average_heart_rate= sleep.lowest_heart_rate= sleep.average_breath= sleep.heart_rate= sleep.hrv="},
-		"night":              {sleep(`"type":"long_sleep","total_sleep_duration":25200,"average_hrv":44,"average_breath":null`), "sleep=25200 sleep.average_hrv=44"},
-		"ends before start":  {`{"id":"n","bedtime_start":"2026-05-02T23:00:00+02:00","bedtime_end":"2026-05-02T22:00:00+02:00"}`, "!bad-time"},
-		"no id":              {`{"bedtime_start":"2026-05-02T23:00:00+02:00","bedtime_end":"2026-05-03T07:00:00+02:00","total_sleep_duration":1}`, "!missing"},
-		"series of nulls":    {sleep(`"total_sleep_duration":1,"hrv":{"interval":300,"items":[null,null],"timestamp":"2026-05-02T23:00:00+02:00"}`), "sleep=1"},
-		"series elsewhere":   {sleep(`"total_sleep_duration":1,"hrv":{"interval":300,"items":[50],"timestamp":"2021-05-02T23:00:00+02:00"}`), "sleep=1 !bad-time"},
-		"interval of zero":   {sleep(`"total_sleep_duration":1,"hrv":{"interval":0,"items":[50],"timestamp":"2026-05-02T23:00:00+02:00"}`), "sleep=1 !bad-value"},
-		"unknown type":       {`{"blood_glucose":{"data":[{"id":"g"}],"next_token":null}}`, "!unmapped"},
-		"keyed list":         {`{"heartrate":{"next_token":null,"data":[{"bpm":60,"timestamp":"2026-05-02T10:00:00Z"}]}}`, "heartrate=60"},
-		"keyed array":        {`{"heartrate":[{"bpm":60,"timestamp":"2026-05-02T10:00:00Z"}]}`, "heartrate=60"},
-		"absurd pulse":       {`{"bpm":6000,"timestamp":"2026-05-02T10:00:00Z"}`, "!bad-value"},
-		"pulse is text":      {`{"bpm":"x","timestamp":"2026-05-02T10:00:00Z"}`, "!bad-value"},
-		"bad time":           {`{"bpm":60,"timestamp":"yesterday"}`, "!bad-time"},
-		"index as float":     {`{"id":"a","day":"2026-05-03","breathing_disturbance_index":1.2,"spo2_percentage":null}`, "daily_spo2.breathing_disturbance_index=1.2"},
-		"SpO2 zero":          {`{"id":"a","day":"2026-05-03","spo2_percentage":{"average":0}}`, "-placeholder"},
-		"all null":           {`{"id":"a","day":"2026-05-03","vascular_age":null,"pulse_wave_velocity":null}`, "-placeholder"},
-		"negative deviation": {`{"id":"a","day":"2026-05-03","temperature_trend_deviation":-0.2}`, "daily_readiness.temperature_trend_deviation=-0.2"},
-		"vo2 as webhook":     {`{"vo2_max":{"data":[{"id":"v","day":"2026-05-03","vo2_max":44}]}}`, "vO2_max=44"},
-		"own words":          {`{"id":"t","tag_type_code":"custom","start_time":"2026-05-03T10:00:00+02:00","comment":"Ottilie"}`, "enhanced_tag="},
-		"one bad, one good":  {`{"data":[5,{"bpm":60,"timestamp":"2026-05-02T10:00:00Z"}]}`, "heartrate=60 !bad-value"},
+		"deleted": {sleep(`"type":"deleted"`),
+			"sleep= sleep.average_hrv= sleep.average_heart_rate= sleep.lowest_heart_rate= sleep.average_breath= sleep.heart_rate= sleep.hrv="},
+		"rest": {sleep(`"type":"rest","total_sleep_duration":100`),
+			"sleep= sleep.average_hrv= sleep.average_heart_rate= sleep.lowest_heart_rate= sleep.average_breath= sleep.heart_rate= sleep.hrv="},
+		"night":             {sleep(`"type":"long_sleep","total_sleep_duration":25200,"average_hrv":44,"average_breath":null`), "sleep=25200 sleep.average_hrv=44"},
+		"ends before start": {`{"id":"n","bedtime_start":"2026-05-02T23:00:00+02:00","bedtime_end":"2026-05-02T22:00:00+02:00"}`, "!bad-time"},
+		"no id":             {`{"bedtime_start":"2026-05-02T23:00:00+02:00","bedtime_end":"2026-05-03T07:00:00+02:00","total_sleep_duration":1}`, "!missing"},
+		"series of nulls":   {sleep(`"total_sleep_duration":1,"hrv":{"interval":300,"items":[null,null],"timestamp":"2026-05-02T23:00:00+02:00"}`), "sleep=1"},
+		"series elsewhere":  {sleep(`"total_sleep_duration":1,"hrv":{"interval":300,"items":[50],"timestamp":"2021-05-02T23:00:00+02:00"}`), "sleep=1 !bad-time"},
+		"interval of zero":  {sleep(`"total_sleep_duration":1,"hrv":{"interval":0,"items":[50],"timestamp":"2026-05-02T23:00:00+02:00"}`), "sleep=1 !bad-value"},
+		"unknown type":      {`{"blood_glucose":{"data":[{"id":"g"}],"next_token":null}}`, "!unmapped"},
+		"keyed list":        {`{"heartrate":{"next_token":null,"data":[{"bpm":60,"timestamp":"2026-05-02T10:00:00Z"}]}}`, "heartrate=60"},
+		"keyed array":       {`{"heartrate":[{"bpm":60,"timestamp":"2026-05-02T10:00:00Z"}]}`, "heartrate=60"},
+		"absurd pulse":      {`{"bpm":6000,"timestamp":"2026-05-02T10:00:00Z"}`, "!bad-value"},
+		"pulse is text":     {`{"bpm":"x","timestamp":"2026-05-02T10:00:00Z"}`, "!bad-value"},
+		"bad time":          {`{"bpm":60,"timestamp":"yesterday"}`, "!bad-time"},
+		"index as float":    {`{"id":"a","day":"2026-05-03","breathing_disturbance_index":1.2,"spo2_percentage":null}`, "daily_spo2.breathing_disturbance_index=1.2"},
+		"SpO2 zero":         {`{"id":"a","day":"2026-05-03","spo2_percentage":{"average":0}}`, "-placeholder"},
+		"all null": {`{"id":"a","day":"2026-05-03","vascular_age":null,"pulse_wave_velocity":null}`,
+			"-placeholder"},
+		"negative deviation": {`{"id":"a","day":"2026-05-03","temperature_trend_deviation":-0.2}`,
+			"daily_readiness.temperature_trend_deviation=-0.2"},
+		"vo2 as webhook":    {`{"vo2_max":{"data":[{"id":"v","day":"2026-05-03","vo2_max":44}]}}`, "vO2_max=44"},
+		"own words":         {`{"id":"t","tag_type_code":"custom","start_time":"2026-05-03T10:00:00+02:00","comment":"Ottilie"}`, "enhanced_tag="},
+		"one bad, one good": {`{"data":[5,{"bpm":60,"timestamp":"2026-05-02T10:00:00Z"}]}`, "heartrate=60 !bad-value"},
 	} {
 		r, err := decode(t, "", "", c.body)
 		if err != nil {
@@ -134,7 +140,8 @@ func TestTraps(t *testing.T) {
 
 func TestRingOf1970(t *testing.T) {
 	r, err := decode(t, "", "", `{"id":"r1","hardware_type":"or5","set_up_at":"1970-01-01T00:00:00+00:00"}`)
-	if err != nil || len(r.Samples) != 1 || !r.Samples[0].Start.Equal(adaptertest.Received()) || r.Samples[0].Device.Serial != "r1" {
+	if err != nil || len(r.Samples) != 1 || !r.Samples[0].Start.Equal(adaptertest.Received()) ||
+		r.Samples[0].Device.Serial != "r1" {
 		t.Errorf("%v %+v", err, r.Samples)
 	}
 }
@@ -156,7 +163,8 @@ func TestTypeFromOutside(t *testing.T) {
 
 func TestHostile(t *testing.T) {
 	for name, body := range map[string]string{
-		"empty": "", "text": "hello", "string": `"x"`, "cut": `{"data":[{"bpm":6`, "error": `{"detail":"Document not found."}`,
+		"empty": "", "text": "hello", "string": `"x"`, "cut": `{"data":[{"bpm":6`,
+		"error":       `{"detail":"Document not found."}`,
 		"deep":        strings.Repeat("[", 100000),
 		"deep object": strings.Repeat(`{"a":`, 100000),
 		"not ours":    `{"resourceType":"Bundle"}`,
@@ -172,8 +180,10 @@ func TestHostile(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, s := range []string{`{}`, `{"bpm":60,"timestamp":"2026-05-02T10:00:00Z"}`, `{"sleep":{"data":[{"id":"n","type":"deleted","bedtime_start":"2026-05-02T23:00:00+02:00","bedtime_end":"2026-05-03T07:00:00+02:00"}]}}`,
-		`{"id":"a","day":"2026-05-03","contributors":{"recovery_index":80},"score":77}`, `{"id":"r","hardware_type":"gen4"}`} {
+	for _, s := range []string{`{}`, `{"bpm":60,"timestamp":"2026-05-02T10:00:00Z"}`,
+		`{"sleep":{"data":[{"id":"n","type":"deleted","bedtime_start":"2026-05-02T23:00:00+02:00","bedtime_end":"2026-05-03T07:00:00+02:00"}]}}`,
+		`{"id":"a","day":"2026-05-03","contributors":{"recovery_index":80},"score":77}`,
+		`{"id":"r","hardware_type":"gen4"}`} {
 		f.Add([]byte(s))
 	}
 	files, err := filepath.Glob("testdata/v2/*.json")
@@ -189,7 +199,9 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		r := adaptertest.NewRecorder()
-		err := oura.New().Decode(context.Background(), adapters.Input{Name: "workout.json", Body: strings.NewReader(string(body)), Received: adaptertest.Received()}, r)
+		err := oura.New().Decode(context.Background(),
+			adapters.Input{Name: "workout.json", Body: strings.NewReader(string(body)),
+				Received: adaptertest.Received()}, r)
 		var pe *adapters.PayloadError
 		if err != nil && !errors.As(err, &pe) {
 			t.Fatalf("no PayloadError: %v", err)

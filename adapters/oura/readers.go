@@ -36,7 +36,8 @@ func interbeat(x *document) (*rejection, error) {
 		return bad, nil
 	}
 	x.s.KeyValue = true // of one second there may be several
-	return nil, x.emitField("interbeat_interval", "ms", 1, 10000, x.numbers("interbeat_interval", "", "validity"), "ibi")
+	return nil, x.emitField("interbeat_interval", "ms", 1, 10000, x.numbers("interbeat_interval", "", "validity"),
+		"ibi")
 }
 
 func dailyActivity(x *document) (*rejection, error) {
@@ -48,15 +49,18 @@ func dailyActivity(x *document) (*rejection, error) {
 		parts       []sample.Component
 	}{
 		{"steps", "count", x.numbers("daily_activity.steps", "s", "non_wear_time")}, {"total_calories", "kcal", nil},
-		{"active_calories", "kcal", nil}, {"equivalent_walking_distance", "m", nil}, {"score", "score", x.contributors("daily_activity.score")},
+		{"active_calories", "kcal", nil}, {"equivalent_walking_distance", "m", nil},
+		{"score", "score", x.contributors("daily_activity.score")},
 	} {
 		if err := x.emitField("daily_activity."+f.field, f.unit, 0, anyHigh, f.parts, f.field); err != nil {
 			return nil, err
 		}
 	}
-	times := x.numbers("daily_activity.time", "s", "high_activity_time", "medium_activity_time", "low_activity_time", "sedentary_time", "resting_time", "non_wear_time")
+	times := x.numbers("daily_activity.time", "s", "high_activity_time", "medium_activity_time",
+		"low_activity_time", "sedentary_time", "resting_time", "non_wear_time")
 	times = append(times, x.numbers("daily_activity.time", "count", "inactivity_alerts")...)
-	times = append(times, x.numbers("daily_activity.time", "MET.min", "average_met_minutes", "high_activity_met_minutes", "medium_activity_met_minutes",
+	times = append(times, x.numbers("daily_activity.time", "MET.min", "average_met_minutes",
+		"high_activity_met_minutes", "medium_activity_met_minutes",
 		"low_activity_met_minutes", "sedentary_met_minutes")...)
 	if len(times) > 0 {
 		if err := x.emit("daily_activity.time", sample.Value{}, times...); err != nil {
@@ -80,7 +84,8 @@ func dailyReadiness(x *document) (*rejection, error) {
 	if bad := x.onDay(false); bad != nil {
 		return bad, nil
 	}
-	if err := x.emitField("daily_readiness.score", "score", 0, 100, x.contributors("daily_readiness.score"), "score"); err != nil {
+	if err := x.emitField("daily_readiness.score", "score", 0, 100, x.contributors("daily_readiness.score"),
+		"score"); err != nil {
 		return nil, err
 	}
 	for _, f := range []string{"temperature_deviation", "temperature_trend_deviation"} {
@@ -104,10 +109,12 @@ func dailySpO2(x *document) (*rejection, error) {
 	}
 	if s, state := x.n.Get("spo2_percentage", "average").Decimal(); state == jsonitem.Given && jsonitem.Float(s) == 0 {
 		x.d.drop(sample.DropPlaceholder, "daily_spo2.spo2_percentage")
-	} else if err := x.emitField("daily_spo2.spo2_percentage", "%", 1, 100, nil, "spo2_percentage", "average"); err != nil {
+	} else if err := x.emitField("daily_spo2.spo2_percentage", "%", 1, 100, nil, "spo2_percentage",
+		"average"); err != nil {
 		return nil, err
 	}
-	return nil, x.emitField("daily_spo2.breathing_disturbance_index", "score", 0, 100, nil, "breathing_disturbance_index")
+	return nil, x.emitField("daily_spo2.breathing_disturbance_index", "score", 0, 100, nil,
+		"breathing_disturbance_index")
 }
 
 // panel emits a code (if there is one) with parts, a rejection if neither.
@@ -166,7 +173,8 @@ func workout(x *document) (*rejection, error) {
 	parts = append(parts, x.numbers("workout", "m", "distance")...)
 	if !x.s.End.IsZero() {
 		secs := strconv.FormatFloat(x.s.End.Sub(x.s.Start).Seconds(), 'f', -1, 64)
-		parts = append(parts, sample.Component{Name: "duration", Value: sample.Value{Kind: sample.Number, Num: secs, Unit: "s"}})
+		parts = append(parts, sample.Component{Name: "duration",
+			Value: sample.Value{Kind: sample.Number, Num: secs, Unit: "s"}})
 	}
 	return nil, x.emit("workout", v, append(parts, codes(x.n, "intensity", "source")...)...)
 }

@@ -74,7 +74,8 @@ func (x *document) night() error {
 	if err != nil {
 		return err
 	}
-	parts := x.numbers("sleep", "s", "deep_sleep_duration", "light_sleep_duration", "rem_sleep_duration", "awake_time", "latency", "time_in_bed")
+	parts := x.numbers("sleep", "s", "deep_sleep_duration", "light_sleep_duration", "rem_sleep_duration",
+		"awake_time", "latency", "time_in_bed")
 	parts = append(parts, x.numbers("sleep", "%", "efficiency")...)
 	parts = append(parts, x.numbers("sleep", "count", "restless_periods")...)
 	parts = append(parts, codes(x.n, "type")...)
@@ -82,7 +83,8 @@ func (x *document) night() error {
 		field  string
 		period time.Duration
 	}{
-		{"app_sleep_phase_5_min", 5 * time.Minute}, {"sleep_phase_30_sec", 30 * time.Second}, {"sleep_phase_5_min", 5 * time.Minute},
+		{"app_sleep_phase_5_min", 5 * time.Minute}, {"sleep_phase_30_sec", 30 * time.Second},
+		{"sleep_phase_5_min", 5 * time.Minute},
 	} {
 		if v, ok := digits(x.n.Get(h.field), '1', '4', h.period); ok {
 			parts = append(parts, sample.Component{Name: "hypnogram", Value: v})

@@ -31,7 +31,8 @@ func TestAll(t *testing.T) {
 				}
 			}
 		}
-		if !strings.Contains(Codes(), a.Vendor()) || !strings.Contains(Names(), a.Name()) || Name(a.Vendor()) != a.Name() {
+		if !strings.Contains(Codes(), a.Vendor()) || !strings.Contains(Names(), a.Name()) ||
+			Name(a.Vendor()) != a.Name() {
 			t.Errorf("%s is missing in %q or %q", a.Vendor(), Codes(), Names())
 		}
 	}
@@ -50,14 +51,16 @@ func TestFolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
-		if _, err := os.Stat("../" + e.Name() + "/testdata/canaries.txt"); err == nil && !slices.Contains(strings.FieldsFunc(Codes(), func(r rune) bool { return r == ' ' || r == ',' }), e.Name()) {
+		if _, err := os.Stat("../" + e.Name() + "/testdata/canaries.txt"); err == nil &&
+			!slices.Contains(strings.FieldsFunc(Codes(), func(r rune) bool { return r == ' ' || r == ',' }), e.Name()) {
 			t.Errorf("adapters/%s is not in All", e.Name())
 		}
 	}
 }
 
 func TestCode(t *testing.T) {
-	for in, want := range map[string]string{"apple": "apple", "Apple": "apple", "APPLE HEALTH": "apple", " oura ": "oura", "FitBit": "fitbit", "garmin": "garmin", "": ""} {
+	for in, want := range map[string]string{"apple": "apple", "Apple": "apple", "APPLE HEALTH": "apple",
+		" oura ": "oura", "FitBit": "fitbit", "garmin": "garmin", "": ""} {
 		if got := Code(in); got != want {
 			t.Errorf("Code(%q) = %q, want %q", in, got, want)
 		}

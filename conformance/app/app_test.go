@@ -63,22 +63,28 @@ func TestApp(t *testing.T) {
 		var out struct{ Link string }
 		must(srv.Run(&out, "user", "reinvite", "--login", login))
 		p := c.Person()
-		p.Open(out.Link).Click("form button.primary", "Choose how you sign in").Click("button[data-passkey=create]", "The passkey is ready")
+		p.Open(out.Link).Click("form button.primary", "Choose how you sign in").Click("button[data-passkey=create]",
+			"The passkey is ready")
 		return p
 	}
 	c.Person().Open("/").Wait("Healthy").Check("landing").Click("a.in", "Sign in with a passkey")
 	dora := person("dora")
-	dora.Open("/auth/launches?text=Ada&client="+client).Check("app-console-find").Click(".items a.btn", "Launch an app").Check("app-console")
+	dora.Open("/auth/launches?text=Ada&client="+client).Check("app-console-find").Click(".items a.btn",
+		"Launch an app").Check("app-console")
 	dora.Click("form[method=post][action='/auth/launches'] button", "Open Heart rate").Check("app-console-ready")
-	dora.Open(browser.Eval[string](dora, `document.querySelector("a.btn.primary[target]").href`)).Wait("Allow Heart rate?").Check("app-consent-practitioner")
-	dora.Press("button[value=allow]").Wait("Ada Beispiel").Wait("born 12 April 1979").Wait("beats a minute").Check("app-ehr-day")
+	dora.Open(browser.Eval[string](dora,
+		`document.querySelector("a.btn.primary[target]").href`)).Wait(
+		"Allow Heart rate?").Check("app-consent-practitioner")
+	dora.Press("button[value=allow]").Wait(
+		"Ada Beispiel").Wait("born 12 April 1979").Wait("beats a minute").Check("app-ehr-day")
 	if at := dora.At(); at != app+"/" {
 		t.Errorf("the address keeps the answer: %s", at)
 	}
 	if n := browser.Eval[int](dora, "sessionStorage.length + localStorage.length"); n != 0 {
 		t.Errorf("the app keeps %d things in the browser", n)
 	}
-	dora.Press("button[data-hours='168']").Until(`document.querySelector("button[data-hours='168']").getAttribute("aria-pressed") === "true" && document.querySelectorAll("#rows tr").length === 8`)
+	dora.Press("button[data-hours='168']").Until(
+		`document.querySelector("button[data-hours='168']").getAttribute("aria-pressed") === "true" && document.querySelectorAll("#rows tr").length === 8`)
 	browser.Eval[bool](dora, `document.querySelector("details").open = true`)
 	dora.Check("app-ehr-week")
 
@@ -86,7 +92,8 @@ func TestApp(t *testing.T) {
 	ada.Open(app).Wait("Connect to the health record").Check("app-start")
 	ada.Click("#connect", "Allow Heart rate?").Check("app-consent-patient")
 	ada.Press("button[value=deny]").Wait("access was not allowed").Check("app-denied")
-	ada.Open(app).Click("#connect", "Allow Heart rate?").Press("button[value=allow]").Wait("born 12 April 1979").Wait("beats a minute").Check("app-standalone")
+	ada.Open(app).Click("#connect", "Allow Heart rate?").Press(
+		"button[value=allow]").Wait("born 12 April 1979").Wait("beats a minute").Check("app-standalone")
 	if n := browser.Eval[int](ada, `document.querySelectorAll("svg polyline").length`); n == 0 {
 		t.Error("no chart")
 	}

@@ -52,7 +52,8 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *listen, *server, *client, func(origin string) (string, error) { return register(*bin, *data, origin) }); err != nil {
+	if err := run(ctx, *listen, *server, *client,
+		func(origin string) (string, error) { return register(*bin, *data, origin) }); err != nil {
 		fmt.Fprintln(os.Stderr, "app:", err)
 		os.Exit(1)
 	}
@@ -75,8 +76,10 @@ func run(ctx context.Context, listen, server, client string, register func(origi
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	fmt.Printf("The sample app, client %s:\n\n  by itself          %s\n  from the console   %s/auth/launches\n\n", client, origin, server)
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
+	fmt.Printf("The sample app, client %s:\n\n  by itself          %s\n  from the console   %s/auth/launches\n\n",
+		client, origin, server)
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
 	go func() {
 		<-ctx.Done()
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
@@ -114,7 +117,8 @@ func handler(s settings) (http.Handler, error) {
 			return // the browser has gone
 		}
 	})
-	policy := "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' " + iss.Scheme + "://" + iss.Host +
+	policy := "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' " +
+		iss.Scheme + "://" + iss.Host +
 		"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -156,6 +160,7 @@ func register(bin, data, origin string) (string, error) {
 		}
 	}
 	var added info
-	err := command(&added, "client", "add", "--name", name, "--auth", "none", "--redirect-uri", origin+"/", "--launch-url", origin+"/", "--scope", registered)
+	err := command(&added, "client", "add", "--name", name, "--auth", "none", "--redirect-uri", origin+"/",
+		"--launch-url", origin+"/", "--scope", registered)
 	return added.ID, err
 }

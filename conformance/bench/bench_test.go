@@ -42,7 +42,8 @@ func TestTarget(t *testing.T) {
 			for _, f := range got.Figures {
 				have[f.Name] = f.Value > 0
 			}
-			for _, want := range []string{"create", "transaction bundles", "read", "search patient+code+date, 100 of many"} {
+			for _, want := range []string{"create", "transaction bundles", "read",
+				"search patient+code+date, 100 of many"} {
 				if !have[want] {
 					t.Errorf("no figure for %s among %v", want, have)
 				}
@@ -90,7 +91,8 @@ func TestTargetRefuses(t *testing.T) {
 	srv := httptest.NewServer(foreign("/r4", "Observation/%d"))
 	defer srv.Close()
 	err := run(options{target: srv.URL + "/fhir", token: "-", n: 1, workers: 1})
-	if err == nil || !strings.Contains(err.Error(), srv.URL+"/fhir") || !strings.Contains(err.Error(), "status 404") || strings.Contains(err.Error(), "%!") {
+	if err == nil || !strings.Contains(err.Error(), srv.URL+"/fhir") ||
+		!strings.Contains(err.Error(), "status 404") || strings.Contains(err.Error(), "%!") {
 		t.Fatalf("error %v", err)
 	}
 }

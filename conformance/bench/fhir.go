@@ -25,7 +25,8 @@ func (b *bench) measure(name string, n int, f func(do send, i int) error) (rate 
 		return err
 	})
 	if err == nil {
-		b.add(name, rate, "1/s", fmt.Sprintf("p50 %.2f ms, p99 %.2f ms, %d connections%s", ms(lat, .5), ms(lat, .99), b.opt.workers, cost))
+		b.add(name, rate, "1/s", fmt.Sprintf("p50 %.2f ms, p99 %.2f ms, %d connections%s", ms(lat, .5),
+			ms(lat, .99), b.opt.workers, cost))
 	}
 	return rate, err
 }
@@ -117,7 +118,8 @@ func (b *bench) call(method, path string, body []byte, want int, header ...strin
 
 // fhir measures what every R4 server offers.
 func (b *bench) fhir() error {
-	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read}, {"search", b.search}, {"export", b.export}})
+	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read},
+		{"search", b.search}, {"export", b.export}})
 }
 
 func (b *bench) create() error {
@@ -149,8 +151,10 @@ func (b *bench) read() error {
 
 // wanted is a search as wearables' readers send it: 100 from some day on.
 func (b *bench) wanted() string {
-	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(rand.IntN(max(1, b.opt.seedObs-200))) * 5 * time.Second)
-	return "Observation?patient=" + b.patient + "&code=http://loinc.org%7C8867-4&date=ge" + at.Format("2006-01-02T15:04:05Z") + "&_sort=date&_count=100"
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0,
+		time.UTC).Add(time.Duration(rand.IntN(max(1, b.opt.seedObs-200))) * 5 * time.Second)
+	return "Observation?patient=" + b.patient + "&code=http://loinc.org%7C8867-4&date=ge" +
+		at.Format("2006-01-02T15:04:05Z") + "&_sort=date&_count=100"
 }
 
 func (b *bench) search() error {
@@ -215,7 +219,8 @@ func (b *bench) transactions() error {
 	if err != nil {
 		return err
 	}
-	b.add("transaction bundles", rate*size, "resources/s", fmt.Sprintf("%d bundles of %d, p50 %.1f ms", bundles, size, ms(lat, .5)))
+	b.add("transaction bundles", rate*size, "resources/s",
+		fmt.Sprintf("%d bundles of %d, p50 %.1f ms", bundles, size, ms(lat, .5)))
 	return nil
 }
 
@@ -245,11 +250,15 @@ func (b *bench) export() error {
 		if coding == "identity" {
 			b.exportBytes, b.exportRate = bytes, float64(bytes)/1e6/s
 			whole := time.Since(begun).Seconds()
-			b.add("export, kick-off to last byte", whole, "s", fmt.Sprintf("%.0f MB/s over the whole, preparation and polling every %v included", float64(bytes)/1e6/whole, exportPoll))
-			b.add("export download", b.exportRate, "MB/s", fmt.Sprintf("%.0f resources/s, %d resources, %.0f MB", float64(lines)/s, lines, float64(bytes)/1e6))
+			b.add("export, kick-off to last byte", whole, "s",
+				fmt.Sprintf("%.0f MB/s over the whole, preparation and polling every %v included",
+					float64(bytes)/1e6/whole, exportPoll))
+			b.add("export download", b.exportRate, "MB/s",
+				fmt.Sprintf("%.0f resources/s, %d resources, %.0f MB", float64(lines)/s, lines, float64(bytes)/1e6))
 			continue
 		}
-		b.add("export download, "+coding, float64(b.exportBytes)/1e6/s, "MB/s", fmt.Sprintf("%.0f MB on the wire", float64(bytes)/1e6))
+		b.add("export download, "+coding, float64(b.exportBytes)/1e6/s, "MB/s",
+			fmt.Sprintf("%.0f MB on the wire", float64(bytes)/1e6))
 	}
 	if b.srv == nil {
 		return nil
@@ -284,7 +293,8 @@ func (b *bench) exported() ([]string, error) {
 	}
 	switch resp.StatusCode {
 	case http.StatusAccepted:
-	case http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
+	case http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed,
+		http.StatusNotImplemented:
 		return nil, fmt.Errorf("%w: status %d", errNoExport, resp.StatusCode)
 	default:
 		return nil, fmt.Errorf("$export: status %d", resp.StatusCode)
@@ -349,7 +359,8 @@ func (b *bench) operations() error {
 	const code = "http://loinc.org%7C8867-4"
 	for _, o := range [][2]string{
 		{"$lastn of one code", "Observation/$lastn?patient=" + b.patient + "&code=" + code},
-		{"$stats of one code", "Observation/$stats?subject=Patient/" + b.patient + "&coding=" + code + "&statistic=count,average,minimum,maximum,std-dev,median"},
+		{"$stats of one code", "Observation/$stats?subject=Patient/" + b.patient + "&coding=" + code +
+			"&statistic=count,average,minimum,maximum,std-dev,median"},
 	} {
 		one := *b
 		one.opt.workers = 1

@@ -34,7 +34,8 @@ func fill(data string, patients []string, n int) (created int, took time.Duratio
 		return created, 0, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	rec, err := audit.NewRecorder(audit.Options{Store: db, Clock: time.Now, Rand: rand.Reader, Observer: "https://fill.example"})
+	rec, err := audit.NewRecorder(audit.Options{Store: db, Clock: time.Now, Rand: rand.Reader,
+		Observer: "https://fill.example"})
 	if err != nil {
 		return created, 0, err
 	}
@@ -51,7 +52,8 @@ func fill(data string, patients []string, n int) (created int, took time.Duratio
 	if err != nil {
 		return created, 0, err
 	}
-	p := &ingest.Pipeline{Store: db, Audit: rec, Consents: consents, Mapper: m, Clock: time.Now, SpoolDir: data, Limits: ingest.Limits{MaxBytes: math.MaxInt64}}
+	p := &ingest.Pipeline{Store: db, Audit: rec, Consents: consents, Mapper: m, Clock: time.Now, SpoolDir: data,
+		Limits: ingest.Limits{MaxBytes: math.MaxInt64}}
 	who := &access.Principal{Operator: "fill", Grant: access.All()}
 	began := time.Now()
 	for i, id := range patients {
@@ -85,10 +87,13 @@ func (h *heart) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) 
 		rates[i] = strconv.Itoa(i)
 	}
 	rnd := mrand.New(mrand.NewPCG(h.seed, 1))
-	at := time.Now().Add(-time.Duration(float64(h.n)*5.2*1.03) * time.Second).Add(-48 * time.Hour).Truncate(time.Second).In(time.FixedZone("", 3600))
-	s := sample.Sample{Metric: "HKQuantityTypeIdentifierHeartRate", Channel: "export.xml", Zone: sample.ZoneInstant, KeyValue: true,
-		Value:      sample.Value{Kind: sample.Number, Unit: "count/min"},
-		Device:     sample.Device{Name: "Apple Watch", Manufacturer: "Apple Inc.", Model: "Watch", Hardware: "Watch6,7", Software: "11.0"},
+	at := time.Now().Add(-time.Duration(
+		float64(h.n)*5.2*1.03) * time.Second).Add(-48 * time.Hour).Truncate(time.Second).In(time.FixedZone("", 3600))
+	s := sample.Sample{Metric: "HKQuantityTypeIdentifierHeartRate", Channel: "export.xml", Zone: sample.ZoneInstant,
+		KeyValue: true,
+		Value:    sample.Value{Kind: sample.Number, Unit: "count/min"},
+		Device: sample.Device{Name: "Apple Watch", Manufacturer: "Apple Inc.", Model: "Watch",
+			Hardware: "Watch6,7", Software: "11.0"},
 		Source:     sample.Source{Name: "Watch", Version: "11.0"},
 		Components: []sample.Component{{Name: "motionContext", Value: sample.Value{Kind: sample.Code, Text: "1"}}}}
 	level := 62.0

@@ -38,13 +38,14 @@ func (b *bench) socketFloor(name string, rate float64, n int, path string) error
 	if err != nil {
 		return err
 	}
-	srv := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/fhir+json; charset=utf-8")
-		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
-		if _, err := w.Write(body); err != nil {
-			return // the client sees it
-		}
-	})}
+	srv := &http.Server{ReadHeaderTimeout: 5 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/fhir+json; charset=utf-8")
+			w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+			if _, err := w.Write(body); err != nil {
+				return // the client sees it
+			}
+		})}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	floor := *b
@@ -60,7 +61,8 @@ func (b *bench) socketFloor(name string, rate float64, n int, path string) error
 	if err != nil {
 		return err
 	}
-	b.floor("floor: bare net/http, bytes of "+name, most, rate, "1/s", fmt.Sprintf("p50 %.2f ms, %d bytes an answer", ms(lat, .5), len(body)))
+	b.floor("floor: bare net/http, bytes of "+name, most, rate, "1/s",
+		fmt.Sprintf("p50 %.2f ms, %d bytes an answer", ms(lat, .5), len(body)))
 	return nil
 }
 
@@ -106,7 +108,8 @@ func (b *bench) doorFloor(rate float64) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	b.floor("floor: validation of the same bodies alone", float64(n)/time.Since(begin).Seconds(), rate, "1/s", "all cores, no HTTP, no store")
+	b.floor("floor: validation of the same bodies alone", float64(n)/time.Since(begin).Seconds(), rate, "1/s",
+		"all cores, no HTTP, no store")
 	return nil
 }
 
@@ -128,7 +131,8 @@ func (b *bench) exportFloor() error {
 		}
 		sent, took = n, min(took, t)
 	}
-	b.floor("floor: store scanned to a loopback socket", float64(sent)/1e6/took.Seconds(), b.exportRate, "MB/s", fmt.Sprintf("%.0f MB", float64(sent)/1e6))
+	b.floor("floor: store scanned to a loopback socket", float64(sent)/1e6/took.Seconds(), b.exportRate, "MB/s",
+		fmt.Sprintf("%.0f MB", float64(sent)/1e6))
 	u, err := url.Parse(b.srv.Base)
 	if err != nil {
 		return err
@@ -173,7 +177,8 @@ func scanToSocket(dir string) (sent int64, took time.Duration, err error) {
 	begin := time.Now()
 	w := bufio.NewWriterSize(c, 256<<10)
 	var werr error
-	err = st.Scan(context.Background(), store.ScanRange{Types: []string{"Observation"}, At: st.LastSeq(), Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
+	err = st.Scan(context.Background(), store.ScanRange{Types: []string{"Observation"}, At: st.LastSeq(),
+		Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
 		if _, werr = w.Write(f.Resource.JSON); werr == nil {
 			werr = w.WriteByte('\n')
 		}

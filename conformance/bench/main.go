@@ -65,8 +65,10 @@ func main() {
 	flag.StringVar(&o.target, "target", "", "FHIR base URL of a running server instead")
 	flag.StringVar(&o.token, "token", "-", `bearer token for -target ("-": none)`)
 	flag.StringVar(&o.json, "json", "", "also write the figures to this file")
-	flag.StringVar(&o.steps, "steps", "", "only these, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, ingest, samples, floors, restart")
-	flag.StringVar(&o.mix, "mix", "ingest,export", "what the step mixed does beside searches, creates and notifications")
+	flag.StringVar(&o.steps, "steps", "",
+		"only these, comma separated: create, transactions, read, search, operations, export, exportfloor, notifications, mixed, ingest, samples, floors, restart")
+	flag.StringVar(&o.mix, "mix", "ingest,export",
+		"what the step mixed does beside searches, creates and notifications")
 	flag.StringVar(&o.results, "results", "", "also append a dated section to this file")
 	flag.IntVar(&o.n, "n", 5000, "requests per measurement")
 	flag.IntVar(&o.workers, "c", 16, "concurrent connections")
@@ -162,12 +164,15 @@ func (b *bench) own(hc *http.Client) error {
 	var c struct {
 		ID string `json:"client_id"`
 	}
-	if err := b.srv.Run(&c, "client", "add", "--name", "bench", "--jwks", file, "--scope", "system/*.cruds"); err != nil {
+	if err := b.srv.Run(&c, "client", "add", "--name", "bench", "--jwks", file, "--scope",
+		"system/*.cruds"); err != nil {
 		return err
 	}
 	b.c = &blackbox.Client{Base: b.srv.Base, ID: c.ID, Scope: "system/*.cruds", Key: key, HTTP: hc}
-	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read}, {"search", b.search}, {"operations", b.operations}, {"export", b.export},
-		{"exportfloor", b.exportFloor}, {"notifications", b.notifications}, {"mixed", b.mixed}, {"ingest", b.ingest}, {"samples", b.samples}, {"floors", b.floors},
+	return b.run([]step{{"create", b.create}, {"transactions", b.transactions}, {"read", b.read},
+		{"search", b.search}, {"operations", b.operations}, {"export", b.export},
+		{"exportfloor", b.exportFloor}, {"notifications", b.notifications}, {"mixed", b.mixed},
+		{"ingest", b.ingest}, {"samples", b.samples}, {"floors", b.floors},
 		{"restart", b.restart}})
 }
 
@@ -208,7 +213,8 @@ func (b *bench) finish(err error) error {
 		}
 	}
 	if b.opt.json != "" {
-		doc := map[string]any{"date": time.Now().UTC().Format(time.DateOnly), "cores": runtime.NumCPU(), "figures": b.figures}
+		doc := map[string]any{"date": time.Now().UTC().Format(time.DateOnly), "cores": runtime.NumCPU(),
+			"figures": b.figures}
 		raw, jerr := json.MarshalIndent(doc, "", "  ")
 		if jerr != nil {
 			return jerr

@@ -69,7 +69,8 @@ func (b *bench) mixed() error {
 	}
 	for i, name := range []string{"search", "create"} {
 		q, l := ms(quiet[i], .99), ms(loaded[i], .99)
-		note := fmt.Sprintf("p50 %.2f ms quiet, %.2f ms mixed; %d/s paced", ms(quiet[i], .5), ms(loaded[i], .5), mixedSearch)
+		note := fmt.Sprintf("p50 %.2f ms quiet, %.2f ms mixed; %d/s paced", ms(quiet[i], .5), ms(loaded[i], .5),
+			mixedSearch)
 		b.add(name+", quiet", q, "ms p99", note)
 		b.add(name+", mixed load", l, "ms p99", b.opt.mix+" and notifications at the same time")
 		b.add(name+", mixed to quiet", l/q, "times", "of the p99")
@@ -140,7 +141,8 @@ func (b *bench) payloads() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = applegen.Generate(f, applegen.Options{Seed: uint64(100 + n), Bytes: 32 << 20, Start: time.Date(1990+4*n, 1, 1, 0, 0, 0, 0, time.UTC)})
+		err = applegen.Generate(f, applegen.Options{Seed: uint64(100 + n), Bytes: 32 << 20,
+			Start: time.Date(1990+4*n, 1, 1, 0, 0, 0, 0, time.UTC)})
 		if err = errors.Join(err, f.Close()); err != nil {
 			return nil, err
 		}
@@ -154,7 +156,8 @@ const mixedPayloads = 6
 // there once more: the load does not end before the measurement.
 func (b *bench) ingestUntil(files []string, end <-chan struct{}) error {
 	for i := 0; ; i++ {
-		if err := b.srv.Run(nil, "ingest", "--patient", b.patient, "--vendor", "apple", files[i%len(files)]); err != nil {
+		if err := b.srv.Run(nil, "ingest", "--patient", b.patient, "--vendor", "apple",
+			files[i%len(files)]); err != nil {
 			return err
 		}
 		select {

@@ -28,13 +28,15 @@ func (b *bench) notifications() error {
 	if err != nil {
 		return err
 	}
-	hook := &httptest.Server{Listener: l, Config: &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		body, err := io.ReadAll(io.LimitReader(q.Body, 8<<20))
-		if err == nil {
-			arrived <- arrival{time.Now(), body}
-		}
-		w.WriteHeader(http.StatusOK)
-	})}}
+	hook := &httptest.Server{Listener: l,
+		Config: &http.Server{ReadHeaderTimeout: 5 * time.Second,
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				body, err := io.ReadAll(io.LimitReader(q.Body, 8<<20))
+				if err == nil {
+					arrived <- arrival{time.Now(), body}
+				}
+				w.WriteHeader(http.StatusOK)
+			})}}
 	hook.Start()
 	defer hook.Close()
 	id, err := b.subscribe(hook.URL)
@@ -70,7 +72,8 @@ func (b *bench) notifications() error {
 		}
 	}
 	sort.Slice(lat, func(i, j int) bool { return lat[i] < lat[j] })
-	b.add("notification, commit to POST", ms(lat, .99), "ms p99", fmt.Sprintf("p50 %.2f ms, at %d creates/s, full resource", ms(lat, .5), perSecond))
+	b.add("notification, commit to POST", ms(lat, .99), "ms p99",
+		fmt.Sprintf("p50 %.2f ms, at %d creates/s, full resource", ms(lat, .5), perSecond))
 	// What follows measures something else.
 	_, _, err = b.call("DELETE", "Subscription/"+id, nil, 204)
 	return err
@@ -137,7 +140,8 @@ func (b *bench) ingest() error {
 	}
 	took := time.Since(begin).Seconds()
 	mb := float64(size) / 1e6
-	b.add("export.xml ingest", mb/took, "MB/s", fmt.Sprintf("%.0f MB, %d read, %d created, %d quarantined", mb, s.Read, s.Created, s.Quarantined))
+	b.add("export.xml ingest", mb/took, "MB/s",
+		fmt.Sprintf("%.0f MB, %d read, %d created, %d quarantined", mb, s.Read, s.Created, s.Quarantined))
 	b.add("export.xml ingest", float64(s.Created)/took, "Observations/s", "file to durable")
 	rss, err := b.srv.RSS()
 	if err != nil {
@@ -148,7 +152,8 @@ func (b *bench) ingest() error {
 	if err != nil {
 		return err
 	}
-	b.add("disk", growth(before.DiskBytes, after.DiskBytes, s.Created), "B/Observation", diskNote(before.DiskBytes, after.DiskBytes))
+	b.add("disk", growth(before.DiskBytes, after.DiskBytes, s.Created), "B/Observation",
+		diskNote(before.DiskBytes, after.DiskBytes))
 	return b.scanFloor(file, mb)
 }
 
@@ -158,7 +163,8 @@ func writeExport(file string, mb int) (size int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	err = applegen.Generate(f, applegen.Options{Seed: 7, Bytes: int64(mb) * 1e6, Start: time.Date(2021, 1, 1, 0, 0, 0, 0, time.UTC)})
+	err = applegen.Generate(f, applegen.Options{Seed: 7, Bytes: int64(mb) * 1e6,
+		Start: time.Date(2021, 1, 1, 0, 0, 0, 0, time.UTC)})
 	if err == nil {
 		size, err = f.Seek(0, io.SeekCurrent)
 	}

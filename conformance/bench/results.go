@@ -30,7 +30,8 @@ func (b *bench) results(file string) error {
 	}
 	var out bytes.Buffer
 	out.Write(bytes.TrimRight(old, "\n"))
-	fmt.Fprintf(&out, "\n\n## %s, commit %s\n\n%s; %d requests a measurement, %d connections, %d Observations.\n\n", time.Now().UTC().Format(time.DateOnly),
+	fmt.Fprintf(&out, "\n\n## %s, commit %s\n\n%s; %d requests a measurement, %d connections, %d Observations.\n\n",
+		time.Now().UTC().Format(time.DateOnly),
 		commit(), machine(), b.opt.n, b.opt.workers, b.opt.seedObs)
 	out.WriteString("| what | figure | unit | of its floor | note |\n|---|---:|---|---:|---|\n")
 	for _, f := range b.figures {
@@ -55,7 +56,8 @@ func commit() string {
 // machine is what a reader needs to compare: cores, kind of processor, memory.
 func machine() string {
 	s := fmt.Sprintf("%d cores, %s", runtime.NumCPU(), runtime.GOARCH)
-	for _, f := range []struct{ file, key, as string }{{"/proc/cpuinfo", "model name", ""}, {"/proc/meminfo", "MemTotal", "memory "}} {
+	for _, f := range []struct{ file, key, as string }{{"/proc/cpuinfo", "model name", ""},
+		{"/proc/meminfo", "MemTotal", "memory "}} {
 		raw, err := os.ReadFile(f.file)
 		if err != nil {
 			continue

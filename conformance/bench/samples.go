@@ -47,7 +47,8 @@ func (b *bench) samples() error {
 	if err != nil {
 		return fmt.Errorf("fill: %w", err)
 	}
-	b.add("samples, decoded to durable", float64(created)/took.Seconds(), "samples/s", fmt.Sprintf("%d heart rates of %d patients", created, len(ids)))
+	b.add("samples, decoded to durable", float64(created)/took.Seconds(), "samples/s",
+		fmt.Sprintf("%d heart rates of %d patients", created, len(ids)))
 	for i := range 2 { // the second start finds a store that was stopped cleanly
 		if srv, err = blackbox.Start(b.opt.bin, data); err != nil {
 			return err
@@ -67,7 +68,8 @@ func (b *bench) samples() error {
 	if err != nil {
 		return err
 	}
-	b.add("samples, disk after a clean stop", float64(after-before)/float64(created), "B/sample", "index, change log and audit included")
+	b.add("samples, disk after a clean stop", float64(after-before)/float64(created), "B/sample",
+		"index, change log and audit included")
 	b.add("samples, start-up", float64(srv.Ready.Milliseconds()), "ms", "")
 	time.Sleep(2 * time.Second)
 	rss, err := srv.RSS()
@@ -95,16 +97,21 @@ func (b *bench) sampleReads(c *blackbox.Client, ids []string) error {
 		path func(i int) string
 	}{
 		{"samples, search patient+code+date, 100 newest", 1000, func(i int) string {
-			return "Observation?patient=" + ids[i%len(ids)] + "&code=http://loinc.org%7C8867-4&date=lt" + day(2+i%7) + "&_sort=-date&_count=100"
+			return "Observation?patient=" + ids[i%len(ids)] + "&code=http://loinc.org%7C8867-4&date=lt" +
+				day(2+i%7) + "&_sort=-date&_count=100"
 		}},
 		{"samples, $lastn of a patient", 300, func(i int) string {
 			return "Observation/$lastn?patient=" + ids[i%len(ids)] + "&category=vital-signs"
 		}},
 		{"samples, $stats of a day", 300, func(i int) string {
-			return "Observation/$stats?subject=Patient/" + ids[i%len(ids)] + "&coding=http://loinc.org%7C8867-4&statistic=average,minimum,maximum,count,median&period=" + day(4) + "/" + day(4)
+			return "Observation/$stats?subject=Patient/" + ids[i%len(ids)] +
+				"&coding=http://loinc.org%7C8867-4&statistic=average,minimum,maximum,count,median&period=" +
+				day(4) + "/" + day(4)
 		}},
 		{"samples, $stats of a year", 40, func(i int) string {
-			return "Observation/$stats?subject=Patient/" + ids[i%len(ids)] + "&coding=http://loinc.org%7C8867-4&statistic=average,minimum,maximum,count,median&period=" + day(365) + "/" + day(0)
+			return "Observation/$stats?subject=Patient/" + ids[i%len(ids)] +
+				"&coding=http://loinc.org%7C8867-4&statistic=average,minimum,maximum,count,median&period=" +
+				day(365) + "/" + day(0)
 		}},
 	} {
 		var lat []time.Duration

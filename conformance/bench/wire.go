@@ -175,7 +175,8 @@ func (w *wire) chunks() error {
 }
 
 // line is a way to send requests: by hand, or by net/http for TLS.
-func (b *bench) line() (do func(method, path string, body []byte, want int) (string, error), end func() error, err error) {
+func (b *bench) line() (do func(method, path string, body []byte, want int) (string, error),
+	end func() error, err error) {
 	w, err := newWire(b.c)
 	if err != nil {
 		return nil, nil, err

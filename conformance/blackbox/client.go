@@ -109,7 +109,8 @@ func NewJTI() string {
 func (c *Client) TokenRequest(assertion, scope string) (int, map[string]any, error) {
 	form := url.Values{
 		"grant_type": {"client_credentials"}, "scope": {scope},
-		"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}, "client_assertion": {assertion},
+		"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"},
+		"client_assertion":      {assertion},
 	}
 	resp, err := c.HTTP.PostForm(c.Base+"/oauth/token", form)
 	if err != nil {

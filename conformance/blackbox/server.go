@@ -56,7 +56,8 @@ func Start(bin, data string, args ...string) (*Server, error) {
 
 // StartAt is Start on a given address.
 func StartAt(bin, data, listen string, args ...string) (*Server, error) {
-	return StartWith(bin, data, listen, []string{"PULSEGATE_EGRESS_ALLOW=127.0.0.0/8", "PULSEGATE_METRICS_LISTEN=127.0.0.1:0"}, args...)
+	return StartWith(bin, data, listen, []string{"PULSEGATE_EGRESS_ALLOW=127.0.0.0/8",
+		"PULSEGATE_METRICS_LISTEN=127.0.0.1:0"}, args...)
 }
 
 // StartWith is StartAt with an environment of its own beside ours.
@@ -143,7 +144,8 @@ func (s *Server) RunStdin(in io.Reader, out any, args ...string) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("pulsegate %s: %w: %s", strings.Join(args[:min(2, len(args))], " "), err, strings.TrimSpace(stderr.String()))
+		return fmt.Errorf("pulsegate %s: %w: %s", strings.Join(args[:min(2, len(args))], " "), err,
+			strings.TrimSpace(stderr.String()))
 	}
 	return nil
 }

@@ -57,15 +57,19 @@ func New(t testing.TB, o Options) *Chrome {
 	if o.Phone == 0 {
 		o.Phone = 360
 	}
-	opts := []chromedp.ExecAllocatorOption{chromedp.ExecPath(bin), chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.Headless, chromedp.NoSandbox,
+	opts := []chromedp.ExecAllocatorOption{chromedp.ExecPath(bin), chromedp.NoFirstRun,
+		chromedp.NoDefaultBrowserCheck, chromedp.Headless, chromedp.NoSandbox,
 		chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true),
-		chromedp.Flag("disable-sync", true), chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("force-color-profile", "srgb"),
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("disable-sync", true), chromedp.Flag("disable-dev-shm-usage", true),
+		chromedp.Flag("force-color-profile", "srgb"),
 		chromedp.Flag("host-resolver-rules", "MAP localhost 127.0.0.1"), chromedp.Flag("no-proxy-server", true),
 		chromedp.WSURLReadTimeout(60 * time.Second)}
 	if o.Trust != nil {
 		sum := sha256.Sum256(o.Trust.RawSubjectPublicKeyInfo)
-		opts = append(opts, chromedp.Flag("ignore-certificate-errors-spki-list", base64.StdEncoding.EncodeToString(sum[:])))
+		opts = append(opts, chromedp.Flag("ignore-certificate-errors-spki-list",
+			base64.StdEncoding.EncodeToString(sum[:])))
 	}
 	alloc, stop := chromedp.NewExecAllocator(context.Background(), opts...)
 	t.Cleanup(stop)
@@ -87,9 +91,11 @@ func (c *Chrome) Person() *Tab {
 	}
 	p := &Tab{Chrome: c, ctx: ctx}
 	p.Run(command(webauthn.Enable, webauthn.EnableParams{}),
-		command(webauthn.AddVirtualAuthenticator, webauthn.AddVirtualAuthenticatorParams{Options: &webauthn.VirtualAuthenticatorOptions{
-			Protocol: webauthn.AuthenticatorProtocolCtap2, Transport: webauthn.AuthenticatorTransportInternal,
-			HasResidentKey: true, HasUserVerification: true, IsUserVerified: true, AutomaticPresenceSimulation: true}}))
+		command(webauthn.AddVirtualAuthenticator,
+			webauthn.AddVirtualAuthenticatorParams{Options: &webauthn.VirtualAuthenticatorOptions{
+				Protocol: webauthn.AuthenticatorProtocolCtap2, Transport: webauthn.AuthenticatorTransportInternal,
+				HasResidentKey: true, HasUserVerification: true, IsUserVerified: true,
+				AutomaticPresenceSimulation: true}}))
 	return p
 }
 
@@ -224,9 +230,12 @@ func (p *Tab) Check(name string) *Tab {
 	}
 	for _, scheme := range []string{"light", "dark"} {
 		for _, width := range []int64{1280, p.o.Phone} {
-			p.Run(command(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{
-				{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}}}),
-				command(emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: width, Height: 800, DeviceScaleFactor: 1, Mobile: width < 500}))
+			p.Run(command(emulation.SetEmulatedMedia,
+				emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{
+					{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}}}),
+				command(emulation.SetDeviceMetricsOverride,
+					emulation.SetDeviceMetricsOverrideParams{Width: width, Height: 800, DeviceScaleFactor: 1,
+						Mobile: width < 500}))
 			p.Until("document.getAnimations().length === 0") // a color on its way is none of the page's
 			bad := ""
 			// Colours go with the scheme and layout with the width: two of the
@@ -244,13 +253,15 @@ func (p *Tab) Check(name string) *Tab {
 			}
 			if p.shots != "" {
 				png := Ask(p, chromedp.FullScreenshot(100))
-				if err := os.WriteFile(filepath.Join(p.shots, fmt.Sprintf("%s-%s-%d.png", name, scheme, width)), png, 0o600); err != nil {
+				if err := os.WriteFile(filepath.Join(p.shots, fmt.Sprintf("%s-%s-%d.png", name, scheme, width)),
+					png, 0o600); err != nil {
 					p.t.Fatal(err)
 				}
 			}
 		}
 	}
-	p.Run(command(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{}), command(emulation.ClearDeviceMetricsOverride, cdp.Empty{}))
+	p.Run(command(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{}),
+		command(emulation.ClearDeviceMetricsOverride, cdp.Empty{}))
 	return p
 }
 

@@ -88,7 +88,8 @@ func install(root, dir string) error {
 		err = os.WriteFile(filepath.Join(tmp, "package-lock.json"), packageLock, 0o644)
 	}
 	if err == nil {
-		cmd := exec.Command("npm", "ci", "--legacy-peer-deps", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund")
+		cmd := exec.Command("npm", "ci", "--legacy-peer-deps", "--omit=optional", "--ignore-scripts", "--no-audit",
+			"--no-fund")
 		cmd.Dir = tmp
 		if out, rerr := cmd.CombinedOutput(); rerr != nil {
 			err = fmt.Errorf("%w: %s", rerr, out)

@@ -47,7 +47,8 @@ func (s *shell) fails(want, next string, args ...string) {
 	_, errs, ok := s.run(args...)
 	_, step, has := strings.Cut(errs, "\nnext: ")
 	if ok || !has || !strings.Contains(errs, want) || !strings.Contains(step, next) {
-		s.t.Errorf("pulsegate %s: ok %v, printed %q; want an error with %q and the next step %q", strings.Join(args, " "), ok, errs, want, next)
+		s.t.Errorf("pulsegate %s: ok %v, printed %q; want an error with %q and the next step %q",
+			strings.Join(args, " "), ok, errs, want, next)
 	}
 }
 
@@ -111,24 +112,31 @@ func TestOperator(t *testing.T) {
 		}
 		return out
 	}
-	id := strings.TrimSpace(s.must("patient", "add", "--given", "Ada", "--family", "Muster", "--timezone", "Europe/Berlin"))
-	if out := table("ID NAME BORN GENDER TIME ZONE", "patient", "list"); !strings.Contains(out, id) || !strings.Contains(out, "Ada Muster") {
+	id := strings.TrimSpace(s.must("patient", "add", "--given", "Ada", "--family", "Muster", "--timezone",
+		"Europe/Berlin"))
+	if out := table("ID NAME BORN GENDER TIME ZONE", "patient", "list"); !strings.Contains(out, id) ||
+		!strings.Contains(out, "Ada Muster") {
 		t.Errorf("patient list:\n%s", out)
 	}
-	s.fails("no active consent", "pulsegate consent grant --patient "+id+" --vendor apple", "ingest", "--patient", id, "--vendor", "apple", "export.xml")
+	s.fails("no active consent", "pulsegate consent grant --patient "+id+" --vendor apple", "ingest", "--patient",
+		id, "--vendor", "apple", "export.xml")
 	consent := strings.TrimSpace(s.must("consent", "grant", "--patient", id, "--vendor", "Apple"))
 	table("CONSENT PATIENT STATUS VENDOR CATEGORIES RECIPIENT DATE", "consent", "list")
-	if out := table("METRIC READ CREATED UPDATED UNCHANGED QUARANTINED DROPPED LEFT OUT", "ingest", "--patient", id, "--vendor", "APPLE", "export.xml"); !strings.Contains(out, "next: see why with `pulsegate quarantine list`") {
+	if out := table("METRIC READ CREATED UPDATED UNCHANGED QUARANTINED DROPPED LEFT OUT", "ingest", "--patient", id,
+		"--vendor", "APPLE", "export.xml"); !strings.Contains(out, "next: see why with `pulsegate quarantine list`") {
 		t.Errorf("ingest says nothing of the quarantine:\n%s", out)
 	}
-	if out := table("DEVICE STATUS NAME", "patient", "show", id); !strings.Contains(out, consent) || !strings.Contains(out, "Watch") {
+	if out := table("DEVICE STATUS NAME", "patient", "show", id); !strings.Contains(out, consent) ||
+		!strings.Contains(out, "Watch") {
 		t.Errorf("patient show:\n%s", out)
 	}
-	if out := table("REASON VENDOR METRIC ITEMS TIMES AN ITEM", "quarantine", "list"); !regexp.MustCompile(`unmapped +apple +HKQuantityTypeIdentifierUnheardOf +2 +2 `).MatchString(out) {
+	if out := table("REASON VENDOR METRIC ITEMS TIMES AN ITEM", "quarantine",
+		"list"); !regexp.MustCompile(`unmapped +apple +HKQuantityTypeIdentifierUnheardOf +2 +2 `).MatchString(out) {
 		t.Errorf("quarantine list:\n%s", out)
 	}
 	table("ITEM PATIENT VENDOR REASON METRIC TIMES FIRST SEEN WHERE", "quarantine", "list", "--items")
-	if out := table("STAY BECAUSE ITEMS", "quarantine", "retry"); !strings.Contains(out, "2 items tried, 0 mapped, 2 stay in quarantine") || !regexp.MustCompile(`unmapped +2`).MatchString(out) {
+	if out := table("STAY BECAUSE ITEMS", "quarantine", "retry"); !strings.Contains(out,
+		"2 items tried, 0 mapped, 2 stay in quarantine") || !regexp.MustCompile(`unmapped +2`).MatchString(out) {
 		t.Errorf("quarantine retry:\n%s", out)
 	}
 	table("CLIENT STATUS NAME CREATED MAY SCOPE", "client", "list")

@@ -14,7 +14,8 @@ func TestConsentCommands(t *testing.T) {
 	id := strings.TrimSpace(s.must("patient", "add", "--given", "Ada", "--family", "Muster"))
 	apple := strings.TrimSpace(s.must("consent", "grant", "--patient", id, "--vendor", "apple"))
 	oura := strings.TrimSpace(s.must("consent", "grant", "--patient", id, "--vendor", "oura"))
-	if out := s.must("consent", "withdraw", "--patient", id, "--vendor", "apple"); !strings.Contains(out, apple) || strings.Contains(out, oura) {
+	if out := s.must("consent", "withdraw", "--patient", id, "--vendor", "apple"); !strings.Contains(out, apple) ||
+		strings.Contains(out, oura) {
 		t.Errorf("consent withdraw --vendor apple printed %q", out)
 	}
 	s.fails("no active consent", "", "consent", "withdraw", "--patient", id, "--vendor", "apple")

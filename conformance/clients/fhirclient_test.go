@@ -86,7 +86,8 @@ func (a *app) check(got result, user, scope string, refresh float64) {
 	t := a.w.t
 	t.Helper()
 	base := a.w.srv.Base + "/fhir"
-	if got.ISS != base || got.PatientID != "demo-ada" || got.Patient != "Patient/demo-ada" || got.Subject != "Patient/demo-ada" || got.Statement != "4.0.1" {
+	if got.ISS != base || got.PatientID != "demo-ada" || got.Patient != "Patient/demo-ada" ||
+		got.Subject != "Patient/demo-ada" || got.Statement != "4.0.1" {
 		t.Errorf("%+v", got)
 	}
 	if got.User != user || got.UserResource != user {
@@ -98,7 +99,8 @@ func (a *app) check(got result, user, scope string, refresh float64) {
 	if !maps.Equal(sorted(got.Scope), sorted(scope)) {
 		t.Errorf("scope %q, want %q", got.Scope, scope)
 	}
-	if want := map[string]any{"Device?patient=demo-ada": 403., "Patient/demo-chi": 404., "Observation/nothing": 404.}; !maps.Equal(got.Refused, want) {
+	if want := map[string]any{"Device?patient=demo-ada": 403., "Patient/demo-chi": 404.,
+		"Observation/nothing": 404.}; !maps.Equal(got.Refused, want) {
 		t.Errorf("refused: %v, want %v", got.Refused, want)
 	}
 	if got.Refreshed != refresh || refresh == 200 && !got.Rotated || got.Again != "Patient/demo-ada" {
@@ -178,21 +180,25 @@ func TestFHIRClientInBrowser(t *testing.T) {
 
 		settings["scope"] = ehr
 		dora.Open("/auth/launches?client=" + settings["clientId"].(string))
-		dora.Fill("#client", settings["clientId"].(string)).Fill("#patient", "demo-ada").Click("form[method=post][action='/auth/launches'] button", "Open "+kind.name)
+		dora.Fill("#client", settings["clientId"].(string)).Fill("#patient",
+			"demo-ada").Click("form[method=post][action='/auth/launches'] button", "Open "+kind.name)
 		to := browser.Eval[string](dora, `document.querySelector("a.btn.primary[target]").href`)
 		dora.Open(to).Wait("Allow " + kind.name + "?")
 		dora.Press("button[value=allow]")
 		got := a.finish(dora)
 		a.check(got, "Practitioner/demo-dora", ehr, kind.refresh)
-		if style, ok := got.Token["smart_style_url"].(string); got.Token["need_patient_banner"] != true || !ok || !w.style(style) {
-			t.Errorf("launch from the console: need_patient_banner %v, smart_style_url %v", got.Token["need_patient_banner"], got.Token["smart_style_url"])
+		if style, ok := got.Token["smart_style_url"].(string); got.Token["need_patient_banner"] != true || !ok ||
+			!w.style(style) {
+			t.Errorf("launch from the console: need_patient_banner %v, smart_style_url %v",
+				got.Token["need_patient_banner"], got.Token["smart_style_url"])
 		}
 	}
 	// A visit that her data is from is offered, and told to the app.
 	w.visit("demo-ada", "v-1")
 	w.visit("demo-ben", "v-2")
 	const visit = standalone + " launch/encounter"
-	a.settings = map[string]any{"redirectUri": a.origin + "/app", "scope": visit, "clientId": w.register("Visit app", visit, a.origin, "--auth", "none")}
+	a.settings = map[string]any{"redirectUri": a.origin + "/app", "scope": visit,
+		"clientId": w.register("Visit app", visit, a.origin, "--auth", "none")}
 	ada.Open(a.origin + "/launch").Wait("Which visit is it about?")
 	if n := browser.Eval[int](ada, `document.querySelectorAll("input[name=encounter]").length`); n != 2 {
 		t.Errorf("%d visits to choose from", n)
@@ -221,13 +227,15 @@ func TestFHIRClientInBrowser(t *testing.T) {
 		t.Errorf("%d consents to apps stand", n)
 	}
 	for left := 3; left >= 0; left-- {
-		ada.Press("form[action=\"/auth/apps\"] button.danger").Until(fmt.Sprintf(`document.querySelectorAll("form[action=\"/auth/apps\"] button.danger").length === %d`, left))
+		ada.Press("form[action=\"/auth/apps\"] button.danger").Until(
+			fmt.Sprintf(`document.querySelectorAll("form[action=\"/auth/apps\"] button.danger").length === %d`, left))
 	}
 	ada.Wait("No app has access by your own word")
 	if s := w.status(got.Token["access_token"].(string), "Patient/demo-ada"); s != 401 {
 		t.Errorf("after the end: %d", s)
 	}
-	if active, ended := w.consents("demo-ada", "active"), w.consents("demo-ada", "inactive"); active != 0 || ended != 4 {
+	if active, ended := w.consents("demo-ada", "active"), w.consents("demo-ada", "inactive"); active != 0 ||
+		ended != 4 {
 		t.Errorf("%d consents to apps stand, %d have ended", active, ended)
 	}
 	if _, err := os.Stat(filepath.Join("testdata", "node_modules")); err == nil {

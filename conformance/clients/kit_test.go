@@ -53,10 +53,12 @@ func TestFHIRKitClient(t *testing.T) {
 	w.must(json.Unmarshal(out, &got))
 	b := w.srv.Base
 	for name, x := range map[string][2]any{
-		"authorization endpoint": {got.Authorize, b + "/oauth/authorize"}, "token endpoint": {got.Token, b + "/oauth/token"},
-		"registration": {got.Registration, b + "/oauth/register"}, "version": {got.Version, "4.0.1"},
-		"read": {got.Read, "Patient/demo-ada"}, "vread": {got.Vread, "1"}, "resolved": {got.Resolved, "Patient/demo-ada"},
-		"stats": {got.Stats, "Parameters"}, "lastn": {got.Lastn, 2}, "batch": {got.Batch, "200 OK"},
+		"authorization endpoint": {got.Authorize, b + "/oauth/authorize"},
+		"token endpoint":         {got.Token, b + "/oauth/token"},
+		"registration":           {got.Registration, b + "/oauth/register"}, "version": {got.Version, "4.0.1"},
+		"read": {got.Read, "Patient/demo-ada"}, "vread": {got.Vread, "1"},
+		"resolved": {got.Resolved, "Patient/demo-ada"},
+		"stats":    {got.Stats, "Parameters"}, "lastn": {got.Lastn, 2}, "batch": {got.Batch, "200 OK"},
 		"without a token": {got.Without, 401}, "history": {got.History, 1}, "a write": {got.Refused, 403},
 		"absent": {got.Absent, []any{404., "OperationOutcome"}}, "the same search by POST": {got.Posted, got.Pages[0]},
 		"from the bundle": {got.InBundle, got.Pages[0][0]},
@@ -65,7 +67,8 @@ func TestFHIRKitClient(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, x[0], x[1])
 		}
 	}
-	if len(got.Pages[0]) != 4 || len(got.Pages[1]) != 4 || slices.ContainsFunc(got.Pages[1], func(s string) bool { return slices.Contains(got.Pages[0], s) }) {
+	if len(got.Pages[0]) != 4 || len(got.Pages[1]) != 4 ||
+		slices.ContainsFunc(got.Pages[1], func(s string) bool { return slices.Contains(got.Pages[0], s) }) {
 		t.Errorf("pages: %v", got.Pages)
 	}
 	if got.Back != nil && !slices.Equal(got.Back, got.Pages[0]) {

@@ -27,7 +27,8 @@ func newWorld(t *testing.T) *world {
 	w.must(err)
 	port, err := blackbox.Free()
 	w.must(err)
-	w.srv, err = blackbox.StartAt(bin, filepath.Join(w.dir, "data"), fmt.Sprint("127.0.0.1:", port), "--demo", "--base-url", fmt.Sprint("http://localhost:", port))
+	w.srv, err = blackbox.StartAt(bin, filepath.Join(w.dir, "data"), fmt.Sprint("127.0.0.1:", port), "--demo",
+		"--base-url", fmt.Sprint("http://localhost:", port))
 	w.must(err)
 	t.Cleanup(func() {
 		if err := w.srv.Stop(); err != nil {
@@ -50,7 +51,8 @@ func (w *world) register(name, scope, origin string, more ...string) string {
 	var out struct {
 		ClientID string `json:"client_id"`
 	}
-	w.must(w.srv.Run(&out, append([]string{"client", "add", "--name", name, "--scope", scope, "--redirect-uri", origin + "/app", "--launch-url", origin + "/launch"}, more...)...))
+	w.must(w.srv.Run(&out, append([]string{"client", "add", "--name", name, "--scope", scope, "--redirect-uri",
+		origin + "/app", "--launch-url", origin + "/launch"}, more...)...))
 	return out.ClientID
 }
 
@@ -65,11 +67,13 @@ func (w *world) visit(patient, encounter string) {
 	var reg struct {
 		ClientID string `json:"client_id"`
 	}
-	w.must(w.srv.Run(&reg, "client", "add", "--name", "Clinic", "--scope", scope, "--jwks", w.file("clinic-"+encounter+".json", set)))
+	w.must(w.srv.Run(&reg, "client", "add", "--name", "Clinic", "--scope", scope, "--jwks",
+		w.file("clinic-"+encounter+".json", set)))
 	c := &blackbox.Client{Base: w.srv.Base, ID: reg.ClientID, Key: k, Scope: scope, HTTP: http.DefaultClient}
 	body := fmt.Sprintf(`{"resourceType":"Observation","status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8302-2","display":"Body height"}]},
 		"subject":{"reference":"Patient/%s"},"encounter":{"reference":"Encounter/%s","display":"Check-up"},"effectiveDateTime":"2026-10-20T09:00:00Z",
-		"valueQuantity":{"value":170,"unit":"cm","system":"http://unitsofmeasure.org","code":"cm"}}`, patient, encounter)
+		"valueQuantity":{"value":170,"unit":"cm","system":"http://unitsofmeasure.org","code":"cm"}}`, patient,
+		encounter)
 	status, out, err := c.JSON("POST", "Observation", []byte(body))
 	w.must(err)
 	if status != 201 {
@@ -107,7 +111,8 @@ func (w *world) signIn(p *browser.Tab, login string) {
 	w.t.Helper()
 	var out struct{ Link string }
 	w.must(w.srv.Run(&out, "user", "reinvite", "--login", login))
-	p.Open(out.Link).Click("form button.primary", "Choose how you sign in").Click("button[data-passkey=create]", "The passkey is ready")
+	p.Open(out.Link).Click("form button.primary", "Choose how you sign in").Click("button[data-passkey=create]",
+		"The passkey is ready")
 }
 
 func (w *world) file(name string, content []byte) string {

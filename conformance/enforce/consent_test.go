@@ -30,9 +30,11 @@ const (
 
 // consentBody is a Consent of p1; provision is JSON.
 func consentBody(status, rule, provision string) string {
-	return `{"resourceType":"Consent","status":"` + status + `","scope":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/consentscope","code":"patient-privacy"}]},` +
+	return `{"resourceType":"Consent","status":"` + status +
+		`","scope":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/consentscope","code":"patient-privacy"}]},` +
 		`"category":[{"coding":[{"system":"http://loinc.org","code":"59284-0"}]}],"patient":{"reference":"Patient/p1"},` +
-		`"policyRule":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/v3-ActCode","code":"` + rule + `"}]},"provision":` + provision + `}`
+		`"policyRule":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/v3-ActCode","code":"` + rule +
+		`"}]},"provision":` + provision + `}`
 }
 
 func actorsOf(system string, who ...string) string {
@@ -45,7 +47,8 @@ func actorsOf(system string, who ...string) string {
 
 // openings are provisions that would show p1's data to somebody.
 func openings() (out []string) {
-	for _, who := range []string{actorsOf(consent.ClientSystem, "one"), actorsOf(consent.ClientSystem, "two"), actorsOf(consent.ClientSystem, "any"),
+	for _, who := range []string{actorsOf(consent.ClientSystem, "one"), actorsOf(consent.ClientSystem, "two"),
+		actorsOf(consent.ClientSystem, "any"),
 		actorsOf(consent.ClientSystem, "three", "one"), actorsOf(consent.AuthorizationSystem, "a1")} {
 		out = append(out, `{"type":"permit",`+who+`}`, `{`+who+`}`,
 			`{"type":"permit",`+who+`,"code":[{"coding":[{"system":"`+consent.VendorSystem+`","code":"apple"}]}]}`,
@@ -69,24 +72,31 @@ func besiege(f fault, records bool) *siege {
 	s := &siege{world: open(f), tokens: map[string]string{}, before: map[string]string{}}
 	ctx := context.Background()
 	put := func(typ, id, vendor, author, body string) {
-		must(s.db.Commit(ctx, &store.Batch{Writes: []store.Write{{Vendor: vendor, Author: author, Resource: must(door().Resource(typ, []byte(strings.Replace(body, "{", `{"id":"`+id+`",`, 1)), id))}}}))
+		must(s.db.Commit(ctx, &store.Batch{Writes: []store.Write{{Vendor: vendor, Author: author,
+			Resource: must(door().Resource(typ, []byte(strings.Replace(body, "{", `{"id":"`+id+`",`, 1)), id))}}}))
 	}
 	put("Patient", "p1", "", "", `{"resourceType":"Patient"}`)
 	obs := `{"resourceType":"Observation","status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/p1"}}`
 	put("Observation", "o1", "apple", "", obs)
 	put("Observation", "o2", "oura", "", obs)
 	put("Observation", "o3", "", "", obs)
-	put("Consent", theirs, "", "", consentBody("active", "OPTIN", `{"type":"permit",`+actorsOf(consent.ClientSystem, "four")+`}`))
-	put("Consent", ended, "", "", consentBody("inactive", "OPTIN", `{"type":"permit",`+actorsOf(consent.ClientSystem, "any")+`}`))
-	put("Consent", denial, "", "", consentBody("active", "OPTOUT", `{"type":"deny",`+actorsOf(consent.ClientSystem, "two")+`}`))
-	put("Consent", stopped, "", "", consentBody("active", "OPTOUT", `{"type":"deny",`+actorsOf(consent.ClientSystem, "three")+`}`))
-	put("Consent", ownOne, "", "one", consentBody("inactive", "OPTIN", `{"type":"permit",`+actorsOf(consent.ClientSystem, "one")+`}`))
+	put("Consent", theirs, "", "", consentBody("active", "OPTIN",
+		`{"type":"permit",`+actorsOf(consent.ClientSystem, "four")+`}`))
+	put("Consent", ended, "", "", consentBody("inactive", "OPTIN",
+		`{"type":"permit",`+actorsOf(consent.ClientSystem, "any")+`}`))
+	put("Consent", denial, "", "", consentBody("active", "OPTOUT",
+		`{"type":"deny",`+actorsOf(consent.ClientSystem, "two")+`}`))
+	put("Consent", stopped, "", "", consentBody("active", "OPTOUT",
+		`{"type":"deny",`+actorsOf(consent.ClientSystem, "three")+`}`))
+	put("Consent", ownOne, "", "one", consentBody("inactive", "OPTIN",
+		`{"type":"permit",`+actorsOf(consent.ClientSystem, "one")+`}`))
 	for _, id := range []string{theirs, ended, denial, stopped, ownOne} {
 		s.before[id] = s.stored(id)
 	}
 	for _, id := range []string{"one", "two", "three"} {
 		k := token{client: id, scopes: []string{"system/*.cruds"}}
-		must(s.clients.Add(ctx, client.Client{ID: id, Name: id, Scope: "system/*.cruds", JWKS: jwks(), RecordsConsent: records}))
+		must(s.clients.Add(ctx, client.Client{ID: id, Name: id, Scope: "system/*.cruds", JWKS: jwks(),
+			RecordsConsent: records}))
 		s.tokens[id] = s.issue(&k)
 	}
 	return s
@@ -128,11 +138,15 @@ type assault struct {
 }
 
 var assaults = rapid.Custom(func(t *rapid.T) assault {
-	a := assault{client: rapid.SampledFrom([]string{"one", "two", "three"}).Draw(t, "client"), via: rapid.SampledFrom([]string{"", "batch", "transaction"}).Draw(t, "via"),
+	a := assault{client: rapid.SampledFrom([]string{"one", "two", "three"}).Draw(t, "client"),
+		via:    rapid.SampledFrom([]string{"", "batch", "transaction"}).Draw(t, "via"),
 		method: rapid.SampledFrom([]string{"POST", "PUT", "DELETE"}).Draw(t, "method")}
-	a.id = rapid.SampledFrom([]string{theirs, ended, denial, stopped, ownOne, "fresh", "stop-fresh", "app-a1"}).Draw(t, "id")
-	a.body = consentBody(rapid.SampledFrom([]string{"active", "active", "active", "draft", "inactive", "entered-in-error"}).Draw(t, "status"),
-		rapid.SampledFrom([]string{"OPTIN", "OPTOUT"}).Draw(t, "rule"), rapid.SampledFrom(openings()).Draw(t, "provision"))
+	a.id = rapid.SampledFrom([]string{theirs, ended, denial, stopped, ownOne, "fresh", "stop-fresh",
+		"app-a1"}).Draw(t, "id")
+	a.body = consentBody(rapid.SampledFrom([]string{"active", "active", "active", "draft", "inactive",
+		"entered-in-error"}).Draw(t, "status"),
+		rapid.SampledFrom([]string{"OPTIN", "OPTOUT"}).Draw(t, "rule"),
+		rapid.SampledFrom(openings()).Draw(t, "provision"))
 	if a.method == "POST" && rapid.Bool().Draw(t, "conditional") {
 		a.exists = "status=proposed"
 	}
@@ -169,7 +183,8 @@ func (s *siege) try(a assault) (int, string) {
 	if body != "" {
 		entry["resource"] = json.RawMessage(body)
 	}
-	got := s.do(s.tokens[a.client], "POST", "/", string(must(json.Marshal(map[string]any{"resourceType": "Bundle", "type": a.via, "entry": []any{entry}}))))
+	got := s.do(s.tokens[a.client], "POST", "/",
+		string(must(json.Marshal(map[string]any{"resourceType": "Bundle", "type": a.via, "entry": []any{entry}}))))
 	if got.status != 200 || a.via != "batch" {
 		return got.status, string(got.body)
 	}
@@ -217,7 +232,8 @@ func TestConsentWriteControls(t *testing.T) {
 	for name, c := range map[string]struct {
 		f       fault
 		records bool
-	}{"a scope suffices": {scopeSuffices, false}, "a client's Consent is not held to anything": {consentUnowned, true}} {
+	}{"a scope suffices": {scopeSuffices, false},
+		"a client's Consent is not held to anything": {consentUnowned, true}} {
 		t.Run(name, func(t *testing.T) {
 			for seed := range 200 {
 				err := attack(c.f, c.records, lists.Example(seed))
@@ -238,8 +254,11 @@ func TestConsentRecorded(t *testing.T) {
 	defer s.close()
 	ctx := context.Background()
 	for _, p := range []string{"p2", "p3"} {
-		must(s.db.Commit(ctx, &store.Batch{Writes: []store.Write{{Resource: must(door().Resource("Patient", []byte(`{"resourceType":"Patient","id":"`+p+`"}`), p))},
-			{Resource: must(door().Resource("Observation", []byte(`{"resourceType":"Observation","id":"of-`+p+`","status":"final","code":{"text":"x"},"subject":{"reference":"Patient/`+p+`"}}`), "of-"+p))}}}))
+		must(s.db.Commit(ctx, &store.Batch{Writes: []store.Write{{Resource: must(door().Resource("Patient",
+			[]byte(`{"resourceType":"Patient","id":"`+p+`"}`), p))},
+			{Resource: must(door().Resource("Observation",
+				[]byte(`{"resourceType":"Observation","id":"of-`+p+
+					`","status":"final","code":{"text":"x"},"subject":{"reference":"Patient/`+p+`"}}`), "of-"+p))}}}))
 	}
 	of := func(p, body string) string { return strings.Replace(body, "Patient/p1", "Patient/"+p, 1) }
 	sees := func(who, p string) bool {
@@ -255,27 +274,38 @@ func TestConsentRecorded(t *testing.T) {
 		return consentBody(status, "OPTIN", `{"type":"permit",`+actorsOf(consent.ClientSystem, who)+`}`)
 	}
 	withID := func(id, body string) string { return strings.Replace(body, "{", `{"id":"`+id+`",`, 1) }
-	expect("a Consent for itself, of a patient who has withdrawn none", s.do(s.tokens["one"], "PUT", "/Consent/c2", of("p2", withID("c2", permits("active", "one")))), 201)
+	expect("a Consent for itself, of a patient who has withdrawn none",
+		s.do(s.tokens["one"], "PUT", "/Consent/c2", of("p2", withID("c2", permits("active", "one")))), 201)
 	if !sees("one", "p2") || sees("two", "p2") {
 		t.Fatal("the Consent is not in force, or for another")
 	}
-	expect("another's Consent", s.do(s.tokens["two"], "PUT", "/Consent/c2", of("p2", withID("c2", permits("active", "two")))), 403)
-	expect("to another patient", s.do(s.tokens["one"], "PUT", "/Consent/c2", of("p3", withID("c2", permits("active", "one")))), 403)
-	expect("its own, wider, before any withdrawal", s.do(s.tokens["one"], "PUT", "/Consent/c2", of("p2", withID("c2", permits("active", "two")))), 200)
-	expect("its own ended", s.do(s.tokens["one"], "PUT", "/Consent/c2", of("p2", withID("c2", permits("inactive", "one")))), 200)
-	expect("its own again", s.do(s.tokens["one"], "PUT", "/Consent/c2", of("p2", withID("c2", permits("active", "one")))), 403)
+	expect("another's Consent", s.do(s.tokens["two"], "PUT", "/Consent/c2",
+		of("p2", withID("c2", permits("active", "two")))), 403)
+	expect("to another patient", s.do(s.tokens["one"], "PUT", "/Consent/c2",
+		of("p3", withID("c2", permits("active", "one")))), 403)
+	expect("its own, wider, before any withdrawal",
+		s.do(s.tokens["one"], "PUT", "/Consent/c2", of("p2", withID("c2", permits("active", "two")))), 200)
+	expect("its own ended", s.do(s.tokens["one"], "PUT", "/Consent/c2",
+		of("p2", withID("c2", permits("inactive", "one")))), 200)
+	expect("its own again", s.do(s.tokens["one"], "PUT", "/Consent/c2",
+		of("p2", withID("c2", permits("active", "one")))), 403)
 	expect("a new one", s.do(s.tokens["one"], "POST", "/Consent", of("p2", permits("active", "one"))), 403)
-	expect("a denial", s.do(s.tokens["one"], "PUT", "/Consent/d2", of("p2", withID("d2", consentBody("active", "OPTOUT", `{"type":"deny",`+actorsOf(consent.ClientSystem, "two")+`}`)))), 201)
+	expect("a denial", s.do(s.tokens["one"], "PUT", "/Consent/d2",
+		of("p2", withID("d2", consentBody("active", "OPTOUT",
+			`{"type":"deny",`+actorsOf(consent.ClientSystem, "two")+`}`)))), 201)
 	expect("its own denial removed", s.do(s.tokens["one"], "DELETE", "/Consent/d2", ""), 403)
-	expect("a draft removed", s.do(s.tokens["one"], "PUT", "/Consent/e2", of("p2", withID("e2", permits("draft", "one")))), 201)
+	expect("a draft removed", s.do(s.tokens["one"], "PUT", "/Consent/e2",
+		of("p2", withID("e2", permits("draft", "one")))), 201)
 	expect("a draft removed", s.do(s.tokens["one"], "DELETE", "/Consent/e2", ""), 204)
 	// The operator's word and the patient's come first, and the flag is asked
 	// at each use.
-	if _, err := s.service.Create(ctx, operatorRequest(), "Consent", []byte(of("p2", permits("active", "one"))), ""); err != nil || !sees("one", "p2") {
+	if _, err := s.service.Create(ctx, operatorRequest(), "Consent", []byte(of("p2", permits("active", "one"))),
+		""); err != nil || !sees("one", "p2") {
 		t.Fatalf("the operator's Consent: %v", err)
 	}
 	must(s.clients.Change(ctx, "one", func(c *client.Client) error { c.RecordsConsent = false; return nil }))
-	expect("after the right was taken away", s.do(s.tokens["one"], "POST", "/Consent", of("p3", permits("active", "one"))), 403)
+	expect("after the right was taken away",
+		s.do(s.tokens["one"], "POST", "/Consent", of("p3", permits("active", "one"))), 403)
 }
 
 func operatorRequest() *interaction.Request {

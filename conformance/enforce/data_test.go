@@ -57,10 +57,13 @@ type kase struct {
 func pick[T any](t *rapid.T, name string, from ...T) T { return rapid.SampledFrom(from).Draw(t, name) }
 
 func drawMeasure(t *rapid.T) measure {
-	m := measure{patient: pick(t, "patient", "p1", "p1", "p2", "p2", "p3", ""), vendor: pick(t, "vendor", "", "apple", "apple", "oura"),
+	m := measure{patient: pick(t, "patient", "p1", "p1", "p2", "p2", "p3", ""),
+		vendor: pick(t, "vendor", "", "apple", "apple", "oura"),
 		status: pick(t, "status", "final", "final", "amended", "entered-in-error"), code: pick(t, "code", codes...),
-		device: pick(t, "device", "", "v0", "v1", "v2"), at: rapid.IntRange(0, 5).Draw(t, "at"), value: rapid.IntRange(50, 60).Draw(t, "value"),
-		cats: pick(t, "cats", nil, []string{"vital-signs"}, []string{"vital-signs"}, []string{"activity"}, []string{"sleep", "activity"}, []string{"vital-signs", "activity"})}
+		device: pick(t, "device", "", "v0", "v1", "v2"), at: rapid.IntRange(0, 5).Draw(t, "at"),
+		value: rapid.IntRange(50, 60).Draw(t, "value"),
+		cats: pick(t, "cats", nil, []string{"vital-signs"}, []string{"vital-signs"}, []string{"activity"},
+			[]string{"sleep", "activity"}, []string{"vital-signs", "activity"})}
 	if m.vendor == "" {
 		m.author = pick(t, "author", "", "ca", "ca", "cb")
 	}
@@ -68,10 +71,12 @@ func drawMeasure(t *rapid.T) measure {
 }
 
 func drawGround(t *rapid.T, i int) ground {
-	g := ground{id: fmt.Sprint("c", i), patient: pick(t, "patient", patients...), active: rapid.IntRange(0, 5).Draw(t, "active") > 0,
+	g := ground{id: fmt.Sprint("c", i), patient: pick(t, "patient", patients...),
+		active: rapid.IntRange(0, 5).Draw(t, "active") > 0,
 		permit: rapid.IntRange(0, 4).Draw(t, "permit") > 0, ended: rapid.IntRange(0, 7).Draw(t, "ended") == 0,
 		recipient: pick(t, "recipient", "any", "any", "ca", "cb"), vendor: pick(t, "vendor", "", "", "apple", "oura"),
-		cats: pick(t, "cats", nil, nil, []string{"vital-signs"}, []string{"activity"}, []string{"sleep"}, []string{"vital-signs", "activity"})}
+		cats: pick(t, "cats", nil, nil, []string{"vital-signs"}, []string{"activity"}, []string{"sleep"},
+			[]string{"vital-signs", "activity"})}
 	if g.permit {
 		g.denyCat = pick(t, "deny", "", "", "vital-signs", "activity", "sleep")
 		g.denyWho = pick(t, "who", "any", "ca", "cb")
@@ -80,14 +85,17 @@ func drawGround(t *rapid.T, i int) ground {
 }
 
 func drawScope(t *rapid.T, levels ...string) string {
-	s := pick(t, "level", levels...) + "/" + pick(t, "type", "*", "Observation", "Observation", "Observation", "Patient", "Device", "Provenance", "Consent", "Group", "AuditEvent", "Subscription") + "."
+	s := pick(t, "level", levels...) + "/" +
+		pick(t, "type", "*", "Observation", "Observation", "Observation", "Patient", "Device", "Provenance",
+			"Consent", "Group", "AuditEvent", "Subscription") + "."
 	if rapid.IntRange(0, 3).Draw(t, "v1") == 0 {
 		return s + pick(t, "perm", "read", "read", "*", "write")
 	}
 	s += pick(t, "perm", "r", "s", "rs", "rs", "rs", "cu", "cruds")
 	switch {
 	case strings.Contains(s, "/Observation"):
-		s += pick(t, "narrow", "", "", "?category="+sysCategory+"|vital-signs", "?category=activity,sleep", "?category="+sysSleep+"|", "?code="+loinc+"|8867-4,"+loinc+"|55423-8",
+		s += pick(t, "narrow", "", "", "?category="+sysCategory+"|vital-signs", "?category=activity,sleep",
+			"?category="+sysSleep+"|", "?code="+loinc+"|8867-4,"+loinc+"|55423-8",
 			"?status=final", "?category=vital-signs&status=final,amended", "?code=|8867-4")
 	case strings.Contains(s, "/Device"):
 		s += pick(t, "narrow", "", "?status=active")
@@ -102,8 +110,10 @@ func drawScope(t *rapid.T, levels ...string) string {
 }
 
 func backend(t *rapid.T, client string) token {
-	scopes := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "system") }), 1, 4).Draw(t, "scopes")
-	return token{client: client, scopes: append(scopes, pick(t, "broad", "system/*.rs", "system/*.read", "system/Subscription.r", "system/Group.rs"))}
+	scopes := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "system") }), 1, 4).Draw(t,
+		"scopes")
+	return token{client: client, scopes: append(scopes,
+		pick(t, "broad", "system/*.rs", "system/*.read", "system/Subscription.r", "system/Group.rs"))}
 }
 
 func drawToken(t *rapid.T, client string) token {
@@ -111,14 +121,16 @@ func drawToken(t *rapid.T, client string) token {
 		return backend(t, client)
 	}
 	k := token{client: client + "-app", person: true}
-	k.scopes = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "patient", "user") }), 1, 4).Draw(t, "scopes")
+	k.scopes = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "patient", "user") }), 1,
+		4).Draw(t, "scopes")
 	k.scopes = append(k.scopes, pick(t, "broad", "patient/*.rs", "user/*.rs", "patient/*.read", "openid"))
 	if rapid.Bool().Draw(t, "fhirUser") {
 		k.scopes = append(k.scopes, "openid", "fhirUser")
 	}
 	k.patient = pick(t, "context", "", "p1", "p1", "p2")
 	k.user = pick(t, "user", "Practitioner/d1", "Practitioner/d1", "Patient/p1", "Patient/p2", "")
-	k.roles = pick(t, "roles", []string{"practitioner"}, []string{"practitioner"}, []string{"patient"}, []string{"patient", "practitioner"}, []string{"administrator"}, []string{"auditor"}, nil)
+	k.roles = pick(t, "roles", []string{"practitioner"}, []string{"practitioner"}, []string{"patient"},
+		[]string{"patient", "practitioner"}, []string{"administrator"}, []string{"auditor"}, nil)
 	return k
 }
 
@@ -126,21 +138,26 @@ var cases = rapid.Custom(func(t *rapid.T) kase {
 	some := func(name string, from, to int) []measure {
 		return rapid.SliceOfN(rapid.Custom(drawMeasure), from, to).Draw(t, name)
 	}
-	k := kase{docs: some("docs", 6, 12), changed: some("changed", 0, 4), devices: some("devices", 3, 3), streams: some("streams", 0, 3), fresh: some("fresh", 2, 4),
+	k := kase{docs: some("docs", 6, 12), changed: some("changed", 0, 4), devices: some("devices", 3, 3),
+		streams: some("streams", 0, 3), fresh: some("fresh", 2, 4),
 		removed: rapid.SliceOfN(rapid.IntRange(0, 11), 0, 2).Draw(t, "removed"),
-		proofs:  rapid.SliceOfN(rapid.SampledFrom([]string{"Patient/p1", "Patient/p2", "Observation/o0", "Observation/o1"}), 0, 4).Draw(t, "proofs"),
-		group:   rapid.SliceOfNDistinct(rapid.SampledFrom(patients), 0, 3, rapid.ID).Draw(t, "group"),
-		a:       drawToken(t, "ca"), b: drawToken(t, "cb"), notify: rapid.Bool().Draw(t, "notify"),
+		proofs: rapid.SliceOfN(rapid.SampledFrom([]string{"Patient/p1", "Patient/p2", "Observation/o0",
+			"Observation/o1"}), 0, 4).Draw(t, "proofs"),
+		group: rapid.SliceOfNDistinct(rapid.SampledFrom(patients), 0, 3, rapid.ID).Draw(t, "group"),
+		a:     drawToken(t, "ca"), b: drawToken(t, "cb"), notify: rapid.Bool().Draw(t, "notify"),
 		content: pick(t, "content", "full-resource", "id-only"), pageCount: pick(t, "count", 1, 1, 2, 3),
-		scopes: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "system") }), 1, 3).Draw(t, "registered")}
+		scopes: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "system") }), 1,
+			3).Draw(t, "registered")}
 	if k.notify { // only a backend is notified
 		k.a = backend(t, "ca")
-		k.scopes = append(k.scopes, pick(t, "notified", "system/*.rs", "system/Observation.r", "system/Observation.rs?category=vital-signs"))
+		k.scopes = append(k.scopes, pick(t, "notified", "system/*.rs", "system/Observation.r",
+			"system/Observation.rs?category=vital-signs"))
 	}
 	// Most worlds begin with everybody's agreement.
 	if pick(t, "agreed", true, true, false) {
 		for i, p := range patients {
-			k.grounds = append(k.grounds, ground{id: fmt.Sprint("y", i), patient: p, active: true, permit: true, recipient: "any"})
+			k.grounds = append(k.grounds,
+				ground{id: fmt.Sprint("y", i), patient: p, active: true, permit: true, recipient: "any"})
 		}
 	}
 	for i := range rapid.IntRange(0, 3).Draw(t, "grounds") {
@@ -203,8 +220,9 @@ func (d *data) remove(ref string) {
 	v := *old
 	v.deleted = true // it is judged by what it was
 	d.add(&v)
-	must(d.w.db.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Op: store.Remove, Vendor: v.vendor, Author: v.author,
-		Resource: fhir.Resource{Type: v.typ, ID: v.id}}}}))
+	must(d.w.db.Commit(context.Background(),
+		&store.Batch{Writes: []store.Write{{Op: store.Remove, Vendor: v.vendor, Author: v.author,
+			Resource: fhir.Resource{Type: v.typ, ID: v.id}}}}))
 }
 
 func categoryOf(c string) coded {
@@ -215,8 +233,11 @@ func categoryOf(c string) coded {
 }
 
 func (m *measure) version(id string) *version {
-	v := &version{typ: "Observation", id: id, patient: m.patient, vendor: m.vendor, author: m.author, cats: m.cats, code: m.code, at: m.at, value: m.value,
-		measured: m.status != "entered-in-error", tokens: map[string][]coded{"code": {{loinc, m.code}}, "status": {{"", m.status}}}, refs: map[string][]string{}}
+	v := &version{typ: "Observation", id: id, patient: m.patient, vendor: m.vendor, author: m.author, cats: m.cats,
+		code: m.code, at: m.at, value: m.value,
+		measured: m.status != "entered-in-error",
+		tokens:   map[string][]coded{"code": {{loinc, m.code}}, "status": {{"", m.status}}},
+		refs:     map[string][]string{}}
 	for _, c := range m.cats {
 		v.tokens["category"] = append(v.tokens["category"], categoryOf(c))
 	}
@@ -233,7 +254,8 @@ func (m *measure) version(id string) *version {
 func (m *measure) head() string {
 	b := `,"status":"` + m.status + `"`
 	for i, c := range m.cats {
-		b += []string{`,"category":[`, `,`}[min(i, 1)] + fmt.Sprintf(`{"coding":[{"system":"%s","code":"%s"}]}`, categoryOf(c).system, c)
+		b += []string{`,"category":[`, `,`}[min(i, 1)] + fmt.Sprintf(`{"coding":[{"system":"%s","code":"%s"}]}`,
+			categoryOf(c).system, c)
 	}
 	if len(m.cats) > 0 {
 		b += "]"
@@ -254,13 +276,15 @@ func (m *measure) tail() string {
 }
 
 func (m *measure) body() string {
-	return m.head() + `,"effectiveDateTime":"` + start.Add(time.Duration(m.at)*time.Minute).Format(time.RFC3339) + `","valueQuantity":{"value":` + fmt.Sprint(m.value) + m.tail()
+	return m.head() + `,"effectiveDateTime":"` + start.Add(time.Duration(m.at)*time.Minute).Format(time.RFC3339) +
+		`","valueQuantity":{"value":` + fmt.Sprint(m.value) + m.tail()
 }
 
 // stream stores three samples as a series.
 func (d *data) stream(i int, m measure) {
 	m.status = "final"
-	t := &series.Template{Patient: m.patient, Vendor: m.vendor, Categories: m.cats, Values: 1, Holes: []series.Slot{series.HoleEffective, series.HoleValue},
+	t := &series.Template{Patient: m.patient, Vendor: m.vendor, Categories: m.cats, Values: 1,
+		Holes: []series.Slot{series.HoleEffective, series.HoleValue},
 		Parts: [][]byte{[]byte("}" + m.head() + ","), []byte(`,"valueQuantity":{"value":`), []byte(m.tail() + "}")}}
 	copy(t.Identity[:], fmt.Sprint("stream ", i, " ", m.patient))
 	c := &series.Columns{}
@@ -273,7 +297,8 @@ func (d *data) stream(i int, m measure) {
 		key := t.Key(&s)
 		d.add(x.version(key.ID()))
 	}
-	must(d.w.db.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: t, Columns: c}}, Probed: d.w.db.LastSeq()}))
+	must(d.w.db.Commit(context.Background(),
+		&store.Batch{Series: []store.SeriesWrite{{Template: t, Columns: c}}, Probed: d.w.db.LastSeq()}))
 }
 
 func (g *ground) body() string {
@@ -281,7 +306,8 @@ func (g *ground) body() string {
 		return map[string]any{"coding": []any{map[string]any{"system": system, "code": code}}}
 	}
 	actor := func(who string) []any {
-		return []any{map[string]any{"role": concept("http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "IRCP"),
+		return []any{map[string]any{"role": concept("http://terminology.hl7.org/CodeSystem/v3-ParticipationType",
+			"IRCP"),
 			"reference": map[string]any{"identifier": map[string]any{"system": consent.ClientSystem, "value": who}}}}
 	}
 	p := map[string]any{"type": map[bool]string{true: "permit", false: "deny"}[g.permit], "actor": actor(g.recipient)}
@@ -299,27 +325,33 @@ func (g *ground) body() string {
 		p["period"] = map[string]any{"end": "2020-01-01"}
 	}
 	if g.denyCat != "" {
-		p["provision"] = []any{map[string]any{"type": "deny", "actor": actor(g.denyWho), "code": []any{concept(categoryOf(g.denyCat).system, g.denyCat)}}}
+		p["provision"] = []any{map[string]any{"type": "deny", "actor": actor(g.denyWho),
+			"code": []any{concept(categoryOf(g.denyCat).system, g.denyCat)}}}
 	}
 	out := must(json.Marshal(map[string]any{"status": map[bool]string{true: "active", false: "inactive"}[g.active],
-		"scope": concept("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privacy"), "category": []any{concept(loinc, "59284-0")},
-		"patient": map[string]any{"reference": "Patient/" + g.patient}, "policyRule": concept("http://terminology.hl7.org/CodeSystem/v3-ActCode", "OPTIN"), "provision": p}))
+		"scope":      concept("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privacy"),
+		"category":   []any{concept(loinc, "59284-0")},
+		"patient":    map[string]any{"reference": "Patient/" + g.patient},
+		"policyRule": concept("http://terminology.hl7.org/CodeSystem/v3-ActCode", "OPTIN"), "provision": p}))
 	return "," + strings.TrimSuffix(string(out[1:]), "}")
 }
 
 func (d *data) consent(g *ground) {
-	d.put(&version{typ: "Consent", id: g.id, patient: g.patient, refs: map[string][]string{"patient": {"Patient/" + g.patient}}}, g.body())
+	d.put(&version{typ: "Consent", id: g.id, patient: g.patient,
+		refs: map[string][]string{"patient": {"Patient/" + g.patient}}}, g.body())
 }
 
 // trail stores an AuditEvent of long ago, about a patient or nobody.
 func (d *data) trail(id, patient, action string) {
-	v := &version{typ: "AuditEvent", id: id, patient: patient, tokens: map[string][]coded{"action": {{"", action}}}, refs: map[string][]string{}}
+	v := &version{typ: "AuditEvent", id: id, patient: patient, tokens: map[string][]coded{"action": {{"", action}}},
+		refs: map[string][]string{}}
 	entity := ""
 	if patient != "" {
 		entity = `,"entity":[{"what":{"reference":"Patient/` + patient + `"}}]`
 		v.refs["patient"] = []string{"Patient/" + patient}
 	}
-	d.put(v, `,"type":{"system":"http://terminology.hl7.org/CodeSystem/audit-event-type","code":"rest"},"action":"`+action+
+	d.put(v, `,"type":{"system":"http://terminology.hl7.org/CodeSystem/audit-event-type","code":"rest"},"action":"`+
+		action+
 		`","recorded":"2019-05-01T10:00:00Z","outcome":"0","agent":[{"requestor":true}],"source":{"observer":{"display":"test"}}`+entity)
 }
 
@@ -328,7 +360,8 @@ func load(w *world, k *kase) *data {
 	d := &data{w: w, all: map[string][]*version{}}
 	for i, p := range patients {
 		sex := []string{"female", "male"}[i%2]
-		d.put(&version{typ: "Patient", id: p, patient: p, tokens: map[string][]coded{"gender": {{"", sex}}}}, `,"gender":"`+sex+`","name":[{"family":"Invented"}]`)
+		d.put(&version{typ: "Patient", id: p, patient: p, tokens: map[string][]coded{"gender": {{"", sex}}}},
+			`,"gender":"`+sex+`","name":[{"family":"Invented"}]`)
 	}
 	d.put(&version{typ: "Practitioner", id: "d1"}, `,"name":[{"family":"Invented"}]`)
 	d.put(&version{typ: "Practitioner", id: "d2"}, ``)
@@ -341,10 +374,12 @@ func load(w *world, k *kase) *data {
 	if members != "" {
 		members += "]"
 	}
-	d.put(&version{typ: "Group", id: "g1", refs: map[string][]string{"member": refs}}, `,"type":"person","actual":true`+members)
+	d.put(&version{typ: "Group", id: "g1", refs: map[string][]string{"member": refs}},
+		`,"type":"person","actual":true`+members)
 	for i, m := range k.devices {
 		status, body := []string{"active", "inactive"}[m.at%2], ""
-		v := &version{typ: "Device", id: fmt.Sprint("v", i), patient: m.patient, vendor: m.vendor, author: m.author, refs: map[string][]string{}}
+		v := &version{typ: "Device", id: fmt.Sprint("v", i), patient: m.patient, vendor: m.vendor, author: m.author,
+			refs: map[string][]string{}}
 		v.tokens = map[string][]coded{"status": {{"", status}}}
 		if m.patient != "" {
 			body = `,"patient":{"reference":"Patient/` + m.patient + `"}`
@@ -359,7 +394,8 @@ func load(w *world, k *kase) *data {
 		d.stream(i, k.streams[i])
 	}
 	for i, target := range k.proofs {
-		v := &version{typ: "Provenance", id: fmt.Sprint("r", i), vendor: "apple", refs: map[string][]string{"target": {target}}}
+		v := &version{typ: "Provenance", id: fmt.Sprint("r", i), vendor: "apple",
+			refs: map[string][]string{"target": {target}}}
 		v.patient, _ = strings.CutPrefix(target, "Patient/")
 		if strings.Contains(v.patient, "/") {
 			v.patient = ""
@@ -372,8 +408,10 @@ func load(w *world, k *kase) *data {
 	// Whose a Subscription is, is who made it: clients of both kinds, and the
 	// operator. They are off, so that nothing is sent for them.
 	for i, author := range []string{"ca", "cb", "ca-app", "cb-app", ""} {
-		d.put(&version{typ: "Subscription", id: fmt.Sprint("u", i), author: author, tokens: map[string][]coded{"status": {{"", "off"}}}},
-			`,"status":"off","reason":"test","criteria":"`+fhir.Canonical+`/SubscriptionTopic/observation-recorded","channel":{"type":"rest-hook","endpoint":"https://hook.example.org/`+fmt.Sprint(i)+`"}`)
+		d.put(&version{typ: "Subscription", id: fmt.Sprint("u", i), author: author,
+			tokens: map[string][]coded{"status": {{"", "off"}}}},
+			`,"status":"off","reason":"test","criteria":"`+fhir.Canonical+
+				`/SubscriptionTopic/observation-recorded","channel":{"type":"rest-hook","endpoint":"https://hook.example.org/`+fmt.Sprint(i)+`"}`)
 	}
 	for i := range k.grounds {
 		d.consent(&k.grounds[i])

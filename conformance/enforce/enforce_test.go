@@ -16,7 +16,8 @@ import (
 	"pulsegate/fhir/search"
 )
 
-var shared = []string{"Patient", "Practitioner", "Organization", "Group", "Device", "Observation", "Provenance", "Consent", "AuditEvent", "Subscription"}
+var shared = []string{"Patient", "Practitioner", "Organization", "Group", "Device", "Observation", "Provenance",
+	"Consent", "AuditEvent", "Subscription"}
 
 // TestMain makes 40 cases the default: some 40 s. Flags are read after it.
 func TestMain(m *testing.M) {
@@ -38,7 +39,9 @@ func TestNothingLeaksNothingIsLost(t *testing.T) {
 		}
 	})
 	// What chance left out is looked for: a property that never met a surface says nothing of it.
-	for _, what := range []string{"read 200", "read 403", "read 404", "search", "search 403", "include", "lastn", "stats", "export", "export 403", "page after a change", "event", "trail", "another's subscription", "matched", "matched in a transaction", "conditional reference"} {
+	for _, what := range []string{"read 200", "read 403", "read 404", "search", "search 403", "include", "lastn",
+		"stats", "export", "export 403", "page after a change", "event", "trail", "another's subscription",
+		"matched", "matched in a transaction", "conditional reference"} {
 		for seed := 0; seen[what] == 0; seed++ {
 			if seed == 200 {
 				t.Fatalf("never seen: %s", what)
@@ -92,10 +95,13 @@ func check(k *kase, f fault, seen map[string]int) (err error) {
 	ta, tb := w.issue(a), w.issue(b)
 	steps := []func() error{
 		func() error { return r.trail(a, ta) }, func() error { return r.trail(b, tb) },
-		func() error { return r.reads(a, ta) }, func() error { return r.searches(a, ta) }, func() error { return r.includes(a, ta) },
-		func() error { return r.operations(a, ta) }, func() error { return r.exports(a, ta) }, func() error { return r.pages(a, ta, b, tb) },
+		func() error { return r.reads(a, ta) }, func() error { return r.searches(a, ta) },
+		func() error { return r.includes(a, ta) },
+		func() error { return r.operations(a, ta) }, func() error { return r.exports(a, ta) },
+		func() error { return r.pages(a, ta, b, tb) },
 		func() error { return r.notifications(a, ta) }, // the consents change here, or in pages
-		func() error { return r.reads(a, ta) }, func() error { return r.reads(b, tb) }, func() error { return r.searches(b, tb) },
+		func() error { return r.reads(a, ta) }, func() error { return r.reads(b, tb) },
+		func() error { return r.searches(b, tb) },
 		func() error { return r.writes(a, ta) },
 	}
 	for i, step := range steps {
@@ -248,8 +254,10 @@ func (r *run) queries(typ string) []string {
 		}
 	}
 	if typ == "Observation" {
-		qs = append(qs, "patient=Patient/p1&_sort=-date", "patient=p2&code="+loinc+"|8867-4&_sort=date", "subject=Patient/p1&category=vital-signs&date=ge2026-03-01T10:02:00Z",
-			"date=lt2026-03-01T10:03:00Z&_sort=code,-date", "value-quantity=gt54&_sort=-value-quantity", "device=Device/v1", "status=final,amended&_sort=status")
+		qs = append(qs, "patient=Patient/p1&_sort=-date", "patient=p2&code="+loinc+"|8867-4&_sort=date",
+			"subject=Patient/p1&category=vital-signs&date=ge2026-03-01T10:02:00Z",
+			"date=lt2026-03-01T10:03:00Z&_sort=code,-date", "value-quantity=gt54&_sort=-value-quantity",
+			"device=Device/v1", "status=final,amended&_sort=status")
 	}
 	return qs
 }
@@ -307,7 +315,8 @@ func (r *run) searches(k *token, bearer string) error {
 				return err
 			}
 		}
-		for _, q := range []string{"_has:Provenance:target:_id=r0", "_revinclude=Provenance:target", "subject.gender=female", "patient:Patient.gender=female"} {
+		for _, q := range []string{"_has:Provenance:target:_id=r0", "_revinclude=Provenance:target",
+			"subject.gender=female", "patient:Patient.gender=female"} {
 			if a := r.w.get(bearer, "/"+typ+"?"+q); a.status != 400 && a.status != 403 {
 				return fmt.Errorf("%s?%s is answered with %d: what is offered has to be held here", typ, q, a.status)
 			}
@@ -325,11 +334,13 @@ func (r *run) search(k *token, bearer, typ, q string, want []string, more bool) 
 		return nil
 	}
 	r.saw("search")
-	if got := a.entries("match"); a.status != 200 || !slices.Equal(got, want) || a.json["total"] != float64(len(want)) || len(a.entries("")) != len(want) {
+	if got := a.entries("match"); a.status != 200 || !slices.Equal(got, want) ||
+		a.json["total"] != float64(len(want)) || len(a.entries("")) != len(want) {
 		return fmt.Errorf("%s?%s: %d, %v, total %v, want %v", typ, q, a.status, got, a.json["total"], want)
 	}
 	for _, c := range []string{"_summary=count", "_count=0"} {
-		if a := r.w.get(bearer, "/"+typ+"?"+q+"&"+c); a.status != 200 || a.json["total"] != float64(len(want)) || len(a.entries("")) != 0 {
+		if a := r.w.get(bearer, "/"+typ+"?"+q+"&"+c); a.status != 200 || a.json["total"] != float64(len(want)) ||
+			len(a.entries("")) != 0 {
 			return fmt.Errorf("%s?%s&%s: %d, total %v, want %d", typ, q, c, a.status, a.json["total"], len(want))
 		}
 	}
@@ -347,7 +358,8 @@ func (r *run) search(k *token, bearer, typ, q string, want []string, more bool) 
 	if !slices.Equal(got, want) {
 		return fmt.Errorf("pages of %s?%s: %v, want %v", typ, q, got, want)
 	}
-	form := r.w.do(bearer, "POST", "/"+typ+"/_search", q+"&_count=1000", "Content-Type", "application/x-www-form-urlencoded")
+	form := r.w.do(bearer, "POST", "/"+typ+"/_search", q+"&_count=1000", "Content-Type",
+		"application/x-www-form-urlencoded")
 	if got := form.entries("match"); form.status != 200 || !slices.Equal(got, want) {
 		return fmt.Errorf("form %s?%s: %d, %v, want %v", typ, q, form.status, got, want)
 	}
@@ -372,9 +384,11 @@ func (r *run) includes(k *token, bearer string) error {
 	}{
 		{"Observation", "_include=Observation:device", []string{"device"}, nil},
 		{"Observation", "_include=Observation:device&_include=Observation:subject", []string{"device", "subject"}, nil},
-		{"Observation", "_include=Observation:device&_include:iterate=Device:patient", []string{"device"}, map[string]string{"Device": "patient"}},
+		{"Observation", "_include=Observation:device&_include:iterate=Device:patient", []string{"device"},
+			map[string]string{"Device": "patient"}},
 		{"Provenance", "_include=Provenance:target", []string{"target"}, nil},
-		{"Provenance", "_include=Provenance:target&_include:iterate=Observation:device", []string{"target"}, map[string]string{"Observation": "device"}},
+		{"Provenance", "_include=Provenance:target&_include:iterate=Observation:device", []string{"target"},
+			map[string]string{"Observation": "device"}},
 		{"Group", "_include=Group:member", []string{"member"}, nil},
 		{"Consent", "_include=Consent:patient", []string{"patient"}, nil},
 		{"AuditEvent", "_include=AuditEvent:patient" + apart["AuditEvent"], []string{"patient"}, nil},
@@ -411,8 +425,10 @@ func (r *run) includes(k *token, bearer string) error {
 				refs = append(refs, v.refs[p]...)
 			}
 		}
-		if got := a.entries("include"); a.status != 200 || !slices.Equal(sorted(got), sorted(want)) || !slices.Equal(sorted(a.entries("match")), sorted(match)) {
-			return fmt.Errorf("%s?%s: %d, %v and %v, want %v and %v", q.typ, q.query, a.status, a.entries("match"), got, match, want)
+		if got := a.entries("include"); a.status != 200 || !slices.Equal(sorted(got), sorted(want)) ||
+			!slices.Equal(sorted(a.entries("match")), sorted(match)) {
+			return fmt.Errorf("%s?%s: %d, %v and %v, want %v and %v", q.typ, q.query, a.status, a.entries("match"),
+				got, match, want)
 		}
 	}
 	return nil

@@ -74,16 +74,23 @@ func longWorld(f fault) (w *world, backend, person token) {
 		return []string{"patient"}, !w.ended.Load(), nil
 	}
 	ctx := context.Background()
-	b := &store.Batch{Writes: []store.Write{{Resource: must(door().Resource("Patient", []byte(`{"resourceType":"Patient","id":"p1"}`), "p1"))}}}
+	b := &store.Batch{Writes: []store.Write{{Resource: must(door().Resource("Patient",
+		[]byte(`{"resourceType":"Patient","id":"p1"}`), "p1"))}}}
 	for i := range longDocs {
 		id := fmt.Sprint("o", i)
-		b.Writes = append(b.Writes, store.Write{Vendor: "apple", Resource: must(door().Resource("Observation", []byte(`{"resourceType":"Observation","id":"`+id+`","status":"final",`+
-			`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}],"text":"`+strings.Repeat("long ", 60)+`"},"subject":{"reference":"Patient/p1"}}`), id))})
+		b.Writes = append(b.Writes, store.Write{Vendor: "apple",
+			Resource: must(door().Resource("Observation",
+				[]byte(`{"resourceType":"Observation","id":"`+id+`","status":"final",`+
+					`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}],"text":"`+
+					strings.Repeat("long ", 60)+
+					`"},"subject":{"reference":"Patient/p1"}}`), id))})
 	}
-	b.Writes = append(b.Writes, store.Write{Resource: must(consent.Build(consent.Terms{ID: "c1", Patient: "p1", Now: time.Now()}))})
+	b.Writes = append(b.Writes, store.Write{Resource: must(consent.Build(consent.Terms{ID: "c1", Patient: "p1",
+		Now: time.Now()}))})
 	must(w.db.Commit(ctx, b))
 	backend = token{client: "ehr", scopes: []string{"system/*.rs"}}
-	person = token{client: "appl", person: true, scopes: []string{"patient/*.rs"}, patient: "p1", user: "Patient/p1", roles: []string{"patient"}}
+	person = token{client: "appl", person: true, scopes: []string{"patient/*.rs"}, patient: "p1",
+		user: "Patient/p1", roles: []string{"patient"}}
 	w.register(&backend, backend.scopes)
 	w.register(&person, nil)
 	return w, backend, person
@@ -101,7 +108,8 @@ var endings = map[string]struct { // read only
 		}
 	}},
 	"token revoked": {false, func(w *world, _ *token, n int) {
-		must(w.db.Commit(context.Background(), &store.Batch{State: []store.StateWrite{authz.RevokeToken(fmt.Sprint("t", n), time.Now().Add(time.Hour))}}))
+		must(w.db.Commit(context.Background(),
+			&store.Batch{State: []store.StateWrite{authz.RevokeToken(fmt.Sprint("t", n), time.Now().Add(time.Hour))}}))
 	}},
 	"token expired":          {false, func(w *world, _ *token, _ int) { w.skew.Store(int64(time.Hour)) }},
 	"person's account ended": {true, func(w *world, _ *token, _ int) { w.ended.Store(true); w.touch() }},
@@ -110,7 +118,8 @@ var endings = map[string]struct { // read only
 		if err != nil {
 			panic(err)
 		}
-		must(w.db.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(r))}}}))
+		must(w.db.Commit(context.Background(),
+			&store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(r))}}}))
 	}},
 	"authorization withdrawn": {true, func(w *world, _ *token, n int) {
 		if err := w.grants.Revoke(context.Background(), "", fmt.Sprint("authz", n)); err != nil {
@@ -121,7 +130,8 @@ var endings = map[string]struct { // read only
 
 // touch commits something, as whatever ends an account does.
 func (w *world) touch() {
-	must(w.db.Commit(context.Background(), &store.Batch{State: []store.StateWrite{{Key: "test/touch", Value: []byte(fmt.Sprint(time.Now().UnixNano()))}}}))
+	must(w.db.Commit(context.Background(),
+		&store.Batch{State: []store.StateWrite{{Key: "test/touch", Value: []byte(fmt.Sprint(time.Now().UnixNano()))}}}))
 }
 
 // answers are the long ones; a person exports nothing.
@@ -141,8 +151,10 @@ func (w *world) longAnswers(bearer string, person bool) map[string]func() *http.
 			return q
 		},
 		"batch": func() *http.Request {
-			q := httptest.NewRequest("POST", "/fhir", strings.NewReader(`{"resourceType":"Bundle","type":"batch","entry":[`+strings.Repeat(`{"request":{"method":"GET","url":"Observation?patient=p1&_count=300"}},`, 2)+
-				`{"request":{"method":"GET","url":"Patient/p1"}}]}`))
+			q := httptest.NewRequest("POST", "/fhir",
+				strings.NewReader(`{"resourceType":"Bundle","type":"batch","entry":[`+
+					strings.Repeat(`{"request":{"method":"GET","url":"Observation?patient=p1&_count=300"}},`, 2)+
+					`{"request":{"method":"GET","url":"Patient/p1"}}]}`))
 			q.Header.Set("Authorization", "Bearer "+bearer)
 			q.Header.Set("Content-Type", "application/fhir+json")
 			return q
@@ -191,16 +203,19 @@ func standing(f fault) (err error) {
 				switch n := r.body.Len(); {
 				case name == "consent withdrawn" && what == "export": // goes on without the patient
 					if n-r.before > slack || r.cut {
-						err = fmt.Errorf("%s amid an export: %d bytes after %d, broken off: %v", name, n-r.before, r.before, r.cut)
+						err = fmt.Errorf("%s amid an export: %d bytes after %d, broken off: %v", name, n-r.before,
+							r.before, r.cut)
 					}
 				case name == "consent withdrawn" && !sending:
 					if strings.Contains(r.body.String(), "8867-4") && !r.cut {
 						err = fmt.Errorf("%s while %s was made: %d bytes", name, what, n)
 					}
 				case sending && (r.before == 0 || r.status != 200 && r.status != 0):
-					err = fmt.Errorf("%s amid %s: the answer is too short to tell: %d, %d bytes", name, what, r.status, n)
+					err = fmt.Errorf("%s amid %s: the answer is too short to tell: %d, %d bytes", name, what,
+						r.status, n)
 				case sending && (n-r.before > slack || !r.cut):
-					err = fmt.Errorf("%s while %s was sent: %d bytes came after %d, broken off: %v", name, what, n-r.before, r.before, r.cut)
+					err = fmt.Errorf("%s while %s was sent: %d bytes came after %d, broken off: %v", name, what,
+						n-r.before, r.before, r.cut)
 				case !sending && (r.status != 401 || strings.Contains(r.body.String(), "8867-4")):
 					err = fmt.Errorf("%s while %s was made: %d, %d bytes", name, what, r.status, n)
 				}
@@ -247,13 +262,17 @@ func TestStandingKeeps(t *testing.T) {
 			w.handler.ServeHTTP(whole, ask())
 			r := &reader{header: http.Header{}, then: func() {
 				w.touch()
-				must(w.db.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: must(consent.Build(consent.Terms{ID: "other", Patient: "p2", Now: time.Now()}))}}}))
-				must(w.clients.Change(context.Background(), "other", func(c *client.Client) error { c.Disabled = !c.Disabled; return nil }))
+				must(w.db.Commit(context.Background(),
+					&store.Batch{Writes: []store.Write{{Resource: must(consent.Build(consent.Terms{ID: "other",
+						Patient: "p2", Now: time.Now()}))}}}))
+				must(w.clients.Change(context.Background(), "other",
+					func(c *client.Client) error { c.Disabled = !c.Disabled; return nil }))
 			}}
 			w.handler.ServeHTTP(r, ask())
 			zipped := what == "search, zipped" // ids are random, and so is how they compress
 			if r.cut || r.status != 200 || !zipped && (r.body.Len() != whole.body.Len() || r.body.Len() < slack) {
-				t.Errorf("%s of %s: %d bytes of %d, broken off: %v", what, k.client, r.body.Len(), whole.body.Len(), r.cut)
+				t.Errorf("%s of %s: %d bytes of %d, broken off: %v", what, k.client, r.body.Len(), whole.body.Len(),
+					r.cut)
 			}
 		}
 	}

@@ -46,7 +46,8 @@ func (r *run) lastn(k *token, bearer, p, code string, match []*version) error {
 			want = append(want, v.reference)
 		}
 	}
-	q := "/Observation/$lastn?max=2&patient=Patient/" + p + "&code=" + url.QueryEscape(loinc+"|"+code) + "&_include=Observation:device"
+	q := "/Observation/$lastn?max=2&patient=Patient/" + p + "&code=" + url.QueryEscape(loinc+"|"+code) +
+		"&_include=Observation:device"
 	a := r.w.get(bearer, q)
 	if !k.may("s", "Observation") {
 		if a.status != 403 {
@@ -79,7 +80,8 @@ func (r *run) lastn(k *token, bearer, p, code string, match []*version) error {
 }
 
 func (r *run) stats(k *token, bearer, p, code string, match []*version) error {
-	q := "/Observation/$stats?subject=Patient/" + p + "&system=" + url.QueryEscape(loinc) + "&code=" + code + "&statistic=count,sum&include=true"
+	q := "/Observation/$stats?subject=Patient/" + p + "&system=" + url.QueryEscape(loinc) + "&code=" + code +
+		"&statistic=count,sum&include=true"
 	a := r.w.get(bearer, q)
 	if !k.may("s", "Observation") {
 		if a.status != 403 {
@@ -130,7 +132,8 @@ func (r *run) stats(k *token, bearer, p, code string, match []*version) error {
 }
 
 var exported = map[string][]string{ // read only
-	"/$export":         {"Consent", "Device", "Group", "Observation", "Organization", "Patient", "Practitioner", "Provenance"},
+	"/$export": {"Consent", "Device", "Group", "Observation", "Organization", "Patient", "Practitioner",
+		"Provenance"},
 	"/Patient/$export": {"Consent", "Device", "Observation", "Patient", "Provenance"},
 }
 
@@ -285,7 +288,8 @@ func (r *run) change() {
 // trail: of the events that the server itself wrote, which are more with every
 // request, exactly those are shown that may be; and each look is one more.
 func (r *run) trail(k *token, bearer string) error {
-	for _, path := range []string{"/Patient/p1", "/Patient/p2", "/Patient/absent", "/Observation?patient=p1", "/Consent?patient=p2"} {
+	for _, path := range []string{"/Patient/p1", "/Patient/p2", "/Patient/absent", "/Observation?patient=p1",
+		"/Consent?patient=p2"} {
 		r.w.get(bearer, path)
 	}
 	q := "date=ge2020-01-01&_count=1000"
@@ -308,7 +312,8 @@ func (r *run) trail(k *token, bearer string) error {
 			return err
 		}
 		if sees := k.sees(r.grounds, "s", v); sees != slices.Contains(got, ref) {
-			return fmt.Errorf("the trail: %s of patient %q is to be seen: %v, and is not: %v", ref, v.patient, sees, got)
+			return fmt.Errorf("the trail: %s of patient %q is to be seen: %v, and is not: %v", ref, v.patient, sees,
+				got)
 		}
 		// Read alone it is judged alike.
 		want := 200
@@ -445,10 +450,12 @@ func (r *run) notifications(k *token, bearer string) error {
 }
 
 func (r *run) subscribe(id, client string) {
-	res := fhir.Resource{Type: "Subscription", ID: id, JSON: []byte(fhir.Prefix("Subscription", id) + `},"status":"requested","reason":"test","criteria":"` +
-		fhir.Canonical + `/SubscriptionTopic/observation-recorded","channel":{"type":"rest-hook","endpoint":"` + r.w.receiver.URL + "/" + id +
-		`","payload":"application/fhir+json","_payload":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content","valueCode":"` +
-		r.k.content + `"}]}}}`)}
+	res := fhir.Resource{Type: "Subscription", ID: id,
+		JSON: []byte(fhir.Prefix("Subscription", id) + `},"status":"requested","reason":"test","criteria":"` +
+			fhir.Canonical + `/SubscriptionTopic/observation-recorded","channel":{"type":"rest-hook","endpoint":"` +
+			r.w.receiver.URL + "/" + id +
+			`","payload":"application/fhir+json","_payload":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content","valueCode":"` +
+			r.k.content + `"}]}}}`)}
 	must(r.w.db.Commit(r.ctx(), &store.Batch{Writes: []store.Write{{Resource: res, Author: client}}}))
 }
 
@@ -456,7 +463,8 @@ func (r *run) state(key string) string { return string(must(r.w.db.Get(r.ctx(), 
 
 // numbered waits until a Subscription has n events.
 func (r *run) numbered(id string, n int) error {
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(r.state("subscription/"+id+"/head"), fmt.Sprintf(`"events":%d}`, n)); time.Sleep(200 * time.Microsecond) {
+	for end := time.Now().Add(20 * time.Second); !strings.Contains(r.state("subscription/"+id+"/head"),
+		fmt.Sprintf(`"events":%d}`, n)); time.Sleep(200 * time.Microsecond) {
 		if time.Now().After(end) {
 			return fmt.Errorf("%s has %s, want %d events", id, r.state("subscription/"+id+"/head"), n)
 		}
@@ -469,7 +477,8 @@ func (r *run) delivered(events []*version) error {
 	if head := r.state("subscription/s1/head"); !strings.Contains(head, fmt.Sprintf(`"events":%d}`, len(events))) {
 		return fmt.Errorf("numbered %s, want %d", head, len(events))
 	}
-	for end := time.Now().Add(20 * time.Second); len(events) > 0 && r.state("subscription/s1/sent") != fmt.Sprint(len(events)); time.Sleep(200 * time.Microsecond) {
+	for end := time.Now().Add(20 * time.Second); len(events) > 0 &&
+		r.state("subscription/s1/sent") != fmt.Sprint(len(events)); time.Sleep(200 * time.Microsecond) {
 		if time.Now().After(end) {
 			return fmt.Errorf("sent %s of %d", r.state("subscription/s1/sent"), len(events))
 		}

@@ -89,7 +89,8 @@ func (s faulty) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 			if s.fault == tellsOthers && event.patient != "" && event.query != "" {
 				line := "GET /fhir/Patient?_id=" + strings.Join(patients, ",")
 				old := base64.StdEncoding.EncodeToString([]byte(event.query))
-				w.Resource.JSON = bytes.Replace(w.Resource.JSON, []byte(old), []byte(base64.StdEncoding.EncodeToString([]byte(line))), 1)
+				w.Resource.JSON = bytes.Replace(w.Resource.JSON, []byte(old),
+					[]byte(base64.StdEncoding.EncodeToString([]byte(line))), 1)
 				w.Form, w.Cuts, event.query = nil, nil, line
 			}
 			notes = append(notes, noted{request, event})
@@ -233,7 +234,8 @@ func (w *world) onRecord(method, path, request string, a *answer) error {
 			return owners[e.patient] && (slices.Contains(e.refs, t.ref) || t.listed && e.query != "") ||
 				t.listed && owners[""] && e.query != ""
 		}) {
-			return fmt.Errorf("%s %s: %d tells of %s, which no event of %v names: %+v", method, path, a.status, t.ref, owners, evs)
+			return fmt.Errorf("%s %s: %d tells of %s, which no event of %v names: %+v", method, path, a.status,
+				t.ref, owners, evs)
 		}
 	}
 	for _, e := range evs {
@@ -248,7 +250,8 @@ func (w *world) onRecord(method, path, request string, a *answer) error {
 		for _, id := range ids.FindAllString(sealed.ReplaceAllString(e.query, ""), -1) {
 			for _, typ := range shared {
 				if owners := w.whose(typ + "/" + id); owners != nil && !owners[e.patient] && !owners[""] {
-					return fmt.Errorf("%s %s: the query in the event of %s names %s/%s of %v: %s", method, path, e.patient, typ, id, owners, e.query)
+					return fmt.Errorf("%s %s: the query in the event of %s names %s/%s of %v: %s", method, path,
+						e.patient, typ, id, owners, e.query)
 				}
 			}
 		}
@@ -265,13 +268,16 @@ func (r *run) writes(*token, string) error {
 	m := measure{patient: "p1", author: writer.client, status: "final", code: codes[0]}
 	res := `{"resourceType":"Observation"` + m.body() + `}`
 	create := func(criteria string) string {
-		return `{"resource":` + res + `,"request":{"method":"POST","url":"Observation","ifNoneExist":"` + criteria + `"}}`
+		return `{"resource":` + res + `,"request":{"method":"POST","url":"Observation","ifNoneExist":"` + criteria +
+			`"}}`
 	}
 	put := func(id, match string) string {
-		return `{"resource":{"id":"` + id + `",` + res[1:] + `,"request":{"method":"PUT","url":"Observation/` + id + `"` + match + `}}`
+		return `{"resource":{"id":"` + id + `",` + res[1:] + `,"request":{"method":"PUT","url":"Observation/` + id +
+			`"` + match + `}}`
 	}
 	send := func(typ string, entries ...string) answer {
-		return r.w.do(bearer, "POST", "", `{"resourceType":"Bundle","type":"`+typ+`","entry":[`+strings.Join(entries, ",")+`]}`)
+		return r.w.do(bearer, "POST", "",
+			`{"resourceType":"Bundle","type":"`+typ+`","entry":[`+strings.Join(entries, ",")+`]}`)
 	}
 	var all []string
 	seen := func(a answer, path string, list []string) error {
@@ -298,13 +304,16 @@ func (r *run) writes(*token, string) error {
 	if a := send("transaction", all...); a.status == 200 {
 		r.saw("matched in a transaction")
 	}
-	for _, c := range []string{"code=" + codes[0], "patient=p1,p2", "patient=p2&status=final", "_id=o0,o1,o2", "_id=absent"} {
+	for _, c := range []string{"code=" + codes[0], "patient=p1,p2", "patient=p2&status=final", "_id=o0,o1,o2",
+		"_id=absent"} {
 		r.w.do(bearer, "POST", "/Observation", res, "If-None-Exist", c)
 		send("transaction", create(c))
 		send("batch", create(c))
 	}
-	for _, ref := range []string{"Patient?_id=p2", "Patient?_id=p2,absent", "Patient?gender=female", "Patient?_id=absent"} {
-		a := send("transaction", `{"resource":`+strings.Replace(res, `Patient/p1`, ref, 1)+`,"request":{"method":"POST","url":"Observation"}}`)
+	for _, ref := range []string{"Patient?_id=p2", "Patient?_id=p2,absent", "Patient?gender=female",
+		"Patient?_id=absent"} {
+		a := send("transaction", `{"resource":`+strings.Replace(res, `Patient/p1`, ref, 1)+
+			`,"request":{"method":"POST","url":"Observation"}}`)
 		if a.status == 200 {
 			r.saw("conditional reference")
 		}

@@ -101,7 +101,8 @@ const (
 )
 
 func (f fault) String() string {
-	return [...]string{"none", "countsAll", "exportsAll", "oldVersions", "newestAll", "staleConsents", "losesOne", "trailAll", "anyOwner", "forgetsMatches", "tellsOthers"}[f]
+	return [...]string{"none", "countsAll", "exportsAll", "oldVersions", "newestAll", "staleConsents", "losesOne",
+		"trailAll", "anyOwner", "forgetsMatches", "tellsOthers"}[f]
 }
 
 // faulty is the store with the fault; without one it changes nothing.
@@ -240,7 +241,8 @@ func open(f fault) *world {
 			(*fn)()
 		}
 	}}
-	rec := must(audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: issuer, Logger: quiet}))
+	rec := must(audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: issuer,
+		Logger: quiet}))
 	w.engine = must(consent.New(consent.Options{Store: w.db, Clock: time.Now, Logger: quiet}))
 	w.consents = w.engine
 	if f == staleConsents {
@@ -249,8 +251,10 @@ func open(f fault) *world {
 	scopes := scope.Parser{TokenParam: scope.Registered}
 	w.clients = &client.Registry{Store: st, Scopes: scopes, Clock: time.Now}
 	w.grants = &authz.Store{State: st}
-	w.policy = &policy.Engine{Keys: ring(), Clients: w.clients, Consents: w.consents, Scopes: scopes, Issuer: issuer, Audience: base,
-		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Grants: w.grants, RoleRules: role.RulesOf, Latest: w.db.LastSeq}
+	w.policy = &policy.Engine{Keys: ring(), Clients: w.clients, Consents: w.consents, Scopes: scopes,
+		Issuer: issuer, Audience: base,
+		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Grants: w.grants,
+		RoleRules: role.RulesOf, Latest: w.db.LastSeq}
 	grantFor := func(ctx context.Context, id, s string) (*access.Grant, error) {
 		c, err := w.clients.Get(ctx, id)
 		if err != nil {
@@ -260,13 +264,18 @@ func open(f fault) *world {
 			s = c.Scope
 		}
 		set, err := scopes.Parse(s)
-		return &access.Grant{Recipient: id, Rules: set.Rules(), Consents: w.consents, RecordsConsent: c.RecordsConsent}, err
+		return &access.Grant{Recipient: id, Rules: set.Rules(), Consents: w.consents,
+			RecordsConsent: c.RecordsConsent}, err
 	}
 	local := egress.Policy{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true}
-	w.subs = must(subscription.New(ctx, subscription.Options{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base, Policy: local,
-		HandshakeDelay: 1, Logger: quiet, GrantFor: func(ctx context.Context, id string) (*access.Grant, error) { return grantFor(ctx, id, "") }}))
-	w.exporter = must(bulk.New(ctx, bulk.Options{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base, GrantFor: grantFor, Logger: quiet}))
-	w.service = &interaction.Service{Store: st, Validator: door(), Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base,
+	w.subs = must(subscription.New(ctx, subscription.Options{Store: st, Audit: rec, Clock: time.Now,
+		Rand: rand.Reader, Base: base, Policy: local,
+		HandshakeDelay: 1, Logger: quiet,
+		GrantFor: func(ctx context.Context, id string) (*access.Grant, error) { return grantFor(ctx, id, "") }}))
+	w.exporter = must(bulk.New(ctx, bulk.Options{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader,
+		Base: base, GrantFor: grantFor, Logger: quiet}))
+	w.service = &interaction.Service{Store: st, Validator: door(), Audit: rec, Clock: time.Now, Rand: rand.Reader,
+		Base:   base,
 		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}}
 	if f != consentUnowned {
 		w.service.Checks["Consent"] = w.engine.Check
@@ -278,8 +287,10 @@ func open(f fault) *world {
 	case standsForever:
 		auth = forever{w.policy}
 	}
-	s := &rest.Server{Service: w.service, Auth: auth, Logger: quiet, Clock: time.Now, Rand: rand.Reader, Metadata: func() []byte { return []byte("{}") },
-		Operations: []rest.Mounter{rest.Bulk{Exporter: w.exporter, Base: base, Service: w.service}, rest.Subscriptions{Engine: w.subs, Service: w.service}}}
+	s := &rest.Server{Service: w.service, Auth: auth, Logger: quiet, Clock: time.Now, Rand: rand.Reader,
+		Metadata: func() []byte { return []byte("{}") },
+		Operations: []rest.Mounter{rest.Bulk{Exporter: w.exporter, Base: base, Service: w.service},
+			rest.Subscriptions{Engine: w.subs, Service: w.service}}}
 	if f != consentsUnasked {
 		s.Consents = w.engine
 	}
@@ -308,8 +319,9 @@ func (w *world) close() error {
 func (w *world) register(k *token, registered []string) {
 	c := client.Client{ID: k.client, Name: k.client, Scope: strings.Join(registered, " "), JWKS: jwks()}
 	if k.person {
-		c = client.Client{ID: k.client, Name: k.client, Method: client.None, RedirectURIs: []string{"https://app.example/cb"},
-			Scope: "openid fhirUser launch/patient patient/*.cruds user/*.cruds"}
+		c = client.Client{ID: k.client, Name: k.client, Method: client.None,
+			RedirectURIs: []string{"https://app.example/cb"},
+			Scope:        "openid fhirUser launch/patient patient/*.cruds user/*.cruds"}
 	}
 	must(w.clients.Add(context.Background(), c))
 }
@@ -318,12 +330,15 @@ func (w *world) register(k *token, registered []string) {
 func (w *world) issue(k *token) string {
 	now := time.Now()
 	w.issued++
-	claims := map[string]any{"iss": issuer, "sub": k.client, "client_id": k.client, "aud": base, "scope": strings.Join(k.scopes, " "),
-		"jti": fmt.Sprint("t", w.issued), "iat": now.Unix(), "exp": now.Add(4 * time.Minute).Unix()}
+	claims := map[string]any{"iss": issuer, "sub": k.client, "client_id": k.client, "aud": base,
+		"scope": strings.Join(k.scopes, " "),
+		"jti":   fmt.Sprint("t", w.issued), "iat": now.Unix(), "exp": now.Add(4 * time.Minute).Unix()}
 	if k.person {
 		id := fmt.Sprint("authz", w.issued)
-		a := authz.Authorization{ID: id, ClientID: k.client, Scope: claims["scope"].(string), Created: now, Used: now, Expires: now.Add(time.Hour),
-			Subject: authz.Subject{ID: "u" + id, Roles: k.roles, AuthTime: now, ACR: "phr"}, Context: authz.Context{Patient: k.patient}}
+		a := authz.Authorization{ID: id, ClientID: k.client, Scope: claims["scope"].(string), Created: now,
+			Used: now, Expires: now.Add(time.Hour),
+			Subject: authz.Subject{ID: "u" + id, Roles: k.roles, AuthTime: now, ACR: "phr"},
+			Context: authz.Context{Patient: k.patient}}
 		if ref, ok := fhir.ParseRef(k.user); ok {
 			a.Subject.FHIRUser = ref
 		}
@@ -363,7 +378,8 @@ func (w *world) do(bearer, method, path, body string, header ...string) answer {
 	rec := httptest.NewRecorder()
 	w.handler.ServeHTTP(rec, q)
 	a := answer{status: rec.Code, header: rec.Header(), body: rec.Body.Bytes()}
-	if strings.Contains(a.header.Get("Content-Type"), "json") && !strings.Contains(a.header.Get("Content-Type"), "ndjson") {
+	if strings.Contains(a.header.Get("Content-Type"), "json") &&
+		!strings.Contains(a.header.Get("Content-Type"), "ndjson") {
 		if err := json.Unmarshal(a.body, &a.json); err != nil {
 			panic(fmt.Sprintf("%s %s: %d, no JSON: %.200s", method, path, a.status, a.body))
 		}

@@ -31,11 +31,14 @@ func (w *world) bodies() error {
 		w.try(hit{name: "create: " + name, path: "Observation", body: body, want: want})
 	}
 	post("a body of 11 MiB", around(obs(`,"note":[{"text":"`)[:300], "Zanaria!", 11<<17, ""), 413)
-	post("a body of 256 MiB without a length", around(`{"resourceType":"Observation","note":[{"text":"`, "Zanaria!", 32<<20, `"}]}`), 413)
+	post("a body of 256 MiB without a length",
+		around(`{"resourceType":"Observation","note":[{"text":"`, "Zanaria!", 32<<20, `"}]}`), 413)
 	post("a million deep", around(`{"resourceType":"Observation","extension":`, `[`, 1_000_000, ""), 400)
-	post("100 deep and well-formed", text(obs(`,"component":`+strings.Repeat(`[{"extension":`, 50)+"1"+strings.Repeat("}]", 50))), 400)
+	post("100 deep and well-formed", text(obs(`,"component":`+strings.Repeat(`[{"extension":`, 50)+"1"+
+		strings.Repeat("}]", 50))), 400)
 	post("a duplicate key", text(obs(`,"status":"entered-in-error"`)), 400)
-	post("a duplicate key below", text(strings.Replace(obs(""), `"code":"8867-4"`, `"code":"8867-4","code":"zanaria"`, 1)), 400)
+	post("a duplicate key below", text(strings.Replace(obs(""), `"code":"8867-4"`,
+		`"code":"8867-4","code":"zanaria"`, 1)), 400)
 	post("a key in the wrong case", text(obs(`,"Status":"Zanaria"`)), 400, 422)
 	post("a key escaped (\\u0073tatus twice)", text(obs(`,"\u0073tatus":"final"`)), 400)
 	post("invalid UTF-8", text(obs(",\"note\":[{\"text\":\"\xff\xfeZanaria\"}]")), 400)
@@ -45,7 +48,8 @@ func (w *world) bodies() error {
 	post("a null", text(obs(`,"note":null`)), 400, 422)
 	post("a code that is none", text(strings.Replace(obs(""), `"final"`, `"Zanaria"`, 1)), 400, 422)
 	post("a number of 100,000 digits", around(obs("")[:len(obs(""))-1]+`,"valueInteger":`, "9", 100_000, "}"), 400, 422)
-	w.try(hit{name: "create: a date of the year 0000", path: "Observation", body: text(strings.Replace(obs(""), "2026-09-10", "0000-09-10", 1)), want: []int{400, 422}})
+	w.try(hit{name: "create: a date of the year 0000", path: "Observation",
+		body: text(strings.Replace(obs(""), "2026-09-10", "0000-09-10", 1)), want: []int{400, 422}})
 	post("February 31", text(strings.Replace(obs(""), "2026-09-10", "2026-02-31", 1)), 400, 422)
 	post("another resource type than the address", text(`{"resourceType":"Patient"}`), 400, 422)
 	post("an unknown resource type", text(`{"resourceType":"Zanaria"}`), 400, 422)
@@ -53,32 +57,42 @@ func (w *world) bodies() error {
 	post("text after the end", text(obs("")+"Zanaria"), 400)
 	post("an array", text(`["Zanaria"]`), 400)
 	narrative := func(name, start, content string) {
-		post(name+" in a narrative", text(obs(`,"text":{"status":"generated","div":"`+strings.ReplaceAll(start+content+"</div>", `"`, `\"`)+`"}`)), 400, 422)
+		post(name+" in a narrative", text(obs(`,"text":{"status":"generated","div":"`+
+			strings.ReplaceAll(start+content+"</div>", `"`, `\"`)+`"}`)), 400, 422)
 	}
 	const div = `<div xmlns="http://www.w3.org/1999/xhtml">`
-	for _, c := range [][2]string{{"script", "<script>Zanaria</script>"}, {"an event", `<p onmouseover="Zanaria">x</p>`}, {"an SVG with an event", "<svg/onload=Zanaria>x"},
-		{"javascript in an entity", `<a href="java&#115;cript:Zanaria">x</a>`}, {"an unclosed element", "<p>Zanaria"}, {"a CDATA section", "<![CDATA[ > <img src=x onerror=Zanaria> ]]>"},
-		{"a DOCTYPE", `<!DOCTYPE a [<!ENTITY b "Zanaria">]>&b;`}, {"a form", `<form action="http://x.test/"><input value="Zanaria"/></form>`},
+	for _, c := range [][2]string{{"script", "<script>Zanaria</script>"},
+		{"an event", `<p onmouseover="Zanaria">x</p>`}, {"an SVG with an event", "<svg/onload=Zanaria>x"},
+		{"javascript in an entity", `<a href="java&#115;cript:Zanaria">x</a>`},
+		{"an unclosed element", "<p>Zanaria"}, {"a CDATA section", "<![CDATA[ > <img src=x onerror=Zanaria> ]]>"},
+		{"a DOCTYPE", `<!DOCTYPE a [<!ENTITY b "Zanaria">]>&b;`},
+		{"a form", `<form action="http://x.test/"><input value="Zanaria"/></form>`},
 		{"10,000 nested elements", strings.Repeat("<b>", 10_000) + "Zanaria"}} {
 		narrative(c[0], div, c[1])
 	}
 	narrative("no namespace", "<div>", "Zanaria")
-	for _, t := range []string{"text/html", "application/fhir+xml", "multipart/form-data; boundary=x", "zanaria", "application/fhir+json; fhirVersion=5.0", "application/fhir+json; charset=utf-16", ""} {
-		h := hit{name: "create: Content-Type " + t, path: "Observation", body: text(obs("")), header: []string{"Content-Type", t}, want: []int{415}}
+	for _, t := range []string{"text/html", "application/fhir+xml", "multipart/form-data; boundary=x", "zanaria",
+		"application/fhir+json; fhirVersion=5.0", "application/fhir+json; charset=utf-16", ""} {
+		h := hit{name: "create: Content-Type " + t, path: "Observation", body: text(obs("")),
+			header: []string{"Content-Type", t}, want: []int{415}}
 		w.try(h)
 	}
-	w.try(hit{name: "read: Accept XML", method: "GET", path: "Patient/" + w.patient, header: []string{"Accept", "application/fhir+xml"}, want: []int{406}})
+	w.try(hit{name: "read: Accept XML", method: "GET", path: "Patient/" + w.patient,
+		header: []string{"Accept", "application/fhir+xml"}, want: []int{406}})
 	id := fmt.Sprint(w.kept[0]["id"])
 	put := func(name, at, body string, header []string, want ...int) {
-		w.try(hit{name: "update: " + name, method: "PUT", path: "Observation/" + at, body: text(body), header: header, want: want})
+		w.try(hit{name: "update: " + name, method: "PUT", path: "Observation/" + at, body: text(body),
+			header: header, want: want})
 	}
 	mine := strings.Replace(obs(""), `"status"`, `"id":"`+id+`","status"`, 1)
 	put("id unlike the address", "zanaria", mine, nil, 400, 422)
-	w.try(hit{name: "update: without an id", method: "PUT", path: "Observation/" + spare, body: text(obs("")), want: []int{400}})
+	w.try(hit{name: "update: without an id", method: "PUT", path: "Observation/" + spare, body: text(obs("")),
+		want: []int{400}})
 	put("a stale If-Match", id, mine, []string{"If-Match", `W/"99"`}, 412)
 	put("an If-Match that is none", id, mine, []string{"If-Match", canary}, 400, 412)
 	put("an id of 65 characters", strings.Repeat("z", 65), obs(""), nil, 400, 404, 422)
-	w.try(hit{name: "conditional create: a parameter that is unknown", path: "Observation", body: text(obs("")), header: []string{"If-None-Exist", "unknown=Zanaria"}, want: []int{400, 412}})
+	w.try(hit{name: "conditional create: a parameter that is unknown", path: "Observation", body: text(obs("")),
+		header: []string{"If-None-Exist", "unknown=Zanaria"}, want: []int{400, 412}})
 	return nil
 }
 
@@ -87,61 +101,84 @@ func (w *world) bundles() {
 		w.try(hit{name: "bundle: " + name, path: "", body: body, want: want})
 	}
 	entry := `{"request":{"method":"DELETE","url":"Observation/z"}},`
-	send("100,000 entries", around(`{"resourceType":"Bundle","type":"transaction","entry":[`, entry, 100_000, entry[:len(entry)-1]+"]}"), 400, 403, 413, 422)
+	send("100,000 entries", around(`{"resourceType":"Bundle","type":"transaction","entry":[`, entry, 100_000,
+		entry[:len(entry)-1]+"]}"), 400, 403, 413, 422)
 	one := func(typ, e string) func() io.Reader {
 		return text(`{"resourceType":"Bundle","type":"` + typ + `","entry":[` + e + `]}`)
 	}
 	send("a type that is not offered", one("history", ""), 400, 422)
 	send("a method that is none", one("transaction", `{"request":{"method":"ZANARIA","url":"Observation"}}`), 400, 422)
-	send("an entry that goes to another server", one("transaction", `{"request":{"method":"GET","url":"https://zanaria.example/Observation"}}`), 400, 404, 422)
-	send("an entry with .. in its address", one("transaction", `{"request":{"method":"GET","url":"../../ingest/Zanaria"}}`), 400, 404, 422)
+	send("an entry that goes to another server",
+		one("transaction", `{"request":{"method":"GET","url":"https://zanaria.example/Observation"}}`), 400, 404, 422)
+	send("an entry with .. in its address",
+		one("transaction", `{"request":{"method":"GET","url":"../../ingest/Zanaria"}}`), 400, 404, 422)
 	put := `{"resource":{"resourceType":"Group","id":"twice","type":"person","actual":true},"request":{"method":"PUT","url":"Group/twice"}}`
 	send("the same resource written twice", one("transaction", put+","+put), 400, 422)
-	send("a bundle in a bundle", one("transaction", `{"resource":{"resourceType":"Bundle","type":"transaction"},"request":{"method":"POST","url":"Bundle"}}`), 400, 404, 405, 422)
+	send("a bundle in a bundle", one("transaction",
+		`{"resource":{"resourceType":"Bundle","type":"transaction"},"request":{"method":"POST","url":"Bundle"}}`),
+		400, 404, 405, 422)
 	good := strings.ReplaceAll(put, "twice", "half")
-	send("one bad entry takes the good one with it", one("transaction", good+`,{"resource":{"resourceType":"Observation","status":"Zanaria"},"request":{"method":"POST","url":"Observation"}}`), 400, 422)
+	send("one bad entry takes the good one with it",
+		one("transaction", good+`,{"resource":{"resourceType":"Observation","status":"Zanaria"},"request":{"method":"POST","url":"Observation"}}`), 400, 422)
 	w.try(hit{name: "bundle: …so that the good one is not there", method: "GET", path: "Group/half", want: []int{404}})
 }
 
 func (w *world) searches() {
-	for _, q := range []string{"unknown=Zanaria", "Zanaria%20Zanaria=1", "code:Zanaria=1", "date=Zanaria", "date=gt", "date=xx2026", "_count=Zanaria", "_count=-1", "_sort=Zanaria", "_include=Zanaria",
-		"_include=Observation:Zanaria", "_elements=", "_total=Zanaria", "_summary=Zanaria", "subject:Patient.name=Zanaria", "_has:Observation:patient:code=Zanaria", "_filter=Zanaria",
-		"value-quantity=Zanaria", "value-quantity=gt1e99999999", "patient=Zanaria%00", "code=%ff%fe", "_page=Zanaria", "_lastUpdated=Zanaria", "code=" + strings.Repeat("Zanaria,", 4000), "_id=" + strings.Repeat("z", 65)} {
+	for _, q := range []string{"unknown=Zanaria", "Zanaria%20Zanaria=1", "code:Zanaria=1", "date=Zanaria",
+		"date=gt", "date=xx2026", "_count=Zanaria", "_count=-1", "_sort=Zanaria", "_include=Zanaria",
+		"_include=Observation:Zanaria", "_elements=", "_total=Zanaria", "_summary=Zanaria",
+		"subject:Patient.name=Zanaria", "_has:Observation:patient:code=Zanaria", "_filter=Zanaria",
+		"value-quantity=Zanaria", "value-quantity=gt1e99999999", "patient=Zanaria%00", "code=%ff%fe",
+		"_page=Zanaria", "_lastUpdated=Zanaria", "code=" + strings.Repeat("Zanaria,", 4000),
+		"_id=" + strings.Repeat("z", 65)} {
 		name := q
 		if len(q) > 60 {
 			name = q[:30] + "…"
 		}
 		want := []int{400}
-		if strings.HasPrefix(q, "_id=") || strings.HasPrefix(q, "code=Z") || strings.HasPrefix(q, "_elements") || strings.HasPrefix(q, "patient=") {
+		if strings.HasPrefix(q, "_id=") || strings.HasPrefix(q, "code=Z") || strings.HasPrefix(q, "_elements") ||
+			strings.HasPrefix(q, "patient=") {
 			want = []int{200, 400, 403, 413, 414, 431}
 		}
-		h := hit{name: "search: " + name, method: "GET", path: "Observation?" + q, want: want, free: strings.HasPrefix(q, "code=Z")}
+		h := hit{name: "search: " + name, method: "GET", path: "Observation?" + q, want: want,
+			free: strings.HasPrefix(q, "code=Z")}
 		w.try(h)
 	}
-	w.try(hit{name: "POST _search: a form of 11 MiB", path: "Observation/_search", body: around("code=", "Zanaria,", 11<<17, ""),
+	w.try(hit{name: "POST _search: a form of 11 MiB", path: "Observation/_search",
+		body:   around("code=", "Zanaria,", 11<<17, ""),
 		header: []string{"Content-Type", "application/x-www-form-urlencoded"}, want: []int{413}})
 	w.try(hit{name: "POST _search: JSON", path: "Observation/_search", body: text(`{"Zanaria":1}`), want: []int{415}})
 }
 
 func (w *world) paths() {
-	for _, p := range []string{"Zanaria", "Zanaria/1", "observation", "Observation/" + strings.Repeat("z", 65), "Observation/%2e%2e%2fPatient", "Observation/zanaria%00",
-		"Observation/zanaria/_history/zanaria", "Observation/zanaria/_history/-1", "Observation/zanaria/Zanaria", "Observation/$zanaria", "%2e%2e/%2e%2e/etc/passwd", "Observation/..%5c..%5cetc", "$export/../../Zanaria"} {
+	for _, p := range []string{"Zanaria", "Zanaria/1", "observation", "Observation/" + strings.Repeat("z", 65),
+		"Observation/%2e%2e%2fPatient", "Observation/zanaria%00",
+		"Observation/zanaria/_history/zanaria", "Observation/zanaria/_history/-1", "Observation/zanaria/Zanaria",
+		"Observation/$zanaria", "%2e%2e/%2e%2e/etc/passwd", "Observation/..%5c..%5cetc", "$export/../../Zanaria"} {
 		w.try(hit{name: "read: " + cut(p), method: "GET", path: p, want: []int{400, 404}})
 	}
-	for _, p := range []string{"/Zanaria", "/../../etc/passwd", "/ingest", "/oauth/Zanaria", "/admin.sock", "/debug/pprof/"} {
+	for _, p := range []string{"/Zanaria", "/../../etc/passwd", "/ingest", "/oauth/Zanaria", "/admin.sock",
+		"/debug/pprof/"} {
 		w.try(hit{name: "GET " + p, method: "GET", path: p, want: []int{404, 405}, free: true})
 	}
 	for _, m := range []string{"PATCH", "TRACE", "CONNECT", "ZANARIA"} {
-		w.try(hit{name: m + " of a resource", method: m, path: "Observation/" + fmt.Sprint(w.kept[0]["id"]), want: []int{400, 404, 405, 501}, free: m == "CONNECT"})
+		w.try(hit{name: m + " of a resource", method: m, path: "Observation/" + fmt.Sprint(w.kept[0]["id"]),
+			want: []int{400, 404, 405, 501}, free: m == "CONNECT"})
 	}
 	for _, m := range []string{"PUT", "DELETE"} {
-		w.try(hit{name: m + " of an AuditEvent", method: m, path: "AuditEvent/a", body: text(`{"resourceType":"AuditEvent","id":"a"}`), want: []int{405}})
+		w.try(hit{name: m + " of an AuditEvent", method: m, path: "AuditEvent/a",
+			body: text(`{"resourceType":"AuditEvent","id":"a"}`), want: []int{405}})
 	}
-	w.try(hit{name: "create of an AuditEvent", path: "AuditEvent", body: text(`{"resourceType":"AuditEvent"}`), want: []int{405}})
-	w.try(hit{name: "a header of 60 KiB", method: "GET", path: "Patient/" + w.patient, header: []string{"X-Zanaria", strings.Repeat("z", 60<<10)}, want: []int{200, 431}, free: true})
-	w.try(hit{name: "a header of 1 MiB", method: "GET", path: "Patient/" + w.patient, header: []string{"X-Zanaria", strings.Repeat("z", 1<<20)}, want: []int{431}, free: true})
-	w.try(hit{name: "X-Request-Id of 10 KiB", method: "GET", path: "Zanaria", header: []string{"X-Request-Id", strings.Repeat(canary, 1000)}, want: []int{404}})
-	w.try(hit{name: "X-Forwarded-Host and Host of others", method: "GET", path: "Zanaria", header: []string{"X-Forwarded-Host", "zanaria.example"}, want: []int{404}})
+	w.try(hit{name: "create of an AuditEvent", path: "AuditEvent", body: text(`{"resourceType":"AuditEvent"}`),
+		want: []int{405}})
+	w.try(hit{name: "a header of 60 KiB", method: "GET", path: "Patient/" + w.patient,
+		header: []string{"X-Zanaria", strings.Repeat("z", 60<<10)}, want: []int{200, 431}, free: true})
+	w.try(hit{name: "a header of 1 MiB", method: "GET", path: "Patient/" + w.patient,
+		header: []string{"X-Zanaria", strings.Repeat("z", 1<<20)}, want: []int{431}, free: true})
+	w.try(hit{name: "X-Request-Id of 10 KiB", method: "GET", path: "Zanaria",
+		header: []string{"X-Request-Id", strings.Repeat(canary, 1000)}, want: []int{404}})
+	w.try(hit{name: "X-Forwarded-Host and Host of others", method: "GET", path: "Zanaria",
+		header: []string{"X-Forwarded-Host", "zanaria.example"}, want: []int{404}})
 }
 
 func cut(s string) string {
@@ -163,8 +200,10 @@ func (w *world) rawRequests() error {
 		{"a header with a line feed in it", "GET /fhir/Patient HTTP/1.1\r\nHost: a\r\nX: Zanaria\nInjected\r\n\r\n"},
 		{"two Content-Lengths", "POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"},
 		{"a negative Content-Length", "POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n"},
-		{"a chunk size that is none", "POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + tok + "\r\nContent-Type: application/fhir+json\r\nTransfer-Encoding: chunked\r\n\r\nZanaria\r\n"},
-		{"Content-Length and chunked at once", "POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nContent-Type: application/fhir+json\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+		{"a chunk size that is none", "POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + tok +
+			"\r\nContent-Type: application/fhir+json\r\nTransfer-Encoding: chunked\r\n\r\nZanaria\r\n"},
+		{"Content-Length and chunked at once",
+			"POST /fhir/Observation HTTP/1.1\r\nHost: a\r\nContent-Type: application/fhir+json\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
 	} {
 		status, err := w.raw(addr, c[1])
 		if err == nil && !strings.HasPrefix(status, "40") && status != "" {

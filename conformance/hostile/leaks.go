@@ -22,14 +22,16 @@ func (w *world) leaks() error {
 		}
 	}
 	// A resource in scope that points to one that is not.
-	if _, err := w.create(w.ehr, w.patient, "vital-signs", `,"hasMember":[{"reference":"Observation/`+act+`"}]`); err != nil {
+	if _, err := w.create(w.ehr, w.patient, "vital-signs",
+		`,"hasMember":[{"reference":"Observation/`+act+`"}]`); err != nil {
 		return err
 	}
 	all, err := w.ehr.Search("Observation?_count=500")
 	if err != nil {
 		return err
 	}
-	granular, err := w.register("system/Observation.rs?" + category + "vital-signs system/Patient.rs system/Provenance.rs system/Device.rs")
+	granular, err := w.register("system/Observation.rs?" + category +
+		"vital-signs system/Patient.rs system/Provenance.rs system/Device.rs")
 	if err != nil {
 		return err
 	}
@@ -86,7 +88,8 @@ func (w *world) leaks() error {
 		}
 		w.note("consent names another: search of "+typ, "nothing", err)
 		for _, r := range seen {
-			w.note("consent names another: read of a "+typ, "404 as if absent", w.sameAsAbsent(stranger, typ, fmt.Sprint(r["id"])))
+			w.note("consent names another: read of a "+typ, "404 as if absent",
+				w.sameAsAbsent(stranger, typ, fmt.Sprint(r["id"])))
 			break
 		}
 	}
@@ -113,12 +116,15 @@ func vitalSign(o map[string]any) bool {
 func (w *world) around(name string, by *blackbox.Client, hidden []string, may func(map[string]any) bool, count int) {
 	id := hidden[0]
 	for _, path := range []string{"", "/_history/1", "/_history"} {
-		w.note(name+": read"+path, "404 as if absent", w.each(hidden, func(id string) error { return w.sameAsAbsent(by, "Observation", id+path) }))
+		w.note(name+": read"+path, "404 as if absent",
+			w.each(hidden, func(id string) error { return w.sameAsAbsent(by, "Observation", id+path) }))
 	}
-	for _, q := range []string{"", "_id=" + strings.Join(hidden, ","), "_include=Observation:has-member", "_include=Observation:device&_include=Observation:subject", "category=activity,sleep,vital-signs,survey",
+	for _, q := range []string{"", "_id=" + strings.Join(hidden, ","), "_include=Observation:has-member",
+		"_include=Observation:device&_include=Observation:subject", "category=activity,sleep,vital-signs,survey",
 		"_elements=id", "_summary=true", "patient=" + w.patient + "&_sort=-date", "code=55423-8,93832-4,29463-7"} {
 		label, _, _ := strings.Cut(strings.ReplaceAll(q, w.patient, "ID"), "="+hidden[0])
-		w.note(name+": search "+label, "only what it may see", w.searchSees(by, "Observation?_count=500&"+q, hidden, may))
+		w.note(name+": search "+label, "only what it may see",
+			w.searchSees(by, "Observation?_count=500&"+q, hidden, may))
 	}
 	w.note(name+": POST _search", "only what it may see", w.postSees(by, id))
 	if count >= 0 {
@@ -135,7 +141,8 @@ func (w *world) around(name string, by *blackbox.Client, hidden []string, may fu
 		}
 	}
 	w.note(name+": _summary=count of those ids", "0", err)
-	entry := `{"resourceType":"Bundle","type":"batch","entry":[{"request":{"method":"GET","url":"Observation/` + id + `"}},{"request":{"method":"GET","url":"Observation?_id=` + id + `"}}]}`
+	entry := `{"resourceType":"Bundle","type":"batch","entry":[{"request":{"method":"GET","url":"Observation/` +
+		id + `"}},{"request":{"method":"GET","url":"Observation?_id=` + id + `"}}]}`
 	b, err := w.bodyOf(by, entry)
 	if err == nil && strings.Contains(b, `"effective`) {
 		err = errors.New("a batch shows it")
@@ -173,7 +180,8 @@ func (w *world) sameAsAbsent(by *blackbox.Client, typ, rest string) error {
 	if err != nil {
 		return err
 	}
-	if s1 != 404 || s2 != 404 || requestID.ReplaceAllString(string(b1), "") != requestID.ReplaceAllString(string(b2), "") {
+	if s1 != 404 || s2 != 404 || requestID.ReplaceAllString(string(b1),
+		"") != requestID.ReplaceAllString(string(b2), "") {
 		return fmt.Errorf("%s: %d %s; absent: %d %s", id, s1, b1, s2, b2)
 	}
 	return nil
@@ -199,7 +207,8 @@ func (w *world) searchSees(by *blackbox.Client, path string, hidden []string, ma
 }
 
 func (w *world) postSees(by *blackbox.Client, id string) error {
-	status, b, err := w.send(hit{path: "Observation/_search", body: text("_id=" + id), header: []string{"Content-Type", "application/x-www-form-urlencoded"}, by: by})
+	status, b, err := w.send(hit{path: "Observation/_search", body: text("_id=" + id),
+		header: []string{"Content-Type", "application/x-www-form-urlencoded"}, by: by})
 	if err == nil && (status != 200 || strings.Contains(string(b), `"effective`)) {
 		err = fmt.Errorf("%d %s", status, b)
 	}

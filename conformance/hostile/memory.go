@@ -22,7 +22,8 @@ func (w *world) memory() error {
 		return around(`{"resourceType":"Observation","status":"final","code":{"text":"x"},"contained":[{"resourceType":"Patient","id":"a"}],"subject":{"reference":"#a"},"extension":[`,
 			extension, n, extension[:len(extension)-1]+`]}`)
 	}
-	group := around(`{"resourceType":"Group","type":"person","actual":true,"member":[`, `{"entity":{"display":"x"}},`, 380_000, `{"entity":{"display":"x"}}]}`)
+	group := around(`{"resourceType":"Group","type":"person","actual":true,"member":[`,
+		`{"entity":{"display":"x"}},`, 380_000, `{"entity":{"display":"x"}}]}`)
 	entry := `{"request":{"method":"POST","url":"Observation"},"resource":{"resourceType":"Observation","status":"final","code":{"text":"x"},"extension":[` + strings.Repeat(extension, 300) + extension[:len(extension)-1] + `]}},`
 	for _, c := range []struct {
 		name, path string
@@ -33,10 +34,14 @@ func (w *world) memory() error {
 		{"small extensions, 10 MiB", "Observation", observation(340_000), false},
 		{"as many extensions as are allowed", "Observation", observation(16_000), true},
 		{"a Group of 380,000 members", "Group", group, true},
-		{"a transaction of 1,000 resources of 300 extensions", "", around(`{"resourceType":"Bundle","type":"transaction","entry":[`, entry, 999, entry[:len(entry)-1]+"]}"), true},
-		{"a batch of 1,000 resources of 300 extensions", "", around(`{"resourceType":"Bundle","type":"batch","entry":[`, entry, 999, entry[:len(entry)-1]+"]}"), false},
+		{"a transaction of 1,000 resources of 300 extensions", "",
+			around(`{"resourceType":"Bundle","type":"transaction","entry":[`, entry, 999,
+				entry[:len(entry)-1]+"]}"), true},
+		{"a batch of 1,000 resources of 300 extensions", "",
+			around(`{"resourceType":"Bundle","type":"batch","entry":[`, entry, 999, entry[:len(entry)-1]+"]}"), false},
 	} {
-		h := hit{name: fmt.Sprintf("%s, %d at once", c.name, atOnce), path: c.path, body: c.body, want: []int{200, 201, 400, 413, 422, 503}}
+		h := hit{name: fmt.Sprintf("%s, %d at once", c.name, atOnce), path: c.path, body: c.body,
+			want: []int{200, 201, 400, 413, 422, 503}}
 		if c.packed {
 			packed, err := gzipped(c.body())
 			if err != nil {
@@ -61,7 +66,8 @@ func (w *world) together(h hit) (string, error) {
 				answers[i], err = w.judge(h, status, body)
 			}
 			var refused *http.MaxBytesError
-			if err != nil && (errors.As(err, &refused) || strings.Contains(err.Error(), "connection reset") || strings.Contains(err.Error(), "broken pipe")) {
+			if err != nil && (errors.As(err, &refused) || strings.Contains(err.Error(), "connection reset") ||
+				strings.Contains(err.Error(), "broken pipe")) {
 				err = nil // refused before the body was sent
 			}
 			errs[i] = err

@@ -29,7 +29,8 @@ func record(typ, unit, value string) string {
 var good = map[string][]byte{
 	"export.xml": []byte(xmlHead + docHead + strings.NewReplacer("2026-09-01", "2026-10-01").Replace(
 		record("HKQuantityTypeIdentifierHeartRate", "count/min", "62")+
-			strings.ReplaceAll(record("HKQuantityTypeIdentifierHeartRate", "count/min", "64"), " 08:00:00", " 08:05:00")+
+			strings.ReplaceAll(record("HKQuantityTypeIdentifierHeartRate", "count/min", "64"), " 08:00:00",
+				" 08:05:00")+
 			record("HKQuantityTypeIdentifierOxygenSaturation", "%", "0.97")+
 			record("HKQuantityTypeIdentifierStepCount", "count", "812")+
 			record("HKQuantityTypeIdentifierBodyMass", "kg", "61.73519")) + docTail),
@@ -106,7 +107,8 @@ func zstded(r io.Reader) ([]byte, error) {
 
 // payload is one body to POST /ingest.
 func (w *world) payload(name, vendor, format, file string, body func() io.Reader, want ...int) hit {
-	return hit{name: name, path: "/ingest/" + vendor + "/" + format + "?patient=" + w.patient + "&name=" + file, body: body,
+	return hit{name: name, path: "/ingest/" + vendor + "/" + format + "?patient=" + w.patient + "&name=" + file,
+		body:   body,
 		header: []string{"Content-Type", "application/octet-stream"}, want: want}
 }
 
@@ -124,28 +126,35 @@ func (w *world) xmlPayloads() error {
 		w.try(w.payload("export.xml: "+name, "apple", "auto", "export.xml", body, want...))
 	}
 	whole := xmlHead + docHead + record("HKQuantityTypeIdentifierHeartRate", "count/min", "70") + docTail
-	for _, cut := range []int{1, len(xmlHead) - 5, len(xmlHead) + 5, len(xmlHead) + len(docHead) - 20, len(whole) - 60, len(whole) - 4} {
+	for _, cut := range []int{1, len(xmlHead) - 5, len(xmlHead) + 5, len(xmlHead) + len(docHead) - 20,
+		len(whole) - 60, len(whole) - 4} {
 		apple(fmt.Sprintf("cut after %d of %d bytes", cut, len(whole)), text(whole[:cut]), 400)
 	}
-	apple("an entity declared (billion laughs)", text(xmlHead+`<!DOCTYPE HealthData [<!ENTITY a "Zanaria"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>`+docHead+
-		record("HKQuantityTypeIdentifierHeartRate", "count/min", "&b;")+docTail), 400)
-	apple("an entity of a file", text(xmlHead+`<!DOCTYPE HealthData [<!ENTITY a SYSTEM "file:///etc/passwd">]>`+docHead+docTail), 400)
+	apple("an entity declared (billion laughs)",
+		text(xmlHead+`<!DOCTYPE HealthData [<!ENTITY a "Zanaria"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>`+docHead+
+			record("HKQuantityTypeIdentifierHeartRate", "count/min", "&b;")+docTail), 400)
+	apple("an entity of a file", text(xmlHead+`<!DOCTYPE HealthData [<!ENTITY a SYSTEM "file:///etc/passwd">]>`+
+		docHead+docTail), 400)
 	ear, err := listen("127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	defer ear.close()
-	apple("an external DTD", text(xmlHead+`<!DOCTYPE HealthData SYSTEM "http://`+ear.addr+`/zanaria.dtd">`+docHead+docTail), 400)
-	apple("a parameter entity of a URL", text(xmlHead+`<!DOCTYPE HealthData [<!ENTITY % p SYSTEM "http://`+ear.addr+`/"> %p;]>`+docHead+docTail), 400)
+	apple("an external DTD", text(xmlHead+`<!DOCTYPE HealthData SYSTEM "http://`+ear.addr+`/zanaria.dtd">`+
+		docHead+docTail), 400)
+	apple("a parameter entity of a URL",
+		text(xmlHead+`<!DOCTYPE HealthData [<!ENTITY % p SYSTEM "http://`+ear.addr+`/"> %p;]>`+docHead+docTail), 400)
 	w.note("export.xml: those URLs", "never dialled", ear.silent())
 	apple("a million open elements", around(xmlHead+docHead, "<a>", 1_000_000, ""), 400)
-	apple("an attribute of 64 MiB", around(xmlHead+docHead+`<Record type="`, canary+"!", 8<<20, `"/>`+docTail), 400, 413)
+	apple("an attribute of 64 MiB", around(xmlHead+docHead+`<Record type="`, canary+"!", 8<<20, `"/>`+docTail), 400,
+		413)
 	apple("an element name of 64 MiB", around(xmlHead+docHead+`<`, "Zanaria_", 8<<20, `/>`+docTail), 400, 413)
 	apple("text of 64 MiB between elements", around(xmlHead+docHead, "Zanaria ", 8<<20, docTail), 200, 400, 413)
 	apple("a comment without an end", around(xmlHead+docHead+"<!--", "Zanaria ", 8<<20, ""), 400, 413)
 	apple("a million attributes", around(xmlHead+docHead+"<Record ", `z="1" `, 1_000_000, "/>"+docTail), 400, 413)
-	apple("the DTD that Apple breaks: taken", text(xmlHead+"<!DOCTYPE HealthData [\n<!ELEMENT HealthData (ExportDate,Me,(Record|Correlation)*)>\n<!ATTLIST HealthData\n  locale CDATA #REQUIRED\n<!ELEMENT Record EMPTY>\n]>"+
-		strings.ReplaceAll(whole[len(xmlHead):], "2026-09-01", "2026-09-02")), 200)
+	apple("the DTD that Apple breaks: taken",
+		text(xmlHead+"<!DOCTYPE HealthData [\n<!ELEMENT HealthData (ExportDate,Me,(Record|Correlation)*)>\n<!ATTLIST HealthData\n  locale CDATA #REQUIRED\n<!ELEMENT Record EMPTY>\n]>"+
+			strings.ReplaceAll(whole[len(xmlHead):], "2026-09-01", "2026-09-02")), 200)
 	apple("invalid UTF-8", text(strings.ReplaceAll(whole, "Watch", "\xff\xfe\xc0\xaf")), 200, 400)
 	apple("NUL bytes", text(strings.Repeat("\x00", 1<<20)), 400, 415)
 	apple("an empty file", text(""), 400, 415)
@@ -153,14 +162,17 @@ func (w *world) xmlPayloads() error {
 }
 
 func (w *world) zipPayloads() error {
-	xml := xmlHead + docHead + strings.ReplaceAll(record("HKQuantityTypeIdentifierHeartRate", "count/min", "71"), "2026-09-01", "2026-09-03") + docTail
+	xml := xmlHead + docHead + strings.ReplaceAll(record("HKQuantityTypeIdentifierHeartRate", "count/min", "71"),
+		"2026-09-01", "2026-09-03") + docTail
 	part := func(name, body string) member { return member{name, strings.NewReader(body)} }
-	whole, err := zipped(part("apple_health_export/export.xml", xml), part("apple_health_export/electrocardiograms/zanaria.csv", "Name,Zanaria\n"))
+	whole, err := zipped(part("apple_health_export/export.xml", xml),
+		part("apple_health_export/electrocardiograms/zanaria.csv", "Name,Zanaria\n"))
 	if err != nil {
 		return err
 	}
 	send := func(name string, b []byte, want ...int) {
-		w.try(w.payload("export.zip: "+name, "apple", "auto", "export.zip", func() io.Reader { return bytes.NewReader(b) }, want...))
+		w.try(w.payload("export.zip: "+name, "apple", "auto", "export.zip",
+			func() io.Reader { return bytes.NewReader(b) }, want...))
 	}
 	for _, cut := range []int{4, 40, len(whole) / 2, len(whole) - 22, len(whole) - 1} {
 		send(fmt.Sprintf("cut after %d of %d bytes", cut, len(whole)), whole[:cut], 400)
@@ -171,7 +183,8 @@ func (w *world) zipPayloads() error {
 	}
 	send("damaged in the middle", bent, 400)
 	climb := "../../../../../../../../" + strings.TrimPrefix(w.path("zanaria-slip"), "/")
-	for _, name := range []string{climb, w.path("zanaria-slip"), `..\..\zanaria-slip`, "apple_health_export/../../zanaria-slip"} {
+	for _, name := range []string{climb, w.path("zanaria-slip"), `..\..\zanaria-slip`,
+		"apple_health_export/../../zanaria-slip"} {
 		b, err := zipped(part(name+".xml", xml), part(name+"/electrocardiograms/zanaria.csv", "Name,Zanaria\n"))
 		if err != nil {
 			return err
@@ -227,7 +240,8 @@ func (w *world) noSlip() error {
 
 func (w *world) jsonPayloads() error {
 	for _, v := range []struct{ vendor, file, head, tail string }{
-		{"oura", "heartrate.json", `{"data":[{"bpm":`, `}]}`}, {"fitbit", "list_heart-rate.json", `{"dataPoints":[{"heartRate":`, `}]}`},
+		{"oura", "heartrate.json", `{"data":[{"bpm":`, `}]}`},
+		{"fitbit", "list_heart-rate.json", `{"dataPoints":[{"heartRate":`, `}]}`},
 		{"apple", "hae.json", `{"data":{"metrics":[{"name":"heart_rate","units":"count/min","data":[{"qty":`, `}]}]}}`},
 	} {
 		send := func(name string, body func() io.Reader, want ...int) {
@@ -249,10 +263,13 @@ func (w *world) jsonPayloads() error {
 	send("a wrong vendor's body (Apple XML)", string(good["export.xml"]), 400, 415)
 	w.try(w.payload("an unknown vendor", canary, "auto", "a.json", text("{}"), 400, 404))
 	w.try(w.payload("an unknown format", "oura", canary, "a.json", text("{}"), 400, 404, 415))
-	w.try(w.payload("a body of another vendor (Oura as Fitbit)", "fitbit", "auto", "heartrate.json", text(string(good["sleep.json"])), 400, 415))
+	w.try(w.payload("a body of another vendor (Oura as Fitbit)", "fitbit", "auto", "heartrate.json",
+		text(string(good["sleep.json"])), 400, 415))
 	w.try(w.payload("neither XML, zip nor JSON", "apple", "auto", "Zanaria.bin", text("Zanaria 61.73519"), 400, 415))
-	w.try(hit{name: "a patient that is no id", path: "/ingest/oura/auto?patient=../" + canary, body: text("{}"), want: []int{400}})
-	w.try(hit{name: "a patient that is not there", path: "/ingest/oura/auto?patient=zanaria", body: text("{}"), want: []int{403, 404}})
+	w.try(hit{name: "a patient that is no id", path: "/ingest/oura/auto?patient=../" + canary, body: text("{}"),
+		want: []int{400}})
+	w.try(hit{name: "a patient that is not there", path: "/ingest/oura/auto?patient=zanaria", body: text("{}"),
+		want: []int{403, 404}})
 	return nil
 }
 
@@ -268,7 +285,8 @@ func (w *world) codedPayloads() error {
 		return err
 	}
 	coded := func(name, encoding string, b []byte, want ...int) {
-		h := w.payload("POST /ingest: "+name, "oura", "auto", "heartrate.json", func() io.Reader { return bytes.NewReader(b) }, want...)
+		h := w.payload("POST /ingest: "+name, "oura", "auto", "heartrate.json",
+			func() io.Reader { return bytes.NewReader(b) }, want...)
 		h.header = append(h.header, "Content-Encoding", encoding)
 		w.try(h)
 	}
@@ -278,9 +296,13 @@ func (w *world) codedPayloads() error {
 	coded("zstd that is none", "zstd", []byte(canary), 400)
 	coded("gzip cut in the middle", "gzip", gz[:len(gz)/2], 400, 413)
 	coded("an unknown Content-Encoding", "zanaria", []byte("{}"), 415)
-	h := hit{name: "FHIR body: gzip bomb", path: "Observation", body: func() io.Reader { return bytes.NewReader(gz) }, header: []string{"Content-Encoding", "gzip"}, want: []int{413}}
+	h := hit{name: "FHIR body: gzip bomb", path: "Observation",
+		body: func() io.Reader { return bytes.NewReader(gz) }, header: []string{"Content-Encoding", "gzip"},
+		want: []int{413}}
 	w.try(h)
-	h = hit{name: "FHIR body: zstd (not offered)", path: "Observation", body: func() io.Reader { return bytes.NewReader(zs) }, header: []string{"Content-Encoding", "zstd"}, want: []int{413, 415}}
+	h = hit{name: "FHIR body: zstd (not offered)", path: "Observation",
+		body: func() io.Reader { return bytes.NewReader(zs) }, header: []string{"Content-Encoding", "zstd"},
+		want: []int{413, 415}}
 	w.try(h)
 	return nil
 }
@@ -300,8 +322,11 @@ func (w *world) oddValues() error {
 		{"a negative heart rate", "export.xml", record(hr, "count/min", "-61.73519")},
 		{"the year 0001", "export.xml", strings.ReplaceAll(record(hr, "count/min", "61"), "2026-09-01", "0001-01-01")},
 		{"the year 9999", "export.xml", strings.ReplaceAll(record(hr, "count/min", "61"), "2026-09-01", "9999-12-31")},
-		{"a date that is none", "export.xml", strings.ReplaceAll(record(hr, "count/min", "61"), "2026-09-01", "2026-02-31")},
-		{"an end before the start", "export.xml", strings.Replace(record("HKQuantityTypeIdentifierStepCount", "count", "61"), `endDate="2026`, `endDate="1999`, 1)},
+		{"a date that is none", "export.xml",
+			strings.ReplaceAll(record(hr, "count/min", "61"), "2026-09-01", "2026-02-31")},
+		{"an end before the start", "export.xml",
+			strings.Replace(record("HKQuantityTypeIdentifierStepCount", "count", "61"), `endDate="2026`,
+				`endDate="1999`, 1)},
 		{"an unknown type", "export.xml", record("HKQuantityTypeIdentifierZanaria", "count", "61.73519")},
 	} {
 		before, err := w.quarantined()

@@ -29,10 +29,13 @@ func (w *world) slowBegin() {
 	auth := "Host: a\r\nAuthorization: Bearer " + tok + "\r\nContent-Length: 1000000\r\n"
 	for _, c := range []struct{ name, head string }{
 		{"headers, a byte a second", "GET /fhir/Patient HTTP/1.1\r\nHost: a\r\nX-Zanaria: "},
-		{"a FHIR body, a byte a second", "POST /fhir/Observation HTTP/1.1\r\nContent-Type: application/fhir+json\r\n" + auth + "\r\n{"},
-		{"a body that is refused unread, a byte a second", "POST /ingest/oura/auto?patient=zanaria HTTP/1.1\r\nContent-Type: application/json\r\n" + auth + "\r\n{"},
+		{"a FHIR body, a byte a second",
+			"POST /fhir/Observation HTTP/1.1\r\nContent-Type: application/fhir+json\r\n" + auth + "\r\n{"},
+		{"a body that is refused unread, a byte a second",
+			"POST /ingest/oura/auto?patient=zanaria HTTP/1.1\r\nContent-Type: application/json\r\n" + auth + "\r\n{"},
 		{"a payload, a byte a second", "POST /ingest/oura/auto?patient=strict&name=heartrate.json HTTP/1.1\r\nContent-Type: application/json\r\n" + auth + "\r\n{"},
-		{"a token request, a byte a second", "POST /oauth/token HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 5000\r\n\r\ng"},
+		{"a token request, a byte a second",
+			"POST /oauth/token HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 5000\r\n\r\ng"},
 	} {
 		done := make(chan error, 1)
 		w.slow.names, w.slow.results = append(w.slow.names, c.name), append(w.slow.results, done)

@@ -78,7 +78,8 @@ func (w *world) ssrf() error {
 		w.note("jwks_url "+strings.ReplaceAll(u, ear.port(), "PORT"), answer, err)
 	}
 	time.Sleep(4 * time.Second) // time for the first attempts, which come behind our back
-	w.note("all of those Subscriptions", "not active", w.each(ids, func(id string) error { return notActive(w.theirs, id) }))
+	w.note("all of those Subscriptions", "not active",
+		w.each(ids, func(id string) error { return notActive(w.theirs, id) }))
 	w.note("all of those", "never dialled", ear.silent())
 	if err := w.secret("the second server's log", w.strict.Log()); err != nil {
 		w.fail("log", err)
@@ -88,12 +89,18 @@ func (w *world) ssrf() error {
 
 func targets(port string) []string {
 	return []string{
-		"http://127.0.0.1:" + port, "https://127.0.0.1:" + port, "https://localhost:" + port, "https://localhost.:" + port, "https://127.1:" + port,
-		"https://2130706433:" + port, "https://0x7f000001:" + port, "https://0177.0.0.1:" + port, "https://0.0.0.0:" + port, "https://[::]:" + port, "https://[::1]:" + port,
-		"https://[::ffff:127.0.0.1]:" + port, "https://[::ffff:7f00:1]:" + port, "https://[64:ff9b::7f00:1]:" + port, "https://[2002:7f00:1::]:" + port,
-		"https://example.com@127.0.0.1:" + port, "https://127.0.0.1:" + port + "#@example.com", "https://user:zanaria@localhost:" + port,
-		"https://10.0.0.1/", "https://172.16.0.1/", "https://192.168.0.1/", "https://100.64.0.1/", "https://169.254.169.254/latest/meta-data/", "https://[fd00:ec2::254]/",
-		"https://[fe80::1]/", "https://224.0.0.1/", "https://255.255.255.255/", "file:///etc/passwd", "gopher://127.0.0.1:" + port, "unix:///admin.sock", "//127.0.0.1:" + port, "zanaria",
+		"http://127.0.0.1:" + port, "https://127.0.0.1:" + port, "https://localhost:" + port,
+		"https://localhost.:" + port, "https://127.1:" + port,
+		"https://2130706433:" + port, "https://0x7f000001:" + port, "https://0177.0.0.1:" + port,
+		"https://0.0.0.0:" + port, "https://[::]:" + port, "https://[::1]:" + port,
+		"https://[::ffff:127.0.0.1]:" + port, "https://[::ffff:7f00:1]:" + port,
+		"https://[64:ff9b::7f00:1]:" + port, "https://[2002:7f00:1::]:" + port,
+		"https://example.com@127.0.0.1:" + port, "https://127.0.0.1:" + port + "#@example.com",
+		"https://user:zanaria@localhost:" + port,
+		"https://10.0.0.1/", "https://172.16.0.1/", "https://192.168.0.1/", "https://100.64.0.1/",
+		"https://169.254.169.254/latest/meta-data/", "https://[fd00:ec2::254]/",
+		"https://[fe80::1]/", "https://224.0.0.1/", "https://255.255.255.255/", "file:///etc/passwd",
+		"gopher://127.0.0.1:" + port, "unix:///admin.sock", "//127.0.0.1:" + port, "zanaria",
 	}
 }
 
@@ -136,7 +143,8 @@ func (w *world) keysAt(srv *blackbox.Server, u string) (string, error) {
 	var c struct {
 		ID string `json:"client_id"`
 	}
-	if err := srv.Run(&c, "client", "add", "--name", "x", "--jwks-url", u, "--scope", "system/Observation.rs"); err != nil {
+	if err := srv.Run(&c, "client", "add", "--name", "x", "--jwks-url", u, "--scope",
+		"system/Observation.rs"); err != nil {
 		return "refused", nil
 	}
 	cl := &blackbox.Client{Base: srv.Base, ID: c.ID, Key: w.key, HTTP: w.ehr.HTTP}
@@ -163,10 +171,11 @@ func (w *world) redirected() error {
 		return err
 	}
 	var asked atomic.Int64
-	hook := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, q *http.Request) {
-		asked.Add(1)
-		http.Redirect(rw, q, "http://"+target.addr+"/", http.StatusTemporaryRedirect)
-	})}
+	hook := &http.Server{ReadHeaderTimeout: 5 * time.Second,
+		Handler: http.HandlerFunc(func(rw http.ResponseWriter, q *http.Request) {
+			asked.Add(1)
+			http.Redirect(rw, q, "http://"+target.addr+"/", http.StatusTemporaryRedirect)
+		})}
 	go func() {
 		if err := hook.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			fmt.Fprintln(os.Stderr, "hostile: hook:", err)

@@ -37,7 +37,8 @@ func unsigned(header, body claims) (string, error) {
 
 func (w *world) claims(c *blackbox.Client) claims {
 	now := time.Now().Unix()
-	return claims{"iss": c.ID, "sub": c.ID, "aud": w.srv.Base + "/oauth/token", "jti": blackbox.NewJTI(), "iat": now, "exp": now + 200}
+	return claims{"iss": c.ID, "sub": c.ID, "aud": w.srv.Base + "/oauth/token", "jti": blackbox.NewJTI(),
+		"iat": now, "exp": now + 200}
 }
 
 func (w *world) tokens() error {
@@ -78,7 +79,8 @@ func (w *world) asked(method, body, mime, wantCode string, want []int) (string, 
 			Error       string
 			Description string `json:"error_description"`
 		}
-		if err := json.Unmarshal(b, &out); err != nil || !slices.Contains(want, resp.StatusCode) || out.Error != wantCode || out.Description == "" {
+		if err := json.Unmarshal(b, &out); err != nil || !slices.Contains(want, resp.StatusCode) ||
+			out.Error != wantCode || out.Description == "" {
 			return "", fmt.Errorf("%d %q, wanted %v %s", resp.StatusCode, out.Error, want, wantCode)
 		}
 		return fmt.Sprintf("%d %s: %s", resp.StatusCode, out.Error, out.Description), w.secret("the answer", string(b))
@@ -87,7 +89,8 @@ func (w *world) asked(method, body, mime, wantCode string, want []int) (string, 
 }
 
 func form(assertion, scope string) url.Values {
-	return url.Values{"grant_type": {"client_credentials"}, "scope": {scope}, "client_assertion_type": {assertionType}, "client_assertion": {assertion}}
+	return url.Values{"grant_type": {"client_credentials"}, "scope": {scope},
+		"client_assertion_type": {assertionType}, "client_assertion": {assertion}}
 }
 
 func (w *world) assertions() error {
@@ -162,7 +165,8 @@ func (w *world) assertions() error {
 	}
 	mac := hmac.New(sha256.New, jwks)
 	mac.Write([]byte(s))
-	w.ask("HS256 with the public key as the secret", form(s+"."+b64(mac.Sum(nil)), "system/Patient.rs"), "invalid_client", 401)
+	w.ask("HS256 with the public key as the secret", form(s+"."+b64(mac.Sum(nil)), "system/Patient.rs"),
+		"invalid_client", 401)
 	a, err := w.ehr.Assertion(blackbox.NewJTI())
 	if err != nil {
 		return err
@@ -239,8 +243,10 @@ func (w *world) scopes() error {
 	for _, c := range []struct{ name, registered, asked, wider string }{
 		{"more than the registered interactions", "system/Observation.rs", "system/Observation.cruds", "Device"},
 		{"everything, for a reader", "system/Observation.rs", "system/*.cruds", "Device"},
-		{"the whole type, for a granular client", granular, "system/Observation.rs", "Observation?" + category + "activity"},
-		{"another category, for a granular client", granular, "system/Observation.rs?" + category + "activity", "Observation?" + category + "activity&_count=500"},
+		{"the whole type, for a granular client", granular, "system/Observation.rs",
+			"Observation?" + category + "activity"},
+		{"another category, for a granular client", granular, "system/Observation.rs?" + category + "activity",
+			"Observation?" + category + "activity&_count=500"},
 	} {
 		answer, err := w.narrowed(c.registered, c.asked, c.wider)
 		w.note("scope: "+c.name, answer, err)
@@ -252,9 +258,11 @@ func (w *world) scopes() error {
 	id := fmt.Sprint(w.kept[0]["id"])
 	for _, h := range []hit{
 		{name: "a reader creates", path: "Observation", body: text(fmt.Sprintf(vital, w.patient, ""))},
-		{name: "a reader updates", method: "PUT", path: "Observation/" + id, body: text(strings.Replace(fmt.Sprintf(vital, w.patient, ""), `"status"`, `"id":"`+id+`","status"`, 1))},
+		{name: "a reader updates", method: "PUT", path: "Observation/" + id,
+			body: text(strings.Replace(fmt.Sprintf(vital, w.patient, ""), `"status"`, `"id":"`+id+`","status"`, 1))},
 		{name: "a reader deletes", method: "DELETE", path: "Observation/" + id},
-		{name: "a reader ingests", path: "/ingest/oura/auto?patient=" + w.patient, body: text(string(good["sleep.json"]))},
+		{name: "a reader ingests", path: "/ingest/oura/auto?patient=" + w.patient,
+			body: text(string(good["sleep.json"]))},
 		{name: "a reader of other types reads Consents", method: "GET", path: "Consent"},
 		{name: "a reader of other types reads AuditEvents", method: "GET", path: "AuditEvent"},
 	} {
@@ -382,9 +390,11 @@ func (w *world) accessTokens() error {
 		by := w.client("nobody", "")
 		by.Static = c.token
 		w.try(hit{name: "access token: " + c.name, method: "GET", path: "Observation", by: by, want: []int{401}})
-		w.try(hit{name: "access token at /ingest: " + c.name, path: "/ingest/oura/auto?patient=" + w.patient, body: text("{}"), by: by, want: []int{401}})
+		w.try(hit{name: "access token at /ingest: " + c.name, path: "/ingest/oura/auto?patient=" + w.patient,
+			body: text("{}"), by: by, want: []int{401}})
 	}
-	w.try(hit{name: "access token in the URL", method: "GET", path: "Observation?access_token=" + good, by: anonymous(w), want: []int{401}})
+	w.try(hit{name: "access token in the URL", method: "GET", path: "Observation?access_token=" + good,
+		by: anonymous(w), want: []int{401}})
 	gone, err := w.register("system/Observation.rs")
 	if err != nil {
 		return err
@@ -395,7 +405,8 @@ func (w *world) accessTokens() error {
 	if err := w.srv.Run(nil, "client", "disable", gone.ID); err != nil {
 		return err
 	}
-	w.try(hit{name: "access token of a client disabled since", method: "GET", path: "Observation", by: gone, want: []int{401}})
+	w.try(hit{name: "access token of a client disabled since", method: "GET", path: "Observation", by: gone,
+		want: []int{401}})
 	a, err := gone.Assertion(blackbox.NewJTI())
 	if err != nil {
 		return err

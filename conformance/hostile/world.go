@@ -51,7 +51,8 @@ type world struct {
 type row struct{ section, name, answer string }
 
 func (w *world) client(id, scope string) *blackbox.Client {
-	return &blackbox.Client{Base: w.srv.Base, ID: id, Scope: scope, Key: w.key, HTTP: &http.Client{Timeout: 30 * time.Second}}
+	return &blackbox.Client{Base: w.srv.Base, ID: id, Scope: scope, Key: w.key,
+		HTTP: &http.Client{Timeout: 30 * time.Second}}
 }
 
 func (w *world) setUp() error {
@@ -85,13 +86,15 @@ func (w *world) setUp() error {
 
 func (w *world) setUpStrict() error {
 	var err error
-	if w.strict, err = blackbox.StartWith(w.bin, w.path("strict"), "127.0.0.1:0", []string{"PULSEGATE_EGRESS_ALLOW="}); err != nil {
+	if w.strict, err = blackbox.StartWith(w.bin, w.path("strict"), "127.0.0.1:0",
+		[]string{"PULSEGATE_EGRESS_ALLOW="}); err != nil {
 		return err
 	}
 	var c struct {
 		ID string `json:"client_id"`
 	}
-	if err := w.strict.Run(&c, "client", "add", "--name", "strict", "--jwks", w.path("jwks.json"), "--scope", "system/*.cruds"); err != nil {
+	if err := w.strict.Run(&c, "client", "add", "--name", "strict", "--jwks", w.path("jwks.json"), "--scope",
+		"system/*.cruds"); err != nil {
 		return err
 	}
 	w.theirs = &blackbox.Client{Base: w.strict.Base, ID: c.ID, Scope: "system/*.cruds", Key: w.key, HTTP: w.ehr.HTTP}
@@ -115,11 +118,13 @@ func (w *world) register(scope string) (*blackbox.Client, error) {
 // wearer adds a patient whose consents for the vendors name recipient.
 func (w *world) wearer(recipient string, vendors ...string) (string, error) {
 	var p struct{ ID string }
-	if err := w.srv.Run(&p, "patient", "add", "--given", canary, "--family", canary+"-Muster", "--birthdate", "1931-07-13", "--timezone", "Europe/Berlin"); err != nil {
+	if err := w.srv.Run(&p, "patient", "add", "--given", canary, "--family", canary+"-Muster", "--birthdate",
+		"1931-07-13", "--timezone", "Europe/Berlin"); err != nil {
 		return "", err
 	}
 	for _, v := range vendors {
-		if err := w.srv.Run(nil, "consent", "grant", "--patient", p.ID, "--vendor", v, "--recipient", recipient); err != nil {
+		if err := w.srv.Run(nil, "consent", "grant", "--patient", p.ID, "--vendor", v, "--recipient",
+			recipient); err != nil {
 			return "", err
 		}
 	}
@@ -143,7 +148,10 @@ func (w *world) ingestFile(patient, name string, body []byte) error {
 // other days.
 func (w *world) window() ([]map[string]any, error) {
 	out, err := w.ehr.Search("Observation?patient=" + w.patient + "&date=ge2026-10-01&date=lt2026-10-05&_count=500")
-	slices.SortFunc(out, func(a, b map[string]any) int { return strings.Compare(fmt.Sprint(a["id"]), fmt.Sprint(b["id"])) })
+	slices.SortFunc(out, func(a, b map[string]any) int {
+		return strings.Compare(fmt.Sprint(a["id"]),
+			fmt.Sprint(b["id"]))
+	})
 	return out, err
 }
 
@@ -300,7 +308,8 @@ func hardened(h http.Header) error {
 	if h.Get("X-Request-Id") == "" {
 		return nil
 	}
-	if h.Get("X-Content-Type-Options") != "nosniff" || h.Get("X-Frame-Options") != "DENY" || !strings.Contains(h.Get("Content-Security-Policy"), "frame-ancestors 'none'") {
+	if h.Get("X-Content-Type-Options") != "nosniff" || h.Get("X-Frame-Options") != "DENY" ||
+		!strings.Contains(h.Get("Content-Security-Policy"), "frame-ancestors 'none'") {
 		return fmt.Errorf("an answer without its security headers: %v", h)
 	}
 	return nil
@@ -357,7 +366,8 @@ func rule(body []byte) (string, error) {
 func (w *world) markdown() []byte {
 	var b bytes.Buffer
 	b.WriteString("# Bad input that is tried, and the answers\n\nWritten by `go run ./conformance/hostile -bin bin/pulsegate -list conformance/HOSTILE.md`.\n" +
-		"After every attack: the server lives, holds at most " + fmt.Sprint(maxRSS>>20) + " MiB, and every Observation accepted before is still there unchanged.\n" +
+		"After every attack: the server lives, holds at most " + fmt.Sprint(maxRSS>>20) +
+		" MiB, and every Observation accepted before is still there unchanged.\n" +
 		"No answer, log line or metric holds a name, value or token of the input, but for what is listed at the end as known to be wrong.\n")
 	last := ""
 	for _, r := range w.listed {

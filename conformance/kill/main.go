@@ -128,7 +128,8 @@ func (h *harness) setUp(bin string) error {
 	if err := h.srv.Run(&c, "client", "add", "--name", "kill", "--jwks", file, "--scope", scope); err != nil {
 		return err
 	}
-	h.c = &blackbox.Client{Base: h.srv.Base, ID: c.ID, Scope: scope, Key: key, HTTP: &http.Client{Timeout: 20 * time.Second}}
+	h.c = &blackbox.Client{Base: h.srv.Base, ID: c.ID, Scope: scope, Key: key,
+		HTTP: &http.Client{Timeout: 20 * time.Second}}
 	_, err = h.c.Token()
 	return err
 }
@@ -230,7 +231,8 @@ func (h *harness) verify(want map[string]written) error {
 		acked := v == x.version && got == x.value
 		open := x.trying >= 0 && v == x.version+1 && got == x.trying
 		if !acked && !open {
-			return fmt.Errorf("resource %s: version %d value %d, acknowledged was version %d value %d", id, v, got, x.version, x.value)
+			return fmt.Errorf("resource %s: version %d value %d, acknowledged was version %d value %d", id, v, got,
+				x.version, x.value)
 		}
 		h.mu.Lock()
 		h.acked[id] = written{version: v, value: got, trying: -1}

@@ -63,9 +63,11 @@ func (h *harness) send(p *payload) bool {
 	var items []string
 	for i := range perPayload {
 		t := p.at.Add(time.Duration(i) * 20 * time.Second)
-		items = append(items, fmt.Sprintf(`{"timestamp":%q,"timestamp_unix":%d,"bpm":%d,"source":"awake"}`, t.Format("2006-01-02T15:04:05.000Z"), t.UnixMilli(), bpm+i%19))
+		items = append(items, fmt.Sprintf(`{"timestamp":%q,"timestamp_unix":%d,"bpm":%d,"source":"awake"}`,
+			t.Format("2006-01-02T15:04:05.000Z"), t.UnixMilli(), bpm+i%19))
 	}
-	resp, err := h.c.Do("POST", h.srv.Base+"/ingest/oura/v2?patient="+h.patient+"&name=heartrate.json", []byte(`{"data":[`+strings.Join(items, ",")+`],"next_token":null}`), "Content-Type", "application/json")
+	resp, err := h.c.Do("POST", h.srv.Base+"/ingest/oura/v2?patient="+h.patient+"&name=heartrate.json",
+		[]byte(`{"data":[`+strings.Join(items, ",")+`],"next_token":null}`), "Content-Type", "application/json")
 	if err != nil {
 		return false
 	}
@@ -108,7 +110,8 @@ func (h *harness) take(rnd *rand.Rand, p *payload) bool {
 
 // found are the samples of p that the server has.
 func (h *harness) found(p *payload) ([]map[string]any, error) {
-	path := fmt.Sprintf("Observation?patient=%s&code=http://loinc.org%%7C8867-4&date=ge%s&date=lt%s&_count=100", h.patient, p.at.Format(time.RFC3339), p.at.Add(payloadEvery).Format(time.RFC3339))
+	path := fmt.Sprintf("Observation?patient=%s&code=http://loinc.org%%7C8867-4&date=ge%s&date=lt%s&_count=100",
+		h.patient, p.at.Format(time.RFC3339), p.at.Add(payloadEvery).Format(time.RFC3339))
 	status, out, err := h.c.JSON("GET", path, nil)
 	if err != nil {
 		return nil, err

@@ -22,7 +22,8 @@ func TestClocks(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, at := range movedClocks(f) {
-			t.Errorf("%s: this clock returns a variable that is assigned elsewhere; use a clocktest.Clock", fset.Position(at))
+			t.Errorf("%s: this clock returns a variable that is assigned elsewhere; use a clocktest.Clock",
+				fset.Position(at))
 		}
 	}
 }
@@ -62,7 +63,8 @@ func movedClocks(f *ast.File) (out []token.Pos) {
 	delete(moved, "")
 	ast.Inspect(f, func(n ast.Node) bool {
 		fn, ok := n.(*ast.FuncLit)
-		if !ok || len(fn.Type.Params.List) > 0 || fn.Type.Results == nil || dotted(fn.Type.Results.List[0].Type) != "time.Time" {
+		if !ok || len(fn.Type.Params.List) > 0 || fn.Type.Results == nil ||
+			dotted(fn.Type.Results.List[0].Type) != "time.Time" {
 			return true
 		}
 		if len(fn.Body.List) > 2 {

@@ -22,10 +22,13 @@ func (p *pair) question() {
 	case 0, 1:
 		p.read()
 	case 2:
-		p.ask(&request{client: p.client(), method: "GET", url: "/Observation/" + p.id() + "/_history/" + strconv.Itoa(p.n(5))})
+		p.ask(&request{client: p.client(), method: "GET",
+			url: "/Observation/" + p.id() + "/_history/" + strconv.Itoa(p.n(5))})
 	case 3:
 		c := p.client()
-		a := p.ask(&request{client: c, method: "GET", url: "/Observation/" + p.id() + "/_history" + p.of("", "?_count=1", "?_count=2", "?_since=2026-11-02T09:00:00Z")})
+		a := p.ask(&request{client: c, method: "GET",
+			url: "/Observation/" + p.id() + "/_history" +
+				p.of("", "?_count=1", "?_count=2", "?_since=2026-11-02T09:00:00Z")})
 		p.pages(c, a, 4)
 	case 4:
 		if len(p.links) > 0 {
@@ -70,7 +73,8 @@ func (p *pair) read() {
 	case 0:
 		r.header = []string{"If-None-Match", p.of(`W/"1"`, `W/"2"`, `*`)}
 	case 1:
-		r.header = []string{"If-Modified-Since", p.both[0].clock().Add(-time.Duration(p.n(20)) * time.Hour).UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT")}
+		r.header = []string{"If-Modified-Since",
+			p.both[0].clock().Add(-time.Duration(p.n(20)) * time.Hour).UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT")}
 	}
 	p.ask(r)
 }
@@ -78,7 +82,8 @@ func (p *pair) read() {
 // elsewhere looks at the other types.
 func (p *pair) elsewhere() {
 	if p.one(2) && len(p.others) > 0 {
-		p.ask(&request{client: p.client(), method: "GET", url: "/" + p.others[p.n(len(p.others))] + p.of("", "/_history", "/_history/1")})
+		p.ask(&request{client: p.client(), method: "GET",
+			url: "/" + p.others[p.n(len(p.others))] + p.of("", "/_history", "/_history/1")})
 		return
 	}
 	p.search(p.of("Provenance", "Device", "AuditEvent", "AuditEvent", "Patient", "Consent"))
@@ -139,7 +144,8 @@ func (p *pair) wanted(k search.ParamType, v *search.Value) string {
 		return escaped.Replace(v.System) + "|" + escaped.Replace(v.Code)
 	case search.TypeDate:
 		at := time.UnixMilli(v.Lo + int64(p.n(3)-1)*int64(p.n(7200_000))).UTC()
-		return prefix + at.Format(p.of("2006", "2006-01", "2006-01-02", "2006-01-02T15:04Z", "2006-01-02T15:04:05Z", "2006-01-02T15:04:05.000Z", "2006-01-02T15:04:05.000Z"))
+		return prefix + at.Format(p.of("2006", "2006-01", "2006-01-02", "2006-01-02T15:04Z", "2006-01-02T15:04:05Z",
+			"2006-01-02T15:04:05.000Z", "2006-01-02T15:04:05.000Z"))
 	case search.TypeQuantity:
 		n := strconv.FormatFloat(v.Num, 'f', -1, 64)
 		if p.one(3) {
@@ -245,7 +251,8 @@ func (p *pair) query(typ string) string {
 	}
 	switch {
 	case typ == "Observation" && p.one(4):
-		q = append(q, "_include="+p.of("Observation:subject", "Observation:device", "Observation:patient", "Observation:device&_include:iterate=Device:patient"))
+		q = append(q, "_include="+p.of("Observation:subject", "Observation:device", "Observation:patient",
+			"Observation:device&_include:iterate=Device:patient"))
 	case typ == "Provenance" && p.one(3):
 		q = append(q, "_include=Provenance:target")
 	}
@@ -257,7 +264,8 @@ func (p *pair) search(typ string) {
 	c, q := p.client(), p.query(typ)
 	r := &request{client: c, method: "GET", url: "/" + typ + "?" + q}
 	if p.one(8) {
-		r = &request{client: c, method: "POST", url: "/" + typ + "/_search", body: q, header: []string{"Content-Type", "application/x-www-form-urlencoded"}}
+		r = &request{client: c, method: "POST", url: "/" + typ + "/_search", body: q,
+			header: []string{"Content-Type", "application/x-www-form-urlencoded"}}
 	}
 	a := p.ask(r)
 	if typ == "AuditEvent" {
@@ -313,14 +321,16 @@ func (p *pair) follow(l link, most int) {
 
 func (p *pair) lastN() {
 	p.ask(&request{client: p.client(), method: "GET", url: "/Observation/$lastn?patient=" + p.of(patients...) +
-		p.of("&category=vital-signs", "&category=activity", "&code=http://loinc.org|8867-4", "&code=8867-4,55423-8", "&code=HKCategoryTypeIdentifierSleepAnalysis", "&category=vital-signs&date=ge2026-10-01") +
+		p.of("&category=vital-signs", "&category=activity", "&code=http://loinc.org|8867-4", "&code=8867-4,55423-8",
+			"&code=HKCategoryTypeIdentifierSleepAnalysis", "&category=vital-signs&date=ge2026-10-01") +
 		p.of("", "&max=2", "&max=5", "&max=100") + p.of("", "&_summary=true", "&_include=Observation:device")})
 }
 
 func (p *pair) stats() {
 	p.ask(&request{client: p.client(), method: "GET", url: "/Observation/$stats?subject=Patient/" + p.of(patients...) +
 		"&statistic=average,maximum,minimum,count,median,std-dev,sum,variance,20-percent,80-percent,4-lower,4-upper,skew,kurtosis,total-count" +
-		p.of("&code=8867-4&system=http://loinc.org", "&code=8867-4", "&code=55423-8", "&code=85354-9", "&code=8480-6", "&code=41981-2&code=9279-1", "&code=HKCategoryTypeIdentifierSleepAnalysis") +
+		p.of("&code=8867-4&system=http://loinc.org", "&code=8867-4", "&code=55423-8", "&code=85354-9",
+			"&code=8480-6", "&code=41981-2&code=9279-1", "&code=HKCategoryTypeIdentifierSleepAnalysis") +
 		p.of("", "", "&duration=24", "&period=2026-10-01/2026-10-02", "&include=true&limit=3")})
 }
 
@@ -373,10 +383,13 @@ func (p *pair) bundle() {
 			if p.one(4) {
 				match = `,"ifMatch":"W/\"1\""`
 			}
-			es = append(es, `{"resource":`+p.edited(id)+`,"request":{"method":"PUT","url":"Observation/`+id+`"`+match+`}}`)
+			es = append(es, `{"resource":`+p.edited(id)+`,"request":{"method":"PUT","url":"Observation/`+id+`"`+
+				match+`}}`)
 		}
 	}
-	p.ask(&request{client: p.of("admin", "admin", "ehr1"), method: "POST", url: "/", body: `{"resourceType":"Bundle","type":"` + p.of("batch", "transaction", "transaction") + `","entry":[` + strings.Join(es, ",") + `]}`})
+	p.ask(&request{client: p.of("admin", "admin", "ehr1"), method: "POST", url: "/",
+		body: `{"resourceType":"Bundle","type":"` + p.of("batch", "transaction", "transaction") + `","entry":[` +
+			strings.Join(es, ",") + `]}`})
 }
 
 func quoted(s string) string {
@@ -403,22 +416,28 @@ func (p *pair) subscription() {
 		return
 	}
 	const ext = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/"
-	filter := p.of("", "Observation?patient=Patient/p1", "Observation?category=vital-signs", "Observation?code=http://loinc.org|8867-4", "Observation?patient=Patient/p2,Patient/p3&category=activity")
+	filter := p.of("", "Observation?patient=Patient/p1", "Observation?category=vital-signs",
+		"Observation?code=http://loinc.org|8867-4", "Observation?patient=Patient/p2,Patient/p3&category=activity")
 	if filter != "" {
-		filter = `,"_criteria":{"extension":[{"url":"` + ext + `backport-filter-criteria","valueString":"` + filter + `"}]}`
+		filter = `,"_criteria":{"extension":[{"url":"` + ext + `backport-filter-criteria","valueString":"` +
+			filter + `"}]}`
 	}
 	count := p.of("", `"extension":[{"url":"`+ext+`backport-max-count","valuePositiveInt":`+p.of("1", "7", "100")+`}],`)
 	if strings.Contains(count, ":1}") && p.size > 2000 {
 		count = ""
 	}
 	id := "s" + c
-	body := `{"resourceType":"Subscription","id":"` + id + `","status":"` + p.of("requested", "requested", "off") + `","reason":"oracle","criteria":"` + subscription.Topic + `"` + filter +
-		`,"channel":{` + count + `"type":"rest-hook","endpoint":"` + p.receiver.URL + `/` + c + `","payload":"application/fhir+json","_payload":{"extension":[{"url":"` + ext +
-		`backport-payload-content","valueCode":"` + p.of("empty", "id-only", "full-resource") + `"}]},"header":["X-Secret: s3"]}}`
+	body := `{"resourceType":"Subscription","id":"` + id + `","status":"` + p.of("requested", "requested", "off") +
+		`","reason":"oracle","criteria":"` + subscription.Topic + `"` + filter +
+		`,"channel":{` + count + `"type":"rest-hook","endpoint":"` + p.receiver.URL + `/` + c +
+		`","payload":"application/fhir+json","_payload":{"extension":[{"url":"` + ext +
+		`backport-payload-content","valueCode":"` + p.of("empty", "id-only", "full-resource") +
+		`"}]},"header":["X-Secret: s3"]}}`
 	if at < 0 {
 		p.subs = append(p.subs, subscribed{id, c}) // known before it settles
 	}
-	if a := p.ask(&request{client: c, method: "PUT", url: "/Subscription/" + id, body: body}); a.status >= 300 && at < 0 {
+	if a := p.ask(&request{client: c, method: "PUT", url: "/Subscription/" + id, body: body}); a.status >= 300 &&
+		at < 0 {
 		p.subs = p.subs[:len(p.subs)-1]
 	}
 }
@@ -429,7 +448,9 @@ func (p *pair) events() {
 		return
 	}
 	s := p.subs[p.n(len(p.subs))]
-	u := "/Subscription/" + s.id + p.of("", "/$status", "/$events", "/$events", fmt.Sprintf("/$events?eventsSinceNumber=%d&eventsUntilNumber=%d", 1+p.n(20), 10+p.n(40)), "/$events?content=full-resource", "/$events?content=id-only")
+	u := "/Subscription/" + s.id + p.of("", "/$status", "/$events", "/$events",
+		fmt.Sprintf("/$events?eventsSinceNumber=%d&eventsUntilNumber=%d", 1+p.n(20), 10+p.n(40)),
+		"/$events?content=full-resource", "/$events?content=id-only")
 	p.ask(&request{client: p.of(s.client, s.client, s.client, "admin"), method: "GET", url: u})
 }
 

@@ -64,8 +64,10 @@ var metrics = []metric{
 // Codes of the metrics that have no numbers; the last of each is one that the
 // metric table does not know.
 var (
-	sleeping = []string{"HKCategoryValueSleepAnalysisAsleepCore", "HKCategoryValueSleepAnalysisAsleepREM", "HKCategoryValueSleepAnalysisAwake", "In Bed", "new of next year"}
-	standing = []string{"HKCategoryValueAppleStandHourStood", "HKCategoryValueAppleStandHourIdle", "HKCategoryValueAppleStandHourKnelt"}
+	sleeping = []string{"HKCategoryValueSleepAnalysisAsleepCore", "HKCategoryValueSleepAnalysisAsleepREM",
+		"HKCategoryValueSleepAnalysisAwake", "In Bed", "new of next year"}
+	standing = []string{"HKCategoryValueAppleStandHourStood", "HKCategoryValueAppleStandHourIdle",
+		"HKCategoryValueAppleStandHourKnelt"}
 )
 
 // code is mostly one that the metric table knows.
@@ -92,9 +94,12 @@ func (p *pair) number(m metric) string {
 // instants around which measurements lie: an ordinary day, both ends of summer
 // time, a clock that was never set, one a century off, and one from the future.
 var instants = []time.Time{
-	time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC), time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC), time.Date(2026, 10, 2, 7, 59, 0, 0, time.UTC),
-	time.Date(2026, 10, 25, 0, 30, 0, 0, time.UTC), time.Date(2026, 3, 29, 0, 30, 0, 0, time.UTC), time.Date(2026, 11, 1, 5, 30, 0, 0, time.UTC),
-	time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(1926, 10, 1, 12, 0, 0, 0, time.UTC), time.Date(2026, 11, 3, 12, 0, 0, 0, time.UTC),
+	time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC), time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC),
+	time.Date(2026, 10, 2, 7, 59, 0, 0, time.UTC),
+	time.Date(2026, 10, 25, 0, 30, 0, 0, time.UTC), time.Date(2026, 3, 29, 0, 30, 0, 0, time.UTC),
+	time.Date(2026, 11, 1, 5, 30, 0, 0, time.UTC),
+	time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(1926, 10, 1, 12, 0, 0, 0, time.UTC),
+	time.Date(2026, 11, 3, 12, 0, 0, 0, time.UTC),
 	time.Date(2031, 1, 1, 0, 0, 0, 0, time.UTC),
 }
 
@@ -105,8 +110,10 @@ func (p *pair) stream(m metric, n int) []sample.Sample {
 		at = instants[0].Add(time.Duration(p.n(60)) * time.Second)
 	}
 	at = at.In(time.FixedZone("", []int{0, 7200, 3600, -4 * 3600, 19800}[p.n(5)]))
-	s := sample.Sample{Metric: m.name, Channel: p.of("export.xml", "export.xml", "hae"), Zone: sample.Zone(p.n(3)), KeyValue: m.vendor == "apple" && !p.one(3),
-		Device: sample.Device{Name: "Watch", Manufacturer: "Maker", Model: p.of("One", "One", "Two"), Hardware: "W1", Software: p.of("11.0", "11.0", "12.1")},
+	s := sample.Sample{Metric: m.name, Channel: p.of("export.xml", "export.xml", "hae"), Zone: sample.Zone(p.n(3)),
+		KeyValue: m.vendor == "apple" && !p.one(3),
+		Device: sample.Device{Name: "Watch", Manufacturer: "Maker", Model: p.of("One", "One", "Two"),
+			Hardware: "W1", Software: p.of("11.0", "11.0", "12.1")},
 		Source: sample.Source{Name: p.of("Watch", "Watch", "App"), Version: "1"}}
 	if p.one(6) {
 		s.UserEntered = true
@@ -114,7 +121,8 @@ func (p *pair) stream(m metric, n int) []sample.Sample {
 	if p.one(8) {
 		s.Device = sample.Device{}
 	}
-	step := []time.Duration{0, time.Microsecond, 250 * time.Millisecond, time.Second, 5 * time.Second, time.Minute}[p.n(6)]
+	step := []time.Duration{0, time.Microsecond, 250 * time.Millisecond, time.Second, 5 * time.Second,
+		time.Minute}[p.n(6)]
 	if n > 1000 {
 		step = 5 * time.Second
 	}
@@ -136,10 +144,13 @@ func (p *pair) stream(m metric, n int) []sample.Sample {
 			x.End = at.Add([]time.Duration{0, time.Second, time.Minute, 5 * time.Minute, 26 * time.Hour}[p.n(20)/4])
 		case strings.HasPrefix(m.name, "HKCorrelation"):
 			x.Value = sample.Value{}
-			x.Components = []sample.Component{{Name: "systolic", Value: sample.Value{Kind: sample.Number, Num: strconv.Itoa(100 + p.n(60)), Unit: "mmHg"}},
-				{Name: "diastolic", Value: sample.Value{Kind: sample.Number, Num: strconv.Itoa(60 + p.n(40)), Unit: "mmHg"}}}
+			x.Components = []sample.Component{{Name: "systolic",
+				Value: sample.Value{Kind: sample.Number, Num: strconv.Itoa(100 + p.n(60)), Unit: "mmHg"}},
+				{Name: "diastolic", Value: sample.Value{Kind: sample.Number, Num: strconv.Itoa(60 + p.n(40)),
+					Unit: "mmHg"}}}
 		case strings.HasSuffix(m.name, "HeartRate") && p.one(3):
-			x.Components = []sample.Component{{Name: "motionContext", Value: sample.Value{Kind: sample.Code, Text: p.of("1", "2")}}}
+			x.Components = []sample.Component{{Name: "motionContext",
+				Value: sample.Value{Kind: sample.Code, Text: p.of("1", "2")}}}
 		}
 		p.oddity(&x, n)
 		out = append(out, x)
@@ -175,7 +186,8 @@ func (p *pair) payload() measured {
 	if len(p.past) > 0 && p.one(3) {
 		old := p.past[p.n(len(p.past))]
 		from := p.n(len(old.samples))
-		out := measured{patient: old.patient, vendor: old.vendor, name: old.name, samples: slices.Clone(old.samples[from:min(len(old.samples), from+1+p.n(400))])}
+		out := measured{patient: old.patient, vendor: old.vendor, name: old.name,
+			samples: slices.Clone(old.samples[from:min(len(old.samples), from+1+p.n(400))])}
 		if p.one(2) {
 			return out // the very same
 		}
@@ -217,7 +229,10 @@ func (p *pair) payload() measured {
 		}
 	}
 	if p.one(4) {
-		p.rnd.Shuffle(len(out.samples), func(i, j int) { out.samples[i], out.samples[j] = out.samples[j], out.samples[i] })
+		p.rnd.Shuffle(len(out.samples), func(i, j int) {
+			out.samples[i], out.samples[j] = out.samples[j],
+				out.samples[i]
+		})
 	}
 	return out
 }
@@ -233,12 +248,15 @@ func (p *pair) ingest(x measured) {
 	if p.one(6) {
 		limits.Samples, limits.Batch = 200, 100
 	}
-	p.note(fmt.Sprintf("ingest %s of %s: %d samples of %s, the first %+v", x.name, x.patient, len(x.samples), x.vendor, x.samples[0]))
+	p.note(fmt.Sprintf("ingest %s of %s: %d samples of %s, the first %+v", x.name, x.patient, len(x.samples),
+		x.vendor, x.samples[0]))
 	var got [2]string
 	p.inBoth(func(w *world) {
 		w.pipeline.Adapters, w.pipeline.Limits = []adapters.Adapter{feed{x.vendor, x.samples}}, limits
-		sum, err := w.pipeline.Run(context.Background(), ingest.Request{Patient: x.patient, Vendor: x.vendor, Format: "feed", Body: strings.NewReader(x.name),
-			Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}, RequestID: fmt.Sprintf("i%d", p.payloads)})
+		sum, err := w.pipeline.Run(context.Background(),
+			ingest.Request{Patient: x.patient, Vendor: x.vendor, Format: "feed", Body: strings.NewReader(x.name),
+				Principal: &access.Principal{Operator: "uid:0", Grant: access.All()},
+				RequestID: fmt.Sprintf("i%d", p.payloads)})
 		i := 0
 		if w.tier {
 			i = 1
@@ -311,7 +329,8 @@ func (p *pair) edited(id string) string {
 	r := p.stored(fhir.Ref{Type: "Observation", ID: id})
 	if r.JSON == nil || p.one(4) {
 		return fmt.Sprintf(`{"resourceType":"Observation","id":"%s","status":"%s","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"%s"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"%s"}],"text":"by hand"},"subject":{"reference":"Patient/%s"},"effectiveDateTime":"2026-10-01T12:00:%02d+02:00","valueQuantity":{"value":%d,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"}}`,
-			id, p.of("final", "amended", "entered-in-error"), p.of("vital-signs", "activity", "survey"), p.of("8867-4", "55423-8", "9279-1"), p.of(patients...), p.n(60), 40+p.n(100))
+			id, p.of("final", "amended", "entered-in-error"), p.of("vital-signs", "activity", "survey"),
+			p.of("8867-4", "55423-8", "9279-1"), p.of(patients...), p.n(60), 40+p.n(100))
 	}
 	body := string(r.JSON)
 	switch p.n(3) {
@@ -371,11 +390,16 @@ func (p *pair) agree(patient string, full bool) {
 // scope draws what a client may do.
 func (p *pair) scope() string {
 	const category = "http://terminology.hl7.org/CodeSystem/observation-category|"
-	out := []string{p.of("system/*.cruds", "system/*.rs", "system/Observation.rs", "system/Observation.rs?category="+category+"vital-signs",
-		"system/Observation.rs?category="+category+"activity", "system/Observation.cruds?code=http://loinc.org|8867-4", "system/Observation.rs?status=final",
-		"system/Observation.s", "system/Observation.r", "system/Observation.cruds", "system/Observation.rs?category=vital-signs&code=http://loinc.org|9279-1")}
+	out := []string{p.of("system/*.cruds", "system/*.rs", "system/Observation.rs",
+		"system/Observation.rs?category="+category+"vital-signs",
+		"system/Observation.rs?category="+category+"activity",
+		"system/Observation.cruds?code=http://loinc.org|8867-4", "system/Observation.rs?status=final",
+		"system/Observation.s", "system/Observation.r", "system/Observation.cruds",
+		"system/Observation.rs?category=vital-signs&code=http://loinc.org|9279-1")}
 	for p.one(2) {
-		out = append(out, p.of("system/Device.rs", "system/Provenance.rs", "system/Patient.rs", "system/AuditEvent.rs", "system/Consent.rs", "system/Group.rs", "system/Observation.r?category="+category+"laboratory"))
+		out = append(out, p.of("system/Device.rs", "system/Provenance.rs", "system/Patient.rs",
+			"system/AuditEvent.rs", "system/Consent.rs", "system/Group.rs",
+			"system/Observation.r?category="+category+"laboratory"))
 	}
 	return strings.Join(append(out, "system/Subscription.cruds"), " ")
 }
@@ -383,10 +407,12 @@ func (p *pair) scope() string {
 // begin is how each life starts.
 func (p *pair) begin() {
 	for _, id := range patients {
-		p.ask(&request{client: "admin", method: "PUT", url: "/Patient/" + id, body: `{"resourceType":"Patient","id":"` + id + `","name":[{"family":"Muster"}]}`})
+		p.ask(&request{client: "admin", method: "PUT", url: "/Patient/" + id,
+			body: `{"resourceType":"Patient","id":"` + id + `","name":[{"family":"Muster"}]}`})
 		p.agree(id, true)
 	}
-	p.ask(&request{client: "admin", method: "PUT", url: "/Group/g1", body: `{"resourceType":"Group","id":"g1","type":"person","actual":true,"member":[{"entity":{"reference":"Patient/p2"}},{"entity":{"reference":"Patient/p1"}}]}`})
+	p.ask(&request{client: "admin", method: "PUT", url: "/Group/g1",
+		body: `{"resourceType":"Group","id":"g1","type":"person","actual":true,"member":[{"entity":{"reference":"Patient/p2"}},{"entity":{"reference":"Patient/p1"}}]}`})
 	for i := 1; i <= 3; i++ {
 		p.scopes["ehr"+strconv.Itoa(i)] = p.scope()
 	}

@@ -251,7 +251,8 @@ func (w *world) release(t store.Seq, subs []subscribed) {
 			continue
 		}
 		w.gate.take(s.client)
-		w.wait(fmt.Sprintf("event %s of %s sent", m[1], s.id), func() bool { return w.state("subscription/"+s.id+"/sent") == m[1] })
+		w.wait(fmt.Sprintf("event %s of %s sent", m[1], s.id),
+			func() bool { return w.state("subscription/"+s.id+"/sent") == m[1] })
 		w.gate.take("")
 	}
 }

@@ -53,7 +53,9 @@ type pair struct {
 type link struct{ client, url string }
 
 func newPair(t *testing.T, seed uint64, fault fault) *pair {
-	p := &pair{t: t, differ: func(s string) { t.Helper(); t.Fatal(s) }, seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), scopes: map[string]string{"admin": "system/*.cruds"}, made: map[string]int{}}
+	p := &pair{t: t, differ: func(s string) { t.Helper(); t.Fatal(s) }, seed: seed,
+		rnd: rand.New(rand.NewPCG(seed, 1)), scopes: map[string]string{"admin": "system/*.cruds"},
+		made: map[string]int{}}
 	m, err := mapper()
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +67,8 @@ func newPair(t *testing.T, seed uint64, fault fault) *pair {
 		if err != nil {
 			t.Error(err)
 		}
-		p.current.received = append(p.current.received, r.URL.Path+" "+r.Header.Get("Content-Type")+" "+r.Header.Get("X-Secret")+"\n"+string(b))
+		p.current.received = append(p.current.received,
+			r.URL.Path+" "+r.Header.Get("Content-Type")+" "+r.Header.Get("X-Secret")+"\n"+string(b))
 	}))
 	t.Cleanup(p.receiver.Close)
 	for i := range p.both {
@@ -94,7 +97,8 @@ type answer struct {
 }
 
 // headers that belong to the answer's content.
-var headers = []string{"Content-Type", "ETag", "Last-Modified", "Location", "Content-Location", "Content-Encoding", "Retry-After", "X-Progress", "Expires", "X-Request-Id", "WWW-Authenticate"}
+var headers = []string{"Content-Type", "ETag", "Last-Modified", "Location", "Content-Location", "Content-Encoding",
+	"Retry-After", "X-Progress", "Expires", "X-Request-Id", "WWW-Authenticate"}
 
 // request is one to ask both worlds.
 type request struct {
@@ -216,7 +220,8 @@ func (p *pair) same(what, a, b string) {
 	}
 	around := func(s string) string { return s[max(0, min(i, len(s))-300):min(len(s), i+300)] }
 	p.differ(fmt.Sprintf("-oracle.seed %d, step %d: %s differs (%d and %d bytes, from byte %d on)\nlast: %s\ndocuments: %s\nsamples:   %s",
-		p.seed, p.step, what, len(a), len(b), i, strings.Join(p.trail[max(0, len(p.trail)-6):], "\n  "), around(a), around(b)))
+		p.seed, p.step, what, len(a), len(b), i, strings.Join(p.trail[max(0, len(p.trail)-6):], "\n  "), around(a),
+		around(b)))
 }
 
 // TestOracle is the gate: lives until the time is over.

@@ -36,7 +36,10 @@ const base = "https://pulse.example.org/fhir"
 
 var (
 	door   = sync.OnceValues(func() (*r4.Validator, error) { return r4.New(r4.Limits{}) })
-	mapper = sync.OnceValues(func() (*mapping.Mapper, error) { return mapping.New(mapping.Builtin(), mapping.Options{}) })
+	mapper = sync.OnceValues(func() (*mapping.Mapper,
+		error) {
+		return mapping.New(mapping.Builtin(), mapping.Options{})
+	})
 )
 
 // source is randomness of one component; it outlives restarts, so that no id
@@ -171,7 +174,8 @@ func (w *world) committed(b *store.Batch, r store.Result, err error) (store.Resu
 	defer w.mu.Unlock()
 	w.now, w.ticks = w.now.Add(w.tick), w.ticks+1
 	for i := range b.State {
-		if k := b.State[i].Key; strings.HasPrefix(k, "bulk/") || strings.HasSuffix(k, "/sent") || strings.HasSuffix(k, "/head") {
+		if k := b.State[i].Key; strings.HasPrefix(k, "bulk/") || strings.HasSuffix(k, "/sent") ||
+			strings.HasSuffix(k, "/head") {
 			w.states[k] = string(b.State[i].Value)
 		}
 	}
@@ -207,7 +211,8 @@ func (w *world) advance(d, tick time.Duration) {
 }
 
 func newWorld(t *testing.T, seed uint64, tier bool, scopes map[string]string) *world {
-	w := &world{t: t, tier: tier, fs: vfs.NewCrashableMem(), scopes: scopes, gate: newGate(), rand: map[string]*source{}, states: map[string]string{},
+	w := &world{t: t, tier: tier, fs: vfs.NewCrashableMem(), scopes: scopes, gate: newGate(),
+		rand: map[string]*source{}, states: map[string]string{},
 		now: time.Date(2026, 11, 2, 8, 0, 0, 0, time.UTC), tick: time.Millisecond}
 	for _, name := range []string{"audit", "ids", "requests", "export", "notifications"} {
 		w.rand[name] = newSource(seed, name)
@@ -226,7 +231,8 @@ func (w *world) Authenticate(r *http.Request) (*access.Principal, error) {
 		return nil, fhir.Errorf(fhir.Unauthorized, "oracle", "an access token is needed")
 	}
 	g, err := w.grant(context.Background(), id, "")
-	return &access.Principal{ClientID: id, ClientName: "Client " + id, TokenID: "jti-" + id, Scope: w.scopes[id], Grant: g}, err
+	return &access.Principal{ClientID: id, ClientName: "Client " + id, TokenID: "jti-" + id, Scope: w.scopes[id],
+		Grant: g}, err
 }
 
 func (w *world) grant(_ context.Context, client, scopes string) (*access.Grant, error) {
@@ -265,16 +271,19 @@ func (w *world) open() {
 	}
 	w.gate.watch(w.db)
 	log := slog.New(slog.DiscardHandler)
-	rec, err := audit.NewRecorder(audit.Options{Store: w.store, Clock: w.clock, Rand: w.rand["audit"], Observer: "https://pulse.example.org", Logger: log})
+	rec, err := audit.NewRecorder(audit.Options{Store: w.store, Clock: w.clock, Rand: w.rand["audit"],
+		Observer: "https://pulse.example.org", Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.consents, err = consent.New(consent.Options{Store: w.store, Clock: w.still, Logger: log, Patients: 2}); err != nil {
+	if w.consents, err = consent.New(consent.Options{Store: w.store, Clock: w.still, Logger: log,
+		Patients: 2}); err != nil {
 		t.Fatal(err)
 	}
 	local := egress.Policy{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true}
 	w.subs, err = subscription.New(context.Background(), subscription.Options{
-		Store: followed{w.store, w.gate}, Audit: rec, Clock: w.clock, Rand: w.rand["notifications"], Base: base, Policy: local,
+		Store: followed{w.store, w.gate}, Audit: rec, Clock: w.clock, Rand: w.rand["notifications"], Base: base,
+		Policy:         local,
 		HandshakeDelay: 1, Logger: log,
 		GrantFor: func(ctx context.Context, client string) (*access.Grant, error) {
 			w.gate.pass(ctx, client)
@@ -283,12 +292,14 @@ func (w *world) open() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.exporter, err = bulk.New(context.Background(), bulk.Options{Store: prepared{w.store, w.gate}, Audit: rec, Clock: w.clock, Rand: w.rand["export"],
-		Base: base, GrantFor: w.grant, Logger: log})
+	w.exporter, err = bulk.New(context.Background(),
+		bulk.Options{Store: prepared{w.store, w.gate}, Audit: rec, Clock: w.clock, Rand: w.rand["export"],
+			Base: base, GrantFor: w.grant, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	svc := &interaction.Service{Store: w.store, Validator: d, Audit: rec, Clock: w.clock, Rand: w.rand["ids"], Base: base,
+	svc := &interaction.Service{Store: w.store, Validator: d, Audit: rec, Clock: w.clock, Rand: w.rand["ids"],
+		Base:   base,
 		Checks: map[string]interaction.Check{"Subscription": w.subs.Check}}
 	w.pipeline = &ingest.Pipeline{Store: w.store, Audit: rec, Consents: w.consents, Mapper: m, Clock: w.still,
 		Zone: zoneOf, Logger: log}

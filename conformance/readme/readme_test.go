@@ -46,7 +46,8 @@ func TestTheMainJobByHand(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	// The server of the background line ends with the shell.
-	sh := exec.CommandContext(ctx, "bash", "-e", "-c", "trap 'kill $(jobs -p)' EXIT\n"+strings.Join(script, "\necho '---'\n"))
+	sh := exec.CommandContext(ctx, "bash", "-e", "-c",
+		"trap 'kill $(jobs -p)' EXIT\n"+strings.Join(script, "\necho '---'\n"))
 	sh.Dir = "../.."
 	out, err := sh.Output()
 	if err != nil {

@@ -118,5 +118,6 @@ func expect(ok bool, format string, args ...any) error {
 }
 
 func (w *world) client(id, scope string) *blackbox.Client {
-	return &blackbox.Client{Base: w.srv.Base, ID: id, Scope: scope, Key: w.key, HTTP: &http.Client{Timeout: 30 * time.Second}}
+	return &blackbox.Client{Base: w.srv.Base, ID: id, Scope: scope, Key: w.key,
+		HTTP: &http.Client{Timeout: 30 * time.Second}}
 }

@@ -38,7 +38,8 @@ func (w *world) describes() error {
 		if err != nil {
 			return err
 		}
-		if err := expect(resp.StatusCode == 200 && strings.Contains(string(b), want), "%s: %d, %q not in the answer", path, resp.StatusCode, want); err != nil {
+		if err := expect(resp.StatusCode == 200 && strings.Contains(string(b), want),
+			"%s: %d, %q not in the answer", path, resp.StatusCode, want); err != nil {
 			return err
 		}
 	}
@@ -48,12 +49,14 @@ func (w *world) describes() error {
 	if err != nil {
 		return err
 	}
-	return expect(status == 401 && out["resourceType"] == "OperationOutcome", "search without a token: %d %v", status, out)
+	return expect(status == 401 && out["resourceType"] == "OperationOutcome", "search without a token: %d %v",
+		status, out)
 }
 
 func (w *world) setUp() error {
 	var p struct{ ID string }
-	if err := w.srv.Run(&p, "patient", "add", "--given", "Ada", "--family", "Muster", "--birthdate", "1980-02-29", "--gender", "female", "--timezone", "Europe/Berlin"); err != nil {
+	if err := w.srv.Run(&p, "patient", "add", "--given", "Ada", "--family", "Muster", "--birthdate", "1980-02-29",
+		"--gender", "female", "--timezone", "Europe/Berlin"); err != nil {
 		return err
 	}
 	w.patient = p.ID
@@ -96,7 +99,8 @@ func (w *world) tokens() error {
 	if err != nil {
 		return err
 	}
-	if secs, ok := out["expires_in"].(float64); status != 200 || !ok || secs > 300 || out["scope"] != "system/Observation.rs" {
+	if secs, ok := out["expires_in"].(float64); status != 200 || !ok || secs > 300 ||
+		out["scope"] != "system/Observation.rs" {
 		return fmt.Errorf("token: %d %v", status, out)
 	}
 	if status, out, err = w.ehr.TokenRequest(a, "system/Observation.rs"); err != nil {
@@ -164,7 +168,8 @@ func (w *world) ingestAll(check func(name string, s summary) error) error {
 }
 
 func (w *world) ingests() error {
-	if err := w.srv.Run(nil, "consent", "grant", "--patient", w.patient, "--vendor", "oura", "--recipient", "any"); err != nil {
+	if err := w.srv.Run(nil, "consent", "grant", "--patient", w.patient, "--vendor", "oura", "--recipient",
+		"any"); err != nil {
 		return err
 	}
 	return w.ingestAll(func(name string, s summary) error {
@@ -179,7 +184,8 @@ func (w *world) ingestsAgain() error {
 }
 
 func (w *world) ingestsOverHTTP() error {
-	resp, err := w.ehr.Do("POST", w.srv.Base+"/ingest/oura/v2?patient="+w.patient+"&name=heartrate.json", payloads["heartrate.json"], "Content-Type", "application/json")
+	resp, err := w.ehr.Do("POST", w.srv.Base+"/ingest/oura/v2?patient="+w.patient+"&name=heartrate.json",
+		payloads["heartrate.json"], "Content-Type", "application/json")
 	if err != nil {
 		return err
 	}
@@ -190,5 +196,6 @@ func (w *world) ingestsOverHTTP() error {
 	if err != nil {
 		return err
 	}
-	return expect(resp.StatusCode == 200 && bytes.Contains(b, []byte(`"unchanged"`)) && bytes.Contains(b, []byte(`"created":0`)), "POST /ingest: %d %s", resp.StatusCode, b)
+	return expect(resp.StatusCode == 200 && bytes.Contains(b, []byte(`"unchanged"`)) &&
+		bytes.Contains(b, []byte(`"created":0`)), "POST /ingest: %d %s", resp.StatusCode, b)
 }

@@ -26,17 +26,18 @@ func newReceiver() (*receiver, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.srv = &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		b, err := io.ReadAll(io.LimitReader(q.Body, 1<<20))
-		var m map[string]any
-		if err != nil || json.Unmarshal(b, &m) != nil {
-			w.WriteHeader(http.StatusBadRequest)
-			return
-		}
-		r.heard <- m
-		r.auth <- q.Header.Get("Authorization")
-		w.WriteHeader(http.StatusOK)
-	}), ReadHeaderTimeout: 5 * time.Second}}
+	r.srv = &httptest.Server{Listener: l,
+		Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			b, err := io.ReadAll(io.LimitReader(q.Body, 1<<20))
+			var m map[string]any
+			if err != nil || json.Unmarshal(b, &m) != nil {
+				w.WriteHeader(http.StatusBadRequest)
+				return
+			}
+			r.heard <- m
+			r.auth <- q.Header.Get("Authorization")
+			w.WriteHeader(http.StatusOK)
+		}), ReadHeaderTimeout: 5 * time.Second}}
 	r.srv.Start()
 	return r, nil
 }
@@ -64,7 +65,8 @@ func (w *world) subscribes() error {
 	w.sink = r
 	sub := []byte(`{"resourceType":"Subscription","status":"requested","reason":"smoke","criteria":"https://pulsegate.dev/fhir/SubscriptionTopic/observation-recorded",
 "_criteria":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-filter-criteria","valueString":"Observation?patient=Patient/` + w.patient + `"}]},
-"channel":{"type":"rest-hook","endpoint":"` + r.srv.URL + `/hook","header":["Authorization: Bearer smoke-secret"],"payload":"application/fhir+json","_payload":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content","valueCode":"full-resource"}]}}}`)
+"channel":{"type":"rest-hook","endpoint":"` + r.srv.URL +
+		`/hook","header":["Authorization: Bearer smoke-secret"],"payload":"application/fhir+json","_payload":{"extension":[{"url":"http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content","valueCode":"full-resource"}]}}}`)
 	status, out, err := w.ehr.JSON("POST", "Subscription", sub)
 	if err != nil {
 		return err
@@ -106,10 +108,12 @@ func (w *world) subscribes() error {
 	if !strings.Contains(fmt.Sprint(n), "resourceType:Observation") {
 		return fmt.Errorf("full-resource notification without an Observation: %v", n)
 	}
-	if status, out, err = w.ehr.JSON("GET", "Subscription/"+id+"/$status", nil); err != nil || status != 200 || out["resourceType"] != "Bundle" {
+	if status, out, err = w.ehr.JSON("GET", "Subscription/"+id+"/$status", nil); err != nil || status != 200 ||
+		out["resourceType"] != "Bundle" {
 		return fmt.Errorf("$status: %d %v", status, err)
 	}
-	if status, _, err = w.ehr.JSON("GET", "Subscription/"+id+"/$events?eventsSinceNumber=1", nil); err != nil || status != 200 {
+	if status, _, err = w.ehr.JSON("GET", "Subscription/"+id+"/$events?eventsSinceNumber=1", nil); err != nil ||
+		status != 200 {
 		return fmt.Errorf("$events: %d %v", status, err)
 	}
 	private := []byte(strings.Replace(string(sub), r.srv.URL, "https://10.1.2.3", 1))

@@ -12,7 +12,8 @@ import (
 
 func (w *world) searches() error {
 	day := url.QueryEscape("http://loinc.org|8867-4")
-	found, err := w.ehr.Search("Observation?patient=" + w.patient + "&code=" + day + "&date=ge2026-10-01&date=lt2026-10-02&_sort=-date&_count=2")
+	found, err := w.ehr.Search("Observation?patient=" + w.patient + "&code=" + day +
+		"&date=ge2026-10-01&date=lt2026-10-02&_sort=-date&_count=2")
 	if err != nil {
 		return err
 	}
@@ -98,7 +99,8 @@ func (w *world) badRequests() error {
 		}
 		ok := status == c.want || c.want == 400 && status == 422
 		if !ok || out["resourceType"] != "OperationOutcome" {
-			return fmt.Errorf("%s %.40s: %d %v, wanted %d and an OperationOutcome", c.method, c.path, status, out["resourceType"], c.want)
+			return fmt.Errorf("%s %.40s: %d %v, wanted %d and an OperationOutcome", c.method, c.path, status,
+				out["resourceType"], c.want)
 		}
 	}
 	return nil
@@ -129,10 +131,12 @@ func (w *world) crud() error {
 	if status, _, err = w.ehr.JSON("PUT", "Observation/"+id, body2, "If-Match", `W/"1"`); err != nil || status != 200 {
 		return fmt.Errorf("update: %d %v", status, err)
 	}
-	if status, out, err = w.ehr.JSON("GET", "Observation/"+id+"/_history/1", nil); err != nil || status != 200 || out["status"] != "final" {
+	if status, out, err = w.ehr.JSON("GET", "Observation/"+id+"/_history/1", nil); err != nil || status != 200 ||
+		out["status"] != "final" {
 		return fmt.Errorf("vread: %d %v", status, err)
 	}
-	if status, out, err = w.ehr.JSON("GET", "Observation/"+id+"/_history", nil); err != nil || status != 200 || len(out["entry"].([]any)) != 2 {
+	if status, out, err = w.ehr.JSON("GET", "Observation/"+id+"/_history", nil); err != nil || status != 200 ||
+		len(out["entry"].([]any)) != 2 {
 		return fmt.Errorf("history: %d %v", status, err)
 	}
 	resp, err := w.ehr.Do("DELETE", "Observation/"+id, nil)
@@ -160,7 +164,8 @@ func (w *world) exports() error {
 	if err != nil {
 		return err
 	}
-	for _, path := range []string{"$export", "Patient/$export?_type=Observation,Patient", "Group/smoke/$export?_type=Observation"} {
+	for _, path := range []string{"$export", "Patient/$export?_type=Observation,Patient",
+		"Group/smoke/$export?_type=Observation"} {
 		lines, manifest, err := w.ehr.Export(path)
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
@@ -220,14 +225,16 @@ func (w *world) survives() error {
 	if err != nil {
 		return err
 	}
-	return expect(string(a) == string(b), "%d Observations before kill -9, %d after, or different ones", len(before), len(after))
+	return expect(string(a) == string(b), "%d Observations before kill -9, %d after, or different ones",
+		len(before), len(after))
 }
 
 func (w *world) withdraws() error {
 	if err := w.srv.Run(nil, "consent", "withdraw", "--patient", w.patient); err != nil {
 		return err
 	}
-	for _, path := range []string{"Observation?patient=" + w.patient, "Device?patient=" + w.patient, "Observation?_count=1000", "Provenance?patient=" + w.patient} {
+	for _, path := range []string{"Observation?patient=" + w.patient, "Device?patient=" + w.patient,
+		"Observation?_count=1000", "Provenance?patient=" + w.patient} {
 		found, err := w.ehr.Search(path)
 		if err != nil {
 			return err
@@ -244,7 +251,8 @@ func (w *world) withdraws() error {
 		return fmt.Errorf("export after withdrawal: %d", len(lines["Observation"]))
 	}
 	f := filepath.Join(w.dir, "heartrate.json")
-	return expect(w.srv.Run(nil, "ingest", "--patient", w.patient, "--vendor", "oura", f) != nil, "ingest after withdrawal was taken")
+	return expect(w.srv.Run(nil, "ingest", "--patient", w.patient, "--vendor", "oura", f) != nil,
+		"ingest after withdrawal was taken")
 }
 
 func (w *world) verifies() error {

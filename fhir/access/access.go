@@ -129,7 +129,8 @@ func (g *Grant) owned(i Interaction, t string) Interaction {
 // Scoped reports whether some rule covers interaction i on type t by itself,
 // without what the client's registration must say beside it (May).
 func (g *Grant) Scoped(i Interaction, t string) bool {
-	return g != nil && slices.ContainsFunc(g.Rules, func(r Rule) bool { return (r.Type == "*" || r.Type == t) && r.May&i != 0 })
+	return g != nil && slices.ContainsFunc(g.Rules,
+		func(r Rule) bool { return (r.Type == "*" || r.Type == t) && r.May&i != 0 })
 }
 
 // May reports whether any rule covers interaction i on type t.

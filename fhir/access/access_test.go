@@ -10,7 +10,8 @@ import (
 // the client that made it, and to the operator.
 func TestSubscriptionIsItsOwners(t *testing.T) {
 	rules := access.All().Rules
-	own := &access.Facts{Type: "Subscription", ID: "s", Author: "ehr", Tokens: func(string) []access.Token { return nil }}
+	own := &access.Facts{Type: "Subscription", ID: "s", Author: "ehr",
+		Tokens: func(string) []access.Token { return nil }}
 	for _, c := range []struct {
 		who  string
 		g    *access.Grant

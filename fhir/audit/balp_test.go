@@ -65,7 +65,8 @@ type tEvent struct {
 func (e *tEvent) agents(system, code string) []int {
 	var out []int
 	for i, a := range e.Agent {
-		if a.Type != nil && slices.ContainsFunc(a.Type.Coding, func(c tCoding) bool { return c.System == system && c.Code == code }) {
+		if a.Type != nil && slices.ContainsFunc(a.Type.Coding,
+			func(c tCoding) bool { return c.System == system && c.Code == code }) {
 			out = append(out, i)
 		}
 	}
@@ -115,7 +116,8 @@ func validate(body []byte) error {
 			initiators++
 		}
 		if a.Network != nil {
-			r.must(slices.Contains([]string{"1", "2", "3", "4", "5"}, a.Network.Type) && a.Network.Address != "", "agent[%d].network", i)
+			r.must(slices.Contains([]string{"1", "2", "3", "4", "5"}, a.Network.Type) && a.Network.Address != "",
+				"agent[%d].network", i)
 		}
 		for _, p := range a.Policy {
 			r.must(strings.HasPrefix(p, jtiPrefix) && !strings.ContainsAny(p, " \t\n"), "agent[%d].policy", i)
@@ -133,7 +135,8 @@ func validate(body []byte) error {
 	}
 	for _, i := range e.agents(sysBALPAgent, "UserOauthAgent") { // Minimal
 		a := e.Agent[i]
-		r.must(a.Network == nil && a.Media == nil && len(a.Policy) == 1 && a.Who != nil && *a.Requestor, "OAuth Minimal agent")
+		r.must(a.Network == nil && a.Media == nil && len(a.Policy) == 1 && a.Who != nil && *a.Requestor,
+			"OAuth Minimal agent")
 	}
 	r.must(len(e.Meta.Profile) <= 1, "one profile at most")
 	if len(e.Meta.Profile) == 1 {
@@ -158,30 +161,35 @@ func (r *rules) patientEntity(e *tEvent, want int) {
 	r.must(len(at) == want, "patient entity: %d, want %d", len(at), want)
 	for _, i := range at {
 		n := e.Entity[i]
-		r.must(n.Role != nil && n.Role.Code == "1" && n.What != nil && strings.HasPrefix(n.What.Reference, "Patient/"), "patient entity")
+		r.must(n.Role != nil && n.Role.Code == "1" && n.What != nil &&
+			strings.HasPrefix(n.What.Reference, "Patient/"), "patient entity")
 	}
 }
 
 func (r *rules) profile(e *tEvent, name string) {
 	switch name {
 	case "IHE.IUA.71":
-		r.must(e.Type.Code == "110114" && len(e.Subtype) == 1 && e.Subtype[0].Code == "ITI-71" && e.Action == "E" && e.Outcome == "0", "IUA head")
+		r.must(e.Type.Code == "110114" && len(e.Subtype) == 1 && e.Subtype[0].Code == "ITI-71" && e.Action == "E" &&
+			e.Outcome == "0", "IUA head")
 		r.slice(e, sysDCM, "110150")
 		r.slice(e, sysBALPAgent, "AuthzOauthService")
 		r.must(len(e.Agent) == 2+len(e.agents(sysParticipationType, "IRCP")) && len(e.Agent) <= 3, "closed agents")
-		r.must(len(e.Entity) == 1 && e.Entity[0].Role.Code == "24" && e.Entity[0].Query != "" && e.Entity[0].What == nil, "closed entity")
+		r.must(len(e.Entity) == 1 && e.Entity[0].Role.Code == "24" && e.Entity[0].Query != "" &&
+			e.Entity[0].What == nil, "closed entity")
 		return
 	case "IHE.BasicAudit.PrivacyDisclosure.Source", "IHE.BasicAudit.PrivacyDisclosure.Recipient":
 		own, typ, action := "110153", "110106", "R"
 		if strings.HasSuffix(name, "Recipient") {
 			own, typ, action = "110152", "110107", "C"
 		}
-		r.must(e.Type.System == sysDCM && e.Type.Code == typ && e.Action == action && e.hasSubtype("disclose"), "disclosure head")
+		r.must(e.Type.System == sysDCM && e.Type.Code == typ && e.Action == action && e.hasSubtype("disclose"),
+			"disclosure head")
 		r.slice(e, sysDCM, "110153")
 		r.slice(e, sysDCM, "110152")
 		for _, i := range e.agents(sysDCM, own) {
 			a, o := e.Agent[i].Who, e.Source.Observer
-			r.must(a != nil && a.Identifier != nil && o.Identifier != nil && *a.Identifier == *o.Identifier, "val-audit-source")
+			r.must(a != nil && a.Identifier != nil && o.Identifier != nil && *a.Identifier == *o.Identifier,
+				"val-audit-source")
 		}
 		r.patientEntity(e, 1)
 		r.must(len(e.Entity) >= 2 && len(e.entities(sysEntityType, "2")) > 0, "data entity")
@@ -231,10 +239,12 @@ func (r *rules) restProfile(e *tEvent, name string) {
 	for _, i := range data {
 		n := e.Entity[i]
 		if verb == "Query" {
-			r.must(n.Role != nil && n.Role.Code == "24" && n.Query != "" && n.What == nil && len(n.Detail) == 0, "query entity")
+			r.must(n.Role != nil && n.Role.Code == "24" && n.Query != "" && n.What == nil && len(n.Detail) == 0,
+				"query entity")
 			continue
 		}
-		r.must(n.Role != nil && slices.Contains([]string{"4", "3", "20"}, n.Role.Code) && n.What != nil && n.Query == "" && len(n.Detail) == 0, "data entity")
+		r.must(n.Role != nil && slices.Contains([]string{"4", "3", "20"}, n.Role.Code) && n.What != nil &&
+			n.Query == "" && len(n.Detail) == 0, "data entity")
 	}
 }
 
@@ -257,13 +267,16 @@ func testRecorder(t testing.TB, seed uint64) *Recorder {
 
 func interactions() []string {
 	return []string{"read", "vread", "create", "update", "patch", "delete", "search-type", "search-system",
-		"history-instance", "history-type", "capabilities", "batch", "transaction", "operation", "$export", "patient add", ""}
+		"history-instance", "history-type", "capabilities", "batch", "transaction", "operation", "$export",
+		"patient add", ""}
 }
 
 func drawEvent(t *rapid.T) Event {
 	text := rapid.OneOf(rapid.Just(""), rapid.String(), rapid.Just("quote\" back\\ \x00\x01\u2028<a>\xff"))
 	ev := Event{
-		Type:        rapid.OneOf(rapid.Map(rapid.IntRange(1, int(Lifecycle)), func(n int) EventType { return EventType(n) }), rapid.SampledFrom([]EventType{SignIn, SignOut, Security, Decision})).Draw(t, "kind"),
+		Type: rapid.OneOf(rapid.Map(rapid.IntRange(1, int(Lifecycle)),
+			func(n int) EventType { return EventType(n) }),
+			rapid.SampledFrom([]EventType{SignIn, SignOut, Security, Decision})).Draw(t, "kind"),
 		Interaction: rapid.SampledFrom(interactions()).Draw(t, "interaction"),
 		Outcome:     rapid.SampledFrom([]string{"", Success, Minor, Serious, Major}).Draw(t, "outcome"),
 		Reason:      text.Draw(t, "reason"),
@@ -271,12 +284,14 @@ func drawEvent(t *rapid.T) Event {
 		RequestID:   text.Draw(t, "request"),
 		Patient:     rapid.SampledFrom([]string{"", "p1", "not an id", strings.Repeat("a", 64)}).Draw(t, "patient"),
 		Query:       text.Draw(t, "query"),
-		Recipient:   rapid.SampledFrom([]string{"", "https://ehr.example.org/hook", "ehr.example.org"}).Draw(t, "recipient"),
+		Recipient: rapid.SampledFrom([]string{"", "https://ehr.example.org/hook", "ehr.example.org"}).Draw(t,
+			"recipient"),
 	}
 	if rapid.Bool().Draw(t, "principal") {
 		ev.Principal = &access.Principal{
 			ClientID: text.Draw(t, "client"), ClientName: text.Draw(t, "name"), Subject: text.Draw(t, "sub"),
-			Issuer: "https://pulse.example.org", TokenID: rapid.SampledFrom([]string{"", "jti-1", "a b\n"}).Draw(t, "jti"),
+			Issuer:   "https://pulse.example.org",
+			TokenID:  rapid.SampledFrom([]string{"", "jti-1", "a b\n"}).Draw(t, "jti"),
 			Operator: rapid.SampledFrom([]string{"", "uid:0"}).Draw(t, "operator"),
 		}
 	}
@@ -342,7 +357,8 @@ func TestRandomEventsValidate(t *testing.T) {
 // The promised profile is claimed for what a server does every day: a builder
 // that never claims anything would pass the test above.
 func TestProfilesClaimed(t *testing.T) {
-	client := &access.Principal{ClientID: "ehr", ClientName: "EHR", Subject: "ehr", Issuer: "https://pulse.example.org", TokenID: "j1"}
+	client := &access.Principal{ClientID: "ehr", ClientName: "EHR", Subject: "ehr",
+		Issuer: "https://pulse.example.org", TokenID: "j1"}
 	obs := []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: "o1"}, Version: 2}}
 	org := []DataRef{{Ref: fhir.Ref{Type: "Organization", ID: "h1"}}}
 	for _, c := range []struct {
@@ -353,15 +369,19 @@ func TestProfilesClaimed(t *testing.T) {
 		{Event{Type: Rest, Interaction: "create", Data: org}, "IHE.BasicAudit.Create"},
 		{Event{Type: Rest, Interaction: "read", Data: obs, Patient: "p1"}, "IHE.BasicAudit.PatientRead"},
 		{Event{Type: Rest, Interaction: "vread", Data: org}, "IHE.BasicAudit.Read"},
-		{Event{Type: Rest, Interaction: "read", Data: []DataRef{{Ref: fhir.Ref{Type: "Patient", ID: "p1"}}}}, "IHE.BasicAudit.PatientRead"},
+		{Event{Type: Rest, Interaction: "read", Data: []DataRef{{Ref: fhir.Ref{Type: "Patient", ID: "p1"}}}},
+			"IHE.BasicAudit.PatientRead"},
 		{Event{Type: Rest, Interaction: "update", Data: obs, Patient: "p1"}, "IHE.BasicAudit.PatientUpdate"},
 		{Event{Type: Rest, Interaction: "delete", Data: obs, Patient: "p1"}, "IHE.BasicAudit.PatientDelete"},
 		{Event{Type: Rest, Interaction: "search-type", Query: "GET /fhir/Observation?code=x"}, "IHE.BasicAudit.Query"},
-		{Event{Type: Rest, Interaction: "search-type", Query: "GET /fhir/Observation?patient=p1", Patient: "p1"}, "IHE.BasicAudit.PatientQuery"},
+		{Event{Type: Rest, Interaction: "search-type", Query: "GET /fhir/Observation?patient=p1", Patient: "p1"},
+			"IHE.BasicAudit.PatientQuery"},
 		{Event{Type: Export, Interaction: "operation", Query: "GET /fhir/$export"}, "IHE.BasicAudit.Query"},
 		{Event{Type: TokenIssue, Query: "grant_type=client_credentials"}, "IHE.IUA.71"},
-		{Event{Type: Disclosure, Patient: "p1", Data: obs, Recipient: "https://ehr.example.org/hook"}, "IHE.BasicAudit.PrivacyDisclosure.Source"},
-		{Event{Type: Disclosure, Patient: "p1", Query: "GET /fhir/$export-file/j/Observation.0.ndjson"}, "IHE.BasicAudit.PrivacyDisclosure.Source"},
+		{Event{Type: Disclosure, Patient: "p1", Data: obs, Recipient: "https://ehr.example.org/hook"},
+			"IHE.BasicAudit.PrivacyDisclosure.Source"},
+		{Event{Type: Disclosure, Patient: "p1", Query: "GET /fhir/$export-file/j/Observation.0.ndjson"},
+			"IHE.BasicAudit.PrivacyDisclosure.Source"},
 		{Event{Type: Ingest, Patient: "p1", Data: obs}, "IHE.BasicAudit.PrivacyDisclosure.Recipient"},
 		{Event{Type: ConsentDeny, Patient: "p1"}, ""},
 		{Event{Type: IngestRefuse, Patient: "p1"}, ""},
@@ -395,8 +415,10 @@ func TestProfilesClaimed(t *testing.T) {
 
 // The person who lets an app have a token is in the event of its issue.
 func TestTokenOfAPerson(t *testing.T) {
-	w, _, err := testRecorder(t, 5).Prepare(Event{Type: TokenIssue, Query: "grant_type=authorization_code", RemoteIP: "192.0.2.1",
-		Principal: &access.Principal{ClientID: "app", Subject: "u1", Issuer: "https://pulse.example.org", TokenID: "j1"}})
+	w, _, err := testRecorder(t, 5).Prepare(Event{Type: TokenIssue, Query: "grant_type=authorization_code",
+		RemoteIP: "192.0.2.1",
+		Principal: &access.Principal{ClientID: "app", Subject: "u1", Issuer: "https://pulse.example.org",
+			TokenID: "j1"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -416,7 +438,8 @@ func TestTokenOfAPerson(t *testing.T) {
 // The validator refuses what the profiles refuse.
 func TestValidatorCanFail(t *testing.T) {
 	w, _, err := testRecorder(t, 3).Prepare(Event{Type: Rest, Interaction: "read", Patient: "p1", RemoteIP: "192.0.2.1",
-		Principal: &access.Principal{ClientID: "c", TokenID: "j"}, Data: []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: "o"}}}})
+		Principal: &access.Principal{ClientID: "c", TokenID: "j"},
+		Data:      []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: "o"}}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -117,7 +117,8 @@ func shapeOf(ev *Event) shape {
 // personShape is that of what a person does on the server's own pages: DICOM
 // PS3.16 CID 401 and 403, and AuthZ-Consent of BALP for a decision.
 func personShape(ev *Event, s *shape) {
-	s.client, s.server, s.source = coding{sysParticipation, "IRCP", "information recipient"}, coding{sysSecurity, "authserver", ""}, secServer
+	s.client, s.server, s.source = coding{sysParticipation, "IRCP", "information recipient"},
+		coding{sysSecurity, "authserver", ""}, secServer
 	switch ev.Type {
 	case SignIn:
 		s.typ = coding{sysDCM, "110114", "User Authentication"}
@@ -280,7 +281,8 @@ const (
 // beside the client: for whom the client gets a token, or who decides on it.
 func namesPerson(ev *Event) bool {
 	p := ev.Principal
-	return p != nil && (p.TokenID == "" || ev.Type == TokenIssue) && p.ClientID != "" && strings.TrimSpace(clean(p.Subject)) != "" && p.Subject != p.ClientID
+	return p != nil && (p.TokenID == "" || ev.Type == TokenIssue) && p.ClientID != "" &&
+		strings.TrimSpace(clean(p.Subject)) != "" && p.Subject != p.ClientID
 }
 
 func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
@@ -320,7 +322,8 @@ func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 		b = append(b, `]}`...)
 	}
 	if person {
-		b = append(appendAgent(b, coding{sysParticipationType, "IRCP", "information recipient"}, p.Issuer, p.Subject), '}')
+		b = append(appendAgent(b, coding{sysParticipationType, "IRCP", "information recipient"}, p.Issuer,
+			p.Subject), '}')
 	}
 	return b
 }

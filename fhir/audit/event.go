@@ -52,9 +52,11 @@ type Event struct {
 	Principal *access.Principal
 	RemoteIP  string
 	RequestID string
-	Patient   string      // id; at most one an event
-	Data      []DataRef   // what was touched
-	Query     string      // raw query or request line for searches, operations and token requests (secrets already taken out)
+	Patient   string    // id; at most one an event
+	Data      []DataRef // what was touched
+	// raw query or request line for searches, operations and token requests (secrets already
+	// taken out)
+	Query     string
 	Recipient string      // network address or client the data went to (Disclosure)
 	Extra     [][2]string // AuditEvent.entity.detail: counts and job ids, no PHI
 }

@@ -18,11 +18,13 @@ type none struct{ store.Store }
 // refusal are kept by the form of their frame; what has places of its own that
 // come and go is kept as it is.
 func TestEventsOfOneCallerShareAForm(t *testing.T) {
-	r, err := NewRecorder(Options{Store: none{}, Clock: time.Now, Rand: rand.NewChaCha8([32]byte{}), Observer: "https://x.example/fhir"})
+	r, err := NewRecorder(Options{Store: none{}, Clock: time.Now, Rand: rand.NewChaCha8([32]byte{}),
+		Observer: "https://x.example/fhir"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &access.Principal{ClientID: "c", ClientName: `"quoted" \ name`, TokenID: "j", Issuer: "https://i.example", Subject: "c"}
+	p := &access.Principal{ClientID: "c", ClientName: `"quoted" \ name`, TokenID: "j", Issuer: "https://i.example",
+		Subject: "c"}
 	data := func(n, version int) []DataRef {
 		return []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: fmt.Sprint("o", n)}, Version: uint64(version)}}
 	}

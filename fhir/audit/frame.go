@@ -61,7 +61,8 @@ func keyOf(ev *Event, patient, outcome string) frameKey {
 		request: strings.TrimSpace(ev.RequestID) != "", extra: len(ev.Extra) > 0, data: uint8(min(len(ev.Data), 2)),
 	}
 	if p := ev.Principal; p != nil {
-		k.clientID, k.clientName, k.subject, k.issuer, k.jti, k.operate = p.ClientID, p.ClientName, p.Subject, p.Issuer, p.TokenID, p.Operator
+		k.clientID, k.clientName, k.subject, k.issuer, k.jti, k.operate = p.ClientID, p.ClientName, p.Subject,
+			p.Issuer, p.TokenID, p.Operator
 	}
 	return k
 }

@@ -147,7 +147,9 @@ func OpenNotary(o NotaryOptions) (*Notary, error) {
 // lost refuses a log with a problem, unless it is accepted.
 func (n *Notary) lost(problem string) error {
 	if !n.opts.Accept {
-		return fhir.Errorf(fhir.Conflict, "audit.OpenNotary", "%s; put it back, or go on from the log as it is with `pulsegate recover audit-log`, which is recorded", problem)
+		return fhir.Errorf(fhir.Conflict, "audit.OpenNotary",
+			"%s; put it back, or go on from the log as it is with `pulsegate recover audit-log`, which is recorded",
+			problem)
 	}
 	if n.accepted != "" {
 		problem = n.accepted + "; " + problem
@@ -260,7 +262,8 @@ func (n *Notary) Sign() error {
 
 // sign writes a checkpoint of the first size leaves.
 func (n *Notary) sign(size uint64, root tlog.Hash) error {
-	text := n.signer.Name() + "\n" + strconv.FormatUint(size, 10) + "\n" + base64.StdEncoding.EncodeToString(root[:]) + "\n"
+	text := n.signer.Name() + "\n" + strconv.FormatUint(size, 10) + "\n" +
+		base64.StdEncoding.EncodeToString(root[:]) + "\n"
 	msg, err := note.Sign(&note.Note{Text: text}, n.signer)
 	if err != nil {
 		return err

@@ -56,7 +56,8 @@ func NewRecorder(o Options) (*Recorder, error) {
 	r.observer = append(r.observer, `},"display":"Pulsegate"}`...)
 	r.network = appendNetwork(nil, o.Observer)
 	var err error
-	r.events, err = otel.Meter("pulsegate/fhir/audit").Int64Counter("pulsegate.audit.events", metric.WithUnit("{event}"),
+	r.events, err = otel.Meter("pulsegate/fhir/audit").Int64Counter("pulsegate.audit.events",
+		metric.WithUnit("{event}"),
 		metric.WithDescription("AuditEvents made"))
 	if err != nil {
 		return nil, fhir.Wrap("audit.NewRecorder", err)
@@ -115,7 +116,8 @@ func (r *Recorder) Record(ctx context.Context, evs ...Event) error {
 	if len(evs) == 0 {
 		return nil
 	}
-	p := &pending{writes: make([]store.Write, 0, len(evs)), leaves: make([]store.Leaf, 0, len(evs)), done: make(chan struct{})}
+	p := &pending{writes: make([]store.Write, 0, len(evs)), leaves: make([]store.Leaf, 0, len(evs)),
+		done: make(chan struct{})}
 	for _, ev := range evs {
 		w, l, err := r.Prepare(ev)
 		if err != nil {

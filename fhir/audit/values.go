@@ -134,7 +134,8 @@ func entities(ev *Event, s *shape, patient string) (person, query bool, data []D
 	if s.query || len(data) == 0 && ev.Query != "" {
 		query, data = ev.Query != "", nil
 	}
-	return patient != "" && !s.closed, query, data, !s.closed && strings.TrimSpace(ev.RequestID) != "", !s.closed && len(ev.Extra) > 0
+	return patient != "" && !s.closed, query, data, !s.closed && strings.TrimSpace(ev.RequestID) != "",
+		!s.closed && len(ev.Extra) > 0
 }
 
 func entityRefs(x *index, ev *Event, s *shape, patient string) {

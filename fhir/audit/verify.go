@@ -18,10 +18,11 @@ import (
 
 // Problem classes of a Report.
 const (
-	ProblemChanged    = "changed"     // an AuditEvent is not what its leaf committed to
-	ProblemDropped    = "dropped"     // a leaf without its AuditEvent
-	ProblemAdded      = "added"       // an AuditEvent without a leaf
-	ProblemIndex      = "index"       // a row by which reads or searches find AuditEvents is missing, changed or invented
+	ProblemChanged = "changed" // an AuditEvent is not what its leaf committed to
+	ProblemDropped = "dropped" // a leaf without its AuditEvent
+	ProblemAdded   = "added"   // an AuditEvent without a leaf
+	// a row by which reads or searches find AuditEvents is missing, changed or invented
+	ProblemIndex      = "index"
 	ProblemLeaf       = "leaf"        // a leaf that is missing, is none, or stands twice
 	ProblemHash       = "hash"        // a stored hash differs from the recomputed one (leaves changed or reordered)
 	ProblemRoot       = "root"        // the tree's root is not the recomputed one
@@ -174,7 +175,8 @@ func (v *verifier) leaves(ctx context.Context, size uint64) error {
 	for _, c := range v.points {
 		if c.size > size {
 			v.report.Checkpoints = append(v.report.Checkpoints, CheckedAgainst{Size: c.size, Root: c.root.String()})
-			v.problem(ProblemRolledBack, -1, "", fmt.Sprintf("the log has %d leaves, a signed checkpoint %d", size, c.size))
+			v.problem(ProblemRolledBack, -1, "",
+				fmt.Sprintf("the log has %d leaves, a signed checkpoint %d", size, c.size))
 		}
 	}
 	return nil
@@ -286,13 +288,15 @@ func (v *verifier) compareHashes() error {
 		} else if one, err := v.st.Log().Hashes(v.index[k : k+1]); v.gone(err) {
 			return fhir.Wrap("audit.Verify", err)
 		} else if err != nil {
-			v.problem(ProblemHash, v.leaf[k], "", "stored hash "+strconv.FormatInt(v.index[k], 10)+" is missing or cannot be read")
+			v.problem(ProblemHash, v.leaf[k], "",
+				"stored hash "+strconv.FormatInt(v.index[k], 10)+" is missing or cannot be read")
 			continue
 		} else {
 			h = one[0]
 		}
 		if tlog.Hash(h) != want {
-			v.problem(ProblemHash, v.leaf[k], "", "stored hash "+strconv.FormatInt(v.index[k], 10)+" is not that of the leaves")
+			v.problem(ProblemHash, v.leaf[k], "",
+				"stored hash "+strconv.FormatInt(v.index[k], 10)+" is not that of the leaves")
 		}
 	}
 	v.index, v.want, v.leaf = v.index[:0], v.want[:0], v.leaf[:0]
@@ -316,9 +320,11 @@ func (v *verifier) checkpointsAt(size uint64) {
 			continue
 		}
 		ok := v.root() == c.root
-		v.report.Checkpoints = append(v.report.Checkpoints, CheckedAgainst{Size: c.size, Root: c.root.String(), Consistent: ok})
+		v.report.Checkpoints = append(v.report.Checkpoints,
+			CheckedAgainst{Size: c.size, Root: c.root.String(), Consistent: ok})
 		if !ok {
-			v.problem(ProblemForked, -1, "", fmt.Sprintf("the first %d leaves are not those of the signed checkpoint", size))
+			v.problem(ProblemForked, -1, "",
+				fmt.Sprintf("the first %d leaves are not those of the signed checkpoint", size))
 		}
 	}
 }

@@ -40,7 +40,8 @@ func (x *tampered) Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.R
 	return r, f, err
 }
 
-func (x *tampered) Inspect(ctx context.Context, typ string, at store.Seq, fn func(*store.Row), report func(id, problem string)) error {
+func (x *tampered) Inspect(ctx context.Context, typ string, at store.Seq, fn func(*store.Row),
+	report func(id, problem string)) error {
 	if x.rows != nil {
 		for _, id := range x.rows() {
 			fn(&store.Row{Resource: fhir.Resource{Type: "AuditEvent", ID: id, Version: 1}, Facts: &access.Facts{}})
@@ -137,7 +138,8 @@ func logWorld(t *testing.T, n int) (store.Store, *Recorder, *Notary, string) {
 			t.Error(err)
 		}
 	})
-	rec, err := NewRecorder(Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: "https://pulse.example.org"})
+	rec, err := NewRecorder(Options{Store: st, Clock: time.Now, Rand: rand.Reader,
+		Observer: "https://pulse.example.org"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +158,8 @@ func logWorld(t *testing.T, n int) (store.Store, *Recorder, *Notary, string) {
 func record(t *testing.T, rec *Recorder, n int) {
 	t.Helper()
 	for i := range n {
-		evs := []Event{{Type: Rest, Interaction: "read", Patient: "p1", Data: []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: "o1"}, Version: 1}}}}
+		evs := []Event{{Type: Rest, Interaction: "read", Patient: "p1",
+			Data: []DataRef{{Ref: fhir.Ref{Type: "Observation", ID: "o1"}, Version: 1}}}}
 		if i%3 == 0 {
 			evs = append(evs, Event{Type: AuditRead, Interaction: "search-type", Query: "GET AuditEvent"})
 		}
@@ -219,15 +222,22 @@ func TestVerifyFindsEveryClass(t *testing.T) {
 		x    *tampered
 		want string
 	}{
-		"patient changed":     {&tampered{read: change("Patient/p1", "Patient/p2")}, ProblemChanged},
-		"outcome changed":     {&tampered{read: change(`"outcome":"0"`, `"outcome":"8"`)}, ProblemChanged},
-		"a byte added":        {&tampered{read: change(`"agent":`, `"agent": `)}, ProblemChanged},
-		"written again":       {&tampered{read: change(`"versionId":"1"`, `"versionId":"2"`)}, ProblemChanged},
-		"dropped":             {&tampered{read: func(ref fhir.Ref, r *fhir.Resource) error { r.Deleted = ref.ID == third; return nil }}, ProblemDropped},
-		"added":               {&tampered{rows: func() []string { return []string{"invented"} }}, ProblemAdded},
-		"leaf changed":        {&tampered{leaf: func(i uint64, l store.Leaf) store.Leaf { l[90] ^= 1; return l }}, ProblemHash},
-		"leaf recomputed":     {&tampered{recompute: true, leaf: func(i uint64, l store.Leaf) store.Leaf { l[7] ^= byte(i); return l }}, ProblemForked},
-		"leaf of no shape":    {&tampered{leaf: func(uint64, store.Leaf) store.Leaf { return store.Leaf("x") }}, ProblemLeaf},
+		"patient changed": {&tampered{read: change("Patient/p1", "Patient/p2")}, ProblemChanged},
+		"outcome changed": {&tampered{read: change(`"outcome":"0"`, `"outcome":"8"`)}, ProblemChanged},
+		"a byte added":    {&tampered{read: change(`"agent":`, `"agent": `)}, ProblemChanged},
+		"written again":   {&tampered{read: change(`"versionId":"1"`, `"versionId":"2"`)}, ProblemChanged},
+		"dropped": {&tampered{read: func(ref fhir.Ref,
+			r *fhir.Resource) error {
+			r.Deleted = ref.ID == third
+			return nil
+		}}, ProblemDropped},
+		"added": {&tampered{rows: func() []string { return []string{"invented"} }}, ProblemAdded},
+		"leaf changed": {&tampered{leaf: func(i uint64, l store.Leaf) store.Leaf { l[90] ^= 1; return l }},
+			ProblemHash},
+		"leaf recomputed": {&tampered{recompute: true,
+			leaf: func(i uint64, l store.Leaf) store.Leaf { l[7] ^= byte(i); return l }}, ProblemForked},
+		"leaf of no shape": {&tampered{leaf: func(uint64, store.Leaf) store.Leaf { return store.Leaf("x") }},
+			ProblemLeaf},
 		"reordered":           {&tampered{leaf: swap}, ProblemHash},
 		"reordered, rehashed": {&tampered{leaf: swap, recompute: true}, ProblemForked},
 		"rolled back":         {&tampered{size: func(n uint64) uint64 { return n - 1 }}, ProblemRolledBack},
@@ -344,7 +354,9 @@ func TestNotaryRefusesALostCheckpoint(t *testing.T) {
 			}
 		}
 		older := &tampered{Store: st, size: func(uint64) uint64 { return 4 }}
-		if _, err := OpenNotary(NotaryOptions{Store: older, Dir: dir, Rand: rand.Reader}); fhir.KindOf(err) != fhir.Conflict || !strings.Contains(err.Error(), "pulsegate recover audit-log") {
+		if _, err := OpenNotary(NotaryOptions{Store: older, Dir: dir,
+			Rand: rand.Reader}); fhir.KindOf(err) != fhir.Conflict ||
+			!strings.Contains(err.Error(), "pulsegate recover audit-log") {
 			t.Errorf("%s lost, older store: %v", name, err)
 		}
 		if _, err := os.Stat(filepath.Join(dir, checkpointFile)); err == nil && lose[0] == checkpointFile {

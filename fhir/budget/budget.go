@@ -57,8 +57,9 @@ func (h *Held) Grow(n int64) error {
 	}
 	if h.b.used.Add(n) > h.b.limit {
 		h.b.used.Add(-n)
-		return &fhir.Error{Kind: fhir.Unavailable, Op: "budget.Grow", Err: ErrFull, Issues: []fhir.Issue{{Severity: "error", Code: "throttled",
-			Diagnostics: "the server works on as much as its memory allows; send the request again in a moment"}}}
+		return &fhir.Error{Kind: fhir.Unavailable, Op: "budget.Grow", Err: ErrFull,
+			Issues: []fhir.Issue{{Severity: "error", Code: "throttled",
+				Diagnostics: "the server works on as much as its memory allows; send the request again in a moment"}}}
 	}
 	h.n += n
 	return nil
@@ -88,7 +89,8 @@ func Of(ctx context.Context) *Held {
 // answered.
 func (b *Budget) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Body == nil || r.Body == http.NoBody || r.ContentLength >= 0 && r.ContentLength <= Small && r.Header.Get("Content-Encoding") == "" {
+		if r.Body == nil || r.Body == http.NoBody || r.ContentLength >= 0 && r.ContentLength <= Small &&
+			r.Header.Get("Content-Encoding") == "" {
 			next.ServeHTTP(w, r)
 			return
 		}

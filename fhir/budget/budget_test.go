@@ -44,7 +44,8 @@ func TestHandler(t *testing.T) {
 		length int64
 		coding string
 		want   bool
-	}{"small": {10, "", false}, "compressed": {10, "gzip", true}, "large": {Small + 1, "", true}, "of no length": {-1, "", true}} {
+	}{"small": {10, "", false}, "compressed": {10, "gzip", true}, "large": {Small + 1, "", true},
+		"of no length": {-1, "", true}} {
 		h := b.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			if held := Of(r.Context()); (held != nil) != c.want {
 				t.Errorf("%s: reserved %v", name, held != nil)

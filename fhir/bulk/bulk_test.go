@@ -52,7 +52,8 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, st: st, consents: &consents{withdrawn: map[string]bool{}}, clock: clocktest.At(time.Now())}
-	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: "https://pulse.example.org"})
+	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader,
+		Observer: "https://pulse.example.org"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,12 +87,15 @@ func (w *world) caller(client string, types ...string) Caller {
 	for _, t := range types {
 		g.Rules = append(g.Rules, access.Rule{Type: t, May: access.Read | access.Search})
 	}
-	return Caller{Principal: &access.Principal{ClientID: client, Grant: g, TokenID: "t", Scope: "system/*.rs"}, RemoteIP: "192.0.2.1", RequestID: "r"}
+	return Caller{Principal: &access.Principal{ClientID: client, Grant: g, TokenID: "t", Scope: "system/*.rs"},
+		RemoteIP: "192.0.2.1", RequestID: "r"}
 }
 
 func (w *world) put(typ, id, rest string) {
 	w.t.Helper()
-	_, err := w.st.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: typ, ID: id, JSON: []byte(fhir.Prefix(typ, id) + "}" + rest + "}")}}}})
+	_, err := w.st.Commit(context.Background(),
+		&store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: typ, ID: id,
+			JSON: []byte(fhir.Prefix(typ, id) + "}" + rest + "}")}}}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -189,7 +193,8 @@ func TestLevels(t *testing.T) {
 	w.seed()
 	c := w.caller("ehr")
 	sys := w.export(c, Request{Level: System})
-	if len(sys["Observation"]) != 9 || len(sys["Patient"]) != 3 || len(sys["Organization"]) != 1 || len(sys["Group"]) != 1 || sys["Device"] != nil || sys["AuditEvent"] != nil {
+	if len(sys["Observation"]) != 9 || len(sys["Patient"]) != 3 || len(sys["Organization"]) != 1 ||
+		len(sys["Group"]) != 1 || sys["Device"] != nil || sys["AuditEvent"] != nil {
 		t.Errorf("system: %v", sys)
 	}
 	pat := w.export(c, Request{Level: Patients})
@@ -200,7 +205,9 @@ func TestLevels(t *testing.T) {
 	if !slices.Equal(grp["Patient"], []string{"p1", "p3"}) || len(grp["Observation"]) != 6 || len(grp) != 2 {
 		t.Errorf("group: %v", grp)
 	}
-	only := w.export(c, Request{Level: System, Params: url.Values{"_type": {"Patient", "Observation,Patient"}, "_outputFormat": {"ndjson"}, "_since": {""}, "unknown": {""}}})
+	only := w.export(c, Request{Level: System,
+		Params: url.Values{"_type": {"Patient", "Observation,Patient"}, "_outputFormat": {"ndjson"}, "_since": {""},
+			"unknown": {""}}})
 	if len(only) != 2 {
 		t.Errorf("_type: %v", only)
 	}
@@ -219,7 +226,9 @@ func TestSnapshotSinceAndRestart(t *testing.T) {
 	id := w.kick(c, Request{Level: System, Params: url.Values{"_type": {"Observation"}}})
 	w.observation("later", "p1")
 	w.observation("p1-o0", "p1") // a second version
-	if _, err := w.st.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Op: store.Remove, Resource: fhir.Resource{Type: "Observation", ID: "p2-o1"}}}}); err != nil {
+	if _, err := w.st.Commit(context.Background(),
+		&store.Batch{Writes: []store.Write{{Op: store.Remove,
+			Resource: fhir.Resource{Type: "Observation", ID: "p2-o1"}}}}); err != nil {
 		t.Fatal(err)
 	}
 	w.x.Close()
@@ -228,7 +237,9 @@ func TestSnapshotSinceAndRestart(t *testing.T) {
 	if got := w.file(c, m.Output[0]); len(got) != 9 || slices.Contains(got, "later") {
 		t.Errorf("snapshot: %v", got)
 	}
-	m = w.manifest(c, w.kick(c, Request{Level: System, Params: url.Values{"_type": {"Observation"}, "_since": {strings.Replace(m.TransactionTime, "Z", " 00:00", 1)}}}))
+	m = w.manifest(c, w.kick(c, Request{Level: System,
+		Params: url.Values{"_type": {"Observation"},
+			"_since": {strings.Replace(m.TransactionTime, "Z", " 00:00", 1)}}}))
 	if len(m.Output) != 1 || len(m.Deleted) != 1 {
 		t.Fatalf("since: %+v", m)
 	}
@@ -237,7 +248,8 @@ func TestSnapshotSinceAndRestart(t *testing.T) {
 		t.Errorf("since: %v", got)
 	}
 	del := w.file(c, m.Deleted[0])
-	if len(del) != 1 || !strings.Contains(del[0], `"type":"transaction"`) || !strings.Contains(del[0], `{"request":{"method":"DELETE","url":"Observation/p2-o1"}}`) {
+	if len(del) != 1 || !strings.Contains(del[0], `"type":"transaction"`) ||
+		!strings.Contains(del[0], `{"request":{"method":"DELETE","url":"Observation/p2-o1"}}`) {
 		t.Errorf("deleted: %v", del)
 	}
 }
@@ -292,7 +304,8 @@ func TestWithdrawnConsent(t *testing.T) {
 	if err := b.flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if s := out.String(); strings.Contains(s, "Patient/p3") || strings.Count(s, "\n") != 3 || strings.Count(s, "Patient/p2") != 3 {
+	if s := out.String(); strings.Contains(s, "Patient/p3") || strings.Count(s, "\n") != 3 ||
+		strings.Count(s, "Patient/p2") != 3 {
 		t.Errorf("written after the withdrawal: %q", s)
 	}
 }
@@ -310,7 +323,8 @@ func TestOwnJobsOnlyDeleteExpiryLimits(t *testing.T) {
 	if err := w.x.Delete(ctx, other, id); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("another client deletes: %v", err)
 	}
-	if _, err := w.x.Open(ctx, w.caller("ehr", "Patient"), id, "Observation.ndjson"); fhir.KindOf(err) != fhir.Forbidden {
+	if _, err := w.x.Open(ctx, w.caller("ehr", "Patient"), id,
+		"Observation.ndjson"); fhir.KindOf(err) != fhir.Forbidden {
 		t.Errorf("a token without the type: %v", err)
 	}
 	for _, name := range []string{"Device.ndjson", "../x", "AuditEvent.ndjson", deletedFile, errorFile, ""} {
@@ -360,7 +374,8 @@ func TestKickOffRefuses(t *testing.T) {
 		{Request{Level: System, Params: url.Values{"_type": {"Encounter"}}}, w.caller("ehr"), fhir.Invalid},
 		{Request{Level: System, Params: url.Values{"_type": {"AuditEvent"}}}, w.caller("ehr"), fhir.Invalid},
 		{Request{Level: Patients, Params: url.Values{"_type": {"Organization"}}}, w.caller("ehr"), fhir.Invalid},
-		{Request{Level: System, Params: url.Values{"_type": {"Observation"}}}, w.caller("ehr", "Patient"), fhir.Forbidden},
+		{Request{Level: System, Params: url.Values{"_type": {"Observation"}}}, w.caller("ehr", "Patient"),
+			fhir.Forbidden},
 		{Request{Level: System}, w.caller("ehr", "Encounter"), fhir.Forbidden},
 		{Request{Level: Group, GroupID: "absent"}, w.caller("ehr"), fhir.NotFound},
 		{Request{Level: Group, GroupID: "g1"}, w.caller("ehr", "Patient"), fhir.Forbidden},
@@ -371,7 +386,8 @@ func TestKickOffRefuses(t *testing.T) {
 		}
 	}
 	c := w.caller("ehr")
-	m := w.manifest(c, w.kick(c, Request{Level: System, Lenient: true, Params: url.Values{"nonsense": {"x"}, "_type": {"Patient,Encounter"}}}))
+	m := w.manifest(c, w.kick(c, Request{Level: System, Lenient: true,
+		Params: url.Values{"nonsense": {"x"}, "_type": {"Patient,Encounter"}}}))
 	if len(m.Error) != 1 || len(m.Output) != 1 {
 		t.Fatalf("lenient: %+v", m)
 	}

@@ -212,7 +212,8 @@ func (x *Exporter) KickOff(ctx context.Context, c Caller, r Request) (string, er
 	if err != nil {
 		return "", fhir.Wrap(op, err)
 	}
-	res, err := x.opts.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: []store.StateWrite{sw}})
+	res, err := x.opts.Store.Commit(ctx,
+		&store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: []store.StateWrite{sw}})
 	if err != nil {
 		return "", fhir.Wrap(op, err)
 	}
@@ -243,10 +244,12 @@ func (x *Exporter) limits(ctx context.Context, client string) error {
 		return fhir.Wrap("bulk.KickOff", err)
 	}
 	if active >= x.opts.MaxRunning {
-		return fhir.Errorf(fhir.TooMany, "bulk.KickOff", "this client has %d exports in progress; wait for one, or delete it", active)
+		return fhir.Errorf(fhir.TooMany, "bulk.KickOff",
+			"this client has %d exports in progress; wait for one, or delete it", active)
 	}
 	if kept >= x.opts.MaxKept {
-		return fhir.Errorf(fhir.TooMany, "bulk.KickOff", "this client keeps %d exports; delete those that are done", kept)
+		return fhir.Errorf(fhir.TooMany, "bulk.KickOff", "this client keeps %d exports; delete those that are done",
+			kept)
 	}
 	return nil
 }
@@ -311,7 +314,8 @@ const yieldEvery = 64
 
 // scan calls fn for what j holds of one type: live resources, or with
 // deletions also the markers.
-func (x *Exporter) scan(ctx context.Context, j *job, typ string, deleted bool, g *access.Grant, fn func(*store.Found) bool) error {
+func (x *Exporter) scan(ctx context.Context, j *job, typ string, deleted bool, g *access.Grant,
+	fn func(*store.Found) bool) error {
 	r := store.ScanRange{Types: []string{typ}, Since: j.Since, At: j.T, Filter: g.Filter(access.Read), Deleted: deleted}
 	more, n := true, 0
 	take := func(f *store.Found) bool {
@@ -422,7 +426,8 @@ func (x *Exporter) Delete(ctx context.Context, c Caller, id string) error {
 		return err
 	}
 	w, leaf, err := x.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation", Principal: c.Principal,
-		RemoteIP: c.RemoteIP, RequestID: c.RequestID, Query: "DELETE " + x.statusURL(id), Extra: [][2]string{{"job", id}}})
+		RemoteIP: c.RemoteIP, RequestID: c.RequestID, Query: "DELETE " + x.statusURL(id),
+		Extra: [][2]string{{"job", id}}})
 	if err != nil {
 		return err
 	}

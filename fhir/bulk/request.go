@@ -41,7 +41,8 @@ type Caller struct {
 // typesOf returns the types a level exports, in the order of the manifest.
 func typesOf(l Level) []string {
 	if l == System {
-		return []string{"Consent", "Device", "Group", "Observation", "Organization", "Patient", "Practitioner", "Provenance"}
+		return []string{"Consent", "Device", "Group", "Observation", "Organization", "Patient", "Practitioner",
+			"Provenance"}
 	}
 	return []string{"Consent", "Device", "Observation", "Patient", "Provenance"}
 }
@@ -82,7 +83,8 @@ func (r *Request) check(g *access.Grant) (*spec, error) {
 			}
 			if !r.Lenient {
 				return nil, &fhir.Error{Kind: fhir.Invalid, Op: op, Issues: []fhir.Issue{{Code: "not-supported",
-					Diagnostics: known + " is not supported by this export; supported are _type, _since and _outputFormat"}}}
+					Diagnostics: known +
+						" is not supported by this export; supported are _type, _since and _outputFormat"}}}
 			}
 			s.warnings = append(s.warnings, known+" is not supported and was ignored")
 		}
@@ -112,7 +114,8 @@ func checkFormat(values []string) error {
 		// A plus that was not escaped in a URL arrives as a space.
 		case "application/fhir+ndjson", "application/fhir ndjson", "application/ndjson", "ndjson":
 		default:
-			return fhir.Errorf(fhir.Invalid, "bulk.KickOff", "_outputFormat must be application/fhir+ndjson, application/ndjson or ndjson")
+			return fhir.Errorf(fhir.Invalid, "bulk.KickOff",
+				"_outputFormat must be application/fhir+ndjson, application/ndjson or ndjson")
 		}
 	}
 	return nil
@@ -144,7 +147,9 @@ func (r *Request) checkTypes(g *access.Grant, s *spec) error {
 		switch {
 		case !slices.Contains(offered, t):
 			if !r.Lenient {
-				return fhir.Errorf(fhir.Invalid, op, "_type names a resource type that this export does not offer; offered are %s", strings.Join(offered, ", "))
+				return fhir.Errorf(fhir.Invalid, op,
+					"_type names a resource type that this export does not offer; offered are %s",
+					strings.Join(offered, ", "))
 			}
 			s.warnings = append(s.warnings, "a resource type in _type is not offered by this export and was ignored")
 		case !g.MayUnattended(access.Read, t):

@@ -181,7 +181,8 @@ func Terminology(s Settings) ([]byte, error) {
 		Kind           string         `json:"kind"`
 		Software       software       `json:"software"`
 		Implementation implementation `json:"implementation"`
-	}{"TerminologyCapabilities", s.Base + "/metadata?mode=terminology", "PulsegateTerminology", "Pulsegate: terminology", "active", date, "Pulsegate",
+	}{"TerminologyCapabilities", s.Base + "/metadata?mode=terminology", "PulsegateTerminology",
+		"Pulsegate: terminology", "active", date, "Pulsegate",
 		"This server offers no terminology operations: no $expand, $validate-code, $lookup, $translate or $subsumes", "instance",
 		software{"Pulsegate", s.Version, ""}, implementation{"This server", s.Base}})
 	if err != nil {
@@ -194,8 +195,9 @@ func (s Settings) security() security {
 	out := security{
 		CORS: true,
 		Service: []concept{{
-			Coding: []coding{{"http://terminology.hl7.org/CodeSystem/restful-security-service", "SMART-on-FHIR", "SMART-on-FHIR"}},
-			Text:   "OAuth2 with SMART scopes",
+			Coding: []coding{{"http://terminology.hl7.org/CodeSystem/restful-security-service", "SMART-on-FHIR",
+				"SMART-on-FHIR"}},
+			Text: "OAuth2 with SMART scopes",
 		}},
 		Description: "Access needs a bearer token with SMART scopes. Observation, Device and Provenance are given out only under an active Consent of the patient. Consents are written by the patient's pages, the operator, and those clients that the operator has registered for it; no scope alone allows that.",
 	}

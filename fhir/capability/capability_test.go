@@ -76,7 +76,8 @@ func TestStatementIsValidR4(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, make := range map[string]func(Settings) ([]byte, error){"CapabilityStatement": Statement, "TerminologyCapabilities": Terminology} {
+	for name, make := range map[string]func(Settings) ([]byte, error){"CapabilityStatement": Statement,
+		"TerminologyCapabilities": Terminology} {
 		b, err := make(settings())
 		if err != nil {
 			t.Fatal(err)

@@ -21,7 +21,8 @@ func TestObservationParams(t *testing.T) {
 	for _, p := range r.SearchParam {
 		found[p.Name] = p
 	}
-	for _, name := range []string{"code-value-quantity", "component-code-value-quantity", "combo-code-value-quantity", "component-code-value-concept", "code-value-string", "code-value-date"} {
+	for _, name := range []string{"code-value-quantity", "component-code-value-quantity",
+		"combo-code-value-quantity", "component-code-value-concept", "code-value-string", "code-value-date"} {
 		if found[name].Type != "composite" || !strings.HasSuffix(found[name].Definition, "/Observation-"+name) {
 			t.Errorf("%s: %+v", name, found[name])
 		}

@@ -8,12 +8,15 @@ import (
 	"testing"
 )
 
-var trusted = Proxies{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8"), netip.MustParsePrefix("203.0.113.7/32")} // read only
+// read only
+var trusted = Proxies{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8"),
+	netip.MustParsePrefix("203.0.113.7/32")}
 
 // seen is the address that what comes behind the handler sees.
 func seen(header, peer string, sent http.Header) string {
 	out := ""
-	h := Handler{Trusted: trusted, Header: header, Next: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { out = r.RemoteAddr })}
+	h := Handler{Trusted: trusted, Header: header,
+		Next: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { out = r.RemoteAddr })}
 	r := httptest.NewRequest("GET", "/", nil)
 	r.RemoteAddr, r.Header = peer, sent
 	h.ServeHTTP(httptest.NewRecorder(), r)
@@ -27,33 +30,38 @@ func TestXForwardedFor(t *testing.T) {
 		sent []string
 		want string
 	}{
-		"no proxy":                             {client, nil, client},
-		"spoofed without a proxy":              {client, []string{"192.0.2.1"}, client},
-		"a proxy that says nothing":            {proxy, nil, proxy},
-		"empty":                                {proxy, []string{""}, proxy},
-		"one hop":                              {proxy, []string{"192.0.2.1"}, "192.0.2.1:0"},
-		"spoofed before a proxy":               {proxy, []string{"1.1.1.1, 192.0.2.1"}, "192.0.2.1:0"},
-		"spoofed as a proxy":                   {proxy, []string{"10.0.0.9, 192.0.2.1"}, "192.0.2.1:0"},
-		"spoofed in a line of its own":         {proxy, []string{"10.9.9.9", "192.0.2.1"}, "192.0.2.1:0"},
-		"two proxies":                          {proxy, []string{"192.0.2.1, 10.0.0.2"}, "192.0.2.1:0"},
-		"three, two lines":                     {proxy, []string{"1.1.1.1,192.0.2.1,203.0.113.7", "10.0.0.2"}, "192.0.2.1:0"},
-		"nobody but proxies":                   {proxy, []string{"10.0.0.3, 10.0.0.2"}, "10.0.0.3:0"},
-		"junk to the left is not looked at":    {proxy, []string{`"<script>, , unknown, 192.0.2.1`}, "192.0.2.1:0"},
-		"a port":                               {proxy, []string{"192.0.2.1:8080"}, "192.0.2.1:0"},
-		"IPv6":                                 {"[fd00::1]:1", []string{"2001:db8::1"}, "[2001:db8::1]:0"},
-		"IPv6 with a port":                     {proxy, []string{"[2001:DB8::1]:443"}, "[2001:db8::1]:0"},
-		"IPv4 in IPv6 is that proxy":           {"[::ffff:10.0.0.1]:1", []string{"192.0.2.1, ::ffff:10.0.0.2"}, "192.0.2.1:0"},
-		"a name":                               {proxy, []string{"192.0.2.1, evil.example"}, proxy},
-		"unknown":                              {proxy, []string{"unknown"}, proxy},
-		"broken behind a trusted hop":          {proxy, []string{"192.0.2.1x, 10.0.0.2"}, proxy},
-		"an empty last element":                {proxy, []string{"192.0.2.1,"}, proxy},
-		"a zone":                               {proxy, []string{"fe80::1%eth0"}, proxy},
-		"unspecified":                          {proxy, []string{"0.0.0.0"}, proxy},
-		"a leading zero":                       {proxy, []string{"192.0.2.01"}, proxy},
-		"brackets around IPv4":                 {proxy, []string{"[192.0.2.1]"}, proxy},
-		"too many hops":                        {proxy, []string{"192.0.2.1" + strings.Repeat(",10.0.0.2", maxHops)}, proxy},
-		"as many as may be":                    {proxy, []string{"192.0.2.1" + strings.Repeat(",10.0.0.2", maxHops-1)}, "192.0.2.1:0"},
-		"much before a proxy":                  {proxy, []string{strings.Repeat("1.1.1.1,", 8000) + "192.0.2.1"}, "192.0.2.1:0"},
+		"no proxy":                     {client, nil, client},
+		"spoofed without a proxy":      {client, []string{"192.0.2.1"}, client},
+		"a proxy that says nothing":    {proxy, nil, proxy},
+		"empty":                        {proxy, []string{""}, proxy},
+		"one hop":                      {proxy, []string{"192.0.2.1"}, "192.0.2.1:0"},
+		"spoofed before a proxy":       {proxy, []string{"1.1.1.1, 192.0.2.1"}, "192.0.2.1:0"},
+		"spoofed as a proxy":           {proxy, []string{"10.0.0.9, 192.0.2.1"}, "192.0.2.1:0"},
+		"spoofed in a line of its own": {proxy, []string{"10.9.9.9", "192.0.2.1"}, "192.0.2.1:0"},
+		"two proxies":                  {proxy, []string{"192.0.2.1, 10.0.0.2"}, "192.0.2.1:0"},
+		"three, two lines": {proxy, []string{"1.1.1.1,192.0.2.1,203.0.113.7", "10.0.0.2"},
+			"192.0.2.1:0"},
+		"nobody but proxies":                {proxy, []string{"10.0.0.3, 10.0.0.2"}, "10.0.0.3:0"},
+		"junk to the left is not looked at": {proxy, []string{`"<script>, , unknown, 192.0.2.1`}, "192.0.2.1:0"},
+		"a port":                            {proxy, []string{"192.0.2.1:8080"}, "192.0.2.1:0"},
+		"IPv6":                              {"[fd00::1]:1", []string{"2001:db8::1"}, "[2001:db8::1]:0"},
+		"IPv6 with a port":                  {proxy, []string{"[2001:DB8::1]:443"}, "[2001:db8::1]:0"},
+		"IPv4 in IPv6 is that proxy": {"[::ffff:10.0.0.1]:1", []string{"192.0.2.1, ::ffff:10.0.0.2"},
+			"192.0.2.1:0"},
+		"a name":                      {proxy, []string{"192.0.2.1, evil.example"}, proxy},
+		"unknown":                     {proxy, []string{"unknown"}, proxy},
+		"broken behind a trusted hop": {proxy, []string{"192.0.2.1x, 10.0.0.2"}, proxy},
+		"an empty last element":       {proxy, []string{"192.0.2.1,"}, proxy},
+		"a zone":                      {proxy, []string{"fe80::1%eth0"}, proxy},
+		"unspecified":                 {proxy, []string{"0.0.0.0"}, proxy},
+		"a leading zero":              {proxy, []string{"192.0.2.01"}, proxy},
+		"brackets around IPv4":        {proxy, []string{"[192.0.2.1]"}, proxy},
+		"too many hops": {proxy,
+			[]string{"192.0.2.1" + strings.Repeat(",10.0.0.2", maxHops)}, proxy},
+		"as many as may be": {proxy,
+			[]string{"192.0.2.1" + strings.Repeat(",10.0.0.2", maxHops-1)}, "192.0.2.1:0"},
+		"much before a proxy": {proxy, []string{strings.Repeat("1.1.1.1,", 8000) + "192.0.2.1"},
+			"192.0.2.1:0"},
 		"a peer that is no address is nobody":  {"@", []string{"192.0.2.1"}, "@"},
 		"the other header is not looked at":    {proxy, nil, proxy},
 		"a client that looks like its network": {"11.0.0.1:1", []string{"192.0.2.1"}, "11.0.0.1:1"},
@@ -77,21 +85,22 @@ func TestForwarded(t *testing.T) {
 	}{
 		"spoofed without a proxy": {client, []string{"for=192.0.2.1"}, client},
 		"one hop":                 {proxy, []string{"for=192.0.2.1;proto=https;by=10.0.0.1"}, "192.0.2.1:0"},
-		"any case, any order":     {proxy, []string{`proto=https;host="a,b;for=1.1.1.1";For="192.0.2.1:99"`}, "192.0.2.1:0"},
-		"IPv6":                    {proxy, []string{`for="[2001:db8::1]:4711"`}, "[2001:db8::1]:0"},
-		"spoofed before a proxy":  {proxy, []string{"for=1.1.1.1, for=192.0.2.1"}, "192.0.2.1:0"},
-		"two proxies":             {proxy, []string{"for=1.1.1.1, for=192.0.2.1", `for="[fd00::2]"`}, "192.0.2.1:0"},
-		"a quoted comma":          {proxy, []string{`for=192.0.2.1;host="x, for=1.1.1.1"`}, "192.0.2.1:0"},
-		"an escaped quote":        {proxy, []string{`for=192.0.2.1;host="x\", for=1.1.1.1"`}, "192.0.2.1:0"},
-		"unknown":                 {proxy, []string{"for=192.0.2.1, for=unknown"}, proxy},
-		"obfuscated":              {proxy, []string{"for=_hidden"}, proxy},
-		"no for":                  {proxy, []string{"for=192.0.2.1, proto=https"}, proxy},
-		"for twice":               {proxy, []string{"for=192.0.2.1;for=192.0.2.2"}, proxy},
-		"a quote left open":       {proxy, []string{`for="x, for=192.0.2.1`}, proxy},
-		"and in another line":     {proxy, []string{`for="x`, "for=192.0.2.1"}, "192.0.2.1:0"},
-		"an escaped address":      {proxy, []string{`for="192.0.2\.1"`}, proxy},
-		"an empty value":          {proxy, []string{"for="}, proxy},
-		"no Forwarded":            {proxy, nil, proxy},
+		"any case, any order": {proxy, []string{`proto=https;host="a,b;for=1.1.1.1";For="192.0.2.1:99"`},
+			"192.0.2.1:0"},
+		"IPv6":                   {proxy, []string{`for="[2001:db8::1]:4711"`}, "[2001:db8::1]:0"},
+		"spoofed before a proxy": {proxy, []string{"for=1.1.1.1, for=192.0.2.1"}, "192.0.2.1:0"},
+		"two proxies":            {proxy, []string{"for=1.1.1.1, for=192.0.2.1", `for="[fd00::2]"`}, "192.0.2.1:0"},
+		"a quoted comma":         {proxy, []string{`for=192.0.2.1;host="x, for=1.1.1.1"`}, "192.0.2.1:0"},
+		"an escaped quote":       {proxy, []string{`for=192.0.2.1;host="x\", for=1.1.1.1"`}, "192.0.2.1:0"},
+		"unknown":                {proxy, []string{"for=192.0.2.1, for=unknown"}, proxy},
+		"obfuscated":             {proxy, []string{"for=_hidden"}, proxy},
+		"no for":                 {proxy, []string{"for=192.0.2.1, proto=https"}, proxy},
+		"for twice":              {proxy, []string{"for=192.0.2.1;for=192.0.2.2"}, proxy},
+		"a quote left open":      {proxy, []string{`for="x, for=192.0.2.1`}, proxy},
+		"and in another line":    {proxy, []string{`for="x`, "for=192.0.2.1"}, "192.0.2.1:0"},
+		"an escaped address":     {proxy, []string{`for="192.0.2\.1"`}, proxy},
+		"an empty value":         {proxy, []string{"for="}, proxy},
+		"no Forwarded":           {proxy, nil, proxy},
 	} {
 		sent := http.Header{XForwardedFor: {"1.1.1.1"}}
 		if x.sent != nil {
@@ -106,7 +115,8 @@ func TestForwarded(t *testing.T) {
 // Whatever is sent: what is seen is the peer or an address that stands in the
 // header, and what a client puts before a proxy's word changes nothing.
 func FuzzForwarded(f *testing.F) {
-	for _, s := range []string{"192.0.2.1", "for=192.0.2.1", `for="[2001:db8::1]:1";a="\"",for=x`, ",,", `"`, "unknown", "10.0.0.2,192.0.2.1"} {
+	for _, s := range []string{"192.0.2.1", "for=192.0.2.1", `for="[2001:db8::1]:1";a="\"",for=x`, ",,", `"`,
+		"unknown", "10.0.0.2,192.0.2.1"} {
 		f.Add(s, false)
 		f.Add(s, true)
 	}

@@ -28,7 +28,8 @@ type Allowance struct {
 func ForApp(a Allowance) (fhir.Resource, error) {
 	const op = "consent.ForApp"
 	if !fhir.ValidID(a.ID) || !fhir.ValidID(a.Patient) || !fhir.ValidID(a.Authorization) || !fhir.ValidID(a.Client) {
-		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, op, "Consent.id, patient, authorization and client must be FHIR ids")
+		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, op,
+			"Consent.id, patient, authorization and client must be FHIR ids")
 	}
 	if len(a.Types) == 0 || slices.ContainsFunc(a.Types, func(t string) bool { return !fhir.KnownType(t) }) {
 		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, op, "types are resource types, one at least")
@@ -38,12 +39,15 @@ func ForApp(a Allowance) (fhir.Resource, error) {
 	if until.Before(from) {
 		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, op, "Consent.provision.period ends before it starts")
 	}
-	text := div("You allowed the app "+a.App+", registered as "+a.Client+", to do this until "+until.Format("2 January 2006, 15:04 UTC")+
+	text := div("You allowed the app "+a.App+", registered as "+a.Client+", to do this until "+
+		until.Format("2 January 2006, 15:04 UTC")+
 		" at the latest. You can take it back at any time, under the apps with access. Nothing is collected under this consent, and what another consent denies stays denied.", a.Says...)
 	c := agreed(a.ID, a.Patient, text, a.From)
 	c.Performer = []reference{{Reference: "Patient/" + a.Patient}}
 	c.Provision = provisionJSON{Type: "permit", Period: between(from, until),
-		Actor: []actor{{one(partSystem, recipientRole), reference{Identifier: &identifier{AuthorizationSystem, a.Authorization}, Display: a.App + " (" + a.Client + ")"}}},
+		Actor: []actor{{one(partSystem, recipientRole),
+			reference{Identifier: &identifier{AuthorizationSystem, a.Authorization},
+				Display: a.App + " (" + a.Client + ")"}}},
 		// What is asked at each use is the token; this is for who reads it.
 		Extension: []extension{{ScopeExtension, a.Scope}},
 		Action:    []concept{one(actionSystem, actionDisclose)}}
@@ -82,7 +86,8 @@ func Refuse(r Refusal) (fhir.Resource, error) {
 	c.Performer = []reference{{Reference: "Patient/" + r.Patient}}
 	c.PolicyRule = one(actCodeSystem, "OPTOUT")
 	c.Provision = provisionJSON{Type: "deny", Action: []concept{one(actionSystem, actionDisclose)},
-		Actor: []actor{{one(partSystem, recipientRole), reference{Identifier: &identifier{ClientSystem, r.Client}, Display: r.App + " (" + r.Client + ")"}}}}
+		Actor: []actor{{one(partSystem, recipientRole),
+			reference{Identifier: &identifier{ClientSystem, r.Client}, Display: r.App + " (" + r.Client + ")"}}}}
 	b, err := marshal(c)
 	if err != nil {
 		return fhir.Resource{}, fhir.Wrap(op, err)
@@ -94,7 +99,8 @@ func Refuse(r Refusal) (fhir.Resource, error) {
 // and the client.
 func Refuses(r fhir.Resource, patient, client string) bool {
 	c, is := compile(r.ID, patient, r.JSON)
-	return is == active && !c.root.permit && !c.root.doubt && c.root.from == math.MinInt64 && c.root.to == math.MaxInt64 &&
+	return is == active && !c.root.permit && !c.root.doubt && c.root.from == math.MinInt64 &&
+		c.root.to == math.MaxInt64 &&
 		slices.Equal(c.root.recipients, []string{client}) && c.root.acts(false) && c.root.nested == nil &&
 		c.root.vendors == nil && c.root.categories == nil && c.root.types == nil
 }

@@ -14,8 +14,10 @@ import (
 )
 
 func allowance() consent.Allowance {
-	return consent.Allowance{ID: "app-a1", Patient: "p1", Authorization: "a1", Client: "heartbook", App: "Heart & Book", Scope: "patient/Observation.rs patient/Device.rs",
-		Types: []string{"Observation", "Device"}, Says: []string{"See your measurements", "See your devices"}, From: now, Until: now.Add(90*24*time.Hour + time.Millisecond)}
+	return consent.Allowance{ID: "app-a1", Patient: "p1", Authorization: "a1", Client: "heartbook",
+		App: "Heart & Book", Scope: "patient/Observation.rs patient/Device.rs",
+		Types: []string{"Observation", "Device"}, Says: []string{"See your measurements", "See your devices"},
+		From: now, Until: now.Add(90*24*time.Hour + time.Millisecond)}
 }
 
 func TestForApp(t *testing.T) {
@@ -31,7 +33,8 @@ func TestForApp(t *testing.T) {
 	if _, err := door.Resource("Consent", fhir.Stamp(r.JSON, "Consent", r.ID, 1, time.Unix(0, 0)), r.ID); err != nil {
 		t.Errorf("not valid: %v", err)
 	}
-	ended, err := consent.EndApp(fhir.Resource{Type: "Consent", ID: r.ID, JSON: fhir.Stamp(r.JSON, "Consent", r.ID, 1, now)})
+	ended, err := consent.EndApp(fhir.Resource{Type: "Consent", ID: r.ID,
+		JSON: fhir.Stamp(r.JSON, "Consent", r.ID, 1, now)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,13 +83,14 @@ func TestAppSeesWhatWasAllowed(t *testing.T) {
 	provenance := &access.Facts{Type: "Provenance", ID: "v", Patient: "p1", Vendor: "apple"}
 	heart := obs("apple", "", "vital-signs")
 	for name, c := range map[string]struct{ got, want bool }{
-		"the app":                  {app().Permits("heartbook", heart), true},
-		"its devices":              {app().Permits("heartbook", device), true},
-		"what was not allowed":     {app().Permits("heartbook", provenance), false},
-		"another authorization":    {e.Under("a2").Permits("heartbook", heart), false},
-		"the client without it":    {e.Permits("heartbook", heart), false},
-		"a client of such an id":   {e.Permits("authorization/a1", heart), false},
-		"another patient":          {app().Permits("heartbook", &access.Facts{Type: "Observation", Patient: "p2", Vendor: "apple"}), false},
+		"the app":                {app().Permits("heartbook", heart), true},
+		"its devices":            {app().Permits("heartbook", device), true},
+		"what was not allowed":   {app().Permits("heartbook", provenance), false},
+		"another authorization":  {e.Under("a2").Permits("heartbook", heart), false},
+		"the client without it":  {e.Permits("heartbook", heart), false},
+		"a client of such an id": {e.Permits("authorization/a1", heart), false},
+		"another patient": {app().Permits("heartbook",
+			&access.Facts{Type: "Observation", Patient: "p2", Vendor: "apple"}), false},
 		"collected by this":        {collects(t, e, "apple"), false},
 		"collected in categories":  {collects(t, e, "apple", "vital-signs"), false},
 		"no authorization, no app": {e.Under("").Permits("heartbook", heart), false},
@@ -112,8 +116,11 @@ func TestAppSeesWhatWasAllowed(t *testing.T) {
 	if !app().Permits("heartbook", heart) {
 		t.Error("allowed anew after the withdrawal")
 	}
-	put(fhir.Resource{Type: "Consent", ID: "no", JSON: []byte(fhir.Prefix("Consent", "no") + `},"status":"active","scope":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/consentscope","code":"patient-privacy"}]},` +
-		`"patient":{"reference":"Patient/p1"},"provision":{"type":"deny","code":[{"coding":[{"system":"` + consent.VendorSystem + `","code":"apple"}]}]}}`)})
+	put(fhir.Resource{Type: "Consent", ID: "no",
+		JSON: []byte(fhir.Prefix("Consent", "no") +
+			`},"status":"active","scope":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/consentscope","code":"patient-privacy"}]},` +
+			`"patient":{"reference":"Patient/p1"},"provision":{"type":"deny","code":[{"coding":[{"system":"` +
+			consent.VendorSystem + `","code":"apple"}]}]}}`)})
 	if app().Permits("heartbook", heart) {
 		t.Error("an allowance opens what another consent denies")
 	}
@@ -177,7 +184,8 @@ func TestAppsComeAndGo(t *testing.T) {
 			t.Errorf("%s sees nothing for the number of the others", id)
 		}
 	}
-	if !e.Permits("ehr", obs("apple", "", "vital-signs")) || e.Under("l1200").Permits("heartbook", obs("apple", "", "vital-signs")) {
+	if !e.Permits("ehr", obs("apple", "", "vital-signs")) ||
+		e.Under("l1200").Permits("heartbook", obs("apple", "", "vital-signs")) {
 		t.Error("other consents do not hold beside many of apps")
 	}
 }
@@ -216,13 +224,15 @@ func TestRefusal(t *testing.T) {
 	}
 	check("nothing is said", false)
 	s.put("p1", grant(t, consent.Terms{ID: "other", Recipient: "other"}))
-	s.put("p1", grant(t, consent.Terms{ID: "over", Recipient: "heartbook", From: now.Add(-2 * time.Hour), Until: now.Add(-time.Hour)}))
+	s.put("p1", grant(t, consent.Terms{ID: "over", Recipient: "heartbook", From: now.Add(-2 * time.Hour),
+		Until: now.Add(-time.Hour)}))
 	check("another is allowed, and a time is over", false)
 	s.put("p1", grant(t, consent.Terms{ID: "all", Recipient: consent.AnyRecipient}))
 	s.put("p1", grant(t, consent.Terms{ID: "own", Recipient: "heartbook"}))
 	check("allowed", true, "all", "own")
 
-	r, err := consent.Refuse(consent.Refusal{ID: "stop-1", Patient: "p1", Client: "heartbook", App: "Heart & Book", Now: now})
+	r, err := consent.Refuse(consent.Refusal{ID: "stop-1", Patient: "p1", Client: "heartbook", App: "Heart & Book",
+		Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +257,8 @@ func TestRefusal(t *testing.T) {
 	}
 	s.put("", r) // deleted: of no patient any more
 	check("allowed again", true, "all", "own")
-	for _, bad := range []consent.Refusal{{ID: "x", Patient: "p"}, {ID: "x", Client: "c"}, {Patient: "p", Client: "c"}, {ID: "x", Patient: "../p", Client: "c"}} {
+	for _, bad := range []consent.Refusal{{ID: "x", Patient: "p"}, {ID: "x", Client: "c"},
+		{Patient: "p", Client: "c"}, {ID: "x", Patient: "../p", Client: "c"}} {
 		if _, err := consent.Refuse(bad); fhir.KindOf(err) != fhir.Invalid {
 			t.Errorf("%+v: %v", bad, err)
 		}

@@ -148,7 +148,8 @@ func (b *book) overtaken(q *ask, c *compiled) bool {
 	if c.agreed == math.MaxInt64 {
 		return false
 	}
-	return slices.ContainsFunc(b.withdrawn, func(w *compiled) bool { return w.recorded >= c.agreed && w.root.decide(q, false) == permit })
+	return slices.ContainsFunc(b.withdrawn,
+		func(w *compiled) bool { return w.recorded >= c.agreed && w.root.decide(q, false) == permit })
 }
 
 // permits implements the rules of the package comment.

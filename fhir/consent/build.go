@@ -68,25 +68,30 @@ type consentJSON struct {
 }
 
 // hl7Categories are the codes that HL7's observation-category has.
-var hl7Categories = []string{"social-history", "vital-signs", "imaging", "laboratory", "procedure", "survey", "exam", "therapy", "activity"} // read only
+// read only
+var hl7Categories = []string{"social-history", "vital-signs", "imaging", "laboratory", "procedure", "survey",
+	"exam", "therapy", "activity"}
 
 func one(system, code string) concept { return concept{Coding: []coding{{system, code}}} }
 
 // Build builds the Consent for t, in canonical form.
 func Build(t Terms) (fhir.Resource, error) {
 	if !fhir.ValidID(t.ID) || !fhir.ValidID(t.Patient) {
-		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Grant", "Consent.id and Consent.patient must be FHIR ids")
+		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Grant",
+			"Consent.id and Consent.patient must be FHIR ids")
 	}
 	if t.Recipient == "" {
 		t.Recipient = AnyRecipient
 	}
 	for _, s := range append([]string{t.Vendor, t.Recipient}, t.Categories...) {
 		if s != "" && !fhir.ValidID(s) {
-			return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Grant", "vendor, recipient and categories are codes of letters, digits, - and .")
+			return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Grant",
+				"vendor, recipient and categories are codes of letters, digits, - and .")
 		}
 	}
 	if !t.Until.IsZero() && !t.Until.After(t.From) {
-		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Grant", "Consent.provision.period ends before it starts")
+		return fhir.Resource{}, fhir.Errorf(fhir.Invalid, "consent.Grant",
+			"Consent.provision.period ends before it starts")
 	}
 	c := agreed(t.ID, t.Patient, plain(t), t.Now)
 	to := reference{Identifier: &identifier{ClientSystem, t.Recipient}}
@@ -187,7 +192,8 @@ func plain(t Terms) string {
 	if t.Recipient != AnyRecipient {
 		who = "one app or clinic, registered as " + t.Recipient
 	}
-	s := "You agree that this server collects " + what + " from " + vendorName(t) + ". You agree that it may be seen by " + who + "."
+	s := "You agree that this server collects " + what + " from " + vendorName(t) +
+		". You agree that it may be seen by " + who + "."
 	if !t.Until.IsZero() {
 		s += " This ends on " + t.Until.UTC().Format("2 January 2006") + "."
 	}
@@ -294,7 +300,8 @@ func Describe(r fhir.Resource) (Summary, error) {
 	if err := json.Unmarshal(r.JSON, &d); err != nil {
 		return Summary{}, fhir.Wrap("consent.Describe", err)
 	}
-	s := Summary{ID: r.ID, Status: d.Status, Patient: strings.TrimPrefix(d.Patient.Reference, "Patient/"), Date: d.DateTime}
+	s := Summary{ID: r.ID, Status: d.Status, Patient: strings.TrimPrefix(d.Patient.Reference, "Patient/"),
+		Date: d.DateTime}
 	base := false
 	root := rule{}
 	if len(d.Provision) > 0 {

@@ -155,7 +155,8 @@ func compile(id, patient string, body []byte) (c compiled, is standing) {
 		c.root = denyAll()
 		return c, active
 	}
-	if d.Patient.Reference != "Patient/"+patient && !strings.HasPrefix(d.Patient.Reference, "Patient/"+patient+"/_history/") {
+	if d.Patient.Reference != "Patient/"+patient &&
+		!strings.HasPrefix(d.Patient.Reference, "Patient/"+patient+"/_history/") {
 		return c, ignored
 	}
 	switch {
@@ -289,7 +290,8 @@ func (r *rule) readActors(v []byte) bool {
 	for _, a := range list {
 		id := a.Reference.Identifier
 		switch {
-		case !hasCode(a.Role, partSystem, recipientRole) || id == nil || id.Value == "" || strings.Contains(id.Value, "/"):
+		case !hasCode(a.Role, partSystem, recipientRole) || id == nil || id.Value == "" ||
+			strings.Contains(id.Value, "/"):
 			ok = false
 		case id.System == ClientSystem:
 			r.recipients = append(r.recipients, id.Value)
@@ -317,7 +319,8 @@ func actions(v []byte) (out []string, ok bool) {
 	var list []concept
 	ok = json.Unmarshal(v, &list) == nil && len(list) > 0
 	for _, c := range list {
-		ok = ok && len(c.Coding) == 1 && c.Coding[0].System == actionSystem && slices.Contains([]string{actionCollect, actionAccess, actionDisclose}, c.Coding[0].Code)
+		ok = ok && len(c.Coding) == 1 && c.Coding[0].System == actionSystem &&
+			slices.Contains([]string{actionCollect, actionAccess, actionDisclose}, c.Coding[0].Code)
 		if ok {
 			out = append(out, c.Coding[0].Code)
 		}
@@ -409,7 +412,8 @@ func (r *rule) decide(q *ask, named bool) answer {
 
 // names reports whether the provision names who asks.
 func (r *rule) names(q *ask) bool {
-	return slices.Contains(r.recipients, AnyRecipient) || q.recipient != "" && slices.Contains(r.recipients, q.recipient) ||
+	return slices.Contains(r.recipients, AnyRecipient) || q.recipient != "" &&
+		slices.Contains(r.recipients, q.recipient) ||
 		q.authorized != "" && slices.Contains(r.recipients, q.authorized)
 }
 
@@ -419,7 +423,8 @@ func (r *rule) opens(q *ask, named bool) bool {
 		return false
 	}
 	named = named || len(r.recipients) > 0
-	return !r.doubt && (r.permit && named || slices.ContainsFunc(r.nested, func(n rule) bool { return n.opens(q, named) }))
+	return !r.doubt && (r.permit && named ||
+		slices.ContainsFunc(r.nested, func(n rule) bool { return n.opens(q, named) }))
 }
 
 // within goes on where recipient and period fit.

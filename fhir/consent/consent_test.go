@@ -64,7 +64,8 @@ func (s *shelf) put(patient string, r fhir.Resource) {
 	t := s.t
 	s.docs[r.ID] = append(s.docs[r.ID], version{t: t, patient: patient, author: s.next, r: r})
 	s.mu.Unlock()
-	s.watch(store.Commit{Seq: t, Changes: []store.Change{{Seq: t, Ref: r.Ref(), Facts: access.Facts{Type: r.Type, ID: r.ID, Patient: patient}}}})
+	s.watch(store.Commit{Seq: t, Changes: []store.Change{{Seq: t, Ref: r.Ref(),
+		Facts: access.Facts{Type: r.Type, ID: r.ID, Patient: patient}}}})
 }
 
 func (s *shelf) Read(_ context.Context, ref fhir.Ref, _ store.Seq) (fhir.Resource, *access.Facts, error) {
@@ -98,7 +99,8 @@ func (s *shelf) Find(_ context.Context, f store.Find, fn func(*store.Found) bool
 		s.between()
 	}
 	for _, r := range out {
-		if !fn(&store.Found{Resource: r.r, Facts: &access.Facts{Type: "Consent", ID: r.r.ID, Patient: r.patient, Author: r.author}}) {
+		if !fn(&store.Found{Resource: r.r,
+			Facts: &access.Facts{Type: "Consent", ID: r.r.ID, Patient: r.patient, Author: r.author}}) {
 			break
 		}
 	}
@@ -128,7 +130,8 @@ func grant(t interface{ Fatal(...any) }, terms consent.Terms) fhir.Resource {
 }
 
 func obs(vendor, author string, categories ...string) *access.Facts {
-	return &access.Facts{Type: "Observation", ID: "o", Patient: "p1", Vendor: vendor, Author: author, Categories: categories}
+	return &access.Facts{Type: "Observation", ID: "o", Patient: "p1", Vendor: vendor, Author: author,
+		Categories: categories}
 }
 
 func TestPermits(t *testing.T) {
@@ -148,23 +151,33 @@ func TestPermits(t *testing.T) {
 		{"no recipient", consent.Terms{Recipient: "ehr"}, "", obs("apple", ""), false},
 		{"category", consent.Terms{Categories: []string{"activity", "sleep"}}, "ehr", obs("apple", "", "sleep"), true},
 		{"other category", consent.Terms{Categories: []string{"vital-signs"}}, "ehr", obs("apple", "", "sleep"), false},
-		{"one of two categories", consent.Terms{Categories: []string{"activity"}}, "ehr", obs("apple", "", "activity", "vital-signs"), false},
-		{"sleep under activity", consent.Terms{Categories: []string{"activity"}}, "ehr", obs("apple", "", "activity", "sleep"), true},
-		{"sleep without activity under activity", consent.Terms{Categories: []string{"activity"}}, "ehr", obs("apple", "", "sleep"), true},
-		{"sleep under sleep", consent.Terms{Categories: []string{"sleep"}}, "ehr", obs("apple", "", "activity", "sleep"), true},
-		{"activity under sleep", consent.Terms{Categories: []string{"sleep"}}, "ehr", obs("apple", "", "activity"), false},
-		{"sleep and a vital sign under sleep", consent.Terms{Categories: []string{"sleep"}}, "ehr", obs("apple", "", "activity", "sleep", "vital-signs"), false},
+		{"one of two categories", consent.Terms{Categories: []string{"activity"}}, "ehr",
+			obs("apple", "", "activity", "vital-signs"), false},
+		{"sleep under activity", consent.Terms{Categories: []string{"activity"}}, "ehr",
+			obs("apple", "", "activity", "sleep"), true},
+		{"sleep without activity under activity", consent.Terms{Categories: []string{"activity"}}, "ehr",
+			obs("apple", "", "sleep"), true},
+		{"sleep under sleep", consent.Terms{Categories: []string{"sleep"}}, "ehr",
+			obs("apple", "", "activity", "sleep"), true},
+		{"activity under sleep", consent.Terms{Categories: []string{"sleep"}}, "ehr", obs("apple", "", "activity"),
+			false},
+		{"sleep and a vital sign under sleep", consent.Terms{Categories: []string{"sleep"}}, "ehr",
+			obs("apple", "", "activity", "sleep", "vital-signs"), false},
 		{"no category", consent.Terms{Categories: []string{"activity"}}, "ehr", obs("apple", ""), false},
-		{"device has no category", consent.Terms{Vendor: "apple", Categories: []string{"activity"}}, "ehr", device, true},
+		{"device has no category", consent.Terms{Vendor: "apple", Categories: []string{"activity"}}, "ehr", device,
+			true},
 		{"device of another vendor", consent.Terms{Vendor: "oura"}, "ehr", device, false},
 		{"not yet", consent.Terms{From: now.Add(time.Hour)}, "ehr", obs("apple", ""), false},
 		{"no longer", consent.Terms{Until: now.Add(-time.Hour)}, "ehr", obs("apple", ""), false},
-		{"in its period", consent.Terms{From: now.Add(-time.Hour), Until: now.Add(time.Hour)}, "ehr", obs("apple", ""), true},
+		{"in its period", consent.Terms{From: now.Add(-time.Hour), Until: now.Add(time.Hour)}, "ehr",
+			obs("apple", ""), true},
 		{"written by a client", consent.Terms{Vendor: "apple"}, "ehr", obs("", "lab", "vital-signs"), true},
-		{"written by a client, category", consent.Terms{Categories: []string{"activity"}}, "ehr", obs("", "lab", "vital-signs"), false},
+		{"written by a client, category", consent.Terms{Categories: []string{"activity"}}, "ehr",
+			obs("", "lab", "vital-signs"), false},
 		{"read back", consent.Terms{Recipient: "ehr"}, "lab", obs("", "lab"), true},
 		{"not another's", consent.Terms{Recipient: "ehr"}, "lab", obs("", "other"), false},
-		{"other patient", consent.Terms{}, "ehr", &access.Facts{Type: "Observation", Patient: "p2", Vendor: "apple"}, false},
+		{"other patient", consent.Terms{}, "ehr",
+			&access.Facts{Type: "Observation", Patient: "p2", Vendor: "apple"}, false},
 		{"no patient", consent.Terms{}, "ehr", &access.Facts{Type: "Device", Vendor: "apple"}, false},
 		{"no facts", consent.Terms{}, "ehr", nil, false},
 	} {
@@ -352,28 +365,33 @@ func TestNotUnderstoodIsDenied(t *testing.T) {
 	type a = []any
 	type o = map[string]any
 	for name, change := range map[string]func(map[string]any){
-		"draft":          func(m map[string]any) { m["status"] = "draft" },
-		"research":       func(m map[string]any) { m["scope"] = o{"coding": a{o{"system": "x", "code": "patient-privacy"}}} },
-		"modifier":       func(m map[string]any) { m["modifierExtension"] = a{o{"url": "x", "valueBoolean": true}} },
-		"rules":          func(m map[string]any) { m["implicitRules"] = "http://x" },
-		"other patient":  func(m map[string]any) { m["patient"] = o{"reference": "Patient/p2"} },
-		"no provision":   func(m map[string]any) { delete(m, "provision") },
-		"deny":           prov("type", "deny"),
-		"odd type":       prov("type", "maybe"),
-		"purpose":        prov("purpose", a{o{"code": "TREAT"}}),
-		"label":          prov("securityLabel", a{o{"code": "N"}}),
-		"data":           prov("data", a{o{"meaning": "instance"}}),
-		"data period":    prov("dataPeriod", o{"start": "2020"}),
-		"bad period":     prov("period", o{"start": "yesterday"}),
-		"ended year":     prov("period", o{"end": "2025"}),
-		"other code":     prov("code", a{o{"coding": a{o{"system": "http://loinc.org", "code": "8867-4"}}}}),
-		"text code":      prov("code", a{o{"text": "all"}}),
-		"no actor":       func(m map[string]any) { delete(m["provision"].(o), "actor") },
-		"other role":     prov("actor", a{o{"role": o{"coding": a{o{"system": "x", "code": "IRCP"}}}, "reference": o{"identifier": o{"system": consent.ClientSystem, "value": "any"}}}}),
+		"draft": func(m map[string]any) { m["status"] = "draft" },
+		"research": func(m map[string]any) {
+			m["scope"] = o{"coding": a{o{"system": "x",
+				"code": "patient-privacy"}}}
+		},
+		"modifier":      func(m map[string]any) { m["modifierExtension"] = a{o{"url": "x", "valueBoolean": true}} },
+		"rules":         func(m map[string]any) { m["implicitRules"] = "http://x" },
+		"other patient": func(m map[string]any) { m["patient"] = o{"reference": "Patient/p2"} },
+		"no provision":  func(m map[string]any) { delete(m, "provision") },
+		"deny":          prov("type", "deny"),
+		"odd type":      prov("type", "maybe"),
+		"purpose":       prov("purpose", a{o{"code": "TREAT"}}),
+		"label":         prov("securityLabel", a{o{"code": "N"}}),
+		"data":          prov("data", a{o{"meaning": "instance"}}),
+		"data period":   prov("dataPeriod", o{"start": "2020"}),
+		"bad period":    prov("period", o{"start": "yesterday"}),
+		"ended year":    prov("period", o{"end": "2025"}),
+		"other code":    prov("code", a{o{"coding": a{o{"system": "http://loinc.org", "code": "8867-4"}}}}),
+		"text code":     prov("code", a{o{"text": "all"}}),
+		"no actor":      func(m map[string]any) { delete(m["provision"].(o), "actor") },
+		"other role": prov("actor", a{o{"role": o{"coding": a{o{"system": "x", "code": "IRCP"}}},
+			"reference": o{"identifier": o{"system": consent.ClientSystem, "value": "any"}}}}),
 		"nested deny":    prov("provision", a{o{"type": "deny"}}),
 		"nested nothing": prov("provision", a{o{}}),
-		"nested doubt":   prov("provision", a{o{"type": "deny", "purpose": a{o{"code": "HRESCH"}}, "period": o{"end": "2020"}}}),
-		"nested list":    prov("provision", "x"),
+		"nested doubt": prov("provision",
+			a{o{"type": "deny", "purpose": a{o{"code": "HRESCH"}}, "period": o{"end": "2020"}}}),
+		"nested list": prov("provision", "x"),
 	} {
 		s := newShelf()
 		e := newEngine(t, s)
@@ -383,11 +401,12 @@ func TestNotUnderstoodIsDenied(t *testing.T) {
 		}
 	}
 	for name, change := range map[string]func(map[string]any){
-		"as it is":            func(map[string]any) {},
-		"base from OPTIN":     func(m map[string]any) { delete(m["provision"].(o), "type") },
-		"this month":          prov("period", o{"start": "2026-11", "end": "2026-11"}),
-		"this day":            prov("period", o{"start": "2026-11-24", "end": "2026-11-24"}),
-		"nested deny, other":  prov("provision", a{o{"type": "deny", "code": a{o{"coding": a{o{"system": consent.VendorSystem, "code": "oura"}}}}}}),
+		"as it is":        func(map[string]any) {},
+		"base from OPTIN": func(m map[string]any) { delete(m["provision"].(o), "type") },
+		"this month":      prov("period", o{"start": "2026-11", "end": "2026-11"}),
+		"this day":        prov("period", o{"start": "2026-11-24", "end": "2026-11-24"}),
+		"nested deny, other": prov("provision",
+			a{o{"type": "deny", "code": a{o{"coding": a{o{"system": consent.VendorSystem, "code": "oura"}}}}}}),
 		"nested deny, lapsed": prov("provision", a{o{"type": "deny", "period": o{"end": "2025"}}}),
 	} {
 		s := newShelf()
@@ -400,20 +419,24 @@ func TestNotUnderstoodIsDenied(t *testing.T) {
 }
 
 func TestGrantAndWithdrawText(t *testing.T) {
-	r := grant(t, consent.Terms{Vendor: "oura", VendorName: "Oura", Categories: []string{"sleep", "vital-signs"}, Recipient: "ehr", Until: now.AddDate(1, 0, 0)})
-	w, err := consent.Withdraw(fhir.Resource{Type: "Consent", ID: r.ID, JSON: fhir.Stamp(r.JSON, "Consent", r.ID, 1, now)})
+	r := grant(t, consent.Terms{Vendor: "oura", VendorName: "Oura", Categories: []string{"sleep", "vital-signs"},
+		Recipient: "ehr", Until: now.AddDate(1, 0, 0)})
+	w, err := consent.Withdraw(fhir.Resource{Type: "Consent", ID: r.ID,
+		JSON: fhir.Stamp(r.JSON, "Consent", r.ID, 1, now)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, x := range []fhir.Resource{r, w} {
-		if !strings.HasPrefix(string(x.JSON), fhir.Prefix("Consent", "c1")) || !json.Valid(x.JSON) || strings.Contains(string(x.JSON), "versionId") {
+		if !strings.HasPrefix(string(x.JSON), fhir.Prefix("Consent", "c1")) || !json.Valid(x.JSON) ||
+			strings.Contains(string(x.JSON), "versionId") {
 			t.Errorf("not canonical: %s", x.JSON)
 		}
 	}
 	golden(t, "grant.json", r.JSON)
 	golden(t, "withdrawn.json", w.JSON)
 	d, err := consent.Describe(w)
-	if err != nil || d.Status != "inactive" || d.Vendor != "oura" || d.Recipient != "ehr" || len(d.Categories) != 2 || d.Patient != "p1" {
+	if err != nil || d.Status != "inactive" || d.Vendor != "oura" || d.Recipient != "ehr" ||
+		len(d.Categories) != 2 || d.Patient != "p1" {
 		t.Errorf("%+v %v", d, err)
 	}
 	for name, terms := range map[string]consent.Terms{

@@ -283,7 +283,8 @@ func (e *Engine) refresh(ctx context.Context, en *entry) (b *book, err error, ok
 		}
 		// The error may hold keys of the store, and those the patient: the log
 		// gets its kind.
-		e.opts.Logger.Error("the consents of a patient cannot be read; access to this patient's data is denied", "cause", fhir.KindOf(err).IssueCode())
+		e.opts.Logger.Error("the consents of a patient cannot be read; access to this patient's data is denied",
+			"cause", fhir.KindOf(err).IssueCode())
 	}
 	if el := e.books[en.patient]; el != nil && el.Value.(*entry) == en {
 		e.holdAll(en, b)
@@ -399,13 +400,15 @@ func ofPatient(id string) (*search.Query, error) {
 	p, ok := search.Lookup("Consent", "patient")
 	status, also := search.Lookup("Consent", "status")
 	if !ok || !also {
-		return nil, fhir.Errorf(fhir.Internal, "consent.load", "the search registry lacks Consent.patient or Consent.status")
+		return nil, fhir.Errorf(fhir.Internal, "consent.load",
+			"the search registry lacks Consent.patient or Consent.status")
 	}
 	return &search.Query{
 		Type: "Consent", Count: -1, Patient: id,
 		Clauses: []search.Clause{
 			{Param: p, Values: []search.Value{{RefType: "Patient", RefID: id}}},
-			{Param: status, Values: []search.Value{{Code: statusActive}, {Code: statusWithdrawn}, {Code: statusRejected}}},
+			{Param: status, Values: []search.Value{{Code: statusActive}, {Code: statusWithdrawn},
+				{Code: statusRejected}}},
 		},
 	}, nil
 }

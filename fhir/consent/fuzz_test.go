@@ -27,17 +27,23 @@ func permits(r *rule) bool {
 }
 
 func FuzzCompile(f *testing.F) {
-	const head = `{"resourceType":"Consent","id":"c","status":"active","scope":{"coding":[{"system":"` + scopeSystem + `","code":"` + privacyScope + `"}]},"patient":{"reference":"Patient/p"}`
-	const who = `"actor":[{"role":{"coding":[{"system":"` + partSystem + `","code":"IRCP"}]},"reference":{"display":"any"}}]`
+	const head = `{"resourceType":"Consent","id":"c","status":"active","scope":{"coding":[{"system":"` +
+		scopeSystem + `","code":"` + privacyScope + `"}]},"patient":{"reference":"Patient/p"}`
+	const who = `"actor":[{"role":{"coding":[{"system":"` + partSystem +
+		`","code":"IRCP"}]},"reference":{"display":"any"}}]`
 	for _, tail := range []string{"", `,"policyRule":{"coding":[{"system":"` + actCodeSystem + `","code":"OPTIN"}]}`,
-		`,"provision":{"type":"permit",` + who + `}`, `,"provision":{"type":"permit","period":{"start":"2026-01-01","end":"2027"},` + who + `}`,
-		`,"provision":{"type":"deny"}`, `,"provision":{"type":"maybe"}`, `,"provision":{"type":"permit","dataPeriod":{}}`,
+		`,"provision":{"type":"permit",` + who + `}`,
+		`,"provision":{"type":"permit","period":{"start":"2026-01-01","end":"2027"},` + who + `}`,
+		`,"provision":{"type":"deny"}`, `,"provision":{"type":"maybe"}`,
+		`,"provision":{"type":"permit","dataPeriod":{}}`,
 		`,"provision":{"type":"permit","provision":[{"type":"deny","provision":[{"type":"permit","provision":[{"type":"deny","provision":[{"type":"permit"}]}]}]}]}`,
 		`,"dateTime":"2026","meta":{"lastUpdated":"2026-01-01T00:00:00Z"},"provision":{"type":"permit","action":[{"coding":[{"system":"` + actionSystem + `","code":"disclose"}]}],"class":[{"system":"` + typeSystem + `","code":"Device"}],"actor":[{"role":{"coding":[{"system":"` + partSystem + `","code":"IRCP"}]},"reference":{"identifier":{"system":"` + AuthorizationSystem + `","value":"a"}}}]}`,
-		`,"provision":[]`, `,"provision":null`, `,"provision":{"period":{"start":"never"}}`, `,"modifierExtension":[{"url":"urn:x"}]`, `,"implicitRules":"urn:x"`} {
+		`,"provision":[]`, `,"provision":null`, `,"provision":{"period":{"start":"never"}}`,
+		`,"modifierExtension":[{"url":"urn:x"}]`, `,"implicitRules":"urn:x"`} {
 		f.Add([]byte(head + tail + "}"))
 	}
-	for _, s := range []string{"", "{", "null", "[]", `{"status":"inactive","patient":{"reference":"Patient/p"}}`, `{"status":5}`} {
+	for _, s := range []string{"", "{", "null", "[]", `{"status":"inactive","patient":{"reference":"Patient/p"}}`,
+		`{"status":5}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -49,7 +55,8 @@ func FuzzCompile(f *testing.F) {
 			t.Fatal("a Consent that cannot be read does not deny")
 		case readable && d.Status != statusActive && is == active:
 			t.Fatal("a Consent that is not active counts")
-		case is == active && readable && (len(d.ModifierExtension) > 0 || d.ImplicitRules != "") && c.root.permit && !c.root.doubt:
+		case is == active && readable && (len(d.ModifierExtension) > 0 || d.ImplicitRules != "") && c.root.permit &&
+			!c.root.doubt:
 			t.Fatal("a Consent whose meaning is modified permits")
 		}
 		if nesting(&c.root) > maxDepth+1 {

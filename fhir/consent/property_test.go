@@ -25,7 +25,8 @@ func drawProvision(t *rapid.T, depth int) obj {
 	if depth == 0 && rapid.IntRange(0, 3).Draw(t, "root") > 0 {
 		p["type"] = "permit"
 	}
-	if n := rapid.SampledFrom([]string{"", "ehr", "lab", "any", "a1"}).Draw(t, "actor"); n != "" || depth == 0 && rapid.Bool().Draw(t, "named") {
+	if n := rapid.SampledFrom([]string{"", "ehr", "lab", "any", "a1"}).Draw(t, "actor"); n != "" || depth == 0 &&
+		rapid.Bool().Draw(t, "named") {
 		if n == "" {
 			n = "any"
 		}
@@ -200,7 +201,8 @@ func whole(docs []obj, who, app string, f *access.Facts) bool {
 		case "permit":
 			later := false
 			for _, w := range docs {
-				later = later || w["status"] == "inactive" && !onlyApps(w) && w["meta"].(obj)["lastUpdated"].(string) >= d["dateTime"].(string) &&
+				later = later || w["status"] == "inactive" && !onlyApps(w) &&
+					w["meta"].(obj)["lastUpdated"].(string) >= d["dateTime"].(string) &&
 					slow(w["provision"].(obj), who, app, f, false) == "permit"
 			}
 			permit = permit || !onlyApps(d) || !later
@@ -220,9 +222,11 @@ func TestPermitsEqualsTheSlowInterpreter(t *testing.T) {
 		var docs []obj
 		for i := range rapid.IntRange(0, 3).Draw(t, "consents") {
 			d := obj{"resourceType": "Consent", "id": fmt.Sprint("c", i),
-				"meta":      obj{"lastUpdated": fmt.Sprintf("2026-11-0%dT00:00:00Z", rapid.IntRange(1, 4).Draw(t, "updated"))},
-				"dateTime":  fmt.Sprintf("2026-11-0%dT00:00:00Z", rapid.IntRange(1, 4).Draw(t, "agreed")),
-				"status":    rapid.SampledFrom([]string{"active", "active", "active", "inactive", "draft"}).Draw(t, "status"),
+				"meta": obj{"lastUpdated": fmt.Sprintf("2026-11-0%dT00:00:00Z",
+					rapid.IntRange(1, 4).Draw(t, "updated"))},
+				"dateTime": fmt.Sprintf("2026-11-0%dT00:00:00Z", rapid.IntRange(1, 4).Draw(t, "agreed")),
+				"status": rapid.SampledFrom([]string{"active", "active", "active", "inactive", "draft"}).Draw(t,
+					"status"),
 				"scope":     cc("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privacy"),
 				"patient":   obj{"reference": "Patient/p1"},
 				"provision": drawProvision(t, 0)}
@@ -240,10 +244,11 @@ func TestPermitsEqualsTheSlowInterpreter(t *testing.T) {
 		}
 		for range 8 {
 			f := &access.Facts{Patient: "p1",
-				Type:       rapid.SampledFrom([]string{"Observation", "Observation", "Device"}).Draw(t, "facts"),
-				Vendor:     rapid.SampledFrom([]string{"apple", "oura", ""}).Draw(t, "of"),
-				Author:     rapid.SampledFrom([]string{"", "lab"}).Draw(t, "author"),
-				Categories: rapid.SampledFrom([][]string{nil, {"sleep"}, {"activity"}, {"sleep", "activity"}, {"vital-signs"}, {"vital-signs", "sleep"}, {"activity", "vital-signs"}}).Draw(t, "categories")}
+				Type:   rapid.SampledFrom([]string{"Observation", "Observation", "Device"}).Draw(t, "facts"),
+				Vendor: rapid.SampledFrom([]string{"apple", "oura", ""}).Draw(t, "of"),
+				Author: rapid.SampledFrom([]string{"", "lab"}).Draw(t, "author"),
+				Categories: rapid.SampledFrom([][]string{nil, {"sleep"}, {"activity"}, {"sleep", "activity"},
+					{"vital-signs"}, {"vital-signs", "sleep"}, {"activity", "vital-signs"}}).Draw(t, "categories")}
 			if f.Type == "Device" {
 				f.Categories = nil
 			}

@@ -51,7 +51,8 @@ func (e *Engine) Check(ctx context.Context, p *access.Principal, next, old *fhir
 			return nil, fhir.Errorf(fhir.Forbidden, op, "Consent.patient cannot be changed")
 		}
 	} else if slices.ContainsFunc(reserved, func(s string) bool { return strings.HasPrefix(next.ID, s) }) {
-		return nil, fhir.Errorf(fhir.Forbidden, op, "ids of Consents that begin with %q or %q are the server's own", AppPrefix, StopPrefix)
+		return nil, fhir.Errorf(fhir.Forbidden, op, "ids of Consents that begin with %q or %q are the server's own",
+			AppPrefix, StopPrefix)
 	}
 	return next, e.mayRecord(ctx, p.ClientID, patient, next)
 }
@@ -65,7 +66,8 @@ func (e *Engine) mayReplace(ctx context.Context, client string, old *fhir.Resour
 		return fhir.Wrap(op, err)
 	}
 	if facts == nil || facts.Author == "" || facts.Author != client {
-		return fhir.Errorf(fhir.Forbidden, op, "this Consent was recorded by the patient, the operator or another client; only they may change it")
+		return fhir.Errorf(fhir.Forbidden, op,
+			"this Consent was recorded by the patient, the operator or another client; only they may change it")
 	}
 	patient, err := subjectOf(old)
 	if err != nil {
@@ -73,9 +75,11 @@ func (e *Engine) mayReplace(ctx context.Context, client string, old *fhir.Resour
 	}
 	switch c, is := compile(old.ID, patient, old.JSON); {
 	case is == withdrawn:
-		return fhir.Errorf(fhir.Forbidden, op, "a withdrawn Consent stays as it is; what is agreed anew is a new Consent, of the patient's pages or the operator")
+		return fhir.Errorf(fhir.Forbidden, op,
+			"a withdrawn Consent stays as it is; what is agreed anew is a new Consent, of the patient's pages or the operator")
 	case is == active && c.root.denies():
-		return fhir.Errorf(fhir.Forbidden, op, "this Consent denies something; only the patient's pages and the operator end a denial")
+		return fhir.Errorf(fhir.Forbidden, op,
+			"this Consent denies something; only the patient's pages and the operator end a denial")
 	}
 	return nil
 }
@@ -92,16 +96,19 @@ func (e *Engine) mayRecord(ctx context.Context, client, patient string, next *fh
 		return fhir.Wrap(op, err)
 	}
 	if len(b.ids) >= e.opts.Limit/2 {
-		return fhir.Errorf(fhir.Forbidden, op, "this patient has %d Consents that count; a client may not add to more than %d", len(b.ids), e.opts.Limit/2)
+		return fhir.Errorf(fhir.Forbidden, op,
+			"this patient has %d Consents that count; a client may not add to more than %d", len(b.ids), e.opts.Limit/2)
 	}
 	if namesAuthorization(&c.root) || mentions(next.JSON, AuthorizationSystem) {
-		return fhir.Errorf(fhir.Forbidden, op, "Consent.provision.actor: what a person allows an app is recorded by the server, when the person allows it")
+		return fhir.Errorf(fhir.Forbidden, op,
+			"Consent.provision.actor: what a person allows an app is recorded by the server, when the person allows it")
 	}
 	if is != active || !c.root.permits() {
 		return nil
 	}
 	if len(b.withdrawn) > 0 {
-		return fhir.Errorf(fhir.Forbidden, op, "this patient has withdrawn a Consent; since then only the patient's own pages and the operator open anything")
+		return fhir.Errorf(fhir.Forbidden, op,
+			"this patient has withdrawn a Consent; since then only the patient's own pages and the operator open anything")
 	}
 	q := ask{now: e.opts.Clock().UnixMilli(), recipient: client}
 	for _, x := range b.all {
@@ -153,7 +160,8 @@ func subjectOf(r *fhir.Resource) (string, error) {
 	}
 	id, ok := strings.CutPrefix(d.Patient.Reference, "Patient/")
 	if !ok || !fhir.ValidID(id) {
-		return "", fhir.Errorf(fhir.Unprocessable, "consent.Check", "Consent.patient must be a reference to a Patient of this server (Patient/[id])")
+		return "", fhir.Errorf(fhir.Unprocessable, "consent.Check",
+			"Consent.patient must be a reference to a Patient of this server (Patient/[id])")
 	}
 	return id, nil
 }

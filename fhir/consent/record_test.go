@@ -15,7 +15,8 @@ import (
 
 // stamped gives a Consent the time of its version, as the store does.
 func stamped(r fhir.Resource, at time.Time) fhir.Resource {
-	r.JSON = []byte(strings.Replace(string(r.JSON), `"meta":{`, `"meta":{"lastUpdated":"`+at.UTC().Format(fhir.InstantLayout)+`"`, 1))
+	r.JSON = []byte(strings.Replace(string(r.JSON), `"meta":{`,
+		`"meta":{"lastUpdated":"`+at.UTC().Format(fhir.InstantLayout)+`"`, 1))
 	return r
 }
 
@@ -70,7 +71,8 @@ func TestCheck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	app, err := consent.ForApp(consent.Allowance{ID: "x", Patient: "p1", Authorization: "a1", Client: "ehr", App: "App", Scope: "patient/*.rs", Types: []string{"Observation"},
+	app, err := consent.ForApp(consent.Allowance{ID: "x", Patient: "p1", Authorization: "a1", Client: "ehr",
+		App: "App", Scope: "patient/*.rs", Types: []string{"Observation"},
 		From: now, Until: now.Add(time.Hour)})
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +108,8 @@ func TestCheck(t *testing.T) {
 		{"an id of the server's", registered("ehr"), &reserved, nil, fhir.Forbidden},
 		{"what a person allows an app", registered("ehr"), &app, nil, fhir.Forbidden},
 		{"a client that the patient has stopped", registered("stopped"), &fresh, nil, fhir.Forbidden},
-		{"a client that is not registered for it", &access.Principal{ClientID: "ehr", Grant: &access.Grant{Recipient: "ehr"}}, &fresh, nil, fhir.Forbidden},
+		{"a client that is not registered for it",
+			&access.Principal{ClientID: "ehr", Grant: &access.Grant{Recipient: "ehr"}}, &fresh, nil, fhir.Forbidden},
 		{"nobody", nil, &fresh, nil, fhir.Forbidden},
 		{"the operator", &access.Principal{Operator: "uid:0", Grant: access.All()}, &operators, &operators, 0},
 	} {
@@ -127,9 +130,11 @@ func TestRefuses(t *testing.T) {
 	if consent.Refuses(r, "p1", "other") || consent.Refuses(r, "p2", "app") {
 		t.Error("a refusal of another")
 	}
-	for _, change := range [][2]string{{`"active"`, `"draft"`}, {`"deny"`, `"permit"`}, {`"type":"deny"`, `"type":"deny","period":{"end":"2020-01-01"}`},
+	for _, change := range [][2]string{{`"active"`, `"draft"`}, {`"deny"`, `"permit"`},
+		{`"type":"deny"`, `"type":"deny","period":{"end":"2020-01-01"}`},
 		{`"type":"deny"`, `"type":"deny","purpose":[{}]`}} {
-		if x := strings.Replace(string(r.JSON), change[0], change[1], 1); x == string(r.JSON) || consent.Refuses(fhir.Resource{Type: "Consent", ID: "stop-1", JSON: []byte(x)}, "p1", "app") {
+		if x := strings.Replace(string(r.JSON), change[0], change[1], 1); x == string(r.JSON) ||
+			consent.Refuses(fhir.Resource{Type: "Consent", ID: "stop-1", JSON: []byte(x)}, "p1", "app") {
 			t.Error("taken for a refusal:", change)
 		}
 	}
@@ -141,7 +146,8 @@ func TestRefuses(t *testing.T) {
 func TestManyConsents(t *testing.T) {
 	s := newShelf()
 	var log strings.Builder
-	e, err := consent.New(consent.Options{Store: s, Clock: func() time.Time { return now }, Limit: 3000, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	e, err := consent.New(consent.Options{Store: s, Clock: func() time.Time { return now }, Limit: 3000,
+		Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +202,8 @@ func TestManyConsents(t *testing.T) {
 	if n := strings.Count(log.String(), "\n"); n != 1 || strings.Contains(log.String(), "p1") {
 		t.Errorf("%d lines logged:\n%s", n, log.String())
 	}
-	_, err = e.Check(t.Context(), &access.Principal{ClientID: "ehr", Grant: &access.Grant{RecordsConsent: true}}, &r, nil)
+	_, err = e.Check(t.Context(), &access.Principal{ClientID: "ehr", Grant: &access.Grant{RecordsConsent: true}},
+		&r, nil)
 	if err != nil {
 		t.Errorf("a first Consent: %v", err)
 	}
@@ -213,7 +220,8 @@ func TestClientBound(t *testing.T) {
 	who := &access.Principal{ClientID: "ehr", Grant: &access.Grant{RecordsConsent: true}}
 	for i := range 20 {
 		r := grant(t, consent.Terms{ID: fmt.Sprint("c", i), Recipient: "ehr"})
-		if _, err := e.Check(t.Context(), who, &r, nil); i < 10 && err != nil || i >= 10 && fhir.KindOf(err) != fhir.Forbidden {
+		if _, err := e.Check(t.Context(), who, &r, nil); i < 10 && err != nil || i >= 10 &&
+			fhir.KindOf(err) != fhir.Forbidden {
 			t.Fatalf("Consent %d: %v", i, err)
 		}
 		s.putBy("ehr", "p1", r)
@@ -238,7 +246,8 @@ func TestChanged(t *testing.T) {
 		t.Error("after a change of another patient's")
 	}
 	s.put("p1", grant(t, consent.Terms{ID: "c1"}))
-	if !e.Changed(at, mine) || e.Changed(at, func(_ string, t uint64) bool { return t != uint64(s.LastSeq()) && t != uint64(s.LastSeq())-1 }) {
+	if !e.Changed(at, mine) || e.Changed(at,
+		func(_ string, t uint64) bool { return t != uint64(s.LastSeq()) && t != uint64(s.LastSeq())-1 }) {
 		t.Error("after a change of the patient's")
 	}
 	// A Consent that goes to another patient was the first one's, too.

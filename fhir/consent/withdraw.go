@@ -55,7 +55,9 @@ func (t Taking) Plan(have []fhir.Resource) (w Withdrawal, ok bool, err error) {
 	}
 	r, err := Build(Terms{ID: t.NewID(), Patient: t.Patient, Vendor: t.Vendor, Now: t.Now})
 	if err == nil {
-		w.Record, err = end(r, "You have taken back what you had agreed to about data from "+vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName})+". Nothing of it is collected or shown any more.")
+		w.Record, err = end(r, "You have taken back what you had agreed to about data from "+
+			vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName})+
+			". Nothing of it is collected or shown any more.")
 	}
 	return w, err == nil, fhir.Wrap(op, err)
 }
@@ -134,9 +136,11 @@ func (t Taking) change(w *Withdrawal, r fhir.Resource, c *compiled) error {
 
 func (t Taking) says(root *rule) string {
 	if !root.permit {
-		return "You have taken back what this consent had allowed about data from " + vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName}) + ". What it denies stays denied."
+		return "You have taken back what this consent had allowed about data from " +
+			vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName}) + ". What it denies stays denied."
 	}
-	return "You have taken back this consent for data from " + vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName}) + ". For other data it goes on."
+	return "You have taken back this consent for data from " +
+		vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName}) + ". For other data it goes on."
 }
 
 // narrow removes what is taken back from a provision. ok is false when nothing
@@ -204,7 +208,8 @@ func (t Taking) narrowCodes(m map[string]json.RawMessage) (ok bool, err error) {
 		}
 		codings = slices.DeleteFunc(codings, func(c map[string]json.RawMessage) bool {
 			var x coding
-			if json.Unmarshal(c["system"], &x.System) != nil || json.Unmarshal(c["code"], &x.Code) != nil || x.System != VendorSystem {
+			if json.Unmarshal(c["system"], &x.System) != nil || json.Unmarshal(c["code"], &x.Code) != nil ||
+				x.System != VendorSystem {
 				return false
 			}
 			named = true
@@ -260,7 +265,8 @@ func denials(r *rule, within rule) (out []rule) {
 		if len(r.categories) == 0 && len(own.categories) > 0 {
 			// A permit for categories reaches what has none by its type; a
 			// denial of categories does not.
-			if own, ok := both(own, rule{from: own.from, to: own.to, types: []string{"Device", "Provenance"}, actions: given}); ok {
+			if own, ok := both(own, rule{from: own.from, to: own.to, types: []string{"Device", "Provenance"},
+				actions: given}); ok {
 				own.categories = nil
 				out = append(out, own)
 			}
@@ -350,7 +356,8 @@ func (t Taking) denial(x rule) ([]fhir.Resource, error) {
 	}
 	var out []fhir.Resource
 	add := func(p provisionJSON) error {
-		c := agreed(t.NewID(), t.Patient, div("You had denied this within a consent that you have taken back. It stays denied."), t.Now)
+		c := agreed(t.NewID(), t.Patient,
+			div("You had denied this within a consent that you have taken back. It stays denied."), t.Now)
 		c.PolicyRule = one(actCodeSystem, "OPTOUT")
 		p.Type = "deny"
 		c.Provision = p

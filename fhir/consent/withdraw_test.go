@@ -25,11 +25,14 @@ type question struct {
 func questions() (out []question) {
 	for _, typ := range []string{"Observation", "Device"} {
 		for _, vendor := range []string{"apple", "fitbit", "oura"} {
-			for _, cats := range [][]string{nil, {"sleep"}, {"activity"}, {"sleep", "activity"}, {"vital-signs"}, {"vital-signs", "sleep"}} {
+			for _, cats := range [][]string{nil, {"sleep"}, {"activity"}, {"sleep", "activity"}, {"vital-signs"},
+				{"vital-signs", "sleep"}} {
 				for _, who := range []string{"ehr", "lab", "other"} {
 					for _, app := range []string{"", "a1"} {
 						if typ != "Device" || cats == nil {
-							out = append(out, question{who, app, access.Facts{Patient: "p1", Type: typ, Vendor: vendor, Categories: cats}})
+							out = append(out,
+								question{who, app,
+									access.Facts{Patient: "p1", Type: typ, Vendor: vendor, Categories: cats}})
 						}
 					}
 				}
@@ -75,8 +78,10 @@ func TestWithdrawalProperty(t *testing.T) {
 		e, f := newEngine(t, s), newEngine(t, again)
 		var docs []fhir.Resource
 		for i := range rapid.IntRange(1, 3).Draw(t, "consents") {
-			b, err := json.Marshal(obj{"resourceType": "Consent", "id": fmt.Sprint("c", i), "meta": obj{"lastUpdated": "2026-11-02T00:00:00Z"}, "dateTime": "2026-11-01T00:00:00Z",
-				"status": "active", "scope": cc("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privacy"), "patient": obj{"reference": "Patient/p1"},
+			b, err := json.Marshal(obj{"resourceType": "Consent", "id": fmt.Sprint("c", i),
+				"meta": obj{"lastUpdated": "2026-11-02T00:00:00Z"}, "dateTime": "2026-11-01T00:00:00Z",
+				"status": "active", "scope": cc("http://terminology.hl7.org/CodeSystem/consentscope",
+					"patient-privacy"), "patient": obj{"reference": "Patient/p1"},
 				"provision": drawProvision(t, 0)})
 			if err != nil {
 				t.Fatal(err)
@@ -144,9 +149,12 @@ func TestWithdrawalIsValid(t *testing.T) {
 	s := newShelf()
 	e := newEngine(t, s)
 	r := grant(t, consent.Terms{ID: "all"})
-	r.JSON = []byte(strings.Replace(string(r.JSON), `"provision":{`, `"provision":{"provision":[{"type":"deny","actor":[{"role":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/v3-ParticipationType","code":"IRCP"}]},`+
-		`"reference":{"identifier":{"system":"`+consent.ClientSystem+`","value":"lab"}}}],"code":[{"coding":[{"system":"`+hl7Category+`","code":"activity"}]}]}],`, 1))
-	app, err := consent.ForApp(consent.Allowance{ID: "app-a1", Patient: "p1", Authorization: "a1", Client: "appl", App: "App", Scope: "patient/*.rs", Types: []string{"Observation"},
+	r.JSON = []byte(strings.Replace(string(r.JSON), `"provision":{`,
+		`"provision":{"provision":[{"type":"deny","actor":[{"role":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/v3-ParticipationType","code":"IRCP"}]},`+
+			`"reference":{"identifier":{"system":"`+consent.ClientSystem+
+			`","value":"lab"}}}],"code":[{"coding":[{"system":"`+hl7Category+`","code":"activity"}]}]}],`, 1))
+	app, err := consent.ForApp(consent.Allowance{ID: "app-a1", Patient: "p1", Authorization: "a1", Client: "appl",
+		App: "App", Scope: "patient/*.rs", Types: []string{"Observation"},
 		From: now, Until: now.Add(time.Hour)})
 	if err != nil {
 		t.Fatal(err)
@@ -173,7 +181,8 @@ func TestWithdrawalIsValid(t *testing.T) {
 		}
 	}
 	s.apply(w)
-	if e.Permits("ehr", obs("apple", "")) || !e.Permits("ehr", obs("oura", "")) || e.Under("a1").Permits("appl", obs("apple", "")) {
+	if e.Permits("ehr", obs("apple", "")) || !e.Permits("ehr", obs("oura", "")) ||
+		e.Under("a1").Permits("appl", obs("apple", "")) {
 		t.Error("after the withdrawal")
 	}
 	s.put("p1", grant(t, consent.Terms{ID: "anew", Vendor: "apple"}))

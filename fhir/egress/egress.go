@@ -205,7 +205,8 @@ func (p Policy) CheckHost(ctx context.Context, r *net.Resolver, u *url.URL) erro
 			return nil
 		}
 	}
-	e := fhir.Errorf(fhir.Unprocessable, "egress.CheckHost", "the address is not on the public internet and not in an allowed range")
+	e := fhir.Errorf(fhir.Unprocessable, "egress.CheckHost",
+		"the address is not on the public internet and not in an allowed range")
 	e.Err = ErrRefused
 	return e
 }

@@ -101,7 +101,10 @@ func TestDialTimeRefusal(t *testing.T) {
 }
 
 func TestAllowedNoRedirectLimits(t *testing.T) {
-	inner := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("redirect followed") }))
+	inner := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter,
+		*http.Request) {
+		t.Error("redirect followed")
+	}))
 	defer inner.Close()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -120,7 +123,8 @@ func TestAllowedNoRedirectLimits(t *testing.T) {
 		}
 	}))
 	defer srv.Close()
-	c := New(Policy{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true, MaxResponse: 16})
+	c := New(Policy{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, AllowHTTP: true,
+		MaxResponse: 16})
 	get := func(path string) (int, string, error) {
 		t.Helper()
 		resp, err := c.Get(srv.URL + path)

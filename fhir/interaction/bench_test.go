@@ -38,7 +38,8 @@ func BenchmarkRead(b *testing.B) {
 	svc, rq := benchService(b)
 	ctx := context.Background()
 	at := func(i int) string {
-		return benchSince.Add(time.Duration(i*7919%(benchDocuments-200)) * 5 * time.Second).Format("2006-01-02T15:04:05Z")
+		return benchSince.Add(time.Duration(
+			i*7919%(benchDocuments-200)) * 5 * time.Second).Format("2006-01-02T15:04:05Z")
 	}
 	search := func(query func(i int) string) func(i int) error {
 		return func(i int) error {
@@ -48,14 +49,18 @@ func BenchmarkRead(b *testing.B) {
 	}
 	stats := func(patient string) func(int) error {
 		return func(int) error {
-			_, err := svc.Stats(ctx, rq, []interaction.Parameter{{Name: "subject", Value: "Patient/" + patient}, {Name: "coding", Value: "http://loinc.org|8867-4"},
-				{Name: "period", Value: "2025-07-01/2027-07-01"}, {Name: "statistic", Value: "average,minimum,maximum,count,median"}})
+			_, err := svc.Stats(ctx, rq,
+				[]interaction.Parameter{{Name: "subject", Value: "Patient/" + patient},
+					{Name: "coding", Value: "http://loinc.org|8867-4"},
+					{Name: "period", Value: "2025-07-01/2027-07-01"},
+					{Name: "statistic", Value: "average,minimum,maximum,count,median"}})
 			return err
 		}
 	}
 	lastn := func(patient string) func(int) error {
 		return func(int) error {
-			_, err := svc.LastN(ctx, rq, []interaction.Parameter{{Name: "patient", Value: patient}, {Name: "category", Value: "vital-signs"}})
+			_, err := svc.LastN(ctx, rq,
+				[]interaction.Parameter{{Name: "patient", Value: patient}, {Name: "category", Value: "vital-signs"}})
 			return err
 		}
 	}
@@ -126,8 +131,10 @@ func benchService(b *testing.B) (*interaction.Service, *interaction.Request) {
 		for range 5000 {
 			id := "o" + strconv.Itoa(i)
 			at := benchSince.Add(time.Duration(i) * 5 * time.Second).Format(time.RFC3339)
-			body := fhir.Prefix("Observation", id) + "}," + fmt.Sprintf(benchBody, "docs") + `"effectiveDateTime":"` + at + `"` + fmt.Sprintf(benchValue, strconv.Itoa(55+i%60)) + "}"
-			batch.Writes = append(batch.Writes, store.Write{Author: "bench", Resource: fhir.Resource{Type: "Observation", ID: id, JSON: []byte(body)}})
+			body := fhir.Prefix("Observation", id) + "}," + fmt.Sprintf(benchBody, "docs") +
+				`"effectiveDateTime":"` + at + `"` + fmt.Sprintf(benchValue, strconv.Itoa(55+i%60)) + "}"
+			batch.Writes = append(batch.Writes,
+				store.Write{Author: "bench", Resource: fhir.Resource{Type: "Observation", ID: id, JSON: []byte(body)}})
 			i++
 		}
 		if _, err := st.Commit(ctx, &batch); err != nil {
@@ -143,7 +150,8 @@ func benchService(b *testing.B) (*interaction.Service, *interaction.Request) {
 		b.Fatal(err)
 	}
 	b.Cleanup(consents.Close)
-	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: "https://pg.example"})
+	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader,
+		Observer: "https://pg.example"})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -151,15 +159,19 @@ func benchService(b *testing.B) (*interaction.Service, *interaction.Request) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	grant := &access.Grant{Recipient: "bench", Consents: consents, Rules: []access.Rule{{Type: "*", May: access.Read | access.Search}}}
-	return &interaction.Service{Store: st, Validator: door, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: "https://pg.example/fhir"},
+	grant := &access.Grant{Recipient: "bench", Consents: consents,
+		Rules: []access.Rule{{Type: "*", May: access.Read | access.Search}}}
+	return &interaction.Service{Store: st, Validator: door, Audit: rec, Clock: time.Now, Rand: rand.Reader,
+			Base: "https://pg.example/fhir"},
 		&interaction.Request{Principal: &access.Principal{ClientID: "bench", Grant: grant}, Line: "GET Observation"}
 }
 
 // benchTemplate is of the heart rates of patient "samples".
 func benchTemplate() *series.Template {
-	t := &series.Template{Class: series.Instant, Patient: "samples", Vendor: "apple", Categories: []string{"vital-signs"}, Values: 1, KeyValue: true,
-		Parts: [][]byte{[]byte(`},"identifier":[{"system":"urn:s","value":"`), []byte(`"}],` + fmt.Sprintf(benchBody, "samples")), []byte(`,"valueQuantity":{"value":`), nil},
+	t := &series.Template{Class: series.Instant, Patient: "samples", Vendor: "apple",
+		Categories: []string{"vital-signs"}, Values: 1, KeyValue: true,
+		Parts: [][]byte{[]byte(`},"identifier":[{"system":"urn:s","value":"`),
+			[]byte(`"}],` + fmt.Sprintf(benchBody, "samples")), []byte(`,"valueQuantity":{"value":`), nil},
 		Holes: []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue}}
 	t.Parts[3] = []byte(fmt.Sprintf(benchValue, "")[len(`,"valueQuantity":{"value":`):] + "}")
 	copy(t.Identity[:], "heartrate")
@@ -181,7 +193,8 @@ func benchSeries(b *testing.B, st store.Store) {
 			s.Values[0] = series.Decimal{Mant: int64(rate)}
 			c.Append(&s, 1)
 		}
-		if _, err := st.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: t, Columns: c}}, Probed: st.LastSeq()}); err != nil {
+		if _, err := st.Commit(context.Background(),
+			&store.Batch{Series: []store.SeriesWrite{{Template: t, Columns: c}}, Probed: st.LastSeq()}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -100,7 +100,8 @@ func (s *Service) roomIn(p *Page) int {
 
 // full is the error of an entry for which the answer has no room.
 func (s *Service) full(op string) error {
-	return fhir.Errorf(fhir.TooCostly, op, "the answer to this Bundle would be larger than %d bytes: send this entry in a Bundle of its own, or ask for less",
+	return fhir.Errorf(fhir.TooCostly, op,
+		"the answer to this Bundle would be larger than %d bytes: send this entry in a Bundle of its own, or ask for less",
 		s.Limits.withDefaults().BundleBytes)
 }
 
@@ -239,7 +240,8 @@ func (p *Page) response(base string, r *response, minimal bool) {
 	if r.err == nil && r.version > 0 {
 		if r.wrote {
 			p.entries = append(p.entries, `,"location":`...)
-			p.entries = r4.AppendString(p.entries, base+"/"+r.ref.String()+"/_history/"+strconv.FormatUint(r.version, 10))
+			p.entries = r4.AppendString(p.entries,
+				base+"/"+r.ref.String()+"/_history/"+strconv.FormatUint(r.version, 10))
 		}
 		p.entries = append(p.entries, `,"etag":`...)
 		p.entries = r4.AppendString(p.entries, ETag(r.version))
@@ -304,7 +306,8 @@ func (e *entry) preconditions() (p Preconditions, err error) {
 }
 
 func wrote(w Written) response {
-	r := response{status: "200 OK", ref: w.Resource.Ref(), version: w.Resource.Version, modified: w.Resource.LastUpdated, resource: whole(w.Resource.JSON), wrote: true}
+	r := response{status: "200 OK", ref: w.Resource.Ref(), version: w.Resource.Version,
+		modified: w.Resource.LastUpdated, resource: whole(w.Resource.JSON), wrote: true}
 	switch {
 	case w.Created && !w.Matched:
 		r.status = "201 Created"
@@ -354,7 +357,8 @@ func (s *Service) get(ctx context.Context, rq *Request, e *entry, pre Preconditi
 	case pre.IfNoneMatch.Has(res.Version):
 		return response{status: "304 Not Modified", ref: res.Ref(), version: res.Version, modified: res.LastUpdated}
 	}
-	return response{status: "200 OK", ref: res.Ref(), version: res.Version, modified: res.LastUpdated, resource: whole(res.JSON)}
+	return response{status: "200 OK", ref: res.Ref(), version: res.Version, modified: res.LastUpdated,
+		resource: whole(res.JSON)}
 }
 
 // readView reads what a GET of an entry names, in the part that _summary and

@@ -12,7 +12,8 @@ import (
 // set, is the criteria of a conditional create: one match is the answer
 // (Matched), several are PreconditionFailed. Criteria look through the
 // caller's own filter; they and what they find are in the trail.
-func (s *Service) Create(ctx context.Context, rq *Request, typ string, body []byte, ifNoneExist string) (Written, error) {
+func (s *Service) Create(ctx context.Context, rq *Request, typ string, body []byte,
+	ifNoneExist string) (Written, error) {
 	const op = "interaction.Create"
 	w, err := s.create(ctx, rq, op, typ, body, ifNoneExist)
 	if err != nil {
@@ -21,7 +22,8 @@ func (s *Service) Create(ctx context.Context, rq *Request, typ string, body []by
 	return w, nil
 }
 
-func (s *Service) create(ctx context.Context, rq *Request, op, typ string, body []byte, ifNoneExist string) (Written, error) {
+func (s *Service) create(ctx context.Context, rq *Request, op, typ string, body []byte,
+	ifNoneExist string) (Written, error) {
 	if err := writable(rq, op, access.Create, typ); err != nil {
 		return Written{}, err
 	}

@@ -61,7 +61,8 @@ func (c *criteria) key() string {
 		if mod == search.ModType { // the values say the type
 			mod = search.NoModifier
 		}
-		if code == "subject" && len(k.Values) > 0 && !slices.ContainsFunc(k.Values, func(v search.Value) bool { return v.RefType != "Patient" }) {
+		if code == "subject" && len(k.Values) > 0 &&
+			!slices.ContainsFunc(k.Values, func(v search.Value) bool { return v.RefType != "Patient" }) {
 			code = "patient"
 		}
 		parts[i] = fmt.Sprint(code, ":", mod, k.Missing, slices.Compact(values))
@@ -96,24 +97,26 @@ func (s *Service) find(ctx context.Context, rq *Request, op string, c *criteria)
 		c.found.patients[c.query.Patient] = false
 	}
 	// A second match is looked for, and no more.
-	err := s.Store.Find(ctx, store.Find{Query: c.query, Filter: rq.filter(access.Search), Limit: 2}, func(f *store.Found) bool {
-		if c.match == nil {
-			r := f.Resource
-			r.JSON = append([]byte(nil), r.JSON...)
-			c.match = &r
-		}
-		c.seen = append(c.seen, disclosed{f.Resource.Ref(), f.Resource.Version, f.Facts.Patient})
-		if f.Facts.Patient != "" {
-			c.found.patients[f.Facts.Patient] = true
-		}
-		return true
-	})
+	err := s.Store.Find(ctx, store.Find{Query: c.query, Filter: rq.filter(access.Search), Limit: 2},
+		func(f *store.Found) bool {
+			if c.match == nil {
+				r := f.Resource
+				r.JSON = append([]byte(nil), r.JSON...)
+				c.match = &r
+			}
+			c.seen = append(c.seen, disclosed{f.Resource.Ref(), f.Resource.Version, f.Facts.Patient})
+			if f.Facts.Patient != "" {
+				c.found.patients[f.Facts.Patient] = true
+			}
+			return true
+		})
 	if err != nil {
 		return err
 	}
 	if len(c.seen) > 1 {
 		c.match = nil
-		return &errTold{cause: fhir.Errorf(fhir.PreconditionFailed, op, "%s matches more than one %s", c.what, c.query.Type),
+		return &errTold{cause: fhir.Errorf(fhir.PreconditionFailed, op, "%s matches more than one %s", c.what,
+			c.query.Type),
 			seen: c.seen, asked: []found{c.found}}
 	}
 	return nil

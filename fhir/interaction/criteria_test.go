@@ -50,7 +50,8 @@ type entries struct{ open }
 func (entries) Bundle(body []byte) (*r4.Bundle, error) {
 	b := &r4.Bundle{Type: "transaction"}
 	for _, line := range strings.Fields(string(body)) {
-		b.Entries = append(b.Entries, r4.Entry{Method: "POST", URL: "Organization", IfNoneExist: line, Resource: []byte(`,"name":"x"`)})
+		b.Entries = append(b.Entries, r4.Entry{Method: "POST", URL: "Organization", IfNoneExist: line,
+			Resource: []byte(`,"name":"x"`)})
 	}
 	return b, nil
 }
@@ -66,11 +67,13 @@ func newService(t *testing.T, wrap func(store.Store) store.Store) *interaction.S
 			t.Error(err)
 		}
 	})
-	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: "https://pg.example"})
+	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader,
+		Observer: "https://pg.example"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &interaction.Service{Store: wrap(st), Validator: entries{}, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: "https://pg.example/fhir"}
+	return &interaction.Service{Store: wrap(st), Validator: entries{}, Audit: rec, Clock: time.Now,
+		Rand: rand.Reader, Base: "https://pg.example/fhir"}
 }
 
 var operator = &interaction.Request{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}
@@ -98,7 +101,8 @@ func TestSlowCriteriaConcernNobodyElse(t *testing.T) {
 	}()
 	<-h.entered
 	for i := range 600 { // more than any number of stripes that two could share
-		if _, err := s.Create(context.Background(), operator, "Organization", organization(fmt.Sprint("other", i)), fmt.Sprint("identifier=urn:t|other", i)); err != nil {
+		if _, err := s.Create(context.Background(), operator, "Organization", organization(fmt.Sprint("other", i)),
+			fmt.Sprint("identifier=urn:t|other", i)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -135,8 +139,11 @@ func TestOneOfManySpellings(t *testing.T) {
 	s := newService(t, func(st store.Store) store.Store { return st })
 	for round := range 20 {
 		value := fmt.Sprint("v", round)
-		spellings := []string{"identifier=urn:t|" + value, "identifier=urn%3At%7C" + value, "identifier=" + value, "?identifier=urn:t|" + value, "Organization?identifier=urn:t%7c" + value,
-			"identifier=urn:t|" + value + "&_count=1", "identifier=urn:t|" + value + "&identifier=" + value, "identifier=%75rn:t|" + value, "&identifier=urn:t|" + value, "identifier=urn:t|" + value + ",urn:t|none" + value}
+		spellings := []string{"identifier=urn:t|" + value, "identifier=urn%3At%7C" + value, "identifier=" + value,
+			"?identifier=urn:t|" + value, "Organization?identifier=urn:t%7c" + value,
+			"identifier=urn:t|" + value + "&_count=1", "identifier=urn:t|" + value + "&identifier=" + value,
+			"identifier=%75rn:t|" + value, "&identifier=urn:t|" + value,
+			"identifier=urn:t|" + value + ",urn:t|none" + value}
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		made := 0

@@ -25,7 +25,8 @@ func (s *Service) Delete(ctx context.Context, rq *Request, ref fhir.Ref, pre Pre
 	return w, nil
 }
 
-func (s *Service) deleteOnce(ctx context.Context, rq *Request, op string, ref fhir.Ref, pre Preconditions) (uint64, error) {
+func (s *Service) deleteOnce(ctx context.Context, rq *Request, op string, ref fhir.Ref,
+	pre Preconditions) (uint64, error) {
 	d, err := s.draftDelete(ctx, rq, op, ref, pre)
 	if err != nil {
 		return 0, err
@@ -51,7 +52,8 @@ func (s *Service) deleteOnce(ctx context.Context, rq *Request, op string, ref fh
 }
 
 // deletable reads what is to be removed and checks that the caller may.
-func (s *Service) deletable(ctx context.Context, rq *Request, op string, ref fhir.Ref, pre Preconditions) (*stored, error) {
+func (s *Service) deletable(ctx context.Context, rq *Request, op string, ref fhir.Ref,
+	pre Preconditions) (*stored, error) {
 	if err := writable(rq, op, access.Delete, ref.Type); err != nil {
 		return nil, err
 	}
@@ -77,7 +79,8 @@ func (s *Service) deletable(ctx context.Context, rq *Request, op string, ref fhi
 
 // draftDelete prepares the removal of ref. Of what is deleted already the
 // draft is done: there is only the event to be written.
-func (s *Service) draftDelete(ctx context.Context, rq *Request, op string, ref fhir.Ref, pre Preconditions) (*draft, error) {
+func (s *Service) draftDelete(ctx context.Context, rq *Request, op string, ref fhir.Ref,
+	pre Preconditions) (*draft, error) {
 	old, err := s.deletable(ctx, rq, op, ref, pre)
 	if err != nil {
 		return nil, err

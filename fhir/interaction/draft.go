@@ -87,7 +87,8 @@ func (d *draft) patients() []string {
 var subjectParams = []string{"subject", "patient"}
 
 // draftPut prepares a create (old is nil or deleted) or an update of res.
-func (s *Service) draftPut(ctx context.Context, rq *Request, op string, res fhir.Resource, old *stored) (*draft, error) {
+func (s *Service) draftPut(ctx context.Context, rq *Request, op string, res fhir.Resource,
+	old *stored) (*draft, error) {
 	may, interaction := access.Create, "create"
 	var prev *fhir.Resource
 	if old.live() {
@@ -125,7 +126,8 @@ func (s *Service) draftPut(ctx context.Context, rq *Request, op string, res fhir
 	for _, code := range subjectParams {
 		for _, v := range values.ByParam[code] {
 			p := place{ref: fhir.Ref{Type: v.RefType, ID: v.RefID}, path: res.Type + "." + code}
-			if fhir.KnownType(p.ref.Type) && !slices.ContainsFunc(d.refers, func(q place) bool { return q.ref == p.ref }) {
+			if fhir.KnownType(p.ref.Type) &&
+				!slices.ContainsFunc(d.refers, func(q place) bool { return q.ref == p.ref }) {
 				d.refers = append(d.refers, p)
 			}
 		}
@@ -149,7 +151,8 @@ func (d *draft) permit(rq *Request, op string, may access.Interaction, old *stor
 		d.refers[i].denied = true
 		return nil
 	}
-	return fhir.Errorf(fhir.Forbidden, op, "scope or consent does not allow to %s this %s", d.interaction, d.write.Resource.Type)
+	return fhir.Errorf(fhir.Forbidden, op, "scope or consent does not allow to %s this %s", d.interaction,
+		d.write.Resource.Type)
 }
 
 // moved refuses to give ingested data to another patient: its id, its
@@ -175,7 +178,8 @@ func visible(rq *Request, op string, may access.Interaction, old *stored) (bool,
 	case rq.filter(may).Allow(old.facts):
 		return true, nil
 	case rq.filter(access.Read).Allow(old.facts):
-		return false, tells(fhir.Errorf(fhir.Forbidden, op, "the granted scopes do not allow to write this %s", old.res.Type), disclosedOf(old))
+		return false, tells(fhir.Errorf(fhir.Forbidden, op, "the granted scopes do not allow to write this %s",
+			old.res.Type), disclosedOf(old))
 	}
 	return false, nil
 }
@@ -258,7 +262,8 @@ func (s *Service) refersTo(ctx context.Context, rq *Request, op string, p place,
 func dangling(op string, p place) error {
 	return &fhir.Error{Kind: fhir.Unprocessable, Op: op, Issues: []fhir.Issue{{
 		Severity: "error", Code: "not-found", Expression: []string{p.path},
-		Diagnostics: p.path + " refers to a " + p.ref.Type + " that is not on this server, or that scope or consent does not let you write about",
+		Diagnostics: p.path + " refers to a " + p.ref.Type +
+			" that is not on this server, or that scope or consent does not let you write about",
 	}}}
 }
 
@@ -279,7 +284,8 @@ func (s *Service) unreferenced(ctx context.Context, op, patient string, gone map
 		}
 	}
 	all := access.All().Filter(access.Read)
-	if err := s.Store.Scan(ctx, store.ScanRange{Types: types, Patient: patient, At: s.Store.LastSeq(), Filter: all}, see); err != nil {
+	if err := s.Store.Scan(ctx, store.ScanRange{Types: types, Patient: patient, At: s.Store.LastSeq(), Filter: all},
+		see); err != nil {
 		return err
 	}
 	if !found {

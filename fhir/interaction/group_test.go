@@ -57,11 +57,13 @@ func TestRequestsShareSyncs(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: "https://pg.example"})
+	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader,
+		Observer: "https://pg.example"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &interaction.Service{Store: st, Validator: open{}, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: "https://pg.example/fhir"}
+	s := &interaction.Service{Store: st, Validator: open{}, Audit: rec, Clock: time.Now, Rand: rand.Reader,
+		Base: "https://pg.example/fhir"}
 	rq := &interaction.Request{Principal: &access.Principal{ClientID: "c", Grant: access.All()}, RemoteIP: "192.0.2.1"}
 	const n, few = 64, 12
 	ids := make([]string, n)

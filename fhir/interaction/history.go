@@ -46,7 +46,8 @@ func (s *Service) History(ctx context.Context, rq *Request, ref fhir.Ref, h Hist
 	return p, nil
 }
 
-func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.Ref, h HistoryQuery) (*Page, map[string]bool, error) {
+func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.Ref,
+	h HistoryQuery) (*Page, map[string]bool, error) {
 	if err := rq.may(op, access.Read, ref.Type); err != nil {
 		return nil, nil, err
 	}
@@ -123,7 +124,8 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 		if err != nil {
 			return nil, nil, err
 		}
-		links = append(links, link{"next", self + "&__page=" + p.seal(bound, pagePoint{at, strconv.FormatUint(last, 10)})})
+		links = append(links, link{"next",
+			self + "&__page=" + p.seal(bound, pagePoint{at, strconv.FormatUint(last, 10)})})
 	}
 	total := int64(-1)
 	if !more && before == 0 {
@@ -139,7 +141,8 @@ func (s *Service) history(ctx context.Context, rq *Request, op string, ref fhir.
 
 // historyPage is the snapshot and the version below which to go on, 0 from
 // the newest.
-func (s *Service) historyPage(ctx context.Context, op string, bound []byte, page string) (at store.Seq, before uint64, err error) {
+func (s *Service) historyPage(ctx context.Context, op string, bound []byte,
+	page string) (at store.Seq, before uint64, err error) {
 	point, err := s.openPage(ctx, op, bound, page)
 	if err != nil || point.at == 0 {
 		return s.Store.LastSeq(), 0, err

@@ -49,7 +49,8 @@ func (s *Service) lastN(ctx context.Context, rq *Request, ps []Parameter) (*Page
 	if err != nil {
 		return nil, nil, err
 	}
-	g := &codeGroups{most: most, room: limits.PageBytes, when: when, sets: map[string]*codeSet{}, concepts: map[string]*codeSet{}}
+	g := &codeGroups{most: most, room: limits.PageBytes, when: when, sets: map[string]*codeSet{},
+		concepts: map[string]*codeSet{}}
 	at := s.Store.LastSeq()
 	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at}
 	var bad error
@@ -113,7 +114,8 @@ func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, e
 			}
 			most, given = n, true
 		case "_sort", "_count", "_total", "__page":
-			return nil, 0, fhir.Errorf(fhir.Invalid, op, "%s has no meaning in $lastn: the order is fixed and the answer is one page", p.Name)
+			return nil, 0, fhir.Errorf(fhir.Invalid, op,
+				"%s has no meaning in $lastn: the order is fixed and the answer is one page", p.Name)
 		default:
 			pairs = append(pairs, [2]string{p.Name, p.Value})
 		}
@@ -127,9 +129,11 @@ func (s *Service) lastNQuery(rq *Request, ps []Parameter) (*search.Query, int, e
 	})
 	switch {
 	case q.Patient == "":
-		return nil, 0, &fhir.Error{Kind: fhir.Invalid, Op: op, Issues: []fhir.Issue{{Code: "required", Diagnostics: "$lastn needs patient or subject, with one patient"}}}
+		return nil, 0, &fhir.Error{Kind: fhir.Invalid, Op: op,
+			Issues: []fhir.Issue{{Code: "required", Diagnostics: "$lastn needs patient or subject, with one patient"}}}
 	case !coded:
-		return nil, 0, &fhir.Error{Kind: fhir.Invalid, Op: op, Issues: []fhir.Issue{{Code: "required", Diagnostics: "$lastn needs category or code"}}}
+		return nil, 0, &fhir.Error{Kind: fhir.Invalid, Op: op,
+			Issues: []fhir.Issue{{Code: "required", Diagnostics: "$lastn needs category or code"}}}
 	case q.Summary == search.SummaryCount:
 		return nil, 0, fhir.Errorf(fhir.Invalid, op, "_summary=count has no meaning in $lastn")
 	}
@@ -231,7 +235,8 @@ func (g *codeGroups) take(f *store.Found, set *codeSet, at int64) error {
 		return nil
 	}
 	if g.room -= len(f.Resource.JSON); g.room < 0 {
-		return fhir.Errorf(fhir.TooCostly, "interaction.LastN", "the newest of every code are more than one answer holds: ask for fewer codes or a smaller max")
+		return fhir.Errorf(fhir.TooCostly, "interaction.LastN",
+			"the newest of every code are more than one answer holds: ask for fewer codes or a smaller max")
 	}
 	set.kept = append(set.kept, recent{id: f.Resource.ID, at: at, json: slices.Clone(f.Resource.JSON)})
 	g.trim(set)

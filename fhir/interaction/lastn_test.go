@@ -44,14 +44,16 @@ func TestOperationsReadNoMoreThanTheyMust(t *testing.T) {
 				t.Fatal(err)
 			}
 		}()
-		rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: "https://pg.example"})
+		rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader,
+			Observer: "https://pg.example"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		w := &readWorld{t: t, st: st}
 		now := func() time.Time { return benchSince.AddDate(1, 0, 0) }
 		fast := &interaction.Service{Store: st, Audit: rec, Clock: now, Rand: zeros{}, Base: "https://pg.example/fhir"}
-		slow := &interaction.Service{Store: struct{ store.Store }{st}, Audit: rec, Clock: now, Rand: zeros{}, Base: "https://pg.example/fhir"}
+		slow := &interaction.Service{Store: struct{ store.Store }{st}, Audit: rec, Clock: now, Rand: zeros{},
+			Base: "https://pg.example/fhir"}
 		for range rapid.IntRange(2, 8).Draw(t, "rounds") {
 			w.write()
 			for range rapid.IntRange(1, 4).Draw(t, "questions") {
@@ -92,32 +94,46 @@ func (w *readWorld) write() {
 	var b store.Batch
 	used := map[string]bool{}
 	for range rapid.IntRange(0, 12).Draw(w.t, "documents") {
-		id := w.pick("id", "o1", "o2", "o3", "o4", "o5", "o6", "o7", "o8", "o9", "o10", "o11", "o12", "o13", "o14", "o15", "o16", w.sampleID(3), w.sampleID(8))
+		id := w.pick("id", "o1", "o2", "o3", "o4", "o5", "o6", "o7", "o8", "o9", "o10", "o11", "o12", "o13", "o14",
+			"o15", "o16", w.sampleID(3), w.sampleID(8))
 		if used[id] {
 			continue
 		}
 		used[id] = true
 		if rapid.IntRange(0, 7).Draw(w.t, "delete") == 0 {
-			b.Writes = append(b.Writes, store.Write{Op: store.Remove, Resource: fhir.Resource{Type: "Observation", ID: id}})
+			b.Writes = append(b.Writes, store.Write{Op: store.Remove,
+				Resource: fhir.Resource{Type: "Observation", ID: id}})
 			continue
 		}
 		var codings []string
 		for range rapid.SampledFrom([]int{1, 1, 1, 1, 2, 2, 3, 0}).Draw(w.t, "codings") {
-			codings = append(codings, fmt.Sprintf(`{"system":%q,"code":%q,"display":%q}`, w.pick("system", "http://loinc.org", "http://loinc.org", "urn:v"), w.pick("code", "a", "a", "b", "8867-4"), w.pick("display", "x", "y")))
+			codings = append(codings, fmt.Sprintf(`{"system":%q,"code":%q,"display":%q}`,
+				w.pick("system", "http://loinc.org", "http://loinc.org", "urn:v"),
+				w.pick("code", "a", "a", "b", "8867-4"), w.pick("display", "x", "y")))
 		}
 		code := `"text":"` + w.pick("text", "t", "u") + `"`
 		if len(codings) > 0 {
 			code = `"coding":[` + strings.Join(codings, ",") + `]`
 		}
-		when := w.pick("when", "", "", fmt.Sprintf(`"effectivePeriod":{"start":%q,"end":%q},`, w.time(), w.time()), `"effectivePeriod":{"end":"2026-03-01"},`)
+		when := w.pick("when", "", "", fmt.Sprintf(`"effectivePeriod":{"start":%q,"end":%q},`, w.time(), w.time()),
+			`"effectivePeriod":{"end":"2026-03-01"},`)
 		if rapid.Bool().Draw(w.t, "instant") {
 			when = fmt.Sprintf(`"effectiveDateTime":%q,`, w.time())
 		}
-		value := w.pick("value", "62", "61.5", "1e2", "-3", "70") + `,"unit":"` + w.pick("unit", "beats", "bpm") + `","system":"http://unitsofmeasure.org","code":"` + w.pick("ucum", "/min", "/min", "1") + `"`
-		extra := w.pick("extra", "", "", "", `,"modifierExtension":[{"url":"urn:x"}]`, `,"component":[{"code":{"coding":[{"system":"http://loinc.org","code":"b"}]},"valueQuantity":{"value":`+value+`}}]`)
-		body := fhir.Prefix("Observation", id) + `},"status":"` + w.pick("status", "final", "final", "amended", "entered-in-error") + `","category":[{"coding":[{"code":"` + w.pick("category", "vital-signs", "vital-signs", "activity") + `"}]}],"code":{` +
-			code + `},"subject":{"reference":"Patient/` + w.pick("patient", "samples", "samples", "samples", "other") + `"},` + when + `"valueQuantity":{"value":` + value + `}` + extra + `}`
-		b.Writes = append(b.Writes, store.Write{Vendor: w.pick("vendor", "apple", "apple", "oura"), Resource: fhir.Resource{Type: "Observation", ID: id, JSON: []byte(body)}})
+		value := w.pick("value", "62", "61.5", "1e2", "-3", "70") + `,"unit":"` + w.pick("unit", "beats", "bpm") +
+			`","system":"http://unitsofmeasure.org","code":"` + w.pick("ucum", "/min", "/min", "1") + `"`
+		extra := w.pick("extra", "", "", "", `,"modifierExtension":[{"url":"urn:x"}]`,
+			`,"component":[{"code":{"coding":[{"system":"http://loinc.org","code":"b"}]},"valueQuantity":{"value":`+
+				value+`}}]`)
+		body := fhir.Prefix("Observation", id) + `},"status":"` +
+			w.pick("status", "final", "final", "amended", "entered-in-error") +
+			`","category":[{"coding":[{"code":"` + w.pick("category", "vital-signs", "vital-signs", "activity") +
+			`"}]}],"code":{` +
+			code + `},"subject":{"reference":"Patient/` +
+			w.pick("patient", "samples", "samples", "samples", "other") + `"},` + when +
+			`"valueQuantity":{"value":` + value + `}` + extra + `}`
+		b.Writes = append(b.Writes, store.Write{Vendor: w.pick("vendor", "apple", "apple", "oura"),
+			Resource: fhir.Resource{Type: "Observation", ID: id, JSON: []byte(body)}})
 	}
 	if n := rapid.IntRange(0, 6).Draw(w.t, "samples"); n > 0 && len(used) == 0 {
 		c := &series.Columns{}
@@ -153,14 +169,18 @@ func (w *readWorld) sampleID(n int) string {
 func (w *readWorld) question() (string, func(*interaction.Service) ([]byte, error)) {
 	params := []access.Param{}
 	if rapid.IntRange(0, 3).Draw(w.t, "granular") == 0 {
-		params = append(params, access.Param{Name: w.pick("granular by", "category", "code", "device"), Any: []access.Token{{Code: w.pick("granted", "vital-signs", "a")}}})
+		params = append(params, access.Param{Name: w.pick("granular by", "category", "code", "device"),
+			Any: []access.Token{{Code: w.pick("granted", "vital-signs", "a")}}})
 	}
-	grant := &access.Grant{Recipient: "r", Consents: without(w.pick("denied", "", "oura", "apple")), Rules: []access.Rule{{Type: "*", May: access.Read | access.Search, Params: params}}}
+	grant := &access.Grant{Recipient: "r", Consents: without(w.pick("denied", "", "oura", "apple")),
+		Rules: []access.Rule{{Type: "*", May: access.Read | access.Search, Params: params}}}
 	rq := &interaction.Request{Principal: &access.Principal{ClientID: "r", Grant: grant}, Line: "GET"}
 	if rapid.Bool().Draw(w.t, "stats") {
-		ps := []interaction.Parameter{{Name: "subject", Value: "Patient/samples"}, {Name: "statistic", Value: "average,minimum,maximum,count,total-count,median,std-dev"}}
+		ps := []interaction.Parameter{{Name: "subject", Value: "Patient/samples"},
+			{Name: "statistic", Value: "average,minimum,maximum,count,total-count,median,std-dev"}}
 		for range rapid.IntRange(1, 2).Draw(w.t, "codes") {
-			ps = append(ps, interaction.Parameter{Name: "coding", Value: w.pick("coding", "http://loinc.org|a", "b", "http://loinc.org|8867-4", "urn:v|a")})
+			ps = append(ps, interaction.Parameter{Name: "coding",
+				Value: w.pick("coding", "http://loinc.org|a", "b", "http://loinc.org|8867-4", "urn:v|a")})
 		}
 		if rapid.Bool().Draw(w.t, "bounded") {
 			ps = append(ps, interaction.Parameter{Name: "period", Value: w.time() + "/"})
@@ -169,14 +189,17 @@ func (w *readWorld) question() (string, func(*interaction.Service) ([]byte, erro
 			return s.Stats(context.Background(), rq, ps)
 		}
 	}
-	ps := []interaction.Parameter{{Name: "patient", Value: "samples"}, {Name: "max", Value: w.pick("max", "1", "1", "2", "3")}}
+	ps := []interaction.Parameter{{Name: "patient", Value: "samples"},
+		{Name: "max", Value: w.pick("max", "1", "1", "2", "3")}}
 	for range rapid.IntRange(1, 2).Draw(w.t, "clauses") {
-		c := w.pick("clause", "code=a", "code=http://loinc.org|a", "code=a,b", "code:not=a", "category=vital-signs", "category:missing=false", "code:text=x", "code=8867-4")
+		c := w.pick("clause", "code=a", "code=http://loinc.org|a", "code=a,b", "code:not=a", "category=vital-signs",
+			"category:missing=false", "code:text=x", "code=8867-4")
 		name, value, _ := strings.Cut(c, "=")
 		ps = append(ps, interaction.Parameter{Name: name, Value: value})
 	}
 	if rapid.IntRange(0, 2).Draw(w.t, "more") == 0 {
-		c := w.pick("another", "status=final", "status:not=entered-in-error", "date=lt"+w.time(), "date=ge"+w.time(), "value-quantity=gt62", "_id=o1,o2,o3")
+		c := w.pick("another", "status=final", "status:not=entered-in-error", "date=lt"+w.time(),
+			"date=ge"+w.time(), "value-quantity=gt62", "_id=o1,o2,o3")
 		name, value, _ := strings.Cut(c, "=")
 		ps = append(ps, interaction.Parameter{Name: name, Value: value})
 	}
@@ -201,20 +224,26 @@ func TestLastNWhileWriting(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: "https://pg.example"})
+	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader,
+		Observer: "https://pg.example"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	svc := &interaction.Service{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: "https://pg.example/fhir"}
+	svc := &interaction.Service{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader,
+		Base: "https://pg.example/fhir"}
 	rq := &interaction.Request{Principal: &access.Principal{ClientID: "r", Grant: access.All()}, Line: "GET"}
 	ctx := context.Background()
 	put := func(id, patient, system string, at int) error {
-		body := fhir.Prefix("Observation", id) + `},"status":"final","code":{"coding":[{"system":"` + system + `","code":"a"}]},"subject":{"reference":"Patient/` + patient + `"},"effectiveDateTime":"` + benchSince.Add(time.Duration(at)*time.Hour).Format(time.RFC3339) + `"}`
-		_, err := st.Commit(ctx, &store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: "Observation", ID: id, JSON: []byte(body)}}}})
+		body := fhir.Prefix("Observation", id) + `},"status":"final","code":{"coding":[{"system":"` + system +
+			`","code":"a"}]},"subject":{"reference":"Patient/` + patient + `"},"effectiveDateTime":"` +
+			benchSince.Add(time.Duration(at)*time.Hour).Format(time.RFC3339) + `"}`
+		_, err := st.Commit(ctx, &store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: "Observation",
+			ID: id, JSON: []byte(body)}}}})
 		return err
 	}
 	last := func(patient string) (int, error) {
-		page, err := svc.LastN(ctx, rq, []interaction.Parameter{{Name: "patient", Value: patient}, {Name: "code", Value: "a"}})
+		page, err := svc.LastN(ctx, rq, []interaction.Parameter{{Name: "patient", Value: patient},
+			{Name: "code", Value: "a"}})
 		if err != nil {
 			return 0, err
 		}

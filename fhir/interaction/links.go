@@ -70,7 +70,8 @@ func memberOf(name string) member {
 		return reference
 	case "div":
 		return narrative
-	case "authority", "endpoint", "implicitRules", "instantiatesUri", "issuer", "jurisdiction", "policy", "source", "system", "type",
+	case "authority", "endpoint", "implicitRules", "instantiatesUri", "issuer", "jurisdiction", "policy", "source",
+		"system", "type",
 		"uri", "url", "valueUri", "valueUrl":
 		return uri
 	case "valueOid", "valueUuid":
@@ -102,7 +103,8 @@ func (s *Service) linkedLate(r *fhir.Resource, l links) (err error) {
 // linked replaces the references and links of body. Outside of a transaction
 // (l is nil) these are the references below this server's base.
 func (s *Service) linked(body []byte, l *links) ([]byte, error) {
-	if l.empty() && !bytes.Contains(body, []byte(s.Base+"/")) && bytes.IndexByte(body, '\\') < 0 && (l == nil || !bytes.Contains(body, []byte("urn:"))) {
+	if l.empty() && !bytes.Contains(body, []byte(s.Base+"/")) && bytes.IndexByte(body, '\\') < 0 &&
+		(l == nil || !bytes.Contains(body, []byte("urn:"))) {
 		return body, nil
 	}
 	return rewriteLinks(body, l, s.Base)
@@ -216,7 +218,8 @@ func (l *links) reference(op, v, base string) (string, error) {
 		}
 		if _, _, ok := isConditional(local); ok {
 			return "", &fhir.Error{Kind: fhir.Unprocessable, Op: op, Issues: []fhir.Issue{{
-				Severity: "error", Code: "invariant", Diagnostics: "a conditional reference is resolved in a transaction only"}}}
+				Severity: "error", Code: "invariant",
+				Diagnostics: "a conditional reference is resolved in a transaction only"}}}
 		}
 	}
 	return "", nil
@@ -309,7 +312,9 @@ func conditionals(place string, body []byte, fn func(path, ref string) bool) {
 			reference = names[depth-1] == "reference"
 			continue
 		}
-		if reference && tok.Kind() == '"' && !fn(elementPath(place, slices.DeleteFunc(slices.Clone(names[:depth-1]), func(n string) bool { return n == "" })), tok.String()) {
+		if reference && tok.Kind() == '"' &&
+			!fn(elementPath(place, slices.DeleteFunc(slices.Clone(names[:depth-1]),
+				func(n string) bool { return n == "" })), tok.String()) {
 			return
 		}
 		reference = false

@@ -74,7 +74,8 @@ func (k *keyed) lock(ctx context.Context, keys []lockKey) (release func(), err e
 		if err := k.lockOne(ctx, x); err != nil {
 			release()
 			return nil, &fhir.Error{Kind: fhir.Unavailable, Op: "interaction.lock", Err: err, Issues: []fhir.Issue{{
-				Severity: "error", Code: "lock-error", Diagnostics: "other requests about the same resources are under way; try again"}}}
+				Severity: "error", Code: "lock-error",
+				Diagnostics: "other requests about the same resources are under way; try again"}}}
 		}
 		held++
 	}

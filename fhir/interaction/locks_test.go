@@ -39,7 +39,8 @@ func TestKeyed(t *testing.T) {
 			t.Fatal("readers do not share")
 		}
 		ctx, cancel := context.WithCancel(bg)
-		w, later, other := get(ctx, lockKey{"a", false}, lockKey{"x", false}), get(bg, lockKey{"a", false}), get(bg, lockKey{"z", false}, lockKey{"z", true})
+		w, later, other := get(ctx, lockKey{"a", false}, lockKey{"x", false}), get(bg, lockKey{"a", false}),
+			get(bg, lockKey{"z", false}, lockKey{"z", true})
 		if held(w) || held(later) || !held(other) {
 			t.Fatal("a writer beside readers, its first key given away, or a key that nobody has not given")
 		}
@@ -76,7 +77,8 @@ func TestKeyedNeverWaitsForItself(t *testing.T) {
 		for range rapid.IntRange(2, 8).Draw(r, "sets") {
 			var keys []lockKey
 			for range rapid.IntRange(1, 6).Draw(r, "keys") {
-				keys = append(keys, lockKey{fmt.Sprint(rapid.IntRange(0, 4).Draw(r, "key")), rapid.Bool().Draw(r, "shared")})
+				keys = append(keys, lockKey{fmt.Sprint(rapid.IntRange(0, 4).Draw(r, "key")),
+					rapid.Bool().Draw(r, "shared")})
 			}
 			sets = append(sets, keys)
 		}

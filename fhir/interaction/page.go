@@ -124,7 +124,8 @@ func (p *Page) version(fullURL string, r *fhir.Resource) {
 		p.entries = append(p.entries, `,"resource":`...)
 		p.entries = append(p.entries, r.JSON...)
 	}
-	p.entries = append(p.entries, `,"request":{"method":"`+method+`","url":"`+target+`"},"response":{"status":"`+status+`","etag":`...)
+	p.entries = append(p.entries, `,"request":{"method":"`+method+`","url":"`+target+`"},"response":{"status":"`+
+		status+`","etag":`...)
 	p.entries = r4.AppendString(p.entries, ETag(r.Version))
 	p.entries = append(p.entries, `,"lastModified":"`...)
 	p.entries = r.LastUpdated.UTC().AppendFormat(p.entries, fhir.InstantLayout)

@@ -78,7 +78,8 @@ func ParseParameters(body []byte) ([]Parameter, error) {
 			}
 			values++
 			if !x.read(k, raw) {
-				return nil, fhir.Errorf(fhir.Invalid, op, "Parameters.parameter[%d] has a value of a type that no parameter here has", i)
+				return nil, fhir.Errorf(fhir.Invalid, op,
+					"Parameters.parameter[%d] has a value of a type that no parameter here has", i)
 			}
 		}
 		if values != 1 {

@@ -12,7 +12,8 @@ import (
 
 func TestRewriteLinks(t *testing.T) {
 	l := &links{
-		ids:  map[string]string{"urn:uuid:1": "Patient/a", "http://x/Patient/2": "Patient/b", "urn:oid:1.2": "Device/d", "http://x/a?b=1&c=2": "Group/g"},
+		ids: map[string]string{"urn:uuid:1": "Patient/a", "http://x/Patient/2": "Patient/b",
+			"urn:oid:1.2": "Device/d", "http://x/a?b=1&c=2": "Group/g"},
 		root: "http://x/", conditional: map[string]string{"Patient?identifier=1": "Patient/c"}}
 	for in, want := range map[string]string{
 		`{"subject":{"reference":"urn:uuid:1"}}`:                                  `{"subject":{"reference":"Patient/a"}}`,
@@ -65,21 +66,24 @@ func FuzzRewriteLinks(f *testing.F) {
 	f.Add([]byte(`{"text":{"div":"<a href=\"urn:uuid:1\"><img src='"}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		conditionals("Observation", b, func(string, string) bool { return true })
-		out, err := rewriteLinks(b, &links{ids: map[string]string{"urn:uuid:1": "Patient/a"}}, "https://pg.example/fhir")
+		out, err := rewriteLinks(b, &links{ids: map[string]string{"urn:uuid:1": "Patient/a"}},
+			"https://pg.example/fhir")
 		if err != nil {
 			return
 		}
 		if json.Valid(b) && !json.Valid(out) {
 			t.Errorf("%q became %q", b, out)
 		}
-		if !bytes.Contains(b, []byte("urn:uuid:1")) && !bytes.Contains(b, []byte("https:")) && !bytes.ContainsAny(b, `\&`) && !bytes.Equal(b, out) {
+		if !bytes.Contains(b, []byte("urn:uuid:1")) && !bytes.Contains(b, []byte("https:")) &&
+			!bytes.ContainsAny(b, `\&`) && !bytes.Equal(b, out) {
 			t.Errorf("%q became %q", b, out)
 		}
 	})
 }
 
 func FuzzParseTarget(f *testing.F) {
-	for _, s := range []string{"Patient/1", "Patient", "Observation?code=1", "Patient/1/_history/2", "https://pg.example/fhir/Patient/1", "Patient/1/_history", "/Patient", "", "?x", "Patient/../x"} {
+	for _, s := range []string{"Patient/1", "Patient", "Observation?code=1", "Patient/1/_history/2",
+		"https://pg.example/fhir/Patient/1", "Patient/1/_history", "/Patient", "", "?x", "Patient/../x"} {
 		f.Add(s)
 	}
 	s := &Service{Base: "https://pg.example/fhir"}
@@ -98,7 +102,8 @@ func FuzzParseTarget(f *testing.F) {
 }
 
 func TestParseTags(t *testing.T) {
-	for in, want := range map[string][]uint64{"": nil, `W/"3"`: {3}, `"12"`: {12}, `W/"1", "2",W/"x"`: {1, 2}, `W/"0"`: nil, `"0x1"`: nil, `"01"`: nil, "*": {1, 2, 3, 12}} {
+	for in, want := range map[string][]uint64{"": nil, `W/"3"`: {3}, `"12"`: {12}, `W/"1", "2",W/"x"`: {1, 2},
+		`W/"0"`: nil, `"0x1"`: nil, `"01"`: nil, "*": {1, 2, 3, 12}} {
 		got, err := ParseTags(in)
 		if err != nil || got.Given() != (in != "") {
 			t.Errorf("%q: %+v %v", in, got, err)
@@ -129,19 +134,24 @@ func TestCriteria(t *testing.T) {
 		return c
 	}
 	for _, same := range [][]string{
-		{"identifier=urn:t|1", "identifier=urn%3At%7C1", "identifier=urn%3at|%31", "?identifier=urn:t|1", "Observation?identifier=urn:t|1", "identifier=urn:t|1&identifier=urn:t|1", "identifier=urn:t|1&_count=3"},
+		{"identifier=urn:t|1", "identifier=urn%3At%7C1", "identifier=urn%3at|%31", "?identifier=urn:t|1",
+			"Observation?identifier=urn:t|1", "identifier=urn:t|1&identifier=urn:t|1", "identifier=urn:t|1&_count=3"},
 		{"code=a&status=final", "status=final&code=a", "&status=final&&code=a"},
 		{"code=a,b", "code=b,a", "code=b%2Ca"},
-		{"patient=p1&date=2026-01-01", "date=eq2026-01-01&patient=Patient/p1", "subject=Patient/p1&date=2026-01-01", "patient=https://pg.example/fhir/Patient/p1&date=2026-01-01", "subject:Patient=p1&date=2026-01-01"},
+		{"patient=p1&date=2026-01-01", "date=eq2026-01-01&patient=Patient/p1", "subject=Patient/p1&date=2026-01-01",
+			"patient=https://pg.example/fhir/Patient/p1&date=2026-01-01", "subject:Patient=p1&date=2026-01-01"},
 	} {
 		for _, other := range same[1:] {
-			if a, b := read("Observation", same[0]), read("Observation", other); a.key() != b.key() || !slices.Equal(a.locks(), b.locks()) {
+			if a, b := read("Observation", same[0]), read("Observation", other); a.key() != b.key() ||
+				!slices.Equal(a.locks(), b.locks()) {
 				t.Errorf("%q and %q: %q, %q", same[0], other, a.key(), b.key())
 			}
 		}
 	}
 	seen := map[string]string{}
-	for _, raw := range []string{"identifier=urn:t|1", "identifier=1", "identifier=urn:t|2", "code=a", "code:not=a", "code:missing=true", "code:missing=false", "date=2026", "date=gt2026", "date=2026-01", "patient=p1", "patient=p2"} {
+	for _, raw := range []string{"identifier=urn:t|1", "identifier=1", "identifier=urn:t|2", "code=a", "code:not=a",
+		"code:missing=true", "code:missing=false", "date=2026", "date=gt2026", "date=2026-01", "patient=p1",
+		"patient=p2"} {
 		k := read("Observation", raw).key()
 		if seen[k] != "" {
 			t.Errorf("%q and %q have one key", raw, seen[k])

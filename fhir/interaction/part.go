@@ -125,10 +125,13 @@ var shaped = map[string]func(string) bool{ // read only
 
 // codes are the token parameters whose values are codes, not identifiers.
 var codes = map[string]bool{ // read only
-	"category": true, "code": true, "combo-code": true, "component-code": true, "value-concept": true, "combo-value-concept": true,
+	"category": true, "code": true, "combo-code": true, "component-code": true, "value-concept": true,
+	"combo-value-concept":     true,
 	"component-value-concept": true, "status": true, "data-absent-reason": true, "combo-data-absent-reason": true,
-	"component-data-absent-reason": true, "method": true, "type": true, "subtype": true, "action": true, "outcome": true,
-	"entity-type": true, "entity-role": true, "scope": true, "purpose": true, "security-label": true, "actual": true, "active": true,
+	"component-data-absent-reason": true, "method": true, "type": true, "subtype": true, "action": true,
+	"outcome":     true,
+	"entity-type": true, "entity-role": true, "scope": true, "purpose": true, "security-label": true,
+	"actual": true, "active": true,
 	"_tag": true, "_security": true,
 }
 
@@ -188,8 +191,10 @@ func codeForm(s string) bool {
 // ofTerminology reports whether a token is of a terminology, not of an identifier
 // system.
 func ofTerminology(token string) bool {
-	for _, s := range []string{"http://loinc.org|", "http://snomed.info/sct|", "http://unitsofmeasure.org|", "urn:iso:std:iso:11073:10101|",
-		"http://terminology.hl7.org/CodeSystem/", "http://hl7.org/fhir/", "http://dicom.nema.org/resources/ontology/DCM|", fhir.Canonical + "/CodeSystem/"} {
+	for _, s := range []string{"http://loinc.org|", "http://snomed.info/sct|", "http://unitsofmeasure.org|",
+		"urn:iso:std:iso:11073:10101|",
+		"http://terminology.hl7.org/CodeSystem/", "http://hl7.org/fhir/",
+		"http://dicom.nema.org/resources/ontology/DCM|", fhir.Canonical + "/CodeSystem/"} {
 		if strings.HasPrefix(token, s) {
 			return true
 		}

@@ -63,7 +63,8 @@ func ParseTags(s string) (Tags, error) {
 }
 
 func badTags() error {
-	return fhir.Errorf(fhir.Invalid, "interaction.ParseTags", `If-Match and If-None-Match take "*" or entity tags such as W/"3"`)
+	return fhir.Errorf(fhir.Invalid, "interaction.ParseTags",
+		`If-Match and If-None-Match take "*" or entity tags such as W/"3"`)
 }
 
 // check holds what is there, as far as the caller may know it, to the
@@ -78,10 +79,12 @@ func (p *Preconditions) check(op string, old *stored) error {
 	case p.IfMatch.Given() && !p.IfMatch.Has(version):
 		failed = fhir.Errorf(fhir.PreconditionFailed, op, "If-Match does not name the current version")
 	case p.IfNoneMatch.Given() && p.IfNoneMatch.Has(version):
-		failed = fhir.Errorf(fhir.PreconditionFailed, op, "If-None-Match names the current version: the resource is there")
+		failed = fhir.Errorf(fhir.PreconditionFailed, op,
+			"If-None-Match names the current version: the resource is there")
 	case !p.IfMatch.Given() && version > 0 && !p.IfUnmodifiedSince.IsZero() &&
 		old.res.LastUpdated.Truncate(time.Second).After(p.IfUnmodifiedSince):
-		failed = fhir.Errorf(fhir.PreconditionFailed, op, "the resource has changed since the time of If-Unmodified-Since")
+		failed = fhir.Errorf(fhir.PreconditionFailed, op,
+			"the resource has changed since the time of If-Unmodified-Since")
 	}
 	if failed != nil && old != nil {
 		return tells(failed, disclosedOf(old))

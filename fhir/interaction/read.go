@@ -33,7 +33,8 @@ func (s *Service) VRead(ctx context.Context, rq *Request, ref fhir.Ref, version 
 	})
 }
 
-func (s *Service) readOne(ctx context.Context, rq *Request, interaction, op string, ref fhir.Ref, get func() (fhir.Resource, *access.Facts, error)) (fhir.Resource, error) {
+func (s *Service) readOne(ctx context.Context, rq *Request, interaction, op string, ref fhir.Ref,
+	get func() (fhir.Resource, *access.Facts, error)) (fhir.Resource, error) {
 	r, facts, err := s.look(rq, op, ref, get)
 	if err != nil {
 		return fhir.Resource{}, s.refuse(ctx, rq, interaction, ref, err)
@@ -47,7 +48,8 @@ func (s *Service) readOne(ctx context.Context, rq *Request, interaction, op stri
 	return r, nil
 }
 
-func (s *Service) look(rq *Request, op string, ref fhir.Ref, get func() (fhir.Resource, *access.Facts, error)) (fhir.Resource, *access.Facts, error) {
+func (s *Service) look(rq *Request, op string, ref fhir.Ref,
+	get func() (fhir.Resource, *access.Facts, error)) (fhir.Resource, *access.Facts, error) {
 	if err := rq.may(op, access.Read, ref.Type); err != nil {
 		return fhir.Resource{}, nil, err
 	}
@@ -68,7 +70,8 @@ func (s *Service) look(rq *Request, op string, ref fhir.Ref, get func() (fhir.Re
 		return fhir.Resource{}, nil, conceals(hidden(op), disclosed{ref: ref, patient: facts.Patient})
 	}
 	if r.Deleted {
-		return fhir.Resource{}, nil, tells(fhir.Errorf(fhir.Gone, op, "resource was deleted"), disclosed{ref, r.Version, facts.Patient})
+		return fhir.Resource{}, nil, tells(fhir.Errorf(fhir.Gone, op, "resource was deleted"),
+			disclosed{ref, r.Version, facts.Patient})
 	}
 	return r, facts, nil
 }

@@ -14,8 +14,10 @@ import (
 // event is the common part of every event of rq. Looks at the trail itself
 // are of their own kind.
 func (rq *Request) event(interaction, typ string) audit.Event {
-	ev := audit.Event{Type: audit.Rest, Interaction: interaction, Principal: rq.Principal, RemoteIP: rq.RemoteIP, RequestID: rq.RequestID}
-	if typ == "AuditEvent" && (interaction == "read" || interaction == "vread" || interaction == "search-type" || interaction == "history-instance") {
+	ev := audit.Event{Type: audit.Rest, Interaction: interaction, Principal: rq.Principal, RemoteIP: rq.RemoteIP,
+		RequestID: rq.RequestID}
+	if typ == "AuditEvent" && (interaction == "read" || interaction == "vread" || interaction == "search-type" ||
+		interaction == "history-instance") {
 		ev.Type = audit.AuditRead
 	}
 	return ev

@@ -92,7 +92,8 @@ func (s *Service) newPageKey(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, fhir.Wrap("interaction.newPageKey", err)
 	}
-	_, err = s.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: pageKey, Value: key, Expect: store.StateAbsent}}})
+	_, err = s.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: pageKey, Value: key,
+		Expect: store.StateAbsent}}})
 	if fhir.KindOf(err) == fhir.Conflict && err != nil {
 		return s.Store.Get(ctx, pageKey)
 	}
@@ -114,7 +115,8 @@ func (p *pageSealer) seal(bound []byte, at pagePoint) string {
 
 // open reads what seal made for the same bound.
 func (p *pageSealer) open(op string, bound []byte, sealed string) (at pagePoint, err error) {
-	foreign := fhir.Errorf(fhir.Invalid, op, "the page link was not made for this client and this search: follow links as they are given, or search anew")
+	foreign := fhir.Errorf(fhir.Invalid, op,
+		"the page link was not made for this client and this search: follow links as they are given, or search anew")
 	b, err := base64.RawURLEncoding.Strict().DecodeString(sealed)
 	if err != nil || len(b) < 1+pageNonce || b[0] != pageVersion {
 		return at, foreign

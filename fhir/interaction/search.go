@@ -70,7 +70,8 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 	if q.Count >= 0 {
 		count = min(q.Count, limits.MaxCount)
 	}
-	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at, After: q.After, Limit: count + 1, Owner: rq.caller(), Undeleted: point.at > 0}
+	find := store.Find{Query: q, Filter: rq.filter(access.Search), At: at, After: q.After, Limit: count + 1,
+		Owner: rq.caller(), Undeleted: point.at > 0}
 	res := &results{page: &Page{}, resumed: point.at > 0, patients: map[string]bool{}, seen: map[fhir.Ref]bool{}}
 	if q.Patient != "" {
 		res.patients[q.Patient] = false
@@ -116,7 +117,8 @@ func (s *Service) search(ctx context.Context, rq *Request, op, typ, raw string, 
 const firstPage = 256 << 10
 
 // gather runs the scan into the page.
-func (s *Service) gather(ctx context.Context, rq *Request, find store.Find, count int, limits Limits, res *results) error {
+func (s *Service) gather(ctx context.Context, rq *Request, find store.Find, count int, limits Limits,
+	res *results) error {
 	q := find.Query
 	n := 0
 	var cbErr error
@@ -173,7 +175,8 @@ func (res *results) collect(q *search.Query, r *fhir.Resource, included bool) er
 			}
 			for _, v := range vs {
 				ref := fhir.Ref{Type: v.RefType, ID: v.RefID}
-				if ref.ID == "" || inc.Target != "" && inc.Target != ref.Type || res.seen[ref] || !fhir.KnownType(ref.Type) {
+				if ref.ID == "" || inc.Target != "" && inc.Target != ref.Type || res.seen[ref] ||
+					!fhir.KnownType(ref.Type) {
 					continue
 				}
 				res.seen[ref] = true
@@ -186,11 +189,13 @@ func (res *results) collect(q *search.Query, r *fhir.Resource, included bool) er
 
 // include adds what the matches refer to, as it was at the snapshot and as
 // far as the filter of the moment shows it.
-func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at store.Seq, limits Limits, res *results) error {
+func (s *Service) include(ctx context.Context, rq *Request, q *search.Query, at store.Seq, limits Limits,
+	res *results) error {
 	const op = "interaction.include"
 	for n := 0; len(res.refs) > 0; n++ {
 		if n >= limits.Includes || len(res.page.entries) > 2*limits.PageBytes {
-			return fhir.Errorf(fhir.TooCostly, op, "_include would add more than %d resources to this page: ask for fewer with _count", limits.Includes)
+			return fhir.Errorf(fhir.TooCostly, op,
+				"_include would add more than %d resources to this page: ask for fewer with _count", limits.Includes)
 		}
 		ref := res.refs[0]
 		res.refs = res.refs[1:]
@@ -228,7 +233,8 @@ func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *asked, e
 	if err != nil {
 		return nil, nil, err
 	}
-	q, err := search.Parse(typ, pairs, search.ParseOptions{Lenient: lenient, Base: s.Base, MaxCount: s.Limits.withDefaults().MaxCount, Now: s.Clock})
+	q, err := search.Parse(typ, pairs, search.ParseOptions{Lenient: lenient, Base: s.Base,
+		MaxCount: s.Limits.withDefaults().MaxCount, Now: s.Clock})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -237,7 +243,8 @@ func (s *Service) parse(typ, raw string, lenient bool) (*search.Query, *asked, e
 
 // links returns self, with the parameters that were honoured, and next. The
 // link of the next page is valid only for the caller and search in bound.
-func (s *Service) links(ctx context.Context, q *search.Query, bound []byte, at store.Seq, res *results) ([]link, error) {
+func (s *Service) links(ctx context.Context, q *search.Query, bound []byte, at store.Seq,
+	res *results) ([]link, error) {
 	self := s.Base + "/" + q.Type
 	sep := "?"
 	if params := search.SelfQuery(q); params != "" {

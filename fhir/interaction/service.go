@@ -62,7 +62,8 @@ func (l Limits) withDefaults() Limits {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.Count, 50}, {&l.MaxCount, 1000}, {&l.PageBytes, 32 << 20}, {&l.Includes, 2000}, {&l.BundleEntries, 1000}, {&l.BundleBytes, 32 << 20}} {
+	}{{&l.Count, 50}, {&l.MaxCount, 1000}, {&l.PageBytes, 32 << 20}, {&l.Includes, 2000}, {&l.BundleEntries, 1000},
+		{&l.BundleBytes, 32 << 20}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
@@ -134,8 +135,9 @@ func (rq *Request) may(op string, i access.Interaction, typ string) error {
 	}
 	if !rq.Principal.Grant.May(i, typ) {
 		if typ == "Consent" && rq.Principal.Grant.Scoped(i, typ) {
-			return fhir.Errorf(fhir.Forbidden, op, "this client is not registered to record Consents; no scope allows that. "+
-				"The patient's own pages and the operator record them, and a client to which the operator has given that right")
+			return fhir.Errorf(fhir.Forbidden, op,
+				"this client is not registered to record Consents; no scope allows that. "+
+					"The patient's own pages and the operator record them, and a client to which the operator has given that right")
 		}
 		return fhir.Errorf(fhir.Forbidden, op, "the granted scopes do not cover this interaction on %s", typ)
 	}

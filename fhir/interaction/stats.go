@@ -50,13 +50,14 @@ var statistics = map[string]struct { // read only
 	"80-percent": {"80th Percentile", func(d *distribution) float64 { return d.quantile(.8) }, false},
 	"4-lower":    {"Lower Quartile", func(d *distribution) float64 { return d.quantile(.25) }, false},
 	"4-upper":    {"Upper Quartile", func(d *distribution) float64 { return d.quantile(.75) }, false},
-	"4-dev":      {"Quartile Deviation", func(d *distribution) float64 { return (d.quantile(.75) - d.quantile(.25)) / 2 }, false},
-	"5-1":        {"1st Quintile", func(d *distribution) float64 { return d.quantile(.2) }, false},
-	"5-2":        {"2nd Quintile", func(d *distribution) float64 { return d.quantile(.4) }, false},
-	"5-3":        {"3rd Quintile", func(d *distribution) float64 { return d.quantile(.6) }, false},
-	"5-4":        {"4th Quintile", func(d *distribution) float64 { return d.quantile(.8) }, false},
-	"skew":       {"Skew", (*distribution).skew, true},
-	"kurtosis":   {"Kurtosis", (*distribution).kurtosis, true},
+	"4-dev": {"Quartile Deviation",
+		func(d *distribution) float64 { return (d.quantile(.75) - d.quantile(.25)) / 2 }, false},
+	"5-1":      {"1st Quintile", func(d *distribution) float64 { return d.quantile(.2) }, false},
+	"5-2":      {"2nd Quintile", func(d *distribution) float64 { return d.quantile(.4) }, false},
+	"5-3":      {"3rd Quintile", func(d *distribution) float64 { return d.quantile(.6) }, false},
+	"5-4":      {"4th Quintile", func(d *distribution) float64 { return d.quantile(.8) }, false},
+	"skew":     {"Skew", (*distribution).skew, true},
+	"kurtosis": {"Kurtosis", (*distribution).kurtosis, true},
 	// Counted beside the distribution.
 	"total-count": {"Total Count", nil, true},
 }
@@ -139,7 +140,8 @@ func (a *statsAsked) query(s *Service) (*search.Query, error) {
 			codes[i] = escaped.Replace(c.System) + "|" + codes[i]
 		}
 	}
-	pairs := [][2]string{{"patient", a.patient}, {"combo-code", strings.Join(codes, ",")}, {"status:not", "entered-in-error"}}
+	pairs := [][2]string{{"patient", a.patient}, {"combo-code", strings.Join(codes, ",")},
+		{"status:not", "entered-in-error"}}
 	if !a.from.IsZero() {
 		pairs = append(pairs, [2]string{"date", "ge" + a.from.UTC().Format(fhir.InstantLayout)})
 	}
@@ -173,7 +175,8 @@ const maxStatsGroups = 256
 func (s *summary) add(n *Numbers) bool {
 	g := s.group(n)
 	if g == nil {
-		s.err = fhir.Errorf(fhir.TooCostly, "interaction.Stats", "more than %d codes and units: ask for fewer codes", maxStatsGroups)
+		s.err = fhir.Errorf(fhir.TooCostly, "interaction.Stats",
+			"more than %d codes and units: ask for fewer codes", maxStatsGroups)
 		return false
 	}
 	if g.d.n+g.ignored == 0 || n.From < g.from {
@@ -189,7 +192,8 @@ func (s *summary) add(n *Numbers) bool {
 		rest = rest[g.d.addSome(rest):]
 	}
 	if s.distinct += len(g.d.runs) - before; s.distinct > maxDistinct {
-		s.err = fhir.Errorf(fhir.TooCostly, "interaction.Stats", "the measurements have more different values than one answer is made of: ask for a shorter time")
+		s.err = fhir.Errorf(fhir.TooCostly, "interaction.Stats",
+			"the measurements have more different values than one answer is made of: ask for a shorter time")
 		return false
 	}
 	return true
@@ -235,7 +239,8 @@ func (g *summaryGroup) name(code []Coding, unit string) {
 	for i := range g.code {
 		for _, c := range code {
 			h := &g.code[i]
-			if c.System == h.System && c.Code == h.Code && c.Display != "" && (h.Display == "" || c.Display < h.Display) {
+			if c.System == h.System && c.Code == h.Code && c.Display != "" &&
+				(h.Display == "" || c.Display < h.Display) {
 				h.Display = strings.Clone(c.Display)
 			}
 		}
@@ -266,7 +271,8 @@ func (s *summary) answered() []*summaryGroup {
 			continue
 		}
 		i := slices.IndexFunc(out, func(o *summaryGroup) bool {
-			return slices.ContainsFunc(o.code, func(c Coding) bool { return slices.ContainsFunc(g.code, func(h Coding) bool { return same(c, h) }) })
+			return slices.ContainsFunc(o.code,
+				func(c Coding) bool { return slices.ContainsFunc(g.code, func(h Coding) bool { return same(c, h) }) })
 		})
 		if i < 0 {
 			out = append(out, g)

@@ -84,10 +84,12 @@ func TestGroups(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		all := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) obs {
-			return obs{rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"}), 1, 3, rapid.ID).Draw(t, "codes"), rapid.IntRange(10, 20).Draw(t, "at")}
+			return obs{rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"}), 1, 3,
+				rapid.ID).Draw(t, "codes"), rapid.IntRange(10, 20).Draw(t, "at")}
 		}), 1, 25).Draw(t, "observations")
 		most := rapid.IntRange(1, 4).Draw(t, "max")
-		g := &codeGroups{most: most, room: 1 << 20, when: when, sets: map[string]*codeSet{}, concepts: map[string]*codeSet{}}
+		g := &codeGroups{most: most, room: 1 << 20, when: when, sets: map[string]*codeSet{},
+			concepts: map[string]*codeSet{}}
 		part := make([]int, len(all)) // naive: join until nothing changes
 		for i, o := range all {
 			part[i] = i
@@ -96,7 +98,8 @@ func TestGroups(t *testing.T) {
 				cs = append(cs, `{"system":"s","code":"`+c+`"}`)
 			}
 			json := fmt.Sprintf(`{"resourceType":"Observation","code":{"coding":[%s]},"effectiveDateTime":"2026-01-%d"}`, strings.Join(cs, ","), o.at)
-			if err := g.add(&store.Found{Resource: fhir.Resource{Type: "Observation", ID: fmt.Sprint(i), JSON: []byte(json)}}); err != nil {
+			if err := g.add(&store.Found{Resource: fhir.Resource{Type: "Observation", ID: fmt.Sprint(i),
+				JSON: []byte(json)}}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -104,7 +107,9 @@ func TestGroups(t *testing.T) {
 			changed = false
 			for i := range all {
 				for j := range all {
-					if part[j] < part[i] && slices.ContainsFunc(all[i].codes, func(c string) bool { return slices.Contains(all[j].codes, c) }) {
+					if part[j] < part[i] &&
+						slices.ContainsFunc(all[i].codes,
+							func(c string) bool { return slices.Contains(all[j].codes, c) }) {
 						part[i], changed = part[j], true
 					}
 				}

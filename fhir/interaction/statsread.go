@@ -41,12 +41,14 @@ func (s *Service) readStats(ps []Parameter) (*statsAsked, error) {
 	}
 	for _, n := range []string{"subject", "statistic"} {
 		if !slices.Contains(r.seen, n) {
-			return nil, &fhir.Error{Kind: fhir.Invalid, Op: op, Issues: []fhir.Issue{{Code: "required", Diagnostics: "$stats needs the parameter " + n}}}
+			return nil, &fhir.Error{Kind: fhir.Invalid, Op: op,
+				Issues: []fhir.Issue{{Code: "required", Diagnostics: "$stats needs the parameter " + n}}}
 		}
 	}
 	switch {
 	case len(a.codes) == 0:
-		return nil, &fhir.Error{Kind: fhir.Invalid, Op: op, Issues: []fhir.Issue{{Code: "required", Diagnostics: "$stats needs code, or coding"}}}
+		return nil, &fhir.Error{Kind: fhir.Invalid, Op: op,
+			Issues: []fhir.Issue{{Code: "required", Diagnostics: "$stats needs code, or coding"}}}
 	case len(a.codes) > maxStatsCodes:
 		return nil, fhir.Errorf(fhir.Invalid, op, "at most %d codes", maxStatsCodes)
 	}
@@ -109,7 +111,8 @@ func (r *statsReader) parameter(p *Parameter) error {
 	case "_format", "_pretty":
 		return nil
 	default:
-		return fhir.Errorf(fhir.Invalid, op, "a parameter that $stats does not have; it has subject, code, system, coding, duration, period, statistic, include and limit")
+		return fhir.Errorf(fhir.Invalid, op,
+			"a parameter that $stats does not have; it has subject, code, system, coding, duration, period, statistic, include and limit")
 	}
 	if !ok {
 		return fhir.Errorf(fhir.Invalid, op, "%s must be %s", p.Name, want)
@@ -131,7 +134,8 @@ func (r *statsReader) coding(p *Parameter) bool {
 		c = &Coding{System: system, Code: code}
 	}
 	r.a.codes = append(r.a.codes, Coding{System: c.System, Code: c.Code})
-	return c.Code != "" && len(c.Code) <= 256 && len(c.System) <= 512 && utf8.ValidString(c.Code) && utf8.ValidString(c.System)
+	return c.Code != "" && len(c.Code) <= 256 && len(c.System) <= 512 && utf8.ValidString(c.Code) &&
+		utf8.ValidString(c.System)
 }
 
 // statistic names what is not offered by its place: an input is not repeated.
@@ -200,7 +204,8 @@ func (s *sources) add(json []byte) {
 
 // summarize gives fn the numbers of the matches. A store that has them in
 // columns is not made to write Observations, unless these are asked for.
-func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding, fn func(*Numbers) bool, src *sources) error {
+func summarize(ctx context.Context, st store.Store, f store.Find, codes []Coding,
+	fn func(*Numbers) bool, src *sources) error {
 	when, err := selection("date")
 	if err != nil {
 		return err
@@ -297,7 +302,10 @@ func (m *measured) shaped(s *search.Template, leaves []search.Leaf) (x shapedLik
 	if like == nil {
 		return x, true
 	}
-	i := slices.IndexFunc(m.documents, func(a *alike) bool { return a.unit == like.unit && slices.Equal(a.code, like.code) })
+	i := slices.IndexFunc(m.documents, func(a *alike) bool {
+		return a.unit == like.unit &&
+			slices.Equal(a.code, like.code)
+	})
 	if i < 0 && len(m.documents) == maxStatsGroups {
 		return x, true
 	}
@@ -444,7 +452,8 @@ func (m *measured) drain(like *alike) (more bool) {
 	}
 	m.counts = m.counts[:0]
 	like.tally.Drain(func(v float64, often uint64) { m.counts = append(m.counts, run{v, often}) })
-	more = m.fn(&Numbers{Code: like.code, Unit: like.unit, From: like.from, To: like.to, Values: like.floats, counts: m.counts})
+	more = m.fn(&Numbers{Code: like.code, Unit: like.unit, From: like.from, To: like.to, Values: like.floats,
+		counts: m.counts})
 	like.blocks, like.floats = 0, like.floats[:0]
 	return more
 }
@@ -534,7 +543,8 @@ func codingsOf(code *fastjson.Value, into []Coding) []Coding {
 		return into
 	}
 	for _, c := range code.GetArray("coding") {
-		into = append(into, Coding{string(c.GetStringBytes("system")), string(c.GetStringBytes("code")), string(c.GetStringBytes("display"))})
+		into = append(into, Coding{string(c.GetStringBytes("system")), string(c.GetStringBytes("code")),
+			string(c.GetStringBytes("display"))})
 	}
 	return into
 }
@@ -548,7 +558,8 @@ func (m *measured) emit(v *fastjson.Value, doubtful bool) bool {
 	}
 	n.Unit, n.Values, n.Ignored = Unit{}, nil, 1
 	q := v.Get("valueQuantity")
-	if q != nil && !doubtful && string(q.GetStringBytes("system")) == ucum && len(q.GetStringBytes("comparator")) == 0 && len(q.GetStringBytes("code")) > 0 {
+	if q != nil && !doubtful && string(q.GetStringBytes("system")) == ucum &&
+		len(q.GetStringBytes("comparator")) == 0 && len(q.GetStringBytes("code")) > 0 {
 		if number := q.Get("value"); number != nil {
 			if x, err := number.Float64(); err == nil && !math.IsInf(x, 0) {
 				n.Unit = Unit{string(q.GetStringBytes("unit")), string(q.GetStringBytes("code"))}

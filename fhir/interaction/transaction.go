@@ -88,7 +88,8 @@ func (r *response) size(minimal bool) (n int) {
 
 // writes does the writing entries in one commit and returns the commit at
 // which the reading ones look.
-func (s *Service) writes(ctx context.Context, rq *Request, op string, steps []step, out []response, minimal bool) (store.Seq, error) {
+func (s *Service) writes(ctx context.Context, rq *Request, op string, steps []step, out []response,
+	minimal bool) (store.Seq, error) {
 	var keys []string
 	for i := range steps {
 		if c := steps[i].criteria; c != nil {
@@ -164,7 +165,8 @@ func (s *Service) step(rq *Request, op string, st *step) (err error) {
 }
 
 // attempt prepares everything against what is there now and commits it.
-func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []step, out []response, minimal bool) (store.Seq, error) {
+func (s *Service) attempt(ctx context.Context, rq *Request, op string, steps []step, out []response,
+	minimal bool) (store.Seq, error) {
 	tell := &told{}
 	l, err := s.resolve(ctx, rq, op, steps, tell, minimal)
 	if err != nil {
@@ -238,7 +240,8 @@ const maxConditional = 1000
 // resolve finds what each fullUrl and each conditional reference of the
 // transaction becomes. minimal says that the answer will not hold what was
 // found.
-func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []step, tell *told, minimal bool) (*links, error) {
+func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []step, tell *told,
+	minimal bool) (*links, error) {
 	l := &links{ids: map[string]string{}, conditional: map[string]string{}}
 	room := s.Limits.withDefaults().BundleBytes
 	for i := range steps {
@@ -286,7 +289,8 @@ func (s *Service) resolve(ctx context.Context, rq *Request, op string, steps []s
 // conditional finds what a conditional reference means, unless it is no such
 // reference: exactly one resource that the caller may find (R4
 // http.html#trules). Resources of the same transaction do not count.
-func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *step, l *links, tell *told, ref string) error {
+func (s *Service) conditional(ctx context.Context, rq *Request, op string, st *step, l *links, tell *told,
+	ref string) error {
 	typ, query, ok := isConditional(strings.TrimPrefix(ref, s.Base+"/"))
 	if !ok || l.ids[ref] != "" || l.conditional[ref] != "" {
 		return nil

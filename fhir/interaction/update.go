@@ -12,7 +12,8 @@ import (
 // caller chose. An id of the form that this server gives cannot be chosen:
 // ids of measurements are made of what was measured, and whoever could create
 // under them could ask what has been.
-func (s *Service) Update(ctx context.Context, rq *Request, ref fhir.Ref, body []byte, pre Preconditions) (Written, error) {
+func (s *Service) Update(ctx context.Context, rq *Request, ref fhir.Ref, body []byte,
+	pre Preconditions) (Written, error) {
 	const op = "interaction.Update"
 	w, err := s.update(ctx, rq, op, ref, body, pre)
 	if err != nil {
@@ -21,7 +22,8 @@ func (s *Service) Update(ctx context.Context, rq *Request, ref fhir.Ref, body []
 	return w, nil
 }
 
-func (s *Service) update(ctx context.Context, rq *Request, op string, ref fhir.Ref, body []byte, pre Preconditions) (Written, error) {
+func (s *Service) update(ctx context.Context, rq *Request, op string, ref fhir.Ref, body []byte,
+	pre Preconditions) (Written, error) {
 	if err := writable(rq, op, access.Update, ref.Type); err != nil {
 		return Written{}, err
 	}
@@ -61,12 +63,14 @@ func (s *Service) retry(ctx context.Context, f func() error) error {
 		}
 		if attempt == retries || ctx.Err() != nil {
 			return &fhir.Error{Kind: fhir.Conflict, Op: "interaction.retry", Err: r.cause, Issues: []fhir.Issue{{
-				Severity: "error", Code: "conflict", Diagnostics: "the resource is being changed by others; try again"}}}
+				Severity: "error", Code: "conflict",
+				Diagnostics: "the resource is being changed by others; try again"}}}
 		}
 	}
 }
 
-func (s *Service) updateOnce(ctx context.Context, rq *Request, op string, res fhir.Resource, pre Preconditions) (Written, error) {
+func (s *Service) updateOnce(ctx context.Context, rq *Request, op string, res fhir.Resource,
+	pre Preconditions) (Written, error) {
 	old, err := s.current(ctx, res.Ref())
 	if err != nil {
 		return Written{}, err
@@ -81,7 +85,8 @@ func (s *Service) updateOnce(ctx context.Context, rq *Request, op string, res fh
 // draftUpdate checks what is there against the caller and the preconditions.
 // draftUpdate treats a version that the caller may not see as absent in every
 // step, and refuses the write only at the end.
-func (s *Service) draftUpdate(ctx context.Context, rq *Request, op string, res fhir.Resource, old *stored, pre Preconditions) (*draft, error) {
+func (s *Service) draftUpdate(ctx context.Context, rq *Request, op string, res fhir.Resource, old *stored,
+	pre Preconditions) (*draft, error) {
 	concealed := old
 	if seen, err := visible(rq, op, access.Update, old); err != nil {
 		return nil, err
@@ -103,7 +108,8 @@ func (s *Service) draftUpdate(ctx context.Context, rq *Request, op string, res f
 	}
 	switch given := generated(res.ID) && !rq.Principal.Grant.AllPatients; {
 	case given:
-		d.refusal = fhir.Errorf(fhir.NotFound, op, "resource is not known, and an id of this form is given by the server alone")
+		d.refusal = fhir.Errorf(fhir.NotFound, op,
+			"resource is not known, and an id of this form is given by the server alone")
 		if concealed != nil {
 			d.refusal = conceals(d.refusal, disclosedOf(concealed))
 		}

@@ -62,7 +62,9 @@ func (p *Page) ignored(parameters []string) {
 	}
 	e := &fhir.Error{Kind: fhir.Invalid}
 	for _, name := range parameters {
-		e.Issues = append(e.Issues, fhir.Issue{Severity: "warning", Code: "not-supported", Diagnostics: "parameter " + name + " is not supported and was ignored: the result may hold more than was asked for"})
+		e.Issues = append(e.Issues, fhir.Issue{Severity: "warning", Code: "not-supported",
+			Diagnostics: "parameter " + name +
+				" is not supported and was ignored: the result may hold more than was asked for"})
 	}
 	if p.count++; p.count > 1 {
 		p.entries = append(p.entries, ',')

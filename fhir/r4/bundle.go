@@ -209,7 +209,8 @@ func readEntry(place string, raw jsontext.Value) Entry {
 
 func (e *Entry) request(place string, raw jsontext.Value) error {
 	return members(raw, func(name string, raw jsontext.Value) error {
-		to := map[string]*string{"method": &e.Method, "url": &e.URL, "ifMatch": &e.IfMatch, "ifNoneExist": &e.IfNoneExist,
+		to := map[string]*string{"method": &e.Method, "url": &e.URL, "ifMatch": &e.IfMatch,
+			"ifNoneExist": &e.IfNoneExist,
 			"ifNoneMatch": &e.IfNoneMatch, "ifModifiedSince": &e.IfModifiedSince}[name]
 		if to == nil {
 			if name == "id" || name == "extension" {

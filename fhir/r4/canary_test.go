@@ -27,7 +27,8 @@ func TestCanary(t *testing.T) {
 	}
 	refused := 0
 	for _, at := range regexp.MustCompile(`"[^"]*"|\b[0-9.]+\b|true|null`).FindAllStringIndex(rich, -1) {
-		for _, mark := range []string{`"CANARY"`, `"cANARY"`, `"CANARY/x"`, `"#CANARY"`, `"2026-CANARY"`, `"urn:CANARY C"`, `"<CANARY"`, `"\u0043ANARY"`, `["CANARY"]`, `{"url":"CANARY"}`, `CANARY`} {
+		for _, mark := range []string{`"CANARY"`, `"cANARY"`, `"CANARY/x"`, `"#CANARY"`, `"2026-CANARY"`,
+			`"urn:CANARY C"`, `"<CANARY"`, `"\u0043ANARY"`, `["CANARY"]`, `{"url":"CANARY"}`, `CANARY`} {
 			body := rich[:at[0]] + mark + rich[at[1]:]
 			_, err := door().Resource("Patient", []byte(body), "x1")
 			if err == nil {
@@ -35,7 +36,8 @@ func TestCanary(t *testing.T) {
 			}
 			refused++
 			out := r4.OutcomeJSON(err)
-			if bytes.Contains(bytes.ToUpper(out), []byte("CANARY")) || strings.Contains(strings.ToUpper(err.Error()), "CANARY") {
+			if bytes.Contains(bytes.ToUpper(out), []byte("CANARY")) ||
+				strings.Contains(strings.ToUpper(err.Error()), "CANARY") {
 				t.Errorf("%s at %s: error quotes the input: %s", mark, rich[at[0]:at[1]], out)
 			}
 		}

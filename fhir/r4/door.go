@@ -67,7 +67,8 @@ func New(limits Limits) (*Validator, error) {
 	if err != nil {
 		return nil, fhir.Wrap("r4.New", err)
 	}
-	d := &Validator{limits: limits.withDefaults(), um: um, shapes: newShapes(), ordinary: make(chan struct{}, runtime.GOMAXPROCS(0)), large: make(chan struct{}, largeAtOnce)}
+	d := &Validator{limits: limits.withDefaults(), um: um, shapes: newShapes(),
+		ordinary: make(chan struct{}, runtime.GOMAXPROCS(0)), large: make(chan struct{}, largeAtOnce)}
 	um.MaxNestingDepth = d.limits.Depth
 	return d, nil
 }
@@ -161,7 +162,8 @@ func (d *Validator) slow(r *rules, v []byte) error {
 const kept = 64 << 10
 
 func refuse(k fhir.Kind, code, place, rule string) *fhir.Error {
-	return &fhir.Error{Kind: k, Op: op, Issues: []fhir.Issue{{Severity: "error", Code: code, Diagnostics: rule, Expression: []string{place}}}}
+	return &fhir.Error{Kind: k, Op: op, Issues: []fhir.Issue{{Severity: "error", Code: code, Diagnostics: rule,
+		Expression: []string{place}}}}
 }
 
 // canonical reorders the members that the server owns to the front and keeps
@@ -240,12 +242,15 @@ func (d *Validator) validate(r *rules, v []byte, repair bool) error {
 			continue
 		}
 		place := knownPlace(r.typ, m[1])
-		if !slices.ContainsFunc(r.issues[:before], func(is fhir.Issue) bool { return slices.Contains(is.Expression, place) }) {
-			r.issue(fhir.Issue{Severity: "error", Code: "structure", Diagnostics: ruleOf(l, m[2]), Expression: []string{place}})
+		if !slices.ContainsFunc(r.issues[:before],
+			func(is fhir.Issue) bool { return slices.Contains(is.Expression, place) }) {
+			r.issue(fhir.Issue{Severity: "error", Code: "structure", Diagnostics: ruleOf(l, m[2]),
+				Expression: []string{place}})
 		}
 	}
 	if len(r.issues) == 0 {
-		r.issue(fhir.Issue{Severity: "error", Code: "structure", Diagnostics: "is not a valid R4 " + r.typ, Expression: []string{r.typ}})
+		r.issue(fhir.Issue{Severity: "error", Code: "structure", Diagnostics: "is not a valid R4 " + r.typ,
+			Expression: []string{r.typ}})
 	}
 	return nil
 }
@@ -294,7 +299,8 @@ func ruleOf(line, detail string) string {
 		return "must have as many elements as its array of extensions"
 	case strings.HasPrefix(detail, "invalid reference"):
 		return "refers to a type that is not allowed here, or is no reference"
-	case strings.HasPrefix(detail, "expected"), strings.HasPrefix(detail, "invalid"), strings.HasPrefix(detail, "code type"):
+	case strings.HasPrefix(detail, "expected"), strings.HasPrefix(detail, "invalid"),
+		strings.HasPrefix(detail, "code type"):
 		return wrongForm
 	}
 	return "breaks a rule of R4"

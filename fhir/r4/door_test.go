@@ -57,7 +57,8 @@ func TestCanonical(t *testing.T) {
 	if fhir.Stamp(r.JSON, "Observation", "o1", 1, again.LastUpdated) == nil {
 		t.Error("Stamp refuses the canonical form")
 	}
-	if r, err = door().Create("Observation", []byte(heartRate), "new"); err != nil || !bytes.HasPrefix(r.JSON, []byte(fhir.Prefix("Observation", "new"))) {
+	if r, err = door().Create("Observation", []byte(heartRate), "new"); err != nil ||
+		!bytes.HasPrefix(r.JSON, []byte(fhir.Prefix("Observation", "new"))) {
 		t.Errorf("Create: %v %s", err, r.JSON)
 	}
 }
@@ -84,40 +85,70 @@ func TestRefused(t *testing.T) {
 		{"empty meta", "Patient", patient(`"meta":{}`), fhir.Invalid, "Patient.meta", "empty"},
 		{"trailing", "Observation", heartRate + "1", fhir.Invalid, "", "well-formed"},
 		{"not UTF-8", "Observation", edit(t, "Heart rate", "\xff"), fhir.Invalid, "", "UTF-8"},
-		{"other type", "Observation", `{"resourceType":"Patient"}`, fhir.Invalid, "Observation.resourceType", "must be Observation"},
+		{"other type", "Observation", `{"resourceType":"Patient"}`, fhir.Invalid, "Observation.resourceType",
+			"must be Observation"},
 		{"other id", "Observation", edit(t, `"o1"`, `"o2"`), fhir.Invalid, "Observation.id", "id of the address"},
-		{"duplicate", "Observation", edit(t, `"status": "final",`, `"status":"final","status":"amended",`), fhir.Invalid, "Observation", "same name"},
-		{"escaped duplicate", "Observation", edit(t, `"status": "final",`, `"status":"final","st\u0061tus":"amended",`), fhir.Invalid, "Observation", "same name"},
+		{"duplicate", "Observation", edit(t, `"status": "final",`, `"status":"final","status":"amended",`),
+			fhir.Invalid, "Observation", "same name"},
+		{"escaped duplicate", "Observation",
+			edit(t, `"status": "final",`, `"status":"final","st\u0061tus":"amended",`), fhir.Invalid, "Observation",
+			"same name"},
 		{"case", "Observation", edit(t, `"status"`, `"Status"`), fhir.Invalid, "Observation.(unknown)", "lower-case"},
-		{"unknown element", "Observation", edit(t, `"status"`, `"canarySmith":1,"status"`), fhir.Invalid, "Observation", "does not define"},
+		{"unknown element", "Observation", edit(t, `"status"`, `"canarySmith":1,"status"`), fhir.Invalid,
+			"Observation", "does not define"},
 		{"null", "Observation", edit(t, `"Patient/p1"`, `null`), fhir.Invalid, "Observation.subject.reference", "null"},
-		{"empty string", "Observation", edit(t, `"beats/minute"`, `""`), fhir.Invalid, "Observation.valueQuantity.unit", "empty"},
-		{"empty object", "Observation", edit(t, `{"reference": "Patient/p1"}`, `{}`), fhir.Invalid, "Observation.subject", "empty"},
+		{"empty string", "Observation", edit(t, `"beats/minute"`, `""`), fhir.Invalid,
+			"Observation.valueQuantity.unit", "empty"},
+		{"empty object", "Observation", edit(t, `{"reference": "Patient/p1"}`, `{}`), fhir.Invalid,
+			"Observation.subject", "empty"},
 		{"empty array", "Patient", patient(`"name":[]`), fhir.Invalid, "Patient.name", "empty"},
 		{"missing status", "Observation", edit(t, `"status": "final",`, ``), fhir.Invalid, "Observation", "status"},
-		{"wrong status", "Observation", edit(t, `"final"`, `"canary"`), fhir.Invalid, "Observation.status", "value set"},
-		{"case of a code", "Observation", edit(t, `"final"`, `"FINAL"`), fhir.Invalid, "Observation.status", "value set"},
-		{"enum's name", "Observation", edit(t, `"unit": "beats/minute"`, `"comparator":"greater-than"`), fhir.Invalid, "Observation.valueQuantity.comparator", "value set"},
-		{"case of a contained code", "Patient", patient(`"contained":[{"resourceType":"Device","id":"x","status":"Active"}],"managingOrganization":{"reference":"#x"}`), fhir.Invalid, "Patient.contained[0].status", "value set"},
-		{"two values", "Observation", edit(t, `"valueQuantity"`, `"valueString":"x","valueQuantity"`), fhir.Invalid, "Observation", "choice"},
-		{"no zone", "Observation", edit(t, `.250+01:00`, ``), fhir.Invalid, "Observation.effectiveDateTime", "data type"},
-		{"huge number", "Observation", edit(t, `62.00`, `1e400`), fhir.Invalid, "Observation.valueQuantity.value", "range"},
-		{"wrong target", "Observation", edit(t, `Patient/p1`, `Medication/p1`), fhir.Invalid, "Observation.subject", "not allowed"},
-		{"unknown reference", "Observation", edit(t, `Patient/p1`, `Canary/p1`), fhir.Unprocessable, "Observation.subject", "Type/id"},
-		{"obs-6", "Observation", edit(t, `"valueQuantity"`, `"dataAbsentReason":{"text":"x"},"valueQuantity"`), fhir.Unprocessable, "Observation.dataAbsentReason", "obs-6"},
-		{"obs-7", "Observation", edit(t, `"valueQuantity"`, `"component":[{"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]}}],"valueQuantity"`), fhir.Unprocessable, "Observation.value", "obs-7"},
-		{"obs-3", "Observation", edit(t, `"valueQuantity"`, `"referenceRange":[{"type":{"text":"x"}}],"valueQuantity"`), fhir.Unprocessable, "Observation.referenceRange[0]", "obs-3"},
-		{"qty-3", "Observation", edit(t, `"system": "http://unitsofmeasure.org", `, ``), fhir.Unprocessable, "Observation.valueQuantity", "qty-3"},
-		{"vital category", "Observation", edit(t, `"code": "vital-signs"`, `"code": "activity"`), fhir.Unprocessable, "Observation.category", "vital-signs"},
-		{"modifier extension", "Observation", edit(t, `"status"`, `"modifierExtension":[{"url":"http://x.test/e","valueBoolean":true}],"status"`), fhir.Unprocessable, "Observation.modifierExtension[0]", "modifier"},
+		{"wrong status", "Observation", edit(t, `"final"`, `"canary"`), fhir.Invalid, "Observation.status",
+			"value set"},
+		{"case of a code", "Observation", edit(t, `"final"`, `"FINAL"`), fhir.Invalid, "Observation.status",
+			"value set"},
+		{"enum's name", "Observation", edit(t, `"unit": "beats/minute"`, `"comparator":"greater-than"`),
+			fhir.Invalid, "Observation.valueQuantity.comparator", "value set"},
+		{"case of a contained code", "Patient",
+			patient(`"contained":[{"resourceType":"Device","id":"x","status":"Active"}],"managingOrganization":{"reference":"#x"}`), fhir.Invalid, "Patient.contained[0].status", "value set"},
+		{"two values", "Observation", edit(t, `"valueQuantity"`, `"valueString":"x","valueQuantity"`), fhir.Invalid,
+			"Observation", "choice"},
+		{"no zone", "Observation", edit(t, `.250+01:00`, ``), fhir.Invalid, "Observation.effectiveDateTime",
+			"data type"},
+		{"huge number", "Observation", edit(t, `62.00`, `1e400`), fhir.Invalid, "Observation.valueQuantity.value",
+			"range"},
+		{"wrong target", "Observation", edit(t, `Patient/p1`, `Medication/p1`), fhir.Invalid, "Observation.subject",
+			"not allowed"},
+		{"unknown reference", "Observation", edit(t, `Patient/p1`, `Canary/p1`), fhir.Unprocessable,
+			"Observation.subject", "Type/id"},
+		{"obs-6", "Observation", edit(t, `"valueQuantity"`, `"dataAbsentReason":{"text":"x"},"valueQuantity"`),
+			fhir.Unprocessable, "Observation.dataAbsentReason", "obs-6"},
+		{"obs-7", "Observation", edit(t, `"valueQuantity"`,
+			`"component":[{"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]}}],"valueQuantity"`),
+			fhir.Unprocessable, "Observation.value", "obs-7"},
+		{"obs-3", "Observation", edit(t, `"valueQuantity"`,
+			`"referenceRange":[{"type":{"text":"x"}}],"valueQuantity"`), fhir.Unprocessable,
+			"Observation.referenceRange[0]", "obs-3"},
+		{"qty-3", "Observation", edit(t, `"system": "http://unitsofmeasure.org", `, ``), fhir.Unprocessable,
+			"Observation.valueQuantity", "qty-3"},
+		{"vital category", "Observation", edit(t, `"code": "vital-signs"`, `"code": "activity"`),
+			fhir.Unprocessable, "Observation.category", "vital-signs"},
+		{"modifier extension", "Observation",
+			edit(t, `"status"`, `"modifierExtension":[{"url":"http://x.test/e","valueBoolean":true}],"status"`),
+			fhir.Unprocessable, "Observation.modifierExtension[0]", "modifier"},
 		{"ext-1", "Patient", patient(`"extension":[{"url":"http://x.test/e","valueString":"a","extension":[{"url":"b","valueString":"c"}]}]`), fhir.Unprocessable, "Patient.extension[0]", "ext-1"},
-		{"per-1", "Patient", patient(`"name":[{"family":"A","period":{"start":"2020","end":"2019"}}]`), fhir.Unprocessable, "Patient.name[0].period", "per-1"},
-		{"ref-1", "Patient", patient(`"managingOrganization":{"reference":"#x"}`), fhir.Unprocessable, "Patient.managingOrganization", "ref-1"},
-		{"dom-3", "Patient", patient(`"contained":[{"resourceType":"Organization","id":"x","name":"n"}]`), fhir.Unprocessable, "Patient.contained[0]", "dom-3"},
+		{"per-1", "Patient", patient(`"name":[{"family":"A","period":{"start":"2020","end":"2019"}}]`),
+			fhir.Unprocessable, "Patient.name[0].period", "per-1"},
+		{"ref-1", "Patient", patient(`"managingOrganization":{"reference":"#x"}`), fhir.Unprocessable,
+			"Patient.managingOrganization", "ref-1"},
+		{"dom-3", "Patient", patient(`"contained":[{"resourceType":"Organization","id":"x","name":"n"}]`),
+			fhir.Unprocessable, "Patient.contained[0]", "dom-3"},
 		{"script", "Patient", patient(`"text":{"status":"generated","div":"<div xmlns=\"http://www.w3.org/1999/xhtml\"><script>x</script></div>"}`), fhir.Unprocessable, "Patient.text", "txt-1"},
 		{"cpt-2", "Patient", patient(`"telecom":[{"value":"1"}]`), fhir.Unprocessable, "Patient.telecom[0]", "cpt-2"},
-		{"twin length", "Patient", patient(`"name":[{"given":["a",null],"_given":[null]}]`), fhir.Invalid, "Patient.name[0].given", "neither value nor extension"},
-		{"null alone", "Patient", patient(`"name":[{"given":["a",null]}]`), fhir.Invalid, "Patient.name[0].given", "null"},
+		{"twin length", "Patient", patient(`"name":[{"given":["a",null],"_given":[null]}]`), fhir.Invalid,
+			"Patient.name[0].given", "neither value nor extension"},
+		{"null alone", "Patient", patient(`"name":[{"given":["a",null]}]`), fhir.Invalid, "Patient.name[0].given",
+			"null"},
 		{"grp-1", "Group", `{"resourceType":"Group","id":"o1","type":"person","actual":false,"member":[{"entity":{"reference":"Patient/a"}}]}`, fhir.Unprocessable, "Group.member", "grp-1"},
 		{"ppc-1", "Consent", `{"resourceType":"Consent","id":"o1","status":"active","scope":{"text":"x"},"category":[{"text":"x"}]}`, fhir.Unprocessable, "Consent", "ppc-1"},
 	} {
@@ -131,7 +162,8 @@ func TestRefused(t *testing.T) {
 				t.Fatalf("got kind %d %v", e.Kind, e)
 			}
 			if !slices.ContainsFunc(e.Issues, func(i fhir.Issue) bool {
-				return (c.place == "" || strings.Join(i.Expression, "") == c.place) && strings.Contains(i.Diagnostics, c.rule)
+				return (c.place == "" || strings.Join(i.Expression, "") == c.place) &&
+					strings.Contains(i.Diagnostics, c.rule)
 			}) {
 				t.Errorf("got %+v, want %q %q", e.Issues, c.place, c.rule)
 			}
@@ -152,7 +184,8 @@ func TestAccepted(t *testing.T) {
 		"extension":   `{"resourceType":"Patient","_birthDate":{"extension":[{"url":"http://x.test/e","valueCode":"unknown"}]}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, err := door().Resource("Patient", []byte(strings.Replace(body, `"Patient",`, `"Patient","id":"p1",`, 1)), "p1")
+			r, err := door().Resource("Patient",
+				[]byte(strings.Replace(body, `"Patient",`, `"Patient","id":"p1",`, 1)), "p1")
 			if err != nil {
 				t.Fatalf("%v %s", err, r4.OutcomeJSON(err))
 			}
@@ -168,7 +201,8 @@ func TestBounded(t *testing.T) {
 	for name, body := range map[string]string{
 		"million arrays": strings.Repeat("[", 1000000),
 		"deep objects":   deep + `1` + strings.Repeat(`}]`, 5000) + `}`,
-		"deep member":    `{"resourceType":"Patient","a":` + strings.Repeat(`[`, 60) + `1` + strings.Repeat(`]`, 60) + `}`,
+		"deep member": `{"resourceType":"Patient","a":` + strings.Repeat(`[`, 60) + `1` +
+			strings.Repeat(`]`, 60) + `}`,
 		"over the limit": `{"resourceType":"Patient","a":"` + strings.Repeat("x", 10<<20) + `"}`,
 	} {
 		if _, err := door().Resource("Patient", []byte(body), "p1"); err == nil {
@@ -187,19 +221,26 @@ func TestBundle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b.Type != "transaction" || len(b.Entries) != 2 || string(b.Entries[0].Resource) != `{"resourceType":"Patient","active":true}` ||
-		b.Entries[0].IfNoneExist != "identifier=a|b" || b.Entries[1].IfMatch != `W/"3"` || b.Entries[1].Resource != nil {
+	if b.Type != "transaction" || len(b.Entries) != 2 ||
+		string(b.Entries[0].Resource) != `{"resourceType":"Patient","active":true}` ||
+		b.Entries[0].IfNoneExist != "identifier=a|b" || b.Entries[1].IfMatch != `W/"3"` ||
+		b.Entries[1].Resource != nil {
 		t.Errorf("got %+v", b)
 	}
 	for _, body := range []string{
-		`{"resourceType":"Bundle","type":"batch","implicitRules":"http://x.test/r"}`, `{"resourceType":"Bundle","type":"batch","meta":{}}`,
-		`{"resourceType":"Bundle","type":"history"}`, `{"resourceType":"Patient","type":"batch"}`, `{"resourceType":"Bundle"}`,
+		`{"resourceType":"Bundle","type":"batch","implicitRules":"http://x.test/r"}`,
+		`{"resourceType":"Bundle","type":"batch","meta":{}}`,
+		`{"resourceType":"Bundle","type":"history"}`, `{"resourceType":"Patient","type":"batch"}`,
+		`{"resourceType":"Bundle"}`,
 		`{"resourceType":"Bundle","type":"batch","entry":{"a":1}}`,
 		`{"resourceType":"Bundle","type":"transaction","entry":[{"request":{"method":"POST","url":"Patient"}}]}`,
-		`{"resourceType":"Bundle","type":"batch","entry":[]}`, `{"resourceType":"Bundle","type":"batch","identifier":{},"entry":[{"request":{"method":"GET","url":"Patient"}}]}`,
+		`{"resourceType":"Bundle","type":"batch","entry":[]}`,
+		`{"resourceType":"Bundle","type":"batch","identifier":{},"entry":[{"request":{"method":"GET","url":"Patient"}}]}`,
 		`{"resourceType":"Bundle","type":"batch","meta":{"a":""},"entry":[{"request":{"method":"GET","url":"Patient"}}]}`, `{"resourceType":"Bundle","type":"batch","zanaria":1}`,
 		`{"resourceType":"Bundle","entry":[{"request":{"method":"STEAL","url":"Patient"}}],"type":"transaction"}`,
-		`{"resourceType":"Bundle","type":"batch","entry":[` + strings.Repeat(`{"request":{"method":"GET","url":"a"}},`, 1000) + `{"request":{"method":"GET","url":"a"}}]}`,
+		`{"resourceType":"Bundle","type":"batch","entry":[` +
+			strings.Repeat(`{"request":{"method":"GET","url":"a"}},`, 1000) +
+			`{"request":{"method":"GET","url":"a"}}]}`,
 	} {
 		if _, err := door().Bundle([]byte(body)); err == nil {
 			t.Errorf("accepted %.80s", body)
@@ -211,19 +252,28 @@ func TestBundle(t *testing.T) {
 // alone.
 func TestEntriesOfABatch(t *testing.T) {
 	good := `{"request":{"method":"GET","url":"Patient/1"}}`
-	for _, bad := range []string{`7`, `null`, `[]`, `{}`, `{"request":{"method":"POST","url":"Patient"}}`, `{"request":{"method":"STEAL","url":"Patient"}}`, `{"request":{"method":"GET"}}`,
-		`{"request":7}`, `{"request":{"method":7,"url":"x"}}`, `{"zanaria":1,"request":{"method":"GET","url":"x"}}`, `{"resource":7,"request":{"method":"PUT","url":"x"}}`, `{"fullUrl":7,"request":{"method":"GET","url":"x"}}`,
-		`{"resource":{"a":{}},"request":{"method":"PUT","url":"x"}}`, `{"resource":{"a":[]},"request":{"method":"PUT","url":"x"}}`, `{"resource":{"a":""},"request":{"method":"PUT","url":"x"}}`, `{"resource":{"a":null},"request":{"method":"PUT","url":"x"}}`,
-		`{"resource":` + strings.Repeat(`{"a":`, 60) + `1` + strings.Repeat(`}`, 60) + `,"request":{"method":"PUT","url":"x"}}`} {
-		b, err := door().Bundle([]byte(`{"resourceType":"Bundle","type":"batch","entry":[` + good + `,` + bad + `,` + good + `]}`))
+	for _, bad := range []string{`7`, `null`, `[]`, `{}`, `{"request":{"method":"POST","url":"Patient"}}`,
+		`{"request":{"method":"STEAL","url":"Patient"}}`, `{"request":{"method":"GET"}}`,
+		`{"request":7}`, `{"request":{"method":7,"url":"x"}}`, `{"zanaria":1,"request":{"method":"GET","url":"x"}}`,
+		`{"resource":7,"request":{"method":"PUT","url":"x"}}`, `{"fullUrl":7,"request":{"method":"GET","url":"x"}}`,
+		`{"resource":{"a":{}},"request":{"method":"PUT","url":"x"}}`,
+		`{"resource":{"a":[]},"request":{"method":"PUT","url":"x"}}`,
+		`{"resource":{"a":""},"request":{"method":"PUT","url":"x"}}`,
+		`{"resource":{"a":null},"request":{"method":"PUT","url":"x"}}`,
+		`{"resource":` + strings.Repeat(`{"a":`, 60) + `1` + strings.Repeat(`}`, 60) +
+			`,"request":{"method":"PUT","url":"x"}}`} {
+		b, err := door().Bundle([]byte(`{"resourceType":"Bundle","type":"batch","entry":[` + good + `,` + bad +
+			`,` + good + `]}`))
 		if err != nil {
 			t.Errorf("%s: %v", bad, err)
 			continue
 		}
-		if len(b.Entries) != 3 || b.Entries[0].Err != nil || b.Entries[2].Err != nil || fhir.KindOf(b.Entries[1].Err) != fhir.Invalid || strings.Contains(b.Entries[1].Err.Error(), "zanaria") {
+		if len(b.Entries) != 3 || b.Entries[0].Err != nil || b.Entries[2].Err != nil ||
+			fhir.KindOf(b.Entries[1].Err) != fhir.Invalid || strings.Contains(b.Entries[1].Err.Error(), "zanaria") {
 			t.Errorf("%s: %+v", bad, b.Entries)
 		}
-		if _, err := door().Bundle([]byte(`{"resourceType":"Bundle","type":"transaction","entry":[` + good + `,` + bad + `]}`)); fhir.KindOf(err) != fhir.Invalid {
+		if _, err := door().Bundle([]byte(`{"resourceType":"Bundle","type":"transaction","entry":[` + good + `,` +
+			bad + `]}`)); fhir.KindOf(err) != fhir.Invalid {
 			t.Errorf("in a transaction, %s: %v", bad, err)
 		}
 	}
@@ -232,13 +282,18 @@ func TestEntriesOfABatch(t *testing.T) {
 // TestAddresses: what a reference may be outside of a transaction.
 func TestAddresses(t *testing.T) {
 	for ref, want := range map[string]bool{
-		"Organization/1": true, "Organization/1/_history/2": true, "http://x.test/Organization/1": true, "https://x.test/a": true, "HTTPS://x.test/a": true,
+		"Organization/1": true, "Organization/1/_history/2": true, "http://x.test/Organization/1": true,
+		"https://x.test/a": true, "HTTPS://x.test/a": true,
 		"urn:uuid:53fefa32-fcbb-4ff8-8a92-55ee120877b7": true, "urn:oid:1.2.3": true,
-		"x:y": false, "javascript:alert(1)": false, "JavaScript:alert(1)": false, "data:text/html,x": false, "file:///etc/passwd": false, "http:": false, "http://": false, "https:///a": false, "http:x": false,
-		"urn:": false, "urn:x": false, "urn:uuid:": false, ":": false, "mailto:a@b.test": false, "Organization:1": false,
-		"Organization?identifier=urn:t|1": false, "Organization?identifier=1": false, "Organization?name=x:y": false, "Organization/?x=1": false, "Organization/1?x=1": false, "Organization": false,
+		"x:y": false, "javascript:alert(1)": false, "JavaScript:alert(1)": false, "data:text/html,x": false,
+		"file:///etc/passwd": false, "http:": false, "http://": false, "https:///a": false, "http:x": false,
+		"urn:": false, "urn:x": false, "urn:uuid:": false, ":": false, "mailto:a@b.test": false,
+		"Organization:1":                  false,
+		"Organization?identifier=urn:t|1": false, "Organization?identifier=1": false,
+		"Organization?name=x:y": false, "Organization/?x=1": false, "Organization/1?x=1": false, "Organization": false,
 	} {
-		_, err := door().Resource("Patient", []byte(`{"resourceType":"Patient","id":"o1","managingOrganization":{"reference":"`+ref+`"}}`), "o1")
+		_, err := door().Resource("Patient",
+			[]byte(`{"resourceType":"Patient","id":"o1","managingOrganization":{"reference":"`+ref+`"}}`), "o1")
 		if (err == nil) != want {
 			t.Errorf("%s: %v", ref, err)
 		}
@@ -251,8 +306,10 @@ func TestOutcome(t *testing.T) {
 		want string
 	}{
 		{errors.New("secret"), `{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"exception"}]}`},
-		{fhir.Errorf(fhir.Internal, "x", "secret"), `{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"exception"}]}`},
-		{fhir.Errorf(fhir.NotFound, "x", "a \"b\"\n\x01"), `{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"not-found","diagnostics":"a \"b\"\n\u0001"}]}`},
+		{fhir.Errorf(fhir.Internal, "x", "secret"),
+			`{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"exception"}]}`},
+		{fhir.Errorf(fhir.NotFound, "x", "a \"b\"\n\x01"),
+			`{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"not-found","diagnostics":"a \"b\"\n\u0001"}]}`},
 	} {
 		if got := string(r4.OutcomeJSON(c.err)); got != c.want {
 			t.Errorf("got %s, want %s", got, c.want)
@@ -281,7 +338,8 @@ func TestExamples(t *testing.T) {
 			t.Errorf("%s: %s", filepath.Base(f), r4.OutcomeJSON(err))
 			continue
 		}
-		if again, err := door().Resource(head.ResourceType, stamped(&r), head.ID); err != nil || !bytes.Equal(again.JSON, r.JSON) {
+		if again, err := door().Resource(head.ResourceType, stamped(&r), head.ID); err != nil ||
+			!bytes.Equal(again.JSON, r.JSON) {
 			t.Errorf("%s: canonical form is not stable: %v", filepath.Base(f), err)
 		}
 	}
@@ -293,7 +351,8 @@ func TestExamples(t *testing.T) {
 // FuzzDoor holds that nothing panics, that no error quotes the input, and
 // that what is accepted is accepted again unchanged.
 func FuzzDoor(f *testing.F) {
-	for _, s := range []string{heartRate, strings.Replace(heartRate, "final", "CANARY", 1), strings.Replace(heartRate, "status", "CANARY", 1),
+	for _, s := range []string{heartRate, strings.Replace(heartRate, "final", "CANARY", 1),
+		strings.Replace(heartRate, "status", "CANARY", 1),
 		strings.Replace(heartRate, "Patient/p1", "CANARY/p1", 1), strings.Replace(heartRate, "62.00", `"CANARY"`, 1),
 		strings.Replace(heartRate, `"Heart rate"`, `{"CANARY":["CANARY"]}`, 1),
 		strings.Replace(heartRate, `"status"`, `"contained":[{"resourceType":"CANARY","id":"CANARY"}],"status"`, 1),
@@ -303,7 +362,8 @@ func FuzzDoor(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, err := range []error{try(t, body), func() error { _, err := door().Bundle(body); return err }()} {
-			if err != nil && (strings.Contains(err.Error(), "CANARY") || bytes.Contains(r4.OutcomeJSON(err), []byte("CANARY"))) {
+			if err != nil && (strings.Contains(err.Error(), "CANARY") ||
+				bytes.Contains(r4.OutcomeJSON(err), []byte("CANARY"))) {
 				t.Errorf("error quotes the input: %v", err)
 			}
 			if err != nil && fhir.KindOf(err) == fhir.Internal {

@@ -219,7 +219,8 @@ func triggerRules(v *fastjson.Value, r reporter) {
 		r.broken("condition", "is allowed only with a data requirement (trd-2)")
 	}
 	typ := string(v.GetStringBytes("type"))
-	if typ == "named-event" && !has(v, "name") || typ == "periodic" && !timing || strings.HasPrefix(typ, "data-") && !data {
+	if typ == "named-event" && !has(v, "name") || typ == "periodic" && !timing || strings.HasPrefix(typ, "data-") &&
+		!data {
 		r.broken("", "a named event needs a name, a periodic event a timing, a data event data (trd-3)")
 	}
 }
@@ -255,7 +256,8 @@ func consentRules(v *fastjson.Value, r reporter) {
 		if !is(c, "system", "http://terminology.hl7.org/CodeSystem/consentscope") {
 			continue
 		}
-		key := map[string]string{"patient-privacy": "ppc-2", "research": "ppc-3", "adr": "ppc-4", "treatment": "ppc-5"}[string(c.GetStringBytes("code"))]
+		key := map[string]string{"patient-privacy": "ppc-2", "research": "ppc-3", "adr": "ppc-4",
+			"treatment": "ppc-5"}[string(c.GetStringBytes("code"))]
 		if key != "" {
 			r.broken("patient", "is required for this scope ("+key+")")
 			return

@@ -41,11 +41,15 @@ const ucumA = `"system":"http://unitsofmeasure.org","code":"a"`
 
 var vectors = []vector{ // read only
 	{"age-1", "Patient", "Patient.extension[0].valueAge",
-		ext(`"valueAge":{"value":30,`+ucumA+`}`, `"valueAge":{"value":0.5,"system":"http://unitsofmeasure.org","code":"mo"}`, `"valueAge":{"unit":"years"}`),
-		ext(`"valueAge":{"value":30,"unit":"years"}`, `"valueAge":{"value":0,`+ucumA+`}`, `"valueAge":{"value":-1,`+ucumA+`}`,
-			`"valueAge":{"value":30,"system":"http://x.test","code":"a"}`, `"valueAge":{"value":30,"system":"http://unitsofmeasure.org","code":"kg"}`)},
+		ext(`"valueAge":{"value":30,`+ucumA+`}`,
+			`"valueAge":{"value":0.5,"system":"http://unitsofmeasure.org","code":"mo"}`, `"valueAge":{"unit":"years"}`),
+		ext(`"valueAge":{"value":30,"unit":"years"}`, `"valueAge":{"value":0,`+ucumA+`}`,
+			`"valueAge":{"value":-1,`+ucumA+`}`,
+			`"valueAge":{"value":30,"system":"http://x.test","code":"a"}`,
+			`"valueAge":{"value":30,"system":"http://unitsofmeasure.org","code":"kg"}`)},
 	{"qty-3", "Patient", "Patient.extension[0].valueQuantity",
-		ext(`"valueQuantity":{"value":1}`, `"valueQuantity":{"value":1,"system":"http://x.test","code":"c"}`, `"valueQuantity":{"value":1,"unit":"u"}`),
+		ext(`"valueQuantity":{"value":1}`, `"valueQuantity":{"value":1,"system":"http://x.test","code":"c"}`,
+			`"valueQuantity":{"value":1,"unit":"u"}`),
 		ext(`"valueQuantity":{"value":1,"code":"c"}`, `"valueQuantity":{"code":"c"}`)},
 	{"cnt-3", "Patient", "Patient.extension[0].valueCount",
 		ext(`"valueCount":{"value":3,"system":"http://unitsofmeasure.org","code":"1"}`),
@@ -57,77 +61,152 @@ var vectors = []vector{ // read only
 		ext(`"valueDuration":{"value":3,`+ucumA+`}`, `"valueDuration":{"value":3,"unit":"years"}`),
 		ext(`"valueDuration":{"value":3,"system":"http://x.test","code":"a"}`, `"valueDuration":{`+ucumA+`}`)},
 	{"rng-2", "Observation", "Observation.valueRange",
-		[]string{`"valueRange":{"low":{"value":1},"high":{"value":2}}`, `"valueRange":{"low":{"value":2},"high":{"value":2}}`, `"valueRange":{"low":{"value":2}}`,
+		[]string{`"valueRange":{"low":{"value":1},"high":{"value":2}}`,
+			`"valueRange":{"low":{"value":2},"high":{"value":2}}`, `"valueRange":{"low":{"value":2}}`,
 			`"valueRange":{"low":{"value":200,"system":"http://unitsofmeasure.org","code":"g"},"high":{"value":2,"system":"http://unitsofmeasure.org","code":"kg"}}`},
-		[]string{`"valueRange":{"low":{"value":3},"high":{"value":2}}`, `"valueRange":{"low":{"value":3,"unit":"kg"},"high":{"value":2,"unit":"kg"}}`,
+		[]string{`"valueRange":{"low":{"value":3},"high":{"value":2}}`,
+			`"valueRange":{"low":{"value":3,"unit":"kg"},"high":{"value":2,"unit":"kg"}}`,
 			`"valueRange":{"low":{"value":-1,"system":"http://unitsofmeasure.org","code":"g"},"high":{"value":-2,"system":"http://unitsofmeasure.org","code":"g"}}`}},
-	{"rng-2", "Observation", "Observation.referenceRange[0].age", []string{`"referenceRange":[{"text":"t","age":{"low":{"value":1},"high":{"value":2}}}]`},
+	{"rng-2", "Observation", "Observation.referenceRange[0].age",
+		[]string{`"referenceRange":[{"text":"t","age":{"low":{"value":1},"high":{"value":2}}}]`},
 		[]string{`"referenceRange":[{"text":"t","age":{"low":{"value":2},"high":{"value":1}}}]`}},
-	{"rng-2", "Observation", "Observation.component[0].valueRange", nil, []string{`"component":[{"code":{"text":"c"},"valueRange":{"low":{"value":2},"high":{"value":1}}}]`}},
+	{"rng-2", "Observation", "Observation.component[0].valueRange", nil,
+		[]string{`"component":[{"code":{"text":"c"},"valueRange":{"low":{"value":2},"high":{"value":1}}}]`}},
 	{"rat-1", "Observation", "Observation.valueRatio",
-		[]string{`"valueRatio":{"numerator":{"value":1},"denominator":{"value":2}}`, `"valueRatio":{"extension":[{"url":"http://x.test/e","valueCode":"c"}]}`},
-		[]string{`"valueRatio":{"numerator":{"value":1}}`, `"valueRatio":{"denominator":{"value":1}}`, `"valueRatio":{"id":"a"}`,
+		[]string{`"valueRatio":{"numerator":{"value":1},"denominator":{"value":2}}`,
+			`"valueRatio":{"extension":[{"url":"http://x.test/e","valueCode":"c"}]}`},
+		[]string{`"valueRatio":{"numerator":{"value":1}}`, `"valueRatio":{"denominator":{"value":1}}`,
+			`"valueRatio":{"id":"a"}`,
 			`"valueRatio":{"numerator":{"value":1},"extension":[{"url":"http://x.test/e","valueCode":"c"}]}`}},
 	{"per-1", "Observation", "Observation.effectivePeriod",
-		[]string{`"effectivePeriod":{"start":"2026-03-01","end":"2026-03-01"}`, `"effectivePeriod":{"start":"2026-03-01T08:00:00+01:00","end":"2026-03-01T07:00:00Z"}`, `"effectivePeriod":{"end":"2026"}`},
-		[]string{`"effectivePeriod":{"start":"2026-03-02","end":"2026-03-01"}`, `"effectivePeriod":{"start":"2026-03-01T08:00:00Z","end":"2026-03-01T08:00:00+01:00"}`}},
+		[]string{`"effectivePeriod":{"start":"2026-03-01","end":"2026-03-01"}`,
+			`"effectivePeriod":{"start":"2026-03-01T08:00:00+01:00","end":"2026-03-01T07:00:00Z"}`,
+			`"effectivePeriod":{"end":"2026"}`},
+		[]string{`"effectivePeriod":{"start":"2026-03-02","end":"2026-03-01"}`,
+			`"effectivePeriod":{"start":"2026-03-01T08:00:00Z","end":"2026-03-01T08:00:00+01:00"}`}},
 	{"att-1", "Patient", "Patient.photo[0]",
 		[]string{`"photo":[{"contentType":"image/png","data":"aGVsbG8="}]`, `"photo":[{"url":"http://x.test/a"}]`},
 		[]string{`"photo":[{"data":"aGVsbG8="}]`}},
-	{"att-1", "Patient", "Patient.extension[0].valueAttachment", nil, ext(`"valueAttachment":{"data":"aGVsbG8=","title":"t"}`)},
-	{"cpt-2", "Patient", "Patient.telecom[0]", []string{`"telecom":[{"system":"phone","value":"1"}]`, `"telecom":[{"use":"home"}]`}, []string{`"telecom":[{"value":"1"}]`}},
+	{"att-1", "Patient", "Patient.extension[0].valueAttachment", nil,
+		ext(`"valueAttachment":{"data":"aGVsbG8=","title":"t"}`)},
+	{"cpt-2", "Patient", "Patient.telecom[0]",
+		[]string{`"telecom":[{"system":"phone","value":"1"}]`, `"telecom":[{"use":"home"}]`},
+		[]string{`"telecom":[{"value":"1"}]`}},
 	{"cpt-2", "Patient", "Patient.contact[0].telecom[0]", nil, []string{`"contact":[{"telecom":[{"value":"1"}]}]`}},
-	{"cpt-2", "Patient", "Patient.birthDate.extension[0].valueContactPoint", nil, []string{`"_birthDate":{"extension":[{"url":"http://x.test/e","valueContactPoint":{"value":"1"}}]}`}},
-	{"tim-1", "Observation", "Observation.effectiveTiming.repeat", repeat(`"duration":1,"durationUnit":"h"`), repeat(`"duration":1`)},
-	{"tim-2", "Observation", "Observation.effectiveTiming.repeat", repeat(`"period":1,"periodUnit":"d"`), repeat(`"period":1`)},
-	{"tim-4", "Observation", "Observation.effectiveTiming.repeat.duration", repeat(`"duration":0,"durationUnit":"h"`), repeat(`"duration":-1,"durationUnit":"h"`)},
-	{"tim-5", "Observation", "Observation.effectiveTiming.repeat.period", repeat(`"period":0,"periodUnit":"d"`), repeat(`"period":-0.5,"periodUnit":"d"`)},
-	{"tim-6", "Observation", "Observation.effectiveTiming.repeat", repeat(`"period":1,"periodUnit":"d","periodMax":2`), repeat(`"periodMax":2`)},
-	{"tim-7", "Observation", "Observation.effectiveTiming.repeat", repeat(`"duration":1,"durationUnit":"h","durationMax":2`), repeat(`"durationMax":2`)},
-	{"tim-8", "Observation", "Observation.effectiveTiming.repeat", repeat(`"count":1,"countMax":2`), repeat(`"countMax":2`)},
-	{"tim-9", "Observation", "Observation.effectiveTiming.repeat.offset", repeat(`"when":["HS"],"offset":30`), repeat(`"offset":30`, `"when":["C"],"offset":30`, `"when":["HS","CD"],"offset":30`)},
-	{"tim-10", "Observation", "Observation.effectiveTiming.repeat", repeat(`"timeOfDay":["08:00:00"]`, `"when":["HS"]`), repeat(`"timeOfDay":["08:00:00"],"when":["HS"]`)},
-	{"exp-1", "Patient", "Patient.extension[0].valueExpression", ext(`"valueExpression":{"language":"text/cql","expression":"x"}`, `"valueExpression":{"language":"text/cql","reference":"http://x.test/l"}`), ext(`"valueExpression":{"language":"text/cql"}`)},
-	{"trd-1", "Patient", "Patient.extension[0].valueTriggerDefinition", ext(`"valueTriggerDefinition":{"type":"periodic","timingDate":"2026-03-01"}`), ext(`"valueTriggerDefinition":{"type":"data-added","timingDate":"2026-03-01","data":[{"type":"Patient"}]}`)},
-	{"trd-2", "Patient", "Patient.extension[0].valueTriggerDefinition.condition", nil, ext(`"valueTriggerDefinition":{"type":"named-event","name":"n","condition":{"language":"text/cql","expression":"x"}}`)},
-	{"trd-3", "Patient", "Patient.extension[0].valueTriggerDefinition", ext(`"valueTriggerDefinition":{"type":"named-event","name":"n"}`, `"valueTriggerDefinition":{"type":"data-added","data":[{"type":"Patient"}]}`),
-		ext(`"valueTriggerDefinition":{"type":"named-event"}`, `"valueTriggerDefinition":{"type":"periodic"}`, `"valueTriggerDefinition":{"type":"data-added"}`)},
-	{"drq-1", "Patient", "Patient.extension[0].valueDataRequirement.codeFilter[0]", ext(`"valueDataRequirement":{"type":"Patient","codeFilter":[{"path":"p"}]}`),
-		ext(`"valueDataRequirement":{"type":"Patient","codeFilter":[{"path":"p","searchParam":"s"}]}`, `"valueDataRequirement":{"type":"Patient","codeFilter":[{"valueSet":"http://x.test/v"}]}`)},
-	{"drq-2", "Patient", "Patient.extension[0].valueDataRequirement.dateFilter[0]", ext(`"valueDataRequirement":{"type":"Patient","dateFilter":[{"searchParam":"s"}]}`), ext(`"valueDataRequirement":{"type":"Patient","dateFilter":[{"valueDateTime":"2026"}]}`)},
-	{"ext-1", "Patient", "Patient.extension[0]", ext(`"valueString":"a"`, `"extension":[{"url":"a","valueString":"b"}]`), ext(`"valueString":"a","extension":[{"url":"a","valueString":"b"}]`, `"id":"a"`)},
-	{"obs-3", "Observation", "Observation.referenceRange[0]", []string{`"referenceRange":[{"low":{"value":1}}]`, `"referenceRange":[{"text":"t"}]`}, []string{`"referenceRange":[{"type":{"text":"t"}}]`}},
-	{"obs-6", "Observation", "Observation.dataAbsentReason", []string{`"dataAbsentReason":{"text":"t"}`}, []string{`"dataAbsentReason":{"text":"t"},"valueInteger":1`}},
-	{"obs-7", "Observation", "Observation.value", []string{`"valueInteger":1,"component":[{"code":{"text":"c"},"valueInteger":1}]`}, []string{`"valueInteger":1,"component":[{"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]}}]`}},
-	{"org-1", "Organization", "Organization", []string{`"name":"n"`, `"identifier":[{"value":"1"}]`, `"_name":{"extension":[{"url":"http://x.test/e","valueCode":"c"}]}`}, []string{`"alias":["a"]`}},
-	{"org-2", "Organization", "Organization.address[1]", []string{`"name":"n","address":[{"use":"work","city":"c"}]`}, []string{`"name":"n","address":[{"use":"work","city":"c"},{"use":"home","city":"c"}]`}},
-	{"org-3", "Organization", "Organization.telecom[0]", []string{`"name":"n","telecom":[{"use":"work","system":"phone","value":"1"}]`}, []string{`"name":"n","telecom":[{"use":"home","system":"phone","value":"1"}]`}},
-	{"org-3", "Patient", "Patient.contained[0].telecom[0]", nil, []string{`"contained":[{"resourceType":"Organization","id":"x","name":"n","telecom":[{"use":"home","system":"phone","value":"1"}]}],"managingOrganization":{"reference":"#x"}`}},
-	{"pat-1", "Patient", "Patient.contact[0]", []string{`"contact":[{"name":{"text":"n"}}]`, `"contact":[{"organization":{"reference":"Organization/o"}}]`}, []string{`"contact":[{"gender":"female"}]`}},
-	{"grp-1", "Group", "Group.member", []string{`"actual":true,"member":[{"entity":{"reference":"Patient/a"}}]`, `"actual":false`}, []string{`"actual":false,"member":[{"entity":{"reference":"Patient/a"}}]`}},
-	{"ppc-1", "Consent", "Consent", []string{`"policyRule":{"text":"p"}`, `"policy":[{"uri":"http://x.test/p"}]`}, []string{`"dateTime":"2026"`}},
-	{"sev-1", "AuditEvent", "AuditEvent.entity[0]", []string{`"entity":[{"name":"n"}]`, `"entity":[{"query":"aGVsbG8="}]`}, []string{`"entity":[{"name":"n","query":"aGVsbG8="}]`}},
-	{"dom-2", "Patient", "Patient.contained[0]", nil, []string{`"contained":[{"resourceType":"Organization","id":"x","name":"n","contained":[{"resourceType":"Organization","id":"y","name":"n"}]}],"managingOrganization":{"reference":"#x"}`}},
+	{"cpt-2", "Patient", "Patient.birthDate.extension[0].valueContactPoint", nil,
+		[]string{`"_birthDate":{"extension":[{"url":"http://x.test/e","valueContactPoint":{"value":"1"}}]}`}},
+	{"tim-1", "Observation", "Observation.effectiveTiming.repeat", repeat(`"duration":1,"durationUnit":"h"`),
+		repeat(`"duration":1`)},
+	{"tim-2", "Observation", "Observation.effectiveTiming.repeat", repeat(`"period":1,"periodUnit":"d"`),
+		repeat(`"period":1`)},
+	{"tim-4", "Observation", "Observation.effectiveTiming.repeat.duration",
+		repeat(`"duration":0,"durationUnit":"h"`), repeat(`"duration":-1,"durationUnit":"h"`)},
+	{"tim-5", "Observation", "Observation.effectiveTiming.repeat.period", repeat(`"period":0,"periodUnit":"d"`),
+		repeat(`"period":-0.5,"periodUnit":"d"`)},
+	{"tim-6", "Observation", "Observation.effectiveTiming.repeat",
+		repeat(`"period":1,"periodUnit":"d","periodMax":2`), repeat(`"periodMax":2`)},
+	{"tim-7", "Observation", "Observation.effectiveTiming.repeat",
+		repeat(`"duration":1,"durationUnit":"h","durationMax":2`), repeat(`"durationMax":2`)},
+	{"tim-8", "Observation", "Observation.effectiveTiming.repeat", repeat(`"count":1,"countMax":2`),
+		repeat(`"countMax":2`)},
+	{"tim-9", "Observation", "Observation.effectiveTiming.repeat.offset", repeat(`"when":["HS"],"offset":30`),
+		repeat(`"offset":30`, `"when":["C"],"offset":30`, `"when":["HS","CD"],"offset":30`)},
+	{"tim-10", "Observation", "Observation.effectiveTiming.repeat",
+		repeat(`"timeOfDay":["08:00:00"]`, `"when":["HS"]`), repeat(`"timeOfDay":["08:00:00"],"when":["HS"]`)},
+	{"exp-1", "Patient", "Patient.extension[0].valueExpression",
+		ext(`"valueExpression":{"language":"text/cql","expression":"x"}`,
+			`"valueExpression":{"language":"text/cql","reference":"http://x.test/l"}`),
+		ext(`"valueExpression":{"language":"text/cql"}`)},
+	{"trd-1", "Patient", "Patient.extension[0].valueTriggerDefinition",
+		ext(`"valueTriggerDefinition":{"type":"periodic","timingDate":"2026-03-01"}`),
+		ext(`"valueTriggerDefinition":{"type":"data-added","timingDate":"2026-03-01","data":[{"type":"Patient"}]}`)},
+	{"trd-2", "Patient", "Patient.extension[0].valueTriggerDefinition.condition", nil,
+		ext(`"valueTriggerDefinition":{"type":"named-event","name":"n","condition":{"language":"text/cql","expression":"x"}}`)},
+	{"trd-3", "Patient", "Patient.extension[0].valueTriggerDefinition",
+		ext(`"valueTriggerDefinition":{"type":"named-event","name":"n"}`,
+			`"valueTriggerDefinition":{"type":"data-added","data":[{"type":"Patient"}]}`),
+		ext(`"valueTriggerDefinition":{"type":"named-event"}`, `"valueTriggerDefinition":{"type":"periodic"}`,
+			`"valueTriggerDefinition":{"type":"data-added"}`)},
+	{"drq-1", "Patient", "Patient.extension[0].valueDataRequirement.codeFilter[0]",
+		ext(`"valueDataRequirement":{"type":"Patient","codeFilter":[{"path":"p"}]}`),
+		ext(`"valueDataRequirement":{"type":"Patient","codeFilter":[{"path":"p","searchParam":"s"}]}`,
+			`"valueDataRequirement":{"type":"Patient","codeFilter":[{"valueSet":"http://x.test/v"}]}`)},
+	{"drq-2", "Patient", "Patient.extension[0].valueDataRequirement.dateFilter[0]",
+		ext(`"valueDataRequirement":{"type":"Patient","dateFilter":[{"searchParam":"s"}]}`),
+		ext(`"valueDataRequirement":{"type":"Patient","dateFilter":[{"valueDateTime":"2026"}]}`)},
+	{"ext-1", "Patient", "Patient.extension[0]",
+		ext(`"valueString":"a"`, `"extension":[{"url":"a","valueString":"b"}]`),
+		ext(`"valueString":"a","extension":[{"url":"a","valueString":"b"}]`, `"id":"a"`)},
+	{"obs-3", "Observation", "Observation.referenceRange[0]",
+		[]string{`"referenceRange":[{"low":{"value":1}}]`, `"referenceRange":[{"text":"t"}]`},
+		[]string{`"referenceRange":[{"type":{"text":"t"}}]`}},
+	{"obs-6", "Observation", "Observation.dataAbsentReason", []string{`"dataAbsentReason":{"text":"t"}`},
+		[]string{`"dataAbsentReason":{"text":"t"},"valueInteger":1`}},
+	{"obs-7", "Observation", "Observation.value",
+		[]string{`"valueInteger":1,"component":[{"code":{"text":"c"},"valueInteger":1}]`},
+		[]string{`"valueInteger":1,"component":[{"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]}}]`}},
+	{"org-1", "Organization", "Organization",
+		[]string{`"name":"n"`, `"identifier":[{"value":"1"}]`,
+			`"_name":{"extension":[{"url":"http://x.test/e","valueCode":"c"}]}`}, []string{`"alias":["a"]`}},
+	{"org-2", "Organization", "Organization.address[1]",
+		[]string{`"name":"n","address":[{"use":"work","city":"c"}]`},
+		[]string{`"name":"n","address":[{"use":"work","city":"c"},{"use":"home","city":"c"}]`}},
+	{"org-3", "Organization", "Organization.telecom[0]",
+		[]string{`"name":"n","telecom":[{"use":"work","system":"phone","value":"1"}]`},
+		[]string{`"name":"n","telecom":[{"use":"home","system":"phone","value":"1"}]`}},
+	{"org-3", "Patient", "Patient.contained[0].telecom[0]", nil,
+		[]string{`"contained":[{"resourceType":"Organization","id":"x","name":"n","telecom":[{"use":"home","system":"phone","value":"1"}]}],"managingOrganization":{"reference":"#x"}`}},
+	{"pat-1", "Patient", "Patient.contact[0]",
+		[]string{`"contact":[{"name":{"text":"n"}}]`,
+			`"contact":[{"organization":{"reference":"Organization/o"}}]`},
+		[]string{`"contact":[{"gender":"female"}]`}},
+	{"grp-1", "Group", "Group.member", []string{`"actual":true,"member":[{"entity":{"reference":"Patient/a"}}]`,
+		`"actual":false`}, []string{`"actual":false,"member":[{"entity":{"reference":"Patient/a"}}]`}},
+	{"ppc-1", "Consent", "Consent", []string{`"policyRule":{"text":"p"}`, `"policy":[{"uri":"http://x.test/p"}]`},
+		[]string{`"dateTime":"2026"`}},
+	{"sev-1", "AuditEvent", "AuditEvent.entity[0]",
+		[]string{`"entity":[{"name":"n"}]`, `"entity":[{"query":"aGVsbG8="}]`},
+		[]string{`"entity":[{"name":"n","query":"aGVsbG8="}]`}},
+	{"dom-2", "Patient", "Patient.contained[0]", nil,
+		[]string{`"contained":[{"resourceType":"Organization","id":"x","name":"n","contained":[{"resourceType":"Organization","id":"y","name":"n"}]}],"managingOrganization":{"reference":"#x"}`}},
 	{"dom-3", "Patient", "Patient.contained[1]", []string{
 		`"contained":[{"resourceType":"Provenance","id":"x","target":[{"reference":"#"}],"recorded":"2026-03-01T08:00:00Z","agent":[{"who":{"display":"w"}}]}]`,
 		`"contained":[{"resourceType":"Library","id":"x","status":"active","type":{"text":"t"}}],"extension":[{"url":"http://x.test/e","valueCanonical":"#x"}]`},
 		[]string{`"contained":[{"resourceType":"Provenance","id":"x","target":[{"reference":"#"}],"recorded":"2026-03-01T08:00:00Z","agent":[{"who":{"display":"w"}}]},{"resourceType":"Organization","id":"y","name":"n"}]`}},
-	{"dom-4", "Patient", "Patient.contained[0]", nil, []string{`"contained":[{"resourceType":"Organization","id":"x","name":"n","meta":{"versionId":"1"}}],"managingOrganization":{"reference":"#x"}`}},
-	{"dom-5", "Patient", "Patient.contained[0]", nil, []string{`"contained":[{"resourceType":"Organization","id":"x","name":"n","meta":{"security":[{"code":"c"}]}}],"managingOrganization":{"reference":"#x"}`}},
+	{"dom-4", "Patient", "Patient.contained[0]", nil,
+		[]string{`"contained":[{"resourceType":"Organization","id":"x","name":"n","meta":{"versionId":"1"}}],"managingOrganization":{"reference":"#x"}`}},
+	{"dom-5", "Patient", "Patient.contained[0]", nil,
+		[]string{`"contained":[{"resourceType":"Organization","id":"x","name":"n","meta":{"security":[{"code":"c"}]}}],"managingOrganization":{"reference":"#x"}`}},
 	{"ref-1", "Patient", "Patient.managingOrganization", nil, []string{`"managingOrganization":{"reference":"#x"}`}},
-	{"contained resource of a type", "Observation", "Observation.subject", []string{`"contained":[{"resourceType":"Patient","id":"x"}],"subject":{"reference":"#x"}`}, []string{`"contained":[{"resourceType":"Organization","id":"x","name":"n"}],"subject":{"reference":"#x"}`}},
-	{"contained resource of a type", "Patient", "Patient.contained[0].managingOrganization", nil, []string{`"contained":[{"resourceType":"Patient","id":"x","managingOrganization":{"reference":"#"}}],"link":[{"other":{"reference":"#x"},"type":"seealso"}]`}},
-	{"type of what the reference names", "Observation", "Observation.subject.type", []string{`"subject":{"reference":"Patient/a","type":"Patient"}`, `"subject":{"reference":"http://x.test/fhir/Patient/a/_history/1","type":"Patient"}`,
-		`"subject":{"reference":"Patient/a","type":"http://hl7.org/fhir/StructureDefinition/Patient"}`, `"subject":{"reference":"urn:uuid:53fefa32-fcbb-4ff8-8a92-55ee120877b7","type":"Patient"}`},
-		[]string{`"subject":{"reference":"Patient/a","type":"Group"}`, `"subject":{"reference":"http://x.test/fhir/Patient/a","type":"Group"}`, `"subject":{"reference":"Patient/a/_history/2","type":"http://hl7.org/fhir/StructureDefinition/Group"}`,
+	{"contained resource of a type", "Observation", "Observation.subject",
+		[]string{`"contained":[{"resourceType":"Patient","id":"x"}],"subject":{"reference":"#x"}`},
+		[]string{`"contained":[{"resourceType":"Organization","id":"x","name":"n"}],"subject":{"reference":"#x"}`}},
+	{"contained resource of a type", "Patient", "Patient.contained[0].managingOrganization", nil,
+		[]string{`"contained":[{"resourceType":"Patient","id":"x","managingOrganization":{"reference":"#"}}],"link":[{"other":{"reference":"#x"},"type":"seealso"}]`}},
+	{"type of what the reference names", "Observation", "Observation.subject.type",
+		[]string{`"subject":{"reference":"Patient/a","type":"Patient"}`,
+			`"subject":{"reference":"http://x.test/fhir/Patient/a/_history/1","type":"Patient"}`,
+			`"subject":{"reference":"Patient/a","type":"http://hl7.org/fhir/StructureDefinition/Patient"}`,
+			`"subject":{"reference":"urn:uuid:53fefa32-fcbb-4ff8-8a92-55ee120877b7","type":"Patient"}`},
+		[]string{`"subject":{"reference":"Patient/a","type":"Group"}`,
+			`"subject":{"reference":"http://x.test/fhir/Patient/a","type":"Group"}`,
+			`"subject":{"reference":"Patient/a/_history/2","type":"http://hl7.org/fhir/StructureDefinition/Group"}`,
 			`"contained":[{"resourceType":"Patient","id":"x"}],"subject":{"reference":"#x","type":"Group"}`}},
-	{"type that this element does not refer to", "Observation", "Observation.subject.type", []string{`"subject":{"type":"Patient","identifier":{"value":"1"}}`}, []string{`"subject":{"type":"Medication","identifier":{"value":"1"}}`}},
-	{"rules that this server does not know", "Patient", "Patient.implicitRules", nil, []string{`"implicitRules":"http://x.test/r"`}},
-	{"rules that this server does not know", "Patient", "Patient.contained[0].implicitRules", nil, []string{`"contained":[{"resourceType":"Organization","id":"x","name":"n","implicitRules":"http://x.test/r"}],"managingOrganization":{"reference":"#x"}`}},
-	{"same id", "Patient", "Patient.name[1].id", []string{`"name":[{"id":"a","family":"f"},{"id":"b","family":"g"}]`, `"name":[{"id":"x","family":"f"}],"contained":[{"resourceType":"Organization","id":"x","name":"n","telecom":[{"id":"x","system":"phone"}]}],"managingOrganization":{"reference":"#x"}`},
+	{"type that this element does not refer to", "Observation", "Observation.subject.type",
+		[]string{`"subject":{"type":"Patient","identifier":{"value":"1"}}`},
+		[]string{`"subject":{"type":"Medication","identifier":{"value":"1"}}`}},
+	{"rules that this server does not know", "Patient", "Patient.implicitRules", nil,
+		[]string{`"implicitRules":"http://x.test/r"`}},
+	{"rules that this server does not know", "Patient", "Patient.contained[0].implicitRules", nil,
+		[]string{`"contained":[{"resourceType":"Organization","id":"x","name":"n","implicitRules":"http://x.test/r"}],"managingOrganization":{"reference":"#x"}`}},
+	{"same id", "Patient", "Patient.name[1].id",
+		[]string{`"name":[{"id":"a","family":"f"},{"id":"b","family":"g"}]`,
+			`"name":[{"id":"x","family":"f"}],"contained":[{"resourceType":"Organization","id":"x","name":"n","telecom":[{"id":"x","system":"phone"}]}],"managingOrganization":{"reference":"#x"}`},
 		[]string{`"name":[{"id":"a","family":"f"},{"id":"a","family":"g"}]`}},
-	{"same id", "Patient", "Patient.birthDate.id", nil, []string{`"name":[{"id":"a","family":"f"}],"birthDate":"2000","_birthDate":{"id":"a"}`}},
-	{"id of an element has no white space", "Patient", "Patient.name[0].id", nil, []string{`"name":[{"id":"a b","family":"f"}]`}},
+	{"same id", "Patient", "Patient.birthDate.id", nil,
+		[]string{`"name":[{"id":"a","family":"f"}],"birthDate":"2000","_birthDate":{"id":"a"}`}},
+	{"id of an element has no white space", "Patient", "Patient.name[0].id", nil,
+		[]string{`"name":[{"id":"a b","family":"f"}]`}},
 }
 
 // repeat puts a Timing into an Observation.
@@ -141,21 +220,51 @@ func repeat(members ...string) []string {
 
 // forms are the texts of primitive types.
 var forms = []vector{ // read only
-	{"URI has no white space", "Patient", "Patient.identifier[0].system", []string{`"identifier":[{"system":"http://x.test/a-b?c=d#e","value":"1"}]`, `"identifier":[{"system":"urn:x:y","value":"1"}]`, `"identifier":[{"system":"http://x.test/é","value":"1"}]`},
-		[]string{`"identifier":[{"system":"http://x.test/a b","value":"1"}]`, `"identifier":[{"system":" http://x.test","value":"1"}]`, `"identifier":[{"system":"http://x.test/\t","value":"1"}]`, `"identifier":[{"system":"http://x.test/\u00a0","value":"1"}]`}},
-	{"URI has no white space", "Observation", "Observation.code.coding[0].system", nil, []string{`"method":{"text":"t"},"code":{"coding":[{"system":"http://x.test/a b","code":"c"}]}`}},
-	{"URI has no white space", "Patient", "Patient.meta.profile[0]", nil, []string{`"meta":{"profile":["http://x.test/a b"]}`}},
+	{"URI has no white space", "Patient", "Patient.identifier[0].system",
+		[]string{`"identifier":[{"system":"http://x.test/a-b?c=d#e","value":"1"}]`,
+			`"identifier":[{"system":"urn:x:y","value":"1"}]`,
+			`"identifier":[{"system":"http://x.test/é","value":"1"}]`},
+		[]string{`"identifier":[{"system":"http://x.test/a b","value":"1"}]`,
+			`"identifier":[{"system":" http://x.test","value":"1"}]`,
+			`"identifier":[{"system":"http://x.test/\t","value":"1"}]`,
+			`"identifier":[{"system":"http://x.test/\u00a0","value":"1"}]`}},
+	{"URI has no white space", "Observation", "Observation.code.coding[0].system", nil,
+		[]string{`"method":{"text":"t"},"code":{"coding":[{"system":"http://x.test/a b","code":"c"}]}`}},
+	{"URI has no white space", "Patient", "Patient.meta.profile[0]", nil,
+		[]string{`"meta":{"profile":["http://x.test/a b"]}`}},
 	{"URI has no white space", "Patient", "Patient.extension[0].valueUrl", nil, ext(`"valueUrl":"http://x.test/a b"`)},
-	{"URI has no white space", "Patient", "Patient.birthDate.extension[0].url", nil, []string{`"_birthDate":{"extension":[{"url":"http://x.test/a b","valueCode":"c"}]}`}},
-	{"must be an OID", "Patient", "Patient.identifier[0].system", []string{`"identifier":[{"system":"urn:oid:1.2.0.36","value":"1"}]`}, []string{`"identifier":[{"system":"urn:oid:1.02.3","value":"1"}]`, `"identifier":[{"system":"urn:oid:3.1","value":"1"}]`, `"identifier":[{"system":"urn:oid:1","value":"1"}]`}},
-	{"must be an OID", "Patient", "Patient.extension[0].valueOid", ext(`"valueOid":"urn:oid:1.2.3"`), ext(`"valueOid":"urn:oid:1.02.3"`)},
-	{"must be a UUID", "Patient", "Patient.identifier[0].system", []string{`"identifier":[{"system":"urn:uuid:53FEFA32-fcbb-4ff8-8a92-55ee120877b7","value":"1"}]`}, []string{`"identifier":[{"system":"urn:uuid:XYZ","value":"1"}]`, `"identifier":[{"system":"urn:uuid:53fefa32fcbb4ff88a9255ee120877b7","value":"1"}]`}},
-	{"", "Patient", "Patient.extension[0].valueUuid", ext(`"valueUuid":"urn:uuid:53fefa32-fcbb-4ff8-8a92-55ee120877b7"`), ext(`"valueUuid":"urn:uuid:53FEFA32-fcbb-4ff8-8a92-55ee120877b7"`, `"valueUuid":"urn:uuid:XYZ"`)},
-	{"", "Patient", "Patient.extension[0].valueCode", ext(`"valueCode":"a b"`), ext(`"valueCode":" a"`, `"valueCode":"a  b"`, `"valueCode":"a "`)},
-	{"language tag", "Patient", "Patient.language", []string{`"language":"en"`, `"language":"de-CH"`, `"language":"zh-Hant-TW"`, `"language":"x-own"`}, []string{`"language":"not a lang"`, `"language":"en_US"`, `"language":"e"`, `"language":"englishlanguage"`}},
-	{"language tag", "Patient", "Patient.photo[0].language", []string{`"photo":[{"language":"en-GB","title":"t"}]`}, []string{`"photo":[{"language":"not a lang","title":"t"}]`}},
-	{"media type", "Patient", "Patient.photo[0].contentType", []string{`"photo":[{"contentType":"image/png"}]`, `"photo":[{"contentType":"text/plain; charset=UTF-8"}]`, `"photo":[{"contentType":"application/fhir+json;fhirVersion=4.0"}]`}, []string{`"photo":[{"contentType":"not a mime"}]`, `"photo":[{"contentType":"png"}]`, `"photo":[{"contentType":"image/"}]`}},
-	{"ISO 4217", "Patient", "Patient.extension[0].valueMoney.currency", ext(`"valueMoney":{"value":1,"currency":"EUR"}`, `"valueMoney":{"value":1,"currency":"CHF"}`), ext(`"valueMoney":{"value":1,"currency":"XYZ"}`, `"valueMoney":{"value":1,"currency":"eur"}`, `"valueMoney":{"value":1,"currency":"EURO"}`)},
+	{"URI has no white space", "Patient", "Patient.birthDate.extension[0].url", nil,
+		[]string{`"_birthDate":{"extension":[{"url":"http://x.test/a b","valueCode":"c"}]}`}},
+	{"must be an OID", "Patient", "Patient.identifier[0].system",
+		[]string{`"identifier":[{"system":"urn:oid:1.2.0.36","value":"1"}]`},
+		[]string{`"identifier":[{"system":"urn:oid:1.02.3","value":"1"}]`,
+			`"identifier":[{"system":"urn:oid:3.1","value":"1"}]`,
+			`"identifier":[{"system":"urn:oid:1","value":"1"}]`}},
+	{"must be an OID", "Patient", "Patient.extension[0].valueOid", ext(`"valueOid":"urn:oid:1.2.3"`),
+		ext(`"valueOid":"urn:oid:1.02.3"`)},
+	{"must be a UUID", "Patient", "Patient.identifier[0].system",
+		[]string{`"identifier":[{"system":"urn:uuid:53FEFA32-fcbb-4ff8-8a92-55ee120877b7","value":"1"}]`},
+		[]string{`"identifier":[{"system":"urn:uuid:XYZ","value":"1"}]`,
+			`"identifier":[{"system":"urn:uuid:53fefa32fcbb4ff88a9255ee120877b7","value":"1"}]`}},
+	{"", "Patient", "Patient.extension[0].valueUuid",
+		ext(`"valueUuid":"urn:uuid:53fefa32-fcbb-4ff8-8a92-55ee120877b7"`),
+		ext(`"valueUuid":"urn:uuid:53FEFA32-fcbb-4ff8-8a92-55ee120877b7"`, `"valueUuid":"urn:uuid:XYZ"`)},
+	{"", "Patient", "Patient.extension[0].valueCode", ext(`"valueCode":"a b"`),
+		ext(`"valueCode":" a"`, `"valueCode":"a  b"`, `"valueCode":"a "`)},
+	{"language tag", "Patient", "Patient.language",
+		[]string{`"language":"en"`, `"language":"de-CH"`, `"language":"zh-Hant-TW"`, `"language":"x-own"`},
+		[]string{`"language":"not a lang"`, `"language":"en_US"`, `"language":"e"`, `"language":"englishlanguage"`}},
+	{"language tag", "Patient", "Patient.photo[0].language", []string{`"photo":[{"language":"en-GB","title":"t"}]`},
+		[]string{`"photo":[{"language":"not a lang","title":"t"}]`}},
+	{"media type", "Patient", "Patient.photo[0].contentType",
+		[]string{`"photo":[{"contentType":"image/png"}]`, `"photo":[{"contentType":"text/plain; charset=UTF-8"}]`,
+			`"photo":[{"contentType":"application/fhir+json;fhirVersion=4.0"}]`},
+		[]string{`"photo":[{"contentType":"not a mime"}]`, `"photo":[{"contentType":"png"}]`,
+			`"photo":[{"contentType":"image/"}]`}},
+	{"ISO 4217", "Patient", "Patient.extension[0].valueMoney.currency",
+		ext(`"valueMoney":{"value":1,"currency":"EUR"}`, `"valueMoney":{"value":1,"currency":"CHF"}`),
+		ext(`"valueMoney":{"value":1,"currency":"XYZ"}`, `"valueMoney":{"value":1,"currency":"eur"}`,
+			`"valueMoney":{"value":1,"currency":"EURO"}`)},
 	{"empty", "Patient", "Patient.meta", []string{`"meta":{"source":"http://x.test"}`}, []string{`"meta":{}`}},
 }
 
@@ -202,15 +311,19 @@ func vectorBody(typ, members string) []byte {
 
 // TestConsentNeedsPatient holds ppc-2 to ppc-5.
 func TestConsentNeedsPatient(t *testing.T) {
-	for code, key := range map[string]string{"patient-privacy": "ppc-2", "research": "ppc-3", "adr": "ppc-4", "treatment": "ppc-5"} {
+	for code, key := range map[string]string{"patient-privacy": "ppc-2", "research": "ppc-3", "adr": "ppc-4",
+		"treatment": "ppc-5"} {
 		body := func(system, rest string) []byte {
-			return []byte(`{"resourceType":"Consent","id":"o1","status":"active","scope":{"coding":[{"system":"` + system + `","code":"` + code + `"}]},"category":[{"text":"c"}],"policyRule":{"text":"p"}` + rest + `}`)
+			return []byte(`{"resourceType":"Consent","id":"o1","status":"active","scope":{"coding":[{"system":"` +
+				system + `","code":"` + code + `"}]},"category":[{"text":"c"}],"policyRule":{"text":"p"}` + rest + `}`)
 		}
 		const scopes = "http://terminology.hl7.org/CodeSystem/consentscope"
-		if _, err := door().Resource("Consent", body(scopes, ""), "o1"); err == nil || !strings.Contains(err.Error(), key) {
+		if _, err := door().Resource("Consent", body(scopes, ""), "o1"); err == nil ||
+			!strings.Contains(err.Error(), key) {
 			t.Errorf("%s without patient: %v", code, err)
 		}
-		if _, err := door().Resource("Consent", body(scopes, `,"patient":{"reference":"Patient/a"}`), "o1"); err != nil {
+		if _, err := door().Resource("Consent", body(scopes, `,"patient":{"reference":"Patient/a"}`),
+			"o1"); err != nil {
 			t.Errorf("%s with patient: %v", code, err)
 		}
 		if _, err := door().Resource("Consent", body("http://x.test/scopes", ""), "o1"); err != nil {
@@ -225,8 +338,10 @@ func vital(profile, code, rest string) string {
 	if profile != "" {
 		meta = `"meta":{"profile":["http://hl7.org/fhir/StructureDefinition/` + profile + `"]},`
 	}
-	return `{"resourceType":"Observation","id":"o1",` + meta + `"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],` +
-		`"code":{"coding":[{"system":"http://loinc.org","code":"` + code + `"}]},"subject":{"reference":"Patient/p1"},"effectiveDateTime":"2026-03-01"` + rest + `}`
+	return `{"resourceType":"Observation","id":"o1",` + meta +
+		`"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],` +
+		`"code":{"coding":[{"system":"http://loinc.org","code":"` + code +
+		`"}]},"subject":{"reference":"Patient/p1"},"effectiveDateTime":"2026-03-01"` + rest + `}`
 }
 
 func quantity(unit string) string {
@@ -241,7 +356,8 @@ func pressure(code, value string) string {
 // supported.
 func TestVitalSigns(t *testing.T) {
 	absent := `"dataAbsentReason":{"text":"t"}`
-	both := `,"component":[` + pressure("8480-6", quantity("mm[Hg]")) + `,` + pressure("8462-4", quantity("mm[Hg]")) + `]`
+	both := `,"component":[` + pressure("8480-6", quantity("mm[Hg]")) + `,` +
+		pressure("8462-4", quantity("mm[Hg]")) + `]`
 	for _, c := range []struct{ name, body, rule string }{
 		{"no profile, value", vital("", "1-8", `,"valueInteger":1`), ""},
 		{"no profile, no value", vital("", "1-8", ``), "vs-2"},
@@ -249,14 +365,17 @@ func TestVitalSigns(t *testing.T) {
 		{"no profile, members", vital("", "1-8", `,"hasMember":[{"reference":"Observation/a"}]`), ""},
 		{"no profile, empty component", vital("", "1-8", `,"component":[{"code":{"text":"c"}}]`), "vs-3"},
 		{"base, no value", vital("vitalsigns", "1-8", ``), "vs-2"},
-		{"base, month", strings.Replace(vital("vitalsigns", "1-8", `,"valueInteger":1`), `"2026-03-01"`, `"2026-03"`, 1), "vs-1"},
+		{"base, month", strings.Replace(vital("vitalsigns", "1-8", `,"valueInteger":1`), `"2026-03-01"`,
+			`"2026-03"`, 1), "vs-1"},
 		{"heart rate", vital("heartrate", "8867-4", `,`+quantity("/min")), ""},
 		{"heart rate by version", vital("heartrate|4.0.1", "8867-4", `,"valueString":"a"`), "must be a Quantity"},
 		{"heart rate absent", vital("heartrate", "8867-4", `,`+absent), ""},
 		{"heart rate as string", vital("heartrate", "8867-4", `,"valueString":"62"`), "must be a Quantity"},
 		{"heart rate without value", vital("heartrate", "8867-4", ``), "vs-2"},
 		{"heart rate in another unit", vital("heartrate", "8867-4", `,`+quantity("kg")), "/min"},
-		{"heart rate without unit", vital("heartrate", "8867-4", `,"valueQuantity":{"value":1,"system":"http://unitsofmeasure.org","code":"/min"}`), "needs a value, a unit"},
+		{"heart rate without unit", vital("heartrate", "8867-4",
+			`,"valueQuantity":{"value":1,"system":"http://unitsofmeasure.org","code":"/min"}`),
+			"needs a value, a unit"},
 		{"heart rate with another code", vital("heartrate", "9279-1", `,`+quantity("/min")), "8867-4"},
 		{"respiratory rate", vital("resprate", "9279-1", `,`+quantity("/min")), ""},
 		{"respiratory rate, unit", vital("resprate", "9279-1", `,`+quantity("%")), "/min"},
@@ -273,8 +392,10 @@ func TestVitalSigns(t *testing.T) {
 		{"BMI", vital("bmi", "39156-5", `,`+quantity("kg/m2")), ""},
 		{"BMI, unit", vital("bmi", "39156-5", `,`+quantity("kg")), "kg/m2"},
 		{"pressure", vital("bp", "85354-9", both), ""},
-		{"pressure, diastolic absent", vital("bp", "85354-9", `,"component":[`+pressure("8480-6", quantity("mm[Hg]"))+`,`+pressure("8462-4", absent)+`]`), ""},
-		{"pressure, one component", vital("bp", "85354-9", `,"component":[`+pressure("8480-6", quantity("mm[Hg]"))+`]`), "diastolic"},
+		{"pressure, diastolic absent", vital("bp", "85354-9",
+			`,"component":[`+pressure("8480-6", quantity("mm[Hg]"))+`,`+pressure("8462-4", absent)+`]`), ""},
+		{"pressure, one component", vital("bp", "85354-9",
+			`,"component":[`+pressure("8480-6", quantity("mm[Hg]"))+`]`), "diastolic"},
 		{"pressure with a value", vital("bp", "85354-9", both+`,`+quantity("mm[Hg]")), "is not allowed"},
 		{"pressure, unit", vital("bp", "85354-9", strings.Replace(both, "mm[Hg]", "%", 1)), "mm[Hg]"},
 		{"pressure, twice systolic", vital("bp", "85354-9", strings.Replace(both, "8462-4", "8480-6", 1)), "systolic"},
@@ -324,14 +445,16 @@ func TestAllIssues(t *testing.T) {
 			t.Errorf("%s is at %v, want %v", place, got[place], want)
 		}
 	}
-	if out := string(r4.OutcomeJSON(err)); !strings.Contains(out, `"location":["line 6, column 40"]`) || !strings.Contains(out, `"url":"http://hl7.org/fhir/StructureDefinition/operationoutcome-issue-line","valueInteger":6}`) {
+	if out := string(r4.OutcomeJSON(err)); !strings.Contains(out, `"location":["line 6, column 40"]`) ||
+		!strings.Contains(out, `"url":"http://hl7.org/fhir/StructureDefinition/operationoutcome-issue-line","valueInteger":6}`) {
 		t.Errorf("outcome without position: %s", out)
 	}
 	_, err = door().Resource("Patient", []byte("{\n  \"resourceType\": \"Patient\",\n  oops}"), "o1")
 	if !errors.As(err, &e) || e.Issues[0].Line != 3 || e.Issues[0].Column != 3 {
 		t.Errorf("syntax: %+v", err)
 	}
-	many := `{"resourceType":"Patient","id":"o1","telecom":[` + strings.TrimSuffix(strings.Repeat(`{"value":"1"},`, 500), ",") + `]}`
+	many := `{"resourceType":"Patient","id":"o1","telecom":[` +
+		strings.TrimSuffix(strings.Repeat(`{"value":"1"},`, 500), ",") + `]}`
 	if _, err = door().Resource("Patient", []byte(many), "o1"); !errors.As(err, &e) || len(e.Issues) != 20 {
 		t.Errorf("%d issues, want 20", len(e.Issues))
 	}
@@ -348,7 +471,8 @@ func TestResourceTypes(t *testing.T) {
 		t.Errorf("%d types, R4 has 146", n)
 	}
 	for _, v := range q.Clauses[0].Values {
-		body := `{"resourceType":"Provenance","id":"o1","target":[{"reference":"` + v.RefType + `/x"}],"recorded":"2026-03-01T08:00:00Z","agent":[{"who":{"display":"w"}}]}`
+		body := `{"resourceType":"Provenance","id":"o1","target":[{"reference":"` + v.RefType +
+			`/x"}],"recorded":"2026-03-01T08:00:00Z","agent":[{"who":{"display":"w"}}]}`
 		if _, err := door().Resource("Provenance", []byte(body), "o1"); err != nil {
 			t.Errorf("%s: %s", v.RefType, r4.OutcomeJSON(err))
 		}

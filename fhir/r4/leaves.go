@@ -39,7 +39,8 @@ func leafRule(f form, s []byte) string {
 			return "must be a media type, type/subtype (BCP 13)"
 		}
 	case currencyCode:
-		if _, err := currency.ParseISO(string(s)); err != nil || len(s) != 3 || strings.ToUpper(string(s)) != string(s) {
+		if _, err := currency.ParseISO(string(s)); err != nil || len(s) != 3 ||
+			strings.ToUpper(string(s)) != string(s) {
 			return "must be a currency code of ISO 4217"
 		}
 	}

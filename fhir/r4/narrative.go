@@ -26,9 +26,11 @@ const (
 )
 
 var (
-	narrativeElements = set("a abbr acronym address area b bdo big blockquote br caption cite code col colgroup dd dfn div dl dt em " + // read only
+	// read only
+	narrativeElements = set("a abbr acronym address area b bdo big blockquote br caption cite code col colgroup dd dfn div dl dt em " +
 		"h1 h2 h3 h4 h5 h6 hr i img kbd li map ol p pre q samp small span strong sub sup table tbody td tfoot th thead tr tt ul var")
-	narrativeAttributes = set("abbr accesskey align alt axis bgcolor border cellhalign cellpadding cellspacing cellvalign char charoff " + // read only
+	// read only
+	narrativeAttributes = set("abbr accesskey align alt axis bgcolor border cellhalign cellpadding cellspacing cellvalign char charoff " +
 		"charset cite class colspan compact coords dir frame headers height href hreflang hspace id ismap lang longdesc name nohref nowrap " +
 		"rel rev rowspan rules scope shape span src start style summary tabindex title type usemap valign value vspace width")
 	linkSchemes  = set("http https mailto tel urn ftp") // read only
@@ -183,7 +185,8 @@ func checkAttribute(element string, a *xml.Attr) string {
 // scheme, so a URL with control characters is not safe.
 func safeURL(s string, schemes map[string]bool, image bool) bool {
 	s = strings.Trim(s, " \t\r\n")
-	if strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' }) >= 0 && !(image && isDataURL(s)) {
+	if strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' }) >= 0 &&
+		!(image && isDataURL(s)) {
 		return false
 	}
 	end := strings.IndexAny(s, ":/?#")
@@ -212,7 +215,8 @@ func rasterImage(s string) bool {
 		known = known || strings.EqualFold(strings.TrimSpace(media), m)
 	}
 	return known && strings.IndexFunc(data, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("+/=% \t\r\n", r))
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
+			strings.ContainsRune("+/=% \t\r\n", r))
 	}) < 0
 }
 
@@ -224,7 +228,8 @@ func safeStyle(s string) bool {
 	if !ok {
 		return false
 	}
-	for _, word := range []string{"expression(", "javascript:", "vbscript:", "-moz-binding", "behavior:", "behaviour:", "@import", "<", "image-set("} {
+	for _, word := range []string{"expression(", "javascript:", "vbscript:", "-moz-binding", "behavior:",
+		"behaviour:", "@import", "<", "image-set("} {
 		if strings.Contains(s, word) {
 			return false
 		}

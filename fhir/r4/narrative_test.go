@@ -130,9 +130,11 @@ var refusedNarrative = map[string]string{ // read only
 // carriers are the places where a narrative can stand.
 var carriers = []struct{ name, typ, before, after string }{ // read only
 	{"text", "Patient", `{"resourceType":"Patient","id":"o1","text":{"status":"generated","div":`, `}}`},
-	{"text of another type", "Observation", `{"resourceType":"Observation","id":"o1","status":"final","code":{"text":"c"},"text":{"status":"additional","div":`, `}}`},
+	{"text of another type", "Observation",
+		`{"resourceType":"Observation","id":"o1","status":"final","code":{"text":"c"},"text":{"status":"additional","div":`, `}}`},
 	{"contained", "Patient", `{"resourceType":"Patient","id":"o1","contained":[{"resourceType":"Organization","id":"x","name":"n","text":{"status":"generated","div":`, `}}],"managingOrganization":{"reference":"#x"}}`},
-	{"contained section", "Observation", `{"resourceType":"Observation","id":"o1","status":"final","code":{"text":"c"},"contained":[{"resourceType":"Composition","id":"x","status":"final","type":{"text":"t"},"date":"2026","title":"t","author":[{"reference":"Patient/a"}],"section":[{"text":{"status":"generated","div":`, `}}]}],"extension":[{"url":"http://x.test/e","valueReference":{"reference":"#x"}}]}`},
+	{"contained section", "Observation",
+		`{"resourceType":"Observation","id":"o1","status":"final","code":{"text":"c"},"contained":[{"resourceType":"Composition","id":"x","status":"final","type":{"text":"t"},"date":"2026","title":"t","author":[{"reference":"Patient/a"}],"section":[{"text":{"status":"generated","div":`, `}}]}],"extension":[{"url":"http://x.test/e","valueReference":{"reference":"#x"}}]}`},
 }
 
 // TestNarrative holds both lists in each place where a narrative can stand.
@@ -157,7 +159,8 @@ func TestNarrative(t *testing.T) {
 				t.Errorf("%s, %s: accepted", c.name, name)
 				continue
 			}
-			if place := strings.Join(e.Issues[0].Expression, ""); e.Kind != fhir.Unprocessable || !strings.HasSuffix(place, ".text") {
+			if place := strings.Join(e.Issues[0].Expression, ""); e.Kind != fhir.Unprocessable ||
+				!strings.HasSuffix(place, ".text") {
 				t.Errorf("%s, %s: kind %d at %s: %v", c.name, name, e.Kind, place, err)
 			}
 		}
@@ -172,7 +175,8 @@ func TestNarrativeBoundIsShared(t *testing.T) {
 		t.Fatal(err)
 	}
 	part := func(id string) string {
-		return `{"resourceType":"Practitioner","id":"` + id + `","text":{"status":"generated","div":` + string(div) + `}}`
+		return `{"resourceType":"Practitioner","id":"` + id + `","text":{"status":"generated","div":` +
+			string(div) + `}}`
 	}
 	body := func(ids ...string) []byte {
 		var parts, refs []string
@@ -180,7 +184,8 @@ func TestNarrativeBoundIsShared(t *testing.T) {
 			parts = append(parts, part(id))
 			refs = append(refs, `{"reference":"#`+id+`"}`)
 		}
-		return []byte(`{"resourceType":"Patient","id":"o1","contained":[` + strings.Join(parts, ",") + `],"generalPractitioner":[` + strings.Join(refs, ",") + `]}`)
+		return []byte(`{"resourceType":"Patient","id":"o1","contained":[` + strings.Join(parts, ",") +
+			`],"generalPractitioner":[` + strings.Join(refs, ",") + `]}`)
 	}
 	if _, err := door().Resource("Patient", body("a", "b", "c"), "o1"); err != nil {
 		t.Errorf("900 KiB: %s", r4.OutcomeJSON(err))

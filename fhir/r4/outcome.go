@@ -40,7 +40,8 @@ func appendIssue(b []byte, k fhir.Kind, is *fhir.Issue) []byte {
 	}
 	b = append(b, '{')
 	if is.Line > 0 {
-		b = fmt.Appendf(b, `"extension":[{"url":"%s-line","valueInteger":%d},{"url":"%s-col","valueInteger":%d}],`, positionURL, is.Line, positionURL, is.Column)
+		b = fmt.Appendf(b, `"extension":[{"url":"%s-line","valueInteger":%d},{"url":"%s-col","valueInteger":%d}],`,
+			positionURL, is.Line, positionURL, is.Column)
 	}
 	b = AppendString(append(b, `"severity":`...), severity)
 	b = AppendString(append(b, `,"code":`...), code)

@@ -257,7 +257,8 @@ func address(s []byte) bool {
 
 func plainPath(s string) bool {
 	for i := range len(s) {
-		if c := s[i]; !digit(c) && (c|0x20 < 'a' || c|0x20 > 'z') && c != '-' && c != '.' && c != '/' && c != '_' && c != '|' {
+		if c := s[i]; !digit(c) && (c|0x20 < 'a' || c|0x20 > 'z') && c != '-' && c != '.' && c != '/' && c != '_' &&
+			c != '|' {
 			return false
 		}
 	}
@@ -324,7 +325,8 @@ func daysOf(year, month int) int {
 
 // clock reports hh:mm:ss, of which s has the length.
 func clock(s []byte) bool {
-	return s[2] == ':' && s[5] == ':' && digits(s[:2]) && digits(s[3:5]) && digits(s[6:8]) && two(s) < 24 && two(s[3:]) < 60 && two(s[6:]) < 60
+	return s[2] == ':' && s[5] == ':' && digits(s[:2]) && digits(s[3:5]) && digits(s[6:8]) && two(s) < 24 &&
+		two(s[3:]) < 60 && two(s[6:]) < 60
 }
 
 func fraction(s []byte) bool {

@@ -51,18 +51,30 @@ func decided(d *Validator, typ string, body []byte) (easy bool, slow error) {
 
 // odd are values that one reader or the other may stumble over.
 var odd = []string{ // read only
-	`"a"`, `" "`, `"a b"`, `"a  b"`, `" a"`, `""`, `"\u0000"`, `"\u0001"`, `"\t"`, `"é"`, `"\ud83d\ude00"`, `"\ud800"`, `"\ud800x"`, `"\u001f"`, `"a\u007fb"`, `"\/"`, `"\\"`,
-	`"urn:uuid:53fefa32-fcbb-4ff8-8a92-55ee120877b7"`, `"urn:oid:1.2.3"`, `"http://a.test/b|1"`, `"http://a b"`, `"http://[::1"`, `"http://a:b/"`, `"http://a%zz/"`, `"http://a.test/%zz"`,
-	`"http://a.test?x=%zz"`, `"HTTP://A"`, `"https://"`, `"https:///x"`, `"%zz"`, `":"`, `"a:b"`, `"1:b"`, `"//"`, `"a/b:c"`, `"http://é/"`, `"http://a.test/a b"`,
-	`"Patient/1"`, `"Medication/1"`, `"Patient/1/_history/2"`, `"Patient/1/_history/é"`, `"Patient/1/x/2"`, `"Patient/"`, `"/1"`, `"Foo/1"`, `"Sequence/1"`, `"#x"`, `"#"`, `"http://x.test/Patient/1"`, `"Patient/1/2/3/4"`,
-	`"final"`, `"FINAL"`, `"greater_than"`, `">="`, `"unknown"`, `"8867-4"`, `"a.b"`, `"` + strings.Repeat("x", 64) + `"`, `"` + strings.Repeat("x", 65) + `"`,
-	`"2026"`, `"0000"`, `"0000-01"`, `"2026-13"`, `"2026-02-29"`, `"2024-02-29"`, `"1900-02-29"`, `"2000-02-29"`, `"2026-04-31"`, `"2026-01-00"`, `"-2026"`, `"2026-1-1"`, `"20260101"`,
-	`"2026-03-01T08:00:00Z"`, `"2026-03-01T08:00:00.123456789012Z"`, `"2026-03-01T08:00:00.1+14:00"`, `"2026-03-01T08:00:00+14:01"`, `"2026-03-01T08:00:00-13:59"`, `"2026-03-01T08:00:00-00:00"`,
-	`"2026-03-01T08:00:60Z"`, `"2026-03-01T24:00:00Z"`, `"2026-03-01T08:00Z"`, `"2026-03-01T08:00:00"`, `"2026-03-01T08:00:00z"`, `"2026-03-01t08:00:00Z"`, `"2026-03-01T08:00:00,5Z"`, `"2026-03-01T08:00:00.Z"`,
+	`"a"`, `" "`, `"a b"`, `"a  b"`, `" a"`, `""`, `"\u0000"`, `"\u0001"`, `"\t"`, `"é"`, `"\ud83d\ude00"`,
+	`"\ud800"`, `"\ud800x"`, `"\u001f"`, `"a\u007fb"`, `"\/"`, `"\\"`,
+	`"urn:uuid:53fefa32-fcbb-4ff8-8a92-55ee120877b7"`, `"urn:oid:1.2.3"`, `"http://a.test/b|1"`, `"http://a b"`,
+	`"http://[::1"`, `"http://a:b/"`, `"http://a%zz/"`, `"http://a.test/%zz"`,
+	`"http://a.test?x=%zz"`, `"HTTP://A"`, `"https://"`, `"https:///x"`, `"%zz"`, `":"`, `"a:b"`, `"1:b"`, `"//"`,
+	`"a/b:c"`, `"http://é/"`, `"http://a.test/a b"`,
+	`"Patient/1"`, `"Medication/1"`, `"Patient/1/_history/2"`, `"Patient/1/_history/é"`, `"Patient/1/x/2"`,
+	`"Patient/"`, `"/1"`, `"Foo/1"`, `"Sequence/1"`, `"#x"`, `"#"`, `"http://x.test/Patient/1"`, `"Patient/1/2/3/4"`,
+	`"final"`, `"FINAL"`, `"greater_than"`, `">="`, `"unknown"`, `"8867-4"`, `"a.b"`,
+	`"` + strings.Repeat("x", 64) + `"`, `"` + strings.Repeat("x", 65) + `"`,
+	`"2026"`, `"0000"`, `"0000-01"`, `"2026-13"`, `"2026-02-29"`, `"2024-02-29"`, `"1900-02-29"`, `"2000-02-29"`,
+	`"2026-04-31"`, `"2026-01-00"`, `"-2026"`, `"2026-1-1"`, `"20260101"`,
+	`"2026-03-01T08:00:00Z"`, `"2026-03-01T08:00:00.123456789012Z"`, `"2026-03-01T08:00:00.1+14:00"`,
+	`"2026-03-01T08:00:00+14:01"`, `"2026-03-01T08:00:00-13:59"`, `"2026-03-01T08:00:00-00:00"`,
+	`"2026-03-01T08:00:60Z"`, `"2026-03-01T24:00:00Z"`, `"2026-03-01T08:00Z"`, `"2026-03-01T08:00:00"`,
+	`"2026-03-01T08:00:00z"`, `"2026-03-01t08:00:00Z"`, `"2026-03-01T08:00:00,5Z"`, `"2026-03-01T08:00:00.Z"`,
 	`"08:00:00"`, `"08:00:00.5"`, `"08:00"`, `"24:00:00"`, `"08:00:60"`, `"8:00:00"`,
-	`"en"`, `"en_US"`, `"xx-yy-zz"`, `"text/plain"`, `"text"`, `"a/b; c"`, `"EUR"`, `"eur"`, `"XYZ"`, `"urn:oid:1.02.3"`, `"urn:oid:3.1"`, `"urn:uuid:XYZ"`, `"urn:uuid:53FEFA32-fcbb-4ff8-8a92-55ee120877b7"`, `"http://a.test/\u00a0b"`,
-	`true`, `false`, `"true"`, `null`, `0`, `1`, `-1`, `-0`, `1.0`, `1e2`, `1E-3`, `1.5e+3`, `2147483647`, `999999999`, `1000000000`, `4294967296`, `-2147483649`, `0.0`, `-0.0`, `62.50`,
-	`123456789012345678901234567890.1`, `1e400`, `0.00000000000000000000000000000000000001`, `{}`, `[]`, `[1]`, `{"id":"x"}`, `["a"]`, `[null]`, `{"extension":[{"url":"http://x.test","valueCode":"c"}]}`,
+	`"en"`, `"en_US"`, `"xx-yy-zz"`, `"text/plain"`, `"text"`, `"a/b; c"`, `"EUR"`, `"eur"`, `"XYZ"`,
+	`"urn:oid:1.02.3"`, `"urn:oid:3.1"`, `"urn:uuid:XYZ"`, `"urn:uuid:53FEFA32-fcbb-4ff8-8a92-55ee120877b7"`,
+	`"http://a.test/\u00a0b"`,
+	`true`, `false`, `"true"`, `null`, `0`, `1`, `-1`, `-0`, `1.0`, `1e2`, `1E-3`, `1.5e+3`, `2147483647`,
+	`999999999`, `1000000000`, `4294967296`, `-2147483649`, `0.0`, `-0.0`, `62.50`,
+	`123456789012345678901234567890.1`, `1e400`, `0.00000000000000000000000000000000000001`, `{}`, `[]`, `[1]`,
+	`{"id":"x"}`, `["a"]`, `[null]`, `{"extension":[{"url":"http://x.test","valueCode":"c"}]}`,
 }
 
 // fitting is a value that a form takes.
@@ -83,7 +95,8 @@ func fitting(t *rapid.T, sh *shape) string {
 	case date:
 		return rapid.SampledFrom([]string{`"1999"`, `"1999-12"`, `"1999-12-31"`}).Draw(t, "date")
 	case dateTime, instant:
-		return rapid.SampledFrom([]string{`"1999-12-31T23:59:59Z"`, `"2026-03-01T08:00:00.250+01:00"`}).Draw(t, "moment")
+		return rapid.SampledFrom([]string{`"1999-12-31T23:59:59Z"`, `"2026-03-01T08:00:00.250+01:00"`}).Draw(t,
+			"moment")
 	case timeOfDay:
 		return `"08:30:00"`
 	case oid:
@@ -97,7 +110,8 @@ func fitting(t *rapid.T, sh *shape) string {
 	case currencyCode:
 		return rapid.SampledFrom([]string{`"EUR"`, `"USD"`}).Draw(t, "currency")
 	case uri:
-		return rapid.SampledFrom([]string{`"http://loinc.org"`, `"urn:oid:1.2"`, `"https://x.test/a-b/c_d|2"`, `"x/y"`}).Draw(t, "uri")
+		return rapid.SampledFrom([]string{`"http://loinc.org"`, `"urn:oid:1.2"`, `"https://x.test/a-b/c_d|2"`,
+			`"x/y"`}).Draw(t, "uri")
 	}
 	return rapid.SampledFrom([]string{`"a"`, `"x-1"`, `"final"`}).Draw(t, "text")
 }
@@ -144,9 +158,12 @@ func resource(t *rapid.T, sh *shape, typ string, depth, flaws int) string {
 
 // sample returns an object that sh takes, or else.
 func sample(sh *shape, or string) string {
-	for _, s := range []string{`{"value":1,"system":"http://unitsofmeasure.org","code":"a"}`, `{"value":1,"system":"http://unitsofmeasure.org","code":"1"}`,
-		`{"language":"text/cql","expression":"x"}`, `{"path":"a"}`, `{"type":"named-event","name":"a"}`, `{"system":"phone","value":"1"}`,
-		`{"numerator":{"value":1},"denominator":{"value":2}}`, `{"text":"a"}`, `{"extension":[{"url":"http://x.test/e","valueCode":"a"}]}`} {
+	for _, s := range []string{`{"value":1,"system":"http://unitsofmeasure.org","code":"a"}`,
+		`{"value":1,"system":"http://unitsofmeasure.org","code":"1"}`,
+		`{"language":"text/cql","expression":"x"}`, `{"path":"a"}`, `{"type":"named-event","name":"a"}`,
+		`{"system":"phone","value":"1"}`,
+		`{"numerator":{"value":1},"denominator":{"value":2}}`, `{"text":"a"}`,
+		`{"extension":[{"url":"http://x.test/e","valueCode":"a"}]}`} {
 		v, err := fastjson.Parse(s)
 		if w := (&walk{maxDepth: 50}); err == nil && w.object(sh, v, 2) {
 			return s
@@ -207,7 +224,8 @@ func drawn(t *rapid.T, sh *shape, typ string, depth, flaws int) string {
 		case 2:
 			name = strings.ToUpper(name[:1]) + name[1:]
 		case 3:
-			name = `\u00` + map[bool]string{true: "6", false: "7"}[name[0] < 'p'] + string("0123456789abcdef"[name[0]&15]) + name[1:]
+			name = `\u00` + map[bool]string{true: "6",
+				false: "7"}[name[0] < 'p'] + string("0123456789abcdef"[name[0]&15]) + name[1:]
 		}
 		out = append(out, `"`+name+`":`+value)
 	}
@@ -217,7 +235,9 @@ func drawn(t *rapid.T, sh *shape, typ string, depth, flaws int) string {
 	return "{" + strings.Join(out, ",") + "}"
 }
 
-var served = []string{"Observation", "Patient", "Device", "Consent", "Provenance", "Practitioner", "Organization", "Group", "Subscription", "AuditEvent", "DeviceMetric", "Bundle", "Parameters"} // read only
+// read only
+var served = []string{"Observation", "Patient", "Device", "Consent", "Provenance", "Practitioner", "Organization",
+	"Group", "Subscription", "AuditEvent", "DeviceMetric", "Bundle", "Parameters"}
 
 // TestPlainIsSure: what plain takes, the scan and google/fhir take. And plain
 // is of use: it takes most of what they take.
@@ -288,7 +308,8 @@ func TestPlainExamples(t *testing.T) {
 			}
 			easy, slow := decided(inner(), head.ResourceType, b)
 			if easy && slow != nil {
-				t.Errorf("%s with change %d: plain takes what is refused with %s", filepath.Base(f), i, OutcomeJSON(slow))
+				t.Errorf("%s with change %d: plain takes what is refused with %s", filepath.Base(f), i,
+					OutcomeJSON(slow))
 			}
 			if i < 0 {
 				all++
@@ -304,10 +325,14 @@ func TestPlainExamples(t *testing.T) {
 func FuzzPlain(f *testing.F) {
 	for i := range 40 {
 		typ := served[i%len(served)]
-		f.Add(typ, []byte(rapid.Custom(func(t *rapid.T) string { return resource(t, inner().shapes.of(typ), typ, 1, i%3) }).Example(i)))
+		f.Add(typ, []byte(rapid.Custom(func(t *rapid.T) string {
+			return resource(t, inner().shapes.of(typ), typ, 1,
+				i%3)
+		}).Example(i)))
 	}
 	for _, v := range odd {
-		f.Add("Observation", []byte(`{"resourceType":"Observation","status":"final","code":{"text":`+v+`},"valueQuantity":{"value":`+v+`},"effectiveDateTime":`+v+`,"subject":{"reference":`+v+`}}`))
+		f.Add("Observation", []byte(`{"resourceType":"Observation","status":"final","code":{"text":`+v+
+			`},"valueQuantity":{"value":`+v+`},"effectiveDateTime":`+v+`,"subject":{"reference":`+v+`}}`))
 	}
 	f.Fuzz(func(t *testing.T, typ string, body []byte) {
 		if easy, slow := decided(inner(), typ, body); easy && slow != nil {
@@ -317,7 +342,8 @@ func FuzzPlain(f *testing.F) {
 }
 
 func FuzzMembers(f *testing.F) {
-	for _, s := range []string{`{}`, `{"a":1}`, `{"a":{"b":[1,"}\""]},"c\u0041":"x","d":-1.5e3,"e":null}`, `{"a"`, `{"a":"\`, `{"a":[}`} {
+	for _, s := range []string{`{}`, `{"a":1}`, `{"a":{"b":[1,"}\""]},"c\u0041":"x","d":-1.5e3,"e":null}`, `{"a"`,
+		`{"a":"\`, `{"a":[}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -62,7 +62,8 @@ func (r *repairer) object(v *fastjson.Value) {
 // are not two arrays of one length without nulls.
 func uneven(v *fastjson.Value, name string) bool {
 	values, extensions := v.Get(name), v.Get("_"+name)
-	if extensions == nil || values != nil && values.Type() != fastjson.TypeArray || extensions.Type() != fastjson.TypeArray {
+	if extensions == nil || values != nil && values.Type() != fastjson.TypeArray ||
+		extensions.Type() != fastjson.TypeArray {
 		return false
 	}
 	if len(values.GetArray()) != len(extensions.GetArray()) {

@@ -91,7 +91,8 @@ func (s *scan) fail(code, rule string) error {
 // wrong notes what is wrong in a value, and lets the reading go on.
 func (s *scan) wrong(code, rule string) {
 	if len(s.issues) < maxIssues {
-		s.issues = append(s.issues, fhir.Issue{Severity: "error", Code: code, Diagnostics: rule, Expression: []string{s.path.expression(s.root)}})
+		s.issues = append(s.issues, fhir.Issue{Severity: "error", Code: code, Diagnostics: rule,
+			Expression: []string{s.path.expression(s.root)}})
 	}
 }
 
@@ -133,7 +134,8 @@ func (s *scan) str(v string) {
 	if strings.HasPrefix(v, "0000") && (len(v) == 4 || v[4] == '-') && len(s.path) > 0 && dateMember(s.member()) {
 		s.wrong("value", "a year is 0001 to 9999")
 	}
-	if leapSecond(v) || len(s.path) > 0 && binaryMember(s.path[len(s.path)-1].name) && strings.ContainsAny(v, " \t\r\n") {
+	if leapSecond(v) || len(s.path) > 0 && binaryMember(s.path[len(s.path)-1].name) &&
+		strings.ContainsAny(v, " \t\r\n") {
 		s.repair = true
 	}
 }
@@ -268,7 +270,8 @@ func skip(v []byte, i int) int {
 
 // leapSecond reports whether v is a dateTime or instant at second 60.
 func leapSecond(v string) bool {
-	return len(v) >= 19 && len(v) <= 40 && v[10] == 'T' && v[4] == '-' && v[7] == '-' && v[13] == ':' && v[16:19] == ":60"
+	return len(v) >= 19 && len(v) <= 40 && v[10] == 'T' && v[4] == '-' && v[7] == '-' && v[13] == ':' &&
+		v[16:19] == ":60"
 }
 
 // binaryMember reports whether an element of that name is base64.

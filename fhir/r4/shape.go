@@ -47,8 +47,9 @@ const (
 // not here (base64Binary, oid, uuid) are left to google/fhir.
 var primitives = map[protoreflect.Name]form{ // read only
 	"Boolean": boolean, "Integer": integer, "PositiveInt": positiveInt, "UnsignedInt": unsignedInt, "Decimal": decimal,
-	"String": plainText, "Markdown": free, "Xhtml": free, "Code": code, "Id": id, "Uri": uri, "Url": uri, "Canonical": uri,
-	"Date": date, "DateTime": dateTime, "Instant": instant, "Time": timeOfDay,
+	"String": plainText, "Markdown": free, "Xhtml": free, "Code": code, "Id": id, "Uri": uri, "Url": uri,
+	"Canonical": uri,
+	"Date":      date, "DateTime": dateTime, "Instant": instant, "Time": timeOfDay,
 	"Oid": oid, "Uuid": uuid,
 }
 
@@ -139,15 +140,18 @@ var tagged47 = &shape{form: languageTag} // read only
 // isLanguage reports whether a field of m is bound to BCP 47.
 func isLanguage(m protoreflect.MessageDescriptor, f protoreflect.FieldDescriptor) bool {
 	kind := proto.GetExtension(m.Options(), apb.E_StructureDefinitionKind)
-	return f.JSONName() == "language" && (kind == apb.StructureDefinitionKindValue_KIND_RESOURCE || m.Name() == "Attachment")
+	return f.JSONName() == "language" &&
+		(kind == apb.StructureDefinitionKindValue_KIND_RESOURCE || m.Name() == "Attachment")
 }
 
 func isPrimitive(m protoreflect.MessageDescriptor) bool {
-	return proto.GetExtension(m.Options(), apb.E_StructureDefinitionKind) == apb.StructureDefinitionKindValue_KIND_PRIMITIVE_TYPE
+	return proto.GetExtension(m.Options(),
+		apb.E_StructureDefinitionKind) == apb.StructureDefinitionKindValue_KIND_PRIMITIVE_TYPE
 }
 
 func (sh *shape) primitive(m protoreflect.MessageDescriptor) {
-	if m.ParentFile().Package() == "google.fhir.r4.core" && primitives[m.Name()] != unsure && m.Parent() == m.ParentFile() {
+	if m.ParentFile().Package() == "google.fhir.r4.core" && primitives[m.Name()] != unsure &&
+		m.Parent() == m.ParentFile() {
 		sh.form = primitives[m.Name()]
 		return
 	}

@@ -78,7 +78,8 @@ func (r *rules) typedMember(m *member, name string, v *fastjson.Value) {
 		if rule := leafRule(m.shape.form, s); rule != "" {
 			r.structure("value", rule)
 		}
-		if m.shape.form == uri && len(s) > 1 && s[0] == '#' { // a canonical or URI may refer to a contained resource (dom-3)
+		// a canonical or URI may refer to a contained resource (dom-3)
+		if m.shape.form == uri && len(s) > 1 && s[0] == '#' {
 			r.use(string(s[1:]))
 		}
 	}

@@ -12,7 +12,8 @@ import (
 // small is an Observation of n small extensions.
 func small(n int) []byte {
 	ext := strings.Repeat(`{"url":"u:x","valueCode":"x"},`, n)
-	return []byte(`{"resourceType":"Observation","extension":[` + strings.TrimSuffix(ext, ",") + `],"contained":[{"resourceType":"Patient","id":"a"}],"subject":{"reference":"#a"},"status":"final","code":{"text":"x"}}`)
+	return []byte(`{"resourceType":"Observation","extension":[` + strings.TrimSuffix(ext, ",") +
+		`],"contained":[{"resourceType":"Patient","id":"a"}],"subject":{"reference":"#a"},"status":"final","code":{"text":"x"}}`)
 }
 
 // One resource holds a bounded number of values, whatever its size, so that its
@@ -23,9 +24,11 @@ func TestValuesAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, body := range map[string][]byte{
-		"extensions":          small(350_000),
-		"strings in an array": []byte(`{"resourceType":"Patient","name":[{"given":[` + strings.TrimSuffix(strings.Repeat(`"x",`, 100_000), ",") + `]}]}`),
-		"nested":              []byte(`{"resourceType":"Observation","status":"final","code":{"text":"x"},"component":[` + strings.TrimSuffix(strings.Repeat(`{"code":{"coding":[{"code":"x"}]}},`, 30_000), ",") + `]}`),
+		"extensions": small(350_000),
+		"strings in an array": []byte(`{"resourceType":"Patient","name":[{"given":[` +
+			strings.TrimSuffix(strings.Repeat(`"x",`, 100_000), ",") + `]}]}`),
+		"nested": []byte(`{"resourceType":"Observation","status":"final","code":{"text":"x"},"component":[` +
+			strings.TrimSuffix(strings.Repeat(`{"code":{"coding":[{"code":"x"}]}},`, 30_000), ",") + `]}`),
 	} {
 		if len(body) > 10<<20+1<<10 {
 			body = body[:10<<20]
@@ -34,7 +37,8 @@ func TestValuesAreBounded(t *testing.T) {
 		if strings.Contains(string(body[:40]), "Patient") {
 			typ = "Patient"
 		}
-		if _, err := d.Create(typ, body, "x"); err == nil || fhir.KindOf(err) != fhir.TooLarge && fhir.KindOf(err) != fhir.Invalid {
+		if _, err := d.Create(typ, body, "x"); err == nil || fhir.KindOf(err) != fhir.TooLarge &&
+			fhir.KindOf(err) != fhir.Invalid {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -45,7 +49,8 @@ func TestValuesAreBounded(t *testing.T) {
 		t.Errorf("10,000 extensions: %v", err)
 	}
 	// A long text is one value.
-	long := `{"resourceType":"Observation","status":"final","code":{"text":"` + strings.Repeat("a,b{c[", 200_000) + `"}}`
+	long := `{"resourceType":"Observation","status":"final","code":{"text":"` + strings.Repeat("a,b{c[", 200_000) +
+		`"}}`
 	if _, err := d.Create("Observation", []byte(long), "x"); fhir.KindOf(err) == fhir.TooLarge {
 		t.Errorf("a long text: %v", err)
 	}

@@ -94,7 +94,8 @@ func vitalProfiles(v *fastjson.Value) (base bool, found []*vitalProfile) {
 func vitalCategory(v *fastjson.Value) bool {
 	for _, c := range v.GetArray("category") {
 		for _, k := range c.GetArray("coding") {
-			if is(k, "code", "vital-signs") && is(k, "system", "http://terminology.hl7.org/CodeSystem/observation-category") {
+			if is(k, "code", "vital-signs") &&
+				is(k, "system", "http://terminology.hl7.org/CodeSystem/observation-category") {
 				return true
 			}
 		}
@@ -162,7 +163,8 @@ func (p *vitalProfile) quantity(v *fastjson.Value, place string, units []string,
 		return
 	}
 	if !has(q, "value") || !has(q, "unit") || !is(q, "system", ucum) || !oneOf(units, q.GetStringBytes("code")) {
-		r.broken(place+"valueQuantity", "needs a value, a unit, the system UCUM and the code "+strings.Join(units, " or ")+" (profile "+p.name+")")
+		r.broken(place+"valueQuantity", "needs a value, a unit, the system UCUM and the code "+
+			strings.Join(units, " or ")+" (profile "+p.name+")")
 	}
 }
 

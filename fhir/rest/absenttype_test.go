@@ -18,8 +18,10 @@ func TestScopeBeforeAbsence(t *testing.T) {
 			}
 			body := fmt.Sprintf(`{"resourceType":%q,"id":"x"}`, typ)
 			for _, c := range []struct{ method, path, body string }{
-				{"GET", "/" + typ + "/x", ""}, {"GET", "/" + typ + "/x/_history", ""}, {"GET", "/" + typ + "/x/_history/1", ""},
-				{"GET", "/" + typ + "?_id=x", ""}, {"POST", "/" + typ, body}, {"PUT", "/" + typ + "/x", body}, {"DELETE", "/" + typ + "/x", ""},
+				{"GET", "/" + typ + "/x", ""}, {"GET", "/" + typ + "/x/_history", ""},
+				{"GET", "/" + typ + "/x/_history/1", ""},
+				{"GET", "/" + typ + "?_id=x", ""}, {"POST", "/" + typ, body}, {"PUT", "/" + typ + "/x", body},
+				{"DELETE", "/" + typ + "/x", ""},
 			} {
 				if a := w.do(client, c.method, c.path, c.body); a.status != want {
 					t.Errorf("%s %s as %s: %d, want %d", c.method, c.path, client, a.status, want)

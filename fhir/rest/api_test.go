@@ -43,15 +43,18 @@ func TestReadWrite(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		a := w.want(201, "all", "POST", "/Observation", observation("ignored", "p1", "vital-signs", 60))
 		id := fmt.Sprint(a.json["id"])
-		if loc := a.header.Get("Location"); !strings.HasSuffix(loc, "/fhir/Observation/"+id+"/_history/1") || id == "ignored" {
+		if loc := a.header.Get("Location"); !strings.HasSuffix(loc, "/fhir/Observation/"+id+"/_history/1") ||
+			id == "ignored" {
 			t.Errorf("Location %q, id %q", loc, id)
 		}
-		if a.header.Get("ETag") != `W/"1"` || a.header.Get("Last-Modified") == "" || a.header.Get("Cache-Control") != "no-store" || a.header.Get("X-Request-Id") == "" {
+		if a.header.Get("ETag") != `W/"1"` || a.header.Get("Last-Modified") == "" ||
+			a.header.Get("Cache-Control") != "no-store" || a.header.Get("X-Request-Id") == "" {
 			t.Errorf("headers %v", a.header)
 		}
 		path := "/Observation/" + id
 		a = w.want(200, "all", "GET", path, "")
-		if !bytes.Contains(a.body, []byte(`"value":60,`)) || a.header.Get("Content-Type") != "application/fhir+json; charset=utf-8" {
+		if !bytes.Contains(a.body, []byte(`"value":60,`)) ||
+			a.header.Get("Content-Type") != "application/fhir+json; charset=utf-8" {
 			t.Errorf("read: %s %v", a.body, a.header)
 		}
 		w.want(304, "all", "GET", path, "", "If-None-Match", `W/"1"`)
@@ -66,7 +69,8 @@ func TestReadWrite(t *testing.T) {
 			t.Errorf("update: %v", a.header)
 		}
 		w.want(400, "all", "PUT", "/Observation/other", next)
-		w.want(412, "all", "PUT", "/Observation/absent", observation("absent", "p1", "vital-signs", 1), "If-Match", `W/"1"`)
+		w.want(412, "all", "PUT", "/Observation/absent", observation("absent", "p1", "vital-signs", 1), "If-Match",
+			`W/"1"`)
 		if a = w.want(200, "all", "GET", path+"/_history/1", ""); !bytes.Contains(a.body, []byte(`"value":60,`)) {
 			t.Errorf("vread: %s", a.body)
 		}
@@ -90,14 +94,17 @@ func TestReadWrite(t *testing.T) {
 			t.Errorf("brought back: %v", a.header)
 		}
 		own := strings.Replace(observation("", "p1", "vital-signs", 1), "Patient/p1", w.srv.URL+"/fhir/Patient/p1", 1)
-		if a = w.want(201, "all", "POST", "/Observation", own); !bytes.Contains(a.body, []byte(`"reference":"Patient/p1"`)) {
+		if a = w.want(201, "all", "POST", "/Observation", own); !bytes.Contains(a.body,
+			[]byte(`"reference":"Patient/p1"`)) {
 			t.Errorf("reference below our own base: %s", a.body)
 		}
 		w.want(422, "all", "POST", "/Observation", strings.Replace(own, "Patient/p1", "Patient/nobody", 1))
-		if a = w.want(201, "all", "POST", "/Observation", observation("", "p1", "vital-signs", 1), "Prefer", "return=minimal"); len(a.body) != 0 {
+		if a = w.want(201, "all", "POST", "/Observation", observation("", "p1", "vital-signs", 1), "Prefer",
+			"return=minimal"); len(a.body) != 0 {
 			t.Errorf("return=minimal: %s", a.body)
 		}
-		if a = w.want(201, "all", "POST", "/Observation", observation("", "p1", "vital-signs", 1), "Prefer", "return=OperationOutcome"); a.json["resourceType"] != "OperationOutcome" {
+		if a = w.want(201, "all", "POST", "/Observation", observation("", "p1", "vital-signs", 1), "Prefer",
+			"return=OperationOutcome"); a.json["resourceType"] != "OperationOutcome" {
 			t.Errorf("return=OperationOutcome: %s", a.body)
 		}
 	})
@@ -134,8 +141,11 @@ func TestRefusals(t *testing.T) {
 			{400, "all", "GET", "/Observation?__t=999999999&__after=x", "", nil},
 			{400, "all", "GET", "/Observation?__page=AAAA", "", nil},
 			{400, "all", "GET", "/Observation/o1/_history?_since=" + canary, "", nil},
-			{400, "all", "POST", "/Observation", `{"resourceType":"Observation","status":"final","x` + canary + `"`, nil},
-			{400, "all", "POST", "/Observation", `{"resourceType":"Observation","status":"final","status":"final","code":{"text":"` + canary + `"}}`, nil},
+			{400, "all", "POST", "/Observation", `{"resourceType":"Observation","status":"final","x` + canary + `"`,
+				nil},
+			{400, "all", "POST", "/Observation",
+				`{"resourceType":"Observation","status":"final","status":"final","code":{"text":"` + canary + `"}}`,
+				nil},
 			{400, "all", "POST", "/Observation", `{"resourceType":"Patient"}`, nil},
 			{415, "all", "POST", "/Observation", o, []string{"Content-Type", "application/fhir+xml"}},
 			{415, "all", "POST", "/Observation", o, []string{"Content-Encoding", "br"}},
@@ -157,7 +167,8 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("WWW-Authenticate: %q", a.header.Get("WWW-Authenticate"))
 		}
 		w.want(200, "", "GET", "/metadata", "")
-		if a := w.do("", "OPTIONS", "/Observation", "", "Origin", "https://app.example"); a.status != 204 || a.header.Get("Access-Control-Allow-Origin") != "*" {
+		if a := w.do("", "OPTIONS", "/Observation", "", "Origin", "https://app.example"); a.status != 204 ||
+			a.header.Get("Access-Control-Allow-Origin") != "*" {
 			t.Errorf("preflight: %d %v", a.status, a.header)
 		}
 		w.want(204, "all", "DELETE", "/Patient/p2", "")
@@ -195,7 +206,8 @@ func TestHidden(t *testing.T) {
 			w.put(fmt.Sprintf("Observation/a%d", i), observation(fmt.Sprintf("a%d", i), "p1", "activity", 60+i), 201)
 			w.put(fmt.Sprintf("Observation/v%d", i), observation(fmt.Sprintf("v%d", i), "p2", "vital-signs", 60+i), 201)
 		}
-		w.put("Observation/member", strings.Replace(observation("member", "p2", "vital-signs", 1), `"effective`, `"hasMember":[{"reference":"Observation/a0"},{"reference":"Observation/v1"}],"effective`, 1), 201)
+		w.put("Observation/member", strings.Replace(observation("member", "p2", "vital-signs", 1), `"effective`,
+			`"hasMember":[{"reference":"Observation/a0"},{"reference":"Observation/v1"}],"effective`, 1), 201)
 		w.want(204, "all", "DELETE", "/Observation/a3", "")
 		check := func(client string) {
 			t.Helper()
@@ -207,23 +219,29 @@ func TestHidden(t *testing.T) {
 					t.Errorf("%s: hidden %s, deleted %s, absent %s", path, hid.body, gone.body, none.body)
 				}
 			}
-			if hid, none := w.do(client, "DELETE", "/Observation/a0", ""), w.do(client, "DELETE", "/Observation/zz", ""); hid.status != 404 || !bytes.Equal(hid.body, none.body) {
+			if hid, none := w.do(client, "DELETE", "/Observation/a0", ""),
+				w.do(client, "DELETE", "/Observation/zz", ""); hid.status != 404 || !bytes.Equal(hid.body, none.body) {
 				t.Errorf("delete: hidden %d %s, absent %d %s", hid.status, hid.body, none.status, none.body)
 			}
 			a := w.want(200, client, "GET", "/Observation?_total=accurate&_count=2", "")
 			if a.json["total"] != 5.0 {
 				t.Errorf("total: %v", a.json["total"])
 			}
-			if a = w.want(200, client, "GET", "/Observation?_summary=count", ""); a.json["total"] != 5.0 || a.json["entry"] != nil {
+			if a = w.want(200, client, "GET", "/Observation?_summary=count", ""); a.json["total"] != 5.0 ||
+				a.json["entry"] != nil {
 				t.Errorf("_summary=count: %s", a.body)
 			}
-			if a = w.want(200, client, "GET", "/Observation", ""); !slices.Equal(a.ids(), []string{"Observation/member", "Observation/v0", "Observation/v1", "Observation/v2", "Observation/v3"}) {
+			if a = w.want(200, client, "GET", "/Observation", ""); !slices.Equal(a.ids(),
+				[]string{"Observation/member", "Observation/v0", "Observation/v1", "Observation/v2",
+					"Observation/v3"}) {
 				t.Errorf("search: %v", a.ids())
 			}
-			if a = w.want(200, client, "GET", "/Observation?_id=member&_include=Observation:has-member", ""); !slices.Equal(a.ids(), []string{"Observation/member", "Observation/v1"}) {
+			if a = w.want(200, client, "GET", "/Observation?_id=member&_include=Observation:has-member",
+				""); !slices.Equal(a.ids(), []string{"Observation/member", "Observation/v1"}) {
 				t.Errorf("include: %v", a.ids())
 			}
-			a = w.want(200, client, "POST", "/", `{"resourceType":"Bundle","type":"batch","entry":[{"request":{"method":"GET","url":"Observation/a0"}},{"request":{"method":"GET","url":"Observation?code=8867-4&_summary=count"}}]}`)
+			a = w.want(200, client, "POST", "/",
+				`{"resourceType":"Bundle","type":"batch","entry":[{"request":{"method":"GET","url":"Observation/a0"}},{"request":{"method":"GET","url":"Observation?code=8867-4&_summary=count"}}]}`)
 			if !bytes.Contains(a.body, []byte(`"status":"404"`)) || !bytes.Contains(a.body, []byte(`"total":5`)) {
 				t.Errorf("batch: %s", a.body)
 			}
@@ -261,7 +279,8 @@ func TestSearch(t *testing.T) {
 		if !slices.Equal(got, want[:20]) { // the last five are gone when their page comes
 			t.Errorf("pages: %v", got)
 		}
-		a := w.want(200, "all", "POST", "/Observation/_search", "patient=Patient/p1&code=8867-4&_summary=count", "Content-Type", "application/x-www-form-urlencoded")
+		a := w.want(200, "all", "POST", "/Observation/_search", "patient=Patient/p1&code=8867-4&_summary=count",
+			"Content-Type", "application/x-www-form-urlencoded")
 		b := w.want(200, "all", "GET", "/Observation?patient=p1&code=8867-4&_summary=count", "")
 		if a.json["total"] != b.json["total"] || a.json["total"] != 25.0 {
 			t.Errorf("POST _search %v, GET %v", a.json["total"], b.json["total"])
@@ -270,7 +289,8 @@ func TestSearch(t *testing.T) {
 		if self := a.link("self"); strings.Contains(self, "favourite") || !strings.Contains(self, "patient=p1") {
 			t.Errorf("self after lenient handling: %s", self)
 		}
-		if a = w.want(200, "all", "GET", "/Observation?_id=o01&_include=Observation:subject", ""); !slices.Equal(a.ids(), []string{"Observation/o01", "Patient/p1"}) || a.json["total"] != 1.0 {
+		if a = w.want(200, "all", "GET", "/Observation?_id=o01&_include=Observation:subject",
+			""); !slices.Equal(a.ids(), []string{"Observation/o01", "Patient/p1"}) || a.json["total"] != 1.0 {
 			t.Errorf("_include: %s", a.body)
 		}
 		zipped(t, w, "/Observation?_count=20")
@@ -307,7 +327,8 @@ func zipped(t *testing.T, w *world, path string) {
 func TestConditionalCreate(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		body := func(v int) string {
-			return strings.Replace(observation("", "p1", "vital-signs", v), `"status"`, `"identifier":[{"system":"urn:x","value":"k"}],"status"`, 1)
+			return strings.Replace(observation("", "p1", "vital-signs", v), `"status"`,
+				`"identifier":[{"system":"urn:x","value":"k"}],"status"`, 1)
 		}
 		var wg sync.WaitGroup
 		var mu sync.Mutex
@@ -343,7 +364,8 @@ func TestConcurrentUpdates(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 12 {
 			wg.Go(func() {
-				if a := w.do("all", "PUT", "/Observation/o", observation("o", "p1", "vital-signs", i+1)); a.status != 200 {
+				if a := w.do("all", "PUT", "/Observation/o",
+					observation("o", "p1", "vital-signs", i+1)); a.status != 200 {
 					t.Errorf("update: %d %s", a.status, a.body)
 				}
 			})

@@ -97,7 +97,8 @@ func (w *asking) ask() {
 
 // askConsents breaks the answer off if a Consent of somebody in it has changed.
 func (w *asking) askConsents() {
-	if w.consents != nil && w.consents.Epoch() != w.epoch && !w.disclosed.Empty() && w.consents.Changed(w.epoch, w.disclosed.Concerned) {
+	if w.consents != nil && w.consents.Epoch() != w.epoch && !w.disclosed.Empty() &&
+		w.consents.Changed(w.epoch, w.disclosed.Concerned) {
 		w.err = errConsent
 		w.stop()
 	}
@@ -106,6 +107,8 @@ func (w *asking) askConsents() {
 func (w *asking) stop() {
 	w.c.Abort()
 	if err := cut(w.c); err != nil {
-		logger(w.c).WarnContext(w.c.Request.Context(), "an answer that its reader may not have any more could not be broken off", "requestId", RequestID(w.c), "err", err)
+		logger(w.c).WarnContext(w.c.Request.Context(),
+			"an answer that its reader may not have any more could not be broken off", "requestId", RequestID(w.c),
+			"err", err)
 	}
 }

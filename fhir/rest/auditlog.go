@@ -76,7 +76,8 @@ func (h *AuditLog) verify(c *gin.Context) {
 	}
 	older, err := io.ReadAll(io.LimitReader(c.Request.Body, maxCheckpoint+1))
 	if err != nil || len(older) > maxCheckpoint {
-		Fail(c, fhir.Errorf(fhir.TooLarge, "rest.AuditLog", "the checkpoint could not be read within %d bytes", maxCheckpoint))
+		Fail(c, fhir.Errorf(fhir.TooLarge, "rest.AuditLog", "the checkpoint could not be read within %d bytes",
+			maxCheckpoint))
 		return
 	}
 	// It reads the whole log: one at a time.

@@ -21,7 +21,9 @@ import (
 // negotiate settles the format of the answer: JSON is the only one.
 func (s *Server) negotiate(c *gin.Context) {
 	want := strings.Join(c.Request.Header.Values("Accept"), ",")
-	if q := c.Request.URL.RawQuery; strings.Contains(q, "_format") || strings.Contains(q, "_pretty") || strings.Contains(q, "%") { // to parse a query is not for nothing
+	// to parse a query is not for nothing
+	if q := c.Request.URL.RawQuery; strings.Contains(q, "_format") || strings.Contains(q, "_pretty") ||
+		strings.Contains(q, "%") {
 		if f := c.Query("_format"); f != "" {
 			want = strings.ReplaceAll(f, " ", "+") // an unescaped plus
 		}
@@ -66,7 +68,8 @@ func version4(params map[string]string) bool {
 func (s *Server) body(c *gin.Context) ([]byte, error) {
 	const op = "rest.body"
 	t, params, err := mime.ParseMediaType(c.GetHeader("Content-Type"))
-	if err != nil || !version4(params) || t != mimeFHIR && t != "application/json" && t != "application/json+fhir" && t != "text/json" {
+	if err != nil || !version4(params) || t != mimeFHIR && t != "application/json" &&
+		t != "application/json+fhir" && t != "text/json" {
 		return nil, fhir.Errorf(fhir.Unsupported, op, "the body must be application/fhir+json, FHIR version 4.0")
 	}
 	if cs := params["charset"]; cs != "" && !strings.EqualFold(cs, "utf-8") {

@@ -21,7 +21,8 @@ func TestBodiesShareABudget(t *testing.T) {
 	b := budget.New(3 * budget.Factor * budget.Small)
 	w.srv.Config.Handler = b.Handler(w.srv.Config.Handler)
 	note := strings.Repeat("z", 100<<10)
-	body := `{"resourceType":"Observation","status":"final","code":{"text":"` + note + `"},"subject":{"reference":"Patient/p1"}}`
+	body := `{"resourceType":"Observation","status":"final","code":{"text":"` + note +
+		`"},"subject":{"reference":"Patient/p1"}}`
 	other := b.Hold()
 	if err := other.Grow(2*budget.Factor*budget.Small + 1); err != nil {
 		t.Fatal(err)
@@ -75,12 +76,14 @@ func TestInflationIsBounded(t *testing.T) {
 		})
 		return len(b), err
 	}
-	if n, err := read(strings.Repeat(`{"url":"u:x","valueCode":"x"},`, 350_000)); fhir.KindOf(err) != fhir.TooLarge || n > 4<<20 {
+	if n, err := read(strings.Repeat(`{"url":"u:x","valueCode":"x"},`,
+		350_000)); fhir.KindOf(err) != fhir.TooLarge || n > 4<<20 {
 		t.Errorf("a bomb: %d bytes, %v", n, err)
 	}
 	var alike strings.Builder
 	for i := range 5000 {
-		alike.WriteString(strings.Replace(`{"resourceType":"Observation","status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"effectiveDateTime":"2026-01-01T00:00:NN.NNNZ","valueQuantity":{"value":60,"unit":"/min"}}`, "NN.NNN", string(rune('0'+i%10))+string(rune('0'+i/10%10)), 1))
+		alike.WriteString(strings.Replace(
+			`{"resourceType":"Observation","status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"effectiveDateTime":"2026-01-01T00:00:NN.NNNZ","valueQuantity":{"value":60,"unit":"/min"}}`, "NN.NNN", string(rune('0'+i%10))+string(rune('0'+i/10%10)), 1))
 	}
 	if n, err := read(alike.String()); err != nil || n != alike.Len() {
 		t.Errorf("Observations alike: %d of %d bytes, %v", n, alike.Len(), err)

@@ -106,7 +106,8 @@ func (h Bulk) kickOff(level bulk.Level) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		const op = "rest.Bulk"
 		if level == bulk.Group && c.Param("type") != "Group" {
-			refuse(c, h.Service, fhir.Ref{}, fhir.Errorf(fhir.NotFound, op, "$export is offered for the system, Patient and Group/[id]"))
+			refuse(c, h.Service, fhir.Ref{},
+				fhir.Errorf(fhir.NotFound, op, "$export is offered for the system, Patient and Group/[id]"))
 			return
 		}
 		if !accepts(c, "application/fhir+json", "application/json") {
@@ -121,7 +122,8 @@ func (h Bulk) kickOff(level bulk.Level) gin.HandlerFunc {
 		}
 		prefer := preferences(c)
 		if _, ok := prefer["respond-async"]; !ok {
-			refuse(c, h.Service, fhir.Ref{}, fhir.Errorf(fhir.Invalid, op, "an export needs the header Prefer: respond-async"))
+			refuse(c, h.Service, fhir.Ref{},
+				fhir.Errorf(fhir.Invalid, op, "an export needs the header Prefer: respond-async"))
 			return
 		}
 		params, err := url.ParseQuery(c.Request.URL.RawQuery)

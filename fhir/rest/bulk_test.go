@@ -42,7 +42,8 @@ func newOperations(t *testing.T) *operations {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: "https://pulse.example.org"})
+	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader,
+		Observer: "https://pulse.example.org"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,13 +52,15 @@ func newOperations(t *testing.T) *operations {
 	e := gin.New()
 	o.srv = httptest.NewServer(e)
 	base := o.srv.URL + "/fhir"
-	x, err := bulk.New(context.Background(), bulk.Options{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base,
-		GrantFor: func(context.Context, string, string) (*access.Grant, error) { return grant, nil }})
+	x, err := bulk.New(context.Background(),
+		bulk.Options{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base,
+			GrantFor: func(context.Context, string, string) (*access.Grant, error) { return grant, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	eng, err := subscription.New(context.Background(), subscription.Options{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base,
-		GrantFor: func(context.Context, string) (*access.Grant, error) { return grant, nil }})
+	eng, err := subscription.New(context.Background(),
+		subscription.Options{Store: st, Audit: rec, Clock: time.Now, Rand: rand.Reader, Base: base,
+			GrantFor: func(context.Context, string) (*access.Grant, error) { return grant, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +92,9 @@ func newOperations(t *testing.T) *operations {
 
 func (o *operations) put(typ, id, rest string) {
 	o.t.Helper()
-	if _, err := o.st.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: typ, ID: id, JSON: []byte(fhir.Prefix(typ, id) + "}" + rest + "}")}}}}); err != nil {
+	if _, err := o.st.Commit(context.Background(),
+		&store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: typ, ID: id,
+			JSON: []byte(fhir.Prefix(typ, id) + "}" + rest + "}")}}}}); err != nil {
 		o.t.Fatal(err)
 	}
 }
@@ -122,7 +127,8 @@ func (o *operations) do(method, url, client, body string, header ...string) (*ht
 func TestBulkOverHTTP(t *testing.T) {
 	o := newOperations(t)
 	for i := range 200 {
-		o.put("Patient", fmt.Sprintf("p%03d", i), `,"name":[{"family":"Invented","given":["`+strings.Repeat("x", 50)+`"]}]`)
+		o.put("Patient", fmt.Sprintf("p%03d", i),
+			`,"name":[{"family":"Invented","given":["`+strings.Repeat("x", 50)+`"]}]`)
 	}
 	o.put("Group", "g1", `,"type":"person","actual":true,"member":[{"entity":{"reference":"Patient/p001"}}]`)
 	async := []string{"Prefer", "respond-async", "Accept", "application/fhir+json"}
@@ -147,8 +153,10 @@ func TestBulkOverHTTP(t *testing.T) {
 			t.Errorf("%s %s %v: %d %s", c.method, c.url, c.header, resp.StatusCode, body)
 		}
 	}
-	for _, path := range []string{"/Patient/p1", "/Group/g1", "/Subscription/s1", "/Group/g1/_history", "/Subscription/s1/_history", "/Subscription", "/Patient", "/AuditEvent/a1"} {
-		if resp, body := o.do("GET", path, "ehr", ""); resp.StatusCode != 200 || !strings.HasPrefix(string(body), "plain") {
+	for _, path := range []string{"/Patient/p1", "/Group/g1", "/Subscription/s1", "/Group/g1/_history",
+		"/Subscription/s1/_history", "/Subscription", "/Patient", "/AuditEvent/a1"} {
+		if resp, body := o.do("GET", path, "ehr", ""); resp.StatusCode != 200 ||
+			!strings.HasPrefix(string(body), "plain") {
 			t.Errorf("%s is shadowed: %d", path, resp.StatusCode)
 		}
 	}
@@ -157,7 +165,8 @@ func TestBulkOverHTTP(t *testing.T) {
 		{"POST", "/$export", `{"resourceType":"Parameters","parameter":[{"name":"_type","valueString":"Patient"}]}`},
 		{"GET", "/Group/g1/$export", ""},
 	} {
-		resp, body := o.do(k[0], k[1], "ehr", k[2], append([]string{"Content-Type", "application/fhir+json"}, async...)...)
+		resp, body := o.do(k[0], k[1], "ehr", k[2],
+			append([]string{"Content-Type", "application/fhir+json"}, async...)...)
 		if resp.StatusCode != 202 {
 			t.Fatalf("%s %s: %d %s", k[0], k[1], resp.StatusCode, body)
 		}
@@ -181,7 +190,8 @@ func (o *operations) fetch(location, url string) {
 			}
 			continue
 		}
-		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "application/json" || resp.Header.Get("Expires") == "" {
+		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "application/json" ||
+			resp.Header.Get("Expires") == "" {
 			t.Fatalf("%d %v", resp.StatusCode, resp.Header)
 		}
 		if err := json.Unmarshal(body, &m); err != nil {
@@ -189,7 +199,8 @@ func (o *operations) fetch(location, url string) {
 		}
 		break
 	}
-	if len(m.Output) != 1 || m.Deleted == nil || m.Error == nil || !m.RequiresAccessToken || m.Request != o.srv.URL+"/fhir"+url {
+	if len(m.Output) != 1 || m.Deleted == nil || m.Error == nil || !m.RequiresAccessToken ||
+		m.Request != o.srv.URL+"/fhir"+url {
 		t.Fatalf("manifest %+v", m)
 	}
 	want := 200
@@ -198,8 +209,10 @@ func (o *operations) fetch(location, url string) {
 	}
 	plain := ""
 	for _, coding := range []string{"", "gzip", "zstd"} {
-		resp, body := o.do("GET", m.Output[0].URL, "ehr", "", "Accept", "application/fhir+ndjson", "Accept-Encoding", coding)
-		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "application/fhir+ndjson" || resp.Header.Get("Content-Encoding") != coding {
+		resp, body := o.do("GET", m.Output[0].URL, "ehr", "", "Accept", "application/fhir+ndjson",
+			"Accept-Encoding", coding)
+		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "application/fhir+ndjson" ||
+			resp.Header.Get("Content-Encoding") != coding {
 			t.Fatalf("%q: %d %v", coding, resp.StatusCode, resp.Header)
 		}
 		var r io.Reader = bytes.NewReader(body)
@@ -246,7 +259,8 @@ func TestOperationsOverHTTP(t *testing.T) {
 		in                        string
 	}{
 		{"GET", "/Subscription/$status", "ehr", "", 200, `"searchset","total":0`},
-		{"POST", "/Subscription/$status", "ehr", `{"resourceType":"Parameters","parameter":[{"name":"id","valueId":"s1"}]}`, 200, `"searchset"`},
+		{"POST", "/Subscription/$status", "ehr",
+			`{"resourceType":"Parameters","parameter":[{"name":"id","valueId":"s1"}]}`, 200, `"searchset"`},
 		{"POST", "/Subscription/$status", "ehr", `{}`, 400, "Outcome"},
 		{"GET", "/Subscription/$status?nonsense=1", "ehr", "", 400, "Outcome"},
 		{"GET", "/Subscription/s1/$status", "ehr", "", 404, "Outcome"},

@@ -47,7 +47,8 @@ func TestTransaction(t *testing.T) {
 			entry("", "PUT", "Group/g", `{"resourceType":"Group","id":"g","type":"person","actual":true,"member":[{"entity":{"reference":"`+uuid+`1"}}]}`),
 			entry("", "DELETE", "Observation/old", ""),
 		))
-		if got, want := statuses(a), []string{"200 OK", "201 Created", "201 Created", "201 Created", "204 No Content"}; !slices.Equal(got, want) || a.json["type"] != "transaction-response" {
+		if got, want := statuses(a), []string{"200 OK", "201 Created", "201 Created", "201 Created",
+			"204 No Content"}; !slices.Equal(got, want) || a.json["type"] != "transaction-response" {
 			t.Fatalf("%v: %s", got, a.body)
 		}
 		if !bytes.Contains(a.body, []byte(`"total":1`)) {
@@ -69,10 +70,13 @@ func TestTransaction(t *testing.T) {
 			status int
 			bad    string
 		}{
-			"invalid resource":       {400, entry("", "POST", "Observation", `{"resourceType":"Observation"}`)},
-			"unknown patient":        {422, entry("", "POST", "Observation", observation("", "nobody", "vital-signs", 1))},
-			"unresolved urn":         {400, entry("", "POST", "Observation", strings.Replace(obs, uuid+"1", uuid+"7", 1))},
-			"conditional reference":  {412, entry("", "POST", "Observation", strings.Replace(obs, uuid+"1", "Patient?name=x", 1))},
+			"invalid resource": {400, entry("", "POST", "Observation", `{"resourceType":"Observation"}`)},
+			"unknown patient": {422,
+				entry("", "POST", "Observation", observation("", "nobody", "vital-signs", 1))},
+			"unresolved urn": {400,
+				entry("", "POST", "Observation", strings.Replace(obs, uuid+"1", uuid+"7", 1))},
+			"conditional reference": {412,
+				entry("", "POST", "Observation", strings.Replace(obs, uuid+"1", "Patient?name=x", 1))},
 			"twice the same":         {400, entry("", "PUT", "Patient/new", `{"resourceType":"Patient","id":"new"}`)},
 			"delete what is used":    {409, entry("", "DELETE", "Patient/"+id, "")},
 			"audit trail":            {405, entry("", "DELETE", "AuditEvent/x", "")},
@@ -80,7 +84,8 @@ func TestTransaction(t *testing.T) {
 			"method not in a Bundle": {405, entry("", "PATCH", "Patient/p1", `{"resourceType":"Patient"}`)},
 		} {
 			before := w.audited(`"create"`)
-			a := w.do("all", "POST", "/", bundle("transaction", entry("", "PUT", "Patient/new", `{"resourceType":"Patient","id":"new"}`), c.bad))
+			a := w.do("all", "POST", "/",
+				bundle("transaction", entry("", "PUT", "Patient/new", `{"resourceType":"Patient","id":"new"}`), c.bad))
 			if a.status != c.status && !(c.status == 405 && a.status == 400) {
 				t.Errorf("%s: %d, want %d: %s", what, a.status, c.status, a.body)
 			}
@@ -101,7 +106,8 @@ func TestBatch(t *testing.T) {
 			entry("", "GET", "Observation?patient=p1", ""),
 			entry("", "DELETE", "AuditEvent/x", ""),
 		))
-		if got, want := statuses(a), []string{"201 Created", "422", "200 OK", "200 OK", "405"}; !slices.Equal(got, want) {
+		if got, want := statuses(a), []string{"201 Created", "422", "200 OK", "200 OK", "405"}; !slices.Equal(got,
+			want) {
 			t.Errorf("%v: %s", got, a.body)
 		}
 	})
@@ -117,13 +123,16 @@ func TestAudit(t *testing.T) {
 			events                     int
 			has                        []string
 		}{
-			{"all", "GET", "/Observation/o1", "", 1, []string{`"read"`, "Patient/p1", "Observation/o1/_history/1", `"outcome":"0"`}},
+			{"all", "GET", "/Observation/o1", "", 1,
+				[]string{`"read"`, "Patient/p1", "Observation/o1/_history/1", `"outcome":"0"`}},
 			{"all", "GET", "/Observation", "", 2, []string{`"search-type"`, `"24"`}},
 			{"all", "GET", "/Observation?patient=p1", "", 1, []string{"PatientQuery", "Patient/p1"}},
 			{"all", "GET", "/Observation?_id=none", "", 1, []string{`"search-type"`}},
 			{"all", "GET", "/Observation/o1/_history", "", 1, []string{`"history-instance"`, "Patient/p1"}},
-			{"all", "POST", "/Observation", observation("", "p1", "vital-signs", 3), 1, []string{`"create"`, "PatientCreate"}},
-			{"all", "PUT", "/Observation/o1", observation("o1", "p1", "vital-signs", 3), 1, []string{`"update"`, "Observation/o1/_history/2"}},
+			{"all", "POST", "/Observation", observation("", "p1", "vital-signs", 3), 1,
+				[]string{`"create"`, "PatientCreate"}},
+			{"all", "PUT", "/Observation/o1", observation("o1", "p1", "vital-signs", 3), 1,
+				[]string{`"update"`, "Observation/o1/_history/2"}},
 			{"all", "DELETE", "/Observation/o1", "", 1, []string{`"delete"`, "Observation/o1/_history/3"}},
 			{"all", "GET", "/Observation/o1", "", 1, []string{`"outcome":"4"`}},
 			{"reader", "GET", "/Patient/p1", "", 1, []string{`"outcome":"8"`, "Patient/p1"}},
@@ -131,7 +140,9 @@ func TestAudit(t *testing.T) {
 			{"all", "GET", "/AuditEvent?_summary=count", "", 1, []string{"110101"}},
 			{"all", "PUT", "/AuditEvent/x", `{"resourceType":"AuditEvent","id":"x"}`, 1, []string{`"outcome":"4"`}},
 			{"", "GET", "/metadata", "", 0, nil},
-			{"all", "POST", "/", bundle("transaction", entry("", "PUT", "Observation/t1", observation("t1", "p1", "vital-signs", 1)), entry("", "PUT", "Observation/t2", observation("t2", "p1", "vital-signs", 1))), 1,
+			{"all", "POST", "/", bundle("transaction",
+				entry("", "PUT", "Observation/t1", observation("t1", "p1", "vital-signs", 1)),
+				entry("", "PUT", "Observation/t2", observation("t2", "p1", "vital-signs", 1))), 1,
 				[]string{`"create"`, "Observation/t1/_history/1", "Observation/t2/_history/1"}},
 		} {
 			before, matching := w.audited(), w.audited(c.has...)

@@ -77,7 +77,8 @@ func logger(c *gin.Context) *slog.Logger {
 // log with the request id.
 func Fail(c *gin.Context, err error) {
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = &fhir.Error{Kind: fhir.Unavailable, Op: "rest.Fail", Err: err, Issues: []fhir.Issue{{Code: "timeout", Diagnostics: "the work took longer than this server allows"}}}
+		err = &fhir.Error{Kind: fhir.Unavailable, Op: "rest.Fail", Err: err,
+			Issues: []fhir.Issue{{Code: "timeout", Diagnostics: "the work took longer than this server allows"}}}
 	}
 	kind := fhir.KindOf(err)
 	status := kind.HTTPStatus()
@@ -86,7 +87,8 @@ func Fail(c *gin.Context, err error) {
 		if errors.Is(err, budget.ErrFull) {
 			level = slog.LevelWarn
 		}
-		logger(c).Log(c.Request.Context(), level, "request failed", "requestId", RequestID(c), "status", status, "err", err.Error())
+		logger(c).Log(c.Request.Context(), level, "request failed", "requestId", RequestID(c), "status", status,
+			"err", err.Error())
 	}
 	switch kind {
 	case fhir.Unauthorized:

@@ -22,7 +22,8 @@ type event struct {
 // eventsOf are the AuditEvents of a request.
 func (w *world) eventsOf(request string) (out []event) {
 	w.t.Helper()
-	err := w.store.Scan(w.t.Context(), store.ScanRange{Types: []string{"AuditEvent"}, At: w.store.LastSeq(), Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
+	err := w.store.Scan(w.t.Context(), store.ScanRange{Types: []string{"AuditEvent"}, At: w.store.LastSeq(),
+		Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
 		if !bytes.Contains(f.Resource.JSON, []byte(`"value":"`+request+`"`)) {
 			return true
 		}
@@ -64,11 +65,13 @@ func named(evs []event, patient, ref string) bool {
 }
 
 func identified(id, patient, value string) string {
-	return strings.Replace(observation(id, patient, "vital-signs", 60), `"status"`, `"identifier":[{"system":"urn:t","value":"`+value+`"}],"status"`, 1)
+	return strings.Replace(observation(id, patient, "vital-signs", 60), `"status"`,
+		`"identifier":[{"system":"urn:t","value":"`+value+`"}],"status"`, 1)
 }
 
 func conditional(criteria, resource string) string {
-	return `{"resource":` + resource + `,"request":{"method":"POST","url":"Observation","ifNoneExist":"` + criteria + `"}}`
+	return `{"resource":` + resource + `,"request":{"method":"POST","url":"Observation","ifNoneExist":"` +
+		criteria + `"}}`
 }
 
 // TestConditionalIsDisclosure: what a conditional create finds, or says is
@@ -81,44 +84,58 @@ func TestConditionalIsDisclosure(t *testing.T) {
 		}
 		w.put("Observation/twin", identified("twin", "p2", "v2"), 201)
 		new := observation("", "p1", "vital-signs", 1)
-		w.want(200, "all", "POST", "/Observation", new, "If-None-Exist", "identifier=urn:t|v0", "X-Request-Id", "single")
+		w.want(200, "all", "POST", "/Observation", new, "If-None-Exist", "identifier=urn:t|v0", "X-Request-Id",
+			"single")
 		if evs := w.eventsOf("single"); !named(evs, "p1", "Observation/o0") {
 			t.Errorf("a conditional create that matches: %v", evs)
 		}
-		w.want(412, "all", "POST", "/Observation", new, "If-None-Exist", "identifier=urn:t|v2", "X-Request-Id", "several")
+		w.want(412, "all", "POST", "/Observation", new, "If-None-Exist", "identifier=urn:t|v2", "X-Request-Id",
+			"several")
 		if evs := w.eventsOf("several"); !named(evs, "p2", "Observation/o2") || !named(evs, "p2", "Observation/twin") {
 			t.Errorf("a conditional create that matches several: %v", evs)
 		}
-		w.want(201, "all", "POST", "/Observation", identified("", "p1", "v9"), "If-None-Exist", "identifier=urn:t|v9", "X-Request-Id", "none")
+		w.want(201, "all", "POST", "/Observation", identified("", "p1", "v9"), "If-None-Exist",
+			"identifier=urn:t|v9", "X-Request-Id", "none")
 		if evs := w.eventsOf("none"); len(evs) != 2 || evs[0].query+evs[1].query == "" {
 			t.Errorf("criteria that match nothing: %v", evs)
 		}
 		w.want(204, "all", "DELETE", "/Observation/twin", "")
-		a := w.want(200, "all", "POST", "/", bundle("transaction", conditional("identifier=urn:t|v0", new), entry("", "PUT", "Observation/new", observation("new", "p2", "vital-signs", 2)),
-			conditional("identifier=urn:t|v1", new), conditional("identifier=urn:t|v2", new), entry("", "DELETE", "Observation/twin", "")), "X-Request-Id", "bundle")
+		a := w.want(200, "all", "POST", "/",
+			bundle("transaction", conditional("identifier=urn:t|v0", new),
+				entry("", "PUT", "Observation/new", observation("new", "p2", "vital-signs", 2)),
+				conditional("identifier=urn:t|v1", new), conditional("identifier=urn:t|v2", new),
+				entry("", "DELETE", "Observation/twin", "")), "X-Request-Id", "bundle")
 		evs := w.eventsOf("bundle")
-		for ref, p := range map[string]string{"Observation/o0": "p1", "Observation/o1": "p1", "Observation/o2": "p2", "Observation/new": "p2", "Observation/twin": "p2"} {
+		for ref, p := range map[string]string{"Observation/o0": "p1", "Observation/o1": "p1",
+			"Observation/o2": "p2", "Observation/new": "p2", "Observation/twin": "p2"} {
 			if !named(evs, p, ref) {
 				t.Errorf("a transaction whose answer tells of %s: %v\n%s", ref, evs, a.body)
 			}
 		}
 		// All matched: nothing is written but the trail.
-		w.want(200, "all", "POST", "/", bundle("transaction", conditional("identifier=urn:t|v0", new)), "X-Request-Id", "matched")
+		w.want(200, "all", "POST", "/", bundle("transaction", conditional("identifier=urn:t|v0", new)),
+			"X-Request-Id", "matched")
 		if evs := w.eventsOf("matched"); !named(evs, "p1", "Observation/o0") {
 			t.Errorf("a transaction that writes nothing: %v", evs)
 		}
-		w.want(412, "all", "PUT", "/Observation/o1", observation("o1", "p1", "vital-signs", 1), "If-Match", `W/"9"`, "X-Request-Id", "stale")
-		w.want(412, "all", "POST", "/", bundle("transaction", `{"resource":`+observation("o1", "p1", "vital-signs", 1)+`,"request":{"method":"PUT","url":"Observation/o1","ifMatch":"W/\"9\""}}`), "X-Request-Id", "staleT")
+		w.want(412, "all", "PUT", "/Observation/o1", observation("o1", "p1", "vital-signs", 1), "If-Match", `W/"9"`,
+			"X-Request-Id", "stale")
+		w.want(412, "all", "POST", "/", bundle("transaction",
+			`{"resource":`+observation("o1", "p1", "vital-signs", 1)+
+				`,"request":{"method":"PUT","url":"Observation/o1","ifMatch":"W/\"9\""}}`), "X-Request-Id", "staleT")
 		w.want(410, "all", "GET", "/Observation/twin", "", "X-Request-Id", "gone")
-		for id, want := range map[string][2]string{"stale": {"p1", "Observation/o1"}, "staleT": {"p1", "Observation/o1"}, "gone": {"p2", "Observation/twin"}} {
+		for id, want := range map[string][2]string{"stale": {"p1", "Observation/o1"},
+			"staleT": {"p1", "Observation/o1"}, "gone": {"p2", "Observation/twin"}} {
 			if evs := w.eventsOf(id); !named(evs, want[0], want[1]) {
 				t.Errorf("an error that tells of a resource: %v", evs)
 			}
 		}
 		// Hidden in a transaction is a denial on record.
 		w.consents.set("p1", true)
-		w.want(404, "all", "POST", "/", bundle("transaction", entry("", "DELETE", "Observation/o1", "")), "X-Request-Id", "denied")
-		if evs := w.eventsOf("denied"); !named(evs, "p1", "Observation/o1") || !strings.Contains(evs[0].whole, `"outcome":"8"`) {
+		w.want(404, "all", "POST", "/", bundle("transaction", entry("", "DELETE", "Observation/o1", "")),
+			"X-Request-Id", "denied")
+		if evs := w.eventsOf("denied"); !named(evs, "p1", "Observation/o1") ||
+			!strings.Contains(evs[0].whole, `"outcome":"8"`) {
 			t.Errorf("a denied transaction: %v", evs)
 		}
 	})
@@ -129,7 +146,8 @@ func TestConditionalIsDisclosure(t *testing.T) {
 func TestPatientsPart(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		person := func(id, mrn, family string) string {
-			return `{"resourceType":"Patient","id":"` + id + `","identifier":[{"system":"urn:mrn","value":"` + mrn + `"}],"name":[{"family":"` + family + `"}],"birthDate":"1971-02-03"}`
+			return `{"resourceType":"Patient","id":"` + id + `","identifier":[{"system":"urn:mrn","value":"` + mrn +
+				`"}],"name":[{"family":"` + family + `"}],"birthDate":"1971-02-03"}`
 		}
 		w.put("Patient/pat-ada", person("pat-ada", "990047110047", "Zanaria"), 201)
 		w.put("Patient/pat-bob", person("pat-bob", "990047120047", "Quellmoor"), 201)
@@ -137,7 +155,8 @@ func TestPatientsPart(t *testing.T) {
 			w.put("Observation/of-"+p, identified("of-"+p, p, "x-"+p), 201)
 		}
 		w.put("Group/g", `{"resourceType":"Group","id":"g","type":"person","actual":true,"member":[{"entity":{"reference":"Patient/pat-ada"}},{"entity":{"reference":"Patient/pat-bob"}}]}`, 201)
-		foreign := map[string][]string{"pat-ada": {"pat-bob", "990047120047", "Quellmoor"}, "pat-bob": {"pat-ada", "990047110047", "Zanaria"}}
+		foreign := map[string][]string{"pat-ada": {"pat-bob", "990047120047", "Quellmoor"},
+			"pat-bob": {"pat-ada", "990047110047", "Zanaria"}}
 		n := 0
 		ask := func(method, path, body string, header ...string) {
 			n++
@@ -159,15 +178,32 @@ func TestPatientsPart(t *testing.T) {
 			}
 		}
 		queries := []string{
-			"Patient?identifier=urn:mrn|990047110047,urn:mrn|990047120047", "Patient?identifier=urn:mrn|990047120047,urn:mrn|x&_id=pat-ada", "Patient?_id=pat-ada,pat-bob", "Patient?family=Quellmoor,Zanaria",
-			"Patient?family=Quellmoor&_id=pat-ada", "Patient?family:exact=Quellmoor,Zanaria", "Patient?identifier:not=urn:mrn|990047120047", "Patient?birthdate=1971-02-03,2000-11-11", "Patient?_id=pat-ada&name=Quellmoor",
-			"Observation?patient=pat-ada,pat-bob", "Observation?patient=Patient/pat-ada,Patient/pat-bob&code=8867-4", "Observation?subject=Patient/pat-ada&subject=Patient/pat-bob",
-			"Observation?_id=of-ada,of-bob", "Observation?identifier=urn:t|x-ada,urn:t|x-bob", "Observation?identifier=x-ada", "Observation?patient=pat-ada&identifier=x-bob",
-			"Observation?patient=pat-ada&performer=Patient/pat-bob", "Observation?patient=pat-ada&code=990047120047", "Observation?patient=pat-ada&code=Quellmoor", "Observation?patient=pat-ada&value-string=Quellmoor",
-			"Observation?patient=pat-ada&_tag=Quellmoor", "Observation?patient=pat-ada&status=990047120047", "Observation?patient=pat-ada&category=Quellmoor", "Observation?subject:identifier=urn:mrn|990047120047,urn:mrn|990047110047",
-			"Observation?subject:Patient.family=Quellmoor&patient=pat-ada", "Observation?patient.identifier=990047120047", "Observation?_has:Group:member:_id=pat-bob", "Group?member=Patient/pat-ada,Patient/pat-bob&_include=Group:member", "Group?_id=g&_include=Group:member",
-			"Observation?code=8867-4&_count=1", "Observation?_sort=-date&_count=1", "Observation?patient=pat-ada&date=ge2020", "AuditEvent?patient=pat-ada,pat-bob&_count=3", "AuditEvent?entity=Observation/of-bob,Observation/of-ada",
-			"Observation/$lastn?patient=pat-ada&code=8867-4&identifier=x-bob", "Observation/$lastn?patient=pat-ada&code=990047120047", "Observation/$stats?subject=Patient/pat-ada&system=http://loinc.org&code=8867-4&statistic=count",
+			"Patient?identifier=urn:mrn|990047110047,urn:mrn|990047120047",
+			"Patient?identifier=urn:mrn|990047120047,urn:mrn|x&_id=pat-ada", "Patient?_id=pat-ada,pat-bob",
+			"Patient?family=Quellmoor,Zanaria",
+			"Patient?family=Quellmoor&_id=pat-ada", "Patient?family:exact=Quellmoor,Zanaria",
+			"Patient?identifier:not=urn:mrn|990047120047", "Patient?birthdate=1971-02-03,2000-11-11",
+			"Patient?_id=pat-ada&name=Quellmoor",
+			"Observation?patient=pat-ada,pat-bob",
+			"Observation?patient=Patient/pat-ada,Patient/pat-bob&code=8867-4",
+			"Observation?subject=Patient/pat-ada&subject=Patient/pat-bob",
+			"Observation?_id=of-ada,of-bob", "Observation?identifier=urn:t|x-ada,urn:t|x-bob",
+			"Observation?identifier=x-ada", "Observation?patient=pat-ada&identifier=x-bob",
+			"Observation?patient=pat-ada&performer=Patient/pat-bob",
+			"Observation?patient=pat-ada&code=990047120047", "Observation?patient=pat-ada&code=Quellmoor",
+			"Observation?patient=pat-ada&value-string=Quellmoor",
+			"Observation?patient=pat-ada&_tag=Quellmoor", "Observation?patient=pat-ada&status=990047120047",
+			"Observation?patient=pat-ada&category=Quellmoor",
+			"Observation?subject:identifier=urn:mrn|990047120047,urn:mrn|990047110047",
+			"Observation?subject:Patient.family=Quellmoor&patient=pat-ada",
+			"Observation?patient.identifier=990047120047", "Observation?_has:Group:member:_id=pat-bob",
+			"Group?member=Patient/pat-ada,Patient/pat-bob&_include=Group:member", "Group?_id=g&_include=Group:member",
+			"Observation?code=8867-4&_count=1", "Observation?_sort=-date&_count=1",
+			"Observation?patient=pat-ada&date=ge2020", "AuditEvent?patient=pat-ada,pat-bob&_count=3",
+			"AuditEvent?entity=Observation/of-bob,Observation/of-ada",
+			"Observation/$lastn?patient=pat-ada&code=8867-4&identifier=x-bob",
+			"Observation/$lastn?patient=pat-ada&code=990047120047",
+			"Observation/$stats?subject=Patient/pat-ada&system=http://loinc.org&code=8867-4&statistic=count",
 			"Observation/$stats?subject=Patient/pat-ada&system=urn:mrn&code=990047120047&statistic=count",
 		}
 		for _, q := range queries {
@@ -182,7 +218,9 @@ func TestPatientsPart(t *testing.T) {
 			if strings.HasPrefix(q, "Observation?") {
 				ask("POST", "/Observation", observation("", "pat-ada", "vital-signs", 1), "If-None-Exist", query)
 				ask("POST", "/Observation", observation("", "pat-bob", "vital-signs", 1), "If-None-Exist", query)
-				ask("POST", "/", bundle("transaction", conditional(query, observation("", "pat-ada", "vital-signs", 1)), conditional("identifier=x-bob", observation("", "pat-ada", "vital-signs", 1))))
+				ask("POST", "/", bundle("transaction",
+					conditional(query, observation("", "pat-ada", "vital-signs", 1)),
+					conditional("identifier=x-bob", observation("", "pat-ada", "vital-signs", 1))))
 			}
 		}
 		// Page links hold the position of another patient's resource.

@@ -26,15 +26,18 @@ func TestViews(t *testing.T) {
 				"_elements=name&_pretty=1":  {`"family"`, `"gender"`},
 			} {
 				a := w.want(200, "all", "GET", path+"?"+strings.TrimSuffix(query, ","), "")
-				if !bytes.Contains(a.body, []byte(c.has)) || bytes.Contains(a.body, []byte(c.lacks)) || !bytes.Contains(a.body, []byte("SUBSETTED")) {
+				if !bytes.Contains(a.body, []byte(c.has)) || bytes.Contains(a.body, []byte(c.lacks)) ||
+					!bytes.Contains(a.body, []byte("SUBSETTED")) {
 					t.Errorf("%s?%s: %s", path, query, a.body)
 				}
 				if a.header.Get("ETag") != `W/"1"` {
 					t.Errorf("%s?%s: ETag %q", path, query, a.header.Get("ETag"))
 				}
 			}
-			for _, query := range []string{"", "?_summary=false", "?_summary=", "?_elements=", "?_format=json", "?unknown=1"} {
-				if a := w.want(200, "all", "GET", path+query, ""); bytes.Contains(a.body, []byte("SUBSETTED")) || !bytes.Contains(a.body, []byte(`"photo"`)) {
+			for _, query := range []string{"", "?_summary=false", "?_summary=", "?_elements=", "?_format=json",
+				"?unknown=1"} {
+				if a := w.want(200, "all", "GET", path+query, ""); bytes.Contains(a.body, []byte("SUBSETTED")) ||
+					!bytes.Contains(a.body, []byte(`"photo"`)) {
 					t.Errorf("%s%s: %s", path, query, a.body)
 				}
 			}
@@ -50,20 +53,25 @@ func TestViews(t *testing.T) {
 				t.Errorf("pretty or not are two resources: %s %s", flat.Bytes(), b.body)
 			}
 		}
-		if a := w.want(200, "all", "GET", "/Patient/v1/_history?_elements=gender", ""); !bytes.Contains(a.body, []byte("SUBSETTED")) || bytes.Contains(a.body, []byte("family")) {
+		if a := w.want(200, "all", "GET", "/Patient/v1/_history?_elements=gender", ""); !bytes.Contains(a.body,
+			[]byte("SUBSETTED")) || bytes.Contains(a.body, []byte("family")) {
 			t.Errorf("history: %s", a.body)
 		}
 		w.put("Patient/v1", strings.Replace(whole, "female", "other", 1), 200)
 		a := w.want(200, "all", "GET", "/Patient/v1/_history?_elements=gender&_count=1", "")
-		if a = w.want(200, "all", "GET", a.link("next"), ""); !bytes.Contains(a.body, []byte("SUBSETTED")) || !bytes.Contains(a.body, []byte("female")) {
+		if a = w.want(200, "all", "GET", a.link("next"), ""); !bytes.Contains(a.body, []byte("SUBSETTED")) ||
+			!bytes.Contains(a.body, []byte("female")) {
 			t.Errorf("second page of the history: %s", a.body)
 		}
 		w.put("Patient/v1", whole, 200)
-		a = w.want(200, "all", "POST", "/", `{"resourceType":"Bundle","type":"batch","entry":[{"request":{"method":"GET","url":"Patient/v1?_elements=gender"}},{"request":{"method":"GET","url":"Patient/v1/_history/1?_summary=text"}},{"request":{"method":"GET","url":"Patient/v1?_summary=canary"}}]}`)
-		if bytes.Count(a.body, []byte("SUBSETTED")) != 2 || bytes.Contains(a.body, []byte("family")) || !bytes.Contains(a.body, []byte(`"status":"400"`)) {
+		a = w.want(200, "all", "POST", "/",
+			`{"resourceType":"Bundle","type":"batch","entry":[{"request":{"method":"GET","url":"Patient/v1?_elements=gender"}},{"request":{"method":"GET","url":"Patient/v1/_history/1?_summary=text"}},{"request":{"method":"GET","url":"Patient/v1?_summary=canary"}}]}`)
+		if bytes.Count(a.body, []byte("SUBSETTED")) != 2 || bytes.Contains(a.body, []byte("family")) ||
+			!bytes.Contains(a.body, []byte(`"status":"400"`)) {
 			t.Errorf("batch: %s", a.body)
 		}
-		if a := w.want(200, "all", "GET", "/Patient?gender=FEMALE&_pretty=true", ""); len(a.ids()) != 1 || bytes.Count(a.body, []byte("\n")) < 10 {
+		if a := w.want(200, "all", "GET", "/Patient?gender=FEMALE&_pretty=true", ""); len(a.ids()) != 1 ||
+			bytes.Count(a.body, []byte("\n")) < 10 {
 			t.Errorf("search: %s", a.body)
 		}
 	})
@@ -74,10 +82,12 @@ func TestHistoryCount(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.put("Patient/v1", whole, 201)
 		w.put("Patient/v1", strings.Replace(whole, "female", "other", 1), 200)
-		if a := w.want(200, "all", "GET", "/Patient/v1/_history?_count=0", ""); len(a.ids()) != 0 || a.json["total"] != 2.0 || a.link("next") != "" {
+		if a := w.want(200, "all", "GET", "/Patient/v1/_history?_count=0", ""); len(a.ids()) != 0 ||
+			a.json["total"] != 2.0 || a.link("next") != "" {
 			t.Errorf("_count=0: %s", a.body)
 		}
-		for _, query := range []string{"_count=", "_since=", "_since=&_count=", "_since=2020-01-01T00:00:00+01:00", "_since=2020-01-01T00:00:00%2B01:00", "_since=2020-01-01T00:00:00.123456Z"} {
+		for _, query := range []string{"_count=", "_since=", "_since=&_count=", "_since=2020-01-01T00:00:00+01:00",
+			"_since=2020-01-01T00:00:00%2B01:00", "_since=2020-01-01T00:00:00.123456Z"} {
 			if a := w.want(200, "all", "GET", "/Patient/v1/_history?"+query, ""); len(a.ids()) != 2 {
 				t.Errorf("%s: %s", query, a.body)
 			}
@@ -92,7 +102,8 @@ func TestHistoryCount(t *testing.T) {
 func TestEmptyParametersOfOperations(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.want(200, "all", "GET", "/Observation/$lastn?patient=p1&category=vital-signs&max=&code=&unknown=", "")
-		w.want(200, "all", "POST", "/Patient/_search?_count=&family=", "gender=&_id=p1", "Content-Type", "application/x-www-form-urlencoded")
+		w.want(200, "all", "POST", "/Patient/_search?_count=&family=", "gender=&_id=p1", "Content-Type",
+			"application/x-www-form-urlencoded")
 	})
 }
 
@@ -101,7 +112,8 @@ func TestEmptyParametersOfOperations(t *testing.T) {
 func TestUnknownParameters(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.put("Patient/v1", whole, 201)
-		for _, query := range []string{"patinet=v1", "_has:Observation:patient:code=1", "organization.name=x", "_revinclude=Observation:subject"} {
+		for _, query := range []string{"patinet=v1", "_has:Observation:patient:code=1", "organization.name=x",
+			"_revinclude=Observation:subject"} {
 			name, _, _ := strings.Cut(query, "=")
 			name, _, _ = strings.Cut(name, ":")
 			name, _, _ = strings.Cut(name, ".")
@@ -117,14 +129,16 @@ func TestUnknownParameters(t *testing.T) {
 				t.Fatalf("%s: %s", query, a.body)
 			}
 			last := fmt.Sprint(entries[1])
-			if !strings.Contains(last, "mode:outcome") || !strings.Contains(last, "severity:warning") || !strings.Contains(last, name) {
+			if !strings.Contains(last, "mode:outcome") || !strings.Contains(last, "severity:warning") ||
+				!strings.Contains(last, name) {
 				t.Errorf("%s: %s", query, last)
 			}
 			if self := a.link("self"); strings.Contains(self, name) {
 				t.Errorf("%s: self link %s", query, self)
 			}
 		}
-		if a := w.want(400, "all", "GET", "/Patient?"+url.QueryEscape("Ada Canary")+"=1", ""); bytes.Contains(a.body, []byte("Canary")) {
+		if a := w.want(400, "all", "GET", "/Patient?"+url.QueryEscape("Ada Canary")+"=1",
+			""); bytes.Contains(a.body, []byte("Canary")) {
 			t.Errorf("what is no name is repeated: %s", a.body)
 		}
 	})
@@ -134,20 +148,24 @@ func TestUnknownParameters(t *testing.T) {
 func TestByteOrderMark(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
 		w.put("Patient/v1", "\ufeff"+whole, 201)
-		a := w.want(200, "all", "POST", "/", "\ufeff"+`{"resourceType":"Bundle","type":"batch","entry":[{"request":{"method":"GET","url":"Patient/v1"}}]}`)
+		a := w.want(200, "all", "POST", "/",
+			"\ufeff"+`{"resourceType":"Bundle","type":"batch","entry":[{"request":{"method":"GET","url":"Patient/v1"}}]}`)
 		if !bytes.Contains(a.body, []byte("200 OK")) {
 			t.Errorf("batch: %s", a.body)
 		}
-		w.want(200, "all", "POST", "/Observation/$lastn", "\ufeff"+`{"resourceType":"Parameters","parameter":[{"name":"patient","valueString":"Patient/v1"},{"name":"category","valueString":"vital-signs"}]}`)
+		w.want(200, "all", "POST", "/Observation/$lastn",
+			"\ufeff"+`{"resourceType":"Parameters","parameter":[{"name":"patient","valueString":"Patient/v1"},{"name":"category","valueString":"vital-signs"}]}`)
 	})
 }
 
 // TestIssuesOfABody holds that all issues come at once, with their places.
 func TestIssuesOfABody(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, w *world) {
-		a := w.want(400, "all", "POST", "/Patient", "{\n \"resourceType\": \"Patient\",\n \"gender\": \"robot\",\n \"telecom\": [{\"value\": \"1\"}]\n}")
+		a := w.want(400, "all", "POST", "/Patient",
+			"{\n \"resourceType\": \"Patient\",\n \"gender\": \"robot\",\n \"telecom\": [{\"value\": \"1\"}]\n}")
 		issues, _ := a.json["issue"].([]any)
-		if len(issues) != 2 || !strings.Contains(fmt.Sprint(issues), "line 3, column 2") || !strings.Contains(fmt.Sprint(issues), "line 4, column 14") {
+		if len(issues) != 2 || !strings.Contains(fmt.Sprint(issues), "line 3, column 2") ||
+			!strings.Contains(fmt.Sprint(issues), "line 4, column 14") {
 			t.Errorf("%s", a.body)
 		}
 	})

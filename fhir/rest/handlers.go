@@ -72,7 +72,8 @@ func (s *Server) searchForm(c *gin.Context) {
 	ref := fhir.Ref{Type: c.Param("type")}
 	if c.Request.ContentLength != 0 {
 		if c.ContentType() != "application/x-www-form-urlencoded" {
-			s.fail(c, "search-type", ref, fhir.Errorf(fhir.Unsupported, op, "a search by POST takes application/x-www-form-urlencoded"))
+			s.fail(c, "search-type", ref,
+				fhir.Errorf(fhir.Unsupported, op, "a search by POST takes application/x-www-form-urlencoded"))
 			return
 		}
 		form, err := s.readAll(c, op)
@@ -230,7 +231,8 @@ func (s *Server) written(c *gin.Context, w interaction.Written, err error) {
 		return
 	}
 	s.versionHeaders(c, &w.Resource)
-	c.Header("Location", s.Service.Base+"/"+w.Resource.Ref().String()+"/_history/"+strconv.FormatUint(w.Resource.Version, 10))
+	c.Header("Location", s.Service.Base+"/"+w.Resource.Ref().String()+"/_history/"+
+		strconv.FormatUint(w.Resource.Version, 10))
 	status := http.StatusOK
 	if w.Created {
 		status = http.StatusCreated

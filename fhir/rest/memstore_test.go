@@ -98,16 +98,18 @@ func (m *modelStore) Commit(_ context.Context, b *store.Batch) (store.Result, er
 			v.SetLastUpdated(now)
 			r.values = v
 			r.res.JSON = fhir.Stamp(w.Resource.JSON, ref.Type, ref.ID, r.res.Version, now)
-			r.facts = &access.Facts{Type: ref.Type, ID: ref.ID, Patient: v.Patient, Vendor: w.Vendor, Author: w.Author, Categories: v.Categories, Tokens: func(p string) []access.Token {
-				var out []access.Token
-				for _, x := range v.ByParam[p] {
-					out = append(out, access.Token{System: x.System, Code: x.Code})
-				}
-				return out
-			}}
+			r.facts = &access.Facts{Type: ref.Type, ID: ref.ID, Patient: v.Patient, Vendor: w.Vendor,
+				Author: w.Author, Categories: v.Categories, Tokens: func(p string) []access.Token {
+					var out []access.Token
+					for _, x := range v.ByParam[p] {
+						out = append(out, access.Token{System: x.System, Code: x.Code})
+					}
+					return out
+				}}
 		}
 		m.rows[ref] = append(m.rows[ref], r)
-		res.Outcomes = append(res.Outcomes, store.Outcome{Ref: ref, Version: r.res.Version, LastUpdated: now, Deleted: r.res.Deleted, JSON: r.res.JSON})
+		res.Outcomes = append(res.Outcomes,
+			store.Outcome{Ref: ref, Version: r.res.Version, LastUpdated: now, Deleted: r.res.Deleted, JSON: r.res.JSON})
 	}
 	return res, nil
 }
@@ -139,7 +141,8 @@ func (m *modelStore) ReadVersion(_ context.Context, ref fhir.Ref, v uint64) (fhi
 	return fhir.Resource{}, nil, fhir.Errorf(fhir.NotFound, "model", "no such version")
 }
 
-func (m *modelStore) History(_ context.Context, ref fhir.Ref, t store.Seq, before uint64, fn func(fhir.Resource, *access.Facts) bool) error {
+func (m *modelStore) History(_ context.Context, ref fhir.Ref, t store.Seq, before uint64,
+	fn func(fhir.Resource, *access.Facts) bool) error {
 	m.mu.Lock()
 	rows := slices.Clone(m.rows[ref])
 	m.mu.Unlock()
@@ -169,7 +172,8 @@ func (m *modelStore) matches(f store.Find) []*row {
 	defer m.mu.Unlock()
 	var rows []*row
 	for _, ref := range m.refs {
-		if r := m.at(ref, f.At); ref.Type == f.Query.Type && r != nil && !r.res.Deleted && search.Match(f.Query, r.values) && f.Filter.Allow(r.facts) {
+		if r := m.at(ref, f.At); ref.Type == f.Query.Type && r != nil && !r.res.Deleted &&
+			search.Match(f.Query, r.values) && f.Filter.Allow(r.facts) {
 			rows = append(rows, r)
 		}
 	}
@@ -225,7 +229,8 @@ func (m *modelStore) Scan(_ context.Context, s store.ScanRange, fn func(*store.F
 	m.mu.Lock()
 	var rows []*row
 	for _, ref := range m.refs {
-		if r := m.at(ref, s.At); slices.Contains(s.Types, ref.Type) && r != nil && !r.res.Deleted && (s.Patient == "" || r.facts.Patient == s.Patient) && s.Filter.Allow(r.facts) {
+		if r := m.at(ref, s.At); slices.Contains(s.Types, ref.Type) && r != nil && !r.res.Deleted &&
+			(s.Patient == "" || r.facts.Patient == s.Patient) && s.Filter.Allow(r.facts) {
 			rows = append(rows, r)
 		}
 	}

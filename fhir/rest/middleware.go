@@ -45,7 +45,8 @@ func harmless(id string) bool {
 		return false
 	}
 	return strings.IndexFunc(id, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-._:", r))
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
+			strings.ContainsRune("-._:", r))
 	}) < 0
 }
 
@@ -57,14 +58,16 @@ func (s *Server) recover(c *gin.Context) {
 		if v == nil {
 			return
 		}
-		s.Logger.ErrorContext(c.Request.Context(), "panic", "requestId", RequestID(c), "value", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
+		s.Logger.ErrorContext(c.Request.Context(), "panic", "requestId", RequestID(c), "value",
+			fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
 		if !c.Writer.Written() {
 			Fail(c, &fhir.Error{Kind: fhir.Internal, Op: "rest.recover"})
 			return
 		}
 		c.Abort()
 		if err := cut(c); err != nil {
-			s.Logger.ErrorContext(c.Request.Context(), "an answer could not be broken off", "requestId", RequestID(c), "err", err)
+			s.Logger.ErrorContext(c.Request.Context(), "an answer could not be broken off", "requestId",
+				RequestID(c), "err", err)
 		}
 	}()
 	c.Next()
@@ -112,7 +115,8 @@ func (s *Server) headers(c *gin.Context) {
 	maps.Copy(h, onFHIR)
 	if c.Request.Method == http.MethodOptions {
 		h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
-		h.Set("Access-Control-Allow-Headers", "Accept, Authorization, Content-Type, DPoP, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, If-Unmodified-Since, Prefer, X-Request-Id")
+		h.Set("Access-Control-Allow-Headers",
+			"Accept, Authorization, Content-Type, DPoP, If-Match, If-Modified-Since, If-None-Exist, If-None-Match, If-Unmodified-Since, Prefer, X-Request-Id")
 		h.Set("Access-Control-Max-Age", "3600")
 		c.AbortWithStatus(http.StatusNoContent)
 		return

@@ -42,7 +42,8 @@ func newMeters() (m meters, err error) {
 		httpconv.ServerRequestDuration{Float64Histogram: noop.Float64Histogram{}},
 		httpconv.ServerActiveRequests{Int64UpDownCounter: noop.Int64UpDownCounter{}},
 	}
-	if m.duration, err = httpconv.NewServerRequestDuration(meter, metric.WithExplicitBucketBoundaries(durationBuckets...)); err != nil {
+	if m.duration, err = httpconv.NewServerRequestDuration(meter,
+		metric.WithExplicitBucketBoundaries(durationBuckets...)); err != nil {
 		return none, fmt.Errorf("%s: %w", httpconv.ServerRequestDuration{}.Name(), err)
 	}
 	if m.active, err = httpconv.NewServerActiveRequests(meter); err != nil {
@@ -61,7 +62,8 @@ func (s *Server) observe() gin.HandlerFunc {
 	cache := &labelCache{m: map[labels]*labelled{}, active: map[labels]*labelled{}}
 	return func(c *gin.Context) {
 		start := s.Clock()
-		l := labels{method: method(c.Request), route: c.FullPath(), scheme: scheme(c.Request), version: protocolVersion(c.Request)}
+		l := labels{method: method(c.Request), route: c.FullPath(), scheme: scheme(c.Request),
+			version: protocolVersion(c.Request)}
 		ctx, span := tracer.Start(c.Request.Context(), spanName(l))
 		defer span.End()
 		if span.IsRecording() { // copies the request only when the span needs it
@@ -94,7 +96,8 @@ func (s *Server) observe() gin.HandlerFunc {
 		}
 		s.Logger.LogAttrs(ctx, slog.LevelInfo, "request", slog.String("method", l.method), slog.String("route", route),
 			slog.String("type", l.typ), slog.Int("status", l.status), slog.Float64("seconds", took.Seconds()),
-			slog.Int("bytes", max(c.Writer.Size(), 0)), slog.String("client", client), slog.String("requestId", RequestID(c)))
+			slog.Int("bytes", max(c.Writer.Size(), 0)), slog.String("client", client),
+			slog.String("requestId", RequestID(c)))
 	}
 }
 
@@ -164,7 +167,8 @@ func (k *labelCache) get(m map[labels]*labelled, l labels) *labelled {
 // define, so that a caller cannot choose what stands in logs and labels.
 func method(r *http.Request) string {
 	switch r.Method {
-	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+		http.MethodOptions:
 		return r.Method
 	}
 	return "_OTHER"

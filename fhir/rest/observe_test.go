@@ -23,7 +23,8 @@ func TestRequestMetrics(t *testing.T) {
 	before := otel.GetMeterProvider()
 	otel.SetMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)))
 	t.Cleanup(func() { otel.SetMeterProvider(before) })
-	s := &Server{Metadata: func() []byte { return []byte(`{}`) }, Logger: slog.New(slog.DiscardHandler), Clock: time.Now, Rand: rand.Reader}
+	s := &Server{Metadata: func() []byte { return []byte(`{}`) }, Logger: slog.New(slog.DiscardHandler),
+		Clock: time.Now, Rand: rand.Reader}
 	h := s.Handler()
 	for _, r := range []*http.Request{
 		httptest.NewRequest("GET", "/fhir/metadata", nil),

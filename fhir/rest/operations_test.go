@@ -27,7 +27,8 @@ func coded(id, patient, codes, at, value string) string {
 	if value == "" {
 		value = `,"dataAbsentReason":{"text":"not measured"}` // vs-2
 	}
-	return `{"resourceType":"Observation","id":"` + id + `","status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],"code":{` +
+	return `{"resourceType":"Observation","id":"` + id +
+		`","status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],"code":{` +
 		code + `},"subject":{"reference":"Patient/` + patient + `"}` + at + value + `}`
 }
 
@@ -70,7 +71,8 @@ func TestLastN(t *testing.T) {
 		} {
 			a := get("all", q)
 			got := a.inOrder()
-			if !slices.Equal(sortedTies(got), sortedTies(want)) || a.json["type"] != "searchset" || a.json["total"] != float64(len(strings.Fields(want))) {
+			if !slices.Equal(sortedTies(got), sortedTies(want)) || a.json["type"] != "searchset" ||
+				a.json["total"] != float64(len(strings.Fields(want))) {
 				t.Errorf("%s: %q, want %q", q, got, want)
 			}
 		}
@@ -87,7 +89,8 @@ func TestLastN(t *testing.T) {
 		if got := w.want(200, "all", "POST", "/Observation/$lastn", body).inOrder(); got != "b1 bc" {
 			t.Errorf("POST: %q", got)
 		}
-		for _, q := range []string{"patient=p1", "code=a", "patient=p1,p2&code=a", all + "&max=0", all + "&max=x", all + "&max=1&max=2", all + "&_sort=date", all + "&nothing=1"} {
+		for _, q := range []string{"patient=p1", "code=a", "patient=p1,p2&code=a", all + "&max=0", all + "&max=x",
+			all + "&max=1&max=2", all + "&_sort=date", all + "&nothing=1"} {
 			w.want(400, "all", "GET", "/Observation/$lastn?"+q, "")
 		}
 		w.want(400, "all", "POST", "/Observation/$lastn", `{"resourceType":"Patient"}`)
@@ -112,7 +115,8 @@ func sortedTies(s string) []string {
 }
 
 func quantity(v string) string {
-	return `,"valueQuantity":{"value":` + v + `,"unit":"beats/minute","system":"http://unitsofmeasure.org","code":"/min"}`
+	return `,"valueQuantity":{"value":` + v +
+		`,"unit":"beats/minute","system":"http://unitsofmeasure.org","code":"/min"}`
 }
 
 // statsOf reads the statistics Observations, each held to R4.
@@ -172,7 +176,8 @@ func TestStats(t *testing.T) {
 			w.put("Observation/"+id, coded(id, "p1", "a", fmt.Sprintf("2026-01-01T10:%02d:00Z", i), quantity(v)), 201)
 		}
 		w.put("Observation/none", coded("none", "p1", "a", "2026-01-01T11:00:00Z", `,"valueString":"high"`), 201)
-		w.put("Observation/wrong", strings.Replace(coded("wrong", "p1", "a", "2026-01-01T11:00:00Z", quantity("500")), `"final"`, `"entered-in-error"`, 1), 201)
+		w.put("Observation/wrong", strings.Replace(coded("wrong", "p1", "a", "2026-01-01T11:00:00Z",
+			quantity("500")), `"final"`, `"entered-in-error"`, 1), 201)
 		w.put("Observation/later", coded("later", "p1", "a", "2026-05-01T12:00:00Z", quantity("700")), 201)
 		w.put("Observation/other", coded("other", "p2", "a", "2026-01-01T12:00:00Z", quantity("800")), 201)
 		const q = "subject=Patient/p1&code=a&system=urn:test&period=2026-01-01/2026-01-31"
@@ -181,15 +186,19 @@ func TestStats(t *testing.T) {
 		if len(got) != 1 || len(got[0]) != 20 {
 			t.Fatalf("%s", a.body)
 		}
-		for k, want := range map[string]float64{"average": 5, "maximum": 9, "minimum": 2, "count": 8, "total-count": 9, "sum": 40, "median": 4.5,
-			"variance": 32.0 / 7, "std-dev": math.Sqrt(32.0 / 7), "20-percent": 4, "80-percent": 6.2, "4-lower": 4, "4-upper": 5.5, "4-dev": .75,
+		for k, want := range map[string]float64{"average": 5, "maximum": 9, "minimum": 2, "count": 8,
+			"total-count": 9, "sum": 40, "median": 4.5,
+			"variance": 32.0 / 7, "std-dev": math.Sqrt(32.0 / 7), "20-percent": 4, "80-percent": 6.2, "4-lower": 4,
+			"4-upper": 5.5, "4-dev": .75,
 			"5-1": 4, "5-2": 4, "5-3": 5, "5-4": 6.2, "skew": .818487553, "kurtosis": .940625} {
 			if math.Abs(got[0][k]-want) > 1e-6 {
 				t.Errorf("%s: %v, want %v", k, got[0][k], want)
 			}
 		}
 		s := string(a.body)
-		for _, has := range []string{`"subject":{"reference":"Patient/p1"}`, `"effectivePeriod":{"start":"2026-01-01T00:00:00.000Z","end":"2026-02-01T00:00:00.000Z"}`, `"code":"/min"`, `"status":"final"`} {
+		for _, has := range []string{`"subject":{"reference":"Patient/p1"}`,
+			`"effectivePeriod":{"start":"2026-01-01T00:00:00.000Z","end":"2026-02-01T00:00:00.000Z"}`,
+			`"code":"/min"`, `"status":"final"`} {
 			if !strings.Contains(s, has) {
 				t.Errorf("without %s: %s", has, s)
 			}
@@ -200,25 +209,32 @@ func TestStats(t *testing.T) {
 			t.Errorf("sources: %s", a.body)
 		}
 		// Too few values: undefined, and said so.
-		got = w.statsOf(w.want(200, "all", "GET", "/Observation/$stats?subject=Patient/p2&code=a&statistic=average&statistic=std-dev,skew", ""))
+		got = w.statsOf(w.want(200, "all", "GET",
+			"/Observation/$stats?subject=Patient/p2&code=a&statistic=average&statistic=std-dev,skew", ""))
 		if len(got) != 1 || got[0]["average"] != 800 || !math.IsNaN(got[0]["std-dev"]) || !math.IsNaN(got[0]["skew"]) {
 			t.Errorf("one value: %v", got)
 		}
-		got = w.statsOf(w.want(200, "all", "GET", "/Observation/$stats?subject=Patient/p1&code=zzz&statistic=count,average", ""))
+		got = w.statsOf(w.want(200, "all", "GET",
+			"/Observation/$stats?subject=Patient/p1&code=zzz&statistic=count,average", ""))
 		if len(got) != 1 || got[0]["count"] != 0 || !math.IsNaN(got[0]["average"]) {
 			t.Errorf("none: %v", got)
 		}
 		w.statsPanel()
-		for _, bad := range []string{"code=a&statistic=count", "subject=Patient/p1&statistic=count", "subject=Patient/p1&code=a",
-			"subject=Group/g&code=a&statistic=count", q + "&statistic=mode", q + "&statistic=regression", q + "&statistic=count&duration=-1",
-			q + "&statistic=count&include=maybe", q + "&statistic=count&subject=Patient/p2", q + "&statistic=count&nothing=1", "subject=Patient/p1&code=a&statistic=count&period=x/y"} {
+		for _, bad := range []string{"code=a&statistic=count", "subject=Patient/p1&statistic=count",
+			"subject=Patient/p1&code=a",
+			"subject=Group/g&code=a&statistic=count", q + "&statistic=mode", q + "&statistic=regression",
+			q + "&statistic=count&duration=-1",
+			q + "&statistic=count&include=maybe", q + "&statistic=count&subject=Patient/p2",
+			q + "&statistic=count&nothing=1", "subject=Patient/p1&code=a&statistic=count&period=x/y"} {
 			w.want(400, "all", "GET", "/Observation/$stats?"+bad, "")
 		}
-		if b := w.want(400, "all", "GET", "/Observation/$stats?"+q+"&statistic=count,mode", "").body; !strings.Contains(string(b), "value 2 of the parameter statistic number 1") {
+		if b := w.want(400, "all", "GET", "/Observation/$stats?"+q+"&statistic=count,mode",
+			"").body; !strings.Contains(string(b), "value 2 of the parameter statistic number 1") {
 			t.Errorf("refusal: %s", b)
 		}
 		w.consents.set("p1", true)
-		if got = w.statsOf(w.want(200, "all", "GET", "/Observation/$stats?"+q+"&statistic=total-count", "")); got[0]["total-count"] != 0 {
+		if got = w.statsOf(w.want(200, "all", "GET", "/Observation/$stats?"+q+"&statistic=total-count",
+			"")); got[0]["total-count"] != 0 {
 			t.Errorf("after the withdrawal: %v", got)
 		}
 		if w.audited("search-type", "Patient/p2") == 0 {
@@ -232,9 +248,12 @@ func (w *world) statsPanel() {
 	w.t.Helper()
 	for i, v := range []string{"120", "130"} {
 		id := fmt.Sprint("bp", i)
-		w.put("Observation/"+id, coded(id, "p1", "panel", "2026-01-02T10:00:00Z", `,"component":[{"code":{"coding":[{"system":"urn:test","code":"sys"}]}`+quantity(v)+`},{"code":{"coding":[{"system":"urn:test","code":"dia"}]}`+quantity("80")+`}]`), 201)
+		w.put("Observation/"+id, coded(id, "p1", "panel", "2026-01-02T10:00:00Z",
+			`,"component":[{"code":{"coding":[{"system":"urn:test","code":"sys"}]}`+quantity(v)+
+				`},{"code":{"coding":[{"system":"urn:test","code":"dia"}]}`+quantity("80")+`}]`), 201)
 	}
-	got := w.statsOf(w.want(200, "all", "GET", "/Observation/$stats?subject=Patient/p1&code=panel&statistic=count,average", ""))
+	got := w.statsOf(w.want(200, "all", "GET",
+		"/Observation/$stats?subject=Patient/p1&code=panel&statistic=count,average", ""))
 	if len(got) != 2 || got[1]["average"] != 125 || got[0]["average"] != 80 || got[1]["count"] != 2 {
 		w.t.Errorf("panel: %v", got)
 	}

@@ -22,14 +22,17 @@ func TestPageLinks(t *testing.T) {
 				w.put("Observation/"+id, observation(id, "p1", "vital-signs", 80+i), 200)
 			}
 		}
-		for _, path := range []string{"/Observation?patient=p1&_count=3", "/Observation?_count=3&_sort=-_lastUpdated", "/Observation?_count=3&_sort=-date&patient=p1",
-			"/Observation?_count=3&_sort=-value-quantity,code", "/Observation?_count=3&code=8867-4&_total=accurate", "/Observation/o00/_history?_count=1"} {
+		for _, path := range []string{"/Observation?patient=p1&_count=3",
+			"/Observation?_count=3&_sort=-_lastUpdated", "/Observation?_count=3&_sort=-date&patient=p1",
+			"/Observation?_count=3&_sort=-value-quantity,code", "/Observation?_count=3&code=8867-4&_total=accurate",
+			"/Observation/o00/_history?_count=1"} {
 			link := w.want(200, "all", "GET", path, "").link("next")
 			if link == "" {
 				t.Fatalf("%s has no next page", path)
 			}
 			first := w.want(200, "all", "GET", link, "")
-			if again := w.want(200, "all", "GET", link, ""); len(first.ids()) == 0 || fmt.Sprint(first.ids()) != fmt.Sprint(again.ids()) {
+			if again := w.want(200, "all", "GET", link, ""); len(first.ids()) == 0 ||
+				fmt.Sprint(first.ids()) != fmt.Sprint(again.ids()) {
 				t.Errorf("%s: pages %v and %v by one link", path, first.ids(), again.ids())
 			}
 			if self := first.link("self"); self != link {
@@ -89,8 +92,10 @@ func (w *world) forged(path, link string) {
 func TestPageLinksOfPersons(t *testing.T) {
 	w := newWorld(t, drivers["pebble"](t))
 	w.persons = map[string]access.Principal{
-		"ada": {ClientID: "app", Subject: "ada", Authorization: "1", TokenID: "a"}, "ada renewed": {ClientID: "app", Subject: "ada", Authorization: "1", TokenID: "b"},
-		"ada again": {ClientID: "app", Subject: "ada", Authorization: "2", TokenID: "c"}, "bob": {ClientID: "app", Subject: "bob", Authorization: "3", TokenID: "d"}}
+		"ada":         {ClientID: "app", Subject: "ada", Authorization: "1", TokenID: "a"},
+		"ada renewed": {ClientID: "app", Subject: "ada", Authorization: "1", TokenID: "b"},
+		"ada again":   {ClientID: "app", Subject: "ada", Authorization: "2", TokenID: "c"},
+		"bob":         {ClientID: "app", Subject: "bob", Authorization: "3", TokenID: "d"}}
 	for i := range 4 {
 		id := fmt.Sprintf("o%02d", i)
 		w.put("Observation/"+id, observation(id, "p1", "vital-signs", 60+i), 201)
@@ -117,25 +122,32 @@ func TestPageLinksAndDeletion(t *testing.T) {
 			}
 			w.put("Observation/"+id, body, 201)
 		}
-		paths := []string{"/Observation?_count=2&_include=Observation:device", "/Observation?_count=2&_sort=_lastUpdated&_include=Observation:device", "/Observation?_count=2&_sort=value-quantity&_include=Observation:device"}
+		paths := []string{"/Observation?_count=2&_include=Observation:device",
+			"/Observation?_count=2&_sort=_lastUpdated&_include=Observation:device",
+			"/Observation?_count=2&_sort=value-quantity&_include=Observation:device"}
 		for _, path := range paths {
 			link := w.want(200, "all", "GET", path, "").link("next")
 			before := w.want(200, "all", "GET", link, "").ids()
 			if len(before) < 2 || !strings.HasPrefix(before[len(before)-2], "Observation/") {
 				t.Fatalf("the second page: %v", before)
 			}
-			gone, changed := strings.TrimPrefix(before[len(before)-2], "Observation/"), strings.TrimPrefix(before[len(before)-1], "Observation/")
+			gone, changed := strings.TrimPrefix(before[len(before)-2], "Observation/"),
+				strings.TrimPrefix(before[len(before)-1], "Observation/")
 			if before[0] != "Device/d1" && path == paths[0] {
 				t.Fatalf("the second page: %v", before)
 			}
 			w.want(204, "all", "DELETE", "/Observation/"+gone, "")
 			w.want(200, "all", "PUT", "/Observation/"+changed, observation(changed, "p1", "vital-signs", 99))
 			after := w.want(200, "all", "GET", link, "")
-			if strings.Contains(string(after.body), "Observation/"+gone+`"`) || !strings.Contains(string(after.body), "Observation/"+changed+`"`) || strings.Contains(string(after.body), `"value":99`) {
+			if strings.Contains(string(after.body), "Observation/"+gone+`"`) ||
+				!strings.Contains(string(after.body), "Observation/"+changed+`"`) ||
+				strings.Contains(string(after.body), `"value":99`) {
 				t.Errorf("%s: after a deletion of %s: %v", path, gone, after.ids())
 			}
 			for _, id := range []string{gone, changed} {
-				w.do("all", "PUT", "/Observation/"+id, strings.Replace(observation(id, "p1", "vital-signs", 70), `"status"`, `"device":{"reference":"Device/d1"},"status"`, 1))
+				w.do("all", "PUT", "/Observation/"+id,
+					strings.Replace(observation(id, "p1", "vital-signs", 70), `"status"`,
+						`"device":{"reference":"Device/d1"},"status"`, 1))
 			}
 		}
 		path := "/Observation?_count=2&_include=Observation:device"
@@ -145,7 +157,8 @@ func TestPageLinksAndDeletion(t *testing.T) {
 			w.put("Observation/"+id, observation(id, "p1", "vital-signs", 60+i), 200)
 		}
 		w.want(204, "all", "DELETE", "/Device/d1", "")
-		if a := w.want(200, "all", "GET", link, ""); strings.Contains(string(a.body), `"fullUrl":"`+w.srv.URL+`/fhir/Device/d1"`) {
+		if a := w.want(200, "all", "GET", link, ""); strings.Contains(string(a.body),
+			`"fullUrl":"`+w.srv.URL+`/fhir/Device/d1"`) {
 			t.Errorf("a deleted resource is included: %s", a.body)
 		}
 		w.consents.set("p1", true)

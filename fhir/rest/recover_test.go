@@ -47,7 +47,8 @@ func TestPanic(t *testing.T) {
 				b, err := io.ReadAll(r.Body)
 				return r.StatusCode, string(b), err
 			}
-			if status, body, err := get("/before"); err != nil || status != http.StatusInternalServerError || !strings.Contains(body, "OperationOutcome") || strings.Contains(body, "canary") {
+			if status, body, err := get("/before"); err != nil || status != http.StatusInternalServerError ||
+				!strings.Contains(body, "OperationOutcome") || strings.Contains(body, "canary") {
 				t.Errorf("before the answer: %d %s %v", status, body, err)
 			}
 			if status, body, err := get("/amid"); err == nil {
@@ -58,7 +59,8 @@ func TestPanic(t *testing.T) {
 			}
 		})
 	}
-	if out := log.String(); strings.Contains(out, "canary") || strings.Contains(out, "could not be broken off") || !strings.Contains(out, "msg=panic") {
+	if out := log.String(); strings.Contains(out, "canary") || strings.Contains(out, "could not be broken off") ||
+		!strings.Contains(out, "msg=panic") {
 		t.Error(out)
 	}
 }

@@ -40,7 +40,8 @@ func (h Subscriptions) Mount(r gin.IRouter) {
 func (h Subscriptions) instance(next gin.HandlerFunc) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if c.Param("type") != "Subscription" {
-			refuse(c, h.Service, fhir.Ref{}, fhir.Errorf(fhir.NotFound, "rest.Subscriptions", "the operation is offered for Subscription"))
+			refuse(c, h.Service, fhir.Ref{},
+				fhir.Errorf(fhir.NotFound, "rest.Subscriptions", "the operation is offered for Subscription"))
 			return
 		}
 		next(c)
@@ -112,7 +113,8 @@ func onlyParams(params map[string][]string, names ...string) error {
 			ok = ok || n == name
 		}
 		if !ok {
-			return fhir.Errorf(fhir.Invalid, "rest.Subscriptions", "the operation has the parameters %s only", strings.Join(names, ", "))
+			return fhir.Errorf(fhir.Invalid, "rest.Subscriptions", "the operation has the parameters %s only",
+				strings.Join(names, ", "))
 		}
 	}
 	return nil
@@ -169,7 +171,8 @@ func (h Subscriptions) events(c *gin.Context) {
 	if v := params["content"]; len(v) > 0 {
 		content = v[0]
 	}
-	b, err := h.Engine.Events(collecting(c, c.Request.Context()), subscriptionCaller(c), c.Param("id"), since, until, subscription.Content(content))
+	b, err := h.Engine.Events(collecting(c, c.Request.Context()), subscriptionCaller(c), c.Param("id"), since,
+		until, subscription.Content(content))
 	if err != nil {
 		refuse(c, h.Service, fhir.Ref{}, err)
 		return

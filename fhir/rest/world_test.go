@@ -109,14 +109,17 @@ func serve(t *testing.T, st store.Store) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, store: st, log: &safeBuffer{}, errors: &safeBuffer{}, consents: &consents{denied: map[string]bool{}}}
+	w := &world{t: t, store: st, log: &safeBuffer{}, errors: &safeBuffer{},
+		consents: &consents{denied: map[string]bool{}}}
 	w.tokens = tokens{
 		"all":    grant(w.consents, access.Rule{Type: "*", May: cruds}),
 		"reader": grant(w.consents, access.Rule{Type: "Observation", May: access.Read | access.Search}),
-		"vitals": grant(w.consents, access.Rule{Type: "Observation", May: cruds, Params: []access.Param{{Name: "category", Any: []access.Token{{Code: "vital-signs"}}}}},
+		"vitals": grant(w.consents, access.Rule{Type: "Observation", May: cruds,
+			Params: []access.Param{{Name: "category", Any: []access.Token{{Code: "vital-signs"}}}}},
 			access.Rule{Type: "Patient", May: access.Read | access.Search}),
 	}
-	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: "https://pg.example"})
+	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader,
+		Observer: "https://pg.example"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +242,8 @@ func (a answer) link(rel string) string {
 func (w *world) audited(has ...string) int {
 	w.t.Helper()
 	n := 0
-	err := w.store.Scan(w.t.Context(), store.ScanRange{Types: []string{"AuditEvent"}, At: w.store.LastSeq(), Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
+	err := w.store.Scan(w.t.Context(), store.ScanRange{Types: []string{"AuditEvent"}, At: w.store.LastSeq(),
+		Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
 		for _, h := range has {
 			if !bytes.Contains(f.Resource.JSON, []byte(h)) {
 				return true

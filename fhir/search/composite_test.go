@@ -27,9 +27,11 @@ func TestComposite(t *testing.T) {
 		{pressure, "component-code-value-quantity", "8480-6$gt130", true},
 		{pressure, "component-code-value-quantity", "urn:own|sys$ge138", true},
 		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt130", false}, // the other component is
-		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt90|http://unitsofmeasure.org|mm[Hg]", true},
+		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt90|http://unitsofmeasure.org|mm[Hg]",
+			true},
 		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt90||mmHg", true},
-		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt90|http://unitsofmeasure.org|kPa", false},
+		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt90|http://unitsofmeasure.org|kPa",
+			false},
 		{pressure, "component-code-value-quantity", "http://loinc.org|8462-4$gt90|urn:own|mm[Hg]", false},
 		{pressure, "component-code-value-quantity", "|8480-6$gt130", false},
 		{pressure, "component-code-value-quantity", "http://loinc.org|8480-6$lt100,http://loinc.org|8462-4$gt90", true},
@@ -101,13 +103,17 @@ func TestCompositeShape(t *testing.T) {
 // a pair is nothing to sort by.
 func TestCompositeRefused(t *testing.T) {
 	for _, p := range [][2]string{
-		{"component-code-value-quantity", "8480-6"}, {"component-code-value-quantity", "8480-6$"}, {"component-code-value-quantity", "$140"},
-		{"component-code-value-quantity", "8480-6$high"}, {"component-code-value-quantity", "http://loinc.org|$140"}, {"component-code-value-quantity", "8480-6$140$150"},
-		{"component-code-value-quantity:exact", "8480-6$140"}, {"code-value-date", "8480-6$yesterday"}, {"_sort", "component-code-value-quantity"},
+		{"component-code-value-quantity", "8480-6"}, {"component-code-value-quantity", "8480-6$"},
+		{"component-code-value-quantity", "$140"},
+		{"component-code-value-quantity", "8480-6$high"},
+		{"component-code-value-quantity", "http://loinc.org|$140"}, {"component-code-value-quantity", "8480-6$140$150"},
+		{"component-code-value-quantity:exact", "8480-6$140"}, {"code-value-date", "8480-6$yesterday"},
+		{"_sort", "component-code-value-quantity"},
 	} {
 		_, err := Parse("Observation", [][2]string{p}, ParseOptions{})
 		var fe *fhir.Error
-		if !errors.As(err, &fe) || fe.Kind != fhir.Invalid || !strings.Contains(err.Error()+fe.Issues[0].Diagnostics, p[0][:5]) {
+		if !errors.As(err, &fe) || fe.Kind != fhir.Invalid ||
+			!strings.Contains(err.Error()+fe.Issues[0].Diagnostics, p[0][:5]) {
 			t.Errorf("%s=%s: %v", p[0], p[1], err)
 		}
 	}
@@ -117,7 +123,8 @@ func TestCompositeRefused(t *testing.T) {
 // offset makes it, and a whole day is found as it is written.
 func TestLocalDay(t *testing.T) {
 	at := func(effective string) []byte {
-		return []byte(strings.Replace(beat, `"effectiveDateTime":"2026-10-01"`, `"effectiveDateTime":"`+effective+`"`, 1))
+		return []byte(strings.Replace(beat, `"effectiveDateTime":"2026-10-01"`,
+			`"effectiveDateTime":"`+effective+`"`, 1))
 	}
 	for _, c := range []struct {
 		effective string
@@ -125,9 +132,12 @@ func TestLocalDay(t *testing.T) {
 		want      bool
 	}{
 		{"2026-10-01T00:30:00+02:00", [][2]string{{"date", "2026-10-01"}}, false}, // still the day before in UTC
-		{"2026-10-01T00:30:00+02:00", [][2]string{{"date", "ge2026-10-01T00:00:00+02:00"}, {"date", "lt2026-10-02T00:00:00+02:00"}}, true},
-		{"2026-10-01T23:30:00-05:00", [][2]string{{"date", "ge2026-10-01T00:00:00-05:00"}, {"date", "lt2026-10-02T00:00:00-05:00"}}, true},
-		{"2026-10-02T00:30:00+02:00", [][2]string{{"date", "ge2026-10-01T00:00:00+02:00"}, {"date", "lt2026-10-02T00:00:00+02:00"}}, false},
+		{"2026-10-01T00:30:00+02:00", [][2]string{{"date", "ge2026-10-01T00:00:00+02:00"},
+			{"date", "lt2026-10-02T00:00:00+02:00"}}, true},
+		{"2026-10-01T23:30:00-05:00", [][2]string{{"date", "ge2026-10-01T00:00:00-05:00"},
+			{"date", "lt2026-10-02T00:00:00-05:00"}}, true},
+		{"2026-10-02T00:30:00+02:00", [][2]string{{"date", "ge2026-10-01T00:00:00+02:00"},
+			{"date", "lt2026-10-02T00:00:00+02:00"}}, false},
 		{"2026-10-01", [][2]string{{"date", "2026-10-01"}}, true},
 	} {
 		q, err := Parse("Observation", c.pairs, ParseOptions{})

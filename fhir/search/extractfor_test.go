@@ -15,10 +15,14 @@ func TestExtractForDecidesLikeExtract(t *testing.T) {
 	}
 	yes, no := 0, 0
 	for _, raw := range []string{
-		"code=8867-4", "code=http://loinc.org|40443-4", "code=other|8867-4", "code:not=8867-4", "patient=p", "patient=q", "subject=Patient/p",
-		"date=2026-10-01", "date=lt2026-10-01", "date=ge2026-10-01T08:30:00Z", "value-quantity=gt60", "value-quantity=gt60|http://unitsofmeasure.org|/min",
-		"value-quantity=lt60", "status=final", "status=amended", "category=vital-signs", "category:missing=true", "combo-code=8480-6", "component-code=8867-4",
-		"device=Device/d", "device:missing=false", "_lastUpdated=gt2026-01-01", "_lastUpdated=lt2026-01-01", "_id=a", "_id=b", "encounter:missing=true",
+		"code=8867-4", "code=http://loinc.org|40443-4", "code=other|8867-4", "code:not=8867-4", "patient=p",
+		"patient=q", "subject=Patient/p",
+		"date=2026-10-01", "date=lt2026-10-01", "date=ge2026-10-01T08:30:00Z", "value-quantity=gt60",
+		"value-quantity=gt60|http://unitsofmeasure.org|/min",
+		"value-quantity=lt60", "status=final", "status=amended", "category=vital-signs", "category:missing=true",
+		"combo-code=8480-6", "component-code=8867-4",
+		"device=Device/d", "device:missing=false", "_lastUpdated=gt2026-01-01", "_lastUpdated=lt2026-01-01",
+		"_id=a", "_id=b", "encounter:missing=true",
 		"patient=p&code=8867-4&date=ge2026-09-01&status=final", "patient=p&code=8867-4&status=cancelled",
 	} {
 		pairs, err := search.Pairs(raw)

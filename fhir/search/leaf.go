@@ -164,12 +164,14 @@ func (w *work) reference(l *leaf, v *fastjson.Value) {
 		}
 	}
 	if id := v.Get("identifier"); id != nil && (l.path.Want == "" || string(v.GetStringBytes("type")) == l.path.Want) {
-		x := Value{HasSystem: true, System: w.text(id.GetStringBytes("system")), Code: w.text(id.GetStringBytes("value"))}
+		x := Value{HasSystem: true, System: w.text(id.GetStringBytes("system")),
+			Code: w.text(id.GetStringBytes("value"))}
 		if x.Code != "" {
 			w.add(l.slot, x)
 		}
 	}
-	if len(w.vals) == n && v.Type() == fastjson.TypeObject && (l.path.Want == "" || l.path.Want == w.containedType(ref)) {
+	if len(w.vals) == n && v.Type() == fastjson.TypeObject &&
+		(l.path.Want == "" || l.path.Want == w.containedType(ref)) {
 		w.add(l.slot, Value{Unvalued: true})
 	}
 }

@@ -148,9 +148,11 @@ func matchDate(want, have *Value) bool {
 	if want.fine() || have.fine() {
 		wantLo, wantHi := want.moments()
 		haveLo, haveHi := have.moments()
-		return matchInterval(want.Prefix, haveLo.compare(wantLo), haveHi.compare(wantHi), haveLo.compare(wantHi), haveHi.compare(wantLo))
+		return matchInterval(want.Prefix, haveLo.compare(wantLo), haveHi.compare(wantHi), haveLo.compare(wantHi),
+			haveHi.compare(wantLo))
 	}
-	return matchInterval(want.Prefix, cmp.Compare(have.Lo, want.Lo), cmp.Compare(have.Hi, want.Hi), cmp.Compare(have.Lo, want.Hi), cmp.Compare(have.Hi, want.Lo))
+	return matchInterval(want.Prefix, cmp.Compare(have.Lo, want.Lo), cmp.Compare(have.Hi, want.Hi),
+		cmp.Compare(have.Lo, want.Hi), cmp.Compare(have.Hi, want.Lo))
 }
 
 // matchInterval is told how the ends of the interval of the resource compare

@@ -269,7 +269,8 @@ func (ps *parser) include(mod, value string) error {
 	}
 	p, ok := Lookup(f[0], f[1])
 	if !ok || p.Kind != TypeReference || !p.Supported() {
-		return notSupported("_include names no reference parameter; %s has %s", ps.q.Type, strings.Join(codes(ps.q.Type, TypeReference), ", "))
+		return notSupported("_include names no reference parameter; %s has %s", ps.q.Type,
+			strings.Join(codes(ps.q.Type, TypeReference), ", "))
 	}
 	in := Include{Source: f[0], Param: f[1], Iterate: mod != ""}
 	if len(f) == 3 {
@@ -293,7 +294,8 @@ func (ps *parser) clause(name, value string) error {
 	}
 	p, ok := Lookup(ps.q.Type, code)
 	if !ok {
-		return notKnown("parameter %d, %s, is not a search parameter of %s; known are %s", ps.at, safeName(code), ps.q.Type, strings.Join(codes(ps.q.Type, 0), ", "))
+		return notKnown("parameter %d, %s, is not a search parameter of %s; known are %s", ps.at, safeName(code),
+			ps.q.Type, strings.Join(codes(ps.q.Type, 0), ", "))
 	}
 	if !p.Supported() {
 		return notSupported("search parameter %s of %s is not supported", code, ps.q.Type)
@@ -348,12 +350,14 @@ func modifier(p *Param, mod string) (Modifier, string, error) {
 	allowed := modifiers[p.Kind]
 	if p.Kind == TypeReference && isName(mod) && mod[0] >= 'A' && mod[0] <= 'Z' {
 		if len(p.Targets) > 0 && !slices.Contains(p.Targets, mod) {
-			return 0, "", notKnown("parameter %s may not refer to that type; its targets are %s", p.Code, strings.Join(p.Targets, ", "))
+			return 0, "", notKnown("parameter %s may not refer to that type; its targets are %s", p.Code,
+				strings.Join(p.Targets, ", "))
 		}
 		return ModType, mod, nil
 	}
 	if !slices.Contains(allowed, mod) || mod == "[type]" {
-		return 0, "", notKnown("modifier of parameter %s is not supported; known are :%s", p.Code, strings.Join(allowed, ", :"))
+		return 0, "", notKnown("modifier of parameter %s is not supported; known are :%s", p.Code,
+			strings.Join(allowed, ", :"))
 	}
 	return map[string]Modifier{"missing": ModMissing, "not": ModNot, "text": ModText, "identifier": ModIdentifier,
 		"exact": ModExact, "contains": ModContains}[mod], "", nil

@@ -104,7 +104,8 @@ func (ps *parser) token(p *Param, s string) ([]Value, error) {
 	return nil, bad(p.Code, "code, system|code, |code or system|")
 }
 
-var prefixes = map[string]Prefix{"eq": EQ, "ne": NE, "gt": GT, "lt": LT, "ge": GE, "le": LE, "sa": SA, "eb": EB, "ap": AP}
+var prefixes = map[string]Prefix{"eq": EQ, "ne": NE, "gt": GT, "lt": LT, "ge": GE, "le": LE, "sa": SA, "eb": EB,
+	"ap": AP}
 
 // cutPrefix takes a comparison from the front.
 func cutPrefix(s string) (Prefix, string) {

@@ -47,7 +47,8 @@ func TestDatesBeyondReach(t *testing.T) {
 	}
 	check := func(want, have moment, body string) {
 		for _, prefix := range []string{"eq", "ne", "gt", "lt", "ge", "le", "sa", "eb"} {
-			if got := finds(t, "Observation", "date="+prefix+want.text, `{"resourceType":"Observation","id":"o",`+body+`}`); got != matches(prefix, want, have) {
+			if got := finds(t, "Observation", "date="+prefix+want.text,
+				`{"resourceType":"Observation","id":"o",`+body+`}`); got != matches(prefix, want, have) {
 				t.Errorf("date=%s%s of %s: %v", prefix, want.text, body, got)
 			}
 		}
@@ -59,7 +60,8 @@ func TestDatesBeyondReach(t *testing.T) {
 				if end.lo.Before(have.lo) {
 					continue
 				}
-				check(want, moment{lo: have.lo, hi: end.hi}, fmt.Sprintf(`"effectivePeriod":{"start":%q,"end":%q}`, have.text, end.text))
+				check(want, moment{lo: have.lo, hi: end.hi},
+					fmt.Sprintf(`"effectivePeriod":{"start":%q,"end":%q}`, have.text, end.text))
 			}
 		}
 	}

@@ -49,7 +49,8 @@ func TestExtract(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.Patient != "p1" || v.Code != "http://loinc.org|8867-4" || !reflect.DeepEqual(v.Categories, []string{"vital-signs"}) {
+	if v.Patient != "p1" || v.Code != "http://loinc.org|8867-4" ||
+		!reflect.DeepEqual(v.Categories, []string{"vital-signs"}) {
 		t.Errorf("got %q %q %v", v.Patient, v.Code, v.Categories)
 	}
 	if v.Start != ms(t, "2026-03-01T07:00:00Z") || v.End != ms(t, "2026-03-01T07:01:01Z") {
@@ -65,7 +66,8 @@ func TestExtract(t *testing.T) {
 	if err != nil || open.End != math.MaxInt64 {
 		t.Errorf("open period: %+v %v", open, err)
 	}
-	timing, err := search.Extract("Observation", []byte(`{"effectiveTiming":{"event":["2026-03-02","2026-03-01T00:00:00Z"]}}`))
+	timing, err := search.Extract("Observation",
+		[]byte(`{"effectiveTiming":{"event":["2026-03-02","2026-03-01T00:00:00Z"]}}`))
 	if err != nil || timing.Start != ms(t, "2026-03-01T00:00:00Z") || timing.End != ms(t, "2026-03-03T00:00:00Z") {
 		t.Errorf("timing: %+v %v", timing, err)
 	}
@@ -78,31 +80,52 @@ func TestMatch(t *testing.T) {
 		want       bool
 	}{
 		{"Observation", "_id=o1", true}, {"Observation", "_id=o2,o1", true}, {"Observation", "_id=O1", false},
-		{"Observation", "patient=p1", true}, {"Observation", "patient=Patient/p1", true}, {"Observation", "patient=p2", false},
+		{"Observation", "patient=p1", true}, {"Observation", "patient=Patient/p1", true},
+		{"Observation", "patient=p2", false},
 		{"Observation", "patient=https://fhir.test/base/Patient/p1", true}, {"Observation", "subject:Patient=p1", true},
-		{"Observation", "subject=p1", true}, {"Observation", "subject:Device=p1", false}, {"Observation", "device=d1", true},
-		{"Observation", "performer=Practitioner/a", true}, {"Observation", "performer:identifier=urn:npi|7", true}, {"Observation", "performer:identifier=8", false},
-		{"Observation", "code=8867-4", true}, {"Observation", "code=http://loinc.org|8867-4", true}, {"Observation", "code=http://loinc.org|", true},
-		{"Observation", "code=|8867-4", false}, {"Observation", "code=urn:v|8867-4", false}, {"Observation", "code=x,hr", true},
-		{"Observation", "code:not=hr", false}, {"Observation", "code:not=x", true}, {"Observation", "code:text=HEART", true}, {"Observation", "code:text=puls", true}, {"Observation", "code:text=rate", false},
-		{"Observation", "method:missing=true", true}, {"Observation", "code:missing=true", false}, {"Observation", "method:not=x", true},
+		{"Observation", "subject=p1", true}, {"Observation", "subject:Device=p1", false},
+		{"Observation", "device=d1", true},
+		{"Observation", "performer=Practitioner/a", true}, {"Observation", "performer:identifier=urn:npi|7", true},
+		{"Observation", "performer:identifier=8", false},
+		{"Observation", "code=8867-4", true}, {"Observation", "code=http://loinc.org|8867-4", true},
+		{"Observation", "code=http://loinc.org|", true},
+		{"Observation", "code=|8867-4", false}, {"Observation", "code=urn:v|8867-4", false},
+		{"Observation", "code=x,hr", true},
+		{"Observation", "code:not=hr", false}, {"Observation", "code:not=x", true},
+		{"Observation", "code:text=HEART", true}, {"Observation", "code:text=puls", true},
+		{"Observation", "code:text=rate", false},
+		{"Observation", "method:missing=true", true}, {"Observation", "code:missing=true", false},
+		{"Observation", "method:not=x", true},
 		{"Observation", "component-code:missing=false", true}, {"Observation", "component-code=x", false},
-		{"Observation", "status=final&category=vital-signs", true}, {"Observation", "status=final&category=activity", false},
+		{"Observation", "status=final&category=vital-signs", true},
+		{"Observation", "status=final&category=activity", false},
 		{"Observation", "status=|final", true}, {"Observation", "_tag=urn:t|x", true},
 		{"Observation", "_profile=http://hl7.org/fhir/StructureDefinition/heartrate", true},
-		{"Observation", "date=2026-03-01", true}, {"Observation", "date=2026", true}, {"Observation", "date=ge2026-03-01T08:00:00%2B01:00", true},
-		{"Observation", "date=2026-03-01T07:00:30Z", false}, {"Observation", "date=gt2026-03-01T07:00:30Z", true}, {"Observation", "date=lt2026-03-01T07:00:30Z", true},
-		{"Observation", "date=sa2026-02-28", true}, {"Observation", "date=eb2026-03-02", true}, {"Observation", "date=ne2026-03-01", false}, {"Observation", "date=ap2026-03-01T07:00:30Z", true},
+		{"Observation", "date=2026-03-01", true}, {"Observation", "date=2026", true},
+		{"Observation", "date=ge2026-03-01T08:00:00%2B01:00", true},
+		{"Observation", "date=2026-03-01T07:00:30Z", false}, {"Observation", "date=gt2026-03-01T07:00:30Z", true},
+		{"Observation", "date=lt2026-03-01T07:00:30Z", true},
+		{"Observation", "date=sa2026-02-28", true}, {"Observation", "date=eb2026-03-02", true},
+		{"Observation", "date=ne2026-03-01", false}, {"Observation", "date=ap2026-03-01T07:00:30Z", true},
 		{"Observation", "date=gt2026-03-01", false}, {"Observation", "date=ge2026-02&date=lt2026-04", true},
-		{"Observation", "value-quantity=62", true}, {"Observation", "value-quantity=62.4", false}, {"Observation", "value-quantity=62||beats/minute", true},
-		{"Observation", "value-quantity=gt61.9|http://unitsofmeasure.org|/min", true}, {"Observation", "value-quantity=62|urn:x|/min", false}, {"Observation", "value-quantity=ap60", true},
-		{"Observation", "value-quantity=ne62", false}, {"Observation", "value-quantity=le62.0", true}, {"Observation", "value-quantity=6.2e1", true},
+		{"Observation", "value-quantity=62", true}, {"Observation", "value-quantity=62.4", false},
+		{"Observation", "value-quantity=62||beats/minute", true},
+		{"Observation", "value-quantity=gt61.9|http://unitsofmeasure.org|/min", true},
+		{"Observation", "value-quantity=62|urn:x|/min", false}, {"Observation", "value-quantity=ap60", true},
+		{"Observation", "value-quantity=ne62", false}, {"Observation", "value-quantity=le62.0", true},
+		{"Observation", "value-quantity=6.2e1", true},
 		{"Observation", "combo-value-quantity=5||mg", true}, {"Observation", "identifier=urn:ids|abc", true},
-		{"Patient", "name=muller", true}, {"Patient", "name=MÜLLER-ang", true}, {"Patient", "name=ngstr", false}, {"Patient", "name:contains=angstrom", true},
-		{"Patient", "family:exact=Müller-Ångström", true}, {"Patient", "family:exact=müller-Ångström", false}, {"Patient", "given=zoe", true}, {"Patient", "given=anne+marie", true},
-		{"Patient", "phone=%2B1+555", true}, {"Patient", "email=%2B1+555", false}, {"Patient", "telecom=z@x.test", true},
-		{"Patient", "address=zurich", true}, {"Patient", "address-city=ZURICH", true}, {"Patient", "gender=female,male", true}, {"Patient", "active=true", true},
-		{"Patient", "birthdate=1980", true}, {"Patient", "birthdate=1980-02-03", false}, {"Patient", "birthdate=ge1980-02-03", true}, {"Patient", "deceased=true", true}, {"Patient", "death-date=2020-05-05", true},
+		{"Patient", "name=muller", true}, {"Patient", "name=MÜLLER-ang", true}, {"Patient", "name=ngstr", false},
+		{"Patient", "name:contains=angstrom", true},
+		{"Patient", "family:exact=Müller-Ångström", true}, {"Patient", "family:exact=müller-Ångström", false},
+		{"Patient", "given=zoe", true}, {"Patient", "given=anne+marie", true},
+		{"Patient", "phone=%2B1+555", true}, {"Patient", "email=%2B1+555", false},
+		{"Patient", "telecom=z@x.test", true},
+		{"Patient", "address=zurich", true}, {"Patient", "address-city=ZURICH", true},
+		{"Patient", "gender=female,male", true}, {"Patient", "active=true", true},
+		{"Patient", "birthdate=1980", true}, {"Patient", "birthdate=1980-02-03", false},
+		{"Patient", "birthdate=ge1980-02-03", true}, {"Patient", "deceased=true", true},
+		{"Patient", "death-date=2020-05-05", true},
 	} {
 		sample := map[string]string{"Observation": observation, "Patient": patient}[c.typ]
 		v, err := search.Extractor{Base: "https://fhir.test/base"}.Extract(c.typ, []byte(sample))
@@ -133,7 +156,8 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if q.Patient != "p1" || q.Count != 1000 || q.Page != "abc" || q.After != "" || q.Total != search.TotalAccurate || len(q.Clauses) != 3 ||
+	if q.Patient != "p1" || q.Count != 1000 || q.Page != "abc" || q.After != "" ||
+		q.Total != search.TotalAccurate || len(q.Clauses) != 3 ||
 		!reflect.DeepEqual(q.Sort, []search.SortKey{{Param: "date", Desc: true}, {Param: "code"}}) ||
 		!reflect.DeepEqual(q.Includes, []search.Include{{Source: "Observation", Param: "subject"}}) {
 		t.Errorf("got %+v", q)
@@ -142,13 +166,15 @@ func TestParse(t *testing.T) {
 	if got := search.SelfQuery(q); got != want {
 		t.Errorf("self link\n got %s\nwant %s", got, want)
 	}
-	for query, patient := range map[string]string{"subject=Patient/x": "x", "patient=a,b": "", "subject=x": "", "patient:missing=false": "", "subject:Patient=x": "x", "code=a": ""} {
+	for query, patient := range map[string]string{"subject=Patient/x": "x", "patient=a,b": "", "subject=x": "",
+		"patient:missing=false": "", "subject:Patient=x": "x", "code=a": ""} {
 		if q, err := parse("Observation", query, search.ParseOptions{}); err != nil || q.Patient != patient {
 			t.Errorf("%s: got %+v %v", query, q, err)
 		}
 	}
 	q, err = parse("Patient", `family=a\,b,c\\d`, search.ParseOptions{})
-	if err != nil || len(q.Clauses[0].Values) != 2 || q.Clauses[0].Values[0].Code != "a,b" || q.Clauses[0].Values[1].Code != `c\d` {
+	if err != nil || len(q.Clauses[0].Values) != 2 || q.Clauses[0].Values[0].Code != "a,b" ||
+		q.Clauses[0].Values[1].Code != `c\d` {
 		t.Errorf("escapes: %+v %v", q, err)
 	}
 }
@@ -158,17 +184,24 @@ func TestRefused(t *testing.T) {
 		{"code=canary\xff\xfe", "invalid", "the value of parameter code is not UTF-8"},
 		{"nonsense=canary", "invalid", "parameter 1, nonsense, is not a search parameter of Observation; known are _id, _lastUpdated"},
 		{"code:above=canary", "invalid", "known are :missing, :not, :text"},
-		{"patient.identifier=canary", "not-supported", "chained"}, {"subject:Patient.name=canary", "not-supported", "chained"},
-		{"_has:Observation:patient:code=canary", "not-supported", "_has"}, {"_revinclude=Provenance:target", "not-supported", "_revinclude"},
+		{"patient.identifier=canary", "not-supported", "chained"},
+		{"subject:Patient.name=canary", "not-supported", "chained"},
+		{"_has:Observation:patient:code=canary", "not-supported", "_has"},
+		{"_revinclude=Provenance:target", "not-supported", "_revinclude"},
 		{"amino-acid-change=canary", "not-supported", "amino-acid-change"}, {"_text=canary", "not-supported", "_text"},
-		{"date=canary", "invalid", "value of date"}, {"date=2026-02-30", "invalid", "value of date"}, {"value-quantity=canary", "invalid", "value of value-quantity"},
+		{"date=canary", "invalid", "value of date"}, {"date=2026-02-30", "invalid", "value of date"},
+		{"value-quantity=canary", "invalid", "value of value-quantity"},
 		{"_count=canary", "invalid", "_count"}, {"_count=1&_count=2", "invalid", "once"},
-		{"_sort=canary!", "invalid", "_sort"}, {"_summary=canary", "invalid", "_summary"}, {"code=a|b|c", "invalid", "value of code"}, {"patient=a b", "invalid", "value of patient"},
-		{"_include=Observation:canary", "not-supported", "_include"}, {"canary canary=1", "invalid", "(not the form of a name)"}, {"method:missing=canary", "invalid", "true or false"},
+		{"_sort=canary!", "invalid", "_sort"}, {"_summary=canary", "invalid", "_summary"},
+		{"code=a|b|c", "invalid", "value of code"}, {"patient=a b", "invalid", "value of patient"},
+		{"_include=Observation:canary", "not-supported", "_include"},
+		{"canary canary=1", "invalid", "(not the form of a name)"},
+		{"method:missing=canary", "invalid", "true or false"},
 	} {
 		_, err := parse("Observation", strings.ReplaceAll(c.query, " ", "+"), search.ParseOptions{})
 		var e *fhir.Error
-		if !errors.As(err, &e) || e.Kind != fhir.Invalid || e.Issues[0].Code != c.code || !strings.Contains(e.Issues[0].Diagnostics, c.text) || strings.Contains(e.Error(), "canary canary") {
+		if !errors.As(err, &e) || e.Kind != fhir.Invalid || e.Issues[0].Code != c.code ||
+			!strings.Contains(e.Issues[0].Diagnostics, c.text) || strings.Contains(e.Error(), "canary canary") {
 			t.Errorf("%s: got %v", c.query, err)
 		}
 	}
@@ -203,7 +236,8 @@ func TestDatePrefixes(t *testing.T) {
 			allAbove = allAbove && m >= wh
 			allBelow = allBelow && m < wl
 		}
-		want := map[search.Prefix]bool{search.EQ: contains, search.NE: !contains, search.GT: above, search.LT: below, search.GE: above || contains,
+		want := map[search.Prefix]bool{search.EQ: contains, search.NE: !contains, search.GT: above,
+			search.LT: below, search.GE: above || contains,
 			search.LE: below || contains, search.SA: allAbove, search.EB: allBelow, search.AP: overlap}[pre]
 		c := &search.Clause{Param: p, Values: []search.Value{{Lo: wl, Hi: wh, Prefix: pre}}}
 		v := &search.Values{ByParam: map[string][]search.Value{"date": {{Lo: hl, Hi: hh}}}}
@@ -216,8 +250,10 @@ func TestDatePrefixes(t *testing.T) {
 // TestDateInterval compares with the time package on what both can read.
 func TestDateInterval(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		at := time.UnixMilli(rapid.Int64Range(-2e12, 4e12).Draw(t, "ms")).In(time.FixedZone("", rapid.IntRange(-56, 56).Draw(t, "quarters")*900))
-		for layout, width := range map[string]int64{"2006-01-02T15:04:05.000Z07:00": 1, "2006-01-02T15:04:05Z07:00": 1000, "2006-01-02T15:04Z07:00": 60000} {
+		at := time.UnixMilli(rapid.Int64Range(-2e12, 4e12).Draw(t, "ms")).In(time.FixedZone("",
+			rapid.IntRange(-56, 56).Draw(t, "quarters")*900))
+		for layout, width := range map[string]int64{"2006-01-02T15:04:05.000Z07:00": 1,
+			"2006-01-02T15:04:05Z07:00": 1000, "2006-01-02T15:04Z07:00": 60000} {
 			s := at.Format(layout)
 			back, err := time.Parse(layout, s)
 			if err != nil {
@@ -253,7 +289,8 @@ func TestSort(t *testing.T) {
 		sort []search.SortKey
 		a, b *search.Values
 		want int
-	}{{asc, at(1), at(2), -1}, {desc, at(1), at(2), 1}, {asc, at(-5), at(-9), 1}, {asc, none, at(1), 1}, {desc, none, at(1), 1}, {asc, none, none, 0}} {
+	}{{asc, at(1), at(2), -1}, {desc, at(1), at(2), 1}, {asc, at(-5), at(-9), 1}, {asc, none, at(1), 1},
+		{desc, none, at(1), 1}, {asc, none, none, 0}} {
 		if got := search.CompareValues("Observation", c.sort, c.a, c.b); got != c.want {
 			t.Errorf("got %d, want %d", got, c.want)
 		}
@@ -261,18 +298,22 @@ func TestSort(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"patient=p1&date=ge2026-01-01T00:00:00%2B01:00", "value-quantity=5.4||mg", "code=a\\,b|c", "_sort=-date&_count=9", "subject:Patient=1", "_include=Observation:subject:Patient", "%zz=1", "date=ap2020"} {
+	for _, s := range []string{"patient=p1&date=ge2026-01-01T00:00:00%2B01:00", "value-quantity=5.4||mg",
+		"code=a\\,b|c", "_sort=-date&_count=9", "subject:Patient=1", "_include=Observation:subject:Patient",
+		"%zz=1", "date=ap2020"} {
 		f.Add("Observation", s)
 	}
 	f.Fuzz(func(t *testing.T, typ, raw string) {
-		q, err := parse(typ, raw, search.ParseOptions{Base: "http://x/fhir", Now: func() time.Time { return time.Unix(1e9, 0) }})
+		q, err := parse(typ, raw, search.ParseOptions{Base: "http://x/fhir",
+			Now: func() time.Time { return time.Unix(1e9, 0) }})
 		if err != nil {
 			if fhir.KindOf(err) == fhir.Internal {
 				t.Errorf("internal error: %v", err)
 			}
 			return
 		}
-		again, err := parse(typ, search.SelfQuery(q), search.ParseOptions{Base: "http://x/fhir", Now: func() time.Time { return time.Unix(1e9, 0) }})
+		again, err := parse(typ, search.SelfQuery(q),
+			search.ParseOptions{Base: "http://x/fhir", Now: func() time.Time { return time.Unix(1e9, 0) }})
 		if err != nil || !reflect.DeepEqual(again.Clauses, q.Clauses) {
 			t.Errorf("self link %q does not mean the same: %v", search.SelfQuery(q), err)
 		}

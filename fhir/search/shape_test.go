@@ -30,27 +30,38 @@ func shaped(t *rapid.T) string {
 	var out []string
 	for _, m := range [][]string{
 		{`"id":"<id>"`, `"id":"<id>"`, `"id":"<id>"`, `"id":["<id>","<id>"]`, `"id":"<id>","id":"<id>"`, `"id":7`},
-		{`"meta":{"versionId":"<id>","lastUpdated":"<date>"}`, `"meta":{"versionId":"1","lastUpdated":"<date>"}`, `"meta": { "lastUpdated":"<date>"}`},
+		{`"meta":{"versionId":"<id>","lastUpdated":"<date>"}`, `"meta":{"versionId":"1","lastUpdated":"<date>"}`,
+			`"meta": { "lastUpdated":"<date>"}`},
 		{`"identifier":[{"system":"urn:s","value":"<id>"}]`, `"identifier":[{"value":"<id>"},{"value":"<id>"}]`},
 		{`"status":"final"`, `"status":"final"`, `"status":"amended"`, `"status":null`, `"status":true`},
-		{`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]}`, `"code":{"coding":[{"system":"urn:v","code":"8867-4"}]}`, `"code":{"text":"<id>"}`},
-		{`"subject":{"reference":"Patient/p"}`, `"subject":{"reference":"Patient/<id>"}`, `"subject":{"identifier":{"value":"<id>"}}`},
-		{`"effectiveDateTime":"<date>"`, `"effectiveDateTime":"<date>"`, `"effectivePeriod":{"start":"<date>","end":"<date>"}`, `"effectivePeriod":{"start":"<date>"}`,
-			`"effectiveDateTime":"<date>","effectivePeriod":{"start":"<date>","end":"<date>"}`, `"effectiveTiming":{"event":["<date>"]}`, `"effectivePeriod":[{"start":"<date>","end":"<date>"}]`},
-		{`"valueQuantity":{"value":<number>,"code":"/min"}`, `"valueQuantity":{"value":<number>,"code":"/min"}`, `"valueQuantity":{"value":"<number>"}`, `"valueQuantity":[{"value":<number>},{"value":<number>}]`},
-		{`"component":[{"valueQuantity":{"value":<number>}}]`, `"component":[]`, `"component":[{"valueQuantity":{"value":1}}]`},
+		{`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]}`,
+			`"code":{"coding":[{"system":"urn:v","code":"8867-4"}]}`, `"code":{"text":"<id>"}`},
+		{`"subject":{"reference":"Patient/p"}`, `"subject":{"reference":"Patient/<id>"}`,
+			`"subject":{"identifier":{"value":"<id>"}}`},
+		{`"effectiveDateTime":"<date>"`, `"effectiveDateTime":"<date>"`,
+			`"effectivePeriod":{"start":"<date>","end":"<date>"}`, `"effectivePeriod":{"start":"<date>"}`,
+			`"effectiveDateTime":"<date>","effectivePeriod":{"start":"<date>","end":"<date>"}`,
+			`"effectiveTiming":{"event":["<date>"]}`, `"effectivePeriod":[{"start":"<date>","end":"<date>"}]`},
+		{`"valueQuantity":{"value":<number>,"code":"/min"}`, `"valueQuantity":{"value":<number>,"code":"/min"}`,
+			`"valueQuantity":{"value":"<number>"}`, `"valueQuantity":[{"value":<number>},{"value":<number>}]`},
+		{`"component":[{"valueQuantity":{"value":<number>}}]`, `"component":[]`,
+			`"component":[{"valueQuantity":{"value":1}}]`},
 	} {
 		if s := member(t, m[0][:5], m...); s != "" {
 			out = append(out, s)
 		}
 	}
-	return `{"resourceType":"Observation",` + strings.Join(out, ",") + `}` + rapid.SampledFrom([]string{"", "", "", " ", "x"}).Draw(t, "tail")
+	return `{"resourceType":"Observation",` + strings.Join(out, ",") + `}` +
+		rapid.SampledFrom([]string{"", "", "", " ", "x"}).Draw(t, "tail")
 }
 
 var shapeQueries = []string{
-	"code=8867-4", "code=http://loinc.org|8867-4", "code:not=8867-4", "code=|8867-4", "patient=p", "subject=Patient/p", "subject:identifier=a",
-	"date=2026-03-01", "date=ge2026-03-01T08:00:00Z", "date=lt2026-03-02", "date:missing=true", "date=ne2026-03-01", "value-quantity=62", "value-quantity=gt0||/min",
-	"value-quantity:missing=true", "combo-value-quantity=62", "component-value-quantity=lt100", "status=final", "status:not=final", "_id=a", "_id=b,ab", "_id:not=a",
+	"code=8867-4", "code=http://loinc.org|8867-4", "code:not=8867-4", "code=|8867-4", "patient=p",
+	"subject=Patient/p", "subject:identifier=a",
+	"date=2026-03-01", "date=ge2026-03-01T08:00:00Z", "date=lt2026-03-02", "date:missing=true", "date=ne2026-03-01",
+	"value-quantity=62", "value-quantity=gt0||/min",
+	"value-quantity:missing=true", "combo-value-quantity=62", "component-value-quantity=lt100", "status=final",
+	"status:not=final", "_id=a", "_id=b,ab", "_id:not=a",
 	"_lastUpdated=gt2026-03-01", "identifier=a", "identifier=urn:s|b", "identifier:missing=false",
 }
 
@@ -90,12 +101,16 @@ func TestMatcher(t *testing.T) {
 			d := docs[rapid.IntRange(0, len(docs)-1).Draw(t, "like")]
 			for _, old := range []string{"2026-03-01T08:00:00Z", `"a"`, "62", "2026-03-01"} {
 				if rapid.Bool().Draw(t, "other") {
-					d = strings.Replace(d, old, map[bool]string{true: `"b"`, false: rapid.SampledFrom([]string{"2027", "61", "-", "1e", `2026\u0030`}).Draw(t, "leaf")}[old == `"a"`], 1)
+					d = strings.Replace(d, old,
+						map[bool]string{true: `"b"`,
+							false: rapid.SampledFrom([]string{"2027", "61", "-", "1e", `2026\u0030`}).Draw(t,
+								"leaf")}[old == `"a"`], 1)
 				}
 			}
 			docs = append(docs, d)
 		}
-		raw := strings.Join(rapid.SliceOfNDistinct(rapid.SampledFrom(shapeQueries), 1, 3, rapid.ID).Draw(t, "query"), "&")
+		raw := strings.Join(rapid.SliceOfNDistinct(rapid.SampledFrom(shapeQueries), 1, 3, rapid.ID).Draw(t,
+			"query"), "&")
 		y, n := checkMatcher(t, raw, docs)
 		yes, no = yes+y, no+n
 	}
@@ -115,17 +130,22 @@ func TestShapes(t *testing.T) {
 	if s == nil || s.Only(search.HoleValue) < 0 {
 		t.Fatal("no shape")
 	}
-	b := strings.NewReplacer(`"a"`, `"bcd"`, "62", "58.5", "08:00:00.000", "09:00:00.123", `"1"`, `"27"`, `"2026-10-01"`, `"2026-10-02T08:00:00+02:00"`).Replace(a)
+	b := strings.NewReplacer(`"a"`, `"bcd"`, "62", "58.5", "08:00:00.000", "09:00:00.123", `"1"`, `"27"`,
+		`"2026-10-01"`, `"2026-10-02T08:00:00+02:00"`).Replace(a)
 	leaves, ok := s.Read([]byte(b), nil)
-	if !ok || string(leaves[s.Only(search.HoleValue)]) != "58.5" || string(leaves[s.Only(search.HoleEffective)]) != "2026-10-02T08:00:00+02:00" || string(leaves[s.Only(search.HoleID)]) != "bcd" {
+	if !ok || string(leaves[s.Only(search.HoleValue)]) != "58.5" ||
+		string(leaves[s.Only(search.HoleEffective)]) != "2026-10-02T08:00:00+02:00" ||
+		string(leaves[s.Only(search.HoleID)]) != "bcd" {
 		t.Fatalf("%v %q", ok, leaves)
 	}
-	for _, other := range []string{strings.Replace(a, "final", "amended", 1), strings.Replace(a, `"a"`, `"\u0061"`, 1), strings.Replace(a, "62", `"62"`, 1), a + " ", a[:len(a)-1], ""} {
+	for _, other := range []string{strings.Replace(a, "final", "amended", 1),
+		strings.Replace(a, `"a"`, `"\u0061"`, 1), strings.Replace(a, "62", `"62"`, 1), a + " ", a[:len(a)-1], ""} {
 		if _, ok := s.Read([]byte(other), nil); ok {
 			t.Errorf("%s is taken for the same shape", other)
 		}
 	}
-	for _, none := range []string{"", "{", `{"a":}`, `{"a":1]`, `{"a":"x}`, strings.Repeat("[", 100), `{"a":tru}`, `{"a" 1}`} {
+	for _, none := range []string{"", "{", `{"a":}`, `{"a":1]`, `{"a":"x}`, strings.Repeat("[", 100), `{"a":tru}`,
+		`{"a" 1}`} {
 		if search.TemplateOf([]byte(none)) != nil {
 			t.Errorf("%s has a shape", none)
 		}

@@ -80,7 +80,8 @@ func BenchmarkTable(b *testing.B) {
 				bytes, samples = bytes+len(buf), samples+size
 			}
 			n := float64(size)
-			fmt.Fprintf(out, "%s\t%d\t%.2f\t%.0f\t%.0f\t%.1f\t%.0f\t\n", s.name, size, float64(bytes)/float64(samples), n/encode, n/decode, decode, n/sum)
+			fmt.Fprintf(out, "%s\t%d\t%.2f\t%.0f\t%.0f\t%.1f\t%.0f\t\n", s.name, size,
+				float64(bytes)/float64(samples), n/encode, n/decode, decode, n/sum)
 		}
 	}
 	if err := out.Flush(); err != nil {

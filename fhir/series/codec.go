@@ -75,7 +75,8 @@ func check(c *Columns) string {
 	switch {
 	case n > MaxBlock:
 		return "too many samples for a block"
-	case len(c.Off) != n, len(c.End) != 0 && len(c.End) != n, len(c.EndOff) != len(c.End), len(c.Commits) != 0 && len(c.Commits) != n:
+	case len(c.Off) != n, len(c.End) != 0 && len(c.End) != n, len(c.EndOff) != len(c.End),
+		len(c.Commits) != 0 && len(c.Commits) != n:
 		return "columns of unequal length"
 	case len(c.Values) > MaxValues:
 		return "too many value columns"

@@ -17,7 +17,8 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-var edges = []int64{0, 1, -1, 9, 10, -10, 255, 256, math.MaxInt64, math.MinInt64, math.MinInt64 + 1, MinStart, MaxStart, 1e18, -1e18, 999999999999999999}
+var edges = []int64{0, 1, -1, 9, 10, -10, 255, 256, math.MaxInt64, math.MinInt64, math.MinInt64 + 1, MinStart,
+	MaxStart, 1e18, -1e18, 999999999999999999}
 
 // anyInt draws small, large and extreme numbers.
 func anyInt() *rapid.Generator[int64] {
@@ -75,7 +76,8 @@ func wild(t *rapid.T, limit int) *Columns {
 			case 21:
 				d = Decimal{rapid.Int64Range(-1000, 1000).Draw(t, "mant"), 3}
 			case 20:
-				d = Decimal{rapid.Int64Range(-1e6, 1e6).Draw(t, "mant"), uint8(rapid.IntRange(0, 6).Draw(t, "s"))}.trimmed()
+				d = Decimal{rapid.Int64Range(-1e6, 1e6).Draw(t, "mant"),
+					uint8(rapid.IntRange(0, 6).Draw(t, "s"))}.trimmed()
 			}
 			c.Values[v] = append(c.Values[v], d)
 		}
@@ -91,7 +93,8 @@ func equal(a, b *Columns) bool {
 	same := func(x, y any) bool {
 		return reflect.ValueOf(x).Len() == 0 && reflect.ValueOf(y).Len() == 0 || reflect.DeepEqual(x, y)
 	}
-	if !same(a.Start, b.Start) || !same(a.End, b.End) || !same(a.Off, b.Off) || !same(a.EndOff, b.EndOff) || !same(a.Commits, b.Commits) || len(a.Values) != len(b.Values) {
+	if !same(a.Start, b.Start) || !same(a.End, b.End) || !same(a.Off, b.Off) || !same(a.EndOff, b.EndOff) ||
+		!same(a.Commits, b.Commits) || len(a.Values) != len(b.Values) {
 		return false
 	}
 	for v := range a.Values {
@@ -173,11 +176,13 @@ func TestPlanes(t *testing.T) {
 func mixed() *Columns {
 	c := &Columns{}
 	for i := range 40 {
-		s := Sample{Start: monday + int64(i/3)*90e6, End: NoEnd, Off: 60, Commit: Commit{uint64(70 + i%4), 1767700000000 + int64(i%4)}}
+		s := Sample{Start: monday + int64(i/3)*90e6, End: NoEnd, Off: 60,
+			Commit: Commit{uint64(70 + i%4), 1767700000000 + int64(i%4)}}
 		if i%2 == 0 {
 			s.End, s.EndOff = s.Start+int64(i)*1500e3, 120
 		}
-		s.Values = [MaxValues]Decimal{{int64(100 + i*i%17), 1}, {int64(i) * 1e15, uint8(i % 5)}, Decimal{int64(i) * 5, 2}.trimmed(), {math.MaxInt64 - int64(i%2), uint8(i % 19)}}
+		s.Values = [MaxValues]Decimal{{int64(100 + i*i%17), 1}, {int64(i) * 1e15, uint8(i % 5)},
+			Decimal{int64(i) * 5, 2}.trimmed(), {math.MaxInt64 - int64(i%2), uint8(i % 19)}}
 		c.Append(&s, MaxValues)
 	}
 	return c
@@ -251,7 +256,8 @@ func TestFullBlock(t *testing.T) {
 	r := newRand()
 	c := &Columns{}
 	for range MaxBlock {
-		s := Sample{Start: MinStart + r.Int64N(1<<56), End: int64(r.Uint64()), Off: int16(r.Int()), EndOff: int16(r.Int()), Commit: Commit{r.Uint64() | 1, int64(r.Uint64())}}
+		s := Sample{Start: MinStart + r.Int64N(1<<56), End: int64(r.Uint64()), Off: int16(r.Int()),
+			EndOff: int16(r.Int()), Commit: Commit{r.Uint64() | 1, int64(r.Uint64())}}
 		for v := range s.Values {
 			s.Values[v] = Decimal{int64(r.Uint64()), uint8(r.IntN(19))}
 		}
@@ -304,7 +310,8 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			h := Summarise(c)
-			for file, b := range map[string][]byte{block: b, text: dump(c, &h), filepath.Join("testdata", name+".header"): AppendHeader(nil, &h)} {
+			for file, b := range map[string][]byte{block: b, text: dump(c, &h),
+				filepath.Join("testdata", name+".header"): AppendHeader(nil, &h)} {
 				if err := os.WriteFile(file, b, 0o644); err != nil {
 					t.Fatal(err)
 				}
@@ -371,11 +378,13 @@ func dump(c *Columns, h *Header) []byte {
 func TestHeader(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		i, u := anyInt(), rapid.Uint64()
-		h := Header{Count: rapid.IntRange(0, MaxBlock).Draw(t, "count"), MinStart: i.Draw(t, "a"), MaxStart: i.Draw(t, "b"), MaxEnd: i.Draw(t, "c"),
+		h := Header{Count: rapid.IntRange(0, MaxBlock).Draw(t, "count"), MinStart: i.Draw(t, "a"),
+			MaxStart: i.Draw(t, "b"), MaxEnd: i.Draw(t, "c"),
 			MinT: u.Draw(t, "d"), MaxT: u.Draw(t, "e"), MinUpdated: i.Draw(t, "f"), MaxUpdated: i.Draw(t, "g")}
 		for range rapid.IntRange(0, MaxValues).Draw(t, "values") {
 			f := rapid.Float64()
-			h.Values = append(h.Values, Stats{Min: f.Draw(t, "min"), Max: f.Draw(t, "max"), Sum: f.Draw(t, "sum"), SumSq: f.Draw(t, "sumsq")})
+			h.Values = append(h.Values, Stats{Min: f.Draw(t, "min"), Max: f.Draw(t, "max"), Sum: f.Draw(t, "sum"),
+				SumSq: f.Draw(t, "sumsq")})
 		}
 		got, err := DecodeHeader(AppendHeader(nil, &h))
 		if err != nil || !reflect.DeepEqual(got, h) {
@@ -397,9 +406,11 @@ func TestSummarise(t *testing.T) {
 			if i == 0 {
 				want = Header{n, s.Start, s.Start, hi, s.Commit.T, s.Commit.T, s.Commit.Updated, s.Commit.Updated, nil}
 			}
-			want.MinStart, want.MaxStart, want.MaxEnd = min(want.MinStart, s.Start), max(want.MaxStart, s.Start), max(want.MaxEnd, hi)
+			want.MinStart, want.MaxStart, want.MaxEnd = min(want.MinStart, s.Start), max(want.MaxStart, s.Start),
+				max(want.MaxEnd, hi)
 			want.MinT, want.MaxT = min(want.MinT, s.Commit.T), max(want.MaxT, s.Commit.T)
-			want.MinUpdated, want.MaxUpdated = min(want.MinUpdated, s.Commit.Updated), max(want.MaxUpdated, s.Commit.Updated)
+			want.MinUpdated, want.MaxUpdated = min(want.MinUpdated, s.Commit.Updated),
+				max(want.MaxUpdated, s.Commit.Updated)
 		}
 		values := h.Values
 		h.Values = nil
@@ -418,7 +429,8 @@ func TestSummarise(t *testing.T) {
 				st = Stats{}
 			}
 			got := values[v]
-			if got.Min != st.Min || got.Max != st.Max || math.Abs(got.Sum-st.Sum) > size*1e-13 || math.Abs(got.SumSq-st.SumSq) > st.SumSq*1e-13 {
+			if got.Min != st.Min || got.Max != st.Max || math.Abs(got.Sum-st.Sum) > size*1e-13 ||
+				math.Abs(got.SumSq-st.SumSq) > st.SumSq*1e-13 {
 				t.Fatalf("column %d: got %+v, want %+v", v, got, st)
 			}
 		}

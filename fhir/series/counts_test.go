@@ -23,7 +23,8 @@ func TestCounts(t *testing.T) {
 			d := Decimal{mant.Draw(t, "mant"), scale(t, "scale")}
 			same = same && d.Scale == c.first(d).Scale
 			want[d.Float()]++
-			c.Start, c.Off, c.Commits = append(c.Start, monday+int64(i)*1e6), append(c.Off, 0), append(c.Commits, Commit{T: 1})
+			c.Start, c.Off, c.Commits = append(c.Start, monday+int64(i)*1e6), append(c.Off, 0),
+				append(c.Commits, Commit{T: 1})
 			c.Values[0] = append(c.Values[0], d)
 		}
 		h := Summarise(c)

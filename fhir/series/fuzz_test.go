@@ -86,8 +86,10 @@ func FuzzParseID(f *testing.F) {
 // FuzzDecodeTemplate: a stored template is what AppendTemplate writes, or an
 // error; and every template that is read writes Observations.
 func FuzzDecodeTemplate(f *testing.F) {
-	t := &Template{Identity: Identity{1, 2}, Class: Long, KeyValue: true, Seed: 1 << 63, Patient: "p", Vendor: "apple", Values: 1,
-		Categories: []string{"vital-signs", ""}, Holes: []Slot{HoleEffective, HoleValue}, Parts: [][]byte{[]byte(`{"a":"`), []byte(`","b":`), []byte(`}`)}}
+	t := &Template{Identity: Identity{1, 2}, Class: Long, KeyValue: true, Seed: 1 << 63, Patient: "p",
+		Vendor: "apple", Values: 1,
+		Categories: []string{"vital-signs", ""}, Holes: []Slot{HoleEffective, HoleValue},
+		Parts: [][]byte{[]byte(`{"a":"`), []byte(`","b":`), []byte(`}`)}}
 	f.Add(AppendTemplate(nil, t))
 	t.Values, t.Holes, t.Parts = 0, nil, [][]byte{[]byte("{}")}
 	f.Add(AppendTemplate(nil, t))

@@ -74,7 +74,8 @@ func TestMergeUneven(t *testing.T) {
 	a.Append(&Sample{Start: monday, End: monday + 5, Values: [MaxValues]Decimal{{1, 0}}, Commit: Commit{7, 8}}, 1)
 	b.Append(&Sample{Start: monday + 1, End: NoEnd, Values: [MaxValues]Decimal{{2, 0}}}, 1)
 	Merge(&dst, &a, &b, &Template{Values: 1})
-	if !slices.Equal(dst.End, []int64{monday + 5, NoEnd}) || !slices.Equal(dst.Commits, []Commit{{7, 8}, {}}) || check(&dst) != "" {
+	if !slices.Equal(dst.End, []int64{monday + 5, NoEnd}) || !slices.Equal(dst.Commits, []Commit{{7, 8}, {}}) ||
+		check(&dst) != "" {
 		t.Errorf("got %+v", dst)
 	}
 }

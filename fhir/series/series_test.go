@@ -21,7 +21,8 @@ func TestID(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var id Identity
 		copy(id[:], rapid.SliceOfN(rapid.Byte(), 9, 9).Draw(t, "identity"))
-		start := rapid.OneOf(rapid.Int64Range(MinStart, MaxStart), rapid.SampledFrom([]int64{MinStart, -1, 0, monday, MaxStart}))
+		start := rapid.OneOf(rapid.Int64Range(MinStart, MaxStart),
+			rapid.SampledFrom([]int64{MinStart, -1, 0, monday, MaxStart}))
 		check := rapid.OneOf(rapid.Uint32(), rapid.SampledFrom([]uint32{0, 1, 1<<32 - 1}))
 		a := Key{id, start.Draw(t, "a"), check.Draw(t, "ca")}
 		b := Key{id, start.Draw(t, "b"), check.Draw(t, "cb")}
@@ -33,7 +34,8 @@ func TestID(t *testing.T) {
 		}
 	})
 	k := Key{Identity{1, 2, 3}, monday, 0}
-	for _, id := range []string{"", "x", k.ID()[1:], k.ID() + "0", strings.ToUpper(k.ID()), k.ID()[:31] + "w", k.ID()[:30] + "\r\n", "\n" + k.ID()[1:]} {
+	for _, id := range []string{"", "x", k.ID()[1:], k.ID() + "0", strings.ToUpper(k.ID()), k.ID()[:31] + "w",
+		k.ID()[:30] + "\r\n", "\n" + k.ID()[1:]} {
 		if id != k.ID() {
 			if _, ok := ParseID(id); ok {
 				t.Errorf("%q parsed", id)
@@ -57,7 +59,8 @@ func TestDecimal(t *testing.T) {
 			t.Fatalf("%s: float %v, want %v", s, d.Float(), f)
 		}
 		short := d.trimmed()
-		if r, _ := new(big.Rat).SetString(string(short.Append(nil))); r.Cmp(want) != 0 || short.Scale > 0 && short.Mant%10 == 0 {
+		if r, _ := new(big.Rat).SetString(string(short.Append(nil))); r.Cmp(want) != 0 || short.Scale > 0 &&
+			short.Mant%10 == 0 {
 			t.Fatalf("%s trimmed is %s", s, short.Append(nil))
 		}
 	})
@@ -99,7 +102,8 @@ func TestTime(t *testing.T) {
 			t.Fatalf("%d %d: %s, want %s", us, off, got, want)
 		}
 		ms := time.UnixMicro(us).UnixMilli()
-		if got, want := string(appendInstant(nil, ms)), time.UnixMilli(ms).UTC().Format(fhir.InstantLayout); got != want {
+		if got, want := string(appendInstant(nil, ms)),
+			time.UnixMilli(ms).UTC().Format(fhir.InstantLayout); got != want {
 			t.Fatalf("%d ms: %s, want %s", ms, got, want)
 		}
 		s := Sample{Start: us, End: NoEnd, Off: off}
@@ -120,7 +124,8 @@ func TestClass(t *testing.T) {
 	for _, c := range []struct {
 		long int64
 		want Class
-	}{{1, Instant}, {60_000, Instant}, {60_001, Hour}, {3600_000, Hour}, {3600_001, Short}, {48 * 3600_000, Short}, {48*3600_000 + 1, Long}, {1 << 60, Long}} {
+	}{{1, Instant}, {60_000, Instant}, {60_001, Hour}, {3600_000, Hour}, {3600_001, Short}, {48 * 3600_000, Short},
+		{48*3600_000 + 1, Long}, {1 << 60, Long}} {
 		if got := ClassOf(5, 5+c.long); got != c.want {
 			t.Errorf("%d ms: class %d, want %d", c.long, got, c.want)
 		}
@@ -130,7 +135,8 @@ func TestClass(t *testing.T) {
 func pair() *Template {
 	return &Template{
 		Identity: Identity{9, 8, 7, 6, 5, 4, 3, 2, 1}, KeyValue: true, Seed: 5, Values: 2,
-		Parts: [][]byte{[]byte(`"profile":["p"]},"identifier":[{"value":"`), []byte(`"}],`), []byte(`,"component":[`), []byte(`,`), []byte(`]}`)},
+		Parts: [][]byte{[]byte(`"profile":["p"]},"identifier":[{"value":"`), []byte(`"}],`),
+			[]byte(`,"component":[`), []byte(`,`), []byte(`]}`)},
 		Holes: []Slot{HoleID, HoleEffective, HoleValue, HoleValue + 1},
 	}
 }
@@ -200,7 +206,8 @@ func TestSort(t *testing.T) {
 			if rapid.Bool().Draw(t, "interval") {
 				s.End, s.EndOff = s.Start+rapid.Int64Range(0, 2).Draw(t, "end"), 1
 			}
-			s.Values[0], s.Values[1] = Decimal{rapid.Int64Range(0, 3).Draw(t, "v"), 0}, Decimal{10, uint8(rapid.IntRange(0, 1).Draw(t, "w"))}
+			s.Values[0], s.Values[1] = Decimal{rapid.Int64Range(0, 3).Draw(t, "v"), 0},
+				Decimal{10, uint8(rapid.IntRange(0, 1).Draw(t, "w"))}
 			c.Append(&s, 2)
 			k := tm.Key(&s)
 			lastWord[k.ID()] = s

@@ -22,7 +22,10 @@ func shapes() []shape {
 		{"heart rate, a commit a minute", func(n int) *Columns { return committed(heart(n), 12, 1) }},
 		{"heart rate, late data merged", func(n int) *Columns { return committed(heart(n), 400, 6) }},
 		{"steps", func(n int) *Columns {
-			return intervals(n, func(r *rand.Rand, s int64) Decimal { return Decimal{1 + s*int64(60+r.IntN(60))/60, 0} })
+			return intervals(n, func(r *rand.Rand,
+				s int64) Decimal {
+				return Decimal{1 + s*int64(60+r.IntN(60))/60, 0}
+			})
 		}},
 		{"active energy, 3 to 5 decimals", func(n int) *Columns {
 			return intervals(n, func(r *rand.Rand, s int64) Decimal {
@@ -34,10 +37,16 @@ func shapes() []shape {
 			})
 		}},
 		{"SpO2", func(n int) *Columns {
-			return spots(n, 900, func(r *rand.Rand) Decimal { return Decimal{100 - int64(min(r.ExpFloat64()*2.5, 30)), 2} })
+			return spots(n, 900, func(r *rand.Rand) Decimal {
+				return Decimal{100 - int64(min(r.ExpFloat64()*2.5,
+					30)), 2}
+			})
 		}},
 		{"HRV, 6 digits", func(n int) *Columns {
-			return spots(n, 7200, func(r *rand.Rand) Decimal { return Decimal{int64(math.Exp(r.NormFloat64()*0.4) * 40e4), 4} })
+			return spots(n, 7200, func(r *rand.Rand) Decimal {
+				return Decimal{int64(
+					math.Exp(r.NormFloat64()*0.4) * 40e4), 4}
+			})
 		}},
 		{"HRV, 15 digits", func(n int) *Columns {
 			return spots(n, 7200, func(r *rand.Rand) Decimal {
@@ -105,7 +114,8 @@ func intervals(n int, value func(r *rand.Rand, seconds int64) Decimal) *Columns 
 		if r.IntN(3) == 0 {
 			long = 60 + int64(r.ExpFloat64()*200)
 		}
-		s := Sample{Start: at, End: at + long*1e6, Off: 60, EndOff: 60, Commit: Commit{uint64(1000 + i/50000*3), 1767700000000}}
+		s := Sample{Start: at, End: at + long*1e6, Off: 60, EndOff: 60,
+			Commit: Commit{uint64(1000 + i/50000*3), 1767700000000}}
 		s.Values[0] = value(r, long)
 		c.Append(&s, 1)
 		at = s.End

@@ -47,7 +47,8 @@ func appendJSON(b []byte, s string) []byte {
 func appendStatus(b []byte, base, uuid string, h *header, items []item) []byte {
 	b = append(b, `{"resourceType":"Parameters","id":"`...)
 	b = append(b, uuid...)
-	b = append(b, `","meta":{"profile":["`+extBase+`backport-subscription-status-r4"]},"parameter":[{"name":"subscription","valueReference":{"reference":`...)
+	b = append(b, `","meta":{"profile":["`+extBase+
+		`backport-subscription-status-r4"]},"parameter":[{"name":"subscription","valueReference":{"reference":`...)
 	b = appendJSON(b, base+"/Subscription/"+h.id)
 	b = append(b, `}}`...)
 	if h.content != Empty {
@@ -88,7 +89,8 @@ func appendStatus(b []byte, base, uuid string, h *header, items []item) []byte {
 func appendNotification(b []byte, base, bundleID, uuid string, at time.Time, h *header, items []item) []byte {
 	b = append(b, `{"resourceType":"Bundle","id":"`...)
 	b = append(b, bundleID...)
-	b = append(b, `","meta":{"profile":["`+extBase+`backport-subscription-notification-r4"]},"type":"history","timestamp":"`...)
+	b = append(b, `","meta":{"profile":["`+extBase+
+		`backport-subscription-notification-r4"]},"type":"history","timestamp":"`...)
 	b = at.UTC().AppendFormat(b, fhir.InstantLayout)
 	b = append(b, `","entry":[{"fullUrl":"urn:uuid:`...)
 	b = append(b, uuid...)

@@ -33,7 +33,8 @@ func (e *Engine) Check(ctx context.Context, p *access.Principal, next, prev *fhi
 		return nil, fhir.Errorf(fhir.Forbidden, op, "a Subscription belongs to a client; an operator cannot write one")
 	}
 	if !p.Grant.MayUnattended(access.Read, "Observation") {
-		return nil, fhir.Errorf(fhir.Forbidden, op, "the token is a person's, or its scopes do not cover reading Observation, which this topic notifies of")
+		return nil, fhir.Errorf(fhir.Forbidden, op,
+			"the token is a person's, or its scopes do not cover reading Observation, which this topic notifies of")
 	}
 	if !spec.End.IsZero() && !spec.End.After(e.opts.Clock()) {
 		return nil, refuse("Subscription.end", "value", "lies in the past")
@@ -168,7 +169,8 @@ func (st *stepState) heads() (map[string]store.Seq, error) {
 	}
 	for id, n := range st.counted {
 		s := e.subs[id]
-		if s == nil || slices.Contains(st.leaving, id) || st.given[id] == 0 && s.counts > 0 && st.to < s.counts+saveCursor {
+		if s == nil || slices.Contains(st.leaving, id) || st.given[id] == 0 && s.counts > 0 &&
+			st.to < s.counts+saveCursor {
 			continue
 		}
 		if err := put(id, st.given[id]+n, st.to); err != nil {

@@ -137,7 +137,8 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	meter := otel.Meter("pulsegate/fhir/subscription")
 	var err error
 	if e.latency, err = meter.Float64Histogram("pulsegate.subscription.notification.duration", metric.WithUnit("s"),
-		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600),
+		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60,
+			300, 900, 3600),
 		metric.WithDescription("From the numbering of an event to its acceptance by the endpoint")); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
@@ -323,7 +324,8 @@ const saveCursor = 5000
 
 // step does up to stepSize changes in one commit.
 func (e *Engine) step(ctx context.Context) (more bool, err error) {
-	st := &stepState{e: e, grants: map[string]*access.Grant{}, given: map[string]uint64{}, counted: map[string]uint64{}, runs: map[string]*run{}}
+	st := &stepState{e: e, grants: map[string]*access.Grant{}, given: map[string]uint64{},
+		counted: map[string]uint64{}, runs: map[string]*run{}}
 	n, place := 0, uint64(0)
 	err = e.changes(ctx, func(c *store.Change) bool {
 		// A commit is done whole: the cursor cannot stand inside one.
@@ -555,7 +557,8 @@ func (st *stepState) subscription(ctx context.Context, c *store.Change) error {
 		if err != nil {
 			return err
 		}
-		st.state = append(st.state, store.StateWrite{Key: headKey(s.id), Value: v}, store.StateWrite{Key: sentKey(s.id)})
+		st.state = append(st.state, store.StateWrite{Key: headKey(s.id), Value: v},
+			store.StateWrite{Key: sentKey(s.id)})
 	}
 	if s.version != res.Version {
 		e.adopt(s, &res)

@@ -66,7 +66,8 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader, Observer: "https://pulse.example.org"})
+	rec, err := audit.NewRecorder(audit.Options{Store: st, Clock: time.Now, Rand: rand.Reader,
+		Observer: "https://pulse.example.org"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +88,8 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) grant(client string) *access.Grant {
-	return &access.Grant{Recipient: client, Consents: w.consents, Rules: []access.Rule{{Type: "*", May: access.Read | access.Search}}}
+	return &access.Grant{Recipient: client, Consents: w.consents,
+		Rules: []access.Rule{{Type: "*", May: access.Read | access.Search}}}
 }
 
 func (w *world) principal(client string) *access.Principal {
@@ -121,10 +123,13 @@ func (w *world) put(author string, res fhir.Resource) store.Outcome {
 func subscriptionJSON(endpoint string, content Content, filter, extra string) string {
 	f := ""
 	if filter != "" {
-		f = `,"_criteria":{"extension":[{"url":"` + extBase + `backport-filter-criteria","valueString":"` + filter + `"}]}`
+		f = `,"_criteria":{"extension":[{"url":"` + extBase + `backport-filter-criteria","valueString":"` + filter +
+			`"}]}`
 	}
-	return `"status":"requested","reason":"test","criteria":"` + Topic + `"` + f + `,"channel":{` + extra + `"type":"rest-hook","endpoint":"` + endpoint +
-		`","payload":"application/fhir+json","_payload":{"extension":[{"url":"` + extBase + `backport-payload-content","valueCode":"` + string(content) +
+	return `"status":"requested","reason":"test","criteria":"` + Topic + `"` + f + `,"channel":{` + extra +
+		`"type":"rest-hook","endpoint":"` + endpoint +
+		`","payload":"application/fhir+json","_payload":{"extension":[{"url":"` + extBase +
+		`backport-payload-content","valueCode":"` + string(content) +
 		`"}]},"header":["X-Secret: s3","Authorization: Bearer abc"]}}`
 }
 
@@ -143,8 +148,10 @@ func (w *world) observe(patient, code string) string {
 	w.t.Helper()
 	w.n++
 	id := fmt.Sprintf("o%d", w.n)
-	body := fhir.Prefix("Observation", id) + `},"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"` +
-		code + `"}]},"subject":{"reference":"Patient/` + patient + `"},"effectiveDateTime":"2026-03-01T10:00:00Z","valueQuantity":{"value":62,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"}}`
+	body := fhir.Prefix("Observation", id) +
+		`},"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"` +
+		code + `"}]},"subject":{"reference":"Patient/` + patient +
+		`"},"effectiveDateTime":"2026-03-01T10:00:00Z","valueQuantity":{"value":62,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"}}`
 	w.put("", fhir.Resource{Type: "Observation", ID: id, JSON: []byte(body)})
 	return id
 }
@@ -265,7 +272,8 @@ func newReceiver(t *testing.T) *receiver {
 		if err != nil {
 			return
 		}
-		if req.Header.Get("X-Secret") != "s3" || req.Header.Get("Authorization") != "Bearer abc" || req.Header.Get("Content-Type") != "application/fhir+json" {
+		if req.Header.Get("X-Secret") != "s3" || req.Header.Get("Authorization") != "Bearer abc" ||
+			req.Header.Get("Content-Type") != "application/fhir+json" {
 			t.Errorf("headers: %v", req.Header)
 		}
 		r.mu.Lock()
@@ -302,7 +310,8 @@ func TestContents(t *testing.T) {
 	for _, content := range []Content{Empty, IDOnly, FullResource} {
 		t.Run(string(content), func(t *testing.T) {
 			w, r := newWorld(t), newReceiver(t)
-			w.subscribe("s1", subscriptionJSON(r.URL, content, "Observation?patient=Patient/p1&code=http://loinc.org|8867-4", ""))
+			w.subscribe("s1", subscriptionJSON(r.URL, content,
+				"Observation?patient=Patient/p1&code=http://loinc.org|8867-4", ""))
 			if got := w.status("s1"); got != "requested" {
 				t.Fatalf("created with status %s", got)
 			}
@@ -316,7 +325,8 @@ func TestContents(t *testing.T) {
 				t.Fatalf("handshake: %+v", all)
 			}
 			n := all[1]
-			if n.kind != "event-notification" || n.status != "active" || n.total != "1" || !slices.Equal(n.numbers, upTo(1)) {
+			if n.kind != "event-notification" || n.status != "active" || n.total != "1" ||
+				!slices.Equal(n.numbers, upTo(1)) {
 				t.Fatalf("event: %+v", n)
 			}
 			focus, entries, resources := 1, 1, 0
@@ -351,15 +361,19 @@ func TestSamplesAlone(t *testing.T) {
 	w.subscribe("s1", subscriptionJSON(r.URL, IDOnly, "", ""))
 	w.until("active", func() bool { return w.status("s1") == "active" })
 	tpl := &series.Template{Patient: "p1", Vendor: "apple", Categories: []string{"vital-signs"}, Values: 1,
-		Parts: [][]byte{[]byte(`},"identifier":[{"value":"`), []byte(`"}],"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/p1"},`),
+		Parts: [][]byte{[]byte(`},"identifier":[{"value":"`),
+			[]byte(`"}],"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/p1"},`),
 			[]byte(`,"valueQuantity":{"value":`), []byte(`}}`)},
 		Holes: []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue}}
 	var cols series.Columns
 	for i := range 3 {
-		s := series.Sample{Start: 1767225600_000000 + int64(i)*1e6, End: series.NoEnd, Values: [series.MaxValues]series.Decimal{{Mant: 62}}}
+		s := series.Sample{Start: 1767225600_000000 + int64(i)*1e6, End: series.NoEnd,
+			Values: [series.MaxValues]series.Decimal{{Mant: 62}}}
 		cols.Append(&s, 1)
 	}
-	if _, err := w.st.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: &cols}}, Probed: w.st.LastSeq()}); err != nil {
+	if _, err := w.st.Commit(context.Background(),
+		&store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: &cols}},
+			Probed: w.st.LastSeq()}); err != nil {
 		t.Fatal(err)
 	}
 	w.until("events", func() bool { n, _ := r.events(); return slices.Equal(n, upTo(3)) })
@@ -413,7 +427,8 @@ func TestErrorAndResume(t *testing.T) {
 	w.observe("p1", "8867-4")
 	w.until("numbered in error", func() bool {
 		b, err := w.e.Status(context.Background(), Caller{Principal: w.principal("ehr")}, []string{"s1"}, nil, true)
-		return err == nil && strings.Contains(string(b), `"events-since-subscription-start","valueString":"3"`) && strings.Contains(string(b), `"valueCode":"error"`)
+		return err == nil && strings.Contains(string(b), `"events-since-subscription-start","valueString":"3"`) &&
+			strings.Contains(string(b), `"valueCode":"error"`)
 	})
 	r.mu.Lock()
 	r.fail = nil
@@ -504,16 +519,19 @@ func TestWithdrawnConsent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := readNotification(t, b); !slices.Equal(n.numbers, upTo(2)) || len(n.resources) != 1 || n.kind != "query-event" {
+	if n := readNotification(t, b); !slices.Equal(n.numbers, upTo(2)) || len(n.resources) != 1 ||
+		n.kind != "query-event" {
 		t.Errorf("$events: %+v", n)
 	}
-	if _, err := w.e.Events(context.Background(), Caller{Principal: w.principal("other")}, "s1", 1, 2, ""); fhir.KindOf(err) != fhir.NotFound {
+	if _, err := w.e.Events(context.Background(), Caller{Principal: w.principal("other")}, "s1", 1, 2,
+		""); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("another client sees the events: %v", err)
 	}
 	// A grant that ends while the events are read ends the answer.
 	ended := w.principal("ehr")
 	ended.Grant.Recheck = func(context.Context) error { return fhir.Errorf(fhir.Unauthorized, "test", "invalid_token") }
-	if b, err := w.e.Events(context.Background(), Caller{Principal: ended}, "s1", 1, 2, ""); fhir.KindOf(err) != fhir.Unauthorized || b != nil {
+	if b, err := w.e.Events(context.Background(), Caller{Principal: ended}, "s1", 1, 2,
+		""); fhir.KindOf(err) != fhir.Unauthorized || b != nil {
 		t.Errorf("events for a token that has ended: %v", err)
 	}
 }
@@ -538,7 +556,10 @@ func TestHandshakeRefusedHeartbeatAndEnd(t *testing.T) {
 	w.until("error after the handshake", func() bool { return w.status("bad") == "error" })
 	w.until("heartbeat", func() bool {
 		_, all := good.events()
-		return slices.ContainsFunc(all, func(n notification) bool { return n.kind == "heartbeat" && n.status == "active" && n.total == "0" })
+		return slices.ContainsFunc(all, func(n notification) bool {
+			return n.kind == "heartbeat" &&
+				n.status == "active" && n.total == "0"
+		})
 	})
 	w.until("off at the end", func() bool { return w.status("end") == "off" })
 }
@@ -551,7 +572,8 @@ func TestDelete(t *testing.T) {
 	w.observe("p1", "8867-4")
 	w.until("event", func() bool { n, _ := r.events(); return len(n) == 1 })
 	ctx := context.Background()
-	if _, err := w.st.Commit(ctx, &store.Batch{Writes: []store.Write{{Op: store.Remove, Resource: fhir.Resource{Type: "Subscription", ID: "s1"}}}}); err != nil {
+	if _, err := w.st.Commit(ctx, &store.Batch{Writes: []store.Write{{Op: store.Remove,
+		Resource: fhir.Resource{Type: "Subscription", ID: "s1"}}}}); err != nil {
 		t.Fatal(err)
 	}
 	w.until("cleared", func() bool {

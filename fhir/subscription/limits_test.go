@@ -14,7 +14,8 @@ import (
 )
 
 func (w *world) check(client, id string) error {
-	res := &fhir.Resource{Type: "Subscription", ID: id, JSON: []byte(fhir.Prefix("Subscription", id) + `},` + subscriptionJSON("http://127.0.0.1:1/x", IDOnly, "", ""))}
+	res := &fhir.Resource{Type: "Subscription", ID: id,
+		JSON: []byte(fhir.Prefix("Subscription", id) + `},` + subscriptionJSON("http://127.0.0.1:1/x", IDOnly, "", ""))}
 	_, err := w.e.Check(context.Background(), w.principal(client), res, nil)
 	return err
 }
@@ -53,7 +54,8 @@ func TestLimitHoldsBeforeTheCommit(t *testing.T) {
 	for i := range 5 {
 		id := fmt.Sprint("r", i)
 		b.Writes = append(b.Writes, store.Write{Author: "third", Resource: fhir.Resource{Type: "Subscription", ID: id,
-			JSON: []byte(fhir.Prefix("Subscription", id) + `},` + subscriptionJSON("http://127.0.0.1:1/x", IDOnly, "", ""))}})
+			JSON: []byte(fhir.Prefix("Subscription", id) + `},` +
+				subscriptionJSON("http://127.0.0.1:1/x", IDOnly, "", ""))}})
 	}
 	w.e.Close() // the follower never meets them
 	if _, err := w.st.Commit(context.Background(), &b); err != nil {
@@ -71,7 +73,8 @@ func TestLimitHoldsBeforeTheCommit(t *testing.T) {
 // rows are the keys of the events of a Subscription.
 func (w *world) rows(id string) (n int) {
 	w.t.Helper()
-	if err := w.st.List(context.Background(), eventPrefix(id), func(string, []byte) bool { n++; return true }); err != nil {
+	if err := w.st.List(context.Background(), eventPrefix(id),
+		func(string, []byte) bool { n++; return true }); err != nil {
 		w.t.Fatal(err)
 	}
 	return n

@@ -20,7 +20,8 @@ type Caller struct {
 
 func (e *Engine) may(c Caller) error {
 	if c.Principal == nil || !c.Principal.Grant.MayUnattended(access.Read, "Subscription") {
-		return fhir.Errorf(fhir.Forbidden, "subscription.operation", "the token's scopes do not cover reading Subscription")
+		return fhir.Errorf(fhir.Forbidden, "subscription.operation",
+			"the token's scopes do not cover reading Subscription")
 	}
 	return nil
 }
@@ -70,7 +71,8 @@ func (e *Engine) Status(ctx context.Context, c Caller, ids, statuses []string, i
 	if err != nil {
 		return nil, err
 	}
-	b := []byte(`{"resourceType":"Bundle","id":"` + bundleID + `","type":"searchset","total":` + strconv.Itoa(len(rows)))
+	b := []byte(`{"resourceType":"Bundle","id":"` + bundleID + `","type":"searchset","total":` +
+		strconv.Itoa(len(rows)))
 	for i := range rows {
 		if i == 0 {
 			b = append(b, `,"entry":[`...)
@@ -98,7 +100,8 @@ const maxEvents = 200
 // notification Bundle, decided on by the scopes and consents of now. content
 // "" means as the Subscription says. At most 200 events are given, the first
 // of the range; those that are not kept any more are left out.
-func (e *Engine) Events(ctx context.Context, c Caller, id string, since, until uint64, content Content) ([]byte, error) {
+func (e *Engine) Events(ctx context.Context, c Caller, id string, since, until uint64,
+	content Content) ([]byte, error) {
 	const op = "subscription.Events"
 	if err := e.may(c); err != nil {
 		return nil, err
@@ -107,7 +110,8 @@ func (e *Engine) Events(ctx context.Context, c Caller, id string, since, until u
 	s := e.subs[id]
 	var h header
 	if s != nil && s.owner == c.Principal.ClientID {
-		h = header{id: id, status: s.status, kind: "query-event", total: s.events, reason: s.reason, criteria: Topic, content: Empty}
+		h = header{id: id, status: s.status, kind: "query-event", total: s.events, reason: s.reason,
+			criteria: Topic, content: Empty}
 		if s.spec != nil {
 			h.criteria, h.content = s.spec.Criteria, s.spec.Content
 		}

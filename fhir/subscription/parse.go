@@ -97,7 +97,8 @@ type wire struct {
 
 func refuse(place, code, format string, args ...any) error {
 	return &fhir.Error{Kind: fhir.Unprocessable, Op: "subscription.Parse", Issues: []fhir.Issue{{
-		Severity: "error", Code: code, Diagnostics: place + ": " + fmt.Sprintf(format, args...), Expression: []string{place}}}}
+		Severity: "error", Code: code, Diagnostics: place + ": " + fmt.Sprintf(format, args...),
+		Expression: []string{place}}}}
 }
 
 // Parse reads a Subscription and holds it to what this server offers. base is
@@ -124,7 +125,8 @@ func Parse(body []byte, base string, policy egress.Policy) (*Spec, error) {
 		s.End = t
 	}
 	if w.Criteria != Topic && w.Criteria != base+TopicPath {
-		return nil, refuse("Subscription.criteria", "not-supported", "must be the canonical URL of a topic of this server: %s", Topic)
+		return nil, refuse("Subscription.criteria", "not-supported",
+			"must be the canonical URL of a topic of this server: %s", Topic)
 	}
 	if err := s.filters(w.CriteriaExt.Extension, base); err != nil {
 		return nil, err
@@ -169,7 +171,8 @@ func parseFilter(at, text, base string) (Filter, error) {
 	}
 	for name, list := range values {
 		if len(list) != 1 || list[0] == "" {
-			return f, refuse(at, "value", "each parameter must be given once, with a value; use a second filter for a further condition")
+			return f, refuse(at, "value",
+				"each parameter must be given once, with a value; use a second filter for a further condition")
 		}
 		parts := strings.Split(list[0], ",")
 		if len(parts) > maxFilterValues {
@@ -194,7 +197,8 @@ func parseFilter(at, text, base string) (Filter, error) {
 					f.Codes = append(f.Codes, t)
 				}
 			default:
-				return f, refuse(at, "not-supported", "the topic has the filters patient, category and code only, without modifiers")
+				return f, refuse(at, "not-supported",
+					"the topic has the filters patient, category and code only, without modifiers")
 			}
 		}
 	}
@@ -264,14 +268,16 @@ func (s *Spec) payload(payload string, exts []extension) error {
 	}
 	for name, v := range params {
 		if name != "charset" || !strings.EqualFold(v, "utf-8") {
-			return refuse(place, "not-supported", "of the parameters only charset=utf-8 is supported; notifications are FHIR 4.0")
+			return refuse(place, "not-supported",
+				"of the parameters only charset=utf-8 is supported; notifications are FHIR 4.0")
 		}
 	}
 	s.Payload = payload
 	for i, x := range exts {
 		at := fmt.Sprintf("%s.extension[%d]", place, i)
 		if x.URL != extBase+"backport-payload-content" || x.ValueCode == nil || s.Content != "" {
-			return refuse(at, "not-supported", "exactly one backport-payload-content with a valueCode is supported here")
+			return refuse(at, "not-supported",
+				"exactly one backport-payload-content with a valueCode is supported here")
 		}
 		switch c := Content(*x.ValueCode); c {
 		case Empty, IDOnly, FullResource:
@@ -301,7 +307,8 @@ func (s *Spec) channelExtensions(exts []extension) error {
 			}
 			s.Heartbeat = time.Duration(*x.ValueUnsignedInt) * time.Second
 		case extBase + "backport-timeout":
-			if x.ValueUnsignedInt == nil || *x.ValueUnsignedInt < 1 || time.Duration(*x.ValueUnsignedInt)*time.Second > maxTimeout {
+			if x.ValueUnsignedInt == nil || *x.ValueUnsignedInt < 1 ||
+				time.Duration(*x.ValueUnsignedInt)*time.Second > maxTimeout {
 				return refuse(at, "value", "valueUnsignedInt must be from 1 to %d seconds", int(maxTimeout/time.Second))
 			}
 			s.Timeout = time.Duration(*x.ValueUnsignedInt) * time.Second
@@ -311,7 +318,8 @@ func (s *Spec) channelExtensions(exts []extension) error {
 			}
 			s.MaxCount = min(*x.ValuePositiveInt, maxMaxCount)
 		default:
-			return refuse(at, "not-supported", "only backport-heartbeat-period, backport-timeout and backport-max-count are supported here")
+			return refuse(at, "not-supported",
+				"only backport-heartbeat-period, backport-timeout and backport-max-count are supported here")
 		}
 	}
 	return nil

@@ -11,7 +11,8 @@ import (
 )
 
 func TestParseRefuses(t *testing.T) {
-	good := `{"resourceType":"Subscription","id":"s","meta":{},` + subscriptionJSON("https://ehr.example.org/hook", FullResource, "Observation?patient=p1", "")
+	good := `{"resourceType":"Subscription","id":"s","meta":{},` +
+		subscriptionJSON("https://ehr.example.org/hook", FullResource, "Observation?patient=p1", "")
 	if _, err := Parse([]byte(good), base, egress.Policy{}); err != nil {
 		t.Fatal(err)
 	}
@@ -22,7 +23,9 @@ func TestParseRefuses(t *testing.T) {
 		{"Observation?patient=p1", "Observation?patient=p1&patient=p2", "Subscription.criteria.extension[0]"},
 		{"Observation?patient=p1", "Observation?code:in=x", "Subscription.criteria.extension[0]"},
 		{"backport-filter-criteria", "other", "Subscription.criteria.extension[0]"},
-		{extBase + "backport-filter-criteria", "http://hl7.org/fhir/5.0/StructureDefinition/extension-Subscription.filterBy", "Subscription.criteria.extension[0]"},
+		{extBase + "backport-filter-criteria",
+			"http://hl7.org/fhir/5.0/StructureDefinition/extension-Subscription.filterBy",
+			"Subscription.criteria.extension[0]"},
 		{`"rest-hook"`, `"email"`, "Subscription.channel.type"},
 		{`"rest-hook"`, `"websocket"`, "Subscription.channel.type"},
 		{`"application/fhir+json"`, `"application/fhir+xml"`, "Subscription.channel.payload"},
@@ -32,7 +35,8 @@ func TestParseRefuses(t *testing.T) {
 		{"X-Secret: s3", "no colon", "Subscription.channel.header[0]"},
 		{"X-Secret: s3", `X: a\r\nY: b`, "Subscription.channel.header[0]"},
 		{"X-Secret: s3", "Host: inner", "Subscription.channel.header[0]"},
-		{`"channel":{`, `"channel":{"extension":[{"url":"` + extBase + `backport-timeout","valueUnsignedInt":100}],`, "Subscription.channel.extension[0]"},
+		{`"channel":{`, `"channel":{"extension":[{"url":"` + extBase +
+			`backport-timeout","valueUnsignedInt":100}],`, "Subscription.channel.extension[0]"},
 		{`"channel":{`, `"channel":{"extension":[{"url":"x"}],`, "Subscription.channel.extension[0]"},
 		{`"requested"`, `"soon"`, "Subscription.status"},
 		{`"status"`, `"end":"tomorrow","status"`, "Subscription.end"},
@@ -49,8 +53,10 @@ func TestParseRefuses(t *testing.T) {
 		}
 	}
 	for _, endpoint := range []string{
-		"http://ehr.example.org/hook", "https://127.0.0.1/h", "https://[::1]/h", "https://10.1.2.3/h", "https://169.254.169.254/latest/meta-data",
-		"https://[::ffff:192.168.0.1]/h", "https://100.64.1.1/", "https://224.0.0.1/", "ftp://ehr.example.org/", "https://u:p@ehr.example.org/",
+		"http://ehr.example.org/hook", "https://127.0.0.1/h", "https://[::1]/h", "https://10.1.2.3/h",
+		"https://169.254.169.254/latest/meta-data",
+		"https://[::ffff:192.168.0.1]/h", "https://100.64.1.1/", "https://224.0.0.1/", "ftp://ehr.example.org/",
+		"https://u:p@ehr.example.org/",
 		"file:///etc/passwd", "//ehr.example.org/x", "", "https://", "https://0.0.0.0/", "https://[fd00::1]/",
 	} {
 		bad := strings.Replace(good, "https://ehr.example.org/hook", endpoint, 1)
@@ -63,7 +69,8 @@ func TestParseRefuses(t *testing.T) {
 	for _, ok := range [][2]string{
 		{Topic, base + TopicPath},
 		{`"application/fhir+json"`, `"application/fhir+json;charset=utf-8"`},
-		{"Observation?patient=p1", "Observation?patient=" + base + "/Patient/p1,p2&category=vital-signs&code=http://loinc.org|8867-4,|x"},
+		{"Observation?patient=p1", "Observation?patient=" + base +
+			"/Patient/p1,p2&category=vital-signs&code=http://loinc.org|8867-4,|x"},
 	} {
 		if _, err := Parse([]byte(strings.Replace(good, ok[0], ok[1], 1)), base, egress.Policy{}); err != nil {
 			t.Errorf("%s: %v", ok[1], err)
@@ -83,8 +90,10 @@ func TestMatch(t *testing.T) {
 	}}
 	for filter, want := range map[string]bool{
 		"patient=p1": true, "patient=p2": false, "patient=p2,Patient/p1": true,
-		"code=8867-4": true, "code=http://loinc.org|8867-4": true, "code=http://loinc.org|": true, "code=other|8867-4": false,
-		"code=|8867-4": false, "code=|bare": true, "category=vital-signs&code=x": false, "category=cat|vital-signs&patient=p1": true,
+		"code=8867-4": true, "code=http://loinc.org|8867-4": true, "code=http://loinc.org|": true,
+		"code=other|8867-4": false,
+		"code=|8867-4":      false, "code=|bare": true, "category=vital-signs&code=x": false,
+		"category=cat|vital-signs&patient=p1": true,
 	} {
 		f, err := parseFilter("x", "Observation?"+filter, base)
 		if err != nil {
@@ -113,7 +122,8 @@ func TestSetMember(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add([]byte(`{"resourceType":"Subscription",` + subscriptionJSON("https://ehr.example.org/hook", IDOnly, "Observation?code=a|b", "")))
+	f.Add([]byte(`{"resourceType":"Subscription",` +
+		subscriptionJSON("https://ehr.example.org/hook", IDOnly, "Observation?code=a|b", "")))
 	f.Add([]byte(`{"channel":null}`))
 	f.Add([]byte(`[]`))
 	f.Fuzz(func(t *testing.T, b []byte) {

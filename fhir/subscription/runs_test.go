@@ -20,8 +20,9 @@ func (w *world) commit(patients ...string) (of map[string][]string) {
 	for _, p := range patients {
 		w.n++
 		id := fmt.Sprintf("o%06d", w.n)
-		b.Writes = append(b.Writes, store.Write{Resource: fhir.Resource{Type: "Observation", ID: id, JSON: []byte(fhir.Prefix("Observation", id) +
-			`},"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/` + p + `"},"effectiveDateTime":"2026-03-01T10:00:00Z"}`)}})
+		b.Writes = append(b.Writes, store.Write{Resource: fhir.Resource{Type: "Observation", ID: id,
+			JSON: []byte(fhir.Prefix("Observation", id) +
+				`},"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/` + p + `"},"effectiveDateTime":"2026-03-01T10:00:00Z"}`)}})
 		of[p] = append(of[p], base+"/Observation/"+id)
 	}
 	if _, err := w.st.Commit(context.Background(), &b); err != nil {
@@ -41,7 +42,9 @@ func TestRuns(t *testing.T) {
 	r.mu.Unlock()
 	var want []string
 	for i := range 6 {
-		list := slices.Concat(slices.Repeat([]string{"p1"}, 150+i), []string{"p2"}, slices.Repeat([]string{"p1"}, leastRun-1), []string{"p2", "p1", "p2"}, slices.Repeat([]string{"p1"}, leastRun))
+		list := slices.Concat(slices.Repeat([]string{"p1"}, 150+i), []string{"p2"},
+			slices.Repeat([]string{"p1"}, leastRun-1), []string{"p2", "p1", "p2"},
+			slices.Repeat([]string{"p1"}, leastRun))
 		want = append(want, w.commit(list...)["p1"]...)
 		if i%2 == 1 {
 			w.restart()
@@ -66,14 +69,16 @@ func TestRuns(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := readNotification(t, b)
-		if last := min(since+120, uint64(len(want))); n.numbers[0] != since || n.numbers[len(n.numbers)-1] != last || !slices.Equal(n.focus, want[since-1:last]) {
+		if last := min(since+120, uint64(len(want))); n.numbers[0] != since ||
+			n.numbers[len(n.numbers)-1] != last || !slices.Equal(n.focus, want[since-1:last]) {
 			t.Errorf("$events from %d: %v", since, n.numbers)
 		}
 	}
 	// What is let go is gone in whole rows.
 	w.e.Close()
 	rows := 0
-	if err := w.st.List(context.Background(), eventPrefix("s1"), func(string, []byte) bool { rows++; return true }); err != nil {
+	if err := w.st.List(context.Background(), eventPrefix("s1"),
+		func(string, []byte) bool { rows++; return true }); err != nil {
 		t.Fatal(err)
 	}
 	if rows > 6*(2+leastRun) {
@@ -85,7 +90,8 @@ func TestRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := readNotification(t, b)
-	if first := n.numbers[0]; first <= 1 || first > uint64(len(want))-keepEvents+1 || !strings.HasSuffix(n.focus[0], want[first-1]) {
+	if first := n.numbers[0]; first <= 1 || first > uint64(len(want))-keepEvents+1 ||
+		!strings.HasSuffix(n.focus[0], want[first-1]) {
 		t.Errorf("$events begins with %d, %s", first, n.focus[0])
 	}
 }

@@ -272,7 +272,8 @@ func (d *sender) missed(ctx context.Context, v view, first uint64) error {
 	if len(d.ahead) > 0 {
 		last = d.ahead[0].Number - 1
 	}
-	d.e.opts.Logger.WarnContext(ctx, "events of a subscription that was in error are passed over", "subscription", d.s.id, "from", first, "to", last)
+	d.e.opts.Logger.WarnContext(ctx, "events of a subscription that was in error are passed over", "subscription",
+		d.s.id, "from", first, "to", last)
 	d.e.mu.Lock()
 	defer d.e.mu.Unlock()
 	d.s.delivered = last
@@ -307,7 +308,8 @@ func (e *Engine) look(ctx context.Context, it *item, grant *access.Grant) error 
 func (d *sender) notify(ctx context.Context, v view, kind string, items []item) bool {
 	if err := d.record(ctx, v, kind, items); err != nil {
 		if ctx.Err() == nil {
-			d.e.opts.Logger.ErrorContext(ctx, "a notification cannot be recorded and is not sent", "subscription", d.s.id, "err", err)
+			d.e.opts.Logger.ErrorContext(ctx, "a notification cannot be recorded and is not sent", "subscription",
+				d.s.id, "err", err)
 		}
 		return false
 	}
@@ -315,8 +317,10 @@ func (d *sender) notify(ctx context.Context, v view, kind string, items []item) 
 	if err == nil {
 		var id string
 		if id, err = newUUID(d.e.opts.Rand); err == nil {
-			h := &header{id: d.s.id, status: v.status, kind: kind, criteria: v.spec.Criteria, total: v.events, content: v.spec.Content}
-			err = d.post(ctx, v, appendNotification(make([]byte, 0, 4096), d.e.opts.Base, id, uuid, d.e.opts.Clock(), h, items))
+			h := &header{id: d.s.id, status: v.status, kind: kind, criteria: v.spec.Criteria, total: v.events,
+				content: v.spec.Content}
+			err = d.post(ctx, v, appendNotification(make([]byte, 0, 4096), d.e.opts.Base, id, uuid,
+				d.e.opts.Clock(), h, items))
 		}
 	}
 	d.e.attempts.Add(ctx, 1)
@@ -325,7 +329,8 @@ func (d *sender) notify(ctx context.Context, v view, kind string, items []item) 
 		if ctx.Err() == nil {
 			// The cause may name the endpoint, with secrets in its path: only
 			// its class is logged.
-			d.e.opts.Logger.WarnContext(ctx, "notification not accepted", "subscription", d.s.id, "kind", kind, "attempt", d.attempt+1)
+			d.e.opts.Logger.WarnContext(ctx, "notification not accepted", "subscription", d.s.id, "kind", kind,
+				"attempt", d.attempt+1)
 		}
 		return false
 	}
@@ -377,8 +382,9 @@ func (d *sender) record(ctx context.Context, v view, kind string, items []item) 
 	}
 	p := &access.Principal{ClientID: d.s.owner}
 	base := audit.Event{
-		Type: audit.Rest, Interaction: "operation", Principal: p, Recipient: v.spec.Endpoint.Scheme + "://" + v.spec.Endpoint.Host,
-		RemoteIP: v.spec.Endpoint.Host, Query: "POST " + kind,
+		Type: audit.Rest, Interaction: "operation", Principal: p,
+		Recipient: v.spec.Endpoint.Scheme + "://" + v.spec.Endpoint.Host,
+		RemoteIP:  v.spec.Endpoint.Host, Query: "POST " + kind,
 		Extra: [][2]string{{"subscription", d.s.id}, {"kind", kind}},
 	}
 	if len(items) > 0 {
@@ -430,7 +436,8 @@ func disclosures(base audit.Event, content Content, items []item) []audit.Event 
 			}
 			evs = append(evs, ev)
 		}
-		evs[k].Data = append(evs[k].Data, audit.DataRef{Ref: fhir.Ref{Type: "Observation", ID: it.ID}, Version: it.Version})
+		evs[k].Data = append(evs[k].Data,
+			audit.DataRef{Ref: fhir.Ref{Type: "Observation", ID: it.ID}, Version: it.Version})
 	}
 	return evs
 }
@@ -459,7 +466,8 @@ func (d *sender) save(ctx context.Context) {
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			d.e.opts.Logger.ErrorContext(ctx, "the place of a subscription cannot be written", "subscription", d.s.id, "err", err)
+			d.e.opts.Logger.ErrorContext(ctx, "the place of a subscription cannot be written", "subscription",
+				d.s.id, "err", err)
 		}
 		return
 	}
@@ -474,9 +482,11 @@ func (d *sender) become(ctx context.Context, v view, status, reason string) time
 	switch {
 	case err == nil || ctx.Err() != nil:
 		d.attempt = 0
-	case fhir.KindOf(err) == fhir.PreconditionFailed || fhir.KindOf(err) == fhir.Conflict || fhir.KindOf(err) == fhir.Gone:
+	case fhir.KindOf(err) == fhir.PreconditionFailed || fhir.KindOf(err) == fhir.Conflict ||
+		fhir.KindOf(err) == fhir.Gone:
 	default:
-		d.e.opts.Logger.ErrorContext(ctx, "the status of a subscription cannot be written", "subscription", d.s.id, "err", err)
+		d.e.opts.Logger.ErrorContext(ctx, "the status of a subscription cannot be written", "subscription", d.s.id,
+			"err", err)
 		d.shaken = 0
 		return d.e.opts.MinBackoff
 	}

@@ -24,7 +24,8 @@ func BenchmarkExport(b *testing.B) {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	const n = 50000
 	for i := range n {
-		x.WriteString(record(hr, "count/min", fmt.Sprint(50+i%90), at.Add(time.Duration(i)*time.Minute).Format("2006-01-02 15:04:05 -0700"), "11.0"))
+		x.WriteString(record(hr, "count/min", fmt.Sprint(50+i%90),
+			at.Add(time.Duration(i)*time.Minute).Format("2006-01-02 15:04:05 -0700"), "11.0"))
 	}
 	x.WriteString(`</HealthData>`)
 	for b.Loop() {
@@ -45,7 +46,8 @@ func BenchmarkSamples(b *testing.B) {
 	const n = 1 << 21
 	ingest := func(b *testing.B, w *world, name string) {
 		w.p.Adapters = []adapters.Adapter{feed{heartbeat(1, n)}}
-		s, err := w.p.Run(b.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed", Body: strings.NewReader(name)})
+		s, err := w.p.Run(b.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed",
+			Body: strings.NewReader(name)})
 		if err != nil || s.Created+s.Unchanged != n {
 			b.Fatalf("%+v %v", s.Counts, err)
 		}
@@ -64,8 +66,12 @@ func BenchmarkSamples(b *testing.B) {
 		before, measure func(b *testing.B, w *world)
 	}{
 		{"ingest", nil, func(b *testing.B, w *world) { ingest(b, w, "1") }},
-		{"again", func(b *testing.B, w *world) { ingest(b, w, "1") }, func(b *testing.B, w *world) { ingest(b, w, "2") }},
-		{"floor: simulator", nil, func(*testing.B, *world) { heartbeat(1, n)(func(*sample.Sample) bool { return true }) }},
+		{"again", func(b *testing.B, w *world) { ingest(b, w, "1") },
+			func(b *testing.B, w *world) { ingest(b, w, "2") }},
+		{"floor: simulator", nil, func(*testing.B,
+			*world) {
+			heartbeat(1, n)(func(*sample.Sample) bool { return true })
+		}},
 		{"floor: mapping", nil, func(_ *testing.B, w *world) {
 			var cols series.Columns
 			columns(w, func(_ *mapping.Stream, s *series.Sample) {
@@ -90,13 +96,15 @@ func BenchmarkSamples(b *testing.B) {
 				next, size := []store.SeriesWrite{}, 0
 				// A batch holds each series once.
 				again := func() bool {
-					return slices.ContainsFunc(next, func(w store.SeriesWrite) bool { return w.Template == ready[0].Template })
+					return slices.ContainsFunc(next,
+						func(w store.SeriesWrite) bool { return w.Template == ready[0].Template })
 				}
 				for len(ready) > 0 && size < 65536 && !again() {
 					size += ready[0].Columns.Len()
 					next, ready = append(next, ready[0]), ready[1:]
 				}
-				if _, err := w.p.Store.Commit(b.Context(), &store.Batch{Series: next, Probed: ^store.Seq(0)}); err != nil {
+				if _, err := w.p.Store.Commit(b.Context(),
+					&store.Batch{Series: next, Probed: ^store.Seq(0)}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -68,7 +68,8 @@ func Body(r io.Reader, contentEncoding string, limits Limits) (io.ReadCloser, er
 		}
 		c.r, c.close, c.ratio = z, z.Close, l.MaxRatio
 	case "zstd":
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20), zstd.WithDecoderMaxWindow(32<<20))
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20),
+			zstd.WithDecoderMaxWindow(32<<20))
 		if err != nil {
 			return nil, fhir.Wrap("ingest.Body", err)
 		}

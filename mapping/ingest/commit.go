@@ -133,7 +133,8 @@ func (r *run) write(ctx context.Context, a *attempt, always bool) error {
 		if len(sb.Writes) > 0 {
 			ev.Data = append(ev.Data, audit.DataRef{Ref: sb.Writes[len(sb.Writes)-1].Resource.Ref()})
 		}
-		ev.Extra = [][2]string{{"vendor", r.q.Vendor}, {"format", r.format}, {"written", strconv.Itoa(resources)}, {"payload-sha256-64k", r.digest}}
+		ev.Extra = [][2]string{{"vendor", r.q.Vendor}, {"format", r.format}, {"written", strconv.Itoa(resources)},
+			{"payload-sha256-64k", r.digest}}
 		w, leaf, err := r.p.Audit.Prepare(ev)
 		if err != nil {
 			return fhir.Wrap("ingest.commit", err)
@@ -228,7 +229,8 @@ func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *
 			if err != nil {
 				return err
 			}
-			if o.coarse && !o.retracted && was.status != statusRetracted && a.channels.Fine && a.channels.better(o.JSON, was.current) {
+			if o.coarse && !o.retracted && was.status != statusRetracted && a.channels.Fine &&
+				a.channels.better(o.JSON, was.current) {
 				was.same = true // what it leaves out is known better
 			}
 			body, kept = was.body, was.kept

@@ -31,7 +31,8 @@ func TestDeliveryHeaders(t *testing.T) {
 	} {
 		w := newWorld(t)
 		e := gin.New()
-		who := &access.Principal{ClientID: "c", Grant: &access.Grant{Recipient: "c", Rules: []access.Rule{{Type: "Observation", May: access.Create}}}}
+		who := &access.Principal{ClientID: "c",
+			Grant: &access.Grant{Recipient: "c", Rules: []access.Rule{{Type: "Observation", May: access.Create}}}}
 		(&Handler{Pipeline: w.p, Auth: fixed{who}}).Mount(e)
 		req := httptest.NewRequest("POST", "/ingest/apple/auto?patient=p1", strings.NewReader(loneHour))
 		if c.aggregation != "" {
@@ -54,7 +55,8 @@ func TestDeliveryHeaders(t *testing.T) {
 			if strings.Contains(body, "8867-4") || strings.Contains(body, "/heartrate") {
 				t.Errorf("%q: an average coded as a heart rate: %s", c.aggregation, body)
 			}
-			if !strings.Contains(body, c.when) || strings.Contains(body, `"steps"`) && !strings.Contains(body, c.steps) {
+			if !strings.Contains(body, c.when) || strings.Contains(body, `"steps"`) &&
+				!strings.Contains(body, c.steps) {
 				t.Errorf("%q: %s", c.aggregation, body)
 			}
 		}

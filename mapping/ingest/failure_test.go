@@ -39,7 +39,8 @@ func (w *world) trail() map[string]int {
 func many(n int) string {
 	var out []string
 	for i := range n {
-		out = append(out, record(hr, "count/min", fmt.Sprint(60+i), fmt.Sprintf("2026-10-02 08:%02d:%02d +0200", i/60, i%60), "11.0"))
+		out = append(out, record(hr, "count/min", fmt.Sprint(60+i),
+			fmt.Sprintf("2026-10-02 08:%02d:%02d +0200", i/60, i%60), "11.0"))
 	}
 	return export(out...)
 }
@@ -59,7 +60,8 @@ func TestEveryIngestIsAudited(t *testing.T) {
 			want: map[string]int{"0": 2, "4 " + reasonUnreadable: 1}},
 		"unknown vendor":  {vendor: "SECRET", body: full, want: map[string]int{"4 " + reasonNobody: 1}},
 		"unknown patient": {patient: "p2", body: full, want: map[string]int{"4 " + reasonNobody: 1}},
-		"no consent":      {body: full, prepare: func(w *world) { w.c.closed = true }, want: map[string]int{"8 " + reasonNoConsent: 1}},
+		"no consent": {body: full, prepare: func(w *world) { w.c.closed = true },
+			want: map[string]int{"8 " + reasonNoConsent: 1}},
 		"withdrawn": {body: full, prepare: func(w *world) { w.c.after, w.p.Limits.Samples = 3, 10 },
 			want: map[string]int{"0": 1, "8 " + reasonWithdrawn: 1}},
 		"good": {body: full, want: map[string]int{"0": 1}},
@@ -69,7 +71,8 @@ func TestEveryIngestIsAudited(t *testing.T) {
 			if c.prepare != nil {
 				c.prepare(w)
 			}
-			q := Request{Patient: "p1", Vendor: "apple", Name: "export.xml", Body: strings.NewReader(c.body), Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}
+			q := Request{Patient: "p1", Vendor: "apple", Name: "export.xml", Body: strings.NewReader(c.body),
+				Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}
 			if c.vendor != "" {
 				q.Vendor = c.vendor
 			}
@@ -96,7 +99,8 @@ func TestInterruptionIsAudited(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	body := many(100)
 	half := &hook{strings.NewReader(body[:len(body)/2]), cancel}
-	_, err := w.p.Run(ctx, Request{Patient: "p1", Vendor: "apple", Format: "export.xml", Body: io.MultiReader(half, strings.NewReader(body[len(body)/2:]))})
+	_, err := w.p.Run(ctx, Request{Patient: "p1", Vendor: "apple", Format: "export.xml",
+		Body: io.MultiReader(half, strings.NewReader(body[len(body)/2:]))})
 	if err == nil {
 		t.Error("no error")
 	}
@@ -122,7 +126,8 @@ func (h *hook) Read(p []byte) (int, error) {
 func TestRefusedRequestsAreAudited(t *testing.T) {
 	gin.SetMode(gin.TestMode)
 	may := func(i access.Interaction) *access.Principal {
-		return &access.Principal{ClientID: "c", Grant: &access.Grant{Recipient: "c", Rules: []access.Rule{{Type: "Observation", May: i}}}}
+		return &access.Principal{ClientID: "c",
+			Grant: &access.Grant{Recipient: "c", Rules: []access.Rule{{Type: "Observation", May: i}}}}
 	}
 	for want, c := range map[string]struct {
 		who      *access.Principal
@@ -210,7 +215,8 @@ func TestMeters(t *testing.T) {
 		"pulsegate.ingest.samples pulsegate.outcome=created,pulsegate.vendor=apple":     1,
 		"pulsegate.ingest.samples pulsegate.outcome=unchanged,pulsegate.vendor=apple":   1,
 		"pulsegate.ingest.samples pulsegate.outcome=quarantined,pulsegate.vendor=apple": 2,
-		"pulsegate.ingest.batch.writes pulsegate.vendor=apple":                          5, // Observation, Device, Provenance, two AuditEvents
+		// Observation, Device, Provenance, two AuditEvents
+		"pulsegate.ingest.batch.writes pulsegate.vendor=apple": 5,
 	} {
 		if g.sums[name] != want {
 			t.Errorf("%s is %d, want %d", name, g.sums[name], want)

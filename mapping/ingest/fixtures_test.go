@@ -21,7 +21,8 @@ func TestVendorTestdata(t *testing.T) {
 		round := func() (sum Summary) {
 			root := filepath.Join("..", "..", "adapters", vendor, "testdata")
 			err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-				if err != nil || d.IsDir() || strings.HasSuffix(path, ".golden") || strings.HasSuffix(path, "canaries.txt") || strings.Contains(path, "fuzz") {
+				if err != nil || d.IsDir() || strings.HasSuffix(path, ".golden") ||
+					strings.HasSuffix(path, "canaries.txt") || strings.Contains(path, "fuzz") {
 					return err
 				}
 				body, err := os.ReadFile(path)
@@ -29,7 +30,9 @@ func TestVendorTestdata(t *testing.T) {
 					return err
 				}
 				format := filepath.Base(filepath.Dir(path))
-				one, err := w.p.Run(t.Context(), Request{Patient: "p1", Vendor: vendor, Format: format, Name: filepath.Base(path), Body: strings.NewReader(string(body))})
+				one, err := w.p.Run(t.Context(),
+					Request{Patient: "p1", Vendor: vendor, Format: format, Name: filepath.Base(path),
+						Body: strings.NewReader(string(body))})
 				if err != nil && fhir.KindOf(err) != fhir.Invalid {
 					t.Errorf("%s: %v", path, err)
 				}

@@ -71,7 +71,8 @@ func (h *Handler) run(c *gin.Context) (Summary, error) {
 		return Summary{}, h.Pipeline.refused(ctx, &q, err, reasonNobody)
 	}
 	if !mayCreate(who) {
-		err := fhir.Errorf(fhir.Forbidden, "ingest.Handler", "the token does not allow creating Observations of this patient")
+		err := fhir.Errorf(fhir.Forbidden, "ingest.Handler",
+			"the token does not allow creating Observations of this patient")
 		return Summary{}, h.Pipeline.refused(ctx, &q, err, reasonNoScope)
 	}
 	body, err := Body(c.Request.Body, c.GetHeader("Content-Encoding"), h.Limits)

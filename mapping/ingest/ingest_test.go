@@ -103,7 +103,8 @@ func newWorldOn(t tester, dir string, fs vfs.FS) (w *world, done func()) {
 		}
 	}
 	clock := clocktest.Ticking(time.Date(2026, 12, 15, 12, 0, 0, 0, time.UTC), time.Millisecond).Now
-	rec, err := audit.NewRecorder(audit.Options{Store: db, Clock: clock, Rand: rand.Reader, Observer: "https://example.org"})
+	rec, err := audit.NewRecorder(audit.Options{Store: db, Clock: clock, Rand: rand.Reader,
+		Observer: "https://example.org"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,14 +115,16 @@ func newWorldOn(t tester, dir string, fs vfs.FS) (w *world, done func()) {
 	c := &consents{}
 	w = &world{t, &Pipeline{Store: db, Audit: rec, Consents: c, Mapper: m, Clock: clock,
 		Adapters: []adapters.Adapter{apple.New(), fitbit.New(), oura.New()}}, c}
-	if _, err := db.Commit(t.Context(), &store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: "Patient", ID: "p1", JSON: []byte(fhir.Prefix("Patient", "p1") + `}}`)}}}}); err != nil {
+	if _, err := db.Commit(t.Context(), &store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: "Patient",
+		ID: "p1", JSON: []byte(fhir.Prefix("Patient", "p1") + `}}`)}}}}); err != nil {
 		t.Fatal(err)
 	}
 	return w, done
 }
 
 func (w *world) run(vendor, name, body string) (Summary, error) {
-	return w.p.Run(w.t.Context(), Request{Patient: "p1", Vendor: vendor, Name: name, Body: strings.NewReader(body), Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}})
+	return w.p.Run(w.t.Context(), Request{Patient: "p1", Vendor: vendor, Name: name, Body: strings.NewReader(body),
+		Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}})
 }
 
 func (w *world) must(vendor, name, body string) Summary {
@@ -137,12 +140,13 @@ func (w *world) must(vendor, name, body string) Summary {
 func (w *world) all(typ string) map[string]fhir.Resource {
 	w.t.Helper()
 	out := map[string]fhir.Resource{}
-	err := w.p.Store.Scan(w.t.Context(), store.ScanRange{Types: []string{typ}, Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
-		r := f.Resource
-		r.JSON = bytes.Clone(r.JSON)
-		out[r.ID] = r
-		return true
-	})
+	err := w.p.Store.Scan(w.t.Context(),
+		store.ScanRange{Types: []string{typ}, Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
+			r := f.Resource
+			r.JSON = bytes.Clone(r.JSON)
+			out[r.ID] = r
+			return true
+		})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -150,7 +154,8 @@ func (w *world) all(typ string) map[string]fhir.Resource {
 }
 
 func export(records ...string) string {
-	return `<?xml version="1.0"?><HealthData locale="en"><ExportDate value="2026-10-05 09:00:00 +0200"/>` + strings.Join(records, "") + `</HealthData>`
+	return `<?xml version="1.0"?><HealthData locale="en"><ExportDate value="2026-10-05 09:00:00 +0200"/>` +
+		strings.Join(records, "") + `</HealthData>`
 }
 
 func record(typ, unit, value, at, software string) string {
@@ -224,7 +229,8 @@ func TestRestatement(t *testing.T) {
 	check := func(version uint64, status, minutes string) {
 		t.Helper()
 		for _, o := range w.all("Observation") {
-			if o.Version != version || !bytes.Contains(o.JSON, []byte(`"status":"`+status+`"`)) || !bytes.Contains(o.JSON, []byte(`"value":`+minutes+`,"unit":"min"`)) {
+			if o.Version != version || !bytes.Contains(o.JSON, []byte(`"status":"`+status+`"`)) ||
+				!bytes.Contains(o.JSON, []byte(`"value":`+minutes+`,"unit":"min"`)) {
 				t.Errorf("version %d: %s", o.Version, o.JSON)
 			}
 		}
@@ -260,7 +266,8 @@ func TestConsent(t *testing.T) {
 		t.Error("without consent nothing is stored but the refusal")
 	}
 	w.c.closed, w.c.categories = false, map[string]bool{"activity": true}
-	s := w.must("apple", "export.xml", export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"), record(steps, "count", "5", "2026-10-01 08:00:00 +0200", "11.0")))
+	s := w.must("apple", "export.xml", export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"),
+		record(steps, "count", "5", "2026-10-01 08:00:00 +0200", "11.0")))
 	if s.Created != 1 || s.ByMetric[hr].Dropped != 1 {
 		t.Errorf("categories: %+v", s)
 	}
@@ -268,7 +275,8 @@ func TestConsent(t *testing.T) {
 	w.c.categories, w.c.after, w.p.Limits.Samples = nil, 3, 10
 	var many []string
 	for i := range 100 {
-		many = append(many, record(hr, "count/min", fmt.Sprint(60+i), fmt.Sprintf("2026-10-02 08:%02d:%02d +0200", i/60, i%60), "11.0"))
+		many = append(many, record(hr, "count/min", fmt.Sprint(60+i),
+			fmt.Sprintf("2026-10-02 08:%02d:%02d +0200", i/60, i%60), "11.0"))
 	}
 	s, err := w.run("apple", "export.xml", export(many...))
 	if fhir.KindOf(err) != fhir.Forbidden || s.Created != 10 {
@@ -282,9 +290,10 @@ func TestBadPayloads(t *testing.T) {
 		vendor, file, body string
 		kind               fhir.Kind
 	}{
-		"empty":          {"apple", "export.xml", "", fhir.Invalid},
-		"unknown":        {"apple", "x", "hello", fhir.Invalid},
-		"truncated":      {"apple", "export.xml", export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11"))[:200], fhir.Invalid},
+		"empty":   {"apple", "export.xml", "", fhir.Invalid},
+		"unknown": {"apple", "x", "hello", fhir.Invalid},
+		"truncated": {"apple", "export.xml",
+			export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11"))[:200], fhir.Invalid},
 		"hostile zip":    {"apple", "export.zip", "PK\x03\x04" + strings.Repeat("\xff", 200), fhir.Invalid},
 		"unknown vendor": {"acme", "x", "{}", fhir.Invalid},
 	} {
@@ -338,7 +347,8 @@ func TestHandler(t *testing.T) {
 	gin.SetMode(gin.TestMode)
 	w := newWorld(t)
 	may := func(i access.Interaction) *access.Principal {
-		return &access.Principal{ClientID: "c", Grant: &access.Grant{Recipient: "c", Rules: []access.Rule{{Type: "Observation", May: i}}}}
+		return &access.Principal{ClientID: "c",
+			Grant: &access.Grant{Recipient: "c", Rules: []access.Rule{{Type: "Observation", May: i}}}}
 	}
 	for name, c := range map[string]struct {
 		who     *access.Principal
@@ -354,7 +364,8 @@ func TestHandler(t *testing.T) {
 		(&Handler{Pipeline: w.p, Auth: fixed{c.who}}).Mount(e)
 		var z bytes.Buffer
 		g := gzip.NewWriter(&z)
-		if _, err := io.WriteString(g, export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11"))); err != nil {
+		if _, err := io.WriteString(g, export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200",
+			"11"))); err != nil {
 			t.Fatal(err)
 		}
 		if err := g.Close(); err != nil {

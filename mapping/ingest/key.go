@@ -39,7 +39,8 @@ func Key(ctx context.Context, st store.Store, random io.Reader) ([]byte, error) 
 	case bytes.Equal(key, unkeyed):
 		return nil, nil
 	case len(key) != mapping.KeySize:
-		return nil, fhir.Errorf(fhir.Internal, op, "the store's key for ids has %d bytes, not %d", len(key), mapping.KeySize)
+		return nil, fhir.Errorf(fhir.Internal, op, "the store's key for ids has %d bytes, not %d", len(key),
+			mapping.KeySize)
 	}
 	return bytes.Clone(key), nil
 }
@@ -47,10 +48,11 @@ func Key(ctx context.Context, st store.Store, random io.Reader) ([]byte, error) 
 func newKey(ctx context.Context, st store.Store, random io.Reader) ([]byte, error) {
 	// Every commit of ingest has a Provenance of its vendor.
 	known := false
-	err := st.Scan(ctx, store.ScanRange{Types: []string{"Provenance"}, Filter: access.All().Filter(access.Read)}, func(f *store.Found) bool {
-		known = f.Facts.Vendor != ""
-		return !known
-	})
+	err := st.Scan(ctx, store.ScanRange{Types: []string{"Provenance"}, Filter: access.All().Filter(access.Read)},
+		func(f *store.Found) bool {
+			known = f.Facts.Vendor != ""
+			return !known
+		})
 	if err != nil {
 		return nil, err
 	}
@@ -61,6 +63,7 @@ func newKey(ctx context.Context, st store.Store, random io.Reader) ([]byte, erro
 			return nil, err
 		}
 	}
-	_, err = st.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: roomKey, Value: key, Expect: store.StateAbsent}}})
+	_, err = st.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: roomKey, Value: key,
+		Expect: store.StateAbsent}}})
 	return key, err
 }

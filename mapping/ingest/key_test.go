@@ -30,7 +30,8 @@ func (w *world) keyed() []byte {
 // feedKinds stores a sample, a document, a night and their Devices.
 func (w *world) feedKinds() {
 	w.must("apple", "export.xml", export(record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"),
-		record("HKQuantityTypeIdentifierBodyMass", "kg", "70.5", "2026-10-01 08:00:00 +0200", "11.0"), lateEvening[0].xml()))
+		record("HKQuantityTypeIdentifierBodyMass", "kg", "70.5", "2026-10-01 08:00:00 +0200", "11.0"),
+		lateEvening[0].xml()))
 	w.must("oura", "sleep.json", night(27000))
 }
 
@@ -103,7 +104,8 @@ func TestStoreWithoutAKey(t *testing.T) {
 // TestDamagedKey: a key that is none stops the start and is not replaced.
 func TestDamagedKey(t *testing.T) {
 	w := newWorld(t)
-	if _, err := w.p.Store.Commit(t.Context(), &store.Batch{State: []store.StateWrite{{Key: roomKey, Value: []byte("short")}}}); err != nil {
+	if _, err := w.p.Store.Commit(t.Context(),
+		&store.Batch{State: []store.StateWrite{{Key: roomKey, Value: []byte("short")}}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Key(t.Context(), w.p.Store, rand.Reader); err == nil {

@@ -35,7 +35,8 @@ func TestOneRing(t *testing.T) {
 			t.Errorf("%s: %d Devices, want one", name, len(rings))
 		}
 		for id, d := range rings {
-			for _, part := range []string{`"serialNumber":"ring-0001"`, `"modelNumber":"gen4"`, `"value":"3.1.0"`, `silver`, `"manufacturer":"Oura"`} {
+			for _, part := range []string{`"serialNumber":"ring-0001"`, `"modelNumber":"gen4"`, `"value":"3.1.0"`,
+				`silver`, `"manufacturer":"Oura"`} {
 				if !bytes.Contains(d.JSON, []byte(part)) {
 					t.Errorf("%s: no %s in %s", name, part, d.JSON)
 				}
@@ -94,11 +95,13 @@ func TestListAndReconcile(t *testing.T) {
 					t.Fatalf("%s: %d Observations", name, len(obs))
 				}
 				for _, o := range obs {
-					if !bytes.Contains(o.JSON, []byte(kg)) || bytes.Contains(o.JSON, []byte(`"performer"`)) != strings.Contains(source, "MANUAL") {
+					if !bytes.Contains(o.JSON, []byte(kg)) ||
+						bytes.Contains(o.JSON, []byte(`"performer"`)) != strings.Contains(source, "MANUAL") {
 						t.Errorf("%s: %s", name, o.JSON)
 					}
 					for id, d := range w.all("Device") {
-						if bytes.Contains(d.JSON, []byte("Aria Air")) && !bytes.Contains(o.JSON, []byte(`"Device/`+id+`"`)) {
+						if bytes.Contains(d.JSON, []byte("Aria Air")) &&
+							!bytes.Contains(o.JSON, []byte(`"Device/`+id+`"`)) {
 							t.Errorf("%s: the scale is forgotten: %s", name, o.JSON)
 						}
 					}

@@ -141,7 +141,8 @@ func TestRatesOfOneSecond(t *testing.T) {
 	}
 	for _, payloads := range [][]string{
 		{list(row(88, "awake"), row(103, "workout"), row(88, "workout"), row(90, "awake"))},
-		{list(row(88, "awake")), list(row(103, "workout")), list(row(90, "awake"), row(88, "workout")), list(row(88, "awake"))},
+		{list(row(88, "awake")), list(row(103, "workout")), list(row(90, "awake"), row(88, "workout")),
+			list(row(88, "awake"))},
 	} {
 		w := newWorld(t)
 		for _, p := range payloads {

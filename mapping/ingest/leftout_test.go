@@ -45,16 +45,19 @@ func (w *world) only() string {
 // the component is in the summary and, with its reason, in quarantine.
 func TestOneOddComponent(t *testing.T) {
 	w := newWorld(t)
-	body := rowing(entry("HKWeatherTemperature", "58 warm"), entry("HKElevationAscended", "12 m"), entry("HKAverageMETs", "very"),
+	body := rowing(entry("HKWeatherTemperature", "58 warm"), entry("HKElevationAscended", "12 m"),
+		entry("HKAverageMETs", "very"),
 		`<WorkoutStatistics type="HKQuantityTypeIdentifierHeartRate" average="0" maximum="4100" unit="count/min"/>`)
 	for _, created := range []int{1, 0} {
 		sum := w.must("apple", "export.xml", body)
-		if sum.Created != created || sum.Quarantined != 0 || sum.LeftOut != 4 || sum.ByMetric["HKWorkoutTypeIdentifier"].LeftOut != 4 {
+		if sum.Created != created || sum.Quarantined != 0 || sum.LeftOut != 4 ||
+			sum.ByMetric["HKWorkoutTypeIdentifier"].LeftOut != 4 {
 			t.Errorf("%+v", sum)
 		}
 	}
 	got := w.only()
-	if !strings.Contains(got, `"value":40,"unit":"min"`) || !strings.Contains(got, `"value":12,"unit":"m"`) || strings.Contains(got, "4100") || strings.Contains(got, "eather") || strings.Contains(got, "55425-3") {
+	if !strings.Contains(got, `"value":40,"unit":"min"`) || !strings.Contains(got, `"value":12,"unit":"m"`) ||
+		strings.Contains(got, "4100") || strings.Contains(got, "eather") || strings.Contains(got, "55425-3") {
 		t.Errorf("%s", got)
 	}
 	reasons := map[string]string{}
@@ -64,7 +67,8 @@ func TestOneOddComponent(t *testing.T) {
 		}
 		reasons[it.Component] = it.Reason
 	}
-	if len(reasons) != 3 || reasons["weatherTemperature"] != "bad-unit" || reasons["heartRateMaximum"] != "bad-value" || reasons["averageMETs"] != "bad-value" {
+	if len(reasons) != 3 || reasons["weatherTemperature"] != "bad-unit" ||
+		reasons["heartRateMaximum"] != "bad-value" || reasons["averageMETs"] != "bad-value" {
 		t.Errorf("%v", reasons)
 	}
 }
@@ -77,7 +81,8 @@ func TestManyOddComponents(t *testing.T) {
 	for i := range 10 {
 		rows = append(rows, fmt.Sprintf(`{"date":"2026-03-01 10:%02d:00 +0100","Min":50,"Avg":60,"Max":9%02d}`, i, i))
 	}
-	sum := w.must("apple", "hae.json", `{"data":{"metrics":[{"name":"heart_rate","units":"count/min","data":[`+strings.Join(rows, ",")+`]}]}}`)
+	sum := w.must("apple", "hae.json", `{"data":{"metrics":[{"name":"heart_rate","units":"count/min","data":[`+
+		strings.Join(rows, ",")+`]}]}}`)
 	if sum.Read != 10 || sum.Created != 10 || sum.LeftOut != 10 || sum.Quarantined != 0 {
 		t.Errorf("%+v", sum)
 	}
@@ -103,7 +108,8 @@ func widened(t *testing.T) *mapping.Mapper {
 			return err
 		}
 		b, err := fs.ReadFile(mapping.Builtin(), name)
-		dir[name] = &fstest.MapFile{Data: []byte(strings.Replace(string(b), "{as: [Cel, degC", "{as: [Cel, warm, degC", 1))}
+		dir[name] = &fstest.MapFile{Data: []byte(strings.Replace(string(b), "{as: [Cel, degC",
+			"{as: [Cel, warm, degC", 1))}
 		return err
 	})
 	if err != nil {
@@ -133,7 +139,8 @@ func TestRetryOfComponent(t *testing.T) {
 	} {
 		w := newWorld(t)
 		w.must("apple", "auto", c.odd)
-		if sum, err := w.p.Retry(t.Context(), who, "r"); err != nil || sum.Created+sum.Updated != 0 || len(w.items()) != 1 {
+		if sum, err := w.p.Retry(t.Context(), who, "r"); err != nil || sum.Created+sum.Updated != 0 ||
+			len(w.items()) != 1 {
 			t.Errorf("%s: before: %+v %v", name, sum, err)
 		}
 		if c.then != "" {
@@ -165,9 +172,11 @@ func TestRetryOfComponent(t *testing.T) {
 // TestNotMeasured: a zero that means so is no Observation and no quarantine.
 func TestNotMeasured(t *testing.T) {
 	w := newWorld(t)
-	sum := w.must("apple", "export.xml", export(record("HKQuantityTypeIdentifierHeartRate", "count/min", "0", "2026-10-05 07:00:00 +0200", "1"),
-		record("HKQuantityTypeIdentifierStepCount", "count", "0", "2026-10-05 07:00:00 +0200", "1")))
-	if sum.Created != 1 || sum.Quarantined != 0 || sum.ByMetric["HKQuantityTypeIdentifierHeartRate"].Dropped != 1 || len(w.items()) != 0 {
+	sum := w.must("apple", "export.xml",
+		export(record("HKQuantityTypeIdentifierHeartRate", "count/min", "0", "2026-10-05 07:00:00 +0200", "1"),
+			record("HKQuantityTypeIdentifierStepCount", "count", "0", "2026-10-05 07:00:00 +0200", "1")))
+	if sum.Created != 1 || sum.Quarantined != 0 || sum.ByMetric["HKQuantityTypeIdentifierHeartRate"].Dropped != 1 ||
+		len(w.items()) != 0 {
 		t.Errorf("%+v", sum)
 	}
 	if got := w.only(); !strings.Contains(got, `"value":0,"unit":"steps"`) {
@@ -182,10 +191,13 @@ func TestNights(t *testing.T) {
 	row := func(day int, members string) string {
 		return fmt.Sprintf(`{"date":"2026-03-%02d 00:00:00 +0100",%s,"sleepStart":"2026-03-%02d 00:20:00 +0100","sleepEnd":"2026-03-%02d 06:50:00 +0100","source":"Band"}`, day, members, day, day)
 	}
-	sum := w.must("apple", "hae.json", `{"data":{"metrics":[{"name":"sleep_analysis","units":"hr","data":[`+strings.Join([]string{
-		row(3, `"asleep":6.2,"inBed":400123.5`), row(4, `"asleep":5,"totalSleep":5,"deep":0,"rem":0,"core":0,"inBed":0,"awake":0.25`),
-		row(5, `"asleep":0,"deep":0,"rem":0,"core":0,"awake":0,"inBed":400123.5`), row(6, `"deep":1,"rem":0,"core":4.5,"awake":0`),
-	}, ",")+`]}]}}`)
+	sum := w.must("apple", "hae.json", `{"data":{"metrics":[{"name":"sleep_analysis","units":"hr","data":[`+
+		strings.Join([]string{
+			row(3, `"asleep":6.2,"inBed":400123.5`),
+			row(4, `"asleep":5,"totalSleep":5,"deep":0,"rem":0,"core":0,"inBed":0,"awake":0.25`),
+			row(5, `"asleep":0,"deep":0,"rem":0,"core":0,"awake":0,"inBed":400123.5`),
+			row(6, `"deep":1,"rem":0,"core":4.5,"awake":0`),
+		}, ",")+`]}]}}`)
 	if sum.Created != 3 || sum.Quarantined != 1 || sum.LeftOut != 1+4+5+0 {
 		t.Errorf("%+v", sum)
 	}
@@ -197,7 +209,8 @@ func TestNights(t *testing.T) {
 				t.Errorf("%s", body)
 			}
 		case strings.Contains(body, "2026-03-04T"):
-			if !strings.Contains(body, `"valueQuantity":{"value":300,`) || strings.Count(body, `"valueQuantity"`) != 2 || !strings.Contains(body, `"value":15,`) {
+			if !strings.Contains(body, `"valueQuantity":{"value":300,`) ||
+				strings.Count(body, `"valueQuantity"`) != 2 || !strings.Contains(body, `"value":15,`) {
 				t.Errorf("%s", body)
 			}
 		case strings.Contains(body, "2026-03-06T"):

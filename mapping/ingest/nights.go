@@ -140,7 +140,8 @@ func ended(end, now time.Time) bool { return now.Sub(end) >= sleep.Gap }
 
 // derive puts into a the nights that the sessions around p make in it, and takes
 // back those that are none any more.
-func (r *run) derive(ctx context.Context, of mapping.Segments, n *sourceNights, p period, read surroundings, now time.Time, a *attempt) error {
+func (r *run) derive(ctx context.Context, of mapping.Segments, n *sourceNights, p period, read surroundings,
+	now time.Time, a *attempt) error {
 	sessions, from, to := read.sessions, read.from, read.to
 	first := time.Unix(p[0]-beside, 0).UTC().Format(time.DateOnly)
 	last := time.Unix(p[1]+beside, 0).UTC().Format(time.DateOnly)
@@ -236,7 +237,8 @@ func (r *run) sessions(ctx context.Context, of mapping.Segments, n *sourceNights
 
 // segments returns the segments of a source that overlap a time. It reads the
 // columns of a store that has them, without making Observations.
-func (r *run) segments(ctx context.Context, of mapping.Segments, n *sourceNights, from, to time.Time) (segs []sleep.Segment, err error) {
+func (r *run) segments(ctx context.Context, of mapping.Segments, n *sourceNights, from,
+	to time.Time) (segs []sleep.Segment, err error) {
 	one := func(_ *store.Found, s *stored) bool {
 		g, ok := n.segment(s)
 		if ok {
@@ -300,7 +302,8 @@ func (r *run) segments(ctx context.Context, of mapping.Segments, n *sourceNights
 // segment is s without its times; ok is false when it is not one of the
 // source.
 func (n *sourceNights) segment(s *stored) (g sleep.Segment, ok bool) {
-	if s.Status == statusRetracted || !slices.Contains(n.Streams, s.identifier(mapping.StreamSystem)) && !slices.Contains(n.Streams, s.Device.Reference) {
+	if s.Status == statusRetracted || !slices.Contains(n.Streams, s.identifier(mapping.StreamSystem)) &&
+		!slices.Contains(n.Streams, s.Device.Reference) {
 		return g, false
 	}
 	g = sleep.Segment{Sure: !s.unsure(), Device: s.Device.Reference}
@@ -321,7 +324,8 @@ func (r *run) search(system, code string, from, to time.Time) (store.Find, error
 }
 
 // find passes each Observation that search finds to fn, if its JSON holds text.
-func (r *run) find(ctx context.Context, system, code string, from, to time.Time, text []byte, fn func(*store.Found, *stored) bool) error {
+func (r *run) find(ctx context.Context, system, code string, from, to time.Time, text []byte,
+	fn func(*store.Found, *stored) bool) error {
 	f, err := r.search(system, code, from, to)
 	if err != nil {
 		return err
@@ -347,7 +351,8 @@ func (r *run) reader(text []byte, fn func(*store.Found, *stored) bool, bad *erro
 }
 
 // night is a session as an Observation.
-func (r *run) night(of mapping.Segments, source, prefix string, x *sleep.Session, now time.Time) (o observation, err error) {
+func (r *run) night(of mapping.Segments, source, prefix string, x *sleep.Session,
+	now time.Time) (o observation, err error) {
 	s := x.Sample()
 	s.Metric, s.Source.Name, s.VendorID = of.Of, source, prefix+x.Name
 	if !ended(x.End, now) {
@@ -381,7 +386,8 @@ type known struct {
 const toldMark = "/h"
 
 // stated are the stored nights whose id of the vendor's has the prefix.
-func (r *run) stated(ctx context.Context, of mapping.Segments, prefix string, from, to time.Time) (out []known, err error) {
+func (r *run) stated(ctx context.Context, of mapping.Segments, prefix string, from,
+	to time.Time) (out []known, err error) {
 	system := fhir.Canonical + "/identifier/" + r.q.Vendor + "/source"
 	err = r.find(ctx, of.System, of.Of, from, to, []byte(prefix), func(f *store.Found, s *stored) bool {
 		k := known{ref: f.Resource.Ref(), metric: of.Of, vendorID: s.identifier(system), status: s.Status}
@@ -447,7 +453,8 @@ func (r *run) named(ctx context.Context, obs []observation, a *attempt) ([]obser
 }
 
 // tell finds the night that o is. It is false when o has nothing to say.
-func (r *run) tell(ctx context.Context, of mapping.Segments, o *observation, before []observation, told *[]known, a *attempt) (keep bool, err error) {
+func (r *run) tell(ctx context.Context, of mapping.Segments, o *observation, before []observation, told *[]known,
+	a *attempt) (keep bool, err error) {
 	var s stored
 	if err := json.Unmarshal(o.JSON, &s); err != nil {
 		return false, fhir.Wrap("ingest.tell", err)
@@ -511,7 +518,8 @@ func (r *run) tell(ctx context.Context, of mapping.Segments, o *observation, bef
 // severalSources reports whether o, a night that a source states as a whole,
 // is of several ("Watch|Phone"), and the segments of one of them say it.
 // Otherwise it is remembered that there are such nights.
-func (r *run) severalSources(ctx context.Context, of mapping.Segments, o *observation, from, to time.Time, a *attempt) (bool, error) {
+func (r *run) severalSources(ctx context.Context, of mapping.Segments, o *observation, from, to time.Time,
+	a *attempt) (bool, error) {
 	parts := strings.Split(o.source, "|")
 	if len(parts) < 2 || len(parts) > 16 {
 		return false, nil
@@ -542,7 +550,8 @@ func (r *run) severalSources(ctx context.Context, of mapping.Segments, o *observ
 
 // joint are the nights that were stated as a whole of several sources, this one
 // among them.
-func (r *run) joint(ctx context.Context, of mapping.Segments, source string, from, to time.Time) (out []known, err error) {
+func (r *run) joint(ctx context.Context, of mapping.Segments, source string, from,
+	to time.Time) (out []known, err error) {
 	var prefixes []string
 	var bad error
 	err = r.p.Store.List(ctx, r.nightRoom(), func(_ string, raw []byte) bool {

@@ -55,7 +55,8 @@ func (n nightSeen) String() string {
 func (w *world) nights() []nightSeen {
 	var out []nightSeen
 	for _, o := range w.chart("93832-4") {
-		out = append(out, nightSeen{o.EffectivePeriod.Start, o.EffectivePeriod.End, o.Quantity.Value.String(), o.Status})
+		out = append(out, nightSeen{o.EffectivePeriod.Start, o.EffectivePeriod.End, o.Quantity.Value.String(),
+			o.Status})
 	}
 	slices.SortFunc(out, func(a, b nightSeen) int { return strings.Compare(a.String(), b.String()) })
 	return out
@@ -92,7 +93,8 @@ func (w *world) chart(code string) []seenObservation {
 		if err := json.Unmarshal(r.JSON, &o); err != nil {
 			w.t.Fatal(err)
 		}
-		if o.Status != "entered-in-error" && slices.ContainsFunc(o.Code.Coding, func(c coding) bool { return c.Code == code }) {
+		if o.Status != "entered-in-error" &&
+			slices.ContainsFunc(o.Code.Coding, func(c coding) bool { return c.Code == code }) {
 			out = append(out, o)
 		}
 	}
@@ -112,14 +114,17 @@ func (w *world) wantNights(want ...string) {
 }
 
 var (
-	lateEvening = []slept{{"Band", "2026-04-14 22:40:00 +0200", "2026-04-15 01:10:00 +0200", "Core"}, {"Band", "2026-04-15 01:10:00 +0200", "2026-04-15 02:40:00 +0200", "Deep"}}
-	smallHours  = []slept{{"Band", "2026-04-15 02:40:00 +0200", "2026-04-15 04:40:00 +0200", "REM"}, {"Band", "2026-04-15 04:40:00 +0200", "2026-04-15 06:40:00 +0200", "Core"}}
+	lateEvening = []slept{{"Band", "2026-04-14 22:40:00 +0200", "2026-04-15 01:10:00 +0200", "Core"},
+		{"Band", "2026-04-15 01:10:00 +0200", "2026-04-15 02:40:00 +0200", "Deep"}}
+	smallHours = []slept{{"Band", "2026-04-15 02:40:00 +0200", "2026-04-15 04:40:00 +0200", "REM"},
+		{"Band", "2026-04-15 04:40:00 +0200", "2026-04-15 06:40:00 +0200", "Core"}}
 )
 
 // TestNightOfTwoPushes: a night is made of all stored segments of its source,
 // whichever payload brought them and in whichever order.
 func TestNightOfTwoPushes(t *testing.T) {
-	for _, order := range [][][]slept{{lateEvening, smallHours}, {smallHours, lateEvening}, {lateEvening, smallHours, lateEvening}, {smallHours, lateEvening, smallHours}} {
+	for _, order := range [][][]slept{{lateEvening, smallHours}, {smallHours, lateEvening},
+		{lateEvening, smallHours, lateEvening}, {smallHours, lateEvening, smallHours}} {
 		w := newWorld(t)
 		for _, p := range order {
 			w.must("apple", "a.json", push(p...))
@@ -305,7 +310,8 @@ func TestNightsDoNotDependOnOrder(t *testing.T) {
 		for range rapid.IntRange(1, 8).Draw(t, "segments") {
 			from := at.Add(time.Duration(rapid.IntRange(0, 3*24*6).Draw(t, "start")) * 10 * time.Minute)
 			to := from.Add(time.Duration(rapid.IntRange(1, 20).Draw(t, "length")) * 10 * time.Minute)
-			all = append(all, slept{rapid.SampledFrom([]string{"Band", "Ring"}).Draw(t, "source"), from.Format("2006-01-02 15:04:05 -0700"), to.Format("2006-01-02 15:04:05 -0700"),
+			all = append(all, slept{rapid.SampledFrom([]string{"Band", "Ring"}).Draw(t, "source"),
+				from.Format("2006-01-02 15:04:05 -0700"), to.Format("2006-01-02 15:04:05 -0700"),
 				rapid.SampledFrom([]string{"Core", "Deep", "REM", "Awake", "In Bed", "Asleep"}).Draw(t, "stage")})
 			last := all[len(all)-1]
 			if last.stage = ""; seen[last] {
@@ -327,7 +333,8 @@ func TestNightsDoNotDependOnOrder(t *testing.T) {
 		chart := func(w *world) string {
 			lines := map[string]bool{}
 			for _, o := range w.chart("93832-4") {
-				line := o.EffectivePeriod.Start + " " + o.EffectivePeriod.End + " " + o.Quantity.Value.String() + " " + o.ID
+				line := o.EffectivePeriod.Start + " " + o.EffectivePeriod.End + " " + o.Quantity.Value.String() +
+					" " + o.ID
 				for _, c := range o.Component {
 					line += " " + c.Code.Coding[0].Code + " " + c.Quantity.Value.String()
 				}
@@ -379,7 +386,8 @@ func TestDenseNights(t *testing.T) {
 		at := begin.AddDate(0, 0, n)
 		for i := range perNight {
 			end := at.Add(45 * time.Second)
-			x.WriteString(slept{"Watch", at.Format("2006-01-02 15:04:05 -0700"), end.Format("2006-01-02 15:04:05 -0700"), stages[i%2]}.xml())
+			x.WriteString(slept{"Watch", at.Format("2006-01-02 15:04:05 -0700"),
+				end.Format("2006-01-02 15:04:05 -0700"), stages[i%2]}.xml())
 			at = end
 		}
 	}

@@ -139,7 +139,8 @@ func (p *Pipeline) admit(ctx context.Context, q Request) (*run, error) {
 	if pat.Deleted {
 		return nil, fhir.Errorf(fhir.NotFound, "ingest.Run", "the patient is deleted")
 	}
-	r := &run{p: p, q: q, adapter: a, limits: p.Limits.orDefault(), seen: map[string]int{}, devices: map[string]*mapping.DeviceFacts{}, sourced: map[string]bool{},
+	r := &run{p: p, q: q, adapter: a, limits: p.Limits.orDefault(), seen: map[string]int{},
+		devices: map[string]*mapping.DeviceFacts{}, sourced: map[string]bool{},
 		categories: map[kind]bool{}, kept: map[string]int{}, log: p.Logger}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -199,7 +200,9 @@ func (r *run) payload(ctx context.Context) (err error) {
 		var ok bool
 		if in.Format, ok = r.adapter.Detect(in.Name, head); !ok {
 			return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Err: adapters.ErrUnknownFormat,
-				Issues: []fhir.Issue{{Code: "structure", Diagnostics: "the payload is none of the formats of " + r.q.Vendor + ": " + formats(r.adapter) + "; name it by format"}}}
+				Issues: []fhir.Issue{{Code: "structure",
+					Diagnostics: "the payload is none of the formats of " + r.q.Vendor + ": " + formats(r.adapter) +
+						"; name it by format"}}}
 		}
 	}
 	if !knownFormat(r.adapter, in.Format) {
@@ -280,10 +283,12 @@ func bodyError(err error) error {
 		return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Issues: []fhir.Issue{is}, Err: pe.Err}
 	}
 	if errors.Is(err, adapters.ErrUnknownFormat) {
-		return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Err: err, Issues: []fhir.Issue{{Code: "structure", Diagnostics: "unknown payload format"}}}
+		return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Err: err,
+			Issues: []fhir.Issue{{Code: "structure", Diagnostics: "unknown payload format"}}}
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Err: err, Issues: []fhir.Issue{{Code: "structure", Diagnostics: "the payload ends too early"}}}
+		return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Err: err,
+			Issues: []fhir.Issue{{Code: "structure", Diagnostics: "the payload ends too early"}}}
 	}
 	return fhir.Wrap("ingest.Run", err)
 }

@@ -32,7 +32,8 @@ func (r *run) provenance(a *attempt) {
 	} else if len(a.sb.Writes) > 0 {
 		first = a.sb.Writes[0].Resource.ID
 	}
-	id := itemID("Provenance", r.q.Patient, r.digest, r.p.Clock().UTC().Format(time.RFC3339Nano)+"/"+strconv.Itoa(r.batches)+"/"+first)
+	id := itemID("Provenance", r.q.Patient, r.digest,
+		r.p.Clock().UTC().Format(time.RFC3339Nano)+"/"+strconv.Itoa(r.batches)+"/"+first)
 	a.sb.Writes = append(a.sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor, Expect: store.Absent,
 		Resource: fhir.Resource{Type: "Provenance", ID: id, JSON: r.provenanceJSON(id, a)}})
 }
@@ -47,7 +48,10 @@ func (r *run) provenanceJSON(id string, a *attempt) []byte {
 	b = append(b, `"}`...)
 	// In one order, whichever way the samples were stored.
 	slices.Sort(a.streams)
-	slices.SortFunc(a.listed, func(x, y fhir.Ref) int { return cmp.Or(cmp.Compare(x.Type, y.Type), cmp.Compare(x.ID, y.ID)) })
+	slices.SortFunc(a.listed, func(x, y fhir.Ref) int {
+		return cmp.Or(cmp.Compare(x.Type, y.Type),
+			cmp.Compare(x.ID, y.ID))
+	})
 	for _, s := range a.streams {
 		b = append(b, `,{"type":"Observation","identifier":{"system":"`+mapping.StreamSystem+`","value":"`...)
 		b = append(b, s...)
@@ -65,14 +69,16 @@ func (r *run) provenanceJSON(id string, a *attempt) []byte {
 	b = append(b, `","activity":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle","code":"transform","display":"Transform/Translate Record Lifecycle Event"}],"text":"vendor payload mapped to FHIR"}`...)
 	// US Core Provenance: the vendor is the author; this server transmits, and
 	// its software assembled what it transmits on its behalf.
-	b = append(b, `,"agent":[{"type":{"coding":[{"system":"`+participantType+`","code":"author","display":"Author"}]},"who":{"reference":"Organization/`+VendorOrganization...)
+	b = append(b, `,"agent":[{"type":{"coding":[{"system":"`+participantType+
+		`","code":"author","display":"Author"}]},"who":{"reference":"Organization/`+VendorOrganization...)
 	b = append(b, r.q.Vendor...)
 	b = append(b, `","identifier":{"system":"`+fhir.Canonical+`/CodeSystem/vendor","value":"`...)
 	b = append(b, r.q.Vendor...)
 	b = append(b, `"},"display":"`...)
 	b = append(b, r.q.Vendor...)
 	b = append(b, `"}},{"type":{"coding":[{"system":"http://hl7.org/fhir/us/core/CodeSystem/us-core-provenance-participant-type","code":"transmitter","display":"Transmitter"}]},"who":{"reference":"Organization/`+ServerOrganization+`","display":"Pulsegate"}}`...)
-	b = append(b, `,{"type":{"coding":[{"system":"`+participantType+`","code":"assembler","display":"Assembler"}]},"who":{"display":"Pulsegate"},"onBehalfOf":{"reference":"Organization/`+ServerOrganization+`"}}],"entity":[{"role":"source","what":{"identifier":{"system":"`+fhir.Canonical+`/identifier/payload-sha256-64k","value":"`...)
+	b = append(b, `,{"type":{"coding":[{"system":"`+participantType+
+		`","code":"assembler","display":"Assembler"}]},"who":{"display":"Pulsegate"},"onBehalfOf":{"reference":"Organization/`+ServerOrganization+`"}}],"entity":[{"role":"source","what":{"identifier":{"system":"`+fhir.Canonical+`/identifier/payload-sha256-64k","value":"`...)
 	b = append(b, r.digest...)
 	return append(b, `"}}}]}`...)
 }

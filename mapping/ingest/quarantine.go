@@ -132,7 +132,8 @@ func (r *run) itemWrites(ctx context.Context, b *batch, sb *store.Batch) error {
 		sb.State = append(sb.State, store.StateWrite{Key: it.key(), Value: v})
 		if it.VendorID != "" {
 			s := subject(it.Vendor, it.Metric, it.VendorID)
-			sb.State = append(sb.State, store.StateWrite{Key: roomOpen + it.Patient + "/" + s + "/" + it.ID, Value: []byte("1")})
+			sb.State = append(sb.State, store.StateWrite{Key: roomOpen + it.Patient + "/" + s + "/" + it.ID,
+				Value: []byte("1")})
 			if r.open != nil && !slices.Contains(r.open[s], it.ID) {
 				r.open[s] = append(r.open[s], it.ID)
 			}
@@ -208,7 +209,8 @@ func (p *Pipeline) Retry(ctx context.Context, who *access.Principal, requestID s
 	}
 	for from := 0; from < len(items); {
 		to := from
-		for to < len(items) && to-from < 1000 && items[to].Patient == items[from].Patient && items[to].Vendor == items[from].Vendor && items[to].Format == items[from].Format {
+		for to < len(items) && to-from < 1000 && items[to].Patient == items[from].Patient &&
+			items[to].Vendor == items[from].Vendor && items[to].Format == items[from].Format {
 			to++
 		}
 		sum, err := p.retry(ctx, items[from:to], who, requestID)
@@ -228,7 +230,8 @@ func (p *Pipeline) retry(ctx context.Context, items []Item, who *access.Principa
 	var err error
 	ctx, span := startSpan(ctx)
 	defer func() { endSpan(span, r, err) }()
-	if r, err = p.begin(ctx, Request{Patient: items[0].Patient, Vendor: items[0].Vendor, Principal: who, RequestID: requestID}); err != nil {
+	if r, err = p.begin(ctx, Request{Patient: items[0].Patient, Vendor: items[0].Vendor, Principal: who,
+		RequestID: requestID}); err != nil {
 		return Summary{}, err
 	}
 	r.format = items[0].Format
@@ -249,7 +252,8 @@ func (p *Pipeline) retry(ctx context.Context, items []Item, who *access.Principa
 				it := &items[i]
 				done = append(done, store.StateWrite{Key: it.key()})
 				if it.VendorID != "" {
-					done = append(done, store.StateWrite{Key: roomOpen + it.Patient + "/" + subject(it.Vendor, it.Metric, it.VendorID) + "/" + it.ID})
+					done = append(done, store.StateWrite{Key: roomOpen + it.Patient + "/" +
+						subject(it.Vendor, it.Metric, it.VendorID) + "/" + it.ID})
 				}
 			}
 		}
@@ -283,7 +287,8 @@ func (r *run) again(ctx context.Context, it *Item) (ok bool, err error) {
 		}
 		t.samples = append(t.samples, s)
 	} else {
-		in := adapters.Input{Format: it.Format, Hint: strings.Split(it.Metric, ".")[0], Body: bytes.NewReader(it.Raw), Zone: r.zone, Received: it.FirstSeen}
+		in := adapters.Input{Format: it.Format, Hint: strings.Split(it.Metric, ".")[0],
+			Body: bytes.NewReader(it.Raw), Zone: r.zone, Received: it.FirstSeen}
 		if r.adapter.Decode(ctx, in, t) != nil || t.rejected {
 			return false, ctx.Err()
 		}

@@ -32,14 +32,18 @@ func (r *run) supersede(ctx context.Context, o *observation, a *attempt) error {
 	if !ok {
 		return nil
 	}
-	return r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil, func(f *store.Found, s *stored) bool {
-		var there measured
-		if f.Resource.ID != o.ID && s.Status != statusRetracted && !a.channels.mayKnow(s.Device.Reference) && r.standsFor(s.Device.Reference, o.source) &&
-			json.Unmarshal(f.Resource.JSON, &there) == nil && mine.same(&there) {
-			a.replaced = append(a.replaced, known{ref: fhir.Ref{Type: "Observation", ID: strings.Clone(f.Resource.ID)}, metric: o.Metric, json: unstamped(&f.Resource)})
-		}
-		return true
-	})
+	return r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
+		func(f *store.Found, s *stored) bool {
+			var there measured
+			if f.Resource.ID != o.ID && s.Status != statusRetracted && !a.channels.mayKnow(s.Device.Reference) &&
+				r.standsFor(s.Device.Reference, o.source) &&
+				json.Unmarshal(f.Resource.JSON, &there) == nil && mine.same(&there) {
+				a.replaced = append(a.replaced,
+					known{ref: fhir.Ref{Type: "Observation", ID: strings.Clone(f.Resource.ID)}, metric: o.Metric,
+						json: unstamped(&f.Resource)})
+			}
+			return true
+		})
 }
 
 // betterStated finds statements of channels that know more, for those of
@@ -96,17 +100,18 @@ func (s *betterStated) has(ctx context.Context, r *run, o *observation, a *attem
 	}
 	found := false
 	var bad error
-	err := r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil, func(f *store.Found, there *stored) bool {
-		if f.Resource.ID == o.ID || there.Status == statusRetracted || !a.channels.mayKnow(there.Device.Reference) {
-			return true
-		}
-		var theirs measured
-		if bad = json.Unmarshal(f.Resource.JSON, &theirs); bad != nil || !mine.same(&theirs) {
-			return bad == nil
-		}
-		found, bad = r.ofSource(ctx, there, o.Metric, o.source, a)
-		return bad == nil && !found
-	})
+	err := r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
+		func(f *store.Found, there *stored) bool {
+			if f.Resource.ID == o.ID || there.Status == statusRetracted || !a.channels.mayKnow(there.Device.Reference) {
+				return true
+			}
+			var theirs measured
+			if bad = json.Unmarshal(f.Resource.JSON, &theirs); bad != nil || !mine.same(&theirs) {
+				return bad == nil
+			}
+			found, bad = r.ofSource(ctx, there, o.Metric, o.source, a)
+			return bad == nil && !found
+		})
 	if err == nil {
 		err = bad
 	}
@@ -117,11 +122,13 @@ func (s *betterStated) has(ctx context.Context, r *run, o *observation, a *attem
 // its own word still.
 func (a *attempt) withdraw(o *observation, was *past) {
 	var there stored
-	if was.status == statusRetracted || json.Unmarshal(was.current, &there) != nil || a.channels.mayKnow(there.Device.Reference) {
+	if was.status == statusRetracted || json.Unmarshal(was.current, &there) != nil ||
+		a.channels.mayKnow(there.Device.Reference) {
 		a.count(o.Metric, Counts{Unchanged: 1})
 		return
 	}
-	a.replaced = append(a.replaced, known{ref: fhir.Ref{Type: "Observation", ID: o.ID}, metric: o.Metric, json: unstamped(&was.version)})
+	a.replaced = append(a.replaced, known{ref: fhir.Ref{Type: "Observation", ID: o.ID}, metric: o.Metric,
+		json: unstamped(&was.version)})
 }
 
 // retractions takes back what others in the batch take the place of, each once;

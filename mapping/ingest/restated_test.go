@@ -55,12 +55,14 @@ func checkAgreed(t tester, code, tier string, value int, pages, last []string) {
 			}
 		}
 		got := w.chart(code)
-		if len(got) != 1 || got[0].Device.Reference == "" || strings.TrimSuffix(got[0].Quantity.Value.String(), ".000") != fmt.Sprint(value) {
+		if len(got) != 1 || got[0].Device.Reference == "" ||
+			strings.TrimSuffix(got[0].Quantity.Value.String(), ".000") != fmt.Sprint(value) {
 			var bodies []string
 			for _, o := range got {
 				bodies = append(bodies, fmt.Sprint(o.Quantity.Value, " of ", o.Device.Reference))
 			}
-			t.Fatalf("%s, %s, again=%d: %v, want one of %d with its source, after %v, %v", code, tier, again, bodies, value, pages, last)
+			t.Fatalf("%s, %s, again=%d: %v, want one of %d with its source, after %v, %v", code, tier, again,
+				bodies, value, pages, last)
 		}
 	}
 }
@@ -93,7 +95,8 @@ func TestChannelsAgreeAtLastInTiers(t *testing.T) {
 		value := rapid.SampledFrom([]int{70, 75, 80}).Draw(t, "value")
 		var pages []string
 		for range rapid.IntRange(0, 7).Draw(t, "history") {
-			p := said{rapid.Bool().Draw(t, "merged"), rapid.SampledFrom([]int{70, 75, 80}).Draw(t, "said")}.page(restatable[code])
+			p := said{rapid.Bool().Draw(t, "merged"),
+				rapid.SampledFrom([]int{70, 75, 80}).Draw(t, "said")}.page(restatable[code])
 			if len(pages) > 0 && rapid.Bool().Draw(t, "in one") {
 				pages[len(pages)-1] += "\n" + p
 			} else {

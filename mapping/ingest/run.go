@@ -102,7 +102,8 @@ type deviceFacts struct {
 }
 
 func newBatch() *batch {
-	return &batch{counts: map[string]Counts{}, facts: map[string]*deviceFacts{}, uses: map[*mapping.Stream]*use{}, byTemplate: map[*series.Template]*group{}}
+	return &batch{counts: map[string]Counts{}, facts: map[string]*deviceFacts{}, uses: map[*mapping.Stream]*use{},
+		byTemplate: map[*series.Template]*group{}}
 }
 
 func (b *batch) count(metric string, c Counts) {
@@ -143,7 +144,9 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 	}
 	if derr != nil {
 		if err := ctx.Err(); err != nil {
-			return &fhir.Error{Kind: fhir.Unavailable, Op: "ingest.Run", Err: err, Issues: []fhir.Issue{{Code: "transient", Diagnostics: "the import was interrupted; what was acknowledged before is kept"}}}
+			return &fhir.Error{Kind: fhir.Unavailable, Op: "ingest.Run", Err: err,
+				Issues: []fhir.Issue{{Code: "transient",
+					Diagnostics: "the import was interrupted; what was acknowledged before is kept"}}}
 		}
 		return bodyError(derr)
 	}
@@ -169,7 +172,8 @@ func (r *run) step(n int) {
 // flush hands the batch on when it is full.
 func (r *run) flush() error {
 	b := r.cur
-	if b.samples < r.limits.Samples && len(b.obs) < r.limits.Batch && b.bytes < batchBytes && len(b.items) < r.limits.Batch && len(b.order) < r.limits.Batch && !r.streams.Full() {
+	if b.samples < r.limits.Samples && len(b.obs) < r.limits.Batch && b.bytes < batchBytes &&
+		len(b.items) < r.limits.Batch && len(b.order) < r.limits.Batch && !r.streams.Full() {
 		return nil
 	}
 	b.seal()
@@ -257,7 +261,9 @@ func (r *run) document(s *sample.Sample, res mapping.Result) error {
 		}
 		b.seq++
 		b.bytes += len(res.JSON)
-		o := observation{Result: res, seq: b.seq, preliminary: s.Status == sample.Preliminary, retracted: s.Status == sample.Retracted, revision: s.Revision, vendorID: s.VendorID, coarse: s.Coarse, source: s.Source.Name}
+		o := observation{Result: res, seq: b.seq, preliminary: s.Status == sample.Preliminary,
+			retracted: s.Status == sample.Retracted, revision: s.Revision, vendorID: s.VendorID, coarse: s.Coarse,
+			source: s.Source.Name}
 		if i, twice := r.seen[res.ID]; twice {
 			// The payload states it twice: its last word counts.
 			b.obs[i] = o
@@ -380,7 +386,8 @@ func (r *run) consent(ctx context.Context) error {
 		return fhir.Wrap("ingest.consent", err)
 	}
 	if !ok {
-		return fhir.Errorf(fhir.Forbidden, "ingest.consent", "no active consent of this patient covers data of %s", r.q.Vendor)
+		return fhir.Errorf(fhir.Forbidden, "ingest.consent", "no active consent of this patient covers data of %s",
+			r.q.Vendor)
 	}
 	r.consentRef = ref
 	clear(r.categories)

@@ -59,7 +59,8 @@ func (r *run) useOf(st *mapping.Stream) *use {
 	}
 	g := b.byTemplate[st.Template]
 	if g == nil {
-		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague, segments: st.SegmentsOf, source: st.Known.Source.Name, coarse: st.Coarse, columns: &series.Columns{}}
+		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague,
+			segments: st.SegmentsOf, source: st.Known.Source.Name, coarse: st.Coarse, columns: &series.Columns{}}
 		b.byTemplate[st.Template] = g
 		b.groups = append(b.groups, g)
 	}
@@ -226,7 +227,8 @@ func twins(a, b *group, drop func(*group, int)) {
 // find is the place of a sample in sorted columns, -1 if it is not there.
 func (g *group) find(k *series.Key) int {
 	c := g.columns
-	for i := sort.Search(c.Len(), func(i int) bool { return c.Start[i] >= k.Start }); i < c.Len() && c.Start[i] == k.Start; i++ {
+	for i := sort.Search(c.Len(), func(i int) bool { return c.Start[i] >= k.Start }); i < c.Len() &&
+		c.Start[i] == k.Start; i++ {
 		if s := c.At(i); g.template.Check(&s) == k.Check {
 			return i
 		}
@@ -317,7 +319,9 @@ func (g *group) document(i int) observation {
 	s := g.columns.At(i)
 	k := g.template.Key(&s)
 	body := g.template.Append(nil, &s)
-	return observation{Result: mapping.Result{ID: k.ID(), JSON: body, Hash: store.ContentHash(body), Categories: g.template.Categories,
-		Metric: g.metric, Start: time.UnixMicro(s.Start), Device: g.device, Vague: g.vague, Stream: mapping.StreamID(g.template.Identity), SegmentsOf: g.segments},
+	return observation{Result: mapping.Result{ID: k.ID(), JSON: body, Hash: store.ContentHash(body),
+		Categories: g.template.Categories,
+		Metric:     g.metric, Start: time.UnixMicro(s.Start), Device: g.device, Vague: g.vague,
+		Stream: mapping.StreamID(g.template.Identity), SegmentsOf: g.segments},
 		source: g.source, coarse: g.coarse}
 }

@@ -34,13 +34,17 @@ func someSamples(t *rapid.T, n int) []sample.Sample {
 		case 0: // its value may be restated
 			s.KeyValue = false
 		case 1:
-			s.Metric, s.Value.Unit, s.End = steps, "count", at.Add(time.Duration(rapid.IntRange(0, 2).Draw(t, "lasts"))*time.Minute)
+			s.Metric, s.Value.Unit, s.End = steps, "count",
+				at.Add(time.Duration(rapid.IntRange(0, 2).Draw(t, "lasts"))*time.Minute)
 		case 2:
-			s.Components = []sample.Component{{Name: "motionContext", Value: sample.Value{Kind: sample.Code, Text: rapid.SampledFrom([]string{"1", "2"}).Draw(t, "context")}}}
+			s.Components = []sample.Component{{Name: "motionContext",
+				Value: sample.Value{Kind: sample.Code, Text: rapid.SampledFrom([]string{"1", "2"}).Draw(t, "context")}}}
 		case 3:
 			s.Metric, s.Value = "HKCorrelationTypeIdentifierBloodPressure", sample.Value{}
 			s.KeyValue = false
-			s.Components = []sample.Component{{Name: "systolic", Value: sample.Value{Kind: sample.Number, Num: rapid.SampledFrom([]string{"120", "130"}).Draw(t, "systolic"), Unit: "mmHg"}},
+			s.Components = []sample.Component{{Name: "systolic",
+				Value: sample.Value{Kind: sample.Number,
+					Num: rapid.SampledFrom([]string{"120", "130"}).Draw(t, "systolic"), Unit: "mmHg"}},
 				{Name: "diastolic", Value: sample.Value{Kind: sample.Number, Num: "80", Unit: "mmHg"}}}
 		}
 		switch rapid.IntRange(0, 11).Draw(t, "odd") {
@@ -226,7 +230,8 @@ func (v *rival) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 		v.t.Errorf("%v %v", found, err)
 		return store.Result{}, err
 	}
-	if _, err := v.Store.Commit(ctx, &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: &cols}}, Probed: at}); err != nil {
+	if _, err := v.Store.Commit(ctx, &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: &cols}},
+		Probed: at}); err != nil {
 		v.t.Error(err)
 	}
 	v.meddled++
@@ -294,9 +299,11 @@ func TestProvenanceOfSamples(t *testing.T) {
 	if !ok || len(ids) != 2 {
 		t.Fatalf("%v", ids)
 	}
-	stream := `{"type":"Observation","identifier":{"system":"` + mapping.StreamSystem + `","value":"` + mapping.StreamID(k.Identity) + `"}}`
+	stream := `{"type":"Observation","identifier":{"system":"` + mapping.StreamSystem + `","value":"` +
+		mapping.StreamID(k.Identity) + `"}}`
 	first := w.targets()
-	if len(first) != 1 || strings.Count(first[0], stream) != 1 || strings.Contains(first[0], "Observation/") || !strings.Contains(first[0], "Device/") || !strings.Contains(first[0], `"Patient/p1"`) {
+	if len(first) != 1 || strings.Count(first[0], stream) != 1 || strings.Contains(first[0], "Observation/") ||
+		!strings.Contains(first[0], "Device/") || !strings.Contains(first[0], `"Patient/p1"`) {
 		t.Errorf("%v", first)
 	}
 	one.Value.Num = "99"
@@ -305,7 +312,8 @@ func TestProvenanceOfSamples(t *testing.T) {
 		t.Errorf("%+v %v", sum, err)
 	}
 	both := strings.Join(w.targets(), "\n")
-	if strings.Count(both, stream) != 2 || strings.Count(both, `{"reference":"Observation/`+ids[0]+`"}`) != 1 || strings.Count(both, "Observation/") != 1 {
+	if strings.Count(both, stream) != 2 || strings.Count(both, `{"reference":"Observation/`+ids[0]+`"}`) != 1 ||
+		strings.Count(both, "Observation/") != 1 {
 		t.Errorf("%s", both)
 	}
 }
@@ -314,7 +322,8 @@ func TestProvenanceOfSamples(t *testing.T) {
 // entered-in-error, a redelivered one nothing; its neighbours stay.
 func TestSampleHistory(t *testing.T) {
 	w := newWorld(t)
-	day := []sample.Sample{heartRate(noon, "62"), heartRate(noon.Add(5*time.Second), "63"), heartRate(noon.Add(10*time.Second), "64")}
+	day := []sample.Sample{heartRate(noon, "62"), heartRate(noon.Add(5*time.Second), "63"),
+		heartRate(noon.Add(10*time.Second), "64")}
 	for i := range day {
 		day[i].KeyValue = false
 	}
@@ -334,7 +343,8 @@ func TestSampleHistory(t *testing.T) {
 	retracted := day[2]
 	retracted.Status = sample.Retracted
 	step("retracted", Counts{Read: 1, Updated: 1}, retracted)
-	step("late", Counts{Read: 4, Created: 1, Unchanged: 2, Dropped: 1}, restated, day[0], heartRate(noon.Add(-time.Hour), "50"), day[0])
+	step("late", Counts{Read: 4, Created: 1, Unchanged: 2, Dropped: 1}, restated, day[0],
+		heartRate(noon.Add(-time.Hour), "50"), day[0])
 	var got []string
 	for id, versions := range w.content("Observation") {
 		k, _ := series.ParseID(id)
@@ -347,14 +357,17 @@ func TestSampleHistory(t *testing.T) {
 		}
 	}
 	slices.Sort(got)
-	if want := []string{"-3600 final 50", "0 final 62", "10 entered-in-error 64", "10 final 64", "5 amended 63", "5 amended 70", "5 amended 70", "5 final 63"}; !slices.Equal(got, want) {
+	if want := []string{"-3600 final 50", "0 final 62", "10 entered-in-error 64", "10 final 64", "5 amended 63",
+		"5 amended 70", "5 amended 70", "5 final 63"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
-	q, err := search.Parse("Observation", [][2]string{{"identifier", mapping.StreamSystem + "|" + streamOf(t, w)}}, search.ParseOptions{})
+	q, err := search.Parse("Observation", [][2]string{{"identifier", mapping.StreamSystem + "|" + streamOf(t, w)}},
+		search.ParseOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := w.p.Store.Count(t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}); err != nil || n != 4 {
+	if n, err := w.p.Store.Count(t.Context(),
+		store.Find{Query: q, Filter: access.All().Filter(access.Search)}); err != nil || n != 4 {
 		t.Errorf("by the stream's identifier: %d %v", n, err)
 	}
 }
@@ -383,7 +396,8 @@ func TestLegacyIDs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.Writes = append(b.Writes, store.Write{Vendor: "apple", Hash: r.Hash, Resource: fhir.Resource{Type: "Observation", ID: r.ID, JSON: r.JSON}})
+		b.Writes = append(b.Writes, store.Write{Vendor: "apple", Hash: r.Hash,
+			Resource: fhir.Resource{Type: "Observation", ID: r.ID, JSON: r.JSON}})
 	}
 	if _, err := w.p.Store.Commit(t.Context(), &b); err != nil {
 		t.Fatal(err)
@@ -410,7 +424,8 @@ func TestLegacyIDs(t *testing.T) {
 func TestFutureSamples(t *testing.T) {
 	w := newWorld(t)
 	now := w.p.Clock()
-	sum, err := w.take("a", heartRate(now.Add(47*time.Hour), "62"), heartRate(now.Add(49*time.Hour), "63"), heartRate(now, "64"))
+	sum, err := w.take("a", heartRate(now.Add(47*time.Hour), "62"), heartRate(now.Add(49*time.Hour), "63"),
+		heartRate(now, "64"))
 	if err != nil || sum.Created != 2 || sum.Quarantined != 1 {
 		t.Errorf("%+v %v", sum.Counts, err)
 	}

@@ -9,18 +9,26 @@ import (
 // when the night is complete, and nothing else does.
 func TestNightInProgressSettles(t *testing.T) {
 	night := func(id, end, more string) string {
-		return `{"data":[{"id":"` + id + `","bedtime_start":"2026-10-02T23:10:00+02:00","bedtime_end":` + end + `,"day":"2026-10-03","type":"long_sleep","total_sleep_duration":18000` + more + `}],"next_token":null}`
+		return `{"data":[{"id":"` + id + `","bedtime_start":"2026-10-02T23:10:00+02:00","bedtime_end":` + end +
+			`,"day":"2026-10-03","type":"long_sleep","total_sleep_duration":18000` + more + `}],"next_token":null}`
 	}
 	for name, c := range map[string]struct {
 		vendor, file   string
 		before, others string
 		after          string
 	}{
-		"oura":                 {"oura", "sleep.json", night("n1", "null", ""), night("n2", "null", ""), night("n1", `"2026-10-03T06:00:00+02:00"`, "")},
-		"oura, an odd field":   {"oura", "sleep.json", night("n1", `"2026-10-03T06:00:00+02:00"`, `,"average_hrv":"?"`), night("n2", "null", ""), night("n1", `"2026-10-03T06:00:00+02:00"`, `,"average_hrv":41`)},
-		"oura, an odd number":  {"oura", "sleep.json", night("n1", `"2026-10-03T06:00:00+02:00"`, `,"latency":99999999`), night("n2", "null", ""), night("n1", `"2026-10-03T06:00:00+02:00"`, `,"latency":300`)},
-		"google":               {"fitbit", "list_sleep.json", settledPoint("n1", ``), settledPoint("n2", ``), settledPoint("n1", `,"endTime":"2026-10-03T05:00:00Z"`)},
-		"google, named weight": {"fitbit", "list_weight.json", weights(`"heavy"`, `{"platform":"FITBIT"}`), settledPoint("w1", ``), weights("81200", `{"platform":"FITBIT"}`)},
+		"oura": {"oura", "sleep.json", night("n1", "null", ""), night("n2", "null", ""),
+			night("n1", `"2026-10-03T06:00:00+02:00"`, "")},
+		"oura, an odd field": {"oura", "sleep.json",
+			night("n1", `"2026-10-03T06:00:00+02:00"`, `,"average_hrv":"?"`), night("n2", "null", ""),
+			night("n1", `"2026-10-03T06:00:00+02:00"`, `,"average_hrv":41`)},
+		"oura, an odd number": {"oura", "sleep.json",
+			night("n1", `"2026-10-03T06:00:00+02:00"`, `,"latency":99999999`), night("n2", "null", ""),
+			night("n1", `"2026-10-03T06:00:00+02:00"`, `,"latency":300`)},
+		"google": {"fitbit", "list_sleep.json", settledPoint("n1", ``), settledPoint("n2", ``),
+			settledPoint("n1", `,"endTime":"2026-10-03T05:00:00Z"`)},
+		"google, named weight": {"fitbit", "list_weight.json", weights(`"heavy"`, `{"platform":"FITBIT"}`),
+			settledPoint("w1", ``), weights("81200", `{"platform":"FITBIT"}`)},
 	} {
 		w := newWorld(t)
 		w.must(c.vendor, c.file, c.before)
@@ -42,7 +50,8 @@ func TestNightInProgressSettles(t *testing.T) {
 }
 
 func settledPoint(id, end string) string {
-	return `{"dataPoints":[{"name":"users/1/dataTypes/sleep/dataPoints/` + id + `","sleep":{"interval":{"startTime":"2026-10-02T21:10:00Z"` + end + `},"summary":{"minutesAsleep":"400"}}}]}`
+	return `{"dataPoints":[{"name":"users/1/dataTypes/sleep/dataPoints/` + id +
+		`","sleep":{"interval":{"startTime":"2026-10-02T21:10:00Z"` + end + `},"summary":{"minutesAsleep":"400"}}}]}`
 }
 
 // TestDescribedDevices: a payload about devices only says what became of them.
@@ -57,7 +66,8 @@ func TestDescribedDevices(t *testing.T) {
 		{ringConfiguration, Counts{Read: 1, Created: 1}}, {ringConfiguration, Counts{Read: 1, Unchanged: 1}},
 		{newer, Counts{Read: 1, Updated: 1}}, {ringConfiguration, Counts{Read: 1, Unchanged: 1}},
 	} {
-		if sum := w.must("oura", "ring_configuration.json", c.body); sum.Counts != c.want || sum.ByMetric["ring_configuration"] != c.want {
+		if sum := w.must("oura", "ring_configuration.json", c.body); sum.Counts != c.want ||
+			sum.ByMetric["ring_configuration"] != c.want {
 			t.Errorf("%+v, want %+v", sum, c.want)
 		}
 	}

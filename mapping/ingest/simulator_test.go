@@ -47,7 +47,8 @@ func (w *world) take(name string, samples ...sample.Sample) (Summary, error) {
 			}
 		}
 	}}}
-	return w.p.Run(w.t.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed", Body: strings.NewReader(name), Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}})
+	return w.p.Run(w.t.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed",
+		Body: strings.NewReader(name), Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}})
 }
 
 // rates are integers as text, interned like an adapter's.
@@ -94,7 +95,8 @@ func heartbeat(seed uint64, n int) func(yield func(*sample.Sample) bool) {
 
 func heartRate(at time.Time, num string) sample.Sample {
 	return sample.Sample{Metric: hr, Channel: "export.xml", Zone: sample.ZoneInstant, KeyValue: true, Start: at,
-		Value:  sample.Value{Kind: sample.Number, Num: num, Unit: "count/min"},
-		Device: sample.Device{Name: "Apple Watch", Manufacturer: "Apple Inc.", Model: "Watch", Hardware: "Watch6,7", Software: "11.0"},
+		Value: sample.Value{Kind: sample.Number, Num: num, Unit: "count/min"},
+		Device: sample.Device{Name: "Apple Watch", Manufacturer: "Apple Inc.", Model: "Watch", Hardware: "Watch6,7",
+			Software: "11.0"},
 		Source: sample.Source{Name: "Watch", Version: "11.0"}}
 }

@@ -18,7 +18,8 @@ func (w *world) agree(categories ...string) *consent.Engine {
 		w.t.Fatal(err)
 	}
 	w.t.(testing.TB).Cleanup(e.Close)
-	c, err := consent.Build(consent.Terms{ID: "c1", Patient: "p1", Categories: categories, Recipient: "ehr", Now: w.p.Clock()})
+	c, err := consent.Build(consent.Terms{ID: "c1", Patient: "p1", Categories: categories, Recipient: "ehr",
+		Now: w.p.Clock()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -32,13 +33,15 @@ func (w *world) agree(categories ...string) *consent.Engine {
 // seen returns what "ehr" sees of a type.
 func (w *world) seen(e *consent.Engine, typ string) (out []fhir.Resource) {
 	w.t.Helper()
-	g := &access.Grant{Recipient: "ehr", Consents: e, Rules: []access.Rule{{Type: "*", May: access.Read | access.Search}}}
-	err := w.p.Store.Scan(w.t.Context(), store.ScanRange{Types: []string{typ}, Filter: g.Filter(access.Read)}, func(f *store.Found) bool {
-		r := f.Resource
-		r.JSON = bytes.Clone(r.JSON)
-		out = append(out, r)
-		return true
-	})
+	g := &access.Grant{Recipient: "ehr", Consents: e,
+		Rules: []access.Rule{{Type: "*", May: access.Read | access.Search}}}
+	err := w.p.Store.Scan(w.t.Context(), store.ScanRange{Types: []string{typ}, Filter: g.Filter(access.Read)},
+		func(f *store.Found) bool {
+			r := f.Resource
+			r.JSON = bytes.Clone(r.JSON)
+			out = append(out, r)
+			return true
+		})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -46,7 +49,8 @@ func (w *world) seen(e *consent.Engine, typ string) (out []fhir.Resource) {
 }
 
 func (w *world) feedAll() {
-	segment := record("HKCategoryTypeIdentifierSleepAnalysis", "", "HKCategoryValueSleepAnalysisAsleepREM", "2026-10-01 23:30:00 +0200", "11.0")
+	segment := record("HKCategoryTypeIdentifierSleepAnalysis", "", "HKCategoryValueSleepAnalysisAsleepREM",
+		"2026-10-01 23:30:00 +0200", "11.0")
 	w.must("apple", "export.xml", export(segment,
 		record(hr, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"),
 		record(steps, "count", "5", "2026-10-01 08:00:00 +0200", "11.0")))
@@ -89,7 +93,8 @@ func TestQuarantineUnderConsentToSleep(t *testing.T) {
 	odd := export(record(hr, "count/min", "-7531", "2026-10-01 08:00:00 +0200", "11.0"),
 		record(hr, "count/min", "-7532", "2026-10-01 08:01:00 +0200", "11.0"),
 		record("HKQuantityTypeIdentifierUnheardOf", "x", "7533", "2026-10-01 08:30:00 +0200", "11.0"),
-		record("HKQuantityTypeIdentifierAppleSleepingBreathingDisturbances", "count", "-7534", "2026-10-01 08:30:00 +0200", "11.0"))
+		record("HKQuantityTypeIdentifierAppleSleepingBreathingDisturbances", "count", "-7534",
+			"2026-10-01 08:30:00 +0200", "11.0"))
 	for _, c := range []struct {
 		categories []string
 		items, raw int

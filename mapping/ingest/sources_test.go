@@ -122,7 +122,8 @@ func (k *kindOfReading) checkOrder(t *testing.T, tier string, sources []reading,
 			name = append(name, fmt.Sprintf("%s coarse=%t", p[i].Source.Name, p[i].Coarse))
 		}
 	}
-	order := fmt.Sprintf("%s endless=%t, %s, %d payloads: %s", k.metric, k.endless, tier, len(payloads), strings.Join(name, ", "))
+	order := fmt.Sprintf("%s endless=%t, %s, %d payloads: %s", k.metric, k.endless, tier, len(payloads),
+		strings.Join(name, ", "))
 	for again := range 2 {
 		for i, p := range payloads {
 			s, err := w.take(fmt.Sprint(i), p...)

@@ -54,7 +54,9 @@ func (m *meters) count(ctx context.Context, vendor string, c Counts) {
 	}{{"read", c.Read}, {"created", c.Created}, {"updated", c.Updated}, {"unchanged", c.Unchanged},
 		{"quarantined", c.Quarantined}, {"dropped", c.Dropped}} {
 		if o.n > 0 {
-			m.samples.Add(ctx, int64(o.n), metric.WithAttributes(attribute.String("pulsegate.vendor", vendor), attribute.String("pulsegate.outcome", o.outcome)))
+			m.samples.Add(ctx, int64(o.n),
+				metric.WithAttributes(attribute.String("pulsegate.vendor", vendor),
+					attribute.String("pulsegate.outcome", o.outcome)))
 		}
 	}
 }
@@ -74,9 +76,12 @@ func startSpan(ctx context.Context) (context.Context, trace.Span) {
 // endSpan ends it with the run's figures; of an error only its kind.
 func endSpan(span trace.Span, r *run, err error) {
 	if r != nil {
-		span.SetAttributes(attribute.String("pulsegate.vendor", r.q.Vendor), attribute.String("pulsegate.ingest.format", r.format), attribute.Int("pulsegate.ingest.read", r.sum.Read),
-			attribute.Int("pulsegate.ingest.created", r.sum.Created), attribute.Int("pulsegate.ingest.updated", r.sum.Updated),
-			attribute.Int("pulsegate.ingest.quarantined", r.sum.Quarantined), attribute.Int("pulsegate.ingest.batches", r.batches))
+		span.SetAttributes(attribute.String("pulsegate.vendor", r.q.Vendor),
+			attribute.String("pulsegate.ingest.format", r.format), attribute.Int("pulsegate.ingest.read", r.sum.Read),
+			attribute.Int("pulsegate.ingest.created", r.sum.Created),
+			attribute.Int("pulsegate.ingest.updated", r.sum.Updated),
+			attribute.Int("pulsegate.ingest.quarantined", r.sum.Quarantined),
+			attribute.Int("pulsegate.ingest.batches", r.batches))
 	}
 	if err != nil {
 		span.SetStatus(codes.Error, fhir.KindOf(err).IssueCode())

@@ -85,7 +85,8 @@ func (c *channels) mayKnow(device string) bool { return !c.isCoarse(device) || c
 // says what body of a coarse channel says.
 func (c *channels) better(body, current []byte) bool {
 	var a, b measured
-	return json.Unmarshal(body, &a) == nil && json.Unmarshal(current, &b) == nil && c.mayKnow(b.Device.Reference) && a.same(&b)
+	return json.Unmarshal(body, &a) == nil && json.Unmarshal(current, &b) == nil && c.mayKnow(b.Device.Reference) &&
+		a.same(&b)
 }
 
 // learnChannels notes the kinds of channels of b.
@@ -102,7 +103,8 @@ func (r *run) learnChannels(ctx context.Context, b *batch, a *attempt) error {
 	}
 	news := false
 	learn := func(coarse bool, device, source, stream string) {
-		plain := !coarse && source != "" && !r.sourced[device+source] && device == r.p.Mapper.SourceDevice(r.q.Vendor, r.q.Patient, source).ID
+		plain := !coarse && source != "" && !r.sourced[device+source] &&
+			device == r.p.Mapper.SourceDevice(r.q.Vendor, r.q.Patient, source).ID
 		news = a.channels.learn(coarse, plain, device, stream) || news
 	}
 	for _, g := range b.groups {
@@ -199,7 +201,8 @@ const (
 
 // twinsOf finds the samples of g that another channel brought. It marks them in
 // found and returns those that complete what is there.
-func (r *run) twinsOf(ctx context.Context, b *batch, g *group, found []store.Presence, a *attempt) ([]observation, error) {
+func (r *run) twinsOf(ctx context.Context, b *batch, g *group, found []store.Presence,
+	a *attempt) ([]observation, error) {
 	if !slices.Contains(found, store.Missing) {
 		return nil, nil
 	}
@@ -238,7 +241,8 @@ func (r *run) adopt(ctx context.Context, g *group, found []store.Presence, a *at
 }
 
 // adoptFrom is adopt for one stream.
-func (r *run) adoptFrom(ctx context.Context, g *group, found []store.Presence, a *attempt, id series.Identity, endless bool, taken map[string]bool) (out []observation, err error) {
+func (r *run) adoptFrom(ctx context.Context, g *group, found []store.Presence, a *attempt, id series.Identity,
+	endless bool, taken map[string]bool) (out []observation, err error) {
 	t := series.Template{Identity: id}
 	var at []int
 	var refs []fhir.Ref
@@ -270,7 +274,8 @@ func (r *run) adoptFrom(ctx context.Context, g *group, found []store.Presence, a
 		}
 		o := g.document(at[j])
 		var mine, there measured
-		if json.Unmarshal(o.JSON, &mine) != nil || json.Unmarshal(v.JSON, &there) != nil || there.Status == statusRetracted {
+		if json.Unmarshal(o.JSON, &mine) != nil || json.Unmarshal(v.JSON, &there) != nil ||
+			there.Status == statusRetracted {
 			continue
 		}
 		ours := mine.Device.Reference == there.Device.Reference
@@ -330,37 +335,38 @@ func (r *run) known(ctx context.Context, g *group, found []store.Presence, a *at
 	}
 	own := mapping.StreamID(g.template.Identity)
 	var bad error
-	err := r.find(ctx, r.p.Mapper.System(r.q.Vendor), g.metric, time.Unix(from, 0).UTC(), time.Unix(to+1, 0).UTC(), nil, func(f *store.Found, s *stored) bool {
-		start, _, ok := s.when()
-		if !ok || s.Status == statusRetracted || !a.channels.mayKnow(s.Device.Reference) {
+	err := r.find(ctx, r.p.Mapper.System(r.q.Vendor), g.metric, time.Unix(from, 0).UTC(), time.Unix(to+1, 0).UTC(),
+		nil, func(f *store.Found, s *stored) bool {
+			start, _, ok := s.when()
+			if !ok || s.Status == statusRetracted || !a.channels.mayKnow(s.Device.Reference) {
+				return true
+			}
+			for _, i := range starts[start.Unix()] {
+				if found[i] != store.Missing {
+					continue
+				}
+				var mine, there measured
+				if bad = json.Unmarshal(f.Resource.JSON, &there); bad != nil {
+					return false
+				}
+				o := g.document(i)
+				if bad = json.Unmarshal(o.JSON, &mine); bad != nil {
+					return false
+				}
+				if !mine.same(&there) {
+					continue
+				}
+				if ok, bad = r.ofSource(ctx, s, g.metric, g.source, a); bad != nil || !ok {
+					return bad == nil
+				}
+				found[i] = twin
+				if bad = r.confirm(ctx, f.Resource.Ref(), s.identifier(mapping.StreamSystem), own, a); bad != nil {
+					return false
+				}
+				break
+			}
 			return true
-		}
-		for _, i := range starts[start.Unix()] {
-			if found[i] != store.Missing {
-				continue
-			}
-			var mine, there measured
-			if bad = json.Unmarshal(f.Resource.JSON, &there); bad != nil {
-				return false
-			}
-			o := g.document(i)
-			if bad = json.Unmarshal(o.JSON, &mine); bad != nil {
-				return false
-			}
-			if !mine.same(&there) {
-				continue
-			}
-			if ok, bad = r.ofSource(ctx, s, g.metric, g.source, a); bad != nil || !ok {
-				return bad == nil
-			}
-			found[i] = twin
-			if bad = r.confirm(ctx, f.Resource.Ref(), s.identifier(mapping.StreamSystem), own, a); bad != nil {
-				return false
-			}
-			break
-		}
-		return true
-	})
+		})
 	if err == nil {
 		err = bad
 	}
@@ -485,7 +491,8 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 			return false // of another source
 		}
 		if o.coarse && coarse { // one channel: only under two ids of the vendor's
-			return o.vendorID != "" && there.identifier(source) != "" && there.Device.Reference == mine.Device.Reference && mine.same(there)
+			return o.vendorID != "" && there.identifier(source) != "" &&
+				there.Device.Reference == mine.Device.Reference && mine.same(there)
 		}
 		return o.coarse != coarse && mine.same(there)
 	}
@@ -495,33 +502,35 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 		if o.coarse && !before[i].coarse && o.source != "" && before[i].source != o.source {
 			continue
 		}
-		if before[i].Metric == o.Metric && json.Unmarshal(before[i].JSON, &there) == nil && fits(&there, before[i].coarse) {
+		if before[i].Metric == o.Metric && json.Unmarshal(before[i].JSON, &there) == nil &&
+			fits(&there, before[i].coarse) {
 			id, vendorID = before[i].ID, before[i].vendorID
 		}
 	}
 	var bad error
-	err = r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil, func(f *store.Found, s *stored) bool {
-		var there measured
-		if bad = json.Unmarshal(f.Resource.JSON, &there); bad != nil {
-			return false
-		}
-		coarse := a.channels.isCoarse(s.Device.Reference)
-		if o.coarse {
-			coarse = !a.channels.mayKnow(s.Device.Reference)
-		}
-		if id == "" && s.Status != statusRetracted && fits(&there, coarse) {
-			if o.coarse && !coarse {
-				if ok, bad = r.ofSource(ctx, s, o.Metric, o.source, a); bad != nil || !ok {
-					return bad == nil
+	err = r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
+		func(f *store.Found, s *stored) bool {
+			var there measured
+			if bad = json.Unmarshal(f.Resource.JSON, &there); bad != nil {
+				return false
+			}
+			coarse := a.channels.isCoarse(s.Device.Reference)
+			if o.coarse {
+				coarse = !a.channels.mayKnow(s.Device.Reference)
+			}
+			if id == "" && s.Status != statusRetracted && fits(&there, coarse) {
+				if o.coarse && !coarse {
+					if ok, bad = r.ofSource(ctx, s, o.Metric, o.source, a); bad != nil || !ok {
+						return bad == nil
+					}
+				}
+				id, vendorID = strings.Clone(f.Resource.ID), strings.Clone(there.identifier(source))
+				if o.coarse && !coarse {
+					a.listed = append(a.listed, fhir.Ref{Type: "Observation", ID: id})
 				}
 			}
-			id, vendorID = strings.Clone(f.Resource.ID), strings.Clone(there.identifier(source))
-			if o.coarse && !coarse {
-				a.listed = append(a.listed, fhir.Ref{Type: "Observation", ID: id})
-			}
-		}
-		return id == ""
-	})
+			return id == ""
+		})
 	if err == nil {
 		err = bad
 	}

@@ -111,14 +111,19 @@ func TestPushAndExport(t *testing.T) {
 		fmt.Sprintf(`{"name":"blood_oxygen_saturation","units":"%%","data":[{"date":%q,"qty":97,"source":"Watch"}]}`, at(4)),
 		`{"name":"step_count","units":"count","data":[{"date":"2026-05-11 08:10:05 +0200","qty":21,"source":"Watch"}]}`,
 		fmt.Sprintf(`{"name":"weight_body_mass","units":"kg","data":[{"date":%q,"qty":70.5,"source":"Watch"}]}`, at(5)),
-		`{"name":"sleep_analysis","units":"hr","data":[` + lateEvening[0].json() + "," + lateEvening[1].json() + `]}`}, ","))
-	exported := export(record(hr, "count/min", "62", at(3), "11.0"), record(hr, "count/min", "64", at(9), "11.0"), record(hr, "count/min", "71", at(9), "11.0"),
+		`{"name":"sleep_analysis","units":"hr","data":[` + lateEvening[0].json() + "," + lateEvening[1].json() +
+			`]}`}, ","))
+	exported := export(record(hr, "count/min", "62", at(3), "11.0"), record(hr, "count/min", "64", at(9), "11.0"),
+		record(hr, "count/min", "71", at(9), "11.0"),
 		record("HKQuantityTypeIdentifierOxygenSaturation", "%", "0.97", at(4), "11.0"),
-		record("HKQuantityTypeIdentifierBodyMass", "kg", "70.5", at(5), "11.0"), lateEvening[0].xml(), lateEvening[1].xml(),
-		lasting("2026-05-11 08:10:05 +0200", "2026-05-11 08:12:31 +0200", "21"), lasting("2026-05-11 08:10:05 +0200", "2026-05-11 08:14:31 +0200", "25"))
+		record("HKQuantityTypeIdentifierBodyMass", "kg", "70.5", at(5), "11.0"), lateEvening[0].xml(),
+		lateEvening[1].xml(),
+		lasting("2026-05-11 08:10:05 +0200", "2026-05-11 08:12:31 +0200", "21"),
+		lasting("2026-05-11 08:10:05 +0200", "2026-05-11 08:14:31 +0200", "25"))
 	// A later export has a second rate of a second that the push gave one of.
 	later := export(record(hr, "count/min", "81", at(3), "11.0"))
-	for _, order := range [][]string{{pushed, exported, later}, {exported, pushed, later}, {pushed, exported, pushed, exported, later, pushed, exported}} {
+	for _, order := range [][]string{{pushed, exported, later}, {exported, pushed, later},
+		{pushed, exported, pushed, exported, later, pushed, exported}} {
 		w := newWorld(t)
 		for i, p := range order {
 			name := "a.json"
@@ -129,7 +134,8 @@ func TestPushAndExport(t *testing.T) {
 				t.Errorf("again: %+v", s.Counts)
 			}
 		}
-		for code, n := range map[string]int{"8867-4": 4, "55423-8": 2, "2708-6": 1, "29463-7": 1, "HKCategoryTypeIdentifierSleepAnalysis": 2, "93832-4": 1} {
+		for code, n := range map[string]int{"8867-4": 4, "55423-8": 2, "2708-6": 1, "29463-7": 1,
+			"HKCategoryTypeIdentifierSleepAnalysis": 2, "93832-4": 1} {
 			got := w.chart(code)
 			if len(got) != n {
 				t.Errorf("%s: %d, want %d", code, len(got), n)
@@ -149,7 +155,8 @@ func TestPushAndExport(t *testing.T) {
 }
 
 func poolSwim(id, more string) string {
-	return `{"data":{"workouts":[{"id":"` + id + `","name":"Pool Swim","start":"2026-05-11 19:00:00 +0200","end":"2026-05-11 19:45:00 +0200","duration":2640` + more + `}]}}`
+	return `{"data":{"workouts":[{"id":"` + id +
+		`","name":"Pool Swim","start":"2026-05-11 19:00:00 +0200","end":"2026-05-11 19:45:00 +0200","duration":2640` + more + `}]}}`
 }
 
 // TestWorkoutUnderTwoIDs: of one source, type, start and end there is one
@@ -168,7 +175,8 @@ func TestWorkoutUnderTwoIDs(t *testing.T) {
 			t.Fatalf("%d workouts, %d Observations", len(got), len(w.all("Observation")))
 		}
 		// Elements of only one of them stay.
-		if strings.Contains(string(got[0].raw.JSON), `"value":0,`) || !strings.Contains(string(got[0].raw.JSON), `"value":131,`) {
+		if strings.Contains(string(got[0].raw.JSON), `"value":0,`) ||
+			!strings.Contains(string(got[0].raw.JSON), `"value":131,`) {
 			t.Errorf("%s", got[0].raw.JSON)
 		}
 	}
@@ -204,12 +212,14 @@ func TestChannelsAlikeInTiers(t *testing.T) {
 		var want []string
 		values := map[string][]string{}
 		fact := func(metric string, at time.Time, num, source string, fine bool) string {
-			return fmt.Sprint(metric, " ", int(at.Sub(noon)/time.Second), "s ", strings.TrimSuffix(num, ".0"), " ", source, " ", fine)
+			return fmt.Sprint(metric, " ", int(at.Sub(noon)/time.Second), "s ", strings.TrimSuffix(num, ".0"), " ",
+				source, " ", fine)
 		}
 		kinds := rapid.Permutation(kindsOfReading).Draw(t, "kinds")[:rapid.IntRange(1, 2).Draw(t, "of them")]
 		for range rapid.IntRange(1, 8).Draw(t, "measurements") {
 			k := rapid.SampledFrom(kinds).Draw(t, "kind")
-			second, source := rapid.IntRange(0, 1).Draw(t, "at"), rapid.SampledFrom([]string{"Watch", "Phone", app}).Draw(t, "source")
+			second, source := rapid.IntRange(0, 1).Draw(t, "at"),
+				rapid.SampledFrom([]string{"Watch", "Phone", app}).Draw(t, "source")
 			fine, coarse := k.samples(source, second)
 			fine.Value.Num = rapid.SampledFrom([]string{"62", "63.0"}).Draw(t, "value")
 			coarse.Value.Num = fine.Value.Num
@@ -230,7 +240,8 @@ func TestChannelsAlikeInTiers(t *testing.T) {
 			}
 			want = append(want, fact(k.metric, fine.Start, fine.Value.Num, source, which&1 != 0 || source == app))
 		}
-		payloads := slices.Collect(slices.Chunk(rapid.Permutation(deliveries).Draw(t, "order"), rapid.IntRange(1, len(deliveries)).Draw(t, "size")))
+		payloads := slices.Collect(slices.Chunk(rapid.Permutation(deliveries).Draw(t, "order"),
+			rapid.IntRange(1, len(deliveries)).Draw(t, "size")))
 		payloads = append(payloads, rapid.SampledFrom(payloads).Draw(t, "again"))
 		slices.Sort(want)
 		for _, tier := range []string{"series", "documents"} {

@@ -18,9 +18,11 @@ import "time"
 type Zone uint8
 
 const (
-	ZoneStated   Zone = iota // the vendor states the offset of this instant
-	ZoneInstant              // the instant is right, the offset is not the wearer's (Apple export without HKTimeZone, UTC-only APIs)
-	ZoneFloating             // a wall clock without offset: Start's clock is right, its offset unknown
+	ZoneStated Zone = iota // the vendor states the offset of this instant
+	// the instant is right, the offset is not the wearer's (Apple export without HKTimeZone,
+	// UTC-only APIs)
+	ZoneInstant
+	ZoneFloating // a wall clock without offset: Start's clock is right, its offset unknown
 )
 
 // Status is what the vendor says of the finality of a value.

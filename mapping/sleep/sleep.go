@@ -57,7 +57,8 @@ func StageOf(word string) (Stage, bool) {
 	switch word {
 	case "HKCategoryValueSleepAnalysisInBed", "In Bed", "InBed", "0":
 		return InBed, true
-	case "HKCategoryValueSleepAnalysisAsleep", "HKCategoryValueSleepAnalysisAsleepUnspecified", "Asleep", "Unspecified", "1":
+	case "HKCategoryValueSleepAnalysisAsleep", "HKCategoryValueSleepAnalysisAsleepUnspecified", "Asleep",
+		"Unspecified", "1":
 		return Unspecified, true
 	case "HKCategoryValueSleepAnalysisAwake", "Awake", "2":
 		return Awake, true
@@ -97,7 +98,8 @@ func (g *Segment) compare(o *Segment) int {
 	}
 	_, a := g.End.Zone()
 	_, b := o.End.Zone()
-	return cmp.Or(g.Start.Compare(o.Start), g.End.Compare(o.End), cmp.Compare(g.Stage, o.Stage), cmp.Compare(sure(g), sure(o)),
+	return cmp.Or(g.Start.Compare(o.Start), g.End.Compare(o.End), cmp.Compare(g.Stage, o.Stage),
+		cmp.Compare(sure(g), sure(o)),
 		cmp.Compare(a, b), cmp.Compare(g.Device, o.Device))
 }
 

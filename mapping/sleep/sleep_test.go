@@ -79,5 +79,6 @@ func TestDayOfWaking(t *testing.T) {
 	check(t, []sleep.Segment{evening}, "2026-05-05 2026-05-04T23:00:00Z 2026-05-05T07:00:00Z 480 core 480")
 	// Of two in one session the one that knows its offset decides.
 	later := segment(t, "2026-05-04 21:10 -1000", "2026-05-04 22:10 -1000", sleep.Core)
-	check(t, []sleep.Segment{evening, later}, "2026-05-04 2026-05-04T13:00:00-10:00 2026-05-04T22:10:00-10:00 540 core 540")
+	check(t, []sleep.Segment{evening, later},
+		"2026-05-04 2026-05-04T13:00:00-10:00 2026-05-04T22:10:00-10:00 540 core 540")
 }

@@ -77,7 +77,8 @@ func (g *Agreements) Begun(_ context.Context, b *store.Batch, approved authz.Cod
 	if len(types) == 0 {
 		return nil
 	}
-	r, err := consent.ForApp(consent.Allowance{ID: Ref(a.ID).ID, Patient: a.Subject.FHIRUser.ID, Authorization: a.ID, Client: a.ClientID, App: approved.App,
+	r, err := consent.ForApp(consent.Allowance{ID: Ref(a.ID).ID, Patient: a.Subject.FHIRUser.ID,
+		Authorization: a.ID, Client: a.ClientID, App: approved.App,
 		Scope: a.Scope, Types: types, Says: g.Says(a.Scope), From: a.Created, Until: a.Created.Add(g.lasts(granted))})
 	if err != nil {
 		return fhir.Wrap(op, err)
@@ -110,7 +111,8 @@ func Opened(granted scope.Set, a authz.Authorization) (out []string) {
 	}
 	for _, t := range fhir.Types {
 		if access.NeedsConsent(t) && slices.ContainsFunc(granted, func(s scope.Scope) bool {
-			return (s.Level == scope.User || s.Level == scope.Patient && a.Context.Patient == own.ID) && (s.Type == "*" || s.Type == t) && s.May&(access.Read|access.Search) != 0
+			return (s.Level == scope.User || s.Level == scope.Patient && a.Context.Patient == own.ID) &&
+				(s.Type == "*" || s.Type == t) && s.May&(access.Read|access.Search) != 0
 		}) {
 			out = append(out, t)
 		}
@@ -157,8 +159,10 @@ func end(r fhir.Resource) (*fhir.Resource, error) {
 }
 
 func (g *Agreements) record(b *store.Batch, a authz.Authorization, app, interaction string, data audit.DataRef) error {
-	w, leaf, err := g.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: interaction, Patient: a.Subject.FHIRUser.ID, Data: []audit.DataRef{data},
-		Principal: &access.Principal{ClientID: a.ClientID, ClientName: app, Subject: a.Subject.ID, Issuer: g.Issuer, Authorization: a.ID}})
+	w, leaf, err := g.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: interaction,
+		Patient: a.Subject.FHIRUser.ID, Data: []audit.DataRef{data},
+		Principal: &access.Principal{ClientID: a.ClientID, ClientName: app, Subject: a.Subject.ID, Issuer: g.Issuer,
+			Authorization: a.ID}})
 	if err != nil {
 		return fhir.Wrap("agreement.record", err)
 	}

@@ -57,21 +57,23 @@ func (g *Refusals) Refused(ctx context.Context, patient string) (out []Refusal, 
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	err = g.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
-		if !strings.HasPrefix(f.Resource.ID, consent.StopPrefix) {
+	err = g.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+		func(f *store.Found) bool {
+			if !strings.HasPrefix(f.Resource.ID, consent.StopPrefix) {
+				return true
+			}
+			d, err := consent.Describe(f.Resource)
+			if err != nil || f.Resource.ID != refusalRef(patient, d.Recipient).ID ||
+				!consent.Refuses(f.Resource, patient, d.Recipient) {
+				return true // another Consent, that only looks alike
+			}
+			r := Refusal{Client: strings.Clone(d.Recipient)}
+			if r.Since, err = time.Parse(time.RFC3339, d.Date); err != nil {
+				r.Since = time.Time{} // somebody has written over it
+			}
+			out = append(out, r)
 			return true
-		}
-		d, err := consent.Describe(f.Resource)
-		if err != nil || f.Resource.ID != refusalRef(patient, d.Recipient).ID || !consent.Refuses(f.Resource, patient, d.Recipient) {
-			return true // another Consent, that only looks alike
-		}
-		r := Refusal{Client: strings.Clone(d.Recipient)}
-		if r.Since, err = time.Parse(time.RFC3339, d.Date); err != nil {
-			r.Since = time.Time{} // somebody has written over it
-		}
-		out = append(out, r)
-		return true
-	})
+		})
 	return out, fhir.Wrap(op, err)
 }
 
@@ -105,7 +107,8 @@ func (g *Refusals) Opened(ctx context.Context, patient, client string) ([]consen
 // twice is no error.
 func (g *Refusals) Refuse(ctx context.Context, by audit.Event, patient, client, app string) error {
 	const op = "appconsent.Refuse"
-	r, err := consent.Refuse(consent.Refusal{ID: refusalRef(patient, client).ID, Patient: patient, Client: client, App: app, Now: g.Clock()})
+	r, err := consent.Refuse(consent.Refusal{ID: refusalRef(patient, client).ID, Patient: patient, Client: client,
+		App: app, Now: g.Clock()})
 	if err != nil {
 		return fhir.Wrap(op, err)
 	}
@@ -115,7 +118,8 @@ func (g *Refusals) Refuse(ctx context.Context, by audit.Event, patient, client, 
 	case err == nil && !have.Deleted && consent.Refuses(have, patient, client):
 		return nil
 	case err == nil && !have.Deleted:
-		w.Expect, w.IfVersion, interaction = store.Version, have.Version, "update" // not the patient's; whoever wrote it
+		// not the patient's; whoever wrote it
+		w.Expect, w.IfVersion, interaction = store.Version, have.Version, "update"
 	case err == nil || k == fhir.Gone:
 		w.Expect = store.Any // refused before, and allowed again
 	case k != fhir.NotFound:
@@ -136,8 +140,9 @@ func (g *Refusals) Allow(ctx context.Context, by audit.Event, patient, client st
 	case err != nil:
 		return fhir.Wrap(op, err)
 	}
-	return fhir.Wrap(op, g.commit(ctx, by, patient, "delete", store.Write{Op: store.Remove, Resource: fhir.Resource{Type: ref.Type, ID: ref.ID},
-		Expect: store.Version, IfVersion: have.Version}))
+	return fhir.Wrap(op, g.commit(ctx, by, patient, "delete",
+		store.Write{Op: store.Remove, Resource: fhir.Resource{Type: ref.Type, ID: ref.ID},
+			Expect: store.Version, IfVersion: have.Version}))
 }
 
 func (g *Refusals) commit(ctx context.Context, by audit.Event, patient, interaction string, w store.Write) error {

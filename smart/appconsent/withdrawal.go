@@ -66,7 +66,8 @@ func (g *Withdrawals) Withdraw(ctx context.Context, by audit.Event, patient, ven
 		case err != nil:
 			return Withdrawn{}, fhir.Wrap(op, err)
 		case open && !ok:
-			return Withdrawn{}, fhir.Errorf(fhir.Internal, op, "a Consent still permits this data, and it could not be found; nothing was withdrawn")
+			return Withdrawn{}, fhir.Errorf(fhir.Internal, op,
+				"a Consent still permits this data, and it could not be found; nothing was withdrawn")
 		case open:
 			continue // recorded meanwhile
 		case !done:
@@ -74,7 +75,8 @@ func (g *Withdrawals) Withdraw(ctx context.Context, by audit.Event, patient, ven
 		}
 		return out, nil
 	}
-	return Withdrawn{}, fhir.Errorf(fhir.Conflict, op, "the patient's Consents are being changed by others, and the data may still be visible; withdraw again")
+	return Withdrawn{}, fhir.Errorf(fhir.Conflict, op,
+		"the patient's Consents are being changed by others, and the data may still be visible; withdraw again")
 }
 
 func (w *Withdrawn) add(x Withdrawn) {
@@ -103,7 +105,8 @@ func (g *Withdrawals) once(ctx context.Context, by audit.Event, patient, vendor 
 	update := func(ids *[]string, list []fhir.Resource) {
 		for _, r := range list {
 			*ids = append(*ids, r.ID)
-			b.Writes = append(b.Writes, store.Write{Resource: fhir.Resource{Type: r.Type, ID: r.ID, JSON: r.JSON}, Expect: store.Version, IfVersion: r.Version})
+			b.Writes = append(b.Writes, store.Write{Resource: fhir.Resource{Type: r.Type, ID: r.ID, JSON: r.JSON},
+				Expect: store.Version, IfVersion: r.Version})
 			updated = append(updated, audit.DataRef{Ref: r.Ref(), Version: r.Version + 1})
 		}
 	}
@@ -137,11 +140,12 @@ func (g *Withdrawals) active(ctx context.Context, patient string) (out []fhir.Re
 	if err != nil {
 		return nil, err
 	}
-	err = g.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
-		r := f.Resource
-		r.JSON = append([]byte(nil), r.JSON...)
-		out = append(out, r)
-		return true
-	})
+	err = g.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+		func(f *store.Found) bool {
+			r := f.Resource
+			r.JSON = append([]byte(nil), r.JSON...)
+			out = append(out, r)
+			return true
+		})
 	return out, err
 }

@@ -48,7 +48,8 @@ func open(t *testing.T) *world {
 	}
 	w := &world{DB: db, t: t}
 	log := slog.New(slog.DiscardHandler)
-	rec, err := audit.NewRecorder(audit.Options{Store: db, Clock: time.Now, Rand: rand.Reader, Observer: "https://pulse.example.org", Logger: log})
+	rec, err := audit.NewRecorder(audit.Options{Store: db, Clock: time.Now, Rand: rand.Reader,
+		Observer: "https://pulse.example.org", Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,8 +57,9 @@ func open(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	n := 0
-	w.w = &appconsent.Withdrawals{Store: w, Audit: rec, Consents: w.engine, Clock: time.Now, Vendors: []string{"apple", "fitbit", "oura"},
-		NewID: func() string { n++; return fmt.Sprint("new", n) }}
+	w.w = &appconsent.Withdrawals{Store: w, Audit: rec, Consents: w.engine, Clock: time.Now,
+		Vendors: []string{"apple", "fitbit", "oura"},
+		NewID:   func() string { n++; return fmt.Sprint("new", n) }}
 	t.Cleanup(func() {
 		w.engine.Close()
 		if err := db.Close(); err != nil {
@@ -85,11 +87,13 @@ func (w *world) grant(id, vendor, recipient string) {
 }
 
 func (w *world) sees(who, vendor string) bool {
-	return w.engine.Permits(who, &access.Facts{Type: "Observation", Patient: "p1", Vendor: vendor, Categories: []string{"activity"}})
+	return w.engine.Permits(who, &access.Facts{Type: "Observation", Patient: "p1", Vendor: vendor,
+		Categories: []string{"activity"}})
 }
 
 func (w *world) withdraw(vendor string) (appconsent.Withdrawn, error) {
-	return w.w.Withdraw(w.t.Context(), audit.Event{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}, RequestID: "r"}, "p1", vendor)
+	return w.w.Withdraw(w.t.Context(), audit.Event{Principal: &access.Principal{Operator: "uid:0",
+		Grant: access.All()}, RequestID: "r"}, "p1", vendor)
 }
 
 // TestWithdrawVendor: a Consent for all vendors does not keep the data of one
@@ -98,13 +102,19 @@ func TestWithdrawVendor(t *testing.T) {
 	w := open(t)
 	w.grant("apple", "apple", "any")
 	w.grant("all", "", "ehr")
-	w.put("ehr", fhir.Resource{Type: "Consent", ID: "two", JSON: []byte(fhir.Prefix("Consent", "two") + `},"status":"active","scope":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/consentscope","code":"patient-privacy"}]},` +
-		`"patient":{"reference":"Patient/p1"},"provision":{"type":"permit","actor":[{"role":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/v3-ParticipationType","code":"IRCP"}]},` +
-		`"reference":{"identifier":{"system":"` + consent.ClientSystem + `","value":"ehr"}}}],"code":[{"coding":[{"system":"` + consent.VendorSystem + `","code":"apple"},{"system":"` + consent.VendorSystem + `","code":"oura"}]}]}}`)}, nil)
-	app, err := consent.ForApp(consent.Allowance{ID: "app-a1", Patient: "p1", Authorization: "a1", Client: "app", App: "App", Scope: "patient/*.rs", Types: []string{"Observation"},
+	w.put("ehr", fhir.Resource{Type: "Consent", ID: "two",
+		JSON: []byte(fhir.Prefix("Consent", "two") +
+			`},"status":"active","scope":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/consentscope","code":"patient-privacy"}]},` +
+			`"patient":{"reference":"Patient/p1"},"provision":{"type":"permit","actor":[{"role":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/v3-ParticipationType","code":"IRCP"}]},` +
+			`"reference":{"identifier":{"system":"` + consent.ClientSystem +
+			`","value":"ehr"}}}],"code":[{"coding":[{"system":"` + consent.VendorSystem +
+			`","code":"apple"},{"system":"` + consent.VendorSystem + `","code":"oura"}]}]}}`)}, nil)
+	app, err := consent.ForApp(consent.Allowance{ID: "app-a1", Patient: "p1", Authorization: "a1", Client: "app",
+		App: "App", Scope: "patient/*.rs", Types: []string{"Observation"},
 		From: time.Now(), Until: time.Now().Add(time.Hour)})
 	w.put("", app, err)
-	stop, err := consent.Refuse(consent.Refusal{ID: "stop-1", Patient: "p1", Client: "stopped", App: "App", Now: time.Now()})
+	stop, err := consent.Refuse(consent.Refusal{ID: "stop-1", Patient: "p1", Client: "stopped", App: "App",
+		Now: time.Now()})
 	w.put("", stop, err)
 	if !w.sees("ehr", "apple") || !w.sees("lab", "apple") || w.sees("stopped", "apple") {
 		t.Fatal("before")
@@ -115,7 +125,8 @@ func TestWithdrawVendor(t *testing.T) {
 		t.Fatal(err)
 	}
 	slices.Sort(got.Narrowed)
-	if !slices.Equal(got.Ended, []string{"apple"}) || !slices.Equal(got.Narrowed, []string{"all", "app-a1", "two"}) || len(got.Denials) != 0 || got.Record == "" {
+	if !slices.Equal(got.Ended, []string{"apple"}) ||
+		!slices.Equal(got.Narrowed, []string{"all", "app-a1", "two"}) || len(got.Denials) != 0 || got.Record == "" {
 		t.Errorf("%+v", got)
 	}
 	b := w.commits[len(w.commits)-1]
@@ -130,13 +141,15 @@ func TestWithdrawVendor(t *testing.T) {
 	if w.engine.Under("a1").Permits("app", &access.Facts{Type: "Observation", Patient: "p1", Vendor: "apple"}) {
 		t.Error("the app sees apple")
 	}
-	if !w.sees("ehr", "oura") || !w.engine.Under("a1").Permits("app", &access.Facts{Type: "Observation", Patient: "p1", Vendor: "oura"}) {
+	if !w.sees("ehr", "oura") || !w.engine.Under("a1").Permits("app",
+		&access.Facts{Type: "Observation", Patient: "p1", Vendor: "oura"}) {
 		t.Error("oura was withdrawn too")
 	}
 	if _, ok, err := w.engine.Collects(t.Context(), "p1", "apple"); ok || err != nil {
 		t.Error("apple is collected", err)
 	}
-	if _, err := w.withdraw("apple"); fhir.KindOf(err) != fhir.NotFound || !strings.Contains(err.Error(), "no active consent") {
+	if _, err := w.withdraw("apple"); fhir.KindOf(err) != fhir.NotFound ||
+		!strings.Contains(err.Error(), "no active consent") {
 		t.Error("a second time:", err)
 	}
 	w.grant("anew", "apple", "any")
@@ -149,7 +162,8 @@ func TestWithdrawVendor(t *testing.T) {
 func TestWithdrawAll(t *testing.T) {
 	w := open(t)
 	w.grant("all", "", "any")
-	stop, err := consent.Refuse(consent.Refusal{ID: "stop-1", Patient: "p1", Client: "stopped", App: "App", Now: time.Now()})
+	stop, err := consent.Refuse(consent.Refusal{ID: "stop-1", Patient: "p1", Client: "stopped", App: "App",
+		Now: time.Now()})
 	w.put("", stop, err)
 	if got, err := w.withdraw(""); err != nil || !slices.Equal(got.Ended, []string{"all"}) {
 		t.Fatal(got, err)

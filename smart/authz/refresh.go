@@ -32,7 +32,8 @@ type Presented struct {
 func ParseRefresh(s string) (Presented, bool) {
 	id, rest, _ := strings.Cut(s, ".")
 	secret, mark, _ := strings.Cut(rest, ".")
-	return Presented{id, secret, mark}, len(id) == 26 && fhir.ValidID(id) && len(secret) == secretLen && len(mark) == markLen
+	return Presented{id, secret, mark}, len(id) == 26 && fhir.ValidID(id) && len(secret) == secretLen &&
+		len(mark) == markLen
 }
 
 // Standing is what a presented refresh token is to its authorization.

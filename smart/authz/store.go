@@ -76,7 +76,8 @@ func hashed(secret string) string {
 // NewCode is the write that makes code stand for c.
 func NewCode(code string, c Code) (store.StateWrite, error) {
 	b, err := json.Marshal(c)
-	return store.StateWrite{Key: codes + hashed(code), Value: b, Expect: store.StateAbsent, Expires: c.Expires.Add(keepCode)}, fhir.Wrap("authz.NewCode", err)
+	return store.StateWrite{Key: codes + hashed(code), Value: b, Expect: store.StateAbsent,
+		Expires: c.Expires.Add(keepCode)}, fhir.Wrap("authz.NewCode", err)
 }
 
 // Code returns what a code stands for, also when it has expired or was used:
@@ -105,7 +106,8 @@ func (i *Issued) Redeem(r Record) ([]store.StateWrite, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := []store.StateWrite{{Key: i.key, Value: b, Expect: store.StateEquals, Old: i.raw, Expires: i.Expires.Add(keepCode)}, w}
+	out := []store.StateWrite{{Key: i.key, Value: b, Expect: store.StateEquals, Old: i.raw,
+		Expires: i.Expires.Add(keepCode)}, w}
 	for _, k := range r.indexes() {
 		out = append(out, store.StateWrite{Key: k, Value: []byte(r.ID), Expires: w.Expires})
 	}
@@ -151,7 +153,8 @@ func (r *Record) write(e store.StateExpect, old []byte) (store.StateWrite, error
 	b, err := json.Marshal(r)
 	// Kept a while beyond its end: a token that is refused should be refused
 	// for the right reason.
-	return store.StateWrite{Key: records + r.ID, Value: b, Expect: e, Old: old, Expires: r.Expires.Add(24 * time.Hour)}, fhir.Wrap("grant.write", err)
+	return store.StateWrite{Key: records + r.ID, Value: b, Expect: e, Old: old,
+		Expires: r.Expires.Add(24 * time.Hour)}, fhir.Wrap("grant.write", err)
 }
 
 // Update is the write that replaces the record as it was read.
@@ -284,7 +287,8 @@ func (s *Store) Revoke(ctx context.Context, subject, id string, also ...func(*st
 
 // RevokeToken is the write that ends one access token before its time.
 func RevokeToken(jti string, expires time.Time) store.StateWrite {
-	return store.StateWrite{Key: revoked + hashed(jti), Value: strconv.AppendInt(nil, expires.Unix(), 10), Expires: expires.Add(time.Hour)}
+	return store.StateWrite{Key: revoked + hashed(jti), Value: strconv.AppendInt(nil, expires.Unix(), 10),
+		Expires: expires.Add(time.Hour)}
 }
 
 // TokenRevoked reports whether an access token was ended before its time.

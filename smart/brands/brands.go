@@ -72,7 +72,8 @@ func (b Brand) Check() error {
 		return bad("website", "an absolute URL is needed")
 	}
 	for place, s := range map[string]string{"website": b.Website, "logo": b.Logo, "portal-url": b.PortalURL} {
-		if u, err := url.Parse(s); s != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
+		if u, err := url.Parse(s); s != "" &&
+			(err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
 			return bad(place, "an absolute http or https URL")
 		}
 	}
@@ -95,7 +96,8 @@ func ext(u, kind string, v any) m { return m{"url": u, kind: v} }
 func (b Brand) Bundle(base, fhirBase string, changed time.Time) ([]byte, error) {
 	const profiles = "http://hl7.org/fhir/smart-app-launch/StructureDefinition/"
 	stamp := changed.UTC().Format(fhir.InstantLayout)
-	org := m{"resourceType": "Organization", "id": "brand", "meta": m{"lastUpdated": stamp, "profile": []string{profiles + "user-access-brand"}},
+	org := m{"resourceType": "Organization", "id": "brand",
+		"meta":   m{"lastUpdated": stamp, "profile": []string{profiles + "user-access-brand"}},
 		"active": true, "name": b.Name, "identifier": append([]Identifier{b.Primary()}, b.Identifiers...),
 		"endpoint": []m{{"reference": "Endpoint/fhir"}}}
 	if len(b.Aliases) > 0 {
@@ -114,7 +116,8 @@ func (b Brand) Bundle(base, fhirBase string, changed time.Time) ([]byte, error) 
 	}
 	org["telecom"] = telecom
 	address := m{}
-	for k, v := range map[string]string{"city": b.City, "state": b.State, "postalCode": b.PostalCode, "country": b.Country} {
+	for k, v := range map[string]string{"city": b.City, "state": b.State, "postalCode": b.PostalCode,
+		"country": b.Country} {
 		if v != "" {
 			address[k] = v
 		}
@@ -123,16 +126,22 @@ func (b Brand) Bundle(base, fhirBase string, changed time.Time) ([]byte, error) 
 		org["address"] = []m{address}
 	}
 	org["extension"] = b.extensions(base)
-	end := m{"resourceType": "Endpoint", "id": "fhir", "meta": m{"lastUpdated": stamp, "profile": []string{profiles + "user-access-endpoint"}},
-		"extension":      []m{ext("http://hl7.org/fhir/StructureDefinition/endpoint-fhir-version", "valueCode", "4.0.1")},
-		"status":         "active",
-		"connectionType": m{"system": "http://terminology.hl7.org/CodeSystem/endpoint-connection-type", "code": "hl7-fhir-rest"},
-		"name":           b.Name, "contact": []m{{"system": "url", "value": b.Website}},
-		"payloadType": []m{{"coding": []m{{"system": "http://terminology.hl7.org/CodeSystem/endpoint-payload-type", "code": "none"}}}},
-		"address":     fhirBase}
-	out, err := json.Marshal(m{"resourceType": "Bundle", "meta": m{"lastUpdated": stamp, "profile": []string{profiles + "user-access-brands-bundle"}},
+	end := m{"resourceType": "Endpoint", "id": "fhir",
+		"meta": m{"lastUpdated": stamp, "profile": []string{profiles + "user-access-endpoint"}},
+		"extension": []m{ext("http://hl7.org/fhir/StructureDefinition/endpoint-fhir-version", "valueCode",
+			"4.0.1")},
+		"status": "active",
+		"connectionType": m{"system": "http://terminology.hl7.org/CodeSystem/endpoint-connection-type",
+			"code": "hl7-fhir-rest"},
+		"name": b.Name, "contact": []m{{"system": "url", "value": b.Website}},
+		"payloadType": []m{{"coding": []m{{"system": "http://terminology.hl7.org/CodeSystem/endpoint-payload-type",
+			"code": "none"}}}},
+		"address": fhirBase}
+	out, err := json.Marshal(m{"resourceType": "Bundle",
+		"meta": m{"lastUpdated": stamp, "profile": []string{profiles + "user-access-brands-bundle"}},
 		"type": "collection", "timestamp": stamp, "entry": []m{
-			{"fullUrl": base + "/Organization/brand", "resource": org}, {"fullUrl": base + "/Endpoint/fhir", "resource": end}}})
+			{"fullUrl": base + "/Organization/brand", "resource": org},
+			{"fullUrl": base + "/Endpoint/fhir", "resource": end}}})
 	return out, fhir.Wrap("brands.Bundle", err)
 }
 
@@ -153,7 +162,8 @@ func (b Brand) extensions(base string) []m {
 	if portal == "" {
 		portal = base
 	}
-	parts := []m{ext("portalName", "valueString", name), ext("portalUrl", "valueUrl", portal), ext("portalEndpoint", "valueReference", m{"reference": "Endpoint/fhir"})}
+	parts := []m{ext("portalName", "valueString", name), ext("portalUrl", "valueUrl", portal),
+		ext("portalEndpoint", "valueReference", m{"reference": "Endpoint/fhir"})}
 	if b.PortalText != "" {
 		parts = append(parts, ext("portalDescription", "valueMarkdown", b.PortalText))
 	}

@@ -13,8 +13,10 @@ import (
 
 const base = "https://pulse.example"
 
-var full = brands.Brand{Name: "Clinic", Aliases: []string{"The Clinic"}, Website: "https://www.clinic.example/welcome", Identifiers: []brands.Identifier{{System: "urn:x", Value: "7"}},
-	Categories: []string{"prov"}, Logo: "https://clinic.example/logo.svg", LogoLicence: "https://clinic.example/licence", Phone: "+1", City: "Town", Country: "US",
+var full = brands.Brand{Name: "Clinic", Aliases: []string{"The Clinic"},
+	Website: "https://www.clinic.example/welcome", Identifiers: []brands.Identifier{{System: "urn:x", Value: "7"}},
+	Categories: []string{"prov"}, Logo: "https://clinic.example/logo.svg",
+	LogoLicence: "https://clinic.example/licence", Phone: "+1", City: "Town", Country: "US",
 	PortalName: "Portal", PortalURL: "https://portal.clinic.example", PortalText: "Yours."} // read only
 
 func TestBundle(t *testing.T) {
@@ -45,19 +47,23 @@ func TestBundle(t *testing.T) {
 			}
 		}
 		// Organization.address is an array, Endpoint.address a URL.
-		if err := json.Unmarshal([]byte(strings.Replace(string(raw), `"address":[`, `"addresses":[`, 1)), &got); err != nil {
+		if err := json.Unmarshal([]byte(strings.Replace(string(raw), `"address":[`, `"addresses":[`, 1)),
+			&got); err != nil {
 			t.Fatal(err)
 		}
-		if got.ResourceType != "Bundle" || got.Type != "collection" || got.Timestamp != "2027-01-15T08:00:00.000Z" || len(got.Entry) != 2 {
+		if got.ResourceType != "Bundle" || got.Type != "collection" ||
+			got.Timestamp != "2027-01-15T08:00:00.000Z" || len(got.Entry) != 2 {
 			t.Fatalf("%s", raw)
 		}
 		org, end := got.Entry[0].Resource, got.Entry[1].Resource
-		if org.ResourceType != "Organization" || org.Identifier[0] != b.Primary() || org.Endpoint[0].Reference != "Endpoint/"+end.ID || end.Address != base+"/fhir" || end.Status != "active" {
+		if org.ResourceType != "Organization" || org.Identifier[0] != b.Primary() ||
+			org.Endpoint[0].Reference != "Endpoint/"+end.ID || end.Address != base+"/fhir" || end.Status != "active" {
 			t.Errorf("%s", raw)
 		}
 		// uab-1: the portal's endpoint is the organisation's too, and in the Bundle.
 		portal := org.Extension[len(org.Extension)-1]
-		if portal.URL != "http://hl7.org/fhir/StructureDefinition/organization-portal" || portal.Extension[2].ValueReference.Reference != org.Endpoint[0].Reference ||
+		if portal.URL != "http://hl7.org/fhir/StructureDefinition/organization-portal" ||
+			portal.Extension[2].ValueReference.Reference != org.Endpoint[0].Reference ||
 			got.Entry[1].FullURL != base+"/"+org.Endpoint[0].Reference {
 			t.Errorf("%s", raw)
 		}
@@ -93,7 +99,8 @@ func TestServed(t *testing.T) {
 	}
 	first := ask("GET", "")
 	tag := first.Header.Get("ETag")
-	if first.StatusCode != 200 || !strings.HasPrefix(tag, `W/"`) || first.Header.Get("Access-Control-Allow-Origin") != "*" {
+	if first.StatusCode != 200 || !strings.HasPrefix(tag, `W/"`) ||
+		first.Header.Get("Access-Control-Allow-Origin") != "*" {
 		t.Fatal(first.Header)
 	}
 	if s := ask("GET", `"x", `+tag).StatusCode; s != 304 {

@@ -41,7 +41,8 @@ func ClaimedBy(r *http.Request, form url.Values) string {
 
 // Anonymous reports whether a request says in no way which client it is from.
 func Anonymous(r *http.Request, form url.Values) bool {
-	return len(r.Header.Values("Authorization")) == 0 && !form.Has("client_id") && !form.Has("client_secret") && !form.Has("client_assertion") && !form.Has("client_assertion_type")
+	return len(r.Header.Values("Authorization")) == 0 && !form.Has("client_id") && !form.Has("client_secret") &&
+		!form.Has("client_assertion") && !form.Has("client_assertion_type")
 }
 
 func basic(r *http.Request) (id, secret string, ok bool) {

@@ -26,7 +26,8 @@ func wrong(place, rule string) error {
 // check holds a registration against the rules and writes its scope the way
 // it is stored.
 func (r *Registry) check(c *Client) error {
-	if c.Name == "" || len(c.Name) > maxName || !utf8.ValidString(c.Name) || strings.ContainsFunc(c.Name, unicode.IsControl) {
+	if c.Name == "" || len(c.Name) > maxName || !utf8.ValidString(c.Name) ||
+		strings.ContainsFunc(c.Name, unicode.IsControl) {
 		return fhir.Errorf(fhir.Invalid, "client.Add", "name: 1 to %d bytes without control characters", maxName)
 	}
 	if err := r.checkAuth(c); err != nil {
@@ -35,7 +36,8 @@ func (r *Registry) check(c *Client) error {
 	if err := r.checkGrants(c); err != nil {
 		return err
 	}
-	for _, u := range []struct{ place, url string }{{"launch_url", c.LaunchURL}, {"logo_uri", c.LogoURI}, {"client_uri", c.ClientURI},
+	for _, u := range []struct{ place, url string }{{"launch_url", c.LaunchURL}, {"logo_uri", c.LogoURI},
+		{"client_uri", c.ClientURI},
 		{"policy_uri", c.PolicyURI}, {"tos_uri", c.TOSURI}} {
 		if u.url != "" && !webURL(u.url) {
 			return wrong(u.place, "an https URL (http on loopback) without user and fragment")
@@ -102,7 +104,8 @@ func (r *Registry) checkGrants(c *Client) error {
 	}
 	for _, u := range c.RedirectURIs {
 		if !redirectURI(u) {
-			return wrong("redirect_uris", "https, http on loopback, or a private-use scheme with a dot; no user, no fragment")
+			return wrong("redirect_uris",
+				"https, http on loopback, or a private-use scheme with a dot; no user, no fragment")
 		}
 	}
 	return nil
@@ -153,7 +156,8 @@ func redirectURI(s string) bool {
 		return true
 	}
 	u, err := url.Parse(s)
-	return err == nil && plain(s) && strings.Contains(u.Scheme, ".") && u.User == nil && u.Opaque == "" && u.Host == "" && u.Path != "" && !strings.Contains(s, "#")
+	return err == nil && plain(s) && strings.Contains(u.Scheme, ".") && u.User == nil && u.Opaque == "" &&
+		u.Host == "" && u.Path != "" && !strings.Contains(s, "#")
 }
 
 // Redirects reports whether answers may go to uri: byte for byte one that is
@@ -178,7 +182,8 @@ func withoutPort(s string) (string, bool) {
 			continue
 		}
 		port := strings.TrimLeft(strings.TrimPrefix(rest, ":"), "0123456789")
-		if n := len(rest) - len(port); rest == "" || rest[0] == '/' || rest[0] == '?' || rest[0] == ':' && n >= 2 && n <= 6 && (port == "" || port[0] == '/' || port[0] == '?') {
+		if n := len(rest) - len(port); rest == "" || rest[0] == '/' || rest[0] == '?' || rest[0] == ':' && n >= 2 &&
+			n <= 6 && (port == "" || port[0] == '/' || port[0] == '?') {
 			if rest != "" && rest[0] != ':' {
 				port = rest
 			}

@@ -44,9 +44,12 @@ func FuzzParseSet(f *testing.F) {
 	}
 	good, goodRSA, private := seed(ec, false), seed(rs, false), seed(ec, true)
 	set := func(keys ...string) []byte { return fmt.Appendf(nil, `{"keys":[%s]}`, strings.Join(keys, ",")) }
-	for _, s := range [][]byte{set(good), set(goodRSA), set(good, goodRSA, good), set(private), set(seed(p256, false)), set(), nil,
-		set(`{"kty":"oct","k":"AAAA","kid":"k"}`), set(`{"kty":"EC","crv":"P-384","x":"AA","y":"AA","kid":"k"}`), set(`{"kty":"RSA","n":"AQ","e":"AQ","kid":"k"}`),
-		set(`{"kty":"RSA","n":"","e":"","kid":"k"}`), set(`null`), set(`[]`), []byte(`{"keys":{}}`), []byte(`[]`), set(strings.Replace(good, `"kid":"k",`, "", 1))} {
+	for _, s := range [][]byte{set(good), set(goodRSA), set(good, goodRSA, good), set(private),
+		set(seed(p256, false)), set(), nil,
+		set(`{"kty":"oct","k":"AAAA","kid":"k"}`), set(`{"kty":"EC","crv":"P-384","x":"AA","y":"AA","kid":"k"}`),
+		set(`{"kty":"RSA","n":"AQ","e":"AQ","kid":"k"}`),
+		set(`{"kty":"RSA","n":"","e":"","kid":"k"}`), set(`null`), set(`[]`), []byte(`{"keys":{}}`), []byte(`[]`),
+		set(strings.Replace(good, `"kid":"k",`, "", 1))} {
 		f.Add(s)
 	}
 	if keys, err := parseSet(set(good, goodRSA)); err != nil || len(keys) != 2 {

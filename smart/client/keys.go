@@ -56,7 +56,8 @@ func parseSetFor(b []byte, want Algs) ([]key, error) {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if len(b) > maxSet || json.Unmarshal(b, &raw) != nil || len(raw.Keys) > maxKeys {
-		return nil, fhir.Errorf(fhir.Invalid, "client.jwks", "jwks: not a JWK Set of at most %d keys and %d bytes", maxKeys, maxSet)
+		return nil, fhir.Errorf(fhir.Invalid, "client.jwks", "jwks: not a JWK Set of at most %d keys and %d bytes",
+			maxKeys, maxSet)
 	}
 	var out []key
 	for i, r := range raw.Keys {

@@ -149,7 +149,9 @@ func (r *Registry) Prepare(c Client) (Client, store.StateWrite, error) {
 		c.ID = strings.ToLower(rand.Text())
 	}
 	if !fhir.ValidID(c.ID) || c.ID == "any" {
-		return Client{}, store.StateWrite{}, fhir.Errorf(fhir.Invalid, "client.Add", "client_id: letters, digits, - and . only, at most 64, and not \"any\"")
+		return Client{}, store.StateWrite{},
+			fhir.Errorf(fhir.Invalid, "client.Add",
+				"client_id: letters, digits, - and . only, at most 64, and not \"any\"")
 	}
 	if err := r.check(&c); err != nil {
 		return Client{}, store.StateWrite{}, err
@@ -170,7 +172,8 @@ func (r *Registry) Change(ctx context.Context, id string, edit func(*Client) err
 }
 
 // PrepareChange is Change up to the write, for a commit together with others.
-func (r *Registry) PrepareChange(ctx context.Context, id string, edit func(*Client) error) (Client, store.StateWrite, error) {
+func (r *Registry) PrepareChange(ctx context.Context, id string,
+	edit func(*Client) error) (Client, store.StateWrite, error) {
 	old, raw, err := r.get(ctx, id)
 	if err != nil {
 		return Client{}, store.StateWrite{}, err

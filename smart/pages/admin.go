@@ -43,7 +43,8 @@ func boxes(on []string) []roleBox {
 		{Name: "patient", Text: "Patient", Hint: "Sees their own data and decides which apps do"},
 		{Name: "practitioner", Text: "Practitioner", Hint: "Sees patients’ data as far as they consented"},
 		{Name: "administrator", Text: "Administrator", Hint: "Runs people, clients and devices; sees no measurements"},
-		{Name: "auditor", Text: "Auditor", Hint: "Sees who saw what; reviews emergency access. Cannot be an administrator as well"},
+		{Name: "auditor", Text: "Auditor",
+			Hint: "Sees who saw what; reviews emergency access. Cannot be an administrator as well"},
 	}
 	for i := range out {
 		out[i].On = slices.Contains(on, out[i].Name)
@@ -55,27 +56,32 @@ func usersNew(q *request) error {
 	if err := q.strong(role.ManageUsers); err != nil {
 		return err
 	}
-	return q.render(http.StatusOK, "usernew", view{Title: "Invite somebody", Narrow: true, Data: userForm{Boxes: boxes(nil)}})
+	return q.render(http.StatusOK, "usernew",
+		view{Title: "Invite somebody", Narrow: true, Data: userForm{Boxes: boxes(nil)}})
 }
 
 func usersInvite(q *request) error {
 	if err := q.strong(role.ManageUsers); err != nil {
 		return err
 	}
-	n := signin.NewUser{Login: q.value("login"), Name: short(q.value("name")), Roles: q.r.PostForm["role"], Patient: short(q.value("patient")), Practitioner: short(q.value("practitioner"))}
+	n := signin.NewUser{Login: q.value("login"), Name: short(q.value("name")), Roles: q.r.PostForm["role"],
+		Patient: short(q.value("patient")), Practitioner: short(q.value("practitioner"))}
 	u, token, err := q.p.SignIn.Invite(q.r.Context(), q.from(), q.actor(), n)
 	switch kind := fhir.KindOf(err); {
 	case err == nil:
 		return q.showLink(&u, token)
 	case kind == fhir.Invalid || kind == fhir.Conflict:
-		return q.render(http.StatusUnprocessableEntity, "usernew", view{Title: "Invite somebody", Narrow: true, Wrong: wrong(err, userFields),
-			Data: userForm{Login: n.Login, Name: n.Name, Patient: n.Patient, Practitioner: n.Practitioner, Boxes: boxes(n.Roles)}})
+		return q.render(http.StatusUnprocessableEntity, "usernew",
+			view{Title: "Invite somebody", Narrow: true, Wrong: wrong(err, userFields),
+				Data: userForm{Login: n.Login, Name: n.Name, Patient: n.Patient, Practitioner: n.Practitioner,
+					Boxes: boxes(n.Roles)}})
 	}
 	return err
 }
 
 func (q *request) showLink(u *user.User, token string) error {
-	return q.render(http.StatusOK, "link", view{Title: "One-time link", Narrow: true, Data: struct{ Name, Link string }{u.Name, q.p.secretLink(token)}})
+	return q.render(http.StatusOK, "link",
+		view{Title: "One-time link", Narrow: true, Data: struct{ Name, Link string }{u.Name, q.p.secretLink(token)}})
 }
 
 type userData struct {
@@ -96,7 +102,8 @@ func (q *request) userPage(bad map[string]string, status int) error {
 	}
 	d := userData{u, u.ID == q.u.ID, boxes(u.Roles.Strings())}
 	if q.value("do") == "roles" { // what was typed
-		d.Boxes, d.Patient, d.Practitioner = boxes(q.r.PostForm["role"]), short(q.value("patient")), short(q.value("practitioner"))
+		d.Boxes, d.Patient, d.Practitioner = boxes(q.r.PostForm["role"]), short(q.value("patient")),
+			short(q.value("practitioner"))
 	}
 	v := view{Title: u.Name, Wrong: bad, Data: &d}
 	if q.r.Method == http.MethodGet && q.value("done") != "" {
@@ -110,7 +117,8 @@ func userChange(q *request) error {
 	var err error
 	switch q.value("do") {
 	case "roles":
-		err = q.p.SignIn.SetRoles(ctx, q.from(), q.actor(), id, q.r.PostForm["role"], short(q.value("patient")), short(q.value("practitioner")))
+		err = q.p.SignIn.SetRoles(ctx, q.from(), q.actor(), id, q.r.PostForm["role"], short(q.value("patient")),
+			short(q.value("practitioner")))
 	case "disable", "enable":
 		if q.value("do") == "disable" && q.value("sure") == "" && id != q.u.ID {
 			return q.askDisableUser(id)
@@ -143,7 +151,9 @@ func clientsPage(q *request) error {
 		return err
 	}
 	v := view{Title: "Clients", Data: cs}
-	v.Good = map[string]string{"added": "The client is registered.", "client-disable": "The client is disabled from this moment on.", "client-enable": "The client is enabled again."}[q.value("done")]
+	v.Good = map[string]string{"added": "The client is registered.",
+		"client-disable": "The client is disabled from this moment on.",
+		"client-enable":  "The client is enabled again."}[q.value("done")]
 	return q.render(http.StatusOK, "clients", v)
 }
 
@@ -155,7 +165,9 @@ func clientsNew(q *request) error {
 	if err := q.strong(role.ManageClients); err != nil {
 		return err
 	}
-	return q.render(http.StatusOK, "clientnew", view{Title: "Register a client", Narrow: true, Data: clientForm{Kind: "public", Scope: "openid fhirUser launch/patient patient/*.rs"}})
+	return q.render(http.StatusOK, "clientnew",
+		view{Title: "Register a client", Narrow: true,
+			Data: clientForm{Kind: "public", Scope: "openid fhirUser launch/patient patient/*.rs"}})
 }
 
 // clientsAdd registers a client. A secret is shown on the page that answers,
@@ -164,9 +176,11 @@ func clientsAdd(q *request) error {
 	if err := q.strong(role.ManageClients); err != nil {
 		return err
 	}
-	f := clientForm{Name: short(q.value("name")), Redirects: q.value("redirects"), LaunchURL: short(q.value("launch")), JWKSURL: short(q.value("jwks_url")),
+	f := clientForm{Name: short(q.value("name")), Redirects: q.value("redirects"),
+		LaunchURL: short(q.value("launch")), JWKSURL: short(q.value("jwks_url")),
 		JWKS: strings.TrimSpace(q.value("jwks")), Scope: short(q.value("scope")), Kind: q.value("kind")}
-	c := client.Client{Name: f.Name, RedirectURIs: strings.Fields(f.Redirects), LaunchURL: f.LaunchURL, Scope: f.Scope, Method: client.None}
+	c := client.Client{Name: f.Name, RedirectURIs: strings.Fields(f.Redirects), LaunchURL: f.LaunchURL,
+		Scope: f.Scope, Method: client.None}
 	secret := ""
 	switch f.Kind {
 	case "public":
@@ -191,11 +205,14 @@ func clientsAdd(q *request) error {
 	}
 	switch kind := fhir.KindOf(err); {
 	case err == nil && secret != "":
-		return q.render(http.StatusOK, "secret", view{Title: "The client’s secret", Narrow: true, Data: struct{ Name, ID, Secret string }{c.Name, c.ID, secret}})
+		return q.render(http.StatusOK, "secret",
+			view{Title: "The client’s secret", Narrow: true,
+				Data: struct{ Name, ID, Secret string }{c.Name, c.ID, secret}})
 	case err == nil:
 		return q.to("/auth/clients?done=added")
 	case kind == fhir.Invalid || kind == fhir.Conflict:
-		return q.render(http.StatusUnprocessableEntity, "clientnew", view{Title: "Register a client", Narrow: true, Wrong: wrong(err, clientFields), Data: f})
+		return q.render(http.StatusUnprocessableEntity, "clientnew",
+			view{Title: "Register a client", Narrow: true, Wrong: wrong(err, clientFields), Data: f})
 	}
 	return err
 }
@@ -229,7 +246,8 @@ func clientsChange(q *request) error {
 	}
 	enable := q.value("do") == "enable"
 	if !enable && q.value("sure") == "" {
-		return q.ask(question{Title: "Disable " + c.Name + "?", Action: "/auth/clients/" + url.PathEscape(id), Back: "/auth/clients", Do: "disable", Button: "Disable",
+		return q.ask(question{Title: "Disable " + c.Name + "?", Action: "/auth/clients/" + url.PathEscape(id),
+			Back: "/auth/clients", Do: "disable", Button: "Disable",
 			Text: "Its requests are refused from this moment on, whoever uses it, and downloads under way break off. It can be enabled again."})
 	}
 	what := "client-disable"
@@ -264,7 +282,8 @@ func (q *request) askDisableUser(id string) error {
 	if err != nil {
 		return err
 	}
-	return q.ask(question{Title: "Disable " + u.Name + "?", Action: "/auth/users/" + url.PathEscape(id), Back: "/auth/users/" + url.PathEscape(id), Do: "disable", Button: "Disable",
+	return q.ask(question{Title: "Disable " + u.Name + "?", Action: "/auth/users/" + url.PathEscape(id),
+		Back: "/auth/users/" + url.PathEscape(id), Do: "disable", Button: "Disable",
 		Text: "Their sessions and the access of all their apps end at once. Access can be given again; they sign in again then, and allow their apps again."})
 }
 
@@ -318,12 +337,15 @@ func launchesGo(q *request) error {
 	d := launchData{Client: q.value("client"), Patient: short(q.value("patient")), Visit: short(q.value("encounter"))}
 	c, err := q.p.Clients.Get(q.r.Context(), d.Client)
 	if err == nil && d.Patient != "" {
-		if _, err = q.p.Patients.Get(q.r.Context(), q.by(), d.Patient); err != nil && (fhir.KindOf(err) == fhir.NotFound || fhir.KindOf(err) == fhir.Gone) {
+		if _, err = q.p.Patients.Get(q.r.Context(), q.by(), d.Patient); err != nil &&
+			(fhir.KindOf(err) == fhir.NotFound || fhir.KindOf(err) == fhir.Gone) {
 			err = fhir.Errorf(fhir.Invalid, "pages.launchesGo", "There is no Patient with that id.")
 		}
 	}
 	if err == nil {
-		d.URL, err = q.p.Launcher.Launch(q.r.Context(), Launch{Client: d.Client, Patient: d.Patient, Encounter: d.Visit, User: q.u.Reference(), Maker: signin.Subject(q.u, q.x), By: q.by()})
+		d.URL, err = q.p.Launcher.Launch(q.r.Context(),
+			Launch{Client: d.Client, Patient: d.Patient, Encounter: d.Visit, User: q.u.Reference(),
+				Maker: signin.Subject(q.u, q.x), By: q.by()})
 	}
 	switch kind := fhir.KindOf(err); {
 	case err == nil:

@@ -91,7 +91,8 @@ func appsPage(q *request) error {
 func (q *request) appRows(as []authz.Authorization) ([]appRow, error) {
 	rows := []appRow{}
 	for _, a := range as {
-		row := appRow{ID: a.ID, Name: a.ClientID, Offline: a.Offline, Created: a.Created, Used: a.Used, Expires: a.Expires}
+		row := appRow{ID: a.ID, Name: a.ClientID, Offline: a.Offline, Created: a.Created, Used: a.Used,
+			Expires: a.Expires}
 		if c, err := q.p.Clients.Get(q.r.Context(), a.ClientID); err == nil {
 			row.Name = c.Name
 		} else if fhir.KindOf(err) != fhir.NotFound {
@@ -113,7 +114,8 @@ func (q *request) appRows(as []authz.Authorization) ([]appRow, error) {
 			if row.By == "" {
 				row.Sees = append(row.Sees, s.text)
 			} else if s.data { // the rest is about that person
-				row.Sees = append(row.Sees, strings.Replace(s.text, everybody, "everybody whose data its user may see", 1))
+				row.Sees = append(row.Sees,
+					strings.Replace(s.text, everybody, "everybody whose data its user may see", 1))
 			}
 		}
 		rows = append(rows, row)
@@ -152,7 +154,8 @@ func (q *request) restsOn(as []authz.Authorization, rows []appRow) ([]refusedRow
 			if err != nil {
 				day = time.Time{} // not of this server's making
 			}
-			f.Opened = append(f.Opened, opening{day, slices.Contains(strings.Split(o.Recipient, ","), consent.AnyRecipient)})
+			f.Opened = append(f.Opened, opening{day,
+				slices.Contains(strings.Split(o.Recipient, ","), consent.AnyRecipient)})
 		}
 	}
 	return ended, nil
@@ -193,7 +196,10 @@ func appsRefuse(q *request) error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(as, func(a authz.Authorization) bool { return a.ID == q.value("id") && a.Subject.ID != q.u.ID })
+	i := slices.IndexFunc(as, func(a authz.Authorization) bool {
+		return a.ID == q.value("id") &&
+			a.Subject.ID != q.u.ID
+	})
 	if i < 0 {
 		return q.to("/auth/apps") // gone already
 	}
@@ -230,7 +236,8 @@ func sees(scopes scope.Parser, granted, whom string) []said {
 	}
 	var out []said
 	for _, s := range set {
-		if s.Name == scope.Launch || s.Name == scope.LaunchPatient || s.Name == scope.LaunchEncounter || s.Name == scope.OpenID {
+		if s.Name == scope.Launch || s.Name == scope.LaunchPatient || s.Name == scope.LaunchEncounter ||
+			s.Name == scope.OpenID {
 			continue
 		}
 		text, _ := sentence(s, whom)
@@ -250,7 +257,8 @@ func appsRevoke(q *request) error {
 		return q.to("/auth/apps") // gone already
 	}
 	by := q.by()
-	if err := q.p.Apps.Revoke(ctx, audit.Event{Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID}, q.u.ID, id); err != nil {
+	if err := q.p.Apps.Revoke(ctx, audit.Event{Principal: by.Principal, RemoteIP: by.RemoteIP,
+		RequestID: by.RequestID}, q.u.ID, id); err != nil {
 		return err
 	}
 	return q.to("/auth/apps?done=1")

@@ -22,11 +22,15 @@ func TestPatientSeesWhoOpenedWhat(t *testing.T) {
 	ben.enrol(w.invite("ben", "Ben Ejemplo", "administrator"))
 	ada.get("/auth/apps").has("Nobody else has opened an app")
 
-	doc.get("/auth/launches").post("/auth/launches", url.Values{"client": {"heartbook"}, "patient": {"ada"}}).status(200)
+	doc.get("/auth/launches").post("/auth/launches",
+		url.Values{"client": {"heartbook"}, "patient": {"ada"}}).status(200)
 	u, err := url.Parse(strings.ReplaceAll(between(doc.body, `<a class="btn primary" href="`, `"`), "&amp;", "&"))
 	must(t, err)
-	to, verifier := w.authorizeURL("launch offline_access patient/Observation.rs user/Device.rs", url.Values{"launch": {u.Query().Get("launch")}})
-	doc.ask(to).at("/auth/consent").post("/auth/consent", url.Values{"request": {requestID(doc)}, "decision": {"allow"}, "scope.1": {"on"}, "scope.2": {"on"}, "scope.3": {"on"}}).status(http.StatusSeeOther)
+	to, verifier := w.authorizeURL("launch offline_access patient/Observation.rs user/Device.rs",
+		url.Values{"launch": {u.Query().Get("launch")}})
+	doc.ask(to).at("/auth/consent").post("/auth/consent",
+		url.Values{"request": {requestID(doc)}, "decision": {"allow"}, "scope.1": {"on"}, "scope.2": {"on"},
+			"scope.3": {"on"}}).status(http.StatusSeeOther)
 	status, out := w.redeem(doc, verifier)
 	if status != 200 || out["patient"] != "ada" {
 		t.Fatal(status, out)
@@ -34,7 +38,9 @@ func TestPatientSeesWhoOpenedWhat(t *testing.T) {
 	doc.get("/auth/apps").has("Heartbook")
 	id := between(doc.body, `name="id" value="`, `"`)
 
-	ada.get("/auth/apps").has("Heartbook", "Dr. Dora Doc", "See your measurements", "See devices of everybody whose data its user may see", "its user is not there", "No app has access by your own word")
+	ada.get("/auth/apps").has("Heartbook", "Dr. Dora Doc", "See your measurements",
+		"See devices of everybody whose data its user may see", "its user is not there",
+		"No app has access by your own word")
 	if strings.Contains(ada.body, "Keep access when you are not there") {
 		t.Error("what is about the other person is said of her")
 	}
@@ -62,14 +68,16 @@ func TestPatientStopsAnAppOfOthers(t *testing.T) {
 	eve.enrol(w.invite("eve", "Eve Example", "administrator"))
 	to, verifier := w.authorizeURL("launch/patient patient/Observation.rs patient/Device.rs patient/Patient.rs", nil)
 	doc.ask(to).get("/auth/consent?" + url.Values{"request": {requestID(doc)}, "patient": {"ada"}}.Encode())
-	doc.post("/auth/consent", url.Values{"request": {requestID(doc)}, "patient": {"ada"}, "decision": {"allow"}, "scope.1": {"on"}, "scope.2": {"on"}, "scope.3": {"on"}}).status(http.StatusSeeOther)
+	doc.post("/auth/consent", url.Values{"request": {requestID(doc)}, "patient": {"ada"}, "decision": {"allow"},
+		"scope.1": {"on"}, "scope.2": {"on"}, "scope.3": {"on"}}).status(http.StatusSeeOther)
 	status, out := w.redeem(doc, verifier)
 	if status != 200 {
 		t.Fatal(status, out)
 	}
 	sees := func(when string, measured int) {
 		t.Helper()
-		for path, want := range map[string]int{"Observation/pulse": measured, "Device/watch": measured, "Patient/ada": 200} {
+		for path, want := range map[string]int{"Observation/pulse": measured, "Device/watch": measured,
+			"Patient/ada": 200} {
 			if got := w.reads(doc.c, out["access_token"], path); got != want {
 				t.Errorf("%s: %s %d, want %d", when, path, got, want)
 			}
@@ -77,22 +85,26 @@ func TestPatientStopsAnAppOfOthers(t *testing.T) {
 	}
 	sees("opened", 200)
 
-	ada.get("/auth/apps").has("What rests on your consent", "to every app and clinic that is registered here", "What does not rest on your consent", "name and date of birth")
+	ada.get("/auth/apps").has("What rests on your consent", "to every app and clinic that is registered here",
+		"What does not rest on your consent", "name and date of birth")
 	form := url.Values{"id": {between(ada.body, `name="id" value="`, `"`)}}
 	// Only she can: not the practitioner, nobody without being a patient, and
 	// no other site.
 	doc.get("/auth/apps").post("/auth/apps/refusals", form).status(http.StatusForbidden)
 	eve.get("/auth/").post("/auth/apps/refusals", form).status(http.StatusForbidden)
-	ada.do(http.MethodPost, "/auth/apps/refusals", "application/x-www-form-urlencoded", strings.NewReader("id="+form.Get("id")+"&csrf=x")).status(http.StatusForbidden)
+	ada.do(http.MethodPost, "/auth/apps/refusals", "application/x-www-form-urlencoded",
+		strings.NewReader("id="+form.Get("id")+"&csrf=x")).status(http.StatusForbidden)
 	ada.get("/auth/apps").post("/auth/apps/refusals", url.Values{"id": {"nothing"}})
 	sees("asked by others", 200)
 
-	ada.get("/auth/apps").post("/auth/apps/refusals", form).status(200).has("from this moment on", "you have stopped this", "Apps that you have stopped")
+	ada.get("/auth/apps").post("/auth/apps/refusals", form).status(200).has("from this moment on",
+		"you have stopped this", "Apps that you have stopped")
 	sees("stopped", 404)
 	if n := w.events("Consent/stop-"); n != 1 {
 		t.Errorf("%d events of the stop", n)
 	}
-	facts := &access.Facts{Type: "Observation", ID: "pulse", Patient: "ada", Vendor: "apple", Categories: []string{"vital-signs"}}
+	facts := &access.Facts{Type: "Observation", ID: "pulse", Patient: "ada", Vendor: "apple",
+		Categories: []string{"vital-signs"}}
 	if w.consents.Permits("heartbook", facts) || !w.consents.Permits("another-app", facts) {
 		t.Error("stopped is another app, or not this one")
 	}
@@ -108,7 +120,8 @@ func TestPatientStopsAnAppOfOthers(t *testing.T) {
 	w.pass(13 * time.Hour)
 	ada.get("/auth/apps").at("/auth/signin").passkey("/auth/passkey", k.Get)
 	ada.get("/auth/apps").has("Nobody else has opened an app", "Apps that you have stopped", "Heartbook")
-	ada.post("/auth/apps/refusals", url.Values{"allow": {between(ada.body, `name="allow" value="`, `"`)}}).status(200).has("shown again what your consents allow")
+	ada.post("/auth/apps/refusals", url.Values{"allow": {between(ada.body, `name="allow" value="`,
+		`"`)}}).status(200).has("shown again what your consents allow")
 	if strings.Contains(ada.body, "Apps that you have stopped") || !w.consents.Permits("heartbook", facts) {
 		t.Error("what was allowed again stays stopped")
 	}
@@ -141,7 +154,8 @@ func TestVisitIsChosen(t *testing.T) {
 		form.Set("scope.2", "on")
 		b.post("/auth/consent", form).status(http.StatusSeeOther)
 		_, out := w.redeem(b, verifier)
-		if out["encounter"] != want || out["patient"] != "ada" || strings.Contains(out["scope"].(string), "launch/encounter") != (want != nil) {
+		if out["encounter"] != want || out["patient"] != "ada" ||
+			strings.Contains(out["scope"].(string), "launch/encounter") != (want != nil) {
 			t.Errorf("%v: %v", form, out)
 		}
 	}
@@ -157,8 +171,10 @@ func TestSecretIsShownOnce(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
 	b.enrol(w.invite("root", "Rita Root", "administrator"))
-	form := url.Values{"name": {"Web app"}, "kind": {"secret"}, "redirects": {w.base + "/app/callback"}, "scope": {"openid launch/patient patient/Observation.rs"}}
-	b.get("/auth/clients/new").has("With a secret").post("/auth/clients", form).status(200).has("Web app is registered", "shown this once")
+	form := url.Values{"name": {"Web app"}, "kind": {"secret"}, "redirects": {w.base + "/app/callback"},
+		"scope": {"openid launch/patient patient/Observation.rs"}}
+	b.get("/auth/clients/new").has("With a secret").post("/auth/clients",
+		form).status(200).has("Web app is registered", "shown this once")
 	id, secret := between(b.body, `id="client-id">`, "<"), between(b.body, `id="client-secret">`, "<")
 	if len(secret) != 43 {
 		t.Fatalf("no secret in\n%s", b.body)
@@ -171,7 +187,8 @@ func TestSecretIsShownOnce(t *testing.T) {
 	}
 	// A client that may ask without a person needs keys; a backend with a
 	// secret is refused.
-	b.get("/auth/clients/new").post("/auth/clients", url.Values{"name": {"Backend"}, "kind": {"secret"}, "scope": {"system/Observation.rs"}}).status(422)
+	b.get("/auth/clients/new").post("/auth/clients",
+		url.Values{"name": {"Backend"}, "kind": {"secret"}, "scope": {"system/Observation.rs"}}).status(422)
 	if strings.Contains(b.body, "client-secret") {
 		t.Error("a secret of nothing")
 	}
@@ -181,10 +198,13 @@ func TestSecretIsShownOnce(t *testing.T) {
 	ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
 	for pass, want := range map[string]int{secret: 200, secret[1:]: 401, "": 401} {
 		to, verifier := w.authorizeURL("launch/patient patient/Observation.rs", nil)
-		ada.ask(to).at("/auth/consent").post("/auth/consent", url.Values{"request": {requestID(ada)}, "decision": {"allow"}, "scope.1": {"on"}}).status(http.StatusSeeOther)
+		ada.ask(to).at("/auth/consent").post("/auth/consent",
+			url.Values{"request": {requestID(ada)}, "decision": {"allow"},
+				"scope.1": {"on"}}).status(http.StatusSeeOther)
 		back, err := url.Parse(ada.resp.Header.Get("Location"))
 		must(t, err)
-		v := url.Values{"grant_type": {"authorization_code"}, "code": back.Query()["code"], "client_id": {id}, "redirect_uri": {w.base + "/app/callback"}, "code_verifier": {verifier}}
+		v := url.Values{"grant_type": {"authorization_code"}, "code": back.Query()["code"], "client_id": {id},
+			"redirect_uri": {w.base + "/app/callback"}, "code_verifier": {verifier}}
 		if pass != "" {
 			v.Set("client_secret", pass)
 		}

@@ -49,7 +49,8 @@ func TestPatientInBrowser(t *testing.T) {
 	at = p.At()
 	u, err := url.Parse(at)
 	must(t, err)
-	status, out := w.token(b.c, url.Values{"grant_type": {"authorization_code"}, "code": {u.Query().Get("code")}, "client_id": {w.app.ID}, "redirect_uri": {w.base + "/app/callback"}, "code_verifier": {verifier}})
+	status, out := w.token(b.c, url.Values{"grant_type": {"authorization_code"}, "code": {u.Query().Get("code")},
+		"client_id": {w.app.ID}, "redirect_uri": {w.base + "/app/callback"}, "code_verifier": {verifier}})
 	if status != 200 {
 		t.Fatalf("%d %v", status, out)
 	}
@@ -57,7 +58,8 @@ func TestPatientInBrowser(t *testing.T) {
 	p.Wait("Heartbook")
 	p.Check("apps")
 	p.Click("form button.danger", "has no access any more").Check("apps-ended")
-	if status, _ := w.token(b.c, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {out["refresh_token"].(string)}, "client_id": {w.app.ID}}); status != 400 {
+	if status, _ := w.token(b.c, url.Values{"grant_type": {"refresh_token"},
+		"refresh_token": {out["refresh_token"].(string)}, "client_id": {w.app.ID}}); status != 400 {
 		t.Errorf("a refresh after the end: %d", status)
 	}
 	p.Open("/auth/nothing").Check("notfound")
@@ -72,12 +74,15 @@ func TestPatientInBrowser(t *testing.T) {
 func TestTimesInThePersonsZone(t *testing.T) {
 	w := newWorld(t)
 	p := newChrome(t, w).Person()
-	p.Open(w.invite("ada", "Ada Beispiel", "patient")).Click("form button.primary", "Choose how you sign in").Click(`button[data-passkey=create]`, "The passkey is ready")
-	for zone, name := range map[string]string{"Asia/Kolkata": "GMT+5:30", "Pacific/Kiritimati": "GMT+14", "UTC": "UTC"} {
+	p.Open(w.invite("ada", "Ada Beispiel", "patient")).Click("form button.primary",
+		"Choose how you sign in").Click(`button[data-passkey=create]`, "The passkey is ready")
+	for zone, name := range map[string]string{"Asia/Kolkata": "GMT+5:30", "Pacific/Kiritimati": "GMT+14",
+		"UTC": "UTC"} {
 		p.Zone(zone).Open("/auth/").Wait("Where you are signed in")
 		loc, err := time.LoadLocation(zone)
 		must(t, err)
-		at, err := time.Parse(time.RFC3339, chrome.Eval[string](p, `document.querySelector("time[data-time=time]").dateTime`))
+		at, err := time.Parse(time.RFC3339,
+			chrome.Eval[string](p, `document.querySelector("time[data-time=time]").dateTime`))
 		must(t, err)
 		got := chrome.Eval[string](p, `document.querySelector("time[data-time=time]").textContent`)
 		for _, want := range []string{at.In(loc).Format("2 January 2006"), at.In(loc).Format("15:04"), name} {
@@ -86,7 +91,8 @@ func TestTimesInThePersonsZone(t *testing.T) {
 			}
 		}
 		day := chrome.Eval[string](p, `document.querySelector("time[data-time=day]").textContent`)
-		at, err = time.Parse(time.RFC3339, chrome.Eval[string](p, `document.querySelector("time[data-time=day]").dateTime`))
+		at, err = time.Parse(time.RFC3339,
+			chrome.Eval[string](p, `document.querySelector("time[data-time=day]").dateTime`))
 		must(t, err)
 		if want := at.In(loc).Format("2 January 2006"); day != want {
 			t.Errorf("%s: the day is %q, want %q", zone, day, want)
@@ -128,19 +134,24 @@ func TestStaffInBrowser(t *testing.T) {
 	}
 	doc := enrol("doc", "Dr. Dora Doc", "practitioner")
 	doc.Open("/auth/launches?text=a").Check("launches")
-	doc.Fill("#patient", "ada").Click("form[method=post][action='/auth/launches'] button", "Open Heartbook").Check("launches-ready")
+	doc.Fill("#patient", "ada").Click("form[method=post][action='/auth/launches'] button",
+		"Open Heartbook").Check("launches-ready")
 	to, _ := w.authorizeURL("launch/patient user/*.rs patient/Observation.rs", nil)
 	doc.Open(to)
 	doc.Wait("Choose a patient")
 	doc.Fill("#text", "a").Click("form[role=search] button", "1 found").Check("patient")
 	doc.Click(".items a.btn", "Allow Heartbook?").Check("consent-practitioner")
 	to, _ = w.authorizeURL("launch/patient launch/encounter patient/Observation.rs", nil)
-	doc.Open(to).Wait("Choose a patient").Open(strings.Replace(doc.At(), "/patient?", "/consent?patient=ada&", 1)).Wait("Check-up").Check("consent-visit")
+	doc.Open(to).Wait("Choose a patient").Open(strings.Replace(doc.At(), "/patient?", "/consent?patient=ada&",
+		1)).Wait("Check-up").Check("consent-visit")
 	to, verifier := w.authorizeURL("launch/patient offline_access patient/Observation.rs", nil)
-	doc.Open(to).Wait("Choose a patient").Open(strings.Replace(doc.At(), "/patient?", "/consent?patient=ada&", 1)).Click(`button[value=allow]`, "Back in the app")
+	doc.Open(to).Wait("Choose a patient").Open(strings.Replace(doc.At(), "/patient?", "/consent?patient=ada&",
+		1)).Click(`button[value=allow]`, "Back in the app")
 	back, err := url.Parse(doc.At())
 	must(t, err)
-	if status, out := w.token(w.browser().c, url.Values{"grant_type": {"authorization_code"}, "code": back.Query()["code"], "client_id": {w.app.ID}, "redirect_uri": {w.base + "/app/callback"}, "code_verifier": {verifier}}); status != 200 {
+	if status, out := w.token(w.browser().c,
+		url.Values{"grant_type": {"authorization_code"}, "code": back.Query()["code"], "client_id": {w.app.ID},
+			"redirect_uri": {w.base + "/app/callback"}, "code_verifier": {verifier}}); status != 200 {
 		t.Fatalf("%d %v", status, out)
 	}
 	ada := enrol("ada", "Ada Beispiel", "patient")
@@ -166,25 +177,31 @@ func TestStaffInBrowser(t *testing.T) {
 	adm := enrol("root", "Rita Root", "administrator")
 	adm.Open("/auth/users").Check("users")
 	adm.Open("/auth/users/new").Check("user-new")
-	adm.Fill("#name", "Eve Example").Fill("#login", "eve").Click("input[value=auditor]", "Invite somebody").Click("form.card button.primary", "A link for Eve Example")
+	adm.Fill("#name", "Eve Example").Fill("#login", "eve").Click("input[value=auditor]",
+		"Invite somebody").Click("form.card button.primary", "A link for Eve Example")
 	adm.Check("link")
 	u, err := w.users.ByLogin(context.Background(), "eve")
 	must(t, err)
 	adm.Open("/auth/users/" + u.ID).Check("user")
 	adm.Click("button[value=disable]", "Disable Eve Example?").Check("user-disable")
 	adm.Click("form .btn.danger", "Give access again").Check("user-disabled")
-	adm.Open("/auth/users/new").Fill("#name", "Eve Example").Fill("#login", "eve").Click("input[value=auditor]", "Invite somebody").Click("form.card button.primary", "Somebody else signs in").Check("user-new-wrong")
+	adm.Open("/auth/users/new").Fill("#name", "Eve Example").Fill("#login", "eve").Click("input[value=auditor]",
+		"Invite somebody").Click("form.card button.primary", "Somebody else signs in").Check("user-new-wrong")
 	adm.Open("/auth/clients").Check("clients")
-	adm.Click(".items button.danger", "Disable Heartbook?").Check("client-disable").Click("form .btn.danger", "disabled from this moment on").Check("client-disabled")
+	adm.Click(".items button.danger", "Disable Heartbook?").Check("client-disable").Click("form .btn.danger",
+		"disabled from this moment on").Check("client-disabled")
 	adm.Click("button[value=enable]", "enabled again")
 	adm.Open("/auth/clients/new").Check("client-new")
-	adm.Fill("#name", "Web app").Fill("#redirects", "https://app.example/cb").Click("input[value=secret]", "Register a client").Click("form.card button.primary", "Web app is registered").Check("client-secret")
+	adm.Fill("#name", "Web app").Fill("#redirects", "https://app.example/cb").Click("input[value=secret]",
+		"Register a client").Click("form.card button.primary", "Web app is registered").Check("client-secret")
 
 	p := c.Person()
-	p.Open(w.invite("tom", "Tom Totp", "auditor")).Click("form button.primary", "Choose how you sign in").Click("a[href='/auth/enrol/password']", "Choose a password")
+	p.Open(w.invite("tom", "Tom Totp", "auditor")).Click("form button.primary",
+		"Choose how you sign in").Click("a[href='/auth/enrol/password']", "Choose a password")
 	p.Check("password")
 	secret := chrome.Eval[string](p, `document.querySelector("#secret").innerText`)
-	p.Fill("#password", "correct horse battery").Fill("#repeat", "correct horse battery").Fill("#code", authn.Code(authn.ParseSecret(secret), w.now()))
+	p.Fill("#password", "correct horse battery").Fill("#repeat", "correct horse battery").Fill("#code",
+		authn.Code(authn.ParseSecret(secret), w.now()))
 	p.Click("form.card button.primary", "Your recovery codes").Check("codes")
 	p.Open("/auth/").Check("account-password")
 }

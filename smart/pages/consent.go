@@ -37,7 +37,8 @@ func (q *request) pending() (*authorize.Pending, context.Context, error) {
 	ctx := authorize.Bound(q.r)
 	p, err := q.p.Flow.Pending(ctx, q.value("request"))
 	if err != nil && fhir.KindOf(err) == fhir.NotFound {
-		return nil, ctx, fhir.Errorf(fhir.NotFound, "pages.pending", "The app’s request is not there any more: it was answered, took too long, or began in another browser. Please go back to the app and start again.")
+		return nil, ctx, fhir.Errorf(fhir.NotFound, "pages.pending",
+			"The app’s request is not there any more: it was answered, took too long, or began in another browser. Please go back to the app and start again.")
 	}
 	return p, ctx, err
 }
@@ -48,7 +49,8 @@ func (q *request) wished(p *authorize.Pending) error {
 	if w, ok := strong(p); ok && !q.x.Meets(w, began) {
 		return signin.ErrStepUp // is a sign-in as well
 	}
-	if slices.Contains(p.Prompt, "login") && q.x.Auth.Before(began) || p.MaxAge != nil && q.x.Auth.Before(began.Add(-*p.MaxAge)) {
+	if slices.Contains(p.Prompt, "login") && q.x.Auth.Before(began) || p.MaxAge != nil &&
+		q.x.Auth.Before(began.Add(-*p.MaxAge)) {
 		return q.once()
 	}
 	return nil
@@ -61,7 +63,8 @@ func strong(p *authorize.Pending) (session.Wish, bool) {
 	if slices.Contains(p.Prompt, "login") {
 		w.MaxAge = new(time.Duration)
 	}
-	return w, slices.Contains(p.ACRValues, w.ACR) && !slices.Contains(p.ACRValues, authn.MultiFactor) && !slices.Contains(p.ACRValues, authn.SingleFactor)
+	return w, slices.Contains(p.ACRValues, w.ACR) && !slices.Contains(p.ACRValues, authn.MultiFactor) &&
+		!slices.Contains(p.ACRValues, authn.SingleFactor)
 }
 
 // subject is the person as the tokens tell of the sign-in: by the factor that
@@ -91,7 +94,8 @@ func (q *request) patient(p *authorize.Pending) (who Person, asked bool, err err
 	id := p.Patient
 	switch {
 	case id != "" && !chooses && id != own:
-		return who, false, fhir.Errorf(fhir.Forbidden, "pages.patient", "The app was launched for somebody else’s data, which you may not give out.")
+		return who, false, fhir.Errorf(fhir.Forbidden, "pages.patient",
+			"The app was launched for somebody else’s data, which you may not give out.")
 	case id != "":
 	case !p.NeedsPatient:
 		return who, false, nil
@@ -102,7 +106,8 @@ func (q *request) patient(p *authorize.Pending) (who Person, asked bool, err err
 	case own != "":
 		id = own
 	default:
-		return who, false, fhir.Errorf(fhir.Forbidden, "pages.patient", "The app needs a patient, and your account is not one.")
+		return who, false, fhir.Errorf(fhir.Forbidden, "pages.patient",
+			"The app needs a patient, and your account is not one.")
 	}
 	who, err = q.p.Patients.Get(q.r.Context(), q.by(), id)
 	return who, false, err
@@ -110,7 +115,8 @@ func (q *request) patient(p *authorize.Pending) (who Person, asked bool, err err
 
 func (q *request) mayAnswer(p *authorize.Pending) error {
 	if p.User != "" && p.User != q.u.Reference() {
-		return fhir.Errorf(fhir.Forbidden, "pages.mayAnswer", "The app was launched by somebody else. Please sign out, and launch it again.")
+		return fhir.Errorf(fhir.Forbidden, "pages.mayAnswer",
+			"The app was launched by somebody else. Please sign out, and launch it again.")
 	}
 	return nil
 }
@@ -156,7 +162,8 @@ func (q *request) consent(bad string, status int) error {
 	if err != nil {
 		return again(err)
 	}
-	d := consentData{ID: p.ID, App: p.Client, Patient: who, Self: who.ID != "" && who.ID == q.u.Patient, Launched: p.Patient != "", HowLong: lasts(kept(p.Scopes), q.p.UserLife), Visit: p.NeedsEncounter}
+	d := consentData{ID: p.ID, App: p.Client, Patient: who, Self: who.ID != "" && who.ID == q.u.Patient,
+		Launched: p.Patient != "", HowLong: lasts(kept(p.Scopes), q.p.UserLife), Visit: p.NeedsEncounter}
 	if d.Visit && who.ID != "" {
 		if d.Visits, err = q.p.Patients.Visits(q.r.Context(), q.by(), who.ID); err != nil {
 			return err
@@ -211,7 +218,9 @@ func consentDecide(q *request) error {
 			}
 		}
 		var to string
-		to, err = q.p.Flow.Approve(ctx, p.ID, authorize.Decision{Subject: q.subject(p), Patient: about(scopes, who.ID), Encounter: encounter, Scopes: scopes})
+		to, err = q.p.Flow.Approve(ctx, p.ID,
+			authorize.Decision{Subject: q.subject(p), Patient: about(scopes, who.ID), Encounter: encounter,
+				Scopes: scopes})
 		if err == nil {
 			return q.leave(to)
 		}
@@ -241,7 +250,9 @@ func (q *request) ticked(set scope.Set) ([]string, error) {
 		if !o.Fixed && q.r.PostForm.Get("scope."+i) == "" {
 			continue
 		}
-		parts, err := narrowed(set[o.Index], picked{types: q.r.PostForm["type."+i], narrow: q.r.PostForm.Get("narrow."+i) == "some", categories: q.r.PostForm["category."+i]})
+		parts, err := narrowed(set[o.Index],
+			picked{types: q.r.PostForm["type."+i], narrow: q.r.PostForm.Get("narrow."+i) == "some",
+				categories: q.r.PostForm["category."+i]})
 		if err != nil {
 			return nil, err
 		}
@@ -249,7 +260,8 @@ func (q *request) ticked(set scope.Set) ([]string, error) {
 		out = append(out, parts...)
 	}
 	if !something {
-		return nil, fhir.Errorf(fhir.Invalid, "pages.ticked", "Nothing is ticked. Leave something ticked, or choose “Do not allow”.")
+		return nil, fhir.Errorf(fhir.Invalid, "pages.ticked",
+			"Nothing is ticked. Leave something ticked, or choose “Do not allow”.")
 	}
 	return out, nil
 }

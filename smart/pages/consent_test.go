@@ -48,11 +48,13 @@ func TestConsentAllowAndRevoke(t *testing.T) {
 	if csp := b.resp.Header.Get("Content-Security-Policy"); !strings.Contains(csp, "form-action 'self' "+w.base) {
 		t.Errorf("policy: %s", csp)
 	}
-	form := url.Values{"request": {requestID(b)}, "patient": {"ada"}, "decision": {"allow"}, "scope.1": {"on"}, "scope.3": {"on"}, "scope.4": {"on"},
+	form := url.Values{"request": {requestID(b)}, "patient": {"ada"}, "decision": {"allow"}, "scope.1": {"on"},
+		"scope.3": {"on"}, "scope.4": {"on"},
 		"narrow.4": {"all"}, "type.4": {"Observation", "Patient", "Device", "Provenance", "Consent", "AuditEvent"}}
 	b.post("/auth/consent", form).status(http.StatusSeeOther)
 	status, out := w.redeem(b, verifier)
-	if status != 200 || out["patient"] != "ada" || out["refresh_token"] == nil || !slices.Contains(scopesOf(t, out), "patient/*.rs") {
+	if status != 200 || out["patient"] != "ada" || out["refresh_token"] == nil ||
+		!slices.Contains(scopesOf(t, out), "patient/*.rs") {
 		t.Fatalf("%d %v", status, out)
 	}
 	b.get("/auth/apps").has("Heartbook", "See all your data")
@@ -63,7 +65,8 @@ func TestConsentAllowAndRevoke(t *testing.T) {
 	other.get("/auth/apps").post("/auth/signin", url.Values{})
 	other.get("/auth/").post("/auth/apps", url.Values{"id": {id}}).at("/auth/apps").has("No app has access")
 	b.get("/auth/apps").has("Heartbook").post("/auth/apps", url.Values{"id": {id}}).has("No app has access")
-	if status, out := w.token(b.c, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {out["refresh_token"].(string)}, "client_id": {w.app.ID}}); status != 400 {
+	if status, out := w.token(b.c, url.Values{"grant_type": {"refresh_token"},
+		"refresh_token": {out["refresh_token"].(string)}, "client_id": {w.app.ID}}); status != 400 {
 		t.Errorf("a refresh after the end: %d %v", status, out)
 	}
 	if w.events("access-taken-back") != 1 {
@@ -81,19 +84,31 @@ func TestConsentNarrows(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
 	b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
-	const vital, lab = "category=http://terminology.hl7.org/CodeSystem/observation-category|vital-signs", "category=http://terminology.hl7.org/CodeSystem/observation-category|laboratory"
+	const vital, lab = "category=http://terminology.hl7.org/CodeSystem/observation-category|vital-signs",
+		"category=http://terminology.hl7.org/CodeSystem/observation-category|laboratory"
 	for name, x := range map[string]struct {
 		asked string
 		form  url.Values
 		want  []string
 	}{
-		"one type unticked": {"launch/patient patient/Observation.rs patient/Device.rs", url.Values{"scope.1": {"on"}}, []string{"launch/patient", "patient/Observation.rs"}},
-		"categories":        {"launch/patient patient/Observation.rs", url.Values{"scope.1": {"on"}, "narrow.1": {"some"}, "category.1": {"vital-signs", "laboratory"}}, []string{"launch/patient", "patient/Observation.rs?" + vital, "patient/Observation.rs?" + lab}},
-		"v1 narrowed":       {"launch/patient patient/Observation.read", url.Values{"scope.1": {"on"}, "narrow.1": {"some"}, "category.1": {"laboratory"}}, []string{"launch/patient", "patient/Observation.rs?" + lab}},
-		"wildcard to types": {"launch/patient patient/*.rs", url.Values{"scope.1": {"on"}, "narrow.1": {"all"}, "type.1": {"Patient", "Observation"}}, []string{"launch/patient", "patient/Observation.rs", "patient/Patient.rs"}},
-		"wildcard to a category": {"launch/patient patient/*.rs", url.Values{"scope.1": {"on"}, "narrow.1": {"some"}, "category.1": {"vital-signs"}, "type.1": {"Patient", "Observation"}},
+		"one type unticked": {"launch/patient patient/Observation.rs patient/Device.rs",
+			url.Values{"scope.1": {"on"}}, []string{"launch/patient", "patient/Observation.rs"}},
+		"categories": {"launch/patient patient/Observation.rs",
+			url.Values{"scope.1": {"on"}, "narrow.1": {"some"}, "category.1": {"vital-signs", "laboratory"}},
+			[]string{"launch/patient", "patient/Observation.rs?" + vital, "patient/Observation.rs?" + lab}},
+		"v1 narrowed": {"launch/patient patient/Observation.read",
+			url.Values{"scope.1": {"on"}, "narrow.1": {"some"}, "category.1": {"laboratory"}},
+			[]string{"launch/patient", "patient/Observation.rs?" + lab}},
+		"wildcard to types": {"launch/patient patient/*.rs",
+			url.Values{"scope.1": {"on"}, "narrow.1": {"all"}, "type.1": {"Patient", "Observation"}},
+			[]string{"launch/patient", "patient/Observation.rs", "patient/Patient.rs"}},
+		"wildcard to a category": {"launch/patient patient/*.rs",
+			url.Values{"scope.1": {"on"}, "narrow.1": {"some"}, "category.1": {"vital-signs"},
+				"type.1": {"Patient", "Observation"}},
 			[]string{"launch/patient", "patient/Observation.rs?" + vital, "patient/Patient.rs"}},
-		"a type that was not asked for": {"launch/patient patient/Device.rs", url.Values{"scope.1": {"on"}, "type.1": {"Observation"}, "narrow.1": {"some"}, "category.1": {"laboratory"}}, []string{"launch/patient", "patient/Device.rs"}},
+		"a type that was not asked for": {"launch/patient patient/Device.rs",
+			url.Values{"scope.1": {"on"}, "type.1": {"Observation"}, "narrow.1": {"some"},
+				"category.1": {"laboratory"}}, []string{"launch/patient", "patient/Device.rs"}},
 	} {
 		to, verifier := w.authorizeURL(x.asked, nil)
 		b.ask(to).status(200)
@@ -130,7 +145,8 @@ func TestConsentDenied(t *testing.T) {
 	b.post("/auth/consent", url.Values{"request": {id}, "decision": {"deny"}}).status(http.StatusSeeOther)
 	back, err := url.Parse(b.resp.Header.Get("Location"))
 	must(t, err)
-	if back.Query().Get("error") != "access_denied" || back.Query().Get("state") != "s-1" || back.Query().Get("code") != "" {
+	if back.Query().Get("error") != "access_denied" || back.Query().Get("state") != "s-1" ||
+		back.Query().Get("code") != "" {
 		t.Errorf("back with %s", back)
 	}
 	b.get("/auth/consent?request=" + id).status(404)
@@ -156,9 +172,13 @@ func TestPatientPicker(t *testing.T) {
 	b.ask(to).at("/auth/patient").status(200).has("asks whose data")
 	id := requestID(b)
 	b.get("/auth/patient?request=" + id + "&text=zz").has("Nobody found")
-	b.get("/auth/patient?request="+id+"&text=be").has("Ben Beispiel").get("/auth/consent?request="+id+"&patient=ben").status(200).has("Ben Beispiel", "Choose another patient")
-	b.post("/auth/consent", url.Values{"request": {id}, "patient": {"nobody"}, "decision": {"allow"}, "scope.1": {"on"}}).status(404)
-	b.get("/auth/consent?request="+id+"&patient=ben").post("/auth/consent", url.Values{"request": {id}, "patient": {"ben"}, "decision": {"allow"}, "scope.1": {"on"}}).status(http.StatusSeeOther)
+	b.get("/auth/patient?request="+id+"&text=be").has("Ben Beispiel").get("/auth/consent?request="+id+
+		"&patient=ben").status(200).has("Ben Beispiel", "Choose another patient")
+	b.post("/auth/consent", url.Values{"request": {id}, "patient": {"nobody"}, "decision": {"allow"},
+		"scope.1": {"on"}}).status(404)
+	b.get("/auth/consent?request="+id+"&patient=ben").post("/auth/consent",
+		url.Values{"request": {id}, "patient": {"ben"}, "decision": {"allow"},
+			"scope.1": {"on"}}).status(http.StatusSeeOther)
 	if _, out := w.redeem(b, verifier); out["patient"] != "ben" {
 		t.Errorf("%v", out)
 	}
@@ -167,7 +187,8 @@ func TestPatientPicker(t *testing.T) {
 	ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
 	to, verifier = w.authorizeURL("launch/patient patient/Observation.rs", nil)
 	ada.ask(to).at("/auth/consent")
-	ada.post("/auth/consent", url.Values{"request": {requestID(ada)}, "patient": {"ben"}, "decision": {"allow"}, "scope.1": {"on"}}).status(http.StatusSeeOther)
+	ada.post("/auth/consent", url.Values{"request": {requestID(ada)}, "patient": {"ben"}, "decision": {"allow"},
+		"scope.1": {"on"}}).status(http.StatusSeeOther)
 	if _, out := w.redeem(ada, verifier); out["patient"] != "ada" {
 		t.Errorf("%v", out)
 	}
@@ -195,7 +216,8 @@ func TestLaunchFromTheConsole(t *testing.T) {
 	if strings.Contains(b.body, "Choose another patient") {
 		t.Error("a launch's patient can be changed")
 	}
-	b.post("/auth/consent", url.Values{"request": {requestID(b)}, "decision": {"allow"}, "scope.1": {"on"}}).status(http.StatusSeeOther)
+	b.post("/auth/consent", url.Values{"request": {requestID(b)}, "decision": {"allow"},
+		"scope.1": {"on"}}).status(http.StatusSeeOther)
 	if _, out := w.redeem(b, verifier); out["patient"] != "ada" {
 		t.Errorf("%v", out)
 	}
@@ -217,7 +239,8 @@ func TestWishesOfTheApp(t *testing.T) {
 		b.at("/auth/signin")
 		next := b.resp.Request.URL.Query().Get("return")
 		b.passkey("/auth/passkey", k.Get)
-		b.get(next).at("/auth/consent").post("/auth/consent", url.Values{"request": {requestID(b)}, "decision": {"allow"}, "scope.1": {"on"}}).status(http.StatusSeeOther)
+		b.get(next).at("/auth/consent").post("/auth/consent",
+			url.Values{"request": {requestID(b)}, "decision": {"allow"}, "scope.1": {"on"}}).status(http.StatusSeeOther)
 	}
 	signed(nil, time.Minute)
 	signed(url.Values{"prompt": {"login"}}, time.Minute)
@@ -248,12 +271,15 @@ func TestWishesOfTheApp(t *testing.T) {
 	if out := p.passkey("/auth/stepup", key.Get); out["next"] == nil {
 		t.Fatal(out)
 	}
-	p.ask(to).at("/auth/consent").post("/auth/consent", url.Values{"request": {requestID(p)}, "decision": {"allow"}, "scope.0": {"on"}, "scope.1": {"on"}}).status(http.StatusSeeOther)
+	p.ask(to).at("/auth/consent").post("/auth/consent",
+		url.Values{"request": {requestID(p)}, "decision": {"allow"}, "scope.0": {"on"},
+			"scope.1": {"on"}}).status(http.StatusSeeOther)
 	_, out := w.redeem(p, verifier)
 	access, _ := out["access_token"].(string)
 	if parts := strings.Split(access, "."); len(parts) != 3 {
 		t.Fatal(out)
-	} else if claims, err := base64.RawURLEncoding.DecodeString(parts[1]); err != nil || !strings.Contains(string(claims), `"acr":"phr"`) {
+	} else if claims, err := base64.RawURLEncoding.DecodeString(parts[1]); err != nil ||
+		!strings.Contains(string(claims), `"acr":"phr"`) {
 		t.Errorf("%s %v", claims, err)
 	}
 }
@@ -273,7 +299,8 @@ func TestSessionBoundAccess(t *testing.T) {
 		t.Fatalf("%v", out)
 	}
 	b.get("/auth/").post("/auth/signout", url.Values{})
-	if status, _ := w.token(b.c, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}, "client_id": {w.app.ID}}); status != 400 {
+	if status, _ := w.token(b.c, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh},
+		"client_id": {w.app.ID}}); status != 400 {
 		t.Errorf("a refresh after the session's end: %d", status)
 	}
 }

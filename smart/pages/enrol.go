@@ -22,7 +22,9 @@ func invitePage(q *request) error {
 	if err != nil {
 		return err
 	}
-	return q.render(http.StatusOK, "invite", view{Title: "Welcome to Pulsegate", Narrow: true, Data: struct{ Token, Name, Login string }{token, u.Name, u.Login}})
+	return q.render(http.StatusOK, "invite",
+		view{Title: "Welcome to Pulsegate", Narrow: true,
+			Data: struct{ Token, Name, Login string }{token, u.Name, u.Login}})
 }
 
 func inviteAccept(q *request) error {
@@ -69,7 +71,8 @@ func enrolPage(q *request) error {
 	if !w.Fresh(q.p.Clock()) {
 		return q.refresh(&w)
 	}
-	d := enrolData{First: w.Invite != nil, Passkeys: q.p.SignIn.Passkeys != nil, Password: w.User.Password != "", Staff: w.User.Roles.Staff()}
+	d := enrolData{First: w.Invite != nil, Passkeys: q.p.SignIn.Passkeys != nil, Password: w.User.Password != "",
+		Staff: w.User.Roles.Staff()}
 	if q.p.SignIn.Provider != nil {
 		d.Provider = q.p.SignIn.Provider.Name
 	}
@@ -129,7 +132,8 @@ type passwordData struct {
 }
 
 func (q *request) passwordView(w *signin.Who, bad map[string]string) (view, error) {
-	d := passwordData{Login: w.User.Login, Secret: grouped(authn.SecretText(q.visit.TOTP)), URI: authn.KeyURI(q.visit.TOTP, "Pulsegate", w.User.Login)}
+	d := passwordData{Login: w.User.Login, Secret: grouped(authn.SecretText(q.visit.TOTP)),
+		URI: authn.KeyURI(q.visit.TOTP, "Pulsegate", w.User.Login)}
 	var err error
 	d.QR, d.Box, err = modules(d.URI)
 	return view{Title: "Password and code app", Narrow: true, Wrong: bad, Data: d}, err
@@ -201,7 +205,8 @@ func passwordSet(q *request) error {
 	if q.value("password") != q.value("repeat") {
 		bad = map[string]string{"repeat": "The two passwords are not the same."}
 	} else {
-		in, codes, err := q.p.SignIn.EnrolPassword(q.r.Context(), q.from(), w, q.value("password"), q.visit.TOTP, q.value("code"))
+		in, codes, err := q.p.SignIn.EnrolPassword(q.r.Context(), q.from(), w, q.value("password"), q.visit.TOTP,
+			q.value("code"))
 		switch {
 		case err == nil:
 			return q.showCodes(in, codes)
@@ -241,7 +246,8 @@ type keyRow struct {
 }
 
 func accountPage(q *request) error {
-	d := accountData{Password: q.u.Password != "", Codes: len(q.u.Recovery), External: len(q.u.External) > 0, ACR: q.x.ACR, Idle: "an hour"}
+	d := accountData{Password: q.u.Password != "", Codes: len(q.u.Recovery), External: len(q.u.External) > 0,
+		ACR: q.x.ACR, Idle: "an hour"}
 	if q.u.Roles.Staff() {
 		d.Idle = "15 minutes"
 	}
@@ -256,8 +262,10 @@ func accountPage(q *request) error {
 		return err
 	}
 	v := view{Title: "Your account", Data: d}
-	v.Good = map[string]string{"passkey": "The passkey is ready. From now on you can sign in with it.", "removed": "It was removed. All your other sessions have ended.",
-		"session": "That session has ended.", "everything": "All your other sessions have ended, and no app has access any more."}[q.value("done")]
+	v.Good = map[string]string{"passkey": "The passkey is ready. From now on you can sign in with it.",
+		"removed":    "It was removed. All your other sessions have ended.",
+		"session":    "That session has ended.",
+		"everything": "All your other sessions have ended, and no app has access any more."}[q.value("done")]
 	return q.render(http.StatusOK, "account", v)
 }
 

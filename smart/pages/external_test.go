@@ -41,17 +41,20 @@ func newHospital(w *world) *hospital {
 		}
 	}
 	m.HandleFunc("/.well-known/openid-configuration", func(rw http.ResponseWriter, _ *http.Request) {
-		say(rw, map[string]string{"issuer": h.srv.URL, "authorization_endpoint": h.srv.URL + "/authorize", "token_endpoint": h.srv.URL + "/token", "jwks_uri": h.srv.URL + "/jwks"})
+		say(rw, map[string]string{"issuer": h.srv.URL, "authorization_endpoint": h.srv.URL + "/authorize",
+			"token_endpoint": h.srv.URL + "/token", "jwks_uri": h.srv.URL + "/jwks"})
 	})
 	m.HandleFunc("/jwks", func(rw http.ResponseWriter, _ *http.Request) { say(rw, set) })
 	m.HandleFunc("/authorize", func(rw http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		h.nonce = q.Get("nonce")
-		http.Redirect(rw, r, q.Get("redirect_uri")+"?"+url.Values{"code": {"c"}, "state": {q.Get("state")}, "iss": {h.srv.URL}}.Encode(), http.StatusSeeOther)
+		http.Redirect(rw, r, q.Get("redirect_uri")+"?"+
+			url.Values{"code": {"c"}, "state": {q.Get("state")}, "iss": {h.srv.URL}}.Encode(), http.StatusSeeOther)
 	})
 	m.HandleFunc("/token", func(rw http.ResponseWriter, _ *http.Request) {
 		now := w.now().Unix()
-		p, err := json.Marshal(map[string]any{"iss": h.srv.URL, "sub": h.sub, "aud": "pulsegate", "nonce": h.nonce, "acr": h.acr, "iat": now, "exp": now + 60})
+		p, err := json.Marshal(map[string]any{"iss": h.srv.URL, "sub": h.sub, "aud": "pulsegate", "nonce": h.nonce,
+			"acr": h.acr, "iat": now, "exp": now + 60})
 		if err != nil {
 			w.t.Error(err)
 		}
@@ -63,7 +66,8 @@ func newHospital(w *world) *hospital {
 	})
 	h.srv = httptest.NewTLSServer(m)
 	w.t.Cleanup(h.srv.Close)
-	w.signs.Provider = &authn.Provider{Issuer: h.srv.URL, ClientID: "pulsegate", Redirect: w.base + "/auth/external/callback", Name: "General Hospital",
+	w.signs.Provider = &authn.Provider{Issuer: h.srv.URL, ClientID: "pulsegate",
+		Redirect: w.base + "/auth/external/callback", Name: "General Hospital",
 		MFA: []string{"gold"}, HTTP: h.srv.Client(), Clock: w.now}
 	return h
 }
@@ -78,7 +82,8 @@ func TestHospitalSignIn(t *testing.T) {
 	link := w.invite("doc", "Dr. Doc", "practitioner")
 	accept := func() {
 		t.Helper()
-		b.get(link).post("/auth/invite", url.Values{"token": {strings.SplitN(link, "token=", 2)[1]}}).has("Connect with General Hospital")
+		b.get(link).post("/auth/invite",
+			url.Values{"token": {strings.SplitN(link, "token=", 2)[1]}}).has("Connect with General Hospital")
 	}
 	accept()
 	b.get("/auth/enrol/external").status(403).has("second factor")
@@ -87,7 +92,8 @@ func TestHospitalSignIn(t *testing.T) {
 	b.get("/auth/enrol/external").at("/auth/").status(200).has("Dr. Doc")
 
 	c := w.browser()
-	c.get("/auth/signin").has("Sign in with General Hospital").get("/auth/external?return=/auth/apps").at("/auth/apps").status(200)
+	c.get("/auth/signin").has("Sign in with General Hospital").get(
+		"/auth/external?return=/auth/apps").at("/auth/apps").status(200)
 	h.acr = "silver"
 	w.browser().get("/auth/external").status(401).has("was not accepted here")
 	h.sub, h.acr = "stranger", "gold"

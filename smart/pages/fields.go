@@ -14,13 +14,19 @@ type field struct{ place, id, label string }
 // The fields of the forms that can be wrong. Errors of other packages begin
 // with the place: "name: 1 to 200 bytes …".
 var (
-	userFields = []field{{"login", "login", "name for signing in"}, {"name", "name", "full name"}, {"role", "role-patient", "role"},
+	userFields = []field{{"login", "login", "name for signing in"}, {"name", "name", "full name"},
+		{"role", "role-patient", "role"},
 		{"patient", "patient", "Patient resource"}, {"practitioner", "practitioner", "Practitioner resource"}}
-	passwordFields = []field{{"password", "password", "password"}, {"repeat", "repeat", "repetition"}, {"code", "code", "code"}}
-	clientFields   = []field{{"name", "name", "name"}, {"redirect_uris", "redirects", "redirect URI"}, {"redirect_uri", "redirects", "redirect URI"}, {"launch_url", "launch", "launch URL"},
-		{"initiate_login_uri", "launch", "launch URL"}, {"scope", "scope", "scope"}, {"jwks_url", "jwks_url", "URL of the keys"}, {"jwks_uri", "jwks_url", "URL of the keys"}, {"jwks", "jwks", "key set"}}
-	launchFields = []field{{"client_id", "client", "app"}, {"patient", "patient", "patient"}, {"encounter", "encounter", "encounter"}}
-	glassFields  = []field{{"reason", "reason", "reason"}}
+	passwordFields = []field{{"password", "password", "password"}, {"repeat", "repeat", "repetition"},
+		{"code", "code", "code"}}
+	clientFields = []field{{"name", "name", "name"}, {"redirect_uris", "redirects", "redirect URI"},
+		{"redirect_uri", "redirects", "redirect URI"}, {"launch_url", "launch", "launch URL"},
+		{"initiate_login_uri", "launch", "launch URL"}, {"scope", "scope", "scope"},
+		{"jwks_url", "jwks_url", "URL of the keys"}, {"jwks_uri", "jwks_url", "URL of the keys"},
+		{"jwks", "jwks", "key set"}}
+	launchFields = []field{{"client_id", "client", "app"}, {"patient", "patient", "patient"},
+		{"encounter", "encounter", "encounter"}}
+	glassFields = []field{{"reason", "reason", "reason"}}
 )
 
 // saidAs are rules in the page's own words, where those of the package that has

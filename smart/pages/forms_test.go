@@ -18,7 +18,8 @@ import (
 func (b *browser) beside(id, text string) {
 	b.w.t.Helper()
 	b.status(http.StatusUnprocessableEntity).has("<title>Error: ", `role="alert"`)
-	field := regexp.MustCompile(`<(?:input|textarea|select|fieldset)[^>]* (?:id="` + id + `"[^>]* aria-invalid="true"[^>]*|)aria-describedby="[^"]*\b` + id + `-error`)
+	field := regexp.MustCompile(`<(?:input|textarea|select|fieldset)[^>]* (?:id="` + id +
+		`"[^>]* aria-invalid="true"[^>]*|)aria-describedby="[^"]*\b` + id + `-error`)
 	if !field.MatchString(b.body) {
 		b.w.t.Errorf("no field %s that points to its error on %s", id, b.resp.Request.URL.Path)
 	}
@@ -34,7 +35,8 @@ func TestErrorsStandBesideTheirField(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
 	link := w.invite("root", "Root Admin", "administrator")
-	b.get(link).post("/auth/invite", url.Values{"token": {strings.SplitN(link, "token=", 2)[1]}}).get("/auth/enrol/password").status(200)
+	b.get(link).post("/auth/invite", url.Values{"token": {strings.SplitN(link, "token=",
+		2)[1]}}).get("/auth/enrol/password").status(200)
 	secret := authn.ParseSecret(secretField.FindStringSubmatch(b.body)[1])
 	code := func() string { return authn.Code(secret, w.now()) }
 	const good = "velvet orbit canyon"
@@ -42,9 +44,12 @@ func TestErrorsStandBesideTheirField(t *testing.T) {
 		form url.Values
 		text string
 	}{
-		"code":     {url.Values{"password": {good}, "repeat": {good}, "code": {"000000"}}, "The code is wrong or expired."},
-		"repeat":   {url.Values{"password": {good}, "repeat": {good + "!"}, "code": {code()}}, "The two passwords are not the same."},
-		"password": {url.Values{"password": {"123456789012"}, "repeat": {"123456789012"}, "code": {code()}}, "The password is a sequence"},
+		"code": {url.Values{"password": {good}, "repeat": {good}, "code": {"000000"}},
+			"The code is wrong or expired."},
+		"repeat": {url.Values{"password": {good}, "repeat": {good + "!"}, "code": {code()}},
+			"The two passwords are not the same."},
+		"password": {url.Values{"password": {"123456789012"}, "repeat": {"123456789012"}, "code": {code()}},
+			"The password is a sequence"},
 	} {
 		b.post("/auth/enrol/password", c.form).beside(id, c.text)
 	}
@@ -54,18 +59,24 @@ func TestErrorsStandBesideTheirField(t *testing.T) {
 		form     url.Values
 	}{
 		{"login", "name for signing in", url.Values{"name": {"Eve"}, "login": {"e v e"}, "role": {"auditor"}}},
-		{"login", "Somebody else signs in with this name already.", url.Values{"name": {"Eve"}, "login": {"root"}, "role": {"auditor"}}},
+		{"login", "Somebody else signs in with this name already.",
+			url.Values{"name": {"Eve"}, "login": {"root"}, "role": {"auditor"}}},
 		{"name", "full name", url.Values{"name": {""}, "login": {"eve"}, "role": {"auditor"}}},
-		{"patient", "needs the id of their Patient resource", url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"patient"}}},
-		{"patient", "There is no Patient resource with this id.", url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"patient"}, "patient": {"nobody"}}},
-		{"practitioner", "needs the id of their Practitioner resource", url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"practitioner"}}},
+		{"patient", "needs the id of their Patient resource",
+			url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"patient"}}},
+		{"patient", "There is no Patient resource with this id.",
+			url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"patient"}, "patient": {"nobody"}}},
+		{"practitioner", "needs the id of their Practitioner resource",
+			url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"practitioner"}}},
 		{"role-patient", "Choose at least one role.", url.Values{"name": {"Eve"}, "login": {"eve"}}},
-		{"role-patient", "An auditor cannot be an administrator as well.", url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"auditor", "administrator"}}},
+		{"role-patient", "An auditor cannot be an administrator as well.",
+			url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"auditor", "administrator"}}},
 	} {
 		b.get("/auth/users/new").post("/auth/users", c.form).beside(c.id, c.text)
 	}
 	client := func(k, v string) url.Values {
-		f := url.Values{"kind": {"public"}, "name": {"App"}, "redirects": {"https://app.example/cb"}, "scope": {"patient/*.rs"}}
+		f := url.Values{"kind": {"public"}, "name": {"App"}, "redirects": {"https://app.example/cb"},
+			"scope": {"patient/*.rs"}}
 		f.Set(k, v)
 		return f
 	}
@@ -83,19 +94,23 @@ func TestErrorsStandBesideTheirField(t *testing.T) {
 	} {
 		b.get("/auth/clients/new").post("/auth/clients", c.form).beside(c.id, c.text)
 	}
-	b.get("/auth/launches").post("/auth/launches", url.Values{"client": {w.app.ID}, "patient": {"nobody"}, "encounter": {""}})
+	b.get("/auth/launches").post("/auth/launches",
+		url.Values{"client": {w.app.ID}, "patient": {"nobody"}, "encounter": {""}})
 	if b.resp.StatusCode != http.StatusForbidden { // an administrator sees patients' names only
 		b.beside("patient", "There is no Patient resource with this id.")
 	}
 	doc := w.browser()
 	doc.enrol(w.invite("doc", "Dr. Doc", "practitioner"))
-	doc.get("/auth/emergency?patient=ada").post("/auth/emergency", url.Values{"patient": {"ada"}, "reason": {"short"}}).beside("reason", "Give the reason in 10 to 1,000 characters.")
+	doc.get("/auth/emergency?patient=ada").post("/auth/emergency",
+		url.Values{"patient": {"ada"}, "reason": {"short"}}).beside("reason",
+		"Give the reason in 10 to 1,000 characters.")
 	doc.post("/auth/emergency", url.Values{"patient": {"ada"}, "reason": {"unconscious after a fall"}}).status(200)
 	aud := w.browser()
 	aud.enrol(w.invite("aud", "Audi Tor", "auditor"))
 	aud.get("/auth/reviews")
 	id := between(aud.body, `action="/auth/reviews/`, `"`)
-	aud.post("/auth/reviews/"+id, url.Values{"verdict": {"not"}}).status(422).has("Say why it was not justified.", `aria-invalid="true" aria-describedby="nh-`+id+` ne-`+id)
+	aud.post("/auth/reviews/"+id, url.Values{"verdict": {"not"}}).status(422).has("Say why it was not justified.",
+		`aria-invalid="true" aria-describedby="nh-`+id+` ne-`+id)
 }
 
 func TestDisableAsksAndCanBeUndone(t *testing.T) {
@@ -109,11 +124,13 @@ func TestDisableAsksAndCanBeUndone(t *testing.T) {
 	must(t, err)
 
 	page := "/auth/clients/" + w.app.ID
-	b.get("/auth/clients").post(page, url.Values{"do": {"disable"}}).status(200).has("Disable Heartbook?", `href="/auth/clients"`, "Cancel")
+	b.get("/auth/clients").post(page, url.Values{"do": {"disable"}}).status(200).has("Disable Heartbook?",
+		`href="/auth/clients"`, "Cancel")
 	if !app.alive("Patient/ada") {
 		t.Error("disabled before the answer")
 	}
-	b.post(page, url.Values{"do": {"disable"}, "sure": {"yes"}}).status(200).at("/auth/clients").has("disabled from this moment on")
+	b.post(page, url.Values{"do": {"disable"},
+		"sure": {"yes"}}).status(200).at("/auth/clients").has("disabled from this moment on")
 	if w.reads(ada.c, app.access, "Patient/ada") != 401 {
 		t.Error("a disabled client reads")
 	}
@@ -126,7 +143,8 @@ func TestDisableAsksAndCanBeUndone(t *testing.T) {
 	}
 
 	page = "/auth/users/" + u.ID
-	b.get(page).post(page, url.Values{"do": {"disable"}}).status(200).has("Disable Ada Beispiel?", `href="`+page+`"`, "Cancel")
+	b.get(page).post(page, url.Values{"do": {"disable"}}).status(200).has("Disable Ada Beispiel?",
+		`href="`+page+`"`, "Cancel")
 	ada.get("/auth/").at("/auth/")
 	b.post(page, url.Values{"do": {"disable"}, "sure": {"yes"}}).status(200).at(page).has("Give access again")
 	ada.get("/auth/").at("/auth/signin")
@@ -158,10 +176,12 @@ func TestAuthorizationErrorIsAPage(t *testing.T) {
 				b.do(method, "/oauth/authorize", "application/x-www-form-urlencoded", strings.NewReader(q.Encode()))
 			}
 			b.status(400).has("<title>This app cannot be connected", "style.css", `<main id="main"`)
-			if strings.Contains(b.body, "alert(1)") || !strings.HasPrefix(b.resp.Header.Get("Content-Type"), "text/html") {
+			if strings.Contains(b.body, "alert(1)") ||
+				!strings.HasPrefix(b.resp.Header.Get("Content-Type"), "text/html") {
 				t.Errorf("%s: %s", name, b.resp.Header.Get("Content-Type"))
 			}
-			if csp := b.resp.Header.Get("Content-Security-Policy"); !strings.Contains(csp, "style-src 'self'") || !strings.Contains(csp, "frame-ancestors 'none'") {
+			if csp := b.resp.Header.Get("Content-Security-Policy"); !strings.Contains(csp, "style-src 'self'") ||
+				!strings.Contains(csp, "frame-ancestors 'none'") {
 				t.Errorf("%s: %s", name, csp)
 			}
 		}
@@ -176,8 +196,10 @@ func TestDurationIsToldAlike(t *testing.T) {
 		ends time.Duration
 	}{
 		"launch/patient offline_access patient/Patient.rs": {"Until you take it back; 180 days at most, and no longer than 90 days without use.", 180 * 24 * time.Hour},
-		"launch/patient online_access patient/Patient.rs":  {"As long as you stay signed in; 12 hours at most.", 12 * time.Hour},
-		"launch/patient patient/Patient.rs":                {"For this use of the app; 15 minutes at most.", 15 * time.Minute},
+		"launch/patient online_access patient/Patient.rs": {"As long as you stay signed in; 12 hours at most.",
+			12 * time.Hour},
+		"launch/patient patient/Patient.rs": {"For this use of the app; 15 minutes at most.",
+			15 * time.Minute},
 	} {
 		w := newWorld(t)
 		b := w.browser()
@@ -188,7 +210,8 @@ func TestDurationIsToldAlike(t *testing.T) {
 			t.Errorf("%s: other words for it on the consent screen", scopes)
 		}
 		w.allow(b, scopes)
-		b.get("/auth/apps").has(want.text, fmt.Sprintf(`datetime="%s"`, w.now().Add(want.ends).UTC().Format(time.RFC3339)))
+		b.get("/auth/apps").has(want.text,
+			fmt.Sprintf(`datetime="%s"`, w.now().Add(want.ends).UTC().Format(time.RFC3339)))
 		w.pass(want.ends)
 		b.get("/auth/signin")
 		u, err := w.users.ByLogin(context.Background(), "ada")

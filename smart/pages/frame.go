@@ -85,7 +85,8 @@ func (q *request) enter(n need) error {
 // guard refuses a request that a foreign page may have sent.
 func (q *request) guard() error {
 	q.r.Body = http.MaxBytesReader(q.w, q.r.Body, maxForm)
-	foreign := fhir.Errorf(fhir.Forbidden, "pages.guard", "This page was open for too long, or the request did not come from it. Please go back, reload it and try again.")
+	foreign := fhir.Errorf(fhir.Forbidden, "pages.guard",
+		"This page was open for too long, or the request did not come from it. Please go back, reload it and try again.")
 	if !q.p.Cookies.SameOrigin(q.r) {
 		return foreign
 	}
@@ -105,7 +106,8 @@ func (q *request) guard() error {
 	default:
 		return fhir.Errorf(fhir.Unsupported, "pages.guard", "A form is needed.")
 	}
-	if session.TokenOK(q.visit.CSRF, token) && !q.visit.Expires.IsZero() || q.x != nil && session.TokenOK(q.x.CSRF, token) {
+	if session.TokenOK(q.visit.CSRF, token) && !q.visit.Expires.IsZero() || q.x != nil &&
+		session.TokenOK(q.x.CSRF, token) {
 		return nil
 	}
 	return foreign
@@ -121,7 +123,8 @@ func (q *request) csrf() string {
 
 // from is where the request comes from.
 func (q *request) from() signin.From {
-	return signin.From{RemoteIP: remote(q.r), RequestID: q.w.Header().Get("X-Request-Id"), Agent: agent(q.r.UserAgent()), Device: func(id string) string { return q.p.Cookies.Device(q.r, id) }}
+	return signin.From{RemoteIP: remote(q.r), RequestID: q.w.Header().Get("X-Request-Id"),
+		Agent: agent(q.r.UserAgent()), Device: func(id string) string { return q.p.Cookies.Device(q.r, id) }}
 }
 
 func remote(r *http.Request) string {
@@ -145,7 +148,8 @@ func (q *request) by() By {
 }
 
 func (q *request) glassBy() breakglass.By {
-	return breakglass.By{Principal: q.p.SignIn.Principal(q.u), RemoteIP: remote(q.r), RequestID: q.w.Header().Get("X-Request-Id")}
+	return breakglass.By{Principal: q.p.SignIn.Principal(q.u), RemoteIP: remote(q.r),
+		RequestID: q.w.Header().Get("X-Request-Id")}
 }
 
 func (q *request) actor() signin.Actor { return signin.Actor{User: q.u, Session: q.x} }
@@ -287,7 +291,8 @@ func (q *request) here() string {
 	}
 	// A form's own page: the same path, or the list that it belongs to.
 	for path := q.r.URL.Path; ; path = path[:strings.LastIndexByte(path, '/')] {
-		if _, pattern := q.p.mux.Handler(&http.Request{Method: http.MethodGet, URL: &url.URL{Path: path}}); pattern != "/" || path == "/auth" {
+		if _, pattern := q.p.mux.Handler(&http.Request{Method: http.MethodGet,
+			URL: &url.URL{Path: path}}); pattern != "/" || path == "/auth" {
 			if path == "/auth" {
 				path = "/auth/"
 			}
@@ -322,7 +327,8 @@ func (q *request) fail(err error) {
 		q.instead(q.answer(status, map[string]string{"error": words(err)}))
 		return
 	}
-	title := map[fhir.Kind]string{fhir.NotFound: "Not found", fhir.Forbidden: "Not allowed", fhir.TooMany: "Please wait a little"}[kind]
+	title := map[fhir.Kind]string{fhir.NotFound: "Not found", fhir.Forbidden: "Not allowed",
+		fhir.TooMany: "Please wait a little"}[kind]
 	if title == "" {
 		title = "That did not work"
 	}

@@ -125,13 +125,15 @@ func reviewsDecide(q *request) error {
 	if err := q.strong(role.Review); err != nil {
 		return err
 	}
-	err := q.p.Glass.Review(q.r.Context(), q.glassBy(), q.u.ID, q.r.PathValue("id"), q.value("verdict") == "justified", q.value("note"))
+	err := q.p.Glass.Review(q.r.Context(), q.glassBy(), q.u.ID, q.r.PathValue("id"),
+		q.value("verdict") == "justified", q.value("note"))
 	switch kind := fhir.KindOf(err); {
 	case err == nil:
 		return q.to("/auth/reviews?done=1")
 	case kind == fhir.Invalid || kind == fhir.Conflict:
 		id := "note-" + q.r.PathValue("id")
-		return q.reviews(wrong(err, []field{{"note", id, "note"}, {"reason", id, "note"}}), http.StatusUnprocessableEntity)
+		return q.reviews(wrong(err, []field{{"note", id, "note"}, {"reason", id, "note"}}),
+			http.StatusUnprocessableEntity)
 	}
 	return err
 }

@@ -19,7 +19,8 @@ func TestPatientIsToldOfEmergencyAccess(t *testing.T) {
 	doc := w.browser()
 	doc.enrol(w.invite("doc", "Dr. Doc", "practitioner"))
 	openGlass := func(patient string) {
-		doc.get("/auth/emergency?patient="+patient).post("/auth/emergency", url.Values{"patient": {patient}, "reason": {"unconscious after a fall"}}).status(200).has("Open now")
+		doc.get("/auth/emergency?patient="+patient).post("/auth/emergency",
+			url.Values{"patient": {patient}, "reason": {"unconscious after a fall"}}).status(200).has("Open now")
 	}
 	openGlass("ben")
 	if ada.get("/auth/"); strings.Contains(ada.body, banner) {
@@ -54,7 +55,8 @@ func TestPatientIsToldOfEmergencyAccess(t *testing.T) {
 	aud.get("/auth/reviews")
 	for _, part := range strings.Split(aud.body, "<section")[1:] {
 		if strings.Contains(part, "<dd>ada</dd>") {
-			aud.post("/auth/reviews/"+between(part, `action="/auth/reviews/`, `"`), url.Values{"verdict": {"not"}, "note": {"no emergency"}}).status(200)
+			aud.post("/auth/reviews/"+between(part, `action="/auth/reviews/`, `"`),
+				url.Values{"verdict": {"not"}, "note": {"no emergency"}}).status(200)
 		}
 	}
 	ada.get("/auth/signin").passkey("/auth/passkey", k.Get)

@@ -55,7 +55,8 @@ type Clients interface {
 	Get(ctx context.Context, id string) (client.Client, error)
 	List(ctx context.Context) ([]client.Client, error)
 	Prepare(c client.Client) (client.Client, store.StateWrite, error)
-	PrepareChange(ctx context.Context, id string, edit func(*client.Client) error) (client.Client, store.StateWrite, error)
+	PrepareChange(ctx context.Context, id string, edit func(*client.Client) error) (client.Client, store.StateWrite,
+		error)
 }
 
 // Launch is what an app is launched with.
@@ -149,7 +150,9 @@ var static embed.FS
 // New parses the templates.
 func New(o Options) (*Pages, error) {
 	const op = "pages.New"
-	if o.SignIn == nil || o.Sessions == nil || o.Users == nil || o.Flow == nil || o.Apps == nil || o.Refusals == nil || o.Clients == nil || o.Glass == nil || o.Patients == nil || o.Audit == nil || o.Clock == nil {
+	if o.SignIn == nil || o.Sessions == nil || o.Users == nil || o.Flow == nil || o.Apps == nil ||
+		o.Refusals == nil || o.Clients == nil || o.Glass == nil || o.Patients == nil || o.Audit == nil ||
+		o.Clock == nil {
 		return nil, fhir.Errorf(fhir.Internal, op, "an option is missing")
 	}
 	if o.Logger == nil {
@@ -158,8 +161,10 @@ func New(o Options) (*Pages, error) {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
-	p := &Pages{Options: o, views: map[string]*template.Template{}, files: map[string]file{}, names: map[string]string{}}
-	for name, kind := range map[string]string{"style.css": "text/css; charset=utf-8", "pulsegate.js": "text/javascript; charset=utf-8", "favicon.svg": "image/svg+xml"} {
+	p := &Pages{Options: o, views: map[string]*template.Template{}, files: map[string]file{},
+		names: map[string]string{}}
+	for name, kind := range map[string]string{"style.css": "text/css; charset=utf-8",
+		"pulsegate.js": "text/javascript; charset=utf-8", "favicon.svg": "image/svg+xml"} {
 		b, err := static.ReadFile("static/" + name)
 		if err != nil {
 			return nil, fhir.Wrap(op, err)
@@ -214,7 +219,9 @@ func (p *Pages) funcs() template.FuncMap {
 // it into the time zone of the person's browser.
 func instant(t time.Time, kind, layout string) template.HTML {
 	t = t.UTC()
-	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `" data-time="` + kind + `">` + t.Format(layout) + `</time>`) // no input in it
+	// no input in it
+	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `" data-time="` + kind + `">` +
+		t.Format(layout) + `</time>`)
 }
 
 // Mount puts the pages below /auth/.
@@ -287,27 +294,34 @@ func (p *Pages) routes() *http.ServeMux {
 		"POST /auth/passkey/options": passkeyOptions, "POST /auth/passkey": passkeyFinish,
 		"GET /auth/external": externalBegin, "GET /auth/external/callback": externalFinish,
 		"GET /auth/invite": invitePage, "POST /auth/invite": inviteAccept,
-		"GET /auth/enrol": enrolPage, "POST /auth/enrol/passkey/options": enrolOptions, "POST /auth/enrol/passkey": enrolPasskey,
-		"GET /auth/enrol/password": passwordPage, "POST /auth/enrol/password": passwordSet, "GET /auth/enrol/external": externalConnect,
-		"GET /auth/signedout": signedOut,
+		"GET /auth/enrol": enrolPage, "POST /auth/enrol/passkey/options": enrolOptions,
+		"POST /auth/enrol/passkey": enrolPasskey,
+		"GET /auth/enrol/password": passwordPage, "POST /auth/enrol/password": passwordSet,
+		"GET /auth/enrol/external": externalConnect,
+		"GET /auth/signedout":      signedOut,
 	} {
 		m.HandleFunc(pattern, p.serve(open, h))
 	}
 	for pattern, h := range map[string]handler{
-		"GET /auth/{$}": accountPage, "POST /auth/remove": accountRemove, "POST /auth/recovery": accountRecovery, "POST /auth/sessions": sessionsEnd, "POST /auth/signout": signOut,
+		"GET /auth/{$}": accountPage, "POST /auth/remove": accountRemove, "POST /auth/recovery": accountRecovery,
+		"POST /auth/sessions": sessionsEnd, "POST /auth/signout": signOut,
 		"GET /auth/stepup": stepupPage, "POST /auth/stepup/options": stepupOptions, "POST /auth/stepup": passkeyFinish,
 		"GET /auth/consent": consentPage, "POST /auth/consent": consentDecide, "GET /auth/patient": patientPage,
 		"GET /auth/apps": appsPage, "POST /auth/apps": appsRevoke, "POST /auth/apps/refusals": appsRefuse,
 		"GET /auth/users": usersPage, "POST /auth/users": usersInvite, "GET /auth/users/new": usersNew,
 		"GET /auth/users/{id}": userPage, "POST /auth/users/{id}": userChange,
-		"GET /auth/clients": clientsPage, "GET /auth/clients/new": clientsNew, "POST /auth/clients": clientsAdd, "POST /auth/clients/{id}": clientsChange,
-		"GET /auth/launches": launchesPage, "POST /auth/launches": launchesGo,
+		"GET /auth/clients": clientsPage, "GET /auth/clients/new": clientsNew, "POST /auth/clients": clientsAdd,
+		"POST /auth/clients/{id}": clientsChange,
+		"GET /auth/launches":      launchesPage, "POST /auth/launches": launchesGo,
 		"GET /auth/emergency": glassPage, "POST /auth/emergency": glassOpen, "POST /auth/emergency/{id}": glassClose,
 		"GET /auth/notices": noticesPage, "POST /auth/notices": noticesRead,
 		"GET /auth/reviews": reviewsPage, "POST /auth/reviews/{id}": reviewsDecide,
 	} {
 		m.HandleFunc(pattern, p.serve(signedIn, h))
 	}
-	m.HandleFunc("/", p.serve(open, func(*request) error { return fhir.Errorf(fhir.NotFound, "pages", "There is no such page.") }))
+	m.HandleFunc("/", p.serve(open, func(*request) error {
+		return fhir.Errorf(fhir.NotFound, "pages",
+			"There is no such page.")
+	}))
 	return m
 }

@@ -18,7 +18,8 @@ import (
 // enrol opens a one-time link and makes a passkey.
 func (b *browser) enrol(link string) *authntest.Key {
 	b.w.t.Helper()
-	b.get(link).status(200).post("/auth/invite", url.Values{"token": {strings.SplitN(link, "token=", 2)[1]}}).status(200).at("/auth/enrol")
+	b.get(link).status(200).post("/auth/invite",
+		url.Values{"token": {strings.SplitN(link, "token=", 2)[1]}}).status(200).at("/auth/enrol")
 	k := authntest.New(b.w.t, b.w.base)
 	b.passkey("/auth/enrol/passkey", k.Create)
 	b.get("/auth/").status(200).at("/auth/")
@@ -34,7 +35,8 @@ func (b *browser) passkey(path string, sign func([]byte) []byte) map[string]any 
 	if b.resp.StatusCode != 200 {
 		return map[string]any{"error": string(o)}
 	}
-	return b.call(path, csrf, map[string]any{"credential": json.RawMessage(sign(o)), "label": "Test key", "next": "/auth/"})
+	return b.call(path, csrf, map[string]any{"credential": json.RawMessage(sign(o)), "label": "Test key",
+		"next": "/auth/"})
 }
 
 var secretField = regexp.MustCompile(`id="secret">([A-Z2-7 ]+)<`)
@@ -42,15 +44,18 @@ var secretField = regexp.MustCompile(`id="secret">([A-Z2-7 ]+)<`)
 // enrolPassword sets password and code app.
 func (b *browser) enrolPassword(link, password string) (secret []byte) {
 	b.w.t.Helper()
-	b.get(link).post("/auth/invite", url.Values{"token": {strings.SplitN(link, "token=", 2)[1]}}).get("/auth/enrol/password").status(200)
+	b.get(link).post("/auth/invite", url.Values{"token": {strings.SplitN(link, "token=",
+		2)[1]}}).get("/auth/enrol/password").status(200)
 	secret = authn.ParseSecret(secretField.FindStringSubmatch(b.body)[1])
-	b.post("/auth/enrol/password", url.Values{"password": {password}, "repeat": {password}, "code": {authn.Code(secret, b.w.now())}}).status(200).has("Your recovery codes")
+	b.post("/auth/enrol/password", url.Values{"password": {password}, "repeat": {password},
+		"code": {authn.Code(secret, b.w.now())}}).status(200).has("Your recovery codes")
 	return secret
 }
 
 func (b *browser) signin(login, password, code string) *browser {
 	b.w.t.Helper()
-	return b.get("/auth/signin?again=1").status(200).post("/auth/signin", url.Values{"login": {login}, "password": {password}, "code": {code}, "return": {"/auth/"}})
+	return b.get("/auth/signin?again=1").status(200).post("/auth/signin",
+		url.Values{"login": {login}, "password": {password}, "code": {code}, "return": {"/auth/"}})
 }
 
 func TestPasskeySignInAndOut(t *testing.T) {
@@ -287,13 +292,16 @@ func TestHeadersAndCookies(t *testing.T) {
 	b := w.browser()
 	b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
 	b.get("/auth/")
-	for k, want := range map[string]string{"Content-Security-Policy": "default-src 'none'", "Cache-Control": "no-store", "X-Frame-Options": "DENY",
+	for k, want := range map[string]string{"Content-Security-Policy": "default-src 'none'",
+		"Cache-Control": "no-store", "X-Frame-Options": "DENY",
 		"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Strict-Transport-Security": "max-age"} {
 		if got := b.resp.Header.Get(k); !strings.Contains(got, want) {
 			t.Errorf("%s: %q", k, got)
 		}
 	}
-	if strings.Contains(b.body, "style=") || strings.Contains(b.body, "<style") || regexp.MustCompile(`<script(?: [^>]*)?>[^<]`).MatchString(b.body) || regexp.MustCompile(` on[a-z]+=`).MatchString(b.body) {
+	if strings.Contains(b.body, "style=") || strings.Contains(b.body, "<style") ||
+		regexp.MustCompile(`<script(?: [^>]*)?>[^<]`).MatchString(b.body) ||
+		regexp.MustCompile(` on[a-z]+=`).MatchString(b.body) {
 		t.Error("inline style or script")
 	}
 	b.get("/auth/signin?again=1")
@@ -344,7 +352,8 @@ func TestNoOpenRedirect(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
 	b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
-	for _, to := range []string{"https://evil.example/", "//evil.example/", "/\\evil.example", "/auth/\r\nX: y", "javascript:alert(1)", "/other", "auth/", "/\t/evil.example", "/auth//../..//evil.example"} {
+	for _, to := range []string{"https://evil.example/", "//evil.example/", "/\\evil.example", "/auth/\r\nX: y",
+		"javascript:alert(1)", "/other", "auth/", "/\t/evil.example", "/auth//../..//evil.example"} {
 		b.get("/auth/signin?return=" + url.QueryEscape(to))
 		if b.resp.Request.URL.Host != strings.TrimPrefix(w.base, "https://") {
 			t.Errorf("%q led to %s", to, b.resp.Request.URL)
@@ -371,7 +380,8 @@ func TestStepUp(t *testing.T) {
 	if out := b.get("/auth/stepup").passkey("/auth/stepup", k.Get); out["next"] == nil {
 		t.Fatal(out)
 	}
-	b.get("/auth/users/new").at("/auth/users/new").post("/auth/users", form).status(200).has("One-time link", "/auth/invite?token=")
+	b.get("/auth/users/new").at("/auth/users/new").post("/auth/users", form).status(200).has("One-time link",
+		"/auth/invite?token=")
 	// Who has only a password cannot step up, and is told how.
 	p := w.browser()
 	p.enrolPassword(w.invite("second", "Second Admin", "administrator"), "correct horse battery")
@@ -381,12 +391,14 @@ func TestStepUp(t *testing.T) {
 func TestRolesHoldOnPages(t *testing.T) {
 	w := newWorld(t)
 	pagesOf := map[string][]string{
-		"patient":       {"/auth/", "/auth/apps"},
-		"practitioner":  {"/auth/", "/auth/apps", "/auth/launches", "/auth/emergency"},
-		"administrator": {"/auth/", "/auth/apps", "/auth/launches", "/auth/users", "/auth/users/new", "/auth/clients", "/auth/clients/new"},
-		"auditor":       {"/auth/", "/auth/apps", "/auth/reviews"},
+		"patient":      {"/auth/", "/auth/apps"},
+		"practitioner": {"/auth/", "/auth/apps", "/auth/launches", "/auth/emergency"},
+		"administrator": {"/auth/", "/auth/apps", "/auth/launches", "/auth/users", "/auth/users/new",
+			"/auth/clients", "/auth/clients/new"},
+		"auditor": {"/auth/", "/auth/apps", "/auth/reviews"},
 	}
-	all := []string{"/auth/", "/auth/apps", "/auth/launches", "/auth/emergency", "/auth/users", "/auth/users/new", "/auth/clients", "/auth/clients/new", "/auth/reviews"}
+	all := []string{"/auth/", "/auth/apps", "/auth/launches", "/auth/emergency", "/auth/users", "/auth/users/new",
+		"/auth/clients", "/auth/clients/new", "/auth/reviews"}
 	for r, may := range pagesOf {
 		b := w.browser()
 		b.enrol(w.invite(r, "A "+r, r))
@@ -408,8 +420,11 @@ func TestManageUsers(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
 	b.enrol(w.invite("root", "Root Admin", "administrator"))
-	b.get("/auth/users/new").post("/auth/users", url.Values{"login": {"doc"}, "name": {"Dr. Doc"}, "role": {"practitioner"}, "practitioner": {"nobody"}}).status(422).has("There is no Practitioner resource with this id.")
-	b.post("/auth/users", url.Values{"login": {"doc"}, "name": {"Dr. Doc"}, "role": {"practitioner"}, "practitioner": {"doc"}}).status(200)
+	b.get("/auth/users/new").post("/auth/users",
+		url.Values{"login": {"doc"}, "name": {"Dr. Doc"}, "role": {"practitioner"},
+			"practitioner": {"nobody"}}).status(422).has("There is no Practitioner resource with this id.")
+	b.post("/auth/users", url.Values{"login": {"doc"}, "name": {"Dr. Doc"}, "role": {"practitioner"},
+		"practitioner": {"doc"}}).status(200)
 	link := regexp.MustCompile(`https://[^<"]+token=[A-Z0-9]+`).FindString(b.body)
 	doc := w.browser()
 	doc.enrol(link)
@@ -426,7 +441,8 @@ func TestManageUsers(t *testing.T) {
 	}
 	root, err := w.users.ByLogin(context.Background(), "root")
 	must(t, err)
-	b.get("/auth/users/"+root.ID).has("This is you").get(page).post("/auth/users/"+root.ID, url.Values{"do": {"disable"}}).status(403)
+	b.get("/auth/users/"+root.ID).has("This is you").get(page).post("/auth/users/"+root.ID,
+		url.Values{"do": {"disable"}}).status(403)
 	if w.events("110136") != 0 {
 		t.Error("a refused change of roles is on record as done")
 	}
@@ -442,7 +458,8 @@ func TestBreakGlass(t *testing.T) {
 	doc.enrol(w.invite("doc", "Dr. Doc", "practitioner"))
 	doc.get("/auth/emergency?text=ad").status(200).has("Ada Beispiel").get("/auth/emergency?patient=ada").status(200)
 	doc.post("/auth/emergency", url.Values{"patient": {"ada"}, "reason": {"short"}}).status(422)
-	doc.post("/auth/emergency", url.Values{"patient": {"ada"}, "reason": {"unconscious after a fall"}}).status(200).has("Open now")
+	doc.post("/auth/emergency", url.Values{"patient": {"ada"},
+		"reason": {"unconscious after a fall"}}).status(200).has("Open now")
 	u, err := w.users.ByLogin(context.Background(), "doc")
 	must(t, err)
 	aud := w.browser()

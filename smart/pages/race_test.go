@@ -58,13 +58,15 @@ func TestGuessesAtOnce(t *testing.T) {
 	secret := w.browser().enrolPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
 	w.pass(time.Minute)
 	ok, _ := together(12, func(int) error {
-		_, err := w.signs.Password(context.Background(), signin.From{RemoteIP: "192.0.2.1"}, "ada", "guess guess guess", "000000", nil)
+		_, err := w.signs.Password(context.Background(), signin.From{RemoteIP: "192.0.2.1"}, "ada",
+			"guess guess guess", "000000", nil)
 		return err
 	})
 	if ok != 0 {
 		t.Fatal("a guess was let in")
 	}
-	_, err := w.signs.Password(context.Background(), signin.From{RemoteIP: "192.0.2.2"}, "ada", password, authn.Code(secret, w.now()), nil)
+	_, err := w.signs.Password(context.Background(), signin.From{RemoteIP: "192.0.2.2"}, "ada", password,
+		authn.Code(secret, w.now()), nil)
 	if fhir.KindOf(err) != fhir.TooMany || err == nil {
 		t.Errorf("after twelve guesses at once: %v", err)
 	}
@@ -79,7 +81,8 @@ func TestOneLinkOneAccount(t *testing.T) {
 	must(t, err)
 	secret := authn.NewSecret()
 	ok, errs := together(4, func(int) error {
-		_, _, err := w.signs.EnrolPassword(context.Background(), signin.From{}, signin.Who{User: u, Invite: &inv}, "correct horse battery", secret, authn.Code(secret, w.now()))
+		_, _, err := w.signs.EnrolPassword(context.Background(), signin.From{}, signin.Who{User: u, Invite: &inv},
+			"correct horse battery", secret, authn.Code(secret, w.now()))
 		return err
 	})
 	if ok != 1 {
@@ -96,10 +99,13 @@ func TestTakenAuthenticatorsEndSessions(t *testing.T) {
 	there := w.browser()
 	there.get("/auth/signin").passkey("/auth/passkey", k.Get)
 	there.get("/auth/").at("/auth/")
-	here.get("/auth/").post("/auth/remove", url.Values{"what": {"passkey"}, "id": {between(here.body, `name="id" value="`, `"`)}}).status(400).has("only way in")
+	here.get("/auth/").post("/auth/remove",
+		url.Values{"what": {"passkey"}, "id": {between(here.body, `name="id" value="`,
+			`"`)}}).status(400).has("only way in")
 	here.get("/auth/enrol/password").status(200)
 	secret := authn.ParseSecret(secretField.FindStringSubmatch(here.body)[1])
-	here.post("/auth/enrol/password", url.Values{"password": {"correct horse battery"}, "repeat": {"correct horse battery"}, "code": {authn.Code(secret, w.now())}}).status(200)
+	here.post("/auth/enrol/password", url.Values{"password": {"correct horse battery"},
+		"repeat": {"correct horse battery"}, "code": {authn.Code(secret, w.now())}}).status(200)
 	here.get("/auth/").at("/auth/")
 	there.get("/auth/").at("/auth/signin")
 	w.pass(6 * time.Minute) // a cookie that old changes nothing

@@ -9,7 +9,8 @@ type refusedData struct{ Text string }
 func (p *Pages) Refused(w http.ResponseWriter, r *http.Request, status int, text string) {
 	p.headers(w.Header())
 	p.serve(open, func(q *request) error {
-		return q.render(status, "refused", view{Title: "This app cannot be connected", Narrow: true, Data: refusedData{text}})
+		return q.render(status, "refused",
+			view{Title: "This app cannot be connected", Narrow: true, Data: refusedData{text}})
 	})(w, shown(r))
 }
 

@@ -21,7 +21,8 @@ func (q *request) sessionRows() ([]sessionRow, error) {
 	}
 	var out []sessionRow
 	for _, x := range xs {
-		row := sessionRow{SID: x.SID, Agent: x.Browser.Agent, IP: x.Browser.IP, Created: x.Created, Seen: x.Seen, Here: x.SID == q.x.SID}
+		row := sessionRow{SID: x.SID, Agent: x.Browser.Agent, IP: x.Browser.IP, Created: x.Created, Seen: x.Seen,
+			Here: x.SID == q.x.SID}
 		if row.Agent == "" {
 			row.Agent = "A browser"
 		}
@@ -56,8 +57,11 @@ func sessionsEnd(q *request) error {
 // agents and systems are looked for in a User-Agent in this order: later ones
 // pretend to be earlier ones.
 var (
-	agents  = [][2]string{{"Edg", "Edge"}, {"OPR/", "Opera"}, {"SamsungBrowser", "Samsung Internet"}, {"Firefox/", "Firefox"}, {"FxiOS", "Firefox"}, {"CriOS", "Chrome"}, {"Chrome/", "Chrome"}, {"Safari/", "Safari"}}
-	systems = [][2]string{{"iPhone", "iPhone"}, {"iPad", "iPad"}, {"Android", "Android"}, {"Windows", "Windows"}, {"CrOS", "ChromeOS"}, {"Mac OS X", "Mac"}, {"Linux", "Linux"}}
+	agents = [][2]string{{"Edg", "Edge"}, {"OPR/", "Opera"}, {"SamsungBrowser", "Samsung Internet"},
+		{"Firefox/", "Firefox"}, {"FxiOS", "Firefox"}, {"CriOS", "Chrome"}, {"Chrome/", "Chrome"},
+		{"Safari/", "Safari"}}
+	systems = [][2]string{{"iPhone", "iPhone"}, {"iPad", "iPad"}, {"Android", "Android"}, {"Windows", "Windows"},
+		{"CrOS", "ChromeOS"}, {"Mac OS X", "Mac"}, {"Linux", "Linux"}}
 )
 
 // agent names a browser as its owner does. It holds fixed words only, nothing

@@ -22,7 +22,8 @@ type signinData struct {
 }
 
 func (q *request) signinView(bad string) view {
-	d := signinData{Return: session.LocalPath(q.value("return"), home), Login: q.r.PostFormValue("login"), Passkeys: q.p.SignIn.Passkeys != nil}
+	d := signinData{Return: session.LocalPath(q.value("return"), home), Login: q.r.PostFormValue("login"),
+		Passkeys: q.p.SignIn.Passkeys != nil}
 	if q.p.SignIn.Provider != nil {
 		d.Provider = q.p.SignIn.Provider.Name
 	}
@@ -149,7 +150,8 @@ type stepupData struct {
 
 func stepupPage(q *request) error {
 	return q.render(http.StatusOK, "stepup", view{Title: "Confirm that it is you", Narrow: true,
-		Data: stepupData{session.LocalPath(q.value("return"), home), len(q.u.Passkeys) > 0, q.p.SignIn.Passkeys != nil}})
+		Data: stepupData{session.LocalPath(q.value("return"), home), len(q.u.Passkeys) > 0,
+			q.p.SignIn.Passkeys != nil}})
 }
 
 func (q *request) outward(link bool) error {
@@ -183,7 +185,8 @@ func externalConnect(q *request) error {
 func externalFinish(q *request) error {
 	o := q.visit.Outward
 	if o == nil {
-		return fhir.Errorf(fhir.Invalid, "pages.externalFinish", "It took too long, or began in another browser. Please sign in again.")
+		return fhir.Errorf(fhir.Invalid, "pages.externalFinish",
+			"It took too long, or began in another browser. Please sign in again.")
 	}
 	next, connect := q.visit.Return, q.visit.Link
 	q.visit.Outward = nil

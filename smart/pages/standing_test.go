@@ -60,7 +60,8 @@ func (w *world) allow(b *browser, scopes string) *allowed {
 
 func (a *allowed) renew() (int, map[string]any) {
 	a.w.t.Helper()
-	return a.w.token(a.b.c, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {a.refresh}, "client_id": {a.w.app.ID}})
+	return a.w.token(a.b.c, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {a.refresh},
+		"client_id": {a.w.app.ID}})
 }
 
 // alive reports what is left: both tokens, or none; anything between fails.
@@ -86,12 +87,13 @@ func (w *world) consentsOf(patient string) (n int) {
 	w.t.Helper()
 	q, err := search.Parse("Consent", [][2]string{{"patient", patient}, {"status", "active"}}, search.ParseOptions{})
 	must(w.t, err)
-	must(w.t, w.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
-		if strings.HasPrefix(f.Resource.ID, "app-") {
-			n++
-		}
-		return true
-	}))
+	must(w.t, w.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+		func(f *store.Found) bool {
+			if strings.HasPrefix(f.Resource.ID, "app-") {
+				n++
+			}
+			return true
+		}))
 	return n
 }
 
@@ -104,7 +106,8 @@ func TestChangeOfAccountEndsEverything(t *testing.T) {
 			return w.signs.SetRoles(context.Background(), signin.From{}, operator, id, []string{"patient"}, "ben", "")
 		},
 		"another role": func(w *world, id string) error {
-			return w.signs.SetRoles(context.Background(), signin.From{}, operator, id, []string{"patient", "auditor"}, "ada", "")
+			return w.signs.SetRoles(context.Background(), signin.From{}, operator, id,
+				[]string{"patient", "auditor"}, "ada", "")
 		},
 		"begin anew": func(w *world, id string) error {
 			_, _, err := w.signs.Reinvite(context.Background(), signin.From{}, operator, id, true)
@@ -178,14 +181,17 @@ func TestChangeOfAccountEndsLaunchAndEmergency(t *testing.T) {
 	u, err := w.users.ByLogin(ctx, "doc")
 	must(t, err)
 	handle := func() string {
-		doc.get("/auth/launches").post("/auth/launches", url.Values{"client": {w.app.ID}, "patient": {"ada"}}).status(200)
+		doc.get("/auth/launches").post("/auth/launches",
+			url.Values{"client": {w.app.ID}, "patient": {"ada"}}).status(200)
 		return strings.SplitN(between(doc.body, w.base+"/app/launch?", `"`), "launch=", 2)[1]
 	}
 	used, unused := handle(), handle()
 	doc.code("launch patient/Observation.rs", url.Values{"launch": {used}})
-	doc.get("/auth/emergency?patient=ada").post("/auth/emergency", url.Values{"patient": {"ada"}, "reason": {"unconscious after a fall"}}).has("Open now")
+	doc.get("/auth/emergency?patient=ada").post("/auth/emergency",
+		url.Values{"patient": {"ada"}, "reason": {"unconscious after a fall"}}).has("Open now")
 
-	must(t, w.signs.SetRoles(ctx, signin.From{}, operator, u.ID, []string{"practitioner"}, "", "doc")) // the same again: an end all the same
+	// the same again: an end all the same
+	must(t, w.signs.SetRoles(ctx, signin.From{}, operator, u.ID, []string{"practitioner"}, "", "doc"))
 	if open, err := w.glass.Mine(ctx, u.ID); err != nil || len(open) != 0 {
 		t.Errorf("emergency access goes on: %v %v", open, err)
 	}
@@ -218,7 +224,8 @@ func TestCodeRacesWithChange(t *testing.T) {
 		t.Fatalf("%v %v", ok, err)
 	}
 	must(t, w.signs.SetRoles(context.Background(), signin.From{}, operator, u.ID, []string{"patient"}, "ben", ""))
-	if _, err := w.store.Commit(context.Background(), &store.Batch{State: []store.StateWrite{x}}); fhir.KindOf(err) != fhir.Conflict {
+	if _, err := w.store.Commit(context.Background(),
+		&store.Batch{State: []store.StateWrite{x}}); fhir.KindOf(err) != fhir.Conflict {
 		t.Errorf("a commit that was held before the change: %v", err)
 	}
 	if status, _ := w.redeem(b, verifier); status != 400 || w.consentsOf("ada") != 0 {
@@ -257,7 +264,8 @@ func TestOwnSessions(t *testing.T) {
 
 	phone.get("/auth/signin").passkey("/auth/passkey", k.Get)
 	phone.get("/auth/").at("/auth/")
-	desk.get("/auth/").post("/auth/sessions", url.Values{"do": {"everything"}}).status(200).has("no app has access any more")
+	desk.get("/auth/").post("/auth/sessions",
+		url.Values{"do": {"everything"}}).status(200).has("no app has access any more")
 	phone.get("/auth/").at("/auth/signin")
 	desk.get("/auth/apps").at("/auth/apps").has("No app has access")
 	if offline.alive("Patient/ada") {
@@ -323,7 +331,8 @@ func TestChangeOfAccountAmidRefreshes(t *testing.T) {
 	for _, a := range apps {
 		wg.Go(func() {
 			for { // until the end, which the test waits for
-				resp, err := b.c.PostForm(w.base+"/oauth/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {a.refresh}, "client_id": {w.app.ID}})
+				resp, err := b.c.PostForm(w.base+"/oauth/token",
+					url.Values{"grant_type": {"refresh_token"}, "refresh_token": {a.refresh}, "client_id": {w.app.ID}})
 				if err != nil {
 					t.Error(err)
 					return

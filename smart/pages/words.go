@@ -62,7 +62,8 @@ func verbs(may access.Interaction) string {
 	for _, v := range []struct {
 		is  access.Interaction
 		say string
-	}{{access.Read | access.Search, "see"}, {access.Create, "add"}, {access.Update, "change"}, {access.Delete, "delete"}} {
+	}{{access.Read | access.Search, "see"}, {access.Create, "add"}, {access.Update, "change"},
+		{access.Delete, "delete"}} {
 		if may&v.is != 0 {
 			out = append(out, v.say)
 		}
@@ -145,7 +146,8 @@ func sentence(s scope.Scope, patient string) (text, hint string) {
 func lasts(scopeName string, life time.Duration) string {
 	switch scopeName {
 	case scope.Offline:
-		return fmt.Sprintf("Until you take it back; %d days at most, and no longer than %d days without use.", int(authz.Absolute.Hours()/24), int(authz.Idle.Hours()/24))
+		return fmt.Sprintf("Until you take it back; %d days at most, and no longer than %d days without use.",
+			int(authz.Absolute.Hours()/24), int(authz.Idle.Hours()/24))
 	case scope.Online:
 		return fmt.Sprintf("As long as you stay signed in; %d hours at most.", int(authz.Session.Hours()))
 	}
@@ -223,7 +225,8 @@ func offer(set scope.Set, patient string) []offered {
 	for i, s := range set {
 		o := offered{Index: i, Scope: scope.Set{s}.String(), Writes: writes(s.May)}
 		o.Text, o.Hint = sentence(s, patient)
-		o.Fixed = s.Name == scope.Launch || s.Name == scope.LaunchPatient || s.Name == scope.LaunchEncounter || s.Name == scope.OpenID
+		o.Fixed = s.Name == scope.Launch || s.Name == scope.LaunchPatient || s.Name == scope.LaunchEncounter ||
+			s.Name == scope.OpenID
 		if s.Type == "*" {
 			for _, t := range wide(s.Level) {
 				what, hint := kindWords(t)
@@ -283,7 +286,8 @@ func narrowed(s scope.Scope, p picked) ([]string, error) {
 			}
 		}
 		if len(out) == before {
-			return nil, fhir.Errorf(fhir.Invalid, "pages.narrowed", "Choose at least one kind of measurement, or untick measurements as a whole.")
+			return nil, fhir.Errorf(fhir.Invalid, "pages.narrowed",
+				"Choose at least one kind of measurement, or untick measurements as a whole.")
 		}
 	}
 	return out, nil

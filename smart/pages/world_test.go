@@ -91,7 +91,8 @@ func (p patients) Get(ctx context.Context, by pages.By, id string) (pages.Person
 	if _, _, err := p.w.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0); err != nil {
 		return pages.Person{}, err
 	}
-	return pages.Person{ID: id, Name: strings.ToUpper(id[:1]) + id[1:] + " Beispiel", Born: "1979-04-12", Gender: "female"}, nil
+	return pages.Person{ID: id, Name: strings.ToUpper(id[:1]) + id[1:] + " Beispiel", Born: "1979-04-12",
+		Gender: "female"}, nil
 }
 
 func (p patients) Find(ctx context.Context, by pages.By, text string) ([]pages.Person, error) {
@@ -112,14 +113,16 @@ func (p patients) Visits(_ context.Context, by pages.By, patient string) ([]page
 	if !by.Principal.Grant.May(access.Search, "Observation") || patient != "ada" {
 		return nil, nil
 	}
-	return []pages.Visit{{ID: "v-7", Name: "Check-up", Last: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)}, {ID: "v-3"}}, nil
+	return []pages.Visit{{ID: "v-7", Name: "Check-up", Last: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)},
+		{ID: "v-3"}}, nil
 }
 
 type launcher struct{ s *launch.Service }
 
 func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
 	_, u, err := l.s.Mint(ctx, launch.Launch{ClientID: in.Client, By: "console", User: in.User, Maker: in.Maker,
-		Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter}}, audit.Event{Type: audit.Rest, Interaction: "operation", Query: "launch"})
+		Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter}},
+		audit.Event{Type: audit.Rest, Interaction: "operation", Query: "launch"})
 	return u, err
 }
 
@@ -138,7 +141,8 @@ func newWorld(t *testing.T) *world {
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
 	var err error
-	w.store, err = pebblestore.Open(filepath.Join(dir, "store"), pebblestore.Options{Clock: w.now, Logger: log, CacheBytes: 8 << 20})
+	w.store, err = pebblestore.Open(filepath.Join(dir, "store"),
+		pebblestore.Options{Clock: w.now, Logger: log, CacheBytes: 8 << 20})
 	must(t, err)
 	t.Cleanup(func() { must(t, w.store.Close()) })
 	w.srv = httptest.NewUnstartedServer(nil)
@@ -147,8 +151,9 @@ func newWorld(t *testing.T) *world {
 	w.base = "https://localhost:" + port
 	for _, ref := range []string{"Patient/ada", "Patient/ben", "Practitioner/doc"} {
 		typ, id, _ := strings.Cut(ref, "/")
-		_, err := w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: typ, ID: id,
-			JSON: []byte(string(fhir.Prefix(typ, id)) + `}}`)}}}})
+		_, err := w.store.Commit(context.Background(),
+			&store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: typ, ID: id,
+				JSON: []byte(string(fhir.Prefix(typ, id)) + `}}`)}}}})
 		must(t, err)
 	}
 	e := gin.New()
@@ -162,7 +167,8 @@ func newWorld(t *testing.T) *world {
 func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	t := w.t
 	ctx := context.Background()
-	rec, err := audit.NewRecorder(audit.Options{Store: w.store, Clock: w.now, Rand: rand.Reader, Observer: w.base, Logger: log})
+	rec, err := audit.NewRecorder(audit.Options{Store: w.store, Clock: w.now, Rand: rand.Reader, Observer: w.base,
+		Logger: log})
 	must(t, err)
 	scopes := scope.Parser{TokenParam: func(typ, code string) bool {
 		p, ok := search.Lookup(typ, code)
@@ -171,7 +177,8 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	clients := &client.Registry{Store: w.store, Scopes: scopes, Clock: w.now}
 	ring, err := keys.Open(dir, w.now)
 	must(t, err)
-	assertions, err := client.NewAssertions(clients, &client.Keys{Clock: w.now, HTTP: http.DefaultClient}, w.base+"/oauth/token")
+	assertions, err := client.NewAssertions(clients, &client.Keys{Clock: w.now, HTTP: http.DefaultClient},
+		w.base+"/oauth/token")
 	must(t, err)
 	vault, err := authn.OpenVault(dir, true)
 	must(t, err)
@@ -179,7 +186,8 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	must(t, err)
 	w.users = &user.Registry{Store: w.store, Clock: w.now}
 	sessions := &session.Sessions{Store: w.store, Users: w.users, Clock: w.now}
-	w.signs, err = signin.New(signin.Options{Store: w.store, Audit: rec, Users: w.users, Sessions: sessions, Passkeys: passkeys,
+	w.signs, err = signin.New(signin.Options{Store: w.store, Audit: rec, Users: w.users, Sessions: sessions,
+		Passkeys:  passkeys,
 		Passwords: authn.NewPasswords(nil), Vault: vault, Issuer: w.base, Clock: w.now, Logger: log,
 		Known: func(ctx context.Context, ref fhir.Ref) (bool, error) {
 			_, _, err := w.store.Read(ctx, ref, 0)
@@ -195,13 +203,18 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 			return w.glass.EndAll(ctx, b, userID, by)
 		}})
 	must(t, err)
-	agreements := &appconsent.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base, UserLife: token.UserLife(0),
-		Says: func(granted string) []string { return pages.Says(scopes, granted) }, Logger: log}
-	w.apps, err = token.New(ctx, token.Options{Store: w.store, Audit: rec, Keys: ring, Assertions: assertions, Scopes: scopes, Clock: w.now, Rand: rand.Reader,
-		Issuer: w.base, Audience: w.base + "/fhir", Alive: w.signs.Alive, Hold: w.signs.Hold, Begun: agreements.Begun, Ended: agreements.Ended})
+	agreements := &appconsent.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base,
+		UserLife: token.UserLife(0),
+		Says:     func(granted string) []string { return pages.Says(scopes, granted) }, Logger: log}
+	w.apps, err = token.New(ctx, token.Options{Store: w.store, Audit: rec, Keys: ring, Assertions: assertions,
+		Scopes: scopes, Clock: w.now, Rand: rand.Reader,
+		Issuer: w.base, Audience: w.base + "/fhir", Alive: w.signs.Alive, Hold: w.signs.Hold,
+		Begun: agreements.Begun, Ended: agreements.Ended})
 	must(t, err)
-	launches := &launch.Service{Store: w.store, Audit: rec, Clients: clients, Scopes: scopes, Clock: w.now, Roles: w.signs.Roles, Base: w.base + "/fhir", Logger: log}
-	flow, err := authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: clients, Launches: launches, Scopes: scopes, Clock: w.now, Rand: rand.Reader,
+	launches := &launch.Service{Store: w.store, Audit: rec, Clients: clients, Scopes: scopes, Clock: w.now,
+		Roles: w.signs.Roles, Base: w.base + "/fhir", Logger: log}
+	flow, err := authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: clients, Launches: launches,
+		Scopes: scopes, Clock: w.now, Rand: rand.Reader,
 		Issuer: w.base, Audience: w.base + "/fhir", RoleRules: role.RulesOf,
 		Refused: func(rw http.ResponseWriter, r *http.Request, status int, text string) {
 			w.pages.Refused(rw, r, status, text)
@@ -216,27 +229,35 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	w.consents, err = consent.New(consent.Options{Store: w.store, Clock: w.now, Logger: log})
 	must(t, err)
 	t.Cleanup(w.consents.Close)
-	pol := &policy.Engine{Keys: ring, Clients: clients, Consents: w.consents, Scopes: scopes, Issuer: w.base, Audience: w.base + "/fhir", Clock: w.now,
+	pol := &policy.Engine{Keys: ring, Clients: clients, Consents: w.consents, Scopes: scopes, Issuer: w.base,
+		Audience: w.base + "/fhir", Clock: w.now,
 		Grants: &authz.Store{State: w.store}, RoleRules: role.RulesOf, Roles: w.signs.Roles,
 		ConsentsOf: func(_, authorization string) access.Consents { return w.consents.Under(authorization) }}
-	api := &rest.Server{Service: &interaction.Service{Store: w.store, Audit: rec, Clock: w.now, Rand: rand.Reader, Base: w.base + "/fhir"}, Auth: pol,
+	api := &rest.Server{Service: &interaction.Service{Store: w.store, Audit: rec, Clock: w.now, Rand: rand.Reader,
+		Base: w.base + "/fhir"}, Auth: pol,
 		Metadata: func() []byte { return []byte("{}") }, Logger: log, Clock: w.now, Rand: rand.Reader}
 	e.Any("/fhir/*path", gin.WrapH(api.Engine()))
 	w.glass, err = breakglass.New(w.store, rec, w.now, log)
 	must(t, err)
-	w.pages, err = pages.New(pages.Options{Base: w.base, Version: "test", SignIn: w.signs, Sessions: sessions, Users: w.users,
+	w.pages, err = pages.New(pages.Options{Base: w.base, Version: "test", SignIn: w.signs, Sessions: sessions,
+		Users:   w.users,
 		Cookies: session.Cookies{Origin: w.base, Vault: vault, Clock: w.now}, Flow: flow, Apps: w.apps,
-		Refusals: &appconsent.Refusals{Store: w.store, Audit: rec, Consents: w.consents, Clock: w.now}, Clients: clients, Launcher: launcher{launches},
-		Glass: w.glass, UserLife: token.UserLife(0), Patients: patients{w}, Scopes: scopes, Audit: rec, Clock: w.now, Logger: log})
+		Refusals: &appconsent.Refusals{Store: w.store, Audit: rec, Consents: w.consents, Clock: w.now},
+		Clients:  clients, Launcher: launcher{launches},
+		Glass: w.glass, UserLife: token.UserLife(0), Patients: patients{w}, Scopes: scopes, Audit: rec,
+		Clock: w.now, Logger: log})
 	must(t, err)
 	w.pages.Mount(e)
 	flow.Mount(e)
 	w.apps.Mount(e)
 	e.GET("/app/callback", func(c *gin.Context) {
-		c.Data(http.StatusOK, "text/html; charset=utf-8", []byte("<!DOCTYPE html><html lang=en><title>App</title><h1>Back in the app</h1>"))
+		c.Data(http.StatusOK, "text/html; charset=utf-8",
+			[]byte("<!DOCTYPE html><html lang=en><title>App</title><h1>Back in the app</h1>"))
 	})
-	w.app, err = clients.Add(ctx, client.Client{ID: "heartbook", Name: "Heartbook", Method: client.None, RedirectURIs: []string{w.base + "/app/callback"},
-		LaunchURL: w.base + "/app/launch", Scope: "openid fhirUser launch launch/patient launch/encounter offline_access online_access patient/*.rs user/*.rs"})
+	w.app, err = clients.Add(ctx, client.Client{ID: "heartbook", Name: "Heartbook", Method: client.None,
+		RedirectURIs: []string{w.base + "/app/callback"},
+		LaunchURL:    w.base + "/app/launch",
+		Scope:        "openid fhirUser launch launch/patient launch/encounter offline_access online_access patient/*.rs user/*.rs"})
 	must(t, err)
 }
 
@@ -272,12 +293,13 @@ func (w *world) browser() *browser {
 	must(w.t, err)
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // the certificate is httptest's
 	w.t.Cleanup(tr.CloseIdleConnections)
-	return &browser{w: w, c: &http.Client{Jar: jar, Transport: tr, CheckRedirect: func(r *http.Request, _ []*http.Request) error {
-		if strings.HasPrefix(r.URL.Path, "/app/") {
-			return http.ErrUseLastResponse
-		}
-		return nil
-	}}, headers: map[string]string{"Sec-Fetch-Site": "same-origin"}}
+	return &browser{w: w, c: &http.Client{Jar: jar, Transport: tr,
+		CheckRedirect: func(r *http.Request, _ []*http.Request) error {
+			if strings.HasPrefix(r.URL.Path, "/app/") {
+				return http.ErrUseLastResponse
+			}
+			return nil
+		}}, headers: map[string]string{"Sec-Fetch-Site": "same-origin"}}
 }
 
 func (b *browser) do(method, to, kind string, body io.Reader) *browser {
@@ -347,7 +369,8 @@ func (b *browser) call(path, csrf string, in any) map[string]any {
 func (b *browser) status(want int) *browser {
 	b.w.t.Helper()
 	if b.resp.StatusCode != want {
-		b.w.t.Fatalf("%s %s: %d, want %d\n%s", b.resp.Request.Method, b.resp.Request.URL.Path, b.resp.StatusCode, want, b.body)
+		b.w.t.Fatalf("%s %s: %d, want %d\n%s", b.resp.Request.Method, b.resp.Request.URL.Path, b.resp.StatusCode,
+			want, b.body)
 	}
 	return b
 }
@@ -374,8 +397,10 @@ func (b *browser) at(path string) *browser {
 func (w *world) authorizeURL(scopes string, more url.Values) (to, verifier string) {
 	verifier = rand.Text() + rand.Text()
 	sum := sha256.Sum256([]byte(verifier))
-	q := url.Values{"response_type": {"code"}, "client_id": {w.app.ID}, "redirect_uri": {w.base + "/app/callback"}, "scope": {scopes}, "state": {"s-1"},
-		"aud": {w.base + "/fhir"}, "code_challenge": {base64.RawURLEncoding.EncodeToString(sum[:])}, "code_challenge_method": {"S256"}}
+	q := url.Values{"response_type": {"code"}, "client_id": {w.app.ID}, "redirect_uri": {w.base + "/app/callback"},
+		"scope": {scopes}, "state": {"s-1"},
+		"aud": {w.base + "/fhir"}, "code_challenge": {base64.RawURLEncoding.EncodeToString(sum[:])},
+		"code_challenge_method": {"S256"}}
 	for k, v := range more {
 		q[k] = v
 	}
@@ -391,7 +416,8 @@ func (w *world) redeem(b *browser, verifier string) (int, map[string]any) {
 	if code == "" {
 		w.t.Fatalf("no code in %s", to)
 	}
-	return w.token(b.c, url.Values{"grant_type": {"authorization_code"}, "code": {code}, "client_id": {w.app.ID}, "redirect_uri": {w.base + "/app/callback"}, "code_verifier": {verifier}})
+	return w.token(b.c, url.Values{"grant_type": {"authorization_code"}, "code": {code}, "client_id": {w.app.ID},
+		"redirect_uri": {w.base + "/app/callback"}, "code_verifier": {verifier}})
 }
 
 func (w *world) token(c *http.Client, form url.Values) (int, map[string]any) {
@@ -409,14 +435,16 @@ func (w *world) token(c *http.Client, form url.Values) (int, map[string]any) {
 func (w *world) measured(patient, client string) {
 	w.t.Helper()
 	put := func(typ, id, rest string) store.Write {
-		return store.Write{Vendor: "apple", Resource: fhir.Resource{Type: typ, ID: id, JSON: []byte(fhir.Prefix(typ, id) + `}` + rest + `}`)}}
+		return store.Write{Vendor: "apple",
+			Resource: fhir.Resource{Type: typ, ID: id, JSON: []byte(fhir.Prefix(typ, id) + `}` + rest + `}`)}}
 	}
 	c, err := consent.Build(consent.Terms{ID: "to-" + client, Patient: patient, Recipient: client, Now: w.now()})
 	must(w.t, err)
 	_, err = w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: c},
 		put("Device", "watch", `,"patient":{"reference":"Patient/`+patient+`"}`),
 		put("Observation", "pulse", `,"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],`+
-			`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/`+patient+`"},"effectiveDateTime":"2026-01-02T03:04:05Z"`)}})
+			`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/`+
+			patient+`"},"effectiveDateTime":"2026-01-02T03:04:05Z"`)}})
 	must(w.t, err)
 }
 
@@ -438,11 +466,12 @@ func (w *world) events(text string) int {
 	q, err := search.Parse("AuditEvent", [][2]string{{"_count", "1000"}}, search.ParseOptions{})
 	must(w.t, err)
 	n := 0
-	must(w.t, w.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
-		if strings.Contains(string(f.Resource.JSON), text) {
-			n++
-		}
-		return true
-	}))
+	must(w.t, w.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+		func(f *store.Found) bool {
+			if strings.Contains(string(f.Resource.JSON), text) {
+				n++
+			}
+			return true
+		}))
 	return n
 }

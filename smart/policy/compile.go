@@ -107,5 +107,6 @@ func both(a, b access.Rule) (access.Rule, bool) {
 
 func same(a, b access.Rule) bool {
 	return a.Type == b.Type && a.May == b.May && a.Patient == b.Patient && a.ID == b.ID &&
-		slices.EqualFunc(a.Params, b.Params, func(x, y access.Param) bool { return x.Name == y.Name && slices.Equal(x.Any, y.Any) })
+		slices.EqualFunc(a.Params, b.Params,
+			func(x, y access.Param) bool { return x.Name == y.Name && slices.Equal(x.Any, y.Any) })
 }

@@ -22,7 +22,9 @@ type resource struct {
 }
 
 // letter is how a scope writes an interaction.
-var letter = map[access.Interaction]string{access.Create: "c", access.Read: "r", access.Update: "u", access.Delete: "d", access.Search: "s"} // read only
+// read only
+var letter = map[access.Interaction]string{access.Create: "c", access.Read: "r", access.Update: "u",
+	access.Delete: "d", access.Search: "s"}
 
 // covers reads one scope without its level: "Observation.rs?category=a,x|b".
 func covers(s, do string, r resource) bool {
@@ -62,7 +64,8 @@ func covers(s, do string, r resource) bool {
 type roleLine struct{ role, scope string }
 
 var lines = []roleLine{ // read only
-	{"practitioner", "*.rs"}, {"practitioner", "Observation.c"}, {"patient", "Observation.rs"}, {"patient", "Patient.rs"},
+	{"practitioner", "*.rs"}, {"practitioner", "Observation.c"}, {"patient", "Observation.rs"},
+	{"patient", "Patient.rs"},
 	{"reader", "Observation.rs?category=a"}, {"keeper", "Device.cruds"},
 }
 
@@ -112,7 +115,8 @@ func may(scopes []string, do string, r resource, patient string, user fhir.Ref, 
 	return false
 }
 
-var parser = scope.Parser{TokenParam: func(_, code string) bool { return code == "category" || code == "status" }} // read only
+// read only
+var parser = scope.Parser{TokenParam: func(_, code string) bool { return code == "category" || code == "status" }}
 
 type consents map[string]bool
 
@@ -131,7 +135,8 @@ func TestFilterIsWhatTheInterpreterSays(t *testing.T) {
 		}
 		s += rapid.SampledFrom([]string{"r", "s", "rs", "cu", "cruds"}).Draw(t, "perm")
 		if !strings.Contains(s, "/*") {
-			s += rapid.SampledFrom([]string{"", "", "?category=a", "?category=a,b", "?category=x|a", "?category=|a&status=f", "?category=x|"}).Draw(t, "q")
+			s += rapid.SampledFrom([]string{"", "", "?category=a", "?category=a,b", "?category=x|a",
+				"?category=|a&status=f", "?category=x|"}).Draw(t, "q")
 		}
 		return s
 	})
@@ -143,28 +148,36 @@ func TestFilterIsWhatTheInterpreterSays(t *testing.T) {
 		}
 		ids := rapid.SampledFrom([]string{"", "p1", "p2"})
 		patient := ids.Draw(t, "patient")
-		user := rapid.SampledFrom([]fhir.Ref{{}, {Type: "Practitioner", ID: "d1"}, {Type: "Patient", ID: "p1"}, {Type: "Patient", ID: "p2"}, {Type: "RelatedPerson", ID: "r1"}}).Draw(t, "user")
-		roles := rapid.SliceOfN(rapid.SampledFrom([]string{"practitioner", "patient", "reader", "keeper", "unknown"}), 0, 2).Draw(t, "roles")
-		agreed := consents{"app/p1": rapid.Bool().Draw(t, "c1"), "app/p2": rapid.Bool().Draw(t, "c2"), "app/": rapid.Bool().Draw(t, "c0"), "other/p1": true}
-		g := access.Grant{Recipient: "app", Consents: agreed, Person: true, Rules: policy.Compile(policy.Facts{Scopes: set, Patient: patient, FHIRUser: user,
-			Roles: rulesOf(policy.Counting(roles, user))})}
+		user := rapid.SampledFrom([]fhir.Ref{{}, {Type: "Practitioner", ID: "d1"}, {Type: "Patient", ID: "p1"},
+			{Type: "Patient", ID: "p2"}, {Type: "RelatedPerson", ID: "r1"}}).Draw(t, "user")
+		roles := rapid.SliceOfN(rapid.SampledFrom([]string{"practitioner", "patient", "reader", "keeper",
+			"unknown"}), 0, 2).Draw(t, "roles")
+		agreed := consents{"app/p1": rapid.Bool().Draw(t, "c1"), "app/p2": rapid.Bool().Draw(t, "c2"),
+			"app/": rapid.Bool().Draw(t, "c0"), "other/p1": true}
+		g := access.Grant{Recipient: "app", Consents: agreed, Person: true,
+			Rules: policy.Compile(policy.Facts{Scopes: set, Patient: patient, FHIRUser: user,
+				Roles: rulesOf(policy.Counting(roles, user))})}
 		any := map[string]bool{}
 		for range 4 {
-			r := resource{typ: rapid.SampledFrom([]string{"Observation", "Patient", "Device", "Practitioner", "Organization"}).Draw(t, "type"), id: rapid.SampledFrom([]string{"x", "d1", "p1"}).Draw(t, "id"),
+			r := resource{typ: rapid.SampledFrom([]string{"Observation", "Patient", "Device", "Practitioner",
+				"Organization"}).Draw(t, "type"), id: rapid.SampledFrom([]string{"x", "d1", "p1"}).Draw(t, "id"),
 				patient: ids.Draw(t, "of"), tokens: map[string][]access.Token{
-					"category": rapid.SliceOfN(rapid.SampledFrom([]access.Token{{Code: "a"}, {System: "x", Code: "a"}, {Code: "b"}, {System: "y", Code: "b"}}), 0, 2).Draw(t, "category"),
-					"status":   {{Code: rapid.SampledFrom([]string{"f", "g"}).Draw(t, "status")}}}}
+					"category": rapid.SliceOfN(rapid.SampledFrom([]access.Token{{Code: "a"},
+						{System: "x", Code: "a"}, {Code: "b"}, {System: "y", Code: "b"}}), 0, 2).Draw(t, "category"),
+					"status": {{Code: rapid.SampledFrom([]string{"f", "g"}).Draw(t, "status")}}}}
 			if r.typ == "Patient" {
 				r.id = r.patient
 			}
-			f := &access.Facts{Type: r.typ, ID: r.id, Patient: r.patient, Tokens: func(p string) []access.Token { return r.tokens[p] }}
+			f := &access.Facts{Type: r.typ, ID: r.id, Patient: r.patient,
+				Tokens: func(p string) []access.Token { return r.tokens[p] }}
 			for i, do := range letter {
 				want := may(scopes, do, r, patient, user, roles)
 				if r.typ == "Observation" || r.typ == "Device" || r.typ == "Provenance" {
 					want = want && agreed["app/"+r.patient]
 				}
 				if got := g.Filter(i).Allow(f); got != want {
-					t.Fatalf("%v by %v %v with patient %q: %s on %+v is %v, want %v", scopes, user, roles, patient, do, r, got, want)
+					t.Fatalf("%v by %v %v with patient %q: %s on %+v is %v, want %v", scopes, user, roles, patient,
+						do, r, got, want)
 				}
 				if want {
 					any[do+r.typ] = true

@@ -96,8 +96,9 @@ func expired(k *known) error {
 		scheme = "DPoP"
 	}
 	return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.Authenticate",
-		Issues: []fhir.Issue{{Code: "expired", Diagnostics: "the access token has expired; get a new one from the token endpoint"}},
-		Err:    access.Challenge(scheme + ` error="invalid_token", error_description="The access token has expired"`)}
+		Issues: []fhir.Issue{{Code: "expired",
+			Diagnostics: "the access token has expired; get a new one from the token endpoint"}},
+		Err: access.Challenge(scheme + ` error="invalid_token", error_description="The access token has expired"`)}
 }
 
 // Authenticate returns the caller. The Principal is shared between requests
@@ -130,7 +131,8 @@ func (e *Engine) Inspect(ctx context.Context, tok string) (*access.Principal, Cl
 	if err != nil {
 		return nil, Claims{}, err
 	}
-	c := Claims{Patient: p.Patient, Encounter: k.claims.Encounter, FHIRUser: k.claims.FHIRUser, JKT: k.claims.Confirm.JKT, X5T: k.claims.Confirm.X5T}
+	c := Claims{Patient: p.Patient, Encounter: k.claims.Encounter, FHIRUser: k.claims.FHIRUser,
+		JKT: k.claims.Confirm.JKT, X5T: k.claims.Confirm.X5T}
 	if k.claims.Iat != nil {
 		c.Issued = time.Unix(int64(*k.claims.Iat), 0).UTC()
 	}
@@ -194,8 +196,10 @@ func (e *Engine) possession(r *http.Request, k *known, tok string, proven bool) 
 		if errors.Is(err, dpop.ErrNonce) {
 			code = "use_dpop_nonce" // RFC 9449 9
 		}
-		return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.Authenticate", Issues: []fhir.Issue{{Code: "login", Diagnostics: code}},
-			Err: errors.Join(err, access.Challenge(`DPoP error="`+code+`", algs="`+strings.Join(dpop.Algs(), " ")+`"`))}
+		return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.Authenticate",
+			Issues: []fhir.Issue{{Code: "login", Diagnostics: code}},
+			Err: errors.Join(err, access.Challenge(`DPoP error="`+code+`", algs="`+
+				strings.Join(dpop.Algs(), " ")+`"`))}
 	}
 	proof, err := dpop.Verify(r, e.Issuer+r.URL.EscapedPath(), tok, e.Clock(), e.Nonces)
 	if err != nil {
@@ -263,7 +267,8 @@ func (e *Engine) check(ctx context.Context, tok string) (*known, error) {
 		return nil, invalid()
 	}
 	// The server's own clock may have gone back since (smart/oauth/token).
-	k := &known{claims: c, notBefore: time.Unix(int64(*c.Iat), 0).Add(-client.Skew), expires: time.Unix(int64(*c.Exp), 0).UTC()}
+	k := &known{claims: c, notBefore: time.Unix(int64(*c.Iat), 0).Add(-client.Skew),
+		expires: time.Unix(int64(*c.Exp), 0).UTC()}
 	if c.Nbf != nil && int64(*c.Nbf) > k.notBefore.Unix() {
 		k.notBefore = time.Unix(int64(*c.Nbf), 0)
 	}
@@ -343,9 +348,11 @@ func (e *Engine) compile(ctx context.Context, k *known, c client.Client, now tim
 		return e.compilePerson(ctx, k, c, now)
 	}
 	if k.principal == nil {
-		k.principal = &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub, Issuer: k.claims.Iss, TokenID: k.claims.Jti,
+		k.principal = &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub,
+			Issuer: k.claims.Iss, TokenID: k.claims.Jti,
 			Scope: k.claims.Scope, Expires: k.expires,
-			Grant: &access.Grant{Recipient: c.ID, Rules: k.set.Rules(), Consents: e.Consents, RecordsConsent: c.RecordsConsent}}
+			Grant: &access.Grant{Recipient: c.ID, Rules: k.set.Rules(), Consents: e.Consents,
+				RecordsConsent: c.RecordsConsent}}
 	}
 	return k.principal, nil
 }
@@ -369,7 +376,8 @@ func (e *Engine) still(k *known, p *access.Principal) func(context.Context) erro
 			return err
 		}
 		if !sameRights(p, q) {
-			return fhir.Errorf(fhir.Unavailable, "policy.Still", "what this token may do has changed while the request ran; repeat the request")
+			return fhir.Errorf(fhir.Unavailable, "policy.Still",
+				"what this token may do has changed while the request ran; repeat the request")
 		}
 		good.Store(uint64(latest))
 		return nil
@@ -379,12 +387,14 @@ func (e *Engine) still(k *known, p *access.Principal) func(context.Context) erro
 // sameRights reports whether two principals of one token may do the same. A
 // refreshed token compiles its principal anew.
 func sameRights(p, q *access.Principal) bool {
-	return p == q || p.ClientID == q.ClientID && p.Patient == q.Patient && p.Authorization == q.Authorization && p.Grant.Person == q.Grant.Person &&
+	return p == q || p.ClientID == q.ClientID && p.Patient == q.Patient && p.Authorization == q.Authorization &&
+		p.Grant.Person == q.Grant.Person &&
 		p.Grant.RecordsConsent == q.Grant.RecordsConsent && reflect.DeepEqual(p.Grant.Rules, q.Grant.Rules)
 }
 
 // compilePerson is for this server's own token of a person. k is locked.
-func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, now time.Time) (*access.Principal, error) {
+func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client,
+	now time.Time) (*access.Principal, error) {
 	rec, err := e.Grants.Changed(ctx, k.claims.Authz, &k.record)
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return nil, err
@@ -406,8 +416,9 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client, n
 		return k.principal, nil
 	}
 	f := Facts{Scopes: k.set, Patient: k.claims.Patient, FHIRUser: rec.Subject.FHIRUser}
-	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub, Issuer: k.claims.Iss, TokenID: k.claims.Jti,
-		Scope: k.claims.Scope, Expires: k.expires, Authorization: rec.ID, Patient: k.claims.Patient, Roles: roles,
+	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: k.claims.Sub, Issuer: k.claims.Iss,
+		TokenID: k.claims.Jti,
+		Scope:   k.claims.Scope, Expires: k.expires, Authorization: rec.ID, Patient: k.claims.Patient, Roles: roles,
 		ACR: rec.Subject.ACR, AuthTime: rec.Subject.AuthTime, DPoP: k.claims.Confirm.JKT != ""}
 	e.finish(p, f, c)
 	if e.ConsentsOf != nil {
@@ -424,7 +435,8 @@ func (e *Engine) finish(p *access.Principal, f Facts, c client.Client) {
 	if !f.FHIRUser.IsZero() {
 		p.FHIRUser = f.FHIRUser.String()
 	}
-	p.Grant = &access.Grant{Recipient: p.ClientID, Rules: Compile(f), Consents: e.Consents, Person: true, RecordsConsent: c.RecordsConsent}
+	p.Grant = &access.Grant{Recipient: p.ClientID, Rules: Compile(f), Consents: e.Consents, Person: true,
+		RecordsConsent: c.RecordsConsent}
 }
 
 // compileOutside is for a token of an outside issuer: never more than its
@@ -439,12 +451,14 @@ func (e *Engine) compileOutside(k *known, c client.Client) (*access.Principal, e
 		return k.principal, nil
 	}
 	t := k.token
-	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: t.Subject, Issuer: t.Issuer, TokenID: t.ID, Scope: set.String(), Expires: t.Expires}
+	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: t.Subject, Issuer: t.Issuer, TokenID: t.ID,
+		Scope: set.String(), Expires: t.Expires}
 	if t.Person {
 		p.Patient, p.Roles, p.ACR, p.AuthTime, p.DPoP = t.Patient, t.Roles, t.ACR, t.AuthTime, t.JKT != ""
 		e.finish(p, Facts{Scopes: set, Patient: t.Patient, FHIRUser: t.FHIRUser}, c)
 	} else {
-		p.Grant = &access.Grant{Recipient: c.ID, Rules: set.Rules(), Consents: e.Consents, RecordsConsent: c.RecordsConsent}
+		p.Grant = &access.Grant{Recipient: c.ID, Rules: set.Rules(), Consents: e.Consents,
+			RecordsConsent: c.RecordsConsent}
 	}
 	k.principal = p
 	return p, nil

@@ -34,8 +34,10 @@ func (s StepUp) Demand(p *access.Principal) error {
 		scheme = "DPoP"
 	}
 	const text = "a passkey has to be shown again, within the last five minutes"
-	return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.StepUp", Issues: []fhir.Issue{{Code: "login", Diagnostics: "insufficient_user_authentication: " + text}},
-		Err: access.Challenge(fmt.Sprintf(`%s error="insufficient_user_authentication", error_description="%s", acr_values="%s", max_age="%d"`,
+	return &fhir.Error{Kind: fhir.Unauthorized, Op: "policy.StepUp",
+		Issues: []fhir.Issue{{Code: "login", Diagnostics: "insufficient_user_authentication: " + text}},
+		Err: access.Challenge(fmt.Sprintf(
+			`%s error="insufficient_user_authentication", error_description="%s", acr_values="%s", max_age="%d"`,
 			scheme, text, authn.PhishingResistant, int(session.StepUpLife/time.Second)))}
 }
 

@@ -63,13 +63,16 @@ func TestStepUpDevice(t *testing.T) {
 		next, prev *fhir.Resource
 		demands    bool
 	}{
-		{"create", active, nil, false}, {"no change of status", device(`,"status":"active","lotNumber":"7"`), active, false},
-		{"out of use", inactive, active, true}, {"back again", active, inactive, true}, {"status taken away", silent, active, true}, {"delete", nil, active, true},
+		{"create", active, nil, false}, {"no change of status", device(`,"status":"active","lotNumber":"7"`),
+			active, false},
+		{"out of use", inactive, active, true}, {"back again", active, inactive, true},
+		{"status taken away", silent, active, true}, {"delete", nil, active, true},
 	} {
 		if _, err := stepUp().Device(t.Context(), someone("mfa", 0), x.next, x.prev); (err != nil) != x.demands {
 			t.Errorf("%s with a weak sign-in: %v", x.name, err)
 		}
-		for who, p := range map[string]*access.Principal{"fresh passkey": someone("phr", time.Minute), "backend": {ClientID: "b", Grant: &access.Grant{}}} {
+		for who, p := range map[string]*access.Principal{"fresh passkey": someone("phr", time.Minute),
+			"backend": {ClientID: "b", Grant: &access.Grant{}}} {
 			if got, err := stepUp().Device(t.Context(), p, x.next, x.prev); err != nil || got != x.next {
 				t.Errorf("%s by a %s: %v", x.name, who, err)
 			}

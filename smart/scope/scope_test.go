@@ -18,15 +18,16 @@ const vital = "http://terminology.hl7.org/CodeSystem/observation-category|vital-
 
 func TestParseAndWrite(t *testing.T) {
 	for in, want := range map[string]string{
-		"system/Observation.read":                                  "",
-		"system/*.read":                                            "",
-		"system/Observation.write":                                 "",
-		"system/*.*":                                               "",
-		"system/Observation.rs":                                    "",
-		"system/*.cruds":                                           "",
-		" system/Patient.r  system/Device.s ":                      "system/Patient.r system/Device.s",
-		"system/Observation.rs?category=" + vital:                  "",
-		"system/Observation.rs?status=final&category=" + vital:     "system/Observation.rs?category=" + vital + "&status=final",
+		"system/Observation.read":                 "",
+		"system/*.read":                           "",
+		"system/Observation.write":                "",
+		"system/*.*":                              "",
+		"system/Observation.rs":                   "",
+		"system/*.cruds":                          "",
+		" system/Patient.r  system/Device.s ":     "system/Patient.r system/Device.s",
+		"system/Observation.rs?category=" + vital: "",
+		"system/Observation.rs?status=final&category=" + vital: "system/Observation.rs?category=" + vital +
+			"&status=final",
 		"system/Observation.rs?category=a,b":                       "",
 		"system/Observation.rs?category=|a":                        "",
 		"system/Observation.rs?category=http://x|":                 "",
@@ -96,8 +97,10 @@ func TestNarrow(t *testing.T) {
 		{"system/*.*", "system/Observation.r", "system/Observation.r"},
 		{"system/Observation.cruds", "system/*.rs", "system/Observation.rs"},
 		{"system/Observation.rs", "system/Observation.rs?category=a", "system/Observation.rs?category=a"},
-		{"system/Observation.rs?status=final", "system/Observation.rs?category=a", "system/Observation.rs?category=a&status=final"},
-		{"system/Observation.rs?category=b", "system/Observation.rs?category=a", "system/Observation.rs?category=b&category=a"},
+		{"system/Observation.rs?status=final", "system/Observation.rs?category=a",
+			"system/Observation.rs?category=a&status=final"},
+		{"system/Observation.rs?category=b", "system/Observation.rs?category=a",
+			"system/Observation.rs?category=b&category=a"},
 		{"system/Patient.rs", "system/Observation.rs", ""},
 		{"system/Observation.c", "system/Observation.rs", ""},
 		{"system/Observation.rs system/*.rs", "system/*.cruds", "system/*.rs"},
@@ -128,7 +131,8 @@ func TestNarrowIsTheIntersection(t *testing.T) {
 		}
 		s += rapid.SampledFrom([]string{"r", "s", "rs", "cu", "cruds", "cd"}).Draw(t, "perm")
 		if strings.Contains(s, "Observation") {
-			s += rapid.SampledFrom([]string{"", "?category=a", "?category=a,b", "?category=x|a", "?category=|a&status=f", "?category=a&category=b"}).Draw(t, "q")
+			s += rapid.SampledFrom([]string{"", "?category=a", "?category=a,b", "?category=x|a",
+				"?category=|a&status=f", "?category=a&category=b"}).Draw(t, "q")
 		}
 		return s
 	})
@@ -140,8 +144,9 @@ func TestNarrowIsTheIntersection(t *testing.T) {
 			n = must(t, n.String())
 		}
 		tokens := map[string][]access.Token{
-			"category": rapid.SliceOfN(rapid.SampledFrom([]access.Token{{Code: "a"}, {System: "x", Code: "a"}, {Code: "b"}, {System: "y", Code: "b"}}), 0, 2).Draw(t, "category"),
-			"status":   {{Code: rapid.SampledFrom([]string{"f", "g"}).Draw(t, "status")}},
+			"category": rapid.SliceOfN(rapid.SampledFrom([]access.Token{{Code: "a"}, {System: "x", Code: "a"},
+				{Code: "b"}, {System: "y", Code: "b"}}), 0, 2).Draw(t, "category"),
+			"status": {{Code: rapid.SampledFrom([]string{"f", "g"}).Draw(t, "status")}},
 		}
 		f := &access.Facts{Type: rapid.SampledFrom([]string{"Observation", "Patient", "Device"}).Draw(t, "facts"),
 			Tokens: func(p string) []access.Token { return tokens[p] }}
@@ -158,7 +163,8 @@ func TestNarrowIsTheIntersection(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"system/*.read", "system/Observation.rs?category=" + vital, "system/Observation.rs?status=%5C%7C,a|b", "patient/*.r ?"} {
+	for _, s := range []string{"system/*.read", "system/Observation.rs?category=" + vital,
+		"system/Observation.rs?status=%5C%7C,a|b", "patient/*.r ?"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -182,7 +188,8 @@ func FuzzParse(f *testing.F) {
 func TestRegisteredParameters(t *testing.T) {
 	for in, want := range map[[2]string]bool{
 		{"Observation", "category"}: true, {"Observation", "code"}: true, {"Observation", "status"}: true,
-		{"Observation", "patient"}: false, {"Observation", "date"}: false, {"Observation", "nonsense"}: false, {"Patient", "category"}: false,
+		{"Observation", "patient"}: false, {"Observation", "date"}: false, {"Observation", "nonsense"}: false,
+		{"Patient", "category"}: false,
 	} {
 		if scope.Registered(in[0], in[1]) != want {
 			t.Errorf("%v: %v", in, !want)

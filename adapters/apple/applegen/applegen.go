@@ -242,7 +242,8 @@ func (g *gen) export() error {
 	g.str("\"/>\n <Me HKCharacteristicTypeIdentifierDateOfBirth=\"1984-02-11\" HKCharacteristicTypeIdentifierBiologicalSex=\"HKBiologicalSexNotSet\" HKCharacteristicTypeIdentifierBloodType=\"HKBloodTypeNotSet\" HKCharacteristicTypeIdentifierFitzpatrickSkinType=\"HKFitzpatrickSkinTypeNotSet\" HKCharacteristicTypeIdentifierCardioFitnessMedicationsUse=\"None\"/>\n")
 	g.flush()
 	for kind, write := range []func(kind, day int){
-		g.heartRate, g.quantities, g.body, g.sleep, g.variability, g.standHours, g.events, g.bloodPressure, g.workouts, g.clinical, g.summaries,
+		g.heartRate, g.quantities, g.body, g.sleep, g.variability, g.standHours, g.events, g.bloodPressure,
+		g.workouts, g.clinical, g.summaries,
 	} {
 		for day := range g.days {
 			write(kind, day)

@@ -32,7 +32,8 @@ func TestDeterministicAndWhole(t *testing.T) {
 			t.Errorf("%s: the same seed must give the same bytes, another one others", name)
 		}
 		r := adaptertest.NewRecorder()
-		in := adapters.Input{Name: name, Body: bytes.NewReader(a.Bytes()), At: bytes.NewReader(a.Bytes()), Size: int64(a.Len()), Received: adaptertest.Received()}
+		in := adapters.Input{Name: name, Body: bytes.NewReader(a.Bytes()), At: bytes.NewReader(a.Bytes()),
+			Size: int64(a.Len()), Received: adaptertest.Received()}
 		if err := apple.New().Decode(t.Context(), in, r); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -78,9 +79,11 @@ func TestProportions(t *testing.T) {
 	count := func(s string) float64 { return float64(bytes.Count(buf.Bytes(), []byte(s))) }
 	records := count("<Record ")
 	for typ, percent := range map[string]float64{
-		"Quantity|ActiveEnergyBurned": 29, "Quantity|HeartRate": 18, "Quantity|BasalEnergyBurned": 13, "Quantity|DistanceWalkingRunning": 12,
-		"Quantity|StepCount": 8, "Quantity|AppleExerciseTime": 3, "Quantity|PhysicalEffort": 3, "Quantity|RespiratoryRate": 1,
-		"Category|SleepAnalysis": 2, "Quantity|OxygenSaturation": 0.3, "Quantity|HeartRateVariabilitySDNN": 0.3,
+		"Quantity|ActiveEnergyBurned": 29, "Quantity|HeartRate": 18, "Quantity|BasalEnergyBurned": 13,
+		"Quantity|DistanceWalkingRunning": 12,
+		"Quantity|StepCount":              8, "Quantity|AppleExerciseTime": 3, "Quantity|PhysicalEffort": 3,
+		"Quantity|RespiratoryRate": 1,
+		"Category|SleepAnalysis":   2, "Quantity|OxygenSaturation": 0.3, "Quantity|HeartRateVariabilitySDNN": 0.3,
 	} {
 		family, name, _ := strings.Cut(typ, "|")
 		got := 100 * count(`<Record type="HK`+family+"TypeIdentifier"+name+`"`) / records

@@ -15,11 +15,16 @@ func GenerateHAE(w io.Writer, o Options) error {
 	g.w = bufio.NewWriterSize(w, 64<<10)
 	g.str(`{"data":{"metrics":[`)
 	g.metric("heart_rate", "count/min", false, g.haeHeartRate)
-	g.metric("step_count", "count", false, g.perDay(func(day int) string { return strconv.Itoa(5000 + g.rnd(101, day).IntN(9000)) }))
-	g.metric("active_energy", "kcal", false, g.perDay(func(day int) string { return fmt.Sprintf("%.3f", 350+300*g.rnd(102, day).Float64()) }))
-	g.metric("resting_heart_rate", "count/min", false, g.perDay(func(day int) string { return strconv.Itoa(54 + g.rnd(103, day).IntN(8)) }))
-	g.metric("heart_rate_variability", "ms", false, g.perDay(func(day int) string { return fmt.Sprintf("%.2f", 32+25*g.rnd(104, day).Float64()) }))
-	g.metric("blood_oxygen_saturation", "%", false, g.perDay(func(day int) string { return strconv.Itoa(94 + g.rnd(105, day).IntN(5)) }))
+	g.metric("step_count", "count", false,
+		g.perDay(func(day int) string { return strconv.Itoa(5000 + g.rnd(101, day).IntN(9000)) }))
+	g.metric("active_energy", "kcal", false,
+		g.perDay(func(day int) string { return fmt.Sprintf("%.3f", 350+300*g.rnd(102, day).Float64()) }))
+	g.metric("resting_heart_rate", "count/min", false,
+		g.perDay(func(day int) string { return strconv.Itoa(54 + g.rnd(103, day).IntN(8)) }))
+	g.metric("heart_rate_variability", "ms", false,
+		g.perDay(func(day int) string { return fmt.Sprintf("%.2f", 32+25*g.rnd(104, day).Float64()) }))
+	g.metric("blood_oxygen_saturation", "%", false,
+		g.perDay(func(day int) string { return strconv.Itoa(94 + g.rnd(105, day).IntN(5)) }))
 	g.metric("sleep_analysis", "hr", true, g.haeSleep)
 	g.str(`],"workouts":[`)
 	first := true
@@ -74,7 +79,8 @@ func (g *gen) haeHeartRate(day int) {
 		v := max(42, pulse(r, sec))
 		g.str(`{"date":"`)
 		g.date(day, sec)
-		g.b = fmt.Appendf(g.b, `","Min":%d,"Avg":%.4f,"Max":%d,"source":"%s"}`, int(v)-r.IntN(6), v, int(v)+1+r.IntN(9), g.watch)
+		g.b = fmt.Appendf(g.b, `","Min":%d,"Avg":%.4f,"Max":%d,"source":"%s"}`, int(v)-r.IntN(6), v,
+			int(v)+1+r.IntN(9), g.watch)
 	}
 }
 
@@ -94,7 +100,8 @@ func (g *gen) haeSleep(day int) {
 func (g *gen) haeWorkout(day int) {
 	r := g.rnd(111, day)
 	from, length := 18*3600+r.IntN(1800), 1500+r.IntN(1500)
-	g.b = fmt.Appendf(g.b, `{"id":"550E8400-E29B-41D4-%04X-%012X","name":"Outdoor Run","start":"`, g.seed&0xffff, g.start.Add(time.Duration(day)*24*time.Hour).Unix())
+	g.b = fmt.Appendf(g.b, `{"id":"550E8400-E29B-41D4-%04X-%012X","name":"Outdoor Run","start":"`, g.seed&0xffff,
+		g.start.Add(time.Duration(day)*24*time.Hour).Unix())
 	g.date(day, from)
 	g.str(`","end":"`)
 	g.date(day, from+length)

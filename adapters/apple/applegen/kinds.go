@@ -24,7 +24,8 @@ func (g *gen) heartRate(kind, day int) {
 		case sec < from && next > from:
 			next = from
 		}
-		g.record("HKQuantityTypeIdentifierHeartRate", g.watch, "count/min", day, sec, sec, strconv.Itoa(int(max(42, v))))
+		g.record("HKQuantityTypeIdentifierHeartRate", g.watch, "count/min", day, sec, sec,
+			strconv.Itoa(int(max(42, v))))
 		g.str(">\n")
 		g.meta("  ", "HKMetadataKeyHeartRateMotionContext", []string{"0", "1", "2"}[context])
 		g.str(" </Record>\n")
@@ -47,11 +48,16 @@ type quantity struct {
 var daily = []quantity{
 	{typ: "StepCount", unit: "count", phone: true, perDay: 36, span: 500, from: 7, to: 22, mean: 140, spread: 90},
 	{typ: "StepCount", unit: "count", perDay: 53, span: 420, from: 7, to: 22, mean: 120, spread: 80},
-	{typ: "DistanceWalkingRunning", unit: "km", phone: true, perDay: 38, span: 500, from: 7, to: 22, mean: 0.1, spread: 0.06, digits: 5},
-	{typ: "DistanceWalkingRunning", unit: "km", perDay: 105, span: 420, from: 7, to: 22, mean: 0.09, spread: 0.05, digits: 6},
-	{typ: "ActiveEnergyBurned", unit: "kcal", perDay: 335, span: 60, from: 6, to: 23, mean: 1.3, spread: 1.1, digits: 3},
-	{typ: "BasalEnergyBurned", unit: "kcal", perDay: 155, span: 560, from: 0, to: 24, mean: 10.6, spread: 0.6, digits: 3},
-	{typ: "PhysicalEffort", unit: "kcal/hr·kg", perDay: 35, span: 300, from: 7, to: 22, mean: 2.1, spread: 0.9, digits: 1},
+	{typ: "DistanceWalkingRunning", unit: "km", phone: true, perDay: 38, span: 500, from: 7, to: 22, mean: 0.1,
+		spread: 0.06, digits: 5},
+	{typ: "DistanceWalkingRunning", unit: "km", perDay: 105, span: 420, from: 7, to: 22, mean: 0.09, spread: 0.05,
+		digits: 6},
+	{typ: "ActiveEnergyBurned", unit: "kcal", perDay: 335, span: 60, from: 6, to: 23, mean: 1.3, spread: 1.1,
+		digits: 3},
+	{typ: "BasalEnergyBurned", unit: "kcal", perDay: 155, span: 560, from: 0, to: 24, mean: 10.6, spread: 0.6,
+		digits: 3},
+	{typ: "PhysicalEffort", unit: "kcal/hr·kg", perDay: 35, span: 300, from: 7, to: 22, mean: 2.1, spread: 0.9,
+		digits: 1},
 	{typ: "FlightsClimbed", unit: "count", phone: true, perDay: 8, span: 40, from: 8, to: 20, mean: 1.6, spread: 0.8},
 	{typ: "AppleExerciseTime", unit: "min", perDay: 34, span: 60, from: 8, to: 20, mean: 1},
 	{typ: "AppleStandTime", unit: "min", perDay: 14, span: 300, from: 7, to: 22, mean: 3, spread: 1},
@@ -59,15 +65,22 @@ var daily = []quantity{
 	{typ: "OxygenSaturation", unit: "%", perDay: 4, span: 15, from: 0, to: 24, mean: 0.966, spread: 0.008, digits: 2,
 		meta: "HKMetadataKeyBarometricPressure", metaVal: "100.912 kPa"},
 	{typ: "RespiratoryRate", unit: "count/min", perDay: 11, from: 0, to: 7, mean: 14.5, spread: 1.2, digits: 1},
-	{typ: "EnvironmentalAudioExposure", unit: "dBASPL", perDay: 9, span: 1500, from: 8, to: 21, mean: 62, spread: 7, digits: 4},
-	{typ: "HeadphoneAudioExposure", unit: "dBASPL", phone: true, perDay: 5, span: 900, from: 8, to: 21, mean: 66, spread: 6, digits: 4},
-	{typ: "WalkingSpeed", unit: "km/hr", phone: true, perDay: 28, span: 40, from: 8, to: 20, mean: 4.7, spread: 0.4, digits: 3},
+	{typ: "EnvironmentalAudioExposure", unit: "dBASPL", perDay: 9, span: 1500, from: 8, to: 21, mean: 62, spread: 7,
+		digits: 4},
+	{typ: "HeadphoneAudioExposure", unit: "dBASPL", phone: true, perDay: 5, span: 900, from: 8, to: 21, mean: 66,
+		spread: 6, digits: 4},
+	{typ: "WalkingSpeed", unit: "km/hr", phone: true, perDay: 28, span: 40, from: 8, to: 20, mean: 4.7, spread: 0.4,
+		digits: 3},
 	{typ: "WalkingStepLength", unit: "cm", phone: true, perDay: 28, span: 40, from: 8, to: 20, mean: 71, spread: 4},
-	{typ: "WalkingDoubleSupportPercentage", unit: "%", phone: true, perDay: 8, span: 40, from: 8, to: 20, mean: 0.29, spread: 0.01, digits: 3},
-	{typ: "WalkingAsymmetryPercentage", unit: "%", phone: true, perDay: 4, span: 40, from: 8, to: 20, mean: 0.02, spread: 0.01, digits: 2},
+	{typ: "WalkingDoubleSupportPercentage", unit: "%", phone: true, perDay: 8, span: 40, from: 8, to: 20,
+		mean: 0.29, spread: 0.01, digits: 3},
+	{typ: "WalkingAsymmetryPercentage", unit: "%", phone: true, perDay: 4, span: 40, from: 8, to: 20, mean: 0.02,
+		spread: 0.01, digits: 2},
 	{typ: "RestingHeartRate", unit: "count/min", perDay: 1, span: 60000, from: 0, to: 2, mean: 57, spread: 2},
-	{typ: "WalkingHeartRateAverage", unit: "count/min", perDay: 1, span: 40000, from: 8, to: 9, mean: 98, spread: 5, digits: 1},
-	{typ: "AppleSleepingWristTemperature", unit: "degC", perDay: 1, span: 21600, from: 0, to: 1, mean: 35.4, spread: 0.2, digits: 4},
+	{typ: "WalkingHeartRateAverage", unit: "count/min", perDay: 1, span: 40000, from: 8, to: 9, mean: 98, spread: 5,
+		digits: 1},
+	{typ: "AppleSleepingWristTemperature", unit: "degC", perDay: 1, span: 21600, from: 0, to: 1, mean: 35.4,
+		spread: 0.2, digits: 4},
 }
 
 func (g *gen) quantities(kind, day int) {
@@ -81,7 +94,8 @@ func (g *gen) quantities(kind, day int) {
 		step := (q.to - q.from) * 3600 / q.perDay
 		for n := range q.perDay {
 			sec := q.from*3600 + n*step + r.IntN(max(1, step/4))
-			g.record("HKQuantityTypeIdentifier"+q.typ, source, q.unit, day, sec, sec+min(q.span, max(step-step/4, q.span/8)), "")
+			g.record("HKQuantityTypeIdentifier"+q.typ, source, q.unit, day, sec,
+				sec+min(q.span, max(step-step/4, q.span/8)), "")
 			g.float(q.value(r), q.digits)
 			if q.meta == "" {
 				g.end()
@@ -107,7 +121,8 @@ func (q *quantity) value(r *rand.Rand) float64 {
 func (g *gen) body(kind, day int) {
 	r := g.rnd(kind, day)
 	if day%3 == 0 {
-		g.record("HKQuantityTypeIdentifierVO2Max", g.watch, "mL/min·kg", day, 64800, 64800, strconv.FormatFloat(39+r.Float64(), 'f', 2, 64))
+		g.record("HKQuantityTypeIdentifierVO2Max", g.watch, "mL/min·kg", day, 64800, 64800,
+			strconv.FormatFloat(39+r.Float64(), 'f', 2, 64))
 		g.str(">\n")
 		g.meta("  ", "HKVO2MaxTestType", "2")
 		g.str(" </Record>\n")
@@ -134,7 +149,8 @@ func (g *gen) body(kind, day int) {
 	}
 	if day%5 == 2 {
 		for _, h := range []int{7, 12, 18} {
-			g.record("HKQuantityTypeIdentifierBloodGlucose", "Glucose", "mg/dL", day, h*3600+900, h*3600+900, strconv.Itoa(84+r.IntN(40)))
+			g.record("HKQuantityTypeIdentifierBloodGlucose", "Glucose", "mg/dL", day, h*3600+900, h*3600+900,
+				strconv.Itoa(84+r.IntN(40)))
 			g.str(">\n")
 			g.meta("  ", "HKBloodGlucoseMealTime", "1")
 			g.str(" </Record>\n")
@@ -146,7 +162,8 @@ func (g *gen) body(kind, day int) {
 func (g *gen) sleep(kind, day int) {
 	r := g.rnd(kind, day)
 	segment := func(source, value string, from, to int) {
-		g.record("HKCategoryTypeIdentifierSleepAnalysis", source, "", day, from, to, "HKCategoryValueSleepAnalysis"+value)
+		g.record("HKCategoryTypeIdentifierSleepAnalysis", source, "", day, from, to,
+			"HKCategoryValueSleepAnalysis"+value)
 		g.str(">\n")
 		g.meta("  ", "HKTimeZone", "Europe/Stockholm")
 		g.str(" </Record>\n")
@@ -170,12 +187,14 @@ func (g *gen) variability(kind, day int) {
 	r := g.rnd(kind, day)
 	for n := range 3 {
 		from := n*28000 + r.IntN(3000)
-		g.record("HKQuantityTypeIdentifierHeartRateVariabilitySDNN", g.watch, "ms", day, from, from+60, strconv.FormatFloat(30+30*r.Float64(), 'f', 4, 64))
+		g.record("HKQuantityTypeIdentifierHeartRateVariabilitySDNN", g.watch, "ms", day, from, from+60,
+			strconv.FormatFloat(30+30*r.Float64(), 'f', 4, 64))
 		g.str(">\n  <HeartRateVariabilityMetadataList>\n")
 		ms := from*1000 + 300
 		for range 50 {
 			bpm := 52 + r.IntN(20)
-			g.b = fmt.Appendf(g.b, "   <InstantaneousBeatsPerMinute bpm=\"%d\" time=\"%02d:%02d:%02d,%02d\"/>\n", bpm, ms/3600000%24, ms/60000%60, ms/1000%60, ms/10%100)
+			g.b = fmt.Appendf(g.b, "   <InstantaneousBeatsPerMinute bpm=\"%d\" time=\"%02d:%02d:%02d,%02d\"/>\n",
+				bpm, ms/3600000%24, ms/60000%60, ms/1000%60, ms/10%100)
 			ms += 60000 / bpm
 		}
 		g.str("  </HeartRateVariabilityMetadataList>\n </Record>\n")
@@ -190,7 +209,8 @@ func (g *gen) standHours(kind, day int) {
 		if r.IntN(5) == 0 {
 			value = "Idle"
 		}
-		g.record("HKCategoryTypeIdentifierAppleStandHour", g.watch, "", day, hour*3600, hour*3600+3600, "HKCategoryValueAppleStandHour"+value)
+		g.record("HKCategoryTypeIdentifierAppleStandHour", g.watch, "", day, hour*3600, hour*3600+3600,
+			"HKCategoryValueAppleStandHour"+value)
 		g.end()
 	}
 }
@@ -251,7 +271,8 @@ func (g *gen) workouts(_, day int) {
 	if activity == "Cycling" {
 		distance = "DistanceCycling"
 	}
-	g.str(` <Workout workoutActivityType="HKWorkoutActivityType`, activity, `" duration="`, strconv.FormatFloat(float64(length)/60, 'f', 3, 64), `" durationUnit="min"`)
+	g.str(` <Workout workoutActivityType="HKWorkoutActivityType`, activity, `" duration="`,
+		strconv.FormatFloat(float64(length)/60, 'f', 3, 64), `" durationUnit="min"`)
 	g.common("HKWorkoutTypeIdentifier", g.watch, "", day, from, to)
 	g.str(">\n")
 	g.meta("  ", "HKIndoorWorkout", "0")
@@ -289,7 +310,8 @@ func (g *gen) workouts(_, day int) {
 	}
 	statistic(distance, "sum", strconv.FormatFloat(float64(length)/400, 'f', 3, 64), "unit", "km")
 	statistic("ActiveEnergyBurned", "sum", strconv.FormatFloat(float64(length)/6, 'f', 2, 64), "unit", "kcal")
-	statistic("HeartRate", "average", strconv.Itoa(128+r.IntN(20)), "minimum", strconv.Itoa(80+r.IntN(15)), "maximum", strconv.Itoa(158+r.IntN(20)), "unit", "count/min")
+	statistic("HeartRate", "average", strconv.Itoa(128+r.IntN(20)), "minimum", strconv.Itoa(80+r.IntN(15)),
+		"maximum", strconv.Itoa(158+r.IntN(20)), "unit", "count/min")
 	g.str("  <WorkoutRoute")
 	g.common("HKWorkoutRouteTypeIdentifier", g.watch, "", day, from, to)
 	g.str(">\n")

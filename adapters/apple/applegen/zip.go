@@ -16,7 +16,8 @@ import (
 func GenerateZip(w io.Writer, o Options) error {
 	z := zip.NewWriter(w)
 	file := func(name string) (io.Writer, error) {
-		return z.CreateHeader(&zip.FileHeader{Name: "apple_health_export/" + name, Method: zip.Deflate, Modified: o.Start})
+		return z.CreateHeader(&zip.FileHeader{Name: "apple_health_export/" + name, Method: zip.Deflate,
+			Modified: o.Start})
 	}
 	f, err := file("export.xml")
 	if err != nil {
@@ -60,10 +61,12 @@ func (g *gen) files(day int, file func(name string) (io.Writer, error)) error {
 		return err
 	}
 	if _, from, length, ok := g.session(day); ok {
-		g.str(`<?xml version="1.0" encoding="UTF-8"?>`, "\n<gpx version=\"1.1\" creator=\"Apple Health Export\" xmlns=\"http://www.topografix.com/GPX/1/1\"><trk><name>Route</name><trkseg>\n")
+		g.str(`<?xml version="1.0" encoding="UTF-8"?>`,
+			"\n<gpx version=\"1.1\" creator=\"Apple Health Export\" xmlns=\"http://www.topografix.com/GPX/1/1\"><trk><name>Route</name><trkseg>\n")
 		for sec := 0; sec < length; sec += 60 {
 			at := g.start.AddDate(0, 0, day).Add(time.Duration(from+sec) * time.Second).UTC().Format(time.RFC3339)
-			g.b = fmt.Appendf(g.b, "<trkpt lon=\"%.6f\" lat=\"%.6f\"><ele>%d</ele><time>%s</time></trkpt>\n", float64(sec)*2e-5, float64(sec)*1e-5, sec/60, at)
+			g.b = fmt.Appendf(g.b, "<trkpt lon=\"%.6f\" lat=\"%.6f\"><ele>%d</ele><time>%s</time></trkpt>\n",
+				float64(sec)*2e-5, float64(sec)*1e-5, sec/60, at)
 		}
 		g.str("</trkseg></trk></gpx>\n")
 		if err := write(g.route(day)); err != nil {
@@ -91,7 +94,8 @@ func GenerateECG(w io.Writer, o Options, at time.Time) error {
 	for i := range 30 * 512 {
 		phase := math.Mod(float64(i)/512*1.1, 1)
 		v := 80*math.Exp(-math.Pow((phase-0.2)/0.03, 2)) - 120*math.Exp(-math.Pow((phase-0.37)/0.008, 2)) +
-			900*math.Exp(-math.Pow((phase-0.4)/0.009, 2)) + 180*math.Exp(-math.Pow((phase-0.65)/0.05, 2)) + 6*r.NormFloat64()
+			900*math.Exp(-math.Pow((phase-0.4)/0.009, 2)) + 180*math.Exp(-math.Pow((phase-0.65)/0.05, 2)) +
+			6*r.NormFloat64()
 		if _, err := fmt.Fprintf(b, "%.3f\n", v); err != nil {
 			return err
 		}

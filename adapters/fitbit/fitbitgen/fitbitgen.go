@@ -92,7 +92,8 @@ func (g *generator) around(mean, spread float64) float64 {
 }
 
 func (g *generator) source(method string) object {
-	return object{"recordingMethod": method, "platform": "FITBIT", "device": object{"displayName": "Charge 6", "formFactor": "FITNESS_BAND"}}
+	return object{"recordingMethod": method, "platform": "FITBIT",
+		"device": object{"displayName": "Charge 6", "formFactor": "FITNESS_BAND"}}
 }
 
 func date(t time.Time) object {
@@ -109,7 +110,8 @@ func (g *generator) at(t time.Time) object {
 
 func (g *generator) daily(typ, member string, day time.Time, values object) {
 	values["date"] = date(day)
-	g.put("list_"+typ, object{"dataSource": object{"recordingMethod": "DERIVED", "platform": "FITBIT", "device": object{}}, member: values})
+	g.put("list_"+typ, object{"dataSource": object{"recordingMethod": "DERIVED", "platform": "FITBIT",
+		"device": object{}}, member: values})
 }
 
 func (g *generator) rollup(typ, member string, day time.Time, values object) {
@@ -149,17 +151,22 @@ func (g *generator) day(day time.Time, i int) {
 	g.daily("daily-resting-heart-rate", "dailyRestingHeartRate", day, object{"beatsPerMinute": strconv.Itoa(rest),
 		"dailyRestingHeartRateMetadata": object{"calculationMethod": "WITH_SLEEP"}})
 	g.daily("daily-heart-rate-variability", "dailyHeartRateVariability", day, object{
-		"averageHeartRateVariabilityMilliseconds": g.around(44, 9), "nonRemHeartRateBeatsPerMinute": strconv.Itoa(rest - 3)})
+		"averageHeartRateVariabilityMilliseconds": g.around(44, 9),
+		"nonRemHeartRateBeatsPerMinute":           strconv.Itoa(rest - 3)})
 	g.daily("daily-oxygen-saturation", "dailyOxygenSaturation", day, object{
-		"averagePercentage": g.around(96, 1), "lowerBoundPercentage": g.around(94, 0.5), "upperBoundPercentage": g.around(98, 0.5)})
+		"averagePercentage": g.around(96, 1), "lowerBoundPercentage": g.around(94, 0.5),
+		"upperBoundPercentage": g.around(98, 0.5)})
 	g.daily("daily-respiratory-rate", "dailyRespiratoryRate", day, object{"breathsPerMinute": g.around(14.6, 0.9)})
 	g.daily("daily-sleep-temperature-derivations", "dailySleepTemperatureDerivations", day, object{
-		"nightlyTemperatureCelsius": g.around(34, 0.5), "baselineTemperatureCelsius": 34.0, "relativeNightlyStddev30dCelsius": 0.3})
+		"nightlyTemperatureCelsius": g.around(34, 0.5), "baselineTemperatureCelsius": 34.0,
+		"relativeNightlyStddev30dCelsius": 0.3})
 	if i%7 == 0 {
 		g.put("list_weight", object{"name": fmt.Sprintf("users/1/dataTypes/weight/dataPoints/%d", 7000+i),
 			"dataSource": object{"recordingMethod": "MANUAL", "platform": "FITBIT", "device": object{}},
-			"weight":     object{"sampleTime": g.at(wake.Add(20 * time.Minute)), "weightGrams": int(g.around(74, 0.6) * 1000)}})
-		g.daily("daily-vo2-max", "dailyVo2Max", day, object{"vo2Max": g.around(43, 1), "cardioFitnessLevel": "GOOD", "estimated": true})
+			"weight": object{"sampleTime": g.at(wake.Add(20 * time.Minute)),
+				"weightGrams": int(g.around(74, 0.6) * 1000)}})
+		g.daily("daily-vo2-max", "dailyVo2Max", day,
+			object{"vo2Max": g.around(43, 1), "cardioFitnessLevel": "GOOD", "estimated": true})
 	}
 	if i%3 == 1 {
 		g.exercise(day.Add(17*time.Hour), i)
@@ -192,7 +199,8 @@ func (g *generator) night(bed time.Time, i int) time.Time {
 	var summary []any
 	asleep := 0
 	for _, kind := range []string{"AWAKE", "LIGHT", "DEEP", "REM"} {
-		summary = append(summary, object{"type": kind, "minutes": strconv.Itoa(minutes[kind]), "count": strconv.Itoa(counts[kind])})
+		summary = append(summary, object{"type": kind, "minutes": strconv.Itoa(minutes[kind]),
+			"count": strconv.Itoa(counts[kind])})
 		if kind != "AWAKE" {
 			asleep += minutes[kind]
 		}
@@ -204,7 +212,8 @@ func (g *generator) night(bed time.Time, i int) time.Time {
 			"metadata": object{"processed": true, "mainSleep": true, "stagesStatus": "SUCCEEDED"},
 			"summary": object{
 				"minutesInSleepPeriod": strconv.Itoa(int(t.Sub(bed).Minutes())), "minutesAsleep": strconv.Itoa(asleep),
-				"minutesAwake": strconv.Itoa(minutes["AWAKE"]), "minutesToFallAsleep": strconv.Itoa(latency), "stagesSummary": summary,
+				"minutesAwake": strconv.Itoa(minutes["AWAKE"]), "minutesToFallAsleep": strconv.Itoa(latency),
+				"stagesSummary": summary,
 			},
 		},
 	})
@@ -215,7 +224,8 @@ func (g *generator) exercise(start time.Time, i int) {
 	length := 25 + g.rnd.IntN(35)
 	end := start.Add(time.Duration(length) * time.Minute)
 	g.put("list_exercise", object{
-		"name": fmt.Sprintf("users/1/dataTypes/exercise/dataPoints/%d", 8000+i), "dataSource": g.source("ACTIVELY_MEASURED"),
+		"name":       fmt.Sprintf("users/1/dataTypes/exercise/dataPoints/%d", 8000+i),
+		"dataSource": g.source("ACTIVELY_MEASURED"),
 		"exercise": object{
 			"interval": g.interval(start, end), "exerciseType": []string{"RUNNING", "BIKING", "WALKING"}[i/3%3],
 			"activeDuration": strconv.Itoa(length*60) + "s",

@@ -18,7 +18,8 @@ func pages(t *testing.T, seed uint64) map[string]*bytes.Buffer {
 	err := fitbitgen.Generate(func(name string) (io.Writer, error) {
 		out[name] = &bytes.Buffer{}
 		return out[name], nil
-	}, fitbitgen.Options{Seed: seed, Days: 10, Start: time.Date(2026, 10, 20, 0, 0, 0, 0, time.UTC), Offset: 2 * time.Hour})
+	}, fitbitgen.Options{Seed: seed, Days: 10, Start: time.Date(2026, 10, 20, 0, 0, 0, 0, time.UTC),
+		Offset: 2 * time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +33,8 @@ func TestEveryPageDecodesWhole(t *testing.T) {
 			t.Errorf("%s is not detected", name)
 		}
 		r := adaptertest.NewRecorder()
-		if err := a.Decode(t.Context(), adapters.Input{Name: name, Body: page, Received: adaptertest.Received()}, r); err != nil {
+		if err := a.Decode(t.Context(), adapters.Input{Name: name, Body: page, Received: adaptertest.Received()},
+			r); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if len(r.Samples) == 0 || len(r.Rejects) > 0 || len(r.Drops) > 0 {

@@ -34,7 +34,8 @@ func TestItemKeepsWhatWasWritten(t *testing.T) {
 // another's. Few letters and lengths make many alike.
 func TestTextsAreTheirOwn(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		one := rapid.OneOf(rapid.StringMatching(`[ab]{0,20}`), rapid.StringMatching(`(\\|"|é|\x00|a){0,70}`), rapid.String())
+		one := rapid.OneOf(rapid.StringMatching(`[ab]{0,20}`), rapid.StringMatching(`(\\|"|é|\x00|a){0,70}`),
+			rapid.String())
 		want := rapid.SliceOfN(rapid.MapOfN(one, rapid.SliceOfN(one, 0, 4), 0, 12), 0, 30).Draw(t, "items")
 		body, err := json.Marshal(want)
 		if err != nil {
@@ -67,7 +68,8 @@ func TestTextsAreTheirOwn(t *testing.T) {
 }
 
 func TestRefusedItemIsSkipped(t *testing.T) {
-	r := read(`[` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `,` + `[` + strings.Repeat("1,", 400000) + `1],7]`)
+	r := read(`[` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `,` + `[` + strings.Repeat("1,", 400000) +
+		`1],7]`)
 	var got []string
 	err := r.Array(func(int) error {
 		n, err := r.Item()
@@ -100,9 +102,12 @@ func TestErrorsHoldNoInput(t *testing.T) {
 
 func TestDecimal(t *testing.T) {
 	for s, want := range map[string]jsonitem.State{
-		`1`: jsonitem.Given, `"12"`: jsonitem.Given, `-0.5`: jsonitem.Given, `"NaN"`: jsonitem.NotFinite, `"-Infinity"`: jsonitem.NotFinite,
-		`null`: jsonitem.Absent, `""`: jsonitem.Bad, `"0x1p4"`: jsonitem.Bad, `"01"`: jsonitem.Bad, `"1."`: jsonitem.Bad, `".5"`: jsonitem.Bad,
-		`"1.e5"`: jsonitem.Bad, `"+1"`: jsonitem.Bad, `"inf"`: jsonitem.Bad, `1e999`: jsonitem.Bad, `{}`: jsonitem.Bad, `true`: jsonitem.Bad,
+		`1`: jsonitem.Given, `"12"`: jsonitem.Given, `-0.5`: jsonitem.Given, `"NaN"`: jsonitem.NotFinite,
+		`"-Infinity"`: jsonitem.NotFinite,
+		`null`:        jsonitem.Absent, `""`: jsonitem.Bad, `"0x1p4"`: jsonitem.Bad, `"01"`: jsonitem.Bad,
+		`"1."`: jsonitem.Bad, `".5"`: jsonitem.Bad,
+		`"1.e5"`: jsonitem.Bad, `"+1"`: jsonitem.Bad, `"inf"`: jsonitem.Bad, `1e999`: jsonitem.Bad,
+		`{}`: jsonitem.Bad, `true`: jsonitem.Bad,
 		`"1_000"`: jsonitem.Bad, `1234567890123456789012345678901234567890`: jsonitem.Bad,
 	} {
 		n, err := read(s).Item()
@@ -116,7 +121,8 @@ func TestDecimal(t *testing.T) {
 }
 
 func TestSubtract(t *testing.T) {
-	for _, c := range [][3]string{{"34.12", "33.98", "0.14"}, {"34.5", "34.25", "0.25"}, {"33", "34.1", "-1.1"}, {"1e1", "0.5", "9.5"}} {
+	for _, c := range [][3]string{{"34.12", "33.98", "0.14"}, {"34.5", "34.25", "0.25"}, {"33", "34.1", "-1.1"},
+		{"1e1", "0.5", "9.5"}} {
 		if got, ok := jsonitem.Subtract(c[0], c[1]); !ok || got != c[2] {
 			t.Errorf("%s - %s = %s, want %s", c[0], c[1], got, c[2])
 		}
@@ -139,7 +145,8 @@ func TestTime(t *testing.T) {
 			t.Errorf("%s: %v %v", s, zone, ok)
 		}
 	}
-	for _, s := range []string{"", "2026-05-02", "1970-01-01T00:00:00Z", "9999-01-01T00:00:00Z", "2026-02-30T00:00:00Z"} {
+	for _, s := range []string{"", "2026-05-02", "1970-01-01T00:00:00Z", "9999-01-01T00:00:00Z",
+		"2026-02-30T00:00:00Z"} {
 		n := &jsonitem.Node{Kind: '"', Text: s}
 		if _, _, ok := n.Time(); ok {
 			t.Errorf("%s is taken", s)

@@ -48,7 +48,8 @@ func Payload(format string, err error) error {
 	if errors.Is(b.Err, context.Canceled) || errors.Is(b.Err, context.DeadlineExceeded) {
 		return b.Err
 	}
-	return &adapters.PayloadError{Format: format, Where: "offset " + strconv.FormatInt(b.Offset, 10), Rule: b.Rule, Err: b.Err}
+	return &adapters.PayloadError{Format: format, Where: "offset " + strconv.FormatInt(b.Offset, 10), Rule: b.Rule,
+		Err: b.Err}
 }
 
 // Reader streams one body.

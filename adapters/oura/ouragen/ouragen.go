@@ -38,12 +38,14 @@ func Generate(create func(name string) (io.Writer, error), o Options) error {
 	}
 	y, m, d := o.Start.Date()
 	first := time.Date(y, m, d, 0, 0, 0, 0, time.FixedZone("", int(o.Offset.Seconds())))
-	g := &generator{rnd: rand.New(rand.NewPCG(o.Seed, 0x0a2a)), ring: fmt.Sprintf("ring-%d", o.Seed), replies: map[string][]any{}}
+	g := &generator{rnd: rand.New(rand.NewPCG(o.Seed, 0x0a2a)), ring: fmt.Sprintf("ring-%d", o.Seed),
+		replies: map[string][]any{}}
 	for i := range o.Days {
 		g.day(first.AddDate(0, 0, i), i)
 	}
-	g.put("ring_configuration", object{"id": g.ring, "color": "silver", "design": "balance", "firmware_version": "3.1.0",
-		"hardware_type": "gen4", "set_up_at": stamp(first.AddDate(0, -2, 0)), "size": 10})
+	g.put("ring_configuration", object{"id": g.ring, "color": "silver", "design": "balance",
+		"firmware_version": "3.1.0",
+		"hardware_type":    "gen4", "set_up_at": stamp(first.AddDate(0, -2, 0)), "size": 10})
 	all := object{}
 	for typ, data := range g.replies {
 		all[typ] = object{"data": data, "next_token": nil}
@@ -72,42 +74,56 @@ func (g *generator) day(day time.Time, i int) {
 	g.night(day)
 	midnight := stamp(day)
 	g.daily("daily_sleep", day, object{"score": g.between(62, 93), "timestamp": midnight, "contributors": object{
-		"deep_sleep": g.between(50, 99), "efficiency": g.between(70, 99), "latency": g.between(60, 99), "rem_sleep": g.between(50, 99),
+		"deep_sleep": g.between(50, 99), "efficiency": g.between(70, 99), "latency": g.between(60, 99),
+		"rem_sleep":   g.between(50, 99),
 		"restfulness": g.between(50, 90), "timing": g.between(60, 99), "total_sleep": g.between(55, 97)}})
 	g.daily("daily_readiness", day, object{"score": g.between(60, 94), "timestamp": midnight,
-		"temperature_deviation": float64(g.between(-45, 45)) / 100, "temperature_trend_deviation": float64(g.between(-20, 20)) / 100,
-		"contributors": object{"activity_balance": g.between(60, 95), "body_temperature": g.between(70, 99), "hrv_balance": g.between(60, 99),
-			"recovery_index": g.between(40, 99), "resting_heart_rate": g.between(60, 99), "sleep_balance": g.between(60, 95), "sleep_regularity": nil}})
+		"temperature_deviation":       float64(g.between(-45, 45)) / 100,
+		"temperature_trend_deviation": float64(g.between(-20, 20)) / 100,
+		"contributors": object{"activity_balance": g.between(60, 95), "body_temperature": g.between(70, 99),
+			"hrv_balance":    g.between(60, 99),
+			"recovery_index": g.between(40, 99), "resting_heart_rate": g.between(60, 99),
+			"sleep_balance": g.between(60, 95), "sleep_regularity": nil}})
 	steps := g.between(3500, 14500)
-	g.daily("daily_activity", day, object{"score": g.between(60, 98), "timestamp": stamp(day.Add(4 * time.Hour)), "steps": steps,
+	g.daily("daily_activity", day, object{"score": g.between(60, 98), "timestamp": stamp(day.Add(4 * time.Hour)),
+		"steps":           steps,
 		"active_calories": steps / 22, "total_calories": 1750 + steps/22, "equivalent_walking_distance": steps * 8 / 10,
-		"high_activity_time": g.between(0, 30) * 60, "medium_activity_time": g.between(10, 90) * 60, "low_activity_time": g.between(150, 320) * 60,
-		"sedentary_time": g.between(350, 600) * 60, "resting_time": g.between(420, 560) * 60, "non_wear_time": g.between(0, 40) * 60,
-		"inactivity_alerts": g.between(0, 3), "contributors": object{"stay_active": g.between(50, 99), "move_every_hour": g.between(60, 99)}})
-	g.daily("daily_spo2", day, object{"spo2_percentage": object{"average": float64(g.between(9500, 9850)) / 100}, "breathing_disturbance_index": g.between(0, 9)})
+		"high_activity_time": g.between(0, 30) * 60, "medium_activity_time": g.between(10, 90) * 60,
+		"low_activity_time": g.between(150, 320) * 60,
+		"sedentary_time":    g.between(350, 600) * 60, "resting_time": g.between(420, 560) * 60,
+		"non_wear_time":     g.between(0, 40) * 60,
+		"inactivity_alerts": g.between(0, 3),
+		"contributors":      object{"stay_active": g.between(50, 99), "move_every_hour": g.between(60, 99)}})
+	g.daily("daily_spo2", day, object{"spo2_percentage": object{"average": float64(g.between(9500, 9850)) / 100},
+		"breathing_disturbance_index": g.between(0, 9)})
 	g.daily("daily_stress", day, object{"stress_high": g.between(0, 16) * 900, "recovery_high": g.between(0, 16) * 900,
 		"day_summary": []string{"restored", "normal", "stressful"}[g.rnd.IntN(3)]})
 	g.daily("daily_resilience", day, object{"level": []string{"adequate", "solid", "strong"}[g.rnd.IntN(3)],
-		"contributors": object{"sleep_recovery": g.between(50, 95), "daytime_recovery": g.between(40, 90), "stress": g.between(40, 90)}})
+		"contributors": object{"sleep_recovery": g.between(50, 95), "daytime_recovery": g.between(40, 90),
+			"stress": g.between(40, 90)}})
 	if i%7 == 0 {
-		g.daily("daily_cardiovascular_age", day, object{"vascular_age": g.between(36, 39), "pulse_wave_velocity": float64(g.between(66, 72)) / 10})
+		g.daily("daily_cardiovascular_age", day,
+			object{"vascular_age": g.between(36, 39), "pulse_wave_velocity": float64(g.between(66, 72)) / 10})
 		g.daily("vO2_max", day, object{"vo2_max": g.between(41, 44), "timestamp": midnight})
 	}
 	for minute := 8 * 60; minute < 22*60; minute += 15 {
 		g.heartrate(day.Add(time.Duration(minute)*time.Minute), g.between(62, 95), "awake")
 	}
-	g.put("ring_battery_level", object{"timestamp": day.Add(20 * time.Hour).UTC().Format(time.RFC3339), "level": 95 - i%6*14, "charging": false, "in_charger": false})
+	g.put("ring_battery_level", object{"timestamp": day.Add(20 * time.Hour).UTC().Format(time.RFC3339),
+		"level": 95 - i%6*14, "charging": false, "in_charger": false})
 	if i%3 == 2 {
 		start := day.Add(18 * time.Hour)
 		length := g.between(25, 60)
-		g.daily("workout", day, object{"activity": []string{"running", "cycling", "walking"}[i/3%3], "calories": length * 8, "distance": length * 150,
+		g.daily("workout", day, object{"activity": []string{"running", "cycling", "walking"}[i/3%3],
+			"calories": length * 8, "distance": length * 150,
 			"start_datetime": stamp(start), "end_datetime": stamp(start.Add(time.Duration(length) * time.Minute)),
 			"intensity": "moderate", "label": nil, "source": "confirmed"})
 	}
 }
 
 func (g *generator) heartrate(t time.Time, bpm int, source string) {
-	g.put("heartrate", object{"timestamp": t.UTC().Format("2006-01-02T15:04:05.000Z"), "timestamp_unix": t.UnixMilli(), "bpm": bpm, "source": source})
+	g.put("heartrate", object{"timestamp": t.UTC().Format("2006-01-02T15:04:05.000Z"),
+		"timestamp_unix": t.UnixMilli(), "bpm": bpm, "source": source})
 }
 
 // night writes one sleep document with its phases and series.
@@ -142,11 +158,16 @@ func (g *generator) night(day time.Time) {
 	inBed := len(phases) * 300
 	asleep := inBed - secs['4']
 	g.daily("sleep", day, object{
-		"bedtime_start": stamp(start), "bedtime_end": stamp(start.Add(time.Duration(inBed) * time.Second)), "type": "long_sleep", "period": 0,
-		"total_sleep_duration": asleep, "deep_sleep_duration": secs['1'], "light_sleep_duration": secs['2'], "rem_sleep_duration": secs['3'],
-		"awake_time": secs['4'], "time_in_bed": inBed, "latency": 600, "efficiency": asleep * 100 / inBed, "restless_periods": g.between(60, 220),
-		"average_breath": float64(g.between(105, 125)) / 8, "average_heart_rate": float64(g.between(220, 236)) / 4, "average_hrv": g.between(38, 52),
-		"lowest_heart_rate": low, "app_sleep_phase_5_min": string(phases), "low_battery_alert": false, "ring_id": g.ring,
+		"bedtime_start": stamp(start), "bedtime_end": stamp(start.Add(time.Duration(inBed) * time.Second)),
+		"type": "long_sleep", "period": 0,
+		"total_sleep_duration": asleep, "deep_sleep_duration": secs['1'], "light_sleep_duration": secs['2'],
+		"rem_sleep_duration": secs['3'],
+		"awake_time":         secs['4'], "time_in_bed": inBed, "latency": 600, "efficiency": asleep * 100 / inBed,
+		"restless_periods": g.between(60, 220),
+		"average_breath":   float64(g.between(105, 125)) / 8, "average_heart_rate": float64(g.between(220, 236)) / 4,
+		"average_hrv":       g.between(38, 52),
+		"lowest_heart_rate": low, "app_sleep_phase_5_min": string(phases), "low_battery_alert": false,
+		"ring_id":    g.ring,
 		"heart_rate": object{"interval": 300.0, "items": hr, "timestamp": stamp(start)},
 		"hrv":        object{"interval": 300.0, "items": hrv, "timestamp": stamp(start)},
 	})

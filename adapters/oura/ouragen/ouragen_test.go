@@ -16,7 +16,8 @@ func file(t *testing.T, seed uint64) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	err := ouragen.Generate(func(string) (io.Writer, error) { return &out, nil },
-		ouragen.Options{Seed: seed, Days: 10, Start: time.Date(2026, 10, 20, 0, 0, 0, 0, time.UTC), Offset: -5 * time.Hour})
+		ouragen.Options{Seed: seed, Days: 10, Start: time.Date(2026, 10, 20, 0, 0, 0, 0, time.UTC),
+			Offset: -5 * time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +30,8 @@ func TestFileDecodesWhole(t *testing.T) {
 		t.Error("oura.json is not detected")
 	}
 	r := adaptertest.NewRecorder()
-	if err := a.Decode(t.Context(), adapters.Input{Name: "oura.json", Body: bytes.NewReader(body), Received: adaptertest.Received()}, r); err != nil {
+	if err := a.Decode(t.Context(), adapters.Input{Name: "oura.json", Body: bytes.NewReader(body),
+		Received: adaptertest.Received()}, r); err != nil {
 		t.Fatal(err)
 	}
 	if len(r.Rejects) > 0 || len(r.Drops) > 0 {

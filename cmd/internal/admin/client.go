@@ -66,7 +66,8 @@ func (c *Client) Send(ctx context.Context, op string, query url.Values, body io.
 	return c.do(ctx, http.MethodPost, op, query, body, size, out)
 }
 
-func (c *Client) do(ctx context.Context, method, op string, query url.Values, body io.Reader, size int64, out any) error {
+func (c *Client) do(ctx context.Context, method, op string, query url.Values, body io.Reader, size int64,
+	out any) error {
 	u := url.URL{Scheme: "http", Host: "admin", Path: "/" + op, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
@@ -80,7 +81,8 @@ func (c *Client) do(ctx context.Context, method, op string, query url.Values, bo
 		var op *net.OpError
 		if errors.As(err, &op) && op.Op == "dial" {
 			return Advise(fmt.Errorf("no server answers at %s", c.path),
-				"start one with `pulsegate serve --data "+filepath.Dir(c.path)+"`, or name the data directory of the running one with --data DIR")
+				"start one with `pulsegate serve --data "+filepath.Dir(c.path)+
+					"`, or name the data directory of the running one with --data DIR")
 		}
 		return err
 	}

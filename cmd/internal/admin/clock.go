@@ -22,6 +22,12 @@ type Clocks interface {
 }
 
 func clocks(m *mux, s *Server, o Clocks) {
-	get(m, s, "clock", func(ctx context.Context, op Operator, _ *http.Request) (Clock, error) { return o.ShowClock(ctx, op) })
-	post(m, s, "clock/reset", func(ctx context.Context, op Operator, _ struct{}) (Clock, error) { return o.ResetClock(ctx, op) })
+	get(m, s, "clock", func(ctx context.Context, op Operator, _ *http.Request) (Clock,
+		error) {
+		return o.ShowClock(ctx, op)
+	})
+	post(m, s, "clock/reset", func(ctx context.Context, op Operator, _ struct{}) (Clock,
+		error) {
+		return o.ResetClock(ctx, op)
+	})
 }

@@ -65,5 +65,8 @@ func people(m *mux, s *Server, o People) {
 	post(m, s, "user/enable", func(ctx context.Context, op Operator, in Login) (UserInfo, error) {
 		return o.EnableUser(ctx, op, in.Login)
 	})
-	get(m, s, "user", func(ctx context.Context, op Operator, _ *http.Request) (Users, error) { return o.ListUsers(ctx, op) })
+	get(m, s, "user", func(ctx context.Context, op Operator, _ *http.Request) (Users,
+		error) {
+		return o.ListUsers(ctx, op)
+	})
 }

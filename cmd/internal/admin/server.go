@@ -136,7 +136,10 @@ func peerCredentials(c net.Conn) (cred *unix.Ucred, err error) {
 	if err != nil {
 		return nil, err
 	}
-	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	cerr := raw.Control(func(fd uintptr) {
+		cred,
+			err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
 	return cred, errors.Join(cerr, err)
 }
 
@@ -177,7 +180,8 @@ func (s *Server) handler() http.Handler {
 // profile records a profile before it is taken.
 func (s *Server) profile(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if err := s.Ops.Profile(r.Context(), operatorOf(r), strings.TrimPrefix(r.URL.Path, "/debug/pprof/")); err != nil {
+		if err := s.Ops.Profile(r.Context(), operatorOf(r),
+			strings.TrimPrefix(r.URL.Path, "/debug/pprof/")); err != nil {
 			s.answer(w, r, nil, err)
 			return
 		}
@@ -216,7 +220,8 @@ func (s *Server) routes() *mux {
 	})
 	m.HandleFunc("POST /ingest", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
-		in := IngestRequest{Patient: q.Get("patient"), Vendor: q.Get("vendor"), Format: q.Get("format"), Name: q.Get("name"), Delivery: map[string]string{}}
+		in := IngestRequest{Patient: q.Get("patient"), Vendor: q.Get("vendor"), Format: q.Get("format"),
+			Name: q.Get("name"), Delivery: map[string]string{}}
 		for _, d := range q["delivery"] {
 			name, value, _ := strings.Cut(d, "=")
 			in.Delivery[strings.ToLower(strings.TrimSpace(name))] = strings.TrimSpace(value)
@@ -236,7 +241,10 @@ func (s *Server) routes() *mux {
 	post(m, s, "audit/verify", func(ctx context.Context, op Operator, in struct{ Checkpoint string }) (any, error) {
 		return o.VerifyAudit(ctx, op, in.Checkpoint)
 	})
-	post(m, s, "demo/token", func(ctx context.Context, op Operator, _ struct{}) (DemoToken, error) { return o.DemoToken(ctx, op) })
+	post(m, s, "demo/token", func(ctx context.Context, op Operator, _ struct{}) (DemoToken,
+		error) {
+		return o.DemoToken(ctx, op)
+	})
 	get(m, s, "server/info", func(ctx context.Context, op Operator, _ *http.Request) (ServerInfo, error) {
 		return o.ServerInfo(ctx, op)
 	})
@@ -246,7 +254,10 @@ func (s *Server) routes() *mux {
 	get(m, s, "store/stat", func(ctx context.Context, op Operator, _ *http.Request) (StoreStat, error) {
 		return o.StoreStat(ctx, op)
 	})
-	post(m, s, "store/check", func(ctx context.Context, op Operator, _ struct{}) (StoreCheck, error) { return o.StoreCheck(ctx, op) })
+	post(m, s, "store/check", func(ctx context.Context, op Operator, _ struct{}) (StoreCheck,
+		error) {
+		return o.StoreCheck(ctx, op)
+	})
 	return m
 }
 

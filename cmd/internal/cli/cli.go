@@ -31,7 +31,8 @@ func New(version string, serve Serve) *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.AddCommand(serveCommand(serve), configCommand(), patientCommand(), consentCommand(),
-		clientCommand(), ingestCommand(), quarantineCommand(), auditCommand(), storeCommand(), userCommand(), clockCommand(), recoverCommand(), demoCommand(), healthCommand(), versionCommand(version))
+		clientCommand(), ingestCommand(), quarantineCommand(), auditCommand(), storeCommand(), userCommand(),
+		clockCommand(), recoverCommand(), demoCommand(), healthCommand(), versionCommand(version))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return admin.Advise(err, "see `"+c.CommandPath()+" --help`")
 	})
@@ -88,7 +89,8 @@ func serveCommand(serve Serve) *cobra.Command {
 }
 
 func configCommand() *cobra.Command {
-	c := &cobra.Command{Use: "config", Short: "Print the effective configuration with comments and defaults", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "config", Short: "Print the effective configuration with comments and defaults",
+		Args: cobra.NoArgs}
 	load := configFlags(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cfg, err := load()
@@ -109,7 +111,8 @@ type remote struct {
 
 func operator(c *cobra.Command) *remote {
 	return &remote{
-		data: c.Flags().String("data", "", "data directory of the running server (default: PULSEGATE_DATA, else where the only server here keeps its data)"),
+		data: c.Flags().String("data", "",
+			"data directory of the running server (default: PULSEGATE_DATA, else where the only server here keeps its data)"),
 		json: c.Flags().Bool("json", false, "print JSON"),
 		cmd:  c,
 	}
@@ -138,7 +141,8 @@ func (r *remote) stopped() (string, error) {
 		return d, nil
 	}
 	if _, err := os.Stat(usualData[0]); err != nil {
-		return "", admin.Advise(errors.New("no data directory is named"), "name the one of the stopped server with --data DIR")
+		return "", admin.Advise(errors.New("no data directory is named"),
+			"name the one of the stopped server with --data DIR")
 	}
 	return usualData[0], nil
 }
@@ -207,12 +211,16 @@ func consentCommand() *cobra.Command {
 	var n admin.NewConsent
 	grant.Flags().StringVar(&n.Patient, "patient", "", "patient id")
 	grant.Flags().StringVar(&n.Vendor, "vendor", "", vendors.Codes())
-	grant.Flags().StringSliceVar(&n.Categories, "categories", nil, "only these: vital-signs, activity, exam, laboratory, procedure, survey, sleep, … (default: all)")
+	grant.Flags().StringSliceVar(&n.Categories, "categories", nil,
+		"only these: vital-signs, activity, exam, laboratory, procedure, survey, sleep, … (default: all)")
 	grant.Flags().StringVar(&n.Recipient, "recipient", "any", "client id that may see the data, or any")
 	need(grant, "patient", "vendor")
 	complete(grant, "patient", patientIDs, gr)
 	values(grant, "vendor", vendorCodes()...)
-	complete(grant, "recipient", func(r *remote, c *cobra.Command) []string { return append(clientIDs(r, c), "any") }, gr)
+	complete(grant, "recipient", func(r *remote,
+		c *cobra.Command) []string {
+		return append(clientIDs(r, c), "any")
+	}, gr)
 	grant.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.ID
 		if err := gr.call(c.Context(), "consent/grant", nil, n, &out); err != nil {
@@ -221,7 +229,9 @@ func consentCommand() *cobra.Command {
 		return gr.print(out, func(w io.Writer) { fmt.Fprintln(w, out.ID) })
 	}
 
-	withdraw := &cobra.Command{Use: "withdraw", Short: "Take back what a patient has agreed to, at once, and print the ids of the Consents that said so", Args: cobra.NoArgs,
+	withdraw := &cobra.Command{Use: "withdraw",
+		Short: "Take back what a patient has agreed to, at once, and print the ids of the Consents that said so",
+		Args:  cobra.NoArgs,
 		Long: "Take back what a patient has agreed to, of all vendors or of one. Afterwards no Consent shows anything of it to anybody or lets it be collected.\n" +
 			"A Consent that is about other vendors too goes on for those. What the patient denied stays denied."}
 	wr := operator(withdraw)

@@ -216,7 +216,8 @@ func TestByReason(t *testing.T) {
 		{ID: "2", Reason: "unmapped", Vendor: "oura", Metric: "N", Count: 1},
 		{ID: "3", Reason: "unmapped", Vendor: "oura", Metric: "N", Count: 4},
 	})
-	if len(got) != 2 || *got[0] != (reasonGroup{"unmapped", "oura", "N", "2", 2, 5}) || *got[1] != (reasonGroup{"bad-unit", "apple", "M", "1", 1, 2}) {
+	if len(got) != 2 || *got[0] != (reasonGroup{"unmapped", "oura", "N", "2", 2, 5}) ||
+		*got[1] != (reasonGroup{"bad-unit", "apple", "M", "1", 1, 2}) {
 		t.Errorf("got %+v, %+v", got[0], got[len(got)-1])
 	}
 }

@@ -37,7 +37,8 @@ func clientCommand() *cobra.Command {
 
 	disable := switchClientCommand("disable", "Refuse a client from now on")
 	enable := switchClientCommand("enable", "Take a disabled client back")
-	return group("client", "SMART clients", clientAddCommand(), list, clientChangeCommand(), disable, enable, registrationTokenCommand(), keygenCommand(), tokenCommand())
+	return group("client", "SMART clients", clientAddCommand(), list, clientChangeCommand(), disable, enable,
+		registrationTokenCommand(), keygenCommand(), tokenCommand())
 }
 
 // switchClientCommand disables or enables a client.
@@ -66,11 +67,13 @@ func clientAddCommand() *cobra.Command {
 	f.StringVar(&n.Name, "name", "", "name for people")
 	f.StringVar(&n.JWKSURL, "jwks-url", "", "https URL of the client's JWK Set")
 	f.StringVar(&n.Scope, "scope", "", `what it may ask for, e.g. "system/Observation.rs", or of an app "launch/patient patient/*.rs openid fhirUser"`)
-	f.StringVar(&n.Method, "auth", "private_key_jwt", "private_key_jwt, or of an app none, client_secret_basic or client_secret_post; a secret is printed once")
+	f.StringVar(&n.Method, "auth", "private_key_jwt",
+		"private_key_jwt, or of an app none, client_secret_basic or client_secret_post; a secret is printed once")
 	f.StringArrayVar(&n.RedirectURIs, "redirect-uri", nil, "where answers to an app may go, exactly; may be repeated")
 	f.StringVar(&n.LaunchURL, "launch-url", "", "where an EHR launches the app")
 	f.BoolVar(&n.Inspects, "inspects", false, "a resource server: may introspect the tokens of other clients")
-	f.BoolVar(&n.RecordsConsent, "may-record-consent", false, "may write Consents on behalf of patients, as far as its scope covers Consent; no scope alone allows that")
+	f.BoolVar(&n.RecordsConsent, "may-record-consent", false,
+		"may write Consents on behalf of patients, as far as its scope covers Consent; no scope alone allows that")
 	need(c, "name", "scope")
 	values(c, "auth", "private_key_jwt", "none", "client_secret_basic", "client_secret_post")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -100,7 +103,8 @@ func clientAddCommand() *cobra.Command {
 
 // clientChangeCommand changes what only the operator may say about a client.
 func clientChangeCommand() *cobra.Command {
-	c := &cobra.Command{Use: "change ID", Short: "Change what a registered client may do beside its scope", Args: cobra.ExactArgs(1),
+	c := &cobra.Command{Use: "change ID", Short: "Change what a registered client may do beside its scope",
+		Args:    cobra.ExactArgs(1),
 		Example: "  pulsegate client change CLIENT --may-record-consent=false"}
 	r := operator(c)
 	completeArg(c, r, clientIDs)
@@ -121,7 +125,8 @@ func clientChangeCommand() *cobra.Command {
 
 // registrationTokenCommand makes what dynamic registration begins with.
 func registrationTokenCommand() *cobra.Command {
-	c := &cobra.Command{Use: "registration-token", Short: "Make an initial access token for dynamic registration (RFC 7591); it is shown once", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "registration-token",
+		Short: "Make an initial access token for dynamic registration (RFC 7591); it is shown once", Args: cobra.NoArgs}
 	r := operator(c)
 	var n admin.NewRegistrationToken
 	c.Flags().StringVar(&n.Scope, "scope", "", "what the clients may ask for at most")

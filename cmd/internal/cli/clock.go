@@ -30,7 +30,8 @@ func clockCommand() *cobra.Command {
 		}
 		return sr.print(out, write(out))
 	}
-	reset := &cobra.Command{Use: "reset", Short: "Put the mark back to the clock, after the clock ran ahead and was corrected", Args: cobra.NoArgs,
+	reset := &cobra.Command{Use: "reset",
+		Short: "Put the mark back to the clock, after the clock ran ahead and was corrected", Args: cobra.NoArgs,
 		Example: "  pulsegate clock reset --data /var/lib/pulsegate"}
 	rr := operator(reset)
 	reset.RunE = func(c *cobra.Command, _ []string) error {

@@ -14,7 +14,8 @@ func TestByComponent(t *testing.T) {
 		{ID: "2", Reason: "bad-value", Vendor: "apple", Metric: "M", Component: "c", Count: 2},
 		{ID: "3", Reason: "bad-value", Vendor: "apple", Metric: "M", Component: "c", Count: 1},
 	})
-	if len(got) != 2 || *got[0] != (reasonGroup{"bad-value", "apple", "M (only c)", "2", 2, 3}) || *got[1] != (reasonGroup{"bad-value", "apple", "M", "1", 1, 1}) {
+	if len(got) != 2 || *got[0] != (reasonGroup{"bad-value", "apple", "M (only c)", "2", 2, 3}) ||
+		*got[1] != (reasonGroup{"bad-value", "apple", "M", "1", 1, 1}) {
 		t.Errorf("got %+v, %+v", got[0], got[len(got)-1])
 	}
 }

@@ -27,15 +27,18 @@ func ingestCommand() *cobra.Command {
 	r := operator(c)
 	patient := c.Flags().String("patient", "", "patient id")
 	vendor := c.Flags().String("vendor", "", vendors.Codes())
-	format := c.Flags().String("format", "", "format, or format:type where the body does not tell its type (default: found by itself)")
-	delivery := c.Flags().StringArray("delivery", nil, "header of the original delivery, as NAME=VALUE (automation-aggregation=Days); may be repeated")
+	format := c.Flags().String("format", "",
+		"format, or format:type where the body does not tell its type (default: found by itself)")
+	delivery := c.Flags().StringArray("delivery", nil,
+		"header of the original delivery, as NAME=VALUE (automation-aggregation=Days); may be repeated")
 	need(c, "patient", "vendor")
 	complete(c, "patient", patientIDs, r)
 	values(c, "vendor", vendorCodes()...)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		var sum ingest.Summary
 		for _, name := range args {
-			one, err := ingestFile(c.Context(), r, name, url.Values{"patient": {*patient}, "vendor": {*vendor}, "format": {*format}, "delivery": *delivery})
+			one, err := ingestFile(c.Context(), r, name,
+				url.Values{"patient": {*patient}, "vendor": {*vendor}, "format": {*format}, "delivery": *delivery})
 			sum.Add(one)
 			if err != nil {
 				if len(args) > 1 {
@@ -111,7 +114,8 @@ func quarantineCommand() *cobra.Command {
 			return err
 		}
 		if *items {
-			return lr.list(out, []string{"ITEM", "PATIENT", "VENDOR", "REASON", "METRIC", "TIMES", "FIRST SEEN", "WHERE"}, func(t *table) {
+			return lr.list(out, []string{"ITEM", "PATIENT", "VENDOR", "REASON", "METRIC", "TIMES", "FIRST SEEN",
+				"WHERE"}, func(t *table) {
 				for _, x := range out.Items {
 					t.row(x.ID, x.Patient, x.Vendor, x.Reason, metricOf(&x), x.Count, x.FirstSeen, x.Where)
 				}
@@ -132,11 +136,14 @@ func quarantineCommand() *cobra.Command {
 			return err
 		}
 		return sr.print(out, func(w io.Writer) {
-			fmt.Fprintf(w, "%s  patient %s  %s/%s  %s\nreason %s  %s\nwhere %s  seen %d times since %s\n\n%s\n", out.ID, out.Patient,
-				out.Vendor, out.Format, out.Metric, out.Reason, out.Detail, out.Where, out.Count, out.FirstSeen.Format("2006-01-02 15:04:05Z07:00"), out.Raw)
+			fmt.Fprintf(w, "%s  patient %s  %s/%s  %s\nreason %s  %s\nwhere %s  seen %d times since %s\n\n%s\n",
+				out.ID, out.Patient,
+				out.Vendor, out.Format, out.Metric, out.Reason, out.Detail, out.Where, out.Count,
+				out.FirstSeen.Format("2006-01-02 15:04:05Z07:00"), out.Raw)
 		})
 	}
-	retry := &cobra.Command{Use: "retry", Short: "Map everything in quarantine again, with the metric table of today", Args: cobra.NoArgs}
+	retry := &cobra.Command{Use: "retry",
+		Short: "Map everything in quarantine again, with the metric table of today", Args: cobra.NoArgs}
 	rr := operator(retry)
 	retry.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.Retried
@@ -179,7 +186,8 @@ func byReason(items []admin.QuarantineItem) []*reasonGroup {
 		g.times += x.Count
 	}
 	slices.SortStableFunc(out, func(a, b *reasonGroup) int {
-		return cmp.Or(cmp.Compare(b.items, a.items), cmp.Compare(a.reason, b.reason), cmp.Compare(a.vendor, b.vendor), cmp.Compare(a.metric, b.metric))
+		return cmp.Or(cmp.Compare(b.items, a.items), cmp.Compare(a.reason, b.reason),
+			cmp.Compare(a.vendor, b.vendor), cmp.Compare(a.metric, b.metric))
 	})
 	return out
 }
@@ -210,7 +218,8 @@ func printReport(w io.Writer, r *audit.Report) {
 	if !r.OK {
 		verdict = "the audit log does NOT verify"
 	}
-	fmt.Fprintf(w, "%s: %d leaves recomputed, %d AuditEvents, in %.1f s\nroot %s\n", verdict, r.Size, r.Events, r.Seconds, r.Root)
+	fmt.Fprintf(w, "%s: %d leaves recomputed, %d AuditEvents, in %.1f s\nroot %s\n", verdict, r.Size, r.Events,
+		r.Seconds, r.Root)
 	if len(r.Checkpoints) > 0 {
 		fmt.Fprintln(w)
 		t := newTable(w, "CHECKPOINT SIZE", "CONSISTENT", "ROOT")
@@ -242,9 +251,11 @@ func printReport(w io.Writer, r *audit.Report) {
 }
 
 func auditCommand() *cobra.Command {
-	verify := &cobra.Command{Use: "verify", Short: "Recompute the audit log and find any change, drop or rollback", Args: cobra.NoArgs}
+	verify := &cobra.Command{Use: "verify", Short: "Recompute the audit log and find any change, drop or rollback",
+		Args: cobra.NoArgs}
 	r := operator(verify)
-	checkpoint := verify.Flags().String("checkpoint", "", "file with an earlier checkpoint to hold the log against, too")
+	checkpoint := verify.Flags().String("checkpoint", "",
+		"file with an earlier checkpoint to hold the log against, too")
 	verify.RunE = func(c *cobra.Command, _ []string) error {
 		in := struct {
 			Checkpoint string `json:"checkpoint,omitempty"`
@@ -279,9 +290,11 @@ func storeCommand() *cobra.Command {
 			return err
 		}
 		return r.print(out, func(w io.Writer) {
-			fmt.Fprintf(w, "%d resources  %d bytes on disk  commit %d  %d audit leaves\n", out.Resources, out.DiskBytes, out.Commit, out.AuditLeaves)
+			fmt.Fprintf(w, "%d resources  %d bytes on disk  commit %d  %d audit leaves\n", out.Resources,
+				out.DiskBytes, out.Commit, out.AuditLeaves)
 			fmt.Fprintf(w, "%s: %d bytes free, writes are refused below %d\n", out.Dir, out.FreeBytes, out.ReserveBytes)
-			fmt.Fprintf(w, "%d compactions since the start, %d samples written again, %d series waiting\n", out.Compactions, out.Rewritten, out.Waiting)
+			fmt.Fprintf(w, "%d compactions since the start, %d samples written again, %d series waiting\n",
+				out.Compactions, out.Rewritten, out.Waiting)
 			if len(out.Series) == 0 {
 				return
 			}

@@ -66,19 +66,20 @@ func values(c *cobra.Command, flag string, list ...string) {
 // complete registers the completion of a flag's value. A value that holds a
 // list completes its last part.
 func complete(c *cobra.Command, flag string, list func(*remote, *cobra.Command) []string, r *remote) {
-	err := c.RegisterFlagCompletionFunc(flag, func(c *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
-		prefix := ""
-		if i := strings.LastIndexByte(typed, ','); i >= 0 {
-			prefix = typed[:i+1]
-		}
-		var out []string
-		for _, v := range list(r, c) {
-			if strings.HasPrefix(v, typed[len(prefix):]) {
-				out = append(out, prefix+v)
+	err := c.RegisterFlagCompletionFunc(flag,
+		func(c *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+			prefix := ""
+			if i := strings.LastIndexByte(typed, ','); i >= 0 {
+				prefix = typed[:i+1]
 			}
-		}
-		return out, cobra.ShellCompDirectiveNoFileComp
-	})
+			var out []string
+			for _, v := range list(r, c) {
+				if strings.HasPrefix(v, typed[len(prefix):]) {
+					out = append(out, prefix+v)
+				}
+			}
+			return out, cobra.ShellCompDirectiveNoFileComp
+		})
 	if err != nil { // the flag does not exist: a fault in this package
 		c.PrintErrln(err)
 	}

@@ -59,7 +59,8 @@ func readiness(ctx context.Context, cfg *config.Config) (string, error) {
 			return "", err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, port)+"/readyz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, port)+"/readyz",
+		nil)
 	if err != nil {
 		return "", err
 	}

@@ -37,7 +37,8 @@ func keygenCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		for name, v := range map[string]any{jwk.KeyIDKey: strings.ToLower(rand.Text())[:12], jwk.AlgorithmKey: jwa.ES384, jwk.KeyUsageKey: "sig"} {
+		for name, v := range map[string]any{jwk.KeyIDKey: strings.ToLower(rand.Text())[:12],
+			jwk.AlgorithmKey: jwa.ES384, jwk.KeyUsageKey: "sig"} {
 			if err := key.Set(name, v); err != nil {
 				return err
 			}
@@ -74,11 +75,13 @@ func keygenCommand() *cobra.Command {
 // tokenCommand asks for an access token as any backend client does: over
 // HTTP, with a signed assertion.
 func tokenCommand() *cobra.Command {
-	c := &cobra.Command{Use: "token", Short: "Get an access token as a backend client, with its private key", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "token", Short: "Get an access token as a backend client, with its private key",
+		Args: cobra.NoArgs}
 	file := c.Flags().String("key", "", "private key (JWK), as keygen made it")
 	id := c.Flags().String("client", "", "client id")
 	scope := c.Flags().String("scope", "", "scopes to ask for")
-	base := c.Flags().String("base-url", "", "base URL of the server (default: that of the only server running here, else "+defaultBase+")")
+	base := c.Flags().String("base-url", "",
+		"base URL of the server (default: that of the only server running here, else "+defaultBase+")")
 	need(c, "key", "client", "scope")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		raw, err := os.ReadFile(*file)
@@ -150,7 +153,8 @@ func askToken(ctx context.Context, base, id, scope string, key jwk.Key) (string,
 		return "", fmt.Errorf("the server answered %s", resp.Status)
 	}
 	if out.AccessToken == "" {
-		return "", admin.Advise(fmt.Errorf("%s refused: %s: %s", endpoint, out.Error, out.Description), nextForToken(out.Error))
+		return "", admin.Advise(fmt.Errorf("%s refused: %s: %s", endpoint, out.Error, out.Description),
+			nextForToken(out.Error))
 	}
 	return out.AccessToken, nil
 }

@@ -23,7 +23,8 @@ func recoverCommand() *cobra.Command {
 			if err := recovery.Request(dir, what, fmt.Sprintf("uid:%d", os.Getuid()), time.Now()); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(c.OutOrStdout(), "the next `pulsegate serve` goes on and records this decision in the audit trail")
+			_, err = fmt.Fprintln(c.OutOrStdout(),
+				"the next `pulsegate serve` goes on and records this decision in the audit trail")
 			return err
 		}
 		return c

@@ -15,7 +15,8 @@ import (
 // salvageCommand copies what can be read of a damaged store. It opens the
 // store itself: the server must not run.
 func salvageCommand() *cobra.Command {
-	c := &cobra.Command{Use: "salvage", Short: "Copy everything readable of a damaged store to a new one", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "salvage", Short: "Copy everything readable of a damaged store to a new one",
+		Args: cobra.NoArgs,
 		Long: `Reads the store in the data directory, row by row, past what is damaged, and
 writes a new store. Stop the server first.
 
@@ -34,7 +35,8 @@ its place, start the server, and run "pulsegate audit verify".`,
 	need(c, "to")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))
-		out, err := pebblestore.Salvage(c.Context(), filepath.Join(*r.data, "store"), *to, pebblestore.Options{Logger: log})
+		out, err := pebblestore.Salvage(c.Context(), filepath.Join(*r.data, "store"), *to,
+			pebblestore.Options{Logger: log})
 		if err != nil {
 			return err
 		}

@@ -26,16 +26,19 @@ func linkCommand(use, short, op string, in any, flags func(c *cobra.Command)) *c
 
 func userCommand() *cobra.Command {
 	first := &admin.NewUser{}
-	bootstrap := linkCommand("bootstrap", "Print the one-time link of the first administrator (refused once there is one)", "user/bootstrap", first, func(c *cobra.Command) {
-		c.Flags().StringVar(&first.Login, "login", "", "name for signing in")
-		c.Flags().StringVar(&first.Name, "name", "", "full name")
-		need(c, "login", "name")
-	})
+	bootstrap := linkCommand("bootstrap",
+		"Print the one-time link of the first administrator (refused once there is one)", "user/bootstrap", first,
+		func(c *cobra.Command) {
+			c.Flags().StringVar(&first.Login, "login", "", "name for signing in")
+			c.Flags().StringVar(&first.Name, "name", "", "full name")
+			need(c, "login", "name")
+		})
 	more := &admin.NewUser{}
 	invite := linkCommand("invite", "Make a user and print their one-time link", "user", more, func(c *cobra.Command) {
 		c.Flags().StringVar(&more.Login, "login", "", "name for signing in")
 		c.Flags().StringVar(&more.Name, "name", "", "full name")
-		c.Flags().StringSliceVar(&more.Roles, "role", nil, "patient, practitioner, administrator or auditor; several with commas")
+		c.Flags().StringSliceVar(&more.Roles, "role", nil,
+			"patient, practitioner, administrator or auditor; several with commas")
 		c.Flags().StringVar(&more.Patient, "patient", "", "id of the Patient that they are")
 		c.Flags().StringVar(&more.Practitioner, "practitioner", "", "id of the Practitioner that they are")
 		need(c, "login", "name", "role")

@@ -146,7 +146,8 @@ func (c *Config) check() error {
 	}
 	if c.BaseURL != "" {
 		u, err := url.Parse(c.BaseURL)
-		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || strings.HasSuffix(c.BaseURL, "/") || u.RawQuery != "" {
+		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") ||
+			strings.HasSuffix(c.BaseURL, "/") || u.RawQuery != "" {
 			return errors.New("base-url: an absolute http or https URL without trailing slash or query is needed")
 		}
 	}
@@ -168,7 +169,8 @@ func (c *Config) check() error {
 	if need := (c.MaxBodyBytes+budget.Small)*budget.Factor*2>>20 + 1; int64(c.MemoryMiB) < need {
 		return fmt.Errorf("memory-mib: at least %d, so that one body of max-body-bytes fits", need)
 	}
-	for name, n := range map[string]int64{"cache-mib": int64(c.CacheMiB), "max-body-bytes": c.MaxBodyBytes, "max-bundle-entries": int64(c.MaxBundle), "max-ingest-bytes": c.MaxIngestBytes} {
+	for name, n := range map[string]int64{"cache-mib": int64(c.CacheMiB), "max-body-bytes": c.MaxBodyBytes,
+		"max-bundle-entries": int64(c.MaxBundle), "max-ingest-bytes": c.MaxIngestBytes} {
 		if n <= 0 {
 			return fmt.Errorf("%s: must be above 0", name)
 		}
@@ -215,7 +217,8 @@ func prefixes(name string, list []string) ([]netip.Prefix, error) {
 // Print writes c as YAML, each field under its comment, default and variable.
 func (c *Config) Print(w io.Writer) error {
 	return each(c, func(f field) error {
-		_, err := fmt.Fprintf(w, "# %s\n# default: %s   environment: %s\n%s: %s\n\n", f.comment, quoted(f.def), f.env(), f.name, f.show())
+		_, err := fmt.Fprintf(w, "# %s\n# default: %s   environment: %s\n%s: %s\n\n", f.comment, quoted(f.def),
+			f.env(), f.name, f.show())
 		return err
 	})
 }

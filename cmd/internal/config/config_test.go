@@ -30,7 +30,8 @@ func TestOrderOfSources(t *testing.T) {
 }
 
 func TestPrintReadsBackTheSame(t *testing.T) {
-	c, err := Load("", noEnv, map[string]string{"egress-allow": "127.0.0.0/8,10.0.0.0/8", "drain-timeout": "3s", "demo": "true"})
+	c, err := Load("", noEnv, map[string]string{"egress-allow": "127.0.0.0/8,10.0.0.0/8", "drain-timeout": "3s",
+		"demo": "true"})
 	if err != nil {
 		t.Fatal(err)
 	}

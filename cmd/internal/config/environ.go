@@ -23,7 +23,8 @@ func CheckEnviron(environ []string) error {
 	}
 	for _, e := range environ {
 		name, _, _ := strings.Cut(e, "=")
-		if !strings.HasPrefix(name, "PULSEGATE_") || strings.HasPrefix(name, "PULSEGATE_TEST_") || slices.Contains(known, name) {
+		if !strings.HasPrefix(name, "PULSEGATE_") || strings.HasPrefix(name, "PULSEGATE_TEST_") ||
+			slices.Contains(known, name) {
 			continue
 		}
 		if s := closest(name, known); s != "" {

@@ -10,7 +10,8 @@ import (
 )
 
 func clockOf(m token.Mark) admin.Clock {
-	return admin.Clock{Clock: m.Clock, Mark: m.Mark, LeadSeconds: int64(m.Mark.Sub(m.Clock.Truncate(time.Second)) / time.Second)}
+	return admin.Clock{Clock: m.Clock, Mark: m.Mark,
+		LeadSeconds: int64(m.Mark.Sub(m.Clock.Truncate(time.Second)) / time.Second)}
 }
 
 // ShowClock tells the clock and the mark of the token endpoint.
@@ -21,6 +22,7 @@ func (o operator) ShowClock(ctx context.Context, op admin.Operator) (admin.Clock
 // ResetClock puts the mark back to the clock.
 func (o operator) ResetClock(ctx context.Context, op admin.Operator) (admin.Clock, error) {
 	rq := o.request(op)
-	m, err := o.m.tokens.ResetMark(ctx, audit.Event{Type: audit.Operator, Interaction: "clock-reset", Principal: rq.Principal, RequestID: rq.RequestID})
+	m, err := o.m.tokens.ResetMark(ctx, audit.Event{Type: audit.Operator, Interaction: "clock-reset",
+		Principal: rq.Principal, RequestID: rq.RequestID})
 	return clockOf(m), err
 }

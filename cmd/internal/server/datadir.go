@@ -81,7 +81,8 @@ func closeDir(dir string, log *slog.Logger) error {
 	if err := os.Chmod(dir, mode&0o700); err != nil {
 		return fmt.Errorf("data: %s is open to other users (mode %#o) and could not be closed: %w", dir, mode, err)
 	}
-	log.Warn("a directory with patient data or keys was open to other users and has been closed", "dir", dir, "was", fmt.Sprintf("%#o", mode))
+	log.Warn("a directory with patient data or keys was open to other users and has been closed", "dir", dir, "was",
+		fmt.Sprintf("%#o", mode))
 	return nil
 }
 
@@ -95,11 +96,14 @@ func (m *Main) recovered(ctx context.Context, what string, d *recovery.Decision,
 	if problem == "" {
 		problem = "nothing was lost"
 	}
-	err := m.recorder.Record(ctx, audit.Event{Type: audit.Operator, Interaction: "recover-" + what, Principal: &access.Principal{Operator: d.By},
-		RequestID: m.newID(), Extra: [][2]string{{"problem", problem}, {"decided", d.At.Format("2006-01-02T15:04:05Z07:00")}}})
+	err := m.recorder.Record(ctx, audit.Event{Type: audit.Operator, Interaction: "recover-" + what,
+		Principal: &access.Principal{Operator: d.By},
+		RequestID: m.newID(), Extra: [][2]string{{"problem", problem},
+			{"decided", d.At.Format("2006-01-02T15:04:05Z07:00")}}})
 	if err != nil {
 		return err
 	}
-	m.Log.Warn("the server goes on after a loss because an operator decided so", "what", what, "problem", problem, "operator", d.By)
+	m.Log.Warn("the server goes on after a loss because an operator decided so", "what", what, "problem", problem,
+		"operator", d.By)
 	return d.Done()
 }

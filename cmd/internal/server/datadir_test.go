@@ -96,7 +96,8 @@ func TestRecovery(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.shut(t)
-	for _, x := range []struct{ what, file string }{{recovery.AuditLog, "audit/checkpoint"}, {recovery.SealKey, "keys/seal.key"}} {
+	for _, x := range []struct{ what, file string }{{recovery.AuditLog, "audit/checkpoint"},
+		{recovery.SealKey, "keys/seal.key"}} {
 		if err := os.Remove(filepath.Join(dir, x.file)); err != nil {
 			t.Fatal(err)
 		}
@@ -135,15 +136,16 @@ func events(t *testing.T, m *Main, texts ...string) (n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = m.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
-		for _, x := range texts {
-			if !strings.Contains(string(f.Resource.JSON), x) {
-				return true
+	err = m.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+		func(f *store.Found) bool {
+			for _, x := range texts {
+				if !strings.Contains(string(f.Resource.JSON), x) {
+					return true
+				}
 			}
-		}
-		n++
-		return true
-	})
+			n++
+			return true
+		})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,21 +43,25 @@ type wearer struct {
 }
 
 var wearers = []wearer{
-	{"demo-ada", "Ada", "Beispiel", "1979-04-12", "female", "apple", func(start time.Time, days int) (map[string][]byte, error) {
-		var b bytes.Buffer
-		err := applegen.GenerateZip(&b, applegen.Options{Seed: 1, Days: days, Start: start, Name: "Ada"})
-		return map[string][]byte{"export.zip": b.Bytes()}, err
-	}},
-	{"demo-ben", "Ben", "Ejemplo", "1988-11-03", "male", "fitbit", func(start time.Time, days int) (map[string][]byte, error) {
-		f := files{}
-		err := fitbitgen.Generate(f.create, fitbitgen.Options{Seed: 2, Days: days, Start: start, Offset: offset(start)})
-		return f.bytes(), err
-	}},
-	{"demo-chi", "Chi", "Exempel", "1995-07-21", "other", "oura", func(start time.Time, days int) (map[string][]byte, error) {
-		f := files{}
-		err := ouragen.Generate(f.create, ouragen.Options{Seed: 3, Days: days, Start: start, Offset: offset(start)})
-		return f.bytes(), err
-	}},
+	{"demo-ada", "Ada", "Beispiel", "1979-04-12", "female", "apple",
+		func(start time.Time, days int) (map[string][]byte, error) {
+			var b bytes.Buffer
+			err := applegen.GenerateZip(&b, applegen.Options{Seed: 1, Days: days, Start: start, Name: "Ada"})
+			return map[string][]byte{"export.zip": b.Bytes()}, err
+		}},
+	{"demo-ben", "Ben", "Ejemplo", "1988-11-03", "male", "fitbit",
+		func(start time.Time, days int) (map[string][]byte, error) {
+			f := files{}
+			err := fitbitgen.Generate(f.create,
+				fitbitgen.Options{Seed: 2, Days: days, Start: start, Offset: offset(start)})
+			return f.bytes(), err
+		}},
+	{"demo-chi", "Chi", "Exempel", "1995-07-21", "other", "oura",
+		func(start time.Time, days int) (map[string][]byte, error) {
+			f := files{}
+			err := ouragen.Generate(f.create, ouragen.Options{Seed: 3, Days: days, Start: start, Offset: offset(start)})
+			return f.bytes(), err
+		}},
 }
 
 // offset returns the distance of t's zone from UTC.
@@ -116,9 +120,11 @@ func (m *Main) demo(ctx context.Context) error {
 	return m.demoPrint(tok.Access, people, &sum)
 }
 
-func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, start time.Time, days int) (ingest.Summary, error) {
+func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, start time.Time,
+	days int) (ingest.Summary, error) {
 	var sum ingest.Summary
-	_, err := o.AddPatient(ctx, op, admin.NewPatient{ID: w.id, Given: w.given, Family: w.family, BirthDate: w.born, Gender: w.gender, TimeZone: "Europe/Berlin"})
+	_, err := o.AddPatient(ctx, op, admin.NewPatient{ID: w.id, Given: w.given, Family: w.family, BirthDate: w.born,
+		Gender: w.gender, TimeZone: "Europe/Berlin"})
 	fresh := err == nil
 	if err != nil && fhir.KindOf(err) != fhir.Conflict {
 		return sum, err
@@ -142,7 +148,8 @@ func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, s
 	p := o.m.ingestPipeline(o.m.pipeline.Mapper, untilNow(o.m.adapters, o.m.now()))
 	for _, n := range names {
 		rq := o.request(op)
-		one, err := p.Run(ctx, ingest.Request{Patient: w.id, Vendor: w.vendor, Name: n, Body: bytes.NewReader(payloads[n]), Principal: rq.Principal, RequestID: rq.RequestID})
+		one, err := p.Run(ctx, ingest.Request{Patient: w.id, Vendor: w.vendor, Name: n,
+			Body: bytes.NewReader(payloads[n]), Principal: rq.Principal, RequestID: rq.RequestID})
 		if err != nil {
 			return sum, fmt.Errorf("%s: %w", n, err)
 		}
@@ -152,14 +159,16 @@ func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, s
 }
 
 func (o operator) demoGroup(ctx context.Context, op admin.Operator) error {
-	if _, _, err := o.m.store.Read(ctx, fhir.Ref{Type: "Group", ID: demoGroup}, 0); fhir.KindOf(err) != fhir.NotFound || err == nil {
+	if _, _, err := o.m.store.Read(ctx, fhir.Ref{Type: "Group", ID: demoGroup},
+		0); fhir.KindOf(err) != fhir.NotFound || err == nil {
 		return err
 	}
 	var members []any
 	for _, w := range wearers {
 		members = append(members, map[string]any{"entity": map[string]any{"reference": "Patient/" + w.id}})
 	}
-	body, err := json.Marshal(map[string]any{"resourceType": "Group", "id": demoGroup, "type": "person", "actual": true, "name": "Demo wearers", "member": members})
+	body, err := json.Marshal(map[string]any{"resourceType": "Group", "id": demoGroup, "type": "person",
+		"actual": true, "name": "Demo wearers", "member": members})
 	if err != nil {
 		return err
 	}
@@ -223,6 +232,7 @@ curl -s -H "Authorization: Bearer $TOKEN" '%[6]s/AuditEvent?patient=demo-ada&_so
 
 Two people, who sign in with a passkey; each link is good once, for two days:
 
-%[9]s`, sum.Read, sum.Created, sum.Unchanged, sum.Seconds, tok, m.fhirBase(), hr, demoGroup, people, m.now().In(demoZone()).AddDate(0, 0, -1).Format(time.DateOnly))
+%[9]s`, sum.Read, sum.Created, sum.Unchanged, sum.Seconds, tok, m.fhirBase(), hr, demoGroup, people,
+		m.now().In(demoZone()).AddDate(0, 0, -1).Format(time.DateOnly))
 	return err
 }

@@ -32,7 +32,8 @@ func (m *Main) demoDays(ctx context.Context) (start time.Time, days int, err err
 	}
 	if kept == nil {
 		start = today.AddDate(0, 0, 1-demoMonth)
-		_, err = m.store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: demoStart, Value: []byte(start.Format(time.RFC3339))}}})
+		_, err = m.store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: demoStart,
+			Value: []byte(start.Format(time.RFC3339))}}})
 		return start, demoMonth, err
 	}
 	if start, err = time.Parse(time.RFC3339, string(kept)); err != nil {

@@ -16,7 +16,8 @@ const demoPractitioner = "demo-dora"
 
 var demoUsers = []admin.NewUser{
 	{Login: "ada", Name: "Ada Beispiel", Roles: []string{"patient"}, Patient: "demo-ada"},
-	{Login: "dora", Name: "Dr. Dora Doc", Roles: []string{"practitioner", "administrator"}, Practitioner: demoPractitioner},
+	{Login: "dora", Name: "Dr. Dora Doc", Roles: []string{"practitioner", "administrator"},
+		Practitioner: demoPractitioner},
 }
 
 // demoPeople makes who is not there yet, and returns what to tell of each.
@@ -24,7 +25,8 @@ func (o operator) demoPeople(ctx context.Context, op admin.Operator) (string, er
 	if there, err := o.m.known(ctx, fhir.Ref{Type: "Practitioner", ID: demoPractitioner}); err != nil {
 		return "", err
 	} else if !there {
-		body, err := json.Marshal(map[string]any{"resourceType": "Practitioner", "id": demoPractitioner, "name": []any{map[string]any{"text": "Dr. Dora Doc", "family": "Doc", "given": []string{"Dora"}}}})
+		body, err := json.Marshal(map[string]any{"resourceType": "Practitioner", "id": demoPractitioner,
+			"name": []any{map[string]any{"text": "Dr. Dora Doc", "family": "Doc", "given": []string{"Dora"}}}})
 		if err != nil {
 			return "", err
 		}

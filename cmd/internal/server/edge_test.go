@@ -43,7 +43,8 @@ func start(t *testing.T, more map[string]string) *started {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(err)
 	now := time.Now()
-	cert := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"},
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
 	must(err)
@@ -52,7 +53,8 @@ func start(t *testing.T, more map[string]string) *started {
 	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	must(os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
 	must(os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs}), 0o600))
-	set := map[string]string{"data": filepath.Join(dir, "data"), "listen": "127.0.0.1:0", "tls-cert": certFile, "tls-key": keyFile}
+	set := map[string]string{"data": filepath.Join(dir, "data"), "listen": "127.0.0.1:0", "tls-cert": certFile,
+		"tls-key": keyFile}
 	for k, v := range more {
 		set[k] = v
 	}
@@ -86,7 +88,8 @@ func start(t *testing.T, more map[string]string) *started {
 	tr := &http.Transport{TLSClientConfig: conf}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &started{base: strings.TrimSpace(strings.TrimPrefix(line, "pulsegate ready ")), tls: conf,
-		http: &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+		http: &http.Client{Transport: tr,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 }
 
 func (s *started) get(t *testing.T, path string) (*http.Response, string) {
@@ -109,17 +112,22 @@ func (s *started) get(t *testing.T, path string) (*http.Response, string) {
 // answer, errors among them.
 func TestEveryAnswerIsHardened(t *testing.T) {
 	s := start(t, nil)
-	for _, path := range []string{"/", "/livez", "/readyz", "/metrics", "/nothing", "/favicon.ico", "/fhir", "/fhir/metadata", "/fhir/Observation", "/fhir/nothing/at/all",
-		"/fhir/.well-known/smart-configuration", "/.well-known/jwks.json", "/.well-known/openid-configuration", "/auth/", "/auth/signin", "/auth/nothing", "/auth/static/none",
-		"/oauth/authorize", "/oauth/token", "/oauth/introspect", "/oauth/revoke", "/oauth/register", "/oauth/launch", "/brands", "/ingest/apple/health-auto-export?patient=x", "/fhir/$export"} {
+	for _, path := range []string{"/", "/livez", "/readyz", "/metrics", "/nothing", "/favicon.ico", "/fhir",
+		"/fhir/metadata", "/fhir/Observation", "/fhir/nothing/at/all",
+		"/fhir/.well-known/smart-configuration", "/.well-known/jwks.json", "/.well-known/openid-configuration",
+		"/auth/", "/auth/signin", "/auth/nothing", "/auth/static/none",
+		"/oauth/authorize", "/oauth/token", "/oauth/introspect", "/oauth/revoke", "/oauth/register",
+		"/oauth/launch", "/brands", "/ingest/apple/health-auto-export?patient=x", "/fhir/$export"} {
 		resp, _ := s.get(t, path)
 		h := resp.Header
-		for name, want := range map[string]string{"Strict-Transport-Security": "max-age=31536000", "X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"} {
+		for name, want := range map[string]string{"Strict-Transport-Security": "max-age=31536000",
+			"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"} {
 			if vs := h.Values(name); len(vs) != 1 || vs[0] != want {
 				t.Errorf("%s: %d %s: %v", path, resp.StatusCode, name, vs)
 			}
 		}
-		if vs := h.Values("Content-Security-Policy"); len(vs) != 1 || !strings.Contains(vs[0], "frame-ancestors 'none'") || !strings.Contains(vs[0], "default-src 'none'") {
+		if vs := h.Values("Content-Security-Policy"); len(vs) != 1 ||
+			!strings.Contains(vs[0], "frame-ancestors 'none'") || !strings.Contains(vs[0], "default-src 'none'") {
 			t.Errorf("%s: %d %v", path, resp.StatusCode, vs)
 		}
 	}
@@ -151,7 +159,9 @@ func TestTLSHasAEADAlone(t *testing.T) {
 			continue // not chosen by a list
 		}
 		ok := shake(conf) == nil
-		good := strings.Contains(x.Name, "ECDHE_ECDSA") && (strings.Contains(x.Name, "GCM") || strings.Contains(x.Name, "POLY1305")) // the certificate's key is ECDSA
+		// the certificate's key is ECDSA
+		good := strings.Contains(x.Name, "ECDHE_ECDSA") &&
+			(strings.Contains(x.Name, "GCM") || strings.Contains(x.Name, "POLY1305"))
 		if ok != good {
 			t.Errorf("%s: accepted %t", x.Name, ok)
 		}
@@ -171,22 +181,27 @@ func TestTLSHasAEADAlone(t *testing.T) {
 func TestLandingLeadsToTheSignIn(t *testing.T) {
 	s := start(t, nil)
 	resp, page := s.get(t, "/")
-	if !strings.Contains(page, `href="`+s.base+`/auth/">Sign in</a>`) || !strings.Contains(page, `rel="icon" href="/favicon.ico"`) || !strings.Contains(resp.Header.Get("Content-Security-Policy"), "img-src 'self'") {
+	if !strings.Contains(page, `href="`+s.base+`/auth/">Sign in</a>`) ||
+		!strings.Contains(page, `rel="icon" href="/favicon.ico"`) ||
+		!strings.Contains(resp.Header.Get("Content-Security-Policy"), "img-src 'self'") {
 		t.Errorf("%v\n%s", resp.Header, page)
 	}
 	resp, icon := s.get(t, "/favicon.ico")
-	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "image/svg+xml" || !strings.HasPrefix(icon, "<svg") {
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "image/svg+xml" ||
+		!strings.HasPrefix(icon, "<svg") {
 		t.Errorf("%d %v", resp.StatusCode, resp.Header)
 	}
 	_, page = s.get(t, "/auth/signin")
 	if _, after, ok := strings.Cut(page, `<link rel="icon" href="`); !ok {
 		t.Error("the pages have no icon")
-	} else if resp, _ := s.get(t, after[:strings.IndexByte(after, '"')]); resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "image/svg+xml" {
+	} else if resp, _ := s.get(t, after[:strings.IndexByte(after, '"')]); resp.StatusCode != http.StatusOK ||
+		resp.Header.Get("Content-Type") != "image/svg+xml" {
 		t.Errorf("%d %v", resp.StatusCode, resp.Header)
 	}
 	// An app that is not known is told on a page of the same kind.
 	resp, page = s.get(t, "/oauth/authorize?client_id=nobody&redirect_uri=https://app.example/cb")
-	if resp.StatusCode != http.StatusBadRequest || !strings.Contains(page, "This app cannot be connected") || !strings.Contains(page, "style.css") {
+	if resp.StatusCode != http.StatusBadRequest || !strings.Contains(page, "This app cannot be connected") ||
+		!strings.Contains(page, "style.css") {
 		t.Errorf("%d %s", resp.StatusCode, page)
 	}
 }

@@ -38,7 +38,8 @@ func TestPublicPages(t *testing.T) {
 	if status, _ := fetch(t, base+"/metrics"); status != http.StatusNotFound {
 		t.Errorf("/metrics on the public listener: %d", status)
 	}
-	for path, want := range map[string]int{"/": 200, "/fhir/metadata": 200, "/auth/none": 404, "/readyz": 200, "/livez": 200} {
+	for path, want := range map[string]int{"/": 200, "/fhir/metadata": 200, "/auth/none": 404, "/readyz": 200,
+		"/livez": 200} {
 		status, body := fetch(t, base+path)
 		if status != want || strings.Contains(body, versionOfTest) {
 			t.Errorf("%s: %d, tells the version: %t", path, status, strings.Contains(body, versionOfTest))
@@ -50,13 +51,15 @@ func TestPublicPages(t *testing.T) {
 	}
 	url, _, _ := strings.Cut(rest, "\n")
 	status, body := fetch(t, url)
-	if status != http.StatusOK || !strings.Contains(body, "pulsegate_store_disk_free") || !strings.Contains(body, "pulsegate_store_disk_reserve") {
+	if status != http.StatusOK || !strings.Contains(body, "pulsegate_store_disk_free") ||
+		!strings.Contains(body, "pulsegate_store_disk_reserve") {
 		t.Errorf("metrics: %d, without the free space of the disk", status)
 	}
 }
 
 func TestPublicVersion(t *testing.T) {
-	for v, want := range map[string]string{"dev": "development", "d9606a0": "development", "d9606a0-dirty": "development", "v1.2.3": "1.2.3",
+	for v, want := range map[string]string{"dev": "development", "d9606a0": "development",
+		"d9606a0-dirty": "development", "v1.2.3": "1.2.3",
 		"v1.2.3-4-gd9606a0": "1.2.3", "v1.2.3-4-gd9606a0-dirty": "1.2.3", "1.2.3-dirty": "1.2.3"} {
 		if got := publicVersion(v); got != want {
 			t.Errorf("%s: %s", v, got)

@@ -21,14 +21,17 @@ import (
 )
 
 func info(c client.Client) admin.ClientInfo {
-	return admin.ClientInfo{ID: c.ID, Name: c.Name, Scope: c.Scope, JWKSURL: c.JWKSURL, RedirectURIs: c.RedirectURIs, Created: c.Created, Disabled: c.Disabled,
+	return admin.ClientInfo{ID: c.ID, Name: c.Name, Scope: c.Scope, JWKSURL: c.JWKSURL,
+		RedirectURIs: c.RedirectURIs, Created: c.Created, Disabled: c.Disabled,
 		RecordsConsent: c.RecordsConsent}
 }
 
 // AddClient registers a backend client or an app.
 func (o operator) AddClient(ctx context.Context, op admin.Operator, in admin.NewClient) (admin.ClientInfo, error) {
-	c := client.Client{Name: in.Name, JWKS: jwksText(in.JWKS), JWKSURL: in.JWKSURL, Scope: scopeText(in.Scope), Method: client.Method(in.Method),
-		RedirectURIs: in.RedirectURIs, LaunchURL: in.LaunchURL, Inspects: in.Inspects, RecordsConsent: in.RecordsConsent}
+	c := client.Client{Name: in.Name, JWKS: jwksText(in.JWKS), JWKSURL: in.JWKSURL, Scope: scopeText(in.Scope),
+		Method:       client.Method(in.Method),
+		RedirectURIs: in.RedirectURIs, LaunchURL: in.LaunchURL, Inspects: in.Inspects,
+		RecordsConsent: in.RecordsConsent}
 	secret := ""
 	if c.Symmetric() {
 		var b [32]byte
@@ -51,16 +54,20 @@ func (o operator) AddClient(ctx context.Context, op admin.Operator, in admin.New
 }
 
 // NewRegistrationToken makes an initial access token.
-func (o operator) NewRegistrationToken(ctx context.Context, op admin.Operator, in admin.NewRegistrationToken) (admin.RegistrationToken, error) {
+func (o operator) NewRegistrationToken(ctx context.Context, op admin.Operator,
+	in admin.NewRegistrationToken) (admin.RegistrationToken, error) {
 	if in.Seconds < 1 || in.Seconds > 366*24*3600 {
-		return admin.RegistrationToken{}, fhir.Errorf(fhir.Invalid, "server.NewRegistrationToken", "life: a second to a year")
+		return admin.RegistrationToken{},
+			fhir.Errorf(fhir.Invalid, "server.NewRegistrationToken", "life: a second to a year")
 	}
-	tok, write, err := o.m.registration.PrepareToken(register.Ticket{Scope: scopeText(in.Scope), Uses: in.Uses, By: op.Name,
+	tok, write, err := o.m.registration.PrepareToken(register.Ticket{Scope: scopeText(in.Scope), Uses: in.Uses,
+		By:      op.Name,
 		Expires: o.m.now().Add(time.Duration(in.Seconds) * time.Second)})
 	if err != nil {
 		return admin.RegistrationToken{}, err
 	}
-	err = o.commit(ctx, op, "client registration-token", [][2]string{{"scope", scopeText(in.Scope)}, {"uses", strconv.Itoa(in.Uses)}}, write)
+	err = o.commit(ctx, op, "client registration-token",
+		[][2]string{{"scope", scopeText(in.Scope)}, {"uses", strconv.Itoa(in.Uses)}}, write)
 	if err != nil {
 		return admin.RegistrationToken{}, err
 	}
@@ -91,8 +98,10 @@ func (o operator) EnableClient(ctx context.Context, op admin.Operator, id string
 	return o.switchClient(ctx, op, "client enable", id, false)
 }
 
-func (o operator) switchClient(ctx context.Context, op admin.Operator, command, id string, disabled bool) (admin.ClientInfo, error) {
-	c, write, err := o.m.clients.PrepareChange(ctx, id, func(c *client.Client) error { c.Disabled = disabled; return nil })
+func (o operator) switchClient(ctx context.Context, op admin.Operator, command, id string,
+	disabled bool) (admin.ClientInfo, error) {
+	c, write, err := o.m.clients.PrepareChange(ctx, id,
+		func(c *client.Client) error { c.Disabled = disabled; return nil })
 	if err != nil {
 		return admin.ClientInfo{}, err
 	}
@@ -103,7 +112,8 @@ func (o operator) switchClient(ctx context.Context, op admin.Operator, command, 
 }
 
 // commitClient makes the change of a client durable together with its event.
-func (o operator) commitClient(ctx context.Context, op admin.Operator, command, id string, write store.StateWrite) error {
+func (o operator) commitClient(ctx context.Context, op admin.Operator, command, id string,
+	write store.StateWrite) error {
 	err := o.commit(ctx, op, command, [][2]string{{"client", id}}, write)
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		return fhir.Errorf(fhir.Conflict, command, "client_id: exists already, or was changed meanwhile")
@@ -113,10 +123,12 @@ func (o operator) commitClient(ctx context.Context, op admin.Operator, command, 
 
 // commit makes an operator's change durable together with the AuditEvent of the
 // command, so that neither is without the other.
-func (o operator) commit(ctx context.Context, op admin.Operator, command string, extra [][2]string, state ...store.StateWrite) error {
+func (o operator) commit(ctx context.Context, op admin.Operator, command string, extra [][2]string,
+	state ...store.StateWrite) error {
 	rq := o.request(op)
-	w, leaf, err := o.m.recorder.Prepare(audit.Event{Type: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
-		Principal: rq.Principal, RequestID: rq.RequestID, Extra: extra})
+	w, leaf, err := o.m.recorder.Prepare(audit.Event{Type: audit.Operator,
+		Interaction: strings.ReplaceAll(command, " ", "-"),
+		Principal:   rq.Principal, RequestID: rq.RequestID, Extra: extra})
 	if err != nil {
 		return err
 	}
@@ -132,9 +144,11 @@ func (o operator) Profile(ctx context.Context, op admin.Operator, name string) e
 
 // ChangeClient changes what only the operator may say about a client, in one
 // commit with the record of it.
-func (o operator) ChangeClient(ctx context.Context, op admin.Operator, in admin.ChangeClient) (admin.ClientInfo, error) {
+func (o operator) ChangeClient(ctx context.Context, op admin.Operator,
+	in admin.ChangeClient) (admin.ClientInfo, error) {
 	if in.RecordsConsent == nil {
-		return admin.ClientInfo{}, fhir.Errorf(fhir.Invalid, "client change", "nothing to change: give --may-record-consent=true or --may-record-consent=false")
+		return admin.ClientInfo{}, fhir.Errorf(fhir.Invalid, "client change",
+			"nothing to change: give --may-record-consent=true or --may-record-consent=false")
 	}
 	c, w, err := o.m.clients.PrepareChange(ctx, in.ID, func(c *client.Client) error {
 		c.RecordsConsent = *in.RecordsConsent
@@ -144,12 +158,14 @@ func (o operator) ChangeClient(ctx context.Context, op admin.Operator, in admin.
 		return admin.ClientInfo{}, err
 	}
 	rq := o.request(op)
-	ev, leaf, err := o.m.recorder.Prepare(audit.Event{Type: audit.Operator, Interaction: "client-change", Principal: rq.Principal, RequestID: rq.RequestID,
+	ev, leaf, err := o.m.recorder.Prepare(audit.Event{Type: audit.Operator, Interaction: "client-change",
+		Principal: rq.Principal, RequestID: rq.RequestID,
 		Extra: [][2]string{{"client", c.ID}, {"may-record-consent", strconv.FormatBool(c.RecordsConsent)}}})
 	if err != nil {
 		return admin.ClientInfo{}, err
 	}
-	_, err = o.m.store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}, Writes: []store.Write{ev}, Leaves: []store.Leaf{leaf}})
+	_, err = o.m.store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}, Writes: []store.Write{ev},
+		Leaves: []store.Leaf{leaf}})
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		err = fhir.Errorf(fhir.Conflict, "client change", "the client was changed meanwhile; try again")
 	}
@@ -157,7 +173,8 @@ func (o operator) ChangeClient(ctx context.Context, op admin.Operator, in admin.
 }
 
 // Ingest reads a vendor payload.
-func (o operator) Ingest(ctx context.Context, op admin.Operator, in admin.IngestRequest, body io.Reader) (ingest.Summary, error) {
+func (o operator) Ingest(ctx context.Context, op admin.Operator, in admin.IngestRequest,
+	body io.Reader) (ingest.Summary, error) {
 	in.Vendor = vendors.Code(in.Vendor)
 	if err := o.knownVendor(in.Vendor); err != nil {
 		return ingest.Summary{}, err
@@ -166,10 +183,14 @@ func (o operator) Ingest(ctx context.Context, op admin.Operator, in admin.Ingest
 		return ingest.Summary{}, err
 	}
 	rq := o.request(op)
-	sum, err := o.m.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format, Name: in.Name,
-		Delivery: func(name string) string { return in.Delivery[name] }, Body: body, Principal: rq.Principal, RequestID: rq.RequestID})
+	sum, err := o.m.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format,
+		Name:     in.Name,
+		Delivery: func(name string) string { return in.Delivery[name] }, Body: body, Principal: rq.Principal,
+		RequestID: rq.RequestID})
 	if err != nil && fhir.KindOf(err) == fhir.Forbidden {
-		err = admin.Advise(err, fmt.Sprintf("record the patient's consent with `pulsegate consent grant --patient %s --vendor %s`", in.Patient, in.Vendor))
+		err = admin.Advise(err, fmt.Sprintf(
+			"record the patient's consent with `pulsegate consent grant --patient %s --vendor %s`", in.Patient,
+			in.Vendor))
 	}
 	return sum, err
 }
@@ -195,7 +216,8 @@ func (o operator) StoreStat(ctx context.Context, op admin.Operator) (admin.Store
 		return admin.StoreStat{}, err
 	}
 	s := o.m.store.Stats()
-	out := admin.StoreStat{DiskBytes: s.DiskBytes, Resources: s.Resources, Commit: uint64(s.Seq), AuditLeaves: s.Log, Dir: filepath.Join(o.m.Config.Data, "store")}
+	out := admin.StoreStat{DiskBytes: s.DiskBytes, Resources: s.Resources, Commit: uint64(s.Seq),
+		AuditLeaves: s.Log, Dir: filepath.Join(o.m.Config.Data, "store")}
 	if x := o.m.store.Space(); x.Known {
 		out.FreeBytes, out.ReserveBytes = x.Free, x.Reserve
 	}
@@ -206,8 +228,9 @@ func (o operator) StoreStat(ctx context.Context, op admin.Operator) (admin.Store
 		return out, err
 	}
 	for _, x := range stats {
-		out.Series = append(out.Series, admin.SeriesStat{Vendor: x.Vendor, Code: x.Code, Series: x.Series, Samples: x.Samples,
-			Blocks: x.Blocks, Tails: x.Tails, BytesPerSample: float64(x.Bytes) / float64(max(1, x.Samples))})
+		out.Series = append(out.Series, admin.SeriesStat{Vendor: x.Vendor, Code: x.Code, Series: x.Series,
+			Samples: x.Samples,
+			Blocks:  x.Blocks, Tails: x.Tails, BytesPerSample: float64(x.Bytes) / float64(max(1, x.Samples))})
 	}
 	return out, nil
 }

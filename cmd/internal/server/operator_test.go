@@ -15,14 +15,15 @@ import (
 // for the client that POST /client made.
 func adminCalls() map[string][]string {
 	return map[string][]string{
-		"GET /clock":                      {""},
-		"POST /clock/reset":               {`{}`},
-		"GET /patient":                    {""},
-		"GET /patient/show":               {"?id=ada", "?id=nobody"},
-		"POST /client/change":             {`{"client_id":"CLIENT","records_consent":true}`},
-		"POST /demo/token":                {`{}`},
-		"GET /server/info":                {""},
-		"POST /patient":                   {`{"id":"ada","given":"Ada","family":"Beispiel"}`, `{"given":"Ben","family":"Beispiel"}`},
+		"GET /clock":          {""},
+		"POST /clock/reset":   {`{}`},
+		"GET /patient":        {""},
+		"GET /patient/show":   {"?id=ada", "?id=nobody"},
+		"POST /client/change": {`{"client_id":"CLIENT","records_consent":true}`},
+		"POST /demo/token":    {`{}`},
+		"GET /server/info":    {""},
+		"POST /patient": {`{"id":"ada","given":"Ada","family":"Beispiel"}`,
+			`{"given":"Ben","family":"Beispiel"}`},
 		"POST /consent/grant":             {`{"patient":"ada","vendor":"apple","recipient":"any"}`},
 		"GET /consent":                    {"", "?patient=ada"},
 		"POST /consent/withdraw":          {`{"patient":"ada"}`},
@@ -97,7 +98,8 @@ func TestOperatorCommandsCommitOnce(t *testing.T) {
 				}
 			}
 			refused := refusedCalls[method+" "+target]
-			if len(got) == 0 && w.Code < 400 || w.Code >= 300 && len(got) == 0 && !refused && w.Code != http.StatusConflict {
+			if len(got) == 0 && w.Code < 400 || w.Code >= 300 && len(got) == 0 && !refused &&
+				w.Code != http.StatusConflict {
 				t.Errorf("%s %s: %d and no AuditEvent: %s", method, target, w.Code, w.Body)
 			}
 		}

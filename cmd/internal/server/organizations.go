@@ -26,7 +26,8 @@ func (m *Main) openOrganizations(ctx context.Context) error {
 		if there {
 			continue
 		}
-		body, err := json.Marshal(map[string]any{"resourceType": "Organization", "id": id, "active": true, "name": name})
+		body, err := json.Marshal(map[string]any{"resourceType": "Organization", "id": id, "active": true,
+			"name": name})
 		if err != nil {
 			return fhir.Wrap("server.openOrganizations", err)
 		}

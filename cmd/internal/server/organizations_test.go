@@ -30,7 +30,8 @@ func TestProvenanceByUSCore(t *testing.T) {
 	}
 	const payload = `<?xml version="1.0"?><HealthData><Record type="HKQuantityTypeIdentifierBodyMass" sourceName="Scale" unit="kg" ` +
 		`startDate="2026-10-01 08:00:00 +0200" endDate="2026-10-01 08:00:00 +0200" value="62"/></HealthData>`
-	if _, err := o.Ingest(t.Context(), by, admin.IngestRequest{Patient: p.ID, Vendor: "apple", Name: "export.xml"}, strings.NewReader(payload)); err != nil {
+	if _, err := o.Ingest(t.Context(), by, admin.IngestRequest{Patient: p.ID, Vendor: "apple", Name: "export.xml"},
+		strings.NewReader(payload)); err != nil {
 		t.Fatal(err)
 	}
 	q, err := search.Parse("Provenance", nil, search.ParseOptions{Base: m.fhirBase()})
@@ -38,11 +39,12 @@ func TestProvenanceByUSCore(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := 0
-	err = m.store.Find(t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
-		found++
-		checkAgents(t, m, f.Resource.JSON)
-		return true
-	})
+	err = m.store.Find(t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+		func(f *store.Found) bool {
+			found++
+			checkAgents(t, m, f.Resource.JSON)
+			return true
+		})
 	if err != nil || found != 1 {
 		t.Fatalf("%d Provenances, %v", found, err)
 	}

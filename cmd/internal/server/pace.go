@@ -29,7 +29,8 @@ type paced struct {
 }
 
 func (p paced) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	pw := &pacedWriter{ResponseWriter: w, control: http.NewResponseController(w), now: p.now, begin: p.now(), credit: writeGrace}
+	pw := &pacedWriter{ResponseWriter: w, control: http.NewResponseController(w), now: p.now, begin: p.now(),
+		credit: writeGrace}
 	defer pw.finish()
 	w = pw
 	if r.Body == nil || r.Body == http.NoBody {

@@ -71,7 +71,8 @@ func TestPace(t *testing.T) {
 			if took := d.clock.Now().Sub(begin); took > paceGrace+time.Second {
 				t.Errorf("held for %v", took)
 			}
-			if fhir.KindOf(err) != fhir.Invalid || !strings.Contains(err.Error(), "too slowly") || !errors.Is(err, os.ErrDeadlineExceeded) {
+			if fhir.KindOf(err) != fhir.Invalid || !strings.Contains(err.Error(), "too slowly") ||
+				!errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("error %v", err)
 			}
 		})
@@ -110,13 +111,14 @@ func TestPaceUnread(t *testing.T) {
 	}{"read": {true, time.Time{}}, "left": {false, now.Add(paceRest)}} {
 		t.Run(name, func(t *testing.T) {
 			d := &deadlines{ResponseRecorder: httptest.NewRecorder()}
-			h := paced{now: func() time.Time { return now }, next: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-				if c.read {
-					if _, err := io.ReadAll(r.Body); err != nil {
-						t.Error(err)
+			h := paced{now: func() time.Time { return now },
+				next: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					if c.read {
+						if _, err := io.ReadAll(r.Body); err != nil {
+							t.Error(err)
+						}
 					}
-				}
-			})}
+				})}
 			h.ServeHTTP(d, httptest.NewRequest("POST", "/", strings.NewReader("z")))
 			if !d.last.Equal(c.want) {
 				t.Errorf("deadline %v, wanted %v", d.last, c.want)

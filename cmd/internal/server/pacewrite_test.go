@@ -38,11 +38,12 @@ func served(t *testing.T, handler http.HandlerFunc, read func(c net.Conn)) (kept
 	synctest.Test(t, func(t *testing.T) {
 		l := pipeListener{make(chan net.Conn), &sync.Once{}}
 		done := make(chan time.Duration, 1)
-		srv := &http.Server{Handler: paced{now: time.Now, next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			begin := time.Now()
-			handler(w, r)
-			done <- time.Since(begin)
-		})}}
+		srv := &http.Server{Handler: paced{now: time.Now,
+			next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				begin := time.Now()
+				handler(w, r)
+				done <- time.Since(begin)
+			})}}
 		ended := make(chan error, 1)
 		go func() { ended <- srv.Serve(l) }()
 		ours, theirs := net.Pipe()

@@ -61,10 +61,11 @@ func (o operator) each(ctx context.Context, typ string, params [][2]string, fn f
 	if err != nil {
 		return err
 	}
-	return o.m.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
-		fn(f.Resource)
-		return true
-	})
+	return o.m.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+		func(f *store.Found) bool {
+			fn(f.Resource)
+			return true
+		})
 }
 
 func patientInfo(r fhir.Resource) admin.Patient {

@@ -67,7 +67,8 @@ func (o operator) AddPatient(ctx context.Context, op admin.Operator, in admin.Ne
 		return admin.ID{}, fhir.Wrap("patient add", err)
 	}
 	if in.ID != "" {
-		if _, _, err := o.m.store.Read(ctx, fhir.Ref{Type: "Patient", ID: in.ID}, 0); fhir.KindOf(err) != fhir.NotFound {
+		if _, _, err := o.m.store.Read(ctx, fhir.Ref{Type: "Patient", ID: in.ID},
+			0); fhir.KindOf(err) != fhir.NotFound {
 			if err != nil {
 				return admin.ID{}, err
 			}
@@ -95,7 +96,8 @@ func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.
 	if err := o.havePatient(ctx, in.Patient); err != nil {
 		return admin.ID{}, err
 	}
-	res, err := consent.Build(consent.Terms{ID: o.m.newID(), Patient: in.Patient, Vendor: in.Vendor, VendorName: vendors.Name(in.Vendor), Categories: in.Categories, Recipient: in.Recipient, Now: o.m.now()})
+	res, err := consent.Build(consent.Terms{ID: o.m.newID(), Patient: in.Patient, Vendor: in.Vendor,
+		VendorName: vendors.Name(in.Vendor), Categories: in.Categories, Recipient: in.Recipient, Now: o.m.now()})
 	if err != nil {
 		return admin.ID{}, err
 	}
@@ -105,7 +107,8 @@ func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.
 
 // WithdrawConsent takes back what a patient has agreed to. When it returns
 // without an error nothing of it is visible to anybody under a Consent.
-func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in admin.WithdrawConsent) (admin.Withdrawn, error) {
+func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator,
+	in admin.WithdrawConsent) (admin.Withdrawn, error) {
 	in.Vendor = vendors.Code(in.Vendor)
 	out := admin.Withdrawn{Withdrawn: []string{}}
 	if err := o.havePatient(ctx, in.Patient); err != nil {
@@ -117,7 +120,8 @@ func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator, in adm
 		}
 	}
 	rq := o.request(op)
-	g := &appconsent.Withdrawals{Store: o.m.store, Audit: o.m.recorder, Consents: o.m.consents, Clock: o.m.now, NewID: o.m.newID, VendorName: vendors.Name}
+	g := &appconsent.Withdrawals{Store: o.m.store, Audit: o.m.recorder, Consents: o.m.consents, Clock: o.m.now,
+		NewID: o.m.newID, VendorName: vendors.Name}
 	for _, a := range o.m.adapters {
 		g.Vendors = append(g.Vendors, a.Vendor())
 	}
@@ -144,7 +148,8 @@ func (o operator) ListConsents(ctx context.Context, op admin.Operator, patient s
 	for _, c := range out.Consents {
 		told = append(told, c.Patient)
 	}
-	return out, o.recordAll(ctx, o.request(op), "consent list", slices.DeleteFunc(told, func(id string) bool { return id == "" }))
+	return out, o.recordAll(ctx, o.request(op), "consent list",
+		slices.DeleteFunc(told, func(id string) bool { return id == "" }))
 }
 
 func consentInfo(r fhir.Resource) admin.Consent {
@@ -166,7 +171,8 @@ func (o operator) consents(ctx context.Context, patient string, fn func(fhir.Res
 	if err != nil {
 		return err
 	}
-	return o.m.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool { return fn(f.Resource) })
+	return o.m.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+		func(f *store.Found) bool { return fn(f.Resource) })
 }
 
 func (o operator) havePatient(ctx context.Context, id string) error {

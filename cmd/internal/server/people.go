@@ -51,7 +51,8 @@ func (m *Main) openPeople(ctx context.Context) error {
 		return err
 	}
 	if keys == nil {
-		m.Log.Warn("no passkeys: the base URL needs a host name, and https unless that is localhost", "base-url", m.base)
+		m.Log.Warn("no passkeys: the base URL needs a host name, and https unless that is localhost", "base-url",
+			m.base)
 	}
 	breached, err := m.breached()
 	if err != nil {
@@ -64,15 +65,18 @@ func (m *Main) openPeople(ctx context.Context) error {
 	m.users = &user.Registry{Store: m.store, Clock: m.now}
 	m.sessions = &session.Sessions{Store: m.store, Users: m.users, Clock: m.now}
 	m.cookies = session.Cookies{Origin: origin(m.base), Vault: vault, Clock: m.now}
-	m.signs, err = signin.New(signin.Options{Store: m.store, Audit: m.recorder, Users: m.users, Sessions: m.sessions, Passkeys: keys,
-		Passwords: authn.NewPasswords(breached), Vault: vault, Provider: provider, Known: m.known, Ends: m.endAll, Issuer: m.base, Clock: m.now, Logger: m.Log})
+	m.signs, err = signin.New(signin.Options{Store: m.store, Audit: m.recorder, Users: m.users,
+		Sessions: m.sessions, Passkeys: keys,
+		Passwords: authn.NewPasswords(breached), Vault: vault, Provider: provider, Known: m.known, Ends: m.endAll,
+		Issuer: m.base, Clock: m.now, Logger: m.Log})
 	if err != nil {
 		return err
 	}
 	if m.glass, err = breakglass.New(m.store, m.recorder, m.now, m.Log); err != nil {
 		return err
 	}
-	m.people = people{rules: role.RulesOf, roles: m.signs.Roles, alive: m.signs.Alive, hold: m.signs.Hold, maySelect: m.maySelect,
+	m.people = people{rules: role.RulesOf, roles: m.signs.Roles, alive: m.signs.Alive, hold: m.signs.Hold,
+		maySelect: m.maySelect,
 		consents: func(subject, authorization string) access.Consents {
 			return m.glass.For(m.consents.Under(authorization), subject)
 		}}
@@ -129,8 +133,9 @@ func (m *Main) provider() (*authn.Provider, error) {
 	}
 	to := m.egress
 	to.Timeout, to.MaxResponse = 5*time.Second, 256<<10
-	return &authn.Provider{Issuer: c.OIDCIssuer, ClientID: c.OIDCClientID, Secret: secret, Name: c.OIDCName, Redirect: m.base + "/auth/external/callback",
-		MFA: c.OIDCMFA, PhishingResistant: c.OIDCPhishingResistant, HTTP: egress.New(to), Clock: m.now}, nil
+	return &authn.Provider{Issuer: c.OIDCIssuer, ClientID: c.OIDCClientID, Secret: secret, Name: c.OIDCName,
+		Redirect: m.base + "/auth/external/callback",
+		MFA:      c.OIDCMFA, PhishingResistant: c.OIDCPhishingResistant, HTTP: egress.New(to), Clock: m.now}, nil
 }
 
 // known reports whether a resource is there and not deleted.
@@ -144,9 +149,12 @@ func (m *Main) known(ctx context.Context, ref fhir.Ref) (bool, error) {
 
 // pages are what people see.
 func (m *Main) pages() (*pages.Pages, error) {
-	return pages.New(pages.Options{Base: m.base, Version: publicVersion(m.Version), SignIn: m.signs, Sessions: m.sessions, Users: m.users, Cookies: m.cookies,
+	return pages.New(pages.Options{Base: m.base, Version: publicVersion(m.Version), SignIn: m.signs,
+		Sessions: m.sessions, Users: m.users, Cookies: m.cookies,
 		Flow: m.authorize, Apps: m.tokens,
-		Refusals: &appconsent.Refusals{Store: m.store, Audit: m.recorder, Consents: m.consents, Clock: m.now}, Clients: m.clients, Launcher: launcher{m}, Glass: m.glass, UserLife: token.UserLife(m.Config.UserTokenLife), Patients: patients{m},
+		Refusals: &appconsent.Refusals{Store: m.store, Audit: m.recorder, Consents: m.consents, Clock: m.now},
+		Clients:  m.clients, Launcher: launcher{m}, Glass: m.glass,
+		UserLife: token.UserLife(m.Config.UserTokenLife), Patients: patients{m},
 		Scopes: m.policy.Scopes, Audit: m.recorder, Clock: m.now, Logger: m.Log})
 }
 
@@ -162,9 +170,12 @@ func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
 	// The app opens in a tab of its own, where nothing else says whose record
 	// it shows.
 	banner := true
-	_, to, err := l.m.launches.Mint(ctx, launch.Launch{ClientID: in.Client, By: "console", User: in.User, Maker: in.Maker,
-		Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter, Intent: in.Intent, Banner: &banner, StyleURL: l.m.base + discovery.StylePath}},
-		audit.Event{Type: audit.Rest, Interaction: "operation", Query: "console launch", Principal: in.By.Principal, RemoteIP: in.By.RemoteIP, RequestID: in.By.RequestID})
+	_, to, err := l.m.launches.Mint(ctx,
+		launch.Launch{ClientID: in.Client, By: "console", User: in.User, Maker: in.Maker,
+			Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter, Intent: in.Intent, Banner: &banner,
+				StyleURL: l.m.base + discovery.StylePath}},
+		audit.Event{Type: audit.Rest, Interaction: "operation", Query: "console launch", Principal: in.By.Principal,
+			RemoteIP: in.By.RemoteIP, RequestID: in.By.RequestID})
 	return to, err
 }
 
@@ -237,7 +248,8 @@ func (p patients) Find(ctx context.Context, by pages.By, text string) ([]pages.P
 }
 
 func (o operator) link(u *user.User, token string) admin.UserLink {
-	return admin.UserLink{ID: u.ID, Login: u.Login, Link: o.m.base + "/auth/invite?token=" + token, Expires: o.m.now().Add(user.InviteLife).UTC().Truncate(time.Second)}
+	return admin.UserLink{ID: u.ID, Login: u.Login, Link: o.m.base + "/auth/invite?token=" + token,
+		Expires: o.m.now().Add(user.InviteLife).UTC().Truncate(time.Second)}
 }
 
 // BootstrapUser makes the first administrator's one-time link.
@@ -252,7 +264,8 @@ func (o operator) BootstrapUser(ctx context.Context, op admin.Operator, in admin
 // InviteUser makes a user and a one-time link.
 func (o operator) InviteUser(ctx context.Context, op admin.Operator, in admin.NewUser) (admin.UserLink, error) {
 	u, token, err := o.m.signs.Invite(ctx, signin.From{}, signin.Actor{Operator: op.Name},
-		signin.NewUser{Login: in.Login, Name: in.Name, Roles: in.Roles, Patient: in.Patient, Practitioner: in.Practitioner})
+		signin.NewUser{Login: in.Login, Name: in.Name, Roles: in.Roles, Patient: in.Patient,
+			Practitioner: in.Practitioner})
 	if err != nil {
 		return admin.UserLink{}, err
 	}
@@ -283,7 +296,8 @@ func (o operator) EnableUser(ctx context.Context, op admin.Operator, login strin
 	return o.switchUser(ctx, op, login, false)
 }
 
-func (o operator) switchUser(ctx context.Context, op admin.Operator, login string, disabled bool) (admin.UserInfo, error) {
+func (o operator) switchUser(ctx context.Context, op admin.Operator, login string,
+	disabled bool) (admin.UserInfo, error) {
 	u, err := o.m.users.ByLogin(ctx, login)
 	if err != nil {
 		return admin.UserInfo{}, err
@@ -296,7 +310,8 @@ func (o operator) switchUser(ctx context.Context, op admin.Operator, login strin
 }
 
 func userInfo(u *user.User) admin.UserInfo {
-	return admin.UserInfo{ID: u.ID, Login: u.Login, Name: u.Name, Roles: u.Roles.Strings(), Disabled: u.Disabled, Enrolled: u.CanSignIn()}
+	return admin.UserInfo{ID: u.ID, Login: u.Login, Name: u.Name, Roles: u.Roles.Strings(), Disabled: u.Disabled,
+		Enrolled: u.CanSignIn()}
 }
 
 // ListUsers lists everybody who ever could sign in.

@@ -13,7 +13,8 @@ import (
 
 func item(x *ingest.Item, raw bool) admin.QuarantineItem {
 	out := admin.QuarantineItem{ID: x.ID, Patient: x.Patient, Vendor: x.Vendor, Format: x.Format, Metric: x.Metric,
-		Component: x.Component, Reason: x.Reason, Where: x.Where, Detail: x.Detail, Count: x.Count, FirstSeen: x.FirstSeen}
+		Component: x.Component, Reason: x.Reason, Where: x.Where, Detail: x.Detail, Count: x.Count,
+		FirstSeen: x.FirstSeen}
 	if raw {
 		out.Raw = string(x.Raw)
 		if len(x.Raw) == 0 {
@@ -37,7 +38,8 @@ func (o operator) Quarantine(ctx context.Context, op admin.Operator, patient str
 	for _, x := range out.Items {
 		told = append(told, x.Patient)
 	}
-	return out, o.recordAll(ctx, o.request(op), "quarantine list", slices.DeleteFunc(told, func(id string) bool { return id == "" }))
+	return out, o.recordAll(ctx, o.request(op), "quarantine list",
+		slices.DeleteFunc(told, func(id string) bool { return id == "" }))
 }
 
 // ShowQuarantine shows one item with its payload.

@@ -150,7 +150,8 @@ func (m *Main) Run(ctx context.Context) (err error) {
 		return errors.Join(err, l.Close())
 	}
 	srv := &http.Server{
-		Handler: paced{next: m.memory.Handler(handler), now: m.now}, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: paced{next: m.memory.Handler(handler), now: m.now}, ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:    2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(m.Log.Handler(), slog.LevelDebug),
 		TLSConfig: serverTLS(),
 	}
@@ -269,7 +270,8 @@ func (m *Main) open(ctx context.Context) error {
 		return err
 	}
 	m.adapters = vendors.All()
-	for _, step := range []func(context.Context) error{m.openAudit, m.openAccess, m.openFHIR, m.openIngest, m.openOrganizations} {
+	for _, step := range []func(context.Context) error{m.openAudit, m.openAccess, m.openFHIR, m.openIngest,
+		m.openOrganizations} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -283,10 +285,12 @@ func (m *Main) openAudit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if m.recorder, err = audit.NewRecorder(audit.Options{Store: m.store, Clock: m.now, Rand: rand.Reader, Observer: m.base, Logger: m.Log}); err != nil {
+	if m.recorder, err = audit.NewRecorder(audit.Options{Store: m.store, Clock: m.now, Rand: rand.Reader,
+		Observer: m.base, Logger: m.Log}); err != nil {
 		return err
 	}
-	m.notary, err = audit.OpenNotary(audit.NotaryOptions{Store: m.store, Dir: m.Config.Data, Origin: m.origin(), Rand: rand.Reader, Clock: m.now, Logger: m.Log, Accept: decision != nil})
+	m.notary, err = audit.OpenNotary(audit.NotaryOptions{Store: m.store, Dir: m.Config.Data, Origin: m.origin(),
+		Rand: rand.Reader, Clock: m.now, Logger: m.Log, Accept: decision != nil})
 	if err != nil {
 		return err
 	}

@@ -57,7 +57,8 @@ func (m *Main) openAccess(ctx context.Context) error {
 	m.clients = &client.Registry{Store: m.store, Scopes: scopes, Clock: m.now, AllowHTTP: m.egress.AllowHTTP}
 	jwks := m.egress
 	jwks.Timeout, jwks.MaxResponse = 3*time.Second, 64<<10
-	assertions, err := client.NewAssertions(m.clients, &client.Keys{HTTP: egress.New(jwks), Clock: m.now}, m.base+"/oauth/token")
+	assertions, err := client.NewAssertions(m.clients, &client.Keys{HTTP: egress.New(jwks), Clock: m.now},
+		m.base+"/oauth/token")
 	if err != nil {
 		return err
 	}
@@ -84,7 +85,8 @@ func (m *Main) grant(ctx context.Context, clientID, scopes string) (*access.Gran
 	if err != nil {
 		return nil, err
 	}
-	return &access.Grant{Recipient: clientID, Rules: set.Rules(), Consents: m.consents, RecordsConsent: c.RecordsConsent}, nil
+	return &access.Grant{Recipient: clientID, Rules: set.Rules(), Consents: m.consents,
+		RecordsConsent: c.RecordsConsent}, nil
 }
 
 // stepUp is what a person's token is held to before an export and before a
@@ -97,9 +99,13 @@ func (m *Main) openFHIR(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.subs, err = subscription.New(ctx, subscription.Options{Store: m.store, Audit: m.recorder, Clock: m.now, Rand: rand.Reader,
+	m.subs, err = subscription.New(ctx, subscription.Options{Store: m.store, Audit: m.recorder, Clock: m.now,
+		Rand: rand.Reader,
 		Base: m.fhirBase(), Policy: m.egress, Logger: m.Log,
-		GrantFor: func(ctx context.Context, clientID string) (*access.Grant, error) { return m.grant(ctx, clientID, "") }})
+		GrantFor: func(ctx context.Context, clientID string) (*access.Grant,
+			error) {
+			return m.grant(ctx, clientID, "")
+		}})
 	if err != nil {
 		return err
 	}
@@ -108,9 +114,11 @@ func (m *Main) openFHIR(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.service = &interaction.Service{Store: m.store, Validator: door, Audit: m.recorder, Clock: m.now, Rand: rand.Reader,
+	m.service = &interaction.Service{Store: m.store, Validator: door, Audit: m.recorder, Clock: m.now,
+		Rand:   rand.Reader,
 		Limits: interaction.Limits{BundleEntries: m.Config.MaxBundle}, Base: m.fhirBase(),
-		Checks: map[string]interaction.Check{"Subscription": m.subs.Check, "Consent": m.consents.Check, "Device": m.stepUp().Device}}
+		Checks: map[string]interaction.Check{"Subscription": m.subs.Check, "Consent": m.consents.Check,
+			"Device": m.stepUp().Device}}
 	return nil
 }
 
@@ -137,7 +145,8 @@ func (m *Main) openIngest(ctx context.Context) error {
 
 func (m *Main) ingestPipeline(mapper *mapping.Mapper, all []adapters.Adapter) *ingest.Pipeline {
 	return &ingest.Pipeline{Store: m.store, Audit: m.recorder, Consents: m.consents, Mapper: mapper, Adapters: all,
-		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data, Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log, LegacyIDs: m.store.Legacy()}
+		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data,
+		Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log, LegacyIDs: m.store.Legacy()}
 }
 
 // handler is everything that listens on the address.
@@ -155,8 +164,10 @@ func (m *Main) handler() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &rest.Server{Service: m.service, Auth: m.policy, Metadata: func() []byte { return statement }, Terminology: func() []byte { return terminology }, Logger: m.Log, Clock: m.now, Rand: rand.Reader, Consents: m.consents,
-		Limits: rest.Limits{Body: m.Config.MaxBodyBytes, Inflated: m.Config.MaxBodyBytes},
+	s := &rest.Server{Service: m.service, Auth: m.policy, Metadata: func() []byte { return statement },
+		Terminology: func() []byte { return terminology }, Logger: m.Log, Clock: m.now, Rand: rand.Reader,
+		Consents: m.consents,
+		Limits:   rest.Limits{Body: m.Config.MaxBodyBytes, Inflated: m.Config.MaxBodyBytes},
 		Operations: []rest.Mounter{
 			rest.Bulk{Exporter: m.exporter, Base: m.fhirBase(), Service: m.service, StepUp: m.stepUp().Demand},
 			rest.Subscriptions{Engine: m.subs, Service: m.service},
@@ -176,8 +187,10 @@ func (m *Main) handler() (http.Handler, error) {
 	if m.page, err = m.pages(); err != nil {
 		return nil, err
 	}
-	for _, x := range []rest.Mounter{m.page, m.ring, m.tokens, m.authorize, m.launches, m.registration, m.introspection, m.discovery(), brands.Handler{Bundle: m.bundle},
-		&ingest.Handler{Pipeline: m.pipeline, Auth: m.policy, RequestID: rest.RequestID, Limits: m.pipeline.Limits, Logger: m.Log}} {
+	for _, x := range []rest.Mounter{m.page, m.ring, m.tokens, m.authorize, m.launches, m.registration,
+		m.introspection, m.discovery(), brands.Handler{Bundle: m.bundle},
+		&ingest.Handler{Pipeline: m.pipeline, Auth: m.policy, RequestID: rest.RequestID, Limits: m.pipeline.Limits,
+			Logger: m.Log}} {
 		x.Mount(e)
 	}
 	return m.behindProxies(secured(m.base, m.nonces.Offer(e)))
@@ -194,7 +207,8 @@ func (m *Main) behindProxies(next http.Handler) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return dpop.Proxied{Trusted: certs, Next: clientaddr.Handler{Trusted: forwarders, Header: m.Config.Forwarded, Next: next}}, nil
+	return dpop.Proxied{Trusted: certs, Next: clientaddr.Handler{Trusted: forwarders, Header: m.Config.Forwarded,
+		Next: next}}, nil
 }
 
 var errDraining = errors.New("draining")
@@ -221,7 +235,8 @@ func spaceError(s pebblestore.Space) error {
 	if !s.Full() {
 		return nil
 	}
-	return fmt.Errorf("the disk is full: %d MiB are free, and the server keeps %d MiB in reserve", s.Free>>20, s.Reserve>>20)
+	return fmt.Errorf("the disk is full: %d MiB are free, and the server keeps %d MiB in reserve", s.Free>>20,
+		s.Reserve>>20)
 }
 
 // settings returns the input of the CapabilityStatement for this configuration.
@@ -232,18 +247,22 @@ func (m *Main) settings() capability.Settings {
 	ends := m.endpoints()
 	return capability.Settings{
 		Base: m.fhirBase(), Version: publicVersion(m.Version), Released: m.now(),
-		Token: ends.Token, Authorize: ends.Authorize, Introspect: ends.Introspect, Revoke: ends.Revoke, Register: ends.Register, Manage: ends.Manage,
+		Token: ends.Token, Authorize: ends.Authorize, Introspect: ends.Introspect, Revoke: ends.Revoke,
+		Register: ends.Register, Manage: ends.Manage,
 		Operations: append(rest.Offered(), []capability.Operation{
 			{Name: "export", Definition: bulkIG + "export"},
 			{Type: "Patient", Name: "export", Definition: bulkIG + "patient-export"},
 			{Type: "Group", Name: "export", Definition: bulkIG + "group-export"},
-			{Type: "Subscription", Name: "status", Definition: backport + "OperationDefinition/backport-subscription-status"},
-			{Type: "Subscription", Name: "events", Definition: backport + "OperationDefinition/backport-subscription-events"},
+			{Type: "Subscription", Name: "status",
+				Definition: backport + "OperationDefinition/backport-subscription-status"},
+			{Type: "Subscription", Name: "events",
+				Definition: backport + "OperationDefinition/backport-subscription-events"},
 		}...),
 		Instantiates: []string{"http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"},
 		Profiles: map[string][]string{
 			"Subscription": {backport + "StructureDefinition/backport-subscription"},
-			"Observation": {base + "vitalsigns", base + "heartrate", base + "resprate", base + "oxygensat", base + "bodytemp",
+			"Observation": {base + "vitalsigns", base + "heartrate", base + "resprate", base + "oxygensat",
+				base + "bodytemp",
 				base + "bodyheight", base + "bodyweight", base + "bmi", base + "bp"},
 		},
 		Topics: []string{fhir.Canonical + "/SubscriptionTopic/observation-recorded"},

@@ -58,28 +58,38 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 			return err
 		}
 	}
-	m.policy = &policy.Engine{Keys: m.ring, Clients: m.clients, Consents: m.consents, Scopes: scopes, Issuer: m.base, Audience: m.fhirBase(),
-		Clock: m.now, Grants: m.grants, RoleRules: m.people.rules, Roles: m.people.roles, ConsentsOf: m.people.consents, Outside: m.outside, Nonces: m.nonces, Latest: m.store.LastSeq}
-	agreements := &appconsent.Agreements{Store: m.store, Audit: m.recorder, Scopes: scopes, Issuer: m.base, UserLife: token.UserLife(m.Config.UserTokenLife),
-		Says: func(granted string) []string { return pages.Says(scopes, granted) }, Logger: m.Log}
+	m.policy = &policy.Engine{Keys: m.ring, Clients: m.clients, Consents: m.consents, Scopes: scopes,
+		Issuer: m.base, Audience: m.fhirBase(),
+		Clock: m.now, Grants: m.grants, RoleRules: m.people.rules, Roles: m.people.roles,
+		ConsentsOf: m.people.consents, Outside: m.outside, Nonces: m.nonces, Latest: m.store.LastSeq}
+	agreements := &appconsent.Agreements{Store: m.store, Audit: m.recorder, Scopes: scopes, Issuer: m.base,
+		UserLife: token.UserLife(m.Config.UserTokenLife),
+		Says:     func(granted string) []string { return pages.Says(scopes, granted) }, Logger: m.Log}
 	var err error
-	m.tokens, err = token.New(ctx, token.Options{Store: m.store, Audit: m.recorder, Keys: m.ring, Assertions: assertions, Scopes: scopes,
-		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, UserLife: m.Config.UserTokenLife, Alive: m.people.alive, Hold: m.people.hold,
+	m.tokens, err = token.New(ctx, token.Options{Store: m.store, Audit: m.recorder, Keys: m.ring,
+		Assertions: assertions, Scopes: scopes,
+		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log,
+		UserLife: m.Config.UserTokenLife, Alive: m.people.alive, Hold: m.people.hold,
 		Begun: agreements.Begun, Ended: agreements.Ended, Nonces: m.nonces})
 	if err != nil {
 		return err
 	}
-	m.launches = &launch.Service{Store: m.store, Audit: m.recorder, Clients: m.clients, Auth: m.policy, Scopes: scopes, Clock: m.now,
+	m.launches = &launch.Service{Store: m.store, Audit: m.recorder, Clients: m.clients, Auth: m.policy,
+		Scopes: scopes, Clock: m.now,
 		Roles: m.people.roles, Base: m.fhirBase(), Logger: m.Log}
-	m.authorize, err = authorize.New(authorize.Options{Store: m.store, Audit: m.recorder, Clients: m.clients, Launches: m.launches, Scopes: scopes,
-		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log, Page: m.Config.ConsentPage, Refused: m.refused,
+	m.authorize, err = authorize.New(authorize.Options{Store: m.store, Audit: m.recorder, Clients: m.clients,
+		Launches: m.launches, Scopes: scopes,
+		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log,
+		Page: m.Config.ConsentPage, Refused: m.refused,
 		RoleRules: m.people.rules, MaySelect: m.people.maySelect, Now: m.tokens.Now})
 	if err != nil {
 		return err
 	}
-	m.registration = &register.Handler{Store: m.store, Audit: m.recorder, Registry: m.clients, Scopes: scopes, Clock: m.now, Rand: rand.Reader,
+	m.registration = &register.Handler{Store: m.store, Audit: m.recorder, Registry: m.clients, Scopes: scopes,
+		Clock: m.now, Rand: rand.Reader,
 		Issuer: m.base, Logger: m.Log, Limits: register.NewLimits()}
-	m.introspection = introspect.New(introspect.Options{Policy: m.policy, Assertions: assertions, Tokens: m.tokens, Grants: m.grants,
+	m.introspection = introspect.New(introspect.Options{Policy: m.policy, Assertions: assertions, Tokens: m.tokens,
+		Grants:  m.grants,
 		Clients: m.clients, Audit: m.recorder, Clock: m.now, Issuer: m.base, Logger: m.Log})
 	return nil
 }
@@ -144,13 +154,16 @@ func (m *Main) openBrand() error {
 
 // endpoints are named alike in discovery and in the CapabilityStatement.
 func (m *Main) endpoints() discovery.Endpoints {
-	return discovery.Endpoints{Token: m.base + token.Path, Authorize: m.base + authorize.Path, Introspect: m.base + introspect.Path,
-		Revoke: m.base + introspect.RevokePath, Register: m.base + register.Path, Manage: m.base + m.Config.ManagePage}
+	return discovery.Endpoints{Token: m.base + token.Path, Authorize: m.base + authorize.Path,
+		Introspect: m.base + introspect.Path,
+		Revoke:     m.base + introspect.RevokePath, Register: m.base + register.Path,
+		Manage: m.base + m.Config.ManagePage}
 }
 
 func (m *Main) discovery() discovery.Handler {
 	id := m.brand.Primary()
 	return discovery.Handler{BaseURL: m.base, Endpoints: m.endpoints(), BrandBundle: m.base + brands.Path,
-		Brand: &discovery.Identifier{System: id.System, Value: id.Value}, ACRValues: []string{authn.PhishingResistant, authn.MultiFactor},
+		Brand:     &discovery.Identifier{System: id.System, Value: id.Value},
+		ACRValues: []string{authn.PhishingResistant, authn.MultiFactor},
 		CertBound: m.Config.ClientCerts || len(m.Config.CertProxies) > 0}
 }

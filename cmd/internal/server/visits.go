@@ -67,10 +67,11 @@ func (m *Main) names(ctx context.Context, patient, encounter string) (bool, erro
 		return false, err
 	}
 	found := false
-	err = m.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search), Limit: 1}, func(*store.Found) bool {
-		found = true
-		return false
-	})
+	err = m.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search), Limit: 1},
+		func(*store.Found) bool {
+			found = true
+			return false
+		})
 	return found, err
 }
 
@@ -81,9 +82,11 @@ const maxVisits = 12
 func (p patients) Visits(ctx context.Context, by pages.By, patient string) ([]pages.Visit, error) {
 	// The page's own grant knows no consents; measurements are under them.
 	who := *by.Principal
-	who.Grant = &access.Grant{Rules: by.Principal.Grant.Rules, Consents: p.m.glass.For(p.m.consents, who.Subject), Person: true}
+	who.Grant = &access.Grant{Rules: by.Principal.Grant.Rules, Consents: p.m.glass.For(p.m.consents, who.Subject),
+		Person: true}
 	by.Principal = &who
-	q := url.Values{"patient": {patient}, "encounter:missing": {"false"}, "_sort": {"-date"}, "_count": {"100"}}.Encode()
+	q := url.Values{"patient": {patient}, "encounter:missing": {"false"}, "_sort": {"-date"},
+		"_count": {"100"}}.Encode()
 	page, err := p.m.service.Search(ctx, asked(by, "GET Observation?"+q), "Observation", q)
 	if err != nil {
 		return nil, err

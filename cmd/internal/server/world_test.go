@@ -49,7 +49,8 @@ func settings(t *testing.T, dir string, set map[string]string) *config.Config {
 // opened is a server with every service open, which does not listen.
 func opened(t *testing.T, dir string, log io.Writer) (*Main, error) {
 	t.Helper()
-	m := &Main{Config: settings(t, dir, nil), Version: "test", Stdout: io.Discard, Log: slog.New(slog.NewTextHandler(log, nil)),
+	m := &Main{Config: settings(t, dir, nil), Version: "test", Stdout: io.Discard,
+		Log:  slog.New(slog.NewTextHandler(log, nil)),
 		base: "http://localhost:8080", draining: make(chan struct{})}
 	ctx, stop := context.WithCancel(context.Background())
 	err := m.open(ctx)
@@ -91,7 +92,8 @@ func running(t *testing.T, dir string, set map[string]string) (base string, out 
 	t.Helper()
 	out = &lockedBuffer{}
 	ready := make(chan string, 1)
-	m := &Main{Config: settings(t, dir, set), Version: versionOfTest, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	m := &Main{Config: settings(t, dir, set), Version: versionOfTest,
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Stdout: writerFunc(func(p []byte) (int, error) {
 			if _, url, ok := strings.Cut(string(p), "pulsegate ready "); ok {
 				ready <- strings.TrimSpace(url)

@@ -37,7 +37,8 @@ type Telemetry struct {
 func Start(ctx context.Context, version string, log *slog.Logger) (*Telemetry, error) {
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err) }))
 	res, err := resource.New(ctx, resource.WithFromEnv(), resource.WithTelemetrySDK(),
-		resource.WithAttributes(attribute.String("service.name", "pulsegate"), attribute.String("service.version", version)))
+		resource.WithAttributes(attribute.String("service.name", "pulsegate"),
+			attribute.String("service.version", version)))
 	if err != nil {
 		return nil, err
 	}

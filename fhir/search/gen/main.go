@@ -56,7 +56,8 @@ type path struct {
 type compiler struct{ elements map[string]element }
 
 func main() {
-	dir := flag.String("definitions", "", "folder with search-parameters.ndjson.gz, resources.ndjson.gz and datatypes.ndjson.gz of R4 4.0.1")
+	dir := flag.String("definitions", "",
+		"folder with search-parameters.ndjson.gz, resources.ndjson.gz and datatypes.ndjson.gz of R4 4.0.1")
 	out := flag.String("out", "registry_gen.go", "file to write")
 	flag.Parse()
 	if err := run(*dir, *out); err != nil {
@@ -126,8 +127,10 @@ func run(dir, out string) error {
 
 // row renders one registry entry.
 func (c *compiler) row(t string, p *searchParameter) string {
-	kind := map[string]string{"token": "KindToken", "date": "KindDate", "reference": "KindReference", "string": "KindString",
-		"quantity": "KindQuantity", "uri": "KindURI", "number": "KindNumber", "composite": "KindComposite", "special": "KindSpecial"}[p.Type]
+	kind := map[string]string{"token": "KindToken", "date": "KindDate", "reference": "KindReference",
+		"string":   "KindString",
+		"quantity": "KindQuantity", "uri": "KindURI", "number": "KindNumber", "composite": "KindComposite",
+		"special": "KindSpecial"}[p.Type]
 	var paths []path
 	switch {
 	case kind == "KindComposite", kind == "KindSpecial", kind == "KindNumber", p.Code == "phonetic":
@@ -194,7 +197,8 @@ func narrow(targets []string, paths []path) []string {
 // compile turns the alternatives of p's expression that start at t into paths.
 func (c *compiler) compile(t string, p *searchParameter) []path {
 	if p.Code == "deceased" {
-		return []path{{steps: []string{"deceasedBoolean"}, typ: "exists"}, {steps: []string{"deceasedDateTime"}, typ: "exists"}}
+		return []path{{steps: []string{"deceasedBoolean"}, typ: "exists"},
+			{steps: []string{"deceasedDateTime"}, typ: "exists"}}
 	}
 	var out []path
 	for _, alt := range strings.Split(p.Expression, "|") {
@@ -303,7 +307,8 @@ func (c *compiler) extend(a path, member string) path {
 // parameter type.
 func indexable(param, typ string) bool {
 	ok := map[string][]string{
-		"token":     {"Coding", "CodeableConcept", "Identifier", "ContactPoint", "code", "boolean", "string", "id", "uri"},
+		"token": {"Coding", "CodeableConcept", "Identifier", "ContactPoint", "code", "boolean", "string", "id",
+			"uri"},
 		"date":      {"date", "dateTime", "instant", "Period", "Timing"},
 		"reference": {"Reference", "canonical", "uri"},
 		"string":    {"string", "markdown", "HumanName", "Address"},

@@ -33,7 +33,8 @@ func (d *DB) prepareSeries(w *store.SeriesWrite) (*appended, error) {
 	const op = "pebblestore.Commit"
 	n := w.Columns.Len()
 	if n == 0 || n > maxSamples || len(w.Columns.Values) != w.Template.Values {
-		return nil, fhir.Errorf(fhir.Invalid, op, "a series write has 1 to %d samples with the values of its template", maxSamples)
+		return nil, fhir.Errorf(fhir.Invalid, op,
+			"a series write has 1 to %d samples with the values of its template", maxSamples)
 	}
 	in, err := d.infos.ofTemplate(w.Template)
 	if err != nil {
@@ -42,7 +43,8 @@ func (d *DB) prepareSeries(w *store.SeriesWrite) (*appended, error) {
 	if err := ordered(w); err != nil {
 		return nil, err
 	}
-	a := &appended{in: in, count: n, first: w.Columns.Start[0], last: w.Columns.Start[n-1], days: sampleDays(w.Columns.Start)}
+	a := &appended{in: in, count: n, first: w.Columns.Start[0], last: w.Columns.Start[n-1],
+		days: sampleDays(w.Columns.Start)}
 	for from := 0; from < n; from += blockSamples {
 		cols := w.Columns.Slice(from, min(from+blockSamples, n))
 		cols.Commits = make([]series.Commit, cols.Len())
@@ -217,7 +219,8 @@ func (s *stage) putSeries(a *appended, t store.Seq, updated int64, n uint32) err
 	return s.batch.Set(changeKey(t, n), e.encode(), nil)
 }
 
-func (s *stage) setBlock(id series.SeriesID, level byte, major uint64, minor uint32, h *series.Header, body []byte) error {
+func (s *stage) setBlock(id series.SeriesID, level byte, major uint64, minor uint32, h *series.Header,
+	body []byte) error {
 	if err := s.batch.Set(blockKey(tabHead, id, level, major, minor), series.AppendHeader(nil, h), nil); err != nil {
 		return err
 	}
@@ -236,7 +239,8 @@ func (s *stage) register(in *seriesInfo) error {
 		}
 	}
 	for _, tag := range in.tags {
-		if err := s.batch.Set(append(tagPrefix(tag[0], tag[1]), memberKey(in.t.Identity, in.id)[1:]...), where, nil); err != nil {
+		if err := s.batch.Set(append(tagPrefix(tag[0], tag[1]), memberKey(in.t.Identity, in.id)[1:]...), where,
+			nil); err != nil {
 			return err
 		}
 	}

@@ -54,7 +54,8 @@ func filled(b *testing.B) *pebblestore.DB {
 				second = fmt.Sprintf(`,{"what":{"reference":"Patient/p%d"}}`, (p+1)%benchPatients)
 			}
 			batch.Writes = append(batch.Writes, put("AuditEvent", fmt.Sprintf("a-%d-%d", p, i), fmt.Sprintf(
-				`"recorded":%q,"entity":[{"what":{"reference":"Patient/p%d"}}%s]`, start.Add(time.Duration(i)*time.Minute).Format(time.RFC3339), p, second)))
+				`"recorded":%q,"entity":[{"what":{"reference":"Patient/p%d"}}%s]`,
+				start.Add(time.Duration(i)*time.Minute).Format(time.RFC3339), p, second)))
 		}
 		if _, err := s.Commit(context.Background(), &batch); err != nil {
 			b.Fatal(err)
@@ -72,7 +73,8 @@ func BenchmarkFind(b *testing.B) {
 		name, typ, raw string
 		limit, want    int
 	}{
-		{"patient-code-date", "Observation", "patient=p7&code=http://loinc.org|c3&date=ge2026-01-02&date=lt2026-01-04", 51, 48},
+		{"patient-code-date", "Observation",
+			"patient=p7&code=http://loinc.org|c3&date=ge2026-01-02&date=lt2026-01-04", 51, 48},
 		{"code", "Observation", "code=http://loinc.org|c3&date=lt2026-01-01T01:00:00Z", 0, benchPatients},
 		{"audit-latest", "AuditEvent", "patient=p7&_sort=-date", 51, 51},
 	} {
@@ -88,7 +90,9 @@ func BenchmarkFind(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				n := 0
-				err := s.Find(context.Background(), store.Find{Query: query, Filter: access.All().Filter(access.Search), Limit: q.limit}, func(*store.Found) bool { n++; return true })
+				err := s.Find(context.Background(),
+					store.Find{Query: query, Filter: access.All().Filter(access.Search), Limit: q.limit},
+					func(*store.Found) bool { n++; return true })
 				if err != nil || n != q.want {
 					b.Fatal(n, err)
 				}

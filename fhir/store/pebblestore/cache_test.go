@@ -53,7 +53,8 @@ func TestNothingOldIsRead(t *testing.T) {
 			}
 			clear(v) // the reader's own
 		}
-		if err != nil || v != nil && n < atLeast || v == nil && atLeast%8 != 0 && (atLeast+1)%8 != 0 && answered.Load() == atLeast {
+		if err != nil || v != nil && n < atLeast || v == nil && atLeast%8 != 0 && (atLeast+1)%8 != 0 &&
+			answered.Load() == atLeast {
 			t.Errorf("after %d was answered: state %q, %v", atLeast, v, err)
 			stop.Store(true)
 		}

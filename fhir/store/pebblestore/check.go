@@ -26,7 +26,8 @@ func (d *DB) Check(ctx context.Context, report func(problem string)) error {
 	}
 	defer d.leave(v)
 	c := &checker{ctx: ctx, d: d, v: v, report: report}
-	for _, f := range []func() error{c.readable, c.forms, c.documents, c.ids, c.codes, c.index, c.series, c.orders, c.log, c.changes} {
+	for _, f := range []func() error{c.readable, c.forms, c.documents, c.ids, c.codes, c.index, c.series, c.orders,
+		c.log, c.changes} {
 		if err := f(); err != nil && damaged(err) {
 			continue
 		} else if err != nil {
@@ -252,11 +253,12 @@ func (c *checker) index() error {
 		if other := under(typ, param, value); other != param { // of the second schema, and of no use any more
 			prefix = indexPrefix(typ, other, value)
 		}
-		return c.owner(row{place: p, typ: typ, id: id, t: store.Seq(binary.BigEndian.Uint64(rest))}, "X", func(v *search.Values) bool {
-			found := false
-			indexRows(typ, v, func(x []byte) { found = found || bytes.Equal(x, prefix) })
-			return found
-		})
+		return c.owner(row{place: p, typ: typ, id: id, t: store.Seq(binary.BigEndian.Uint64(rest))}, "X",
+			func(v *search.Values) bool {
+				found := false
+				indexRows(typ, v, func(x []byte) { found = found || bytes.Equal(x, prefix) })
+				return found
+			})
 	})
 }
 

@@ -109,7 +109,8 @@ func (x *changeCheck) document(t store.Seq, e *entry) error {
 		}
 		created = before != nil && before.deleted
 	}
-	if f := &m.facts; e.typ == "AuditEvent" || m.doc.version != e.version || m.doc.deleted != e.deleted || e.created != (created && !e.deleted) ||
+	if f := &m.facts; e.typ == "AuditEvent" || m.doc.version != e.version || m.doc.deleted != e.deleted ||
+		e.created != (created && !e.deleted) ||
 		f.Vendor != e.vendor || f.Author != e.author || !slices.Equal(f.Categories, e.categories) {
 		x.problem("L: the entry of %s at T %d is not what was written", ref, t)
 	}

@@ -70,7 +70,8 @@ func (c *checker) series() error {
 }
 
 func (c *checker) oneSeries(in *seriesInfo, key []byte) error {
-	rows := [][]byte{seriesKey(tabSeries, &in.place, in.code, in.id), memberKey(in.t.Identity, in.id), identityKey(in.t.Identity)}
+	rows := [][]byte{seriesKey(tabSeries, &in.place, in.code, in.id), memberKey(in.t.Identity, in.id),
+		identityKey(in.t.Identity)}
 	if !bytes.Equal(rows[0], key) {
 		c.problem("series %x: its Q row lies elsewhere than its template says", in.id)
 	}
@@ -163,8 +164,10 @@ func (c *checker) level(in *seriesInfo, level byte, sum *seriesState) (err error
 
 // alsoDocuments looks for samples that have I rows.
 func (c *checker) alsoDocuments(in *seriesInfo) (err error) {
-	lo, hi := series.Key{Identity: in.t.Identity, Start: series.MinStart}, series.Key{Identity: in.t.Identity, Start: series.MaxStart, Check: 1<<32 - 1}
-	it, err := c.v.snap.NewIter(&pebble.IterOptions{LowerBound: idPrefix("Observation", lo.ID()), UpperBound: next(idPrefix("Observation", hi.ID()))})
+	lo, hi := series.Key{Identity: in.t.Identity, Start: series.MinStart},
+		series.Key{Identity: in.t.Identity, Start: series.MaxStart, Check: 1<<32 - 1}
+	it, err := c.v.snap.NewIter(&pebble.IterOptions{LowerBound: idPrefix("Observation", lo.ID()),
+		UpperBound: next(idPrefix("Observation", hi.ID()))})
 	if err != nil {
 		return err
 	}

@@ -93,7 +93,8 @@ const (
 // prepare does what needs no order: extraction, hashing, checks.
 func (d *DB) prepare(b *store.Batch) (*request, error) {
 	const op = "pebblestore.Commit"
-	r := &request{batch: b, values: make([]*search.Values, len(b.Writes)), complete: make([]bool, len(b.Writes)), hashes: make([][16]byte, len(b.Writes)),
+	r := &request{batch: b, values: make([]*search.Values, len(b.Writes)), complete: make([]bool, len(b.Writes)),
+		hashes: make([][16]byte, len(b.Writes)),
 		answer: make(chan struct{})}
 	for i := range b.Series {
 		a, err := d.prepareSeries(&b.Series[i])

@@ -263,7 +263,8 @@ func (c *compactor) read(r pebble.Reader, x *compaction, from []tail) (*series.C
 }
 
 // split cuts columns into blocks of like size.
-func (c *compactor) split(x *compaction, cols *series.Columns, where func(h *series.Header, i int, check uint32) placed) error {
+func (c *compactor) split(x *compaction, cols *series.Columns,
+	where func(h *series.Header, i int, check uint32) placed) error {
 	n := cols.Len()
 	blocks := (n + blockSamples - 1) / blockSamples
 	for i := range blocks {
@@ -294,7 +295,8 @@ func (c *compactor) intoBase(r pebble.Reader, x *compaction, tails []tail, all b
 		h := &tails[i].head
 		loose += h.Count
 		// A tail lands in what it overlaps, and beside the block before it.
-		from, _ := slices.BinarySearchFunc(base, h.MinStart, func(b tail, s int64) int { return cmp.Compare(b.head.MaxStart, s) })
+		from, _ := slices.BinarySearchFunc(base, h.MinStart,
+			func(b tail, s int64) int { return cmp.Compare(b.head.MaxStart, s) })
 		for j := from; j < len(base) && base[j].from() <= h.MaxStart; j++ {
 			hit[j] = true
 		}

@@ -31,7 +31,8 @@ func TestCompactionsAtOnce(t *testing.T) {
 		s := series.Sample{Start: 1767225600e6 - i*1e6, End: series.NoEnd} // backwards: each is a tail
 		s.Values[0] = series.Decimal{Mant: 62}
 		c.Append(&s, 1)
-		if _, err := d.Commit(ctx, &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: c}}, Probed: d.LastSeq()}); err != nil {
+		if _, err := d.Commit(ctx, &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: c}},
+			Probed: d.LastSeq()}); err != nil {
 			t.Fatal(err)
 		}
 		n++
@@ -48,7 +49,8 @@ func TestCompactionsAtOnce(t *testing.T) {
 		}
 		wg.Wait()
 		found := uint64(0)
-		if err := d.Scan(ctx, store.ScanRange{Types: []string{"Observation"}, At: d.LastSeq(), Filter: all()}, func(*store.Found) bool { found++; return true }); err != nil || found != n {
+		if err := d.Scan(ctx, store.ScanRange{Types: []string{"Observation"}, At: d.LastSeq(), Filter: all()},
+			func(*store.Found) bool { found++; return true }); err != nil || found != n {
 			t.Fatalf("%d samples of %d: %v", found, n, err)
 		}
 	}

@@ -60,7 +60,8 @@ func (j *journal) all() []acked {
 
 // stream is the template of a writer's samples.
 func stream(w int) *series.Template {
-	t := &series.Template{Patient: fmt.Sprintf("p%d", w), Vendor: "apple", Values: 1, Holes: []series.Slot{series.HoleEffective, series.HoleValue},
+	t := &series.Template{Patient: fmt.Sprintf("p%d", w), Vendor: "apple", Values: 1,
+		Holes: []series.Slot{series.HoleEffective, series.HoleValue},
 		Parts: [][]byte{
 			fmt.Appendf(nil, `},"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/p%d"},`, w),
 			[]byte(`,"valueQuantity":{"value":`), []byte(`}}`)}}
@@ -86,14 +87,18 @@ func writer(s store.Store, w int, j *journal, stop *atomic.Bool) error {
 		batch := &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: cols}}, Probed: ^store.Seq(0)}
 		if i%7 == 6 {
 			moved, refs = refs[0], refs[1:]
-			batch.Writes = []store.Write{{Op: store.Remove, Expect: store.Existing, Resource: fhir.Resource{Type: moved.Type, ID: moved.ID}}}
+			batch.Writes = []store.Write{{Op: store.Remove, Expect: store.Existing,
+				Resource: fhir.Resource{Type: moved.Type, ID: moved.ID}}}
 		}
 		refs = append(refs, sample)
 		ref := fhir.Ref{Type: "Device", ID: fmt.Sprintf("d-%d-%d", w, i)}
 		text := ref.String()
 		batch.Writes = append(batch.Writes, []store.Write{
-			{Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, JSON: []byte(fhir.Prefix(ref.Type, ref.ID) + `},"patient":{"reference":"Patient/p1"}}`)}},
-			{Resource: fhir.Resource{Type: "Patient", ID: fmt.Sprintf("p%d", w), JSON: fmt.Appendf(nil, `%s},"multipleBirthInteger":%d}`, fhir.Prefix("Patient", fmt.Sprintf("p%d", w)), i)}},
+			{Resource: fhir.Resource{Type: ref.Type, ID: ref.ID,
+				JSON: []byte(fhir.Prefix(ref.Type, ref.ID) + `},"patient":{"reference":"Patient/p1"}}`)}},
+			{Resource: fhir.Resource{Type: "Patient", ID: fmt.Sprintf("p%d", w),
+				JSON: fmt.Appendf(nil, `%s},"multipleBirthInteger":%d}`,
+					fhir.Prefix("Patient", fmt.Sprintf("p%d", w)), i)}},
 		}...)
 		batch.State = []store.StateWrite{{Key: text, Value: []byte(text)}}
 		batch.Leaves = []store.Leaf{store.Leaf(text)}
@@ -115,7 +120,8 @@ func lost(t *testing.T, s store.Store, want []acked) (n int) {
 		r, _, err := s.Read(ctx, a.ref, 0)
 		v, errV := s.Get(ctx, a.text)
 		l, errL := s.Log().Leaf(a.leaf)
-		if err != nil || errV != nil || errL != nil || r.Version != 1 || string(v) != a.text || string(l) != a.text || s.LastSeq() < a.t {
+		if err != nil || errV != nil || errL != nil || r.Version != 1 || string(v) != a.text ||
+			string(l) != a.text || s.LastSeq() < a.t {
 			n++
 			continue
 		}
@@ -164,7 +170,8 @@ func crash(t *testing.T, clones int, noSync bool) (missing, promised int) {
 			clones--
 			time.Sleep(time.Duration(rng.IntN(8)) * time.Millisecond)
 			want := j.all() // acknowledged before the crash
-			clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rand.New(rand.NewPCG(sd, uint64(clones)))})
+			clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101),
+				RNG: rand.New(rand.NewPCG(sd, uint64(clones)))})
 			j.pause.Lock() // however long the look takes, the next clone is not the larger for it
 			c, err := pebblestore.Open("", pebblestore.Options{FS: clone})
 			if err != nil {
@@ -243,7 +250,9 @@ func TestFailedFsyncStopsTheStore(t *testing.T) {
 		}
 		// The disk may work again; this store must not.
 		armed.Store(false)
-		if _, err := s.Commit(context.Background(), &store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte("v")}}}); fhir.KindOf(err) != fhir.Unavailable {
+		if _, err := s.Commit(context.Background(),
+			&store.Batch{State: []store.StateWrite{{Key: "k",
+				Value: []byte("v")}}}); fhir.KindOf(err) != fhir.Unavailable {
 			t.Fatalf("a commit after the failure: %v", err)
 		}
 		if _, err := s.Get(context.Background(), "k"); fhir.KindOf(err) != fhir.Unavailable {

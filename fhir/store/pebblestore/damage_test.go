@@ -58,7 +58,8 @@ func newDamaged(t *testing.T, part float64, layers bool) *damagedStore {
 	fill := func(from, to int) {
 		for i := from; i < to; i++ {
 			n := 0
-			b := store.Batch{Writes: []store.Write{patientWrite(i)}, Leaves: []store.Leaf{store.Leaf(fmt.Sprint("leaf ", i))}}
+			b := store.Batch{Writes: []store.Write{patientWrite(i)},
+				Leaves: []store.Leaf{store.Leaf(fmt.Sprint("leaf ", i))}}
 			for n = range 6 {
 				p := &population{}
 				w := p.document(fmt.Sprintf("p%03d", i), n)
@@ -76,7 +77,8 @@ func newDamaged(t *testing.T, part float64, layers bool) *damagedStore {
 	}
 	if layers {
 		for i := 0; i < damagedPatients; i += 3 {
-			if _, err := s.d.Commit(context.Background(), &store.Batch{Writes: []store.Write{patientWrite(i)}}); err != nil {
+			if _, err := s.d.Commit(context.Background(),
+				&store.Batch{Writes: []store.Write{patientWrite(i)}}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -160,7 +162,8 @@ func (s *damagedStore) readAll() (good, bad int) {
 			return
 		}
 		bad++
-		if fhir.KindOf(err) != fhir.Unavailable || strings.Contains(err.Error(), secret) || !strings.Contains(err.Error(), "damaged") {
+		if fhir.KindOf(err) != fhir.Unavailable || strings.Contains(err.Error(), secret) ||
+			!strings.Contains(err.Error(), "damaged") {
 			s.t.Errorf("an error of a damaged block: kind %d: %v", fhir.KindOf(err), err)
 		}
 	}
@@ -168,7 +171,8 @@ func (s *damagedStore) readAll() (good, bad int) {
 		id := fmt.Sprintf("p%03d", i)
 		_, _, err := s.d.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
 		did(err)
-		for _, raw := range []string{"Patient?identifier=" + fmt.Sprintf("%s-%d", secret, i), "Observation?patient=" + id + "&_sort=-date", "Observation?_lastUpdated=lt2100&patient=" + id} {
+		for _, raw := range []string{"Patient?identifier=" + fmt.Sprintf("%s-%d", secret, i),
+			"Observation?patient=" + id + "&_sort=-date", "Observation?_lastUpdated=lt2100&patient=" + id} {
 			typ, params, _ := strings.Cut(raw, "?")
 			pairs, _ := search.Pairs(params)
 			q, err := search.Parse(typ, pairs, search.ParseOptions{})
@@ -179,7 +183,8 @@ func (s *damagedStore) readAll() (good, bad int) {
 		}
 	}
 	for typ := range map[string]bool{"Observation": true, "Patient": true} {
-		did(s.d.Scan(ctx, store.ScanRange{Types: []string{typ}, Filter: allOf(typ)}, func(*store.Found) bool { return true }))
+		did(s.d.Scan(ctx, store.ScanRange{Types: []string{typ}, Filter: allOf(typ)},
+			func(*store.Found) bool { return true }))
 	}
 	did(s.d.Changes(ctx, 0, func(*store.Change) bool { return true }))
 	_, err := s.d.Log().Root(s.d.Log().Size())
@@ -205,7 +210,10 @@ func TestDamagedByte(t *testing.T) {
 		wrote := 0
 		for i := range 40 {
 			w := patientWrite(damagedPatients + i)
-			_, err := s.d.Commit(context.Background(), &store.Batch{Writes: []store.Write{w}, State: []store.StateWrite{{Key: fmt.Sprint("k", i), Value: []byte("v"), Expires: time.Now().Add(-time.Hour)}}})
+			_, err := s.d.Commit(context.Background(),
+				&store.Batch{Writes: []store.Write{w},
+					State: []store.StateWrite{{Key: fmt.Sprint("k", i), Value: []byte("v"),
+						Expires: time.Now().Add(-time.Hour)}}})
 			if err == nil {
 				wrote++
 			} else if fhir.KindOf(err) != fhir.Unavailable || strings.Contains(err.Error(), secret) {
@@ -219,7 +227,8 @@ func TestDamagedByte(t *testing.T) {
 		if err := s.d.Check(context.Background(), func(p string) { problems = append(problems, p) }); err != nil {
 			t.Errorf("check ended at a damaged block: %v", err)
 		}
-		found := slices.ContainsFunc(problems, func(p string) bool { return strings.Contains(p, s.file) && strings.HasPrefix(p, "table ") })
+		found := slices.ContainsFunc(problems,
+			func(p string) bool { return strings.Contains(p, s.file) && strings.HasPrefix(p, "table ") })
 		if found {
 			lost++
 		}
@@ -245,10 +254,11 @@ func content(t *testing.T, d *DB, among map[string]string) map[string]string {
 	out := map[string]string{}
 	if among == nil {
 		for _, typ := range []string{"Patient", "Observation"} {
-			err := d.Scan(context.Background(), store.ScanRange{Types: []string{typ}, Filter: allOf(typ)}, func(f *store.Found) bool {
-				out[f.Resource.Type+"/"+f.Resource.ID] = string(f.Resource.JSON)
-				return true
-			})
+			err := d.Scan(context.Background(), store.ScanRange{Types: []string{typ}, Filter: allOf(typ)},
+				func(f *store.Found) bool {
+					out[f.Resource.Type+"/"+f.Resource.ID] = string(f.Resource.JSON)
+					return true
+				})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -287,7 +297,8 @@ func TestSalvage(t *testing.T) {
 		whole := content(t, s.d, nil)
 		s.close()
 		s.flip(part)
-		out, err := Salvage(context.Background(), "s", "new", Options{FS: s.fs, Logger: slog.New(slog.NewTextHandler(s.log, nil))})
+		out, err := Salvage(context.Background(), "s", "new",
+			Options{FS: s.fs, Logger: slog.New(slog.NewTextHandler(s.log, nil))})
 		if err != nil {
 			t.Fatalf("byte at %.3f: %v", part, err)
 		}
@@ -319,7 +330,8 @@ func TestSalvage(t *testing.T) {
 			something++
 		}
 		for _, p := range out.Problems { // what nothing can make whole again
-			if !strings.Contains(p, "log: ") && !strings.Contains(p, " follows ") && !strings.Contains(p, "oldest version") {
+			if !strings.Contains(p, "log: ") && !strings.Contains(p, " follows ") &&
+				!strings.Contains(p, "oldest version") {
 				t.Errorf("byte at %.3f: in the new store: %s", part, p)
 			}
 		}
@@ -334,7 +346,8 @@ func TestSalvage(t *testing.T) {
 		if len(ids) != n {
 			t.Errorf("byte at %.3f: %d patients by lastUpdated, %d there", part, len(ids), n)
 		}
-		if _, err := d.Commit(context.Background(), &store.Batch{Writes: []store.Write{patientWrite(7777)}}); err != nil {
+		if _, err := d.Commit(context.Background(),
+			&store.Batch{Writes: []store.Write{patientWrite(7777)}}); err != nil {
 			t.Errorf("byte at %.3f: the new store takes no write: %v", part, err)
 		}
 		if err := d.Close(); err != nil {

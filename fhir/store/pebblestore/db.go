@@ -182,7 +182,8 @@ func Open(dir string, opts Options) (*DB, error) {
 	pdb, err := pebble.Open(dir, po)
 	if err != nil {
 		d.cache.Unref()
-		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: refusal("the store cannot be opened: " + faultOf(err))}
+		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
+			Err: refusal("the store cannot be opened: " + faultOf(err))}
 	}
 	d.pdb = pdb
 	if d.results, err = newResults(d); err == nil {
@@ -191,7 +192,8 @@ func Open(dir string, opts Options) (*DB, error) {
 	if err != nil {
 		err = errors.Join(err, pdb.Close())
 		d.cache.Unref()
-		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: refusal("the store cannot be opened: " + faultOf(err))}
+		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
+			Err: refusal("the store cannot be opened: " + faultOf(err))}
 	}
 	if d.codec, err = series.NewCodec(); err != nil {
 		err = errors.Join(err, pdb.Close())
@@ -203,7 +205,8 @@ func Open(dir string, opts Options) (*DB, error) {
 		if err := d.migrate(d.older); err != nil {
 			err = errors.Join(err, pdb.Close())
 			d.cache.Unref()
-			return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: refusal("the store of an older version cannot be taken over: " + faultOf(err))}
+			return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
+				Err: refusal("the store of an older version cannot be taken over: " + faultOf(err))}
 		}
 	}
 	d.clusters.byID = map[clusterID]*cluster{}
@@ -411,7 +414,8 @@ func (d *DB) Stats() store.Stats {
 		return store.Stats{}
 	}
 	defer d.leave(v)
-	return store.Stats{DiskBytes: d.pdb.Metrics().DiskSpaceUsage(), Resources: v.meta.resources, Seq: v.meta.t, Log: v.meta.leaves}
+	return store.Stats{DiskBytes: d.pdb.Metrics().DiskSpaceUsage(), Resources: v.meta.resources, Seq: v.meta.t,
+		Log: v.meta.leaves}
 }
 
 // Compact is of store.Store.

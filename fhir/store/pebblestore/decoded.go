@@ -38,7 +38,8 @@ func (c *decodedBlocks) block(d *DB, r pebble.Reader, headKey []byte, h *series.
 	list := c.list
 	c.mu.Unlock()
 	for _, b := range list {
-		if b != nil && b.t == h.MinT && b.updated == h.MinUpdated && bytes.Equal(b.key, headKey) && bytes.Equal(b.body, body) && b.cols.Len() == h.Count {
+		if b != nil && b.t == h.MinT && b.updated == h.MinUpdated && bytes.Equal(b.key, headKey) &&
+			bytes.Equal(b.body, body) && b.cols.Len() == h.Count {
 			return &b.cols, nil
 		}
 	}

@@ -157,7 +157,8 @@ func tableName(b byte) string {
 }
 
 func damageCounter(m metric.Meter) (metric.Int64Counter, error) {
-	return m.Int64Counter("pulsegate.store.damage", metric.WithDescription("Reads that met a damaged block. Any is a reason to act: `pulsegate store check`"))
+	return m.Int64Counter("pulsegate.store.damage",
+		metric.WithDescription("Reads that met a damaged block. Any is a reason to act: `pulsegate store check`"))
 }
 
 // pebbleLog hands Pebble's log on, without what its texts are filled with.

@@ -62,7 +62,8 @@ func (d *DB) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool)
 	n := 0
 	return d.find(ctx, "pebblestore.Find", f, f.Query.Sort, func(m *match, pos []byte) bool {
 		n++
-		more := fn(&store.Found{Resource: m.resource(), Facts: &m.facts, Pos: base64.RawURLEncoding.EncodeToString(pos)})
+		more := fn(&store.Found{Resource: m.resource(), Facts: &m.facts,
+			Pos: base64.RawURLEncoding.EncodeToString(pos)})
 		return more && (f.Limit <= 0 || n < f.Limit)
 	})
 }
@@ -75,7 +76,8 @@ func (d *DB) Count(ctx context.Context, f store.Find) (uint64, error) {
 	return n, err
 }
 
-func (d *DB) find(ctx context.Context, op string, f store.Find, sort []search.SortKey, emit func(*match, []byte) bool) error {
+func (d *DB) find(ctx context.Context, op string, f store.Find, sort []search.SortKey,
+	emit func(*match, []byte) bool) error {
 	v, err := d.enter(op)
 	if err != nil {
 		return err
@@ -97,7 +99,8 @@ func (d *DB) find(ctx context.Context, op string, f store.Find, sort []search.So
 	if f.Undeleted && at < v.meta.t {
 		emit = v.undeleted(emit, &failed)
 	}
-	x := &finder{ctx: ctx, op: op, d: d, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, owner: f.Owner, emit: emit}
+	x := &finder{ctx: ctx, op: op, d: d, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, owner: f.Owner,
+		emit: emit}
 	if err = x.run(sort, after); err == nil {
 		err = failed
 	}
@@ -419,7 +422,8 @@ func (x *finder) met(r row, t *table) (*match, error) {
 
 // rows calls fn for the D rows of the type in key order, from a key on (nil:
 // the start), skipping other types of each patient with one seek.
-func (x *finder) rows(patient string, one bool, from []byte, fn func(key []byte, r row, t *table) (bool, error)) (err error) {
+func (x *finder) rows(patient string, one bool, from []byte,
+	fn func(key []byte, r row, t *table) (bool, error)) (err error) {
 	typ := x.q.Type
 	lower, upper := []byte{tabDoc}, []byte{tabDoc + 1}
 	if one {

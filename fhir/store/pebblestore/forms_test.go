@@ -104,7 +104,9 @@ func told(t *testing.T, d *DB) string {
 			t.Errorf("not stamped: %s", r.JSON)
 		}
 	}
-	for _, q := range []string{"entity=Patient/p", "patient=p", "entity=Observation/o3", "entity=Patient/p,Observation/o1", "patient=p&_sort=-date", "_sort=date&date=ge2026-01-01T00:00:02Z", "_id=a0,a4"} {
+	for _, q := range []string{"entity=Patient/p", "patient=p", "entity=Observation/o3",
+		"entity=Patient/p,Observation/o1", "patient=p&_sort=-date", "_sort=date&date=ge2026-01-01T00:00:02Z",
+		"_id=a0,a4"} {
 		var pairs [][2]string
 		for _, p := range strings.Split(q, "&") {
 			k, v, _ := strings.Cut(p, "=")
@@ -191,7 +193,9 @@ func TestSecondSchema(t *testing.T) {
 		t.Errorf("%s\nwas\n%s", got, want)
 	}
 	sound(t, d)
-	if _, err := d.Commit(context.Background(), &store.Batch{Writes: []store.Write{auditEvent("a5", 5, true)}, Leaves: []store.Leaf{store.Leaf("leaf 5")}}); err != nil {
+	if _, err := d.Commit(context.Background(),
+		&store.Batch{Writes: []store.Write{auditEvent("a5", 5, true)},
+			Leaves: []store.Leaf{store.Leaf("leaf 5")}}); err != nil {
 		t.Fatal(err)
 	}
 	if n := strings.Count(told(t, d), "leaf"); n != 6 {
@@ -275,7 +279,8 @@ func TestFormsThatAreNone(t *testing.T) {
 		t.Errorf("JSON that is not of its form: %v", err)
 	}
 	// A second write in the same group, on what is kept by form.
-	a, b := &request{batch: &store.Batch{Writes: []store.Write{w}}}, &request{batch: &store.Batch{Writes: []store.Write{{Op: store.Remove, Resource: w.Resource}}}}
+	a, b := &request{batch: &store.Batch{Writes: []store.Write{w}}},
+		&request{batch: &store.Batch{Writes: []store.Write{{Op: store.Remove, Resource: w.Resource}}}}
 	for _, r := range []*request{a, b} {
 		p, err := d.prepare(r.batch)
 		if err != nil {
@@ -290,7 +295,8 @@ func TestFormsThatAreNone(t *testing.T) {
 	if a.err != nil || b.err != nil {
 		t.Fatal(a.err, b.err)
 	}
-	if r, _, err := d.ReadVersion(ctx, w.Resource.Ref(), 1); err != nil || !bytes.Contains(r.JSON, []byte("Observation/o1")) {
+	if r, _, err := d.ReadVersion(ctx, w.Resource.Ref(), 1); err != nil ||
+		!bytes.Contains(r.JSON, []byte("Observation/o1")) {
 		t.Errorf("the version before: %s %v", r.JSON, err)
 	}
 	sound(t, d)
@@ -304,7 +310,8 @@ func TestFormsThatAreNone(t *testing.T) {
 		if set != nil {
 			t.Fatal(set)
 		}
-		if _, err := d.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: "x", Value: []byte("y")}}}); err != nil {
+		if _, err := d.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: "x",
+			Value: []byte("y")}}}); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, err := d.Read(ctx, fhir.Ref{Type: "AuditEvent", ID: "a2"}, 0); err == nil {

@@ -65,10 +65,12 @@ var stored = []func(b []byte) (value any, again []byte, err error){
 func FuzzStored(f *testing.F) {
 	at := place{patient: "a\x00b", code: [8]byte{1, 2}, bucket: bucketLong, start: -5}
 	rows := [][]byte{
-		(&doc{to: 7, deleted: true, version: 3, updated: -1, vendor: "v", categories: []string{"vital-signs", ""}, json: []byte(`{}`)}).encode(),
+		(&doc{to: 7, deleted: true, version: 3, updated: -1, vendor: "v", categories: []string{"vital-signs", ""},
+			json: []byte(`{}`)}).encode(),
 		(&pointer{place: at, version: 1, moved: true, series: series.SeriesID{9}}).encode(),
 		(&samplesEntry{place: at, count: 1 << 40, first: -1, end: 1 << 60}).encode(),
-		(&entry{place: at, typ: "Observation", id: "x", version: 2, created: true, author: "me", categories: []string{"a", "b"}}).encode(),
+		(&entry{place: at, typ: "Observation", id: "x", version: 2, created: true, author: "me",
+			categories: []string{"a", "b"}}).encode(),
 		(&seriesState{maxStart: 1, samples: 2, tails: 3, loose: 4, moves: 5, merges: 6}).encode(),
 		meta{t: 1, updated: 2, leaves: 3, resources: 4}.encode(),
 		store.NewTemplate([]byte("0123456789"), 1, []int{2, 4, 8, 10}).Encoded,

@@ -33,7 +33,8 @@ type inspector struct {
 
 // Inspect implements store.Store. It reads the D rows, out of which searches
 // answer, then the I rows and the X rows by which they are found.
-func (d *DB) Inspect(ctx context.Context, typ string, at store.Seq, fn func(*store.Row), report func(id, problem string)) error {
+func (d *DB) Inspect(ctx context.Context, typ string, at store.Seq, fn func(*store.Row),
+	report func(id, problem string)) error {
 	const op = "pebblestore.Inspect"
 	v, err := d.enter(op)
 	if err != nil {
@@ -220,7 +221,8 @@ func (x *inspector) ids() error {
 			x.report(id, "its I row names a D row that is not there or cannot be read")
 		case err != nil:
 			return false, err
-		case m.doc.version != p.version || m.doc.deleted != p.deleted || m.doc.to != to || p.moved && x.typ != "Observation":
+		case m.doc.version != p.version || m.doc.deleted != p.deleted || m.doc.to != to || p.moved &&
+			x.typ != "Observation":
 			x.report(id, "its I row and its D row disagree")
 		}
 		return it.Next(), nil

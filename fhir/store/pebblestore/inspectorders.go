@@ -87,7 +87,8 @@ func (x *inspector) days() error {
 		if ok {
 			_, rest, ok = takeStr(rest[1+8+8:])
 		}
-		if _, err := decodeDayBits(it.Value()); err != nil || !ok || len(rest) != 1 || rest[0] != tabDoc && rest[0] != tabCode {
+		if _, err := decodeDayBits(it.Value()); err != nil || !ok || len(rest) != 1 || rest[0] != tabDoc &&
+			rest[0] != tabCode {
 			x.report("", "a W row cannot be read")
 		}
 		return it.Next(), nil

@@ -121,7 +121,8 @@ func (cl *cluster) add(key string, k *kind) {
 // newKind is the kind of a document, and what tells it from others. It keeps
 // nothing of its arguments.
 func newKind(v *search.Values, vendor, author string, categories []string) (string, *kind) {
-	k := &kind{vendor: strings.Clone(vendor), author: strings.Clone(author), values: search.Values{ByParam: map[string][]search.Value{}}}
+	k := &kind{vendor: strings.Clone(vendor), author: strings.Clone(author),
+		values: search.Values{ByParam: map[string][]search.Value{}}}
 	for _, c := range categories {
 		k.categories = append(k.categories, strings.Clone(c))
 	}
@@ -146,17 +147,20 @@ func newKind(v *search.Values, vendor, author string, categories []string) (stri
 func (x *finder) may(k *kind) bool {
 	for i := range x.q.Clauses {
 		c := &x.q.Clauses[i]
-		if !slices.Contains(kindParams[:], c.Param.Code) || c.Modifier != search.NoModifier && c.Modifier != search.ModNot && c.Modifier != search.ModMissing {
+		if !slices.Contains(kindParams[:], c.Param.Code) || c.Modifier != search.NoModifier &&
+			c.Modifier != search.ModNot && c.Modifier != search.ModMissing {
 			continue
 		}
 		if !search.MatchClause(c, &k.values) {
 			return false
 		}
 	}
-	if slices.ContainsFunc(x.filter.Params("Observation"), func(p string) bool { return !slices.Contains(kindParams[:], p) }) {
+	if slices.ContainsFunc(x.filter.Params("Observation"),
+		func(p string) bool { return !slices.Contains(kindParams[:], p) }) {
 		return true
 	}
-	return x.filter.Allow(&access.Facts{Type: "Observation", Patient: x.q.Patient, Vendor: k.vendor, Author: k.author, Categories: k.categories,
+	return x.filter.Allow(&access.Facts{Type: "Observation", Patient: x.q.Patient, Vendor: k.vendor,
+		Author: k.author, Categories: k.categories,
 		Tokens: func(p string) []access.Token { return tokensOf(&k.values, p) }})
 }
 
@@ -254,7 +258,8 @@ func (x *finder) newestIn(runs []run, n int, give func(*match) bool) (bool, erro
 }
 
 // wholeCluster gives out every match of a cluster, and learns its kinds.
-func (x *finder) wholeCluster(code [8]byte, learn func(map[string]*kind), give func(*match) bool) (more bool, err error) {
+func (x *finder) wholeCluster(code [8]byte, learn func(map[string]*kind),
+	give func(*match) bool) (more bool, err error) {
 	base := clusterKey(tabDoc, x.patient, x.q.Type)
 	pre := append(slices.Clone(base), code[:]...)
 	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
@@ -395,7 +400,8 @@ func (s *codingSet) add(start int64, n int) bool {
 func (w *newest) done(start int64) bool {
 	for _, s := range w.sets {
 		if !slices.ContainsFunc(w.sets, func(o *codingSet) bool {
-			return o.got >= w.n && start < o.nth && !slices.ContainsFunc(s.codings, func(c string) bool { return !slices.Contains(o.codings, c) })
+			return o.got >= w.n && start < o.nth &&
+				!slices.ContainsFunc(s.codings, func(c string) bool { return !slices.Contains(o.codings, c) })
 		}) {
 			return false
 		}

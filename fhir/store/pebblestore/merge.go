@@ -254,7 +254,8 @@ func (x *finder) openSeries(free *idle, sources []*source, r run, desc bool, fro
 
 // openSeriesWithin adds the series of a run, from their samples that begin
 // within [lo, hi).
-func (x *finder) openSeriesWithin(free *idle, sources []*source, r run, desc bool, from *where, lo, hi int64) (_ []*source, err error) {
+func (x *finder) openSeriesWithin(free *idle, sources []*source, r run, desc bool, from *where, lo,
+	hi int64) (_ []*source, err error) {
 	if x.q.Type != "Observation" || r.bucket == bucketUndated || x.documentsOnly {
 		return sources, nil
 	}

@@ -31,7 +31,8 @@ func newMeters(d *DB) (*meters, error) {
 		return nil, err
 	}
 	if out.group, err = m.Int64Histogram("pulsegate.store.group.size", metric.WithUnit("{batch}"),
-		metric.WithDescription("Batches that shared one fsync"), metric.WithExplicitBucketBoundaries(1, 2, 4, 8, 16, 32, 64, 128, 256)); err != nil {
+		metric.WithDescription("Batches that shared one fsync"),
+		metric.WithExplicitBucketBoundaries(1, 2, 4, 8, 16, 32, 64, 128, 256)); err != nil {
 		return nil, err
 	}
 	if out.latency, err = m.Float64Histogram("pulsegate.store.commit.duration", metric.WithUnit("s"),
@@ -50,27 +51,33 @@ func newMeters(d *DB) (*meters, error) {
 	if out.damage, err = damageCounter(m); err != nil {
 		return nil, err
 	}
-	waiting, err := m.Int64ObservableGauge("pulsegate.store.series.waiting", metric.WithUnit("{series}"), metric.WithDescription("Series that wait for a compaction"))
+	waiting, err := m.Int64ObservableGauge("pulsegate.store.series.waiting", metric.WithUnit("{series}"),
+		metric.WithDescription("Series that wait for a compaction"))
 	if err != nil {
 		return nil, err
 	}
-	disk, err := m.Int64ObservableGauge("pulsegate.store.disk", metric.WithUnit("By"), metric.WithDescription("Bytes on disk"))
+	disk, err := m.Int64ObservableGauge("pulsegate.store.disk", metric.WithUnit("By"),
+		metric.WithDescription("Bytes on disk"))
 	if err != nil {
 		return nil, err
 	}
-	free, err := m.Int64ObservableGauge("pulsegate.store.disk.free", metric.WithUnit("By"), metric.WithDescription("Bytes that the file system of the store has left"))
+	free, err := m.Int64ObservableGauge("pulsegate.store.disk.free", metric.WithUnit("By"),
+		metric.WithDescription("Bytes that the file system of the store has left"))
 	if err != nil {
 		return nil, err
 	}
-	kept, err := m.Int64ObservableGauge("pulsegate.store.disk.reserve", metric.WithUnit("By"), metric.WithDescription("Bytes below which writes are refused"))
+	kept, err := m.Int64ObservableGauge("pulsegate.store.disk.reserve", metric.WithUnit("By"),
+		metric.WithDescription("Bytes below which writes are refused"))
 	if err != nil {
 		return nil, err
 	}
-	at, err := m.Int64ObservableGauge("pulsegate.store.commit.latest", metric.WithUnit("{commit}"), metric.WithDescription("T of the latest durable commit"))
+	at, err := m.Int64ObservableGauge("pulsegate.store.commit.latest", metric.WithUnit("{commit}"),
+		metric.WithDescription("T of the latest durable commit"))
 	if err != nil {
 		return nil, err
 	}
-	resources, err := m.Int64ObservableGauge("pulsegate.store.resources", metric.WithUnit("{resource}"), metric.WithDescription("Current resources, by estimate"))
+	resources, err := m.Int64ObservableGauge("pulsegate.store.resources", metric.WithUnit("{resource}"),
+		metric.WithDescription("Current resources, by estimate"))
 	if err != nil {
 		return nil, err
 	}

@@ -86,7 +86,8 @@ func (r *rebuilder) document(k, v []byte) error {
 		return err
 	}
 	if w.typ == "AuditEvent" {
-		if err := r.update(updatesID{typ: w.typ, whole: true}, w.t, d.updated, 1, w.place.append(appendText(nil, w.id))); err != nil {
+		if err := r.update(updatesID{typ: w.typ, whole: true}, w.t, d.updated, 1,
+			w.place.append(appendText(nil, w.id))); err != nil {
 			return err
 		}
 	}

@@ -46,11 +46,13 @@ const (
 )
 
 func newPopulation(t *testing.T, opts ...Options) *population {
-	p := &population{t: t, opts: append(opts, Options{})[0], fs: vfs.NewMem(), clock: clocktest.At(time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC))}
+	p := &population{t: t, opts: append(opts, Options{})[0], fs: vfs.NewMem(),
+		clock: clocktest.At(time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC))}
 	p.open()
 	for i := range popPatients {
 		id := fmt.Sprintf("p%02d", i)
-		p.commit(store.Write{Resource: fhir.Resource{Type: "Patient", ID: id, JSON: []byte(fhir.Prefix("Patient", id) + `},"gender":"other"}`)}})
+		p.commit(store.Write{Resource: fhir.Resource{Type: "Patient", ID: id,
+			JSON: []byte(fhir.Prefix("Patient", id) + `},"gender":"other"}`)}})
 		p.samples(id)
 	}
 	for n := range popDocuments {
@@ -85,8 +87,9 @@ func (p *population) commit(ws ...store.Write) store.Seq {
 func (p *population) document(patient string, n int) store.Write {
 	id := fmt.Sprintf("d-%s-%03d", patient, n)
 	at := time.Date(2026, 2, 28, 6, 0, 0, 0, time.UTC).Add(-time.Duration(n) * 7 * time.Hour)
-	body := fhir.Prefix("Observation", id) + fmt.Sprintf(`},"status":"final","code":{"coding":[{"system":"urn:c","code":"weight"},{"system":"urn:v","code":"BodyMass"}]},"subject":{"reference":"Patient/%s"},"effectiveDateTime":"%s","valueQuantity":{"value":%d}}`,
-		patient, at.Format(time.RFC3339), (n*37)%1009)
+	body := fhir.Prefix("Observation", id) +
+		fmt.Sprintf(`},"status":"final","code":{"coding":[{"system":"urn:c","code":"weight"},{"system":"urn:v","code":"BodyMass"}]},"subject":{"reference":"Patient/%s"},"effectiveDateTime":"%s","valueQuantity":{"value":%d}}`,
+			patient, at.Format(time.RFC3339), (n*37)%1009)
 	return store.Write{Resource: fhir.Resource{Type: "Observation", ID: id, JSON: []byte(body)}}
 }
 
@@ -95,23 +98,27 @@ func (p *population) samples(patient string) {
 	p.t.Helper()
 	tpl := &series.Template{Class: series.Instant, Patient: patient, Vendor: "apple", Values: 1,
 		Holes: []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue},
-		Parts: [][]byte{[]byte(`},"identifier":[{"system":"urn:x","value":"`), []byte(`"}],"status":"final","code":{"coding":[{"system":"urn:c","code":"pulse"}]},"subject":{"reference":"Patient/` + patient + `"},`),
+		Parts: [][]byte{[]byte(`},"identifier":[{"system":"urn:x","value":"`),
+			[]byte(`"}],"status":"final","code":{"coding":[{"system":"urn:c","code":"pulse"}]},"subject":{"reference":"Patient/` + patient + `"},`),
 			[]byte(`,"valueQuantity":{"value":`), []byte(`}}`)}}
 	copy(tpl.Identity[:], patient+"pulse")
 	cols := &series.Columns{}
 	start := time.Date(2026, 1, 10, 0, 0, 0, 0, time.UTC)
 	for i := range popSamples {
 		at := start.Add(time.Duration(i) * 5 * time.Minute).UnixMicro()
-		cols.Append(&series.Sample{Start: at, End: series.NoEnd, Values: [4]series.Decimal{{Mant: int64(60 + i%40)}}}, 1)
+		cols.Append(&series.Sample{Start: at, End: series.NoEnd,
+			Values: [4]series.Decimal{{Mant: int64(60 + i%40)}}}, 1)
 	}
 	p.clock.Add(time.Second)
-	if _, err := p.d.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: cols}}, Probed: p.d.LastSeq()}); err != nil {
+	if _, err := p.d.Commit(context.Background(),
+		&store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: cols}}, Probed: p.d.LastSeq()}); err != nil {
 		p.t.Fatal(err)
 	}
 }
 
 // find runs a search and returns its ids and the rows it looked at.
-func (p *population) find(raw string, limit int, after string, at store.Seq) (ids []string, last string, looked uint64) {
+func (p *population) find(raw string, limit int, after string,
+	at store.Seq) (ids []string, last string, looked uint64) {
 	p.t.Helper()
 	typ, params, _ := strings.Cut(raw, "?")
 	pairs, err := search.Pairs(params)
@@ -123,10 +130,12 @@ func (p *population) find(raw string, limit int, after string, at store.Seq) (id
 		p.t.Fatal(err)
 	}
 	before := p.d.looked.Load()
-	err = p.d.Find(context.Background(), store.Find{Query: q, Filter: allOf(typ), Limit: limit, After: after, At: at, Owner: "client"}, func(f *store.Found) bool {
-		ids, last = append(ids, f.Resource.ID), f.Pos
-		return true
-	})
+	err = p.d.Find(context.Background(),
+		store.Find{Query: q, Filter: allOf(typ), Limit: limit, After: after, At: at, Owner: "client"},
+		func(f *store.Found) bool {
+			ids, last = append(ids, f.Resource.ID), f.Pos
+			return true
+		})
 	if err != nil {
 		p.t.Fatalf("%s: %v", raw, err)
 	}
@@ -169,7 +178,8 @@ func TestOrdersAreIndexOperations(t *testing.T) {
 		{"Observation?date=ge2026-01-12T05:00:00Z&date=lt2026-01-12T05:05:00Z&_sort=date", 10, 8 * popPatients},
 	} {
 		if ids, _, looked := p.find(c.raw, 10, "", 0); len(ids) != c.want || looked > c.most {
-			t.Errorf("%s gave %d matches of %d and looked at %d rows of at most %d", c.raw, len(ids), c.want, looked, c.most)
+			t.Errorf("%s gave %d matches of %d and looked at %d rows of at most %d", c.raw, len(ids), c.want,
+				looked, c.most)
 		}
 	}
 	sound(t, p.d)
@@ -180,7 +190,8 @@ func TestOrdersArePagedByIndex(t *testing.T) {
 	p := newPopulation(t)
 	defer p.d.Close()
 	at := p.d.LastSeq()
-	for _, raw := range []string{"Observation?_sort=-_lastUpdated", "Observation?_sort=-date", "Observation?code=weight&_sort=date", "Observation?patient=p03&_sort=_lastUpdated"} {
+	for _, raw := range []string{"Observation?_sort=-_lastUpdated", "Observation?_sort=-date",
+		"Observation?code=weight&_sort=date", "Observation?patient=p03&_sort=_lastUpdated"} {
 		all, _, _ := p.find(raw, 0, "", at)
 		var paged []string
 		after, most := "", uint64(0)
@@ -197,7 +208,8 @@ func TestOrdersArePagedByIndex(t *testing.T) {
 // TestOrdersOfAnOlderStore: a store without U, V and W rows gets them.
 func TestOrdersOfAnOlderStore(t *testing.T) {
 	p := newPopulation(t)
-	raws := []string{"Observation?_sort=-_lastUpdated", "Observation?patient=p05&_sort=_lastUpdated", "Observation?_sort=-date", "Patient?_sort=_lastUpdated", "AuditEvent?_sort=-_lastUpdated"}
+	raws := []string{"Observation?_sort=-_lastUpdated", "Observation?patient=p05&_sort=_lastUpdated",
+		"Observation?_sort=-date", "Patient?_sort=_lastUpdated", "AuditEvent?_sort=-_lastUpdated"}
 	p.commit(auditEvent("a1", 1, false))
 	p.commit(store.Write{Op: store.Remove, Resource: fhir.Resource{Type: "Observation", ID: "d-p05-003"}})
 	var want [][]string
@@ -257,7 +269,8 @@ func TestOrdersAreChecked(t *testing.T) {
 				if err := change(); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := p.d.Commit(context.Background(), &store.Batch{State: []store.StateWrite{{Key: "x", Value: []byte("y")}}}); err != nil {
+				if _, err := p.d.Commit(context.Background(),
+					&store.Batch{State: []store.StateWrite{{Key: "x", Value: []byte("y")}}}); err != nil {
 					t.Fatal(err)
 				}
 				found := 0
@@ -288,7 +301,8 @@ func TestOrdersAreChecked(t *testing.T) {
 }
 
 func TestDaySlots(t *testing.T) {
-	for _, ms := range []int64{0, 1, -1, dayMS, dayMS - 1, -dayMS, -dayMS - 1, slotMS, slotMS - 1, 1772000000123, -1772000000123, math.MinInt64, math.MinInt64 + 1, math.MaxInt64, math.MaxInt64 - 1} {
+	for _, ms := range []int64{0, 1, -1, dayMS, dayMS - 1, -dayMS, -dayMS - 1, slotMS, slotMS - 1, 1772000000123,
+		-1772000000123, math.MinInt64, math.MinInt64 + 1, math.MaxInt64, math.MaxInt64 - 1} {
 		day, slot := dayOf(ms)
 		if slot < 0 || slot >= daySlots {
 			t.Fatalf("%d is in slot %d", ms, slot)

@@ -109,7 +109,8 @@ func compareSamples(s *samples, w *store.SeriesWrite, own bool, found []store.Pr
 func (d *DB) probeDocuments(v *view, w *store.SeriesWrite, found []store.Presence) (err error) {
 	a, b := w.Columns.At(0), w.Columns.At(len(found)-1)
 	lo, hi := w.Template.Key(&a), w.Template.Key(&b)
-	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: idPrefix("Observation", lo.ID()), UpperBound: next(idPrefix("Observation", hi.ID()))})
+	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: idPrefix("Observation", lo.ID()),
+		UpperBound: next(idPrefix("Observation", hi.ID()))})
 	if err != nil {
 		return err
 	}

@@ -157,7 +157,8 @@ func (d *DB) ReadVersion(ctx context.Context, ref fhir.Ref, version uint64) (fhi
 }
 
 // History is of store.Store.
-func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.Seq, before uint64, fn func(fhir.Resource, *access.Facts) bool) (err error) {
+func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.Seq, before uint64,
+	fn func(fhir.Resource, *access.Facts) bool) (err error) {
 	const op = "pebblestore.History"
 	v, err := d.enter(op)
 	if err != nil {
@@ -356,8 +357,10 @@ func (v *view) change(t store.Seq, raw []byte, fn func(*store.Change) bool) (boo
 	}
 	r := row{place: e.place, typ: e.typ, id: e.id, t: t}
 	var m *match
-	c := store.Change{Seq: t, Ref: fhir.Ref{Type: e.typ, ID: e.id}, Version: e.version, Created: e.created, Deleted: e.deleted,
-		Facts: access.Facts{Type: e.typ, ID: e.id, Patient: e.patient, Vendor: e.vendor, Author: e.author, Categories: e.categories}}
+	c := store.Change{Seq: t, Ref: fhir.Ref{Type: e.typ, ID: e.id}, Version: e.version, Created: e.created,
+		Deleted: e.deleted,
+		Facts: access.Facts{Type: e.typ, ID: e.id, Patient: e.patient, Vendor: e.vendor, Author: e.author,
+			Categories: e.categories}}
 	c.Facts.Tokens = func(param string) []access.Token {
 		if m == nil {
 			// A row that cannot be read has no tokens: nothing is let out for it.
@@ -408,7 +411,8 @@ func (d *DB) sampleChanges(v *view, t store.Seq, raw []byte, fn func(*store.Chan
 		} else if err := w.next(); err != nil {
 			return false, err
 		}
-		if !fn(&store.Change{Seq: t, Ref: fhir.Ref{Type: "Observation", ID: m.row.id}, Version: 1, Created: true, Facts: m.facts}) {
+		if !fn(&store.Change{Seq: t, Ref: fhir.Ref{Type: "Observation", ID: m.row.id}, Version: 1, Created: true,
+			Facts: m.facts}) {
 			return false, nil
 		}
 	}
@@ -418,8 +422,10 @@ func (d *DB) sampleChanges(v *view, t store.Seq, raw []byte, fn func(*store.Chan
 // moved are the samples that a commit wrote within a time of one series and
 // that have become documents since, by id.
 func (v *view) moved(in *seriesInfo, t store.Seq, first, last int64) (out []*match, err error) {
-	lo, hi := series.Key{Identity: in.t.Identity, Start: first}, series.Key{Identity: in.t.Identity, Start: last, Check: math.MaxUint32}
-	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: idPrefix("Observation", lo.ID()), UpperBound: next(idPrefix("Observation", hi.ID()))})
+	lo, hi := series.Key{Identity: in.t.Identity, Start: first},
+		series.Key{Identity: in.t.Identity, Start: last, Check: math.MaxUint32}
+	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: idPrefix("Observation", lo.ID()),
+		UpperBound: next(idPrefix("Observation", hi.ID()))})
 	if err != nil {
 		return nil, err
 	}

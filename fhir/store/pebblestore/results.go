@@ -71,8 +71,9 @@ type mark struct {
 }
 
 func newResults(d *DB) (*results, error) {
-	rs := &results{fs: d.fs, dir: d.fs.PathJoin(d.dir, "sorted"), clock: d.opts.Clock, runBytes: d.opts.bounds.run, limit: d.opts.SpillBytes,
-		byID: map[[32]byte]*list.Element{}, order: list.New()}
+	rs := &results{fs: d.fs, dir: d.fs.PathJoin(d.dir, "sorted"), clock: d.opts.Clock, runBytes: d.opts.bounds.run,
+		limit: d.opts.SpillBytes,
+		byID:  map[[32]byte]*list.Element{}, order: list.New()}
 	if rs.limit == 0 {
 		rs.limit = DefaultSpilled
 	}
@@ -235,7 +236,8 @@ func (rs *results) reserve(n int64) error {
 	defer rs.mu.Unlock()
 	for rs.disk+n > rs.limit {
 		if !rs.dropLast(func(r *result) bool { return r.file != nil && r.refs == 1 }) {
-			return fhir.Errorf(fhir.TooCostly, "pebblestore.Find", "sorting the matches takes more than the %d MiB that this server sets aside for it: narrow the search, or sort by date or _lastUpdated", rs.limit>>20)
+			return fhir.Errorf(fhir.TooCostly, "pebblestore.Find",
+				"sorting the matches takes more than the %d MiB that this server sets aside for it: narrow the search, or sort by date or _lastUpdated", rs.limit>>20)
 		}
 	}
 	rs.disk += n
@@ -275,8 +277,10 @@ func (rs *results) scratch() (*scratch, error) {
 }
 
 func errScratch(err error) error {
-	return &fhir.Error{Kind: fhir.Unavailable, Op: "pebblestore.Find", Err: errors.New("temporary file: " + faultOf(err)),
-		Issues: []fhir.Issue{{Severity: "error", Code: fhir.Unavailable.IssueCode(), Diagnostics: "the matches could not be sorted: a temporary file cannot be written or read"}}}
+	return &fhir.Error{Kind: fhir.Unavailable, Op: "pebblestore.Find",
+		Err: errors.New("temporary file: " + faultOf(err)),
+		Issues: []fhir.Issue{{Severity: "error", Code: fhir.Unavailable.IssueCode(),
+			Diagnostics: "the matches could not be sorted: a temporary file cannot be written or read"}}}
 }
 
 func (s *scratch) write(b []byte) error {

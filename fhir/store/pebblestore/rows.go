@@ -434,7 +434,8 @@ func otherCodes(typ string, v *search.Values, primary [8]byte) [][8]byte {
 
 // resource builds what callers get of a version.
 func (d *doc) resource(typ, id string) fhir.Resource {
-	r := fhir.Resource{Type: typ, ID: id, Version: d.version, LastUpdated: time.UnixMilli(d.updated).UTC(), Deleted: d.deleted}
+	r := fhir.Resource{Type: typ, ID: id, Version: d.version, LastUpdated: time.UnixMilli(d.updated).UTC(),
+		Deleted: d.deleted}
 	if !d.deleted {
 		r.JSON = d.json[:len(d.json):len(d.json)]
 	}

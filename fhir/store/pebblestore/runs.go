@@ -17,7 +17,8 @@ var _ store.Columnar = (*DB)(nil)
 
 // columnar begins an answer out of columns: first docs, then smp for each series
 // of the query's patient.
-func (d *DB) columnar(ctx context.Context, op string, f store.Find, docs func(x *finder) (bool, error), smp func(x *finder, in *seriesInfo) (bool, error)) error {
+func (d *DB) columnar(ctx context.Context, op string, f store.Find, docs func(x *finder) (bool, error),
+	smp func(x *finder, in *seriesInfo) (bool, error)) error {
 	if f.Query.Type != "Observation" || f.Query.Patient == "" {
 		return fhir.Errorf(fhir.Internal, op, "only Observations of one patient lie in columns")
 	}
@@ -233,7 +234,8 @@ func (x *finder) allows(b *runBlock, s *series.Sample) bool {
 func (x *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (more bool, err error) {
 	in, h := b.in, b.head
 	if !b.each && store.Seq(h.MaxT) <= x.at && x.surely(in, h) {
-		if !x.allows(b, &series.Sample{Start: h.MinStart, End: series.NoEnd, Commit: series.Commit{T: h.MinT, Updated: h.MinUpdated}}) {
+		if !x.allows(b, &series.Sample{Start: h.MinStart, End: series.NoEnd,
+			Commit: series.Commit{T: h.MinT, Updated: h.MinUpdated}}) {
 			return true, nil
 		}
 		r.Whole, r.To = h, h.Count

@@ -46,7 +46,8 @@ type LostResource struct {
 }
 
 // copied are the tables that a salvage copies. The others follow from them.
-var copied = []byte{tabDoc, tabForm, tabID, tabChange, tabState, tabExpire, tabLog, tabMeta, tabSeries, tabIdentity, tabTally, tabHead, tabBlock}
+var copied = []byte{tabDoc, tabForm, tabID, tabChange, tabState, tabExpire, tabLog, tabMeta, tabSeries, tabIdentity,
+	tabTally, tabHead, tabBlock}
 
 const salvageBatch = 4 << 20 // bytes
 
@@ -65,7 +66,8 @@ func Salvage(ctx context.Context, from, to string, opts Options) (_ *Salvaged, e
 	if names, lerr := opts.FS.List(from); lerr != nil || len(names) == 0 {
 		return nil, fhir.Errorf(fhir.NotFound, op, "there is no store in %s", from)
 	}
-	s := &salvage{ctx: ctx, written: map[writtenSamples]*samplesEntry{}, out: &Salvaged{Rows: map[string]uint64{}, Unreadable: map[string]int{}}}
+	s := &salvage{ctx: ctx, written: map[writtenSamples]*samplesEntry{},
+		out: &Salvaged{Rows: map[string]uint64{}, Unreadable: map[string]int{}}}
 	if err := s.copy(from, to, opts); err != nil {
 		return nil, faulted(op, err)
 	}
@@ -104,13 +106,15 @@ func (s *salvage) copy(from, to string, opts Options) (err error) {
 	if quiet.opts.Logger == nil {
 		quiet.opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	po := &pebble.Options{FS: opts.FS, ReadOnly: true, Merger: setBits, Logger: &pebbleLog{d: quiet}, EventListener: quiet.events()}
+	po := &pebble.Options{FS: opts.FS, ReadOnly: true, Merger: setBits, Logger: &pebbleLog{d: quiet},
+		EventListener: quiet.events()}
 	src, err := pebble.Open(from, po)
 	if err != nil {
 		return refusal("the store cannot be opened: " + faultOf(err))
 	}
 	defer closing(src, &err)
-	po = &pebble.Options{FS: opts.FS, FormatMajorVersion: pebble.FormatNewest, MemTableSize: 16 << 20, Merger: setBits, Logger: &pebbleLog{d: quiet}, EventListener: quiet.events()}
+	po = &pebble.Options{FS: opts.FS, FormatMajorVersion: pebble.FormatNewest, MemTableSize: 16 << 20,
+		Merger: setBits, Logger: &pebbleLog{d: quiet}, EventListener: quiet.events()}
 	dst, err := pebble.Open(to, po)
 	if err != nil {
 		return err
@@ -126,7 +130,8 @@ func (s *salvage) copy(from, to string, opts Options) (err error) {
 			return err
 		}
 	}
-	for _, step := range []func() error{s.flush, s.versions, s.flush, s.documents, s.flush, s.changes, s.flush, s.allSeries, s.flush, s.orphans, s.flush, s.emptied, s.flush, s.head, s.flush} {
+	for _, step := range []func() error{s.flush, s.versions, s.flush, s.documents, s.flush, s.changes, s.flush,
+		s.allSeries, s.flush, s.orphans, s.flush, s.emptied, s.flush, s.head, s.flush} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -275,7 +280,8 @@ func (s *salvage) resource(prefix []byte, have []salvagedVersion) error {
 		x := &have[i]
 		if whole || x.doc == nil {
 			lost++
-			if err := errors.Join(s.remove(x.key), s.remove(rowKey(tabDoc, &x.p.place, x.p.code, typ, id, x.p.t))); err != nil {
+			if err := errors.Join(s.remove(x.key),
+				s.remove(rowKey(tabDoc, &x.p.place, x.p.code, typ, id, x.p.t))); err != nil {
 				return err
 			}
 			continue
@@ -336,7 +342,8 @@ func (s *salvage) changes() error {
 		if !ok || r.typ == "AuditEvent" {
 			return nil
 		}
-		e := entry{place: r.place, typ: r.typ, id: r.id, version: d.version, created: d.version == 1, deleted: d.deleted, vendor: d.vendor, author: d.author, categories: d.categories}
+		e := entry{place: r.place, typ: r.typ, id: r.id, version: d.version, created: d.version == 1,
+			deleted: d.deleted, vendor: d.vendor, author: d.author, categories: d.categories}
 		raw, err := get(s.d.pdb, idKey(r.typ, r.id, r.t))
 		if err != nil || raw == nil {
 			return err
@@ -344,7 +351,8 @@ func (s *salvage) changes() error {
 		if p, err := decodePointer(idKey(r.typ, r.id, r.t), raw); err != nil || p.moved {
 			return err // its change is that of a series
 		}
-		if before, err := headOf(s.d.pdb, fhir.Ref{Type: r.typ, ID: r.id}, r.t-1); err == nil && before != nil && before.deleted {
+		if before, err := headOf(s.d.pdb, fhir.Ref{Type: r.typ, ID: r.id}, r.t-1); err == nil && before != nil &&
+			before.deleted {
 			e.created = true
 		}
 		return s.change(r.t, e.encode(), func(v []byte) bool {
@@ -442,7 +450,8 @@ func (s *salvage) blocks(in *seriesInfo, level byte, st *seriesState, written ma
 		}
 		if err != nil {
 			s.out.LostBlocks++
-			if err := errors.Join(s.remove(slices.Clone(it.Key())), s.remove(append([]byte{tabBlock}, it.Key()[1:]...))); err != nil {
+			if err := errors.Join(s.remove(slices.Clone(it.Key())),
+				s.remove(append([]byte{tabBlock}, it.Key()[1:]...))); err != nil {
 				return err
 			}
 			continue
@@ -638,7 +647,8 @@ func (l LostResource) String() string {
 
 // Whole reports whether nothing was lost.
 func (s *Salvaged) Whole() bool {
-	return len(s.Unreadable) == 0 && len(s.Lost) == 0 && s.LostBlocks == 0 && s.LostSeries == 0 && s.LostChanges == 0 && len(s.Problems) == 0
+	return len(s.Unreadable) == 0 && len(s.Lost) == 0 && s.LostBlocks == 0 && s.LostSeries == 0 &&
+		s.LostChanges == 0 && len(s.Problems) == 0
 }
 
 // String is the report for the operator.
@@ -653,7 +663,8 @@ func (s *Salvaged) String() string {
 	for _, l := range s.Lost {
 		fmt.Fprintln(&b, l)
 	}
-	fmt.Fprintf(&b, "%d resources, %d blocks of samples, %d series, %d changes lost; %d changes made anew\n", len(s.Lost), s.LostBlocks, s.LostSeries, s.LostChanges, s.MadeChanges)
+	fmt.Fprintf(&b, "%d resources, %d blocks of samples, %d series, %d changes lost; %d changes made anew\n",
+		len(s.Lost), s.LostBlocks, s.LostSeries, s.LostChanges, s.MadeChanges)
 	for _, p := range s.Problems {
 		fmt.Fprintln(&b, p)
 	}

@@ -110,7 +110,8 @@ func newSeriesInfo(t *series.Template, encoded []byte) (*seriesInfo, error) {
 		}
 		for i := range va.ByParam[param] {
 			x := indexValue(p.Kind, &va.ByParam[param][i])
-			constant := slices.ContainsFunc(vb.ByParam[param], func(v search.Value) bool { return indexValue(p.Kind, &v) == x })
+			constant := slices.ContainsFunc(vb.ByParam[param],
+				func(v search.Value) bool { return indexValue(p.Kind, &v) == x })
 			if x != "" && constant && !slices.Contains(in.tags, [2]string{param, x}) {
 				in.tags = append(in.tags, [2]string{param, x})
 			}
@@ -128,7 +129,8 @@ type infos struct {
 }
 
 func newInfos() *infos {
-	return &infos{byID: map[series.SeriesID]*list.Element{}, byPtr: map[*series.Template]*seriesInfo{}, order: list.New()}
+	return &infos{byID: map[series.SeriesID]*list.Element{}, byPtr: map[*series.Template]*seriesInfo{},
+		order: list.New()}
 }
 
 func (c *infos) get(id series.SeriesID) *seriesInfo {

@@ -113,7 +113,8 @@ func BenchmarkSearchSamples(b *testing.B) {
 	for range b.N {
 		began := time.Now()
 		n := 0
-		if err := d.Find(context.Background(), store.Find{Query: q, Filter: all(), Limit: 100}, func(f *store.Found) bool { n++; return true }); err != nil || n != 100 {
+		if err := d.Find(context.Background(), store.Find{Query: q, Filter: all(), Limit: 100},
+			func(f *store.Found) bool { n++; return true }); err != nil || n != 100 {
 			b.Fatal(err, n)
 		}
 		worst = max(worst, time.Since(began))
@@ -134,11 +135,12 @@ func BenchmarkScanSamples(b *testing.B) {
 	b.ResetTimer()
 	n, size := 0, 0
 	for range b.N {
-		if err := d.Scan(context.Background(), store.ScanRange{Types: []string{"Observation"}, Filter: all()}, func(f *store.Found) bool {
-			n++
-			size += len(f.Resource.JSON)
-			return true
-		}); err != nil {
+		if err := d.Scan(context.Background(), store.ScanRange{Types: []string{"Observation"}, Filter: all()},
+			func(f *store.Found) bool {
+				n++
+				size += len(f.Resource.JSON)
+				return true
+			}); err != nil {
 			b.Fatal(err)
 		}
 	}

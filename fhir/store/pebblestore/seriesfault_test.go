@@ -26,11 +26,13 @@ func open(t *testing.T, fs vfs.FS) *DB {
 
 func everything(t *testing.T, d *DB) (n int, err error) {
 	t.Helper()
-	q, err := search.Parse("Observation", [][2]string{{"patient", "p000000"}, {"_sort", "-date"}}, search.ParseOptions{})
+	q, err := search.Parse("Observation", [][2]string{{"patient", "p000000"}, {"_sort", "-date"}},
+		search.ParseOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = d.Find(context.Background(), store.Find{Query: q, Filter: all()}, func(*store.Found) bool { n++; return true })
+	err = d.Find(context.Background(), store.Find{Query: q, Filter: all()},
+		func(*store.Found) bool { n++; return true })
 	return n, err
 }
 
@@ -61,7 +63,9 @@ func TestFlippedBit(t *testing.T) {
 				t.Fatal(err)
 			}
 			d.infos = newInfos()
-			if _, err := d.Commit(context.Background(), &store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte{1}}}}); err != nil { // shows it
+			// shows it
+			if _, err := d.Commit(context.Background(),
+				&store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte{1}}}}); err != nil {
 				t.Fatal(err)
 			}
 			if n, err := everything(t, d); err == nil {
@@ -85,7 +89,9 @@ func TestMigration(t *testing.T) {
 	if d.Legacy() {
 		t.Error("a new store is no old one")
 	}
-	if _, err := d.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: "Patient", ID: "p", JSON: []byte(fhir.Prefix("Patient", "p") + "}}")}}}}); err != nil {
+	if _, err := d.Commit(context.Background(),
+		&store.Batch{Writes: []store.Write{{Resource: fhir.Resource{Type: "Patient", ID: "p",
+			JSON: []byte(fhir.Prefix("Patient", "p") + "}}")}}}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.pdb.Set(schemaKey, []byte(schemaFirst), pebble.Sync); err != nil {
@@ -149,7 +155,9 @@ func TestCompactionIsBounded(t *testing.T) {
 				s := series.Sample{Start: 1767225600e6 + int64(k)*5e6, End: series.NoEnd}
 				s.Values[0] = series.Decimal{Mant: 60}
 				c.Append(&s, 1)
-				if _, err := d.Commit(context.Background(), &store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: c}}, Probed: ^store.Seq(0)}); err != nil {
+				if _, err := d.Commit(context.Background(),
+					&store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: c}},
+						Probed: ^store.Seq(0)}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -161,7 +169,8 @@ func TestCompactionIsBounded(t *testing.T) {
 				t.Fatalf("%+v %v", stats, err)
 			}
 			c := d.Compaction()
-			t.Logf("%d samples, %d written again, %d tails of %d samples, %d blocks", len(seen), c.Rewritten, stats[0].Tails, stats[0].Loose, stats[0].Blocks)
+			t.Logf("%d samples, %d written again, %d tails of %d samples, %d blocks", len(seen), c.Rewritten,
+				stats[0].Tails, stats[0].Loose, stats[0].Blocks)
 			if c.Rewritten > uint64(len(seen)*(mergeFactor+5)) || stats[0].Tails > 5*tailsPerTier {
 				t.Errorf("%+v %+v", c, stats[0])
 			}

@@ -29,7 +29,8 @@ type Compaction struct {
 
 // Compaction reports the compactor's work.
 func (d *DB) Compaction() Compaction {
-	return Compaction{Series: d.compactor.series.Load(), Rewritten: d.compactor.samples.Load(), Waiting: d.compactor.waiting()}
+	return Compaction{Series: d.compactor.series.Load(), Rewritten: d.compactor.samples.Load(),
+		Waiting: d.compactor.waiting()}
 }
 
 // SeriesStats reads the headers of every series: seconds for a large store.

@@ -19,7 +19,8 @@ func (x *finder) onePatient() (id string, ok bool) {
 	}
 	for i := range x.q.Clauses {
 		c := &x.q.Clauses[i]
-		if c.Param.Code != p.Code || len(c.Values) != 1 || c.Modifier != search.NoModifier && c.Modifier != search.ModType {
+		if c.Param.Code != p.Code || len(c.Values) != 1 || c.Modifier != search.NoModifier &&
+			c.Modifier != search.ModType {
 			continue
 		}
 		if v := &c.Values[0]; v.RefType == "Patient" && !v.HasSystem {

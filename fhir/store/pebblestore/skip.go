@@ -87,7 +87,8 @@ func (x *finder) skipScan(tab byte, codes [][8]byte, from []byte) (more bool, er
 		if len(have) < 8 {
 			return false, errRow
 		}
-		i, _ := slices.BinarySearchFunc(codes, have[:8], func(c [8]byte, h []byte) int { return bytes.Compare(c[:], h) })
+		i, _ := slices.BinarySearchFunc(codes, have[:8],
+			func(c [8]byte, h []byte) int { return bytes.Compare(c[:], h) })
 		if i == len(codes) {
 			ok = it.SeekGE(next(cluster))
 			continue

@@ -62,7 +62,8 @@ func TestCheckFindsDamage(t *testing.T) {
 			t.Fatalf("%s: row is not there: %v", name, err)
 		}
 		bump := func(i byte) {
-			if _, err := db.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: "x", Value: []byte{i}}}}); err != nil {
+			if _, err := db.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: "x",
+				Value: []byte{i}}}}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -196,7 +196,8 @@ func newKeyer(typ string, sort []search.SortKey) (*keyer, error) {
 	for _, s := range sort {
 		p, ok := search.Lookup(typ, s.Param)
 		if !ok {
-			return nil, fhir.Errorf(fhir.Invalid, "pebblestore.Find", "_sort names a parameter that %s does not have", typ)
+			return nil, fhir.Errorf(fhir.Invalid, "pebblestore.Find",
+				"_sort names a parameter that %s does not have", typ)
 		}
 		q.Clauses = append(q.Clauses, search.Clause{Param: p})
 	}

@@ -163,8 +163,10 @@ func TestSortedBounds(t *testing.T) {
 	}
 	// No room: a clear refusal, and nothing is left.
 	p.d.results.limit = 4 << 10
-	q, _ := search.Parse("Observation", [][2]string{{"_sort", "code"}, {"patient", "p01,p02,p03"}}, search.ParseOptions{})
-	err := p.d.Find(context.Background(), store.Find{Query: q, Filter: allOf("Observation")}, func(*store.Found) bool { return true })
+	q, _ := search.Parse("Observation", [][2]string{{"_sort", "code"}, {"patient", "p01,p02,p03"}},
+		search.ParseOptions{})
+	err := p.d.Find(context.Background(), store.Find{Query: q, Filter: allOf("Observation")},
+		func(*store.Found) bool { return true })
 	if fhir.KindOf(err) != fhir.TooCostly {
 		t.Errorf("a sort beyond its room: %v", err)
 	}

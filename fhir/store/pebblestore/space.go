@@ -91,10 +91,12 @@ func (d *DB) spaceSince(age time.Duration) Space {
 
 // logSpace tells the operator, who also learns which directory it is.
 func (d *DB) logSpace(was, now level, s Space) {
-	facts := []any{slog.String("dir", d.dir), slog.Uint64("free_bytes", s.Free), slog.Uint64("reserve_bytes", s.Reserve)}
+	facts := []any{slog.String("dir", d.dir), slog.Uint64("free_bytes", s.Free),
+		slog.Uint64("reserve_bytes", s.Reserve)}
 	switch {
 	case now == over:
-		d.opts.Logger.Error("the disk is full: reads and writes are refused, because no AuditEvent can be written", facts...)
+		d.opts.Logger.Error("the disk is full: reads and writes are refused, because no AuditEvent can be written",
+			facts...)
 	case now == full:
 		d.opts.Logger.Error("the disk is full: writes are refused, reads go on", facts...)
 	case now == low:
@@ -130,7 +132,8 @@ func (d *DB) refuseForSpace(reqs []*request) (left bool) {
 	at := s.level()
 	for _, r := range reqs {
 		if at == over || at == full && !r.light() {
-			r.err = fhir.Errorf(fhir.NoSpace, "pebblestore.Commit", "the disk is full: %d MiB are free, and the server keeps %d MiB in reserve", s.Free>>20, s.Reserve>>20)
+			r.err = fhir.Errorf(fhir.NoSpace, "pebblestore.Commit",
+				"the disk is full: %d MiB are free, and the server keeps %d MiB in reserve", s.Free>>20, s.Reserve>>20)
 			continue
 		}
 		left = true

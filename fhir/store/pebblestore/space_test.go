@@ -54,7 +54,8 @@ func TestFullDisk(t *testing.T) {
 		ref := fhir.Ref{Type: "Device", ID: fmt.Sprintf("d%d", n)}
 		text := ref.String()
 		r, err := s.Commit(ctx, &store.Batch{
-			Writes: []store.Write{{Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, JSON: []byte(fhir.Prefix(ref.Type, ref.ID) + `}}`)}}},
+			Writes: []store.Write{{Resource: fhir.Resource{Type: ref.Type, ID: ref.ID,
+				JSON: []byte(fhir.Prefix(ref.Type, ref.ID) + `}}`)}}},
 			State:  []store.StateWrite{{Key: text, Value: []byte(text)}},
 			Leaves: []store.Leaf{store.Leaf(text)},
 		})

@@ -40,7 +40,8 @@ func TestFillingDisk(t *testing.T) {
 	n := 0
 	event := func(state int) store.Batch {
 		n++
-		b := store.Batch{Writes: []store.Write{auditEvent(fmt.Sprint("e", n), n%60, true)}, Leaves: []store.Leaf{[]byte("leaf")}}
+		b := store.Batch{Writes: []store.Write{auditEvent(fmt.Sprint("e", n), n%60, true)},
+			Leaves: []store.Leaf{[]byte("leaf")}}
 		if state > 0 {
 			b.State = []store.StateWrite{{Key: fmt.Sprint("k", n), Value: make([]byte, state)}}
 		}
@@ -49,7 +50,8 @@ func TestFillingDisk(t *testing.T) {
 	resource := func() store.Batch {
 		b := event(0)
 		id := fmt.Sprint("d", n)
-		b.Writes = append(b.Writes, store.Write{Resource: fhir.Resource{Type: "Device", ID: id, JSON: []byte(fhir.Prefix("Device", id) + "}}")}})
+		b.Writes = append(b.Writes, store.Write{Resource: fhir.Resource{Type: "Device", ID: id,
+			JSON: []byte(fhir.Prefix("Device", id) + "}}")}})
 		return b
 	}
 	kinds := map[string]func() store.Batch{
@@ -87,7 +89,8 @@ func TestFillingDisk(t *testing.T) {
 			if ok := c.all || c.lights && light[name]; ok != (err == nil) || !ok && fhir.KindOf(err) != fhir.NoSpace {
 				t.Errorf("%d bytes free, %s: %v", c.free, name, err)
 			}
-			if err != nil && (!strings.Contains(err.Error(), fmt.Sprintf("%d MiB are free", c.free>>20)) || !strings.Contains(err.Error(), "keeps 128 MiB") || strings.Contains(err.Error(), "data-dir")) {
+			if err != nil && (!strings.Contains(err.Error(), fmt.Sprintf("%d MiB are free", c.free>>20)) ||
+				!strings.Contains(err.Error(), "keeps 128 MiB") || strings.Contains(err.Error(), "data-dir")) {
 				t.Errorf("%d bytes free, %s: %v", c.free, name, err)
 			}
 		}

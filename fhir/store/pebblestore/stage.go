@@ -68,9 +68,12 @@ func (s *stage) close() {
 }
 
 func newStage(d *DB) *stage {
-	return &stage{d: d, batch: d.pdb.NewBatch(), meta: d.head, heads: map[fhir.Ref]*current{}, state: map[string][]byte{},
-		touched: map[series.Identity]store.Seq{}, appended: map[series.Identity]bool{}, tallies: map[series.SeriesID]*seriesState{},
-		written: map[series.SeriesID]*seriesInfo{}, blocks: map[string]*openBlock{}, updates: map[updatesID]*updatesGroup{}}
+	return &stage{d: d, batch: d.pdb.NewBatch(), meta: d.head, heads: map[fhir.Ref]*current{},
+		state:   map[string][]byte{},
+		touched: map[series.Identity]store.Seq{}, appended: map[series.Identity]bool{},
+		tallies: map[series.SeriesID]*seriesState{},
+		written: map[series.SeriesID]*seriesInfo{}, blocks: map[string]*openBlock{},
+		updates: map[updatesID]*updatesGroup{}}
 }
 
 // write is one resolved resource write.
@@ -198,7 +201,8 @@ func (s *stage) lookupSample(ref fhir.Ref) (*current, error) {
 // load fetches the document of c.
 func (s *stage) load(ref fhir.Ref, c *current) error {
 	if c != nil && c.doc.formed { // of this group
-		c.doc.json, c.doc.formed = fhir.Stamp(c.canonical, ref.Type, ref.ID, c.version, time.UnixMilli(c.doc.updated)), false
+		c.doc.json, c.doc.formed = fhir.Stamp(c.canonical, ref.Type, ref.ID, c.version,
+			time.UnixMilli(c.doc.updated)), false
 	}
 	if c == nil || c.loaded {
 		return nil
@@ -222,7 +226,8 @@ func (s *stage) load(ref fhir.Ref, c *current) error {
 }
 
 // resolve decides one write: refused, unchanged (nil write), or what to write.
-func (s *stage) resolve(r *request, i int, t store.Seq, updated int64, local map[fhir.Ref]*current) (*write, store.Outcome, error) {
+func (s *stage) resolve(r *request, i int, t store.Seq, updated int64,
+	local map[fhir.Ref]*current) (*write, store.Outcome, error) {
 	w := &r.batch.Writes[i]
 	ref := w.Resource.Ref()
 	out := store.Outcome{Ref: ref}
@@ -234,7 +239,8 @@ func (s *stage) resolve(r *request, i int, t store.Seq, updated int64, local map
 		return nil, out, err
 	}
 	remove := w.Op == store.Remove
-	if remove && (old == nil || old.deleted) || !remove && w.SkipSame && old != nil && !old.deleted && old.hash == r.hashes[i] {
+	if remove && (old == nil || old.deleted) || !remove && w.SkipSame && old != nil && !old.deleted &&
+		old.hash == r.hashes[i] {
 		out.Unchanged = true
 		if old != nil {
 			if err := s.load(ref, old); err != nil {
@@ -245,7 +251,8 @@ func (s *stage) resolve(r *request, i int, t store.Seq, updated int64, local map
 		return nil, out, nil
 	}
 	if old != nil && old.t == t {
-		return nil, out, fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "write %d: a batch writes a resource at most once", i)
+		return nil, out, fhir.Errorf(fhir.Invalid, "pebblestore.Commit",
+			"write %d: a batch writes a resource at most once", i)
 	}
 	if err := s.load(ref, old); err != nil {
 		return nil, out, err
@@ -259,7 +266,8 @@ func (s *stage) resolve(r *request, i int, t store.Seq, updated int64, local map
 	out.Version, out.LastUpdated, out.Deleted = now.version, time.UnixMilli(updated).UTC(), remove
 	if remove {
 		now.place, now.hash, now.values, now.complete = old.place, old.hash, old.values, old.complete
-		now.doc.vendor, now.doc.author, now.doc.categories, now.doc.json = old.doc.vendor, old.doc.author, old.doc.categories, old.doc.json
+		now.doc.vendor, now.doc.author, now.doc.categories, now.doc.json = old.doc.vendor, old.doc.author,
+			old.doc.categories, old.doc.json
 	} else {
 		v := r.values[i]
 		out.Created = old == nil || old.deleted
@@ -314,7 +322,8 @@ func (s *stage) checkState(ws []store.StateWrite) error {
 					return err
 				}
 			}
-			if w.Expect == store.StateAbsent && have != nil || w.Expect == store.StateEquals && (have == nil || !bytes.Equal(have, w.Old)) {
+			if w.Expect == store.StateAbsent && have != nil || w.Expect == store.StateEquals &&
+				(have == nil || !bytes.Equal(have, w.Old)) {
 				return fhir.Errorf(fhir.Conflict, "pebblestore.Commit", "state %d has changed", i)
 			}
 		}
@@ -398,15 +407,18 @@ func (s *stage) put(w *write, t store.Seq, n uint32) (*store.Change, error) {
 	}
 	c := w.now
 	s.noteUpdate(w.ref.Type, c.patient, n, 1)
-	e := entry{place: c.place, typ: w.ref.Type, id: w.ref.ID, version: c.version, created: w.created, deleted: c.deleted,
-		vendor: c.doc.vendor, author: c.doc.author, categories: c.doc.categories}
+	e := entry{place: c.place, typ: w.ref.Type, id: w.ref.ID, version: c.version, created: w.created,
+		deleted: c.deleted,
+		vendor:  c.doc.vendor, author: c.doc.author, categories: c.doc.categories}
 	if err := s.batch.Set(changeKey(t, n), e.encode(), nil); err != nil {
 		return nil, err
 	}
-	return &store.Change{Seq: t, Ref: w.ref, Version: c.version, Created: w.created, Deleted: c.deleted, Facts: access.Facts{
-		Type: w.ref.Type, ID: w.ref.ID, Patient: c.patient, Vendor: c.doc.vendor, Author: c.doc.author, Categories: c.doc.categories,
-		Tokens: c.tokens(w.ref.Type),
-	}}, nil
+	return &store.Change{Seq: t, Ref: w.ref, Version: c.version, Created: w.created, Deleted: c.deleted,
+		Facts: access.Facts{
+			Type: w.ref.Type, ID: w.ref.ID, Patient: c.patient, Vendor: c.doc.vendor, Author: c.doc.author,
+			Categories: c.doc.categories,
+			Tokens:     c.tokens(w.ref.Type),
+		}}, nil
 }
 
 // tokens returns what access.Facts.Tokens of this version is.
@@ -433,7 +445,8 @@ func (c *current) tokens(typ string) func(param string) []access.Token {
 // rows writes the D, P and X rows of one version. Deletion markers have only
 // the D row.
 func (s *stage) rows(ref fhir.Ref, c *current) error {
-	if err := s.batch.Set(rowKey(tabDoc, &c.place, c.code, ref.Type, ref.ID, c.t), c.doc.encode(), nil); err != nil || c.deleted {
+	if err := s.batch.Set(rowKey(tabDoc, &c.place, c.code, ref.Type, ref.ID, c.t), c.doc.encode(),
+		nil); err != nil || c.deleted {
 		return err
 	}
 	v := append(appendU64(nil, uint64(c.doc.to)), c.code[:]...)
@@ -490,7 +503,8 @@ func (s *stage) finish() error {
 }
 
 func (s *stage) sweep(now time.Time) (err error) {
-	it, err := s.d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{tabExpire}, UpperBound: expireKey(now.UnixMilli(), "")})
+	it, err := s.d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{tabExpire},
+		UpperBound: expireKey(now.UnixMilli(), "")})
 	if err != nil {
 		return err
 	}

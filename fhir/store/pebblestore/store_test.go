@@ -49,7 +49,8 @@ func driverOf(opts pebblestore.Options) storetest.Driver {
 		Reopen: func(t testing.TB, s store.Store) store.Store { return open(t, closed(t, s)) },
 		Crash: func(t testing.TB, s store.Store) store.Store {
 			o, _ := from.Load(s)
-			clone := o.(origin).fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rand.New(rand.NewPCG(uint64(s.LastSeq()), 1))})
+			clone := o.(origin).fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50,
+				RNG: rand.New(rand.NewPCG(uint64(s.LastSeq()), 1))})
 			return open(t, origin{clone, closed(t, s).clock})
 		},
 	}

@@ -81,7 +81,8 @@ func (x *tamperer) put(k, v []byte) {
 func (x *tamperer) show() {
 	x.t.Helper()
 	x.d.forms.known, x.d.infos = nil, newInfos()
-	if _, err := x.d.Commit(context.Background(), &store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte{1}}}}); err != nil {
+	if _, err := x.d.Commit(context.Background(),
+		&store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte{1}}}}); err != nil {
 		x.t.Fatal(err)
 	}
 }
@@ -139,7 +140,8 @@ func (x *tamperer) every(rnd *rand.Rand, tab byte, typ string, try func(what str
 func auditWorld(t *testing.T) (*DB, *audit.Recorder, *audit.Notary) {
 	t.Helper()
 	d := open(t, vfs.NewMem())
-	rec, err := audit.NewRecorder(audit.Options{Store: d, Clock: time.Now, Rand: crand.Reader, Observer: "https://pulse.example.org"})
+	rec, err := audit.NewRecorder(audit.Options{Store: d, Clock: time.Now, Rand: crand.Reader,
+		Observer: "https://pulse.example.org"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +150,8 @@ func auditWorld(t *testing.T) (*DB, *audit.Recorder, *audit.Notary) {
 		t.Fatal(err)
 	}
 	for i := range 4 {
-		evs := []audit.Event{{Type: audit.Rest, Interaction: "read", Patient: "ada", Data: []audit.DataRef{{Ref: fhir.Ref{Type: "Observation", ID: fmt.Sprint("o", i)}, Version: 1}}},
+		evs := []audit.Event{{Type: audit.Rest, Interaction: "read", Patient: "ada",
+			Data: []audit.DataRef{{Ref: fhir.Ref{Type: "Observation", ID: fmt.Sprint("o", i)}, Version: 1}}},
 			{Type: audit.AuditRead, Interaction: "search-type", Query: fmt.Sprint("GET AuditEvent?_count=", i)}}
 		if err := rec.Record(context.Background(), evs[:1+i%2]...); err != nil {
 			t.Fatal(err)
@@ -228,17 +231,20 @@ func (x *tamperer) harmless() bool {
 func (x *tamperer) told() string {
 	var out bytes.Buffer
 	ids := map[string]bool{}
-	for _, q := range [][][2]string{{}, {{"patient", "ada"}}, {{"patient", "zoe"}}, {{"entity", "Observation/o1"}}, {{"patient", "ada"}, {"_sort", "-date"}}, {{"_sort", "-_lastUpdated"}}, {{"_lastUpdated", "gt2020-01-01"}}, {{"date", "gt2020-01-01"}, {"_sort", "-date"}}, {{"_sort", "date"}}} {
+	for _, q := range [][][2]string{{}, {{"patient", "ada"}}, {{"patient", "zoe"}}, {{"entity", "Observation/o1"}},
+		{{"patient", "ada"}, {"_sort", "-date"}}, {{"_sort", "-_lastUpdated"}}, {{"_lastUpdated", "gt2020-01-01"}},
+		{{"date", "gt2020-01-01"}, {"_sort", "-date"}}, {{"_sort", "date"}}} {
 		p, err := search.Parse("AuditEvent", q, search.ParseOptions{})
 		if err != nil {
 			x.t.Fatal(err)
 		}
 		for _, at := range []store.Seq{0, 2, 4} {
-			err = x.d.Find(context.Background(), store.Find{Query: p, Filter: all(), At: at}, func(f *store.Found) bool {
-				ids[f.Resource.ID] = true
-				fmt.Fprintf(&out, "%d %s %s\n", at, blind(f.Resource.JSON), f.Facts.Author)
-				return true
-			})
+			err = x.d.Find(context.Background(), store.Find{Query: p, Filter: all(), At: at},
+				func(f *store.Found) bool {
+					ids[f.Resource.ID] = true
+					fmt.Fprintf(&out, "%d %s %s\n", at, blind(f.Resource.JSON), f.Facts.Author)
+					return true
+				})
 			fmt.Fprintf(&out, "%v %v\n", q, err)
 		}
 	}
@@ -248,10 +254,11 @@ func (x *tamperer) told() string {
 	}
 	slices.Sort(sorted)
 	for _, id := range sorted {
-		err := x.d.History(context.Background(), fhir.Ref{Type: "AuditEvent", ID: id}, 0, 0, func(r fhir.Resource, _ *access.Facts) bool {
-			fmt.Fprintf(&out, "%s\n", blind(r.JSON))
-			return true
-		})
+		err := x.d.History(context.Background(), fhir.Ref{Type: "AuditEvent", ID: id}, 0, 0,
+			func(r fhir.Resource, _ *access.Facts) bool {
+				fmt.Fprintf(&out, "%s\n", blind(r.JSON))
+				return true
+			})
 		fmt.Fprintf(&out, "%s %v\n", id, err)
 	}
 	return out.String()
@@ -311,7 +318,8 @@ func TestCheckFindsEveryTamperedChange(t *testing.T) {
 // changes returns what the change log tells, in order of commits.
 func (x *tamperer) changes() (out []string) {
 	err := x.d.Changes(context.Background(), 0, func(c *store.Change) bool {
-		out = append(out, fmt.Sprintf("%06d %s %d %t %t %+v", c.Seq, c.Ref, c.Version, c.Created, c.Deleted, c.Facts.Tokens("code")))
+		out = append(out, fmt.Sprintf("%06d %s %d %t %t %+v", c.Seq, c.Ref, c.Version, c.Created, c.Deleted,
+			c.Facts.Tokens("code")))
 		return true
 	})
 	slices.Sort(out)
@@ -341,7 +349,8 @@ func changed(t *testing.T) *DB {
 	}
 	put(body("Patient", "p1", ""), body("Patient", "p2", ""))
 	put(body("Patient", "p1", `,"gender":"female"`), body("Device", "d", ""))
-	commit(store.Batch{Writes: []store.Write{{Op: store.Remove, Resource: body("Device", "d", "")}, auditEvent("a1", 1, true)}})
+	commit(store.Batch{Writes: []store.Write{{Op: store.Remove, Resource: body("Device", "d", "")},
+		auditEvent("a1", 1, true)}})
 	put(body("Device", "d", ""))
 	tpl := streamTemplate("p1", "8867-4", "d", series.Instant, 0)
 	for part := range 2 {
@@ -354,7 +363,8 @@ func changed(t *testing.T) *DB {
 		commit(store.Batch{Series: []store.SeriesWrite{{Template: tpl, Columns: c}}, Probed: ^store.Seq(0)})
 	}
 	var ids []string
-	if err := d.Changes(context.Background(), 4, func(c *store.Change) bool { ids = append(ids, c.Ref.ID); return true }); err != nil || len(ids) != 10 {
+	if err := d.Changes(context.Background(), 4,
+		func(c *store.Change) bool { ids = append(ids, c.Ref.ID); return true }); err != nil || len(ids) != 10 {
 		t.Fatal(ids, err)
 	}
 	for _, id := range []string{ids[0], ids[7]} { // no sample any more

@@ -23,18 +23,22 @@ import (
 const parts0 = `},"identifier":[{"system":"urn:x","value":"`
 
 func streamTemplate(patient, code, device string, class series.Class, variant int) *series.Template {
-	t := &series.Template{Class: class, Patient: patient, Vendor: "apple", Categories: []string{"vital-signs"}, Values: 1 + variant%2}
+	t := &series.Template{Class: class, Patient: patient, Vendor: "apple", Categories: []string{"vital-signs"},
+		Values: 1 + variant%2}
 	copy(t.Identity[:], patient+code+device)
 	t.KeyValue = variant == 2
 	t.Parts = [][]byte{
 		[]byte(parts0),
-		[]byte(`"},{"system":"urn:s","value":"stream-` + patient + code + `"}],"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"` + code + `"},{"system":"urn:v","code":"v` + code + strconv.Itoa(variant) + `"}]},"subject":{"reference":"Patient/` + patient + `"},`),
+		[]byte(`"},{"system":"urn:s","value":"stream-` + patient + code +
+			`"}],"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"` + code + `"},{"system":"urn:v","code":"v` + code + strconv.Itoa(variant) + `"}]},"subject":{"reference":"Patient/` + patient + `"},`),
 		[]byte(`,"valueQuantity":{"value":`),
 	}
 	t.Holes = []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue}
-	end := `,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"},"device":{"reference":"Device/` + device + `"}`
+	end := `,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"},"device":{"reference":"Device/` +
+		device + `"}`
 	if t.Values == 2 {
-		t.Parts = append(t.Parts, []byte(end+`,"component":[{"code":{"coding":[{"system":"urn:v","code":"min"}]},"valueQuantity":{"value":`))
+		t.Parts = append(t.Parts, []byte(end+
+			`,"component":[{"code":{"coding":[{"system":"urn:v","code":"min"}]},"valueQuantity":{"value":`))
 		t.Holes = append(t.Holes, series.HoleValue+1)
 		end = `,"unit":"/min"}}]`
 	}
@@ -85,12 +89,14 @@ func (w *world) commit(b *store.Batch) {
 	ba := *b
 	ra, ea := w.a.Commit(context.Background(), &ba)
 	rb, eb := w.b.Commit(context.Background(), b)
-	if fhir.KindOf(ea) != fhir.KindOf(eb) || (ea == nil) != (eb == nil) || ra.Seq != rb.Seq || len(ra.Outcomes) != len(rb.Outcomes) {
+	if fhir.KindOf(ea) != fhir.KindOf(eb) || (ea == nil) != (eb == nil) || ra.Seq != rb.Seq ||
+		len(ra.Outcomes) != len(rb.Outcomes) {
 		w.t.Fatalf("commit: %+v %v; %+v %v", ra.Seq, ea, rb.Seq, eb)
 	}
 	for i := range ra.Outcomes {
 		x, y := ra.Outcomes[i], rb.Outcomes[i]
-		if x.Version != y.Version || !x.LastUpdated.Equal(y.LastUpdated) || x.Created != y.Created || string(x.JSON) != string(y.JSON) {
+		if x.Version != y.Version || !x.LastUpdated.Equal(y.LastUpdated) || x.Created != y.Created ||
+			string(x.JSON) != string(y.JSON) {
 			w.t.Fatalf("outcome %d: %+v %+v", i, x, y)
 		}
 	}
@@ -152,7 +158,10 @@ func (w *world) stream() {
 			w.ids = append(w.ids, k.ID())
 		case store.Other:
 			if len(batch.Writes) < 5 {
-				batch.Writes = append(batch.Writes, store.Write{Vendor: t.Vendor, Resource: fhir.Resource{Type: "Observation", ID: k.ID(), JSON: t.Append(nil, &s)}, SkipSame: true})
+				batch.Writes = append(batch.Writes,
+					store.Write{Vendor: t.Vendor,
+						Resource: fhir.Resource{Type: "Observation", ID: k.ID(), JSON: t.Append(nil, &s)},
+						SkipSame: true})
 			}
 		}
 	}
@@ -181,13 +190,15 @@ func (w *world) edit() {
 	case 0:
 		wr.Op = store.Remove
 	default:
-		wr.Resource.JSON = []byte(fhir.Prefix("Observation", id) + `},"status":"amended","code":{"coding":[{"system":"http://loinc.org","code":"c1"}]},"subject":{"reference":"Patient/p1"},"effectiveDateTime":"2026-01-01T02:00:00Z","valueQuantity":{"value":5}}`)
+		wr.Resource.JSON = []byte(fhir.Prefix("Observation", id) +
+			`},"status":"amended","code":{"coding":[{"system":"http://loinc.org","code":"c1"}]},"subject":{"reference":"Patient/p1"},"effectiveDateTime":"2026-01-01T02:00:00Z","valueQuantity":{"value":5}}`)
 	}
 	b := &store.Batch{Writes: []store.Write{wr}}
 	if w.rnd.IntN(2) == 0 {
 		other := w.ids[w.rnd.IntN(len(w.ids))]
 		if other != id {
-			b.Writes = append(b.Writes, store.Write{Op: store.Remove, Resource: fhir.Resource{Type: "Observation", ID: other}})
+			b.Writes = append(b.Writes, store.Write{Op: store.Remove,
+				Resource: fhir.Resource{Type: "Observation", ID: other}})
 		}
 	}
 	w.commit(b)
@@ -196,7 +207,8 @@ func (w *world) edit() {
 func all() access.Filter { return access.All().Filter(access.Search) }
 
 func rendering(f *store.Found) string {
-	return fmt.Sprintf("%s %s v%d %s %s %v %s", f.Pos, f.Resource.ID, f.Resource.Version, f.Facts.Patient, f.Facts.Vendor, f.Facts.Categories, f.Resource.JSON)
+	return fmt.Sprintf("%s %s v%d %s %s %v %s", f.Pos, f.Resource.ID, f.Resource.Version, f.Facts.Patient,
+		f.Facts.Vendor, f.Facts.Categories, f.Resource.JSON)
 }
 
 func (w *world) find(s store.Store, f store.Find) []string {
@@ -218,13 +230,18 @@ func (w *world) query() string {
 	}
 	add(2, "patient=p1", "patient=p2", "subject=Patient/p1,Patient/p2")
 	add(2, "code=c1", "code=http://loinc.org|c2", "code=c1,c2", "code=vc11", "code=urn:v|vc12,c2", "code:not=c1")
-	add(2, "date=ge2026-01-01T02:00:00Z", "date=lt2026-01-01T03:00:00Z", "date=2026-01-01", "date=gt2026-01-01T01:00:00Z&date=le2026-01-01T09:00:00Z", "date=eb2026-01-01T04:00", "date=sa2026-01-01T04:00:00Z", "date=ne2026-01-01", "date=lt2000")
-	add(5, "value-quantity=gt50", "value-quantity=lt5||/min", "value-quantity=5", "component-value-quantity=gt3", "combo-value-quantity=lt10")
+	add(2, "date=ge2026-01-01T02:00:00Z", "date=lt2026-01-01T03:00:00Z", "date=2026-01-01",
+		"date=gt2026-01-01T01:00:00Z&date=le2026-01-01T09:00:00Z", "date=eb2026-01-01T04:00",
+		"date=sa2026-01-01T04:00:00Z", "date=ne2026-01-01", "date=lt2000")
+	add(5, "value-quantity=gt50", "value-quantity=lt5||/min", "value-quantity=5", "component-value-quantity=gt3",
+		"combo-value-quantity=lt10")
 	add(8, "_lastUpdated=gt2026-01-01T00:00:00.020Z", "_lastUpdated=lt2026-01-01T00:00:00.030Z")
-	add(8, "device=Device/dp1", "device=Device/dp2,Device/dp1", "identifier=urn:s|stream-p1c1", "status=final", "category=vital-signs", "identifier=stream-p2c2,stream-p1c1")
+	add(8, "device=Device/dp1", "device=Device/dp2,Device/dp1", "identifier=urn:s|stream-p1c1", "status=final",
+		"category=vital-signs", "identifier=stream-p2c2,stream-p1c1")
 	if len(w.ids) > 0 {
 		id := w.ids[r.IntN(len(w.ids))]
-		add(12, "_id="+id, "identifier="+id, "identifier=urn:x|"+id+",stream-p1c1", "_id="+id+","+w.ids[r.IntN(len(w.ids))])
+		add(12, "_id="+id, "identifier="+id, "identifier=urn:x|"+id+",stream-p1c1",
+			"_id="+id+","+w.ids[r.IntN(len(w.ids))])
 	}
 	add(2, "_sort=date", "_sort=-date", "_sort=-date,code", "_sort=value-quantity", "_sort=-_lastUpdated", "_sort=_id")
 	return strings.Join(q, "&")
@@ -292,12 +309,15 @@ func (w *world) others() {
 			return out
 		},
 		"since": func(s store.Store) (out []string) {
-			_ = s.Scan(ctx, store.ScanRange{Types: []string{"Observation"}, At: at, Filter: all(), Since: time.UnixMilli(1767225600020)}, func(f *store.Found) bool { out = append(out, rendering(f)); return true })
+			_ = s.Scan(ctx, store.ScanRange{Types: []string{"Observation"}, At: at, Filter: all(),
+				Since: time.UnixMilli(1767225600020)},
+				func(f *store.Found) bool { out = append(out, rendering(f)); return true })
 			return out
 		},
 		"changes": func(s store.Store) (out []string) {
 			_ = s.Changes(ctx, at, func(c *store.Change) bool {
-				out = append(out, fmt.Sprint(c.Seq, c.Ref, c.Version, c.Created, c.Deleted, c.Facts.Patient, c.Facts.Categories, c.Facts.Vendor, c.Facts.Author))
+				out = append(out, fmt.Sprint(c.Seq, c.Ref, c.Version, c.Created, c.Deleted, c.Facts.Patient,
+					c.Facts.Categories, c.Facts.Vendor, c.Facts.Author))
 				return true
 			})
 			return out

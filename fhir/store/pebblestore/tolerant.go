@@ -18,7 +18,8 @@ type gap struct {
 
 // walkReadable calls fn for the rows [lower, upper) that can be read, and lost
 // for each range between them that cannot.
-func walkReadable(ctx context.Context, r pebble.Reader, lower, upper []byte, fn func(k, v []byte) error, lost func(gap) error) error {
+func walkReadable(ctx context.Context, r pebble.Reader, lower, upper []byte, fn func(k, v []byte) error,
+	lost func(gap) error) error {
 	last := slices.Clone(lower)
 	for from := lower; ; {
 		g, err := walkTo(ctx, r, from, upper, &last, fn)
@@ -36,7 +37,8 @@ func walkReadable(ctx context.Context, r pebble.Reader, lower, upper []byte, fn 
 }
 
 // walkTo walks until the end or a gap. An error that is not damage is returned.
-func walkTo(ctx context.Context, r pebble.Reader, from, upper []byte, last *[]byte, fn func(k, v []byte) error) (_ *gap, err error) {
+func walkTo(ctx context.Context, r pebble.Reader, from, upper []byte, last *[]byte,
+	fn func(k, v []byte) error) (_ *gap, err error) {
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: upper})
 	if err != nil {
 		return gapOf(*last, err)

@@ -49,18 +49,21 @@ type updatesID struct {
 
 // noteUpdate adds an L row to the U and V rows of the batch.
 func (s *stage) noteUpdate(typ, patient string, n uint32, count uint64) {
-	s.noteUpdateIn(updatesID{typ: typ, whole: true}, count, func(b []byte) []byte { return binary.AppendUvarint(b, uint64(n)) })
+	s.noteUpdateIn(updatesID{typ: typ, whole: true}, count,
+		func(b []byte) []byte { return binary.AppendUvarint(b, uint64(n)) })
 	if patient == "" {
 		return
 	}
 	if _, single := search.PatientParam(typ); single {
-		s.noteUpdateIn(updatesID{patient: patient, typ: typ}, count, func(b []byte) []byte { return binary.AppendUvarint(b, uint64(n)) })
+		s.noteUpdateIn(updatesID{patient: patient, typ: typ}, count,
+			func(b []byte) []byte { return binary.AppendUvarint(b, uint64(n)) })
 	}
 }
 
 // noteEvent adds an AuditEvent, which has no L row, to the U row of the batch.
 func (s *stage) noteEvent(id string, p *place) {
-	s.noteUpdateIn(updatesID{typ: "AuditEvent", whole: true}, 1, func(b []byte) []byte { return p.append(appendText(b, id)) })
+	s.noteUpdateIn(updatesID{typ: "AuditEvent", whole: true}, 1,
+		func(b []byte) []byte { return p.append(appendText(b, id)) })
 }
 
 func (s *stage) noteUpdateIn(id updatesID, count uint64, add func([]byte) []byte) {
@@ -131,7 +134,8 @@ func (u *updates) changes() (out []uint32, err error) {
 // byUpdate reports whether a sort order is that of the U and V rows:
 // lastUpdated, and among equals the id.
 func byUpdate(sort []search.SortKey) bool {
-	return len(sort) > 0 && sort[0].Param == "_lastUpdated" && (len(sort) == 1 || len(sort) == 2 && sort[1] == search.SortKey{Param: "_id"})
+	return len(sort) > 0 && sort[0].Param == "_lastUpdated" &&
+		(len(sort) == 1 || len(sort) == 2 && sort[1] == search.SortKey{Param: "_id"})
 }
 
 // updatedPos is the position of a match in the order of updates.
@@ -395,7 +399,8 @@ func (u *unit) add(t store.Seq, r *updates) error {
 		return err
 	}
 	if u.changes == nil {
-		if u.changes, err = u.x.v.snap.NewIter(&pebble.IterOptions{LowerBound: []byte{tabChange}, UpperBound: []byte{tabChange + 1}}); err != nil {
+		if u.changes, err = u.x.v.snap.NewIter(&pebble.IterOptions{LowerBound: []byte{tabChange},
+			UpperBound: []byte{tabChange + 1}}); err != nil {
 			return err
 		}
 	}

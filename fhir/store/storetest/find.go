@@ -55,7 +55,8 @@ type fataler interface {
 func found(t fataler, s store.Store, f store.Find) []string {
 	t.Helper()
 	var ids []string
-	if err := s.Find(context.Background(), f, func(x *store.Found) bool { ids = append(ids, x.Resource.ID); return true }); err != nil {
+	if err := s.Find(context.Background(), f,
+		func(x *store.Found) bool { ids = append(ids, x.Resource.ID); return true }); err != nil {
 		t.Fatal(err)
 	}
 	return ids
@@ -91,37 +92,66 @@ var queries = []struct{ typ, raw string }{
 	{"Observation", "patient=p1&code=" + sys + "|c1"}, {"Observation", "patient=p1&code=urn:other|c1,c3"},
 	{"Observation", "patient=p1&code=c1&_sort=-date"}, {"Observation", "patient=p1&code=c1,c2&_sort=date"},
 	{"Observation", "patient=p1&_sort=-date"}, {"Observation", "patient=p2&_sort=date&date=ge2026-01-02"},
-	{"Observation", "patient=p1&code=c1&date=lt2026-01-03"}, {"Observation", "patient=p1&code=c1,c2&date=gt2026-01-02T00:00:00Z&_sort=-date"},
-	{"Observation", "patient=p1&date=2026-01-02&_sort=-date"}, {"Observation", "patient=p1&date=ge2026-01-02&date=le2026-01-03&_sort=date"},
-	{"Observation", "patient=p1&code=c1&date=sa2026-01-01,eb2026-01-03"}, {"Observation", "patient=p1&date=ne2026-01-02&code=c2"},
-	{"Observation", "patient=p1&date=gt2026-01-06"}, {"Observation", "patient=p1&date=ge2026-01-07&_sort=date"}, {"Observation", "patient=p1&code=c1&date=ap2026-01-08"},
-	{"Observation", "device=Device/d1"}, {"Observation", "device=Device/d1,Device/d2&patient=p1"}, {"Observation", "device=Device/d1,Device/d0"},
-	{"Observation", "code=c2"}, {"Observation", "code=c0,c2,c3"}, {"Observation", "code=urn:other|c1"}, {"Observation", "code=urn:other|c1,urn:other|c3&date=ge2026-01-02"},
-	{"Observation", "code=c1,c2&_sort=-date"}, {"Observation", "code=nothing"}, {"Observation", "code=c3&code=c2"}, {"Observation", "_id=o1,o3,o5"}, {"Observation", "_id=o1&patient=p1"},
-	{"Observation", "_sort=-_lastUpdated"}, {"Observation", "_sort=code,-_id"}, {"Observation", "code:not=c1&patient=p1"},
-	{"Observation", "date:missing=true&patient=p1"}, {"Observation", "_sort=date"}, {"Patient", "_id=p1"}, {"Patient", ""},
-	{"Group", "member=Patient/p1"}, {"Group", "member=Patient/p1,Patient/p2"}, {"Provenance", "patient=p2"}, {"Provenance", "_sort=_id"},
-	{"AuditEvent", "patient=p1"}, {"AuditEvent", "patient=p1&_sort=-date"}, {"AuditEvent", "patient=p2&_sort=date"}, {"AuditEvent", "patient=p2&_sort=-date&date=ge2026-01-02"},
-	{"AuditEvent", "entity=Patient/p1"}, {"AuditEvent", "entity=Patient/p1,Observation/o1&_sort=-date"}, {"AuditEvent", "entity=p2"}, {"AuditEvent", "entity:Patient=p2&_sort=date"},
-	{"AuditEvent", "entity=Patient/p1&patient=p2"}, {"AuditEvent", "agent=Patient/p1"}, {"AuditEvent", "entity=Patient/p1&entity=Patient/p2"}, {"AuditEvent", "entity:missing=true"},
-	{"AuditEvent", "patient=p1,p2&_sort=-date"}, {"AuditEvent", "_sort=-date"}, {"AuditEvent", "patient=p1&patient=p2&_sort=date"}, {"Provenance", "patient=p2&_sort=-recorded"},
-	{"Observation", "patient=p1&value-quantity=ge62&_sort=-value-quantity"}, {"Observation", "value-quantity=62,0&_sort=date"}, {"Observation", "component-value-quantity=lt62"},
-	{"Observation", "status=final&_sort=-date"}, {"Observation", "status:not=final&code=c2"}, {"Observation", "category=activity"}, {"Observation", "identifier=urn:s|heart p1&_sort=-date"},
-	{"Observation", "patient=p1&code=c1&date=lt1970-01-01&_sort=-date"}, {"Observation", "patient:missing=true"}, {"Observation", "patient=p2&code=c2&date=ge2026-01-02T00:00:00Z&_sort=date"},
-	{"Observation", "_sort=_lastUpdated"}, {"Observation", "code=c1&_sort=-_lastUpdated"}, {"Patient", "_sort=-_lastUpdated"}, {"AuditEvent", "_sort=-_lastUpdated"},
-	{"Observation", "patient=p1&_sort=_lastUpdated"}, {"Observation", "patient=p2&_sort=-_lastUpdated&code=c1"}, {"Observation", "_sort=_lastUpdated,_id"}, {"Observation", "_sort=-_lastUpdated,-_id"},
-	{"Observation", "_sort=-_lastUpdated,date"}, {"AuditEvent", "_sort=_lastUpdated"}, {"AuditEvent", "patient=p1&_sort=-_lastUpdated"}, {"Group", "_sort=_lastUpdated"}, {"Provenance", "_sort=-_lastUpdated"},
-	{"Provenance", "patient=p1&_sort=_lastUpdated"}, {"Observation", "device=Device/d1&_sort=-_lastUpdated"}, {"Observation", "code=c2&_sort=_lastUpdated"}, {"Observation", "_id=o1,o2,o3&_sort=-_lastUpdated"},
-	{"Observation", "_sort=-date"}, {"Observation", "code=c0&_sort=date"}, {"Observation", "code=c1,c2,c3&_sort=date&date=ge2026-01-02&date=lt2026-01-04"}, {"Observation", "status=final&date=ge2026-01-02T12:00:00Z&_sort=-date"},
-	{"Observation", "date=sa2026-01-03&_sort=date"}, {"Observation", "device=Device/d1,Device/d2&_sort=-date"}, {"AuditEvent", "_sort=date"}, {"AuditEvent", "date=ge2026-01-02&_sort=-date"}, {"Provenance", "_sort=-recorded"},
-	{"Observation", "_sort=-_id"}, {"Observation", "_sort=_id"}, {"Observation", "patient=p1&_sort=-_id"}, {"Observation", "_sort=-value-quantity,date,_id"}, {"Observation", "_sort=status,-date"}, {"AuditEvent", "_sort=agent,-date"},
+	{"Observation", "patient=p1&code=c1&date=lt2026-01-03"},
+	{"Observation", "patient=p1&code=c1,c2&date=gt2026-01-02T00:00:00Z&_sort=-date"},
+	{"Observation", "patient=p1&date=2026-01-02&_sort=-date"},
+	{"Observation", "patient=p1&date=ge2026-01-02&date=le2026-01-03&_sort=date"},
+	{"Observation", "patient=p1&code=c1&date=sa2026-01-01,eb2026-01-03"},
+	{"Observation", "patient=p1&date=ne2026-01-02&code=c2"},
+	{"Observation", "patient=p1&date=gt2026-01-06"}, {"Observation", "patient=p1&date=ge2026-01-07&_sort=date"},
+	{"Observation", "patient=p1&code=c1&date=ap2026-01-08"},
+	{"Observation", "device=Device/d1"}, {"Observation", "device=Device/d1,Device/d2&patient=p1"},
+	{"Observation", "device=Device/d1,Device/d0"},
+	{"Observation", "code=c2"}, {"Observation", "code=c0,c2,c3"}, {"Observation", "code=urn:other|c1"},
+	{"Observation", "code=urn:other|c1,urn:other|c3&date=ge2026-01-02"},
+	{"Observation", "code=c1,c2&_sort=-date"}, {"Observation", "code=nothing"}, {"Observation", "code=c3&code=c2"},
+	{"Observation", "_id=o1,o3,o5"}, {"Observation", "_id=o1&patient=p1"},
+	{"Observation", "_sort=-_lastUpdated"}, {"Observation", "_sort=code,-_id"},
+	{"Observation", "code:not=c1&patient=p1"},
+	{"Observation", "date:missing=true&patient=p1"}, {"Observation", "_sort=date"}, {"Patient", "_id=p1"},
+	{"Patient", ""},
+	{"Group", "member=Patient/p1"}, {"Group", "member=Patient/p1,Patient/p2"}, {"Provenance", "patient=p2"},
+	{"Provenance", "_sort=_id"},
+	{"AuditEvent", "patient=p1"}, {"AuditEvent", "patient=p1&_sort=-date"}, {"AuditEvent", "patient=p2&_sort=date"},
+	{"AuditEvent", "patient=p2&_sort=-date&date=ge2026-01-02"},
+	{"AuditEvent", "entity=Patient/p1"}, {"AuditEvent", "entity=Patient/p1,Observation/o1&_sort=-date"},
+	{"AuditEvent", "entity=p2"}, {"AuditEvent", "entity:Patient=p2&_sort=date"},
+	{"AuditEvent", "entity=Patient/p1&patient=p2"}, {"AuditEvent", "agent=Patient/p1"},
+	{"AuditEvent", "entity=Patient/p1&entity=Patient/p2"}, {"AuditEvent", "entity:missing=true"},
+	{"AuditEvent", "patient=p1,p2&_sort=-date"}, {"AuditEvent", "_sort=-date"},
+	{"AuditEvent", "patient=p1&patient=p2&_sort=date"}, {"Provenance", "patient=p2&_sort=-recorded"},
+	{"Observation", "patient=p1&value-quantity=ge62&_sort=-value-quantity"},
+	{"Observation", "value-quantity=62,0&_sort=date"}, {"Observation", "component-value-quantity=lt62"},
+	{"Observation", "status=final&_sort=-date"}, {"Observation", "status:not=final&code=c2"},
+	{"Observation", "category=activity"}, {"Observation", "identifier=urn:s|heart p1&_sort=-date"},
+	{"Observation", "patient=p1&code=c1&date=lt1970-01-01&_sort=-date"}, {"Observation", "patient:missing=true"},
+	{"Observation", "patient=p2&code=c2&date=ge2026-01-02T00:00:00Z&_sort=date"},
+	{"Observation", "_sort=_lastUpdated"}, {"Observation", "code=c1&_sort=-_lastUpdated"},
+	{"Patient", "_sort=-_lastUpdated"}, {"AuditEvent", "_sort=-_lastUpdated"},
+	{"Observation", "patient=p1&_sort=_lastUpdated"}, {"Observation", "patient=p2&_sort=-_lastUpdated&code=c1"},
+	{"Observation", "_sort=_lastUpdated,_id"}, {"Observation", "_sort=-_lastUpdated,-_id"},
+	{"Observation", "_sort=-_lastUpdated,date"}, {"AuditEvent", "_sort=_lastUpdated"},
+	{"AuditEvent", "patient=p1&_sort=-_lastUpdated"}, {"Group", "_sort=_lastUpdated"},
+	{"Provenance", "_sort=-_lastUpdated"},
+	{"Provenance", "patient=p1&_sort=_lastUpdated"}, {"Observation", "device=Device/d1&_sort=-_lastUpdated"},
+	{"Observation", "code=c2&_sort=_lastUpdated"}, {"Observation", "_id=o1,o2,o3&_sort=-_lastUpdated"},
+	{"Observation", "_sort=-date"}, {"Observation", "code=c0&_sort=date"},
+	{"Observation", "code=c1,c2,c3&_sort=date&date=ge2026-01-02&date=lt2026-01-04"},
+	{"Observation", "status=final&date=ge2026-01-02T12:00:00Z&_sort=-date"},
+	{"Observation", "date=sa2026-01-03&_sort=date"}, {"Observation", "device=Device/d1,Device/d2&_sort=-date"},
+	{"AuditEvent", "_sort=date"}, {"AuditEvent", "date=ge2026-01-02&_sort=-date"}, {"Provenance", "_sort=-recorded"},
+	{"Observation", "_sort=-_id"}, {"Observation", "_sort=_id"}, {"Observation", "patient=p1&_sort=-_id"},
+	{"Observation", "_sort=-value-quantity,date,_id"}, {"Observation", "_sort=status,-date"},
+	{"AuditEvent", "_sort=agent,-date"},
 	{"Observation", "date=ge2026-01-02&date=le2026-01-03"}, {"AuditEvent", "date=lt2026-01-03"},
 }
 
 // bounded are searches whose bound on lastUpdated is drawn from the commits.
 var bounded = []struct{ typ, raw string }{
-	{"Observation", ""}, {"Observation", "patient=p1&"}, {"Observation", "code=c1&"}, {"Observation", "patient=p2&code=c2&"}, {"AuditEvent", ""}, {"Group", ""}, {"Patient", ""},
-	{"Observation", "_sort=_lastUpdated&"}, {"Observation", "_sort=-_lastUpdated&"}, {"Observation", "patient=p1&_sort=-_lastUpdated&"}, {"AuditEvent", "_sort=-_lastUpdated&"},
+	{"Observation", ""}, {"Observation", "patient=p1&"}, {"Observation", "code=c1&"},
+	{"Observation", "patient=p2&code=c2&"}, {"AuditEvent", ""}, {"Group", ""}, {"Patient", ""},
+	{"Observation", "_sort=_lastUpdated&"}, {"Observation", "_sort=-_lastUpdated&"},
+	{"Observation", "patient=p1&_sort=-_lastUpdated&"}, {"AuditEvent", "_sort=-_lastUpdated&"},
 	{"Observation", "patient=p1&_sort=-date&"}, {"Observation", "_sort=date&"}, {"Observation", "device=Device/d1&"},
 }
 
@@ -140,7 +170,8 @@ func (w world) polls(rt *rapid.T, s store.Store, at store.Seq) {
 		prefix := rapid.SampledFrom([]string{"gt", "ge", "lt", "le", "eq", "ne", "sa", "eb"}).Draw(rt, "prefix")
 		raw := q.raw + "_lastUpdated=" + prefix + time.UnixMilli(ms).UTC().Format(fhir.InstantLayout)
 		if rapid.Bool().Draw(rt, "window") {
-			raw += "&_lastUpdated=ge" + time.UnixMilli(rapid.SampledFrom(when).Draw(rt, "from")).UTC().Format(fhir.InstantLayout)
+			raw += "&_lastUpdated=ge" + time.UnixMilli(rapid.SampledFrom(when).Draw(rt,
+				"from")).UTC().Format(fhir.InstantLayout)
 		}
 		w.check(rt, s, q.typ, raw, at, rapid.IntRange(1, 4).Draw(rt, "page"))
 	}
@@ -268,14 +299,16 @@ func anyWrite(rt *rapid.T, i int) store.Write {
 	case 9:
 		typ, id, rest = "Group", "g1", `"type":"person","actual":true,"member":[{"entity":{"reference":"Patient/p1"}},{"entity":{"reference":"Patient/`+p+`"}}]`
 	case 10:
-		typ, id, rest = "Provenance", "v1", `"target":[{"reference":"Patient/p1"},{"reference":"Patient/`+p+`"}],"recorded":"2026-01-01T00:00:00Z"`
+		typ, id, rest = "Provenance", "v1",
+			`"target":[{"reference":"Patient/p1"},{"reference":"Patient/`+p+`"}],"recorded":"2026-01-01T00:00:00Z"`
 	case 11:
 		typ, id = "Patient", p
 	case 12, 13, 14, 15:
 		typ, id = "AuditEvent", fmt.Sprintf("a%d", i)
 		other := rapid.SampledFrom([]string{"p1", "p2", "p3"}).Draw(rt, "second patient")
 		rest = fmt.Sprintf(`"recorded":"2026-01-%02dT08:00:00Z","agent":[{"who":{"reference":"%s"}}],"entity":[{"what":{"reference":"Patient/%s"}},{"what":{"reference":"%s"}}]`,
-			rapid.IntRange(1, 4).Draw(rt, "day"), rapid.SampledFrom([]string{"Patient/p1", "Patient/p2", "Device/d1"}).Draw(rt, "agent"), p,
+			rapid.IntRange(1, 4).Draw(rt, "day"),
+			rapid.SampledFrom([]string{"Patient/p1", "Patient/p2", "Device/d1"}).Draw(rt, "agent"), p,
 			rapid.SampledFrom([]string{"Patient/" + other, "Observation/o1"}).Draw(rt, "what"))
 	default:
 		day := rapid.IntRange(1, 4).Draw(rt, "day")
@@ -349,10 +382,11 @@ func (w world) scans(rt *rapid.T, s store.Store, at store.Seq) {
 				want = append(want, key)
 			}
 		}
-		err := s.Scan(context.Background(), store.ScanRange{Types: types, Patient: patient, At: at, Filter: all}, func(f *store.Found) bool {
-			got = append(got, f.Resource.Type+"/"+f.Resource.ID)
-			return true
-		})
+		err := s.Scan(context.Background(), store.ScanRange{Types: types, Patient: patient, At: at, Filter: all},
+			func(f *store.Found) bool {
+				got = append(got, f.Resource.Type+"/"+f.Resource.ID)
+				return true
+			})
 		if err != nil {
 			rt.Fatal(err)
 		}
@@ -387,7 +421,8 @@ func (w world) since(rt *rapid.T, s store.Store, types []string, at store.Seq) {
 		rt.Fatal(err)
 	}
 	n := 0
-	err = s.Scan(context.Background(), store.ScanRange{Types: types, Since: start, Deleted: true, At: at, Filter: all}, func(f *store.Found) bool {
+	err = s.Scan(context.Background(), store.ScanRange{Types: types, Since: start, Deleted: true, At: at,
+		Filter: all}, func(f *store.Found) bool {
 		n++
 		if v := want[f.Resource.Type+"/"+f.Resource.ID]; v != f.Resource.Version {
 			rt.Fatalf("scan since T %d gives version %d, the change log %d", from, f.Resource.Version, v)

@@ -108,7 +108,8 @@ func testSamples(t *testing.T, s store.Store) {
 		if err != nil || res.Version != 1 || res.Deleted || !bytes.Equal(res.JSON, stamped(w, i, r.Seq, updated)) {
 			t.Fatalf("read %+v %s: %v", res, res.JSON, err)
 		}
-		if f.Patient != "p1" || f.Vendor != "apple" || f.Author != "" || f.ID != id || !slices.Equal(f.Categories, []string{"vital-signs"}) {
+		if f.Patient != "p1" || f.Vendor != "apple" || f.Author != "" || f.ID != id ||
+			!slices.Equal(f.Categories, []string{"vital-signs"}) {
 			t.Fatalf("facts %+v", f)
 		}
 		if got := f.Tokens("code"); len(got) != 1 || got[0] != (access.Token{System: sys, Code: "c1"}) {
@@ -139,14 +140,16 @@ func testSamples(t *testing.T, s store.Store) {
 		}
 	}
 	// Another instant of the same stream, and ids that only look like it.
-	for _, id := range []string{idsOf(every(w.Template, noon+1, 1, 60))[0], strings.Repeat("v", 32), ids[0][:31], ids[0] + "0"} {
+	for _, id := range []string{idsOf(every(w.Template, noon+1, 1, 60))[0], strings.Repeat("v", 32), ids[0][:31],
+		ids[0] + "0"} {
 		if _, _, err := s.Read(ctx, fhir.Ref{Type: "Observation", ID: id}, 0); fhir.KindOf(err) != fhir.NotFound {
 			t.Fatalf("%s: %v", id, err)
 		}
 	}
 	var got []string
 	err := s.Changes(ctx, r.Seq-1, func(c *store.Change) bool {
-		if c.Seq != r.Seq || c.Version != 1 || !c.Created || c.Deleted || c.Facts.Patient != "p1" || c.Facts.Vendor != "apple" || len(c.Facts.Tokens("code")) != 1 {
+		if c.Seq != r.Seq || c.Version != 1 || !c.Created || c.Deleted || c.Facts.Patient != "p1" ||
+			c.Facts.Vendor != "apple" || len(c.Facts.Tokens("code")) != 1 {
 			t.Errorf("change %+v", c)
 		}
 		got = append(got, strings.Clone(c.Ref.ID))
@@ -165,14 +168,16 @@ func testSamples(t *testing.T, s store.Store) {
 func testSamplesFound(t *testing.T, s store.Store) {
 	w := every(pulse("d1"), noon, 5, 60)
 	ids := idsOf(w)
-	r0 := commit(t, s, put("Observation", "o1", observation("p1", 1, "2026-01-02T12:01:30Z", "")), put("Observation", "o2", observation("p1", 1, "2026-01-02T11:00:00Z", "")))
+	r0 := commit(t, s, put("Observation", "o1", observation("p1", 1, "2026-01-02T12:01:30Z", "")),
+		put("Observation", "o2", observation("p1", 1, "2026-01-02T11:00:00Z", "")))
 	r := sampled(t, s, w)
 	commit(t, s, put("Observation", "o3", observation("p1", 1, "2026-01-02T12:10:00Z", "")))
 	asc := []string{"o2", ids[0], ids[1], "o1", ids[2], ids[3], ids[4], "o3"}
 	desc := slices.Clone(asc)
 	slices.Reverse(desc)
 	for raw, want := range map[string][]string{
-		"patient=p1&code=c1&_sort=date": asc, "patient=p1&code=c1&_sort=-date": desc, "patient=p1&_sort=-date": desc, "_sort=date": asc,
+		"patient=p1&code=c1&_sort=date": asc, "patient=p1&code=c1&_sort=-date": desc,
+		"patient=p1&_sort=-date": desc, "_sort=date": asc,
 		"patient=p1&code=" + sys + "|c1&date=ge2026-01-02T12:01:00Z&date=lt2026-01-02T12:03:00Z&_sort=date": {ids[1], "o1", ids[2]},
 		"patient=p1&value-quantity=gt62&_sort=-value-quantity":                                              {ids[4], ids[3]},
 		"_id=" + ids[3]: {ids[3]}, "identifier=urn:x|" + ids[2]: {ids[2]}, "device=Device/d2": nil,
@@ -208,7 +213,8 @@ func testSamplesFound(t *testing.T, s store.Store) {
 	}
 	for since, want := range map[time.Time]int{{}: 8, first.LastUpdated: 6} {
 		n := 0
-		err := s.Scan(t.Context(), store.ScanRange{Types: []string{"Observation"}, Patient: "p1", Since: since, At: s.LastSeq(), Filter: all}, func(*store.Found) bool { n++; return true })
+		err := s.Scan(t.Context(), store.ScanRange{Types: []string{"Observation"}, Patient: "p1", Since: since,
+			At: s.LastSeq(), Filter: all}, func(*store.Found) bool { n++; return true })
 		if err != nil || n != want {
 			t.Errorf("scan since %v: %d %v", since, n, err)
 		}
@@ -233,7 +239,8 @@ func testSamplesMoved(t *testing.T, s store.Store) {
 	x := w.Columns.At(2)
 	same.Resource.JSON = w.Template.Append(nil, &x)
 	r2 := commit(t, s, edit, remove("Observation", ids[3]), same)
-	if o := r2.Outcomes; o[0].Version != 2 || o[0].Created || o[1].Version != 2 || !o[1].Deleted || !o[2].Unchanged || o[2].Version != 1 {
+	if o := r2.Outcomes; o[0].Version != 2 || o[0].Created || o[1].Version != 2 || !o[1].Deleted ||
+		!o[2].Unchanged || o[2].Version != 1 {
 		t.Fatalf("outcomes %+v", o)
 	}
 	for _, look := range []struct {
@@ -256,30 +263,34 @@ func testSamplesMoved(t *testing.T, s store.Store) {
 	}
 	for i, want := range [][]uint64{{1}, {2, 1}, {1}, {2, 1}, {1}} {
 		var got []uint64
-		err := s.History(ctx, fhir.Ref{Type: "Observation", ID: ids[i]}, 0, 0, func(v fhir.Resource, _ *access.Facts) bool {
-			if v.Version == 1 && !bytes.Equal(v.JSON, stamped(w, i, r.Seq, v.LastUpdated)) {
-				t.Errorf("version 1 of %d became %s", i, v.JSON)
-			}
-			got = append(got, v.Version)
-			return true
-		})
+		err := s.History(ctx, fhir.Ref{Type: "Observation", ID: ids[i]}, 0, 0,
+			func(v fhir.Resource, _ *access.Facts) bool {
+				if v.Version == 1 && !bytes.Equal(v.JSON, stamped(w, i, r.Seq, v.LastUpdated)) {
+					t.Errorf("version 1 of %d became %s", i, v.JSON)
+				}
+				got = append(got, v.Version)
+				return true
+			})
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("history of %d: %v %v", i, got, err)
 		}
 	}
 	var log []string
 	if err := s.Changes(ctx, 0, func(c *store.Change) bool {
-		log = append(log, fmt.Sprintf("%d %d v%d %v %v", c.Seq, slices.Index(ids, c.Ref.ID), c.Version, c.Created, c.Deleted))
+		log = append(log, fmt.Sprintf("%d %d v%d %v %v", c.Seq, slices.Index(ids, c.Ref.ID), c.Version, c.Created,
+			c.Deleted))
 		return true
 	}); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"1 0 v1 true false", "1 1 v1 true false", "1 2 v1 true false", "1 3 v1 true false", "1 4 v1 true false", "2 1 v2 false false", "2 3 v2 false true"}
+	want := []string{"1 0 v1 true false", "1 1 v1 true false", "1 2 v1 true false", "1 3 v1 true false",
+		"1 4 v1 true false", "2 1 v2 false false", "2 3 v2 false true"}
 	if !slices.Equal(log, want) {
 		t.Errorf("change log %v", log)
 	}
 	// The same samples come again; two of them are something else by now.
-	if _, f := probe(t, s, w); !slices.Equal(f[0], []store.Presence{store.Same, store.Other, store.Same, store.Other, store.Same}) {
+	if _, f := probe(t, s, w); !slices.Equal(f[0],
+		[]store.Presence{store.Same, store.Other, store.Same, store.Other, store.Same}) {
 		t.Errorf("probe %v", f)
 	}
 	back := commit(t, s, put("Observation", ids[3], observation("p1", 1, "2026-01-02T14:00:00Z", "")))
@@ -306,7 +317,8 @@ func testSamplesConflict(t *testing.T, s store.Store) {
 	_, f := probe(t, s, restated, elsewhere, later)
 	if !slices.Equal(f[0], []store.Presence{store.Same, store.Same, store.Other, store.Same}) ||
 		!slices.Equal(f[1], []store.Presence{store.Other, store.Other, store.Other, store.Other}) ||
-		!slices.Equal(f[2], []store.Presence{store.Same, store.Same, store.Same, store.Missing, store.Missing, store.Missing}) {
+		!slices.Equal(f[2], []store.Presence{store.Same, store.Same, store.Same, store.Missing, store.Missing,
+			store.Missing}) {
 		t.Fatalf("probe %v", f)
 	}
 	// What came between: the same samples, one of them as a document, or the
@@ -327,7 +339,8 @@ func testSamplesConflict(t *testing.T, s store.Store) {
 		at, _ := probe(t, s, w)
 		between(w)
 		before := s.Stats()
-		b := &store.Batch{Series: []store.SeriesWrite{w}, Probed: at, Writes: []store.Write{put("Device", "beside", "")}, Leaves: []store.Leaf{store.Leaf("l")}}
+		b := &store.Batch{Series: []store.SeriesWrite{w}, Probed: at,
+			Writes: []store.Write{put("Device", "beside", "")}, Leaves: []store.Leaf{store.Leaf("l")}}
 		fails(t, s, b, fhir.Conflict)
 		if after := s.Stats(); after.Resources != before.Resources || after.Log != before.Log {
 			t.Fatalf("%d: a refused batch left something: %+v %+v", i, before, after)
@@ -359,7 +372,8 @@ func testSamplesConflict(t *testing.T, s store.Store) {
 
 // Samples, moves and snapshots are there after a restart and after a kill.
 func testSamplesReopen(t *testing.T, d Driver) {
-	for name, again := range map[string]func(testing.TB, store.Store) store.Store{"restart": d.Reopen, "kill": d.Crash} {
+	for name, again := range map[string]func(testing.TB, store.Store) store.Store{"restart": d.Reopen,
+		"kill": d.Crash} {
 		if again == nil {
 			continue
 		}

@@ -57,8 +57,10 @@ func AsDocuments(d Driver) Driver {
 func Run(t *testing.T, d Driver) {
 	for name, fn := range map[string]func(*testing.T, store.Store){
 		"versions": testVersions, "preconditions": testPreconditions, "same": testSkipSame, "state": testState,
-		"changes": testChanges, "watch": testWatch, "watch tokens": testWatchTokens, "log": testLog, "filter": testFilter, "closed": testClosed,
-		"samples": testSamples, "samples found": testSamplesFound, "samples moved": testSamplesMoved, "samples conflict": testSamplesConflict,
+		"changes": testChanges, "watch": testWatch, "watch tokens": testWatchTokens, "log": testLog,
+		"filter": testFilter, "closed": testClosed,
+		"samples": testSamples, "samples found": testSamplesFound, "samples moved": testSamplesMoved,
+		"samples conflict": testSamplesConflict,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := d.Open(t, nil)
@@ -137,7 +139,8 @@ func testVersions(t *testing.T, s store.Store) {
 			func() (fhir.Resource, *access.Facts, error) { return s.ReadVersion(ctx, ref, uint64(i+1)) },
 		} {
 			r, f, err := read()
-			if err != nil || r.Version != uint64(i+1) || r.Deleted != (want == "") || f.Patient != "p1" || !bytes.Contains(r.JSON, []byte(want)) {
+			if err != nil || r.Version != uint64(i+1) || r.Deleted != (want == "") || f.Patient != "p1" ||
+				!bytes.Contains(r.JSON, []byte(want)) {
 				t.Fatalf("version %d: %+v %v", i+1, r, err)
 			}
 		}
@@ -171,7 +174,8 @@ func testPreconditions(t *testing.T, s store.Store) {
 	commit(t, s, remove("Device", "d"))
 	fails(t, s, with(put("Device", "d", ""), store.Existing, 0), fhir.Gone)
 	fails(t, s, with(put("Device", "d", ""), store.Absent, 0), fhir.Conflict)
-	if _, _, err := s.Read(context.Background(), fhir.Ref{Type: "Patient", ID: "beside"}, 0); fhir.KindOf(err) != fhir.NotFound {
+	if _, _, err := s.Read(context.Background(), fhir.Ref{Type: "Patient", ID: "beside"},
+		0); fhir.KindOf(err) != fhir.NotFound {
 		t.Fatalf("a refused batch left something: %v", err)
 	}
 	// Of many writers that saw the same version, one wins.
@@ -233,7 +237,8 @@ func testState(t *testing.T, s store.Store) {
 	if err != nil || len(got) != 2 || got["jti/a"] != "2" {
 		t.Fatalf("%v %v", got, err)
 	}
-	for from, want := range map[string]string{"": "jti/a jti/b", "jti/a": "jti/a jti/b", "jti/a0": "jti/b", "jti/c": "", "jtj": "", "x": ""} {
+	for from, want := range map[string]string{"": "jti/a jti/b", "jti/a": "jti/a jti/b", "jti/a0": "jti/b",
+		"jti/c": "", "jtj": "", "x": ""} {
 		var keys []string
 		err := s.ListFrom(ctx, "jti/", from, func(k string, _ []byte) bool { keys = append(keys, k); return true })
 		if list := strings.Join(keys, " "); err != nil || list != want {
@@ -258,7 +263,8 @@ func testChanges(t *testing.T, s store.Store) {
 		go func() {
 			for i := range 20 {
 				_, err := s.Commit(context.Background(), &store.Batch{Writes: []store.Write{
-					put("Device", fmt.Sprintf("d%d-%d", w, i), ""), put("Patient", fmt.Sprintf("p%d", w), fmt.Sprintf(`"multipleBirthInteger":%d`, i)),
+					put("Device", fmt.Sprintf("d%d-%d", w, i), ""),
+					put("Patient", fmt.Sprintf("p%d", w), fmt.Sprintf(`"multipleBirthInteger":%d`, i)),
 				}})
 				if err != nil {
 					done <- err
@@ -340,7 +346,8 @@ func testWatch(t *testing.T, s store.Store) {
 	for i := range 5 {
 		r := commit(t, s, put("Patient", fmt.Sprintf("p%d", i), ""), put("AuditEvent", fmt.Sprintf("a%d", i), ""))
 		// The watcher ran before the answer, so this read is ordered after it.
-		if len(seen) != i+1 || seen[i].Seq != r.Seq || len(seen[i].Changes) != 1 || seen[i].Changes[0].Ref.Type != "Patient" {
+		if len(seen) != i+1 || seen[i].Seq != r.Seq || len(seen[i].Changes) != 1 ||
+			seen[i].Changes[0].Ref.Type != "Patient" {
 			t.Fatalf("after commit %d: %+v", i, seen)
 		}
 	}
@@ -396,10 +403,12 @@ func testLog(t *testing.T, s store.Store) {
 
 func testFilter(t *testing.T, s store.Store) {
 	ctx := context.Background()
-	commit(t, s, put("Observation", "o1", observation("p1", 0, "2026-01-01T10:00:00Z", "")), put("Observation", "o2", observation("p1", 1, "2026-01-01T11:00:00Z", "")))
+	commit(t, s, put("Observation", "o1", observation("p1", 0, "2026-01-01T10:00:00Z", "")),
+		put("Observation", "o2", observation("p1", 1, "2026-01-01T11:00:00Z", "")))
 	g := access.Grant{AllPatients: true, Rules: []access.Rule{{Type: "Observation", May: access.Search,
 		Params: []access.Param{{Name: "code", Any: []access.Token{{System: sys, Code: "c1"}}}}}}}
-	for name, q := range map[string]string{"patient": "patient=p1", "all": "", "sorted": "patient=p1&_sort=-date", "collected": "_sort=_id"} {
+	for name, q := range map[string]string{"patient": "patient=p1", "all": "", "sorted": "patient=p1&_sort=-date",
+		"collected": "_sort=_id"} {
 		query := parse(t, "Observation", q)
 		got := found(t, s, store.Find{Query: query, Filter: g.Filter(access.Search)})
 		n, err := s.Count(ctx, store.Find{Query: query, Filter: g.Filter(access.Search)})
@@ -412,7 +421,8 @@ func testFilter(t *testing.T, s store.Store) {
 	}
 	end, stop := context.WithCancel(ctx)
 	stop()
-	if _, err := s.Commit(end, &store.Batch{Writes: []store.Write{put("Patient", "p", "")}}); fhir.KindOf(err) != fhir.Unavailable {
+	if _, err := s.Commit(end, &store.Batch{Writes: []store.Write{put("Patient", "p",
+		"")}}); fhir.KindOf(err) != fhir.Unavailable {
 		t.Error(err)
 	}
 }
@@ -422,7 +432,8 @@ func testClosed(t *testing.T, s store.Store) {
 	if _, err := s.Commit(context.Background(), &store.Batch{}); fhir.KindOf(err) != fhir.Unavailable {
 		t.Error(err)
 	}
-	if _, _, err := s.Read(context.Background(), fhir.Ref{Type: "Patient", ID: "p"}, 0); fhir.KindOf(err) != fhir.Unavailable {
+	if _, _, err := s.Read(context.Background(), fhir.Ref{Type: "Patient", ID: "p"},
+		0); fhir.KindOf(err) != fhir.Unavailable {
 		t.Error(err)
 	}
 }
@@ -430,8 +441,9 @@ func testClosed(t *testing.T, s store.Store) {
 func testReopen(t *testing.T, d Driver) {
 	ctx := context.Background()
 	s := d.Open(t, nil)
-	r, err := s.Commit(ctx, &store.Batch{Writes: []store.Write{put("Patient", "p1", "")}, Leaves: []store.Leaf{store.Leaf("x"), store.Leaf("y"), store.Leaf("z")},
-		State: []store.StateWrite{{Key: "k", Value: []byte("v"), Expires: time.Now().Add(time.Hour)}}})
+	r, err := s.Commit(ctx, &store.Batch{Writes: []store.Write{put("Patient", "p1", "")},
+		Leaves: []store.Leaf{store.Leaf("x"), store.Leaf("y"), store.Leaf("z")},
+		State:  []store.StateWrite{{Key: "k", Value: []byte("v"), Expires: time.Now().Add(time.Hour)}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -444,8 +456,10 @@ func testReopen(t *testing.T, d Driver) {
 	if again, err := s.Log().Root(3); err != nil || again != root || s.LastSeq() != r.Seq {
 		t.Fatalf("T %d of %d, %v", s.LastSeq(), r.Seq, err)
 	}
-	r2, err := s.Commit(ctx, &store.Batch{Writes: []store.Write{put("Patient", "p1", `"active":true`)}, Leaves: []store.Leaf{store.Leaf("w")}})
-	if err != nil || r2.Seq != r.Seq+1 || r2.Outcomes[0].Version != 2 || r2.LeafIndex != 3 || !r2.Outcomes[0].LastUpdated.After(r.Outcomes[0].LastUpdated) {
+	r2, err := s.Commit(ctx, &store.Batch{Writes: []store.Write{put("Patient", "p1", `"active":true`)},
+		Leaves: []store.Leaf{store.Leaf("w")}})
+	if err != nil || r2.Seq != r.Seq+1 || r2.Outcomes[0].Version != 2 || r2.LeafIndex != 3 ||
+		!r2.Outcomes[0].LastUpdated.After(r.Outcomes[0].LastUpdated) {
 		t.Fatalf("%+v %v", r2, err)
 	}
 	if v, err := s.Get(ctx, "k"); err != nil || string(v) != "v" {

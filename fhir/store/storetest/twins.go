@@ -65,11 +65,15 @@ func testTwins(t *testing.T, d Driver) {
 		w.append()
 		rt.Repeat(map[string]func(*rapid.T){
 			"append": func(*rapid.T) { w.append() }, "append again": func(*rapid.T) { w.append() },
-			"large": func(*rapid.T) { w.large() }, "write": func(*rapid.T) { w.write() }, "write again": func(*rapid.T) { w.write() },
-			"before": func(*rapid.T) { w.before() }, "probe": func(*rapid.T) { w.probe() }, "late": func(*rapid.T) { w.late() },
+			"large": func(*rapid.T) { w.large() }, "write": func(*rapid.T) { w.write() },
+			"write again": func(*rapid.T) { w.write() },
+			"before":      func(*rapid.T) { w.before() }, "probe": func(*rapid.T) { w.probe() },
+			"late":    func(*rapid.T) { w.late() },
 			"compact": func(*rapid.T) { w.compact() }, "reopen": func(*rapid.T) { w.again() },
-			"find": func(*rapid.T) { w.find() }, "find more": func(*rapid.T) { w.find() }, "find most": func(*rapid.T) { w.find() },
-			"read": func(*rapid.T) { w.read() }, "scan": func(*rapid.T) { w.scan() }, "changes": func(*rapid.T) { w.changes() },
+			"find": func(*rapid.T) { w.find() }, "find more": func(*rapid.T) { w.find() },
+			"find most": func(*rapid.T) { w.find() },
+			"read":      func(*rapid.T) { w.read() }, "scan": func(*rapid.T) { w.scan() },
+			"changes": func(*rapid.T) { w.changes() },
 		})
 		sound(rt, w.s[0])
 		sound(rt, w.s[1])
@@ -94,7 +98,8 @@ func (w *twins) watch(i int) {
 // with each other and with plain documents.
 func streams() (out []*series.Template) {
 	add := func(identity, patient string, class series.Class, code int, form string) {
-		t := &series.Template{Class: class, Patient: patient, Vendor: []string{"apple", "oura"}[code%2], Values: 1, Seed: uint64(code)}
+		t := &series.Template{Class: class, Patient: patient, Vendor: []string{"apple", "oura"}[code%2], Values: 1,
+			Seed: uint64(code)}
 		copy(t.Identity[:], identity)
 		head, subject, tail := `},"identifier":[{"system":"urn:x","value":"`, "", ""
 		rest := `"},{"system":"urn:s","value":"` + identity + `"}],"status":"final"`
@@ -103,7 +108,8 @@ func streams() (out []*series.Template) {
 		}
 		category := `,"category":[{"coding":[{"system":"urn:category","code":"vital-signs"}]}]`
 		t.Categories = []string{"vital-signs"}
-		value, end := `,"valueQuantity":{"value":`, `,"unit":"per minute","system":"http://unitsofmeasure.org","code":"/min"}`
+		value, end := `,"valueQuantity":{"value":`,
+			`,"unit":"per minute","system":"http://unitsofmeasure.org","code":"/min"}`
 		tail = fmt.Sprintf(`,"device":{"reference":"Device/d%d"}`, code)
 		switch form {
 		case "key":
@@ -118,7 +124,9 @@ func streams() (out []*series.Template) {
 		case "two", "three":
 			t.Values = map[string]int{"two": 2, "three": 3}[form]
 		}
-		mid := rest + category + fmt.Sprintf(`,"code":{"coding":[{"system":"%s","code":"c%d"},{"system":"urn:other","code":"c%d"}],"text":"Rate"}`, sys, code, code+1) + subject + ","
+		mid := rest + category + fmt.Sprintf(
+			`,"code":{"coding":[{"system":"%s","code":"c%d"},{"system":"urn:other","code":"c%d"}],"text":"Rate"}`,
+			sys, code, code+1) + subject + ","
 		t.Holes = []series.Slot{series.HoleID, series.HoleEffective}
 		t.Parts = [][]byte{[]byte(head), []byte(mid)}
 		if t.Values == 1 {
@@ -174,7 +182,8 @@ var moments = []int64{
 var (
 	steps   = []int64{0, 1, 999, 1000, 250_000, 1e6, 5e6, 60e6, 3600e6}
 	offsets = []int16{0, 0, 60, 120, -300, 345, -840, 840}
-	lasting = []int64{0, 1000, 30e6, 59e6, 60e6, 300e6, 3599e6, 7200e6, 30 * 3600e6, 47 * 3600e6, 49 * 3600e6, 400 * 3600e6}
+	lasting = []int64{0, 1000, 30e6, 59e6, 60e6, 300e6, 3599e6, 7200e6, 30 * 3600e6, 47 * 3600e6, 49 * 3600e6,
+		400 * 3600e6}
 )
 
 // number is one of few, so that values meet, or any.
@@ -182,7 +191,8 @@ func number(r *rand.Rand) series.Decimal {
 	if r.IntN(12) == 0 {
 		return series.Decimal{Mant: r.Int64N(2e17) - 1e17, Scale: uint8(r.IntN(19))}
 	}
-	return []series.Decimal{{Mant: 62}, {Mant: 620, Scale: 1}, {Mant: 5, Scale: 1}, {Mant: 50, Scale: 2}, {}, {Scale: 2}, {Mant: -3}, {Mant: -35, Scale: 1}, {Mant: 100}, {Mant: 61}, {Mant: 63}}[r.IntN(11)]
+	return []series.Decimal{{Mant: 62}, {Mant: 620, Scale: 1}, {Mant: 5, Scale: 1}, {Mant: 50, Scale: 2}, {},
+		{Scale: 2}, {Mant: -3}, {Mant: -35, Scale: 1}, {Mant: 100}, {Mant: 61}, {Mant: 63}}[r.IntN(11)]
 }
 
 func (w *twins) run(t *series.Template, n int, at int64) store.SeriesWrite {
@@ -240,7 +250,8 @@ func (w *twins) missing(ws []store.SeriesWrite) (fresh []store.SeriesWrite, othe
 		c := &series.Columns{}
 		for j, id := range idsOf(ws[i]) {
 			if want[i][j] != got[i][j] {
-				w.rt.Fatalf("probe of %s (%s): %d as documents, %d as samples", id, ws[i].Template.Identity, want[i][j], got[i][j])
+				w.rt.Fatalf("probe of %s (%s): %d as documents, %d as samples", id, ws[i].Template.Identity,
+					want[i][j], got[i][j])
 			}
 			if told[id] { // under another template of this batch
 				continue
@@ -311,7 +322,8 @@ func (w *twins) commit(b *store.Batch) {
 	if (es[0] == nil) != (es[1] == nil) || fhir.KindOf(es[0]) != fhir.KindOf(es[1]) {
 		w.rt.Fatalf("commit: as documents %v, as samples %v", es[0], es[1])
 	}
-	w.same("outcome", fmt.Sprint(rs[0].Seq, rs[0].LeafIndex, outcomes(rs[0])), fmt.Sprint(rs[1].Seq, rs[1].LeafIndex, outcomes(rs[1])))
+	w.same("outcome", fmt.Sprint(rs[0].Seq, rs[0].LeafIndex, outcomes(rs[0])),
+		fmt.Sprint(rs[1].Seq, rs[1].LeafIndex, outcomes(rs[1])))
 	x, y := w.s[0].Stats(), w.s[1].Stats()
 	if x.Resources != y.Resources || x.Seq != y.Seq || x.Log != y.Log {
 		w.rt.Fatalf("stats %+v, %+v", x, y)
@@ -334,7 +346,8 @@ func (w *twins) commit(b *store.Batch) {
 
 func outcomes(r store.Result) (out []string) {
 	for _, o := range r.Outcomes {
-		out = append(out, fmt.Sprintf("%s v%d %v %v %v %v %s\n", o.Ref, o.Version, o.LastUpdated, o.Created, o.Unchanged, o.Deleted, o.JSON))
+		out = append(out, fmt.Sprintf("%s v%d %v %v %v %v %s\n", o.Ref, o.Version, o.LastUpdated, o.Created,
+			o.Unchanged, o.Deleted, o.JSON))
 	}
 	return out
 }
@@ -350,7 +363,8 @@ func (w *twins) watched(at store.Seq) {
 	}
 	x, y := heard[0], heard[1]
 	if len(x.Changes)+x.Samples != len(y.Changes)+y.Samples {
-		w.rt.Fatalf("commit %d: %d and %d changes, %d and %d samples", at, len(x.Changes), len(y.Changes), x.Samples, y.Samples)
+		w.rt.Fatalf("commit %d: %d and %d changes, %d and %d samples", at, len(x.Changes), len(y.Changes),
+			x.Samples, y.Samples)
 	}
 	i := 0
 	for k := range y.Changes {
@@ -364,7 +378,8 @@ func (w *twins) watched(at store.Seq) {
 }
 
 func tokens(f *access.Facts) string {
-	return fmt.Sprint(f.Patient, f.Vendor, f.Author, f.Categories, f.Tokens("code"), f.Tokens("category"), f.Tokens("status"), f.Tokens("identifier"))
+	return fmt.Sprint(f.Patient, f.Vendor, f.Author, f.Categories, f.Tokens("code"), f.Tokens("category"),
+		f.Tokens("status"), f.Tokens("identifier"))
 }
 
 func change(c *store.Change) string {

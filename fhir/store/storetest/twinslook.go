@@ -27,13 +27,15 @@ func (w *twins) id() string {
 // edit is a write of id as a client would do it.
 func (w *twins) edit(id string) store.Write {
 	at := fmt.Sprintf("2026-01-0%dT08:00:%02d.%dZ", 1+w.n(4, "day"), w.n(60, "s"), w.n(10, "tenth"))
-	x := put("Observation", id, observation(w.of("patient", "p1", "p2", "p3"), w.n(3, "code"), at, "")+`,"valueQuantity":{"value":`+w.of("value", "62", "62.0", "-1", "1e2")+`}`)
+	x := put("Observation", id, observation(w.of("patient", "p1", "p2", "p3"), w.n(3, "code"), at, "")+
+		`,"valueQuantity":{"value":`+w.of("value", "62", "62.0", "-1", "1e2")+`}`)
 	x.Author = "client"
 	switch {
 	case w.one(3, "remove"):
 		x = remove("Observation", id)
 	case w.one(3, "as it is"):
-		if r, _, err := w.s[0].Read(context.Background(), fhir.Ref{Type: "Observation", ID: id}, 0); err == nil && !r.Deleted {
+		if r, _, err := w.s[0].Read(context.Background(), fhir.Ref{Type: "Observation", ID: id}, 0); err == nil &&
+			!r.Deleted {
 			x.Resource.JSON = unstamped(&r)
 			x.Vendor, x.SkipSame = "apple", w.one(2, "skip same")
 		}
@@ -47,7 +49,8 @@ func (w *twins) edit(id string) store.Write {
 func unstamped(r *fhir.Resource) []byte {
 	p := fhir.Prefix(r.Type, r.ID)
 	s := strings.TrimPrefix(string(r.JSON), p)
-	facts := fmt.Sprintf(`"versionId":"%d","lastUpdated":"%s"`, r.Version, r.LastUpdated.UTC().Format(fhir.InstantLayout))
+	facts := fmt.Sprintf(`"versionId":"%d","lastUpdated":"%s"`, r.Version,
+		r.LastUpdated.UTC().Format(fhir.InstantLayout))
 	return []byte(p + strings.TrimPrefix(strings.TrimPrefix(s, facts), ","))
 }
 
@@ -174,7 +177,8 @@ func (w *twins) read() {
 }
 
 func foundText(f *store.Found) string {
-	return fmt.Sprintf("%q v%d %v %v %s %s", f.Pos, f.Resource.Version, f.Resource.LastUpdated, f.Resource.Deleted, tokens(f.Facts), f.Resource.JSON)
+	return fmt.Sprintf("%q v%d %v %v %s %s", f.Pos, f.Resource.Version, f.Resource.LastUpdated, f.Resource.Deleted,
+		tokens(f.Facts), f.Resource.JSON)
 }
 
 // list calls a walk and writes down what it gives, and how it ends. In its
@@ -222,13 +226,18 @@ func (w *twins) filter() access.Filter {
 	if w.one(2, "all") {
 		return all
 	}
-	g := access.Grant{Recipient: "client", Consents: consents{w.of("patient", "", "p1", "p2"), w.of("vendor", "", "apple"), w.of("category", "", "vital-signs", "activity")}}
+	g := access.Grant{Recipient: "client",
+		Consents: consents{w.of("patient", "", "p1", "p2"), w.of("vendor", "", "apple"),
+			w.of("category", "", "vital-signs", "activity")}}
 	for range 1 + w.n(2, "rules") {
 		r := access.Rule{Type: "Observation", May: access.Search | access.Read}
 		for w.one(2, "granular") {
 			p := w.of("scope parameter", "code", "category", "status", "identifier", "_id")
-			tok := map[string][]access.Token{"code": {{System: sys, Code: "c1"}, {System: "urn:other", Code: "c2"}}, "category": {{Code: "activity"}},
-				"status": {{System: "http://hl7.org/fhir/observation-status", Code: "final"}, {Code: "preliminary"}}, "identifier": {{Code: w.id()}, {Code: "heart p1"}}, "_id": {{Code: w.id()}}}[p]
+			tok := map[string][]access.Token{"code": {{System: sys, Code: "c1"}, {System: "urn:other", Code: "c2"}},
+				"category": {{Code: "activity"}},
+				"status": {{System: "http://hl7.org/fhir/observation-status", Code: "final"},
+					{Code: "preliminary"}}, "identifier": {{Code: w.id()}, {Code: "heart p1"}},
+				"_id": {{Code: w.id()}}}[p]
 			r.Params = append(r.Params, access.Param{Name: p, Any: tok})
 		}
 		g.Rules = append(g.Rules, r)
@@ -301,7 +310,8 @@ func (w *twins) columns(col store.Columnar, f store.Find, what string) {
 			w.rt.Fatalf("%s: %v", what, err)
 		}
 		part := cols.Slice(r.From, r.To)
-		if r.Whole != nil && (r.From != 0 || r.To != cols.Len() || !reflect.DeepEqual(*r.Whole, series.Summarise(cols))) {
+		if r.Whole != nil && (r.From != 0 || r.To != cols.Len() ||
+			!reflect.DeepEqual(*r.Whole, series.Summarise(cols))) {
 			w.rt.Fatalf("%s: a run is said to be a whole block, which it is not", what)
 		}
 		for _, id := range idsOf(store.SeriesWrite{Template: r.Template, Columns: &part}) {
@@ -335,7 +345,8 @@ func (w *twins) columns(col store.Columnar, f store.Find, what string) {
 }
 
 func (w *twins) scan() {
-	r := store.ScanRange{Types: []string{"Observation", "Patient"}, Patient: w.of("patient", "", "p1", "p2"), At: w.at(), Filter: w.filter(), Deleted: w.one(2, "deleted")}
+	r := store.ScanRange{Types: []string{"Observation", "Patient"}, Patient: w.of("patient", "", "p1", "p2"),
+		At: w.at(), Filter: w.filter(), Deleted: w.one(2, "deleted")}
 	if r.At == 0 {
 		r.At = w.s[0].LastSeq()
 	}
@@ -344,16 +355,19 @@ func (w *twins) scan() {
 	}
 	var got [2][]string
 	for i, s := range w.s {
-		got[i], _ = list(func(fn func(*store.Found) bool) error { return s.Scan(context.Background(), r, fn) }, w.during(i))
+		got[i], _ = list(func(fn func(*store.Found) bool) error { return s.Scan(context.Background(), r, fn) },
+			w.during(i))
 	}
-	w.same(fmt.Sprintf("scan of %q at %d since %v", r.Patient, r.At, r.Since), strings.Join(got[0], "\n"), strings.Join(got[1], "\n"))
+	w.same(fmt.Sprintf("scan of %q at %d since %v", r.Patient, r.At, r.Since), strings.Join(got[0], "\n"),
+		strings.Join(got[1], "\n"))
 }
 
 func (w *twins) changes() {
 	from := w.at()
 	var got [2][]string
 	for i, s := range w.s {
-		if err := s.Changes(context.Background(), from, func(c *store.Change) bool { got[i] = append(got[i], change(c)); return true }); err != nil {
+		if err := s.Changes(context.Background(), from,
+			func(c *store.Change) bool { got[i] = append(got[i], change(c)); return true }); err != nil {
 			w.rt.Fatal(err)
 		}
 	}
@@ -364,7 +378,8 @@ func (w *twins) changes() {
 func (w *twins) question() string {
 	params := search.Params("Observation")
 	var vs *search.Values
-	if r, _, err := w.s[0].Read(context.Background(), fhir.Ref{Type: "Observation", ID: w.id()}, 0); err == nil && !r.Deleted {
+	if r, _, err := w.s[0].Read(context.Background(), fhir.Ref{Type: "Observation", ID: w.id()}, 0); err == nil &&
+		!r.Deleted {
 		if vs, err = search.Extract("Observation", r.JSON); err != nil {
 			w.rt.Fatalf("%v: %s", err, r.JSON)
 		}
@@ -376,7 +391,9 @@ func (w *twins) question() string {
 	for range w.n(4, "clauses") {
 		p := params[w.n(len(params), "parameter")]
 		if w.one(2, "usual") {
-			p, _ = search.Lookup("Observation", w.of("usual parameter", "code", "date", "value-quantity", "_lastUpdated", "_id", "identifier", "category", "device"))
+			p, _ = search.Lookup("Observation",
+				w.of("usual parameter", "code", "date", "value-quantity", "_lastUpdated", "_id", "identifier",
+					"category", "device"))
 		}
 		var have []search.Value
 		if vs != nil {
@@ -398,7 +415,8 @@ func (w *twins) question() string {
 	}
 	var keys []string
 	for range w.n(3, "sort keys") {
-		k := w.of("sort", "date", "date", "_lastUpdated", "_id", "value-quantity", params[w.n(len(params), "sort parameter")].Code)
+		k := w.of("sort", "date", "date", "_lastUpdated", "_id", "value-quantity",
+			params[w.n(len(params), "sort parameter")].Code)
 		keys = append(keys, w.of("direction", "", "-")+k)
 	}
 	if len(keys) > 0 {
@@ -423,7 +441,8 @@ func (w *twins) value(k search.ParamType, v *search.Value) string {
 			n = series.MaxStart / 1000
 		}
 		at := time.UnixMilli(max(n, series.MinStart/1000) + int64(w.n(3, "beside")-1)*1000).UTC()
-		return prefix + at.Format(w.of("precision", "2006", "2006-01", "2006-01-02", "2006-01-02T15:04Z", "2006-01-02T15:04:05Z", "2006-01-02T15:04:05.000Z"))
+		return prefix + at.Format(w.of("precision", "2006", "2006-01", "2006-01-02", "2006-01-02T15:04Z",
+			"2006-01-02T15:04:05Z", "2006-01-02T15:04:05.000Z"))
 	case search.TypeQuantity:
 		n := strconv.FormatFloat(v.Num, 'f', -1, 64)
 		return prefix + w.of("quantity", n, n+"%7C%7C"+v.Code, n+"%7C"+v.System+"%7C"+v.Code, "62", "62.0", "0")

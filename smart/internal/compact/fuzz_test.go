@@ -17,17 +17,21 @@ func FuzzParse(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	good, err := Sign("ES384", "JWT", "k", map[string]any{"iss": "c", "aud": []string{"a", "b"}, "exp": 1800000000}, private)
+	good, err := Sign("ES384", "JWT", "k", map[string]any{"iss": "c", "aud": []string{"a", "b"}, "exp": 1800000000},
+		private)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(good)
-	for _, header := range []string{`{"alg":"ES384","kid":"k"}`, `{"alg":"none"}`, `{"alg":"ES384","alg":"none"}`, `{"jwk":{}}`, `{"x5u":null}`, `{"crit":["exp"]}`, `[]`, `{`} {
-		for _, claims := range []string{`{"iss":"c","sub":"c","aud":"x","exp":1}`, `{"exp":1e300}`, `{"exp":-1}`, `{"exp":"1"}`, `{"aud":[1]}`, `{"aud":{}}`, `null`, "\xff"} {
+	for _, header := range []string{`{"alg":"ES384","kid":"k"}`, `{"alg":"none"}`, `{"alg":"ES384","alg":"none"}`,
+		`{"jwk":{}}`, `{"x5u":null}`, `{"crit":["exp"]}`, `[]`, `{`} {
+		for _, claims := range []string{`{"iss":"c","sub":"c","aud":"x","exp":1}`, `{"exp":1e300}`, `{"exp":-1}`,
+			`{"exp":"1"}`, `{"aud":[1]}`, `{"aud":{}}`, `null`, "\xff"} {
 			f.Add(enc([]byte(header)) + "." + enc([]byte(claims)) + ".e30")
 		}
 	}
-	for _, s := range []string{"", ".", "..", "...", "e30.e30.", "e30=.e30.x", "{}.{}.{}", strings.Repeat("A", MaxToken+1)} {
+	for _, s := range []string{"", ".", "..", "...", "e30.e30.", "e30=.e30.x", "{}.{}.{}",
+		strings.Repeat("A", MaxToken+1)} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, token string) {

@@ -41,18 +41,21 @@ func Bad(code, description string) *Error {
 
 // TooMany is the answer beyond a limit.
 func TooMany(wait time.Duration) *Error {
-	return &Error{Status: http.StatusTooManyRequests, Code: "temporarily_unavailable", Description: "too many requests", Retry: limit.RetryAfter(wait)}
+	return &Error{Status: http.StatusTooManyRequests, Code: "temporarily_unavailable",
+		Description: "too many requests", Retry: limit.RetryAfter(wait)}
 }
 
 // Unavailable is the answer when something of ours failed.
 func Unavailable(cause error) *Error {
-	return &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", Description: "try again", Cause: cause}
+	return &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", Description: "try again",
+		Cause: cause}
 }
 
 // Client turns a failure to authenticate a client into its answer.
 func Client(err error) *Error {
 	if fhir.KindOf(err) == fhir.Unauthorized {
-		return &Error{Status: http.StatusUnauthorized, Code: "invalid_client", Description: Text(err), Cause: errors.Unwrap(err)}
+		return &Error{Status: http.StatusUnauthorized, Code: "invalid_client", Description: Text(err),
+			Cause: errors.Unwrap(err)}
 	}
 	if fhir.KindOf(err) == fhir.Invalid {
 		return Bad("invalid_request", Text(err))

@@ -25,22 +25,27 @@ import (
 // wearer stores a patient whose data was collected for an EHR only.
 func (w *world) wearer(id string) {
 	put := func(typ, rid, rest string) store.Write {
-		return store.Write{Vendor: "apple", Resource: fhir.Resource{Type: typ, ID: rid, JSON: []byte(fhir.Prefix(typ, rid) + `}` + rest + `}`)}}
+		return store.Write{Vendor: "apple",
+			Resource: fhir.Resource{Type: typ, ID: rid, JSON: []byte(fhir.Prefix(typ, rid) + `}` + rest + `}`)}}
 	}
-	b := &store.Batch{Writes: []store.Write{put("Patient", id, ""), put("Device", id+"-watch", `,"patient":{"reference":"Patient/`+id+`"}`)}}
+	b := &store.Batch{Writes: []store.Write{put("Patient", id, ""),
+		put("Device", id+"-watch", `,"patient":{"reference":"Patient/`+id+`"}`)}}
 	b.Writes[0].Vendor = ""
 	for _, c := range []string{"vital-signs", "laboratory"} {
-		b.Writes = append(b.Writes, put("Observation", id+"-"+c, `,"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"`+c+
-			`"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/`+id+`"},"effectiveDateTime":"2026-01-02T03:04:05Z"`))
+		b.Writes = append(b.Writes, put("Observation", id+"-"+c,
+			`,"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"`+c+
+				`"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/`+id+`"},"effectiveDateTime":"2026-01-02T03:04:05Z"`))
 	}
-	b.Writes = append(b.Writes, store.Write{Resource: must(consent.Build(consent.Terms{ID: "ehr-" + id, Patient: id, Vendor: "apple", Recipient: "ehr", Now: w.clock.now()}))})
+	b.Writes = append(b.Writes, store.Write{Resource: must(consent.Build(consent.Terms{ID: "ehr-" + id, Patient: id,
+		Vendor: "apple", Recipient: "ehr", Now: w.clock.now()}))})
 	must(w.store.Commit(context.Background(), b))
 }
 
 func (w *world) signIn(id string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.subject = authorize.Subject{ID: "u-" + id, FHIRUser: fhir.Ref{Type: "Patient", ID: id}, Roles: []string{"patient"}, AuthTime: w.clock.now()}
+	w.subject = authorize.Subject{ID: "u-" + id, FHIRUser: fhir.Ref{Type: "Patient", ID: id},
+		Roles: []string{"patient"}, AuthTime: w.clock.now()}
 }
 
 // seen is the ids of the Observations that a token sees.
@@ -82,12 +87,14 @@ func (w *world) consentOf(id string) m {
 func (w *world) recorded(interaction, ref string) (n int) {
 	w.t.Helper()
 	q := must(search.Parse("AuditEvent", [][2]string{{"_count", "1000"}}, search.ParseOptions{}))
-	err := w.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
-		if s := string(f.Resource.JSON); strings.Contains(s, `"code":"`+interaction+`"`) && strings.Contains(s, ref) {
-			n++
-		}
-		return true
-	})
+	err := w.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+		func(f *store.Found) bool {
+			if s := string(f.Resource.JSON); strings.Contains(s, `"code":"`+interaction+`"`) &&
+				strings.Contains(s, ref) {
+				n++
+			}
+			return true
+		})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -102,7 +109,8 @@ func TestApprovalIsAConsent(t *testing.T) {
 	c := w.app(client.None, nil)
 	w.signIn("w1")
 	w.decide = func(p *authorize.Pending) authorize.Decision { // narrows on the screen
-		return authorize.Decision{Subject: w.subject, Scopes: []string{"patient/Observation.rs?category=http://terminology.hl7.org/CodeSystem/observation-category|vital-signs", "offline_access"}}
+		return authorize.Decision{Subject: w.subject,
+			Scopes: []string{"patient/Observation.rs?category=http://terminology.hl7.org/CodeSystem/observation-category|vital-signs", "offline_access"}}
 	}
 	out := w.get(c, "offline_access patient/*.rs")
 	if got := w.seen(out["access_token"]); got != "w1-vital-signs" {
@@ -114,12 +122,15 @@ func TestApprovalIsAConsent(t *testing.T) {
 	id := w.live("u-w1")[0].ID
 	doc := w.consentOf(id)
 	prov, _ := doc["provision"].(m)
-	if doc["status"] != "active" || doc["patient"].(m)["reference"] != "Patient/w1" || fmt.Sprint(prov["class"]) != "[map[code:Observation system:http://hl7.org/fhir/resource-types]]" ||
-		!strings.Contains(fmt.Sprint(prov["extension"]), "|vital-signs") || !strings.Contains(fmt.Sprint(doc["text"]), "only vital signs") {
+	if doc["status"] != "active" || doc["patient"].(m)["reference"] != "Patient/w1" ||
+		fmt.Sprint(prov["class"]) != "[map[code:Observation system:http://hl7.org/fhir/resource-types]]" ||
+		!strings.Contains(fmt.Sprint(prov["extension"]), "|vital-signs") ||
+		!strings.Contains(fmt.Sprint(doc["text"]), "only vital signs") {
 		t.Errorf("%v", doc)
 	}
 	end := must(time.Parse(time.RFC3339, prov["period"].(m)["end"].(string)))
-	if longest := w.live("u-w1")[0].Expires; end.Before(longest.Add(-2*time.Second)) || end.After(longest.Add(authz.CodeLife)) {
+	if longest := w.live("u-w1")[0].Expires; end.Before(longest.Add(-2*time.Second)) ||
+		end.After(longest.Add(authz.CodeLife)) {
 		t.Errorf("the consent ends %s, the authorization %s", end, longest)
 	}
 	if n := w.recorded("create", "Consent/app-"+id); n != 1 {
@@ -129,7 +140,8 @@ func TestApprovalIsAConsent(t *testing.T) {
 	// Neither another patient's token nor a practitioner's, of the same app,
 	// sees more for it.
 	w.decide = nil
-	w.subject = authorize.Subject{ID: "u1", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"}, Roles: []string{"practitioner"}, AuthTime: w.clock.now()}
+	w.subject = authorize.Subject{ID: "u1", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"},
+		Roles: []string{"practitioner"}, AuthTime: w.clock.now()}
 	doctor := w.get(c, "user/*.rs")
 	if got := w.seen(doctor["access_token"]); strings.Contains(got, "w1") {
 		t.Errorf("the practitioner's token sees %q", got)
@@ -139,8 +151,10 @@ func TestApprovalIsAConsent(t *testing.T) {
 	}
 
 	// A denial closes at once, whatever was approved before or after.
-	deny := fhir.Resource{Type: "Consent", ID: "deny", JSON: []byte(fhir.Prefix("Consent", "deny") + `},"status":"active","scope":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/consentscope","code":"patient-privacy"}]},` +
-		`"patient":{"reference":"Patient/w1"},"provision":{"type":"deny","code":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}]}}`)}
+	deny := fhir.Resource{Type: "Consent", ID: "deny",
+		JSON: []byte(fhir.Prefix("Consent", "deny") +
+			`},"status":"active","scope":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/consentscope","code":"patient-privacy"}]},` +
+			`"patient":{"reference":"Patient/w1"},"provision":{"type":"deny","code":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}]}}`)}
 	must(w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: deny}}}))
 	if got := w.seen(out["access_token"]); got != "" {
 		t.Errorf("sees %q against a denial", got)
@@ -196,7 +210,8 @@ func TestConsentEndsWithTheAuthorization(t *testing.T) {
 		}
 	}
 	id, out := open()
-	if s, _, _ := w.call(introspect.RevokePath, c, url.Values{"token": {out["refresh_token"].(string)}}, nil); s != 200 {
+	if s, _, _ := w.call(introspect.RevokePath, c, url.Values{"token": {out["refresh_token"].(string)}},
+		nil); s != 200 {
 		t.Fatal(s)
 	}
 	gone("revocation", id, out)
@@ -217,7 +232,8 @@ func TestConsentEndsWithTheAuthorization(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	must(w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(r))}}}))
+	must(w.store.Commit(context.Background(),
+		&store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(r))}}}))
 	if got := w.seen(out["access_token"]); got != "" {
 		t.Errorf("withdrawn, it sees %q", got)
 	}
@@ -245,12 +261,13 @@ func TestConsentEndsWithTheAuthorization(t *testing.T) {
 func (w *world) agreed(patient string) (n int) {
 	w.t.Helper()
 	q := must(search.Parse("Consent", [][2]string{{"patient", patient}}, search.ParseOptions{}))
-	if err := w.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(f *store.Found) bool {
-		if strings.HasPrefix(f.Resource.ID, appconsent.Ref("").ID) {
-			n++
-		}
-		return true
-	}); err != nil {
+	if err := w.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+		func(f *store.Found) bool {
+			if strings.HasPrefix(f.Resource.ID, appconsent.Ref("").ID) {
+				n++
+			}
+			return true
+		}); err != nil {
 		w.t.Fatal(err)
 	}
 	return n
@@ -298,11 +315,13 @@ func TestApprovalWithoutRedemption(t *testing.T) {
 	}
 
 	// What was withdrawn after the approval is a later word than it.
-	all := must(consent.Build(consent.Terms{ID: "all-w1", Patient: "w1", Vendor: "apple", Recipient: consent.AnyRecipient, Now: w.clock.now()}))
+	all := must(consent.Build(consent.Terms{ID: "all-w1", Patient: "w1", Vendor: "apple",
+		Recipient: consent.AnyRecipient, Now: w.clock.now()}))
 	must(w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: all}}}))
 	code = w.code(c, "patient/Observation.rs", nil)
 	w.clock.add(10 * time.Second)
-	must(w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(all))}}}))
+	must(w.store.Commit(context.Background(),
+		&store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(all))}}}))
 	w.clock.add(10 * time.Second)
 	if s, out, _ := w.redeem(c, code, nil); s != 200 || w.seen(out["access_token"]) != "" {
 		t.Error("withdrawn between approval and redemption, it sees", s, w.seen(out["access_token"]))

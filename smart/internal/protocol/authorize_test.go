@@ -40,21 +40,28 @@ func TestEveryKindOfClientGetsWhatItMayHave(t *testing.T) {
 	for _, method := range []client.Method{client.None, client.SecretBasic, client.SecretPost, client.PrivateKeyJWT} {
 		c := w.app(method, nil)
 		for _, post := range []bool{false, true} {
-			v, _, to := w.answer(w.request(c, "openid fhirUser launch/patient offline_access patient/*.rs patient/Coverage.rs nonsense", url.Values{"nonce": {"n-1"}}), post)
+			v, _, to := w.answer(w.request(c,
+				"openid fhirUser launch/patient offline_access patient/*.rs patient/Coverage.rs nonsense",
+				url.Values{"nonce": {"n-1"}}), post)
 			s, out, h := w.redeem(c, v.Get("code"), nil)
-			if s != 200 || out["scope"] != "openid fhirUser launch/patient offline_access patient/*.rs" || out["patient"] != "p1" ||
-				!strings.EqualFold(out["token_type"].(string), "Bearer") || out["expires_in"] != 900.0 || out["refresh_token"] == nil {
+			if s != 200 || out["scope"] != "openid fhirUser launch/patient offline_access patient/*.rs" ||
+				out["patient"] != "p1" ||
+				!strings.EqualFold(out["token_type"].(string), "Bearer") || out["expires_in"] != 900.0 ||
+				out["refresh_token"] == nil {
 				t.Fatalf("%s: %d %v (%s)", method, s, out, to)
 			}
-			if h.Get("Cache-Control") != "no-store" || h.Get("Pragma") != "no-cache" || h.Get("Access-Control-Allow-Origin") != "*" {
+			if h.Get("Cache-Control") != "no-store" || h.Get("Pragma") != "no-cache" ||
+				h.Get("Access-Control-Allow-Origin") != "*" {
 				t.Error(h)
 			}
 			head, id := claimsOf(t, out["id_token"])
-			if head["alg"] != "RS256" || id["iss"] != w.base || id["aud"] != c.ID || id["sub"] != "u1" || id["nonce"] != "n-1" ||
+			if head["alg"] != "RS256" || id["iss"] != w.base || id["aud"] != c.ID || id["sub"] != "u1" ||
+				id["nonce"] != "n-1" ||
 				id["fhirUser"] != w.base+"/fhir/Practitioner/d1" || id["name"] != nil || id["acr"] != "phr" {
 				t.Errorf("%v %v", head, id)
 			}
-			for path, want := range map[string]int{"Patient/p1": 200, "Patient/p2": 404, "Observation/o1": 200, "Observation/o3": 404, "Practitioner/d1": 200,
+			for path, want := range map[string]int{"Patient/p1": 200, "Patient/p2": 404, "Observation/o1": 200,
+				"Observation/o3": 404, "Practitioner/d1": 200,
 				"Practitioner/d2": 404, "Organization/x": 404, "Observation?patient=p2": 200, "Bogus/x": 404} {
 				if got := w.read(out["access_token"], path); got != want {
 					t.Errorf("%s %s: %d, want %d", method, path, got, want)
@@ -108,13 +115,18 @@ func TestNoAnswerGoesToWhoIsNotKnown(t *testing.T) {
 }
 
 func TestRedirectIsExact(t *testing.T) {
-	app := client.Client{RedirectURIs: []string{redirect, "http://127.0.0.1/cb", "http://[::1]:8000/cb?a=b", "http://localhost:4567/cb", "org.example.app:/cb"}}
+	app := client.Client{RedirectURIs: []string{redirect, "http://127.0.0.1/cb", "http://[::1]:8000/cb?a=b",
+		"http://localhost:4567/cb", "org.example.app:/cb"}}
 	for uri, want := range map[string]bool{
-		redirect: true, "http://127.0.0.1/cb": true, "http://127.0.0.1:5555/cb": true, "http://[::1]/cb?a=b": true, "http://[::1]:9/cb?a=b": true,
+		redirect: true, "http://127.0.0.1/cb": true, "http://127.0.0.1:5555/cb": true, "http://[::1]/cb?a=b": true,
+		"http://[::1]:9/cb?a=b":    true,
 		"http://localhost:4567/cb": true, "org.example.app:/cb": true,
-		"http://localhost:4568/cb": false, "http://127.0.0.1:/cb": false, "http://127.0.0.1:123456/cb": false, "http://127.0.0.1:5555/cb/": false,
-		"http://127.0.0.1:80@evil.example/cb": false, "http://127.0.0.1.evil.example/cb": false, "http://127.0.0.1:5555": false,
-		"https://127.0.0.1/cb": false, "http://127.0.0.2/cb": false, "http://[::1]:9/cb": false, "org.example.app:/CB": false, "": false,
+		"http://localhost:4568/cb": false, "http://127.0.0.1:/cb": false, "http://127.0.0.1:123456/cb": false,
+		"http://127.0.0.1:5555/cb/":           false,
+		"http://127.0.0.1:80@evil.example/cb": false, "http://127.0.0.1.evil.example/cb": false,
+		"http://127.0.0.1:5555": false,
+		"https://127.0.0.1/cb":  false, "http://127.0.0.2/cb": false, "http://[::1]:9/cb": false,
+		"org.example.app:/CB": false, "": false,
 	} {
 		if app.Redirects(uri) != want {
 			t.Errorf("%s: %v", uri, !want)
@@ -134,7 +146,9 @@ func TestRedirectIsExact(t *testing.T) {
 			s = s[:at]
 		}
 		u, err := url.Parse(string(s))
-		free := err == nil && u.Scheme == "http" && (u.Hostname() == "127.0.0.1" && u.RequestURI() == "/cb" || u.Hostname() == "::1" && u.RequestURI() == "/cb?a=b") &&
+		free := err == nil && u.Scheme == "http" &&
+			(u.Hostname() == "127.0.0.1" && u.RequestURI() == "/cb" || u.Hostname() == "::1" &&
+				u.RequestURI() == "/cb?a=b") &&
 			u.User == nil && u.Fragment == ""
 		if app.Redirects(string(s)) && !slices.Contains(app.RedirectURIs, string(s)) && !free {
 			t.Fatalf("%q", s)
@@ -177,12 +191,14 @@ func TestErrorsGoBackToTheApp(t *testing.T) {
 		"not registered":    {"invalid_scope", url.Values{"scope": {"patient/Patient.rs"}}},
 		"other permissions": {"invalid_scope", url.Values{"scope": {"patient/Observation.cud"}}},
 		"bad characters":    {"invalid_scope", url.Values{"scope": {"patient/*.rs \"x"}}},
-		"unknown launch":    {"invalid_request", url.Values{"launch": {"nonsense"}, "scope": {"launch patient/Observation.rs"}}},
-		"launch, no scope":  {"invalid_scope", url.Values{"launch": {"nonsense"}}},
-		"bad dpop_jkt":      {"invalid_request", url.Values{"dpop_jkt": {"x"}}},
+		"unknown launch": {"invalid_request",
+			url.Values{"launch": {"nonsense"}, "scope": {"launch patient/Observation.rs"}}},
+		"launch, no scope": {"invalid_scope", url.Values{"launch": {"nonsense"}}},
+		"bad dpop_jkt":     {"invalid_request", url.Values{"dpop_jkt": {"x"}}},
 	} {
 		v, status, text := w.answer(w.request(c, "patient/Observation.rs", x.change), name[0]%2 == 0)
-		if v.Get("error") != x.code || v.Has("code") || v.Get("iss") != w.base || x.change.Get("state") != "" && v.Get("state") != "st&te=1" || !strings.HasPrefix(text, redirect) {
+		if v.Get("error") != x.code || v.Has("code") || v.Get("iss") != w.base || x.change.Get("state") != "" &&
+			v.Get("state") != "st&te=1" || !strings.HasPrefix(text, redirect) {
 			t.Errorf("%s: %d %v", name, status, v)
 		}
 	}
@@ -251,12 +267,14 @@ func TestCodesRefused(t *testing.T) {
 	bad.ID = "nobody"
 	s, out, _ = w.redeem(bad, w.code(c, "patient/*.rs", nil), nil)
 	refused("unknown client", s, out, 401, "invalid_client")
-	s, out, h := w.call(token.Path, c, url.Values{"grant_type": {"authorization_code"}}, func(r *http.Request) { r.SetBasicAuth(c.ID, "wrong") })
+	s, out, h := w.call(token.Path, c, url.Values{"grant_type": {"authorization_code"}},
+		func(r *http.Request) { r.SetBasicAuth(c.ID, "wrong") })
 	refused("wrong secret", s, out, 401, "invalid_client")
 	if !strings.HasPrefix(h.Get("WWW-Authenticate"), "Basic") {
 		t.Error(h)
 	}
-	s, out, _ = w.call(token.Path, c, url.Values{"grant_type": {"authorization_code"}, "client_secret": {"s3cret-of-the-app"}}, nil)
+	s, out, _ = w.call(token.Path, c, url.Values{"grant_type": {"authorization_code"},
+		"client_secret": {"s3cret-of-the-app"}}, nil)
 	refused("two ways", s, out, 400, "invalid_request")
 	pub := c
 	pub.Method = client.None
@@ -365,22 +383,33 @@ func TestDecisions(t *testing.T) {
 		status int // of the page; 0 is an answer to the app
 		scope  string
 	}{
-		"all":         {authorize.Decision{Subject: person, Patient: "p1", Scopes: strings.Fields(asked)}, 0, "openid fhirUser launch/patient patient/Observation.rs patient/Patient.r user/*.rs offline_access"},
-		"unticked":    {authorize.Decision{Subject: person, Patient: "p1", Scopes: []string{"patient/Patient.r"}}, 0, "patient/Patient.r launch/patient"},
-		"narrowed":    {authorize.Decision{Subject: person, Patient: "p1", Scopes: []string{"patient/Observation.rs?category=laboratory"}}, 0, "patient/Observation.rs?category=laboratory launch/patient"},
-		"widened":     {authorize.Decision{Subject: person, Patient: "p1", Scopes: []string{"patient/*.rs"}}, 403, ""},
-		"level":       {authorize.Decision{Subject: person, Patient: "p1", Scopes: []string{"system/Observation.rs"}}, 403, ""},
-		"permissions": {authorize.Decision{Subject: person, Patient: "p1", Scopes: []string{"patient/Observation.cruds"}}, 403, ""},
-		"no patient":  {authorize.Decision{Subject: person, Scopes: []string{"patient/Patient.r"}}, 400, ""},
-		"no such":     {authorize.Decision{Subject: person, Patient: "x1", Scopes: []string{"patient/Patient.r"}}, 403, ""},
-		"nobody":      {authorize.Decision{Patient: "p1", Scopes: []string{"patient/Patient.r"}}, 403, ""},
-		"no roles": {authorize.Decision{Subject: authorize.Subject{ID: "u2", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"}}, Patient: "p1",
+		"all": {authorize.Decision{Subject: person, Patient: "p1", Scopes: strings.Fields(asked)}, 0,
+			"openid fhirUser launch/patient patient/Observation.rs patient/Patient.r user/*.rs offline_access"},
+		"unticked": {authorize.Decision{Subject: person, Patient: "p1", Scopes: []string{"patient/Patient.r"}},
+			0, "patient/Patient.r launch/patient"},
+		"narrowed": {authorize.Decision{Subject: person, Patient: "p1",
+			Scopes: []string{"patient/Observation.rs?category=laboratory"}}, 0,
+			"patient/Observation.rs?category=laboratory launch/patient"},
+		"widened": {authorize.Decision{Subject: person, Patient: "p1", Scopes: []string{"patient/*.rs"}}, 403, ""},
+		"level": {authorize.Decision{Subject: person, Patient: "p1",
+			Scopes: []string{"system/Observation.rs"}}, 403, ""},
+		"permissions": {authorize.Decision{Subject: person, Patient: "p1",
+			Scopes: []string{"patient/Observation.cruds"}}, 403, ""},
+		"no patient": {authorize.Decision{Subject: person, Scopes: []string{"patient/Patient.r"}}, 400, ""},
+		"no such": {authorize.Decision{Subject: person, Patient: "x1", Scopes: []string{"patient/Patient.r"}},
+			403, ""},
+		"nobody": {authorize.Decision{Patient: "p1", Scopes: []string{"patient/Patient.r"}}, 403, ""},
+		"no roles": {authorize.Decision{Subject: authorize.Subject{ID: "u2",
+			FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"}}, Patient: "p1",
 			Scopes: []string{"patient/Patient.r"}}, 400, ""},
-		"role of a patient without one": {authorize.Decision{Subject: authorize.Subject{ID: "u2", Roles: []string{"patient"}}, Patient: "p1",
+		"role of a patient without one": {authorize.Decision{Subject: authorize.Subject{ID: "u2",
+			Roles: []string{"patient"}}, Patient: "p1",
 			Scopes: []string{"patient/Patient.r"}}, 400, ""},
-		"a patient": {authorize.Decision{Subject: authorize.Subject{ID: "u3", FHIRUser: fhir.Ref{Type: "Patient", ID: "p2"}, Roles: []string{"patient"}},
+		"a patient": {authorize.Decision{Subject: authorize.Subject{ID: "u3",
+			FHIRUser: fhir.Ref{Type: "Patient", ID: "p2"}, Roles: []string{"patient"}},
 			Scopes: []string{"patient/Patient.r"}}, 0, "patient/Patient.r launch/patient"},
-		"a patient for another": {authorize.Decision{Subject: authorize.Subject{ID: "u3", FHIRUser: fhir.Ref{Type: "Patient", ID: "p2"}, Roles: []string{"patient"}},
+		"a patient for another": {authorize.Decision{Subject: authorize.Subject{ID: "u3",
+			FHIRUser: fhir.Ref{Type: "Patient", ID: "p2"}, Roles: []string{"patient"}},
 			Patient: "p1", Scopes: []string{"patient/Patient.r"}}, 403, ""},
 	} {
 		set(func(*authorize.Pending) authorize.Decision { return x.d })
@@ -396,7 +425,8 @@ func TestDecisions(t *testing.T) {
 		}
 	}
 	set(func(*authorize.Pending) authorize.Decision { return authorize.Decision{} })
-	if v, _, _ := w.answer(w.request(c, asked, nil), false); v.Get("error") != "access_denied" || v.Get("state") != "st&te=1" || v.Get("iss") != w.base {
+	if v, _, _ := w.answer(w.request(c, asked, nil), false); v.Get("error") != "access_denied" ||
+		v.Get("state") != "st&te=1" || v.Get("iss") != w.base {
 		t.Error(v)
 	}
 	set(nil)

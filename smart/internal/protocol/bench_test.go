@@ -73,20 +73,24 @@ func BenchmarkBackendToken(b *testing.B) {
 	if err := j.Set(jwk.KeyIDKey, "k1"); err != nil {
 		b.Fatal(err)
 	}
-	rs := must(w.reg.Add(b.Context(), client.Client{Name: "RS384", JWKS: must(json.Marshal(m{"keys": []any{j}})), Scope: "system/*.rs"}))
+	rs := must(w.reg.Add(b.Context(), client.Client{Name: "RS384", JWKS: must(json.Marshal(m{"keys": []any{j}})),
+		Scope: "system/*.rs"}))
 	signRS := func() string {
 		h := jws.NewHeaders()
 		if err := errors.Join(h.Set(jws.KeyIDKey, "k1"), h.Set(jws.TypeKey, "JWT")); err != nil {
 			b.Fatal(err)
 		}
-		c := m{"iss": rs.ID, "sub": rs.ID, "aud": w.base + token.Path, "jti": rand.Text(), "exp": w.clock.now().Add(4 * time.Minute).Unix()}
+		c := m{"iss": rs.ID, "sub": rs.ID, "aud": w.base + token.Path, "jti": rand.Text(),
+			"exp": w.clock.now().Add(4 * time.Minute).Unix()}
 		return string(must(jws.Sign(must(json.Marshal(c)), jws.WithKey(jwa.RS384, key, jws.WithProtectedHeaders(h)))))
 	}
-	for name, sign := range map[string]func() string{"ES384": func() string { return w.assertion(es.ID) }, "RS384": signRS} {
+	for name, sign := range map[string]func() string{"ES384": func() string { return w.assertion(es.ID) },
+		"RS384": signRS} {
 		b.Run(name, func(b *testing.B) {
 			bodies := make([]string, b.N) // signed by the clients, beforehand
 			for i := range bodies {
-				bodies[i] = url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}, "client_assertion": {sign()},
+				bodies[i] = url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"},
+					"client_assertion":      {sign()},
 					"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}}.Encode()
 			}
 			w.bench(b, token.Path, func(i int) string { return bodies[i] })
@@ -99,7 +103,8 @@ func BenchmarkIntrospection(b *testing.B) {
 	rs := w.app(client.SecretPost, func(c *client.Client) { c.Inspects = true })
 	app := w.app(client.None, nil)
 	form := func(tok any) string {
-		return url.Values{"token": {tok.(string)}, "client_id": {rs.ID}, "client_secret": {"s3cret-of-the-app"}}.Encode()
+		return url.Values{"token": {tok.(string)}, "client_id": {rs.ID},
+			"client_secret": {"s3cret-of-the-app"}}.Encode()
 	}
 	var bodies []string
 	for range 50 {

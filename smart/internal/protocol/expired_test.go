@@ -33,7 +33,8 @@ func TestExpiredTokenIsToldSo(t *testing.T) {
 		return res.Header.Get("WWW-Authenticate")
 	}
 	w.clock.add(2 * time.Hour)
-	if got := challenge(tok); !strings.HasPrefix(got, `Bearer error="invalid_token", error_description="`) || !strings.Contains(got, "expired") {
+	if got := challenge(tok); !strings.HasPrefix(got, `Bearer error="invalid_token", error_description="`) ||
+		!strings.Contains(got, "expired") {
 		t.Errorf("expired: %s", got)
 	}
 	forged := tok[:len(tok)-8] + "AAAAAAAA"

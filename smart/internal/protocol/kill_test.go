@@ -19,7 +19,8 @@ const child = "PULSEGATE_TEST_SERVE"
 
 func TestMain(m *testing.M) {
 	if addr := os.Getenv(child); addr != "" {
-		w := &world{clock: &clock{t: time.Now().UTC()}, dir: os.Getenv(child + "_DIR"), handler: &swap{}, base: "http://" + addr}
+		w := &world{clock: &clock{t: time.Now().UTC()}, dir: os.Getenv(child + "_DIR"), handler: &swap{},
+			base: "http://" + addr}
 		w.open()
 		panic(http.Serve(must(net.Listen("tcp", addr)), w.handler))
 	}
@@ -73,7 +74,8 @@ func TestUsedOnceAfterKill(t *testing.T) {
 	w.base = "http://" + addr
 	assertion := w.assertion(back.ID)
 	ask := func(form url.Values) (int, m) {
-		s, out, _ := w.call(token.Path, client.Client{Method: client.SecretBasic}, form, func(r *http.Request) { r.Header.Del("Authorization") })
+		s, out, _ := w.call(token.Path, client.Client{Method: client.SecretBasic}, form,
+			func(r *http.Request) { r.Header.Del("Authorization") })
 		return s, out
 	}
 	byAssertion := func(a string) int {
@@ -82,7 +84,8 @@ func TestUsedOnceAfterKill(t *testing.T) {
 		return s
 	}
 	redeem := func() (int, m) {
-		return ask(url.Values{"grant_type": {"authorization_code"}, "client_id": {app.ID}, "code": {code}, "redirect_uri": {redirect}, "code_verifier": {verifier}})
+		return ask(url.Values{"grant_type": {"authorization_code"}, "client_id": {app.ID}, "code": {code},
+			"redirect_uri": {redirect}, "code_verifier": {verifier}})
 	}
 	kill := w.serve(addr)
 	if s := byAssertion(assertion); s != 200 {
@@ -107,7 +110,8 @@ func TestUsedOnceAfterKill(t *testing.T) {
 	if s, out := redeem(); s != 400 || out["error"] != "invalid_grant" {
 		t.Error("a code that was redeemed, after kill -9:", s, out)
 	}
-	if s, _ := ask(url.Values{"grant_type": {"refresh_token"}, "client_id": {app.ID}, "refresh_token": {out["refresh_token"].(string)}}); s != 400 {
+	if s, _ := ask(url.Values{"grant_type": {"refresh_token"}, "client_id": {app.ID},
+		"refresh_token": {out["refresh_token"].(string)}}); s != 400 {
 		t.Error("what the code gave outlives its second use:", s)
 	}
 }
@@ -133,7 +137,8 @@ func TestClockJumps(t *testing.T) {
 	}
 	out := w.get(app, "launch/patient patient/*.rs offline_access")
 	w.clock.add(24 * time.Hour)
-	for name, s := range map[string]int{"access token a day later": w.read(out["access_token"], "Patient/p1"), "assertion a day later": ask(used)} {
+	for name, s := range map[string]int{"access token a day later": w.read(out["access_token"], "Patient/p1"),
+		"assertion a day later": ask(used)} {
 		if s != 401 {
 			t.Errorf("%s: %d", name, s)
 		}
@@ -156,7 +161,8 @@ func TestClockJumps(t *testing.T) {
 	}
 	// An hour ahead of the next token nothing may be used yet.
 	w.clock.add(24 * time.Hour)
-	_, fresh, _ := w.call(token.Path, back, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
+	_, fresh, _ := w.call(token.Path, back,
+		url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
 	w.clock.add(-time.Hour)
 	if s := w.read(fresh["access_token"], "Patient/p1"); s != 401 {
 		t.Error("a token from the future:", s)

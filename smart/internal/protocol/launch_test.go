@@ -72,8 +72,10 @@ func TestEHRLaunch(t *testing.T) {
 	app := w.app(client.SecretBasic, func(c *client.Client) { c.LaunchURL = "https://app.example/launch?a=b" })
 	ehr := w.backend("launch system/Patient.r")
 	tok := w.backendToken(ehr, "launch")
-	full := m{"client_id": app.ID, "patient": "p2", "encounter": "e1", "intent": "reconcile", "need_patient_banner": false,
-		"smart_style_url": "https://ehr.example/style.json", "user": "Practitioner/d1", "fhirContext": []m{{"reference": "ImagingStudy/i1"}}}
+	full := m{"client_id": app.ID, "patient": "p2", "encounter": "e1", "intent": "reconcile",
+		"need_patient_banner": false,
+		"smart_style_url":     "https://ehr.example/style.json", "user": "Practitioner/d1",
+		"fhirContext": []m{{"reference": "ImagingStudy/i1"}}}
 	mint := func(change m) (int, m) {
 		body := m{}
 		for _, x := range []m{full, change} {
@@ -87,20 +89,25 @@ func TestEHRLaunch(t *testing.T) {
 	}
 	s, l := mint(nil)
 	u := must(url.Parse(fmt.Sprint(l["launch_url"])))
-	if s != 201 || l["iss"] != w.base+"/fhir" || u.Query().Get("iss") != w.base+"/fhir" || u.Query().Get("launch") != l["launch"] || u.Query().Get("a") != "b" {
+	if s != 201 || l["iss"] != w.base+"/fhir" || u.Query().Get("iss") != w.base+"/fhir" ||
+		u.Query().Get("launch") != l["launch"] || u.Query().Get("a") != "b" {
 		t.Fatal(s, l)
 	}
 	w.reopen()
 	ask := func(handle any) (url.Values, int, string) {
-		return w.answer(w.request(app, "openid fhirUser launch patient/*.rs user/*.rs", url.Values{"launch": {fmt.Sprint(handle)}}), true)
+		return w.answer(w.request(app, "openid fhirUser launch patient/*.rs user/*.rs",
+			url.Values{"launch": {fmt.Sprint(handle)}}), true)
 	}
 	v, status, text := ask(l["launch"])
 	s, out, _ := w.redeem(app, v.Get("code"), nil)
-	if s != 200 || out["patient"] != "p2" || out["encounter"] != "e1" || out["intent"] != "reconcile" || out["need_patient_banner"] != false ||
-		out["smart_style_url"] != "https://ehr.example/style.json" || fmt.Sprint(out["fhirContext"]) != "[map[reference:ImagingStudy/i1]]" {
+	if s != 200 || out["patient"] != "p2" || out["encounter"] != "e1" || out["intent"] != "reconcile" ||
+		out["need_patient_banner"] != false ||
+		out["smart_style_url"] != "https://ehr.example/style.json" ||
+		fmt.Sprint(out["fhirContext"]) != "[map[reference:ImagingStudy/i1]]" {
 		t.Fatal(status, text, s, out)
 	}
-	for path, want := range map[string]int{"Observation/o3": 200, "Observation/o1": 200, "Practitioner/d1": 200} { // user/ scopes reach beyond the patient
+	// user/ scopes reach beyond the patient
+	for path, want := range map[string]int{"Observation/o3": 200, "Observation/o1": 200, "Practitioner/d1": 200} {
 		if got := w.read(out["access_token"], path); got != want {
 			t.Errorf("%s: %d", path, got)
 		}
@@ -109,7 +116,8 @@ func TestEHRLaunch(t *testing.T) {
 		t.Error("a handle that was used:", v)
 	}
 	_, l = mint(nil)
-	if v, _, _ := w.answer(w.request(w.app(client.SecretBasic, nil), "launch patient/*.rs", url.Values{"launch": {fmt.Sprint(l["launch"])}}), false); v.Get("error") != "invalid_request" {
+	if v, _, _ := w.answer(w.request(w.app(client.SecretBasic, nil), "launch patient/*.rs",
+		url.Values{"launch": {fmt.Sprint(l["launch"])}}), false); v.Get("error") != "invalid_request" {
 		t.Error("a handle for another app:", v)
 	}
 	w.clock.add(launch.Life)
@@ -143,8 +151,9 @@ func TestEHRLaunch(t *testing.T) {
 	for name, x := range map[string]struct {
 		tok  string
 		want int
-	}{"no token": {"", 401}, "nonsense": {"x", 401}, "without the scope": {w.backendToken(ehr, "system/Patient.r"), 403},
-		"an app's": {w.get(app, "launch launch/patient patient/*.rs")["access_token"].(string), 403}} {
+	}{"no token": {"", 401}, "nonsense": {"x", 401},
+		"without the scope": {w.backendToken(ehr, "system/Patient.r"), 403},
+		"an app's":          {w.get(app, "launch launch/patient patient/*.rs")["access_token"].(string), 403}} {
 		tok = x.tok
 		if s, _ := mint(nil); s != x.want {
 			t.Errorf("%s: %d", name, s)
@@ -166,7 +175,8 @@ func TestLaunchRefused(t *testing.T) {
 		v, status, _ := w.answer(w.request(app, scopes, url.Values{"launch": {fmt.Sprint(l["launch"])}}), false)
 		return v, status
 	}
-	for _, scopes := range []string{"patient/*.rs", "launch/patient patient/*.rs", "openid fhirUser launch/encounter user/*.rs"} {
+	for _, scopes := range []string{"patient/*.rs", "launch/patient patient/*.rs",
+		"openid fhirUser launch/encounter user/*.rs"} {
 		if v, status := ask(scopes); v.Get("error") != "invalid_scope" || v.Has("code") {
 			t.Errorf("with %s: %v %d", scopes, v, status)
 		}
@@ -192,7 +202,9 @@ func TestLaunchRefused(t *testing.T) {
 // ticket makes an initial access token for so many registrations.
 func (w *world) ticket(uses int) string {
 	w.t.Helper()
-	tok, write, err := w.regs.PrepareToken(register.Ticket{Scope: "openid launch/patient offline_access patient/*.rs", Uses: uses, Expires: w.clock.now().Add(time.Hour)})
+	tok, write, err := w.regs.PrepareToken(
+		register.Ticket{Scope: "openid launch/patient offline_access patient/*.rs", Uses: uses,
+			Expires: w.clock.now().Add(time.Hour)})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -202,7 +214,8 @@ func (w *world) ticket(uses int) string {
 
 func TestRegistration(t *testing.T) {
 	w := newWorld(t)
-	meta := m{"client_name": "New", "redirect_uris": []string{redirect}, "scope": "patient/Observation.rs launch/patient", "token_endpoint_auth_method": "client_secret_basic"}
+	meta := m{"client_name": "New", "redirect_uris": []string{redirect},
+		"scope": "patient/Observation.rs launch/patient", "token_endpoint_auth_method": "client_secret_basic"}
 	with := func(change m) m {
 		out := m{}
 		for _, x := range []m{meta, change} {
@@ -222,11 +235,12 @@ func TestRegistration(t *testing.T) {
 		"backend scope": {tok, "invalid_client_metadata", with(m{"scope": "system/*.rs"})},
 		"http redirect": {tok, "invalid_redirect_uri", with(m{"redirect_uris": []string{"http://app.example/cb"}})},
 		"fragment":      {tok, "invalid_redirect_uri", with(m{"redirect_uris": []string{redirect + "#x"}})},
-		"no redirect":   {tok, "invalid_redirect_uri", with(m{"redirect_uris": []string{}, "grant_types": []string{"authorization_code"}})},
-		"implicit":      {tok, "invalid_client_metadata", with(m{"response_types": []string{"token"}})},
-		"password":      {tok, "invalid_client_metadata", with(m{"grant_types": []string{"password"}})},
-		"method":        {tok, "invalid_client_metadata", with(m{"token_endpoint_auth_method": "client_secret_jwt"})},
-		"no keys":       {tok, "invalid_client_metadata", with(m{"token_endpoint_auth_method": "private_key_jwt"})},
+		"no redirect": {tok, "invalid_redirect_uri",
+			with(m{"redirect_uris": []string{}, "grant_types": []string{"authorization_code"}})},
+		"implicit": {tok, "invalid_client_metadata", with(m{"response_types": []string{"token"}})},
+		"password": {tok, "invalid_client_metadata", with(m{"grant_types": []string{"password"}})},
+		"method":   {tok, "invalid_client_metadata", with(m{"token_endpoint_auth_method": "client_secret_jwt"})},
+		"no keys":  {tok, "invalid_client_metadata", with(m{"token_endpoint_auth_method": "private_key_jwt"})},
 	} {
 		s, out := w.send("POST", register.Path, x.tok, x.body)
 		if s != 400 && s != 401 || out["error"] != x.code {
@@ -234,7 +248,8 @@ func TestRegistration(t *testing.T) {
 		}
 	}
 	s, c := w.send("POST", register.Path, tok, meta)
-	if s != 201 || c["client_secret"] == nil || c["registration_access_token"] == nil || c["client_secret_expires_at"] != 0.0 {
+	if s != 201 || c["client_secret"] == nil || c["registration_access_token"] == nil ||
+		c["client_secret_expires_at"] != 0.0 {
 		t.Fatal(s, c)
 	}
 	uri := strings.TrimPrefix(c["registration_client_uri"].(string), w.base)
@@ -245,12 +260,15 @@ func TestRegistration(t *testing.T) {
 	}
 	app := must(w.reg.Get(t.Context(), c["client_id"].(string)))
 	code := w.code(app, "patient/*.rs launch/patient", nil)
-	s, out, _ := w.call(token.Path, client.Client{Method: client.None, ID: app.ID}, url.Values{"grant_type": {"authorization_code"}, "code": {code},
-		"redirect_uri": {redirect}, "code_verifier": {verifier}}, func(r *http.Request) { r.SetBasicAuth(app.ID, c["client_secret"].(string)) })
+	s, out, _ := w.call(token.Path, client.Client{Method: client.None, ID: app.ID},
+		url.Values{"grant_type": {"authorization_code"}, "code": {code},
+			"redirect_uri": {redirect}, "code_verifier": {verifier}},
+		func(r *http.Request) { r.SetBasicAuth(app.ID, c["client_secret"].(string)) })
 	if s != 200 || out["scope"] != "patient/Observation.rs launch/patient" {
 		t.Fatal(s, out)
 	}
-	if s, got := w.send("GET", uri, manage, nil); s != 200 || got["client_name"] != "New" || got["client_secret"] != nil {
+	if s, got := w.send("GET", uri, manage, nil); s != 200 || got["client_name"] != "New" ||
+		got["client_secret"] != nil {
 		t.Error(s, got)
 	}
 	for name, bad := range map[string]string{"none": "", "another": tok, "nonsense": "x"} {
@@ -258,10 +276,12 @@ func TestRegistration(t *testing.T) {
 			t.Errorf("managed with %s: %d", name, s)
 		}
 	}
-	if s, out := w.send("PUT", uri, manage, with(m{"client_id": app.ID, "scope": "patient/*.rs"})); s != 200 || out["scope"] != "patient/Observation.rs" || out["scope_not_registered"] != "patient/*.rs" {
+	if s, out := w.send("PUT", uri, manage, with(m{"client_id": app.ID, "scope": "patient/*.rs"})); s != 200 ||
+		out["scope"] != "patient/Observation.rs" || out["scope_not_registered"] != "patient/*.rs" {
 		t.Error("a wider scope by update:", s, out)
 	}
-	if s, out := w.send("PUT", uri, manage, with(m{"client_id": app.ID, "client_name": "Renamed"})); s != 200 || out["client_name"] != "Renamed" {
+	if s, out := w.send("PUT", uri, manage, with(m{"client_id": app.ID, "client_name": "Renamed"})); s != 200 ||
+		out["client_name"] != "Renamed" {
 		t.Error(s, out)
 	}
 	if s, _ := w.send("DELETE", uri, manage, nil); s != 204 {
@@ -279,7 +299,8 @@ func TestRegistration(t *testing.T) {
 // one, also when several use it at once, and none after its end.
 func TestRegistrationTokenIsUsedUp(t *testing.T) {
 	w := newWorld(t)
-	meta := m{"client_name": "New", "redirect_uris": []string{redirect}, "scope": "patient/Observation.rs launch/patient", "token_endpoint_auth_method": "client_secret_basic"}
+	meta := m{"client_name": "New", "redirect_uris": []string{redirect},
+		"scope": "patient/Observation.rs launch/patient", "token_endpoint_auth_method": "client_secret_basic"}
 	tok := w.ticket(1)
 	var wg sync.WaitGroup
 	var made atomic.Int32
@@ -304,7 +325,8 @@ func TestRegistrationTokenIsUsedUp(t *testing.T) {
 func TestReplayedAssertionAfterRestart(t *testing.T) {
 	w := newWorld(t)
 	back := w.backend("system/*.rs")
-	form := url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}, "client_assertion": {w.assertion(back.ID)},
+	form := url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"},
+		"client_assertion":      {w.assertion(back.ID)},
 		"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}}
 	ask := func() int {
 		res := must(w.browser.PostForm(w.base+token.Path, form))
@@ -323,7 +345,8 @@ func TestReplayedAssertionAfterRestart(t *testing.T) {
 }
 
 func TestOutsideIssuer(t *testing.T) {
-	key, evil := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)), must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+	key, evil := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)),
+		must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	w := newWorld(t)
 	idp := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Cache-Control", "max-age=60")
@@ -333,18 +356,23 @@ func TestOutsideIssuer(t *testing.T) {
 	}))
 	defer idp.Close()
 	app := w.app(client.None, func(c *client.Client) { c.Scope = "patient/Observation.rs user/*.rs" })
-	w.outside = &issuer.Verifier{Base: w.base + "/fhir", Keys: &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.now, Algs: issuer.Algs()},
-		Issuers: []issuer.Issuer{{Issuer: "https://idp.example", JWKSURL: idp.URL, Clients: map[string]string{"their-app": app.ID},
-			Roles: map[string]string{"Arzt": "practitioner"}, Claims: issuer.Claims{Roles: "realm_access/roles", Client: "azp"}}}}
+	w.outside = &issuer.Verifier{Base: w.base + "/fhir",
+		Keys: &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.now, Algs: issuer.Algs()},
+		Issuers: []issuer.Issuer{{Issuer: "https://idp.example", JWKSURL: idp.URL,
+			Clients: map[string]string{"their-app": app.ID},
+			Roles:   map[string]string{"Arzt": "practitioner"},
+			Claims:  issuer.Claims{Roles: "realm_access/roles", Client: "azp"}}}}
 	if err := w.outside.Check(); err != nil {
 		t.Fatal(err)
 	}
 	w.reopen()
 	head := m{"alg": "ES384", "kid": "k1", "typ": "at+jwt"}
 	made := func(h, change m, k *ecdsa.PrivateKey) string {
-		c := m{"iss": "https://idp.example", "sub": "x9", "azp": "their-app", "aud": w.base + "/fhir", "jti": rand.Text(), "iat": w.clock.now().Unix(),
-			"exp": w.clock.now().Add(10 * time.Minute).Unix(), "scope": "patient/*.rs openid", "patient": "p1", "realm_access": m{"roles": []string{"Arzt", "root"}},
-			"fhirUser": w.base + "/fhir/Practitioner/d1"}
+		c := m{"iss": "https://idp.example", "sub": "x9", "azp": "their-app", "aud": w.base + "/fhir",
+			"jti": rand.Text(), "iat": w.clock.now().Unix(),
+			"exp": w.clock.now().Add(10 * time.Minute).Unix(), "scope": "patient/*.rs openid", "patient": "p1",
+			"realm_access": m{"roles": []string{"Arzt", "root"}},
+			"fhirUser":     w.base + "/fhir/Practitioner/d1"}
 		for k, v := range change {
 			if c[k] = v; v == nil {
 				delete(c, k)
@@ -359,7 +387,8 @@ func TestOutsideIssuer(t *testing.T) {
 		return jwt(hh, c, k)
 	}
 	good := made(nil, nil, key)
-	for path, want := range map[string]int{"Observation/o1": 200, "Observation/o3": 404, "Patient/p1": 403} { // no more than registered here
+	// no more than registered here
+	for path, want := range map[string]int{"Observation/o1": 200, "Observation/o3": 404, "Patient/p1": 403} {
 		if got := w.read(good, path); got != want {
 			t.Errorf("%s: %d", path, got)
 		}
@@ -401,15 +430,19 @@ func TestOutsideIssuerIsBound(t *testing.T) {
 		}
 	}))
 	defer idp.Close()
-	ehr, portal := w.backend("system/*.cruds"), w.app(client.None, func(c *client.Client) { c.Scope = "patient/*.rs user/*.rs" })
+	ehr, portal := w.backend("system/*.cruds"),
+		w.app(client.None, func(c *client.Client) { c.Scope = "patient/*.rs user/*.rs" })
 	read := func(iss issuer.Issuer, change m) int {
 		iss.Issuer, iss.JWKSURL = "https://idp.example", idp.URL
-		w.outside = &issuer.Verifier{Base: w.base + "/fhir", Keys: &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.now, Algs: issuer.Algs()}, Issuers: []issuer.Issuer{iss}}
+		w.outside = &issuer.Verifier{Base: w.base + "/fhir",
+			Keys:    &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.now, Algs: issuer.Algs()},
+			Issuers: []issuer.Issuer{iss}}
 		if err := w.outside.Check(); err != nil {
 			t.Fatal(err)
 		}
 		w.reopen()
-		c := m{"iss": iss.Issuer, "aud": w.base + "/fhir", "jti": rand.Text(), "iat": w.clock.now().Unix(), "exp": w.clock.now().Add(10 * time.Minute).Unix()}
+		c := m{"iss": iss.Issuer, "aud": w.base + "/fhir", "jti": rand.Text(), "iat": w.clock.now().Unix(),
+			"exp": w.clock.now().Add(10 * time.Minute).Unix()}
 		for k, v := range change {
 			c[k] = v
 		}
@@ -417,7 +450,8 @@ func TestOutsideIssuerIsBound(t *testing.T) {
 	}
 	backend := func(id, scopes string) m { return m{"sub": id, "client_id": id, "scope": scopes} }
 	named := map[string]string{"portal": portal.ID, "feed": ehr.ID}
-	person := m{"sub": "x9", "client_id": "portal", "scope": "user/*.rs", "fhirUser": w.base + "/fhir/Practitioner/d1", "roles": []string{"doctor"}}
+	person := m{"sub": "x9", "client_id": "portal", "scope": "user/*.rs",
+		"fhirUser": w.base + "/fhir/Practitioner/d1", "roles": []string{"doctor"}}
 	roles := map[string]string{"doctor": "practitioner"}
 	for _, c := range []struct {
 		name string
@@ -425,15 +459,23 @@ func TestOutsideIssuerIsBound(t *testing.T) {
 		tok  m
 		want int
 	}{
-		{"another client of this server, by its id here", issuer.Issuer{Clients: map[string]string{"portal": portal.ID}, Scopes: "system/*.cruds"}, backend(ehr.ID, "system/*.cruds"), 401},
-		{"a client by its id here, though it is named", issuer.Issuer{Clients: named, Scopes: "system/*.cruds"}, backend(ehr.ID, "system/*.cruds"), 401},
+		{"another client of this server, by its id here",
+			issuer.Issuer{Clients: map[string]string{"portal": portal.ID}, Scopes: "system/*.cruds"},
+			backend(ehr.ID, "system/*.cruds"), 401},
+		{"a client by its id here, though it is named", issuer.Issuer{Clients: named, Scopes: "system/*.cruds"},
+			backend(ehr.ID, "system/*.cruds"), 401},
 		{"system/ scopes that are not listed", issuer.Issuer{Clients: named}, backend("feed", "system/*.cruds"), 403},
-		{"system/ scopes beside those listed", issuer.Issuer{Clients: named, Scopes: "user/*.rs system/Observation.rs"}, backend("feed", "system/*.cruds"), 403},
-		{"a system/ scope that is listed", issuer.Issuer{Clients: named, Scopes: "system/Patient.rs"}, backend("feed", "system/*.cruds"), 200},
+		{"system/ scopes beside those listed",
+			issuer.Issuer{Clients: named, Scopes: "user/*.rs system/Observation.rs"},
+			backend("feed", "system/*.cruds"), 403},
+		{"a system/ scope that is listed", issuer.Issuer{Clients: named, Scopes: "system/Patient.rs"},
+			backend("feed", "system/*.cruds"), 200},
 		{"a person", issuer.Issuer{Clients: named, Roles: roles}, person, 200},
-		{"a person, with other scopes listed", issuer.Issuer{Clients: named, Roles: roles, Scopes: "user/Observation.rs"}, person, 403},
+		{"a person, with other scopes listed",
+			issuer.Issuer{Clients: named, Roles: roles, Scopes: "user/Observation.rs"}, person, 403},
 		{"a person with the scopes of a backend", issuer.Issuer{Clients: named, Roles: roles, Scopes: "system/*.cruds"},
-			m{"sub": "x9", "client_id": "feed", "scope": "system/*.cruds", "fhirUser": person["fhirUser"], "roles": []string{"doctor"}}, 403},
+			m{"sub": "x9", "client_id": "feed", "scope": "system/*.cruds", "fhirUser": person["fhirUser"],
+				"roles": []string{"doctor"}}, 403},
 	} {
 		if got := read(c.iss, c.tok); got != c.want {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
@@ -509,7 +551,8 @@ func TestRotationDuringRequests(t *testing.T) {
 					return
 				default:
 				}
-				s, out, _ := w.call(token.Path, back, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
+				s, out, _ := w.call(token.Path, back,
+					url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
 				if s != 200 || w.read(out["access_token"], "Patient/p1") != 200 {
 					bad.Add(1)
 				}
@@ -533,7 +576,8 @@ func TestRotationDuringRequests(t *testing.T) {
 func TestDiscovery(t *testing.T) {
 	w := newWorld(t)
 	var first m
-	for _, path := range []string{"/fhir/.well-known/smart-configuration", "/.well-known/smart-configuration", "/.well-known/openid-configuration"} {
+	for _, path := range []string{"/fhir/.well-known/smart-configuration", "/.well-known/smart-configuration",
+		"/.well-known/openid-configuration"} {
 		r := must(http.NewRequest("GET", w.base+path, nil))
 		r.Header.Set("Accept", "text/html")
 		res := must(http.DefaultClient.Do(r))
@@ -544,7 +588,8 @@ func TestDiscovery(t *testing.T) {
 		if err := res.Body.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if res.StatusCode != 200 || !strings.HasPrefix(res.Header.Get("Content-Type"), "application/json") || res.Header.Get("Access-Control-Allow-Origin") != "*" {
+		if res.StatusCode != 200 || !strings.HasPrefix(res.Header.Get("Content-Type"), "application/json") ||
+			res.Header.Get("Access-Control-Allow-Origin") != "*" {
 			t.Error(path, res.Status, res.Header)
 		}
 		if first == nil {
@@ -560,14 +605,18 @@ func TestDiscovery(t *testing.T) {
 		return out
 	}
 	for name, want := range map[string][]string{
-		"grant_types_supported":                            {"authorization_code", "refresh_token", "client_credentials"},
-		"code_challenge_methods_supported":                 {"S256"},
-		"token_endpoint_auth_methods_supported":            {"private_key_jwt", "client_secret_basic", "client_secret_post"},
+		"grant_types_supported": {"authorization_code", "refresh_token",
+			"client_credentials"},
+		"code_challenge_methods_supported": {"S256"},
+		"token_endpoint_auth_methods_supported": {"private_key_jwt", "client_secret_basic",
+			"client_secret_post"},
 		"token_endpoint_auth_signing_alg_values_supported": {"RS384", "ES384"},
 		"id_token_signing_alg_values_supported":            {"RS256"},
 		"response_types_supported":                         {"code"}, "subject_types_supported": {"public"},
-		"capabilities": {"launch-standalone", "launch-ehr", "client-public", "client-confidential-symmetric", "client-confidential-asymmetric", "sso-openid-connect",
-			"context-standalone-patient", "context-ehr-patient", "context-banner", "context-style", "permission-offline", "permission-patient", "permission-user",
+		"capabilities": {"launch-standalone", "launch-ehr", "client-public", "client-confidential-symmetric",
+			"client-confidential-asymmetric", "sso-openid-connect",
+			"context-standalone-patient", "context-ehr-patient", "context-banner", "context-style",
+			"permission-offline", "permission-patient", "permission-user",
 			"authorize-post", "permission-v1", "permission-v2"},
 	} {
 		for _, x := range want {
@@ -576,11 +625,13 @@ func TestDiscovery(t *testing.T) {
 			}
 		}
 	}
-	if slices.Contains(list("code_challenge_methods_supported"), "plain") || first["issuer"] != w.base || first["authorization_response_iss_parameter_supported"] != true {
+	if slices.Contains(list("code_challenge_methods_supported"), "plain") || first["issuer"] != w.base ||
+		first["authorization_response_iss_parameter_supported"] != true {
 		t.Error(first)
 	}
 	// What is announced is there, and is taken.
-	for _, name := range []string{"authorization_endpoint", "token_endpoint", "introspection_endpoint", "revocation_endpoint", "registration_endpoint", "jwks_uri"} {
+	for _, name := range []string{"authorization_endpoint", "token_endpoint", "introspection_endpoint",
+		"revocation_endpoint", "registration_endpoint", "jwks_uri"} {
 		res := must(http.Get(first[name].(string)))
 		if err := res.Body.Close(); err != nil {
 			t.Fatal(err)

@@ -32,7 +32,8 @@ import (
 )
 
 func (w *world) proof(key *ecdsa.PrivateKey, method, target string, tok any, header, claims m) string {
-	h := m{"typ": "dpop+jwt", "alg": "ES256", "jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(&key.PublicKey)))))}
+	h := m{"typ": "dpop+jwt", "alg": "ES256",
+		"jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(&key.PublicKey)))))}
 	c := m{"jti": rand.Text(), "htm": method, "htu": target, "iat": w.clock.now().Unix()}
 	if tok != nil {
 		sum := sha256.Sum256([]byte(tok.(string)))
@@ -61,7 +62,9 @@ func (w *world) possess(scheme string, tok any, proof string) int {
 	if err := res.Body.Close(); err != nil {
 		w.t.Fatal(err)
 	}
-	if res.StatusCode == 401 && scheme == "DPoP" && proof != "" && !strings.Contains(res.Header.Get("WWW-Authenticate"), "DPoP") && !strings.Contains(res.Header.Get("WWW-Authenticate"), "invalid_token") {
+	if res.StatusCode == 401 && scheme == "DPoP" && proof != "" &&
+		!strings.Contains(res.Header.Get("WWW-Authenticate"), "DPoP") &&
+		!strings.Contains(res.Header.Get("WWW-Authenticate"), "invalid_token") {
 		w.t.Error(res.Header)
 	}
 	return res.StatusCode
@@ -69,7 +72,8 @@ func (w *world) possess(scheme string, tok any, proof string) int {
 
 func TestDPoP(t *testing.T) {
 	w := newWorld(t)
-	key, other := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)), must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	key, other := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)),
+		must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	c := w.app(client.None, func(c *client.Client) { c.DPoPBound = true })
 	ask := func(form url.Values, proof string) (int, m) {
 		s, out, _ := w.call(token.Path, c, form, func(r *http.Request) {
@@ -80,23 +84,26 @@ func TestDPoP(t *testing.T) {
 		return s, out
 	}
 	code := func() url.Values {
-		return url.Values{"grant_type": {"authorization_code"}, "code": {w.code(c, offline, nil)}, "redirect_uri": {redirect}, "code_verifier": {verifier}}
+		return url.Values{"grant_type": {"authorization_code"}, "code": {w.code(c, offline, nil)},
+			"redirect_uri": {redirect}, "code_verifier": {verifier}}
 	}
 	target := w.base + token.Path
 	good := func() string { return w.proof(key, "POST", target, nil, nil, nil) }
 	for name, p := range map[string]string{
-		"none":        "",
-		"nonsense":    "x",
-		"method":      w.proof(key, "GET", target, nil, nil, nil),
-		"URL":         w.proof(key, "POST", w.base+"/oauth/introspect", nil, nil, nil),
-		"old":         w.proof(key, "POST", target, nil, nil, m{"iat": w.clock.now().Unix() - 61}),
-		"future":      w.proof(key, "POST", target, nil, nil, m{"iat": w.clock.now().Unix() + 6}),
-		"no jti":      w.proof(key, "POST", target, nil, nil, m{"jti": nil}),
-		"typ":         w.proof(key, "POST", target, nil, m{"typ": "JWT"}, nil),
-		"another key": w.proof(other, "POST", target, nil, m{"jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(&key.PublicKey)))))}, nil),
-		"private key": w.proof(key, "POST", target, nil, m{"jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(key)))))}, nil),
-		"symmetric":   w.proof(key, "POST", target, nil, m{"alg": "HS256", "jwk": m{"kty": "oct", "k": "AAAA"}}, nil),
-		"alg none":    w.proof(key, "POST", target, nil, m{"alg": "none"}, nil),
+		"none":     "",
+		"nonsense": "x",
+		"method":   w.proof(key, "GET", target, nil, nil, nil),
+		"URL":      w.proof(key, "POST", w.base+"/oauth/introspect", nil, nil, nil),
+		"old":      w.proof(key, "POST", target, nil, nil, m{"iat": w.clock.now().Unix() - 61}),
+		"future":   w.proof(key, "POST", target, nil, nil, m{"iat": w.clock.now().Unix() + 6}),
+		"no jti":   w.proof(key, "POST", target, nil, nil, m{"jti": nil}),
+		"typ":      w.proof(key, "POST", target, nil, m{"typ": "JWT"}, nil),
+		"another key": w.proof(other, "POST", target, nil,
+			m{"jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(&key.PublicKey)))))}, nil),
+		"private key": w.proof(key, "POST", target, nil,
+			m{"jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(key)))))}, nil),
+		"symmetric": w.proof(key, "POST", target, nil, m{"alg": "HS256", "jwk": m{"kty": "oct", "k": "AAAA"}}, nil),
+		"alg none":  w.proof(key, "POST", target, nil, m{"alg": "none"}, nil),
 	} {
 		if s, out := ask(code(), p); s != 400 || out["error"] != "invalid_dpop_proof" {
 			t.Errorf("%s: %d %v", name, s, out)
@@ -164,8 +171,10 @@ func TestDPoPNonce(t *testing.T) {
 	target, here := w.base+token.Path, w.base+"/fhir/Patient/p1"
 	code := w.code(c, offline, nil)
 	redeem := func(nonce any) (int, m, http.Header) {
-		form := url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect}, "code_verifier": {verifier}}
-		return w.call(token.Path, c, form, func(r *http.Request) { r.Header.Set("DPoP", w.proof(key, "POST", target, nil, nil, m{"nonce": nonce})) })
+		form := url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect},
+			"code_verifier": {verifier}}
+		return w.call(token.Path, c, form,
+			func(r *http.Request) { r.Header.Set("DPoP", w.proof(key, "POST", target, nil, nil, m{"nonce": nonce})) })
 	}
 	read := func(tok, nonce any) (int, http.Header) {
 		r := must(http.NewRequest("GET", here, nil))
@@ -179,12 +188,14 @@ func TestDPoPNonce(t *testing.T) {
 	}
 	s, out, h := redeem(nil)
 	nonce := h.Get("DPoP-Nonce")
-	if s != 400 || out["error"] != "use_dpop_nonce" || nonce == "" || !strings.Contains(h.Get("Access-Control-Expose-Headers"), "DPoP-Nonce") {
+	if s != 400 || out["error"] != "use_dpop_nonce" || nonce == "" ||
+		!strings.Contains(h.Get("Access-Control-Expose-Headers"), "DPoP-Nonce") {
 		t.Fatal(s, out, h)
 	}
 	forged := []byte(nonce)
 	forged[3] ^= 1
-	for name, x := range map[string]any{"invented": "abc", "empty": "", "of one bit": string(forged), "cut": nonce[:len(nonce)-1]} {
+	for name, x := range map[string]any{"invented": "abc", "empty": "", "of one bit": string(forged),
+		"cut": nonce[:len(nonce)-1]} {
 		if s, out, _ := redeem(x); s != 400 || out["error"] != "use_dpop_nonce" {
 			t.Errorf("%s: %d %v", name, s, out)
 		}
@@ -196,7 +207,8 @@ func TestDPoPNonce(t *testing.T) {
 	}
 	tok := out["access_token"]
 	s, h = read(tok, nil)
-	if s != 401 || !strings.Contains(h.Get("WWW-Authenticate"), `DPoP error="use_dpop_nonce"`) || !strings.Contains(h.Get("Access-Control-Expose-Headers"), "DPoP-Nonce") {
+	if s != 401 || !strings.Contains(h.Get("WWW-Authenticate"), `DPoP error="use_dpop_nonce"`) ||
+		!strings.Contains(h.Get("Access-Control-Expose-Headers"), "DPoP-Nonce") {
 		t.Error("no nonce at the API:", s, h)
 	}
 	nonce = h.Get("DPoP-Nonce")
@@ -227,8 +239,10 @@ func thumb(key *ecdsa.PrivateKey) string {
 
 func certificate(t *testing.T) tls.Certificate {
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "app"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	return tls.Certificate{Certificate: [][]byte{must(x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key))}, PrivateKey: key}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "app"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	return tls.Certificate{Certificate: [][]byte{must(x509.CreateCertificate(rand.Reader, tmpl, tmpl,
+		&key.PublicKey, key))}, PrivateKey: key}
 }
 
 func TestCertificateBound(t *testing.T) {
@@ -286,7 +300,9 @@ func TestCertificateBoundBehindAProxy(t *testing.T) {
 		w.handler.h = dpop.Proxied{Trusted: prefixes, Next: next}
 	}
 	redeem := func(certs ...string) (int, m) {
-		form := url.Values{"grant_type": {"authorization_code"}, "code": {w.code(c, "patient/*.rs launch/patient", nil)}, "redirect_uri": {redirect}, "code_verifier": {verifier}}
+		form := url.Values{"grant_type": {"authorization_code"},
+			"code": {w.code(c, "patient/*.rs launch/patient", nil)}, "redirect_uri": {redirect},
+			"code_verifier": {verifier}}
 		s, out, _ := w.call(token.Path, c, form, func(r *http.Request) { r.Header["Client-Cert"] = certs })
 		return s, out
 	}
@@ -317,8 +333,10 @@ func TestCertificateBoundBehindAProxy(t *testing.T) {
 	if s := read(tok, mine); s != 200 {
 		t.Error(s)
 	}
-	for name, certs := range map[string][]string{"another": {other}, "none": nil, "empty": {""}, "no sequence": {strings.Trim(mine, ":")}, "half a sequence": {mine[1:]},
-		"one colon": {":"}, "nothing between": {"::"}, "twice": {mine, mine}, "a list": {mine + ", " + mine}, "no base64": {":?:"}, "no certificate": {":AAAA:"}, "huge": {":" + strings.Repeat("A", 20<<10) + ":"}} {
+	for name, certs := range map[string][]string{"another": {other}, "none": nil, "empty": {""},
+		"no sequence": {strings.Trim(mine, ":")}, "half a sequence": {mine[1:]},
+		"one colon": {":"}, "nothing between": {"::"}, "twice": {mine, mine}, "a list": {mine + ", " + mine},
+		"no base64": {":?:"}, "no certificate": {":AAAA:"}, "huge": {":" + strings.Repeat("A", 20<<10) + ":"}} {
 		if s := read(tok, certs...); s != 401 {
 			t.Errorf("%s: %d", name, s)
 		}
@@ -342,7 +360,8 @@ func TestIntrospectionAndRevocation(t *testing.T) {
 	_, id := claimsOf(t, out["id_token"])
 	for _, as := range []client.Client{c, rs} {
 		s, a := look(as, out["access_token"])
-		if s != 200 || a["active"] != true || a["client_id"] != c.ID || a["scope"] != out["scope"] || a["patient"] != "p1" || a["exp"] == nil ||
+		if s != 200 || a["active"] != true || a["client_id"] != c.ID || a["scope"] != out["scope"] ||
+			a["patient"] != "p1" || a["exp"] == nil ||
 			a["iss"] != id["iss"] || a["sub"] != id["sub"] || a["fhirUser"] != id["fhirUser"] {
 			t.Errorf("%d %v", s, a)
 		}
@@ -369,9 +388,10 @@ func TestIntrospectionAndRevocation(t *testing.T) {
 	if s, _ := look(bad, out["access_token"]); s != 401 {
 		t.Error("an unknown client:", s)
 	}
-	if s, a, _ := w.call(introspect.Path, public, url.Values{"token": {out["access_token"].(string)}}, func(r *http.Request) {
-		r.Header.Set("Authorization", "Bearer "+out["access_token"].(string))
-	}); s != 200 || a["active"] != true {
+	if s, a, _ := w.call(introspect.Path, public, url.Values{"token": {out["access_token"].(string)}},
+		func(r *http.Request) {
+			r.Header.Set("Authorization", "Bearer "+out["access_token"].(string))
+		}); s != 200 || a["active"] != true {
 		t.Error("with a bearer token:", s, a)
 	}
 	revoke := func(as client.Client, tok any) {
@@ -405,7 +425,8 @@ func TestIntrospectionAndRevocation(t *testing.T) {
 	w.reopen()
 	dead("after a restart", c, out["access_token"])
 	back := w.backend("system/*.rs")
-	_, bt, _ := w.call(token.Path, back, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
+	_, bt, _ := w.call(token.Path, back, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}},
+		nil)
 	if s := w.read(bt["access_token"], "Patient/p1"); s != 200 {
 		t.Fatal(s, bt)
 	}
@@ -432,7 +453,9 @@ func TestAddressBehindAProxy(t *testing.T) {
 	}
 	ask := func(says string) {
 		t.Helper()
-		s, out, _ := w.call(token.Path, back, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, func(r *http.Request) { r.Header.Set("X-Forwarded-For", says) })
+		s, out, _ := w.call(token.Path, back,
+			url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}},
+			func(r *http.Request) { r.Header.Set("X-Forwarded-For", says) })
 		if s != 200 {
 			t.Fatal(s, out)
 		}
@@ -445,8 +468,10 @@ func TestAddressBehindAProxy(t *testing.T) {
 		}
 	}
 	count := func(address string) (n int) {
-		q := must(search.Parse("AuditEvent", [][2]string{{"address", address}, {"_count", "1000"}}, search.ParseOptions{}))
-		if err := w.store.Find(t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(*store.Found) bool { n++; return true }); err != nil {
+		q := must(search.Parse("AuditEvent", [][2]string{{"address", address}, {"_count", "1000"}},
+			search.ParseOptions{}))
+		if err := w.store.Find(t.Context(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+			func(*store.Found) bool { n++; return true }); err != nil {
 			t.Fatal(err)
 		}
 		return n
@@ -458,7 +483,8 @@ func TestAddressBehindAProxy(t *testing.T) {
 	before := count("127.0.0.1")
 	trust(clientaddr.Proxies{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32")})
 	ask("203.0.113.66, 198.51.100.2, 192.0.2.7")
-	if n, spoofed, peer := count("198.51.100.2"), count("203.0.113.66"), count("127.0.0.1"); n != 2 || spoofed != 0 || peer != before {
+	if n, spoofed, peer := count("198.51.100.2"), count("203.0.113.66"), count("127.0.0.1"); n != 2 ||
+		spoofed != 0 || peer != before {
 		t.Errorf("%d events of the client, %d of what it claimed, %d more of the proxy", n, spoofed, peer-before)
 	}
 	if ask("198.51.100.3, not an address"); count("127.0.0.1") != before+2 || count("198.51.100.3") != 0 {

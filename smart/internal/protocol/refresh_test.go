@@ -28,7 +28,8 @@ func TestRefresh(t *testing.T) {
 			t.Error("an access token outlives its time:", s)
 		}
 		s, second := w.refresh(c, first["refresh_token"], nil)
-		if s != 200 || second["scope"] != offline || second["patient"] != "p1" || second["id_token"] == nil || second["refresh_token"] == first["refresh_token"] {
+		if s != 200 || second["scope"] != offline || second["patient"] != "p1" || second["id_token"] == nil ||
+			second["refresh_token"] == first["refresh_token"] {
 			t.Fatal(method, s, second)
 		}
 		if s := w.read(second["access_token"], "Observation/o1"); s != 200 {
@@ -38,14 +39,16 @@ func TestRefresh(t *testing.T) {
 		if s != 200 || third["scope"] != "patient/Patient.rs" || third["id_token"] != nil {
 			t.Fatal(s, third)
 		}
-		if a, b := w.read(third["access_token"], "Patient/p1"), w.read(third["access_token"], "Observation/o1"); a != 200 || b != 403 {
+		if a, b := w.read(third["access_token"], "Patient/p1"),
+			w.read(third["access_token"], "Observation/o1"); a != 200 || b != 403 {
 			t.Error("a narrowed token:", a, b)
 		}
 		s, fourth := w.refresh(c, third["refresh_token"], nil)
 		if s != 200 || fourth["scope"] != offline {
 			t.Error("a narrowed token narrowed the authorization:", s, fourth)
 		}
-		if s, out := w.refresh(c, fourth["refresh_token"], url.Values{"scope": {"user/*.rs"}}); s != 400 || out["error"] != "invalid_scope" {
+		if s, out := w.refresh(c, fourth["refresh_token"], url.Values{"scope": {"user/*.rs"}}); s != 400 ||
+			out["error"] != "invalid_scope" {
 			t.Error("a wider scope:", s, out)
 		}
 		if s, _ := w.refresh(w.app(method, nil), fourth["refresh_token"], nil); s != 400 {
@@ -62,7 +65,8 @@ func TestRefresh(t *testing.T) {
 		c.Scope = "offline_access launch/patient patient/Observation.rs"
 		return nil
 	}))
-	if s, out := w.refresh(c, cut["refresh_token"], nil); s != 200 || out["scope"] != "offline_access launch/patient patient/Observation.rs" {
+	if s, out := w.refresh(c, cut["refresh_token"], nil); s != 200 ||
+		out["scope"] != "offline_access launch/patient patient/Observation.rs" {
 		t.Error("a client that lost scopes:", s, out)
 	}
 	c = w.app(client.None, nil)
@@ -70,7 +74,8 @@ func TestRefresh(t *testing.T) {
 		t.Error("a refresh token that nobody asked for")
 	}
 	for _, bad := range []string{"", "x", "a.b.c", grantLike} {
-		if s, out := w.refresh(c, bad, nil); s != 400 || out["error"] != "invalid_grant" && out["error"] != "invalid_request" {
+		if s, out := w.refresh(c, bad, nil); s != 400 || out["error"] != "invalid_grant" &&
+			out["error"] != "invalid_request" {
 			t.Errorf("%q: %d %v", bad, s, out)
 		}
 	}
@@ -289,7 +294,8 @@ func TestWhatEndsEndsAtOnce(t *testing.T) {
 func TestRefreshWithoutClientID(t *testing.T) {
 	w := newWorld(t)
 	bare := func(tok any) (int, m) {
-		s, out, _ := w.call(token.Path, client.Client{Method: "of nobody"}, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {fmt.Sprint(tok)}}, nil)
+		s, out, _ := w.call(token.Path, client.Client{Method: "of nobody"},
+			url.Values{"grant_type": {"refresh_token"}, "refresh_token": {fmt.Sprint(tok)}}, nil)
 		return s, out
 	}
 	first := w.get(w.app(client.None, nil), "offline_access patient/*.rs")["refresh_token"]
@@ -298,7 +304,8 @@ func TestRefreshWithoutClientID(t *testing.T) {
 		t.Fatal(s, out)
 	}
 	w.clock.add(time.Minute)
-	if s, again := bare(first); s != 400 || again["error"] != "invalid_grant" || w.read(out["access_token"], "Patient/p1") != 401 {
+	if s, again := bare(first); s != 400 || again["error"] != "invalid_grant" ||
+		w.read(out["access_token"], "Patient/p1") != 401 {
 		t.Errorf("a second use does not end the family: %d %v", s, again)
 	}
 	for _, method := range []client.Method{client.SecretBasic, client.SecretPost, client.PrivateKeyJWT} {
@@ -311,7 +318,8 @@ func TestRefreshWithoutClientID(t *testing.T) {
 			t.Errorf("%s, after that: %d %v", method, s, out)
 		}
 	}
-	for _, tok := range []string{"", "x", fmt.Sprint(first) + "x", strings.Repeat("a", 26) + "." + strings.Repeat("b", 43) + "." + strings.Repeat("c", 22)} {
+	for _, tok := range []string{"", "x", fmt.Sprint(first) + "x",
+		strings.Repeat("a", 26) + "." + strings.Repeat("b", 43) + "." + strings.Repeat("c", 22)} {
 		if s, out := bare(tok); s != 401 && s != 400 {
 			t.Errorf("%q: %d %v", tok, s, out)
 		}

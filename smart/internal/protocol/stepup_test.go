@@ -43,11 +43,13 @@ func TestStepUpOnTheAPI(t *testing.T) {
 		return `{"resourceType":"Device","id":"v1","status":"` + status + `","patient":{"reference":"Patient/p1"}}`
 	}
 	signed := func(acr string, ago time.Duration) any {
-		w.subject = authorize.Subject{ID: "u9", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"}, Roles: []string{"keeper"}, ACR: acr, AuthTime: w.clock.now().Add(-ago)}
+		w.subject = authorize.Subject{ID: "u9", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"},
+			Roles: []string{"keeper"}, ACR: acr, AuthTime: w.clock.now().Add(-ago)}
 		return w.get(c, "user/*.cruds")["access_token"]
 	}
 	b := w.backend("system/*.cruds")
-	_, out, _ := w.call(token.Path, b, map[string][]string{"grant_type": {"client_credentials"}, "scope": {"system/*.cruds"}}, nil)
+	_, out, _ := w.call(token.Path, b, map[string][]string{"grant_type": {"client_credentials"},
+		"scope": {"system/*.cruds"}}, nil)
 	backend := out["access_token"]
 	if s, _ := w.ask(backend, "PUT", "Device/v1", device("active")); s != 201 {
 		t.Fatal(s)
@@ -55,7 +57,8 @@ func TestStepUpOnTheAPI(t *testing.T) {
 	refused := func(tok any, method, path, body string) {
 		t.Helper()
 		s, challenge := w.ask(tok, method, path, body)
-		if s != 401 || !strings.Contains(challenge, `error="insufficient_user_authentication"`) || !strings.Contains(challenge, `acr_values="phr"`) || !strings.Contains(challenge, `max_age="300"`) {
+		if s != 401 || !strings.Contains(challenge, `error="insufficient_user_authentication"`) ||
+			!strings.Contains(challenge, `acr_values="phr"`) || !strings.Contains(challenge, `max_age="300"`) {
 			t.Errorf("%s %s: %d %s", method, path, s, challenge)
 		}
 	}
@@ -68,7 +71,8 @@ func TestStepUpOnTheAPI(t *testing.T) {
 		if s, _ := w.ask(tok, "PUT", "Device/v1", device("active")); s != 200 { // not what is guarded
 			t.Errorf("no change of status: %d", s)
 		}
-		batch := `{"resourceType":"Bundle","type":"transaction","entry":[{"resource":` + device("inactive") + `,"request":{"method":"PUT","url":"Device/v1"}}]}`
+		batch := `{"resourceType":"Bundle","type":"transaction","entry":[{"resource":` + device("inactive") +
+			`,"request":{"method":"PUT","url":"Device/v1"}}]}`
 		refused(tok, "POST", "", batch)
 	}
 	tok := signed("phr", time.Minute)
@@ -80,7 +84,8 @@ func TestStepUpOnTheAPI(t *testing.T) {
 		t.Fatal(s)
 	}
 	refused(tok, "PUT", "Device/v1", device("active"))
-	_, out, _ = w.call(token.Path, b, map[string][]string{"grant_type": {"client_credentials"}, "scope": {"system/*.cruds"}}, nil)
+	_, out, _ = w.call(token.Path, b, map[string][]string{"grant_type": {"client_credentials"},
+		"scope": {"system/*.cruds"}}, nil)
 	for _, x := range []struct {
 		method, path, body string
 		want               int
@@ -101,18 +106,21 @@ func TestChallengeIsObeyed(t *testing.T) {
 	c := w.app(client.None, func(c *client.Client) { c.DPoPBound = true })
 	const scopes = "openid offline_access user/*.cruds"
 	signed := func(acr string) {
-		w.subject = authorize.Subject{ID: "u9", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"}, Roles: []string{"keeper"}, ACR: acr, AuthTime: w.clock.now()}
+		w.subject = authorize.Subject{ID: "u9", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"},
+			Roles: []string{"keeper"}, ACR: acr, AuthTime: w.clock.now()}
 	}
 	redeem := func(form url.Values) m {
 		t.Helper()
-		s, out, _ := w.call(token.Path, c, form, func(r *http.Request) { r.Header.Set("DPoP", w.proof(key, "POST", w.base+token.Path, nil, nil, nil)) })
+		s, out, _ := w.call(token.Path, c, form,
+			func(r *http.Request) { r.Header.Set("DPoP", w.proof(key, "POST", w.base+token.Path, nil, nil, nil)) })
 		if s != 200 {
 			t.Fatal(s, out)
 		}
 		return out
 	}
 	code := func(wish url.Values) url.Values {
-		return url.Values{"grant_type": {"authorization_code"}, "code": {w.code(c, scopes, wish)}, "redirect_uri": {redirect}, "code_verifier": {verifier}}
+		return url.Values{"grant_type": {"authorization_code"}, "code": {w.code(c, scopes, wish)},
+			"redirect_uri": {redirect}, "code_verifier": {verifier}}
 	}
 	export := func(tok any) url.Values {
 		t.Helper()
@@ -152,7 +160,8 @@ func TestChallengeIsObeyed(t *testing.T) {
 		t.Error("challenged after it was obeyed")
 	}
 	w.clock.add(301 * time.Second)
-	if export(redeem(url.Values{"grant_type": {"refresh_token"}, "refresh_token": {out["refresh_token"].(string)}})["access_token"]) == nil {
+	if export(redeem(url.Values{"grant_type": {"refresh_token"},
+		"refresh_token": {out["refresh_token"].(string)}})["access_token"]) == nil {
 		t.Error("a refresh made the sign-in recent")
 	}
 }
@@ -162,7 +171,8 @@ func TestChallengeIsObeyed(t *testing.T) {
 func TestStrengthsAsked(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
-	for asked, least := range map[string]int{"": 0, "phr": 2, "mfa": 1, "phr mfa": 1, "mfa phr": 1, "urn:mace:incommon:iap:silver": 0, "phr urn:x": 2, "0": 0, "phr 0": 0} {
+	for asked, least := range map[string]int{"": 0, "phr": 2, "mfa": 1, "phr mfa": 1, "mfa phr": 1,
+		"urn:mace:incommon:iap:silver": 0, "phr urn:x": 2, "0": 0, "phr 0": 0} {
 		for rank, acr := range []string{"0", "mfa", "phr"} {
 			w.subject.ACR, w.subject.AuthTime = acr, w.clock.now()
 			v, _, text := w.answer(w.request(c, "openid user/Patient.rs", url.Values{"acr_values": {asked}}), false)

@@ -24,7 +24,8 @@ type thing struct{ typ, id, patient, category string }
 
 var things = []thing{ // read only
 	{"Patient", "p1", "p1", ""}, {"Patient", "p2", "p2", ""}, {"Practitioner", "d1", "", ""},
-	{"Observation", "o1", "p1", "vital-signs"}, {"Observation", "o2", "p1", "laboratory"}, {"Observation", "o3", "p2", "vital-signs"},
+	{"Observation", "o1", "p1", "vital-signs"}, {"Observation", "o2", "p1", "laboratory"},
+	{"Observation", "o3", "p2", "vital-signs"},
 }
 
 // person is one who signs in, with what the roles of these tests let see.
@@ -35,9 +36,12 @@ type person struct {
 }
 
 var persons = []person{ // read only
-	{authorize.Subject{ID: "u1", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"}, Roles: []string{"practitioner"}}, "", []string{"Patient", "Observation", "Practitioner"}},
-	{authorize.Subject{ID: "u2", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"}, Roles: []string{"reader"}}, "", []string{"Patient", "Observation"}},
-	{authorize.Subject{ID: "u3", FHIRUser: fhir.Ref{Type: "Patient", ID: "p1"}, Roles: []string{"patient"}}, "p1", []string{"Patient", "Observation"}},
+	{authorize.Subject{ID: "u1", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"},
+		Roles: []string{"practitioner"}}, "", []string{"Patient", "Observation", "Practitioner"}},
+	{authorize.Subject{ID: "u2", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"}, Roles: []string{"reader"}}, "",
+		[]string{"Patient", "Observation"}},
+	{authorize.Subject{ID: "u3", FHIRUser: fhir.Ref{Type: "Patient", ID: "p1"}, Roles: []string{"patient"}}, "p1",
+		[]string{"Patient", "Observation"}},
 }
 
 // word is what a patient said beside the approval of the app: one Consent to
@@ -56,7 +60,8 @@ var words = []word{agrees, agrees, withdrewBefore, withdrewAfter, denies} // rea
 
 // sees reads the scopes as text: may the person do it ("r" or "s") with x?
 func sees(p person, scopes []string, do string, x thing, context string, words map[string]word) bool {
-	if x.typ == "Observation" && words[x.patient] != agrees && (words[x.patient] != withdrewBefore || p.own != x.patient) {
+	if x.typ == "Observation" && words[x.patient] != agrees &&
+		(words[x.patient] != withdrewBefore || p.own != x.patient) {
 		return false
 	}
 	for _, s := range scopes {
@@ -90,8 +95,10 @@ type asked struct {
 
 var anything = rapid.Custom(func(t *rapid.T) asked {
 	const category = "?category=http://terminology.hl7.org/CodeSystem/observation-category|"
-	resources := []string{"patient/*.rs", "patient/*.read", "patient/Observation.rs", "patient/Observation.r", "patient/Observation.s", "patient/Patient.rs",
-		"patient/Observation.rs" + category + "laboratory", "user/Observation.rs" + category + "vital-signs", "user/*.rs", "user/Patient.r", "user/Practitioner.rs", "user/Observation.read"}
+	resources := []string{"patient/*.rs", "patient/*.read", "patient/Observation.rs", "patient/Observation.r",
+		"patient/Observation.s", "patient/Patient.rs",
+		"patient/Observation.rs" + category + "laboratory", "user/Observation.rs" + category + "vital-signs",
+		"user/*.rs", "user/Patient.r", "user/Practitioner.rs", "user/Observation.read"}
 	return asked{
 		rapid.SampledFrom(persons).Draw(t, "person"),
 		rapid.SliceOfNDistinct(rapid.SampledFrom(resources), 1, 3, rapid.ID).Draw(t, "scopes"),
@@ -106,7 +113,8 @@ func TestSurfacesAgree(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
 	say := func(patient string, is word, approved bool) {
-		r := must(consent.Build(consent.Terms{ID: "c-" + patient, Patient: patient, Recipient: consent.AnyRecipient, Now: w.clock.now()}))
+		r := must(consent.Build(consent.Terms{ID: "c-" + patient, Patient: patient, Recipient: consent.AnyRecipient,
+			Now: w.clock.now()}))
 		switch {
 		case is == withdrewBefore, is == withdrewAfter && approved:
 			r = must(consent.Withdraw(r))
@@ -147,7 +155,8 @@ func TestSurfacesAgree(t *testing.T) {
 			for _, path := range []string{"", "/_history/1", "/_history"} {
 				got := w.read(tok, x.typ+"/"+x.id+path)
 				if seen[got]++; (got == 200) != want || !want && got != 404 && got != 403 {
-					t.Fatalf("%v %v in %s under %v: %s/%s%s is %d, want %v", p.subject.Roles, scopes, patient, agreed, x.typ, x.id, path, got, want)
+					t.Fatalf("%v %v in %s under %v: %s/%s%s is %d, want %v", p.subject.Roles, scopes, patient,
+						agreed, x.typ, x.id, path, got, want)
 				}
 			}
 		}
@@ -167,8 +176,10 @@ func TestSurfacesAgree(t *testing.T) {
 			}
 			got, _ := found(all)
 			_, count := w.fetch(tok, typ+"?_summary=count")
-			if status != 200 || !slices.Equal(got, want) || fmt.Sprint(count["total"]) != fmt.Sprint(len(want)) || fmt.Sprint(all["total"]) != fmt.Sprint(len(want)) {
-				t.Fatalf("%v %v in %s under %v: search of %s: %v, total %v and %v, want %v", p.subject.Roles, scopes, patient, agreed, typ, got, all["total"], count["total"], want)
+			if status != 200 || !slices.Equal(got, want) || fmt.Sprint(count["total"]) != fmt.Sprint(len(want)) ||
+				fmt.Sprint(all["total"]) != fmt.Sprint(len(want)) {
+				t.Fatalf("%v %v in %s under %v: search of %s: %v, total %v and %v, want %v", p.subject.Roles,
+					scopes, patient, agreed, typ, got, all["total"], count["total"], want)
 			}
 			if typ != "Observation" {
 				continue

@@ -21,12 +21,14 @@ func TestV1AskedV1Answered(t *testing.T) {
 	for _, c := range []struct{ allowed, asked, want string }{
 		{"patient/Patient.r", "patient/Patient.read", "patient/Patient.read"},
 		{"patient/Patient.rs patient/Observation.r", "patient/*.read", "patient/Patient.read patient/Observation.read"},
-		{"patient/Observation.crs", "patient/Observation.*", "patient/Observation.read"}, // no role of this person creates
-		{"patient/Patient.r", "patient/Patient.rs", "patient/Patient.r"},                 // asked in the v2 form
+		// no role of this person creates
+		{"patient/Observation.crs", "patient/Observation.*", "patient/Observation.read"},
+		{"patient/Patient.r", "patient/Patient.rs", "patient/Patient.r"}, // asked in the v2 form
 	} {
 		a := app(c.allowed)
 		out := w.get(a, c.asked+rest)
-		got := strings.TrimSpace(strings.NewReplacer("launch/patient", "", "offline_access", "").Replace(out["scope"].(string)))
+		got := strings.TrimSpace(strings.NewReplacer("launch/patient", "", "offline_access",
+			"").Replace(out["scope"].(string)))
 		if got != c.want {
 			t.Errorf("allowed %q, asked %q: %q, want %q", c.allowed, c.asked, got, c.want)
 		}
@@ -45,7 +47,8 @@ func TestV1AskedV1Answered(t *testing.T) {
 		t.Errorf("a search that was not granted: %d", s)
 	}
 	b := w.backend("system/Observation.r")
-	s, out, _ := w.call(token.Path, b, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/Observation.read"}}, nil)
+	s, out, _ := w.call(token.Path, b, url.Values{"grant_type": {"client_credentials"},
+		"scope": {"system/Observation.read"}}, nil)
 	if s != 200 || out["scope"] != "system/Observation.read" {
 		t.Errorf("backend: %d %v", s, out)
 	}

@@ -158,7 +158,8 @@ func newWorldTLS(t testing.TB, secure bool) *world {
 	}
 	t.Cleanup(srv.Close)
 	w.browser = w.client(srv)
-	w.subject = authorize.Subject{ID: "u1", Name: "Dr Test", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"}, Roles: []string{"practitioner"},
+	w.subject = authorize.Subject{ID: "u1", Name: "Dr Test", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"},
+		Roles:    []string{"practitioner"},
 		AuthTime: w.clock.now(), ACR: "phr", AMR: []string{"hwk"}, Session: "s1"}
 	w.open()
 	t.Cleanup(func() { w.close() })
@@ -188,7 +189,8 @@ func (w *world) open() {
 	quiet := slog.New(slog.DiscardHandler)
 	scopes := scope.Parser{TokenParam: scope.Registered}
 	w.store = must(pebblestore.Open(filepath.Join(w.dir, "store"), pebblestore.Options{Clock: now}))
-	rec := must(audit.NewRecorder(audit.Options{Store: w.store, Clock: now, Rand: rand.Reader, Observer: w.base, Logger: quiet}))
+	rec := must(audit.NewRecorder(audit.Options{Store: w.store, Clock: now, Rand: rand.Reader, Observer: w.base,
+		Logger: quiet}))
 	cons := must(consent.New(consent.Options{Store: w.store, Clock: now, Logger: quiet}))
 	w.ring = must(keys.Open(w.dir, now))
 	w.reg = &client.Registry{Store: w.store, Scopes: scopes, Clock: now, AllowHTTP: true}
@@ -198,34 +200,49 @@ func (w *world) open() {
 		w.nonces = must(dpop.OpenNonces(ctx, w.store, rand.Reader, now))
 	}
 	base := w.base + "/fhir"
-	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Consents: cons, Scopes: scopes, Issuer: w.base, Audience: base, Clock: now,
+	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Consents: cons, Scopes: scopes, Issuer: w.base,
+		Audience: base, Clock: now,
 		Grants: grants, RoleRules: roleRules, Roles: w.currentRoles, Outside: w.outside, Nonces: w.nonces,
 		ConsentsOf: func(_, authorization string) access.Consents { return cons.Under(authorization) }}
-	agreements := &appconsent.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base, UserLife: token.UserLife(0),
-		Says: func(granted string) []string { return pages.Says(scopes, granted) }, Logger: quiet}
+	agreements := &appconsent.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base,
+		UserLife: token.UserLife(0),
+		Says:     func(granted string) []string { return pages.Says(scopes, granted) }, Logger: quiet}
 	loose := limit.Limits{Global: 1e6, Remote: 1e6, Failures: 1e6, Denied: 1e6}
-	w.tokens = must(token.New(ctx, token.Options{Store: w.store, Audit: rec, Keys: w.ring, Assertions: as, Scopes: scopes, Clock: now,
-		Rand: rand.Reader, Issuer: w.base, Audience: base, Limits: loose, Alive: w.alive, Begun: agreements.Begun, Ended: agreements.Ended, Nonces: w.nonces}))
-	w.launch = &launch.Service{Store: w.store, Audit: rec, Clients: w.reg, Auth: w.pol, Scopes: scopes, Clock: now, Base: base, Logger: quiet}
-	w.auth = must(authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: w.reg, Launches: w.launch, Scopes: scopes, Clock: now,
-		Rand: rand.Reader, Issuer: w.base, Audience: base, RoleRules: roleRules, Now: w.tokens.Now, Limits: loose, MaySelect: w.maySelect}))
-	w.regs = &register.Handler{Store: w.store, Audit: rec, Registry: w.reg, Scopes: scopes, Clock: now, Rand: rand.Reader, Issuer: w.base,
+	w.tokens = must(token.New(ctx, token.Options{Store: w.store, Audit: rec, Keys: w.ring, Assertions: as,
+		Scopes: scopes, Clock: now,
+		Rand: rand.Reader, Issuer: w.base, Audience: base, Limits: loose, Alive: w.alive, Begun: agreements.Begun,
+		Ended: agreements.Ended, Nonces: w.nonces}))
+	w.launch = &launch.Service{Store: w.store, Audit: rec, Clients: w.reg, Auth: w.pol, Scopes: scopes, Clock: now,
+		Base: base, Logger: quiet}
+	w.auth = must(authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: w.reg, Launches: w.launch,
+		Scopes: scopes, Clock: now,
+		Rand: rand.Reader, Issuer: w.base, Audience: base, RoleRules: roleRules, Now: w.tokens.Now, Limits: loose,
+		MaySelect: w.maySelect}))
+	w.regs = &register.Handler{Store: w.store, Audit: rec, Registry: w.reg, Scopes: scopes, Clock: now,
+		Rand: rand.Reader, Issuer: w.base,
 		Logger: quiet, Limits: limit.New(loose)}
-	intro := introspect.New(introspect.Options{Policy: w.pol, Assertions: as, Tokens: w.tokens, Grants: grants, Clients: w.reg, Audit: rec,
+	intro := introspect.New(introspect.Options{Policy: w.pol, Assertions: as, Tokens: w.tokens, Grants: grants,
+		Clients: w.reg, Audit: rec,
 		Clock: now, Issuer: w.base, Limits: loose})
-	svc := &interaction.Service{Store: w.store, Validator: lateDoor{}, Audit: rec, Clock: now, Rand: rand.Reader, Base: base,
+	svc := &interaction.Service{Store: w.store, Validator: lateDoor{}, Audit: rec, Clock: now, Rand: rand.Reader,
+		Base:   base,
 		Checks: map[string]interaction.Check{"Device": policy.StepUp{Clock: now}.Device}}
-	exporter := must(bulk.New(ctx, bulk.Options{Store: w.store, Audit: rec, Clock: now, Rand: rand.Reader, Base: base, Logger: quiet,
+	exporter := must(bulk.New(ctx, bulk.Options{Store: w.store, Audit: rec, Clock: now, Rand: rand.Reader,
+		Base: base, Logger: quiet,
 		GrantFor: func(context.Context, string, string) (*access.Grant, error) {
 			return nil, fhir.Errorf(fhir.NotFound, "test", "no job goes on here")
 		}}))
 	w.stop = func() { exporter.Close(); cons.Close() }
-	s := &rest.Server{Service: svc, Auth: w.pol, Metadata: func() []byte { return []byte("{}") }, Logger: quiet, Clock: now, Rand: rand.Reader,
-		Operations: []rest.Mounter{rest.Bulk{Exporter: exporter, Base: base, Service: svc, StepUp: policy.StepUp{Clock: now}.Demand}}}
+	s := &rest.Server{Service: svc, Auth: w.pol, Metadata: func() []byte { return []byte("{}") }, Logger: quiet,
+		Clock: now, Rand: rand.Reader,
+		Operations: []rest.Mounter{rest.Bulk{Exporter: exporter, Base: base, Service: svc,
+			StepUp: policy.StepUp{Clock: now}.Demand}}}
 	e := s.Engine()
-	ends := discovery.Endpoints{Token: w.base + token.Path, Authorize: w.base + authorize.Path, Introspect: w.base + introspect.Path,
-		Revoke: w.base + introspect.RevokePath, Register: w.base + register.Path}
-	for _, x := range []rest.Mounter{w.ring, w.tokens, w.auth, w.launch, w.regs, intro, discovery.Handler{BaseURL: w.base, Endpoints: ends}} {
+	ends := discovery.Endpoints{Token: w.base + token.Path, Authorize: w.base + authorize.Path,
+		Introspect: w.base + introspect.Path,
+		Revoke:     w.base + introspect.RevokePath, Register: w.base + register.Path}
+	for _, x := range []rest.Mounter{w.ring, w.tokens, w.auth, w.launch, w.regs, intro,
+		discovery.Handler{BaseURL: w.base, Endpoints: ends}} {
 		x.Mount(e)
 	}
 	e.GET("/auth/consent", w.page)
@@ -242,9 +259,11 @@ func roleRules(roles []string) (out []access.Rule) {
 		case "practitioner":
 			out = append(out, access.Rule{Type: "*", May: access.Read | access.Search})
 		case "keeper":
-			out = append(out, access.Rule{Type: "*", May: access.Create | access.Read | access.Update | access.Delete | access.Search})
+			out = append(out, access.Rule{Type: "*",
+				May: access.Create | access.Read | access.Update | access.Delete | access.Search})
 		case "patient", "reader":
-			out = append(out, access.Rule{Type: "Observation", May: access.Read | access.Search}, access.Rule{Type: "Patient", May: access.Read | access.Search})
+			out = append(out, access.Rule{Type: "Observation", May: access.Read | access.Search},
+				access.Rule{Type: "Patient", May: access.Read | access.Search})
 		}
 	}
 	return out
@@ -303,16 +322,19 @@ func (w *world) page(c *gin.Context) {
 // seed stores two patients with observations, and a practitioner.
 func (w *world) seed() {
 	put := func(typ, id, rest string) store.Write {
-		return store.Write{Resource: fhir.Resource{Type: typ, ID: id, JSON: []byte(fhir.Prefix(typ, id) + `}` + rest + `}`)}}
+		return store.Write{Resource: fhir.Resource{Type: typ, ID: id,
+			JSON: []byte(fhir.Prefix(typ, id) + `}` + rest + `}`)}}
 	}
 	obs := func(id, patient, category string) store.Write {
 		return put("Observation", id, `,"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"`+category+
 			`"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/`+patient+`"},"effectiveDateTime":"2026-01-02T03:04:05Z"`)
 	}
-	b := &store.Batch{Writes: []store.Write{put("Patient", "p1", ""), put("Patient", "p2", ""), put("Practitioner", "d1", ""),
+	b := &store.Batch{Writes: []store.Write{put("Patient", "p1", ""), put("Patient", "p2", ""),
+		put("Practitioner", "d1", ""),
 		obs("o1", "p1", "vital-signs"), obs("o2", "p1", "laboratory"), obs("o3", "p2", "vital-signs")}}
 	for _, p := range []string{"p1", "p2"} {
-		r := must(consent.Build(consent.Terms{ID: "c-" + p, Patient: p, Recipient: consent.AnyRecipient, Now: w.clock.now()}))
+		r := must(consent.Build(consent.Terms{ID: "c-" + p, Patient: p, Recipient: consent.AnyRecipient,
+			Now: w.clock.now()}))
 		b.Writes = append(b.Writes, store.Write{Resource: r})
 	}
 	must(w.store.Commit(context.Background(), b))
@@ -360,8 +382,9 @@ func jwt(header, claims m, key *ecdsa.PrivateKey) string {
 
 func (w *world) assertion(id string) string {
 	now := w.clock.now()
-	return jwt(m{"alg": "ES384", "kid": "k1", "typ": "JWT"}, m{"iss": id, "sub": id, "aud": w.base + token.Path, "jti": rand.Text(),
-		"iat": now.Unix(), "exp": now.Add(4 * time.Minute).Unix()}, w.ec)
+	return jwt(m{"alg": "ES384", "kid": "k1", "typ": "JWT"},
+		m{"iss": id, "sub": id, "aud": w.base + token.Path, "jti": rand.Text(),
+			"iat": now.Unix(), "exp": now.Add(4 * time.Minute).Unix()}, w.ec)
 }
 
 const verifier = "a-verifier-that-is-long-enough-for-rfc-7636-4.1"
@@ -373,8 +396,9 @@ func challenge(v string) string {
 
 // request is a good authorization request; change replaces or (nil) removes.
 func (w *world) request(c client.Client, scopes string, change url.Values) url.Values {
-	v := url.Values{"response_type": {"code"}, "client_id": {c.ID}, "redirect_uri": {redirect}, "scope": {scopes}, "state": {"st&te=1"},
-		"aud": {w.base + "/fhir"}, "code_challenge": {challenge(verifier)}, "code_challenge_method": {"S256"}}
+	v := url.Values{"response_type": {"code"}, "client_id": {c.ID}, "redirect_uri": {redirect}, "scope": {scopes},
+		"state": {"st&te=1"},
+		"aud":   {w.base + "/fhir"}, "code_challenge": {challenge(verifier)}, "code_challenge_method": {"S256"}}
 	for k, x := range change {
 		if x == nil {
 			v.Del(k)
@@ -474,7 +498,8 @@ func (w *world) call(path string, c client.Client, form url.Values, edit func(*h
 
 func (w *world) redeem(c client.Client, code string, change url.Values) (int, m, http.Header) {
 	w.t.Helper()
-	v := url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect}, "code_verifier": {verifier}}
+	v := url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect},
+		"code_verifier": {verifier}}
 	for k, x := range change {
 		if x == nil {
 			v.Del(k)

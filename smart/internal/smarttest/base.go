@@ -35,9 +35,11 @@ type Base struct {
 func New(t *testing.T, now time.Time) *Base {
 	t.Helper()
 	gin.SetMode(gin.ReleaseMode)
-	b := &Base{Engine: gin.New(), Scopes: scope.Parser{TokenParam: scope.Registered}, Logger: slog.New(slog.DiscardHandler), Now: now}
+	b := &Base{Engine: gin.New(), Scopes: scope.Parser{TokenParam: scope.Registered},
+		Logger: slog.New(slog.DiscardHandler), Now: now}
 	var err error
-	if b.DB, err = pebblestore.Open(t.TempDir(), pebblestore.Options{Clock: b.Clock, Logger: b.Logger, CacheBytes: 8 << 20}); err != nil {
+	if b.DB, err = pebblestore.Open(t.TempDir(),
+		pebblestore.Options{Clock: b.Clock, Logger: b.Logger, CacheBytes: 8 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	b.Server = httptest.NewServer(b.Engine)
@@ -48,7 +50,8 @@ func New(t *testing.T, now time.Time) *Base {
 		}
 	})
 	b.Clients = &client.Registry{Store: b.DB, Scopes: b.Scopes, Clock: b.Clock}
-	if b.Audit, err = audit.NewRecorder(audit.Options{Store: b.DB, Clock: b.Clock, Rand: rand.Reader, Observer: b.Server.URL, Logger: b.Logger}); err != nil {
+	if b.Audit, err = audit.NewRecorder(audit.Options{Store: b.DB, Clock: b.Clock, Rand: rand.Reader,
+		Observer: b.Server.URL, Logger: b.Logger}); err != nil {
 		t.Fatal(err)
 	}
 	return b

@@ -62,7 +62,8 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	page, fail := s.begin(w, r, v, &c, redirect)
 	if fail != nil {
-		s.opts.Logger.InfoContext(r.Context(), "authorization refused", "error", fail.Code, "rule", fail.Description, "client", c.ID,
+		s.opts.Logger.InfoContext(r.Context(), "authorization refused", "error", fail.Code, "rule",
+			fail.Description, "client", c.ID,
 			"request", h.Get("X-Request-Id"), "cause", fail.Cause)
 		back := url.Values{"error": {fail.Code}, "error_description": {fail.Description}}
 		if st := v.Get("state"); st != "" && len(st) <= maxState {
@@ -134,22 +135,26 @@ func (s *Service) target(r *http.Request, v url.Values) (client.Client, string, 
 		return client.Client{}, "", oauth.Unavailable(err)
 	}
 	if err != nil || c.Disabled || !c.May(client.Code) {
-		return client.Client{}, "", oauth.Bad("invalid_request", "The client_id is not that of an app which is registered here.")
+		return client.Client{}, "", oauth.Bad("invalid_request",
+			"The client_id is not that of an app which is registered here.")
 	}
 	if !c.Redirects(v.Get("redirect_uri")) {
-		return client.Client{}, "", oauth.Bad("invalid_request", "The redirect_uri is not one that the app has registered.")
+		return client.Client{}, "", oauth.Bad("invalid_request",
+			"The redirect_uri is not one that the app has registered.")
 	}
 	return c, v.Get("redirect_uri"), nil
 }
 
 // begin checks the request and keeps it. It returns where the person decides.
-func (s *Service) begin(w http.ResponseWriter, r *http.Request, v url.Values, c *client.Client, redirect string) (string, *oauth.Error) {
+func (s *Service) begin(w http.ResponseWriter, r *http.Request, v url.Values, c *client.Client,
+	redirect string) (string, *oauth.Error) {
 	for name, vs := range v {
 		if len(vs) > 1 && name != "resource" {
 			return "", oauth.Bad("invalid_request", "a parameter is given twice")
 		}
 	}
-	p := waiting{ClientID: c.ID, Redirect: redirect, State: v.Get("state"), Challenge: v.Get("code_challenge"), Nonce: v.Get("nonce"), LoginHint: v.Get("login_hint")}
+	p := waiting{ClientID: c.ID, Redirect: redirect, State: v.Get("state"), Challenge: v.Get("code_challenge"),
+		Nonce: v.Get("nonce"), LoginHint: v.Get("login_hint")}
 	if fail := s.protocol(v, &p); fail != nil {
 		return "", fail
 	}
@@ -237,7 +242,10 @@ func (s *Service) scopes(r *http.Request, v url.Values, c *client.Client, p *wai
 	set := scope.Narrow(asked, allowed)
 	set = slices.DeleteFunc(set, func(x scope.Scope) bool { return x.Level == scope.System })
 	if !set.Has(scope.OpenID) { // who the person is, is told in an id_token
-		set = slices.DeleteFunc(set, func(x scope.Scope) bool { return x.Name == scope.FHIRUser || x.Name == scope.Profile })
+		set = slices.DeleteFunc(set, func(x scope.Scope) bool {
+			return x.Name == scope.FHIRUser ||
+				x.Name == scope.Profile
+		})
 	}
 	handle := v.Get("launch")
 	if handle == "" {
@@ -284,12 +292,15 @@ func (s *Service) keep(w http.ResponseWriter, r *http.Request, p waiting) (strin
 	if err != nil {
 		return "", oauth.Unavailable(err)
 	}
-	_, err = s.opts.Store.Commit(r.Context(), &store.Batch{State: []store.StateWrite{{Key: room + id, Value: b, Expect: store.StateAbsent, Expires: p.Expires.Add(time.Minute)}}})
+	_, err = s.opts.Store.Commit(r.Context(),
+		&store.Batch{State: []store.StateWrite{{Key: room + id, Value: b, Expect: store.StateAbsent,
+			Expires: p.Expires.Add(time.Minute)}}})
 	if err != nil {
 		return "", oauth.Unavailable(err)
 	}
-	http.SetCookie(w, &http.Cookie{Name: s.cookieName(), Value: cookie, Path: "/", MaxAge: int(Life / time.Second), HttpOnly: true,
-		Secure: s.secure(), SameSite: http.SameSiteLaxMode})
+	http.SetCookie(w, &http.Cookie{Name: s.cookieName(), Value: cookie, Path: "/", MaxAge: int(Life / time.Second),
+		HttpOnly: true,
+		Secure:   s.secure(), SameSite: http.SameSiteLaxMode})
 	sep := "?"
 	if strings.Contains(s.opts.Page, "?") {
 		sep = "&"

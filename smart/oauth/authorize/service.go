@@ -91,7 +91,8 @@ var _ Flow = (*Service)(nil)
 
 // New returns the endpoint.
 func New(o Options) (*Service, error) {
-	if o.Store == nil || o.Audit == nil || o.Clients == nil || o.Launches == nil || o.Clock == nil || o.Rand == nil || o.Issuer == "" || o.Audience == "" {
+	if o.Store == nil || o.Audit == nil || o.Clients == nil || o.Launches == nil || o.Clock == nil ||
+		o.Rand == nil || o.Issuer == "" || o.Audience == "" {
 		return nil, fhir.Errorf(fhir.Internal, "authorize.New", "an option is missing")
 	}
 	if o.Logger == nil {
@@ -146,7 +147,8 @@ func (s *Service) random(n int) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(b), fhir.Wrap("authorize.random", err)
 }
 
-var errAbsent = fhir.Errorf(fhir.NotFound, "authorize.Pending", "there is no such request; it was answered, or waited too long, or began in another browser")
+var errAbsent = fhir.Errorf(fhir.NotFound, "authorize.Pending",
+	"there is no such request; it was answered, or waited too long, or began in another browser")
 
 // load reads a request for the browser in ctx.
 func (s *Service) load(ctx context.Context, id string) (waiting, error) {
@@ -165,7 +167,8 @@ func (s *Service) load(ctx context.Context, id string) (waiting, error) {
 		return w, fhir.Wrap("authorize.load", err)
 	}
 	cookie := s.cookie(ctx)
-	if cookie == "" || subtle.ConstantTimeCompare(browserHash(cookie), w.Browser) != 1 || !s.opts.Clock().Before(w.Expires) {
+	if cookie == "" || subtle.ConstantTimeCompare(browserHash(cookie), w.Browser) != 1 ||
+		!s.opts.Clock().Before(w.Expires) {
 		return w, errAbsent
 	}
 	w.raw = b
@@ -200,13 +203,15 @@ func (s *Service) pending(ctx context.Context, id string, w *waiting) (*Pending,
 	}
 	set = scope.Narrow(set, allowed)
 	return &Pending{
-		ID:     id,
-		Client: Client{ID: c.ID, Name: c.Name, LogoURI: c.LogoURI, ClientURI: c.ClientURI, PolicyURI: c.PolicyURI, TermsOfService: c.TOSURI, Redirect: w.Redirect},
+		ID: id,
+		Client: Client{ID: c.ID, Name: c.Name, LogoURI: c.LogoURI, ClientURI: c.ClientURI, PolicyURI: c.PolicyURI,
+			TermsOfService: c.TOSURI, Redirect: w.Redirect},
 		Scopes: set, Patient: w.Context.Patient, Encounter: w.Context.Encounter,
 		NeedsPatient:   w.Context.Patient == "" && (set.Has(scope.LaunchPatient) || len(set.At(scope.Patient)) > 0),
 		NeedsEncounter: w.Context.Encounter == "" && set.Has(scope.LaunchEncounter),
 		User:           w.User, Prompt: w.Prompt, MaxAge: w.MaxAge, LoginHint: w.LoginHint, ACRValues: w.ACRValues,
-		Offline: set.Has(scope.Offline), Online: set.Has(scope.Online), StyleURL: w.Context.StyleURL, Intent: w.Context.Intent, Expires: w.Expires,
+		Offline: set.Has(scope.Offline), Online: set.Has(scope.Online), StyleURL: w.Context.StyleURL,
+		Intent: w.Context.Intent, Expires: w.Expires,
 	}, nil
 }
 
@@ -244,9 +249,11 @@ func (s *Service) Approve(ctx context.Context, id string, d Decision) (string, e
 	if x.Encounter == "" { // none was chosen, so none is promised
 		granted = slices.DeleteFunc(granted, func(g scope.Scope) bool { return g.Name == scope.LaunchEncounter })
 	}
-	a := authz.Authorization{ID: authorizationID(aid), ClientID: w.ClientID, Subject: d.Subject, Scope: granted.String(), V1: w.V1, Context: x,
+	a := authz.Authorization{ID: authorizationID(aid), ClientID: w.ClientID, Subject: d.Subject,
+		Scope: granted.String(), V1: w.V1, Context: x,
 		Created: now, Expires: now.Add(authz.Absolute), Offline: granted.Has(scope.Offline)}
-	cw, err := authz.NewCode(code, authz.Code{Authorization: a, App: p.Client.Name, RedirectURI: w.Redirect, Challenge: w.Challenge, Nonce: w.Nonce, JKT: w.JKT, Expires: now.Add(authz.CodeLife)})
+	cw, err := authz.NewCode(code, authz.Code{Authorization: a, App: p.Client.Name, RedirectURI: w.Redirect,
+		Challenge: w.Challenge, Nonce: w.Nonce, JKT: w.JKT, Expires: now.Add(authz.CodeLife)})
 	if err != nil {
 		return "", err
 	}
@@ -261,8 +268,10 @@ func (s *Service) Approve(ctx context.Context, id string, d Decision) (string, e
 		}
 		b.State = append(b.State, use)
 	}
-	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation", Outcome: audit.Success, Query: "approve " + Path + "?" + url.Values{"scope": {a.Scope}}.Encode(),
-		Principal: &access.Principal{ClientID: w.ClientID, ClientName: p.Client.Name, Subject: d.Subject.ID, Issuer: s.opts.Issuer}})
+	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation",
+		Outcome: audit.Success, Query: "approve " + Path + "?" + url.Values{"scope": {a.Scope}}.Encode(),
+		Principal: &access.Principal{ClientID: w.ClientID, ClientName: p.Client.Name, Subject: d.Subject.ID,
+			Issuer: s.opts.Issuer}})
 	if err != nil {
 		return "", fhir.Wrap(op, err)
 	}
@@ -348,7 +357,9 @@ func (s *Service) granted(p *Pending, d Decision) (scope.Set, error) {
 				continue
 			}
 			// A v1 word that a role has cut is written as what is left.
-			x.V1 = x.V1 && (x.May == access.Read|access.Search || x.May == access.Create|access.Update|access.Delete || x.May == access.Create|access.Update|access.Delete|access.Read|access.Search)
+			x.V1 = x.V1 && (x.May == access.Read|access.Search ||
+				x.May == access.Create|access.Update|access.Delete ||
+				x.May == access.Create|access.Update|access.Delete|access.Read|access.Search)
 		}
 		out = append(out, x)
 	}
@@ -436,11 +447,13 @@ func (s *Service) Deny(ctx context.Context, id, reason string) (string, error) {
 	switch reason {
 	case "":
 		reason = "access_denied"
-	case "access_denied", "login_required", "consent_required", "interaction_required", "unmet_authentication_requirements", "account_selection_required", "server_error", "temporarily_unavailable":
+	case "access_denied", "login_required", "consent_required", "interaction_required",
+		"unmet_authentication_requirements", "account_selection_required", "server_error", "temporarily_unavailable":
 	default:
 		return "", fhir.Errorf(fhir.Internal, op, "no reason that an app understands")
 	}
-	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation", Outcome: audit.Serious, Reason: reason, Query: "deny " + Path,
+	wr, leaf, err := s.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation",
+		Outcome: audit.Serious, Reason: reason, Query: "deny " + Path,
 		Principal: &access.Principal{ClientID: w.ClientID}})
 	if err != nil {
 		return "", fhir.Wrap(op, err)

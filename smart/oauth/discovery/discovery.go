@@ -105,10 +105,13 @@ func (h Handler) document() document {
 		d.Grants = append(d.Grants, "authorization_code", "refresh_token")
 		d.ResponseTypes, d.ResponseModes, d.IssInAnswer = []string{"code"}, []string{"query"}, true
 		d.Subjects, d.IDAlgs, d.RequestURI = []string{"public"}, []string{"RS256"}, &no
-		d.Claims = []string{"iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "fhirUser", "name", "profile"}
+		d.Claims = []string{"iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "fhirUser",
+			"name", "profile"}
 		d.ACRValues, d.Prompts = h.ACRValues, []string{"login", "consent", "select_account"}
-		d.Capabilities = append(d.Capabilities, "launch-ehr", "launch-standalone", "authorize-post", "client-public", "client-confidential-symmetric",
-			"sso-openid-connect", "context-banner", "context-style", "context-ehr-patient", "context-standalone-patient",
+		d.Capabilities = append(d.Capabilities, "launch-ehr", "launch-standalone", "authorize-post",
+			"client-public", "client-confidential-symmetric",
+			"sso-openid-connect", "context-banner", "context-style", "context-ehr-patient",
+			"context-standalone-patient",
 			"permission-offline", "permission-online", "permission-patient", "permission-user")
 		if fhir.KnownType("Encounter") {
 			// An encounter in context is of use to an app that can read it.
@@ -195,7 +198,8 @@ func serveStyle(c *gin.Context) {
 // Mount puts the documents at their places.
 func (h Handler) Mount(m gin.IRouter) {
 	m.GET(StylePath, serveStyle)
-	paths := []string{"/fhir/.well-known/smart-configuration", "/.well-known/smart-configuration", "/.well-known/oauth-authorization-server"}
+	paths := []string{"/fhir/.well-known/smart-configuration", "/.well-known/smart-configuration",
+		"/.well-known/oauth-authorization-server"}
 	if h.Authorize != "" {
 		paths = append(paths, "/.well-known/openid-configuration")
 	}

@@ -156,7 +156,8 @@ func (h *Handler) client(r *http.Request, v url.Values) (client.Proof, error) {
 }
 
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, f *oauth.Error) {
-	h.opts.Logger.InfoContext(r.Context(), "introspection or revocation refused", "error", f.Code, "rule", f.Description,
+	h.opts.Logger.InfoContext(r.Context(), "introspection or revocation refused", "error", f.Code, "rule",
+		f.Description,
 		"request", w.Header().Get("X-Request-Id"), "cause", f.Cause)
 	if f.Status == http.StatusUnauthorized && f.Challenge == "" {
 		f.Challenge = `Basic realm="token"` // RFC 9110 15.5.2: a 401 has one
@@ -169,7 +170,8 @@ func (h *Handler) Introspect(w http.ResponseWriter, r *http.Request) {
 	oauth.Headers(w.Header())
 	p, v, fail := h.enter(w, r, "introspection")
 	if fail == nil && p.Method == client.None {
-		fail = &oauth.Error{Status: http.StatusUnauthorized, Code: "invalid_client", Description: "a public client cannot introspect"}
+		fail = &oauth.Error{Status: http.StatusUnauthorized, Code: "invalid_client",
+			Description: "a public client cannot introspect"}
 	}
 	if fail != nil {
 		h.refuse(w, r, fail)
@@ -207,8 +209,10 @@ func (h *Handler) answer(ctx context.Context, c *client.Client, tok string) (Ans
 	if p.ClientID != c.ID && !c.Inspects {
 		return Answer{}, nil
 	}
-	a := Answer{Active: true, Scope: p.Scope, ClientID: p.ClientID, Type: "Bearer", Exp: p.Expires.Unix(), Iss: p.Issuer, Sub: p.Subject,
-		Aud: h.opts.Policy.Audience, JTI: p.TokenID, Patient: claims.Patient, Encounter: claims.Encounter, FHIRUser: claims.FHIRUser, ACR: p.ACR}
+	a := Answer{Active: true, Scope: p.Scope, ClientID: p.ClientID, Type: "Bearer", Exp: p.Expires.Unix(),
+		Iss: p.Issuer, Sub: p.Subject,
+		Aud: h.opts.Policy.Audience, JTI: p.TokenID, Patient: claims.Patient, Encounter: claims.Encounter,
+		FHIRUser: claims.FHIRUser, ACR: p.ACR}
 	if !claims.Issued.IsZero() {
 		a.Iat = claims.Issued.Unix()
 	}
@@ -266,7 +270,8 @@ func (h *Handler) refreshToken(ctx context.Context, c *client.Client, p authz.Pr
 	if rec.Expires.Before(end) {
 		end = rec.Expires
 	}
-	return Answer{Active: true, Scope: rec.Scope, ClientID: rec.ClientID, Exp: end.Unix(), Iss: h.opts.Issuer, Sub: rec.Subject.ID,
+	return Answer{Active: true, Scope: rec.Scope, ClientID: rec.ClientID, Exp: end.Unix(), Iss: h.opts.Issuer,
+		Sub:     rec.Subject.ID,
 		Patient: rec.Context.Patient, Encounter: rec.Context.Encounter}, nil
 }
 
@@ -300,20 +305,24 @@ func (h *Handler) revoke(r *http.Request, w http.ResponseWriter, p *client.Proof
 		if err == nil && rec.ClientID == p.Client.ID && rec.Standing(rt, h.opts.Tokens.Now(ctx), "") != authz.Foreign {
 			end = rec.ID
 		}
-	} else if pr, _, err := h.opts.Policy.Inspect(ctx, tok); err == nil && pr.ClientID == p.Client.ID && pr.TokenID != "" {
+	} else if pr, _, err := h.opts.Policy.Inspect(ctx, tok); err == nil && pr.ClientID == p.Client.ID &&
+		pr.TokenID != "" {
 		b.State = append(b.State, authz.RevokeToken(pr.TokenID, pr.Expires))
 	} else if err != nil && fhir.KindOf(err) != fhir.Unauthorized {
 		return oauth.Unavailable(err)
 	}
-	wr, leaf, err := h.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation", Query: "POST " + RevokePath,
-		Principal: &access.Principal{ClientID: p.Client.ID, ClientName: p.Client.Name}, RemoteIP: oauth.Remote(r), RequestID: w.Header().Get("X-Request-Id")})
+	wr, leaf, err := h.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation",
+		Query:     "POST " + RevokePath,
+		Principal: &access.Principal{ClientID: p.Client.ID, ClientName: p.Client.Name}, RemoteIP: oauth.Remote(r),
+		RequestID: w.Header().Get("X-Request-Id")})
 	if err != nil {
 		return oauth.Unavailable(err)
 	}
 	b.Writes, b.Leaves = []store.Write{wr}, []store.Leaf{leaf}
 	if _, err := h.opts.Grants.State.Commit(ctx, &b); err != nil {
 		if fhir.KindOf(err) == fhir.Conflict {
-			return oauth.Client(fhir.Errorf(fhir.Unauthorized, "introspect.Revoke", "client_assertion: jti was used before"))
+			return oauth.Client(fhir.Errorf(fhir.Unauthorized, "introspect.Revoke",
+				"client_assertion: jti was used before"))
 		}
 		return oauth.Unavailable(err)
 	}

@@ -73,17 +73,25 @@ func newWorld(t *testing.T) *world {
 	w.ring, w.other = must(keys.Open(t.TempDir(), clock)), must(keys.Open(t.TempDir(), clock))
 	as := must(client.NewAssertions(w.Clients, &client.Keys{HTTP: http.DefaultClient, Clock: clock}, base+token.Path))
 	w.grants = &authz.Store{State: w.DB}
-	agreements := &appconsent.Agreements{Store: w.DB, Audit: rec, Scopes: scopes, Issuer: base, UserLife: token.UserLife(0), Says: func(string) []string { return nil }}
-	w.policy = &policy.Engine{Keys: w.ring, Clients: w.Clients, Consents: w.consents, Scopes: scopes, Issuer: base, Audience: base + "/fhir", Clock: clock, Grants: w.grants,
-		RoleRules:  role.RulesOf,
-		Roles:      func(context.Context, authz.Subject) ([]string, bool, error) { return []string{"patient"}, !w.gone, nil },
+	agreements := &appconsent.Agreements{Store: w.DB, Audit: rec, Scopes: scopes, Issuer: base,
+		UserLife: token.UserLife(0), Says: func(string) []string { return nil }}
+	w.policy = &policy.Engine{Keys: w.ring, Clients: w.Clients, Consents: w.consents, Scopes: scopes, Issuer: base,
+		Audience: base + "/fhir", Clock: clock, Grants: w.grants,
+		RoleRules: role.RulesOf,
+		Roles: func(context.Context, authz.Subject) ([]string, bool, error) {
+			return []string{"patient"},
+				!w.gone, nil
+		},
 		ConsentsOf: func(_, authorization string) access.Consents { return w.consents.Under(authorization) }}
-	w.tokens = must(token.New(t.Context(), token.Options{Store: w.DB, Audit: rec, Keys: w.ring, Assertions: as, Scopes: scopes, Clock: clock, Rand: rand.Reader,
-		Issuer: base, Audience: base + "/fhir", Begun: agreements.Begun, Ended: agreements.Ended,
-		Alive: func(context.Context, authz.Subject, bool) ([]string, bool, error) {
-			return []string{"patient"}, !w.gone, nil
-		}}))
-	introspect.New(introspect.Options{Policy: w.policy, Assertions: as, Tokens: w.tokens, Grants: w.grants, Clients: w.Clients, Audit: rec, Clock: clock, Issuer: base,
+	w.tokens = must(token.New(t.Context(),
+		token.Options{Store: w.DB, Audit: rec, Keys: w.ring, Assertions: as, Scopes: scopes, Clock: clock,
+			Rand:   rand.Reader,
+			Issuer: base, Audience: base + "/fhir", Begun: agreements.Begun, Ended: agreements.Ended,
+			Alive: func(context.Context, authz.Subject, bool) ([]string, bool, error) {
+				return []string{"patient"}, !w.gone, nil
+			}}))
+	introspect.New(introspect.Options{Policy: w.policy, Assertions: as, Tokens: w.tokens, Grants: w.grants,
+		Clients: w.Clients, Audit: rec, Clock: clock, Issuer: base,
 		Limits: limit.Limits{Failures: 1e6}}).Mount(b.Engine)
 	w.tokens.Mount(b.Engine)
 	w.rs = w.add(func(c *client.Client) { c.Inspects = true })
@@ -93,8 +101,9 @@ func newWorld(t *testing.T) *world {
 
 // add registers an app with a secret.
 func (w *world) add(edit func(*client.Client)) client.Client {
-	c := client.Client{Name: "App", Method: client.SecretBasic, SecretHash: client.Hash(secret), RedirectURIs: []string{"https://app.example/cb"},
-		Scope: "openid launch/patient offline_access patient/*.rs"}
+	c := client.Client{Name: "App", Method: client.SecretBasic, SecretHash: client.Hash(secret),
+		RedirectURIs: []string{"https://app.example/cb"},
+		Scope:        "openid launch/patient offline_access patient/*.rs"}
 	if edit != nil {
 		edit(&c)
 	}
@@ -106,7 +115,8 @@ func (w *world) backend() client.Client {
 	if err := j.Set(jwk.KeyIDKey, "k1"); err != nil {
 		w.t.Fatal(err)
 	}
-	return must(w.Clients.Add(w.t.Context(), client.Client{Name: "Backend", Scope: "system/*.rs", JWKS: must(json.Marshal(m{"keys": []any{j}}))}))
+	return must(w.Clients.Add(w.t.Context(),
+		client.Client{Name: "Backend", Scope: "system/*.rs", JWKS: must(json.Marshal(m{"keys": []any{j}}))}))
 }
 
 func (w *world) assertion(id string) url.Values {
@@ -114,9 +124,11 @@ func (w *world) assertion(id string) url.Values {
 	if err := errors.Join(h.Set(jws.KeyIDKey, "k1"), h.Set(jws.TypeKey, "JWT")); err != nil {
 		w.t.Fatal(err)
 	}
-	c := m{"iss": id, "sub": id, "aud": w.Server.URL + token.Path, "jti": rand.Text(), "exp": w.Now.Add(4 * time.Minute).Unix()}
+	c := m{"iss": id, "sub": id, "aud": w.Server.URL + token.Path, "jti": rand.Text(),
+		"exp": w.Now.Add(4 * time.Minute).Unix()}
 	return url.Values{"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"},
-		"client_assertion": {string(must(jws.Sign(must(json.Marshal(c)), jws.WithKey(jwa.ES384, w.ec, jws.WithProtectedHeaders(h)))))}}
+		"client_assertion": {string(must(jws.Sign(must(json.Marshal(c)),
+			jws.WithKey(jwa.ES384, w.ec, jws.WithProtectedHeaders(h)))))}}
 }
 
 // given is what a patient's approval of the app gives; the token has been seen
@@ -126,11 +138,18 @@ func (w *world) given() (access, refresh, authorization string) {
 	w.made++
 	const verifier = "a-verifier-that-is-long-enough-for-rfc-7636-4.1"
 	id, code := fmt.Sprintf("%026d", w.made), fmt.Sprint("code-", w.made)
-	a := authz.Authorization{ID: id, ClientID: w.app.ID, Scope: "launch/patient offline_access patient/Observation.rs", Created: w.Now, Expires: w.Now.Add(authz.Absolute), Offline: true,
-		Subject: authz.Subject{ID: "u1", FHIRUser: fhir.Ref{Type: "Patient", ID: "p1"}, Roles: []string{"patient"}}, Context: authz.Context{Patient: "p1", Intent: "look", FHIRContext: json.RawMessage(`[{"reference":"ImagingStudy/1"}]`)}}
-	write := must(authz.NewCode(code, authz.Code{Authorization: a, App: "App", RedirectURI: "https://app.example/cb", Challenge: "f728C9ybU3aPnlgkBXXzqPPFV0yH3V07JCIOpCTRQL8", Expires: w.Now.Add(authz.CodeLife)}))
+	a := authz.Authorization{ID: id, ClientID: w.app.ID,
+		Scope: "launch/patient offline_access patient/Observation.rs", Created: w.Now,
+		Expires: w.Now.Add(authz.Absolute), Offline: true,
+		Subject: authz.Subject{ID: "u1", FHIRUser: fhir.Ref{Type: "Patient", ID: "p1"}, Roles: []string{"patient"}},
+		Context: authz.Context{Patient: "p1", Intent: "look",
+			FHIRContext: json.RawMessage(`[{"reference":"ImagingStudy/1"}]`)}}
+	write := must(authz.NewCode(code, authz.Code{Authorization: a, App: "App",
+		RedirectURI: "https://app.example/cb", Challenge: "f728C9ybU3aPnlgkBXXzqPPFV0yH3V07JCIOpCTRQL8",
+		Expires: w.Now.Add(authz.CodeLife)}))
 	must(w.DB.Commit(w.t.Context(), &store.Batch{State: []store.StateWrite{write}}))
-	s, out, _ := w.send(token.Path, url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {"https://app.example/cb"}, "code_verifier": {verifier}}, w.as(w.app))
+	s, out, _ := w.send(token.Path, url.Values{"grant_type": {"authorization_code"}, "code": {code},
+		"redirect_uri": {"https://app.example/cb"}, "code_verifier": {verifier}}, w.as(w.app))
 	if s != 200 {
 		w.t.Fatal(s, out)
 	}
@@ -228,7 +247,9 @@ func TestWhoMayAsk(t *testing.T) {
 			form[k] = v
 		}
 		s, out, h := w.send(introspect.Path, form, x.edit)
-		if s != 401 || out["error"] != "invalid_client" || out["active"] != nil || !slices.ContainsFunc(h.Values("WWW-Authenticate"), func(v string) bool { return strings.HasPrefix(v, "Basic ") }) {
+		if s != 401 || out["error"] != "invalid_client" || out["active"] != nil ||
+			!slices.ContainsFunc(h.Values("WWW-Authenticate"),
+				func(v string) bool { return strings.HasPrefix(v, "Basic ") }) {
 			t.Errorf("%s: %d %v %v", name, s, out, h.Values("WWW-Authenticate"))
 		}
 	}
@@ -237,11 +258,12 @@ func TestWhoMayAsk(t *testing.T) {
 		edit   func(*http.Request)
 		status int
 	}{
-		"no token":        {url.Values{}, nil, 400},
-		"an empty token":  {url.Values{"token": {""}}, nil, 400},
-		"two tokens":      {url.Values{"token": {tok, tok}}, nil, 400},
-		"in the URL":      {url.Values{"token": {tok}}, func(r *http.Request) { r.URL.RawQuery = "token=" + tok }, 400},
-		"as JSON":         {url.Values{"token": {tok}}, func(r *http.Request) { r.Header.Set("Content-Type", "application/json") }, 400},
+		"no token":       {url.Values{}, nil, 400},
+		"an empty token": {url.Values{"token": {""}}, nil, 400},
+		"two tokens":     {url.Values{"token": {tok, tok}}, nil, 400},
+		"in the URL":     {url.Values{"token": {tok}}, func(r *http.Request) { r.URL.RawQuery = "token=" + tok }, 400},
+		"as JSON": {url.Values{"token": {tok}},
+			func(r *http.Request) { r.Header.Set("Content-Type", "application/json") }, 400},
 		"by PUT":          {url.Values{"token": {tok}}, func(r *http.Request) { r.Method = "PUT" }, 405},
 		"more than 16KiB": {url.Values{"token": {strings.Repeat("x", 17<<10)}}, nil, 400},
 	} {
@@ -256,7 +278,8 @@ func TestWhoMayAsk(t *testing.T) {
 		}
 	}
 	w.active("a hint is only a hint", w.rs, tok)
-	if s, out, _ := w.send(introspect.Path, url.Values{"token": {tok}, "token_type_hint": {"refresh_token"}}, w.as(w.rs)); s != 200 || out["active"] != true {
+	if s, out, _ := w.send(introspect.Path, url.Values{"token": {tok}, "token_type_hint": {"refresh_token"}},
+		w.as(w.rs)); s != 200 || out["active"] != true {
 		t.Errorf("with a wrong hint: %d %v", s, out)
 	}
 }
@@ -267,7 +290,8 @@ func TestForeignTokens(t *testing.T) {
 	w := newWorld(t)
 	back := w.backend()
 	good := func(change m) m {
-		c := m{"iss": w.Server.URL, "sub": back.ID, "client_id": back.ID, "aud": w.Server.URL + "/fhir", "scope": "system/*.rs", "jti": rand.Text(), "iat": w.Now.Unix(), "exp": w.Now.Add(4 * time.Minute).Unix()}
+		c := m{"iss": w.Server.URL, "sub": back.ID, "client_id": back.ID, "aud": w.Server.URL + "/fhir",
+			"scope": "system/*.rs", "jti": rand.Text(), "iat": w.Now.Unix(), "exp": w.Now.Add(4 * time.Minute).Unix()}
 		for k, v := range change {
 			if c[k] = v; v == nil {
 				delete(c, k)
@@ -279,8 +303,9 @@ func TestForeignTokens(t *testing.T) {
 	w.active("as it should be", w.rs, sign(w.ring, token.Type, nil))
 	whole := sign(w.ring, token.Type, nil)
 	for name, tok := range map[string]string{
-		"a foreign audience":        sign(w.ring, token.Type, m{"aud": "https://other.example/fhir"}),
-		"two audiences":             sign(w.ring, token.Type, m{"aud": []string{w.Server.URL + "/fhir", "https://other.example/fhir"}}),
+		"a foreign audience": sign(w.ring, token.Type, m{"aud": "https://other.example/fhir"}),
+		"two audiences": sign(w.ring, token.Type,
+			m{"aud": []string{w.Server.URL + "/fhir", "https://other.example/fhir"}}),
 		"no audience":               sign(w.ring, token.Type, m{"aud": nil}),
 		"a foreign issuer":          sign(w.ring, token.Type, m{"iss": "https://other.example"}),
 		"a foreign key":             sign(w.other, token.Type, nil),
@@ -289,17 +314,23 @@ func TestForeignTokens(t *testing.T) {
 		"no client":                 sign(w.ring, token.Type, m{"client_id": nil}),
 		"no jti":                    sign(w.ring, token.Type, m{"jti": nil}),
 		"no end":                    sign(w.ring, token.Type, m{"exp": nil}),
-		"over":                      sign(w.ring, token.Type, m{"iat": w.Now.Add(-time.Minute).Unix(), "exp": w.Now.Unix()}),
-		"of tomorrow":               sign(w.ring, token.Type, m{"iat": w.Now.Add(24 * time.Hour).Unix(), "exp": w.Now.Add(24*time.Hour + time.Minute).Unix()}),
-		"a backend's for an hour":   sign(w.ring, token.Type, m{"exp": w.Now.Add(time.Hour).Unix()}),
-		"no authorization":          sign(w.ring, token.Type, m{"scope": "patient/*.rs", "patient": "p1"}),
-		"an unknown authorization":  sign(w.ring, token.Type, m{"scope": "patient/*.rs", "patient": "p1", "authz": strings.Repeat("a", 26)}),
-		"a scope that is none":      sign(w.ring, token.Type, m{"scope": "system/Nothing.rs"}),
-		"no signature":              base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"at+jwt"}`)) + "." + strings.Split(whole, ".")[1] + ".",
-		"a signature cut":           whole[:len(whole)-2],
-		"another payload":           strings.Split(whole, ".")[0] + "." + base64.RawURLEncoding.EncodeToString(must(json.Marshal(good(nil)))) + "." + strings.Split(whole, ".")[2],
-		"words":                     "not a token",
-		"a refresh token's form":    strings.Repeat("a", 26) + "." + strings.Repeat("A", 43) + "." + strings.Repeat("A", 22),
+		"over": sign(w.ring, token.Type,
+			m{"iat": w.Now.Add(-time.Minute).Unix(), "exp": w.Now.Unix()}),
+		"of tomorrow": sign(w.ring, token.Type,
+			m{"iat": w.Now.Add(24 * time.Hour).Unix(), "exp": w.Now.Add(24*time.Hour + time.Minute).Unix()}),
+		"a backend's for an hour": sign(w.ring, token.Type, m{"exp": w.Now.Add(time.Hour).Unix()}),
+		"no authorization":        sign(w.ring, token.Type, m{"scope": "patient/*.rs", "patient": "p1"}),
+		"an unknown authorization": sign(w.ring, token.Type,
+			m{"scope": "patient/*.rs", "patient": "p1", "authz": strings.Repeat("a", 26)}),
+		"a scope that is none": sign(w.ring, token.Type, m{"scope": "system/Nothing.rs"}),
+		"no signature": base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"at+jwt"}`)) +
+			"." + strings.Split(whole, ".")[1] + ".",
+		"a signature cut": whole[:len(whole)-2],
+		"another payload": strings.Split(whole, ".")[0] + "." +
+			base64.RawURLEncoding.EncodeToString(must(json.Marshal(good(nil)))) + "." + strings.Split(whole, ".")[2],
+		"words": "not a token",
+		"a refresh token's form": strings.Repeat("a", 26) + "." + strings.Repeat("A", 43) + "." +
+			strings.Repeat("A", 22),
 	} {
 		w.inactive(name, w.rs, tok)
 		w.inactive(name+", asked again", w.rs, tok)
@@ -319,8 +350,11 @@ func TestWhatEndedIsInactive(t *testing.T) {
 			if seen {
 				w.active(name+"before", w.rs, tok)
 				s, first := w.look(w.app, tok)
-				if _, again := w.look(w.app, tok); s != 200 || fmt.Sprint(first) != fmt.Sprint(again) || first["patient"] != "p1" || first["intent"] != "look" || fmt.Sprint(first["fhirContext"]) != "[map[reference:ImagingStudy/1]]" ||
-					first["sub"] != "u1" || first["client_id"] != w.app.ID || first["aud"] != w.Server.URL+"/fhir" || first["token_type"] != "Bearer" {
+				if _, again := w.look(w.app, tok); s != 200 || fmt.Sprint(first) != fmt.Sprint(again) ||
+					first["patient"] != "p1" || first["intent"] != "look" ||
+					fmt.Sprint(first["fhirContext"]) != "[map[reference:ImagingStudy/1]]" ||
+					first["sub"] != "u1" || first["client_id"] != w.app.ID ||
+					first["aud"] != w.Server.URL+"/fhir" || first["token_type"] != "Bearer" {
 					t.Errorf("%d %v, then %v", s, first, again)
 				}
 				w.active(name+"its refresh token", w.rs, refresh)
@@ -337,7 +371,8 @@ func TestWhatEndedIsInactive(t *testing.T) {
 		w.active(name+"the refresh token of a revoked one", w.rs, refresh)
 
 		tok, refresh, _ = give()
-		s, next, _ := w.send(token.Path, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}}, w.as(w.app))
+		s, next, _ := w.send(token.Path, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}},
+			w.as(w.app))
 		if s != 200 {
 			t.Fatal(s, next)
 		}
@@ -384,7 +419,8 @@ func TestWithdrawnConsent(t *testing.T) {
 		r := must(http.NewRequest("GET", w.Server.URL+"/fhir/Observation", nil))
 		r.Header.Set("Authorization", "Bearer "+tok)
 		p := must(w.policy.Authenticate(r))
-		return p.Grant.Filter(access.Read).Allow(&access.Facts{Type: "Observation", ID: "o", Patient: "p1", Vendor: "apple", Tokens: func(string) []access.Token { return nil }})
+		return p.Grant.Filter(access.Read).Allow(&access.Facts{Type: "Observation", ID: "o", Patient: "p1",
+			Vendor: "apple", Tokens: func(string) []access.Token { return nil }})
 	}
 	if w.active("agreed", w.rs, tok); !shown() {
 		t.Fatal("nothing is shown under the consent")

@@ -176,8 +176,10 @@ func (s *Service) Mint(ctx context.Context, l Launch, ev audit.Event) (handle, l
 	if err != nil {
 		return "", "", fhir.Wrap(op, err)
 	}
-	if _, err := s.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: []store.StateWrite{
-		{Key: key(handle), Value: b, Expect: store.StateAbsent, Expires: l.Expires.Add(time.Minute)}}}); err != nil {
+	if _, err := s.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf},
+		State: []store.StateWrite{
+			{Key: key(handle), Value: b, Expect: store.StateAbsent,
+				Expires: l.Expires.Add(time.Minute)}}}); err != nil {
 		return "", "", fhir.Wrap(op, err)
 	}
 	if c.LaunchURL == "" {
@@ -231,7 +233,8 @@ func (s *Service) check(l *Launch) error {
 		case x.Reference != "" && (!ok || ref.String() != x.Reference):
 			return bad("fhirContext.reference", "a relative reference such as ImagingStudy/1")
 		case (ref.Type == "Patient" || ref.Type == "Encounter") && x.Role == "":
-			return bad("fhirContext.reference", "a Patient or Encounter belongs into patient and encounter, unless it has a role")
+			return bad("fhirContext.reference",
+				"a Patient or Encounter belongs into patient and encounter, unless it has a role")
 		case x.Canonical != "" && !strings.HasPrefix(x.Canonical, "http"):
 			return bad("fhirContext.canonical", "an http URL")
 		}
@@ -254,26 +257,30 @@ type request struct {
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	oauth.Headers(w.Header())
 	if f := s.serve(w, r); f != nil {
-		s.Logger.InfoContext(r.Context(), "launch refused", "error", f.Code, "rule", f.Description, "request", w.Header().Get("X-Request-Id"), "cause", f.Cause)
+		s.Logger.InfoContext(r.Context(), "launch refused", "error", f.Code, "rule", f.Description, "request",
+			w.Header().Get("X-Request-Id"), "cause", f.Cause)
 		oauth.Refuse(w, f)
 	}
 }
 
 func (s *Service) serve(w http.ResponseWriter, r *http.Request) *oauth.Error {
 	if r.Method != http.MethodPost {
-		return &oauth.Error{Status: http.StatusMethodNotAllowed, Code: "invalid_request", Description: "the launch endpoint takes POST"}
+		return &oauth.Error{Status: http.StatusMethodNotAllowed, Code: "invalid_request",
+			Description: "the launch endpoint takes POST"}
 	}
 	p, err := s.Auth.Authenticate(r)
 	if err != nil {
 		if fhir.KindOf(err) == fhir.Unauthorized {
-			return &oauth.Error{Status: http.StatusUnauthorized, Code: "invalid_token", Description: oauth.Text(err), Challenge: `Bearer error="invalid_token"`}
+			return &oauth.Error{Status: http.StatusUnauthorized, Code: "invalid_token",
+				Description: oauth.Text(err), Challenge: `Bearer error="invalid_token"`}
 		}
 		return oauth.Unavailable(err)
 	}
 	set, err := s.Scopes.Parse(p.Scope)
 	if err != nil || !set.Has(scope.Launch) || p.Grant.Person {
-		return &oauth.Error{Status: http.StatusForbidden, Code: "insufficient_scope", Description: "a backend's token with the scope launch is needed",
-			Challenge: `Bearer error="insufficient_scope", scope="launch"`}
+		return &oauth.Error{Status: http.StatusForbidden, Code: "insufficient_scope",
+			Description: "a backend's token with the scope launch is needed",
+			Challenge:   `Bearer error="insufficient_scope", scope="launch"`}
 	}
 	if mt, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mt != "application/json" {
 		return oauth.Bad("invalid_request", "Content-Type must be application/json")
@@ -288,10 +295,12 @@ func (s *Service) serve(w http.ResponseWriter, r *http.Request) *oauth.Error {
 	if err := dec.Decode(&in); err != nil || dec.More() {
 		return oauth.Bad("invalid_request", "the body is not a launch: see the members that the documentation names")
 	}
-	l := Launch{ClientID: in.ClientID, By: p.ClientID, User: in.User, Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter,
-		FHIRContext: in.FHIRContext, Intent: in.Intent, Banner: in.Banner, StyleURL: in.StyleURL}}
-	handle, launchURL, err := s.Mint(r.Context(), l, audit.Event{Type: audit.Rest, Interaction: "operation", Principal: p,
-		RemoteIP: oauth.Remote(r), RequestID: w.Header().Get("X-Request-Id"), Query: "POST " + Path})
+	l := Launch{ClientID: in.ClientID, By: p.ClientID, User: in.User,
+		Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter,
+			FHIRContext: in.FHIRContext, Intent: in.Intent, Banner: in.Banner, StyleURL: in.StyleURL}}
+	handle, launchURL, err := s.Mint(r.Context(), l,
+		audit.Event{Type: audit.Rest, Interaction: "operation", Principal: p,
+			RemoteIP: oauth.Remote(r), RequestID: w.Header().Get("X-Request-Id"), Query: "POST " + Path})
 	switch {
 	case err == nil:
 	case fhir.KindOf(err) == fhir.Invalid:

@@ -59,14 +59,18 @@ func newWorld(t *testing.T) *world {
 	}
 	person := backend("launch patient/*.rs")
 	person.Grant.Person = true
-	w.svc = &launch.Service{Store: b.DB, Clients: b.Clients, Scopes: b.Scopes, Clock: b.Clock, Base: b.Server.URL + "/fhir", Logger: b.Logger, Audit: b.Audit,
-		Auth: holders{"ehr": backend("launch"), "reader": backend("system/Patient.rs"), "patient": backend("launch/patient"), "person": person}}
+	w.svc = &launch.Service{Store: b.DB, Clients: b.Clients, Scopes: b.Scopes, Clock: b.Clock,
+		Base: b.Server.URL + "/fhir", Logger: b.Logger, Audit: b.Audit,
+		Auth: holders{"ehr": backend("launch"), "reader": backend("system/Patient.rs"),
+			"patient": backend("launch/patient"), "person": person}}
 	w.svc.Mount(b.Engine)
 	return w
 }
 
 func (w *world) add(launchURL string) client.Client {
-	return must(w.Clients.Add(w.t.Context(), client.Client{Name: "App", Method: client.None, RedirectURIs: []string{"https://app.example/cb"}, LaunchURL: launchURL, Scope: "launch patient/*.rs"}))
+	return must(w.Clients.Add(w.t.Context(),
+		client.Client{Name: "App", Method: client.None, RedirectURIs: []string{"https://app.example/cb"},
+			LaunchURL: launchURL, Scope: "launch patient/*.rs"}))
 }
 
 func (w *world) send(method, kind, tok, body string) (int, m, http.Header) {
@@ -123,7 +127,8 @@ func TestWhoMayLaunch(t *testing.T) {
 		"nobody can say":        {"broken", 503, "temporarily_unavailable"},
 	} {
 		s, out, h := w.send("POST", "application/json", x.tok, "{")
-		if s != x.status || out["error"] != x.code || s != 503 && !strings.Contains(h.Get("WWW-Authenticate"), `error="`+x.code+`"`) {
+		if s != x.status || out["error"] != x.code || s != 503 &&
+			!strings.Contains(h.Get("WWW-Authenticate"), `error="`+x.code+`"`) {
 			t.Errorf("%s: %d %v %q", name, s, out, h.Get("WWW-Authenticate"))
 		}
 	}
@@ -131,17 +136,21 @@ func TestWhoMayLaunch(t *testing.T) {
 		method, kind, body string
 		status             int
 	}{
-		"GET":                  {"GET", "application/json", "", 405},
-		"a form":               {"POST", "application/x-www-form-urlencoded", "client_id=" + w.app.ID, 400},
-		"no JSON":              {"POST", "application/json", "{", 400},
-		"two documents":        {"POST", "application/json", `{"client_id":"` + w.app.ID + `"} {}`, 400},
-		"more than 64 KiB":     {"POST", "application/json", `{"intent":"` + strings.Repeat("x", 65<<10) + `"}`, 400},
-		"a member of no type":  {"POST", "application/json", `{"client_id":1}`, 400},
-		"33 items of context":  {"POST", "application/json", `{"client_id":"` + w.app.ID + `","fhirContext":[` + strings.Repeat(`{"reference":"ImagingStudy/1"},`, 32) + `{"reference":"ImagingStudy/1"}]}`, 400},
-		"a context of a space": {"POST", "application/json", `{"client_id":"` + w.app.ID + `","fhirContext":[{"reference":"ImagingStudy/1 "}]}`, 400},
-		"an encounter a path":  {"POST", "application/json", `{"client_id":"` + w.app.ID + `","encounter":"e/1"}`, 400},
+		"GET":                 {"GET", "application/json", "", 405},
+		"a form":              {"POST", "application/x-www-form-urlencoded", "client_id=" + w.app.ID, 400},
+		"no JSON":             {"POST", "application/json", "{", 400},
+		"two documents":       {"POST", "application/json", `{"client_id":"` + w.app.ID + `"} {}`, 400},
+		"more than 64 KiB":    {"POST", "application/json", `{"intent":"` + strings.Repeat("x", 65<<10) + `"}`, 400},
+		"a member of no type": {"POST", "application/json", `{"client_id":1}`, 400},
+		"33 items of context": {"POST", "application/json",
+			`{"client_id":"` + w.app.ID + `","fhirContext":[` +
+				strings.Repeat(`{"reference":"ImagingStudy/1"},`, 32) + `{"reference":"ImagingStudy/1"}]}`, 400},
+		"a context of a space": {"POST", "application/json",
+			`{"client_id":"` + w.app.ID + `","fhirContext":[{"reference":"ImagingStudy/1 "}]}`, 400},
+		"an encounter a path": {"POST", "application/json", `{"client_id":"` + w.app.ID + `","encounter":"e/1"}`, 400},
 	} {
-		if s, out, h := w.send(x.method, x.kind, "ehr", x.body); s != x.status || out["error"] != "invalid_request" || out["launch"] != nil || s == 405 && h.Get("Allow") != "POST" {
+		if s, out, h := w.send(x.method, x.kind, "ehr", x.body); s != x.status ||
+			out["error"] != "invalid_request" || out["launch"] != nil || s == 405 && h.Get("Allow") != "POST" {
 			t.Errorf("%s: %d %v", name, s, out)
 		}
 	}
@@ -158,15 +167,19 @@ func TestWhoMayLaunch(t *testing.T) {
 // what the EHR said, and the store does not know the handle.
 func TestHandle(t *testing.T) {
 	w := newWorld(t)
-	s, out, _ := w.send("POST", "application/json", "ehr", `{"client_id":"`+w.app.ID+`","patient":"p1","encounter":"e1","intent":"x","need_patient_banner":false,"user":"Practitioner/1",`+
-		`"fhirContext":[{"reference":"Patient/p9","role":"https://ehr.example/role"},{"canonical":"https://ehr.example/q"},{"identifier":{"value":"1"}}]}`)
+	s, out, _ := w.send("POST", "application/json", "ehr",
+		`{"client_id":"`+w.app.ID+`","patient":"p1","encounter":"e1","intent":"x","need_patient_banner":false,"user":"Practitioner/1",`+
+			`"fhirContext":[{"reference":"Patient/p9","role":"https://ehr.example/role"},{"canonical":"https://ehr.example/q"},{"identifier":{"value":"1"}}]}`)
 	u := must(url.Parse(out["launch_url"].(string)))
 	handle := out["launch"].(string)
-	if s != 201 || out["iss"] != w.Server.URL+"/fhir" || out["expires_in"] != launch.Life.Seconds() || u.Query().Get("launch") != handle || u.Query().Get("iss") != out["iss"] || len(handle) < 43 {
+	if s != 201 || out["iss"] != w.Server.URL+"/fhir" || out["expires_in"] != launch.Life.Seconds() ||
+		u.Query().Get("launch") != handle || u.Query().Get("iss") != out["iss"] || len(handle) < 43 {
 		t.Fatal(s, out)
 	}
 	l, write, err := w.use(handle, w.app.ID)
-	if err != nil || l.By != "ehr" || l.User != "Practitioner/1" || l.Context.Patient != "p1" || l.Context.Encounter != "e1" || l.Context.Intent != "x" || *l.Context.Banner || !strings.Contains(string(l.Context.FHIRContext), "p9") {
+	if err != nil || l.By != "ehr" || l.User != "Practitioner/1" || l.Context.Patient != "p1" ||
+		l.Context.Encounter != "e1" || l.Context.Intent != "x" || *l.Context.Banner ||
+		!strings.Contains(string(l.Context.FHIRContext), "p9") {
 		t.Fatalf("%+v %v", l, err)
 	}
 	if err := w.DB.List(t.Context(), "launch/", func(k string, v []byte) bool {
@@ -179,13 +192,16 @@ func TestHandle(t *testing.T) {
 	}
 	q := must(search.Parse("AuditEvent", [][2]string{{"patient", "p1"}}, search.ParseOptions{}))
 	n := 0
-	if err := w.DB.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(*store.Found) bool { n++; return true }); err != nil || n != 1 {
+	if err := w.DB.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+		func(*store.Found) bool { n++; return true }); err != nil || n != 1 {
 		t.Error(n, "events of the launch of a patient", err)
 	}
 
 	other := w.add("")
-	for name, x := range map[string][2]string{"another app": {handle, other.ID}, "an unknown app": {handle, "x"}, "no app": {handle, ""}, "no handle": {"", w.app.ID},
-		"a part of it": {handle[1:], w.app.ID}, "a longer one": {handle + "A", w.app.ID}, "much": {strings.Repeat("A", 129), w.app.ID}} {
+	for name, x := range map[string][2]string{"another app": {handle, other.ID}, "an unknown app": {handle, "x"},
+		"no app": {handle, ""}, "no handle": {"", w.app.ID},
+		"a part of it": {handle[1:], w.app.ID}, "a longer one": {handle + "A", w.app.ID},
+		"much": {strings.Repeat("A", 129), w.app.ID}} {
 		if _, _, err := w.use(x[0], x[1]); fhir.KindOf(err) != fhir.NotFound || strings.Contains(err.Error(), handle) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -19,11 +19,14 @@ const usCore = "openid fhirUser launch/patient offline_access patient/AllergyInt
 func TestRegistrationNarrows(t *testing.T) {
 	w := newWorld(t)
 	for name, c := range map[string]struct{ asked, want, leftOut string }{
-		"types that are not stored": {usCore, "openid fhirUser launch/patient offline_access patient/Device.rs patient/Observation.rs patient/Patient.rs patient/Provenance.rs",
+		"types that are not stored": {usCore,
+			"openid fhirUser launch/patient offline_access patient/Device.rs patient/Observation.rs patient/Patient.rs patient/Provenance.rs",
 			"patient/AllergyIntolerance.rs patient/CarePlan.rs patient/CareTeam.rs patient/Condition.rs patient/Coverage.rs patient/DiagnosticReport.rs " +
 				"patient/DocumentReference.rs patient/Encounter.rs patient/Goal.rs patient/Immunization.rs patient/Location.rs patient/MedicationRequest.rs patient/Procedure.rs"},
-		"more than the token allows": {"launch/patient patient/Observation.cruds", "launch/patient patient/Observation.rs", "patient/Observation.cruds"},
-		"all that is asked":          {"launch/patient patient/Observation.rs", "launch/patient patient/Observation.rs", ""},
+		"more than the token allows": {"launch/patient patient/Observation.cruds",
+			"launch/patient patient/Observation.rs", "patient/Observation.cruds"},
+		"all that is asked": {"launch/patient patient/Observation.rs",
+			"launch/patient patient/Observation.rs", ""},
 	} {
 		s, out, _ := w.send("POST", register.Path, w.token(1), with(m{"scope": c.asked}))
 		left, _ := out["scope_not_registered"].(string)

@@ -169,7 +169,8 @@ func (m *Metadata) into(c *client.Client) *oauth.Error {
 	for _, g := range m.Grants {
 		c.GrantTypes = append(c.GrantTypes, client.GrantType(g))
 	}
-	c.Name, c.RedirectURIs, c.Method, c.Scope, c.ClientURI, c.LogoURI = m.Name, m.RedirectURIs, method, m.Scope, m.ClientURI, m.LogoURI
+	c.Name, c.RedirectURIs, c.Method, c.Scope, c.ClientURI, c.LogoURI = m.Name, m.RedirectURIs, method, m.Scope,
+		m.ClientURI, m.LogoURI
 	c.TOSURI, c.PolicyURI, c.JWKS, c.JWKSURL, c.LaunchURL = m.TOSURI, m.PolicyURI, m.JWKS, m.JWKSURI, m.LaunchURL
 	c.DPoPBound, c.CertBound = m.DPoPBound, m.CertBound
 	if string(c.JWKS) == "null" {
@@ -179,9 +180,11 @@ func (m *Metadata) into(c *client.Client) *oauth.Error {
 }
 
 func (h *Handler) metadata(c client.Client) Metadata {
-	m := Metadata{ClientID: c.ID, Issued: c.Created.Unix(), URI: h.Issuer + Path + "/" + c.ID, Name: c.Name, RedirectURIs: c.RedirectURIs,
-		Method: string(c.Auth()), Scope: c.Scope, ClientURI: c.ClientURI, LogoURI: c.LogoURI, TOSURI: c.TOSURI, PolicyURI: c.PolicyURI,
-		JWKS: c.JWKS, JWKSURI: c.JWKSURL, LaunchURL: c.LaunchURL, DPoPBound: c.DPoPBound, CertBound: c.CertBound}
+	m := Metadata{ClientID: c.ID, Issued: c.Created.Unix(), URI: h.Issuer + Path + "/" + c.ID, Name: c.Name,
+		RedirectURIs: c.RedirectURIs,
+		Method:       string(c.Auth()), Scope: c.Scope, ClientURI: c.ClientURI, LogoURI: c.LogoURI, TOSURI: c.TOSURI,
+		PolicyURI: c.PolicyURI,
+		JWKS:      c.JWKS, JWKSURI: c.JWKSURL, LaunchURL: c.LaunchURL, DPoPBound: c.DPoPBound, CertBound: c.CertBound}
 	for _, g := range []client.GrantType{client.Code, client.Refresh, client.Credentials} {
 		if c.May(g) {
 			m.Grants = append(m.Grants, string(g))
@@ -212,7 +215,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, id string) {
 	}
 	switch {
 	case f != nil:
-		h.Logger.InfoContext(r.Context(), "registration refused", "error", f.Code, "rule", f.Description, "request", w.Header().Get("X-Request-Id"), "cause", f.Cause)
+		h.Logger.InfoContext(r.Context(), "registration refused", "error", f.Code, "rule", f.Description, "request",
+			w.Header().Get("X-Request-Id"), "cause", f.Cause)
 		if f.Status == http.StatusMethodNotAllowed && id != "" {
 			w.Header().Set("Allow", "GET, PUT, DELETE")
 		}
@@ -232,13 +236,15 @@ func bearer(r *http.Request) string {
 	return tok
 }
 
-var errToken = &oauth.Error{Status: http.StatusUnauthorized, Code: "invalid_token", Description: "the token is not known, or is used up",
-	Challenge: `Bearer error="invalid_token"`} // read only
+var errToken = &oauth.Error{Status: http.StatusUnauthorized, Code: "invalid_token",
+	Description: "the token is not known, or is used up",
+	Challenge:   `Bearer error="invalid_token"`} // read only
 
 func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request, id string) (int, any, *oauth.Error) {
 	if id == "" {
 		if r.Method != http.MethodPost {
-			return 0, nil, &oauth.Error{Status: http.StatusMethodNotAllowed, Code: "invalid_request", Description: "registration takes POST"}
+			return 0, nil, &oauth.Error{Status: http.StatusMethodNotAllowed, Code: "invalid_request",
+				Description: "registration takes POST"}
 		}
 		return h.create(w, r)
 	}
@@ -265,11 +271,13 @@ func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request, id string) (i
 		}
 		return http.StatusNoContent, nil, nil
 	}
-	return 0, nil, &oauth.Error{Status: http.StatusMethodNotAllowed, Code: "invalid_request", Description: "GET, PUT or DELETE"}
+	return 0, nil, &oauth.Error{Status: http.StatusMethodNotAllowed, Code: "invalid_request",
+		Description: "GET, PUT or DELETE"}
 }
 
 func (h *Handler) event(r *http.Request, w http.ResponseWriter, c client.Client, method string) audit.Event {
-	return audit.Event{Type: audit.Rest, Interaction: "operation", Query: method + " " + Path, RemoteIP: oauth.Remote(r),
+	return audit.Event{Type: audit.Rest, Interaction: "operation", Query: method + " " + Path,
+		RemoteIP:  oauth.Remote(r),
 		RequestID: w.Header().Get("X-Request-Id"), Principal: &access.Principal{ClientID: c.ID, ClientName: c.Name}}
 }
 
@@ -279,7 +287,8 @@ func (h *Handler) commit(r *http.Request, w http.ResponseWriter, c client.Client
 	if err != nil {
 		return err
 	}
-	_, err = h.Store.Commit(r.Context(), &store.Batch{Writes: []store.Write{wr}, Leaves: []store.Leaf{leaf}, State: also})
+	_, err = h.Store.Commit(r.Context(),
+		&store.Batch{Writes: []store.Write{wr}, Leaves: []store.Leaf{leaf}, State: also})
 	return err
 }
 
@@ -383,7 +392,8 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) (int, any, *oau
 	}
 	// The client and the use of the token are one commit: a token for one
 	// registration makes one.
-	if err := h.commit(r, w, c, cw, store.StateWrite{Key: ticketKey(tok), Value: left, Expect: store.StateEquals, Old: raw, Expires: t.Expires}); err != nil {
+	if err := h.commit(r, w, c, cw, store.StateWrite{Key: ticketKey(tok), Value: left, Expect: store.StateEquals,
+		Old: raw, Expires: t.Expires}); err != nil {
 		return 0, nil, oauth.Unavailable(err)
 	}
 	out := h.metadata(c)
@@ -433,7 +443,8 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request, have client.Cli
 			return f
 		}
 		if c.Auth() != have.Auth() && !(c.Symmetric() && have.Symmetric()) {
-			return fhir.Errorf(fhir.Invalid, "register.update", "token_endpoint_auth_method cannot be changed; register anew")
+			return fhir.Errorf(fhir.Invalid, "register.update",
+				"token_endpoint_auth_method cannot be changed; register anew")
 		}
 		return nil
 	})

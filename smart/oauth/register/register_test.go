@@ -43,7 +43,8 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	b := smarttest.New(t, time.Unix(1_800_000_000, 0))
-	w := &world{Base: b, t: t, regs: &register.Handler{Store: b.DB, Registry: b.Clients, Scopes: b.Scopes, Clock: b.Clock, Rand: rand.Reader, Issuer: b.Server.URL,
+	w := &world{Base: b, t: t, regs: &register.Handler{Store: b.DB, Registry: b.Clients, Scopes: b.Scopes,
+		Clock: b.Clock, Rand: rand.Reader, Issuer: b.Server.URL,
 		Logger: b.Logger, Audit: b.Audit, Limits: limit.New(limit.Limits{Global: 1e6, Remote: 1e6, Failures: 1e6})}}
 	w.regs.Mount(b.Engine)
 	return w
@@ -51,7 +52,9 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) token(uses int) string {
 	w.t.Helper()
-	tok, write, err := w.regs.PrepareToken(register.Ticket{Scope: "openid fhirUser launch/patient offline_access patient/*.rs system/Observation.rs", Uses: uses, Expires: w.Now.Add(time.Hour)})
+	tok, write, err := w.regs.PrepareToken(
+		register.Ticket{Scope: "openid fhirUser launch/patient offline_access patient/*.rs system/Observation.rs",
+			Uses: uses, Expires: w.Now.Add(time.Hour)})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -95,7 +98,8 @@ func (w *world) do(r *http.Request) (int, m, http.Header) {
 func (w *world) events() (n int) {
 	w.t.Helper()
 	q := must(search.Parse("AuditEvent", [][2]string{{"_count", "1000"}}, search.ParseOptions{}))
-	if err := w.DB.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)}, func(*store.Found) bool { n++; return true }); err != nil {
+	if err := w.DB.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+		func(*store.Found) bool { n++; return true }); err != nil {
 		w.t.Fatal(err)
 	}
 	return n
@@ -114,7 +118,8 @@ func keySet(change func(jwk.Key)) m {
 
 // with is a good registration with members changed, or (nil) left out.
 func with(change m) m {
-	out := m{"client_name": "New", "redirect_uris": []string{redirect}, "scope": "launch/patient patient/Observation.rs", "token_endpoint_auth_method": "client_secret_basic"}
+	out := m{"client_name": "New", "redirect_uris": []string{redirect},
+		"scope": "launch/patient patient/Observation.rs", "token_endpoint_auth_method": "client_secret_basic"}
 	for k, v := range change {
 		if out[k] = v; v == nil {
 			delete(out, k)
@@ -155,29 +160,40 @@ func TestMetadataRefused(t *testing.T) {
 		"implicit":                     {meta, with(m{"grant_types": []string{"implicit"}})},
 		"password":                     {meta, with(m{"grant_types": []string{"authorization_code", "password"}})},
 		"a method that is not offered": {meta, with(m{"token_endpoint_auth_method": "client_secret_jwt"})},
-		"a backend with a secret":      {meta, with(m{"grant_types": []string{"client_credentials"}, "redirect_uris": nil, "scope": "system/Observation.rs"})},
-		"an unknown scope":             {meta, with(m{"scope": "patient/Nothing.rs"})},
-		"a scope of a backend":         {meta, with(m{"scope": "system/Observation.rs"})},
-		"a secret with keys":           {meta, with(m{"jwks": keySet(nil)})},
-		"a secret with a key URL":      {meta, with(m{"jwks_uri": "https://app.example/jwks"})},
-		"keys without any":             {meta, with(m{"token_endpoint_auth_method": "private_key_jwt"})},
-		"keys twice":                   {meta, with(m{"token_endpoint_auth_method": "private_key_jwt", "jwks": keySet(nil), "jwks_uri": "https://app.example/jwks"})},
-		"keys that are none":           {meta, with(m{"token_endpoint_auth_method": "private_key_jwt", "jwks": m{"keys": []any{m{"kty": "EC"}}}})},
-		"no key in the set":            {meta, with(m{"token_endpoint_auth_method": "private_key_jwt", "jwks": m{"keys": []any{}}})},
-		"a key URL over http":          {meta, with(m{"token_endpoint_auth_method": "private_key_jwt", "jwks_uri": "http://app.example/jwks"})},
-		"a public client with keys":    {meta, with(m{"token_endpoint_auth_method": "none", "jwks": keySet(nil)})},
-		"a logo over http":             {meta, with(m{"logo_uri": "http://app.example/logo.png"})},
-		"a policy that is a script":    {meta, with(m{"policy_uri": "javascript:alert(1)"})},
-		"terms that are data":          {meta, with(m{"tos_uri": "data:text/html,x"})},
-		"a home with a user":           {meta, with(m{"client_uri": "https://a@app.example/"})},
-		"a launch URL over http":       {meta, with(m{"initiate_login_uri": "http://app.example/launch"})},
-		"no redirect":                  {uri, with(m{"redirect_uris": []string{}, "grant_types": []string{"authorization_code"}})},
-		"a redirect of a backend":      {uri, with(m{"grant_types": []string{"client_credentials"}, "token_endpoint_auth_method": "private_key_jwt", "jwks": keySet(nil), "scope": "system/Observation.rs"})},
-		"http":                         {uri, with(m{"redirect_uris": []string{"http://app.example/cb"}})},
-		"a fragment":                   {uri, with(m{"redirect_uris": []string{redirect + "#x"}})},
-		"an empty fragment":            {uri, with(m{"redirect_uris": []string{redirect + "#"}})},
-		"a relative one":               {uri, with(m{"redirect_uris": []string{"/cb"}})},
-		"a user":                       {uri, with(m{"redirect_uris": []string{"https://app.example@evil.example/cb"}})},
+		"a backend with a secret": {meta,
+			with(m{"grant_types": []string{"client_credentials"}, "redirect_uris": nil,
+				"scope": "system/Observation.rs"})},
+		"an unknown scope":        {meta, with(m{"scope": "patient/Nothing.rs"})},
+		"a scope of a backend":    {meta, with(m{"scope": "system/Observation.rs"})},
+		"a secret with keys":      {meta, with(m{"jwks": keySet(nil)})},
+		"a secret with a key URL": {meta, with(m{"jwks_uri": "https://app.example/jwks"})},
+		"keys without any":        {meta, with(m{"token_endpoint_auth_method": "private_key_jwt"})},
+		"keys twice": {meta,
+			with(m{"token_endpoint_auth_method": "private_key_jwt", "jwks": keySet(nil),
+				"jwks_uri": "https://app.example/jwks"})},
+		"keys that are none": {meta,
+			with(m{"token_endpoint_auth_method": "private_key_jwt", "jwks": m{"keys": []any{m{"kty": "EC"}}}})},
+		"no key in the set": {meta,
+			with(m{"token_endpoint_auth_method": "private_key_jwt", "jwks": m{"keys": []any{}}})},
+		"a key URL over http": {meta,
+			with(m{"token_endpoint_auth_method": "private_key_jwt", "jwks_uri": "http://app.example/jwks"})},
+		"a public client with keys": {meta, with(m{"token_endpoint_auth_method": "none", "jwks": keySet(nil)})},
+		"a logo over http":          {meta, with(m{"logo_uri": "http://app.example/logo.png"})},
+		"a policy that is a script": {meta, with(m{"policy_uri": "javascript:alert(1)"})},
+		"terms that are data":       {meta, with(m{"tos_uri": "data:text/html,x"})},
+		"a home with a user":        {meta, with(m{"client_uri": "https://a@app.example/"})},
+		"a launch URL over http":    {meta, with(m{"initiate_login_uri": "http://app.example/launch"})},
+		"no redirect": {uri,
+			with(m{"redirect_uris": []string{}, "grant_types": []string{"authorization_code"}})},
+		"a redirect of a backend": {uri,
+			with(m{"grant_types": []string{"client_credentials"}, "token_endpoint_auth_method": "private_key_jwt",
+				"jwks": keySet(nil), "scope": "system/Observation.rs"})},
+		"http":              {uri, with(m{"redirect_uris": []string{"http://app.example/cb"}})},
+		"a fragment":        {uri, with(m{"redirect_uris": []string{redirect + "#x"}})},
+		"an empty fragment": {uri, with(m{"redirect_uris": []string{redirect + "#"}})},
+		"a relative one":    {uri, with(m{"redirect_uris": []string{"/cb"}})},
+		"a user": {uri,
+			with(m{"redirect_uris": []string{"https://app.example@evil.example/cb"}})},
 		"a script":                     {uri, with(m{"redirect_uris": []string{"javascript:alert(1)"}})},
 		"a scheme without a dot":       {uri, with(m{"redirect_uris": []string{"myapp:/cb"}})},
 		"a backslash":                  {uri, with(m{"redirect_uris": []string{`https://app.example\@evil.example`}})},
@@ -185,20 +201,24 @@ func TestMetadataRefused(t *testing.T) {
 		"a good and a bad one":         {uri, with(m{"redirect_uris": []string{redirect, "http://app.example/cb"}})},
 		"too many":                     {uri, with(m{"redirect_uris": many})},
 	} {
-		if s, out, _ := w.send("POST", register.Path, tok, x.body); s != 400 || out["error"] != x.code || out["error_description"] == "" || out["client_id"] != nil {
+		if s, out, _ := w.send("POST", register.Path, tok, x.body); s != 400 || out["error"] != x.code ||
+			out["error_description"] == "" || out["client_id"] != nil {
 			t.Errorf("%s: %d %v", name, s, out)
 		}
 		if body, ok := x.body.(m); ok {
 			body["client_id"] = id
 		}
-		if s, out, _ := w.send("PUT", register.Path+"/"+id, manage, x.body); s != 400 || out["error"] != x.code && out["error"] != meta { // a scope that the client lacks comes first
+		// a scope that the client lacks comes first
+		if s, out, _ := w.send("PUT", register.Path+"/"+id, manage, x.body); s != 400 || out["error"] != x.code &&
+			out["error"] != meta {
 			t.Errorf("%s, as an update: %d %v", name, s, out)
 		}
 	}
 	if string(must(w.DB.Get(t.Context(), "client/"+id))) != string(before) || w.events() != events {
 		t.Error("a refusal changed something")
 	}
-	r := must(http.NewRequest("POST", w.Server.URL+register.Path, strings.NewReader(string(must(json.Marshal(with(nil)))))))
+	r := must(http.NewRequest("POST", w.Server.URL+register.Path,
+		strings.NewReader(string(must(json.Marshal(with(nil)))))))
 	r.Header.Set("Authorization", "Bearer "+tok)
 	r.Header.Set("Content-Type", "text/plain")
 	if s, out, _ := w.do(r); s != 400 || out["error"] != meta {
@@ -207,7 +227,8 @@ func TestMetadataRefused(t *testing.T) {
 	if s, out, _ := w.send("POST", register.Path, tok, with(nil)); s != 201 {
 		t.Errorf("refusals used the token up: %d %v", s, out)
 	}
-	if s, out, h := w.send("POST", register.Path, tok, with(nil)); s != 401 || out["error"] != "invalid_token" || !strings.Contains(h.Get("WWW-Authenticate"), `error="invalid_token"`) {
+	if s, out, h := w.send("POST", register.Path, tok, with(nil)); s != 401 || out["error"] != "invalid_token" ||
+		!strings.Contains(h.Get("WWW-Authenticate"), `error="invalid_token"`) {
 		t.Errorf("used up: %d %v %v", s, out, h)
 	}
 }
@@ -221,13 +242,20 @@ func TestDefaults(t *testing.T) {
 	if s != 400 || out["error"] != "invalid_client_metadata" {
 		t.Errorf("without a scope: %d %v", s, out)
 	}
-	s, out, _ = w.send("POST", register.Path, w.token(1), m{"client_name": "New", "redirect_uris": []string{redirect}, "scope": "patient/*.rs", "tenant": "ignored", "client_id": "mine", "client_secret": "mine"})
-	if s != 201 || out["token_endpoint_auth_method"] != "client_secret_basic" || out["client_id"] == "mine" || out["client_secret"] == "mine" || out["client_secret_expires_at"] != 0.0 ||
-		out["client_id_issued_at"] != float64(w.Now.Unix()) || out["registration_client_uri"] != w.Server.URL+register.Path+"/"+out["client_id"].(string) {
+	s, out, _ = w.send("POST", register.Path, w.token(1),
+		m{"client_name": "New", "redirect_uris": []string{redirect}, "scope": "patient/*.rs", "tenant": "ignored",
+			"client_id": "mine", "client_secret": "mine"})
+	if s != 201 || out["token_endpoint_auth_method"] != "client_secret_basic" || out["client_id"] == "mine" ||
+		out["client_secret"] == "mine" || out["client_secret_expires_at"] != 0.0 ||
+		out["client_id_issued_at"] != float64(w.Now.Unix()) ||
+		out["registration_client_uri"] != w.Server.URL+register.Path+"/"+out["client_id"].(string) {
 		t.Errorf("%d %v", s, out)
 	}
-	s, out, _ = w.send("POST", register.Path, w.token(1), m{"client_name": "Backend", "token_endpoint_auth_method": "private_key_jwt", "jwks": keySet(nil), "scope": "system/Observation.rs"})
-	if s != 201 || out["client_secret"] != nil || out["client_secret_expires_at"] != nil || out["response_types"] != nil || len(out["grant_types"].([]any)) != 1 {
+	s, out, _ = w.send("POST", register.Path, w.token(1),
+		m{"client_name": "Backend", "token_endpoint_auth_method": "private_key_jwt", "jwks": keySet(nil),
+			"scope": "system/Observation.rs"})
+	if s != 201 || out["client_secret"] != nil || out["client_secret_expires_at"] != nil ||
+		out["response_types"] != nil || len(out["grant_types"].([]any)) != 1 {
 		t.Errorf("a backend: %d %v", s, out)
 	}
 }
@@ -249,10 +277,13 @@ func TestManagement(t *testing.T) {
 	id, manage, secret := add(nil)
 	other, theirs, _ := add(nil)
 	own := register.Path + "/" + id
-	for name, tok := range map[string]string{"no token": "", "a guess": strings.Repeat("A", 43), "another client's": theirs, "the initial access token": initial,
-		"the client secret": secret, "its hash": string(must(json.Marshal(client.Hash(manage)))), "much": strings.Repeat("A", 4096)} {
+	for name, tok := range map[string]string{"no token": "", "a guess": strings.Repeat("A", 43),
+		"another client's": theirs, "the initial access token": initial,
+		"the client secret": secret, "its hash": string(must(json.Marshal(client.Hash(manage)))),
+		"much": strings.Repeat("A", 4096)} {
 		for _, method := range []string{"GET", "PUT", "DELETE", "POST"} {
-			if s, out, h := w.send(method, own, tok, with(m{"client_id": id})); s != 401 || out["error"] != "invalid_token" || h.Get("WWW-Authenticate") == "" {
+			if s, out, h := w.send(method, own, tok, with(m{"client_id": id})); s != 401 ||
+				out["error"] != "invalid_token" || h.Get("WWW-Authenticate") == "" {
 				t.Errorf("%s with %s: %d %v", method, name, s, out)
 			}
 		}
@@ -266,7 +297,8 @@ func TestManagement(t *testing.T) {
 		}
 	}
 	s, got, _ := w.send("GET", own, manage, nil)
-	if s != 200 || got["registration_access_token"] != manage || got["registration_client_uri"] != w.Server.URL+own || got["client_secret"] != nil {
+	if s != 200 || got["registration_access_token"] != manage ||
+		got["registration_client_uri"] != w.Server.URL+own || got["client_secret"] != nil {
 		t.Errorf("read: %d %v", s, got)
 	}
 
@@ -283,12 +315,17 @@ func TestManagement(t *testing.T) {
 		}
 	}
 	events := w.events()
-	s, got, _ = w.send("PUT", own, manage, with(m{"client_id": id, "client_secret": secret, "client_name": "Renamed", "scope": "patient/Observation.r", "token_endpoint_auth_method": "client_secret_post"}))
-	if s != 200 || got["client_name"] != "Renamed" || got["scope"] != "patient/Observation.r" || got["registration_access_token"] != manage {
+	s, got, _ = w.send("PUT", own, manage,
+		with(m{"client_id": id, "client_secret": secret, "client_name": "Renamed", "scope": "patient/Observation.r",
+			"token_endpoint_auth_method": "client_secret_post"}))
+	if s != 200 || got["client_name"] != "Renamed" || got["scope"] != "patient/Observation.r" ||
+		got["registration_access_token"] != manage {
 		t.Errorf("update: %d %v", s, got)
 	}
 	// What it gave up it does not get back, and what it leaves out is gone.
-	if s, out, _ := w.send("PUT", own, manage, with(m{"client_id": id})); s != 200 || out["scope"] != "patient/Observation.r" || out["scope_not_registered"] != "launch/patient patient/Observation.rs" {
+	if s, out, _ := w.send("PUT", own, manage, with(m{"client_id": id})); s != 200 ||
+		out["scope"] != "patient/Observation.r" ||
+		out["scope_not_registered"] != "launch/patient patient/Observation.rs" {
 		t.Errorf("back to what it had: %d %v", s, out)
 	}
 	c := must(w.Clients.Get(t.Context(), id))
@@ -306,7 +343,8 @@ func TestManagement(t *testing.T) {
 		t.Errorf("%d events of updates and deletion", n)
 	}
 	for _, method := range []string{"GET", "PUT", "DELETE"} {
-		if s, out, _ := w.send(method, own, manage, with(m{"client_id": id})); s != 401 || out["error"] != "invalid_token" {
+		if s, out, _ := w.send(method, own, manage, with(m{"client_id": id})); s != 401 ||
+			out["error"] != "invalid_token" {
 			t.Errorf("%s after deletion: %d %v", method, s, out)
 		}
 	}
@@ -332,7 +370,8 @@ func TestInitialTokens(t *testing.T) {
 		}
 	}
 	tok := w.token(1)
-	r := must(http.NewRequest("POST", w.Server.URL+register.Path, strings.NewReader(string(must(json.Marshal(with(nil)))))))
+	r := must(http.NewRequest("POST", w.Server.URL+register.Path,
+		strings.NewReader(string(must(json.Marshal(with(nil)))))))
 	r.Header.Set("Content-Type", "application/json")
 	r.SetBasicAuth(tok, "")
 	if s, out, _ := w.do(r); s != 401 || out["error"] != "invalid_token" {

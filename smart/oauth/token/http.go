@@ -57,7 +57,8 @@ type request struct {
 }
 
 func (rq *request) order() order {
-	return order{client: rq.proof.Client, now: rq.now, use: rq.proof.Assertion, proof: rq.dpop, confirm: rq.confirm, context: rq.ev}
+	return order{client: rq.proof.Client, now: rq.now, use: rq.proof.Assertion, proof: rq.dpop, confirm: rq.confirm,
+		context: rq.ev}
 }
 
 // ServeHTTP is the token endpoint.
@@ -154,7 +155,8 @@ func (e *Endpoint) serve(r *http.Request, w http.ResponseWriter, ev *audit.Event
 	case client.Refresh:
 		handle = e.refresh
 	default:
-		return nil, oauth.Bad("unsupported_grant_type", "authorization_code, refresh_token and client_credentials are offered")
+		return nil, oauth.Bad("unsupported_grant_type",
+			"authorization_code, refresh_token and client_credentials are offered")
 	}
 	if kind == client.Refresh && client.Anonymous(r, v) {
 		if fail := e.whose(ctx, v); fail != nil {

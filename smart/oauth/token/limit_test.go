@@ -91,8 +91,9 @@ func TestFailuresAreLimitedBehindAProxy(t *testing.T) {
 		return func(r *http.Request) {
 			r.RemoteAddr = "10.0.0.1:443"
 			r.Header.Set("X-Forwarded-For", says)
-			clientaddr.Handler{Trusted: clientaddr.Proxies{netip.MustParsePrefix("10.0.0.0/8")}, Header: clientaddr.XForwardedFor,
-				Next: http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { *r = *q })}.ServeHTTP(nil, r)
+			clientaddr.Handler{Trusted: clientaddr.Proxies{netip.MustParsePrefix("10.0.0.0/8")},
+				Header: clientaddr.XForwardedFor,
+				Next:   http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { *r = *q })}.ServeHTTP(nil, r)
 		}
 	}
 	fail := func(says string) int {

@@ -39,11 +39,13 @@ func (e *Endpoint) now(ctx context.Context) time.Time {
 		e.high = t.Add(maxLead).Unix()
 		e.opts.Logger.ErrorContext(ctx, "the clock went back; no assertion is accepted until it has passed the mark. If the clock is right now, `pulsegate clock reset` ends the wait",
 			"went_back_seconds", int64(lead/time.Second), "wait_seconds", int64(maxLead/time.Second))
-		if err := e.setMark(context.WithoutCancel(ctx), e.high, audit.Event{Type: audit.Security, Interaction: "configuration"}, "clock-mark-lowered"); err != nil {
+		if err := e.setMark(context.WithoutCancel(ctx), e.high,
+			audit.Event{Type: audit.Security, Interaction: "configuration"}, "clock-mark-lowered"); err != nil {
 			e.opts.Logger.ErrorContext(ctx, "the lowered mark is not stored", "error", err)
 		}
 	case lead > client.Skew:
-		e.opts.Logger.WarnContext(ctx, "the clock is behind the time of an earlier token", "seconds", int64(lead/time.Second))
+		e.opts.Logger.WarnContext(ctx, "the clock is behind the time of an earlier token", "seconds",
+			int64(lead/time.Second))
 	}
 	return time.Unix(e.high, 0).UTC()
 }
@@ -62,7 +64,8 @@ func (e *Endpoint) setMark(ctx context.Context, to int64, ev audit.Event, change
 	if err != nil {
 		return fhir.Wrap("token.setMark", err)
 	}
-	_, err = e.opts.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: []store.StateWrite{markWrite(to)}})
+	_, err = e.opts.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf},
+		State: []store.StateWrite{markWrite(to)}})
 	return fhir.Wrap("token.setMark", err)
 }
 

@@ -19,16 +19,21 @@ const longestWait = client.MaxLife + client.Skew
 // who it is from leaves nothing behind while the clock is ahead.
 func TestNobodyInParticularMovesTheMark(t *testing.T) {
 	public := func(w *world) string {
-		c, err := w.reg.Add(t.Context(), client.Client{Name: "Phone app", Method: client.None, RedirectURIs: []string{"https://app.example/cb"}, Scope: "patient/*.rs"})
+		c, err := w.reg.Add(t.Context(),
+			client.Client{Name: "Phone app", Method: client.None, RedirectURIs: []string{"https://app.example/cb"},
+				Scope: "patient/*.rs"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return c.ID
 	}
 	for name, send := range map[string]func(w *world) url.Values{
-		"nothing":           func(*world) url.Values { return url.Values{} },
-		"a grant type":      func(*world) url.Values { return url.Values{"grant_type": {"client_credentials"}} },
-		"an unknown client": func(*world) url.Values { return url.Values{"grant_type": {"refresh_token"}, "client_id": {"nobody"}} },
+		"nothing":      func(*world) url.Values { return url.Values{} },
+		"a grant type": func(*world) url.Values { return url.Values{"grant_type": {"client_credentials"}} },
+		"an unknown client": func(*world) url.Values {
+			return url.Values{"grant_type": {"refresh_token"},
+				"client_id": {"nobody"}}
+		},
 		"somebody's assertion": func(w *world) url.Values {
 			return form(w.good(m{"sub": "nobody", "iss": "nobody"}), "system/Observation.rs")
 		},
@@ -36,13 +41,16 @@ func TestNobodyInParticularMovesTheMark(t *testing.T) {
 			return form(w.good(m{"exp": w.clock.Now().Add(-time.Hour).Unix()}), "system/Observation.rs")
 		},
 		"a refresh token's form": func(*world) url.Values {
-			return url.Values{"grant_type": {"refresh_token"}, "refresh_token": {strings.Repeat("a", 26) + "." + strings.Repeat("b", 43) + "." + strings.Repeat("c", 22)}}
+			return url.Values{"grant_type": {"refresh_token"},
+				"refresh_token": {strings.Repeat("a", 26) + "." + strings.Repeat("b", 43) + "." +
+					strings.Repeat("c", 22)}}
 		},
 		"a public client's claim": func(w *world) url.Values {
 			return url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {public(w)}}
 		},
 		"a public client's a code": func(w *world) url.Values {
-			return url.Values{"grant_type": {"authorization_code"}, "code": {"x"}, "code_verifier": {strings.Repeat("v", 43)}, "client_id": {public(w)}}
+			return url.Values{"grant_type": {"authorization_code"}, "code": {"x"},
+				"code_verifier": {strings.Repeat("v", 43)}, "client_id": {public(w)}}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -62,7 +70,8 @@ func TestNobodyInParticularMovesTheMark(t *testing.T) {
 // TestClockAheadOnce holds that a clock that once was ahead, with tokens
 // issued meanwhile, costs the life of an assertion and not the lead.
 func TestClockAheadOnce(t *testing.T) {
-	for name, lead := range map[string]time.Duration{"an hour": time.Hour, "three days": 72 * time.Hour, "ten years": 10 * 365 * 24 * time.Hour} {
+	for name, lead := range map[string]time.Duration{"an hour": time.Hour, "three days": 72 * time.Hour,
+		"ten years": 10 * 365 * 24 * time.Hour} {
 		for _, restart := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
 				w := newWorld(t)
@@ -155,7 +164,8 @@ func TestResetMark(t *testing.T) {
 // than the assertion: the mark alone no longer refuses all of that time.
 func TestUsedForADay(t *testing.T) {
 	exp := time.Unix(1_800_000_000, 0)
-	for _, w := range token.UseAssertion(&client.Proof{Client: client.Client{ID: "c"}, Assertion: &client.Assertion{JTI: "j", Exp: exp}}) {
+	for _, w := range token.UseAssertion(&client.Proof{Client: client.Client{ID: "c"},
+		Assertion: &client.Assertion{JTI: "j", Exp: exp}}) {
 		if w.Expires.Before(exp.Add(24 * time.Hour)) {
 			t.Errorf("dropped at %s", w.Expires)
 		}

@@ -113,7 +113,8 @@ func UserLife(configured time.Duration) time.Duration {
 // New reads the high-water mark.
 func New(ctx context.Context, o Options) (*Endpoint, error) {
 	const op = "token.New"
-	if o.Store == nil || o.Audit == nil || o.Keys == nil || o.Assertions == nil || o.Clock == nil || o.Rand == nil || o.Issuer == "" || o.Audience == "" {
+	if o.Store == nil || o.Audit == nil || o.Keys == nil || o.Assertions == nil || o.Clock == nil ||
+		o.Rand == nil || o.Issuer == "" || o.Audience == "" {
 		return nil, fhir.Errorf(fhir.Internal, op, "an option is missing")
 	}
 	if o.Logger == nil {
@@ -130,7 +131,8 @@ func New(ctx context.Context, o Options) (*Endpoint, error) {
 			return nil, fhir.Wrap(op, err)
 		}
 	}
-	e.issued, err = otel.Meter("pulsegate/smart/oauth/token").Int64Counter("pulsegate.token.requests", metric.WithUnit("{request}"),
+	e.issued, err = otel.Meter("pulsegate/smart/oauth/token").Int64Counter("pulsegate.token.requests",
+		metric.WithUnit("{request}"),
 		metric.WithDescription("Token requests by outcome"))
 	return e, fhir.Wrap(op, err)
 }
@@ -236,7 +238,8 @@ func (e *Endpoint) sign(c *claims, life time.Duration, confirm compact.Confirm) 
 		c.Confirm = &confirm
 	}
 	access, err := e.opts.Keys.Sign(Type, *c)
-	return Token{Access: access, Scope: c.Scope, Expires: time.Unix(c.Exp, 0).UTC(), Life: time.Duration(c.Exp-c.Iat) * time.Second}, err
+	return Token{Access: access, Scope: c.Scope, Expires: time.Unix(c.Exp, 0).UTC(),
+		Life: time.Duration(c.Exp-c.Iat) * time.Second}, err
 }
 
 // batch is what every issue commits: the record of it, and what it uses up.
@@ -360,8 +363,10 @@ func (e *Endpoint) EndAll(ctx context.Context, b *store.Batch, subjectID, sessio
 
 // ended adds the event of an authorization's end.
 func (e *Endpoint) ended(b *store.Batch, by audit.Event, a *authz.Authorization, what string) error {
-	w, leaf, err := e.opts.Audit.Prepare(audit.Event{Type: audit.Decision, Interaction: "revoke", Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID,
-		Patient: a.Context.Patient, Extra: [][2]string{{"change", what}, {"authorization", a.ID}, {"client", a.ClientID}}})
+	w, leaf, err := e.opts.Audit.Prepare(audit.Event{Type: audit.Decision, Interaction: "revoke",
+		Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID,
+		Patient: a.Context.Patient, Extra: [][2]string{{"change", what}, {"authorization", a.ID},
+			{"client", a.ClientID}}})
 	if err != nil {
 		return fhir.Wrap("token.ended", err)
 	}
@@ -375,7 +380,8 @@ func (e *Endpoint) End(ctx context.Context, authorizationID string) error {
 	return e.revoke(ctx, "", authorizationID)
 }
 
-func (e *Endpoint) revoke(ctx context.Context, subjectID, id string, also ...func(*store.Batch, authz.Authorization) error) error {
+func (e *Endpoint) revoke(ctx context.Context, subjectID, id string,
+	also ...func(*store.Batch, authz.Authorization) error) error {
 	if e.opts.Ended != nil {
 		also = append(also, func(b *store.Batch, a authz.Authorization) error { return e.opts.Ended(ctx, b, a) })
 	}
@@ -399,7 +405,8 @@ func principal(c claims, name string, by *access.Principal) *access.Principal {
 // Issue makes a token for a registered client without an assertion: for the
 // admin socket and the server's own start only. operator goes into the audit
 // trail.
-func (e *Endpoint) Issue(ctx context.Context, clientID, asked string, life time.Duration, operator string) (Token, error) {
+func (e *Endpoint) Issue(ctx context.Context, clientID, asked string, life time.Duration,
+	operator string) (Token, error) {
 	c, err := e.opts.Assertions.Clients.Get(ctx, clientID)
 	if err != nil {
 		return Token{}, err

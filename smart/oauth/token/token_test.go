@@ -69,7 +69,8 @@ func (s *state) Commit(_ context.Context, b *store.Batch) (store.Result, error) 
 	}
 	for _, w := range b.State {
 		old := s.m[w.Key]
-		if w.Expect == store.StateAbsent && old != nil || w.Expect == store.StateEquals && string(old) != string(w.Old) {
+		if w.Expect == store.StateAbsent && old != nil || w.Expect == store.StateEquals &&
+			string(old) != string(w.Old) {
 			return store.Result{}, fhir.Errorf(fhir.Conflict, "state.Commit", "precondition")
 		}
 	}
@@ -159,13 +160,15 @@ func must[T any](t *testing.T, v T, err error) T {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, state: &state{m: map[string][]byte{}}, clock: clocktest.At(time.Unix(1_800_000_000, 0)), dir: t.TempDir(),
+	w := &world{t: t, state: &state{m: map[string][]byte{}}, clock: clocktest.At(time.Unix(1_800_000_000, 0)),
+		dir:    t.TempDir(),
 		limits: token.Limits{Failures: 1000, Denied: 1000}}
 	w.ec = must2(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	w.rsa = must2(rsa.GenerateKey(rand.Reader, 2048))
 	w.scopes = scope.Parser{TokenParam: func(_, code string) bool { return code == "category" }}
 	w.open()
-	c := must2(w.reg.Add(t.Context(), client.Client{Name: "EHR", JWKS: w.set("e1", w.ec, "r1", w.rsa), Scope: "system/Observation.rs system/Patient.r"}))
+	c := must2(w.reg.Add(t.Context(), client.Client{Name: "EHR", JWKS: w.set("e1", w.ec, "r1", w.rsa),
+		Scope: "system/Observation.rs system/Patient.r"}))
 	w.id = c.ID
 	return w
 }
@@ -183,9 +186,12 @@ func (w *world) open() {
 	w.reg = &client.Registry{Store: w.state, Scopes: w.scopes, Clock: w.clock.Now, AllowHTTP: true}
 	w.keys = &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.Now}
 	as := must2(client.NewAssertions(w.reg, w.keys, endpoint))
-	w.end = must2(token.New(w.t.Context(), token.Options{Store: w.state, Audit: recorder{w.state}, Keys: w.ring, Assertions: as,
-		Scopes: w.scopes, Clock: w.clock.Now, Rand: rand.Reader, Issuer: base, Audience: fhirBase, Logger: slog.New(slog.DiscardHandler), Limits: w.limits}))
-	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Scopes: w.scopes, Issuer: base, Audience: fhirBase, Clock: w.clock.Now}
+	w.end = must2(token.New(w.t.Context(),
+		token.Options{Store: w.state, Audit: recorder{w.state}, Keys: w.ring, Assertions: as,
+			Scopes: w.scopes, Clock: w.clock.Now, Rand: rand.Reader, Issuer: base, Audience: fhirBase,
+			Logger: slog.New(slog.DiscardHandler), Limits: w.limits}))
+	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Scopes: w.scopes, Issuer: base, Audience: fhirBase,
+		Clock: w.clock.Now}
 }
 
 func public(kid string, k any) map[string]any {
@@ -210,7 +216,8 @@ type m = map[string]any
 
 // claims of a good assertion, with changes; nil removes.
 func (w *world) claims(change m) m {
-	c := m{"iss": w.id, "sub": w.id, "aud": endpoint, "exp": w.clock.Now().Add(4 * time.Minute).Unix(), "iat": w.clock.Now().Unix(), "jti": rand.Text()}
+	c := m{"iss": w.id, "sub": w.id, "aud": endpoint, "exp": w.clock.Now().Add(4 * time.Minute).Unix(),
+		"iat": w.clock.Now().Unix(), "jti": rand.Text()}
 	return merge(c, change)
 }
 
@@ -291,7 +298,8 @@ func TestTokenIsIssuedAndUsed(t *testing.T) {
 		"skewed":       w.good(m{"iat": w.clock.Now().Unix() + 59, "nbf": w.clock.Now().Unix() + 59}),
 	} {
 		s, out, h := w.post(form(a, "system/*.rs"), nil)
-		if s != 200 || out["token_type"] != "bearer" || out["expires_in"] != 300.0 || out["scope"] != "system/Observation.rs system/Patient.r" ||
+		if s != 200 || out["token_type"] != "bearer" || out["expires_in"] != 300.0 ||
+			out["scope"] != "system/Observation.rs system/Patient.r" ||
 			h.Get("Cache-Control") != "no-store" || h.Get("Pragma") != "no-cache" {
 			t.Fatalf("%s: %d %v %v", name, s, out, h)
 		}
@@ -300,8 +308,10 @@ func TestTokenIsIssuedAndUsed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if p.ClientID != w.id || p.ClientName != "EHR" || p.TokenID == "" || p.Issuer != base || p.Grant.Recipient != w.id ||
-				!p.Grant.May(access.Read, "Observation") || p.Grant.May(access.Create, "Observation") || p.Grant.May(access.Search, "Patient") {
+			if p.ClientID != w.id || p.ClientName != "EHR" || p.TokenID == "" || p.Issuer != base ||
+				p.Grant.Recipient != w.id ||
+				!p.Grant.May(access.Read, "Observation") || p.Grant.May(access.Create, "Observation") ||
+				p.Grant.May(access.Search, "Patient") {
 				t.Fatalf("%s: %+v", name, p)
 			}
 		}
@@ -316,7 +326,8 @@ func TestAssertionsRefused(t *testing.T) {
 	w := newWorld(t)
 	other := must2(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	h := func(change m) m { return merge(m{"alg": "ES384", "kid": "e1", "typ": "JWT"}, change) }
-	twin := must2(w.reg.Add(t.Context(), client.Client{Name: "Twin", JWKS: w.set("e1", w.ec, "e1", other), Scope: "system/*.rs"}))
+	twin := must2(w.reg.Add(t.Context(),
+		client.Client{Name: "Twin", JWKS: w.set("e1", w.ec, "e1", other), Scope: "system/*.rs"}))
 	dead := must2(w.reg.Add(t.Context(), client.Client{Name: "Dead", JWKS: w.set("e1", w.ec), Scope: "system/*.rs"}))
 	if err := w.reg.Disable(t.Context(), dead.ID); err != nil {
 		t.Fatal(err)
@@ -324,7 +335,8 @@ func TestAssertionsRefused(t *testing.T) {
 	good := w.good(nil)
 	exchanged := w.good(nil)
 	exchanged = exchanged[:strings.LastIndex(exchanged, ".")] + good[strings.LastIndex(good, "."):]
-	dup := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","alg":"ES384","kid":"e1"}`)) + good[strings.Index(good, "."):]
+	dup := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","alg":"ES384","kid":"e1"}`)) +
+		good[strings.Index(good, "."):]
 	for name, a := range map[string]string{
 		"forged":              sign(h(nil), w.claims(nil), other),
 		"payload exchanged":   exchanged,
@@ -381,7 +393,8 @@ func TestAssertionsRefused(t *testing.T) {
 		t.Fatalf("the good one: %d %v", s, out)
 	}
 	for _, ev := range w.state.events[:len(w.state.events)-1] {
-		if !strings.HasPrefix(ev, "8\ninvalid_client") || strings.Contains(ev, "eyJ") || strings.Contains(ev, "client_assertion=") {
+		if !strings.HasPrefix(ev, "8\ninvalid_client") || strings.Contains(ev, "eyJ") ||
+			strings.Contains(ev, "client_assertion=") {
 			t.Errorf("event %q", ev)
 		}
 	}
@@ -460,8 +473,10 @@ func TestRequestsRefused(t *testing.T) {
 		edit       func(*http.Request)
 	}{
 		{"GET", "invalid_request", 405, f(nil), func(r *http.Request) { r.Method = "GET" }},
-		{"JSON", "invalid_request", 400, f(nil), func(r *http.Request) { r.Header.Set("Content-Type", "application/json") }},
-		{"query", "invalid_request", 400, f(nil), func(r *http.Request) { r.URL.RawQuery = "grant_type=client_credentials" }},
+		{"JSON", "invalid_request", 400, f(nil),
+			func(r *http.Request) { r.Header.Set("Content-Type", "application/json") }},
+		{"query", "invalid_request", 400, f(nil),
+			func(r *http.Request) { r.URL.RawQuery = "grant_type=client_credentials" }},
 		{"oversized", "invalid_request", 400, f(url.Values{"pad": {strings.Repeat("x", 20000)}}), nil},
 		{"twice", "invalid_request", 400, f(url.Values{"scope": {"system/*.rs", "system/*.rs"}}), nil},
 		{"no grant", "invalid_request", 400, f(url.Values{"grant_type": nil}), nil},
@@ -483,7 +498,8 @@ func TestRequestsRefused(t *testing.T) {
 	if n := len(w.state.events); n != 15 {
 		t.Errorf("%d events for 15 refusals", n)
 	}
-	if _, out, _ := w.post(form(w.good(nil), "system/*.*"), nil); out["scope"] != "system/Observation.read system/Patient.read" {
+	if _, out, _ := w.post(form(w.good(nil), "system/*.*"),
+		nil); out["scope"] != "system/Observation.read system/Patient.read" {
 		t.Errorf("a wildcard was not narrowed: %v", out)
 	}
 	w.state.fail = fhir.Errorf(fhir.NoSpace, "state", "full")
@@ -500,7 +516,8 @@ func TestAccessTokensRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := func(change m) m {
-		return merge(m{"iss": base, "sub": w.id, "client_id": w.id, "aud": fhirBase, "scope": "system/*.cruds", "jti": "x",
+		return merge(m{"iss": base, "sub": w.id, "client_id": w.id, "aud": fhirBase, "scope": "system/*.cruds",
+			"jti": "x",
 			"iat": w.clock.Now().Unix(), "exp": w.clock.Now().Add(time.Minute).Unix()}, change)
 	}
 	made := func(typ string, change m) string { return must2(w.ring.Sign(typ, c(change))) }
@@ -526,7 +543,8 @@ func TestAccessTokensRefused(t *testing.T) {
 		"huge":         strings.Repeat("x", 10000),
 		"empty":        "",
 	} {
-		if _, err := w.bearer(s); fhir.KindOf(err) != fhir.Unauthorized || !strings.Contains(err.Error(), "invalid_token") {
+		if _, err := w.bearer(s); fhir.KindOf(err) != fhir.Unauthorized ||
+			!strings.Contains(err.Error(), "invalid_token") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -642,7 +660,8 @@ func TestKeysByURL(t *testing.T) {
 	header.Set("Cache-Control", "no-store, max-age=60")
 	try("over the cap", "e2", next, 200, 1)
 	try("no-store", "e2", next, 200, 1)
-	header = http.Header{"Expires": {w.clock.Now().Add(30 * time.Second).UTC().Format(http.TimeFormat)}, "Date": {w.clock.Now().UTC().Format(http.TimeFormat)}}
+	header = http.Header{"Expires": {w.clock.Now().Add(30 * time.Second).UTC().Format(http.TimeFormat)},
+		"Date": {w.clock.Now().UTC().Format(http.TimeFormat)}}
 	try("Expires", "e2", next, 200, 1)
 	try("Expires, cached", "e2", next, 200, 0)
 	w.clock.Add(31 * time.Second)
@@ -662,7 +681,8 @@ func TestKeysByURL(t *testing.T) {
 func TestRegistration(t *testing.T) {
 	w := newWorld(t)
 	good := client.Client{Name: "n", JWKS: w.set("e1", w.ec), Scope: "system/*.rs"}
-	small := m{"keys": []any{m{"kty": "RSA", "kid": "s", "e": "AQAB", "n": base64.RawURLEncoding.EncodeToString(slices.Repeat([]byte{0xff}, 128))}}}
+	small := m{"keys": []any{m{"kty": "RSA", "kid": "s", "e": "AQAB",
+		"n": base64.RawURLEncoding.EncodeToString(slices.Repeat([]byte{0xff}, 128))}}}
 	for name, edit := range map[string]func(*client.Client){
 		"no name":     func(c *client.Client) { c.Name = "" },
 		"control":     func(c *client.Client) { c.Name = "a\nb" },
@@ -670,11 +690,14 @@ func TestRegistration(t *testing.T) {
 		"both":        func(c *client.Client) { c.JWKSURL = "https://x.example" },
 		"ftp":         func(c *client.Client) { c.JWKS, c.JWKSURL = nil, "ftp://x.example" },
 		"user in URL": func(c *client.Client) { c.JWKS, c.JWKSURL = nil, "https://a:b@x.example" },
-		"private":     func(c *client.Client) { c.JWKS = must2(json.Marshal(m{"keys": []any{must2(jwk.FromRaw(w.ec))}})) },
-		"weak RSA":    func(c *client.Client) { c.JWKS = must2(json.Marshal(small)) },
-		"secret":      func(c *client.Client) { c.JWKS = []byte(`{"keys":[{"kty":"oct","kid":"a","k":"AAAA"}]}`) },
-		"empty set":   func(c *client.Client) { c.JWKS = []byte(`{"keys":[]}`) },
-		"no JSON":     func(c *client.Client) { c.JWKS = []byte(`x`) },
+		"private": func(c *client.Client) {
+			c.JWKS = must2(
+				json.Marshal(m{"keys": []any{must2(jwk.FromRaw(w.ec))}}))
+		},
+		"weak RSA":  func(c *client.Client) { c.JWKS = must2(json.Marshal(small)) },
+		"secret":    func(c *client.Client) { c.JWKS = []byte(`{"keys":[{"kty":"oct","kid":"a","k":"AAAA"}]}`) },
+		"empty set": func(c *client.Client) { c.JWKS = []byte(`{"keys":[]}`) },
+		"no JSON":   func(c *client.Client) { c.JWKS = []byte(`x`) },
 		"off curve": func(c *client.Client) {
 			k := public("e1", w.ec)
 			k["x"] = k["y"]
@@ -685,11 +708,14 @@ func TestRegistration(t *testing.T) {
 		"fragment":         func(c *client.Client) { c.RedirectURIs = []string{"https://app.example/cb#"} },
 		"javascript":       func(c *client.Client) { c.RedirectURIs = []string{"javascript:alert(1)"} },
 		"public with keys": func(c *client.Client) { c.Method = client.None },
-		"secret backend":   func(c *client.Client) { c.JWKS, c.Method, c.SecretHash = nil, client.SecretBasic, client.Hash("s") },
-		"unknown method":   func(c *client.Client) { c.Method = "tls_client_auth" },
-		"implicit":         func(c *client.Client) { c.GrantTypes = []client.GrantType{"implicit"} },
-		"any":              func(c *client.Client) { c.ID = "any" },
-		"taken":            func(c *client.Client) { c.ID = w.id },
+		"secret backend": func(c *client.Client) {
+			c.JWKS, c.Method, c.SecretHash = nil, client.SecretBasic,
+				client.Hash("s")
+		},
+		"unknown method": func(c *client.Client) { c.Method = "tls_client_auth" },
+		"implicit":       func(c *client.Client) { c.GrantTypes = []client.GrantType{"implicit"} },
+		"any":            func(c *client.Client) { c.ID = "any" },
+		"taken":          func(c *client.Client) { c.ID = w.id },
 	} {
 		c := good
 		edit(&c)
@@ -712,20 +738,24 @@ func TestOperatorIssue(t *testing.T) {
 	if p, err := w.bearer(tok.Access); err != nil || p.ClientID != w.id {
 		t.Fatal(p, err)
 	}
-	if _, err := w.end.Issue(t.Context(), "nobody", "system/*.rs", time.Hour, "uid:0"); fhir.KindOf(err) != fhir.NotFound {
+	if _, err := w.end.Issue(t.Context(), "nobody", "system/*.rs", time.Hour,
+		"uid:0"); fhir.KindOf(err) != fhir.NotFound {
 		t.Error(err)
 	}
 }
 
 func TestDiscovery(t *testing.T) {
 	rec := httptest.NewRecorder()
-	discovery.Handler{BaseURL: base, Endpoints: discovery.Endpoints{Token: endpoint}}.ServeHTTP(rec, httptest.NewRequest("GET", "/", nil))
+	discovery.Handler{BaseURL: base, Endpoints: discovery.Endpoints{Token: endpoint}}.ServeHTTP(rec,
+		httptest.NewRequest("GET", "/", nil))
 	var d m
 	if err := json.Unmarshal(rec.Body.Bytes(), &d); err != nil {
 		t.Fatal(err)
 	}
-	if d["token_endpoint"] != endpoint || d["jwks_uri"] != base+"/.well-known/jwks.json" || d["authorization_endpoint"] != nil ||
-		rec.Header().Get("Content-Type") != "application/json" || rec.Header().Get("Access-Control-Allow-Origin") != "*" {
+	if d["token_endpoint"] != endpoint || d["jwks_uri"] != base+"/.well-known/jwks.json" ||
+		d["authorization_endpoint"] != nil ||
+		rec.Header().Get("Content-Type") != "application/json" ||
+		rec.Header().Get("Access-Control-Allow-Origin") != "*" {
 		t.Errorf("%v %v", d, rec.Header())
 	}
 	// What is announced is what is taken.

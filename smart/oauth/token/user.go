@@ -31,7 +31,8 @@ func verifier(v string) bool {
 		return false
 	}
 	return strings.IndexFunc(v, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-._~", r))
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
+			strings.ContainsRune("-._~", r))
 	}) < 0
 }
 
@@ -63,7 +64,8 @@ func (e *Endpoint) redeem(ctx context.Context, rq *request) ([]byte, *oauth.Erro
 		return nil, badGrant("the code has expired")
 	case rq.form.Get("redirect_uri") != i.RedirectURI:
 		return nil, badGrant("redirect_uri is not that of the authorization request")
-	case !verifier(pkce) || subtle.ConstantTimeCompare([]byte(base64.RawURLEncoding.EncodeToString(sum[:])), []byte(i.Challenge)) != 1:
+	case !verifier(pkce) || subtle.ConstantTimeCompare([]byte(base64.RawURLEncoding.EncodeToString(sum[:])),
+		[]byte(i.Challenge)) != 1:
 		return nil, badGrant("code_verifier does not fit code_challenge")
 	case i.JKT != "" && !dpop.Equal(i.JKT, rq.confirm.JKT):
 		return nil, badGrant("the code is bound to another DPoP key")
@@ -122,7 +124,8 @@ func (e *Endpoint) redeem(ctx context.Context, rq *request) ([]byte, *oauth.Erro
 			}
 		}
 		if again, gerr := e.grants.Code(ctx, code); gerr == nil && again.Used && fhir.KindOf(err) == fhir.Conflict {
-			return nil, e.reused(ctx, rq, again.Authorization.ID, "the code was used at the same time; what it gave has ended")
+			return nil, e.reused(ctx, rq, again.Authorization.ID,
+				"the code was used at the same time; what it gave has ended")
 		}
 		return nil, failure(e.conflict(ctx, rq.order(), err))
 	}
@@ -161,7 +164,8 @@ func (e *Endpoint) reused(ctx context.Context, rq *request, id, rule string) *oa
 		return oauth.Unavailable(err)
 	}
 	e.count(ctx, "reuse")
-	e.opts.Logger.WarnContext(ctx, "authorization revoked: a code or refresh token came twice", "client", rq.proof.Client.ID,
+	e.opts.Logger.WarnContext(ctx, "authorization revoked: a code or refresh token came twice", "client",
+		rq.proof.Client.ID,
 		"authorization", id, "request", rq.ev.RequestID)
 	return badGrant(rule)
 }
@@ -189,7 +193,8 @@ func (e *Endpoint) person(rq *request, au *authz.Authorization, granted, nonce s
 		granted = set.V1()
 	}
 	x := au.Context
-	a := Answer{Access: tok.Access, Type: rq.kind(), Expires: int64(tok.Life / time.Second), Scope: granted, Patient: x.Patient,
+	a := Answer{Access: tok.Access, Type: rq.kind(), Expires: int64(tok.Life / time.Second), Scope: granted,
+		Patient:   x.Patient,
 		Encounter: x.Encounter, FHIRContext: x.FHIRContext, Intent: x.Intent, Banner: x.Banner, StyleURL: x.StyleURL}
 	if set.Has(scope.OpenID) {
 		if a.IDToken, err = e.opts.Keys.SignID(e.identity(c, au, set, nonce)); err != nil {
@@ -202,7 +207,8 @@ func (e *Endpoint) person(rq *request, au *authz.Authorization, granted, nonce s
 // identity is the claims of an id_token (OpenID Connect Core 2; SMART App
 // Launch 2.2, "Scopes for requesting identity data").
 func (e *Endpoint) identity(c claims, au *authz.Authorization, set scope.Set, nonce string) map[string]any {
-	id := map[string]any{"iss": c.Iss, "sub": c.Sub, "aud": c.ClientID, "iat": c.Iat, "exp": c.Iat + int64(idLife/time.Second), "jti": rand.Text()}
+	id := map[string]any{"iss": c.Iss, "sub": c.Sub, "aud": c.ClientID, "iat": c.Iat,
+		"exp": c.Iat + int64(idLife/time.Second), "jti": rand.Text()}
 	if c.AuthTime != 0 {
 		id["auth_time"] = c.AuthTime
 	}
@@ -231,7 +237,8 @@ func (e *Endpoint) identity(c claims, au *authz.Authorization, set scope.Set, no
 
 // sender is what has to be the same in a retry.
 func (rq *request) sender() string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{rq.proof.Client.ID, string(rq.proof.Method), rq.confirm.JKT, rq.confirm.X5T, rq.form.Get("scope")}, "\n")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{rq.proof.Client.ID, string(rq.proof.Method), rq.confirm.JKT,
+		rq.confirm.X5T, rq.form.Get("scope")}, "\n")))
 	return hex.EncodeToString(sum[:])
 }
 
@@ -276,7 +283,8 @@ func (e *Endpoint) refresh(ctx context.Context, rq *request) ([]byte, *oauth.Err
 
 // rotate replaces a good refresh token; again is set when the authorization
 // was changed meanwhile.
-func (e *Endpoint) rotate(ctx context.Context, rq *request, rec *authz.Record, p authz.Presented) (body []byte, again bool, fail *oauth.Error) {
+func (e *Endpoint) rotate(ctx context.Context, rq *request, rec *authz.Record,
+	p authz.Presented) (body []byte, again bool, fail *oauth.Error) {
 	if e.opts.Alive != nil {
 		roles, ok, err := e.opts.Alive(ctx, rec.Subject, rec.Offline)
 		if err != nil {
@@ -359,7 +367,8 @@ func (e *Endpoint) still(c *client.Client, granted string) (string, *oauth.Error
 
 // again answers an identical retry with the same bytes. It issues nothing, but
 // uses up what the request carries.
-func (e *Endpoint) again(ctx context.Context, rq *request, rec *authz.Record, p authz.Presented) ([]byte, *oauth.Error) {
+func (e *Endpoint) again(ctx context.Context, rq *request, rec *authz.Record,
+	p authz.Presented) ([]byte, *oauth.Error) {
 	body, err := rec.Open(p)
 	if err != nil {
 		return nil, oauth.Unavailable(err)
@@ -367,7 +376,8 @@ func (e *Endpoint) again(ctx context.Context, rq *request, rec *authz.Record, p 
 	if rq.proof.Assertion == nil && rq.dpop == nil {
 		return body, nil
 	}
-	b, err := e.batch(claims{Sub: rec.Subject.ID, ClientID: rec.ClientID, Scope: rec.Scope, Authz: rec.ID, Exp: rq.now.Unix()}, rq.order())
+	b, err := e.batch(claims{Sub: rec.Subject.ID, ClientID: rec.ClientID, Scope: rec.Scope, Authz: rec.ID,
+		Exp: rq.now.Unix()}, rq.order())
 	if err != nil {
 		return nil, failure(err)
 	}

@@ -19,7 +19,8 @@ import (
 // TestRFC6238 are the SHA-1 vectors of RFC 6238 appendix B, last six digits.
 func TestRFC6238(t *testing.T) {
 	secret := []byte("12345678901234567890")
-	for at, want := range map[int64]string{59: "287082", 1111111109: "081804", 1111111111: "050471", 1234567890: "005924", 2000000000: "279037", 20000000000: "353130"} {
+	for at, want := range map[int64]string{59: "287082", 1111111109: "081804", 1111111111: "050471",
+		1234567890: "005924", 2000000000: "279037", 20000000000: "353130"} {
 		if got := authn.Code(secret, time.Unix(at, 0)); got != want {
 			t.Errorf("%d: %s, want %s", at, got, want)
 		}
@@ -81,12 +82,14 @@ func TestRecovery(t *testing.T) {
 func TestPasswords(t *testing.T) {
 	ctx := context.Background()
 	sum := sha1.Sum([]byte("password123456"))
-	list, err := authn.ReadBreached(strings.NewReader(strings.ToUpper(hex.EncodeToString(sum[:]))[:16] + ":42\n0000000000000000:1\n"))
+	list, err := authn.ReadBreached(strings.NewReader(strings.ToUpper(hex.EncodeToString(sum[:]))[:16] +
+		":42\n0000000000000000:1\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := authn.NewPasswords(list)
-	for _, bad := range []string{"", "short", "eleven char", "password123456", "aaaaaaaaaaaaaaaa", "my name is Beispiel", "pulsegate pulsegate", strings.Repeat("x y", 100), "twelve chars\xff"} {
+	for _, bad := range []string{"", "short", "eleven char", "password123456", "aaaaaaaaaaaaaaaa",
+		"my name is Beispiel", "pulsegate pulsegate", strings.Repeat("x y", 100), "twelve chars\xff"} {
 		if _, err := p.Set(ctx, bad, "ada", "Beispiel"); fhir.KindOf(err) != fhir.Invalid || err == nil {
 			t.Errorf("%q: %v", bad, err)
 		}
@@ -99,7 +102,8 @@ func TestPasswords(t *testing.T) {
 	if err != nil || other == stored {
 		t.Error("two users with one password have one hash")
 	}
-	for pw, want := range map[string]bool{"korrektes Pferd Ä": true, "korrektes Pferd A\u0308": true, "korrektes Pferd A": false, "": false} {
+	for pw, want := range map[string]bool{"korrektes Pferd Ä": true, "korrektes Pferd A\u0308": true,
+		"korrektes Pferd A": false, "": false} {
 		if got, err := p.Match(ctx, stored, pw); err != nil || got != want {
 			t.Errorf("%q: %v %v", pw, got, err)
 		}
@@ -172,7 +176,8 @@ func TestVault(t *testing.T) {
 // A lost key is not replaced silently: what was sealed could never be opened.
 func TestLostSealKey(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := authn.OpenVault(dir, false); fhir.KindOf(err) != fhir.Conflict || !strings.Contains(err.Error(), "pulsegate recover seal-key") {
+	if _, err := authn.OpenVault(dir, false); fhir.KindOf(err) != fhir.Conflict ||
+		!strings.Contains(err.Error(), "pulsegate recover seal-key") {
 		t.Errorf("a missing key: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "keys", "seal.key")); err == nil {
@@ -184,7 +189,8 @@ func TestLostSealKey(t *testing.T) {
 }
 
 func TestPasskeysNeedAName(t *testing.T) {
-	for base, want := range map[string]bool{"https://pulse.example": true, "http://localhost:8080": true, "http://127.0.0.1:8080": false, "https://[::1]:8443": false, "http://pulse.example": false} {
+	for base, want := range map[string]bool{"https://pulse.example": true, "http://localhost:8080": true,
+		"http://127.0.0.1:8080": false, "https://[::1]:8443": false, "http://pulse.example": false} {
 		if p, err := authn.NewPasskeys(base, time.Now); err != nil || (p != nil) != want {
 			t.Errorf("%s: %v %v", base, p != nil, err)
 		}

@@ -33,9 +33,11 @@ const (
 // digits. Each is also run backwards.
 var lines = []string{
 	"abcdefghijklmnopqrstuvwxyz", "01234567890",
-	"qwertyuiop[]", "asdfghjkl;'", "zxcvbnm,./", "qwertzuiopü+", "asdfghjklöä#", "yxcvbnm,.-", "azertyuiop", "qsdfghjklm", "wxcvbn",
+	"qwertyuiop[]", "asdfghjkl;'", "zxcvbnm,./", "qwertzuiopü+", "asdfghjklöä#", "yxcvbnm,.-", "azertyuiop",
+	"qsdfghjklm", "wxcvbn",
 	"йцукенгшщзхъ", "фывапролджэ", "ячсмитьбю", "!@#$%^&*()_+", "!\"§$%&/()=?", "1234567890-=",
-	"1qaz", "2wsx", "3edc", "4rfv", "5tgb", "6yhn", "7ujm", "8ik,", "9ol.", "0p;/", "1qay", "2wsx", "6zhn", "!qaz", "@wsx", "#edc", "$rfv",
+	"1qaz", "2wsx", "3edc", "4rfv", "5tgb", "6yhn", "7ujm", "8ik,", "9ol.", "0p;/", "1qay", "2wsx", "6zhn", "!qaz",
+	"@wsx", "#edc", "$rfv",
 	"zse4", "xdr5", "cft6", "vgy7", "bhu8", "nji9", "mko0",
 	"147", "258", "369", "789", "456", "159", "357", "2580", "13579", "24680",
 }
@@ -55,7 +57,8 @@ var runs = func() map[string]bool {
 // leet and leetL put letters for what stands in their place; a 1 is an i or
 // an l.
 var leetL = strings.NewReplacer("1", "l", "0", "o", "3", "e", "4", "a", "5", "s", "7", "t", "@", "a", "$", "s")
-var leet = strings.NewReplacer("0", "o", "1", "i", "3", "e", "4", "a", "5", "s", "7", "t", "8", "b", "9", "g", "@", "a", "$", "s", "!", "i", "+", "t", "€", "e")
+var leet = strings.NewReplacer("0", "o", "1", "i", "3", "e", "4", "a", "5", "s", "7", "t", "8", "b", "9", "g", "@",
+	"a", "$", "s", "!", "i", "+", "t", "€", "e")
 
 // guessable returns an error that names the rule that a new password breaks.
 // words are the names and addresses of its owner.
@@ -111,7 +114,8 @@ func distinct(s string) map[rune]bool {
 func named(lower, plain string, words []string) bool {
 	for _, w := range append([]string{"pulsegate"}, words...) {
 		w = strings.ToLower(norm.NFKC.String(w))
-		parts := append(strings.FieldsFunc(w, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }), strings.Map(solid, w), w)
+		parts := append(strings.FieldsFunc(w,
+			func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }), strings.Map(solid, w), w)
 		for _, p := range parts {
 			if utf8.RuneCountInString(p) < minWord {
 				continue
@@ -200,7 +204,8 @@ func variants(lower, plain string) []string {
 	for _, s := range []string{lower, plain} {
 		core := strings.TrimFunc(s, notLetter)
 		out = append(out, s, leet.Replace(s))
-		if around := strings.Replace(s, core, "", 1); utf8.RuneCountInString(core) >= minWord && effort(around) < minEffort {
+		if around := strings.Replace(s, core, "", 1); utf8.RuneCountInString(core) >= minWord &&
+			effort(around) < minEffort {
 			out = append(out, core, leet.Replace(core))
 		}
 		// P@ssw0rd1234: what is behind the word are digits, not letters.

@@ -93,8 +93,10 @@ func (p *Provider) Begin(ctx context.Context, acr string, fresh bool) (string, O
 		return "", Outward{}, fhir.Wrap(op, err)
 	}
 	q := u.Query()
-	for k, v := range map[string]string{"response_type": "code", "client_id": p.ClientID, "redirect_uri": p.Redirect, "scope": "openid",
-		"state": o.State, "nonce": o.Nonce, "code_challenge": base64.RawURLEncoding.EncodeToString(sum[:]), "code_challenge_method": "S256"} {
+	for k, v := range map[string]string{"response_type": "code", "client_id": p.ClientID,
+		"redirect_uri": p.Redirect, "scope": "openid",
+		"state": o.State, "nonce": o.Nonce, "code_challenge": base64.RawURLEncoding.EncodeToString(sum[:]),
+		"code_challenge_method": "S256"} {
 		q.Set(k, v)
 	}
 	switch {
@@ -130,7 +132,8 @@ func (p *Provider) Finish(ctx context.Context, o Outward, answer url.Values) (Id
 	if err != nil {
 		return Identity{}, err
 	}
-	form := url.Values{"grant_type": {"authorization_code"}, "code": {answer.Get("code")}, "redirect_uri": {p.Redirect}, "code_verifier": {o.Verifier}}
+	form := url.Values{"grant_type": {"authorization_code"}, "code": {answer.Get("code")},
+		"redirect_uri": {p.Redirect}, "code_verifier": {o.Verifier}}
 	if p.Secret == "" {
 		form.Set("client_id", p.ClientID)
 	}
@@ -197,11 +200,13 @@ func (p *Provider) check(ctx context.Context, token string, o Outward, now time.
 	switch {
 	case c.Iss != p.Issuer:
 		return Identity{}, failed(op, "id_token: iss")
-	case !slices.Contains(c.Aud, p.ClientID) || len(c.Aud) > 1 && c.Azp != p.ClientID || c.Azp != "" && c.Azp != p.ClientID:
+	case !slices.Contains(c.Aud, p.ClientID) || len(c.Aud) > 1 && c.Azp != p.ClientID || c.Azp != "" &&
+		c.Azp != p.ClientID:
 		return Identity{}, failed(op, "id_token: aud")
 	case subtle.ConstantTimeCompare([]byte(c.Nonce), []byte(o.Nonce)) != 1:
 		return Identity{}, failed(op, "id_token: nonce")
-	case c.Exp == 0 || c.Iat == 0 || !now.Before(exp.Add(skew)) || iat.After(now.Add(skew)) || now.Sub(iat) > outwardLife+skew:
+	case c.Exp == 0 || c.Iat == 0 || !now.Before(exp.Add(skew)) || iat.After(now.Add(skew)) ||
+		now.Sub(iat) > outwardLife+skew:
 		return Identity{}, failed(op, "id_token: exp or iat")
 	case c.Sub == "" || len(c.Sub) > 255:
 		return Identity{}, failed(op, "id_token: sub")
@@ -210,7 +215,8 @@ func (p *Provider) check(ctx context.Context, token string, o Outward, now time.
 	}
 	id := Identity{Issuer: c.Iss, Subject: c.Sub, ACR: SingleFactor, AMR: []string{"ext"}, AuthTime: authTime}
 	is := func(values []string) bool {
-		return slices.Contains(values, c.ACR) || slices.ContainsFunc(c.AMR, func(a string) bool { return slices.Contains(values, a) })
+		return slices.Contains(values, c.ACR) ||
+			slices.ContainsFunc(c.AMR, func(a string) bool { return slices.Contains(values, a) })
 	}
 	switch {
 	case is(p.PhishingResistant):
@@ -222,7 +228,8 @@ func (p *Provider) check(ctx context.Context, token string, o Outward, now time.
 }
 
 // algorithms are those of an id_token: asymmetric only.
-var algorithms = []jwa.SignatureAlgorithm{jwa.RS256, jwa.RS384, jwa.RS512, jwa.PS256, jwa.PS384, jwa.PS512, jwa.ES256, jwa.ES384, jwa.ES512}
+var algorithms = []jwa.SignatureAlgorithm{jwa.RS256, jwa.RS384, jwa.RS512, jwa.PS256, jwa.PS384, jwa.PS512,
+	jwa.ES256, jwa.ES384, jwa.ES512}
 
 func (p *Provider) verify(ctx context.Context, token []byte) ([]byte, error) {
 	const op = "authn.verify"
@@ -241,7 +248,8 @@ func (p *Provider) verify(ctx context.Context, token []byte) ([]byte, error) {
 		}
 		for i := range set.Len() {
 			k, _ := set.Key(i)
-			if h.KeyID() != "" && k.KeyID() != h.KeyID() || k.KeyUsage() != "" && k.KeyUsage() != "sig" || k.KeyType() == jwa.OctetSeq {
+			if h.KeyID() != "" && k.KeyID() != h.KeyID() || k.KeyUsage() != "" && k.KeyUsage() != "sig" ||
+				k.KeyType() == jwa.OctetSeq {
 				continue
 			}
 			if payload, err := jws.Verify(token, jws.WithKey(h.Algorithm(), k)); err == nil {
@@ -265,7 +273,8 @@ func (p *Provider) metadata(ctx context.Context, again bool) (providerDoc, jwk.S
 	}
 	unavailable := fhir.Errorf(fhir.Unavailable, op, "the sign-in of the hospital does not answer")
 	var doc providerDoc
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(p.Issuer, "/")+"/.well-known/openid-configuration", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		strings.TrimSuffix(p.Issuer, "/")+"/.well-known/openid-configuration", nil)
 	if err != nil {
 		return doc, nil, fhir.Wrap(op, err)
 	}

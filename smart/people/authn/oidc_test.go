@@ -72,7 +72,8 @@ func newHospital(t *testing.T) *hospital {
 	}
 	m := http.NewServeMux()
 	m.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
-		h.write(w, map[string]string{"issuer": h.srv.URL, "authorization_endpoint": h.srv.URL + "/authorize", "token_endpoint": h.srv.URL + "/token", "jwks_uri": h.srv.URL + "/jwks"})
+		h.write(w, map[string]string{"issuer": h.srv.URL, "authorization_endpoint": h.srv.URL + "/authorize",
+			"token_endpoint": h.srv.URL + "/token", "jwks_uri": h.srv.URL + "/jwks"})
 	})
 	m.HandleFunc("GET /jwks", func(w http.ResponseWriter, _ *http.Request) { h.write(w, h.set) })
 	m.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
@@ -98,7 +99,8 @@ func (h *hospital) write(w http.ResponseWriter, v any) {
 }
 
 func (h *hospital) provider(now func() time.Time) *authn.Provider {
-	return &authn.Provider{Issuer: h.srv.URL, ClientID: "pulsegate", Redirect: "https://pulse.example/auth/external/callback", Name: "Hospital",
+	return &authn.Provider{Issuer: h.srv.URL, ClientID: "pulsegate",
+		Redirect: "https://pulse.example/auth/external/callback", Name: "Hospital",
 		MFA: []string{"mfa", "gold"}, PhishingResistant: []string{"fido"}, HTTP: h.srv.Client(), Clock: now}
 }
 
@@ -117,12 +119,15 @@ func TestProvider(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h.claims = map[string]any{"iss": h.srv.URL, "sub": "s-1", "aud": "pulsegate", "nonce": o.Nonce, "iat": at.Unix(), "exp": at.Add(time.Minute).Unix(), "acr": "gold"}
+		h.claims = map[string]any{"iss": h.srv.URL, "sub": "s-1", "aud": "pulsegate", "nonce": o.Nonce,
+			"iat": at.Unix(), "exp": at.Add(time.Minute).Unix(), "acr": "gold"}
 		return u.Query(), o
 	}
 	q, o := begin()
 	sum := sha256.Sum256([]byte(o.Verifier))
-	if q.Get("code_challenge_method") != "S256" || q.Get("code_challenge") != base64.RawURLEncoding.EncodeToString(sum[:]) || q.Get("nonce") == "" || q.Get("acr_values") != "fido" {
+	if q.Get("code_challenge_method") != "S256" ||
+		q.Get("code_challenge") != base64.RawURLEncoding.EncodeToString(sum[:]) || q.Get("nonce") == "" ||
+		q.Get("acr_values") != "fido" {
 		t.Errorf("sent out with %v", q)
 	}
 	answer := func(o authn.Outward) url.Values { return url.Values{"code": {"c"}, "state": {o.State}} }
@@ -185,7 +190,9 @@ func TestProvider(t *testing.T) {
 	for _, x := range []struct {
 		claims map[string]any
 		want   string
-	}{{map[string]any{"acr": "fido"}, authn.PhishingResistant}, {map[string]any{"acr": "0", "amr": []string{"pwd", "mfa"}}, authn.MultiFactor}, {map[string]any{"acr": "silver"}, authn.SingleFactor}} {
+	}{{map[string]any{"acr": "fido"}, authn.PhishingResistant},
+		{map[string]any{"acr": "0", "amr": []string{"pwd", "mfa"}}, authn.MultiFactor},
+		{map[string]any{"acr": "silver"}, authn.SingleFactor}} {
 		_, o := begin()
 		for k, c := range x.claims {
 			h.claims[k] = c

@@ -147,7 +147,8 @@ func (p *Passkeys) SignIn(ctx context.Context, users Users, c Ceremony, answer [
 	if len(c.Session.UserID) > 0 {
 		cred, err = p.web.ValidateLogin(&u, c.Session, parsed)
 	} else {
-		_, cred, err = p.web.ValidatePasskeyLogin(func(_, _ []byte) (webauthn.User, error) { return &u, nil }, c.Session, parsed)
+		_, cred, err = p.web.ValidatePasskeyLogin(func(_, _ []byte) (webauthn.User, error) { return &u, nil },
+			c.Session, parsed)
 	}
 	if err != nil {
 		return u, failed(op, "the answer does not hold")

@@ -83,7 +83,8 @@ func (p *Passwords) Set(ctx context.Context, password string, words ...string) (
 			return "", fhir.Wrap(op, err)
 		}
 		if bad {
-			return "", fhir.Errorf(fhir.Invalid, op, "password: it is in a list of stolen passwords; choose another one")
+			return "", fhir.Errorf(fhir.Invalid, op,
+				"password: it is in a list of stolen passwords; choose another one")
 		}
 	}
 	if err := p.slot(ctx); err != nil {
@@ -155,7 +156,8 @@ func ReadBreached(r io.Reader) (*BreachedFile, error) {
 			f.length = len(h)
 		}
 		if len(h) != f.length || len(h) < minPrefix || len(h) > 40 || strings.Trim(h, "0123456789abcdef") != "" {
-			return nil, fhir.Errorf(fhir.Invalid, op, "line %d: a SHA-1 or a prefix of one is needed, %d to 40 hex digits, all lines alike", n, minPrefix)
+			return nil, fhir.Errorf(fhir.Invalid, op,
+				"line %d: a SHA-1 or a prefix of one is needed, %d to 40 hex digits, all lines alike", n, minPrefix)
 		}
 		if f.have[h] = true; len(f.have) > maxHashLines {
 			return nil, fhir.Errorf(fhir.TooLarge, op, "more than %d lines", maxHashLines)

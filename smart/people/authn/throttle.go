@@ -58,7 +58,8 @@ func throttleKey(parts ...string) string {
 // it is known to have signed in with that account before, the device. If not,
 // wait says how long.
 func (t Throttle) Begin(ctx context.Context, account, device, remote string) (try Try, wait time.Duration, err error) {
-	try = Try{account: throttleKey("account", account, device), address: throttleKey("address", limit.Network(remote)), now: t.Clock()}
+	try = Try{account: throttleKey("account", account, device),
+		address: throttleKey("address", limit.Network(remote)), now: t.Clock()}
 	if try.a, try.oldA, err = t.read(ctx, try.account, try.now); err != nil {
 		return try, 0, err
 	}

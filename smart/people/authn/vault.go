@@ -26,8 +26,9 @@ func OpenVault(dir string, fresh bool) (*Vault, error) {
 	key, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist) && !fresh:
-		return nil, fhir.Errorf(fhir.Conflict, op, "keys/seal.key, which encrypts the secrets of authenticator apps, is missing; "+
-			"put it back, or go on with a new key with `pulsegate recover seal-key`, which is recorded")
+		return nil, fhir.Errorf(fhir.Conflict, op,
+			"keys/seal.key, which encrypts the secrets of authenticator apps, is missing; "+
+				"put it back, or go on with a new key with `pulsegate recover seal-key`, which is recorded")
 	case errors.Is(err, os.ErrNotExist):
 		if key, err = makeKey(path); err != nil {
 			return nil, fhir.Wrap(op, err)

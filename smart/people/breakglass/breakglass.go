@@ -97,7 +97,8 @@ type Glass struct {
 
 // New returns the service.
 func New(s Store, a Recorder, clock func() time.Time, log *slog.Logger) (*Glass, error) {
-	n, err := otel.Meter("pulsegate/smart/people/breakglass").Int64Counter("pulsegate.breakglass.opened", metric.WithUnit("{override}"),
+	n, err := otel.Meter("pulsegate/smart/people/breakglass").Int64Counter("pulsegate.breakglass.opened",
+		metric.WithUnit("{override}"),
 		metric.WithDescription("Emergency overrides of consent"))
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -113,7 +114,8 @@ type By struct {
 }
 
 func (g *Glass) commit(ctx context.Context, by By, what string, o *Opening, state ...store.StateWrite) error {
-	w, leaf, err := g.audit.Prepare(audit.Event{Type: audit.Security, Interaction: what, Principal: by.Principal, RemoteIP: by.RemoteIP,
+	w, leaf, err := g.audit.Prepare(audit.Event{Type: audit.Security, Interaction: what, Principal: by.Principal,
+		RemoteIP:  by.RemoteIP,
 		RequestID: by.RequestID, Patient: o.Patient, Extra: [][2]string{{"break-glass", o.ID}}})
 	if err != nil {
 		return fhir.Wrap("breakglass.commit", err)
@@ -151,7 +153,8 @@ func (g *Glass) Open(ctx context.Context, by By, user, patient, reason string) (
 		return Opening{}, err
 	}
 	now := g.clock().UTC().Truncate(time.Second)
-	o := Opening{ID: strings.ToLower(rand.Text()), User: user, Patient: patient, Reason: reason, Start: now, End: now.Add(Life)}
+	o := Opening{ID: strings.ToLower(rand.Text()), User: user, Patient: patient, Reason: reason, Start: now,
+		End: now.Add(Life)}
 	if !fhir.ValidID(user) || !fhir.ValidID(patient) {
 		return Opening{}, fhir.Errorf(fhir.Invalid, "breakglass.Open", "patient: an id is needed")
 	}
@@ -179,7 +182,8 @@ func (g *Glass) Open(ctx context.Context, by By, user, patient, reason string) (
 		return Opening{}, err
 	}
 	g.opened.Add(ctx, 1)
-	g.log.WarnContext(ctx, "break-glass opened: consent is overridden for one patient", "opening", o.ID, "request", by.RequestID)
+	g.log.WarnContext(ctx, "break-glass opened: consent is overridden for one patient", "opening", o.ID, "request",
+		by.RequestID)
 	return o, nil
 }
 
@@ -217,7 +221,8 @@ func (g *Glass) Close(ctx context.Context, by By, user, id string) error {
 	if err != nil {
 		return err
 	}
-	return g.commit(ctx, by, "emergency-stop", &o, w, store.StateWrite{Key: roomOpen + user + "/" + o.Patient, Expect: store.StateEquals, Old: []byte(o.ID)})
+	return g.commit(ctx, by, "emergency-stop", &o, w,
+		store.StateWrite{Key: roomOpen + user + "/" + o.Patient, Expect: store.StateEquals, Old: []byte(o.ID)})
 }
 
 // EndAll adds the end of a user's openings to the batch of what ends all that
@@ -237,13 +242,15 @@ func (g *Glass) EndAll(ctx context.Context, b *store.Batch, user string, by audi
 		if err != nil {
 			return err
 		}
-		ev, leaf, err := g.audit.Prepare(audit.Event{Type: audit.Security, Interaction: "emergency-stop", Principal: by.Principal, RemoteIP: by.RemoteIP,
+		ev, leaf, err := g.audit.Prepare(audit.Event{Type: audit.Security, Interaction: "emergency-stop",
+			Principal: by.Principal, RemoteIP: by.RemoteIP,
 			RequestID: by.RequestID, Patient: o.Patient, Extra: [][2]string{{"break-glass", o.ID}}})
 		if err != nil {
 			return fhir.Wrap("breakglass.EndAll", err)
 		}
 		b.Writes, b.Leaves = append(b.Writes, ev), append(b.Leaves, leaf)
-		b.State = append(b.State, w, store.StateWrite{Key: roomOpen + user + "/" + o.Patient, Expect: store.StateEquals, Old: []byte(o.ID)})
+		b.State = append(b.State, w, store.StateWrite{Key: roomOpen + user + "/" + o.Patient,
+			Expect: store.StateEquals, Old: []byte(o.ID)})
 	}
 	return nil
 }
@@ -305,7 +312,11 @@ func (g *Glass) List(ctx context.Context) ([]Opening, error) {
 func (g *Glass) Mine(ctx context.Context, user string) ([]Opening, error) {
 	var ids []string
 	prefix := roomOpen + user + "/"
-	if err := g.store.List(ctx, prefix, func(_ string, v []byte) bool { ids = append(ids, string(v)); return true }); err != nil {
+	if err := g.store.List(ctx, prefix, func(_ string,
+		v []byte) bool {
+		ids = append(ids, string(v))
+		return true
+	}); err != nil {
 		return nil, fhir.Wrap("breakglass.Mine", err)
 	}
 	var out []Opening

@@ -28,7 +28,8 @@ func (nobody) Permits(string, *access.Facts) bool { return false }
 func TestOverAgainstAModel(t *testing.T) {
 	clock := clocktest.At(time.Unix(1e9, 0))
 	var log strings.Builder
-	s, err := pebblestore.Open(filepath.Join(t.TempDir(), "s"), pebblestore.Options{Clock: clock.Now, Logger: slog.New(slog.DiscardHandler), CacheBytes: 1 << 20})
+	s, err := pebblestore.Open(filepath.Join(t.TempDir(), "s"),
+		pebblestore.Options{Clock: clock.Now, Logger: slog.New(slog.DiscardHandler), CacheBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +38,8 @@ func TestOverAgainstAModel(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	rec, err := audit.NewRecorder(audit.Options{Store: s, Clock: clock.Now, Rand: rand.Reader, Observer: "https://pulse.example"})
+	rec, err := audit.NewRecorder(audit.Options{Store: s, Clock: clock.Now, Rand: rand.Reader,
+		Observer: "https://pulse.example"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +58,8 @@ func TestOverAgainstAModel(t *testing.T) {
 			}
 			return r
 		}, prefix)
-		users, patients := []string{prefix + "1", prefix + "2"}, []string{"ada-9", "ben-9"} // of letters that no drawn id has
+		// of letters that no drawn id has
+		users, patients := []string{prefix + "1", prefix + "2"}, []string{"ada-9", "ben-9"}
 		views := map[string]access.Consents{}
 		for _, u := range users {
 			views[u] = g.For(nobody{}, u)
@@ -67,8 +70,10 @@ func TestOverAgainstAModel(t *testing.T) {
 			k := [2]string{rapid.SampledFrom(users).Draw(t, "user"), rapid.SampledFrom(patients).Draw(t, "patient")}
 			switch rapid.IntRange(0, 2).Draw(t, "act") {
 			case 0:
-				o, err := g.Open(ctx, breakglass.By{Principal: &access.Principal{Subject: k[0]}}, k[0], k[1], "unconscious after a fall")
-				if open := clock.Now().Before(ends[k]); open != (fhir.KindOf(err) == fhir.Conflict && err != nil) || !open && err != nil {
+				o, err := g.Open(ctx, breakglass.By{Principal: &access.Principal{Subject: k[0]}}, k[0], k[1],
+					"unconscious after a fall")
+				if open := clock.Now().Before(ends[k]); open != (fhir.KindOf(err) == fhir.Conflict && err != nil) ||
+					!open && err != nil {
 					t.Fatalf("open %v: %v", open, err)
 				}
 				if err == nil {
@@ -82,7 +87,8 @@ func TestOverAgainstAModel(t *testing.T) {
 				if other == k[0] {
 					other = users[1]
 				}
-				if err := g.Close(ctx, breakglass.By{}, other, ids[k]); fhir.KindOf(err) != fhir.NotFound || err == nil {
+				if err := g.Close(ctx, breakglass.By{}, other, ids[k]); fhir.KindOf(err) != fhir.NotFound ||
+					err == nil {
 					t.Fatalf("another user ended it: %v", err)
 				}
 				if err := g.Close(ctx, breakglass.By{}, k[0], ids[k]); err != nil {
@@ -96,7 +102,8 @@ func TestOverAgainstAModel(t *testing.T) {
 			}
 			for _, u := range users {
 				for _, p := range patients {
-					if got, want := views[u].Permits("app", &access.Facts{Type: "Observation", Patient: p}), clock.Now().Before(ends[[2]string{u, p}]); got != want {
+					if got, want := views[u].Permits("app", &access.Facts{Type: "Observation", Patient: p}),
+						clock.Now().Before(ends[[2]string{u, p}]); got != want {
 						t.Fatalf("%s sees %s: %v, want %v", u, p, got, want)
 					}
 				}
@@ -106,7 +113,8 @@ func TestOverAgainstAModel(t *testing.T) {
 			}
 		}
 	})
-	if strings.Contains(log.String(), "ada-9") || strings.Contains(log.String(), "ben-9") || strings.Contains(log.String(), "unconscious") || strings.Contains(log.String(), "a fall") {
+	if strings.Contains(log.String(), "ada-9") || strings.Contains(log.String(), "ben-9") ||
+		strings.Contains(log.String(), "unconscious") || strings.Contains(log.String(), "a fall") {
 		t.Error("the log names the patient or the reason")
 	}
 	if !strings.Contains(log.String(), "level=WARN") {
@@ -115,7 +123,8 @@ func TestOverAgainstAModel(t *testing.T) {
 }
 
 func TestReview(t *testing.T) {
-	s, err := pebblestore.Open(filepath.Join(t.TempDir(), "s"), pebblestore.Options{Clock: time.Now, Logger: slog.New(slog.DiscardHandler), CacheBytes: 1 << 20})
+	s, err := pebblestore.Open(filepath.Join(t.TempDir(), "s"),
+		pebblestore.Options{Clock: time.Now, Logger: slog.New(slog.DiscardHandler), CacheBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +133,8 @@ func TestReview(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	rec, err := audit.NewRecorder(audit.Options{Store: s, Clock: time.Now, Rand: rand.Reader, Observer: "https://pulse.example"})
+	rec, err := audit.NewRecorder(audit.Options{Store: s, Clock: time.Now, Rand: rand.Reader,
+		Observer: "https://pulse.example"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,8 +151,10 @@ func TestReview(t *testing.T) {
 		who, id, note string
 		justified     bool
 		want          fhir.Kind
-	}{{"doc", o.ID, "", true, fhir.Forbidden}, {"aud", "none", "", true, fhir.NotFound}, {"aud", o.ID, "", false, fhir.Invalid}} {
-		if err := g.Review(ctx, breakglass.By{}, x.who, x.id, x.justified, x.note); err == nil || fhir.KindOf(err) != x.want {
+	}{{"doc", o.ID, "", true, fhir.Forbidden}, {"aud", "none", "", true, fhir.NotFound},
+		{"aud", o.ID, "", false, fhir.Invalid}} {
+		if err := g.Review(ctx, breakglass.By{}, x.who, x.id, x.justified, x.note); err == nil ||
+			fhir.KindOf(err) != x.want {
 			t.Errorf("%+v: %v", x, err)
 		}
 	}

@@ -13,7 +13,8 @@ import (
 
 // about is the write by which a patient finds an opening.
 func (o *Opening) about() store.StateWrite {
-	return store.StateWrite{Key: roomPatient + o.Patient + "/" + o.ID, Value: strconv.AppendInt(nil, o.Start.Unix(), 10), Expect: store.StateAbsent}
+	return store.StateWrite{Key: roomPatient + o.Patient + "/" + o.ID,
+		Value: strconv.AppendInt(nil, o.Start.Unix(), 10), Expect: store.StateAbsent}
 }
 
 // About lists every opening of a patient's data, the newest first, for that
@@ -97,7 +98,8 @@ func (g *Glass) Acknowledge(ctx context.Context, by By, patient string, ids []st
 	if err != nil {
 		return err
 	}
-	ev := audit.Event{Type: audit.Security, Interaction: "configuration", Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID, Patient: patient,
+	ev := audit.Event{Type: audit.Security, Interaction: "configuration", Principal: by.Principal,
+		RemoteIP: by.RemoteIP, RequestID: by.RequestID, Patient: patient,
 		Extra: [][2]string{{"change", "emergency-access-acknowledged"}}}
 	var b store.Batch
 	for _, id := range ids {
@@ -109,7 +111,8 @@ func (g *Glass) Acknowledge(ctx context.Context, by By, patient string, ids []st
 		}
 		read[id] = true
 		ev.Extra = append(ev.Extra, [2]string{"break-glass", id})
-		b.State = append(b.State, store.StateWrite{Key: roomTold + patient + "/" + id, Value: strconv.AppendInt(nil, g.clock().Unix(), 10)})
+		b.State = append(b.State, store.StateWrite{Key: roomTold + patient + "/" + id,
+			Value: strconv.AppendInt(nil, g.clock().Unix(), 10)})
 	}
 	if len(b.State) == 0 {
 		return nil

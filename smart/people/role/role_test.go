@@ -14,17 +14,21 @@ import (
 // want is the matrix as the hospital's policy says it, written a second time
 // and by role: the table must equal it, cell by cell.
 var want = map[role.Role]map[string]string{
-	role.Patient: {"AuditEvent": "rs", "Consent": "rs", "Device": "rs", "Observation": "rs", "Organization": "r", "Patient": "rs",
+	role.Patient: {"AuditEvent": "rs", "Consent": "rs", "Device": "rs", "Observation": "rs", "Organization": "r",
+		"Patient":      "rs",
 		"Practitioner": "r", "Provenance": "rs"},
-	role.Practitioner: {"Consent": "rs", "Device": "rs", "Group": "rs", "Observation": "rs", "Organization": "rs", "Patient": "rs",
+	role.Practitioner: {"Consent": "rs", "Device": "rs", "Group": "rs", "Observation": "rs", "Organization": "rs",
+		"Patient":      "rs",
 		"Practitioner": "rs", "Provenance": "rs"},
 	role.Administrator: {"Consent": "rs", "Device": "rus", "Group": "cruds", "Organization": "crus", "Patient": "crus",
 		"Practitioner": "crus", "Subscription": "rs"},
-	role.Auditor: {"AuditEvent": "rs", "Consent": "rs", "Organization": "rs", "Patient": "r", "Practitioner": "rs", "Provenance": "rs",
+	role.Auditor: {"AuditEvent": "rs", "Consent": "rs", "Organization": "rs", "Patient": "r", "Practitioner": "rs",
+		"Provenance":   "rs",
 		"Subscription": "rs"},
 }
 
-var interactions = map[byte]access.Interaction{'c': access.Create, 'r': access.Read, 'u': access.Update, 'd': access.Delete, 's': access.Search}
+var interactions = map[byte]access.Interaction{'c': access.Create, 'r': access.Read, 'u': access.Update,
+	'd': access.Delete, 's': access.Search}
 
 func TestMatrix(t *testing.T) {
 	for _, r := range role.All() {
@@ -78,7 +82,8 @@ func TestUnion(t *testing.T) {
 		}
 		typ := rapid.SampledFrom(fhir.Types).Draw(t, "type")
 		for letter, i := range interactions {
-			any := slices.ContainsFunc(rs, func(r role.Role) bool { return slices.Contains([]byte(want[r][typ]), letter) })
+			any := slices.ContainsFunc(rs,
+				func(r role.Role) bool { return slices.Contains([]byte(want[r][typ]), letter) })
 			if got := (&access.Grant{Rules: rs.Rules()}).May(i, typ); got != any {
 				t.Fatalf("%v %c %s: %v, want %v", rs, letter, typ, got, any)
 			}

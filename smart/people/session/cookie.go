@@ -43,7 +43,8 @@ func (c Cookies) name(s string) string {
 }
 
 func (c Cookies) set(w http.ResponseWriter, name, value string, life time.Duration) {
-	ck := &http.Cookie{Name: c.name(name), Value: value, Path: "/", HttpOnly: true, Secure: c.Secure(), SameSite: http.SameSiteLaxMode}
+	ck := &http.Cookie{Name: c.name(name), Value: value, Path: "/", HttpOnly: true, Secure: c.Secure(),
+		SameSite: http.SameSiteLaxMode}
 	switch {
 	case value == "":
 		ck.MaxAge = -1
@@ -200,7 +201,8 @@ func LocalPath(s, fallback string) string {
 		return fallback
 	}
 	u, err := url.Parse(s)
-	if err != nil || u.IsAbs() || u.Host != "" || u.User != nil || !strings.HasPrefix(u.Path, "/auth/") && !strings.HasPrefix(u.Path, "/oauth/") {
+	if err != nil || u.IsAbs() || u.Host != "" || u.User != nil || !strings.HasPrefix(u.Path, "/auth/") &&
+		!strings.HasPrefix(u.Path, "/oauth/") {
 		return fallback
 	}
 	return u.String()

@@ -88,13 +88,15 @@ type Proof struct {
 // Begin makes a session of u, for the commit of its sign-in. A session that
 // was there before at this browser ends in the same commit; when it is of the
 // same user, absolute time goes on.
-func (s *Sessions) Begin(u *user.User, p Proof, at Browser, before *Session) (secret string, out Session, writes []store.StateWrite, err error) {
+func (s *Sessions) Begin(u *user.User, p Proof, at Browser,
+	before *Session) (secret string, out Session, writes []store.StateWrite, err error) {
 	now := s.Clock().UTC()
 	secret = rand.Text() + rand.Text()
 	if len(at.Agent) > maxAgent || len(at.IP) > maxAgent {
 		at = Browser{}
 	}
-	out = Session{ID: idOf(secret), Browser: at, SID: rand.Text(), User: u.ID, Epoch: u.Epoch, Created: now, Seen: now, Auth: p.At.UTC(), ACR: p.ACR, AMR: p.AMR, CSRF: rand.Text()}
+	out = Session{ID: idOf(secret), Browser: at, SID: rand.Text(), User: u.ID, Epoch: u.Epoch, Created: now,
+		Seen: now, Auth: p.At.UTC(), ACR: p.ACR, AMR: p.AMR, CSRF: rand.Text()}
 	if p.ACR == authn.PhishingResistant {
 		out.Strong = p.At.UTC()
 	}
@@ -113,7 +115,8 @@ func (s *Sessions) Begin(u *user.User, p Proof, at Browser, before *Session) (se
 	}
 	out.stored = b
 	ends := out.Created.Add(role.Absolute)
-	return secret, out, append(writes, store.StateWrite{Key: room + out.ID, Value: b, Expect: store.StateAbsent, Expires: ends},
+	return secret, out, append(writes, store.StateWrite{Key: room + out.ID, Value: b, Expect: store.StateAbsent,
+		Expires: ends},
 		store.StateWrite{Key: roomSID + out.SID, Value: []byte(out.ID), Expires: ends},
 		store.StateWrite{Key: roomUser + u.ID + "/" + out.SID, Value: []byte(out.ID), Expires: ends}), nil
 }
@@ -150,7 +153,8 @@ func (s *Sessions) Find(ctx context.Context, secret string) (Session, user.User,
 	if err != nil {
 		return Session{}, user.User{}, fhir.Wrap("session.Find", err)
 	}
-	w := store.StateWrite{Key: room + x.ID, Value: b, Expect: store.StateEquals, Old: x.stored, Expires: x.Created.Add(role.Absolute)}
+	w := store.StateWrite{Key: room + x.ID, Value: b, Expect: store.StateEquals, Old: x.stored,
+		Expires: x.Created.Add(role.Absolute)}
 	switch _, err := s.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}}); {
 	case err == nil:
 		seen.stored = b
@@ -184,7 +188,8 @@ func (s *Sessions) Of(ctx context.Context, userID string) ([]Session, error) {
 		return nil, fhir.Errorf(fhir.NotFound, op, "no such user")
 	}
 	var ids []string
-	if err := s.Store.List(ctx, roomUser+userID+"/", func(_ string, v []byte) bool { ids = append(ids, string(v)); return true }); err != nil {
+	if err := s.Store.List(ctx, roomUser+userID+"/",
+		func(_ string, v []byte) bool { ids = append(ids, string(v)); return true }); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
 	var out []Session

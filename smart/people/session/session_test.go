@@ -39,7 +39,8 @@ type world struct {
 func newWorld(t *rapid.T) *world {
 	w := &world{clock: clocktest.At(time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)), idle: map[string]time.Duration{}}
 	var err error
-	if w.db, err = pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: w.clock.Now, CacheBytes: 1 << 20}); err != nil {
+	if w.db, err = pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: w.clock.Now,
+		CacheBytes: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	w.users = &user.Registry{Store: w.db, Clock: w.clock.Now}
@@ -89,7 +90,8 @@ func (w *world) change(t *rapid.T, f func(*user.User)) {
 func (w *world) live(t *rapid.T, m *model) (yes, sure bool) {
 	u := w.load(t, m.user)
 	rest := w.clock.Now().Sub(m.seen)
-	if m.ended || u.Disabled || u.Epoch != m.epoch || w.clock.Now().Sub(m.created) >= 12*time.Hour || rest >= w.idle[m.user] {
+	if m.ended || u.Disabled || u.Epoch != m.epoch || w.clock.Now().Sub(m.created) >= 12*time.Hour ||
+		rest >= w.idle[m.user] {
 		return false, true
 	}
 	return true, rest < w.idle[m.user]-time.Minute
@@ -111,18 +113,21 @@ func TestSessionsLiveAsLongAsTheyMay(t *testing.T) {
 		some := func() *model { return all[rapid.IntRange(0, len(all)-1).Draw(t, "session")] }
 		begin := func(t *rapid.T) {
 			u := w.load(t, rapid.SampledFrom(w.ids).Draw(t, "user"))
-			secret, x, ws, err := s.Begin(&u, session.Proof{ACR: authn.PhishingResistant, At: w.clock.Now()}, session.Browser{}, nil)
+			secret, x, ws, err := s.Begin(&u, session.Proof{ACR: authn.PhishingResistant, At: w.clock.Now()},
+				session.Browser{}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			w.commit(t, ws...)
-			all = append(all, &model{secret: secret, sid: x.SID, user: u.ID, epoch: u.Epoch, created: w.clock.Now(), seen: w.clock.Now()})
+			all = append(all, &model{secret: secret, sid: x.SID, user: u.ID, epoch: u.Epoch, created: w.clock.Now(),
+				seen: w.clock.Now()})
 		}
 		begin(t)
 		t.Repeat(map[string]func(*rapid.T){
 			"sign in": begin,
 			"wait": func(t *rapid.T) {
-				w.clock.Add(time.Duration(rapid.SampledFrom([]int{1, 50, 600, 840, 900, 3500, 3600, 20000}).Draw(t, "s")) * time.Second)
+				w.clock.Add(time.Duration(rapid.SampledFrom([]int{1, 50, 600, 840, 900, 3500, 3600, 20000}).Draw(t,
+					"s")) * time.Second)
 			},
 			"act": func(t *rapid.T) {
 				m := some()
@@ -225,7 +230,8 @@ func TestStepUpReplacesTheSession(t *testing.T) {
 	}
 	clock.Add(4 * time.Minute)
 	_, third := sign(authn.MultiFactor, &second)
-	if !third.Meets(session.StepUp(), clock.Now().Add(time.Minute)) || third.Meets(session.StepUp(), clock.Now().Add(time.Minute+time.Second)) {
+	if !third.Meets(session.StepUp(), clock.Now().Add(time.Minute)) ||
+		third.Meets(session.StepUp(), clock.Now().Add(time.Minute+time.Second)) {
 		t.Error("the passkey counts from when it was shown, for five minutes")
 	}
 }

@@ -38,7 +38,8 @@ func (w *Who) Fresh(now time.Time) bool {
 
 // change commits new authenticators: every other session of the user ends, a
 // link is spent, and the person goes on in a new session.
-func (s *Service) change(ctx context.Context, from From, w Who, what string, p session.Proof, state ...store.StateWrite) (SignedIn, error) {
+func (s *Service) change(ctx context.Context, from From, w Who, what string, p session.Proof,
+	state ...store.StateWrite) (SignedIn, error) {
 	u := w.User
 	u.End()
 	writes, err := s.Users.Writes(&u)
@@ -54,11 +55,13 @@ func (s *Service) change(ctx context.Context, from From, w Who, what string, p s
 	if err != nil {
 		return SignedIn{}, err
 	}
-	ev := audit.Event{Type: audit.Security, Interaction: "attributes", Principal: s.Principal(&u), RemoteIP: from.RemoteIP, RequestID: from.RequestID,
+	ev := audit.Event{Type: audit.Security, Interaction: "attributes", Principal: s.Principal(&u),
+		RemoteIP: from.RemoteIP, RequestID: from.RequestID,
 		Extra: [][2]string{{"change", what}}}
 	err = s.commit(ctx, ev, append(append(writes, sw...), state...)...)
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
-		err = fhir.Errorf(fhir.Conflict, "signin.change", "The link was used, or the account was changed, meanwhile. Please begin again.")
+		err = fhir.Errorf(fhir.Conflict, "signin.change",
+			"The link was used, or the account was changed, meanwhile. Please begin again.")
 	}
 	return SignedIn{Secret: secret, Session: x, User: u}, err
 }
@@ -79,19 +82,22 @@ func (s *Service) check(w *Who) error {
 // BeginPasskeyEnrolment returns what the browser needs.
 func (s *Service) BeginPasskeyEnrolment(w Who) ([]byte, authn.Ceremony, error) {
 	if s.Passkeys == nil {
-		return nil, authn.Ceremony{}, fhir.Errorf(fhir.NotAllowed, "signin.BeginPasskeyEnrolment", "there are no passkeys at a bare address: reach the server by its name")
+		return nil, authn.Ceremony{}, fhir.Errorf(fhir.NotAllowed, "signin.BeginPasskeyEnrolment",
+			"there are no passkeys at a bare address: reach the server by its name")
 	}
 	if err := s.check(&w); err != nil {
 		return nil, authn.Ceremony{}, err
 	}
 	if len(w.User.Passkeys) >= user.MaxPasskeys {
-		return nil, authn.Ceremony{}, fhir.Errorf(fhir.Invalid, "signin.BeginPasskeyEnrolment", "passkeys: at most %d; remove one first", user.MaxPasskeys)
+		return nil, authn.Ceremony{}, fhir.Errorf(fhir.Invalid, "signin.BeginPasskeyEnrolment",
+			"passkeys: at most %d; remove one first", user.MaxPasskeys)
 	}
 	return s.Passkeys.BeginEnrol(&w.User)
 }
 
 // EnrolPasskey adds a passkey.
-func (s *Service) EnrolPasskey(ctx context.Context, from From, w Who, c authn.Ceremony, answer []byte, label string) (SignedIn, error) {
+func (s *Service) EnrolPasskey(ctx context.Context, from From, w Who, c authn.Ceremony, answer []byte,
+	label string) (SignedIn, error) {
 	const op = "signin.EnrolPasskey"
 	if s.Passkeys == nil {
 		return SignedIn{}, fhir.Errorf(fhir.NotAllowed, op, "there are no passkeys")
@@ -108,7 +114,8 @@ func (s *Service) EnrolPasskey(ctx context.Context, from From, w Who, c authn.Ce
 	}
 	now := s.Clock().UTC().Truncate(time.Second)
 	w.User.Passkeys = append(w.User.Passkeys, user.Passkey{Label: trim(label, "Passkey"), Created: now, Record: cred})
-	return s.change(ctx, from, w, "passkey-added", session.Proof{ACR: authn.PhishingResistant, AMR: []string{"hwk", "user", "mfa"}, At: now},
+	return s.change(ctx, from, w, "passkey-added",
+		session.Proof{ACR: authn.PhishingResistant, AMR: []string{"hwk", "user", "mfa"}, At: now},
 		once(c.Session.Challenge, c.Expires))
 }
 
@@ -125,7 +132,8 @@ func trim(s, fallback string) string {
 
 // EnrolPassword sets a password together with a one-time code app, and
 // returns the recovery codes, which are shown once.
-func (s *Service) EnrolPassword(ctx context.Context, from From, w Who, password string, secret []byte, code string) (SignedIn, []string, error) {
+func (s *Service) EnrolPassword(ctx context.Context, from From, w Who, password string, secret []byte,
+	code string) (SignedIn, []string, error) {
 	const op = "signin.EnrolPassword"
 	if err := s.check(&w); err != nil {
 		return SignedIn{}, nil, err
@@ -142,7 +150,8 @@ func (s *Service) EnrolPassword(ctx context.Context, from From, w Who, password 
 	codes, hashes := authn.NewRecovery()
 	w.User.Password, w.User.Recovery = stored, hashes
 	w.User.TOTP = &user.TOTP{Sealed: s.Vault.Seal("totp "+w.User.ID, secret), Step: step}
-	in, err := s.change(ctx, from, w, "password-set", session.Proof{ACR: authn.MultiFactor, AMR: []string{"pwd", "otp", "mfa"}, At: now})
+	in, err := s.change(ctx, from, w, "password-set",
+		session.Proof{ACR: authn.MultiFactor, AMR: []string{"pwd", "otp", "mfa"}, At: now})
 	return in, codes, err
 }
 
@@ -152,7 +161,8 @@ func (s *Service) NewRecovery(ctx context.Context, from From, w Who) (SignedIn, 
 		return SignedIn{}, nil, err
 	}
 	if w.User.TOTP == nil {
-		return SignedIn{}, nil, fhir.Errorf(fhir.Invalid, "signin.NewRecovery", "recovery codes go with a one-time code app")
+		return SignedIn{}, nil, fhir.Errorf(fhir.Invalid, "signin.NewRecovery",
+			"recovery codes go with a one-time code app")
 	}
 	codes, hashes := authn.NewRecovery()
 	w.User.Recovery = hashes
@@ -183,7 +193,8 @@ func (s *Service) Remove(ctx context.Context, from From, w Who, what string, cre
 		return SignedIn{}, fhir.Errorf(fhir.Invalid, op, "no such authenticator")
 	}
 	if !w.User.CanSignIn() {
-		return SignedIn{}, fhir.Errorf(fhir.Invalid, op, "This is the only way in that you have. Add another one first.")
+		return SignedIn{}, fhir.Errorf(fhir.Invalid, op,
+			"This is the only way in that you have. Add another one first.")
 	}
 	return s.change(ctx, from, w, what+"-removed", session.Proof{})
 }
@@ -199,11 +210,13 @@ func (s *Service) Connect(ctx context.Context, from From, w Who, o authn.Outward
 		return SignedIn{}, err
 	}
 	if w.User.Roles.Staff() && authn.Rank(id.ACR) < authn.Rank(authn.MultiFactor) {
-		return SignedIn{}, fhir.Errorf(fhir.Forbidden, op, "The hospital’s sign-in has to ask staff for a second factor, and did not.")
+		return SignedIn{}, fhir.Errorf(fhir.Forbidden, op,
+			"The hospital’s sign-in has to ask staff for a second factor, and did not.")
 	}
 	x := user.External{Issuer: id.Issuer, Subject: id.Subject}
 	if !slices.Contains(w.User.External, x) {
 		w.User.External = append(slices.Clone(w.User.External), x)
 	}
-	return s.change(ctx, from, w, "external-connected", session.Proof{ACR: id.ACR, AMR: id.AMR, At: id.AuthTime}, once(o.State, o.Expires))
+	return s.change(ctx, from, w, "external-connected", session.Proof{ACR: id.ACR, AMR: id.AMR, At: id.AuthTime},
+		once(o.State, o.Expires))
 }

@@ -62,7 +62,8 @@ func (s *Service) Invite(ctx context.Context, from From, by Actor, n NewUser) (u
 
 // linked commits u with a new one-time link and the end of everything that u
 // could do before, and with those of others whose links end.
-func (s *Service) linked(ctx context.Context, from From, by Actor, u *user.User, reset bool, others ...user.User) (string, error) {
+func (s *Service) linked(ctx context.Context, from From, by Actor, u *user.User, reset bool,
+	others ...user.User) (string, error) {
 	writes, err := s.Users.Writes(u)
 	if err != nil {
 		return "", err
@@ -84,12 +85,14 @@ func (s *Service) linked(ctx context.Context, from From, by Actor, u *user.User,
 
 // managed commits a change of u by somebody else, with the end of everything
 // that u was allowed before.
-func (s *Service) managed(ctx context.Context, from From, by Actor, u *user.User, kind, what string, state ...store.StateWrite) error {
+func (s *Service) managed(ctx context.Context, from From, by Actor, u *user.User, kind, what string,
+	state ...store.StateWrite) error {
 	extra := [][2]string{{"user", u.ID}, {"change", what}}
 	for _, r := range u.Roles {
 		extra = append(extra, [2]string{"role", string(r)})
 	}
-	return s.ending(ctx, u.ID, audit.Event{Type: audit.Security, Interaction: kind, Principal: s.actor(by), RemoteIP: from.RemoteIP, RequestID: from.RequestID, Extra: extra}, state...)
+	return s.ending(ctx, u.ID, audit.Event{Type: audit.Security, Interaction: kind, Principal: s.actor(by),
+		RemoteIP: from.RemoteIP, RequestID: from.RequestID, Extra: extra}, state...)
 }
 
 // ending commits the change of an account that ends everything beside its
@@ -130,7 +133,8 @@ func raced(op string, change func() error) error {
 // sessions, and everything that apps were allowed, end now; with reset, former
 // authenticators when the link is used. Whoever took the account over has then
 // nothing left of it (RFC 9700 4.14.2).
-func (s *Service) Reinvite(ctx context.Context, from From, by Actor, id string, reset bool) (u user.User, token string, err error) {
+func (s *Service) Reinvite(ctx context.Context, from From, by Actor, id string,
+	reset bool) (u user.User, token string, err error) {
 	const op = "signin.Reinvite"
 	if err := s.allow(by, role.ManageUsers); err != nil {
 		return user.User{}, "", err
@@ -145,7 +149,8 @@ func (s *Service) Reinvite(ctx context.Context, from From, by Actor, id string, 
 	return u, token, err
 }
 
-func (s *Service) reinvite(ctx context.Context, from From, by Actor, id string, reset bool, others ...user.User) (user.User, string, error) {
+func (s *Service) reinvite(ctx context.Context, from From, by Actor, id string, reset bool,
+	others ...user.User) (user.User, string, error) {
 	u, err := s.Users.Get(ctx, id)
 	if err != nil {
 		return user.User{}, "", err
@@ -160,7 +165,8 @@ func (s *Service) reinvite(ctx context.Context, from From, by Actor, id string, 
 
 // SetRoles changes what a user may do and who they are. All sessions and
 // authorizations of the user end.
-func (s *Service) SetRoles(ctx context.Context, from From, by Actor, id string, names []string, patient, practitioner string) error {
+func (s *Service) SetRoles(ctx context.Context, from From, by Actor, id string, names []string, patient,
+	practitioner string) error {
 	if err := s.allow(by, role.ManageUsers); err != nil {
 		return err
 	}
@@ -229,7 +235,8 @@ func (s *Service) bootstrap(ctx context.Context, operator, login, name string) (
 		return user.User{}, "", err
 	}
 	if user.Administrators(us) > 0 {
-		return user.User{}, "", fhir.Errorf(fhir.Invalid, op, "there is an administrator already: they invite others, or use `pulsegate user reinvite`")
+		return user.User{}, "", fhir.Errorf(fhir.Invalid, op,
+			"there is an administrator already: they invite others, or use `pulsegate user reinvite`")
 	}
 	folded, err := user.Fold(login)
 	if err != nil {

@@ -80,15 +80,18 @@ type Service struct {
 
 // New returns a Service.
 func New(o Options) (*Service, error) {
-	if o.Store == nil || o.Audit == nil || o.Users == nil || o.Sessions == nil || o.Passwords == nil || o.Vault == nil || o.Known == nil || o.Ends == nil || o.Clock == nil || o.Issuer == "" {
+	if o.Store == nil || o.Audit == nil || o.Users == nil || o.Sessions == nil || o.Passwords == nil ||
+		o.Vault == nil || o.Known == nil || o.Ends == nil || o.Clock == nil || o.Issuer == "" {
 		return nil, fhir.Errorf(fhir.Internal, "signin.New", "an option is missing")
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	n, err := otel.Meter("pulsegate/smart/people/signin").Int64Counter("pulsegate.signin.attempts", metric.WithUnit("{attempt}"),
+	n, err := otel.Meter("pulsegate/smart/people/signin").Int64Counter("pulsegate.signin.attempts",
+		metric.WithUnit("{attempt}"),
 		metric.WithDescription("Sign-ins by way and outcome"))
-	return &Service{Options: o, throttle: authn.Throttle{Store: o.Store, Clock: o.Clock}, count: n}, fhir.Wrap("signin.New", err)
+	return &Service{Options: o, throttle: authn.Throttle{Store: o.Store, Clock: o.Clock}, count: n},
+		fhir.Wrap("signin.New", err)
 }
 
 // From is where a request comes from.
@@ -118,7 +121,8 @@ type SignedIn struct {
 
 // ErrStepUp is what an action answers that needs a fresh phishing-resistant
 // factor (RFC 9470).
-var ErrStepUp error = fhir.Errorf(fhir.Unauthorized, "signin", "insufficient_user_authentication: sign in again with a passkey")
+var ErrStepUp error = fhir.Errorf(fhir.Unauthorized, "signin",
+	"insufficient_user_authentication: sign in again with a passkey")
 
 // Wait is the error of kind TooMany for who has to wait.
 func Wait(d time.Duration) error {
@@ -143,7 +147,8 @@ func (s *Service) Principal(u *user.User) *access.Principal {
 // Subject is what an authorization knows of the person and the sign-in.
 func Subject(u *user.User, x *session.Session) authz.Subject {
 	ref, _ := fhir.ParseRef(u.Reference())
-	return authz.Subject{ID: u.ID, Name: u.Name, FHIRUser: ref, Roles: u.Roles.Strings(), AuthTime: x.Auth, ACR: x.ACR, AMR: x.AMR, Session: x.SID, Access: u.Access}
+	return authz.Subject{ID: u.ID, Name: u.Name, FHIRUser: ref, Roles: u.Roles.Strings(), AuthTime: x.Auth,
+		ACR: x.ACR, AMR: x.AMR, Session: x.SID, Access: u.Access}
 }
 
 // standing returns the user that x was at its sign-in. ok is false when the
@@ -214,7 +219,8 @@ func (s *Service) commitBatch(ctx context.Context, b *store.Batch, ev audit.Even
 // once is the write that uses a challenge or a state up.
 func once(secret string, until time.Time) store.StateWrite {
 	h := sha256.Sum256([]byte(secret))
-	return store.StateWrite{Key: roomCeremony + base64.RawURLEncoding.EncodeToString(h[:]), Value: []byte("1"), Expect: store.StateAbsent, Expires: until.Add(time.Hour)}
+	return store.StateWrite{Key: roomCeremony + base64.RawURLEncoding.EncodeToString(h[:]), Value: []byte("1"),
+		Expect: store.StateAbsent, Expires: until.Add(time.Hour)}
 }
 
 // mayRecord takes one of the refusals of this second.
@@ -229,20 +235,24 @@ func (s *Service) mayRecord() bool {
 }
 
 func (s *Service) counted(ctx context.Context, way, outcome string) {
-	s.count.Add(ctx, 1, metric.WithAttributes(attribute.String("pulsegate.signin.method", way), attribute.String("pulsegate.outcome", outcome)))
+	s.count.Add(ctx, 1, metric.WithAttributes(attribute.String("pulsegate.signin.method", way),
+		attribute.String("pulsegate.outcome", outcome)))
 }
 
 // refused records a failed sign-in with the writes that count it. userID is
 // whose sign-in failed, as far as that is known; reason is a fixed text.
-func (s *Service) refused(ctx context.Context, from From, way, userID, reason string, state func() ([]store.StateWrite, error)) error {
+func (s *Service) refused(ctx context.Context, from From, way, userID, reason string,
+	state func() ([]store.StateWrite, error)) error {
 	s.counted(ctx, way, "refused")
 	ctx = context.WithoutCancel(ctx)
-	ev := audit.Event{Type: audit.SignIn, Interaction: "login", Outcome: audit.Serious, Reason: way + ": " + reason, RemoteIP: from.RemoteIP, RequestID: from.RequestID}
+	ev := audit.Event{Type: audit.SignIn, Interaction: "login", Outcome: audit.Serious, Reason: way + ": " + reason,
+		RemoteIP: from.RemoteIP, RequestID: from.RequestID}
 	if userID != "" {
 		ev.Principal = &access.Principal{Subject: userID, Issuer: s.Issuer}
 	}
 	record := s.mayRecord()
-	s.Logger.InfoContext(ctx, "sign-in refused", "way", way, "rule", reason, "request", from.RequestID, "recorded", record)
+	s.Logger.InfoContext(ctx, "sign-in refused", "way", way, "rule", reason, "request", from.RequestID, "recorded",
+		record)
 	for range attempts {
 		var writes []store.StateWrite
 		if state != nil {
@@ -266,7 +276,8 @@ func (s *Service) refused(ctx context.Context, from From, way, userID, reason st
 }
 
 // begin ends a sign-in: user, session and event in one commit.
-func (s *Service) begin(ctx context.Context, from From, way string, u *user.User, p session.Proof, before *session.Session, state ...store.StateWrite) (SignedIn, error) {
+func (s *Service) begin(ctx context.Context, from From, way string, u *user.User, p session.Proof,
+	before *session.Session, state ...store.StateWrite) (SignedIn, error) {
 	writes, err := s.Users.Writes(u)
 	if err != nil {
 		return SignedIn{}, err
@@ -279,8 +290,9 @@ func (s *Service) begin(ctx context.Context, from From, way string, u *user.User
 	if before != nil && before.User == u.ID {
 		what = "step-up"
 	}
-	ev := audit.Event{Type: audit.SignIn, Interaction: what, Principal: s.Principal(u), RemoteIP: from.RemoteIP, RequestID: from.RequestID,
-		Extra: [][2]string{{"acr", p.ACR}, {"way", way}}}
+	ev := audit.Event{Type: audit.SignIn, Interaction: what, Principal: s.Principal(u), RemoteIP: from.RemoteIP,
+		RequestID: from.RequestID,
+		Extra:     [][2]string{{"acr", p.ACR}, {"way", way}}}
 	if err := s.commit(ctx, ev, append(append(writes, sw...), state...)...); err != nil {
 		return SignedIn{}, err
 	}

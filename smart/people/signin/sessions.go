@@ -13,7 +13,8 @@ import (
 
 // SignOut ends a session.
 func (s *Service) SignOut(ctx context.Context, from From, u *user.User, x *session.Session) error {
-	return s.commit(ctx, audit.Event{Type: audit.SignOut, Interaction: "logout", Principal: s.Principal(u), RemoteIP: from.RemoteIP, RequestID: from.RequestID}, x.End())
+	return s.commit(ctx, audit.Event{Type: audit.SignOut, Interaction: "logout", Principal: s.Principal(u),
+		RemoteIP: from.RemoteIP, RequestID: from.RequestID}, x.End())
 }
 
 // Own lists the sessions of a user, the latest used first.
@@ -35,7 +36,8 @@ func (s *Service) EndSession(ctx context.Context, from From, u *user.User, sid s
 		if i < 0 {
 			return fhir.Errorf(fhir.NotFound, op, "The session has ended already.")
 		}
-		ev := audit.Event{Type: audit.SignOut, Interaction: "logout", Principal: s.Principal(u), RemoteIP: from.RemoteIP, RequestID: from.RequestID,
+		ev := audit.Event{Type: audit.SignOut, Interaction: "logout", Principal: s.Principal(u),
+			RemoteIP: from.RemoteIP, RequestID: from.RequestID,
 			Extra: [][2]string{{"change", "session-ended"}}}
 		b := store.Batch{State: []store.StateWrite{xs[i].EndUnchanged()}}
 		if err := s.Ends(ctx, &b, u.ID, sid, ev); err != nil {
@@ -70,7 +72,8 @@ func (s *Service) EndEverything(ctx context.Context, from From, u user.User, x *
 		if err != nil {
 			return SignedIn{}, err
 		}
-		ev := audit.Event{Type: audit.Security, Interaction: "attributes", Principal: s.Principal(&u), RemoteIP: from.RemoteIP, RequestID: from.RequestID,
+		ev := audit.Event{Type: audit.Security, Interaction: "attributes", Principal: s.Principal(&u),
+			RemoteIP: from.RemoteIP, RequestID: from.RequestID,
 			Extra: [][2]string{{"change", "everything-ended"}}}
 		if err := s.ending(ctx, u.ID, ev, append(writes, sw...)...); err == nil || fhir.KindOf(err) != fhir.Conflict {
 			return SignedIn{Secret: secret, Session: now, User: u}, err

@@ -19,7 +19,8 @@ func notRight() error {
 }
 
 // Password signs in with a password and a one-time or recovery code.
-func (s *Service) Password(ctx context.Context, from From, login, password, code string, before *session.Session) (SignedIn, error) {
+func (s *Service) Password(ctx context.Context, from From, login, password, code string,
+	before *session.Session) (SignedIn, error) {
 	for range attempts {
 		in, err := s.password(ctx, from, login, password, code, before)
 		// A conflict: a failure was counted, or the code used, meanwhile.
@@ -30,7 +31,8 @@ func (s *Service) Password(ctx context.Context, from From, login, password, code
 	return SignedIn{}, fhir.Errorf(fhir.Unavailable, "signin.Password", "try again")
 }
 
-func (s *Service) password(ctx context.Context, from From, login, password, code string, before *session.Session) (SignedIn, error) {
+func (s *Service) password(ctx context.Context, from From, login, password, code string,
+	before *session.Session) (SignedIn, error) {
 	account, err := user.Fold(login)
 	if err != nil {
 		account = "\x00" // no user has it; all such names are one account
@@ -80,7 +82,8 @@ func (s *Service) password(ctx context.Context, from From, login, password, code
 
 // factors looks at all of them whatever the first one says, also for a user
 // who does not exist: the answer must not tell by its time.
-func (s *Service) factors(ctx context.Context, u *user.User, password, code string, now time.Time) (step int64, recovery int, ok bool, err error) {
+func (s *Service) factors(ctx context.Context, u *user.User, password, code string,
+	now time.Time) (step int64, recovery int, ok bool, err error) {
 	known, err := s.Passwords.Match(ctx, u.Password, password)
 	if err != nil {
 		return 0, -1, false, err
@@ -88,7 +91,8 @@ func (s *Service) factors(ctx context.Context, u *user.User, password, code stri
 	secret, last, enrolled := make([]byte, 20), int64(0), u.TOTP != nil
 	if enrolled {
 		if secret, err = s.Vault.Open("totp "+u.ID, u.TOTP.Sealed); err != nil {
-			return 0, -1, false, fhir.Wrap("signin.factors", errors.New("a TOTP secret cannot be opened: was keys/seal.key replaced?"))
+			return 0, -1, false, fhir.Wrap("signin.factors",
+				errors.New("a TOTP secret cannot be opened: was keys/seal.key replaced?"))
 		}
 		last = u.TOTP.Step
 	}
@@ -100,20 +104,23 @@ func (s *Service) factors(ctx context.Context, u *user.User, password, code stri
 // BeginPasskey begins a sign-in (u nil) or a step-up of u.
 func (s *Service) BeginPasskey(u *user.User) ([]byte, authn.Ceremony, error) {
 	if s.Passkeys == nil {
-		return nil, authn.Ceremony{}, fhir.Errorf(fhir.NotAllowed, "signin.BeginPasskey", "there are no passkeys at a bare address: reach the server by its name")
+		return nil, authn.Ceremony{}, fhir.Errorf(fhir.NotAllowed, "signin.BeginPasskey",
+			"there are no passkeys at a bare address: reach the server by its name")
 	}
 	return s.Passkeys.BeginSignIn(u)
 }
 
 // Passkey signs in with a passkey; with a session before, it steps up.
-func (s *Service) Passkey(ctx context.Context, from From, c authn.Ceremony, answer []byte, before *session.Session) (SignedIn, error) {
+func (s *Service) Passkey(ctx context.Context, from From, c authn.Ceremony, answer []byte,
+	before *session.Session) (SignedIn, error) {
 	const op = "signin.Passkey"
 	if s.Passkeys == nil {
 		return SignedIn{}, fhir.Errorf(fhir.NotAllowed, op, "there are no passkeys")
 	}
 	u, err := s.Passkeys.SignIn(ctx, s.Users, c, answer)
 	if err == nil {
-		in, berr := s.begin(ctx, from, "passkey", &u, session.Proof{ACR: authn.PhishingResistant, AMR: []string{"hwk", "user", "mfa"}, At: s.Clock()}, before,
+		in, berr := s.begin(ctx, from, "passkey", &u,
+			session.Proof{ACR: authn.PhishingResistant, AMR: []string{"hwk", "user", "mfa"}, At: s.Clock()}, before,
 			once(c.Session.Challenge, c.Expires))
 		if berr == nil || fhir.KindOf(berr) != fhir.Conflict {
 			return in, berr
@@ -139,7 +146,8 @@ func rule(err error) string {
 }
 
 // External signs in with the hospital's provider.
-func (s *Service) External(ctx context.Context, from From, o authn.Outward, answer url.Values, before *session.Session) (SignedIn, error) {
+func (s *Service) External(ctx context.Context, from From, o authn.Outward, answer url.Values,
+	before *session.Session) (SignedIn, error) {
 	const op = "signin.External"
 	id, err := s.identity(ctx, o, answer)
 	var u user.User
@@ -155,7 +163,8 @@ func (s *Service) External(ctx context.Context, from From, o authn.Outward, answ
 	case u.Roles.Staff() && authn.Rank(id.ACR) < authn.Rank(authn.MultiFactor):
 		err = fhir.Errorf(fhir.Unauthorized, op, "the provider did not ask for a second factor")
 	default:
-		in, berr := s.begin(ctx, from, "external", &u, session.Proof{ACR: id.ACR, AMR: id.AMR, At: id.AuthTime}, before, once(o.State, o.Expires))
+		in, berr := s.begin(ctx, from, "external", &u, session.Proof{ACR: id.ACR, AMR: id.AMR, At: id.AuthTime},
+			before, once(o.State, o.Expires))
 		if berr == nil || fhir.KindOf(berr) != fhir.Conflict {
 			return in, berr
 		}
@@ -167,7 +176,8 @@ func (s *Service) External(ctx context.Context, from From, o authn.Outward, answ
 	if rerr := s.refused(ctx, from, "external", u.ID, rule(err), nil); rerr != nil {
 		return SignedIn{}, rerr
 	}
-	return SignedIn{}, fhir.Errorf(fhir.Unauthorized, op, "The hospital’s sign-in was not accepted here. Staff need a second factor there, and the account must be connected with one here.")
+	return SignedIn{}, fhir.Errorf(fhir.Unauthorized, op,
+		"The hospital’s sign-in was not accepted here. Staff need a second factor there, and the account must be connected with one here.")
 }
 
 func (s *Service) identity(ctx context.Context, o authn.Outward, answer url.Values) (authn.Identity, error) {

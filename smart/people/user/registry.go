@@ -151,7 +151,8 @@ func (r *Registry) Writes(u *User) ([]store.StateWrite, error) {
 		if old.Login != "" {
 			return nil, fhir.Errorf(fhir.Invalid, op, "login: it stays as it is")
 		}
-		out = append(out, store.StateWrite{Key: roomLogin + hash(u.Login), Value: []byte(u.ID), Expect: store.StateAbsent})
+		out = append(out, store.StateWrite{Key: roomLogin + hash(u.Login), Value: []byte(u.ID),
+			Expect: store.StateAbsent})
 	}
 	have := map[External]bool{}
 	for _, x := range old.External {
@@ -159,12 +160,14 @@ func (r *Registry) Writes(u *User) ([]store.StateWrite, error) {
 	}
 	for _, x := range u.External {
 		if !have[x] {
-			out = append(out, store.StateWrite{Key: roomExternal + hash(x.Issuer, x.Subject), Value: []byte(u.ID), Expect: store.StateAbsent})
+			out = append(out, store.StateWrite{Key: roomExternal + hash(x.Issuer, x.Subject), Value: []byte(u.ID),
+				Expect: store.StateAbsent})
 		}
 		delete(have, x)
 	}
 	for x := range have {
-		out = append(out, store.StateWrite{Key: roomExternal + hash(x.Issuer, x.Subject), Expect: store.StateEquals, Old: []byte(u.ID)})
+		out = append(out, store.StateWrite{Key: roomExternal + hash(x.Issuer, x.Subject), Expect: store.StateEquals,
+			Old: []byte(u.ID)})
 	}
 	return out, nil
 }
@@ -193,16 +196,19 @@ type Invite struct {
 // good. The secret is not stored.
 func (r *Registry) Invite(u *User, reset bool) (token string, w store.StateWrite, err error) {
 	token = rand.Text() + rand.Text()
-	inv := Invite{User: u.ID, Expires: r.Clock().Add(InviteLife).UTC().Truncate(time.Second), Epoch: u.Epoch, Reset: reset}
+	inv := Invite{User: u.ID, Expires: r.Clock().Add(InviteLife).UTC().Truncate(time.Second), Epoch: u.Epoch,
+		Reset: reset}
 	b, err := json.Marshal(inv)
-	return token, store.StateWrite{Key: roomInvite + hash(token), Value: b, Expect: store.StateAbsent, Expires: inv.Expires}, fhir.Wrap("user.Invite", err)
+	return token, store.StateWrite{Key: roomInvite + hash(token), Value: b, Expect: store.StateAbsent,
+		Expires: inv.Expires}, fhir.Wrap("user.Invite", err)
 }
 
 // Invited returns the link's record and its user, when it is still good:
 // NotFound otherwise, whatever the reason.
 func (r *Registry) Invited(ctx context.Context, token string) (Invite, User, error) {
 	const op = "user.Invited"
-	void := fhir.Errorf(fhir.NotFound, op, "the link is not good, was used, or is older than %d hours", int(InviteLife.Hours()))
+	void := fhir.Errorf(fhir.NotFound, op, "the link is not good, was used, or is older than %d hours",
+		int(InviteLife.Hours()))
 	if token == "" || len(token) > 128 {
 		return Invite{}, User{}, void
 	}

@@ -101,7 +101,8 @@ func (u *User) EndAll() { u.Epoch++; u.Access++ }
 // sameStanding reports whether u and o are the same person with the same
 // roles, and both may sign in.
 func (u *User) sameStanding(o *User) bool {
-	return u.Patient == o.Patient && u.Practitioner == o.Practitioner && u.Disabled == o.Disabled && slices.Equal(u.Roles, o.Roles)
+	return u.Patient == o.Patient && u.Practitioner == o.Practitioner && u.Disabled == o.Disabled &&
+		slices.Equal(u.Roles, o.Roles)
 }
 
 // Reference is the FHIR resource that the user is, as a relative reference: the
@@ -123,7 +124,8 @@ func (u *User) Reference() string {
 func Fold(login string) (string, error) {
 	s, err := precis.UsernameCaseMapped.String(strings.TrimSpace(login))
 	if err != nil || s == "" || len(s) > maxLogin {
-		return "", fhir.Errorf(fhir.Invalid, "user.Fold", "login: 1 to %d bytes of letters, digits and signs, without spaces", maxLogin)
+		return "", fhir.Errorf(fhir.Invalid, "user.Fold",
+			"login: 1 to %d bytes of letters, digits and signs, without spaces", maxLogin)
 	}
 	return s, nil
 }
@@ -141,7 +143,8 @@ func (u *User) check() error {
 	if _, err := Fold(u.Login); err != nil {
 		return err
 	}
-	if u.Name == "" || len(u.Name) > maxName || !utf8.ValidString(u.Name) || strings.ContainsFunc(u.Name, unicode.IsControl) {
+	if u.Name == "" || len(u.Name) > maxName || !utf8.ValidString(u.Name) ||
+		strings.ContainsFunc(u.Name, unicode.IsControl) {
 		return fhir.Errorf(fhir.Invalid, op, "name: 1 to %d bytes without control characters", maxName)
 	}
 	if _, err := role.Parse(u.Roles.Strings()); err != nil {
@@ -154,7 +157,8 @@ func (u *User) check() error {
 		return fhir.Errorf(fhir.Invalid, op, "patient: a user with the role patient is one Patient resource")
 	}
 	if u.Roles.Has(role.Practitioner) && u.Practitioner == "" {
-		return fhir.Errorf(fhir.Invalid, op, "practitioner: a user with the role practitioner is one Practitioner resource")
+		return fhir.Errorf(fhir.Invalid, op,
+			"practitioner: a user with the role practitioner is one Practitioner resource")
 	}
 	if len(u.Passkeys) > MaxPasskeys {
 		return fhir.Errorf(fhir.Invalid, op, "passkeys: at most %d", MaxPasskeys)

@@ -28,7 +28,8 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, clock: clocktest.At(time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC))}
 	var err error
-	if w.db, err = pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: w.clock.Now, CacheBytes: 1 << 20}); err != nil {
+	if w.db, err = pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: w.clock.Now,
+		CacheBytes: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -71,7 +72,8 @@ func TestNamesAreOnePersons(t *testing.T) {
 		if u, err := w.ByLogin(t.Context(), typed); err != nil || u.ID != ada.ID {
 			t.Errorf("%q: %v", typed, err)
 		}
-		if u, err := w.New(typed, "Other", role.Roles{role.Auditor}, "", ""); err != nil || fhir.KindOf(w.save(&u)) != fhir.Conflict {
+		if u, err := w.New(typed, "Other", role.Roles{role.Auditor}, "", ""); err != nil ||
+			fhir.KindOf(w.save(&u)) != fhir.Conflict {
 			t.Errorf("%q is taken: %v", typed, err)
 		}
 	}
@@ -196,10 +198,16 @@ func TestRefused(t *testing.T) {
 		login, name, patient, practitioner string
 		roles                              role.Roles
 	}{
-		"no login": {"", "N", "", "", role.Roles{role.Auditor}}, "a space": {"a b", "N", "", "", role.Roles{role.Auditor}},
-		"no name": {"a", "", "", "", role.Roles{role.Auditor}}, "control": {"a", "N\nM", "", "", role.Roles{role.Auditor}}, "long": {"a", strings.Repeat("n", 201), "", "", role.Roles{role.Auditor}},
-		"no role": {"a", "N", "", "", nil}, "unknown role": {"a", "N", "", "", role.Roles{"root"}}, "acts and audits": {"a", "N", "", "", role.Roles{role.Administrator, role.Auditor}},
-		"patient who is none": {"a", "N", "", "", role.Roles{role.Patient}}, "practitioner who is none": {"a", "N", "p1", "", role.Roles{role.Practitioner}}, "no id": {"a", "N", "../p", "", role.Roles{role.Patient}},
+		"no login": {"", "N", "", "", role.Roles{role.Auditor}},
+		"a space":  {"a b", "N", "", "", role.Roles{role.Auditor}},
+		"no name":  {"a", "", "", "", role.Roles{role.Auditor}},
+		"control":  {"a", "N\nM", "", "", role.Roles{role.Auditor}},
+		"long":     {"a", strings.Repeat("n", 201), "", "", role.Roles{role.Auditor}},
+		"no role":  {"a", "N", "", "", nil}, "unknown role": {"a", "N", "", "", role.Roles{"root"}},
+		"acts and audits":          {"a", "N", "", "", role.Roles{role.Administrator, role.Auditor}},
+		"patient who is none":      {"a", "N", "", "", role.Roles{role.Patient}},
+		"practitioner who is none": {"a", "N", "p1", "", role.Roles{role.Practitioner}},
+		"no id":                    {"a", "N", "../p", "", role.Roles{role.Patient}},
 	} {
 		if _, err := w.New(x.login, x.name, x.roles, x.patient, x.practitioner); fhir.KindOf(err) != fhir.Invalid {
 			t.Errorf("%s: %v", name, err)

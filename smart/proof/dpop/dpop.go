@@ -128,10 +128,12 @@ func Verify(r *http.Request, target, accessToken string, now time.Time, nonces *
 func parse(s string) (h header, c claims, err error) {
 	malformed := bad("not a signed JWT of type dpop+jwt with jwk, jti, htm, htu and iat")
 	parts := strings.Split(s, ".")
-	if len(s) > compact.MaxToken || len(parts) != 3 || parts[2] == "" || !decode(parts[0], &h) || !decode(parts[1], &c) {
+	if len(s) > compact.MaxToken || len(parts) != 3 || parts[2] == "" || !decode(parts[0], &h) ||
+		!decode(parts[1], &c) {
 		return h, c, malformed
 	}
-	if h.Typ != "dpop+jwt" || h.JWK == nil || h.Crit != nil || h.B64 != nil || c.Iat == nil || *c.Iat < 0 || *c.Iat > 1<<40 || math.IsNaN(*c.Iat) {
+	if h.Typ != "dpop+jwt" || h.JWK == nil || h.Crit != nil || h.B64 != nil || c.Iat == nil || *c.Iat < 0 ||
+		*c.Iat > 1<<40 || math.IsNaN(*c.Iat) {
 		return h, c, malformed
 	}
 	return h, c, nil
@@ -151,7 +153,8 @@ func key(h header) (public any, jkt string, err error) {
 		P   string `json:"p"`
 		Q   string `json:"q"`
 	}
-	if json.Unmarshal(h.JWK, &members) != nil || members.D+members.K+members.P+members.Q != "" || members.Kty != "EC" && members.Kty != "RSA" {
+	if json.Unmarshal(h.JWK, &members) != nil || members.D+members.K+members.P+members.Q != "" ||
+		members.Kty != "EC" && members.Kty != "RSA" {
 		return nil, "", bad("jwk must be a public EC or RSA key")
 	}
 	j, err := jwk.ParseKey(h.JWK)
@@ -166,9 +169,11 @@ func key(h header) (public any, jkt string, err error) {
 	switch p := raw.(type) {
 	case *ecdsa.PublicKey:
 		_, err := p.ECDH()
-		ok = err == nil && (h.Alg == "ES256" && p.Curve == elliptic.P256() || h.Alg == "ES384" && p.Curve == elliptic.P384())
+		ok = err == nil && (h.Alg == "ES256" && p.Curve == elliptic.P256() || h.Alg == "ES384" &&
+			p.Curve == elliptic.P384())
 	case *rsa.PublicKey:
-		ok = (h.Alg == "RS256" || h.Alg == "RS384") && p.N.BitLen() >= 2048 && p.N.BitLen() <= 8192 && p.E >= 3 && p.E&1 == 1
+		ok = (h.Alg == "RS256" || h.Alg == "RS384") && p.N.BitLen() >= 2048 && p.N.BitLen() <= 8192 && p.E >= 3 &&
+			p.E&1 == 1
 	}
 	if !ok {
 		return nil, "", bad("alg must be ES256, ES384, RS256 or RS384, with a sound key of its kind")

@@ -56,7 +56,8 @@ func FuzzVerify(f *testing.F) {
 	if err != nil || p.JKT == "" || p.jti != "a" {
 		f.Fatal(p, err)
 	}
-	for _, s := range []string{good, "", "..", in + ".", strings.Repeat("a", 9000), `{}`, good + "=", part(map[string]any{"typ": "dpop+jwt", "jwk": nil}) + ".e30.e30"} {
+	for _, s := range []string{good, "", "..", in + ".", strings.Repeat("a", 9000), `{}`, good + "=",
+		part(map[string]any{"typ": "dpop+jwt", "jwk": nil}) + ".e30.e30"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -69,9 +70,12 @@ func FuzzVerify(f *testing.F) {
 
 func TestSameURL(t *testing.T) {
 	for in, want := range map[string]bool{
-		target: true, target + "?a=b": true, target + "#x": true, "HTTPS://AS.example/oauth/token": true, "https://as.example:443/oauth/token": true,
-		"http://as.example/oauth/token": false, "https://as.example:444/oauth/token": false, "https://as.example/oauth/TOKEN": false,
-		"https://as.example/oauth/token/": false, "https://u@as.example/oauth/token": false, "/oauth/token": false, "": false, "https://as.example/oauth/x/../token": false,
+		target: true, target + "?a=b": true, target + "#x": true, "HTTPS://AS.example/oauth/token": true,
+		"https://as.example:443/oauth/token": true,
+		"http://as.example/oauth/token":      false, "https://as.example:444/oauth/token": false,
+		"https://as.example/oauth/TOKEN":  false,
+		"https://as.example/oauth/token/": false, "https://u@as.example/oauth/token": false, "/oauth/token": false,
+		"": false, "https://as.example/oauth/x/../token": false,
 	} {
 		if sameURL(in, target) != want {
 			t.Errorf("%s: %v", in, !want)

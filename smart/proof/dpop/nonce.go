@@ -59,7 +59,8 @@ func OpenNonces(ctx context.Context, s NonceState, rand io.Reader, clock func() 
 		if _, err := io.ReadFull(rand, fresh); err != nil {
 			return nil, fhir.Wrap(op, err)
 		}
-		_, err = s.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: nonceKey, Value: fresh, Expect: store.StateAbsent}}})
+		_, err = s.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: nonceKey, Value: fresh,
+			Expect: store.StateAbsent}}})
 		if err != nil && fhir.KindOf(err) != fhir.Conflict { // Conflict: another process was first
 			return nil, fhir.Wrap(op, err)
 		}

@@ -99,16 +99,19 @@ func (v *Verifier) Check() error {
 		switch {
 		case x.Issuer == "" || err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 			return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: issuer and jwks-url are needed", i+1)
-		case slices.ContainsFunc(x.Algs, func(a string) bool { return !slices.Contains([]string{"RS256", "RS384", "ES256", "ES384"}, a) }):
+		case slices.ContainsFunc(x.Algs,
+			func(a string) bool { return !slices.Contains([]string{"RS256", "RS384", "ES256", "ES384"}, a) }):
 			return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: algs are RS256, RS384, ES256 and ES384", i+1)
 		case slices.ContainsFunc(v.Issuers[:i], func(o Issuer) bool { return o.Issuer == x.Issuer }):
 			return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: named twice", i+1)
 		case len(x.Clients) == 0:
-			return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: clients is needed: the issuer's name of each client that it may speak for, and the client's id here", i+1)
+			return fhir.Errorf(fhir.Invalid, op,
+				"outside issuer %d: clients is needed: the issuer's name of each client that it may speak for, and the client's id here", i+1)
 		}
 		for theirs, here := range x.Clients {
 			if theirs == "" || !fhir.ValidID(here) {
-				return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: clients: %q is no id of a client here", i+1, here)
+				return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: clients: %q is no id of a client here",
+					i+1, here)
 			}
 		}
 		if x.Scopes == "" {
@@ -149,7 +152,8 @@ func (v *Verifier) Verify(ctx context.Context, token string) (t Token, ok bool, 
 		life = time.Hour
 	}
 	typ := strings.TrimPrefix(strings.ToLower(h.Typ), "application/")
-	if !slices.Contains(algs, h.Alg) || h.JKU != "" || !slices.ContainsFunc(types, func(s string) bool { return strings.EqualFold(s, typ) }) ||
+	if !slices.Contains(algs, h.Alg) || h.JKU != "" ||
+		!slices.ContainsFunc(types, func(s string) bool { return strings.EqualFold(s, typ) }) ||
 		!slices.Contains(c.Aud, aud) || c.Exp == nil || c.Iat == nil || *c.Exp-*c.Iat > life.Seconds() {
 		return Token{}, true, invalid()
 	}

@@ -149,7 +149,8 @@ func read(name string) (signing, error) {
 	}
 	switch p := raw.(type) {
 	case *ecdsa.PrivateKey:
-		if _, err := p.ECDH(); err != nil || k.Alg != map[elliptic.Curve]string{elliptic.P256(): "ES256", elliptic.P384(): "ES384"}[p.Curve] {
+		if _, err := p.ECDH(); err != nil ||
+			k.Alg != map[elliptic.Curve]string{elliptic.P256(): "ES256", elliptic.P384(): "ES384"}[p.Curve] {
 			return refuse("the curve is not that of the algorithm")
 		}
 		k.private = p
@@ -352,7 +353,8 @@ func (r *Ring) live(purpose string) []signing {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	now := r.clock().Unix()
-	return slices.DeleteFunc(slices.Clone(r.keys[purpose]), func(k signing) bool { return k.Retires != 0 && k.Retires <= now })
+	return slices.DeleteFunc(slices.Clone(r.keys[purpose]),
+		func(k signing) bool { return k.Retires != 0 && k.Retires <= now })
 }
 
 // JWKS is the public JWK Set.

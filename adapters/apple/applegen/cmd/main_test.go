@@ -10,7 +10,8 @@ import (
 
 func TestRunWritesWhatTheFlagsSay(t *testing.T) {
 	var got, want bytes.Buffer
-	if err := run([]string{"-days", "2", "-seed", "9", "-start", "2026-01-05T00:00:00-07:00", "-format", "export.zip"}, &got); err != nil {
+	if err := run([]string{"-days", "2", "-seed", "9", "-start", "2026-01-05T00:00:00-07:00", "-format",
+		"export.zip"}, &got); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Date(2026, 1, 5, 0, 0, 0, 0, time.FixedZone("", -7*3600))

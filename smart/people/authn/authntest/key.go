@@ -67,7 +67,8 @@ func (k *Key) authData(more byte) []byte {
 }
 
 func (k *Key) client(typ, challenge string) []byte {
-	b, err := json.Marshal(map[string]any{"type": typ, "challenge": challenge, "origin": k.Origin, "crossOrigin": false})
+	b, err := json.Marshal(map[string]any{"type": typ, "challenge": challenge, "origin": k.Origin,
+		"crossOrigin": false})
 	k.must(err)
 	return b
 }
@@ -106,13 +107,15 @@ func (k *Key) Get(options []byte) []byte {
 	sum := sha256.Sum256(append(data[:len(data):len(data)], h[:]...))
 	sig, err := ecdsa.SignASN1(rand.Reader, k.private, sum[:])
 	k.must(err)
-	return k.credential(map[string]any{"clientDataJSON": b64.EncodeToString(client), "authenticatorData": b64.EncodeToString(data),
-		"signature": b64.EncodeToString(sig), "userHandle": k.user})
+	return k.credential(map[string]any{"clientDataJSON": b64.EncodeToString(client),
+		"authenticatorData": b64.EncodeToString(data),
+		"signature":         b64.EncodeToString(sig), "userHandle": k.user})
 }
 
 func (k *Key) credential(response map[string]any) []byte {
 	id := b64.EncodeToString(k.id)
-	b, err := json.Marshal(map[string]any{"id": id, "rawId": id, "type": "public-key", "clientExtensionResults": map[string]any{}, "response": response})
+	b, err := json.Marshal(map[string]any{"id": id, "rawId": id, "type": "public-key",
+		"clientExtensionResults": map[string]any{}, "response": response})
 	k.must(err)
 	return b
 }
