@@ -62,7 +62,7 @@ func newHospital(w *world) *hospital {
 		if err != nil {
 			w.t.Error(err)
 		}
-		say(rw, map[string]string{"id_token": string(b)})
+		say(rw, map[string]string{"access_token": "x", "token_type": "Bearer", "id_token": string(b)})
 	})
 	h.srv = httptest.NewTLSServer(m)
 	w.t.Cleanup(h.srv.Close)

@@ -162,7 +162,7 @@ func (q *request) outward(link bool) error {
 	if err != nil {
 		return err
 	}
-	q.visit.Outward, q.visit.Link, q.visit.Return = &o, link, session.LocalPath(q.value("return"), home)
+	q.visit.AuthRequest, q.visit.Link, q.visit.Return = &o, link, session.LocalPath(q.value("return"), home)
 	if err := q.p.Cookies.SetVisit(q.w, q.visit); err != nil {
 		return err
 	}
@@ -183,13 +183,13 @@ func externalConnect(q *request) error {
 }
 
 func externalFinish(q *request) error {
-	o := q.visit.Outward
+	o := q.visit.AuthRequest
 	if o == nil {
 		return fhir.Errorf(fhir.Invalid, "pages.externalFinish",
 			"It took too long, or began in another browser. Please sign in again.")
 	}
 	next, connect := q.visit.Return, q.visit.Link
-	q.visit.Outward = nil
+	q.visit.AuthRequest = nil
 	var in signin.SignedIn
 	var err error
 	if connect {

@@ -3,10 +3,8 @@ package authn
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/base64"
-	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -15,244 +13,251 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
+	"golang.org/x/oauth2"
 
 	"pulsegate/fhir"
 )
 
-// Provider signs people in at the hospital's OpenID provider: authorization
-// code with PKCE (S256), state and nonce (OpenID Connect Core 1.0, 3.1; RFC
-// 9700). Its fields are set once.
+// Provider signs people in at the hospital's OpenID provider, with the
+// authorization code flow, PKCE (S256), state and nonce (OpenID Connect Core
+// 1.0, 3.1; RFC 9700).
+//
+// Discovery and the basic checks of the id_token come from go-oidc, the
+// authorization request and the redemption of the code from x/oauth2. This
+// package adds the checks that those libraries leave to their caller (state,
+// nonce, azp, iat, auth_time), and the cache of keys; see keySet.
+//
+// The exported fields must not change after the first call. A Provider is safe
+// for concurrent use.
 type Provider struct {
-	Issuer   string // exactly as in the provider's tokens
+	Issuer   string // must equal the iss claim of the provider's tokens
 	ClientID string
-	// Secret is sent by Basic; "" for a public client, which PKCE protects.
+	// Secret authenticates this client with HTTP Basic. If it is empty, the
+	// client is public and only PKCE protects the code.
 	Secret   string
-	Redirect string // our callback
-	Name     string // on the button
-	// MFA and PhishingResistant are the provider's acr (or amr) values that
-	// mean so.
+	Redirect string // URL of our callback
+	Name     string // shown on the sign-in button
+	// MFA and PhishingResistant list the values of the provider's acr and amr
+	// claims that mean several factors, or a phishing-resistant factor.
 	MFA, PhishingResistant []string
-	HTTP                   *http.Client // egress
+	HTTP                   *http.Client // from fhir/egress
 	Clock                  func() time.Time
 
-	mu    sync.Mutex
-	doc   providerDoc
-	keys  jwk.Set
-	until time.Time
+	// mu guards the fields below. It is held while the metadata is fetched, so
+	// that concurrent sign-ins share one fetch.
+	mu       sync.Mutex
+	endpoint oauth2.Endpoint
+	keys     jwk.Set // nil before the first fetch
+	expires  time.Time
 }
 
-type providerDoc struct {
-	Issuer    string `json:"issuer"`
-	Authorize string `json:"authorization_endpoint"`
-	Token     string `json:"token_endpoint"`
-	JWKS      string `json:"jwks_uri"`
-}
-
-// Outward is what has to be kept, unseen by the browser, while it is away.
-type Outward struct {
+// AuthRequest is the state of a sign-in that is pending at the provider. It is
+// kept in a sealed cookie, which the browser cannot read.
+type AuthRequest struct {
 	State    string    `json:"state"`
 	Nonce    string    `json:"nonce"`
-	Verifier string    `json:"verifier"`
+	Verifier string    `json:"verifier"` // PKCE code verifier
 	Expires  time.Time `json:"expires"`
-	// MFA: the answer must be of several factors; Fresh: the person must have
-	// signed in after Asked.
-	Fresh bool      `json:"fresh,omitempty"`
-	Asked time.Time `json:"asked"`
+	// Fresh demands that the person signs in at the provider anew, after
+	// Started.
+	Fresh   bool      `json:"fresh,omitempty"`
+	Started time.Time `json:"asked"`
 }
 
-// Identity is who the provider says has signed in.
+// Identity is the person whom the provider has signed in.
 type Identity struct {
 	Issuer, Subject string
-	ACR             string // translated: PhishingResistant, MultiFactor or SingleFactor
+	ACR             string // PhishingResistant, MultiFactor or SingleFactor
 	AMR             []string
 	AuthTime        time.Time
 }
 
 const (
-	metadataLife = 10 * time.Minute
-	outwardLife  = 10 * time.Minute
-	skew         = time.Minute
-	maxIDToken   = 16 << 10
+	metadataLife    = 10 * time.Minute
+	refetchInterval = 10 * time.Second
+	authRequestLife = 10 * time.Minute
+	clockSkew       = time.Minute
+	maxIDToken      = 16 << 10  // bytes
+	maxResponse     = 256 << 10 // bytes
 )
 
-// Begin returns where to send the browser. acr names what is wished for.
-func (p *Provider) Begin(ctx context.Context, acr string, fresh bool) (string, Outward, error) {
+// signingAlgorithms are the algorithms accepted for an id_token, all of them
+// asymmetric.
+var signingAlgorithms = []string{oidc.RS256, oidc.RS384, oidc.RS512, oidc.PS256, oidc.PS384, oidc.PS512,
+	oidc.ES256, oidc.ES384, oidc.ES512}
+
+// Begin returns the URL of the authentication request, to which the browser is
+// sent. The request asks for acr as a preference; Finish reports what the
+// provider did. If fresh is set, the person has to sign in anew.
+func (p *Provider) Begin(ctx context.Context, acr string, fresh bool) (string, AuthRequest, error) {
 	const op = "authn.Begin"
-	doc, _, err := p.metadata(ctx, false)
+	config, _, err := p.metadata(ctx, false)
 	if err != nil {
-		return "", Outward{}, err
+		return "", AuthRequest{}, err
 	}
-	o := Outward{State: rand.Text(), Nonce: rand.Text(), Verifier: rand.Text() + rand.Text(), Fresh: fresh,
-		Asked: p.Clock(), Expires: p.Clock().Add(outwardLife)}
-	sum := sha256.Sum256([]byte(o.Verifier))
-	u, err := url.Parse(doc.Authorize)
-	if err != nil {
-		return "", Outward{}, fhir.Wrap(op, err)
-	}
-	q := u.Query()
-	for k, v := range map[string]string{"response_type": "code", "client_id": p.ClientID,
-		"redirect_uri": p.Redirect, "scope": "openid",
-		"state": o.State, "nonce": o.Nonce, "code_challenge": base64.RawURLEncoding.EncodeToString(sum[:]),
-		"code_challenge_method": "S256"} {
-		q.Set(k, v)
-	}
+	now := p.Clock()
+	req := AuthRequest{State: rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier(), Fresh: fresh,
+		Started: now, Expires: now.Add(authRequestLife)}
+	options := []oauth2.AuthCodeOption{oidc.Nonce(req.Nonce), oauth2.S256ChallengeOption(req.Verifier)}
 	switch {
 	case acr == PhishingResistant && len(p.PhishingResistant) > 0:
-		q.Set("acr_values", strings.Join(p.PhishingResistant, " "))
+		options = append(options, oauth2.SetAuthURLParam("acr_values", strings.Join(p.PhishingResistant, " ")))
 	case len(p.MFA)+len(p.PhishingResistant) > 0:
-		q.Set("acr_values", strings.Join(append(slices.Clone(p.PhishingResistant), p.MFA...), " "))
+		values := append(slices.Clone(p.PhishingResistant), p.MFA...)
+		options = append(options, oauth2.SetAuthURLParam("acr_values", strings.Join(values, " ")))
 	}
 	if fresh {
-		q.Set("max_age", "0")
-		q.Set("prompt", "login")
+		options = append(options, oauth2.SetAuthURLParam("max_age", "0"), oauth2.SetAuthURLParam("prompt", "login"))
 	}
-	u.RawQuery = q.Encode()
-	return u.String(), o, nil
+	target := config.AuthCodeURL(req.State, options...)
+	if _, err := url.Parse(target); err != nil {
+		return "", AuthRequest{}, fhir.Wrap(op, err)
+	}
+	return target, req, nil
 }
 
-// Finish redeems the answer's code and checks the id_token. A failure is
-// Unauthorized with a fixed reason.
-func (p *Provider) Finish(ctx context.Context, o Outward, answer url.Values) (Identity, error) {
+// Finish checks the parameters of the authentication response, redeems the
+// code and checks the id_token. Every refusal is of kind Unauthorized with a
+// fixed reason, which never quotes the provider.
+func (p *Provider) Finish(ctx context.Context, req AuthRequest, response url.Values) (Identity, error) {
 	const op = "authn.Finish"
 	now := p.Clock()
+	state := []byte(response.Get("state"))
 	switch {
-	case !now.Before(o.Expires):
-		return Identity{}, failed(op, "it took too long")
-	case len(answer["state"]) != 1 || subtle.ConstantTimeCompare([]byte(answer.Get("state")), []byte(o.State)) != 1:
-		return Identity{}, failed(op, "the answer is not for this browser")
-	case answer.Get("iss") != "" && answer.Get("iss") != p.Issuer: // RFC 9207
-		return Identity{}, failed(op, "the answer is from another provider")
-	case answer.Get("error") != "" || len(answer["code"]) != 1:
-		return Identity{}, failed(op, "the provider refused")
+	case !now.Before(req.Expires):
+		return Identity{}, failed(op, "the sign-in took too long")
+	case len(response["state"]) != 1 || subtle.ConstantTimeCompare(state, []byte(req.State)) != 1:
+		return Identity{}, failed(op, "the response belongs to another browser")
+	case response.Get("iss") != "" && response.Get("iss") != p.Issuer: // RFC 9207
+		return Identity{}, failed(op, "the response comes from another provider")
+	case response.Get("error") != "" || len(response["code"]) != 1:
+		return Identity{}, failed(op, "the provider refused the sign-in")
 	}
-	doc, _, err := p.metadata(ctx, false)
+	config, _, err := p.metadata(ctx, false)
 	if err != nil {
 		return Identity{}, err
 	}
-	form := url.Values{"grant_type": {"authorization_code"}, "code": {answer.Get("code")},
-		"redirect_uri": {p.Redirect}, "code_verifier": {o.Verifier}}
-	if p.Secret == "" {
-		form.Set("client_id", p.ClientID)
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, doc.Token, strings.NewReader(form.Encode()))
+	token, err := config.Exchange(oidc.ClientContext(ctx, p.client()), response.Get("code"),
+		oauth2.VerifierOption(req.Verifier))
 	if err != nil {
-		return Identity{}, fhir.Wrap(op, err)
-	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	if p.Secret != "" {
-		req.SetBasicAuth(url.QueryEscape(p.ClientID), url.QueryEscape(p.Secret))
-	}
-	var tok struct {
-		ID string `json:"id_token"`
-	}
-	if err := p.fetch(req, &tok); err != nil {
+		// The error quotes the provider's response, so it is dropped.
 		return Identity{}, failed(op, "the provider did not redeem the code")
 	}
-	return p.check(ctx, tok.ID, o, now)
+	raw, ok := token.Extra("id_token").(string)
+	if !ok || raw == "" || len(raw) > maxIDToken {
+		return Identity{}, failed(op, "the token response has no usable id_token")
+	}
+	return p.identify(ctx, raw, req, now)
 }
 
-type idClaims struct {
-	Iss      string   `json:"iss"`
-	Sub      string   `json:"sub"`
-	Aud      audience `json:"aud"`
-	Azp      string   `json:"azp"`
-	Nonce    string   `json:"nonce"`
-	ACR      string   `json:"acr"`
-	AMR      []string `json:"amr"`
-	Exp      float64  `json:"exp"`
-	Iat      float64  `json:"iat"`
-	AuthTime float64  `json:"auth_time"`
-}
-
-// audience is one string or an array of them.
-type audience []string
-
-func (a *audience) UnmarshalJSON(b []byte) error {
-	var one string
-	if json.Unmarshal(b, &one) == nil {
-		*a = audience{one}
-		return nil
+// identify verifies an id_token (OpenID Connect Core 1.0, 3.1.3.7) and returns
+// the identity that it asserts.
+func (p *Provider) identify(ctx context.Context, raw string, req AuthRequest, now time.Time) (Identity, error) {
+	const op = "authn.identify"
+	keys := keySet{provider: p}
+	token, err := oidc.NewVerifier(p.Issuer, &keys, &oidc.Config{ClientID: p.ClientID,
+		SupportedSigningAlgs: signingAlgorithms,
+		// The library allows no clock skew, so it sees a clock that is slow by
+		// the skew.
+		Now: func() time.Time { return now.Add(-clockSkew) }}).Verify(ctx, raw)
+	var expired *oidc.TokenExpiredError
+	switch {
+	case err == nil:
+	case keys.err != nil: // the library hides the kind of an error of its key set
+		return Identity{}, keys.err
+	case errors.As(err, &expired):
+		return Identity{}, failed(op, "id_token: exp")
+	default: // the library's text quotes the claims
+		return Identity{}, failed(op, "id_token: syntax, alg, iss, aud or nbf")
 	}
-	return json.Unmarshal(b, (*[]string)(a))
-}
-
-func (p *Provider) check(ctx context.Context, token string, o Outward, now time.Time) (Identity, error) {
-	const op = "authn.check"
-	if token == "" || len(token) > maxIDToken {
-		return Identity{}, failed(op, "no id_token")
+	var claims struct {
+		Azp      string   `json:"azp"`
+		ACR      string   `json:"acr"`
+		AMR      []string `json:"amr"`
+		AuthTime float64  `json:"auth_time"`
 	}
-	payload, err := p.verify(ctx, []byte(token))
-	if err != nil {
-		return Identity{}, err
+	if err := token.Claims(&claims); err != nil {
+		return Identity{}, failed(op, "id_token: the claims cannot be read")
 	}
-	var c idClaims
-	if err := json.Unmarshal(payload, &c); err != nil {
-		return Identity{}, failed(op, "the id_token cannot be read")
-	}
-	exp, iat := time.Unix(int64(c.Exp), 0), time.Unix(int64(c.Iat), 0)
-	authTime := iat
-	if c.AuthTime > 0 {
-		authTime = time.Unix(int64(c.AuthTime), 0)
+	authTime := token.IssuedAt
+	if claims.AuthTime > 0 {
+		authTime = time.Unix(int64(claims.AuthTime), 0)
 	}
 	switch {
-	case c.Iss != p.Issuer:
+	case token.Issuer != p.Issuer: // the library accepts a second spelling of Google's issuer
 		return Identity{}, failed(op, "id_token: iss")
-	case !slices.Contains(c.Aud, p.ClientID) || len(c.Aud) > 1 && c.Azp != p.ClientID || c.Azp != "" &&
-		c.Azp != p.ClientID:
-		return Identity{}, failed(op, "id_token: aud")
-	case subtle.ConstantTimeCompare([]byte(c.Nonce), []byte(o.Nonce)) != 1:
+	case len(token.Audience) > 1 && claims.Azp != p.ClientID || claims.Azp != "" && claims.Azp != p.ClientID:
+		return Identity{}, failed(op, "id_token: azp")
+	case subtle.ConstantTimeCompare([]byte(token.Nonce), []byte(req.Nonce)) != 1:
 		return Identity{}, failed(op, "id_token: nonce")
-	case c.Exp == 0 || c.Iat == 0 || !now.Before(exp.Add(skew)) || iat.After(now.Add(skew)) ||
-		now.Sub(iat) > outwardLife+skew:
-		return Identity{}, failed(op, "id_token: exp or iat")
-	case c.Sub == "" || len(c.Sub) > 255:
+	case token.IssuedAt.After(now.Add(clockSkew)) || now.Sub(token.IssuedAt) > authRequestLife+clockSkew:
+		return Identity{}, failed(op, "id_token: iat")
+	case token.Subject == "" || len(token.Subject) > 255:
 		return Identity{}, failed(op, "id_token: sub")
-	case o.Fresh && (c.AuthTime == 0 || authTime.Before(o.Asked.Add(-skew))):
+	case req.Fresh && (claims.AuthTime == 0 || authTime.Before(req.Started.Add(-clockSkew))):
 		return Identity{}, failed(op, "id_token: auth_time is too old")
 	}
-	id := Identity{Issuer: c.Iss, Subject: c.Sub, ACR: SingleFactor, AMR: []string{"ext"}, AuthTime: authTime}
-	is := func(values []string) bool {
-		return slices.Contains(values, c.ACR) ||
-			slices.ContainsFunc(c.AMR, func(a string) bool { return slices.Contains(values, a) })
+	id := Identity{Issuer: token.Issuer, Subject: token.Subject, ACR: SingleFactor, AMR: []string{"ext"},
+		AuthTime: authTime}
+	asserts := func(values []string) bool {
+		return slices.Contains(values, claims.ACR) ||
+			slices.ContainsFunc(claims.AMR, func(method string) bool { return slices.Contains(values, method) })
 	}
 	switch {
-	case is(p.PhishingResistant):
+	case asserts(p.PhishingResistant):
 		id.ACR, id.AMR = PhishingResistant, append(id.AMR, "mfa")
-	case is(p.MFA):
+	case asserts(p.MFA):
 		id.ACR, id.AMR = MultiFactor, append(id.AMR, "mfa")
 	}
 	return id, nil
 }
 
-// algorithms are those of an id_token: asymmetric only.
-var algorithms = []jwa.SignatureAlgorithm{jwa.RS256, jwa.RS384, jwa.RS512, jwa.PS256, jwa.PS384, jwa.PS512,
-	jwa.ES256, jwa.ES384, jwa.ES512}
+// keySet implements oidc.KeySet for one verification.
+//
+// It replaces the library's RemoteKeySet, which keeps a key until an unknown
+// one appears, so that a key that the provider has withdrawn stays valid. It
+// also fetches the keys again after every signature that fails, and accepts
+// keys that are published for encryption. Here keys expire after metadataLife,
+// are fetched at most every refetchInterval, and must be signing keys.
+type keySet struct {
+	provider *Provider
+	err      error // of the last VerifySignature
+}
 
-func (p *Provider) verify(ctx context.Context, token []byte) ([]byte, error) {
-	const op = "authn.verify"
+// VerifySignature implements oidc.KeySet. It also refuses the JSON
+// serialization of a signature, which the library reads.
+func (s *keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
+	payload, err := s.provider.verifySignature(ctx, []byte(token))
+	s.err = err
+	return payload, err
+}
+
+func (p *Provider) verifySignature(ctx context.Context, token []byte) ([]byte, error) {
+	const op = "authn.verifySignature"
 	msg, err := jws.Parse(token, jws.WithCompact())
 	if err != nil || len(msg.Signatures()) != 1 {
-		return nil, failed(op, "the id_token cannot be read")
+		return nil, failed(op, "id_token: syntax")
 	}
-	h := msg.Signatures()[0].ProtectedHeaders()
-	if !slices.Contains(algorithms, h.Algorithm()) {
+	header := msg.Signatures()[0].ProtectedHeaders()
+	if !slices.Contains(signingAlgorithms, string(header.Algorithm())) {
 		return nil, failed(op, "id_token: alg")
 	}
-	for _, again := range []bool{false, true} {
-		_, set, err := p.metadata(ctx, again)
+	for _, refetch := range []bool{false, true} {
+		_, keys, err := p.metadata(ctx, refetch)
 		if err != nil {
 			return nil, err
 		}
-		for i := range set.Len() {
-			k, _ := set.Key(i)
-			if h.KeyID() != "" && k.KeyID() != h.KeyID() || k.KeyUsage() != "" && k.KeyUsage() != "sig" ||
-				k.KeyType() == jwa.OctetSeq {
+		for i := range keys.Len() {
+			key, _ := keys.Key(i)
+			if header.KeyID() != "" && key.KeyID() != header.KeyID() ||
+				key.KeyUsage() != "" && key.KeyUsage() != "sig" || key.KeyType() == jwa.OctetSeq {
 				continue
 			}
-			if payload, err := jws.Verify(token, jws.WithKey(h.Algorithm(), k)); err == nil {
+			if payload, err := jws.Verify(token, jws.WithKey(header.Algorithm(), key)); err == nil {
 				return payload, nil
 			}
 		}
@@ -260,51 +265,92 @@ func (p *Provider) verify(ctx context.Context, token []byte) ([]byte, error) {
 	return nil, failed(op, "id_token: signature")
 }
 
-// metadata returns the provider's document and keys, read again when they are
-// older than ten minutes, or at once when a key is missing.
-func (p *Provider) metadata(ctx context.Context, again bool) (providerDoc, jwk.Set, error) {
+// metadata returns the client configuration and the keys of the provider, from
+// the cache if it is not older than metadataLife. If refetch is set, because no
+// cached key fits, the cache may not be older than refetchInterval.
+func (p *Provider) metadata(ctx context.Context, refetch bool) (*oauth2.Config, jwk.Set, error) {
 	const op = "authn.metadata"
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.Clock()
-	// A key that is not there is asked for at most every ten seconds.
-	if p.keys != nil && now.Before(p.until) && (!again || p.until.Sub(now) > metadataLife-10*time.Second) {
-		return p.doc, p.keys, nil
+	if p.keys == nil || !now.Before(p.expires) || refetch && p.expires.Sub(now) <= metadataLife-refetchInterval {
+		endpoint, keys, err := p.discover(ctx)
+		if err != nil {
+			// The error may quote the provider's response, so it is dropped.
+			return nil, nil, fhir.Errorf(fhir.Unavailable, op,
+				"The hospital's sign-in service is not available. Try again later.")
+		}
+		p.endpoint, p.keys, p.expires = endpoint, keys, now.Add(metadataLife)
 	}
-	unavailable := fhir.Errorf(fhir.Unavailable, op, "the sign-in of the hospital does not answer")
-	var doc providerDoc
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet,
-		strings.TrimSuffix(p.Issuer, "/")+"/.well-known/openid-configuration", nil)
-	if err != nil {
-		return doc, nil, fhir.Wrap(op, err)
+	config := &oauth2.Config{ClientID: p.ClientID, ClientSecret: p.Secret, Endpoint: p.endpoint,
+		RedirectURL: p.Redirect, Scopes: []string{oidc.ScopeOpenID}}
+	config.Endpoint.AuthStyle = oauth2.AuthStyleInHeader
+	if p.Secret == "" {
+		config.Endpoint.AuthStyle = oauth2.AuthStyleInParams
 	}
-	if err := p.fetch(req, &doc); err != nil || doc.Issuer != p.Issuer {
-		return doc, nil, unavailable
-	}
-	var raw json.RawMessage
-	if req, err = http.NewRequestWithContext(ctx, http.MethodGet, doc.JWKS, nil); err != nil {
-		return doc, nil, unavailable
-	}
-	if err := p.fetch(req, &raw); err != nil {
-		return doc, nil, unavailable
-	}
-	set, err := jwk.Parse(raw)
-	if err != nil {
-		return doc, nil, unavailable
-	}
-	p.doc, p.keys, p.until = doc, set, now.Add(metadataLife)
-	return doc, set, nil
+	return config, p.keys, nil
 }
 
-func (p *Provider) fetch(req *http.Request, out any) error {
-	req.Header.Set("Accept", "application/json")
-	resp, err := p.HTTP.Do(req)
+// discover fetches the provider's metadata (OpenID Connect Discovery 1.0, 4)
+// and its keys.
+func (p *Provider) discover(ctx context.Context) (oauth2.Endpoint, jwk.Set, error) {
+	client := p.client()
+	provider, err := oidc.NewProvider(oidc.ClientContext(ctx, client), p.Issuer)
 	if err != nil {
-		return err
+		return oauth2.Endpoint{}, nil, err
+	}
+	var claims struct {
+		JWKS string `json:"jwks_uri"`
+	}
+	if err := provider.Claims(&claims); err != nil {
+		return oauth2.Endpoint{}, nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, claims.JWKS, nil)
+	if err != nil {
+		return oauth2.Endpoint{}, nil, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return oauth2.Endpoint{}, nil, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fhir.Errorf(fhir.Unavailable, "authn.fetch", "status %d", resp.StatusCode)
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return oauth2.Endpoint{}, nil, err
 	}
-	return json.NewDecoder(io.LimitReader(resp.Body, 256<<10)).Decode(out)
+	keys, err := jwk.Parse(raw)
+	return provider.Endpoint(), keys, err
+}
+
+// client returns the HTTP client for the libraries: p.HTTP with jsonTransport.
+func (p *Provider) client() *http.Client {
+	client := *p.HTTP
+	client.Transport = jsonTransport{client.Transport}
+	return &client
+}
+
+// jsonTransport requests JSON, fails unless the status is 200, and bounds the
+// body to maxResponse bytes, none of which the libraries do for every request.
+type jsonTransport struct{ base http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (t jsonTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	base := t.base
+	if base == nil {
+		base = http.DefaultTransport
+	}
+	req = req.Clone(req.Context())
+	req.Header.Set("Accept", "application/json")
+	resp, err := base.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, errors.Join(fhir.Errorf(fhir.Unavailable, "authn.RoundTrip", "status %d", resp.StatusCode),
+			resp.Body.Close())
+	}
+	// x/oauth2 reads text/plain as a form. Some providers label JSON so.
+	resp.Header.Set("Content-Type", "application/json")
+	resp.Body = http.MaxBytesReader(nil, resp.Body, maxResponse)
+	return resp, nil
 }

@@ -8,9 +8,12 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,15 +26,18 @@ import (
 	"pulsegate/smart/people/authn"
 )
 
-// hospital is an OpenID provider over TLS that says what a test wants.
+// hospital is an OpenID provider over TLS whose responses a test controls.
 type hospital struct {
 	t      *testing.T
 	srv    *httptest.Server
-	key    jwk.Key
-	set    jwk.Set
+	key    jwk.Key // signs the id_token
+	set    jwk.Set // published keys
 	claims map[string]any
 	sign   func(payload []byte) []byte
-	form   url.Values // of the token request
+	form   url.Values // of the last token request
+	// padding is added to the token response, in bytes.
+	padding int
+	fetches int // of the key set
 }
 
 func newKey(t *testing.T, kid string) jwk.Key {
@@ -70,24 +76,28 @@ func newHospital(t *testing.T) *hospital {
 		}
 		return b
 	}
-	m := http.NewServeMux()
-	m.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
 		h.write(w, map[string]string{"issuer": h.srv.URL, "authorization_endpoint": h.srv.URL + "/authorize",
 			"token_endpoint": h.srv.URL + "/token", "jwks_uri": h.srv.URL + "/jwks"})
 	})
-	m.HandleFunc("GET /jwks", func(w http.ResponseWriter, _ *http.Request) { h.write(w, h.set) })
-	m.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET /jwks", func(w http.ResponseWriter, _ *http.Request) {
+		h.fetches++
+		h.write(w, h.set)
+	})
+	mux.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
 		if err := r.ParseForm(); err != nil {
 			t.Error(err)
 		}
 		h.form = r.PostForm
-		p, err := json.Marshal(h.claims)
+		payload, err := json.Marshal(h.claims)
 		if err != nil {
 			t.Error(err)
 		}
-		h.write(w, map[string]string{"id_token": string(h.sign(p)), "access_token": "x", "token_type": "Bearer"})
+		h.write(w, map[string]string{"id_token": string(h.sign(payload)), "access_token": "x",
+			"token_type": "Bearer", "padding": strings.Repeat("x", h.padding)})
 	})
-	h.srv = httptest.NewTLSServer(m)
+	h.srv = httptest.NewTLSServer(mux)
 	t.Cleanup(h.srv.Close)
 	return h
 }
@@ -98,114 +108,204 @@ func (h *hospital) write(w http.ResponseWriter, v any) {
 	}
 }
 
-func (h *hospital) provider(now func() time.Time) *authn.Provider {
-	return &authn.Provider{Issuer: h.srv.URL, ClientID: "pulsegate",
+// flow runs sign-ins of one test at a hospital.
+type flow struct {
+	*hospital
+	clock    *clocktest.Clock
+	provider *authn.Provider
+}
+
+func newFlow(t *testing.T) *flow {
+	h := newHospital(t)
+	clock := clocktest.At(time.Now())
+	return &flow{h, clock, &authn.Provider{Issuer: h.srv.URL, ClientID: "pulsegate",
 		Redirect: "https://pulse.example/auth/external/callback", Name: "Hospital",
-		MFA: []string{"mfa", "gold"}, PhishingResistant: []string{"fido"}, HTTP: h.srv.Client(), Clock: now}
+		MFA: []string{"mfa", "gold"}, PhishingResistant: []string{"fido"}, HTTP: h.srv.Client(), Clock: clock.Now}}
+}
+
+// begin starts a sign-in and prepares an id_token that Finish accepts. It
+// returns the parameters of the authentication request.
+func (f *flow) begin() (url.Values, authn.AuthRequest) {
+	f.t.Helper()
+	target, req, err := f.provider.Begin(context.Background(), authn.PhishingResistant, false)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	u, err := url.Parse(target)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	now := f.clock.Now()
+	f.claims = map[string]any{"iss": f.srv.URL, "sub": "s-1", "aud": "pulsegate", "nonce": req.Nonce,
+		"iat": now.Unix(), "exp": now.Add(time.Minute).Unix(), "acr": "gold"}
+	return u.Query(), req
+}
+
+func (f *flow) finish(req authn.AuthRequest) (authn.Identity, error) {
+	return f.provider.Finish(context.Background(), req, response(req))
+}
+
+// response returns the parameters of a good authentication response.
+func response(req authn.AuthRequest) url.Values {
+	return url.Values{"code": {"c"}, "state": {req.State}}
 }
 
 func TestProvider(t *testing.T) {
-	h := newHospital(t)
-	at := time.Now()
-	clock := clocktest.At(at)
-	p := h.provider(clock.Now)
-	begin := func() (url.Values, authn.Outward) {
-		t.Helper()
-		to, o, err := p.Begin(context.Background(), authn.PhishingResistant, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		u, err := url.Parse(to)
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.claims = map[string]any{"iss": h.srv.URL, "sub": "s-1", "aud": "pulsegate", "nonce": o.Nonce,
-			"iat": at.Unix(), "exp": at.Add(time.Minute).Unix(), "acr": "gold"}
-		return u.Query(), o
+	f := newFlow(t)
+	query, req := f.begin()
+	sum := sha256.Sum256([]byte(req.Verifier))
+	if query.Get("code_challenge_method") != "S256" ||
+		query.Get("code_challenge") != base64.RawURLEncoding.EncodeToString(sum[:]) || query.Get("nonce") == "" ||
+		query.Get("acr_values") != "fido" || query.Get("scope") != "openid" || query.Get("state") != req.State {
+		t.Errorf("authentication request: %v", query)
 	}
-	q, o := begin()
-	sum := sha256.Sum256([]byte(o.Verifier))
-	if q.Get("code_challenge_method") != "S256" ||
-		q.Get("code_challenge") != base64.RawURLEncoding.EncodeToString(sum[:]) || q.Get("nonce") == "" ||
-		q.Get("acr_values") != "fido" {
-		t.Errorf("sent out with %v", q)
-	}
-	answer := func(o authn.Outward) url.Values { return url.Values{"code": {"c"}, "state": {o.State}} }
-	id, err := p.Finish(context.Background(), o, answer(o))
-	if err != nil || id.Subject != "s-1" || id.ACR != authn.MultiFactor || h.form.Get("code_verifier") != o.Verifier {
+	id, err := f.finish(req)
+	if err != nil || id.Subject != "s-1" || id.ACR != authn.MultiFactor ||
+		f.form.Get("code_verifier") != req.Verifier || f.form.Get("client_id") != "pulsegate" {
 		t.Fatalf("%+v %v", id, err)
 	}
-	good := h.sign
-	for name, spoil := range map[string]func(o *authn.Outward, v url.Values){
-		"state":           func(_ *authn.Outward, v url.Values) { v.Set("state", "other") },
-		"no state":        func(_ *authn.Outward, v url.Values) { v.Del("state") },
-		"two states":      func(o *authn.Outward, v url.Values) { v.Add("state", o.State) },
-		"iss of another":  func(_ *authn.Outward, v url.Values) { v.Set("iss", "https://other.example") },
-		"error":           func(_ *authn.Outward, v url.Values) { v.Set("error", "access_denied") },
-		"no code":         func(_ *authn.Outward, v url.Values) { v.Del("code") },
-		"too late":        func(o *authn.Outward, _ url.Values) { o.Expires = at },
-		"nonce":           func(*authn.Outward, url.Values) { h.claims["nonce"] = "other" },
-		"no nonce":        func(*authn.Outward, url.Values) { delete(h.claims, "nonce") },
-		"iss":             func(*authn.Outward, url.Values) { h.claims["iss"] = h.srv.URL + "/" },
-		"aud":             func(*authn.Outward, url.Values) { h.claims["aud"] = "other" },
-		"aud without azp": func(*authn.Outward, url.Values) { h.claims["aud"] = []string{"pulsegate", "other"} },
-		"azp":             func(*authn.Outward, url.Values) { h.claims["azp"] = "other" },
-		"expired":         func(*authn.Outward, url.Values) { h.claims["exp"] = at.Add(-2 * time.Minute).Unix() },
-		"no exp":          func(*authn.Outward, url.Values) { delete(h.claims, "exp") },
-		"future":          func(*authn.Outward, url.Values) { h.claims["iat"] = at.Add(5 * time.Minute).Unix() },
-		"old":             func(*authn.Outward, url.Values) { h.claims["iat"] = at.Add(-time.Hour).Unix() },
-		"no sub":          func(*authn.Outward, url.Values) { delete(h.claims, "sub") },
-		"not fresh": func(o *authn.Outward, _ url.Values) {
-			o.Fresh = true
-			h.claims["auth_time"] = at.Add(-time.Hour).Unix()
-		},
-		"fresh, unsaid": func(o *authn.Outward, _ url.Values) { o.Fresh = true },
-		"another key": func(*authn.Outward, url.Values) {
-			k := newKey(t, "one")
-			h.sign = func(b []byte) []byte { s, _ := jws.Sign(b, jws.WithKey(jwa.ES256, k)); return s }
-		},
-		"symmetric": func(*authn.Outward, url.Values) {
-			h.sign = func(b []byte) []byte {
-				s, _ := jws.Sign(b, jws.WithKey(jwa.HS256, []byte("pulsegate-pulsegate-pulsegate-32")))
-				return s
-			}
-		},
-		"alg none": func(*authn.Outward, url.Values) {
-			h.sign = func(b []byte) []byte {
-				e := base64.RawURLEncoding.EncodeToString
-				return []byte(e([]byte(`{"alg":"none"}`)) + "." + e(b) + ".")
-			}
-		},
-		"no token": func(*authn.Outward, url.Values) { h.sign = func([]byte) []byte { return nil } },
-	} {
-		_, o := begin()
-		v := answer(o)
-		spoil(&o, v)
-		if id, err := p.Finish(context.Background(), o, v); err == nil || fhir.KindOf(err) != fhir.Unauthorized {
-			t.Errorf("%s: %+v %v", name, id, err)
-		}
-		h.sign = good
-	}
-	// What the provider says of the factors.
-	for _, x := range []struct {
+	for _, tt := range []struct {
 		claims map[string]any
-		want   string
+		acr    string
 	}{{map[string]any{"acr": "fido"}, authn.PhishingResistant},
 		{map[string]any{"acr": "0", "amr": []string{"pwd", "mfa"}}, authn.MultiFactor},
 		{map[string]any{"acr": "silver"}, authn.SingleFactor}} {
-		_, o := begin()
-		for k, c := range x.claims {
-			h.claims[k] = c
-		}
-		if id, err := p.Finish(context.Background(), o, answer(o)); err != nil || id.ACR != x.want {
-			t.Errorf("%v: %+v %v", x.claims, id, err)
+		_, req := f.begin()
+		maps.Copy(f.claims, tt.claims)
+		if id, err := f.finish(req); err != nil || id.ACR != tt.acr {
+			t.Errorf("%v: %+v %v", tt.claims, id, err)
 		}
 	}
-	// A new key of the provider is found.
-	clock.Add(time.Minute)
-	h.publish(newKey(t, "two"))
-	_, o = begin()
-	if _, err := p.Finish(context.Background(), o, answer(o)); err != nil {
-		t.Errorf("after a change of keys: %v", err)
+}
+
+func TestProviderRefusals(t *testing.T) {
+	f := newFlow(t)
+	now := f.clock.Now()
+	claim := func(name string, value any) func(*authn.AuthRequest, url.Values) {
+		return func(*authn.AuthRequest, url.Values) { f.claims[name] = value }
+	}
+	without := func(name string) func(*authn.AuthRequest, url.Values) {
+		return func(*authn.AuthRequest, url.Values) { delete(f.claims, name) }
+	}
+	signed := func(sign func(payload []byte) []byte) func(*authn.AuthRequest, url.Values) {
+		return func(*authn.AuthRequest, url.Values) { f.sign = sign }
+	}
+	encode := base64.RawURLEncoding.EncodeToString
+	good := f.sign
+	for name, spoil := range map[string]func(req *authn.AuthRequest, response url.Values){
+		"wrong state":     func(_ *authn.AuthRequest, v url.Values) { v.Set("state", "intruder") },
+		"no state":        func(_ *authn.AuthRequest, v url.Values) { v.Del("state") },
+		"two states":      func(req *authn.AuthRequest, v url.Values) { v.Add("state", req.State) },
+		"other issuer":    func(_ *authn.AuthRequest, v url.Values) { v.Set("iss", "https://intruder.example") },
+		"error response":  func(_ *authn.AuthRequest, v url.Values) { v.Set("error", "access_denied") },
+		"no code":         func(_ *authn.AuthRequest, v url.Values) { v.Del("code") },
+		"expired request": func(req *authn.AuthRequest, _ url.Values) { req.Expires = now },
+		"nonce":           claim("nonce", "intruder"),
+		"no nonce":        without("nonce"),
+		"iss":             claim("iss", f.srv.URL+"/"),
+		"aud":             claim("aud", "intruder"),
+		"aud without azp": claim("aud", []string{"pulsegate", "intruder"}),
+		"azp":             claim("azp", "intruder"),
+		"exp":             claim("exp", now.Add(-2*time.Minute).Unix()),
+		"no exp":          without("exp"),
+		"future iat":      claim("iat", now.Add(5*time.Minute).Unix()),
+		"old iat":         claim("iat", now.Add(-time.Hour).Unix()),
+		"no iat":          without("iat"),
+		"future nbf":      claim("nbf", now.Add(time.Hour).Unix()),
+		"no sub":          without("sub"),
+		"long sub":        claim("sub", strings.Repeat("s", 256)),
+		"old auth_time": func(req *authn.AuthRequest, _ url.Values) {
+			req.Fresh = true
+			f.claims["auth_time"] = now.Add(-time.Hour).Unix()
+		},
+		"no auth_time": func(req *authn.AuthRequest, _ url.Values) { req.Fresh = true },
+		"key with the same kid": func(*authn.AuthRequest, url.Values) {
+			key := newKey(t, "one")
+			f.sign = func(b []byte) []byte { s, _ := jws.Sign(b, jws.WithKey(jwa.ES256, key)); return s }
+		},
+		"symmetric key": signed(func(b []byte) []byte {
+			s, _ := jws.Sign(b, jws.WithKey(jwa.HS256, []byte("pulsegate-pulsegate-pulsegate-32")))
+			return s
+		}),
+		"alg none": signed(func(b []byte) []byte {
+			return []byte(encode([]byte(`{"alg":"none"}`)) + "." + encode(b) + ".")
+		}),
+		"JSON serialization": signed(func(b []byte) []byte {
+			parts := strings.Split(string(good(b)), ".")
+			return fmt.Appendf(nil, `{"protected":%q,"payload":%q,"signature":%q}`, parts[0], parts[1], parts[2])
+		}),
+		"no id_token":    signed(func([]byte) []byte { return nil }),
+		"large response": func(*authn.AuthRequest, url.Values) { f.padding = 256 << 10 },
+	} {
+		_, req := f.begin()
+		values := response(req)
+		spoil(&req, values)
+		id, err := f.provider.Finish(context.Background(), req, values)
+		if err == nil || fhir.KindOf(err) != fhir.Unauthorized {
+			t.Errorf("%s: %+v %v", name, id, err)
+		} else if strings.Contains(err.Error(), "intruder") {
+			t.Errorf("%s: the error quotes the provider: %v", name, err)
+		}
+		f.sign, f.padding = good, 0
+	}
+}
+
+// TestProviderKeys checks that a new key is accepted, that a withdrawn key
+// expires, and that unknown keys do not make the server fetch without a limit.
+func TestProviderKeys(t *testing.T) {
+	f := newFlow(t)
+	accepted := func() bool {
+		t.Helper()
+		_, req := f.begin()
+		_, err := f.finish(req)
+		if err != nil && fhir.KindOf(err) != fhir.Unauthorized {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	if !accepted() {
+		t.Fatal("the first key is refused")
+	}
+	first := f.key
+	f.clock.Add(time.Minute)
+	f.publish(newKey(t, "two"))
+	if !accepted() {
+		t.Error("the new key is refused")
+	}
+	f.key = newKey(t, "unpublished")
+	fetches := f.fetches
+	for range 5 {
+		f.clock.Add(time.Second)
+		if accepted() {
+			t.Error("an unpublished key is accepted")
+		}
+	}
+	if f.fetches != fetches {
+		t.Errorf("%d fetches within ten seconds", f.fetches-fetches)
+	}
+	f.key = first
+	f.clock.Add(11 * time.Minute)
+	if accepted() {
+		t.Error("a withdrawn key is accepted")
+	}
+	encryption := newKey(t, "three")
+	if err := encryption.Set(jwk.KeyUsageKey, "enc"); err != nil {
+		t.Fatal(err)
+	}
+	f.publish(encryption)
+	f.clock.Add(time.Minute)
+	if accepted() {
+		t.Error("an encryption key is accepted")
+	}
+}
+
+func TestProviderUnavailable(t *testing.T) {
+	f := newFlow(t)
+	_, req := f.begin()
+	f.srv.Close()
+	f.clock.Add(11 * time.Minute)
+	req.Expires = f.clock.Now().Add(time.Minute)
+	if _, err := f.finish(req); fhir.KindOf(err) != fhir.Unavailable {
+		t.Errorf("Finish: %v, want unavailable", err)
 	}
 }

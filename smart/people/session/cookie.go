@@ -69,17 +69,19 @@ func (c Cookies) Secret(r *http.Request) string { return c.get(r, nameSession) }
 // the browser at most.
 func (c Cookies) SetSecret(w http.ResponseWriter, secret string) { c.set(w, nameSession, secret, 0) }
 
-// Visit is what a browser keeps for us while somebody is on the way in. It
-// cannot read or change it.
+// Visit is the state of a sign-in or enrollment in progress. It is kept in a
+// sealed cookie, so that the browser can neither read nor change it.
 type Visit struct {
 	CSRF     string          `json:"csrf"`
 	Expires  time.Time       `json:"expires"`
-	Invite   string          `json:"invite,omitempty"`   // secret of a one-time link being used
-	Return   string          `json:"return,omitempty"`   // path to go on to
-	Ceremony *authn.Ceremony `json:"ceremony,omitempty"` // of a passkey
-	Outward  *authn.Outward  `json:"outward,omitempty"`  // to the hospital's provider
-	Link     bool            `json:"link,omitempty"`     // Outward is to link, not to sign in
-	TOTP     []byte          `json:"totp,omitempty"`     // secret being enrolled
+	Invite   string          `json:"invite,omitempty"`   // secret of the one-time link in use
+	Return   string          `json:"return,omitempty"`   // path of the page to show afterwards
+	Ceremony *authn.Ceremony `json:"ceremony,omitempty"` // pending passkey ceremony
+	// AuthRequest is pending at the hospital's provider.
+	AuthRequest *authn.AuthRequest `json:"outward,omitempty"`
+	// Link reports that AuthRequest connects an account and does not sign in.
+	Link bool   `json:"link,omitempty"`
+	TOTP []byte `json:"totp,omitempty"` // secret that is being enrolled
 }
 
 // Visit returns the browser's visit, or a new one.

@@ -200,7 +200,7 @@ func (s *Service) Remove(ctx context.Context, from From, w Who, what string, cre
 }
 
 // Connect links the identity that the provider answers with to the user.
-func (s *Service) Connect(ctx context.Context, from From, w Who, o authn.Outward, answer url.Values) (SignedIn, error) {
+func (s *Service) Connect(ctx context.Context, from From, w Who, o authn.AuthRequest, answer url.Values) (SignedIn, error) {
 	const op = "signin.Connect"
 	if err := s.check(&w); err != nil {
 		return SignedIn{}, err

@@ -146,7 +146,7 @@ func rule(err error) string {
 }
 
 // External signs in with the hospital's provider.
-func (s *Service) External(ctx context.Context, from From, o authn.Outward, answer url.Values,
+func (s *Service) External(ctx context.Context, from From, o authn.AuthRequest, answer url.Values,
 	before *session.Session) (SignedIn, error) {
 	const op = "signin.External"
 	id, err := s.identity(ctx, o, answer)
@@ -180,7 +180,7 @@ func (s *Service) External(ctx context.Context, from From, o authn.Outward, answ
 		"The hospital’s sign-in was not accepted here. Staff need a second factor there, and the account must be connected with one here.")
 }
 
-func (s *Service) identity(ctx context.Context, o authn.Outward, answer url.Values) (authn.Identity, error) {
+func (s *Service) identity(ctx context.Context, o authn.AuthRequest, answer url.Values) (authn.Identity, error) {
 	if s.Provider == nil {
 		return authn.Identity{}, fhir.Errorf(fhir.NotFound, "signin.identity", "there is no provider")
 	}
