@@ -58,8 +58,8 @@ func (q *request) wished(p *authorize.Pending) error {
 
 // strong is the app's wish for a phishing-resistant factor and nothing less,
 // as of when it asked (RFC 9470).
-func strong(p *authorize.Pending) (session.Wish, bool) {
-	w := session.Wish{ACR: authn.PhishingResistant, MaxAge: p.MaxAge}
+func strong(p *authorize.Pending) (session.Requirement, bool) {
+	w := session.Requirement{ACR: authn.PhishingResistant, MaxAge: p.MaxAge}
 	if slices.Contains(p.Prompt, "login") {
 		w.MaxAge = new(time.Duration)
 	}

@@ -40,20 +40,20 @@ func inviteAccept(q *request) error {
 }
 
 // enrolling is who sets up a way to sign in: with a link, or signed in.
-func (q *request) enrolling() (signin.Who, error) {
+func (q *request) enrolling() (signin.Enrollee, error) {
 	if q.visit.Invite != "" {
 		inv, u, err := q.p.Users.Invited(q.r.Context(), q.visit.Invite)
 		if err == nil {
-			return signin.Who{User: u, Invite: &inv}, nil
+			return signin.Enrollee{User: u, Invite: &inv}, nil
 		}
 		if q.x == nil || fhir.KindOf(err) != fhir.NotFound {
-			return signin.Who{}, err
+			return signin.Enrollee{}, err
 		}
 	}
 	if q.x == nil {
-		return signin.Who{}, errSignIn
+		return signin.Enrollee{}, errSignIn
 	}
-	return signin.Who{User: *q.u, Session: q.x}, nil
+	return signin.Enrollee{User: *q.u, Session: q.x}, nil
 }
 
 type enrolData struct {
@@ -84,7 +84,7 @@ func enrolPage(q *request) error {
 }
 
 // refresh asks for a sign-in of the strength that the person has.
-func (q *request) refresh(w *signin.Who) error {
+func (q *request) refresh(w *signin.Enrollee) error {
 	if len(w.User.Passkeys) > 0 {
 		return signin.ErrStepUp
 	}
@@ -131,7 +131,7 @@ type passwordData struct {
 	Box    int    // modules with the margin
 }
 
-func (q *request) passwordView(w *signin.Who, bad map[string]string) (view, error) {
+func (q *request) passwordView(w *signin.Enrollee, bad map[string]string) (view, error) {
 	d := passwordData{Login: w.User.Login, Secret: grouped(authn.SecretText(q.visit.TOTP)),
 		URI: authn.KeyURI(q.visit.TOTP, "Pulsegate", w.User.Login)}
 	var err error
@@ -274,7 +274,7 @@ func accountRemove(q *request) error {
 	if err != nil {
 		return fhir.Errorf(fhir.Invalid, "pages.accountRemove", "There is no such passkey.")
 	}
-	w := signin.Who{User: *q.u, Session: q.x}
+	w := signin.Enrollee{User: *q.u, Session: q.x}
 	if !w.Fresh(q.p.Clock()) {
 		return q.refresh(&w)
 	}
@@ -289,7 +289,7 @@ func accountRemove(q *request) error {
 }
 
 func accountRecovery(q *request) error {
-	w := signin.Who{User: *q.u, Session: q.x}
+	w := signin.Enrollee{User: *q.u, Session: q.x}
 	if !w.Fresh(q.p.Clock()) {
 		return q.refresh(&w)
 	}

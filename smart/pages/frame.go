@@ -235,7 +235,7 @@ func (q *request) render(status int, name string, v view) error {
 	}
 	if q.u != nil && q.u.Patient != "" && q.r.URL.Path != "/auth/notices" {
 		var err error
-		if v.Untold, err = q.p.Glass.Untold(q.r.Context(), q.u.Patient); err != nil {
+		if v.Untold, err = q.p.Glass.Unacknowledged(q.r.Context(), q.u.Patient); err != nil {
 			return err
 		}
 	}

@@ -19,7 +19,7 @@ type glassData struct {
 }
 
 type openRow struct {
-	breakglass.Opening
+	breakglass.Override
 	Person Person
 }
 
@@ -30,7 +30,7 @@ func (q *request) glass(d glassData, bad map[string]string, status int) error {
 		return err
 	}
 	ctx := q.r.Context()
-	mine, err := q.p.Glass.Mine(ctx, q.u.ID)
+	mine, err := q.p.Glass.Active(ctx, q.u.ID)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func glassClose(q *request) error {
 }
 
 type reviewRow struct {
-	breakglass.Opening
+	breakglass.Override
 	Who      string
 	Reviewer string
 	Own      bool
@@ -105,7 +105,7 @@ func (q *request) reviews(bad map[string]string, status int) error {
 	name := q.names()
 	rows := []reviewRow{}
 	for _, o := range all[:min(len(all), 200)] {
-		r := reviewRow{Opening: o, Own: o.User == q.u.ID}
+		r := reviewRow{Override: o, Own: o.User == q.u.ID}
 		if r.Who, err = name(o.User); err != nil {
 			return err
 		}

@@ -8,7 +8,7 @@ import (
 )
 
 type noticeRow struct {
-	breakglass.Opening
+	breakglass.Override
 	Who  string
 	Open bool // it goes on
 }
@@ -24,17 +24,17 @@ func noticesPage(q *request) error {
 	if q.u.Patient == "" {
 		return fhir.Errorf(fhir.Forbidden, "pages.notices", "This is for patients.")
 	}
-	all, err := q.p.Glass.About(ctx, q.u.Patient)
+	all, err := q.p.Glass.ByPatient(ctx, q.u.Patient)
 	if err != nil {
 		return err
 	}
 	var d noticesData
-	if d.Untold, err = q.p.Glass.Untold(ctx, q.u.Patient); err != nil {
+	if d.Untold, err = q.p.Glass.Unacknowledged(ctx, q.u.Patient); err != nil {
 		return err
 	}
 	name := q.names()
 	for _, o := range all {
-		row := noticeRow{Opening: o, Open: q.p.Clock().Before(o.End)}
+		row := noticeRow{Override: o, Open: q.p.Clock().Before(o.End)}
 		if row.Who, err = name(o.User); err != nil {
 			return err
 		}

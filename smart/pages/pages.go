@@ -115,7 +115,7 @@ type Options struct {
 	Refusals Refusals
 	Clients  Clients
 	Launcher Launcher
-	Glass    *breakglass.Glass
+	Glass    *breakglass.Service
 	// UserLife is the lifetime of an access token for a person
 	// (token.UserLife).
 	UserLife time.Duration

@@ -468,12 +468,12 @@ func TestBreakGlass(t *testing.T) {
 	action := regexp.MustCompile(`action="(/auth/reviews/[a-z0-9]+)"`).FindStringSubmatch(aud.body)[1]
 	aud.post(action, url.Values{"verdict": {"not"}}).status(422)
 	aud.post(action, url.Values{"verdict": {"justified"}}).status(200).has("Thank you")
-	mine, err := w.glass.Mine(context.Background(), u.ID)
+	mine, err := w.glass.Active(context.Background(), u.ID)
 	if err != nil || len(mine) != 1 {
 		t.Fatalf("%v %v", mine, err)
 	}
 	w.pass(4 * time.Hour)
-	if mine, err = w.glass.Mine(context.Background(), u.ID); err != nil || len(mine) != 0 {
+	if mine, err = w.glass.Active(context.Background(), u.ID); err != nil || len(mine) != 0 {
 		t.Errorf("open after four hours: %v %v", mine, err)
 	}
 	if w.events("110127") != 1 || w.events("unconscious") != 0 {

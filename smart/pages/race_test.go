@@ -81,7 +81,7 @@ func TestOneLinkOneAccount(t *testing.T) {
 	must(t, err)
 	secret := authn.NewSecret()
 	ok, errs := together(4, func(int) error {
-		_, _, err := w.signs.EnrolPassword(context.Background(), signin.From{}, signin.Who{User: u, Invite: &inv},
+		_, _, err := w.signs.EnrolPassword(context.Background(), signin.From{}, signin.Enrollee{User: u, Invite: &inv},
 			"correct horse battery", secret, authn.Code(secret, w.now()))
 		return err
 	})

@@ -15,7 +15,7 @@ type sessionRow struct {
 
 // sessionRows lists the browsers that the person is signed in at.
 func (q *request) sessionRows() ([]sessionRow, error) {
-	xs, err := q.p.SignIn.Own(q.r.Context(), q.u)
+	xs, err := q.p.SignIn.ListSessions(q.r.Context(), q.u)
 	if err != nil {
 		return nil, err
 	}

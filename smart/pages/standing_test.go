@@ -192,7 +192,7 @@ func TestChangeOfAccountEndsLaunchAndEmergency(t *testing.T) {
 
 	// the same again: an end all the same
 	must(t, w.signs.SetRoles(ctx, signin.From{}, operator, u.ID, []string{"practitioner"}, "", "doc"))
-	if open, err := w.glass.Mine(ctx, u.ID); err != nil || len(open) != 0 {
+	if open, err := w.glass.Active(ctx, u.ID); err != nil || len(open) != 0 {
 		t.Errorf("emergency access goes on: %v %v", open, err)
 	}
 	if w.events("110138") != 1 {
@@ -205,7 +205,7 @@ func TestChangeOfAccountEndsLaunchAndEmergency(t *testing.T) {
 	}
 	all, err := w.glass.List(ctx)
 	must(t, err)
-	if len(all) != 1 || !all[0].Waiting() || !all[0].End.Before(all[0].Start.Add(breakglass.Life)) {
+	if len(all) != 1 || !all[0].Pending() || !all[0].End.Before(all[0].Start.Add(breakglass.Life)) {
 		t.Errorf("the opening is not kept for its review: %+v", all)
 	}
 }
@@ -281,7 +281,7 @@ func sessionOf(t *testing.T, w *world, id string) *session.Session {
 	t.Helper()
 	u, err := w.users.Get(context.Background(), id)
 	must(t, err)
-	xs, err := w.signs.Own(context.Background(), &u)
+	xs, err := w.signs.ListSessions(context.Background(), &u)
 	if err != nil || len(xs) != 1 {
 		t.Fatalf("%d sessions, %v", len(xs), err)
 	}

@@ -59,7 +59,7 @@ type world struct {
 	store    *pebblestore.DB
 	signs    *signin.Service
 	users    *user.Registry
-	glass    *breakglass.Glass
+	glass    *breakglass.Service
 	consents *consent.Engine
 	apps     *token.Endpoint
 	pages    *pages.Pages
@@ -189,14 +189,14 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	w.signs, err = signin.New(signin.Options{Store: w.store, Audit: rec, Users: w.users, Sessions: sessions,
 		Passkeys:  passkeys,
 		Passwords: authn.NewPasswords(nil), Vault: vault, Issuer: w.base, Clock: w.now, Logger: log,
-		Known: func(ctx context.Context, ref fhir.Ref) (bool, error) {
+		ResourceExists: func(ctx context.Context, ref fhir.Ref) (bool, error) {
 			_, _, err := w.store.Read(ctx, ref, 0)
 			if err != nil && fhir.KindOf(err) == fhir.NotFound {
 				return false, nil
 			}
 			return err == nil, err
 		},
-		Ends: func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error {
+		EndAccess: func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error {
 			if err := w.apps.EndAll(ctx, b, userID, session, by); err != nil || session != "" {
 				return err
 			}

@@ -67,7 +67,7 @@ func (m *Main) openPeople(ctx context.Context) error {
 	m.cookies = session.Cookies{Origin: origin(m.base), Vault: vault, Clock: m.now}
 	m.signs, err = signin.New(signin.Options{Store: m.store, Audit: m.recorder, Users: m.users,
 		Sessions: m.sessions, Passkeys: keys,
-		Passwords: authn.NewPasswords(breached), Vault: vault, Provider: provider, Known: m.known, Ends: m.endAll,
+		Passwords: authn.NewPasswords(breached), Vault: vault, Provider: provider, ResourceExists: m.known, EndAccess: m.endAll,
 		Issuer: m.base, Clock: m.now, Logger: m.Log})
 	if err != nil {
 		return err
@@ -78,7 +78,7 @@ func (m *Main) openPeople(ctx context.Context) error {
 	m.people = people{rules: role.RulesOf, roles: m.signs.Roles, alive: m.signs.Alive, hold: m.signs.Hold,
 		maySelect: m.maySelect,
 		consents: func(subject, authorization string) access.Consents {
-			return m.glass.For(m.consents.Under(authorization), subject)
+			return m.glass.Consents(m.consents.Under(authorization), subject)
 		}}
 	return nil
 }

@@ -77,7 +77,7 @@ type Main struct {
 	sessions  *session.Sessions
 	cookies   session.Cookies
 	signs     *signin.Service
-	glass     *breakglass.Glass
+	glass     *breakglass.Service
 	grants    *authz.Store
 	nonces    *dpop.Nonces // nil: none are demanded
 	authorize *authorize.Service

@@ -82,7 +82,7 @@ const maxVisits = 12
 func (p patients) Visits(ctx context.Context, by pages.By, patient string) ([]pages.Visit, error) {
 	// The page's own grant knows no consents; measurements are under them.
 	who := *by.Principal
-	who.Grant = &access.Grant{Rules: by.Principal.Grant.Rules, Consents: p.m.glass.For(p.m.consents, who.Subject),
+	who.Grant = &access.Grant{Rules: by.Principal.Grant.Rules, Consents: p.m.glass.Consents(p.m.consents, who.Subject),
 		Person: true}
 	by.Principal = &who
 	q := url.Values{"patient": {patient}, "encounter:missing": {"false"}, "_sort": {"-date"},

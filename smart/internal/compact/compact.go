@@ -34,17 +34,17 @@ type Header struct {
 	B64  jsontext.Value `json:"b64"`
 }
 
-// Audience is a string or an array of strings.
-type Audience []string
+// audience is a string or an array of strings.
+type audience []string
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (a *Audience) UnmarshalJSON(b []byte) error {
+func (a *audience) UnmarshalJSON(b []byte) error {
 	if len(b) > 0 && b[0] == '"' {
 		var s string
 		if err := json.Unmarshal(b, &s); err != nil {
 			return err
 		}
-		*a = Audience{s}
+		*a = audience{s}
 		return nil
 	}
 	var list []string
@@ -59,7 +59,7 @@ func (a *Audience) UnmarshalJSON(b []byte) error {
 type Claims struct {
 	Iss      string   `json:"iss"`
 	Sub      string   `json:"sub"`
-	Aud      Audience `json:"aud"`
+	Aud      audience `json:"aud"`
 	Jti      string   `json:"jti"`
 	Exp      *float64 `json:"exp"`
 	Iat      *float64 `json:"iat"`

@@ -149,11 +149,11 @@ func Form(r *http.Request, w http.ResponseWriter, endpoint string) (url.Values, 
 	if err != nil {
 		return nil, Bad("invalid_request", "the body is not a form")
 	}
-	return v, Once(v)
+	return v, once(v)
 }
 
-// Once refuses a parameter that is given twice.
-func Once(v url.Values) *Error {
+// once refuses a parameter that is given twice.
+func once(v url.Values) *Error {
 	for _, vs := range v {
 		if len(vs) > 1 {
 			return Bad("invalid_request", "a parameter is given twice")

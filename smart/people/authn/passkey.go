@@ -14,8 +14,8 @@ import (
 	"pulsegate/smart/people/user"
 )
 
-// CeremonyLife is how long a person may take at the authenticator.
-const CeremonyLife = 5 * time.Minute
+// ceremonyLife is how long a person may take at the authenticator.
+const ceremonyLife = 5 * time.Minute
 
 // Ceremony is what has to be kept, unseen by the browser, between the two
 // halves of a ceremony.
@@ -61,7 +61,7 @@ func NewPasskeys(base string, clock func() time.Time) (*Passkeys, error) {
 
 func (p *Passkeys) ceremony(options any, s *webauthn.SessionData) ([]byte, Ceremony, error) {
 	b, err := json.Marshal(options)
-	return b, Ceremony{Session: *s, Expires: p.clock().Add(CeremonyLife)}, fhir.Wrap("authn.ceremony", err)
+	return b, Ceremony{Session: *s, Expires: p.clock().Add(ceremonyLife)}, fhir.Wrap("authn.ceremony", err)
 }
 
 // BeginEnrol returns the options for navigator.credentials.create, as JSON.

@@ -47,7 +47,7 @@ func OpenVault(dir string, fresh bool) (*Vault, error) {
 	if len(key) != vaultKey {
 		return nil, fhir.Errorf(fhir.Internal, op, "keys/seal.key: %d bytes are needed", vaultKey)
 	}
-	return NewVault(key)
+	return newVault(key)
 }
 
 func makeKey(path string) ([]byte, error) {
@@ -64,8 +64,8 @@ func makeKey(path string) ([]byte, error) {
 	return key, errors.Join(err, f.Sync(), f.Close())
 }
 
-// NewVault is a Vault with a key of 32 bytes.
-func NewVault(key []byte) (*Vault, error) {
+// newVault is a Vault with a key of 32 bytes.
+func newVault(key []byte) (*Vault, error) {
 	b, err := aes.NewCipher(key)
 	if err != nil {
 		return nil, fhir.Wrap("authn.NewVault", err)

@@ -52,8 +52,8 @@ const (
 	maxReason   = 1000
 )
 
-// Opening is one broken glass.
-type Opening struct {
+// Override is one broken glass.
+type Override struct {
 	ID      string    `json:"id"`
 	User    string    `json:"user"`
 	Patient string    `json:"patient"`
@@ -69,8 +69,8 @@ type Opening struct {
 	stored []byte
 }
 
-// Waiting reports whether nobody has reviewed it yet.
-func (o *Opening) Waiting() bool { return o.Reviewer == "" }
+// Pending reports whether nobody has reviewed it yet.
+func (o *Override) Pending() bool { return o.Reviewer == "" }
 
 // Store is the small state of a store.Store.
 type Store interface {
@@ -84,8 +84,8 @@ type Recorder interface {
 	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
 }
 
-// Glass is the service.
-type Glass struct {
+// Service is the service.
+type Service struct {
 	store  Store
 	audit  Recorder
 	clock  func() time.Time
@@ -96,14 +96,14 @@ type Glass struct {
 }
 
 // New returns the service.
-func New(s Store, a Recorder, clock func() time.Time, log *slog.Logger) (*Glass, error) {
+func New(s Store, a Recorder, clock func() time.Time, log *slog.Logger) (*Service, error) {
 	n, err := otel.Meter("pulsegate/smart/people/breakglass").Int64Counter("pulsegate.breakglass.opened",
 		metric.WithUnit("{override}"),
 		metric.WithDescription("Emergency overrides of consent"))
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Glass{store: s, audit: a, clock: clock, log: log, opened: n}, fhir.Wrap("breakglass.New", err)
+	return &Service{store: s, audit: a, clock: clock, log: log, opened: n}, fhir.Wrap("breakglass.New", err)
 }
 
 // By is who acts: the event's principal and where it came from.
@@ -113,7 +113,7 @@ type By struct {
 	RequestID string
 }
 
-func (g *Glass) commit(ctx context.Context, by By, what string, o *Opening, state ...store.StateWrite) error {
+func (g *Service) commit(ctx context.Context, by By, what string, o *Override, state ...store.StateWrite) error {
 	w, leaf, err := g.audit.Prepare(audit.Event{Type: audit.Security, Interaction: what, Principal: by.Principal,
 		RemoteIP:  by.RemoteIP,
 		RequestID: by.RequestID, Patient: o.Patient, Extra: [][2]string{{"break-glass", o.ID}}})
@@ -128,7 +128,7 @@ func (g *Glass) commit(ctx context.Context, by By, what string, o *Opening, stat
 	return fhir.Wrap("breakglass.commit", err)
 }
 
-func (o *Opening) write() (store.StateWrite, error) {
+func (o *Override) write() (store.StateWrite, error) {
 	b, err := json.Marshal(o)
 	w := store.StateWrite{Key: room + o.ID, Value: b, Expect: store.StateAbsent}
 	if o.stored != nil {
@@ -147,39 +147,39 @@ func text(s string, least int) (string, error) {
 
 // Open breaks the glass. An open one of the same user and patient stays as it
 // is: Conflict.
-func (g *Glass) Open(ctx context.Context, by By, user, patient, reason string) (Opening, error) {
+func (g *Service) Open(ctx context.Context, by By, user, patient, reason string) (Override, error) {
 	reason, err := text(reason, minReason)
 	if err != nil {
-		return Opening{}, err
+		return Override{}, err
 	}
 	now := g.clock().UTC().Truncate(time.Second)
-	o := Opening{ID: strings.ToLower(rand.Text()), User: user, Patient: patient, Reason: reason, Start: now,
+	o := Override{ID: strings.ToLower(rand.Text()), User: user, Patient: patient, Reason: reason, Start: now,
 		End: now.Add(Life)}
 	if !fhir.ValidID(user) || !fhir.ValidID(patient) {
-		return Opening{}, fhir.Errorf(fhir.Invalid, "breakglass.Open", "patient: an id is needed")
+		return Override{}, fhir.Errorf(fhir.Invalid, "breakglass.Open", "patient: an id is needed")
 	}
 	w, err := o.write()
 	if err != nil {
-		return Opening{}, err
+		return Override{}, err
 	}
 	key := roomOpen + user + "/" + patient
 	open := store.StateWrite{Key: key, Value: []byte(o.ID), Expect: store.StateAbsent, Expires: o.End}
 	old, err := g.store.Get(ctx, key)
 	if err != nil {
-		return Opening{}, fhir.Wrap("breakglass.Open", err)
+		return Override{}, fhir.Wrap("breakglass.Open", err)
 	}
 	if old != nil {
 		before, err := g.get(ctx, string(old))
 		if err != nil {
-			return Opening{}, err
+			return Override{}, err
 		}
 		if now.Before(before.End) {
-			return Opening{}, fhir.Errorf(fhir.Conflict, "breakglass.Open", "it is open already")
+			return Override{}, fhir.Errorf(fhir.Conflict, "breakglass.Open", "it is open already")
 		}
 		open.Expect, open.Old = store.StateEquals, old
 	}
 	if err := g.commit(ctx, by, "emergency-start", &o, w, open, o.about()); err != nil {
-		return Opening{}, err
+		return Override{}, err
 	}
 	g.opened.Add(ctx, 1)
 	g.log.WarnContext(ctx, "break-glass opened: consent is overridden for one patient", "opening", o.ID, "request",
@@ -187,24 +187,24 @@ func (g *Glass) Open(ctx context.Context, by By, user, patient, reason string) (
 	return o, nil
 }
 
-func (g *Glass) get(ctx context.Context, id string) (Opening, error) {
+func (g *Service) get(ctx context.Context, id string) (Override, error) {
 	const op = "breakglass.get"
 	if !fhir.ValidID(id) {
-		return Opening{}, fhir.Errorf(fhir.NotFound, op, "no such opening")
+		return Override{}, fhir.Errorf(fhir.NotFound, op, "no such opening")
 	}
 	b, err := g.store.Get(ctx, room+id)
 	if err != nil {
-		return Opening{}, fhir.Wrap(op, err)
+		return Override{}, fhir.Wrap(op, err)
 	}
 	if b == nil {
-		return Opening{}, fhir.Errorf(fhir.NotFound, op, "no such opening")
+		return Override{}, fhir.Errorf(fhir.NotFound, op, "no such opening")
 	}
-	o := Opening{stored: b}
+	o := Override{stored: b}
 	return o, fhir.Wrap(op, json.Unmarshal(b, &o))
 }
 
 // Close ends an opening early; only its own user does.
-func (g *Glass) Close(ctx context.Context, by By, user, id string) error {
+func (g *Service) Close(ctx context.Context, by By, user, id string) error {
 	o, err := g.get(ctx, id)
 	if err != nil {
 		return err
@@ -229,8 +229,8 @@ func (g *Glass) Close(ctx context.Context, by By, user, id string) error {
 // the user may do, each with its AuditEvent, which by says who it is of. In
 // this process they count until their next reading, a second at most; the
 // caller ends the user's tokens and sessions in the same commit.
-func (g *Glass) EndAll(ctx context.Context, b *store.Batch, user string, by audit.Event) error {
-	open, err := g.Mine(ctx, user)
+func (g *Service) EndAll(ctx context.Context, b *store.Batch, user string, by audit.Event) error {
+	open, err := g.Active(ctx, user)
 	if err != nil {
 		return err
 	}
@@ -256,7 +256,7 @@ func (g *Glass) EndAll(ctx context.Context, b *store.Batch, user string, by audi
 }
 
 // Review decides on an opening. Nobody reviews their own, and none twice.
-func (g *Glass) Review(ctx context.Context, by By, reviewer, id string, justified bool, note string) error {
+func (g *Service) Review(ctx context.Context, by By, reviewer, id string, justified bool, note string) error {
 	const op = "breakglass.Review"
 	o, err := g.get(ctx, id)
 	if err != nil {
@@ -268,7 +268,7 @@ func (g *Glass) Review(ctx context.Context, by By, reviewer, id string, justifie
 	switch {
 	case o.User == reviewer:
 		return fhir.Errorf(fhir.Forbidden, op, "nobody reviews their own")
-	case !o.Waiting():
+	case !o.Pending():
 		return fhir.Errorf(fhir.Conflict, op, "it was reviewed already")
 	case !justified && note == "":
 		return fhir.Errorf(fhir.Invalid, op, "note: say why it was not justified")
@@ -283,11 +283,11 @@ func (g *Glass) Review(ctx context.Context, by By, reviewer, id string, justifie
 
 // List returns every opening, those that wait for review first, then the
 // newest.
-func (g *Glass) List(ctx context.Context) ([]Opening, error) {
-	var out []Opening
+func (g *Service) List(ctx context.Context) ([]Override, error) {
+	var out []Override
 	var bad error
 	err := g.store.List(ctx, room, func(_ string, v []byte) bool {
-		var o Opening
+		var o Override
 		if bad = json.Unmarshal(v, &o); bad == nil {
 			out = append(out, o)
 		}
@@ -296,9 +296,9 @@ func (g *Glass) List(ctx context.Context) ([]Opening, error) {
 	if err == nil {
 		err = bad
 	}
-	slices.SortStableFunc(out, func(a, b Opening) int {
-		if a.Waiting() != b.Waiting() {
-			if a.Waiting() {
+	slices.SortStableFunc(out, func(a, b Override) int {
+		if a.Pending() != b.Pending() {
+			if a.Pending() {
 				return -1
 			}
 			return 1
@@ -308,8 +308,8 @@ func (g *Glass) List(ctx context.Context) ([]Opening, error) {
 	return out, fhir.Wrap("breakglass.List", err)
 }
 
-// Mine returns the user's openings that hold now.
-func (g *Glass) Mine(ctx context.Context, user string) ([]Opening, error) {
+// Active returns the user's openings that hold now.
+func (g *Service) Active(ctx context.Context, user string) ([]Override, error) {
 	var ids []string
 	prefix := roomOpen + user + "/"
 	if err := g.store.List(ctx, prefix, func(_ string,
@@ -319,7 +319,7 @@ func (g *Glass) Mine(ctx context.Context, user string) ([]Opening, error) {
 	}); err != nil {
 		return nil, fhir.Wrap("breakglass.Mine", err)
 	}
-	var out []Opening
+	var out []Override
 	for _, id := range ids {
 		o, err := g.get(ctx, id)
 		if err != nil {
@@ -332,22 +332,22 @@ func (g *Glass) Mine(ctx context.Context, user string) ([]Opening, error) {
 	return out, nil
 }
 
-// For returns base with the user's own openings on top: what a token of that
+// Consents returns base with the user's own openings on top: what a token of that
 // user may see. It may be kept as long as the token; an opening and its end
 // count at once in this process, and within a second in others.
-func (g *Glass) For(base access.Consents, user string) access.Consents {
+func (g *Service) Consents(base access.Consents, user string) access.Consents {
 	return &over{glass: g, base: base, user: user}
 }
 
 type over struct {
-	glass *Glass
+	glass *Service
 	base  access.Consents
 	user  string
 
 	mu     sync.Mutex
 	read   time.Time
 	change uint64
-	open   []Opening
+	open   []Override
 }
 
 const reread = time.Second
@@ -362,15 +362,15 @@ func (o *over) Permits(recipient string, f *access.Facts) bool {
 		return false
 	}
 	now := o.glass.clock()
-	return slices.ContainsFunc(o.now(now), func(x Opening) bool { return x.Patient == f.Patient && now.Before(x.End) })
+	return slices.ContainsFunc(o.now(now), func(x Override) bool { return x.Patient == f.Patient && now.Before(x.End) })
 }
 
-func (o *over) now(now time.Time) []Opening {
+func (o *over) now(now time.Time) []Override {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	change := o.glass.changes.Load()
 	if age := now.Sub(o.read); o.read.IsZero() || change != o.change || age >= reread || age < 0 {
-		open, err := o.glass.Mine(context.Background(), o.user)
+		open, err := o.glass.Active(context.Background(), o.user)
 		if err != nil {
 			o.glass.log.Error("break-glass cannot be read", "error", err)
 			open = nil

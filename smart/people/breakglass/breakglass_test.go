@@ -62,7 +62,7 @@ func TestOverAgainstAModel(t *testing.T) {
 		users, patients := []string{prefix + "1", prefix + "2"}, []string{"ada-9", "ben-9"}
 		views := map[string]access.Consents{}
 		for _, u := range users {
-			views[u] = g.For(nobody{}, u)
+			views[u] = g.Consents(nobody{}, u)
 		}
 		ends := map[[2]string]time.Time{}
 		ids := map[[2]string]string{}
@@ -165,7 +165,7 @@ func TestReview(t *testing.T) {
 		t.Errorf("reviewed twice: %v", err)
 	}
 	all, err := g.List(ctx)
-	if err != nil || len(all) != 1 || !all[0].Justified || all[0].Waiting() {
+	if err != nil || len(all) != 1 || !all[0].Justified || all[0].Pending() {
 		t.Errorf("%+v %v", all, err)
 	}
 }

@@ -203,14 +203,14 @@ func letters(s string) access.Interaction {
 // How long a session lives.
 const (
 	Idle     = 15 * time.Minute // of staff
-	IdleOwn  = time.Hour        // of a patient, who looks at their own data
+	IdlePatient  = time.Hour        // of a patient, who looks at their own data
 	Absolute = 12 * time.Hour
 )
 
 // Idle is how long a session of these roles may rest.
 func (rs Roles) Idle() time.Duration {
 	if !rs.Staff() && len(rs) > 0 {
-		return IdleOwn
+		return IdlePatient
 	}
 	return Idle
 }

@@ -101,7 +101,7 @@ func TestParse(t *testing.T) {
 	if err != nil || len(rs) != 2 || !rs.Staff() || rs.Idle() != role.Idle {
 		t.Errorf("%v %v", rs, err)
 	}
-	if own := (role.Roles{role.Patient}); own.Staff() || own.Idle() != role.IdleOwn {
+	if own := (role.Roles{role.Patient}); own.Staff() || own.Idle() != role.IdlePatient {
 		t.Error("a patient is no staff")
 	}
 }

@@ -180,9 +180,9 @@ func (s *Sessions) Alive(ctx context.Context, sid string) (bool, error) {
 	return err == nil, err
 }
 
-// Of lists the sessions that a user has now, the latest used first. It does
+// ByUser lists the sessions that a user has now, the latest used first. It does
 // not count as use.
-func (s *Sessions) Of(ctx context.Context, userID string) ([]Session, error) {
+func (s *Sessions) ByUser(ctx context.Context, userID string) ([]Session, error) {
 	const op = "session.Of"
 	if !fhir.ValidID(userID) {
 		return nil, fhir.Errorf(fhir.NotFound, op, "no such user")
@@ -233,20 +233,20 @@ func (s *Sessions) get(ctx context.Context, id string) (Session, user.User, erro
 	return x, u, nil
 }
 
-// Wish is what a request asks of the sign-in (RFC 9470: acr_values, max_age).
-type Wish struct {
+// Requirement is what a request asks of the sign-in (RFC 9470: acr_values, max_age).
+type Requirement struct {
 	ACR    string         // least; "" none
 	MaxAge *time.Duration // nil none
 }
 
 // StepUp is the wish of what must not be done with a stolen cookie.
-func StepUp() Wish {
+func StepUp() Requirement {
 	age := StepUpLife
-	return Wish{ACR: authn.PhishingResistant, MaxAge: &age}
+	return Requirement{ACR: authn.PhishingResistant, MaxAge: &age}
 }
 
 // Meets reports whether the session is as strong and as fresh as wished.
-func (s *Session) Meets(w Wish, now time.Time) bool {
+func (s *Session) Meets(w Requirement, now time.Time) bool {
 	at := s.Auth
 	if w.ACR == authn.PhishingResistant {
 		// A phishing-resistant factor counts from when it was shown, whatever

@@ -15,8 +15,8 @@ import (
 	"pulsegate/smart/people/user"
 )
 
-// Who enrols: somebody with a one-time link, or somebody who is signed in.
-type Who struct {
+// Enrollee enrols: somebody with a one-time link, or somebody who is signed in.
+type Enrollee struct {
 	User    user.User
 	Invite  *user.Invite     // one of these two
 	Session *session.Session // is set
@@ -25,7 +25,7 @@ type Who struct {
 // Fresh reports whether the person may change authenticators now: with a link
 // always, else after a sign-in or step-up of the strength that the user has,
 // within five minutes. A stolen cookie must not become an account.
-func (w *Who) Fresh(now time.Time) bool {
+func (w *Enrollee) Fresh(now time.Time) bool {
 	if w.Invite != nil {
 		return true
 	}
@@ -38,7 +38,7 @@ func (w *Who) Fresh(now time.Time) bool {
 
 // change commits new authenticators: every other session of the user ends, a
 // link is spent, and the person goes on in a new session.
-func (s *Service) change(ctx context.Context, from From, w Who, what string, p session.Proof,
+func (s *Service) change(ctx context.Context, from From, w Enrollee, what string, p session.Proof,
 	state ...store.StateWrite) (SignedIn, error) {
 	u := w.User
 	u.End()
@@ -66,7 +66,7 @@ func (s *Service) change(ctx context.Context, from From, w Who, what string, p s
 	return SignedIn{Secret: secret, Session: x, User: u}, err
 }
 
-func (s *Service) check(w *Who) error {
+func (s *Service) check(w *Enrollee) error {
 	if (w.Invite == nil) == (w.Session == nil) {
 		return fhir.Errorf(fhir.Internal, "signin.check", "a link or a session")
 	}
@@ -80,7 +80,7 @@ func (s *Service) check(w *Who) error {
 }
 
 // BeginPasskeyEnrolment returns what the browser needs.
-func (s *Service) BeginPasskeyEnrolment(w Who) ([]byte, authn.Ceremony, error) {
+func (s *Service) BeginPasskeyEnrolment(w Enrollee) ([]byte, authn.Ceremony, error) {
 	if s.Passkeys == nil {
 		return nil, authn.Ceremony{}, fhir.Errorf(fhir.NotAllowed, "signin.BeginPasskeyEnrolment",
 			"there are no passkeys at a bare address: reach the server by its name")
@@ -96,7 +96,7 @@ func (s *Service) BeginPasskeyEnrolment(w Who) ([]byte, authn.Ceremony, error) {
 }
 
 // EnrolPasskey adds a passkey.
-func (s *Service) EnrolPasskey(ctx context.Context, from From, w Who, c authn.Ceremony, answer []byte,
+func (s *Service) EnrolPasskey(ctx context.Context, from From, w Enrollee, c authn.Ceremony, answer []byte,
 	label string) (SignedIn, error) {
 	const op = "signin.EnrolPasskey"
 	if s.Passkeys == nil {
@@ -132,7 +132,7 @@ func trim(s, fallback string) string {
 
 // EnrolPassword sets a password together with a one-time code app, and
 // returns the recovery codes, which are shown once.
-func (s *Service) EnrolPassword(ctx context.Context, from From, w Who, password string, secret []byte,
+func (s *Service) EnrolPassword(ctx context.Context, from From, w Enrollee, password string, secret []byte,
 	code string) (SignedIn, []string, error) {
 	const op = "signin.EnrolPassword"
 	if err := s.check(&w); err != nil {
@@ -156,7 +156,7 @@ func (s *Service) EnrolPassword(ctx context.Context, from From, w Who, password 
 }
 
 // NewRecovery replaces the recovery codes.
-func (s *Service) NewRecovery(ctx context.Context, from From, w Who) (SignedIn, []string, error) {
+func (s *Service) NewRecovery(ctx context.Context, from From, w Enrollee) (SignedIn, []string, error) {
 	if err := s.check(&w); err != nil {
 		return SignedIn{}, nil, err
 	}
@@ -173,7 +173,7 @@ func (s *Service) NewRecovery(ctx context.Context, from From, w Who) (SignedIn, 
 // Remove takes an authenticator away: the passkey with that credential id, or
 // the password with its code app and recovery codes ("password"), or the
 // connection with the provider ("external"). The last way in stays.
-func (s *Service) Remove(ctx context.Context, from From, w Who, what string, credential []byte) (SignedIn, error) {
+func (s *Service) Remove(ctx context.Context, from From, w Enrollee, what string, credential []byte) (SignedIn, error) {
 	const op = "signin.Remove"
 	if err := s.check(&w); err != nil {
 		return SignedIn{}, err
@@ -200,7 +200,7 @@ func (s *Service) Remove(ctx context.Context, from From, w Who, what string, cre
 }
 
 // Connect links the identity that the provider answers with to the user.
-func (s *Service) Connect(ctx context.Context, from From, w Who, o authn.AuthRequest, answer url.Values) (SignedIn, error) {
+func (s *Service) Connect(ctx context.Context, from From, w Enrollee, o authn.AuthRequest, answer url.Values) (SignedIn, error) {
 	const op = "signin.Connect"
 	if err := s.check(&w); err != nil {
 		return SignedIn{}, err

@@ -26,7 +26,7 @@ func (s *Service) known(ctx context.Context, patient, practitioner string) error
 		ok := fhir.ValidID(ref.ID)
 		if ok {
 			var err error
-			if ok, err = s.Known(ctx, ref); err != nil {
+			if ok, err = s.ResourceExists(ctx, ref); err != nil {
 				return err
 			}
 		}
@@ -101,7 +101,7 @@ func (s *Service) managed(ctx context.Context, from From, by Actor, u *user.User
 // right after. Nothing can begin any more then.
 func (s *Service) ending(ctx context.Context, userID string, ev audit.Event, state ...store.StateWrite) error {
 	b := store.Batch{State: state}
-	if err := s.Ends(ctx, &b, userID, "", ev); err != nil {
+	if err := s.EndAccess(ctx, &b, userID, "", ev); err != nil {
 		return err
 	}
 	if err := s.commitBatch(ctx, &b, ev); err != nil {
@@ -110,7 +110,7 @@ func (s *Service) ending(ctx context.Context, userID string, ev audit.Event, sta
 	ctx = context.WithoutCancel(ctx)
 	return raced("signin.ending", func() error {
 		var late store.Batch
-		if err := s.Ends(ctx, &late, userID, "", ev); err != nil || len(late.Writes) == 0 {
+		if err := s.EndAccess(ctx, &late, userID, "", ev); err != nil || len(late.Writes) == 0 {
 			return err
 		}
 		_, err := s.Store.Commit(ctx, &late)

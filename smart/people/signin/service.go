@@ -55,13 +55,13 @@ type Options struct {
 	Passwords *authn.Passwords
 	Vault     *authn.Vault
 	Provider  *authn.Provider // nil: none
-	// Known reports whether a resource is there, for links of users.
-	Known func(ctx context.Context, ref fhir.Ref) (bool, error)
-	// Ends adds the end of what a user has beside sessions to a batch, with
+	// ResourceExists reports whether a resource is there, for links of users.
+	ResourceExists func(ctx context.Context, ref fhir.Ref) (bool, error)
+	// EndAccess adds the end of what a user has beside sessions to a batch, with
 	// its AuditEvents: with session "", all authorizations and emergency
 	// accesses, otherwise the authorizations that last as long as that session
 	// (its SID). by says who ends them.
-	Ends   func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error
+	EndAccess   func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error
 	Issuer string // the server's base URL
 	Clock  func() time.Time
 	Logger *slog.Logger
@@ -81,7 +81,7 @@ type Service struct {
 // New returns a Service.
 func New(o Options) (*Service, error) {
 	if o.Store == nil || o.Audit == nil || o.Users == nil || o.Sessions == nil || o.Passwords == nil ||
-		o.Vault == nil || o.Known == nil || o.Ends == nil || o.Clock == nil || o.Issuer == "" {
+		o.Vault == nil || o.ResourceExists == nil || o.EndAccess == nil || o.Clock == nil || o.Issuer == "" {
 		return nil, fhir.Errorf(fhir.Internal, "signin.New", "an option is missing")
 	}
 	if o.Logger == nil {
@@ -124,8 +124,8 @@ type SignedIn struct {
 var ErrStepUp error = fhir.Errorf(fhir.Unauthorized, "signin",
 	"insufficient_user_authentication: sign in again with a passkey")
 
-// Wait is the error of kind TooMany for who has to wait.
-func Wait(d time.Duration) error {
+// tooMany is the error of kind TooMany for who has to wait.
+func tooMany(d time.Duration) error {
 	return &waiting{fhir.Errorf(fhir.TooMany, "signin", "too many tries"), d}
 }
 

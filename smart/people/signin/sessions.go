@@ -17,9 +17,9 @@ func (s *Service) SignOut(ctx context.Context, from From, u *user.User, x *sessi
 		RemoteIP: from.RemoteIP, RequestID: from.RequestID}, x.End())
 }
 
-// Own lists the sessions of a user, the latest used first.
-func (s *Service) Own(ctx context.Context, u *user.User) ([]session.Session, error) {
-	return s.Sessions.Of(ctx, u.ID)
+// ListSessions lists the sessions of a user, the latest used first.
+func (s *Service) ListSessions(ctx context.Context, u *user.User) ([]session.Session, error) {
+	return s.Sessions.ByUser(ctx, u.ID)
 }
 
 // EndSession ends one of u's own sessions by its SID, together with the
@@ -28,7 +28,7 @@ func (s *Service) Own(ctx context.Context, u *user.User) ([]session.Session, err
 func (s *Service) EndSession(ctx context.Context, from From, u *user.User, sid string) error {
 	const op = "signin.EndSession"
 	for range changes {
-		xs, err := s.Sessions.Of(ctx, u.ID)
+		xs, err := s.Sessions.ByUser(ctx, u.ID)
 		if err != nil {
 			return err
 		}
@@ -40,7 +40,7 @@ func (s *Service) EndSession(ctx context.Context, from From, u *user.User, sid s
 			RemoteIP: from.RemoteIP, RequestID: from.RequestID,
 			Extra: [][2]string{{"change", "session-ended"}}}
 		b := store.Batch{State: []store.StateWrite{xs[i].EndUnchanged()}}
-		if err := s.Ends(ctx, &b, u.ID, sid, ev); err != nil {
+		if err := s.EndAccess(ctx, &b, u.ID, sid, ev); err != nil {
 			return err
 		}
 		if err := s.commitBatch(ctx, &b, ev); err == nil || fhir.KindOf(err) != fhir.Conflict {

@@ -48,7 +48,7 @@ func (s *Service) password(ctx context.Context, from From, login, password, code
 	}
 	if wait > 0 {
 		s.counted(ctx, "password", "throttled")
-		return SignedIn{}, Wait(wait)
+		return SignedIn{}, tooMany(wait)
 	}
 	now := s.Clock()
 	step, recovery, ok, err := s.factors(ctx, &u, password, code, now)

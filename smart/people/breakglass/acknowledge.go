@@ -12,21 +12,21 @@ import (
 )
 
 // about is the write by which a patient finds an opening.
-func (o *Opening) about() store.StateWrite {
+func (o *Override) about() store.StateWrite {
 	return store.StateWrite{Key: roomPatient + o.Patient + "/" + o.ID,
 		Value: strconv.AppendInt(nil, o.Start.Unix(), 10), Expect: store.StateAbsent}
 }
 
-// About lists every opening of a patient's data, the newest first, for that
+// ByPatient lists every opening of a patient's data, the newest first, for that
 // patient: whatever became of the review.
-func (g *Glass) About(ctx context.Context, patient string) ([]Opening, error) {
+func (g *Service) ByPatient(ctx context.Context, patient string) ([]Override, error) {
 	const op = "breakglass.About"
 	var ids []string
 	err := g.each(ctx, patient, func(id string, _ int64) { ids = append(ids, id) })
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Opening, 0, len(ids))
+	out := make([]Override, 0, len(ids))
 	for _, id := range ids {
 		o, err := g.get(ctx, id)
 		if err != nil {
@@ -34,13 +34,13 @@ func (g *Glass) About(ctx context.Context, patient string) ([]Opening, error) {
 		}
 		out = append(out, o)
 	}
-	slices.SortStableFunc(out, func(a, b Opening) int { return b.Start.Compare(a.Start) })
+	slices.SortStableFunc(out, func(a, b Override) int { return b.Start.Compare(a.Start) })
 	return out, nil
 }
 
 // each calls fn with the openings of a patient's data and when they began, in
 // Unix seconds.
-func (g *Glass) each(ctx context.Context, patient string, fn func(id string, start int64)) error {
+func (g *Service) each(ctx context.Context, patient string, fn func(id string, start int64)) error {
 	const op = "breakglass.About"
 	if !fhir.ValidID(patient) {
 		return fhir.Errorf(fhir.Invalid, op, "patient: an id is needed")
@@ -59,10 +59,10 @@ func (g *Glass) each(ctx context.Context, patient string, fn func(id string, sta
 	return fhir.Wrap(op, err)
 }
 
-// Untold counts the openings of a patient's data that the patient has not
+// Unacknowledged counts the openings of a patient's data that the patient has not
 // acknowledged.
-func (g *Glass) Untold(ctx context.Context, patient string) (int, error) {
-	read, err := g.told(ctx, patient)
+func (g *Service) Unacknowledged(ctx context.Context, patient string) (int, error) {
+	read, err := g.acknowledged(ctx, patient)
 	if err != nil {
 		return 0, err
 	}
@@ -75,8 +75,8 @@ func (g *Glass) Untold(ctx context.Context, patient string) (int, error) {
 	return n, err
 }
 
-// told is the openings that a patient has acknowledged.
-func (g *Glass) told(ctx context.Context, patient string) (map[string]bool, error) {
+// acknowledged is the openings that a patient has acknowledged.
+func (g *Service) acknowledged(ctx context.Context, patient string) (map[string]bool, error) {
 	out := map[string]bool{}
 	prefix := roomTold + patient + "/"
 	err := g.store.List(ctx, prefix, func(k string, _ []byte) bool {
@@ -88,13 +88,13 @@ func (g *Glass) told(ctx context.Context, patient string) (map[string]bool, erro
 
 // Acknowledge notes that a patient has read of the openings with these ids. An
 // opening that is not of that patient's data is NotFound.
-func (g *Glass) Acknowledge(ctx context.Context, by By, patient string, ids []string) error {
+func (g *Service) Acknowledge(ctx context.Context, by By, patient string, ids []string) error {
 	const op = "breakglass.Acknowledge"
 	mine := map[string]bool{}
 	if err := g.each(ctx, patient, func(id string, _ int64) { mine[id] = true }); err != nil {
 		return err
 	}
-	read, err := g.told(ctx, patient)
+	read, err := g.acknowledged(ctx, patient)
 	if err != nil {
 		return err
 	}
