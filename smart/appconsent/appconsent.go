@@ -36,7 +36,7 @@ import (
 	"pulsegate/smart/scope"
 )
 
-// Store is as much of a store.Store as Agreements need.
+// Store is as much of a store.Store as Approvals need.
 type Store interface {
 	Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error)
 }
@@ -46,8 +46,8 @@ type Recorder interface {
 	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
 }
 
-// Agreements makes and ends the Consents. All fields but Logger are needed.
-type Agreements struct {
+// Approvals makes and ends the Consents. All fields but Logger are needed.
+type Approvals struct {
 	Store  Store
 	Audit  Recorder
 	Scopes scope.Parser
@@ -66,10 +66,10 @@ func Ref(authorization string) fhir.Ref {
 
 // Begun is token.Options.Begun. Its Consent dates from the approval: what the
 // patient withdrew after that is a later word.
-func (g *Agreements) Begun(_ context.Context, b *store.Batch, approved authz.Code) error {
+func (approvals *Approvals) Begun(_ context.Context, b *store.Batch, approved authz.Code) error {
 	const op = "appconsent.Begun"
 	a := approved.Authorization
-	granted, err := g.Scopes.Parse(a.Scope)
+	granted, err := approvals.Scopes.Parse(a.Scope)
 	if err != nil {
 		return fhir.Wrap(op, err)
 	}
@@ -79,11 +79,11 @@ func (g *Agreements) Begun(_ context.Context, b *store.Batch, approved authz.Cod
 	}
 	r, err := consent.ForApp(consent.Allowance{ID: Ref(a.ID).ID, Patient: a.Subject.FHIRUser.ID,
 		Authorization: a.ID, Client: a.ClientID, App: approved.App,
-		Scope: a.Scope, Types: types, Says: g.Says(a.Scope), From: a.Created, Until: a.Created.Add(g.lasts(granted))})
+		Scope: a.Scope, Types: types, Says: approvals.Says(a.Scope), From: a.Created, Until: a.Created.Add(approvals.lasts(granted))})
 	if err != nil {
 		return fhir.Wrap(op, err)
 	}
-	if err := g.record(b, a, approved.App, "create", audit.DataRef{Ref: r.Ref(), Version: 1}); err != nil {
+	if err := approvals.record(b, a, approved.App, "create", audit.DataRef{Ref: r.Ref(), Version: 1}); err != nil {
 		return err
 	}
 	b.Writes = append(b.Writes, store.Write{Resource: r, Expect: store.Absent})
@@ -92,14 +92,14 @@ func (g *Agreements) Begun(_ context.Context, b *store.Batch, approved authz.Cod
 
 // lasts is the longest that an authorization can give tokens, and those live,
 // from its approval.
-func (g *Agreements) lasts(granted scope.Set) time.Duration {
+func (approvals *Approvals) lasts(granted scope.Set) time.Duration {
 	switch {
 	case granted.Has(scope.Offline):
 		return authz.CodeLife + authz.Absolute
 	case granted.Has(scope.Online):
 		return authz.CodeLife + authz.Session
 	}
-	return authz.CodeLife + g.UserLife
+	return authz.CodeLife + approvals.UserLife
 }
 
 // Opened is the resource types that an authorization opens by the patient's
@@ -121,9 +121,9 @@ func Opened(granted scope.Set, a authz.Authorization) (out []string) {
 }
 
 // Ended is token.Options.Ended.
-func (g *Agreements) Ended(ctx context.Context, b *store.Batch, a authz.Authorization) error {
+func (approvals *Approvals) Ended(ctx context.Context, b *store.Batch, a authz.Authorization) error {
 	const op = "appconsent.Ended"
-	r, _, err := g.Store.Read(ctx, Ref(a.ID), 0)
+	r, _, err := approvals.Store.Read(ctx, Ref(a.ID), 0)
 	switch {
 	case err != nil && fhir.KindOf(err) == fhir.NotFound || err == nil && r.Deleted:
 		return nil
@@ -133,15 +133,15 @@ func (g *Agreements) Ended(ctx context.Context, b *store.Batch, a authz.Authoriz
 	ended, err := end(r)
 	if err != nil {
 		// What cannot be read permits nothing, and no token is left to ask.
-		if g.Logger != nil {
-			g.Logger.ErrorContext(ctx, "the consent of an app cannot be ended", "authorization", a.ID, "error", err)
+		if approvals.Logger != nil {
+			approvals.Logger.ErrorContext(ctx, "the consent of an app cannot be ended", "authorization", a.ID, "error", err)
 		}
 		return nil
 	}
 	if ended == nil {
 		return nil
 	}
-	if err := g.record(b, a, "", "update", audit.DataRef{Ref: r.Ref(), Version: r.Version + 1}); err != nil {
+	if err := approvals.record(b, a, "", "update", audit.DataRef{Ref: r.Ref(), Version: r.Version + 1}); err != nil {
 		return err
 	}
 	b.Writes = append(b.Writes, store.Write{Resource: *ended, Expect: store.Version, IfVersion: r.Version})
@@ -158,10 +158,10 @@ func end(r fhir.Resource) (*fhir.Resource, error) {
 	return &ended, err
 }
 
-func (g *Agreements) record(b *store.Batch, a authz.Authorization, app, interaction string, data audit.DataRef) error {
-	w, leaf, err := g.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: interaction,
+func (approvals *Approvals) record(b *store.Batch, a authz.Authorization, app, interaction string, data audit.DataRef) error {
+	w, leaf, err := approvals.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: interaction,
 		Patient: a.Subject.FHIRUser.ID, Data: []audit.DataRef{data},
-		Principal: &access.Principal{ClientID: a.ClientID, ClientName: app, Subject: a.Subject.ID, Issuer: g.Issuer,
+		Principal: &access.Principal{ClientID: a.ClientID, ClientName: app, Subject: a.Subject.ID, Issuer: approvals.Issuer,
 			Authorization: a.ID}})
 	if err != nil {
 		return fhir.Wrap("agreement.record", err)

@@ -51,13 +51,13 @@ func refusalRef(patient, client string) fhir.Ref {
 }
 
 // Refused lists what a patient refuses, in the order of their ids.
-func (g *Refusals) Refused(ctx context.Context, patient string) (out []Refusal, err error) {
+func (refusals *Refusals) Refused(ctx context.Context, patient string) (out []Refusal, err error) {
 	const op = "appconsent.Refused"
 	q, err := search.Parse("Consent", [][2]string{{"patient", patient}, {"status", "active"}}, search.ParseOptions{})
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	err = g.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+	err = refusals.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
 		func(f *store.Found) bool {
 			if !strings.HasPrefix(f.Resource.ID, consent.StopPrefix) {
 				return true
@@ -79,15 +79,15 @@ func (g *Refusals) Refused(ctx context.Context, patient string) (out []Refusal, 
 
 // Opened is the Consents of the patient that open something to the client,
 // whoever uses it.
-func (g *Refusals) Opened(ctx context.Context, patient, client string) ([]consent.Summary, error) {
+func (refusals *Refusals) Opened(ctx context.Context, patient, client string) ([]consent.Summary, error) {
 	const op = "appconsent.Opened"
-	refs, err := g.Consents.Opens(ctx, patient, client)
+	refs, err := refusals.Consents.Opens(ctx, patient, client)
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
 	var out []consent.Summary
 	for _, ref := range refs {
-		r, _, err := g.Store.Read(ctx, ref, 0)
+		r, _, err := refusals.Store.Read(ctx, ref, 0)
 		if k := fhir.KindOf(err); err == nil && r.Deleted || err != nil && (k == fhir.NotFound || k == fhir.Gone) {
 			continue // has gone meanwhile
 		}
@@ -105,14 +105,14 @@ func (g *Refusals) Opened(ctx context.Context, patient, client string) ([]consen
 
 // Refuse puts a refusal into force; by is who asks and from where. To refuse
 // twice is no error.
-func (g *Refusals) Refuse(ctx context.Context, by audit.Event, patient, client, app string) error {
+func (refusals *Refusals) Refuse(ctx context.Context, by audit.Event, patient, client, app string) error {
 	const op = "appconsent.Refuse"
 	r, err := consent.Refuse(consent.Refusal{ID: refusalRef(patient, client).ID, Patient: patient, Client: client,
-		App: app, Now: g.Clock()})
+		App: app, Now: refusals.Clock()})
 	if err != nil {
 		return fhir.Wrap(op, err)
 	}
-	have, _, err := g.Store.Read(ctx, r.Ref(), 0)
+	have, _, err := refusals.Store.Read(ctx, r.Ref(), 0)
 	w, interaction := store.Write{Resource: r, Expect: store.Absent}, "create"
 	switch k := fhir.KindOf(err); {
 	case err == nil && !have.Deleted && consent.Refuses(have, patient, client):
@@ -125,33 +125,33 @@ func (g *Refusals) Refuse(ctx context.Context, by audit.Event, patient, client, 
 	case k != fhir.NotFound:
 		return fhir.Wrap(op, err)
 	}
-	return fhir.Wrap(op, g.commit(ctx, by, patient, interaction, w))
+	return fhir.Wrap(op, refusals.commit(ctx, by, patient, interaction, w))
 }
 
 // Allow ends a refusal: the consents that there are decide again. To end what
 // is none is no error.
-func (g *Refusals) Allow(ctx context.Context, by audit.Event, patient, client string) error {
+func (refusals *Refusals) Allow(ctx context.Context, by audit.Event, patient, client string) error {
 	const op = "appconsent.Allow"
 	ref := refusalRef(patient, client)
-	have, _, err := g.Store.Read(ctx, ref, 0)
+	have, _, err := refusals.Store.Read(ctx, ref, 0)
 	switch k := fhir.KindOf(err); {
 	case err == nil && have.Deleted, err != nil && (k == fhir.NotFound || k == fhir.Gone):
 		return nil
 	case err != nil:
 		return fhir.Wrap(op, err)
 	}
-	return fhir.Wrap(op, g.commit(ctx, by, patient, "delete",
+	return fhir.Wrap(op, refusals.commit(ctx, by, patient, "delete",
 		store.Write{Op: store.Remove, Resource: fhir.Resource{Type: ref.Type, ID: ref.ID},
 			Expect: store.Version, IfVersion: have.Version}))
 }
 
-func (g *Refusals) commit(ctx context.Context, by audit.Event, patient, interaction string, w store.Write) error {
+func (refusals *Refusals) commit(ctx context.Context, by audit.Event, patient, interaction string, w store.Write) error {
 	by.Type, by.Interaction, by.Patient = audit.Rest, interaction, patient
 	by.Data = []audit.DataRef{{Ref: w.Resource.Ref(), Version: w.IfVersion}}
-	ev, leaf, err := g.Audit.Prepare(by)
+	ev, leaf, err := refusals.Audit.Prepare(by)
 	if err != nil {
 		return err
 	}
-	_, err = g.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w, ev}, Leaves: []store.Leaf{leaf}})
+	_, err = refusals.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w, ev}, Leaves: []store.Leaf{leaf}})
 	return err
 }

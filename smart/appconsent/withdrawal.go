@@ -46,12 +46,12 @@ const attempts = 16
 // commit with its AuditEvents; by is who asks and from where. When it returns
 // without an error no Consent permits anything of it to anybody. What was
 // denied stays denied. NotFound means that nothing was permitted.
-func (g *Withdrawals) Withdraw(ctx context.Context, by audit.Event, patient, vendor string) (Withdrawn, error) {
+func (withdrawals *Withdrawals) Withdraw(ctx context.Context, by audit.Event, patient, vendor string) (Withdrawn, error) {
 	const op = "appconsent.Withdraw"
 	var out Withdrawn
 	done := false
 	for range attempts {
-		one, ok, err := g.once(ctx, by, patient, vendor)
+		one, ok, err := withdrawals.once(ctx, by, patient, vendor)
 		if k := fhir.KindOf(err); err != nil && (k == fhir.Conflict || k == fhir.PreconditionFailed) {
 			continue // somebody else has written one of the Consents
 		}
@@ -62,7 +62,7 @@ func (g *Withdrawals) Withdraw(ctx context.Context, by audit.Event, patient, ven
 			done = true
 			out.add(one)
 		}
-		switch open, err := g.Consents.Reaches(ctx, patient, vendor); {
+		switch open, err := withdrawals.Consents.Reaches(ctx, patient, vendor); {
 		case err != nil:
 			return Withdrawn{}, fhir.Wrap(op, err)
 		case open && !ok:
@@ -86,14 +86,14 @@ func (w *Withdrawn) add(x Withdrawn) {
 
 // once reads the Consents and commits what has to change; ok is false when
 // that is nothing.
-func (g *Withdrawals) once(ctx context.Context, by audit.Event, patient, vendor string) (Withdrawn, bool, error) {
-	have, err := g.active(ctx, patient)
+func (withdrawals *Withdrawals) once(ctx context.Context, by audit.Event, patient, vendor string) (Withdrawn, bool, error) {
+	have, err := withdrawals.active(ctx, patient)
 	if err != nil {
 		return Withdrawn{}, false, err
 	}
-	t := consent.Taking{Patient: patient, Vendor: vendor, Vendors: g.Vendors, Now: g.Clock(), NewID: g.NewID}
-	if g.VendorName != nil && vendor != "" {
-		t.VendorName = g.VendorName(vendor)
+	t := consent.Taking{Patient: patient, Vendor: vendor, Vendors: withdrawals.Vendors, Now: withdrawals.Clock(), NewID: withdrawals.NewID}
+	if withdrawals.VendorName != nil && vendor != "" {
+		t.VendorName = withdrawals.VendorName(vendor)
 	}
 	plan, ok, err := t.Plan(have)
 	if err != nil || !ok {
@@ -124,23 +124,23 @@ func (g *Withdrawals) once(ctx context.Context, by audit.Event, patient, vendor 
 	}{{"update", updated}, {"create", created}} {
 		ev := by
 		ev.Type, ev.Interaction, ev.Patient, ev.Data = audit.Rest, e.interaction, patient, e.data
-		w, leaf, err := g.Audit.Prepare(ev)
+		w, leaf, err := withdrawals.Audit.Prepare(ev)
 		if err != nil {
 			return Withdrawn{}, false, err
 		}
 		b.Writes, b.Leaves = append(b.Writes, w), append(b.Leaves, leaf)
 	}
-	_, err = g.Store.Commit(ctx, b)
+	_, err = withdrawals.Store.Commit(ctx, b)
 	return out, err == nil, err
 }
 
 // active lists the patient's Consents that count.
-func (g *Withdrawals) active(ctx context.Context, patient string) (out []fhir.Resource, err error) {
+func (withdrawals *Withdrawals) active(ctx context.Context, patient string) (out []fhir.Resource, err error) {
 	q, err := search.Parse("Consent", [][2]string{{"patient", patient}, {"status", "active"}}, search.ParseOptions{})
 	if err != nil {
 		return nil, err
 	}
-	err = g.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+	err = withdrawals.Store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
 		func(f *store.Found) bool {
 			r := f.Resource
 			r.JSON = append([]byte(nil), r.JSON...)

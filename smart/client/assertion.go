@@ -68,9 +68,9 @@ func refuse(rule string) error {
 	return fhir.Errorf(fhir.Unauthorized, "client.Verify", "client_assertion: %s", rule)
 }
 
-// Claimed is the client id that an assertion names, unverified, for the audit
+// claimedID is the client id that an assertion names, unverified, for the audit
 // trail; "" when it is no id.
-func Claimed(assertion string) string {
+func claimedID(assertion string) string {
 	_, c, err := compact.Parse(assertion)
 	if err != nil || !fhir.ValidID(c.Sub) {
 		return ""
@@ -78,10 +78,10 @@ func Claimed(assertion string) string {
 	return c.Sub
 }
 
-// Verify checks everything about an assertion but that its jti is new. Every
+// verify checks everything about an assertion but that its jti is new. Every
 // failure is of kind Unauthorized (invalid_client), except when the registry
 // cannot be read.
-func (a *Assertions) Verify(ctx context.Context, assertion string, now time.Time) (Assertion, error) {
+func (a *Assertions) verify(ctx context.Context, assertion string, now time.Time) (Assertion, error) {
 	h, c, err := compact.Parse(assertion)
 	if err != nil {
 		return Assertion{}, refuse("not a compact JWS with the header members alg, kid, typ and perhaps jku")

@@ -27,7 +27,7 @@ type Proof struct {
 // it names none.
 func ClaimedBy(r *http.Request, form url.Values) string {
 	if a := form.Get("client_assertion"); a != "" {
-		return Claimed(a)
+		return claimedID(a)
 	}
 	id := form.Get("client_id")
 	if user, _, ok := basic(r); ok {
@@ -123,7 +123,7 @@ func (a *Assertions) byAssertion(ctx context.Context, form url.Values, now time.
 	case assertion == "":
 		return Proof{}, fhir.Errorf(fhir.Invalid, "client.Authenticate", "client_assertion is missing")
 	}
-	v, err := a.Verify(ctx, assertion, now)
+	v, err := a.verify(ctx, assertion, now)
 	if err != nil {
 		return Proof{}, err
 	}

@@ -128,8 +128,8 @@ type known struct {
 const maxKnown = 4096
 
 const (
-	room    = "client/"
-	maxName = 200
+	keyPrefix = "client/"
+	maxName   = 200
 )
 
 // Add registers c and returns it as stored, with a new id when it has none.
@@ -192,7 +192,7 @@ func (r *Registry) PrepareChange(ctx context.Context, id string,
 
 func encode(c Client, w store.StateWrite) (store.StateWrite, error) {
 	b, err := json.Marshal(c)
-	w.Key, w.Value = room+c.ID, b
+	w.Key, w.Value = keyPrefix+c.ID, b
 	return w, fhir.Wrap("client.encode", err)
 }
 
@@ -241,7 +241,7 @@ func (r *Registry) raw(ctx context.Context, id string) ([]byte, error) {
 	if !fhir.ValidID(id) {
 		return nil, fhir.Errorf(fhir.NotFound, "client.Get", "no such client")
 	}
-	b, err := r.Store.Get(ctx, room+id)
+	b, err := r.Store.Get(ctx, keyPrefix+id)
 	if err != nil {
 		return nil, fhir.Wrap("client.Get", err)
 	}
@@ -267,7 +267,7 @@ func (r *Registry) get(ctx context.Context, id string) (Client, []byte, error) {
 func (r *Registry) List(ctx context.Context) ([]Client, error) {
 	var out []Client
 	var bad error
-	err := r.Store.List(ctx, room, func(_ string, v []byte) bool {
+	err := r.Store.List(ctx, keyPrefix, func(_ string, v []byte) bool {
 		var c Client
 		if bad = json.Unmarshal(v, &c); bad == nil {
 			out = append(out, c)

@@ -16,16 +16,16 @@ import (
 	"pulsegate/smart/people/user"
 )
 
-func usersPage(q *request) error {
-	if err := q.may(role.ManageUsers); err != nil {
+func usersPage(req *request) error {
+	if err := req.may(role.ManageUsers); err != nil {
 		return err
 	}
-	us, err := q.p.Users.List(q.r.Context())
+	us, err := req.pages.Users.List(req.http.Context())
 	if err != nil {
 		return err
 	}
 	slices.SortFunc(us, func(a, b user.User) int { return strings.Compare(a.Login, b.Login) })
-	return q.render(http.StatusOK, "users", view{Title: "People", Data: us})
+	return req.render(http.StatusOK, "users", view{Title: "People", Data: us})
 }
 
 type userForm struct {
@@ -40,11 +40,11 @@ type roleBox struct {
 
 func boxes(on []string) []roleBox {
 	out := []roleBox{
-		{Name: "patient", Text: "Patient", Hint: "Sees their own data and decides which apps do"},
-		{Name: "practitioner", Text: "Practitioner", Hint: "Sees patients’ data as far as they consented"},
-		{Name: "administrator", Text: "Administrator", Hint: "Runs people, clients and devices; sees no measurements"},
+		{Name: "patient", Text: "Patient", Hint: "Sees their own data and decides which apps can see it"},
+		{Name: "practitioner", Text: "Practitioner", Hint: "Sees the data that patients have consented to share"},
+		{Name: "administrator", Text: "Administrator", Hint: "Manages people, clients and devices. Sees no measurements"},
 		{Name: "auditor", Text: "Auditor",
-			Hint: "Sees who saw what; reviews emergency access. Cannot be an administrator as well"},
+			Hint: "Sees who accessed which data and reviews emergency access. Cannot be an administrator as well"},
 	}
 	for i := range out {
 		out[i].On = slices.Contains(on, out[i].Name)
@@ -52,36 +52,36 @@ func boxes(on []string) []roleBox {
 	return out
 }
 
-func usersNew(q *request) error {
-	if err := q.strong(role.ManageUsers); err != nil {
+func usersNew(req *request) error {
+	if err := req.strong(role.ManageUsers); err != nil {
 		return err
 	}
-	return q.render(http.StatusOK, "usernew",
-		view{Title: "Invite somebody", Narrow: true, Data: userForm{Boxes: boxes(nil)}})
+	return req.render(http.StatusOK, "usernew",
+		view{Title: "Invite a person", Narrow: true, Data: userForm{Boxes: boxes(nil)}})
 }
 
-func usersInvite(q *request) error {
-	if err := q.strong(role.ManageUsers); err != nil {
+func usersInvite(req *request) error {
+	if err := req.strong(role.ManageUsers); err != nil {
 		return err
 	}
-	n := signin.NewUser{Login: q.value("login"), Name: short(q.value("name")), Roles: q.r.PostForm["role"],
-		Patient: short(q.value("patient")), Practitioner: short(q.value("practitioner"))}
-	u, token, err := q.p.SignIn.Invite(q.r.Context(), q.from(), q.actor(), n)
+	n := signin.NewUser{Login: req.value("login"), Name: short(req.value("name")), Roles: req.http.PostForm["role"],
+		Patient: short(req.value("patient")), Practitioner: short(req.value("practitioner"))}
+	u, token, err := req.pages.SignIn.Invite(req.http.Context(), req.from(), req.actor(), n)
 	switch kind := fhir.KindOf(err); {
 	case err == nil:
-		return q.showLink(&u, token)
+		return req.showLink(&u, token)
 	case kind == fhir.Invalid || kind == fhir.Conflict:
-		return q.render(http.StatusUnprocessableEntity, "usernew",
-			view{Title: "Invite somebody", Narrow: true, Wrong: wrong(err, userFields),
+		return req.render(http.StatusUnprocessableEntity, "usernew",
+			view{Title: "Invite a person", Narrow: true, Wrong: wrong(err, userFields),
 				Data: userForm{Login: n.Login, Name: n.Name, Patient: n.Patient, Practitioner: n.Practitioner,
 					Boxes: boxes(n.Roles)}})
 	}
 	return err
 }
 
-func (q *request) showLink(u *user.User, token string) error {
-	return q.render(http.StatusOK, "link",
-		view{Title: "One-time link", Narrow: true, Data: struct{ Name, Link string }{u.Name, q.p.secretLink(token)}})
+func (req *request) showLink(u *user.User, token string) error {
+	return req.render(http.StatusOK, "link",
+		view{Title: "One-time link", Narrow: true, Data: struct{ Name, Link string }{u.Name, req.pages.secretLink(token)}})
 }
 
 type userData struct {
@@ -90,44 +90,44 @@ type userData struct {
 	Boxes []roleBox
 }
 
-func userPage(q *request) error { return q.userPage(nil, http.StatusOK) }
+func userPage(req *request) error { return req.userPage(nil, http.StatusOK) }
 
-func (q *request) userPage(bad map[string]string, status int) error {
-	if err := q.strong(role.ManageUsers); err != nil {
+func (req *request) userPage(bad map[string]string, status int) error {
+	if err := req.strong(role.ManageUsers); err != nil {
 		return err
 	}
-	u, err := q.p.Users.Get(q.r.Context(), q.r.PathValue("id"))
+	u, err := req.pages.Users.Get(req.http.Context(), req.http.PathValue("id"))
 	if err != nil {
 		return err
 	}
-	d := userData{u, u.ID == q.u.ID, boxes(u.Roles.Strings())}
-	if q.value("do") == "roles" { // what was typed
-		d.Boxes, d.Patient, d.Practitioner = boxes(q.r.PostForm["role"]), short(q.value("patient")),
-			short(q.value("practitioner"))
+	d := userData{u, u.ID == req.user.ID, boxes(u.Roles.Strings())}
+	if req.value("do") == "roles" { // show the rejected input again
+		d.Boxes, d.Patient, d.Practitioner = boxes(req.http.PostForm["role"]), short(req.value("patient")),
+			short(req.value("practitioner"))
 	}
 	v := view{Title: u.Name, Wrong: bad, Data: &d}
-	if q.r.Method == http.MethodGet && q.value("done") != "" {
+	if req.http.Method == http.MethodGet && req.value("done") != "" {
 		v.Good = "Saved. All sessions of this person and the access of all their apps have ended."
 	}
-	return q.render(status, "user", v)
+	return req.render(status, "user", v)
 }
 
-func userChange(q *request) error {
-	id, ctx := q.r.PathValue("id"), q.r.Context()
+func userChange(req *request) error {
+	id, ctx := req.http.PathValue("id"), req.http.Context()
 	var err error
-	switch q.value("do") {
+	switch req.value("do") {
 	case "roles":
-		err = q.p.SignIn.SetRoles(ctx, q.from(), q.actor(), id, q.r.PostForm["role"], short(q.value("patient")),
-			short(q.value("practitioner")))
+		err = req.pages.SignIn.SetRoles(ctx, req.from(), req.actor(), id, req.http.PostForm["role"], short(req.value("patient")),
+			short(req.value("practitioner")))
 	case "disable", "enable":
-		if q.value("do") == "disable" && q.value("sure") == "" && id != q.u.ID {
-			return q.askDisableUser(id)
+		if req.value("do") == "disable" && req.value("sure") == "" && id != req.user.ID {
+			return req.askDisableUser(id)
 		}
-		err = q.p.SignIn.SetDisabled(ctx, q.from(), q.actor(), id, q.value("do") == "disable")
+		err = req.pages.SignIn.SetDisabled(ctx, req.from(), req.actor(), id, req.value("do") == "disable")
 	case "invite", "reset":
-		u, token, ierr := q.p.SignIn.Reinvite(ctx, q.from(), q.actor(), id, q.value("do") == "reset")
+		u, token, ierr := req.pages.SignIn.Reinvite(ctx, req.from(), req.actor(), id, req.value("do") == "reset")
 		if ierr == nil {
-			return q.showLink(&u, token)
+			return req.showLink(&u, token)
 		}
 		err = ierr
 	default:
@@ -135,50 +135,50 @@ func userChange(q *request) error {
 	}
 	switch {
 	case err == nil:
-		return q.to("/auth/users/" + url.PathEscape(id) + "?done=1")
+		return req.redirect("/auth/users/" + url.PathEscape(id) + "?done=1")
 	case fhir.KindOf(err) == fhir.Invalid:
-		return q.userPage(wrong(err, userFields), http.StatusUnprocessableEntity)
+		return req.userPage(wrong(err, userFields), http.StatusUnprocessableEntity)
 	}
 	return err
 }
 
-func clientsPage(q *request) error {
-	if err := q.may(role.ManageClients); err != nil {
+func clientsPage(req *request) error {
+	if err := req.may(role.ManageClients); err != nil {
 		return err
 	}
-	cs, err := q.p.Clients.List(q.r.Context())
+	cs, err := req.pages.Clients.List(req.http.Context())
 	if err != nil {
 		return err
 	}
 	v := view{Title: "Clients", Data: cs}
 	v.Good = map[string]string{"added": "The client is registered.",
-		"client-disable": "The client is disabled from this moment on.",
-		"client-enable":  "The client is enabled again."}[q.value("done")]
-	return q.render(http.StatusOK, "clients", v)
+		"client-disable": "The client is disabled.",
+		"client-enable":  "The client is enabled again."}[req.value("done")]
+	return req.render(http.StatusOK, "clients", v)
 }
 
 type clientForm struct {
 	Name, Redirects, LaunchURL, JWKSURL, JWKS, Scope, Kind string
 }
 
-func clientsNew(q *request) error {
-	if err := q.strong(role.ManageClients); err != nil {
+func clientsNew(req *request) error {
+	if err := req.strong(role.ManageClients); err != nil {
 		return err
 	}
-	return q.render(http.StatusOK, "clientnew",
+	return req.render(http.StatusOK, "clientnew",
 		view{Title: "Register a client", Narrow: true,
 			Data: clientForm{Kind: "public", Scope: "openid fhirUser launch/patient patient/*.rs"}})
 }
 
-// clientsAdd registers a client. A secret is shown on the page that answers,
-// and nowhere again.
-func clientsAdd(q *request) error {
-	if err := q.strong(role.ManageClients); err != nil {
+// clientsAdd registers a client. The response shows the secret, which is not
+// shown again.
+func clientsAdd(req *request) error {
+	if err := req.strong(role.ManageClients); err != nil {
 		return err
 	}
-	f := clientForm{Name: short(q.value("name")), Redirects: q.value("redirects"),
-		LaunchURL: short(q.value("launch")), JWKSURL: short(q.value("jwks_url")),
-		JWKS: strings.TrimSpace(q.value("jwks")), Scope: short(q.value("scope")), Kind: q.value("kind")}
+	f := clientForm{Name: short(req.value("name")), Redirects: req.value("redirects"),
+		LaunchURL: short(req.value("launch")), JWKSURL: short(req.value("jwks_url")),
+		JWKS: strings.TrimSpace(req.value("jwks")), Scope: short(req.value("scope")), Kind: req.value("kind")}
 	c := client.Client{Name: f.Name, RedirectURIs: strings.Fields(f.Redirects), LaunchURL: f.LaunchURL,
 		Scope: f.Scope, Method: client.None}
 	secret := ""
@@ -186,7 +186,7 @@ func clientsAdd(q *request) error {
 	case "public":
 	case "secret":
 		var b [32]byte
-		if _, err := io.ReadFull(q.p.Rand, b[:]); err != nil {
+		if _, err := io.ReadFull(req.pages.Rand, b[:]); err != nil {
 			return fhir.Wrap("pages.clientsAdd", err)
 		}
 		secret = client.NewSecret(b)
@@ -201,90 +201,91 @@ func clientsAdd(q *request) error {
 	if f.JWKS != "" && !json.Valid([]byte(f.JWKS)) {
 		err = fhir.Errorf(fhir.Invalid, "pages.clientsAdd", "The key set is not JSON.")
 	} else {
-		c, err = q.addClient(c)
+		c, err = req.addClient(c)
 	}
 	switch kind := fhir.KindOf(err); {
 	case err == nil && secret != "":
-		return q.render(http.StatusOK, "secret",
+		return req.render(http.StatusOK, "secret",
 			view{Title: "The client’s secret", Narrow: true,
 				Data: struct{ Name, ID, Secret string }{c.Name, c.ID, secret}})
 	case err == nil:
-		return q.to("/auth/clients?done=added")
+		return req.redirect("/auth/clients?done=added")
 	case kind == fhir.Invalid || kind == fhir.Conflict:
-		return q.render(http.StatusUnprocessableEntity, "clientnew",
+		return req.render(http.StatusUnprocessableEntity, "clientnew",
 			view{Title: "Register a client", Narrow: true, Wrong: wrong(err, clientFields), Data: f})
 	}
 	return err
 }
 
-// addClient registers c, in one commit with the record of that.
-func (q *request) addClient(c client.Client) (client.Client, error) {
-	c, w, err := q.p.Clients.Prepare(c)
+// addClient registers c in one commit with the AuditEvent.
+func (req *request) addClient(c client.Client) (client.Client, error) {
+	c, w, err := req.pages.Clients.Prepare(c)
 	if err != nil {
 		return c, err
 	}
-	return c, q.p.SignIn.Commit(q.r.Context(), q.changed("client-add", [2]string{"client", c.ID}), w)
+	return c, req.pages.SignIn.Commit(req.http.Context(), req.changed("client-add", [2]string{"client", c.ID}), w)
 }
 
-// changed is the event of an administrator's act.
-func (q *request) changed(what string, extra ...[2]string) audit.Event {
-	by := q.by()
+// changed returns the AuditEvent of an administrator's change.
+func (req *request) changed(what string, extra ...[2]string) audit.Event {
+	by := req.by()
 	return audit.Event{Type: audit.Security, Interaction: "configuration", Principal: by.Principal,
 		RemoteIP: by.RemoteIP, RequestID: by.RequestID, Extra: append([][2]string{{"change", what}}, extra...)}
 }
 
-// clientsChange disables a client, after a question, or enables it again, in
-// one commit with the record of that.
-func clientsChange(q *request) error {
-	if err := q.strong(role.ManageClients); err != nil {
+// clientsChange disables a client, after a confirmation, or enables it again,
+// in one commit with the AuditEvent.
+func clientsChange(req *request) error {
+	if err := req.strong(role.ManageClients); err != nil {
 		return err
 	}
-	ctx, id := q.r.Context(), q.r.PathValue("id")
-	c, err := q.p.Clients.Get(ctx, id)
+	ctx, id := req.http.Context(), req.http.PathValue("id")
+	c, err := req.pages.Clients.Get(ctx, id)
 	if err != nil {
 		return err
 	}
-	enable := q.value("do") == "enable"
-	if !enable && q.value("sure") == "" {
-		return q.ask(question{Title: "Disable " + c.Name + "?", Action: "/auth/clients/" + url.PathEscape(id),
+	enable := req.value("do") == "enable"
+	if !enable && req.value("sure") == "" {
+		return req.ask(question{Title: "Disable " + c.Name + "?", Action: "/auth/clients/" + url.PathEscape(id),
 			Back: "/auth/clients", Do: "disable", Button: "Disable",
-			Text: "Its requests are refused from this moment on, whoever uses it, and downloads under way break off. It can be enabled again."})
+			Text: "Its requests are refused from now on, for every user, and running downloads are stopped. You can enable it again."})
 	}
 	what := "client-disable"
 	if enable {
 		what = "client-enable"
 	}
-	_, w, err := q.p.Clients.PrepareChange(ctx, id, func(c *client.Client) error { c.Disabled = !enable; return nil })
+	_, w, err := req.pages.Clients.PrepareChange(ctx, id, func(c *client.Client) error { c.Disabled = !enable; return nil })
 	if err != nil {
 		return err
 	}
-	if err := q.p.SignIn.Commit(ctx, q.changed(what, [2]string{"client", id}), w); err != nil {
+	if err := req.pages.SignIn.Commit(ctx, req.changed(what, [2]string{"client", id}), w); err != nil {
 		return err
 	}
-	return q.to("/auth/clients?done=" + what)
+	return req.redirect("/auth/clients?done=" + what)
 }
 
-// question is asked before what ends something for others.
+// question asks for a confirmation before an action that ends the access of
+// others.
 type question struct {
 	Title, Text, Button string
-	Action, Do, Back    string // the form, its field do, and the way back
+	Action, Do, Back    string // form target, value of the field do, and path of the Cancel link
 }
 
-func (q *request) ask(x question) error {
-	return q.render(http.StatusOK, "ask", view{Title: x.Title, Narrow: true, Data: x})
+func (req *request) ask(q question) error {
+	return req.render(http.StatusOK, "ask", view{Title: q.Title, Narrow: true, Data: q})
 }
 
-func (q *request) askDisableUser(id string) error {
-	if err := q.strong(role.ManageUsers); err != nil {
+func (req *request) askDisableUser(id string) error {
+	if err := req.strong(role.ManageUsers); err != nil {
 		return err
 	}
-	u, err := q.p.Users.Get(q.r.Context(), id)
+	u, err := req.pages.Users.Get(req.http.Context(), id)
 	if err != nil {
 		return err
 	}
-	return q.ask(question{Title: "Disable " + u.Name + "?", Action: "/auth/users/" + url.PathEscape(id),
+	return req.ask(question{Title: "Disable " + u.Name + "?", Action: "/auth/users/" + url.PathEscape(id),
 		Back: "/auth/users/" + url.PathEscape(id), Do: "disable", Button: "Disable",
-		Text: "Their sessions and the access of all their apps end at once. Access can be given again; they sign in again then, and allow their apps again."})
+		Text: "Their sessions and the access of all their apps end immediately. You can enable them again; they then have to sign in and allow their apps again."})
 }
 
 type launchData struct {
@@ -296,18 +297,18 @@ type launchData struct {
 	Asked                  bool
 }
 
-func launchesPage(q *request) error {
-	return q.launches(launchData{Client: q.value("client"), Patient: short(q.value("patient"))}, nil, http.StatusOK)
+func launchesPage(req *request) error {
+	return req.launches(launchData{Client: req.value("client"), Patient: short(req.value("patient"))}, nil, http.StatusOK)
 }
 
-func (q *request) launches(d launchData, bad map[string]string, status int) error {
-	if err := q.may(role.Launch); err != nil {
+func (req *request) launches(d launchData, bad map[string]string, status int) error {
+	if err := req.may(role.Launch); err != nil {
 		return err
 	}
-	if q.p.Launcher == nil {
+	if req.pages.Launcher == nil {
 		return fhir.Errorf(fhir.NotFound, "pages.launches", "There is no such page.")
 	}
-	cs, err := q.p.Clients.List(q.r.Context())
+	cs, err := req.pages.Clients.List(req.http.Context())
 	if err != nil {
 		return err
 	}
@@ -316,43 +317,43 @@ func (q *request) launches(d launchData, bad map[string]string, status int) erro
 			d.Apps = append(d.Apps, c)
 		}
 	}
-	if d.Text = strings.TrimSpace(q.value("text")); d.Text != "" && q.r.Method == http.MethodGet {
+	if d.Text = strings.TrimSpace(req.value("text")); d.Text != "" && req.http.Method == http.MethodGet {
 		d.Asked = true
-		if d.Found, err = q.p.Patients.Find(q.r.Context(), q.by(), d.Text); err != nil {
+		if d.Found, err = req.pages.Patients.Find(req.http.Context(), req.by(), d.Text); err != nil {
 			return err
 		}
 	}
-	return q.render(status, "launches", view{Title: "Launch an app", Wrong: bad, Data: d})
+	return req.render(status, "launches", view{Title: "Launch an app", Wrong: bad, Data: d})
 }
 
-// launchesGo makes a launch and shows the link that opens the app: what the
-// app is given is then plain to see.
-func launchesGo(q *request) error {
-	if err := q.may(role.Launch); err != nil {
+// launchesGo creates a launch and shows the link that opens the app, so that
+// the person sees what the app receives.
+func launchesGo(req *request) error {
+	if err := req.may(role.Launch); err != nil {
 		return err
 	}
-	if q.p.Launcher == nil {
+	if req.pages.Launcher == nil {
 		return fhir.Errorf(fhir.NotFound, "pages.launchesGo", "There is no such page.")
 	}
-	d := launchData{Client: q.value("client"), Patient: short(q.value("patient")), Visit: short(q.value("encounter"))}
-	c, err := q.p.Clients.Get(q.r.Context(), d.Client)
+	d := launchData{Client: req.value("client"), Patient: short(req.value("patient")), Visit: short(req.value("encounter"))}
+	c, err := req.pages.Clients.Get(req.http.Context(), d.Client)
 	if err == nil && d.Patient != "" {
-		if _, err = q.p.Patients.Get(q.r.Context(), q.by(), d.Patient); err != nil &&
+		if _, err = req.pages.Patients.Get(req.http.Context(), req.by(), d.Patient); err != nil &&
 			(fhir.KindOf(err) == fhir.NotFound || fhir.KindOf(err) == fhir.Gone) {
 			err = fhir.Errorf(fhir.Invalid, "pages.launchesGo", "There is no Patient with that id.")
 		}
 	}
 	if err == nil {
-		d.URL, err = q.p.Launcher.Launch(q.r.Context(),
-			Launch{Client: d.Client, Patient: d.Patient, Encounter: d.Visit, User: q.u.Reference(),
-				Maker: signin.Subject(q.u, q.x), By: q.by()})
+		d.URL, err = req.pages.Launcher.Launch(req.http.Context(),
+			Launch{Client: d.Client, Patient: d.Patient, Encounter: d.Visit, User: req.user.Reference(),
+				Maker: signin.Subject(req.user, req.session), By: req.by()})
 	}
 	switch kind := fhir.KindOf(err); {
 	case err == nil:
 		d.App = c.Name
-		return q.launches(d, nil, http.StatusOK)
+		return req.launches(d, nil, http.StatusOK)
 	case kind == fhir.Invalid || kind == fhir.NotFound:
-		return q.launches(d, wrong(err, launchFields), http.StatusUnprocessableEntity)
+		return req.launches(d, wrong(err, launchFields), http.StatusUnprocessableEntity)
 	}
 	return err
 }

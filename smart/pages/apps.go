@@ -19,28 +19,28 @@ type appRow struct {
 	ID, Name               string
 	Sees                   []string
 	Patient                string
-	By                     string // who allowed it, when that was somebody else
+	By                     string // name of the person who approved it, if that is someone else
 	Offline                bool
-	Lasts                  string // how long, as on the consent screen
+	Lasts                  string // duration of access, as on the consent screen
 	Created, Used, Expires time.Time
 	foreign
 }
 
-// foreign is, of an app that somebody else opened, on what its view of the
-// person rests.
+// foreign describes why an app that someone else opened can see the person's
+// data.
 type foreign struct {
-	Consented bool      // its scopes reach what only a consent opens
-	Treated   bool      // and what none is needed for
-	Opened    []opening // the person's consents that open something to it
+	Consented bool      // its scopes cover data that needs the patient's consent
+	Treated   bool      // its scopes cover data that needs no consent
+	Opened    []opening // the person's consents that allow the app to see data
 	Refused   bool
 }
 
 type opening struct {
 	Date time.Time
-	All  bool // to every app, not to this one alone
+	All  bool // for every app, not only this one
 }
 
-// refusedRow is an app that the person has stopped.
+// refusedRow describes an app that the person has stopped.
 type refusedRow struct {
 	Client, Name string
 	Since        time.Time
@@ -48,74 +48,74 @@ type refusedRow struct {
 
 type appsData struct {
 	Own    []appRow
-	Others []appRow // of the own data, allowed by others
+	Others []appRow // apps with the person's data, approved by others
 	About  bool     // the person is a patient
 	Ended  []refusedRow
 }
 
-func appsPage(q *request) error {
-	ctx := q.r.Context()
-	as, err := q.p.Apps.Authorizations(ctx, q.u.ID)
+func appsPage(req *request) error {
+	ctx := req.http.Context()
+	as, err := req.pages.Apps.Authorizations(ctx, req.user.ID)
 	if err != nil {
 		return err
 	}
-	d := appsData{About: q.u.Patient != ""}
-	if d.Own, err = q.appRows(as); err != nil {
+	d := appsData{About: req.user.Patient != ""}
+	if d.Own, err = req.appRows(as); err != nil {
 		return err
 	}
 	if d.About {
-		if as, err = q.p.Apps.About(ctx, q.u.Patient); err != nil {
+		if as, err = req.pages.Apps.About(ctx, req.user.Patient); err != nil {
 			return err
 		}
-		as = slices.DeleteFunc(as, func(a authz.Authorization) bool { return a.Subject.ID == q.u.ID })
-		if d.Others, err = q.appRows(as); err != nil {
+		as = slices.DeleteFunc(as, func(a authz.Authorization) bool { return a.Subject.ID == req.user.ID })
+		if d.Others, err = req.appRows(as); err != nil {
 			return err
 		}
-		if d.Ended, err = q.restsOn(as, d.Others); err != nil {
+		if d.Ended, err = req.explain(as, d.Others); err != nil {
 			return err
 		}
 	}
 	v := view{Title: "Apps with access", Data: d}
-	switch q.value("done") {
+	switch req.value("done") {
 	case "":
 	case "refused":
-		v.Good = "The app is shown none of your measurements and devices any more, from this moment on."
+		v.Good = "The app can no longer see your measurements and devices."
 	case "allowed":
-		v.Good = "The app is shown again what your consents allow."
+		v.Good = "The app can again see the data that your consents allow."
 	default:
-		v.Good = "The app has no access any more, from this moment on."
+		v.Good = "The app no longer has access."
 	}
-	return q.render(http.StatusOK, "apps", v)
+	return req.render(http.StatusOK, "apps", v)
 }
 
-func (q *request) appRows(as []authz.Authorization) ([]appRow, error) {
+func (req *request) appRows(as []authz.Authorization) ([]appRow, error) {
 	rows := []appRow{}
 	for _, a := range as {
 		row := appRow{ID: a.ID, Name: a.ClientID, Offline: a.Offline, Created: a.Created, Used: a.Used,
 			Expires: a.Expires}
-		if c, err := q.p.Clients.Get(q.r.Context(), a.ClientID); err == nil {
+		if c, err := req.pages.Clients.Get(req.http.Context(), a.ClientID); err == nil {
 			row.Name = c.Name
 		} else if fhir.KindOf(err) != fhir.NotFound {
 			return nil, err
 		}
-		if set, err := q.p.Scopes.Parse(a.Scope); err == nil {
-			row.Lasts = lasts(kept(set), q.p.UserLife)
+		if set, err := req.pages.Scopes.Parse(a.Scope); err == nil {
+			row.Lasts = lasts(kept(set), req.pages.UserLife)
 		}
 		whom := self
-		if a.Context.Patient != "" && a.Context.Patient != q.u.Patient {
+		if a.Context.Patient != "" && a.Context.Patient != req.user.Patient {
 			row.Patient, whom = a.Context.Patient, "that patient"
 		}
-		if a.Subject.ID != q.u.ID {
+		if a.Subject.ID != req.user.ID {
 			if row.By = a.Subject.Name; row.By == "" {
-				row.By = "Somebody of the staff"
+				row.By = "A staff member"
 			}
 		}
-		for _, s := range sees(q.p.Scopes, a.Scope, whom) {
+		for _, s := range sees(req.pages.Scopes, a.Scope, whom) {
 			if row.By == "" {
 				row.Sees = append(row.Sees, s.text)
-			} else if s.data { // the rest is about that person
+			} else if s.data { // the other scopes are about the person who approved them
 				row.Sees = append(row.Sees,
-					strings.Replace(s.text, everybody, "everybody whose data its user may see", 1))
+					strings.Replace(s.text, everybody, "everyone whose data its user may see", 1))
 			}
 		}
 		rows = append(rows, row)
@@ -123,18 +123,18 @@ func (q *request) appRows(as []authz.Authorization) ([]appRow, error) {
 	return rows, nil
 }
 
-// restsOn says on what each app's view of the person rests, and returns the
-// apps that are stopped.
-func (q *request) restsOn(as []authz.Authorization, rows []appRow) ([]refusedRow, error) {
-	ctx := q.r.Context()
-	rs, err := q.p.Refusals.Refused(ctx, q.u.Patient)
+// explain fills in the reasons why each app can see the person's data, and
+// returns the apps that the person has stopped.
+func (req *request) explain(as []authz.Authorization, rows []appRow) ([]refusedRow, error) {
+	ctx := req.http.Context()
+	rs, err := req.pages.Refusals.Refused(ctx, req.user.Patient)
 	if err != nil {
 		return nil, err
 	}
 	var ended []refusedRow
 	for _, r := range rs {
 		row := refusedRow{Client: r.Client, Name: r.Client, Since: r.Since}
-		if c, err := q.p.Clients.Get(ctx, r.Client); err == nil {
+		if c, err := req.pages.Clients.Get(ctx, r.Client); err == nil {
 			row.Name = c.Name
 		} else if fhir.KindOf(err) != fhir.NotFound {
 			return nil, err
@@ -143,16 +143,16 @@ func (q *request) restsOn(as []authz.Authorization, rows []appRow) ([]refusedRow
 	}
 	for i, a := range as {
 		f := &rows[i].foreign
-		f.Consented, f.Treated = reaches(q.p.Scopes, a.Scope)
+		f.Consented, f.Treated = reaches(req.pages.Scopes, a.Scope)
 		f.Refused = slices.ContainsFunc(rs, func(r appconsent.Refusal) bool { return r.Client == a.ClientID })
-		opened, err := q.p.Refusals.Opened(ctx, q.u.Patient, a.ClientID)
+		opened, err := req.pages.Refusals.Opened(ctx, req.user.Patient, a.ClientID)
 		if err != nil {
 			return nil, err
 		}
 		for _, o := range opened {
 			day, err := time.Parse(time.RFC3339, o.Date)
 			if err != nil {
-				day = time.Time{} // not of this server's making
+				day = time.Time{} // the Consent was not written by this server
 			}
 			f.Opened = append(f.Opened, opening{day,
 				slices.Contains(strings.Split(o.Recipient, ","), consent.AnyRecipient)})
@@ -161,8 +161,8 @@ func (q *request) restsOn(as []authz.Authorization, rows []appRow) ([]refusedRow
 	return ended, nil
 }
 
-// reaches reports whether scopes reach data that only a consent opens, and
-// data that none is needed for.
+// reaches reports whether scopes cover data that needs a consent, and data that
+// needs none.
 func reaches(scopes scope.Parser, granted string) (consented, treated bool) {
 	set, err := scopes.Parse(granted)
 	if err != nil {
@@ -177,45 +177,46 @@ func reaches(scopes scope.Parser, granted string) (consented, treated bool) {
 	return consented, treated
 }
 
-// appsRefuse stops an app that somebody else opened, as far as the person's
-// consents are what it rests on, or ends that.
-func appsRefuse(q *request) error {
-	ctx := q.r.Context()
-	if q.u.Patient == "" {
-		return fhir.Errorf(fhir.Forbidden, "pages.appsRefuse", "This is for patients.")
+// appsRefuse stops an app that someone else opened from seeing data that needs
+// the person's consent, or allows it again.
+func appsRefuse(req *request) error {
+	ctx := req.http.Context()
+	if req.user.Patient == "" {
+		return fhir.Errorf(fhir.Forbidden, "pages.appsRefuse", "This page is for patients.")
 	}
-	by := q.by()
+	by := req.by()
 	ev := audit.Event{Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID}
-	if c := q.value("allow"); c != "" {
-		if err := q.p.Refusals.Allow(ctx, ev, q.u.Patient, c); err != nil {
+	if c := req.value("allow"); c != "" {
+		if err := req.pages.Refusals.Allow(ctx, ev, req.user.Patient, c); err != nil {
 			return err
 		}
-		return q.to("/auth/apps?done=allowed")
+		return req.redirect("/auth/apps?done=allowed")
 	}
-	as, err := q.p.Apps.About(ctx, q.u.Patient)
+	as, err := req.pages.Apps.About(ctx, req.user.Patient)
 	if err != nil {
 		return err
 	}
 	i := slices.IndexFunc(as, func(a authz.Authorization) bool {
-		return a.ID == q.value("id") &&
-			a.Subject.ID != q.u.ID
+		return a.ID == req.value("id") &&
+			a.Subject.ID != req.user.ID
 	})
 	if i < 0 {
-		return q.to("/auth/apps") // gone already
+		return req.redirect("/auth/apps") // gone already
 	}
 	name := as[i].ClientID
-	if c, err := q.p.Clients.Get(ctx, name); err == nil {
+	if c, err := req.pages.Clients.Get(ctx, name); err == nil {
 		name = c.Name
 	} else if fhir.KindOf(err) != fhir.NotFound {
 		return err
 	}
-	if err := q.p.Refusals.Refuse(ctx, ev, q.u.Patient, as[i].ClientID, name); err != nil {
+	if err := req.pages.Refusals.Refuse(ctx, ev, req.user.Patient, as[i].ClientID, name); err != nil {
 		return err
 	}
-	return q.to("/auth/apps?done=refused")
+	return req.redirect("/auth/apps?done=refused")
 }
 
-// Says is what a patient granted an app, in plain words for the patient.
+// Says describes the scopes that a patient granted an app in plain words for
+// the patient.
 func Says(scopes scope.Parser, granted string) (out []string) {
 	for _, s := range sees(scopes, granted, self) {
 		out = append(out, s.text)
@@ -223,45 +224,45 @@ func Says(scopes scope.Parser, granted string) (out []string) {
 	return out
 }
 
-// said is one scope in plain words; data: it opens some.
-type said struct {
+// phrase describes one scope in plain words.
+type phrase struct {
 	text string
 	data bool
 }
 
-func sees(scopes scope.Parser, granted, whom string) []said {
+func sees(scopes scope.Parser, granted, whom string) []phrase {
 	set, err := scopes.Parse(granted)
 	if err != nil {
-		return []said{{"Scopes that this version does not know", true}}
+		return []phrase{{"Scopes that this version does not support", true}}
 	}
-	var out []said
+	var out []phrase
 	for _, s := range set {
 		if s.Name == scope.Launch || s.Name == scope.LaunchPatient || s.Name == scope.LaunchEncounter ||
 			s.Name == scope.OpenID {
 			continue
 		}
 		text, _ := sentence(s, whom)
-		out = append(out, said{text, s.Name == ""})
+		out = append(out, phrase{text, s.Name == ""})
 	}
 	return out
 }
 
-// appsRevoke ends an app's access, from the next request on.
-func appsRevoke(q *request) error {
-	ctx, id := q.r.Context(), q.value("id")
-	as, err := q.p.Apps.Authorizations(ctx, q.u.ID)
+// appsRevoke revokes an app's access.
+func appsRevoke(req *request) error {
+	ctx, id := req.http.Context(), req.value("id")
+	as, err := req.pages.Apps.Authorizations(ctx, req.user.ID)
 	if err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(as, func(a authz.Authorization) bool { return a.ID == id }) {
-		return q.to("/auth/apps") // gone already
+		return req.redirect("/auth/apps") // gone already
 	}
-	by := q.by()
-	if err := q.p.Apps.Revoke(ctx, audit.Event{Principal: by.Principal, RemoteIP: by.RemoteIP,
-		RequestID: by.RequestID}, q.u.ID, id); err != nil {
+	by := req.by()
+	if err := req.pages.Apps.Revoke(ctx, audit.Event{Principal: by.Principal, RemoteIP: by.RemoteIP,
+		RequestID: by.RequestID}, req.user.ID, id); err != nil {
 		return err
 	}
-	return q.to("/auth/apps?done=1")
+	return req.redirect("/auth/apps?done=1")
 }
 
 func short(s string) string { return strings.Join(strings.Fields(s), " ") }

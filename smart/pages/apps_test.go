@@ -20,7 +20,7 @@ func TestPatientSeesWhoOpenedWhat(t *testing.T) {
 	ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
 	doc.enrol(w.invite("doc", "Dr. Dora Doc", "practitioner"))
 	ben.enrol(w.invite("ben", "Ben Ejemplo", "administrator"))
-	ada.get("/auth/apps").has("Nobody else has opened an app")
+	ada.get("/auth/apps").has("No one else has opened an app")
 
 	doc.get("/auth/launches").post("/auth/launches",
 		url.Values{"client": {"heartbook"}, "patient": {"ada"}}).status(200)
@@ -39,21 +39,21 @@ func TestPatientSeesWhoOpenedWhat(t *testing.T) {
 	id := between(doc.body, `name="id" value="`, `"`)
 
 	ada.get("/auth/apps").has("Heartbook", "Dr. Dora Doc", "See your measurements",
-		"See devices of everybody whose data its user may see", "its user is not there",
-		"No app has access by your own word")
-	if strings.Contains(ada.body, "Keep access when you are not there") {
+		"See devices of everyone whose data its user may see", "its user is away",
+		"You have not allowed any app yourself")
+	if strings.Contains(ada.body, "Keep access while you are away") {
 		t.Error("what is about the other person is said of her")
 	}
 	if strings.Contains(ada.body, `name="id" value="`) {
 		t.Error("she is offered to end it")
 	}
-	ada.has("it is shown none of them, for no consent of yours opens them")
+	ada.has("because no consent of yours allows it")
 	ada.get("/auth/").post("/auth/apps", url.Values{"id": {id}})
 	if ada.get("/auth/apps").has("Dr. Dora Doc"); strings.Contains(ben.get("/auth/apps").body, "Heartbook") {
 		t.Error("somebody else sees it")
 	}
 	doc.get("/auth/apps").post("/auth/apps", url.Values{"id": {id}}).has("no access any more")
-	ada.get("/auth/apps").has("Nobody else has opened an app")
+	ada.get("/auth/apps").has("No one else has opened an app")
 }
 
 // TestPatientStopsAnAppOfOthers: what rests on her consents ends at once by her
@@ -85,8 +85,8 @@ func TestPatientStopsAnAppOfOthers(t *testing.T) {
 	}
 	sees("opened", 200)
 
-	ada.get("/auth/apps").has("What rests on your consent", "to every app and clinic that is registered here",
-		"What does not rest on your consent", "name and date of birth")
+	ada.get("/auth/apps").has("Access based on your consent", "to every app and clinic registered here",
+		"Access that does not need your consent", "name and date of birth")
 	form := url.Values{"id": {between(ada.body, `name="id" value="`, `"`)}}
 	// Only she can: not the practitioner, nobody without being a patient, and
 	// no other site.
@@ -97,8 +97,8 @@ func TestPatientStopsAnAppOfOthers(t *testing.T) {
 	ada.get("/auth/apps").post("/auth/apps/refusals", url.Values{"id": {"nothing"}})
 	sees("asked by others", 200)
 
-	ada.get("/auth/apps").post("/auth/apps/refusals", form).status(200).has("from this moment on",
-		"you have stopped this", "Apps that you have stopped")
+	ada.get("/auth/apps").post("/auth/apps/refusals", form).status(200).has("can no longer see",
+		"You have stopped access", "Apps that you have stopped")
 	sees("stopped", 404)
 	if n := w.events("Consent/stop-"); n != 1 {
 		t.Errorf("%d events of the stop", n)
@@ -119,9 +119,9 @@ func TestPatientStopsAnAppOfOthers(t *testing.T) {
 	// It can be undone also when nobody has the app open any more.
 	w.pass(13 * time.Hour)
 	ada.get("/auth/apps").at("/auth/signin").passkey("/auth/passkey", k.Get)
-	ada.get("/auth/apps").has("Nobody else has opened an app", "Apps that you have stopped", "Heartbook")
+	ada.get("/auth/apps").has("No one else has opened an app", "Apps that you have stopped", "Heartbook")
 	ada.post("/auth/apps/refusals", url.Values{"allow": {between(ada.body, `name="allow" value="`,
-		`"`)}}).status(200).has("shown again what your consents allow")
+		`"`)}}).status(200).has("can again see the data that your consents allow")
 	if strings.Contains(ada.body, "Apps that you have stopped") || !w.consents.Permits("heartbook", facts) {
 		t.Error("what was allowed again stays stopped")
 	}
@@ -173,8 +173,8 @@ func TestSecretIsShownOnce(t *testing.T) {
 	b.enrol(w.invite("root", "Rita Root", "administrator"))
 	form := url.Values{"name": {"Web app"}, "kind": {"secret"}, "redirects": {w.base + "/app/callback"},
 		"scope": {"openid launch/patient patient/Observation.rs"}}
-	b.get("/auth/clients/new").has("With a secret").post("/auth/clients",
-		form).status(200).has("Web app is registered", "shown this once")
+	b.get("/auth/clients/new").has("Client secret").post("/auth/clients",
+		form).status(200).has("Web app is registered", "shown only once")
 	id, secret := between(b.body, `id="client-id">`, "<"), between(b.body, `id="client-secret">`, "<")
 	if len(secret) != 43 {
 		t.Fatalf("no secret in\n%s", b.body)

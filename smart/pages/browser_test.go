@@ -57,7 +57,7 @@ func TestPatientInBrowser(t *testing.T) {
 	p.Open("/auth/apps")
 	p.Wait("Heartbook")
 	p.Check("apps")
-	p.Click("form button.danger", "has no access any more").Check("apps-ended")
+	p.Click("form button.danger", "no longer has access").Check("apps-ended")
 	if status, _ := w.token(b.c, url.Values{"grant_type": {"refresh_token"},
 		"refresh_token": {out["refresh_token"].(string)}, "client_id": {w.app.ID}}); status != 400 {
 		t.Errorf("a refresh after the end: %d", status)
@@ -158,7 +158,7 @@ func TestStaffInBrowser(t *testing.T) {
 	w.measured("ada", "heartbook")
 	ada.Open("/auth/apps").Wait("Dr. Dora Doc").Check("apps-others")
 	ada.Click("form[action='/auth/apps/refusals'] button.danger", "Apps that you have stopped").Check("apps-stopped")
-	ada.Click("form[action='/auth/apps/refusals'] button:not(.danger)", "what your consents allow")
+	ada.Click("form[action='/auth/apps/refusals'] button:not(.danger)", "that your consents allow")
 	doc.Open("/auth/emergency?text=a").Check("emergency-find")
 	doc.Click(".items a.btn", "Why is it necessary?").Check("emergency")
 	doc.Type("#reason", "unconscious after a fall")
@@ -168,7 +168,7 @@ func TestStaffInBrowser(t *testing.T) {
 	ada.Open("/auth/notices").Check("notices")
 	doc.Open("/auth/emergency?patient=ada").Wait("Why is it necessary?")
 	chrome.Eval[int](doc, `document.querySelector("#reason").removeAttribute("minlength"), 0`)
-	doc.Type("#reason", "short").Click("form.card button.danger", "Give the reason in").Check("emergency-wrong")
+	doc.Type("#reason", "short").Click("form.card button.danger", "Enter a reason of").Check("emergency-wrong")
 
 	aud := enrol("aud", "Audi Tor", "auditor")
 	aud.Open("/auth/reviews").Check("reviews")
@@ -178,18 +178,18 @@ func TestStaffInBrowser(t *testing.T) {
 	adm.Open("/auth/users").Check("users")
 	adm.Open("/auth/users/new").Check("user-new")
 	adm.Fill("#name", "Eve Example").Fill("#login", "eve").Click("input[value=auditor]",
-		"Invite somebody").Click("form.card button.primary", "A link for Eve Example")
+		"Invite a person").Click("form.card button.primary", "A link for Eve Example")
 	adm.Check("link")
 	u, err := w.users.ByLogin(context.Background(), "eve")
 	must(t, err)
 	adm.Open("/auth/users/" + u.ID).Check("user")
 	adm.Click("button[value=disable]", "Disable Eve Example?").Check("user-disable")
-	adm.Click("form .btn.danger", "Give access again").Check("user-disabled")
+	adm.Click("form .btn.danger", "Enable").Check("user-disabled")
 	adm.Open("/auth/users/new").Fill("#name", "Eve Example").Fill("#login", "eve").Click("input[value=auditor]",
-		"Invite somebody").Click("form.card button.primary", "Somebody else signs in").Check("user-new-wrong")
+		"Invite a person").Click("form.card button.primary", "This name is already in use").Check("user-new-wrong")
 	adm.Open("/auth/clients").Check("clients")
 	adm.Click(".items button.danger", "Disable Heartbook?").Check("client-disable").Click("form .btn.danger",
-		"disabled from this moment on").Check("client-disabled")
+		"The client is disabled").Check("client-disabled")
 	adm.Click("button[value=enable]", "enabled again")
 	adm.Open("/auth/clients/new").Check("client-new")
 	adm.Fill("#name", "Web app").Fill("#redirects", "https://app.example/cb").Click("input[value=secret]",

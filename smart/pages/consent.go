@@ -21,155 +21,158 @@ import (
 type consentData struct {
 	ID       string
 	App      authorize.Client
-	Host     string // where the answer goes
+	Host     string // host that receives the authorization response
 	Patient  Person
 	Self     bool
-	Launched bool // by the EHR: the patient cannot be changed
+	Launched bool // the EHR chose the patient, who cannot be changed
 	Offers   []offered
 	HowLong  string
-	Visit    bool // the app asks for an encounter
+	Visit    bool // the app requests an encounter
 	Visits   []Visit
-	Staff    bool // may name any other
+	Staff    bool // may enter the ID of another encounter
 }
 
-// pending finds the request that the page is about.
-func (q *request) pending() (*authorize.Pending, context.Context, error) {
-	ctx := authorize.Bound(q.r)
-	p, err := q.p.Flow.Pending(ctx, q.value("request"))
+// pending returns the authorization request that the page is about.
+func (req *request) pending() (*authorize.Pending, context.Context, error) {
+	ctx := authorize.Bound(req.http)
+	p, err := req.pages.Flow.Pending(ctx, req.value("request"))
 	if err != nil && fhir.KindOf(err) == fhir.NotFound {
 		return nil, ctx, fhir.Errorf(fhir.NotFound, "pages.pending",
-			"The app’s request is not there any more: it was answered, took too long, or began in another browser. Please go back to the app and start again.")
+			"The app’s request is no longer pending: it was answered, has expired, or started in another browser. Please go back to the app and start again.")
 	}
 	return p, ctx, err
 }
 
-// wished holds the session against what the app asked of the sign-in.
-func (q *request) wished(p *authorize.Pending) error {
+// checkSession checks that the session meets the app's requirements on the
+// sign-in: acr_values, prompt and max_age.
+func (req *request) checkSession(p *authorize.Pending) error {
 	began := p.Expires.Add(-authorize.Life)
-	if w, ok := strong(p); ok && !q.x.Meets(w, began) {
-		return signin.ErrStepUp // is a sign-in as well
+	if w, ok := strong(p); ok && !req.session.Meets(w, began) {
+		return signin.ErrStepUp // the step-up is also a sign-in
 	}
-	if slices.Contains(p.Prompt, "login") && q.x.Auth.Before(began) || p.MaxAge != nil &&
-		q.x.Auth.Before(began.Add(-*p.MaxAge)) {
-		return q.once()
+	if slices.Contains(p.Prompt, "login") && req.session.Auth.Before(began) || p.MaxAge != nil &&
+		req.session.Auth.Before(began.Add(-*p.MaxAge)) {
+		return req.once()
 	}
 	return nil
 }
 
-// strong is the app's wish for a phishing-resistant factor and nothing less,
-// as of when it asked (RFC 9470).
-func strong(p *authorize.Pending) (session.Requirement, bool) {
-	w := session.Requirement{ACR: authn.PhishingResistant, MaxAge: p.MaxAge}
+// strong returns the app's requirement of a phishing-resistant factor, with
+// max_age counted from the request (RFC 9470). ok is false if the app accepts a
+// weaker factor as well.
+func strong(p *authorize.Pending) (want session.Requirement, ok bool) {
+	want = session.Requirement{ACR: authn.PhishingResistant, MaxAge: p.MaxAge}
 	if slices.Contains(p.Prompt, "login") {
-		w.MaxAge = new(time.Duration)
+		want.MaxAge = new(time.Duration)
 	}
-	return w, slices.Contains(p.ACRValues, w.ACR) && !slices.Contains(p.ACRValues, authn.MultiFactor) &&
+	return want, slices.Contains(p.ACRValues, want.ACR) && !slices.Contains(p.ACRValues, authn.MultiFactor) &&
 		!slices.Contains(p.ACRValues, authn.SingleFactor)
 }
 
-// subject is the person as the tokens tell of the sign-in: by the factor that
-// the app asked for, even when another was shown after it.
-func (q *request) subject(p *authorize.Pending) authorize.Subject {
-	s := signin.Subject(q.u, q.x)
+// subject describes the person and the sign-in for the tokens. It reports the
+// factor that the app asked for, even if a weaker one was used later.
+func (req *request) subject(p *authorize.Pending) authorize.Subject {
+	s := signin.Subject(req.user, req.session)
 	if _, ok := strong(p); ok && s.ACR != authn.PhishingResistant {
-		s.ACR, s.AMR, s.AuthTime = authn.PhishingResistant, []string{"hwk", "user", "mfa"}, q.x.Strong
+		s.ACR, s.AMR, s.AuthTime = authn.PhishingResistant, []string{"hwk", "user", "mfa"}, req.session.Strong
 	}
 	return s
 }
 
-// errAgain was answered already, by sending the browser to sign in again.
-var errAgain = fhir.Errorf(fhir.Unauthorized, "pages", "Please sign in again.")
+// errRedirected reports that the response already redirects to another page.
+var errRedirected = fhir.Errorf(fhir.Unauthorized, "pages", "Please sign in again.")
 
-func (q *request) once() error {
-	if err := q.again(); err != nil {
+func (req *request) once() error {
+	if err := req.signInAgain(); err != nil {
 		return err
 	}
-	return errAgain
+	return errRedirected
 }
 
-// patient settles whom the request is about. asked: the page has to ask.
-func (q *request) patient(p *authorize.Pending) (who Person, asked bool, err error) {
-	own := q.u.Patient
-	chooses := q.u.Roles.May(role.ChoosePatient)
+// patient determines the patient of the request. choose is set if the page has
+// to ask for one.
+func (req *request) patient(p *authorize.Pending) (who Person, choose bool, err error) {
+	own := req.user.Patient
+	chooses := req.user.Roles.May(role.ChoosePatient)
 	id := p.Patient
 	switch {
 	case id != "" && !chooses && id != own:
 		return who, false, fhir.Errorf(fhir.Forbidden, "pages.patient",
-			"The app was launched for somebody else’s data, which you may not give out.")
+			"The app was launched for another person’s data, which you cannot share.")
 	case id != "":
 	case !p.NeedsPatient:
 		return who, false, nil
 	case chooses:
-		if id = q.value("patient"); id == "" {
+		if id = req.value("patient"); id == "" {
 			return who, true, nil
 		}
 	case own != "":
 		id = own
 	default:
 		return who, false, fhir.Errorf(fhir.Forbidden, "pages.patient",
-			"The app needs a patient, and your account is not one.")
+			"The app needs a patient, and your account is not linked to one.")
 	}
-	who, err = q.p.Patients.Get(q.r.Context(), q.by(), id)
+	who, err = req.pages.Patients.Get(req.http.Context(), req.by(), id)
 	return who, false, err
 }
 
-func (q *request) mayAnswer(p *authorize.Pending) error {
-	if p.User != "" && p.User != q.u.Reference() {
+func (req *request) mayAnswer(p *authorize.Pending) error {
+	if p.User != "" && p.User != req.user.Reference() {
 		return fhir.Errorf(fhir.Forbidden, "pages.mayAnswer",
-			"The app was launched by somebody else. Please sign out, and launch it again.")
+			"Another person launched the app. Please sign out and launch it again.")
 	}
 	return nil
 }
 
-// about is whom an answer to p is about, once the person may give one. errAgain
-// means that another page is asked for instead.
-func (q *request) about(p *authorize.Pending) (Person, error) {
-	if err := q.mayAnswer(p); err != nil {
+// about returns the patient of the request if the person may answer it. The
+// error is errRedirected if another page has to come first.
+func (req *request) about(p *authorize.Pending) (Person, error) {
+	if err := req.mayAnswer(p); err != nil {
 		return Person{}, err
 	}
-	if err := q.wished(p); err != nil {
+	if err := req.checkSession(p); err != nil {
 		return Person{}, err
 	}
-	who, asked, err := q.patient(p)
+	who, choose, err := req.patient(p)
 	if err != nil {
 		return Person{}, err
 	}
-	if asked {
-		if err := q.to("/auth/patient?" + url.Values{"request": {p.ID}}.Encode()); err != nil {
+	if choose {
+		if err := req.redirect("/auth/patient?" + url.Values{"request": {p.ID}}.Encode()); err != nil {
 			return Person{}, err
 		}
-		return Person{}, errAgain
+		return Person{}, errRedirected
 	}
 	return who, nil
 }
 
-// again is err, but nothing when another page was asked for.
-func again(err error) error {
-	if err == errAgain {
+// ignoreRedirect returns nil if another page was already sent.
+func ignoreRedirect(err error) error {
+	if err == errRedirected {
 		return nil
 	}
 	return err
 }
 
-func consentPage(q *request) error { return q.consent("", http.StatusOK) }
+func consentPage(req *request) error { return req.consent("", http.StatusOK) }
 
-func (q *request) consent(bad string, status int) error {
-	p, _, err := q.pending()
+func (req *request) consent(bad string, status int) error {
+	p, _, err := req.pending()
 	if err != nil {
 		return err
 	}
-	who, err := q.about(p)
+	who, err := req.about(p)
 	if err != nil {
-		return again(err)
+		return ignoreRedirect(err)
 	}
-	d := consentData{ID: p.ID, App: p.Client, Patient: who, Self: who.ID != "" && who.ID == q.u.Patient,
-		Launched: p.Patient != "", HowLong: lasts(kept(p.Scopes), q.p.UserLife), Visit: p.NeedsEncounter}
+	d := consentData{ID: p.ID, App: p.Client, Patient: who, Self: who.ID != "" && who.ID == req.user.Patient,
+		Launched: p.Patient != "", HowLong: lasts(kept(p.Scopes), req.pages.UserLife), Visit: p.NeedsEncounter}
 	if d.Visit && who.ID != "" {
-		if d.Visits, err = q.p.Patients.Visits(q.r.Context(), q.by(), who.ID); err != nil {
+		if d.Visits, err = req.pages.Patients.Visits(req.http.Context(), req.by(), who.ID); err != nil {
 			return err
 		}
 	}
-	d.Staff = q.u.Roles.May(role.ChoosePatient)
+	d.Staff = req.user.Roles.May(role.ChoosePatient)
 	name := who.Name
 	if d.Self {
 		name = self
@@ -177,11 +180,12 @@ func (q *request) consent(bad string, status int) error {
 	d.Offers = offer(p.Scopes, name)
 	var form string
 	d.Host, form = target(p.Client.Redirect)
-	q.w.Header().Set("Content-Security-Policy", policy(form))
-	return q.render(status, "consent", view{Title: "Allow access?", Narrow: true, Bad: bad, Data: d})
+	req.writer.Header().Set("Content-Security-Policy", policy(form))
+	return req.render(status, "consent", view{Title: "Allow access?", Narrow: true, Bad: bad, Data: d})
 }
 
-// target is where the answer goes: for people, and for the page's policy.
+// target returns the redirect target of the authorization response, as a host
+// for people and as a source for the Content-Security-Policy.
 func target(redirect string) (host, source string) {
 	u, err := url.Parse(redirect)
 	if err != nil {
@@ -193,46 +197,46 @@ func target(redirect string) (host, source string) {
 	return u.Host, u.Scheme + "://" + u.Host
 }
 
-func consentDecide(q *request) error {
-	p, ctx, err := q.pending()
+func consentDecide(req *request) error {
+	p, ctx, err := req.pending()
 	if err != nil {
 		return err
 	}
-	if q.value("decision") != "allow" {
-		to, err := q.p.Flow.Deny(ctx, p.ID, "")
+	if req.value("decision") != "allow" {
+		to, err := req.pages.Flow.Deny(ctx, p.ID, "")
 		if err != nil {
 			return err
 		}
-		return q.leave(to)
+		return req.leave(to)
 	}
-	who, err := q.about(p)
+	who, err := req.about(p)
 	if err != nil {
-		return again(err)
+		return ignoreRedirect(err)
 	}
-	scopes, err := q.ticked(p.Scopes)
+	scopes, err := req.selected(p.Scopes)
 	if err == nil {
 		encounter := p.Encounter
 		if p.NeedsEncounter {
-			if encounter = short(q.value("encounter")); encounter == "" {
-				encounter = short(q.value("other"))
+			if encounter = short(req.value("encounter")); encounter == "" {
+				encounter = short(req.value("other"))
 			}
 		}
 		var to string
-		to, err = q.p.Flow.Approve(ctx, p.ID,
-			authorize.Decision{Subject: q.subject(p), Patient: about(scopes, who.ID), Encounter: encounter,
+		to, err = req.pages.Flow.Approve(ctx, p.ID,
+			authorize.Decision{Subject: req.subject(p), Patient: patientOf(scopes, who.ID), Encounter: encounter,
 				Scopes: scopes})
 		if err == nil {
-			return q.leave(to)
+			return req.leave(to)
 		}
 	}
 	if fhir.KindOf(err) == fhir.Invalid {
-		return q.consent(words(err), http.StatusUnprocessableEntity)
+		return req.consent(message(err), http.StatusUnprocessableEntity)
 	}
 	return err
 }
 
-// about is the patient, as long as any scope that was left is about one.
-func about(scopes []string, patient string) string {
+// patientOf returns the patient if any of the remaining scopes is about one.
+func patientOf(scopes []string, patient string) string {
 	if slices.ContainsFunc(scopes, func(s string) bool {
 		return s == scope.LaunchPatient || strings.HasPrefix(s, string(scope.Patient)+"/")
 	}) {
@@ -241,18 +245,18 @@ func about(scopes []string, patient string) string {
 	return ""
 }
 
-// ticked reads what was left of the scopes.
-func (q *request) ticked(set scope.Set) ([]string, error) {
+// selected returns the scopes that the person left selected.
+func (req *request) selected(set scope.Set) ([]string, error) {
 	var out []string
 	something := false
 	for _, o := range offer(set, "") {
 		i := strconv.Itoa(o.Index)
-		if !o.Fixed && q.r.PostForm.Get("scope."+i) == "" {
+		if !o.Fixed && req.http.PostForm.Get("scope."+i) == "" {
 			continue
 		}
 		parts, err := narrowed(set[o.Index],
-			picked{types: q.r.PostForm["type."+i], narrow: q.r.PostForm.Get("narrow."+i) == "some",
-				categories: q.r.PostForm["category."+i]})
+			picked{types: req.http.PostForm["type."+i], narrow: req.http.PostForm.Get("narrow."+i) == "some",
+				categories: req.http.PostForm["category."+i]})
 		if err != nil {
 			return nil, err
 		}
@@ -260,14 +264,14 @@ func (q *request) ticked(set scope.Set) ([]string, error) {
 		out = append(out, parts...)
 	}
 	if !something {
-		return nil, fhir.Errorf(fhir.Invalid, "pages.ticked",
-			"Nothing is ticked. Leave something ticked, or choose “Do not allow”.")
+		return nil, fhir.Errorf(fhir.Invalid, "pages.selected",
+			"Nothing is selected. Select at least one item, or choose “Do not allow”.")
 	}
 	return out, nil
 }
 
-// leave sends the browser back to the app.
-func (q *request) leave(to string) error { return q.to(to) }
+// leave redirects the browser to the app.
+func (req *request) leave(to string) error { return req.redirect(to) }
 
 type patientData struct {
 	ID, App, Text string
@@ -275,21 +279,21 @@ type patientData struct {
 	Asked         bool
 }
 
-// patientPage is the patient picker of a standalone launch.
-func patientPage(q *request) error {
-	p, _, err := q.pending()
+// patientPage shows the patient picker of a standalone launch.
+func patientPage(req *request) error {
+	p, _, err := req.pending()
 	if err != nil {
 		return err
 	}
-	if err := q.may(role.ChoosePatient); err != nil {
+	if err := req.may(role.ChoosePatient); err != nil {
 		return err
 	}
-	d := patientData{ID: p.ID, App: p.Client.Name, Text: strings.TrimSpace(q.value("text"))}
+	d := patientData{ID: p.ID, App: p.Client.Name, Text: strings.TrimSpace(req.value("text"))}
 	if d.Text != "" {
 		d.Asked = true
-		if d.Found, err = q.p.Patients.Find(q.r.Context(), q.by(), d.Text); err != nil {
+		if d.Found, err = req.pages.Patients.Find(req.http.Context(), req.by(), d.Text); err != nil {
 			return err
 		}
 	}
-	return q.render(http.StatusOK, "patient", view{Title: "Choose a patient", Narrow: true, Data: d})
+	return req.render(http.StatusOK, "patient", view{Title: "Choose a patient", Narrow: true, Data: d})
 }

@@ -169,9 +169,9 @@ func TestPatientPicker(t *testing.T) {
 	b := w.browser()
 	b.enrol(w.invite("doc", "Dr. Doc", "practitioner"))
 	to, verifier := w.authorizeURL("launch/patient patient/Observation.rs", nil)
-	b.ask(to).at("/auth/patient").status(200).has("asks whose data")
+	b.ask(to).at("/auth/patient").status(200).has("needs to know which patient")
 	id := requestID(b)
-	b.get("/auth/patient?request=" + id + "&text=zz").has("Nobody found")
+	b.get("/auth/patient?request=" + id + "&text=zz").has("No patient found")
 	b.get("/auth/patient?request="+id+"&text=be").has("Ben Beispiel").get("/auth/consent?request="+id+
 		"&patient=ben").status(200).has("Ben Beispiel", "Choose another patient")
 	b.post("/auth/consent", url.Values{"request": {id}, "patient": {"nobody"}, "decision": {"allow"},

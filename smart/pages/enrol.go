@@ -14,126 +14,127 @@ import (
 	"pulsegate/smart/people/user"
 )
 
-// invitePage shows what a one-time link is for. To open it uses nothing up:
-// mail scanners open links, too.
-func invitePage(q *request) error {
-	token := q.value("token")
-	_, u, err := q.p.Users.Invited(q.r.Context(), token)
+// invitePage shows a one-time link. Opening it does not use it up, because mail
+// scanners open links, too.
+func invitePage(req *request) error {
+	token := req.value("token")
+	_, u, err := req.pages.Users.Invited(req.http.Context(), token)
 	if err != nil {
 		return err
 	}
-	return q.render(http.StatusOK, "invite",
+	return req.render(http.StatusOK, "invite",
 		view{Title: "Welcome to Pulsegate", Narrow: true,
 			Data: struct{ Token, Name, Login string }{token, u.Name, u.Login}})
 }
 
-func inviteAccept(q *request) error {
-	token := q.value("token")
-	if _, _, err := q.p.Users.Invited(q.r.Context(), token); err != nil {
+func inviteAccept(req *request) error {
+	token := req.value("token")
+	if _, _, err := req.pages.Users.Invited(req.http.Context(), token); err != nil {
 		return err
 	}
-	q.visit.Invite = token
-	if err := q.p.Cookies.SetVisit(q.w, q.visit); err != nil {
+	req.visit.Invite = token
+	if err := req.pages.Cookies.SetVisit(req.writer, req.visit); err != nil {
 		return err
 	}
-	return q.to("/auth/enrol")
+	return req.redirect("/auth/enrol")
 }
 
-// enrolling is who sets up a way to sign in: with a link, or signed in.
-func (q *request) enrolling() (signin.Enrollee, error) {
-	if q.visit.Invite != "" {
-		inv, u, err := q.p.Users.Invited(q.r.Context(), q.visit.Invite)
+// enrollee returns the person who sets up a way to sign in, identified by a
+// one-time link or by the session.
+func (req *request) enrollee() (signin.Enrollee, error) {
+	if req.visit.Invite != "" {
+		inv, u, err := req.pages.Users.Invited(req.http.Context(), req.visit.Invite)
 		if err == nil {
 			return signin.Enrollee{User: u, Invite: &inv}, nil
 		}
-		if q.x == nil || fhir.KindOf(err) != fhir.NotFound {
+		if req.session == nil || fhir.KindOf(err) != fhir.NotFound {
 			return signin.Enrollee{}, err
 		}
 	}
-	if q.x == nil {
+	if req.session == nil {
 		return signin.Enrollee{}, errSignIn
 	}
-	return signin.Enrollee{User: *q.u, Session: q.x}, nil
+	return signin.Enrollee{User: *req.user, Session: req.session}, nil
 }
 
 type enrolData struct {
-	First              bool // with a link
-	Passkeys, Password bool // available; has one already
+	First              bool // opened with a one-time link
+	Passkeys, Password bool // passkeys are available; a password is set
 	Provider           string
 	Staff              bool
 }
 
-func enrolPage(q *request) error {
-	w, err := q.enrolling()
+func enrolPage(req *request) error {
+	w, err := req.enrollee()
 	if err != nil {
 		return err
 	}
-	if !w.Fresh(q.p.Clock()) {
-		return q.refresh(&w)
+	if !w.Fresh(req.pages.Clock()) {
+		return req.refresh(&w)
 	}
-	d := enrolData{First: w.Invite != nil, Passkeys: q.p.SignIn.Passkeys != nil, Password: w.User.Password != "",
+	d := enrolData{First: w.Invite != nil, Passkeys: req.pages.SignIn.Passkeys != nil, Password: w.User.Password != "",
 		Staff: w.User.Roles.Staff()}
-	if q.p.SignIn.Provider != nil {
-		d.Provider = q.p.SignIn.Provider.Name
+	if req.pages.SignIn.Provider != nil {
+		d.Provider = req.pages.SignIn.Provider.Name
 	}
 	title := "Add a way to sign in"
 	if d.First {
 		title = "Choose how you sign in"
 	}
-	return q.render(http.StatusOK, "enrol", view{Title: title, Data: d})
+	return req.render(http.StatusOK, "enrol", view{Title: title, Data: d})
 }
 
-// refresh asks for a sign-in of the strength that the person has.
-func (q *request) refresh(w *signin.Enrollee) error {
+// refresh asks for a sign-in with the strongest factor that the person has.
+func (req *request) refresh(w *signin.Enrollee) error {
 	if len(w.User.Passkeys) > 0 {
 		return signin.ErrStepUp
 	}
-	return q.again()
+	return req.signInAgain()
 }
 
-func enrolOptions(q *request) error {
-	w, err := q.enrolling()
+func enrolOptions(req *request) error {
+	w, err := req.enrollee()
 	if err != nil {
 		return err
 	}
-	o, c, err := q.p.SignIn.BeginPasskeyEnrolment(w)
-	return q.ceremony(o, c, err)
+	o, c, err := req.pages.SignIn.BeginPasskeyEnrollment(w)
+	return req.ceremony(o, c, err)
 }
 
-func enrolPasskey(q *request) error {
-	in, err := q.posted()
+func enrolPasskey(req *request) error {
+	in, err := req.posted()
 	if err != nil {
 		return err
 	}
-	w, err := q.enrolling()
+	w, err := req.enrollee()
 	if err != nil {
 		return err
 	}
-	c, err := q.taken()
+	c, err := req.takeCeremony()
 	if err != nil {
 		return err
 	}
-	s, err := q.p.SignIn.EnrolPasskey(q.r.Context(), q.from(), w, c, in.Credential, in.Label)
+	s, err := req.pages.SignIn.EnrollPasskey(req.http.Context(), req.from(), w, c, in.Credential, in.Label)
 	if err != nil {
 		return err
 	}
-	if err := q.begin(s); err != nil {
+	if err := req.begin(s); err != nil {
 		return err
 	}
-	return q.answer(http.StatusOK, map[string]string{"next": home + "?done=passkey"})
+	return req.writeJSON(http.StatusOK, map[string]string{"next": home + "?done=passkey"})
 }
 
 type passwordData struct {
 	Login  string
-	Secret string // as typed
+	Secret string // for typing by hand
 	URI    string
-	QR     string // path of an SVG, Size modules square
-	Box    int    // modules with the margin
+	QR     string // SVG path data of the QR code
+	Box    int    // width and height in modules, with the margin
 }
 
-func (q *request) passwordView(w *signin.Enrollee, bad map[string]string) (view, error) {
-	d := passwordData{Login: w.User.Login, Secret: grouped(authn.SecretText(q.visit.TOTP)),
-		URI: authn.KeyURI(q.visit.TOTP, "Pulsegate", w.User.Login)}
+func (req *request) passwordView(w *signin.Enrollee, bad map[string]string) (view, error) {
+	d := passwordData{Login: w.User.Login, Secret: grouped(authn.SecretText(req.visit.TOTP)),
+		URI: authn.KeyURI(req.visit.TOTP, "Pulsegate", w.User.Login)}
 	var err error
 	d.QR, d.Box, err = modules(d.URI)
 	return view{Title: "Password and code app", Narrow: true, Wrong: bad, Data: d}, err
@@ -150,7 +151,8 @@ func grouped(s string) string {
 	return b.String()
 }
 
-// modules draws a QR code as one path.
+// modules draws a QR code as SVG path data and returns its size in modules,
+// with the margin.
 func modules(text string) (string, int, error) {
 	c, err := qr.Encode(text, qr.M)
 	if err != nil {
@@ -167,66 +169,66 @@ func modules(text string) (string, int, error) {
 	return b.String(), c.Size + 4, nil
 }
 
-func passwordPage(q *request) error {
-	w, err := q.enrolling()
+func passwordPage(req *request) error {
+	w, err := req.enrollee()
 	if err != nil {
 		return err
 	}
-	if !w.Fresh(q.p.Clock()) {
-		return q.refresh(&w)
+	if !w.Fresh(req.pages.Clock()) {
+		return req.refresh(&w)
 	}
-	q.visit.TOTP = authn.NewSecret()
-	v, err := q.passwordView(&w, nil)
+	req.visit.TOTP = authn.NewSecret()
+	v, err := req.passwordView(&w, nil)
 	if err != nil {
 		return err
 	}
-	return q.kept(http.StatusOK, "password", v)
+	return req.renderKeeping(http.StatusOK, "password", v)
 }
 
-// kept renders a page that needs the visit also in a session.
-func (q *request) kept(status int, name string, v view) error {
-	if q.x != nil {
-		if err := q.p.Cookies.SetVisit(q.w, q.visit); err != nil {
+// renderKeeping renders a page and keeps the visit, also within a session.
+func (req *request) renderKeeping(status int, name string, v view) error {
+	if req.session != nil {
+		if err := req.pages.Cookies.SetVisit(req.writer, req.visit); err != nil {
 			return err
 		}
 	}
-	return q.render(status, name, v)
+	return req.render(status, name, v)
 }
 
-func passwordSet(q *request) error {
-	w, err := q.enrolling()
+func passwordSet(req *request) error {
+	w, err := req.enrollee()
 	if err != nil {
 		return err
 	}
-	if q.visit.TOTP == nil {
-		return q.to("/auth/enrol/password")
+	if req.visit.TOTP == nil {
+		return req.redirect("/auth/enrol/password")
 	}
 	var bad map[string]string
-	if q.value("password") != q.value("repeat") {
-		bad = map[string]string{"repeat": "The two passwords are not the same."}
+	if req.value("password") != req.value("repeat") {
+		bad = map[string]string{"repeat": "The passwords do not match."}
 	} else {
-		in, codes, err := q.p.SignIn.EnrolPassword(q.r.Context(), q.from(), w, q.value("password"), q.visit.TOTP,
-			q.value("code"))
+		in, codes, err := req.pages.SignIn.EnrollPassword(req.http.Context(), req.from(), w, req.value("password"), req.visit.TOTP,
+			req.value("code"))
 		switch {
 		case err == nil:
-			return q.showCodes(in, codes)
+			return req.showCodes(in, codes)
 		case fhir.KindOf(err) != fhir.Invalid:
 			return err
 		}
 		bad = wrong(err, passwordFields)
 	}
-	v, err := q.passwordView(&w, bad)
+	v, err := req.passwordView(&w, bad)
 	if err != nil {
 		return err
 	}
-	return q.kept(http.StatusUnprocessableEntity, "password", v)
+	return req.renderKeeping(http.StatusUnprocessableEntity, "password", v)
 }
 
-func (q *request) showCodes(in signin.SignedIn, codes []string) error {
-	if err := q.begin(in); err != nil {
+func (req *request) showCodes(in signin.SignedIn, codes []string) error {
+	if err := req.begin(in); err != nil {
 		return err
 	}
-	return q.render(http.StatusOK, "codes", view{Title: "Your recovery codes", Narrow: true, Data: codes})
+	return req.render(http.StatusOK, "codes", view{Title: "Your recovery codes", Narrow: true, Data: codes})
 }
 
 type accountData struct {
@@ -245,60 +247,60 @@ type keyRow struct {
 	user.Passkey
 }
 
-func accountPage(q *request) error {
-	d := accountData{Password: q.u.Password != "", Codes: len(q.u.Recovery), External: len(q.u.External) > 0,
-		ACR: q.x.ACR, Idle: "an hour"}
-	if q.u.Roles.Staff() {
+func accountPage(req *request) error {
+	d := accountData{Password: req.user.Password != "", Codes: len(req.user.Recovery), External: len(req.user.External) > 0,
+		ACR: req.session.ACR, Idle: "an hour"}
+	if req.user.Roles.Staff() {
 		d.Idle = "15 minutes"
 	}
-	if q.p.SignIn.Provider != nil {
-		d.Provider = q.p.SignIn.Provider.Name
+	if req.pages.SignIn.Provider != nil {
+		d.Provider = req.pages.SignIn.Provider.Name
 	}
-	for _, k := range q.u.Passkeys {
+	for _, k := range req.user.Passkeys {
 		d.Passkeys = append(d.Passkeys, keyRow{base64.RawURLEncoding.EncodeToString(k.Record.ID), k})
 	}
 	var err error
-	if d.Sessions, err = q.sessionRows(); err != nil {
+	if d.Sessions, err = req.sessionRows(); err != nil {
 		return err
 	}
 	v := view{Title: "Your account", Data: d}
-	v.Good = map[string]string{"passkey": "The passkey is ready. From now on you can sign in with it.",
+	v.Good = map[string]string{"passkey": "The passkey is ready. You can now sign in with it.",
 		"removed":    "It was removed. All your other sessions have ended.",
 		"session":    "That session has ended.",
-		"everything": "All your other sessions have ended, and no app has access any more."}[q.value("done")]
-	return q.render(http.StatusOK, "account", v)
+		"everything": "All your other sessions have ended, and no app has access."}[req.value("done")]
+	return req.render(http.StatusOK, "account", v)
 }
 
-func accountRemove(q *request) error {
-	id, err := base64.RawURLEncoding.DecodeString(q.value("id"))
+func accountRemove(req *request) error {
+	id, err := base64.RawURLEncoding.DecodeString(req.value("id"))
 	if err != nil {
 		return fhir.Errorf(fhir.Invalid, "pages.accountRemove", "There is no such passkey.")
 	}
-	w := signin.Enrollee{User: *q.u, Session: q.x}
-	if !w.Fresh(q.p.Clock()) {
-		return q.refresh(&w)
+	w := signin.Enrollee{User: *req.user, Session: req.session}
+	if !w.Fresh(req.pages.Clock()) {
+		return req.refresh(&w)
 	}
-	in, err := q.p.SignIn.Remove(q.r.Context(), q.from(), w, q.value("what"), id)
+	in, err := req.pages.SignIn.Remove(req.http.Context(), req.from(), w, req.value("what"), id)
 	if err != nil {
 		return err
 	}
-	if err := q.begin(in); err != nil {
+	if err := req.begin(in); err != nil {
 		return err
 	}
-	return q.to(home + "?done=removed")
+	return req.redirect(home + "?done=removed")
 }
 
-func accountRecovery(q *request) error {
-	w := signin.Enrollee{User: *q.u, Session: q.x}
-	if !w.Fresh(q.p.Clock()) {
-		return q.refresh(&w)
+func accountRecovery(req *request) error {
+	w := signin.Enrollee{User: *req.user, Session: req.session}
+	if !w.Fresh(req.pages.Clock()) {
+		return req.refresh(&w)
 	}
-	in, codes, err := q.p.SignIn.NewRecovery(q.r.Context(), q.from(), w)
+	in, codes, err := req.pages.SignIn.NewRecovery(req.http.Context(), req.from(), w)
 	if err != nil {
 		return err
 	}
-	return q.showCodes(in, codes)
+	return req.showCodes(in, codes)
 }
 
-// secretLink is a one-time link as its maker is shown it, once.
+// secretLink returns the URL of a one-time link.
 func (p *Pages) secretLink(token string) string { return p.Base + "/auth/invite?token=" + token }

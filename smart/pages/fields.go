@@ -7,12 +7,12 @@ import (
 	"pulsegate/fhir"
 )
 
-// field is a field of a form: what errors call it, its id on the page and its
-// name there.
-type field struct{ place, id, label string }
+// field describes a form field: its name in error texts, its element ID, and
+// its label on the page.
+type field struct{ name, id, label string }
 
-// The fields of the forms that can be wrong. Errors of other packages begin
-// with the place: "name: 1 to 200 bytes …".
+// The form fields that can be wrong. Errors of other packages begin with the
+// field's name: "name: it must have 1 to 200 bytes …".
 var (
 	userFields = []field{{"login", "login", "name for signing in"}, {"name", "name", "full name"},
 		{"role", "role-patient", "role"},
@@ -29,55 +29,55 @@ var (
 	glassFields = []field{{"reason", "reason", "reason"}}
 )
 
-// saidAs are rules in the page's own words, where those of the package that has
-// the rule speak of something else than the field.
-var saidAs = map[string]string{
-	"code: it is not the one that the app shows now":                               "The code is wrong or expired. Type the code that your app shows now.",
-	"There is no Patient with that id.":                                            "patient: There is no Patient resource with this id.",
-	"There is no Practitioner with that id.":                                       "practitioner: There is no Practitioner resource with this id.",
-	"Somebody has that login already.":                                             "login: Somebody else signs in with this name already.",
-	"patient: a user with the role patient is one Patient resource":                "A patient needs the id of their Patient resource.",
-	"practitioner: a user with the role practitioner is one Practitioner resource": "A practitioner needs the id of their Practitioner resource.",
-	"role: at least one is needed":                                                 "Choose at least one role.",
-	"role: an auditor is not an administrator as well":                             "An auditor cannot be an administrator as well.",
-	"reason: 10 to 1000 characters":                                                "Give the reason in 10 to 1,000 characters.",
-	"note: say why it was not justified":                                           "Say why it was not justified.",
-	"reason: 0 to 1000 characters":                                                 "The note has at most 1,000 characters.",
-	"one of jwks and jwks_url is needed":                                           "jwks_url: Give the URL of the keys, or the key set itself.",
-	"grant_types: client_credentials needs private_key_jwt":                        "redirect_uris: Give at least one redirect URI.",
-	"The key set is not JSON.":                                                     "jwks: The key set is not JSON.",
-	"patient: a FHIR id":                                                           "This is not the id of a patient.",
-	"encounter: a FHIR id":                                                         "This is not the id of an encounter.",
+// pageTexts maps error texts of other packages to the wording of the page,
+// where those texts do not name the form field.
+var pageTexts = map[string]string{
+	"There is no Patient with that id.":                     "patient: There is no Patient resource with this ID.",
+	"There is no Practitioner with that id.":                "practitioner: There is no Practitioner resource with this ID.",
+	"This login is already in use.":                         "login: This name is already in use.",
+	"patient: required for the role patient":                "A patient needs the ID of their Patient resource.",
+	"practitioner: required for the role practitioner":      "A practitioner needs the ID of their Practitioner resource.",
+	"role: at least one role is required":                   "Choose at least one role.",
+	"role: an auditor cannot be an administrator as well":   "An auditor cannot be an administrator as well.",
+	"reason: 10 to 1000 characters":                         "Enter a reason of 10 to 1,000 characters.",
+	"note: say why it was not justified":                    "Say why it was not justified.",
+	"reason: 0 to 1000 characters":                          "The note must not be longer than 1,000 characters.",
+	"one of jwks and jwks_url is needed":                    "jwks_url: Enter the URL of the keys, or the key set itself.",
+	"grant_types: client_credentials needs private_key_jwt": "redirect_uris: Enter at least one redirect URI.",
+	"The key set is not JSON.":                              "jwks: The key set is not JSON.",
+	"patient: a FHIR id":                                    "This is not the ID of a patient.",
+	"encounter: a FHIR id":                                  "This is not the ID of an encounter.",
 }
 
-// wrong puts an error of a form beside its field: the answer is the text of
-// the field by its id, or with "" a text for the whole form.
+// wrong assigns an error to a form field. The result maps the field's element
+// ID to the text, or "" to a text for the whole form.
 func wrong(err error, fields []field) map[string]string {
 	text := ""
 	var e *fhir.Error
 	if errors.As(err, &e) && len(e.Issues) > 0 {
 		text = e.Issues[0].Diagnostics
 	}
-	said, ok := saidAs[text]
-	place, rest, cut := strings.Cut(text, ": ")
+	replacement, ok := pageTexts[text]
+	name, rest, cut := strings.Cut(text, ": ")
 	if ok {
-		if p, r, moved := strings.Cut(said, ": "); moved && !strings.Contains(p, " ") {
-			place, cut, said = p, true, r
+		text = replacement
+		if n, r, moved := strings.Cut(text, ": "); moved && !strings.Contains(n, " ") {
+			name, cut, text = n, true, r
 		}
-		rest = said
+		rest = text
 	}
 	if cut {
 		for _, f := range fields {
-			if f.place == place {
+			if f.name == name {
 				return map[string]string{f.id: sentenceOf(rest, f.label)}
 			}
 		}
 	}
-	return map[string]string{"": words(err)}
+	return map[string]string{"": message(err)}
 }
 
-// sentenceOf makes a sentence of a rule: "at most 10" is about the field, "it
-// is too short" names it.
+// sentenceOf turns an error text into a sentence that names the field: "it is
+// too short" becomes "The name is too short."
 func sentenceOf(rule, label string) string {
 	switch {
 	case strings.HasPrefix(rule, "it "):
@@ -91,16 +91,17 @@ func sentenceOf(rule, label string) string {
 	return rule
 }
 
-// Err is the error of a field, for templates; "" none.
+// Err returns the error of a field for templates, "" if there is none.
 func (v view) Err(id string) string { return v.Wrong[id] }
 
-// whole returns the text above the form: that of the form, or where to look.
-func (v view) whole() string {
+// summary returns the text above the form: the error of the whole form, or a
+// hint to look below.
+func (v view) summary() string {
 	if len(v.Wrong) == 0 {
 		return v.Bad
 	}
 	if s := v.Wrong[""]; s != "" {
 		return s
 	}
-	return "Please correct what is marked below."
+	return "Correct the fields marked below."
 }

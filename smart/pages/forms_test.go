@@ -45,9 +45,9 @@ func TestErrorsStandBesideTheirField(t *testing.T) {
 		text string
 	}{
 		"code": {url.Values{"password": {good}, "repeat": {good}, "code": {"000000"}},
-			"The code is wrong or expired."},
+			"The code is wrong or expired; enter"},
 		"repeat": {url.Values{"password": {good}, "repeat": {good + "!"}, "code": {code()}},
-			"The two passwords are not the same."},
+			"The passwords do not match."},
 		"password": {url.Values{"password": {"123456789012"}, "repeat": {"123456789012"}, "code": {code()}},
 			"The password is a sequence"},
 	} {
@@ -59,14 +59,14 @@ func TestErrorsStandBesideTheirField(t *testing.T) {
 		form     url.Values
 	}{
 		{"login", "name for signing in", url.Values{"name": {"Eve"}, "login": {"e v e"}, "role": {"auditor"}}},
-		{"login", "Somebody else signs in with this name already.",
+		{"login", "This name is already in use.",
 			url.Values{"name": {"Eve"}, "login": {"root"}, "role": {"auditor"}}},
 		{"name", "full name", url.Values{"name": {""}, "login": {"eve"}, "role": {"auditor"}}},
-		{"patient", "needs the id of their Patient resource",
+		{"patient", "needs the ID of their Patient resource",
 			url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"patient"}}},
-		{"patient", "There is no Patient resource with this id.",
+		{"patient", "There is no Patient resource with this ID.",
 			url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"patient"}, "patient": {"nobody"}}},
-		{"practitioner", "needs the id of their Practitioner resource",
+		{"practitioner", "needs the ID of their Practitioner resource",
 			url.Values{"name": {"Eve"}, "login": {"eve"}, "role": {"practitioner"}}},
 		{"role-patient", "Choose at least one role.", url.Values{"name": {"Eve"}, "login": {"eve"}}},
 		{"role-patient", "An auditor cannot be an administrator as well.",
@@ -89,7 +89,7 @@ func TestErrorsStandBesideTheirField(t *testing.T) {
 		{"redirects", "redirect URI", client("redirects", "")},
 		{"launch", "launch URL", client("launch", "javascript:alert(1)")},
 		{"scope", "scope", client("scope", "system/*.rs")},
-		{"jwks_url", "Give the URL of the keys", client("kind", "key")},
+		{"jwks_url", "Enter the URL of the keys", client("kind", "key")},
 		{"jwks", "not JSON", client("jwks", "{")},
 	} {
 		b.get("/auth/clients/new").post("/auth/clients", c.form).beside(c.id, c.text)
@@ -97,13 +97,13 @@ func TestErrorsStandBesideTheirField(t *testing.T) {
 	b.get("/auth/launches").post("/auth/launches",
 		url.Values{"client": {w.app.ID}, "patient": {"nobody"}, "encounter": {""}})
 	if b.resp.StatusCode != http.StatusForbidden { // an administrator sees patients' names only
-		b.beside("patient", "There is no Patient resource with this id.")
+		b.beside("patient", "There is no Patient resource with this ID.")
 	}
 	doc := w.browser()
 	doc.enrol(w.invite("doc", "Dr. Doc", "practitioner"))
 	doc.get("/auth/emergency?patient=ada").post("/auth/emergency",
 		url.Values{"patient": {"ada"}, "reason": {"short"}}).beside("reason",
-		"Give the reason in 10 to 1,000 characters.")
+		"Enter a reason of 10 to 1,000 characters.")
 	doc.post("/auth/emergency", url.Values{"patient": {"ada"}, "reason": {"unconscious after a fall"}}).status(200)
 	aud := w.browser()
 	aud.enrol(w.invite("aud", "Audi Tor", "auditor"))
@@ -130,7 +130,7 @@ func TestDisableAsksAndCanBeUndone(t *testing.T) {
 		t.Error("disabled before the answer")
 	}
 	b.post(page, url.Values{"do": {"disable"},
-		"sure": {"yes"}}).status(200).at("/auth/clients").has("disabled from this moment on")
+		"sure": {"yes"}}).status(200).at("/auth/clients").has("The client is disabled.")
 	if w.reads(ada.c, app.access, "Patient/ada") != 401 {
 		t.Error("a disabled client reads")
 	}
@@ -146,7 +146,7 @@ func TestDisableAsksAndCanBeUndone(t *testing.T) {
 	b.get(page).post(page, url.Values{"do": {"disable"}}).status(200).has("Disable Ada Beispiel?",
 		`href="`+page+`"`, "Cancel")
 	ada.get("/auth/").at("/auth/")
-	b.post(page, url.Values{"do": {"disable"}, "sure": {"yes"}}).status(200).at(page).has("Give access again")
+	b.post(page, url.Values{"do": {"disable"}, "sure": {"yes"}}).status(200).at(page).has("Enable")
 	ada.get("/auth/").at("/auth/signin")
 	b.post(page, url.Values{"do": {"enable"}}).status(200)
 	ada.get("/auth/signin").passkey("/auth/passkey", k.Get)
@@ -195,10 +195,10 @@ func TestDurationIsToldAlike(t *testing.T) {
 		text string
 		ends time.Duration
 	}{
-		"launch/patient offline_access patient/Patient.rs": {"Until you take it back; 180 days at most, and no longer than 90 days without use.", 180 * 24 * time.Hour},
-		"launch/patient online_access patient/Patient.rs": {"As long as you stay signed in; 12 hours at most.",
+		"launch/patient offline_access patient/Patient.rs": {"Until you revoke it or after 90 days without use, for at most 180 days.", 180 * 24 * time.Hour},
+		"launch/patient online_access patient/Patient.rs": {"As long as you stay signed in, for at most 12 hours.",
 			12 * time.Hour},
-		"launch/patient patient/Patient.rs": {"For this use of the app; 15 minutes at most.",
+		"launch/patient patient/Patient.rs": {"For this use of the app, for at most 15 minutes.",
 			15 * time.Minute},
 	} {
 		w := newWorld(t)

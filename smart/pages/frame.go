@@ -24,16 +24,16 @@ import (
 
 const maxForm = 64 << 10
 
-// request is one request of a browser.
+// request holds the state of one HTTP request to a page.
 type request struct {
-	p     *Pages
-	w     http.ResponseWriter
-	r     *http.Request
-	visit session.Visit
-	// x and u are nil when nobody is signed in.
-	x *session.Session
-	u *user.User
-	// body is what a script posted.
+	pages  *Pages
+	writer http.ResponseWriter
+	http   *http.Request
+	visit  session.Visit
+	// session and user are nil if the browser has no session.
+	session *session.Session
+	user    *user.User
+	// body is the JSON that a script posted, nil for other requests.
 	body []byte
 }
 
@@ -46,85 +46,85 @@ const (
 	signedIn need = true
 )
 
-// serve finds the session, holds what changes something to its own origin and
-// token, and renders errors.
+// serve wraps a page handler: it finds the session, checks the origin and CSRF
+// token of requests that change state, and renders errors.
 func (p *Pages) serve(n need, h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		q := &request{p: p, w: w, r: r, visit: p.Cookies.Visit(r)}
-		err := q.enter(n)
+		req := &request{pages: p, writer: w, http: r, visit: p.Cookies.Visit(r)}
+		err := req.enter(n)
 		if err == nil {
-			err = h(q)
+			err = h(req)
 		}
 		if err != nil {
-			q.fail(err)
+			req.fail(err)
 		}
 	}
 }
 
 var errSignIn = fhir.Errorf(fhir.Unauthorized, "pages", "Please sign in.")
 
-func (q *request) enter(n need) error {
-	x, u, err := q.p.Sessions.Find(q.r.Context(), q.p.Cookies.Secret(q.r))
+func (req *request) enter(n need) error {
+	x, u, err := req.pages.Sessions.Find(req.http.Context(), req.pages.Cookies.Secret(req.http))
 	switch {
 	case err == nil:
-		q.x, q.u = &x, &u
+		req.session, req.user = &x, &u
 	case fhir.KindOf(err) != fhir.Unauthorized:
 		return err
 	}
-	if q.r.Method == http.MethodPost {
-		if err := q.guard(); err != nil {
+	if req.http.Method == http.MethodPost {
+		if err := req.checkForgery(); err != nil {
 			return err
 		}
 	}
-	if n == signedIn && q.x == nil {
+	if n == signedIn && req.session == nil {
 		return errSignIn
 	}
 	return nil
 }
 
-// guard refuses a request that a foreign page may have sent.
-func (q *request) guard() error {
-	q.r.Body = http.MaxBytesReader(q.w, q.r.Body, maxForm)
-	foreign := fhir.Errorf(fhir.Forbidden, "pages.guard",
+// checkForgery refuses cross-site requests. It also reads the body.
+func (req *request) checkForgery() error {
+	req.http.Body = http.MaxBytesReader(req.writer, req.http.Body, maxForm)
+	foreign := fhir.Errorf(fhir.Forbidden, "pages.checkForgery",
 		"This page was open for too long, or the request did not come from it. Please go back, reload it and try again.")
-	if !q.p.Cookies.SameOrigin(q.r) {
+	if !req.pages.Cookies.SameOrigin(req.http) {
 		return foreign
 	}
-	token := q.r.Header.Get("X-CSRF-Token")
-	switch mt, _, _ := mime.ParseMediaType(q.r.Header.Get("Content-Type")); mt {
+	token := req.http.Header.Get("X-CSRF-Token")
+	switch mt, _, _ := mime.ParseMediaType(req.http.Header.Get("Content-Type")); mt {
 	case "application/json":
-		b, err := io.ReadAll(q.r.Body)
+		b, err := io.ReadAll(req.http.Body)
 		if err != nil {
-			return fhir.Errorf(fhir.TooLarge, "pages.guard", "The request is too large.")
+			return fhir.Errorf(fhir.TooLarge, "pages.checkForgery", "The request is too large.")
 		}
-		q.body = b
+		req.body = b
 	case "application/x-www-form-urlencoded":
-		if err := q.r.ParseForm(); err != nil {
-			return fhir.Errorf(fhir.Invalid, "pages.guard", "The form cannot be read.")
+		if err := req.http.ParseForm(); err != nil {
+			return fhir.Errorf(fhir.Invalid, "pages.checkForgery", "The form cannot be read.")
 		}
-		token = q.r.PostForm.Get("csrf")
+		token = req.http.PostForm.Get("csrf")
 	default:
-		return fhir.Errorf(fhir.Unsupported, "pages.guard", "A form is needed.")
+		return fhir.Errorf(fhir.Unsupported, "pages.checkForgery", "Send an HTML form or JSON.")
 	}
-	if session.TokenOK(q.visit.CSRF, token) && !q.visit.Expires.IsZero() || q.x != nil &&
-		session.TokenOK(q.x.CSRF, token) {
+	if session.TokenOK(req.visit.CSRF, token) && !req.visit.Expires.IsZero() || req.session != nil &&
+		session.TokenOK(req.session.CSRF, token) {
 		return nil
 	}
 	return foreign
 }
 
-// csrf is the token that the page's forms carry.
-func (q *request) csrf() string {
-	if q.x != nil {
-		return q.x.CSRF
+// csrf returns the CSRF token for the forms of the page.
+func (req *request) csrf() string {
+	if req.session != nil {
+		return req.session.CSRF
 	}
-	return q.visit.CSRF
+	return req.visit.CSRF
 }
 
-// from is where the request comes from.
-func (q *request) from() signin.From {
-	return signin.From{RemoteIP: remote(q.r), RequestID: q.w.Header().Get("X-Request-Id"),
-		Agent: agent(q.r.UserAgent()), Device: func(id string) string { return q.p.Cookies.Device(q.r, id) }}
+// from describes the origin of the request for a sign-in.
+func (req *request) from() signin.From {
+	return signin.From{RemoteIP: remote(req.http), RequestID: req.writer.Header().Get("X-Request-Id"),
+		Agent: agent(req.http.UserAgent()), Device: func(id string) string { return req.pages.Cookies.Device(req.http, id) }}
 }
 
 func remote(r *http.Request) string {
@@ -134,71 +134,73 @@ func remote(r *http.Request) string {
 	return r.RemoteAddr
 }
 
-// by is the person, with what their role may see.
-func (q *request) by() By {
-	p := q.p.SignIn.Principal(q.u)
-	rules := q.u.Roles.Rules()
-	if !q.u.Roles.Staff() {
+// by returns the signed-in person with the rules of their roles.
+func (req *request) by() By {
+	p := req.pages.SignIn.Principal(req.user)
+	rules := req.user.Roles.Rules()
+	if !req.user.Roles.Staff() {
 		for i := range rules {
-			rules[i].Patient = q.u.Patient // the own compartment
+			rules[i].Patient = req.user.Patient // a patient sees only their own compartment
 		}
 	}
 	p.Grant = &access.Grant{Rules: rules}
-	return By{Principal: p, RemoteIP: remote(q.r), RequestID: q.w.Header().Get("X-Request-Id")}
+	return By{Principal: p, RemoteIP: remote(req.http), RequestID: req.writer.Header().Get("X-Request-Id")}
 }
 
-func (q *request) glassBy() breakglass.By {
-	return breakglass.By{Principal: q.p.SignIn.Principal(q.u), RemoteIP: remote(q.r),
-		RequestID: q.w.Header().Get("X-Request-Id")}
+func (req *request) glassBy() breakglass.By {
+	return breakglass.By{Principal: req.pages.SignIn.Principal(req.user), RemoteIP: remote(req.http),
+		RequestID: req.writer.Header().Get("X-Request-Id")}
 }
 
-func (q *request) actor() signin.Actor { return signin.Actor{User: q.u, Session: q.x} }
+func (req *request) actor() signin.Actor { return signin.Actor{User: req.user, Session: req.session} }
 
-// may refuses what the person's role does not do.
-func (q *request) may(a role.Action) error {
-	if !q.u.Roles.May(a) {
-		return fhir.Errorf(fhir.Forbidden, "pages.may", "Your role does not do this.")
+// may refuses an action that the person's roles do not allow.
+func (req *request) may(a role.Action) error {
+	if !req.user.Roles.May(a) {
+		return fhir.Errorf(fhir.Forbidden, "pages.may", "Your role does not allow this.")
 	}
 	return nil
 }
 
-// strong asks for a fresh passkey before a page whose form needs one.
-func (q *request) strong(a role.Action) error {
-	if err := q.may(a); err != nil {
+// strong refuses an action unless the person may do it and, if the action needs
+// it, has used a passkey recently. Pages call it before they show a form, so
+// that the step-up comes before the input.
+func (req *request) strong(a role.Action) error {
+	if err := req.may(a); err != nil {
 		return err
 	}
-	if role.StepUp(a) && !q.x.Meets(session.StepUp(), q.p.Clock()) {
+	if role.StepUp(a) && !req.session.Meets(session.StepUp(), req.pages.Clock()) {
 		return signin.ErrStepUp
 	}
 	return nil
 }
 
-// link is one entry of the navigation.
+// link is an entry of the navigation.
 type link struct {
 	Href, Text string
 	Here       bool
 }
 
-// view is what every template gets.
+// view holds the data of a template.
 type view struct {
 	Title string
 	Nav   []link
 	User  *user.User
 	CSRF  string
-	Good  string // something was done
-	Bad   string // something is wrong with the form
-	// Wrong are errors beside fields, by the id of the field; see wrong.
+	Good  string // message about a completed action
+	Bad   string // error message for the whole page
+	// Wrong maps the ID of a form field to its error message; see wrong.
 	Wrong map[string]string
-	// Untold is the number of emergency accesses that the patient has not
+	// Unacknowledged counts the emergency accesses that the patient has not
 	// acknowledged.
-	Untold  int
-	Narrow  bool
-	Version string
-	Data    any
+	Unacknowledged int
+	Narrow         bool
+	Version        string
+	Data           any
 }
 
-func (q *request) nav() []link {
-	if q.u == nil {
+func (req *request) nav() []link {
+	if req.user == nil {
 		return nil
 	}
 	all := []struct {
@@ -207,17 +209,17 @@ func (q *request) nav() []link {
 	}{
 		{"/auth/", "Account", true},
 		{"/auth/apps", "Apps", true},
-		{"/auth/notices", "Notices", q.u.Patient != ""},
-		{"/auth/launches", "Launch an app", q.p.Launcher != nil && q.u.Roles.May(role.Launch)},
-		{"/auth/emergency", "Emergency access", q.u.Roles.May(role.BreakGlass)},
-		{"/auth/reviews", "Reviews", q.u.Roles.May(role.Review)},
-		{"/auth/users", "People", q.u.Roles.May(role.ManageUsers)},
-		{"/auth/clients", "Clients", q.u.Roles.May(role.ManageClients)},
+		{"/auth/notices", "Notices", req.user.Patient != ""},
+		{"/auth/launches", "Launch an app", req.pages.Launcher != nil && req.user.Roles.May(role.Launch)},
+		{"/auth/emergency", "Emergency access", req.user.Roles.May(role.BreakGlass)},
+		{"/auth/reviews", "Reviews", req.user.Roles.May(role.Review)},
+		{"/auth/users", "People", req.user.Roles.May(role.ManageUsers)},
+		{"/auth/clients", "Clients", req.user.Roles.May(role.ManageClients)},
 	}
 	var out []link
 	for _, l := range all {
 		if l.show {
-			here := q.r.URL.Path == l.href || l.href != "/auth/" && strings.HasPrefix(q.r.URL.Path, l.href+"/")
+			here := req.http.URL.Path == l.href || l.href != "/auth/" && strings.HasPrefix(req.http.URL.Path, l.href+"/")
 			out = append(out, link{l.href, l.text, here})
 		}
 	}
@@ -225,51 +227,51 @@ func (q *request) nav() []link {
 }
 
 // render writes a page.
-func (q *request) render(status int, name string, v view) error {
-	v.Bad = v.whole()
-	v.User, v.CSRF, v.Nav, v.Version = q.u, q.csrf(), q.nav(), q.p.Version
-	if q.x == nil {
-		if err := q.p.Cookies.SetVisit(q.w, q.visit); err != nil {
+func (req *request) render(status int, name string, v view) error {
+	v.Bad = v.summary()
+	v.User, v.CSRF, v.Nav, v.Version = req.user, req.csrf(), req.nav(), req.pages.Version
+	if req.session == nil {
+		if err := req.pages.Cookies.SetVisit(req.writer, req.visit); err != nil {
 			return err
 		}
 	}
-	if q.u != nil && q.u.Patient != "" && q.r.URL.Path != "/auth/notices" {
+	if req.user != nil && req.user.Patient != "" && req.http.URL.Path != "/auth/notices" {
 		var err error
-		if v.Untold, err = q.p.Glass.Unacknowledged(q.r.Context(), q.u.Patient); err != nil {
+		if v.Unacknowledged, err = req.pages.Glass.Unacknowledged(req.http.Context(), req.user.Patient); err != nil {
 			return err
 		}
 	}
 	var b bytes.Buffer
-	if err := q.p.views[name].ExecuteTemplate(&b, "layout.html", v); err != nil {
+	if err := req.pages.views[name].ExecuteTemplate(&b, "layout.html", v); err != nil {
 		return fhir.Wrap("pages.render", err)
 	}
-	q.w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	q.w.WriteHeader(status)
-	if _, err := q.w.Write(b.Bytes()); err != nil {
+	req.writer.Header().Set("Content-Type", "text/html; charset=utf-8")
+	req.writer.WriteHeader(status)
+	if _, err := req.writer.Write(b.Bytes()); err != nil {
 		return nil // the browser has gone
 	}
 	return nil
 }
 
-// to sends the browser on, after a form by GET.
-func (q *request) to(path string) error {
-	q.w.Header().Set("Location", path)
-	q.w.WriteHeader(http.StatusSeeOther)
+// redirect sends the browser to another page with a GET request.
+func (req *request) redirect(path string) error {
+	req.writer.Header().Set("Location", path)
+	req.writer.WriteHeader(http.StatusSeeOther)
 	return nil
 }
 
-// answer is for the script.
-func (q *request) answer(status int, v any) error {
-	q.w.Header().Set("Content-Type", "application/json")
-	q.w.WriteHeader(status)
-	if err := json.NewEncoder(q.w).Encode(v); err != nil {
+// writeJSON responds to the script.
+func (req *request) writeJSON(status int, v any) error {
+	req.writer.Header().Set("Content-Type", "application/json")
+	req.writer.WriteHeader(status)
+	if err := json.NewEncoder(req.writer).Encode(v); err != nil {
 		return nil // the browser has gone
 	}
 	return nil
 }
 
-// words is what a person may read of an error.
-func words(err error) string {
+// message returns the text of an error that a person may read.
+func message(err error) string {
 	var e *fhir.Error
 	if errors.As(err, &e) && len(e.Issues) > 0 {
 		s := e.Issues[0].Diagnostics
@@ -284,14 +286,15 @@ func words(err error) string {
 	return "Something went wrong on our side. It has been logged."
 }
 
-// here is the page to come back to after a sign-in or step-up.
-func (q *request) here() string {
-	if q.r.Method == http.MethodGet {
-		return q.r.URL.RequestURI()
+// here returns the path of the page to return to after a sign-in or step-up.
+func (req *request) here() string {
+	if req.http.Method == http.MethodGet {
+		return req.http.URL.RequestURI()
 	}
-	// A form's own page: the same path, or the list that it belongs to.
-	for path := q.r.URL.Path; ; path = path[:strings.LastIndexByte(path, '/')] {
-		if _, pattern := q.p.mux.Handler(&http.Request{Method: http.MethodGet,
+	// The form may be posted to a path without a page. Return to the closest
+	// parent that has one.
+	for path := req.http.URL.Path; ; path = path[:strings.LastIndexByte(path, '/')] {
+		if _, pattern := req.pages.mux.Handler(&http.Request{Method: http.MethodGet,
 			URL: &url.URL{Path: path}}); pattern != "/" || path == "/auth" {
 			if path == "/auth" {
 				path = "/auth/"
@@ -301,43 +304,43 @@ func (q *request) here() string {
 	}
 }
 
-func (q *request) fail(err error) {
+func (req *request) fail(err error) {
 	kind := fhir.KindOf(err)
-	script := q.body != nil
+	script := req.body != nil
 	status := kind.HTTPStatus()
 	switch {
 	case kind == fhir.Internal || kind == fhir.Unavailable:
-		q.p.Logger.ErrorContext(q.r.Context(), "page failed", "error", err, "request", q.w.Header().Get("X-Request-Id"))
+		req.pages.Logger.ErrorContext(req.http.Context(), "page failed", "error", err, "request_id", req.writer.Header().Get("X-Request-Id"))
 	case script:
-	case errors.Is(err, errSignIn) && q.r.Method == http.MethodGet:
-		q.instead(q.to("/auth/signin?" + url.Values{"return": {q.here()}}.Encode()))
+	case errors.Is(err, errSignIn) && req.http.Method == http.MethodGet:
+		req.logFailure(req.redirect("/auth/signin?" + url.Values{"return": {req.here()}}.Encode()))
 		return
 	case errors.Is(err, errSignIn):
-		q.instead(q.to("/auth/signin?" + url.Values{"return": {q.here()}, "ended": {"1"}}.Encode()))
+		req.logFailure(req.redirect("/auth/signin?" + url.Values{"return": {req.here()}, "ended": {"1"}}.Encode()))
 		return
 	case errors.Is(err, signin.ErrStepUp):
-		q.instead(q.to("/auth/stepup?" + url.Values{"return": {q.here()}}.Encode()))
+		req.logFailure(req.redirect("/auth/stepup?" + url.Values{"return": {req.here()}}.Encode()))
 		return
 	}
 	var wait interface{ RetryAfter() time.Duration }
 	if errors.As(err, &wait) {
-		q.w.Header().Set("Retry-After", strconv.Itoa(int(wait.RetryAfter()/time.Second)+1))
+		req.writer.Header().Set("Retry-After", strconv.Itoa(int(wait.RetryAfter()/time.Second)+1))
 	}
 	if script {
-		q.instead(q.answer(status, map[string]string{"error": words(err)}))
+		req.logFailure(req.writeJSON(status, map[string]string{"error": message(err)}))
 		return
 	}
 	title := map[fhir.Kind]string{fhir.NotFound: "Not found", fhir.Forbidden: "Not allowed",
-		fhir.TooMany: "Please wait a little"}[kind]
+		fhir.TooMany: "Please wait a moment"}[kind]
 	if title == "" {
 		title = "That did not work"
 	}
-	q.instead(q.render(status, "error", view{Title: title, Narrow: true, Data: words(err)}))
+	req.logFailure(req.render(status, "error", view{Title: title, Narrow: true, Data: message(err)}))
 }
 
-// instead notes that what stands for a failed page failed, too.
-func (q *request) instead(err error) {
+// logFailure logs that the response to a failed request failed as well.
+func (req *request) logFailure(err error) {
 	if err != nil {
-		q.p.Logger.ErrorContext(q.r.Context(), "error page failed", "error", err)
+		req.pages.Logger.ErrorContext(req.http.Context(), "error page failed", "error", err)
 	}
 }

@@ -23,66 +23,66 @@ type openRow struct {
 	Person Person
 }
 
-func glassPage(q *request) error { return q.glass(glassData{}, nil, http.StatusOK) }
+func glassPage(req *request) error { return req.glass(glassData{}, nil, http.StatusOK) }
 
-func (q *request) glass(d glassData, bad map[string]string, status int) error {
-	if err := q.strong(role.BreakGlass); err != nil {
+func (req *request) glass(d glassData, bad map[string]string, status int) error {
+	if err := req.strong(role.BreakGlass); err != nil {
 		return err
 	}
-	ctx := q.r.Context()
-	mine, err := q.p.Glass.Active(ctx, q.u.ID)
+	ctx := req.http.Context()
+	mine, err := req.pages.Glass.Active(ctx, req.user.ID)
 	if err != nil {
 		return err
 	}
 	for _, o := range mine {
-		who, err := q.p.Patients.Get(ctx, q.by(), o.Patient)
+		who, err := req.pages.Patients.Get(ctx, req.by(), o.Patient)
 		if err != nil {
 			return err
 		}
 		d.Open = append(d.Open, openRow{o, who})
 	}
-	if id := short(q.value("patient")); id != "" {
-		if d.Patient, err = q.p.Patients.Get(ctx, q.by(), id); err != nil {
+	if id := short(req.value("patient")); id != "" {
+		if d.Patient, err = req.pages.Patients.Get(ctx, req.by(), id); err != nil {
 			return err
 		}
-	} else if d.Text = strings.TrimSpace(q.value("text")); d.Text != "" {
+	} else if d.Text = strings.TrimSpace(req.value("text")); d.Text != "" {
 		d.Asked = true
-		if d.Found, err = q.p.Patients.Find(ctx, q.by(), d.Text); err != nil {
+		if d.Found, err = req.pages.Patients.Find(ctx, req.by(), d.Text); err != nil {
 			return err
 		}
 	}
 	v := view{Title: "Emergency access", Wrong: bad, Data: d}
-	if q.r.Method == http.MethodGet {
-		v.Good = map[string]string{"open": "Emergency access is open for four hours. It has been reported and will be reviewed.", "closed": "Emergency access has ended."}[q.value("done")]
+	if req.http.Method == http.MethodGet {
+		v.Good = map[string]string{"open": "Emergency access is open for four hours. It has been reported and will be reviewed.", "closed": "Emergency access has ended."}[req.value("done")]
 	}
-	return q.render(status, "emergency", v)
+	return req.render(status, "emergency", v)
 }
 
-func glassOpen(q *request) error {
-	if err := q.strong(role.BreakGlass); err != nil {
+func glassOpen(req *request) error {
+	if err := req.strong(role.BreakGlass); err != nil {
 		return err
 	}
-	who, err := q.p.Patients.Get(q.r.Context(), q.by(), short(q.value("patient")))
+	who, err := req.pages.Patients.Get(req.http.Context(), req.by(), short(req.value("patient")))
 	if err == nil {
-		_, err = q.p.Glass.Open(q.r.Context(), q.glassBy(), q.u.ID, who.ID, q.value("reason"))
+		_, err = req.pages.Glass.Open(req.http.Context(), req.glassBy(), req.user.ID, who.ID, req.value("reason"))
 	}
 	switch kind := fhir.KindOf(err); {
 	case err == nil:
-		return q.to("/auth/emergency?done=open")
+		return req.redirect("/auth/emergency?done=open")
 	case kind == fhir.Invalid || kind == fhir.Conflict:
-		return q.glass(glassData{Reason: q.value("reason")}, wrong(err, glassFields), http.StatusUnprocessableEntity)
+		return req.glass(glassData{Reason: req.value("reason")}, wrong(err, glassFields), http.StatusUnprocessableEntity)
 	}
 	return err
 }
 
-func glassClose(q *request) error {
-	if err := q.may(role.BreakGlass); err != nil {
+func glassClose(req *request) error {
+	if err := req.may(role.BreakGlass); err != nil {
 		return err
 	}
-	if err := q.p.Glass.Close(q.r.Context(), q.glassBy(), q.u.ID, q.r.PathValue("id")); err != nil {
+	if err := req.pages.Glass.Close(req.http.Context(), req.glassBy(), req.user.ID, req.http.PathValue("id")); err != nil {
 		return err
 	}
-	return q.to("/auth/emergency?done=closed")
+	return req.redirect("/auth/emergency?done=closed")
 }
 
 type reviewRow struct {
@@ -92,20 +92,20 @@ type reviewRow struct {
 	Own      bool
 }
 
-func reviewsPage(q *request) error { return q.reviews(nil, http.StatusOK) }
+func reviewsPage(req *request) error { return req.reviews(nil, http.StatusOK) }
 
-func (q *request) reviews(bad map[string]string, status int) error {
-	if err := q.may(role.Review); err != nil {
+func (req *request) reviews(bad map[string]string, status int) error {
+	if err := req.may(role.Review); err != nil {
 		return err
 	}
-	all, err := q.p.Glass.List(q.r.Context())
+	all, err := req.pages.Glass.List(req.http.Context())
 	if err != nil {
 		return err
 	}
-	name := q.names()
+	name := req.names()
 	rows := []reviewRow{}
 	for _, o := range all[:min(len(all), 200)] {
-		r := reviewRow{Override: o, Own: o.User == q.u.ID}
+		r := reviewRow{Override: o, Own: o.User == req.user.ID}
 		if r.Who, err = name(o.User); err != nil {
 			return err
 		}
@@ -115,24 +115,24 @@ func (q *request) reviews(bad map[string]string, status int) error {
 		rows = append(rows, r)
 	}
 	v := view{Title: "Reviews of emergency access", Wrong: bad, Data: rows}
-	if q.r.Method == http.MethodGet && q.value("done") != "" {
+	if req.http.Method == http.MethodGet && req.value("done") != "" {
 		v.Good = "Thank you. The review is on record."
 	}
-	return q.render(status, "reviews", v)
+	return req.render(status, "reviews", v)
 }
 
-func reviewsDecide(q *request) error {
-	if err := q.strong(role.Review); err != nil {
+func reviewsDecide(req *request) error {
+	if err := req.strong(role.Review); err != nil {
 		return err
 	}
-	err := q.p.Glass.Review(q.r.Context(), q.glassBy(), q.u.ID, q.r.PathValue("id"),
-		q.value("verdict") == "justified", q.value("note"))
+	err := req.pages.Glass.Review(req.http.Context(), req.glassBy(), req.user.ID, req.http.PathValue("id"),
+		req.value("verdict") == "justified", req.value("note"))
 	switch kind := fhir.KindOf(err); {
 	case err == nil:
-		return q.to("/auth/reviews?done=1")
+		return req.redirect("/auth/reviews?done=1")
 	case kind == fhir.Invalid || kind == fhir.Conflict:
-		id := "note-" + q.r.PathValue("id")
-		return q.reviews(wrong(err, []field{{"note", id, "note"}, {"reason", id, "note"}}),
+		id := "note-" + req.http.PathValue("id")
+		return req.reviews(wrong(err, []field{{"note", id, "note"}, {"reason", id, "note"}}),
 			http.StatusUnprocessableEntity)
 	}
 	return err

@@ -10,60 +10,61 @@ import (
 type noticeRow struct {
 	breakglass.Override
 	Who  string
-	Open bool // it goes on
+	Open bool // has not ended yet
 }
 
 type noticesData struct {
-	Rows   []noticeRow
-	Untold int
+	Rows           []noticeRow
+	Unacknowledged int
 }
 
-// noticesPage tells a patient who saw their data without their consent.
-func noticesPage(q *request) error {
-	ctx := q.r.Context()
-	if q.u.Patient == "" {
-		return fhir.Errorf(fhir.Forbidden, "pages.notices", "This is for patients.")
+// noticesPage shows a patient who used emergency access to see their data.
+func noticesPage(req *request) error {
+	ctx := req.http.Context()
+	if req.user.Patient == "" {
+		return fhir.Errorf(fhir.Forbidden, "pages.notices", "This page is for patients.")
 	}
-	all, err := q.p.Glass.ByPatient(ctx, q.u.Patient)
+	all, err := req.pages.Glass.ByPatient(ctx, req.user.Patient)
 	if err != nil {
 		return err
 	}
 	var d noticesData
-	if d.Untold, err = q.p.Glass.Unacknowledged(ctx, q.u.Patient); err != nil {
+	if d.Unacknowledged, err = req.pages.Glass.Unacknowledged(ctx, req.user.Patient); err != nil {
 		return err
 	}
-	name := q.names()
+	name := req.names()
 	for _, o := range all {
-		row := noticeRow{Override: o, Open: q.p.Clock().Before(o.End)}
+		row := noticeRow{Override: o, Open: req.pages.Clock().Before(o.End)}
 		if row.Who, err = name(o.User); err != nil {
 			return err
 		}
 		d.Rows = append(d.Rows, row)
 	}
 	v := view{Title: "Emergency access to your data", Data: d}
-	if q.value("done") != "" {
-		v.Good = "Thank you. You will be told of any further emergency access."
+	if req.value("done") != "" {
+		v.Good = "Thank you. You will be notified of any further emergency access."
 	}
-	return q.render(http.StatusOK, "notices", v)
+	return req.render(http.StatusOK, "notices", v)
 }
 
-func noticesRead(q *request) error {
-	if q.u.Patient == "" {
-		return fhir.Errorf(fhir.Forbidden, "pages.notices", "This is for patients.")
+func noticesRead(req *request) error {
+	if req.user.Patient == "" {
+		return fhir.Errorf(fhir.Forbidden, "pages.notices", "This page is for patients.")
 	}
-	if err := q.p.Glass.Acknowledge(q.r.Context(), q.glassBy(), q.u.Patient, q.r.PostForm["id"]); err != nil {
+	if err := req.pages.Glass.Acknowledge(req.http.Context(), req.glassBy(), req.user.Patient, req.http.PostForm["id"]); err != nil {
 		return err
 	}
-	return q.to("/auth/notices?done=1")
+	return req.redirect("/auth/notices?done=1")
 }
 
-// names returns a lookup of people's names, each read once.
-func (q *request) names() func(id string) (string, error) {
+// names returns a function that looks up the names of users and caches them for
+// this request.
+func (req *request) names() func(id string) (string, error) {
 	have := map[string]string{}
 	return func(id string) (string, error) {
 		if have[id] == "" && id != "" {
-			have[id] = "somebody who is not here any more"
-			u, err := q.p.Users.Get(q.r.Context(), id)
+			have[id] = "a former user"
+			u, err := req.pages.Users.Get(req.http.Context(), id)
 			switch {
 			case err == nil:
 				have[id] = u.Name

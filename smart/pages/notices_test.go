@@ -15,7 +15,7 @@ func TestPatientIsToldOfEmergencyAccess(t *testing.T) {
 	w := newWorld(t)
 	ada := w.browser()
 	k := ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
-	ada.get("/auth/notices").status(200).has("Nobody has used emergency access")
+	ada.get("/auth/notices").status(200).has("No one has used emergency access")
 	doc := w.browser()
 	doc.enrol(w.invite("doc", "Dr. Doc", "practitioner"))
 	openGlass := func(patient string) {

@@ -32,17 +32,19 @@ import (
 	"pulsegate/smart/scope"
 )
 
-// Apps is a token.Endpoint.
+// Apps lists and revokes the authorizations of apps. token.Endpoint implements
+// it.
 type Apps interface {
 	Authorizations(ctx context.Context, subject string) ([]authz.Authorization, error)
-	// About are those of anybody with a patient in context.
+	// About returns the authorizations that have the patient in context,
+	// whoever approved them.
 	About(ctx context.Context, patient string) ([]authz.Authorization, error)
-	// Revoke ends an authorization with all its tokens, in one commit with
-	// its AuditEvent, which by says who it is of.
+	// Revoke ends an authorization and all its tokens in one commit with the
+	// AuditEvent. by names the person who revokes it.
 	Revoke(ctx context.Context, by audit.Event, subject, id string) error
 }
 
-// Refusals is an appconsent.Refusals.
+// Refusals stops apps that others opened. appconsent.Refusals implements it.
 type Refusals interface {
 	Refused(ctx context.Context, patient string) ([]appconsent.Refusal, error)
 	Opened(ctx context.Context, patient, client string) ([]consent.Summary, error)
@@ -50,7 +52,7 @@ type Refusals interface {
 	Allow(ctx context.Context, by audit.Event, patient, client string) error
 }
 
-// Clients is a client.Registry.
+// Clients reads and changes registrations. client.Registry implements it.
 type Clients interface {
 	Get(ctx context.Context, id string) (client.Client, error)
 	List(ctx context.Context) ([]client.Client, error)
@@ -59,7 +61,7 @@ type Clients interface {
 		error)
 }
 
-// Launch is what an app is launched with.
+// Launch describes an EHR launch of an app.
 type Launch struct {
 	Client, Patient, Encounter, Intent string
 	User                               string // Practitioner/1
@@ -67,42 +69,44 @@ type Launch struct {
 	By                                 By
 }
 
-// Launcher makes launch handles, as an EHR does.
+// Launcher creates launch handles, as an EHR does (SMART App Launch 2.2, "EHR
+// Launch").
 type Launcher interface {
-	// Launch returns the app's launch URL with iss and launch.
+	// Launch returns the launch URL of the app with the parameters iss and
+	// launch.
 	Launch(ctx context.Context, l Launch) (string, error)
 }
 
-// Person is a patient on a page.
+// Person describes a patient for display.
 type Person struct{ ID, Name, Born, Gender string }
 
-// By is on whose behalf a page asks, for the audit trail.
+// By identifies the person whose page makes a request, for the audit trail.
 type By struct {
 	Principal           *access.Principal // with the grant of the person's role
 	RemoteIP, RequestID string
 }
 
-// Patients finds patients as the person on whose behalf it is may.
+// Patients reads patients with the rights of the person in By.
 type Patients interface {
 	Find(ctx context.Context, by By, text string) ([]Person, error)
 	Get(ctx context.Context, by By, id string) (Person, error)
-	// Visits are those that the patient's data is from, the latest first.
+	// Visits returns the encounters of the patient's data, most recent first.
 	Visits(ctx context.Context, by By, patient string) ([]Visit, error)
 }
 
-// Visit is an encounter on a page.
+// Visit describes an encounter for display.
 type Visit struct {
-	ID, Name string    // Name may be ""
-	Last     time.Time // when something was measured last; zero: not known
+	ID, Name string    // Name may be empty
+	Last     time.Time // time of the last measurement; zero if unknown
 }
 
-// Recorder is the audit.Recorder.
+// Recorder records audit events. audit.Recorder implements it.
 type Recorder interface {
 	Record(ctx context.Context, evs ...audit.Event) error
 }
 
-// Options of Pages. Launcher may be nil; Rand is that of the system when it
-// is.
+// Options configures Pages. Launcher may be nil. Rand defaults to the system's
+// random source, Logger to none.
 type Options struct {
 	Base     string // the server's base URL
 	Version  string
@@ -116,8 +120,8 @@ type Options struct {
 	Clients  Clients
 	Launcher Launcher
 	Glass    *breakglass.Service
-	// UserLife is the lifetime of an access token for a person
-	// (token.UserLife).
+	// UserLife is the lifetime of an access token for a person; see
+	// token.UserLife.
 	UserLife time.Duration
 	Patients Patients
 	Scopes   scope.Parser
@@ -127,11 +131,11 @@ type Options struct {
 	Logger   *slog.Logger
 }
 
-// Pages serves them.
+// Pages serves the pages. It is safe for concurrent use.
 type Pages struct {
 	Options
 	views map[string]*template.Template
-	files map[string]file // by name with its hash
+	files map[string]file // static files, by file name with hash
 	names map[string]string
 	mux   *http.ServeMux
 }
@@ -147,7 +151,7 @@ var templates embed.FS
 //go:embed static
 var static embed.FS
 
-// New parses the templates.
+// New parses the templates and returns the handler of all pages.
 func New(o Options) (*Pages, error) {
 	const op = "pages.New"
 	if o.SignIn == nil || o.Sessions == nil || o.Users == nil || o.Flow == nil || o.Apps == nil ||
@@ -210,21 +214,22 @@ func (p *Pages) funcs() template.FuncMap {
 			}
 			return "?"
 		},
-		// html/template knows no otpauth:; the URI is built by authn.KeyURI.
+		// html/template rejects the scheme otpauth. The URI comes from
+		// authn.KeyURI.
 		"otpauth": func(s string) template.URL { return template.URL(s) },
 	}
 }
 
-// instant is a point in time as an element: in UTC, until the script has put
-// it into the time zone of the person's browser.
+// instant returns a time element in UTC. The script converts it to the time
+// zone of the browser.
 func instant(t time.Time, kind, layout string) template.HTML {
 	t = t.UTC()
-	// no input in it
+	// The element contains no user input.
 	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `" data-time="` + kind + `">` +
 		t.Format(layout) + `</time>`)
 }
 
-// Mount puts the pages below /auth/.
+// Mount registers the pages below /auth/.
 func (p *Pages) Mount(m gin.IRouter) { m.Any("/auth/*page", gin.WrapH(p)) }
 
 // ServeHTTP serves a page.
@@ -248,8 +253,8 @@ func (p *Pages) headers(h http.Header) {
 	}
 }
 
-// policy is the Content-Security-Policy; form is one more source that a form's
-// answer may lead to.
+// policy returns the Content-Security-Policy. form is an additional source that
+// a form may redirect to.
 func policy(form string) string {
 	s := "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
 	if form != "" {
@@ -258,8 +263,7 @@ func policy(form string) string {
 	return s
 }
 
-// Favicon serves the icon of every page at the path where browsers look for
-// it.
+// Favicon serves the icon at the path that browsers request by default.
 func Favicon(w http.ResponseWriter, _ *http.Request) {
 	b, err := static.ReadFile("static/favicon.svg")
 	if err != nil {

@@ -156,7 +156,7 @@ func TestPasswordAndCode(t *testing.T) {
 	now := authn.Code(secret, w.now())
 	w.browser().signin("ADA ", password, now).at("/auth/").status(200)
 	// The code is spent, whatever the browser.
-	w.browser().signin("ada", password, now).status(401).has("not right")
+	w.browser().signin("ada", password, now).status(401).has("is wrong")
 	w.pass(time.Minute)
 	w.browser().signin("ada", password, codes[0][1]).at("/auth/").status(200)
 	w.browser().signin("ada", password, codes[0][1]).status(401)
@@ -422,7 +422,7 @@ func TestManageUsers(t *testing.T) {
 	b.enrol(w.invite("root", "Root Admin", "administrator"))
 	b.get("/auth/users/new").post("/auth/users",
 		url.Values{"login": {"doc"}, "name": {"Dr. Doc"}, "role": {"practitioner"},
-			"practitioner": {"nobody"}}).status(422).has("There is no Practitioner resource with this id.")
+			"practitioner": {"nobody"}}).status(422).has("There is no Practitioner resource with this ID.")
 	b.post("/auth/users", url.Values{"login": {"doc"}, "name": {"Dr. Doc"}, "role": {"practitioner"},
 		"practitioner": {"doc"}}).status(200)
 	link := regexp.MustCompile(`https://[^<"]+token=[A-Z0-9]+`).FindString(b.body)
@@ -464,7 +464,7 @@ func TestBreakGlass(t *testing.T) {
 	must(t, err)
 	aud := w.browser()
 	aud.enrol(w.invite("aud", "Audi Tor", "auditor"))
-	aud.get("/auth/reviews").has("waits for review", "unconscious after a fall", "Dr. Doc")
+	aud.get("/auth/reviews").has("awaiting review", "unconscious after a fall", "Dr. Doc")
 	action := regexp.MustCompile(`action="(/auth/reviews/[a-z0-9]+)"`).FindStringSubmatch(aud.body)[1]
 	aud.post(action, url.Values{"verdict": {"not"}}).status(422)
 	aud.post(action, url.Values{"verdict": {"justified"}}).status(200).has("Thank you")

@@ -81,7 +81,7 @@ func TestOneLinkOneAccount(t *testing.T) {
 	must(t, err)
 	secret := authn.NewSecret()
 	ok, errs := together(4, func(int) error {
-		_, _, err := w.signs.EnrolPassword(context.Background(), signin.From{}, signin.Enrollee{User: u, Invite: &inv},
+		_, _, err := w.signs.EnrollPassword(context.Background(), signin.From{}, signin.Enrollee{User: u, Invite: &inv},
 			"correct horse battery", secret, authn.Code(secret, w.now()))
 		return err
 	})
@@ -101,7 +101,7 @@ func TestTakenAuthenticatorsEndSessions(t *testing.T) {
 	there.get("/auth/").at("/auth/")
 	here.get("/auth/").post("/auth/remove",
 		url.Values{"what": {"passkey"}, "id": {between(here.body, `name="id" value="`,
-			`"`)}}).status(400).has("only way in")
+			`"`)}}).status(400).has("only way to sign in")
 	here.get("/auth/enrol/password").status(200)
 	secret := authn.ParseSecret(secretField.FindStringSubmatch(here.body)[1])
 	here.post("/auth/enrol/password", url.Values{"password": {"correct horse battery"},

@@ -13,16 +13,16 @@ type sessionRow struct {
 	Here           bool
 }
 
-// sessionRows lists the browsers that the person is signed in at.
-func (q *request) sessionRows() ([]sessionRow, error) {
-	xs, err := q.p.SignIn.ListSessions(q.r.Context(), q.u)
+// sessionRows lists the sessions of the person.
+func (req *request) sessionRows() ([]sessionRow, error) {
+	xs, err := req.pages.SignIn.ListSessions(req.http.Context(), req.user)
 	if err != nil {
 		return nil, err
 	}
 	var out []sessionRow
 	for _, x := range xs {
 		row := sessionRow{SID: x.SID, Agent: x.Browser.Agent, IP: x.Browser.IP, Created: x.Created, Seen: x.Seen,
-			Here: x.SID == q.x.SID}
+			Here: x.SID == req.session.SID}
 		if row.Agent == "" {
 			row.Agent = "A browser"
 		}
@@ -31,31 +31,32 @@ func (q *request) sessionRows() ([]sessionRow, error) {
 	return out, nil
 }
 
-// sessionsEnd ends one of the person's own sessions, or everything of theirs.
-func sessionsEnd(q *request) error {
-	ctx := q.r.Context()
-	if q.value("do") == "everything" {
-		in, err := q.p.SignIn.EndEverything(ctx, q.from(), *q.u, q.x)
+// sessionsEnd ends one of the person's sessions, or all other sessions and the
+// access of all apps.
+func sessionsEnd(req *request) error {
+	ctx := req.http.Context()
+	if req.value("do") == "everything" {
+		in, err := req.pages.SignIn.EndEverything(ctx, req.from(), *req.user, req.session)
 		if err != nil {
 			return err
 		}
-		if err := q.begin(in); err != nil {
+		if err := req.begin(in); err != nil {
 			return err
 		}
-		return q.to(home + "?done=everything")
+		return req.redirect(home + "?done=everything")
 	}
-	sid := q.value("session")
-	if sid == q.x.SID {
-		return signOut(q)
+	sid := req.value("session")
+	if sid == req.session.SID {
+		return signOut(req)
 	}
-	if err := q.p.SignIn.EndSession(ctx, q.from(), q.u, sid); err != nil && fhir.KindOf(err) != fhir.NotFound {
+	if err := req.pages.SignIn.EndSession(ctx, req.from(), req.user, sid); err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return err
 	}
-	return q.to(home + "?done=session")
+	return req.redirect(home + "?done=session")
 }
 
-// agents and systems are looked for in a User-Agent in this order: later ones
-// pretend to be earlier ones.
+// agents and systems are matched against the User-Agent in this order, because
+// later browsers also carry the tokens of earlier ones.
 var (
 	agents = [][2]string{{"Edg", "Edge"}, {"OPR/", "Opera"}, {"SamsungBrowser", "Samsung Internet"},
 		{"Firefox/", "Firefox"}, {"FxiOS", "Firefox"}, {"CriOS", "Chrome"}, {"Chrome/", "Chrome"},
@@ -64,8 +65,8 @@ var (
 		{"CrOS", "ChromeOS"}, {"Mac OS X", "Mac"}, {"Linux", "Linux"}}
 )
 
-// agent names a browser as its owner does. It holds fixed words only, nothing
-// that the request says.
+// agent describes a browser, as in "Firefox on Linux". The result consists of
+// fixed words only and never quotes the request.
 func agent(header string) string {
 	name := func(list [][2]string) string {
 		for _, x := range list {

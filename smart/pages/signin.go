@@ -17,130 +17,131 @@ type signinData struct {
 	Return   string
 	Login    string
 	Passkeys bool
-	Provider string // name of the hospital's sign-in; "" none
-	App      string // that the person came from; "" none
+	Provider string // name of the OpenID provider; "" if there is none
+	App      string // app that asked for the sign-in; "" if none
 }
 
-func (q *request) signinView(bad string) view {
-	d := signinData{Return: session.LocalPath(q.value("return"), home), Login: q.r.PostFormValue("login"),
-		Passkeys: q.p.SignIn.Passkeys != nil}
-	if q.p.SignIn.Provider != nil {
-		d.Provider = q.p.SignIn.Provider.Name
+func (req *request) signinView(bad string) view {
+	d := signinData{Return: session.LocalPath(req.value("return"), home), Login: req.http.PostFormValue("login"),
+		Passkeys: req.pages.SignIn.Passkeys != nil}
+	if req.pages.SignIn.Provider != nil {
+		d.Provider = req.pages.SignIn.Provider.Name
 	}
 	return view{Title: "Sign in", Narrow: true, Bad: bad, Data: d}
 }
 
-// value is a field of the form or, for GET, of the query.
-func (q *request) value(name string) string {
-	if q.r.Method == http.MethodPost {
-		return q.r.PostForm.Get(name)
+// value returns a form field or, for GET, a query parameter.
+func (req *request) value(name string) string {
+	if req.http.Method == http.MethodPost {
+		return req.http.PostForm.Get(name)
 	}
-	return q.r.URL.Query().Get(name)
+	return req.http.URL.Query().Get(name)
 }
 
-func signinPage(q *request) error {
-	if q.x != nil && q.value("again") == "" {
-		return q.to(session.LocalPath(q.value("return"), home))
+func signinPage(req *request) error {
+	if req.session != nil && req.value("again") == "" {
+		return req.redirect(session.LocalPath(req.value("return"), home))
 	}
-	v := q.signinView("")
-	if q.value("ended") != "" {
-		v.Bad = "Your session has ended. Please sign in again; what you had typed was not kept."
+	v := req.signinView("")
+	if req.value("ended") != "" {
+		v.Bad = "Your session has ended. Please sign in again. Anything that you had entered was not saved."
 	}
-	return q.render(http.StatusOK, "signin", v)
+	return req.render(http.StatusOK, "signin", v)
 }
 
-func signinPassword(q *request) error {
-	in, err := q.p.SignIn.Password(q.r.Context(), q.from(), q.value("login"), q.value("password"), q.value("code"), q.x)
+func signinPassword(req *request) error {
+	in, err := req.pages.SignIn.Password(req.http.Context(), req.from(), req.value("login"), req.value("password"), req.value("code"), req.session)
 	switch {
 	case err == nil:
-		if err := q.begin(in); err != nil {
+		if err := req.begin(in); err != nil {
 			return err
 		}
-		return q.to(session.LocalPath(q.value("return"), home))
+		return req.redirect(session.LocalPath(req.value("return"), home))
 	case fhir.KindOf(err) == fhir.Unauthorized:
-		return q.render(http.StatusUnauthorized, "signin", q.signinView(words(err)))
+		return req.render(http.StatusUnauthorized, "signin", req.signinView(message(err)))
 	}
 	return err
 }
 
-// begin gives the browser its new session.
-func (q *request) begin(in signin.SignedIn) error {
-	q.p.Cookies.SetSecret(q.w, in.Secret)
-	q.x, q.u = &in.Session, &in.User
-	q.visit = session.Visit{CSRF: q.visit.CSRF}
-	if err := q.p.Cookies.SetVisit(q.w, q.visit); err != nil {
+// begin gives the browser the cookies of its new session.
+func (req *request) begin(in signin.SignedIn) error {
+	req.pages.Cookies.SetSecret(req.writer, in.Secret)
+	req.session, req.user = &in.Session, &in.User
+	req.visit = session.Visit{CSRF: req.visit.CSRF}
+	if err := req.pages.Cookies.SetVisit(req.writer, req.visit); err != nil {
 		return err
 	}
-	return q.p.Cookies.Remember(q.w, q.r, in.User.ID)
+	return req.pages.Cookies.Remember(req.writer, req.http, in.User.ID)
 }
 
-// posted is what the script sends after a ceremony.
+// posted is the JSON that the script sends after a passkey ceremony.
 type posted struct {
 	Credential json.RawMessage `json:"credential"`
 	Label      string          `json:"label"`
 	Next       string          `json:"next"`
 }
 
-func (q *request) posted() (posted, error) {
+func (req *request) posted() (posted, error) {
 	var in posted
-	if q.body == nil || json.Unmarshal(q.body, &in) != nil {
-		return in, fhir.Errorf(fhir.Invalid, "pages.posted", "The browser’s answer cannot be read.")
+	if req.body == nil || json.Unmarshal(req.body, &in) != nil {
+		return in, fhir.Errorf(fhir.Invalid, "pages.posted", "The browser’s response cannot be read. Please try again.")
 	}
 	return in, nil
 }
 
-func passkeyOptions(q *request) error {
-	o, c, err := q.p.SignIn.BeginPasskey(nil)
-	return q.ceremony(o, c, err)
+func passkeyOptions(req *request) error {
+	o, c, err := req.pages.SignIn.BeginPasskey(nil)
+	return req.ceremony(o, c, err)
 }
 
-func stepupOptions(q *request) error {
-	if len(q.u.Passkeys) == 0 {
+func stepupOptions(req *request) error {
+	if len(req.user.Passkeys) == 0 {
 		return fhir.Errorf(fhir.Invalid, "pages.stepupOptions", "You have no passkey yet.")
 	}
-	o, c, err := q.p.SignIn.BeginPasskey(q.u)
-	return q.ceremony(o, c, err)
+	o, c, err := req.pages.SignIn.BeginPasskey(req.user)
+	return req.ceremony(o, c, err)
 }
 
-func (q *request) ceremony(options []byte, c authn.Ceremony, err error) error {
+func (req *request) ceremony(options []byte, c authn.Ceremony, err error) error {
 	if err != nil {
 		return err
 	}
-	q.visit.Ceremony = &c
-	if err := q.p.Cookies.SetVisit(q.w, q.visit); err != nil {
+	req.visit.Ceremony = &c
+	if err := req.pages.Cookies.SetVisit(req.writer, req.visit); err != nil {
 		return err
 	}
-	return q.answer(http.StatusOK, json.RawMessage(options))
+	return req.writeJSON(http.StatusOK, json.RawMessage(options))
 }
 
-// taken is the ceremony under way; it is used once.
-func (q *request) taken() (authn.Ceremony, error) {
-	c := q.visit.Ceremony
+// takeCeremony returns the pending ceremony and forgets it, so that it is used
+// only once.
+func (req *request) takeCeremony() (authn.Ceremony, error) {
+	c := req.visit.Ceremony
 	if c == nil {
-		return authn.Ceremony{}, fhir.Errorf(fhir.Invalid, "pages.taken", "It took too long. Please try again.")
+		return authn.Ceremony{}, fhir.Errorf(fhir.Invalid, "pages.takeCeremony", "It took too long. Please try again.")
 	}
-	q.visit.Ceremony = nil
+	req.visit.Ceremony = nil
 	return *c, nil
 }
 
-// passkeyFinish ends a sign-in, and a step-up of who is signed in.
-func passkeyFinish(q *request) error {
-	in, err := q.posted()
+// passkeyFinish completes a sign-in, or the step-up of a signed-in person.
+func passkeyFinish(req *request) error {
+	in, err := req.posted()
 	if err != nil {
 		return err
 	}
-	c, err := q.taken()
+	c, err := req.takeCeremony()
 	if err != nil {
 		return err
 	}
-	s, err := q.p.SignIn.Passkey(q.r.Context(), q.from(), c, in.Credential, q.x)
+	s, err := req.pages.SignIn.Passkey(req.http.Context(), req.from(), c, in.Credential, req.session)
 	if err != nil {
 		return err
 	}
-	if err := q.begin(s); err != nil {
+	if err := req.begin(s); err != nil {
 		return err
 	}
-	return q.answer(http.StatusOK, map[string]string{"next": session.LocalPath(in.Next, home)})
+	return req.writeJSON(http.StatusOK, map[string]string{"next": session.LocalPath(in.Next, home)})
 }
 
 type stepupData struct {
@@ -148,93 +149,94 @@ type stepupData struct {
 	Enrolled, Available bool
 }
 
-func stepupPage(q *request) error {
-	return q.render(http.StatusOK, "stepup", view{Title: "Confirm that it is you", Narrow: true,
-		Data: stepupData{session.LocalPath(q.value("return"), home), len(q.u.Passkeys) > 0,
-			q.p.SignIn.Passkeys != nil}})
+func stepupPage(req *request) error {
+	return req.render(http.StatusOK, "stepup", view{Title: "Confirm that it is you", Narrow: true,
+		Data: stepupData{session.LocalPath(req.value("return"), home), len(req.user.Passkeys) > 0,
+			req.pages.SignIn.Passkeys != nil}})
 }
 
-func (q *request) outward(link bool) error {
-	if q.p.SignIn.Provider == nil {
-		return fhir.Errorf(fhir.NotFound, "pages.outward", "There is no such page.")
+func (req *request) beginExternal(link bool) error {
+	if req.pages.SignIn.Provider == nil {
+		return fhir.Errorf(fhir.NotFound, "pages.beginExternal", "There is no such page.")
 	}
-	to, o, err := q.p.SignIn.Provider.Begin(q.r.Context(), q.value("acr"), q.value("again") != "")
+	to, o, err := req.pages.SignIn.Provider.Begin(req.http.Context(), req.value("acr"), req.value("again") != "")
 	if err != nil {
 		return err
 	}
-	q.visit.AuthRequest, q.visit.Link, q.visit.Return = &o, link, session.LocalPath(q.value("return"), home)
-	if err := q.p.Cookies.SetVisit(q.w, q.visit); err != nil {
+	req.visit.AuthRequest, req.visit.Link, req.visit.Return = &o, link, session.LocalPath(req.value("return"), home)
+	if err := req.pages.Cookies.SetVisit(req.writer, req.visit); err != nil {
 		return err
 	}
-	return q.to(to)
+	return req.redirect(to)
 }
 
-func externalBegin(q *request) error { return q.outward(false) }
+func externalBegin(req *request) error { return req.beginExternal(false) }
 
-func externalConnect(q *request) error {
-	w, err := q.enrolling()
+func externalConnect(req *request) error {
+	w, err := req.enrollee()
 	if err != nil {
 		return err
 	}
-	if !w.Fresh(q.p.Clock()) {
+	if !w.Fresh(req.pages.Clock()) {
 		return signin.ErrStepUp
 	}
-	return q.outward(true)
+	return req.beginExternal(true)
 }
 
-func externalFinish(q *request) error {
-	o := q.visit.AuthRequest
+func externalFinish(req *request) error {
+	o := req.visit.AuthRequest
 	if o == nil {
 		return fhir.Errorf(fhir.Invalid, "pages.externalFinish",
-			"It took too long, or began in another browser. Please sign in again.")
+			"The sign-in took too long or started in another browser. Please sign in again.")
 	}
-	next, connect := q.visit.Return, q.visit.Link
-	q.visit.AuthRequest = nil
+	next, connect := req.visit.Return, req.visit.Link
+	req.visit.AuthRequest = nil
 	var in signin.SignedIn
 	var err error
 	if connect {
-		w, werr := q.enrolling()
+		w, werr := req.enrollee()
 		if werr != nil {
 			return werr
 		}
-		in, err = q.p.SignIn.Connect(q.r.Context(), q.from(), w, *o, q.r.URL.Query())
+		in, err = req.pages.SignIn.Connect(req.http.Context(), req.from(), w, *o, req.http.URL.Query())
 	} else {
-		in, err = q.p.SignIn.External(q.r.Context(), q.from(), *o, q.r.URL.Query(), q.x)
+		in, err = req.pages.SignIn.External(req.http.Context(), req.from(), *o, req.http.URL.Query(), req.session)
 	}
 	if err != nil {
 		if fhir.KindOf(err) == fhir.Unauthorized && !connect {
-			v := q.signinView(words(err))
-			return q.render(http.StatusUnauthorized, "signin", v)
+			v := req.signinView(message(err))
+			return req.render(http.StatusUnauthorized, "signin", v)
 		}
 		return err
 	}
-	if err := q.begin(in); err != nil {
+	if err := req.begin(in); err != nil {
 		return err
 	}
-	return q.to(session.LocalPath(next, home))
+	return req.redirect(session.LocalPath(next, home))
 }
 
-// signOut ends the session and has the browser forget what it kept of this
-// site. Not "cookies": that would take those of neighbouring hosts of the same
-// domain, and the mark by which a stranger cannot slow this browser down.
-func signOut(q *request) error {
-	if err := q.p.SignIn.SignOut(q.r.Context(), q.from(), q.u, q.x); err != nil {
+// signOut ends the session and makes the browser delete its cache and storage
+// of this site. It does not clear cookies: that would also delete the cookies
+// of other hosts of the domain and the device cookie, which keeps attackers
+// from delaying sign-ins at this browser.
+func signOut(req *request) error {
+	if err := req.pages.SignIn.SignOut(req.http.Context(), req.from(), req.user, req.session); err != nil {
 		return err
 	}
-	q.p.Cookies.SetSecret(q.w, "")
-	q.p.Cookies.EndVisit(q.w)
-	q.w.Header().Set("Clear-Site-Data", `"cache", "storage"`)
-	return q.to("/auth/signedout")
+	req.pages.Cookies.SetSecret(req.writer, "")
+	req.pages.Cookies.EndVisit(req.writer)
+	req.writer.Header().Set("Clear-Site-Data", `"cache", "storage"`)
+	return req.redirect("/auth/signedout")
 }
 
-func signedOut(q *request) error {
-	if q.x != nil {
-		return q.to(home)
+func signedOut(req *request) error {
+	if req.session != nil {
+		return req.redirect(home)
 	}
-	return q.render(http.StatusOK, "signedout", view{Title: "You are signed out", Narrow: true})
+	return req.render(http.StatusOK, "signedout", view{Title: "You are signed out", Narrow: true})
 }
 
-// again sends the person to sign in once more.
-func (q *request) again() error {
-	return q.to("/auth/signin?" + url.Values{"again": {"1"}, "return": {q.here()}}.Encode())
+// signInAgain redirects the person to sign in once more.
+func (req *request) signInAgain() error {
+	return req.redirect("/auth/signin?" + url.Values{"again": {"1"}, "return": {req.here()}}.Encode())
 }

@@ -265,7 +265,7 @@ func TestOwnSessions(t *testing.T) {
 	phone.get("/auth/signin").passkey("/auth/passkey", k.Get)
 	phone.get("/auth/").at("/auth/")
 	desk.get("/auth/").post("/auth/sessions",
-		url.Values{"do": {"everything"}}).status(200).has("no app has access any more")
+		url.Values{"do": {"everything"}}).status(200).has("no app has access")
 	phone.get("/auth/").at("/auth/signin")
 	desk.get("/auth/apps").at("/auth/apps").has("No app has access")
 	if offline.alive("Patient/ada") {

@@ -17,32 +17,32 @@ const (
 	observation = "Observation"
 )
 
-// kinds are resource types in plain words. compartment: it belongs to a
-// patient.
+// kinds describes the resource types in plain words. compartment is set for
+// types of the patient compartment.
 var kinds = []struct {
 	typ, what, hint string
 	compartment     bool
 }{
-	{observation, "measurements", "Heart rate, blood pressure, steps, sleep, weight and whatever else the devices measure", true},
+	{observation, "measurements", "Heart rate, blood pressure, steps, sleep, weight and everything else that the devices measure", true},
 	{"Patient", "personal details", "Name, date of birth, gender, contact details", true},
-	{"Device", "devices", "Which watch, ring or sensor is worn", true},
-	{"Provenance", "origins of measurements", "From which device and service each one came, and when", true},
-	{"Consent", "consents", "What was agreed to, and with whom", true},
+	{"Device", "devices", "The watches, rings and sensors in use", true},
+	{"Provenance", "origins of measurements", "The device and service that each measurement came from, and when", true},
+	{"Consent", "consents", "What was consented to, and for whom", true},
 	{"AuditEvent", "the access record", "Who looked at the data, and when", true},
 	{"Practitioner", "practitioners", "Names of doctors and nurses", false},
-	{"Organization", "organisations", "Names of hospitals and practices", false},
+	{"Organization", "organizations", "Names of hospitals and practices", false},
 	{"Group", "groups of patients", "Cohorts and panels", false},
-	{"Subscription", "notifications", "What is sent to whom when new data arrives", false},
+	{"Subscription", "notifications", "Who is notified of new data, and how", false},
 }
 
-// categories are the kinds of measurements that a scope can be narrowed to.
+// categories lists the Observation categories that a scope can be limited to.
 var categories = []struct{ system, code, name, hint string }{
 	{hl7Category, "vital-signs", "Vital signs", "heart rate, blood pressure, oxygen, temperature, weight"},
 	{hl7Category, "activity", "Activity", "steps, distance, energy, exercise"},
-	{fhir.Canonical + "/CodeSystem/observation-category", "sleep", "Sleep", "when, how long, which stages"},
+	{fhir.Canonical + "/CodeSystem/observation-category", "sleep", "Sleep", "times, duration and stages"},
 	{hl7Category, "laboratory", "Laboratory", "blood glucose and other results"},
 	{hl7Category, "exam", "Examination", "skin temperature, ECG and other findings"},
-	{hl7Category, "procedure", "Procedures", "what was done"},
+	{hl7Category, "procedure", "Procedures", "procedures performed"},
 	{hl7Category, "survey", "Questions and scores", "tags, moods, readiness"},
 	{hl7Category, "social-history", "Social history", "smoking, work, living"},
 }
@@ -56,7 +56,7 @@ func kindWords(typ string) (what, hint string) {
 	return typ, ""
 }
 
-// verbs says what may be done: "See", "See and change", …
+// verbs describes the permissions: "See", "See and change", …
 func verbs(may access.Interaction) string {
 	var out []string
 	for _, v := range []struct {
@@ -82,13 +82,14 @@ func writes(may access.Interaction) bool {
 	return may&(access.Create|access.Update|access.Delete) != 0
 }
 
-// self stands for the person who reads the sentence.
+// self names the patient of a sentence if that is its reader.
 const self = "you"
 
-const everybody = "everybody whose data you may see"
+const everybody = "everyone whose data you may see"
 
-// whose is the end of a scope's sentence.
-func whose(l scope.Level, patient string) string {
+// owner returns the end of a scope's sentence, which names the owner of the
+// data.
+func owner(l scope.Level, patient string) string {
 	switch {
 	case l == scope.Patient && patient != "":
 		return " of " + patient
@@ -98,20 +99,20 @@ func whose(l scope.Level, patient string) string {
 	return " of " + everybody
 }
 
-// sentence is one scope in plain words, and a hint.
+// sentence describes one scope in plain words, with a hint.
 func sentence(s scope.Scope, patient string) (text, hint string) {
 	switch s.Name {
 	case "":
 	case scope.OpenID:
-		return "Know that it is you", "An identifier that stays the same each time you sign in"
+		return "Recognize you", "An identifier that stays the same each time you sign in"
 	case scope.FHIRUser, scope.Profile:
-		return "Know who you are here", "Which patient or practitioner you are in this system"
+		return "Know who you are in this system", "Your patient or practitioner record"
 	case scope.Launch, scope.LaunchPatient:
 		return "Know which patient this is about", ""
 	case scope.LaunchEncounter:
 		return "Know which visit this is about", ""
 	case scope.Offline:
-		return "Keep access when you are not there", lasts(scope.Offline, 0)
+		return "Keep access while you are away", lasts(scope.Offline, 0)
 	case scope.Online:
 		return "Keep access while you are signed in", lasts(scope.Online, 0)
 	}
@@ -137,28 +138,29 @@ func sentence(s scope.Scope, patient string) (text, hint string) {
 	if own {
 		return text, hint
 	}
-	return text + whose(s.Level, patient), hint
+	return text + owner(s.Level, patient), hint
 }
 
-// lasts says how long an app keeps access: with the scope offline_access, with
-// online_access, or with neither, when only its first token, which lives for
-// life, counts. It is the one place for these words.
+// lasts describes how long an app keeps access with the scope offline_access,
+// with online_access, or with neither. In the last case access ends with the
+// first token, whose lifetime is life. All pages take these words from here.
 func lasts(scopeName string, life time.Duration) string {
 	switch scopeName {
 	case scope.Offline:
-		return fmt.Sprintf("Until you take it back; %d days at most, and no longer than %d days without use.",
-			int(authz.Absolute.Hours()/24), int(authz.Idle.Hours()/24))
+		return fmt.Sprintf("Until you revoke it or after %d days without use, for at most %d days.",
+			int(authz.Idle.Hours()/24), int(authz.Absolute.Hours()/24))
 	case scope.Online:
-		return fmt.Sprintf("As long as you stay signed in; %d hours at most.", int(authz.Session.Hours()))
+		return fmt.Sprintf("As long as you stay signed in, for at most %d hours.", int(authz.Session.Hours()))
 	}
 	minutes := fmt.Sprintf("%d minutes", int(life.Minutes()))
 	if life == time.Minute {
 		minutes = "a minute"
 	}
-	return "For this use of the app; " + minutes + " at most."
+	return "For this use of the app, for at most " + minutes + "."
 }
 
-// kept is the scope by which access outlives its first token; "" none.
+// kept returns the scope that extends access beyond the first token, "" if
+// there is none.
 func kept(set scope.Set) string {
 	switch {
 	case set.Has(scope.Offline):
@@ -169,7 +171,7 @@ func kept(set scope.Set) string {
 	return ""
 }
 
-// limits says what a granular scope is limited to.
+// limits describes the search parameters of a granular scope.
 func limits(s scope.Scope) string {
 	var out []string
 	for _, p := range s.Params {
@@ -195,8 +197,8 @@ func limits(s scope.Scope) string {
 	return strings.Join(out, " and ")
 }
 
-// wide are the types that a wildcard stands for.
-func wide(l scope.Level) []string {
+// wildcardTypes returns the types that a wildcard stands for.
+func wildcardTypes(l scope.Level) []string {
 	var out []string
 	for _, k := range kinds {
 		if k.compartment || l != scope.Patient {
@@ -206,20 +208,20 @@ func wide(l scope.Level) []string {
 	return out
 }
 
-// offered is one line of the consent screen.
+// offered is one item of the consent screen.
 type offered struct {
 	Index      int
 	Scope      string
 	Text, Hint string
 	Writes     bool
-	Fixed      bool // comes with the rest; no box
+	Fixed      bool // cannot be deselected
 	Types      []choice
 	Categories []choice
 }
 
 type choice struct{ Value, Text, Hint string }
 
-// offer lays out the scopes that an app asks for.
+// offer returns the items of the consent screen for the requested scopes.
 func offer(set scope.Set, patient string) []offered {
 	var out []offered
 	for i, s := range set {
@@ -228,7 +230,7 @@ func offer(set scope.Set, patient string) []offered {
 		o.Fixed = s.Name == scope.Launch || s.Name == scope.LaunchPatient || s.Name == scope.LaunchEncounter ||
 			s.Name == scope.OpenID
 		if s.Type == "*" {
-			for _, t := range wide(s.Level) {
+			for _, t := range wildcardTypes(s.Level) {
 				what, hint := kindWords(t)
 				o.Types = append(o.Types, choice{t, strings.ToUpper(what[:1]) + what[1:], hint})
 			}
@@ -243,20 +245,20 @@ func offer(set scope.Set, patient string) []offered {
 	return out
 }
 
-// narrows reports whether a scope can be narrowed to categories.
+// narrows reports whether a scope can be limited to categories.
 func narrows(s scope.Scope) bool {
 	return s.Name == "" && (s.Type == observation || s.Type == "*") && len(s.Params) == 0 && s.Level != scope.System
 }
 
-// picked is what a person left ticked of one scope.
+// picked holds the person's selection within one scope.
 type picked struct {
 	types      []string // of a wildcard
 	narrow     bool
 	categories []string
 }
 
-// narrowed is what is granted of s: itself when nothing was taken away, else
-// its parts. It never goes beyond s.
+// narrowed returns the scopes that are granted of s: s itself if everything is
+// selected, otherwise the selected parts. The result never exceeds s.
 func narrowed(s scope.Scope, p picked) ([]string, error) {
 	if s.Name != "" {
 		return []string{scope.Set{s}.String()}, nil
@@ -264,8 +266,8 @@ func narrowed(s scope.Scope, p picked) ([]string, error) {
 	types := []string{s.Type}
 	whole := true
 	if s.Type == "*" {
-		types = slices.DeleteFunc(wide(s.Level), func(t string) bool { return !slices.Contains(p.types, t) })
-		whole = len(types) == len(wide(s.Level))
+		types = slices.DeleteFunc(wildcardTypes(s.Level), func(t string) bool { return !slices.Contains(p.types, t) })
+		whole = len(types) == len(wildcardTypes(s.Level))
 	}
 	cut := p.narrow && narrows(s) && slices.Contains(types, observation)
 	if whole && !cut {
@@ -287,7 +289,7 @@ func narrowed(s scope.Scope, p picked) ([]string, error) {
 		}
 		if len(out) == before {
 			return nil, fhir.Errorf(fhir.Invalid, "pages.narrowed",
-				"Choose at least one kind of measurement, or untick measurements as a whole.")
+				"Select at least one kind of measurement, or clear the box for measurements.")
 		}
 	}
 	return out, nil

@@ -203,7 +203,7 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 			return w.glass.EndAll(ctx, b, userID, by)
 		}})
 	must(t, err)
-	agreements := &appconsent.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base,
+	agreements := &appconsent.Approvals{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base,
 		UserLife: token.UserLife(0),
 		Says:     func(granted string) []string { return pages.Says(scopes, granted) }, Logger: log}
 	w.apps, err = token.New(ctx, token.Options{Store: w.store, Audit: rec, Keys: ring, Assertions: assertions,

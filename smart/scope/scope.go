@@ -13,7 +13,7 @@ import (
 // Limits of a scope string.
 const (
 	MaxLength = 4096
-	MaxScopes = 96
+	maxScopes = 96
 	maxParams = 8
 	maxValues = 16
 )
@@ -93,8 +93,8 @@ func (p Parser) Parse(s string) (Set, error) {
 	if len(words) == 0 {
 		return nil, fhir.Errorf(fhir.Invalid, "scope.Parse", "scope is empty")
 	}
-	if len(words) > MaxScopes {
-		return nil, fhir.Errorf(fhir.Invalid, "scope.Parse", "more than %d scopes", MaxScopes)
+	if len(words) > maxScopes {
+		return nil, fhir.Errorf(fhir.Invalid, "scope.Parse", "more than %d scopes", maxScopes)
 	}
 	set := make(Set, 0, len(words))
 	for i, w := range words {
@@ -116,8 +116,8 @@ func (p Parser) Offered(s string) (Set, error) {
 		return nil, fhir.Errorf(fhir.Invalid, "scope.Offered", "scope is longer than %d bytes", MaxLength)
 	}
 	words := strings.FieldsFunc(s, func(r rune) bool { return r == ' ' })
-	if len(words) > MaxScopes {
-		return nil, fhir.Errorf(fhir.Invalid, "scope.Offered", "more than %d scopes", MaxScopes)
+	if len(words) > maxScopes {
+		return nil, fhir.Errorf(fhir.Invalid, "scope.Offered", "more than %d scopes", maxScopes)
 	}
 	var set Set
 	for i, w := range words {

@@ -62,7 +62,7 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 		Issuer: m.base, Audience: m.fhirBase(),
 		Clock: m.now, Grants: m.grants, RoleRules: m.people.rules, Roles: m.people.roles,
 		ConsentsOf: m.people.consents, Outside: m.outside, Nonces: m.nonces, Latest: m.store.LastSeq}
-	agreements := &appconsent.Agreements{Store: m.store, Audit: m.recorder, Scopes: scopes, Issuer: m.base,
+	agreements := &appconsent.Approvals{Store: m.store, Audit: m.recorder, Scopes: scopes, Issuer: m.base,
 		UserLife: token.UserLife(m.Config.UserTokenLife),
 		Says:     func(granted string) []string { return pages.Says(scopes, granted) }, Logger: m.Log}
 	var err error

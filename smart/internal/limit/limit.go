@@ -40,17 +40,17 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Who is the key of a bucket: an address, and for failures the client that it
+// Key is the key of a bucket: an address, and for failures the client that it
 // claims to be. One client's failures must not shut out another behind the
 // same proxy.
-type Who struct{ remote, client string }
+type Key struct{ remote, client string }
 
 // Failing names the bucket for failures of a claimed client at an address.
-func Failing(remote, claimed string) Who {
+func Failing(remote, claimed string) Key {
 	if len(claimed) > maxClaimed {
 		claimed = ""
 	}
-	return Who{Network(remote), "?" + claimed}
+	return Key{Network(remote), "?" + claimed}
 }
 
 // Network is the part of an address that one party holds: all of IPv4, the
@@ -86,17 +86,17 @@ type buckets struct {
 	rate, size float64
 
 	mu    sync.Mutex
-	m     map[Who]*bucket
+	m     map[Key]*bucket
 	swept time.Time
 }
 
 func newBuckets(rate, size int) *buckets {
-	return &buckets{rate: float64(rate), size: float64(size), m: map[Who]*bucket{}}
+	return &buckets{rate: float64(rate), size: float64(size), m: map[Key]*bucket{}}
 }
 
 // take takes n from a bucket. When there is less than one in it, it takes
 // nothing and says how long until there is one.
-func (t *buckets) take(k Who, now time.Time, n float64) (wait time.Duration, ok bool) {
+func (t *buckets) take(k Key, now time.Time, n float64) (wait time.Duration, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b := t.m[k]
@@ -156,26 +156,26 @@ func New(l Limits) *Limiter {
 
 // Failed counts a failure: what is over the limit is refused from the next
 // request on.
-func (l *Limiter) Failed(k Who, now time.Time) { l.failures.take(k, now, 1) }
+func (l *Limiter) Failed(k Key, now time.Time) { l.failures.take(k, now, 1) }
 
 // MayFail reports whether another failure is within the limit.
-func (l *Limiter) MayFail(k Who, now time.Time) (wait time.Duration, ok bool) {
+func (l *Limiter) MayFail(k Key, now time.Time) (wait time.Duration, ok bool) {
 	return l.failures.take(k, now, 0)
 }
 
 // Record reports whether one more refusal may go into the trail.
 func (l *Limiter) Record(now time.Time) bool {
-	_, ok := l.denied.take(Who{}, now, 1)
+	_, ok := l.denied.take(Key{}, now, 1)
 	return ok
 }
 
 // Admit is asked before anything of a request is read. The address comes
 // first, so that what one sends too much of is not taken from everyone.
 func (l *Limiter) Admit(remote string, now time.Time) (time.Duration, bool) {
-	if wait, ok := l.remote.take(Who{remote: Network(remote)}, now, 1); !ok {
+	if wait, ok := l.remote.take(Key{remote: Network(remote)}, now, 1); !ok {
 		return wait, false
 	}
-	return l.global.take(Who{}, now, 1)
+	return l.global.take(Key{}, now, 1)
 }
 
 // RetryAfter is a wait in whole seconds, at least one.

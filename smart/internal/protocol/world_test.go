@@ -204,7 +204,7 @@ func (w *world) open() {
 		Audience: base, Clock: now,
 		Grants: grants, RoleRules: roleRules, Roles: w.currentRoles, Outside: w.outside, Nonces: w.nonces,
 		ConsentsOf: func(_, authorization string) access.Consents { return cons.Under(authorization) }}
-	agreements := &appconsent.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base,
+	agreements := &appconsent.Approvals{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base,
 		UserLife: token.UserLife(0),
 		Says:     func(granted string) []string { return pages.Says(scopes, granted) }, Logger: quiet}
 	loose := limit.Limits{Global: 1e6, Remote: 1e6, Failures: 1e6, Denied: 1e6}

@@ -73,7 +73,7 @@ func newWorld(t *testing.T) *world {
 	w.ring, w.other = must(keys.Open(t.TempDir(), clock)), must(keys.Open(t.TempDir(), clock))
 	as := must(client.NewAssertions(w.Clients, &client.Keys{HTTP: http.DefaultClient, Clock: clock}, base+token.Path))
 	w.grants = &authz.Store{State: w.DB}
-	agreements := &appconsent.Agreements{Store: w.DB, Audit: rec, Scopes: scopes, Issuer: base,
+	agreements := &appconsent.Approvals{Store: w.DB, Audit: rec, Scopes: scopes, Issuer: base,
 		UserLife: token.UserLife(0), Says: func(string) []string { return nil }}
 	w.policy = &policy.Engine{Keys: w.ring, Clients: w.Clients, Consents: w.consents, Scopes: scopes, Issuer: base,
 		Audience: base + "/fhir", Clock: clock, Grants: w.grants,

@@ -12,7 +12,7 @@
       headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf }, body: JSON.stringify(body),
     });
     const answer = await r.json().catch(() => ({}));
-    if (!r.ok) throw new Error(answer.error || "The server did not answer as expected. Please try again.");
+    if (!r.ok) throw new Error(answer.error || "The server sent an unexpected response. Please try again.");
     return answer;
   };
 
@@ -59,7 +59,7 @@
 
   for (const button of document.querySelectorAll("button[data-passkey]")) {
     if (!window.PublicKeyCredential) {
-      say(button, "This browser has no passkeys. Use another way, or another browser.");
+      say(button, "This browser does not support passkeys. Use another way to sign in, or another browser.");
       button.disabled = true;
       continue;
     }
@@ -74,7 +74,7 @@
         location.assign((await post(finish, csrf, { credential, label, next })).next);
       } catch (e) {
         const gone = e.name === "NotAllowedError" || e.name === "AbortError";
-        say(button, gone ? "It was cancelled, or took too long. You can try again." : e.name === "InvalidStateError" ? "This device has a passkey for you already." : e.message);
+        say(button, gone ? "It was canceled or took too long. You can try again." : e.name === "InvalidStateError" ? "This device already has a passkey for your account." : e.message);
         button.disabled = false;
       }
     });

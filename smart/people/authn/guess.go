@@ -66,27 +66,27 @@ func guessable(password string, words []string) error {
 	const op = "authn.Set"
 	bad := func(rule string) error { return fhir.Errorf(fhir.Invalid, op, "password: %s", rule) }
 	if n := utf8.RuneCountInString(password); n < minPassword || !utf8.ValidString(password) {
-		return fhir.Errorf(fhir.Invalid, op, "password: at least %d characters are needed", minPassword)
+		return fhir.Errorf(fhir.Invalid, op, "password: it must have at least %d characters", minPassword)
 	}
 	if len(password) > maxPassword {
-		return fhir.Errorf(fhir.Invalid, op, "password: more than %d bytes", maxPassword)
+		return fhir.Errorf(fhir.Invalid, op, "password: it must not be longer than %d bytes", maxPassword)
 	}
 	lower := strings.ToLower(norm.NFKC.String(password))
 	plain := strings.Map(solid, lower)
 	if named(lower, plain, words) {
-		return bad("it must not contain your name, your name for signing in or the name of this server")
+		return bad("it must not contain your name, your login or the name of this server")
 	}
 	if len(distinct(lower)) < minDistinct {
 		return bad("it has too few different characters; use several words")
 	}
 	if repeated(lower) || repeated(plain) || repeated(strings.TrimRightFunc(plain, notLetter)) {
-		return bad("it repeats one thing; use several different words")
+		return bad("it repeats one pattern; use several different words")
 	}
 	if effort(lower) < minEffort || effort(plain) < minEffort {
-		return bad("it is a sequence or runs along the keyboard; use several words")
+		return bad("it is a sequence of letters, digits or adjacent keys; use several words")
 	}
 	if stolen.Has(variants(lower, plain)...) {
-		return bad("it is among the most often stolen passwords, or close to one; choose another one")
+		return bad("it is one of the most frequently stolen passwords, or close to one; choose another one")
 	}
 	return nil
 }

@@ -64,22 +64,22 @@ func (p *Passkeys) ceremony(options any, s *webauthn.SessionData) ([]byte, Cerem
 	return b, Ceremony{Session: *s, Expires: p.clock().Add(ceremonyLife)}, fhir.Wrap("authn.ceremony", err)
 }
 
-// BeginEnrol returns the options for navigator.credentials.create, as JSON.
-func (p *Passkeys) BeginEnrol(u *user.User) ([]byte, Ceremony, error) {
+// BeginEnroll returns the options for navigator.credentials.create, as JSON.
+func (p *Passkeys) BeginEnroll(u *user.User) ([]byte, Ceremony, error) {
 	var known []protocol.CredentialDescriptor
 	for _, c := range u.WebAuthnCredentials() {
 		known = append(known, c.Descriptor())
 	}
 	c, s, err := p.web.BeginRegistration(u, webauthn.WithExclusions(known))
 	if err != nil {
-		return nil, Ceremony{}, fhir.Wrap("authn.BeginEnrol", err)
+		return nil, Ceremony{}, fhir.Wrap("authn.BeginEnroll", err)
 	}
 	return p.ceremony(c.Response, s)
 }
 
-// Enrol checks the browser's answer and returns the new credential.
-func (p *Passkeys) Enrol(u *user.User, c Ceremony, answer []byte) (webauthn.Credential, error) {
-	const op = "authn.Enrol"
+// Enroll checks the browser's answer and returns the new credential.
+func (p *Passkeys) Enroll(u *user.User, c Ceremony, answer []byte) (webauthn.Credential, error) {
+	const op = "authn.Enroll"
 	if !p.clock().Before(c.Expires) {
 		return webauthn.Credential{}, failed(op, "it took too long")
 	}

@@ -157,7 +157,7 @@ func ReadBreached(r io.Reader) (*BreachedFile, error) {
 		}
 		if len(h) != f.length || len(h) < minPrefix || len(h) > 40 || strings.Trim(h, "0123456789abcdef") != "" {
 			return nil, fhir.Errorf(fhir.Invalid, op,
-				"line %d: a SHA-1 or a prefix of one is needed, %d to 40 hex digits, all lines alike", n, minPrefix)
+				"line %d: it must be a SHA-1 hash or a prefix of one, %d to 40 hex digits, of the same length as the other lines", n, minPrefix)
 		}
 		if f.have[h] = true; len(f.have) > maxHashLines {
 			return nil, fhir.Errorf(fhir.TooLarge, op, "more than %d lines", maxHashLines)

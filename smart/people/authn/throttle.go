@@ -13,12 +13,12 @@ import (
 )
 
 const (
-	roomThrottle = "throttle/"
-	freeTries    = 5  // of an account
-	freeAddress  = 20 // of an address, over all accounts
-	maxDelay     = 15 * time.Minute
-	maxDelayFrom = time.Minute // an address may be a whole hospital's
-	forget       = 24 * time.Hour
+	prefixThrottle = "throttle/"
+	freeTries      = 5  // of an account
+	freeAddress    = 20 // of an address, over all accounts
+	maxDelay       = 15 * time.Minute
+	maxDelayFrom   = time.Minute // an address may be a whole hospital's
+	forget         = 24 * time.Hour
 )
 
 // State reads small state.
@@ -51,7 +51,7 @@ func throttleKey(parts ...string) string {
 		h.Write([]byte(p))
 		h.Write([]byte{0})
 	}
-	return roomThrottle + base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+	return prefixThrottle + base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
 // Begin asks whether the account may be tried now, from the address and, when
@@ -104,22 +104,22 @@ func (f failures) wait(now time.Time, free int, most time.Duration) time.Duratio
 // Failed are the writes that count a failure. They are compare-and-swap:
 // tries at the same time count one by one, and a batch that lost has to begin
 // again.
-func (y Try) Failed() ([]store.StateWrite, error) {
-	account, err := y.count(y.account, y.a, y.oldA)
+func (try Try) Failed() ([]store.StateWrite, error) {
+	account, err := try.count(try.account, try.a, try.oldA)
 	if err != nil {
 		return nil, err
 	}
-	address, err := y.count(y.address, y.b, y.oldB)
+	address, err := try.count(try.address, try.b, try.oldB)
 	return []store.StateWrite{account, address}, err
 }
 
-func (y Try) count(key string, f failures, old []byte) (store.StateWrite, error) {
-	f.N, f.Last = f.N+1, y.now.UTC()
+func (try Try) count(key string, f failures, old []byte) (store.StateWrite, error) {
+	f.N, f.Last = f.N+1, try.now.UTC()
 	b, err := json.Marshal(f)
 	if err != nil {
 		return store.StateWrite{}, fhir.Wrap("authn.Throttle", err)
 	}
-	w := store.StateWrite{Key: key, Value: b, Expect: store.StateAbsent, Expires: y.now.Add(forget)}
+	w := store.StateWrite{Key: key, Value: b, Expect: store.StateAbsent, Expires: try.now.Add(forget)}
 	if old != nil {
 		w.Expect, w.Old = store.StateEquals, old
 	}
@@ -129,10 +129,10 @@ func (y Try) count(key string, f failures, old []byte) (store.StateWrite, error)
 // Succeeded is the write that ends the account's row of failures; that of the
 // address stays, or one good account would free it to try others. It fails
 // when a failure was counted meanwhile: of many tries at once none is free.
-func (y Try) Succeeded() store.StateWrite {
-	w := store.StateWrite{Key: y.account, Expect: store.StateAbsent}
-	if y.oldA != nil {
-		w.Expect, w.Old = store.StateEquals, y.oldA
+func (try Try) Succeeded() store.StateWrite {
+	w := store.StateWrite{Key: try.account, Expect: store.StateAbsent}
+	if try.oldA != nil {
+		w.Expect, w.Old = store.StateEquals, try.oldA
 	}
 	return w
 }

@@ -12,23 +12,23 @@ import (
 )
 
 // about is the write by which a patient finds an opening.
-func (o *Override) about() store.StateWrite {
-	return store.StateWrite{Key: roomPatient + o.Patient + "/" + o.ID,
-		Value: strconv.AppendInt(nil, o.Start.Unix(), 10), Expect: store.StateAbsent}
+func (override *Override) about() store.StateWrite {
+	return store.StateWrite{Key: prefixPatient + override.Patient + "/" + override.ID,
+		Value: strconv.AppendInt(nil, override.Start.Unix(), 10), Expect: store.StateAbsent}
 }
 
 // ByPatient lists every opening of a patient's data, the newest first, for that
 // patient: whatever became of the review.
-func (g *Service) ByPatient(ctx context.Context, patient string) ([]Override, error) {
+func (s *Service) ByPatient(ctx context.Context, patient string) ([]Override, error) {
 	const op = "breakglass.About"
 	var ids []string
-	err := g.each(ctx, patient, func(id string, _ int64) { ids = append(ids, id) })
+	err := s.each(ctx, patient, func(id string, _ int64) { ids = append(ids, id) })
 	if err != nil {
 		return nil, err
 	}
 	out := make([]Override, 0, len(ids))
 	for _, id := range ids {
-		o, err := g.get(ctx, id)
+		o, err := s.get(ctx, id)
 		if err != nil {
 			return nil, fhir.Wrap(op, err)
 		}
@@ -40,13 +40,13 @@ func (g *Service) ByPatient(ctx context.Context, patient string) ([]Override, er
 
 // each calls fn with the openings of a patient's data and when they began, in
 // Unix seconds.
-func (g *Service) each(ctx context.Context, patient string, fn func(id string, start int64)) error {
+func (s *Service) each(ctx context.Context, patient string, fn func(id string, start int64)) error {
 	const op = "breakglass.About"
 	if !fhir.ValidID(patient) {
 		return fhir.Errorf(fhir.Invalid, op, "patient: an id is needed")
 	}
-	prefix, bad := roomPatient+patient+"/", error(nil)
-	err := g.store.List(ctx, prefix, func(k string, v []byte) bool {
+	prefix, bad := prefixPatient+patient+"/", error(nil)
+	err := s.store.List(ctx, prefix, func(k string, v []byte) bool {
 		var start int64
 		if start, bad = strconv.ParseInt(string(v), 10, 64); bad == nil {
 			fn(strings.Clone(strings.TrimPrefix(k, prefix)), start)
@@ -61,13 +61,13 @@ func (g *Service) each(ctx context.Context, patient string, fn func(id string, s
 
 // Unacknowledged counts the openings of a patient's data that the patient has not
 // acknowledged.
-func (g *Service) Unacknowledged(ctx context.Context, patient string) (int, error) {
-	read, err := g.acknowledged(ctx, patient)
+func (s *Service) Unacknowledged(ctx context.Context, patient string) (int, error) {
+	read, err := s.acknowledged(ctx, patient)
 	if err != nil {
 		return 0, err
 	}
 	n := 0
-	err = g.each(ctx, patient, func(id string, _ int64) {
+	err = s.each(ctx, patient, func(id string, _ int64) {
 		if !read[id] {
 			n++
 		}
@@ -76,10 +76,10 @@ func (g *Service) Unacknowledged(ctx context.Context, patient string) (int, erro
 }
 
 // acknowledged is the openings that a patient has acknowledged.
-func (g *Service) acknowledged(ctx context.Context, patient string) (map[string]bool, error) {
+func (s *Service) acknowledged(ctx context.Context, patient string) (map[string]bool, error) {
 	out := map[string]bool{}
-	prefix := roomTold + patient + "/"
-	err := g.store.List(ctx, prefix, func(k string, _ []byte) bool {
+	prefix := prefixTold + patient + "/"
+	err := s.store.List(ctx, prefix, func(k string, _ []byte) bool {
 		out[strings.Clone(strings.TrimPrefix(k, prefix))] = true
 		return true
 	})
@@ -88,13 +88,13 @@ func (g *Service) acknowledged(ctx context.Context, patient string) (map[string]
 
 // Acknowledge notes that a patient has read of the openings with these ids. An
 // opening that is not of that patient's data is NotFound.
-func (g *Service) Acknowledge(ctx context.Context, by By, patient string, ids []string) error {
+func (s *Service) Acknowledge(ctx context.Context, by By, patient string, ids []string) error {
 	const op = "breakglass.Acknowledge"
 	mine := map[string]bool{}
-	if err := g.each(ctx, patient, func(id string, _ int64) { mine[id] = true }); err != nil {
+	if err := s.each(ctx, patient, func(id string, _ int64) { mine[id] = true }); err != nil {
 		return err
 	}
-	read, err := g.acknowledged(ctx, patient)
+	read, err := s.acknowledged(ctx, patient)
 	if err != nil {
 		return err
 	}
@@ -104,24 +104,24 @@ func (g *Service) Acknowledge(ctx context.Context, by By, patient string, ids []
 	var b store.Batch
 	for _, id := range ids {
 		if !mine[id] {
-			return fhir.Errorf(fhir.NotFound, op, "no such opening")
+			return fhir.Errorf(fhir.NotFound, op, "no such emergency access")
 		}
 		if read[id] {
 			continue
 		}
 		read[id] = true
 		ev.Extra = append(ev.Extra, [2]string{"break-glass", id})
-		b.State = append(b.State, store.StateWrite{Key: roomTold + patient + "/" + id,
-			Value: strconv.AppendInt(nil, g.clock().Unix(), 10)})
+		b.State = append(b.State, store.StateWrite{Key: prefixTold + patient + "/" + id,
+			Value: strconv.AppendInt(nil, s.clock().Unix(), 10)})
 	}
 	if len(b.State) == 0 {
 		return nil
 	}
-	w, leaf, err := g.audit.Prepare(ev)
+	w, leaf, err := s.audit.Prepare(ev)
 	if err != nil {
 		return fhir.Wrap(op, err)
 	}
 	b.Writes, b.Leaves = []store.Write{w}, []store.Leaf{leaf}
-	_, err = g.store.Commit(ctx, &b)
+	_, err = s.store.Commit(ctx, &b)
 	return fhir.Wrap(op, err)
 }

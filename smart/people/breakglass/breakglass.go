@@ -7,7 +7,7 @@
 //
 // Opening leaves an AuditEvent (DCM 110127) in its own commit, counts in
 // pulsegate.breakglass.opened and writes a log line at level WARN; neither
-// names the patient or the reason. Each opening waits for review by somebody
+// names the patient or the reason. Each opening awaiting review by somebody
 // else until it is decided, and the patient is told of it.
 //
 // # State
@@ -43,13 +43,13 @@ const (
 	// Life is how long an opening holds.
 	Life = 4 * time.Hour
 
-	room     = "glass/"
-	roomOpen = "glass-open/"
-	// roomPatient and roomTold are not below room, which List reads whole.
-	roomPatient = "glass-patient/"
-	roomTold    = "glass-told/"
-	minReason   = 10
-	maxReason   = 1000
+	keyPrefix  = "glass/"
+	prefixOpen = "glass-open/"
+	// prefixPatient and prefixTold are not below keyPrefix, which List reads whole.
+	prefixPatient = "glass-patient/"
+	prefixTold    = "glass-told/"
+	minReason     = 10
+	maxReason     = 1000
 )
 
 // Override is one broken glass.
@@ -70,7 +70,7 @@ type Override struct {
 }
 
 // Pending reports whether nobody has reviewed it yet.
-func (o *Override) Pending() bool { return o.Reviewer == "" }
+func (override *Override) Pending() bool { return override.Reviewer == "" }
 
 // Store is the small state of a store.Store.
 type Store interface {
@@ -113,26 +113,26 @@ type By struct {
 	RequestID string
 }
 
-func (g *Service) commit(ctx context.Context, by By, what string, o *Override, state ...store.StateWrite) error {
-	w, leaf, err := g.audit.Prepare(audit.Event{Type: audit.Security, Interaction: what, Principal: by.Principal,
+func (s *Service) commit(ctx context.Context, by By, what string, override *Override, state ...store.StateWrite) error {
+	w, leaf, err := s.audit.Prepare(audit.Event{Type: audit.Security, Interaction: what, Principal: by.Principal,
 		RemoteIP:  by.RemoteIP,
-		RequestID: by.RequestID, Patient: o.Patient, Extra: [][2]string{{"break-glass", o.ID}}})
+		RequestID: by.RequestID, Patient: override.Patient, Extra: [][2]string{{"break-glass", override.ID}}})
 	if err != nil {
 		return fhir.Wrap("breakglass.commit", err)
 	}
-	defer g.changes.Add(1)
-	_, err = g.store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: state})
+	defer s.changes.Add(1)
+	_, err = s.store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: state})
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
-		return fhir.Errorf(fhir.Conflict, "breakglass.commit", "somebody else was first; look again")
+		return fhir.Errorf(fhir.Conflict, "breakglass.commit", "the emergency access was changed in the meantime; reload the page and try again")
 	}
 	return fhir.Wrap("breakglass.commit", err)
 }
 
-func (o *Override) write() (store.StateWrite, error) {
-	b, err := json.Marshal(o)
-	w := store.StateWrite{Key: room + o.ID, Value: b, Expect: store.StateAbsent}
-	if o.stored != nil {
-		w.Expect, w.Old = store.StateEquals, o.stored
+func (override *Override) write() (store.StateWrite, error) {
+	b, err := json.Marshal(override)
+	w := store.StateWrite{Key: keyPrefix + override.ID, Value: b, Expect: store.StateAbsent}
+	if override.stored != nil {
+		w.Expect, w.Old = store.StateEquals, override.stored
 	}
 	return w, fhir.Wrap("breakglass.write", err)
 }
@@ -147,12 +147,12 @@ func text(s string, least int) (string, error) {
 
 // Open breaks the glass. An open one of the same user and patient stays as it
 // is: Conflict.
-func (g *Service) Open(ctx context.Context, by By, user, patient, reason string) (Override, error) {
+func (s *Service) Open(ctx context.Context, by By, user, patient, reason string) (Override, error) {
 	reason, err := text(reason, minReason)
 	if err != nil {
 		return Override{}, err
 	}
-	now := g.clock().UTC().Truncate(time.Second)
+	now := s.clock().UTC().Truncate(time.Second)
 	o := Override{ID: strings.ToLower(rand.Text()), User: user, Patient: patient, Reason: reason, Start: now,
 		End: now.Add(Life)}
 	if !fhir.ValidID(user) || !fhir.ValidID(patient) {
@@ -162,56 +162,56 @@ func (g *Service) Open(ctx context.Context, by By, user, patient, reason string)
 	if err != nil {
 		return Override{}, err
 	}
-	key := roomOpen + user + "/" + patient
+	key := prefixOpen + user + "/" + patient
 	open := store.StateWrite{Key: key, Value: []byte(o.ID), Expect: store.StateAbsent, Expires: o.End}
-	old, err := g.store.Get(ctx, key)
+	old, err := s.store.Get(ctx, key)
 	if err != nil {
 		return Override{}, fhir.Wrap("breakglass.Open", err)
 	}
 	if old != nil {
-		before, err := g.get(ctx, string(old))
+		before, err := s.get(ctx, string(old))
 		if err != nil {
 			return Override{}, err
 		}
 		if now.Before(before.End) {
-			return Override{}, fhir.Errorf(fhir.Conflict, "breakglass.Open", "it is open already")
+			return Override{}, fhir.Errorf(fhir.Conflict, "breakglass.Open", "emergency access to this patient is already open")
 		}
 		open.Expect, open.Old = store.StateEquals, old
 	}
-	if err := g.commit(ctx, by, "emergency-start", &o, w, open, o.about()); err != nil {
+	if err := s.commit(ctx, by, "emergency-start", &o, w, open, o.about()); err != nil {
 		return Override{}, err
 	}
-	g.opened.Add(ctx, 1)
-	g.log.WarnContext(ctx, "break-glass opened: consent is overridden for one patient", "opening", o.ID, "request",
+	s.opened.Add(ctx, 1)
+	s.log.WarnContext(ctx, "break-glass opened: consent is overridden for one patient", "opening", o.ID, "request",
 		by.RequestID)
 	return o, nil
 }
 
-func (g *Service) get(ctx context.Context, id string) (Override, error) {
+func (s *Service) get(ctx context.Context, id string) (Override, error) {
 	const op = "breakglass.get"
 	if !fhir.ValidID(id) {
-		return Override{}, fhir.Errorf(fhir.NotFound, op, "no such opening")
+		return Override{}, fhir.Errorf(fhir.NotFound, op, "no such emergency access")
 	}
-	b, err := g.store.Get(ctx, room+id)
+	b, err := s.store.Get(ctx, keyPrefix+id)
 	if err != nil {
 		return Override{}, fhir.Wrap(op, err)
 	}
 	if b == nil {
-		return Override{}, fhir.Errorf(fhir.NotFound, op, "no such opening")
+		return Override{}, fhir.Errorf(fhir.NotFound, op, "no such emergency access")
 	}
 	o := Override{stored: b}
 	return o, fhir.Wrap(op, json.Unmarshal(b, &o))
 }
 
 // Close ends an opening early; only its own user does.
-func (g *Service) Close(ctx context.Context, by By, user, id string) error {
-	o, err := g.get(ctx, id)
+func (s *Service) Close(ctx context.Context, by By, user, id string) error {
+	o, err := s.get(ctx, id)
 	if err != nil {
 		return err
 	}
-	now := g.clock().UTC().Truncate(time.Second)
+	now := s.clock().UTC().Truncate(time.Second)
 	if o.User != user {
-		return fhir.Errorf(fhir.NotFound, "breakglass.Close", "no such opening")
+		return fhir.Errorf(fhir.NotFound, "breakglass.Close", "no such emergency access")
 	}
 	if !now.Before(o.End) {
 		return nil
@@ -221,20 +221,20 @@ func (g *Service) Close(ctx context.Context, by By, user, id string) error {
 	if err != nil {
 		return err
 	}
-	return g.commit(ctx, by, "emergency-stop", &o, w,
-		store.StateWrite{Key: roomOpen + user + "/" + o.Patient, Expect: store.StateEquals, Old: []byte(o.ID)})
+	return s.commit(ctx, by, "emergency-stop", &o, w,
+		store.StateWrite{Key: prefixOpen + user + "/" + o.Patient, Expect: store.StateEquals, Old: []byte(o.ID)})
 }
 
 // EndAll adds the end of a user's openings to the batch of what ends all that
 // the user may do, each with its AuditEvent, which by says who it is of. In
 // this process they count until their next reading, a second at most; the
 // caller ends the user's tokens and sessions in the same commit.
-func (g *Service) EndAll(ctx context.Context, b *store.Batch, user string, by audit.Event) error {
-	open, err := g.Active(ctx, user)
+func (s *Service) EndAll(ctx context.Context, b *store.Batch, user string, by audit.Event) error {
+	open, err := s.Active(ctx, user)
 	if err != nil {
 		return err
 	}
-	now := g.clock().UTC().Truncate(time.Second)
+	now := s.clock().UTC().Truncate(time.Second)
 	for i := range open {
 		o := &open[i]
 		o.End = now
@@ -242,23 +242,23 @@ func (g *Service) EndAll(ctx context.Context, b *store.Batch, user string, by au
 		if err != nil {
 			return err
 		}
-		ev, leaf, err := g.audit.Prepare(audit.Event{Type: audit.Security, Interaction: "emergency-stop",
+		ev, leaf, err := s.audit.Prepare(audit.Event{Type: audit.Security, Interaction: "emergency-stop",
 			Principal: by.Principal, RemoteIP: by.RemoteIP,
 			RequestID: by.RequestID, Patient: o.Patient, Extra: [][2]string{{"break-glass", o.ID}}})
 		if err != nil {
 			return fhir.Wrap("breakglass.EndAll", err)
 		}
 		b.Writes, b.Leaves = append(b.Writes, ev), append(b.Leaves, leaf)
-		b.State = append(b.State, w, store.StateWrite{Key: roomOpen + user + "/" + o.Patient,
+		b.State = append(b.State, w, store.StateWrite{Key: prefixOpen + user + "/" + o.Patient,
 			Expect: store.StateEquals, Old: []byte(o.ID)})
 	}
 	return nil
 }
 
 // Review decides on an opening. Nobody reviews their own, and none twice.
-func (g *Service) Review(ctx context.Context, by By, reviewer, id string, justified bool, note string) error {
+func (s *Service) Review(ctx context.Context, by By, reviewer, id string, justified bool, note string) error {
 	const op = "breakglass.Review"
-	o, err := g.get(ctx, id)
+	o, err := s.get(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -267,26 +267,26 @@ func (g *Service) Review(ctx context.Context, by By, reviewer, id string, justif
 	}
 	switch {
 	case o.User == reviewer:
-		return fhir.Errorf(fhir.Forbidden, op, "nobody reviews their own")
+		return fhir.Errorf(fhir.Forbidden, op, "you cannot review your own emergency access")
 	case !o.Pending():
-		return fhir.Errorf(fhir.Conflict, op, "it was reviewed already")
+		return fhir.Errorf(fhir.Conflict, op, "it has already been reviewed")
 	case !justified && note == "":
 		return fhir.Errorf(fhir.Invalid, op, "note: say why it was not justified")
 	}
-	o.Reviewer, o.Reviewed, o.Justified, o.Note = reviewer, g.clock().UTC().Truncate(time.Second), justified, note
+	o.Reviewer, o.Reviewed, o.Justified, o.Note = reviewer, s.clock().UTC().Truncate(time.Second), justified, note
 	w, err := o.write()
 	if err != nil {
 		return err
 	}
-	return g.commit(ctx, by, "configuration", &o, w)
+	return s.commit(ctx, by, "configuration", &o, w)
 }
 
 // List returns every opening, those that wait for review first, then the
 // newest.
-func (g *Service) List(ctx context.Context) ([]Override, error) {
+func (s *Service) List(ctx context.Context) ([]Override, error) {
 	var out []Override
 	var bad error
-	err := g.store.List(ctx, room, func(_ string, v []byte) bool {
+	err := s.store.List(ctx, keyPrefix, func(_ string, v []byte) bool {
 		var o Override
 		if bad = json.Unmarshal(v, &o); bad == nil {
 			out = append(out, o)
@@ -309,10 +309,10 @@ func (g *Service) List(ctx context.Context) ([]Override, error) {
 }
 
 // Active returns the user's openings that hold now.
-func (g *Service) Active(ctx context.Context, user string) ([]Override, error) {
+func (s *Service) Active(ctx context.Context, user string) ([]Override, error) {
 	var ids []string
-	prefix := roomOpen + user + "/"
-	if err := g.store.List(ctx, prefix, func(_ string,
+	prefix := prefixOpen + user + "/"
+	if err := s.store.List(ctx, prefix, func(_ string,
 		v []byte) bool {
 		ids = append(ids, string(v))
 		return true
@@ -321,11 +321,11 @@ func (g *Service) Active(ctx context.Context, user string) ([]Override, error) {
 	}
 	var out []Override
 	for _, id := range ids {
-		o, err := g.get(ctx, id)
+		o, err := s.get(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		if g.clock().Before(o.End) {
+		if s.clock().Before(o.End) {
 			out = append(out, o)
 		}
 	}
@@ -335,8 +335,8 @@ func (g *Service) Active(ctx context.Context, user string) ([]Override, error) {
 // Consents returns base with the user's own openings on top: what a token of that
 // user may see. It may be kept as long as the token; an opening and its end
 // count at once in this process, and within a second in others.
-func (g *Service) Consents(base access.Consents, user string) access.Consents {
-	return &over{glass: g, base: base, user: user}
+func (s *Service) Consents(base access.Consents, user string) access.Consents {
+	return &over{glass: s, base: base, user: user}
 }
 
 type over struct {
@@ -354,28 +354,28 @@ const reread = time.Second
 
 // Permits implements access.Consents. When the openings cannot be read there
 // is none.
-func (o *over) Permits(recipient string, f *access.Facts) bool {
-	if o.base != nil && o.base.Permits(recipient, f) {
+func (view *over) Permits(recipient string, f *access.Facts) bool {
+	if view.base != nil && view.base.Permits(recipient, f) {
 		return true
 	}
 	if f.Patient == "" {
 		return false
 	}
-	now := o.glass.clock()
-	return slices.ContainsFunc(o.now(now), func(x Override) bool { return x.Patient == f.Patient && now.Before(x.End) })
+	now := view.glass.clock()
+	return slices.ContainsFunc(view.now(now), func(x Override) bool { return x.Patient == f.Patient && now.Before(x.End) })
 }
 
-func (o *over) now(now time.Time) []Override {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	change := o.glass.changes.Load()
-	if age := now.Sub(o.read); o.read.IsZero() || change != o.change || age >= reread || age < 0 {
-		open, err := o.glass.Active(context.Background(), o.user)
+func (view *over) now(now time.Time) []Override {
+	view.mu.Lock()
+	defer view.mu.Unlock()
+	change := view.glass.changes.Load()
+	if age := now.Sub(view.read); view.read.IsZero() || change != view.change || age >= reread || age < 0 {
+		open, err := view.glass.Active(context.Background(), view.user)
 		if err != nil {
-			o.glass.log.Error("break-glass cannot be read", "error", err)
+			view.glass.log.Error("break-glass cannot be read", "error", err)
 			open = nil
 		}
-		o.open, o.read, o.change = open, now, change
+		view.open, view.read, view.change = open, now, change
 	}
-	return o.open
+	return view.open
 }

@@ -9,7 +9,7 @@ import (
 	"pulsegate/fhir/access"
 )
 
-// Role is a kind of person.
+// Role is a role of a person.
 type Role string
 
 const (
@@ -19,24 +19,24 @@ const (
 	Auditor       Role = "auditor"
 )
 
-// all are the roles, in the order of the table's columns.
+// all lists the roles in the order of the table's columns.
 var all = [...]Role{Patient, Practitioner, Administrator, Auditor}
 
 // All returns the roles in a fixed order.
 func All() []Role { return slices.Clone(all[:]) }
 
-// row is one line of the table: what each role may do, in letters of SMART v2
-// (c create, r read, u update, d delete, s search).
+// row is one line of the table: the permissions of each role on a type, in the
+// letters of SMART v2 (c create, r read, u update, d delete, s search).
 type row struct {
 	typ                                           string
 	patient, practitioner, administrator, auditor string
 }
 
-// table is the only place that grants. What is not here is denied.
+// table grants every permission of a role. Everything else is denied.
 //
-// Administrators run the server; they see no measurement. Auditors see who saw
-// what, and under which consent. Nobody writes an AuditEvent or, as a person,
-// an Observation: those come from devices and from the server.
+// Administrators run the server and see no measurements. Auditors see who
+// accessed which data under which consent. No person can write an AuditEvent or
+// an Observation: these come from devices and from the server.
 var table = [...]row{ //   patient practitioner administrator auditor
 	{"AuditEvent", "rs", "", "", "rs"},
 	{"Consent", "rs", "rs", "rs", "rs"},
@@ -50,7 +50,7 @@ var table = [...]row{ //   patient practitioner administrator auditor
 	{"Subscription", "", "", "rs", "rs"},
 }
 
-// Action is what a person does that is no FHIR interaction.
+// Action is something a person does that is not a FHIR interaction.
 type Action string
 
 const (
@@ -95,34 +95,34 @@ func (r row) of(x Role) string {
 	return ""
 }
 
-// Valid reports whether r is a role.
+// Valid reports whether r is a known role.
 func (r Role) Valid() bool { return slices.Contains(all[:], r) }
 
-// Staff reports whether r works for the hospital: MFA is mandatory and an idle
-// session ends.
+// Staff reports whether r belongs to the hospital's staff, who need a second
+// factor and have a short idle timeout.
 func (r Role) Staff() bool { return r.Valid() && r != Patient }
 
-// Roles is what one person is.
+// Roles is the set of roles of a person, sorted.
 type Roles []Role
 
-// Parse reads role names; an error is of kind Invalid.
+// Parse reads role names. The error has kind Invalid.
 func Parse(names []string) (Roles, error) {
 	var out Roles
 	for _, n := range names {
 		r := Role(strings.TrimSpace(n))
 		if !r.Valid() {
-			return nil, fhir.Errorf(fhir.Invalid, "role.Parse", "role: patient, practitioner, administrator or auditor")
+			return nil, fhir.Errorf(fhir.Invalid, "role.Parse", "role: it must be patient, practitioner, administrator or auditor")
 		}
 		if !slices.Contains(out, r) {
 			out = append(out, r)
 		}
 	}
 	if len(out) == 0 {
-		return nil, fhir.Errorf(fhir.Invalid, "role.Parse", "role: at least one is needed")
+		return nil, fhir.Errorf(fhir.Invalid, "role.Parse", "role: at least one role is required")
 	}
-	// One person does not both act and audit: nobody reviews themselves.
+	// Separation of duties: auditors review what administrators do.
 	if slices.Contains(out, Auditor) && slices.Contains(out, Administrator) {
-		return nil, fhir.Errorf(fhir.Invalid, "role.Parse", "role: an auditor is not an administrator as well")
+		return nil, fhir.Errorf(fhir.Invalid, "role.Parse", "role: an auditor cannot be an administrator as well")
 	}
 	slices.Sort(out)
 	return out, nil
@@ -131,7 +131,7 @@ func Parse(names []string) (Roles, error) {
 // Has reports whether x is among the roles.
 func (rs Roles) Has(x Role) bool { return slices.Contains(rs, x) }
 
-// Staff reports whether any role is one of the staff.
+// Staff reports whether any of the roles is a staff role.
 func (rs Roles) Staff() bool { return slices.ContainsFunc(rs, Role.Staff) }
 
 // Strings returns the names.
@@ -143,20 +143,20 @@ func (rs Roles) Strings() []string {
 	return out
 }
 
-// May reports whether any role does a.
+// May reports whether any of the roles allows the action.
 func (rs Roles) May(a Action) bool {
 	return slices.ContainsFunc(actions[a].roles, rs.Has)
 }
 
-// StepUp reports whether a needs a fresh phishing-resistant factor. An action
-// that is not in the table needs one.
+// StepUp reports whether an action needs a recent phishing-resistant factor.
+// Unknown actions need one.
 func StepUp(a Action) bool {
 	x, ok := actions[a]
 	return !ok || x.stepUp
 }
 
-// Rules are what the roles may do, as the ceiling of a Grant. No role, or none
-// that is known, gives no rule, which denies all.
+// Rules returns the permissions of the roles as rules of a Grant. Without a
+// known role there is no rule, which denies everything.
 func (rs Roles) Rules() []access.Rule {
 	var out []access.Rule
 	for _, line := range table {
@@ -171,8 +171,8 @@ func (rs Roles) Rules() []access.Rule {
 	return out
 }
 
-// RulesOf are the rules of roles by name, as they stand in a token's record.
-// A name that is no role gives nothing.
+// RulesOf returns the rules for role names from a token's record. Unknown names
+// grant nothing.
 func RulesOf(names []string) []access.Rule {
 	rs := make(Roles, len(names))
 	for i, n := range names {
@@ -200,14 +200,15 @@ func letters(s string) access.Interaction {
 	return may
 }
 
-// How long a session lives.
+// Limits of a session. Idle and IdlePatient limit the time without activity,
+// for staff and for patients; Absolute limits the whole session.
 const (
-	Idle     = 15 * time.Minute // of staff
-	IdlePatient  = time.Hour        // of a patient, who looks at their own data
-	Absolute = 12 * time.Hour
+	Idle        = 15 * time.Minute // staff
+	IdlePatient = time.Hour        // patients, who see only their own data
+	Absolute    = 12 * time.Hour
 )
 
-// Idle is how long a session of these roles may rest.
+// Idle returns the idle timeout for these roles.
 func (rs Roles) Idle() time.Duration {
 	if !rs.Staff() && len(rs) > 0 {
 		return IdlePatient

@@ -25,14 +25,14 @@ const (
 	maxCookie  = 4000
 )
 
-// Cookies writes and reads them. Origin is the server's own.
+// Cookies writes and reads the cookies of this server.
 type Cookies struct {
-	Origin string // scheme and host
+	Origin string // scheme and host of this server
 	Vault  *authn.Vault
 	Clock  func() time.Time
 }
 
-// Secure reports whether the server is reached by https.
+// Secure reports whether the server is used over https.
 func (c Cookies) Secure() bool { return strings.HasPrefix(c.Origin, "https://") }
 
 func (c Cookies) name(s string) string {
@@ -62,11 +62,11 @@ func (c Cookies) get(r *http.Request, name string) string {
 	return ck.Value
 }
 
-// Secret is the session's, "" when there is none.
+// Secret returns the secret of the session, "" if there is none.
 func (c Cookies) Secret(r *http.Request) string { return c.get(r, nameSession) }
 
-// SetSecret gives the browser a session; "" takes it away. It lives as long as
-// the browser at most.
+// SetSecret sets the session cookie, or removes it if secret is empty. The
+// cookie lasts until the browser is closed.
 func (c Cookies) SetSecret(w http.ResponseWriter, secret string) { c.set(w, nameSession, secret, 0) }
 
 // Visit is the state of a sign-in or enrollment in progress. It is kept in a
@@ -84,7 +84,7 @@ type Visit struct {
 	TOTP []byte `json:"totp,omitempty"` // secret that is being enrolled
 }
 
-// Visit returns the browser's visit, or a new one.
+// Visit returns the visit of the browser, or a new one.
 func (c Cookies) Visit(r *http.Request) Visit {
 	var v Visit
 	if c.open(nameVisit, c.get(r, nameVisit), &v) && c.Clock().Before(v.Expires) {
@@ -93,8 +93,8 @@ func (c Cookies) Visit(r *http.Request) Visit {
 	return Visit{CSRF: rand.Text()}
 }
 
-// SetVisit keeps v for ten more minutes. An error means that it does not fit
-// into a cookie.
+// SetVisit stores v for ten more minutes. It fails if v does not fit into a
+// cookie.
 func (c Cookies) SetVisit(w http.ResponseWriter, v Visit) error {
 	v.Expires = c.Clock().Add(visitLife)
 	s, err := c.seal(nameVisit, v)
@@ -105,7 +105,7 @@ func (c Cookies) SetVisit(w http.ResponseWriter, v Visit) error {
 	return nil
 }
 
-// EndVisit forgets it.
+// EndVisit removes the visit.
 func (c Cookies) EndVisit(w http.ResponseWriter) { c.set(w, nameVisit, "", 0) }
 
 func (c Cookies) seal(name string, v any) (string, error) {
@@ -115,7 +115,7 @@ func (c Cookies) seal(name string, v any) (string, error) {
 	}
 	s := base64.RawURLEncoding.EncodeToString(c.Vault.Seal(name, b))
 	if len(s) > maxCookie {
-		return "", fhir.Errorf(fhir.TooLarge, "session.seal", "more than a cookie holds")
+		return "", fhir.Errorf(fhir.TooLarge, "session.seal", "the state does not fit into a cookie")
 	}
 	return s, nil
 }
@@ -132,7 +132,7 @@ func (c Cookies) open(name, s string, v any) bool {
 	return err == nil && json.Unmarshal(plain, v) == nil
 }
 
-// device is an account that has signed in at this browser.
+// device identifies an account that has signed in at this browser.
 type device struct {
 	User    string    `json:"u"`
 	ID      string    `json:"d"`
@@ -151,8 +151,8 @@ func (c Cookies) devices(r *http.Request) []device {
 	return good
 }
 
-// Device returns what names this browser for the user; "" when that user has
-// not signed in here.
+// Device returns the id of this browser for a user, "" if that user has not
+// signed in here.
 func (c Cookies) Device(r *http.Request, userID string) string {
 	for _, d := range c.devices(r) {
 		if d.User == userID && userID != "" {
@@ -162,7 +162,7 @@ func (c Cookies) Device(r *http.Request, userID string) string {
 	return ""
 }
 
-// Remember notes that the user has signed in here.
+// Remember records that the user has signed in at this browser.
 func (c Cookies) Remember(w http.ResponseWriter, r *http.Request, userID string) error {
 	list := []device{{User: userID, ID: rand.Text(), Expires: c.Clock().Add(deviceLife)}}
 	for _, d := range c.devices(r) {
@@ -180,8 +180,7 @@ func (c Cookies) Remember(w http.ResponseWriter, r *http.Request, userID string)
 	return nil
 }
 
-// SameOrigin reports whether a request that changes something was sent by a
-// page of ours.
+// SameOrigin reports whether a request was sent by a page of this server.
 func (c Cookies) SameOrigin(r *http.Request) bool {
 	if site := r.Header.Get("Sec-Fetch-Site"); site != "" {
 		return site == "same-origin"
@@ -190,14 +189,14 @@ func (c Cookies) SameOrigin(r *http.Request) bool {
 	return origin != "" && origin == c.Origin
 }
 
-// TokenOK compares a CSRF token.
+// TokenOK compares CSRF tokens in constant time.
 func TokenOK(want, got string) bool {
 	return want != "" && subtle.ConstantTimeCompare([]byte(want), []byte(got)) == 1
 }
 
-// LocalPath is s when it is a path of this server that a browser may be sent
-// on to, else fallback. Anything that a browser could take for another host
-// is refused.
+// LocalPath returns s if it is a path of a page on this server, otherwise
+// fallback. It refuses everything that a browser might take for a URL of
+// another host.
 func LocalPath(s, fallback string) string {
 	if !strings.HasPrefix(s, "/") || strings.HasPrefix(s, "//") || strings.ContainsAny(s, "\\\r\n\t") || len(s) > 2048 {
 		return fallback

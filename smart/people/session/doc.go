@@ -1,35 +1,36 @@
-// Package session is what a sign-in begins and what ends it.
+// Package session keeps the sessions that sign-ins start.
 //
-// It owns: sessions, their limits, the cookies, and what keeps a foreign site
-// from acting in a session. It does not own: the sign-in itself
-// (smart/people/signin), what a role may do (smart/people/role).
+// It owns: sessions, their limits, their cookies, and the protection against
+// cross-site requests. It does not own: the sign-in itself
+// (smart/people/signin) or the permissions of a role (smart/people/role).
 //
-// A session ends when it rests (15 minutes for staff, an hour for a patient),
-// after twelve hours whatever it does, when the user signs out, and as soon as
-// the user is disabled or changes roles, links or authenticators (the epoch of
-// smart/people/user). Each request asks; nothing is remembered in memory.
+// A session ends after 15 minutes without activity for staff and one hour for
+// patients, after twelve hours in any case, when the user signs out, and as
+// soon as the user is disabled or changes roles, links or authenticators (see
+// Epoch in smart/people/user). Every request reads the state; nothing is cached
+// in memory.
 //
 // # State
 //
 //	session/<SHA-256 of secret>   Session, JSON
-//	session-sid/<SID>             where the session is now
-//	session-user/<user>/<SID>     the same, for the list of a user's sessions
+//	session-sid/<SID>             current key of the session
+//	session-user/<user>/<SID>     the same, to list the sessions of a user
 //
-// The secret is the cookie's value and is not stored. It changes at sign-in
-// and at step-up. When a session was last seen is written at most once a
-// minute, so it may end up to a minute early, never late.
+// The secret is the value of the cookie and is not stored. It changes at every
+// sign-in and step-up. The time of last activity is written at most once a
+// minute, so a session may end up to a minute early, but never late.
 //
 // # Cookies
 //
-// Over https their names begin with __Host-: Secure, no Domain, Path=/. All
-// are HttpOnly and SameSite=Lax: an app that sends the browser here by a link
-// must find the session, a foreign form or script must not.
+// Over https the names of cookies begin with __Host-, which requires Secure, no
+// Domain and Path=/. All cookies are HttpOnly and SameSite=Lax: a link from an
+// app must find the session, a form or script of another site must not.
 //
 //	pulsegate-session   the secret
-//	pulsegate-visit     Visit, sealed: what a sign-in or an enrolment under way has to keep; 10 minutes
-//	pulsegate-device    Devices, sealed: accounts that have signed in here; 180 days
+//	pulsegate-visit     Visit, sealed: state of a sign-in or enrollment in progress; 10 minutes
+//	pulsegate-device    devices, sealed: accounts that have signed in at this browser; 180 days
 //
-// A request that changes something must carry the CSRF token of the session
-// (or, before there is one, of the visit), and must come from this origin by
-// Sec-Fetch-Site, or where a browser does not send that, by Origin.
+// A request that changes state must carry the CSRF token of the session or,
+// before sign-in, of the visit. It must come from this origin according to
+// Sec-Fetch-Site or, for browsers that do not send it, Origin.
 package session

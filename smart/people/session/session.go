@@ -17,31 +17,33 @@ import (
 )
 
 const (
-	room    = "session/"
-	roomSID = "session-sid/"
-	// roomUser lists the sessions of a user.
-	roomUser = "session-user/"
-	touch    = time.Minute
-	maxAgent = 60
-	// StepUpLife is how long a phishing-resistant factor counts as fresh.
+	keyPrefix = "session/"
+	prefixSID = "session-sid/"
+	// prefixUser lists the sessions of a user.
+	prefixUser = "session-user/"
+	touch      = time.Minute
+	maxAgent   = 60
+	// StepUpLife is the time during which a phishing-resistant factor counts as
+	// recent.
 	StepUpLife = 5 * time.Minute
 )
 
-// Session is a person at a browser.
+// Session is a signed-in person at a browser.
 type Session struct {
-	ID      string    `json:"-"`   // says nothing about the secret
-	SID     string    `json:"sid"` // stays the same when the secret changes
+	ID      string    `json:"-"`   // hash of the secret, which it does not reveal
+	SID     string    `json:"sid"` // constant while the secret changes
 	User    string    `json:"user"`
 	Epoch   uint64    `json:"epoch"`
-	Created time.Time `json:"created"` // of the first sign-in
+	Created time.Time `json:"created"` // time of the first sign-in
 	Seen    time.Time `json:"seen"`
-	Auth    time.Time `json:"auth"` // of the latest sign-in or step-up
-	// Strong is when a phishing-resistant factor was last shown; zero never.
+	Auth    time.Time `json:"auth"` // time of the latest sign-in or step-up
+	// Strong is the time when a phishing-resistant factor was last used. It is
+	// zero if none was.
 	Strong time.Time `json:"strong,omitzero"`
 	ACR    string    `json:"acr"`
 	AMR    []string  `json:"amr"`
 	CSRF   string    `json:"csrf"`
-	// Browser tells the person which of their browsers this is.
+	// Browser lets the person recognize the session.
 	Browser Browser `json:"place,omitzero"`
 
 	stored []byte
@@ -50,7 +52,7 @@ type Session struct {
 // Browser describes the browser and address of a sign-in, so that the person can
 // recognize it.
 type Browser struct {
-	Agent string `json:"agent,omitempty"` // as "Firefox on Linux"
+	Agent string `json:"agent,omitempty"` // for example "Firefox on Linux"
 	IP    string `json:"ip,omitempty"`
 }
 
@@ -61,12 +63,12 @@ type State interface {
 	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
 }
 
-// Users is a user.Registry.
+// Users looks up users. user.Registry implements it.
 type Users interface {
 	Get(ctx context.Context, id string) (user.User, error)
 }
 
-// Sessions keeps them.
+// Sessions starts and finds sessions. It is safe for concurrent use.
 type Sessions struct {
 	Store State
 	Users Users
@@ -78,16 +80,17 @@ func idOf(secret string) string {
 	return base64.RawURLEncoding.EncodeToString(h[:])
 }
 
-// Proof is how somebody has just shown who they are.
+// Proof describes the authentication that a person has just completed.
 type Proof struct {
 	ACR string
 	AMR []string
 	At  time.Time
 }
 
-// Begin makes a session of u, for the commit of its sign-in. A session that
-// was there before at this browser ends in the same commit; when it is of the
-// same user, absolute time goes on.
+// Begin starts a session of u and returns its secret and the writes for the
+// commit of the sign-in. The writes also end the previous session at this
+// browser. If that session belongs to the same user, the new one keeps its
+// absolute end.
 func (s *Sessions) Begin(u *user.User, p Proof, at Browser,
 	before *Session) (secret string, out Session, writes []store.StateWrite, err error) {
 	now := s.Clock().UTC()
@@ -115,29 +118,31 @@ func (s *Sessions) Begin(u *user.User, p Proof, at Browser,
 	}
 	out.stored = b
 	ends := out.Created.Add(role.Absolute)
-	return secret, out, append(writes, store.StateWrite{Key: room + out.ID, Value: b, Expect: store.StateAbsent,
+	return secret, out, append(writes, store.StateWrite{Key: keyPrefix + out.ID, Value: b, Expect: store.StateAbsent,
 		Expires: ends},
-		store.StateWrite{Key: roomSID + out.SID, Value: []byte(out.ID), Expires: ends},
-		store.StateWrite{Key: roomUser + u.ID + "/" + out.SID, Value: []byte(out.ID), Expires: ends}), nil
+		store.StateWrite{Key: prefixSID + out.SID, Value: []byte(out.ID), Expires: ends},
+		store.StateWrite{Key: prefixUser + u.ID + "/" + out.SID, Value: []byte(out.ID), Expires: ends}), nil
 }
 
-// End is the write that ends the session.
-func (s *Session) End() store.StateWrite { return store.StateWrite{Key: room + s.ID} }
+// End returns the write that ends the session.
+func (s *Session) End() store.StateWrite { return store.StateWrite{Key: keyPrefix + s.ID} }
 
-// EndUnchanged ends the session as it was read: its batch fails with Conflict
-// when the session was used or has moved since.
+// EndUnchanged returns the write that ends the session as it was read. The
+// batch fails with Conflict if the session was used or replaced in the
+// meantime.
 func (s *Session) EndUnchanged() store.StateWrite {
-	return store.StateWrite{Key: room + s.ID, Expect: store.StateEquals, Old: s.stored}
+	return store.StateWrite{Key: keyPrefix + s.ID, Expect: store.StateEquals, Old: s.stored}
 }
 
-// over is the one answer for a session that is none, whatever the reason.
-func over() error { return fhir.Errorf(fhir.Unauthorized, "session.Find", "not signed in") }
+// notSignedIn returns the same error for every session that is not valid,
+// whatever the reason.
+func notSignedIn() error { return fhir.Errorf(fhir.Unauthorized, "session.Find", "not signed in") }
 
-// Find returns the session of a secret and its user, and marks it as seen.
-// Unauthorized when there is none or it is over.
+// Find returns the session with a secret and its user, and records the
+// activity. It returns Unauthorized if there is no session or it has ended.
 func (s *Sessions) Find(ctx context.Context, secret string) (Session, user.User, error) {
 	if secret == "" || len(secret) > 128 {
-		return Session{}, user.User{}, over()
+		return Session{}, user.User{}, notSignedIn()
 	}
 	x, u, err := s.get(ctx, idOf(secret))
 	if err != nil {
@@ -153,7 +158,7 @@ func (s *Sessions) Find(ctx context.Context, secret string) (Session, user.User,
 	if err != nil {
 		return Session{}, user.User{}, fhir.Wrap("session.Find", err)
 	}
-	w := store.StateWrite{Key: room + x.ID, Value: b, Expect: store.StateEquals, Old: x.stored,
+	w := store.StateWrite{Key: keyPrefix + x.ID, Value: b, Expect: store.StateEquals, Old: x.stored,
 		Expires: x.Created.Add(role.Absolute)}
 	switch _, err := s.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}}); {
 	case err == nil:
@@ -162,14 +167,14 @@ func (s *Sessions) Find(ctx context.Context, secret string) (Session, user.User,
 	case fhir.KindOf(err) != fhir.Conflict:
 		return Session{}, user.User{}, fhir.Wrap("session.Find", err)
 	}
-	// Another request was first: it marked the session, or ended it.
+	// Another request updated or ended the session first.
 	return s.get(ctx, x.ID)
 }
 
-// Alive reports whether the session with that SID still is one. It does not
-// count as use.
+// Alive reports whether the session with that SID is valid. The call does not
+// count as activity.
 func (s *Sessions) Alive(ctx context.Context, sid string) (bool, error) {
-	id, err := s.Store.Get(ctx, roomSID+sid)
+	id, err := s.Store.Get(ctx, prefixSID+sid)
 	if err != nil || id == nil {
 		return false, fhir.Wrap("session.Alive", err)
 	}
@@ -180,15 +185,15 @@ func (s *Sessions) Alive(ctx context.Context, sid string) (bool, error) {
 	return err == nil, err
 }
 
-// ByUser lists the sessions that a user has now, the latest used first. It does
-// not count as use.
+// ByUser lists the current sessions of a user, most recently used first. The
+// call does not count as activity.
 func (s *Sessions) ByUser(ctx context.Context, userID string) ([]Session, error) {
 	const op = "session.Of"
 	if !fhir.ValidID(userID) {
 		return nil, fhir.Errorf(fhir.NotFound, op, "no such user")
 	}
 	var ids []string
-	if err := s.Store.List(ctx, roomUser+userID+"/",
+	if err := s.Store.List(ctx, prefixUser+userID+"/",
 		func(_ string, v []byte) bool { ids = append(ids, string(v)); return true }); err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
@@ -208,12 +213,12 @@ func (s *Sessions) ByUser(ctx context.Context, userID string) ([]Session, error)
 
 func (s *Sessions) get(ctx context.Context, id string) (Session, user.User, error) {
 	const op = "session.get"
-	b, err := s.Store.Get(ctx, room+id)
+	b, err := s.Store.Get(ctx, keyPrefix+id)
 	if err != nil {
 		return Session{}, user.User{}, fhir.Wrap(op, err)
 	}
 	if b == nil {
-		return Session{}, user.User{}, over()
+		return Session{}, user.User{}, notSignedIn()
 	}
 	x := Session{ID: id, stored: b}
 	if err := json.Unmarshal(b, &x); err != nil {
@@ -222,35 +227,37 @@ func (s *Sessions) get(ctx context.Context, id string) (Session, user.User, erro
 	u, err := s.Users.Get(ctx, x.User)
 	if err != nil {
 		if fhir.KindOf(err) == fhir.NotFound {
-			return Session{}, user.User{}, over()
+			return Session{}, user.User{}, notSignedIn()
 		}
 		return Session{}, user.User{}, err
 	}
 	now := s.Clock()
 	if u.Disabled || u.Epoch != x.Epoch || now.Sub(x.Created) >= role.Absolute || now.Sub(x.Seen) >= u.Roles.Idle() {
-		return Session{}, user.User{}, over()
+		return Session{}, user.User{}, notSignedIn()
 	}
 	return x, u, nil
 }
 
-// Requirement is what a request asks of the sign-in (RFC 9470: acr_values, max_age).
+// Requirement states how strong and how recent a sign-in must be (RFC 9470:
+// acr_values, max_age).
 type Requirement struct {
-	ACR    string         // least; "" none
-	MaxAge *time.Duration // nil none
+	ACR    string         // minimum; "" for none
+	MaxAge *time.Duration // nil for no limit
 }
 
-// StepUp is the wish of what must not be done with a stolen cookie.
+// StepUp returns the requirement for actions that must not be possible with a
+// stolen cookie.
 func StepUp() Requirement {
 	age := StepUpLife
 	return Requirement{ACR: authn.PhishingResistant, MaxAge: &age}
 }
 
-// Meets reports whether the session is as strong and as fresh as wished.
+// Meets reports whether the session meets a requirement at the time now.
 func (s *Session) Meets(w Requirement, now time.Time) bool {
 	at := s.Auth
 	if w.ACR == authn.PhishingResistant {
-		// A phishing-resistant factor counts from when it was shown, whatever
-		// was shown after it.
+		// The age of a phishing-resistant factor counts from its own use,
+		// regardless of later sign-ins with other factors.
 		if s.Strong.IsZero() {
 			return false
 		}

@@ -61,7 +61,7 @@ func (s *Service) change(ctx context.Context, from From, w Enrollee, what string
 	err = s.commit(ctx, ev, append(append(writes, sw...), state...)...)
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		err = fhir.Errorf(fhir.Conflict, "signin.change",
-			"The link was used, or the account was changed, meanwhile. Please begin again.")
+			"The link was used or the account was changed in the meantime. Please start again.")
 	}
 	return SignedIn{Secret: secret, Session: x, User: u}, err
 }
@@ -79,38 +79,38 @@ func (s *Service) check(w *Enrollee) error {
 	return nil
 }
 
-// BeginPasskeyEnrolment returns what the browser needs.
-func (s *Service) BeginPasskeyEnrolment(w Enrollee) ([]byte, authn.Ceremony, error) {
+// BeginPasskeyEnrollment returns what the browser needs.
+func (s *Service) BeginPasskeyEnrollment(w Enrollee) ([]byte, authn.Ceremony, error) {
 	if s.Passkeys == nil {
-		return nil, authn.Ceremony{}, fhir.Errorf(fhir.NotAllowed, "signin.BeginPasskeyEnrolment",
-			"there are no passkeys at a bare address: reach the server by its name")
+		return nil, authn.Ceremony{}, fhir.Errorf(fhir.NotAllowed, "signin.BeginPasskeyEnrollment",
+			"passkeys are not available, because this server is configured without a host name or without HTTPS")
 	}
 	if err := s.check(&w); err != nil {
 		return nil, authn.Ceremony{}, err
 	}
 	if len(w.User.Passkeys) >= user.MaxPasskeys {
-		return nil, authn.Ceremony{}, fhir.Errorf(fhir.Invalid, "signin.BeginPasskeyEnrolment",
+		return nil, authn.Ceremony{}, fhir.Errorf(fhir.Invalid, "signin.BeginPasskeyEnrollment",
 			"passkeys: at most %d; remove one first", user.MaxPasskeys)
 	}
-	return s.Passkeys.BeginEnrol(&w.User)
+	return s.Passkeys.BeginEnroll(&w.User)
 }
 
-// EnrolPasskey adds a passkey.
-func (s *Service) EnrolPasskey(ctx context.Context, from From, w Enrollee, c authn.Ceremony, answer []byte,
+// EnrollPasskey adds a passkey.
+func (s *Service) EnrollPasskey(ctx context.Context, from From, w Enrollee, c authn.Ceremony, answer []byte,
 	label string) (SignedIn, error) {
-	const op = "signin.EnrolPasskey"
+	const op = "signin.EnrollPasskey"
 	if s.Passkeys == nil {
-		return SignedIn{}, fhir.Errorf(fhir.NotAllowed, op, "there are no passkeys")
+		return SignedIn{}, fhir.Errorf(fhir.NotAllowed, op, "passkeys are not available")
 	}
 	if err := s.check(&w); err != nil {
 		return SignedIn{}, err
 	}
-	cred, err := s.Passkeys.Enrol(&w.User, c, answer)
+	cred, err := s.Passkeys.Enroll(&w.User, c, answer)
 	if err != nil {
 		return SignedIn{}, err
 	}
 	if w.User.Passkey(cred.ID) >= 0 {
-		return SignedIn{}, fhir.Errorf(fhir.Conflict, op, "This passkey is enrolled already.")
+		return SignedIn{}, fhir.Errorf(fhir.Conflict, op, "This passkey is already enrolled.")
 	}
 	now := s.Clock().UTC().Truncate(time.Second)
 	w.User.Passkeys = append(w.User.Passkeys, user.Passkey{Label: trim(label, "Passkey"), Created: now, Record: cred})
@@ -130,18 +130,18 @@ func trim(s, fallback string) string {
 	return s
 }
 
-// EnrolPassword sets a password together with a one-time code app, and
+// EnrollPassword sets a password together with a one-time code app, and
 // returns the recovery codes, which are shown once.
-func (s *Service) EnrolPassword(ctx context.Context, from From, w Enrollee, password string, secret []byte,
+func (s *Service) EnrollPassword(ctx context.Context, from From, w Enrollee, password string, secret []byte,
 	code string) (SignedIn, []string, error) {
-	const op = "signin.EnrolPassword"
+	const op = "signin.EnrollPassword"
 	if err := s.check(&w); err != nil {
 		return SignedIn{}, nil, err
 	}
 	now := s.Clock()
 	step, ok := authn.MatchTOTP(secret, code, now, 0)
 	if !ok || len(secret) == 0 {
-		return SignedIn{}, nil, fhir.Errorf(fhir.Invalid, op, "code: it is not the one that the app shows now")
+		return SignedIn{}, nil, fhir.Errorf(fhir.Invalid, op, "code: it is wrong or expired; enter the code that your app shows now")
 	}
 	stored, err := s.Passwords.Set(ctx, password, w.User.Login, w.User.Name)
 	if err != nil {
@@ -194,7 +194,7 @@ func (s *Service) Remove(ctx context.Context, from From, w Enrollee, what string
 	}
 	if !w.User.CanSignIn() {
 		return SignedIn{}, fhir.Errorf(fhir.Invalid, op,
-			"This is the only way in that you have. Add another one first.")
+			"This is your only way to sign in. Add another one first.")
 	}
 	return s.change(ctx, from, w, what+"-removed", session.Proof{})
 }
@@ -211,7 +211,7 @@ func (s *Service) Connect(ctx context.Context, from From, w Enrollee, o authn.Au
 	}
 	if w.User.Roles.Staff() && authn.Rank(id.ACR) < authn.Rank(authn.MultiFactor) {
 		return SignedIn{}, fhir.Errorf(fhir.Forbidden, op,
-			"The hospital’s sign-in has to ask staff for a second factor, and did not.")
+			"Staff need a second factor at the hospital’s sign-in, and it was not used.")
 	}
 	x := user.External{Issuer: id.Issuer, Subject: id.Subject}
 	if !slices.Contains(w.User.External, x) {

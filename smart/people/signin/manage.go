@@ -55,7 +55,7 @@ func (s *Service) Invite(ctx context.Context, from From, by Actor, n NewUser) (u
 	}
 	token, err := s.linked(ctx, from, by, &u, false)
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
-		err = fhir.Errorf(fhir.Conflict, "signin.Invite", "Somebody has that login already.")
+		err = fhir.Errorf(fhir.Conflict, "signin.Invite", "This login is already in use.")
 	}
 	return u, token, err
 }
@@ -126,7 +126,7 @@ func raced(op string, change func() error) error {
 			return err
 		}
 	}
-	return fhir.Errorf(fhir.Unavailable, op, "The account is in heavy use. Try again.")
+	return fhir.Errorf(fhir.Unavailable, op, "The account is being changed by other requests. Try again.")
 }
 
 // Reinvite makes a new link for a user; former links are void. The user's
@@ -140,7 +140,7 @@ func (s *Service) Reinvite(ctx context.Context, from From, by Actor, id string,
 		return user.User{}, "", err
 	}
 	if by.User != nil && by.User.ID == id {
-		return user.User{}, "", fhir.Errorf(fhir.Forbidden, op, "You cannot send yourself a link to begin anew.")
+		return user.User{}, "", fhir.Errorf(fhir.Forbidden, op, "You cannot reset your own sign-in.")
 	}
 	err = raced(op, func() error {
 		u, token, err = s.reinvite(ctx, from, by, id, reset)
@@ -236,7 +236,7 @@ func (s *Service) bootstrap(ctx context.Context, operator, login, name string) (
 	}
 	if user.Administrators(us) > 0 {
 		return user.User{}, "", fhir.Errorf(fhir.Invalid, op,
-			"there is an administrator already: they invite others, or use `pulsegate user reinvite`")
+			"an administrator already exists: ask them for an invitation, or run `pulsegate user reinvite`")
 	}
 	folded, err := user.Fold(login)
 	if err != nil {
@@ -255,7 +255,7 @@ func (s *Service) bootstrap(ctx context.Context, operator, login, name string) (
 	}
 	if mine != nil {
 		if !mine.Roles.Has(role.Administrator) {
-			return user.User{}, "", fhir.Errorf(fhir.Invalid, op, "somebody who is no administrator has that login")
+			return user.User{}, "", fhir.Errorf(fhir.Invalid, op, "a user who is not an administrator has this login")
 		}
 		return s.reinvite(ctx, from, by, mine.ID, true, others...)
 	}

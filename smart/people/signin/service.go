@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	roomCeremony = "ceremony/"
+	prefixCeremony = "ceremony/"
 	// attempts is how often a commit that lost a race begins again.
 	attempts = 4
 	// changes is the same for a change of an account: each lost race is another
@@ -61,10 +61,10 @@ type Options struct {
 	// its AuditEvents: with session "", all authorizations and emergency
 	// accesses, otherwise the authorizations that last as long as that session
 	// (its SID). by says who ends them.
-	EndAccess   func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error
-	Issuer string // the server's base URL
-	Clock  func() time.Time
-	Logger *slog.Logger
+	EndAccess func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error
+	Issuer    string // the server's base URL
+	Clock     func() time.Time
+	Logger    *slog.Logger
 }
 
 // Service is safe for concurrent use.
@@ -126,7 +126,7 @@ var ErrStepUp error = fhir.Errorf(fhir.Unauthorized, "signin",
 
 // tooMany is the error of kind TooMany for who has to wait.
 func tooMany(d time.Duration) error {
-	return &waiting{fhir.Errorf(fhir.TooMany, "signin", "too many tries"), d}
+	return &waiting{fhir.Errorf(fhir.TooMany, "signin", "too many attempts"), d}
 }
 
 type waiting struct {
@@ -219,7 +219,7 @@ func (s *Service) commitBatch(ctx context.Context, b *store.Batch, ev audit.Even
 // once is the write that uses a challenge or a state up.
 func once(secret string, until time.Time) store.StateWrite {
 	h := sha256.Sum256([]byte(secret))
-	return store.StateWrite{Key: roomCeremony + base64.RawURLEncoding.EncodeToString(h[:]), Value: []byte("1"),
+	return store.StateWrite{Key: prefixCeremony + base64.RawURLEncoding.EncodeToString(h[:]), Value: []byte("1"),
 		Expect: store.StateAbsent, Expires: until.Add(time.Hour)}
 }
 
@@ -315,7 +315,7 @@ func (s *Service) allow(a Actor, what role.Action) error {
 		return nil
 	}
 	if a.User == nil || a.Session == nil || !a.User.Roles.May(what) {
-		return fhir.Errorf(fhir.Forbidden, "signin.allow", "your role does not do this")
+		return fhir.Errorf(fhir.Forbidden, "signin.allow", "your role does not allow this")
 	}
 	if role.StepUp(what) && !a.Session.Meets(session.StepUp(), s.Clock()) {
 		return ErrStepUp

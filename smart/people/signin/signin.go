@@ -15,7 +15,7 @@ import (
 
 // notRight is the answer to any wrong name, password or code.
 func notRight() error {
-	return fhir.Errorf(fhir.Unauthorized, "signin.Password", "The name, the password or the code is not right.")
+	return fhir.Errorf(fhir.Unauthorized, "signin.Password", "The name, password or code is wrong.")
 }
 
 // Password signs in with a password and a one-time or recovery code.
@@ -105,7 +105,7 @@ func (s *Service) factors(ctx context.Context, u *user.User, password, code stri
 func (s *Service) BeginPasskey(u *user.User) ([]byte, authn.Ceremony, error) {
 	if s.Passkeys == nil {
 		return nil, authn.Ceremony{}, fhir.Errorf(fhir.NotAllowed, "signin.BeginPasskey",
-			"there are no passkeys at a bare address: reach the server by its name")
+			"passkeys are not available, because this server is configured without a host name or without HTTPS")
 	}
 	return s.Passkeys.BeginSignIn(u)
 }
@@ -115,7 +115,7 @@ func (s *Service) Passkey(ctx context.Context, from From, c authn.Ceremony, answ
 	before *session.Session) (SignedIn, error) {
 	const op = "signin.Passkey"
 	if s.Passkeys == nil {
-		return SignedIn{}, fhir.Errorf(fhir.NotAllowed, op, "there are no passkeys")
+		return SignedIn{}, fhir.Errorf(fhir.NotAllowed, op, "passkeys are not available")
 	}
 	u, err := s.Passkeys.SignIn(ctx, s.Users, c, answer)
 	if err == nil {
@@ -153,7 +153,7 @@ func (s *Service) External(ctx context.Context, from From, o authn.AuthRequest, 
 	var u user.User
 	if err == nil {
 		if u, err = s.Users.ByExternal(ctx, id.Issuer, id.Subject); fhir.KindOf(err) == fhir.NotFound && err != nil {
-			err = fhir.Errorf(fhir.Unauthorized, op, "the identity is nobody's here")
+			err = fhir.Errorf(fhir.Unauthorized, op, "the identity is not connected with a user")
 		}
 	}
 	switch {
@@ -168,7 +168,7 @@ func (s *Service) External(ctx context.Context, from From, o authn.AuthRequest, 
 		if berr == nil || fhir.KindOf(berr) != fhir.Conflict {
 			return in, berr
 		}
-		err = fhir.Errorf(fhir.Unauthorized, op, "the answer was used before")
+		err = fhir.Errorf(fhir.Unauthorized, op, "the response was used before")
 	}
 	if fhir.KindOf(err) != fhir.Unauthorized {
 		return SignedIn{}, err
@@ -177,12 +177,12 @@ func (s *Service) External(ctx context.Context, from From, o authn.AuthRequest, 
 		return SignedIn{}, rerr
 	}
 	return SignedIn{}, fhir.Errorf(fhir.Unauthorized, op,
-		"The hospital’s sign-in was not accepted here. Staff need a second factor there, and the account must be connected with one here.")
+		"The hospital’s sign-in was not accepted here. Staff need a second factor there, and the hospital’s account must be connected with an account here.")
 }
 
 func (s *Service) identity(ctx context.Context, o authn.AuthRequest, answer url.Values) (authn.Identity, error) {
 	if s.Provider == nil {
-		return authn.Identity{}, fhir.Errorf(fhir.NotFound, "signin.identity", "there is no provider")
+		return authn.Identity{}, fhir.Errorf(fhir.NotFound, "signin.identity", "no OpenID provider is configured")
 	}
 	return s.Provider.Finish(ctx, o, answer)
 }

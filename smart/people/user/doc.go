@@ -1,13 +1,14 @@
-// Package user owns the people who may sign in: who they are, which roles and
-// which Patient or Practitioner they are, what they authenticate with, and the
-// one-time links by which they first come in.
+// Package user stores the people who may sign in: their roles, the Patient or
+// Practitioner resource that they are, their authenticators, and the one-time
+// links that invite them.
 //
-// It does not own: what a role may do (smart/people/role), the proof of an
-// authenticator (smart/people/authn), sessions (smart/people/session).
+// It does not own: the permissions of a role (smart/people/role), the
+// verification of an authenticator (smart/people/authn), or sessions
+// (smart/people/session).
 //
-// No account exists until the operator makes one, and none has a password
-// until its owner sets one: a user is made without any authenticator and can
-// do nothing but redeem a link.
+// No account exists until the operator creates one. A new user has no
+// authenticator and can only redeem a one-time link, so no password is ever
+// handed over.
 //
 // # State
 //
@@ -16,14 +17,14 @@
 //	user-external/<SHA-256 of iss,sub> id
 //	user-invite/<SHA-256 of token>     Invite, JSON
 //
-// Every change is a StateWrite with compare-and-swap for the caller's own
-// batch, so that it is one commit with its AuditEvent. The secret of a link or
-// of a recovery code is kept as its hash only; they are long and random, so a
-// plain hash is enough. A TOTP secret is sealed (smart/people/authn).
+// Every change is a compare-and-swap StateWrite for the caller's own batch, so
+// that the change and its AuditEvent are one commit. The secrets of links and
+// recovery codes are stored as SHA-256 hashes; they are long and random, so a
+// slow hash would add nothing. A TOTP secret is sealed (smart/people/authn).
 //
-// Epoch counts what ends sessions: a change of roles, links or authenticators,
-// and disabling. A session of an older epoch is over at its next request.
-// Access counts what also ends the authorizations of apps: a change of roles or
-// links, disabling, a link to begin anew, and the person's own wish. An
-// authorization, a code or a launch of an older count is dead.
+// Epoch counts the changes that end sessions: roles, links, authenticators, and
+// disabling. A session of an earlier epoch ends at its next request. Access
+// counts the changes that also end the authorizations of apps: roles, links,
+// disabling, a reset of the sign-in, and a request of the person. An
+// authorization, code or launch of an earlier count is invalid.
 package user

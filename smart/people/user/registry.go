@@ -15,13 +15,13 @@ import (
 )
 
 const (
-	room         = "user/"
-	roomLogin    = "user-login/"
-	roomExternal = "user-external/"
-	roomInvite   = "user-invite/"
+	keyPrefix      = "user/"
+	prefixLogin    = "user-login/"
+	prefixExternal = "user-external/"
+	prefixInvite   = "user-invite/"
 )
 
-// InviteLife is how long a one-time link is good.
+// InviteLife is the lifetime of a one-time link.
 const InviteLife = 48 * time.Hour
 
 // Store is the small state of a store.Store.
@@ -31,7 +31,7 @@ type Store interface {
 	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
 }
 
-// Registry is the list of users.
+// Registry stores the users. It is safe for concurrent use.
 type Registry struct {
 	Store Store
 	Clock func() time.Time
@@ -48,13 +48,14 @@ func hash(parts ...string) string {
 
 func absent(op string) error { return fhir.Errorf(fhir.NotFound, op, "no such user") }
 
-// Get returns a user, also a disabled one; NotFound when there is none.
+// Get returns a user, which may be disabled. It returns NotFound if there is
+// none.
 func (r *Registry) Get(ctx context.Context, id string) (User, error) {
 	const op = "user.Get"
 	if !fhir.ValidID(id) {
 		return User{}, absent(op)
 	}
-	b, err := r.Store.Get(ctx, room+id)
+	b, err := r.Store.Get(ctx, keyPrefix+id)
 	if err != nil {
 		return User{}, fhir.Wrap(op, err)
 	}
@@ -81,19 +82,19 @@ func (r *Registry) ByLogin(ctx context.Context, login string) (User, error) {
 	if err != nil {
 		return User{}, absent("user.ByLogin")
 	}
-	return r.by(ctx, roomLogin+hash(folded))
+	return r.by(ctx, prefixLogin+hash(folded))
 }
 
-// ByExternal finds a user by an outside identity.
+// ByExternal finds a user by an identity at the hospital's provider.
 func (r *Registry) ByExternal(ctx context.Context, iss, sub string) (User, error) {
-	return r.by(ctx, roomExternal+hash(iss, sub))
+	return r.by(ctx, prefixExternal+hash(iss, sub))
 }
 
-// List returns all users in the order of their ids.
+// List returns all users, ordered by id.
 func (r *Registry) List(ctx context.Context) ([]User, error) {
 	var out []User
 	var bad error
-	err := r.Store.List(ctx, room, func(_ string, v []byte) bool {
+	err := r.Store.List(ctx, keyPrefix, func(_ string, v []byte) bool {
 		var u User
 		if u, bad = decode(append([]byte(nil), v...)); bad == nil {
 			out = append(out, u)
@@ -106,7 +107,7 @@ func (r *Registry) List(ctx context.Context) ([]User, error) {
 	return out, fhir.Wrap("user.List", err)
 }
 
-// New makes a user without any authenticator. It is not stored yet.
+// New returns a user without authenticators. The user is not stored yet.
 func (r *Registry) New(login, name string, roles role.Roles, patient, practitioner string) (User, error) {
 	folded, err := Fold(login)
 	if err != nil {
@@ -117,102 +118,103 @@ func (r *Registry) New(login, name string, roles role.Roles, patient, practition
 	return u, u.check()
 }
 
-// Writes is the change of u since it was read (or New), for a batch. When
-// somebody else changed it meanwhile, or the login name or an outside identity
-// is another user's, the batch fails with Conflict.
+// Writes returns the change of u since it was read, or since New, for a batch.
+// The batch fails with Conflict if the user has changed in the meantime, or if
+// the login or an external identity belongs to another user.
 //
-// A change of links, roles or Disabled calls EndAll, unless the caller has: no
-// caller can forget that what was allowed under the old ones has ended.
-func (r *Registry) Writes(u *User) ([]store.StateWrite, error) {
+// If links, roles or Disabled have changed, Writes calls EndAll unless the
+// caller has done so. Access that was granted under the old values therefore
+// always ends.
+func (r *Registry) Writes(user *User) ([]store.StateWrite, error) {
 	const op = "user.Writes"
-	if err := u.check(); err != nil {
+	if err := user.check(); err != nil {
 		return nil, err
 	}
 	var old User
-	if u.stored != nil {
+	if user.stored != nil {
 		var err error
-		if old, err = decode(u.stored); err != nil {
+		if old, err = decode(user.stored); err != nil {
 			return nil, err
 		}
-		if u.Access == old.Access && !u.sameStanding(&old) {
-			u.EndAll()
+		if user.Access == old.Access && !user.sameStanding(&old) {
+			user.EndAll()
 		}
 	}
-	b, err := json.Marshal(u)
+	b, err := json.Marshal(user)
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}
-	w := store.StateWrite{Key: room + u.ID, Value: b, Expect: store.StateAbsent}
-	if u.stored != nil {
-		w.Expect, w.Old = store.StateEquals, u.stored
+	w := store.StateWrite{Key: keyPrefix + user.ID, Value: b, Expect: store.StateAbsent}
+	if user.stored != nil {
+		w.Expect, w.Old = store.StateEquals, user.stored
 	}
 	out := []store.StateWrite{w}
-	if old.Login != u.Login {
+	if old.Login != user.Login {
 		if old.Login != "" {
-			return nil, fhir.Errorf(fhir.Invalid, op, "login: it stays as it is")
+			return nil, fhir.Errorf(fhir.Invalid, op, "login: it cannot be changed")
 		}
-		out = append(out, store.StateWrite{Key: roomLogin + hash(u.Login), Value: []byte(u.ID),
+		out = append(out, store.StateWrite{Key: prefixLogin + hash(user.Login), Value: []byte(user.ID),
 			Expect: store.StateAbsent})
 	}
 	have := map[External]bool{}
 	for _, x := range old.External {
 		have[x] = true
 	}
-	for _, x := range u.External {
+	for _, x := range user.External {
 		if !have[x] {
-			out = append(out, store.StateWrite{Key: roomExternal + hash(x.Issuer, x.Subject), Value: []byte(u.ID),
+			out = append(out, store.StateWrite{Key: prefixExternal + hash(x.Issuer, x.Subject), Value: []byte(user.ID),
 				Expect: store.StateAbsent})
 		}
 		delete(have, x)
 	}
 	for x := range have {
-		out = append(out, store.StateWrite{Key: roomExternal + hash(x.Issuer, x.Subject), Expect: store.StateEquals,
-			Old: []byte(u.ID)})
+		out = append(out, store.StateWrite{Key: prefixExternal + hash(x.Issuer, x.Subject), Expect: store.StateEquals,
+			Old: []byte(user.ID)})
 	}
 	return out, nil
 }
 
-// Unchanged is a write that fails its batch with Conflict when somebody has
-// changed u since it was read.
-func (u *User) Unchanged() store.StateWrite {
-	return store.StateWrite{Key: room + u.ID, Value: u.stored, Expect: store.StateEquals, Old: u.stored}
+// Unchanged returns a write that fails its batch with Conflict if u has changed
+// since it was read.
+func (user *User) Unchanged() store.StateWrite {
+	return store.StateWrite{Key: keyPrefix + user.ID, Value: user.stored, Expect: store.StateEquals, Old: user.stored}
 }
 
-// Invite is a one-time link's record.
+// Invite is the record of a one-time link.
 type Invite struct {
 	User    string    `json:"user"`
 	Expires time.Time `json:"expires"`
-	// Epoch is that of the user when the link was made: a later change, the
-	// use of another link among them, makes it void.
+	// Epoch is the user's epoch at the time of creation. Any later change of
+	// the user, such as the use of another link, makes this one void.
 	Epoch uint64 `json:"epoch"`
-	// Reset takes the former authenticators away when the link is used.
+	// Reset removes the previous authenticators when the link is used.
 	Reset bool `json:"reset,omitempty"`
 
 	key    string
 	stored []byte
 }
 
-// Invite makes a one-time link for u: its secret, and the write that makes it
-// good. The secret is not stored.
-func (r *Registry) Invite(u *User, reset bool) (token string, w store.StateWrite, err error) {
+// Invite returns the secret of a new one-time link for u and the write that
+// activates it. The secret is not stored.
+func (r *Registry) Invite(user *User, reset bool) (token string, w store.StateWrite, err error) {
 	token = rand.Text() + rand.Text()
-	inv := Invite{User: u.ID, Expires: r.Clock().Add(InviteLife).UTC().Truncate(time.Second), Epoch: u.Epoch,
+	inv := Invite{User: user.ID, Expires: r.Clock().Add(InviteLife).UTC().Truncate(time.Second), Epoch: user.Epoch,
 		Reset: reset}
 	b, err := json.Marshal(inv)
-	return token, store.StateWrite{Key: roomInvite + hash(token), Value: b, Expect: store.StateAbsent,
+	return token, store.StateWrite{Key: prefixInvite + hash(token), Value: b, Expect: store.StateAbsent,
 		Expires: inv.Expires}, fhir.Wrap("user.Invite", err)
 }
 
-// Invited returns the link's record and its user, when it is still good:
-// NotFound otherwise, whatever the reason.
+// Invited returns the record and the user of a valid link. It returns NotFound
+// for every other token.
 func (r *Registry) Invited(ctx context.Context, token string) (Invite, User, error) {
 	const op = "user.Invited"
-	void := fhir.Errorf(fhir.NotFound, op, "the link is not good, was used, or is older than %d hours",
+	void := fhir.Errorf(fhir.NotFound, op, "the link is invalid, was used, or is older than %d hours",
 		int(InviteLife.Hours()))
 	if token == "" || len(token) > 128 {
 		return Invite{}, User{}, void
 	}
-	key := roomInvite + hash(token)
+	key := prefixInvite + hash(token)
 	b, err := r.Store.Get(ctx, key)
 	if err != nil {
 		return Invite{}, User{}, fhir.Wrap(op, err)
@@ -234,12 +236,13 @@ func (r *Registry) Invited(ctx context.Context, token string) (Invite, User, err
 	return inv, u, nil
 }
 
-// Redeem spends the link; two batches with it cannot both succeed.
+// Redeem returns the write that uses the link up. Of two batches with it only
+// one succeeds.
 func (i Invite) Redeem() store.StateWrite {
 	return store.StateWrite{Key: i.key, Expect: store.StateEquals, Old: i.stored}
 }
 
-// Administrators counts the administrators who can sign in.
+// Administrators returns the number of administrators who can sign in.
 func Administrators(us []User) int {
 	n := 0
 	for i := range us {

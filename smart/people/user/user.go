@@ -16,19 +16,20 @@ import (
 	"pulsegate/smart/people/role"
 )
 
-// User is one person.
+// User is a person who may sign in.
 type User struct {
 	ID    string     `json:"id"`
-	Login string     `json:"login"` // as it is typed, folded
-	Name  string     `json:"name"`  // for the person and the administrators' pages
+	Login string     `json:"login"` // normalized by Fold
+	Name  string     `json:"name"`  // display name
 	Roles role.Roles `json:"roles"`
-	// Patient and Practitioner are ids of the resources that this person is.
+	// Patient and Practitioner are the ids of the resources that represent the
+	// person.
 	Patient      string    `json:"patient,omitempty"`
 	Practitioner string    `json:"practitioner,omitempty"`
 	Disabled     bool      `json:"disabled,omitempty"`
 	Created      time.Time `json:"created"`
-	// Epoch counts what ends every session of this person, Access what ends
-	// every authorization and launch of theirs as well.
+	// Epoch counts the changes that end the sessions of this person. Access
+	// counts those that also end their authorizations and launches.
 	Epoch  uint64 `json:"epoch"`
 	Access uint64 `json:"access,omitempty"`
 
@@ -38,7 +39,7 @@ type User struct {
 	Recovery []string   `json:"recovery,omitempty"` // hashes of unused codes
 	External []External `json:"external,omitempty"`
 
-	stored []byte // as read; nil for a new user
+	stored []byte // value as read; nil for a new user
 }
 
 // Passkey is a WebAuthn credential.
@@ -51,8 +52,8 @@ type Passkey struct {
 
 // TOTP is a time-based second factor.
 type TOTP struct {
-	Sealed []byte `json:"sealed"` // the secret, sealed for this user
-	Step   int64  `json:"step"`   // last step that was used; it and those before are spent
+	Sealed []byte `json:"sealed"` // secret, sealed for this user
+	Step   int64  `json:"step"`   // last time step used; it and earlier steps are rejected
 }
 
 // External is an identity at the hospital's OIDC provider.
@@ -63,69 +64,69 @@ type External struct {
 
 var _ webauthn.User = (*User)(nil)
 
-// WebAuthnID is the user handle: the random id, which says nothing.
-func (u *User) WebAuthnID() []byte { return []byte(u.ID) }
+// WebAuthnID returns the user handle, which is the random id.
+func (user *User) WebAuthnID() []byte { return []byte(user.ID) }
 
-// WebAuthnName is what the authenticator shows.
-func (u *User) WebAuthnName() string { return u.Login }
+// WebAuthnName returns the login, which the authenticator shows.
+func (user *User) WebAuthnName() string { return user.Login }
 
-// WebAuthnDisplayName is what the authenticator shows.
-func (u *User) WebAuthnDisplayName() string { return u.Name }
+// WebAuthnDisplayName returns the name, which the authenticator shows.
+func (user *User) WebAuthnDisplayName() string { return user.Name }
 
-// WebAuthnCredentials are all passkeys.
-func (u *User) WebAuthnCredentials() []webauthn.Credential {
-	out := make([]webauthn.Credential, len(u.Passkeys))
-	for i, p := range u.Passkeys {
+// WebAuthnCredentials returns the credentials of all passkeys.
+func (user *User) WebAuthnCredentials() []webauthn.Credential {
+	out := make([]webauthn.Credential, len(user.Passkeys))
+	for i, p := range user.Passkeys {
 		out[i] = p.Record
 	}
 	return out
 }
 
-// Passkey returns the position of the credential, or -1.
-func (u *User) Passkey(id []byte) int {
-	return slices.IndexFunc(u.Passkeys, func(p Passkey) bool { return bytes.Equal(p.Record.ID, id) })
+// Passkey returns the index of the passkey with a credential id, or -1.
+func (user *User) Passkey(id []byte) int {
+	return slices.IndexFunc(user.Passkeys, func(p Passkey) bool { return bytes.Equal(p.Record.ID, id) })
 }
 
-// CanSignIn reports whether the user has a whole way in: a passkey, a password
-// together with a second factor, or an outside identity.
-func (u *User) CanSignIn() bool {
-	return !u.Disabled && (len(u.Passkeys) > 0 || u.Password != "" && u.TOTP != nil || len(u.External) > 0)
+// CanSignIn reports whether the user is enabled and has a complete way to sign
+// in: a passkey, a password with a second factor, or an external identity.
+func (user *User) CanSignIn() bool {
+	return !user.Disabled && (len(user.Passkeys) > 0 || user.Password != "" && user.TOTP != nil || len(user.External) > 0)
 }
 
-// End makes every session of the user end.
-func (u *User) End() { u.Epoch++ }
+// End ends every session of the user.
+func (user *User) End() { user.Epoch++ }
 
-// EndAll makes every session, authorization and launch of the user end.
-func (u *User) EndAll() { u.Epoch++; u.Access++ }
+// EndAll ends every session, authorization and launch of the user.
+func (user *User) EndAll() { user.Epoch++; user.Access++ }
 
-// sameStanding reports whether u and o are the same person with the same
-// roles, and both may sign in.
-func (u *User) sameStanding(o *User) bool {
-	return u.Patient == o.Patient && u.Practitioner == o.Practitioner && u.Disabled == o.Disabled &&
-		slices.Equal(u.Roles, o.Roles)
+// sameStanding reports whether user and other have the same links, roles and
+// status.
+func (user *User) sameStanding(other *User) bool {
+	return user.Patient == other.Patient && user.Practitioner == other.Practitioner && user.Disabled == other.Disabled &&
+		slices.Equal(user.Roles, other.Roles)
 }
 
-// Reference is the FHIR resource that the user is, as a relative reference: the
-// Practitioner for staff, else the Patient; "" when there is none.
-func (u *User) Reference() string {
+// Reference returns the FHIR resource of the user as a relative reference: the
+// Practitioner for staff, otherwise the Patient; "" if there is none.
+func (user *User) Reference() string {
 	switch {
-	case u.Practitioner != "" && u.Roles.Staff():
-		return "Practitioner/" + u.Practitioner
-	case u.Patient != "":
-		return "Patient/" + u.Patient
-	case u.Practitioner != "":
-		return "Practitioner/" + u.Practitioner
+	case user.Practitioner != "" && user.Roles.Staff():
+		return "Practitioner/" + user.Practitioner
+	case user.Patient != "":
+		return "Patient/" + user.Patient
+	case user.Practitioner != "":
+		return "Practitioner/" + user.Practitioner
 	}
 	return ""
 }
 
-// Fold is the form of a login name that is compared: PRECIS UsernameCaseMapped
-// (RFC 8265). An error is of kind Invalid.
+// Fold normalizes a login name for comparison, with the PRECIS profile
+// UsernameCaseMapped (RFC 8265). The error has kind Invalid.
 func Fold(login string) (string, error) {
 	s, err := precis.UsernameCaseMapped.String(strings.TrimSpace(login))
 	if err != nil || s == "" || len(s) > maxLogin {
 		return "", fhir.Errorf(fhir.Invalid, "user.Fold",
-			"login: 1 to %d bytes of letters, digits and signs, without spaces", maxLogin)
+			"login: it must have 1 to %d bytes of letters, digits and symbols, without spaces", maxLogin)
 	}
 	return s, nil
 }
@@ -133,34 +134,34 @@ func Fold(login string) (string, error) {
 const (
 	maxLogin = 128
 	maxName  = 200
-	// MaxPasskeys is how many passkeys one user may have.
+	// MaxPasskeys is the maximum number of passkeys per user.
 	MaxPasskeys = 10
 )
 
-// check holds the rules of a user record.
-func (u *User) check() error {
+// check validates a user record.
+func (user *User) check() error {
 	const op = "user.check"
-	if _, err := Fold(u.Login); err != nil {
+	if _, err := Fold(user.Login); err != nil {
 		return err
 	}
-	if u.Name == "" || len(u.Name) > maxName || !utf8.ValidString(u.Name) ||
-		strings.ContainsFunc(u.Name, unicode.IsControl) {
-		return fhir.Errorf(fhir.Invalid, op, "name: 1 to %d bytes without control characters", maxName)
+	if user.Name == "" || len(user.Name) > maxName || !utf8.ValidString(user.Name) ||
+		strings.ContainsFunc(user.Name, unicode.IsControl) {
+		return fhir.Errorf(fhir.Invalid, op, "name: it must have 1 to %d bytes without control characters", maxName)
 	}
-	if _, err := role.Parse(u.Roles.Strings()); err != nil {
+	if _, err := role.Parse(user.Roles.Strings()); err != nil {
 		return err
 	}
-	if u.Patient != "" && !fhir.ValidID(u.Patient) || u.Practitioner != "" && !fhir.ValidID(u.Practitioner) {
-		return fhir.Errorf(fhir.Invalid, op, "patient, practitioner: a resource id")
+	if user.Patient != "" && !fhir.ValidID(user.Patient) || user.Practitioner != "" && !fhir.ValidID(user.Practitioner) {
+		return fhir.Errorf(fhir.Invalid, op, "patient, practitioner: enter a resource ID")
 	}
-	if u.Roles.Has(role.Patient) && u.Patient == "" {
-		return fhir.Errorf(fhir.Invalid, op, "patient: a user with the role patient is one Patient resource")
+	if user.Roles.Has(role.Patient) && user.Patient == "" {
+		return fhir.Errorf(fhir.Invalid, op, "patient: required for the role patient")
 	}
-	if u.Roles.Has(role.Practitioner) && u.Practitioner == "" {
+	if user.Roles.Has(role.Practitioner) && user.Practitioner == "" {
 		return fhir.Errorf(fhir.Invalid, op,
-			"practitioner: a user with the role practitioner is one Practitioner resource")
+			"practitioner: required for the role practitioner")
 	}
-	if len(u.Passkeys) > MaxPasskeys {
+	if len(user.Passkeys) > MaxPasskeys {
 		return fhir.Errorf(fhir.Invalid, op, "passkeys: at most %d", MaxPasskeys)
 	}
 	return nil

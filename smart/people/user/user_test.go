@@ -41,9 +41,9 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-func (w *world) save(u *user.User, also ...store.StateWrite) error {
+func (w *world) save(user *user.User, also ...store.StateWrite) error {
 	w.t.Helper()
-	ws, err := w.Writes(u)
+	ws, err := w.Writes(user)
 	if err != nil {
 		return err
 	}

@@ -26,10 +26,10 @@ import (
 )
 
 const (
-	room = "dpop/"
-	// MaxAge is how old a proof may be, Skew how far ahead its clock.
-	MaxAge = time.Minute
-	Skew   = 5 * time.Second
+	keyPrefix = "dpop/"
+	// maxAge is how old a proof may be, Skew how far ahead its clock.
+	maxAge = time.Minute
+	skew   = 5 * time.Second
 	keep   = time.Hour
 	maxJTI = 255
 )
@@ -53,8 +53,8 @@ type Proof struct {
 // was done before.
 func (p *Proof) Use() store.StateWrite {
 	sum := sha256.Sum256([]byte(p.jti))
-	end := p.iat.Add(MaxAge)
-	return store.StateWrite{Key: room + p.JKT + "/" + base64.RawURLEncoding.EncodeToString(sum[:]),
+	end := p.iat.Add(maxAge)
+	return store.StateWrite{Key: keyPrefix + p.JKT + "/" + base64.RawURLEncoding.EncodeToString(sum[:]),
 		Value: strconv.AppendInt(nil, end.Unix(), 10), Expect: store.StateAbsent, Expires: end.Add(keep)}
 }
 
@@ -109,7 +109,7 @@ func Verify(r *http.Request, target, accessToken string, now time.Time, nonces *
 		return nil, bad("htm is not the method of the request")
 	case !sameURL(c.HTU, target):
 		return nil, bad("htu is not the URL of the request")
-	case iat.Before(now.Add(-MaxAge)) || iat.After(now.Add(Skew)):
+	case iat.Before(now.Add(-maxAge)) || iat.After(now.Add(skew)):
 		return nil, bad("iat is not about now")
 	}
 	if accessToken != "" {

@@ -17,8 +17,8 @@ import (
 
 const (
 	nonceKey = "dpop-nonce/key"
-	// NonceLife is how long a nonce may be used.
-	NonceLife = 5 * time.Minute
+	// nonceLife is how long a nonce may be used.
+	nonceLife = 5 * time.Minute
 	nonceMAC  = 16
 )
 
@@ -73,8 +73,8 @@ func (n *Nonces) mac(at []byte) []byte {
 	return h.Sum(nil)[:nonceMAC]
 }
 
-// New is a nonce of now.
-func (n *Nonces) New() string {
+// generate is a nonce of now.
+func (n *Nonces) generate() string {
 	b := binary.BigEndian.AppendUint64(nil, uint64(n.clock().Unix()))
 	return base64.RawURLEncoding.EncodeToString(append(b, n.mac(b)...))
 }
@@ -86,7 +86,7 @@ func (n *Nonces) good(nonce string) bool {
 		return false
 	}
 	age := n.clock().Sub(time.Unix(int64(binary.BigEndian.Uint64(b)), 0))
-	return age >= -Skew && age <= NonceLife
+	return age >= -skew && age <= nonceLife
 }
 
 // check holds a proof to the nonces; nil demands none.
@@ -105,7 +105,7 @@ func (n *Nonces) Offer(next http.Handler) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if len(r.Header.Values("DPoP")) > 0 {
-			w.Header().Set("DPoP-Nonce", n.New())
+			w.Header().Set("DPoP-Nonce", n.generate())
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -24,9 +24,9 @@ import (
 )
 
 const (
-	// Alg signs access tokens: they are verified at every request, and P-256
+	// accessAlg signs access tokens: they are verified at every request, and P-256
 	// is nine times as fast as P-384.
-	Alg = "ES256"
+	accessAlg = "ES256"
 	// IDAlg signs id_tokens, for that is what apps must understand (OpenID
 	// Connect Core 15.1).
 	IDAlg = "RS256"
@@ -70,7 +70,7 @@ func (f facts) purpose() string {
 	if f.Alg == IDAlg {
 		return IDAlg
 	}
-	return Alg
+	return accessAlg
 }
 
 // Open reads the keys below dir/keys, making the directory and first keys
@@ -98,7 +98,7 @@ func Open(dir string, clock func() time.Time) (*Ring, error) {
 		}
 		r.keys[k.purpose()] = append(r.keys[k.purpose()], k)
 	}
-	for _, purpose := range []string{Alg, IDAlg} {
+	for _, purpose := range []string{accessAlg, IDAlg} {
 		ks := r.keys[purpose]
 		slices.SortFunc(ks, newest)
 		if len(ks) == 0 || ks[0].Retires != 0 || ks[0].Alg != purpose {
@@ -184,7 +184,7 @@ func thumbprint(public any) (string, error) {
 // Rotate makes new signing keys, which sign at once. The keys before them
 // verify for overlap more; it should be at least the life of a token.
 func (r *Ring) Rotate(overlap time.Duration) error {
-	for _, purpose := range []string{Alg, IDAlg} {
+	for _, purpose := range []string{accessAlg, IDAlg} {
 		if err := r.rotate(purpose, overlap, 0); err != nil {
 			return err
 		}
@@ -302,7 +302,7 @@ func (r *Ring) write(k signing) error {
 
 // Sign makes a compact JWS of the claims with the current key for access
 // tokens.
-func (r *Ring) Sign(typ string, claims any) (string, error) { return r.sign(Alg, typ, claims) }
+func (r *Ring) Sign(typ string, claims any) (string, error) { return r.sign(accessAlg, typ, claims) }
 
 // SignID makes an id_token of the claims.
 func (r *Ring) SignID(claims any) (string, error) { return r.sign(IDAlg, "JWT", claims) }
@@ -338,7 +338,7 @@ func (r *Ring) Verify(token, typ string) (compact.Claims, error) {
 	if !strings.EqualFold(strings.TrimPrefix(strings.ToLower(h.Typ), "application/"), typ) {
 		return compact.Claims{}, compact.ErrMalformed
 	}
-	for _, k := range r.live(Alg) {
+	for _, k := range r.live(accessAlg) {
 		if k.Kid == h.Kid {
 			if k.Alg == h.Alg && compact.Verify(token, k.Alg, k.private.Public()) {
 				return c, nil
@@ -362,7 +362,7 @@ func (r *Ring) JWKS() ([]byte, error) {
 	set := struct {
 		Keys []map[string]any `json:"keys"`
 	}{Keys: []map[string]any{}}
-	for _, k := range append(r.live(Alg), r.live(IDAlg)...) {
+	for _, k := range append(r.live(accessAlg), r.live(IDAlg)...) {
 		m, err := members(k.private.Public(), struct {
 			Kid string `json:"kid"`
 			Alg string `json:"alg"`

@@ -15,9 +15,9 @@ const (
 	retry = time.Minute
 )
 
-// Due is when the oldest current key has signed for MaxAge. It is in the key's
+// due is when the oldest current key has signed for MaxAge. It is in the key's
 // file, so a restart does not put it off.
-func (r *Ring) Due() time.Time {
+func (r *Ring) due() time.Time {
 	_, due := r.next()
 	return due
 }
@@ -25,7 +25,7 @@ func (r *Ring) Due() time.Time {
 func (r *Ring) next() (purpose string, due time.Time) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	for _, p := range []string{Alg, IDAlg} {
+	for _, p := range []string{accessAlg, IDAlg} {
 		if at := time.Unix(r.keys[p][0].Created, 0).Add(MaxAge); due.IsZero() || at.Before(due) {
 			purpose, due = p, at
 		}
@@ -54,13 +54,13 @@ func (r *Ring) Tick(overlap time.Duration) (wait time.Duration, err error) {
 // and the skew of who verifies it.
 func (r *Ring) Run(ctx context.Context, overlap time.Duration, log *slog.Logger) {
 	for {
-		due := r.Due()
+		due := r.due()
 		wait, err := r.Tick(overlap)
 		switch {
 		case err != nil:
 			log.ErrorContext(ctx, "signing key not rotated", "err", err)
-		case !r.Due().Equal(due):
-			log.InfoContext(ctx, "signing key rotated", "next", r.Due())
+		case !r.due().Equal(due):
+			log.InfoContext(ctx, "signing key rotated", "next", r.due())
 		}
 		t := time.NewTimer(wait)
 		select {
