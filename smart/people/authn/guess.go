@@ -11,26 +11,27 @@ import (
 	"pulsegate/smart/people/authn/stolen"
 )
 
-// The rules of a new password (ASVS 5.0 6.2, NIST SP 800-63B-4 3.1.1): long
-// enough, not among the stolen ones also with something put around it, and not
-// made of runs, repetitions or what everybody knows of its owner. What
-// characters it is made of is nobody's business.
+// Rules for a new password (ASVS 5.0 6.2, NIST SP 800-63B-4 3.1.1): it must be
+// long enough, must not be a stolen password or a variation of one, and must
+// not consist of sequences, repetitions or the names of its owner. There are no
+// rules about character classes.
 
 const (
-	// minEffort is the least effort of a password: its length when each run and
-	// each repetition counts as one character.
+	// minEffort is the minimum effort of a password: its length if each
+	// sequence and each repetition counts as one character.
 	minEffort = 8
-	// minDistinct is the least number of different characters.
+	// minDistinct is the minimum number of distinct characters.
 	minDistinct = 5
-	// minWord is from which length on a part of a name must not be in it.
+	// minWord is the minimum length of a name's part that must not occur in a
+	// password.
 	minWord = 4
-	// minRun is from which length on characters in a row are a run.
+	// minRun is the minimum length of a sequence.
 	minRun = 3
 )
 
-// lines lists the sequences that fingers follow: rows, columns and diagonals of keyboards
-// (QWERTY, QWERTZ, AZERTY, Cyrillic), the number pad, the alphabet and the
-// digits. Each is also run backwards.
+// lines lists sequences that people type: rows, columns and diagonals of
+// keyboards (QWERTY, QWERTZ, AZERTY, Cyrillic), the number pad, the alphabet
+// and the digits. They match in both directions.
 var lines = []string{
 	"abcdefghijklmnopqrstuvwxyz", "01234567890",
 	"qwertyuiop[]", "asdfghjkl;'", "zxcvbnm,./", "qwertzuiopü+", "asdfghjklöä#", "yxcvbnm,.-", "azertyuiop",
@@ -54,8 +55,8 @@ var runs = func() map[string]bool {
 	return out
 }()
 
-// leet and leetL put letters for what stands in their place; a 1 is an i or
-// an l.
+// leetL and leet replace digits and symbols by the letters that they stand for.
+// A 1 is an l in leetL and an i in leet.
 var leetL = strings.NewReplacer("1", "l", "0", "o", "3", "e", "4", "a", "5", "s", "7", "t", "@", "a", "$", "s")
 var leet = strings.NewReplacer("0", "o", "1", "i", "3", "e", "4", "a", "5", "s", "7", "t", "8", "b", "9", "g", "@",
 	"a", "$", "s", "!", "i", "+", "t", "€", "e")
@@ -91,7 +92,7 @@ func guessable(password string, words []string) error {
 	return nil
 }
 
-// solid drops what people put between: separators.
+// solid drops separators.
 func solid(r rune) rune {
 	if unicode.IsSpace(r) || strings.ContainsRune("-_.,;:/\\|", r) {
 		return -1
@@ -109,8 +110,8 @@ func distinct(s string) map[rune]bool {
 	return out
 }
 
-// named reports whether a part of a name is in the password, also backwards
-// and with digits for letters.
+// named reports whether a password contains a part of a name, also reversed or
+// with digits for letters.
 func named(lower, plain string, words []string) bool {
 	for _, w := range append([]string{"pulsegate"}, words...) {
 		w = strings.ToLower(norm.NFKC.String(w))
@@ -138,8 +139,8 @@ func backwards(s string) string {
 	return string(r)
 }
 
-// repeated reports whether s is one block again and again; the last one may be
-// cut off.
+// repeated reports whether s repeats one block; the last repetition may be
+// incomplete.
 func repeated(s string) bool {
 	r := []rune(s)
 	for n := 1; n <= len(r)/2; n++ {
@@ -154,9 +155,9 @@ func repeated(s string) bool {
 	return false
 }
 
-// effort returns the number of characters, counting a run and a repeated
-// character as one. It is the least over all characters, over every other one
-// (1q2w3e4r) and over each character once (112233).
+// effort returns the number of characters of s, counting a sequence or a
+// repeated character as one. It is the minimum over all characters, over every
+// second one (1q2w3e4r), and over runs of equal characters taken once (112233).
 func effort(s string) int {
 	r := []rune(s)
 	var even, odd, once []rune
@@ -196,9 +197,9 @@ func stretch(r []rune) int {
 	return n
 }
 
-// variants are the words that a password may be close to: itself, without
-// separators, with letters for digits, backwards, and without what was put
-// before and behind it, as long as that is little.
+// variants returns the words that a password may be derived from: the password
+// itself, without separators, with letters for digits, reversed, and without
+// short additions before and after it.
 func variants(lower, plain string) []string {
 	var out []string
 	for _, s := range []string{lower, plain} {
@@ -208,7 +209,7 @@ func variants(lower, plain string) []string {
 			effort(around) < minEffort {
 			out = append(out, core, leet.Replace(core))
 		}
-		// P@ssw0rd1234: what is behind the word are digits, not letters.
+		// In P@ssw0rd1234 the addition consists of digits, not of leet letters.
 		word := strings.TrimRightFunc(s, unicode.IsDigit)
 		word = strings.TrimRightFunc(word, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
 		if around := s[len(word):]; utf8.RuneCountInString(word) >= minWord && effort(around) < minEffort {

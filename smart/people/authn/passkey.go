@@ -14,26 +14,26 @@ import (
 	"pulsegate/smart/people/user"
 )
 
-// ceremonyLife is how long a person may take at the authenticator.
+// ceremonyLife is the time that a person has for the authenticator.
 const ceremonyLife = 5 * time.Minute
 
-// Ceremony is what has to be kept, unseen by the browser, between the two
-// halves of a ceremony.
+// Ceremony is the state between the two requests of a WebAuthn ceremony. It is
+// kept in a sealed cookie, which the browser cannot read.
 type Ceremony struct {
 	Session webauthn.SessionData `json:"session"`
 	Expires time.Time            `json:"expires"`
 }
 
-// Passkeys runs WebAuthn ceremonies: user verification required, resident key
-// required, no attestation asked for.
+// Passkeys runs WebAuthn ceremonies. User verification and resident keys are
+// required; attestation is not requested.
 type Passkeys struct {
 	web   *webauthn.WebAuthn
 	clock func() time.Time
 }
 
-// NewPasskeys serves the origin of base. WebAuthn needs a host name and, but
-// for localhost, https: for a server that is reached by a bare address it
-// returns nil, and there are no passkeys.
+// NewPasskeys returns Passkeys for the origin of base. WebAuthn needs a host
+// name and, except for localhost, https. If base has neither, NewPasskeys
+// returns nil and passkeys are not available.
 func NewPasskeys(base string, clock func() time.Time) (*Passkeys, error) {
 	const op = "authn.NewPasskeys"
 	u, err := url.Parse(base)
@@ -64,7 +64,7 @@ func (p *Passkeys) ceremony(options any, s *webauthn.SessionData) ([]byte, Cerem
 	return b, Ceremony{Session: *s, Expires: p.clock().Add(ceremonyLife)}, fhir.Wrap("authn.ceremony", err)
 }
 
-// BeginEnroll returns the options for navigator.credentials.create, as JSON.
+// BeginEnroll returns the options for navigator.credentials.create as JSON.
 func (p *Passkeys) BeginEnroll(u *user.User) ([]byte, Ceremony, error) {
 	var known []protocol.CredentialDescriptor
 	for _, c := range u.WebAuthnCredentials() {
@@ -77,19 +77,19 @@ func (p *Passkeys) BeginEnroll(u *user.User) ([]byte, Ceremony, error) {
 	return p.ceremony(c.Response, s)
 }
 
-// Enroll checks the browser's answer and returns the new credential.
+// Enroll verifies the browser's response and returns the new credential.
 func (p *Passkeys) Enroll(u *user.User, c Ceremony, answer []byte) (webauthn.Credential, error) {
 	const op = "authn.Enroll"
 	if !p.clock().Before(c.Expires) {
-		return webauthn.Credential{}, failed(op, "it took too long")
+		return webauthn.Credential{}, failed(op, "the ceremony took too long")
 	}
 	parsed, err := protocol.ParseCredentialCreationResponseBytes(answer)
 	if err != nil {
-		return webauthn.Credential{}, failed(op, "the answer cannot be read")
+		return webauthn.Credential{}, failed(op, "the response cannot be read")
 	}
 	cred, err := p.web.CreateCredential(u, c.Session, parsed)
 	if err != nil {
-		return webauthn.Credential{}, failed(op, "the answer does not hold")
+		return webauthn.Credential{}, failed(op, "the response is not valid")
 	}
 	if !cred.Flags.UserVerified {
 		return webauthn.Credential{}, failed(op, "the authenticator did not verify the user")
@@ -97,8 +97,8 @@ func (p *Passkeys) Enroll(u *user.User, c Ceremony, answer []byte) (webauthn.Cre
 	return *cred, nil
 }
 
-// BeginSignIn returns the options for navigator.credentials.get, as JSON: of
-// whoever holds a passkey of this server, or, with u, of that user only.
+// BeginSignIn returns the options for navigator.credentials.get as JSON. If u
+// is nil, any passkey of this server is accepted, otherwise only those of u.
 func (p *Passkeys) BeginSignIn(u *user.User) ([]byte, Ceremony, error) {
 	const op = "authn.BeginSignIn"
 	var a *protocol.CredentialAssertion
@@ -115,22 +115,22 @@ func (p *Passkeys) BeginSignIn(u *user.User) ([]byte, Ceremony, error) {
 	return p.ceremony(a.Response, s)
 }
 
-// Users finds the owner of a user handle.
+// Users looks up the owner of a user handle. user.Registry implements it.
 type Users interface {
 	Get(ctx context.Context, id string) (user.User, error)
 }
 
-// SignIn checks the browser's answer and returns the user with the counter of
-// the passkey brought forward, to be stored in the commit of the sign-in. A
-// failure is Unauthorized, whatever it was.
+// SignIn verifies the browser's response and returns the user with an updated
+// signature counter, which the caller stores in the commit of the sign-in.
+// Every refusal is of kind Unauthorized.
 func (p *Passkeys) SignIn(ctx context.Context, users Users, c Ceremony, answer []byte) (user.User, error) {
 	const op = "authn.SignIn"
 	if !p.clock().Before(c.Expires) {
-		return user.User{}, failed(op, "it took too long")
+		return user.User{}, failed(op, "the ceremony took too long")
 	}
 	parsed, err := protocol.ParseCredentialRequestResponseBytes(answer)
 	if err != nil {
-		return user.User{}, failed(op, "the answer cannot be read")
+		return user.User{}, failed(op, "the response cannot be read")
 	}
 	owner := string(c.Session.UserID)
 	if owner == "" {
@@ -151,13 +151,13 @@ func (p *Passkeys) SignIn(ctx context.Context, users Users, c Ceremony, answer [
 			c.Session, parsed)
 	}
 	if err != nil {
-		return u, failed(op, "the answer does not hold")
+		return u, failed(op, "the response is not valid")
 	}
 	switch i := u.Passkey(cred.ID); {
 	case i < 0 || u.Disabled:
 		return u, failed(op, "no such passkey")
 	case cred.Authenticator.CloneWarning:
-		return u, failed(op, "the passkey's counter went back: it may have been copied")
+		return u, failed(op, "the signature counter did not increase; the passkey may have been copied")
 	default:
 		u.Passkeys[i].Record = *cred
 		u.Passkeys[i].Used = p.clock().UTC().Truncate(time.Second)
@@ -165,6 +165,6 @@ func (p *Passkeys) SignIn(ctx context.Context, users Users, c Ceremony, answer [
 	return u, nil
 }
 
-// failed is a failure of the person or of the browser, with a fixed reason for
-// the trail.
+// failed returns a refusal with a fixed reason, which is recorded in the audit
+// trail.
 func failed(op, reason string) error { return fhir.Errorf(fhir.Unauthorized, op, "%s", reason) }

@@ -18,7 +18,7 @@ import (
 	"pulsegate/fhir"
 )
 
-// Argon2id as OWASP's Password Storage Cheat Sheet has it.
+// Parameters of Argon2id, from OWASP's Password Storage Cheat Sheet.
 const (
 	argonMemory = 19 << 10 // KiB
 	argonTime   = 2
@@ -29,22 +29,23 @@ const (
 	maxPassword = 256
 )
 
-// Breached tells whether a password is known to attackers.
+// Breached looks up passwords that are known to attackers.
 type Breached interface {
-	// Breached gets the SHA-1 of the password in lower-case hex.
+	// Breached reports whether a password is known, given its SHA-1 in
+	// lower-case hex.
 	Breached(ctx context.Context, sha1 string) (bool, error)
 }
 
-// Passwords sets and checks passwords. It computes few at a time, so that
-// many tries cost memory of a few.
+// Passwords hashes and verifies passwords. It computes at most two hashes at a
+// time, which bounds the memory of many concurrent attempts.
 type Passwords struct {
 	breached Breached
 	slots    chan struct{}
 	dummy    string
 }
 
-// NewPasswords returns Passwords. b is a list beside the one that package
-// stolen holds; it may be nil.
+// NewPasswords returns Passwords. b is a list in addition to the one of package
+// stolen, and may be nil.
 func NewPasswords(b Breached) *Passwords {
 	p := &Passwords{breached: b, slots: make(chan struct{}, 2)}
 	p.dummy = encode(make([]byte, 16), derive("", make([]byte, 16)))
@@ -69,8 +70,9 @@ func (p *Passwords) slot(ctx context.Context) error {
 	}
 }
 
-// Set checks a new password and returns what is stored. words are what it must
-// not contain: the login, the name. An error of kind Invalid names the rule.
+// Set checks a new password and returns its hash. words are texts that the
+// password must not contain, such as the login and the name. An error of kind
+// Invalid names the broken rule.
 func (p *Passwords) Set(ctx context.Context, password string, words ...string) (string, error) {
 	const op = "authn.Set"
 	if err := guessable(password, words); err != nil {
@@ -96,8 +98,9 @@ func (p *Passwords) Set(ctx context.Context, password string, words ...string) (
 	return encode(salt, derive(password, salt)), nil
 }
 
-// Match holds a password against what is stored. For "", a user who has none
-// or does not exist, it takes as long and says no.
+// Match compares a password with a stored hash. If stored is empty, because the
+// user has no password or does not exist, it takes the same time and returns
+// false.
 func (p *Passwords) Match(ctx context.Context, stored, password string) (bool, error) {
 	real := stored != ""
 	if !real {
@@ -135,13 +138,14 @@ type BreachedFile struct {
 }
 
 const (
-	minPrefix    = 10 // hex digits: a false alarm is one in 10^12 a line
+	minPrefix    = 10 // hex digits; the false positive rate is one in 10^12 per line
 	maxBreached  = 256 << 20
 	maxHashLines = 5_000_000
 )
 
-// ReadBreached reads a list: one SHA-1 or a prefix of one a line, in hex, all
-// of the same length; what follows a colon (a count) is passed over.
+// ReadBreached reads a list with one SHA-1, or one prefix of it, per line in
+// hex, all of the same length. Anything after a colon, such as a count, is
+// ignored.
 func ReadBreached(r io.Reader) (*BreachedFile, error) {
 	const op = "authn.ReadBreached"
 	f := &BreachedFile{have: map[string]bool{}}
@@ -166,7 +170,7 @@ func ReadBreached(r io.Reader) (*BreachedFile, error) {
 	return f, fhir.Wrap(op, sc.Err())
 }
 
-// Breached reports whether the list holds the hash.
+// Breached implements Breached.
 func (f *BreachedFile) Breached(_ context.Context, sha1 string) (bool, error) {
 	return f.length > 0 && len(sha1) >= f.length && f.have[sha1[:f.length]], nil
 }

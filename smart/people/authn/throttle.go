@@ -14,35 +14,36 @@ import (
 
 const (
 	prefixThrottle = "throttle/"
-	freeTries      = 5  // of an account
-	freeAddress    = 20 // of an address, over all accounts
+	freeTries      = 5  // failures of an account
+	freeAddress    = 20 // failures of an address, over all accounts
 	maxDelay       = 15 * time.Minute
-	maxDelayFrom   = time.Minute // an address may be a whole hospital's
+	maxDelayFrom   = time.Minute // shorter, because an address may be that of a whole hospital
 	forget         = 24 * time.Hour
 )
 
-// State reads small state.
+// State reads small state. A store.Store implements it.
 type State interface {
 	Get(ctx context.Context, key string) ([]byte, error)
 }
 
-// Throttle counts failures.
+// Throttle counts failed attempts and delays further ones.
 type Throttle struct {
 	Store State
 	Clock func() time.Time
 }
 
 type failures struct {
-	N    int       `json:"n"`
-	Last time.Time `json:"last"`
+	Count int       `json:"n"`
+	Last  time.Time `json:"last"`
 }
 
-// Try is one attempt to be counted.
+// Try is one attempt. account and address are the keys of its two counters,
+// with their values and stored bytes as read by Begin.
 type Try struct {
-	account, address string
-	a, b             failures
-	oldA, oldB       []byte
-	now              time.Time
+	account, address       string
+	byAccount, byAddress   failures
+	oldAccount, oldAddress []byte
+	now                    time.Time
 }
 
 func throttleKey(parts ...string) string {
@@ -54,19 +55,19 @@ func throttleKey(parts ...string) string {
 	return prefixThrottle + base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
-// Begin asks whether the account may be tried now, from the address and, when
-// it is known to have signed in with that account before, the device. If not,
-// wait says how long.
+// Begin reports how long the account has to wait at this device and address,
+// zero if it may try now. device is empty unless the browser has signed in with
+// the account before.
 func (t Throttle) Begin(ctx context.Context, account, device, remote string) (try Try, wait time.Duration, err error) {
 	try = Try{account: throttleKey("account", account, device),
 		address: throttleKey("address", limit.Network(remote)), now: t.Clock()}
-	if try.a, try.oldA, err = t.read(ctx, try.account, try.now); err != nil {
+	if try.byAccount, try.oldAccount, err = t.read(ctx, try.account, try.now); err != nil {
 		return try, 0, err
 	}
-	if try.b, try.oldB, err = t.read(ctx, try.address, try.now); err != nil {
+	if try.byAddress, try.oldAddress, err = t.read(ctx, try.address, try.now); err != nil {
 		return try, 0, err
 	}
-	wait = max(try.a.wait(try.now, freeTries, maxDelay), try.b.wait(try.now, freeAddress, maxDelayFrom))
+	wait = max(try.byAccount.wait(try.now, freeTries, maxDelay), try.byAddress.wait(try.now, freeAddress, maxDelayFrom))
 	return try, wait, nil
 }
 
@@ -89,7 +90,7 @@ func (t Throttle) read(ctx context.Context, key string, now time.Time) (failures
 }
 
 func (f failures) wait(now time.Time, free int, most time.Duration) time.Duration {
-	over := f.N - free
+	over := f.Count - free
 	if over < 0 {
 		return 0
 	}
@@ -97,24 +98,24 @@ func (f failures) wait(now time.Time, free int, most time.Duration) time.Duratio
 	if over < 10 {
 		d = min(most, time.Second<<over)
 	}
-	// A clock that went back must not make anybody wait longer than d.
+	// If the clock was set back, the wait is still at most d.
 	return min(d, max(0, f.Last.Add(d).Sub(now)))
 }
 
-// Failed are the writes that count a failure. They are compare-and-swap:
-// tries at the same time count one by one, and a batch that lost has to begin
-// again.
+// Failed returns the writes that count a failure. They use compare-and-swap, so
+// that concurrent attempts are all counted. If the batch fails with Conflict,
+// the attempt has to begin again.
 func (try Try) Failed() ([]store.StateWrite, error) {
-	account, err := try.count(try.account, try.a, try.oldA)
+	account, err := try.count(try.account, try.byAccount, try.oldAccount)
 	if err != nil {
 		return nil, err
 	}
-	address, err := try.count(try.address, try.b, try.oldB)
+	address, err := try.count(try.address, try.byAddress, try.oldAddress)
 	return []store.StateWrite{account, address}, err
 }
 
 func (try Try) count(key string, f failures, old []byte) (store.StateWrite, error) {
-	f.N, f.Last = f.N+1, try.now.UTC()
+	f.Count, f.Last = f.Count+1, try.now.UTC()
 	b, err := json.Marshal(f)
 	if err != nil {
 		return store.StateWrite{}, fhir.Wrap("authn.Throttle", err)
@@ -126,13 +127,14 @@ func (try Try) count(key string, f failures, old []byte) (store.StateWrite, erro
 	return w, nil
 }
 
-// Succeeded is the write that ends the account's row of failures; that of the
-// address stays, or one good account would free it to try others. It fails
-// when a failure was counted meanwhile: of many tries at once none is free.
+// Succeeded returns the write that resets the account's failures. The failures
+// of the address remain, because otherwise an attacker could reset them with an
+// account of their own. The write fails with Conflict if a failure was counted
+// in the meantime, so that concurrent attempts cannot avoid the delay.
 func (try Try) Succeeded() store.StateWrite {
 	w := store.StateWrite{Key: try.account, Expect: store.StateAbsent}
-	if try.oldA != nil {
-		w.Expect, w.Old = store.StateEquals, try.oldA
+	if try.oldAccount != nil {
+		w.Expect, w.Old = store.StateEquals, try.oldAccount
 	}
 	return w
 }

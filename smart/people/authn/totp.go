@@ -18,23 +18,24 @@ import (
 const (
 	totpPeriod = 30 // seconds
 	totpSecret = 20 // bytes, as RFC 4226 4 R6 recommends
-	// Recovery is how many recovery codes a user is given.
+	// Recovery is the number of recovery codes per user.
 	Recovery = 10
 )
 
 var base32Code = base32.StdEncoding.WithPadding(base32.NoPadding)
 
-// NewSecret makes a TOTP secret.
+// NewSecret returns a random TOTP secret.
 func NewSecret() []byte {
 	b := make([]byte, totpSecret)
 	_, _ = rand.Read(b) // never fails: crypto/rand
 	return b
 }
 
-// SecretText is the secret as a person types it.
+// SecretText encodes a secret for typing by hand.
 func SecretText(secret []byte) string { return base32Code.EncodeToString(secret) }
 
-// ParseSecret reads SecretText, with or without spaces; nil when it is none.
+// ParseSecret decodes SecretText, with or without spaces. It returns nil if the
+// text is invalid.
 func ParseSecret(s string) []byte {
 	b, err := base32Code.DecodeString(strings.ToUpper(digits(s)))
 	if err != nil {
@@ -43,14 +44,15 @@ func ParseSecret(s string) []byte {
 	return b
 }
 
-// KeyURI is what an authenticator app reads.
+// KeyURI returns the otpauth URI of a secret, which authenticator apps read
+// from a QR code.
 func KeyURI(secret []byte, issuer, login string) string {
 	q := url.Values{"secret": {SecretText(secret)}, "issuer": {issuer}, "algorithm": {"SHA1"}, "digits": {"6"},
 		"period": {"30"}}
 	return "otpauth://totp/" + url.PathEscape(issuer+":"+login) + "?" + strings.ReplaceAll(q.Encode(), "+", "%20")
 }
 
-// code is RFC 4226 5.3 with six digits.
+// code computes the HOTP value of RFC 4226 5.3 with six digits.
 func code(secret []byte, step int64) string {
 	mac := hmac.New(sha1.New, secret)
 	var b [8]byte
@@ -62,12 +64,13 @@ func code(secret []byte, step int64) string {
 	return fmt.Sprintf("%06d", n%1e6)
 }
 
-// Code is the code that an authenticator shows at t.
+// Code returns the code that an authenticator shows at t.
 func Code(secret []byte, t time.Time) string { return code(secret, t.Unix()/totpPeriod) }
 
-// MatchTOTP holds a code against the step of now and its two neighbours. A
-// step up to last was used already. The step that matched has to be stored as
-// last in the commit of the sign-in. It takes as long for any code.
+// MatchTOTP compares a code with the current time step and its two neighbors.
+// Steps up to last were used before and do not match. The caller stores the
+// returned step as last in the commit of the sign-in. The comparison takes
+// constant time.
 func MatchTOTP(secret []byte, typed string, now time.Time, last int64) (step int64, ok bool) {
 	typed = digits(typed)
 	at := now.Unix() / totpPeriod
@@ -85,10 +88,10 @@ func MatchTOTP(secret []byte, typed string, now time.Time, last int64) (step int
 	return step, found == 1
 }
 
-// digits takes out the spaces that people type in the middle.
+// digits removes spaces, which people type between groups of digits.
 func digits(s string) string { return strings.Join(strings.Fields(s), "") }
 
-// NewRecovery makes recovery codes (80 random bits each) and their hashes.
+// NewRecovery returns recovery codes of 80 random bits each, and their hashes.
 func NewRecovery() (codes, hashes []string) {
 	for range Recovery {
 		b := make([]byte, 10)
@@ -106,12 +109,12 @@ func recoveryHash(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// MatchRecovery returns the position of a recovery code among the unused ones,
-// or -1.
+// MatchRecovery returns the index of a recovery code among the unused ones, or
+// -1.
 func MatchRecovery(hashes []string, typed string) int {
 	h, found := recoveryHash(typed), -1
-	for i, x := range hashes {
-		if subtle.ConstantTimeCompare([]byte(h), []byte(x)) == 1 {
+	for i, hash := range hashes {
+		if subtle.ConstantTimeCompare([]byte(h), []byte(hash)) == 1 {
 			found = i
 		}
 	}

@@ -11,15 +11,15 @@ import (
 	"pulsegate/fhir"
 )
 
-// Vault seals small secrets: TOTP secrets at rest, and what a browser keeps
-// for us in a cookie.
+// Vault encrypts small secrets: TOTP secrets at rest, and state in cookies.
 type Vault struct{ aead cipher.AEAD }
 
 const vaultKey = 32
 
-// OpenVault reads the key DIR/keys/seal.key (mode 0600). It makes one only with
-// fresh set: where something was sealed before, a new key would make every TOTP
-// secret useless, and a missing one is refused with kind Conflict.
+// OpenVault reads the key from DIR/keys/seal.key, which must have mode 0600. If
+// the key is missing and fresh is set, OpenVault creates it. Otherwise it fails
+// with kind Conflict, because a new key could not decrypt the stored TOTP
+// secrets.
 func OpenVault(dir string, fresh bool) (*Vault, error) {
 	const op = "authn.OpenVault"
 	path := filepath.Join(dir, "keys", "seal.key")
@@ -28,7 +28,7 @@ func OpenVault(dir string, fresh bool) (*Vault, error) {
 	case errors.Is(err, os.ErrNotExist) && !fresh:
 		return nil, fhir.Errorf(fhir.Conflict, op,
 			"keys/seal.key, which encrypts the secrets of authenticator apps, is missing; "+
-				"put it back, or go on with a new key with `pulsegate recover seal-key`, which is recorded")
+				"restore it, or accept a new key with `pulsegate recover seal-key`, which is recorded")
 	case errors.Is(err, os.ErrNotExist):
 		if key, err = makeKey(path); err != nil {
 			return nil, fhir.Wrap(op, err)
@@ -45,7 +45,7 @@ func OpenVault(dir string, fresh bool) (*Vault, error) {
 		}
 	}
 	if len(key) != vaultKey {
-		return nil, fhir.Errorf(fhir.Internal, op, "keys/seal.key: %d bytes are needed", vaultKey)
+		return nil, fhir.Errorf(fhir.Internal, op, "keys/seal.key: it must have %d bytes", vaultKey)
 	}
 	return newVault(key)
 }
@@ -64,7 +64,7 @@ func makeKey(path string) ([]byte, error) {
 	return key, errors.Join(err, f.Sync(), f.Close())
 }
 
-// newVault is a Vault with a key of 32 bytes.
+// newVault returns a Vault with a key of 32 bytes.
 func newVault(key []byte) (*Vault, error) {
 	b, err := aes.NewCipher(key)
 	if err != nil {
@@ -74,16 +74,16 @@ func newVault(key []byte) (*Vault, error) {
 	return &Vault{aead}, fhir.Wrap("authn.NewVault", err)
 }
 
-// Seal encrypts; what opens it must name the same purpose.
+// Seal encrypts plain. Open needs the same purpose.
 func (v *Vault) Seal(purpose string, plain []byte) []byte {
 	return v.aead.Seal(nil, nil, plain, []byte(purpose))
 }
 
-// Open decrypts what Seal made. Its error is Unauthorized.
+// Open decrypts the result of Seal. Its error has kind Unauthorized.
 func (v *Vault) Open(purpose string, sealed []byte) ([]byte, error) {
 	b, err := v.aead.Open(nil, nil, sealed, []byte(purpose))
 	if err != nil {
-		return nil, fhir.Errorf(fhir.Unauthorized, "authn.Open", "not sealed here")
+		return nil, fhir.Errorf(fhir.Unauthorized, "authn.Open", "the value was not sealed by this server")
 	}
 	return b, nil
 }

@@ -11,16 +11,16 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// about is the write by which a patient finds an opening.
-func (override *Override) about() store.StateWrite {
+// index returns the write that lists an override for its patient.
+func (override *Override) index() store.StateWrite {
 	return store.StateWrite{Key: prefixPatient + override.Patient + "/" + override.ID,
 		Value: strconv.AppendInt(nil, override.Start.Unix(), 10), Expect: store.StateAbsent}
 }
 
-// ByPatient lists every opening of a patient's data, the newest first, for that
-// patient: whatever became of the review.
+// ByPatient lists all overrides of a patient's data for that patient, most
+// recent first, whatever the result of the review.
 func (s *Service) ByPatient(ctx context.Context, patient string) ([]Override, error) {
-	const op = "breakglass.About"
+	const op = "breakglass.ByPatient"
 	var ids []string
 	err := s.each(ctx, patient, func(id string, _ int64) { ids = append(ids, id) })
 	if err != nil {
@@ -38,10 +38,10 @@ func (s *Service) ByPatient(ctx context.Context, patient string) ([]Override, er
 	return out, nil
 }
 
-// each calls fn with the openings of a patient's data and when they began, in
-// Unix seconds.
+// each calls fn with the id and the start, in Unix seconds, of every override
+// of a patient's data.
 func (s *Service) each(ctx context.Context, patient string, fn func(id string, start int64)) error {
-	const op = "breakglass.About"
+	const op = "breakglass.ByPatient"
 	if !fhir.ValidID(patient) {
 		return fhir.Errorf(fhir.Invalid, op, "patient: an id is needed")
 	}
@@ -59,8 +59,8 @@ func (s *Service) each(ctx context.Context, patient string, fn func(id string, s
 	return fhir.Wrap(op, err)
 }
 
-// Unacknowledged counts the openings of a patient's data that the patient has not
-// acknowledged.
+// Unacknowledged returns the number of overrides of a patient's data that the
+// patient has not acknowledged.
 func (s *Service) Unacknowledged(ctx context.Context, patient string) (int, error) {
 	read, err := s.acknowledged(ctx, patient)
 	if err != nil {
@@ -75,7 +75,8 @@ func (s *Service) Unacknowledged(ctx context.Context, patient string) (int, erro
 	return n, err
 }
 
-// acknowledged is the openings that a patient has acknowledged.
+// acknowledged returns the ids of the overrides that a patient has
+// acknowledged.
 func (s *Service) acknowledged(ctx context.Context, patient string) (map[string]bool, error) {
 	out := map[string]bool{}
 	prefix := prefixTold + patient + "/"
@@ -83,11 +84,11 @@ func (s *Service) acknowledged(ctx context.Context, patient string) (map[string]
 		out[strings.Clone(strings.TrimPrefix(k, prefix))] = true
 		return true
 	})
-	return out, fhir.Wrap("breakglass.told", err)
+	return out, fhir.Wrap("breakglass.acknowledged", err)
 }
 
-// Acknowledge notes that a patient has read of the openings with these ids. An
-// opening that is not of that patient's data is NotFound.
+// Acknowledge records that a patient has read about the overrides with these
+// ids. It returns NotFound if one of them does not concern the patient's data.
 func (s *Service) Acknowledge(ctx context.Context, by By, patient string, ids []string) error {
 	const op = "breakglass.Acknowledge"
 	mine := map[string]bool{}

@@ -1,21 +1,22 @@
 // Package breakglass lets a practitioner see one patient's data without that
-// patient's consent, in an emergency.
+// patient's consent in an emergency.
 //
-// It owns: the record of each opening, its end after four hours, its review,
-// and the consents that hold meanwhile. It does not own: who may open it
-// (smart/people/role, step-up), the pages, or any other consent (fhir/consent).
+// It owns: the record of each override, its end after four hours, its review,
+// and the consents that it adds meanwhile. It does not own: the right to start
+// one (smart/people/role, step-up), the pages, or any other consent
+// (fhir/consent).
 //
-// Opening leaves an AuditEvent (DCM 110127) in its own commit, counts in
-// pulsegate.breakglass.opened and writes a log line at level WARN; neither
-// names the patient or the reason. Each opening awaiting review by somebody
-// else until it is decided, and the patient is told of it.
+// The commit that starts an override contains an AuditEvent (DCM 110127). It
+// also increments pulsegate.breakglass.opened and logs at level WARN; neither
+// names the patient or the reason. Every override has to be reviewed by another
+// person, and the patient is notified.
 //
 // # State
 //
-//	glass/<id>                  Opening, JSON; never dropped
-//	glass-open/<user>/<patient> id, while it is open
-//	glass-patient/<patient>/<id> when it began, Unix seconds, for the patient
-//	glass-told/<patient>/<id>   when the patient acknowledged it, Unix seconds
+//	glass/<id>                   Override, JSON; never deleted
+//	glass-open/<user>/<patient>  id, while it is active
+//	glass-patient/<patient>/<id> start in Unix seconds, to list the overrides of a patient
+//	glass-told/<patient>/<id>    time of the patient's acknowledgment in Unix seconds
 package breakglass
 
 import (
@@ -40,26 +41,27 @@ import (
 )
 
 const (
-	// Life is how long an opening holds.
+	// Life is the duration of an override.
 	Life = 4 * time.Hour
 
 	keyPrefix  = "glass/"
 	prefixOpen = "glass-open/"
-	// prefixPatient and prefixTold are not below keyPrefix, which List reads whole.
+	// prefixPatient and prefixTold do not begin with keyPrefix, because List
+	// reads everything below that.
 	prefixPatient = "glass-patient/"
 	prefixTold    = "glass-told/"
 	minReason     = 10
 	maxReason     = 1000
 )
 
-// Override is one broken glass.
+// Override is one emergency access of a user to a patient's data.
 type Override struct {
 	ID      string    `json:"id"`
 	User    string    `json:"user"`
 	Patient string    `json:"patient"`
-	Reason  string    `json:"reason"` // may be about the patient: for the review only
+	Reason  string    `json:"reason"` // may contain patient data; shown only to reviewers
 	Start   time.Time `json:"start"`
-	End     time.Time `json:"end"` // planned, or when it was ended
+	End     time.Time `json:"end"` // planned end, or the time when it was ended
 
 	Reviewer  string    `json:"reviewer,omitempty"`
 	Reviewed  time.Time `json:"reviewed,omitzero"`
@@ -69,7 +71,7 @@ type Override struct {
 	stored []byte
 }
 
-// Pending reports whether nobody has reviewed it yet.
+// Pending reports whether the override has not been reviewed.
 func (override *Override) Pending() bool { return override.Reviewer == "" }
 
 // Store is the small state of a store.Store.
@@ -84,18 +86,19 @@ type Recorder interface {
 	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
 }
 
-// Service is the service.
+// Service manages overrides. It is safe for concurrent use.
 type Service struct {
 	store  Store
 	audit  Recorder
 	clock  func() time.Time
 	log    *slog.Logger
 	opened metric.Int64Counter
-	// changes counts what this process opened and ended.
+	// changes counts the overrides that this process started and ended, so that
+	// views notice them.
 	changes atomic.Uint64
 }
 
-// New returns the service.
+// New returns a Service. log may be nil.
 func New(s Store, a Recorder, clock func() time.Time, log *slog.Logger) (*Service, error) {
 	n, err := otel.Meter("pulsegate/smart/people/breakglass").Int64Counter("pulsegate.breakglass.opened",
 		metric.WithUnit("{override}"),
@@ -106,7 +109,7 @@ func New(s Store, a Recorder, clock func() time.Time, log *slog.Logger) (*Servic
 	return &Service{store: s, audit: a, clock: clock, log: log, opened: n}, fhir.Wrap("breakglass.New", err)
 }
 
-// By is who acts: the event's principal and where it came from.
+// By identifies the person who acts and the origin of the request.
 type By struct {
 	Principal *access.Principal
 	RemoteIP  string
@@ -145,8 +148,8 @@ func text(s string, least int) (string, error) {
 	return s, nil
 }
 
-// Open breaks the glass. An open one of the same user and patient stays as it
-// is: Conflict.
+// Open starts an override. It fails with Conflict if one of the same user and
+// patient is active.
 func (s *Service) Open(ctx context.Context, by By, user, patient, reason string) (Override, error) {
 	reason, err := text(reason, minReason)
 	if err != nil {
@@ -178,11 +181,11 @@ func (s *Service) Open(ctx context.Context, by By, user, patient, reason string)
 		}
 		open.Expect, open.Old = store.StateEquals, old
 	}
-	if err := s.commit(ctx, by, "emergency-start", &o, w, open, o.about()); err != nil {
+	if err := s.commit(ctx, by, "emergency-start", &o, w, open, o.index()); err != nil {
 		return Override{}, err
 	}
 	s.opened.Add(ctx, 1)
-	s.log.WarnContext(ctx, "break-glass opened: consent is overridden for one patient", "opening", o.ID, "request",
+	s.log.WarnContext(ctx, "break-glass opened: consent is overridden for one patient", "override", o.ID, "request_id",
 		by.RequestID)
 	return o, nil
 }
@@ -203,7 +206,7 @@ func (s *Service) get(ctx context.Context, id string) (Override, error) {
 	return o, fhir.Wrap(op, json.Unmarshal(b, &o))
 }
 
-// Close ends an opening early; only its own user does.
+// Close ends an override early. Only its own user can do so.
 func (s *Service) Close(ctx context.Context, by By, user, id string) error {
 	o, err := s.get(ctx, id)
 	if err != nil {
@@ -225,10 +228,10 @@ func (s *Service) Close(ctx context.Context, by By, user, id string) error {
 		store.StateWrite{Key: prefixOpen + user + "/" + o.Patient, Expect: store.StateEquals, Old: []byte(o.ID)})
 }
 
-// EndAll adds the end of a user's openings to the batch of what ends all that
-// the user may do, each with its AuditEvent, which by says who it is of. In
-// this process they count until their next reading, a second at most; the
-// caller ends the user's tokens and sessions in the same commit.
+// EndAll adds the end of a user's overrides to a batch that ends all access of
+// the user, each with its AuditEvent. by describes who ends them. Views of this
+// process may still permit access for up to a second; the caller ends the
+// user's tokens and sessions in the same commit.
 func (s *Service) EndAll(ctx context.Context, b *store.Batch, user string, by audit.Event) error {
 	open, err := s.Active(ctx, user)
 	if err != nil {
@@ -255,7 +258,8 @@ func (s *Service) EndAll(ctx context.Context, b *store.Batch, user string, by au
 	return nil
 }
 
-// Review decides on an opening. Nobody reviews their own, and none twice.
+// Review records the review of an override. Users cannot review their own
+// overrides, and no override is reviewed twice.
 func (s *Service) Review(ctx context.Context, by By, reviewer, id string, justified bool, note string) error {
 	const op = "breakglass.Review"
 	o, err := s.get(ctx, id)
@@ -281,8 +285,7 @@ func (s *Service) Review(ctx context.Context, by By, reviewer, id string, justif
 	return s.commit(ctx, by, "configuration", &o, w)
 }
 
-// List returns every opening, those that wait for review first, then the
-// newest.
+// List returns all overrides: those pending review first, then the most recent.
 func (s *Service) List(ctx context.Context) ([]Override, error) {
 	var out []Override
 	var bad error
@@ -308,7 +311,7 @@ func (s *Service) List(ctx context.Context) ([]Override, error) {
 	return out, fhir.Wrap("breakglass.List", err)
 }
 
-// Active returns the user's openings that hold now.
+// Active returns the active overrides of a user.
 func (s *Service) Active(ctx context.Context, user string) ([]Override, error) {
 	var ids []string
 	prefix := prefixOpen + user + "/"
@@ -332,17 +335,17 @@ func (s *Service) Active(ctx context.Context, user string) ([]Override, error) {
 	return out, nil
 }
 
-// Consents returns base with the user's own openings on top: what a token of that
-// user may see. It may be kept as long as the token; an opening and its end
-// count at once in this process, and within a second in others.
+// Consents returns base extended by the overrides of a user, for a token of
+// that user. The result may be kept as long as the token: overrides that start
+// or end in this process count immediately, others within a second.
 func (s *Service) Consents(base access.Consents, user string) access.Consents {
-	return &over{glass: s, base: base, user: user}
+	return &view{service: s, base: base, user: user}
 }
 
-type over struct {
-	glass *Service
-	base  access.Consents
-	user  string
+type view struct {
+	service *Service
+	base    access.Consents
+	user    string
 
 	mu     sync.Mutex
 	read   time.Time
@@ -350,29 +353,29 @@ type over struct {
 	open   []Override
 }
 
-const reread = time.Second
+const refreshInterval = time.Second
 
-// Permits implements access.Consents. When the openings cannot be read there
-// is none.
-func (view *over) Permits(recipient string, f *access.Facts) bool {
+// Permits implements access.Consents. If the overrides cannot be read, none
+// counts.
+func (view *view) Permits(recipient string, f *access.Facts) bool {
 	if view.base != nil && view.base.Permits(recipient, f) {
 		return true
 	}
 	if f.Patient == "" {
 		return false
 	}
-	now := view.glass.clock()
-	return slices.ContainsFunc(view.now(now), func(x Override) bool { return x.Patient == f.Patient && now.Before(x.End) })
+	now := view.service.clock()
+	return slices.ContainsFunc(view.current(now), func(x Override) bool { return x.Patient == f.Patient && now.Before(x.End) })
 }
 
-func (view *over) now(now time.Time) []Override {
+func (view *view) current(now time.Time) []Override {
 	view.mu.Lock()
 	defer view.mu.Unlock()
-	change := view.glass.changes.Load()
-	if age := now.Sub(view.read); view.read.IsZero() || change != view.change || age >= reread || age < 0 {
-		open, err := view.glass.Active(context.Background(), view.user)
+	change := view.service.changes.Load()
+	if age := now.Sub(view.read); view.read.IsZero() || change != view.change || age >= refreshInterval || age < 0 {
+		open, err := view.service.Active(context.Background(), view.user)
 		if err != nil {
-			view.glass.log.Error("break-glass cannot be read", "error", err)
+			view.service.log.Error("break-glass overrides cannot be read", "error", err)
 			open = nil
 		}
 		view.open, view.read, view.change = open, now, change

@@ -57,15 +57,16 @@ const (
 	ManageUsers   Action = "manage-users"   // invite, disable, change roles
 	ManageClients Action = "manage-clients" // register and disable clients
 	Launch        Action = "launch"         // launch an app with a chosen patient
-	ChoosePatient Action = "choose-patient" // be asked which patient an app may see
-	BreakGlass    Action = "break-glass"    // see one patient's data without consent, for a reason
-	Review        Action = "review"         // review what was broken
+	ChoosePatient Action = "choose-patient" // choose the patient that an app may see
+	BreakGlass    Action = "break-glass"    // see one patient's data without consent in an emergency
+	Review        Action = "review"         // review emergency access
 	Export        Action = "export"         // Bulk Data export
 	Hold          Action = "hold"           // legal hold
 	RevokeDevice  Action = "revoke-device"
 )
 
-// actions is the second table: who does what, and what needs a step-up.
+// actions maps each action to the roles that may do it and to whether it needs
+// a step-up.
 var actions = map[Action]struct {
 	roles  []Role
 	stepUp bool

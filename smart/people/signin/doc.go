@@ -1,15 +1,16 @@
-// Package signin is what people do about who they are: sign in and out, step
-// up, enrol and remove authenticators, and, for administrators, invite, change
-// roles, disable.
+// Package signin implements what people do with their accounts: sign in and
+// out, step up, enroll and remove authenticators, and, for administrators,
+// invite people, change roles and disable users.
 //
-// It owns: the order of the checks, and that each of these is one commit
-// together with its AuditEvent, so nothing happens unrecorded and nothing is
-// recorded that did not happen. It does not own: the proofs (smart/people/authn), the
-// records (smart/people/user, smart/people/session), or the pages (smart/pages).
+// It owns: the order of the checks, and that every operation is one commit
+// together with its AuditEvent, so that nothing happens unrecorded and no
+// record is false. It does not own: the authenticators (smart/people/authn),
+// the records (smart/people/user, smart/people/session), or the pages
+// (smart/pages).
 //
-// A refused sign-in has one answer, whatever was wrong. Refusals are recorded
-// up to a rate; beyond it they are counted and logged only, for an outsider
-// must not fill the trail.
+// Every refused sign-in returns the same error, whatever was wrong. Refusals
+// are recorded in the audit trail up to a rate. Beyond it they are only counted
+// and logged, so that an attacker cannot fill the trail.
 //
-//	ceremony/<SHA-256 of challenge or state>   used up, until it would have lapsed
+//	ceremony/<SHA-256 of challenge or state>   used, kept until it would have expired
 package signin

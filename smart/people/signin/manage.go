@@ -10,15 +10,15 @@ import (
 	"pulsegate/smart/people/user"
 )
 
-// NewUser is a person to be invited.
+// NewUser describes a person to invite.
 type NewUser struct {
 	Login, Name           string
 	Roles                 []string
 	Patient, Practitioner string // ids
 }
 
-// known holds the links against the store.
-func (s *Service) known(ctx context.Context, patient, practitioner string) error {
+// checkLinks checks that the resources of a user's links exist.
+func (s *Service) checkLinks(ctx context.Context, patient, practitioner string) error {
 	for _, ref := range []fhir.Ref{{Type: "Patient", ID: patient}, {Type: "Practitioner", ID: practitioner}} {
 		if ref.ID == "" {
 			continue
@@ -31,13 +31,13 @@ func (s *Service) known(ctx context.Context, patient, practitioner string) error
 			}
 		}
 		if !ok {
-			return fhir.Errorf(fhir.Invalid, "signin.known", "There is no %s with that id.", ref.Type)
+			return fhir.Errorf(fhir.Invalid, "signin.checkLinks", "There is no %s with that id.", ref.Type)
 		}
 	}
 	return nil
 }
 
-// Invite makes a user and a one-time link for them; the answer is its secret.
+// Invite creates a user and returns the secret of a one-time link for them.
 func (s *Service) Invite(ctx context.Context, from From, by Actor, n NewUser) (user.User, string, error) {
 	if err := s.allow(by, role.ManageUsers); err != nil {
 		return user.User{}, "", err
@@ -50,7 +50,7 @@ func (s *Service) Invite(ctx context.Context, from From, by Actor, n NewUser) (u
 	if err != nil {
 		return user.User{}, "", err
 	}
-	if err := s.known(ctx, n.Patient, n.Practitioner); err != nil {
+	if err := s.checkLinks(ctx, n.Patient, n.Practitioner); err != nil {
 		return user.User{}, "", err
 	}
 	token, err := s.linked(ctx, from, by, &u, false)
@@ -60,8 +60,8 @@ func (s *Service) Invite(ctx context.Context, from From, by Actor, n NewUser) (u
 	return u, token, err
 }
 
-// linked commits u with a new one-time link and the end of everything that u
-// could do before, and with those of others whose links end.
+// linked commits u with a new one-time link and ends all access of u and of
+// others, whose links become void.
 func (s *Service) linked(ctx context.Context, from From, by Actor, u *user.User, reset bool,
 	others ...user.User) (string, error) {
 	writes, err := s.Users.Writes(u)
@@ -83,8 +83,8 @@ func (s *Service) linked(ctx context.Context, from From, by Actor, u *user.User,
 	return token, s.managed(ctx, from, by, u, "attributes", "invited", append(writes, w)...)
 }
 
-// managed commits a change of u by somebody else, with the end of everything
-// that u was allowed before.
+// managed commits a change of u by an administrator and ends all access that u
+// had.
 func (s *Service) managed(ctx context.Context, from From, by Actor, u *user.User, kind, what string,
 	state ...store.StateWrite) error {
 	extra := [][2]string{{"user", u.ID}, {"change", what}}
@@ -95,10 +95,11 @@ func (s *Service) managed(ctx context.Context, from From, by Actor, u *user.User
 		RemoteIP: from.RemoteIP, RequestID: from.RequestID, Extra: extra}, state...)
 }
 
-// ending commits the change of an account that ends everything beside its
-// sessions, with its events. What began between the reading and the commit is
-// dead from the commit on, for the account has changed; it is put on record
-// right after. Nothing can begin any more then.
+// ending commits a change of an account together with the end of its
+// authorizations and emergency accesses, with their events. Access that began
+// between the read and the commit is void from the commit on, because the
+// account has changed. ending records its end in a second commit; by then no
+// more access can begin.
 func (s *Service) ending(ctx context.Context, userID string, ev audit.Event, state ...store.StateWrite) error {
 	b := store.Batch{State: state}
 	if err := s.EndAccess(ctx, &b, userID, "", ev); err != nil {
@@ -108,7 +109,7 @@ func (s *Service) ending(ctx context.Context, userID string, ev audit.Event, sta
 		return err
 	}
 	ctx = context.WithoutCancel(ctx)
-	return raced("signin.ending", func() error {
+	return retry("signin.ending", func() error {
 		var late store.Batch
 		if err := s.EndAccess(ctx, &late, userID, "", ev); err != nil || len(late.Writes) == 0 {
 			return err
@@ -118,9 +119,9 @@ func (s *Service) ending(ctx context.Context, userID string, ev audit.Event, sta
 	})
 }
 
-// raced runs a change of an account again for as long as it loses to other
-// writers, such as a sign-in.
-func raced(op string, change func() error) error {
+// retry runs a change of an account again for as long as it conflicts with
+// other writers, such as a sign-in.
+func retry(op string, change func() error) error {
 	for range changes {
 		if err := change(); err == nil || fhir.KindOf(err) != fhir.Conflict {
 			return err
@@ -129,10 +130,10 @@ func raced(op string, change func() error) error {
 	return fhir.Errorf(fhir.Unavailable, op, "The account is being changed by other requests. Try again.")
 }
 
-// Reinvite makes a new link for a user; former links are void. The user's
-// sessions, and everything that apps were allowed, end now; with reset, former
-// authenticators when the link is used. Whoever took the account over has then
-// nothing left of it (RFC 9700 4.14.2).
+// Reinvite creates a new one-time link for a user and voids earlier ones. The
+// user's sessions and the access of all their apps end now. If reset is set,
+// the previous authenticators are removed when the link is used, so that an
+// attacker who took over the account keeps no access (RFC 9700 4.14.2).
 func (s *Service) Reinvite(ctx context.Context, from From, by Actor, id string,
 	reset bool) (u user.User, token string, err error) {
 	const op = "signin.Reinvite"
@@ -142,7 +143,7 @@ func (s *Service) Reinvite(ctx context.Context, from From, by Actor, id string,
 	if by.User != nil && by.User.ID == id {
 		return user.User{}, "", fhir.Errorf(fhir.Forbidden, op, "You cannot reset your own sign-in.")
 	}
-	err = raced(op, func() error {
+	err = retry(op, func() error {
 		u, token, err = s.reinvite(ctx, from, by, id, reset)
 		return err
 	})
@@ -163,8 +164,8 @@ func (s *Service) reinvite(ctx context.Context, from From, by Actor, id string, 
 	return u, token, err
 }
 
-// SetRoles changes what a user may do and who they are. All sessions and
-// authorizations of the user end.
+// SetRoles changes the roles and the linked resources of a user. All sessions
+// and authorizations of the user end.
 func (s *Service) SetRoles(ctx context.Context, from From, by Actor, id string, names []string, patient,
 	practitioner string) error {
 	if err := s.allow(by, role.ManageUsers); err != nil {
@@ -174,7 +175,7 @@ func (s *Service) SetRoles(ctx context.Context, from From, by Actor, id string, 
 	if err != nil {
 		return err
 	}
-	if err := s.known(ctx, patient, practitioner); err != nil {
+	if err := s.checkLinks(ctx, patient, practitioner); err != nil {
 		return err
 	}
 	return s.edit(ctx, from, by, id, "roles", "roles-set", func(u *user.User) {
@@ -182,8 +183,8 @@ func (s *Service) SetRoles(ctx context.Context, from From, by Actor, id string, 
 	})
 }
 
-// SetDisabled ends a user's access at once, or gives it back. What apps were
-// allowed does not come back.
+// SetDisabled disables a user, which ends all access immediately, or enables
+// the user again. The authorizations of apps are not restored.
 func (s *Service) SetDisabled(ctx context.Context, from From, by Actor, id string, disabled bool) error {
 	if err := s.allow(by, role.ManageUsers); err != nil {
 		return err
@@ -202,7 +203,7 @@ func (s *Service) edit(ctx context.Context, from From, by Actor, id, kind, what 
 	if by.User != nil && by.User.ID == id {
 		return fhir.Errorf(fhir.Forbidden, op, "You cannot change your own roles or access.")
 	}
-	return raced(op, func() error {
+	return retry(op, func() error {
 		u, err := s.Users.Get(ctx, id)
 		if err != nil {
 			return err
@@ -217,11 +218,11 @@ func (s *Service) edit(ctx context.Context, from From, by Actor, id, kind, what 
 	})
 }
 
-// Bootstrap makes the first administrator's one-time link, as long as no
-// administrator can sign in. It is for the admin socket. At most one such link
-// is good at a time: a new one voids that of any other login.
+// Bootstrap creates the one-time link of the first administrator, as long as no
+// administrator can sign in. It is called through the admin socket. Only one
+// such link is valid at a time: a new one voids the link of any other login.
 func (s *Service) Bootstrap(ctx context.Context, operator, login, name string) (u user.User, token string, err error) {
-	err = raced("signin.Bootstrap", func() error {
+	err = retry("signin.Bootstrap", func() error {
 		u, token, err = s.bootstrap(ctx, operator, login, name)
 		return err
 	})

@@ -25,12 +25,14 @@ import (
 
 const (
 	prefixCeremony = "ceremony/"
-	// attempts is how often a commit that lost a race begins again.
+	// attempts is the maximum number of commits of a sign-in that conflict.
 	attempts = 4
-	// changes is the same for a change of an account: each lost race is another
-	// writer's progress.
+	// changes is the maximum number of commits of an account change that
+	// conflict. It is higher because every conflict means progress of another
+	// writer.
 	changes = 64
-	// recorded is how many refusals a second go into the trail.
+	// recorded is the maximum number of refusals per second that go into the
+	// audit trail.
 	recorded = 20
 )
 
@@ -45,36 +47,39 @@ type Recorder interface {
 	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
 }
 
-// Options of a Service.
+// Options configures a Service. Passkeys and Provider are optional, and so is
+// Logger.
 type Options struct {
 	Store     Store
 	Audit     Recorder
 	Users     *user.Registry
 	Sessions  *session.Sessions
-	Passkeys  *authn.Passkeys // nil: the server has no host name
+	Passkeys  *authn.Passkeys // nil if the server has no host name or no https
 	Passwords *authn.Passwords
 	Vault     *authn.Vault
-	Provider  *authn.Provider // nil: none
-	// ResourceExists reports whether a resource is there, for links of users.
+	Provider  *authn.Provider // nil if none is configured
+	// ResourceExists reports whether a resource exists, to validate the links
+	// of users.
 	ResourceExists func(ctx context.Context, ref fhir.Ref) (bool, error)
-	// EndAccess adds the end of what a user has beside sessions to a batch, with
-	// its AuditEvents: with session "", all authorizations and emergency
-	// accesses, otherwise the authorizations that last as long as that session
-	// (its SID). by says who ends them.
+	// EndAccess adds the end of a user's access, other than sessions, to a
+	// batch, with the AuditEvents. If session is empty, it ends all
+	// authorizations and emergency accesses, otherwise the authorizations that
+	// are bound to the session with that SID. by describes who ends them.
 	EndAccess func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error
 	Issuer    string // the server's base URL
 	Clock     func() time.Time
 	Logger    *slog.Logger
 }
 
-// Service is safe for concurrent use.
+// Service implements sign-in and the management of accounts. It is safe for
+// concurrent use.
 type Service struct {
 	Options
 	throttle authn.Throttle
 	count    metric.Int64Counter
 
 	mu     sync.Mutex
-	second int64 // in which refusals are counted
+	second int64 // second, in Unix time, for which spent counts refusals
 	spent  int
 }
 
@@ -82,7 +87,7 @@ type Service struct {
 func New(o Options) (*Service, error) {
 	if o.Store == nil || o.Audit == nil || o.Users == nil || o.Sessions == nil || o.Passwords == nil ||
 		o.Vault == nil || o.ResourceExists == nil || o.EndAccess == nil || o.Clock == nil || o.Issuer == "" {
-		return nil, fhir.Errorf(fhir.Internal, "signin.New", "an option is missing")
+		return nil, fhir.Errorf(fhir.Internal, "signin.New", "a required option is missing")
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -94,12 +99,12 @@ func New(o Options) (*Service, error) {
 		fhir.Wrap("signin.New", err)
 }
 
-// From is where a request comes from.
+// From describes the origin of a request.
 type From struct {
 	RemoteIP, RequestID string
-	Agent               string // the browser, as session.Place has it
-	// Device names the browser for an account that has signed in there; nil
-	// or "" for none.
+	Agent               string // description of the browser, for session.Browser
+	// Device returns the id of this browser for an account that has signed in
+	// there, otherwise "". It may be nil.
 	Device func(userID string) string
 }
 
@@ -112,48 +117,49 @@ func (f From) device(userID string) string {
 	return f.Device(userID)
 }
 
-// SignedIn is a new session.
+// SignedIn is the result of a sign-in: a new session.
 type SignedIn struct {
 	Secret  string
 	Session session.Session
 	User    user.User
 }
 
-// ErrStepUp is what an action answers that needs a fresh phishing-resistant
+// ErrStepUp is returned by operations that need a recent phishing-resistant
 // factor (RFC 9470).
 var ErrStepUp error = fhir.Errorf(fhir.Unauthorized, "signin",
 	"insufficient_user_authentication: sign in again with a passkey")
 
-// tooMany is the error of kind TooMany for who has to wait.
-func tooMany(d time.Duration) error {
-	return &waiting{fhir.Errorf(fhir.TooMany, "signin", "too many attempts"), d}
+// tooMany returns the error of a delayed attempt. Its method RetryAfter returns
+// the remaining delay.
+func tooMany(delay time.Duration) error {
+	return &waiting{fhir.Errorf(fhir.TooMany, "signin", "too many attempts"), delay}
 }
 
 type waiting struct {
 	error
-	d time.Duration
+	delay time.Duration
 }
 
 func (w *waiting) Unwrap() error { return w.error }
 
-// RetryAfter is how long to wait.
-func (w *waiting) RetryAfter() time.Duration { return w.d }
+// RetryAfter returns the remaining delay.
+func (w *waiting) RetryAfter() time.Duration { return w.delay }
 
-// Principal is u in the trail.
+// Principal returns the principal of u for the audit trail.
 func (s *Service) Principal(u *user.User) *access.Principal {
 	return &access.Principal{Subject: u.ID, Issuer: s.Issuer}
 }
 
-// Subject is what an authorization knows of the person and the sign-in.
+// Subject returns the subject of an authorization that u approves in session x.
 func Subject(u *user.User, x *session.Session) authz.Subject {
 	ref, _ := fhir.ParseRef(u.Reference())
 	return authz.Subject{ID: u.ID, Name: u.Name, FHIRUser: ref, Roles: u.Roles.Strings(), AuthTime: x.Auth,
 		ACR: x.ACR, AMR: x.AMR, Session: x.SID, Access: u.Access}
 }
 
-// standing returns the user that x was at its sign-in. ok is false when the
-// account has ended, is another resource now, or was changed in a way that
-// ends authorizations.
+// standing returns the current user of a subject. ok is false if the user was
+// disabled, represents another resource now, or has changed in a way that ends
+// authorizations.
 func (s *Service) standing(ctx context.Context, x authz.Subject) (u user.User, ok bool, err error) {
 	u, err = s.Users.Get(ctx, x.ID)
 	if err != nil {
@@ -166,15 +172,15 @@ func (s *Service) standing(ctx context.Context, x authz.Subject) (u user.User, o
 	return u, !u.Disabled && u.Access == x.Access && ref == x.FHIRUser, nil
 }
 
-// Roles returns the roles that the subject of an authorization has now; ok is
-// false when it is not what it was at its sign-in.
+// Roles returns the current roles of an authorization's subject. ok is false if
+// the subject's authorizations have ended.
 func (s *Service) Roles(ctx context.Context, x authz.Subject) (roles []string, ok bool, err error) {
 	u, ok, err := s.standing(ctx, x)
 	return u.Roles.Strings(), ok, err
 }
 
-// Alive is Roles for an authorization; one that is not for offline use goes
-// with the session.
+// Alive is like Roles, but an authorization without offline access also ends
+// with its session.
 func (s *Service) Alive(ctx context.Context, x authz.Subject, offline bool) (roles []string, ok bool, err error) {
 	if roles, ok, err = s.Roles(ctx, x); err != nil || !ok || offline {
 		return roles, ok, err
@@ -183,9 +189,10 @@ func (s *Service) Alive(ctx context.Context, x authz.Subject, offline bool) (rol
 	return roles, ok, err
 }
 
-// Hold returns a write that fails its batch with Conflict when the subject's
-// account has changed since: what begins in the same commit as an account
-// changes must not escape that change's end of everything. ok is as in Roles.
+// Hold returns a write that fails its batch with Conflict if the subject's
+// account has changed since. Access that begins concurrently with a change of
+// the account can therefore not escape the end of all access. ok is as in
+// Roles.
 func (s *Service) Hold(ctx context.Context, x authz.Subject) (w store.StateWrite, ok bool, err error) {
 	u, ok, err := s.standing(ctx, x)
 	if err != nil || !ok {
@@ -194,13 +201,12 @@ func (s *Service) Hold(ctx context.Context, x authz.Subject) (w store.StateWrite
 	return u.Unchanged(), true, nil
 }
 
-// commit makes state and event durable together.
+// commit commits state together with an event.
 func (s *Service) commit(ctx context.Context, ev audit.Event, state ...store.StateWrite) error {
 	return s.commitBatch(ctx, &store.Batch{State: state}, ev)
 }
 
-// Commit makes state durable together with an event, for what administrators
-// do on pages.
+// Commit commits state together with an event, for the pages of administrators.
 func (s *Service) Commit(ctx context.Context, ev audit.Event, state ...store.StateWrite) error {
 	return s.commit(ctx, ev, state...)
 }
@@ -216,14 +222,15 @@ func (s *Service) commitBatch(ctx context.Context, b *store.Batch, ev audit.Even
 	return fhir.Wrap("signin.commit", err)
 }
 
-// once is the write that uses a challenge or a state up.
+// once returns the write that uses up a challenge or a state.
 func once(secret string, until time.Time) store.StateWrite {
 	h := sha256.Sum256([]byte(secret))
 	return store.StateWrite{Key: prefixCeremony + base64.RawURLEncoding.EncodeToString(h[:]), Value: []byte("1"),
 		Expect: store.StateAbsent, Expires: until.Add(time.Hour)}
 }
 
-// mayRecord takes one of the refusals of this second.
+// mayRecord counts a refusal and reports whether it may be recorded in this
+// second.
 func (s *Service) mayRecord() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -239,8 +246,8 @@ func (s *Service) counted(ctx context.Context, way, outcome string) {
 		attribute.String("pulsegate.outcome", outcome)))
 }
 
-// refused records a failed sign-in with the writes that count it. userID is
-// whose sign-in failed, as far as that is known; reason is a fixed text.
+// refused counts and records a failed sign-in, with the writes that delay
+// further attempts. userID is the user, if known. reason is a fixed text.
 func (s *Service) refused(ctx context.Context, from From, way, userID, reason string,
 	state func() ([]store.StateWrite, error)) error {
 	s.counted(ctx, way, "refused")
@@ -251,7 +258,7 @@ func (s *Service) refused(ctx context.Context, from From, way, userID, reason st
 		ev.Principal = &access.Principal{Subject: userID, Issuer: s.Issuer}
 	}
 	record := s.mayRecord()
-	s.Logger.InfoContext(ctx, "sign-in refused", "way", way, "rule", reason, "request", from.RequestID, "recorded",
+	s.Logger.InfoContext(ctx, "sign-in refused", "way", way, "rule", reason, "request_id", from.RequestID, "recorded",
 		record)
 	for range attempts {
 		var writes []store.StateWrite
@@ -275,7 +282,8 @@ func (s *Service) refused(ctx context.Context, from From, way, userID, reason st
 	return fhir.Errorf(fhir.Unavailable, "signin.refused", "try again")
 }
 
-// begin ends a sign-in: user, session and event in one commit.
+// begin completes a sign-in: it commits the user, the session and the event
+// together.
 func (s *Service) begin(ctx context.Context, from From, way string, u *user.User, p session.Proof,
 	before *session.Session, state ...store.StateWrite) (SignedIn, error) {
 	writes, err := s.Users.Writes(u)
@@ -300,16 +308,17 @@ func (s *Service) begin(ctx context.Context, from From, way string, u *user.User
 	return SignedIn{Secret: secret, Session: x, User: *u}, nil
 }
 
-// Actor is who does something to others.
+// Actor is the person who changes another account.
 type Actor struct {
 	User    *user.User
 	Session *session.Session
-	// Operator is set instead of both at the admin socket.
+	// Operator is set instead of User and Session for requests through the
+	// admin socket.
 	Operator string
 }
 
-// allow holds an actor to the table of roles and to the step-up that the
-// action needs.
+// allow checks that the actor's role allows the action and that the step-up it
+// needs was done.
 func (s *Service) allow(a Actor, what role.Action) error {
 	if a.Operator != "" {
 		return nil

@@ -17,14 +17,14 @@ func (s *Service) SignOut(ctx context.Context, from From, u *user.User, x *sessi
 		RemoteIP: from.RemoteIP, RequestID: from.RequestID}, x.End())
 }
 
-// ListSessions lists the sessions of a user, the latest used first.
+// ListSessions lists the sessions of a user, most recently used first.
 func (s *Service) ListSessions(ctx context.Context, u *user.User) ([]session.Session, error) {
 	return s.Sessions.ByUser(ctx, u.ID)
 }
 
-// EndSession ends one of u's own sessions by its SID, together with the
-// authorizations that last as long as that session. A session that has ended
-// already is NotFound.
+// EndSession ends one of u's sessions by its SID, together with the
+// authorizations that are bound to that session. It returns NotFound if the
+// session has already ended.
 func (s *Service) EndSession(ctx context.Context, from From, u *user.User, sid string) error {
 	const op = "signin.EndSession"
 	for range changes {
@@ -50,9 +50,8 @@ func (s *Service) EndSession(ctx context.Context, from From, u *user.User, sid s
 	return fhir.Errorf(fhir.Unavailable, op, "try again")
 }
 
-// EndEverything ends every session and every authorization of u's own, and
-// their emergency accesses. The person goes on in a new session at this
-// browser.
+// EndEverything ends every session, authorization and emergency access of u,
+// and starts a new session at this browser.
 func (s *Service) EndEverything(ctx context.Context, from From, u user.User, x *session.Session) (SignedIn, error) {
 	const op = "signin.EndEverything"
 	for range changes {

@@ -13,17 +13,18 @@ import (
 	"pulsegate/smart/people/user"
 )
 
-// notRight is the answer to any wrong name, password or code.
-func notRight() error {
+// wrongCredentials returns the error for any wrong name, password or code.
+func wrongCredentials() error {
 	return fhir.Errorf(fhir.Unauthorized, "signin.Password", "The name, password or code is wrong.")
 }
 
-// Password signs in with a password and a one-time or recovery code.
+// Password signs in with a password and a one-time code or recovery code.
 func (s *Service) Password(ctx context.Context, from From, login, password, code string,
 	before *session.Session) (SignedIn, error) {
 	for range attempts {
 		in, err := s.password(ctx, from, login, password, code, before)
-		// A conflict: a failure was counted, or the code used, meanwhile.
+		// On a conflict, a failure was counted or the code was used in the
+		// meantime.
 		if err == nil || fhir.KindOf(err) != fhir.Conflict {
 			return in, err
 		}
@@ -35,7 +36,7 @@ func (s *Service) password(ctx context.Context, from From, login, password, code
 	before *session.Session) (SignedIn, error) {
 	account, err := user.Fold(login)
 	if err != nil {
-		account = "\x00" // no user has it; all such names are one account
+		account = "\x00" // cannot be a login; all invalid names count as one account
 	}
 	u, err := s.Users.ByLogin(ctx, login)
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
@@ -69,7 +70,7 @@ func (s *Service) password(ctx context.Context, from From, login, password, code
 		if err != nil {
 			return SignedIn{}, err
 		}
-		return SignedIn{}, notRight()
+		return SignedIn{}, wrongCredentials()
 	}
 	p := session.Proof{ACR: authn.MultiFactor, AMR: []string{"pwd", "otp", "mfa"}, At: now}
 	if recovery >= 0 {
@@ -80,8 +81,8 @@ func (s *Service) password(ctx context.Context, from From, login, password, code
 	return s.begin(ctx, from, "password", &u, p, before, try.Succeeded())
 }
 
-// factors looks at all of them whatever the first one says, also for a user
-// who does not exist: the answer must not tell by its time.
+// factors verifies all factors, whatever the result of the first one and even
+// if the user does not exist, so that the duration reveals nothing.
 func (s *Service) factors(ctx context.Context, u *user.User, password, code string,
 	now time.Time) (step int64, recovery int, ok bool, err error) {
 	known, err := s.Passwords.Match(ctx, u.Password, password)
@@ -92,7 +93,7 @@ func (s *Service) factors(ctx context.Context, u *user.User, password, code stri
 	if enrolled {
 		if secret, err = s.Vault.Open("totp "+u.ID, u.TOTP.Sealed); err != nil {
 			return 0, -1, false, fhir.Wrap("signin.factors",
-				errors.New("a TOTP secret cannot be opened: was keys/seal.key replaced?"))
+				errors.New("a TOTP secret cannot be decrypted; was keys/seal.key replaced?"))
 		}
 		last = u.TOTP.Step
 	}
@@ -101,7 +102,7 @@ func (s *Service) factors(ctx context.Context, u *user.User, password, code stri
 	return step, recovery, known && enrolled && !u.Disabled && (right || recovery >= 0), nil
 }
 
-// BeginPasskey begins a sign-in (u nil) or a step-up of u.
+// BeginPasskey starts a sign-in if u is nil, otherwise a step-up of u.
 func (s *Service) BeginPasskey(u *user.User) ([]byte, authn.Ceremony, error) {
 	if s.Passkeys == nil {
 		return nil, authn.Ceremony{}, fhir.Errorf(fhir.NotAllowed, "signin.BeginPasskey",
@@ -110,7 +111,7 @@ func (s *Service) BeginPasskey(u *user.User) ([]byte, authn.Ceremony, error) {
 	return s.Passkeys.BeginSignIn(u)
 }
 
-// Passkey signs in with a passkey; with a session before, it steps up.
+// Passkey signs in with a passkey. If before is set, it is a step-up.
 func (s *Service) Passkey(ctx context.Context, from From, c authn.Ceremony, answer []byte,
 	before *session.Session) (SignedIn, error) {
 	const op = "signin.Passkey"
@@ -136,7 +137,7 @@ func (s *Service) Passkey(ctx context.Context, from From, c authn.Ceremony, answ
 	return SignedIn{}, fhir.Errorf(fhir.Unauthorized, op, "The passkey was not accepted.")
 }
 
-// rule is the fixed text of a refusal.
+// rule returns the fixed text of a refusal.
 func rule(err error) string {
 	var e *fhir.Error
 	if errors.As(err, &e) && len(e.Issues) > 0 {
@@ -146,10 +147,10 @@ func rule(err error) string {
 }
 
 // External signs in with the hospital's provider.
-func (s *Service) External(ctx context.Context, from From, o authn.AuthRequest, answer url.Values,
+func (s *Service) External(ctx context.Context, from From, req authn.AuthRequest, response url.Values,
 	before *session.Session) (SignedIn, error) {
 	const op = "signin.External"
-	id, err := s.identity(ctx, o, answer)
+	id, err := s.identity(ctx, req, response)
 	var u user.User
 	if err == nil {
 		if u, err = s.Users.ByExternal(ctx, id.Issuer, id.Subject); fhir.KindOf(err) == fhir.NotFound && err != nil {
@@ -164,7 +165,7 @@ func (s *Service) External(ctx context.Context, from From, o authn.AuthRequest, 
 		err = fhir.Errorf(fhir.Unauthorized, op, "the provider did not ask for a second factor")
 	default:
 		in, berr := s.begin(ctx, from, "external", &u, session.Proof{ACR: id.ACR, AMR: id.AMR, At: id.AuthTime},
-			before, once(o.State, o.Expires))
+			before, once(req.State, req.Expires))
 		if berr == nil || fhir.KindOf(berr) != fhir.Conflict {
 			return in, berr
 		}
@@ -180,9 +181,9 @@ func (s *Service) External(ctx context.Context, from From, o authn.AuthRequest, 
 		"The hospital’s sign-in was not accepted here. Staff need a second factor there, and the hospital’s account must be connected with an account here.")
 }
 
-func (s *Service) identity(ctx context.Context, o authn.AuthRequest, answer url.Values) (authn.Identity, error) {
+func (s *Service) identity(ctx context.Context, req authn.AuthRequest, response url.Values) (authn.Identity, error) {
 	if s.Provider == nil {
 		return authn.Identity{}, fhir.Errorf(fhir.NotFound, "signin.identity", "no OpenID provider is configured")
 	}
-	return s.Provider.Finish(ctx, o, answer)
+	return s.Provider.Finish(ctx, req, response)
 }

@@ -1,5 +1,6 @@
-// Package authntest is a WebAuthn authenticator in software, for tests: it
-// makes one ES256 passkey and signs with it, well or wrongly as it is told.
+// Package authntest implements a WebAuthn authenticator in software for tests.
+// It creates one ES256 passkey and signs with it, correctly or with errors that
+// the test chooses.
 package authntest
 
 import (
@@ -13,24 +14,24 @@ import (
 	"testing"
 )
 
-// Key is the authenticator with its passkey.
+// Key is the authenticator and its passkey.
 type Key struct {
 	Origin string
-	// Unverified leaves the flag out that says that the user was verified.
+	// Unverified omits the flag for user verification.
 	Unverified bool
-	// Count is the signature counter, raised before each signature.
+	// Count is the signature counter. It is incremented before each signature.
 	Count uint32
 
-	t       testing.TB
+	test    testing.TB
 	private *ecdsa.PrivateKey
 	id      []byte
 	user    string // handle, base64url
 	rp      string
 }
 
-// New makes an authenticator for a test, which fails when it cannot work.
+// New returns an authenticator for origin. It fails the test on errors.
 func New(t testing.TB, origin string) *Key {
-	k := &Key{t: t, Origin: origin, id: make([]byte, 20)}
+	k := &Key{test: t, Origin: origin, id: make([]byte, 20)}
 	var err error
 	k.private, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	k.must(err)
@@ -40,13 +41,13 @@ func New(t testing.TB, origin string) *Key {
 }
 
 func (k *Key) must(err error) {
-	k.t.Helper()
+	k.test.Helper()
 	if err != nil {
-		k.t.Fatal(err)
+		k.test.Fatal(err)
 	}
 }
 
-// Clone copies the key as a thief would.
+// Clone returns a copy of the key, as an attacker would make it.
 func (k *Key) Clone() *Key { c := *k; return &c }
 
 var b64 = base64.RawURLEncoding
@@ -73,7 +74,7 @@ func (k *Key) client(typ, challenge string) []byte {
 	return b
 }
 
-// Create answers options for navigator.credentials.create.
+// Create responds to the options of navigator.credentials.create.
 func (k *Key) Create(options []byte) []byte {
 	var o struct {
 		Challenge string
@@ -98,7 +99,7 @@ func (k *Key) Create(options []byte) []byte {
 		"attestationObject": b64.EncodeToString(att), "transports": []string{"internal"}})
 }
 
-// Get answers options for navigator.credentials.get.
+// Get responds to the options of navigator.credentials.get.
 func (k *Key) Get(options []byte) []byte {
 	var o struct{ Challenge string }
 	k.must(json.Unmarshal(options, &o))

@@ -1,15 +1,15 @@
-// Package stolen knows the 100,000 passwords that stand most often in lists of
-// stolen ones, and of the first million those with at least 12 characters
-// (shorter ones are no passwords here, but parts of passwords), in a file of
-// about 350 KiB that is part of the binary.
+// Package stolen contains the 100,000 most frequently stolen passwords, and all
+// passwords of at least 12 characters among the first million. Shorter ones are
+// not valid passwords here, but may be parts of passwords. The list is a file
+// of about 350 KiB that is embedded in the binary.
 //
-// It owns: the file, its form, and the question whether a word is in it. It
-// does not own: the rules for a password (smart/people/authn).
+// It owns: the file, its format, and the lookup of a word. It does not own: the
+// rules for a password (smart/people/authn).
 //
-// The file holds no password. It is the sorted 36-bit prefixes of the SHA-256
-// of the folded passwords, as differences in Golomb-Rice code. A word that is
-// not in the list is taken for one with a probability of 1 in 478,000. It is
-// made anew from a list, one password per line, the most frequent first:
+// The file contains no passwords. It contains the sorted 36-bit prefixes of the
+// SHA-256 of the case-folded passwords, as differences in Golomb-Rice code. The
+// false positive rate is 1 in 478,000 per word. To generate the file from a
+// list with one password per line, most frequent first, run:
 //
 //	go run ./smart/people/authn/stolen/gen LIST >smart/people/authn/stolen/stolen.bin
 //
@@ -18,7 +18,7 @@ package stolen
 
 import (
 	"crypto/sha256"
-	_ "embed" // the list
+	_ "embed" // embeds the list
 	"encoding/binary"
 	"errors"
 	"slices"
@@ -33,14 +33,15 @@ var list []byte
 const (
 	// Count is the number of most frequent passwords in the list.
 	Count = 100_000
-	// Long is the length from which on the list holds less frequent ones, too.
+	// Long is the minimum length in characters of the less frequent passwords
+	// in the list.
 	Long = 12
 
-	bits = 36 // of each hash
-	rice = 19 // of each difference that is written as it is
+	bits = 36 // bits per hash
+	rice = 19 // low bits of each difference, stored as they are
 )
 
-// hash folds a word, so that case makes no difference.
+// hash returns the truncated hash of a word, ignoring case.
 func hash(word string) uint64 {
 	sum := sha256.Sum256([]byte(strings.ToLower(norm.NFKC.String(word))))
 	return binary.BigEndian.Uint64(sum[:]) >> (64 - bits)
@@ -78,13 +79,14 @@ func Encode(words []string) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(hashes))), out...)
 }
 
-// Has reports whether any of the words is in the list. It reads the list once.
+// Has reports whether the list contains any of the words. It reads the list
+// once.
 func Has(words ...string) bool {
 	found, err := has(list, words)
-	return found || err != nil // a list that cannot be read refuses all
+	return found || err != nil // If the list cannot be read, all words are refused.
 }
 
-var errCut = errors.New("stolen: the list breaks off")
+var errCut = errors.New("stolen: the list is truncated")
 
 func has(list []byte, words []string) (bool, error) {
 	want := make([]uint64, 0, len(words))
@@ -103,7 +105,8 @@ func has(list []byte, words []string) (bool, error) {
 	return found, err
 }
 
-// each calls fn with the hashes of a list in ascending order.
+// each calls fn with the hashes of a list in ascending order, until fn returns
+// false.
 func each(list []byte, fn func(uint64) bool) error {
 	if len(list) < 4 {
 		return errCut

@@ -1,6 +1,6 @@
-// Command gen makes the list of package stolen: it reads the file that its
-// argument names, one password per line, the most frequent first, and writes
-// stolen.bin to its output.
+// Command gen generates the list of package stolen. It reads the file that its
+// argument names, one password per line, most frequent first, and writes
+// stolen.bin to standard output.
 package main
 
 import (
@@ -34,7 +34,7 @@ func run(path string, out io.Writer) (err error) {
 		return err
 	}
 	if len(words) < stolen.Count {
-		return fmt.Errorf("%s holds %d passwords, %d are needed", path, len(words), stolen.Count)
+		return fmt.Errorf("%s has %d passwords; at least %d are needed", path, len(words), stolen.Count)
 	}
 	_, err = out.Write(stolen.Encode(words))
 	return err

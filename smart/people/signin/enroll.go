@@ -15,16 +15,18 @@ import (
 	"pulsegate/smart/people/user"
 )
 
-// Enrollee enrols: somebody with a one-time link, or somebody who is signed in.
+// Enrollee is a person who enrolls an authenticator. Exactly one of Invite and
+// Session is set.
 type Enrollee struct {
 	User    user.User
-	Invite  *user.Invite     // one of these two
-	Session *session.Session // is set
+	Invite  *user.Invite     // one-time link
+	Session *session.Session // or current session
 }
 
-// Fresh reports whether the person may change authenticators now: with a link
-// always, else after a sign-in or step-up of the strength that the user has,
-// within five minutes. A stolen cookie must not become an account.
+// Fresh reports whether the person may change authenticators now. A one-time
+// link always allows it. Otherwise the person must have signed in or stepped up
+// within five minutes, with a passkey if they have one, so that a stolen cookie
+// is not enough to take over the account.
 func (w *Enrollee) Fresh(now time.Time) bool {
 	if w.Invite != nil {
 		return true
@@ -36,8 +38,8 @@ func (w *Enrollee) Fresh(now time.Time) bool {
 	return w.Session != nil && w.Session.Meets(wish, now)
 }
 
-// change commits new authenticators: every other session of the user ends, a
-// link is spent, and the person goes on in a new session.
+// change commits new authenticators. It ends all other sessions of the user,
+// uses up the one-time link, and starts a new session.
 func (s *Service) change(ctx context.Context, from From, w Enrollee, what string, p session.Proof,
 	state ...store.StateWrite) (SignedIn, error) {
 	u := w.User
@@ -68,7 +70,7 @@ func (s *Service) change(ctx context.Context, from From, w Enrollee, what string
 
 func (s *Service) check(w *Enrollee) error {
 	if (w.Invite == nil) == (w.Session == nil) {
-		return fhir.Errorf(fhir.Internal, "signin.check", "a link or a session")
+		return fhir.Errorf(fhir.Internal, "signin.check", "exactly one of link and session must be set")
 	}
 	if !w.Fresh(s.Clock()) {
 		return ErrStepUp
@@ -79,7 +81,7 @@ func (s *Service) check(w *Enrollee) error {
 	return nil
 }
 
-// BeginPasskeyEnrollment returns what the browser needs.
+// BeginPasskeyEnrollment returns the options for the browser as JSON.
 func (s *Service) BeginPasskeyEnrollment(w Enrollee) ([]byte, authn.Ceremony, error) {
 	if s.Passkeys == nil {
 		return nil, authn.Ceremony{}, fhir.Errorf(fhir.NotAllowed, "signin.BeginPasskeyEnrollment",
@@ -95,7 +97,7 @@ func (s *Service) BeginPasskeyEnrollment(w Enrollee) ([]byte, authn.Ceremony, er
 	return s.Passkeys.BeginEnroll(&w.User)
 }
 
-// EnrollPasskey adds a passkey.
+// EnrollPasskey verifies the browser's response and adds the passkey.
 func (s *Service) EnrollPasskey(ctx context.Context, from From, w Enrollee, c authn.Ceremony, answer []byte,
 	label string) (SignedIn, error) {
 	const op = "signin.EnrollPasskey"
@@ -130,8 +132,8 @@ func trim(s, fallback string) string {
 	return s
 }
 
-// EnrollPassword sets a password together with a one-time code app, and
-// returns the recovery codes, which are shown once.
+// EnrollPassword sets a password together with a one-time code app. It returns
+// the recovery codes, which are shown only once.
 func (s *Service) EnrollPassword(ctx context.Context, from From, w Enrollee, password string, secret []byte,
 	code string) (SignedIn, []string, error) {
 	const op = "signin.EnrollPassword"
@@ -162,7 +164,7 @@ func (s *Service) NewRecovery(ctx context.Context, from From, w Enrollee) (Signe
 	}
 	if w.User.TOTP == nil {
 		return SignedIn{}, nil, fhir.Errorf(fhir.Invalid, "signin.NewRecovery",
-			"recovery codes go with a one-time code app")
+			"recovery codes need a one-time code app")
 	}
 	codes, hashes := authn.NewRecovery()
 	w.User.Recovery = hashes
@@ -170,9 +172,10 @@ func (s *Service) NewRecovery(ctx context.Context, from From, w Enrollee) (Signe
 	return in, codes, err
 }
 
-// Remove takes an authenticator away: the passkey with that credential id, or
-// the password with its code app and recovery codes ("password"), or the
-// connection with the provider ("external"). The last way in stays.
+// Remove removes an authenticator: the passkey with a credential id
+// ("passkey"), the password with its code app and recovery codes ("password"),
+// or the connection with the provider ("external"). It refuses to remove the
+// last way to sign in.
 func (s *Service) Remove(ctx context.Context, from From, w Enrollee, what string, credential []byte) (SignedIn, error) {
 	const op = "signin.Remove"
 	if err := s.check(&w); err != nil {
@@ -182,7 +185,7 @@ func (s *Service) Remove(ctx context.Context, from From, w Enrollee, what string
 	case "passkey":
 		i := w.User.Passkey(credential)
 		if i < 0 {
-			return SignedIn{}, fhir.Errorf(fhir.NotFound, op, "no such passkey")
+			return SignedIn{}, fhir.Errorf(fhir.NotFound, op, "there is no such passkey")
 		}
 		w.User.Passkeys = slices.Delete(slices.Clone(w.User.Passkeys), i, i+1)
 	case "password":
@@ -190,7 +193,7 @@ func (s *Service) Remove(ctx context.Context, from From, w Enrollee, what string
 	case "external":
 		w.User.External = nil
 	default:
-		return SignedIn{}, fhir.Errorf(fhir.Invalid, op, "no such authenticator")
+		return SignedIn{}, fhir.Errorf(fhir.Invalid, op, "there is no such authenticator")
 	}
 	if !w.User.CanSignIn() {
 		return SignedIn{}, fhir.Errorf(fhir.Invalid, op,
@@ -199,13 +202,13 @@ func (s *Service) Remove(ctx context.Context, from From, w Enrollee, what string
 	return s.change(ctx, from, w, what+"-removed", session.Proof{})
 }
 
-// Connect links the identity that the provider answers with to the user.
-func (s *Service) Connect(ctx context.Context, from From, w Enrollee, o authn.AuthRequest, answer url.Values) (SignedIn, error) {
+// Connect links the identity that the provider asserts to the user.
+func (s *Service) Connect(ctx context.Context, from From, w Enrollee, req authn.AuthRequest, response url.Values) (SignedIn, error) {
 	const op = "signin.Connect"
 	if err := s.check(&w); err != nil {
 		return SignedIn{}, err
 	}
-	id, err := s.identity(ctx, o, answer)
+	id, err := s.identity(ctx, req, response)
 	if err != nil {
 		return SignedIn{}, err
 	}
@@ -218,5 +221,5 @@ func (s *Service) Connect(ctx context.Context, from From, w Enrollee, o authn.Au
 		w.User.External = append(slices.Clone(w.User.External), x)
 	}
 	return s.change(ctx, from, w, "external-connected", session.Proof{ACR: id.ACR, AMR: id.AMR, At: id.AuthTime},
-		once(o.State, o.Expires))
+		once(req.State, req.Expires))
 }
