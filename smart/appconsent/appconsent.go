@@ -1,22 +1,21 @@
-// Package appconsent keeps the Consent that stands beside a patient's approval
-// of an app, so that the app is given what the patient saw on the consent
-// screen, and no more; the denial by which a patient stops an app that others
-// use; and the withdrawal of what a patient had agreed to (Withdrawals).
+// Package appconsent records the consent that a patient gives by approving an
+// app, as a Consent, so that the app gets exactly the data that the consent
+// screen showed. It also records the denials by which patients stop apps that
+// others use, and the withdrawal of consents (Withdrawals).
 //
-// It owns: when an approval is a consent, what that Consent says, and its end,
-// each in the commit of what it goes with and with an AuditEvent of its own;
-// and refusals of apps (Refusals). It
-// does not own: what a Consent means (fhir/consent), the approval
-// (smart/oauth/authorize), the authorization and its end (smart/authz, smart/oauth/token),
-// or which scopes a token has (smart/policy).
+// It owns: when an approval is a consent, the content of that Consent, and its
+// end, each with its AuditEvent in the commit that it belongs to; and refusals
+// of apps (Refusals). It does not own: the meaning of a Consent (fhir/consent),
+// the approval (smart/oauth/authorize), the authorization and its end
+// (smart/authz, smart/oauth/token), or the scopes of a token (smart/policy).
 //
-// A Consent is made when a patient has approved scopes for the own data that
-// only a consent opens, in the commit that redeems the code and so begins the
-// authorization; it says what was approved, and when. An approval whose code
-// is never redeemed leaves none. A practitioner's approval is none: it is
-// about what that person may see, and gives away nothing of the patient's. It
-// counts for the tokens of that one authorization, lasts as long as the
-// authorization could at most, and ends with it.
+// A Consent is created when a patient has approved scopes for their own data
+// that need a consent. It is part of the commit that redeems the code and so
+// begins the authorization, and states what was approved and when. An approval
+// whose code is never redeemed creates none. The approval of a practitioner is
+// not a consent, because it covers only data that the practitioner may see
+// anyway. A Consent applies to the tokens of its authorization, lasts as long
+// as the authorization could at most, and ends with it.
 //
 //	Consent/app-<authorization id>
 package appconsent
@@ -36,7 +35,7 @@ import (
 	"pulsegate/smart/scope"
 )
 
-// Store is as much of a store.Store as Approvals need.
+// Store reads resources. A store.Store implements it.
 type Store interface {
 	Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error)
 }
@@ -46,26 +45,27 @@ type Recorder interface {
 	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
 }
 
-// Approvals makes and ends the Consents. All fields but Logger are needed.
+// Approvals creates and ends the Consents. All fields except Logger are
+// required.
 type Approvals struct {
 	Store  Store
 	Audit  Recorder
 	Scopes scope.Parser
 	Issuer string // the server's base URL
-	// UserLife is how long an access token for a person lives.
+	// UserLife is the lifetime of an access token for a person.
 	UserLife time.Duration
-	// Says is a scope string in plain words, for the patient.
+	// Says describes a scope string in plain words for the patient.
 	Says   func(granted string) []string
 	Logger *slog.Logger
 }
 
-// Ref is the Consent of an authorization.
+// Ref returns the reference of an authorization's Consent.
 func Ref(authorization string) fhir.Ref {
 	return fhir.Ref{Type: "Consent", ID: consent.AppPrefix + authorization}
 }
 
-// Begun is token.Options.Begun. Its Consent dates from the approval: what the
-// patient withdrew after that is a later word.
+// Begun implements token.Options.Begun. The Consent is dated at the approval,
+// so that a withdrawal after the approval takes precedence.
 func (approvals *Approvals) Begun(_ context.Context, b *store.Batch, approved authz.Code) error {
 	const op = "appconsent.Begun"
 	a := approved.Authorization
@@ -90,8 +90,8 @@ func (approvals *Approvals) Begun(_ context.Context, b *store.Batch, approved au
 	return nil
 }
 
-// lasts is the longest that an authorization can give tokens, and those live,
-// from its approval.
+// lasts returns the maximum time from the approval until the last token of the
+// authorization expires.
 func (approvals *Approvals) lasts(granted scope.Set) time.Duration {
 	switch {
 	case granted.Has(scope.Offline):
@@ -102,8 +102,8 @@ func (approvals *Approvals) lasts(granted scope.Set) time.Duration {
 	return authz.CodeLife + approvals.UserLife
 }
 
-// Opened is the resource types that an authorization opens by the patient's
-// word: those that need a consent, of the own compartment.
+// Opened returns the resource types for which the authorization depends on the
+// patient's consent: types of the patient's own compartment that need one.
 func Opened(granted scope.Set, a authz.Authorization) (out []string) {
 	own := a.Subject.FHIRUser
 	if own.Type != "Patient" {
@@ -120,7 +120,7 @@ func Opened(granted scope.Set, a authz.Authorization) (out []string) {
 	return out
 }
 
-// Ended is token.Options.Ended.
+// Ended implements token.Options.Ended.
 func (approvals *Approvals) Ended(ctx context.Context, b *store.Batch, a authz.Authorization) error {
 	const op = "appconsent.Ended"
 	r, _, err := approvals.Store.Read(ctx, Ref(a.ID), 0)
@@ -132,7 +132,8 @@ func (approvals *Approvals) Ended(ctx context.Context, b *store.Batch, a authz.A
 	}
 	ended, err := end(r)
 	if err != nil {
-		// What cannot be read permits nothing, and no token is left to ask.
+		// A Consent that cannot be read permits nothing, and no token depends
+		// on it any more.
 		if approvals.Logger != nil {
 			approvals.Logger.ErrorContext(ctx, "the consent of an app cannot be ended", "authorization", a.ID, "error", err)
 		}
@@ -148,7 +149,7 @@ func (approvals *Approvals) Ended(ctx context.Context, b *store.Batch, a authz.A
 	return nil
 }
 
-// end is nil for a Consent that is over already.
+// end returns the Consent with its end, or nil if it has ended before.
 func end(r fhir.Resource) (*fhir.Resource, error) {
 	d, err := consent.Describe(r)
 	if err != nil || d.Status != "active" {
@@ -164,7 +165,7 @@ func (approvals *Approvals) record(b *store.Batch, a authz.Authorization, app, i
 		Principal: &access.Principal{ClientID: a.ClientID, ClientName: app, Subject: a.Subject.ID, Issuer: approvals.Issuer,
 			Authorization: a.ID}})
 	if err != nil {
-		return fhir.Wrap("agreement.record", err)
+		return fhir.Wrap("appconsent.record", err)
 	}
 	b.Writes, b.Leaves = append(b.Writes, w), append(b.Leaves, leaf)
 	return nil

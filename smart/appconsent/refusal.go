@@ -15,21 +15,22 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// RefusalStore is as much of a store.Store as Refusals need.
+// RefusalStore reads, finds and writes resources. A store.Store implements it.
 type RefusalStore interface {
 	Store
 	Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error
 	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
 }
 
-// Opener is the consent.Engine.
+// Opener finds the Consents that permit data to a client. consent.Engine
+// implements it.
 type Opener interface {
 	Opens(ctx context.Context, patient, client string) ([]fhir.Ref, error)
 }
 
-// Refusals keeps what patients refuse apps that others use: a Consent that
-// denies the client, in force from its commit on, with its AuditEvent in the
-// same. All fields are needed.
+// Refusals records that a patient stops an app that others use: a Consent that
+// denies access to the client, in one commit with its AuditEvent. All fields
+// are required.
 //
 //	Consent/stop-<SHA-256 of patient and client, 32 hex digits>
 type Refusals struct {
@@ -39,10 +40,10 @@ type Refusals struct {
 	Clock    func() time.Time
 }
 
-// Refusal is one that is in force.
+// Refusal is an active refusal.
 type Refusal struct {
 	Client string
-	Since  time.Time // zero: not known
+	Since  time.Time // zero if unknown
 }
 
 func refusalRef(patient, client string) fhir.Ref {
@@ -50,7 +51,7 @@ func refusalRef(patient, client string) fhir.Ref {
 	return fhir.Ref{Type: "Consent", ID: consent.StopPrefix + hex.EncodeToString(sum[:16])}
 }
 
-// Refused lists what a patient refuses, in the order of their ids.
+// Refused lists the active refusals of a patient, ordered by id.
 func (refusals *Refusals) Refused(ctx context.Context, patient string) (out []Refusal, err error) {
 	const op = "appconsent.Refused"
 	q, err := search.Parse("Consent", [][2]string{{"patient", patient}, {"status", "active"}}, search.ParseOptions{})
@@ -65,11 +66,11 @@ func (refusals *Refusals) Refused(ctx context.Context, patient string) (out []Re
 			d, err := consent.Describe(f.Resource)
 			if err != nil || f.Resource.ID != refusalRef(patient, d.Recipient).ID ||
 				!consent.Refuses(f.Resource, patient, d.Recipient) {
-				return true // another Consent, that only looks alike
+				return true // not a refusal, although its id looks like one
 			}
 			r := Refusal{Client: strings.Clone(d.Recipient)}
 			if r.Since, err = time.Parse(time.RFC3339, d.Date); err != nil {
-				r.Since = time.Time{} // somebody has written over it
+				r.Since = time.Time{} // another client has overwritten it
 			}
 			out = append(out, r)
 			return true
@@ -77,7 +78,7 @@ func (refusals *Refusals) Refused(ctx context.Context, patient string) (out []Re
 	return out, fhir.Wrap(op, err)
 }
 
-// Opened is the Consents of the patient that open something to the client,
+// Opened returns the Consents of the patient that permit data to the client,
 // whoever uses it.
 func (refusals *Refusals) Opened(ctx context.Context, patient, client string) ([]consent.Summary, error) {
 	const op = "appconsent.Opened"
@@ -89,7 +90,7 @@ func (refusals *Refusals) Opened(ctx context.Context, patient, client string) ([
 	for _, ref := range refs {
 		r, _, err := refusals.Store.Read(ctx, ref, 0)
 		if k := fhir.KindOf(err); err == nil && r.Deleted || err != nil && (k == fhir.NotFound || k == fhir.Gone) {
-			continue // has gone meanwhile
+			continue // deleted in the meantime
 		}
 		if err != nil {
 			return nil, fhir.Wrap(op, err)
@@ -103,8 +104,8 @@ func (refusals *Refusals) Opened(ctx context.Context, patient, client string) ([
 	return out, nil
 }
 
-// Refuse puts a refusal into force; by is who asks and from where. To refuse
-// twice is no error.
+// Refuse creates a refusal. by describes the caller. Repeating it is not an
+// error.
 func (refusals *Refusals) Refuse(ctx context.Context, by audit.Event, patient, client, app string) error {
 	const op = "appconsent.Refuse"
 	r, err := consent.Refuse(consent.Refusal{ID: refusalRef(patient, client).ID, Patient: patient, Client: client,
@@ -118,18 +119,18 @@ func (refusals *Refusals) Refuse(ctx context.Context, by audit.Event, patient, c
 	case err == nil && !have.Deleted && consent.Refuses(have, patient, client):
 		return nil
 	case err == nil && !have.Deleted:
-		// not the patient's; whoever wrote it
+		// another client has overwritten the refusal; restore it
 		w.Expect, w.IfVersion, interaction = store.Version, have.Version, "update"
 	case err == nil || k == fhir.Gone:
-		w.Expect = store.Any // refused before, and allowed again
+		w.Expect = store.Any // it was refused before and then allowed again
 	case k != fhir.NotFound:
 		return fhir.Wrap(op, err)
 	}
 	return fhir.Wrap(op, refusals.commit(ctx, by, patient, interaction, w))
 }
 
-// Allow ends a refusal: the consents that there are decide again. To end what
-// is none is no error.
+// Allow ends a refusal, so that the other consents of the patient apply again.
+// It is not an error if there is none.
 func (refusals *Refusals) Allow(ctx context.Context, by audit.Event, patient, client string) error {
 	const op = "appconsent.Allow"
 	ref := refusalRef(patient, client)

@@ -12,40 +12,41 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Reacher is the consent.Engine.
+// Reacher reports whether a Consent still permits data. consent.Engine
+// implements it.
 type Reacher interface {
 	Reaches(ctx context.Context, patient, vendor string) (bool, error)
 }
 
-// Withdrawals ends what patients had agreed to, of all vendors or of one. All
-// fields are needed.
+// Withdrawals withdraws the consents of patients, for all vendors or for one.
+// All fields except VendorName are required.
 type Withdrawals struct {
 	Store    RefusalStore
 	Audit    Recorder
 	Consents Reacher
 	Clock    func() time.Time
 	NewID    func() string
-	Vendors  []string // that data comes from
-	// VendorName returns a vendor's name as patients know it. If it is nil,
-	// texts have the code.
+	Vendors  []string // all vendors of data
+	// VendorName returns the name of a vendor for patients. If it is nil, texts
+	// contain the code.
 	VendorName func(vendor string) string
 }
 
-// Withdrawn lists the Consents that a withdrawal changed or made, by their
-// ids.
+// Withdrawn lists the ids of the Consents that a withdrawal changed or created.
 type Withdrawn struct {
 	Ended, Narrowed, Denials []string
 	Record                   string
 }
 
-// attempts to withdraw while others write the patient's Consents.
+// attempts is the maximum number of commits that conflict with other writers of
+// the patient's Consents.
 const attempts = 16
 
-// Withdraw takes back everything that the patient has agreed to about a
-// vendor's data ("" all data), what was allowed to apps included, in one
-// commit with its AuditEvents; by is who asks and from where. When it returns
-// without an error no Consent permits anything of it to anybody. What was
-// denied stays denied. NotFound means that nothing was permitted.
+// Withdraw ends all consent of a patient to a vendor's data, or to all data if
+// vendor is "", including the consent given to apps, in one commit with its
+// AuditEvents. by describes the caller. After it returns without an error, no
+// Consent permits any of this data to anyone. Denials remain. It returns
+// NotFound if nothing was permitted.
 func (withdrawals *Withdrawals) Withdraw(ctx context.Context, by audit.Event, patient, vendor string) (Withdrawn, error) {
 	const op = "appconsent.Withdraw"
 	var out Withdrawn
@@ -53,7 +54,7 @@ func (withdrawals *Withdrawals) Withdraw(ctx context.Context, by audit.Event, pa
 	for range attempts {
 		one, ok, err := withdrawals.once(ctx, by, patient, vendor)
 		if k := fhir.KindOf(err); err != nil && (k == fhir.Conflict || k == fhir.PreconditionFailed) {
-			continue // somebody else has written one of the Consents
+			continue // another client has changed one of the Consents
 		}
 		if err != nil {
 			return Withdrawn{}, fhir.Wrap(op, err)
@@ -69,14 +70,14 @@ func (withdrawals *Withdrawals) Withdraw(ctx context.Context, by audit.Event, pa
 			return Withdrawn{}, fhir.Errorf(fhir.Internal, op,
 				"a Consent still permits this data, and it could not be found; nothing was withdrawn")
 		case open:
-			continue // recorded meanwhile
+			continue // another consent was recorded in the meantime
 		case !done:
 			return Withdrawn{}, fhir.Errorf(fhir.NotFound, op, "there is no active consent to withdraw")
 		}
 		return out, nil
 	}
 	return Withdrawn{}, fhir.Errorf(fhir.Conflict, op,
-		"the patient's Consents are being changed by others, and the data may still be visible; withdraw again")
+		"the patient's Consents are being changed by other clients, and the data may still be visible; withdraw again")
 }
 
 func (w *Withdrawn) add(x Withdrawn) {
@@ -84,8 +85,8 @@ func (w *Withdrawn) add(x Withdrawn) {
 	w.Denials, w.Record = append(w.Denials, x.Denials...), x.Record
 }
 
-// once reads the Consents and commits what has to change; ok is false when
-// that is nothing.
+// once reads the Consents and commits the necessary changes. ok is false if
+// there are none.
 func (withdrawals *Withdrawals) once(ctx context.Context, by audit.Event, patient, vendor string) (Withdrawn, bool, error) {
 	have, err := withdrawals.active(ctx, patient)
 	if err != nil {
@@ -134,7 +135,7 @@ func (withdrawals *Withdrawals) once(ctx context.Context, by audit.Event, patien
 	return out, err == nil, err
 }
 
-// active lists the patient's Consents that count.
+// active lists the active Consents of the patient.
 func (withdrawals *Withdrawals) active(ctx context.Context, patient string) (out []fhir.Resource, err error) {
 	q, err := search.Parse("Consent", [][2]string{{"patient", patient}, {"status", "active"}}, search.ParseOptions{})
 	if err != nil {

@@ -1,9 +1,9 @@
-// Package brands publishes the user-access brands Bundle: who stands behind
-// this server, so that an app can show it in a list (SMART App Launch 2.2,
-// "User Access Brands and Endpoints").
+// Package brands publishes the user-access brands Bundle, which describes the
+// organization that runs this server, so that apps can list it (SMART App
+// Launch 2.2, "User Access Brands and Endpoints").
 //
-// It owns: the Bundle, made of an operator's Brand, and GET /brands.json with
-// CORS and a weak ETag. It does not own: where discovery names it
+// It owns: the Bundle, built from an operator's Brand, and GET /brands.json
+// with CORS and a weak ETag. It does not own the reference to it in discovery
 // (smart/oauth/discovery).
 package brands
 
@@ -21,17 +21,17 @@ import (
 	"pulsegate/fhir"
 )
 
-// Path of the Bundle below the base URL.
+// Path is the path of the Bundle below the base URL.
 const Path = "/brands.json"
 
-// Brand is what an operator says of the organisation. Every must-support
-// element of the profile can be set; what is empty is left out.
+// Brand describes the organization. It covers every must-support element of the
+// profile. Empty fields are omitted.
 type Brand struct {
 	Name        string       `yaml:"name"`
 	Aliases     []string     `yaml:"aliases"`
 	Website     string       `yaml:"website"` // https URL of the primary web presence
 	Identifiers []Identifier `yaml:"identifiers"`
-	Categories  []string     `yaml:"categories"` // of organization-type: "prov", "pay", …
+	Categories  []string     `yaml:"categories"` // codes of organization-type: "prov", "pay", …
 	Logo        string       `yaml:"logo"`       // https URL
 	LogoLicence string       `yaml:"logo-licence"`
 	Phone       string       `yaml:"phone"`
@@ -44,14 +44,14 @@ type Brand struct {
 	PortalURL   string       `yaml:"portal-url"`
 }
 
-// Identifier is one of the organisation's own.
+// Identifier is an identifier of the organization.
 type Identifier struct {
 	System string `yaml:"system" json:"system,omitempty"`
 	Value  string `yaml:"value" json:"value"`
 }
 
-// Primary is the identifier by which discovery names the brand: the web
-// presence without www and path, as the guide recommends.
+// Primary returns the identifier by which discovery names the brand: the
+// website without "www." and path, as the guide recommends.
 func (b Brand) Primary() Identifier {
 	u, err := url.Parse(b.Website)
 	if err != nil || u.Host == "" {
@@ -60,29 +60,29 @@ func (b Brand) Primary() Identifier {
 	return Identifier{System: "urn:ietf:rfc:3986", Value: u.Scheme + "://" + strings.TrimPrefix(u.Host, "www.")}
 }
 
-// Check refuses a Brand that the profile does not allow.
+// Check returns an error if the profile does not allow the brand.
 func (b Brand) Check() error {
 	bad := func(place, rule string) error {
 		return fhir.Errorf(fhir.Invalid, "brands.Check", "brand: %s: %s", place, rule)
 	}
 	if strings.TrimSpace(b.Name) == "" {
-		return bad("name", "is needed")
+		return bad("name", "is required")
 	}
 	if b.Primary().Value == "" {
-		return bad("website", "an absolute URL is needed")
+		return bad("website", "an absolute URL is required")
 	}
 	for place, s := range map[string]string{"website": b.Website, "logo": b.Logo, "portal-url": b.PortalURL} {
 		if u, err := url.Parse(s); s != "" &&
 			(err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
-			return bad(place, "an absolute http or https URL")
+			return bad(place, "must be an absolute http or https URL")
 		}
 	}
 	for _, i := range b.Identifiers {
 		if i.Value == "" {
-			return bad("identifiers", "each has a value")
+			return bad("identifiers", "each needs a value")
 		}
 		if i == b.Primary() {
-			return bad("identifiers", "that of the website is added by itself")
+			return bad("identifiers", "the identifier of the website is added automatically; remove it")
 		}
 	}
 	return nil
@@ -92,7 +92,8 @@ type m = map[string]any
 
 func ext(u, kind string, v any) m { return m{"url": u, kind: v} }
 
-// Bundle makes the Bundle. base is the server's URL, fhirBase the endpoint's.
+// Bundle returns the Bundle as JSON. base is the URL of the server, fhirBase
+// that of the FHIR endpoint.
 func (b Brand) Bundle(base, fhirBase string, changed time.Time) ([]byte, error) {
 	const profiles = "http://hl7.org/fhir/smart-app-launch/StructureDefinition/"
 	stamp := changed.UTC().Format(fhir.InstantLayout)
@@ -170,17 +171,17 @@ func (b Brand) extensions(base string) []m {
 	return append(out, m{"url": core + "organization-portal", "extension": parts})
 }
 
-// Handler serves a Bundle.
+// Handler serves a Bundle to requests from any origin.
 type Handler struct{ Bundle []byte }
 
-// Mount puts the Bundle at Path.
+// Mount registers the handler at Path.
 func (h Handler) Mount(r gin.IRouter) {
 	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodOptions} {
 		r.Handle(method, Path, gin.WrapH(h))
 	}
 }
 
-// ServeHTTP answers any origin.
+// ServeHTTP implements http.Handler.
 func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	sum := sha256.Sum256(h.Bundle)
 	tag := `W/"` + hex.EncodeToString(sum[:12]) + `"`
@@ -206,6 +207,6 @@ func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if _, err := w.Write(h.Bundle); err != nil {
-		return // the caller has gone
+		return // the client has disconnected
 	}
 }

@@ -15,14 +15,16 @@ import (
 )
 
 const (
-	// Skew is how far the clocks of a client and the server may differ.
+	// Skew is the accepted difference between the clocks of a client and this
+	// server.
 	Skew = time.Minute
-	// MaxLife is how far ahead an assertion's exp may be.
+	// MaxLife is the maximum time until an assertion expires.
 	MaxLife = 5 * time.Minute
 	maxJTI  = 255
 )
 
-// Assertion is a verified private_key_jwt. Its jti has still to be used up.
+// Assertion is a verified private_key_jwt assertion. The caller still has to
+// use up its jti.
 type Assertion struct {
 	Client Client
 	JTI    string
@@ -33,15 +35,16 @@ type Assertion struct {
 type Assertions struct {
 	Clients  *Registry
 	Keys     *Keys
-	Audience string // the token endpoint's URL
+	Audience string // URL of the token endpoint
 
-	// What an unknown client's assertion is verified with, so that it costs
-	// what a known one's costs.
+	// Keys to verify the assertions of unknown clients, so that these take as
+	// long as those of registered clients.
 	dummyEC  *ecdsa.PublicKey
 	dummyRSA *rsa.PublicKey
 }
 
-// NewAssertions returns a verifier for the token endpoint at audience.
+// NewAssertions returns a verifier of assertions for the token endpoint at
+// audience.
 func NewAssertions(clients *Registry, keys *Keys, audience string) (*Assertions, error) {
 	k, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
@@ -51,25 +54,25 @@ func NewAssertions(clients *Registry, keys *Keys, audience string) (*Assertions,
 	if _, err := rand.Read(b); err != nil {
 		return nil, fhir.Wrap("client.NewAssertions", err)
 	}
-	b[0], b[255] = b[0]|0x80, b[255]|1 // an odd number of 2048 bits; nobody knows its factors, nor has to
+	b[0], b[255] = b[0]|0x80, b[255]|1 // an odd number of 2048 bits; its factors do not matter
 	return &Assertions{Clients: clients, Keys: keys, Audience: audience, dummyEC: &k.PublicKey,
 		dummyRSA: &rsa.PublicKey{N: new(big.Int).SetBytes(b), E: 65537}}, nil
 }
 
-// errClient is the one answer to everything that depends on whether and how a
-// client is registered.
+// errClient returns the same error for every failure that depends on the
+// registration of a client.
 func errClient(cause error) error {
-	e := fhir.Errorf(fhir.Unauthorized, "client.Verify", "client authentication failed")
+	e := fhir.Errorf(fhir.Unauthorized, "client.verify", "client authentication failed")
 	e.Err = cause
 	return e
 }
 
 func refuse(rule string) error {
-	return fhir.Errorf(fhir.Unauthorized, "client.Verify", "client_assertion: %s", rule)
+	return fhir.Errorf(fhir.Unauthorized, "client.verify", "client_assertion: %s", rule)
 }
 
-// claimedID is the client id that an assertion names, unverified, for the audit
-// trail; "" when it is no id.
+// claimedID returns the client id that an assertion names, unverified, for the
+// audit trail. It returns "" if the id is not valid.
 func claimedID(assertion string) string {
 	_, c, err := compact.Parse(assertion)
 	if err != nil || !fhir.ValidID(c.Sub) {
@@ -78,9 +81,8 @@ func claimedID(assertion string) string {
 	return c.Sub
 }
 
-// verify checks everything about an assertion but that its jti is new. Every
-// failure is of kind Unauthorized (invalid_client), except when the registry
-// cannot be read.
+// verify checks an assertion, except that its jti is new. The error has kind
+// Unauthorized (invalid_client), unless the registry cannot be read.
 func (a *Assertions) verify(ctx context.Context, assertion string, now time.Time) (Assertion, error) {
 	h, c, err := compact.Parse(assertion)
 	if err != nil {
@@ -115,7 +117,7 @@ func at(seconds *float64) time.Time {
 	return time.UnixMilli(int64(*seconds * 1000)).UTC()
 }
 
-// claims checks what can be said without knowing the client.
+// claims checks the parts of an assertion that do not depend on the client.
 func (a *Assertions) claims(h compact.Header, c compact.Claims, now time.Time) error {
 	switch {
 	case h.Alg != "RS384" && h.Alg != "ES384":

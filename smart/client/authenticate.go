@@ -15,16 +15,17 @@ import (
 
 const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
-// Proof is how a client showed who it is.
+// Proof is the result of a client authentication.
 type Proof struct {
 	Client Client
 	Method Method
-	// Assertion has a jti that has still to be used up; nil for other methods.
+	// Assertion is set for PrivateKeyJWT. The caller still has to use up its
+	// jti.
 	Assertion *Assertion
 }
 
-// ClaimedBy is the client that a request says it is from, unverified; "" when
-// it names none.
+// ClaimedBy returns the client id that a request claims, unverified, or "" if
+// it claims none.
 func ClaimedBy(r *http.Request, form url.Values) string {
 	if a := form.Get("client_assertion"); a != "" {
 		return claimedID(a)
@@ -39,7 +40,7 @@ func ClaimedBy(r *http.Request, form url.Values) string {
 	return id
 }
 
-// Anonymous reports whether a request says in no way which client it is from.
+// Anonymous reports whether a request does not identify its client at all.
 func Anonymous(r *http.Request, form url.Values) bool {
 	return len(r.Header.Values("Authorization")) == 0 && !form.Has("client_id") && !form.Has("client_secret") &&
 		!form.Has("client_assertion") && !form.Has("client_assertion_type")
@@ -55,7 +56,7 @@ func basic(r *http.Request) (id, secret string, ok bool) {
 		return "", "", true
 	}
 	user, pass, _ := strings.Cut(string(b), ":")
-	// RFC 6749 2.3.1: both are form-encoded inside.
+	// Both are form-encoded (RFC 6749 2.3.1).
 	user, err1 := url.QueryUnescape(user)
 	pass, err2 := url.QueryUnescape(pass)
 	if err1 != nil || err2 != nil {
@@ -64,10 +65,10 @@ func basic(r *http.Request) (id, secret string, ok bool) {
 	return user, pass, true
 }
 
-// Authenticate finds out which client sends a request, by exactly one of the
-// methods that are offered. Every failure is of kind Unauthorized
-// (invalid_client) or, for a request that is not well formed, Invalid
-// (invalid_request); a registry that cannot be read is neither.
+// Authenticate identifies the client of a request, which must use exactly one
+// of the supported methods. The error has kind Unauthorized (invalid_client)
+// or, for a malformed request, Invalid (invalid_request). If the registry
+// cannot be read, the error has neither kind.
 func (a *Assertions) Authenticate(ctx context.Context, r *http.Request, form url.Values, now time.Time) (Proof, error) {
 	const op = "client.Authenticate"
 	user, pass, isBasic := basic(r)
@@ -80,7 +81,7 @@ func (a *Assertions) Authenticate(ctx context.Context, r *http.Request, form url
 	}
 	switch {
 	case n > 1:
-		return Proof{}, fhir.Errorf(fhir.Invalid, op, "more than one way to authenticate the client is used")
+		return Proof{}, fhir.Errorf(fhir.Invalid, op, "the request uses more than one method of client authentication")
 	case len(r.Header.Values("Authorization")) > 1 || r.Header.Get("Authorization") != "" && !isBasic:
 		return Proof{}, fhir.Errorf(fhir.Invalid, op, "Authorization must be Basic, once")
 	case n == 0 && form.Get("client_id") == "":
@@ -95,7 +96,7 @@ func (a *Assertions) Authenticate(ctx context.Context, r *http.Request, form url
 	id, secret := form.Get("client_id"), form.Get("client_secret")
 	if isBasic {
 		if id != "" && id != user {
-			return Proof{}, fhir.Errorf(fhir.Invalid, op, "client_id is not that of Authorization")
+			return Proof{}, fhir.Errorf(fhir.Invalid, op, "client_id differs from the one in Authorization")
 		}
 		id, secret = user, pass
 	}
@@ -131,12 +132,13 @@ func (a *Assertions) byAssertion(ctx context.Context, form url.Values, now time.
 		return Proof{}, errClient(nil)
 	}
 	if id := form.Get("client_id"); id != "" && id != v.Client.ID {
-		return Proof{}, fhir.Errorf(fhir.Invalid, "client.Authenticate", "client_id is not that of the assertion")
+		return Proof{}, fhir.Errorf(fhir.Invalid, "client.Authenticate", "client_id differs from the one in the assertion")
 	}
 	return Proof{Client: v.Client, Method: PrivateKeyJWT, Assertion: &v}, nil
 }
 
-// knows compares a secret in constant time; of a client without one too.
+// knows reports whether secret is a current secret of the client. It takes
+// constant time, even if the client has no secret.
 func (c *Client) knows(secret string, now time.Time) bool {
 	got := Hash(secret)
 	var absent [sha256.Size]byte

@@ -23,8 +23,7 @@ func wrong(place, rule string) error {
 	return fhir.Errorf(fhir.Invalid, "client.Add", "%s: %s", place, rule)
 }
 
-// check holds a registration against the rules and writes its scope the way
-// it is stored.
+// check validates a registration and normalizes its scope.
 func (r *Registry) check(c *Client) error {
 	if c.Name == "" || len(c.Name) > maxName || !utf8.ValidString(c.Name) ||
 		strings.ContainsFunc(c.Name, unicode.IsControl) {
@@ -122,7 +121,7 @@ func (r *Registry) checkURL(s string) error {
 	return nil
 }
 
-// plain reports whether s has no byte that two parsers could read differently.
+// plain reports whether s has no byte that parsers interpret differently.
 func plain(s string) bool {
 	if len(s) > maxURL {
 		return false
@@ -135,7 +134,8 @@ func plain(s string) bool {
 	return true
 }
 
-// webURL: https anywhere, http on this very machine.
+// webURL reports whether s is an https URL, or an http URL on the loopback
+// interface.
 func webURL(s string) bool {
 	u, err := url.Parse(s)
 	if err != nil || !plain(s) || u.Host == "" || u.User != nil || strings.Contains(s, "#") {
@@ -149,8 +149,8 @@ func loopback(host string) bool {
 	return host == "localhost" || err == nil && a.IsLoopback()
 }
 
-// redirectURI also admits the private-use schemes of RFC 8252 7.1: a domain
-// name in reverse order, so one with a dot.
+// redirectURI reports whether s is a web URL, or has a private-use scheme as in
+// RFC 8252 7.1, which is a reversed domain name and so contains a dot.
 func redirectURI(s string) bool {
 	if webURL(s) {
 		return true
@@ -160,9 +160,9 @@ func redirectURI(s string) bool {
 		u.Host == "" && u.Path != "" && !strings.Contains(s, "#")
 }
 
-// Redirects reports whether answers may go to uri: byte for byte one that is
-// registered (RFC 9700 2.1). Only the port of a loopback address is free (RFC
-// 8252 7.3), for such an app cannot know it beforehand.
+// Redirects reports whether responses may be sent to uri, which must equal a
+// registered URI byte for byte (RFC 9700 2.1). Only the port of a loopback
+// address may differ (RFC 8252 7.3), because the app cannot know it in advance.
 func (c *Client) Redirects(uri string) bool {
 	if slices.Contains(c.RedirectURIs, uri) {
 		return true
@@ -174,7 +174,7 @@ func (c *Client) Redirects(uri string) bool {
 	})
 }
 
-// withoutPort cuts the port out of an http URL on a loopback IP literal.
+// withoutPort removes the port from an http URL with a loopback IP address.
 func withoutPort(s string) (string, bool) {
 	for _, host := range []string{"http://127.0.0.1", "http://[::1]"} {
 		rest, ok := strings.CutPrefix(s, host)
@@ -193,12 +193,12 @@ func withoutPort(s string) (string, bool) {
 	return "", false
 }
 
-// Hash is how secrets are stored. They are random and long, so a slow hash
-// would add nothing.
+// Hash returns the hash of a secret for storage. Secrets are long and random,
+// so a slow hash would add nothing.
 func Hash(secret string) []byte {
 	sum := sha256.Sum256([]byte(secret))
 	return sum[:]
 }
 
-// NewSecret makes a secret of 256 bits from 32 random bytes.
+// NewSecret encodes a secret of 256 random bits.
 func NewSecret(random [32]byte) string { return base64.RawURLEncoding.EncodeToString(random[:]) }

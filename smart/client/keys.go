@@ -28,26 +28,26 @@ const (
 	maxCached    = 1024
 )
 
-// key is one usable public key.
+// key is a usable public key.
 type key struct {
 	kid    string
-	algs   []string // those that it may verify
+	algs   []string // algorithms that it may verify
 	public any
 }
 
-// Algs says which algorithms keys are used for: by "RSA", or by the name of
-// the curve.
+// Algs maps "RSA", or the name of a curve, to the algorithms of such keys.
 type Algs map[string][]string
 
-// assertionAlgs are those of SMART App Launch 2.2 for client assertions.
-var assertionAlgs = Algs{"RSA": {"RS384"}, "P-384": {"ES384"}} // read only
+// assertionAlgs lists the algorithms of SMART App Launch 2.2 for client
+// assertions.
+var assertionAlgs = Algs{"RSA": {"RS384"}, "P-384": {"ES384"}} // must not be modified
 
-// parseSet reads a client's JWK Set.
+// parseSet parses a JWK Set of a client.
 func parseSet(b []byte) ([]key, error) { return parseSetFor(b, assertionAlgs) }
 
-// parseSetFor reads a JWK Set. It refuses the whole set for a private,
-// symmetric or weak key: whoever publishes one has a problem that must not
-// stay hidden. Keys for other algorithms are left out.
+// parseSetFor parses a JWK Set for the given algorithms. It refuses the whole
+// set if it contains a private, symmetric or weak key, so that the publisher
+// notices the problem. Keys for other algorithms are ignored.
 func parseSetFor(b []byte, want Algs) ([]key, error) {
 	refuse := func(i int, rule string) ([]key, error) {
 		return nil, fhir.Errorf(fhir.Invalid, "client.jwks", "jwks.keys[%d]: %s", i, rule)
@@ -69,7 +69,7 @@ func parseSetFor(b []byte, want Algs) ([]key, error) {
 			return refuse(i, "not a JWK")
 		}
 		if facts.D+facts.K+facts.P+facts.Q != "" || facts.Kty == "oct" {
-			return refuse(i, "holds a private or symmetric key; register public keys only")
+			return refuse(i, "it is a private or symmetric key; publish public keys only")
 		}
 		if facts.Use != "" && facts.Use != "sig" || len(facts.Ops) > 0 && !slices.Contains(facts.Ops, "verify") {
 			continue
@@ -125,13 +125,13 @@ func rawKey(b []byte, into any) error {
 	return k.Raw(into)
 }
 
-// Keys finds a client's key. Its zero value is usable once HTTP and Clock are
-// set.
+// Keys finds the keys of clients. The zero value with HTTP and Clock set is
+// ready to use. It is safe for concurrent use.
 type Keys struct {
-	HTTP  *http.Client // of fhir/egress
+	HTTP  *http.Client // from fhir/egress
 	Clock func() time.Time
-	// Algs are the algorithms that sets are read for; nil: those of client
-	// assertions.
+	// Algs lists the algorithms of accepted keys. If it is nil, they are those
+	// of client assertions.
 	Algs Algs
 
 	flights singleflight.Group
@@ -144,8 +144,8 @@ type cachedSet struct {
 	fetched, until time.Time
 }
 
-// find returns the one key of c for alg and kid, nil when there is none or
-// more than one.
+// find returns the key of c for alg and kid, or nil unless exactly one key
+// matches.
 func (k *Keys) find(ctx context.Context, c Client, alg, kid string) (any, error) {
 	if kid == "" {
 		return nil, nil
@@ -161,18 +161,18 @@ func (k *Keys) find(ctx context.Context, c Client, alg, kid string) (any, error)
 	return k.Find(ctx, c.JWKSURL, alg, kid)
 }
 
-// Find returns the one key at url for alg and kid, nil when there is none or
-// more than one.
+// Find returns the key at url for alg and kid, or nil unless exactly one key
+// matches.
 func (k *Keys) Find(ctx context.Context, url, alg, kid string) (any, error) {
 	now := k.Clock()
 	k.mu.Lock()
 	have, ok := k.sets[url]
 	k.mu.Unlock()
-	// A clock that went back makes an entry useless, not immortal.
+	// If the clock was set back, the entry is not used.
 	fresh := ok && now.Before(have.until) && !now.Before(have.fetched)
 	if fresh {
-		p, known := pick(have.keys, alg, kid)
-		if known || now.Sub(have.fetched) < refetchAfter {
+		p, found := pick(have.keys, alg, kid)
+		if found || now.Sub(have.fetched) < refetchAfter {
 			return p, nil
 		}
 	}
@@ -184,27 +184,29 @@ func (k *Keys) Find(ctx context.Context, url, alg, kid string) (any, error) {
 	return p, nil
 }
 
-// pick also says whether the kid is in the set at all.
-func pick(set []key, alg, kid string) (public any, known bool) {
+// pick returns the key for alg and kid, and whether the set contains the kid at
+// all.
+func pick(set []key, alg, kid string) (public any, found bool) {
 	for _, k := range set {
 		if k.kid != kid {
 			continue
 		}
-		if known {
-			return nil, true // two keys of one name: neither
+		if found {
+			return nil, true // the kid is ambiguous
 		}
-		known = true
+		found = true
 		if slices.Contains(k.algs, alg) {
 			public = k.public
 		}
 	}
-	return public, known
+	return public, found
 }
 
-// load fetches the set; callers at the same time share one fetch.
+// load fetches a set. Concurrent callers share one fetch.
 func (k *Keys) load(ctx context.Context, url string) ([]key, error) {
 	ch := k.flights.DoChan(url, func() (any, error) {
-		// Not the first caller's context: others wait for the same answer.
+		// Detached from the first caller's cancellation, because others wait
+		// for the same result.
 		fctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 		defer cancel()
 		return k.fetch(fctx, url)
@@ -233,7 +235,7 @@ func (k *Keys) fetch(ctx context.Context, url string) ([]key, error) {
 	req.Header.Set("Accept", "application/json")
 	hc := *k.HTTP
 	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	now := k.Clock() // before the request: age counts from here
+	now := k.Clock() // before the request, because the age counts from here
 	res, err := hc.Do(req)
 	if err != nil {
 		return failed(err)
@@ -267,7 +269,7 @@ func (k *Keys) fetch(ctx context.Context, url string) ([]key, error) {
 		k.sets = map[string]cachedSet{}
 	}
 	if len(k.sets) >= maxCached {
-		clear(k.sets) // bounded; to fetch again is cheap
+		clear(k.sets) // bounds the cache; fetching again is cheap
 	}
 	k.sets[url] = cachedSet{keys: set, fetched: now, until: now.Add(life)}
 	return set, nil
@@ -279,8 +281,9 @@ func (k *Keys) forget(url string) {
 	k.mu.Unlock()
 }
 
-// lifetime is how long an answer may be used (RFC 9111 4.2, as a private
-// cache that never serves stale), at most maxAge. No statement means 0.
+// lifetime returns how long a response may be used, as in a private cache that
+// never serves stale responses (RFC 9111 4.2), up to maxAge. Without a header
+// that states it, the result is 0.
 func lifetime(h http.Header, now time.Time) time.Duration {
 	stated := time.Duration(-1)
 	for _, line := range h.Values("Cache-Control") {

@@ -15,42 +15,45 @@ import (
 	"pulsegate/smart/scope"
 )
 
-// Client is one registered client.
+// Client is a registered client.
 type Client struct {
 	ID      string          `json:"id"`
 	Name    string          `json:"name"`
 	JWKS    json.RawMessage `json:"jwks,omitempty"`
 	JWKSURL string          `json:"jwks_url,omitempty"`
 	Scope   string          `json:"scope"`
-	// Method is how the client shows who it is; "" means PrivateKeyJWT.
+	// Method is the client's authentication method. An empty value means
+	// PrivateKeyJWT.
 	Method Method `json:"method,omitempty"`
-	// GrantTypes are the grant types it may use; none means those that go with
-	// its redirect URIs: without any it is a backend.
+	// GrantTypes lists the grant types that the client may use. If it is empty,
+	// they follow from the redirect URIs: a client without any is a backend
+	// service.
 	GrantTypes   []GrantType `json:"grants,omitempty"`
 	RedirectURIs []string    `json:"redirect_uris,omitempty"`
-	LaunchURL    string      `json:"launch_url,omitempty"` // of the app, for a launch from an EHR
-	// What a person is shown.
+	LaunchURL    string      `json:"launch_url,omitempty"` // URL of the app for an EHR launch
+	// Shown to people on the consent screen.
 	LogoURI   string `json:"logo_uri,omitempty"`
 	ClientURI string `json:"client_uri,omitempty"`
 	PolicyURI string `json:"policy_uri,omitempty"`
 	TOSURI    string `json:"tos_uri,omitempty"`
-	// Its tokens are bound to a key of its own, always (RFC 9449 5.2, RFC 8705
-	// 3.4). Without either it may still bind each token.
+	// DPoPBound and CertBound require that every token is bound to a key of the
+	// client (RFC 9449 5.2, RFC 8705 3.4). Without either, the client may still
+	// bind individual tokens.
 	DPoPBound bool `json:"dpop_bound,omitempty"`
 	CertBound bool `json:"cert_bound,omitempty"`
-	// Inspects lets it introspect tokens of other clients: it is a resource
-	// server.
+	// Inspects allows the client, as a resource server, to introspect the
+	// tokens of other clients.
 	Inspects bool `json:"inspects,omitempty"`
-	// RecordsConsent lets it write Consents, as far as its scope covers that.
-	// The operator alone sets it; no registration over the network does.
+	// RecordsConsent allows the client to write Consents within its scope. Only
+	// the operator can set it; dynamic registration cannot.
 	RecordsConsent bool      `json:"records_consent,omitempty"`
 	Created        time.Time `json:"created"`
 	Disabled       bool      `json:"disabled,omitempty"`
-	// SHA-256 of the client secret and of the registration access token.
+	// SHA-256 hashes of the client secret and of the registration access token.
 	SecretHash       []byte `json:"secret_hash,omitempty"`
 	RegistrationHash []byte `json:"registration_hash,omitempty"`
-	// SecretOld is the secret before the current one; it is good until
-	// SecretOldEnds, so that a secret can be changed without an outage.
+	// SecretOld is the hash of the previous secret, which remains valid until
+	// SecretOldEnds, so that a secret can be replaced without an outage.
 	SecretOld     []byte    `json:"secret_old,omitempty"`
 	SecretOldEnds time.Time `json:"secret_old_ends,omitzero"`
 }
@@ -58,7 +61,8 @@ type Client struct {
 // Method is a token_endpoint_auth_method (RFC 7591 2).
 type Method string
 
-// The methods that are offered. A client with a secret may send it either way.
+// The supported methods. A client with a secret may use either of the two
+// methods for secrets.
 const (
 	None          Method = "none"
 	SecretBasic   Method = "client_secret_basic"
@@ -69,7 +73,7 @@ const (
 // GrantType is an OAuth grant type.
 type GrantType string
 
-// The grant types that are offered.
+// The supported grant types.
 const (
 	Code        GrantType = "authorization_code"
 	Refresh     GrantType = "refresh_token"
@@ -84,7 +88,7 @@ func (c *Client) May(g GrantType) bool {
 	return slices.Contains(c.GrantTypes, g)
 }
 
-// Auth is the client's method.
+// Auth returns the client's authentication method.
 func (c *Client) Auth() Method {
 	if c.Method == "" {
 		return PrivateKeyJWT
@@ -103,37 +107,38 @@ type Store interface {
 	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
 }
 
-// Registry is the list of clients.
+// Registry stores the clients. It is safe for concurrent use.
 type Registry struct {
 	Store  Store
 	Scopes scope.Parser
 	Clock  func() time.Time
-	// AllowHTTP admits http in jwks_url, for addresses that the egress policy
+	// AllowHTTP permits http in jwks_url, for addresses that the egress policy
 	// allows.
 	AllowHTTP bool
 
 	mu    sync.Mutex
-	known map[string]known
+	cache map[string]cached
 }
 
-// known is a client as it was at a commit. Until there is another commit it
-// cannot have changed: every request asks for its client, and most find that
-// nothing was written since the one before.
-type known struct {
-	at     store.Seq
+// cached is a client as of a sequence number. It is valid until the next
+// commit. Every request reads its client, and most find no commit since the
+// previous one.
+type cached struct {
+	seq    store.Seq
 	raw    []byte
 	client Client
 }
 
-const maxKnown = 4096
+const maxCachedClients = 4096
 
 const (
 	keyPrefix = "client/"
 	maxName   = 200
 )
 
-// Add registers c and returns it as stored, with a new id when it has none.
-// Created is set; "any" is no id, for a consent gives it a meaning.
+// Add registers c and returns it as stored, with a new id if it has none, and
+// with Created set. The id "any" is refused, because it has a meaning in
+// Consents.
 func (r *Registry) Add(ctx context.Context, c Client) (Client, error) {
 	c, w, err := r.Prepare(c)
 	if err != nil {
@@ -142,8 +147,8 @@ func (r *Registry) Add(ctx context.Context, c Client) (Client, error) {
 	return c, r.commit(ctx, w)
 }
 
-// Prepare checks c and returns it as Add would store it, with the write, for
-// a commit together with others.
+// Prepare is like Add but returns the write, so that the caller can commit it
+// with others.
 func (r *Registry) Prepare(c Client) (Client, store.StateWrite, error) {
 	if c.ID == "" {
 		c.ID = strings.ToLower(rand.Text())
@@ -151,7 +156,7 @@ func (r *Registry) Prepare(c Client) (Client, store.StateWrite, error) {
 	if !fhir.ValidID(c.ID) || c.ID == "any" {
 		return Client{}, store.StateWrite{},
 			fhir.Errorf(fhir.Invalid, "client.Add",
-				"client_id: letters, digits, - and . only, at most 64, and not \"any\"")
+				"client_id: it must have 1 to 64 letters, digits, - and ., and must not be \"any\"")
 	}
 	if err := r.check(&c); err != nil {
 		return Client{}, store.StateWrite{}, err
@@ -161,8 +166,8 @@ func (r *Registry) Prepare(c Client) (Client, store.StateWrite, error) {
 	return c, w, err
 }
 
-// Change replaces a client's registration: edit gets the stored one and
-// changes it. Id and Created stay. It returns the client as stored.
+// Change applies edit to the stored registration of a client. ID and Created
+// cannot be changed. It returns the client as stored.
 func (r *Registry) Change(ctx context.Context, id string, edit func(*Client) error) (Client, error) {
 	c, w, err := r.PrepareChange(ctx, id, edit)
 	if err != nil {
@@ -171,7 +176,8 @@ func (r *Registry) Change(ctx context.Context, id string, edit func(*Client) err
 	return c, r.commit(ctx, w)
 }
 
-// PrepareChange is Change up to the write, for a commit together with others.
+// PrepareChange is like Change but returns the write, so that the caller can
+// commit it with others.
 func (r *Registry) PrepareChange(ctx context.Context, id string,
 	edit func(*Client) error) (Client, store.StateWrite, error) {
 	old, raw, err := r.get(ctx, id)
@@ -199,19 +205,20 @@ func encode(c Client, w store.StateWrite) (store.StateWrite, error) {
 func (r *Registry) commit(ctx context.Context, w store.StateWrite) error {
 	_, err := r.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}})
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
-		return fhir.Errorf(fhir.Conflict, "client.put", "client_id: exists already, or was changed meanwhile")
+		return fhir.Errorf(fhir.Conflict, "client.put", "client_id: it already exists or was changed in the meantime")
 	}
 	return fhir.Wrap("client.put", err)
 }
 
-// Get returns a client, also a disabled one, as of the latest commit; NotFound
-// when there is none. Its key set is shared and must not be changed.
+// Get returns a client as of the latest commit, which may be disabled. It
+// returns NotFound if there is none. The key set of the result is shared and
+// must not be modified.
 func (r *Registry) Get(ctx context.Context, id string) (Client, error) {
-	at := r.Store.LastSeq() // before the read: what it shows is at least that new
+	seq := r.Store.LastSeq() // before the read, so that the result is at least this recent
 	r.mu.Lock()
-	k, ok := r.known[id]
+	k, ok := r.cache[id]
 	r.mu.Unlock()
-	if ok && k.at == at {
+	if ok && k.seq == seq {
 		return k.client, nil
 	}
 	b, err := r.raw(ctx, id)
@@ -219,24 +226,24 @@ func (r *Registry) Get(ctx context.Context, id string) (Client, error) {
 		return Client{}, err
 	}
 	if !ok || !bytes.Equal(b, k.raw) {
-		k = known{raw: b}
+		k = cached{raw: b}
 		if err := json.Unmarshal(b, &k.client); err != nil {
 			return Client{}, fhir.Wrap("client.Get", err)
 		}
 	}
-	k.at = at
+	k.seq = seq
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.known == nil || len(r.known) >= maxKnown {
-		r.known = map[string]known{}
+	if r.cache == nil || len(r.cache) >= maxCachedClients {
+		r.cache = map[string]cached{}
 	}
-	if old, ok := r.known[id]; !ok || old.at <= at {
-		r.known[id] = k
+	if old, ok := r.cache[id]; !ok || old.seq <= seq {
+		r.cache[id] = k
 	}
 	return k.client, nil
 }
 
-// raw is the stored form of a client.
+// raw returns the stored bytes of a client.
 func (r *Registry) raw(ctx context.Context, id string) ([]byte, error) {
 	if !fhir.ValidID(id) {
 		return nil, fhir.Errorf(fhir.NotFound, "client.Get", "no such client")
@@ -263,7 +270,7 @@ func (r *Registry) get(ctx context.Context, id string) (Client, []byte, error) {
 	return c, b, nil
 }
 
-// List returns all clients in the order of their ids.
+// List returns all clients, ordered by id.
 func (r *Registry) List(ctx context.Context) ([]Client, error) {
 	var out []Client
 	var bad error
@@ -280,7 +287,7 @@ func (r *Registry) List(ctx context.Context) ([]Client, error) {
 	return out, fhir.Wrap("client.List", err)
 }
 
-// Disable ends a client: its next token request and its next use of a token
+// Disable disables a client. Its next token request and its next use of a token
 // are refused.
 func (r *Registry) Disable(ctx context.Context, id string) error {
 	w, err := r.PrepareDisable(ctx, id)
@@ -290,8 +297,8 @@ func (r *Registry) Disable(ctx context.Context, id string) error {
 	return r.commit(ctx, w)
 }
 
-// PrepareDisable is Disable up to the write, for a commit together with
-// others.
+// PrepareDisable is like Disable but returns the write, so that the caller can
+// commit it with others.
 func (r *Registry) PrepareDisable(ctx context.Context, id string) (store.StateWrite, error) {
 	c, old, err := r.get(ctx, id)
 	if err != nil {

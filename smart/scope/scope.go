@@ -24,15 +24,15 @@ const (
 	allV1   = readV1 | writeV1
 )
 
-// Level says whose data a resource scope is about. A scope without a level is
-// one for launch context or identity, and has a Name.
+// Level is the part of a resource scope that selects the patients. A scope
+// without a level is for launch context or identity, and has a Name.
 type Level string
 
 // The levels of SMART App Launch 2.2, "Scopes for requesting FHIR resources".
 const (
 	Patient Level = "patient" // the patient in context
-	User    Level = "user"    // whatever the person who signed in may see
-	System  Level = "system"  // no person: a backend
+	User    Level = "user"    // all data that the signed-in person may see
+	System  Level = "system"  // a backend service, without a person
 )
 
 // Names of scopes without a level.
@@ -47,32 +47,35 @@ const (
 	Online          = "online_access"
 )
 
-// Names lists every scope without a level that is offered.
+// Names lists the supported scopes without a level.
 func Names() []string {
 	return []string{OpenID, FHIRUser, Profile, Launch, LaunchPatient, LaunchEncounter, Offline, Online}
 }
 
-// Scope is one scope: a resource scope (Level, Type, May, perhaps Params), or
-// one without a level (Name).
+// Scope is either a resource scope, with Level, Type, May and possibly Params,
+// or a scope without a level, with Name.
 type Scope struct {
-	Name   string // of a scope without a level; else ""
+	Name   string // scope without a level, otherwise ""
 	Level  Level
 	Type   string // resource type, or "*"
 	May    access.Interaction
-	V1     bool // written in the v1 form
+	V1     bool // written in the syntax of SMART v1
 	Params []access.Param
 }
 
 // Set is a parsed scope string.
 type Set []Scope
 
-// Parser knows which search parameters a granular scope may use.
+// Parser parses scope strings. TokenParam decides which search parameters a
+// granular scope may use.
 type Parser struct {
-	// TokenParam reports whether code is a token search parameter of typ.
+	// TokenParam reports whether code is a token search parameter of typ. If it
+	// is nil, granular scopes are refused.
 	TokenParam func(typ, code string) bool
 }
 
-// Registered is the TokenParam of this server's own search registry.
+// Registered reports whether code is a token search parameter of typ in this
+// server's search registry. It is the usual TokenParam.
 func Registered(typ, code string) bool {
 	p, ok := search.Lookup(typ, code)
 	return ok && p.Kind == search.TypeToken
@@ -82,9 +85,9 @@ func bad(pos int, rule string) error {
 	return fhir.Errorf(fhir.Invalid, "scope.Parse", "scope %d: %s", pos, rule)
 }
 
-// Parse reads a space-separated scope string. An error is of kind Invalid and
-// names the position of the scope, from 1, and the rule; for a token request
-// it means invalid_scope.
+// Parse parses a space-separated scope string. The error has kind Invalid and
+// names the position of the scope, from 1, and the rule. For a token request it
+// means invalid_scope.
 func (p Parser) Parse(s string) (Set, error) {
 	if len(s) > MaxLength {
 		return nil, fhir.Errorf(fhir.Invalid, "scope.Parse", "scope is longer than %d bytes", MaxLength)
@@ -107,10 +110,10 @@ func (p Parser) Parse(s string) (Set, error) {
 	return set, nil
 }
 
-// Offered reads an app's scope string and leaves out what this server does
-// not offer, as RFC 6749 3.3 allows: an app asks for what it can use, and
-// learns from the answer what it got. A string over the limits, or with a
-// character that no scope may have, is still an error.
+// Offered parses the scope string of an app and leaves out unsupported scopes,
+// as RFC 6749 3.3 allows: an app requests what it can use and learns from the
+// response what it was granted. A string over the limits or with a character
+// that scopes must not have is still an error.
 func (p Parser) Offered(s string) (Set, error) {
 	if len(s) > MaxLength {
 		return nil, fhir.Errorf(fhir.Invalid, "scope.Offered", "scope is longer than %d bytes", MaxLength)
@@ -228,9 +231,9 @@ func (p Parser) params(pos int, typ, query string) ([]access.Param, error) {
 	return out, nil
 }
 
-// values reads the comma-or of a token parameter; backslash escapes as in a
-// FHIR search. Control characters are refused: access.Param gives "\x00" a
-// meaning of its own.
+// values parses the comma-separated values of a token parameter. A backslash
+// escapes as in a FHIR search. Control characters are refused, because
+// access.Param gives "\x00" a special meaning.
 func values(s string) ([]access.Token, bool) {
 	var out []access.Token
 	var parts []string
@@ -298,13 +301,13 @@ func (s Set) At(l Level) Set {
 	return out
 }
 
-// Has reports whether a scope without a level is in the set.
+// Has reports whether the set contains a scope without a level.
 func (s Set) Has(name string) bool {
 	return slices.ContainsFunc(s, func(x Scope) bool { return x.Name == name })
 }
 
-// Rules compiles the system/ scopes for an access.Grant. Those of the other
-// levels mean nothing without a person; smart/policy compiles them.
+// Rules compiles the system/ scopes for an access.Grant. Scopes of the other
+// levels depend on a person; smart/policy compiles them.
 func (s Set) Rules() []access.Rule {
 	var out []access.Rule
 	for _, x := range s.At(System) {
@@ -313,17 +316,18 @@ func (s Set) Rules() []access.Rule {
 	return out
 }
 
-// Rule is the resource scope as a rule, without what its level restricts.
+// Rule returns the resource scope as a rule, without the restriction of its
+// level.
 func (a Scope) Rule() access.Rule { return access.Rule{Type: a.Type, May: a.May, Params: a.Params} }
 
-// Narrow is what a client that asked for asked and may have allowed is
-// granted: every pair's common part, never more than either. Empty means that
-// they have nothing in common.
-func Narrow(asked, allowed Set) Set {
+// Narrow returns the scopes to grant to a client that requests some scopes and
+// is allowed others: the intersection of every pair, which never exceeds
+// either. The result is empty if they have nothing in common.
+func Narrow(requested, allowed Set) Set {
 	var out Set
-	for _, a := range asked {
+	for _, a := range requested {
 		for _, b := range allowed {
-			c, ok := common(a, b)
+			c, ok := intersect(a, b)
 			if !ok || slices.ContainsFunc(out, func(o Scope) bool { return o.covers(c) }) {
 				continue
 			}
@@ -333,7 +337,7 @@ func Narrow(asked, allowed Set) Set {
 	return out
 }
 
-func common(a, b Scope) (Scope, bool) {
+func intersect(a, b Scope) (Scope, bool) {
 	if a.Name != b.Name || a.Level != b.Level {
 		return Scope{}, false
 	}
@@ -357,13 +361,13 @@ func common(a, b Scope) (Scope, bool) {
 		}
 	}
 	slices.SortStableFunc(c.Params, func(x, y access.Param) int { return strings.Compare(x.Name, y.Name) })
-	// A client that asked in the v1 form reads v1.
+	// A client that requests the v1 syntax also reads it.
 	c.V1 = a.V1 && len(c.Params) == 0 && (c.May == readV1 || c.May == writeV1 || c.May == allV1)
 	return c, true
 }
 
-// covers reports whether a allows all that b allows, as far as it can be seen
-// from the written form.
+// covers reports whether a allows everything that b allows, as far as the
+// syntax shows.
 func (a Scope) covers(b Scope) bool {
 	if a.Name != b.Name || a.Level != b.Level {
 		return false
@@ -379,8 +383,8 @@ func (a Scope) covers(b Scope) bool {
 	return true
 }
 
-// Covers reports whether the set allows all that b allows, as far as it can
-// be seen from the written form: one scope of it has to cover each of b.
+// Covers reports whether the set allows everything that b allows, as far as the
+// syntax shows: each scope of b must be covered by a single scope of the set.
 func (s Set) Covers(b Set) bool {
 	for _, x := range b {
 		if !slices.ContainsFunc(s, func(a Scope) bool { return a.covers(x) }) {
@@ -390,14 +394,14 @@ func (s Set) Covers(b Set) bool {
 	return true
 }
 
-// String writes one scope.
+// String returns the scope in the syntax that Parse reads.
 func (a Scope) String() string {
 	var b strings.Builder
 	a.write(&b)
 	return b.String()
 }
 
-// String writes the set as it goes into a token; Parse reads it back.
+// String returns the set as it goes into a token. Parse reads it back.
 func (s Set) String() string {
 	var b strings.Builder
 	for i, x := range s {
@@ -409,8 +413,8 @@ func (s Set) String() string {
 	return b.String()
 }
 
-// AskedV1 reports whether a request names its resource scopes in the v1 form
-// only: such a client cannot read v2 permissions.
+// AskedV1 reports whether the set has resource scopes and all of them use the
+// v1 syntax. A client that requests such a set cannot read v2 permissions.
 func (s Set) AskedV1() bool {
 	v1 := false
 	for _, x := range s {
@@ -422,10 +426,11 @@ func (s Set) AskedV1() bool {
 	return v1
 }
 
-// V1 writes the set for a client that asked in the v1 form. A permission that
-// v1 has no word for is named by the word whose part it is: read for reads and
-// searches, write for changes, else *. The token itself says exactly what was
-// granted. A scope with search parameters has no v1 form and stays as it is.
+// V1 returns the set for a client that requested the v1 syntax. Permissions
+// without an exact v1 word are reported as the smallest word that includes
+// them: read for reads and searches, write for changes, otherwise *. The token
+// itself states exactly what was granted. A scope with search parameters has no
+// v1 syntax and is returned as it is.
 func (s Set) V1() string {
 	out := make([]string, 0, len(s))
 	for _, x := range s {
@@ -494,8 +499,9 @@ func b2i(v bool) int {
 
 const hex = "0123456789ABCDEF"
 
-// escape writes s for a search value inside a scope: FHIR's escapes first,
-// then percent-encoding of what a scope token or a query cannot hold.
+// escape writes s as a search value inside a scope: first with the escapes of
+// FHIR, then with percent-encoding of characters that a scope token or a query
+// cannot contain.
 func escape(b *strings.Builder, s string) {
 	pct := func(c byte) { b.Write([]byte{'%', hex[c>>4], hex[c&15]}) }
 	for i := 0; i < len(s); i++ {

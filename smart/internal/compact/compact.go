@@ -1,8 +1,9 @@
-// Package compact reads the header and claims of a compact JWS without
-// trusting it, and checks its signature against one given key.
+// Package compact parses the header and claims of a compact JWS without
+// trusting it, and verifies its signature with a given key.
 //
-// It is strict where JOSE libraries are lenient: one serialisation, no
-// duplicate members, no extensions, no key material from the token itself.
+// It is stricter than JOSE libraries: it accepts only the compact
+// serialization, and refuses duplicate members, extensions, and keys inside the
+// token.
 package compact
 
 import (
@@ -17,16 +18,17 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jws"
 )
 
-// MaxToken bounds a token in bytes.
+// MaxToken is the maximum length of a token in bytes.
 const MaxToken = 8 << 10
 
-// Header is what a token says of its signature.
+// Header is the JOSE header of a token.
 type Header struct {
 	Alg string `json:"alg"`
 	Kid string `json:"kid"`
 	Typ string `json:"typ"`
 	JKU string `json:"jku"`
-	// Members that refuse the token: its keys are not the token's to name.
+	// Tokens with any of these members are refused, because a token must not
+	// choose its own key.
 	JWK  jsontext.Value `json:"jwk"`
 	X5U  jsontext.Value `json:"x5u"`
 	X5C  jsontext.Value `json:"x5c"`
@@ -55,7 +57,8 @@ func (a *audience) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Claims are those that are checked. A time is Unix seconds; nil is absent.
+// Claims holds the claims that callers check. Times are in Unix seconds and nil
+// if absent.
 type Claims struct {
 	Iss      string   `json:"iss"`
 	Sub      string   `json:"sub"`
@@ -66,7 +69,7 @@ type Claims struct {
 	Nbf      *float64 `json:"nbf"`
 	ClientID string   `json:"client_id"`
 	Scope    string   `json:"scope"`
-	// Of this server's own tokens for people.
+	// Claims of this server's tokens for people.
 	Authz     string  `json:"authz"`     // id of the authorization
 	Patient   string  `json:"patient"`   // in context
 	Encounter string  `json:"encounter"` // in context
@@ -76,19 +79,21 @@ type Claims struct {
 	Confirm   Confirm `json:"cnf"`
 }
 
-// Confirm is the key that a token is bound to (RFC 7800).
+// Confirm is the cnf claim, which names the key that a token is bound to (RFC
+// 7800).
 type Confirm struct {
 	JKT string `json:"jkt,omitempty"`      // RFC 9449 6.1
 	X5T string `json:"x5t#S256,omitempty"` // RFC 8705 3.1
 }
 
-// IsZero reports whether a token is bound to nothing.
+// IsZero reports whether the token is not bound to a key.
 func (c Confirm) IsZero() bool { return c == Confirm{} }
 
-// ErrMalformed is every failure to read a token; it never says more.
+// ErrMalformed is returned for every token that cannot be parsed. It reveals no
+// details.
 var ErrMalformed = errors.New("not a signed token that is accepted")
 
-// Parse reads header and claims. Nothing of them is verified.
+// Parse returns the header and claims of a token. It verifies neither.
 func Parse(token string) (Header, Claims, error) {
 	var h Header
 	var c Claims
@@ -118,13 +123,13 @@ func decode(part string, v any) bool {
 	return err == nil && json.Unmarshal(b, v) == nil
 }
 
-// Verify checks the signature with a public key of the right kind for alg.
+// Verify verifies the signature with a public key whose type fits alg.
 func Verify(token, alg string, public any) bool {
 	_, err := jws.Verify([]byte(token), jws.WithKey(jwa.SignatureAlgorithm(alg), public))
 	return err == nil
 }
 
-// Sign makes a compact token.
+// Sign returns a signed token.
 func Sign(alg, typ, kid string, claims any, private any) (string, error) {
 	payload, err := json.Marshal(claims, json.Deterministic(true))
 	if err != nil {
@@ -138,7 +143,7 @@ func Sign(alg, typ, kid string, claims any, private any) (string, error) {
 	return string(b), err
 }
 
-// Payload returns the claims' bytes of a token that Parse has accepted.
+// Payload returns the claims of a token that Parse has accepted, as JSON.
 func Payload(token string) []byte {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {

@@ -1,7 +1,7 @@
-// Package limit holds the rate limits of the authorization server's endpoints:
-// token buckets by address and by the client that a request claims to be from,
-// in bounded memory. They are a shield, not a rule of security: nothing
-// depends on their surviving a restart.
+// Package limit implements the rate limits of the authorization server's
+// endpoints: token buckets per address and per claimed client, in bounded
+// memory. The limits only protect against overload: no security property
+// depends on them, and they do not survive a restart.
 package limit
 
 import (
@@ -11,21 +11,21 @@ import (
 	"time"
 )
 
-// Limits of the endpoint; zero fields take the defaults. A good client may
-// ask often; one that fails may not.
+// Limits configures an endpoint. Zero fields have the default in their comment.
+// Successful clients may send many requests, failing ones few.
 type Limits struct {
-	Global   int // requests per second from everywhere; 4000
-	Remote   int // requests per second from one address, or IPv6 /64; 2000
-	Failures int // failures per second of one claimed client at one address; 5
-	Denied   int // refusals per second that are recorded in the trail; 20
+	Global   int // requests per second in total; default 4000
+	Remote   int // requests per second per IPv4 address or IPv6 /64; default 2000
+	Failures int // failures per second per claimed client and address; default 5
+	Denied   int // refusals per second recorded in the audit trail; default 20
 }
 
 const (
 	maxBuckets = 8192
-	burst      = 2 // seconds of the rate that may come at once
-	// A burst of failures is a client that restarts with a wrong key.
+	burst      = 2 // size of a bucket in seconds of its rate
+	// A client that restarts with a wrong key causes a burst of failures.
 	burstFailures = 20
-	maxClaimed    = 64 // bytes of a claimed client id that make a key of its own
+	maxClaimed    = 64 // maximum length in bytes of a claimed client id with its own bucket
 )
 
 func (l Limits) withDefaults() Limits {
@@ -40,12 +40,12 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Key is the key of a bucket: an address, and for failures the client that it
-// claims to be. One client's failures must not shut out another behind the
-// same proxy.
+// Key identifies a bucket: an address and, for failures, the claimed client, so
+// that the failures of one client do not block another one behind the same
+// proxy.
 type Key struct{ remote, client string }
 
-// Failing names the bucket for failures of a claimed client at an address.
+// Failing returns the key for the failures of a claimed client at an address.
 func Failing(remote, claimed string) Key {
 	if len(claimed) > maxClaimed {
 		claimed = ""
@@ -53,8 +53,8 @@ func Failing(remote, claimed string) Key {
 	return Key{Network(remote), "?" + claimed}
 }
 
-// Network is the part of an address that one party holds: all of IPv4, the
-// /64 of IPv6.
+// Network returns the part of an address that identifies one party: the whole
+// IPv4 address, or the /64 of an IPv6 address.
 func Network(remote string) string {
 	a, err := netip.ParseAddr(remote)
 	if err != nil || a.Unmap().Is4() {
@@ -67,13 +67,14 @@ func Network(remote string) string {
 	return p.String()
 }
 
-// bucket holds what is left at a time.
+// bucket holds the tokens that were left at a time.
 type bucket struct {
 	left float64
 	at   time.Time
 }
 
-// refill brings the bucket to now. A clock that went back adds nothing.
+// refill adds the tokens earned until now. If the clock was set back, it adds
+// nothing.
 func (b *bucket) refill(now time.Time, rate, size float64) {
 	if d := now.Sub(b.at); d > 0 {
 		b.left = min(size, b.left+d.Seconds()*rate)
@@ -86,27 +87,27 @@ type buckets struct {
 	rate, size float64
 
 	mu    sync.Mutex
-	m     map[Key]*bucket
+	byKey map[Key]*bucket
 	swept time.Time
 }
 
 func newBuckets(rate, size int) *buckets {
-	return &buckets{rate: float64(rate), size: float64(size), m: map[Key]*bucket{}}
+	return &buckets{rate: float64(rate), size: float64(size), byKey: map[Key]*bucket{}}
 }
 
-// take takes n from a bucket. When there is less than one in it, it takes
-// nothing and says how long until there is one.
+// take removes n tokens from a bucket. If it has less than one, take removes
+// nothing and returns the time until it has one.
 func (t *buckets) take(k Key, now time.Time, n float64) (wait time.Duration, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	b := t.m[k]
+	b := t.byKey[k]
 	if b == nil {
 		if n == 0 {
-			return 0, true // to ask makes no entry
+			return 0, true // a query creates no entry
 		}
-		t.room(now)
+		t.evict(now)
 		b = &bucket{left: t.size, at: now}
-		t.m[k] = b
+		t.byKey[k] = b
 	}
 	b.refill(now, t.rate, t.size)
 	if b.left < 1 {
@@ -116,29 +117,29 @@ func (t *buckets) take(k Key, now time.Time, n float64) (wait time.Duration, ok 
 	return 0, true
 }
 
-// room makes place for one more entry: full buckets say nothing and go first,
-// at most once a second; then any one goes.
-func (t *buckets) room(now time.Time) {
-	if len(t.m) < maxBuckets {
+// evict makes space for one more entry. At most once a second it removes full
+// buckets, which carry no information. Then it removes arbitrary ones.
+func (t *buckets) evict(now time.Time) {
+	if len(t.byKey) < maxBuckets {
 		return
 	}
 	if d := now.Sub(t.swept); d >= time.Second || d < 0 {
 		t.swept = now
-		for k, b := range t.m {
+		for k, b := range t.byKey {
 			if b.refill(now, t.rate, t.size); b.left >= t.size {
-				delete(t.m, k)
+				delete(t.byKey, k)
 			}
 		}
 	}
-	for k := range t.m {
-		if len(t.m) < maxBuckets {
+	for k := range t.byKey {
+		if len(t.byKey) < maxBuckets {
 			return
 		}
-		delete(t.m, k)
+		delete(t.byKey, k)
 	}
 }
 
-// Limiter is every limit of an endpoint.
+// Limiter holds all limits of an endpoint. It is safe for concurrent use.
 type Limiter struct {
 	global, remote, failures, denied *buckets
 }
@@ -154,8 +155,8 @@ func New(l Limits) *Limiter {
 	}
 }
 
-// Failed counts a failure: what is over the limit is refused from the next
-// request on.
+// Failed counts a failure. Requests beyond the limit are refused from the next
+// one on.
 func (l *Limiter) Failed(k Key, now time.Time) { l.failures.take(k, now, 1) }
 
 // MayFail reports whether another failure is within the limit.
@@ -163,14 +164,16 @@ func (l *Limiter) MayFail(k Key, now time.Time) (wait time.Duration, ok bool) {
 	return l.failures.take(k, now, 0)
 }
 
-// Record reports whether one more refusal may go into the trail.
+// Record counts a refusal and reports whether it may be recorded in the audit
+// trail.
 func (l *Limiter) Record(now time.Time) bool {
 	_, ok := l.denied.take(Key{}, now, 1)
 	return ok
 }
 
-// Admit is asked before anything of a request is read. The address comes
-// first, so that what one sends too much of is not taken from everyone.
+// Admit counts a request and reports whether it may be processed. It is called
+// before any part of the request is read. The limit of the address is checked
+// first, so that a single address cannot exhaust the total limit.
 func (l *Limiter) Admit(remote string, now time.Time) (time.Duration, bool) {
 	if wait, ok := l.remote.take(Key{remote: Network(remote)}, now, 1); !ok {
 		return wait, false
@@ -178,5 +181,5 @@ func (l *Limiter) Admit(remote string, now time.Time) (time.Duration, bool) {
 	return l.global.take(Key{}, now, 1)
 }
 
-// RetryAfter is a wait in whole seconds, at least one.
+// RetryAfter converts a wait to whole seconds, at least one.
 func RetryAfter(wait time.Duration) int { return max(1, int(math.Ceil(wait.Seconds()))) }

@@ -1,5 +1,5 @@
-// Package oauth is what the endpoints of the authorization server share: the
-// reading of a form and the error answer of RFC 6749 5.2.
+// Package oauth contains code shared by the endpoints of the authorization
+// server: parsing of forms and the error responses of RFC 6749 5.2.
 package oauth
 
 import (
@@ -20,38 +20,38 @@ import (
 
 const maxBody = 16 << 10
 
-// Error is an error answer.
+// Error is an error response.
 type Error struct {
 	Status            int
 	Code, Description string
-	Cause             error  // for the log
-	Retry             int    // seconds, for Retry-After; 0 none
-	Challenge         string // for WWW-Authenticate; "" none
-	Nonce             string // for DPoP-Nonce; "" none
+	Cause             error  // for the log only
+	Retry             int    // Retry-After in seconds; 0 for none
+	Challenge         string // WWW-Authenticate; "" for none
+	Nonce             string // DPoP-Nonce; "" for none
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Description }
 
 func (e *Error) Unwrap() error { return e.Cause }
 
-// Bad is an answer with status 400.
+// Bad returns an error response with status 400.
 func Bad(code, description string) *Error {
 	return &Error{Status: http.StatusBadRequest, Code: code, Description: description}
 }
 
-// TooMany is the answer beyond a limit.
+// TooMany returns the response to a request over the rate limit.
 func TooMany(wait time.Duration) *Error {
 	return &Error{Status: http.StatusTooManyRequests, Code: "temporarily_unavailable",
 		Description: "too many requests", Retry: limit.RetryAfter(wait)}
 }
 
-// Unavailable is the answer when something of ours failed.
+// Unavailable returns the response for an internal failure.
 func Unavailable(cause error) *Error {
 	return &Error{Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", Description: "try again",
 		Cause: cause}
 }
 
-// Client turns a failure to authenticate a client into its answer.
+// Client returns the response for a failed client authentication.
 func Client(err error) *Error {
 	if fhir.KindOf(err) == fhir.Unauthorized {
 		return &Error{Status: http.StatusUnauthorized, Code: "invalid_client", Description: Text(err),
@@ -63,7 +63,7 @@ func Client(err error) *Error {
 	return Unavailable(err)
 }
 
-// Text is what the caller may see of an error.
+// Text returns the part of an error that the caller may see.
 func Text(err error) string {
 	var e *fhir.Error
 	if errors.As(err, &e) && len(e.Issues) > 0 {
@@ -72,16 +72,16 @@ func Text(err error) string {
 	return "refused"
 }
 
-// Headers sets those of every JSON answer that holds, or might hold, a secret.
+// Headers sets the headers of JSON responses that may contain a secret.
 func Headers(h http.Header) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Pragma", "no-cache")
 	h.Set("Content-Type", "application/json")
 }
 
-// CORS lets a browser's app at any origin call the endpoint: who calls is
-// shown by what is sent, never by the browser's own credentials. It reports
-// whether the request was a preflight, which is answered then.
+// CORS allows requests from browser apps at any origin. Callers authenticate
+// with the content of the request, never with credentials of the browser. CORS
+// responds to preflight requests and reports whether it did.
 func CORS(w http.ResponseWriter, r *http.Request, methods string) bool {
 	h := w.Header()
 	h.Set("Access-Control-Allow-Origin", "*")
@@ -97,15 +97,15 @@ func CORS(w http.ResponseWriter, r *http.Request, methods string) bool {
 	return true
 }
 
-// Write answers with JSON.
+// Write responds with JSON.
 func Write(w http.ResponseWriter, status int, v any) {
 	w.WriteHeader(status)
 	if err := json.NewEncoder(w).Encode(v); err != nil {
-		return // the caller has gone
+		return // the client has disconnected
 	}
 }
 
-// Refuse answers with an error.
+// Refuse responds with an error.
 func Refuse(w http.ResponseWriter, f *Error) {
 	h := w.Header()
 	if f.Retry > 0 {
@@ -126,8 +126,8 @@ func Refuse(w http.ResponseWriter, f *Error) {
 	}{f.Code, f.Description})
 }
 
-// Form reads a POSTed form: each parameter at most once (RFC 6749 3.2), none
-// in the URL.
+// Form parses a POSTed form. Each parameter may occur at most once (RFC 6749
+// 3.2), and the URL must have no query.
 func Form(r *http.Request, w http.ResponseWriter, endpoint string) (url.Values, *Error) {
 	if r.Method != http.MethodPost {
 		f := Bad("invalid_request", "the "+endpoint+" endpoint takes POST")
@@ -152,7 +152,7 @@ func Form(r *http.Request, w http.ResponseWriter, endpoint string) (url.Values, 
 	return v, once(v)
 }
 
-// once refuses a parameter that is given twice.
+// once refuses repeated parameters.
 func once(v url.Values) *Error {
 	for _, vs := range v {
 		if len(vs) > 1 {
@@ -162,7 +162,7 @@ func once(v url.Values) *Error {
 	return nil
 }
 
-// Remote is the address of the peer, without its port.
+// Remote returns the address of the peer without the port.
 func Remote(r *http.Request) string {
 	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
 		return host

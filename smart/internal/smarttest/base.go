@@ -1,6 +1,6 @@
-// Package smarttest is what the tests of an OAuth endpoint stand on: the
-// embedded store, an HTTP server, the registry of clients and the recorder of
-// AuditEvents, with a clock that the test sets.
+// Package smarttest provides a base for tests of OAuth endpoints: the embedded
+// store, an HTTP server, the client registry and the audit recorder, with a
+// clock that the test sets.
 package smarttest
 
 import (
@@ -18,7 +18,7 @@ import (
 	"pulsegate/smart/scope"
 )
 
-// Base is one server. It ends with its test.
+// Base is a test server. It is closed when its test ends.
 type Base struct {
 	DB      *pebblestore.DB
 	Engine  *gin.Engine
@@ -30,7 +30,7 @@ type Base struct {
 	Now     time.Time
 }
 
-// New starts a Base whose clock stands at now; an endpoint is mounted on its
+// New starts a Base with its clock at now. Tests mount an endpoint on its
 // Engine.
 func New(t *testing.T, now time.Time) *Base {
 	t.Helper()
@@ -57,5 +57,5 @@ func New(t *testing.T, now time.Time) *Base {
 	return b
 }
 
-// Clock is the time that the test has set.
+// Clock returns the time that the test has set.
 func (b *Base) Clock() time.Time { return b.Now }

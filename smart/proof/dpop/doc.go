@@ -1,19 +1,19 @@
-// Package dpop verifies proofs of possession: a DPoP header (RFC 9449) and the
-// certificate of a TLS client (RFC 8705).
+// Package dpop verifies proofs of possession: DPoP headers (RFC 9449) and the
+// certificates of TLS clients (RFC 8705).
 //
-// It owns: the check of a proof, its use-once rule, and whether a token's cnf
-// is met by a request; also the certificate that a proxy in front hands on
-// (RFC 9440). It does not own: which clients must bind their tokens
-// (smart/client) or the tokens (smart/oauth/token, smart/policy).
+// It owns: the verification of a proof, its single use, the comparison of a
+// token's cnf claim with a request, and the certificate that a reverse proxy
+// forwards (RFC 9440). It does not own: which clients must bind their tokens
+// (smart/client), or the tokens (smart/oauth/token, smart/policy).
 //
 // # State
 //
-//	dpop/<thumbprint>/<SHA-256 of jti, base64url>   exp, Unix seconds
-//	dpop-nonce/key                                  32 bytes that nonces are made with
+//	dpop/<thumbprint>/<SHA-256 of jti, base64url>   expiration, Unix seconds
+//	dpop-nonce/key                                  32-byte key of the nonces
 //
-// A proof is good from MaxAge before now to Skew after; its jti is kept
-// longer than that, so it is used once also across a restart and a clock that
-// goes back a little. At the token endpoint it is in the commit that issues
-// the token; at the resource server a commit of its own, before anything is
-// answered.
+// A proof is valid from maxAge before now until skew after it. Its jti is
+// stored longer than that, so that it is used only once even across a restart
+// or a small step back of the clock. At the token endpoint the jti is part of
+// the commit that issues the token. At the resource server it is committed by
+// itself before the response.
 package dpop

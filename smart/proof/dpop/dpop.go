@@ -27,14 +27,15 @@ import (
 
 const (
 	keyPrefix = "dpop/"
-	// maxAge is how old a proof may be, Skew how far ahead its clock.
+	// maxAge is the maximum age of a proof, skew the maximum time that its
+	// clock may be ahead.
 	maxAge = time.Minute
 	skew   = 5 * time.Second
 	keep   = time.Hour
 	maxJTI = 255
 )
 
-// Algs are the algorithms of proofs.
+// Algs lists the accepted algorithms of proofs.
 func Algs() []string { return []string{"ES256", "ES384", "RS256", "RS384"} }
 
 // Store is the small state of a store.Store.
@@ -42,15 +43,15 @@ type Store interface {
 	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
 }
 
-// Proof is a verified proof. Its jti has still to be used up.
+// Proof is a verified proof. The caller still has to use up its jti.
 type Proof struct {
 	JKT string // RFC 7638 thumbprint of the key
 	jti string
 	iat time.Time
 }
 
-// Use is the write that uses the proof up; it fails with Conflict when that
-// was done before.
+// Use returns the write that uses up the proof. It fails with Conflict if the
+// proof was used before.
 func (p *Proof) Use() store.StateWrite {
 	sum := sha256.Sum256([]byte(p.jti))
 	end := p.iat.Add(maxAge)
@@ -78,10 +79,10 @@ type claims struct {
 
 func bad(rule string) error { return fhir.Errorf(fhir.Unauthorized, "dpop.Verify", "DPoP: %s", rule) }
 
-// Verify checks the DPoP header of r for the endpoint at target. accessToken
-// is the token that comes with it; "" at the token endpoint. nonces, when not
-// nil, are those that a proof must have one of: ErrNonce. It returns nil when
-// there is no such header.
+// Verify checks the DPoP header of r for the endpoint at target. accessToken is
+// the token of the request, "" at the token endpoint. If nonces is not nil, the
+// proof must have a valid nonce; the error is ErrNonce otherwise. Verify
+// returns nil if r has no DPoP header.
 func Verify(r *http.Request, target, accessToken string, now time.Time, nonces *Nonces) (*Proof, error) {
 	values := r.Header.Values("DPoP")
 	if len(values) == 0 {
@@ -124,7 +125,7 @@ func Verify(r *http.Request, target, accessToken string, now time.Time, nonces *
 	return &Proof{JKT: jkt, jti: c.JTI, iat: iat}, nil
 }
 
-// parse reads a proof without trusting it.
+// parse decodes a proof without verifying it.
 func parse(s string) (h header, c claims, err error) {
 	malformed := bad("not a signed JWT of type dpop+jwt with jwk, jti, htm, htu and iat")
 	parts := strings.Split(s, ".")
@@ -144,7 +145,7 @@ func decode(part string, v any) bool {
 	return err == nil && json.Unmarshal(b, v) == nil
 }
 
-// key reads the public key of a proof's header.
+// key returns the public key in a proof's header.
 func key(h header) (public any, jkt string, err error) {
 	var members struct {
 		Kty string `json:"kty"`
@@ -185,8 +186,8 @@ func key(h header) (public any, jkt string, err error) {
 	return raw, base64.RawURLEncoding.EncodeToString(sum), nil
 }
 
-// sameURL compares without query and fragment (RFC 9449 4.3), after the
-// normalisation of RFC 3986 6.2.2 and 6.2.3 that url.Parse and this do.
+// sameURL compares URLs without query and fragment (RFC 9449 4.3), normalized
+// as in RFC 3986 6.2.2 and 6.2.3.
 func sameURL(a, b string) bool {
 	x, ok1 := normal(a)
 	y, ok2 := normal(b)
@@ -211,8 +212,8 @@ func normal(s string) (string, bool) {
 	return scheme + "://" + host + path, true
 }
 
-// Thumbprint is the x5t#S256 of the certificate that the TLS client proved to
-// own; "" when it showed none.
+// Thumbprint returns the x5t#S256 of the certificate whose key the TLS client
+// has proved to own, "" if it presented none.
 func Thumbprint(r *http.Request) string {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return ""
@@ -221,7 +222,7 @@ func Thumbprint(r *http.Request) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// Equal compares thumbprints; "" equals nothing.
+// Equal compares thumbprints in constant time. "" equals nothing.
 func Equal(a, b string) bool {
 	return a != "" && subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1
 }

@@ -17,19 +17,20 @@ import (
 
 const (
 	nonceKey = "dpop-nonce/key"
-	// nonceLife is how long a nonce may be used.
+	// nonceLife is the lifetime of a nonce.
 	nonceLife = 5 * time.Minute
 	nonceMAC  = 16
 )
 
-// ErrNonce marks the error of a proof that lacks a nonce of this server or has
-// one that is too old (RFC 9449 8, use_dpop_nonce).
-var ErrNonce = errors.New("dpop: a nonce of this server is needed")
+// ErrNonce is returned for a proof without a nonce of this server or with one
+// that has expired (RFC 9449 8, use_dpop_nonce).
+var ErrNonce = errors.New("dpop: the proof needs a nonce of this server")
 
-// Nonces are the server's nonces (RFC 9449 8 and 9): a proof that was made
-// ahead, on a device that somebody has left, is worth nothing later. A nonce is
-// its time and a MAC of it, so none is stored; the key is, so that every
-// process and every restart knows the nonces of the others.
+// Nonces issues and checks the server's nonces (RFC 9449 8 and 9). They prevent
+// the use of proofs that were made in advance, for example on a device that the
+// owner has since lost. A nonce is a time and its MAC, so nonces are not
+// stored. The key is stored, so that all processes accept each other's nonces,
+// also after a restart.
 type Nonces struct {
 	key   []byte
 	clock func() time.Time
@@ -41,7 +42,7 @@ type NonceState interface {
 	Get(ctx context.Context, key string) ([]byte, error)
 }
 
-// OpenNonces reads the key, making it where there is none.
+// OpenNonces reads the key and creates it if it is missing.
 func OpenNonces(ctx context.Context, s NonceState, rand io.Reader, clock func() time.Time) (*Nonces, error) {
 	const op = "dpop.OpenNonces"
 	for {
@@ -61,7 +62,7 @@ func OpenNonces(ctx context.Context, s NonceState, rand io.Reader, clock func() 
 		}
 		_, err = s.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: nonceKey, Value: fresh,
 			Expect: store.StateAbsent}}})
-		if err != nil && fhir.KindOf(err) != fhir.Conflict { // Conflict: another process was first
+		if err != nil && fhir.KindOf(err) != fhir.Conflict { // another process created the key first
 			return nil, fhir.Wrap(op, err)
 		}
 	}
@@ -73,13 +74,13 @@ func (n *Nonces) mac(at []byte) []byte {
 	return h.Sum(nil)[:nonceMAC]
 }
 
-// generate is a nonce of now.
+// generate returns a nonce for the current time.
 func (n *Nonces) generate() string {
 	b := binary.BigEndian.AppendUint64(nil, uint64(n.clock().Unix()))
 	return base64.RawURLEncoding.EncodeToString(append(b, n.mac(b)...))
 }
 
-// good reports whether nonce is ours and not too old.
+// good reports whether nonce was issued by this server and has not expired.
 func (n *Nonces) good(nonce string) bool {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(nonce)
 	if err != nil || len(b) != 8+nonceMAC || !hmac.Equal(b[8:], n.mac(b[:8])) {
@@ -89,7 +90,7 @@ func (n *Nonces) good(nonce string) bool {
 	return age >= -skew && age <= nonceLife
 }
 
-// check holds a proof to the nonces; nil demands none.
+// check checks the nonce of a proof. A nil Nonces accepts every proof.
 func (n *Nonces) check(nonce string) error {
 	if n == nil || n.good(nonce) {
 		return nil
@@ -98,7 +99,7 @@ func (n *Nonces) check(nonce string) error {
 		Issues: []fhir.Issue{{Code: "login", Diagnostics: "DPoP: use the nonce of the header DPoP-Nonce"}}}
 }
 
-// Offer gives a new nonce with every answer to a request that has a proof.
+// Offer sends a new nonce with the response to every request that has a proof.
 func (n *Nonces) Offer(next http.Handler) http.Handler {
 	if n == nil {
 		return next

@@ -12,16 +12,18 @@ import (
 
 const (
 	clientCert = "Client-Cert"
-	// maxCert bounds a certificate in a header, base64.
+	// maxCert is the maximum size of a base64 certificate in a header, in
+	// bytes.
 	maxCert = 16 << 10
 )
 
-// Proxied takes the TLS client's certificate from a proxy that ends TLS before
-// this server: the header Client-Cert (RFC 9440), from the addresses Trusted
-// and from nobody else. Of a trusted proxy only the header counts, so its own
-// certificate is nobody's; a header that is no certificate, or comes twice, is
-// none. The proxy has to remove what a client sends under that name (RFC 9440
-// 3.2) and has checked, in the handshake, that the client has the key.
+// Proxied reads the TLS client's certificate from the header Client-Cert (RFC
+// 9440) if the request comes from a trusted proxy that terminates TLS, and
+// ignores the header otherwise. For requests from a trusted proxy only the
+// header counts; the certificate of the proxy itself is ignored. A malformed or
+// repeated header counts as no certificate. The proxy must remove Client-Cert
+// headers of its clients (RFC 9440 3.2) and must have verified in the handshake
+// that the client has the key.
 type Proxied struct {
 	Trusted clientaddr.Proxies
 	Next    http.Handler
@@ -31,10 +33,10 @@ func (p Proxied) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	values := r.Header.Values(clientCert)
 	trusted := p.Trusted.Trusts(r.RemoteAddr)
 	if trusted || len(values) > 0 {
-		q := *r
-		q.Header = r.Header.Clone()
-		q.Header.Del(clientCert)
-		q.Header.Del("Client-Cert-Chain")
+		forwarded := *r
+		forwarded.Header = r.Header.Clone()
+		forwarded.Header.Del(clientCert)
+		forwarded.Header.Del("Client-Cert-Chain")
 		if trusted {
 			state := tls.ConnectionState{}
 			if r.TLS != nil {
@@ -44,15 +46,15 @@ func (p Proxied) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if c := certificate(values); c != nil {
 				state.PeerCertificates = []*x509.Certificate{c}
 			}
-			q.TLS = &state
+			forwarded.TLS = &state
 		}
-		r = &q
+		r = &forwarded
 	}
 	p.Next.ServeHTTP(w, r)
 }
 
-// certificate reads the byte sequence of RFC 8941 3.3.5 that RFC 9440 2.2 has
-// in Client-Cert; nil when there is none.
+// certificate parses the Client-Cert header (RFC 9440 2.2), a byte sequence of
+// RFC 8941 3.3.5. It returns nil if there is no valid one.
 func certificate(values []string) *x509.Certificate {
 	if len(values) != 1 || len(values[0]) > maxCert {
 		return nil

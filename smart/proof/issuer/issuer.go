@@ -1,11 +1,11 @@
-// Package issuer verifies access tokens of other issuers, such as a
+// Package issuer verifies the access tokens of external issuers, such as a
 // hospital's identity provider, that an operator has configured.
 //
-// It owns: the configuration of an issuer, the check of its tokens, and the
-// mapping of its claims; for which clients an issuer speaks, and with which
-// scopes. It does not own: what such a token may do; that is its scope, cut to
-// what the issuer may ask, to what its client is registered for here and to its
-// roles, under the same consents as any other (smart/policy).
+// It owns: the configuration of an issuer, the verification of its tokens, the
+// mapping of its claims, and the limits on an issuer's clients and scopes. It
+// does not own the decision on a request: smart/policy restricts the token's
+// scopes to those that the issuer may grant, to the client's registration and
+// to the user's roles, under the same consents as for any other token.
 //
 // Source: RFC 9068; RFC 7519; RFC 8725.
 package issuer
@@ -26,34 +26,35 @@ import (
 	"pulsegate/smart/scope"
 )
 
-// Issuer is one outside issuer.
+// Issuer configures one external issuer.
 type Issuer struct {
-	Issuer   string   `yaml:"issuer"`   // iss, exactly
-	Audience string   `yaml:"audience"` // aud must hold it; empty: the FHIR base URL
+	Issuer   string   `yaml:"issuer"`   // must equal the claim iss
+	Audience string   `yaml:"audience"` // must be in the claim aud; defaults to the FHIR base URL
 	JWKSURL  string   `yaml:"jwks-url"`
-	Algs     []string `yaml:"algs"` // empty: RS256, RS384, ES256, ES384
-	// Types are the values of typ that are taken; empty: at+jwt (RFC 9068).
-	// Some providers sign access tokens as plain "JWT"; then nothing but
-	// audience tells them from an id_token.
+	Algs     []string `yaml:"algs"` // default RS256, RS384, ES256, ES384
+	// Types lists the accepted values of typ. The default is at+jwt (RFC 9068).
+	// If it includes "JWT", for providers that sign access tokens as such, then
+	// only Audience distinguishes them from id_tokens.
 	Types  []string `yaml:"types"`
 	Claims Claims   `yaml:"claims"`
-	// Clients maps the issuer's names of clients to ids that are registered
-	// here. The issuer speaks for these and for no other client; at least one
-	// is needed.
+	// Clients maps the issuer's client ids to ids that are registered here.
+	// Tokens for other clients are refused. At least one entry is required.
 	Clients map[string]string `yaml:"clients"`
-	// Scopes are the most that its tokens may have, whatever the client is
-	// registered for. Empty means all patient/ and user/ scopes. A system/
-	// scope counts only if it is covered by one that is listed here.
+	// Scopes limits the scopes of the issuer's tokens, in addition to the
+	// client's registration. If it is empty, all patient/ and user/ scopes are
+	// allowed. A system/ scope is allowed only if it is covered by one that is
+	// listed here.
 	Scopes string `yaml:"scopes"`
-	// Roles maps the issuer's names of roles to ours. What is not in it is no
-	// role.
+	// Roles maps the issuer's role names to the roles of this server. Other
+	// names are ignored.
 	Roles map[string]string `yaml:"roles"`
-	// MaxLife is the longest life that is accepted; zero: 1 h.
+	// MaxLife is the maximum lifetime of an accepted token. The default is one
+	// hour.
 	MaxLife time.Duration `yaml:"max-life"`
 }
 
-// Claims names the claims that facts are read from: a member, or a path with
-// slashes ("realm_access/roles"). Empty ones take the default.
+// Claims names the claims to read, as a member or as a path with slashes
+// ("realm_access/roles"). Each empty field has the default in its comment.
 type Claims struct {
 	Client   string `yaml:"client"`   // client_id, then azp
 	Subject  string `yaml:"subject"`  // sub
@@ -63,62 +64,63 @@ type Claims struct {
 	Roles    string `yaml:"roles"`    // roles
 }
 
-// Token is what a verified token says.
+// Token holds the verified claims of a token.
 type Token struct {
 	Issuer, ClientID, Subject, Scope, ID string
-	FHIRUser                             fhir.Ref // zero none
+	FHIRUser                             fhir.Ref // zero if there is none
 	Patient                              string
 	Roles                                []string
 	NotBefore, Expires                   time.Time
 	AuthTime                             time.Time
 	ACR                                  string
-	JKT, X5T                             string // of cnf
-	// Allowed are the issuer's Scopes.
+	JKT, X5T                             string // from the claim cnf
+	// Allowed is the value of Issuer.Scopes.
 	Allowed string
-	// Person is set when the token is about somebody other than the client.
+	// Person is set if the token's subject is a person and not the client
+	// itself.
 	Person bool
 }
 
-// Verifier checks tokens.
+// Verifier verifies tokens of external issuers.
 type Verifier struct {
 	Issuers []Issuer
-	Keys    *client.Keys // with Algs of this package
+	Keys    *client.Keys // configured with the result of Algs
 	Base    string       // FHIR base URL
 }
 
-// Algs are what key sets of issuers are read for.
+// Algs returns the accepted key types and algorithms for client.Keys.
 func Algs() client.Algs {
 	return client.Algs{"RSA": {"RS256", "RS384"}, "P-256": {"ES256"}, "P-384": {"ES384"}}
 }
 
-// Check refuses a configuration that would accept too much.
+// Check validates the configuration.
 func (v *Verifier) Check() error {
 	const op = "issuer.Check"
-	for i, x := range v.Issuers {
-		u, err := url.Parse(x.JWKSURL)
+	for i, is := range v.Issuers {
+		u, err := url.Parse(is.JWKSURL)
 		switch {
-		case x.Issuer == "" || err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-			return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: issuer and jwks-url are needed", i+1)
-		case slices.ContainsFunc(x.Algs,
+		case is.Issuer == "" || err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+			return fhir.Errorf(fhir.Invalid, op, "external issuer %d: issuer and jwks-url are required", i+1)
+		case slices.ContainsFunc(is.Algs,
 			func(a string) bool { return !slices.Contains([]string{"RS256", "RS384", "ES256", "ES384"}, a) }):
-			return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: algs are RS256, RS384, ES256 and ES384", i+1)
-		case slices.ContainsFunc(v.Issuers[:i], func(o Issuer) bool { return o.Issuer == x.Issuer }):
-			return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: named twice", i+1)
-		case len(x.Clients) == 0:
+			return fhir.Errorf(fhir.Invalid, op, "external issuer %d: algs must be RS256, RS384, ES256 or ES384", i+1)
+		case slices.ContainsFunc(v.Issuers[:i], func(other Issuer) bool { return other.Issuer == is.Issuer }):
+			return fhir.Errorf(fhir.Invalid, op, "external issuer %d: it is configured twice", i+1)
+		case len(is.Clients) == 0:
 			return fhir.Errorf(fhir.Invalid, op,
-				"outside issuer %d: clients is needed: the issuer's name of each client that it may speak for, and the client's id here", i+1)
+				"external issuer %d: clients is required: it maps the issuer's client ids to ids that are registered here", i+1)
 		}
-		for theirs, here := range x.Clients {
+		for theirs, here := range is.Clients {
 			if theirs == "" || !fhir.ValidID(here) {
-				return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: clients: %q is no id of a client here",
+				return fhir.Errorf(fhir.Invalid, op, "external issuer %d: clients: %q is not a valid client id",
 					i+1, here)
 			}
 		}
-		if x.Scopes == "" {
+		if is.Scopes == "" {
 			continue
 		}
-		if _, err := (scope.Parser{TokenParam: scope.Registered}).Parse(x.Scopes); err != nil {
-			return fhir.Errorf(fhir.Invalid, op, "outside issuer %d: scopes: %v", i+1, err)
+		if _, err := (scope.Parser{TokenParam: scope.Registered}).Parse(is.Scopes); err != nil {
+			return fhir.Errorf(fhir.Invalid, op, "external issuer %d: scopes: %v", i+1, err)
 		}
 	}
 	return nil
@@ -126,8 +128,8 @@ func (v *Verifier) Check() error {
 
 func invalid() error { return fhir.Errorf(fhir.Unauthorized, "issuer.Verify", "invalid_token") }
 
-// Verify checks a token; ok is false when its issuer is none of the
-// configured ones. A failure is Unauthorized and says nothing about the token.
+// Verify verifies a token. ok is false if its issuer is not configured. The
+// error has kind Unauthorized and reveals nothing about the token.
 func (v *Verifier) Verify(ctx context.Context, token string) (t Token, ok bool, err error) {
 	h, c, err := compact.Parse(token)
 	if err != nil {
@@ -193,7 +195,7 @@ func (v *Verifier) read(x *Issuer, payload []byte) (Token, error) {
 	name := t.ClientID
 	here, ok := x.Clients[name]
 	if !ok {
-		return Token{}, invalid() // not one that this issuer speaks for
+		return Token{}, invalid() // the issuer may not issue tokens for this client
 	}
 	t.ClientID, t.Allowed = here, x.Scopes
 	for _, r := range list(all, or(x.Claims.Roles, "roles")) {
@@ -204,7 +206,7 @@ func (v *Verifier) read(x *Issuer, payload []byte) (Token, error) {
 	if u := first(all, x.Claims.FHIRUser, "fhirUser"); u != "" {
 		ref, ok := fhir.ParseRef(strings.TrimPrefix(u, v.Base+"/"))
 		if !ok {
-			return Token{}, invalid() // a user of another server is nobody here
+			return Token{}, invalid() // a user of another server has no account here
 		}
 		t.FHIRUser = ref
 	}
@@ -222,8 +224,8 @@ func or(s, def string) string {
 	return s
 }
 
-// first is the first of the names (or only the configured one) that is a
-// string.
+// first returns the first of the claims that is a string. If configured is set,
+// only that claim is read.
 func first(all map[string]any, configured string, names ...string) string {
 	if configured != "" {
 		names = []string{configured}
@@ -236,8 +238,7 @@ func first(all map[string]any, configured string, names ...string) string {
 	return ""
 }
 
-// list reads a string, split at spaces where it is a scope, or an array of
-// strings.
+// list returns a claim that is a string or an array of strings.
 func list(all map[string]any, path string) []string {
 	var v any = all
 	for _, p := range strings.Split(path, "/") {

@@ -1,14 +1,13 @@
-// Package keys holds the server's own signing keys and publishes their public
-// parts.
+// Package keys manages the server's signing keys and publishes the public keys.
 //
-// It owns: the ring of keys in DIR/keys/<kid>.jwk (mode 0600, made on first
-// start, kid is the RFC 7638 thumbprint), their rotation every 30 days by Run,
+// It owns: the key ring in DIR/keys/<kid>.jwk (mode 0600, created at the first
+// start; kid is the RFC 7638 thumbprint), the rotation every 30 days by Run,
 // and GET /.well-known/jwks.json. It does not own the keys of clients
 // (smart/client).
 //
 // Access tokens are signed with ES256, id_tokens with RS256. A new key is
-// published before it signs (Lead), and the one before it verifies for an
-// overlap after that. A private JWK file carries members of ours: "created",
-// "begins" when it does not sign from the start and, once replaced, "retires"
-// (Unix seconds).
+// published for Lead before it signs. The previous key verifies for an overlap
+// after that. The file of a private key has additional members: "created",
+// "begins" if the key does not sign from its creation on, and "retires" once it
+// is replaced (Unix seconds).
 package keys

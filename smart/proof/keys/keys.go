@@ -24,24 +24,24 @@ import (
 )
 
 const (
-	// accessAlg signs access tokens: they are verified at every request, and P-256
-	// is nine times as fast as P-384.
+	// accessAlg signs access tokens. They are verified at every request, and
+	// P-256 is nine times as fast as P-384.
 	accessAlg = "ES256"
-	// IDAlg signs id_tokens, for that is what apps must understand (OpenID
-	// Connect Core 15.1).
+	// IDAlg signs id_tokens, because all clients support it (OpenID Connect
+	// Core 15.1).
 	IDAlg = "RS256"
-	// Lead is how long a key is published before it signs, so that whoever
-	// caches the JWK Set knows it by then.
+	// Lead is the time for which a key is published before it signs, so that
+	// caches of the JWK Set contain it by then.
 	Lead = 2 * time.Minute
 
 	rsaBits = 2048
 	maxFile = 16 << 10
-	// first is for how long a key that was made by an older version, with an
-	// algorithm that is used no more, still verifies.
-	first = 15 * time.Minute
+	// legacyOverlap is the time for which a key of an earlier release, with an
+	// algorithm that is no longer used, still verifies.
+	legacyOverlap = 15 * time.Minute
 )
 
-// Ring is the set of keys. It is safe for concurrent use.
+// Ring is the set of signing keys. It is safe for concurrent use.
 type Ring struct {
 	dir   string
 	clock func() time.Time
@@ -55,17 +55,17 @@ type signing struct {
 	private crypto.Signer
 }
 
-// facts are the members of a key's file beside the JWK's own.
+// facts holds the members of a key file in addition to those of the key itself.
 type facts struct {
 	Kid     string `json:"kid"`
 	Alg     string `json:"alg"`
 	Use     string `json:"use"`
 	Created int64  `json:"created"`
-	Begins  int64  `json:"begins,omitempty"`  // signs from then on
-	Retires int64  `json:"retires,omitempty"` // 0: not replaced
+	Begins  int64  `json:"begins,omitempty"`  // time from which it signs
+	Retires int64  `json:"retires,omitempty"` // 0 if it has not been replaced
 }
 
-// purpose is Alg or IDAlg.
+// purpose returns accessAlg or IDAlg.
 func (f facts) purpose() string {
 	if f.Alg == IDAlg {
 		return IDAlg
@@ -73,8 +73,8 @@ func (f facts) purpose() string {
 	return accessAlg
 }
 
-// Open reads the keys below dir/keys, making the directory and first keys
-// where there are none. It refuses a key file that others may read.
+// Open reads the keys in dir/keys, and creates the directory and the first keys
+// if they are missing. It refuses key files that other users may read.
 func Open(dir string, clock func() time.Time) (*Ring, error) {
 	r := &Ring{dir: filepath.Join(dir, "keys"), clock: clock, keys: map[string][]signing{}}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
@@ -102,7 +102,7 @@ func Open(dir string, clock func() time.Time) (*Ring, error) {
 		ks := r.keys[purpose]
 		slices.SortFunc(ks, newest)
 		if len(ks) == 0 || ks[0].Retires != 0 || ks[0].Alg != purpose {
-			if err := r.rotate(purpose, first, 0); err != nil {
+			if err := r.rotate(purpose, legacyOverlap, 0); err != nil {
 				return nil, err
 			}
 		}
@@ -181,8 +181,8 @@ func thumbprint(public any) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(sum), fhir.Wrap("keys.thumbprint", err)
 }
 
-// Rotate makes new signing keys, which sign at once. The keys before them
-// verify for overlap more; it should be at least the life of a token.
+// Rotate creates new signing keys that sign immediately. The previous keys
+// verify for overlap, which should be at least the lifetime of a token.
 func (r *Ring) Rotate(overlap time.Duration) error {
 	for _, purpose := range []string{accessAlg, IDAlg} {
 		if err := r.rotate(purpose, overlap, 0); err != nil {
@@ -199,7 +199,7 @@ func generate(alg string) (crypto.Signer, error) {
 	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 }
 
-// rotate makes a key that signs after lead.
+// rotate creates a key that signs after lead.
 func (r *Ring) rotate(alg string, overlap, lead time.Duration) error {
 	private, err := generate(alg)
 	if err != nil {
@@ -214,12 +214,13 @@ func (r *Ring) rotate(alg string, overlap, lead time.Duration) error {
 	now, old := r.clock().Unix(), r.keys[alg]
 	next := signing{facts: facts{Kid: kid, Alg: alg, Use: "sig", Created: now}, private: private}
 	if len(old) > 0 && old[0].Created >= now {
-		next.Created = old[0].Created + 1 // the order of the keys outlives a second and a bad clock
+		next.Created = old[0].Created + 1 // keeps the order within one second and if the clock is wrong
 	}
 	if lead > 0 {
 		next.Begins = now + int64(lead/time.Second)
 	}
-	// The new key first: a crash in between leaves two that verify.
+	// The new key is written first. A crash in between leaves two keys that
+	// verify.
 	if err := r.write(next); err != nil {
 		return err
 	}
@@ -241,7 +242,7 @@ func (r *Ring) rotate(alg string, overlap, lead time.Duration) error {
 	return nil
 }
 
-// members returns a key as a JWK's members.
+// members returns the members of a key as a JWK, together with those of f.
 func members(raw any, f any) (map[string]any, error) {
 	j, err := jwk.FromRaw(raw)
 	if err != nil {
@@ -262,7 +263,7 @@ func members(raw any, f any) (map[string]any, error) {
 	return out, nil
 }
 
-// write replaces the key's file whole, durably.
+// write replaces the key file atomically and durably.
 func (r *Ring) write(k signing) error {
 	f, err := members(k.private, k.facts)
 	if err != nil {
@@ -300,11 +301,11 @@ func (r *Ring) write(k signing) error {
 	return fhir.Wrap("keys.write", err)
 }
 
-// Sign makes a compact JWS of the claims with the current key for access
-// tokens.
+// Sign returns a compact JWS of the claims, signed with the current key for
+// access tokens.
 func (r *Ring) Sign(typ string, claims any) (string, error) { return r.sign(accessAlg, typ, claims) }
 
-// SignID makes an id_token of the claims.
+// SignID returns an id_token with the claims.
 func (r *Ring) SignID(claims any) (string, error) { return r.sign(IDAlg, "JWT", claims) }
 
 func (r *Ring) sign(purpose, typ string, claims any) (string, error) {
@@ -313,8 +314,8 @@ func (r *Ring) sign(purpose, typ string, claims any) (string, error) {
 	return s, fhir.Wrap("keys.Sign", err)
 }
 
-// current is the newest key that has begun; the oldest when the clock went
-// back before all of them.
+// current returns the newest key that has begun to sign, or the oldest if the
+// clock was set back before all of them.
 func (r *Ring) current(purpose string) signing {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -327,8 +328,8 @@ func (r *Ring) current(purpose string) signing {
 	return ks[len(ks)-1]
 }
 
-// Verify returns the claims of a token that this ring signed, with the given
-// typ. It checks no claim.
+// Verify returns the claims of a token with the given typ that was signed by
+// this ring. It does not check the claims.
 func (r *Ring) Verify(token, typ string) (compact.Claims, error) {
 	h, c, err := compact.Parse(token)
 	if err != nil {
@@ -357,7 +358,7 @@ func (r *Ring) live(purpose string) []signing {
 		func(k signing) bool { return k.Retires != 0 && k.Retires <= now })
 }
 
-// JWKS is the public JWK Set.
+// JWKS returns the public JWK Set.
 func (r *Ring) JWKS() ([]byte, error) {
 	set := struct {
 		Keys []map[string]any `json:"keys"`
@@ -377,7 +378,7 @@ func (r *Ring) JWKS() ([]byte, error) {
 	return b, fhir.Wrap("keys.JWKS", err)
 }
 
-// ServeHTTP answers with the public JWK Set.
+// ServeHTTP responds with the public JWK Set.
 func (r *Ring) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	b, err := r.JWKS()
 	if err != nil {
@@ -388,9 +389,9 @@ func (r *Ring) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Cache-Control", "public, max-age=60")
 	w.Header().Set("Access-Control-Allow-Origin", "*")
 	if _, err := w.Write(b); err != nil {
-		return // the caller has gone
+		return // the client has disconnected
 	}
 }
 
-// Mount puts the JWK Set where discovery says it is.
+// Mount registers the JWK Set at the path that discovery publishes.
 func (r *Ring) Mount(m gin.IRouter) { m.GET("/.well-known/jwks.json", gin.WrapH(r)) }

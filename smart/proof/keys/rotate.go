@@ -7,16 +7,16 @@ import (
 )
 
 const (
-	// MaxAge is how long a key signs.
+	// MaxAge is the time for which a key signs.
 	MaxAge = 30 * 24 * time.Hour
-	// recheck bounds a wait, for the wall clock may be set meanwhile.
+	// recheck bounds a wait, because the wall clock may be set meanwhile.
 	recheck = time.Hour
-	// retry follows a rotation that failed; the old key signs on.
+	// retry is the wait after a failed rotation. The old key continues to sign.
 	retry = time.Minute
 )
 
-// due is when the oldest current key has signed for MaxAge. It is in the key's
-// file, so a restart does not put it off.
+// due returns the time when the oldest current key has signed for MaxAge. The
+// key's file stores its creation, so a restart does not postpone the rotation.
 func (r *Ring) due() time.Time {
 	_, due := r.next()
 	return due
@@ -33,8 +33,8 @@ func (r *Ring) next() (purpose string, due time.Time) {
 	return purpose, due
 }
 
-// Tick rotates what is due and returns how long to wait until the next look.
-// A new key is published for Lead before it signs; the one before it verifies
+// Tick rotates the keys that are due and returns the time until the next check.
+// A new key is published for Lead before it signs; the previous key verifies
 // for overlap after that.
 func (r *Ring) Tick(overlap time.Duration) (wait time.Duration, err error) {
 	now := r.clock()
@@ -50,15 +50,15 @@ func (r *Ring) Tick(overlap time.Duration) (wait time.Duration, err error) {
 	return recheck, nil
 }
 
-// Run rotates until ctx ends. overlap is at least the longest life of a token
-// and the skew of who verifies it.
+// Run rotates keys until ctx ends. overlap must be at least the maximum
+// lifetime of a token plus the clock skew of its verifiers.
 func (r *Ring) Run(ctx context.Context, overlap time.Duration, log *slog.Logger) {
 	for {
 		due := r.due()
 		wait, err := r.Tick(overlap)
 		switch {
 		case err != nil:
-			log.ErrorContext(ctx, "signing key not rotated", "err", err)
+			log.ErrorContext(ctx, "signing key not rotated", "error", err)
 		case !r.due().Equal(due):
 			log.InfoContext(ctx, "signing key rotated", "next", r.due())
 		}
