@@ -79,7 +79,8 @@ func (approvals *Approvals) Begun(_ context.Context, b *store.Batch, approved au
 	}
 	r, err := consent.ForApp(consent.Allowance{ID: Ref(a.ID).ID, Patient: a.Subject.FHIRUser.ID,
 		Authorization: a.ID, Client: a.ClientID, App: approved.App,
-		Scope: a.Scope, Types: types, Says: approvals.Says(a.Scope), From: a.Created, Until: a.Created.Add(approvals.lasts(granted))})
+		Scope: a.Scope, Types: types, Says: approvals.Says(a.Scope), From: a.Created,
+		Until: a.Created.Add(approvals.lasts(granted))})
 	if err != nil {
 		return fhir.Wrap(op, err)
 	}
@@ -135,7 +136,8 @@ func (approvals *Approvals) Ended(ctx context.Context, b *store.Batch, a authz.A
 		// A Consent that cannot be read permits nothing, and no token depends
 		// on it any more.
 		if approvals.Logger != nil {
-			approvals.Logger.ErrorContext(ctx, "the consent of an app cannot be ended", "authorization", a.ID, "error", err)
+			approvals.Logger.ErrorContext(ctx, "the consent of an app cannot be ended", "authorization", a.ID,
+				"error", err)
 		}
 		return nil
 	}
@@ -159,10 +161,12 @@ func end(r fhir.Resource) (*fhir.Resource, error) {
 	return &ended, err
 }
 
-func (approvals *Approvals) record(b *store.Batch, a authz.Authorization, app, interaction string, data audit.DataRef) error {
+func (approvals *Approvals) record(b *store.Batch, a authz.Authorization, app, interaction string,
+	data audit.DataRef) error {
 	w, leaf, err := approvals.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: interaction,
 		Patient: a.Subject.FHIRUser.ID, Data: []audit.DataRef{data},
-		Principal: &access.Principal{ClientID: a.ClientID, ClientName: app, Subject: a.Subject.ID, Issuer: approvals.Issuer,
+		Principal: &access.Principal{ClientID: a.ClientID, ClientName: app, Subject: a.Subject.ID,
+			Issuer:        approvals.Issuer,
 			Authorization: a.ID}})
 	if err != nil {
 		return fhir.Wrap("appconsent.record", err)

@@ -79,7 +79,7 @@ func (refusals *Refusals) Refused(ctx context.Context, patient string) (out []Re
 }
 
 // Opened returns the Consents of the patient that permit data to the client,
-// whoever uses it.
+// for any of its users.
 func (refusals *Refusals) Opened(ctx context.Context, patient, client string) ([]consent.Summary, error) {
 	const op = "appconsent.Opened"
 	refs, err := refusals.Consents.Opens(ctx, patient, client)
@@ -146,7 +146,8 @@ func (refusals *Refusals) Allow(ctx context.Context, by audit.Event, patient, cl
 			Expect: store.Version, IfVersion: have.Version}))
 }
 
-func (refusals *Refusals) commit(ctx context.Context, by audit.Event, patient, interaction string, w store.Write) error {
+func (refusals *Refusals) commit(ctx context.Context, by audit.Event, patient, interaction string,
+	w store.Write) error {
 	by.Type, by.Interaction, by.Patient = audit.Rest, interaction, patient
 	by.Data = []audit.DataRef{{Ref: w.Resource.Ref(), Version: w.IfVersion}}
 	ev, leaf, err := refusals.Audit.Prepare(by)

@@ -47,7 +47,8 @@ const attempts = 16
 // AuditEvents. by describes the caller. After it returns without an error, no
 // Consent permits any of this data to anyone. Denials remain. It returns
 // NotFound if nothing was permitted.
-func (withdrawals *Withdrawals) Withdraw(ctx context.Context, by audit.Event, patient, vendor string) (Withdrawn, error) {
+func (withdrawals *Withdrawals) Withdraw(ctx context.Context, by audit.Event, patient,
+	vendor string) (Withdrawn, error) {
 	const op = "appconsent.Withdraw"
 	var out Withdrawn
 	done := false
@@ -87,12 +88,14 @@ func (w *Withdrawn) add(x Withdrawn) {
 
 // once reads the Consents and commits the necessary changes. ok is false if
 // there are none.
-func (withdrawals *Withdrawals) once(ctx context.Context, by audit.Event, patient, vendor string) (Withdrawn, bool, error) {
+func (withdrawals *Withdrawals) once(ctx context.Context, by audit.Event, patient,
+	vendor string) (Withdrawn, bool, error) {
 	have, err := withdrawals.active(ctx, patient)
 	if err != nil {
 		return Withdrawn{}, false, err
 	}
-	t := consent.Taking{Patient: patient, Vendor: vendor, Vendors: withdrawals.Vendors, Now: withdrawals.Clock(), NewID: withdrawals.NewID}
+	t := consent.Taking{Patient: patient, Vendor: vendor, Vendors: withdrawals.Vendors, Now: withdrawals.Clock(),
+		NewID: withdrawals.NewID}
 	if withdrawals.VendorName != nil && vendor != "" {
 		t.VendorName = withdrawals.VendorName(vendor)
 	}

@@ -21,13 +21,13 @@ import (
 	"pulsegate/smart/appconsent"
 )
 
-// world is a store with patient p1.
+// world is a store with the patient p1.
 type world struct {
 	*pebblestore.DB
 	t      *testing.T
 	engine *consent.Engine
 	w      *appconsent.Withdrawals
-	// before runs once, between the reading of a withdrawal and its commit.
+	// before runs once, between the read and the commit of a withdrawal.
 	before  func()
 	commits []*store.Batch
 }
@@ -69,7 +69,7 @@ func open(t *testing.T) *world {
 	return w
 }
 
-// put stores a Consent as the operator or a client does.
+// put stores a Consent as the operator or as a client.
 func (w *world) put(author string, r fhir.Resource, err error) {
 	w.t.Helper()
 	if err == nil {
@@ -96,8 +96,8 @@ func (w *world) withdraw(vendor string) (appconsent.Withdrawn, error) {
 		Grant: access.All()}, RequestID: "r"}, "p1", vendor)
 }
 
-// TestWithdrawVendor: a Consent for all vendors does not keep the data of one
-// open, and goes on for the others.
+// TestWithdrawVendor checks that a Consent for all vendors is narrowed so that
+// it no longer permits one vendor's data but still permits the others'.
 func TestWithdrawVendor(t *testing.T) {
 	w := open(t)
 	w.grant("apple", "apple", "any")
@@ -158,7 +158,7 @@ func TestWithdrawVendor(t *testing.T) {
 	}
 }
 
-// TestWithdrawAll leaves denials alone.
+// TestWithdrawAll checks that denials remain.
 func TestWithdrawAll(t *testing.T) {
 	w := open(t)
 	w.grant("all", "", "any")
@@ -174,9 +174,9 @@ func TestWithdrawAll(t *testing.T) {
 	}
 }
 
-// TestWithdrawAmongOthers: a Consent that is recorded or changed between the
-// reading and the commit does not stay open behind the command's back.
-func TestWithdrawAmongOthers(t *testing.T) {
+// TestWithdrawConcurrently checks that a Consent that is recorded or changed
+// between the read and the commit is withdrawn as well.
+func TestWithdrawConcurrently(t *testing.T) {
 	for name, other := range map[string]func(w *world){
 		"recorded": func(w *world) { w.grant("more", "", "lab") },
 		"changed":  func(w *world) { w.grant("all", "apple", "lab") },

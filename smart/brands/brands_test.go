@@ -17,7 +17,7 @@ var full = brands.Brand{Name: "Clinic", Aliases: []string{"The Clinic"},
 	Website: "https://www.clinic.example/welcome", Identifiers: []brands.Identifier{{System: "urn:x", Value: "7"}},
 	Categories: []string{"prov"}, Logo: "https://clinic.example/logo.svg",
 	LogoLicence: "https://clinic.example/licence", Phone: "+1", City: "Town", Country: "US",
-	PortalName: "Portal", PortalURL: "https://portal.clinic.example", PortalText: "Yours."} // read only
+	PortalName: "Portal", PortalURL: "https://portal.clinic.example", PortalText: "Yours."} // must not be modified
 
 func TestBundle(t *testing.T) {
 	for _, b := range []brands.Brand{full, {Name: "n", Website: base}} {
@@ -46,7 +46,7 @@ func TestBundle(t *testing.T) {
 				}
 			}
 		}
-		// Organization.address is an array, Endpoint.address a URL.
+		// Organization.address is an array, Endpoint.address is a URL.
 		if err := json.Unmarshal([]byte(strings.Replace(string(raw), `"address":[`, `"addresses":[`, 1)),
 			&got); err != nil {
 			t.Fatal(err)
@@ -60,7 +60,8 @@ func TestBundle(t *testing.T) {
 			org.Endpoint[0].Reference != "Endpoint/"+end.ID || end.Address != base+"/fhir" || end.Status != "active" {
 			t.Errorf("%s", raw)
 		}
-		// uab-1: the portal's endpoint is the organisation's too, and in the Bundle.
+		// uab-1: the endpoint of the portal is also an endpoint of the
+		// organization and part of the Bundle.
 		portal := org.Extension[len(org.Extension)-1]
 		if portal.URL != "http://hl7.org/fhir/StructureDefinition/organization-portal" ||
 			portal.Extension[2].ValueReference.Reference != org.Endpoint[0].Reference ||

@@ -132,7 +132,8 @@ func (a *Assertions) byAssertion(ctx context.Context, form url.Values, now time.
 		return Proof{}, errClient(nil)
 	}
 	if id := form.Get("client_id"); id != "" && id != v.Client.ID {
-		return Proof{}, fhir.Errorf(fhir.Invalid, "client.Authenticate", "client_id differs from the one in the assertion")
+		return Proof{}, fhir.Errorf(fhir.Invalid, "client.Authenticate",
+			"client_id differs from the one in the assertion")
 	}
 	return Proof{Client: v.Client, Method: PrivateKeyJWT, Assertion: &v}, nil
 }

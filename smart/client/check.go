@@ -27,7 +27,8 @@ func wrong(place, rule string) error {
 func (r *Registry) check(c *Client) error {
 	if c.Name == "" || len(c.Name) > maxName || !utf8.ValidString(c.Name) ||
 		strings.ContainsFunc(c.Name, unicode.IsControl) {
-		return fhir.Errorf(fhir.Invalid, "client.Add", "name: it must have 1 to %d bytes without control characters", maxName)
+		return fhir.Errorf(fhir.Invalid, "client.Add",
+			"name: it must have 1 to %d bytes without control characters", maxName)
 	}
 	if err := r.checkAuth(c); err != nil {
 		return err

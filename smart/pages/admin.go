@@ -42,7 +42,8 @@ func boxes(on []string) []roleBox {
 	out := []roleBox{
 		{Name: "patient", Text: "Patient", Hint: "Sees their own data and decides which apps can see it"},
 		{Name: "practitioner", Text: "Practitioner", Hint: "Sees the data that patients have consented to share"},
-		{Name: "administrator", Text: "Administrator", Hint: "Manages people, clients and devices. Sees no measurements"},
+		{Name: "administrator", Text: "Administrator",
+			Hint: "Manages people, clients and devices. Sees no measurements"},
 		{Name: "auditor", Text: "Auditor",
 			Hint: "Sees who accessed which data and reviews emergency access. Cannot be an administrator as well"},
 	}
@@ -81,7 +82,8 @@ func usersInvite(req *request) error {
 
 func (req *request) showLink(u *user.User, token string) error {
 	return req.render(http.StatusOK, "link",
-		view{Title: "One-time link", Narrow: true, Data: struct{ Name, Link string }{u.Name, req.pages.secretLink(token)}})
+		view{Title: "One-time link", Narrow: true,
+			Data: struct{ Name, Link string }{u.Name, req.pages.secretLink(token)}})
 }
 
 type userData struct {
@@ -117,7 +119,8 @@ func userChange(req *request) error {
 	var err error
 	switch req.value("do") {
 	case "roles":
-		err = req.pages.SignIn.SetRoles(ctx, req.from(), req.actor(), id, req.http.PostForm["role"], short(req.value("patient")),
+		err = req.pages.SignIn.SetRoles(ctx, req.from(), req.actor(), id, req.http.PostForm["role"],
+			short(req.value("patient")),
 			short(req.value("practitioner")))
 	case "disable", "enable":
 		if req.value("do") == "disable" && req.value("sure") == "" && id != req.user.ID {
@@ -254,7 +257,8 @@ func clientsChange(req *request) error {
 	if enable {
 		what = "client-enable"
 	}
-	_, w, err := req.pages.Clients.PrepareChange(ctx, id, func(c *client.Client) error { c.Disabled = !enable; return nil })
+	_, w, err := req.pages.Clients.PrepareChange(ctx, id,
+		func(c *client.Client) error { c.Disabled = !enable; return nil })
 	if err != nil {
 		return err
 	}
@@ -298,7 +302,8 @@ type launchData struct {
 }
 
 func launchesPage(req *request) error {
-	return req.launches(launchData{Client: req.value("client"), Patient: short(req.value("patient"))}, nil, http.StatusOK)
+	return req.launches(launchData{Client: req.value("client"), Patient: short(req.value("patient"))}, nil,
+		http.StatusOK)
 }
 
 func (req *request) launches(d launchData, bad map[string]string, status int) error {
@@ -335,7 +340,8 @@ func launchesGo(req *request) error {
 	if req.pages.Launcher == nil {
 		return fhir.Errorf(fhir.NotFound, "pages.launchesGo", "There is no such page.")
 	}
-	d := launchData{Client: req.value("client"), Patient: short(req.value("patient")), Visit: short(req.value("encounter"))}
+	d := launchData{Client: req.value("client"), Patient: short(req.value("patient")),
+		Visit: short(req.value("encounter"))}
 	c, err := req.pages.Clients.Get(req.http.Context(), d.Client)
 	if err == nil && d.Patient != "" {
 		if _, err = req.pages.Patients.Get(req.http.Context(), req.by(), d.Patient); err != nil &&

@@ -12,14 +12,15 @@ import (
 	"pulsegate/smart/client"
 )
 
-// TestPatientSeesWhoOpenedWhat: an app that a practitioner opened with her as
-// the patient is listed, for her and for nobody else, and is not hers to end.
+// TestPatientSeesWhoOpenedWhat checks that an app that a practitioner opened
+// for a patient is listed for that patient only, and that the patient cannot
+// revoke the practitioner's authorization.
 func TestPatientSeesWhoOpenedWhat(t *testing.T) {
 	w := newWorld(t)
 	ada, doc, ben := w.browser(), w.browser(), w.browser()
-	ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
-	doc.enrol(w.invite("doc", "Dr. Dora Doc", "practitioner"))
-	ben.enrol(w.invite("ben", "Ben Ejemplo", "administrator"))
+	ada.enroll(w.invite("ada", "Ada Beispiel", "patient"))
+	doc.enroll(w.invite("doc", "Dr. Dora Doc", "practitioner"))
+	ben.enroll(w.invite("ben", "Ben Ejemplo", "administrator"))
 	ada.get("/auth/apps").has("No one else has opened an app")
 
 	doc.get("/auth/launches").post("/auth/launches",
@@ -42,30 +43,30 @@ func TestPatientSeesWhoOpenedWhat(t *testing.T) {
 		"See devices of everyone whose data its user may see", "its user is away",
 		"You have not allowed any app yourself")
 	if strings.Contains(ada.body, "Keep access while you are away") {
-		t.Error("what is about the other person is said of her")
+		t.Error("the page describes scopes of the practitioner as the patient's")
 	}
 	if strings.Contains(ada.body, `name="id" value="`) {
-		t.Error("she is offered to end it")
+		t.Error("the page offers the patient to revoke it")
 	}
 	ada.has("because no consent of yours allows it")
 	ada.get("/auth/").post("/auth/apps", url.Values{"id": {id}})
 	if ada.get("/auth/apps").has("Dr. Dora Doc"); strings.Contains(ben.get("/auth/apps").body, "Heartbook") {
-		t.Error("somebody else sees it")
+		t.Error("another patient sees it")
 	}
-	doc.get("/auth/apps").post("/auth/apps", url.Values{"id": {id}}).has("no access any more")
+	doc.get("/auth/apps").post("/auth/apps", url.Values{"id": {id}}).has("no longer has access")
 	ada.get("/auth/apps").has("No one else has opened an app")
 }
 
-// TestPatientStopsAnAppOfOthers: what rests on her consents ends at once by her
-// own word, on the page, for that app and no other, and begins again by it;
-// what rests on treatment goes on, and the page says which is which.
+// TestPatientStopsAnAppOfOthers checks that a patient can stop an app's access
+// that is based on consent, and allow it again, for that app only. Access based
+// on treatment continues, and the page distinguishes the two.
 func TestPatientStopsAnAppOfOthers(t *testing.T) {
 	w := newWorld(t)
 	w.measured("ada", consent.AnyRecipient)
 	ada, doc, eve := w.browser(), w.browser(), w.browser()
-	k := ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
-	doc.enrol(w.invite("doc", "Dr. Dora Doc", "practitioner"))
-	eve.enrol(w.invite("eve", "Eve Example", "administrator"))
+	k := ada.enroll(w.invite("ada", "Ada Beispiel", "patient"))
+	doc.enroll(w.invite("doc", "Dr. Dora Doc", "practitioner"))
+	eve.enroll(w.invite("eve", "Eve Example", "administrator"))
 	to, verifier := w.authorizeURL("launch/patient patient/Observation.rs patient/Device.rs patient/Patient.rs", nil)
 	doc.ask(to).get("/auth/consent?" + url.Values{"request": {requestID(doc)}, "patient": {"ada"}}.Encode())
 	doc.post("/auth/consent", url.Values{"request": {requestID(doc)}, "patient": {"ada"}, "decision": {"allow"},
@@ -88,8 +89,8 @@ func TestPatientStopsAnAppOfOthers(t *testing.T) {
 	ada.get("/auth/apps").has("Access based on your consent", "to every app and clinic registered here",
 		"Access that does not need your consent", "name and date of birth")
 	form := url.Values{"id": {between(ada.body, `name="id" value="`, `"`)}}
-	// Only she can: not the practitioner, nobody without being a patient, and
-	// no other site.
+	// Only the patient can stop it: not the practitioner, not a user who is not
+	// a patient, and not another site.
 	doc.get("/auth/apps").post("/auth/apps/refusals", form).status(http.StatusForbidden)
 	eve.get("/auth/").post("/auth/apps/refusals", form).status(http.StatusForbidden)
 	ada.do(http.MethodPost, "/auth/apps/refusals", "application/x-www-form-urlencoded",
@@ -101,42 +102,42 @@ func TestPatientStopsAnAppOfOthers(t *testing.T) {
 		"You have stopped access", "Apps that you have stopped")
 	sees("stopped", 404)
 	if n := w.events("Consent/stop-"); n != 1 {
-		t.Errorf("%d events of the stop", n)
+		t.Errorf("%d events of the refusal", n)
 	}
 	facts := &access.Facts{Type: "Observation", ID: "pulse", Patient: "ada", Vendor: "apple",
 		Categories: []string{"vital-signs"}}
 	if w.consents.Permits("heartbook", facts) || !w.consents.Permits("another-app", facts) {
-		t.Error("stopped is another app, or not this one")
+		t.Error("another app was stopped, or this one was not")
 	}
 	if _, collects, err := w.consents.Collects(t.Context(), "ada", "apple"); err != nil || !collects {
-		t.Error("to stop an app ended the collection", err)
+		t.Error("stopping an app ended the collection of data:", err)
 	}
-	ada.post("/auth/apps/refusals", form).status(200) // twice is no error
+	ada.post("/auth/apps/refusals", form).status(200) // repeating it is not an error
 	if n := w.events("Consent/stop-"); n != 1 {
 		t.Errorf("%d events after the second time", n)
 	}
 
-	// It can be undone also when nobody has the app open any more.
+	// The refusal can be undone even if no authorization of the app is left.
 	w.pass(13 * time.Hour)
 	ada.get("/auth/apps").at("/auth/signin").passkey("/auth/passkey", k.Get)
 	ada.get("/auth/apps").has("No one else has opened an app", "Apps that you have stopped", "Heartbook")
 	ada.post("/auth/apps/refusals", url.Values{"allow": {between(ada.body, `name="allow" value="`,
 		`"`)}}).status(200).has("can again see the data that your consents allow")
 	if strings.Contains(ada.body, "Apps that you have stopped") || !w.consents.Permits("heartbook", facts) {
-		t.Error("what was allowed again stays stopped")
+		t.Error("the app is still stopped after it was allowed again")
 	}
 	if n := w.events("Consent/stop-"); n != 2 {
-		t.Errorf("%d events after the end of the stop", n)
+		t.Errorf("%d events after the app was allowed again", n)
 	}
 }
 
-// TestVisitIsChosen: the encounters that are known are offered; only staff may
-// name another.
+// TestVisitIsChosen checks that known encounters are offered, and that only
+// staff can enter another one.
 func TestVisitIsChosen(t *testing.T) {
 	w := newWorld(t)
 	ada, doc := w.browser(), w.browser()
-	ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
-	doc.enrol(w.invite("doc", "Dr. Dora Doc", "practitioner"))
+	ada.enroll(w.invite("ada", "Ada Beispiel", "patient"))
+	doc.enroll(w.invite("doc", "Dr. Dora Doc", "practitioner"))
 	const scopes = "launch/patient launch/encounter patient/Observation.rs"
 	choose := func(b *browser, staff bool, form url.Values, want any) {
 		t.Helper()
@@ -147,7 +148,7 @@ func TestVisitIsChosen(t *testing.T) {
 		}
 		b.at("/auth/consent").has("Check-up", "1 March 2026", "Visit v-3")
 		if strings.Contains(b.body, `name="other"`) != staff {
-			t.Errorf("asked for the id of another visit: %v", !staff)
+			t.Errorf("the field for another visit is missing or not wanted: staff %v", !staff)
 		}
 		form.Set("request", requestID(b))
 		form.Set("decision", "allow")
@@ -165,12 +166,13 @@ func TestVisitIsChosen(t *testing.T) {
 	choose(doc, true, url.Values{"patient": {"ada"}, "encounter": {""}, "other": {"of-the-ehr"}}, "of-the-ehr")
 }
 
-// TestSecretIsShownOnce: an administrator registers a client with a secret,
-// which works, and is on no other page.
+// TestSecretIsShownOnce checks that an administrator can register a client with
+// a secret, that the secret works, and that no other page or audit record
+// contains it.
 func TestSecretIsShownOnce(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	b.enrol(w.invite("root", "Rita Root", "administrator"))
+	b.enroll(w.invite("root", "Rita Root", "administrator"))
 	form := url.Values{"name": {"Web app"}, "kind": {"secret"}, "redirects": {w.base + "/app/callback"},
 		"scope": {"openid launch/patient patient/Observation.rs"}}
 	b.get("/auth/clients/new").has("Client secret").post("/auth/clients",
@@ -183,19 +185,19 @@ func TestSecretIsShownOnce(t *testing.T) {
 		t.Error("the list shows the secret")
 	}
 	if w.events(secret) != 0 {
-		t.Error("the trail holds the secret")
+		t.Error("the audit trail contains the secret")
 	}
-	// A client that may ask without a person needs keys; a backend with a
-	// secret is refused.
+	// Client credentials need a key, so a backend service with a secret is
+	// refused.
 	b.get("/auth/clients/new").post("/auth/clients",
 		url.Values{"name": {"Backend"}, "kind": {"secret"}, "scope": {"system/Observation.rs"}}).status(422)
 	if strings.Contains(b.body, "client-secret") {
-		t.Error("a secret of nothing")
+		t.Error("a refused registration shows a secret")
 	}
 
 	w.app = client.Client{ID: id}
 	ada := w.browser()
-	ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	ada.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	for pass, want := range map[string]int{secret: 200, secret[1:]: 401, "": 401} {
 		to, verifier := w.authorizeURL("launch/patient patient/Observation.rs", nil)
 		ada.ask(to).at("/auth/consent").post("/auth/consent",

@@ -15,7 +15,8 @@ func newChrome(t *testing.T, w *world) *chrome.Chrome {
 	return chrome.New(t, chrome.Options{Base: w.base, Trust: w.srv.Certificate(), Every: true})
 }
 
-// TestPatientInBrowser: a link, a passkey, a sign-in, a consent, its end.
+// TestPatientInBrowser runs a patient's flow in a real browser: one-time link,
+// passkey, sign-in, consent, and revocation.
 func TestPatientInBrowser(t *testing.T) {
 	w := newWorld(t)
 	c := newChrome(t, w)
@@ -39,7 +40,7 @@ func TestPatientInBrowser(t *testing.T) {
 	p.Click(`button[value=allow]`, "Back in the app")
 	at := p.At()
 	if u, err := url.Parse(at); err != nil || u.Query().Get("code") == "" || u.Query().Get("state") != "s-1" {
-		t.Fatalf("back at %s", at)
+		t.Fatalf("redirected to %s", at)
 	}
 	b := w.browser()
 	to, verifier := w.authorizeURL("openid fhirUser launch/patient offline_access patient/*.rs", nil)
@@ -60,7 +61,7 @@ func TestPatientInBrowser(t *testing.T) {
 	p.Click("form button.danger", "no longer has access").Check("apps-ended")
 	if status, _ := w.token(b.c, url.Values{"grant_type": {"refresh_token"},
 		"refresh_token": {out["refresh_token"].(string)}, "client_id": {w.app.ID}}); status != 400 {
-		t.Errorf("a refresh after the end: %d", status)
+		t.Errorf("a refresh after the revocation: %d", status)
 	}
 	p.Open("/auth/nothing").Check("notfound")
 	p.Open("/oauth/authorize?client_id=nobody").Wait("This app cannot be connected").Check("refused")
@@ -70,7 +71,8 @@ func TestPatientInBrowser(t *testing.T) {
 	keyboard(t, p)
 }
 
-// TestTimesInThePersonsZone holds times on pages to the zone of the browser.
+// TestTimesInThePersonsZone checks that pages show times in the time zone of
+// the browser.
 func TestTimesInThePersonsZone(t *testing.T) {
 	w := newWorld(t)
 	p := newChrome(t, w).Person()
@@ -87,7 +89,7 @@ func TestTimesInThePersonsZone(t *testing.T) {
 		got := chrome.Eval[string](p, `document.querySelector("time[data-time=time]").textContent`)
 		for _, want := range []string{at.In(loc).Format("2 January 2006"), at.In(loc).Format("15:04"), name} {
 			if !strings.Contains(got, want) {
-				t.Errorf("%s: %q does not say %q", zone, got, want)
+				t.Errorf("%s: %q does not contain %q", zone, got, want)
 			}
 		}
 		day := chrome.Eval[string](p, `document.querySelector("time[data-time=day]").textContent`)
@@ -100,14 +102,15 @@ func TestTimesInThePersonsZone(t *testing.T) {
 	}
 }
 
-// keyboard: the first stop skips to the content, and each one is seen.
+// keyboard checks that the first tab stop skips to the content, and that every
+// tab stop has a visible focus.
 func keyboard(t *testing.T, p *chrome.Tab) {
 	t.Helper()
 	p.Open("/auth/")
 	unseen := 0
 	p.Key("\t")
 	if first := chrome.Eval[string](p, `document.activeElement.textContent`); first != "Skip to the content" {
-		t.Errorf("the first stop of the keyboard is %q", first)
+		t.Errorf("the first tab stop is %q", first)
 	}
 	for range 12 {
 		seen := chrome.Eval[bool](p, `(() => { const e = document.activeElement, s = getComputedStyle(e), r = e.getBoundingClientRect();
@@ -118,12 +121,12 @@ func keyboard(t *testing.T, p *chrome.Tab) {
 		}
 	}
 	if unseen > 0 {
-		t.Errorf("%d stops of the keyboard have no visible focus", unseen)
+		t.Errorf("%d tab stops have no visible focus", unseen)
 	}
 }
 
-// TestStaffInBrowser: the pages of a practitioner, an administrator and an
-// auditor.
+// TestStaffInBrowser visits the pages of a practitioner, an administrator and
+// an auditor in a real browser.
 func TestStaffInBrowser(t *testing.T) {
 	w := newWorld(t)
 	c := newChrome(t, w)

@@ -12,7 +12,7 @@ import (
 	"pulsegate/smart/people/authn/authntest"
 )
 
-// ask begins an app's request and signs in on the way.
+// ask starts an app's authorization request and signs in on the way.
 func (b *browser) ask(to string) *browser {
 	b.w.t.Helper()
 	b.headers["Sec-Fetch-Site"] = "cross-site"
@@ -35,13 +35,13 @@ func scopesOf(t *testing.T, out map[string]any) []string {
 func TestConsentAllowAndRevoke(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	k := b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	k := b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	b.post("/auth/signout", url.Values{})
 	to, verifier := w.authorizeURL("openid fhirUser launch/patient offline_access patient/*.rs", nil)
 	b.ask(to).at("/auth/signin")
 	next := b.resp.Request.URL.Query().Get("return")
 	if !strings.HasPrefix(next, "/auth/consent?request=") {
-		t.Fatalf("return to %q", next)
+		t.Fatalf("redirected to %q", next)
 	}
 	b.passkey("/auth/passkey", k.Get)
 	b.get(next).status(200).has("Allow Heartbook?", "See all your data", "180 days")
@@ -59,18 +59,18 @@ func TestConsentAllowAndRevoke(t *testing.T) {
 	}
 	b.get("/auth/apps").has("Heartbook", "See all your data")
 	id := between(b.body, `name="id" value="`, `"`)
-	// Another person cannot take it back, and learns nothing.
+	// Another person cannot revoke it, and cannot find out that it exists.
 	other := w.browser()
-	other.enrol(w.invite("ben", "Ben Ejemplo", "administrator"))
+	other.enroll(w.invite("ben", "Ben Ejemplo", "administrator"))
 	other.get("/auth/apps").post("/auth/signin", url.Values{})
 	other.get("/auth/").post("/auth/apps", url.Values{"id": {id}}).at("/auth/apps").has("No app has access")
 	b.get("/auth/apps").has("Heartbook").post("/auth/apps", url.Values{"id": {id}}).has("No app has access")
 	if status, out := w.token(b.c, url.Values{"grant_type": {"refresh_token"},
 		"refresh_token": {out["refresh_token"].(string)}, "client_id": {w.app.ID}}); status != 400 {
-		t.Errorf("a refresh after the end: %d %v", status, out)
+		t.Errorf("a refresh after the revocation: %d %v", status, out)
 	}
 	if w.events("access-taken-back") != 1 {
-		t.Error("the end is not on record")
+		t.Error("the revocation is not recorded")
 	}
 }
 
@@ -83,7 +83,7 @@ func between(s, a, z string) string {
 func TestConsentNarrows(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	const vital, lab = "category=http://terminology.hl7.org/CodeSystem/observation-category|vital-signs",
 		"category=http://terminology.hl7.org/CodeSystem/observation-category|laboratory"
 	for name, x := range map[string]struct {
@@ -125,7 +125,8 @@ func TestConsentNarrows(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, got, x.want)
 		}
 	}
-	// Nothing left, or "only these" with none: asked again, nothing granted.
+	// If nothing is selected, or "only these" without a category, the page asks
+	// again and grants nothing.
 	for _, form := range []url.Values{{}, {"scope.1": {"on"}, "narrow.1": {"some"}}} {
 		to, _ := w.authorizeURL("launch/patient patient/Observation.rs", nil)
 		b.ask(to)
@@ -138,7 +139,7 @@ func TestConsentNarrows(t *testing.T) {
 func TestConsentDenied(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	to, _ := w.authorizeURL("launch/patient patient/*.rs", nil)
 	b.ask(to)
 	id := requestID(b)
@@ -147,27 +148,27 @@ func TestConsentDenied(t *testing.T) {
 	must(t, err)
 	if back.Query().Get("error") != "access_denied" || back.Query().Get("state") != "s-1" ||
 		back.Query().Get("code") != "" {
-		t.Errorf("back with %s", back)
+		t.Errorf("redirected with %s", back)
 	}
 	b.get("/auth/consent?request=" + id).status(404)
-	// No decision, no grant.
+	// Without a decision nothing is granted.
 	b.ask(to)
 	id = requestID(b)
 	b.post("/auth/consent", url.Values{"request": {id}}).status(http.StatusSeeOther)
 	if !strings.Contains(b.resp.Header.Get("Location"), "error=access_denied") {
-		t.Error("a form without a decision allowed something")
+		t.Error("a form without a decision granted access")
 	}
 	// Another browser does not see the request.
 	b.ask(to)
 	other := w.browser()
-	other.enrol(w.invite("aud", "Audi Tor", "auditor"))
+	other.enroll(w.invite("aud", "Audi Tor", "auditor"))
 	other.get("/auth/consent?request=" + requestID(b)).status(404)
 }
 
 func TestPatientPicker(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	b.enrol(w.invite("doc", "Dr. Doc", "practitioner"))
+	b.enroll(w.invite("doc", "Dr. Doc", "practitioner"))
 	to, verifier := w.authorizeURL("launch/patient patient/Observation.rs", nil)
 	b.ask(to).at("/auth/patient").status(200).has("needs to know which patient")
 	id := requestID(b)
@@ -182,9 +183,9 @@ func TestPatientPicker(t *testing.T) {
 	if _, out := w.redeem(b, verifier); out["patient"] != "ben" {
 		t.Errorf("%v", out)
 	}
-	// A patient is not asked, and cannot name another one.
+	// A patient gets no picker and cannot name another patient.
 	ada := w.browser()
-	ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	ada.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	to, verifier = w.authorizeURL("launch/patient patient/Observation.rs", nil)
 	ada.ask(to).at("/auth/consent")
 	ada.post("/auth/consent", url.Values{"request": {requestID(ada)}, "patient": {"ben"}, "decision": {"allow"},
@@ -197,7 +198,7 @@ func TestPatientPicker(t *testing.T) {
 func TestLaunchFromTheConsole(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	b.enrol(w.invite("doc", "Dr. Doc", "practitioner"))
+	b.enroll(w.invite("doc", "Dr. Doc", "practitioner"))
 	b.get("/auth/launches?text=ad").status(200).has("Heartbook", "Ada Beispiel")
 	b.post("/auth/launches", url.Values{"client": {"heartbook"}, "patient": {"nobody"}}).status(422)
 	b.post("/auth/launches", url.Values{"client": {"heartbook"}, "patient": {"ada"}}).status(200).has("Open Heartbook")
@@ -208,13 +209,13 @@ func TestLaunchFromTheConsole(t *testing.T) {
 	}
 	handle := u.Query().Get("launch")
 	to, verifier := w.authorizeURL("launch patient/Observation.rs", url.Values{"launch": {handle}})
-	// The launch is the practitioner's: another person is turned away.
+	// The launch belongs to the practitioner, so another person is refused.
 	ada := w.browser()
-	ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	ada.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	ada.ask(to).status(403)
 	b.ask(to).at("/auth/consent").status(200).has("Ada Beispiel")
 	if strings.Contains(b.body, "Choose another patient") {
-		t.Error("a launch's patient can be changed")
+		t.Error("the patient of a launch can be changed")
 	}
 	b.post("/auth/consent", url.Values{"request": {requestID(b)}, "decision": {"allow"},
 		"scope.1": {"on"}}).status(http.StatusSeeOther)
@@ -223,10 +224,10 @@ func TestLaunchFromTheConsole(t *testing.T) {
 	}
 }
 
-func TestWishesOfTheApp(t *testing.T) {
+func TestSignInRequirementsOfTheApp(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	k := b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	k := b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	signed := func(wish url.Values, wait time.Duration) {
 		t.Helper()
 		w.pass(wait)
@@ -249,7 +250,7 @@ func TestWishesOfTheApp(t *testing.T) {
 	b.ask(to).at("/auth/consent")
 
 	p := w.browser()
-	secret := p.enrolPassword(w.invite("aud", "Audi Tor", "auditor"), "correct horse battery")
+	secret := p.enrollPassword(w.invite("aud", "Audi Tor", "auditor"), "correct horse battery")
 	_ = secret
 	to, _ = w.authorizeURL("openid", url.Values{"acr_values": {"phr"}})
 	p.ask(to).at("/auth/stepup")
@@ -263,8 +264,8 @@ func TestWishesOfTheApp(t *testing.T) {
 	}
 	p.ask(to).at("/auth/consent")
 
-	// The challenge of the FHIR API (RFC 9470), obeyed: the passkey again, no
-	// whole new sign-in; and the code says so.
+	// After the challenge of the FHIR API (RFC 9470), a step-up with the
+	// passkey is enough, and the id_token reports it.
 	w.pass(6 * time.Minute)
 	to, verifier := w.authorizeURL("openid user/Consent.rs", url.Values{"acr_values": {"phr"}, "max_age": {"300"}})
 	p.ask(to).at("/auth/stepup")
@@ -284,11 +285,12 @@ func TestWishesOfTheApp(t *testing.T) {
 	}
 }
 
-// TestSessionBoundAccess: access without offline_access goes with the session.
+// TestSessionBoundAccess checks that access without offline_access ends with
+// the session.
 func TestSessionBoundAccess(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	to, verifier := w.authorizeURL("launch/patient online_access patient/Observation.rs", nil)
 	b.ask(to).at("/auth/consent")
 	form := url.Values{"request": {requestID(b)}, "decision": {"allow"}, "scope.1": {"on"}, "scope.2": {"on"}}

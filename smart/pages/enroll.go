@@ -207,7 +207,8 @@ func passwordSet(req *request) error {
 	if req.value("password") != req.value("repeat") {
 		bad = map[string]string{"repeat": "The passwords do not match."}
 	} else {
-		in, codes, err := req.pages.SignIn.EnrollPassword(req.http.Context(), req.from(), w, req.value("password"), req.visit.TOTP,
+		in, codes, err := req.pages.SignIn.EnrollPassword(req.http.Context(), req.from(), w, req.value("password"),
+			req.visit.TOTP,
 			req.value("code"))
 		switch {
 		case err == nil:
@@ -248,8 +249,9 @@ type keyRow struct {
 }
 
 func accountPage(req *request) error {
-	d := accountData{Password: req.user.Password != "", Codes: len(req.user.Recovery), External: len(req.user.External) > 0,
-		ACR: req.session.ACR, Idle: "an hour"}
+	d := accountData{Password: req.user.Password != "", Codes: len(req.user.Recovery),
+		External: len(req.user.External) > 0,
+		ACR:      req.session.ACR, Idle: "an hour"}
 	if req.user.Roles.Staff() {
 		d.Idle = "15 minutes"
 	}

@@ -18,7 +18,7 @@ import (
 	"pulsegate/smart/people/authn"
 )
 
-// hospital is an OpenID provider that signs everybody in as sub, with acr.
+// hospital is an OpenID provider that signs everyone in as sub, with acr.
 type hospital struct {
 	srv             *httptest.Server
 	sub, acr, nonce string
@@ -35,16 +35,16 @@ func newHospital(w *world) *hospital {
 	set := jwk.NewSet()
 	must(w.t, set.AddKey(pub))
 	m := http.NewServeMux()
-	say := func(rw http.ResponseWriter, v any) {
+	write := func(rw http.ResponseWriter, v any) {
 		if err := json.NewEncoder(rw).Encode(v); err != nil {
 			w.t.Error(err)
 		}
 	}
 	m.HandleFunc("/.well-known/openid-configuration", func(rw http.ResponseWriter, _ *http.Request) {
-		say(rw, map[string]string{"issuer": h.srv.URL, "authorization_endpoint": h.srv.URL + "/authorize",
+		write(rw, map[string]string{"issuer": h.srv.URL, "authorization_endpoint": h.srv.URL + "/authorize",
 			"token_endpoint": h.srv.URL + "/token", "jwks_uri": h.srv.URL + "/jwks"})
 	})
-	m.HandleFunc("/jwks", func(rw http.ResponseWriter, _ *http.Request) { say(rw, set) })
+	m.HandleFunc("/jwks", func(rw http.ResponseWriter, _ *http.Request) { write(rw, set) })
 	m.HandleFunc("/authorize", func(rw http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		h.nonce = q.Get("nonce")
@@ -62,7 +62,7 @@ func newHospital(w *world) *hospital {
 		if err != nil {
 			w.t.Error(err)
 		}
-		say(rw, map[string]string{"access_token": "x", "token_type": "Bearer", "id_token": string(b)})
+		write(rw, map[string]string{"access_token": "x", "token_type": "Bearer", "id_token": string(b)})
 	})
 	h.srv = httptest.NewTLSServer(m)
 	w.t.Cleanup(h.srv.Close)
@@ -72,8 +72,9 @@ func newHospital(w *world) *hospital {
 	return h
 }
 
-// TestHospitalSignIn: connected with a one-time link, then signed in there;
-// staff only with a second factor; nobody who is not connected.
+// TestHospitalSignIn checks that an account can be connected with a one-time
+// link and then used to sign in, that staff need a second factor, and that
+// other identities are refused.
 func TestHospitalSignIn(t *testing.T) {
 	w := newWorld(t)
 	h := newHospital(w)
@@ -88,7 +89,7 @@ func TestHospitalSignIn(t *testing.T) {
 	accept()
 	b.get("/auth/enrol/external").status(403).has("second factor")
 	h.acr = "gold"
-	accept() // the refused answer did not use the link up
+	accept() // the refused response did not use up the link
 	b.get("/auth/enrol/external").at("/auth/").status(200).has("Dr. Doc")
 
 	c := w.browser()
@@ -98,8 +99,9 @@ func TestHospitalSignIn(t *testing.T) {
 	w.browser().get("/auth/external").status(401).has("was not accepted here")
 	h.sub, h.acr = "stranger", "gold"
 	w.browser().get("/auth/external").status(401).has("was not accepted here")
-	// An answer that this browser did not ask for.
+	// A response that this browser did not request.
 	w.browser().get("/auth/external/callback?code=c&state=s").status(400)
-	// The hospital's word is no passkey: what needs one is not reached.
+	// A sign-in at the hospital does not count as a passkey, so a step-up is
+	// required.
 	c.get("/auth/emergency").at("/auth/stepup")
 }

@@ -13,8 +13,9 @@ import (
 	"pulsegate/smart/people/authn"
 )
 
-// beside checks that an error stands beside the field with that id and nowhere
-// else, that the field points to it, and that the page says so at its top.
+// beside checks that the page shows an error next to the field with that ID and
+// next to no other field, that the field refers to it, and that the page
+// reports errors at its top.
 func (b *browser) beside(id, text string) {
 	b.w.t.Helper()
 	b.status(http.StatusUnprocessableEntity).has("<title>Error: ", `role="alert"`)
@@ -31,7 +32,7 @@ func (b *browser) beside(id, text string) {
 	}
 }
 
-func TestErrorsStandBesideTheirField(t *testing.T) {
+func TestErrorsAreShownNextToTheirField(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
 	link := w.invite("root", "Root Admin", "administrator")
@@ -53,7 +54,7 @@ func TestErrorsStandBesideTheirField(t *testing.T) {
 	} {
 		b.post("/auth/enrol/password", c.form).beside(id, c.text)
 	}
-	b.enrol(link)
+	b.enroll(link)
 	for _, c := range []struct {
 		id, text string
 		form     url.Values
@@ -96,29 +97,29 @@ func TestErrorsStandBesideTheirField(t *testing.T) {
 	}
 	b.get("/auth/launches").post("/auth/launches",
 		url.Values{"client": {w.app.ID}, "patient": {"nobody"}, "encounter": {""}})
-	if b.resp.StatusCode != http.StatusForbidden { // an administrator sees patients' names only
+	if b.resp.StatusCode != http.StatusForbidden { // an administrator sees only the names of patients
 		b.beside("patient", "There is no Patient resource with this ID.")
 	}
 	doc := w.browser()
-	doc.enrol(w.invite("doc", "Dr. Doc", "practitioner"))
+	doc.enroll(w.invite("doc", "Dr. Doc", "practitioner"))
 	doc.get("/auth/emergency?patient=ada").post("/auth/emergency",
 		url.Values{"patient": {"ada"}, "reason": {"short"}}).beside("reason",
 		"Enter a reason of 10 to 1,000 characters.")
 	doc.post("/auth/emergency", url.Values{"patient": {"ada"}, "reason": {"unconscious after a fall"}}).status(200)
 	aud := w.browser()
-	aud.enrol(w.invite("aud", "Audi Tor", "auditor"))
+	aud.enroll(w.invite("aud", "Audi Tor", "auditor"))
 	aud.get("/auth/reviews")
 	id := between(aud.body, `action="/auth/reviews/`, `"`)
 	aud.post("/auth/reviews/"+id, url.Values{"verdict": {"not"}}).status(422).has("Say why it was not justified.",
 		`aria-invalid="true" aria-describedby="nh-`+id+` ne-`+id)
 }
 
-func TestDisableAsksAndCanBeUndone(t *testing.T) {
+func TestDisableNeedsConfirmationAndCanBeUndone(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	b.enrol(w.invite("root", "Root Admin", "administrator"))
+	b.enroll(w.invite("root", "Root Admin", "administrator"))
 	ada := w.browser()
-	k := ada.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	k := ada.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	app := w.allow(ada, "launch/patient offline_access patient/Patient.rs patient/Observation.rs")
 	u, err := w.users.ByLogin(context.Background(), "ada")
 	must(t, err)
@@ -127,19 +128,19 @@ func TestDisableAsksAndCanBeUndone(t *testing.T) {
 	b.get("/auth/clients").post(page, url.Values{"do": {"disable"}}).status(200).has("Disable Heartbook?",
 		`href="/auth/clients"`, "Cancel")
 	if !app.alive("Patient/ada") {
-		t.Error("disabled before the answer")
+		t.Error("disabled before the confirmation")
 	}
 	b.post(page, url.Values{"do": {"disable"},
 		"sure": {"yes"}}).status(200).at("/auth/clients").has("The client is disabled.")
 	if w.reads(ada.c, app.access, "Patient/ada") != 401 {
-		t.Error("a disabled client reads")
+		t.Error("a disabled client can read")
 	}
 	b.get("/auth/clients").post(page, url.Values{"do": {"enable"}}).status(200).has("The client is enabled again.")
 	if !app.alive("Patient/ada") {
-		t.Error("an enabled client does not read")
+		t.Error("an enabled client cannot read")
 	}
 	if w.events("client-disable") != 1 || w.events("client-enable") != 1 {
-		t.Error("not on record, or twice")
+		t.Error("the change is not recorded exactly once")
 	}
 
 	page = "/auth/users/" + u.ID
@@ -152,12 +153,12 @@ func TestDisableAsksAndCanBeUndone(t *testing.T) {
 	ada.get("/auth/signin").passkey("/auth/passkey", k.Get)
 	ada.get("/auth/").at("/auth/")
 	if app.alive("Patient/ada") {
-		t.Error("what an app was allowed came back")
+		t.Error("the authorization of an app was restored")
 	}
 }
 
-// TestAuthorizationErrorIsAPage holds errors that no app can be told to a page
-// like every other.
+// TestAuthorizationErrorIsAPage checks that errors that cannot be sent to an
+// app are shown as a page.
 func TestAuthorizationErrorIsAPage(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
@@ -188,9 +189,9 @@ func TestAuthorizationErrorIsAPage(t *testing.T) {
 	}
 }
 
-// TestDurationIsToldAlike holds that the consent screen and the list of apps
-// say the same about how long access lasts, and that this is so.
-func TestDurationIsToldAlike(t *testing.T) {
+// TestDurationsAgree checks that the consent screen and the list of apps state
+// the same duration of access, and that access ends accordingly.
+func TestDurationsAgree(t *testing.T) {
 	for scopes, want := range map[string]struct {
 		text string
 		ends time.Duration
@@ -203,11 +204,11 @@ func TestDurationIsToldAlike(t *testing.T) {
 	} {
 		w := newWorld(t)
 		b := w.browser()
-		b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+		b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 		to, _ := w.authorizeURL(scopes, nil)
 		b.ask(to).at("/auth/consent").has(want.text)
 		if n := strings.Count(b.body, " at most"); n != strings.Count(b.body, want.text) {
-			t.Errorf("%s: other words for it on the consent screen", scopes)
+			t.Errorf("%s: the consent screen states another duration", scopes)
 		}
 		w.allow(b, scopes)
 		b.get("/auth/apps").has(want.text,

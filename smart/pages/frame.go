@@ -124,7 +124,8 @@ func (req *request) csrf() string {
 // from describes the origin of the request for a sign-in.
 func (req *request) from() signin.From {
 	return signin.From{RemoteIP: remote(req.http), RequestID: req.writer.Header().Get("X-Request-Id"),
-		Agent: agent(req.http.UserAgent()), Device: func(id string) string { return req.pages.Cookies.Device(req.http, id) }}
+		Agent:  agent(req.http.UserAgent()),
+		Device: func(id string) string { return req.pages.Cookies.Device(req.http, id) }}
 }
 
 func remote(r *http.Request) string {
@@ -219,7 +220,8 @@ func (req *request) nav() []link {
 	var out []link
 	for _, l := range all {
 		if l.show {
-			here := req.http.URL.Path == l.href || l.href != "/auth/" && strings.HasPrefix(req.http.URL.Path, l.href+"/")
+			here := req.http.URL.Path == l.href || l.href != "/auth/" &&
+				strings.HasPrefix(req.http.URL.Path, l.href+"/")
 			out = append(out, link{l.href, l.text, here})
 		}
 	}
@@ -310,7 +312,8 @@ func (req *request) fail(err error) {
 	status := kind.HTTPStatus()
 	switch {
 	case kind == fhir.Internal || kind == fhir.Unavailable:
-		req.pages.Logger.ErrorContext(req.http.Context(), "page failed", "error", err, "request_id", req.writer.Header().Get("X-Request-Id"))
+		req.pages.Logger.ErrorContext(req.http.Context(), "page failed", "error", err, "request_id",
+			req.writer.Header().Get("X-Request-Id"))
 	case script:
 	case errors.Is(err, errSignIn) && req.http.Method == http.MethodGet:
 		req.logFailure(req.redirect("/auth/signin?" + url.Values{"return": {req.here()}}.Encode()))

@@ -70,7 +70,8 @@ func glassOpen(req *request) error {
 	case err == nil:
 		return req.redirect("/auth/emergency?done=open")
 	case kind == fhir.Invalid || kind == fhir.Conflict:
-		return req.glass(glassData{Reason: req.value("reason")}, wrong(err, glassFields), http.StatusUnprocessableEntity)
+		return req.glass(glassData{Reason: req.value("reason")}, wrong(err, glassFields),
+			http.StatusUnprocessableEntity)
 	}
 	return err
 }
@@ -79,7 +80,8 @@ func glassClose(req *request) error {
 	if err := req.may(role.BreakGlass); err != nil {
 		return err
 	}
-	if err := req.pages.Glass.Close(req.http.Context(), req.glassBy(), req.user.ID, req.http.PathValue("id")); err != nil {
+	if err := req.pages.Glass.Close(req.http.Context(), req.glassBy(), req.user.ID,
+		req.http.PathValue("id")); err != nil {
 		return err
 	}
 	return req.redirect("/auth/emergency?done=closed")

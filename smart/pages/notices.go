@@ -51,7 +51,8 @@ func noticesRead(req *request) error {
 	if req.user.Patient == "" {
 		return fhir.Errorf(fhir.Forbidden, "pages.notices", "This page is for patients.")
 	}
-	if err := req.pages.Glass.Acknowledge(req.http.Context(), req.glassBy(), req.user.Patient, req.http.PostForm["id"]); err != nil {
+	if err := req.pages.Glass.Acknowledge(req.http.Context(), req.glassBy(), req.user.Patient,
+		req.http.PostForm["id"]); err != nil {
 		return err
 	}
 	return req.redirect("/auth/notices?done=1")

@@ -36,11 +36,11 @@ import (
 // it.
 type Apps interface {
 	Authorizations(ctx context.Context, subject string) ([]authz.Authorization, error)
-	// About returns the authorizations that have the patient in context,
-	// whoever approved them.
+	// About returns the authorizations with the patient in context, approved by
+	// any user.
 	About(ctx context.Context, patient string) ([]authz.Authorization, error)
 	// Revoke ends an authorization and all its tokens in one commit with the
-	// AuditEvent. by names the person who revokes it.
+	// AuditEvent. by describes the caller.
 	Revoke(ctx context.Context, by audit.Event, subject, id string) error
 }
 
@@ -86,7 +86,7 @@ type By struct {
 	RemoteIP, RequestID string
 }
 
-// Patients reads patients with the rights of the person in By.
+// Patients reads patients with the permissions of the person in By.
 type Patients interface {
 	Find(ctx context.Context, by By, text string) ([]Person, error)
 	Get(ctx context.Context, by By, id string) (Person, error)

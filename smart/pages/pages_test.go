@@ -15,8 +15,8 @@ import (
 	"pulsegate/smart/people/signin"
 )
 
-// enrol opens a one-time link and makes a passkey.
-func (b *browser) enrol(link string) *authntest.Key {
+// enroll opens a one-time link and creates a passkey.
+func (b *browser) enroll(link string) *authntest.Key {
 	b.w.t.Helper()
 	b.get(link).status(200).post("/auth/invite",
 		url.Values{"token": {strings.SplitN(link, "token=", 2)[1]}}).status(200).at("/auth/enrol")
@@ -26,7 +26,7 @@ func (b *browser) enrol(link string) *authntest.Key {
 	return k
 }
 
-// passkey does what the script does and returns where to go on.
+// passkey performs a ceremony as the script does and returns the path to go to.
 func (b *browser) passkey(path string, sign func([]byte) []byte) map[string]any {
 	b.w.t.Helper()
 	csrf := b.csrf()
@@ -41,8 +41,8 @@ func (b *browser) passkey(path string, sign func([]byte) []byte) map[string]any 
 
 var secretField = regexp.MustCompile(`id="secret">([A-Z2-7 ]+)<`)
 
-// enrolPassword sets password and code app.
-func (b *browser) enrolPassword(link, password string) (secret []byte) {
+// enrollPassword sets a password and a code app.
+func (b *browser) enrollPassword(link, password string) (secret []byte) {
 	b.w.t.Helper()
 	b.get(link).post("/auth/invite", url.Values{"token": {strings.SplitN(link, "token=",
 		2)[1]}}).get("/auth/enrol/password").status(200)
@@ -61,7 +61,7 @@ func (b *browser) signin(login, password, code string) *browser {
 func TestPasskeySignInAndOut(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	k := b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	k := b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	b.has("Ada Beispiel", "Test key")
 	b.post("/auth/signout", url.Values{}).at("/auth/signedout")
 	if got := b.resp.Request.Response.Header.Get("Clear-Site-Data"); !strings.Contains(got, `"storage"`) {
@@ -82,8 +82,8 @@ func TestPasskeySignInAndOut(t *testing.T) {
 func TestInviteWorksOnce(t *testing.T) {
 	w := newWorld(t)
 	link := w.invite("ada", "Ada Beispiel", "patient")
-	w.browser().get(link).status(200) // to look uses nothing up
-	w.browser().enrol(link)
+	w.browser().get(link).status(200) // opening the link does not use it up
+	w.browser().enroll(link)
 	w.browser().get(link).status(404)
 	late := w.invite("ben", "Ben Ejemplo", "administrator")
 	w.pass(49 * time.Hour)
@@ -94,12 +94,12 @@ func TestInviteWorksOnce(t *testing.T) {
 func TestPasskeyRefusals(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	k := b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	k := b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	try := func(name string, sign func([]byte) []byte) {
 		t.Helper()
 		out := w.browser().get("/auth/signin").passkey("/auth/passkey", sign)
 		if out["next"] != nil {
-			t.Errorf("%s was taken", name)
+			t.Errorf("%s was accepted", name)
 		}
 	}
 	thief := k.Clone()
@@ -115,7 +115,7 @@ func TestPasskeyRefusals(t *testing.T) {
 	try("another origin", foreign.Get)
 	stranger := authntest.New(t, w.base)
 	try("an unknown passkey", stranger.Get)
-	// The same answer twice: the challenge is used up.
+	// A repeated response fails, because its challenge is used up.
 	b = w.browser()
 	b.get("/auth/signin")
 	csrf := b.csrf()
@@ -130,9 +130,9 @@ func TestPasskeyRefusals(t *testing.T) {
 	again := w.browser()
 	again.c.Jar.SetCookies(b.resp.Request.URL, visit)
 	if out := again.call("/auth/passkey", csrf, answer); out["next"] != nil {
-		t.Error("an answer was taken twice")
+		t.Error("a response was accepted twice")
 	}
-	// Enrolment, too, wants the user verified.
+	// Enrollment needs user verification as well.
 	link := w.invite("ben", "Ben Ejemplo", "administrator")
 	b = w.browser()
 	b.get(link).post("/auth/invite", url.Values{"token": {strings.SplitN(link, "token=", 2)[1]}})
@@ -147,7 +147,7 @@ func TestPasswordAndCode(t *testing.T) {
 	w := newWorld(t)
 	const password = "correct horse battery"
 	b := w.browser()
-	secret := b.enrolPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
+	secret := b.enrollPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
 	codes := regexp.MustCompile(`<li>([a-z2-7-]{19})</li>`).FindAllStringSubmatch(b.body, -1)
 	if len(codes) != authn.Recovery {
 		t.Fatalf("%d recovery codes", len(codes))
@@ -155,7 +155,7 @@ func TestPasswordAndCode(t *testing.T) {
 	w.pass(time.Minute)
 	now := authn.Code(secret, w.now())
 	w.browser().signin("ADA ", password, now).at("/auth/").status(200)
-	// The code is spent, whatever the browser.
+	// The code is used up for every browser.
 	w.browser().signin("ada", password, now).status(401).has("is wrong")
 	w.pass(time.Minute)
 	w.browser().signin("ada", password, codes[0][1]).at("/auth/").status(200)
@@ -163,7 +163,7 @@ func TestPasswordAndCode(t *testing.T) {
 	w.browser().signin("ada", password, "").status(401)
 	w.browser().signin("ada", "wrong password", authn.Code(secret, w.now())).status(401)
 	if strings.Contains(w.log(), password) {
-		t.Error("the password is in the trail")
+		t.Error("the audit trail contains the password")
 	}
 }
 
@@ -175,11 +175,12 @@ func (w *world) log() string {
 	return ""
 }
 
-// TestNoOracle: an unknown name, a wrong password and a wrong code look alike.
+// TestNoOracle checks that an unknown name, a wrong password and a wrong code
+// have the same response.
 func TestNoOracle(t *testing.T) {
 	w := newWorld(t)
 	const password = "correct horse battery"
-	w.browser().enrolPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
+	w.browser().enrollPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
 	strip := regexp.MustCompile(`value="[^"]*"|data-csrf="[^"]*"`)
 	var bodies []string
 	for _, x := range [][2]string{{"ada", "wrong password"}, {"ada", password}, {"nobody", password}} {
@@ -187,17 +188,17 @@ func TestNoOracle(t *testing.T) {
 		bodies = append(bodies, strip.ReplaceAllString(b.body, ""))
 	}
 	if bodies[0] != bodies[1] || bodies[1] != bodies[2] {
-		t.Error("the answers differ")
+		t.Error("the responses differ")
 	}
 }
 
-// TestThrottle: who guesses has to wait, the owner at their own browser does
-// not, and a name that nobody has waits alike.
+// TestThrottle checks that guesses are delayed, that the owner at their own
+// browser is not, and that unknown names are delayed in the same way.
 func TestThrottle(t *testing.T) {
 	w := newWorld(t)
 	const password = "correct horse battery"
 	own := w.browser()
-	secret := own.enrolPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
+	secret := own.enrollPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
 	w.pass(time.Minute)
 	for _, login := range []string{"ada", "nobody"} {
 		for range 5 {
@@ -208,9 +209,10 @@ func TestThrottle(t *testing.T) {
 			t.Error("no Retry-After")
 		}
 	}
-	// Right, but elsewhere: it waits, too, or guesses were free.
+	// A correct password at an unknown browser is delayed as well, otherwise
+	// guessing would be free.
 	w.browser().signin("ada", password, authn.Code(secret, w.now())).status(http.StatusTooManyRequests)
-	// Not at the browser that she has signed in with before.
+	// At the browser where she has signed in before it is not delayed.
 	own.signin("ada", password, authn.Code(secret, w.now())).at("/auth/").status(200)
 	w.pass(20 * time.Minute)
 	w.browser().signin("ada", password, authn.Code(secret, w.now())).at("/auth/").status(200)
@@ -219,8 +221,8 @@ func TestThrottle(t *testing.T) {
 func TestSessionEnds(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	b.enrol(w.invite("doc", "Dr. Doc", "practitioner"))
-	for range 3 { // use keeps it
+	b.enroll(w.invite("doc", "Dr. Doc", "practitioner"))
+	for range 3 { // activity extends it
 		w.pass(14 * time.Minute)
 		b.get("/auth/apps").at("/auth/apps")
 	}
@@ -228,12 +230,12 @@ func TestSessionEnds(t *testing.T) {
 	b.get("/auth/apps").at("/auth/signin")
 
 	b = w.browser()
-	b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	for range 17 {
 		w.pass(42 * time.Minute)
 		b.get("/auth/apps").at("/auth/apps")
 	}
-	w.pass(10 * time.Minute) // 12 h 4 min, never idle
+	w.pass(10 * time.Minute) // 12 h 4 min without being idle
 	b.get("/auth/apps").at("/auth/signin")
 }
 
@@ -242,14 +244,14 @@ func TestSessionEndsWithTheRole(t *testing.T) {
 	ctx := context.Background()
 	op := signin.Actor{Operator: "uid:0"}
 	b := w.browser()
-	b.enrol(w.invite("doc", "Dr. Doc", "practitioner"))
+	b.enroll(w.invite("doc", "Dr. Doc", "practitioner"))
 	u, err := w.users.ByLogin(ctx, "doc")
 	must(t, err)
 	must(t, w.signs.SetRoles(ctx, signin.From{}, op, u.ID, []string{"auditor"}, "", ""))
 	b.get("/auth/apps").at("/auth/signin")
 
 	b = w.browser()
-	b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	u, err = w.users.ByLogin(ctx, "ada")
 	must(t, err)
 	must(t, w.signs.SetDisabled(ctx, signin.From{}, op, u.ID, true))
@@ -259,7 +261,7 @@ func TestSessionEndsWithTheRole(t *testing.T) {
 func TestForeignRequestsRefused(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	b.get("/auth/")
 	csrf := b.csrf()
 	form := func(token string) *strings.Reader { return strings.NewReader(url.Values{"csrf": {token}}.Encode()) }
@@ -282,7 +284,7 @@ func TestForeignRequestsRefused(t *testing.T) {
 		b.do(http.MethodPost, "/auth/signout", kind, form(bad)).status(403)
 	}
 	b.do(http.MethodPost, "/auth/signout", "text/plain", form(csrf)).status(415)
-	b.get("/auth/").at("/auth/").status(200) // still signed in
+	b.get("/auth/").at("/auth/").status(200) // signed in as before
 	b.headers = map[string]string{"Origin": w.base}
 	b.do(http.MethodPost, "/auth/signout", kind, form(csrf)).at("/auth/signedout")
 }
@@ -290,7 +292,7 @@ func TestForeignRequestsRefused(t *testing.T) {
 func TestHeadersAndCookies(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	b.get("/auth/")
 	for k, want := range map[string]string{"Content-Security-Policy": "default-src 'none'",
 		"Cache-Control": "no-store", "X-Frame-Options": "DENY",
@@ -316,9 +318,9 @@ func TestHeadersAndCookies(t *testing.T) {
 		t.Errorf("cookies: %v", names)
 	}
 	before := sessionCookie(b)
-	b.enrol(w.invite("ben", "Ben Ejemplo", "administrator"))
+	b.enroll(w.invite("ben", "Ben Ejemplo", "administrator"))
 	if sessionCookie(b) == before {
-		t.Error("the session's secret did not change at sign-in")
+		t.Error("the secret of the session did not change at sign-in")
 	}
 	for _, line := range w.setCookies(b) {
 		for _, attr := range []string{"Path=/", "HttpOnly", "Secure", "SameSite=Lax"} {
@@ -351,7 +353,7 @@ func (w *world) setCookies(b *browser) []string {
 func TestNoOpenRedirect(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	for _, to := range []string{"https://evil.example/", "//evil.example/", "/\\evil.example", "/auth/\r\nX: y",
 		"javascript:alert(1)", "/other", "auth/", "/\t/evil.example", "/auth//../..//evil.example"} {
 		b.get("/auth/signin?return=" + url.QueryEscape(to))
@@ -365,30 +367,31 @@ func TestNoOpenRedirect(t *testing.T) {
 func TestStepUp(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	k := b.enrol(w.invite("root", "Root Admin", "administrator"))
+	k := b.enroll(w.invite("root", "Root Admin", "administrator"))
 	b.get("/auth/users/new").status(200).at("/auth/users/new")
 	form := url.Values{"login": {"eve"}, "name": {"Eve Auditor"}, "role": {"auditor"}}
 	w.pass(6 * time.Minute)
-	b.post("/auth/users", form).at("/auth/stepup") // the form was open for too long
+	b.post("/auth/users", form).at("/auth/stepup") // the last use of the passkey is too old
 	if _, err := w.users.ByLogin(context.Background(), "eve"); err == nil {
 		t.Fatal("invited without a step-up")
 	}
 	other := authntest.New(t, w.base)
 	if out := b.passkey("/auth/stepup", other.Get); out["next"] != nil {
-		t.Error("another passkey stepped up")
+		t.Error("the passkey of another user was accepted")
 	}
 	if out := b.get("/auth/stepup").passkey("/auth/stepup", k.Get); out["next"] == nil {
 		t.Fatal(out)
 	}
 	b.get("/auth/users/new").at("/auth/users/new").post("/auth/users", form).status(200).has("One-time link",
 		"/auth/invite?token=")
-	// Who has only a password cannot step up, and is told how.
+	// A person with only a password cannot step up and learns how to get a
+	// passkey.
 	p := w.browser()
-	p.enrolPassword(w.invite("second", "Second Admin", "administrator"), "correct horse battery")
+	p.enrollPassword(w.invite("second", "Second Admin", "administrator"), "correct horse battery")
 	p.get("/auth/users/new").at("/auth/stepup").has("You have no passkey yet")
 }
 
-func TestRolesHoldOnPages(t *testing.T) {
+func TestPagesEnforceRoles(t *testing.T) {
 	w := newWorld(t)
 	pagesOf := map[string][]string{
 		"patient":      {"/auth/", "/auth/apps"},
@@ -401,7 +404,7 @@ func TestRolesHoldOnPages(t *testing.T) {
 		"/auth/clients", "/auth/clients/new", "/auth/reviews"}
 	for r, may := range pagesOf {
 		b := w.browser()
-		b.enrol(w.invite(r, "A "+r, r))
+		b.enroll(w.invite(r, "A "+r, r))
 		for _, p := range all {
 			want := 403
 			for _, m := range may {
@@ -419,7 +422,7 @@ func TestRolesHoldOnPages(t *testing.T) {
 func TestManageUsers(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	b.enrol(w.invite("root", "Root Admin", "administrator"))
+	b.enroll(w.invite("root", "Root Admin", "administrator"))
 	b.get("/auth/users/new").post("/auth/users",
 		url.Values{"login": {"doc"}, "name": {"Dr. Doc"}, "role": {"practitioner"},
 			"practitioner": {"nobody"}}).status(422).has("There is no Practitioner resource with this ID.")
@@ -427,7 +430,7 @@ func TestManageUsers(t *testing.T) {
 		"practitioner": {"doc"}}).status(200)
 	link := regexp.MustCompile(`https://[^<"]+token=[A-Z0-9]+`).FindString(b.body)
 	doc := w.browser()
-	doc.enrol(link)
+	doc.enroll(link)
 	u, err := w.users.ByLogin(context.Background(), "doc")
 	must(t, err)
 	page := "/auth/users/" + u.ID
@@ -435,7 +438,7 @@ func TestManageUsers(t *testing.T) {
 	b.get(page).post(page, url.Values{"do": {"reset"}}).status(200).has("/auth/invite?token=")
 	doc.get("/auth/").at("/auth/signin")
 	fresh := regexp.MustCompile(`https://[^<"]+token=[A-Z0-9]+`).FindString(b.body)
-	w.browser().enrol(fresh)
+	w.browser().enroll(fresh)
 	if u, err = w.users.ByLogin(context.Background(), "doc"); err != nil || len(u.Passkeys) != 1 {
 		t.Errorf("%d passkeys after a reset, %v", len(u.Passkeys), err)
 	}
@@ -444,18 +447,18 @@ func TestManageUsers(t *testing.T) {
 	b.get("/auth/users/"+root.ID).has("This is you").get(page).post("/auth/users/"+root.ID,
 		url.Values{"do": {"disable"}}).status(403)
 	if w.events("110136") != 0 {
-		t.Error("a refused change of roles is on record as done")
+		t.Error("a refused change of roles is recorded as done")
 	}
 	b.get(page).post(page, url.Values{"do": {"roles"}, "role": {"auditor"}}).status(200)
 	if w.events("110136") != 1 {
-		t.Error("a change of roles is not on record")
+		t.Error("a change of roles is not recorded")
 	}
 }
 
 func TestBreakGlass(t *testing.T) {
 	w := newWorld(t)
 	doc := w.browser()
-	doc.enrol(w.invite("doc", "Dr. Doc", "practitioner"))
+	doc.enroll(w.invite("doc", "Dr. Doc", "practitioner"))
 	doc.get("/auth/emergency?text=ad").status(200).has("Ada Beispiel").get("/auth/emergency?patient=ada").status(200)
 	doc.post("/auth/emergency", url.Values{"patient": {"ada"}, "reason": {"short"}}).status(422)
 	doc.post("/auth/emergency", url.Values{"patient": {"ada"},
@@ -463,7 +466,7 @@ func TestBreakGlass(t *testing.T) {
 	u, err := w.users.ByLogin(context.Background(), "doc")
 	must(t, err)
 	aud := w.browser()
-	aud.enrol(w.invite("aud", "Audi Tor", "auditor"))
+	aud.enroll(w.invite("aud", "Audi Tor", "auditor"))
 	aud.get("/auth/reviews").has("awaiting review", "unconscious after a fall", "Dr. Doc")
 	action := regexp.MustCompile(`action="(/auth/reviews/[a-z0-9]+)"`).FindStringSubmatch(aud.body)[1]
 	aud.post(action, url.Values{"verdict": {"not"}}).status(422)
@@ -474,9 +477,9 @@ func TestBreakGlass(t *testing.T) {
 	}
 	w.pass(4 * time.Hour)
 	if mine, err = w.glass.Active(context.Background(), u.ID); err != nil || len(mine) != 0 {
-		t.Errorf("open after four hours: %v %v", mine, err)
+		t.Errorf("active after four hours: %v %v", mine, err)
 	}
 	if w.events("110127") != 1 || w.events("unconscious") != 0 {
-		t.Error("the trail has not exactly the opening, without its reason")
+		t.Error("the audit trail must contain one event without the reason")
 	}
 }

@@ -14,8 +14,9 @@ import (
 	"pulsegate/smart/people/signin"
 )
 
-// together runs f n times at once and counts those without error.
-func together(n int, f func(i int) error) (ok int, errs []error) {
+// concurrently runs f n times at the same time and counts the calls that return
+// no error.
+func concurrently(n int, f func(i int) error) (ok int, errs []error) {
 	var wg sync.WaitGroup
 	var good atomic.Int64
 	var mu sync.Mutex
@@ -34,45 +35,47 @@ func together(n int, f func(i int) error) (ok int, errs []error) {
 	return int(good.Load()), errs
 }
 
-// TestOneCodeOneSignIn: of many with the same code at once exactly one is let
-// in.
+// TestOneCodeOneSignIn checks that exactly one of many concurrent sign-ins with
+// the same code succeeds.
 func TestOneCodeOneSignIn(t *testing.T) {
 	w := newWorld(t)
 	const password = "correct horse battery"
-	secret := w.browser().enrolPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
+	secret := w.browser().enrollPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
 	w.pass(time.Minute)
 	code := authn.Code(secret, w.now())
-	ok, errs := together(6, func(int) error {
+	ok, errs := concurrently(6, func(int) error {
 		_, err := w.signs.Password(context.Background(), signin.From{RemoteIP: "192.0.2.1"}, "ada", password, code, nil)
 		return err
 	})
 	if ok != 1 {
-		t.Errorf("%d were let in: %v", ok, errs)
+		t.Errorf("%d sign-ins succeeded: %v", ok, errs)
 	}
 }
 
-// TestGuessesAtOnce: to guess in parallel is not free.
-func TestGuessesAtOnce(t *testing.T) {
+// TestConcurrentGuesses checks that concurrent guesses are delayed like
+// sequential ones.
+func TestConcurrentGuesses(t *testing.T) {
 	w := newWorld(t)
 	const password = "correct horse battery"
-	secret := w.browser().enrolPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
+	secret := w.browser().enrollPassword(w.invite("ada", "Ada Beispiel", "patient"), password)
 	w.pass(time.Minute)
-	ok, _ := together(12, func(int) error {
+	ok, _ := concurrently(12, func(int) error {
 		_, err := w.signs.Password(context.Background(), signin.From{RemoteIP: "192.0.2.1"}, "ada",
 			"guess guess guess", "000000", nil)
 		return err
 	})
 	if ok != 0 {
-		t.Fatal("a guess was let in")
+		t.Fatal("a guess succeeded")
 	}
 	_, err := w.signs.Password(context.Background(), signin.From{RemoteIP: "192.0.2.2"}, "ada", password,
 		authn.Code(secret, w.now()), nil)
 	if fhir.KindOf(err) != fhir.TooMany || err == nil {
-		t.Errorf("after twelve guesses at once: %v", err)
+		t.Errorf("after twelve concurrent guesses: %v", err)
 	}
 }
 
-// TestOneLinkOneAccount: a link that two people open at once is one person's.
+// TestOneLinkOneAccount checks that only one of two people who open a link at
+// the same time can use it.
 func TestOneLinkOneAccount(t *testing.T) {
 	w := newWorld(t)
 	link := w.invite("ada", "Ada Beispiel", "patient")
@@ -80,7 +83,7 @@ func TestOneLinkOneAccount(t *testing.T) {
 	inv, u, err := w.users.Invited(context.Background(), token)
 	must(t, err)
 	secret := authn.NewSecret()
-	ok, errs := together(4, func(int) error {
+	ok, errs := concurrently(4, func(int) error {
 		_, _, err := w.signs.EnrollPassword(context.Background(), signin.From{}, signin.Enrollee{User: u, Invite: &inv},
 			"correct horse battery", secret, authn.Code(secret, w.now()))
 		return err
@@ -90,12 +93,12 @@ func TestOneLinkOneAccount(t *testing.T) {
 	}
 }
 
-// TestTakenAuthenticatorsEndSessions: a new way to sign in, and the loss of
-// one, end the sessions elsewhere.
-func TestTakenAuthenticatorsEndSessions(t *testing.T) {
+// TestAuthenticatorChangesEndSessions checks that adding or removing a way to
+// sign in ends the other sessions.
+func TestAuthenticatorChangesEndSessions(t *testing.T) {
 	w := newWorld(t)
 	here := w.browser()
-	k := here.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	k := here.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	there := w.browser()
 	there.get("/auth/signin").passkey("/auth/passkey", k.Get)
 	there.get("/auth/").at("/auth/")
@@ -108,6 +111,6 @@ func TestTakenAuthenticatorsEndSessions(t *testing.T) {
 		"repeat": {"correct horse battery"}, "code": {authn.Code(secret, w.now())}}).status(200)
 	here.get("/auth/").at("/auth/")
 	there.get("/auth/").at("/auth/signin")
-	w.pass(6 * time.Minute) // a cookie that old changes nothing
+	w.pass(6 * time.Minute) // the last sign-in is too old for changes
 	here.get("/auth/enrol").at("/auth/stepup")
 }

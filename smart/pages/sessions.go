@@ -49,7 +49,8 @@ func sessionsEnd(req *request) error {
 	if sid == req.session.SID {
 		return signOut(req)
 	}
-	if err := req.pages.SignIn.EndSession(ctx, req.from(), req.user, sid); err != nil && fhir.KindOf(err) != fhir.NotFound {
+	if err := req.pages.SignIn.EndSession(ctx, req.from(), req.user, sid); err != nil &&
+		fhir.KindOf(err) != fhir.NotFound {
 		return err
 	}
 	return req.redirect(home + "?done=session")

@@ -50,7 +50,8 @@ func signinPage(req *request) error {
 }
 
 func signinPassword(req *request) error {
-	in, err := req.pages.SignIn.Password(req.http.Context(), req.from(), req.value("login"), req.value("password"), req.value("code"), req.session)
+	in, err := req.pages.SignIn.Password(req.http.Context(), req.from(), req.value("login"), req.value("password"),
+		req.value("code"), req.session)
 	switch {
 	case err == nil:
 		if err := req.begin(in); err != nil {

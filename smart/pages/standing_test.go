@@ -22,14 +22,15 @@ import (
 
 var operator = signin.Actor{Operator: "uid:0"}
 
-// allowed is an app with everything that a person can give it.
+// allowed is an app with all access that a person can give it.
 type allowed struct {
 	w               *world
 	b               *browser
 	access, refresh string
 }
 
-// code has the person allow the app, and returns where the browser was sent.
+// code lets the person allow the app and returns the PKCE verifier. The browser
+// then has the redirect with the code.
 func (b *browser) code(scopes string, more url.Values) (verifier string) {
 	b.w.t.Helper()
 	to, verifier := b.w.authorizeURL(scopes, more)
@@ -64,7 +65,8 @@ func (a *allowed) renew() (int, map[string]any) {
 		"client_id": {a.w.app.ID}})
 }
 
-// alive reports what is left: both tokens, or none; anything between fails.
+// alive reports whether the app's tokens work. It fails the test if only one of
+// access token and refresh token works.
 func (a *allowed) alive(path string) bool {
 	a.w.t.Helper()
 	read := a.w.reads(a.b.c, a.access, path)
@@ -78,11 +80,11 @@ func (a *allowed) alive(path string) bool {
 	case read == 401 && status == 400 && out["error"] == "invalid_grant":
 		return false
 	}
-	a.w.t.Fatalf("a read answers %d, a refresh %d %v", read, status, out)
+	a.w.t.Fatalf("a read returns %d, a refresh %d %v", read, status, out)
 	return false
 }
 
-// consentsOf counts the active Consents that stand beside approvals.
+// consentsOf counts the active Consents that record approvals of apps.
 func (w *world) consentsOf(patient string) (n int) {
 	w.t.Helper()
 	q, err := search.Parse("Consent", [][2]string{{"patient", patient}, {"status", "active"}}, search.ParseOptions{})
@@ -97,8 +99,8 @@ func (w *world) consentsOf(patient string) (n int) {
 	return n
 }
 
-// TestChangeOfAccountEndsEverything holds every way by which somebody else
-// changes an account to what must end with it, in the same commit.
+// TestChangeOfAccountEndsEverything checks that every change of an account by
+// another person ends all its access in the same commit.
 func TestChangeOfAccountEndsEverything(t *testing.T) {
 	const scopes = "launch/patient offline_access patient/Patient.rs patient/Observation.rs"
 	for name, change := range map[string]func(w *world, id string) error{
@@ -109,7 +111,7 @@ func TestChangeOfAccountEndsEverything(t *testing.T) {
 			return w.signs.SetRoles(context.Background(), signin.From{}, operator, id,
 				[]string{"patient", "auditor"}, "ada", "")
 		},
-		"begin anew": func(w *world, id string) error {
+		"reset": func(w *world, id string) error {
 			_, _, err := w.signs.Reinvite(context.Background(), signin.From{}, operator, id, true)
 			return err
 		},
@@ -123,7 +125,7 @@ func TestChangeOfAccountEndsEverything(t *testing.T) {
 			}
 			return w.signs.SetDisabled(context.Background(), signin.From{}, operator, id, false)
 		},
-		// A writer of users must not be able to forget the state of the account.
+		// A direct write of the user must end access as well.
 		"a writer that only changes the link": func(w *world, id string) error {
 			u, err := w.users.Get(context.Background(), id)
 			if err != nil {
@@ -140,30 +142,30 @@ func TestChangeOfAccountEndsEverything(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			b := w.browser()
-			b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+			b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 			first, second := w.allow(b, scopes), w.allow(b, scopes)
 			if !first.alive("Patient/ada") || !second.alive("Patient/ada") {
-				t.Fatal("nothing to end")
+				t.Fatal("the app has no access to end")
 			}
-			verifier := b.code(scopes, nil) // a code that nobody has redeemed yet
+			verifier := b.code(scopes, nil) // a code that is not redeemed yet
 			u, err := w.users.ByLogin(context.Background(), "ada")
 			must(t, err)
 			must(t, change(w, u.ID))
 			if first.alive("Patient/ada") || second.alive("Patient/ada") {
-				t.Error("an app goes on")
+				t.Error("an app still has access")
 			}
 			if status, out := w.redeem(b, verifier); status != 400 || out["error"] != "invalid_grant" {
-				t.Errorf("a code from before: %d %v", status, out)
+				t.Errorf("a code from before the change: %d %v", status, out)
 			}
 			b.get("/auth/").at("/auth/signin")
 			if strings.HasPrefix(name, "a writer") {
-				return // it ends what is alive, and leaves the records to Ends
+				return // ends the access only; EndAccess writes the records
 			}
 			if n := w.consentsOf("ada"); n != 0 {
-				t.Errorf("%d consents of the apps are left", n)
+				t.Errorf("%d consents of apps are still active", n)
 			}
 			if n := w.events("access-ended"); n != 2 {
-				t.Errorf("the end of %d authorizations is on record", n)
+				t.Errorf("the end of %d authorizations is recorded", n)
 			}
 			as, err := w.apps.Authorizations(context.Background(), u.ID)
 			if err != nil || len(as) != 0 {
@@ -177,7 +179,7 @@ func TestChangeOfAccountEndsLaunchAndEmergency(t *testing.T) {
 	w := newWorld(t)
 	ctx := context.Background()
 	doc := w.browser()
-	doc.enrol(w.invite("doc", "Dr. Doc", "practitioner"))
+	doc.enroll(w.invite("doc", "Dr. Doc", "practitioner"))
 	u, err := w.users.ByLogin(ctx, "doc")
 	must(t, err)
 	handle := func() string {
@@ -190,32 +192,33 @@ func TestChangeOfAccountEndsLaunchAndEmergency(t *testing.T) {
 	doc.get("/auth/emergency?patient=ada").post("/auth/emergency",
 		url.Values{"patient": {"ada"}, "reason": {"unconscious after a fall"}}).has("Open now")
 
-	// the same again: an end all the same
+	// setting the same roles again ends access as well
 	must(t, w.signs.SetRoles(ctx, signin.From{}, operator, u.ID, []string{"practitioner"}, "", "doc"))
 	if open, err := w.glass.Active(ctx, u.ID); err != nil || len(open) != 0 {
-		t.Errorf("emergency access goes on: %v %v", open, err)
+		t.Errorf("emergency access is still active: %v %v", open, err)
 	}
 	if w.events("110138") != 1 {
-		t.Error("the end of the emergency access is not on record")
+		t.Error("the end of the emergency access is not recorded")
 	}
 	to, _ := w.authorizeURL("launch patient/Observation.rs", url.Values{"launch": {unused}})
 	doc.get(to)
 	if at := doc.resp.Header.Get("Location"); !strings.Contains(at, "error=invalid_request") {
-		t.Errorf("a launch from before is taken: %s", at)
+		t.Errorf("a launch from before the change is accepted: %s", at)
 	}
 	all, err := w.glass.List(ctx)
 	must(t, err)
 	if len(all) != 1 || !all[0].Pending() || !all[0].End.Before(all[0].Start.Add(breakglass.Life)) {
-		t.Errorf("the opening is not kept for its review: %+v", all)
+		t.Errorf("the override is not kept for its review: %+v", all)
 	}
 }
 
-// TestCodeRacesWithChange holds that an account's change and the redemption of
-// a code have one order: whichever is first, nothing of the code is left.
+// TestCodeRacesWithChange checks the race between the change of an account and
+// the redemption of a code: whichever commits first, the code gives no access
+// afterwards.
 func TestCodeRacesWithChange(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	u, err := w.users.ByLogin(context.Background(), "ada")
 	must(t, err)
 	verifier := b.code("launch/patient offline_access patient/Patient.rs patient/Observation.rs", nil)
@@ -226,7 +229,7 @@ func TestCodeRacesWithChange(t *testing.T) {
 	must(t, w.signs.SetRoles(context.Background(), signin.From{}, operator, u.ID, []string{"patient"}, "ben", ""))
 	if _, err := w.store.Commit(context.Background(),
 		&store.Batch{State: []store.StateWrite{x}}); fhir.KindOf(err) != fhir.Conflict {
-		t.Errorf("a commit that was held before the change: %v", err)
+		t.Errorf("a commit with a Hold from before the change: %v", err)
 	}
 	if status, _ := w.redeem(b, verifier); status != 400 || w.consentsOf("ada") != 0 {
 		t.Errorf("%d, %d consents", status, w.consentsOf("ada"))
@@ -237,7 +240,7 @@ func TestOwnSessions(t *testing.T) {
 	w := newWorld(t)
 	desk := w.browser()
 	desk.headers["User-Agent"] = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
-	k := desk.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	k := desk.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	phone := w.browser()
 	phone.headers["User-Agent"] = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/19.0 Mobile/15E148 Safari/604.1"
 	phone.get("/auth/signin").passkey("/auth/passkey", k.Get)
@@ -246,9 +249,9 @@ func TestOwnSessions(t *testing.T) {
 
 	desk.get("/auth/").has("Firefox on Linux", "this browser", "Safari on iPhone", "127.0.0.1")
 	sid := between(desk.body, `name="session" value="`, `"`)
-	// Nobody else can end it, or learns that it is one.
+	// Another person cannot end the session or find out that it exists.
 	other := w.browser()
-	other.enrol(w.invite("ben", "Ben Ejemplo", "administrator"))
+	other.enroll(w.invite("ben", "Ben Ejemplo", "administrator"))
 	other.get("/auth/").post("/auth/sessions", url.Values{"session": {sid}}).status(200)
 	phone.get("/auth/apps").at("/auth/apps")
 
@@ -256,10 +259,10 @@ func TestOwnSessions(t *testing.T) {
 	phone.get("/auth/apps").at("/auth/signin")
 	desk.get("/auth/").at("/auth/")
 	if online.alive("Patient/ada") || !offline.alive("Patient/ada") {
-		t.Error("the session's own app goes on, or one that keeps access does not")
+		t.Error("an app bound to the session still has access, or one with offline access has none")
 	}
 	if w.events("session-ended") != 1 {
-		t.Error("the end is not on record")
+		t.Error("the end of the session is not recorded")
 	}
 
 	phone.get("/auth/signin").passkey("/auth/passkey", k.Get)
@@ -269,10 +272,10 @@ func TestOwnSessions(t *testing.T) {
 	phone.get("/auth/").at("/auth/signin")
 	desk.get("/auth/apps").at("/auth/apps").has("No app has access")
 	if offline.alive("Patient/ada") {
-		t.Error("an app goes on after the end of everything")
+		t.Error("an app still has access after everything was ended")
 	}
 	if w.events("everything-ended") != 1 {
-		t.Error("the end of everything is not on record")
+		t.Error("the end of everything is not recorded")
 	}
 }
 
@@ -288,7 +291,7 @@ func sessionOf(t *testing.T, w *world, id string) *session.Session {
 	return &xs[0]
 }
 
-// TestOneAdministratorLink holds that at most one bootstrap link is good.
+// TestOneAdministratorLink checks that at most one bootstrap link is valid.
 func TestOneAdministratorLink(t *testing.T) {
 	w := newWorld(t)
 	ctx := context.Background()
@@ -303,19 +306,19 @@ func TestOneAdministratorLink(t *testing.T) {
 	for _, void := range []string{first, second} {
 		w.browser().get(void).status(404)
 	}
-	w.browser().enrol(third)
+	w.browser().enroll(third)
 	if _, _, err := w.signs.Bootstrap(ctx, "uid:0", "again", "Root Admin"); fhir.KindOf(err) != fhir.Invalid {
-		t.Errorf("a link although there is an administrator: %v", err)
+		t.Errorf("a link was created although an administrator exists: %v", err)
 	}
 	w.browser().get(second).status(404)
 }
 
-// TestChangeOfAccountAmidRefreshes: apps that renew their tokens without pause
-// neither survive a change of the account nor put it off.
+// TestChangeOfAccountAmidRefreshes checks that apps that refresh their tokens
+// without pause neither survive a change of the account nor delay it.
 func TestChangeOfAccountAmidRefreshes(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	b.enrol(w.invite("ada", "Ada Beispiel", "patient"))
+	b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	u, err := w.users.ByLogin(context.Background(), "ada")
 	must(t, err)
 	type app struct {
@@ -330,7 +333,7 @@ func TestChangeOfAccountAmidRefreshes(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, a := range apps {
 		wg.Go(func() {
-			for { // until the end, which the test waits for
+			for { // until the access ends
 				resp, err := b.c.PostForm(w.base+"/oauth/token",
 					url.Values{"grant_type": {"refresh_token"}, "refresh_token": {a.refresh}, "client_id": {w.app.ID}})
 				if err != nil {
@@ -365,16 +368,16 @@ func TestChangeOfAccountAmidRefreshes(t *testing.T) {
 	must(t, w.signs.SetRoles(context.Background(), signin.From{}, operator, u.ID, []string{"patient"}, "ben", ""))
 	for _, id := range []string{"ada", "ben"} {
 		if n := w.consentsOf(id); n != 0 {
-			t.Errorf("%d consents of the apps are left", n)
+			t.Errorf("%d consents of apps are still active", n)
 		}
 	}
 	wg.Wait()
 	for _, a := range apps {
 		if s := w.reads(b.c, a.access, "Patient/ada"); s != 401 {
-			t.Errorf("the last token reads: %d", s)
+			t.Errorf("the last token can read: %d", s)
 		}
 	}
 	if n := w.events("access-ended"); n != len(apps) {
-		t.Errorf("the end of %d authorizations is on record", n)
+		t.Errorf("the end of %d authorizations is recorded", n)
 	}
 }

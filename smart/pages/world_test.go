@@ -50,8 +50,8 @@ import (
 	"pulsegate/smart/scope"
 )
 
-// world is a whole sign-in over real TLS, on the embedded store, with the
-// protocol's own endpoints beside the pages.
+// world is a complete server with TLS and the embedded store, with the
+// protocol's endpoints and the pages.
 type world struct {
 	t        *testing.T
 	base     string
@@ -66,7 +66,7 @@ type world struct {
 	app      client.Client
 
 	mu    sync.Mutex
-	clock time.Time // moved by pass alone: a slow machine must not change who has to wait
+	clock time.Time // advanced only by pass, so that a slow machine does not change delays
 }
 
 func (w *world) now() time.Time {
@@ -81,7 +81,7 @@ func (w *world) pass(d time.Duration) {
 	w.clock = w.clock.Add(d)
 }
 
-// patients are two, from the store.
+// patients looks up patients in the store.
 type patients struct{ w *world }
 
 func (p patients) Get(ctx context.Context, by pages.By, id string) (pages.Person, error) {
@@ -133,7 +133,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// newWorld serves https://localhost:port.
+// newWorld starts a server at https://localhost:port.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	gin.SetMode(gin.ReleaseMode)
@@ -261,7 +261,7 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	must(t, err)
 }
 
-// invite makes a user and the link for them.
+// invite creates a user and returns their one-time link.
 func (w *world) invite(login, name string, roles ...string) string {
 	w.t.Helper()
 	n := signin.NewUser{Login: login, Name: name, Roles: roles}
@@ -282,7 +282,8 @@ func (w *world) invite(login, name string, roles ...string) string {
 type browser struct {
 	w *world
 	c *http.Client
-	// plain headers of the next requests; the default is what a browser sends.
+	// headers are those of the next requests; the default is the headers that
+	// browsers send.
 	headers map[string]string
 	body    string
 	resp    *http.Response
@@ -291,7 +292,7 @@ type browser struct {
 func (w *world) browser() *browser {
 	jar, err := cookiejar.New(nil)
 	must(w.t, err)
-	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // the certificate is httptest's
+	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // certificate of httptest
 	w.t.Cleanup(tr.CloseIdleConnections)
 	return &browser{w: w, c: &http.Client{Jar: jar, Transport: tr,
 		CheckRedirect: func(r *http.Request, _ []*http.Request) error {
@@ -342,14 +343,14 @@ func (b *browser) csrf() string {
 	return m[1]
 }
 
-// post sends a form of the page that is open.
+// post submits a form of the current page.
 func (b *browser) post(path string, form url.Values) *browser {
 	b.w.t.Helper()
 	form.Set("csrf", b.csrf())
 	return b.do(http.MethodPost, path, "application/x-www-form-urlencoded", strings.NewReader(form.Encode()))
 }
 
-// call is what the script does.
+// call posts JSON as the script does.
 func (b *browser) call(path, csrf string, in any) map[string]any {
 	b.w.t.Helper()
 	raw, err := json.Marshal(in)
@@ -393,7 +394,8 @@ func (b *browser) at(path string) *browser {
 	return b
 }
 
-// authorizeURL is what an app sends the browser to.
+// authorizeURL returns the URL of an app's authorization request and its PKCE
+// verifier.
 func (w *world) authorizeURL(scopes string, more url.Values) (to, verifier string) {
 	verifier = rand.Text() + rand.Text()
 	sum := sha256.Sum256([]byte(verifier))
@@ -407,7 +409,7 @@ func (w *world) authorizeURL(scopes string, more url.Values) (to, verifier strin
 	return w.base + "/oauth/authorize?" + q.Encode(), verifier
 }
 
-// redeem exchanges the code that the browser was sent back with.
+// redeem redeems the code in the browser's redirect.
 func (w *world) redeem(b *browser, verifier string) (int, map[string]any) {
 	w.t.Helper()
 	to, err := url.Parse(b.resp.Header.Get("Location"))
@@ -431,7 +433,7 @@ func (w *world) token(c *http.Client, form url.Values) (int, map[string]any) {
 }
 
 // measured stores an Observation and a Device of a patient, and a Consent that
-// opens all to a client.
+// permits a client to read everything.
 func (w *world) measured(patient, client string) {
 	w.t.Helper()
 	put := func(typ, id, rest string) store.Write {
@@ -448,7 +450,7 @@ func (w *world) measured(patient, client string) {
 	must(w.t, err)
 }
 
-// reads asks the FHIR API with a token.
+// reads sends a request to the FHIR API with a token and returns the status.
 func (w *world) reads(c *http.Client, tok any, path string) int {
 	w.t.Helper()
 	req, err := http.NewRequest(http.MethodGet, w.base+"/fhir/"+path, nil)
@@ -460,7 +462,7 @@ func (w *world) reads(c *http.Client, tok any, path string) int {
 	return resp.StatusCode
 }
 
-// events counts the AuditEvents that hold a text.
+// events counts the AuditEvents that contain a text.
 func (w *world) events(text string) int {
 	w.t.Helper()
 	q, err := search.Parse("AuditEvent", [][2]string{{"_count", "1000"}}, search.ParseOptions{})

@@ -122,7 +122,8 @@ func must(t interface{ Fatal(...any) }, s string) scope.Set {
 	return set
 }
 
-// A token may do exactly what was asked and what is registered.
+// TestNarrowIsTheIntersection checks that a grant permits exactly the requests
+// that both the requested and the registered scopes permit.
 func TestNarrowIsTheIntersection(t *testing.T) {
 	word := rapid.Custom(func(t *rapid.T) string {
 		s := "system/" + rapid.SampledFrom([]string{"*", "Observation", "Patient"}).Draw(t, "type") + "."

@@ -123,7 +123,8 @@ func decode(part string, v any) bool {
 	return err == nil && json.Unmarshal(b, v) == nil
 }
 
-// Verify verifies the signature with a public key whose type fits alg.
+// Verify reports whether the signature is valid under a public key of the type
+// that alg needs.
 func Verify(token, alg string, public any) bool {
 	_, err := jws.Verify([]byte(token), jws.WithKey(jwa.SignatureAlgorithm(alg), public))
 	return err == nil

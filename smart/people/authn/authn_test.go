@@ -16,7 +16,8 @@ import (
 	"pulsegate/smart/people/authn"
 )
 
-// TestRFC6238 are the SHA-1 vectors of RFC 6238 appendix B, last six digits.
+// TestRFC6238 checks the SHA-1 vectors of RFC 6238 appendix B, with the last
+// six digits.
 func TestRFC6238(t *testing.T) {
 	secret := []byte("12345678901234567890")
 	for at, want := range map[int64]string{59: "287082", 1111111109: "081804", 1111111111: "050471",
@@ -27,31 +28,31 @@ func TestRFC6238(t *testing.T) {
 	}
 }
 
-// TestTOTPOnce: within a step of now a code is taken, once; a used step and
-// those before it are never taken again.
+// TestTOTPOnce checks that a code is accepted once within one step of now, and
+// that a used step and earlier steps are refused.
 func TestTOTPOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		secret := rapid.SliceOfN(rapid.Byte(), 20, 20).Draw(t, "secret")
 		now := time.Unix(rapid.Int64Range(1e9, 4e9).Draw(t, "now"), 0)
-		off := rapid.Int64Range(-4, 4).Draw(t, "steps away")
+		off := rapid.Int64Range(-4, 4).Draw(t, "offset")
 		used := rapid.Int64Range(-4, 4).Draw(t, "used")
 		step := now.Unix() / 30
 		code := authn.Code(secret, time.Unix((step+off)*30, 0))
 		got, ok := authn.MatchTOTP(secret, code[:3]+" "+code[3:], now, step+used)
 		near := off >= -1 && off <= 1
 		if ok != (near && off > used) && !collides(secret, code, step, used) {
-			t.Fatalf("taken: %v", ok)
+			t.Fatalf("accepted: %v", ok)
 		}
 		if ok {
 			if _, again := authn.MatchTOTP(secret, code, now, got); again && !collides(secret, code, step, got-step) {
-				t.Fatal("taken twice")
+				t.Fatal("accepted twice")
 			}
 		}
 	})
 }
 
-// collides reports whether another step in reach has the same code: one in a
-// million has.
+// collides reports whether another valid step has the same code, which happens
+// for one code in a million.
 func collides(secret []byte, code string, step, used int64) bool {
 	n := 0
 	for s := step - 1; s <= step+1; s++ {
@@ -66,15 +67,15 @@ func TestRecovery(t *testing.T) {
 	codes, hashes := authn.NewRecovery()
 	for i, c := range codes {
 		if got := authn.MatchRecovery(hashes, strings.ToUpper(strings.ReplaceAll(c, "-", " "))); got != i {
-			t.Errorf("code %d is found at %d", i, got)
+			t.Errorf("code %d has index %d", i, got)
 		}
 		if strings.Contains(strings.Join(hashes, " "), strings.ReplaceAll(c, "-", "")) {
-			t.Error("a code is stored as it is")
+			t.Error("a code is stored in clear text")
 		}
 	}
 	for _, bad := range []string{"", "------", codes[0][:18], codes[0] + "a"} {
 		if authn.MatchRecovery(hashes, bad) >= 0 {
-			t.Errorf("%q was taken", bad)
+			t.Errorf("%q was accepted", bad)
 		}
 	}
 }
@@ -100,7 +101,7 @@ func TestPasswords(t *testing.T) {
 	}
 	other, err := p.Set(ctx, "korrektes Pferd Ä")
 	if err != nil || other == stored {
-		t.Error("two users with one password have one hash")
+		t.Error("two hashes of the same password are equal")
 	}
 	for pw, want := range map[string]bool{"korrektes Pferd Ä": true, "korrektes Pferd A\u0308": true,
 		"korrektes Pferd A": false, "": false} {
@@ -108,10 +109,10 @@ func TestPasswords(t *testing.T) {
 			t.Errorf("%q: %v %v", pw, got, err)
 		}
 	}
-	// Nobody's password is none, whatever is typed.
+	// A user without a password matches no input.
 	for _, pw := range []string{"", "korrektes Pferd Ä"} {
 		if got, err := p.Match(ctx, "", pw); err != nil || got {
-			t.Errorf("nobody has the password %q", pw)
+			t.Errorf("a missing password matches %q", pw)
 		}
 	}
 }
@@ -119,7 +120,7 @@ func TestPasswords(t *testing.T) {
 func TestReadBreached(t *testing.T) {
 	for _, bad := range []string{"abc", "zzzzzzzzzzzz", "00000000000\n000000000000", strings.Repeat("0", 41)} {
 		if _, err := authn.ReadBreached(strings.NewReader(bad)); err == nil {
-			t.Errorf("%q was read", bad)
+			t.Errorf("%q was accepted", bad)
 		}
 	}
 	empty, err := authn.ReadBreached(strings.NewReader("\n"))
@@ -127,7 +128,7 @@ func TestReadBreached(t *testing.T) {
 		t.Fatal(err)
 	}
 	if bad, err := empty.Breached(context.Background(), strings.Repeat("0", 40)); bad || err != nil {
-		t.Error("an empty list knows a password")
+		t.Error("an empty list contains a password")
 	}
 }
 
@@ -159,7 +160,7 @@ func TestVault(t *testing.T) {
 		t.Errorf("%q %v", got, err)
 	}
 	if _, err := again.Open("totp ben", sealed); err == nil {
-		t.Error("opened for another purpose")
+		t.Error("opened with another purpose")
 	}
 	sealed[len(sealed)-1] ^= 1
 	if _, err := again.Open("totp ada", sealed); fhir.KindOf(err) != fhir.Unauthorized {
@@ -169,11 +170,12 @@ func TestVault(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := authn.OpenVault(dir, false); err == nil {
-		t.Error("a key that others may read was taken")
+		t.Error("a key that other users may read was accepted")
 	}
 }
 
-// A lost key is not replaced silently: what was sealed could never be opened.
+// TestLostSealKey checks that a missing key is not replaced silently, because
+// the sealed values could never be opened again.
 func TestLostSealKey(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := authn.OpenVault(dir, false); fhir.KindOf(err) != fhir.Conflict ||
@@ -181,14 +183,14 @@ func TestLostSealKey(t *testing.T) {
 		t.Errorf("a missing key: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "keys", "seal.key")); err == nil {
-		t.Error("a refused start made a key")
+		t.Error("OpenVault failed but created a key")
 	}
 	if _, err := authn.OpenVault(dir, true); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestPasskeysNeedAName(t *testing.T) {
+func TestPasskeysNeedHostName(t *testing.T) {
 	for base, want := range map[string]bool{"https://pulse.example": true, "http://localhost:8080": true,
 		"http://127.0.0.1:8080": false, "https://[::1]:8443": false, "http://pulse.example": false} {
 		if p, err := authn.NewPasskeys(base, time.Now); err != nil || (p != nil) != want {

@@ -1,4 +1,4 @@
 package authn
 
-// Guessable is guessable without the work of storing the password.
+// Guessable exports guessable, which is much cheaper than Set.
 func Guessable(password string, words ...string) error { return guessable(password, words) }

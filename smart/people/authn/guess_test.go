@@ -10,8 +10,8 @@ import (
 	"pulsegate/smart/people/authn/stolen"
 )
 
-// TestGuessablePasswords holds passwords that a guesser tries first to a
-// refusal that says why.
+// TestGuessablePasswords checks that passwords that attackers try first are
+// refused with the right rule.
 func TestGuessablePasswords(t *testing.T) {
 	p := authn.NewPasswords(nil)
 	for rule, list := range map[string][]string{
@@ -40,14 +40,13 @@ func TestGuessablePasswords(t *testing.T) {
 		for _, pw := range list {
 			_, err := p.Set(t.Context(), pw, "ada.beispiel@clinic.example", "Ada Beispiel")
 			if fhir.KindOf(err) != fhir.Invalid || !strings.Contains(err.Error(), rule) {
-				t.Errorf("%q: %v, want a refusal that says %q", pw, err, rule)
+				t.Errorf("%q: %v, want an error with %q", pw, err, rule)
 			}
 		}
 	}
 }
 
-// TestGoodPasswords holds the same rules to what they must let pass: words,
-// and whatever a password manager draws.
+// TestGoodPasswords checks that phrases and generated passwords are accepted.
 func TestGoodPasswords(t *testing.T) {
 	p := authn.NewPasswords(nil)
 	for _, pw := range []string{"correct horse battery", "twelve chars!", "Herz auf 72 Touren",
@@ -60,9 +59,9 @@ func TestGoodPasswords(t *testing.T) {
 	}
 }
 
-// TestDrawnPasswords draws passwords of 12 letters and digits, as managers do:
-// always the same ones.
-func TestDrawnPasswords(t *testing.T) {
+// TestGeneratedPasswords checks passwords of 12 letters and digits, as password
+// managers generate them, from a fixed seed.
+func TestGeneratedPasswords(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	const alphabet = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 	for range 400 {
@@ -88,6 +87,6 @@ func TestStolen(t *testing.T) {
 		}
 	}
 	if !stolen.Has("velvet-orbit-canyon", "dragon") || stolen.Has() {
-		t.Error("one of several words")
+		t.Error("Has with several words, or none")
 	}
 }

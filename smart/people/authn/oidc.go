@@ -121,7 +121,7 @@ func (p *Provider) Begin(ctx context.Context, acr string, fresh bool) (string, A
 }
 
 // Finish checks the parameters of the authentication response, redeems the
-// code and checks the id_token. Every refusal is of kind Unauthorized with a
+// code and checks the id_token. A refusal has kind Unauthorized and a
 // fixed reason, which never quotes the provider.
 func (p *Provider) Finish(ctx context.Context, req AuthRequest, response url.Values) (Identity, error) {
 	const op = "authn.Finish"

@@ -26,7 +26,7 @@ import (
 	"pulsegate/smart/people/authn"
 )
 
-// hospital is an OpenID provider over TLS whose responses a test controls.
+// hospital is an OpenID provider over TLS with responses that a test controls.
 type hospital struct {
 	t      *testing.T
 	srv    *httptest.Server

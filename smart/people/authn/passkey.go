@@ -122,7 +122,7 @@ type Users interface {
 
 // SignIn verifies the browser's response and returns the user with an updated
 // signature counter, which the caller stores in the commit of the sign-in.
-// Every refusal is of kind Unauthorized.
+// A refusal has kind Unauthorized.
 func (p *Passkeys) SignIn(ctx context.Context, users Users, c Ceremony, answer []byte) (user.User, error) {
 	const op = "authn.SignIn"
 	if !p.clock().Before(c.Expires) {

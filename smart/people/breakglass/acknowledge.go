@@ -18,7 +18,7 @@ func (override *Override) index() store.StateWrite {
 }
 
 // ByPatient lists all overrides of a patient's data for that patient, most
-// recent first, whatever the result of the review.
+// recent first, regardless of their reviews.
 func (s *Service) ByPatient(ctx context.Context, patient string) ([]Override, error) {
 	const op = "breakglass.ByPatient"
 	var ids []string

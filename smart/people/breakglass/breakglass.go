@@ -126,7 +126,8 @@ func (s *Service) commit(ctx context.Context, by By, what string, override *Over
 	defer s.changes.Add(1)
 	_, err = s.store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: state})
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
-		return fhir.Errorf(fhir.Conflict, "breakglass.commit", "the emergency access was changed in the meantime; reload the page and try again")
+		return fhir.Errorf(fhir.Conflict, "breakglass.commit",
+			"the emergency access was changed in the meantime; reload the page and try again")
 	}
 	return fhir.Wrap("breakglass.commit", err)
 }
@@ -177,7 +178,8 @@ func (s *Service) Open(ctx context.Context, by By, user, patient, reason string)
 			return Override{}, err
 		}
 		if now.Before(before.End) {
-			return Override{}, fhir.Errorf(fhir.Conflict, "breakglass.Open", "emergency access to this patient is already open")
+			return Override{}, fhir.Errorf(fhir.Conflict, "breakglass.Open",
+				"emergency access to this patient is already open")
 		}
 		open.Expect, open.Old = store.StateEquals, old
 	}
@@ -365,7 +367,8 @@ func (view *view) Permits(recipient string, f *access.Facts) bool {
 		return false
 	}
 	now := view.service.clock()
-	return slices.ContainsFunc(view.current(now), func(x Override) bool { return x.Patient == f.Patient && now.Before(x.End) })
+	return slices.ContainsFunc(view.current(now),
+		func(x Override) bool { return x.Patient == f.Patient && now.Before(x.End) })
 }
 
 func (view *view) current(now time.Time) []Override {

@@ -19,13 +19,13 @@ import (
 	"pulsegate/smart/people/breakglass"
 )
 
-type nobody struct{}
+type noConsent struct{}
 
-func (nobody) Permits(string, *access.Facts) bool { return false }
+func (noConsent) Permits(string, *access.Facts) bool { return false }
 
-// TestOverAgainstAModel: whatever is opened, ended and waited for, a user sees
-// exactly the patients whose opening holds.
-func TestOverAgainstAModel(t *testing.T) {
+// TestConsentsModel compares the consents of a user with a model, for random
+// sequences of overrides, early ends and waits.
+func TestConsentsModel(t *testing.T) {
 	clock := clocktest.At(time.Unix(1e9, 0))
 	var log strings.Builder
 	s, err := pebblestore.Open(filepath.Join(t.TempDir(), "s"),
@@ -58,11 +58,12 @@ func TestOverAgainstAModel(t *testing.T) {
 			}
 			return r
 		}, prefix)
-		// of letters that no drawn id has
+		// Generated ids have no hyphen, so the check of the log below cannot match
+		// one by chance.
 		users, patients := []string{prefix + "1", prefix + "2"}, []string{"ada-9", "ben-9"}
 		views := map[string]access.Consents{}
 		for _, u := range users {
-			views[u] = g.Consents(nobody{}, u)
+			views[u] = g.Consents(noConsent{}, u)
 		}
 		ends := map[[2]string]time.Time{}
 		ids := map[[2]string]string{}
@@ -89,7 +90,7 @@ func TestOverAgainstAModel(t *testing.T) {
 				}
 				if err := g.Close(ctx, breakglass.By{}, other, ids[k]); fhir.KindOf(err) != fhir.NotFound ||
 					err == nil {
-					t.Fatalf("another user ended it: %v", err)
+					t.Fatalf("another user ended the override: %v", err)
 				}
 				if err := g.Close(ctx, breakglass.By{}, k[0], ids[k]); err != nil {
 					t.Fatal(err)
@@ -108,7 +109,7 @@ func TestOverAgainstAModel(t *testing.T) {
 					}
 				}
 				if views[u].Permits("app", &access.Facts{Type: "Observation"}) {
-					t.Fatal("what is nobody's is seen")
+					t.Fatal("data without a patient is permitted")
 				}
 			}
 		}
@@ -118,7 +119,7 @@ func TestOverAgainstAModel(t *testing.T) {
 		t.Error("the log names the patient or the reason")
 	}
 	if !strings.Contains(log.String(), "level=WARN") {
-		t.Error("no alert")
+		t.Error("no log line at level WARN")
 	}
 }
 

@@ -112,7 +112,8 @@ func Parse(names []string) (Roles, error) {
 	for _, n := range names {
 		r := Role(strings.TrimSpace(n))
 		if !r.Valid() {
-			return nil, fhir.Errorf(fhir.Invalid, "role.Parse", "role: it must be patient, practitioner, administrator or auditor")
+			return nil, fhir.Errorf(fhir.Invalid, "role.Parse",
+				"role: it must be patient, practitioner, administrator or auditor")
 		}
 		if !slices.Contains(out, r) {
 			out = append(out, r)

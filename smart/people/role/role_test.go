@@ -11,8 +11,8 @@ import (
 	"pulsegate/smart/people/role"
 )
 
-// want is the matrix as the hospital's policy says it, written a second time
-// and by role: the table must equal it, cell by cell.
+// want is the permission matrix of the hospital's policy, written a second time
+// and by role. The table must equal it in every cell.
 var want = map[role.Role]map[string]string{
 	role.Patient: {"AuditEvent": "rs", "Consent": "rs", "Device": "rs", "Observation": "rs", "Organization": "r",
 		"Patient":      "rs",
@@ -71,7 +71,8 @@ func TestActions(t *testing.T) {
 	}
 }
 
-// TestUnion: several roles are exactly the union; what no role has nobody has.
+// TestUnion checks that several roles together have exactly the union of their
+// permissions.
 func TestUnion(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var rs role.Roles
@@ -102,6 +103,6 @@ func TestParse(t *testing.T) {
 		t.Errorf("%v %v", rs, err)
 	}
 	if own := (role.Roles{role.Patient}); own.Staff() || own.Idle() != role.IdlePatient {
-		t.Error("a patient is no staff")
+		t.Error("a patient counts as staff")
 	}
 }

@@ -134,8 +134,7 @@ func (s *Session) EndUnchanged() store.StateWrite {
 	return store.StateWrite{Key: keyPrefix + s.ID, Expect: store.StateEquals, Old: s.stored}
 }
 
-// notSignedIn returns the same error for every session that is not valid,
-// whatever the reason.
+// notSignedIn returns the one error for all invalid sessions.
 func notSignedIn() error { return fhir.Errorf(fhir.Unauthorized, "session.Find", "not signed in") }
 
 // Find returns the session with a secret and its user, and records the

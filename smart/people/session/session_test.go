@@ -18,7 +18,7 @@ import (
 	"pulsegate/smart/people/user"
 )
 
-// model is a session as the promises have it.
+// model is the expected state of a session.
 type model struct {
 	secret, sid, user string
 	epoch             uint64
@@ -26,7 +26,7 @@ type model struct {
 	ended             bool
 }
 
-// world is the sessions of two people.
+// world has the sessions of two users.
 type world struct {
 	clock *clocktest.Clock
 	db    *pebblestore.DB
@@ -86,8 +86,9 @@ func (w *world) change(t *rapid.T, f func(*user.User)) {
 	w.save(t, &u)
 }
 
-// live says whether m may be used, and whether it surely still can.
-func (w *world) live(t *rapid.T, m *model) (yes, sure bool) {
+// valid reports whether m may be accepted, and whether it must be, given that
+// the last activity may be recorded up to a minute late.
+func (w *world) valid(t *rapid.T, m *model) (may, must bool) {
 	u := w.load(t, m.user)
 	rest := w.clock.Now().Sub(m.seen)
 	if m.ended || u.Disabled || u.Epoch != m.epoch || w.clock.Now().Sub(m.created) >= 12*time.Hour ||
@@ -97,10 +98,11 @@ func (w *world) live(t *rapid.T, m *model) (yes, sure bool) {
 	return true, rest < w.idle[m.user]-time.Minute
 }
 
-// Sessions against a model: whatever signs in, rests, acts, signs out, changes
-// or is disabled, a session lives exactly as long as it may. A mark of use may
-// be up to a minute old, so it may end that much early and never late.
-func TestSessionsLiveAsLongAsTheyMay(t *testing.T) {
+// TestSessionModel compares sessions with a model for random sequences of
+// sign-ins, waits, requests, sign-outs and changes of users. The last activity
+// may be recorded up to a minute late, so a session may end that much early,
+// but never late.
+func TestSessionModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)
 		defer func() {
@@ -131,10 +133,10 @@ func TestSessionsLiveAsLongAsTheyMay(t *testing.T) {
 			},
 			"act": func(t *rapid.T) {
 				m := some()
-				want, sure := w.live(t, m)
+				want, sure := w.valid(t, m)
 				x, u, err := s.Find(ctx, m.secret)
 				if err == nil && (x.SID != m.sid || u.ID != m.user) {
-					t.Fatalf("the session of somebody else: %s", u.Login)
+					t.Fatalf("the session of another user: %s", u.Login)
 				}
 				if err != nil && fhir.KindOf(err) != fhir.Unauthorized {
 					t.Fatal(err)
@@ -146,9 +148,9 @@ func TestSessionsLiveAsLongAsTheyMay(t *testing.T) {
 					m.seen = w.clock.Now()
 				}
 			},
-			"is it alive": func(t *rapid.T) { // does not count as use
+			"check alive": func(t *rapid.T) { // does not count as activity
 				m := some()
-				want, sure := w.live(t, m)
+				want, sure := w.valid(t, m)
 				ok, err := s.Alive(ctx, m.sid)
 				if err != nil || ok && !want || !ok && want && sure {
 					t.Fatalf("alive %v %v, want %v", ok, err, want)
@@ -178,9 +180,9 @@ func TestSessionsLiveAsLongAsTheyMay(t *testing.T) {
 	})
 }
 
-// A new sign-in at a browser replaces the session there: the old secret is
-// worth nothing, the SID and the absolute end stay, and a weaker sign-in does
-// not make the passkey fresh.
+// TestStepUpReplacesTheSession checks that a new sign-in at a browser replaces
+// the session: the old secret becomes invalid, the SID and the absolute end
+// stay, and a weaker sign-in does not renew the passkey's age.
 func TestStepUpReplacesTheSession(t *testing.T) {
 	clock := clocktest.At(time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC))
 	db, err := pebblestore.Open("", pebblestore.Options{FS: vfs.NewMem(), Clock: clock.Now, CacheBytes: 1 << 20})
@@ -215,12 +217,12 @@ func TestStepUpReplacesTheSession(t *testing.T) {
 	}
 	old, first := sign(authn.MultiFactor, nil, ws...)
 	if first.Meets(session.StepUp(), clock.Now()) {
-		t.Error("password and code are no passkey")
+		t.Error("password and code count as a passkey")
 	}
 	clock.Add(10 * time.Minute)
 	secret, second := sign(authn.PhishingResistant, &first)
 	if _, _, err := s.Find(t.Context(), old); fhir.KindOf(err) != fhir.Unauthorized {
-		t.Error("the old secret still is one:", err)
+		t.Error("the old secret is still valid:", err)
 	}
 	if second.SID != first.SID || !second.Created.Equal(first.Created) || second.CSRF == first.CSRF {
 		t.Errorf("%+v after %+v", second, first)
@@ -232,6 +234,6 @@ func TestStepUpReplacesTheSession(t *testing.T) {
 	_, third := sign(authn.MultiFactor, &second)
 	if !third.Meets(session.StepUp(), clock.Now().Add(time.Minute)) ||
 		third.Meets(session.StepUp(), clock.Now().Add(time.Minute+time.Second)) {
-		t.Error("the passkey counts from when it was shown, for five minutes")
+		t.Error("the passkey must count for five minutes from its use")
 	}
 }

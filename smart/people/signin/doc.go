@@ -8,7 +8,7 @@
 // the records (smart/people/user, smart/people/session), or the pages
 // (smart/pages).
 //
-// Every refused sign-in returns the same error, whatever was wrong. Refusals
+// Every refused sign-in returns the same error, regardless of the reason. Refusals
 // are recorded in the audit trail up to a rate. Beyond it they are only counted
 // and logged, so that an attacker cannot fill the trail.
 //

@@ -143,7 +143,8 @@ func (s *Service) EnrollPassword(ctx context.Context, from From, w Enrollee, pas
 	now := s.Clock()
 	step, ok := authn.MatchTOTP(secret, code, now, 0)
 	if !ok || len(secret) == 0 {
-		return SignedIn{}, nil, fhir.Errorf(fhir.Invalid, op, "code: it is wrong or expired; enter the code that your app shows now")
+		return SignedIn{}, nil, fhir.Errorf(fhir.Invalid, op,
+			"code: it is wrong or expired; enter the code that your app shows now")
 	}
 	stored, err := s.Passwords.Set(ctx, password, w.User.Login, w.User.Name)
 	if err != nil {
@@ -203,7 +204,8 @@ func (s *Service) Remove(ctx context.Context, from From, w Enrollee, what string
 }
 
 // Connect links the identity that the provider asserts to the user.
-func (s *Service) Connect(ctx context.Context, from From, w Enrollee, req authn.AuthRequest, response url.Values) (SignedIn, error) {
+func (s *Service) Connect(ctx context.Context, from From, w Enrollee, req authn.AuthRequest,
+	response url.Values) (SignedIn, error) {
 	const op = "signin.Connect"
 	if err := s.check(&w); err != nil {
 		return SignedIn{}, err

@@ -60,8 +60,8 @@ func (s *Service) Invite(ctx context.Context, from From, by Actor, n NewUser) (u
 	return u, token, err
 }
 
-// linked commits u with a new one-time link and ends all access of u and of
-// others, whose links become void.
+// linked commits u with a new one-time link and ends all access of u. It also
+// ends the access of others, which voids their links.
 func (s *Service) linked(ctx context.Context, from From, by Actor, u *user.User, reset bool,
 	others ...user.User) (string, error) {
 	writes, err := s.Users.Writes(u)

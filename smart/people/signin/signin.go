@@ -81,8 +81,8 @@ func (s *Service) password(ctx context.Context, from From, login, password, code
 	return s.begin(ctx, from, "password", &u, p, before, try.Succeeded())
 }
 
-// factors verifies all factors, whatever the result of the first one and even
-// if the user does not exist, so that the duration reveals nothing.
+// factors verifies all factors even if the first one fails or the user does not
+// exist, so that the duration reveals nothing.
 func (s *Service) factors(ctx context.Context, u *user.User, password, code string,
 	now time.Time) (step int64, recovery int, ok bool, err error) {
 	known, err := s.Passwords.Match(ctx, u.Password, password)

@@ -90,7 +90,8 @@ func (user *User) Passkey(id []byte) int {
 // CanSignIn reports whether the user is enabled and has a complete way to sign
 // in: a passkey, a password with a second factor, or an external identity.
 func (user *User) CanSignIn() bool {
-	return !user.Disabled && (len(user.Passkeys) > 0 || user.Password != "" && user.TOTP != nil || len(user.External) > 0)
+	return !user.Disabled && (len(user.Passkeys) > 0 || user.Password != "" && user.TOTP != nil ||
+		len(user.External) > 0)
 }
 
 // End ends every session of the user.
@@ -102,7 +103,8 @@ func (user *User) EndAll() { user.Epoch++; user.Access++ }
 // sameStanding reports whether user and other have the same links, roles and
 // status.
 func (user *User) sameStanding(other *User) bool {
-	return user.Patient == other.Patient && user.Practitioner == other.Practitioner && user.Disabled == other.Disabled &&
+	return user.Patient == other.Patient && user.Practitioner == other.Practitioner &&
+		user.Disabled == other.Disabled &&
 		slices.Equal(user.Roles, other.Roles)
 }
 
@@ -151,7 +153,8 @@ func (user *User) check() error {
 	if _, err := role.Parse(user.Roles.Strings()); err != nil {
 		return err
 	}
-	if user.Patient != "" && !fhir.ValidID(user.Patient) || user.Practitioner != "" && !fhir.ValidID(user.Practitioner) {
+	if user.Patient != "" && !fhir.ValidID(user.Patient) || user.Practitioner != "" &&
+		!fhir.ValidID(user.Practitioner) {
 		return fhir.Errorf(fhir.Invalid, op, "patient, practitioner: enter a resource ID")
 	}
 	if user.Roles.Has(role.Patient) && user.Patient == "" {

@@ -63,9 +63,10 @@ func (w *world) made(login string) user.User {
 	return u
 }
 
-// A login name is one person's, however it is typed; so is an identity at the
-// hospital's provider.
-func TestNamesAreOnePersons(t *testing.T) {
+// TestLoginsAreUnique checks that a login belongs to one user in every
+// spelling, and that an identity at the hospital's provider belongs to one
+// user.
+func TestLoginsAreUnique(t *testing.T) {
 	w := newWorld(t)
 	ada := w.made("Ada.Muster")
 	for _, typed := range []string{"ada.muster", " ADA.MUSTER ", "\uff21da.muster"} {
@@ -98,14 +99,15 @@ func TestNamesAreOnePersons(t *testing.T) {
 	if _, err := w.ByExternal(t.Context(), x.Issuer, x.Subject); fhir.KindOf(err) != fhir.NotFound {
 		t.Error("an identity that was taken away:", err)
 	}
-	// Where one name ends and the next begins matters.
+	// The boundary between the two strings matters.
 	if _, err := w.ByExternal(t.Context(), "https://idp.example\x00", "1"); fhir.KindOf(err) != fhir.NotFound {
 		t.Error(err)
 	}
 }
 
-// Of changes at the same time one is made; nothing is lost silently.
-func TestChangesAtOnce(t *testing.T) {
+// TestConcurrentChanges checks that exactly one of several concurrent changes
+// succeeds and the others fail.
+func TestConcurrentChanges(t *testing.T) {
 	w := newWorld(t)
 	u := w.made("ada")
 	var wg sync.WaitGroup
@@ -130,7 +132,8 @@ func TestChangesAtOnce(t *testing.T) {
 	}
 }
 
-// A one-time link is good once, for two days, and until something changes.
+// TestInvite checks that a one-time link works once, for two days, and only
+// until the user changes.
 func TestInvite(t *testing.T) {
 	w := newWorld(t)
 	u := w.made("ada")

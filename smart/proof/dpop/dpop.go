@@ -212,8 +212,8 @@ func normal(s string) (string, bool) {
 	return scheme + "://" + host + path, true
 }
 
-// Thumbprint returns the x5t#S256 of the certificate whose key the TLS client
-// has proved to own, "" if it presented none.
+// Thumbprint returns the x5t#S256 of the certificate that the TLS client
+// presented, "" if it presented none.
 func Thumbprint(r *http.Request) string {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return ""

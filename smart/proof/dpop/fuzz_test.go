@@ -20,7 +20,7 @@ const target = "https://as.example/oauth/token"
 
 func FuzzVerify(f *testing.F) {
 	now := time.Unix(1_800_000_000, 0)
-	// Fixed: the fuzzer's processes must agree on it.
+	// The seed is fixed, because all processes of the fuzzer need the same key.
 	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), bytes.Repeat([]byte{7}, 32))
 	if err != nil {
 		f.Fatal(err)
@@ -63,7 +63,7 @@ func FuzzVerify(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		got, err := verify(s)
 		if err == nil && (got.JKT != p.JKT || got.jti != "a") {
-			t.Fatalf("accepted %q", s) // nobody else has the key, and it signed nothing else
+			t.Fatalf("accepted %q", s) // only this proof was signed with the key
 		}
 	})
 }

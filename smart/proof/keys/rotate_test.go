@@ -51,7 +51,7 @@ func must(s string, err error) string {
 	return s
 }
 
-// kid is what a token's header says.
+// kid returns the key id in a token's header.
 func kid(t *testing.T, token string) string {
 	t.Helper()
 	head, _, _ := strings.Cut(token, ".")
@@ -88,7 +88,7 @@ func TestRotation(t *testing.T) {
 	first := kids(t, r)
 	tick(r)
 	clock.Add(keys.MaxAge - time.Second)
-	r = open() // a restart keeps the key's age
+	r = open() // the key's age survives a restart
 	if wait := tick(r); wait != time.Second || len(kids(t, r)) != 1 {
 		t.Fatal(wait, kids(t, r))
 	}
@@ -102,7 +102,7 @@ func TestRotation(t *testing.T) {
 	if len(both) != 2 || both[0] == first[0] || both[1] != first[0] {
 		t.Fatalf("after 30 days: %v, was %v", both, first)
 	}
-	tick(r) // once is enough
+	tick(r) // nothing is due
 	if n := len(kids(t, r)); n != 2 {
 		t.Fatal(n, "keys")
 	}
@@ -118,7 +118,7 @@ func TestRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	clock.Add(overlap - time.Second)
-	r = open() // so does the overlap
+	r = open() // the overlap survives a restart
 	for _, token := range []string{old, fresh} {
 		if _, err := r.Verify(token, typ); err != nil {
 			t.Error("within the overlap:", err)
@@ -137,7 +137,7 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-func TestRunRotatesAtOnceWhenDue(t *testing.T) {
+func TestRunRotatesDueKeysImmediately(t *testing.T) {
 	clock := clocktest.At(time.Unix(1_800_000_000, 0))
 	r, err := keys.Open(t.TempDir(), clock.Now)
 	if err != nil {
@@ -146,7 +146,7 @@ func TestRunRotatesAtOnceWhenDue(t *testing.T) {
 	clock.Add(2 * keys.MaxAge)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	r.Run(ctx, overlap, slog.New(slog.DiscardHandler)) // looks once before it ends
+	r.Run(ctx, overlap, slog.New(slog.DiscardHandler)) // checks once before it returns
 	if n := len(kids(t, r)); n != 2 {
 		t.Fatal(n, "keys")
 	}
