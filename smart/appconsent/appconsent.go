@@ -11,8 +11,8 @@
 //
 // A Consent is created when a patient has approved scopes for their own data
 // that need a consent. It is part of the commit that redeems the code and so
-// begins the authorization, and states what was approved and when. An approval
-// whose code is never redeemed creates none. The approval of a practitioner is
+// begins the authorization, and states what was approved and when. If the code
+// is never redeemed, none is created. The approval of a practitioner is
 // not a consent, because it covers only data that the practitioner may see
 // anyway. A Consent applies to the tokens of its authorization, lasts as long
 // as the authorization could at most, and ends with it.

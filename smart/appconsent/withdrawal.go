@@ -81,9 +81,9 @@ func (withdrawals *Withdrawals) Withdraw(ctx context.Context, by audit.Event, pa
 		"the patient's Consents are being changed by other clients, and the data may still be visible; withdraw again")
 }
 
-func (w *Withdrawn) add(x Withdrawn) {
-	w.Ended, w.Narrowed = append(w.Ended, x.Ended...), append(w.Narrowed, x.Narrowed...)
-	w.Denials, w.Record = append(w.Denials, x.Denials...), x.Record
+func (w *Withdrawn) add(other Withdrawn) {
+	w.Ended, w.Narrowed = append(w.Ended, other.Ended...), append(w.Narrowed, other.Narrowed...)
+	w.Denials, w.Record = append(w.Denials, other.Denials...), other.Record
 }
 
 // once reads the Consents and commits the necessary changes. ok is false if
@@ -94,12 +94,12 @@ func (withdrawals *Withdrawals) once(ctx context.Context, by audit.Event, patien
 	if err != nil {
 		return Withdrawn{}, false, err
 	}
-	t := consent.Taking{Patient: patient, Vendor: vendor, Vendors: withdrawals.Vendors, Now: withdrawals.Clock(),
+	taking := consent.Taking{Patient: patient, Vendor: vendor, Vendors: withdrawals.Vendors, Now: withdrawals.Clock(),
 		NewID: withdrawals.NewID}
 	if withdrawals.VendorName != nil && vendor != "" {
-		t.VendorName = withdrawals.VendorName(vendor)
+		taking.VendorName = withdrawals.VendorName(vendor)
 	}
-	plan, ok, err := t.Plan(have)
+	plan, ok, err := taking.Plan(have)
 	if err != nil || !ok {
 		return Withdrawn{}, false, err
 	}
@@ -122,12 +122,12 @@ func (withdrawals *Withdrawals) once(ctx context.Context, by audit.Event, patien
 		created = append(created, audit.DataRef{Ref: r.Ref(), Version: 1})
 	}
 	out.Denials, out.Record = out.Denials[:len(plan.Denials)], plan.Record.ID
-	for _, e := range []struct {
+	for _, event := range []struct {
 		interaction string
 		data        []audit.DataRef
 	}{{"update", updated}, {"create", created}} {
 		ev := by
-		ev.Type, ev.Interaction, ev.Patient, ev.Data = audit.Rest, e.interaction, patient, e.data
+		ev.Type, ev.Interaction, ev.Patient, ev.Data = audit.Rest, event.interaction, patient, event.data
 		w, leaf, err := withdrawals.Audit.Prepare(ev)
 		if err != nil {
 			return Withdrawn{}, false, err

@@ -46,7 +46,7 @@ type Assertions struct {
 // NewAssertions returns a verifier of assertions for the token endpoint at
 // audience.
 func NewAssertions(clients *Registry, keys *Keys, audience string) (*Assertions, error) {
-	k, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		return nil, fhir.Wrap("client.NewAssertions", err)
 	}
@@ -55,7 +55,7 @@ func NewAssertions(clients *Registry, keys *Keys, audience string) (*Assertions,
 		return nil, fhir.Wrap("client.NewAssertions", err)
 	}
 	b[0], b[255] = b[0]|0x80, b[255]|1 // an odd number of 2048 bits; its factors do not matter
-	return &Assertions{Clients: clients, Keys: keys, Audience: audience, dummyEC: &k.PublicKey,
+	return &Assertions{Clients: clients, Keys: keys, Audience: audience, dummyEC: &key.PublicKey,
 		dummyRSA: &rsa.PublicKey{N: new(big.Int).SetBytes(b), E: 65537}}, nil
 }
 
@@ -84,33 +84,33 @@ func claimedID(assertion string) string {
 // verify checks an assertion, except that its jti is new. The error has kind
 // Unauthorized (invalid_client), unless the registry cannot be read.
 func (a *Assertions) verify(ctx context.Context, assertion string, now time.Time) (Assertion, error) {
-	h, c, err := compact.Parse(assertion)
+	header, claims, err := compact.Parse(assertion)
 	if err != nil {
 		return Assertion{}, refuse("not a compact JWS with the header members alg, kid, typ and perhaps jku")
 	}
-	if err := a.claims(h, c, now); err != nil {
+	if err := a.claims(header, claims, now); err != nil {
 		return Assertion{}, err
 	}
-	reg, err := a.Clients.Get(ctx, c.Sub)
+	reg, err := a.Clients.Get(ctx, claims.Sub)
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return Assertion{}, err
 	}
 	var public any
 	cause := err
-	if err == nil && !reg.Disabled && (h.JKU == "" || h.JKU == reg.JWKSURL) {
-		public, cause = a.Keys.find(ctx, reg, h.Alg, h.Kid)
+	if err == nil && !reg.Disabled && (header.JKU == "" || header.JKU == reg.JWKSURL) {
+		public, cause = a.Keys.find(ctx, reg, header.Alg, header.Kid)
 	}
 	ok := public != nil
 	if !ok {
 		public = a.dummyRSA
-		if h.Alg == "ES384" {
+		if header.Alg == "ES384" {
 			public = a.dummyEC
 		}
 	}
-	if !compact.Verify(assertion, h.Alg, public) || !ok {
+	if !compact.Verify(assertion, header.Alg, public) || !ok {
 		return Assertion{}, errClient(cause)
 	}
-	return Assertion{Client: reg, JTI: c.Jti, Exp: at(c.Exp)}, nil
+	return Assertion{Client: reg, JTI: claims.Jti, Exp: at(claims.Exp)}, nil
 }
 
 func at(seconds *float64) time.Time {
@@ -118,13 +118,13 @@ func at(seconds *float64) time.Time {
 }
 
 // claims checks the parts of an assertion that do not depend on the client.
-func (a *Assertions) claims(h compact.Header, c compact.Claims, now time.Time) error {
+func (a *Assertions) claims(header compact.Header, c compact.Claims, now time.Time) error {
 	switch {
-	case h.Alg != "RS384" && h.Alg != "ES384":
+	case header.Alg != "RS384" && header.Alg != "ES384":
 		return refuse("alg must be RS384 or ES384")
-	case h.Kid == "":
+	case header.Kid == "":
 		return refuse("kid is missing")
-	case h.Typ != "JWT": // SMART Backend Services: fixed value
+	case header.Typ != "JWT": // fixed by SMART Backend Services
 		return refuse("typ must be JWT")
 	case c.Iss == "" || c.Iss != c.Sub || !fhir.ValidID(c.Sub):
 		return refuse("iss and sub must both be the client_id")

@@ -73,18 +73,18 @@ func (a *Assertions) Authenticate(ctx context.Context, r *http.Request, form url
 	const op = "client.Authenticate"
 	user, pass, isBasic := basic(r)
 	assertion, post := form.Get("client_assertion"), form.Has("client_secret")
-	n := 0
+	methods := 0
 	for _, used := range []bool{isBasic, post, assertion != "" || form.Has("client_assertion_type")} {
 		if used {
-			n++
+			methods++
 		}
 	}
 	switch {
-	case n > 1:
+	case methods > 1:
 		return Proof{}, fhir.Errorf(fhir.Invalid, op, "the request uses more than one method of client authentication")
 	case len(r.Header.Values("Authorization")) > 1 || r.Header.Get("Authorization") != "" && !isBasic:
 		return Proof{}, fhir.Errorf(fhir.Invalid, op, "Authorization must be Basic, once")
-	case n == 0 && form.Get("client_id") == "":
+	case methods == 0 && form.Get("client_id") == "":
 		return Proof{}, fhir.Errorf(fhir.Unauthorized, op, "client authentication is missing")
 	}
 	if form.Has("client_assertion_type") && form.Get("client_assertion_type") != assertionType {
@@ -104,7 +104,7 @@ func (a *Assertions) Authenticate(ctx context.Context, r *http.Request, form url
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return Proof{}, err
 	}
-	if n == 0 {
+	if methods == 0 {
 		if err != nil || c.Disabled || c.Method != None {
 			return Proof{}, errClient(err)
 		}

@@ -15,10 +15,10 @@ import (
 )
 
 func FuzzParseSet(f *testing.F) {
-	seed := func(k crypto.Signer, private bool) string {
-		raw := any(k.Public())
+	seed := func(parsed crypto.Signer, private bool) string {
+		raw := any(parsed.Public())
 		if private {
-			raw = k
+			raw = parsed
 		}
 		j, err := jwk.FromRaw(raw)
 		if err != nil {
@@ -69,20 +69,20 @@ func FuzzParseSet(f *testing.F) {
 		if len(b) > maxSet || len(keys) == 0 || len(keys) > maxKeys {
 			t.Fatalf("%d keys of %d bytes", len(keys), len(b))
 		}
-		for _, k := range keys {
-			switch p := k.public.(type) {
+		for _, parsed := range keys {
+			switch p := parsed.public.(type) {
 			case *rsa.PublicKey:
-				if k.algs[0] != "RS384" || p.N.BitLen() < 2048 || p.N.BitLen() > 8192 || p.E < 3 || p.E%2 == 0 {
+				if parsed.algs[0] != "RS384" || p.N.BitLen() < 2048 || p.N.BitLen() > 8192 || p.E < 3 || p.E%2 == 0 {
 					t.Fatal("a weak RSA key")
 				}
 			case *ecdsa.PublicKey:
-				if _, err := p.ECDH(); k.algs[0] != "ES384" || p.Curve != elliptic.P384() || err != nil {
+				if _, err := p.ECDH(); parsed.algs[0] != "ES384" || p.Curve != elliptic.P384() || err != nil {
 					t.Fatal("a key that is not on P-384")
 				}
 			default:
 				t.Fatalf("a key of another kind: %T", p)
 			}
-			if k.kid == "" {
+			if parsed.kid == "" {
 				t.Fatal("a key without a name")
 			}
 		}

@@ -74,7 +74,7 @@ func parseSetFor(b []byte, want Algs) ([]key, error) {
 		if facts.Use != "" && facts.Use != "sig" || len(facts.Ops) > 0 && !slices.Contains(facts.Ops, "verify") {
 			continue
 		}
-		k := key{kid: facts.Kid}
+		parsed := key{kid: facts.Kid}
 		switch facts.Kty {
 		case "RSA":
 			p := new(rsa.PublicKey)
@@ -84,7 +84,7 @@ func parseSetFor(b []byte, want Algs) ([]key, error) {
 			if n := p.N.BitLen(); n < 2048 || n > 8192 || p.E < 3 || p.E&1 == 0 {
 				return refuse(i, "RSA keys must have 2048 to 8192 bits and an odd exponent of at least 3")
 			}
-			k.algs, k.public = want["RSA"], p
+			parsed.algs, parsed.public = want["RSA"], p
 		case "EC":
 			p := new(ecdsa.PublicKey)
 			if rawKey(r, p) != nil {
@@ -96,20 +96,20 @@ func parseSetFor(b []byte, want Algs) ([]key, error) {
 			if _, err := p.ECDH(); err != nil {
 				return refuse(i, "not a point on its curve")
 			}
-			k.algs, k.public = want[p.Curve.Params().Name], p
+			parsed.algs, parsed.public = want[p.Curve.Params().Name], p
 		default:
 			continue
 		}
 		if facts.Alg != "" {
-			if !slices.Contains(k.algs, facts.Alg) {
+			if !slices.Contains(parsed.algs, facts.Alg) {
 				continue
 			}
-			k.algs = []string{facts.Alg}
+			parsed.algs = []string{facts.Alg}
 		}
-		if k.kid == "" {
+		if parsed.kid == "" {
 			return refuse(i, "has no kid")
 		}
-		out = append(out, k)
+		out = append(out, parsed)
 	}
 	if len(out) == 0 {
 		return nil, fhir.Errorf(fhir.Invalid, "client.jwks", "jwks: no key for an algorithm that is accepted")

@@ -216,31 +216,31 @@ func (r *Registry) commit(ctx context.Context, w store.StateWrite) error {
 func (r *Registry) Get(ctx context.Context, id string) (Client, error) {
 	seq := r.Store.LastSeq() // before the read, so that the result is at least this recent
 	r.mu.Lock()
-	k, ok := r.cache[id]
+	entry, ok := r.cache[id]
 	r.mu.Unlock()
-	if ok && k.seq == seq {
-		return k.client, nil
+	if ok && entry.seq == seq {
+		return entry.client, nil
 	}
 	b, err := r.raw(ctx, id)
 	if err != nil {
 		return Client{}, err
 	}
-	if !ok || !bytes.Equal(b, k.raw) {
-		k = cached{raw: b}
-		if err := json.Unmarshal(b, &k.client); err != nil {
+	if !ok || !bytes.Equal(b, entry.raw) {
+		entry = cached{raw: b}
+		if err := json.Unmarshal(b, &entry.client); err != nil {
 			return Client{}, fhir.Wrap("client.Get", err)
 		}
 	}
-	k.seq = seq
+	entry.seq = seq
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.cache == nil || len(r.cache) >= maxCachedClients {
 		r.cache = map[string]cached{}
 	}
 	if old, ok := r.cache[id]; !ok || old.seq <= seq {
-		r.cache[id] = k
+		r.cache[id] = entry
 	}
-	return k.client, nil
+	return entry.client, nil
 }
 
 // raw returns the stored bytes of a client.

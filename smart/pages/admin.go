@@ -102,12 +102,12 @@ func (req *request) userPage(bad map[string]string, status int) error {
 	if err != nil {
 		return err
 	}
-	d := userData{u, u.ID == req.user.ID, boxes(u.Roles.Strings())}
+	data := userData{u, u.ID == req.user.ID, boxes(u.Roles.Strings())}
 	if req.value("do") == "roles" { // show the rejected input again
-		d.Boxes, d.Patient, d.Practitioner = boxes(req.http.PostForm["role"]), short(req.value("patient")),
+		data.Boxes, data.Patient, data.Practitioner = boxes(req.http.PostForm["role"]), short(req.value("patient")),
 			short(req.value("practitioner"))
 	}
-	v := view{Title: u.Name, Wrong: bad, Data: &d}
+	v := view{Title: u.Name, Wrong: bad, Data: &data}
 	if req.http.Method == http.MethodGet && req.value("done") != "" {
 		v.Good = "Saved. All sessions of this person and the access of all their apps have ended."
 	}
@@ -179,13 +179,13 @@ func clientsAdd(req *request) error {
 	if err := req.strong(role.ManageClients); err != nil {
 		return err
 	}
-	f := clientForm{Name: short(req.value("name")), Redirects: req.value("redirects"),
+	form := clientForm{Name: short(req.value("name")), Redirects: req.value("redirects"),
 		LaunchURL: short(req.value("launch")), JWKSURL: short(req.value("jwks_url")),
 		JWKS: strings.TrimSpace(req.value("jwks")), Scope: short(req.value("scope")), Kind: req.value("kind")}
-	c := client.Client{Name: f.Name, RedirectURIs: strings.Fields(f.Redirects), LaunchURL: f.LaunchURL,
-		Scope: f.Scope, Method: client.None}
+	c := client.Client{Name: form.Name, RedirectURIs: strings.Fields(form.Redirects), LaunchURL: form.LaunchURL,
+		Scope: form.Scope, Method: client.None}
 	secret := ""
-	switch f.Kind {
+	switch form.Kind {
 	case "public":
 	case "secret":
 		var b [32]byte
@@ -195,13 +195,13 @@ func clientsAdd(req *request) error {
 		secret = client.NewSecret(b)
 		c.Method, c.SecretHash = client.SecretBasic, client.Hash(secret)
 	default:
-		c.Method, c.JWKSURL = client.PrivateKeyJWT, f.JWKSURL
-		if f.JWKS != "" {
-			c.JWKS = json.RawMessage(f.JWKS)
+		c.Method, c.JWKSURL = client.PrivateKeyJWT, form.JWKSURL
+		if form.JWKS != "" {
+			c.JWKS = json.RawMessage(form.JWKS)
 		}
 	}
 	var err error
-	if f.JWKS != "" && !json.Valid([]byte(f.JWKS)) {
+	if form.JWKS != "" && !json.Valid([]byte(form.JWKS)) {
 		err = fhir.Errorf(fhir.Invalid, "pages.clientsAdd", "The key set is not JSON.")
 	} else {
 		c, err = req.addClient(c)
@@ -215,7 +215,7 @@ func clientsAdd(req *request) error {
 		return req.redirect("/auth/clients?done=added")
 	case kind == fhir.Invalid || kind == fhir.Conflict:
 		return req.render(http.StatusUnprocessableEntity, "clientnew",
-			view{Title: "Register a client", Narrow: true, Wrong: wrong(err, clientFields), Data: f})
+			view{Title: "Register a client", Narrow: true, Wrong: wrong(err, clientFields), Data: form})
 	}
 	return err
 }
@@ -306,7 +306,7 @@ func launchesPage(req *request) error {
 		http.StatusOK)
 }
 
-func (req *request) launches(d launchData, bad map[string]string, status int) error {
+func (req *request) launches(data launchData, bad map[string]string, status int) error {
 	if err := req.may(role.Launch); err != nil {
 		return err
 	}
@@ -319,16 +319,16 @@ func (req *request) launches(d launchData, bad map[string]string, status int) er
 	}
 	for _, c := range cs {
 		if c.LaunchURL != "" && !c.Disabled {
-			d.Apps = append(d.Apps, c)
+			data.Apps = append(data.Apps, c)
 		}
 	}
-	if d.Text = strings.TrimSpace(req.value("text")); d.Text != "" && req.http.Method == http.MethodGet {
-		d.Asked = true
-		if d.Found, err = req.pages.Patients.Find(req.http.Context(), req.by(), d.Text); err != nil {
+	if data.Text = strings.TrimSpace(req.value("text")); data.Text != "" && req.http.Method == http.MethodGet {
+		data.Asked = true
+		if data.Found, err = req.pages.Patients.Find(req.http.Context(), req.by(), data.Text); err != nil {
 			return err
 		}
 	}
-	return req.render(status, "launches", view{Title: "Launch an app", Wrong: bad, Data: d})
+	return req.render(status, "launches", view{Title: "Launch an app", Wrong: bad, Data: data})
 }
 
 // launchesGo creates a launch and shows the link that opens the app, so that
@@ -340,26 +340,26 @@ func launchesGo(req *request) error {
 	if req.pages.Launcher == nil {
 		return fhir.Errorf(fhir.NotFound, "pages.launchesGo", "There is no such page.")
 	}
-	d := launchData{Client: req.value("client"), Patient: short(req.value("patient")),
+	data := launchData{Client: req.value("client"), Patient: short(req.value("patient")),
 		Visit: short(req.value("encounter"))}
-	c, err := req.pages.Clients.Get(req.http.Context(), d.Client)
-	if err == nil && d.Patient != "" {
-		if _, err = req.pages.Patients.Get(req.http.Context(), req.by(), d.Patient); err != nil &&
+	c, err := req.pages.Clients.Get(req.http.Context(), data.Client)
+	if err == nil && data.Patient != "" {
+		if _, err = req.pages.Patients.Get(req.http.Context(), req.by(), data.Patient); err != nil &&
 			(fhir.KindOf(err) == fhir.NotFound || fhir.KindOf(err) == fhir.Gone) {
 			err = fhir.Errorf(fhir.Invalid, "pages.launchesGo", "There is no Patient with that id.")
 		}
 	}
 	if err == nil {
-		d.URL, err = req.pages.Launcher.Launch(req.http.Context(),
-			Launch{Client: d.Client, Patient: d.Patient, Encounter: d.Visit, User: req.user.Reference(),
+		data.URL, err = req.pages.Launcher.Launch(req.http.Context(),
+			Launch{Client: data.Client, Patient: data.Patient, Encounter: data.Visit, User: req.user.Reference(),
 				Maker: signin.Subject(req.user, req.session), By: req.by()})
 	}
 	switch kind := fhir.KindOf(err); {
 	case err == nil:
-		d.App = c.Name
-		return req.launches(d, nil, http.StatusOK)
+		data.App = c.Name
+		return req.launches(data, nil, http.StatusOK)
 	case kind == fhir.Invalid || kind == fhir.NotFound:
-		return req.launches(d, wrong(err, launchFields), http.StatusUnprocessableEntity)
+		return req.launches(data, wrong(err, launchFields), http.StatusUnprocessableEntity)
 	}
 	return err
 }

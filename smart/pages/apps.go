@@ -55,27 +55,28 @@ type appsData struct {
 
 func appsPage(req *request) error {
 	ctx := req.http.Context()
-	as, err := req.pages.Apps.Authorizations(ctx, req.user.ID)
+	authorizations, err := req.pages.Apps.Authorizations(ctx, req.user.ID)
 	if err != nil {
 		return err
 	}
-	d := appsData{About: req.user.Patient != ""}
-	if d.Own, err = req.appRows(as); err != nil {
+	data := appsData{About: req.user.Patient != ""}
+	if data.Own, err = req.appRows(authorizations); err != nil {
 		return err
 	}
-	if d.About {
-		if as, err = req.pages.Apps.About(ctx, req.user.Patient); err != nil {
+	if data.About {
+		if authorizations, err = req.pages.Apps.About(ctx, req.user.Patient); err != nil {
 			return err
 		}
-		as = slices.DeleteFunc(as, func(a authz.Authorization) bool { return a.Subject.ID == req.user.ID })
-		if d.Others, err = req.appRows(as); err != nil {
+		authorizations = slices.DeleteFunc(authorizations,
+			func(a authz.Authorization) bool { return a.Subject.ID == req.user.ID })
+		if data.Others, err = req.appRows(authorizations); err != nil {
 			return err
 		}
-		if d.Ended, err = req.explain(as, d.Others); err != nil {
+		if data.Ended, err = req.explain(authorizations, data.Others); err != nil {
 			return err
 		}
 	}
-	v := view{Title: "Apps with access", Data: d}
+	v := view{Title: "Apps with access", Data: data}
 	switch req.value("done") {
 	case "":
 	case "refused":
@@ -88,9 +89,9 @@ func appsPage(req *request) error {
 	return req.render(http.StatusOK, "apps", v)
 }
 
-func (req *request) appRows(as []authz.Authorization) ([]appRow, error) {
+func (req *request) appRows(authorizations []authz.Authorization) ([]appRow, error) {
 	rows := []appRow{}
-	for _, a := range as {
+	for _, a := range authorizations {
 		row := appRow{ID: a.ID, Name: a.ClientID, Offline: a.Offline, Created: a.Created, Used: a.Used,
 			Expires: a.Expires}
 		if c, err := req.pages.Clients.Get(req.http.Context(), a.ClientID); err == nil {
@@ -125,14 +126,14 @@ func (req *request) appRows(as []authz.Authorization) ([]appRow, error) {
 
 // explain fills in the reasons why each app can see the person's data, and
 // returns the apps that the person has stopped.
-func (req *request) explain(as []authz.Authorization, rows []appRow) ([]refusedRow, error) {
+func (req *request) explain(authorizations []authz.Authorization, rows []appRow) ([]refusedRow, error) {
 	ctx := req.http.Context()
-	rs, err := req.pages.Refusals.Refused(ctx, req.user.Patient)
+	refused, err := req.pages.Refusals.Refused(ctx, req.user.Patient)
 	if err != nil {
 		return nil, err
 	}
 	var ended []refusedRow
-	for _, r := range rs {
+	for _, r := range refused {
 		row := refusedRow{Client: r.Client, Name: r.Client, Since: r.Since}
 		if c, err := req.pages.Clients.Get(ctx, r.Client); err == nil {
 			row.Name = c.Name
@@ -141,10 +142,10 @@ func (req *request) explain(as []authz.Authorization, rows []appRow) ([]refusedR
 		}
 		ended = append(ended, row)
 	}
-	for i, a := range as {
+	for i, a := range authorizations {
 		f := &rows[i].foreign
 		f.Consented, f.Treated = reaches(req.pages.Scopes, a.Scope)
-		f.Refused = slices.ContainsFunc(rs, func(r appconsent.Refusal) bool { return r.Client == a.ClientID })
+		f.Refused = slices.ContainsFunc(refused, func(r appconsent.Refusal) bool { return r.Client == a.ClientID })
 		opened, err := req.pages.Refusals.Opened(ctx, req.user.Patient, a.ClientID)
 		if err != nil {
 			return nil, err
@@ -201,7 +202,7 @@ func appsRefuse(req *request) error {
 			a.Subject.ID != req.user.ID
 	})
 	if i < 0 {
-		return req.redirect("/auth/apps") // gone already
+		return req.redirect("/auth/apps") // access has already ended
 	}
 	name := as[i].ClientID
 	if c, err := req.pages.Clients.Get(ctx, name); err == nil {
@@ -255,7 +256,7 @@ func appsRevoke(req *request) error {
 		return err
 	}
 	if !slices.ContainsFunc(as, func(a authz.Authorization) bool { return a.ID == id }) {
-		return req.redirect("/auth/apps") // gone already
+		return req.redirect("/auth/apps") // access has already ended
 	}
 	by := req.by()
 	if err := req.pages.Apps.Revoke(ctx, audit.Event{Principal: by.Principal, RemoteIP: by.RemoteIP,

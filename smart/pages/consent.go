@@ -157,31 +157,33 @@ func ignoreRedirect(err error) error {
 func consentPage(req *request) error { return req.consent("", http.StatusOK) }
 
 func (req *request) consent(bad string, status int) error {
-	p, _, err := req.pending()
+	pending, _, err := req.pending()
 	if err != nil {
 		return err
 	}
-	who, err := req.about(p)
+	who, err := req.about(pending)
 	if err != nil {
 		return ignoreRedirect(err)
 	}
-	d := consentData{ID: p.ID, App: p.Client, Patient: who, Self: who.ID != "" && who.ID == req.user.Patient,
-		Launched: p.Patient != "", HowLong: lasts(kept(p.Scopes), req.pages.UserLife), Visit: p.NeedsEncounter}
-	if d.Visit && who.ID != "" {
-		if d.Visits, err = req.pages.Patients.Visits(req.http.Context(), req.by(), who.ID); err != nil {
+	data := consentData{ID: pending.ID, App: pending.Client, Patient: who,
+		Self:     who.ID != "" && who.ID == req.user.Patient,
+		Launched: pending.Patient != "", HowLong: lasts(kept(pending.Scopes), req.pages.UserLife),
+		Visit: pending.NeedsEncounter}
+	if data.Visit && who.ID != "" {
+		if data.Visits, err = req.pages.Patients.Visits(req.http.Context(), req.by(), who.ID); err != nil {
 			return err
 		}
 	}
-	d.Staff = req.user.Roles.May(role.ChoosePatient)
+	data.Staff = req.user.Roles.May(role.ChoosePatient)
 	name := who.Name
-	if d.Self {
+	if data.Self {
 		name = self
 	}
-	d.Offers = offer(p.Scopes, name)
+	data.Offers = offer(pending.Scopes, name)
 	var form string
-	d.Host, form = target(p.Client.Redirect)
+	data.Host, form = target(pending.Client.Redirect)
 	req.writer.Header().Set("Content-Security-Policy", policy(form))
-	return req.render(status, "consent", view{Title: "Allow access?", Narrow: true, Bad: bad, Data: d})
+	return req.render(status, "consent", view{Title: "Allow access?", Narrow: true, Bad: bad, Data: data})
 }
 
 // target returns the redirect target of the authorization response, as a host
@@ -198,32 +200,32 @@ func target(redirect string) (host, source string) {
 }
 
 func consentDecide(req *request) error {
-	p, ctx, err := req.pending()
+	pending, ctx, err := req.pending()
 	if err != nil {
 		return err
 	}
 	if req.value("decision") != "allow" {
-		to, err := req.pages.Flow.Deny(ctx, p.ID, "")
+		to, err := req.pages.Flow.Deny(ctx, pending.ID, "")
 		if err != nil {
 			return err
 		}
 		return req.leave(to)
 	}
-	who, err := req.about(p)
+	who, err := req.about(pending)
 	if err != nil {
 		return ignoreRedirect(err)
 	}
-	scopes, err := req.selected(p.Scopes)
+	scopes, err := req.selected(pending.Scopes)
 	if err == nil {
-		encounter := p.Encounter
-		if p.NeedsEncounter {
+		encounter := pending.Encounter
+		if pending.NeedsEncounter {
 			if encounter = short(req.value("encounter")); encounter == "" {
 				encounter = short(req.value("other"))
 			}
 		}
 		var to string
-		to, err = req.pages.Flow.Approve(ctx, p.ID,
-			authorize.Decision{Subject: req.subject(p), Patient: patientOf(scopes, who.ID), Encounter: encounter,
+		to, err = req.pages.Flow.Approve(ctx, pending.ID,
+			authorize.Decision{Subject: req.subject(pending), Patient: patientOf(scopes, who.ID), Encounter: encounter,
 				Scopes: scopes})
 		if err == nil {
 			return req.leave(to)
@@ -249,18 +251,18 @@ func patientOf(scopes []string, patient string) string {
 func (req *request) selected(set scope.Set) ([]string, error) {
 	var out []string
 	something := false
-	for _, o := range offer(set, "") {
-		i := strconv.Itoa(o.Index)
-		if !o.Fixed && req.http.PostForm.Get("scope."+i) == "" {
+	for _, item := range offer(set, "") {
+		i := strconv.Itoa(item.Index)
+		if !item.Fixed && req.http.PostForm.Get("scope."+i) == "" {
 			continue
 		}
-		parts, err := narrowed(set[o.Index],
+		parts, err := narrowed(set[item.Index],
 			picked{types: req.http.PostForm["type."+i], narrow: req.http.PostForm.Get("narrow."+i) == "some",
 				categories: req.http.PostForm["category."+i]})
 		if err != nil {
 			return nil, err
 		}
-		something = something || len(parts) > 0 && !o.Fixed
+		something = something || len(parts) > 0 && !item.Fixed
 		out = append(out, parts...)
 	}
 	if !something {
@@ -281,19 +283,19 @@ type patientData struct {
 
 // patientPage shows the patient picker of a standalone launch.
 func patientPage(req *request) error {
-	p, _, err := req.pending()
+	pending, _, err := req.pending()
 	if err != nil {
 		return err
 	}
 	if err := req.may(role.ChoosePatient); err != nil {
 		return err
 	}
-	d := patientData{ID: p.ID, App: p.Client.Name, Text: strings.TrimSpace(req.value("text"))}
-	if d.Text != "" {
-		d.Asked = true
-		if d.Found, err = req.pages.Patients.Find(req.http.Context(), req.by(), d.Text); err != nil {
+	data := patientData{ID: pending.ID, App: pending.Client.Name, Text: strings.TrimSpace(req.value("text"))}
+	if data.Text != "" {
+		data.Asked = true
+		if data.Found, err = req.pages.Patients.Find(req.http.Context(), req.by(), data.Text); err != nil {
 			return err
 		}
 	}
-	return req.render(http.StatusOK, "patient", view{Title: "Choose a patient", Narrow: true, Data: d})
+	return req.render(http.StatusOK, "patient", view{Title: "Choose a patient", Narrow: true, Data: data})
 }

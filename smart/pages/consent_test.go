@@ -86,7 +86,7 @@ func TestConsentNarrows(t *testing.T) {
 	b.enroll(w.invite("ada", "Ada Beispiel", "patient"))
 	const vital, lab = "category=http://terminology.hl7.org/CodeSystem/observation-category|vital-signs",
 		"category=http://terminology.hl7.org/CodeSystem/observation-category|laboratory"
-	for name, x := range map[string]struct {
+	for name, tt := range map[string]struct {
 		asked string
 		form  url.Values
 		want  []string
@@ -110,19 +110,19 @@ func TestConsentNarrows(t *testing.T) {
 			url.Values{"scope.1": {"on"}, "type.1": {"Observation"}, "narrow.1": {"some"},
 				"category.1": {"laboratory"}}, []string{"launch/patient", "patient/Device.rs"}},
 	} {
-		to, verifier := w.authorizeURL(x.asked, nil)
+		to, verifier := w.authorizeURL(tt.asked, nil)
 		b.ask(to).status(200)
-		x.form.Set("request", requestID(b))
-		x.form.Set("decision", "allow")
-		if b.post("/auth/consent", x.form).status(http.StatusSeeOther); b.resp.StatusCode != http.StatusSeeOther {
+		tt.form.Set("request", requestID(b))
+		tt.form.Set("decision", "allow")
+		if b.post("/auth/consent", tt.form).status(http.StatusSeeOther); b.resp.StatusCode != http.StatusSeeOther {
 			continue
 		}
 		_, out := w.redeem(b, verifier)
 		got := scopesOf(t, out)
 		slices.Sort(got)
-		slices.Sort(x.want)
-		if !slices.Equal(got, x.want) {
-			t.Errorf("%s: %v, want %v", name, got, x.want)
+		slices.Sort(tt.want)
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
 		}
 	}
 	// If nothing is selected, or "only these" without a category, the page asks
@@ -158,7 +158,7 @@ func TestConsentDenied(t *testing.T) {
 	if !strings.Contains(b.resp.Header.Get("Location"), "error=access_denied") {
 		t.Error("a form without a decision granted access")
 	}
-	// Another browser does not see the request.
+	// Another browser cannot see the request.
 	b.ask(to)
 	other := w.browser()
 	other.enroll(w.invite("aud", "Audi Tor", "auditor"))

@@ -57,68 +57,70 @@ func (req *request) enrollee() (signin.Enrollee, error) {
 	return signin.Enrollee{User: *req.user, Session: req.session}, nil
 }
 
-type enrolData struct {
+type enrollData struct {
 	First              bool // opened with a one-time link
 	Passkeys, Password bool // passkeys are available; a password is set
 	Provider           string
 	Staff              bool
 }
 
-func enrolPage(req *request) error {
-	w, err := req.enrollee()
+func enrollPage(req *request) error {
+	who, err := req.enrollee()
 	if err != nil {
 		return err
 	}
-	if !w.Fresh(req.pages.Clock()) {
-		return req.refresh(&w)
+	if !who.Fresh(req.pages.Clock()) {
+		return req.refresh(&who)
 	}
-	d := enrolData{First: w.Invite != nil, Passkeys: req.pages.SignIn.Passkeys != nil, Password: w.User.Password != "",
-		Staff: w.User.Roles.Staff()}
+	data := enrollData{First: who.Invite != nil, Passkeys: req.pages.SignIn.Passkeys != nil,
+		Password: who.User.Password != "",
+		Staff:    who.User.Roles.Staff()}
 	if req.pages.SignIn.Provider != nil {
-		d.Provider = req.pages.SignIn.Provider.Name
+		data.Provider = req.pages.SignIn.Provider.Name
 	}
 	title := "Add a way to sign in"
-	if d.First {
+	if data.First {
 		title = "Choose how you sign in"
 	}
-	return req.render(http.StatusOK, "enrol", view{Title: title, Data: d})
+	return req.render(http.StatusOK, "enrol", view{Title: title, Data: data})
 }
 
 // refresh asks for a sign-in with the strongest factor that the person has.
-func (req *request) refresh(w *signin.Enrollee) error {
-	if len(w.User.Passkeys) > 0 {
+func (req *request) refresh(who *signin.Enrollee) error {
+	if len(who.User.Passkeys) > 0 {
 		return signin.ErrStepUp
 	}
 	return req.signInAgain()
 }
 
-func enrolOptions(req *request) error {
-	w, err := req.enrollee()
+func enrollOptions(req *request) error {
+	who, err := req.enrollee()
 	if err != nil {
 		return err
 	}
-	o, c, err := req.pages.SignIn.BeginPasskeyEnrollment(w)
+	o, c, err := req.pages.SignIn.BeginPasskeyEnrollment(who)
 	return req.ceremony(o, c, err)
 }
 
-func enrolPasskey(req *request) error {
+func enrollPasskey(req *request) error {
 	in, err := req.posted()
 	if err != nil {
 		return err
 	}
-	w, err := req.enrollee()
+	who, err := req.enrollee()
 	if err != nil {
 		return err
 	}
-	c, err := req.takeCeremony()
+	ceremony, err := req.takeCeremony()
 	if err != nil {
 		return err
 	}
-	s, err := req.pages.SignIn.EnrollPasskey(req.http.Context(), req.from(), w, c, in.Credential, in.Label)
+	signed, err := req.pages.SignIn.EnrollPasskey(req.http.Context(), req.from(), who, ceremony, in.Credential,
+		in.Label)
 	if err != nil {
 		return err
 	}
-	if err := req.begin(s); err != nil {
+	if err := req.begin(signed); err != nil {
 		return err
 	}
 	return req.writeJSON(http.StatusOK, map[string]string{"next": home + "?done=passkey"})
@@ -132,12 +134,12 @@ type passwordData struct {
 	Box    int    // width and height in modules, with the margin
 }
 
-func (req *request) passwordView(w *signin.Enrollee, bad map[string]string) (view, error) {
-	d := passwordData{Login: w.User.Login, Secret: grouped(authn.SecretText(req.visit.TOTP)),
-		URI: authn.KeyURI(req.visit.TOTP, "Pulsegate", w.User.Login)}
+func (req *request) passwordView(who *signin.Enrollee, bad map[string]string) (view, error) {
+	data := passwordData{Login: who.User.Login, Secret: grouped(authn.SecretText(req.visit.TOTP)),
+		URI: authn.KeyURI(req.visit.TOTP, "Pulsegate", who.User.Login)}
 	var err error
-	d.QR, d.Box, err = modules(d.URI)
-	return view{Title: "Password and code app", Narrow: true, Wrong: bad, Data: d}, err
+	data.QR, data.Box, err = modules(data.URI)
+	return view{Title: "Password and code app", Narrow: true, Wrong: bad, Data: data}, err
 }
 
 func grouped(s string) string {
@@ -170,15 +172,15 @@ func modules(text string) (string, int, error) {
 }
 
 func passwordPage(req *request) error {
-	w, err := req.enrollee()
+	who, err := req.enrollee()
 	if err != nil {
 		return err
 	}
-	if !w.Fresh(req.pages.Clock()) {
-		return req.refresh(&w)
+	if !who.Fresh(req.pages.Clock()) {
+		return req.refresh(&who)
 	}
 	req.visit.TOTP = authn.NewSecret()
-	v, err := req.passwordView(&w, nil)
+	v, err := req.passwordView(&who, nil)
 	if err != nil {
 		return err
 	}
@@ -196,7 +198,7 @@ func (req *request) renderKeeping(status int, name string, v view) error {
 }
 
 func passwordSet(req *request) error {
-	w, err := req.enrollee()
+	who, err := req.enrollee()
 	if err != nil {
 		return err
 	}
@@ -207,7 +209,7 @@ func passwordSet(req *request) error {
 	if req.value("password") != req.value("repeat") {
 		bad = map[string]string{"repeat": "The passwords do not match."}
 	} else {
-		in, codes, err := req.pages.SignIn.EnrollPassword(req.http.Context(), req.from(), w, req.value("password"),
+		in, codes, err := req.pages.SignIn.EnrollPassword(req.http.Context(), req.from(), who, req.value("password"),
 			req.visit.TOTP,
 			req.value("code"))
 		switch {
@@ -218,7 +220,7 @@ func passwordSet(req *request) error {
 		}
 		bad = wrong(err, passwordFields)
 	}
-	v, err := req.passwordView(&w, bad)
+	v, err := req.passwordView(&who, bad)
 	if err != nil {
 		return err
 	}
@@ -249,23 +251,23 @@ type keyRow struct {
 }
 
 func accountPage(req *request) error {
-	d := accountData{Password: req.user.Password != "", Codes: len(req.user.Recovery),
+	data := accountData{Password: req.user.Password != "", Codes: len(req.user.Recovery),
 		External: len(req.user.External) > 0,
 		ACR:      req.session.ACR, Idle: "an hour"}
 	if req.user.Roles.Staff() {
-		d.Idle = "15 minutes"
+		data.Idle = "15 minutes"
 	}
 	if req.pages.SignIn.Provider != nil {
-		d.Provider = req.pages.SignIn.Provider.Name
+		data.Provider = req.pages.SignIn.Provider.Name
 	}
 	for _, k := range req.user.Passkeys {
-		d.Passkeys = append(d.Passkeys, keyRow{base64.RawURLEncoding.EncodeToString(k.Record.ID), k})
+		data.Passkeys = append(data.Passkeys, keyRow{base64.RawURLEncoding.EncodeToString(k.Record.ID), k})
 	}
 	var err error
-	if d.Sessions, err = req.sessionRows(); err != nil {
+	if data.Sessions, err = req.sessionRows(); err != nil {
 		return err
 	}
-	v := view{Title: "Your account", Data: d}
+	v := view{Title: "Your account", Data: data}
 	v.Good = map[string]string{"passkey": "The passkey is ready. You can now sign in with it.",
 		"removed":    "It was removed. All your other sessions have ended.",
 		"session":    "That session has ended.",
@@ -278,11 +280,11 @@ func accountRemove(req *request) error {
 	if err != nil {
 		return fhir.Errorf(fhir.Invalid, "pages.accountRemove", "There is no such passkey.")
 	}
-	w := signin.Enrollee{User: *req.user, Session: req.session}
-	if !w.Fresh(req.pages.Clock()) {
-		return req.refresh(&w)
+	who := signin.Enrollee{User: *req.user, Session: req.session}
+	if !who.Fresh(req.pages.Clock()) {
+		return req.refresh(&who)
 	}
-	in, err := req.pages.SignIn.Remove(req.http.Context(), req.from(), w, req.value("what"), id)
+	in, err := req.pages.SignIn.Remove(req.http.Context(), req.from(), who, req.value("what"), id)
 	if err != nil {
 		return err
 	}
@@ -293,11 +295,11 @@ func accountRemove(req *request) error {
 }
 
 func accountRecovery(req *request) error {
-	w := signin.Enrollee{User: *req.user, Session: req.session}
-	if !w.Fresh(req.pages.Clock()) {
-		return req.refresh(&w)
+	who := signin.Enrollee{User: *req.user, Session: req.session}
+	if !who.Fresh(req.pages.Clock()) {
+		return req.refresh(&who)
 	}
-	in, codes, err := req.pages.SignIn.NewRecovery(req.http.Context(), req.from(), w)
+	in, codes, err := req.pages.SignIn.NewRecovery(req.http.Context(), req.from(), who)
 	if err != nil {
 		return err
 	}

@@ -34,24 +34,24 @@ func newHospital(w *world) *hospital {
 	must(w.t, err)
 	set := jwk.NewSet()
 	must(w.t, set.AddKey(pub))
-	m := http.NewServeMux()
+	mux := http.NewServeMux()
 	write := func(rw http.ResponseWriter, v any) {
 		if err := json.NewEncoder(rw).Encode(v); err != nil {
 			w.t.Error(err)
 		}
 	}
-	m.HandleFunc("/.well-known/openid-configuration", func(rw http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("/.well-known/openid-configuration", func(rw http.ResponseWriter, _ *http.Request) {
 		write(rw, map[string]string{"issuer": h.srv.URL, "authorization_endpoint": h.srv.URL + "/authorize",
 			"token_endpoint": h.srv.URL + "/token", "jwks_uri": h.srv.URL + "/jwks"})
 	})
-	m.HandleFunc("/jwks", func(rw http.ResponseWriter, _ *http.Request) { write(rw, set) })
-	m.HandleFunc("/authorize", func(rw http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("/jwks", func(rw http.ResponseWriter, _ *http.Request) { write(rw, set) })
+	mux.HandleFunc("/authorize", func(rw http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		h.nonce = q.Get("nonce")
 		http.Redirect(rw, r, q.Get("redirect_uri")+"?"+
 			url.Values{"code": {"c"}, "state": {q.Get("state")}, "iss": {h.srv.URL}}.Encode(), http.StatusSeeOther)
 	})
-	m.HandleFunc("/token", func(rw http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("/token", func(rw http.ResponseWriter, _ *http.Request) {
 		now := w.now().Unix()
 		p, err := json.Marshal(map[string]any{"iss": h.srv.URL, "sub": h.sub, "aud": "pulsegate", "nonce": h.nonce,
 			"acr": h.acr, "iat": now, "exp": now + 60})
@@ -64,7 +64,7 @@ func newHospital(w *world) *hospital {
 		}
 		write(rw, map[string]string{"access_token": "x", "token_type": "Bearer", "id_token": string(b)})
 	})
-	h.srv = httptest.NewTLSServer(m)
+	h.srv = httptest.NewTLSServer(mux)
 	w.t.Cleanup(h.srv.Close)
 	w.signs.Provider = &authn.Provider{Issuer: h.srv.URL, ClientID: "pulsegate",
 		Redirect: w.base + "/auth/external/callback", Name: "General Hospital",

@@ -162,7 +162,7 @@ func TestDisableNeedsConfirmationAndCanBeUndone(t *testing.T) {
 func TestAuthorizationErrorIsAPage(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser()
-	for name, q := range map[string]url.Values{
+	for name, query := range map[string]url.Values{
 		"nothing":          {},
 		"unknown app":      {"client_id": {"nobody"}, "redirect_uri": {"https://app.example/cb"}},
 		"another redirect": {"client_id": {w.app.ID}, "redirect_uri": {"https://evil.example/cb"}},
@@ -172,9 +172,9 @@ func TestAuthorizationErrorIsAPage(t *testing.T) {
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
 			b.headers = map[string]string{"Sec-Fetch-Site": "cross-site"}
 			if method == http.MethodGet {
-				b.do(method, "/oauth/authorize?"+q.Encode(), "", nil)
+				b.do(method, "/oauth/authorize?"+query.Encode(), "", nil)
 			} else {
-				b.do(method, "/oauth/authorize", "application/x-www-form-urlencoded", strings.NewReader(q.Encode()))
+				b.do(method, "/oauth/authorize", "application/x-www-form-urlencoded", strings.NewReader(query.Encode()))
 			}
 			b.status(400).has("<title>This app cannot be connected", "style.css", `<main id="main"`)
 			if strings.Contains(b.body, "alert(1)") ||

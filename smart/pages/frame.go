@@ -218,11 +218,11 @@ func (req *request) nav() []link {
 		{"/auth/clients", "Clients", req.user.Roles.May(role.ManageClients)},
 	}
 	var out []link
-	for _, l := range all {
-		if l.show {
-			here := req.http.URL.Path == l.href || l.href != "/auth/" &&
-				strings.HasPrefix(req.http.URL.Path, l.href+"/")
-			out = append(out, link{l.href, l.text, here})
+	for _, entry := range all {
+		if entry.show {
+			here := req.http.URL.Path == entry.href || entry.href != "/auth/" &&
+				strings.HasPrefix(req.http.URL.Path, entry.href+"/")
+			out = append(out, link{entry.href, entry.text, here})
 		}
 	}
 	return out
@@ -250,7 +250,7 @@ func (req *request) render(status int, name string, v view) error {
 	req.writer.Header().Set("Content-Type", "text/html; charset=utf-8")
 	req.writer.WriteHeader(status)
 	if _, err := req.writer.Write(b.Bytes()); err != nil {
-		return nil // the browser has gone
+		return nil // the browser has disconnected
 	}
 	return nil
 }
@@ -267,7 +267,7 @@ func (req *request) writeJSON(status int, v any) error {
 	req.writer.Header().Set("Content-Type", "application/json")
 	req.writer.WriteHeader(status)
 	if err := json.NewEncoder(req.writer).Encode(v); err != nil {
-		return nil // the browser has gone
+		return nil // the browser has disconnected
 	}
 	return nil
 }

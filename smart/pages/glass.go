@@ -14,7 +14,7 @@ type glassData struct {
 	Text    string
 	Asked   bool
 	Found   []Person
-	Patient Person // chosen
+	Patient Person // selected patient
 	Reason  string
 }
 
@@ -25,33 +25,33 @@ type openRow struct {
 
 func glassPage(req *request) error { return req.glass(glassData{}, nil, http.StatusOK) }
 
-func (req *request) glass(d glassData, bad map[string]string, status int) error {
+func (req *request) glass(data glassData, bad map[string]string, status int) error {
 	if err := req.strong(role.BreakGlass); err != nil {
 		return err
 	}
 	ctx := req.http.Context()
-	mine, err := req.pages.Glass.Active(ctx, req.user.ID)
+	active, err := req.pages.Glass.Active(ctx, req.user.ID)
 	if err != nil {
 		return err
 	}
-	for _, o := range mine {
-		who, err := req.pages.Patients.Get(ctx, req.by(), o.Patient)
+	for _, override := range active {
+		who, err := req.pages.Patients.Get(ctx, req.by(), override.Patient)
 		if err != nil {
 			return err
 		}
-		d.Open = append(d.Open, openRow{o, who})
+		data.Open = append(data.Open, openRow{override, who})
 	}
 	if id := short(req.value("patient")); id != "" {
-		if d.Patient, err = req.pages.Patients.Get(ctx, req.by(), id); err != nil {
+		if data.Patient, err = req.pages.Patients.Get(ctx, req.by(), id); err != nil {
 			return err
 		}
-	} else if d.Text = strings.TrimSpace(req.value("text")); d.Text != "" {
-		d.Asked = true
-		if d.Found, err = req.pages.Patients.Find(ctx, req.by(), d.Text); err != nil {
+	} else if data.Text = strings.TrimSpace(req.value("text")); data.Text != "" {
+		data.Asked = true
+		if data.Found, err = req.pages.Patients.Find(ctx, req.by(), data.Text); err != nil {
 			return err
 		}
 	}
-	v := view{Title: "Emergency access", Wrong: bad, Data: d}
+	v := view{Title: "Emergency access", Wrong: bad, Data: data}
 	if req.http.Method == http.MethodGet {
 		v.Good = map[string]string{"open": "Emergency access is open for four hours. It has been reported and will be reviewed.", "closed": "Emergency access has ended."}[req.value("done")]
 	}
@@ -106,15 +106,15 @@ func (req *request) reviews(bad map[string]string, status int) error {
 	}
 	name := req.names()
 	rows := []reviewRow{}
-	for _, o := range all[:min(len(all), 200)] {
-		r := reviewRow{Override: o, Own: o.User == req.user.ID}
-		if r.Who, err = name(o.User); err != nil {
+	for _, override := range all[:min(len(all), 200)] {
+		row := reviewRow{Override: override, Own: override.User == req.user.ID}
+		if row.Who, err = name(override.User); err != nil {
 			return err
 		}
-		if r.Reviewer, err = name(o.Reviewer); err != nil {
+		if row.Reviewer, err = name(override.Reviewer); err != nil {
 			return err
 		}
-		rows = append(rows, r)
+		rows = append(rows, row)
 	}
 	v := view{Title: "Reviews of emergency access", Wrong: bad, Data: rows}
 	if req.http.Method == http.MethodGet && req.value("done") != "" {

@@ -28,19 +28,19 @@ func noticesPage(req *request) error {
 	if err != nil {
 		return err
 	}
-	var d noticesData
-	if d.Unacknowledged, err = req.pages.Glass.Unacknowledged(ctx, req.user.Patient); err != nil {
+	var data noticesData
+	if data.Unacknowledged, err = req.pages.Glass.Unacknowledged(ctx, req.user.Patient); err != nil {
 		return err
 	}
 	name := req.names()
-	for _, o := range all {
-		row := noticeRow{Override: o, Open: req.pages.Clock().Before(o.End)}
-		if row.Who, err = name(o.User); err != nil {
+	for _, override := range all {
+		row := noticeRow{Override: override, Open: req.pages.Clock().Before(override.End)}
+		if row.Who, err = name(override.User); err != nil {
 			return err
 		}
-		d.Rows = append(d.Rows, row)
+		data.Rows = append(data.Rows, row)
 	}
-	v := view{Title: "Emergency access to your data", Data: d}
+	v := view{Title: "Emergency access to your data", Data: data}
 	if req.value("done") != "" {
 		v.Good = "Thank you. You will be notified of any further emergency access."
 	}

@@ -80,9 +80,9 @@ type Launcher interface {
 // Person describes a patient for display.
 type Person struct{ ID, Name, Born, Gender string }
 
-// By identifies the person whose page makes a request, for the audit trail.
+// By identifies the person who requests a page, for the audit trail.
 type By struct {
-	Principal           *access.Principal // with the grant of the person's role
+	Principal           *access.Principal // has the permissions of the person's roles
 	RemoteIP, RequestID string
 }
 
@@ -152,20 +152,22 @@ var templates embed.FS
 var static embed.FS
 
 // New parses the templates and returns the handler of all pages.
-func New(o Options) (*Pages, error) {
+func New(options Options) (*Pages, error) {
 	const op = "pages.New"
-	if o.SignIn == nil || o.Sessions == nil || o.Users == nil || o.Flow == nil || o.Apps == nil ||
-		o.Refusals == nil || o.Clients == nil || o.Glass == nil || o.Patients == nil || o.Audit == nil ||
-		o.Clock == nil {
+	if options.SignIn == nil || options.Sessions == nil || options.Users == nil || options.Flow == nil ||
+		options.Apps == nil ||
+		options.Refusals == nil || options.Clients == nil || options.Glass == nil || options.Patients == nil ||
+		options.Audit == nil ||
+		options.Clock == nil {
 		return nil, fhir.Errorf(fhir.Internal, op, "an option is missing")
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Rand == nil {
-		o.Rand = rand.Reader
+	if options.Rand == nil {
+		options.Rand = rand.Reader
 	}
-	p := &Pages{Options: o, views: map[string]*template.Template{}, files: map[string]file{},
+	p := &Pages{Options: options, views: map[string]*template.Template{}, files: map[string]file{},
 		names: map[string]string{}}
 	for name, kind := range map[string]string{"style.css": "text/css; charset=utf-8",
 		"pulsegate.js": "text/javascript; charset=utf-8", "favicon.svg": "image/svg+xml"} {
@@ -273,7 +275,7 @@ func Favicon(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "image/svg+xml")
 	w.Header().Set("Cache-Control", "public, max-age=86400")
 	if _, err := w.Write(b); err != nil {
-		return // the browser has gone
+		return // the browser has disconnected
 	}
 }
 
@@ -286,25 +288,25 @@ func (p *Pages) serveStatic(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", f.kind)
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
 	if _, err := w.Write(f.body); err != nil {
-		return // the browser has gone
+		return // the browser has disconnected
 	}
 }
 
 func (p *Pages) routes() *http.ServeMux {
-	m := http.NewServeMux()
-	m.HandleFunc("GET /auth/static/{name}", p.serveStatic)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /auth/static/{name}", p.serveStatic)
 	for pattern, h := range map[string]handler{
 		"GET /auth/signin": signinPage, "POST /auth/signin": signinPassword,
 		"POST /auth/passkey/options": passkeyOptions, "POST /auth/passkey": passkeyFinish,
 		"GET /auth/external": externalBegin, "GET /auth/external/callback": externalFinish,
 		"GET /auth/invite": invitePage, "POST /auth/invite": inviteAccept,
-		"GET /auth/enrol": enrolPage, "POST /auth/enrol/passkey/options": enrolOptions,
-		"POST /auth/enrol/passkey": enrolPasskey,
+		"GET /auth/enrol": enrollPage, "POST /auth/enrol/passkey/options": enrollOptions,
+		"POST /auth/enrol/passkey": enrollPasskey,
 		"GET /auth/enrol/password": passwordPage, "POST /auth/enrol/password": passwordSet,
 		"GET /auth/enrol/external": externalConnect,
 		"GET /auth/signedout":      signedOut,
 	} {
-		m.HandleFunc(pattern, p.serve(open, h))
+		mux.HandleFunc(pattern, p.serve(open, h))
 	}
 	for pattern, h := range map[string]handler{
 		"GET /auth/{$}": accountPage, "POST /auth/remove": accountRemove, "POST /auth/recovery": accountRecovery,
@@ -321,11 +323,11 @@ func (p *Pages) routes() *http.ServeMux {
 		"GET /auth/notices": noticesPage, "POST /auth/notices": noticesRead,
 		"GET /auth/reviews": reviewsPage, "POST /auth/reviews/{id}": reviewsDecide,
 	} {
-		m.HandleFunc(pattern, p.serve(signedIn, h))
+		mux.HandleFunc(pattern, p.serve(signedIn, h))
 	}
-	m.HandleFunc("/", p.serve(open, func(*request) error {
+	mux.HandleFunc("/", p.serve(open, func(*request) error {
 		return fhir.Errorf(fhir.NotFound, "pages",
 			"There is no such page.")
 	}))
-	return m
+	return mux
 }

@@ -15,14 +15,15 @@ type sessionRow struct {
 
 // sessionRows lists the sessions of the person.
 func (req *request) sessionRows() ([]sessionRow, error) {
-	xs, err := req.pages.SignIn.ListSessions(req.http.Context(), req.user)
+	sessions, err := req.pages.SignIn.ListSessions(req.http.Context(), req.user)
 	if err != nil {
 		return nil, err
 	}
 	var out []sessionRow
-	for _, x := range xs {
-		row := sessionRow{SID: x.SID, Agent: x.Browser.Agent, IP: x.Browser.IP, Created: x.Created, Seen: x.Seen,
-			Here: x.SID == req.session.SID}
+	for _, sess := range sessions {
+		row := sessionRow{SID: sess.SID, Agent: sess.Browser.Agent, IP: sess.Browser.IP, Created: sess.Created,
+			Seen: sess.Seen,
+			Here: sess.SID == req.session.SID}
 		if row.Agent == "" {
 			row.Agent = "A browser"
 		}
@@ -70,9 +71,9 @@ var (
 // fixed words only and never quotes the request.
 func agent(header string) string {
 	name := func(list [][2]string) string {
-		for _, x := range list {
-			if strings.Contains(header, x[0]) {
-				return x[1]
+		for _, pattern := range list {
+			if strings.Contains(header, pattern[0]) {
+				return pattern[1]
 			}
 		}
 		return ""

@@ -22,12 +22,12 @@ type signinData struct {
 }
 
 func (req *request) signinView(bad string) view {
-	d := signinData{Return: session.LocalPath(req.value("return"), home), Login: req.http.PostFormValue("login"),
+	data := signinData{Return: session.LocalPath(req.value("return"), home), Login: req.http.PostFormValue("login"),
 		Passkeys: req.pages.SignIn.Passkeys != nil}
 	if req.pages.SignIn.Provider != nil {
-		d.Provider = req.pages.SignIn.Provider.Name
+		data.Provider = req.pages.SignIn.Provider.Name
 	}
-	return view{Title: "Sign in", Narrow: true, Bad: bad, Data: d}
+	return view{Title: "Sign in", Narrow: true, Bad: bad, Data: data}
 }
 
 // value returns a form field or, for GET, a query parameter.
@@ -160,33 +160,35 @@ func (req *request) beginExternal(link bool) error {
 	if req.pages.SignIn.Provider == nil {
 		return fhir.Errorf(fhir.NotFound, "pages.beginExternal", "There is no such page.")
 	}
-	to, o, err := req.pages.SignIn.Provider.Begin(req.http.Context(), req.value("acr"), req.value("again") != "")
+	target, authRequest, err := req.pages.SignIn.Provider.Begin(req.http.Context(), req.value("acr"),
+		req.value("again") != "")
 	if err != nil {
 		return err
 	}
-	req.visit.AuthRequest, req.visit.Link, req.visit.Return = &o, link, session.LocalPath(req.value("return"), home)
+	req.visit.AuthRequest, req.visit.Link, req.visit.Return = &authRequest, link,
+		session.LocalPath(req.value("return"), home)
 	if err := req.pages.Cookies.SetVisit(req.writer, req.visit); err != nil {
 		return err
 	}
-	return req.redirect(to)
+	return req.redirect(target)
 }
 
 func externalBegin(req *request) error { return req.beginExternal(false) }
 
 func externalConnect(req *request) error {
-	w, err := req.enrollee()
+	who, err := req.enrollee()
 	if err != nil {
 		return err
 	}
-	if !w.Fresh(req.pages.Clock()) {
+	if !who.Fresh(req.pages.Clock()) {
 		return signin.ErrStepUp
 	}
 	return req.beginExternal(true)
 }
 
 func externalFinish(req *request) error {
-	o := req.visit.AuthRequest
-	if o == nil {
+	authRequest := req.visit.AuthRequest
+	if authRequest == nil {
 		return fhir.Errorf(fhir.Invalid, "pages.externalFinish",
 			"The sign-in took too long or started in another browser. Please sign in again.")
 	}
@@ -195,13 +197,14 @@ func externalFinish(req *request) error {
 	var in signin.SignedIn
 	var err error
 	if connect {
-		w, werr := req.enrollee()
+		who, werr := req.enrollee()
 		if werr != nil {
 			return werr
 		}
-		in, err = req.pages.SignIn.Connect(req.http.Context(), req.from(), w, *o, req.http.URL.Query())
+		in, err = req.pages.SignIn.Connect(req.http.Context(), req.from(), who, *authRequest, req.http.URL.Query())
 	} else {
-		in, err = req.pages.SignIn.External(req.http.Context(), req.from(), *o, req.http.URL.Query(), req.session)
+		in, err = req.pages.SignIn.External(req.http.Context(), req.from(), *authRequest, req.http.URL.Query(),
+			req.session)
 	}
 	if err != nil {
 		if fhir.KindOf(err) == fhir.Unauthorized && !connect {

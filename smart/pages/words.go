@@ -143,7 +143,7 @@ func sentence(s scope.Scope, patient string) (text, hint string) {
 
 // lasts describes how long an app keeps access with the scope offline_access,
 // with online_access, or with neither. In the last case access ends with the
-// first token, whose lifetime is life. All pages take these words from here.
+// first token, which lives for life. All pages take these words from here.
 func lasts(scopeName string, life time.Duration) string {
 	switch scopeName {
 	case scope.Offline:
@@ -174,12 +174,12 @@ func kept(set scope.Set) string {
 // limits describes the search parameters of a granular scope.
 func limits(s scope.Scope) string {
 	var out []string
-	for _, p := range s.Params {
+	for _, param := range s.Params {
 		var any []string
-		for _, t := range p.Any {
+		for _, t := range param.Any {
 			name := t.Code
 			for _, c := range categories {
-				if p.Name == "category" && c.code == t.Code && (t.System == "" || t.System == c.system) {
+				if param.Name == "category" && c.code == t.Code && (t.System == "" || t.System == c.system) {
 					name = strings.ToLower(c.name)
 				}
 			}
@@ -189,8 +189,8 @@ func limits(s scope.Scope) string {
 			any = append(any, name)
 		}
 		is := strings.Join(any, " or ")
-		if p.Name != "category" {
-			is = p.Name + " " + is
+		if param.Name != "category" {
+			is = param.Name + " " + is
 		}
 		out = append(out, is)
 	}
@@ -225,22 +225,22 @@ type choice struct{ Value, Text, Hint string }
 func offer(set scope.Set, patient string) []offered {
 	var out []offered
 	for i, s := range set {
-		o := offered{Index: i, Scope: scope.Set{s}.String(), Writes: writes(s.May)}
-		o.Text, o.Hint = sentence(s, patient)
-		o.Fixed = s.Name == scope.Launch || s.Name == scope.LaunchPatient || s.Name == scope.LaunchEncounter ||
+		item := offered{Index: i, Scope: scope.Set{s}.String(), Writes: writes(s.May)}
+		item.Text, item.Hint = sentence(s, patient)
+		item.Fixed = s.Name == scope.Launch || s.Name == scope.LaunchPatient || s.Name == scope.LaunchEncounter ||
 			s.Name == scope.OpenID
 		if s.Type == "*" {
 			for _, t := range wildcardTypes(s.Level) {
 				what, hint := kindWords(t)
-				o.Types = append(o.Types, choice{t, strings.ToUpper(what[:1]) + what[1:], hint})
+				item.Types = append(item.Types, choice{t, strings.ToUpper(what[:1]) + what[1:], hint})
 			}
 		}
 		if narrows(s) {
 			for _, c := range categories {
-				o.Categories = append(o.Categories, choice{c.code, c.name, c.hint})
+				item.Categories = append(item.Categories, choice{c.code, c.name, c.hint})
 			}
 		}
-		out = append(out, o)
+		out = append(out, item)
 	}
 	return out
 }
@@ -252,37 +252,38 @@ func narrows(s scope.Scope) bool {
 
 // picked holds the person's selection within one scope.
 type picked struct {
-	types      []string // of a wildcard
+	types      []string // selected types of a wildcard
 	narrow     bool
 	categories []string
 }
 
 // narrowed returns the scopes that are granted of s: s itself if everything is
 // selected, otherwise the selected parts. The result never exceeds s.
-func narrowed(s scope.Scope, p picked) ([]string, error) {
+func narrowed(s scope.Scope, selection picked) ([]string, error) {
 	if s.Name != "" {
 		return []string{scope.Set{s}.String()}, nil
 	}
 	types := []string{s.Type}
-	whole := true
+	complete := true
 	if s.Type == "*" {
-		types = slices.DeleteFunc(wildcardTypes(s.Level), func(t string) bool { return !slices.Contains(p.types, t) })
-		whole = len(types) == len(wildcardTypes(s.Level))
+		types = slices.DeleteFunc(wildcardTypes(s.Level),
+			func(t string) bool { return !slices.Contains(selection.types, t) })
+		complete = len(types) == len(wildcardTypes(s.Level))
 	}
-	cut := p.narrow && narrows(s) && slices.Contains(types, observation)
-	if whole && !cut {
+	limited := selection.narrow && narrows(s) && slices.Contains(types, observation)
+	if complete && !limited {
 		return []string{scope.Set{s}.String()}, nil
 	}
 	var out []string
 	for _, t := range types {
 		part := scope.Scope{Level: s.Level, Type: t, May: s.May, Params: s.Params}
-		if t != observation || !cut {
+		if t != observation || !limited {
 			out = append(out, scope.Set{part}.String())
 			continue
 		}
 		before := len(out)
 		for _, c := range categories {
-			if slices.Contains(p.categories, c.code) {
+			if slices.Contains(selection.categories, c.code) {
 				part.Params = []access.Param{{Name: "category", Any: []access.Token{{System: c.system, Code: c.code}}}}
 				out = append(out, scope.Set{part}.String())
 			}

@@ -164,7 +164,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
+func (w *world) build(engine *gin.Engine, dir string, log *slog.Logger) {
 	t := w.t
 	ctx := context.Background()
 	rec, err := audit.NewRecorder(audit.Options{Store: w.store, Clock: w.now, Rand: rand.Reader, Observer: w.base,
@@ -236,7 +236,7 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 	api := &rest.Server{Service: &interaction.Service{Store: w.store, Audit: rec, Clock: w.now, Rand: rand.Reader,
 		Base: w.base + "/fhir"}, Auth: pol,
 		Metadata: func() []byte { return []byte("{}") }, Logger: log, Clock: w.now, Rand: rand.Reader}
-	e.Any("/fhir/*path", gin.WrapH(api.Engine()))
+	engine.Any("/fhir/*path", gin.WrapH(api.Engine()))
 	w.glass, err = breakglass.New(w.store, rec, w.now, log)
 	must(t, err)
 	w.pages, err = pages.New(pages.Options{Base: w.base, Version: "test", SignIn: w.signs, Sessions: sessions,
@@ -247,10 +247,10 @@ func (w *world) build(e *gin.Engine, dir string, log *slog.Logger) {
 		Glass: w.glass, UserLife: token.UserLife(0), Patients: patients{w}, Scopes: scopes, Audit: rec,
 		Clock: w.now, Logger: log})
 	must(t, err)
-	w.pages.Mount(e)
-	flow.Mount(e)
-	w.apps.Mount(e)
-	e.GET("/app/callback", func(c *gin.Context) {
+	w.pages.Mount(engine)
+	flow.Mount(engine)
+	w.apps.Mount(engine)
+	engine.GET("/app/callback", func(c *gin.Context) {
 		c.Data(http.StatusOK, "text/html; charset=utf-8",
 			[]byte("<!DOCTYPE html><html lang=en><title>App</title><h1>Back in the app</h1>"))
 	})
@@ -282,8 +282,8 @@ func (w *world) invite(login, name string, roles ...string) string {
 type browser struct {
 	w *world
 	c *http.Client
-	// headers are those of the next requests; the default is the headers that
-	// browsers send.
+	// headers are the headers of the next requests. By default they are the
+	// headers that browsers send.
 	headers map[string]string
 	body    string
 	resp    *http.Response
@@ -399,14 +399,14 @@ func (b *browser) at(path string) *browser {
 func (w *world) authorizeURL(scopes string, more url.Values) (to, verifier string) {
 	verifier = rand.Text() + rand.Text()
 	sum := sha256.Sum256([]byte(verifier))
-	q := url.Values{"response_type": {"code"}, "client_id": {w.app.ID}, "redirect_uri": {w.base + "/app/callback"},
+	query := url.Values{"response_type": {"code"}, "client_id": {w.app.ID}, "redirect_uri": {w.base + "/app/callback"},
 		"scope": {scopes}, "state": {"s-1"},
 		"aud": {w.base + "/fhir"}, "code_challenge": {base64.RawURLEncoding.EncodeToString(sum[:])},
 		"code_challenge_method": {"S256"}}
 	for k, v := range more {
-		q[k] = v
+		query[k] = v
 	}
-	return w.base + "/oauth/authorize?" + q.Encode(), verifier
+	return w.base + "/oauth/authorize?" + query.Encode(), verifier
 }
 
 // redeem redeems the code in the browser's redirect.

@@ -293,9 +293,9 @@ func hasParam(in []access.Param, p access.Param) bool {
 // At returns the resource scopes of one level.
 func (s Set) At(l Level) Set {
 	var out Set
-	for _, x := range s {
-		if x.Level == l && x.Name == "" {
-			out = append(out, x)
+	for _, scope := range s {
+		if scope.Level == l && scope.Name == "" {
+			out = append(out, scope)
 		}
 	}
 	return out
@@ -303,15 +303,15 @@ func (s Set) At(l Level) Set {
 
 // Has reports whether the set contains a scope without a level.
 func (s Set) Has(name string) bool {
-	return slices.ContainsFunc(s, func(x Scope) bool { return x.Name == name })
+	return slices.ContainsFunc(s, func(scope Scope) bool { return scope.Name == name })
 }
 
 // Rules compiles the system/ scopes for an access.Grant. Scopes of the other
 // levels depend on a person; smart/policy compiles them.
 func (s Set) Rules() []access.Rule {
 	var out []access.Rule
-	for _, x := range s.At(System) {
-		out = append(out, x.Rule())
+	for _, scope := range s.At(System) {
+		out = append(out, scope.Rule())
 	}
 	return out
 }
@@ -344,26 +344,26 @@ func intersect(a, b Scope) (Scope, bool) {
 	if a.Name != "" {
 		return a, true
 	}
-	c := Scope{Level: a.Level, Type: a.Type, May: a.May & b.May}
+	out := Scope{Level: a.Level, Type: a.Type, May: a.May & b.May}
 	switch {
 	case a.Type == "*":
-		c.Type = b.Type
+		out.Type = b.Type
 	case b.Type != "*" && a.Type != b.Type:
 		return Scope{}, false
 	}
-	if c.May == 0 {
+	if out.May == 0 {
 		return Scope{}, false
 	}
-	c.Params = slices.Clone(a.Params)
+	out.Params = slices.Clone(a.Params)
 	for _, p := range b.Params {
-		if !hasParam(c.Params, p) {
-			c.Params = append(c.Params, p)
+		if !hasParam(out.Params, p) {
+			out.Params = append(out.Params, p)
 		}
 	}
-	slices.SortStableFunc(c.Params, func(x, y access.Param) int { return strings.Compare(x.Name, y.Name) })
+	slices.SortStableFunc(out.Params, func(x, y access.Param) int { return strings.Compare(x.Name, y.Name) })
 	// A client that requests the v1 syntax also reads it.
-	c.V1 = a.V1 && len(c.Params) == 0 && (c.May == readV1 || c.May == writeV1 || c.May == allV1)
-	return c, true
+	out.V1 = a.V1 && len(out.Params) == 0 && (out.May == readV1 || out.May == writeV1 || out.May == allV1)
+	return out, true
 }
 
 // covers reports whether a allows everything that b allows, as far as the
@@ -386,8 +386,8 @@ func (a Scope) covers(b Scope) bool {
 // Covers reports whether the set allows everything that b allows, as far as the
 // syntax shows: each scope of b must be covered by a single scope of the set.
 func (s Set) Covers(b Set) bool {
-	for _, x := range b {
-		if !slices.ContainsFunc(s, func(a Scope) bool { return a.covers(x) }) {
+	for _, scope := range b {
+		if !slices.ContainsFunc(s, func(a Scope) bool { return a.covers(scope) }) {
 			return false
 		}
 	}
@@ -404,11 +404,11 @@ func (a Scope) String() string {
 // String returns the set as it goes into a token. Parse reads it back.
 func (s Set) String() string {
 	var b strings.Builder
-	for i, x := range s {
+	for i, scope := range s {
 		if i > 0 {
 			b.WriteByte(' ')
 		}
-		x.write(&b)
+		scope.write(&b)
 	}
 	return b.String()
 }
@@ -417,11 +417,11 @@ func (s Set) String() string {
 // v1 syntax. A client that requests such a set cannot read v2 permissions.
 func (s Set) AskedV1() bool {
 	v1 := false
-	for _, x := range s {
-		if x.Name == "" && !x.V1 {
+	for _, scope := range s {
+		if scope.Name == "" && !scope.V1 {
 			return false
 		}
-		v1 = v1 || x.V1
+		v1 = v1 || scope.V1
 	}
 	return v1
 }
@@ -433,19 +433,19 @@ func (s Set) AskedV1() bool {
 // v1 syntax and is returned as it is.
 func (s Set) V1() string {
 	out := make([]string, 0, len(s))
-	for _, x := range s {
-		if x.Name == "" && len(x.Params) == 0 {
-			x.V1 = true
+	for _, scope := range s {
+		if scope.Name == "" && len(scope.Params) == 0 {
+			scope.V1 = true
 			switch {
-			case x.May&^readV1 == 0:
-				x.May = readV1
-			case x.May&^writeV1 == 0:
-				x.May = writeV1
+			case scope.May&^readV1 == 0:
+				scope.May = readV1
+			case scope.May&^writeV1 == 0:
+				scope.May = writeV1
 			default:
-				x.May = allV1
+				scope.May = allV1
 			}
 		}
-		if text := x.String(); !slices.Contains(out, text) {
+		if text := scope.String(); !slices.Contains(out, text) {
 			out = append(out, text)
 		}
 	}

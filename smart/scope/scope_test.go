@@ -90,7 +90,7 @@ func TestRefused(t *testing.T) {
 }
 
 func TestNarrow(t *testing.T) {
-	for _, c := range [][3]string{
+	for _, tt := range [][3]string{
 		{"system/*.rs", "system/Observation.rs system/Patient.r", "system/Observation.rs system/Patient.r"},
 		{"system/*.read", "system/Observation.cruds", "system/Observation.read"},
 		{"system/*.*", "system/Observation.rs", "system/Observation.read"},
@@ -107,9 +107,9 @@ func TestNarrow(t *testing.T) {
 		{"patient/*.rs", "user/*.rs system/*.rs", ""},
 		{"openid patient/*.rs launch", "launch patient/Observation.r user/*.rs", "patient/Observation.r launch"},
 	} {
-		a, b := must(t, c[0]), must(t, c[1])
-		if got := scope.Narrow(a, b).String(); got != c[2] {
-			t.Errorf("%s and %s: %q, want %q", c[0], c[1], got, c[2])
+		a, b := must(t, tt[0]), must(t, tt[1])
+		if got := scope.Narrow(a, b).String(); got != tt[2] {
+			t.Errorf("%s and %s: %q, want %q", tt[0], tt[1], got, tt[2])
 		}
 	}
 }

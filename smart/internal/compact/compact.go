@@ -71,8 +71,8 @@ type Claims struct {
 	Scope    string   `json:"scope"`
 	// Claims of this server's tokens for people.
 	Authz     string  `json:"authz"`     // id of the authorization
-	Patient   string  `json:"patient"`   // in context
-	Encounter string  `json:"encounter"` // in context
+	Patient   string  `json:"patient"`   // launch context
+	Encounter string  `json:"encounter"` // launch context
 	FHIRUser  string  `json:"fhirUser"`  // absolute URL
 	ACR       string  `json:"acr"`
 	AuthTime  float64 `json:"auth_time"`
@@ -95,27 +95,27 @@ var ErrMalformed = errors.New("not a signed token that is accepted")
 
 // Parse returns the header and claims of a token. It verifies neither.
 func Parse(token string) (Header, Claims, error) {
-	var h Header
-	var c Claims
+	var header Header
+	var claims Claims
 	if len(token) > MaxToken {
-		return h, c, ErrMalformed
+		return header, claims, ErrMalformed
 	}
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 || parts[2] == "" {
-		return h, c, ErrMalformed
+		return header, claims, ErrMalformed
 	}
-	if !decode(parts[0], &h) || !decode(parts[1], &c) {
-		return h, c, ErrMalformed
+	if !decode(parts[0], &header) || !decode(parts[1], &claims) {
+		return header, claims, ErrMalformed
 	}
-	if h.JWK != nil || h.X5U != nil || h.X5C != nil || h.Crit != nil || h.B64 != nil {
-		return h, c, ErrMalformed
+	if header.JWK != nil || header.X5U != nil || header.X5C != nil || header.Crit != nil || header.B64 != nil {
+		return header, claims, ErrMalformed
 	}
-	for _, f := range []*float64{c.Exp, c.Iat, c.Nbf} {
+	for _, f := range []*float64{claims.Exp, claims.Iat, claims.Nbf} {
 		if f != nil && (*f < 0 || *f > 1<<40 || math.IsNaN(*f)) {
-			return h, c, ErrMalformed
+			return header, claims, ErrMalformed
 		}
 	}
-	return h, c, nil
+	return header, claims, nil
 }
 
 func decode(part string, v any) bool {

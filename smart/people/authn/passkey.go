@@ -78,16 +78,16 @@ func (p *Passkeys) BeginEnroll(u *user.User) ([]byte, Ceremony, error) {
 }
 
 // Enroll verifies the browser's response and returns the new credential.
-func (p *Passkeys) Enroll(u *user.User, c Ceremony, answer []byte) (webauthn.Credential, error) {
+func (p *Passkeys) Enroll(u *user.User, ceremony Ceremony, answer []byte) (webauthn.Credential, error) {
 	const op = "authn.Enroll"
-	if !p.clock().Before(c.Expires) {
+	if !p.clock().Before(ceremony.Expires) {
 		return webauthn.Credential{}, failed(op, "the ceremony took too long")
 	}
 	parsed, err := protocol.ParseCredentialCreationResponseBytes(answer)
 	if err != nil {
 		return webauthn.Credential{}, failed(op, "the response cannot be read")
 	}
-	cred, err := p.web.CreateCredential(u, c.Session, parsed)
+	cred, err := p.web.CreateCredential(u, ceremony.Session, parsed)
 	if err != nil {
 		return webauthn.Credential{}, failed(op, "the response is not valid")
 	}
@@ -123,16 +123,16 @@ type Users interface {
 // SignIn verifies the browser's response and returns the user with an updated
 // signature counter, which the caller stores in the commit of the sign-in.
 // A refusal has kind Unauthorized.
-func (p *Passkeys) SignIn(ctx context.Context, users Users, c Ceremony, answer []byte) (user.User, error) {
+func (p *Passkeys) SignIn(ctx context.Context, users Users, ceremony Ceremony, answer []byte) (user.User, error) {
 	const op = "authn.SignIn"
-	if !p.clock().Before(c.Expires) {
+	if !p.clock().Before(ceremony.Expires) {
 		return user.User{}, failed(op, "the ceremony took too long")
 	}
 	parsed, err := protocol.ParseCredentialRequestResponseBytes(answer)
 	if err != nil {
 		return user.User{}, failed(op, "the response cannot be read")
 	}
-	owner := string(c.Session.UserID)
+	owner := string(ceremony.Session.UserID)
 	if owner == "" {
 		owner = string(parsed.Response.UserHandle)
 	}
@@ -144,11 +144,11 @@ func (p *Passkeys) SignIn(ctx context.Context, users Users, c Ceremony, answer [
 		return user.User{}, failed(op, "no such passkey")
 	}
 	var cred *webauthn.Credential
-	if len(c.Session.UserID) > 0 {
-		cred, err = p.web.ValidateLogin(&u, c.Session, parsed)
+	if len(ceremony.Session.UserID) > 0 {
+		cred, err = p.web.ValidateLogin(&u, ceremony.Session, parsed)
 	} else {
 		_, cred, err = p.web.ValidatePasskeyLogin(func(_, _ []byte) (webauthn.User, error) { return &u, nil },
-			c.Session, parsed)
+			ceremony.Session, parsed)
 	}
 	if err != nil {
 		return u, failed(op, "the response is not valid")

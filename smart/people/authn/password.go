@@ -94,7 +94,7 @@ func (p *Passwords) Set(ctx context.Context, password string, words ...string) (
 	}
 	defer func() { <-p.slots }()
 	salt := make([]byte, 16)
-	_, _ = rand.Read(salt) // never fails: crypto/rand
+	_, _ = rand.Read(salt) // crypto/rand never fails
 	return encode(salt, derive(password, salt)), nil
 }
 

@@ -27,7 +27,7 @@ var base32Code = base32.StdEncoding.WithPadding(base32.NoPadding)
 // NewSecret returns a random TOTP secret.
 func NewSecret() []byte {
 	b := make([]byte, totpSecret)
-	_, _ = rand.Read(b) // never fails: crypto/rand
+	_, _ = rand.Read(b) // crypto/rand never fails
 	return b
 }
 
@@ -95,7 +95,7 @@ func digits(s string) string { return strings.Join(strings.Fields(s), "") }
 func NewRecovery() (codes, hashes []string) {
 	for range Recovery {
 		b := make([]byte, 10)
-		_, _ = rand.Read(b) // never fails: crypto/rand
+		_, _ = rand.Read(b) // crypto/rand never fails
 		s := strings.ToLower(base32Code.EncodeToString(b))
 		s = s[:4] + "-" + s[4:8] + "-" + s[8:12] + "-" + s[12:]
 		codes, hashes = append(codes, s), append(hashes, recoveryHash(s))

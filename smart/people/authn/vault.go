@@ -55,7 +55,7 @@ func makeKey(path string) ([]byte, error) {
 		return nil, err
 	}
 	key := make([]byte, vaultKey)
-	_, _ = rand.Read(key) // never fails: crypto/rand
+	_, _ = rand.Read(key) // crypto/rand never fails
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err

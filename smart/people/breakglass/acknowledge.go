@@ -28,11 +28,11 @@ func (s *Service) ByPatient(ctx context.Context, patient string) ([]Override, er
 	}
 	out := make([]Override, 0, len(ids))
 	for _, id := range ids {
-		o, err := s.get(ctx, id)
+		override, err := s.get(ctx, id)
 		if err != nil {
 			return nil, fhir.Wrap(op, err)
 		}
-		out = append(out, o)
+		out = append(out, override)
 	}
 	slices.SortStableFunc(out, func(a, b Override) int { return b.Start.Compare(a.Start) })
 	return out, nil

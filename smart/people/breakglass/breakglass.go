@@ -157,17 +157,17 @@ func (s *Service) Open(ctx context.Context, by By, user, patient, reason string)
 		return Override{}, err
 	}
 	now := s.clock().UTC().Truncate(time.Second)
-	o := Override{ID: strings.ToLower(rand.Text()), User: user, Patient: patient, Reason: reason, Start: now,
+	override := Override{ID: strings.ToLower(rand.Text()), User: user, Patient: patient, Reason: reason, Start: now,
 		End: now.Add(Life)}
 	if !fhir.ValidID(user) || !fhir.ValidID(patient) {
 		return Override{}, fhir.Errorf(fhir.Invalid, "breakglass.Open", "patient: an id is needed")
 	}
-	w, err := o.write()
+	w, err := override.write()
 	if err != nil {
 		return Override{}, err
 	}
 	key := prefixOpen + user + "/" + patient
-	open := store.StateWrite{Key: key, Value: []byte(o.ID), Expect: store.StateAbsent, Expires: o.End}
+	open := store.StateWrite{Key: key, Value: []byte(override.ID), Expect: store.StateAbsent, Expires: override.End}
 	old, err := s.store.Get(ctx, key)
 	if err != nil {
 		return Override{}, fhir.Wrap("breakglass.Open", err)
@@ -183,13 +183,14 @@ func (s *Service) Open(ctx context.Context, by By, user, patient, reason string)
 		}
 		open.Expect, open.Old = store.StateEquals, old
 	}
-	if err := s.commit(ctx, by, "emergency-start", &o, w, open, o.index()); err != nil {
+	if err := s.commit(ctx, by, "emergency-start", &override, w, open, override.index()); err != nil {
 		return Override{}, err
 	}
 	s.opened.Add(ctx, 1)
-	s.log.WarnContext(ctx, "break-glass opened: consent is overridden for one patient", "override", o.ID, "request_id",
+	s.log.WarnContext(ctx, "break-glass opened: consent is overridden for one patient", "override", override.ID,
+		"request_id",
 		by.RequestID)
-	return o, nil
+	return override, nil
 }
 
 func (s *Service) get(ctx context.Context, id string) (Override, error) {
@@ -204,30 +205,31 @@ func (s *Service) get(ctx context.Context, id string) (Override, error) {
 	if b == nil {
 		return Override{}, fhir.Errorf(fhir.NotFound, op, "no such emergency access")
 	}
-	o := Override{stored: b}
-	return o, fhir.Wrap(op, json.Unmarshal(b, &o))
+	override := Override{stored: b}
+	return override, fhir.Wrap(op, json.Unmarshal(b, &override))
 }
 
 // Close ends an override early. Only its own user can do so.
 func (s *Service) Close(ctx context.Context, by By, user, id string) error {
-	o, err := s.get(ctx, id)
+	override, err := s.get(ctx, id)
 	if err != nil {
 		return err
 	}
 	now := s.clock().UTC().Truncate(time.Second)
-	if o.User != user {
+	if override.User != user {
 		return fhir.Errorf(fhir.NotFound, "breakglass.Close", "no such emergency access")
 	}
-	if !now.Before(o.End) {
+	if !now.Before(override.End) {
 		return nil
 	}
-	o.End = now
-	w, err := o.write()
+	override.End = now
+	w, err := override.write()
 	if err != nil {
 		return err
 	}
-	return s.commit(ctx, by, "emergency-stop", &o, w,
-		store.StateWrite{Key: prefixOpen + user + "/" + o.Patient, Expect: store.StateEquals, Old: []byte(o.ID)})
+	return s.commit(ctx, by, "emergency-stop", &override, w,
+		store.StateWrite{Key: prefixOpen + user + "/" + override.Patient, Expect: store.StateEquals,
+			Old: []byte(override.ID)})
 }
 
 // EndAll adds the end of a user's overrides to a batch that ends all access of
@@ -241,21 +243,21 @@ func (s *Service) EndAll(ctx context.Context, b *store.Batch, user string, by au
 	}
 	now := s.clock().UTC().Truncate(time.Second)
 	for i := range open {
-		o := &open[i]
-		o.End = now
-		w, err := o.write()
+		override := &open[i]
+		override.End = now
+		w, err := override.write()
 		if err != nil {
 			return err
 		}
 		ev, leaf, err := s.audit.Prepare(audit.Event{Type: audit.Security, Interaction: "emergency-stop",
 			Principal: by.Principal, RemoteIP: by.RemoteIP,
-			RequestID: by.RequestID, Patient: o.Patient, Extra: [][2]string{{"break-glass", o.ID}}})
+			RequestID: by.RequestID, Patient: override.Patient, Extra: [][2]string{{"break-glass", override.ID}}})
 		if err != nil {
 			return fhir.Wrap("breakglass.EndAll", err)
 		}
 		b.Writes, b.Leaves = append(b.Writes, ev), append(b.Leaves, leaf)
-		b.State = append(b.State, w, store.StateWrite{Key: prefixOpen + user + "/" + o.Patient,
-			Expect: store.StateEquals, Old: []byte(o.ID)})
+		b.State = append(b.State, w, store.StateWrite{Key: prefixOpen + user + "/" + override.Patient,
+			Expect: store.StateEquals, Old: []byte(override.ID)})
 	}
 	return nil
 }
@@ -264,7 +266,7 @@ func (s *Service) EndAll(ctx context.Context, b *store.Batch, user string, by au
 // overrides, and no override is reviewed twice.
 func (s *Service) Review(ctx context.Context, by By, reviewer, id string, justified bool, note string) error {
 	const op = "breakglass.Review"
-	o, err := s.get(ctx, id)
+	override, err := s.get(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -272,19 +274,20 @@ func (s *Service) Review(ctx context.Context, by By, reviewer, id string, justif
 		return err
 	}
 	switch {
-	case o.User == reviewer:
+	case override.User == reviewer:
 		return fhir.Errorf(fhir.Forbidden, op, "you cannot review your own emergency access")
-	case !o.Pending():
+	case !override.Pending():
 		return fhir.Errorf(fhir.Conflict, op, "it has already been reviewed")
 	case !justified && note == "":
 		return fhir.Errorf(fhir.Invalid, op, "note: say why it was not justified")
 	}
-	o.Reviewer, o.Reviewed, o.Justified, o.Note = reviewer, s.clock().UTC().Truncate(time.Second), justified, note
-	w, err := o.write()
+	override.Reviewer, override.Reviewed, override.Justified, override.Note = reviewer,
+		s.clock().UTC().Truncate(time.Second), justified, note
+	w, err := override.write()
 	if err != nil {
 		return err
 	}
-	return s.commit(ctx, by, "configuration", &o, w)
+	return s.commit(ctx, by, "configuration", &override, w)
 }
 
 // List returns all overrides: those pending review first, then the most recent.
@@ -292,9 +295,9 @@ func (s *Service) List(ctx context.Context) ([]Override, error) {
 	var out []Override
 	var bad error
 	err := s.store.List(ctx, keyPrefix, func(_ string, v []byte) bool {
-		var o Override
-		if bad = json.Unmarshal(v, &o); bad == nil {
-			out = append(out, o)
+		var override Override
+		if bad = json.Unmarshal(v, &override); bad == nil {
+			out = append(out, override)
 		}
 		return bad == nil
 	})
@@ -326,12 +329,12 @@ func (s *Service) Active(ctx context.Context, user string) ([]Override, error) {
 	}
 	var out []Override
 	for _, id := range ids {
-		o, err := s.get(ctx, id)
+		override, err := s.get(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		if s.clock().Before(o.End) {
-			out = append(out, o)
+		if s.clock().Before(override.End) {
+			out = append(out, override)
 		}
 	}
 	return out, nil
@@ -368,7 +371,7 @@ func (view *view) Permits(recipient string, f *access.Facts) bool {
 	}
 	now := view.service.clock()
 	return slices.ContainsFunc(view.current(now),
-		func(x Override) bool { return x.Patient == f.Patient && now.Before(x.End) })
+		func(override Override) bool { return override.Patient == f.Patient && now.Before(override.End) })
 }
 
 func (view *view) current(now time.Time) []Override {

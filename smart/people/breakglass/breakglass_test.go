@@ -43,7 +43,7 @@ func TestConsentsModel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := breakglass.New(s, rec, clock.Now, slog.New(slog.NewTextHandler(&log, nil)))
+	service, err := breakglass.New(s, rec, clock.Now, slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,40 +63,41 @@ func TestConsentsModel(t *testing.T) {
 		users, patients := []string{prefix + "1", prefix + "2"}, []string{"ada-9", "ben-9"}
 		views := map[string]access.Consents{}
 		for _, u := range users {
-			views[u] = g.Consents(noConsent{}, u)
+			views[u] = service.Consents(noConsent{}, u)
 		}
 		ends := map[[2]string]time.Time{}
 		ids := map[[2]string]string{}
 		for range rapid.IntRange(1, 12).Draw(t, "steps") {
-			k := [2]string{rapid.SampledFrom(users).Draw(t, "user"), rapid.SampledFrom(patients).Draw(t, "patient")}
+			pair := [2]string{rapid.SampledFrom(users).Draw(t, "user"), rapid.SampledFrom(patients).Draw(t, "patient")}
 			switch rapid.IntRange(0, 2).Draw(t, "act") {
 			case 0:
-				o, err := g.Open(ctx, breakglass.By{Principal: &access.Principal{Subject: k[0]}}, k[0], k[1],
+				override, err := service.Open(ctx, breakglass.By{Principal: &access.Principal{Subject: pair[0]}},
+					pair[0], pair[1],
 					"unconscious after a fall")
-				if open := clock.Now().Before(ends[k]); open != (fhir.KindOf(err) == fhir.Conflict && err != nil) ||
+				if open := clock.Now().Before(ends[pair]); open != (fhir.KindOf(err) == fhir.Conflict && err != nil) ||
 					!open && err != nil {
 					t.Fatalf("open %v: %v", open, err)
 				}
 				if err == nil {
-					ends[k], ids[k] = o.End, o.ID
+					ends[pair], ids[pair] = override.End, override.ID
 				}
 			case 1:
-				if ids[k] == "" {
+				if ids[pair] == "" {
 					continue
 				}
 				other := users[0]
-				if other == k[0] {
+				if other == pair[0] {
 					other = users[1]
 				}
-				if err := g.Close(ctx, breakglass.By{}, other, ids[k]); fhir.KindOf(err) != fhir.NotFound ||
+				if err := service.Close(ctx, breakglass.By{}, other, ids[pair]); fhir.KindOf(err) != fhir.NotFound ||
 					err == nil {
 					t.Fatalf("another user ended the override: %v", err)
 				}
-				if err := g.Close(ctx, breakglass.By{}, k[0], ids[k]); err != nil {
+				if err := service.Close(ctx, breakglass.By{}, pair[0], ids[pair]); err != nil {
 					t.Fatal(err)
 				}
-				if clock.Now().Before(ends[k]) {
-					ends[k] = clock.Now()
+				if clock.Now().Before(ends[pair]) {
+					ends[pair] = clock.Now()
 				}
 			default:
 				clock.Add(time.Duration(rapid.IntRange(1, 300).Draw(t, "minutes")) * time.Minute)
@@ -139,33 +140,34 @@ func TestReview(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := breakglass.New(s, rec, time.Now, nil)
+	service, err := breakglass.New(s, rec, time.Now, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx := context.Background()
-	o, err := g.Open(ctx, breakglass.By{}, "doc", "ada", "unconscious after a fall")
+	override, err := service.Open(ctx, breakglass.By{}, "doc", "ada", "unconscious after a fall")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, x := range []struct {
+	for _, tt := range []struct {
 		who, id, note string
 		justified     bool
 		want          fhir.Kind
-	}{{"doc", o.ID, "", true, fhir.Forbidden}, {"aud", "none", "", true, fhir.NotFound},
-		{"aud", o.ID, "", false, fhir.Invalid}} {
-		if err := g.Review(ctx, breakglass.By{}, x.who, x.id, x.justified, x.note); err == nil ||
-			fhir.KindOf(err) != x.want {
-			t.Errorf("%+v: %v", x, err)
+	}{{"doc", override.ID, "", true, fhir.Forbidden}, {"aud", "none", "", true, fhir.NotFound},
+		{"aud", override.ID, "", false, fhir.Invalid}} {
+		if err := service.Review(ctx, breakglass.By{}, tt.who, tt.id, tt.justified, tt.note); err == nil ||
+			fhir.KindOf(err) != tt.want {
+			t.Errorf("%+v: %v", tt, err)
 		}
 	}
-	if err := g.Review(ctx, breakglass.By{}, "aud", o.ID, true, ""); err != nil {
+	if err := service.Review(ctx, breakglass.By{}, "aud", override.ID, true, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Review(ctx, breakglass.By{}, "aud", o.ID, false, "second thoughts"); fhir.KindOf(err) != fhir.Conflict {
+	if err := service.Review(ctx, breakglass.By{}, "aud", override.ID, false,
+		"second thoughts"); fhir.KindOf(err) != fhir.Conflict {
 		t.Errorf("reviewed twice: %v", err)
 	}
-	all, err := g.List(ctx)
+	all, err := service.List(ctx)
 	if err != nil || len(all) != 1 || !all[0].Justified || all[0].Pending() {
 		t.Errorf("%+v %v", all, err)
 	}

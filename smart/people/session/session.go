@@ -143,22 +143,22 @@ func (s *Sessions) Find(ctx context.Context, secret string) (Session, user.User,
 	if secret == "" || len(secret) > 128 {
 		return Session{}, user.User{}, notSignedIn()
 	}
-	x, u, err := s.get(ctx, idOf(secret))
+	sess, u, err := s.get(ctx, idOf(secret))
 	if err != nil {
 		return Session{}, user.User{}, err
 	}
 	now := s.Clock().UTC()
-	if now.Sub(x.Seen) < touch {
-		return x, u, nil
+	if now.Sub(sess.Seen) < touch {
+		return sess, u, nil
 	}
-	seen := x
+	seen := sess
 	seen.Seen = now
 	b, err := json.Marshal(seen)
 	if err != nil {
 		return Session{}, user.User{}, fhir.Wrap("session.Find", err)
 	}
-	w := store.StateWrite{Key: keyPrefix + x.ID, Value: b, Expect: store.StateEquals, Old: x.stored,
-		Expires: x.Created.Add(role.Absolute)}
+	w := store.StateWrite{Key: keyPrefix + sess.ID, Value: b, Expect: store.StateEquals, Old: sess.stored,
+		Expires: sess.Created.Add(role.Absolute)}
 	switch _, err := s.Store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}}); {
 	case err == nil:
 		seen.stored = b
@@ -167,7 +167,7 @@ func (s *Sessions) Find(ctx context.Context, secret string) (Session, user.User,
 		return Session{}, user.User{}, fhir.Wrap("session.Find", err)
 	}
 	// Another request updated or ended the session first.
-	return s.get(ctx, x.ID)
+	return s.get(ctx, sess.ID)
 }
 
 // Alive reports whether the session with that SID is valid. The call does not
@@ -198,10 +198,10 @@ func (s *Sessions) ByUser(ctx context.Context, userID string) ([]Session, error)
 	}
 	var out []Session
 	for _, id := range ids {
-		x, _, err := s.get(ctx, id)
+		sess, _, err := s.get(ctx, id)
 		switch {
 		case err == nil:
-			out = append(out, x)
+			out = append(out, sess)
 		case fhir.KindOf(err) != fhir.Unauthorized:
 			return nil, err
 		}
@@ -219,11 +219,11 @@ func (s *Sessions) get(ctx context.Context, id string) (Session, user.User, erro
 	if b == nil {
 		return Session{}, user.User{}, notSignedIn()
 	}
-	x := Session{ID: id, stored: b}
-	if err := json.Unmarshal(b, &x); err != nil {
+	sess := Session{ID: id, stored: b}
+	if err := json.Unmarshal(b, &sess); err != nil {
 		return Session{}, user.User{}, fhir.Wrap(op, err)
 	}
-	u, err := s.Users.Get(ctx, x.User)
+	u, err := s.Users.Get(ctx, sess.User)
 	if err != nil {
 		if fhir.KindOf(err) == fhir.NotFound {
 			return Session{}, user.User{}, notSignedIn()
@@ -231,10 +231,11 @@ func (s *Sessions) get(ctx context.Context, id string) (Session, user.User, erro
 		return Session{}, user.User{}, err
 	}
 	now := s.Clock()
-	if u.Disabled || u.Epoch != x.Epoch || now.Sub(x.Created) >= role.Absolute || now.Sub(x.Seen) >= u.Roles.Idle() {
+	if u.Disabled || u.Epoch != sess.Epoch || now.Sub(sess.Created) >= role.Absolute ||
+		now.Sub(sess.Seen) >= u.Roles.Idle() {
 		return Session{}, user.User{}, notSignedIn()
 	}
-	return x, u, nil
+	return sess, u, nil
 }
 
 // Requirement states how strong and how recent a sign-in must be (RFC 9470:

@@ -110,18 +110,18 @@ func TestSessionModel(t *testing.T) {
 				t.Error(err)
 			}
 		}()
-		ctx, s := context.Background(), w.s
+		ctx, sessions := context.Background(), w.s
 		var all []*model
 		some := func() *model { return all[rapid.IntRange(0, len(all)-1).Draw(t, "session")] }
 		begin := func(t *rapid.T) {
 			u := w.load(t, rapid.SampledFrom(w.ids).Draw(t, "user"))
-			secret, x, ws, err := s.Begin(&u, session.Proof{ACR: authn.PhishingResistant, At: w.clock.Now()},
+			secret, sess, ws, err := sessions.Begin(&u, session.Proof{ACR: authn.PhishingResistant, At: w.clock.Now()},
 				session.Browser{}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			w.commit(t, ws...)
-			all = append(all, &model{secret: secret, sid: x.SID, user: u.ID, epoch: u.Epoch, created: w.clock.Now(),
+			all = append(all, &model{secret: secret, sid: sess.SID, user: u.ID, epoch: u.Epoch, created: w.clock.Now(),
 				seen: w.clock.Now()})
 		}
 		begin(t)
@@ -134,8 +134,8 @@ func TestSessionModel(t *testing.T) {
 			"act": func(t *rapid.T) {
 				m := some()
 				want, sure := w.valid(t, m)
-				x, u, err := s.Find(ctx, m.secret)
-				if err == nil && (x.SID != m.sid || u.ID != m.user) {
+				sess, u, err := sessions.Find(ctx, m.secret)
+				if err == nil && (sess.SID != m.sid || u.ID != m.user) {
 					t.Fatalf("the session of another user: %s", u.Login)
 				}
 				if err != nil && fhir.KindOf(err) != fhir.Unauthorized {
@@ -151,15 +151,15 @@ func TestSessionModel(t *testing.T) {
 			"check alive": func(t *rapid.T) { // does not count as activity
 				m := some()
 				want, sure := w.valid(t, m)
-				ok, err := s.Alive(ctx, m.sid)
+				ok, err := sessions.Alive(ctx, m.sid)
 				if err != nil || ok && !want || !ok && want && sure {
 					t.Fatalf("alive %v %v, want %v", ok, err, want)
 				}
 			},
 			"sign out": func(t *rapid.T) {
 				m := some()
-				if x, _, err := s.Find(ctx, m.secret); err == nil {
-					w.commit(t, x.End())
+				if sess, _, err := sessions.Find(ctx, m.secret); err == nil {
+					w.commit(t, sess.End())
 					m.ended = true
 				}
 			},
@@ -171,7 +171,7 @@ func TestSessionModel(t *testing.T) {
 			},
 			"guess": func(t *rapid.T) {
 				for _, secret := range []string{"", "x", some().sid, some().secret + "x"} {
-					if _, _, err := s.Find(ctx, secret); fhir.KindOf(err) != fhir.Unauthorized {
+					if _, _, err := sessions.Find(ctx, secret); fhir.KindOf(err) != fhir.Unauthorized {
 						t.Fatalf("a guess: %v", err)
 					}
 				}
@@ -195,7 +195,7 @@ func TestStepUpReplacesTheSession(t *testing.T) {
 		}
 	})
 	users := &user.Registry{Store: db, Clock: clock.Now}
-	s := &session.Sessions{Store: db, Users: users, Clock: clock.Now}
+	sessions := &session.Sessions{Store: db, Users: users, Clock: clock.Now}
 	u, err := users.New("ada", "Ada", role.Roles{role.Administrator}, "", "")
 	if err != nil {
 		t.Fatal(err)
@@ -206,14 +206,15 @@ func TestStepUpReplacesTheSession(t *testing.T) {
 	}
 	sign := func(acr string, before *session.Session, also ...store.StateWrite) (string, session.Session) {
 		t.Helper()
-		secret, x, writes, err := s.Begin(&u, session.Proof{ACR: acr, At: clock.Now()}, session.Browser{}, before)
+		secret, sess, writes, err := sessions.Begin(&u, session.Proof{ACR: acr, At: clock.Now()}, session.Browser{},
+			before)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := db.Commit(t.Context(), &store.Batch{State: append(also, writes...)}); err != nil {
 			t.Fatal(err)
 		}
-		return secret, x
+		return secret, sess
 	}
 	old, first := sign(authn.MultiFactor, nil, ws...)
 	if first.Meets(session.StepUp(), clock.Now()) {
@@ -221,13 +222,13 @@ func TestStepUpReplacesTheSession(t *testing.T) {
 	}
 	clock.Add(10 * time.Minute)
 	secret, second := sign(authn.PhishingResistant, &first)
-	if _, _, err := s.Find(t.Context(), old); fhir.KindOf(err) != fhir.Unauthorized {
+	if _, _, err := sessions.Find(t.Context(), old); fhir.KindOf(err) != fhir.Unauthorized {
 		t.Error("the old secret is still valid:", err)
 	}
 	if second.SID != first.SID || !second.Created.Equal(first.Created) || second.CSRF == first.CSRF {
 		t.Errorf("%+v after %+v", second, first)
 	}
-	if x, _, err := s.Find(t.Context(), secret); err != nil || !x.Meets(session.StepUp(), clock.Now()) {
+	if sess, _, err := sessions.Find(t.Context(), secret); err != nil || !sess.Meets(session.StepUp(), clock.Now()) {
 		t.Error("a fresh passkey:", err)
 	}
 	clock.Add(4 * time.Minute)

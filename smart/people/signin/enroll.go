@@ -40,7 +40,7 @@ func (w *Enrollee) Fresh(now time.Time) bool {
 
 // change commits new authenticators. It ends all other sessions of the user,
 // uses up the one-time link, and starts a new session.
-func (s *Service) change(ctx context.Context, from From, w Enrollee, what string, p session.Proof,
+func (s *Service) change(ctx context.Context, from From, w Enrollee, action string, proof session.Proof,
 	state ...store.StateWrite) (SignedIn, error) {
 	u := w.User
 	u.End()
@@ -51,21 +51,21 @@ func (s *Service) change(ctx context.Context, from From, w Enrollee, what string
 	if w.Invite != nil {
 		writes = append(writes, w.Invite.Redeem())
 	} else {
-		p = session.Proof{ACR: w.Session.ACR, AMR: w.Session.AMR, At: w.Session.Auth}
+		proof = session.Proof{ACR: w.Session.ACR, AMR: w.Session.AMR, At: w.Session.Auth}
 	}
-	secret, x, sw, err := s.Sessions.Begin(&u, p, from.place(), w.Session)
+	secret, sess, sw, err := s.Sessions.Begin(&u, proof, from.place(), w.Session)
 	if err != nil {
 		return SignedIn{}, err
 	}
 	ev := audit.Event{Type: audit.Security, Interaction: "attributes", Principal: s.Principal(&u),
 		RemoteIP: from.RemoteIP, RequestID: from.RequestID,
-		Extra: [][2]string{{"change", what}}}
+		Extra: [][2]string{{"change", action}}}
 	err = s.commit(ctx, ev, append(append(writes, sw...), state...)...)
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		err = fhir.Errorf(fhir.Conflict, "signin.change",
 			"The link was used or the account was changed in the meantime. Please start again.")
 	}
-	return SignedIn{Secret: secret, Session: x, User: u}, err
+	return SignedIn{Secret: secret, Session: sess, User: u}, err
 }
 
 func (s *Service) check(w *Enrollee) error {
@@ -98,7 +98,7 @@ func (s *Service) BeginPasskeyEnrollment(w Enrollee) ([]byte, authn.Ceremony, er
 }
 
 // EnrollPasskey verifies the browser's response and adds the passkey.
-func (s *Service) EnrollPasskey(ctx context.Context, from From, w Enrollee, c authn.Ceremony, answer []byte,
+func (s *Service) EnrollPasskey(ctx context.Context, from From, w Enrollee, ceremony authn.Ceremony, answer []byte,
 	label string) (SignedIn, error) {
 	const op = "signin.EnrollPasskey"
 	if s.Passkeys == nil {
@@ -107,7 +107,7 @@ func (s *Service) EnrollPasskey(ctx context.Context, from From, w Enrollee, c au
 	if err := s.check(&w); err != nil {
 		return SignedIn{}, err
 	}
-	cred, err := s.Passkeys.Enroll(&w.User, c, answer)
+	cred, err := s.Passkeys.Enroll(&w.User, ceremony, answer)
 	if err != nil {
 		return SignedIn{}, err
 	}
@@ -118,7 +118,7 @@ func (s *Service) EnrollPasskey(ctx context.Context, from From, w Enrollee, c au
 	w.User.Passkeys = append(w.User.Passkeys, user.Passkey{Label: trim(label, "Passkey"), Created: now, Record: cred})
 	return s.change(ctx, from, w, "passkey-added",
 		session.Proof{ACR: authn.PhishingResistant, AMR: []string{"hwk", "user", "mfa"}, At: now},
-		once(c.Session.Challenge, c.Expires))
+		once(ceremony.Session.Challenge, ceremony.Expires))
 }
 
 func trim(s, fallback string) string {
@@ -218,9 +218,9 @@ func (s *Service) Connect(ctx context.Context, from From, w Enrollee, req authn.
 		return SignedIn{}, fhir.Errorf(fhir.Forbidden, op,
 			"Staff need a second factor at the hospital’s sign-in, and it was not used.")
 	}
-	x := user.External{Issuer: id.Issuer, Subject: id.Subject}
-	if !slices.Contains(w.User.External, x) {
-		w.User.External = append(slices.Clone(w.User.External), x)
+	external := user.External{Issuer: id.Issuer, Subject: id.Subject}
+	if !slices.Contains(w.User.External, external) {
+		w.User.External = append(slices.Clone(w.User.External), external)
 	}
 	return s.change(ctx, from, w, "external-connected", session.Proof{ACR: id.ACR, AMR: id.AMR, At: id.AuthTime},
 		once(req.State, req.Expires))

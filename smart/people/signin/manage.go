@@ -196,8 +196,8 @@ func (s *Service) SetDisabled(ctx context.Context, from From, by Actor, id strin
 	return s.edit(ctx, from, by, id, "attributes", what, func(u *user.User) { u.Disabled = disabled })
 }
 
-// edit changes another user. An administrator does not change themselves, so
-// one who can sign in always remains.
+// edit changes another user. Administrators cannot change their own account, so
+// that at least one can always sign in.
 func (s *Service) edit(ctx context.Context, from From, by Actor, id, kind, what string, change func(*user.User)) error {
 	const op = "signin.edit"
 	if by.User != nil && by.User.ID == id {

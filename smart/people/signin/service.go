@@ -84,18 +84,20 @@ type Service struct {
 }
 
 // New returns a Service.
-func New(o Options) (*Service, error) {
-	if o.Store == nil || o.Audit == nil || o.Users == nil || o.Sessions == nil || o.Passwords == nil ||
-		o.Vault == nil || o.ResourceExists == nil || o.EndAccess == nil || o.Clock == nil || o.Issuer == "" {
+func New(options Options) (*Service, error) {
+	if options.Store == nil || options.Audit == nil || options.Users == nil || options.Sessions == nil ||
+		options.Passwords == nil ||
+		options.Vault == nil || options.ResourceExists == nil || options.EndAccess == nil || options.Clock == nil ||
+		options.Issuer == "" {
 		return nil, fhir.Errorf(fhir.Internal, "signin.New", "a required option is missing")
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
 	}
 	n, err := otel.Meter("pulsegate/smart/people/signin").Int64Counter("pulsegate.signin.attempts",
 		metric.WithUnit("{attempt}"),
 		metric.WithDescription("Sign-ins by way and outcome"))
-	return &Service{Options: o, throttle: authn.Throttle{Store: o.Store, Clock: o.Clock}, count: n},
+	return &Service{Options: options, throttle: authn.Throttle{Store: options.Store, Clock: options.Clock}, count: n},
 		fhir.Wrap("signin.New", err)
 }
 
@@ -151,17 +153,17 @@ func (s *Service) Principal(u *user.User) *access.Principal {
 }
 
 // Subject returns the subject of an authorization that u approves in session x.
-func Subject(u *user.User, x *session.Session) authz.Subject {
+func Subject(u *user.User, sess *session.Session) authz.Subject {
 	ref, _ := fhir.ParseRef(u.Reference())
-	return authz.Subject{ID: u.ID, Name: u.Name, FHIRUser: ref, Roles: u.Roles.Strings(), AuthTime: x.Auth,
-		ACR: x.ACR, AMR: x.AMR, Session: x.SID, Access: u.Access}
+	return authz.Subject{ID: u.ID, Name: u.Name, FHIRUser: ref, Roles: u.Roles.Strings(), AuthTime: sess.Auth,
+		ACR: sess.ACR, AMR: sess.AMR, Session: sess.SID, Access: u.Access}
 }
 
 // standing returns the current user of a subject. ok is false if the user was
 // disabled, represents another resource now, or has changed in a way that ends
 // authorizations.
-func (s *Service) standing(ctx context.Context, x authz.Subject) (u user.User, ok bool, err error) {
-	u, err = s.Users.Get(ctx, x.ID)
+func (s *Service) standing(ctx context.Context, subject authz.Subject) (u user.User, ok bool, err error) {
+	u, err = s.Users.Get(ctx, subject.ID)
 	if err != nil {
 		if fhir.KindOf(err) == fhir.NotFound {
 			return u, false, nil
@@ -169,23 +171,23 @@ func (s *Service) standing(ctx context.Context, x authz.Subject) (u user.User, o
 		return u, false, err
 	}
 	ref, _ := fhir.ParseRef(u.Reference())
-	return u, !u.Disabled && u.Access == x.Access && ref == x.FHIRUser, nil
+	return u, !u.Disabled && u.Access == subject.Access && ref == subject.FHIRUser, nil
 }
 
 // Roles returns the current roles of an authorization's subject. ok is false if
 // the subject's authorizations have ended.
-func (s *Service) Roles(ctx context.Context, x authz.Subject) (roles []string, ok bool, err error) {
-	u, ok, err := s.standing(ctx, x)
+func (s *Service) Roles(ctx context.Context, subject authz.Subject) (roles []string, ok bool, err error) {
+	u, ok, err := s.standing(ctx, subject)
 	return u.Roles.Strings(), ok, err
 }
 
 // Alive is like Roles, but an authorization without offline access also ends
 // with its session.
-func (s *Service) Alive(ctx context.Context, x authz.Subject, offline bool) (roles []string, ok bool, err error) {
-	if roles, ok, err = s.Roles(ctx, x); err != nil || !ok || offline {
+func (s *Service) Alive(ctx context.Context, subject authz.Subject, offline bool) (roles []string, ok bool, err error) {
+	if roles, ok, err = s.Roles(ctx, subject); err != nil || !ok || offline {
 		return roles, ok, err
 	}
-	ok, err = s.Sessions.Alive(ctx, x.Session)
+	ok, err = s.Sessions.Alive(ctx, subject.Session)
 	return roles, ok, err
 }
 
@@ -193,8 +195,8 @@ func (s *Service) Alive(ctx context.Context, x authz.Subject, offline bool) (rol
 // account has changed since. Access that begins concurrently with a change of
 // the account can therefore not escape the end of all access. ok is as in
 // Roles.
-func (s *Service) Hold(ctx context.Context, x authz.Subject) (w store.StateWrite, ok bool, err error) {
-	u, ok, err := s.standing(ctx, x)
+func (s *Service) Hold(ctx context.Context, subject authz.Subject) (w store.StateWrite, ok bool, err error) {
+	u, ok, err := s.standing(ctx, subject)
 	if err != nil || !ok {
 		return w, false, err
 	}
@@ -241,24 +243,25 @@ func (s *Service) mayRecord() bool {
 	return s.spent <= recorded
 }
 
-func (s *Service) counted(ctx context.Context, way, outcome string) {
-	s.count.Add(ctx, 1, metric.WithAttributes(attribute.String("pulsegate.signin.method", way),
+func (s *Service) counted(ctx context.Context, method, outcome string) {
+	s.count.Add(ctx, 1, metric.WithAttributes(attribute.String("pulsegate.signin.method", method),
 		attribute.String("pulsegate.outcome", outcome)))
 }
 
 // refused counts and records a failed sign-in, with the writes that delay
 // further attempts. userID is the user, if known. reason is a fixed text.
-func (s *Service) refused(ctx context.Context, from From, way, userID, reason string,
+func (s *Service) refused(ctx context.Context, from From, method, userID, reason string,
 	state func() ([]store.StateWrite, error)) error {
-	s.counted(ctx, way, "refused")
+	s.counted(ctx, method, "refused")
 	ctx = context.WithoutCancel(ctx)
-	ev := audit.Event{Type: audit.SignIn, Interaction: "login", Outcome: audit.Serious, Reason: way + ": " + reason,
+	ev := audit.Event{Type: audit.SignIn, Interaction: "login", Outcome: audit.Serious, Reason: method + ": " + reason,
 		RemoteIP: from.RemoteIP, RequestID: from.RequestID}
 	if userID != "" {
 		ev.Principal = &access.Principal{Subject: userID, Issuer: s.Issuer}
 	}
 	record := s.mayRecord()
-	s.Logger.InfoContext(ctx, "sign-in refused", "way", way, "rule", reason, "request_id", from.RequestID, "recorded",
+	s.Logger.InfoContext(ctx, "sign-in refused", "way", method, "rule", reason, "request_id", from.RequestID,
+		"recorded",
 		record)
 	for range attempts {
 		var writes []store.StateWrite
@@ -284,13 +287,13 @@ func (s *Service) refused(ctx context.Context, from From, way, userID, reason st
 
 // begin completes a sign-in: it commits the user, the session and the event
 // together.
-func (s *Service) begin(ctx context.Context, from From, way string, u *user.User, p session.Proof,
+func (s *Service) begin(ctx context.Context, from From, method string, u *user.User, proof session.Proof,
 	before *session.Session, state ...store.StateWrite) (SignedIn, error) {
 	writes, err := s.Users.Writes(u)
 	if err != nil {
 		return SignedIn{}, err
 	}
-	secret, x, sw, err := s.Sessions.Begin(u, p, from.place(), before)
+	secret, sess, sw, err := s.Sessions.Begin(u, proof, from.place(), before)
 	if err != nil {
 		return SignedIn{}, err
 	}
@@ -300,12 +303,12 @@ func (s *Service) begin(ctx context.Context, from From, way string, u *user.User
 	}
 	ev := audit.Event{Type: audit.SignIn, Interaction: what, Principal: s.Principal(u), RemoteIP: from.RemoteIP,
 		RequestID: from.RequestID,
-		Extra:     [][2]string{{"acr", p.ACR}, {"way", way}}}
+		Extra:     [][2]string{{"acr", proof.ACR}, {"way", method}}}
 	if err := s.commit(ctx, ev, append(append(writes, sw...), state...)...); err != nil {
 		return SignedIn{}, err
 	}
-	s.counted(ctx, way, "signed-in")
-	return SignedIn{Secret: secret, Session: x, User: *u}, nil
+	s.counted(ctx, method, "signed-in")
+	return SignedIn{Secret: secret, Session: sess, User: *u}, nil
 }
 
 // Actor is the person who changes another account.
@@ -319,22 +322,22 @@ type Actor struct {
 
 // allow checks that the actor's role allows the action and that the step-up it
 // needs was done.
-func (s *Service) allow(a Actor, what role.Action) error {
-	if a.Operator != "" {
+func (s *Service) allow(actor Actor, action role.Action) error {
+	if actor.Operator != "" {
 		return nil
 	}
-	if a.User == nil || a.Session == nil || !a.User.Roles.May(what) {
+	if actor.User == nil || actor.Session == nil || !actor.User.Roles.May(action) {
 		return fhir.Errorf(fhir.Forbidden, "signin.allow", "your role does not allow this")
 	}
-	if role.StepUp(what) && !a.Session.Meets(session.StepUp(), s.Clock()) {
+	if role.StepUp(action) && !actor.Session.Meets(session.StepUp(), s.Clock()) {
 		return ErrStepUp
 	}
 	return nil
 }
 
-func (s *Service) actor(a Actor) *access.Principal {
-	if a.Operator != "" {
-		return &access.Principal{Operator: a.Operator}
+func (s *Service) actor(actor Actor) *access.Principal {
+	if actor.Operator != "" {
+		return &access.Principal{Operator: actor.Operator}
 	}
-	return s.Principal(a.User)
+	return s.Principal(actor.User)
 }

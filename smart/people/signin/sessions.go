@@ -12,9 +12,9 @@ import (
 )
 
 // SignOut ends a session.
-func (s *Service) SignOut(ctx context.Context, from From, u *user.User, x *session.Session) error {
+func (s *Service) SignOut(ctx context.Context, from From, u *user.User, sess *session.Session) error {
 	return s.commit(ctx, audit.Event{Type: audit.SignOut, Interaction: "logout", Principal: s.Principal(u),
-		RemoteIP: from.RemoteIP, RequestID: from.RequestID}, x.End())
+		RemoteIP: from.RemoteIP, RequestID: from.RequestID}, sess.End())
 }
 
 // ListSessions lists the sessions of a user, most recently used first.
@@ -28,18 +28,18 @@ func (s *Service) ListSessions(ctx context.Context, u *user.User) ([]session.Ses
 func (s *Service) EndSession(ctx context.Context, from From, u *user.User, sid string) error {
 	const op = "signin.EndSession"
 	for range changes {
-		xs, err := s.Sessions.ByUser(ctx, u.ID)
+		sessions, err := s.Sessions.ByUser(ctx, u.ID)
 		if err != nil {
 			return err
 		}
-		i := slices.IndexFunc(xs, func(x session.Session) bool { return x.SID == sid })
+		i := slices.IndexFunc(sessions, func(sess session.Session) bool { return sess.SID == sid })
 		if i < 0 {
 			return fhir.Errorf(fhir.NotFound, op, "The session has ended already.")
 		}
 		ev := audit.Event{Type: audit.SignOut, Interaction: "logout", Principal: s.Principal(u),
 			RemoteIP: from.RemoteIP, RequestID: from.RequestID,
 			Extra: [][2]string{{"change", "session-ended"}}}
-		b := store.Batch{State: []store.StateWrite{xs[i].EndUnchanged()}}
+		b := store.Batch{State: []store.StateWrite{sessions[i].EndUnchanged()}}
 		if err := s.EndAccess(ctx, &b, u.ID, sid, ev); err != nil {
 			return err
 		}
@@ -52,14 +52,14 @@ func (s *Service) EndSession(ctx context.Context, from From, u *user.User, sid s
 
 // EndEverything ends every session, authorization and emergency access of u,
 // and starts a new session at this browser.
-func (s *Service) EndEverything(ctx context.Context, from From, u user.User, x *session.Session) (SignedIn, error) {
+func (s *Service) EndEverything(ctx context.Context, from From, u user.User, sess *session.Session) (SignedIn, error) {
 	const op = "signin.EndEverything"
 	for range changes {
 		u, err := s.Users.Get(ctx, u.ID)
 		if err != nil {
 			return SignedIn{}, err
 		}
-		if u.Epoch != x.Epoch || u.Disabled {
+		if u.Epoch != sess.Epoch || u.Disabled {
 			return SignedIn{}, fhir.Errorf(fhir.Unauthorized, op, "The session has ended.")
 		}
 		u.EndAll()
@@ -67,7 +67,8 @@ func (s *Service) EndEverything(ctx context.Context, from From, u user.User, x *
 		if err != nil {
 			return SignedIn{}, err
 		}
-		secret, now, sw, err := s.Sessions.Begin(&u, session.Proof{ACR: x.ACR, AMR: x.AMR, At: x.Auth}, from.place(), x)
+		secret, now, sw, err := s.Sessions.Begin(&u, session.Proof{ACR: sess.ACR, AMR: sess.AMR, At: sess.Auth},
+			from.place(), sess)
 		if err != nil {
 			return SignedIn{}, err
 		}

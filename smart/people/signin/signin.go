@@ -112,17 +112,17 @@ func (s *Service) BeginPasskey(u *user.User) ([]byte, authn.Ceremony, error) {
 }
 
 // Passkey signs in with a passkey. If before is set, it is a step-up.
-func (s *Service) Passkey(ctx context.Context, from From, c authn.Ceremony, answer []byte,
+func (s *Service) Passkey(ctx context.Context, from From, ceremony authn.Ceremony, answer []byte,
 	before *session.Session) (SignedIn, error) {
 	const op = "signin.Passkey"
 	if s.Passkeys == nil {
 		return SignedIn{}, fhir.Errorf(fhir.NotAllowed, op, "passkeys are not available")
 	}
-	u, err := s.Passkeys.SignIn(ctx, s.Users, c, answer)
+	u, err := s.Passkeys.SignIn(ctx, s.Users, ceremony, answer)
 	if err == nil {
 		in, berr := s.begin(ctx, from, "passkey", &u,
 			session.Proof{ACR: authn.PhishingResistant, AMR: []string{"hwk", "user", "mfa"}, At: s.Clock()}, before,
-			once(c.Session.Challenge, c.Expires))
+			once(ceremony.Session.Challenge, ceremony.Expires))
 		if berr == nil || fhir.KindOf(berr) != fhir.Conflict {
 			return in, berr
 		}

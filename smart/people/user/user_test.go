@@ -79,16 +79,16 @@ func TestLoginsAreUnique(t *testing.T) {
 		}
 	}
 	ben := w.made("ben")
-	x := user.External{Issuer: "https://idp.example", Subject: "1"}
-	ada.External = []user.External{x}
+	tt := user.External{Issuer: "https://idp.example", Subject: "1"}
+	ada.External = []user.External{tt}
 	if err := w.save(&ada); err != nil {
 		t.Fatal(err)
 	}
-	ben.External = []user.External{x}
+	ben.External = []user.External{tt}
 	if err := w.save(&ben); fhir.KindOf(err) != fhir.Conflict {
 		t.Error("an outside identity of two:", err)
 	}
-	if u, err := w.ByExternal(t.Context(), x.Issuer, x.Subject); err != nil || u.ID != ada.ID {
+	if u, err := w.ByExternal(t.Context(), tt.Issuer, tt.Subject); err != nil || u.ID != ada.ID {
 		t.Error(err)
 	}
 	ada, _ = w.Get(t.Context(), ada.ID)
@@ -96,7 +96,7 @@ func TestLoginsAreUnique(t *testing.T) {
 	if err := w.save(&ada); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.ByExternal(t.Context(), x.Issuer, x.Subject); fhir.KindOf(err) != fhir.NotFound {
+	if _, err := w.ByExternal(t.Context(), tt.Issuer, tt.Subject); fhir.KindOf(err) != fhir.NotFound {
 		t.Error("an identity that was taken away:", err)
 	}
 	// The boundary between the two strings matters.
@@ -197,7 +197,7 @@ func TestInvite(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	w := newWorld(t)
-	for name, x := range map[string]struct {
+	for name, tt := range map[string]struct {
 		login, name, patient, practitioner string
 		roles                              role.Roles
 	}{
@@ -212,7 +212,7 @@ func TestRefused(t *testing.T) {
 		"practitioner who is none": {"a", "N", "p1", "", role.Roles{role.Practitioner}},
 		"no id":                    {"a", "N", "../p", "", role.Roles{role.Patient}},
 	} {
-		if _, err := w.New(x.login, x.name, x.roles, x.patient, x.practitioner); fhir.KindOf(err) != fhir.Invalid {
+		if _, err := w.New(tt.login, tt.name, tt.roles, tt.patient, tt.practitioner); fhir.KindOf(err) != fhir.Invalid {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -14,6 +14,6 @@
 // A proof is valid from maxAge before now until skew after it. Its jti is
 // stored longer than that, so that it is used only once even across a restart
 // or a small step back of the clock. At the token endpoint the jti is part of
-// the commit that issues the token. At the resource server it is committed by
-// itself before the response.
+// the commit that issues the token. At the resource server it is committed
+// separately, before the response.
 package dpop

@@ -91,38 +91,38 @@ func Verify(r *http.Request, target, accessToken string, now time.Time, nonces *
 	if len(values) > 1 {
 		return nil, bad("more than one proof")
 	}
-	h, c, err := parse(values[0])
+	header, claims, err := parse(values[0])
 	if err != nil {
 		return nil, err
 	}
-	public, jkt, err := key(h)
+	public, jkt, err := key(header)
 	if err != nil {
 		return nil, err
 	}
-	if !compact.Verify(values[0], h.Alg, public) {
+	if !compact.Verify(values[0], header.Alg, public) {
 		return nil, bad("the signature is not that of the key")
 	}
-	iat := time.UnixMilli(int64(*c.Iat * 1000))
+	iat := time.UnixMilli(int64(*claims.Iat * 1000))
 	switch {
-	case c.JTI == "" || len(c.JTI) > maxJTI:
+	case claims.JTI == "" || len(claims.JTI) > maxJTI:
 		return nil, bad("jti must have 1 to 255 bytes")
-	case c.HTM != r.Method:
+	case claims.HTM != r.Method:
 		return nil, bad("htm is not the method of the request")
-	case !sameURL(c.HTU, target):
+	case !sameURL(claims.HTU, target):
 		return nil, bad("htu is not the URL of the request")
 	case iat.Before(now.Add(-maxAge)) || iat.After(now.Add(skew)):
 		return nil, bad("iat is not about now")
 	}
 	if accessToken != "" {
 		sum := sha256.Sum256([]byte(accessToken))
-		if subtle.ConstantTimeCompare([]byte(c.Ath), []byte(base64.RawURLEncoding.EncodeToString(sum[:]))) != 1 {
+		if subtle.ConstantTimeCompare([]byte(claims.Ath), []byte(base64.RawURLEncoding.EncodeToString(sum[:]))) != 1 {
 			return nil, bad("ath is not the hash of the access token")
 		}
 	}
-	if err := nonces.check(c.Nonce); err != nil {
+	if err := nonces.check(claims.Nonce); err != nil {
 		return nil, err
 	}
-	return &Proof{JKT: jkt, jti: c.JTI, iat: iat}, nil
+	return &Proof{JKT: jkt, jti: claims.JTI, iat: iat}, nil
 }
 
 // parse decodes a proof without verifying it.
@@ -146,7 +146,7 @@ func decode(part string, v any) bool {
 }
 
 // key returns the public key in a proof's header.
-func key(h header) (public any, jkt string, err error) {
+func key(header header) (public any, jkt string, err error) {
 	var members struct {
 		Kty string `json:"kty"`
 		D   string `json:"d"`
@@ -154,32 +154,33 @@ func key(h header) (public any, jkt string, err error) {
 		P   string `json:"p"`
 		Q   string `json:"q"`
 	}
-	if json.Unmarshal(h.JWK, &members) != nil || members.D+members.K+members.P+members.Q != "" ||
+	if json.Unmarshal(header.JWK, &members) != nil || members.D+members.K+members.P+members.Q != "" ||
 		members.Kty != "EC" && members.Kty != "RSA" {
 		return nil, "", bad("jwk must be a public EC or RSA key")
 	}
-	j, err := jwk.ParseKey(h.JWK)
+	parsed, err := jwk.ParseKey(header.JWK)
 	if err != nil {
 		return nil, "", bad("jwk cannot be read")
 	}
 	var raw any
-	if err := j.Raw(&raw); err != nil {
+	if err := parsed.Raw(&raw); err != nil {
 		return nil, "", bad("jwk cannot be read")
 	}
 	ok := false
 	switch p := raw.(type) {
 	case *ecdsa.PublicKey:
 		_, err := p.ECDH()
-		ok = err == nil && (h.Alg == "ES256" && p.Curve == elliptic.P256() || h.Alg == "ES384" &&
+		ok = err == nil && (header.Alg == "ES256" && p.Curve == elliptic.P256() || header.Alg == "ES384" &&
 			p.Curve == elliptic.P384())
 	case *rsa.PublicKey:
-		ok = (h.Alg == "RS256" || h.Alg == "RS384") && p.N.BitLen() >= 2048 && p.N.BitLen() <= 8192 && p.E >= 3 &&
+		ok = (header.Alg == "RS256" || header.Alg == "RS384") && p.N.BitLen() >= 2048 && p.N.BitLen() <= 8192 &&
+			p.E >= 3 &&
 			p.E&1 == 1
 	}
 	if !ok {
 		return nil, "", bad("alg must be ES256, ES384, RS256 or RS384, with a sound key of its kind")
 	}
-	sum, err := j.Thumbprint(crypto.SHA256)
+	sum, err := parsed.Thumbprint(crypto.SHA256)
 	if err != nil {
 		return nil, "", bad("jwk cannot be read")
 	}

@@ -58,7 +58,7 @@ type Issuer struct {
 type Claims struct {
 	Client   string `yaml:"client"`   // client_id, then azp
 	Subject  string `yaml:"subject"`  // sub
-	Scope    string `yaml:"scope"`    // scope: a string, or an array
+	Scope    string `yaml:"scope"`    // scope, a string or an array
 	FHIRUser string `yaml:"fhirUser"` // fhirUser
 	Patient  string `yaml:"patient"`  // patient
 	Roles    string `yaml:"roles"`    // roles
@@ -131,16 +131,16 @@ func invalid() error { return fhir.Errorf(fhir.Unauthorized, "issuer.Verify", "i
 // Verify verifies a token. ok is false if its issuer is not configured. The
 // error has kind Unauthorized and reveals nothing about the token.
 func (v *Verifier) Verify(ctx context.Context, token string) (t Token, ok bool, err error) {
-	h, c, err := compact.Parse(token)
+	header, claims, err := compact.Parse(token)
 	if err != nil {
 		return Token{}, false, nil
 	}
-	i := slices.IndexFunc(v.Issuers, func(x Issuer) bool { return x.Issuer == c.Iss })
+	i := slices.IndexFunc(v.Issuers, func(issuer Issuer) bool { return issuer.Issuer == claims.Iss })
 	if i < 0 {
 		return Token{}, false, nil
 	}
-	x := &v.Issuers[i]
-	algs, types, aud, life := x.Algs, x.Types, x.Audience, x.MaxLife
+	issuer := &v.Issuers[i]
+	algs, types, aud, life := issuer.Algs, issuer.Types, issuer.Audience, issuer.MaxLife
 	if len(algs) == 0 {
 		algs = []string{"RS256", "RS384", "ES256", "ES384"}
 	}
@@ -153,57 +153,58 @@ func (v *Verifier) Verify(ctx context.Context, token string) (t Token, ok bool, 
 	if life <= 0 {
 		life = time.Hour
 	}
-	typ := strings.TrimPrefix(strings.ToLower(h.Typ), "application/")
-	if !slices.Contains(algs, h.Alg) || h.JKU != "" ||
+	typ := strings.TrimPrefix(strings.ToLower(header.Typ), "application/")
+	if !slices.Contains(algs, header.Alg) || header.JKU != "" ||
 		!slices.ContainsFunc(types, func(s string) bool { return strings.EqualFold(s, typ) }) ||
-		!slices.Contains(c.Aud, aud) || c.Exp == nil || c.Iat == nil || *c.Exp-*c.Iat > life.Seconds() {
+		!slices.Contains(claims.Aud, aud) || claims.Exp == nil || claims.Iat == nil ||
+		*claims.Exp-*claims.Iat > life.Seconds() {
 		return Token{}, true, invalid()
 	}
-	public, err := v.Keys.Find(ctx, x.JWKSURL, h.Alg, h.Kid)
+	public, err := v.Keys.Find(ctx, issuer.JWKSURL, header.Alg, header.Kid)
 	if err != nil && fhir.KindOf(err) != fhir.Unavailable {
 		return Token{}, true, err
 	}
-	if err != nil || public == nil || h.Kid == "" || !compact.Verify(token, h.Alg, public) {
+	if err != nil || public == nil || header.Kid == "" || !compact.Verify(token, header.Alg, public) {
 		return Token{}, true, invalid()
 	}
-	t, err = v.read(x, compact.Payload(token))
-	t.NotBefore, t.Expires = seconds(*c.Iat).Add(-client.Skew), seconds(*c.Exp)
-	if c.Nbf != nil && seconds(*c.Nbf).After(t.NotBefore) {
-		t.NotBefore = seconds(*c.Nbf)
+	t, err = v.read(issuer, compact.Payload(token))
+	t.NotBefore, t.Expires = seconds(*claims.Iat).Add(-client.Skew), seconds(*claims.Exp)
+	if claims.Nbf != nil && seconds(*claims.Nbf).After(t.NotBefore) {
+		t.NotBefore = seconds(*claims.Nbf)
 	}
-	t.ID, t.ACR, t.JKT, t.X5T = c.Jti, c.ACR, c.Confirm.JKT, c.Confirm.X5T
-	if c.AuthTime > 0 && !math.IsNaN(c.AuthTime) && c.AuthTime < 1<<40 {
-		t.AuthTime = seconds(c.AuthTime)
+	t.ID, t.ACR, t.JKT, t.X5T = claims.Jti, claims.ACR, claims.Confirm.JKT, claims.Confirm.X5T
+	if claims.AuthTime > 0 && !math.IsNaN(claims.AuthTime) && claims.AuthTime < 1<<40 {
+		t.AuthTime = seconds(claims.AuthTime)
 	}
 	return t, true, err
 }
 
 func seconds(f float64) time.Time { return time.Unix(int64(f), 0).UTC() }
 
-func (v *Verifier) read(x *Issuer, payload []byte) (Token, error) {
+func (v *Verifier) read(issuer *Issuer, payload []byte) (Token, error) {
 	var all map[string]any
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	dec.UseNumber()
 	if err := dec.Decode(&all); err != nil {
 		return Token{}, invalid()
 	}
-	t := Token{Issuer: x.Issuer}
-	t.ClientID = first(all, x.Claims.Client, "client_id", "azp")
-	t.Subject = first(all, x.Claims.Subject, "sub")
-	t.Scope = strings.Join(list(all, or(x.Claims.Scope, "scope")), " ")
-	t.Patient = strings.TrimPrefix(first(all, x.Claims.Patient, "patient"), "Patient/")
+	t := Token{Issuer: issuer.Issuer}
+	t.ClientID = first(all, issuer.Claims.Client, "client_id", "azp")
+	t.Subject = first(all, issuer.Claims.Subject, "sub")
+	t.Scope = strings.Join(list(all, or(issuer.Claims.Scope, "scope")), " ")
+	t.Patient = strings.TrimPrefix(first(all, issuer.Claims.Patient, "patient"), "Patient/")
 	name := t.ClientID
-	here, ok := x.Clients[name]
+	here, ok := issuer.Clients[name]
 	if !ok {
 		return Token{}, invalid() // the issuer may not issue tokens for this client
 	}
-	t.ClientID, t.Allowed = here, x.Scopes
-	for _, r := range list(all, or(x.Claims.Roles, "roles")) {
-		if ours, ok := x.Roles[r]; ok && !slices.Contains(t.Roles, ours) {
+	t.ClientID, t.Allowed = here, issuer.Scopes
+	for _, r := range list(all, or(issuer.Claims.Roles, "roles")) {
+		if ours, ok := issuer.Roles[r]; ok && !slices.Contains(t.Roles, ours) {
 			t.Roles = append(t.Roles, ours)
 		}
 	}
-	if u := first(all, x.Claims.FHIRUser, "fhirUser"); u != "" {
+	if u := first(all, issuer.Claims.FHIRUser, "fhirUser"); u != "" {
 		ref, ok := fhir.ParseRef(strings.TrimPrefix(u, v.Base+"/"))
 		if !ok {
 			return Token{}, invalid() // a user of another server has no account here
@@ -250,12 +251,12 @@ func list(all map[string]any, path string) []string {
 			return nil
 		}
 	}
-	switch x := v.(type) {
+	switch value := v.(type) {
 	case string:
-		return []string{x}
+		return []string{value}
 	case []any:
 		var out []string
-		for _, e := range x {
+		for _, e := range value {
 			s, ok := e.(string)
 			if !ok {
 				return nil

@@ -47,7 +47,7 @@ type Ring struct {
 	clock func() time.Time
 
 	mu   sync.RWMutex
-	keys map[string][]signing // by purpose (Alg, IDAlg), newest first
+	keys map[string][]signing // by purpose (accessAlg, IDAlg), newest first
 }
 
 type signing struct {
@@ -135,8 +135,8 @@ func read(name string) (signing, error) {
 	if err != nil {
 		return signing{}, fhir.Wrap("keys.Open", err)
 	}
-	k := signing{}
-	if err := json.Unmarshal(b, &k.facts); err != nil {
+	key := signing{}
+	if err := json.Unmarshal(b, &key.facts); err != nil {
 		return refuse("not a JWK")
 	}
 	j, err := jwk.ParseKey(b)
@@ -150,26 +150,26 @@ func read(name string) (signing, error) {
 	switch p := raw.(type) {
 	case *ecdsa.PrivateKey:
 		if _, err := p.ECDH(); err != nil ||
-			k.Alg != map[elliptic.Curve]string{elliptic.P256(): "ES256", elliptic.P384(): "ES384"}[p.Curve] {
+			key.Alg != map[elliptic.Curve]string{elliptic.P256(): "ES256", elliptic.P384(): "ES384"}[p.Curve] {
 			return refuse("the curve is not that of the algorithm")
 		}
-		k.private = p
+		key.private = p
 	case *rsa.PrivateKey:
-		if k.Alg != IDAlg || p.Validate() != nil || p.N.BitLen() < rsaBits {
+		if key.Alg != IDAlg || p.Validate() != nil || p.N.BitLen() < rsaBits {
 			return refuse("not an RSA key of at least 2048 bits for RS256")
 		}
-		k.private = p
+		key.private = p
 	default:
 		return refuse("not a private key for signing")
 	}
-	kid, err := thumbprint(k.private.Public())
+	kid, err := thumbprint(key.private.Public())
 	if err != nil {
 		return signing{}, err
 	}
-	if kid != k.Kid || filepath.Base(name) != kid+".jwk" {
+	if kid != key.Kid || filepath.Base(name) != kid+".jwk" {
 		return refuse("the name is not the key's thumbprint")
 	}
-	return k, nil
+	return key, nil
 }
 
 func thumbprint(public any) (string, error) {
@@ -264,8 +264,8 @@ func members(raw any, f any) (map[string]any, error) {
 }
 
 // write replaces the key file atomically and durably.
-func (r *Ring) write(k signing) error {
-	f, err := members(k.private, k.facts)
+func (r *Ring) write(key signing) error {
+	f, err := members(key.private, key.facts)
 	if err != nil {
 		return err
 	}
@@ -285,7 +285,7 @@ func (r *Ring) write(k signing) error {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(tmp.Name(), filepath.Join(r.dir, k.Kid+".jwk"))
+		err = os.Rename(tmp.Name(), filepath.Join(r.dir, key.Kid+".jwk"))
 	}
 	if err != nil {
 		return fhir.Wrap("keys.write", err)

@@ -76,13 +76,13 @@ func (k *Key) client(typ, challenge string) []byte {
 
 // Create responds to the options of navigator.credentials.create.
 func (k *Key) Create(options []byte) []byte {
-	var o struct {
+	var in struct {
 		Challenge string
 		RP        struct{ ID string }
 		User      struct{ ID string }
 	}
-	k.must(json.Unmarshal(options, &o))
-	k.user, k.rp = o.User.ID, o.RP.ID
+	k.must(json.Unmarshal(options, &in))
+	k.user, k.rp = in.User.ID, in.RP.ID
 	point, err := k.private.PublicKey.Bytes()
 	k.must(err)
 	x, y := point[1:33], point[33:]
@@ -95,15 +95,15 @@ func (k *Key) Create(options []byte) []byte {
 	// {"fmt": "none", "attStmt": {}, "authData": …}
 	att := append([]byte{0xa3}, "\x63fmt\x64none\x67attStmt\xa0\x68authData\x58"...)
 	att = append(append(att, byte(len(data))), data...)
-	return k.credential(map[string]any{"clientDataJSON": b64.EncodeToString(k.client("webauthn.create", o.Challenge)),
+	return k.credential(map[string]any{"clientDataJSON": b64.EncodeToString(k.client("webauthn.create", in.Challenge)),
 		"attestationObject": b64.EncodeToString(att), "transports": []string{"internal"}})
 }
 
 // Get responds to the options of navigator.credentials.get.
 func (k *Key) Get(options []byte) []byte {
-	var o struct{ Challenge string }
-	k.must(json.Unmarshal(options, &o))
-	data, client := k.authData(0), k.client("webauthn.get", o.Challenge)
+	var in struct{ Challenge string }
+	k.must(json.Unmarshal(options, &in))
+	data, client := k.authData(0), k.client("webauthn.get", in.Challenge)
 	h := sha256.Sum256(client)
 	sum := sha256.Sum256(append(data[:len(data):len(data)], h[:]...))
 	sig, err := ecdsa.SignASN1(rand.Reader, k.private, sum[:])

@@ -66,14 +66,14 @@ func Encode(words []string) []byte {
 	}
 	last := uint64(0)
 	for _, h := range hashes {
-		d := h - last
+		diff := h - last
 		last = h
-		for range d >> rice {
+		for range diff >> rice {
 			put(1)
 		}
 		put(0)
 		for i := rice - 1; i >= 0; i-- {
-			put(d >> i & 1)
+			put(diff >> i & 1)
 		}
 	}
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(hashes))), out...)
@@ -118,7 +118,7 @@ func each(list []byte, fn func(uint64) bool) error {
 		n++
 		return b
 	}
-	h := uint64(0)
+	hash := uint64(0)
 	for range count {
 		high := uint64(0)
 		for {
@@ -137,8 +137,8 @@ func each(list []byte, fn func(uint64) bool) error {
 		for range rice {
 			low = low<<1 | bit()
 		}
-		h += high<<rice | low
-		if !fn(h) {
+		hash += high<<rice | low
+		if !fn(hash) {
 			return nil
 		}
 	}
