@@ -67,7 +67,7 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if oauth.CORS(w, r, http.MethodPost) {
 		return
 	}
-	ev := audit.Event{Type: audit.TokenIssue, RemoteIP: oauth.Remote(r), RequestID: w.Header().Get("X-Request-Id")}
+	ev := audit.Event{Type: audit.TokenIssue, Caller: oauth.Caller(w, r)}
 	now := e.opts.Clock()
 	var body []byte
 	var fail *oauth.Error

@@ -60,12 +60,7 @@ func (e *Endpoint) advance(t time.Time) {
 // setMark stores the mark together with the record of that.
 func (e *Endpoint) setMark(ctx context.Context, to int64, ev audit.Event, change string) error {
 	ev.Extra = append(ev.Extra, [2]string{"change", change})
-	w, leaf, err := e.opts.Audit.Prepare(ev)
-	if err != nil {
-		return fhir.Wrap("token.setMark", err)
-	}
-	_, err = e.opts.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf},
-		State: []store.StateWrite{markWrite(to)}})
+	_, err := audit.Commit(ctx, e.opts.Store, e.opts.Audit, &store.Batch{State: []store.StateWrite{markWrite(to)}}, ev)
 	return fhir.Wrap("token.setMark", err)
 }
 

@@ -44,19 +44,10 @@ const (
 	keepJTI = 24 * time.Hour
 )
 
-// Store is the small state of a store.Store.
-type Store = authz.State
-
-// Recorder is the audit.Recorder.
-type Recorder interface {
-	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
-	Record(ctx context.Context, evs ...audit.Event) error
-}
-
 // Options of an Endpoint.
 type Options struct {
-	Store      Store
-	Audit      Recorder
+	Store      store.State
+	Audit      audit.Trail
 	Keys       *keys.Ring
 	Assertions *client.Assertions
 	Scopes     scope.Parser
@@ -322,7 +313,7 @@ func (e *Endpoint) About(ctx context.Context, patient string) ([]authz.Authoriza
 // Revoke ends an authorization of a person, with all its tokens, from the
 // next request on, in one commit with an AuditEvent that by says who it is of;
 // NotFound when it is not that person's.
-func (e *Endpoint) Revoke(ctx context.Context, by audit.Event, subjectID, authorizationID string) error {
+func (e *Endpoint) Revoke(ctx context.Context, by audit.Caller, subjectID, authorizationID string) error {
 	if subjectID == "" {
 		return fhir.Errorf(fhir.NotFound, "token.Revoke", "no such authorization")
 	}
@@ -334,7 +325,7 @@ func (e *Endpoint) Revoke(ctx context.Context, by audit.Event, subjectID, author
 // EndAll adds the end of a person's authorizations to the batch of what ends
 // them: all, or with a session's SID those that last as long as it. Each has
 // an AuditEvent of its own, which by says who it is of.
-func (e *Endpoint) EndAll(ctx context.Context, b *store.Batch, subjectID, session string, by audit.Event) error {
+func (e *Endpoint) EndAll(ctx context.Context, b *store.Batch, subjectID, session string, by audit.Caller) error {
 	rs, err := e.grants.Of(ctx, subjectID, e.opts.Clock().Add(-client.Skew)) // all that any clock here takes for live
 	if err != nil {
 		return err
@@ -362,16 +353,10 @@ func (e *Endpoint) EndAll(ctx context.Context, b *store.Batch, subjectID, sessio
 }
 
 // ended adds the event of an authorization's end.
-func (e *Endpoint) ended(b *store.Batch, by audit.Event, a *authz.Authorization, what string) error {
-	w, leaf, err := e.opts.Audit.Prepare(audit.Event{Type: audit.Decision, Interaction: "revoke",
-		Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID,
+func (e *Endpoint) ended(b *store.Batch, by audit.Caller, a *authz.Authorization, what string) error {
+	return audit.Append(e.opts.Audit, b, audit.Event{Type: audit.Decision, Interaction: "revoke", Caller: by,
 		Patient: a.Context.Patient, Extra: [][2]string{{"change", what}, {"authorization", a.ID},
 			{"client", a.ClientID}}})
-	if err != nil {
-		return fhir.Wrap("token.ended", err)
-	}
-	b.Writes, b.Leaves = append(b.Writes, w), append(b.Leaves, leaf)
-	return nil
 }
 
 // End revokes an authorization whose refresh token or code was presented: by
@@ -418,7 +403,8 @@ func (e *Endpoint) Issue(ctx context.Context, clientID, asked string, life time.
 		return Token{}, fhir.Errorf(fhir.Invalid, "token.Issue", "a token lives at least a second")
 	}
 	return e.issue(ctx, order{client: c, scope: asked, life: life, now: e.now(ctx), context: audit.Event{
-		Type: audit.TokenIssue, Query: "operator issue", Principal: &access.Principal{Operator: operator}}})
+		Type: audit.TokenIssue, Query: "operator issue",
+		Caller: audit.Caller{Principal: &access.Principal{Operator: operator}}}})
 }
 
 func (e *Endpoint) count(ctx context.Context, outcome string) {
