@@ -23,11 +23,12 @@ type Mark struct {
 	Mark  time.Time // the later one of the clock and of the latest authenticated request
 }
 
-// now returns the time that never goes back: the later of the clock and the
-// mark. It does not move the mark, for anybody may ask for it. A mark that
-// leads by more than maxLead was set while the clock was wrong: it is lowered,
-// once, so that the clock passes it within that time.
-func (e *Endpoint) now(ctx context.Context) time.Time {
+// Now returns the time that never goes back: the later of the clock and the
+// high-water mark. It does not move the mark, because unauthenticated requests
+// call it. A mark that leads the clock by more than maxLead was set while the
+// clock was wrong: it is lowered once, so that the clock passes it within that
+// time.
+func (e *Endpoint) Now(ctx context.Context) time.Time {
 	t := e.opts.Clock().UTC()
 	e.mu.Lock()
 	defer e.mu.Unlock()
