@@ -35,11 +35,6 @@ const (
 	Path = "/oauth/authorize"
 )
 
-// Clients is the client.Registry.
-type Clients interface {
-	Get(ctx context.Context, id string) (client.Client, error)
-}
-
 // Launches is the launch.Service.
 type Launches interface {
 	Use(ctx context.Context, handle, clientID string) (launch.Launch, store.StateWrite, error)
@@ -49,7 +44,7 @@ type Launches interface {
 type Options struct {
 	Store    store.State
 	Audit    audit.Trail
-	Clients  Clients
+	Clients  *client.Registry
 	Launches Launches
 	Scopes   scope.Parser
 	Clock    func() time.Time

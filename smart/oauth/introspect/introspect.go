@@ -44,18 +44,13 @@ const (
 	RevokePath = "/oauth/revoke"
 )
 
-// Clients is the client.Registry.
-type Clients interface {
-	Get(ctx context.Context, id string) (client.Client, error)
-}
-
 // Options of a Handler; all are needed but Logger and Limits.
 type Options struct {
 	Policy     *policy.Engine
 	Assertions *client.Assertions
 	Tokens     *token.Endpoint
 	Grants     *authz.Store
-	Clients    Clients
+	Clients    *client.Registry
 	Audit      audit.Trail
 	Clock      func() time.Time
 	Issuer     string

@@ -84,16 +84,11 @@ type Authenticator interface {
 	Authenticate(*http.Request) (*access.Principal, error)
 }
 
-// Clients is the client.Registry.
-type Clients interface {
-	Get(ctx context.Context, id string) (client.Client, error)
-}
-
 // Service mints and reads handles.
 type Service struct {
 	Store   store.State
 	Audit   audit.Trail
-	Clients Clients
+	Clients *client.Registry
 	Auth    Authenticator
 	Scopes  scope.Parser
 	Clock   func() time.Time
