@@ -172,7 +172,7 @@ func (e *Endpoint) hold(ctx context.Context, a *authz.Authorization) ([]store.St
 	return []store.StateWrite{w}, nil
 }
 
-// reused ends the authorization whose code or refresh token was presented twice
+// reused ends an authorization after its code or refresh token was presented twice
 // (RFC 6749 4.1.2, RFC 9700 4.14.2), and returns the error with rule as its
 // text.
 func (e *Endpoint) reused(ctx context.Context, rq *request, id, rule string) *oauth.Error {

@@ -80,8 +80,8 @@ func endEvent(by audit.Caller, a *authz.Authorization, change string) audit.Even
 		Extra: [][2]string{{"change", change}, {"authorization", a.ID}, {"client", a.ClientID}}}
 }
 
-// End revokes an authorization whose token or code was presented: by the client
-// that gives it back, or for the second time, of which one may be an attacker's.
+// End revokes an authorization because its client revokes a token, or because a
+// code or refresh token was presented twice, once perhaps by an attacker.
 func (e *Endpoint) End(ctx context.Context, authorizationID string) error {
 	return e.revoke(ctx, "", authorizationID)
 }

@@ -18,7 +18,7 @@ import (
 const (
 	prefix    = "jti/"
 	highWater = prefix + "~high-water"
-	// keepJTI is how long a jti is kept after its assertion has expired,
+	// keepJTI is the time that a jti is kept after its assertion has expired,
 	// because the clock may be set back.
 	keepJTI = 24 * time.Hour
 )
