@@ -123,7 +123,7 @@
 //
 // # Speed and memory
 //
-// A Record like an earlier one is read by comparing bytes (learned.go), which
+// A Record like an earlier one is read by comparing bytes (template.go), which
 // runs at nearly the speed of a bare scan and allocates nothing; what is
 // written otherwise goes through the scanner. Receiving and inflating go on on a
 // goroutine of its own, a MiB ahead of the decoder. Held until the end are
