@@ -9,9 +9,8 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// Headers of Health Auto Export's REST automation. Only the aggregation is
-// needed to read a body; the others are accepted so that a sender may pass all
-// of them on.
+// Headers of Health Auto Export's REST automation. The decoder needs only the
+// aggregation; it lists the others so that a sender may pass all of them.
 const (
 	headerName        = "automation-name"
 	headerAggregation = "automation-aggregation"
@@ -19,151 +18,154 @@ const (
 	headerSession     = "session-id"
 )
 
-// grain is the length of time that a row of Health Auto Export stands for.
-type grain uint8
+// aggregation is the length of time that one row of Health Auto Export covers.
+type aggregation uint8
 
 const (
-	grainUnknown grain = iota
-	grainNone          // rows are single samples
-	grainSecond
-	grainMinute
-	grainHour
-	grainDay
-	grainWeek
-	grainMonth
-	grainYear
+	aggregationUnknown aggregation = iota
+	aggregationNone                // rows are single samples
+	aggregationSecond
+	aggregationMinute
+	aggregationHour
+	aggregationDay
+	aggregationWeek
+	aggregationMonth
+	aggregationYear
 )
 
-// grainOf reads the header automation-aggregation. The app writes words such
-// as "Hours" and "Days", and "None" or "Off" without aggregation; "Daily" and
-// "1 hour" are read, too.
-func grainOf(aggregation string) grain {
-	s := strings.ToLower(strings.TrimSpace(aggregation))
-	for _, g := range []struct {
-		word  string
-		grain grain
+// parseAggregation reads the header automation-aggregation. The app writes words
+// such as "Hours" and "Days", and "None" or "Off" without aggregation. Spellings
+// such as "Daily" and "1 hour" are accepted too.
+func parseAggregation(header string) aggregation {
+	s := strings.ToLower(strings.TrimSpace(header))
+	for _, a := range []struct {
+		word        string
+		aggregation aggregation
 	}{
-		{"none", grainNone}, {"off", grainNone}, {"disabled", grainNone}, {"false", grainNone},
-		{"sec", grainSecond}, {"min", grainMinute},
-		{"hour", grainHour}, {"day", grainDay}, {"dai", grainDay}, {"week", grainWeek}, {"month", grainMonth},
-		{"year", grainYear},
+		{"none", aggregationNone}, {"off", aggregationNone}, {"disabled", aggregationNone},
+		{"false", aggregationNone}, {"sec", aggregationSecond}, {"min", aggregationMinute},
+		{"hour", aggregationHour}, {"day", aggregationDay}, {"dai", aggregationDay}, {"week", aggregationWeek},
+		{"month", aggregationMonth}, {"year", aggregationYear},
 	} {
-		if strings.Contains(s, g.word) {
-			return g.grain
+		if strings.Contains(s, a.word) {
+			return a.aggregation
 		}
 	}
-	return grainUnknown
+	return aggregationUnknown
 }
 
-// end returns the end of the interval that begins at t, the zero time if a row
-// of this grain has none.
-func (g grain) end(t time.Time) time.Time {
-	switch g {
-	case grainMinute:
+// end returns the end of the interval that begins at t, or the zero time if rows
+// of this aggregation have no interval.
+func (a aggregation) end(t time.Time) time.Time {
+	switch a {
+	case aggregationMinute:
 		return t.Add(time.Minute)
-	case grainHour:
+	case aggregationHour:
 		return t.Add(time.Hour)
-	case grainWeek:
+	case aggregationWeek:
 		return t.AddDate(0, 0, 7)
-	case grainMonth:
+	case aggregationMonth:
 		return t.AddDate(0, 1, 0)
-	case grainYear:
+	case aggregationYear:
 		return t.AddDate(1, 0, 0)
 	}
 	return time.Time{}
 }
 
-// aggregated reports whether a row of this grain is a statistic.
-func (g grain) aggregated() bool { return g >= grainMinute }
+// isStatistic reports whether rows of this aggregation summarize several samples.
+func (a aggregation) isStatistic() bool { return a >= aggregationMinute }
 
-// rows are the data of one metric. While all of them lie at midnight they are
-// held, until other rows or the end of the payload say whether they are days.
+// rows collects the rows of one metric. Rows at midnight are pending until a row
+// at another time, or the end of the payload, decides whether they are daily
+// values.
 type rows struct {
-	h           *haeDecoder
+	decoder     *haeDecoder
 	name, units string
-	held        []*sample.Sample
-	mixed, days bool
+	pending     []*sample.Sample
+	mixed       bool // the metric has rows at other times than midnight
+	daily       bool // the metric has rows at several midnights
 }
 
-func midnight(t time.Time) bool {
+func isMidnight(t time.Time) bool {
 	hour, minute, second := t.Clock()
 	return hour+minute+second == 0
 }
 
-// put hands s out as what it stands for. The aggregation header says what rows
-// are. Without it, a metric that has rows at several midnights and none at
-// another time is aggregated by day.
+// put emits s as an instant, an interval or a daily value, or keeps it pending.
+// The aggregation header decides. Without it, a metric with rows at several
+// midnights and at no other time is aggregated by day.
 func (r *rows) put(s *sample.Sample) error {
-	h := r.h
-	switch g := h.grain; {
-	case g == grainDay && midnight(s.Start) && s.End.IsZero():
-		return h.day(s)
-	case g != grainUnknown:
+	h := r.decoder
+	switch a := h.aggregation; {
+	case a == aggregationDay && isMidnight(s.Start) && s.End.IsZero():
+		return h.emitDay(s)
+	case a != aggregationUnknown:
 		if s.End.IsZero() {
-			s.End = g.end(s.Start)
+			s.End = a.end(s.Start)
 		}
-		return h.growing(s)
+		return h.emitInterval(s)
 	case r.mixed:
 		return h.sink.Sample(s)
-	case !midnight(s.Start) || !s.End.IsZero():
-		r.mixed, h.sawHours = true, true
-		held := append(r.held, s)
-		r.held = nil
-		return h.all(held, h.sink.Sample)
-	case r.days:
-		return h.day(s)
+	case !isMidnight(s.Start) || !s.End.IsZero():
+		r.mixed, h.sawOtherRows = true, true
+		pending := append(r.pending, s)
+		r.pending = nil
+		return emitAll(pending, h.sink.Sample)
+	case r.daily:
+		return h.emitDay(s)
 	}
-	r.days = len(r.held) > 0 && !s.Start.Equal(r.held[0].Start)
-	r.held = append(r.held, s)
-	if len(r.held) < maxHeld {
+	r.daily = len(r.pending) > 0 && !s.Start.Equal(r.pending[0].Start)
+	r.pending = append(r.pending, s)
+	if len(r.pending) < maxPending {
 		return nil
 	}
-	r.days = true
-	held := r.held
-	r.held = nil
-	return h.all(held, h.day)
+	r.daily = true
+	pending := r.pending
+	r.pending = nil
+	return emitAll(pending, h.emitDay)
 }
 
-// end hands out what is held. Rows of one midnight only may be a day or its
-// first hour: the other metrics of the payload decide.
+// end emits the pending rows. Rows at a single midnight may be a day or its first
+// hour; they wait until the other metrics of the payload decide.
 func (r *rows) end() error {
-	h := r.h
-	if r.days {
-		h.sawDays = true
-		held := r.held
-		r.held = nil
-		return h.all(held, h.day)
+	h := r.decoder
+	if r.daily {
+		h.sawDailyRows = true
+		pending := r.pending
+		r.pending = nil
+		return emitAll(pending, h.emitDay)
 	}
-	h.lone = append(h.lone, r.held...)
-	r.held = nil
-	if len(h.lone) < maxHeld {
+	h.loneMidnights = append(h.loneMidnights, r.pending...)
+	r.pending = nil
+	if len(h.loneMidnights) < maxPending {
 		return nil
 	}
-	return h.loners()
+	return h.flushLoneMidnights()
 }
 
-// loners hands out the lone midnights: as days where other rows of the payload
-// are days and none are not, else as the instants that they are printed as.
-func (h *haeDecoder) loners() error {
-	held := h.lone
-	h.lone = nil
-	if h.sawDays && !h.sawHours {
-		return h.all(held, h.day)
+// flushLoneMidnights emits the rows of metrics that have a single midnight. They
+// are daily values if other metrics of the payload have daily rows and no metric
+// has rows at another time; otherwise they are instants.
+func (h *haeDecoder) flushLoneMidnights() error {
+	pending := h.loneMidnights
+	h.loneMidnights = nil
+	if h.sawDailyRows && !h.sawOtherRows {
+		return emitAll(pending, h.emitDay)
 	}
-	return h.all(held, h.sink.Sample)
+	return emitAll(pending, h.sink.Sample)
 }
 
-func (h *haeDecoder) all(held []*sample.Sample, out func(*sample.Sample) error) error {
-	for _, s := range held {
-		if err := out(s); err != nil {
+func emitAll(samples []*sample.Sample, emit func(*sample.Sample) error) error {
+	for _, s := range samples {
+		if err := emit(s); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// day makes a daily value of s, preliminary until the day is over.
-func (h *haeDecoder) day(s *sample.Sample) error {
+// emitDay emits s as a daily value. It is preliminary until the day is over.
+func (h *haeDecoder) emitDay(s *sample.Sample) error {
 	y, m, d := s.Start.Date()
 	s.Day = sample.Date{Year: y, Month: m, Day: d}
 	if now := h.clock.received(); !now.IsZero() && now.Before(s.Start.AddDate(0, 0, 1)) {
@@ -173,56 +175,59 @@ func (h *haeDecoder) day(s *sample.Sample) error {
 	return h.sink.Sample(s)
 }
 
-// growing hands out an interval, preliminary until it is over.
-func (h *haeDecoder) growing(s *sample.Sample) error {
+// emitInterval emits s as an interval. It is preliminary until the interval is
+// over.
+func (h *haeDecoder) emitInterval(s *sample.Sample) error {
 	if now := h.clock.received(); !now.IsZero() && now.Before(s.End) {
 		s.Status = sample.Preliminary
 	}
 	return h.sink.Sample(s)
 }
 
-// averages are the metrics of Health Auto Export whose aggregated value is a
-// mean that must not be read as a spot value; they have a name of their own.
-var averages = map[string]string{"heart_rate": "heart_rate.average"}
+// averageMetrics maps metrics to the name of their aggregated value, a mean that
+// must not be read as a spot value.
+var averageMetrics = map[string]string{"heart_rate": "heart_rate.average"}
 
-// means are further metrics whose aggregated value is a mean. Their method
-// says so, and their period is not an instant.
-var means = map[string]bool{
+// meanMetrics are further metrics with a mean as aggregated value. They keep
+// their name: the method and the interval tell the mean from a spot value.
+var meanMetrics = map[string]bool{
 	"respiratory_rate": true, "blood_oxygen_saturation": true, "heart_rate_variability": true,
 	"blood_glucose": true, "blood_pressure": true, "body_temperature": true,
 }
 
-// average renames a mean. It is one where the header says that rows are
-// aggregated, and where the extremes of the row differ.
-func (r *rows) average(s *sample.Sample) {
-	if means[s.Metric] && r.h.grain.aggregated() {
+// markMean gives a mean its method and, for heart rates, its metric. A value is a
+// mean if the header says that rows are aggregated or if the extremes of the row
+// differ.
+func (r *rows) markMean(s *sample.Sample) {
+	if meanMetrics[s.Metric] && r.decoder.aggregation.isStatistic() {
 		s.Method = "average"
 	}
-	name, ok := averages[s.Metric]
+	name, ok := averageMetrics[s.Metric]
 	if !ok || s.Value.Kind == sample.None {
 		return
 	}
-	spread := false
+	hasExtremes := false
 	for i := range s.Components {
 		c := &s.Components[i]
-		spread = spread || c.Name == "min" || c.Name == "max"
+		hasExtremes = hasExtremes || c.Name == "min" || c.Name == "max"
 	}
-	if r.h.grain.aggregated() || spread && r.h.grain != grainNone {
+	if r.decoder.aggregation.isStatistic() || hasExtremes && r.decoder.aggregation != aggregationNone {
 		s.Metric, s.Method = name, "average"
 	}
 }
 
-// leave reports a component that is left out, while the rest is taken.
-func (h *haeDecoder) leave(metric, component, reason, rule string) error {
+// rejectComponent reports a component that is left out of a sample.
+func (h *haeDecoder) rejectComponent(metric, component, reason, rule string) error {
 	return h.sink.Reject(&sample.Reject{Reason: reason, Metric: metric, Component: component, Where: h.where(),
 		Detail: rule})
 }
 
-// part reads a member that becomes a component: what is no number is left out.
-func (h *haeDecoder) part(v *fastjson.Value, metric, key, component string) (string, error) {
+// componentNumber reads a member that becomes a component. A member that is not a
+// number is rejected on its own, and the result is empty.
+func (h *haeDecoder) componentNumber(v *fastjson.Value, metric, key, component string) (string, error) {
 	n, err := num(v, key)
 	if err == nil {
 		return n, nil
 	}
-	return "", h.leave(metric, component, sample.ReasonBadValue, err.Error())
+	return "", h.rejectComponent(metric, component, sample.ReasonBadValue, err.Error())
 }

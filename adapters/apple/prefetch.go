@@ -3,66 +3,68 @@ package apple
 import "io"
 
 const (
-	aheadChunk = 256 << 10
-	aheadDepth = 4
+	prefetchChunk = 256 << 10 // bytes per chunk
+	prefetchDepth = 4         // chunks
 )
 
-// ahead reads a stream on a goroutine of its own, at most a MiB before its
-// reader, so that inflating and decoding go on side by side. Bytes and error
-// come in the order in which the stream gave them.
-type ahead struct {
-	full chan chunk
-	free chan []byte
-	stop chan struct{}
-	done chan struct{}
+// prefetcher reads a stream on a goroutine, up to 1 MiB ahead of its consumer,
+// so that inflating and decoding run in parallel. Read returns the bytes and the
+// error in the order in which the stream produced them.
+type prefetcher struct {
+	full chan chunk    // chunks that have been read, in order
+	free chan []byte   // buffers that the goroutine may fill
+	stop chan struct{} // closed by close
+	done chan struct{} // closed when the goroutine has ended
+
+	// The remaining fields belong to the goroutine that calls Read.
 	cur  chunk
-	rest []byte
-	told error // what Read returned
+	rest []byte // unread bytes of cur
+	err  error  // the error that Read returned
 }
 
 type chunk struct {
-	b   []byte
-	err error
+	data []byte
+	err  error
 }
 
-func readAhead(r io.Reader) *ahead {
-	a := &ahead{full: make(chan chunk, aheadDepth), free: make(chan []byte, aheadDepth), stop: make(chan struct{}),
-		done: make(chan struct{})}
-	for range aheadDepth {
-		a.free <- make([]byte, aheadChunk)
+func newPrefetcher(r io.Reader) *prefetcher {
+	p := &prefetcher{full: make(chan chunk, prefetchDepth), free: make(chan []byte, prefetchDepth),
+		stop: make(chan struct{}), done: make(chan struct{})}
+	for range prefetchDepth {
+		p.free <- make([]byte, prefetchChunk)
 	}
-	go a.run(r)
-	return a
+	go p.run(r)
+	return p
 }
 
-func (a *ahead) run(r io.Reader) {
-	defer close(a.done)
+func (p *prefetcher) run(r io.Reader) {
+	defer close(p.done)
 	for {
-		var b []byte
+		var buf []byte
 		select {
-		case b = <-a.free:
-		case <-a.stop:
+		case buf = <-p.free:
+		case <-p.stop:
 			return
 		}
-		n, err := fill(r, b, a.stop)
-		a.full <- chunk{b[:n], err} // never waits: it holds all chunks there are
+		n, err := fill(r, buf, p.stop)
+		p.full <- chunk{buf[:n], err} // never blocks: full has capacity for all chunks
 		if err != nil {
 			return
 		}
 	}
 }
 
-// fill reads until b is full, an error comes or stop is closed: the stream may
-// hand out a few kilobytes at a time.
-func fill(r io.Reader, b []byte, stop <-chan struct{}) (n int, err error) {
-	for empty := 0; n < len(b) && err == nil; {
+// fill reads until buf is full, an error occurs or stop is closed. It loops
+// because a stream may return only a few kilobytes per Read.
+func fill(r io.Reader, buf []byte, stop <-chan struct{}) (n int, err error) {
+	for empty := 0; n < len(buf) && err == nil; {
 		select {
 		case <-stop:
 			return n, io.ErrClosedPipe
 		default:
 		}
 		var m int
-		m, err = r.Read(b[n:])
+		m, err = r.Read(buf[n:])
 		n += m
 		if m > 0 {
 			empty = 0
@@ -73,26 +75,27 @@ func fill(r io.Reader, b []byte, stop <-chan struct{}) (n int, err error) {
 	return n, err
 }
 
-// Read is io.Reader.
-func (a *ahead) Read(p []byte) (int, error) {
-	for len(a.rest) == 0 {
-		if a.cur.err != nil {
-			a.told = a.cur.err
-			return 0, a.told
+// Read implements io.Reader.
+func (p *prefetcher) Read(b []byte) (int, error) {
+	for len(p.rest) == 0 {
+		if p.cur.err != nil {
+			p.err = p.cur.err
+			return 0, p.err
 		}
-		if a.cur.b != nil {
-			a.free <- a.cur.b[:aheadChunk]
+		if p.cur.data != nil {
+			p.free <- p.cur.data[:prefetchChunk]
 		}
-		a.cur = <-a.full
-		a.rest = a.cur.b
+		p.cur = <-p.full
+		p.rest = p.cur.data
 	}
-	n := copy(p, a.rest)
-	a.rest = a.rest[n:]
+	n := copy(b, p.rest)
+	p.rest = p.rest[n:]
 	return n, nil
 }
 
-// close ends the goroutine and waits for it; the stream may be used again.
-func (a *ahead) close() {
-	close(a.stop)
-	<-a.done
+// close stops the goroutine and waits for it to end. The caller may then use
+// the stream again.
+func (p *prefetcher) close() {
+	close(p.stop)
+	<-p.done
 }

@@ -13,60 +13,61 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-func TestAheadGivesTheStream(t *testing.T) {
+func TestPrefetcherReturnsTheStream(t *testing.T) {
 	want := bytes.Repeat([]byte("0123456789abcde"), 200_000)
 	broken := errors.New("broken")
 	for name, r := range map[string]io.Reader{
-		"whole": bytes.NewReader(want), "halves": iotest.HalfReader(bytes.NewReader(want)),
-		"error after":   io.MultiReader(bytes.NewReader(want), iotest.ErrReader(broken)),
-		"data with EOF": iotest.DataErrReader(bytes.NewReader(want)),
+		"one read": bytes.NewReader(want), "half reads": iotest.HalfReader(bytes.NewReader(want)),
+		"trailing error": io.MultiReader(bytes.NewReader(want), iotest.ErrReader(broken)),
+		"data with EOF":  iotest.DataErrReader(bytes.NewReader(want)),
 	} {
-		a := readAhead(r)
-		got, err := io.ReadAll(a)
-		a.close()
+		p := newPrefetcher(r)
+		got, err := io.ReadAll(p)
+		p.close()
 		if !bytes.Equal(got, want) {
-			t.Errorf("%s: %d bytes, want %d", name, len(got), len(want))
+			t.Errorf("%s: got %d bytes, want %d", name, len(got), len(want))
 		}
-		if (err == broken) != (name == "error after") || err != nil && err != broken {
+		if (err == broken) != (name == "trailing error") || err != nil && err != broken {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
-// TestAheadStops closes before the end: an endless stream must not go on.
-func TestAheadStops(t *testing.T) {
-	a := readAhead(zeros{})
-	if _, err := io.ReadFull(a, make([]byte, 3*aheadChunk/2)); err != nil {
+func TestPrefetcherStopsOnClose(t *testing.T) {
+	p := newPrefetcher(zeros{}) // endless: close must end the goroutine
+	if _, err := io.ReadFull(p, make([]byte, 3*prefetchChunk/2)); err != nil {
 		t.Fatal(err)
 	}
-	a.close()
+	p.close()
 }
 
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// stopping is a sink that ends decoding at once.
-type stopping struct {
+// failingSink returns err for the first sample, after a delay in which the
+// prefetcher reaches the limit of the archive.
+type failingSink struct {
 	discard
 	err error
 }
 
-func (s *stopping) Sample(*sample.Sample) error {
-	time.Sleep(50 * time.Millisecond) // for the reading ahead to meet the limit
+func (s *failingSink) Sample(*sample.Sample) error {
+	time.Sleep(50 * time.Millisecond)
 	return s.err
 }
 
-// TestZipSinkErrorWins: the archive breaks further on than the sink reads.
-func TestZipSinkErrorWins(t *testing.T) {
+// TestZipReturnsSinkErrorBeforeReadError breaks the archive behind the bytes
+// that the sink has seen.
+func TestZipReturnsSinkErrorBeforeReadError(t *testing.T) {
 	var buf bytes.Buffer
 	if err := applegen.GenerateZip(&buf,
 		applegen.Options{Seed: 1, Days: 3, Start: adaptertest.Received().AddDate(0, -1, 0)}); err != nil {
 		t.Fatal(err)
 	}
 	want := errors.New("the store is full")
-	err := (&Adapter{Limits: Limits{Bytes: 300 << 10}}).Decode(t.Context(), input(buf.Bytes()), &stopping{err: want})
+	err := (&adapter{limits: limits{bytes: 300 << 10}}).Decode(t.Context(), input(buf.Bytes()), &failingSink{err: want})
 	if !errors.Is(err, want) {
-		t.Fatalf("%v, want the sink's error", err)
+		t.Fatalf("got %v, want the error of the sink", err)
 	}
 }
