@@ -117,8 +117,8 @@ func dailyVO2(p *point) (*rejection, error) {
 	}
 	p.parts()
 	if e := p.body.Get("estimated"); e.IsBool() {
-		p.add("estimated", sample.Value{Kind: sample.Boolean, Bool: e.Is()})
-		if e.Is() {
+		p.add("estimated", sample.Value{Kind: sample.Boolean, Bool: e.IsTrue()})
+		if e.IsTrue() {
 			p.s.Method = "estimated"
 		}
 	}
@@ -317,7 +317,7 @@ func irregularRhythm(p *point) (*rejection, error) {
 	if w := p.body.Get("alertWindows"); w != nil {
 		windows = len(w.Items)
 		for i := range w.Items {
-			if w.Items[i].Get("positive").Is() {
+			if w.Items[i].Get("positive").IsTrue() {
 				positive++
 			}
 		}

@@ -56,13 +56,13 @@ func sleep(p *point) (*rejection, error) {
 	}
 	p.code("type", "type")
 	meta := p.body.Get("metadata")
-	if meta.Get("nap").Is() {
+	if meta.Get("nap").IsTrue() {
 		p.add("nap", sample.Value{Kind: sample.Boolean, Bool: true})
 	}
-	if meta != nil && !meta.Get("processed").Is() {
+	if meta != nil && !meta.Get("processed").IsTrue() {
 		p.s.Status = sample.Preliminary
 	}
-	if meta.Get("manuallyEdited").Is() {
+	if meta.Get("manuallyEdited").IsTrue() {
 		p.s.Method = "manuallyEdited"
 	}
 	if series := hypnogram(p.s.Start, p.s.End, stages); series != nil {
