@@ -325,7 +325,7 @@ func (h *haeDecoder) item(metric string, read func(*fastjson.Value) error) error
 func (h *haeDecoder) parsed(metric string, raw []byte, read func(*fastjson.Value) error) error {
 	v, err := h.parser.ParseBytes(raw)
 	if err != nil || v.Type() != fastjson.TypeObject {
-		return h.reject(sample.ReasonMissing, metric, "the item is no object", raw)
+		return h.reject(sample.ReasonMissing, metric, "the item is not an object", raw)
 	}
 	err = read(v)
 	var bad *itemError

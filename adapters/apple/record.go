@@ -280,7 +280,7 @@ func (d *xmlDecoder) component(r *record, name string, v sample.Value) {
 func (d *xmlDecoder) quantityComponent(r *record, name string, b []byte) {
 	num, unit, ok := quantity(b)
 	if !ok {
-		d.rejectComponent(r.sample.Metric, name, "the value is no decimal with a unit")
+		d.rejectComponent(r.sample.Metric, name, "the value is not a decimal with a unit")
 		return
 	}
 	n := d.values.get(num)

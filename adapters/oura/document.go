@@ -51,7 +51,7 @@ func ring(serial string) sample.Device {
 func (x *document) onDay(growing bool) *rejection {
 	day, ok := x.n.Get("day").Day()
 	if !ok {
-		return badTime("day is no calendar day")
+		return badTime("day is not a calendar day")
 	}
 	x.s = sample.Sample{Day: day, Device: ring("")}
 	if growing && !x.d.received.IsZero() {
@@ -87,7 +87,7 @@ func (x *document) at(field string) *rejection {
 	}
 	t, zone, ok := instant(x.n.Get(field))
 	if !ok {
-		return badTime(field + " is no instant")
+		return badTime(field + " is not an instant")
 	}
 	x.s = sample.Sample{Start: t, Zone: zone, Device: ring("")}
 	return nil
@@ -105,7 +105,7 @@ func (x *document) over(from, to string) *rejection {
 	end, _, ok := x.n.Get(to).Time()
 	switch {
 	case !ok:
-		return badTime(to + " is no instant")
+		return badTime(to + " is not an instant")
 	case end.Before(x.s.Start):
 		return badTime(to + " is before " + from)
 	case end.Sub(x.s.Start) > 8*24*time.Hour:
@@ -126,7 +126,7 @@ func (x *document) value(unit string, low, high float64, path ...string) (v samp
 	if f := jsonitem.Float(s); state != jsonitem.Given || f < low || f > high {
 		field := strings.Join(path, ".")
 		return v, false, x.d.reject(sample.ReasonBadValue, x.typ+"."+field,
-			field+" is no number or out of the possible", x.n)
+			field+" is not a number or is out of range", x.n)
 	}
 	return sample.Value{Kind: sample.Number, Num: s, Unit: unit}, true, nil
 }
@@ -149,7 +149,7 @@ func (x *document) numbers(metric, unit string, fields ...string) []sample.Compo
 		case jsonitem.Given:
 			out = append(out, sample.Component{Name: f, Value: sample.Value{Kind: sample.Number, Num: s, Unit: unit}})
 		case jsonitem.Bad, jsonitem.NotFinite:
-			x.leave(metric, f, f+" is no number")
+			x.leave(metric, f, f+" is not a number")
 		}
 	}
 	return out
@@ -202,7 +202,7 @@ func (x *document) contributors(metric string) []sample.Component {
 		switch {
 		case name == "" || seen[name] || state == jsonitem.Absent:
 		case state != jsonitem.Given:
-			x.leave(metric, name, name+" is no number")
+			x.leave(metric, name, name+" is not a number")
 		default:
 			seen[name] = true
 			out = append(out, sample.Component{Name: name,
@@ -220,7 +220,7 @@ func series(n *jsonitem.Node, unit string) (*sample.SeriesData, *rejection) {
 	every, state := n.Get("interval").Decimal()
 	secs := jsonitem.Float(every)
 	if state != jsonitem.Given || secs < 0.001 || secs > 86400 {
-		return nil, &rejection{sample.ReasonBadValue, "interval is no number of seconds"}
+		return nil, &rejection{sample.ReasonBadValue, "interval is not a number of seconds"}
 	}
 	items := n.Get("items")
 	if items == nil || len(items.Items) == 0 {
@@ -262,7 +262,7 @@ func (x *document) emitSeries(metric, unit, field string) error {
 	}
 	start, zone, ok := instant(n.Get("timestamp"))
 	if bad == nil && !ok {
-		bad = badTime("timestamp of the series is no instant")
+		bad = badTime("timestamp of the series is not an instant")
 	}
 	near := x.s.Start
 	if near.IsZero() {

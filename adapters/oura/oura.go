@@ -279,7 +279,7 @@ func (d *decoder) list(key string) error {
 		case err != nil:
 			return err
 		case n.Kind != '{':
-			return d.reject(sample.ReasonBadValue, typ, "a document is an object", n)
+			return d.reject(sample.ReasonBadValue, typ, "a document must be an object", n)
 		}
 		t := typ
 		if t == "" {
@@ -334,7 +334,7 @@ func (d *decoder) document(typ string, n *jsonitem.Node) error {
 		typ = "vO2_max" // webhooks and files write it so
 	}
 	if read == nil {
-		return d.reject(sample.ReasonUnmapped, typ, "no such type is read here", n)
+		return d.reject(sample.ReasonUnmapped, typ, "this type is not supported", n)
 	}
 	x := &d.doc
 	*x = document{d: d, n: n, typ: typ, id: n.Get("id").String()}

@@ -243,7 +243,7 @@ func restMode(x *document) (*rejection, error) {
 	case x.n.Get("start_time") == nil:
 		day, ok := x.n.Get("start_day").Day()
 		if !ok {
-			return badTime("start_day is no calendar day"), nil
+			return badTime("start_day is not a calendar day"), nil
 		}
 		x.s = sample.Sample{Day: day}
 	case x.n.Get("end_time") == nil:
