@@ -11,7 +11,7 @@ import (
 	"pulsegate/adapters/apple"
 )
 
-// The person and the data are invented.
+// exportXML is an export of an invented person.
 const exportXML = `<HealthData>
  <Record type="HKQuantityTypeIdentifierHeartRate" sourceName="Siv’s Apple Watch" unit="count/min"
   startDate="2026-01-05 08:00:00 +0200" endDate="2026-01-05 08:00:00 +0200" value="61">

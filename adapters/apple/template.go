@@ -111,7 +111,7 @@ func (d *xmlDecoder) addTemplate(r *record) {
 	last := len(d.templates) - 1
 	// A tag that spans two buffers may match a template that exists already.
 	if slices.ContainsFunc(d.templates[:last], t.equal) {
-		d.spareTemplate, d.templates = t, d.templates[:last]
+		d.unusedTemplate, d.templates = t, d.templates[:last]
 		return
 	}
 	d.templates[0], d.templates[last] = d.templates[last], d.templates[0]
@@ -148,8 +148,8 @@ func (t *tagTemplate) equal(other *tagTemplate) bool {
 // newTemplate returns an empty template. If there are maxTemplates, it removes the
 // least recently used one and reuses its memory.
 func (d *xmlDecoder) newTemplate() *tagTemplate {
-	if t := d.spareTemplate; t != nil {
-		d.spareTemplate = nil
+	if t := d.unusedTemplate; t != nil {
+		d.unusedTemplate = nil
 		return t
 	}
 	if len(d.templates) < maxTemplates {

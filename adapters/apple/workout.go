@@ -52,7 +52,8 @@ func (d *xmlDecoder) workout() error {
 	}
 	d.legacyTotal(r, "distance", legacy["totalDistance"], legacy["totalDistanceUnit"], "km")
 	d.legacyTotal(r, "activeEnergy", legacy["totalEnergyBurned"], legacy["totalEnergyBurnedUnit"], "kcal")
-	d.legacyTotal(r, "swimmingStrokes", legacy["totalSwimmingStrokeCount"], legacy["totalSwimmingStrokeCountUnit"], "count")
+	d.legacyTotal(r, "swimmingStrokes", legacy["totalSwimmingStrokeCount"],
+		legacy["totalSwimmingStrokeCountUnit"], "count")
 	d.legacyTotal(r, "flights", legacy["totalFlightsClimbed"], legacy["totalFlightsClimbedUnit"], "count")
 	return d.emit(r)
 }

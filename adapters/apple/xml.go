@@ -34,11 +34,11 @@ type xmlDecoder struct {
 	devices *devices
 	ids     map[string]string // source name to its hash
 
-	rec           record
-	templates     []*tagTemplate // most recently used first
-	lastTemplate  *tagTemplate   // the template that rec was filled from, or nil
-	spareTemplate *tagTemplate   // an unused template whose memory can be reused
-	templatesOff  bool           // read every tag with the scanner (tests)
+	rec            record
+	templates      []*tagTemplate // most recently used first
+	lastTemplate   *tagTemplate   // the template that rec was filled from, or nil
+	unusedTemplate *tagTemplate   // an unused template whose memory can be reused
+	templatesOff   bool           // read every tag with the scanner (tests)
 
 	bp        *bloodPressure
 	summaries map[sample.Date]*sample.Sample

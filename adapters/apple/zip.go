@@ -166,8 +166,8 @@ func (a *archive) open(e *entry, use func(*limitedReader) error) error {
 	if err != nil {
 		return &adapters.PayloadError{Format: formatZip, Where: e.where(), Rule: "the entry cannot be opened", Err: err}
 	}
-	r := &limitedReader{src: rc, archive: a, limit: freeInflation + int64(min(e.CompressedSize64, 1<<50))*cmp.Or(a.limits.ratio,
-		defaultRatio)}
+	ratio := cmp.Or(a.limits.ratio, defaultRatio)
+	r := &limitedReader{src: rc, archive: a, limit: freeInflation + int64(min(e.CompressedSize64, 1<<50))*ratio}
 	err = use(r)
 	if closeErr := rc.Close(); err == nil && closeErr != nil {
 		err = closeErr
