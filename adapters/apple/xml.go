@@ -37,7 +37,7 @@ type xmlDecoder struct {
 	rec            record
 	templates      []*tagTemplate // most recently used first
 	lastTemplate   *tagTemplate   // the template that rec was filled from, or nil
-	unusedTemplate *tagTemplate   // an unused template whose memory can be reused
+	unusedTemplate *tagTemplate   // an unused template, kept for its memory
 	templatesOff   bool           // read every tag with the scanner (tests)
 
 	bp        *bloodPressure

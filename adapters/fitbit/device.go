@@ -51,7 +51,8 @@ func (d *decoder) device(n *jsonitem.Node) error {
 			}
 		}
 		if len(names) > 0 {
-			p.sample.Device.Facts = append(p.sample.Device.Facts, sample.Fact{Name: "features", Value: strings.Join(names, " ")})
+			p.sample.Device.Facts = append(p.sample.Device.Facts,
+				sample.Fact{Name: "features", Value: strings.Join(names, " ")})
 		}
 	}
 	return p.emit()

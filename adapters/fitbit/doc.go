@@ -42,75 +42,75 @@
 // Component names are the vendor's member names. The column "time" is i for an instant,
 // p for a period and d for a Day.
 //
-//	Metric                               time  value              unit         components
-//	heart-rate                           i     Number             bpm          motionContext, sensorLocation (Code)
-//	heart-rate-variability.rmssd         i     Number             ms           lowFrequencyPower,
-//	                                                                           highFrequencyPower (Number, ms2)
-//	heart-rate-variability.sdnn          i     Number             ms           -
-//	daily-heart-rate-variability         d     Number RMSSD       ms           deepSleepRootMeanSquareOfSuccessive-
-//	                                                                           DifferencesMilliseconds (ms), entropy (no
-//	                                                                           unit), nonRemHeartRateBeatsPerMinute (bpm)
-//	daily-resting-heart-rate             d     Number             bpm          - (Method: WITH_SLEEP,
-//	                                                                           ONLY_WITH_AWAKE_DATA)
-//	daily-heart-rate-zones               d     None               -            LIGHT, MODERATE, VIGOROUS, PEAK
-//	                                                                           (Interval, bpm)
-//	oxygen-saturation                    i     Number             %            -
-//	daily-oxygen-saturation              d     Number average     %            lowerBoundPercentage,
-//	                                                                           upperBoundPercentage (confidence bounds,
-//	                                                                           not extremes),
-//	                                                                           standardDeviationPercentage (%)
-//	daily-respiratory-rate               d     Number             breaths/min  -
-//	respiratory-rate-sleep-summary       i     Number full sleep  breaths/min  deepSleepStats, lightSleepStats,
-//	                                                                           remSleepStats, standardDeviation
-//	                                                                           (breaths/min), signalToNoise (no unit)
-//	daily-sleep-temperature-derivations  d     Number nightly     Cel          baselineTemperatureCelsius (Cel),
-//	                                                                           deviation (K; nightly minus baseline,
-//	                                                                           computed exactly by the adapter),
-//	                                                                           relativeNightlyStddev30dCelsius (K)
-//	core-body-temperature                i     Number             Cel          measurementLocation (Code)
-//	skin-temperature                     i     Number             Cel          measurementLocation (Code); points of
-//	                                                                           core-body-temperature with the location
-//	                                                                           WRIST, FINGER or TOE
-//	vo2-max, run-vo2-max                 i     Number             mL/kg/min    - (Method: measurementMethod)
-//	daily-vo2-max                        d     Number             mL/kg/min    cardioFitnessLevel (Code), estimated
-//	                                                                           (Boolean), vo2MaxCovariance (no unit);
-//	                                                                           Method "estimated"
-//	steps, floors                        p     Number             count        -
-//	distance, altitude                   p     Number             mm           - (altitude may be negative)
-//	active-energy-burned                 p     Number             kcal         -
-//	basal-energy-burned                  p     Number             kcal         -
-//	active-zone-minutes.ZONE             p     Number, weighted   min          - (ZONE: fat-burn, cardio, peak, ...)
-//	active-minutes                       p     None               -            LIGHT, MODERATE, VIGOROUS, ... (min)
-//	activity-level                       p     Code               -            -
-//	time-in-heart-rate-zone              p     Code               -            -
-//	sedentary-period                     p     Number             s            -
-//	swim-lengths-data                    p     Number strokes     count        swimStrokeType (Code)
-//	weight                               i     Number             g            -
-//	body-fat                             i     Number             %            -
-//	height                               i     Number             mm           -
-//	blood-glucose.SPECIMEN               i     Number             mg/dL        measurementSource, measurementTiming,
-//	                                                                           mealType (Code)
-//	hydration-log                        p     Number             mL           -
-//	exercise                             p     Code exerciseType  -            activeDuration, lightTime, moderateTime,
-//	                                                                           vigorousTime, peakTime (s), caloriesKcal
-//	                                                                           (kcal), distanceMillimeters,
-//	                                                                           elevationGainMillimeters (mm), steps
-//	                                                                           (count), averageHeartRateBeatsPerMinute
-//	                                                                           (bpm), activeZoneMinutes (min),
-//	                                                                           averagePaceSecondsPerMeter (s/m),
-//	                                                                           averageSpeedMillimetersPerSecond (mm/s),
-//	                                                                           runVo2Max (mL/kg/min)
-//	sleep                                p     Number asleep      min          deep, light, rem, awake, restless,
-//	                                                                           minutesInSleepPeriod,
-//	                                                                           minutesToFallAsleep, minutesAfterWakeUp
-//	                                                                           (min), type (Code CLASSIC or STAGES), nap
-//	                                                                           (Boolean), stages (Series)
-//	electrocardiogram                    p     Series             mV           resultClassification (Code),
-//	                                                                           beatsPerMinuteAvg (bpm), leadNumber (no
-//	                                                                           unit), samplingFrequencyHertz (Hz)
-//	irregular-rhythm-notification        p     None               -            positiveWindows, windows (count)
-//	paired-device                        i     Number battery     %            batteryStatus (Code); None without a
-//	                                                                           battery level
+//	Metric                               time value             unit        components
+//	heart-rate                           i    Number            bpm         motionContext, sensorLocation (Code)
+//	heart-rate-variability.rmssd         i    Number            ms          lowFrequencyPower,
+//	                                                                        highFrequencyPower (Number, ms2)
+//	heart-rate-variability.sdnn          i    Number            ms          -
+//	daily-heart-rate-variability         d    Number RMSSD      ms          deepSleepRootMeanSquareOfSuccessive-
+//	                                                                        DifferencesMilliseconds (ms), entropy (no
+//	                                                                        unit), nonRemHeartRateBeatsPerMinute (bpm)
+//	daily-resting-heart-rate             d    Number            bpm         - (Method: WITH_SLEEP,
+//	                                                                        ONLY_WITH_AWAKE_DATA)
+//	daily-heart-rate-zones               d    None              -           LIGHT, MODERATE, VIGOROUS, PEAK
+//	                                                                        (Interval, bpm)
+//	oxygen-saturation                    i    Number            %           -
+//	daily-oxygen-saturation              d    Number average    %           lowerBoundPercentage,
+//	                                                                        upperBoundPercentage (confidence bounds,
+//	                                                                        not extremes),
+//	                                                                        standardDeviationPercentage (%)
+//	daily-respiratory-rate               d    Number            breaths/min -
+//	respiratory-rate-sleep-summary       i    Number full sleep breaths/min deepSleepStats, lightSleepStats,
+//	                                                                        remSleepStats, standardDeviation
+//	                                                                        (breaths/min), signalToNoise (no unit)
+//	daily-sleep-temperature-derivations  d    Number nightly    Cel         baselineTemperatureCelsius (Cel),
+//	                                                                        deviation (K; nightly minus baseline,
+//	                                                                        computed exactly by the adapter),
+//	                                                                        relativeNightlyStddev30dCelsius (K)
+//	core-body-temperature                i    Number            Cel         measurementLocation (Code)
+//	skin-temperature                     i    Number            Cel         measurementLocation (Code); points of
+//	                                                                        core-body-temperature with the location
+//	                                                                        WRIST, FINGER or TOE
+//	vo2-max, run-vo2-max                 i    Number            mL/kg/min   - (Method: measurementMethod)
+//	daily-vo2-max                        d    Number            mL/kg/min   cardioFitnessLevel (Code), estimated
+//	                                                                        (Boolean), vo2MaxCovariance (no unit);
+//	                                                                        Method "estimated"
+//	steps, floors                        p    Number            count       -
+//	distance, altitude                   p    Number            mm          - (altitude may be negative)
+//	active-energy-burned                 p    Number            kcal        -
+//	basal-energy-burned                  p    Number            kcal        -
+//	active-zone-minutes.ZONE             p    Number, weighted  min         - (ZONE: fat-burn, cardio, peak, ...)
+//	active-minutes                       p    None              -           LIGHT, MODERATE, VIGOROUS, ... (min)
+//	activity-level                       p    Code              -           -
+//	time-in-heart-rate-zone              p    Code              -           -
+//	sedentary-period                     p    Number            s           -
+//	swim-lengths-data                    p    Number strokes    count       swimStrokeType (Code)
+//	weight                               i    Number            g           -
+//	body-fat                             i    Number            %           -
+//	height                               i    Number            mm          -
+//	blood-glucose.SPECIMEN               i    Number            mg/dL       measurementSource, measurementTiming,
+//	                                                                        mealType (Code)
+//	hydration-log                        p    Number            mL          -
+//	exercise                             p    Code exerciseType -           activeDuration, lightTime, moderateTime,
+//	                                                                        vigorousTime, peakTime (s), caloriesKcal
+//	                                                                        (kcal), distanceMillimeters,
+//	                                                                        elevationGainMillimeters (mm), steps
+//	                                                                        (count), averageHeartRateBeatsPerMinute
+//	                                                                        (bpm), activeZoneMinutes (min),
+//	                                                                        averagePaceSecondsPerMeter (s/m),
+//	                                                                        averageSpeedMillimetersPerSecond (mm/s),
+//	                                                                        runVo2Max (mL/kg/min)
+//	sleep                                p    Number asleep     min         deep, light, rem, awake, restless,
+//	                                                                        minutesInSleepPeriod,
+//	                                                                        minutesToFallAsleep, minutesAfterWakeUp
+//	                                                                        (min), type (Code CLASSIC or STAGES), nap
+//	                                                                        (Boolean), stages (Series)
+//	electrocardiogram                    p    Series            mV          resultClassification (Code),
+//	                                                                        beatsPerMinuteAvg (bpm), leadNumber (no
+//	                                                                        unit), samplingFrequencyHertz (Hz)
+//	irregular-rhythm-notification        p    None              -           positiveWindows, windows (count)
+//	paired-device                        i    Number battery    %           batteryStatus (Code); None without a
+//	                                                                        battery level
 //
 // SPECIMEN is interstitial, capillary, whole-blood, plasma, serum, tears or unspecified.
 // If a point lacks the specimen, its measurementSource decides: continuous monitoring is
@@ -142,7 +142,8 @@
 //	active-minutes                        None                         -          LIGHT, MODERATE, VIGOROUS, ... (min)
 //	activity-level                        None                         -          SEDENTARY, ... (s)
 //	time-in-heart-rate-zone               None                         -          LIGHT, MODERATE, VIGOROUS, PEAK (s)
-//	calories-in-heart-rate-zone           None                         -          LIGHT, MODERATE, VIGOROUS, PEAK (kcal)
+//	calories-in-heart-rate-zone           None                         -          LIGHT, MODERATE, VIGOROUS, PEAK
+//	                                                                              (kcal)
 //	heart-rate-variability-personal-range None                         -          range (Interval, ms)
 //	resting-heart-rate-personal-range     None                         -          range (Interval, bpm)
 //

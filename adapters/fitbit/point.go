@@ -230,7 +230,8 @@ func (p *point) times() *rejection {
 			return &rejection{sample.ReasonMissing, "sampleTime.physicalTime is required"}
 		}
 		var ok bool
-		if p.sample.Start, p.sample.Zone, ok = instant(sampleTime.Get("physicalTime"), sampleTime.Get("utcOffset")); !ok {
+		if p.sample.Start, p.sample.Zone,
+			ok = instant(sampleTime.Get("physicalTime"), sampleTime.Get("utcOffset")); !ok {
 			return &rejection{sample.ReasonBadTime, "sampleTime is not an instant with an offset"}
 		}
 	case overPeriod:

@@ -177,7 +177,8 @@ func (p *point) levels(list, name, amount, unit string) {
 
 // sedentary emits the length of the period.
 func sedentary(p *point) (*rejection, error) {
-	p.sample.Value = sample.Value{Kind: sample.Number, Num: decimal(p.sample.End.Sub(p.sample.Start).Seconds()), Unit: "s"}
+	p.sample.Value = sample.Value{Kind: sample.Number, Num: decimal(p.sample.End.Sub(p.sample.Start).Seconds()),
+		Unit: "s"}
 	return nil, p.emit()
 }
 
@@ -309,7 +310,8 @@ func electrocardiogram(p *point) (*rejection, error) {
 		data.WriteString(v)
 	}
 	// The samples and their rate determine the duration, even if an end is stated.
-	p.sample.End = p.sample.Start.Add(time.Duration(float64(len(wave.Items)) / hz * float64(time.Second)).Round(time.Millisecond))
+	p.sample.End = p.sample.Start.Add(time.Duration(
+		float64(len(wave.Items)) / hz * float64(time.Second)).Round(time.Millisecond))
 	p.medicalDevice()
 	p.sample.Value = sample.Value{Kind: sample.Series, Unit: "mV", Series: &sample.SeriesData{
 		Period: time.Duration(1e9 / hz), Unit: "mV",

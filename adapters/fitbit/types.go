@@ -64,13 +64,15 @@ var types = map[string]typeSpec{
 		method: []string{"dailyRestingHeartRateMetadata", "calculationMethod"}},
 	"daily-heart-rate-zones": {timing: onDay, read: heartRateZones},
 	"oxygen-saturation":      {value: "percentage", unit: "%", floor: 50.0001},
-	"daily-oxygen-saturation": {timing: onDay, value: "averagePercentage", unit: "%", floor: 50.0001, components: []componentSpec{
-		numeric("lowerBoundPercentage", "%"), numeric("upperBoundPercentage", "%"),
-		numeric("standardDeviationPercentage", "%")}},
+	"daily-oxygen-saturation": {timing: onDay, value: "averagePercentage", unit: "%", floor: 50.0001,
+		components: []componentSpec{
+			numeric("lowerBoundPercentage", "%"), numeric("upperBoundPercentage", "%"),
+			numeric("standardDeviationPercentage", "%")}},
 	"daily-respiratory-rate":         {timing: onDay, value: "breathsPerMinute", unit: "breaths/min", floor: aboveZero},
 	"respiratory-rate-sleep-summary": {read: respiratorySummary},
-	"daily-sleep-temperature-derivations": {timing: onDay, value: "nightlyTemperatureCelsius", unit: "Cel", components: []componentSpec{
-		numeric("baselineTemperatureCelsius", "Cel"), numeric("relativeNightlyStddev30dCelsius", "K")},
+	"daily-sleep-temperature-derivations": {timing: onDay, value: "nightlyTemperatureCelsius", unit: "Cel",
+		components: []componentSpec{
+			numeric("baselineTemperatureCelsius", "Cel"), numeric("relativeNightlyStddev30dCelsius", "K")},
 		read: nightTemperature},
 	"core-body-temperature": {value: "temperatureCelsius", unit: "Cel",
 		components: []componentSpec{coded("measurementLocation")}, read: bodyTemperature},
@@ -95,8 +97,9 @@ var types = map[string]typeSpec{
 	"weight":   {value: "weightGrams", unit: "g", floor: aboveZero},
 	"body-fat": {value: "percentage", unit: "%", floor: aboveZero},
 	"height":   {value: "heightMillimeters", unit: "mm", floor: aboveZero},
-	"blood-glucose": {value: "bloodGlucoseMilligramsPerDeciliter", unit: "mg/dL", floor: aboveZero, components: []componentSpec{
-		coded("measurementSource"), coded("measurementTiming"), coded("mealType")}, read: glucose},
+	"blood-glucose": {value: "bloodGlucoseMilligramsPerDeciliter", unit: "mg/dL", floor: aboveZero,
+		components: []componentSpec{
+			coded("measurementSource"), coded("measurementTiming"), coded("mealType")}, read: glucose},
 	"hydration-log":                 {timing: overPeriod, read: hydration},
 	"exercise":                      {timing: overPeriod, merged: true, openEnd: true, read: exercise},
 	"sleep":                         {timing: overPeriod, merged: true, openEnd: true, read: sleep},

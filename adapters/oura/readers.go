@@ -307,7 +307,8 @@ func ringBattery(x *document) (*rejection, error) {
 	var parts []sample.Component
 	for _, f := range []string{"charging", "in_charger"} {
 		if b := x.n.Get(f); b.IsBool() {
-			parts = append(parts, sample.Component{Name: f, Value: sample.Value{Kind: sample.Boolean, Bool: b.IsTrue()}})
+			parts = append(parts, sample.Component{Name: f,
+				Value: sample.Value{Kind: sample.Boolean, Bool: b.IsTrue()}})
 		}
 	}
 	return nil, x.emit("ring_battery_level", v, parts...)
