@@ -20,7 +20,7 @@ func (d *discard) Reject(*sample.Reject) error { return nil }
 func (d *discard) Drop(string, string, int)    {}
 func (d *discard) Progress(int64)              {}
 
-// denseHeartRate returns a page with a heart rate every five seconds.
+// denseHeartRate returns a list reply with a heart rate every five seconds.
 func denseHeartRate(points int) []byte {
 	b := []byte(`{"data":[`)
 	at := time.Date(2026, 5, 2, 0, 0, 0, 0, time.UTC)
