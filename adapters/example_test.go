@@ -29,7 +29,7 @@ func (printer) Drop(reason, metric string, n int) { fmt.Println("drop:", n, metr
 
 func (printer) Progress(int64) {}
 
-// The data are invented.
+// payload has invented data: a valid and a malformed document.
 const payload = `{"data":[
  {"timestamp":"2026-01-05T08:00:00+02:00","bpm":61,"source":"awake"},
  {"timestamp":"yesterday","bpm":62,"source":"awake"}

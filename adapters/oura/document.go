@@ -274,7 +274,7 @@ func (doc *document) emitSeries(metric, unit, field string) error {
 		anchor = time.Date(doc.sample.Day.Year, doc.sample.Day.Month, doc.sample.Day.Day, 12, 0, 0, 0, time.UTC)
 	}
 	if bad == nil && (start.Sub(anchor) > 36*time.Hour || anchor.Sub(start) > 36*time.Hour) {
-		bad = badTime("the series begins more than a day off its document")
+		bad = badTime("the series begins more than 36 hours from its document")
 	}
 	if bad != nil {
 		return doc.dec.reject(bad.reason, metric, bad.rule, n)

@@ -108,7 +108,8 @@ func dailySpO2(doc *document) (*rejection, error) {
 	if bad := doc.onDay(false); bad != nil {
 		return bad, nil
 	}
-	if s, state := doc.node.Get("spo2_percentage", "average").Decimal(); state == jsonitem.Given && jsonitem.Float(s) == 0 {
+	if s, state := doc.node.Get("spo2_percentage", "average").Decimal(); state == jsonitem.Given &&
+		jsonitem.Float(s) == 0 {
 		doc.dec.drop(sample.DropPlaceholder, "daily_spo2.spo2_percentage")
 	} else if err := doc.emitField("daily_spo2.spo2_percentage", "%", 1, 100, nil, "spo2_percentage",
 		"average"); err != nil {

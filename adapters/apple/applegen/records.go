@@ -6,11 +6,11 @@ import (
 	"strconv"
 )
 
-// heartRate is measured every ten minutes or so, and every 15 seconds in a
-// workout.
-func (g *gen) heartRate(kind, day int) {
-	r := g.rnd(kind, day)
-	_, from, length, ok := g.session(day)
+// heartRate writes a heart rate about every ten minutes, and every 15 seconds
+// in a workout.
+func (gen *generator) heartRate(series, day int) {
+	r := gen.rng(series, day)
+	_, from, length, ok := gen.session(day)
 	if !ok {
 		from, length = 86400, 0
 	}
@@ -24,21 +24,21 @@ func (g *gen) heartRate(kind, day int) {
 		case sec < from && next > from:
 			next = from
 		}
-		g.record("HKQuantityTypeIdentifierHeartRate", g.watch, "count/min", day, sec, sec,
+		gen.record("HKQuantityTypeIdentifierHeartRate", gen.watch, "count/min", day, sec, sec,
 			strconv.Itoa(int(max(42, v))))
-		g.str(">\n")
-		g.meta("  ", "HKMetadataKeyHeartRateMotionContext", []string{"0", "1", "2"}[context])
-		g.str(" </Record>\n")
-		g.flush()
+		gen.str(">\n")
+		gen.meta("  ", "HKMetadataKeyHeartRateMotionContext", []string{"0", "1", "2"}[context])
+		gen.str(" </Record>\n")
+		gen.flush()
 		sec = next
 	}
 }
 
-// quantity is one type of simple records through a day.
+// quantity describes the simple records of one type on each day.
 type quantity struct {
 	typ, unit     string
 	phone         bool
-	perDay, span  int // records a day, seconds each
+	perDay, span  int // records per day, seconds per record
 	from, to      int // hours of the day
 	mean, spread  float64
 	digits        int
@@ -83,49 +83,49 @@ var daily = []quantity{
 		spread: 0.2, digits: 4},
 }
 
-func (g *gen) quantities(kind, day int) {
+func (gen *generator) quantities(series, day int) {
 	for i := range daily {
-		q := &daily[i]
-		r := g.rnd(kind*100+i, day)
-		source := g.watch
-		if q.phone {
-			source = g.phone
+		qty := &daily[i]
+		r := gen.rng(series*100+i, day)
+		source := gen.watch
+		if qty.phone {
+			source = gen.phone
 		}
-		step := (q.to - q.from) * 3600 / q.perDay
-		for n := range q.perDay {
-			sec := q.from*3600 + n*step + r.IntN(max(1, step/4))
-			g.record("HKQuantityTypeIdentifier"+q.typ, source, q.unit, day, sec,
-				sec+min(q.span, max(step-step/4, q.span/8)), "")
-			g.float(q.value(r), q.digits)
-			if q.meta == "" {
-				g.end()
+		step := (qty.to - qty.from) * 3600 / qty.perDay
+		for n := range qty.perDay {
+			sec := qty.from*3600 + n*step + r.IntN(max(1, step/4))
+			gen.record("HKQuantityTypeIdentifier"+qty.typ, source, qty.unit, day, sec,
+				sec+min(qty.span, max(step-step/4, qty.span/8)), "")
+			gen.float(qty.value(r), qty.digits)
+			if qty.meta == "" {
+				gen.end()
 				continue
 			}
-			g.str(">\n")
-			g.meta("  ", q.meta, q.metaVal)
-			g.str(" </Record>\n")
-			g.flush()
+			gen.str(">\n")
+			gen.meta("  ", qty.meta, qty.metaVal)
+			gen.str(" </Record>\n")
+			gen.flush()
 		}
 	}
 }
 
-func (q *quantity) value(r *rand.Rand) float64 {
-	v := q.mean + q.spread*r.NormFloat64()
-	floor := q.mean / 20
-	if q.digits == 0 {
+func (qty *quantity) value(r *rand.Rand) float64 {
+	v := qty.mean + qty.spread*r.NormFloat64()
+	floor := qty.mean / 20
+	if qty.digits == 0 {
 		floor = 1
 	}
 	return max(v, floor)
 }
 
-func (g *gen) body(kind, day int) {
-	r := g.rnd(kind, day)
+func (gen *generator) body(series, day int) {
+	r := gen.rng(series, day)
 	if day%3 == 0 {
-		g.record("HKQuantityTypeIdentifierVO2Max", g.watch, "mL/min·kg", day, 64800, 64800,
+		gen.record("HKQuantityTypeIdentifierVO2Max", gen.watch, "mL/min·kg", day, 64800, 64800,
 			strconv.FormatFloat(39+r.Float64(), 'f', 2, 64))
-		g.str(">\n")
-		g.meta("  ", "HKVO2MaxTestType", "2")
-		g.str(" </Record>\n")
+		gen.str(">\n")
+		gen.meta("  ", "HKVO2MaxTestType", "2")
+		gen.str(" </Record>\n")
 	}
 	if day%7 == 0 {
 		kg := 71 + r.NormFloat64()
@@ -134,134 +134,136 @@ func (g *gen) body(kind, day int) {
 			{"BodyFatPercentage", "%", strconv.FormatFloat(0.22+0.004*r.NormFloat64(), 'f', 3, 64)},
 			{"BodyMassIndex", "count", strconv.FormatFloat(kg/1.74/1.74, 'f', 2, 64)},
 		} {
-			g.record("HKQuantityTypeIdentifier"+x[0], "Scale", x[1], day, 25200, 25200, x[2])
-			g.str(">\n")
-			g.meta("  ", "HKMetadataKeySyncIdentifier", fmt.Sprintf("scale-%s-%d", x[0], day))
-			g.meta("  ", "HKMetadataKeySyncVersion", "1")
-			g.str(" </Record>\n")
+			gen.record("HKQuantityTypeIdentifier"+x[0], "Scale", x[1], day, 25200, 25200, x[2])
+			gen.str(">\n")
+			gen.meta("  ", "HKMetadataKeySyncIdentifier", fmt.Sprintf("scale-%s-%d", x[0], day))
+			gen.meta("  ", "HKMetadataKeySyncVersion", "1")
+			gen.str(" </Record>\n")
 		}
 	}
 	if day == 0 {
-		g.record("HKQuantityTypeIdentifierHeight", "Health", "cm", day, 25200, 25200, "174")
-		g.str(">\n")
-		g.meta("  ", "HKWasUserEntered", "1")
-		g.str(" </Record>\n")
+		gen.record("HKQuantityTypeIdentifierHeight", "Health", "cm", day, 25200, 25200, "174")
+		gen.str(">\n")
+		gen.meta("  ", "HKWasUserEntered", "1")
+		gen.str(" </Record>\n")
 	}
 	if day%5 == 2 {
 		for _, h := range []int{7, 12, 18} {
-			g.record("HKQuantityTypeIdentifierBloodGlucose", "Glucose", "mg/dL", day, h*3600+900, h*3600+900,
+			gen.record("HKQuantityTypeIdentifierBloodGlucose", "Glucose", "mg/dL", day, h*3600+900, h*3600+900,
 				strconv.Itoa(84+r.IntN(40)))
-			g.str(">\n")
-			g.meta("  ", "HKBloodGlucoseMealTime", "1")
-			g.str(" </Record>\n")
+			gen.str(">\n")
+			gen.meta("  ", "HKBloodGlucoseMealTime", "1")
+			gen.str(" </Record>\n")
 		}
 	}
-	g.flush()
+	gen.flush()
 }
 
-func (g *gen) sleep(kind, day int) {
-	r := g.rnd(kind, day)
+func (gen *generator) sleep(series, day int) {
+	r := gen.rng(series, day)
 	segment := func(source, value string, from, to int) {
-		g.record("HKCategoryTypeIdentifierSleepAnalysis", source, "", day, from, to,
+		gen.record("HKCategoryTypeIdentifierSleepAnalysis", source, "", day, from, to,
 			"HKCategoryValueSleepAnalysis"+value)
-		g.str(">\n")
-		g.meta("  ", "HKTimeZone", "Europe/Stockholm")
-		g.str(" </Record>\n")
-		g.flush()
+		gen.str(">\n")
+		gen.meta("  ", "HKTimeZone", "Europe/Stockholm")
+		gen.str(" </Record>\n")
+		gen.flush()
 	}
 	bed := 22*3600 + 1800 + r.IntN(3600)
 	wake := bed + 7*3600 + r.IntN(5400)
-	segment(g.phone, "InBed", bed, wake+600)
+	segment(gen.phone, "InBed", bed, wake+600)
 	cycle := []string{"AsleepCore", "AsleepDeep", "AsleepCore", "AsleepREM", "Awake"}
 	for at, i := bed+600+r.IntN(900), 0; at < wake; i++ {
 		length := 600 + r.IntN(1800)
 		if i%5 == 4 {
 			length = 60 + r.IntN(240)
 		}
-		segment(g.watch, cycle[i%5], at, min(at+length, wake))
+		segment(gen.watch, cycle[i%5], at, min(at+length, wake))
 		at += length
 	}
 }
 
-func (g *gen) variability(kind, day int) {
-	r := g.rnd(kind, day)
+func (gen *generator) variability(series, day int) {
+	r := gen.rng(series, day)
 	for n := range 3 {
 		from := n*28000 + r.IntN(3000)
-		g.record("HKQuantityTypeIdentifierHeartRateVariabilitySDNN", g.watch, "ms", day, from, from+60,
+		gen.record("HKQuantityTypeIdentifierHeartRateVariabilitySDNN", gen.watch, "ms", day, from, from+60,
 			strconv.FormatFloat(30+30*r.Float64(), 'f', 4, 64))
-		g.str(">\n  <HeartRateVariabilityMetadataList>\n")
+		gen.str(">\n  <HeartRateVariabilityMetadataList>\n")
 		ms := from*1000 + 300
 		for range 50 {
 			bpm := 52 + r.IntN(20)
-			g.b = fmt.Appendf(g.b, "   <InstantaneousBeatsPerMinute bpm=\"%d\" time=\"%02d:%02d:%02d,%02d\"/>\n",
+			gen.buf = fmt.Appendf(gen.buf,
+				"   <InstantaneousBeatsPerMinute bpm=\"%d\" time=\"%02d:%02d:%02d,%02d\"/>\n",
 				bpm, ms/3600000%24, ms/60000%60, ms/1000%60, ms/10%100)
 			ms += 60000 / bpm
 		}
-		g.str("  </HeartRateVariabilityMetadataList>\n </Record>\n")
-		g.flush()
+		gen.str("  </HeartRateVariabilityMetadataList>\n </Record>\n")
+		gen.flush()
 	}
 }
 
-func (g *gen) standHours(kind, day int) {
-	r := g.rnd(kind, day)
+func (gen *generator) standHours(series, day int) {
+	r := gen.rng(series, day)
 	for hour := 7; hour < 23; hour++ {
 		value := "Stood"
 		if r.IntN(5) == 0 {
 			value = "Idle"
 		}
-		g.record("HKCategoryTypeIdentifierAppleStandHour", g.watch, "", day, hour*3600, hour*3600+3600,
+		gen.record("HKCategoryTypeIdentifierAppleStandHour", gen.watch, "", day, hour*3600, hour*3600+3600,
 			"HKCategoryValueAppleStandHour"+value)
-		g.end()
+		gen.end()
 	}
 }
 
-func (g *gen) events(kind, day int) {
-	if g.rnd(kind, day).IntN(30) != 0 {
+func (gen *generator) events(series, day int) {
+	if gen.rng(series, day).IntN(30) != 0 {
 		return
 	}
-	g.record("HKCategoryTypeIdentifierHighHeartRateEvent", g.watch, "", day, 70000, 70600, "")
-	g.str(">\n")
-	g.meta("  ", "HKHeartRateEventThreshold", "120 count/min")
-	g.str(" </Record>\n")
-	g.flush()
+	gen.record("HKCategoryTypeIdentifierHighHeartRateEvent", gen.watch, "", day, 70000, 70600, "")
+	gen.str(">\n")
+	gen.meta("  ", "HKHeartRateEventThreshold", "120 count/min")
+	gen.str(" </Record>\n")
+	gen.flush()
 }
 
-func (g *gen) bloodPressure(kind, day int) {
+func (gen *generator) bloodPressure(series, day int) {
 	if day%2 == 1 {
 		return
 	}
-	r := g.rnd(kind, day)
+	r := gen.rng(series, day)
 	at := 8*3600 + r.IntN(1800)
 	sys, dia := strconv.Itoa(112+r.IntN(20)), strconv.Itoa(68+r.IntN(16))
 	halves := func() {
-		g.record("HKQuantityTypeIdentifierBloodPressureSystolic", "Cuff", "mmHg", day, at, at, sys)
-		g.end()
-		g.record("HKQuantityTypeIdentifierBloodPressureDiastolic", "Cuff", "mmHg", day, at, at, dia)
-		g.end()
+		gen.record("HKQuantityTypeIdentifierBloodPressureSystolic", "Cuff", "mmHg", day, at, at, sys)
+		gen.end()
+		gen.record("HKQuantityTypeIdentifierBloodPressureDiastolic", "Cuff", "mmHg", day, at, at, dia)
+		gen.end()
 	}
 	halves()
-	g.str(` <Correlation type="HKCorrelationTypeIdentifierBloodPressure"`)
-	g.common("HKCorrelationTypeIdentifierBloodPressure", "Cuff", "", day, at, at)
-	g.str(">\n")
+	gen.str(` <Correlation type="HKCorrelationTypeIdentifierBloodPressure"`)
+	gen.common("HKCorrelationTypeIdentifierBloodPressure", "Cuff", "", day, at, at)
+	gen.str(">\n")
 	halves()
-	g.str(" </Correlation>\n")
-	g.flush()
+	gen.str(" </Correlation>\n")
+	gen.flush()
 }
 
-// session is the workout of a day, in seconds; r goes on with its details.
-func (g *gen) session(day int) (r *rand.Rand, from, length int, ok bool) {
-	r = g.rnd(sessionKind, day)
+// session returns the start and the length of the day's workout in seconds. Its
+// random numbers continue with the details.
+func (gen *generator) session(day int) (r *rand.Rand, from, length int, ok bool) {
+	r = gen.rng(sessionSeries, day)
 	ok = r.IntN(7) <= 2
 	return r, 17*3600 + r.IntN(3600), 1500 + r.IntN(1800), ok
 }
 
 const (
-	sessionKind  = 200
-	clinicalDays = 20
+	sessionSeries = 200
+	clinicalDays  = 20
 )
 
-func (g *gen) workouts(_, day int) {
-	r, from, length, ok := g.session(day)
+func (gen *generator) workouts(_, day int) {
+	r, from, length, ok := gen.session(day)
 	if !ok {
 		return
 	}
@@ -271,78 +273,79 @@ func (g *gen) workouts(_, day int) {
 	if activity == "Cycling" {
 		distance = "DistanceCycling"
 	}
-	g.str(` <Workout workoutActivityType="HKWorkoutActivityType`, activity, `" duration="`,
+	gen.str(` <Workout workoutActivityType="HKWorkoutActivityType`, activity, `" duration="`,
 		strconv.FormatFloat(float64(length)/60, 'f', 3, 64), `" durationUnit="min"`)
-	g.common("HKWorkoutTypeIdentifier", g.watch, "", day, from, to)
-	g.str(">\n")
-	g.meta("  ", "HKIndoorWorkout", "0")
-	g.meta("  ", "HKTimeZone", "Europe/Stockholm")
-	g.meta("  ", "HKWeatherTemperature", strconv.Itoa(40+r.IntN(30))+" degF")
-	g.meta("  ", "HKWeatherHumidity", strconv.Itoa(40+r.IntN(50))+"00 %")
-	g.meta("  ", "HKAverageMETs", "8.4 kcal/hr·kg")
+	gen.common("HKWorkoutTypeIdentifier", gen.watch, "", day, from, to)
+	gen.str(">\n")
+	gen.meta("  ", "HKIndoorWorkout", "0")
+	gen.meta("  ", "HKTimeZone", "Europe/Stockholm")
+	gen.meta("  ", "HKWeatherTemperature", strconv.Itoa(40+r.IntN(30))+" degF")
+	gen.meta("  ", "HKWeatherHumidity", strconv.Itoa(40+r.IntN(50))+"00 %")
+	gen.meta("  ", "HKAverageMETs", "8.4 kcal/hr·kg")
 	event := func(typ string, at int) {
-		g.str(`  <WorkoutEvent type="HKWorkoutEventType`, typ, `" date="`)
-		g.date(day, at)
-		g.str("\"/>\n")
+		gen.str(`  <WorkoutEvent type="HKWorkoutEventType`, typ, `" date="`)
+		gen.date(day, at)
+		gen.str("\"/>\n")
 	}
 	event("Pause", from+length/2)
 	event("Resume", from+length/2+90)
 	for at := from; at+600 < to; at += 600 {
-		g.str(`  <WorkoutEvent type="HKWorkoutEventTypeSegment" date="`)
-		g.date(day, at)
-		g.str("\" duration=\"10\" durationUnit=\"min\"/>\n")
+		gen.str(`  <WorkoutEvent type="HKWorkoutEventTypeSegment" date="`)
+		gen.date(day, at)
+		gen.str("\" duration=\"10\" durationUnit=\"min\"/>\n")
 	}
-	g.b = fmt.Appendf(g.b, `  <WorkoutActivity uuid="550E8400-E29B-41D4-%04X-%012X" startDate="`, g.seed&0xffff, day)
-	g.date(day, from)
-	g.str(`" endDate="`)
-	g.date(day, to)
-	g.b = fmt.Appendf(g.b, "\" duration=\"%.3f\" durationUnit=\"min\"/>\n", float64(length)/60)
+	gen.buf = fmt.Appendf(gen.buf, `  <WorkoutActivity uuid="550E8400-E29B-41D4-%04X-%012X" startDate="`,
+		gen.seed&0xffff, day)
+	gen.date(day, from)
+	gen.str(`" endDate="`)
+	gen.date(day, to)
+	gen.buf = fmt.Appendf(gen.buf, "\" duration=\"%.3f\" durationUnit=\"min\"/>\n", float64(length)/60)
 	statistic := func(typ string, more ...string) {
-		g.str(`  <WorkoutStatistics type="HKQuantityTypeIdentifier`, typ, `" startDate="`)
-		g.date(day, from)
-		g.str(`" endDate="`)
-		g.date(day, to)
-		g.str(`"`)
+		gen.str(`  <WorkoutStatistics type="HKQuantityTypeIdentifier`, typ, `" startDate="`)
+		gen.date(day, from)
+		gen.str(`" endDate="`)
+		gen.date(day, to)
+		gen.str(`"`)
 		for i := 0; i+1 < len(more); i += 2 {
-			g.str(" ", more[i], `="`, more[i+1], `"`)
+			gen.str(" ", more[i], `="`, more[i+1], `"`)
 		}
-		g.str("/>\n")
+		gen.str("/>\n")
 	}
 	statistic(distance, "sum", strconv.FormatFloat(float64(length)/400, 'f', 3, 64), "unit", "km")
 	statistic("ActiveEnergyBurned", "sum", strconv.FormatFloat(float64(length)/6, 'f', 2, 64), "unit", "kcal")
 	statistic("HeartRate", "average", strconv.Itoa(128+r.IntN(20)), "minimum", strconv.Itoa(80+r.IntN(15)),
 		"maximum", strconv.Itoa(158+r.IntN(20)), "unit", "count/min")
-	g.str("  <WorkoutRoute")
-	g.common("HKWorkoutRouteTypeIdentifier", g.watch, "", day, from, to)
-	g.str(">\n")
-	g.meta("   ", "HKMetadataKeySyncVersion", "2")
-	g.str(`   <FileReference path="/`, g.route(day), "\"/>\n  </WorkoutRoute>\n")
-	g.str(" </Workout>\n")
-	g.flush()
+	gen.str("  <WorkoutRoute")
+	gen.common("HKWorkoutRouteTypeIdentifier", gen.watch, "", day, from, to)
+	gen.str(">\n")
+	gen.meta("   ", "HKMetadataKeySyncVersion", "2")
+	gen.str(`   <FileReference path="/`, gen.route(day), "\"/>\n  </WorkoutRoute>\n")
+	gen.str(" </Workout>\n")
+	gen.flush()
 }
 
-// route is the file of a day's workout within the archive.
-func (g *gen) route(day int) string {
-	return "workout-routes/route_" + g.dates[day][:10] + "_5.31pm.gpx"
+// route returns the name of the route file of a day's workout in the archive.
+func (gen *generator) route(day int) string {
+	return "workout-routes/route_" + gen.dates[day][:10] + "_5.31pm.gpx"
 }
 
-func (g *gen) clinical(_, day int) {
+func (gen *generator) clinical(_, day int) {
 	if day%clinicalDays != clinicalDays-1 {
 		return
 	}
-	g.b = fmt.Appendf(g.b, " <ClinicalRecord type=\"Observation\" identifier=\"obs-%d\" sourceName=\"Example Health\" sourceURL=\"https://fhir.example.org/R4/Observation/obs-%d\" fhirVersion=\"4.0.1\" receivedDate=\"", day, day)
-	g.date(day, 10*3600)
-	g.str(`" resourceFilePath="/`, g.clinicalFile(day), "\"/>\n")
-	g.flush()
+	gen.buf = fmt.Appendf(gen.buf, " <ClinicalRecord type=\"Observation\" identifier=\"obs-%d\" sourceName=\"Example Health\" sourceURL=\"https://fhir.example.org/R4/Observation/obs-%d\" fhirVersion=\"4.0.1\" receivedDate=\"", day, day)
+	gen.date(day, 10*3600)
+	gen.str(`" resourceFilePath="/`, gen.clinicalFile(day), "\"/>\n")
+	gen.flush()
 }
 
-func (g *gen) clinicalFile(day int) string {
+func (gen *generator) clinicalFile(day int) string {
 	return fmt.Sprintf("clinical-records/Observation-00000000-0000-4000-8000-%012X.json", day)
 }
 
-func (g *gen) summaries(kind, day int) {
-	r := g.rnd(kind, day)
-	g.b = fmt.Appendf(g.b, " <ActivitySummary dateComponents=\"%s\" activeEnergyBurned=\"%.3f\" activeEnergyBurnedGoal=\"500\" activeEnergyBurnedUnit=\"kcal\" appleMoveTime=\"0\" appleMoveTimeGoal=\"0\" appleExerciseTime=\"%d\" appleExerciseTimeGoal=\"30\" appleStandHours=\"%d\" appleStandHoursGoal=\"12\"/>\n",
-		g.dates[day][:10], 380+260*r.Float64(), 15+r.IntN(50), 8+r.IntN(8))
-	g.flush()
+func (gen *generator) summaries(series, day int) {
+	r := gen.rng(series, day)
+	gen.buf = fmt.Appendf(gen.buf, " <ActivitySummary dateComponents=\"%s\" activeEnergyBurned=\"%.3f\" activeEnergyBurnedGoal=\"500\" activeEnergyBurnedUnit=\"kcal\" appleMoveTime=\"0\" appleMoveTimeGoal=\"0\" appleExerciseTime=\"%d\" appleExerciseTimeGoal=\"30\" appleStandHours=\"%d\" appleStandHoursGoal=\"12\"/>\n",
+		gen.dates[day][:10], 380+260*r.Float64(), 15+r.IntN(50), 8+r.IntN(8))
+	gen.flush()
 }
