@@ -1,7 +1,7 @@
 // Package fitbitgen generates pages of the Google Health API for an invented wearer: a
-// realistic month of heart rates, steps, sleep and daily
-// values. The same Options give the same bytes. The
-// package is for demonstrations and tests and contains no data of real people.
+// realistic month of heart rates, steps, sleep and daily values. The same Options give the
+// same bytes. The package is for demonstrations and tests and contains no data of real
+// people.
 package fitbitgen
 
 import (
