@@ -130,7 +130,7 @@ type PayloadError struct {
 	Err  error // the cause if reading failed, else nil
 }
 
-// Error returns the format, the place and the rule.
+// Error returns the format, the position and the rule.
 func (e *PayloadError) Error() string {
 	s := e.Format
 	if e.Where != "" {

@@ -10,8 +10,8 @@ import (
 
 // Singles adds a check for a format with lists of objects. Each element of a
 // list that can be decoded without the list and without a hint must also be
-// detected without a helpful file name. Lists are the arrays at the top level
-// of a payload and one level below.
+// detected, with any file name. Lists are arrays at the top level or inside one
+// or two nested objects.
 func Singles(format string) Option {
 	return func(s *suite) { s.singles[format] = true }
 }

@@ -117,7 +117,7 @@ func cutCSV(line string) (key, value string, ok bool) {
 }
 
 // ecgSample makes the sample of a recording. If the header is invalid, it
-// returns nil with the place and the broken rule.
+// returns nil with the position and the broken rule.
 func ecgSample(in adapters.Input, h map[string]string, data []byte, points int) (s *sample.Sample, where, rule string) {
 	c := newClock(in.Received)
 	start, ok := c.parse([]byte(h["date"]))

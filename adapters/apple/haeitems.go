@@ -216,7 +216,7 @@ func (h *haeDecoder) sleepSegment(v *fastjson.Value) error {
 	return h.sink.Sample(s)
 }
 
-// sleepNight reads an aggregated night. nightParts says what its members mean.
+// sleepNight reads an aggregated night. nightParts describes its members.
 func (h *haeDecoder) sleepNight(v *fastjson.Value, units string) error {
 	source := str(v, "source")
 	if source == "" {
@@ -224,21 +224,21 @@ func (h *haeDecoder) sleepNight(v *fastjson.Value, units string) error {
 	}
 	s := &sample.Sample{Metric: "night", Channel: channelHAE, Source: sample.Source{Name: source}}
 	for _, keys := range [][2]string{{"sleepStart", "sleepEnd"}, {"inBedStart", "inBedEnd"}} {
-		var x sample.Sample
+		var period sample.Sample
 		if v.Get(keys[0]) == nil || v.Get(keys[0]).Type() == fastjson.TypeNull {
 			continue
 		}
-		if err := h.span(&x, v, keys[0], keys[1]); err != nil {
+		if err := h.span(&period, v, keys[0], keys[1]); err != nil {
 			return err
 		}
-		if x.End.IsZero() {
-			x.End = x.Start
+		if period.End.IsZero() {
+			period.End = period.Start
 		}
-		if s.Start.IsZero() || x.Start.Before(s.Start) {
-			s.Start = x.Start
+		if s.Start.IsZero() || period.Start.Before(s.Start) {
+			s.Start = period.Start
 		}
-		if x.End.After(s.End) {
-			s.End = x.End
+		if period.End.After(s.End) {
+			s.End = period.End
 		}
 	}
 	if s.Start.IsZero() {

@@ -178,8 +178,8 @@ func (d *xmlDecoder) recordChildren(r *record) error {
 	}
 }
 
-// metaKey returns a metadata key without Apple's prefix: the versions of iOS
-// differ in whether they write it.
+// metaKey returns a metadata key without Apple's prefix, which not all exports
+// have.
 func metaKey(b []byte) []byte {
 	if rest, ok := bytes.CutPrefix(b, []byte("HKMetadataKey")); ok {
 		return rest

@@ -196,7 +196,7 @@ func (s *scanner) token() (tokenType, error) {
 	case '?':
 		return tokenEOF, s.skipPast(b, 2, "?>")
 	case '!':
-		return s.bang(b)
+		return s.declaration(b)
 	}
 	return s.startTag(b)
 }
@@ -211,8 +211,8 @@ func (s *scanner) skipPast(b []byte, from int, mark string) error {
 	return nil
 }
 
-// bang reads a comment, a CDATA section or a directive.
-func (s *scanner) bang(b []byte) (tokenType, error) {
+// declaration reads a comment, a CDATA section or a directive.
+func (s *scanner) declaration(b []byte) (tokenType, error) {
 	const cdata = "<![CDATA["
 	if len(b) < len(cdata) && !s.eof {
 		return tokenEOF, errIncomplete
@@ -391,7 +391,7 @@ func (s *scanner) attribute(b []byte) (int, error) {
 	return i + end + 1, nil
 }
 
-// special bytes prevent a value from being used without decoding.
+// special marks bytes that prevent a value from being used without decoding.
 var special = func() (t [256]bool) {
 	for c := range 256 {
 		t[c] = c < ' ' && c != '\n' && c != '\t' || c == '&' || c == '<' || c >= utf8.RuneSelf

@@ -79,7 +79,7 @@ type clock struct {
 	max   time.Time // latest plausible time, or zero
 	last  int64     // Unix seconds of max
 
-	days [8]day // cached dates, indexed by the last digit of the day
+	days [8]day // cached dates, indexed by the last digit of the day modulo 8
 
 	// The last offset.
 	offset  int // seconds
@@ -358,7 +358,7 @@ func (d *devices) get(raw []byte, decode func() []byte) *sample.Device {
 		clear(d.byRaw)
 	}
 	body := string(decode())
-	// The pointer changes with every export and identifies nothing.
+	// The pointer is an address in the memory of the phone and identifies nothing.
 	if rest, ok := strings.CutPrefix(body, "<<HKDevice: "); ok {
 		if _, rest, ok = strings.Cut(rest, ">"); ok {
 			body = strings.TrimSuffix(strings.TrimPrefix(rest, ", "), ">")

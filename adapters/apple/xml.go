@@ -119,7 +119,7 @@ func decodeXML(ctx context.Context, in adapters.Input, format string, r io.Reade
 	return d.sc.base + int64(d.sc.pos), p.err, err
 }
 
-// run reads the whole document.
+// run reads the document to its end.
 func (d *xmlDecoder) run() error {
 	root := false
 	for {

@@ -120,8 +120,7 @@ func (d *decoder) unfinished(day sample.Date) bool {
 		cmp.Compare(day.Day, d.today.Day)) >= 0
 }
 
-// position is the position of an item in the payload. It is formatted only for
-// rejects.
+// position locates an item in the payload. It is formatted only for rejects.
 type position struct {
 	page   int
 	member string

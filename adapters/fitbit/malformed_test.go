@@ -52,7 +52,7 @@ func TestIntervalsWithoutEnd(t *testing.T) {
 }
 
 // TestMalformedComponents checks that a component that is not a number is rejected
-// without the rest of the item, and that "NaN" is an absent number.
+// while the rest of the item is read, and that "NaN" is an absent number.
 func TestMalformedComponents(t *testing.T) {
 	r, err := decode(t, "list.json", "",
 		onePoint(`{"name":"users/1/dataTypes/exercise/dataPoints/x1","exercise":{"interval":{"startTime":"2026-05-02T09:00:00Z","endTime":"2026-05-02T10:00:00Z"},`+

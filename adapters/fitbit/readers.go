@@ -100,8 +100,8 @@ func nightTemperature(p *point) (*rejection, error) {
 	return nil, p.emit()
 }
 
-// bodyTemperature gives measurements at the skin another metric than the core
-// temperature.
+// bodyTemperature uses the metric skin-temperature for measurements on the
+// skin.
 func bodyTemperature(p *point) (*rejection, error) {
 	if bad, done := p.value(); bad != nil || done {
 		return bad, nil

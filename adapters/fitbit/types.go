@@ -47,7 +47,7 @@ func coded(name string, path ...string) componentSpec {
 	return componentSpec{name: name, code: true, path: path}
 }
 
-// aboveZero is a floor that drops only zero, which no living person has.
+// aboveZero is a floor that drops only zeros: no living person has such a rate.
 const aboveZero = 0.0001
 
 // types lists the supported types of list and reconcile. It is never modified.

@@ -118,8 +118,8 @@ func (doc *document) over(from, to string) *rejection {
 }
 
 // value reads a number; ok is false if there is none. A value that is not a
-// finite number between low and high is rejected without the rest of the
-// document.
+// finite number between low and high is rejected, and the rest of the document
+// is still read.
 func (doc *document) value(unit string, low, high float64, path ...string) (v sample.Value, ok bool, err error) {
 	s, state := doc.node.Get(path...).Decimal()
 	if state == jsonitem.Absent {

@@ -45,7 +45,7 @@ func TestOffsetOfUTC(t *testing.T) {
 }
 
 // TestMalformedComponents checks that a component that is not a number is rejected
-// without the rest of the document, and that a workout in progress is preliminary.
+// while the rest of the document is read, and that a workout in progress is preliminary.
 func TestMalformedComponents(t *testing.T) {
 	r := read(t, "workout.json", `{"data":[{"id":"w1","activity":"rowing","calories":"lots","distance":5100,"start_datetime":"2026-03-01T10:00:00+01:00","end_datetime":null}]}`)
 	if len(r.Samples) != 1 || len(r.Samples[0].Components) != 1 || r.Samples[0].Status != sample.Preliminary {
