@@ -140,10 +140,10 @@ func TestFacts(t *testing.T) {
 		"automation-name": strings.Repeat("n", 300)}
 	got := adapters.Facts(New(), func(name string) string { return sent[name] })
 	if len(got) != 2 || got["automation-aggregation"] != "Hours" || got["session-id"] != "S1" {
-		t.Errorf("%v", got)
+		t.Errorf("got %v", got)
 	}
 	if got := adapters.Facts(New(), func(string) string { return "" }); got != nil {
-		t.Errorf("%v", got)
+		t.Errorf("got %v, want nil", got)
 	}
 }
 
@@ -160,10 +160,10 @@ func TestSummaryOfExportDay(t *testing.T) {
 	}
 	if len(r.Samples) != 2 || describe(r.Samples[0]) != "ActivitySummary day 1" ||
 		describe(r.Samples[1]) != "ActivitySummary day 2 preliminary" {
-		t.Fatalf("%+v", r.Samples)
+		t.Fatalf("samples: %+v", r.Samples)
 	}
 	if len(r.Rejects) != 1 || r.Rejects[0].Component != "appleExerciseTime" {
-		t.Errorf("%+v", r.Rejects)
+		t.Errorf("rejects: %+v", r.Rejects)
 	}
 }
 
@@ -182,10 +182,10 @@ func TestMalformedComponents(t *testing.T) {
 		rejected = append(rejected, x.Metric+"/"+x.Component+" "+x.Reason)
 	}
 	if got := strings.Join(rejected, ", "); got != "HKWorkoutTypeIdentifier/averageMETs bad-value, HKWorkoutTypeIdentifier/heartRateMinimum bad-value, HKWorkoutTypeIdentifier/distance bad-value" {
-		t.Errorf("%s", got)
+		t.Errorf("rejected: %s", got)
 	}
 	if len(r.Samples) != 1 || len(r.Samples[0].Components) != 2 ||
 		r.Samples[0].End.Sub(r.Samples[0].Start) != 40*time.Minute {
-		t.Errorf("%+v", r.Samples)
+		t.Errorf("samples: %+v", r.Samples)
 	}
 }

@@ -57,7 +57,7 @@ func TestMemoryDoesNotGrowWithTheExport(t *testing.T) {
 		t.Errorf("progress was reported up to %d bytes", sink.read)
 	}
 	if grown := int64(sink.peak) - int64(m.HeapAlloc); grown > 16<<20 {
-		t.Errorf("%d samples took %d bytes of heap", sink.n, grown)
+		t.Errorf("%d samples increased the heap by %d bytes", sink.n, grown)
 	}
 }
 
@@ -108,7 +108,7 @@ func TestRepeatedAttributes(t *testing.T) {
 			units = append(units, s.Value.Unit)
 		}
 		if got := strings.Join(units, ","); got != "a,c,d,e,e,,f" {
-			t.Error(got)
+			t.Errorf("units: %s", got)
 		}
 	}
 }

@@ -63,7 +63,7 @@ func TestReferencePages(t *testing.T) {
 	dir := adaptertest.Fixtures(t, "fitbit/google-health/synthetic")
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil || len(files) == 0 {
-		t.Fatal("no pages", err)
+		t.Fatalf("no pages: %v", err)
 	}
 	empty := map[string]bool{"list_page_empty_with_token.json": true, "list_page_last_empty_object.json": true,
 		"settings.json": true, "profile.json": true, "identity.json": true, "irnProfile.json": true}
@@ -91,7 +91,7 @@ func TestReferenceErrors(t *testing.T) {
 	dir := adaptertest.Fixtures(t, "fitbit/google-health/synthetic/errors")
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil || len(files) == 0 {
-		t.Fatal("no errors", err)
+		t.Fatalf("no error bodies: %v", err)
 	}
 	for _, f := range files {
 		b, err := os.ReadFile(f)
@@ -158,7 +158,7 @@ func TestItems(t *testing.T) {
 		"unknown type": {point("moods", at+`,"moods":["CALM"]`), "!unmapped"},
 		"no offset": {point("heartRate",
 			`"sampleTime":{"physicalTime":"2026-05-02T21:10:00Z"},"beatsPerMinute":"61"`), "heart-rate=61"},
-		"absurd date": {point("heartRate",
+		"implausible date": {point("heartRate",
 			`"sampleTime":{"physicalTime":"9999-05-02T21:10:00Z"},"beatsPerMinute":"61"`), "!bad-time"},
 		"31 February": {point("dailyRespiratoryRate",
 			`"date":{"year":2026,"month":2,"day":31},"breathsPerMinute":14`), "!bad-time"},
@@ -211,14 +211,14 @@ func TestTypeFromNameOrFormat(t *testing.T) {
 	_, err := decode(t, "", "", body)
 	var pe *adapters.PayloadError
 	if !errors.As(err, &pe) || !strings.Contains(pe.Rule, "--format") {
-		t.Errorf("untyped body: %v", err)
+		t.Errorf("body without a type: %v", err)
 	}
 }
 
 func TestRollUpOfToday(t *testing.T) {
 	r, err := decode(t, "", "", `{"rollupDataPoints":[{"civilStartTime":{"date":{"year":2026,"month":11,"day":24}},"steps":{"countSum":"12"}},{"civilStartTime":{"date":{"year":2026,"month":11,"day":23}},"steps":{"countSum":"12"}}]}`)
 	if err != nil || r.Samples[0].Status != sample.Preliminary || r.Samples[1].Status != sample.Final {
-		t.Errorf("%v %+v", err, r.Samples)
+		t.Errorf("error %v, samples %+v", err, r.Samples)
 	}
 }
 

@@ -142,7 +142,7 @@ func TestRingSetUpAtUnknownTime(t *testing.T) {
 	r, err := decode(t, "", "", `{"id":"r1","hardware_type":"or5","set_up_at":"1970-01-01T00:00:00+00:00"}`)
 	if err != nil || len(r.Samples) != 1 || !r.Samples[0].Start.Equal(adaptertest.Received()) ||
 		r.Samples[0].Device.Serial != "r1" {
-		t.Errorf("%v %+v", err, r.Samples)
+		t.Errorf("error %v, samples %+v", err, r.Samples)
 	}
 }
 
@@ -157,7 +157,7 @@ func TestTypeFromNameOrFormat(t *testing.T) {
 	_, err := decode(t, "", "", body)
 	var pe *adapters.PayloadError
 	if !errors.As(err, &pe) || !strings.Contains(pe.Rule, "--format") {
-		t.Errorf("untyped body: %v", err)
+		t.Errorf("body without a type: %v", err)
 	}
 }
 

@@ -16,14 +16,14 @@ func TestAll(t *testing.T) {
 	for _, a := range All() {
 		codes = append(codes, a.Vendor())
 		if !code.MatchString(a.Vendor()) || strings.TrimSpace(a.Name()) == "" {
-			t.Errorf("vendor %q, name %q", a.Vendor(), a.Name())
+			t.Errorf("invalid code %q or name %q", a.Vendor(), a.Name())
 		}
 		if _, err := os.Stat("../" + a.Vendor() + "/testdata/canaries.txt"); err != nil {
 			t.Errorf("%s: %v", a.Vendor(), err)
 		}
 		for _, f := range a.Formats() {
 			if f.Name == "" || f.Name == "auto" || strings.ContainsAny(f.Name, ":/ ") || f.Summary == "" {
-				t.Errorf("%s: format %+v", a.Vendor(), f)
+				t.Errorf("%s: invalid format %+v", a.Vendor(), f)
 			}
 			for _, d := range f.Delivery {
 				if d != strings.ToLower(d) {
@@ -40,7 +40,7 @@ func TestAll(t *testing.T) {
 		t.Errorf("unsorted or duplicate codes: %v", codes)
 	}
 	if Name("unknown") != "unknown" {
-		t.Error(Name("unknown"))
+		t.Errorf("Name of an unknown vendor: %q", Name("unknown"))
 	}
 }
 

@@ -47,7 +47,7 @@ func TestIntervalsWithoutEnd(t *testing.T) {
 		onePoint(`{"name":"users/1/dataTypes/sleep/dataPoints/n7","sleep":{`+from+`}}`))
 	if err != nil || len(r.Samples) != 0 || len(r.Rejects) != 1 || r.Rejects[0].VendorID != "n7" ||
 		r.Rejects[0].Metric != "sleep" {
-		t.Errorf("%v %+v", err, r)
+		t.Errorf("error %v, result %+v", err, r)
 	}
 }
 
@@ -58,7 +58,7 @@ func TestMalformedComponents(t *testing.T) {
 		onePoint(`{"name":"users/1/dataTypes/exercise/dataPoints/x1","exercise":{"interval":{"startTime":"2026-05-02T09:00:00Z","endTime":"2026-05-02T10:00:00Z"},`+
 			`"exerciseType":"ROWING","activeDuration":"long","metricsSummary":{"steps":"some","caloriesKcal":"NaN","distanceMillimeters":5200000}}}`))
 	if err != nil || len(r.Samples) != 1 || len(r.Samples[0].Components) != 1 {
-		t.Fatalf("%v %+v", err, r)
+		t.Fatalf("error %v, result %+v", err, r)
 	}
 	var rejected []string
 	for _, reject := range r.Rejects {

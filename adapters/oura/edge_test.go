@@ -49,16 +49,16 @@ func TestOffsetOfUTC(t *testing.T) {
 func TestMalformedComponents(t *testing.T) {
 	r := read(t, "workout.json", `{"data":[{"id":"w1","activity":"rowing","calories":"lots","distance":5100,"start_datetime":"2026-03-01T10:00:00+01:00","end_datetime":null}]}`)
 	if len(r.Samples) != 1 || len(r.Samples[0].Components) != 1 || r.Samples[0].Status != sample.Preliminary {
-		t.Errorf("%+v", r.Samples)
+		t.Errorf("samples: %+v", r.Samples)
 	}
 	if len(r.Rejects) != 1 || r.Rejects[0].Component != "calories" || r.Rejects[0].Metric != "workout" ||
 		r.Rejects[0].VendorID != "w1" {
-		t.Errorf("%+v", r.Rejects)
+		t.Errorf("rejects: %+v", r.Rejects)
 	}
 	r = read(t, "daily_sleep.json", `{"data":[{"id":"d1","day":"2026-03-01","score":81,"contributors":{"latency":77,"efficiency":"good","timing":null}}]}`)
 	if len(r.Samples) != 1 || len(r.Samples[0].Components) != 1 || len(r.Rejects) != 1 ||
 		r.Rejects[0].Component != "efficiency" {
-		t.Errorf("%+v %+v", r.Samples, r.Rejects)
+		t.Errorf("samples %+v, rejects %+v", r.Samples, r.Rejects)
 	}
 }
 
