@@ -17,10 +17,10 @@ func Check(s *sample.Sample) error {
 		return errors.New("exactly one of Start and Day must be set")
 	}
 	if !s.End.IsZero() && (s.Start.IsZero() || s.End.Before(s.Start)) {
-		return errors.New("End is set without Start, or is before Start")
+		return errors.New("the End has no Start or is before it")
 	}
 	if !s.Day.IsZero() && (s.Day.Month < 1 || s.Day.Month > 12 || s.Day.Day < 1 || s.Day.Day > 31) {
-		return errors.New("Day is not a calendar day")
+		return errors.New("the Day is not a calendar day")
 	}
 	if s.Value.Kind == sample.None && len(s.Components) == 0 && s.Status != sample.Retracted && !isEvent(s) {
 		return errors.New("neither a value nor components are set")
@@ -52,7 +52,7 @@ func isEvent(s *sample.Sample) bool {
 
 func checkValue(v sample.Value) error {
 	if (v.Kind == sample.Series) != (v.Series != nil) {
-		return errors.New("Series is set without the type Series, or missing")
+		return errors.New("the Series does not agree with the type of the value")
 	}
 	switch v.Kind {
 	case sample.None, sample.Boolean:

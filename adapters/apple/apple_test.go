@@ -127,7 +127,7 @@ func TestZipLimits(t *testing.T) {
 	if err := run(limits{}); err != nil {
 		t.Fatal(err)
 	}
-	for rule, l := range map[string]limits{"too many entries": {entries: 2}, "inflates over": {bytes: 100 << 10}} {
+	for rule, l := range map[string]limits{"too many entries": {entries: 2}, "inflates to more than": {bytes: 100 << 10}} {
 		if err := run(l); err == nil || !strings.Contains(err.Error(), rule) {
 			t.Errorf("%v, want %q", err, rule)
 		}

@@ -12,9 +12,9 @@ import (
 // value and the address of the device differ from those of an earlier tag.
 // Therefore the decoder keeps the tags that the scanner has read as templates:
 // literal bytes with slots between them. A tag that matches a template is read by
-// comparing bytes and parsing the slots. This takes 1,280 to 1,470 MB per second
-// of processor time and allocates nothing
-// (conformance/decisions/0007-imports.md).
+// comparing bytes and parsing the slots. This way
+// the decoder reads 1,280 to 1,470 MB per second of processor time
+// (conformance/decisions/0007-imports.md) and allocates nothing.
 //
 // A tag that differs in one byte, is invalid or spans two buffers is read by the
 // scanner. Both ways must give the same samples; FuzzTemplates compares them.

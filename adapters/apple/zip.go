@@ -26,8 +26,8 @@ const (
 )
 
 var (
-	errBomb = errors.New("an entry inflates over the limit")
-	errSize = errors.New("the archive inflates over the limit")
+	errBomb = errors.New("an entry inflates to more than the limit")
+	errSize = errors.New("the archive inflates to more than the limit")
 )
 
 // decodeZip reads the XML document and the ECG files of an export. It compares
