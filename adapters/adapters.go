@@ -1,6 +1,6 @@
 // Package adapters is the contract between vendor formats and Pulsegate. An
 // adapter reads the payloads of one vendor, streaming and in constant memory, and
-// emits Samples. It never sees FHIR, a store or the network.
+// emits Samples. It does not use FHIR, a store or the network.
 //
 // To add a vendor, implement Adapter in adapters/<vendor>, test it with
 // adaptertest.Run, add the vendor's metric table to mapping/table, and list the

@@ -1,6 +1,6 @@
 // Package apple decodes the data that leaves an iPhone: the export of the Health
 // app (export.zip, export.xml, ECG CSV) and the JSON of Health Auto Export (HAE). It
-// streams in constant memory and emits Samples. It knows nothing of FHIR, opens no
+// streams in constant memory and emits Samples. It does not depend on FHIR, opens no
 // file or connection, and never copies a name from an archive.
 //
 // # Formats

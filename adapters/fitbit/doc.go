@@ -1,6 +1,6 @@
 // Package fitbit decodes the data of Fitbit wearers: pages of the Google Health API
-// v4. It streams one data point at a time and emits Samples. It knows nothing of FHIR,
-// opens no connection and keeps no state.
+// v4. It streams one data point at a time and emits Samples. It does not depend on
+// FHIR, opens no connection and keeps no state.
 //
 // # Formats
 //

@@ -1,6 +1,6 @@
 // Package oura decodes documents and list replies of the Oura API v2, with all types of
-// usercollection. It streams one document at a time and emits Samples. It knows nothing
-// of FHIR, opens no connection and keeps no state.
+// usercollection. It streams one document at a time and emits Samples. It does not
+// depend on FHIR, opens no connection and keeps no state.
 //
 // # Formats
 //
