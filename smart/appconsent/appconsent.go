@@ -40,16 +40,11 @@ type Store interface {
 	Read(ctx context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error)
 }
 
-// Recorder is the audit.Recorder.
-type Recorder interface {
-	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
-}
-
 // Approvals creates and ends the Consents. All fields except Logger are
 // required.
 type Approvals struct {
 	Store  Store
-	Audit  Recorder
+	Audit  audit.Trail
 	Scopes scope.Parser
 	Issuer string // the server's base URL
 	// UserLife is the lifetime of an access token for a person.
@@ -163,14 +158,8 @@ func end(r fhir.Resource) (*fhir.Resource, error) {
 
 func (approvals *Approvals) record(b *store.Batch, a authz.Authorization, app, interaction string,
 	data audit.DataRef) error {
-	w, leaf, err := approvals.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: interaction,
+	return audit.Append(approvals.Audit, b, audit.Event{Type: audit.Rest, Interaction: interaction,
 		Patient: a.Subject.FHIRUser.ID, Data: []audit.DataRef{data},
-		Principal: &access.Principal{ClientID: a.ClientID, ClientName: app, Subject: a.Subject.ID,
-			Issuer:        approvals.Issuer,
-			Authorization: a.ID}})
-	if err != nil {
-		return fhir.Wrap("appconsent.record", err)
-	}
-	b.Writes, b.Leaves = append(b.Writes, w), append(b.Leaves, leaf)
-	return nil
+		Caller: audit.Caller{Principal: &access.Principal{ClientID: a.ClientID, ClientName: app,
+			Subject: a.Subject.ID, Issuer: approvals.Issuer, Authorization: a.ID}}})
 }

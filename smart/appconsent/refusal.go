@@ -35,7 +35,7 @@ type Opener interface {
 //	Consent/stop-<SHA-256 of patient and client, 32 hex digits>
 type Refusals struct {
 	Store    RefusalStore
-	Audit    Recorder
+	Audit    audit.Trail
 	Consents Opener
 	Clock    func() time.Time
 }
@@ -106,7 +106,7 @@ func (refusals *Refusals) Opened(ctx context.Context, patient, client string) ([
 
 // Refuse creates a refusal. by describes the caller. Repeating it is not an
 // error.
-func (refusals *Refusals) Refuse(ctx context.Context, by audit.Event, patient, client, app string) error {
+func (refusals *Refusals) Refuse(ctx context.Context, by audit.Caller, patient, client, app string) error {
 	const op = "appconsent.Refuse"
 	r, err := consent.Refuse(consent.Refusal{ID: refusalRef(patient, client).ID, Patient: patient, Client: client,
 		App: app, Now: refusals.Clock()})
@@ -131,7 +131,7 @@ func (refusals *Refusals) Refuse(ctx context.Context, by audit.Event, patient, c
 
 // Allow ends a refusal, so that the other consents of the patient apply again.
 // It is not an error if there is none.
-func (refusals *Refusals) Allow(ctx context.Context, by audit.Event, patient, client string) error {
+func (refusals *Refusals) Allow(ctx context.Context, by audit.Caller, patient, client string) error {
 	const op = "appconsent.Allow"
 	ref := refusalRef(patient, client)
 	have, _, err := refusals.Store.Read(ctx, ref, 0)
@@ -146,14 +146,10 @@ func (refusals *Refusals) Allow(ctx context.Context, by audit.Event, patient, cl
 			Expect: store.Version, IfVersion: have.Version}))
 }
 
-func (refusals *Refusals) commit(ctx context.Context, by audit.Event, patient, interaction string,
+func (refusals *Refusals) commit(ctx context.Context, by audit.Caller, patient, interaction string,
 	w store.Write) error {
-	by.Type, by.Interaction, by.Patient = audit.Rest, interaction, patient
-	by.Data = []audit.DataRef{{Ref: w.Resource.Ref(), Version: w.IfVersion}}
-	ev, leaf, err := refusals.Audit.Prepare(by)
-	if err != nil {
-		return err
-	}
-	_, err = refusals.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w, ev}, Leaves: []store.Leaf{leaf}})
+	_, err := audit.Commit(ctx, refusals.Store, refusals.Audit, &store.Batch{Writes: []store.Write{w}},
+		audit.Event{Type: audit.Rest, Interaction: interaction, Caller: by, Patient: patient,
+			Data: []audit.DataRef{{Ref: w.Resource.Ref(), Version: w.IfVersion}}})
 	return err
 }

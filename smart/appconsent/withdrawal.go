@@ -22,7 +22,7 @@ type Reacher interface {
 // All fields except VendorName are required.
 type Withdrawals struct {
 	Store    RefusalStore
-	Audit    Recorder
+	Audit    audit.Trail
 	Consents Reacher
 	Clock    func() time.Time
 	NewID    func() string
@@ -47,14 +47,14 @@ const attempts = 16
 // AuditEvents. by describes the caller. After it returns without an error, no
 // Consent permits any of this data to anyone. Denials remain. It returns
 // NotFound if nothing was permitted.
-func (withdrawals *Withdrawals) Withdraw(ctx context.Context, by audit.Event, patient,
+func (withdrawals *Withdrawals) Withdraw(ctx context.Context, by audit.Caller, patient,
 	vendor string) (Withdrawn, error) {
 	const op = "appconsent.Withdraw"
 	var out Withdrawn
 	done := false
 	for range attempts {
 		one, ok, err := withdrawals.once(ctx, by, patient, vendor)
-		if k := fhir.KindOf(err); err != nil && (k == fhir.Conflict || k == fhir.PreconditionFailed) {
+		if store.Lost(err) {
 			continue // another client has changed one of the Consents
 		}
 		if err != nil {
@@ -88,7 +88,7 @@ func (w *Withdrawn) add(other Withdrawn) {
 
 // once reads the Consents and commits the necessary changes. ok is false if
 // there are none.
-func (withdrawals *Withdrawals) once(ctx context.Context, by audit.Event, patient,
+func (withdrawals *Withdrawals) once(ctx context.Context, by audit.Caller, patient,
 	vendor string) (Withdrawn, bool, error) {
 	have, err := withdrawals.active(ctx, patient)
 	if err != nil {
@@ -122,19 +122,15 @@ func (withdrawals *Withdrawals) once(ctx context.Context, by audit.Event, patien
 		created = append(created, audit.DataRef{Ref: r.Ref(), Version: 1})
 	}
 	out.Denials, out.Record = out.Denials[:len(plan.Denials)], plan.Record.ID
-	for _, event := range []struct {
+	var events []audit.Event
+	for _, change := range []struct {
 		interaction string
 		data        []audit.DataRef
 	}{{"update", updated}, {"create", created}} {
-		ev := by
-		ev.Type, ev.Interaction, ev.Patient, ev.Data = audit.Rest, event.interaction, patient, event.data
-		w, leaf, err := withdrawals.Audit.Prepare(ev)
-		if err != nil {
-			return Withdrawn{}, false, err
-		}
-		b.Writes, b.Leaves = append(b.Writes, w), append(b.Leaves, leaf)
+		events = append(events, audit.Event{Type: audit.Rest, Interaction: change.interaction, Caller: by,
+			Patient: patient, Data: change.data})
 	}
-	_, err = withdrawals.Store.Commit(ctx, b)
+	_, err = audit.Commit(ctx, withdrawals.Store, withdrawals.Audit, b, events...)
 	return out, err == nil, err
 }
 

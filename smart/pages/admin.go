@@ -232,8 +232,8 @@ func (req *request) addClient(c client.Client) (client.Client, error) {
 // changed returns the AuditEvent of an administrator's change.
 func (req *request) changed(what string, extra ...[2]string) audit.Event {
 	by := req.by()
-	return audit.Event{Type: audit.Security, Interaction: "configuration", Principal: by.Principal,
-		RemoteIP: by.RemoteIP, RequestID: by.RequestID, Extra: append([][2]string{{"change", what}}, extra...)}
+	return audit.Event{Type: audit.Security, Interaction: "configuration", Caller: by,
+		Extra: append([][2]string{{"change", what}}, extra...)}
 }
 
 // clientsChange disables a client, after a confirmation, or enables it again,

@@ -8,7 +8,6 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/smart/appconsent"
 	"pulsegate/smart/authz"
@@ -186,9 +185,8 @@ func appsRefuse(req *request) error {
 		return fhir.Errorf(fhir.Forbidden, "pages.appsRefuse", "This page is for patients.")
 	}
 	by := req.by()
-	ev := audit.Event{Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID}
 	if c := req.value("allow"); c != "" {
-		if err := req.pages.Refusals.Allow(ctx, ev, req.user.Patient, c); err != nil {
+		if err := req.pages.Refusals.Allow(ctx, by, req.user.Patient, c); err != nil {
 			return err
 		}
 		return req.redirect("/auth/apps?done=allowed")
@@ -210,7 +208,7 @@ func appsRefuse(req *request) error {
 	} else if fhir.KindOf(err) != fhir.NotFound {
 		return err
 	}
-	if err := req.pages.Refusals.Refuse(ctx, ev, req.user.Patient, as[i].ClientID, name); err != nil {
+	if err := req.pages.Refusals.Refuse(ctx, by, req.user.Patient, as[i].ClientID, name); err != nil {
 		return err
 	}
 	return req.redirect("/auth/apps?done=refused")
@@ -258,9 +256,7 @@ func appsRevoke(req *request) error {
 	if !slices.ContainsFunc(as, func(a authz.Authorization) bool { return a.ID == id }) {
 		return req.redirect("/auth/apps") // access has already ended
 	}
-	by := req.by()
-	if err := req.pages.Apps.Revoke(ctx, audit.Event{Principal: by.Principal, RemoteIP: by.RemoteIP,
-		RequestID: by.RequestID}, req.user.ID, id); err != nil {
+	if err := req.pages.Apps.Revoke(ctx, req.by(), req.user.ID, id); err != nil {
 		return err
 	}
 	return req.redirect("/auth/apps?done=1")

@@ -15,7 +15,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/smart/people/breakglass"
+	"pulsegate/fhir/audit"
 	"pulsegate/smart/people/role"
 	"pulsegate/smart/people/session"
 	"pulsegate/smart/people/signin"
@@ -121,9 +121,14 @@ func (req *request) csrf() string {
 	return req.visit.CSRF
 }
 
+// caller returns the caller of the request, without a principal.
+func (req *request) caller() audit.Caller {
+	return audit.Caller{RemoteIP: remote(req.http), RequestID: req.writer.Header().Get("X-Request-Id")}
+}
+
 // from describes the origin of the request for a sign-in.
 func (req *request) from() signin.From {
-	return signin.From{RemoteIP: remote(req.http), RequestID: req.writer.Header().Get("X-Request-Id"),
+	return signin.From{Caller: req.caller(),
 		Agent:  agent(req.http.UserAgent()),
 		Device: func(id string) string { return req.pages.Cookies.Device(req.http, id) }}
 }
@@ -136,7 +141,7 @@ func remote(r *http.Request) string {
 }
 
 // by returns the signed-in person with the rules of their roles.
-func (req *request) by() By {
+func (req *request) by() audit.Caller {
 	p := req.pages.SignIn.Principal(req.user)
 	rules := req.user.Roles.Rules()
 	if !req.user.Roles.Staff() {
@@ -145,12 +150,11 @@ func (req *request) by() By {
 		}
 	}
 	p.Grant = &access.Grant{Rules: rules}
-	return By{Principal: p, RemoteIP: remote(req.http), RequestID: req.writer.Header().Get("X-Request-Id")}
+	return req.caller().As(p)
 }
 
-func (req *request) glassBy() breakglass.By {
-	return breakglass.By{Principal: req.pages.SignIn.Principal(req.user), RemoteIP: remote(req.http),
-		RequestID: req.writer.Header().Get("X-Request-Id")}
+func (req *request) glassBy() audit.Caller {
+	return req.caller().As(req.pages.SignIn.Principal(req.user))
 }
 
 func (req *request) actor() signin.Actor { return signin.Actor{User: req.user, Session: req.session} }

@@ -17,7 +17,6 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/store"
@@ -41,15 +40,15 @@ type Apps interface {
 	About(ctx context.Context, patient string) ([]authz.Authorization, error)
 	// Revoke ends an authorization and all its tokens in one commit with the
 	// AuditEvent. by describes the caller.
-	Revoke(ctx context.Context, by audit.Event, subject, id string) error
+	Revoke(ctx context.Context, by audit.Caller, subject, id string) error
 }
 
 // Refusals stops apps that others opened. appconsent.Refusals implements it.
 type Refusals interface {
 	Refused(ctx context.Context, patient string) ([]appconsent.Refusal, error)
 	Opened(ctx context.Context, patient, client string) ([]consent.Summary, error)
-	Refuse(ctx context.Context, by audit.Event, patient, client, app string) error
-	Allow(ctx context.Context, by audit.Event, patient, client string) error
+	Refuse(ctx context.Context, by audit.Caller, patient, client, app string) error
+	Allow(ctx context.Context, by audit.Caller, patient, client string) error
 }
 
 // Clients reads and changes registrations. client.Registry implements it.
@@ -66,7 +65,7 @@ type Launch struct {
 	Client, Patient, Encounter, Intent string
 	User                               string // Practitioner/1
 	Maker                              authz.Subject
-	By                                 By
+	By                                 audit.Caller
 }
 
 // Launcher creates launch handles, as an EHR does (SMART App Launch 2.2, "EHR
@@ -80,29 +79,18 @@ type Launcher interface {
 // Person describes a patient for display.
 type Person struct{ ID, Name, Born, Gender string }
 
-// By identifies the person who requests a page, for the audit trail.
-type By struct {
-	Principal           *access.Principal // has the permissions of the person's roles
-	RemoteIP, RequestID string
-}
-
-// Patients reads patients with the permissions of the person in By.
+// Patients reads patients with the permissions of the caller.
 type Patients interface {
-	Find(ctx context.Context, by By, text string) ([]Person, error)
-	Get(ctx context.Context, by By, id string) (Person, error)
+	Find(ctx context.Context, by audit.Caller, text string) ([]Person, error)
+	Get(ctx context.Context, by audit.Caller, id string) (Person, error)
 	// Visits returns the encounters of the patient's data, most recent first.
-	Visits(ctx context.Context, by By, patient string) ([]Visit, error)
+	Visits(ctx context.Context, by audit.Caller, patient string) ([]Visit, error)
 }
 
 // Visit describes an encounter for display.
 type Visit struct {
 	ID, Name string    // Name may be empty
 	Last     time.Time // time of the last measurement; zero if unknown
-}
-
-// Recorder records audit events. audit.Recorder implements it.
-type Recorder interface {
-	Record(ctx context.Context, evs ...audit.Event) error
 }
 
 // Options configures Pages. Launcher may be nil. Rand defaults to the system's
@@ -125,7 +113,7 @@ type Options struct {
 	UserLife time.Duration
 	Patients Patients
 	Scopes   scope.Parser
-	Audit    Recorder
+	Audit    audit.Trail
 	Clock    func() time.Time
 	Rand     io.Reader
 	Logger   *slog.Logger

@@ -21,14 +21,9 @@ const (
 	forget         = 24 * time.Hour
 )
 
-// State reads small state. A store.Store implements it.
-type State interface {
-	Get(ctx context.Context, key string) ([]byte, error)
-}
-
 // Throttle counts failed attempts and delays further ones.
 type Throttle struct {
-	Store State
+	Store store.State
 	Clock func() time.Time
 }
 

@@ -43,7 +43,7 @@ func (s *Service) ByPatient(ctx context.Context, patient string) ([]Override, er
 func (s *Service) each(ctx context.Context, patient string, fn func(id string, start int64)) error {
 	const op = "breakglass.ByPatient"
 	if !fhir.ValidID(patient) {
-		return fhir.Errorf(fhir.Invalid, op, "patient: an id is needed")
+		return fhir.Errorf(fhir.Invalid, op, "patient: an id is required")
 	}
 	prefix, bad := prefixPatient+patient+"/", error(nil)
 	err := s.store.List(ctx, prefix, func(k string, v []byte) bool {
@@ -89,7 +89,7 @@ func (s *Service) acknowledged(ctx context.Context, patient string) (map[string]
 
 // Acknowledge records that a patient has read about the overrides with these
 // ids. It returns NotFound if one of them does not concern the patient's data.
-func (s *Service) Acknowledge(ctx context.Context, by By, patient string, ids []string) error {
+func (s *Service) Acknowledge(ctx context.Context, by audit.Caller, patient string, ids []string) error {
 	const op = "breakglass.Acknowledge"
 	mine := map[string]bool{}
 	if err := s.each(ctx, patient, func(id string, _ int64) { mine[id] = true }); err != nil {
@@ -99,8 +99,7 @@ func (s *Service) Acknowledge(ctx context.Context, by By, patient string, ids []
 	if err != nil {
 		return err
 	}
-	ev := audit.Event{Type: audit.Security, Interaction: "configuration", Principal: by.Principal,
-		RemoteIP: by.RemoteIP, RequestID: by.RequestID, Patient: patient,
+	ev := audit.Event{Type: audit.Security, Interaction: "configuration", Caller: by, Patient: patient,
 		Extra: [][2]string{{"change", "emergency-access-acknowledged"}}}
 	var b store.Batch
 	for _, id := range ids {
@@ -118,11 +117,6 @@ func (s *Service) Acknowledge(ctx context.Context, by By, patient string, ids []
 	if len(b.State) == 0 {
 		return nil
 	}
-	w, leaf, err := s.audit.Prepare(ev)
-	if err != nil {
-		return fhir.Wrap(op, err)
-	}
-	b.Writes, b.Leaves = []store.Write{w}, []store.Leaf{leaf}
-	_, err = s.store.Commit(ctx, &b)
+	_, err = audit.Commit(ctx, s.store, s.audit, &b, ev)
 	return fhir.Wrap(op, err)
 }

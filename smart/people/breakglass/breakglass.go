@@ -74,22 +74,10 @@ type Override struct {
 // Pending reports whether the override has not been reviewed.
 func (override *Override) Pending() bool { return override.Reviewer == "" }
 
-// Store is the small state of a store.Store.
-type Store interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-	Get(ctx context.Context, key string) ([]byte, error)
-	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
-}
-
-// Recorder is the audit.Recorder.
-type Recorder interface {
-	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
-}
-
 // Service manages overrides. It is safe for concurrent use.
 type Service struct {
-	store  Store
-	audit  Recorder
+	store  store.State
+	audit  audit.Trail
 	clock  func() time.Time
 	log    *slog.Logger
 	opened metric.Int64Counter
@@ -99,7 +87,7 @@ type Service struct {
 }
 
 // New returns a Service. log may be nil.
-func New(s Store, a Recorder, clock func() time.Time, log *slog.Logger) (*Service, error) {
+func New(s store.State, a audit.Trail, clock func() time.Time, log *slog.Logger) (*Service, error) {
 	n, err := otel.Meter("pulsegate/smart/people/breakglass").Int64Counter("pulsegate.breakglass.opened",
 		metric.WithUnit("{override}"),
 		metric.WithDescription("Emergency overrides of consent"))
@@ -109,27 +97,21 @@ func New(s Store, a Recorder, clock func() time.Time, log *slog.Logger) (*Servic
 	return &Service{store: s, audit: a, clock: clock, log: log, opened: n}, fhir.Wrap("breakglass.New", err)
 }
 
-// By identifies the person who acts and the origin of the request.
-type By struct {
-	Principal *access.Principal
-	RemoteIP  string
-	RequestID string
-}
-
-func (s *Service) commit(ctx context.Context, by By, what string, override *Override, state ...store.StateWrite) error {
-	w, leaf, err := s.audit.Prepare(audit.Event{Type: audit.Security, Interaction: what, Principal: by.Principal,
-		RemoteIP:  by.RemoteIP,
-		RequestID: by.RequestID, Patient: override.Patient, Extra: [][2]string{{"break-glass", override.ID}}})
-	if err != nil {
-		return fhir.Wrap("breakglass.commit", err)
-	}
+func (s *Service) commit(ctx context.Context, by audit.Caller, what string, override *Override,
+	state ...store.StateWrite) error {
 	defer s.changes.Add(1)
-	_, err = s.store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: state})
+	_, err := audit.Commit(ctx, s.store, s.audit, &store.Batch{State: state}, override.event(by, what))
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		return fhir.Errorf(fhir.Conflict, "breakglass.commit",
 			"the emergency access was changed in the meantime; reload the page and try again")
 	}
 	return fhir.Wrap("breakglass.commit", err)
+}
+
+// event returns the AuditEvent of an interaction with the override.
+func (override *Override) event(by audit.Caller, interaction string) audit.Event {
+	return audit.Event{Type: audit.Security, Interaction: interaction, Caller: by, Patient: override.Patient,
+		Extra: [][2]string{{"break-glass", override.ID}}}
 }
 
 func (override *Override) write() (store.StateWrite, error) {
@@ -151,7 +133,7 @@ func text(s string, least int) (string, error) {
 
 // Open starts an override. It fails with Conflict if one of the same user and
 // patient is active.
-func (s *Service) Open(ctx context.Context, by By, user, patient, reason string) (Override, error) {
+func (s *Service) Open(ctx context.Context, by audit.Caller, user, patient, reason string) (Override, error) {
 	reason, err := text(reason, minReason)
 	if err != nil {
 		return Override{}, err
@@ -160,7 +142,7 @@ func (s *Service) Open(ctx context.Context, by By, user, patient, reason string)
 	override := Override{ID: strings.ToLower(rand.Text()), User: user, Patient: patient, Reason: reason, Start: now,
 		End: now.Add(Life)}
 	if !fhir.ValidID(user) || !fhir.ValidID(patient) {
-		return Override{}, fhir.Errorf(fhir.Invalid, "breakglass.Open", "patient: an id is needed")
+		return Override{}, fhir.Errorf(fhir.Invalid, "breakglass.Open", "patient: an id is required")
 	}
 	w, err := override.write()
 	if err != nil {
@@ -210,7 +192,7 @@ func (s *Service) get(ctx context.Context, id string) (Override, error) {
 }
 
 // Close ends an override early. Only its own user can do so.
-func (s *Service) Close(ctx context.Context, by By, user, id string) error {
+func (s *Service) Close(ctx context.Context, by audit.Caller, user, id string) error {
 	override, err := s.get(ctx, id)
 	if err != nil {
 		return err
@@ -236,7 +218,7 @@ func (s *Service) Close(ctx context.Context, by By, user, id string) error {
 // the user, each with its AuditEvent. by describes who ends them. Views of this
 // process may still permit access for up to a second; the caller ends the
 // user's tokens and sessions in the same commit.
-func (s *Service) EndAll(ctx context.Context, b *store.Batch, user string, by audit.Event) error {
+func (s *Service) EndAll(ctx context.Context, b *store.Batch, user string, by audit.Caller) error {
 	open, err := s.Active(ctx, user)
 	if err != nil {
 		return err
@@ -249,13 +231,9 @@ func (s *Service) EndAll(ctx context.Context, b *store.Batch, user string, by au
 		if err != nil {
 			return err
 		}
-		ev, leaf, err := s.audit.Prepare(audit.Event{Type: audit.Security, Interaction: "emergency-stop",
-			Principal: by.Principal, RemoteIP: by.RemoteIP,
-			RequestID: by.RequestID, Patient: override.Patient, Extra: [][2]string{{"break-glass", override.ID}}})
-		if err != nil {
-			return fhir.Wrap("breakglass.EndAll", err)
+		if err := audit.Append(s.audit, b, override.event(by, "emergency-stop")); err != nil {
+			return err
 		}
-		b.Writes, b.Leaves = append(b.Writes, ev), append(b.Leaves, leaf)
 		b.State = append(b.State, w, store.StateWrite{Key: prefixOpen + user + "/" + override.Patient,
 			Expect: store.StateEquals, Old: []byte(override.ID)})
 	}
@@ -264,7 +242,7 @@ func (s *Service) EndAll(ctx context.Context, b *store.Batch, user string, by au
 
 // Review records the review of an override. Users cannot review their own
 // overrides, and no override is reviewed twice.
-func (s *Service) Review(ctx context.Context, by By, reviewer, id string, justified bool, note string) error {
+func (s *Service) Review(ctx context.Context, by audit.Caller, reviewer, id string, justified bool, note string) error {
 	const op = "breakglass.Review"
 	override, err := s.get(ctx, id)
 	if err != nil {

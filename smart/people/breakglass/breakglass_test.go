@@ -71,7 +71,7 @@ func TestConsentsModel(t *testing.T) {
 			pair := [2]string{rapid.SampledFrom(users).Draw(t, "user"), rapid.SampledFrom(patients).Draw(t, "patient")}
 			switch rapid.IntRange(0, 2).Draw(t, "act") {
 			case 0:
-				override, err := service.Open(ctx, breakglass.By{Principal: &access.Principal{Subject: pair[0]}},
+				override, err := service.Open(ctx, audit.Caller{Principal: &access.Principal{Subject: pair[0]}},
 					pair[0], pair[1],
 					"unconscious after a fall")
 				if open := clock.Now().Before(ends[pair]); open != (fhir.KindOf(err) == fhir.Conflict && err != nil) ||
@@ -89,11 +89,11 @@ func TestConsentsModel(t *testing.T) {
 				if other == pair[0] {
 					other = users[1]
 				}
-				if err := service.Close(ctx, breakglass.By{}, other, ids[pair]); fhir.KindOf(err) != fhir.NotFound ||
+				if err := service.Close(ctx, audit.Caller{}, other, ids[pair]); fhir.KindOf(err) != fhir.NotFound ||
 					err == nil {
 					t.Fatalf("another user ended the override: %v", err)
 				}
-				if err := service.Close(ctx, breakglass.By{}, pair[0], ids[pair]); err != nil {
+				if err := service.Close(ctx, audit.Caller{}, pair[0], ids[pair]); err != nil {
 					t.Fatal(err)
 				}
 				if clock.Now().Before(ends[pair]) {
@@ -145,7 +145,7 @@ func TestReview(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := context.Background()
-	override, err := service.Open(ctx, breakglass.By{}, "doc", "ada", "unconscious after a fall")
+	override, err := service.Open(ctx, audit.Caller{}, "doc", "ada", "unconscious after a fall")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,15 +155,15 @@ func TestReview(t *testing.T) {
 		want          fhir.Kind
 	}{{"doc", override.ID, "", true, fhir.Forbidden}, {"aud", "none", "", true, fhir.NotFound},
 		{"aud", override.ID, "", false, fhir.Invalid}} {
-		if err := service.Review(ctx, breakglass.By{}, tt.who, tt.id, tt.justified, tt.note); err == nil ||
+		if err := service.Review(ctx, audit.Caller{}, tt.who, tt.id, tt.justified, tt.note); err == nil ||
 			fhir.KindOf(err) != tt.want {
 			t.Errorf("%+v: %v", tt, err)
 		}
 	}
-	if err := service.Review(ctx, breakglass.By{}, "aud", override.ID, true, ""); err != nil {
+	if err := service.Review(ctx, audit.Caller{}, "aud", override.ID, true, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := service.Review(ctx, breakglass.By{}, "aud", override.ID, false,
+	if err := service.Review(ctx, audit.Caller{}, "aud", override.ID, false,
 		"second thoughts"); fhir.KindOf(err) != fhir.Conflict {
 		t.Errorf("reviewed twice: %v", err)
 	}

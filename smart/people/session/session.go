@@ -56,13 +56,6 @@ type Browser struct {
 	IP    string `json:"ip,omitempty"`
 }
 
-// State is the small state of a store.Store.
-type State interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-	Get(ctx context.Context, key string) ([]byte, error)
-	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
-}
-
 // Users looks up users. user.Registry implements it.
 type Users interface {
 	Get(ctx context.Context, id string) (user.User, error)
@@ -70,7 +63,7 @@ type Users interface {
 
 // Sessions starts and finds sessions. It is safe for concurrent use.
 type Sessions struct {
-	Store State
+	Store store.State
 	Users Users
 	Clock func() time.Time
 }

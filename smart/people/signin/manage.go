@@ -91,8 +91,8 @@ func (s *Service) managed(ctx context.Context, from From, by Actor, u *user.User
 	for _, r := range u.Roles {
 		extra = append(extra, [2]string{"role", string(r)})
 	}
-	return s.ending(ctx, u.ID, audit.Event{Type: audit.Security, Interaction: kind, Principal: s.actor(by),
-		RemoteIP: from.RemoteIP, RequestID: from.RequestID, Extra: extra}, state...)
+	return s.ending(ctx, u.ID, audit.Event{Type: audit.Security, Interaction: kind, Caller: from.As(s.actor(by)),
+		Extra: extra}, state...)
 }
 
 // ending commits a change of an account together with the end of its
@@ -102,7 +102,7 @@ func (s *Service) managed(ctx context.Context, from From, by Actor, u *user.User
 // more access can begin.
 func (s *Service) ending(ctx context.Context, userID string, ev audit.Event, state ...store.StateWrite) error {
 	b := store.Batch{State: state}
-	if err := s.EndAccess(ctx, &b, userID, "", ev); err != nil {
+	if err := s.EndAccess(ctx, &b, userID, "", ev.Caller); err != nil {
 		return err
 	}
 	if err := s.commitBatch(ctx, &b, ev); err != nil {
@@ -111,7 +111,7 @@ func (s *Service) ending(ctx context.Context, userID string, ev audit.Event, sta
 	ctx = context.WithoutCancel(ctx)
 	return retry("signin.ending", func() error {
 		var late store.Batch
-		if err := s.EndAccess(ctx, &late, userID, "", ev); err != nil || len(late.Writes) == 0 {
+		if err := s.EndAccess(ctx, &late, userID, "", ev.Caller); err != nil || len(late.Writes) == 0 {
 			return err
 		}
 		_, err := s.Store.Commit(ctx, &late)
@@ -122,12 +122,7 @@ func (s *Service) ending(ctx context.Context, userID string, ev audit.Event, sta
 // retry runs a change of an account again for as long as it conflicts with
 // other writers, such as a sign-in.
 func retry(op string, change func() error) error {
-	for range changes {
-		if err := change(); err == nil || fhir.KindOf(err) != fhir.Conflict {
-			return err
-		}
-	}
-	return fhir.Errorf(fhir.Unavailable, op, "The account is being changed by other requests. Try again.")
+	return store.Retry(changes, op, "The account is being changed by other requests. Try again.", change)
 }
 
 // Reinvite creates a new one-time link for a user and voids earlier ones. The

@@ -36,22 +36,11 @@ const (
 	recorded = 20
 )
 
-// Store is the small state of a store.Store.
-type Store interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-	Get(ctx context.Context, key string) ([]byte, error)
-}
-
-// Recorder is the audit.Recorder.
-type Recorder interface {
-	Prepare(ev audit.Event) (store.Write, store.Leaf, error)
-}
-
 // Options configures a Service. Passkeys and Provider are optional, and so is
 // Logger.
 type Options struct {
-	Store     Store
-	Audit     Recorder
+	Store     store.State
+	Audit     audit.Trail
 	Users     *user.Registry
 	Sessions  *session.Sessions
 	Passkeys  *authn.Passkeys // nil if the server has no host name or no https
@@ -65,7 +54,7 @@ type Options struct {
 	// batch, with the AuditEvents. If session is empty, it ends all
 	// authorizations and emergency accesses, otherwise the authorizations that
 	// are bound to the session with that SID. by describes who ends them.
-	EndAccess func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error
+	EndAccess func(ctx context.Context, b *store.Batch, userID, session string, by audit.Caller) error
 	Issuer    string // the server's base URL
 	Clock     func() time.Time
 	Logger    *slog.Logger
@@ -103,8 +92,8 @@ func New(options Options) (*Service, error) {
 
 // From describes the origin of a request.
 type From struct {
-	RemoteIP, RequestID string
-	Agent               string // description of the browser, for session.Browser
+	audit.Caller        // without a principal, which the sign-in determines
+	Agent        string // description of the browser, for session.Browser
 	// Device returns the id of this browser for an account that has signed in
 	// there, otherwise "". It may be nil.
 	Device func(userID string) string
@@ -215,12 +204,7 @@ func (s *Service) Commit(ctx context.Context, ev audit.Event, state ...store.Sta
 
 // commitBatch commits b with an event.
 func (s *Service) commitBatch(ctx context.Context, b *store.Batch, ev audit.Event) error {
-	w, leaf, err := s.Audit.Prepare(ev)
-	if err != nil {
-		return fhir.Wrap("signin.commit", err)
-	}
-	b.Writes, b.Leaves = append(b.Writes, w), append(b.Leaves, leaf)
-	_, err = s.Store.Commit(ctx, b)
+	_, err := audit.Commit(ctx, s.Store, s.Audit, b, ev)
 	return fhir.Wrap("signin.commit", err)
 }
 
@@ -255,7 +239,7 @@ func (s *Service) refused(ctx context.Context, from From, method, userID, reason
 	s.counted(ctx, method, "refused")
 	ctx = context.WithoutCancel(ctx)
 	ev := audit.Event{Type: audit.SignIn, Interaction: "login", Outcome: audit.Serious, Reason: method + ": " + reason,
-		RemoteIP: from.RemoteIP, RequestID: from.RequestID}
+		Caller: from.Caller}
 	if userID != "" {
 		ev.Principal = &access.Principal{Subject: userID, Issuer: s.Issuer}
 	}
@@ -263,7 +247,7 @@ func (s *Service) refused(ctx context.Context, from From, method, userID, reason
 	s.Logger.InfoContext(ctx, "sign-in refused", "way", method, "rule", reason, "request_id", from.RequestID,
 		"recorded",
 		record)
-	for range attempts {
+	return store.Retry(attempts, "signin.refused", "try again", func() error {
 		var writes []store.StateWrite
 		if state != nil {
 			var err error
@@ -278,11 +262,8 @@ func (s *Service) refused(ctx context.Context, from From, method, userID, reason
 		case len(writes) > 0:
 			_, err = s.Store.Commit(ctx, &store.Batch{State: writes})
 		}
-		if err == nil || fhir.KindOf(err) != fhir.Conflict {
-			return fhir.Wrap("signin.refused", err)
-		}
-	}
-	return fhir.Errorf(fhir.Unavailable, "signin.refused", "try again")
+		return fhir.Wrap("signin.refused", err)
+	})
 }
 
 // begin completes a sign-in: it commits the user, the session and the event
@@ -301,9 +282,8 @@ func (s *Service) begin(ctx context.Context, from From, method string, u *user.U
 	if before != nil && before.User == u.ID {
 		what = "step-up"
 	}
-	ev := audit.Event{Type: audit.SignIn, Interaction: what, Principal: s.Principal(u), RemoteIP: from.RemoteIP,
-		RequestID: from.RequestID,
-		Extra:     [][2]string{{"acr", proof.ACR}, {"way", method}}}
+	ev := audit.Event{Type: audit.SignIn, Interaction: what, Caller: from.As(s.Principal(u)),
+		Extra: [][2]string{{"acr", proof.ACR}, {"way", method}}}
 	if err := s.commit(ctx, ev, append(append(writes, sw...), state...)...); err != nil {
 		return SignedIn{}, err
 	}

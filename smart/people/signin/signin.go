@@ -21,15 +21,14 @@ func wrongCredentials() error {
 // Password signs in with a password and a one-time code or recovery code.
 func (s *Service) Password(ctx context.Context, from From, login, password, code string,
 	before *session.Session) (SignedIn, error) {
-	for range attempts {
-		in, err := s.password(ctx, from, login, password, code, before)
-		// On a conflict, a failure was counted or the code was used in the
-		// meantime.
-		if err == nil || fhir.KindOf(err) != fhir.Conflict {
-			return in, err
-		}
-	}
-	return SignedIn{}, fhir.Errorf(fhir.Unavailable, "signin.Password", "try again")
+	var in SignedIn
+	// The commit conflicts if another attempt was counted, or the code was used,
+	// at the same time.
+	err := store.Retry(attempts, "signin.Password", "try again", func() (err error) {
+		in, err = s.password(ctx, from, login, password, code, before)
+		return err
+	})
+	return in, err
 }
 
 func (s *Service) password(ctx context.Context, from From, login, password, code string,

@@ -24,16 +24,9 @@ const (
 // InviteLife is the lifetime of a one-time link.
 const InviteLife = 48 * time.Hour
 
-// Store is the small state of a store.Store.
-type Store interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-	Get(ctx context.Context, key string) ([]byte, error)
-	List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error
-}
-
 // Registry stores the users. It is safe for concurrent use.
 type Registry struct {
-	Store Store
+	Store store.State
 	Clock func() time.Time
 }
 

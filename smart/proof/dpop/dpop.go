@@ -1,7 +1,6 @@
 package dpop
 
 import (
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -37,11 +36,6 @@ const (
 
 // Algs lists the accepted algorithms of proofs.
 func Algs() []string { return []string{"ES256", "ES384", "RS256", "RS384"} }
-
-// Store is the small state of a store.Store.
-type Store interface {
-	Commit(ctx context.Context, b *store.Batch) (store.Result, error)
-}
 
 // Proof is a verified proof. The caller still has to use up its jti.
 type Proof struct {
