@@ -230,7 +230,7 @@ func TestFHIRClientInBrowser(t *testing.T) {
 		ada.Press("form[action=\"/auth/apps\"] button.danger").Until(
 			fmt.Sprintf(`document.querySelectorAll("form[action=\"/auth/apps\"] button.danger").length === %d`, left))
 	}
-	ada.Wait("No app has access by your own word")
+	ada.Wait("You have not allowed any app yourself")
 	if s := w.status(got.Token["access_token"].(string), "Patient/demo-ada"); s != 401 {
 		t.Errorf("after the end: %d", s)
 	}

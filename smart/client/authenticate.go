@@ -83,7 +83,7 @@ func (a *Assertions) Authenticate(ctx context.Context, r *http.Request, form url
 	case methods > 1:
 		return Proof{}, fhir.Errorf(fhir.Invalid, op, "the request uses more than one method of client authentication")
 	case len(r.Header.Values("Authorization")) > 1 || r.Header.Get("Authorization") != "" && !isBasic:
-		return Proof{}, fhir.Errorf(fhir.Invalid, op, "Authorization must be Basic, once")
+		return Proof{}, fhir.Errorf(fhir.Invalid, op, "Authorization must occur once and use Basic")
 	case methods == 0 && form.Get("client_id") == "":
 		return Proof{}, fhir.Errorf(fhir.Unauthorized, op, "client authentication is missing")
 	}

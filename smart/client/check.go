@@ -40,7 +40,7 @@ func (r *Registry) check(c *Client) error {
 		{"client_uri", c.ClientURI},
 		{"policy_uri", c.PolicyURI}, {"tos_uri", c.TOSURI}} {
 		if u.url != "" && !webURL(u.url) {
-			return wrong(u.place, "an https URL (http on loopback) without user and fragment")
+			return wrong(u.place, "it must be an https URL (or http on loopback) without user and fragment")
 		}
 	}
 	set, err := r.Scopes.Parse(c.Scope)
@@ -105,7 +105,7 @@ func (r *Registry) checkGrants(c *Client) error {
 	for _, u := range c.RedirectURIs {
 		if !redirectURI(u) {
 			return wrong("redirect_uris",
-				"https, http on loopback, or a private-use scheme with a dot; no user, no fragment")
+				"it must use https, http on loopback, or a private-use scheme with a dot, without user and fragment")
 		}
 	}
 	return nil

@@ -248,7 +248,7 @@ func (k *Keys) fetch(ctx context.Context, url string) ([]key, error) {
 		return failed(err)
 	}
 	if res.StatusCode != http.StatusOK {
-		return failed(fhir.Errorf(fhir.Unavailable, op, "jwks_url answered with status %d", res.StatusCode))
+		return failed(fhir.Errorf(fhir.Unavailable, op, "jwks_url responded with status %d", res.StatusCode))
 	}
 	want := k.Algs
 	if want == nil {

@@ -43,5 +43,5 @@ func ExampleParser_Parse() {
 	fmt.Println(err)
 	// Output:
 	// true patient Observation 2
-	// scope.Parse: scope 2: the permission is neither read, write, * nor letters of cruds in that order
+	// scope.Parse: scope 2: its permission must be read, write, * or letters of cruds in that order
 }

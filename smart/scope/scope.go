@@ -125,7 +125,7 @@ func (p Parser) Offered(s string) (Set, error) {
 	var set Set
 	for i, w := range words {
 		if !legal(w) {
-			return nil, bad(i+1, "a character that RFC 6749 does not allow")
+			return nil, bad(i+1, "it has a character that RFC 6749 does not allow")
 		}
 		if one, err := p.one(i+1, w); err == nil {
 			set = append(set, one)
@@ -146,7 +146,7 @@ func legal(w string) bool {
 
 func (p Parser) one(pos int, w string) (Scope, error) {
 	if !legal(w) {
-		return Scope{}, bad(pos, "a character that RFC 6749 does not allow")
+		return Scope{}, bad(pos, "it has a character that RFC 6749 does not allow")
 	}
 	if slices.Contains(Names(), w) {
 		return Scope{Name: w}, nil
@@ -155,28 +155,28 @@ func (p Parser) one(pos int, w string) (Scope, error) {
 	switch Level(level) {
 	case System, User, Patient:
 	default:
-		return Scope{}, bad(pos, "neither patient/, user/ or system/ with a resource type, nor a scope for launch or identity")
+		return Scope{}, bad(pos, "it is neither patient/, user/ or system/ with a resource type, nor a scope for launch or identity")
 	}
 	head, query, granular := strings.Cut(rest, "?")
 	typ, perm, ok := strings.Cut(head, ".")
 	if !ok {
-		return Scope{}, bad(pos, "no permission after the resource type")
+		return Scope{}, bad(pos, "it has no permission after the resource type")
 	}
 	if typ != "*" && !fhir.KnownType(typ) {
-		return Scope{}, bad(pos, "a resource type that this server does not store")
+		return Scope{}, bad(pos, "this server does not store its resource type")
 	}
 	out := Scope{Level: Level(level), Type: typ}
 	if out.May, out.V1, ok = permission(perm); !ok {
-		return Scope{}, bad(pos, "the permission is neither read, write, * nor letters of cruds in that order")
+		return Scope{}, bad(pos, "its permission must be read, write, * or letters of cruds in that order")
 	}
 	if !granular {
 		return out, nil
 	}
 	if out.V1 {
-		return Scope{}, bad(pos, "search parameters need the v2 permissions (cruds)")
+		return Scope{}, bad(pos, "its search parameters need the v2 permissions (cruds)")
 	}
 	if typ == "*" {
-		return Scope{}, bad(pos, "search parameters need one resource type, not *")
+		return Scope{}, bad(pos, "its search parameters need one resource type, not *")
 	}
 	var err error
 	out.Params, err = p.params(pos, typ, query)
@@ -207,7 +207,7 @@ func permission(s string) (may access.Interaction, v1, ok bool) {
 func (p Parser) params(pos int, typ, query string) ([]access.Param, error) {
 	pairs := strings.Split(query, "&")
 	if len(pairs) > maxParams {
-		return nil, bad(pos, "more than 8 search parameters")
+		return nil, bad(pos, "it has more than 8 search parameters")
 	}
 	out := make([]access.Param, 0, len(pairs))
 	for _, pair := range pairs {
@@ -221,7 +221,7 @@ func (p Parser) params(pos int, typ, query string) ([]access.Param, error) {
 		}
 		tokens, ok := values(value)
 		if !ok {
-			return nil, bad(pos, "a search value is not [system]|code, system| or code")
+			return nil, bad(pos, "a search value must be [system]|code, system| or code")
 		}
 		if prm := (access.Param{Name: name, Any: tokens}); !hasParam(out, prm) {
 			out = append(out, prm)

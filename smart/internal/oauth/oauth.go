@@ -131,7 +131,7 @@ func Refuse(w http.ResponseWriter, f *Error) {
 // 3.2), and the URL must have no query.
 func Form(r *http.Request, w http.ResponseWriter, endpoint string) (url.Values, *Error) {
 	if r.Method != http.MethodPost {
-		f := Bad("invalid_request", "the "+endpoint+" endpoint takes POST")
+		f := Bad("invalid_request", "the "+endpoint+" endpoint accepts only POST")
 		f.Status = http.StatusMethodNotAllowed
 		return nil, f
 	}
@@ -140,11 +140,11 @@ func Form(r *http.Request, w http.ResponseWriter, endpoint string) (url.Values, 
 		return nil, Bad("invalid_request", "Content-Type must be application/x-www-form-urlencoded")
 	}
 	if r.URL.RawQuery != "" {
-		return nil, Bad("invalid_request", "parameters belong into the body")
+		return nil, Bad("invalid_request", "send parameters in the body, not in the URL")
 	}
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
-		return nil, Bad("invalid_request", "the body is larger than 16 KiB or broke off")
+		return nil, Bad("invalid_request", "the body is larger than 16 KiB or incomplete")
 	}
 	v, err := url.ParseQuery(string(b))
 	if err != nil {
@@ -157,7 +157,7 @@ func Form(r *http.Request, w http.ResponseWriter, endpoint string) (url.Values, 
 func once(v url.Values) *Error {
 	for _, vs := range v {
 		if len(vs) > 1 {
-			return Bad("invalid_request", "a parameter is given twice")
+			return Bad("invalid_request", "a parameter occurs more than once")
 		}
 	}
 	return nil

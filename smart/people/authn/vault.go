@@ -41,7 +41,7 @@ func OpenVault(dir string, fresh bool) (*Vault, error) {
 			return nil, fhir.Wrap(op, err)
 		}
 		if info.Mode().Perm()&0o077 != 0 {
-			return nil, fhir.Errorf(fhir.Internal, op, "keys/seal.key: others may read it; its mode must be 0600")
+			return nil, fhir.Errorf(fhir.Internal, op, "keys/seal.key: other users may read it; set its mode to 0600")
 		}
 	}
 	if len(key) != vaultKey {

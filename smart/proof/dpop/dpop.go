@@ -94,18 +94,18 @@ func Verify(r *http.Request, target, accessToken string, now time.Time, nonces *
 		return nil, err
 	}
 	if !compact.Verify(values[0], header.Alg, public) {
-		return nil, bad("the signature is not that of the key")
+		return nil, bad("the signature does not match the key")
 	}
 	iat := time.UnixMilli(int64(*claims.Iat * 1000))
 	switch {
 	case claims.JTI == "" || len(claims.JTI) > maxJTI:
 		return nil, bad("jti must have 1 to 255 bytes")
 	case claims.HTM != r.Method:
-		return nil, bad("htm is not the method of the request")
+		return nil, bad("htm does not match the method of the request")
 	case !sameURL(claims.HTU, target):
-		return nil, bad("htu is not the URL of the request")
+		return nil, bad("htu does not match the URL of the request")
 	case iat.Before(now.Add(-maxAge)) || iat.After(now.Add(skew)):
-		return nil, bad("iat is not about now")
+		return nil, bad("iat is not close to the current time")
 	}
 	if accessToken != "" {
 		sum := sha256.Sum256([]byte(accessToken))

@@ -151,7 +151,7 @@ func read(name string) (signing, error) {
 	case *ecdsa.PrivateKey:
 		if _, err := p.ECDH(); err != nil ||
 			key.Alg != map[elliptic.Curve]string{elliptic.P256(): "ES256", elliptic.P384(): "ES384"}[p.Curve] {
-			return refuse("the curve is not that of the algorithm")
+			return refuse("the curve does not fit the algorithm")
 		}
 		key.private = p
 	case *rsa.PrivateKey:
