@@ -217,7 +217,7 @@ func (p Parser) params(pos int, typ, query string) ([]access.Param, error) {
 		}
 		value, err := url.PathUnescape(raw)
 		if err != nil {
-			return nil, bad(pos, "percent-encoding")
+			return nil, bad(pos, "it has invalid percent-encoding")
 		}
 		tokens, ok := values(value)
 		if !ok {
