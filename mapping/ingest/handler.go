@@ -97,7 +97,7 @@ func mayCreate(who *access.Principal) bool {
 func (h *Handler) fail(c *gin.Context, err error) {
 	kind := fhir.KindOf(err)
 	if kind == fhir.Internal && h.Logger != nil {
-		h.Logger.ErrorContext(c.Request.Context(), "ingest failed", "err", err)
+		h.Logger.ErrorContext(c.Request.Context(), "ingest failed", "error", err)
 	}
 	if kind == fhir.Unavailable {
 		c.Header("Retry-After", "1")

@@ -56,7 +56,7 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c, redirect, fail := s.target(r, v)
 	if fail != nil {
 		s.opts.Logger.InfoContext(r.Context(), "authorization refused", "error", fail.Code, "rule", fail.Description,
-			"request", h.Get("X-Request-Id"), "cause", fail.Cause)
+			"request_id", h.Get("X-Request-Id"), "cause", fail.Cause)
 		s.show(w, r, fail.Status, fail.Description)
 		return
 	}
@@ -64,7 +64,7 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if fail != nil {
 		s.opts.Logger.InfoContext(r.Context(), "authorization refused", "error", fail.Code, "rule",
 			fail.Description, "client", c.ID,
-			"request", h.Get("X-Request-Id"), "cause", fail.Cause)
+			"request_id", h.Get("X-Request-Id"), "cause", fail.Cause)
 		back := url.Values{"error": {fail.Code}, "error_description": {fail.Description}}
 		if st := v.Get("state"); st != "" && len(st) <= maxState {
 			back.Set("state", st)

@@ -158,7 +158,7 @@ func (h *Handler) client(r *http.Request, v url.Values) (client.Proof, error) {
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, f *oauth.Error) {
 	h.opts.Logger.InfoContext(r.Context(), "introspection or revocation refused", "error", f.Code, "rule",
 		f.Description,
-		"request", w.Header().Get("X-Request-Id"), "cause", f.Cause)
+		"request_id", w.Header().Get("X-Request-Id"), "cause", f.Cause)
 	if f.Status == http.StatusUnauthorized && f.Challenge == "" {
 		f.Challenge = `Basic realm="token"` // RFC 9110 15.5.2: a 401 has one
 	}

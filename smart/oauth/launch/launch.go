@@ -257,7 +257,7 @@ type request struct {
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	oauth.Headers(w.Header())
 	if f := s.serve(w, r); f != nil {
-		s.Logger.InfoContext(r.Context(), "launch refused", "error", f.Code, "rule", f.Description, "request",
+		s.Logger.InfoContext(r.Context(), "launch refused", "error", f.Code, "rule", f.Description, "request_id",
 			w.Header().Get("X-Request-Id"), "cause", f.Cause)
 		oauth.Refuse(w, f)
 	}

@@ -215,7 +215,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, id string) {
 	}
 	switch {
 	case f != nil:
-		h.Logger.InfoContext(r.Context(), "registration refused", "error", f.Code, "rule", f.Description, "request",
+		h.Logger.InfoContext(r.Context(), "registration refused", "error", f.Code, "rule", f.Description, "request_id",
 			w.Header().Get("X-Request-Id"), "cause", f.Cause)
 		if f.Status == http.StatusMethodNotAllowed && id != "" {
 			w.Header().Set("Allow", "GET, PUT, DELETE")

@@ -118,7 +118,7 @@ func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, ev audit.Event
 	}
 	e.count(ctx, outcome)
 	e.opts.Logger.InfoContext(ctx, "token refused", "error", f.Code, "rule", f.Description, "client", claimed(&ev),
-		"request", ev.RequestID, "recorded", record, "cause", f.Cause)
+		"request_id", ev.RequestID, "recorded", record, "cause", f.Cause)
 	if f.Status == http.StatusUnauthorized && r.Header.Get("Authorization") != "" {
 		f.Challenge = `Basic realm="token"` // RFC 6749 5.2
 	}

@@ -166,7 +166,7 @@ func (e *Endpoint) reused(ctx context.Context, rq *request, id, rule string) *oa
 	e.count(ctx, "reuse")
 	e.opts.Logger.WarnContext(ctx, "authorization revoked: a code or refresh token came twice", "client",
 		rq.proof.Client.ID,
-		"authorization", id, "request", rq.ev.RequestID)
+		"authorization", id, "request_id", rq.ev.RequestID)
 	return badGrant(rule)
 }
 
