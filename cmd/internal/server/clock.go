@@ -16,13 +16,13 @@ func clockOf(m token.Mark) admin.Clock {
 
 // ShowClock tells the clock and the mark of the token endpoint.
 func (o operator) ShowClock(ctx context.Context, op admin.Operator) (admin.Clock, error) {
-	return clockOf(o.m.tokens.Mark()), o.record(ctx, o.request(op), "clock show", "")
+	return clockOf(o.oauth.tokens.Mark()), o.record(ctx, o.request(op), "clock show", "")
 }
 
 // ResetClock puts the mark back to the clock.
 func (o operator) ResetClock(ctx context.Context, op admin.Operator) (admin.Clock, error) {
 	rq := o.request(op)
-	m, err := o.m.tokens.ResetMark(ctx, audit.Event{Type: audit.Operator, Interaction: "clock-reset",
+	m, err := o.oauth.tokens.ResetMark(ctx, audit.Event{Type: audit.Operator, Interaction: "clock-reset",
 		Principal: rq.Principal, RequestID: rq.RequestID})
 	return clockOf(m), err
 }

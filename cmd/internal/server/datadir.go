@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,10 +9,6 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
-
-	"pulsegate/cmd/internal/recovery"
-	"pulsegate/fhir/access"
-	"pulsegate/fhir/audit"
 )
 
 // dataDirs are the directories that the server makes in its data directory.
@@ -84,26 +79,4 @@ func closeDir(dir string, log *slog.Logger) error {
 	log.Warn("a directory with patient data or keys was open to other users and has been closed", "dir", dir, "was",
 		fmt.Sprintf("%#o", mode))
 	return nil
-}
-
-// recovered records that the server goes on after a loss because an operator
-// decided so, and takes the decision back. A decision that was not needed is
-// recorded as well.
-func (m *Main) recovered(ctx context.Context, what string, d *recovery.Decision, problem string) error {
-	if d == nil {
-		return nil
-	}
-	if problem == "" {
-		problem = "nothing was lost"
-	}
-	err := m.recorder.Record(ctx, audit.Event{Type: audit.Operator, Interaction: "recover-" + what,
-		Principal: &access.Principal{Operator: d.By},
-		RequestID: m.newID(), Extra: [][2]string{{"problem", problem},
-			{"decided", d.At.Format("2006-01-02T15:04:05Z07:00")}}})
-	if err != nil {
-		return err
-	}
-	m.Log.Warn("the server goes on after a loss because an operator decided so", "what", what, "problem", problem,
-		"operator", d.By)
-	return d.Done()
 }

@@ -86,12 +86,11 @@ func (f files) bytes() map[string][]byte {
 	return out
 }
 
-// demo fills the store through the same code as any other caller and prints
-// what to try. Filling again changes nothing.
-func (m *Main) demo(ctx context.Context) error {
-	o := operator{m}
+// fillDemo fills the store by the operator's commands and prints requests to
+// try. Filling it again changes nothing.
+func (o operator) fillDemo(ctx context.Context, stdout io.Writer) error {
 	op := admin.Operator{Name: "demo"}
-	start, days, err := m.demoDays(ctx)
+	start, days, err := demoDays(ctx, o.store, o.now())
 	if err != nil {
 		return err
 	}
@@ -106,10 +105,10 @@ func (m *Main) demo(ctx context.Context) error {
 	if err := o.demoGroup(ctx, op); err != nil {
 		return err
 	}
-	if err := m.demoClient(ctx); err != nil {
+	if err := o.addDemoClient(ctx, op); err != nil {
 		return err
 	}
-	tok, err := m.tokens.Issue(ctx, demoClient, demoScope, demoTokenLife, "demo")
+	tok, err := o.oauth.tokens.Issue(ctx, demoClient, demoScope, demoTokenLife, "demo")
 	if err != nil {
 		return err
 	}
@@ -117,7 +116,7 @@ func (m *Main) demo(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return m.demoPrint(tok.Access, people, &sum)
+	return o.printDemo(stdout, tok.Access, people, &sum)
 }
 
 func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, start time.Time,
@@ -133,7 +132,7 @@ func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, s
 		if _, err := o.GrantConsent(ctx, op, admin.NewConsent{Patient: w.id, Vendor: w.vendor}); err != nil {
 			return sum, err
 		}
-	} else if _, ok, err := o.m.consents.Collects(ctx, w.id, w.vendor); err != nil || !ok {
+	} else if _, ok, err := o.consents.Collects(ctx, w.id, w.vendor); err != nil || !ok {
 		return sum, err // withdrawn since: the demo respects that, too
 	}
 	payloads, err := w.payloads(start, days)
@@ -145,7 +144,7 @@ func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, s
 		names = append(names, n)
 	}
 	sort.Strings(names)
-	p := o.m.ingestPipeline(o.m.pipeline.Mapper, untilNow(o.m.adapters, o.m.now()))
+	p := withAdapters(o.pipeline, untilNow(o.adapters, o.now()))
 	for _, n := range names {
 		rq := o.request(op)
 		one, err := p.Run(ctx, ingest.Request{Patient: w.id, Vendor: w.vendor, Name: n,
@@ -159,7 +158,7 @@ func (o operator) demoWearer(ctx context.Context, op admin.Operator, w wearer, s
 }
 
 func (o operator) demoGroup(ctx context.Context, op admin.Operator) error {
-	if _, _, err := o.m.store.Read(ctx, fhir.Ref{Type: "Group", ID: demoGroup},
+	if _, _, err := o.store.Read(ctx, fhir.Ref{Type: "Group", ID: demoGroup},
 		0); fhir.KindOf(err) != fhir.NotFound || err == nil {
 		return err
 	}
@@ -176,10 +175,10 @@ func (o operator) demoGroup(ctx context.Context, op admin.Operator) error {
 	return err
 }
 
-// demoClient registers a client with a key that nobody holds: its only token
-// is the one printed.
-func (m *Main) demoClient(ctx context.Context) error {
-	if _, err := m.clients.Get(ctx, demoClient); err == nil {
+// addDemoClient registers a client whose private key is discarded, so that the
+// server itself issues its only tokens.
+func (o operator) addDemoClient(ctx context.Context, op admin.Operator) error {
+	if _, err := o.clients.Get(ctx, demoClient); err == nil {
 		return nil
 	}
 	raw, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
@@ -203,16 +202,16 @@ func (m *Main) demoClient(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, write, err := m.clients.Prepare(client.Client{ID: demoClient, Name: "Demo", JWKS: body, Scope: demoScope})
+	c, write, err := o.clients.Prepare(client.Client{ID: demoClient, Name: "Demo", JWKS: body, Scope: demoScope})
 	if err != nil {
 		return err
 	}
-	return operator{m}.commitClient(ctx, admin.Operator{Name: "demo"}, "client add", c.ID, write)
+	return o.commitClient(ctx, op, "client add", c.ID, write)
 }
 
-func (m *Main) demoPrint(tok, people string, sum *ingest.Summary) error {
+func (o operator) printDemo(stdout io.Writer, tok, people string, sum *ingest.Summary) error {
 	hr := url.QueryEscape("http://loinc.org|8867-4")
-	_, err := fmt.Fprintf(m.Stdout, `
+	_, err := fmt.Fprintf(stdout, `
 Three invented wearers, a month of data: %d items read, %d created, %d unchanged, in %.1f s.
 A token for five minutes (bin/pulsegate demo token prints another):
 
@@ -232,7 +231,7 @@ curl -s -H "Authorization: Bearer $TOKEN" '%[6]s/AuditEvent?patient=demo-ada&_so
 
 Two people, who sign in with a passkey; each link is good once, for two days:
 
-%[9]s`, sum.Read, sum.Created, sum.Unchanged, sum.Seconds, tok, m.fhirBase(), hr, demoGroup, people,
-		m.now().In(demoZone()).AddDate(0, 0, -1).Format(time.DateOnly))
+%[9]s`, sum.Read, sum.Created, sum.Unchanged, sum.Seconds, tok, o.fhirBase(), hr, demoGroup, people,
+		o.now().In(demoZone()).AddDate(0, 0, -1).Format(time.DateOnly))
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping/sample"
 )
 
@@ -23,16 +24,16 @@ func demoZone() *time.Location {
 // demoDays returns the first day of the demo's data and how many days there
 // are up to today. The first day is kept, so that a later start adds the days
 // since then and changes nothing of those before.
-func (m *Main) demoDays(ctx context.Context) (start time.Time, days int, err error) {
-	now := m.now().In(demoZone())
+func demoDays(ctx context.Context, db *pebblestore.DB, at time.Time) (start time.Time, days int, err error) {
+	now := at.In(demoZone())
 	today := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, now.Location())
-	kept, err := m.store.Get(ctx, demoStart)
+	kept, err := db.Get(ctx, demoStart)
 	if err != nil {
 		return start, 0, err
 	}
 	if kept == nil {
 		start = today.AddDate(0, 0, 1-demoMonth)
-		_, err = m.store.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: demoStart,
+		_, err = db.Commit(ctx, &store.Batch{State: []store.StateWrite{{Key: demoStart,
 			Value: []byte(start.Format(time.RFC3339))}}})
 		return start, demoMonth, err
 	}
@@ -75,11 +76,11 @@ func (e endingSink) Sample(s *sample.Sample) error {
 
 // DemoToken issues another token of the demo's client.
 func (o operator) DemoToken(ctx context.Context, op admin.Operator) (admin.DemoToken, error) {
-	if !o.m.Config.Demo {
+	if !o.config.Demo {
 		return admin.DemoToken{}, admin.Advise(fhir.Errorf(fhir.Forbidden, "demo token", "this server is not a demo"),
 			"get a token of your own client with `pulsegate client token`, or serve a demo with `pulsegate serve --demo`")
 	}
-	t, err := o.m.tokens.Issue(ctx, demoClient, demoScope, demoTokenLife, op.Name)
+	t, err := o.oauth.tokens.Issue(ctx, demoClient, demoScope, demoTokenLife, op.Name)
 	if err != nil {
 		return admin.DemoToken{}, err
 	}
@@ -88,5 +89,5 @@ func (o operator) DemoToken(ctx context.Context, op admin.Operator) (admin.DemoT
 
 // ServerInfo tells how clients reach this server.
 func (o operator) ServerInfo(ctx context.Context, op admin.Operator) (admin.ServerInfo, error) {
-	return admin.ServerInfo{BaseURL: o.m.base, Version: o.m.Version}, o.record(ctx, o.request(op), "server info", "")
+	return admin.ServerInfo{BaseURL: o.base, Version: o.version}, o.record(ctx, o.request(op), "server info", "")
 }

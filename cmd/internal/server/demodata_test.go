@@ -59,12 +59,11 @@ func TestDemoGrows(t *testing.T) {
 		}
 	})
 	clock := clocktest.At(time.Date(2026, 3, 20, 23, 30, 0, 0, time.UTC)) // already the 21st in Berlin
-	m := &Main{store: st, clock: clock.Now}
 	for _, c := range []struct {
 		later, want int
 	}{{0, 30}, {0, 30}, {1, 31}, {9, 40}} { // the 29th has 23 hours
 		clock.Set(clock.Now().AddDate(0, 0, c.later))
-		start, days, err := m.demoDays(t.Context())
+		start, days, err := demoDays(t.Context(), st, clock.Now())
 		if err != nil {
 			t.Fatal(err)
 		}

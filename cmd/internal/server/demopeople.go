@@ -22,7 +22,7 @@ var demoUsers = []admin.NewUser{
 
 // demoPeople makes who is not there yet, and returns what to tell of each.
 func (o operator) demoPeople(ctx context.Context, op admin.Operator) (string, error) {
-	if there, err := o.m.known(ctx, fhir.Ref{Type: "Practitioner", ID: demoPractitioner}); err != nil {
+	if there, err := exists(ctx, o.store, fhir.Ref{Type: "Practitioner", ID: demoPractitioner}); err != nil {
 		return "", err
 	} else if !there {
 		body, err := json.Marshal(map[string]any{"resourceType": "Practitioner", "id": demoPractitioner,
@@ -47,7 +47,7 @@ func (o operator) demoPeople(ctx context.Context, op admin.Operator) (string, er
 
 // demoWay is how one of them gets in: by a new link, until it was used.
 func (o operator) demoWay(ctx context.Context, op admin.Operator, n admin.NewUser) (string, error) {
-	u, err := o.m.users.ByLogin(ctx, n.Login)
+	u, err := o.people.users.ByLogin(ctx, n.Login)
 	switch {
 	case err != nil && fhir.KindOf(err) == fhir.NotFound:
 		l, err := o.InviteUser(ctx, op, n)
@@ -57,7 +57,7 @@ func (o operator) demoWay(ctx context.Context, op admin.Operator, n admin.NewUse
 	case u.Disabled:
 		return "disabled", nil
 	case u.CanSignIn():
-		return o.m.base + "/auth/", nil
+		return o.base + "/auth/", nil
 	}
 	l, err := o.ReinviteUser(ctx, op, n.Login)
 	return l.Link, err

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -13,12 +14,51 @@ import (
 	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
+	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping/ingest"
 	"pulsegate/smart/client"
 	"pulsegate/smart/oauth/register"
 )
+
+// operator implements admin.Operations by the services that also answer
+// requests from clients. It acts with the grant of an operator.
+type operator struct{ *services }
+
+var _ admin.Operations = operator{}
+
+func principal(op admin.Operator) *access.Principal {
+	return &access.Principal{Operator: op.Name, Grant: access.All()}
+}
+
+func (o operator) request(op admin.Operator) *interaction.Request {
+	return &interaction.Request{Principal: principal(op), RemoteIP: "", RequestID: newID()}
+}
+
+// put stores a resource of an operator through the ordinary interactions and
+// returns its id.
+func (o operator) put(ctx context.Context, rq *interaction.Request, typ, id string, body []byte) (string, error) {
+	if id == "" {
+		w, err := o.fhir.Create(ctx, rq, typ, body, "")
+		return w.Resource.ID, err
+	}
+	body = (&fhir.Resource{Type: typ, ID: id, JSON: body}).Sendable()
+	w, err := o.fhir.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, interaction.Preconditions{})
+	return w.Resource.ID, err
+}
+
+// record leaves the AuditEvent of an operator's command that is no FHIR
+// interaction.
+func (o operator) record(ctx context.Context, rq *interaction.Request, command, patient string) error {
+	return o.audit.recorder.Record(ctx, commandEvent(rq, command, patient))
+}
+
+func commandEvent(rq *interaction.Request, command, patient string) audit.Event {
+	return audit.Event{Type: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
+		Principal: rq.Principal, RequestID: rq.RequestID, Patient: patient}
+}
 
 func info(c client.Client) admin.ClientInfo {
 	return admin.ClientInfo{ID: c.ID, Name: c.Name, Scope: c.Scope, JWKSURL: c.JWKSURL,
@@ -41,7 +81,7 @@ func (o operator) AddClient(ctx context.Context, op admin.Operator, in admin.New
 		secret = client.NewSecret(b)
 		c.SecretHash = client.Hash(secret)
 	}
-	c, write, err := o.m.clients.Prepare(c)
+	c, write, err := o.clients.Prepare(c)
 	if err != nil {
 		return admin.ClientInfo{}, err
 	}
@@ -60,9 +100,9 @@ func (o operator) NewRegistrationToken(ctx context.Context, op admin.Operator,
 		return admin.RegistrationToken{},
 			fhir.Errorf(fhir.Invalid, "server.NewRegistrationToken", "life: a second to a year")
 	}
-	tok, write, err := o.m.registration.PrepareToken(register.Ticket{Scope: scopeText(in.Scope), Uses: in.Uses,
+	tok, write, err := o.oauth.registration.PrepareToken(register.Ticket{Scope: scopeText(in.Scope), Uses: in.Uses,
 		By:      op.Name,
-		Expires: o.m.now().Add(time.Duration(in.Seconds) * time.Second)})
+		Expires: o.now().Add(time.Duration(in.Seconds) * time.Second)})
 	if err != nil {
 		return admin.RegistrationToken{}, err
 	}
@@ -77,7 +117,7 @@ func (o operator) NewRegistrationToken(ctx context.Context, op admin.Operator,
 // ListClients lists every client ever registered.
 func (o operator) ListClients(ctx context.Context, op admin.Operator) (admin.Clients, error) {
 	out := admin.Clients{Clients: []admin.ClientInfo{}}
-	cs, err := o.m.clients.List(ctx)
+	cs, err := o.clients.List(ctx)
 	if err != nil {
 		return out, err
 	}
@@ -100,7 +140,7 @@ func (o operator) EnableClient(ctx context.Context, op admin.Operator, id string
 
 func (o operator) switchClient(ctx context.Context, op admin.Operator, command, id string,
 	disabled bool) (admin.ClientInfo, error) {
-	c, write, err := o.m.clients.PrepareChange(ctx, id,
+	c, write, err := o.clients.PrepareChange(ctx, id,
 		func(c *client.Client) error { c.Disabled = disabled; return nil })
 	if err != nil {
 		return admin.ClientInfo{}, err
@@ -126,13 +166,13 @@ func (o operator) commitClient(ctx context.Context, op admin.Operator, command, 
 func (o operator) commit(ctx context.Context, op admin.Operator, command string, extra [][2]string,
 	state ...store.StateWrite) error {
 	rq := o.request(op)
-	w, leaf, err := o.m.recorder.Prepare(audit.Event{Type: audit.Operator,
+	w, leaf, err := o.audit.recorder.Prepare(audit.Event{Type: audit.Operator,
 		Interaction: strings.ReplaceAll(command, " ", "-"),
 		Principal:   rq.Principal, RequestID: rq.RequestID, Extra: extra})
 	if err != nil {
 		return err
 	}
-	_, err = o.m.store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: state})
+	_, err = o.store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: state})
 	return fhir.Wrap("server.commit", err)
 }
 
@@ -150,7 +190,7 @@ func (o operator) ChangeClient(ctx context.Context, op admin.Operator,
 		return admin.ClientInfo{}, fhir.Errorf(fhir.Invalid, "client change",
 			"nothing to change: give --may-record-consent=true or --may-record-consent=false")
 	}
-	c, w, err := o.m.clients.PrepareChange(ctx, in.ID, func(c *client.Client) error {
+	c, w, err := o.clients.PrepareChange(ctx, in.ID, func(c *client.Client) error {
 		c.RecordsConsent = *in.RecordsConsent
 		return nil
 	})
@@ -158,13 +198,13 @@ func (o operator) ChangeClient(ctx context.Context, op admin.Operator,
 		return admin.ClientInfo{}, err
 	}
 	rq := o.request(op)
-	ev, leaf, err := o.m.recorder.Prepare(audit.Event{Type: audit.Operator, Interaction: "client-change",
+	ev, leaf, err := o.audit.recorder.Prepare(audit.Event{Type: audit.Operator, Interaction: "client-change",
 		Principal: rq.Principal, RequestID: rq.RequestID,
 		Extra: [][2]string{{"client", c.ID}, {"may-record-consent", strconv.FormatBool(c.RecordsConsent)}}})
 	if err != nil {
 		return admin.ClientInfo{}, err
 	}
-	_, err = o.m.store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}, Writes: []store.Write{ev},
+	_, err = o.store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}, Writes: []store.Write{ev},
 		Leaves: []store.Leaf{leaf}})
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		err = fhir.Errorf(fhir.Conflict, "client change", "the client was changed meanwhile; try again")
@@ -183,7 +223,7 @@ func (o operator) Ingest(ctx context.Context, op admin.Operator, in admin.Ingest
 		return ingest.Summary{}, err
 	}
 	rq := o.request(op)
-	sum, err := o.m.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format,
+	sum, err := o.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format,
 		Name:     in.Name,
 		Delivery: func(name string) string { return in.Delivery[name] }, Body: body, Principal: rq.Principal,
 		RequestID: rq.RequestID})
@@ -200,14 +240,14 @@ func (o operator) VerifyAudit(ctx context.Context, op admin.Operator, earlier st
 	if err := o.record(ctx, o.request(op), "audit verify", ""); err != nil {
 		return nil, err
 	}
-	if err := o.m.notary.Sign(); err != nil {
+	if err := o.audit.notary.Sign(); err != nil {
 		return nil, err
 	}
-	opts := audit.VerifyOptions{Verifier: o.m.notary.Verifier(), Clock: o.m.now}
+	opts := audit.VerifyOptions{Verifier: o.audit.notary.Verifier(), Clock: o.now}
 	if strings.TrimSpace(earlier) != "" {
 		opts.Also = [][]byte{[]byte(earlier)}
 	}
-	return audit.Verify(ctx, o.m.store, o.m.notary.Checkpoint(), opts)
+	return audit.Verify(ctx, o.store, o.audit.notary.Checkpoint(), opts)
 }
 
 // StoreStat tells the sizes of the store.
@@ -215,15 +255,15 @@ func (o operator) StoreStat(ctx context.Context, op admin.Operator) (admin.Store
 	if err := o.record(ctx, o.request(op), "store stat", ""); err != nil {
 		return admin.StoreStat{}, err
 	}
-	s := o.m.store.Stats()
+	s := o.store.Stats()
 	out := admin.StoreStat{DiskBytes: s.DiskBytes, Resources: s.Resources, Commit: uint64(s.Seq),
-		AuditLeaves: s.Log, Dir: filepath.Join(o.m.Config.Data, "store")}
-	if x := o.m.store.Space(); x.Known {
+		AuditLeaves: s.Log, Dir: filepath.Join(o.config.Data, "store")}
+	if x := o.store.Space(); x.Known {
 		out.FreeBytes, out.ReserveBytes = x.Free, x.Reserve
 	}
-	c := o.m.store.Compaction()
+	c := o.store.Compaction()
 	out.Compactions, out.Rewritten, out.Waiting = c.Series, c.Rewritten, c.Waiting
-	stats, err := o.m.store.SeriesStats(ctx)
+	stats, err := o.store.SeriesStats(ctx)
 	if err != nil {
 		return out, err
 	}
@@ -239,7 +279,7 @@ func (o operator) StoreStat(ctx context.Context, op admin.Operator) (admin.Store
 func (o operator) StoreCheck(ctx context.Context, op admin.Operator) (admin.StoreCheck, error) {
 	out := admin.StoreCheck{Problems: []string{}}
 	more := 0
-	err := o.m.store.Check(ctx, func(p string) {
+	err := o.store.Check(ctx, func(p string) {
 		if len(out.Problems) < 1000 {
 			out.Problems = append(out.Problems, p)
 		} else {
@@ -253,4 +293,14 @@ func (o operator) StoreCheck(ctx context.Context, op admin.Operator) (admin.Stor
 		out.Problems = append(out.Problems, fmt.Sprintf("and %d more", more))
 	}
 	return out, o.record(ctx, o.request(op), "store check", "")
+}
+
+// scopeText trims a scope as a person types it.
+func scopeText(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+func jwksText(raw json.RawMessage) json.RawMessage {
+	if string(raw) == "null" {
+		return nil
+	}
+	return raw
 }

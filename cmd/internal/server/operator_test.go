@@ -62,16 +62,13 @@ var refusedCalls = map[string]bool{
 // Every command of the operator makes its change and its AuditEvent durable in
 // one commit: a crash between two commits would leave a change without a trace.
 func TestOperatorCommandsCommitOnce(t *testing.T) {
-	m, err := opened(t, t.TempDir(), t.Output())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &admin.Server{Ops: operator{m}, Log: m.Log}
-	h := s.Handler(admin.Operator{Name: "uid:0"})
-	commits := watchCommits(t, m)
+	s := mustOpen(t, t.TempDir())
+	srv := &admin.Server{Ops: operator{s}, Log: s.log}
+	h := srv.Handler(admin.Operator{Name: "uid:0"})
+	commits := watchCommits(t, s)
 	calls := adminCalls()
 	order := []string{"POST /patient", "POST /consent/grant", "POST /client", "POST /user/bootstrap", "POST /user"}
-	for _, p := range s.Routes() {
+	for _, p := range srv.Routes() {
 		if calls[p] == nil {
 			t.Errorf("%s: no call of this route; add one to adminCalls", p)
 		}
@@ -120,10 +117,10 @@ type commitLog struct {
 	list []counted
 }
 
-func watchCommits(t *testing.T, m *Main) *commitLog {
-	l := &commitLog{size: m.store.Log().Size()}
-	t.Cleanup(m.store.Watch(func(c store.Commit) {
-		size := m.store.Log().Size()
+func watchCommits(t *testing.T, s *services) *commitLog {
+	l := &commitLog{size: s.store.Log().Size()}
+	t.Cleanup(s.store.Watch(func(c store.Commit) {
+		size := s.store.Log().Size()
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.list = append(l.list, counted{c.Seq, size - l.size, len(c.Changes)})

@@ -37,7 +37,7 @@ func (o operator) ShowPatient(ctx context.Context, op admin.Operator, id string)
 	if err := o.havePatient(ctx, id); err != nil {
 		return out, err
 	}
-	r, _, err := o.m.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
+	r, _, err := o.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
 	if err != nil {
 		return out, err
 	}
@@ -57,11 +57,11 @@ func (o operator) ShowPatient(ctx context.Context, op admin.Operator, id string)
 
 // each calls fn for the current resources of type typ that match params.
 func (o operator) each(ctx context.Context, typ string, params [][2]string, fn func(fhir.Resource)) error {
-	q, err := search.Parse(typ, params, search.ParseOptions{Base: o.m.fhirBase()})
+	q, err := search.Parse(typ, params, search.ParseOptions{Base: o.fhirBase()})
 	if err != nil {
 		return err
 	}
-	return o.m.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+	return o.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
 		func(f *store.Found) bool {
 			fn(f.Resource)
 			return true
@@ -120,5 +120,5 @@ func (o operator) recordAll(ctx context.Context, rq *interaction.Request, comman
 	for i, id := range patients {
 		events[i] = commandEvent(rq, command, id)
 	}
-	return o.m.recorder.Record(ctx, events...)
+	return o.audit.recorder.Record(ctx, events...)
 }

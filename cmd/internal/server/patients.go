@@ -12,28 +12,10 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
-	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/smart/appconsent"
 )
-
-// timezoneURL is the standard extension that holds a wearer's zone.
-const timezoneURL = "http://hl7.org/fhir/StructureDefinition/timezone"
-
-// operator implements admin.Operations on the same services that requests
-// from outside use, with the operator's grant.
-type operator struct{ m *Main }
-
-var _ admin.Operations = operator{}
-
-func principal(op admin.Operator) *access.Principal {
-	return &access.Principal{Operator: op.Name, Grant: access.All()}
-}
-
-func (o operator) request(op admin.Operator) *interaction.Request {
-	return &interaction.Request{Principal: principal(op), RemoteIP: "", RequestID: o.m.newID()}
-}
 
 // AddPatient creates the Patient through the ordinary create or update
 // interaction: it is validated and audited like any other.
@@ -67,7 +49,7 @@ func (o operator) AddPatient(ctx context.Context, op admin.Operator, in admin.Ne
 		return admin.ID{}, fhir.Wrap("patient add", err)
 	}
 	if in.ID != "" {
-		if _, _, err := o.m.store.Read(ctx, fhir.Ref{Type: "Patient", ID: in.ID},
+		if _, _, err := o.store.Read(ctx, fhir.Ref{Type: "Patient", ID: in.ID},
 			0); fhir.KindOf(err) != fhir.NotFound {
 			if err != nil {
 				return admin.ID{}, err
@@ -89,15 +71,15 @@ func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.
 		in.Recipient = "any"
 	}
 	if in.Recipient != "any" {
-		if _, err := o.m.clients.Get(ctx, in.Recipient); err != nil {
+		if _, err := o.clients.Get(ctx, in.Recipient); err != nil {
 			return admin.ID{}, admin.Advise(err, "see the clients with `pulsegate client list`")
 		}
 	}
 	if err := o.havePatient(ctx, in.Patient); err != nil {
 		return admin.ID{}, err
 	}
-	res, err := consent.Build(consent.Terms{ID: o.m.newID(), Patient: in.Patient, Vendor: in.Vendor,
-		VendorName: vendors.Name(in.Vendor), Categories: in.Categories, Recipient: in.Recipient, Now: o.m.now()})
+	res, err := consent.Build(consent.Terms{ID: newID(), Patient: in.Patient, Vendor: in.Vendor,
+		VendorName: vendors.Name(in.Vendor), Categories: in.Categories, Recipient: in.Recipient, Now: o.now()})
 	if err != nil {
 		return admin.ID{}, err
 	}
@@ -120,9 +102,9 @@ func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator,
 		}
 	}
 	rq := o.request(op)
-	g := &appconsent.Withdrawals{Store: o.m.store, Audit: o.m.recorder, Consents: o.m.consents, Clock: o.m.now,
-		NewID: o.m.newID, VendorName: vendors.Name}
-	for _, a := range o.m.adapters {
+	g := &appconsent.Withdrawals{Store: o.store, Audit: o.audit.recorder, Consents: o.consents, Clock: o.now,
+		NewID: newID, VendorName: vendors.Name}
+	for _, a := range o.adapters {
 		g.Vendors = append(g.Vendors, a.Vendor())
 	}
 	w, err := g.Withdraw(ctx, audit.Event{Principal: rq.Principal, RequestID: rq.RequestID}, in.Patient, in.Vendor)
@@ -137,7 +119,7 @@ func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator,
 // ListConsents lists the consents of one patient or of all.
 func (o operator) ListConsents(ctx context.Context, op admin.Operator, patient string) (admin.Consents, error) {
 	out := admin.Consents{Consents: []admin.Consent{}}
-	err := o.consents(ctx, patient, func(r fhir.Resource) bool {
+	err := o.eachConsent(ctx, patient, func(r fhir.Resource) bool {
 		out.Consents = append(out.Consents, consentInfo(r))
 		return true
 	})
@@ -161,22 +143,23 @@ func consentInfo(r fhir.Resource) admin.Consent {
 		Categories: t.Categories, Recipient: t.Recipient, Date: t.Date}
 }
 
-// consents calls fn for the current Consents.
-func (o operator) consents(ctx context.Context, patient string, fn func(fhir.Resource) bool) error {
+// eachConsent calls fn for the current Consents of a patient, or of all
+// patients if patient is empty.
+func (o operator) eachConsent(ctx context.Context, patient string, fn func(fhir.Resource) bool) error {
 	params := [][2]string{}
 	if patient != "" {
 		params = append(params, [2]string{"patient", patient})
 	}
-	q, err := search.Parse("Consent", params, search.ParseOptions{Base: o.m.fhirBase()})
+	q, err := search.Parse("Consent", params, search.ParseOptions{Base: o.fhirBase()})
 	if err != nil {
 		return err
 	}
-	return o.m.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+	return o.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
 		func(f *store.Found) bool { return fn(f.Resource) })
 }
 
 func (o operator) havePatient(ctx context.Context, id string) error {
-	r, _, err := o.m.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
+	r, _, err := o.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
 	if fhir.KindOf(err) == fhir.NotFound && err != nil || err == nil && r.Deleted {
 		return admin.Advise(fhir.Errorf(fhir.NotFound, "operator", "there is no such patient"),
 			"see the patients with `pulsegate patient list`, or add one with `pulsegate patient add`")
@@ -185,7 +168,7 @@ func (o operator) havePatient(ctx context.Context, id string) error {
 }
 
 func (o operator) knownVendor(v string) error {
-	for _, a := range o.m.adapters {
+	for _, a := range o.adapters {
 		if a.Vendor() == v {
 			return nil
 		}

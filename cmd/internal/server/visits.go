@@ -11,17 +11,28 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore"
+	"pulsegate/smart/authz"
 	"pulsegate/smart/oauth/authorize"
 	"pulsegate/smart/pages"
 	"pulsegate/smart/people/role"
 )
 
-// maySelect: a practitioner puts any patient into context that is there, a
-// patient herself; what is seen of that patient is decided by consent, at each
-// request. An encounter may be any that is not another patient's.
-func (m *Main) maySelect(ctx context.Context, s authorize.Subject, patient, encounter string) error {
+// contextSelection decides which patient and encounter a person may put into
+// the launch context of an app.
+type contextSelection struct {
+	store *pebblestore.DB
+	base  string // FHIR base URL
+	roles func(ctx context.Context, s authz.Subject) (roles []string, ok bool, err error)
+}
+
+// check implements authorize.Options.MaySelect. A practitioner may select any
+// existing patient, and a patient only herself; consent decides at each request
+// what the app sees of that patient. Any encounter may be selected that does
+// not belong to another patient.
+func (c contextSelection) check(ctx context.Context, s authorize.Subject, patient, encounter string) error {
 	const op = "server.maySelect"
-	names, ok, err := m.signs.Roles(ctx, s)
+	names, ok, err := c.roles(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -31,43 +42,43 @@ func (m *Main) maySelect(ctx context.Context, s authorize.Subject, patient, enco
 		return fhir.Errorf(fhir.Forbidden, op, "the role does not choose patients")
 	}
 	if patient != "" {
-		there, err := m.known(ctx, fhir.Ref{Type: "Patient", ID: patient})
+		found, err := exists(ctx, c.store, fhir.Ref{Type: "Patient", ID: patient})
 		if err != nil {
 			return err
 		}
-		if !there {
+		if !found {
 			return fhir.Errorf(fhir.NotFound, op, "no such patient")
 		}
 	}
 	if encounter == "" || patient == "" {
 		return nil
 	}
-	// Encounters are the EHR's and not stored here; what is known of them is
-	// whose data names them.
-	mine, err := m.names(ctx, patient, encounter)
-	if err != nil || mine {
+	// Encounters belong to the EHR and are not stored here. An encounter is
+	// attributed to the patients whose Observations name it.
+	found, err := c.observed(ctx, patient, encounter)
+	if err != nil || found {
 		return err
 	}
-	others, err := m.names(ctx, "", encounter)
-	if err == nil && others {
+	found, err = c.observed(ctx, "", encounter)
+	if err == nil && found {
 		err = fhir.Errorf(fhir.Forbidden, op, "the encounter is another patient's")
 	}
 	return err
 }
 
-// names reports whether an Observation, of a patient or of anybody, is from an
-// encounter.
-func (m *Main) names(ctx context.Context, patient, encounter string) (bool, error) {
+// observed reports whether an Observation of the patient names the encounter.
+// If patient is empty, the Observations of all patients count.
+func (c contextSelection) observed(ctx context.Context, patient, encounter string) (bool, error) {
 	params := [][2]string{{"encounter", "Encounter/" + encounter}}
 	if patient != "" {
 		params = append(params, [2]string{"patient", patient})
 	}
-	q, err := search.Parse("Observation", params, search.ParseOptions{Base: m.fhirBase()})
+	q, err := search.Parse("Observation", params, search.ParseOptions{Base: c.base})
 	if err != nil {
 		return false, err
 	}
 	found := false
-	err = m.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search), Limit: 1},
+	err = c.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search), Limit: 1},
 		func(*store.Found) bool {
 			found = true
 			return false
@@ -82,12 +93,12 @@ const maxVisits = 12
 func (p patients) Visits(ctx context.Context, by pages.By, patient string) ([]pages.Visit, error) {
 	// The page's own grant knows no consents; measurements are under them.
 	who := *by.Principal
-	who.Grant = &access.Grant{Rules: by.Principal.Grant.Rules, Consents: p.m.glass.For(p.m.consents, who.Subject),
+	who.Grant = &access.Grant{Rules: by.Principal.Grant.Rules, Consents: p.people.glass.For(p.people.consents, who.Subject),
 		Person: true}
 	by.Principal = &who
 	q := url.Values{"patient": {patient}, "encounter:missing": {"false"}, "_sort": {"-date"},
 		"_count": {"100"}}.Encode()
-	page, err := p.m.service.Search(ctx, asked(by, "GET Observation?"+q), "Observation", q)
+	page, err := p.fhir.Search(ctx, asked(by, "GET Observation?"+q), "Observation", q)
 	if err != nil {
 		return nil, err
 	}
