@@ -138,7 +138,8 @@ func newExternalIssuers(env environment) (*issuer.Verifier, error) {
 	return v, v.Check()
 }
 
-// branding is how the server presents itself to app stores and directories.
+// branding is the brand that apps show for this server when a person selects a
+// hospital.
 type branding struct {
 	brand  brands.Brand
 	bundle []byte // the User-access Brands Bundle

@@ -26,8 +26,8 @@ func mode(t *testing.T, path string) fs.FileMode {
 	return info.Mode().Perm()
 }
 
-// A data directory that other users may enter is closed, with a warning, when
-// it is the server's own, and refused when it holds anything else.
+// TestDataDirectoryIsClosed checks that a data directory open to other users is
+// closed with a warning, and that one with other files is refused.
 func TestDataDirectoryIsClosed(t *testing.T) {
 	dir := t.TempDir()
 	log := &lockedBuffer{}
@@ -78,15 +78,15 @@ func TestDataDirectoryIsClosed(t *testing.T) {
 	}
 }
 
-// After a loss the server starts only on an operator's decision, which its
-// audit trail then holds.
+// TestRecovery checks that after a loss the server starts only if an operator
+// has decided so, and that it records the decision.
 func TestRecovery(t *testing.T) {
 	dir := t.TempDir()
 	s := mustOpen(t, dir)
 	if err := s.audit.recordRecovery(t.Context(), s.environment, "nothing", nil, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := (operator{s}).Profile(t.Context(), operatorOfTest, "heap"); err != nil { // an AuditEvent
+	if err := (operations{s}).Profile(t.Context(), operatorOfTest, "heap"); err != nil { // an AuditEvent
 		t.Fatal(err)
 	}
 	if err := s.audit.notary.Sign(); err != nil {
@@ -117,7 +117,7 @@ func TestRecovery(t *testing.T) {
 		}
 		shut(t, s)
 		if _, err := os.Stat(filepath.Join(dir, "recover", x.what)); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s: the decision stays: %v", x.file, err)
+			t.Errorf("%s: the decision was not removed: %v", x.file, err)
 		}
 		if s, err = open(t, dir, t.Output()); err != nil {
 			t.Fatalf("%s: the next start: %v", x.file, err)
@@ -126,7 +126,7 @@ func TestRecovery(t *testing.T) {
 	}
 }
 
-// events counts the AuditEvents that hold all of texts.
+// events counts the AuditEvents that contain all of texts.
 func events(t *testing.T, s *services, texts ...string) (n int) {
 	t.Helper()
 	q, err := search.Parse("AuditEvent", nil, search.ParseOptions{})

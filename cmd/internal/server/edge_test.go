@@ -24,14 +24,15 @@ import (
 	"pulsegate/cmd/internal/config"
 )
 
-// started is a whole server over TLS, and what trusts it.
-type started struct {
+// tlsServer is a running server over TLS, with a client that trusts it.
+type tlsServer struct {
 	base string
 	http *http.Client
 	tls  *tls.Config
 }
 
-func start(t *testing.T, more map[string]string) *started {
+// start serves with the settings in more.
+func start(t *testing.T, more map[string]string) *tlsServer {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -87,12 +88,12 @@ func start(t *testing.T, more map[string]string) *started {
 	conf := &tls.Config{RootCAs: pool}
 	tr := &http.Transport{TLSClientConfig: conf}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &started{base: strings.TrimSpace(strings.TrimPrefix(line, "pulsegate ready ")), tls: conf,
+	return &tlsServer{base: strings.TrimSpace(strings.TrimPrefix(line, "pulsegate ready ")), tls: conf,
 		http: &http.Client{Transport: tr,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 }
 
-func (s *started) get(t *testing.T, path string) (*http.Response, string) {
+func (s *tlsServer) get(t *testing.T, path string) (*http.Response, string) {
 	t.Helper()
 	resp, err := s.http.Get(s.base + path)
 	if err != nil {
@@ -108,8 +109,8 @@ func (s *started) get(t *testing.T, path string) (*http.Response, string) {
 	return resp, string(b)
 }
 
-// TestEveryAnswerIsHardened holds the headers of ASVS 5.0 3.4 on every kind of
-// answer, errors among them.
+// TestEveryAnswerIsHardened checks the headers of ASVS 5.0 3.4 on every kind of
+// answer, errors included.
 func TestEveryAnswerIsHardened(t *testing.T) {
 	s := start(t, nil)
 	for _, path := range []string{"/", "/livez", "/readyz", "/metrics", "/nothing", "/favicon.ico", "/fhir",
@@ -133,16 +134,17 @@ func TestEveryAnswerIsHardened(t *testing.T) {
 	}
 }
 
-// TestPlainHTTPPromisesNoHTTPS: a browser ignores such a header over http, and
-// a proxy in front would pass it on for a host that has no https.
-func TestPlainHTTPPromisesNoHTTPS(t *testing.T) {
-	if onAll.Get("Strict-Transport-Security") != "" || strict.Get("X-Frame-Options") == "" {
-		t.Errorf("%v %v", onAll, strict)
+// TestPlainHTTPSendsNoHSTS checks that answers over http do not carry
+// Strict-Transport-Security. Browsers would ignore it, and a proxy in front would
+// pass it on for a host without https.
+func TestPlainHTTPSendsNoHSTS(t *testing.T) {
+	if securityHeaders.Get("Strict-Transport-Security") != "" || httpsHeaders.Get("X-Frame-Options") == "" {
+		t.Errorf("%v %v", securityHeaders, httpsHeaders)
 	}
 }
 
-// TestTLSHasAEADAlone tries every cipher suite that Go can speak.
-func TestTLSHasAEADAlone(t *testing.T) {
+// TestTLSAcceptsOnlyAEAD tries every cipher suite that Go implements.
+func TestTLSAcceptsOnlyAEAD(t *testing.T) {
 	s := start(t, nil)
 	addr := strings.TrimPrefix(s.base, "https://")
 	shake := func(conf *tls.Config) error {
@@ -152,18 +154,18 @@ func TestTLSHasAEADAlone(t *testing.T) {
 		}
 		return c.Close()
 	}
-	for _, x := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
 		conf := s.tls.Clone()
-		conf.MaxVersion, conf.CipherSuites = tls.VersionTLS12, []uint16{x.ID}
-		if x.SupportedVersions[len(x.SupportedVersions)-1] == tls.VersionTLS13 {
-			continue // not chosen by a list
+		conf.MaxVersion, conf.CipherSuites = tls.VersionTLS12, []uint16{suite.ID}
+		if suite.SupportedVersions[len(suite.SupportedVersions)-1] == tls.VersionTLS13 {
+			continue // TLS 1.3 suites cannot be configured
 		}
 		ok := shake(conf) == nil
-		// the certificate's key is ECDSA
-		good := strings.Contains(x.Name, "ECDHE_ECDSA") &&
-			(strings.Contains(x.Name, "GCM") || strings.Contains(x.Name, "POLY1305"))
+		// The key of the certificate is an ECDSA key.
+		good := strings.Contains(suite.Name, "ECDHE_ECDSA") &&
+			(strings.Contains(suite.Name, "GCM") || strings.Contains(suite.Name, "POLY1305"))
 		if ok != good {
-			t.Errorf("%s: accepted %t", x.Name, ok)
+			t.Errorf("%s: accepted %t", suite.Name, ok)
 		}
 	}
 	old := s.tls.Clone()
@@ -176,9 +178,9 @@ func TestTLSHasAEADAlone(t *testing.T) {
 	}
 }
 
-// TestLandingLeadsToTheSignIn holds what somebody who only has the address
-// finds, and the icon that browsers ask for.
-func TestLandingLeadsToTheSignIn(t *testing.T) {
+// TestLandingLinksToSignIn checks that the landing page links to the sign-in page,
+// and that all pages have an icon.
+func TestLandingLinksToSignIn(t *testing.T) {
 	s := start(t, nil)
 	resp, page := s.get(t, "/")
 	if !strings.Contains(page, `href="`+s.base+`/auth/">Sign in</a>`) ||
@@ -198,7 +200,7 @@ func TestLandingLeadsToTheSignIn(t *testing.T) {
 		resp.Header.Get("Content-Type") != "image/svg+xml" {
 		t.Errorf("%d %v", resp.StatusCode, resp.Header)
 	}
-	// An app that is not known is told on a page of the same kind.
+	// The error for an unknown app is shown on such a page, too.
 	resp, page = s.get(t, "/oauth/authorize?client_id=nobody&redirect_uri=https://app.example/cb")
 	if resp.StatusCode != http.StatusBadRequest || !strings.Contains(page, "This app cannot be connected") ||
 		!strings.Contains(page, "style.css") {

@@ -36,7 +36,9 @@ func newPipeline(ctx context.Context, env environment, db *pebblestore.DB, rec *
 		}
 	}
 	return &ingest.Pipeline{Store: db, Audit: rec, Consents: consents, Mapper: mapper, Adapters: all,
-		Clock: env.now, Zone: zones{db}.of, SpoolDir: env.config.Data,
+		Clock: env.now, Zone: func(ctx context.Context, patient string) (*time.Location, error) {
+			return zoneOf(ctx, db, patient)
+		}, SpoolDir: env.config.Data,
 		Limits: ingest.Limits{MaxBytes: env.config.MaxIngestBytes}, Logger: env.log, LegacyIDs: db.Legacy()}, nil
 }
 
@@ -49,13 +51,11 @@ func withAdapters(p *ingest.Pipeline, all []adapters.Adapter) *ingest.Pipeline {
 // timezoneURL is the standard extension for the time zone of a patient.
 const timezoneURL = "http://hl7.org/fhir/StructureDefinition/timezone"
 
-// zones looks up the time zones of patients.
-type zones struct{ store *pebblestore.DB }
-
-// of returns the time zone that the Patient resource names, or nil. An unknown
-// name counts as none, so that the rules for payloads without a zone apply.
-func (z zones) of(ctx context.Context, patient string) (*time.Location, error) {
-	r, _, err := z.store.Read(ctx, fhir.Ref{Type: "Patient", ID: patient}, 0)
+// zoneOf returns the time zone that the Patient resource names, or nil. An
+// unknown name counts as none, so that the rules for payloads without a zone
+// apply.
+func zoneOf(ctx context.Context, db *pebblestore.DB, patient string) (*time.Location, error) {
+	r, _, err := db.Read(ctx, fhir.Ref{Type: "Patient", ID: patient}, 0)
 	if err != nil || r.Deleted {
 		return nil, err
 	}

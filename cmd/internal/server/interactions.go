@@ -26,8 +26,8 @@ type clientGrants struct {
 
 // compile returns the current grant of a client under scopes. If scopes is
 // empty, those that the client is registered for apply.
-func (g clientGrants) compile(ctx context.Context, clientID, scopes string) (*access.Grant, error) {
-	c, err := g.clients.Get(ctx, clientID)
+func (cg clientGrants) compile(ctx context.Context, clientID, scopes string) (*access.Grant, error) {
+	c, err := cg.clients.Get(ctx, clientID)
 	if err != nil {
 		return nil, err
 	}
@@ -37,18 +37,18 @@ func (g clientGrants) compile(ctx context.Context, clientID, scopes string) (*ac
 	if scopes == "" {
 		scopes = c.Scope
 	}
-	set, err := g.clients.Scopes.Parse(scopes)
+	set, err := cg.clients.Scopes.Parse(scopes)
 	if err != nil {
 		return nil, err
 	}
-	return &access.Grant{Recipient: clientID, Rules: set.Rules(), Consents: g.consents,
+	return &access.Grant{Recipient: clientID, Rules: set.Rules(), Consents: cg.consents,
 		RecordsConsent: c.RecordsConsent}, nil
 }
 
 // registered returns the current grant of a client under the scopes that it is
 // registered for.
-func (g clientGrants) registered(ctx context.Context, clientID string) (*access.Grant, error) {
-	return g.compile(ctx, clientID, "")
+func (cg clientGrants) registered(ctx context.Context, clientID string) (*access.Grant, error) {
+	return cg.compile(ctx, clientID, "")
 }
 
 // followers are the services that work on their own, behind the requests.

@@ -23,51 +23,52 @@ import (
 	"pulsegate/smart/oauth/register"
 )
 
-// operator implements admin.Operations by the services that also answer
+// operations implements admin.Operations by the services that also answer
 // requests from clients. It acts with the grant of an operator.
-type operator struct{ *services }
+type operations struct{ *services }
 
-var _ admin.Operations = operator{}
+var _ admin.Operations = operations{}
 
 func principal(op admin.Operator) *access.Principal {
 	return &access.Principal{Operator: op.Name, Grant: access.All()}
 }
 
-func (o operator) request(op admin.Operator) *interaction.Request {
+func (ops operations) request(op admin.Operator) *interaction.Request {
 	return &interaction.Request{Principal: principal(op), RemoteIP: "", RequestID: newID()}
 }
 
-// put stores a resource of an operator through the ordinary interactions and
-// returns its id.
-func (o operator) put(ctx context.Context, rq *interaction.Request, typ, id string, body []byte) (string, error) {
+// put stores a resource by the FHIR interactions and returns its id. If id is
+// empty, the server chooses one.
+func (ops operations) put(ctx context.Context, rq *interaction.Request, typ, id string, body []byte) (string, error) {
 	if id == "" {
-		w, err := o.fhir.Create(ctx, rq, typ, body, "")
+		w, err := ops.fhir.Create(ctx, rq, typ, body, "")
 		return w.Resource.ID, err
 	}
 	body = (&fhir.Resource{Type: typ, ID: id, JSON: body}).Sendable()
-	w, err := o.fhir.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, interaction.Preconditions{})
+	w, err := ops.fhir.Update(ctx, rq, fhir.Ref{Type: typ, ID: id}, body, interaction.Preconditions{})
 	return w.Resource.ID, err
 }
 
-// record leaves the AuditEvent of an operator's command that is no FHIR
-// interaction.
-func (o operator) record(ctx context.Context, rq *interaction.Request, command, patient string) error {
-	return o.audit.recorder.Record(ctx, commandEvent(rq, command, patient))
+// record records the AuditEvent of a command that is not a FHIR interaction.
+func (ops operations) record(ctx context.Context, rq *interaction.Request, command, patient string) error {
+	return ops.audit.recorder.Record(ctx, commandEvent(rq, command, patient))
 }
 
+// commandEvent returns the AuditEvent of a command.
 func commandEvent(rq *interaction.Request, command, patient string) audit.Event {
 	return audit.Event{Type: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
 		Principal: rq.Principal, RequestID: rq.RequestID, Patient: patient}
 }
 
-func info(c client.Client) admin.ClientInfo {
+// clientInfo converts a client for the command line.
+func clientInfo(c client.Client) admin.ClientInfo {
 	return admin.ClientInfo{ID: c.ID, Name: c.Name, Scope: c.Scope, JWKSURL: c.JWKSURL,
 		RedirectURIs: c.RedirectURIs, Created: c.Created, Disabled: c.Disabled,
 		RecordsConsent: c.RecordsConsent}
 }
 
 // AddClient registers a backend client or an app.
-func (o operator) AddClient(ctx context.Context, op admin.Operator, in admin.NewClient) (admin.ClientInfo, error) {
+func (ops operations) AddClient(ctx context.Context, op admin.Operator, in admin.NewClient) (admin.ClientInfo, error) {
 	c := client.Client{Name: in.Name, JWKS: jwksText(in.JWKS), JWKSURL: in.JWKSURL, Scope: scopeText(in.Scope),
 		Method:       client.Method(in.Method),
 		RedirectURIs: in.RedirectURIs, LaunchURL: in.LaunchURL, Inspects: in.Inspects,
@@ -81,32 +82,32 @@ func (o operator) AddClient(ctx context.Context, op admin.Operator, in admin.New
 		secret = client.NewSecret(b)
 		c.SecretHash = client.Hash(secret)
 	}
-	c, write, err := o.clients.Prepare(c)
+	c, write, err := ops.clients.Prepare(c)
 	if err != nil {
 		return admin.ClientInfo{}, err
 	}
-	if err := o.commitClient(ctx, op, "client add", c.ID, write); err != nil {
+	if err := ops.commitClient(ctx, op, "client add", c.ID, write); err != nil {
 		return admin.ClientInfo{}, err
 	}
-	out := info(c)
+	out := clientInfo(c)
 	out.Secret = secret
 	return out, nil
 }
 
-// NewRegistrationToken makes an initial access token.
-func (o operator) NewRegistrationToken(ctx context.Context, op admin.Operator,
+// NewRegistrationToken creates an initial access token (RFC 7591 1.2).
+func (ops operations) NewRegistrationToken(ctx context.Context, op admin.Operator,
 	in admin.NewRegistrationToken) (admin.RegistrationToken, error) {
 	if in.Seconds < 1 || in.Seconds > 366*24*3600 {
 		return admin.RegistrationToken{},
-			fhir.Errorf(fhir.Invalid, "server.NewRegistrationToken", "life: a second to a year")
+			fhir.Errorf(fhir.Invalid, "server.NewRegistrationToken", "--life: must be between one second and one year")
 	}
-	tok, write, err := o.oauth.registration.PrepareToken(register.Ticket{Scope: scopeText(in.Scope), Uses: in.Uses,
+	tok, write, err := ops.oauth.registration.PrepareToken(register.Ticket{Scope: scopeText(in.Scope), Uses: in.Uses,
 		By:      op.Name,
-		Expires: o.now().Add(time.Duration(in.Seconds) * time.Second)})
+		Expires: ops.now().Add(time.Duration(in.Seconds) * time.Second)})
 	if err != nil {
 		return admin.RegistrationToken{}, err
 	}
-	err = o.commit(ctx, op, "client registration-token",
+	err = ops.commit(ctx, op, "client registration-token",
 		[][2]string{{"scope", scopeText(in.Scope)}, {"uses", strconv.Itoa(in.Uses)}}, write)
 	if err != nil {
 		return admin.RegistrationToken{}, err
@@ -114,116 +115,117 @@ func (o operator) NewRegistrationToken(ctx context.Context, op admin.Operator,
 	return admin.RegistrationToken{Token: tok}, nil
 }
 
-// ListClients lists every client ever registered.
-func (o operator) ListClients(ctx context.Context, op admin.Operator) (admin.Clients, error) {
+// ListClients lists all registered clients, disabled ones included.
+func (ops operations) ListClients(ctx context.Context, op admin.Operator) (admin.Clients, error) {
 	out := admin.Clients{Clients: []admin.ClientInfo{}}
-	cs, err := o.clients.List(ctx)
+	cs, err := ops.clients.List(ctx)
 	if err != nil {
 		return out, err
 	}
 	for _, c := range cs {
-		out.Clients = append(out.Clients, info(c))
+		out.Clients = append(out.Clients, clientInfo(c))
 	}
-	return out, o.record(ctx, o.request(op), "client list", "")
+	return out, ops.record(ctx, ops.request(op), "client list", "")
 }
 
-// DisableClient refuses a client from its next request on.
-func (o operator) DisableClient(ctx context.Context, op admin.Operator, id string) (admin.ClientInfo, error) {
-	return o.switchClient(ctx, op, "client disable", id, true)
+// DisableClient refuses a client from its next request onward.
+func (ops operations) DisableClient(ctx context.Context, op admin.Operator, id string) (admin.ClientInfo, error) {
+	return ops.switchClient(ctx, op, "client disable", id, true)
 }
 
-// EnableClient takes a disabled client back. Its keys and scopes are those it
-// had; what people had allowed it stays ended where that was ended.
-func (o operator) EnableClient(ctx context.Context, op admin.Operator, id string) (admin.ClientInfo, error) {
-	return o.switchClient(ctx, op, "client enable", id, false)
+// EnableClient accepts a disabled client again, with the keys and scopes that it
+// had. Authorizations that have ended remain ended.
+func (ops operations) EnableClient(ctx context.Context, op admin.Operator, id string) (admin.ClientInfo, error) {
+	return ops.switchClient(ctx, op, "client enable", id, false)
 }
 
-func (o operator) switchClient(ctx context.Context, op admin.Operator, command, id string,
+func (ops operations) switchClient(ctx context.Context, op admin.Operator, command, id string,
 	disabled bool) (admin.ClientInfo, error) {
-	c, write, err := o.clients.PrepareChange(ctx, id,
+	c, write, err := ops.clients.PrepareChange(ctx, id,
 		func(c *client.Client) error { c.Disabled = disabled; return nil })
 	if err != nil {
 		return admin.ClientInfo{}, err
 	}
-	if err := o.commitClient(ctx, op, command, id, write); err != nil {
+	if err := ops.commitClient(ctx, op, command, id, write); err != nil {
 		return admin.ClientInfo{}, err
 	}
-	return info(c), nil
+	return clientInfo(c), nil
 }
 
-// commitClient makes the change of a client durable together with its event.
-func (o operator) commitClient(ctx context.Context, op admin.Operator, command, id string,
+// commitClient commits the change of a client together with its AuditEvent.
+func (ops operations) commitClient(ctx context.Context, op admin.Operator, command, id string,
 	write store.StateWrite) error {
-	err := o.commit(ctx, op, command, [][2]string{{"client", id}}, write)
+	err := ops.commit(ctx, op, command, [][2]string{{"client", id}}, write)
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
-		return fhir.Errorf(fhir.Conflict, command, "client_id: exists already, or was changed meanwhile")
+		return fhir.Errorf(fhir.Conflict, command,
+			"the client exists already or has changed meanwhile; repeat the command")
 	}
 	return err
 }
 
-// commit makes an operator's change durable together with the AuditEvent of the
-// command, so that neither is without the other.
-func (o operator) commit(ctx context.Context, op admin.Operator, command string, extra [][2]string,
+// commit writes an operator's change and the AuditEvent of the command in one
+// commit, so that neither exists without the other.
+func (ops operations) commit(ctx context.Context, op admin.Operator, command string, extra [][2]string,
 	state ...store.StateWrite) error {
-	rq := o.request(op)
-	w, leaf, err := o.audit.recorder.Prepare(audit.Event{Type: audit.Operator,
+	rq := ops.request(op)
+	w, leaf, err := ops.audit.recorder.Prepare(audit.Event{Type: audit.Operator,
 		Interaction: strings.ReplaceAll(command, " ", "-"),
 		Principal:   rq.Principal, RequestID: rq.RequestID, Extra: extra})
 	if err != nil {
 		return err
 	}
-	_, err = o.store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: state})
+	_, err = ops.store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: state})
 	return fhir.Wrap("server.commit", err)
 }
 
-// Profile implements admin.Operations: a profile holds addresses and timings of
-// the process and no content, but who took one is in the trail.
-func (o operator) Profile(ctx context.Context, op admin.Operator, name string) error {
-	return o.commit(ctx, op, "profile", [][2]string{{"profile", name}})
+// Profile records who takes a profile of the process. Profiles hold addresses and
+// timings, but no content.
+func (ops operations) Profile(ctx context.Context, op admin.Operator, name string) error {
+	return ops.commit(ctx, op, "profile", [][2]string{{"profile", name}})
 }
 
-// ChangeClient changes what only the operator may say about a client, in one
-// commit with the record of it.
-func (o operator) ChangeClient(ctx context.Context, op admin.Operator,
+// ChangeClient changes the rights of a client that only the operator grants, in
+// one commit with the AuditEvent.
+func (ops operations) ChangeClient(ctx context.Context, op admin.Operator,
 	in admin.ChangeClient) (admin.ClientInfo, error) {
 	if in.RecordsConsent == nil {
 		return admin.ClientInfo{}, fhir.Errorf(fhir.Invalid, "client change",
 			"nothing to change: give --may-record-consent=true or --may-record-consent=false")
 	}
-	c, w, err := o.clients.PrepareChange(ctx, in.ID, func(c *client.Client) error {
+	c, w, err := ops.clients.PrepareChange(ctx, in.ID, func(c *client.Client) error {
 		c.RecordsConsent = *in.RecordsConsent
 		return nil
 	})
 	if err != nil {
 		return admin.ClientInfo{}, err
 	}
-	rq := o.request(op)
-	ev, leaf, err := o.audit.recorder.Prepare(audit.Event{Type: audit.Operator, Interaction: "client-change",
+	rq := ops.request(op)
+	ev, leaf, err := ops.audit.recorder.Prepare(audit.Event{Type: audit.Operator, Interaction: "client-change",
 		Principal: rq.Principal, RequestID: rq.RequestID,
 		Extra: [][2]string{{"client", c.ID}, {"may-record-consent", strconv.FormatBool(c.RecordsConsent)}}})
 	if err != nil {
 		return admin.ClientInfo{}, err
 	}
-	_, err = o.store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}, Writes: []store.Write{ev},
+	_, err = ops.store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}, Writes: []store.Write{ev},
 		Leaves: []store.Leaf{leaf}})
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
-		err = fhir.Errorf(fhir.Conflict, "client change", "the client was changed meanwhile; try again")
+		err = fhir.Errorf(fhir.Conflict, "client change", "the client has changed meanwhile; repeat the command")
 	}
-	return info(c), err
+	return clientInfo(c), err
 }
 
-// Ingest reads a vendor payload.
-func (o operator) Ingest(ctx context.Context, op admin.Operator, in admin.IngestRequest,
+// Ingest reads a vendor payload into the store.
+func (ops operations) Ingest(ctx context.Context, op admin.Operator, in admin.IngestRequest,
 	body io.Reader) (ingest.Summary, error) {
 	in.Vendor = vendors.Code(in.Vendor)
-	if err := o.knownVendor(in.Vendor); err != nil {
+	if err := ops.knownVendor(in.Vendor); err != nil {
 		return ingest.Summary{}, err
 	}
-	if err := o.havePatient(ctx, in.Patient); err != nil {
+	if err := ops.havePatient(ctx, in.Patient); err != nil {
 		return ingest.Summary{}, err
 	}
-	rq := o.request(op)
-	sum, err := o.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format,
+	rq := ops.request(op)
+	sum, err := ops.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format,
 		Name:     in.Name,
 		Delivery: func(name string) string { return in.Delivery[name] }, Body: body, Principal: rq.Principal,
 		RequestID: rq.RequestID})
@@ -235,69 +237,72 @@ func (o operator) Ingest(ctx context.Context, op admin.Operator, in admin.Ingest
 	return sum, err
 }
 
-// VerifyAudit recomputes the log.
-func (o operator) VerifyAudit(ctx context.Context, op admin.Operator, earlier string) (any, error) {
-	if err := o.record(ctx, o.request(op), "audit verify", ""); err != nil {
+// VerifyAudit verifies the audit log against its checkpoint, and against an
+// earlier checkpoint unless that is empty.
+func (ops operations) VerifyAudit(ctx context.Context, op admin.Operator, earlier string) (any, error) {
+	if err := ops.record(ctx, ops.request(op), "audit verify", ""); err != nil {
 		return nil, err
 	}
-	if err := o.audit.notary.Sign(); err != nil {
+	if err := ops.audit.notary.Sign(); err != nil {
 		return nil, err
 	}
-	opts := audit.VerifyOptions{Verifier: o.audit.notary.Verifier(), Clock: o.now}
+	opts := audit.VerifyOptions{Verifier: ops.audit.notary.Verifier(), Clock: ops.now}
 	if strings.TrimSpace(earlier) != "" {
 		opts.Also = [][]byte{[]byte(earlier)}
 	}
-	return audit.Verify(ctx, o.store, o.audit.notary.Checkpoint(), opts)
+	return audit.Verify(ctx, ops.store, ops.audit.notary.Checkpoint(), opts)
 }
 
-// StoreStat tells the sizes of the store.
-func (o operator) StoreStat(ctx context.Context, op admin.Operator) (admin.StoreStat, error) {
-	if err := o.record(ctx, o.request(op), "store stat", ""); err != nil {
+// StoreStat returns the sizes of the store.
+func (ops operations) StoreStat(ctx context.Context, op admin.Operator) (admin.StoreStat, error) {
+	if err := ops.record(ctx, ops.request(op), "store stat", ""); err != nil {
 		return admin.StoreStat{}, err
 	}
-	s := o.store.Stats()
+	s := ops.store.Stats()
 	out := admin.StoreStat{DiskBytes: s.DiskBytes, Resources: s.Resources, Commit: uint64(s.Seq),
-		AuditLeaves: s.Log, Dir: filepath.Join(o.config.Data, "store")}
-	if x := o.store.Space(); x.Known {
-		out.FreeBytes, out.ReserveBytes = x.Free, x.Reserve
+		AuditLeaves: s.Log, Dir: filepath.Join(ops.config.Data, "store")}
+	if space := ops.store.Space(); space.Known {
+		out.FreeBytes, out.ReserveBytes = space.Free, space.Reserve
 	}
-	c := o.store.Compaction()
+	c := ops.store.Compaction()
 	out.Compactions, out.Rewritten, out.Waiting = c.Series, c.Rewritten, c.Waiting
-	stats, err := o.store.SeriesStats(ctx)
+	stats, err := ops.store.SeriesStats(ctx)
 	if err != nil {
 		return out, err
 	}
-	for _, x := range stats {
-		out.Series = append(out.Series, admin.SeriesStat{Vendor: x.Vendor, Code: x.Code, Series: x.Series,
-			Samples: x.Samples,
-			Blocks:  x.Blocks, Tails: x.Tails, BytesPerSample: float64(x.Bytes) / float64(max(1, x.Samples))})
+	for _, st := range stats {
+		out.Series = append(out.Series, admin.SeriesStat{Vendor: st.Vendor, Code: st.Code, Series: st.Series,
+			Samples: st.Samples,
+			Blocks:  st.Blocks, Tails: st.Tails, BytesPerSample: float64(st.Bytes) / float64(max(1, st.Samples))})
 	}
 	return out, nil
 }
 
-// StoreCheck reads everything and holds index against data.
-func (o operator) StoreCheck(ctx context.Context, op admin.Operator) (admin.StoreCheck, error) {
+// StoreCheck reads the whole store and compares its indexes with its data. It
+// returns at most 1,000 problems.
+func (ops operations) StoreCheck(ctx context.Context, op admin.Operator) (admin.StoreCheck, error) {
 	out := admin.StoreCheck{Problems: []string{}}
-	more := 0
-	err := o.store.Check(ctx, func(p string) {
+	omitted := 0
+	err := ops.store.Check(ctx, func(p string) {
 		if len(out.Problems) < 1000 {
 			out.Problems = append(out.Problems, p)
 		} else {
-			more++
+			omitted++
 		}
 	})
 	if err != nil {
 		return out, err
 	}
-	if more > 0 {
-		out.Problems = append(out.Problems, fmt.Sprintf("and %d more", more))
+	if omitted > 0 {
+		out.Problems = append(out.Problems, fmt.Sprintf("and %d more", omitted))
 	}
-	return out, o.record(ctx, o.request(op), "store check", "")
+	return out, ops.record(ctx, ops.request(op), "store check", "")
 }
 
-// scopeText trims a scope as a person types it.
+// scopeText normalizes the white space of a scope that a person typed.
 func scopeText(s string) string { return strings.Join(strings.Fields(s), " ") }
 
+// jwksText returns nil for a JSON null.
 func jwksText(raw json.RawMessage) json.RawMessage {
 	if string(raw) == "null" {
 		return nil

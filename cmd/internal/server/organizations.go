@@ -13,7 +13,7 @@ import (
 // data refers to, unless they exist: one for the operator of this server, under
 // the name of its brand, and one for each vendor.
 func (s *services) addOrganizations(ctx context.Context) error {
-	o, by := operator{s}, admin.Operator{Name: "server"}
+	ops, by := operations{s}, admin.Operator{Name: "server"}
 	want := map[string]string{ingest.ServerOrganization: s.brand.brand.Name}
 	for _, a := range s.adapters {
 		want[ingest.VendorOrganization+a.Vendor()] = a.Name()
@@ -31,7 +31,7 @@ func (s *services) addOrganizations(ctx context.Context) error {
 		if err != nil {
 			return fhir.Wrap("server.addOrganizations", err)
 		}
-		if _, err := o.put(ctx, o.request(by), "Organization", id, body); err != nil {
+		if _, err := ops.put(ctx, ops.request(by), "Organization", id, body); err != nil {
 			return err
 		}
 	}

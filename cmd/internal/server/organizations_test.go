@@ -12,22 +12,22 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// TestProvenanceByUSCore holds the Provenance of ingested data to US Core
-// Provenance: an author and a transmitter, each a reference that resolves, and
-// an Organization on whose behalf the software assembled it.
+// TestProvenanceByUSCore checks the Provenance of ingested data against US Core
+// Provenance: it names an author, a transmitter and the organization on behalf
+// of which the software acted, and each reference resolves.
 func TestProvenanceByUSCore(t *testing.T) {
 	s := mustOpen(t, t.TempDir())
-	o, by := operator{s}, admin.Operator{Name: "uid:0"}
-	p, err := o.AddPatient(t.Context(), by, admin.NewPatient{Given: "Ada", Family: "Beispiel"})
+	ops, by := operations{s}, admin.Operator{Name: "uid:0"}
+	p, err := ops.AddPatient(t.Context(), by, admin.NewPatient{Given: "Ada", Family: "Beispiel"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := o.GrantConsent(t.Context(), by, admin.NewConsent{Patient: p.ID, Vendor: "apple"}); err != nil {
+	if _, err := ops.GrantConsent(t.Context(), by, admin.NewConsent{Patient: p.ID, Vendor: "apple"}); err != nil {
 		t.Fatal(err)
 	}
 	const payload = `<?xml version="1.0"?><HealthData><Record type="HKQuantityTypeIdentifierBodyMass" sourceName="Scale" unit="kg" ` +
 		`startDate="2026-10-01 08:00:00 +0200" endDate="2026-10-01 08:00:00 +0200" value="62"/></HealthData>`
-	if _, err := o.Ingest(t.Context(), by, admin.IngestRequest{Patient: p.ID, Vendor: "apple", Name: "export.xml"},
+	if _, err := ops.Ingest(t.Context(), by, admin.IngestRequest{Patient: p.ID, Vendor: "apple", Name: "export.xml"},
 		strings.NewReader(payload)); err != nil {
 		t.Fatal(err)
 	}

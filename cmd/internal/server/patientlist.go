@@ -15,10 +15,10 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// ListPatients lists every Patient. The trail names each of them.
-func (o operator) ListPatients(ctx context.Context, op admin.Operator) (admin.Patients, error) {
+// ListPatients lists all Patients and records an AuditEvent for each of them.
+func (ops operations) ListPatients(ctx context.Context, op admin.Operator) (admin.Patients, error) {
 	out := admin.Patients{Patients: []admin.Patient{}}
-	err := o.each(ctx, "Patient", nil, func(r fhir.Resource) {
+	err := ops.each(ctx, "Patient", nil, func(r fhir.Resource) {
 		out.Patients = append(out.Patients, patientInfo(r))
 	})
 	if err != nil {
@@ -28,40 +28,40 @@ func (o operator) ListPatients(ctx context.Context, op admin.Operator) (admin.Pa
 	for _, p := range out.Patients {
 		ids = append(ids, p.ID)
 	}
-	return out, o.recordAll(ctx, o.request(op), "patient list", ids)
+	return out, ops.recordAll(ctx, ops.request(op), "patient list", ids)
 }
 
-// ShowPatient shows one Patient with its Consents and Devices.
-func (o operator) ShowPatient(ctx context.Context, op admin.Operator, id string) (admin.PatientDetails, error) {
+// ShowPatient returns a Patient with its Consents and Devices.
+func (ops operations) ShowPatient(ctx context.Context, op admin.Operator, id string) (admin.PatientDetails, error) {
 	out := admin.PatientDetails{Consents: []admin.Consent{}, Devices: []admin.Device{}}
-	if err := o.havePatient(ctx, id); err != nil {
+	if err := ops.havePatient(ctx, id); err != nil {
 		return out, err
 	}
-	r, _, err := o.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
+	r, _, err := ops.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
 	if err != nil {
 		return out, err
 	}
 	out.Patient = patientInfo(r)
-	if err := o.each(ctx, "Consent", [][2]string{{"patient", id}}, func(r fhir.Resource) {
+	if err := ops.each(ctx, "Consent", [][2]string{{"patient", id}}, func(r fhir.Resource) {
 		out.Consents = append(out.Consents, consentInfo(r))
 	}); err != nil {
 		return out, err
 	}
-	if err := o.each(ctx, "Device", [][2]string{{"patient", id}}, func(r fhir.Resource) {
+	if err := ops.each(ctx, "Device", [][2]string{{"patient", id}}, func(r fhir.Resource) {
 		out.Devices = append(out.Devices, deviceInfo(r))
 	}); err != nil {
 		return out, err
 	}
-	return out, o.record(ctx, o.request(op), "patient show", id)
+	return out, ops.record(ctx, ops.request(op), "patient show", id)
 }
 
 // each calls fn for the current resources of type typ that match params.
-func (o operator) each(ctx context.Context, typ string, params [][2]string, fn func(fhir.Resource)) error {
-	q, err := search.Parse(typ, params, search.ParseOptions{Base: o.fhirBase()})
+func (ops operations) each(ctx context.Context, typ string, params [][2]string, fn func(fhir.Resource)) error {
+	q, err := search.Parse(typ, params, search.ParseOptions{Base: ops.fhirBase()})
 	if err != nil {
 		return err
 	}
-	return o.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+	return ops.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
 		func(f *store.Found) bool {
 			fn(f.Resource)
 			return true
@@ -108,17 +108,17 @@ func deviceInfo(r fhir.Resource) admin.Device {
 	return out
 }
 
-// recordAll leaves an AuditEvent for each patient that a command told of, or
-// one without a patient when it told of none.
-func (o operator) recordAll(ctx context.Context, rq *interaction.Request, command string, patients []string) error {
+// recordAll records an AuditEvent for each patient about whom a command disclosed
+// data, or one without a patient if there are none.
+func (ops operations) recordAll(ctx context.Context, rq *interaction.Request, command string, patients []string) error {
 	slices.Sort(patients)
 	patients = slices.Compact(patients)
 	if len(patients) == 0 {
-		return o.record(ctx, rq, command, "")
+		return ops.record(ctx, rq, command, "")
 	}
 	events := make([]audit.Event, len(patients))
 	for i, id := range patients {
 		events[i] = commandEvent(rq, command, id)
 	}
-	return o.audit.recorder.Record(ctx, events...)
+	return ops.audit.recorder.Record(ctx, events...)
 }

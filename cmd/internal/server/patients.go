@@ -17,15 +17,17 @@ import (
 	"pulsegate/smart/appconsent"
 )
 
-// AddPatient creates the Patient through the ordinary create or update
-// interaction: it is validated and audited like any other.
-func (o operator) AddPatient(ctx context.Context, op admin.Operator, in admin.NewPatient) (admin.ID, error) {
+// AddPatient creates a Patient by the create or update interaction, which validate
+// and record it.
+func (ops operations) AddPatient(ctx context.Context, op admin.Operator, in admin.NewPatient) (admin.ID, error) {
 	if in.ID != "" && !fhir.ValidID(in.ID) {
-		return admin.ID{}, fhir.Errorf(fhir.Invalid, "patient add", "--id: 1 to 64 letters, digits, - or .")
+		return admin.ID{}, fhir.Errorf(fhir.Invalid, "patient add",
+			"--id: must be 1 to 64 letters, digits, hyphens or periods")
 	}
 	if in.TimeZone != "" {
 		if _, err := time.LoadLocation(in.TimeZone); err != nil {
-			return admin.ID{}, fhir.Errorf(fhir.Invalid, "patient add", "--timezone: not an IANA time zone")
+			return admin.ID{}, fhir.Errorf(fhir.Invalid, "patient add",
+				"--timezone: must be an IANA time zone such as Europe/Berlin")
 		}
 	}
 	p := map[string]any{
@@ -49,65 +51,67 @@ func (o operator) AddPatient(ctx context.Context, op admin.Operator, in admin.Ne
 		return admin.ID{}, fhir.Wrap("patient add", err)
 	}
 	if in.ID != "" {
-		if _, _, err := o.store.Read(ctx, fhir.Ref{Type: "Patient", ID: in.ID},
+		if _, _, err := ops.store.Read(ctx, fhir.Ref{Type: "Patient", ID: in.ID},
 			0); fhir.KindOf(err) != fhir.NotFound {
 			if err != nil {
 				return admin.ID{}, err
 			}
-			return admin.ID{}, fhir.Errorf(fhir.Conflict, "patient add", "Patient/%s is there already", in.ID)
+			return admin.ID{}, fhir.Errorf(fhir.Conflict, "patient add", "Patient/%s exists already", in.ID)
 		}
 	}
-	id, err := o.put(ctx, o.request(op), "Patient", in.ID, body)
+	id, err := ops.put(ctx, ops.request(op), "Patient", in.ID, body)
 	return admin.ID{ID: id}, err
 }
 
-// GrantConsent stores a Consent in plain language and code.
-func (o operator) GrantConsent(ctx context.Context, op admin.Operator, in admin.NewConsent) (admin.ID, error) {
+// GrantConsent stores a Consent.
+func (ops operations) GrantConsent(ctx context.Context, op admin.Operator, in admin.NewConsent) (admin.ID, error) {
 	in.Vendor = vendors.Code(in.Vendor)
-	if err := o.knownVendor(in.Vendor); err != nil {
+	if err := ops.knownVendor(in.Vendor); err != nil {
 		return admin.ID{}, err
 	}
 	if in.Recipient == "" {
 		in.Recipient = "any"
 	}
 	if in.Recipient != "any" {
-		if _, err := o.clients.Get(ctx, in.Recipient); err != nil {
+		if _, err := ops.clients.Get(ctx, in.Recipient); err != nil {
 			return admin.ID{}, admin.Advise(err, "see the clients with `pulsegate client list`")
 		}
 	}
-	if err := o.havePatient(ctx, in.Patient); err != nil {
+	if err := ops.havePatient(ctx, in.Patient); err != nil {
 		return admin.ID{}, err
 	}
 	res, err := consent.Build(consent.Terms{ID: newID(), Patient: in.Patient, Vendor: in.Vendor,
-		VendorName: vendors.Name(in.Vendor), Categories: in.Categories, Recipient: in.Recipient, Now: o.now()})
+		VendorName: vendors.Name(in.Vendor), Categories: in.Categories, Recipient: in.Recipient, Now: ops.now()})
 	if err != nil {
 		return admin.ID{}, err
 	}
-	id, err := o.put(ctx, o.request(op), "Consent", res.ID, res.JSON)
+	id, err := ops.put(ctx, ops.request(op), "Consent", res.ID, res.JSON)
 	return admin.ID{ID: id}, err
 }
 
-// WithdrawConsent takes back what a patient has agreed to. When it returns
-// without an error nothing of it is visible to anybody under a Consent.
-func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator,
+// WithdrawConsent withdraws the consent of a patient, for one vendor or for all.
+// Once it has returned without an error, no Consent makes the data visible.
+func (ops operations) WithdrawConsent(ctx context.Context, op admin.Operator,
 	in admin.WithdrawConsent) (admin.Withdrawn, error) {
 	in.Vendor = vendors.Code(in.Vendor)
 	out := admin.Withdrawn{Withdrawn: []string{}}
-	if err := o.havePatient(ctx, in.Patient); err != nil {
+	if err := ops.havePatient(ctx, in.Patient); err != nil {
 		return out, err
 	}
 	if in.Vendor != "" {
-		if err := o.knownVendor(in.Vendor); err != nil {
+		if err := ops.knownVendor(in.Vendor); err != nil {
 			return out, err
 		}
 	}
-	rq := o.request(op)
-	g := &appconsent.Withdrawals{Store: o.store, Audit: o.audit.recorder, Consents: o.consents, Clock: o.now,
+	rq := ops.request(op)
+	withdrawals := &appconsent.Withdrawals{Store: ops.store, Audit: ops.audit.recorder, Consents: ops.consents,
+		Clock: ops.now,
 		NewID: newID, VendorName: vendors.Name}
-	for _, a := range o.adapters {
-		g.Vendors = append(g.Vendors, a.Vendor())
+	for _, a := range ops.adapters {
+		withdrawals.Vendors = append(withdrawals.Vendors, a.Vendor())
 	}
-	w, err := g.Withdraw(ctx, audit.Event{Principal: rq.Principal, RequestID: rq.RequestID}, in.Patient, in.Vendor)
+	w, err := withdrawals.Withdraw(ctx, audit.Event{Principal: rq.Principal, RequestID: rq.RequestID}, in.Patient,
+		in.Vendor)
 	if err != nil {
 		return out, err
 	}
@@ -116,22 +120,22 @@ func (o operator) WithdrawConsent(ctx context.Context, op admin.Operator,
 	return out, nil
 }
 
-// ListConsents lists the consents of one patient or of all.
-func (o operator) ListConsents(ctx context.Context, op admin.Operator, patient string) (admin.Consents, error) {
+// ListConsents lists the Consents of a patient, or of all patients.
+func (ops operations) ListConsents(ctx context.Context, op admin.Operator, patient string) (admin.Consents, error) {
 	out := admin.Consents{Consents: []admin.Consent{}}
-	err := o.eachConsent(ctx, patient, func(r fhir.Resource) bool {
+	err := ops.eachConsent(ctx, patient, func(r fhir.Resource) bool {
 		out.Consents = append(out.Consents, consentInfo(r))
 		return true
 	})
 	if err != nil {
 		return out, err
 	}
-	told := []string{patient}
+	disclosed := []string{patient}
 	for _, c := range out.Consents {
-		told = append(told, c.Patient)
+		disclosed = append(disclosed, c.Patient)
 	}
-	return out, o.recordAll(ctx, o.request(op), "consent list",
-		slices.DeleteFunc(told, func(id string) bool { return id == "" }))
+	return out, ops.recordAll(ctx, ops.request(op), "consent list",
+		slices.DeleteFunc(disclosed, func(id string) bool { return id == "" }))
 }
 
 func consentInfo(r fhir.Resource) admin.Consent {
@@ -145,33 +149,35 @@ func consentInfo(r fhir.Resource) admin.Consent {
 
 // eachConsent calls fn for the current Consents of a patient, or of all
 // patients if patient is empty.
-func (o operator) eachConsent(ctx context.Context, patient string, fn func(fhir.Resource) bool) error {
+func (ops operations) eachConsent(ctx context.Context, patient string, fn func(fhir.Resource) bool) error {
 	params := [][2]string{}
 	if patient != "" {
 		params = append(params, [2]string{"patient", patient})
 	}
-	q, err := search.Parse("Consent", params, search.ParseOptions{Base: o.fhirBase()})
+	q, err := search.Parse("Consent", params, search.ParseOptions{Base: ops.fhirBase()})
 	if err != nil {
 		return err
 	}
-	return o.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+	return ops.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
 		func(f *store.Found) bool { return fn(f.Resource) })
 }
 
-func (o operator) havePatient(ctx context.Context, id string) error {
-	r, _, err := o.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
+// havePatient returns an error if the patient does not exist.
+func (ops operations) havePatient(ctx context.Context, id string) error {
+	r, _, err := ops.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
 	if fhir.KindOf(err) == fhir.NotFound && err != nil || err == nil && r.Deleted {
-		return admin.Advise(fhir.Errorf(fhir.NotFound, "operator", "there is no such patient"),
+		return admin.Advise(fhir.Errorf(fhir.NotFound, "operator", "no such patient"),
 			"see the patients with `pulsegate patient list`, or add one with `pulsegate patient add`")
 	}
 	return err
 }
 
-func (o operator) knownVendor(v string) error {
-	for _, a := range o.adapters {
+// knownVendor returns an error if there is no adapter for the vendor.
+func (ops operations) knownVendor(v string) error {
+	for _, a := range ops.adapters {
 		if a.Vendor() == v {
 			return nil
 		}
 	}
-	return fhir.Errorf(fhir.Invalid, "operator", "--vendor: one of %s", vendors.Codes())
+	return fhir.Errorf(fhir.Invalid, "operator", "--vendor: must be one of %s", vendors.Codes())
 }

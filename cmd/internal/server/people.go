@@ -166,8 +166,7 @@ type launcher struct {
 
 // Launch implements pages.Launcher.
 func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
-	// The app opens in a tab of its own, where nothing else says whose record
-	// it shows.
+	// The app opens in a separate tab, where nothing else names the patient.
 	banner := true
 	_, to, err := l.launches.Mint(ctx,
 		launch.Launch{ClientID: in.Client, By: "console", User: in.User, Maker: in.Maker,
@@ -185,6 +184,7 @@ type patients struct {
 	people people
 }
 
+// patientJSON is the part of a Patient that the pages show.
 type patientJSON struct {
 	ID        string `json:"id"`
 	BirthDate string `json:"birthDate"`
@@ -210,28 +210,30 @@ func (p *patientJSON) person() pages.Person {
 	return out
 }
 
-func asked(by pages.By, line string) *interaction.Request {
+// pageRequest returns the request that stands for a page's access to the FHIR
+// interactions. line describes it in the audit trail.
+func pageRequest(by pages.By, line string) *interaction.Request {
 	return &interaction.Request{Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID, Line: line}
 }
 
 // Get implements pages.Patients.
 func (p patients) Get(ctx context.Context, by pages.By, id string) (pages.Person, error) {
-	r, err := p.fhir.Read(ctx, asked(by, "GET Patient/"+id), fhir.Ref{Type: "Patient", ID: id})
+	r, err := p.fhir.Read(ctx, pageRequest(by, "GET Patient/"+id), fhir.Ref{Type: "Patient", ID: id})
 	if err != nil {
 		return pages.Person{}, err
 	}
-	var x patientJSON
-	if err := json.Unmarshal(r.JSON, &x); err != nil {
+	var pj patientJSON
+	if err := json.Unmarshal(r.JSON, &pj); err != nil {
 		return pages.Person{}, fhir.Wrap("server.patients", err)
 	}
-	return x.person(), nil
+	return pj.person(), nil
 }
 
-// Find implements pages.Patients: 20 at most.
+// Find implements pages.Patients. It returns at most 20 patients.
 func (p patients) Find(ctx context.Context, by pages.By, text string) ([]pages.Person, error) {
 	escaped := strings.NewReplacer(`\`, `\\`, `,`, `\,`, `|`, `\|`, `$`, `\$`).Replace(text)
 	q := url.Values{"name": {escaped}, "_count": {"20"}}.Encode()
-	page, err := p.fhir.Search(ctx, asked(by, "GET Patient?"+q), "Patient", q)
+	page, err := p.fhir.Search(ctx, pageRequest(by, "GET Patient?"+q), "Patient", q)
 	if err != nil {
 		return nil, err
 	}
@@ -250,62 +252,64 @@ func (p patients) Find(ctx context.Context, by pages.By, text string) ([]pages.P
 	return out, nil
 }
 
-func (o operator) link(u *user.User, token string) admin.UserLink {
-	return admin.UserLink{ID: u.ID, Login: u.Login, Link: o.base + "/auth/invite?token=" + token,
-		Expires: o.now().Add(user.InviteLife).UTC().Truncate(time.Second)}
+// link returns the one-time link of an invited user.
+func (ops operations) link(u *user.User, token string) admin.UserLink {
+	return admin.UserLink{ID: u.ID, Login: u.Login, Link: ops.base + "/auth/invite?token=" + token,
+		Expires: ops.now().Add(user.InviteLife).UTC().Truncate(time.Second)}
 }
 
-// BootstrapUser makes the first administrator's one-time link.
-func (o operator) BootstrapUser(ctx context.Context, op admin.Operator, in admin.NewUser) (admin.UserLink, error) {
-	u, token, err := o.people.signs.Bootstrap(ctx, op.Name, in.Login, in.Name)
+// BootstrapUser creates the first administrator and returns the one-time link.
+func (ops operations) BootstrapUser(ctx context.Context, op admin.Operator, in admin.NewUser) (admin.UserLink, error) {
+	u, token, err := ops.people.signs.Bootstrap(ctx, op.Name, in.Login, in.Name)
 	if err != nil {
 		return admin.UserLink{}, err
 	}
-	return o.link(&u, token), nil
+	return ops.link(&u, token), nil
 }
 
-// InviteUser makes a user and a one-time link.
-func (o operator) InviteUser(ctx context.Context, op admin.Operator, in admin.NewUser) (admin.UserLink, error) {
-	u, token, err := o.people.signs.Invite(ctx, signin.From{}, signin.Actor{Operator: op.Name},
+// InviteUser creates a user and returns the one-time link.
+func (ops operations) InviteUser(ctx context.Context, op admin.Operator, in admin.NewUser) (admin.UserLink, error) {
+	u, token, err := ops.people.signs.Invite(ctx, signin.From{}, signin.Actor{Operator: op.Name},
 		signin.NewUser{Login: in.Login, Name: in.Name, Roles: in.Roles, Patient: in.Patient,
 			Practitioner: in.Practitioner})
 	if err != nil {
 		return admin.UserLink{}, err
 	}
-	return o.link(&u, token), nil
+	return ops.link(&u, token), nil
 }
 
-// ReinviteUser makes a new link; what the user had for signing in is void when
-// it is used.
-func (o operator) ReinviteUser(ctx context.Context, op admin.Operator, login string) (admin.UserLink, error) {
-	u, err := o.people.users.ByLogin(ctx, login)
+// ReinviteUser returns a new one-time link. Using it replaces the former means of
+// signing in.
+func (ops operations) ReinviteUser(ctx context.Context, op admin.Operator, login string) (admin.UserLink, error) {
+	u, err := ops.people.users.ByLogin(ctx, login)
 	if err != nil {
 		return admin.UserLink{}, err
 	}
-	u, token, err := o.people.signs.Reinvite(ctx, signin.From{}, signin.Actor{Operator: op.Name}, u.ID, true)
+	u, token, err := ops.people.signs.Reinvite(ctx, signin.From{}, signin.Actor{Operator: op.Name}, u.ID, true)
 	if err != nil {
 		return admin.UserLink{}, err
 	}
-	return o.link(&u, token), nil
+	return ops.link(&u, token), nil
 }
 
-// DisableUser ends a user's access at once.
-func (o operator) DisableUser(ctx context.Context, op admin.Operator, login string) (admin.UserInfo, error) {
-	return o.switchUser(ctx, op, login, true)
+// DisableUser ends the access of a user immediately.
+func (ops operations) DisableUser(ctx context.Context, op admin.Operator, login string) (admin.UserInfo, error) {
+	return ops.switchUser(ctx, op, login, true)
 }
 
-// EnableUser gives a disabled person their access back.
-func (o operator) EnableUser(ctx context.Context, op admin.Operator, login string) (admin.UserInfo, error) {
-	return o.switchUser(ctx, op, login, false)
+// EnableUser restores the access of a disabled user.
+func (ops operations) EnableUser(ctx context.Context, op admin.Operator, login string) (admin.UserInfo, error) {
+	return ops.switchUser(ctx, op, login, false)
 }
 
-func (o operator) switchUser(ctx context.Context, op admin.Operator, login string,
+func (ops operations) switchUser(ctx context.Context, op admin.Operator, login string,
 	disabled bool) (admin.UserInfo, error) {
-	u, err := o.people.users.ByLogin(ctx, login)
+	u, err := ops.people.users.ByLogin(ctx, login)
 	if err != nil {
 		return admin.UserInfo{}, err
 	}
-	if err := o.people.signs.SetDisabled(ctx, signin.From{}, signin.Actor{Operator: op.Name}, u.ID, disabled); err != nil {
+	err = ops.people.signs.SetDisabled(ctx, signin.From{}, signin.Actor{Operator: op.Name}, u.ID, disabled)
+	if err != nil {
 		return admin.UserInfo{}, err
 	}
 	u.Disabled = disabled
@@ -317,15 +321,15 @@ func userInfo(u *user.User) admin.UserInfo {
 		Enrolled: u.CanSignIn()}
 }
 
-// ListUsers lists everybody who ever could sign in.
-func (o operator) ListUsers(ctx context.Context, op admin.Operator) (admin.Users, error) {
+// ListUsers lists all users, disabled ones included.
+func (ops operations) ListUsers(ctx context.Context, op admin.Operator) (admin.Users, error) {
 	out := admin.Users{Users: []admin.UserInfo{}}
-	us, err := o.people.users.List(ctx)
+	users, err := ops.people.users.List(ctx)
 	if err != nil {
 		return out, err
 	}
-	for i := range us {
-		out.Users = append(out.Users, userInfo(&us[i]))
+	for i := range users {
+		out.Users = append(out.Users, userInfo(&users[i]))
 	}
-	return out, o.record(ctx, o.request(op), "user list", "")
+	return out, ops.record(ctx, ops.request(op), "user list", "")
 }

@@ -8,7 +8,8 @@ import (
 	"pulsegate/mapping/ingest"
 )
 
-func item(x *ingest.Item, raw bool) admin.QuarantineItem {
+// quarantineItem converts an item for the command line, with its payload if raw.
+func quarantineItem(x *ingest.Item, raw bool) admin.QuarantineItem {
 	out := admin.QuarantineItem{ID: x.ID, Patient: x.Patient, Vendor: x.Vendor, Format: x.Format, Metric: x.Metric,
 		Component: x.Component, Reason: x.Reason, Where: x.Where, Detail: x.Detail, Count: x.Count,
 		FirstSeen: x.FirstSeen}
@@ -21,54 +22,54 @@ func item(x *ingest.Item, raw bool) admin.QuarantineItem {
 	return out
 }
 
-// Quarantine lists what could not become a resource.
-func (o operator) Quarantine(ctx context.Context, op admin.Operator, patient string) (admin.Quarantine, error) {
+// Quarantine lists the items that could not become resources.
+func (ops operations) Quarantine(ctx context.Context, op admin.Operator, patient string) (admin.Quarantine, error) {
 	out := admin.Quarantine{Items: []admin.QuarantineItem{}}
-	err := o.pipeline.List(ctx, patient, func(x *ingest.Item) bool {
-		out.Items = append(out.Items, item(x, false))
+	err := ops.pipeline.List(ctx, patient, func(x *ingest.Item) bool {
+		out.Items = append(out.Items, quarantineItem(x, false))
 		return true
 	})
 	if err != nil {
 		return out, err
 	}
-	told := []string{patient}
-	for _, x := range out.Items {
-		told = append(told, x.Patient)
+	disclosed := []string{patient}
+	for _, it := range out.Items {
+		disclosed = append(disclosed, it.Patient)
 	}
-	return out, o.recordAll(ctx, o.request(op), "quarantine list",
-		slices.DeleteFunc(told, func(id string) bool { return id == "" }))
+	return out, ops.recordAll(ctx, ops.request(op), "quarantine list",
+		slices.DeleteFunc(disclosed, func(id string) bool { return id == "" }))
 }
 
-// ShowQuarantine shows one item with its payload.
-func (o operator) ShowQuarantine(ctx context.Context, op admin.Operator, id string) (admin.QuarantineItem, error) {
-	x, err := o.pipeline.Get(ctx, id)
+// ShowQuarantine returns one item with its payload.
+func (ops operations) ShowQuarantine(ctx context.Context, op admin.Operator, id string) (admin.QuarantineItem, error) {
+	it, err := ops.pipeline.Get(ctx, id)
 	if err != nil {
 		return admin.QuarantineItem{}, err
 	}
-	// The trail names the look before the payload is out.
-	if err := o.record(ctx, o.request(op), "quarantine show", x.Patient); err != nil {
+	// Record the access before the payload is disclosed.
+	if err := ops.record(ctx, ops.request(op), "quarantine show", it.Patient); err != nil {
 		return admin.QuarantineItem{}, err
 	}
-	return item(&x, true), nil
+	return quarantineItem(&it, true), nil
 }
 
-// RetryQuarantine maps everything again.
-func (o operator) RetryQuarantine(ctx context.Context, op admin.Operator) (admin.Retried, error) {
-	rq := o.request(op)
+// RetryQuarantine maps all items again with the current metric table.
+func (ops operations) RetryQuarantine(ctx context.Context, op admin.Operator) (admin.Retried, error) {
+	rq := ops.request(op)
 	var out admin.Retried
-	if err := o.record(ctx, rq, "quarantine retry", ""); err != nil {
+	if err := ops.record(ctx, rq, "quarantine retry", ""); err != nil {
 		return out, err
 	}
 	count := func(x *ingest.Item) bool { out.Items++; return true }
-	err := o.pipeline.List(ctx, "", count)
+	err := ops.pipeline.List(ctx, "", count)
 	if err != nil {
 		return out, err
 	}
-	if out.Summary, err = o.pipeline.Retry(ctx, rq.Principal, rq.RequestID); err != nil {
+	if out.Summary, err = ops.pipeline.Retry(ctx, rq.Principal, rq.RequestID); err != nil {
 		return out, err
 	}
 	out.LeftByReason = map[string]int{}
-	return out, o.pipeline.List(ctx, "", func(x *ingest.Item) bool {
+	return out, ops.pipeline.List(ctx, "", func(x *ingest.Item) bool {
 		out.Left++
 		out.LeftByReason[x.Reason]++
 		return true

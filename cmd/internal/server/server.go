@@ -75,8 +75,8 @@ func (m *Main) Run(ctx context.Context) (err error) {
 		return err
 	}
 	srv := m.httpServer(paced{next: memory.Handler(handler), now: env.now})
-	ops := &admin.Server{Dir: m.Config.Data, Ops: operator{s}, Log: m.Log, Memory: memory}
-	al, err := ops.Listen()
+	adminServer := &admin.Server{Dir: m.Config.Data, Ops: operations{s}, Log: m.Log, Memory: memory}
+	al, err := adminServer.Listen()
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	opened.add(metrics.Close)
 	failed := make(chan error, 3)
 	go func() { failed <- m.serveHTTP(srv, l) }()
-	go func() { failed <- ops.Serve(al) }()
+	go func() { failed <- adminServer.Serve(al) }()
 	go keepMemory(work)
 	notarized := make(chan error, 1)
 	go func() { notarized <- s.audit.notary.Run(work) }()
@@ -109,7 +109,7 @@ func (m *Main) Run(ctx context.Context) (err error) {
 	defer cancel()
 	// The record of the stop is the last AuditEvent, and the last checkpoint,
 	// which the notary signs when its context ends, covers it.
-	err = errors.Join(err, srv.Shutdown(grace), ops.Close(grace), s.followers.close(),
+	err = errors.Join(err, srv.Shutdown(grace), adminServer.Close(grace), s.followers.close(),
 		s.audit.recorder.Record(grace, audit.Event{Type: audit.Lifecycle, Interaction: "stop"}))
 	stop()
 	return errors.Join(err, <-notarized, s.telemetry.Close(grace))
@@ -122,7 +122,7 @@ func (m *Main) ready(ctx context.Context, s *services) error {
 		return err
 	}
 	if m.Config.Demo {
-		if err := (operator{s}).fillDemo(ctx, m.Stdout); err != nil {
+		if err := (operations{s}).fillDemo(ctx, m.Stdout); err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}
 	}

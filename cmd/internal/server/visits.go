@@ -54,7 +54,7 @@ func (c contextSelection) check(ctx context.Context, s authorize.Subject, patien
 		return nil
 	}
 	// Encounters belong to the EHR and are not stored here. An encounter is
-	// attributed to the patients whose Observations name it.
+	// attributed to every patient with an Observation that names it.
 	found, err := c.observed(ctx, patient, encounter)
 	if err != nil || found {
 		return err
@@ -86,19 +86,20 @@ func (c contextSelection) observed(ctx context.Context, patient, encounter strin
 	return found, err
 }
 
-const maxVisits = 12
+const maxVisits = 12 // on the page of a patient
 
-// Visits implements pages.Patients: the encounters of the newest hundred
-// Observations that have one, as far as the person may see those.
+// Visits implements pages.Patients. It returns the encounters that the newest 100
+// Observations with an encounter name, as far as the person may see these.
 func (p patients) Visits(ctx context.Context, by pages.By, patient string) ([]pages.Visit, error) {
-	// The page's own grant knows no consents; measurements are under them.
-	who := *by.Principal
-	who.Grant = &access.Grant{Rules: by.Principal.Grant.Rules, Consents: p.people.glass.For(p.people.consents, who.Subject),
-		Person: true}
-	by.Principal = &who
+	// The grant of a page has no consents, but Observations need them.
+	principal := *by.Principal
+	principal.Grant = &access.Grant{Rules: by.Principal.Grant.Rules,
+		Consents: p.people.glass.For(p.people.consents, principal.Subject),
+		Person:   true}
+	by.Principal = &principal
 	q := url.Values{"patient": {patient}, "encounter:missing": {"false"}, "_sort": {"-date"},
 		"_count": {"100"}}.Encode()
-	page, err := p.fhir.Search(ctx, asked(by, "GET Observation?"+q), "Observation", q)
+	page, err := p.fhir.Search(ctx, pageRequest(by, "GET Observation?"+q), "Observation", q)
 	if err != nil {
 		return nil, err
 	}

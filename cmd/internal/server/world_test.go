@@ -14,22 +14,22 @@ import (
 	"pulsegate/cmd/internal/config"
 )
 
-// lockedBuffer is a log that a test reads while the server writes.
+// lockedBuffer is a buffer that a test may read while the server writes.
 type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu  sync.Mutex
+	buf bytes.Buffer // guarded by mu
 }
 
 func (l *lockedBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.b.Write(p)
+	return l.buf.Write(p)
 }
 
 func (l *lockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.b.String()
+	return l.buf.String()
 }
 
 // settings returns the configuration of a server on a free port, with the named
@@ -85,7 +85,7 @@ func shut(t *testing.T, s *services) {
 // versionOfTest has the form that git describe prints when there is no release.
 const versionOfTest = "0123abc-dirty"
 
-// running is a server that listens, and what it has printed.
+// running starts a server that listens, and returns its base URL and its output.
 func running(t *testing.T, dir string, set map[string]string) (base string, out *lockedBuffer, stop func() error) {
 	t.Helper()
 	out = &lockedBuffer{}
