@@ -135,8 +135,8 @@ func TestOperator(t *testing.T) {
 		t.Errorf("quarantine list:\n%s", out)
 	}
 	table("ITEM PATIENT VENDOR REASON METRIC TIMES FIRST SEEN WHERE", "quarantine", "list", "--items")
-	if out := table("STAY BECAUSE ITEMS", "quarantine", "retry"); !strings.Contains(out,
-		"2 items tried, 0 mapped, 2 stay in quarantine") || !regexp.MustCompile(`unmapped +2`).MatchString(out) {
+	if out := table("REASON ITEMS", "quarantine", "retry"); !strings.Contains(out,
+		"2 items retried, 0 mapped, 2 remain in quarantine") || !regexp.MustCompile(`unmapped +2`).MatchString(out) {
 		t.Errorf("quarantine retry:\n%s", out)
 	}
 	table("CLIENT STATUS NAME CREATED MAY SCOPE", "client", "list")

@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// NewUser is what `pulsegate user bootstrap` and `user invite` send.
+// NewUser is the input of `pulsegate user bootstrap` and `user invite`.
 type NewUser struct {
 	Login        string   `json:"login"`
 	Name         string   `json:"name"`
 	Roles        []string `json:"roles,omitempty"`
-	Patient      string   `json:"patient,omitempty"`      // id
-	Practitioner string   `json:"practitioner,omitempty"` // id
+	Patient      string   `json:"patient,omitempty"`      // resource id
+	Practitioner string   `json:"practitioner,omitempty"` // resource id
 }
 
 // Login names a user.
@@ -20,7 +20,7 @@ type Login struct {
 	Login string `json:"login"`
 }
 
-// UserLink is a one-time link, shown once.
+// UserLink is a one-time link. It is shown only once.
 type UserLink struct {
 	ID      string    `json:"id"`
 	Login   string    `json:"login"`
@@ -65,8 +65,7 @@ func people(m *mux, s *Server, o People) {
 	post(m, s, "user/enable", func(ctx context.Context, op Operator, in Login) (UserInfo, error) {
 		return o.EnableUser(ctx, op, in.Login)
 	})
-	get(m, s, "user", func(ctx context.Context, op Operator, _ *http.Request) (Users,
-		error) {
+	get(m, s, "user", func(ctx context.Context, op Operator, _ *http.Request) (Users, error) {
 		return o.ListUsers(ctx, op)
 	})
 }

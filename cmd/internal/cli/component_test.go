@@ -6,8 +6,8 @@ import (
 	"pulsegate/cmd/internal/admin"
 )
 
-// TestByComponent: parts that were left out are counted apart from whole
-// samples of their metric.
+// TestByComponent checks that components which were left out are counted separately
+// from whole samples of the metric.
 func TestByComponent(t *testing.T) {
 	got := byReason([]admin.QuarantineItem{
 		{ID: "1", Reason: "bad-value", Vendor: "apple", Metric: "M", Count: 1},

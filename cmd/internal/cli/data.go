@@ -28,7 +28,7 @@ func ingestCommand() *cobra.Command {
 	patient := c.Flags().String("patient", "", "patient id")
 	vendor := c.Flags().String("vendor", "", vendors.Codes())
 	format := c.Flags().String("format", "",
-		"format, or format:type where the body does not tell its type (default: found by itself)")
+		"format, or format:type if the payload does not name its type (default: detected)")
 	delivery := c.Flags().StringArray("delivery", nil,
 		"header of the original delivery, as NAME=VALUE (automation-aggregation=Days); may be repeated")
 	need(c, "patient", "vendor")
@@ -59,32 +59,32 @@ func ingestFile(ctx context.Context, r *remote, name string, q url.Values) (inge
 		return out, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
+	info, err := f.Stat()
 	if err != nil {
 		return out, err
 	}
-	if !st.Mode().IsRegular() {
+	if !info.Mode().IsRegular() {
 		return out, fmt.Errorf("%s is not a file", name)
 	}
 	q.Set("name", filepath.Base(name))
 	var body io.Reader = f
 	if term.IsTerminal(int(os.Stderr.Fd())) {
-		bar := progressbar.DefaultBytes(st.Size(), filepath.Base(name))
+		bar := progressbar.DefaultBytes(info.Size(), filepath.Base(name))
 		body = io.TeeReader(f, bar)
 	}
 	client, err := r.client()
 	if err != nil {
 		return out, err
 	}
-	return out, client.Send(ctx, "ingest", q, body, st.Size(), &out)
+	return out, client.Send(ctx, "ingest", q, body, info.Size(), &out)
 }
 
-// printSummary prints the totals of a run and a table by metric.
+// printSummary prints the totals of a delivery and a table by metric.
 func printSummary(w io.Writer, s *ingest.Summary) {
 	fmt.Fprintf(w, "read %d  created %d  updated %d  unchanged %d  quarantined %d  dropped %d  in %.1f s\n",
 		s.Read, s.Created, s.Updated, s.Unchanged, s.Quarantined, s.Dropped, s.Seconds)
 	if s.LeftOut > 0 {
-		fmt.Fprintf(w, "left out %d components that broke a rule or were not measured; the rest of each sample was taken\n", s.LeftOut)
+		fmt.Fprintf(w, "left out %d components that broke a rule or were not measured; the rest of each sample was stored\n", s.LeftOut)
 	}
 	if len(s.ByMetric) > 0 {
 		fmt.Fprintln(w)
@@ -103,10 +103,10 @@ func printSummary(w io.Writer, s *ingest.Summary) {
 }
 
 func quarantineCommand() *cobra.Command {
-	list := &cobra.Command{Use: "list", Short: "What could not become a resource, and why", Args: cobra.NoArgs}
+	list := &cobra.Command{Use: "list", Short: "List the parts of payloads that could not become resources, and why", Args: cobra.NoArgs}
 	lr := operator(list)
-	patient := list.Flags().String("patient", "", "only this patient's")
-	items := list.Flags().Bool("items", false, "list every item instead of counting by reason")
+	patient := list.Flags().String("patient", "", "only for this patient")
+	items := list.Flags().Bool("items", false, "list every item instead of counts by reason")
 	complete(list, "patient", patientIDs, lr)
 	list.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.Quarantine
@@ -127,7 +127,7 @@ func quarantineCommand() *cobra.Command {
 			}
 		})
 	}
-	show := &cobra.Command{Use: "show ID", Short: "One item with its raw payload", Args: cobra.ExactArgs(1)}
+	show := &cobra.Command{Use: "show ID", Short: "Show one item with its raw payload", Args: cobra.ExactArgs(1)}
 	sr := operator(show)
 	completeArg(show, sr, quarantineIDs)
 	show.RunE = func(c *cobra.Command, args []string) error {
@@ -143,7 +143,7 @@ func quarantineCommand() *cobra.Command {
 		})
 	}
 	retry := &cobra.Command{Use: "retry",
-		Short: "Map everything in quarantine again, with the metric table of today", Args: cobra.NoArgs}
+		Short: "Map all items in quarantine again with the current metric table", Args: cobra.NoArgs}
 	rr := operator(retry)
 	retry.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.Retried
@@ -152,11 +152,11 @@ func quarantineCommand() *cobra.Command {
 		}
 		return rr.print(out, func(w io.Writer) { printRetried(w, &out) })
 	}
-	return group("quarantine", "Payload items that could not be mapped", list, show, retry)
+	return group("quarantine", "Parts of payloads that could not be mapped", list, show, retry)
 }
 
-// metricOf names what an item is about: a metric, or one component of it whose
-// other parts were taken.
+// metricOf returns the metric of an item. If only one component of a sample was
+// left out, metricOf names the component, too.
 func metricOf(x *admin.QuarantineItem) string {
 	if x.Component == "" {
 		return x.Metric
@@ -192,10 +192,9 @@ func byReason(items []admin.QuarantineItem) []*reasonGroup {
 	return out
 }
 
-// printRetried says what became of the items that were mapped again, and why
-// the others stay.
+// printRetried prints how many items were mapped, and why the others remain.
 func printRetried(w io.Writer, r *admin.Retried) {
-	fmt.Fprintf(w, "%d items tried, %d mapped, %d stay in quarantine\n", r.Items, r.Items-r.Left, r.Left)
+	fmt.Fprintf(w, "%d items retried, %d mapped, %d remain in quarantine\n", r.Items, r.Items-r.Left, r.Left)
 	if r.Items > r.Left {
 		printSummary(w, &r.Summary)
 	}
@@ -203,7 +202,7 @@ func printRetried(w io.Writer, r *admin.Retried) {
 		return
 	}
 	fmt.Fprintln(w)
-	t := newTable(w, "STAY BECAUSE", "ITEMS")
+	t := newTable(w, "REASON", "ITEMS")
 	for _, reason := range slices.Sorted(maps.Keys(r.LeftByReason)) {
 		t.row(reason, r.LeftByReason[reason])
 	}
@@ -212,7 +211,7 @@ func printRetried(w io.Writer, r *admin.Retried) {
 	}
 }
 
-// printReport prints the outcome of `audit verify`.
+// printReport prints the result of `audit verify`.
 func printReport(w io.Writer, r *audit.Report) {
 	verdict := "the audit log verifies"
 	if !r.OK {
@@ -251,11 +250,11 @@ func printReport(w io.Writer, r *audit.Report) {
 }
 
 func auditCommand() *cobra.Command {
-	verify := &cobra.Command{Use: "verify", Short: "Recompute the audit log and find any change, drop or rollback",
+	verify := &cobra.Command{Use: "verify", Short: "Recompute the audit log and report any change, removal or rollback",
 		Args: cobra.NoArgs}
 	r := operator(verify)
 	checkpoint := verify.Flags().String("checkpoint", "",
-		"file with an earlier checkpoint to hold the log against, too")
+		"file with an earlier checkpoint that the log must contain")
 	verify.RunE = func(c *cobra.Command, _ []string) error {
 		in := struct {
 			Checkpoint string `json:"checkpoint,omitempty"`
@@ -274,7 +273,7 @@ func auditCommand() *cobra.Command {
 		err := r.print(out, func(w io.Writer) { printReport(w, &out) })
 		if err == nil && !out.OK {
 			return admin.Advise(errors.New("the audit log does not verify"),
-				"keep the data directory and every checkpoint as they are, and find out who could write to it")
+				"keep the data directory and all checkpoints unchanged, and find out who could write to them")
 		}
 		return err
 	}
@@ -282,7 +281,7 @@ func auditCommand() *cobra.Command {
 }
 
 func storeCommand() *cobra.Command {
-	stat := &cobra.Command{Use: "stat", Short: "Sizes of the store", Args: cobra.NoArgs}
+	stat := &cobra.Command{Use: "stat", Short: "Show the sizes of the store", Args: cobra.NoArgs}
 	r := operator(stat)
 	stat.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.StoreStat
@@ -292,8 +291,8 @@ func storeCommand() *cobra.Command {
 		return r.print(out, func(w io.Writer) {
 			fmt.Fprintf(w, "%d resources  %d bytes on disk  commit %d  %d audit leaves\n", out.Resources,
 				out.DiskBytes, out.Commit, out.AuditLeaves)
-			fmt.Fprintf(w, "%s: %d bytes free, writes are refused below %d\n", out.Dir, out.FreeBytes, out.ReserveBytes)
-			fmt.Fprintf(w, "%d compactions since the start, %d samples written again, %d series waiting\n",
+			fmt.Fprintf(w, "%s: %d bytes free; writes are refused below %d\n", out.Dir, out.FreeBytes, out.ReserveBytes)
+			fmt.Fprintf(w, "%d compactions since the start, %d samples rewritten, %d series waiting\n",
 				out.Compactions, out.Rewritten, out.Waiting)
 			if len(out.Series) == 0 {
 				return
@@ -308,7 +307,8 @@ func storeCommand() *cobra.Command {
 			}
 		})
 	}
-	check := &cobra.Command{Use: "check", Short: "Read everything and hold index against data", Args: cobra.NoArgs}
+	check := &cobra.Command{Use: "check", Short: "Read the whole store and compare its indexes with its data",
+		Args: cobra.NoArgs}
 	cr := operator(check)
 	check.RunE = func(c *cobra.Command, _ []string) error {
 		var out admin.StoreCheck
@@ -316,13 +316,13 @@ func storeCommand() *cobra.Command {
 			return err
 		}
 		err := cr.print(out, func(w io.Writer) {
-			for _, p := range out.Problems {
-				fmt.Fprintln(w, p)
+			for _, problem := range out.Problems {
+				fmt.Fprintln(w, problem)
 			}
 			fmt.Fprintf(w, "%d problems\n", len(out.Problems))
 		})
 		if err == nil && len(out.Problems) > 0 {
-			return errors.New("the store is not consistent")
+			return errors.New("the store is inconsistent; see the problems above")
 		}
 		return err
 	}

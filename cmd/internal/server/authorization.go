@@ -124,13 +124,13 @@ func readYAML(path string, v any) (time.Time, error) {
 // newExternalIssuers returns the verifier for tokens of external issuers, nil if
 // none is configured.
 func newExternalIssuers(env environment) (*issuer.Verifier, error) {
-	if env.config.OutsideIssuers == "" {
+	if env.config.ExternalIssuers == "" {
 		return nil, nil
 	}
 	var in struct {
 		Issuers []issuer.Issuer `yaml:"issuers"`
 	}
-	if _, err := readYAML(env.config.OutsideIssuers, &in); err != nil {
+	if _, err := readYAML(env.config.ExternalIssuers, &in); err != nil {
 		return nil, err
 	}
 	v := &issuer.Verifier{Issuers: in.Issuers, Base: env.fhirBase(),
