@@ -25,7 +25,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, dir: t.TempDir()}
 	bin, err := blackbox.Build(w.dir)
 	w.must(err)
-	port, err := blackbox.Free()
+	port, err := blackbox.FreePort()
 	w.must(err)
 	w.srv, err = blackbox.StartAt(bin, filepath.Join(w.dir, "data"), fmt.Sprint("127.0.0.1:", port), "--demo",
 		"--base-url", fmt.Sprint("http://localhost:", port))

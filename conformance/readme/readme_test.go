@@ -1,5 +1,5 @@
-// Package readme runs the commands of the README's section "The main job, by
-// hand" word for word against a freshly built binary.
+// Package readme runs the commands in the section "The main job, by hand" of the README
+// against a newly built binary.
 package readme
 
 import (
@@ -19,7 +19,7 @@ func TestTheMainJobByHand(t *testing.T) {
 	}
 	_, rest, ok := strings.Cut(string(raw), "## The main job, by hand\n")
 	if !ok {
-		t.Fatal("the section is gone")
+		t.Fatal("the section is missing")
 	}
 	rest, _, _ = strings.Cut(rest, "\nThe operator's commands")
 	dir, port := t.TempDir(), "18481"
@@ -35,7 +35,7 @@ func TestTheMainJobByHand(t *testing.T) {
 		if !ok || cmd == "make build" {
 			continue
 		}
-		// Only places change: the binary, the data directory, the port.
+		// Replace only the binary, the data directory and the port.
 		cmd = strings.ReplaceAll(cmd, "bin/pulsegate", bin)
 		cmd = strings.ReplaceAll(cmd, "/tmp/pg", filepath.Join(dir, "pg"))
 		script = append(script, strings.ReplaceAll(cmd, "8081", port))
@@ -45,7 +45,7 @@ func TestTheMainJobByHand(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	// The server of the background line ends with the shell.
+	// The server that a command starts in the background ends with the shell.
 	sh := exec.CommandContext(ctx, "bash", "-e", "-c",
 		"trap 'kill $(jobs -p)' EXIT\n"+strings.Join(script, "\necho '---'\n"))
 	sh.Dir = "../.."
@@ -57,13 +57,13 @@ func TestTheMainJobByHand(t *testing.T) {
 	has := func(i int, want string) {
 		t.Helper()
 		if !strings.Contains(parts[len(parts)-i], want) {
-			t.Errorf("command %d from the end printed %.300q, wanted %q in it", i, parts[len(parts)-i], want)
+			t.Errorf("command %d from the end printed %.300q, want %q in it", i, parts[len(parts)-i], want)
 		}
 	}
 	has(1, "the audit log verifies")
 	has(4, `"resourceType":"Observation"`)
 	if strings.Contains(parts[len(parts)-2], `"resourceType":"Observation"`) {
-		t.Error("an Observation after the consent was withdrawn")
+		t.Error("an Observation is visible after the consent was withdrawn")
 	}
 	has(2, `"resourceType":"Bundle"`)
 }
