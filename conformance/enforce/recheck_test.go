@@ -18,13 +18,13 @@ import (
 	"pulsegate/smart/policy"
 )
 
-// A long answer asks again as it goes: whatever ends a caller's right while
-// the answer is made or sent ends the answer.
+// These tests check that long answers check the rights of the caller repeatedly: if a
+// right ends while the answer is produced or sent, so does the answer.
 
-// forever takes the right of the request's start for good.
-type forever struct{ *policy.Engine }
+// neverRechecked is a fault: the rights at the start of a request apply to its end.
+type neverRechecked struct{ *policy.Engine }
 
-func (e forever) Authenticate(r *http.Request) (*access.Principal, error) {
+func (e neverRechecked) Authenticate(r *http.Request) (*access.Principal, error) {
 	p, err := e.Engine.Authenticate(r)
 	if err != nil {
 		return nil, err
@@ -34,14 +34,14 @@ func (e forever) Authenticate(r *http.Request) (*access.Principal, error) {
 	return &q, nil
 }
 
-// reader takes an answer and calls then once, after its first bytes.
+// reader receives an answer and calls then once, after the first bytes.
 type reader struct {
 	header http.Header
 	status int
 	body   strings.Builder
 	then   func()
-	before int // bytes that came before then
-	cut    bool
+	before int  // bytes received before then was called
+	cut    bool // the server aborted the answer
 }
 
 func (r *reader) Header() http.Header              { return r.header }
@@ -62,24 +62,25 @@ func (r *reader) Write(b []byte) (int, error) {
 
 const (
 	longDocs = 3000
-	// slack bounds the bytes that may follow the end of a right: the rest of a part.
+	// slack bounds the bytes that may follow the end of a right: one part between two
+	// checks.
 	slack = 256<<10 + 2048
 )
 
-// longWorld holds one patient with a good megabyte of Observations, open to
-// client "ehr" and to person's app "appl".
-func longWorld(f fault) (w *world, backend, person token) {
+// newLongWorld returns a server with more than a megabyte of Observations of one patient,
+// which the client "ehr" and the app "appl" of a person may read.
+func newLongWorld(f fault) (w *world, backend, person token) {
 	w = open(f)
 	w.policy.Roles = func(context.Context, authz.Subject) ([]string, bool, error) {
 		return []string{"patient"}, !w.ended.Load(), nil
 	}
 	ctx := context.Background()
-	b := &store.Batch{Writes: []store.Write{{Resource: must(door().Resource("Patient",
+	b := &store.Batch{Writes: []store.Write{{Resource: must(validator().Resource("Patient",
 		[]byte(`{"resourceType":"Patient","id":"p1"}`), "p1"))}}}
 	for i := range longDocs {
 		id := fmt.Sprint("o", i)
 		b.Writes = append(b.Writes, store.Write{Vendor: "apple",
-			Resource: must(door().Resource("Observation",
+			Resource: must(validator().Resource("Observation",
 				[]byte(`{"resourceType":"Observation","id":"`+id+`","status":"final",`+
 					`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}],"text":"`+
 					strings.Repeat("long ", 60)+
@@ -96,8 +97,7 @@ func longWorld(f fault) (w *world, backend, person token) {
 	return w, backend, person
 }
 
-// endings lists the ways in which the right of a token can end; n is the number
-// of the case.
+// endings lists the ways to end the right of a token. n is the number of the token.
 var endings = map[string]struct { // read only
 	person bool
 	end    func(w *world, k *token, n int)
@@ -128,36 +128,36 @@ var endings = map[string]struct { // read only
 	}},
 }
 
-// touch commits something, as whatever ends an account does.
+// touch commits a change of the state, like the end of an account.
 func (w *world) touch() {
 	must(w.db.Commit(context.Background(),
 		&store.Batch{State: []store.StateWrite{{Key: "test/touch", Value: []byte(fmt.Sprint(time.Now().UnixNano()))}}}))
 }
 
-// answers are the long ones; a person exports nothing.
+// longAnswers returns requests with long answers. A person has no export.
 func (w *world) longAnswers(bearer string, person bool) map[string]func() *http.Request {
 	get := func(path string) func() *http.Request {
 		return func() *http.Request {
-			q := httptest.NewRequest("GET", "/fhir"+path, nil)
-			q.Header.Set("Authorization", "Bearer "+bearer)
-			return q
+			req := httptest.NewRequest("GET", "/fhir"+path, nil)
+			req.Header.Set("Authorization", "Bearer "+bearer)
+			return req
 		}
 	}
 	out := map[string]func() *http.Request{
 		"search": get("/Observation?patient=p1&_count=1000"),
 		"search, zipped": func() *http.Request {
-			q := get("/Observation?patient=p1&_count=1000")()
-			q.Header.Set("Accept-Encoding", "gzip")
-			return q
+			req := get("/Observation?patient=p1&_count=1000")()
+			req.Header.Set("Accept-Encoding", "gzip")
+			return req
 		},
 		"batch": func() *http.Request {
-			q := httptest.NewRequest("POST", "/fhir",
+			req := httptest.NewRequest("POST", "/fhir",
 				strings.NewReader(`{"resourceType":"Bundle","type":"batch","entry":[`+
 					strings.Repeat(`{"request":{"method":"GET","url":"Observation?patient=p1&_count=300"}},`, 2)+
 					`{"request":{"method":"GET","url":"Patient/p1"}}]}`))
-			q.Header.Set("Authorization", "Bearer "+bearer)
-			q.Header.Set("Content-Type", "application/fhir+json")
-			return q
+			req.Header.Set("Authorization", "Bearer "+bearer)
+			req.Header.Set("Content-Type", "application/fhir+json")
+			return req
 		},
 	}
 	if person {
@@ -173,51 +173,51 @@ func (w *world) longAnswers(bearer string, person bool) map[string]func() *http.
 	return out
 }
 
-// standing ends a right, or a Consent, amid every long answer, while it is made and while it
-// is sent, and returns what came all the same.
-func standing(f fault) (err error) {
+// endRights ends a right during every long answer, while it is produced and while it is
+// sent, and returns an error if the server continues the answer.
+func endRights(f fault) (err error) {
 	for name, ending := range endings {
 		if ending.end == nil {
 			continue
 		}
 		for _, sending := range []bool{true, false} {
 			for _, what := range []string{"search", "search, zipped", "batch", "export"} {
-				if ending.person && what == "export" || what == "search, zipped" && sending { // a few thousand bytes
+				if ending.person && what == "export" || what == "search, zipped" && sending { // the answer is too short
 					continue
 				}
-				w, backend, person := longWorld(f)
+				w, backend, person := newLongWorld(f)
 				k := &backend
 				if ending.person {
 					k = &person
 				}
 				bearer := w.issue(k)
-				q := w.longAnswers(bearer, ending.person)[what]()
+				req := w.longAnswers(bearer, ending.person)[what]()
 				end := func() { ending.end(w, k, w.issued) }
 				r := &reader{header: http.Header{}}
 				if sending {
 					r.then = end
 				} else {
-					w.amid.Store(&end)
+					w.during.Store(&end)
 				}
-				w.handler.ServeHTTP(r, q)
+				w.handler.ServeHTTP(r, req)
 				switch n := r.body.Len(); {
-				case name == "consent withdrawn" && what == "export": // goes on without the patient
+				case name == "consent withdrawn" && what == "export": // continues without the patient
 					if n-r.before > slack || r.cut {
-						err = fmt.Errorf("%s amid an export: %d bytes after %d, broken off: %v", name, n-r.before,
+						err = fmt.Errorf("%s during an export: %d bytes after %d, aborted: %v", name, n-r.before,
 							r.before, r.cut)
 					}
 				case name == "consent withdrawn" && !sending:
 					if strings.Contains(r.body.String(), "8867-4") && !r.cut {
-						err = fmt.Errorf("%s while %s was made: %d bytes", name, what, n)
+						err = fmt.Errorf("%s while %s was produced: %d bytes", name, what, n)
 					}
 				case sending && (r.before == 0 || r.status != 200 && r.status != 0):
-					err = fmt.Errorf("%s amid %s: the answer is too short to tell: %d, %d bytes", name, what,
+					err = fmt.Errorf("%s during %s: the answer is too short: %d, %d bytes", name, what,
 						r.status, n)
 				case sending && (n-r.before > slack || !r.cut):
-					err = fmt.Errorf("%s while %s was sent: %d bytes came after %d, broken off: %v", name, what,
+					err = fmt.Errorf("%s while %s was sent: %d bytes after %d, aborted: %v", name, what,
 						n-r.before, r.before, r.cut)
 				case !sending && (r.status != 401 || strings.Contains(r.body.String(), "8867-4")):
-					err = fmt.Errorf("%s while %s was made: %d, %d bytes", name, what, r.status, n)
+					err = fmt.Errorf("%s while %s was produced: %d, %d bytes", name, what, r.status, n)
 				}
 				if cerr := w.close(); err == nil {
 					err = cerr
@@ -231,27 +231,29 @@ func standing(f fault) (err error) {
 	return nil
 }
 
-func TestStanding(t *testing.T) {
-	if err := standing(noFault); err != nil {
+// TestRightEndsDuringAnswer checks that an answer ends with the right to it.
+func TestRightEndsDuringAnswer(t *testing.T) {
+	if err := endRights(noFault); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// TestStandingControls: servers that ask at the start alone are found.
-func TestStandingControls(t *testing.T) {
-	for _, f := range []fault{standsForever, consentsUnasked} {
-		err := standing(f)
-		if err == nil || (f == consentsUnasked) != strings.Contains(err.Error(), "consent") {
+// TestRightEndsDuringAnswerControls checks that servers which check rights only at the
+// start are detected.
+func TestRightEndsDuringAnswerControls(t *testing.T) {
+	for _, f := range []fault{neverRechecks, ignoresWithdrawal} {
+		err := endRights(f)
+		if err == nil || (f == ignoresWithdrawal) != strings.Contains(err.Error(), "consent") {
 			t.Errorf("fault %d: %v", f, err)
 		}
-		t.Log("found:", err)
+		t.Log("detected:", err)
 	}
 }
 
-// TestStandingKeeps: what does not end the right does not end the answer: other
-// clients' changes, other commits, a refreshed authorization.
-func TestStandingKeeps(t *testing.T) {
-	w, backend, person := longWorld(noFault)
+// TestUnrelatedChangesKeepAnswer checks that changes of other clients, other commits and a
+// refreshed authorization do not end an answer.
+func TestUnrelatedChangesKeepAnswer(t *testing.T) {
+	w, backend, person := newLongWorld(noFault)
 	defer w.close()
 	other := token{client: "other", scopes: []string{"system/*.rs"}}
 	w.register(&other, other.scopes)
@@ -269,9 +271,9 @@ func TestStandingKeeps(t *testing.T) {
 					func(c *client.Client) error { c.Disabled = !c.Disabled; return nil }))
 			}}
 			w.handler.ServeHTTP(r, ask())
-			zipped := what == "search, zipped" // ids are random, and so is how they compress
+			zipped := what == "search, zipped" // random ids compress to varying lengths
 			if r.cut || r.status != 200 || !zipped && (r.body.Len() != whole.body.Len() || r.body.Len() < slack) {
-				t.Errorf("%s of %s: %d bytes of %d, broken off: %v", what, k.client, r.body.Len(), whole.body.Len(),
+				t.Errorf("%s of %s: %d bytes of %d, aborted: %v", what, k.client, r.body.Len(), whole.body.Len(),
 					r.cut)
 			}
 		}

@@ -17,21 +17,20 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// witnessed holds the content of an AuditEvent, read from its text as it is
-// committed.
-type witnessed struct {
+// loggedEvent is the content of an AuditEvent, read from its JSON when it is committed.
+type loggedEvent struct {
 	patient string
-	refs    []string // of data entities, without versions
+	refs    []string // references of data entities, without versions
 	query   string
 }
 
-// trailLog keeps the events of each request.
+// trailLog holds the events of each request.
 type trailLog struct {
 	mu        sync.Mutex
-	byRequest map[string][]witnessed
+	byRequest map[string][]loggedEvent
 }
 
-// auditEvent is the part of an AuditEvent that the checks read.
+// auditEvent is the part of an AuditEvent that the checks need.
 type auditEvent struct {
 	Subtype []struct{ Code string }
 	Entity  []struct {
@@ -45,13 +44,14 @@ type auditEvent struct {
 	}
 }
 
-func (e *auditEvent) witnessed() (request string, w witnessed) {
-	for _, x := range e.Entity {
-		ref, _, _ := strings.Cut(x.What.Reference, "/_history/")
+// logged returns the request id and the content of the event.
+func (e *auditEvent) logged() (request string, w loggedEvent) {
+	for _, entity := range e.Entity {
+		ref, _, _ := strings.Cut(entity.What.Reference, "/_history/")
 		switch {
-		case x.Type.Code == "XrequestId":
-			request = x.What.Identifier.Value
-		case x.Role.Code == "1":
+		case entity.Type.Code == "XrequestId":
+			request = entity.What.Identifier.Value
+		case entity.Role.Code == "1":
 			w.patient = strings.TrimPrefix(ref, "Patient/")
 		case ref != "":
 			if p, ok := strings.CutPrefix(ref, "Patient/"); ok && w.patient == "" {
@@ -59,12 +59,12 @@ func (e *auditEvent) witnessed() (request string, w witnessed) {
 			}
 			w.refs = append(w.refs, ref)
 		}
-		w.query += string(x.Query)
+		w.query += string(entity.Query)
 	}
 	return request, w
 }
 
-// Commit notes the AuditEvents, after the fault has done to them what it does.
+// Commit applies the faults to AuditEvents and logs the AuditEvents.
 func (s faulty) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	c := *b
 	c.Writes = nil
@@ -73,7 +73,7 @@ func (s faulty) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 	})
 	type noted struct {
 		request string
-		event   witnessed
+		event   loggedEvent
 	}
 	var notes []noted
 	for _, w := range b.Writes {
@@ -82,11 +82,11 @@ func (s faulty) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 			if err := json.Unmarshal(w.Resource.JSON, &e); err != nil {
 				return store.Result{}, err
 			}
-			request, event := e.witnessed()
-			if s.fault == forgetsMatches && searches && len(e.Subtype) > 0 && e.Subtype[0].Code == "read" {
+			request, event := e.logged()
+			if s.fault == omitsMatches && searches && len(e.Subtype) > 0 && e.Subtype[0].Code == "read" {
 				continue
 			}
-			if s.fault == tellsOthers && event.patient != "" && event.query != "" {
+			if s.fault == namesOthers && event.patient != "" && event.query != "" {
 				line := "GET /fhir/Patient?_id=" + strings.Join(patients, ",")
 				old := base64.StdEncoding.EncodeToString([]byte(event.query))
 				w.Resource.JSON = bytes.Replace(w.Resource.JSON, []byte(old),
@@ -111,24 +111,25 @@ func (s faulty) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 	return res, err
 }
 
-// telling is a resource that an answer tells of. listed says that it is in a
-// list of what matches a query: then the patient and the query name it.
-type telling struct {
+// disclosure is a resource of which an answer discloses the content or existence. listed
+// says that it is in a list of matches, for which an event with the patient and the query
+// suffices.
+type disclosure struct {
 	ref    string
 	listed bool
 }
 
-// named finds references in the texts of an OperationOutcome.
+// named matches references in the texts of an OperationOutcome.
 var named = regexp.MustCompile(`\b(` + strings.Join(shared, "|") + `)/[A-Za-z0-9.-]{1,64}`)
 
-// tellings are the resources whose content or existence an answer tells.
-func (a *answer) tellings(method, path string) (out []telling) {
+// disclosures returns the resources that an answer discloses.
+func (a *answer) disclosures(method, path string) (out []disclosure) {
 	path, _, _ = strings.Cut(strings.TrimPrefix(strings.TrimPrefix(path, base), "/"), "?")
 	ref := func(s string, listed bool) {
 		s = strings.TrimPrefix(s, base+"/")
 		s, _, _ = strings.Cut(s, "/_history")
 		if r, ok := fhir.ParseRef(s); ok && slices.Contains(shared, r.Type) {
-			out = append(out, telling{s, listed})
+			out = append(out, disclosure{s, listed})
 		}
 	}
 	switch a.status {
@@ -146,7 +147,7 @@ func (a *answer) tellings(method, path string) (out []telling) {
 	return out
 }
 
-// walk finds what a resource in an answer tells.
+// walk calls ref for the resources that a resource in an answer discloses.
 func walk(x map[string]any, listed bool, ref func(string, bool)) {
 	typ, _ := x["resourceType"].(string)
 	switch typ {
@@ -162,9 +163,9 @@ func walk(x map[string]any, listed bool, ref func(string, bool)) {
 					ref(s, listed)
 				}
 			}
-			for _, y := range []any{inner, r["outcome"]} {
-				if y, ok := y.(map[string]any); ok && y != nil {
-					walk(y, listed, ref)
+			for _, part := range []any{inner, r["outcome"]} {
+				if part, ok := part.(map[string]any); ok && part != nil {
+					walk(part, listed, ref)
 				}
 			}
 		}
@@ -189,9 +190,9 @@ func walk(x map[string]any, listed bool, ref func(string, bool)) {
 	}
 }
 
-// whose are the patients in whose compartments the versions of a resource lie;
-// nil for what is not there.
-func (w *world) whose(ref string) map[string]bool {
+// owners returns the patients with versions of a resource in their compartments, or nil
+// if the resource does not exist.
+func (w *world) owners(ref string) map[string]bool {
 	r, ok := fhir.ParseRef(ref)
 	if !ok {
 		return nil
@@ -210,31 +211,30 @@ func (w *world) whose(ref string) map[string]bool {
 	return out
 }
 
-// ids are the ids of this test's resources in a query.
+// ids matches the ids of the resources of this test in a query.
 var ids = regexp.MustCompile(`\b[a-z][0-9]\b`)
 
-// sealed is the parameter of a page link: random characters, among which there
-// may be an id.
-var sealed = regexp.MustCompile(`__page=[^&\s]*`)
+// pageParam matches the parameter of a page link. Its random characters may contain an id.
+var pageParam = regexp.MustCompile(`__page=[^&\s]*`)
 
-// onRecord holds an answer to the events of its request: each resource that it
-// tells of is named in an event of its patient, and no event of a patient
-// names what is another's.
-func (w *world) onRecord(method, path, request string, a *answer) error {
+// checkTrail compares an answer with the events of its request. An event of its patient
+// must name each disclosed resource, and no event of a patient may name resources of
+// another.
+func (w *world) checkTrail(method, path, request string, a *answer) error {
 	w.log.mu.Lock()
 	evs := w.log.byRequest[request]
 	delete(w.log.byRequest, request)
 	w.log.mu.Unlock()
-	for _, t := range a.tellings(method, path) {
-		owners := w.whose(t.ref)
+	for _, t := range a.disclosures(method, path) {
+		owners := w.owners(t.ref)
 		if owners == nil {
-			continue // there is no such resource
+			continue // the resource does not exist
 		}
-		if !slices.ContainsFunc(evs, func(e witnessed) bool {
+		if !slices.ContainsFunc(evs, func(e loggedEvent) bool {
 			return owners[e.patient] && (slices.Contains(e.refs, t.ref) || t.listed && e.query != "") ||
 				t.listed && owners[""] && e.query != ""
 		}) {
-			return fmt.Errorf("%s %s: %d tells of %s, which no event of %v names: %+v", method, path, a.status,
+			return fmt.Errorf("%s %s: %d discloses %s, which no event of %v names: %+v", method, path, a.status,
 				t.ref, owners, evs)
 		}
 	}
@@ -243,13 +243,13 @@ func (w *world) onRecord(method, path, request string, a *answer) error {
 			continue
 		}
 		for _, ref := range e.refs {
-			if owners := w.whose(ref); owners != nil && !owners[e.patient] && !owners[""] {
+			if owners := w.owners(ref); owners != nil && !owners[e.patient] && !owners[""] {
 				return fmt.Errorf("%s %s: the event of %s names %s of %v", method, path, e.patient, ref, owners)
 			}
 		}
-		for _, id := range ids.FindAllString(sealed.ReplaceAllString(e.query, ""), -1) {
+		for _, id := range ids.FindAllString(pageParam.ReplaceAllString(e.query, ""), -1) {
 			for _, typ := range shared {
-				if owners := w.whose(typ + "/" + id); owners != nil && !owners[e.patient] && !owners[""] {
+				if owners := w.owners(typ + "/" + id); owners != nil && !owners[e.patient] && !owners[""] {
 					return fmt.Errorf("%s %s: the query in the event of %s names %s/%s of %v: %s", method, path,
 						e.patient, typ, id, owners, e.query)
 				}
@@ -259,8 +259,8 @@ func (w *world) onRecord(method, path, request string, a *answer) error {
 	return nil
 }
 
-// writes: what a writing client is told without having written it. It comes
-// last, for it changes what is stored.
+// writes checks the disclosures in answers to writes, such as the match of a conditional
+// create. It is the last step, because it changes the data.
 func (r *run) writes(*token, string) error {
 	writer := token{client: "writer", scopes: []string{"system/*.cruds"}}
 	r.w.register(&writer, writer.scopes)
@@ -280,29 +280,29 @@ func (r *run) writes(*token, string) error {
 			`{"resourceType":"Bundle","type":"`+typ+`","entry":[`+strings.Join(entries, ",")+`]}`)
 	}
 	var all []string
-	seen := func(a answer, path string, list []string) error {
+	answered := func(a answer, path string, list []string) error {
 		if a.status >= 500 || len(list) == 0 {
 			return fmt.Errorf("%s: %d %s", path, a.status, a.body)
 		}
 		return nil
 	}
-	for i := range r.k.docs {
+	for i := range r.tc.docs {
 		id := fmt.Sprint("o", i)
 		c := "_id=" + id
 		all = append(all, create(c))
 		a := r.w.do(bearer, "POST", "/Observation", res, "If-None-Exist", c)
-		if err := seen(a, c, all); err != nil {
+		if err := answered(a, c, all); err != nil {
 			return err
 		}
 		if a.status == 200 {
-			r.saw("matched")
+			r.count("matched")
 		}
 		r.w.do(bearer, "PUT", "/Observation/"+id, `{"id":"`+id+`",`+res[1:], "If-Match", `W/"99"`)
 		send("transaction", create(c), put(id, `,"ifMatch":"W/\"99\""`))
 		send("batch", create(c), put(id, `,"ifMatch":"W/\"99\""`), put(id, `,"ifNoneMatch":"*"`))
 	}
 	if a := send("transaction", all...); a.status == 200 {
-		r.saw("matched in a transaction")
+		r.count("matched in a transaction")
 	}
 	for _, c := range []string{"code=" + codes[0], "patient=p1,p2", "patient=p2&status=final", "_id=o0,o1,o2",
 		"_id=absent"} {
@@ -315,10 +315,10 @@ func (r *run) writes(*token, string) error {
 		a := send("transaction", `{"resource":`+strings.Replace(res, `Patient/p1`, ref, 1)+
 			`,"request":{"method":"POST","url":"Observation"}}`)
 		if a.status == 200 {
-			r.saw("conditional reference")
+			r.count("conditional reference")
 		}
 	}
-	for i := range r.k.docs {
+	for i := range r.tc.docs {
 		path := fmt.Sprint("Observation/o", i)
 		remove := `{"request":{"method":"DELETE","url":"` + path + `"}}`
 		send("transaction", remove)
@@ -329,5 +329,5 @@ func (r *run) writes(*token, string) error {
 	return nil
 }
 
-// unrecorded joins what the checks of all answers found.
-func (w *world) unrecorded() error { return errors.Join(w.faults...) }
+// trailErrors returns the errors of checkTrail so far.
+func (w *world) trailErrors() error { return errors.Join(w.trailErrs...) }
