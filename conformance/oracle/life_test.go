@@ -13,6 +13,7 @@ import (
 	"pulsegate/adapters"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
@@ -256,8 +257,8 @@ func (p *pair) ingest(d delivery) {
 		w.pipeline.Adapters, w.pipeline.Limits = []adapters.Adapter{feed{d.vendor, d.samples}}, limits
 		sum, err := w.pipeline.Run(context.Background(),
 			ingest.Request{Patient: d.patient, Vendor: d.vendor, Format: "feed", Body: strings.NewReader(d.name),
-				Principal: &access.Principal{Operator: "uid:0", Grant: access.All()},
-				RequestID: fmt.Sprintf("i%d", p.payloads)})
+				Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()},
+					RequestID: fmt.Sprintf("i%d", p.payloads)}})
 		i := 0
 		if w.tier {
 			i = 1

@@ -54,8 +54,8 @@ func (t auditTrail) recordRecovery(ctx context.Context, env environment, what st
 		problem = "nothing was lost"
 	}
 	err := t.recorder.Record(ctx, audit.Event{Type: audit.Operator, Interaction: "recover-" + what,
-		Principal: &access.Principal{Operator: decision.By},
-		RequestID: newID(), Extra: [][2]string{{"problem", problem}, {"decided", decision.At.Format(time.RFC3339)}}})
+		Caller: audit.Caller{Principal: &access.Principal{Operator: decision.By}, RequestID: newID()},
+		Extra:  [][2]string{{"problem", problem}, {"decided", decision.At.Format(time.RFC3339)}}})
 	if err != nil {
 		return err
 	}

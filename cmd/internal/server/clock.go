@@ -24,6 +24,6 @@ func (ops operations) ShowClock(ctx context.Context, op admin.Operator) (admin.C
 func (ops operations) ResetClock(ctx context.Context, op admin.Operator) (admin.Clock, error) {
 	rq := ops.request(op)
 	m, err := ops.oauth.tokens.ResetMark(ctx, audit.Event{Type: audit.Operator, Interaction: "clock-reset",
-		Principal: rq.Principal, RequestID: rq.RequestID})
+		Caller: rq.Caller})
 	return clockInfo(m), err
 }

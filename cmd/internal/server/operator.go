@@ -34,7 +34,7 @@ func principal(op admin.Operator) *access.Principal {
 }
 
 func (ops operations) request(op admin.Operator) *interaction.Request {
-	return &interaction.Request{Principal: principal(op), RemoteIP: "", RequestID: newID()}
+	return &interaction.Request{Caller: audit.Caller{Principal: principal(op), RequestID: newID()}}
 }
 
 // put stores a resource by the FHIR interactions and returns its id. If id is
@@ -57,7 +57,7 @@ func (ops operations) record(ctx context.Context, rq *interaction.Request, comma
 // commandEvent returns the AuditEvent of a command.
 func commandEvent(rq *interaction.Request, command, patient string) audit.Event {
 	return audit.Event{Type: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"),
-		Principal: rq.Principal, RequestID: rq.RequestID, Patient: patient}
+		Caller: rq.Caller, Patient: patient}
 }
 
 // clientInfo converts a client for the command line.
@@ -168,13 +168,9 @@ func (ops operations) commitClient(ctx context.Context, op admin.Operator, comma
 func (ops operations) commit(ctx context.Context, op admin.Operator, command string, extra [][2]string,
 	state ...store.StateWrite) error {
 	rq := ops.request(op)
-	w, leaf, err := ops.audit.recorder.Prepare(audit.Event{Type: audit.Operator,
-		Interaction: strings.ReplaceAll(command, " ", "-"),
-		Principal:   rq.Principal, RequestID: rq.RequestID, Extra: extra})
-	if err != nil {
-		return err
-	}
-	_, err = ops.store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: state})
+	_, err := audit.Commit(ctx, ops.store, ops.audit.recorder, &store.Batch{State: state},
+		audit.Event{Type: audit.Operator, Interaction: strings.ReplaceAll(command, " ", "-"), Caller: rq.Caller,
+			Extra: extra})
 	return fhir.Wrap("server.commit", err)
 }
 
@@ -199,15 +195,8 @@ func (ops operations) ChangeClient(ctx context.Context, op admin.Operator,
 	if err != nil {
 		return admin.ClientInfo{}, err
 	}
-	rq := ops.request(op)
-	ev, leaf, err := ops.audit.recorder.Prepare(audit.Event{Type: audit.Operator, Interaction: "client-change",
-		Principal: rq.Principal, RequestID: rq.RequestID,
-		Extra: [][2]string{{"client", c.ID}, {"may-record-consent", strconv.FormatBool(c.RecordsConsent)}}})
-	if err != nil {
-		return admin.ClientInfo{}, err
-	}
-	_, err = ops.store.Commit(ctx, &store.Batch{State: []store.StateWrite{w}, Writes: []store.Write{ev},
-		Leaves: []store.Leaf{leaf}})
+	err = ops.commit(ctx, op, "client change",
+		[][2]string{{"client", c.ID}, {"may-record-consent", strconv.FormatBool(c.RecordsConsent)}}, w)
 	if err != nil && fhir.KindOf(err) == fhir.Conflict {
 		err = fhir.Errorf(fhir.Conflict, "client change", "the client has changed meanwhile; repeat the command")
 	}
@@ -227,8 +216,7 @@ func (ops operations) Ingest(ctx context.Context, op admin.Operator, in admin.In
 	rq := ops.request(op)
 	sum, err := ops.pipeline.Run(ctx, ingest.Request{Patient: in.Patient, Vendor: in.Vendor, Format: in.Format,
 		Name:     in.Name,
-		Delivery: func(name string) string { return in.Delivery[name] }, Body: body, Principal: rq.Principal,
-		RequestID: rq.RequestID})
+		Delivery: func(name string) string { return in.Delivery[name] }, Body: body, Caller: rq.Caller})
 	if err != nil && fhir.KindOf(err) == fhir.Forbidden {
 		err = admin.Advise(err, fmt.Sprintf(
 			"record the patient's consent with `pulsegate consent grant --patient %s --vendor %s`", in.Patient,

@@ -10,7 +10,6 @@ import (
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
@@ -110,8 +109,7 @@ func (ops operations) WithdrawConsent(ctx context.Context, op admin.Operator,
 	for _, a := range ops.adapters {
 		withdrawals.Vendors = append(withdrawals.Vendors, a.Vendor())
 	}
-	w, err := withdrawals.Withdraw(ctx, audit.Event{Principal: rq.Principal, RequestID: rq.RequestID}, in.Patient,
-		in.Vendor)
+	w, err := withdrawals.Withdraw(ctx, rq.Caller, in.Patient, in.Vendor)
 	if err != nil {
 		return out, err
 	}

@@ -45,7 +45,7 @@ type people struct {
 // missing sealing key is not a loss. newPeople calls endTokens to add to b the
 // end of a person's tokens.
 func newPeople(ctx context.Context, env environment, db *pebblestore.DB, trail auditTrail, consents *consent.Engine,
-	fresh bool, endTokens func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error,
+	fresh bool, endTokens func(ctx context.Context, b *store.Batch, userID, session string, by audit.Caller) error,
 ) (people, error) {
 	decision, err := recovery.Requested(env.config.Data, recovery.SealKey)
 	if err != nil {
@@ -85,7 +85,7 @@ func newPeople(ctx context.Context, env environment, db *pebblestore.DB, trail a
 		Sessions: p.sessions, Passkeys: passkeys, Passwords: authn.NewPasswords(breached), Vault: vault,
 		Provider: provider, Issuer: env.base, Clock: env.now, Logger: env.log,
 		Known: func(ctx context.Context, ref fhir.Ref) (bool, error) { return exists(ctx, db, ref) },
-		Ends: func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error {
+		Ends: func(ctx context.Context, b *store.Batch, userID, session string, by audit.Caller) error {
 			if err := endTokens(ctx, b, userID, session, by); err != nil || session != "" {
 				return err
 			}
@@ -172,8 +172,7 @@ func (l launcher) Launch(ctx context.Context, in pages.Launch) (string, error) {
 		launch.Launch{ClientID: in.Client, By: "console", User: in.User, Maker: in.Maker,
 			Context: authz.Context{Patient: in.Patient, Encounter: in.Encounter, Intent: in.Intent, Banner: &banner,
 				StyleURL: l.base + discovery.StylePath}},
-		audit.Event{Type: audit.Rest, Interaction: "operation", Query: "console launch", Principal: in.By.Principal,
-			RemoteIP: in.By.RemoteIP, RequestID: in.By.RequestID})
+		audit.Event{Type: audit.Rest, Interaction: "operation", Query: "console launch", Caller: in.By})
 	return to, err
 }
 
@@ -212,12 +211,12 @@ func (p *patientJSON) person() pages.Person {
 
 // pageRequest returns the request that stands for a page's access to the FHIR
 // interactions. line describes it in the audit trail.
-func pageRequest(by pages.By, line string) *interaction.Request {
-	return &interaction.Request{Principal: by.Principal, RemoteIP: by.RemoteIP, RequestID: by.RequestID, Line: line}
+func pageRequest(by audit.Caller, line string) *interaction.Request {
+	return &interaction.Request{Caller: by, Line: line}
 }
 
 // Get implements pages.Patients.
-func (p patients) Get(ctx context.Context, by pages.By, id string) (pages.Person, error) {
+func (p patients) Get(ctx context.Context, by audit.Caller, id string) (pages.Person, error) {
 	r, err := p.fhir.Read(ctx, pageRequest(by, "GET Patient/"+id), fhir.Ref{Type: "Patient", ID: id})
 	if err != nil {
 		return pages.Person{}, err
@@ -230,7 +229,7 @@ func (p patients) Get(ctx context.Context, by pages.By, id string) (pages.Person
 }
 
 // Find implements pages.Patients. It returns at most 20 patients.
-func (p patients) Find(ctx context.Context, by pages.By, text string) ([]pages.Person, error) {
+func (p patients) Find(ctx context.Context, by audit.Caller, text string) ([]pages.Person, error) {
 	escaped := strings.NewReplacer(`\`, `\\`, `,`, `\,`, `|`, `\|`, `$`, `\$`).Replace(text)
 	q := url.Values{"name": {escaped}, "_count": {"20"}}.Encode()
 	page, err := p.fhir.Search(ctx, pageRequest(by, "GET Patient?"+q), "Patient", q)

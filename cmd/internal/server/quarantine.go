@@ -65,7 +65,7 @@ func (ops operations) RetryQuarantine(ctx context.Context, op admin.Operator) (a
 	if err != nil {
 		return out, err
 	}
-	if out.Summary, err = ops.pipeline.Retry(ctx, rq.Principal, rq.RequestID); err != nil {
+	if out.Summary, err = ops.pipeline.Retry(ctx, rq.Caller); err != nil {
 		return out, err
 	}
 	out.LeftByReason = map[string]int{}

@@ -110,7 +110,7 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	// The authorization endpoint shows its errors on pages, and a page continues
 	// an authorization. Two function literals close these circles.
 	s.people, err = newPeople(ctx, env, s.store, s.audit, s.consents, fresh,
-		func(ctx context.Context, b *store.Batch, userID, session string, by audit.Event) error {
+		func(ctx context.Context, b *store.Batch, userID, session string, by audit.Caller) error {
 			return s.oauth.tokens.EndAll(ctx, b, userID, session, by)
 		})
 	if err != nil {

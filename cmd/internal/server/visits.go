@@ -9,6 +9,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
@@ -90,7 +91,7 @@ const maxVisits = 12 // on the page of a patient
 
 // Visits implements pages.Patients. It returns the encounters that the newest 100
 // Observations with an encounter name, as far as the person may see these.
-func (p patients) Visits(ctx context.Context, by pages.By, patient string) ([]pages.Visit, error) {
+func (p patients) Visits(ctx context.Context, by audit.Caller, patient string) ([]pages.Visit, error) {
 	// The grant of a page has no consents, but Observations need them.
 	principal := *by.Principal
 	principal.Grant = &access.Grant{Rules: by.Principal.Grant.Rules,
