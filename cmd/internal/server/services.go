@@ -106,9 +106,10 @@ func openServices(ctx context.Context, env environment) (_ *services, err error)
 	s.closers.add(func() error { s.consents.Close(); return nil })
 	s.clients = &client.Registry{Store: s.store, Scopes: scope.Parser{TokenParam: scope.Registered}, Clock: env.now,
 		AllowHTTP: env.egress.AllowHTTP}
-	// The end of a sign-in ends tokens, and the token endpoint asks about people.
-	// The authorization endpoint shows its errors on pages, and a page continues
-	// an authorization. Two function literals close these circles.
+	// Two dependencies are circular: signing out ends tokens while the token
+	// endpoint depends on people, and the authorization endpoint shows errors on
+	// pages while the pages depend on it. The function literals below are called
+	// only after both sides are complete.
 	s.people, err = newPeople(ctx, env, s.store, s.audit, s.consents, fresh,
 		func(ctx context.Context, b *store.Batch, userID, session string, by audit.Caller) error {
 			return s.oauth.tokens.EndAll(ctx, b, userID, session, by)
