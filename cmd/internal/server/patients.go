@@ -3,17 +3,15 @@ package server
 import (
 	"context"
 	"encoding/json"
-	"slices"
+	"strings"
 	"time"
 
 	"pulsegate/adapters/vendors"
 	"pulsegate/cmd/internal/admin"
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/fhir/consent"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
-	"pulsegate/smart/appconsent"
 )
 
 // AddPatient creates a Patient by the create or update interaction, which validate
@@ -62,104 +60,6 @@ func (ops operations) AddPatient(ctx context.Context, op admin.Operator, in admi
 	return admin.ID{ID: id}, err
 }
 
-// GrantConsent stores a Consent.
-func (ops operations) GrantConsent(ctx context.Context, op admin.Operator, in admin.NewConsent) (admin.ID, error) {
-	in.Vendor = vendors.Code(in.Vendor)
-	if err := ops.knownVendor(in.Vendor); err != nil {
-		return admin.ID{}, err
-	}
-	if in.Recipient == "" {
-		in.Recipient = "any"
-	}
-	if in.Recipient != "any" {
-		if _, err := ops.clients.Get(ctx, in.Recipient); err != nil {
-			return admin.ID{}, admin.Advise(err, "see the clients with `pulsegate client list`")
-		}
-	}
-	if err := ops.havePatient(ctx, in.Patient); err != nil {
-		return admin.ID{}, err
-	}
-	res, err := consent.Build(consent.Terms{ID: newID(), Patient: in.Patient, Vendor: in.Vendor,
-		VendorName: vendors.Name(in.Vendor), Categories: in.Categories, Recipient: in.Recipient, Now: ops.now()})
-	if err != nil {
-		return admin.ID{}, err
-	}
-	id, err := ops.put(ctx, ops.request(op), "Consent", res.ID, res.JSON)
-	return admin.ID{ID: id}, err
-}
-
-// WithdrawConsent withdraws the consent of a patient, for one vendor or for all.
-// Once it has returned without an error, no Consent makes the data visible.
-func (ops operations) WithdrawConsent(ctx context.Context, op admin.Operator,
-	in admin.WithdrawConsent) (admin.Withdrawn, error) {
-	in.Vendor = vendors.Code(in.Vendor)
-	out := admin.Withdrawn{Withdrawn: []string{}}
-	if err := ops.havePatient(ctx, in.Patient); err != nil {
-		return out, err
-	}
-	if in.Vendor != "" {
-		if err := ops.knownVendor(in.Vendor); err != nil {
-			return out, err
-		}
-	}
-	rq := ops.request(op)
-	withdrawals := &appconsent.Withdrawals{Store: ops.store, Audit: ops.audit.recorder, Consents: ops.consents,
-		Clock: ops.now,
-		NewID: newID, VendorName: vendors.Name}
-	for _, a := range ops.adapters {
-		withdrawals.Vendors = append(withdrawals.Vendors, a.Vendor())
-	}
-	w, err := withdrawals.Withdraw(ctx, rq.Caller, in.Patient, in.Vendor)
-	if err != nil {
-		return out, err
-	}
-	out.Withdrawn = append(append(out.Withdrawn, w.Ended...), w.Narrowed...)
-	out.Narrowed, out.Denials, out.Record = w.Narrowed, w.Denials, w.Record
-	return out, nil
-}
-
-// ListConsents lists the Consents of a patient, or of all patients.
-func (ops operations) ListConsents(ctx context.Context, op admin.Operator, patient string) (admin.Consents, error) {
-	out := admin.Consents{Consents: []admin.Consent{}}
-	err := ops.eachConsent(ctx, patient, func(r fhir.Resource) bool {
-		out.Consents = append(out.Consents, consentInfo(r))
-		return true
-	})
-	if err != nil {
-		return out, err
-	}
-	disclosed := []string{patient}
-	for _, c := range out.Consents {
-		disclosed = append(disclosed, c.Patient)
-	}
-	return out, ops.recordAll(ctx, ops.request(op), "consent list",
-		slices.DeleteFunc(disclosed, func(id string) bool { return id == "" }))
-}
-
-func consentInfo(r fhir.Resource) admin.Consent {
-	t, err := consent.Describe(r)
-	if err != nil {
-		return admin.Consent{ID: r.ID, Status: "unreadable"}
-	}
-	return admin.Consent{ID: r.ID, Patient: t.Patient, Status: t.Status, Vendor: t.Vendor,
-		Categories: t.Categories, Recipient: t.Recipient, Date: t.Date}
-}
-
-// eachConsent calls fn for the current Consents of a patient, or of all
-// patients if patient is empty.
-func (ops operations) eachConsent(ctx context.Context, patient string, fn func(fhir.Resource) bool) error {
-	params := [][2]string{}
-	if patient != "" {
-		params = append(params, [2]string{"patient", patient})
-	}
-	q, err := search.Parse("Consent", params, search.ParseOptions{Base: ops.fhirBase()})
-	if err != nil {
-		return err
-	}
-	return ops.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
-		func(f *store.Found) bool { return fn(f.Resource) })
-}
-
 // havePatient returns an error if the patient does not exist.
 func (ops operations) havePatient(ctx context.Context, id string) error {
 	r, _, err := ops.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
@@ -178,4 +78,97 @@ func (ops operations) knownVendor(v string) error {
 		}
 	}
 	return fhir.Errorf(fhir.Invalid, "operator", "--vendor: must be one of %s", vendors.Codes())
+}
+
+// ListPatients lists all Patients and records an AuditEvent for each of them.
+func (ops operations) ListPatients(ctx context.Context, op admin.Operator) (admin.Patients, error) {
+	out := admin.Patients{Patients: []admin.Patient{}}
+	err := ops.each(ctx, "Patient", nil, func(r fhir.Resource) {
+		out.Patients = append(out.Patients, patientInfo(r))
+	})
+	if err != nil {
+		return out, err
+	}
+	var ids []string
+	for _, p := range out.Patients {
+		ids = append(ids, p.ID)
+	}
+	return out, ops.recordAll(ctx, ops.request(op), "patient list", ids)
+}
+
+// ShowPatient returns a Patient with its Consents and Devices.
+func (ops operations) ShowPatient(ctx context.Context, op admin.Operator, id string) (admin.PatientDetails, error) {
+	out := admin.PatientDetails{Consents: []admin.Consent{}, Devices: []admin.Device{}}
+	if err := ops.havePatient(ctx, id); err != nil {
+		return out, err
+	}
+	r, _, err := ops.store.Read(ctx, fhir.Ref{Type: "Patient", ID: id}, 0)
+	if err != nil {
+		return out, err
+	}
+	out.Patient = patientInfo(r)
+	if err := ops.each(ctx, "Consent", [][2]string{{"patient", id}}, func(r fhir.Resource) {
+		out.Consents = append(out.Consents, consentInfo(r))
+	}); err != nil {
+		return out, err
+	}
+	if err := ops.each(ctx, "Device", [][2]string{{"patient", id}}, func(r fhir.Resource) {
+		out.Devices = append(out.Devices, deviceInfo(r))
+	}); err != nil {
+		return out, err
+	}
+	return out, ops.record(ctx, ops.request(op), "patient show", id)
+}
+
+// each calls fn for the current resources of type typ that match params.
+func (ops operations) each(ctx context.Context, typ string, params [][2]string, fn func(fhir.Resource)) error {
+	q, err := search.Parse(typ, params, search.ParseOptions{Base: ops.fhirBase()})
+	if err != nil {
+		return err
+	}
+	return ops.store.Find(ctx, store.Find{Query: q, Filter: access.All().Filter(access.Search)},
+		func(f *store.Found) bool {
+			fn(f.Resource)
+			return true
+		})
+}
+
+func patientInfo(r fhir.Resource) admin.Patient {
+	var p struct {
+		Name []struct {
+			Text, Family string
+			Given        []string
+		}
+		BirthDate, Gender string
+	}
+	out := admin.Patient{ID: r.ID, TimeZone: timezone(r.JSON)}
+	if json.Unmarshal(r.JSON, &p) != nil {
+		return out
+	}
+	out.BirthDate, out.Gender = p.BirthDate, p.Gender
+	for _, n := range p.Name {
+		if out.Name = n.Text; out.Name == "" {
+			out.Name = strings.TrimSpace(strings.Join(n.Given, " ") + " " + n.Family)
+		}
+		if out.Name != "" {
+			break
+		}
+	}
+	return out
+}
+
+func deviceInfo(r fhir.Resource) admin.Device {
+	var d struct {
+		Status     string
+		DeviceName []struct{ Name string }
+	}
+	out := admin.Device{ID: r.ID}
+	if json.Unmarshal(r.JSON, &d) != nil {
+		return out
+	}
+	out.Status = d.Status
+	if len(d.DeviceName) > 0 {
+		out.Name = d.DeviceName[0].Name
+	}
+	return out
 }

@@ -2,20 +2,14 @@ package server
 
 import (
 	"context"
-	"encoding/json"
-	"net/url"
-	"slices"
-	"time"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/fhir/audit"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/smart/authz"
 	"pulsegate/smart/oauth/authorize"
-	"pulsegate/smart/pages"
 	"pulsegate/smart/people/role"
 )
 
@@ -85,59 +79,4 @@ func (c contextSelection) observed(ctx context.Context, patient, encounter strin
 			return false
 		})
 	return found, err
-}
-
-const maxVisits = 12 // on the page of a patient
-
-// Visits implements pages.Patients. It returns the encounters that the newest 100
-// Observations with an encounter name, as far as the person may see these.
-func (p patients) Visits(ctx context.Context, by audit.Caller, patient string) ([]pages.Visit, error) {
-	// The grant of a page has no consents, but Observations need them.
-	principal := *by.Principal
-	principal.Grant = &access.Grant{Rules: by.Principal.Grant.Rules,
-		Consents: p.people.glass.For(p.people.consents, principal.Subject),
-		Person:   true}
-	by.Principal = &principal
-	q := url.Values{"patient": {patient}, "encounter:missing": {"false"}, "_sort": {"-date"},
-		"_count": {"100"}}.Encode()
-	page, err := p.fhir.Search(ctx, pageRequest(by, "GET Observation?"+q), "Observation", q)
-	if err != nil {
-		return nil, err
-	}
-	var bundle struct {
-		Entry []struct {
-			Resource struct {
-				ResourceType string `json:"resourceType"`
-				Encounter    struct {
-					Reference string `json:"reference"`
-					Display   string `json:"display"`
-				} `json:"encounter"`
-				Effective string `json:"effectiveDateTime"`
-				Period    struct {
-					Start string `json:"start"`
-				} `json:"effectivePeriod"`
-			} `json:"resource"`
-		} `json:"entry"`
-	}
-	if err := json.Unmarshal(page.Bytes(), &bundle); err != nil {
-		return nil, fhir.Wrap("server.Visits", err)
-	}
-	var out []pages.Visit
-	for _, e := range bundle.Entry {
-		r := e.Resource
-		ref, ok := fhir.ParseRef(r.Encounter.Reference)
-		if r.ResourceType != "Observation" || !ok || ref.Type != "Encounter" || len(out) == maxVisits ||
-			slices.ContainsFunc(out, func(v pages.Visit) bool { return v.ID == ref.ID }) {
-			continue
-		}
-		v := pages.Visit{ID: ref.ID, Name: r.Encounter.Display}
-		if r.Effective == "" {
-			r.Effective = r.Period.Start
-		}
-		if t, err := time.Parse(time.RFC3339, r.Effective); err == nil {
-			v.Last = t
-		}
-		out = append(out, v)
-	}
-	return out, nil
 }
