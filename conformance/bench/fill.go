@@ -87,7 +87,8 @@ func (h *heart) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) 
 	}
 	rnd := mrand.New(mrand.NewPCG(h.seed, 1))
 	at := time.Now().Add(-time.Duration(
-		float64(h.count)*5.2*1.03) * time.Second).Add(-48 * time.Hour).Truncate(time.Second).In(time.FixedZone("", 3600))
+		float64(h.count)*5.2*1.03) * time.Second).
+		Add(-48 * time.Hour).Truncate(time.Second).In(time.FixedZone("", 3600))
 	s := sample.Sample{Metric: "HKQuantityTypeIdentifierHeartRate", Channel: "export.xml", Zone: sample.ZoneInstant,
 		KeyValue: true,
 		Value:    sample.Value{Kind: sample.Number, Unit: "count/min"},

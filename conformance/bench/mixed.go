@@ -39,7 +39,9 @@ func (b *bench) mixed() error {
 	end := make(chan struct{})
 	var wg sync.WaitGroup
 	errs := make(chan error, 2)
-	for name, f := range map[string]func(<-chan struct{}) error{"ingest": func(end <-chan struct{}) error { return b.ingestUntil(files, end) }, "export": b.exportUntil} {
+	loads := map[string]func(end <-chan struct{}) error{"export": b.exportUntil,
+		"ingest": func(end <-chan struct{}) error { return b.ingestUntil(files, end) }}
+	for name, f := range loads {
 		if !slices.Contains(strings.Split(b.opt.mix, ","), name) {
 			errs <- nil
 			continue

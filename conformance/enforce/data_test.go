@@ -124,25 +124,25 @@ func drawToken(t *rapid.T, client string) token {
 	if rapid.Bool().Draw(t, "backend") {
 		return backend(t, client)
 	}
-	k := token{client: client + "-app", person: true}
-	k.scopes = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "patient", "user") }), 1,
+	tok := token{client: client + "-app", person: true}
+	tok.scopes = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "patient", "user") }), 1,
 		4).Draw(t, "scopes")
-	k.scopes = append(k.scopes, pick(t, "broad", "patient/*.rs", "user/*.rs", "patient/*.read", "openid"))
+	tok.scopes = append(tok.scopes, pick(t, "broad", "patient/*.rs", "user/*.rs", "patient/*.read", "openid"))
 	if rapid.Bool().Draw(t, "fhirUser") {
-		k.scopes = append(k.scopes, "openid", "fhirUser")
+		tok.scopes = append(tok.scopes, "openid", "fhirUser")
 	}
-	k.patient = pick(t, "context", "", "p1", "p1", "p2")
-	k.user = pick(t, "user", "Practitioner/d1", "Practitioner/d1", "Patient/p1", "Patient/p2", "")
-	k.roles = pick(t, "roles", []string{"practitioner"}, []string{"practitioner"}, []string{"patient"},
+	tok.patient = pick(t, "context", "", "p1", "p1", "p2")
+	tok.user = pick(t, "user", "Practitioner/d1", "Practitioner/d1", "Patient/p1", "Patient/p2", "")
+	tok.roles = pick(t, "roles", []string{"practitioner"}, []string{"practitioner"}, []string{"patient"},
 		[]string{"patient", "practitioner"}, []string{"administrator"}, []string{"auditor"}, nil)
-	return k
+	return tok
 }
 
 var cases = rapid.Custom(func(t *rapid.T) testCase {
 	some := func(name string, from, to int) []measure {
 		return rapid.SliceOfN(rapid.Custom(drawMeasure), from, to).Draw(t, name)
 	}
-	k := testCase{docs: some("docs", 6, 12), changed: some("changed", 0, 4), devices: some("devices", 3, 3),
+	tc := testCase{docs: some("docs", 6, 12), changed: some("changed", 0, 4), devices: some("devices", 3, 3),
 		streams: some("streams", 0, 3), added: some("fresh", 2, 4),
 		removed: rapid.SliceOfN(rapid.IntRange(0, 11), 0, 2).Draw(t, "removed"),
 		provenances: rapid.SliceOfN(rapid.SampledFrom([]string{"Patient/p1", "Patient/p2", "Observation/o0",
@@ -152,29 +152,29 @@ var cases = rapid.Custom(func(t *rapid.T) testCase {
 		content: pick(t, "content", "full-resource", "id-only"), pageCount: pick(t, "count", 1, 1, 2, 3),
 		scopes: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string { return drawScope(t, "system") }), 1,
 			3).Draw(t, "registered")}
-	if k.notify { // only backends can have Subscriptions
-		k.a = backend(t, "ca")
-		k.scopes = append(k.scopes, pick(t, "notified", "system/*.rs", "system/Observation.r",
+	if tc.notify { // only backends can have Subscriptions
+		tc.a = backend(t, "ca")
+		tc.scopes = append(tc.scopes, pick(t, "notified", "system/*.rs", "system/Observation.r",
 			"system/Observation.rs?category=vital-signs"))
 	}
 	// In most cases, all patients consent to everything at first.
 	if pick(t, "agreed", true, true, false) {
 		for i, p := range patients {
-			k.provisions = append(k.provisions,
+			tc.provisions = append(tc.provisions,
 				provision{id: fmt.Sprint("y", i), patient: p, active: true, permit: true, recipient: "any"})
 		}
 	}
 	for i := range rapid.IntRange(0, 3).Draw(t, "provisions") {
-		k.provisions = append(k.provisions, drawProvision(t, i))
+		tc.provisions = append(tc.provisions, drawProvision(t, i))
 	}
-	k.nextProvisions = slices.Clone(k.provisions)
-	if len(k.nextProvisions) > 0 && rapid.Bool().Draw(t, "withdrawn") {
-		k.nextProvisions[rapid.IntRange(0, len(k.nextProvisions)-1).Draw(t, "which")].active = false
+	tc.nextProvisions = slices.Clone(tc.provisions)
+	if len(tc.nextProvisions) > 0 && rapid.Bool().Draw(t, "withdrawn") {
+		tc.nextProvisions[rapid.IntRange(0, len(tc.nextProvisions)-1).Draw(t, "which")].active = false
 	} else {
-		k.nextProvisions = append(k.nextProvisions, drawProvision(t, 9))
+		tc.nextProvisions = append(tc.nextProvisions, drawProvision(t, 9))
 	}
-	for i := range k.streams { // ingested samples have a patient and a vendor
-		m := &k.streams[i]
+	for i := range tc.streams { // ingested samples have a patient and a vendor
+		m := &tc.streams[i]
 		if m.author = ""; m.vendor == "" {
 			m.vendor = "oura"
 		}
@@ -182,7 +182,7 @@ var cases = rapid.Custom(func(t *rapid.T) testCase {
 			m.patient = "p1"
 		}
 	}
-	return k
+	return tc
 })
 
 // data holds every stored version for the model.
@@ -369,7 +369,7 @@ func (d *data) trail(id, patient, action string) {
 }
 
 // load stores the initial data of a case.
-func load(w *world, k *testCase) *data {
+func load(w *world, tc *testCase) *data {
 	d := &data{world: w, all: map[string][]*version{}}
 	for i, p := range patients {
 		sex := []string{"female", "male"}[i%2]
@@ -380,7 +380,7 @@ func load(w *world, k *testCase) *data {
 	d.put(&version{typ: "Practitioner", id: "d2"}, ``)
 	d.put(&version{typ: "Organization", id: "h1"}, `,"name":"Invented"`)
 	members, refs := "", []string{}
-	for i, p := range k.group {
+	for i, p := range tc.group {
 		members += []string{`,"member":[`, `,`}[min(i, 1)] + `{"entity":{"reference":"Patient/` + p + `"}}`
 		refs = append(refs, "Patient/"+p)
 	}
@@ -389,7 +389,7 @@ func load(w *world, k *testCase) *data {
 	}
 	d.put(&version{typ: "Group", id: "g1", refs: map[string][]string{"member": refs}},
 		`,"type":"person","actual":true`+members)
-	for i, m := range k.devices {
+	for i, m := range tc.devices {
 		status, body := []string{"active", "inactive"}[m.at%2], ""
 		v := &version{typ: "Device", id: fmt.Sprint("v", i), patient: m.patient, vendor: m.vendor, author: m.author,
 			refs: map[string][]string{}}
@@ -400,13 +400,13 @@ func load(w *world, k *testCase) *data {
 		}
 		d.put(v, `,"status":"`+status+`"`+body)
 	}
-	for i := range k.docs {
-		d.put(k.docs[i].version(fmt.Sprint("o", i)), k.docs[i].body())
+	for i := range tc.docs {
+		d.put(tc.docs[i].version(fmt.Sprint("o", i)), tc.docs[i].body())
 	}
-	for i := range k.streams {
-		d.stream(i, k.streams[i])
+	for i := range tc.streams {
+		d.stream(i, tc.streams[i])
 	}
-	for i, target := range k.provenances {
+	for i, target := range tc.provenances {
 		v := &version{typ: "Provenance", id: fmt.Sprint("r", i), vendor: "apple",
 			refs: map[string][]string{"target": {target}}}
 		v.patient, _ = strings.CutPrefix(target, "Patient/")
@@ -426,15 +426,15 @@ func load(w *world, k *testCase) *data {
 			`,"status":"off","reason":"test","criteria":"`+fhir.Canonical+
 				`/SubscriptionTopic/observation-recorded","channel":{"type":"rest-hook","endpoint":"https://hook.example.org/`+fmt.Sprint(i)+`"}`)
 	}
-	for i := range k.provisions {
-		d.consent(&k.provisions[i])
+	for i := range tc.provisions {
+		d.consent(&tc.provisions[i])
 	}
-	for i, m := range k.changed {
-		old := d.current(fmt.Sprint("Observation/o", i%len(k.docs)))
+	for i, m := range tc.changed {
+		old := d.current(fmt.Sprint("Observation/o", i%len(tc.docs)))
 		m.vendor, m.author = old.vendor, old.author
 		d.put(m.version(old.id), m.body())
 	}
-	for _, i := range k.removed {
+	for _, i := range tc.removed {
 		d.remove(fmt.Sprint("Observation/o", i))
 	}
 	return d

@@ -34,8 +34,8 @@ func TestMain(m *testing.M) {
 func TestEverySurfaceMatchesModel(t *testing.T) {
 	seen := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
-		k := cases.Draw(t, "case")
-		if err := check(&k, noFault, seen); err != nil {
+		tc := cases.Draw(t, "case")
+		if err := check(&tc, noFault, seen); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -48,8 +48,8 @@ func TestEverySurfaceMatchesModel(t *testing.T) {
 			if seed == 200 {
 				t.Fatalf("no case of: %s", what)
 			}
-			k := cases.Example(seed)
-			if err := check(&k, noFault, seen); err != nil {
+			tc := cases.Example(seed)
+			if err := check(&tc, noFault, seen); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -62,8 +62,8 @@ func TestControls(t *testing.T) {
 	for f := noFault + 1; f < faults; f++ {
 		t.Run(f.String(), func(t *testing.T) {
 			for seed := range 400 {
-				k := cases.Example(seed)
-				if err := check(&k, f, map[string]int{}); err != nil {
+				tc := cases.Example(seed)
+				if err := check(&tc, f, map[string]int{}); err != nil {
 					t.Logf("detected with case %d: %.200v", seed, err)
 					return
 				}
@@ -83,17 +83,17 @@ type run struct {
 }
 
 // check runs a case against a server with the fault f and counts the surfaces in seen.
-func check(k *testCase, f fault, seen map[string]int) (err error) {
+func check(tc *testCase, f fault, seen map[string]int) (err error) {
 	w := open(f)
 	defer func() {
 		if cerr := w.close(); err == nil {
 			err = cerr
 		}
 	}()
-	r := &run{w: w, tc: k, d: load(w, k), provisions: k.provisions, seen: seen}
-	a, b := &k.a, &k.b
+	r := &run{w: w, tc: tc, d: load(w, tc), provisions: tc.provisions, seen: seen}
+	a, b := &tc.a, &tc.b
 	for _, tok := range []*token{a, b} {
-		w.register(tok, k.scopes)
+		w.register(tok, tc.scopes)
 	}
 	ta, tb := w.issue(a), w.issue(b)
 	steps := []func() error{
@@ -123,11 +123,11 @@ func check(k *testCase, f fault, seen map[string]int) (err error) {
 func (r *run) count(what string) { r.seen[what]++ }
 
 // reads checks read, vread and history of every resource and of absent ones.
-func (r *run) reads(k *token, bearer string) error {
+func (r *run) reads(tok *token, bearer string) error {
 	for _, typ := range shared {
 		absent := r.w.get(bearer, "/"+typ+"/absent")
 		want := 404
-		if !k.may("r", typ) {
+		if !tok.may("r", typ) {
 			want = 403
 		}
 		if absent.status != want {
@@ -139,9 +139,9 @@ func (r *run) reads(k *token, bearer string) error {
 		typ, _, _ := strings.Cut(ref, "/")
 		expect := func(v *version) int {
 			switch {
-			case !k.may("r", typ):
+			case !tok.may("r", typ):
 				return 403
-			case !k.sees(r.provisions, "r", v):
+			case !tok.sees(r.provisions, "r", v):
 				return 404
 			case v.deleted:
 				return 410
@@ -175,11 +175,11 @@ func (r *run) reads(k *token, bearer string) error {
 			if err := ask(fmt.Sprint(ref, "/_history/", v.number), v); err != nil {
 				return err
 			}
-			if k.sees(r.provisions, "r", v) {
+			if tok.sees(r.provisions, "r", v) {
 				shown = append(shown, v.number)
 			}
 		}
-		if err := r.history(k, bearer, ref, shown); err != nil {
+		if err := r.history(tok, bearer, ref, shown); err != nil {
 			return err
 		}
 	}
@@ -187,11 +187,11 @@ func (r *run) reads(k *token, bearer string) error {
 }
 
 // history checks that the history of ref shows the versions in shown.
-func (r *run) history(k *token, bearer, ref string, shown []int) error {
+func (r *run) history(tok *token, bearer, ref string, shown []int) error {
 	a := r.w.get(bearer, "/"+ref+"/_history")
 	typ, _, _ := strings.Cut(ref, "/")
 	want := 200
-	if !k.may("r", typ) {
+	if !tok.may("r", typ) {
 		want = 403
 	} else if len(shown) == 0 {
 		want = 404
@@ -220,9 +220,9 @@ func (r *run) history(k *token, bearer, ref string, shown []int) error {
 }
 
 // visible returns the references that the token may see.
-func (r *run) visible(k *token, do string, refs []string) (out []string) {
+func (r *run) visible(tok *token, do string, refs []string) (out []string) {
 	for _, ref := range refs {
-		if v := r.d.current(ref); v != nil && k.sees(r.provisions, do, v) {
+		if v := r.d.current(ref); v != nil && tok.sees(r.provisions, do, v) {
 			out = append(out, ref)
 		}
 	}
@@ -304,10 +304,10 @@ var exclusion = map[string]string{"AuditEvent": "&_id=a0,a1,a2,a3", "Subscriptio
 
 // searches checks searches by all parameters with totals, counts and pages, by GET, by
 // form and in a batch.
-func (r *run) searches(k *token, bearer string) error {
+func (r *run) searches(tok *token, bearer string) error {
 	for _, typ := range shared {
 		for i, q := range r.queries(typ) {
-			if i > 2 && !k.may("s", typ) {
+			if i > 2 && !tok.may("s", typ) {
 				break // every query is refused
 			}
 			if i > 2 && i%3 != len(r.tc.docs)%3 {
@@ -318,8 +318,8 @@ func (r *run) searches(k *token, bearer string) error {
 			if err != nil {
 				return fmt.Errorf("%s?%s: %w", typ, q, err)
 			}
-			want := r.visible(k, "s", all)
-			if err := r.search(k, bearer, typ, q, want, i%7 == 0); err != nil {
+			want := r.visible(tok, "s", all)
+			if err := r.search(tok, bearer, typ, q, want, i%7 == 0); err != nil {
 				return err
 			}
 		}
@@ -335,9 +335,9 @@ func (r *run) searches(k *token, bearer string) error {
 
 // search checks that a query returns the matches in want. more also checks pages, the
 // form and the batch.
-func (r *run) search(k *token, bearer, typ, q string, want []string, more bool) error {
+func (r *run) search(tok *token, bearer, typ, q string, want []string, more bool) error {
 	a := r.w.get(bearer, "/"+typ+"?"+q+"&_count=1000")
-	if !k.may("s", typ) {
+	if !tok.may("s", typ) {
 		if r.count("search 403"); a.status != 403 {
 			return fmt.Errorf("%s?%s: %d, want 403", typ, q, a.status)
 		}
@@ -386,7 +386,7 @@ func (r *run) search(k *token, bearer, typ, q string, want []string, more bool) 
 }
 
 // includes checks that _include adds the visible resources to which matches refer.
-func (r *run) includes(k *token, bearer string) error {
+func (r *run) includes(tok *token, bearer string) error {
 	for _, q := range []struct {
 		typ, query string
 		params     []string
@@ -404,13 +404,13 @@ func (r *run) includes(k *token, bearer string) error {
 		{"AuditEvent", "_include=AuditEvent:patient" + exclusion["AuditEvent"], []string{"patient"}, nil},
 	} {
 		a := r.w.get(bearer, "/"+q.typ+"?"+q.query+"&_count=1000")
-		if !k.may("s", q.typ) {
+		if !tok.may("s", q.typ) {
 			if a.status != 403 {
 				return fmt.Errorf("%s?%s: %d, want 403", q.typ, q.query, a.status)
 			}
 			continue
 		}
-		match := r.visible(k, "s", r.of(q.typ))
+		match := r.visible(tok, "s", r.of(q.typ))
 		have, want := map[string]bool{}, []string{}
 		for _, m := range match {
 			have[m] = true
@@ -425,7 +425,7 @@ func (r *run) includes(k *token, bearer string) error {
 			ref := refs[0]
 			refs = refs[1:]
 			v := r.d.current(ref)
-			if have[ref] || v == nil || !k.sees(r.provisions, "s", v) && !k.sees(r.provisions, "r", v) {
+			if have[ref] || v == nil || !tok.sees(r.provisions, "s", v) && !tok.sees(r.provisions, "r", v) {
 				continue
 			}
 			have[ref] = true

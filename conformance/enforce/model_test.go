@@ -102,9 +102,9 @@ func matchesQuery(s string, v *version) bool {
 }
 
 // allowed reports whether the roles allow do on typ.
-func (k *token) allowed(do, typ string) bool {
-	isPatient := strings.HasPrefix(k.user, "Patient/")
-	for _, r := range k.roles {
+func (tok *token) allowed(do, typ string) bool {
+	isPatient := strings.HasPrefix(tok.user, "Patient/")
+	for _, r := range tok.roles {
 		if r == "patient" && !isPatient {
 			continue
 		}
@@ -119,22 +119,22 @@ func (k *token) allowed(do, typ string) bool {
 
 // each calls fn for the scopes that apply to do on typ. patient is the patient to whom
 // the scope is limited, or empty.
-func (k *token) each(do, typ string, fn func(rest, patient string)) {
-	for _, s := range k.scopes {
+func (tok *token) each(do, typ string, fn func(rest, patient string)) {
+	for _, s := range tok.scopes {
 		level, rest, ok := strings.Cut(s, "/")
 		if !ok || !applies(rest, do, typ) {
 			continue
 		}
 		switch {
-		case !k.person && level == "system":
+		case !tok.person && level == "system":
 			fn(rest, "")
-		case !k.person || level == "system" || !k.allowed(do, typ):
+		case !tok.person || level == "system" || !tok.allowed(do, typ):
 		case level == "patient":
-			if k.patient != "" {
-				fn(rest, k.patient)
+			if tok.patient != "" {
+				fn(rest, tok.patient)
 			}
-		case strings.HasPrefix(k.user, "Patient/"):
-			fn(rest, strings.TrimPrefix(k.user, "Patient/"))
+		case strings.HasPrefix(tok.user, "Patient/"):
+			fn(rest, strings.TrimPrefix(tok.user, "Patient/"))
 		default:
 			fn(rest, "")
 		}
@@ -142,28 +142,28 @@ func (k *token) each(do, typ string, fn func(rest, patient string)) {
 }
 
 // self reports whether the token may read its own fhirUser.
-func (k *token) self(do, typ string) bool {
-	return k.person && do == "r" && slices.Contains(k.scopes, "fhirUser") && strings.HasPrefix(k.user, typ+"/")
+func (tok *token) self(do, typ string) bool {
+	return tok.person && do == "r" && slices.Contains(tok.scopes, "fhirUser") && strings.HasPrefix(tok.user, typ+"/")
 }
 
 // may reports whether do on typ is possible at all. If not, the answer is 403.
-func (k *token) may(do, typ string) bool {
-	out := k.self(do, typ)
-	k.each(do, typ, func(string, string) { out = true })
+func (tok *token) may(do, typ string) bool {
+	out := tok.self(do, typ)
+	tok.each(do, typ, func(string, string) { out = true })
 	return out
 }
 
 // sees reports whether the token may do do with the version v.
-func (k *token) sees(provisions []provision, do string, v *version) bool {
-	out := k.self(do, v.typ) && k.user == v.typ+"/"+v.id
-	k.each(do, v.typ, func(rest, patient string) {
+func (tok *token) sees(provisions []provision, do string, v *version) bool {
+	out := tok.self(do, v.typ) && tok.user == v.typ+"/"+v.id
+	tok.each(do, v.typ, func(rest, patient string) {
 		out = out || (patient == "" || patient == v.patient) && matchesQuery(rest, v)
 	})
 	switch v.typ {
 	case "Observation", "Device", "Provenance":
-		return out && consented(provisions, k.client, v)
+		return out && consented(provisions, tok.client, v)
 	case "Subscription": // its channel may hold a secret of its author
-		return out && v.author == k.client
+		return out && v.author == tok.client
 	}
 	return out
 }

@@ -100,10 +100,10 @@ func newLongWorld(f fault) (w *world, backend, person token) {
 // endings lists the ways to end the right of a token. n is the number of the token.
 var endings = map[string]struct { // read only
 	person bool
-	end    func(w *world, k *token, n int)
+	end    func(w *world, tok *token, n int)
 }{
-	"client disabled": {false, func(w *world, k *token, _ int) {
-		if err := w.clients.Disable(context.Background(), k.client); err != nil {
+	"client disabled": {false, func(w *world, tok *token, _ int) {
+		if err := w.clients.Disable(context.Background(), tok.client); err != nil {
 			panic(err)
 		}
 	}},
@@ -186,13 +186,13 @@ func endRights(f fault) (err error) {
 					continue
 				}
 				w, backend, person := newLongWorld(f)
-				k := &backend
+				tok := &backend
 				if ending.person {
-					k = &person
+					tok = &person
 				}
-				bearer := w.issue(k)
+				bearer := w.issue(tok)
 				req := w.longAnswers(bearer, ending.person)[what]()
-				end := func() { ending.end(w, k, w.issued) }
+				end := func() { ending.end(w, tok, w.issued) }
 				r := &reader{header: http.Header{}}
 				if sending {
 					r.then = end
@@ -257,9 +257,9 @@ func TestUnrelatedChangesKeepAnswer(t *testing.T) {
 	defer w.close()
 	other := token{client: "other", scopes: []string{"system/*.rs"}}
 	w.register(&other, other.scopes)
-	for _, k := range []*token{&backend, &person} {
-		bearer := w.issue(k)
-		for what, ask := range w.longAnswers(bearer, k.person) {
+	for _, tok := range []*token{&backend, &person} {
+		bearer := w.issue(tok)
+		for what, ask := range w.longAnswers(bearer, tok.person) {
 			whole := &reader{header: http.Header{}}
 			w.handler.ServeHTTP(whole, ask())
 			r := &reader{header: http.Header{}, then: func() {
@@ -273,7 +273,7 @@ func TestUnrelatedChangesKeepAnswer(t *testing.T) {
 			w.handler.ServeHTTP(r, ask())
 			zipped := what == "search, zipped" // random ids compress to varying lengths
 			if r.cut || r.status != 200 || !zipped && (r.body.Len() != whole.body.Len() || r.body.Len() < slack) {
-				t.Errorf("%s of %s: %d bytes of %d, aborted: %v", what, k.client, r.body.Len(), whole.body.Len(),
+				t.Errorf("%s of %s: %d bytes of %d, aborted: %v", what, tok.client, r.body.Len(), whole.body.Len(),
 					r.cut)
 			}
 		}

@@ -17,19 +17,19 @@ import (
 func (r *run) ctx() context.Context { return context.Background() }
 
 // operations checks $lastn and $stats of every patient.
-func (r *run) operations(k *token, bearer string) error {
+func (r *run) operations(tok *token, bearer string) error {
 	for _, p := range patients {
 		for _, code := range codes {
 			var match []*version
-			for _, ref := range r.visible(k, "s", r.of("Observation")) {
+			for _, ref := range r.visible(tok, "s", r.of("Observation")) {
 				if v := r.d.current(ref); v.patient == p && v.code == code {
 					match = append(match, v)
 				}
 			}
-			if err := r.lastn(k, bearer, p, code, match); err != nil {
+			if err := r.lastn(tok, bearer, p, code, match); err != nil {
 				return err
 			}
-			if err := r.stats(k, bearer, p, code, match); err != nil {
+			if err := r.stats(tok, bearer, p, code, match); err != nil {
 				return err
 			}
 		}
@@ -38,7 +38,7 @@ func (r *run) operations(k *token, bearer string) error {
 }
 
 // lastn checks $lastn, with max=2, against the visible Observations in match.
-func (r *run) lastn(k *token, bearer, p, code string, match []*version) error {
+func (r *run) lastn(tok *token, bearer, p, code string, match []*version) error {
 	slices.SortStableFunc(match, func(a, b *version) int { return b.at - a.at })
 	var want []string
 	for i, v := range match {
@@ -49,7 +49,7 @@ func (r *run) lastn(k *token, bearer, p, code string, match []*version) error {
 	q := "/Observation/$lastn?max=2&patient=Patient/" + p + "&code=" + url.QueryEscape(loinc+"|"+code) +
 		"&_include=Observation:device"
 	a := r.w.get(bearer, q)
-	if !k.may("s", "Observation") {
+	if !tok.may("s", "Observation") {
 		if a.status != 403 {
 			return fmt.Errorf("%s: %d, want 403", q, a.status)
 		}
@@ -62,7 +62,7 @@ func (r *run) lastn(k *token, bearer, p, code string, match []*version) error {
 	devices := map[string]bool{}
 	for _, ref := range want {
 		for _, d := range r.d.current(ref).refs["device"] {
-			if v := r.d.current(d); v != nil && (k.sees(r.provisions, "s", v) || k.sees(r.provisions, "r", v)) {
+			if v := r.d.current(d); v != nil && (tok.sees(r.provisions, "s", v) || tok.sees(r.provisions, "r", v)) {
 				devices[d] = true
 			}
 		}
@@ -80,11 +80,11 @@ func (r *run) lastn(k *token, bearer, p, code string, match []*version) error {
 }
 
 // stats checks $stats against the visible Observations in match.
-func (r *run) stats(k *token, bearer, p, code string, match []*version) error {
+func (r *run) stats(tok *token, bearer, p, code string, match []*version) error {
 	q := "/Observation/$stats?subject=Patient/" + p + "&system=" + url.QueryEscape(loinc) + "&code=" + code +
 		"&statistic=count,sum&include=true"
 	a := r.w.get(bearer, q)
-	if !k.may("s", "Observation") {
+	if !tok.may("s", "Observation") {
 		if a.status != 403 {
 			return fmt.Errorf("%s: %d, want 403", q, a.status)
 		}
@@ -141,19 +141,19 @@ var exported = map[string][]string{ // read only
 
 // exports checks that the files of each export contain exactly the visible resources,
 // and that forbidden exports are refused.
-func (r *run) exports(k *token, bearer string) error {
+func (r *run) exports(tok *token, bearer string) error {
 	for _, path := range []string{"/$export", "/Patient/$export", "/Group/g1/$export", "/Group/absent/$export"} {
 		types := exported[path]
 		group := strings.HasPrefix(path, "/Group")
 		if group {
 			types = exported["/Patient/$export"]
 		}
-		types = slices.DeleteFunc(slices.Clone(types), func(t string) bool { return k.person || !k.may("r", t) })
+		types = slices.DeleteFunc(slices.Clone(types), func(t string) bool { return tok.person || !tok.may("r", t) })
 		want := 202
 		switch {
-		case len(types) == 0 || group && !k.may("r", "Group"):
+		case len(types) == 0 || group && !tok.may("r", "Group"):
 			want = 403
-		case group && (path != "/Group/g1/$export" || !k.sees(r.provisions, "r", r.d.current("Group/g1"))):
+		case group && (path != "/Group/g1/$export" || !tok.sees(r.provisions, "r", r.d.current("Group/g1"))):
 			want = 404
 		}
 		a := r.w.do(bearer, "GET", path, "", "Prefer", "respond-async")
@@ -166,7 +166,7 @@ func (r *run) exports(k *token, bearer string) error {
 		}
 		wanted := map[string]bool{}
 		for _, t := range types {
-			for _, ref := range r.visible(k, "r", r.of(t)) {
+			for _, ref := range r.visible(tok, "r", r.of(t)) {
 				v := r.d.current(ref)
 				switch {
 				case path == "/$export":
@@ -228,12 +228,12 @@ func (r *run) pages(a *token, ta string, b *token, tb string) error {
 	}
 	first := r.w.get(ta, "/Observation?_sort=-date&_count="+fmt.Sprint(r.tc.pageCount))
 	next, shown := first.link("next"), first.entries("match")
-	follow := func(k *token, bearer string) error {
+	follow := func(tok *token, bearer string) error {
 		if next == "" {
 			return nil
 		}
 		rest := all[slices.Index(all, shown[len(shown)-1])+1:]
-		want := r.visible(k, "s", rest)
+		want := r.visible(tok, "s", rest)
 		var got []string
 		for url := next; url != ""; {
 			page := r.w.get(bearer, url)
@@ -290,7 +290,7 @@ func (r *run) change() {
 
 // trail checks that a search of the AuditEvents of the server returns exactly the visible
 // ones. Each request adds events, the search itself included.
-func (r *run) trail(k *token, bearer string) error {
+func (r *run) trail(tok *token, bearer string) error {
 	for _, path := range []string{"/Patient/p1", "/Patient/p2", "/Patient/absent", "/Observation?patient=p1",
 		"/Consent?patient=p2"} {
 		r.w.get(bearer, path)
@@ -301,7 +301,7 @@ func (r *run) trail(k *token, bearer string) error {
 		return err
 	}
 	a := r.w.get(bearer, "/AuditEvent?"+q)
-	if !k.may("s", "AuditEvent") {
+	if !tok.may("s", "AuditEvent") {
 		if a.status != 403 {
 			return fmt.Errorf("the trail: %d, want 403", a.status)
 		}
@@ -314,15 +314,15 @@ func (r *run) trail(k *token, bearer string) error {
 		if err != nil {
 			return err
 		}
-		if sees := k.sees(r.provisions, "s", v); sees != slices.Contains(got, ref) {
+		if sees := tok.sees(r.provisions, "s", v); sees != slices.Contains(got, ref) {
 			return fmt.Errorf("the trail: %s of patient %q: visible in the model %v, shown %v", ref, v.patient, sees,
 				got)
 		}
 		// A read gives the same result.
 		want := 200
-		if !k.may("r", "AuditEvent") {
+		if !tok.may("r", "AuditEvent") {
 			want = 403
-		} else if !k.sees(r.provisions, "r", v) {
+		} else if !tok.sees(r.provisions, "r", v) {
 			want = 404
 		}
 		if one := r.w.get(bearer, "/"+ref); one.status != want {
@@ -334,7 +334,7 @@ func (r *run) trail(k *token, bearer string) error {
 		if err != nil {
 			return err
 		}
-		if !k.sees(r.provisions, "s", v) {
+		if !tok.sees(r.provisions, "s", v) {
 			return fmt.Errorf("the trail shows %s of patient %q", ref, v.patient)
 		}
 	}
@@ -376,11 +376,11 @@ func (r *run) event(ref string) (*version, error) {
 // notifications checks that a Subscription of a backend delivers what its registered
 // scopes allow, both when events are numbered and when they are sent, and that $events
 // returns what the token allows.
-func (r *run) notifications(k *token, bearer string) error {
+func (r *run) notifications(tok *token, bearer string) error {
 	if !r.tc.notify {
 		return nil
 	}
-	if k.person {
+	if tok.person {
 		for _, q := range []string{"/Subscription/$status", "/Subscription/s1/$status", "/Subscription/s1/$events"} {
 			if a := r.w.get(bearer, q); a.status != 403 {
 				return fmt.Errorf("%s for a person: %d", q, a.status)
@@ -389,8 +389,8 @@ func (r *run) notifications(k *token, bearer string) error {
 		r.change()
 		return nil
 	}
-	owner := token{client: k.client, scopes: r.tc.scopes}
-	r.subscribe("s1", k.client)
+	owner := token{client: tok.client, scopes: r.tc.scopes}
+	r.subscribe("s1", tok.client)
 	// Once the Observation of the witness is numbered, all before it are.
 	witness := token{client: "witness", scopes: []string{"system/Observation.rs"}}
 	r.w.register(&witness, witness.scopes)
@@ -417,7 +417,7 @@ func (r *run) notifications(k *token, bearer string) error {
 	}
 	r.change()
 	want := 200
-	if !k.may("r", "Subscription") {
+	if !tok.may("r", "Subscription") {
 		want = 403
 	}
 	a := r.w.get(bearer, "/Subscription/s1/$events")
@@ -438,7 +438,7 @@ func (r *run) notifications(k *token, bearer string) error {
 	if want == 200 {
 		var seen []*version
 		for _, v := range events {
-			if k.sees(r.provisions, "r", v) {
+			if tok.sees(r.provisions, "r", v) {
 				seen = append(seen, v)
 			} else {
 				r.count("hidden event")

@@ -318,10 +318,10 @@ func (w *world) close() error {
 
 // register registers the client of a token. A backend has exactly these scopes; the app of
 // a person has all of them.
-func (w *world) register(k *token, registered []string) {
-	c := client.Client{ID: k.client, Name: k.client, Scope: strings.Join(registered, " "), JWKS: jwks()}
-	if k.person {
-		c = client.Client{ID: k.client, Name: k.client, Method: client.None,
+func (w *world) register(tok *token, registered []string) {
+	c := client.Client{ID: tok.client, Name: tok.client, Scope: strings.Join(registered, " "), JWKS: jwks()}
+	if tok.person {
+		c = client.Client{ID: tok.client, Name: tok.client, Method: client.None,
 			RedirectURIs: []string{"https://app.example/cb"},
 			Scope:        "openid fhirUser launch/patient patient/*.cruds user/*.cruds"}
 	}
@@ -329,19 +329,19 @@ func (w *world) register(k *token, registered []string) {
 }
 
 // issue returns a signed access token like those of the token endpoint.
-func (w *world) issue(k *token) string {
+func (w *world) issue(tok *token) string {
 	now := time.Now()
 	w.issued++
-	claims := map[string]any{"iss": issuer, "sub": k.client, "client_id": k.client, "aud": base,
-		"scope": strings.Join(k.scopes, " "),
+	claims := map[string]any{"iss": issuer, "sub": tok.client, "client_id": tok.client, "aud": base,
+		"scope": strings.Join(tok.scopes, " "),
 		"jti":   fmt.Sprint("t", w.issued), "iat": now.Unix(), "exp": now.Add(4 * time.Minute).Unix()}
-	if k.person {
+	if tok.person {
 		id := fmt.Sprint("authz", w.issued)
-		a := authz.Authorization{ID: id, ClientID: k.client, Scope: claims["scope"].(string), Created: now,
+		a := authz.Authorization{ID: id, ClientID: tok.client, Scope: claims["scope"].(string), Created: now,
 			Used: now, Expires: now.Add(time.Hour),
-			Subject: authz.Subject{ID: "u" + id, Roles: k.roles, AuthTime: now, ACR: "phr"},
-			Context: authz.Context{Patient: k.patient}}
-		if ref, ok := fhir.ParseRef(k.user); ok {
+			Subject: authz.Subject{ID: "u" + id, Roles: tok.roles, AuthTime: now, ACR: "phr"},
+			Context: authz.Context{Patient: tok.patient}}
+		if ref, ok := fhir.ParseRef(tok.user); ok {
 			a.Subject.FHIRUser = ref
 		}
 		ctx := context.Background()
@@ -350,8 +350,8 @@ func (w *world) issue(k *token) string {
 		code := must(w.grants.Code(ctx, id))
 		write(must(code.Redeem(authz.Record{Authorization: a}))...)
 		claims["sub"], claims["authz"] = a.Subject.ID, id
-		if k.patient != "" {
-			claims["patient"] = k.patient
+		if tok.patient != "" {
+			claims["patient"] = tok.patient
 		}
 	}
 	return must(ring().Sign(smart.Type, claims))

@@ -179,11 +179,11 @@ func (w *world) sameAsAbsent(by *blackbox.Client, typ, rest string) error {
 	if tail != "" {
 		path += "/" + tail
 	}
-	s1, b1, err := w.send(hit{method: "GET", path: typ + "/" + rest, by: by})
+	s1, b1, err := w.send(attack{method: "GET", path: typ + "/" + rest, by: by})
 	if err != nil {
 		return err
 	}
-	s2, b2, err := w.send(hit{method: "GET", path: path, by: by})
+	s2, b2, err := w.send(attack{method: "GET", path: path, by: by})
 	if err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func (w *world) searchSees(by *blackbox.Client, path string, hidden []string, ma
 
 // postSees checks that a search by POST does not return the Observation id.
 func (w *world) postSees(by *blackbox.Client, id string) error {
-	status, b, err := w.send(hit{path: "Observation/_search", body: text("_id=" + id),
+	status, b, err := w.send(attack{path: "Observation/_search", body: text("_id=" + id),
 		header: []string{"Content-Type", "application/x-www-form-urlencoded"}, by: by})
 	if err == nil && (status != 200 || strings.Contains(string(b), `"effective`)) {
 		err = fmt.Errorf("%d %s", status, b)
@@ -226,7 +226,7 @@ func (w *world) postSees(by *blackbox.Client, id string) error {
 
 // bodyOf returns the answer to a batch.
 func (w *world) bodyOf(by *blackbox.Client, bundle string) (string, error) {
-	status, b, err := w.send(hit{path: "", body: text(bundle), by: by})
+	status, b, err := w.send(attack{path: "", body: text(bundle), by: by})
 	if err == nil && status != 200 {
 		err = fmt.Errorf("%d %s", status, b)
 	}

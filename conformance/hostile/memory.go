@@ -41,7 +41,7 @@ func (w *world) memory() error {
 			repeated(`{"resourceType":"Bundle","type":"batch","entry":[`, entry, 999, entry[:len(entry)-1]+"]}"),
 			false},
 	} {
-		h := hit{name: fmt.Sprintf("%s, %d concurrently", c.name, atOnce), path: c.path, body: c.body,
+		h := attack{name: fmt.Sprintf("%s, %d concurrently", c.name, atOnce), path: c.path, body: c.body,
 			want: []int{200, 201, 400, 413, 422, 503}}
 		if c.compressed {
 			compressed, err := gzipped(c.body())
@@ -58,7 +58,7 @@ func (w *world) memory() error {
 }
 
 // together sends h atOnce times concurrently.
-func (w *world) together(h hit) (string, error) {
+func (w *world) together(h attack) (string, error) {
 	answers, errs := make([]string, atOnce), make([]error, atOnce)
 	var wg sync.WaitGroup
 	for i := range atOnce {

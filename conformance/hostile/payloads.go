@@ -109,8 +109,8 @@ func zstded(r io.Reader) ([]byte, error) {
 }
 
 // payload returns the request that ingests a body.
-func (w *world) payload(name, vendor, format, file string, body func() io.Reader, want ...int) hit {
-	return hit{name: name, path: "/ingest/" + vendor + "/" + format + "?patient=" + w.patient + "&name=" + file,
+func (w *world) payload(name, vendor, format, file string, body func() io.Reader, want ...int) attack {
+	return attack{name: name, path: "/ingest/" + vendor + "/" + format + "?patient=" + w.patient + "&name=" + file,
 		body:   body,
 		header: []string{"Content-Type", "application/octet-stream"}, want: want}
 }
@@ -269,9 +269,9 @@ func (w *world) jsonPayloads() error {
 	w.try(w.payload("a payload of another vendor (Oura as Fitbit)", "fitbit", "auto", "heartrate.json",
 		text(string(good["sleep.json"])), 400, 415))
 	w.try(w.payload("neither XML, zip nor JSON", "apple", "auto", "Zanaria.bin", text("Zanaria 61.73519"), 400, 415))
-	w.try(hit{name: "a malformed patient id", path: "/ingest/oura/auto?patient=../" + canary, body: text("{}"),
+	w.try(attack{name: "a malformed patient id", path: "/ingest/oura/auto?patient=../" + canary, body: text("{}"),
 		want: []int{400}})
-	w.try(hit{name: "an unknown patient", path: "/ingest/oura/auto?patient=zanaria", body: text("{}"),
+	w.try(attack{name: "an unknown patient", path: "/ingest/oura/auto?patient=zanaria", body: text("{}"),
 		want: []int{403, 404}})
 	return nil
 }
@@ -299,11 +299,11 @@ func (w *world) codedPayloads() error {
 	coded("invalid zstd", "zstd", []byte(canary), 400)
 	coded("gzip cut in the middle", "gzip", gz[:len(gz)/2], 400, 413)
 	coded("an unknown Content-Encoding", "zanaria", []byte("{}"), 415)
-	h := hit{name: "FHIR body: gzip bomb", path: "Observation",
+	h := attack{name: "FHIR body: gzip bomb", path: "Observation",
 		body: func() io.Reader { return bytes.NewReader(gz) }, header: []string{"Content-Encoding", "gzip"},
 		want: []int{413}}
 	w.try(h)
-	h = hit{name: "FHIR body: zstd (not offered)", path: "Observation",
+	h = attack{name: "FHIR body: zstd (not offered)", path: "Observation",
 		body: func() io.Reader { return bytes.NewReader(zs) }, header: []string{"Content-Encoding", "zstd"},
 		want: []int{413, 415}}
 	w.try(h)

@@ -262,7 +262,7 @@ func (w *world) scopes() error {
 		return err
 	}
 	id := fmt.Sprint(w.kept[0]["id"])
-	for _, h := range []hit{
+	for _, h := range []attack{
 		{name: "a reader creates", path: "Observation", body: text(fmt.Sprintf(vital, w.patient, ""))},
 		{name: "a reader updates", method: "PUT", path: "Observation/" + id,
 			body: text(strings.Replace(fmt.Sprintf(vital, w.patient, ""), `"status"`, `"id":"`+id+`","status"`, 1))},
@@ -302,14 +302,14 @@ func (w *world) narrowed(registered, requested, wider string) (string, error) {
 		return "", fmt.Errorf("%d, granted %s", status, granted)
 	}
 	client.Static = fmt.Sprint(out["access_token"])
-	status, body, err := w.send(hit{path: "Observation", body: text(fmt.Sprintf(vital, w.patient, "")), by: client})
+	status, body, err := w.send(attack{path: "Observation", body: text(fmt.Sprintf(vital, w.patient, "")), by: client})
 	if err == nil && status != 403 {
 		err = fmt.Errorf("a create with the token: %d %s", status, body)
 	}
 	if err != nil {
 		return "", err
 	}
-	if status, body, err = w.send(hit{method: "GET", path: wider, by: client}); err != nil {
+	if status, body, err = w.send(attack{method: "GET", path: wider, by: client}); err != nil {
 		return "", err
 	}
 	var b struct {
@@ -395,11 +395,11 @@ func (w *world) accessTokens() error {
 	} {
 		by := w.client("nobody", "")
 		by.Static = c.token
-		w.try(hit{name: "access token: " + c.name, method: "GET", path: "Observation", by: by, want: []int{401}})
-		w.try(hit{name: "access token at /ingest: " + c.name, path: "/ingest/oura/auto?patient=" + w.patient,
+		w.try(attack{name: "access token: " + c.name, method: "GET", path: "Observation", by: by, want: []int{401}})
+		w.try(attack{name: "access token at /ingest: " + c.name, path: "/ingest/oura/auto?patient=" + w.patient,
 			body: text("{}"), by: by, want: []int{401}})
 	}
-	w.try(hit{name: "access token in the URL", method: "GET", path: "Observation?access_token=" + good,
+	w.try(attack{name: "access token in the URL", method: "GET", path: "Observation?access_token=" + good,
 		by: anonymous(w), want: []int{401}})
 	gone, err := w.register("system/Observation.rs")
 	if err != nil {
@@ -411,7 +411,7 @@ func (w *world) accessTokens() error {
 	if err := w.srv.Run(nil, "client", "disable", gone.ID); err != nil {
 		return err
 	}
-	w.try(hit{name: "access token of a client that has been disabled", method: "GET", path: "Observation", by: gone,
+	w.try(attack{name: "access token of a client that has been disabled", method: "GET", path: "Observation", by: gone,
 		want: []int{401}})
 	a, err := gone.Assertion(blackbox.NewJTI())
 	if err != nil {

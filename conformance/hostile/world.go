@@ -214,8 +214,8 @@ func (w *world) note(name, answer string, err error) {
 	w.listed = append(w.listed, row{w.section, name, answer})
 }
 
-// hit is one request of an attack.
-type hit struct {
+// attack is one request and the answer that it must get.
+type attack struct {
 	name         string
 	method, path string // path below the FHIR base, or from the root with /
 	body         func() io.Reader
@@ -232,7 +232,7 @@ type hit struct {
 func text(s string) func() io.Reader { return func() io.Reader { return strings.NewReader(s) } }
 
 // try sends h and notes the answer.
-func (w *world) try(h hit) {
+func (w *world) try(h attack) {
 	answer, err := w.attempt(h)
 	if err != nil && h.open != "" {
 		fmt.Printf("OPEN  %s: %s: %s\n", w.section, h.name, h.open)
@@ -247,7 +247,7 @@ func (w *world) try(h hit) {
 
 // attempt sends h and checks the answer. If the server refuses a body early, it may
 // close the connection before the answer can be read; then attempt sends h again.
-func (w *world) attempt(h hit) (answer string, err error) {
+func (w *world) attempt(h attack) (answer string, err error) {
 	for range 4 {
 		at := time.Now()
 		status, body, rerr := w.send(h)
@@ -262,7 +262,7 @@ func (w *world) attempt(h hit) (answer string, err error) {
 }
 
 // send sends h and returns status and body.
-func (w *world) send(h hit) (int, []byte, error) {
+func (w *world) send(h attack) (int, []byte, error) {
 	u := w.srv.Base + "/fhir/" + h.path
 	if strings.HasPrefix(h.path, "/") {
 		u = w.srv.Base + h.path
@@ -320,7 +320,7 @@ func hardened(h http.Header) error {
 }
 
 // checkAnswer checks status and body of the answer to h.
-func (w *world) checkAnswer(h hit, status int, body []byte) (string, error) {
+func (w *world) checkAnswer(h attack, status int, body []byte) (string, error) {
 	if !slices.Contains(h.want, status) {
 		return "", fmt.Errorf("status %d, want %v: %.300s", status, h.want, body)
 	}

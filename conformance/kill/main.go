@@ -188,12 +188,12 @@ func (h *harness) write(rnd *rand.Rand, stop chan struct{}, touched map[string]w
 		value := rnd.IntN(100000)
 		if len(created) > 0 && rnd.IntN(3) == 0 {
 			id := created[rnd.IntN(len(created))]
-			h.set(touched, id, func(x *written) { x.pending = value })
+			h.set(touched, id, func(state *written) { state.pending = value })
 			status, out, err := h.client.JSON("PUT", "Observation/"+id, h.body(id, value))
 			if err != nil || status != 200 {
 				return // the server is killed; the update remains pending
 			}
-			h.set(touched, id, func(x *written) { *x = written{version: version(out), value: value, pending: -1} })
+			h.set(touched, id, func(state *written) { *state = written{version: version(out), value: value, pending: -1} })
 			continue
 		}
 		status, out, err := h.client.JSON("POST", "Observation", h.body("", value))
@@ -202,7 +202,7 @@ func (h *harness) write(rnd *rand.Rand, stop chan struct{}, touched map[string]w
 		}
 		id, _ := out["id"].(string)
 		created = append(created, id)
-		h.set(touched, id, func(x *written) { *x = written{version: version(out), value: value, pending: -1} })
+		h.set(touched, id, func(state *written) { *state = written{version: version(out), value: value, pending: -1} })
 	}
 }
 
@@ -210,17 +210,17 @@ func (h *harness) write(rnd *rand.Rand, stop chan struct{}, touched map[string]w
 func (h *harness) set(touched map[string]written, id string, f func(*written)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	x := h.acked[id]
-	f(&x)
-	if x.pending < 0 {
+	state := h.acked[id]
+	f(&state)
+	if state.pending < 0 {
 		h.total++
 	}
-	h.acked[id], touched[id] = x, x
+	h.acked[id], touched[id] = state, state
 }
 
 // verify compares the resources of the server with want.
 func (h *harness) verify(want map[string]written) error {
-	for id, x := range want {
+	for id, state := range want {
 		status, out, err := h.client.JSON("GET", "Observation/"+id, nil)
 		if err != nil {
 			return err
@@ -231,11 +231,11 @@ func (h *harness) verify(want map[string]written) error {
 		q, _ := out["valueQuantity"].(map[string]any)
 		f, _ := q["value"].(float64)
 		v, got := version(out), int(f)
-		acked := v == x.version && got == x.value
-		pending := x.pending >= 0 && v == x.version+1 && got == x.pending
+		acked := v == state.version && got == state.value
+		pending := state.pending >= 0 && v == state.version+1 && got == state.pending
 		if !acked && !pending {
 			return fmt.Errorf("resource %s: version %d value %d, acknowledged was version %d value %d", id, v, got,
-				x.version, x.value)
+				state.version, state.value)
 		}
 		h.mu.Lock()
 		h.acked[id] = written{version: v, value: got, pending: -1}

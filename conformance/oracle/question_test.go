@@ -298,21 +298,21 @@ func next(a answer) string {
 }
 
 // pages follows the next link of an answer, immediately or after later changes.
-func (p *pair) pages(client string, a answer, most int) {
+func (p *pair) pages(client string, a answer, limit int) {
 	if u := next(a); u != "" {
 		if l := (link{client, u}); p.oneIn(3) {
 			if p.links = append(p.links, l); len(p.links) > 30 {
 				p.links = p.links[10:]
 			}
 		} else {
-			p.follow(l, most)
+			p.follow(l, limit)
 		}
 	}
 }
 
-// follow reads at most most pages, sometimes with writes in between.
-func (p *pair) follow(l link, most int) {
-	for ; l.url != "" && most > 0; most-- {
+// follow reads at most limit pages, sometimes with writes in between.
+func (p *pair) follow(l link, limit int) {
+	for ; l.url != "" && limit > 0; limit-- {
 		l.url = next(p.ask(&request{client: l.client, method: "GET", url: l.url}))
 		if p.oneIn(10) {
 			p.write()

@@ -68,8 +68,8 @@ func consentCommand() *cobra.Command {
 			return err
 		}
 		return lr.list(out, consentHeader, func(t *table) {
-			for _, x := range out.Consents {
-				consentRow(t, x)
+			for _, one := range out.Consents {
+				consentRow(t, one)
 			}
 		})
 	}

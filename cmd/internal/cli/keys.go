@@ -93,7 +93,7 @@ func tokenCommand() *cobra.Command {
 		if err != nil {
 			return fmt.Errorf("%s is not a private key (JWK)", *file)
 		}
-		tok, err := askToken(c.Context(), strings.TrimSuffix(baseURL(c.Context(), *base), "/"), *id, *scope, key)
+		tok, err := requestToken(c.Context(), strings.TrimSuffix(baseURL(c.Context(), *base), "/"), *id, *scope, key)
 		if err != nil {
 			return err
 		}
@@ -121,8 +121,8 @@ func baseURL(ctx context.Context, given string) string {
 	return info.BaseURL
 }
 
-// askToken requests an access token from the token endpoint.
-func askToken(ctx context.Context, base, id, scope string, key jwk.Key) (string, error) {
+// requestToken requests an access token from the token endpoint.
+func requestToken(ctx context.Context, base, id, scope string, key jwk.Key) (string, error) {
 	endpoint := base + "/oauth/token"
 	now := time.Now()
 	t, err := jwt.NewBuilder().Issuer(id).Subject(id).Audience([]string{endpoint}).JwtID(rand.Text()).

@@ -65,8 +65,8 @@ func showPatient(w io.Writer, p *admin.PatientDetails) {
 	err := person.done()
 	fmt.Fprintln(w)
 	consents := newTable(w, consentHeader...)
-	for _, x := range p.Consents {
-		consentRow(consents, x)
+	for _, one := range p.Consents {
+		consentRow(consents, one)
 	}
 	err = errors.Join(err, consents.done())
 	fmt.Fprintln(w)
@@ -83,13 +83,13 @@ func showPatient(w io.Writer, p *admin.PatientDetails) {
 var consentHeader = []string{"CONSENT", "PATIENT", "STATUS", "VENDOR", "CATEGORIES", "RECIPIENT", "DATE"}
 
 // consentRow adds a Consent to a table.
-func consentRow(t *table, x admin.Consent) {
-	vendor, categories := x.Vendor, any(x.Categories)
+func consentRow(t *table, c admin.Consent) {
+	vendor, categories := c.Vendor, any(c.Categories)
 	if vendor == "" {
 		vendor = "all"
 	}
-	if len(x.Categories) == 0 {
+	if len(c.Categories) == 0 {
 		categories = "all"
 	}
-	t.row(x.ID, x.Patient, x.Status, vendor, categories, x.Recipient, x.Date)
+	t.row(c.ID, c.Patient, c.Status, vendor, categories, c.Recipient, c.Date)
 }

@@ -27,8 +27,9 @@ func quarantineCommand() *cobra.Command {
 		if *items {
 			return lr.list(out, []string{"ITEM", "PATIENT", "VENDOR", "REASON", "METRIC", "TIMES", "FIRST SEEN",
 				"WHERE"}, func(t *table) {
-				for _, x := range out.Items {
-					t.row(x.ID, x.Patient, x.Vendor, x.Reason, metricOf(&x), x.Count, x.FirstSeen, x.Where)
+				for _, item := range out.Items {
+					t.row(item.ID, item.Patient, item.Vendor, item.Reason, metricOf(&item), item.Count,
+						item.FirstSeen, item.Where)
 				}
 			})
 		}
@@ -68,11 +69,11 @@ func quarantineCommand() *cobra.Command {
 
 // metricOf returns the metric of an item. If only one component of a sample was
 // left out, metricOf names the component, too.
-func metricOf(x *admin.QuarantineItem) string {
-	if x.Component == "" {
-		return x.Metric
+func metricOf(item *admin.QuarantineItem) string {
+	if item.Component == "" {
+		return item.Metric
 	}
-	return x.Metric + " (only " + x.Component + ")"
+	return item.Metric + " (only " + item.Component + ")"
 }
 
 // reasonGroup counts quarantined items with the same reason, vendor and metric.
@@ -85,16 +86,16 @@ type reasonGroup struct {
 func byReason(items []admin.QuarantineItem) []*reasonGroup {
 	index := map[[3]string]*reasonGroup{}
 	var out []*reasonGroup
-	for _, x := range items {
-		k := [3]string{x.Reason, x.Vendor, metricOf(&x)}
+	for _, item := range items {
+		k := [3]string{item.Reason, item.Vendor, metricOf(&item)}
 		g := index[k]
 		if g == nil {
-			g = &reasonGroup{reason: x.Reason, vendor: x.Vendor, metric: k[2], example: x.ID}
+			g = &reasonGroup{reason: item.Reason, vendor: item.Vendor, metric: k[2], example: item.ID}
 			index[k] = g
 			out = append(out, g)
 		}
 		g.items++
-		g.times += x.Count
+		g.times += item.Count
 	}
 	slices.SortStableFunc(out, func(a, b *reasonGroup) int {
 		return cmp.Or(cmp.Compare(b.items, a.items), cmp.Compare(a.reason, b.reason),

@@ -93,34 +93,34 @@ func TestRecovery(t *testing.T) {
 		t.Fatal(err)
 	}
 	shut(t, s)
-	for _, x := range []struct{ what, file string }{{recovery.AuditLog, "audit/checkpoint"},
+	for _, loss := range []struct{ what, file string }{{recovery.AuditLog, "audit/checkpoint"},
 		{recovery.SealKey, "keys/seal.key"}} {
-		if err := os.Remove(filepath.Join(dir, x.file)); err != nil {
+		if err := os.Remove(filepath.Join(dir, loss.file)); err != nil {
 			t.Fatal(err)
 		}
 		_, err := open(t, dir, t.Output())
-		if err == nil || !strings.Contains(err.Error(), "pulsegate recover "+x.what) {
-			t.Errorf("%s lost: %v", x.file, err)
+		if err == nil || !strings.Contains(err.Error(), "pulsegate recover "+loss.what) {
+			t.Errorf("%s lost: %v", loss.file, err)
 		}
-		if err := recovery.Request(dir, x.what, "uid:7", time.Now()); err != nil {
+		if err := recovery.Request(dir, loss.what, "uid:7", time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		s, err := open(t, dir, t.Output())
 		if err != nil {
-			t.Fatalf("%s lost, accepted: %v", x.file, err)
+			t.Fatalf("%s lost, accepted: %v", loss.file, err)
 		}
-		if got := events(t, s, "recover-"+x.what, "uid:7"); got != 1 {
-			t.Errorf("%s: %d AuditEvents of the decision", x.file, got)
+		if got := events(t, s, "recover-"+loss.what, "uid:7"); got != 1 {
+			t.Errorf("%s: %d AuditEvents of the decision", loss.file, got)
 		}
 		if err := s.audit.notary.Sign(); err != nil {
 			t.Fatal(err)
 		}
 		shut(t, s)
-		if _, err := os.Stat(filepath.Join(dir, "recover", x.what)); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s: the decision was not removed: %v", x.file, err)
+		if _, err := os.Stat(filepath.Join(dir, "recover", loss.what)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: the decision was not removed: %v", loss.file, err)
 		}
 		if s, err = open(t, dir, t.Output()); err != nil {
-			t.Fatalf("%s: the next start: %v", x.file, err)
+			t.Fatalf("%s: the next start: %v", loss.file, err)
 		}
 		shut(t, s)
 	}
@@ -135,8 +135,8 @@ func events(t *testing.T, s *services, texts ...string) (n int) {
 	}
 	err = s.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
 		func(f *store.Found) bool {
-			for _, x := range texts {
-				if !strings.Contains(string(f.Resource.JSON), x) {
+			for _, text := range texts {
+				if !strings.Contains(string(f.Resource.JSON), text) {
 					return true
 				}
 			}

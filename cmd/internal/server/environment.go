@@ -20,7 +20,7 @@ type environment struct {
 	log     *slog.Logger
 	now     func() time.Time
 	base    string        // the public base URL, without a final slash
-	egress  egress.Policy // of outgoing requests
+	egress  egress.Policy // for outgoing requests
 }
 
 // newEnvironment returns the environment of a server that listens on addr.
@@ -65,8 +65,8 @@ func (e environment) origin() string {
 	return u.Scheme + "://" + u.Host
 }
 
-// client returns a client for outgoing requests, each limited to a time and to
-// a response size in bytes.
+// client returns a client for outgoing requests. timeout bounds each exchange, and
+// maxResponse the size of each response in bytes.
 func (e environment) client(timeout time.Duration, maxResponse int64) *http.Client {
 	p := e.egress
 	p.Timeout, p.MaxResponse = timeout, maxResponse

@@ -51,7 +51,7 @@ func (cg clientGrants) registered(ctx context.Context, clientID string) (*access
 	return cg.compile(ctx, clientID, "")
 }
 
-// followers are the services that work on their own, behind the requests.
+// followers are the services that work in the background.
 type followers struct {
 	subscriptions *subscription.Engine
 	exporter      *bulk.Exporter

@@ -21,7 +21,7 @@ import (
 	"pulsegate/smart/people/user"
 )
 
-// people are the accounts and how their owners sign in.
+// people holds the accounts, the sign-in and the emergency access of people.
 type people struct {
 	users    *user.Registry
 	sessions *session.Sessions

@@ -9,14 +9,14 @@ import (
 )
 
 // quarantineItem converts an item for the command line, with its payload if raw.
-func quarantineItem(x *ingest.Item, raw bool) admin.QuarantineItem {
-	out := admin.QuarantineItem{ID: x.ID, Patient: x.Patient, Vendor: x.Vendor, Format: x.Format, Metric: x.Metric,
-		Component: x.Component, Reason: x.Reason, Where: x.Where, Detail: x.Detail, Count: x.Count,
-		FirstSeen: x.FirstSeen}
+func quarantineItem(it *ingest.Item, raw bool) admin.QuarantineItem {
+	out := admin.QuarantineItem{ID: it.ID, Patient: it.Patient, Vendor: it.Vendor, Format: it.Format, Metric: it.Metric,
+		Component: it.Component, Reason: it.Reason, Where: it.Where, Detail: it.Detail, Count: it.Count,
+		FirstSeen: it.FirstSeen}
 	if raw {
-		out.Raw = string(x.Raw)
-		if len(x.Raw) == 0 {
-			out.Raw = string(x.Sample)
+		out.Raw = string(it.Raw)
+		if len(it.Raw) == 0 {
+			out.Raw = string(it.Sample)
 		}
 	}
 	return out
@@ -25,8 +25,8 @@ func quarantineItem(x *ingest.Item, raw bool) admin.QuarantineItem {
 // Quarantine lists the items that could not become resources.
 func (ops operations) Quarantine(ctx context.Context, op admin.Operator, patient string) (admin.Quarantine, error) {
 	out := admin.Quarantine{Items: []admin.QuarantineItem{}}
-	err := ops.pipeline.List(ctx, patient, func(x *ingest.Item) bool {
-		out.Items = append(out.Items, quarantineItem(x, false))
+	err := ops.pipeline.List(ctx, patient, func(it *ingest.Item) bool {
+		out.Items = append(out.Items, quarantineItem(it, false))
 		return true
 	})
 	if err != nil {
@@ -60,7 +60,7 @@ func (ops operations) RetryQuarantine(ctx context.Context, op admin.Operator) (a
 	if err := ops.record(ctx, rq, "quarantine retry", ""); err != nil {
 		return out, err
 	}
-	count := func(x *ingest.Item) bool { out.Items++; return true }
+	count := func(it *ingest.Item) bool { out.Items++; return true }
 	err := ops.pipeline.List(ctx, "", count)
 	if err != nil {
 		return out, err
@@ -69,9 +69,9 @@ func (ops operations) RetryQuarantine(ctx context.Context, op admin.Operator) (a
 		return out, err
 	}
 	out.LeftByReason = map[string]int{}
-	return out, ops.pipeline.List(ctx, "", func(x *ingest.Item) bool {
+	return out, ops.pipeline.List(ctx, "", func(it *ingest.Item) bool {
 		out.Left++
-		out.LeftByReason[x.Reason]++
+		out.LeftByReason[it.Reason]++
 		return true
 	})
 }

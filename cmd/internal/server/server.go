@@ -22,7 +22,7 @@ import (
 	"pulsegate/smart/oauth/token"
 )
 
-// Main is a whole server.
+// Main is a server. Run runs it.
 type Main struct {
 	Config  *config.Config
 	Version string

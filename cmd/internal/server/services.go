@@ -46,8 +46,8 @@ type services struct {
 	closers closers
 }
 
-// closers are the functions that close what has been opened, in the order of
-// opening.
+// closers are the functions that close the opened parts of a server, in the order
+// of opening.
 type closers []func() error
 
 func (c *closers) add(fn func() error) { *c = append(*c, fn) }
@@ -72,8 +72,8 @@ func (c *closers) close() error {
 	return errors.Join(errs...)
 }
 
-// openServices opens every service, each after those that it uses. The services
-// work until ctx ends. After an error the caller need not close anything.
+// openServices opens all services, each after those that it depends on. Background
+// work ends with ctx. If openServices returns an error, it has closed everything.
 func openServices(ctx context.Context, env environment) (_ *services, err error) {
 	s := &services{environment: env, adapters: vendors.All()}
 	defer func() {
