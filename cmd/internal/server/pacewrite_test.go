@@ -94,7 +94,7 @@ func TestPaceCutsOffSlowReaders(t *testing.T) {
 			},
 		} {
 			if took := serveOnce(t, h, read); took > 2*writeGrace {
-				t.Errorf("%s, reading %s: took for %v", name, reader, took)
+				t.Errorf("%s, reading %s: the handler took %v", name, reader, took)
 			}
 		}
 	}
