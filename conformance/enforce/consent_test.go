@@ -223,7 +223,7 @@ func attack(f fault, records bool, list []attempt) error {
 var lists = rapid.SliceOfN(attempts, 4, 12)
 
 // TestConsentWrites checks that a client without the right to record Consents cannot
-// write any, whatever its scopes, and that a client with the right can neither regain
+// write any, regardless of its scopes, and that a client with the right can neither regain
 // withdrawn access nor change the Consents of others.
 func TestConsentWrites(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
