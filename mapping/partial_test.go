@@ -1,4 +1,4 @@
-package mapping
+package mapping_test
 
 import (
 	"encoding/json"
@@ -8,51 +8,60 @@ import (
 	"time"
 
 	"pulsegate/fhir/series"
+	"pulsegate/mapping"
+	"pulsegate/mapping/internal/mappingtest"
 	"pulsegate/mapping/sample"
+	"pulsegate/mapping/stream"
+	"pulsegate/mapping/table"
 )
 
-func num(n, unit string) sample.Value { return sample.Value{Kind: sample.Number, Num: n, Unit: unit} }
-
-func run(parts ...sample.Component) *sample.Sample {
+func workout(parts ...sample.Component) *sample.Sample {
 	at := time.Date(2026, 10, 4, 9, 0, 0, 0, time.FixedZone("", 7200))
 	return &sample.Sample{Metric: "HKWorkoutTypeIdentifier", Channel: "export.xml", Start: at, End: at.Add(time.Hour),
 		Value:  sample.Value{Kind: sample.Code, Text: "HKWorkoutActivityTypeRowing"},
 		Source: sample.Source{Name: "Wrist"}, Components: parts}
 }
 
-// TestOddComponent: one component that cannot be written never loses the rest,
-// and its name and reason come back.
-func TestOddComponent(t *testing.T) {
-	m := mapper(t)
+// placed reports whether s becomes a row of a series.
+func placed(m *mapping.Mapper, vendor string, s *sample.Sample) bool {
+	var row series.Sample
+	st, _ := stream.New(m, vendor, "p1", nil).Place(s, &row)
+	return st != nil
+}
+
+// TestInvalidComponent checks that an invalid component is left out with its
+// name and reason, and that the rest becomes an Observation.
+func TestInvalidComponent(t *testing.T) {
+	m := mappingtest.Mapper(t)
 	for name, c := range map[string]struct {
-		s      *sample.Sample
-		left   []LeftOut
-		holds  []string
-		absent []string
+		sample   *sample.Sample
+		left     []mapping.LeftOut
+		contains []string
+		absent   []string
 	}{
-		"unit of another kind": {run(sample.Component{Name: "weatherTemperature", Value: num("61", "degrees")},
-			sample.Component{Name: "distance", Value: num("4.2", "km")}),
-			[]LeftOut{{Component: "weatherTemperature", Reason: sample.ReasonBadUnit}}, []string{`"value":4200,`},
+		"unit of another kind": {workout(sample.Component{Name: "weatherTemperature", Value: mappingtest.Number("61", "degrees")},
+			sample.Component{Name: "distance", Value: mappingtest.Number("4.2", "km")}),
+			[]mapping.LeftOut{{Component: "weatherTemperature", Reason: sample.ReasonBadUnit}}, []string{`"value":4200,`},
 			[]string{"weatherTemperature"}},
-		"outside the range": {run(sample.Component{Name: "duration", Value: num("50", "min")},
-			sample.Component{Name: "heartRateMaximum", Value: num("2600", "count/min")}),
-			[]LeftOut{{Component: "heartRateMaximum", Reason: sample.ReasonBadValue}}, []string{`"value":50,`},
+		"outside the range": {workout(sample.Component{Name: "duration", Value: mappingtest.Number("50", "min")},
+			sample.Component{Name: "heartRateMaximum", Value: mappingtest.Number("2600", "count/min")}),
+			[]mapping.LeftOut{{Component: "heartRateMaximum", Reason: sample.ReasonBadValue}}, []string{`"value":50,`},
 			[]string{"2600"}},
-		"no number": {run(sample.Component{Name: "steps", Value: num("many", "count")},
-			sample.Component{Name: "duration", Value: num("50", "min")}),
-			[]LeftOut{{Component: "steps", Reason: sample.ReasonBadValue}}, []string{`"value":50,`}, []string{"many"}},
-		"zero that is not measured": {run(sample.Component{Name: "heartRateAverage", Value: num("0.0", "bpm")},
-			sample.Component{Name: "steps", Value: num("0", "count")}),
-			[]LeftOut{{Component: "heartRateAverage", Reason: sample.DropPlaceholder}},
+		"no number": {workout(sample.Component{Name: "steps", Value: mappingtest.Number("many", "count")},
+			sample.Component{Name: "duration", Value: mappingtest.Number("50", "min")}),
+			[]mapping.LeftOut{{Component: "steps", Reason: sample.ReasonBadValue}}, []string{`"value":50,`}, []string{"many"}},
+		"zero placeholder": {workout(sample.Component{Name: "heartRateAverage", Value: mappingtest.Number("0.0", "bpm")},
+			sample.Component{Name: "steps", Value: mappingtest.Number("0", "count")}),
+			[]mapping.LeftOut{{Component: "heartRateAverage", Reason: sample.DropPlaceholder}},
 			[]string{`"value":0,"unit":"steps"`}, []string{"55425-3"}},
-		"all of them": {run(sample.Component{Name: "averageMETs", Value: num("900", "MET")},
+		"all of them": {workout(sample.Component{Name: "averageMETs", Value: mappingtest.Number("900", "MET")},
 			sample.Component{Name: "indoor", Value: sample.Value{Kind: sample.Code}}),
-			[]LeftOut{{Component: "averageMETs", Reason: sample.ReasonBadValue},
+			[]mapping.LeftOut{{Component: "averageMETs", Reason: sample.ReasonBadValue},
 				{Component: "indoor", Reason: sample.ReasonMissing}}, []string{"Rowing"}, []string{`"component"`}},
-		"none": {run(sample.Component{Name: "averageMETs", Value: num("6.7", "kcal/hr-kg")}), nil,
+		"none": {workout(sample.Component{Name: "averageMETs", Value: mappingtest.Number("6.7", "kcal/hr-kg")}), nil,
 			[]string{`"value":6.7,"unit":"MET"`}, nil},
 	} {
-		res, err := m.Map(nil, "apple", c.s, "p1", nil)
+		res, err := m.Map(nil, "apple", c.sample, "p1", nil)
 		if err != nil || len(res.Left) != len(c.left) {
 			t.Errorf("%s: %v, left out %v, want %v", name, err, res.Left, c.left)
 			continue
@@ -62,66 +71,62 @@ func TestOddComponent(t *testing.T) {
 				t.Errorf("%s: left out %+v, want %+v", name, got, want)
 			}
 		}
-		for _, x := range c.holds {
-			if !strings.Contains(string(res.JSON), x) {
-				t.Errorf("%s: no %s in %s", name, x, res.JSON)
+		for _, text := range c.contains {
+			if !strings.Contains(string(res.JSON), text) {
+				t.Errorf("%s: no %s in %s", name, text, res.JSON)
 			}
 		}
-		for _, x := range c.absent {
-			if strings.Contains(string(res.JSON), x) {
-				t.Errorf("%s: %s in %s", name, x, res.JSON)
+		for _, text := range c.absent {
+			if strings.Contains(string(res.JSON), text) {
+				t.Errorf("%s: %s in %s", name, text, res.JSON)
 			}
 		}
-		if res.Kept != nil { // it is the Observation of the sample without them
+		if res.Kept != nil {
 			again, err := m.Map(nil, "apple", res.Kept, "p1", nil)
 			if err != nil || again.Left != nil || again.ID != res.ID || string(again.JSON) != string(res.JSON) {
-				t.Errorf("%s: what is kept maps to %v %s", name, err, again.JSON)
+				t.Errorf("%s: the kept sample maps to %v %s", name, err, again.JSON)
 			}
 		}
 	}
 }
 
-// TestEveryComponentSifts: of every row of every vendor, each component with a
-// unit may be absurd, and the others stay.
-func TestEveryComponentSifts(t *testing.T) {
-	m := mapper(t)
-	for i := range m.table.Vendors {
-		v := &m.table.Vendors[i]
-		for j := range v.Rows {
-			r := &v.Rows[j]
-			for k := range r.Components {
-				s := example(t, m, v, r, false)
-				x := &s.Components[k].Value
-				if r.Shape == ShapeDevice || x.Kind != sample.Number {
-					continue
+// TestEveryComponentCanBeLeftOut gives each numeric component of every row an
+// implausible value and checks that the other components stay.
+func TestEveryComponentCanBeLeftOut(t *testing.T) {
+	m, tables := mappingtest.Mapper(t), mappingtest.Table(t)
+	mappingtest.EachRow(tables, func(v *table.Vendor, r *table.Row) {
+		for k := range r.Components {
+			name := r.Components[k].Name
+			s := mappingtest.Example(t, tables, v, r, false)
+			value := &s.Components[k].Value
+			if r.Shape == table.ShapeDevice || value.Kind != sample.Number {
+				continue
+			}
+			value.Num = "98765432100"
+			res, err := m.Map(nil, v.Vendor, s, "p1", nil)
+			if s.Value.Kind == sample.None && len(s.Components) == 1 {
+				var re *mapping.RejectError
+				if r.Shape != table.ShapeEvent && (!errors.As(err, &re) || re.Reason != sample.ReasonBadValue) {
+					t.Errorf("%s/%s: %v", r.Metric, name, err)
 				}
-				x.Num = "98765432100"
-				if s.Value.Kind == sample.None && len(s.Components) == 1 {
-					var re *RejectError
-					if _, err := m.Map(nil, v.Vendor, s, "p1", nil); r.Shape != ShapeEvent &&
-						(!errors.As(err, &re) || re.Reason != sample.ReasonBadValue) {
-						t.Errorf("%s/%s: %v", r.Metric, r.Components[k].Name, err)
-					}
-					continue
-				}
-				res, err := m.Map(nil, v.Vendor, s, "p1", nil)
-				if err != nil || len(res.Left) != 1 || res.Left[0].Component != r.Components[k].Name ||
-					strings.Contains(string(res.JSON), "987654321") {
-					t.Errorf("%s/%s: %v %v %s", r.Metric, r.Components[k].Name, err, res.Left, res.JSON)
-				}
-				vitalSigns(t, res.JSON)
-				var row series.Sample
-				if m.Streams(v.Vendor, "p1", nil).Place(s, &row) != nil {
-					t.Errorf("%s/%s: a series takes it", r.Metric, r.Components[k].Name)
-				}
+				continue
+			}
+			if err != nil || len(res.Left) != 1 || res.Left[0].Component != name ||
+				strings.Contains(string(res.JSON), "987654321") {
+				t.Errorf("%s/%s: %v %v %s", r.Metric, name, err, res.Left, res.JSON)
+			}
+			checkVitalSigns(t, res.JSON)
+			if placed(m, v.Vendor, s) {
+				t.Errorf("%s/%s: the sample was placed in a series", r.Metric, name)
 			}
 		}
-	}
+	})
 }
 
-// TestZero: a zero is "not measured" only where the table says so.
-func TestZero(t *testing.T) {
-	m := mapper(t)
+// TestZeroPlaceholder checks that a zero means that nothing was measured only
+// where the table says so.
+func TestZeroPlaceholder(t *testing.T) {
+	m := mappingtest.Mapper(t)
 	for _, c := range []struct{ vendor, metric, unit, reason string }{
 		{"apple", "HKQuantityTypeIdentifierHeartRate", "count/min", sample.DropPlaceholder},
 		{"apple", "heart_rate", "bpm", sample.DropPlaceholder},
@@ -135,24 +140,23 @@ func TestZero(t *testing.T) {
 	} {
 		for _, zero := range []string{"0", "0.00", "-0"} {
 			s := &sample.Sample{Metric: c.metric, Channel: "x", Start: time.Date(2026, 10, 4, 9, 0, 0, 0, time.UTC),
-				Value: num(zero, c.unit)}
+				Value: mappingtest.Number(zero, c.unit)}
 			_, err := m.Map(nil, c.vendor, s, "p1", nil)
-			var re *RejectError
+			var re *mapping.RejectError
 			if c.reason == "" && err != nil || c.reason != "" && (!errors.As(err, &re) || re.Reason != c.reason) {
 				t.Errorf("%s %s: %v, want %s", c.metric, zero, err, c.reason)
 			}
-			var row series.Sample
-			if c.reason != "" && m.Streams(c.vendor, "p1", nil).Place(s, &row) != nil {
-				t.Errorf("%s %s: a series takes it", c.metric, zero)
+			if c.reason != "" && placed(m, c.vendor, s) {
+				t.Errorf("%s %s: the sample was placed in a series", c.metric, zero)
 			}
 		}
 	}
 }
 
-// TestPlausible: what no living person has is refused by every channel that
-// is not known to write it otherwise.
-func TestPlausible(t *testing.T) {
-	m := mapper(t)
+// TestImplausibleValue checks that values that no living person has are rejected,
+// unless the channel is known to use another scale.
+func TestImplausibleValue(t *testing.T) {
+	m := mappingtest.Mapper(t)
 	for _, c := range []struct {
 		vendor, metric, channel, num, unit string
 		ok                                 bool
@@ -170,23 +174,23 @@ func TestPlausible(t *testing.T) {
 		{"apple", "night", "hae", "808742", "hr", false},
 	} {
 		s := &sample.Sample{Metric: c.metric, Channel: c.channel,
-			Start: time.Date(2026, 10, 4, 9, 0, 0, 0, time.UTC), Value: num(c.num, c.unit)}
+			Start: time.Date(2026, 10, 4, 9, 0, 0, 0, time.UTC), Value: mappingtest.Number(c.num, c.unit)}
 		if _, err := m.Map(nil, c.vendor, s, "p1", nil); (err == nil) != c.ok {
 			t.Errorf("%s %s %s by %s: %v", c.metric, c.num, c.unit, c.channel, err)
 		}
 	}
 }
 
-// TestSeriesPoints: absurd points become E, and the series stays.
-func TestSeriesPoints(t *testing.T) {
-	m := mapper(t)
+// TestImplausiblePoints checks that implausible points of a series become E.
+func TestImplausiblePoints(t *testing.T) {
+	m := mappingtest.Mapper(t)
 	at := time.Date(2026, 10, 4, 1, 0, 0, 0, time.UTC)
 	for data, want := range map[string]string{"51 0 E 52 4000": "51 E E 52 E", "51 52": "51 52", "0 0 0": ""} {
 		s := &sample.Sample{Metric: "sleep.heart_rate", Channel: "v2", Start: at, End: at.Add(25 * time.Minute),
 			Value: sample.Value{Kind: sample.Series,
 				Series: &sample.SeriesData{Period: 5 * time.Minute, Unit: "bpm", Data: data}}}
 		res, err := m.Map(nil, "oura", s, "p1", nil)
-		var re *RejectError
+		var re *mapping.RejectError
 		switch {
 		case want == "":
 			if !errors.As(err, &re) || re.Reason != sample.ReasonBadValue {
@@ -201,13 +205,13 @@ func TestSeriesPoints(t *testing.T) {
 	}
 }
 
-// TestHalfBloodPressure: the profile wants both halves; one that is absent is
-// stated as such.
-func TestHalfBloodPressure(t *testing.T) {
-	m := mapper(t)
+// TestIncompleteBloodPressure checks that a missing component that the profile
+// requires is written with a dataAbsentReason.
+func TestIncompleteBloodPressure(t *testing.T) {
+	m := mappingtest.Mapper(t)
 	for name, parts := range map[string][]sample.Component{
-		"odd":     {{Name: "systolic", Value: num("122", "mmHg")}, {Name: "diastolic", Value: num("9000", "mmHg")}},
-		"missing": {{Name: "systolic", Value: num("122", "mmHg")}},
+		"implausible": {{Name: "systolic", Value: mappingtest.Number("122", "mmHg")}, {Name: "diastolic", Value: mappingtest.Number("9000", "mmHg")}},
+		"missing":     {{Name: "systolic", Value: mappingtest.Number("122", "mmHg")}},
 	} {
 		s := &sample.Sample{Metric: "blood_pressure", Channel: "hae",
 			Start: time.Date(2026, 10, 4, 1, 0, 0, 0, time.UTC), Components: parts}
@@ -217,8 +221,8 @@ func TestHalfBloodPressure(t *testing.T) {
 		}
 		var o struct {
 			Component []struct {
-				Code             concept_
-				ValueQuantity    *quantity_
+				Code             concept
+				ValueQuantity    *quantity
 				DataAbsentReason json.RawMessage
 			}
 		}
@@ -240,9 +244,9 @@ func TestHalfBloodPressure(t *testing.T) {
 	}
 }
 
-// TestMolarMass: HealthKit's spellings of an amount of substance.
+// TestMolarMass checks HealthKit's spellings of an amount of substance.
 func TestMolarMass(t *testing.T) {
-	m := mapper(t)
+	m := mappingtest.Mapper(t)
 	for unit, want := range map[string]string{
 		"mmol<180.1558800000541>/L": "5.6", "mmol<180.15588000005408>/L": "5.6", "mmol<180.15588>/l": "5.6",
 		"mmol<1.8015588e2>/L": "5.6",
@@ -251,45 +255,44 @@ func TestMolarMass(t *testing.T) {
 	} {
 		for _, metric := range []string{"HKQuantityTypeIdentifierBloodGlucose", "blood_glucose"} {
 			s := &sample.Sample{Metric: metric, Channel: "export.xml",
-				Start: time.Date(2026, 10, 4, 7, 0, 0, 0, time.UTC), Value: num("5.6", unit)}
+				Start: time.Date(2026, 10, 4, 7, 0, 0, 0, time.UTC), Value: mappingtest.Number("5.6", unit)}
 			res, err := m.Map(nil, "apple", s, "p1", nil)
 			if ok := strings.Contains(string(res.JSON), `"valueQuantity":{"value":`+want+`,"unit":"mmol/L"`) &&
 				strings.Contains(string(res.JSON), "15074-8"); (err == nil && ok) != (want != "") {
 				t.Errorf("%s in %s: %v %s", metric, unit, err, res.JSON)
 			}
-			var row series.Sample
-			if placed := m.Streams("apple", "p1", nil).Place(s, &row) != nil; placed != (want != "") {
-				t.Errorf("%s in %s: placed %v", metric, unit, placed)
+			if inSeries := placed(m, "apple", s); inSeries != (want != "") {
+				t.Errorf("%s in %s: placed %v", metric, unit, inSeries)
 			}
 		}
 	}
 	s := &sample.Sample{Metric: "blood_glucose", Channel: "hae",
-		Start: time.Date(2026, 10, 4, 7, 0, 0, 0, time.UTC), Value: num("101", "mg/dL")}
+		Start: time.Date(2026, 10, 4, 7, 0, 0, 0, time.UTC), Value: mappingtest.Number("101", "mg/dL")}
 	if res, err := m.Map(nil, "apple", s, "p1", nil); err != nil ||
 		!strings.Contains(string(res.JSON), `"value":101,"unit":"mg/dL"`) {
 		t.Errorf("mg/dL: %v %s", err, res.JSON)
 	}
 }
 
-// TestClassification: the vendor's words on an electrocardiogram are a
-// CodeableConcept by every channel, with a coding where they are a code.
+// TestClassification checks that the vendor's classification of an
+// electrocardiogram is a CodeableConcept, with a coding if it is a listed code.
 func TestClassification(t *testing.T) {
-	m := mapper(t)
+	m := mappingtest.Mapper(t)
 	wave := sample.Value{Kind: sample.Series,
 		Series: &sample.SeriesData{Period: 4 * time.Millisecond, Unit: "mV", Data: "1 2"}}
-	word := func(kind sample.ValueType, s string) sample.Value { return sample.Value{Kind: kind, Text: s} }
+	text := func(kind sample.ValueType, s string) sample.Value { return sample.Value{Kind: kind, Text: s} }
 	for _, c := range []struct {
 		vendor, metric, component string
 		value                     sample.Value
 		want                      string
 	}{
-		{"apple", "HKDataTypeIdentifierElectrocardiogram", "classification", word(sample.Text, "Sinus Rhythm"),
+		{"apple", "HKDataTypeIdentifierElectrocardiogram", "classification", text(sample.Text, "Sinus Rhythm"),
 			`"valueCodeableConcept":{"coding":[{"system":"https://pulsegate.dev/fhir/CodeSystem/apple","code":"Sinus Rhythm","display":"Sinus Rhythm"}],"text":"Sinus Rhythm"}`},
-		{"apple", "HKDataTypeIdentifierElectrocardiogram", "classification", word(sample.Text, "Sinusrhythmus"),
+		{"apple", "HKDataTypeIdentifierElectrocardiogram", "classification", text(sample.Text, "Sinusrhythmus"),
 			`"valueCodeableConcept":{"text":"Sinusrhythmus"}`},
-		{"apple", "HKDataTypeIdentifierElectrocardiogram", "severity", word(sample.Text, "None"),
+		{"apple", "HKDataTypeIdentifierElectrocardiogram", "severity", text(sample.Text, "None"),
 			`"valueCodeableConcept":{"text":"None"}`},
-		{"fitbit", "electrocardiogram", "resultClassification", word(sample.Code, "ATRIAL_FIBRILLATION"),
+		{"fitbit", "electrocardiogram", "resultClassification", text(sample.Code, "ATRIAL_FIBRILLATION"),
 			`"valueCodeableConcept":{"coding":[{"system":"https://pulsegate.dev/fhir/CodeSystem/google-health","code":"ATRIAL_FIBRILLATION"`},
 	} {
 		s := &sample.Sample{Metric: c.metric, Start: time.Date(2026, 10, 4, 7, 0, 0, 0, time.UTC), Value: wave,

@@ -1,246 +1,233 @@
 package mapping
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"pulsegate/fhir"
+	"pulsegate/mapping/decimal"
+	"pulsegate/mapping/sample"
+	"pulsegate/mapping/table"
 )
 
-// ucum is the system of units.
-const ucum = `"system":"http://unitsofmeasure.org"`
+// ucumSystem is the system member of a Quantity with a UCUM code.
+const ucumSystem = `"system":"http://unitsofmeasure.org"`
 
-// rule is how one row (or component, or variant) is written: everything that
-// does not depend on the sample is JSON already.
+// rule is a compiled row, variant or component of the metric table. The parts
+// of an Observation that do not depend on the sample are already JSON.
 type rule struct {
-	row        *Row
-	head       []byte // meta ... up to and with "status":" is per sample; this is meta's inside
-	category   []byte // ,"category":[...]
-	categories []string
-	code       []byte // {"coding":[...],"text":...}
-	series     []byte // code of the SampledData component
-	quantity   []byte // ,"unit":...,"system":...,"code":...
-	ucum       string
-	units      map[string]conversion
-	scale      map[string]conversion
-	low, high  float64
-	ranged     bool
-	zeroAbsent bool              // zero stands for "not measured"
-	concept    bool              // a text is written as a CodeableConcept
-	required   []string          // components that are written without a value, too
-	values     map[string][]byte // vendor enum -> CodeableConcept
-	system     string            // vendor's code system
-	parts      map[string]*rule  // components
-	variants   []variantRule
-	dense      bool // its samples are given out as series
+	row         *table.Row
+	meta        []byte // members of meta
+	category    []byte // ,"category":[...]
+	categories  []string
+	code        []byte // {"coding":[...],"text":...}
+	sampledCode []byte // code of the component with SampledData
+	quantity    []byte // ,"unit":...,"system":...,"code":...
+	ucum        string
+	units       table.Conversions // nil for a component that has no row
+	scale       map[string]decimal.Conversion
+	low, high   float64
+	ranged      bool              // low and high are set
+	zeroAbsent  bool              // 0 means that nothing was measured
+	concept     bool              // free text is written as a CodeableConcept
+	required    []string          // components that are written even without a value
+	values      map[string][]byte // vendor code -> CodeableConcept
+	system      string            // CodeSystem of the vendor
+	components  map[string]*rule
+	variants    []variant
+	dense       bool // the rate of the row is at least Options.SeriesFrom
 }
 
-type variantRule struct {
-	when When
+// variant is a rule that replaces the rule of its row for some samples.
+type variant struct {
+	when table.When
 	rule *rule
 }
 
-func (m *Mapper) compile(t *Table) error {
+func (m *Mapper) compile() error {
 	m.rules, m.segments = map[string]map[string]*rule{}, map[string][]Segments{}
-	for i := range t.Vendors {
-		v := &t.Vendors[i]
-		rows := map[string]*rule{}
+	for i := range m.table.Vendors {
+		v := &m.table.Vendors[i]
+		rules := map[string]*rule{}
 		for j := range v.Rows {
-			r := &v.Rows[j]
-			c, err := m.compileRow(t, v, r)
+			row := &v.Rows[j]
+			r, err := m.compileRow(v, row)
 			if err != nil {
-				return fmt.Errorf("%s: row %s: %w", v.Vendor, r.Metric, err)
+				return fmt.Errorf("%s: row %s: %w", v.Vendor, row.Metric, err)
 			}
-			for _, name := range append([]string{r.Metric}, r.Also...) {
-				rows[name] = c
+			for _, name := range append([]string{row.Metric}, row.Also...) {
+				rules[name] = r
 			}
-			if r.SegmentsOf != "" {
+			if row.SegmentsOf != "" {
 				m.segments[v.Vendor] = append(m.segments[v.Vendor],
-					Segments{System: c.system, Metric: r.Metric, Of: r.SegmentsOf})
+					Segments{System: r.system, Metric: row.Metric, Of: row.SegmentsOf})
 			}
 		}
-		m.rules[v.Vendor] = rows
+		m.rules[v.Vendor] = rules
 	}
 	return nil
 }
 
-func (m *Mapper) compileRow(t *Table, v *Vendor, r *Row) (*rule, error) {
-	base, err := m.compilePart(t, v, &Component{Name: r.Metric, Display: r.Name, Codes: r.Codes, Doubtful: r.Doubtful,
-		Unit: r.Unit, Scale: r.Scale, Range: r.Range, Zero: r.Zero, Values: r.Values})
+func (m *Mapper) compileRow(v *table.Vendor, row *table.Row) (*rule, error) {
+	base, err := m.compileComponent(v, &table.Component{Name: row.Metric, Display: row.Name, Codes: row.Codes,
+		Doubtful: row.Doubtful, Unit: row.Unit, Scale: row.Scale, Range: row.Range, Zero: row.Zero, Values: row.Values})
 	if err != nil {
 		return nil, err
 	}
-	base.row = r
+	base.row = row
 	from := m.opts.SeriesFrom
 	if from == 0 {
-		from = seriesFrom
+		from = defaultSeriesFrom
 	}
-	base.dense = r.Rate > 0 && from > 0 && r.Rate >= from
-	if r.Profile != "" {
-		base.head = []byte(`"profile":["http://hl7.org/fhir/StructureDefinition/` + r.Profile + `"]`)
+	base.dense = row.Rate > 0 && from > 0 && row.Rate >= from
+	if row.Profile != "" {
+		base.meta = []byte(`"profile":["http://hl7.org/fhir/StructureDefinition/` + row.Profile + `"]`)
 	}
-	base.category = append(base.category,
-		`,"category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":`...)
-	base.category = appendString(base.category, r.Category)
-	base.categories = []string{r.Category}
-	if r.Refined != "" {
-		base.category = append(base.category,
-			`}]},{"coding":[{"system":"`+fhir.Canonical+`/CodeSystem/observation-category","code":`...)
-		base.category = appendString(base.category, r.Refined)
-		base.categories = append(base.categories, r.Refined)
+	base.compileCategory(row)
+	if row.Shape == table.ShapeSampled {
+		base.sampledCode = m.concept(v, row.Metric, row.Name, row.Series, nil)
 	}
-	base.category = append(base.category, `}]}]`...)
-	if r.Shape == ShapeSampled {
-		base.series = m.concept(t, v, r.Metric, r.Name, r.Series, nil)
-	}
-	base.parts = map[string]*rule{}
-	for i := range r.Components {
-		p, err := m.compilePart(t, v, &r.Components[i])
+	base.components = map[string]*rule{}
+	for i := range row.Components {
+		c := &row.Components[i]
+		r, err := m.compileComponent(v, c)
 		if err != nil {
-			return nil, fmt.Errorf("component %s: %w", r.Components[i].Name, err)
+			return nil, fmt.Errorf("component %s: %w", c.Name, err)
 		}
-		base.parts[r.Components[i].Name] = p
-		if r.Components[i].Required {
-			base.required = append(base.required, r.Components[i].Name)
+		base.components[c.Name] = r
+		if c.Required {
+			base.required = append(base.required, c.Name)
 		}
 	}
-	for i := range r.Variants {
-		x := &r.Variants[i]
-		c := &Component{Name: r.Metric, Display: r.Name, Codes: x.Codes, Doubtful: x.Doubtful, Unit: x.Unit,
-			Scale: r.Scale, Range: x.Range, Zero: r.Zero, Values: r.Values}
-		if c.Unit == "" {
-			c.Unit = r.Unit
-		}
-		if c.Range == nil {
-			c.Range = r.Range
-		}
-		p, err := m.compilePart(t, v, c)
+	for i := range row.Variants {
+		r, err := m.compileVariant(v, base, &row.Variants[i])
 		if err != nil {
 			return nil, fmt.Errorf("variant %d: %w", i+1, err)
 		}
-		p.dense, p.row, p.head, p.category, p.categories, p.series, p.parts, p.required = base.dense, r, base.head,
-			base.category, base.categories, base.series, base.parts, base.required
-		base.variants = append(base.variants, variantRule{x.When, p})
+		base.variants = append(base.variants, variant{row.Variants[i].When, r})
 	}
 	return base, nil
 }
 
-func (m *Mapper) compilePart(t *Table, v *Vendor, c *Component) (*rule, error) {
-	p := &rule{system: systemURL(v), zeroAbsent: c.Zero == zeroAbsent, concept: c.Shape == ShapeCodeable,
-		code: m.concept(t, v, c.Name, c.Display, c.Codes, c.Doubtful)}
-	if c.Unit != "" {
-		u := t.units[c.Unit]
-		p.units, p.ucum = u.accepts, c.Unit
-		p.quantity = append(p.quantity, `,"unit":`...)
-		p.quantity = appendString(p.quantity, u.text)
-		p.quantity = append(p.quantity, `,`+ucum+`,"code":`...)
-		p.quantity = appendString(p.quantity, c.Unit)
+func (r *rule) compileCategory(row *table.Row) {
+	r.category = append(r.category,
+		`,"category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":`...)
+	r.category = appendString(r.category, row.Category)
+	r.categories = []string{row.Category}
+	if row.Refined != "" {
+		r.category = append(r.category,
+			`}]},{"coding":[{"system":"`+fhir.Canonical+`/CodeSystem/observation-category","code":`...)
+		r.category = appendString(r.category, row.Refined)
+		r.categories = append(r.categories, row.Refined)
 	}
-	if len(c.Range) == 2 {
-		p.low, p.high, p.ranged = c.Range[0], c.Range[1], true
-	}
-	for ch, f := range c.Scale {
-		x, ok := newConversion(f, "")
-		if !ok {
-			return nil, fmt.Errorf("scale of %s is no number", ch)
-		}
-		if p.scale == nil {
-			p.scale = map[string]conversion{}
-		}
-		p.scale[ch] = x
-	}
-	p.values = map[string][]byte{}
-	for code, display := range c.Values {
-		p.values[code] = appendConcept(nil, p.system, code, display)
-	}
-	return p, nil
+	r.category = append(r.category, `}]}]`...)
 }
 
-func systemURL(v *Vendor) string { return fhir.Canonical + "/CodeSystem/" + v.System }
+func (m *Mapper) compileVariant(v *table.Vendor, base *rule, replaced *table.Variant) (*rule, error) {
+	row := base.row
+	c := &table.Component{Name: row.Metric, Display: row.Name, Codes: replaced.Codes, Doubtful: replaced.Doubtful,
+		Unit: replaced.Unit, Scale: row.Scale, Range: replaced.Range, Zero: row.Zero, Values: row.Values}
+	if c.Unit == "" {
+		c.Unit = row.Unit
+	}
+	if c.Range == nil {
+		c.Range = row.Range
+	}
+	r, err := m.compileComponent(v, c)
+	if err != nil {
+		return nil, err
+	}
+	r.row, r.dense = row, base.dense
+	r.meta, r.category, r.categories = base.meta, base.category, base.categories
+	r.sampledCode, r.components, r.required = base.sampledCode, base.components, base.required
+	return r, nil
+}
 
-// concept writes the CodeableConcept of a row: standard codes in order, then
-// the vendor's.
-func (m *Mapper) concept(t *Table, v *Vendor, local, display string, codes, doubtful []string) []byte {
+func (m *Mapper) compileComponent(v *table.Vendor, c *table.Component) (*rule, error) {
+	r := &rule{system: v.SystemURL(), zeroAbsent: c.Zero == table.ZeroAbsent,
+		concept: c.Shape == table.ShapeCodeable, code: m.concept(v, c.Name, c.Display, c.Codes, c.Doubtful)}
+	if c.Unit != "" {
+		unit := m.table.Units[c.Unit]
+		r.units, r.ucum = unit.Accepts, c.Unit
+		r.quantity = append(r.quantity, `,"unit":`...)
+		r.quantity = appendString(r.quantity, unit.Text)
+		r.quantity = append(r.quantity, `,`+ucumSystem+`,"code":`...)
+		r.quantity = appendString(r.quantity, c.Unit)
+	}
+	if len(c.Range) == 2 {
+		r.low, r.high, r.ranged = c.Range[0], c.Range[1], true
+	}
+	for channel, factor := range c.Scale {
+		conv, ok := decimal.NewConversion(factor, "")
+		if !ok {
+			return nil, fmt.Errorf("the scale of %s is not a number", channel)
+		}
+		if r.scale == nil {
+			r.scale = map[string]decimal.Conversion{}
+		}
+		r.scale[channel] = conv
+	}
+	r.values = map[string][]byte{}
+	for code, display := range c.Values {
+		r.values[code] = appendConcept(nil, r.system, code, display)
+	}
+	return r, nil
+}
+
+// concept returns the CodeableConcept of a row or component: the standard codes
+// in order, followed by the vendor's code.
+func (m *Mapper) concept(v *table.Vendor, local, display string, codes, doubtful []string) []byte {
 	if m.opts.Doubtful {
 		codes = append(codes[:len(codes):len(codes)], doubtful...)
 	}
 	b := []byte(`{"coding":[`)
-	for _, c := range codes {
-		k := t.codes[c]
-		b = appendCoding(b, k.System, k.Code, k.Display)
+	for _, name := range codes {
+		c := m.table.Codes[name]
+		b = appendCoding(b, c.System, c.Code, c.Display)
 		b = append(b, ',')
 	}
-	b = appendCoding(b, systemURL(v), local, display)
+	b = appendCoding(b, v.SystemURL(), local, display)
 	b = append(b, `],"text":`...)
 	b = appendString(b, display)
 	return append(b, '}')
 }
 
-func appendCoding(b []byte, system, code, display string) []byte {
-	b = append(b, `{"system":`...)
-	b = appendString(b, system)
-	b = append(b, `,"code":`...)
-	b = appendString(b, code)
-	if display != "" {
-		b = append(b, `,"display":`...)
-		b = appendString(b, display)
-	}
-	return append(b, '}')
-}
-
-func appendConcept(b []byte, system, code, display string) []byte {
-	if !isCode(code) {
-		b = append(b, `{"text":`...)
-		b = appendString(b, code)
-		return append(b, '}')
-	}
-	b = append(b, `{"coding":[`...)
-	b = appendCoding(b, system, code, display)
-	b = append(b, `],"text":`...)
-	if display == "" {
-		display = code
-	}
-	b = appendString(b, display)
-	return append(b, '}')
-}
-
-// isCode: FHIR code, no leading, trailing or double white space.
-func isCode(s string) bool {
-	space := true
-	for i := 0; i < len(s); i++ {
-		sp := s[i] == ' '
-		if s[i] < ' ' || sp && space {
-			return false
-		}
-		space = sp
-	}
-	return !space && len(s) <= 128
-}
-
-// appendString writes a JSON string. FHIR strings hold no control characters
-// but tab, CR and LF; others become a space.
-func appendString(b []byte, s string) []byte {
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x7f || c == '<' || c == '>' || c == '&' {
-			return appendSlow(b, s)
+// choose returns the rule for s: the first variant that matches, or else r.
+func (r *rule) choose(s *sample.Sample) *rule {
+	for i := range r.variants {
+		if v := &r.variants[i]; v.when.Matches(s.Value.Unit, s.Channel, !s.Day.IsZero()) {
+			return v.rule
 		}
 	}
-	b = append(b, '"')
-	b = append(b, s...)
-	return append(b, '"')
+	return r
 }
 
-func appendSlow(b []byte, s string) []byte {
-	clean := make([]rune, 0, len(s))
-	for _, r := range s {
-		if r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == 0x7f {
-			r = ' '
-		}
-		clean = append(clean, r)
+// component returns the rule of a component. A component that has no row keeps
+// its value as the vendor wrote it.
+func (r *rule) component(name string) *rule {
+	if c := r.components[name]; c != nil {
+		return c
 	}
-	q, err := json.Marshal(string(clean))
-	if err != nil { // a string always marshals
-		return append(b, `""`...)
+	return &rule{system: r.system}
+}
+
+// conversion returns the conversion from a unit as sent to the unit of r,
+// including the scale of the channel.
+func (r *rule) conversion(unit, channel string) (decimal.Conversion, bool) {
+	c, ok := r.units.From(unit)
+	if !ok {
+		return c, false
 	}
-	return append(b, q...)
+	if scale, scaled := r.scale[channel]; scaled {
+		c = c.After(scale)
+	}
+	return c, true
+}
+
+// plausible reports whether d lies within the range of r.
+func (r *rule) plausible(d decimal.Decimal) bool {
+	if !r.ranged {
+		return true
+	}
+	f := d.Float64()
+	return f >= r.low && f <= r.high
 }

@@ -18,6 +18,7 @@ import (
 	"pulsegate/fhir/store"
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/sample"
+	"pulsegate/mapping/stream"
 )
 
 func sorted(m map[string]int) []string { return slices.Sorted(maps.Keys(m)) }
@@ -349,11 +350,11 @@ func (p *pair) before(x measured) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	streams := p.mapper.Streams(x.vendor, x.patient, zone)
+	streams := stream.New(p.mapper, x.vendor, x.patient, zone)
 	for range 3 {
 		s := x.samples[p.n(len(x.samples))]
 		var row series.Sample
-		if st := streams.Place(&s, &row); st != nil {
+		if st, _ := streams.Place(&s, &row); st != nil {
 			k := st.Template.Key(&row)
 			p.ask(&request{client: "admin", method: "PUT", url: "/Observation/" + k.ID(), body: p.edited(k.ID())})
 		}

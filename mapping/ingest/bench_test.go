@@ -12,8 +12,8 @@ import (
 	"pulsegate/adapters"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
-	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
+	"pulsegate/mapping/stream"
 )
 
 // BenchmarkExport ingests an export.xml of 50,000 records into a store in
@@ -52,11 +52,12 @@ func BenchmarkSamples(b *testing.B) {
 			b.Fatalf("%+v %v", s.Counts, err)
 		}
 	}
-	columns := func(w *world, each func(*mapping.Stream, *series.Sample)) {
-		x := w.p.Mapper.Streams("apple", "p1", nil)
+	columns := func(w *world, each func(*stream.Stream, *series.Sample)) {
+		streams := stream.New(w.p.Mapper, "apple", "p1", nil)
 		var row series.Sample
 		heartbeat(1, n)(func(s *sample.Sample) bool {
-			each(x.Place(s, &row), &row)
+			st, _ := streams.Place(s, &row)
+			each(st, &row)
 			return true
 		})
 	}
@@ -74,7 +75,7 @@ func BenchmarkSamples(b *testing.B) {
 		}},
 		{"floor: mapping", nil, func(_ *testing.B, w *world) {
 			var cols series.Columns
-			columns(w, func(_ *mapping.Stream, s *series.Sample) {
+			columns(w, func(_ *stream.Stream, s *series.Sample) {
 				if cols.Len() == 65536 {
 					cols.Reset()
 				}
@@ -83,7 +84,7 @@ func BenchmarkSamples(b *testing.B) {
 		}},
 		{"floor: store", func(_ *testing.B, w *world) {
 			ready = ready[:0]
-			columns(w, func(st *mapping.Stream, s *series.Sample) {
+			columns(w, func(st *stream.Stream, s *series.Sample) {
 				i := len(ready) - 1
 				if i < 0 || ready[i].Template != st.Template || ready[i].Columns.Len() == 65536 {
 					ready = append(ready, store.SeriesWrite{Template: st.Template, Columns: &series.Columns{}})

@@ -29,6 +29,7 @@ import (
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping"
+	"pulsegate/mapping/table"
 )
 
 // testKey is the secret for ids of the tests.
@@ -78,7 +79,7 @@ type world struct {
 // testMapper is one for all worlds: to read the table takes longer than most
 // of them live.
 var testMapper = sync.OnceValues(func() (*mapping.Mapper, error) {
-	return mapping.New(mapping.Builtin(), mapping.Options{Key: testKey})
+	return mapping.New(table.Builtin(), mapping.Options{Key: testKey})
 })
 
 func newWorld(t testing.TB) *world {

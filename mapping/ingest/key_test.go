@@ -10,6 +10,7 @@ import (
 
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
+	"pulsegate/mapping/table"
 )
 
 // keyed is w with the key that its store has.
@@ -19,7 +20,7 @@ func (w *world) keyed() []byte {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	m, err := mapping.New(mapping.Builtin(), mapping.Options{Key: key})
+	m, err := mapping.New(table.Builtin(), mapping.Options{Key: key})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -79,39 +80,17 @@ func TestIDsAreOfTheInstallation(t *testing.T) {
 	}
 }
 
-// TestStoreWithoutAKey: a store that had data before there was a key keeps its
-// ids, so that its next deliveries are no second copy.
-func TestStoreWithoutAKey(t *testing.T) {
-	w := newWorld(t)
-	m, err := mapping.New(mapping.Builtin(), mapping.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.p.Mapper = m
-	w.feedKinds()
-	n := len(w.all("Observation"))
-	for range 2 {
-		if key := w.keyed(); len(key) != 0 {
-			t.Errorf("a key of %d bytes", len(key))
-		}
-		w.feedKinds()
-		if again := len(w.all("Observation")); again != n {
-			t.Errorf("%d Observations became %d", n, again)
-		}
-	}
-}
-
 // TestDamagedKey: a key that is none stops the start and is not replaced.
 func TestDamagedKey(t *testing.T) {
 	w := newWorld(t)
 	if _, err := w.p.Store.Commit(t.Context(),
-		&store.Batch{State: []store.StateWrite{{Key: roomKey, Value: []byte("short")}}}); err != nil {
+		&store.Batch{State: []store.StateWrite{{Key: keyIDSecret, Value: []byte("short")}}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Key(t.Context(), w.p.Store, rand.Reader); err == nil {
 		t.Error("no error")
 	}
-	if _, err := mapping.New(mapping.Builtin(), mapping.Options{Key: []byte("short")}); err == nil {
+	if _, err := mapping.New(table.Builtin(), mapping.Options{Key: []byte("short")}); err == nil {
 		t.Error("a short key is taken")
 	}
 }

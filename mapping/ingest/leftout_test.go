@@ -9,6 +9,7 @@ import (
 
 	"pulsegate/fhir/access"
 	"pulsegate/mapping"
+	"pulsegate/mapping/table"
 )
 
 func rowing(parts ...string) string {
@@ -103,11 +104,11 @@ func TestManyOddComponents(t *testing.T) {
 func widened(t *testing.T) *mapping.Mapper {
 	t.Helper()
 	dir := fstest.MapFS{}
-	err := fs.WalkDir(mapping.Builtin(), ".", func(name string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(table.Builtin(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		b, err := fs.ReadFile(mapping.Builtin(), name)
+		b, err := fs.ReadFile(table.Builtin(), name)
 		dir[name] = &fstest.MapFile{Data: []byte(strings.Replace(string(b), "{as: [Cel, degC",
 			"{as: [Cel, warm, degC", 1))}
 		return err

@@ -14,6 +14,7 @@ import (
 	"pulsegate/fhir/series"
 	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
+	"pulsegate/mapping/stream"
 )
 
 // run is one payload on its way. The decoding goroutine owns cur, seen, kept
@@ -34,7 +35,7 @@ type run struct {
 	seen map[string]int  // id -> index in cur
 	kept map[string]int  // metric -> raw items kept
 
-	streams *mapping.Streams
+	streams *stream.Mapper
 	row     series.Sample
 	use     *use  // of the last sample
 	steps   int   // since others went first
@@ -73,7 +74,7 @@ type batch struct {
 	samples    int    // in groups
 	bytes      int    // of documents
 	groups     []*group
-	uses       map[*mapping.Stream]*use
+	uses       map[*stream.Stream]*use
 	placed     []*use // as they came
 	byTemplate map[*series.Template]*group
 	facts      map[string]*deviceFacts // by id
@@ -102,7 +103,7 @@ type deviceFacts struct {
 }
 
 func newBatch() *batch {
-	return &batch{counts: map[string]Counts{}, facts: map[string]*deviceFacts{}, uses: map[*mapping.Stream]*use{},
+	return &batch{counts: map[string]Counts{}, facts: map[string]*deviceFacts{}, uses: map[*stream.Stream]*use{},
 		byTemplate: map[*series.Template]*group{}}
 }
 
@@ -117,7 +118,7 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 	dctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.ctx, r.out, r.cur = dctx, make(chan *batch, 1), newBatch()
-	r.streams = r.p.Mapper.Streams(r.q.Vendor, r.q.Patient, r.zone)
+	r.streams = stream.New(r.p.Mapper, r.q.Vendor, r.q.Patient, r.zone)
 	r.spare.most = r.limits.Samples
 	done := make(chan error, 1)
 	go func() {
@@ -190,28 +191,19 @@ func (r *run) flush() error {
 	return nil
 }
 
-// Sample is adapters.Sink.
+// Sample implements adapters.Sink.
 func (r *run) Sample(s *sample.Sample) error {
-	legacy, err := r.legacy(s)
-	if err != nil {
-		return err
-	}
-	if !legacy {
-		if st := r.streams.Place(s, &r.row); st != nil && (r.row.Start <= r.horizon || !r.future(r.row.Start)) {
-			r.step(1)
-			return r.place(st)
-		}
+	st, resolved := r.streams.Place(s, &r.row)
+	if st != nil && (r.row.Start <= r.horizon || !r.future(r.row.Start)) {
+		r.step(1)
+		return r.place(st)
 	}
 	r.step(documentSteps)
 	b := r.cur
 	if b.arena == nil {
 		b.arena = make([]byte, 0, arenaSize)
 	}
-	toResource := r.p.Mapper.Map
-	if legacy {
-		toResource = r.p.Mapper.MapLegacy
-	}
-	res, err := toResource(b.arena, r.q.Vendor, s, r.q.Patient, r.zone)
+	res, err := r.p.Mapper.Observation(b.arena, resolved, s, r.zone)
 	if err == nil && r.future(res.Start.UnixMicro()) {
 		err = &mapping.RejectError{Reason: sample.ReasonBadTime, Rule: "the time lies in the future"}
 	}
@@ -230,8 +222,8 @@ func (r *run) Sample(s *sample.Sample) error {
 		if err := r.leave(s, &res); err != nil {
 			return err
 		}
-		if s = res.Kept; !legacy && res.Stream != "" {
-			if st := r.streams.Place(s, &r.row); st != nil {
+		if s = res.Kept; res.Stream != "" {
+			if st, _ := r.streams.Place(s, &r.row); st != nil {
 				return r.place(st)
 			}
 		}
@@ -292,23 +284,6 @@ func (r *run) future(start int64) bool {
 		r.horizon = r.p.Clock().Add(48 * time.Hour).UnixMicro()
 	}
 	return start > r.horizon
-}
-
-// legacy reports whether the store has s under the id that it had before
-// there were streams: it stays that document.
-func (r *run) legacy(s *sample.Sample) (bool, error) {
-	if !r.p.LegacyIDs {
-		return false, nil
-	}
-	id := r.p.Mapper.LegacyID(r.q.Vendor, s, r.q.Patient, r.zone)
-	if id == "" {
-		return false, nil
-	}
-	heads, err := r.p.Store.Heads(r.ctx, []fhir.Ref{{Type: "Observation", ID: id}})
-	if err != nil {
-		return false, fhir.Wrap("ingest.legacy", err)
-	}
-	return heads[0].Version > 0, nil
 }
 
 // device is what b knows of a Device.

@@ -11,6 +11,7 @@ import (
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
+	"pulsegate/mapping/stream"
 )
 
 // group is what a batch has of one series.
@@ -29,13 +30,13 @@ type group struct {
 
 // use is what a batch has of one mapping.Stream.
 type use struct {
-	stream *mapping.Stream
+	stream *stream.Stream
 	group  *group
 	latest int64 // start of the last of its samples, Unix microseconds
 }
 
 // place adds r.row, a sample of st, to the batch.
-func (r *run) place(st *mapping.Stream) error {
+func (r *run) place(st *stream.Stream) error {
 	b, u := r.cur, r.use
 	if u == nil || u.stream != st {
 		u = r.useOf(st)
@@ -52,7 +53,7 @@ func (r *run) place(st *mapping.Stream) error {
 	return r.flush()
 }
 
-func (r *run) useOf(st *mapping.Stream) *use {
+func (r *run) useOf(st *stream.Stream) *use {
 	b := r.cur
 	if u := b.uses[st]; u != nil {
 		return u
@@ -60,7 +61,7 @@ func (r *run) useOf(st *mapping.Stream) *use {
 	g := b.byTemplate[st.Template]
 	if g == nil {
 		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague,
-			segments: st.SegmentsOf, source: st.Known.Source.Name, coarse: st.Coarse, columns: &series.Columns{}}
+			segments: st.SegmentsOf, source: st.Described.Source.Name, coarse: st.Coarse, columns: &series.Columns{}}
 		b.byTemplate[st.Template] = g
 		b.groups = append(b.groups, g)
 	}
@@ -139,7 +140,7 @@ func (r *run) recycle(b *batch) {
 func (b *batch) seal() {
 	for _, u := range b.placed {
 		if u.stream.Device.ID != "" {
-			b.device(u.stream.Device).Learn(u.stream.Known, time.UnixMicro(u.latest))
+			b.device(u.stream.Device).Learn(u.stream.Described, time.UnixMicro(u.latest))
 		}
 	}
 	for _, g := range b.groups {

@@ -20,6 +20,7 @@ import (
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
+	"pulsegate/mapping/table"
 )
 
 var noon = time.Date(2026, 10, 1, 12, 0, 0, 0, time.FixedZone("", 7200))
@@ -123,7 +124,7 @@ func TestTiersAlike(t *testing.T) {
 				case "documents":
 					w.p.Store = store.Documents{Store: w.p.Store}
 				case "never":
-					m, err := mapping.New(mapping.Builtin(), mapping.Options{SeriesFrom: -1, Key: testKey})
+					m, err := mapping.New(table.Builtin(), mapping.Options{SeriesFrom: -1, Key: testKey})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -171,7 +172,7 @@ func difference(a, b string) string {
 // TestOrderDoesNotMatter: samples that are all different give the same store in
 // whatever order and payloads they come, late or not.
 func TestOrderDoesNotMatter(t *testing.T) {
-	m, err := mapping.New(mapping.Builtin(), mapping.Options{Key: testKey})
+	m, err := mapping.New(table.Builtin(), mapping.Options{Key: testKey})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -382,42 +383,6 @@ func streamOf(t *testing.T, w *world) (stream string) {
 		stream = mapping.StreamID(k.Identity)
 	}
 	return stream
-}
-
-// TestLegacyIDs: what an earlier release stored under ids of its own stays what
-// it is; only what is new has a sample's id.
-func TestLegacyIDs(t *testing.T) {
-	w := newWorld(t)
-	old := []sample.Sample{heartRate(noon, "62"), heartRate(noon.Add(time.Second), "63")}
-	old[1].KeyValue = false
-	var b store.Batch
-	for i := range old {
-		r, err := w.p.Mapper.MapLegacy(nil, "apple", &old[i], "p1", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.Writes = append(b.Writes, store.Write{Vendor: "apple", Hash: r.Hash,
-			Resource: fhir.Resource{Type: "Observation", ID: r.ID, JSON: r.JSON}})
-	}
-	if _, err := w.p.Store.Commit(t.Context(), &b); err != nil {
-		t.Fatal(err)
-	}
-	w.p.LegacyIDs = true
-	late := heartRate(noon.Add(time.Minute), "64")
-	if sum, err := w.take("a", old[0], old[1], late); err != nil || sum.Unchanged != 2 || sum.Created != 1 {
-		t.Errorf("%+v %v", sum.Counts, err)
-	}
-	old[1].Value.Num = "70"
-	if sum, err := w.take("b", old[0], old[1], late); err != nil || sum.Unchanged != 2 || sum.Updated != 1 {
-		t.Errorf("%+v %v", sum.Counts, err)
-	}
-	lengths := map[int]int{}
-	for id := range w.all("Observation") {
-		lengths[len(id)]++
-	}
-	if lengths[26] != 2 || lengths[32] != 1 {
-		t.Errorf("%v", lengths)
-	}
 }
 
 // TestFutureSamples: a sample too far ahead is held, in a stream too.

@@ -29,6 +29,7 @@ import (
 	"pulsegate/fhir/subscription"
 	"pulsegate/mapping"
 	"pulsegate/mapping/ingest"
+	"pulsegate/mapping/table"
 	"pulsegate/smart/brands"
 	"pulsegate/smart/client"
 	"pulsegate/smart/pages"
@@ -130,12 +131,12 @@ func (m *Main) openIngest(ctx context.Context) error {
 	if len(key) == 0 {
 		m.Log.WarnContext(ctx, "the store is older than the secret for ids: whoever knows a fact can derive the id it has; import the data into a new store to end this")
 	}
-	mapper, err := mapping.New(mapping.Builtin(), mapping.Options{SeriesFrom: m.Config.SeriesFrom, Key: key})
+	mapper, err := mapping.New(table.Builtin(), mapping.Options{SeriesFrom: m.Config.SeriesFrom, Key: key})
 	if err != nil {
 		return err
 	}
 	for _, a := range m.adapters {
-		if !mapper.Knows(a.Vendor()) {
+		if !mapper.HasTable(a.Vendor()) {
 			return fhir.Errorf(fhir.Internal, "server.openIngest", "the metric table has no file %s.yaml", a.Vendor())
 		}
 	}
@@ -146,7 +147,7 @@ func (m *Main) openIngest(ctx context.Context) error {
 func (m *Main) ingestPipeline(mapper *mapping.Mapper, all []adapters.Adapter) *ingest.Pipeline {
 	return &ingest.Pipeline{Store: m.store, Audit: m.recorder, Consents: m.consents, Mapper: mapper, Adapters: all,
 		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data,
-		Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log, LegacyIDs: m.store.Legacy()}
+		Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log}
 }
 
 // handler is everything that listens on the address.

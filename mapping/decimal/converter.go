@@ -1,15 +1,14 @@
-package mapping
+package decimal
 
 import (
 	"math"
 	"math/big"
 	"math/bits"
-	"strings"
 
 	"pulsegate/fhir/series"
 )
 
-// maxMant bounds the mantissa of a series.Decimal: 18 digits.
+// Limits of a series.Decimal: 18 digits, before or after the decimal point.
 const (
 	maxMant  = 1e18 - 1
 	maxScale = 18
@@ -18,14 +17,14 @@ const (
 var tens = [...]uint64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
 	1e17, 1e18}
 
-// short is d as a series holds it; ok is false when it would be written in
-// another way, or does not fit.
-func (d decimal) short() (v series.Decimal, ok bool) {
+// Short returns d as a series.Decimal. It reports false if d does not fit or
+// if a series would write it differently.
+func (d Decimal) Short() (v series.Decimal, ok bool) {
 	n, zeros := len(d.digits), max(-d.scale, 0)
 	if d.digits == "0" {
 		zeros = 0
 	}
-	if n+zeros > 18 || d.scale > maxScale || d.neg && strings.Trim(d.digits, "0") == "" {
+	if n+zeros > 18 || d.scale > maxScale || d.neg && d.IsZero() {
 		return v, false
 	}
 	for i := range n {
@@ -39,8 +38,8 @@ func (d decimal) short() (v series.Decimal, ok bool) {
 	return v, true
 }
 
-// trimmed is d without zeros at the end of its fraction.
-func (d decimal) trimmed() decimal {
+// Trimmed returns d without trailing zeros in its fraction.
+func (d Decimal) Trimmed() Decimal {
 	for d.scale > 0 && len(d.digits) > 1 && d.digits[len(d.digits)-1] == '0' {
 		d.digits, d.scale = d.digits[:len(d.digits)-1], d.scale-1
 	}
@@ -50,8 +49,8 @@ func (d decimal) trimmed() decimal {
 	return d
 }
 
-// parseShort reads the numbers that vendors mostly write: JSON numbers
-// without exponent of up to 18 digits.
+// parseShort parses the numbers that vendors mostly write: JSON numbers of up
+// to 18 digits without an exponent.
 func parseShort(s string) (v series.Decimal, ok bool) {
 	i, neg := 0, false
 	if len(s) > 0 && s[0] == '-' {
@@ -91,25 +90,28 @@ func parseShort(s string) (v series.Decimal, ok bool) {
 	return v, true
 }
 
-// quick is a conversion in machine integers:
-// (x*times + plus) / over, over = odd * 2^i * 5^j.
-type quick struct {
-	exact bool // a shift of the decimal point, which keeps the written precision
-	shift int
+// Converter parses and converts numbers in 64-bit integers. It computes
+// (x*times + plus) / divisor, where divisor = odd * 2^i * 5^j.
+type Converter struct {
+	// shiftOnly is set if the conversion moves the decimal point by shift,
+	// which keeps the written precision.
+	shiftOnly bool
+	shift     int
 
-	times, plus int64
-	over, odd   uint64
-	adjust      int64 // 10^places / (2^i * 5^j)
-	places      uint8
-	none        bool // not in machine integers
-	full        conversion
+	times, plus  int64
+	divisor, odd uint64
+	adjust       int64 // 10^places / (2^i * 5^j)
+	places       uint8
+	tooLarge     bool // times, plus or divisor exceeds 64 bits
+	exact        Conversion
 }
 
-func newQuick(c conversion) quick {
-	q := quick{full: c}
+// NewConverter returns a Converter with the results of c.
+func NewConverter(c Conversion) Converter {
+	conv := Converter{exact: c}
 	if c.times == nil && c.plus == nil {
-		q.exact, q.shift = true, c.shift
-		return q
+		conv.shiftOnly, conv.shift = true, c.shift
+		return conv
 	}
 	plus := c.plus
 	if plus == nil {
@@ -117,58 +119,58 @@ func newQuick(c conversion) quick {
 	}
 	times := c.factor()
 	g := new(big.Int).GCD(nil, nil, times.Denom(), plus.Denom())
-	over := new(big.Int).Mul(times.Denom(), plus.Denom())
-	over.Quo(over, g)
+	divisor := new(big.Int).Mul(times.Denom(), plus.Denom())
+	divisor.Quo(divisor, g)
 	scaled := func(r *big.Rat) *big.Int {
-		n := new(big.Int).Mul(r.Num(), over)
+		n := new(big.Int).Mul(r.Num(), divisor)
 		return n.Quo(n, r.Denom())
 	}
 	t, p := scaled(times), scaled(plus)
-	if !over.IsInt64() || !t.IsInt64() || !p.IsInt64() {
-		q.none = true
-		return q
+	if !divisor.IsInt64() || !t.IsInt64() || !p.IsInt64() {
+		conv.tooLarge = true
+		return conv
 	}
-	q.times, q.plus, q.over = t.Int64(), p.Int64(), over.Uint64()
-	q.odd = q.over
+	conv.times, conv.plus, conv.divisor = t.Int64(), p.Int64(), divisor.Uint64()
+	conv.odd = conv.divisor
 	twos, fives := 0, 0
-	for ; q.odd%2 == 0; q.odd /= 2 {
+	for ; conv.odd%2 == 0; conv.odd /= 2 {
 		twos++
 	}
-	for ; q.odd%5 == 0; q.odd /= 5 {
+	for ; conv.odd%5 == 0; conv.odd /= 5 {
 		fives++
 	}
 	if max(twos, fives) > 15 {
-		q.none = true
-		return q
+		conv.tooLarge = true
+		return conv
 	}
-	q.places = uint8(max(twos, fives))
-	q.adjust = int64(tens[q.places] / (q.over / q.odd))
-	return q
+	conv.places = uint8(max(twos, fives))
+	conv.adjust = int64(tens[conv.places] / (conv.divisor / conv.odd))
+	return conv
 }
 
-// apply converts as conversion.apply does; ok is false when the result, or
-// what leads to it, does not fit.
-func (q *quick) apply(v series.Decimal) (out series.Decimal, ok bool) {
-	if q.exact {
-		return shifted(v, q.shift)
+// apply computes Conversion.Apply. It reports false if the result or an
+// intermediate value does not fit in 64 bits.
+func (c *Converter) apply(v series.Decimal) (out series.Decimal, ok bool) {
+	if c.shiftOnly {
+		return shifted(v, c.shift)
 	}
-	if q.none {
+	if c.tooLarge {
 		return v, false
 	}
-	num, ok := mul(v.Mant, q.times)
+	num, ok := mul(v.Mant, c.times)
 	if !ok {
 		return v, false
 	}
-	if q.plus != 0 {
-		p, ok := mul(q.plus, int64(tens[v.Scale]))
+	if c.plus != 0 {
+		p, ok := mul(c.plus, int64(tens[v.Scale]))
 		if !ok || num > 0 && p > math.MaxInt64-num || num < 0 && p < math.MinInt64+1-num {
 			return v, false
 		}
 		num += p
 	}
-	scale := v.Scale + q.places
-	if num%int64(q.odd) == 0 {
-		m, ok := mul(num/int64(q.odd), q.adjust)
+	scale := v.Scale + c.places
+	if num%int64(c.odd) == 0 {
+		m, ok := mul(num/int64(c.odd), c.adjust)
 		if !ok {
 			return v, false
 		}
@@ -178,17 +180,17 @@ func (q *quick) apply(v series.Decimal) (out series.Decimal, ok bool) {
 		out = series.Decimal{Mant: m, Scale: scale}
 		return out, scale <= maxScale && m >= -maxMant && m <= maxMant
 	}
-	return q.rounded(num, v.Scale)
+	return c.rounded(num, v.Scale)
 }
 
-// rounded is num/(over*10^scale) to nine places, halves away from zero, as
-// big.Rat.FloatString rounds.
-func (q *quick) rounded(num int64, scale uint8) (out series.Decimal, ok bool) {
+// rounded returns num/(divisor*10^scale) to nine places, with halves rounded
+// away from zero as in big.Rat.FloatString.
+func (c *Converter) rounded(num int64, scale uint8) (out series.Decimal, ok bool) {
 	neg := num < 0
 	if neg {
 		num = -num
 	}
-	hi, den := bits.Mul64(q.over, tens[scale])
+	hi, den := bits.Mul64(c.divisor, tens[scale])
 	nhi, nlo := bits.Mul64(uint64(num), tens[fraction])
 	if hi != 0 || nhi >= den {
 		return out, false
@@ -197,7 +199,7 @@ func (q *quick) rounded(num int64, scale uint8) (out series.Decimal, ok bool) {
 	if rest >= den-rest {
 		m++
 	}
-	if m > maxMant || m == 0 && neg { // -0 is written as such
+	if m > maxMant || m == 0 && neg { // a series cannot hold -0
 		return out, false
 	}
 	out = series.Decimal{Mant: int64(m), Scale: fraction}
@@ -251,17 +253,18 @@ func magnitude(a int64) uint64 {
 	return uint64(a)
 }
 
-// number reads a vendor's number and converts it. What parseShort does not
-// read, or apply not convert, goes the long way, with the same result.
-func (q *quick) number(text string) (series.Decimal, bool) {
+// Number parses and converts a vendor's number. It uses Parse and
+// Conversion.Apply for the numbers that parseShort or apply cannot process; the
+// result is the same.
+func (c *Converter) Number(text string) (series.Decimal, bool) {
 	if v, ok := parseShort(text); ok {
-		if v, ok = q.apply(v); ok {
+		if v, ok = c.apply(v); ok {
 			return v, true
 		}
 	}
-	d, ok := parseDecimal(text)
+	d, ok := Parse(text)
 	if !ok {
 		return series.Decimal{}, false
 	}
-	return q.full.apply(d).short()
+	return c.exact.Apply(d).Short()
 }
