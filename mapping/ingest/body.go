@@ -46,17 +46,17 @@ func (l Limits) orDefault() Limits {
 
 // runMemory bounds the memory in bytes of one payload under way: what an adapter
 // reads ahead, a batch, and a zstd window.
-const runMemory = 48 << 20
+const deliveryMemory = 48 << 20
 
 // freeBytes may be decompressed before the ratio counts.
-const freeBytes = 16 << 20
+const ratioFreeBytes = 16 << 20
 
 // Body undoes a Content-Encoding ("", identity, gzip, zstd) under limits on
 // size and ratio. Reading beyond a limit gives a TooLarge error.
 func Body(r io.Reader, contentEncoding string, limits Limits) (io.ReadCloser, error) {
 	l := limits.orDefault()
-	in := &counter{r: r}
-	c := &capped{in: in, max: l.MaxBytes}
+	in := &countingReader{r: r}
+	c := &limitedReader{in: in, max: l.MaxBytes}
 	switch strings.ToLower(strings.TrimSpace(contentEncoding)) {
 	case "", "identity":
 		c.r = in
@@ -81,33 +81,33 @@ func Body(r io.Reader, contentEncoding string, limits Limits) (io.ReadCloser, er
 	return c, nil
 }
 
-type counter struct {
+type countingReader struct {
 	r io.Reader
 	n int64
 }
 
-func (c *counter) Read(p []byte) (int, error) {
+func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
 	return n, err
 }
 
-type capped struct {
+type limitedReader struct {
 	r     io.Reader
-	in    *counter
+	in    *countingReader
 	n     int64
 	max   int64
 	ratio int64 // 0: none
 	close func() error
 }
 
-func (c *capped) Read(p []byte) (int, error) {
+func (c *limitedReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
 	if c.n > c.max {
 		return 0, fhir.Errorf(fhir.TooLarge, "ingest.Body", "the payload is over the limit of %d bytes", c.max)
 	}
-	if c.ratio > 0 && c.n > freeBytes && c.n > c.ratio*max(c.in.n, 1) {
+	if c.ratio > 0 && c.n > ratioFreeBytes && c.n > c.ratio*max(c.in.n, 1) {
 		return 0, fhir.Errorf(fhir.TooLarge, "ingest.Body", "the payload is compressed more than %d to 1", c.ratio)
 	}
 	if err != nil && err != io.EOF && fhir.KindOf(err) == fhir.Internal && c.ratio > 0 {
@@ -117,7 +117,7 @@ func (c *capped) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (c *capped) Close() error {
+func (c *limitedReader) Close() error {
 	if c.close == nil {
 		return nil
 	}

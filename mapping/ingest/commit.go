@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	roomDevice   = "ingest/device/"
-	roomRevision = "ingest/revision/"
+	prefixDevice   = "ingest/device/"
+	prefixRevision = "ingest/revision/"
 )
 
 // maxTries bounds how often a batch is tried again because others wrote into
@@ -27,115 +27,115 @@ const (
 const maxTries = 16
 
 // attempt is one try to commit a batch.
-type attempt struct {
-	sb      store.Batch
+type commitAttempt struct {
+	batch   store.Batch
 	counts  map[string]Counts
 	metrics []string // of the Observations that sb.Writes begins with
 	samples int      // in sb.Series
 	// The Provenance's targets: streams that have new samples, and what is
 	// listed one by one.
 	streams []string
-	listed  []fhir.Ref
+	targets []fhir.Ref
 	// touched are the segments that sb writes, by source.
-	touched map[string]*touch
+	segments map[string]*writtenSegments
 	// replaced are stored nights that others in sb take the place of.
-	replaced []known
+	retractions []storedNight
 	// channels holds the channels by which the vendor has delivered.
 	channels channels
 }
 
-func newAttempt() *attempt {
-	return &attempt{counts: map[string]Counts{}, touched: map[string]*touch{}}
+func newAttempt() *commitAttempt {
+	return &commitAttempt{counts: map[string]Counts{}, segments: map[string]*writtenSegments{}}
 }
 
-func (a *attempt) count(metric string, c Counts) {
+func (a *commitAttempt) count(metric string, c Counts) {
 	x := a.counts[metric]
 	x.add(c)
 	a.counts[metric] = x
 }
 
-func (a *attempt) stream(id string) {
+func (a *commitAttempt) addStream(id string) {
 	if !slices.Contains(a.streams, id) {
 		a.streams = append(a.streams, id)
 	}
 }
 
 // commit writes one batch.
-func (r *run) commit(ctx context.Context, b *batch) error {
-	began := r.p.Clock()
-	if err := r.consent(ctx); err != nil {
+func (d *delivery) commit(ctx context.Context, b *batch) error {
+	began := d.pipeline.Clock()
+	if err := d.checkConsent(ctx); err != nil {
 		return err
 	}
-	b.settle()
-	defer r.p.serialize(r.q.Patient, r.q.Vendor)()
+	b.deduplicate()
+	defer d.pipeline.lock(d.request.Patient, d.request.Vendor)()
 	for try := 1; ; try++ {
 		a := newAttempt()
-		err := r.try(ctx, b, a)
+		err := d.attempt(ctx, b, a)
 		if err == nil {
-			r.account(ctx, b, a, began)
-			r.recycle(b)
+			d.account(ctx, b, a, began)
+			d.recycle(b)
 			return nil
 		}
-		if len(a.sb.Series) == 0 || fhir.KindOf(err) != fhir.Conflict || try == maxTries || ctx.Err() != nil {
+		if len(a.batch.Series) == 0 || fhir.KindOf(err) != fhir.Conflict || try == maxTries || ctx.Err() != nil {
 			return err
 		}
-		clear(r.devices) // they know what was not written
-		clear(r.sourced)
+		clear(d.devices) // they know what was not written
+		clear(d.learned)
 	}
 }
 
 // try writes b as the store is now.
-func (r *run) try(ctx context.Context, b *batch, a *attempt) error {
-	if err := r.learnChannels(ctx, b, a); err != nil {
+func (d *delivery) attempt(ctx context.Context, b *batch, a *commitAttempt) error {
+	if err := d.learnChannels(ctx, b, a); err != nil {
 		return err
 	}
-	others, err := r.series(ctx, b, a)
+	others, err := d.addSeries(ctx, b, a)
 	if err != nil {
 		return err
 	}
-	obs, err := r.named(ctx, b.obs, a)
+	obs, err := d.resolveNights(ctx, b.obs, a)
 	if err != nil {
 		return err
 	}
-	if obs, err = r.once(ctx, obs, a); err != nil {
+	if obs, err = d.resolveIdentities(ctx, obs, a); err != nil {
 		return err
 	}
-	if err := r.observations(ctx, b, oneEach(obs, others, a), a); err != nil {
+	if err := d.addObservations(ctx, b, mergeByID(obs, others, a), a); err != nil {
 		return err
 	}
-	r.retractions(a)
-	if err := r.deviceWrites(ctx, b, a); err != nil {
+	d.addRetractions(a)
+	if err := d.addDevices(ctx, b, a); err != nil {
 		return err
 	}
-	if err := r.settled(ctx, b, a); err != nil {
+	if err := d.releaseResolved(ctx, b, a); err != nil {
 		return err
 	}
-	if err := r.itemWrites(ctx, b, &a.sb); err != nil {
+	if err := d.addItems(ctx, b, &a.batch); err != nil {
 		return err
 	}
-	if err := r.due(ctx, a); err != nil {
+	if err := d.addDueNights(ctx, a); err != nil {
 		return err
 	}
-	return r.write(ctx, a, b.last && !r.wrote && !b.failed)
+	return d.write(ctx, a, b.last && !d.wroteResources && !b.truncated)
 }
 
 // write commits a with its Provenance and its AuditEvent, which is left also
 // when nothing is written and always is set.
-func (r *run) write(ctx context.Context, a *attempt, always bool) error {
-	sb := &a.sb
+func (d *delivery) write(ctx context.Context, a *commitAttempt, always bool) error {
+	sb := &a.batch
 	resources := len(sb.Writes) + a.samples
-	if resources+len(a.streams)+len(a.listed) > 0 {
-		r.provenance(a)
+	if resources+len(a.streams)+len(a.targets) > 0 {
+		d.provenance(a)
 	}
 	if len(sb.Writes)+a.samples > 0 || len(sb.State) > 0 || always { // items of the quarantine are in the trail, too
-		ev := r.event(audit.Ingest, audit.Success)
-		ev.Data = []audit.DataRef{{Ref: r.consentRef}}
+		ev := d.auditEvent(audit.Ingest, audit.Success)
+		ev.Data = []audit.DataRef{{Ref: d.consentRef}}
 		if len(sb.Writes) > 0 {
 			ev.Data = append(ev.Data, audit.DataRef{Ref: sb.Writes[len(sb.Writes)-1].Resource.Ref()})
 		}
-		ev.Extra = [][2]string{{"vendor", r.q.Vendor}, {"format", r.format}, {"written", strconv.Itoa(resources)},
-			{"payload-sha256-64k", r.digest}}
-		w, leaf, err := r.p.Audit.Prepare(ev)
+		ev.Extra = [][2]string{{"vendor", d.request.Vendor}, {"format", d.format}, {"written", strconv.Itoa(resources)},
+			{"payload-sha256-64k", d.digest}}
+		w, leaf, err := d.pipeline.Audit.Prepare(ev)
 		if err != nil {
 			return fhir.Wrap("ingest.commit", err)
 		}
@@ -144,7 +144,7 @@ func (r *run) write(ctx context.Context, a *attempt, always bool) error {
 	if len(sb.Writes) == 0 && len(sb.State) == 0 {
 		return nil
 	}
-	res, err := r.p.Store.Commit(ctx, sb)
+	res, err := d.pipeline.Store.Commit(ctx, sb)
 	if err != nil {
 		return fhir.Wrap("ingest.commit", err)
 	}
@@ -158,43 +158,43 @@ func (r *run) write(ctx context.Context, a *attempt, always bool) error {
 			a.count(metric, Counts{Updated: 1})
 		}
 	}
-	r.wrote = r.wrote || resources > 0
+	d.wroteResources = d.wroteResources || resources > 0
 	return nil
 }
 
 // account adds what b did to the summary and the meters.
-func (r *run) account(ctx context.Context, b *batch, a *attempt, began time.Time) {
-	r.batches++
+func (d *delivery) account(ctx context.Context, b *batch, a *commitAttempt, began time.Time) {
+	d.commits++
 	var all Counts
 	for m, c := range a.counts {
 		b.count(m, c)
 	}
 	for m, c := range b.counts {
 		all.add(c)
-		r.sum.count(m, c)
+		d.summary.count(m, c)
 	}
-	r.sum.Counts.add(all)
-	r.meters.count(ctx, r.q.Vendor, all)
-	r.meters.left(ctx, r.q.Vendor, all.LeftOut)
-	vendor := metric.WithAttributes(attribute.String("pulsegate.vendor", r.q.Vendor))
-	r.meters.size.Record(ctx, int64(len(a.sb.Writes)+a.samples), vendor)
-	r.meters.seconds.Record(ctx, r.p.Clock().Sub(began).Seconds(), vendor)
+	d.summary.Counts.add(all)
+	d.meters.count(ctx, d.request.Vendor, all)
+	d.meters.countLeftOut(ctx, d.request.Vendor, all.LeftOut)
+	vendor := metric.WithAttributes(attribute.String("pulsegate.vendor", d.request.Vendor))
+	d.meters.size.Record(ctx, int64(len(a.batch.Writes)+a.samples), vendor)
+	d.meters.seconds.Record(ctx, d.pipeline.Clock().Sub(began).Seconds(), vendor)
 }
 
 // observations puts the documents that are new or changed into a.
-func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *attempt) error {
+func (d *delivery) addObservations(ctx context.Context, b *batch, obs []observation, a *commitAttempt) error {
 	refs := make([]fhir.Ref, len(obs))
 	for i := range obs {
 		refs[i] = fhir.Ref{Type: "Observation", ID: obs[i].ID}
 	}
-	heads, err := r.p.Store.Heads(ctx, refs)
+	heads, err := d.pipeline.Store.Heads(ctx, refs)
 	if err != nil {
 		return fhir.Wrap("ingest.observations", err)
 	}
-	better := betterStated{b: b, obs: obs}
+	better := fineStatements{batch: b, observations: obs}
 	for i := range obs {
 		o := &obs[i]
-		ok, err := r.covered(ctx, o.Categories)
+		ok, err := d.covered(ctx, o.Categories)
 		if err != nil {
 			return err
 		}
@@ -208,7 +208,7 @@ func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *
 			a.count(o.Metric, Counts{Dropped: 1})
 			continue
 		}
-		old, err := r.oldNews(ctx, o, a)
+		old, err := d.isOlder(ctx, o, a)
 		if err != nil {
 			return err
 		}
@@ -219,35 +219,35 @@ func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *
 		if exists && h.Hash == o.Hash {
 			a.count(o.Metric, Counts{Unchanged: 1})
 			if !o.Vague {
-				b.want(o.Device)
+				b.wantDevice(o.Device)
 			}
 			continue
 		}
 		body, kept := o.JSON, false
 		if exists {
-			was, err := r.earlier(ctx, refs[i], o)
+			was, err := d.readEarlier(ctx, refs[i], o)
 			if err != nil {
 				return err
 			}
 			if o.coarse && !o.retracted && was.status != statusRetracted && a.channels.Fine &&
-				a.channels.better(o.JSON, was.current) {
-				was.same = true // what it leaves out is known better
+				a.channels.confirmed(o.JSON, was.current) {
+				was.unchanged = true // what it leaves out is known better
 			}
-			body, kept = was.body, was.kept
+			body, kept = was.body, was.keptSource
 			if !kept {
-				b.want(o.Device)
+				b.wantDevice(o.Device)
 			}
-			if was.same {
+			if was.unchanged {
 				a.count(o.Metric, Counts{Unchanged: 1})
 				continue
 			}
-			if o.coarse && !o.retracted && a.channels.Fine && !r.segmented(o.Metric) {
-				twice, err := better.has(ctx, r, o, a)
+			if o.coarse && !o.retracted && a.channels.Fine && !d.isNight(o.Metric) {
+				twice, err := better.has(ctx, d, o, a)
 				if err != nil {
 					return err
 				}
 				if twice {
-					a.withdraw(o, &was)
+					a.retractOwn(o, &was)
 					continue
 				}
 			}
@@ -255,24 +255,24 @@ func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *
 				body = withStatus(body, "amended")
 			}
 			if o.SegmentsOf != "" {
-				a.touch(o, was.current)
+				a.addSegment(o, was.current)
 			}
-			if err := r.supersede(ctx, o, a); err != nil {
+			if err := d.retractCoarse(ctx, o, a); err != nil {
 				return err
 			}
 		} else {
-			b.want(o.Device)
+			b.wantDevice(o.Device)
 		}
 		if o.SegmentsOf != "" {
-			a.touch(o, o.JSON)
+			a.addSegment(o, o.JSON)
 		}
-		a.sb.Writes = append(a.sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor, Hash: o.Hash, SkipSame: true,
+		a.batch.Writes = append(a.batch.Writes, store.Write{Op: store.Put, Vendor: d.request.Vendor, Hash: o.Hash, SkipSame: true,
 			Resource: fhir.Resource{Type: "Observation", ID: o.ID, JSON: body}})
 		a.metrics = append(a.metrics, o.Metric)
 		if o.Stream != "" && h.Version == 0 {
-			a.stream(o.Stream)
+			a.addStream(o.Stream)
 		} else {
-			a.listed = append(a.listed, refs[i])
+			a.targets = append(a.targets, refs[i])
 		}
 	}
 	return nil
@@ -280,12 +280,12 @@ func (r *run) observations(ctx context.Context, b *batch, obs []observation, a *
 
 // oldNews reports whether the store has a later word of the vendor's on o, by
 // the vendor's own order. Otherwise the order of o is remembered.
-func (r *run) oldNews(ctx context.Context, o *observation, a *attempt) (bool, error) {
+func (d *delivery) isOlder(ctx context.Context, o *observation, a *commitAttempt) (bool, error) {
 	if o.revision == 0 {
 		return false, nil
 	}
-	key := roomRevision + o.ID
-	raw, err := r.p.Store.Get(ctx, key)
+	key := prefixRevision + o.ID
+	raw, err := d.pipeline.Store.Get(ctx, key)
 	if err != nil {
 		return false, fhir.Wrap("ingest.oldNews", err)
 	}
@@ -298,36 +298,36 @@ func (r *run) oldNews(ctx context.Context, o *observation, a *attempt) (bool, er
 			return known > o.revision, nil
 		}
 	}
-	a.sb.State = append(a.sb.State, store.StateWrite{Key: key, Value: strconv.AppendInt(nil, o.revision, 10)})
+	a.batch.State = append(a.batch.State, store.StateWrite{Key: key, Value: strconv.AppendInt(nil, o.revision, 10)})
 	return false, nil
 }
 
 const statusPreliminary = "preliminary"
 
 // past holds the stored version of an observation that is delivered again.
-type past struct {
-	status  string
-	current []byte // the current version
-	version fhir.Resource
-	body    []byte // to be written: with the known device where the sample is vague
-	kept    bool   // the known device stands
-	same    bool   // nothing to write
+type earlierVersion struct {
+	status     string
+	current    []byte // the current version
+	version    fhir.Resource
+	body       []byte // to be written: with the known device where the sample is vague
+	keptSource bool   // the known device stands
+	unchanged  bool   // nothing to write
 }
 
 // earlier compares with the current version.
-func (r *run) earlier(ctx context.Context, ref fhir.Ref, o *observation) (was past, err error) {
-	v, _, err := r.p.Store.Read(ctx, ref, 0)
+func (d *delivery) readEarlier(ctx context.Context, ref fhir.Ref, o *observation) (was earlierVersion, err error) {
+	v, _, err := d.pipeline.Store.Read(ctx, ref, 0)
 	if err != nil {
 		return was, fhir.Wrap("ingest.earlier", err)
 	}
 	if o.joined && !v.Deleted && !o.retracted {
-		o.complete(v.JSON)
+		o.addComponents(v.JSON)
 	}
 	was.status, was.current, was.version, was.body = statusOf(v.JSON), v.JSON, v, o.JSON
 	if o.Vague {
-		was.body, was.kept = mapping.KeepSource(o.JSON, v.JSON)
+		was.body, was.keptSource = mapping.KeepSource(o.JSON, v.JSON)
 	}
-	was.same = equalContent(&v, was.body)
+	was.unchanged = equalContent(&v, was.body)
 	return was, nil
 }
 
@@ -367,12 +367,12 @@ func equalContent(v *fhir.Resource, body []byte) bool {
 
 // deviceWrites adds Devices: at first sight, and when more or newer facts are
 // known.
-func (r *run) deviceWrites(ctx context.Context, b *batch, a *attempt) error {
-	for _, f := range b.order {
-		if !f.wanted {
+func (d *delivery) addDevices(ctx context.Context, b *batch, a *commitAttempt) error {
+	for _, f := range b.devices {
+		if !f.written {
 			continue
 		}
-		known, err := r.knownDevice(ctx, f.key.ID)
+		known, err := d.loadDevice(ctx, f.key.ID)
 		if err != nil {
 			return err
 		}
@@ -384,10 +384,10 @@ func (r *run) deviceWrites(ctx context.Context, b *batch, a *attempt) error {
 		if err != nil {
 			return fhir.Wrap("ingest.devices", err)
 		}
-		a.sb.State = append(a.sb.State, store.StateWrite{Key: roomDevice + f.key.ID, Value: state})
+		a.batch.State = append(a.batch.State, store.StateWrite{Key: prefixDevice + f.key.ID, Value: state})
 		ref := fhir.Ref{Type: "Device", ID: f.key.ID}
-		body := known.Device(r.q.Vendor, r.q.Patient, f.key)
-		same, exists, err := r.sameDevice(ctx, ref, body)
+		body := known.Device(d.request.Vendor, d.request.Patient, f.key)
+		same, exists, err := d.compareDevice(ctx, ref, body)
 		switch {
 		case err != nil:
 			return err
@@ -399,19 +399,19 @@ func (r *run) deviceWrites(ctx context.Context, b *batch, a *attempt) error {
 			f.count(a, Counts{Created: 1})
 		}
 		if !same {
-			a.sb.Writes = append(a.sb.Writes, store.Write{Op: store.Put, Vendor: r.q.Vendor,
+			a.batch.Writes = append(a.batch.Writes, store.Write{Op: store.Put, Vendor: d.request.Vendor,
 				Resource: fhir.Resource{Type: "Device", ID: f.key.ID, JSON: body}})
-			a.listed = append(a.listed, ref)
+			a.targets = append(a.targets, ref)
 		}
 	}
 	return nil
 }
 
-func (r *run) knownDevice(ctx context.Context, id string) (*mapping.DeviceFacts, error) {
-	if known := r.devices[id]; known != nil {
+func (d *delivery) loadDevice(ctx context.Context, id string) (*mapping.DeviceFacts, error) {
+	if known := d.devices[id]; known != nil {
 		return known, nil
 	}
-	raw, err := r.p.Store.Get(ctx, roomDevice+id)
+	raw, err := d.pipeline.Store.Get(ctx, prefixDevice+id)
 	if err != nil {
 		return nil, fhir.Wrap("ingest.devices", err)
 	}
@@ -421,19 +421,19 @@ func (r *run) knownDevice(ctx context.Context, id string) (*mapping.DeviceFacts,
 			return nil, fhir.Wrap("ingest.devices", err)
 		}
 	}
-	r.devices[id] = known
+	d.devices[id] = known
 	return known, nil
 }
 
-func (r *run) sameDevice(ctx context.Context, ref fhir.Ref, body []byte) (same, exists bool, err error) {
-	heads, err := r.p.Store.Heads(ctx, []fhir.Ref{ref})
+func (d *delivery) compareDevice(ctx context.Context, ref fhir.Ref, body []byte) (same, exists bool, err error) {
+	heads, err := d.pipeline.Store.Heads(ctx, []fhir.Ref{ref})
 	if err != nil {
 		return false, false, fhir.Wrap("ingest.devices", err)
 	}
 	if heads[0].Version == 0 || heads[0].Deleted {
 		return false, false, nil
 	}
-	v, _, err := r.p.Store.Read(ctx, ref, 0)
+	v, _, err := d.pipeline.Store.Read(ctx, ref, 0)
 	if err != nil {
 		return false, true, fhir.Wrap("ingest.devices", err)
 	}
@@ -442,7 +442,7 @@ func (r *run) sameDevice(ctx context.Context, ref fhir.Ref, body []byte) (same, 
 
 // count adds what became of the samples that describe the Device: the first
 // has the outcome c, the others changed nothing.
-func (f *deviceFacts) count(a *attempt, c Counts) {
+func (f *batchDevice) count(a *commitAttempt, c Counts) {
 	for _, metric := range f.described {
 		a.count(metric, c)
 		c = Counts{Unchanged: 1}

@@ -11,7 +11,7 @@ import (
 
 // auditTime is how long a failure may take to be recorded when the caller has
 // gone already.
-const auditTime = 10 * time.Second
+const auditTimeout = 10 * time.Second
 
 // Reasons of failed ingests in the audit trail: fixed texts.
 const (
@@ -20,28 +20,28 @@ const (
 	reasonNoScope     = "the token does not allow creating Observations"
 	reasonUnreadable  = "the payload cannot be read"
 	reasonTooLarge    = "the payload is over a limit"
-	reasonNobody      = "no such patient or vendor"
+	reasonUnknown     = "no such patient or vendor"
 	reasonInterrupted = "the import was interrupted"
 	reasonFailed      = "the import failed"
 )
 
 // refused records an ingest that did not begin, and returns err.
-func (p *Pipeline) refused(ctx context.Context, q *Request, err error, reason string) error {
-	r := &run{p: p, q: *q}
+func (p *Pipeline) recordRefusal(ctx context.Context, q *Request, err error, reason string) error {
+	r := &delivery{pipeline: p, request: *q}
 	if reason == "" {
 		switch fhir.KindOf(err) {
 		case fhir.Invalid, fhir.NotFound, fhir.Gone:
-			reason = reasonNobody
+			reason = reasonUnknown
 		case fhir.Forbidden:
 			reason = reasonNoConsent
 		}
 	}
-	return r.failed(ctx, err, reason)
+	return r.recordFailure(ctx, err, reason)
 }
 
 // failed records that the run ended with err, which it returns. What was
 // committed before has its own events.
-func (r *run) failed(ctx context.Context, err error, reason string) error {
+func (d *delivery) recordFailure(ctx context.Context, err error, reason string) error {
 	kind, outcome := audit.Ingest, audit.Minor
 	derived := reasonUnreadable
 	switch fhir.KindOf(err) {
@@ -60,21 +60,21 @@ func (r *run) failed(ctx context.Context, err error, reason string) error {
 	if reason == "" {
 		reason = derived
 	}
-	ev := r.event(kind, outcome)
+	ev := d.auditEvent(kind, outcome)
 	ev.Reason = reason
-	if r.adapter != nil {
-		ev.Extra = append(ev.Extra, [2]string{"vendor", r.q.Vendor})
+	if d.adapter != nil {
+		ev.Extra = append(ev.Extra, [2]string{"vendor", d.request.Vendor})
 	}
-	if r.format != "" {
-		ev.Extra = append(ev.Extra, [2]string{"format", r.format})
+	if d.format != "" {
+		ev.Extra = append(ev.Extra, [2]string{"format", d.format})
 	}
-	if r.digest != "" {
-		ev.Extra = append(ev.Extra, [2]string{"payload-sha256-64k", r.digest})
+	if d.digest != "" {
+		ev.Extra = append(ev.Extra, [2]string{"payload-sha256-64k", d.digest})
 	}
 	// It is recorded also when the caller went away.
-	actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTime)
+	actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
 	defer cancel()
-	if aerr := r.p.Audit.Record(actx, ev); aerr != nil {
+	if aerr := d.pipeline.Audit.Record(actx, ev); aerr != nil {
 		return fhir.Wrap("ingest.audit", errors.Join(aerr, err))
 	}
 	return err

@@ -58,8 +58,8 @@ func TestEveryIngestIsAudited(t *testing.T) {
 		"cut short":      {body: full[:150] + "SECRET", want: map[string]int{"4 " + reasonUnreadable: 1}},
 		"cut late": {body: full[:len(full)/2], prepare: func(w *world) { w.p.Limits.Samples = 45 },
 			want: map[string]int{"0": 2, "4 " + reasonUnreadable: 1}},
-		"unknown vendor":  {vendor: "SECRET", body: full, want: map[string]int{"4 " + reasonNobody: 1}},
-		"unknown patient": {patient: "p2", body: full, want: map[string]int{"4 " + reasonNobody: 1}},
+		"unknown vendor":  {vendor: "SECRET", body: full, want: map[string]int{"4 " + reasonUnknown: 1}},
+		"unknown patient": {patient: "p2", body: full, want: map[string]int{"4 " + reasonUnknown: 1}},
 		"no consent": {body: full, prepare: func(w *world) { w.c.closed = true },
 			want: map[string]int{"8 " + reasonNoConsent: 1}},
 		"withdrawn": {body: full, prepare: func(w *world) { w.c.after, w.p.Limits.Samples = 3, 10 },
@@ -135,7 +135,7 @@ func TestRefusedRequestsAreAudited(t *testing.T) {
 		encoding string
 	}{
 		"8 " + reasonNoScope:    {may(access.Read), "/ingest/apple/auto?patient=p1", ""},
-		"4 " + reasonNobody:     {may(access.Create), "/ingest/apple/auto", ""},
+		"4 " + reasonUnknown:    {may(access.Create), "/ingest/apple/auto", ""},
 		"4 " + reasonUnreadable: {may(access.Create), "/ingest/apple/auto?patient=p1", "br"},
 	} {
 		w := newWorld(t)

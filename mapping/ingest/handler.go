@@ -68,16 +68,16 @@ func (h *Handler) run(c *gin.Context) (Summary, error) {
 		Name: c.Query("name"), Delivery: c.GetHeader, Principal: who, RequestID: id, RemoteIP: ip}
 	if !fhir.ValidID(q.Patient) {
 		err := fhir.Errorf(fhir.Invalid, "ingest.Handler", "the parameter patient names the patient's id")
-		return Summary{}, h.Pipeline.refused(ctx, &q, err, reasonNobody)
+		return Summary{}, h.Pipeline.recordRefusal(ctx, &q, err, reasonUnknown)
 	}
 	if !mayCreate(who) {
 		err := fhir.Errorf(fhir.Forbidden, "ingest.Handler",
 			"the token does not allow creating Observations of this patient")
-		return Summary{}, h.Pipeline.refused(ctx, &q, err, reasonNoScope)
+		return Summary{}, h.Pipeline.recordRefusal(ctx, &q, err, reasonNoScope)
 	}
 	body, err := Body(c.Request.Body, c.GetHeader("Content-Encoding"), h.Limits)
 	if err != nil {
-		return Summary{}, h.Pipeline.refused(ctx, &q, err, reasonUnreadable)
+		return Summary{}, h.Pipeline.recordRefusal(ctx, &q, err, reasonUnreadable)
 	}
 	q.Body = body
 	sum, err := h.Pipeline.Run(ctx, q)

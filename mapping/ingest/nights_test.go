@@ -64,7 +64,7 @@ func (w *world) nights() []nightSeen {
 
 // seenObservation holds the elements that tests compare.
 type seenObservation struct {
-	stored
+	storedElements
 	ID   string
 	Code struct {
 		Coding []coding `json:"coding"`

@@ -52,13 +52,13 @@ type Pipeline struct {
 
 	// stripes are locked by patient and vendor while a commit is worked out
 	// and written: what it reads of them is what it is written over.
-	stripes [64]sync.Mutex
+	locks [64]sync.Mutex
 }
 
 // serialize waits for the other commits of the patient and vendor; what it
 // returns lets the next one go on.
-func (p *Pipeline) serialize(patient, vendor string) (unlock func()) {
-	m := &p.stripes[xxhash.Sum64String(patient+"/"+vendor)%uint64(len(p.stripes))]
+func (p *Pipeline) lock(patient, vendor string) (unlock func()) {
+	m := &p.locks[xxhash.Sum64String(patient+"/"+vendor)%uint64(len(p.locks))]
 	m.Lock()
 	return m.Unlock
 }
@@ -93,35 +93,35 @@ const headSize = 64 << 10
 // Every run leaves an AuditEvent: with each commit, and one for its failure.
 func (p *Pipeline) Run(ctx context.Context, q Request) (_ Summary, err error) {
 	began := p.Clock()
-	var r *run
+	var r *delivery
 	ctx, span := startSpan(ctx)
 	defer func() { endSpan(span, r, err) }()
-	if err = budget.Of(ctx).Grow(runMemory); err != nil {
+	if err = budget.Of(ctx).Grow(deliveryMemory); err != nil {
 		return Summary{}, err
 	}
 	if r, err = p.begin(ctx, q); err != nil {
 		return Summary{}, err
 	}
 	if err = r.payload(ctx); err != nil {
-		err = r.failed(ctx, err, "")
+		err = r.recordFailure(ctx, err, "")
 	}
-	r.sum.Seconds = p.Clock().Sub(began).Seconds()
-	if r.sum.ByMetric == nil {
-		r.sum.ByMetric = map[string]Counts{}
+	r.summary.Seconds = p.Clock().Sub(began).Seconds()
+	if r.summary.ByMetric == nil {
+		r.summary.ByMetric = map[string]Counts{}
 	}
-	return r.sum, err
+	return r.summary, err
 }
 
 // begin checks patient, vendor and consent; a refusal is in the audit trail.
-func (p *Pipeline) begin(ctx context.Context, q Request) (*run, error) {
-	r, err := p.admit(ctx, q)
+func (p *Pipeline) begin(ctx context.Context, q Request) (*delivery, error) {
+	r, err := p.prepare(ctx, q)
 	if err != nil {
-		return nil, p.refused(ctx, &q, err, "")
+		return nil, p.recordRefusal(ctx, &q, err, "")
 	}
 	return r, nil
 }
 
-func (p *Pipeline) admit(ctx context.Context, q Request) (*run, error) {
+func (p *Pipeline) prepare(ctx context.Context, q Request) (*delivery, error) {
 	a := p.adapter(q.Vendor)
 	if a == nil {
 		return nil, fhir.Errorf(fhir.Invalid, "ingest.Run", "vendor is one of %s", p.vendors())
@@ -136,13 +136,13 @@ func (p *Pipeline) admit(ctx context.Context, q Request) (*run, error) {
 	if pat.Deleted {
 		return nil, fhir.Errorf(fhir.NotFound, "ingest.Run", "the patient is deleted")
 	}
-	r := &run{p: p, q: q, adapter: a, limits: p.Limits.orDefault(), seen: map[string]int{},
-		devices: map[string]*mapping.DeviceFacts{}, sourced: map[string]bool{},
-		categories: map[kind]bool{}, kept: map[string]int{}, log: p.Logger}
+	r := &delivery{pipeline: p, request: q, adapter: a, limits: p.Limits.orDefault(), byID: map[string]int{},
+		devices: map[string]*mapping.DeviceFacts{}, learned: map[string]bool{},
+		categories: map[categoryPair]bool{}, rawItems: map[string]int{}, log: p.Logger}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
-	if err := r.consent(ctx); err != nil {
+	if err := r.checkConsent(ctx); err != nil {
 		return nil, err
 	}
 	if r.meters, err = newMeters(); err != nil {
@@ -174,16 +174,16 @@ func (p *Pipeline) vendors() string {
 }
 
 // payload finds the format, decodes, and commits.
-func (r *run) payload(ctx context.Context) (err error) {
-	in := adapters.Input{Name: baseName(r.q.Name), Zone: r.zone, Received: r.p.Clock(), At: r.q.At, Size: r.q.Size}
-	if r.q.Delivery != nil {
-		in.Delivery = adapters.Facts(r.adapter, r.q.Delivery)
+func (d *delivery) payload(ctx context.Context) (err error) {
+	in := adapters.Input{Name: baseName(d.request.Name), Zone: d.zone, Received: d.pipeline.Clock(), At: d.request.At, Size: d.request.Size}
+	if d.request.Delivery != nil {
+		in.Delivery = adapters.Facts(d.adapter, d.request.Delivery)
 	}
-	if r.q.Format != "auto" {
-		in.Format, in.Hint, _ = strings.Cut(r.q.Format, ":")
+	if d.request.Format != "auto" {
+		in.Format, in.Hint, _ = strings.Cut(d.request.Format, ":")
 	}
 	head := make([]byte, headSize)
-	n, err := io.ReadFull(r.q.Body, head)
+	n, err := io.ReadFull(d.request.Body, head)
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 		return bodyError(err)
 	}
@@ -192,23 +192,23 @@ func (r *run) payload(ctx context.Context) (err error) {
 		return fhir.Errorf(fhir.Invalid, "ingest.Run", "the payload is empty")
 	}
 	sum := sha256.Sum256(head)
-	r.digest = hex.EncodeToString(sum[:])
+	d.digest = hex.EncodeToString(sum[:])
 	if in.Format == "" {
 		var ok bool
-		if in.Format, ok = r.adapter.Detect(in.Name, head); !ok {
+		if in.Format, ok = d.adapter.Detect(in.Name, head); !ok {
 			return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Err: adapters.ErrUnknownFormat,
 				Issues: []fhir.Issue{{Code: "structure",
-					Diagnostics: "the payload is none of the formats of " + r.q.Vendor + ": " + formats(r.adapter) +
+					Diagnostics: "the payload is none of the formats of " + d.request.Vendor + ": " + formatNames(d.adapter) +
 						"; name it by format"}}}
 		}
 	}
-	if !knownFormat(r.adapter, in.Format) {
-		return fhir.Errorf(fhir.Invalid, "ingest.Run", "format is one of %s", formats(r.adapter))
+	if !hasFormat(d.adapter, in.Format) {
+		return fhir.Errorf(fhir.Invalid, "ingest.Run", "format is one of %s", formatNames(d.adapter))
 	}
-	r.format = in.Format
-	in.Body = &contextReader{ctx, io.MultiReader(bytes.NewReader(head), r.q.Body)}
-	if in.At == nil && seeks(r.adapter, in.Format) {
-		f, size, err := spool(r.p.SpoolDir, in.Body, r.limits.MaxSpool)
+	d.format = in.Format
+	in.Body = &contextReader{ctx, io.MultiReader(bytes.NewReader(head), d.request.Body)}
+	if in.At == nil && needsSeek(d.adapter, in.Format) {
+		f, size, err := spool(d.pipeline.SpoolDir, in.Body, d.limits.MaxSpool)
 		if err != nil {
 			return err
 		}
@@ -219,7 +219,7 @@ func (r *run) payload(ctx context.Context) (err error) {
 		}()
 		in.At, in.Size, in.Body = f, size, io.NewSectionReader(f, 0, size)
 	}
-	return r.execute(ctx, func(ctx context.Context) error { return r.adapter.Decode(ctx, in, r) })
+	return d.decodeAndCommit(ctx, func(ctx context.Context) error { return d.adapter.Decode(ctx, in, d) })
 }
 
 type contextReader struct {
@@ -241,7 +241,7 @@ func baseName(s string) string {
 	return s[:min(len(s), 255)]
 }
 
-func knownFormat(a adapters.Adapter, name string) bool {
+func hasFormat(a adapters.Adapter, name string) bool {
 	for _, f := range a.Formats() {
 		if f.Name == name {
 			return true
@@ -251,7 +251,7 @@ func knownFormat(a adapters.Adapter, name string) bool {
 }
 
 // seeks reports whether a format needs random access to its payload.
-func seeks(a adapters.Adapter, name string) bool {
+func needsSeek(a adapters.Adapter, name string) bool {
 	for _, f := range a.Formats() {
 		if f.Name == name {
 			return f.Seek
@@ -260,7 +260,7 @@ func seeks(a adapters.Adapter, name string) bool {
 	return false
 }
 
-func formats(a adapters.Adapter) string {
+func formatNames(a adapters.Adapter) string {
 	var names []string
 	for _, f := range a.Formats() {
 		names = append(names, f.Name)

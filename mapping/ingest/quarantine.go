@@ -47,9 +47,9 @@ type Item struct {
 	Sample json.RawMessage `json:"sample,omitempty"`
 }
 
-const room = "quarantine/"
+const prefixQuarantine = "quarantine/"
 
-func (it *Item) key() string { return room + it.Patient + "/" + it.ID }
+func (it *Item) key() string { return prefixQuarantine + it.Patient + "/" + it.ID }
 
 // itemID is derived from content.
 func itemID(parts ...string) string {
@@ -61,12 +61,12 @@ func itemID(parts ...string) string {
 	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(h.Sum(nil)[:16]))
 }
 
-func (r *run) item(reason, metric, where, detail string) Item {
-	return Item{Patient: r.q.Patient, Vendor: r.q.Vendor, Format: r.format, Reason: reason, Metric: metric,
-		Where: where, Detail: detail, Count: 1, FirstSeen: r.p.Clock().UTC().Truncate(time.Second)}
+func (d *delivery) item(reason, metric, where, detail string) Item {
+	return Item{Patient: d.request.Patient, Vendor: d.request.Vendor, Format: d.format, Reason: reason, Metric: metric,
+		Where: where, Detail: detail, Count: 1, FirstSeen: d.pipeline.Clock().UTC().Truncate(time.Second)}
 }
 
-func itemOfSample(r *run, s *sample.Sample, re *mapping.RejectError) Item {
+func itemOfSample(r *delivery, s *sample.Sample, re *mapping.RejectError) Item {
 	it := r.item(re.Reason, s.Metric, "", re.Rule)
 	it.VendorID = s.VendorID
 	raw, err := json.Marshal(s)
@@ -79,7 +79,7 @@ func itemOfSample(r *run, s *sample.Sample, re *mapping.RejectError) Item {
 	return it
 }
 
-func itemOfReject(r *run, x *sample.Reject) Item {
+func itemOfReject(r *delivery, x *sample.Reject) Item {
 	it := r.item(x.Reason, x.Metric, x.Where, componentDetail(x.Component, x.Detail))
 	it.Component, it.VendorID = strings.Clone(x.Component), x.VendorID
 	it.Raw = bytes.Clone(x.Raw[:min(len(x.Raw), r.limits.KeepRaw)])
@@ -92,12 +92,12 @@ func itemOfReject(r *run, x *sample.Reject) Item {
 
 // itemWrites adds the batch's quarantine; what is there already stays as it
 // was first seen.
-func (r *run) itemWrites(ctx context.Context, b *batch, sb *store.Batch) error {
+func (d *delivery) addItems(ctx context.Context, b *batch, sb *store.Batch) error {
 	byKey := map[string]*Item{}
 	var order []*Item
 	for _, x := range b.items {
 		it := &x
-		if err := r.strip(ctx, it); err != nil {
+		if err := d.stripUncovered(ctx, it); err != nil {
 			return err
 		}
 		if twin := byKey[it.key()]; twin != nil {
@@ -111,7 +111,7 @@ func (r *run) itemWrites(ctx context.Context, b *batch, sb *store.Batch) error {
 		order = append(order, &it)
 	}
 	for _, it := range order {
-		old, err := r.p.Store.Get(ctx, it.key())
+		old, err := d.pipeline.Store.Get(ctx, it.key())
 		if err != nil {
 			return fhir.Wrap("ingest.quarantine", err)
 		}
@@ -131,11 +131,11 @@ func (r *run) itemWrites(ctx context.Context, b *batch, sb *store.Batch) error {
 		}
 		sb.State = append(sb.State, store.StateWrite{Key: it.key(), Value: v})
 		if it.VendorID != "" {
-			s := subject(it.Vendor, it.Metric, it.VendorID)
-			sb.State = append(sb.State, store.StateWrite{Key: roomOpen + it.Patient + "/" + s + "/" + it.ID,
+			s := subjectID(it.Vendor, it.Metric, it.VendorID)
+			sb.State = append(sb.State, store.StateWrite{Key: prefixOpen + it.Patient + "/" + s + "/" + it.ID,
 				Value: []byte("1")})
-			if r.open != nil && !slices.Contains(r.open[s], it.ID) {
-				r.open[s] = append(r.open[s], it.ID)
+			if d.openItems != nil && !slices.Contains(d.openItems[s], it.ID) {
+				d.openItems[s] = append(d.openItems[s], it.ID)
 			}
 		}
 	}
@@ -145,20 +145,20 @@ func (r *run) itemWrites(ctx context.Context, b *batch, sb *store.Batch) error {
 // strip takes the vendor's bytes from an item that the consent's categories do
 // not cover; of a metric without a row nobody knows the category, so only a
 // consent to all of them covers it. What is left is a count.
-func (r *run) strip(ctx context.Context, it *Item) error {
-	ok, err := r.covered(ctx, r.p.Mapper.Categories(it.Vendor, it.Metric))
+func (d *delivery) stripUncovered(ctx context.Context, it *Item) error {
+	ok, err := d.covered(ctx, d.pipeline.Mapper.Categories(it.Vendor, it.Metric))
 	if err != nil || ok {
 		return err
 	}
 	it.Raw, it.Sample, it.Where, it.VendorID = nil, nil, "", ""
 	it.Detail = "counted without raw bytes: the consent does not cover it"
-	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, "uncovered", r.digest)
+	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, "uncovered", d.digest)
 	return nil
 }
 
 // List calls fn for the items of a patient ("" all) until it returns false.
 func (p *Pipeline) List(ctx context.Context, patient string, fn func(*Item) bool) error {
-	prefix := room
+	prefix := prefixQuarantine
 	if patient != "" {
 		prefix += patient + "/"
 	}
@@ -226,7 +226,7 @@ func (p *Pipeline) Retry(ctx context.Context, who *access.Principal, requestID s
 // retry takes items of one patient, vendor and format.
 func (p *Pipeline) retry(ctx context.Context, items []Item, who *access.Principal, requestID string) (Summary, error) {
 	began := p.Clock()
-	var r *run
+	var r *delivery
 	var err error
 	ctx, span := startSpan(ctx)
 	defer func() { endSpan(span, r, err) }()
@@ -242,9 +242,9 @@ func (p *Pipeline) retry(ctx context.Context, items []Item, who *access.Principa
 	digest := sha256.Sum256(ids)
 	r.digest = hex.EncodeToString(digest[:])
 	var done []store.StateWrite
-	err = r.execute(ctx, func(ctx context.Context) error {
+	err = r.decodeAndCommit(ctx, func(ctx context.Context) error {
 		for i := range items {
-			ok, err := r.again(ctx, &items[i])
+			ok, err := r.retryItem(ctx, &items[i])
 			if err != nil {
 				return err
 			}
@@ -252,34 +252,34 @@ func (p *Pipeline) retry(ctx context.Context, items []Item, who *access.Principa
 				it := &items[i]
 				done = append(done, store.StateWrite{Key: it.key()})
 				if it.VendorID != "" {
-					done = append(done, store.StateWrite{Key: roomOpen + it.Patient + "/" +
-						subject(it.Vendor, it.Metric, it.VendorID) + "/" + it.ID})
+					done = append(done, store.StateWrite{Key: prefixOpen + it.Patient + "/" +
+						subjectID(it.Vendor, it.Metric, it.VendorID) + "/" + it.ID})
 				}
 			}
 		}
 		return nil
 	})
-	r.sum.Seconds = p.Clock().Sub(began).Seconds()
+	r.summary.Seconds = p.Clock().Sub(began).Seconds()
 	if err != nil {
-		err = r.failed(ctx, err, "")
+		err = r.recordFailure(ctx, err, "")
 	}
 	if err != nil || len(done) == 0 {
-		return r.sum, err
+		return r.summary, err
 	}
-	ev := r.event(audit.Operator, audit.Success)
+	ev := r.auditEvent(audit.Operator, audit.Success)
 	ev.Interaction, ev.Extra = "quarantine-release", [][2]string{{"items", strconv.Itoa(len(done))}}
 	w, leaf, err := p.Audit.Prepare(ev)
 	if err != nil {
-		return r.sum, fhir.Wrap("ingest.Retry", err)
+		return r.summary, fhir.Wrap("ingest.Retry", err)
 	}
 	_, err = p.Store.Commit(ctx, &store.Batch{State: done, Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}})
-	return r.sum, fhir.Wrap("ingest.Retry", err)
+	return r.summary, fhir.Wrap("ingest.Retry", err)
 }
 
 // again tries one item; ok means that all of it became resources. Rejects are
 // not put into quarantine again, they are there.
-func (r *run) again(ctx context.Context, it *Item) (ok bool, err error) {
-	t := &trial{}
+func (d *delivery) retryItem(ctx context.Context, it *Item) (ok bool, err error) {
+	t := &collector{}
 	if it.Sample != nil {
 		var s sample.Sample
 		if json.Unmarshal(it.Sample, &s) != nil {
@@ -288,21 +288,21 @@ func (r *run) again(ctx context.Context, it *Item) (ok bool, err error) {
 		t.samples = append(t.samples, s)
 	} else {
 		in := adapters.Input{Format: it.Format, Hint: strings.Split(it.Metric, ".")[0],
-			Body: bytes.NewReader(it.Raw), Zone: r.zone, Received: it.FirstSeen}
-		if r.adapter.Decode(ctx, in, t) != nil || t.rejected {
+			Body: bytes.NewReader(it.Raw), Zone: d.zone, Received: it.FirstSeen}
+		if d.adapter.Decode(ctx, in, t) != nil || t.rejected {
 			return false, ctx.Err()
 		}
 	}
 	if it.Component != "" && len(t.samples) == 1 {
-		return r.complete(ctx, it, &t.samples[0])
+		return d.completeObservation(ctx, it, &t.samples[0])
 	}
 	for i := range t.samples {
-		if _, err := r.p.Mapper.Map(nil, r.q.Vendor, &t.samples[i], r.q.Patient, r.zone); err != nil {
+		if _, err := d.pipeline.Mapper.Map(nil, d.request.Vendor, &t.samples[i], d.request.Patient, d.zone); err != nil {
 			return false, nil
 		}
 	}
 	for i := range t.samples {
-		if err := r.Sample(&t.samples[i]); err != nil {
+		if err := d.Sample(&t.samples[i]); err != nil {
 			return false, err
 		}
 	}
@@ -310,12 +310,12 @@ func (r *run) again(ctx context.Context, it *Item) (ok bool, err error) {
 }
 
 // trial is a sink that keeps the samples of one small item.
-type trial struct {
+type collector struct {
 	samples  []sample.Sample
 	rejected bool
 }
 
-func (t *trial) Sample(s *sample.Sample) error {
+func (t *collector) Sample(s *sample.Sample) error {
 	c := *s
 	c.Components = append([]sample.Component(nil), s.Components...)
 	c.Device.Facts = append([]sample.Fact(nil), s.Device.Facts...)
@@ -335,6 +335,6 @@ func cloneSeries(s *sample.SeriesData) *sample.SeriesData {
 	return &c
 }
 
-func (t *trial) Reject(*sample.Reject) error { t.rejected = true; return nil }
-func (t *trial) Drop(string, string, int)    {}
-func (t *trial) Progress(int64)              {}
+func (t *collector) Reject(*sample.Reject) error { t.rejected = true; return nil }
+func (t *collector) Drop(string, string, int)    {}
+func (t *collector) Progress(int64)              {}

@@ -13,14 +13,14 @@ type Counts struct {
 	LeftOut int `json:"leftOut"`
 }
 
-func (c *Counts) add(o Counts) {
-	c.Read += o.Read
-	c.Created += o.Created
-	c.Updated += o.Updated
-	c.Unchanged += o.Unchanged
-	c.Quarantined += o.Quarantined
-	c.Dropped += o.Dropped
-	c.LeftOut += o.LeftOut
+func (c *Counts) add(other Counts) {
+	c.Read += other.Read
+	c.Created += other.Created
+	c.Updated += other.Updated
+	c.Unchanged += other.Unchanged
+	c.Quarantined += other.Quarantined
+	c.Dropped += other.Dropped
+	c.LeftOut += other.LeftOut
 }
 
 // Summary of a run. Read is samples and rejects; what is dropped inside the
@@ -32,10 +32,10 @@ type Summary struct {
 }
 
 // Add adds another run's figures.
-func (s *Summary) Add(o Summary) {
-	s.Counts.add(o.Counts)
-	s.Seconds += o.Seconds
-	for m, c := range o.ByMetric {
+func (s *Summary) Add(other Summary) {
+	s.Counts.add(other.Counts)
+	s.Seconds += other.Seconds
+	for m, c := range other.ByMetric {
 		s.count(m, c)
 	}
 }

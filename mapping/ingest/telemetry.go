@@ -61,7 +61,7 @@ func (m *meters) count(ctx context.Context, vendor string, c Counts) {
 	}
 }
 
-func (m *meters) left(ctx context.Context, vendor string, n int) {
+func (m *meters) countLeftOut(ctx context.Context, vendor string, n int) {
 	if n > 0 {
 		m.leftOut.Add(ctx, int64(n), metric.WithAttributes(attribute.String("pulsegate.vendor", vendor)))
 	}
@@ -74,14 +74,14 @@ func startSpan(ctx context.Context) (context.Context, trace.Span) {
 }
 
 // endSpan ends it with the run's figures; of an error only its kind.
-func endSpan(span trace.Span, r *run, err error) {
+func endSpan(span trace.Span, r *delivery, err error) {
 	if r != nil {
-		span.SetAttributes(attribute.String("pulsegate.vendor", r.q.Vendor),
-			attribute.String("pulsegate.ingest.format", r.format), attribute.Int("pulsegate.ingest.read", r.sum.Read),
-			attribute.Int("pulsegate.ingest.created", r.sum.Created),
-			attribute.Int("pulsegate.ingest.updated", r.sum.Updated),
-			attribute.Int("pulsegate.ingest.quarantined", r.sum.Quarantined),
-			attribute.Int("pulsegate.ingest.batches", r.batches))
+		span.SetAttributes(attribute.String("pulsegate.vendor", r.request.Vendor),
+			attribute.String("pulsegate.ingest.format", r.format), attribute.Int("pulsegate.ingest.read", r.summary.Read),
+			attribute.Int("pulsegate.ingest.created", r.summary.Created),
+			attribute.Int("pulsegate.ingest.updated", r.summary.Updated),
+			attribute.Int("pulsegate.ingest.quarantined", r.summary.Quarantined),
+			attribute.Int("pulsegate.ingest.batches", r.commits))
 	}
 	if err != nil {
 		span.SetStatus(codes.Error, fhir.KindOf(err).IssueCode())

@@ -259,7 +259,7 @@ func TestChannelsAlikeInTiers(t *testing.T) {
 				var got []string
 				for _, metric := range []string{hr, steps, bodyMass} {
 					for _, o := range w.chart(metric) {
-						at, _, _ := o.when()
+						at, _, _ := o.effective()
 						source, fine := w.sourceOf(o.Device.Reference)
 						got = append(got, fact(metric, at, o.Quantity.Value.String(), source, fine))
 					}

@@ -13,33 +13,33 @@ import (
 
 // standsFor reports whether a Device of a coarse channel may stand for source: it
 // is made of the name of the source, or there is none and any may be meant.
-func (r *run) standsFor(device, source string) bool {
-	return device == "" || device == "Device/"+r.p.Mapper.SourceDevice(r.q.Vendor, r.q.Patient, source).ID
+func (d *delivery) mayStandFor(device, source string) bool {
+	return device == "" || device == "Device/"+d.pipeline.Mapper.SourceDevice(d.request.Vendor, d.request.Patient, source).ID
 }
 
 // supersede takes back what a coarse channel said before of o, a restated
 // Observation of a channel that knows more. What that channel said of another
 // source is another measurement.
-func (r *run) supersede(ctx context.Context, o *observation, a *attempt) error {
-	if o.coarse || !a.channels.coarse() || r.segmented(o.Metric) {
+func (d *delivery) retractCoarse(ctx context.Context, o *observation, a *commitAttempt) error {
+	if o.coarse || !a.channels.hasCoarse() || d.isNight(o.Metric) {
 		return nil
 	}
-	var mine measured
+	var mine measurement
 	if err := json.Unmarshal(o.JSON, &mine); err != nil {
 		return fhir.Wrap("ingest.supersede", err)
 	}
-	from, _, ok := mine.when()
+	from, _, ok := mine.effective()
 	if !ok {
 		return nil
 	}
-	return r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
-		func(f *store.Found, s *stored) bool {
-			var there measured
-			if f.Resource.ID != o.ID && s.Status != statusRetracted && !a.channels.mayKnow(s.Device.Reference) &&
-				r.standsFor(s.Device.Reference, o.source) &&
-				json.Unmarshal(f.Resource.JSON, &there) == nil && mine.same(&there) {
-				a.replaced = append(a.replaced,
-					known{ref: fhir.Ref{Type: "Observation", ID: strings.Clone(f.Resource.ID)}, metric: o.Metric,
+	return d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
+		func(f *store.Found, s *storedElements) bool {
+			var there measurement
+			if f.Resource.ID != o.ID && s.Status != statusRetracted && !a.channels.mayBeFine(s.Device.Reference) &&
+				d.mayStandFor(s.Device.Reference, o.source) &&
+				json.Unmarshal(f.Resource.JSON, &there) == nil && mine.equals(&there) {
+				a.retractions = append(a.retractions,
+					storedNight{ref: fhir.Ref{Type: "Observation", ID: strings.Clone(f.Resource.ID)}, metric: o.Metric,
 						json: unstamped(&f.Resource)})
 			}
 			return true
@@ -48,45 +48,45 @@ func (r *run) supersede(ctx context.Context, o *observation, a *attempt) error {
 
 // betterStated finds statements of channels that know more, for those of
 // coarse channels in one attempt to commit a batch.
-type betterStated struct {
-	b   *batch
-	obs []observation
+type fineStatements struct {
+	batch        *batch
+	observations []observation
 	// at are the places in obs of documents of channels that know more, by
 	// the second in which they start; nil before it is needed.
-	at map[int64][]int
+	bySecond map[int64][]int
 }
 
 // has reports whether a channel that knows more states what o, of a coarse
 // channel, says now under the id that the store has it under: in the batch, or
 // in the store under another id. Then o is no second measurement.
-func (s *betterStated) has(ctx context.Context, r *run, o *observation, a *attempt) (bool, error) {
-	var mine measured
+func (s *fineStatements) has(ctx context.Context, r *delivery, o *observation, a *commitAttempt) (bool, error) {
+	var mine measurement
 	if err := json.Unmarshal(o.JSON, &mine); err != nil {
 		return false, fhir.Wrap("ingest.restated", err)
 	}
-	from, _, ok := mine.when()
+	from, _, ok := mine.effective()
 	if !ok {
 		return false, nil
 	}
 	ofBatch := func(f *observation) bool {
-		var there measured
+		var there measurement
 		return f.Metric == o.Metric && f.ID != o.ID && !f.retracted && (o.source == "" || f.source == o.source) &&
-			json.Unmarshal(f.JSON, &there) == nil && mine.same(&there)
+			json.Unmarshal(f.JSON, &there) == nil && mine.equals(&there)
 	}
-	if s.at == nil {
-		s.at = map[int64][]int{}
-		for i := range s.obs {
-			if f := &s.obs[i]; !f.coarse {
-				s.at[f.Start.Unix()] = append(s.at[f.Start.Unix()], i)
+	if s.bySecond == nil {
+		s.bySecond = map[int64][]int{}
+		for i := range s.observations {
+			if f := &s.observations[i]; !f.coarse {
+				s.bySecond[f.Start.Unix()] = append(s.bySecond[f.Start.Unix()], i)
 			}
 		}
 	}
-	for _, i := range s.at[from.Unix()] {
-		if ofBatch(&s.obs[i]) {
+	for _, i := range s.bySecond[from.Unix()] {
+		if ofBatch(&s.observations[i]) {
 			return true, nil
 		}
 	}
-	for _, g := range s.b.groups {
+	for _, g := range s.batch.groups {
 		if g.coarse || g.metric != o.Metric {
 			continue
 		}
@@ -100,16 +100,16 @@ func (s *betterStated) has(ctx context.Context, r *run, o *observation, a *attem
 	}
 	found := false
 	var bad error
-	err := r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
-		func(f *store.Found, there *stored) bool {
-			if f.Resource.ID == o.ID || there.Status == statusRetracted || !a.channels.mayKnow(there.Device.Reference) {
+	err := r.find(ctx, r.pipeline.Mapper.System(r.request.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
+		func(f *store.Found, there *storedElements) bool {
+			if f.Resource.ID == o.ID || there.Status == statusRetracted || !a.channels.mayBeFine(there.Device.Reference) {
 				return true
 			}
-			var theirs measured
-			if bad = json.Unmarshal(f.Resource.JSON, &theirs); bad != nil || !mine.same(&theirs) {
+			var theirs measurement
+			if bad = json.Unmarshal(f.Resource.JSON, &theirs); bad != nil || !mine.equals(&theirs) {
 				return bad == nil
 			}
-			found, bad = r.ofSource(ctx, there, o.Metric, o.source, a)
+			found, bad = r.mayBeFrom(ctx, there, o.Metric, o.source, a)
 			return bad == nil && !found
 		})
 	if err == nil {
@@ -120,31 +120,31 @@ func (s *betterStated) has(ctx context.Context, r *run, o *observation, a *attem
 
 // withdraw takes back what a coarse channel said before of o, where that is
 // its own word still.
-func (a *attempt) withdraw(o *observation, was *past) {
-	var there stored
+func (a *commitAttempt) retractOwn(o *observation, was *earlierVersion) {
+	var there storedElements
 	if was.status == statusRetracted || json.Unmarshal(was.current, &there) != nil ||
-		a.channels.mayKnow(there.Device.Reference) {
+		a.channels.mayBeFine(there.Device.Reference) {
 		a.count(o.Metric, Counts{Unchanged: 1})
 		return
 	}
-	a.replaced = append(a.replaced, known{ref: fhir.Ref{Type: "Observation", ID: o.ID}, metric: o.Metric,
+	a.retractions = append(a.retractions, storedNight{ref: fhir.Ref{Type: "Observation", ID: o.ID}, metric: o.Metric,
 		json: unstamped(&was.version)})
 }
 
 // retractions takes back what others in the batch take the place of, each once;
 // what the batch says anew has been replaced already.
-func (r *run) retractions(a *attempt) {
-	if len(a.replaced) == 0 {
+func (d *delivery) addRetractions(a *commitAttempt) {
+	if len(a.retractions) == 0 {
 		return
 	}
 	written := map[fhir.Ref]bool{}
-	for i := range a.sb.Writes {
-		written[a.sb.Writes[i].Resource.Ref()] = true
+	for i := range a.batch.Writes {
+		written[a.batch.Writes[i].Resource.Ref()] = true
 	}
-	for i := range a.replaced {
-		if ref := a.replaced[i].ref; !written[ref] {
+	for i := range a.retractions {
+		if ref := a.retractions[i].ref; !written[ref] {
 			written[ref] = true
-			r.retract(a, &a.replaced[i])
+			d.retract(a, &a.retractions[i])
 		}
 	}
 }
@@ -152,7 +152,7 @@ func (r *run) retractions(a *attempt) {
 // oneEach leaves of the documents that the samples of a batch have become, with
 // obs before them, one for each id: of the word of a coarse channel and that of
 // one that completes the same Observation the latter.
-func oneEach(obs, others []observation, a *attempt) []observation {
+func mergeByID(obs, others []observation, a *commitAttempt) []observation {
 	if len(others) == 0 {
 		return obs
 	}

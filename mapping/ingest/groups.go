@@ -15,7 +15,7 @@ import (
 )
 
 // group is what a batch has of one series.
-type group struct {
+type seriesGroup struct {
 	template *series.Template
 	metric   string
 	device   mapping.DeviceKey
@@ -29,45 +29,45 @@ type group struct {
 }
 
 // use is what a batch has of one mapping.Stream.
-type use struct {
+type streamUse struct {
 	stream *stream.Stream
-	group  *group
+	group  *seriesGroup
 	latest int64 // start of the last of its samples, Unix microseconds
 }
 
 // place adds r.row, a sample of st, to the batch.
-func (r *run) place(st *stream.Stream) error {
-	b, u := r.cur, r.use
+func (d *delivery) addSample(st *stream.Stream) error {
+	b, u := d.batch, d.lastUse
 	if u == nil || u.stream != st {
-		u = r.useOf(st)
-		r.use = u
+		u = d.useFor(st)
+		d.lastUse = u
 	}
-	u.latest = max(u.latest, r.row.Start)
+	u.latest = max(u.latest, d.row.Start)
 	b.seq++
 	b.samples++
-	r.row.Commit.T = b.seq
+	d.row.Commit.T = b.seq
 	if c := u.group.columns; c.Len() == cap(c.Start) {
-		u.group.columns = r.spare.grown(c, u.stream.Template.Values)
+		u.group.columns = d.spares.grown(c, u.stream.Template.Values)
 	}
-	u.group.columns.Append(&r.row, st.Template.Values)
-	return r.flush()
+	u.group.columns.Append(&d.row, st.Template.Values)
+	return d.flush()
 }
 
-func (r *run) useOf(st *stream.Stream) *use {
-	b := r.cur
-	if u := b.uses[st]; u != nil {
+func (d *delivery) useFor(st *stream.Stream) *streamUse {
+	b := d.batch
+	if u := b.byStream[st]; u != nil {
 		return u
 	}
 	g := b.byTemplate[st.Template]
 	if g == nil {
-		g = &group{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague,
+		g = &seriesGroup{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague,
 			segments: st.SegmentsOf, source: st.Described.Source.Name, coarse: st.Coarse, columns: &series.Columns{}}
 		b.byTemplate[st.Template] = g
 		b.groups = append(b.groups, g)
 	}
-	u := &use{stream: st, group: g, latest: r.row.Start}
-	b.uses[st] = u
-	b.placed = append(b.placed, u)
+	u := &streamUse{stream: st, group: g, latest: d.row.Start}
+	b.byStream[st] = u
+	b.uses = append(b.uses, u)
 	if st.Device.ID != "" {
 		b.device(st.Device)
 	}
@@ -78,18 +78,18 @@ func (r *run) useOf(st *stream.Stream) *use {
 // columns grow out of and what a commit leaves serves the next ones that grow.
 // What they keep is bounded by the samples that they have room for.
 type spares struct {
-	mu   sync.Mutex
-	list []*series.Columns
-	room int // samples
-	most int
+	mu       sync.Mutex
+	free     []*series.Columns
+	capacity int // samples
+	max      int
 }
 
 // leastRoom is for how many samples columns have room at first.
-const leastRoom = 64
+const minCapacity = 64
 
 // grown has the samples of c, which is free again, and room for as many more.
 func (s *spares) grown(c *series.Columns, values int) *series.Columns {
-	n := max(2*c.Len(), leastRoom)
+	n := max(2*c.Len(), minCapacity)
 	d := s.get(n)
 	if c.Len() == 0 {
 		c.Values = make([][]series.Decimal, values)
@@ -104,17 +104,17 @@ func (s *spares) get(n int) *series.Columns {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	best := -1
-	for i, c := range s.list {
-		if cap(c.Start) >= n && (best < 0 || cap(c.Start) < cap(s.list[best].Start)) {
+	for i, c := range s.free {
+		if cap(c.Start) >= n && (best < 0 || cap(c.Start) < cap(s.free[best].Start)) {
 			best = i
 		}
 	}
 	if best < 0 {
 		return &series.Columns{}
 	}
-	c := s.list[best]
-	s.list = slices.Delete(s.list, best, best+1)
-	s.room -= cap(c.Start)
+	c := s.free[best]
+	s.free = slices.Delete(s.free, best, best+1)
+	s.capacity -= cap(c.Start)
 	return c
 }
 
@@ -122,23 +122,23 @@ func (s *spares) put(c *series.Columns) {
 	c.Reset()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if cap(c.Start) > 0 && s.room+cap(c.Start) <= s.most {
-		s.list = append(s.list, c)
-		s.room += cap(c.Start)
+	if cap(c.Start) > 0 && s.capacity+cap(c.Start) <= s.max {
+		s.free = append(s.free, c)
+		s.capacity += cap(c.Start)
 	}
 }
 
 // recycle keeps the memory of a batch that is committed.
-func (r *run) recycle(b *batch) {
+func (d *delivery) recycle(b *batch) {
 	for _, g := range b.groups {
-		r.spare.put(g.columns)
+		d.spares.put(g.columns)
 	}
 }
 
 // seal ends the gathering of b: what its samples say of their devices, and
 // how many were read.
 func (b *batch) seal() {
-	for _, u := range b.placed {
+	for _, u := range b.uses {
 		if u.stream.Device.ID != "" {
 			b.device(u.stream.Device).Learn(u.stream.Described, time.UnixMicro(u.latest))
 		}
@@ -150,8 +150,8 @@ func (b *batch) seal() {
 
 // settle sorts the columns and leaves of what the payload states twice the
 // last word, in whichever series or as a document it was.
-func (b *batch) settle() {
-	same := map[series.Identity][]*group{}
+func (b *batch) deduplicate() {
+	same := map[series.Identity][]*seriesGroup{}
 	for _, g := range b.groups {
 		n := g.columns.Len()
 		if twice := n - g.columns.Sort(g.template); twice > 0 {
@@ -159,8 +159,8 @@ func (b *batch) settle() {
 		}
 		same[g.template.Identity] = append(same[g.template.Identity], g)
 	}
-	gone := map[*group]map[int]bool{}
-	drop := func(g *group, i int) {
+	gone := map[*seriesGroup]map[int]bool{}
+	drop := func(g *seriesGroup, i int) {
 		if gone[g] == nil {
 			gone[g] = map[int]bool{}
 		}
@@ -169,7 +169,7 @@ func (b *batch) settle() {
 	for _, gs := range same {
 		for i := range gs {
 			for j := range i {
-				twins(gs[j], gs[i], drop)
+				dropRepeated(gs[j], gs[i], drop)
 			}
 		}
 	}
@@ -201,7 +201,7 @@ func (b *batch) settle() {
 }
 
 // twins finds the samples that two series of one stream both have.
-func twins(a, b *group, drop func(*group, int)) {
+func dropRepeated(a, b *seriesGroup, drop func(*seriesGroup, int)) {
 	x, y := a.columns, b.columns
 	for i, j := 0, 0; i < x.Len() && j < y.Len(); {
 		switch {
@@ -226,7 +226,7 @@ func twins(a, b *group, drop func(*group, int)) {
 }
 
 // find is the place of a sample in sorted columns, -1 if it is not there.
-func (g *group) find(k *series.Key) int {
+func (g *seriesGroup) find(k *series.Key) int {
 	c := g.columns
 	for i := sort.Search(c.Len(), func(i int) bool { return c.Start[i] >= k.Start }); i < c.Len() &&
 		c.Start[i] == k.Start; i++ {
@@ -238,7 +238,7 @@ func (g *group) find(k *series.Key) int {
 }
 
 // pick copies the samples that keep says.
-func (g *group) pick(keep func(i int) bool) *series.Columns {
+func (g *seriesGroup) pick(keep func(i int) bool) *series.Columns {
 	out := &series.Columns{}
 	for i := range g.columns.Len() {
 		if keep(i) {
@@ -251,15 +251,15 @@ func (g *group) pick(keep func(i int) bool) *series.Columns {
 
 // series puts the samples that the store does not have into a, counts those
 // that it has, and returns those that it has otherwise, as documents.
-func (r *run) series(ctx context.Context, b *batch, a *attempt) ([]observation, error) {
-	var gs []*group
+func (d *delivery) addSeries(ctx context.Context, b *batch, a *commitAttempt) ([]observation, error) {
+	var gs []*seriesGroup
 	var ws []store.SeriesWrite
 	for _, g := range b.groups {
 		n := g.columns.Len()
 		if n == 0 {
 			continue
 		}
-		ok, err := r.covered(ctx, g.template.Categories)
+		ok, err := d.covered(ctx, g.template.Categories)
 		if err != nil {
 			return nil, err
 		}
@@ -272,39 +272,39 @@ func (r *run) series(ctx context.Context, b *batch, a *attempt) ([]observation, 
 	if len(ws) == 0 {
 		return nil, nil
 	}
-	at, found, err := r.p.Store.Probe(ctx, ws)
+	at, found, err := d.pipeline.Store.Probe(ctx, ws)
 	if err != nil {
 		return nil, fhir.Wrap("ingest.series", err)
 	}
-	a.sb.Probed = at
+	a.batch.Probed = at
 	var others []observation
 	for i, g := range gs {
-		known, err := r.twinsOf(ctx, b, g, found[i], a)
+		known, err := d.findDuplicates(ctx, b, g, found[i], a)
 		if err != nil {
 			return nil, err
 		}
 		others = append(others, known...)
 	}
 	for i, g := range gs {
-		var n [stated + 1]int
+		var n [inBatch + 1]int
 		for _, p := range found[i] {
 			n[p]++
 		}
-		a.count(g.metric, Counts{Created: n[store.Missing], Unchanged: n[store.Same] + n[twin], Dropped: n[stated]})
+		a.count(g.metric, Counts{Created: n[store.Missing], Unchanged: n[store.Same] + n[duplicate], Dropped: n[inBatch]})
 		if n[store.Missing] > 0 || n[store.Same] > 0 && !g.vague {
-			b.want(g.device)
+			b.wantDevice(g.device)
 		}
 		if n[store.Missing] > 0 {
 			w := ws[i]
 			if n[store.Missing] < g.columns.Len() {
 				w.Columns = g.pick(func(j int) bool { return found[i][j] == store.Missing })
 			}
-			a.sb.Series = append(a.sb.Series, w)
+			a.batch.Series = append(a.batch.Series, w)
 			a.samples += n[store.Missing]
 			if g.segments != "" {
-				a.touchSamples(g, w.Columns)
+				a.addSegments(g, w.Columns)
 			}
-			a.stream(mapping.StreamID(g.template.Identity))
+			a.addStream(mapping.StreamID(g.template.Identity))
 		}
 		for j, p := range found[i] {
 			if p == store.Other {
@@ -316,7 +316,7 @@ func (r *run) series(ctx context.Context, b *batch, a *attempt) ([]observation, 
 }
 
 // document is sample i as Map would give it.
-func (g *group) document(i int) observation {
+func (g *seriesGroup) document(i int) observation {
 	s := g.columns.At(i)
 	k := g.template.Key(&s)
 	body := g.template.Append(nil, &s)

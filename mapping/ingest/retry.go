@@ -15,20 +15,20 @@ import (
 // breaks a rule is held in quarantine with the whole sample, so that a retry
 // can complete the Observation; a zero that stands for "not measured" is
 // counted only.
-func (r *run) leave(s *sample.Sample, res *mapping.Result) error {
+func (d *delivery) quarantineLeftOut(s *sample.Sample, res *mapping.Result) error {
 	var raw json.RawMessage
 	for _, x := range res.Left {
 		if x.Reason == sample.DropPlaceholder {
-			r.cur.count(res.Metric, Counts{LeftOut: 1})
+			d.batch.count(res.Metric, Counts{LeftOut: 1})
 			continue
 		}
 		if raw == nil {
 			b, err := json.Marshal(s)
-			if raw = b; err != nil || len(b) > r.limits.KeepRaw {
+			if raw = b; err != nil || len(b) > d.limits.KeepRaw {
 				raw = json.RawMessage{}
 			}
 		}
-		it := r.item(x.Reason, res.Metric, "", componentDetail(x.Component, x.Rule))
+		it := d.item(x.Reason, res.Metric, "", componentDetail(x.Component, x.Rule))
 		it.Component, it.VendorID = x.Component, s.VendorID
 		if it.Component == "" {
 			it.Component = "series"
@@ -40,7 +40,7 @@ func (r *run) leave(s *sample.Sample, res *mapping.Result) error {
 			it.Detail += "; too large to keep"
 		}
 		it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, it.Component, res.ID, string(raw))
-		if err := r.hold(it); err != nil {
+		if err := d.quarantine(it); err != nil {
 			return err
 		}
 	}
@@ -56,8 +56,8 @@ func componentDetail(component, rule string) string {
 
 // restated reports whether the Observation that it was left out of is another
 // one by now: then what is held is out of date.
-func (r *run) restated(ctx context.Context, it *Item) (bool, error) {
-	heads, err := r.p.Store.Heads(ctx, []fhir.Ref{{Type: "Observation", ID: it.Observation}})
+func (d *delivery) isOutdated(ctx context.Context, it *Item) (bool, error) {
+	heads, err := d.pipeline.Store.Heads(ctx, []fhir.Ref{{Type: "Observation", ID: it.Observation}})
 	if err != nil {
 		return false, fhir.Wrap("ingest.Retry", err)
 	}
@@ -68,11 +68,11 @@ func (r *run) restated(ctx context.Context, it *Item) (bool, error) {
 // complete writes the Observation of a held component anew, now with the
 // component. Where the component is part of the Observation's identity, the
 // incomplete one is retracted.
-func (r *run) complete(ctx context.Context, it *Item, s *sample.Sample) (done bool, err error) {
-	if stale, err := r.restated(ctx, it); err != nil || stale {
+func (d *delivery) completeObservation(ctx context.Context, it *Item, s *sample.Sample) (done bool, err error) {
+	if stale, err := d.isOutdated(ctx, it); err != nil || stale {
 		return stale, err
 	}
-	res, err := r.p.Mapper.Map(nil, r.q.Vendor, s, r.q.Patient, r.zone)
+	res, err := d.pipeline.Mapper.Map(nil, d.request.Vendor, s, d.request.Patient, d.zone)
 	if err != nil || len(res.Left) > 0 {
 		return false, nil
 	}
@@ -84,48 +84,48 @@ func (r *run) complete(ctx context.Context, it *Item, s *sample.Sample) (done bo
 				old.Components = append(old.Components, c)
 			}
 		}
-		was, err := r.p.Mapper.Map(nil, r.q.Vendor, &old, r.q.Patient, r.zone)
+		was, err := d.pipeline.Mapper.Map(nil, d.request.Vendor, &old, d.request.Patient, d.zone)
 		if err != nil || was.ID != it.Observation {
 			return false, nil
 		}
 		old.Status = sample.Retracted
-		if err := r.Sample(&old); err != nil {
+		if err := d.Sample(&old); err != nil {
 			return false, err
 		}
 	}
-	return true, r.Sample(s)
+	return true, d.Sample(s)
 }
 
 // roomOpen holds, for items with a vendor's id, PATIENT/SUBJECT/ITEM, so that
 // they can be found when the thing they were about becomes readable.
-const roomOpen = "ingest/open/"
+const prefixOpen = "ingest/open/"
 
 // subject returns the identity shared by an item and an Observation with the
 // same id of the vendor.
-func subject(vendor, metric, vendorID string) string {
+func subjectID(vendor, metric, vendorID string) string {
 	return itemID("subject", vendor, metric, vendorID)
 }
 
 // subjectsOf are the subjects that an Observation settles: its own metric, and
 // the document that the metric is a field of ("sleep" of "sleep.average_hrv").
-func subjectsOf(vendor string, o *observation) []string {
-	out := []string{subject(vendor, o.Metric, o.vendorID)}
+func subjectIDs(vendor string, o *observation) []string {
+	out := []string{subjectID(vendor, o.Metric, o.vendorID)}
 	for i := range len(o.Metric) {
 		if o.Metric[i] == '.' {
-			return append(out, subject(vendor, o.Metric[:i], o.vendorID))
+			return append(out, subjectID(vendor, o.Metric[:i], o.vendorID))
 		}
 	}
 	return out
 }
 
 // openItems lists the quarantined items with a subject, once a run.
-func (r *run) openItems(ctx context.Context) error {
-	if r.open != nil {
+func (d *delivery) loadOpenItems(ctx context.Context) error {
+	if d.openItems != nil {
 		return nil
 	}
 	open := map[string][]string{}
-	prefix := roomOpen + r.q.Patient + "/"
-	err := r.p.Store.List(ctx, prefix, func(key string, _ []byte) bool {
+	prefix := prefixOpen + d.request.Patient + "/"
+	err := d.pipeline.Store.List(ctx, prefix, func(key string, _ []byte) bool {
 		if rest := key[len(prefix):]; len(rest) > idLength {
 			s := rest[:idLength]
 			open[s] = append(open[s], rest[idLength+1:])
@@ -135,7 +135,7 @@ func (r *run) openItems(ctx context.Context) error {
 	if err != nil {
 		return fhir.Wrap("ingest.quarantine", err)
 	}
-	r.open = open
+	d.openItems = open
 	return nil
 }
 
@@ -145,7 +145,7 @@ const idLength = 26
 // settled removes from quarantine what earlier payloads could not say of the
 // Observations in b: a night in progress that is complete now. Items of this
 // batch stay.
-func (r *run) settled(ctx context.Context, b *batch, a *attempt) error {
+func (d *delivery) releaseResolved(ctx context.Context, b *batch, a *commitAttempt) error {
 	held := map[string]bool{}
 	for i := range b.items {
 		held[b.items[i].ID] = true
@@ -155,17 +155,17 @@ func (r *run) settled(ctx context.Context, b *batch, a *attempt) error {
 		if o.vendorID == "" {
 			continue
 		}
-		if err := r.openItems(ctx); err != nil {
+		if err := d.loadOpenItems(ctx); err != nil {
 			return err
 		}
-		if len(r.open) == 0 {
+		if len(d.openItems) == 0 {
 			return nil
 		}
-		for _, s := range subjectsOf(r.q.Vendor, o) {
-			for _, id := range r.open[s] {
+		for _, s := range subjectIDs(d.request.Vendor, o) {
+			for _, id := range d.openItems[s] {
 				if !held[id] {
-					a.sb.State = append(a.sb.State, store.StateWrite{Key: room + r.q.Patient + "/" + id},
-						store.StateWrite{Key: roomOpen + r.q.Patient + "/" + s + "/" + id})
+					a.batch.State = append(a.batch.State, store.StateWrite{Key: prefixQuarantine + d.request.Patient + "/" + id},
+						store.StateWrite{Key: prefixOpen + d.request.Patient + "/" + s + "/" + id})
 					held[id] = true
 				}
 			}

@@ -19,28 +19,28 @@ import (
 const (
 	// roomChannels holds, by patient and vendor, which kinds of channels have
 	// delivered: channels as JSON.
-	roomChannels = "ingest/channels/"
+	prefixChannels = "ingest/channels/"
 	// roomSame holds, for the id of an Observation that is stored under
 	// another one, that other id.
-	roomSame = "ingest/same/"
+	prefixSame = "ingest/same/"
 	// roomSource holds, as PATIENT/VENDOR/ID, the sources of a stream and of a
 	// Device: hashes, one after another.
-	roomSource = "ingest/source/"
+	prefixSource = "ingest/source/"
 	// roomHeard marks, as TARGET/STREAM, that a Provenance says of a stream
 	// or an Observation that another stream confirmed it.
-	roomHeard = "ingest/heard/"
+	prefixConfirmed = "ingest/heard/"
 )
 
 // channels records which kinds of channels have delivered for a patient.
 type channels struct {
 	Fine bool `json:"fine,omitempty"`
 	// Anonymous: a coarse channel that names no source.
-	Anonymous bool `json:"anonymous,omitempty"`
+	Unnamed bool `json:"anonymous,omitempty"`
 	// Named are the Devices that stand for the sources of a coarse channel.
 	Named []string `json:"named,omitempty"`
 	// Plain are the Devices that stand for sources of which the channel that
 	// knows more knows no more than the name, either.
-	Plain []string `json:"plain,omitempty"`
+	NameOnly []string `json:"plain,omitempty"`
 	// Streams names the streams of coarse channels.
 	Streams []string `json:"streams,omitempty"`
 }
@@ -52,18 +52,18 @@ func (c *channels) learn(coarse, plain bool, device, stream string) (news bool) 
 	switch {
 	case !coarse:
 		news, c.Fine = !c.Fine, true
-		if plain && !slices.Contains(c.Plain, device) {
-			news, c.Plain = true, append(c.Plain, device)
+		if plain && !slices.Contains(c.NameOnly, device) {
+			news, c.NameOnly = true, append(c.NameOnly, device)
 		}
 	case device == "":
-		news, c.Anonymous = news || !c.Anonymous, true
+		news, c.Unnamed = news || !c.Unnamed, true
 	case !slices.Contains(c.Named, device):
 		news, c.Named = true, append(c.Named, device)
 	}
 	return news
 }
 
-func (c *channels) coarse() bool { return c.Anonymous || len(c.Named) > 0 }
+func (c *channels) hasCoarse() bool { return c.Unnamed || len(c.Named) > 0 }
 
 // isCoarse reports whether an Observation with that device came through a
 // coarse channel.
@@ -73,26 +73,26 @@ func (c *channels) isCoarse(device string) bool {
 
 // isPlain reports whether an Observation with that device may have come through
 // either channel.
-func (c *channels) isPlain(device string) bool {
-	return slices.Contains(c.Plain, strings.TrimPrefix(device, "Device/"))
+func (c *channels) isNameOnly(device string) bool {
+	return slices.Contains(c.NameOnly, strings.TrimPrefix(device, "Device/"))
 }
 
 // mayKnow reports whether an Observation with that device may have come through
 // a channel that knows more.
-func (c *channels) mayKnow(device string) bool { return !c.isCoarse(device) || c.isPlain(device) }
+func (c *channels) mayBeFine(device string) bool { return !c.isCoarse(device) || c.isNameOnly(device) }
 
 // better reports whether the stored version, of a channel that knows more,
 // says what body of a coarse channel says.
-func (c *channels) better(body, current []byte) bool {
-	var a, b measured
-	return json.Unmarshal(body, &a) == nil && json.Unmarshal(current, &b) == nil && c.mayKnow(b.Device.Reference) &&
-		a.same(&b)
+func (c *channels) confirmed(body, current []byte) bool {
+	var a, b measurement
+	return json.Unmarshal(body, &a) == nil && json.Unmarshal(current, &b) == nil && c.mayBeFine(b.Device.Reference) &&
+		a.equals(&b)
 }
 
 // learnChannels notes the kinds of channels of b.
-func (r *run) learnChannels(ctx context.Context, b *batch, a *attempt) error {
-	key := roomChannels + r.q.Patient + "/" + r.q.Vendor
-	raw, err := r.p.Store.Get(ctx, key)
+func (d *delivery) learnChannels(ctx context.Context, b *batch, a *commitAttempt) error {
+	key := prefixChannels + d.request.Patient + "/" + d.request.Vendor
+	raw, err := d.pipeline.Store.Get(ctx, key)
 	if err != nil {
 		return fhir.Wrap("ingest.channels", err)
 	}
@@ -103,8 +103,8 @@ func (r *run) learnChannels(ctx context.Context, b *batch, a *attempt) error {
 	}
 	news := false
 	learn := func(coarse bool, device, source, stream string) {
-		plain := !coarse && source != "" && !r.sourced[device+source] &&
-			device == r.p.Mapper.SourceDevice(r.q.Vendor, r.q.Patient, source).ID
+		plain := !coarse && source != "" && !d.learned[device+source] &&
+			device == d.pipeline.Mapper.SourceDevice(d.request.Vendor, d.request.Patient, source).ID
 		news = a.channels.learn(coarse, plain, device, stream) || news
 	}
 	for _, g := range b.groups {
@@ -114,7 +114,7 @@ func (r *run) learnChannels(ctx context.Context, b *batch, a *attempt) error {
 		o := &b.obs[i]
 		learn(o.coarse, o.Device.ID, o.source, o.Stream)
 	}
-	if err := r.learnSources(ctx, b, a); err != nil {
+	if err := d.learnSources(ctx, b, a); err != nil {
 		return err
 	}
 	if !news {
@@ -123,31 +123,31 @@ func (r *run) learnChannels(ctx context.Context, b *batch, a *attempt) error {
 	if raw, err = json.Marshal(&a.channels); err != nil {
 		return fhir.Wrap("ingest.channels", err)
 	}
-	a.sb.State = append(a.sb.State, store.StateWrite{Key: key, Value: raw})
+	a.batch.State = append(a.batch.State, store.StateWrite{Key: key, Value: raw})
 	return nil
 }
 
 // learnSources notes which sources the streams and Devices of b stand for: a
 // coarse channel names the source only.
-func (r *run) learnSources(ctx context.Context, b *batch, a *attempt) error {
+func (d *delivery) learnSources(ctx context.Context, b *batch, a *commitAttempt) error {
 	var err error
 	learn := func(coarse bool, id, source string) {
-		if err != nil || coarse || id == "" || source == "" || r.sourced[id+source] {
+		if err != nil || coarse || id == "" || source == "" || d.learned[id+source] {
 			return
 		}
-		r.sourced[id+source] = true
-		key, hash := r.sourceKey(id), sourceHash(source)
+		d.learned[id+source] = true
+		key, hash := d.sourceKey(id), sourceHash(source)
 		var raw []byte
-		if raw, err = r.p.Store.Get(ctx, key); err != nil || strings.Contains(string(raw), hash) {
+		if raw, err = d.pipeline.Store.Get(ctx, key); err != nil || strings.Contains(string(raw), hash) {
 			return
 		}
-		for i := range a.sb.State {
-			if a.sb.State[i].Key == key { // another source of it in this batch
-				a.sb.State[i].Value = append(a.sb.State[i].Value, hash...)
+		for i := range a.batch.State {
+			if a.batch.State[i].Key == key { // another source of it in this batch
+				a.batch.State[i].Value = append(a.batch.State[i].Value, hash...)
 				return
 			}
 		}
-		a.sb.State = append(a.sb.State, store.StateWrite{Key: key, Value: append(bytes.Clone(raw), hash...)})
+		a.batch.State = append(a.batch.State, store.StateWrite{Key: key, Value: append(bytes.Clone(raw), hash...)})
 	}
 	for _, g := range b.groups {
 		learn(g.coarse, mapping.StreamID(g.template.Identity), g.source)
@@ -161,21 +161,21 @@ func (r *run) learnSources(ctx context.Context, b *batch, a *attempt) error {
 	return fhir.Wrap("ingest.channels", err)
 }
 
-func (r *run) sourceKey(id string) string {
-	return roomSource + r.q.Patient + "/" + r.q.Vendor + "/" + id
+func (d *delivery) sourceKey(id string) string {
+	return prefixSource + d.request.Patient + "/" + d.request.Vendor + "/" + id
 }
 
 // ofSource reports whether what is stored of a metric may be of the source that
 // a coarse channel names; one that names none may mean any. A sample that a
 // coarse channel brought first is in the stream of that channel still, which
 // stands for the source that the channel named, or for any.
-func (r *run) ofSource(ctx context.Context, s *stored, metric, source string, a *attempt) (bool, error) {
+func (d *delivery) mayBeFrom(ctx context.Context, s *storedElements, metric, source string, a *commitAttempt) (bool, error) {
 	if source == "" {
 		return true, nil
 	}
 	id := s.identifier(mapping.StreamSystem)
 	if slices.Contains(a.channels.Streams, id) {
-		ids := r.p.Mapper.CoarseStreams(r.q.Vendor, r.q.Patient, metric, source)
+		ids := d.pipeline.Mapper.CoarseStreams(d.request.Vendor, d.request.Patient, metric, source)
 		if id != mapping.StreamID(ids[0]) {
 			return id == mapping.StreamID(ids[1]), nil
 		}
@@ -183,46 +183,46 @@ func (r *run) ofSource(ctx context.Context, s *stored, metric, source string, a 
 	}
 	if id == "" {
 		id = strings.TrimPrefix(s.Device.Reference, "Device/")
-		if a.channels.isPlain(id) { // its name is all there is
-			return r.standsFor(s.Device.Reference, source), nil
+		if a.channels.isNameOnly(id) { // its name is all there is
+			return d.mayStandFor(s.Device.Reference, source), nil
 		}
 	}
-	raw, err := r.p.Store.Get(ctx, r.sourceKey(id))
+	raw, err := d.pipeline.Store.Get(ctx, d.sourceKey(id))
 	return raw == nil || strings.Contains(string(raw), sourceHash(source)), fhir.Wrap("ingest.channels", err)
 }
 
 // Presences of samples that the store has under another id, besides those of
 // package store.
 const (
-	twin    = store.Other + 1 + iota // and knows more of it
-	adopted                          // and knows less of it: what is new goes there
-	stated                           // or rather the batch has it, better
+	duplicate = store.Other + 1 + iota // and knows more of it
+	adopted                            // and knows less of it: what is new goes there
+	inBatch                            // or rather the batch has it, better
 )
 
 // twinsOf finds the samples of g that another channel brought. It marks them in
 // found and returns those that complete what is there.
-func (r *run) twinsOf(ctx context.Context, b *batch, g *group, found []store.Presence,
-	a *attempt) ([]observation, error) {
+func (d *delivery) findDuplicates(ctx context.Context, b *batch, g *seriesGroup, found []store.Presence,
+	a *commitAttempt) ([]observation, error) {
 	if !slices.Contains(found, store.Missing) {
 		return nil, nil
 	}
 	switch {
 	case g.coarse && a.channels.Fine:
-		if err := b.beside(g, found); err != nil {
+		if err := b.markDuplicates(g, found); err != nil {
 			return nil, err
 		}
-		return nil, r.known(ctx, g, found, a)
-	case !g.coarse && a.channels.coarse():
-		return r.adopt(ctx, g, found, a)
+		return nil, d.findInStore(ctx, g, found, a)
+	case !g.coarse && a.channels.hasCoarse():
+		return d.adoptCoarse(ctx, g, found, a)
 	}
 	return nil, nil
 }
 
 // adopt finds what a coarse channel brought before: its ids are known. It may
 // not have told the end of what took time.
-func (r *run) adopt(ctx context.Context, g *group, found []store.Presence, a *attempt) (out []observation, err error) {
+func (d *delivery) adoptCoarse(ctx context.Context, g *seriesGroup, found []store.Presence, a *commitAttempt) (out []observation, err error) {
 	taken := map[string]bool{}
-	for _, id := range r.p.Mapper.CoarseStreams(r.q.Vendor, r.q.Patient, g.metric, g.source) {
+	for _, id := range d.pipeline.Mapper.CoarseStreams(d.request.Vendor, d.request.Patient, g.metric, g.source) {
 		if !slices.Contains(a.channels.Streams, mapping.StreamID(id)) {
 			continue
 		}
@@ -230,7 +230,7 @@ func (r *run) adopt(ctx context.Context, g *group, found []store.Presence, a *at
 			if id == g.template.Identity && !g.template.KeyValue && !endless {
 				continue
 			}
-			more, err := r.adoptFrom(ctx, g, found, a, id, endless, taken)
+			more, err := d.adoptFromStream(ctx, g, found, a, id, endless, taken)
 			if err != nil {
 				return nil, err
 			}
@@ -241,7 +241,7 @@ func (r *run) adopt(ctx context.Context, g *group, found []store.Presence, a *at
 }
 
 // adoptFrom is adopt for one stream.
-func (r *run) adoptFrom(ctx context.Context, g *group, found []store.Presence, a *attempt, id series.Identity,
+func (d *delivery) adoptFromStream(ctx context.Context, g *seriesGroup, found []store.Presence, a *commitAttempt, id series.Identity,
 	endless bool, taken map[string]bool) (out []observation, err error) {
 	t := series.Template{Identity: id}
 	var at []int
@@ -260,7 +260,7 @@ func (r *run) adoptFrom(ctx context.Context, g *group, found []store.Presence, a
 	if len(refs) == 0 {
 		return nil, nil
 	}
-	heads, err := r.p.Store.Heads(ctx, refs)
+	heads, err := d.pipeline.Store.Heads(ctx, refs)
 	if err != nil {
 		return nil, fhir.Wrap("ingest.adopt", err)
 	}
@@ -268,19 +268,19 @@ func (r *run) adoptFrom(ctx context.Context, g *group, found []store.Presence, a
 		if h.Version == 0 || h.Deleted || taken[refs[j].ID] {
 			continue
 		}
-		v, _, err := r.p.Store.Read(ctx, refs[j], 0)
+		v, _, err := d.pipeline.Store.Read(ctx, refs[j], 0)
 		if err != nil {
 			return nil, fhir.Wrap("ingest.adopt", err)
 		}
 		o := g.document(at[j])
-		var mine, there measured
+		var mine, there measurement
 		if json.Unmarshal(o.JSON, &mine) != nil || json.Unmarshal(v.JSON, &there) != nil ||
 			there.Status == statusRetracted {
 			continue
 		}
 		ours := mine.Device.Reference == there.Device.Reference
 		restated := ours && !endless && !g.template.KeyValue
-		if !restated && (!ours && !a.channels.isCoarse(there.Device.Reference) || !mine.same(&there)) {
+		if !restated && (!ours && !a.channels.isCoarse(there.Device.Reference) || !mine.equals(&there)) {
 			continue // another measurement, or one that another source completed
 		}
 		o.JSON = bytes.ReplaceAll(o.JSON, []byte(`"`+o.Stream+`"`), []byte(`"`+mapping.StreamID(id)+`"`))
@@ -294,7 +294,7 @@ func (r *run) adoptFrom(ctx context.Context, g *group, found []store.Presence, a
 
 // beside finds the samples of g, of a coarse channel, that another one brought
 // in the same batch.
-func (b *batch) beside(g *group, found []store.Presence) error {
+func (b *batch) markDuplicates(g *seriesGroup, found []store.Presence) error {
 	for _, f := range b.groups {
 		if f.coarse || g.source != "" && f.source != g.source || f.metric != g.metric || f.columns.Len() == 0 {
 			continue
@@ -303,15 +303,15 @@ func (b *batch) beside(g *group, found []store.Presence) error {
 			start := g.columns.Start[i]
 			j, _ := slices.BinarySearch(f.columns.Start, start)
 			for ; p == store.Missing && j < f.columns.Len() && f.columns.Start[j] == start; j++ {
-				var mine, there measured
+				var mine, there measurement
 				if err := json.Unmarshal(g.document(i).JSON, &mine); err != nil {
 					return fhir.Wrap("ingest.beside", err)
 				}
 				if err := json.Unmarshal(f.document(j).JSON, &there); err != nil {
 					return fhir.Wrap("ingest.beside", err)
 				}
-				if mine.same(&there) {
-					p, found[i] = stated, stated
+				if mine.equals(&there) {
+					p, found[i] = inBatch, inBatch
 				}
 			}
 		}
@@ -320,7 +320,7 @@ func (b *batch) beside(g *group, found []store.Presence) error {
 }
 
 // known finds what a channel that knows more brought before.
-func (r *run) known(ctx context.Context, g *group, found []store.Presence, a *attempt) error {
+func (d *delivery) findInStore(ctx context.Context, g *seriesGroup, found []store.Presence, a *commitAttempt) error {
 	starts := map[int64][]int{}
 	from, to := int64(math.MaxInt64), int64(math.MinInt64)
 	for i, p := range found {
@@ -335,17 +335,17 @@ func (r *run) known(ctx context.Context, g *group, found []store.Presence, a *at
 	}
 	own := mapping.StreamID(g.template.Identity)
 	var bad error
-	err := r.find(ctx, r.p.Mapper.System(r.q.Vendor), g.metric, time.Unix(from, 0).UTC(), time.Unix(to+1, 0).UTC(),
-		nil, func(f *store.Found, s *stored) bool {
-			start, _, ok := s.when()
-			if !ok || s.Status == statusRetracted || !a.channels.mayKnow(s.Device.Reference) {
+	err := d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), g.metric, time.Unix(from, 0).UTC(), time.Unix(to+1, 0).UTC(),
+		nil, func(f *store.Found, s *storedElements) bool {
+			start, _, ok := s.effective()
+			if !ok || s.Status == statusRetracted || !a.channels.mayBeFine(s.Device.Reference) {
 				return true
 			}
 			for _, i := range starts[start.Unix()] {
 				if found[i] != store.Missing {
 					continue
 				}
-				var mine, there measured
+				var mine, there measurement
 				if bad = json.Unmarshal(f.Resource.JSON, &there); bad != nil {
 					return false
 				}
@@ -353,14 +353,14 @@ func (r *run) known(ctx context.Context, g *group, found []store.Presence, a *at
 				if bad = json.Unmarshal(o.JSON, &mine); bad != nil {
 					return false
 				}
-				if !mine.same(&there) {
+				if !mine.equals(&there) {
 					continue
 				}
-				if ok, bad = r.ofSource(ctx, s, g.metric, g.source, a); bad != nil || !ok {
+				if ok, bad = d.mayBeFrom(ctx, s, g.metric, g.source, a); bad != nil || !ok {
 					return bad == nil
 				}
-				found[i] = twin
-				if bad = r.confirm(ctx, f.Resource.Ref(), s.identifier(mapping.StreamSystem), own, a); bad != nil {
+				found[i] = duplicate
+				if bad = d.confirm(ctx, f.Resource.Ref(), s.identifier(mapping.StreamSystem), own, a); bad != nil {
 					return false
 				}
 				break
@@ -375,24 +375,24 @@ func (r *run) known(ctx context.Context, g *group, found []store.Presence, a *at
 
 // confirm has the Provenance of this commit name what another stream has, once
 // for each pair.
-func (r *run) confirm(ctx context.Context, ref fhir.Ref, stream, own string, a *attempt) error {
+func (d *delivery) confirm(ctx context.Context, ref fhir.Ref, stream, own string, a *commitAttempt) error {
 	target := stream
 	if target == "" {
 		target = ref.ID
 	}
-	key := roomHeard + target + "/" + own
-	if slices.ContainsFunc(a.sb.State, func(w store.StateWrite) bool { return w.Key == key }) {
+	key := prefixConfirmed + target + "/" + own
+	if slices.ContainsFunc(a.batch.State, func(w store.StateWrite) bool { return w.Key == key }) {
 		return nil
 	}
-	raw, err := r.p.Store.Get(ctx, key)
+	raw, err := d.pipeline.Store.Get(ctx, key)
 	if err != nil || raw != nil {
 		return fhir.Wrap("ingest.confirm", err)
 	}
-	a.sb.State = append(a.sb.State, store.StateWrite{Key: key, Value: []byte(r.p.Clock().UTC().Format(time.RFC3339))})
+	a.batch.State = append(a.batch.State, store.StateWrite{Key: key, Value: []byte(d.pipeline.Clock().UTC().Format(time.RFC3339))})
 	if stream != "" {
-		a.stream(stream)
+		a.addStream(stream)
 	} else {
-		a.listed = append(a.listed, ref)
+		a.targets = append(a.targets, ref)
 	}
 	return nil
 }
@@ -400,30 +400,30 @@ func (r *run) confirm(ctx context.Context, ref fhir.Ref, stream, own string, a *
 // once gives documents the identity under which the store has them: what
 // another channel brought, or the same one under another id of the vendor's.
 // once leaves out observations that the store has in more detail.
-func (r *run) once(ctx context.Context, obs []observation, a *attempt) ([]observation, error) {
-	if !a.channels.coarse() {
+func (d *delivery) resolveIdentities(ctx context.Context, obs []observation, a *commitAttempt) ([]observation, error) {
+	if !a.channels.hasCoarse() {
 		return obs, nil
 	}
 	refs := make([]fhir.Ref, len(obs))
 	for i := range obs {
 		refs[i] = fhir.Ref{Type: "Observation", ID: obs[i].ID}
 	}
-	heads, err := r.p.Store.Heads(ctx, refs)
+	heads, err := d.pipeline.Store.Heads(ctx, refs)
 	if err != nil {
 		return nil, fhir.Wrap("ingest.once", err)
 	}
 	out := make([]observation, 0, len(obs))
 	at := map[string]int{}
-	for _, i := range finerFirst(obs) {
+	for _, i := range fineFirst(obs) {
 		o := obs[i]
 		switch {
-		case r.segmented(o.Metric):
+		case d.isNight(o.Metric):
 		case heads[i].Version == 0:
-			if err := r.identify(ctx, &o, out, a); err != nil {
+			if err := d.findIdentity(ctx, &o, out, a); err != nil {
 				return nil, err
 			}
 		case o.coarse && o.vendorID != "":
-			if o.joined, err = r.isJoined(ctx, o.ID); err != nil {
+			if o.joined, err = d.isJoined(ctx, o.ID); err != nil {
 				return nil, err
 			}
 		}
@@ -433,7 +433,7 @@ func (r *run) once(ctx context.Context, obs []observation, a *attempt) ([]observ
 				continue
 			}
 			if o.joined {
-				o.complete(out[j].JSON)
+				o.addComponents(out[j].JSON)
 			}
 			out[j] = o
 			continue
@@ -447,7 +447,7 @@ func (r *run) once(ctx context.Context, obs []observation, a *attempt) ([]observ
 
 // finerFirst are the places of obs, those of coarse channels last: what another
 // channel says of their measurements in the same payload is known then.
-func finerFirst(obs []observation) []int {
+func fineFirst(obs []observation) []int {
 	var finer, coarse []int
 	for i := range obs {
 		if obs[i].coarse {
@@ -460,45 +460,45 @@ func finerFirst(obs []observation) []int {
 }
 
 // segmented reports whether a row is made of segments: it has its own rule.
-func (r *run) segmented(metric string) bool {
-	return slices.ContainsFunc(r.p.Mapper.Segments(r.q.Vendor), func(s mapping.Segments) bool { return s.Of == metric })
+func (d *delivery) isNight(metric string) bool {
+	return slices.ContainsFunc(d.pipeline.Mapper.Segments(d.request.Vendor), func(s mapping.Segments) bool { return s.Of == metric })
 }
 
 // identify finds the identity of o, which the store does not have under its own.
-func (r *run) identify(ctx context.Context, o *observation, before []observation, a *attempt) error {
-	key := roomSame + o.ID
-	raw, err := r.p.Store.Get(ctx, key)
+func (d *delivery) findIdentity(ctx context.Context, o *observation, before []observation, a *commitAttempt) error {
+	key := prefixSame + o.ID
+	raw, err := d.pipeline.Store.Get(ctx, key)
 	if err != nil {
 		return fhir.Wrap("ingest.once", err)
 	}
 	if raw != nil {
 		id, vendorID, _ := strings.Cut(string(raw), "/")
-		o.become(id, vendorID)
-		o.joined, err = r.isJoined(ctx, id)
+		o.adoptIdentity(id, vendorID)
+		o.joined, err = d.isJoined(ctx, id)
 		return err
 	}
-	var mine measured
+	var mine measurement
 	if err := json.Unmarshal(o.JSON, &mine); err != nil {
 		return fhir.Wrap("ingest.once", err)
 	}
-	from, _, ok := mine.when()
+	from, _, ok := mine.effective()
 	if !ok || o.retracted {
 		return nil
 	}
-	source := fhir.Canonical + "/identifier/" + r.q.Vendor + "/source"
-	fits := func(there *measured, coarse bool) bool {
-		if !o.coarse && !r.standsFor(there.Device.Reference, o.source) {
+	source := fhir.Canonical + "/identifier/" + d.request.Vendor + "/source"
+	fits := func(there *measurement, coarse bool) bool {
+		if !o.coarse && !d.mayStandFor(there.Device.Reference, o.source) {
 			return false // of another source
 		}
 		if o.coarse && coarse { // one channel: only under two ids of the vendor's
 			return o.vendorID != "" && there.identifier(source) != "" &&
-				there.Device.Reference == mine.Device.Reference && mine.same(there)
+				there.Device.Reference == mine.Device.Reference && mine.equals(there)
 		}
-		return o.coarse != coarse && mine.same(there)
+		return o.coarse != coarse && mine.equals(there)
 	}
 	id, vendorID := "", ""
 	for i := range before {
-		var there measured
+		var there measurement
 		if o.coarse && !before[i].coarse && o.source != "" && before[i].source != o.source {
 			continue
 		}
@@ -508,25 +508,25 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 		}
 	}
 	var bad error
-	err = r.find(ctx, r.p.Mapper.System(r.q.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
-		func(f *store.Found, s *stored) bool {
-			var there measured
+	err = d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
+		func(f *store.Found, s *storedElements) bool {
+			var there measurement
 			if bad = json.Unmarshal(f.Resource.JSON, &there); bad != nil {
 				return false
 			}
 			coarse := a.channels.isCoarse(s.Device.Reference)
 			if o.coarse {
-				coarse = !a.channels.mayKnow(s.Device.Reference)
+				coarse = !a.channels.mayBeFine(s.Device.Reference)
 			}
 			if id == "" && s.Status != statusRetracted && fits(&there, coarse) {
 				if o.coarse && !coarse {
-					if ok, bad = r.ofSource(ctx, s, o.Metric, o.source, a); bad != nil || !ok {
+					if ok, bad = d.mayBeFrom(ctx, s, o.Metric, o.source, a); bad != nil || !ok {
 						return bad == nil
 					}
 				}
 				id, vendorID = strings.Clone(f.Resource.ID), strings.Clone(there.identifier(source))
 				if o.coarse && !coarse {
-					a.listed = append(a.listed, fhir.Ref{Type: "Observation", ID: id})
+					a.targets = append(a.targets, fhir.Ref{Type: "Observation", ID: id})
 				}
 			}
 			return id == ""
@@ -537,33 +537,33 @@ func (r *run) identify(ctx context.Context, o *observation, before []observation
 	if err != nil || id == "" {
 		return fhir.Wrap("ingest.once", err)
 	}
-	a.sb.State = append(a.sb.State, store.StateWrite{Key: key, Value: []byte(id + "/" + vendorID)})
+	a.batch.State = append(a.batch.State, store.StateWrite{Key: key, Value: []byte(id + "/" + vendorID)})
 	if o.joined = o.coarse && o.vendorID != "" && vendorID != "" && o.vendorID != vendorID; o.joined {
-		a.sb.State = append(a.sb.State, store.StateWrite{Key: roomSame + id, Value: []byte(id + "/" + vendorID)})
+		a.batch.State = append(a.batch.State, store.StateWrite{Key: prefixSame + id, Value: []byte(id + "/" + vendorID)})
 	}
-	o.become(id, vendorID)
+	o.adoptIdentity(id, vendorID)
 	return nil
 }
 
 // confirms reports whether o, of a coarse channel, says what known says, of a
 // channel that knows more: the later word is not the better one then.
 func (o *observation) confirms(known *observation) bool {
-	var mine, there measured
+	var mine, there measurement
 	return o.coarse && !known.coarse && !o.retracted && !known.retracted &&
-		json.Unmarshal(o.JSON, &mine) == nil && json.Unmarshal(known.JSON, &there) == nil && mine.same(&there)
+		json.Unmarshal(o.JSON, &mine) == nil && json.Unmarshal(known.JSON, &there) == nil && mine.equals(&there)
 }
 
 // isJoined reports whether two ids of the vendor's have become the one that is
 // stored.
-func (r *run) isJoined(ctx context.Context, id string) (bool, error) {
-	raw, err := r.p.Store.Get(ctx, roomSame+id)
+func (d *delivery) isJoined(ctx context.Context, id string) (bool, error) {
+	raw, err := d.pipeline.Store.Get(ctx, prefixSame+id)
 	return raw != nil, fhir.Wrap("ingest.once", err)
 }
 
 // complete gives o the components that known has besides its own, in the order
 // of known: of two records of one thing neither takes back what the other
 // alone says.
-func (o *observation) complete(known []byte) {
+func (o *observation) addComponents(known []byte) {
 	const open = `,"component":[`
 	list := func(body []byte) (parts []json.RawMessage, codes []string) {
 		var x struct {
@@ -616,7 +616,7 @@ func (o *observation) complete(known []byte) {
 }
 
 // become gives o the identity under which it is stored.
-func (o *observation) become(id, vendorID string) {
+func (o *observation) adoptIdentity(id, vendorID string) {
 	if vendorID == "" || o.vendorID == "" {
 		vendorID = o.vendorID
 	}
@@ -625,12 +625,12 @@ func (o *observation) become(id, vendorID string) {
 }
 
 // measured holds the elements that identify the measurement of an Observation.
-type measured struct {
-	stored
-	Concept   concept    `json:"valueCodeableConcept"`
-	Quantity  *quantity  `json:"valueQuantity"`
-	Component []measured `json:"component"`
-	Code      concept    `json:"code"`
+type measurement struct {
+	storedElements
+	Concept   concept       `json:"valueCodeableConcept"`
+	Quantity  *quantity     `json:"valueQuantity"`
+	Component []measurement `json:"component"`
+	Code      concept       `json:"code"`
 }
 
 type concept struct {
@@ -641,7 +641,7 @@ type concept struct {
 	} `json:"coding"`
 }
 
-func (c *concept) name() (name string, displayed bool) {
+func (c *concept) label() (name string, displayed bool) {
 	if len(c.Coding) == 0 {
 		return "", false
 	}
@@ -657,40 +657,40 @@ type quantity struct {
 }
 
 // alike allows for what channels lose on the way: digits after a conversion.
-func (q *quantity) alike(o *quantity) bool {
-	return q.Code == o.Code && math.Abs(q.Value-o.Value) <= 1e-3*max(math.Abs(q.Value), math.Abs(o.Value))
+func (q *quantity) near(other *quantity) bool {
+	return q.Code == other.Code && math.Abs(q.Value-other.Value) <= 1e-3*max(math.Abs(q.Value), math.Abs(other.Value))
 }
 
 // same reports whether both state one measurement: of one type, at the same
 // second or over the same time, with the same value. A channel may leave out
 // the end and components, and name a code in its own words.
-func (m *measured) same(o *measured) bool {
-	from, to, ok := m.when()
-	from2, to2, ok2 := o.when()
+func (m *measurement) equals(other *measurement) bool {
+	from, to, ok := m.effective()
+	from2, to2, ok2 := other.effective()
 	if !ok || !ok2 || from.Unix() != from2.Unix() {
 		return false
 	}
-	if to.Unix() != to2.Unix() && m.EffectivePeriod.Start != "" && o.EffectivePeriod.Start != "" {
+	if to.Unix() != to2.Unix() && m.EffectivePeriod.Start != "" && other.EffectivePeriod.Start != "" {
 		return false
 	}
-	if m.Quantity != nil || o.Quantity != nil {
-		return m.Quantity != nil && o.Quantity != nil && m.Quantity.alike(o.Quantity)
+	if m.Quantity != nil || other.Quantity != nil {
+		return m.Quantity != nil && other.Quantity != nil && m.Quantity.near(other.Quantity)
 	}
-	if len(m.Concept.Coding) > 0 || len(o.Concept.Coding) > 0 {
-		a, known := m.Concept.name()
-		b, known2 := o.Concept.name()
+	if len(m.Concept.Coding) > 0 || len(other.Concept.Coding) > 0 {
+		a, known := m.Concept.label()
+		b, known2 := other.Concept.label()
 		return a == b || (!known || !known2) && to.After(from)
 	}
 	shared := 0
 	for i := range m.Component {
-		for j := range o.Component {
-			x, y := &m.Component[i], &o.Component[j]
-			a, _ := x.Code.name()
-			b, _ := y.Code.name()
+		for j := range other.Component {
+			x, y := &m.Component[i], &other.Component[j]
+			a, _ := x.Code.label()
+			b, _ := y.Code.label()
 			if a != b || x.Quantity == nil || y.Quantity == nil {
 				continue
 			}
-			if !x.Quantity.alike(y.Quantity) {
+			if !x.Quantity.near(y.Quantity) {
 				return false
 			}
 			shared++

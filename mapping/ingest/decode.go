@@ -19,38 +19,38 @@ import (
 
 // run is one payload on its way. The decoding goroutine owns cur, seen, kept
 // and what is beside streams; the committing one sum, devices and categories.
-type run struct {
-	p       *Pipeline
-	q       Request
-	adapter adapters.Adapter
-	limits  Limits
-	zone    *time.Location
-	format  string
-	digest  string
-	log     *slog.Logger
+type delivery struct {
+	pipeline *Pipeline
+	request  Request
+	adapter  adapters.Adapter
+	limits   Limits
+	zone     *time.Location
+	format   string
+	digest   string
+	log      *slog.Logger
 
-	cur  *batch
-	out  chan *batch
-	ctx  context.Context // of the decoding: ends when committing fails
-	seen map[string]int  // id -> index in cur
-	kept map[string]int  // metric -> raw items kept
+	batch    *batch
+	full     chan *batch
+	ctx      context.Context // of the decoding: ends when committing fails
+	byID     map[string]int  // id -> index in cur
+	rawItems map[string]int  // metric -> raw items kept
 
-	streams *stream.Mapper
-	row     series.Sample
-	use     *use  // of the last sample
-	steps   int   // since others went first
-	horizon int64 // what begins later than this lies in the future, if the clock says so still
-	spare   spares
+	streams    *stream.Mapper
+	row        series.Sample
+	lastUse    *streamUse // of the last sample
+	sinceYield int        // since others went first
+	horizon    int64      // what begins later than this lies in the future, if the clock says so still
+	spares     spares
 
-	sum        Summary
-	consentRef fhir.Ref
-	categories map[kind]bool
-	devices    map[string]*mapping.DeviceFacts
-	sourced    map[string]bool     // see learnSources
-	open       map[string][]string // see openItems; nil before it is needed
-	meters     meters
-	wrote      bool
-	batches    int
+	summary        Summary
+	consentRef     fhir.Ref
+	categories     map[categoryPair]bool
+	devices        map[string]*mapping.DeviceFacts
+	learned        map[string]bool     // see learnSources
+	openItems      map[string][]string // see openItems; nil before it is needed
+	meters         meters
+	wroteResources bool
+	commits        int
 }
 
 // observation is one mapped sample in a batch.
@@ -73,38 +73,38 @@ type batch struct {
 	seq        uint64 // samples so far, documents included
 	samples    int    // in groups
 	bytes      int    // of documents
-	groups     []*group
-	uses       map[*stream.Stream]*use
-	placed     []*use // as they came
-	byTemplate map[*series.Template]*group
-	facts      map[string]*deviceFacts // by id
-	order      []*deviceFacts          // as they came
+	groups     []*seriesGroup
+	byStream   map[*stream.Stream]*streamUse
+	uses       []*streamUse // as they came
+	byTemplate map[*series.Template]*seriesGroup
+	byDevice   map[string]*batchDevice // by id
+	devices    []*batchDevice          // as they came
 	items      []Item
 	counts     map[string]Counts
 	last       bool
-	failed     bool            // the last, of a payload that could not be read to its end
+	truncated  bool            // the last, of a payload that could not be read to its end
 	overrun    map[string]Item // per reason and metric: counted without raw
 }
 
 // kind is the categories of one row: one, or one and its refinement.
-type kind [2]string
+type categoryPair [2]string
 
-func kindOf(categories []string) (k kind) {
+func pairOf(categories []string) (k categoryPair) {
 	copy(k[:], categories)
 	return k
 }
 
 // deviceFacts is what a batch says of one Device.
-type deviceFacts struct {
+type batchDevice struct {
 	mapping.DeviceFacts
 	key       mapping.DeviceKey
-	wanted    bool     // something that is stored names it, or the payload describes it
+	written   bool     // something that is stored names it, or the payload describes it
 	described []string // metrics of the samples that are about the Device itself
 }
 
 func newBatch() *batch {
-	return &batch{counts: map[string]Counts{}, facts: map[string]*deviceFacts{}, uses: map[*stream.Stream]*use{},
-		byTemplate: map[*series.Template]*group{}}
+	return &batch{counts: map[string]Counts{}, byDevice: map[string]*batchDevice{}, byStream: map[*stream.Stream]*streamUse{},
+		byTemplate: map[*series.Template]*seriesGroup{}}
 }
 
 func (b *batch) count(metric string, c Counts) {
@@ -114,18 +114,18 @@ func (b *batch) count(metric string, c Counts) {
 }
 
 // execute runs the source into r (a sink) beside the committing goroutine.
-func (r *run) execute(ctx context.Context, source func(context.Context) error) error {
+func (d *delivery) decodeAndCommit(ctx context.Context, source func(context.Context) error) error {
 	dctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r.ctx, r.out, r.cur = dctx, make(chan *batch, 1), newBatch()
-	r.streams = stream.New(r.p.Mapper, r.q.Vendor, r.q.Patient, r.zone)
-	r.spare.most = r.limits.Samples
+	d.ctx, d.full, d.batch = dctx, make(chan *batch, 1), newBatch()
+	d.streams = stream.New(d.pipeline.Mapper, d.request.Vendor, d.request.Patient, d.zone)
+	d.spares.max = d.limits.Samples
 	done := make(chan error, 1)
 	go func() {
 		var err error
-		for b := range r.out {
+		for b := range d.full {
 			if err == nil {
-				if err = r.commit(ctx, b); err != nil {
+				if err = d.commit(ctx, b); err != nil {
 					cancel()
 				}
 			}
@@ -133,14 +133,14 @@ func (r *run) execute(ctx context.Context, source func(context.Context) error) e
 		done <- err
 	}()
 	derr := source(dctx)
-	r.cur.last, r.cur.failed = true, derr != nil
-	r.cur.seal()
-	r.out <- r.cur
-	close(r.out)
+	d.batch.last, d.batch.truncated = true, derr != nil
+	d.batch.seal()
+	d.full <- d.batch
+	close(d.full)
 	if err := <-done; err != nil {
 		return err
 	}
-	if err := r.nights(ctx); err != nil && derr == nil {
+	if err := d.updateNights(ctx); err != nil && derr == nil {
 		return err
 	}
 	if derr != nil {
@@ -163,48 +163,48 @@ const documentSteps = 16
 // step counts what was taken in. A goroutine that decodes holds its core until
 // the scheduler takes it away, 10 ms each time, while a request waits for a
 // turn at every step it takes.
-func (r *run) step(n int) {
-	if r.steps += n; r.steps >= yieldEvery {
-		r.steps = 0
+func (d *delivery) yield(n int) {
+	if d.sinceYield += n; d.sinceYield >= yieldEvery {
+		d.sinceYield = 0
 		runtime.Gosched()
 	}
 }
 
 // flush hands the batch on when it is full.
-func (r *run) flush() error {
-	b := r.cur
-	if b.samples < r.limits.Samples && len(b.obs) < r.limits.Batch && b.bytes < batchBytes &&
-		len(b.items) < r.limits.Batch && len(b.order) < r.limits.Batch && !r.streams.Full() {
+func (d *delivery) flush() error {
+	b := d.batch
+	if b.samples < d.limits.Samples && len(b.obs) < d.limits.Batch && b.bytes < batchBytes &&
+		len(b.items) < d.limits.Batch && len(b.devices) < d.limits.Batch && !d.streams.Full() {
 		return nil
 	}
 	b.seal()
 	select {
-	case r.out <- b:
-	case <-r.ctx.Done():
-		return r.ctx.Err()
+	case d.full <- b:
+	case <-d.ctx.Done():
+		return d.ctx.Err()
 	}
-	r.cur, r.use = newBatch(), nil
-	clear(r.seen)
-	if r.streams.Full() {
-		r.streams.Reset()
+	d.batch, d.lastUse = newBatch(), nil
+	clear(d.byID)
+	if d.streams.Full() {
+		d.streams.Reset()
 	}
 	return nil
 }
 
 // Sample implements adapters.Sink.
-func (r *run) Sample(s *sample.Sample) error {
-	st, resolved := r.streams.Place(s, &r.row)
-	if st != nil && (r.row.Start <= r.horizon || !r.future(r.row.Start)) {
-		r.step(1)
-		return r.place(st)
+func (d *delivery) Sample(s *sample.Sample) error {
+	st, resolved := d.streams.Place(s, &d.row)
+	if st != nil && (d.row.Start <= d.horizon || !d.inFuture(d.row.Start)) {
+		d.yield(1)
+		return d.addSample(st)
 	}
-	r.step(documentSteps)
-	b := r.cur
+	d.yield(documentSteps)
+	b := d.batch
 	if b.arena == nil {
 		b.arena = make([]byte, 0, arenaSize)
 	}
-	res, err := r.p.Mapper.Observation(b.arena, resolved, s, r.zone)
-	if err == nil && r.future(res.Start.UnixMicro()) {
+	res, err := d.pipeline.Mapper.Observation(b.arena, resolved, s, d.zone)
+	if err == nil && d.inFuture(res.Start.UnixMicro()) {
 		err = &mapping.RejectError{Reason: sample.ReasonBadTime, Rule: "the time lies in the future"}
 	}
 	if err != nil {
@@ -213,27 +213,27 @@ func (r *run) Sample(s *sample.Sample) error {
 			return err
 		}
 		if re.Reason == sample.DropPlaceholder {
-			r.Drop(re.Reason, s.Metric, 1)
+			d.Drop(re.Reason, s.Metric, 1)
 			return nil
 		}
-		return r.hold(itemOfSample(r, s, re))
+		return d.quarantine(itemOfSample(d, s, re))
 	}
 	if len(res.Left) > 0 {
-		if err := r.leave(s, &res); err != nil {
+		if err := d.quarantineLeftOut(s, &res); err != nil {
 			return err
 		}
 		if s = res.Kept; res.Stream != "" {
-			if st, _ := r.streams.Place(s, &r.row); st != nil {
-				return r.place(st)
+			if st, _ := d.streams.Place(s, &d.row); st != nil {
+				return d.addSample(st)
 			}
 		}
 	}
-	return r.document(s, res)
+	return d.addDocument(s, res)
 }
 
 // document adds the resource that s was mapped to to the batch.
-func (r *run) document(s *sample.Sample, res mapping.Result) error {
-	b := r.cur
+func (d *delivery) addDocument(s *sample.Sample, res mapping.Result) error {
+	b := d.batch
 	if b.arena == nil { // the batch has changed since it was mapped
 		b.arena = make([]byte, 0, arenaSize)
 	}
@@ -241,7 +241,7 @@ func (r *run) document(s *sample.Sample, res mapping.Result) error {
 		f := b.device(res.Device)
 		f.Learn(s, res.Start)
 		if res.JSON == nil {
-			f.wanted, f.described = true, append(f.described, res.Metric)
+			f.written, f.described = true, append(f.described, res.Metric)
 		}
 	}
 	c := Counts{Read: 1}
@@ -256,17 +256,17 @@ func (r *run) document(s *sample.Sample, res mapping.Result) error {
 		o := observation{Result: res, seq: b.seq, preliminary: s.Status == sample.Preliminary,
 			retracted: s.Status == sample.Retracted, revision: s.Revision, vendorID: s.VendorID, coarse: s.Coarse,
 			source: s.Source.Name}
-		if i, twice := r.seen[res.ID]; twice {
+		if i, twice := d.byID[res.ID]; twice {
 			// The payload states it twice: its last word counts.
 			b.obs[i] = o
 			c.Dropped = 1
 		} else {
-			r.seen[res.ID] = len(b.obs)
+			d.byID[res.ID] = len(b.obs)
 			b.obs = append(b.obs, o)
 		}
 	}
 	b.count(res.Metric, c)
-	return r.flush()
+	return d.flush()
 }
 
 const (
@@ -279,43 +279,43 @@ const (
 )
 
 // future reports whether a start, in Unix microseconds, is too far ahead.
-func (r *run) future(start int64) bool {
-	if start > r.horizon {
-		r.horizon = r.p.Clock().Add(48 * time.Hour).UnixMicro()
+func (d *delivery) inFuture(start int64) bool {
+	if start > d.horizon {
+		d.horizon = d.pipeline.Clock().Add(48 * time.Hour).UnixMicro()
 	}
-	return start > r.horizon
+	return start > d.horizon
 }
 
 // device is what b knows of a Device.
-func (b *batch) device(k mapping.DeviceKey) *deviceFacts {
-	f := b.facts[k.ID]
+func (b *batch) device(k mapping.DeviceKey) *batchDevice {
+	f := b.byDevice[k.ID]
 	if f == nil {
-		f = &deviceFacts{key: k}
-		b.facts[k.ID] = f
-		b.order = append(b.order, f)
+		f = &batchDevice{key: k}
+		b.byDevice[k.ID] = f
+		b.devices = append(b.devices, f)
 	}
 	return f
 }
 
 // want has the Device of a stored Observation written.
-func (b *batch) want(k mapping.DeviceKey) {
-	if f := b.facts[k.ID]; f != nil {
-		f.wanted = true
+func (b *batch) wantDevice(k mapping.DeviceKey) {
+	if f := b.byDevice[k.ID]; f != nil {
+		f.written = true
 	}
 }
 
 // Reject is adapters.Sink.
-func (r *run) Reject(x *sample.Reject) error {
+func (d *delivery) Reject(x *sample.Reject) error {
 	if x.Component != "" && x.Reason == sample.DropPlaceholder {
-		r.cur.count(strings.Clone(x.Metric), Counts{LeftOut: 1})
+		d.batch.count(strings.Clone(x.Metric), Counts{LeftOut: 1})
 		return nil
 	}
-	return r.hold(itemOfReject(r, x))
+	return d.quarantine(itemOfReject(d, x))
 }
 
 // hold puts an item into the batch's quarantine.
-func (r *run) hold(it Item) error {
-	b := r.cur
+func (d *delivery) quarantine(it Item) error {
+	b := d.batch
 	it.Metric = strings.Clone(it.Metric) // the adapter's buffer may be used again
 	if it.Component == "" {
 		b.count(it.Metric, Counts{Read: 1, Quarantined: 1})
@@ -323,68 +323,68 @@ func (r *run) hold(it Item) error {
 		b.count(it.Metric, Counts{LeftOut: 1})
 	}
 	group := it.Reason + "\x00" + it.Metric + "\x00" + it.Component
-	if r.kept[group]++; r.kept[group] > r.limits.KeepPerMetric {
+	if d.rawItems[group]++; d.rawItems[group] > d.limits.KeepPerMetric {
 		if b.overrun == nil {
 			b.overrun = map[string]Item{}
 		}
 		it.Raw, it.Sample, it.Where, it.VendorID = nil, nil, "", ""
 		it.Detail = "more of the same, counted without raw bytes"
-		it.Count = r.kept[group] - r.limits.KeepPerMetric
-		it.ID = itemID(r.q.Vendor, r.format, group, r.digest)
+		it.Count = d.rawItems[group] - d.limits.KeepPerMetric
+		it.ID = itemID(d.request.Vendor, d.format, group, d.digest)
 		b.overrun[group] = it
 		return nil
 	}
 	it.Where, it.Detail = strings.Clone(it.Where), strings.Clone(it.Detail)
 	b.items = append(b.items, it)
-	return r.flush()
+	return d.flush()
 }
 
 // Drop is adapters.Sink.
-func (r *run) Drop(_, metric string, n int) {
-	if _, known := r.cur.counts[metric]; !known {
+func (d *delivery) Drop(_, metric string, n int) {
+	if _, known := d.batch.counts[metric]; !known {
 		metric = strings.Clone(metric)
 	}
-	r.cur.count(metric, Counts{Read: n, Dropped: n})
+	d.batch.count(metric, Counts{Read: n, Dropped: n})
 }
 
 // Progress is adapters.Sink.
-func (r *run) Progress(n int64) {
-	if r.q.Progress != nil {
-		r.q.Progress(n)
+func (d *delivery) Progress(n int64) {
+	if d.request.Progress != nil {
+		d.request.Progress(n)
 	}
 }
 
 // consent asks for the consent, which may have been withdrawn meanwhile.
-func (r *run) consent(ctx context.Context) error {
-	ref, ok, err := r.p.Consents.Collects(ctx, r.q.Patient, r.q.Vendor)
+func (d *delivery) checkConsent(ctx context.Context) error {
+	ref, ok, err := d.pipeline.Consents.Collects(ctx, d.request.Patient, d.request.Vendor)
 	if err != nil {
 		return fhir.Wrap("ingest.consent", err)
 	}
 	if !ok {
 		return fhir.Errorf(fhir.Forbidden, "ingest.consent", "no active consent of this patient covers data of %s",
-			r.q.Vendor)
+			d.request.Vendor)
 	}
-	r.consentRef = ref
-	clear(r.categories)
+	d.consentRef = ref
+	clear(d.categories)
 	return nil
 }
 
 // covered remembers the answer until the consent is asked for again.
-func (r *run) covered(ctx context.Context, categories []string) (bool, error) {
-	category := kindOf(categories)
-	ok, known := r.categories[category]
+func (d *delivery) covered(ctx context.Context, categories []string) (bool, error) {
+	category := pairOf(categories)
+	ok, known := d.categories[category]
 	if known {
 		return ok, nil
 	}
-	ok, err := r.p.Consents.CollectsCategory(ctx, r.q.Patient, r.q.Vendor, categories...)
+	ok, err := d.pipeline.Consents.CollectsCategory(ctx, d.request.Patient, d.request.Vendor, categories...)
 	if err != nil {
 		return false, fhir.Wrap("ingest.consent", err)
 	}
-	r.categories[category] = ok
+	d.categories[category] = ok
 	return ok, nil
 }
 
-func (r *run) event(k audit.EventType, outcome string) audit.Event {
-	return audit.Event{Type: k, Interaction: "ingest", Outcome: outcome, At: r.p.Clock(), Principal: r.q.Principal,
-		RemoteIP: r.q.RemoteIP, RequestID: r.q.RequestID, Patient: r.q.Patient}
+func (d *delivery) auditEvent(k audit.EventType, outcome string) audit.Event {
+	return audit.Event{Type: k, Interaction: "ingest", Outcome: outcome, At: d.pipeline.Clock(), Principal: d.request.Principal,
+		RemoteIP: d.request.RemoteIP, RequestID: d.request.RequestID, Patient: d.request.Patient}
 }

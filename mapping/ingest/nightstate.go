@@ -18,7 +18,7 @@ import (
 
 // roomNight holds, by patient, vendor and source, what is known of the nights
 // of one source: sourceNights as JSON.
-const roomNight = "ingest/night/"
+const prefixNight = "ingest/night/"
 
 // sourceNights is the state of the nights of one source.
 type sourceNights struct {
@@ -36,19 +36,19 @@ type sourceNights struct {
 // period is from and to, Unix seconds.
 type period [2]int64
 
-const day = 24 * 3600
+const secondsPerDay = 24 * 3600
 
 // touch collects the segments of one source that a commit writes.
-type touch struct {
+type writtenSegments struct {
 	streams []string
 	due     []period
 }
 
-func (a *attempt) touchOf(source, stream string) *touch {
-	x := a.touched[source]
+func (a *commitAttempt) segmentsOf(source, stream string) *writtenSegments {
+	x := a.segments[source]
 	if x == nil {
-		x = &touch{}
-		a.touched[source] = x
+		x = &writtenSegments{}
+		a.segments[source] = x
 	}
 	if !slices.Contains(x.streams, stream) {
 		x.streams = append(x.streams, stream)
@@ -57,31 +57,31 @@ func (a *attempt) touchOf(source, stream string) *touch {
 }
 
 // touch notes the time of a segment that is a document.
-func (a *attempt) touch(o *observation, body []byte) {
+func (a *commitAttempt) addSegment(o *observation, body []byte) {
 	stream := o.Stream
 	if stream == "" {
 		stream = "Device/" + o.Device.ID
 	}
-	var s stored
+	var s storedElements
 	if json.Unmarshal(body, &s) != nil {
 		return
 	}
-	if from, to, ok := s.when(); ok {
-		x := a.touchOf(o.source, stream)
+	if from, to, ok := s.effective(); ok {
+		x := a.segmentsOf(o.source, stream)
 		x.due = append(x.due, period{from.Unix(), to.Unix()})
 	}
 }
 
 // touchSamples notes the times of segments that are samples.
-func (a *attempt) touchSamples(g *group, c *series.Columns) {
-	x := a.touchOf(g.source, mapping.StreamID(g.template.Identity))
+func (a *commitAttempt) addSegments(g *seriesGroup, c *series.Columns) {
+	x := a.segmentsOf(g.source, mapping.StreamID(g.template.Identity))
 	for i := range c.Len() {
 		s := c.At(i)
 		p := period{s.Start / 1e6, s.Start / 1e6}
 		if s.End != series.NoEnd {
 			p[1] = s.End/1e6 + 1
 		}
-		if n := len(x.due); n > 0 && p[0] >= x.due[n-1][0] && p[0] <= x.due[n-1][1]+apart {
+		if n := len(x.due); n > 0 && p[0] >= x.due[n-1][0] && p[0] <= x.due[n-1][1]+mergeGap {
 			x.due[n-1][1] = max(x.due[n-1][1], p[1])
 			continue
 		}
@@ -92,16 +92,16 @@ func (a *attempt) touchSamples(g *group, c *series.Columns) {
 const (
 	// apart is the longest pause in seconds between two periods that are
 	// merged.
-	apart = 3 * day
+	mergeGap = 3 * secondsPerDay
 	// maxPeriods bounds the periods of a source: nights of that many weeks,
 	// with as long a pause between any two.
 	maxPeriods = 1024
 )
 
 // merged are the periods in order, those that lie close together as one.
-func merged(ps []period) []period {
+func mergePeriods(ps []period) []period {
 	slices.SortFunc(ps, func(a, b period) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) })
-	for gap := int64(apart); ; gap *= 2 {
+	for gap := int64(mergeGap); ; gap *= 2 {
 		out := ps[:0]
 		for _, p := range ps {
 			if n := len(out); n > 0 && p[0] <= out[n-1][1]+gap {
@@ -122,15 +122,17 @@ func sourceHash(source string) string {
 	return hex.EncodeToString(h[:8])
 }
 
-func (r *run) nightRoom() string { return roomNight + r.q.Patient + "/" + r.q.Vendor + "/" }
+func (d *delivery) nightPrefix() string {
+	return prefixNight + d.request.Patient + "/" + d.request.Vendor + "/"
+}
 
 // due adds to a the state that says which nights have to be made again: it is
 // in one commit with the segments, so that a crash in between loses no night.
-func (r *run) due(ctx context.Context, a *attempt) error {
-	for _, source := range slices.Sorted(maps.Keys(a.touched)) {
-		x := a.touched[source]
-		key := r.nightRoom() + sourceHash(source)
-		raw, err := r.p.Store.Get(ctx, key)
+func (d *delivery) addDueNights(ctx context.Context, a *commitAttempt) error {
+	for _, source := range slices.Sorted(maps.Keys(a.segments)) {
+		x := a.segments[source]
+		key := d.nightPrefix() + sourceHash(source)
+		raw, err := d.pipeline.Store.Get(ctx, key)
 		if err != nil {
 			return fhir.Wrap("ingest.due", err)
 		}
@@ -145,23 +147,23 @@ func (r *run) due(ctx context.Context, a *attempt) error {
 				n.Streams = append(n.Streams, s)
 			}
 		}
-		n.Due = merged(append(n.Due, x.due...))
-		w, err := n.write(key)
+		n.Due = mergePeriods(append(n.Due, x.due...))
+		w, err := n.stateWrite(key)
 		if err != nil {
 			return err
 		}
-		a.sb.State = append(a.sb.State, w)
+		a.batch.State = append(a.batch.State, w)
 	}
 	return nil
 }
 
-func (n *sourceNights) write(key string) (store.StateWrite, error) {
+func (n *sourceNights) stateWrite(key string) (store.StateWrite, error) {
 	raw, err := json.Marshal(n)
 	return store.StateWrite{Key: key, Value: raw}, fhir.Wrap("ingest.nights", err)
 }
 
 // stored holds the elements that are read from a stored segment or night.
-type stored struct {
+type storedElements struct {
 	Meta struct {
 		Tag []coding `json:"tag"`
 	} `json:"meta"`
@@ -188,26 +190,26 @@ type coding struct {
 }
 
 // when is the clinical time, with the offsets as written.
-func (s *stored) when() (from, to time.Time, ok bool) {
+func (s *storedElements) effective() (from, to time.Time, ok bool) {
 	if s.EffectivePeriod.Start == "" {
-		from, ok = written(s.EffectiveDateTime)
+		from, ok = parseTime(s.EffectiveDateTime)
 		return from, from, ok
 	}
-	from, ok = written(s.EffectivePeriod.Start)
-	to, ok2 := written(s.EffectivePeriod.End)
+	from, ok = parseTime(s.EffectivePeriod.Start)
+	to, ok2 := parseTime(s.EffectivePeriod.End)
 	return from, to, ok && ok2
 }
 
 // written reads a time; its location is the offset, not a place that happens
 // to have it.
-func written(s string) (time.Time, bool) {
+func parseTime(s string) (time.Time, bool) {
 	t, err := time.Parse(time.RFC3339, s)
 	_, offset := t.Zone()
 	return t.In(time.FixedZone("", offset)), err == nil
 }
 
 // identifier is the value under a system.
-func (s *stored) identifier(system string) string {
+func (s *storedElements) identifier(system string) string {
 	for _, i := range s.Identifier {
 		if i.System == system {
 			return i.Value
@@ -217,6 +219,6 @@ func (s *stored) identifier(system string) string {
 }
 
 // unsure reports whether the offsets are not known to be the wearer's.
-func (s *stored) unsure() bool {
+func (s *storedElements) zoneUnknown() bool {
 	return slices.ContainsFunc(s.Meta.Tag, func(c coding) bool { return c.Code == "zone-unknown" })
 }
