@@ -2,116 +2,19 @@ package ingest
 
 import (
 	"context"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
-	"log/slog"
 	"runtime"
 	"strings"
 	"time"
 
-	"pulsegate/adapters"
 	"pulsegate/fhir"
-	"pulsegate/fhir/audit"
 	"pulsegate/fhir/series"
 	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
 	"pulsegate/mapping/stream"
 )
-
-// run is one payload on its way. The decoding goroutine owns cur, seen, kept
-// and what is beside streams; the committing one sum, devices and categories.
-type delivery struct {
-	pipeline *Pipeline
-	request  Request
-	adapter  adapters.Adapter
-	limits   Limits
-	zone     *time.Location
-	format   string
-	digest   string
-	log      *slog.Logger
-
-	batch    *batch
-	full     chan *batch
-	ctx      context.Context // of the decoding: ends when committing fails
-	byID     map[string]int  // id -> index in cur
-	rawItems map[string]int  // metric -> raw items kept
-
-	streams    *stream.Mapper
-	row        series.Sample
-	lastUse    *streamUse // of the last sample
-	sinceYield int        // since others went first
-	horizon    int64      // what begins later than this lies in the future, if the clock says so still
-	spares     spares
-
-	summary        Summary
-	consentRef     fhir.Ref
-	categories     map[categoryPair]bool
-	devices        map[string]*mapping.DeviceFacts
-	learned        map[string]bool     // see learnSources
-	openItems      map[string][]string // see openItems; nil before it is needed
-	meters         meters
-	wroteResources bool
-	commits        int
-}
-
-// observation is one mapped sample in a batch.
-type observation struct {
-	mapping.Result
-	seq         uint64 // its place in the batch
-	preliminary bool
-	retracted   bool
-	revision    int64
-	source      string
-	coarse      bool
-	joined      bool // stored for two ids of the vendor's: what it leaves out stands
-	vendorID    string
-}
-
-// batch is what one commit will take. It belongs to one goroutine at a time.
-type batch struct {
-	arena      []byte
-	obs        []observation
-	seq        uint64 // samples so far, documents included
-	samples    int    // in groups
-	bytes      int    // of documents
-	groups     []*seriesGroup
-	byStream   map[*stream.Stream]*streamUse
-	uses       []*streamUse // as they came
-	byTemplate map[*series.Template]*seriesGroup
-	byDevice   map[string]*batchDevice // by id
-	devices    []*batchDevice          // as they came
-	items      []Item
-	counts     map[string]Counts
-	last       bool
-	truncated  bool            // the last, of a payload that could not be read to its end
-	overrun    map[string]Item // per reason and metric: counted without raw
-}
-
-// kind is the categories of one row: one, or one and its refinement.
-type categoryPair [2]string
-
-func pairOf(categories []string) (k categoryPair) {
-	copy(k[:], categories)
-	return k
-}
-
-// deviceFacts is what a batch says of one Device.
-type batchDevice struct {
-	mapping.DeviceFacts
-	key       mapping.DeviceKey
-	written   bool     // something that is stored names it, or the payload describes it
-	described []string // metrics of the samples that are about the Device itself
-}
-
-func newBatch() *batch {
-	return &batch{counts: map[string]Counts{}, byDevice: map[string]*batchDevice{}, byStream: map[*stream.Stream]*streamUse{},
-		byTemplate: map[*series.Template]*seriesGroup{}}
-}
-
-func (b *batch) count(metric string, c Counts) {
-	x := b.counts[metric]
-	x.add(c)
-	b.counts[metric] = x
-}
 
 // execute runs the source into r (a sink) beside the committing goroutine.
 func (d *delivery) decodeAndCommit(ctx context.Context, source func(context.Context) error) error {
@@ -154,43 +57,6 @@ func (d *delivery) decodeAndCommit(ctx context.Context, source func(context.Cont
 	return nil
 }
 
-// yieldEvery so many samples the decoding lets others go first: some 200 us.
-const yieldEvery = 256
-
-// documentSteps is what a document takes to map, in samples.
-const documentSteps = 16
-
-// step counts what was taken in. A goroutine that decodes holds its core until
-// the scheduler takes it away, 10 ms each time, while a request waits for a
-// turn at every step it takes.
-func (d *delivery) yield(n int) {
-	if d.sinceYield += n; d.sinceYield >= yieldEvery {
-		d.sinceYield = 0
-		runtime.Gosched()
-	}
-}
-
-// flush hands the batch on when it is full.
-func (d *delivery) flush() error {
-	b := d.batch
-	if b.samples < d.limits.Samples && len(b.obs) < d.limits.Batch && b.bytes < batchBytes &&
-		len(b.items) < d.limits.Batch && len(b.devices) < d.limits.Batch && !d.streams.Full() {
-		return nil
-	}
-	b.seal()
-	select {
-	case d.full <- b:
-	case <-d.ctx.Done():
-		return d.ctx.Err()
-	}
-	d.batch, d.lastUse = newBatch(), nil
-	clear(d.byID)
-	if d.streams.Full() {
-		d.streams.Reset()
-	}
-	return nil
-}
-
 // Sample implements adapters.Sink.
 func (d *delivery) Sample(s *sample.Sample) error {
 	st, resolved := d.streams.Place(s, &d.row)
@@ -229,6 +95,45 @@ func (d *delivery) Sample(s *sample.Sample) error {
 		}
 	}
 	return d.addDocument(s, res)
+}
+
+// place adds r.row, a sample of st, to the batch.
+func (d *delivery) addSample(st *stream.Stream) error {
+	b, u := d.batch, d.lastUse
+	if u == nil || u.stream != st {
+		u = d.useFor(st)
+		d.lastUse = u
+	}
+	u.latest = max(u.latest, d.row.Start)
+	b.seq++
+	b.samples++
+	d.row.Commit.T = b.seq
+	if c := u.group.columns; c.Len() == cap(c.Start) {
+		u.group.columns = d.spares.grown(c, u.stream.Template.Values)
+	}
+	u.group.columns.Append(&d.row, st.Template.Values)
+	return d.flush()
+}
+
+func (d *delivery) useFor(st *stream.Stream) *streamUse {
+	b := d.batch
+	if u := b.byStream[st]; u != nil {
+		return u
+	}
+	g := b.byTemplate[st.Template]
+	if g == nil {
+		g = &seriesGroup{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague,
+			segments: st.SegmentsOf, source: st.Described.Source.Name, coarse: st.Coarse, columns: &series.Columns{}}
+		b.byTemplate[st.Template] = g
+		b.groups = append(b.groups, g)
+	}
+	u := &streamUse{stream: st, group: g, latest: d.row.Start}
+	b.byStream[st] = u
+	b.uses = append(b.uses, u)
+	if st.Device.ID != "" {
+		b.device(st.Device)
+	}
+	return u
 }
 
 // document adds the resource that s was mapped to to the batch.
@@ -286,24 +191,6 @@ func (d *delivery) inFuture(start int64) bool {
 	return start > d.horizon
 }
 
-// device is what b knows of a Device.
-func (b *batch) device(k mapping.DeviceKey) *batchDevice {
-	f := b.byDevice[k.ID]
-	if f == nil {
-		f = &batchDevice{key: k}
-		b.byDevice[k.ID] = f
-		b.devices = append(b.devices, f)
-	}
-	return f
-}
-
-// want has the Device of a stored Observation written.
-func (b *batch) wantDevice(k mapping.DeviceKey) {
-	if f := b.byDevice[k.ID]; f != nil {
-		f.written = true
-	}
-}
-
 // Reject is adapters.Sink.
 func (d *delivery) Reject(x *sample.Reject) error {
 	if x.Component != "" && x.Reason == sample.DropPlaceholder {
@@ -311,6 +198,42 @@ func (d *delivery) Reject(x *sample.Reject) error {
 		return nil
 	}
 	return d.quarantine(itemOfReject(d, x))
+}
+
+// leave accounts for the components that mapping left out of s. Each that
+// breaks a rule is held in quarantine with the whole sample, so that a retry
+// can complete the Observation; a zero that stands for "not measured" is
+// counted only.
+func (d *delivery) quarantineLeftOut(s *sample.Sample, res *mapping.Result) error {
+	var raw json.RawMessage
+	for _, x := range res.Left {
+		if x.Reason == sample.DropPlaceholder {
+			d.batch.count(res.Metric, Counts{LeftOut: 1})
+			continue
+		}
+		if raw == nil {
+			b, err := json.Marshal(s)
+			if raw = b; err != nil || len(b) > d.limits.KeepRaw {
+				raw = json.RawMessage{}
+			}
+		}
+		it := d.item(x.Reason, res.Metric, "", componentDetail(x.Component, x.Rule))
+		it.Component, it.VendorID = x.Component, s.VendorID
+		if it.Component == "" {
+			it.Component = "series"
+		}
+		it.Observation, it.Content = res.ID, hex.EncodeToString(res.Hash[:])
+		if len(raw) > 0 {
+			it.Sample = raw
+		} else {
+			it.Detail += "; too large to keep"
+		}
+		it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, it.Component, res.ID, string(raw))
+		if err := d.quarantine(it); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hold puts an item into the batch's quarantine.
@@ -354,37 +277,39 @@ func (d *delivery) Progress(n int64) {
 	}
 }
 
-// consent asks for the consent, which may have been withdrawn meanwhile.
-func (d *delivery) checkConsent(ctx context.Context) error {
-	ref, ok, err := d.pipeline.Consents.Collects(ctx, d.request.Patient, d.request.Vendor)
-	if err != nil {
-		return fhir.Wrap("ingest.consent", err)
+// yieldEvery so many samples the decoding lets others go first: some 200 us.
+const yieldEvery = 256
+
+// documentSteps is what a document takes to map, in samples.
+const documentSteps = 16
+
+// step counts what was taken in. A goroutine that decodes holds its core until
+// the scheduler takes it away, 10 ms each time, while a request waits for a
+// turn at every step it takes.
+func (d *delivery) yield(n int) {
+	if d.sinceYield += n; d.sinceYield >= yieldEvery {
+		d.sinceYield = 0
+		runtime.Gosched()
 	}
-	if !ok {
-		return fhir.Errorf(fhir.Forbidden, "ingest.consent", "no active consent of this patient covers data of %s",
-			d.request.Vendor)
+}
+
+// flush hands the batch on when it is full.
+func (d *delivery) flush() error {
+	b := d.batch
+	if b.samples < d.limits.Samples && len(b.obs) < d.limits.Batch && b.bytes < batchBytes &&
+		len(b.items) < d.limits.Batch && len(b.devices) < d.limits.Batch && !d.streams.Full() {
+		return nil
 	}
-	d.consentRef = ref
-	clear(d.categories)
+	b.seal()
+	select {
+	case d.full <- b:
+	case <-d.ctx.Done():
+		return d.ctx.Err()
+	}
+	d.batch, d.lastUse = newBatch(), nil
+	clear(d.byID)
+	if d.streams.Full() {
+		d.streams.Reset()
+	}
 	return nil
-}
-
-// covered remembers the answer until the consent is asked for again.
-func (d *delivery) covered(ctx context.Context, categories []string) (bool, error) {
-	category := pairOf(categories)
-	ok, known := d.categories[category]
-	if known {
-		return ok, nil
-	}
-	ok, err := d.pipeline.Consents.CollectsCategory(ctx, d.request.Patient, d.request.Vendor, categories...)
-	if err != nil {
-		return false, fhir.Wrap("ingest.consent", err)
-	}
-	d.categories[category] = ok
-	return ok, nil
-}
-
-func (d *delivery) auditEvent(k audit.EventType, outcome string) audit.Event {
-	return audit.Event{Type: k, Interaction: "ingest", Outcome: outcome, At: d.pipeline.Clock(), Principal: d.request.Principal,
-		RemoteIP: d.request.RemoteIP, RequestID: d.request.RequestID, Patient: d.request.Patient}
 }

@@ -3,22 +3,15 @@ package ingest
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"maps"
 	"slices"
-	"time"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 )
-
-// roomNight holds, by patient, vendor and source, what is known of the nights
-// of one source: sourceNights as JSON.
-const prefixNight = "ingest/night/"
 
 // sourceNights is the state of the nights of one source.
 type sourceNights struct {
@@ -37,6 +30,46 @@ type sourceNights struct {
 type period [2]int64
 
 const secondsPerDay = 24 * 3600
+
+func (d *delivery) nightPrefix() string {
+	return prefixNight + d.request.Patient + "/" + d.request.Vendor + "/"
+}
+
+// due adds to a the state that says which nights have to be made again: it is
+// in one commit with the segments, so that a crash in between loses no night.
+func (d *delivery) addDueNights(ctx context.Context, a *commitAttempt) error {
+	for _, source := range slices.Sorted(maps.Keys(a.segments)) {
+		x := a.segments[source]
+		key := d.nightPrefix() + sourceHash(source)
+		raw, err := d.pipeline.Store.Get(ctx, key)
+		if err != nil {
+			return fhir.Wrap("ingest.due", err)
+		}
+		n := sourceNights{Source: source}
+		if raw != nil {
+			if err := json.Unmarshal(raw, &n); err != nil {
+				return fhir.Wrap("ingest.due", err)
+			}
+		}
+		for _, s := range x.streams {
+			if !slices.Contains(n.Streams, s) {
+				n.Streams = append(n.Streams, s)
+			}
+		}
+		n.Due = mergePeriods(append(n.Due, x.due...))
+		w, err := n.stateWrite(key)
+		if err != nil {
+			return err
+		}
+		a.batch.State = append(a.batch.State, w)
+	}
+	return nil
+}
+
+func (n *sourceNights) stateWrite(key string) (store.StateWrite, error) {
+	raw, err := json.Marshal(n)
+	return store.StateWrite{Key: key, Value: raw}, fhir.Wrap("ingest.nights", err)
+}
 
 // touch collects the segments of one source that a commit writes.
 type writtenSegments struct {
@@ -114,111 +147,4 @@ func mergePeriods(ps []period) []period {
 			return ps
 		}
 	}
-}
-
-// sourceHash is a source's name as it can stand in an id.
-func sourceHash(source string) string {
-	h := sha256.Sum256([]byte(source))
-	return hex.EncodeToString(h[:8])
-}
-
-func (d *delivery) nightPrefix() string {
-	return prefixNight + d.request.Patient + "/" + d.request.Vendor + "/"
-}
-
-// due adds to a the state that says which nights have to be made again: it is
-// in one commit with the segments, so that a crash in between loses no night.
-func (d *delivery) addDueNights(ctx context.Context, a *commitAttempt) error {
-	for _, source := range slices.Sorted(maps.Keys(a.segments)) {
-		x := a.segments[source]
-		key := d.nightPrefix() + sourceHash(source)
-		raw, err := d.pipeline.Store.Get(ctx, key)
-		if err != nil {
-			return fhir.Wrap("ingest.due", err)
-		}
-		n := sourceNights{Source: source}
-		if raw != nil {
-			if err := json.Unmarshal(raw, &n); err != nil {
-				return fhir.Wrap("ingest.due", err)
-			}
-		}
-		for _, s := range x.streams {
-			if !slices.Contains(n.Streams, s) {
-				n.Streams = append(n.Streams, s)
-			}
-		}
-		n.Due = mergePeriods(append(n.Due, x.due...))
-		w, err := n.stateWrite(key)
-		if err != nil {
-			return err
-		}
-		a.batch.State = append(a.batch.State, w)
-	}
-	return nil
-}
-
-func (n *sourceNights) stateWrite(key string) (store.StateWrite, error) {
-	raw, err := json.Marshal(n)
-	return store.StateWrite{Key: key, Value: raw}, fhir.Wrap("ingest.nights", err)
-}
-
-// stored holds the elements that are read from a stored segment or night.
-type storedElements struct {
-	Meta struct {
-		Tag []coding `json:"tag"`
-	} `json:"meta"`
-	Identifier []struct {
-		System string `json:"system"`
-		Value  string `json:"value"`
-	} `json:"identifier"`
-	Status            string `json:"status"`
-	EffectiveDateTime string `json:"effectiveDateTime"`
-	EffectivePeriod   struct {
-		Start string `json:"start"`
-		End   string `json:"end"`
-	} `json:"effectivePeriod"`
-	Value struct {
-		Coding []coding `json:"coding"`
-	} `json:"valueCodeableConcept"`
-	Device struct {
-		Reference string `json:"reference"`
-	} `json:"device"`
-}
-
-type coding struct {
-	Code string `json:"code"`
-}
-
-// when is the clinical time, with the offsets as written.
-func (s *storedElements) effective() (from, to time.Time, ok bool) {
-	if s.EffectivePeriod.Start == "" {
-		from, ok = parseTime(s.EffectiveDateTime)
-		return from, from, ok
-	}
-	from, ok = parseTime(s.EffectivePeriod.Start)
-	to, ok2 := parseTime(s.EffectivePeriod.End)
-	return from, to, ok && ok2
-}
-
-// written reads a time; its location is the offset, not a place that happens
-// to have it.
-func parseTime(s string) (time.Time, bool) {
-	t, err := time.Parse(time.RFC3339, s)
-	_, offset := t.Zone()
-	return t.In(time.FixedZone("", offset)), err == nil
-}
-
-// identifier is the value under a system.
-func (s *storedElements) identifier(system string) string {
-	for _, i := range s.Identifier {
-		if i.System == system {
-			return i.Value
-		}
-	}
-	return ""
-}
-
-// unsure reports whether the offsets are not known to be the wearer's.
-func (s *storedElements) zoneUnknown() bool {
-	return slices.ContainsFunc(s.Meta.Tag, func(c coding) bool { return c.Code == "zone-unknown" })
 }

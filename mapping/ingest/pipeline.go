@@ -1,11 +1,7 @@
 package ingest
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"io"
 	"log/slog"
 	"strings"
@@ -55,14 +51,6 @@ type Pipeline struct {
 	locks [64]sync.Mutex
 }
 
-// serialize waits for the other commits of the patient and vendor; what it
-// returns lets the next one go on.
-func (p *Pipeline) lock(patient, vendor string) (unlock func()) {
-	m := &p.locks[xxhash.Sum64String(patient+"/"+vendor)%uint64(len(p.locks))]
-	m.Lock()
-	return m.Unlock
-}
-
 // Request is one payload.
 type Request struct {
 	Patient string
@@ -84,8 +72,6 @@ type Request struct {
 	RemoteIP  string
 	Progress  func(bytes int64)
 }
-
-const headSize = 64 << 10
 
 // Run takes one payload in. What was committed before an error stays, and the
 // summary counts it.
@@ -173,119 +159,10 @@ func (p *Pipeline) vendors() string {
 	return strings.Join(names, ", ")
 }
 
-// payload finds the format, decodes, and commits.
-func (d *delivery) payload(ctx context.Context) (err error) {
-	in := adapters.Input{Name: baseName(d.request.Name), Zone: d.zone, Received: d.pipeline.Clock(), At: d.request.At, Size: d.request.Size}
-	if d.request.Delivery != nil {
-		in.Delivery = adapters.Facts(d.adapter, d.request.Delivery)
-	}
-	if d.request.Format != "auto" {
-		in.Format, in.Hint, _ = strings.Cut(d.request.Format, ":")
-	}
-	head := make([]byte, headSize)
-	n, err := io.ReadFull(d.request.Body, head)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-		return bodyError(err)
-	}
-	head = head[:n]
-	if n == 0 {
-		return fhir.Errorf(fhir.Invalid, "ingest.Run", "the payload is empty")
-	}
-	sum := sha256.Sum256(head)
-	d.digest = hex.EncodeToString(sum[:])
-	if in.Format == "" {
-		var ok bool
-		if in.Format, ok = d.adapter.Detect(in.Name, head); !ok {
-			return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Err: adapters.ErrUnknownFormat,
-				Issues: []fhir.Issue{{Code: "structure",
-					Diagnostics: "the payload is none of the formats of " + d.request.Vendor + ": " + formatNames(d.adapter) +
-						"; name it by format"}}}
-		}
-	}
-	if !hasFormat(d.adapter, in.Format) {
-		return fhir.Errorf(fhir.Invalid, "ingest.Run", "format is one of %s", formatNames(d.adapter))
-	}
-	d.format = in.Format
-	in.Body = &contextReader{ctx, io.MultiReader(bytes.NewReader(head), d.request.Body)}
-	if in.At == nil && needsSeek(d.adapter, in.Format) {
-		f, size, err := spool(d.pipeline.SpoolDir, in.Body, d.limits.MaxSpool)
-		if err != nil {
-			return err
-		}
-		defer func() {
-			if cerr := f.Close(); err == nil {
-				err = fhir.Wrap("ingest.Run", cerr)
-			}
-		}()
-		in.At, in.Size, in.Body = f, size, io.NewSectionReader(f, 0, size)
-	}
-	return d.decodeAndCommit(ctx, func(ctx context.Context) error { return d.adapter.Decode(ctx, in, d) })
-}
-
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
-}
-
-func baseName(s string) string {
-	if i := strings.LastIndexAny(s, `/\`); i >= 0 {
-		s = s[i+1:]
-	}
-	return s[:min(len(s), 255)]
-}
-
-func hasFormat(a adapters.Adapter, name string) bool {
-	for _, f := range a.Formats() {
-		if f.Name == name {
-			return true
-		}
-	}
-	return false
-}
-
-// seeks reports whether a format needs random access to its payload.
-func needsSeek(a adapters.Adapter, name string) bool {
-	for _, f := range a.Formats() {
-		if f.Name == name {
-			return f.Seek
-		}
-	}
-	return false
-}
-
-func formatNames(a adapters.Adapter) string {
-	var names []string
-	for _, f := range a.Formats() {
-		names = append(names, f.Name)
-	}
-	return strings.Join(names, ", ")
-}
-
-// bodyError turns a failure of decoding into an error with place and rule.
-func bodyError(err error) error {
-	var fe *fhir.Error
-	if errors.As(err, &fe) {
-		return fe
-	}
-	var pe *adapters.PayloadError
-	if errors.As(err, &pe) {
-		is := fhir.Issue{Code: "structure", Diagnostics: pe.Error()}
-		return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Issues: []fhir.Issue{is}, Err: pe.Err}
-	}
-	if errors.Is(err, adapters.ErrUnknownFormat) {
-		return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Err: err,
-			Issues: []fhir.Issue{{Code: "structure", Diagnostics: "unknown payload format"}}}
-	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Err: err,
-			Issues: []fhir.Issue{{Code: "structure", Diagnostics: "the payload ends too early"}}}
-	}
-	return fhir.Wrap("ingest.Run", err)
+// serialize waits for the other commits of the patient and vendor; what it
+// returns lets the next one go on.
+func (p *Pipeline) lock(patient, vendor string) (unlock func()) {
+	m := &p.locks[xxhash.Sum64String(patient+"/"+vendor)%uint64(len(p.locks))]
+	m.Lock()
+	return m.Unlock
 }

@@ -5,18 +5,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base32"
-	"encoding/hex"
 	"encoding/json"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"pulsegate/adapters"
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
-	"pulsegate/fhir/audit"
-	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
 )
@@ -47,114 +40,7 @@ type Item struct {
 	Sample json.RawMessage `json:"sample,omitempty"`
 }
 
-const prefixQuarantine = "quarantine/"
-
 func (it *Item) key() string { return prefixQuarantine + it.Patient + "/" + it.ID }
-
-// itemID is derived from content.
-func itemID(parts ...string) string {
-	h := sha256.New()
-	for _, p := range parts {
-		h.Write([]byte{byte(len(p) >> 24), byte(len(p) >> 16), byte(len(p) >> 8), byte(len(p))})
-		h.Write([]byte(p))
-	}
-	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(h.Sum(nil)[:16]))
-}
-
-func (d *delivery) item(reason, metric, where, detail string) Item {
-	return Item{Patient: d.request.Patient, Vendor: d.request.Vendor, Format: d.format, Reason: reason, Metric: metric,
-		Where: where, Detail: detail, Count: 1, FirstSeen: d.pipeline.Clock().UTC().Truncate(time.Second)}
-}
-
-func itemOfSample(r *delivery, s *sample.Sample, re *mapping.RejectError) Item {
-	it := r.item(re.Reason, s.Metric, "", re.Rule)
-	it.VendorID = s.VendorID
-	raw, err := json.Marshal(s)
-	if err != nil || len(raw) > r.limits.KeepRaw {
-		it.Detail += "; too large to keep"
-		raw = nil
-	}
-	it.Sample = raw
-	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, string(raw))
-	return it
-}
-
-func itemOfReject(r *delivery, x *sample.Reject) Item {
-	it := r.item(x.Reason, x.Metric, x.Where, componentDetail(x.Component, x.Detail))
-	it.Component, it.VendorID = strings.Clone(x.Component), x.VendorID
-	it.Raw = bytes.Clone(x.Raw[:min(len(x.Raw), r.limits.KeepRaw)])
-	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, string(it.Raw))
-	if len(it.Raw) == 0 {
-		it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, it.Component, it.Where, r.digest)
-	}
-	return it
-}
-
-// itemWrites adds the batch's quarantine; what is there already stays as it
-// was first seen.
-func (d *delivery) addItems(ctx context.Context, b *batch, sb *store.Batch) error {
-	byKey := map[string]*Item{}
-	var order []*Item
-	for _, x := range b.items {
-		it := &x
-		if err := d.stripUncovered(ctx, it); err != nil {
-			return err
-		}
-		if twin := byKey[it.key()]; twin != nil {
-			twin.Count++
-			continue
-		}
-		byKey[it.key()] = it
-		order = append(order, it)
-	}
-	for _, it := range b.overrun {
-		order = append(order, &it)
-	}
-	for _, it := range order {
-		old, err := d.pipeline.Store.Get(ctx, it.key())
-		if err != nil {
-			return fhir.Wrap("ingest.quarantine", err)
-		}
-		if old != nil {
-			var was Item
-			if err := json.Unmarshal(old, &was); err != nil {
-				return fhir.Wrap("ingest.quarantine", err)
-			}
-			if was.Count >= it.Count {
-				continue
-			}
-			it.FirstSeen = was.FirstSeen
-		}
-		v, err := json.Marshal(it)
-		if err != nil {
-			return fhir.Wrap("ingest.quarantine", err)
-		}
-		sb.State = append(sb.State, store.StateWrite{Key: it.key(), Value: v})
-		if it.VendorID != "" {
-			s := subjectID(it.Vendor, it.Metric, it.VendorID)
-			sb.State = append(sb.State, store.StateWrite{Key: prefixOpen + it.Patient + "/" + s + "/" + it.ID,
-				Value: []byte("1")})
-			if d.openItems != nil && !slices.Contains(d.openItems[s], it.ID) {
-				d.openItems[s] = append(d.openItems[s], it.ID)
-			}
-		}
-	}
-	return nil
-}
-
-// strip takes the vendor's bytes from an item that the consent's categories do
-// not cover; of a metric without a row nobody knows the category, so only a
-// consent to all of them covers it. What is left is a count.
-func (d *delivery) stripUncovered(ctx context.Context, it *Item) error {
-	ok, err := d.covered(ctx, d.pipeline.Mapper.Categories(it.Vendor, it.Metric))
-	if err != nil || ok {
-		return err
-	}
-	it.Raw, it.Sample, it.Where, it.VendorID = nil, nil, "", ""
-	it.Detail = "counted without raw bytes: the consent does not cover it"
-	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, "uncovered", d.digest)
-	return nil
-}
 
 // List calls fn for the items of a patient ("" all) until it returns false.
 func (p *Pipeline) List(ctx context.Context, patient string, fn func(*Item) bool) error {
@@ -192,149 +78,69 @@ func (p *Pipeline) Get(ctx context.Context, id string) (Item, error) {
 	return out, err
 }
 
-// Retry maps everything in quarantine again with the current table. What
-// works leaves quarantine, in a commit of its own after the resources: after a
-// crash in between the item is tried again and changes nothing.
-func (p *Pipeline) Retry(ctx context.Context, who *access.Principal, requestID string) (Summary, error) {
-	var total Summary
-	var items []Item
-	err := p.List(ctx, "", func(it *Item) bool {
-		if it.Sample != nil || it.Raw != nil {
-			items = append(items, *it)
-		}
-		return true
-	})
-	if err != nil {
-		return total, err
-	}
-	for from := 0; from < len(items); {
-		to := from
-		for to < len(items) && to-from < 1000 && items[to].Patient == items[from].Patient &&
-			items[to].Vendor == items[from].Vendor && items[to].Format == items[from].Format {
-			to++
-		}
-		sum, err := p.retry(ctx, items[from:to], who, requestID)
-		total.Add(sum)
-		if err != nil && fhir.KindOf(err) != fhir.Forbidden && fhir.KindOf(err) != fhir.NotFound {
-			return total, err
-		}
-		from = to
-	}
-	return total, nil
+func (d *delivery) item(reason, metric, where, detail string) Item {
+	return Item{Patient: d.request.Patient, Vendor: d.request.Vendor, Format: d.format, Reason: reason, Metric: metric,
+		Where: where, Detail: detail, Count: 1, FirstSeen: d.pipeline.Clock().UTC().Truncate(time.Second)}
 }
 
-// retry takes items of one patient, vendor and format.
-func (p *Pipeline) retry(ctx context.Context, items []Item, who *access.Principal, requestID string) (Summary, error) {
-	began := p.Clock()
-	var r *delivery
-	var err error
-	ctx, span := startSpan(ctx)
-	defer func() { endSpan(span, r, err) }()
-	if r, err = p.begin(ctx, Request{Patient: items[0].Patient, Vendor: items[0].Vendor, Principal: who,
-		RequestID: requestID}); err != nil {
-		return Summary{}, err
+func itemOfSample(r *delivery, s *sample.Sample, re *mapping.RejectError) Item {
+	it := r.item(re.Reason, s.Metric, "", re.Rule)
+	it.VendorID = s.VendorID
+	raw, err := json.Marshal(s)
+	if err != nil || len(raw) > r.limits.KeepRaw {
+		it.Detail += "; too large to keep"
+		raw = nil
 	}
-	r.format = items[0].Format
-	var ids []byte
-	for i := range items {
-		ids = append(ids, items[i].ID...)
-	}
-	digest := sha256.Sum256(ids)
-	r.digest = hex.EncodeToString(digest[:])
-	var done []store.StateWrite
-	err = r.decodeAndCommit(ctx, func(ctx context.Context) error {
-		for i := range items {
-			ok, err := r.retryItem(ctx, &items[i])
-			if err != nil {
-				return err
-			}
-			if ok {
-				it := &items[i]
-				done = append(done, store.StateWrite{Key: it.key()})
-				if it.VendorID != "" {
-					done = append(done, store.StateWrite{Key: prefixOpen + it.Patient + "/" +
-						subjectID(it.Vendor, it.Metric, it.VendorID) + "/" + it.ID})
-				}
-			}
-		}
-		return nil
-	})
-	r.summary.Seconds = p.Clock().Sub(began).Seconds()
-	if err != nil {
-		err = r.recordFailure(ctx, err, "")
-	}
-	if err != nil || len(done) == 0 {
-		return r.summary, err
-	}
-	ev := r.auditEvent(audit.Operator, audit.Success)
-	ev.Interaction, ev.Extra = "quarantine-release", [][2]string{{"items", strconv.Itoa(len(done))}}
-	w, leaf, err := p.Audit.Prepare(ev)
-	if err != nil {
-		return r.summary, fhir.Wrap("ingest.Retry", err)
-	}
-	_, err = p.Store.Commit(ctx, &store.Batch{State: done, Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}})
-	return r.summary, fhir.Wrap("ingest.Retry", err)
+	it.Sample = raw
+	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, string(raw))
+	return it
 }
 
-// again tries one item; ok means that all of it became resources. Rejects are
-// not put into quarantine again, they are there.
-func (d *delivery) retryItem(ctx context.Context, it *Item) (ok bool, err error) {
-	t := &collector{}
-	if it.Sample != nil {
-		var s sample.Sample
-		if json.Unmarshal(it.Sample, &s) != nil {
-			return false, nil
-		}
-		t.samples = append(t.samples, s)
-	} else {
-		in := adapters.Input{Format: it.Format, Hint: strings.Split(it.Metric, ".")[0],
-			Body: bytes.NewReader(it.Raw), Zone: d.zone, Received: it.FirstSeen}
-		if d.adapter.Decode(ctx, in, t) != nil || t.rejected {
-			return false, ctx.Err()
-		}
+func itemOfReject(r *delivery, x *sample.Reject) Item {
+	it := r.item(x.Reason, x.Metric, x.Where, componentDetail(x.Component, x.Detail))
+	it.Component, it.VendorID = strings.Clone(x.Component), x.VendorID
+	it.Raw = bytes.Clone(x.Raw[:min(len(x.Raw), r.limits.KeepRaw)])
+	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, string(it.Raw))
+	if len(it.Raw) == 0 {
+		it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, it.Component, it.Where, r.digest)
 	}
-	if it.Component != "" && len(t.samples) == 1 {
-		return d.completeObservation(ctx, it, &t.samples[0])
-	}
-	for i := range t.samples {
-		if _, err := d.pipeline.Mapper.Map(nil, d.request.Vendor, &t.samples[i], d.request.Patient, d.zone); err != nil {
-			return false, nil
-		}
-	}
-	for i := range t.samples {
-		if err := d.Sample(&t.samples[i]); err != nil {
-			return false, err
-		}
-	}
-	return len(t.samples) > 0, nil
+	return it
 }
 
-// trial is a sink that keeps the samples of one small item.
-type collector struct {
-	samples  []sample.Sample
-	rejected bool
-}
-
-func (t *collector) Sample(s *sample.Sample) error {
-	c := *s
-	c.Components = append([]sample.Component(nil), s.Components...)
-	c.Device.Facts = append([]sample.Fact(nil), s.Device.Facts...)
-	c.Value.Series = cloneSeries(s.Value.Series)
-	for i := range c.Components {
-		c.Components[i].Value.Series = cloneSeries(c.Components[i].Value.Series)
+func componentDetail(component, rule string) string {
+	if component == "" {
+		return rule
 	}
-	t.samples = append(t.samples, c)
-	return nil
+	return "component " + component + ": " + rule
 }
 
-func cloneSeries(s *sample.SeriesData) *sample.SeriesData {
-	if s == nil {
-		return nil
+// itemID is derived from content.
+func itemID(parts ...string) string {
+	h := sha256.New()
+	for _, p := range parts {
+		h.Write([]byte{byte(len(p) >> 24), byte(len(p) >> 16), byte(len(p) >> 8), byte(len(p))})
+		h.Write([]byte(p))
 	}
-	c := *s
-	return &c
+	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(h.Sum(nil)[:16]))
 }
 
-func (t *collector) Reject(*sample.Reject) error { t.rejected = true; return nil }
-func (t *collector) Drop(string, string, int)    {}
-func (t *collector) Progress(int64)              {}
+// idLength is the length of an item's id: 16 bytes in base32.
+const idLength = 26
+
+// subject returns the identity shared by an item and an Observation with the
+// same id of the vendor.
+func subjectID(vendor, metric, vendorID string) string {
+	return itemID("subject", vendor, metric, vendorID)
+}
+
+// subjectsOf are the subjects that an Observation settles: its own metric, and
+// the document that the metric is a field of ("sleep" of "sleep.average_hrv").
+func subjectIDs(vendor string, o *observation) []string {
+	out := []string{subjectID(vendor, o.Metric, o.vendorID)}
+	for i := range len(o.Metric) {
+		if o.Metric[i] == '.' {
+			return append(out, subjectID(vendor, o.Metric[:i], o.vendorID))
+		}
+	}
+	return out
+}

@@ -11,12 +11,6 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// standsFor reports whether a Device of a coarse channel may stand for source: it
-// is made of the name of the source, or there is none and any may be meant.
-func (d *delivery) mayStandFor(device, source string) bool {
-	return device == "" || device == "Device/"+d.pipeline.Mapper.SourceDevice(d.request.Vendor, d.request.Patient, source).ID
-}
-
 // supersede takes back what a coarse channel said before of o, a restated
 // Observation of a channel that knows more. What that channel said of another
 // source is another measurement.
@@ -129,48 +123,4 @@ func (a *commitAttempt) retractOwn(o *observation, was *earlierVersion) {
 	}
 	a.retractions = append(a.retractions, storedNight{ref: fhir.Ref{Type: "Observation", ID: o.ID}, metric: o.Metric,
 		json: unstamped(&was.version)})
-}
-
-// retractions takes back what others in the batch take the place of, each once;
-// what the batch says anew has been replaced already.
-func (d *delivery) addRetractions(a *commitAttempt) {
-	if len(a.retractions) == 0 {
-		return
-	}
-	written := map[fhir.Ref]bool{}
-	for i := range a.batch.Writes {
-		written[a.batch.Writes[i].Resource.Ref()] = true
-	}
-	for i := range a.retractions {
-		if ref := a.retractions[i].ref; !written[ref] {
-			written[ref] = true
-			d.retract(a, &a.retractions[i])
-		}
-	}
-}
-
-// oneEach leaves of the documents that the samples of a batch have become, with
-// obs before them, one for each id: of the word of a coarse channel and that of
-// one that completes the same Observation the latter.
-func mergeByID(obs, others []observation, a *commitAttempt) []observation {
-	if len(others) == 0 {
-		return obs
-	}
-	out := append(make([]observation, 0, len(obs)+len(others)), obs...)
-	at := make(map[string]int, len(obs)+len(others))
-	for i := range obs {
-		at[obs[i].ID] = i
-	}
-	for _, o := range others {
-		j, twice := at[o.ID]
-		switch {
-		case !twice:
-			at[o.ID], out = len(out), append(out, o)
-			continue
-		case out[j].coarse || !o.coarse:
-			out[j] = o
-		}
-		a.count(o.Metric, Counts{Dropped: 1})
-	}
-	return out
 }

@@ -1,68 +1,137 @@
 package ingest
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"strconv"
+	"strings"
 
+	"pulsegate/adapters"
 	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
-	"pulsegate/mapping"
 	"pulsegate/mapping/sample"
 )
 
-// leave accounts for the components that mapping left out of s. Each that
-// breaks a rule is held in quarantine with the whole sample, so that a retry
-// can complete the Observation; a zero that stands for "not measured" is
-// counted only.
-func (d *delivery) quarantineLeftOut(s *sample.Sample, res *mapping.Result) error {
-	var raw json.RawMessage
-	for _, x := range res.Left {
-		if x.Reason == sample.DropPlaceholder {
-			d.batch.count(res.Metric, Counts{LeftOut: 1})
-			continue
+// Retry maps everything in quarantine again with the current table. What
+// works leaves quarantine, in a commit of its own after the resources: after a
+// crash in between the item is tried again and changes nothing.
+func (p *Pipeline) Retry(ctx context.Context, who *access.Principal, requestID string) (Summary, error) {
+	var total Summary
+	var items []Item
+	err := p.List(ctx, "", func(it *Item) bool {
+		if it.Sample != nil || it.Raw != nil {
+			items = append(items, *it)
 		}
-		if raw == nil {
-			b, err := json.Marshal(s)
-			if raw = b; err != nil || len(b) > d.limits.KeepRaw {
-				raw = json.RawMessage{}
+		return true
+	})
+	if err != nil {
+		return total, err
+	}
+	for from := 0; from < len(items); {
+		to := from
+		for to < len(items) && to-from < 1000 && items[to].Patient == items[from].Patient &&
+			items[to].Vendor == items[from].Vendor && items[to].Format == items[from].Format {
+			to++
+		}
+		sum, err := p.retry(ctx, items[from:to], who, requestID)
+		total.Add(sum)
+		if err != nil && fhir.KindOf(err) != fhir.Forbidden && fhir.KindOf(err) != fhir.NotFound {
+			return total, err
+		}
+		from = to
+	}
+	return total, nil
+}
+
+// retry takes items of one patient, vendor and format.
+func (p *Pipeline) retry(ctx context.Context, items []Item, who *access.Principal, requestID string) (Summary, error) {
+	began := p.Clock()
+	var r *delivery
+	var err error
+	ctx, span := startSpan(ctx)
+	defer func() { endSpan(span, r, err) }()
+	if r, err = p.begin(ctx, Request{Patient: items[0].Patient, Vendor: items[0].Vendor, Principal: who,
+		RequestID: requestID}); err != nil {
+		return Summary{}, err
+	}
+	r.format = items[0].Format
+	var ids []byte
+	for i := range items {
+		ids = append(ids, items[i].ID...)
+	}
+	digest := sha256.Sum256(ids)
+	r.digest = hex.EncodeToString(digest[:])
+	var done []store.StateWrite
+	err = r.decodeAndCommit(ctx, func(ctx context.Context) error {
+		for i := range items {
+			ok, err := r.retryItem(ctx, &items[i])
+			if err != nil {
+				return err
+			}
+			if ok {
+				it := &items[i]
+				done = append(done, store.StateWrite{Key: it.key()})
+				if it.VendorID != "" {
+					done = append(done, store.StateWrite{Key: prefixOpen + it.Patient + "/" +
+						subjectID(it.Vendor, it.Metric, it.VendorID) + "/" + it.ID})
+				}
 			}
 		}
-		it := d.item(x.Reason, res.Metric, "", componentDetail(x.Component, x.Rule))
-		it.Component, it.VendorID = x.Component, s.VendorID
-		if it.Component == "" {
-			it.Component = "series"
-		}
-		it.Observation, it.Content = res.ID, hex.EncodeToString(res.Hash[:])
-		if len(raw) > 0 {
-			it.Sample = raw
-		} else {
-			it.Detail += "; too large to keep"
-		}
-		it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, it.Component, res.ID, string(raw))
-		if err := d.quarantine(it); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func componentDetail(component, rule string) string {
-	if component == "" {
-		return rule
-	}
-	return "component " + component + ": " + rule
-}
-
-// restated reports whether the Observation that it was left out of is another
-// one by now: then what is held is out of date.
-func (d *delivery) isOutdated(ctx context.Context, it *Item) (bool, error) {
-	heads, err := d.pipeline.Store.Heads(ctx, []fhir.Ref{{Type: "Observation", ID: it.Observation}})
+		return nil
+	})
+	r.summary.Seconds = p.Clock().Sub(began).Seconds()
 	if err != nil {
-		return false, fhir.Wrap("ingest.Retry", err)
+		err = r.recordFailure(ctx, err, "")
 	}
-	h := heads[0]
-	return h.Version == 0 || h.Deleted || hex.EncodeToString(h.Hash[:]) != it.Content, nil
+	if err != nil || len(done) == 0 {
+		return r.summary, err
+	}
+	ev := r.auditEvent(audit.Operator, audit.Success)
+	ev.Interaction, ev.Extra = "quarantine-release", [][2]string{{"items", strconv.Itoa(len(done))}}
+	w, leaf, err := p.Audit.Prepare(ev)
+	if err != nil {
+		return r.summary, fhir.Wrap("ingest.Retry", err)
+	}
+	_, err = p.Store.Commit(ctx, &store.Batch{State: done, Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}})
+	return r.summary, fhir.Wrap("ingest.Retry", err)
+}
+
+// again tries one item; ok means that all of it became resources. Rejects are
+// not put into quarantine again, they are there.
+func (d *delivery) retryItem(ctx context.Context, it *Item) (ok bool, err error) {
+	t := &collector{}
+	if it.Sample != nil {
+		var s sample.Sample
+		if json.Unmarshal(it.Sample, &s) != nil {
+			return false, nil
+		}
+		t.samples = append(t.samples, s)
+	} else {
+		in := adapters.Input{Format: it.Format, Hint: strings.Split(it.Metric, ".")[0],
+			Body: bytes.NewReader(it.Raw), Zone: d.zone, Received: it.FirstSeen}
+		if d.adapter.Decode(ctx, in, t) != nil || t.rejected {
+			return false, ctx.Err()
+		}
+	}
+	if it.Component != "" && len(t.samples) == 1 {
+		return d.completeObservation(ctx, it, &t.samples[0])
+	}
+	for i := range t.samples {
+		if _, err := d.pipeline.Mapper.Map(nil, d.request.Vendor, &t.samples[i], d.request.Patient, d.zone); err != nil {
+			return false, nil
+		}
+	}
+	for i := range t.samples {
+		if err := d.Sample(&t.samples[i]); err != nil {
+			return false, err
+		}
+	}
+	return len(t.samples) > 0, nil
 }
 
 // complete writes the Observation of a held component anew, now with the
@@ -96,80 +165,45 @@ func (d *delivery) completeObservation(ctx context.Context, it *Item, s *sample.
 	return true, d.Sample(s)
 }
 
-// roomOpen holds, for items with a vendor's id, PATIENT/SUBJECT/ITEM, so that
-// they can be found when the thing they were about becomes readable.
-const prefixOpen = "ingest/open/"
-
-// subject returns the identity shared by an item and an Observation with the
-// same id of the vendor.
-func subjectID(vendor, metric, vendorID string) string {
-	return itemID("subject", vendor, metric, vendorID)
-}
-
-// subjectsOf are the subjects that an Observation settles: its own metric, and
-// the document that the metric is a field of ("sleep" of "sleep.average_hrv").
-func subjectIDs(vendor string, o *observation) []string {
-	out := []string{subjectID(vendor, o.Metric, o.vendorID)}
-	for i := range len(o.Metric) {
-		if o.Metric[i] == '.' {
-			return append(out, subjectID(vendor, o.Metric[:i], o.vendorID))
-		}
+// restated reports whether the Observation that it was left out of is another
+// one by now: then what is held is out of date.
+func (d *delivery) isOutdated(ctx context.Context, it *Item) (bool, error) {
+	heads, err := d.pipeline.Store.Heads(ctx, []fhir.Ref{{Type: "Observation", ID: it.Observation}})
+	if err != nil {
+		return false, fhir.Wrap("ingest.Retry", err)
 	}
-	return out
+	h := heads[0]
+	return h.Version == 0 || h.Deleted || hex.EncodeToString(h.Hash[:]) != it.Content, nil
 }
 
-// openItems lists the quarantined items with a subject, once a run.
-func (d *delivery) loadOpenItems(ctx context.Context) error {
-	if d.openItems != nil {
+// trial is a sink that keeps the samples of one small item.
+type collector struct {
+	samples  []sample.Sample
+	rejected bool
+}
+
+func (t *collector) Sample(s *sample.Sample) error {
+	c := *s
+	c.Components = append([]sample.Component(nil), s.Components...)
+	c.Device.Facts = append([]sample.Fact(nil), s.Device.Facts...)
+	c.Value.Series = cloneSeries(s.Value.Series)
+	for i := range c.Components {
+		c.Components[i].Value.Series = cloneSeries(c.Components[i].Value.Series)
+	}
+	t.samples = append(t.samples, c)
+	return nil
+}
+
+func cloneSeries(s *sample.SeriesData) *sample.SeriesData {
+	if s == nil {
 		return nil
 	}
-	open := map[string][]string{}
-	prefix := prefixOpen + d.request.Patient + "/"
-	err := d.pipeline.Store.List(ctx, prefix, func(key string, _ []byte) bool {
-		if rest := key[len(prefix):]; len(rest) > idLength {
-			s := rest[:idLength]
-			open[s] = append(open[s], rest[idLength+1:])
-		}
-		return true
-	})
-	if err != nil {
-		return fhir.Wrap("ingest.quarantine", err)
-	}
-	d.openItems = open
-	return nil
+	c := *s
+	return &c
 }
 
-// idLength is the length of an item's id: 16 bytes in base32.
-const idLength = 26
+func (t *collector) Reject(*sample.Reject) error { t.rejected = true; return nil }
 
-// settled removes from quarantine what earlier payloads could not say of the
-// Observations in b: a night in progress that is complete now. Items of this
-// batch stay.
-func (d *delivery) releaseResolved(ctx context.Context, b *batch, a *commitAttempt) error {
-	held := map[string]bool{}
-	for i := range b.items {
-		held[b.items[i].ID] = true
-	}
-	for i := range b.obs {
-		o := &b.obs[i]
-		if o.vendorID == "" {
-			continue
-		}
-		if err := d.loadOpenItems(ctx); err != nil {
-			return err
-		}
-		if len(d.openItems) == 0 {
-			return nil
-		}
-		for _, s := range subjectIDs(d.request.Vendor, o) {
-			for _, id := range d.openItems[s] {
-				if !held[id] {
-					a.batch.State = append(a.batch.State, store.StateWrite{Key: prefixQuarantine + d.request.Patient + "/" + id},
-						store.StateWrite{Key: prefixOpen + d.request.Patient + "/" + s + "/" + id})
-					held[id] = true
-				}
-			}
-		}
-	}
-	return nil
-}
+func (t *collector) Drop(string, string, int) {}
+
+func (t *collector) Progress(int64) {}

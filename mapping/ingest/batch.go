@@ -1,0 +1,92 @@
+package ingest
+
+import (
+	"time"
+
+	"pulsegate/fhir/series"
+	"pulsegate/mapping"
+	"pulsegate/mapping/stream"
+)
+
+// batch is what one commit will take. It belongs to one goroutine at a time.
+type batch struct {
+	arena      []byte
+	obs        []observation
+	seq        uint64 // samples so far, documents included
+	samples    int    // in groups
+	bytes      int    // of documents
+	groups     []*seriesGroup
+	byStream   map[*stream.Stream]*streamUse
+	uses       []*streamUse // as they came
+	byTemplate map[*series.Template]*seriesGroup
+	byDevice   map[string]*batchDevice // by id
+	devices    []*batchDevice          // as they came
+	items      []Item
+	counts     map[string]Counts
+	last       bool
+	truncated  bool            // the last, of a payload that could not be read to its end
+	overrun    map[string]Item // per reason and metric: counted without raw
+}
+
+func newBatch() *batch {
+	return &batch{counts: map[string]Counts{}, byDevice: map[string]*batchDevice{}, byStream: map[*stream.Stream]*streamUse{},
+		byTemplate: map[*series.Template]*seriesGroup{}}
+}
+
+func (b *batch) count(metric string, c Counts) {
+	x := b.counts[metric]
+	x.add(c)
+	b.counts[metric] = x
+}
+
+// device is what b knows of a Device.
+func (b *batch) device(k mapping.DeviceKey) *batchDevice {
+	f := b.byDevice[k.ID]
+	if f == nil {
+		f = &batchDevice{key: k}
+		b.byDevice[k.ID] = f
+		b.devices = append(b.devices, f)
+	}
+	return f
+}
+
+// want has the Device of a stored Observation written.
+func (b *batch) wantDevice(k mapping.DeviceKey) {
+	if f := b.byDevice[k.ID]; f != nil {
+		f.written = true
+	}
+}
+
+// seal ends the gathering of b: what its samples say of their devices, and
+// how many were read.
+func (b *batch) seal() {
+	for _, u := range b.uses {
+		if u.stream.Device.ID != "" {
+			b.device(u.stream.Device).Learn(u.stream.Described, time.UnixMicro(u.latest))
+		}
+	}
+	for _, g := range b.groups {
+		b.count(g.metric, Counts{Read: g.columns.Len()})
+	}
+}
+
+// observation is one mapped sample in a batch.
+type observation struct {
+	mapping.Result
+	seq         uint64 // its place in the batch
+	preliminary bool
+	retracted   bool
+	revision    int64
+	source      string
+	coarse      bool
+	joined      bool // stored for two ids of the vendor's: what it leaves out stands
+	vendorID    string
+}
+
+// deviceFacts is what a batch says of one Device.
+type batchDevice struct {
+	mapping.DeviceFacts
+	key       mapping.DeviceKey
+	written   bool     // something that is stored names it, or the payload describes it
+	described []string // metrics of the samples that are about the Device itself
+}

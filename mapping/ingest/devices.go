@@ -1,0 +1,95 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/store"
+	"pulsegate/mapping"
+)
+
+// deviceWrites adds Devices: at first sight, and when more or newer facts are
+// known.
+func (d *delivery) addDevices(ctx context.Context, b *batch, a *commitAttempt) error {
+	for _, f := range b.devices {
+		if !f.written {
+			continue
+		}
+		known, err := d.loadDevice(ctx, f.key.ID)
+		if err != nil {
+			return err
+		}
+		if !known.Merge(&f.DeviceFacts) {
+			f.count(a, Counts{Unchanged: 1})
+			continue
+		}
+		state, err := json.Marshal(known)
+		if err != nil {
+			return fhir.Wrap("ingest.devices", err)
+		}
+		a.batch.State = append(a.batch.State, store.StateWrite{Key: prefixDevice + f.key.ID, Value: state})
+		ref := fhir.Ref{Type: "Device", ID: f.key.ID}
+		body := known.Device(d.request.Vendor, d.request.Patient, f.key)
+		same, exists, err := d.compareDevice(ctx, ref, body)
+		switch {
+		case err != nil:
+			return err
+		case same:
+			f.count(a, Counts{Unchanged: 1})
+		case exists:
+			f.count(a, Counts{Updated: 1})
+		default:
+			f.count(a, Counts{Created: 1})
+		}
+		if !same {
+			a.batch.Writes = append(a.batch.Writes, store.Write{Op: store.Put, Vendor: d.request.Vendor,
+				Resource: fhir.Resource{Type: "Device", ID: f.key.ID, JSON: body}})
+			a.targets = append(a.targets, ref)
+		}
+	}
+	return nil
+}
+
+func (d *delivery) loadDevice(ctx context.Context, id string) (*mapping.DeviceFacts, error) {
+	if known := d.devices[id]; known != nil {
+		return known, nil
+	}
+	raw, err := d.pipeline.Store.Get(ctx, prefixDevice+id)
+	if err != nil {
+		return nil, fhir.Wrap("ingest.devices", err)
+	}
+	known := &mapping.DeviceFacts{}
+	if raw != nil {
+		if err := json.Unmarshal(raw, known); err != nil {
+			return nil, fhir.Wrap("ingest.devices", err)
+		}
+	}
+	d.devices[id] = known
+	return known, nil
+}
+
+func (d *delivery) compareDevice(ctx context.Context, ref fhir.Ref, body []byte) (same, exists bool, err error) {
+	heads, err := d.pipeline.Store.Heads(ctx, []fhir.Ref{ref})
+	if err != nil {
+		return false, false, fhir.Wrap("ingest.devices", err)
+	}
+	if heads[0].Version == 0 || heads[0].Deleted {
+		return false, false, nil
+	}
+	v, _, err := d.pipeline.Store.Read(ctx, ref, 0)
+	if err != nil {
+		return false, true, fhir.Wrap("ingest.devices", err)
+	}
+	return bytes.Equal(fhir.Stamp(body, ref.Type, ref.ID, v.Version, v.LastUpdated), v.JSON), true, nil
+}
+
+// count adds what became of the samples that describe the Device: the first
+// has the outcome c, the others changed nothing.
+func (f *batchDevice) count(a *commitAttempt, c Counts) {
+	for _, metric := range f.described {
+		a.count(metric, c)
+		c = Counts{Unchanged: 1}
+	}
+}

@@ -1,0 +1,56 @@
+package ingest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+	"pulsegate/mapping"
+)
+
+// segmented reports whether a row is made of segments: it has its own rule.
+func (d *delivery) isNight(metric string) bool {
+	return slices.ContainsFunc(d.pipeline.Mapper.Segments(d.request.Vendor), func(s mapping.Segments) bool { return s.Of == metric })
+}
+
+// search looks for the patient's Observations of one code of the vendor's that
+// overlap a time.
+func (d *delivery) search(system, code string, from, to time.Time) (store.Find, error) {
+	q, err := search.Parse("Observation", [][2]string{{"patient", d.request.Patient}, {"code", system + "|" + code},
+		{"date", "ge" + from.Format(time.RFC3339)}, {"date", "le" + to.Format(time.RFC3339)}}, search.ParseOptions{})
+	return store.Find{Query: q, Filter: access.All().Filter(access.Search)}, fhir.Wrap("ingest.find", err)
+}
+
+// find passes each Observation that search finds to fn, if its JSON holds text.
+func (d *delivery) find(ctx context.Context, system, code string, from, to time.Time, text []byte,
+	fn func(*store.Found, *storedElements) bool) error {
+	f, err := d.search(system, code, from, to)
+	if err != nil {
+		return err
+	}
+	var bad error
+	err = d.pipeline.Store.Find(ctx, f, d.decoder(text, fn, &bad))
+	return fhir.Wrap("ingest.find", cmp.Or(err, bad))
+}
+
+// reader decodes found Observations of the vendor for fn, if their JSON holds
+// text. It sets bad and ends the search when one cannot be decoded.
+func (d *delivery) decoder(text []byte, fn func(*store.Found, *storedElements) bool, bad *error) func(*store.Found) bool {
+	return func(f *store.Found) bool {
+		var s storedElements
+		if f.Facts.Vendor != d.request.Vendor || !bytes.Contains(f.Resource.JSON, text) {
+			return true
+		}
+		if *bad = json.Unmarshal(f.Resource.JSON, &s); *bad != nil {
+			return false
+		}
+		return fn(f, &s)
+	}
+}

@@ -1,0 +1,129 @@
+package ingest
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/store"
+)
+
+// itemWrites adds the batch's quarantine; what is there already stays as it
+// was first seen.
+func (d *delivery) addItems(ctx context.Context, b *batch, sb *store.Batch) error {
+	byKey := map[string]*Item{}
+	var order []*Item
+	for _, x := range b.items {
+		it := &x
+		if err := d.stripUncovered(ctx, it); err != nil {
+			return err
+		}
+		if twin := byKey[it.key()]; twin != nil {
+			twin.Count++
+			continue
+		}
+		byKey[it.key()] = it
+		order = append(order, it)
+	}
+	for _, it := range b.overrun {
+		order = append(order, &it)
+	}
+	for _, it := range order {
+		old, err := d.pipeline.Store.Get(ctx, it.key())
+		if err != nil {
+			return fhir.Wrap("ingest.quarantine", err)
+		}
+		if old != nil {
+			var was Item
+			if err := json.Unmarshal(old, &was); err != nil {
+				return fhir.Wrap("ingest.quarantine", err)
+			}
+			if was.Count >= it.Count {
+				continue
+			}
+			it.FirstSeen = was.FirstSeen
+		}
+		v, err := json.Marshal(it)
+		if err != nil {
+			return fhir.Wrap("ingest.quarantine", err)
+		}
+		sb.State = append(sb.State, store.StateWrite{Key: it.key(), Value: v})
+		if it.VendorID != "" {
+			s := subjectID(it.Vendor, it.Metric, it.VendorID)
+			sb.State = append(sb.State, store.StateWrite{Key: prefixOpen + it.Patient + "/" + s + "/" + it.ID,
+				Value: []byte("1")})
+			if d.openItems != nil && !slices.Contains(d.openItems[s], it.ID) {
+				d.openItems[s] = append(d.openItems[s], it.ID)
+			}
+		}
+	}
+	return nil
+}
+
+// strip takes the vendor's bytes from an item that the consent's categories do
+// not cover; of a metric without a row nobody knows the category, so only a
+// consent to all of them covers it. What is left is a count.
+func (d *delivery) stripUncovered(ctx context.Context, it *Item) error {
+	ok, err := d.covered(ctx, d.pipeline.Mapper.Categories(it.Vendor, it.Metric))
+	if err != nil || ok {
+		return err
+	}
+	it.Raw, it.Sample, it.Where, it.VendorID = nil, nil, "", ""
+	it.Detail = "counted without raw bytes: the consent does not cover it"
+	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, "uncovered", d.digest)
+	return nil
+}
+
+// settled removes from quarantine what earlier payloads could not say of the
+// Observations in b: a night in progress that is complete now. Items of this
+// batch stay.
+func (d *delivery) releaseResolved(ctx context.Context, b *batch, a *commitAttempt) error {
+	held := map[string]bool{}
+	for i := range b.items {
+		held[b.items[i].ID] = true
+	}
+	for i := range b.obs {
+		o := &b.obs[i]
+		if o.vendorID == "" {
+			continue
+		}
+		if err := d.loadOpenItems(ctx); err != nil {
+			return err
+		}
+		if len(d.openItems) == 0 {
+			return nil
+		}
+		for _, s := range subjectIDs(d.request.Vendor, o) {
+			for _, id := range d.openItems[s] {
+				if !held[id] {
+					a.batch.State = append(a.batch.State, store.StateWrite{Key: prefixQuarantine + d.request.Patient + "/" + id},
+						store.StateWrite{Key: prefixOpen + d.request.Patient + "/" + s + "/" + id})
+					held[id] = true
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// openItems lists the quarantined items with a subject, once a run.
+func (d *delivery) loadOpenItems(ctx context.Context) error {
+	if d.openItems != nil {
+		return nil
+	}
+	open := map[string][]string{}
+	prefix := prefixOpen + d.request.Patient + "/"
+	err := d.pipeline.Store.List(ctx, prefix, func(key string, _ []byte) bool {
+		if rest := key[len(prefix):]; len(rest) > idLength {
+			s := rest[:idLength]
+			open[s] = append(open[s], rest[idLength+1:])
+		}
+		return true
+	})
+	if err != nil {
+		return fhir.Wrap("ingest.quarantine", err)
+	}
+	d.openItems = open
+	return nil
+}
