@@ -70,19 +70,6 @@ func (b *batch) seal() {
 	}
 }
 
-// observation is one mapped sample in a batch.
-type observation struct {
-	mapping.Result
-	seq         uint64 // its place in the batch
-	preliminary bool
-	retracted   bool
-	revision    int64
-	source      string
-	coarse      bool
-	joined      bool // stored for two ids of the vendor's: what it leaves out stands
-	vendorID    string
-}
-
 // deviceFacts is what a batch says of one Device.
 type batchDevice struct {
 	mapping.DeviceFacts

@@ -147,3 +147,5 @@ func spool(dir string, r io.Reader, limit int64) (*os.File, int64, error) {
 	}
 	return f, n, nil
 }
+
+const headSize = 64 << 10

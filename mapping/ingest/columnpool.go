@@ -60,10 +60,3 @@ func (s *spares) put(c *series.Columns) {
 		s.capacity += cap(c.Start)
 	}
 }
-
-// recycle keeps the memory of a batch that is committed.
-func (d *delivery) recycle(b *batch) {
-	for _, g := range b.groups {
-		d.spares.put(g.columns)
-	}
-}

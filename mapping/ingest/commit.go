@@ -180,3 +180,10 @@ func mergeByID(obs, others []observation, a *commitAttempt) []observation {
 	}
 	return out
 }
+
+// recycle keeps the memory of a batch that is committed.
+func (d *delivery) recycle(b *batch) {
+	for _, g := range b.groups {
+		d.spares.put(g.columns)
+	}
+}

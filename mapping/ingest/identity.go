@@ -234,13 +234,3 @@ func (o *observation) adoptIdentity(id, vendorID string) {
 	o.rename(id, o.vendorID, vendorID)
 	o.vendorID = vendorID
 }
-
-// rename gives o another identity.
-func (o *observation) rename(id, was, vendorID string) {
-	if id == o.ID && was == vendorID {
-		return
-	}
-	o.JSON = bytes.ReplaceAll(o.JSON, []byte(`"`+o.ID+`"`), []byte(`"`+id+`"`))
-	o.JSON = bytes.ReplaceAll(o.JSON, []byte(`"`+was+`"`), []byte(`"`+vendorID+`"`))
-	o.ID, o.Hash = id, store.ContentHash(o.JSON)
-}

@@ -15,24 +15,6 @@ import (
 	"pulsegate/mapping/sleep"
 )
 
-const (
-	// piece is the time in seconds whose nights one commit makes again: some
-	// hundred Observations.
-	pieceSeconds = 400 * secondsPerDay
-	// around is the time in seconds that is read before and after a piece, for
-	// sessions that reach into it and others that end on the same days.
-	marginSeconds = 5 * secondsPerDay
-	// days beside a piece on which a session that it touches may end.
-	daySeconds = 2 * secondsPerDay
-	// near a piece lie all sessions of these days, wherever the days begin.
-	reachSeconds = daySeconds + secondsPerDay + 15*3600
-	// maxAround bounds how much more is read where sessions go on and on.
-	maxMargin = 40 * secondsPerDay
-	// maxSegments bounds the segments that are read for a piece. A piece with
-	// more is made shorter, down to a day.
-	maxSegments = 200_000
-)
-
 // nights makes the nights again whose segments this run or one that was
 // interrupted has written, and those that may have ended by now.
 func (d *delivery) updateNights(ctx context.Context) error {
@@ -125,10 +107,6 @@ func (d *delivery) deriveFirstPiece(ctx context.Context, of mapping.Segments, n 
 		return a, d.deriveNights(ctx, of, n, p, sessions, now, a)
 	}
 }
-
-// errDense is returned beside the sessions of the first maxSegments segments
-// where there are more.
-var errTooManySegments = errors.New("too many segments for one piece of nights")
 
 // ended reports whether a night that ends at end cannot go on at now.
 func ended(end, now time.Time) bool { return now.Sub(end) >= sleep.Gap }

@@ -13,8 +13,6 @@ import (
 	"pulsegate/fhir"
 )
 
-const headSize = 64 << 10
-
 // payload finds the format, decodes, and commits.
 func (d *delivery) payload(ctx context.Context) (err error) {
 	in := adapters.Input{Name: baseName(d.request.Name), Zone: d.zone, Received: d.pipeline.Clock(), At: d.request.At, Size: d.request.Size}

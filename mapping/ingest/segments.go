@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"time"
 
@@ -13,6 +14,28 @@ import (
 	"pulsegate/mapping"
 	"pulsegate/mapping/sleep"
 )
+
+const (
+	// piece is the time in seconds whose nights one commit makes again: some
+	// hundred Observations.
+	pieceSeconds = 400 * secondsPerDay
+	// around is the time in seconds that is read before and after a piece, for
+	// sessions that reach into it and others that end on the same days.
+	marginSeconds = 5 * secondsPerDay
+	// days beside a piece on which a session that it touches may end.
+	daySeconds = 2 * secondsPerDay
+	// near a piece lie all sessions of these days, wherever the days begin.
+	reachSeconds = daySeconds + secondsPerDay + 15*3600
+	// maxAround bounds how much more is read where sessions go on and on.
+	maxMargin = 40 * secondsPerDay
+	// maxSegments bounds the segments that are read for a piece. A piece with
+	// more is made shorter, down to a day.
+	maxSegments = 200_000
+)
+
+// errDense is returned beside the sessions of the first maxSegments segments
+// where there are more.
+var errTooManySegments = errors.New("too many segments for one piece of nights")
 
 // surroundings of a piece are the sessions of a source from some days before it
 // to some days behind it.

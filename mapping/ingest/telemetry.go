@@ -5,9 +5,7 @@ import (
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/trace"
 
 	"pulsegate/fhir"
 )
@@ -65,26 +63,4 @@ func (m *meters) countLeftOut(ctx context.Context, vendor string, n int) {
 	if n > 0 {
 		m.leftOut.Add(ctx, int64(n), metric.WithAttributes(attribute.String("pulsegate.vendor", vendor)))
 	}
-}
-
-// startSpan begins the span of one run. Vendor and format are set once they are
-// known to be ours: what a caller may invent does not get in.
-func startSpan(ctx context.Context) (context.Context, trace.Span) {
-	return otel.Tracer(scopeName).Start(ctx, "ingest")
-}
-
-// endSpan ends it with the run's figures; of an error only its kind.
-func endSpan(span trace.Span, r *delivery, err error) {
-	if r != nil {
-		span.SetAttributes(attribute.String("pulsegate.vendor", r.request.Vendor),
-			attribute.String("pulsegate.ingest.format", r.format), attribute.Int("pulsegate.ingest.read", r.summary.Read),
-			attribute.Int("pulsegate.ingest.created", r.summary.Created),
-			attribute.Int("pulsegate.ingest.updated", r.summary.Updated),
-			attribute.Int("pulsegate.ingest.quarantined", r.summary.Quarantined),
-			attribute.Int("pulsegate.ingest.batches", r.commits))
-	}
-	if err != nil {
-		span.SetStatus(codes.Error, fhir.KindOf(err).IssueCode())
-	}
-	span.End()
 }
