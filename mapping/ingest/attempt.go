@@ -33,9 +33,9 @@ func newAttempt() *commitAttempt {
 }
 
 func (a *commitAttempt) count(metric string, c Counts) {
-	x := a.counts[metric]
-	x.add(c)
-	a.counts[metric] = x
+	sum := a.counts[metric]
+	sum.add(c)
+	a.counts[metric] = sum
 }
 
 func (a *commitAttempt) addStream(id string) {
@@ -45,11 +45,11 @@ func (a *commitAttempt) addStream(id string) {
 }
 
 // retract takes a stored night back.
-func (d *delivery) retract(a *commitAttempt, k *storedNight) {
+func (d *delivery) retract(a *commitAttempt, r *storedNight) {
 	a.batch.Writes = append(a.batch.Writes, store.Write{Op: store.Put, Vendor: d.request.Vendor, SkipSame: true,
-		Resource: fhir.Resource{Type: k.ref.Type, ID: k.ref.ID, JSON: withStatus(k.json, statusRetracted)}})
-	a.metrics = append(a.metrics, k.metric)
-	a.targets = append(a.targets, k.ref)
+		Resource: fhir.Resource{Type: r.ref.Type, ID: r.ref.ID, JSON: withStatus(r.json, statusRetracted)}})
+	a.metrics = append(a.metrics, r.metric)
+	a.targets = append(a.targets, r.ref)
 }
 
 // touch collects the segments of one source that a commit writes.
@@ -59,46 +59,46 @@ type writtenSegments struct {
 }
 
 func (a *commitAttempt) segmentsOf(source, stream string) *writtenSegments {
-	x := a.segments[source]
-	if x == nil {
-		x = &writtenSegments{}
-		a.segments[source] = x
+	segments := a.segments[source]
+	if segments == nil {
+		segments = &writtenSegments{}
+		a.segments[source] = segments
 	}
-	if !slices.Contains(x.streams, stream) {
-		x.streams = append(x.streams, stream)
+	if !slices.Contains(segments.streams, stream) {
+		segments.streams = append(segments.streams, stream)
 	}
-	return x
+	return segments
 }
 
 // touch notes the time of a segment that is a document.
-func (a *commitAttempt) addSegment(o *observation, body []byte) {
-	stream := o.Stream
+func (a *commitAttempt) addSegment(obs *observation, body []byte) {
+	stream := obs.Stream
 	if stream == "" {
-		stream = "Device/" + o.Device.ID
+		stream = "Device/" + obs.Device.ID
 	}
 	var s storedElements
 	if json.Unmarshal(body, &s) != nil {
 		return
 	}
 	if from, to, ok := s.effective(); ok {
-		x := a.segmentsOf(o.source, stream)
-		x.due = append(x.due, period{from.Unix(), to.Unix()})
+		segments := a.segmentsOf(obs.source, stream)
+		segments.due = append(segments.due, period{from.Unix(), to.Unix()})
 	}
 }
 
 // touchSamples notes the times of segments that are samples.
-func (a *commitAttempt) addSegments(g *seriesGroup, c *series.Columns) {
-	x := a.segmentsOf(g.source, mapping.StreamID(g.template.Identity))
+func (a *commitAttempt) addSegments(group *seriesGroup, c *series.Columns) {
+	segments := a.segmentsOf(group.source, mapping.StreamID(group.template.Identity))
 	for i := range c.Len() {
 		s := c.At(i)
 		p := period{s.Start / 1e6, s.Start / 1e6}
 		if s.End != series.NoEnd {
 			p[1] = s.End/1e6 + 1
 		}
-		if n := len(x.due); n > 0 && p[0] >= x.due[n-1][0] && p[0] <= x.due[n-1][1]+mergeGap {
-			x.due[n-1][1] = max(x.due[n-1][1], p[1])
+		if n := len(segments.due); n > 0 && p[0] >= segments.due[n-1][0] && p[0] <= segments.due[n-1][1]+mergeGap {
+			segments.due[n-1][1] = max(segments.due[n-1][1], p[1])
 			continue
 		}
-		x.due = append(x.due, p)
+		segments.due = append(segments.due, p)
 	}
 }

@@ -10,22 +10,22 @@ import (
 
 // batch is what one commit will take. It belongs to one goroutine at a time.
 type batch struct {
-	arena      []byte
-	obs        []observation
-	seq        uint64 // samples so far, documents included
-	samples    int    // in groups
-	bytes      int    // of documents
-	groups     []*seriesGroup
-	byStream   map[*stream.Stream]*streamUse
-	uses       []*streamUse // as they came
-	byTemplate map[*series.Template]*seriesGroup
-	byDevice   map[string]*batchDevice // by id
-	devices    []*batchDevice          // as they came
-	items      []Item
-	counts     map[string]Counts
-	last       bool
-	truncated  bool            // the last, of a payload that could not be read to its end
-	overrun    map[string]Item // per reason and metric: counted without raw
+	arena        []byte
+	observations []observation
+	seq          uint64 // samples so far, documents included
+	samples      int    // in groups
+	bytes        int    // of documents
+	groups       []*seriesGroup
+	byStream     map[*stream.Stream]*streamUse
+	uses         []*streamUse // as they came
+	byTemplate   map[*series.Template]*seriesGroup
+	byDevice     map[string]*batchDevice // by id
+	devices      []*batchDevice          // as they came
+	items        []Item
+	counts       map[string]Counts
+	last         bool
+	truncated    bool            // the last, of a payload that could not be read to its end
+	overrun      map[string]Item // per reason and metric: counted without raw
 }
 
 func newBatch() *batch {
@@ -34,9 +34,9 @@ func newBatch() *batch {
 }
 
 func (b *batch) count(metric string, c Counts) {
-	x := b.counts[metric]
-	x.add(c)
-	b.counts[metric] = x
+	sum := b.counts[metric]
+	sum.add(c)
+	b.counts[metric] = sum
 }
 
 // device is what b knows of a Device.
@@ -60,13 +60,13 @@ func (b *batch) wantDevice(k mapping.DeviceKey) {
 // seal ends the gathering of b: what its samples say of their devices, and
 // how many were read.
 func (b *batch) seal() {
-	for _, u := range b.uses {
-		if u.stream.Device.ID != "" {
-			b.device(u.stream.Device).Learn(u.stream.Described, time.UnixMicro(u.latest))
+	for _, use := range b.uses {
+		if use.stream.Device.ID != "" {
+			b.device(use.stream.Device).Learn(use.stream.Described, time.UnixMicro(use.latest))
 		}
 	}
-	for _, g := range b.groups {
-		b.count(g.metric, Counts{Read: g.columns.Len()})
+	for _, group := range b.groups {
+		b.count(group.metric, Counts{Read: group.columns.Len()})
 	}
 }
 

@@ -55,25 +55,25 @@ const ratioFreeBytes = 16 << 20
 // size and ratio. Reading beyond a limit gives a TooLarge error.
 func Body(r io.Reader, contentEncoding string, limits Limits) (io.ReadCloser, error) {
 	l := limits.orDefault()
-	in := &countingReader{r: r}
+	in := &countingReader{body: r}
 	c := &limitedReader{in: in, max: l.MaxBytes}
 	switch strings.ToLower(strings.TrimSpace(contentEncoding)) {
 	case "", "identity":
-		c.r = in
+		c.body = in
 	case "gzip", "x-gzip":
 		z, err := gzip.NewReader(bufio.NewReader(in))
 		if err != nil {
 			return nil, &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Body", Err: err,
 				Issues: []fhir.Issue{{Code: "structure", Diagnostics: "the body is not gzip"}}}
 		}
-		c.r, c.close, c.ratio = z, z.Close, l.MaxRatio
+		c.body, c.close, c.ratio = z, z.Close, l.MaxRatio
 	case "zstd":
 		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20),
 			zstd.WithDecoderMaxWindow(32<<20))
 		if err != nil {
 			return nil, fhir.Wrap("ingest.Body", err)
 		}
-		c.r, c.ratio = z, l.MaxRatio
+		c.body, c.ratio = z, l.MaxRatio
 		c.close = func() error { z.Close(); return nil }
 	default:
 		return nil, fhir.Errorf(fhir.Unsupported, "ingest.Body", "Content-Encoding is gzip, zstd or identity")
@@ -82,32 +82,32 @@ func Body(r io.Reader, contentEncoding string, limits Limits) (io.ReadCloser, er
 }
 
 type countingReader struct {
-	r io.Reader
-	n int64
+	body io.Reader
+	read int64
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
+	n, err := c.body.Read(p)
+	c.read += int64(n)
 	return n, err
 }
 
 type limitedReader struct {
-	r     io.Reader
+	body  io.Reader
 	in    *countingReader
-	n     int64
+	read  int64
 	max   int64
 	ratio int64 // 0: none
 	close func() error
 }
 
 func (c *limitedReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	if c.n > c.max {
+	n, err := c.body.Read(p)
+	c.read += int64(n)
+	if c.read > c.max {
 		return 0, fhir.Errorf(fhir.TooLarge, "ingest.Body", "the payload is over the limit of %d bytes", c.max)
 	}
-	if c.ratio > 0 && c.n > ratioFreeBytes && c.n > c.ratio*max(c.in.n, 1) {
+	if c.ratio > 0 && c.read > ratioFreeBytes && c.read > c.ratio*max(c.in.read, 1) {
 		return 0, fhir.Errorf(fhir.TooLarge, "ingest.Body", "the payload is compressed more than %d to 1", c.ratio)
 	}
 	if err != nil && err != io.EOF && fhir.KindOf(err) == fhir.Internal && c.ratio > 0 {

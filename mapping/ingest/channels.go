@@ -26,22 +26,22 @@ type channels struct {
 	Streams []string `json:"streams,omitempty"`
 }
 
-func (c *channels) learn(coarse, plain bool, device, stream string) (news bool) {
+func (c *channels) learn(coarse, plain bool, device, stream string) (changed bool) {
 	if coarse && stream != "" && !slices.Contains(c.Streams, stream) {
-		news, c.Streams = true, append(c.Streams, stream)
+		changed, c.Streams = true, append(c.Streams, stream)
 	}
 	switch {
 	case !coarse:
-		news, c.Fine = !c.Fine, true
+		changed, c.Fine = !c.Fine, true
 		if plain && !slices.Contains(c.NameOnly, device) {
-			news, c.NameOnly = true, append(c.NameOnly, device)
+			changed, c.NameOnly = true, append(c.NameOnly, device)
 		}
 	case device == "":
-		news, c.Unnamed = news || !c.Unnamed, true
+		changed, c.Unnamed = changed || !c.Unnamed, true
 	case !slices.Contains(c.Named, device):
-		news, c.Named = true, append(c.Named, device)
+		changed, c.Named = true, append(c.Named, device)
 	}
-	return news
+	return changed
 }
 
 func (c *channels) hasCoarse() bool { return c.Unnamed || len(c.Named) > 0 }
@@ -82,23 +82,23 @@ func (d *delivery) learnChannels(ctx context.Context, b *batch, a *commitAttempt
 			return fhir.Wrap("ingest.channels", err)
 		}
 	}
-	news := false
+	changed := false
 	learn := func(coarse bool, device, source, stream string) {
 		plain := !coarse && source != "" && !d.learned[device+source] &&
 			device == d.pipeline.Mapper.SourceDevice(d.request.Vendor, d.request.Patient, source).ID
-		news = a.channels.learn(coarse, plain, device, stream) || news
+		changed = a.channels.learn(coarse, plain, device, stream) || changed
 	}
-	for _, g := range b.groups {
-		learn(g.coarse, g.device.ID, g.source, mapping.StreamID(g.template.Identity))
+	for _, group := range b.groups {
+		learn(group.coarse, group.device.ID, group.source, mapping.StreamID(group.template.Identity))
 	}
-	for i := range b.obs {
-		o := &b.obs[i]
-		learn(o.coarse, o.Device.ID, o.source, o.Stream)
+	for i := range b.observations {
+		obs := &b.observations[i]
+		learn(obs.coarse, obs.Device.ID, obs.source, obs.Stream)
 	}
 	if err := d.learnSources(ctx, b, a); err != nil {
 		return err
 	}
-	if !news {
+	if !changed {
 		return nil
 	}
 	if raw, err = json.Marshal(&a.channels); err != nil {
@@ -130,14 +130,14 @@ func (d *delivery) learnSources(ctx context.Context, b *batch, a *commitAttempt)
 		}
 		a.batch.State = append(a.batch.State, store.StateWrite{Key: key, Value: append(bytes.Clone(raw), hash...)})
 	}
-	for _, g := range b.groups {
-		learn(g.coarse, mapping.StreamID(g.template.Identity), g.source)
-		learn(g.coarse, g.device.ID, g.source)
+	for _, group := range b.groups {
+		learn(group.coarse, mapping.StreamID(group.template.Identity), group.source)
+		learn(group.coarse, group.device.ID, group.source)
 	}
-	for i := range b.obs {
-		o := &b.obs[i]
-		learn(o.coarse, o.Stream, o.source)
-		learn(o.coarse, o.Device.ID, o.source)
+	for i := range b.observations {
+		obs := &b.observations[i]
+		learn(obs.coarse, obs.Stream, obs.source)
+		learn(obs.coarse, obs.Device.ID, obs.source)
 	}
 	return fhir.Wrap("ingest.channels", err)
 }

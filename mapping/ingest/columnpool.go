@@ -10,7 +10,7 @@ import (
 // spares are columns that are not in use, empty, with their memory: what
 // columns grow out of and what a commit leaves serves the next ones that grow.
 // What they keep is bounded by the samples that they have room for.
-type spares struct {
+type columnPool struct {
 	mu       sync.Mutex
 	free     []*series.Columns
 	capacity int // samples
@@ -21,7 +21,7 @@ type spares struct {
 const minCapacity = 64
 
 // grown has the samples of c, which is free again, and room for as many more.
-func (s *spares) grown(c *series.Columns, values int) *series.Columns {
+func (s *columnPool) grown(c *series.Columns, values int) *series.Columns {
 	n := max(2*c.Len(), minCapacity)
 	d := s.get(n)
 	if c.Len() == 0 {
@@ -33,7 +33,7 @@ func (s *spares) grown(c *series.Columns, values int) *series.Columns {
 }
 
 // get is a spare with room for n samples, the tightest there is, or new.
-func (s *spares) get(n int) *series.Columns {
+func (s *columnPool) get(n int) *series.Columns {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	best := -1
@@ -51,7 +51,7 @@ func (s *spares) get(n int) *series.Columns {
 	return c
 }
 
-func (s *spares) put(c *series.Columns) {
+func (s *columnPool) put(c *series.Columns) {
 	c.Reset()
 	s.mu.Lock()
 	defer s.mu.Unlock()

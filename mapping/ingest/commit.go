@@ -26,7 +26,7 @@ func (d *delivery) commit(ctx context.Context, b *batch) error {
 	defer d.pipeline.lock(d.request.Patient, d.request.Vendor)()
 	for try := 1; ; try++ {
 		a := newAttempt()
-		err := d.attempt(ctx, b, a)
+		err := d.tryCommit(ctx, b, a)
 		if err == nil {
 			d.account(ctx, b, a, began)
 			d.recycle(b)
@@ -41,7 +41,7 @@ func (d *delivery) commit(ctx context.Context, b *batch) error {
 }
 
 // try writes b as the store is now.
-func (d *delivery) attempt(ctx context.Context, b *batch, a *commitAttempt) error {
+func (d *delivery) tryCommit(ctx context.Context, b *batch, a *commitAttempt) error {
 	if err := d.learnChannels(ctx, b, a); err != nil {
 		return err
 	}
@@ -49,14 +49,14 @@ func (d *delivery) attempt(ctx context.Context, b *batch, a *commitAttempt) erro
 	if err != nil {
 		return err
 	}
-	obs, err := d.resolveNights(ctx, b.obs, a)
+	list, err := d.resolveNights(ctx, b.observations, a)
 	if err != nil {
 		return err
 	}
-	if obs, err = d.resolveIdentities(ctx, obs, a); err != nil {
+	if list, err = d.resolveIdentities(ctx, list, a); err != nil {
 		return err
 	}
-	if err := d.addObservations(ctx, b, mergeByID(obs, others, a), a); err != nil {
+	if err := d.addObservations(ctx, b, mergeByID(list, others, a), a); err != nil {
 		return err
 	}
 	d.addRetractions(a)
@@ -158,32 +158,32 @@ func (d *delivery) addRetractions(a *commitAttempt) {
 // oneEach leaves of the documents that the samples of a batch have become, with
 // obs before them, one for each id: of the word of a coarse channel and that of
 // one that completes the same Observation the latter.
-func mergeByID(obs, others []observation, a *commitAttempt) []observation {
+func mergeByID(list, others []observation, a *commitAttempt) []observation {
 	if len(others) == 0 {
-		return obs
+		return list
 	}
-	out := append(make([]observation, 0, len(obs)+len(others)), obs...)
-	at := make(map[string]int, len(obs)+len(others))
-	for i := range obs {
-		at[obs[i].ID] = i
+	out := append(make([]observation, 0, len(list)+len(others)), list...)
+	at := make(map[string]int, len(list)+len(others))
+	for i := range list {
+		at[list[i].ID] = i
 	}
-	for _, o := range others {
-		j, twice := at[o.ID]
+	for _, obs := range others {
+		j, twice := at[obs.ID]
 		switch {
 		case !twice:
-			at[o.ID], out = len(out), append(out, o)
+			at[obs.ID], out = len(out), append(out, obs)
 			continue
-		case out[j].coarse || !o.coarse:
-			out[j] = o
+		case out[j].coarse || !obs.coarse:
+			out[j] = obs
 		}
-		a.count(o.Metric, Counts{Dropped: 1})
+		a.count(obs.Metric, Counts{Dropped: 1})
 	}
 	return out
 }
 
 // recycle keeps the memory of a batch that is committed.
 func (d *delivery) recycle(b *batch) {
-	for _, g := range b.groups {
-		d.spares.put(g.columns)
+	for _, group := range b.groups {
+		d.spares.put(group.columns)
 	}
 }

@@ -99,41 +99,41 @@ func (d *delivery) Sample(s *sample.Sample) error {
 
 // place adds r.row, a sample of st, to the batch.
 func (d *delivery) addSample(st *stream.Stream) error {
-	b, u := d.batch, d.lastUse
-	if u == nil || u.stream != st {
-		u = d.useFor(st)
-		d.lastUse = u
+	b, use := d.batch, d.lastUse
+	if use == nil || use.stream != st {
+		use = d.useFor(st)
+		d.lastUse = use
 	}
-	u.latest = max(u.latest, d.row.Start)
+	use.latest = max(use.latest, d.row.Start)
 	b.seq++
 	b.samples++
 	d.row.Commit.T = b.seq
-	if c := u.group.columns; c.Len() == cap(c.Start) {
-		u.group.columns = d.spares.grown(c, u.stream.Template.Values)
+	if c := use.group.columns; c.Len() == cap(c.Start) {
+		use.group.columns = d.spares.grown(c, use.stream.Template.Values)
 	}
-	u.group.columns.Append(&d.row, st.Template.Values)
+	use.group.columns.Append(&d.row, st.Template.Values)
 	return d.flush()
 }
 
 func (d *delivery) useFor(st *stream.Stream) *streamUse {
 	b := d.batch
-	if u := b.byStream[st]; u != nil {
-		return u
+	if use := b.byStream[st]; use != nil {
+		return use
 	}
-	g := b.byTemplate[st.Template]
-	if g == nil {
-		g = &seriesGroup{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague,
+	group := b.byTemplate[st.Template]
+	if group == nil {
+		group = &seriesGroup{template: st.Template, metric: st.Metric, device: st.Device, vague: st.Vague,
 			segments: st.SegmentsOf, source: st.Described.Source.Name, coarse: st.Coarse, columns: &series.Columns{}}
-		b.byTemplate[st.Template] = g
-		b.groups = append(b.groups, g)
+		b.byTemplate[st.Template] = group
+		b.groups = append(b.groups, group)
 	}
-	u := &streamUse{stream: st, group: g, latest: d.row.Start}
-	b.byStream[st] = u
-	b.uses = append(b.uses, u)
+	use := &streamUse{stream: st, group: group, latest: d.row.Start}
+	b.byStream[st] = use
+	b.uses = append(b.uses, use)
 	if st.Device.ID != "" {
 		b.device(st.Device)
 	}
-	return u
+	return use
 }
 
 // document adds the resource that s was mapped to to the batch.
@@ -158,16 +158,16 @@ func (d *delivery) addDocument(s *sample.Sample, res mapping.Result) error {
 		}
 		b.seq++
 		b.bytes += len(res.JSON)
-		o := observation{Result: res, seq: b.seq, preliminary: s.Status == sample.Preliminary,
+		obs := observation{Result: res, seq: b.seq, preliminary: s.Status == sample.Preliminary,
 			retracted: s.Status == sample.Retracted, revision: s.Revision, vendorID: s.VendorID, coarse: s.Coarse,
 			source: s.Source.Name}
 		if i, twice := d.byID[res.ID]; twice {
 			// The payload states it twice: its last word counts.
-			b.obs[i] = o
+			b.observations[i] = obs
 			c.Dropped = 1
 		} else {
-			d.byID[res.ID] = len(b.obs)
-			b.obs = append(b.obs, o)
+			d.byID[res.ID] = len(b.observations)
+			b.observations = append(b.observations, obs)
 		}
 	}
 	b.count(res.Metric, c)
@@ -206,8 +206,8 @@ func (d *delivery) Reject(x *sample.Reject) error {
 // counted only.
 func (d *delivery) quarantineLeftOut(s *sample.Sample, res *mapping.Result) error {
 	var raw json.RawMessage
-	for _, x := range res.Left {
-		if x.Reason == sample.DropPlaceholder {
+	for _, left := range res.Left {
+		if left.Reason == sample.DropPlaceholder {
 			d.batch.count(res.Metric, Counts{LeftOut: 1})
 			continue
 		}
@@ -217,8 +217,8 @@ func (d *delivery) quarantineLeftOut(s *sample.Sample, res *mapping.Result) erro
 				raw = json.RawMessage{}
 			}
 		}
-		it := d.item(x.Reason, res.Metric, "", componentDetail(x.Component, x.Rule))
-		it.Component, it.VendorID = x.Component, s.VendorID
+		it := d.item(left.Reason, res.Metric, "", componentDetail(left.Component, left.Rule))
+		it.Component, it.VendorID = left.Component, s.VendorID
 		if it.Component == "" {
 			it.Component = "series"
 		}
@@ -245,16 +245,16 @@ func (d *delivery) quarantine(it Item) error {
 	} else {
 		b.count(it.Metric, Counts{LeftOut: 1})
 	}
-	group := it.Reason + "\x00" + it.Metric + "\x00" + it.Component
-	if d.rawItems[group]++; d.rawItems[group] > d.limits.KeepPerMetric {
+	metricKey := it.Reason + "\x00" + it.Metric + "\x00" + it.Component
+	if d.rawItems[metricKey]++; d.rawItems[metricKey] > d.limits.KeepPerMetric {
 		if b.overrun == nil {
 			b.overrun = map[string]Item{}
 		}
 		it.Raw, it.Sample, it.Where, it.VendorID = nil, nil, "", ""
 		it.Detail = "more of the same, counted without raw bytes"
-		it.Count = d.rawItems[group] - d.limits.KeepPerMetric
-		it.ID = itemID(d.request.Vendor, d.format, group, d.digest)
-		b.overrun[group] = it
+		it.Count = d.rawItems[metricKey] - d.limits.KeepPerMetric
+		it.ID = itemID(d.request.Vendor, d.format, metricKey, d.digest)
+		b.overrun[metricKey] = it
 		return nil
 	}
 	it.Where, it.Detail = strings.Clone(it.Where), strings.Clone(it.Detail)
@@ -264,7 +264,7 @@ func (d *delivery) quarantine(it Item) error {
 
 // Drop is adapters.Sink.
 func (d *delivery) Drop(_, metric string, n int) {
-	if _, known := d.batch.counts[metric]; !known {
+	if _, seen := d.batch.counts[metric]; !seen {
 		metric = strings.Clone(metric)
 	}
 	d.batch.count(metric, Counts{Read: n, Dropped: n})
@@ -296,7 +296,7 @@ func (d *delivery) yield(n int) {
 // flush hands the batch on when it is full.
 func (d *delivery) flush() error {
 	b := d.batch
-	if b.samples < d.limits.Samples && len(b.obs) < d.limits.Batch && b.bytes < batchBytes &&
+	if b.samples < d.limits.Samples && len(b.observations) < d.limits.Batch && b.bytes < batchBytes &&
 		len(b.items) < d.limits.Batch && len(b.devices) < d.limits.Batch && !d.streams.Full() {
 		return nil
 	}

@@ -10,72 +10,72 @@ import (
 // last word, in whichever series or as a document it was.
 func (b *batch) deduplicate() {
 	same := map[series.Identity][]*seriesGroup{}
-	for _, g := range b.groups {
-		n := g.columns.Len()
-		if twice := n - g.columns.Sort(g.template); twice > 0 {
-			b.count(g.metric, Counts{Dropped: twice})
+	for _, group := range b.groups {
+		n := group.columns.Len()
+		if twice := n - group.columns.Sort(group.template); twice > 0 {
+			b.count(group.metric, Counts{Dropped: twice})
 		}
-		same[g.template.Identity] = append(same[g.template.Identity], g)
+		same[group.template.Identity] = append(same[group.template.Identity], group)
 	}
 	gone := map[*seriesGroup]map[int]bool{}
-	drop := func(g *seriesGroup, i int) {
-		if gone[g] == nil {
-			gone[g] = map[int]bool{}
+	drop := func(group *seriesGroup, i int) {
+		if gone[group] == nil {
+			gone[group] = map[int]bool{}
 		}
-		gone[g][i] = true
+		gone[group][i] = true
 	}
-	for _, gs := range same {
-		for i := range gs {
+	for _, groups := range same {
+		for i := range groups {
 			for j := range i {
-				dropRepeated(gs[j], gs[i], drop)
+				dropRepeated(groups[j], groups[i], drop)
 			}
 		}
 	}
-	b.obs = slices.DeleteFunc(b.obs, func(o observation) bool {
-		k, ok := series.ParseID(o.ID)
-		if o.Stream == "" || !ok {
+	b.observations = slices.DeleteFunc(b.observations, func(obs observation) bool {
+		k, ok := series.ParseID(obs.ID)
+		if obs.Stream == "" || !ok {
 			return false
 		}
-		for _, g := range same[k.Identity] {
-			i := g.find(&k)
+		for _, group := range same[k.Identity] {
+			i := group.find(&k)
 			switch {
 			case i < 0:
-			case g.columns.Commits[i].T > o.seq:
-				b.count(o.Metric, Counts{Dropped: 1})
+			case group.columns.Commits[i].T > obs.seq:
+				b.count(obs.Metric, Counts{Dropped: 1})
 				return true
 			default:
-				drop(g, i)
+				drop(group, i)
 			}
 		}
 		return false
 	})
-	for _, g := range b.groups {
-		if n := len(gone[g]); n > 0 {
-			b.count(g.metric, Counts{Dropped: n})
-			g.columns = g.pick(func(i int) bool { return !gone[g][i] })
+	for _, group := range b.groups {
+		if n := len(gone[group]); n > 0 {
+			b.count(group.metric, Counts{Dropped: n})
+			group.columns = group.pick(func(i int) bool { return !gone[group][i] })
 		}
-		g.columns.Commits = g.columns.Commits[:0]
+		group.columns.Commits = group.columns.Commits[:0]
 	}
 }
 
 // twins finds the samples that two series of one stream both have.
-func dropRepeated(a, b *seriesGroup, drop func(*seriesGroup, int)) {
-	x, y := a.columns, b.columns
-	for i, j := 0, 0; i < x.Len() && j < y.Len(); {
+func dropRepeated(left0, right0 *seriesGroup, drop func(*seriesGroup, int)) {
+	left, right := left0.columns, right0.columns
+	for i, j := 0, 0; i < left.Len() && j < right.Len(); {
 		switch {
-		case x.Start[i] < y.Start[j]:
+		case left.Start[i] < right.Start[j]:
 			i++
-		case x.Start[i] > y.Start[j]:
+		case left.Start[i] > right.Start[j]:
 			j++
 		default:
-			for k := j; k < y.Len() && y.Start[k] == x.Start[i]; k++ {
-				s, t := x.At(i), y.At(k)
+			for k := j; k < right.Len() && right.Start[k] == left.Start[i]; k++ {
+				first, second := left.At(i), right.At(k)
 				switch {
-				case a.template.Check(&s) != b.template.Check(&t):
-				case s.Commit.T < t.Commit.T:
-					drop(a, i)
+				case left0.template.Check(&first) != right0.template.Check(&second):
+				case first.Commit.T < second.Commit.T:
+					drop(left0, i)
 				default:
-					drop(b, k)
+					drop(right0, k)
 				}
 			}
 			i++

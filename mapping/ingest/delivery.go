@@ -36,7 +36,7 @@ type delivery struct {
 	lastUse    *streamUse // of the last sample
 	sinceYield int        // since others went first
 	horizon    int64      // what begins later than this lies in the future, if the clock says so still
-	spares     spares
+	spares     columnPool
 
 	summary        Summary
 	consentRef     fhir.Ref
@@ -66,16 +66,16 @@ func (d *delivery) checkConsent(ctx context.Context) error {
 
 // covered remembers the answer until the consent is asked for again.
 func (d *delivery) covered(ctx context.Context, categories []string) (bool, error) {
-	category := pairOf(categories)
-	ok, known := d.categories[category]
-	if known {
+	pair := pairOf(categories)
+	ok, cached := d.categories[pair]
+	if cached {
 		return ok, nil
 	}
 	ok, err := d.pipeline.Consents.CollectsCategory(ctx, d.request.Patient, d.request.Vendor, categories...)
 	if err != nil {
 		return false, fhir.Wrap("ingest.consent", err)
 	}
-	d.categories[category] = ok
+	d.categories[pair] = ok
 	return ok, nil
 }
 

@@ -13,39 +13,39 @@ import (
 // deviceWrites adds Devices: at first sight, and when more or newer facts are
 // known.
 func (d *delivery) addDevices(ctx context.Context, b *batch, a *commitAttempt) error {
-	for _, f := range b.devices {
-		if !f.written {
+	for _, dev := range b.devices {
+		if !dev.written {
 			continue
 		}
-		known, err := d.loadDevice(ctx, f.key.ID)
+		facts, err := d.loadDevice(ctx, dev.key.ID)
 		if err != nil {
 			return err
 		}
-		if !known.Merge(&f.DeviceFacts) {
-			f.count(a, Counts{Unchanged: 1})
+		if !facts.Merge(&dev.DeviceFacts) {
+			dev.count(a, Counts{Unchanged: 1})
 			continue
 		}
-		state, err := json.Marshal(known)
+		state, err := json.Marshal(facts)
 		if err != nil {
 			return fhir.Wrap("ingest.devices", err)
 		}
-		a.batch.State = append(a.batch.State, store.StateWrite{Key: prefixDevice + f.key.ID, Value: state})
-		ref := fhir.Ref{Type: "Device", ID: f.key.ID}
-		body := known.Device(d.request.Vendor, d.request.Patient, f.key)
+		a.batch.State = append(a.batch.State, store.StateWrite{Key: prefixDevice + dev.key.ID, Value: state})
+		ref := fhir.Ref{Type: "Device", ID: dev.key.ID}
+		body := facts.Device(d.request.Vendor, d.request.Patient, dev.key)
 		same, exists, err := d.compareDevice(ctx, ref, body)
 		switch {
 		case err != nil:
 			return err
 		case same:
-			f.count(a, Counts{Unchanged: 1})
+			dev.count(a, Counts{Unchanged: 1})
 		case exists:
-			f.count(a, Counts{Updated: 1})
+			dev.count(a, Counts{Updated: 1})
 		default:
-			f.count(a, Counts{Created: 1})
+			dev.count(a, Counts{Created: 1})
 		}
 		if !same {
 			a.batch.Writes = append(a.batch.Writes, store.Write{Op: store.Put, Vendor: d.request.Vendor,
-				Resource: fhir.Resource{Type: "Device", ID: f.key.ID, JSON: body}})
+				Resource: fhir.Resource{Type: "Device", ID: dev.key.ID, JSON: body}})
 			a.targets = append(a.targets, ref)
 		}
 	}
@@ -53,21 +53,21 @@ func (d *delivery) addDevices(ctx context.Context, b *batch, a *commitAttempt) e
 }
 
 func (d *delivery) loadDevice(ctx context.Context, id string) (*mapping.DeviceFacts, error) {
-	if known := d.devices[id]; known != nil {
-		return known, nil
+	if facts := d.devices[id]; facts != nil {
+		return facts, nil
 	}
 	raw, err := d.pipeline.Store.Get(ctx, prefixDevice+id)
 	if err != nil {
 		return nil, fhir.Wrap("ingest.devices", err)
 	}
-	known := &mapping.DeviceFacts{}
+	facts := &mapping.DeviceFacts{}
 	if raw != nil {
-		if err := json.Unmarshal(raw, known); err != nil {
+		if err := json.Unmarshal(raw, facts); err != nil {
 			return nil, fhir.Wrap("ingest.devices", err)
 		}
 	}
-	d.devices[id] = known
-	return known, nil
+	d.devices[id] = facts
+	return facts, nil
 }
 
 func (d *delivery) compareDevice(ctx context.Context, ref fhir.Ref, body []byte) (same, exists bool, err error) {

@@ -11,95 +11,95 @@ import (
 )
 
 // observations puts the documents that are new or changed into a.
-func (d *delivery) addObservations(ctx context.Context, b *batch, obs []observation, a *commitAttempt) error {
-	refs := make([]fhir.Ref, len(obs))
-	for i := range obs {
-		refs[i] = fhir.Ref{Type: "Observation", ID: obs[i].ID}
+func (d *delivery) addObservations(ctx context.Context, b *batch, list []observation, a *commitAttempt) error {
+	refs := make([]fhir.Ref, len(list))
+	for i := range list {
+		refs[i] = fhir.Ref{Type: "Observation", ID: list[i].ID}
 	}
 	heads, err := d.pipeline.Store.Heads(ctx, refs)
 	if err != nil {
 		return fhir.Wrap("ingest.observations", err)
 	}
-	better := fineStatements{batch: b, observations: obs}
-	for i := range obs {
-		o := &obs[i]
-		ok, err := d.covered(ctx, o.Categories)
+	fine := fineStatements{batch: b, observations: list}
+	for i := range list {
+		obs := &list[i]
+		ok, err := d.covered(ctx, obs.Categories)
 		if err != nil {
 			return err
 		}
 		if !ok {
-			a.count(o.Metric, Counts{Dropped: 1})
+			a.count(obs.Metric, Counts{Dropped: 1})
 			continue
 		}
 		h := heads[i]
 		exists := h.Version > 0 && !h.Deleted
-		if o.retracted && !exists { // taken back before it was ever here
-			a.count(o.Metric, Counts{Dropped: 1})
+		if obs.retracted && !exists { // taken back before it was ever here
+			a.count(obs.Metric, Counts{Dropped: 1})
 			continue
 		}
-		old, err := d.isOlder(ctx, o, a)
+		old, err := d.isOlder(ctx, obs, a)
 		if err != nil {
 			return err
 		}
 		if old {
-			a.count(o.Metric, Counts{Unchanged: 1})
+			a.count(obs.Metric, Counts{Unchanged: 1})
 			continue
 		}
-		if exists && h.Hash == o.Hash {
-			a.count(o.Metric, Counts{Unchanged: 1})
-			if !o.Vague {
-				b.wantDevice(o.Device)
+		if exists && h.Hash == obs.Hash {
+			a.count(obs.Metric, Counts{Unchanged: 1})
+			if !obs.Vague {
+				b.wantDevice(obs.Device)
 			}
 			continue
 		}
-		body, kept := o.JSON, false
+		body, kept := obs.JSON, false
 		if exists {
-			was, err := d.readEarlier(ctx, refs[i], o)
+			earlier, err := d.readEarlier(ctx, refs[i], obs)
 			if err != nil {
 				return err
 			}
-			if o.coarse && !o.retracted && was.status != statusRetracted && a.channels.Fine &&
-				a.channels.confirmed(o.JSON, was.current) {
-				was.unchanged = true // what it leaves out is known better
+			if obs.coarse && !obs.retracted && earlier.status != statusRetracted && a.channels.Fine &&
+				a.channels.confirmed(obs.JSON, earlier.current) {
+				earlier.unchanged = true // what it leaves out is known better
 			}
-			body, kept = was.body, was.keptSource
+			body, kept = earlier.body, earlier.keptSource
 			if !kept {
-				b.wantDevice(o.Device)
+				b.wantDevice(obs.Device)
 			}
-			if was.unchanged {
-				a.count(o.Metric, Counts{Unchanged: 1})
+			if earlier.unchanged {
+				a.count(obs.Metric, Counts{Unchanged: 1})
 				continue
 			}
-			if o.coarse && !o.retracted && a.channels.Fine && !d.isNight(o.Metric) {
-				twice, err := better.has(ctx, d, o, a)
+			if obs.coarse && !obs.retracted && a.channels.Fine && !d.isNight(obs.Metric) {
+				inFine, err := fine.has(ctx, d, obs, a)
 				if err != nil {
 					return err
 				}
-				if twice {
-					a.retractOwn(o, &was)
+				if inFine {
+					a.retractOwn(obs, &earlier)
 					continue
 				}
 			}
-			if was.status != statusPreliminary && !o.retracted && !o.preliminary {
+			if earlier.status != statusPreliminary && !obs.retracted && !obs.preliminary {
 				body = withStatus(body, "amended")
 			}
-			if o.SegmentsOf != "" {
-				a.addSegment(o, was.current)
+			if obs.SegmentsOf != "" {
+				a.addSegment(obs, earlier.current)
 			}
-			if err := d.retractCoarse(ctx, o, a); err != nil {
+			if err := d.retractCoarse(ctx, obs, a); err != nil {
 				return err
 			}
 		} else {
-			b.wantDevice(o.Device)
+			b.wantDevice(obs.Device)
 		}
-		if o.SegmentsOf != "" {
-			a.addSegment(o, o.JSON)
+		if obs.SegmentsOf != "" {
+			a.addSegment(obs, obs.JSON)
 		}
-		a.batch.Writes = append(a.batch.Writes, store.Write{Op: store.Put, Vendor: d.request.Vendor, Hash: o.Hash, SkipSame: true,
-			Resource: fhir.Resource{Type: "Observation", ID: o.ID, JSON: body}})
-		a.metrics = append(a.metrics, o.Metric)
-		if o.Stream != "" && h.Version == 0 {
-			a.addStream(o.Stream)
+		a.batch.Writes = append(a.batch.Writes, store.Write{Op: store.Put, Vendor: d.request.Vendor, Hash: obs.Hash, SkipSame: true,
+			Resource: fhir.Resource{Type: "Observation", ID: obs.ID, JSON: body}})
+		a.metrics = append(a.metrics, obs.Metric)
+		if obs.Stream != "" && h.Version == 0 {
+			a.addStream(obs.Stream)
 		} else {
 			a.targets = append(a.targets, refs[i])
 		}
@@ -109,25 +109,25 @@ func (d *delivery) addObservations(ctx context.Context, b *batch, obs []observat
 
 // oldNews reports whether the store has a later word of the vendor's on o, by
 // the vendor's own order. Otherwise the order of o is remembered.
-func (d *delivery) isOlder(ctx context.Context, o *observation, a *commitAttempt) (bool, error) {
-	if o.revision == 0 {
+func (d *delivery) isOlder(ctx context.Context, obs *observation, a *commitAttempt) (bool, error) {
+	if obs.revision == 0 {
 		return false, nil
 	}
-	key := prefixRevision + o.ID
+	key := prefixRevision + obs.ID
 	raw, err := d.pipeline.Store.Get(ctx, key)
 	if err != nil {
 		return false, fhir.Wrap("ingest.oldNews", err)
 	}
 	if raw != nil {
-		known, err := strconv.ParseInt(string(raw), 10, 64)
+		latest, err := strconv.ParseInt(string(raw), 10, 64)
 		if err != nil {
 			return false, fhir.Wrap("ingest.oldNews", err)
 		}
-		if known >= o.revision {
-			return known > o.revision, nil
+		if latest >= obs.revision {
+			return latest > obs.revision, nil
 		}
 	}
-	a.batch.State = append(a.batch.State, store.StateWrite{Key: key, Value: strconv.AppendInt(nil, o.revision, 10)})
+	a.batch.State = append(a.batch.State, store.StateWrite{Key: key, Value: strconv.AppendInt(nil, obs.revision, 10)})
 	return false, nil
 }
 
@@ -142,20 +142,20 @@ type earlierVersion struct {
 }
 
 // earlier compares with the current version.
-func (d *delivery) readEarlier(ctx context.Context, ref fhir.Ref, o *observation) (was earlierVersion, err error) {
+func (d *delivery) readEarlier(ctx context.Context, ref fhir.Ref, obs *observation) (earlier earlierVersion, err error) {
 	v, _, err := d.pipeline.Store.Read(ctx, ref, 0)
 	if err != nil {
-		return was, fhir.Wrap("ingest.earlier", err)
+		return earlier, fhir.Wrap("ingest.earlier", err)
 	}
-	if o.joined && !v.Deleted && !o.retracted {
-		o.addComponents(v.JSON)
+	if obs.joined && !v.Deleted && !obs.retracted {
+		obs.addComponents(v.JSON)
 	}
-	was.status, was.current, was.version, was.body = statusOf(v.JSON), v.JSON, v, o.JSON
-	if o.Vague {
-		was.body, was.keptSource = mapping.KeepSource(o.JSON, v.JSON)
+	earlier.status, earlier.current, earlier.version, earlier.body = statusOf(v.JSON), v.JSON, v, obs.JSON
+	if obs.Vague {
+		earlier.body, earlier.keptSource = mapping.KeepSource(obs.JSON, v.JSON)
 	}
-	was.unchanged = equalContent(&v, was.body)
-	return was, nil
+	earlier.unchanged = equalContent(&v, earlier.body)
+	return earlier, nil
 }
 
 // equalContent compares a stored version with mapped bytes, leaving the

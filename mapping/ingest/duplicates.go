@@ -24,36 +24,36 @@ const (
 
 // twinsOf finds the samples of g that another channel brought. It marks them in
 // found and returns those that complete what is there.
-func (d *delivery) findDuplicates(ctx context.Context, b *batch, g *seriesGroup, found []store.Presence,
+func (d *delivery) findDuplicates(ctx context.Context, b *batch, group *seriesGroup, found []store.Presence,
 	a *commitAttempt) ([]observation, error) {
 	if !slices.Contains(found, store.Missing) {
 		return nil, nil
 	}
 	switch {
-	case g.coarse && a.channels.Fine:
-		if err := b.markDuplicates(g, found); err != nil {
+	case group.coarse && a.channels.Fine:
+		if err := b.markDuplicates(group, found); err != nil {
 			return nil, err
 		}
-		return nil, d.findInStore(ctx, g, found, a)
-	case !g.coarse && a.channels.hasCoarse():
-		return d.adoptCoarse(ctx, g, found, a)
+		return nil, d.findInStore(ctx, group, found, a)
+	case !group.coarse && a.channels.hasCoarse():
+		return d.adoptCoarse(ctx, group, found, a)
 	}
 	return nil, nil
 }
 
 // adopt finds what a coarse channel brought before: its ids are known. It may
 // not have told the end of what took time.
-func (d *delivery) adoptCoarse(ctx context.Context, g *seriesGroup, found []store.Presence, a *commitAttempt) (out []observation, err error) {
-	taken := map[string]bool{}
-	for _, id := range d.pipeline.Mapper.CoarseStreams(d.request.Vendor, d.request.Patient, g.metric, g.source) {
+func (d *delivery) adoptCoarse(ctx context.Context, group *seriesGroup, found []store.Presence, a *commitAttempt) (out []observation, err error) {
+	claimed := map[string]bool{}
+	for _, id := range d.pipeline.Mapper.CoarseStreams(d.request.Vendor, d.request.Patient, group.metric, group.source) {
 		if !slices.Contains(a.channels.Streams, mapping.StreamID(id)) {
 			continue
 		}
 		for _, endless := range []bool{false, true} {
-			if id == g.template.Identity && !g.template.KeyValue && !endless {
+			if id == group.template.Identity && !group.template.KeyValue && !endless {
 				continue
 			}
-			more, err := d.adoptFromStream(ctx, g, found, a, id, endless, taken)
+			more, err := d.adoptFromStream(ctx, group, found, a, id, endless, claimed)
 			if err != nil {
 				return nil, err
 			}
@@ -64,14 +64,14 @@ func (d *delivery) adoptCoarse(ctx context.Context, g *seriesGroup, found []stor
 }
 
 // adoptFrom is adopt for one stream.
-func (d *delivery) adoptFromStream(ctx context.Context, g *seriesGroup, found []store.Presence, a *commitAttempt, id series.Identity,
-	endless bool, taken map[string]bool) (out []observation, err error) {
+func (d *delivery) adoptFromStream(ctx context.Context, group *seriesGroup, found []store.Presence, a *commitAttempt, id series.Identity,
+	endless bool, claimed map[string]bool) (out []observation, err error) {
 	t := series.Template{Identity: id}
 	var at []int
 	var refs []fhir.Ref
-	for i, p := range found {
-		s := g.columns.At(i)
-		if p != store.Missing || endless && s.End == series.NoEnd {
+	for i, presence := range found {
+		s := group.columns.At(i)
+		if presence != store.Missing || endless && s.End == series.NoEnd {
 			continue
 		}
 		if endless {
@@ -88,53 +88,53 @@ func (d *delivery) adoptFromStream(ctx context.Context, g *seriesGroup, found []
 		return nil, fhir.Wrap("ingest.adopt", err)
 	}
 	for j, h := range heads {
-		if h.Version == 0 || h.Deleted || taken[refs[j].ID] {
+		if h.Version == 0 || h.Deleted || claimed[refs[j].ID] {
 			continue
 		}
 		v, _, err := d.pipeline.Store.Read(ctx, refs[j], 0)
 		if err != nil {
 			return nil, fhir.Wrap("ingest.adopt", err)
 		}
-		o := g.document(at[j])
-		var mine, there measurement
-		if json.Unmarshal(o.JSON, &mine) != nil || json.Unmarshal(v.JSON, &there) != nil ||
+		obs := group.document(at[j])
+		var ours, there measurement
+		if json.Unmarshal(obs.JSON, &ours) != nil || json.Unmarshal(v.JSON, &there) != nil ||
 			there.Status == statusRetracted {
 			continue
 		}
-		ours := mine.Device.Reference == there.Device.Reference
-		restated := ours && !endless && !g.template.KeyValue
-		if !restated && (!ours && !a.channels.isCoarse(there.Device.Reference) || !mine.equals(&there)) {
+		sameDevice := ours.Device.Reference == there.Device.Reference
+		restated := sameDevice && !endless && !group.template.KeyValue
+		if !restated && (!sameDevice && !a.channels.isCoarse(there.Device.Reference) || !ours.equals(&there)) {
 			continue // another measurement, or one that another source completed
 		}
-		o.JSON = bytes.ReplaceAll(o.JSON, []byte(`"`+o.Stream+`"`), []byte(`"`+mapping.StreamID(id)+`"`))
-		o.Stream = mapping.StreamID(id)
-		o.rename(refs[j].ID, "", "")
-		found[at[j]], taken[refs[j].ID] = adopted, true
-		out = append(out, o)
+		obs.JSON = bytes.ReplaceAll(obs.JSON, []byte(`"`+obs.Stream+`"`), []byte(`"`+mapping.StreamID(id)+`"`))
+		obs.Stream = mapping.StreamID(id)
+		obs.rename(refs[j].ID, "", "")
+		found[at[j]], claimed[refs[j].ID] = adopted, true
+		out = append(out, obs)
 	}
 	return out, nil
 }
 
 // beside finds the samples of g, of a coarse channel, that another one brought
 // in the same batch.
-func (b *batch) markDuplicates(g *seriesGroup, found []store.Presence) error {
-	for _, f := range b.groups {
-		if f.coarse || g.source != "" && f.source != g.source || f.metric != g.metric || f.columns.Len() == 0 {
+func (b *batch) markDuplicates(group *seriesGroup, found []store.Presence) error {
+	for _, fine := range b.groups {
+		if fine.coarse || group.source != "" && fine.source != group.source || fine.metric != group.metric || fine.columns.Len() == 0 {
 			continue
 		}
-		for i, p := range found {
-			start := g.columns.Start[i]
-			j, _ := slices.BinarySearch(f.columns.Start, start)
-			for ; p == store.Missing && j < f.columns.Len() && f.columns.Start[j] == start; j++ {
+		for i, presence := range found {
+			start := group.columns.Start[i]
+			j, _ := slices.BinarySearch(fine.columns.Start, start)
+			for ; presence == store.Missing && j < fine.columns.Len() && fine.columns.Start[j] == start; j++ {
 				var mine, there measurement
-				if err := json.Unmarshal(g.document(i).JSON, &mine); err != nil {
+				if err := json.Unmarshal(group.document(i).JSON, &mine); err != nil {
 					return fhir.Wrap("ingest.beside", err)
 				}
-				if err := json.Unmarshal(f.document(j).JSON, &there); err != nil {
+				if err := json.Unmarshal(fine.document(j).JSON, &there); err != nil {
 					return fhir.Wrap("ingest.beside", err)
 				}
 				if mine.equals(&there) {
-					p, found[i] = inBatch, inBatch
+					presence, found[i] = inBatch, inBatch
 				}
 			}
 		}
@@ -143,12 +143,12 @@ func (b *batch) markDuplicates(g *seriesGroup, found []store.Presence) error {
 }
 
 // known finds what a channel that knows more brought before.
-func (d *delivery) findInStore(ctx context.Context, g *seriesGroup, found []store.Presence, a *commitAttempt) error {
+func (d *delivery) findInStore(ctx context.Context, group *seriesGroup, found []store.Presence, a *commitAttempt) error {
 	starts := map[int64][]int{}
 	from, to := int64(math.MaxInt64), int64(math.MinInt64)
-	for i, p := range found {
-		if p == store.Missing {
-			sec := g.columns.Start[i] / 1e6
+	for i, presence := range found {
+		if presence == store.Missing {
+			sec := group.columns.Start[i] / 1e6
 			starts[sec] = append(starts[sec], i)
 			from, to = min(from, sec), max(to, sec)
 		}
@@ -156,9 +156,9 @@ func (d *delivery) findInStore(ctx context.Context, g *seriesGroup, found []stor
 	if len(starts) == 0 {
 		return nil
 	}
-	own := mapping.StreamID(g.template.Identity)
-	var bad error
-	err := d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), g.metric, time.Unix(from, 0).UTC(), time.Unix(to+1, 0).UTC(),
+	stream := mapping.StreamID(group.template.Identity)
+	var failure error
+	err := d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), group.metric, time.Unix(from, 0).UTC(), time.Unix(to+1, 0).UTC(),
 		nil, func(f *store.Found, s *storedElements) bool {
 			start, _, ok := s.effective()
 			if !ok || s.Status == statusRetracted || !a.channels.mayBeFine(s.Device.Reference) {
@@ -168,22 +168,22 @@ func (d *delivery) findInStore(ctx context.Context, g *seriesGroup, found []stor
 				if found[i] != store.Missing {
 					continue
 				}
-				var mine, there measurement
-				if bad = json.Unmarshal(f.Resource.JSON, &there); bad != nil {
+				var own, there measurement
+				if failure = json.Unmarshal(f.Resource.JSON, &there); failure != nil {
 					return false
 				}
-				o := g.document(i)
-				if bad = json.Unmarshal(o.JSON, &mine); bad != nil {
+				obs := group.document(i)
+				if failure = json.Unmarshal(obs.JSON, &own); failure != nil {
 					return false
 				}
-				if !mine.equals(&there) {
+				if !own.equals(&there) {
 					continue
 				}
-				if ok, bad = d.mayBeFrom(ctx, s, g.metric, g.source, a); bad != nil || !ok {
-					return bad == nil
+				if ok, failure = d.mayBeFrom(ctx, s, group.metric, group.source, a); failure != nil || !ok {
+					return failure == nil
 				}
 				found[i] = duplicate
-				if bad = d.confirm(ctx, f.Resource.Ref(), s.identifier(mapping.StreamSystem), own, a); bad != nil {
+				if failure = d.confirm(ctx, f.Resource.Ref(), s.identifier(mapping.StreamSystem), stream, a); failure != nil {
 					return false
 				}
 				break
@@ -191,19 +191,19 @@ func (d *delivery) findInStore(ctx context.Context, g *seriesGroup, found []stor
 			return true
 		})
 	if err == nil {
-		err = bad
+		err = failure
 	}
 	return fhir.Wrap("ingest.known", err)
 }
 
 // confirm has the Provenance of this commit name what another stream has, once
 // for each pair.
-func (d *delivery) confirm(ctx context.Context, ref fhir.Ref, stream, own string, a *commitAttempt) error {
+func (d *delivery) confirm(ctx context.Context, ref fhir.Ref, stream, by string, a *commitAttempt) error {
 	target := stream
 	if target == "" {
 		target = ref.ID
 	}
-	key := prefixConfirmed + target + "/" + own
+	key := prefixConfirmed + target + "/" + by
 	if slices.ContainsFunc(a.batch.State, func(w store.StateWrite) bool { return w.Key == key }) {
 		return nil
 	}

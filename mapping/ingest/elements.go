@@ -112,20 +112,20 @@ func (q *quantity) near(other *quantity) bool {
 // the end and components, and name a code in its own words.
 func (m *measurement) equals(other *measurement) bool {
 	from, to, ok := m.effective()
-	from2, to2, ok2 := other.effective()
-	if !ok || !ok2 || from.Unix() != from2.Unix() {
+	otherFrom, otherTo, otherOK := other.effective()
+	if !ok || !otherOK || from.Unix() != otherFrom.Unix() {
 		return false
 	}
-	if to.Unix() != to2.Unix() && m.EffectivePeriod.Start != "" && other.EffectivePeriod.Start != "" {
+	if to.Unix() != otherTo.Unix() && m.EffectivePeriod.Start != "" && other.EffectivePeriod.Start != "" {
 		return false
 	}
 	if m.Quantity != nil || other.Quantity != nil {
 		return m.Quantity != nil && other.Quantity != nil && m.Quantity.near(other.Quantity)
 	}
 	if len(m.Concept.Coding) > 0 || len(other.Concept.Coding) > 0 {
-		a, known := m.Concept.label()
-		b, known2 := other.Concept.label()
-		return a == b || (!known || !known2) && to.After(from)
+		a, labelA := m.Concept.label()
+		b, labelB := other.Concept.label()
+		return a == b || (!labelA || !labelB) && to.After(from)
 	}
 	shared := 0
 	for i := range m.Component {

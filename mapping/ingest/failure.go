@@ -26,8 +26,8 @@ const (
 )
 
 // refused records an ingest that did not begin, and returns err.
-func (p *Pipeline) recordRefusal(ctx context.Context, q *Request, err error, reason string) error {
-	r := &delivery{pipeline: p, request: *q}
+func (p *Pipeline) recordRefusal(ctx context.Context, req *Request, err error, reason string) error {
+	d := &delivery{pipeline: p, request: *req}
 	if reason == "" {
 		switch fhir.KindOf(err) {
 		case fhir.Invalid, fhir.NotFound, fhir.Gone:
@@ -36,7 +36,7 @@ func (p *Pipeline) recordRefusal(ctx context.Context, q *Request, err error, rea
 			reason = reasonNoConsent
 		}
 	}
-	return r.recordFailure(ctx, err, reason)
+	return d.recordFailure(ctx, err, reason)
 }
 
 // failed records that the run ended with err, which it returns. What was

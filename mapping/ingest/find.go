@@ -35,20 +35,20 @@ func (d *delivery) find(ctx context.Context, system, code string, from, to time.
 	if err != nil {
 		return err
 	}
-	var bad error
-	err = d.pipeline.Store.Find(ctx, f, d.decoder(text, fn, &bad))
-	return fhir.Wrap("ingest.find", cmp.Or(err, bad))
+	var failure error
+	err = d.pipeline.Store.Find(ctx, f, d.decoder(text, fn, &failure))
+	return fhir.Wrap("ingest.find", cmp.Or(err, failure))
 }
 
 // reader decodes found Observations of the vendor for fn, if their JSON holds
 // text. It sets bad and ends the search when one cannot be decoded.
-func (d *delivery) decoder(text []byte, fn func(*store.Found, *storedElements) bool, bad *error) func(*store.Found) bool {
+func (d *delivery) decoder(text []byte, fn func(*store.Found, *storedElements) bool, failure *error) func(*store.Found) bool {
 	return func(f *store.Found) bool {
 		var s storedElements
 		if f.Facts.Vendor != d.request.Vendor || !bytes.Contains(f.Resource.JSON, text) {
 			return true
 		}
-		if *bad = json.Unmarshal(f.Resource.JSON, &s); *bad != nil {
+		if *failure = json.Unmarshal(f.Resource.JSON, &s); *failure != nil {
 			return false
 		}
 		return fn(f, &s)

@@ -32,11 +32,11 @@ type streamUse struct {
 }
 
 // find is the place of a sample in sorted columns, -1 if it is not there.
-func (g *seriesGroup) find(k *series.Key) int {
-	c := g.columns
+func (group *seriesGroup) find(k *series.Key) int {
+	c := group.columns
 	for i := sort.Search(c.Len(), func(i int) bool { return c.Start[i] >= k.Start }); i < c.Len() &&
 		c.Start[i] == k.Start; i++ {
-		if s := c.At(i); g.template.Check(&s) == k.Check {
+		if s := c.At(i); group.template.Check(&s) == k.Check {
 			return i
 		}
 	}
@@ -44,25 +44,25 @@ func (g *seriesGroup) find(k *series.Key) int {
 }
 
 // pick copies the samples that keep says.
-func (g *seriesGroup) pick(keep func(i int) bool) *series.Columns {
+func (group *seriesGroup) pick(keep func(i int) bool) *series.Columns {
 	out := &series.Columns{}
-	for i := range g.columns.Len() {
+	for i := range group.columns.Len() {
 		if keep(i) {
-			s := g.columns.At(i)
-			out.Append(&s, g.template.Values)
+			s := group.columns.At(i)
+			out.Append(&s, group.template.Values)
 		}
 	}
 	return out
 }
 
 // document is sample i as Map would give it.
-func (g *seriesGroup) document(i int) observation {
-	s := g.columns.At(i)
-	k := g.template.Key(&s)
-	body := g.template.Append(nil, &s)
+func (group *seriesGroup) document(i int) observation {
+	s := group.columns.At(i)
+	k := group.template.Key(&s)
+	body := group.template.Append(nil, &s)
 	return observation{Result: mapping.Result{ID: k.ID(), JSON: body, Hash: store.ContentHash(body),
-		Categories: g.template.Categories,
-		Metric:     g.metric, Start: time.UnixMicro(s.Start), Device: g.device, Vague: g.vague,
-		Stream: mapping.StreamID(g.template.Identity), SegmentsOf: g.segments},
-		source: g.source, coarse: g.coarse}
+		Categories: group.template.Categories,
+		Metric:     group.metric, Start: time.UnixMicro(s.Start), Device: group.device, Vague: group.vague,
+		Stream: mapping.StreamID(group.template.Identity), SegmentsOf: group.segments},
+		source: group.source, coarse: group.coarse}
 }

@@ -51,7 +51,7 @@ func (h *Handler) post(c *gin.Context) {
 }
 
 func (h *Handler) run(c *gin.Context) (Summary, error) {
-	who, err := h.Auth.Authenticate(c.Request)
+	principal, err := h.Auth.Authenticate(c.Request)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -64,23 +64,23 @@ func (h *Handler) run(c *gin.Context) (Summary, error) {
 		id = h.RequestID(c)
 	}
 	ctx := c.Request.Context()
-	q := Request{Patient: c.Query("patient"), Vendor: c.Param("vendor"), Format: c.Param("format"),
-		Name: c.Query("name"), Delivery: c.GetHeader, Principal: who, RequestID: id, RemoteIP: ip}
-	if !fhir.ValidID(q.Patient) {
+	req := Request{Patient: c.Query("patient"), Vendor: c.Param("vendor"), Format: c.Param("format"),
+		Name: c.Query("name"), Delivery: c.GetHeader, Principal: principal, RequestID: id, RemoteIP: ip}
+	if !fhir.ValidID(req.Patient) {
 		err := fhir.Errorf(fhir.Invalid, "ingest.Handler", "the parameter patient names the patient's id")
-		return Summary{}, h.Pipeline.recordRefusal(ctx, &q, err, reasonUnknown)
+		return Summary{}, h.Pipeline.recordRefusal(ctx, &req, err, reasonUnknown)
 	}
-	if !mayCreate(who) {
+	if !mayCreate(principal) {
 		err := fhir.Errorf(fhir.Forbidden, "ingest.Handler",
 			"the token does not allow creating Observations of this patient")
-		return Summary{}, h.Pipeline.recordRefusal(ctx, &q, err, reasonNoScope)
+		return Summary{}, h.Pipeline.recordRefusal(ctx, &req, err, reasonNoScope)
 	}
 	body, err := Body(c.Request.Body, c.GetHeader("Content-Encoding"), h.Limits)
 	if err != nil {
-		return Summary{}, h.Pipeline.recordRefusal(ctx, &q, err, reasonUnreadable)
+		return Summary{}, h.Pipeline.recordRefusal(ctx, &req, err, reasonUnreadable)
 	}
-	q.Body = body
-	sum, err := h.Pipeline.Run(ctx, q)
+	req.Body = body
+	sum, err := h.Pipeline.Run(ctx, req)
 	if cerr := body.Close(); err == nil && cerr != nil {
 		err = fhir.Wrap("ingest.Handler", cerr)
 	}
@@ -90,8 +90,8 @@ func (h *Handler) run(c *gin.Context) (Summary, error) {
 // mayCreate asks the grant for Create on Observation. A rule with a limit
 // (…?category=…, or one patient's compartment) cannot be judged before the
 // payload is read, so only rules without count.
-func mayCreate(who *access.Principal) bool {
-	return who != nil && who.Grant.MayAll(access.Create, "Observation")
+func mayCreate(principal *access.Principal) bool {
+	return principal != nil && principal.Grant.MayAll(access.Create, "Observation")
 }
 
 func (h *Handler) fail(c *gin.Context, err error) {

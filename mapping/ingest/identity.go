@@ -16,46 +16,46 @@ import (
 // once gives documents the identity under which the store has them: what
 // another channel brought, or the same one under another id of the vendor's.
 // once leaves out observations that the store has in more detail.
-func (d *delivery) resolveIdentities(ctx context.Context, obs []observation, a *commitAttempt) ([]observation, error) {
+func (d *delivery) resolveIdentities(ctx context.Context, list []observation, a *commitAttempt) ([]observation, error) {
 	if !a.channels.hasCoarse() {
-		return obs, nil
+		return list, nil
 	}
-	refs := make([]fhir.Ref, len(obs))
-	for i := range obs {
-		refs[i] = fhir.Ref{Type: "Observation", ID: obs[i].ID}
+	refs := make([]fhir.Ref, len(list))
+	for i := range list {
+		refs[i] = fhir.Ref{Type: "Observation", ID: list[i].ID}
 	}
 	heads, err := d.pipeline.Store.Heads(ctx, refs)
 	if err != nil {
 		return nil, fhir.Wrap("ingest.once", err)
 	}
-	out := make([]observation, 0, len(obs))
+	out := make([]observation, 0, len(list))
 	at := map[string]int{}
-	for _, i := range fineFirst(obs) {
-		o := obs[i]
+	for _, i := range fineFirst(list) {
+		obs := list[i]
 		switch {
-		case d.isNight(o.Metric):
+		case d.isNight(obs.Metric):
 		case heads[i].Version == 0:
-			if err := d.findIdentity(ctx, &o, out, a); err != nil {
+			if err := d.findIdentity(ctx, &obs, out, a); err != nil {
 				return nil, err
 			}
-		case o.coarse && o.vendorID != "":
-			if o.joined, err = d.isJoined(ctx, o.ID); err != nil {
+		case obs.coarse && obs.vendorID != "":
+			if obs.joined, err = d.isJoined(ctx, obs.ID); err != nil {
 				return nil, err
 			}
 		}
-		if j, twice := at[o.ID]; twice {
-			a.count(o.Metric, Counts{Dropped: 1})
-			if o.confirms(&out[j]) || o.seq < out[j].seq {
+		if j, twice := at[obs.ID]; twice {
+			a.count(obs.Metric, Counts{Dropped: 1})
+			if obs.confirms(&out[j]) || obs.seq < out[j].seq {
 				continue
 			}
-			if o.joined {
-				o.addComponents(out[j].JSON)
+			if obs.joined {
+				obs.addComponents(out[j].JSON)
 			}
-			out[j] = o
+			out[j] = obs
 			continue
 		}
-		at[o.ID] = len(out)
-		out = append(out, o)
+		at[obs.ID] = len(out)
+		out = append(out, obs)
 	}
 	slices.SortFunc(out, func(x, y observation) int { return cmp.Compare(x.seq, y.seq) })
 	return out, nil
@@ -63,10 +63,10 @@ func (d *delivery) resolveIdentities(ctx context.Context, obs []observation, a *
 
 // finerFirst are the places of obs, those of coarse channels last: what another
 // channel says of their measurements in the same payload is known then.
-func fineFirst(obs []observation) []int {
+func fineFirst(list []observation) []int {
 	var finer, coarse []int
-	for i := range obs {
-		if obs[i].coarse {
+	for i := range list {
+		if list[i].coarse {
 			coarse = append(coarse, i)
 		} else {
 			finer = append(finer, i)
@@ -76,83 +76,83 @@ func fineFirst(obs []observation) []int {
 }
 
 // identify finds the identity of o, which the store does not have under its own.
-func (d *delivery) findIdentity(ctx context.Context, o *observation, before []observation, a *commitAttempt) error {
-	key := prefixSame + o.ID
+func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier []observation, a *commitAttempt) error {
+	key := prefixSame + obs.ID
 	raw, err := d.pipeline.Store.Get(ctx, key)
 	if err != nil {
 		return fhir.Wrap("ingest.once", err)
 	}
 	if raw != nil {
 		id, vendorID, _ := strings.Cut(string(raw), "/")
-		o.adoptIdentity(id, vendorID)
-		o.joined, err = d.isJoined(ctx, id)
+		obs.adoptIdentity(id, vendorID)
+		obs.joined, err = d.isJoined(ctx, id)
 		return err
 	}
 	var mine measurement
-	if err := json.Unmarshal(o.JSON, &mine); err != nil {
+	if err := json.Unmarshal(obs.JSON, &mine); err != nil {
 		return fhir.Wrap("ingest.once", err)
 	}
 	from, _, ok := mine.effective()
-	if !ok || o.retracted {
+	if !ok || obs.retracted {
 		return nil
 	}
 	source := fhir.Canonical + "/identifier/" + d.request.Vendor + "/source"
-	fits := func(there *measurement, coarse bool) bool {
-		if !o.coarse && !d.mayStandFor(there.Device.Reference, o.source) {
+	matches := func(there *measurement, coarse bool) bool {
+		if !obs.coarse && !d.mayStandFor(there.Device.Reference, obs.source) {
 			return false // of another source
 		}
-		if o.coarse && coarse { // one channel: only under two ids of the vendor's
-			return o.vendorID != "" && there.identifier(source) != "" &&
+		if obs.coarse && coarse { // one channel: only under two ids of the vendor's
+			return obs.vendorID != "" && there.identifier(source) != "" &&
 				there.Device.Reference == mine.Device.Reference && mine.equals(there)
 		}
-		return o.coarse != coarse && mine.equals(there)
+		return obs.coarse != coarse && mine.equals(there)
 	}
 	id, vendorID := "", ""
-	for i := range before {
+	for i := range earlier {
 		var there measurement
-		if o.coarse && !before[i].coarse && o.source != "" && before[i].source != o.source {
+		if obs.coarse && !earlier[i].coarse && obs.source != "" && earlier[i].source != obs.source {
 			continue
 		}
-		if before[i].Metric == o.Metric && json.Unmarshal(before[i].JSON, &there) == nil &&
-			fits(&there, before[i].coarse) {
-			id, vendorID = before[i].ID, before[i].vendorID
+		if earlier[i].Metric == obs.Metric && json.Unmarshal(earlier[i].JSON, &there) == nil &&
+			matches(&there, earlier[i].coarse) {
+			id, vendorID = earlier[i].ID, earlier[i].vendorID
 		}
 	}
-	var bad error
-	err = d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
+	var failure error
+	err = d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), obs.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
 		func(f *store.Found, s *storedElements) bool {
 			var there measurement
-			if bad = json.Unmarshal(f.Resource.JSON, &there); bad != nil {
+			if failure = json.Unmarshal(f.Resource.JSON, &there); failure != nil {
 				return false
 			}
 			coarse := a.channels.isCoarse(s.Device.Reference)
-			if o.coarse {
+			if obs.coarse {
 				coarse = !a.channels.mayBeFine(s.Device.Reference)
 			}
-			if id == "" && s.Status != statusRetracted && fits(&there, coarse) {
-				if o.coarse && !coarse {
-					if ok, bad = d.mayBeFrom(ctx, s, o.Metric, o.source, a); bad != nil || !ok {
-						return bad == nil
+			if id == "" && s.Status != statusRetracted && matches(&there, coarse) {
+				if obs.coarse && !coarse {
+					if ok, failure = d.mayBeFrom(ctx, s, obs.Metric, obs.source, a); failure != nil || !ok {
+						return failure == nil
 					}
 				}
 				id, vendorID = strings.Clone(f.Resource.ID), strings.Clone(there.identifier(source))
-				if o.coarse && !coarse {
+				if obs.coarse && !coarse {
 					a.targets = append(a.targets, fhir.Ref{Type: "Observation", ID: id})
 				}
 			}
 			return id == ""
 		})
 	if err == nil {
-		err = bad
+		err = failure
 	}
 	if err != nil || id == "" {
 		return fhir.Wrap("ingest.once", err)
 	}
 	a.batch.State = append(a.batch.State, store.StateWrite{Key: key, Value: []byte(id + "/" + vendorID)})
-	if o.joined = o.coarse && o.vendorID != "" && vendorID != "" && o.vendorID != vendorID; o.joined {
+	if obs.joined = obs.coarse && obs.vendorID != "" && vendorID != "" && obs.vendorID != vendorID; obs.joined {
 		a.batch.State = append(a.batch.State, store.StateWrite{Key: prefixSame + id, Value: []byte(id + "/" + vendorID)})
 	}
-	o.adoptIdentity(id, vendorID)
+	obs.adoptIdentity(id, vendorID)
 	return nil
 }
 
@@ -165,25 +165,25 @@ func (d *delivery) isJoined(ctx context.Context, id string) (bool, error) {
 
 // confirms reports whether o, of a coarse channel, says what known says, of a
 // channel that knows more: the later word is not the better one then.
-func (o *observation) confirms(known *observation) bool {
+func (obs *observation) confirms(fine *observation) bool {
 	var mine, there measurement
-	return o.coarse && !known.coarse && !o.retracted && !known.retracted &&
-		json.Unmarshal(o.JSON, &mine) == nil && json.Unmarshal(known.JSON, &there) == nil && mine.equals(&there)
+	return obs.coarse && !fine.coarse && !obs.retracted && !fine.retracted &&
+		json.Unmarshal(obs.JSON, &mine) == nil && json.Unmarshal(fine.JSON, &there) == nil && mine.equals(&there)
 }
 
 // complete gives o the components that known has besides its own, in the order
 // of known: of two records of one thing neither takes back what the other
 // alone says.
-func (o *observation) addComponents(known []byte) {
+func (obs *observation) addComponents(stored []byte) {
 	const open = `,"component":[`
 	list := func(body []byte) (parts []json.RawMessage, codes []string) {
-		var x struct {
+		var panel struct {
 			Component []json.RawMessage `json:"component"`
 		}
-		if json.Unmarshal(body, &x) != nil {
+		if json.Unmarshal(body, &panel) != nil {
 			return nil, nil
 		}
-		for _, p := range x.Component {
+		for _, p := range panel.Component {
 			var c struct {
 				Code json.RawMessage `json:"code"`
 			}
@@ -192,26 +192,26 @@ func (o *observation) addComponents(known []byte) {
 			}
 			codes = append(codes, string(c.Code))
 		}
-		return x.Component, codes
+		return panel.Component, codes
 	}
-	mine, names := list(o.JSON)
-	theirs, others := list(known)
-	if len(theirs) == 0 {
+	own, ownCodes := list(obs.JSON)
+	others, otherCodes := list(stored)
+	if len(others) == 0 {
 		return
 	}
 	var all []json.RawMessage
-	for i, p := range theirs {
-		if j := slices.Index(names, others[i]); j >= 0 {
-			p = mine[j]
+	for i, p := range others {
+		if j := slices.Index(ownCodes, otherCodes[i]); j >= 0 {
+			p = own[j]
 		}
 		all = append(all, p)
 	}
-	for j, p := range mine {
-		if !slices.Contains(others, names[j]) {
+	for j, p := range own {
+		if !slices.Contains(otherCodes, ownCodes[j]) {
 			all = append(all, p)
 		}
 	}
-	head := o.JSON[:len(o.JSON)-1]
+	head := obs.JSON[:len(obs.JSON)-1]
 	if i := bytes.Index(head, []byte(open)); i >= 0 { // the last member
 		head = head[:i]
 	}
@@ -222,15 +222,15 @@ func (o *observation) addComponents(known []byte) {
 		}
 		out = append(out, p...)
 	}
-	o.JSON = append(out, "]}"...)
-	o.Hash = store.ContentHash(o.JSON)
+	obs.JSON = append(out, "]}"...)
+	obs.Hash = store.ContentHash(obs.JSON)
 }
 
 // become gives o the identity under which it is stored.
-func (o *observation) adoptIdentity(id, vendorID string) {
-	if vendorID == "" || o.vendorID == "" {
-		vendorID = o.vendorID
+func (obs *observation) adoptIdentity(id, vendorID string) {
+	if vendorID == "" || obs.vendorID == "" {
+		vendorID = obs.vendorID
 	}
-	o.rename(id, o.vendorID, vendorID)
-	o.vendorID = vendorID
+	obs.rename(id, obs.vendorID, vendorID)
+	obs.vendorID = vendorID
 }

@@ -18,69 +18,69 @@ import (
 // summary counts it.
 //
 // Every run leaves an AuditEvent: with each commit, and one for its failure.
-func (p *Pipeline) Run(ctx context.Context, q Request) (_ Summary, err error) {
+func (p *Pipeline) Run(ctx context.Context, req Request) (_ Summary, err error) {
 	began := p.Clock()
-	var r *delivery
+	var d *delivery
 	ctx, span := startSpan(ctx)
-	defer func() { endSpan(span, r, err) }()
+	defer func() { endSpan(span, d, err) }()
 	if err = budget.Of(ctx).Grow(deliveryMemory); err != nil {
 		return Summary{}, err
 	}
-	if r, err = p.begin(ctx, q); err != nil {
+	if d, err = p.begin(ctx, req); err != nil {
 		return Summary{}, err
 	}
-	if err = r.payload(ctx); err != nil {
-		err = r.recordFailure(ctx, err, "")
+	if err = d.payload(ctx); err != nil {
+		err = d.recordFailure(ctx, err, "")
 	}
-	r.summary.Seconds = p.Clock().Sub(began).Seconds()
-	if r.summary.ByMetric == nil {
-		r.summary.ByMetric = map[string]Counts{}
+	d.summary.Seconds = p.Clock().Sub(began).Seconds()
+	if d.summary.ByMetric == nil {
+		d.summary.ByMetric = map[string]Counts{}
 	}
-	return r.summary, err
+	return d.summary, err
 }
 
 // begin checks patient, vendor and consent; a refusal is in the audit trail.
-func (p *Pipeline) begin(ctx context.Context, q Request) (*delivery, error) {
-	r, err := p.prepare(ctx, q)
+func (p *Pipeline) begin(ctx context.Context, req Request) (*delivery, error) {
+	d, err := p.prepare(ctx, req)
 	if err != nil {
-		return nil, p.recordRefusal(ctx, &q, err, "")
+		return nil, p.recordRefusal(ctx, &req, err, "")
 	}
-	return r, nil
+	return d, nil
 }
 
-func (p *Pipeline) prepare(ctx context.Context, q Request) (*delivery, error) {
-	a := p.adapter(q.Vendor)
+func (p *Pipeline) prepare(ctx context.Context, req Request) (*delivery, error) {
+	a := p.adapter(req.Vendor)
 	if a == nil {
 		return nil, fhir.Errorf(fhir.Invalid, "ingest.Run", "vendor is one of %s", p.vendors())
 	}
-	if !fhir.ValidID(q.Patient) {
+	if !fhir.ValidID(req.Patient) {
 		return nil, fhir.Errorf(fhir.Invalid, "ingest.Run", "patient is no id")
 	}
-	pat, _, err := p.Store.Read(ctx, fhir.Ref{Type: "Patient", ID: q.Patient}, 0)
+	pat, _, err := p.Store.Read(ctx, fhir.Ref{Type: "Patient", ID: req.Patient}, 0)
 	if err != nil {
 		return nil, fhir.Wrap("ingest.Run", err)
 	}
 	if pat.Deleted {
 		return nil, fhir.Errorf(fhir.NotFound, "ingest.Run", "the patient is deleted")
 	}
-	r := &delivery{pipeline: p, request: q, adapter: a, limits: p.Limits.orDefault(), byID: map[string]int{},
+	d := &delivery{pipeline: p, request: req, adapter: a, limits: p.Limits.orDefault(), byID: map[string]int{},
 		devices: map[string]*mapping.DeviceFacts{}, learned: map[string]bool{},
 		categories: map[categoryPair]bool{}, rawItems: map[string]int{}, log: p.Logger}
-	if r.log == nil {
-		r.log = slog.New(slog.DiscardHandler)
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
 	}
-	if err := r.checkConsent(ctx); err != nil {
+	if err := d.checkConsent(ctx); err != nil {
 		return nil, err
 	}
-	if r.meters, err = newMeters(); err != nil {
+	if d.meters, err = newMeters(); err != nil {
 		return nil, err
 	}
 	if p.Zone != nil {
-		if r.zone, err = p.Zone(ctx, q.Patient); err != nil {
+		if d.zone, err = p.Zone(ctx, req.Patient); err != nil {
 			return nil, fhir.Wrap("ingest.Run", err)
 		}
 	}
-	return r, nil
+	return d, nil
 }
 
 // startSpan begins the span of one run. Vendor and format are set once they are
@@ -90,14 +90,14 @@ func startSpan(ctx context.Context) (context.Context, trace.Span) {
 }
 
 // endSpan ends it with the run's figures; of an error only its kind.
-func endSpan(span trace.Span, r *delivery, err error) {
-	if r != nil {
-		span.SetAttributes(attribute.String("pulsegate.vendor", r.request.Vendor),
-			attribute.String("pulsegate.ingest.format", r.format), attribute.Int("pulsegate.ingest.read", r.summary.Read),
-			attribute.Int("pulsegate.ingest.created", r.summary.Created),
-			attribute.Int("pulsegate.ingest.updated", r.summary.Updated),
-			attribute.Int("pulsegate.ingest.quarantined", r.summary.Quarantined),
-			attribute.Int("pulsegate.ingest.batches", r.commits))
+func endSpan(span trace.Span, d *delivery, err error) {
+	if d != nil {
+		span.SetAttributes(attribute.String("pulsegate.vendor", d.request.Vendor),
+			attribute.String("pulsegate.ingest.format", d.format), attribute.Int("pulsegate.ingest.read", d.summary.Read),
+			attribute.Int("pulsegate.ingest.created", d.summary.Created),
+			attribute.Int("pulsegate.ingest.updated", d.summary.Updated),
+			attribute.Int("pulsegate.ingest.quarantined", d.summary.Quarantined),
+			attribute.Int("pulsegate.ingest.batches", d.commits))
 	}
 	if err != nil {
 		span.SetStatus(codes.Error, fhir.KindOf(err).IssueCode())

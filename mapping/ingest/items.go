@@ -14,47 +14,47 @@ import (
 func (d *delivery) addItems(ctx context.Context, b *batch, sb *store.Batch) error {
 	byKey := map[string]*Item{}
 	var order []*Item
-	for _, x := range b.items {
-		it := &x
-		if err := d.stripUncovered(ctx, it); err != nil {
+	for _, item := range b.items {
+		item := &item
+		if err := d.stripUncovered(ctx, item); err != nil {
 			return err
 		}
-		if twin := byKey[it.key()]; twin != nil {
-			twin.Count++
+		if first := byKey[item.key()]; first != nil {
+			first.Count++
 			continue
 		}
-		byKey[it.key()] = it
-		order = append(order, it)
+		byKey[item.key()] = item
+		order = append(order, item)
 	}
-	for _, it := range b.overrun {
-		order = append(order, &it)
+	for _, item := range b.overrun {
+		order = append(order, &item)
 	}
-	for _, it := range order {
-		old, err := d.pipeline.Store.Get(ctx, it.key())
+	for _, item := range order {
+		old, err := d.pipeline.Store.Get(ctx, item.key())
 		if err != nil {
 			return fhir.Wrap("ingest.quarantine", err)
 		}
 		if old != nil {
-			var was Item
-			if err := json.Unmarshal(old, &was); err != nil {
+			var stored Item
+			if err := json.Unmarshal(old, &stored); err != nil {
 				return fhir.Wrap("ingest.quarantine", err)
 			}
-			if was.Count >= it.Count {
+			if stored.Count >= item.Count {
 				continue
 			}
-			it.FirstSeen = was.FirstSeen
+			item.FirstSeen = stored.FirstSeen
 		}
-		v, err := json.Marshal(it)
+		v, err := json.Marshal(item)
 		if err != nil {
 			return fhir.Wrap("ingest.quarantine", err)
 		}
-		sb.State = append(sb.State, store.StateWrite{Key: it.key(), Value: v})
-		if it.VendorID != "" {
-			s := subjectID(it.Vendor, it.Metric, it.VendorID)
-			sb.State = append(sb.State, store.StateWrite{Key: prefixOpen + it.Patient + "/" + s + "/" + it.ID,
+		sb.State = append(sb.State, store.StateWrite{Key: item.key(), Value: v})
+		if item.VendorID != "" {
+			s := subjectID(item.Vendor, item.Metric, item.VendorID)
+			sb.State = append(sb.State, store.StateWrite{Key: prefixOpen + item.Patient + "/" + s + "/" + item.ID,
 				Value: []byte("1")})
-			if d.openItems != nil && !slices.Contains(d.openItems[s], it.ID) {
-				d.openItems[s] = append(d.openItems[s], it.ID)
+			if d.openItems != nil && !slices.Contains(d.openItems[s], item.ID) {
+				d.openItems[s] = append(d.openItems[s], item.ID)
 			}
 		}
 	}
@@ -83,9 +83,9 @@ func (d *delivery) releaseResolved(ctx context.Context, b *batch, a *commitAttem
 	for i := range b.items {
 		held[b.items[i].ID] = true
 	}
-	for i := range b.obs {
-		o := &b.obs[i]
-		if o.vendorID == "" {
+	for i := range b.observations {
+		obs := &b.observations[i]
+		if obs.vendorID == "" {
 			continue
 		}
 		if err := d.loadOpenItems(ctx); err != nil {
@@ -94,7 +94,7 @@ func (d *delivery) releaseResolved(ctx context.Context, b *batch, a *commitAttem
 		if len(d.openItems) == 0 {
 			return nil
 		}
-		for _, s := range subjectIDs(d.request.Vendor, o) {
+		for _, s := range subjectIDs(d.request.Vendor, obs) {
 			for _, id := range d.openItems[s] {
 				if !held[id] {
 					a.batch.State = append(a.batch.State, store.StateWrite{Key: prefixQuarantine + d.request.Patient + "/" + id},

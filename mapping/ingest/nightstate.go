@@ -31,25 +31,25 @@ func (d *delivery) nightPrefix() string {
 // in one commit with the segments, so that a crash in between loses no night.
 func (d *delivery) addDueNights(ctx context.Context, a *commitAttempt) error {
 	for _, source := range slices.Sorted(maps.Keys(a.segments)) {
-		x := a.segments[source]
+		segments := a.segments[source]
 		key := d.nightPrefix() + sourceHash(source)
 		raw, err := d.pipeline.Store.Get(ctx, key)
 		if err != nil {
 			return fhir.Wrap("ingest.due", err)
 		}
-		n := sourceNights{Source: source}
+		nights := sourceNights{Source: source}
 		if raw != nil {
-			if err := json.Unmarshal(raw, &n); err != nil {
+			if err := json.Unmarshal(raw, &nights); err != nil {
 				return fhir.Wrap("ingest.due", err)
 			}
 		}
-		for _, s := range x.streams {
-			if !slices.Contains(n.Streams, s) {
-				n.Streams = append(n.Streams, s)
+		for _, s := range segments.streams {
+			if !slices.Contains(nights.Streams, s) {
+				nights.Streams = append(nights.Streams, s)
 			}
 		}
-		n.Due = mergePeriods(append(n.Due, x.due...))
-		w, err := n.stateWrite(key)
+		nights.Due = mergePeriods(append(nights.Due, segments.due...))
+		w, err := nights.stateWrite(key)
 		if err != nil {
 			return err
 		}
@@ -58,7 +58,7 @@ func (d *delivery) addDueNights(ctx context.Context, a *commitAttempt) error {
 	return nil
 }
 
-func (n *sourceNights) stateWrite(key string) (store.StateWrite, error) {
-	raw, err := json.Marshal(n)
+func (nights *sourceNights) stateWrite(key string) (store.StateWrite, error) {
+	raw, err := json.Marshal(nights)
 	return store.StateWrite{Key: key, Value: raw}, fhir.Wrap("ingest.nights", err)
 }

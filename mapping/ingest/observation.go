@@ -21,11 +21,11 @@ type observation struct {
 }
 
 // rename gives o another identity.
-func (o *observation) rename(id, was, vendorID string) {
-	if id == o.ID && was == vendorID {
+func (obs *observation) rename(id, oldVendorID, vendorID string) {
+	if id == obs.ID && oldVendorID == vendorID {
 		return
 	}
-	o.JSON = bytes.ReplaceAll(o.JSON, []byte(`"`+o.ID+`"`), []byte(`"`+id+`"`))
-	o.JSON = bytes.ReplaceAll(o.JSON, []byte(`"`+was+`"`), []byte(`"`+vendorID+`"`))
-	o.ID, o.Hash = id, store.ContentHash(o.JSON)
+	obs.JSON = bytes.ReplaceAll(obs.JSON, []byte(`"`+obs.ID+`"`), []byte(`"`+id+`"`))
+	obs.JSON = bytes.ReplaceAll(obs.JSON, []byte(`"`+oldVendorID+`"`), []byte(`"`+vendorID+`"`))
+	obs.ID, obs.Hash = id, store.ContentHash(obs.JSON)
 }

@@ -63,15 +63,15 @@ func (d *delivery) payload(ctx context.Context) (err error) {
 }
 
 type contextReader struct {
-	ctx context.Context
-	r   io.Reader
+	ctx  context.Context
+	body io.Reader
 }
 
 func (c *contextReader) Read(p []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, err
 	}
-	return c.r.Read(p)
+	return c.body.Read(p)
 }
 
 func baseName(s string) string {

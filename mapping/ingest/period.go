@@ -6,19 +6,19 @@ import (
 )
 
 // merged are the periods in order, those that lie close together as one.
-func mergePeriods(ps []period) []period {
-	slices.SortFunc(ps, func(a, b period) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) })
+func mergePeriods(periods []period) []period {
+	slices.SortFunc(periods, func(a, b period) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) })
 	for gap := int64(mergeGap); ; gap *= 2 {
-		out := ps[:0]
-		for _, p := range ps {
+		out := periods[:0]
+		for _, p := range periods {
 			if n := len(out); n > 0 && p[0] <= out[n-1][1]+gap {
 				out[n-1][1] = max(out[n-1][1], p[1])
 				continue
 			}
 			out = append(out, p)
 		}
-		if ps = out; len(ps) <= maxPeriods {
-			return ps
+		if periods = out; len(periods) <= maxPeriods {
+			return periods
 		}
 	}
 }

@@ -48,16 +48,16 @@ func (p *Pipeline) List(ctx context.Context, patient string, fn func(*Item) bool
 	if patient != "" {
 		prefix += patient + "/"
 	}
-	var bad error
+	var failure error
 	err := p.Store.List(ctx, prefix, func(_ string, v []byte) bool {
-		var it Item
-		if bad = json.Unmarshal(v, &it); bad != nil {
+		var item Item
+		if failure = json.Unmarshal(v, &item); failure != nil {
 			return false
 		}
-		return fn(&it)
+		return fn(&item)
 	})
 	if err == nil {
-		err = bad
+		err = failure
 	}
 	return fhir.Wrap("ingest.List", err)
 }
@@ -83,11 +83,11 @@ func (d *delivery) item(reason, metric, where, detail string) Item {
 		Where: where, Detail: detail, Count: 1, FirstSeen: d.pipeline.Clock().UTC().Truncate(time.Second)}
 }
 
-func itemOfSample(r *delivery, s *sample.Sample, re *mapping.RejectError) Item {
-	it := r.item(re.Reason, s.Metric, "", re.Rule)
+func itemOfSample(d *delivery, s *sample.Sample, re *mapping.RejectError) Item {
+	it := d.item(re.Reason, s.Metric, "", re.Rule)
 	it.VendorID = s.VendorID
 	raw, err := json.Marshal(s)
-	if err != nil || len(raw) > r.limits.KeepRaw {
+	if err != nil || len(raw) > d.limits.KeepRaw {
 		it.Detail += "; too large to keep"
 		raw = nil
 	}
@@ -96,13 +96,13 @@ func itemOfSample(r *delivery, s *sample.Sample, re *mapping.RejectError) Item {
 	return it
 }
 
-func itemOfReject(r *delivery, x *sample.Reject) Item {
-	it := r.item(x.Reason, x.Metric, x.Where, componentDetail(x.Component, x.Detail))
+func itemOfReject(d *delivery, x *sample.Reject) Item {
+	it := d.item(x.Reason, x.Metric, x.Where, componentDetail(x.Component, x.Detail))
 	it.Component, it.VendorID = strings.Clone(x.Component), x.VendorID
-	it.Raw = bytes.Clone(x.Raw[:min(len(x.Raw), r.limits.KeepRaw)])
+	it.Raw = bytes.Clone(x.Raw[:min(len(x.Raw), d.limits.KeepRaw)])
 	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, string(it.Raw))
 	if len(it.Raw) == 0 {
-		it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, it.Component, it.Where, r.digest)
+		it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, it.Component, it.Where, d.digest)
 	}
 	return it
 }
@@ -135,11 +135,11 @@ func subjectID(vendor, metric, vendorID string) string {
 
 // subjectsOf are the subjects that an Observation settles: its own metric, and
 // the document that the metric is a field of ("sleep" of "sleep.average_hrv").
-func subjectIDs(vendor string, o *observation) []string {
-	out := []string{subjectID(vendor, o.Metric, o.vendorID)}
-	for i := range len(o.Metric) {
-		if o.Metric[i] == '.' {
-			return append(out, subjectID(vendor, o.Metric[:i], o.vendorID))
+func subjectIDs(vendor string, obs *observation) []string {
+	out := []string{subjectID(vendor, obs.Metric, obs.vendorID)}
+	for i := range len(obs.Metric) {
+		if obs.Metric[i] == '.' {
+			return append(out, subjectID(vendor, obs.Metric[:i], obs.vendorID))
 		}
 	}
 	return out

@@ -14,26 +14,26 @@ import (
 // supersede takes back what a coarse channel said before of o, a restated
 // Observation of a channel that knows more. What that channel said of another
 // source is another measurement.
-func (d *delivery) retractCoarse(ctx context.Context, o *observation, a *commitAttempt) error {
-	if o.coarse || !a.channels.hasCoarse() || d.isNight(o.Metric) {
+func (d *delivery) retractCoarse(ctx context.Context, obs *observation, a *commitAttempt) error {
+	if obs.coarse || !a.channels.hasCoarse() || d.isNight(obs.Metric) {
 		return nil
 	}
 	var mine measurement
-	if err := json.Unmarshal(o.JSON, &mine); err != nil {
+	if err := json.Unmarshal(obs.JSON, &mine); err != nil {
 		return fhir.Wrap("ingest.supersede", err)
 	}
 	from, _, ok := mine.effective()
 	if !ok {
 		return nil
 	}
-	return d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
+	return d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), obs.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
 		func(f *store.Found, s *storedElements) bool {
 			var there measurement
-			if f.Resource.ID != o.ID && s.Status != statusRetracted && !a.channels.mayBeFine(s.Device.Reference) &&
-				d.mayStandFor(s.Device.Reference, o.source) &&
+			if f.Resource.ID != obs.ID && s.Status != statusRetracted && !a.channels.mayBeFine(s.Device.Reference) &&
+				d.mayStandFor(s.Device.Reference, obs.source) &&
 				json.Unmarshal(f.Resource.JSON, &there) == nil && mine.equals(&there) {
 				a.retractions = append(a.retractions,
-					storedNight{ref: fhir.Ref{Type: "Observation", ID: strings.Clone(f.Resource.ID)}, metric: o.Metric,
+					storedNight{ref: fhir.Ref{Type: "Observation", ID: strings.Clone(f.Resource.ID)}, metric: obs.Metric,
 						json: unstamped(&f.Resource)})
 			}
 			return true
@@ -53,74 +53,74 @@ type fineStatements struct {
 // has reports whether a channel that knows more states what o, of a coarse
 // channel, says now under the id that the store has it under: in the batch, or
 // in the store under another id. Then o is no second measurement.
-func (s *fineStatements) has(ctx context.Context, r *delivery, o *observation, a *commitAttempt) (bool, error) {
+func (fine *fineStatements) has(ctx context.Context, d *delivery, obs *observation, a *commitAttempt) (bool, error) {
 	var mine measurement
-	if err := json.Unmarshal(o.JSON, &mine); err != nil {
+	if err := json.Unmarshal(obs.JSON, &mine); err != nil {
 		return false, fhir.Wrap("ingest.restated", err)
 	}
 	from, _, ok := mine.effective()
 	if !ok {
 		return false, nil
 	}
-	ofBatch := func(f *observation) bool {
+	ofBatch := func(other *observation) bool {
 		var there measurement
-		return f.Metric == o.Metric && f.ID != o.ID && !f.retracted && (o.source == "" || f.source == o.source) &&
-			json.Unmarshal(f.JSON, &there) == nil && mine.equals(&there)
+		return other.Metric == obs.Metric && other.ID != obs.ID && !other.retracted && (obs.source == "" || other.source == obs.source) &&
+			json.Unmarshal(other.JSON, &there) == nil && mine.equals(&there)
 	}
-	if s.bySecond == nil {
-		s.bySecond = map[int64][]int{}
-		for i := range s.observations {
-			if f := &s.observations[i]; !f.coarse {
-				s.bySecond[f.Start.Unix()] = append(s.bySecond[f.Start.Unix()], i)
+	if fine.bySecond == nil {
+		fine.bySecond = map[int64][]int{}
+		for i := range fine.observations {
+			if other := &fine.observations[i]; !other.coarse {
+				fine.bySecond[other.Start.Unix()] = append(fine.bySecond[other.Start.Unix()], i)
 			}
 		}
 	}
-	for _, i := range s.bySecond[from.Unix()] {
-		if ofBatch(&s.observations[i]) {
+	for _, i := range fine.bySecond[from.Unix()] {
+		if ofBatch(&fine.observations[i]) {
 			return true, nil
 		}
 	}
-	for _, g := range s.batch.groups {
-		if g.coarse || g.metric != o.Metric {
+	for _, group := range fine.batch.groups {
+		if group.coarse || group.metric != obs.Metric {
 			continue
 		}
-		start := g.columns.Start
+		start := group.columns.Start
 		first := sort.Search(len(start), func(i int) bool { return start[i] >= from.Unix()*1e6 })
 		for i := first; i < len(start) && start[i] < (from.Unix()+1)*1e6; i++ {
-			if f := g.document(i); ofBatch(&f) {
+			if other := group.document(i); ofBatch(&other) {
 				return true, nil
 			}
 		}
 	}
 	found := false
-	var bad error
-	err := r.find(ctx, r.pipeline.Mapper.System(r.request.Vendor), o.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
-		func(f *store.Found, there *storedElements) bool {
-			if f.Resource.ID == o.ID || there.Status == statusRetracted || !a.channels.mayBeFine(there.Device.Reference) {
+	var failure error
+	err := d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), obs.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
+		func(other *store.Found, there *storedElements) bool {
+			if other.Resource.ID == obs.ID || there.Status == statusRetracted || !a.channels.mayBeFine(there.Device.Reference) {
 				return true
 			}
 			var theirs measurement
-			if bad = json.Unmarshal(f.Resource.JSON, &theirs); bad != nil || !mine.equals(&theirs) {
-				return bad == nil
+			if failure = json.Unmarshal(other.Resource.JSON, &theirs); failure != nil || !mine.equals(&theirs) {
+				return failure == nil
 			}
-			found, bad = r.mayBeFrom(ctx, there, o.Metric, o.source, a)
-			return bad == nil && !found
+			found, failure = d.mayBeFrom(ctx, there, obs.Metric, obs.source, a)
+			return failure == nil && !found
 		})
 	if err == nil {
-		err = bad
+		err = failure
 	}
 	return found, fhir.Wrap("ingest.restated", err)
 }
 
 // withdraw takes back what a coarse channel said before of o, where that is
 // its own word still.
-func (a *commitAttempt) retractOwn(o *observation, was *earlierVersion) {
+func (a *commitAttempt) retractOwn(obs *observation, earlier *earlierVersion) {
 	var there storedElements
-	if was.status == statusRetracted || json.Unmarshal(was.current, &there) != nil ||
+	if earlier.status == statusRetracted || json.Unmarshal(earlier.current, &there) != nil ||
 		a.channels.mayBeFine(there.Device.Reference) {
-		a.count(o.Metric, Counts{Unchanged: 1})
+		a.count(obs.Metric, Counts{Unchanged: 1})
 		return
 	}
-	a.retractions = append(a.retractions, storedNight{ref: fhir.Ref{Type: "Observation", ID: o.ID}, metric: o.Metric,
-		json: unstamped(&was.version)})
+	a.retractions = append(a.retractions, storedNight{ref: fhir.Ref{Type: "Observation", ID: obs.ID}, metric: obs.Metric,
+		json: unstamped(&earlier.version)})
 }

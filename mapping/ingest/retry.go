@@ -20,7 +20,7 @@ import (
 // Retry maps everything in quarantine again with the current table. What
 // works leaves quarantine, in a commit of its own after the resources: after a
 // crash in between the item is tried again and changes nothing.
-func (p *Pipeline) Retry(ctx context.Context, who *access.Principal, requestID string) (Summary, error) {
+func (p *Pipeline) Retry(ctx context.Context, principal *access.Principal, requestID string) (Summary, error) {
 	var total Summary
 	var items []Item
 	err := p.List(ctx, "", func(it *Item) bool {
@@ -38,7 +38,7 @@ func (p *Pipeline) Retry(ctx context.Context, who *access.Principal, requestID s
 			items[to].Vendor == items[from].Vendor && items[to].Format == items[from].Format {
 			to++
 		}
-		sum, err := p.retry(ctx, items[from:to], who, requestID)
+		sum, err := p.retry(ctx, items[from:to], principal, requestID)
 		total.Add(sum)
 		if err != nil && fhir.KindOf(err) != fhir.Forbidden && fhir.KindOf(err) != fhir.NotFound {
 			return total, err
@@ -49,56 +49,56 @@ func (p *Pipeline) Retry(ctx context.Context, who *access.Principal, requestID s
 }
 
 // retry takes items of one patient, vendor and format.
-func (p *Pipeline) retry(ctx context.Context, items []Item, who *access.Principal, requestID string) (Summary, error) {
+func (p *Pipeline) retry(ctx context.Context, items []Item, principal *access.Principal, requestID string) (Summary, error) {
 	began := p.Clock()
-	var r *delivery
+	var d *delivery
 	var err error
 	ctx, span := startSpan(ctx)
-	defer func() { endSpan(span, r, err) }()
-	if r, err = p.begin(ctx, Request{Patient: items[0].Patient, Vendor: items[0].Vendor, Principal: who,
+	defer func() { endSpan(span, d, err) }()
+	if d, err = p.begin(ctx, Request{Patient: items[0].Patient, Vendor: items[0].Vendor, Principal: principal,
 		RequestID: requestID}); err != nil {
 		return Summary{}, err
 	}
-	r.format = items[0].Format
+	d.format = items[0].Format
 	var ids []byte
 	for i := range items {
 		ids = append(ids, items[i].ID...)
 	}
 	digest := sha256.Sum256(ids)
-	r.digest = hex.EncodeToString(digest[:])
-	var done []store.StateWrite
-	err = r.decodeAndCommit(ctx, func(ctx context.Context) error {
+	d.digest = hex.EncodeToString(digest[:])
+	var released []store.StateWrite
+	err = d.decodeAndCommit(ctx, func(ctx context.Context) error {
 		for i := range items {
-			ok, err := r.retryItem(ctx, &items[i])
+			ok, err := d.retryItem(ctx, &items[i])
 			if err != nil {
 				return err
 			}
 			if ok {
 				it := &items[i]
-				done = append(done, store.StateWrite{Key: it.key()})
+				released = append(released, store.StateWrite{Key: it.key()})
 				if it.VendorID != "" {
-					done = append(done, store.StateWrite{Key: prefixOpen + it.Patient + "/" +
+					released = append(released, store.StateWrite{Key: prefixOpen + it.Patient + "/" +
 						subjectID(it.Vendor, it.Metric, it.VendorID) + "/" + it.ID})
 				}
 			}
 		}
 		return nil
 	})
-	r.summary.Seconds = p.Clock().Sub(began).Seconds()
+	d.summary.Seconds = p.Clock().Sub(began).Seconds()
 	if err != nil {
-		err = r.recordFailure(ctx, err, "")
+		err = d.recordFailure(ctx, err, "")
 	}
-	if err != nil || len(done) == 0 {
-		return r.summary, err
+	if err != nil || len(released) == 0 {
+		return d.summary, err
 	}
-	ev := r.auditEvent(audit.Operator, audit.Success)
-	ev.Interaction, ev.Extra = "quarantine-release", [][2]string{{"items", strconv.Itoa(len(done))}}
+	ev := d.auditEvent(audit.Operator, audit.Success)
+	ev.Interaction, ev.Extra = "quarantine-release", [][2]string{{"items", strconv.Itoa(len(released))}}
 	w, leaf, err := p.Audit.Prepare(ev)
 	if err != nil {
-		return r.summary, fhir.Wrap("ingest.Retry", err)
+		return d.summary, fhir.Wrap("ingest.Retry", err)
 	}
-	_, err = p.Store.Commit(ctx, &store.Batch{State: done, Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}})
-	return r.summary, fhir.Wrap("ingest.Retry", err)
+	_, err = p.Store.Commit(ctx, &store.Batch{State: released, Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}})
+	return d.summary, fhir.Wrap("ingest.Retry", err)
 }
 
 // again tries one item; ok means that all of it became resources. Rejects are
@@ -146,19 +146,19 @@ func (d *delivery) completeObservation(ctx context.Context, it *Item, s *sample.
 		return false, nil
 	}
 	if res.ID != it.Observation {
-		old := *s
-		old.Components = nil
+		partial := *s
+		partial.Components = nil
 		for _, c := range s.Components {
 			if c.Name != it.Component {
-				old.Components = append(old.Components, c)
+				partial.Components = append(partial.Components, c)
 			}
 		}
-		was, err := d.pipeline.Mapper.Map(nil, d.request.Vendor, &old, d.request.Patient, d.zone)
-		if err != nil || was.ID != it.Observation {
+		mapped, err := d.pipeline.Mapper.Map(nil, d.request.Vendor, &partial, d.request.Patient, d.zone)
+		if err != nil || mapped.ID != it.Observation {
 			return false, nil
 		}
-		old.Status = sample.Retracted
-		if err := d.Sample(&old); err != nil {
+		partial.Status = sample.Retracted
+		if err := d.Sample(&partial); err != nil {
 			return false, err
 		}
 	}
@@ -183,14 +183,14 @@ type collector struct {
 }
 
 func (t *collector) Sample(s *sample.Sample) error {
-	c := *s
-	c.Components = append([]sample.Component(nil), s.Components...)
-	c.Device.Facts = append([]sample.Fact(nil), s.Device.Facts...)
-	c.Value.Series = cloneSeries(s.Value.Series)
-	for i := range c.Components {
-		c.Components[i].Value.Series = cloneSeries(c.Components[i].Value.Series)
+	kept := *s
+	kept.Components = append([]sample.Component(nil), s.Components...)
+	kept.Device.Facts = append([]sample.Fact(nil), s.Device.Facts...)
+	kept.Value.Series = cloneSeries(s.Value.Series)
+	for i := range kept.Components {
+		kept.Components[i].Value.Series = cloneSeries(kept.Components[i].Value.Series)
 	}
-	t.samples = append(t.samples, c)
+	t.samples = append(t.samples, kept)
 	return nil
 }
 
@@ -198,8 +198,8 @@ func cloneSeries(s *sample.SeriesData) *sample.SeriesData {
 	if s == nil {
 		return nil
 	}
-	c := *s
-	return &c
+	clone := *s
+	return &clone
 }
 
 func (t *collector) Reject(*sample.Reject) error { t.rejected = true; return nil }

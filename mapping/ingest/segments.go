@@ -45,11 +45,11 @@ type sessionWindow struct {
 }
 
 // sessions reads the segments of a source around p.
-func (d *delivery) readSessions(ctx context.Context, of mapping.Segments, n *sourceNights, p period) (sessionWindow, error) {
+func (d *delivery) readSessions(ctx context.Context, row mapping.Segments, nights *sourceNights, p period) (sessionWindow, error) {
 	before, after := int64(marginSeconds), int64(marginSeconds)
 	for {
 		from, to := time.Unix(p[0]-before, 0).UTC(), time.Unix(p[1]+after, 0).UTC()
-		segs, err := d.readSegments(ctx, of, n, from, to)
+		segs, err := d.readSegments(ctx, row, nights, from, to)
 		if err != nil {
 			return sessionWindow{}, err
 		}
@@ -77,10 +77,10 @@ func (d *delivery) readSessions(ctx context.Context, of mapping.Segments, n *sou
 
 // segments returns the segments of a source that overlap a time. It reads the
 // columns of a store that has them, without making Observations.
-func (d *delivery) readSegments(ctx context.Context, of mapping.Segments, n *sourceNights, from,
+func (d *delivery) readSegments(ctx context.Context, row mapping.Segments, nights *sourceNights, from,
 	to time.Time) (segs []sleep.Segment, err error) {
-	one := func(_ *store.Found, s *storedElements) bool {
-		g, ok := n.segment(s)
+	add := func(_ *store.Found, s *storedElements) bool {
+		g, ok := nights.segment(s)
 		if ok {
 			if g.Start, g.End, ok = s.effective(); ok {
 				segs = append(segs, g)
@@ -88,16 +88,16 @@ func (d *delivery) readSegments(ctx context.Context, of mapping.Segments, n *sou
 		}
 		return len(segs) < maxSegments
 	}
-	fast, ok := d.pipeline.Store.(store.Columnar)
+	columnar, ok := d.pipeline.Store.(store.Columnar)
 	if !ok {
-		err = d.find(ctx, of.System, of.Metric, from, to, nil, one)
+		err = d.find(ctx, row.System, row.Metric, from, to, nil, add)
 		return segs, err
 	}
-	f, err := d.search(of.System, of.Metric, from, to)
+	f, err := d.search(row.System, row.Metric, from, to)
 	if err != nil {
 		return nil, err
 	}
-	likes := map[*series.Template]*sleep.Segment{} // nil: of another source
+	segmentOf := map[*series.Template]*sleep.Segment{} // nil: of another source
 	zones := map[int16]*time.Location{}
 	at := func(us int64, off int16) time.Time {
 		if zones[off] == nil {
@@ -105,45 +105,45 @@ func (d *delivery) readSegments(ctx context.Context, of mapping.Segments, n *sou
 		}
 		return time.UnixMicro(us).In(zones[off])
 	}
-	var bad error
-	err = fast.FindRuns(ctx, f, d.decoder(nil, one, &bad), func(x *store.Run) bool {
-		if x.Template.Vendor != d.request.Vendor {
+	var failure error
+	err = columnar.FindRuns(ctx, f, d.decoder(nil, add, &failure), func(run *store.Run) bool {
+		if run.Template.Vendor != d.request.Vendor {
 			return true
 		}
 		var cols *series.Columns
-		if cols, bad = x.Load(); bad != nil {
+		if cols, failure = run.Load(); failure != nil {
 			return false
 		}
-		like, seen := likes[x.Template]
+		common, seen := segmentOf[run.Template]
 		if !seen {
-			first := cols.At(x.From)
+			first := cols.At(run.From)
 			first.Commit = series.Commit{}
 			var s storedElements
-			if bad = json.Unmarshal(x.Template.Append(nil, &first), &s); bad != nil {
+			if failure = json.Unmarshal(run.Template.Append(nil, &first), &s); failure != nil {
 				return false
 			}
-			if g, ok := n.segment(&s); ok {
-				like = &g
+			if g, ok := nights.segment(&s); ok {
+				common = &g
 			}
-			likes[x.Template] = like
+			segmentOf[run.Template] = common
 		}
-		for i := x.From; like != nil && i < x.To && len(segs) < maxSegments; i++ {
+		for i := run.From; common != nil && i < run.To && len(segs) < maxSegments; i++ {
 			if s := cols.At(i); s.End != series.NoEnd {
-				g := *like
+				g := *common
 				g.Start, g.End = at(s.Start, s.Off), at(s.End, s.EndOff)
 				segs = append(segs, g)
 			}
 		}
 		return len(segs) < maxSegments
 	})
-	return segs, fhir.Wrap("ingest.segments", cmp.Or(err, bad))
+	return segs, fhir.Wrap("ingest.segments", cmp.Or(err, failure))
 }
 
 // segment is s without its times; ok is false when it is not one of the
 // source.
-func (n *sourceNights) segment(s *storedElements) (g sleep.Segment, ok bool) {
-	if s.Status == statusRetracted || !slices.Contains(n.Streams, s.identifier(mapping.StreamSystem)) &&
-		!slices.Contains(n.Streams, s.Device.Reference) {
+func (nights *sourceNights) segment(s *storedElements) (g sleep.Segment, ok bool) {
+	if s.Status == statusRetracted || !slices.Contains(nights.Streams, s.identifier(mapping.StreamSystem)) &&
+		!slices.Contains(nights.Streams, s.Device.Reference) {
 		return g, false
 	}
 	g = sleep.Segment{Sure: !s.zoneUnknown(), Device: s.Device.Reference}

@@ -11,63 +11,63 @@ import (
 // series puts the samples that the store does not have into a, counts those
 // that it has, and returns those that it has otherwise, as documents.
 func (d *delivery) addSeries(ctx context.Context, b *batch, a *commitAttempt) ([]observation, error) {
-	var gs []*seriesGroup
-	var ws []store.SeriesWrite
-	for _, g := range b.groups {
-		n := g.columns.Len()
-		if n == 0 {
+	var groups []*seriesGroup
+	var writes []store.SeriesWrite
+	for _, group := range b.groups {
+		counts := group.columns.Len()
+		if counts == 0 {
 			continue
 		}
-		ok, err := d.covered(ctx, g.template.Categories)
+		ok, err := d.covered(ctx, group.template.Categories)
 		if err != nil {
 			return nil, err
 		}
 		if !ok {
-			a.count(g.metric, Counts{Dropped: n})
+			a.count(group.metric, Counts{Dropped: counts})
 			continue
 		}
-		gs, ws = append(gs, g), append(ws, store.SeriesWrite{Template: g.template, Columns: g.columns})
+		groups, writes = append(groups, group), append(writes, store.SeriesWrite{Template: group.template, Columns: group.columns})
 	}
-	if len(ws) == 0 {
+	if len(writes) == 0 {
 		return nil, nil
 	}
-	at, found, err := d.pipeline.Store.Probe(ctx, ws)
+	at, found, err := d.pipeline.Store.Probe(ctx, writes)
 	if err != nil {
 		return nil, fhir.Wrap("ingest.series", err)
 	}
 	a.batch.Probed = at
 	var others []observation
-	for i, g := range gs {
-		known, err := d.findDuplicates(ctx, b, g, found[i], a)
+	for i, group := range groups {
+		duplicates, err := d.findDuplicates(ctx, b, group, found[i], a)
 		if err != nil {
 			return nil, err
 		}
-		others = append(others, known...)
+		others = append(others, duplicates...)
 	}
-	for i, g := range gs {
-		var n [inBatch + 1]int
-		for _, p := range found[i] {
-			n[p]++
+	for i, group := range groups {
+		var counts [inBatch + 1]int
+		for _, presence := range found[i] {
+			counts[presence]++
 		}
-		a.count(g.metric, Counts{Created: n[store.Missing], Unchanged: n[store.Same] + n[duplicate], Dropped: n[inBatch]})
-		if n[store.Missing] > 0 || n[store.Same] > 0 && !g.vague {
-			b.wantDevice(g.device)
+		a.count(group.metric, Counts{Created: counts[store.Missing], Unchanged: counts[store.Same] + counts[duplicate], Dropped: counts[inBatch]})
+		if counts[store.Missing] > 0 || counts[store.Same] > 0 && !group.vague {
+			b.wantDevice(group.device)
 		}
-		if n[store.Missing] > 0 {
-			w := ws[i]
-			if n[store.Missing] < g.columns.Len() {
-				w.Columns = g.pick(func(j int) bool { return found[i][j] == store.Missing })
+		if counts[store.Missing] > 0 {
+			w := writes[i]
+			if counts[store.Missing] < group.columns.Len() {
+				w.Columns = group.pick(func(j int) bool { return found[i][j] == store.Missing })
 			}
 			a.batch.Series = append(a.batch.Series, w)
-			a.samples += n[store.Missing]
-			if g.segments != "" {
-				a.addSegments(g, w.Columns)
+			a.samples += counts[store.Missing]
+			if group.segments != "" {
+				a.addSegments(group, w.Columns)
 			}
-			a.addStream(mapping.StreamID(g.template.Identity))
+			a.addStream(mapping.StreamID(group.template.Identity))
 		}
-		for j, p := range found[i] {
-			if p == store.Other {
-				others = append(others, g.document(j))
+		for j, presence := range found[i] {
+			if presence == store.Other {
+				others = append(others, group.document(j))
 			}
 		}
 	}

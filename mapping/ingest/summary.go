@@ -44,7 +44,7 @@ func (s *Summary) count(metric string, c Counts) {
 	if s.ByMetric == nil {
 		s.ByMetric = map[string]Counts{}
 	}
-	x := s.ByMetric[metric]
-	x.add(c)
-	s.ByMetric[metric] = x
+	sum := s.ByMetric[metric]
+	sum.add(c)
+	s.ByMetric[metric] = sum
 }
