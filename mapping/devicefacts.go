@@ -81,8 +81,10 @@ func (f *DeviceFacts) more(name string, stated fact) bool {
 // Merge adds the statements of other and reports whether f changed.
 func (f *DeviceFacts) Merge(other *DeviceFacts) bool {
 	changed := false
-	for _, p := range [][2]*fact{{&f.Name, &other.Name}, {&f.Manufacturer, &other.Manufacturer}, {&f.Model, &other.Model},
-		{&f.Hardware, &other.Hardware}, {&f.Kind, &other.Kind}, {&f.Serial, &other.Serial}, {&f.Software, &other.Software},
+	for _, p := range [][2]*fact{{&f.Name, &other.Name}, {&f.Manufacturer, &other.Manufacturer},
+		{&f.Model, &other.Model},
+		{&f.Hardware, &other.Hardware}, {&f.Kind, &other.Kind}, {&f.Serial, &other.Serial},
+		{&f.Software, &other.Software},
 		{&f.Firmware, &other.Firmware}, {&f.Battery, &other.Battery}, {&f.Source, &other.Source}} {
 		changed = p[0].learn(p[1].Value, p[1].At) || changed
 	}

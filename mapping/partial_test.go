@@ -39,9 +39,11 @@ func TestInvalidComponent(t *testing.T) {
 		contains []string
 		absent   []string
 	}{
-		"unit of another kind": {workout(sample.Component{Name: "weatherTemperature", Value: mappingtest.Number("61", "degrees")},
+		"unit of another kind": {workout(sample.Component{Name: "weatherTemperature",
+			Value: mappingtest.Number("61", "degrees")},
 			sample.Component{Name: "distance", Value: mappingtest.Number("4.2", "km")}),
-			[]mapping.LeftOut{{Component: "weatherTemperature", Reason: sample.ReasonBadUnit}}, []string{`"value":4200,`},
+			[]mapping.LeftOut{{Component: "weatherTemperature", Reason: sample.ReasonBadUnit}},
+			[]string{`"value":4200,`},
 			[]string{"weatherTemperature"}},
 		"outside the range": {workout(sample.Component{Name: "duration", Value: mappingtest.Number("50", "min")},
 			sample.Component{Name: "heartRateMaximum", Value: mappingtest.Number("2600", "count/min")}),
@@ -49,8 +51,10 @@ func TestInvalidComponent(t *testing.T) {
 			[]string{"2600"}},
 		"no number": {workout(sample.Component{Name: "steps", Value: mappingtest.Number("many", "count")},
 			sample.Component{Name: "duration", Value: mappingtest.Number("50", "min")}),
-			[]mapping.LeftOut{{Component: "steps", Reason: sample.ReasonBadValue}}, []string{`"value":50,`}, []string{"many"}},
-		"zero placeholder": {workout(sample.Component{Name: "heartRateAverage", Value: mappingtest.Number("0.0", "bpm")},
+			[]mapping.LeftOut{{Component: "steps", Reason: sample.ReasonBadValue}}, []string{`"value":50,`},
+			[]string{"many"}},
+		"zero placeholder": {workout(sample.Component{Name: "heartRateAverage",
+			Value: mappingtest.Number("0.0", "bpm")},
 			sample.Component{Name: "steps", Value: mappingtest.Number("0", "count")}),
 			[]mapping.LeftOut{{Component: "heartRateAverage", Reason: sample.DropPlaceholder}},
 			[]string{`"value":0,"unit":"steps"`}, []string{"55425-3"}},
@@ -210,8 +214,9 @@ func TestImplausiblePoints(t *testing.T) {
 func TestIncompleteBloodPressure(t *testing.T) {
 	m := mappingtest.Mapper(t)
 	for name, parts := range map[string][]sample.Component{
-		"implausible": {{Name: "systolic", Value: mappingtest.Number("122", "mmHg")}, {Name: "diastolic", Value: mappingtest.Number("9000", "mmHg")}},
-		"missing":     {{Name: "systolic", Value: mappingtest.Number("122", "mmHg")}},
+		"implausible": {{Name: "systolic", Value: mappingtest.Number("122", "mmHg")},
+			{Name: "diastolic", Value: mappingtest.Number("9000", "mmHg")}},
+		"missing": {{Name: "systolic", Value: mappingtest.Number("122", "mmHg")}},
 	} {
 		s := &sample.Sample{Metric: "blood_pressure", Channel: "hae",
 			Start: time.Date(2026, 10, 4, 1, 0, 0, 0, time.UTC), Components: parts}

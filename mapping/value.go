@@ -105,7 +105,8 @@ func (r *rule) appendSeries(b []byte, s *sample.SeriesData, channel string) ([]b
 		return nil, reject(sample.ReasonBadValue, "the series has no period")
 	}
 	if !isSampledData(s.Data) {
-		return nil, reject(sample.ReasonBadValue, "the data of the series is not a list of decimals, E, U or L separated by one space")
+		return nil, reject(sample.ReasonBadValue,
+			"the data of the series is not a list of decimals, E, U or L separated by one space")
 	}
 	origin, ok := decimal.Parse(cmp.Or(s.Origin, "0"))
 	if !ok {

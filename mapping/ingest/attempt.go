@@ -10,22 +10,21 @@ import (
 	"pulsegate/mapping"
 )
 
-// attempt is one try to commit a batch.
+// commitAttempt is one attempt to commit a batch.
 type commitAttempt struct {
 	batch   store.Batch
 	counts  map[string]Counts
-	metrics []string // of the Observations that sb.Writes begins with
-	samples int      // in sb.Series
-	// The Provenance's targets: streams that have new samples, and what is
-	// listed one by one.
+	metrics []string // of the Observations, the first elements of batch.Writes
+	samples int      // in batch.Series
+	// streams and targets are the targets of the Provenance: the streams that
+	// have new samples, and single resources.
 	streams []string
 	targets []fhir.Ref
-	// touched are the segments that sb writes, by source.
+	// segments holds the segments in batch, by source.
 	segments map[string]*writtenSegments
-	// replaced are stored nights that others in sb take the place of.
-	retractions []storedNight
-	// channels holds the channels by which the vendor has delivered.
-	channels channels
+	// retractions holds the stored Observations that others in batch replace.
+	retractions []retraction
+	channels    channels
 }
 
 func newAttempt() *commitAttempt {
@@ -38,26 +37,37 @@ func (a *commitAttempt) count(metric string, c Counts) {
 	a.counts[metric] = sum
 }
 
+// addStream adds a stream to the targets of the Provenance.
 func (a *commitAttempt) addStream(id string) {
 	if !slices.Contains(a.streams, id) {
 		a.streams = append(a.streams, id)
 	}
 }
 
-// retract takes a stored night back.
-func (d *delivery) retract(a *commitAttempt, r *storedNight) {
+// retraction is a stored Observation that is no longer true.
+type retraction struct {
+	ref    fhir.Ref
+	metric string
+	json   []byte // without the version
+}
+
+// retract adds a write that sets the status of a stored Observation to
+// entered-in-error.
+func (d *delivery) retract(a *commitAttempt, r *retraction) {
 	a.batch.Writes = append(a.batch.Writes, store.Write{Op: store.Put, Vendor: d.request.Vendor, SkipSame: true,
 		Resource: fhir.Resource{Type: r.ref.Type, ID: r.ref.ID, JSON: withStatus(r.json, statusRetracted)}})
 	a.metrics = append(a.metrics, r.metric)
 	a.targets = append(a.targets, r.ref)
 }
 
-// touch collects the segments of one source that a commit writes.
+// writtenSegments collects the segments of one source that a commit writes.
 type writtenSegments struct {
 	streams []string
 	due     []period
 }
 
+// segmentsOf returns the segments of source that a writes, and adds stream to
+// their streams.
 func (a *commitAttempt) segmentsOf(source, stream string) *writtenSegments {
 	segments := a.segments[source]
 	if segments == nil {
@@ -70,7 +80,7 @@ func (a *commitAttempt) segmentsOf(source, stream string) *writtenSegments {
 	return segments
 }
 
-// touch notes the time of a segment that is a document.
+// addSegment records the time of a segment that is a document.
 func (a *commitAttempt) addSegment(obs *observation, body []byte) {
 	stream := obs.Stream
 	if stream == "" {
@@ -86,7 +96,7 @@ func (a *commitAttempt) addSegment(obs *observation, body []byte) {
 	}
 }
 
-// touchSamples notes the times of segments that are samples.
+// addSegments records the times of segments that are samples.
 func (a *commitAttempt) addSegments(group *seriesGroup, c *series.Columns) {
 	segments := a.segmentsOf(group.source, mapping.StreamID(group.template.Identity))
 	for i := range c.Len() {

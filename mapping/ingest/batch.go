@@ -8,28 +8,34 @@ import (
 	"pulsegate/mapping/stream"
 )
 
-// batch is what one commit will take. It belongs to one goroutine at a time.
+// batch holds the content of one commit. It belongs to one goroutine at a time:
+// to the decoding goroutine until flush, and then to the committing one.
 type batch struct {
 	arena        []byte
 	observations []observation
-	seq          uint64 // samples so far, documents included
-	samples      int    // in groups
-	bytes        int    // of documents
+	seq          uint64 // number of samples and documents so far
+	samples      int    // number of samples in groups
+	bytes        int    // size of the documents
 	groups       []*seriesGroup
 	byStream     map[*stream.Stream]*streamUse
-	uses         []*streamUse // as they came
+	uses         []*streamUse // in order of their first samples
 	byTemplate   map[*series.Template]*seriesGroup
-	byDevice     map[string]*batchDevice // by id
-	devices      []*batchDevice          // as they came
+	byDevice     map[string]*batchDevice // by the id of the Device
+	devices      []*batchDevice          // in order of their first samples
 	items        []Item
 	counts       map[string]Counts
-	last         bool
-	truncated    bool            // the last, of a payload that could not be read to its end
-	overrun      map[string]Item // per reason and metric: counted without raw
+	// last marks the last batch of the payload. truncated is set in addition if
+	// the payload could not be read to its end.
+	last      bool
+	truncated bool
+	// overrun counts the items beyond Limits.KeepPerMetric, by reason, metric and
+	// component.
+	overrun map[string]Item
 }
 
 func newBatch() *batch {
-	return &batch{counts: map[string]Counts{}, byDevice: map[string]*batchDevice{}, byStream: map[*stream.Stream]*streamUse{},
+	return &batch{counts: map[string]Counts{}, byDevice: map[string]*batchDevice{},
+		byStream:   map[*stream.Stream]*streamUse{},
 		byTemplate: map[*series.Template]*seriesGroup{}}
 }
 
@@ -39,26 +45,27 @@ func (b *batch) count(metric string, c Counts) {
 	b.counts[metric] = sum
 }
 
-// device is what b knows of a Device.
+// device returns the facts that b states of a Device.
 func (b *batch) device(k mapping.DeviceKey) *batchDevice {
-	f := b.byDevice[k.ID]
-	if f == nil {
-		f = &batchDevice{key: k}
-		b.byDevice[k.ID] = f
-		b.devices = append(b.devices, f)
+	dev := b.byDevice[k.ID]
+	if dev == nil {
+		dev = &batchDevice{key: k}
+		b.byDevice[k.ID] = dev
+		b.devices = append(b.devices, dev)
 	}
-	return f
+	return dev
 }
 
-// want has the Device of a stored Observation written.
+// wantDevice marks a Device to be written because a stored Observation names
+// it.
 func (b *batch) wantDevice(k mapping.DeviceKey) {
-	if f := b.byDevice[k.ID]; f != nil {
-		f.written = true
+	if dev := b.byDevice[k.ID]; dev != nil {
+		dev.written = true
 	}
 }
 
-// seal ends the gathering of b: what its samples say of their devices, and
-// how many were read.
+// seal completes b before it is committed: it collects the device facts of the
+// samples and counts the samples.
 func (b *batch) seal() {
 	for _, use := range b.uses {
 		if use.stream.Device.ID != "" {
@@ -70,10 +77,12 @@ func (b *batch) seal() {
 	}
 }
 
-// deviceFacts is what a batch says of one Device.
+// batchDevice holds the facts that a batch states of one Device.
 type batchDevice struct {
 	mapping.DeviceFacts
-	key       mapping.DeviceKey
-	written   bool     // something that is stored names it, or the payload describes it
-	described []string // metrics of the samples that are about the Device itself
+	key mapping.DeviceKey
+	// written is set if the Device must be written: a stored Observation names it,
+	// or a sample describes the Device itself.
+	written   bool
+	described []string // metrics of the samples that describe the Device itself
 }

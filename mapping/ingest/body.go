@@ -12,26 +12,26 @@ import (
 	"pulsegate/fhir"
 )
 
-// Limits of one payload.
+// Limits bounds one payload. Fields that are 0 have the given defaults.
 type Limits struct {
-	MaxBytes      int64 // decompressed size; 0: 8 GiB
-	MaxRatio      int64 // decompressed to compressed; 0: 200
-	MaxSpool      int64 // a zip that arrives as a stream; 0: 4 GiB
-	Batch         int   // documents a commit; 0: 1000
-	Samples       int   // samples of series a commit; 0: 65,536
-	KeepPerMetric int   // quarantined items with raw bytes, per payload and metric; 0: 1000
-	KeepRaw       int   // bytes of raw; 0: 64 KiB
+	MaxBytes      int64 // decompressed size in bytes; default 8 GiB
+	MaxRatio      int64 // ratio of decompressed to compressed size; default 200
+	MaxSpool      int64 // size in bytes of a zip file that arrives as a stream; default 4 GiB
+	Batch         int   // documents per commit; default 1000
+	Samples       int   // samples of series per commit; default 65,536
+	KeepPerMetric int   // quarantined items with raw bytes per payload and metric; default 1000
+	KeepRaw       int   // raw bytes per quarantined item; default 64 KiB
 }
 
 func (l Limits) orDefault() Limits {
-	def := func(v *int64, d int64) {
-		if *v <= 0 {
-			*v = d
+	def := func(limit *int64, value int64) {
+		if *limit <= 0 {
+			*limit = value
 		}
 	}
-	defInt := func(v *int, d int) {
-		if *v <= 0 {
-			*v = d
+	defInt := func(limit *int, value int) {
+		if *limit <= 0 {
+			*limit = value
 		}
 	}
 	def(&l.MaxBytes, 8<<30)
@@ -44,15 +44,16 @@ func (l Limits) orDefault() Limits {
 	return l
 }
 
-// runMemory bounds the memory in bytes of one payload under way: what an adapter
-// reads ahead, a batch, and a zstd window.
+// deliveryMemory is the memory in bytes that one delivery needs at most: the
+// adapter's read-ahead, a batch and a zstd window.
 const deliveryMemory = 48 << 20
 
-// freeBytes may be decompressed before the ratio counts.
+// ratioFreeBytes is the number of decompressed bytes before MaxRatio applies.
 const ratioFreeBytes = 16 << 20
 
-// Body undoes a Content-Encoding ("", identity, gzip, zstd) under limits on
-// size and ratio. Reading beyond a limit gives a TooLarge error.
+// Body decodes a Content-Encoding ("", identity, gzip or zstd) within limits on
+// the size and the compression ratio. Reading beyond a limit returns a TooLarge
+// error.
 func Body(r io.Reader, contentEncoding string, limits Limits) (io.ReadCloser, error) {
 	l := limits.orDefault()
 	in := &countingReader{body: r}
@@ -64,7 +65,7 @@ func Body(r io.Reader, contentEncoding string, limits Limits) (io.ReadCloser, er
 		z, err := gzip.NewReader(bufio.NewReader(in))
 		if err != nil {
 			return nil, &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Body", Err: err,
-				Issues: []fhir.Issue{{Code: "structure", Diagnostics: "the body is not gzip"}}}
+				Issues: []fhir.Issue{{Code: "structure", Diagnostics: "the body is not in gzip format"}}}
 		}
 		c.body, c.close, c.ratio = z, z.Close, l.MaxRatio
 	case "zstd":
@@ -76,11 +77,12 @@ func Body(r io.Reader, contentEncoding string, limits Limits) (io.ReadCloser, er
 		c.body, c.ratio = z, l.MaxRatio
 		c.close = func() error { z.Close(); return nil }
 	default:
-		return nil, fhir.Errorf(fhir.Unsupported, "ingest.Body", "Content-Encoding is gzip, zstd or identity")
+		return nil, fhir.Errorf(fhir.Unsupported, "ingest.Body", "the Content-Encoding must be gzip, zstd or identity")
 	}
 	return c, nil
 }
 
+// countingReader counts the bytes read from a body.
 type countingReader struct {
 	body io.Reader
 	read int64
@@ -92,12 +94,13 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// limitedReader reads a decompressed body and enforces the limits.
 type limitedReader struct {
 	body  io.Reader
 	in    *countingReader
 	read  int64
 	max   int64
-	ratio int64 // 0: none
+	ratio int64 // 0 is unlimited
 	close func() error
 }
 
@@ -105,10 +108,11 @@ func (c *limitedReader) Read(p []byte) (int, error) {
 	n, err := c.body.Read(p)
 	c.read += int64(n)
 	if c.read > c.max {
-		return 0, fhir.Errorf(fhir.TooLarge, "ingest.Body", "the payload is over the limit of %d bytes", c.max)
+		return 0, fhir.Errorf(fhir.TooLarge, "ingest.Body", "the payload exceeds the limit of %d bytes", c.max)
 	}
 	if c.ratio > 0 && c.read > ratioFreeBytes && c.read > c.ratio*max(c.in.read, 1) {
-		return 0, fhir.Errorf(fhir.TooLarge, "ingest.Body", "the payload is compressed more than %d to 1", c.ratio)
+		return 0, fhir.Errorf(fhir.TooLarge, "ingest.Body", "the payload exceeds the compression ratio of %d to 1",
+			c.ratio)
 	}
 	if err != nil && err != io.EOF && fhir.KindOf(err) == fhir.Internal && c.ratio > 0 {
 		err = &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Body", Err: err,
@@ -124,8 +128,8 @@ func (c *limitedReader) Close() error {
 	return c.close()
 }
 
-// spool copies a stream to a file that is removed from the folder at once;
-// the data goes when it is closed.
+// spool copies r to a file. The file is removed from its directory, so that its
+// data is freed when it is closed.
 func spool(dir string, r io.Reader, limit int64) (*os.File, int64, error) {
 	f, err := os.CreateTemp(dir, "spool-*")
 	if err != nil {
@@ -137,7 +141,7 @@ func spool(dir string, r io.Reader, limit int64) (*os.File, int64, error) {
 		n, err = io.Copy(f, io.LimitReader(r, limit+1))
 	}
 	if err == nil && n > limit {
-		err = fhir.Errorf(fhir.TooLarge, "ingest.spool", "the archive is over the limit of %d bytes", limit)
+		err = fhir.Errorf(fhir.TooLarge, "ingest.spool", "the archive exceeds the limit of %d bytes", limit)
 	}
 	if err != nil {
 		if cerr := f.Close(); cerr != nil {
@@ -148,4 +152,6 @@ func spool(dir string, r io.Reader, limit int64) (*os.File, int64, error) {
 	return f, n, nil
 }
 
+// headSize is the length in bytes of the prefix of a payload that is hashed and
+// passed to Adapter.Detect.
 const headSize = 64 << 10

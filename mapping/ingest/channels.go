@@ -12,20 +12,23 @@ import (
 	"pulsegate/mapping"
 )
 
-// channels records which kinds of channels have delivered for a patient.
+// channels records which channels have delivered for a patient and vendor. A
+// channel is fine if it is not coarse; see sample.Sample.Coarse.
 type channels struct {
 	Fine bool `json:"fine,omitempty"`
-	// Anonymous: a coarse channel that names no source.
+	// Unnamed is set if a coarse channel names no source.
 	Unnamed bool `json:"anonymous,omitempty"`
-	// Named are the Devices that stand for the sources of a coarse channel.
+	// Named holds the Devices that stand for the sources of a coarse channel.
 	Named []string `json:"named,omitempty"`
-	// Plain are the Devices that stand for sources of which the channel that
-	// knows more knows no more than the name, either.
+	// NameOnly holds the Devices that stand for sources of which a fine channel
+	// states only the name too.
 	NameOnly []string `json:"plain,omitempty"`
-	// Streams names the streams of coarse channels.
+	// Streams holds the streams of coarse channels.
 	Streams []string `json:"streams,omitempty"`
 }
 
+// learn records one group or document of a channel and reports whether c
+// changed.
 func (c *channels) learn(coarse, plain bool, device, stream string) (changed bool) {
 	if coarse && stream != "" && !slices.Contains(c.Streams, stream) {
 		changed, c.Streams = true, append(c.Streams, stream)
@@ -44,33 +47,34 @@ func (c *channels) learn(coarse, plain bool, device, stream string) (changed boo
 	return changed
 }
 
+// hasCoarse reports whether a coarse channel has delivered.
 func (c *channels) hasCoarse() bool { return c.Unnamed || len(c.Named) > 0 }
 
-// isCoarse reports whether an Observation with that device came through a
+// isCoarse reports whether an Observation with the given device came from a
 // coarse channel.
 func (c *channels) isCoarse(device string) bool {
 	return device == "" || slices.Contains(c.Named, strings.TrimPrefix(device, "Device/"))
 }
 
-// isPlain reports whether an Observation with that device may have come through
-// either channel.
+// isNameOnly reports whether an Observation with the given device may have come
+// from a fine or a coarse channel.
 func (c *channels) isNameOnly(device string) bool {
 	return slices.Contains(c.NameOnly, strings.TrimPrefix(device, "Device/"))
 }
 
-// mayKnow reports whether an Observation with that device may have come through
-// a channel that knows more.
+// mayBeFine reports whether an Observation with the given device may have come
+// from a fine channel.
 func (c *channels) mayBeFine(device string) bool { return !c.isCoarse(device) || c.isNameOnly(device) }
 
-// better reports whether the stored version, of a channel that knows more,
-// says what body of a coarse channel says.
+// confirmed reports whether current, the stored version of a fine channel,
+// states the measurement of body, of a coarse channel.
 func (c *channels) confirmed(body, current []byte) bool {
 	var a, b measurement
 	return json.Unmarshal(body, &a) == nil && json.Unmarshal(current, &b) == nil && c.mayBeFine(b.Device.Reference) &&
 		a.equals(&b)
 }
 
-// learnChannels notes the kinds of channels of b.
+// learnChannels records the channels of b.
 func (d *delivery) learnChannels(ctx context.Context, b *batch, a *commitAttempt) error {
 	key := prefixChannels + d.request.Patient + "/" + d.request.Vendor
 	raw, err := d.pipeline.Store.Get(ctx, key)
@@ -108,8 +112,8 @@ func (d *delivery) learnChannels(ctx context.Context, b *batch, a *commitAttempt
 	return nil
 }
 
-// learnSources notes which sources the streams and Devices of b stand for: a
-// coarse channel names the source only.
+// learnSources records the sources of the streams and Devices in b, because a
+// coarse channel names only the source.
 func (d *delivery) learnSources(ctx context.Context, b *batch, a *commitAttempt) error {
 	var err error
 	learn := func(coarse bool, id, source string) {
@@ -123,7 +127,7 @@ func (d *delivery) learnSources(ctx context.Context, b *batch, a *commitAttempt)
 			return
 		}
 		for i := range a.batch.State {
-			if a.batch.State[i].Key == key { // another source of it in this batch
+			if a.batch.State[i].Key == key { // the batch has another source of id
 				a.batch.State[i].Value = append(a.batch.State[i].Value, hash...)
 				return
 			}
@@ -146,11 +150,13 @@ func (d *delivery) sourceKey(id string) string {
 	return prefixSource + d.request.Patient + "/" + d.request.Vendor + "/" + id
 }
 
-// ofSource reports whether what is stored of a metric may be of the source that
-// a coarse channel names; one that names none may mean any. A sample that a
-// coarse channel brought first is in the stream of that channel still, which
-// stands for the source that the channel named, or for any.
-func (d *delivery) mayBeFrom(ctx context.Context, s *storedElements, metric, source string, a *commitAttempt) (bool, error) {
+// mayBeFrom reports whether a stored Observation of a metric may come from the
+// source that a coarse channel names. A coarse channel that names no source may
+// mean any. A sample that a coarse channel delivered first is still in the
+// stream of that channel, which stands for the source that the channel named,
+// or for any.
+func (d *delivery) mayBeFrom(ctx context.Context, s *storedElements, metric, source string,
+	a *commitAttempt) (bool, error) {
 	if source == "" {
 		return true, nil
 	}
@@ -164,7 +170,7 @@ func (d *delivery) mayBeFrom(ctx context.Context, s *storedElements, metric, sou
 	}
 	if id == "" {
 		id = strings.TrimPrefix(s.Device.Reference, "Device/")
-		if a.channels.isNameOnly(id) { // its name is all there is
+		if a.channels.isNameOnly(id) { // the Device is derived from the name of the source
 			return d.mayStandFor(s.Device.Reference, source), nil
 		}
 	}
@@ -172,8 +178,9 @@ func (d *delivery) mayBeFrom(ctx context.Context, s *storedElements, metric, sou
 	return raw == nil || strings.Contains(string(raw), sourceHash(source)), fhir.Wrap("ingest.channels", err)
 }
 
-// standsFor reports whether a Device of a coarse channel may stand for source: it
-// is made of the name of the source, or there is none and any may be meant.
+// mayStandFor reports whether a Device of a coarse channel may stand for
+// source: it is derived from the name of the source, or there is none.
 func (d *delivery) mayStandFor(device, source string) bool {
-	return device == "" || device == "Device/"+d.pipeline.Mapper.SourceDevice(d.request.Vendor, d.request.Patient, source).ID
+	return device == "" || device == "Device/"+
+		d.pipeline.Mapper.SourceDevice(d.request.Vendor, d.request.Patient, source).ID
 }

@@ -7,20 +7,21 @@ import (
 	"pulsegate/fhir/series"
 )
 
-// spares are columns that are not in use, empty, with their memory: what
-// columns grow out of and what a commit leaves serves the next ones that grow.
-// What they keep is bounded by the samples that they have room for.
+// columnPool holds empty columns with their memory. Columns that grow take
+// their memory from the pool and return their old memory to it, and so does a
+// commit. The pool keeps memory for at most max samples.
 type columnPool struct {
 	mu       sync.Mutex
 	free     []*series.Columns
-	capacity int // samples
+	capacity int // in samples, of all free columns
 	max      int
 }
 
-// leastRoom is for how many samples columns have room at first.
+// minCapacity is the initial capacity of columns in samples.
 const minCapacity = 64
 
-// grown has the samples of c, which is free again, and room for as many more.
+// grown returns columns with the samples of c and at least twice its capacity.
+// c returns to the pool.
 func (s *columnPool) grown(c *series.Columns, values int) *series.Columns {
 	n := max(2*c.Len(), minCapacity)
 	d := s.get(n)
@@ -32,7 +33,8 @@ func (s *columnPool) grown(c *series.Columns, values int) *series.Columns {
 	return d
 }
 
-// get is a spare with room for n samples, the tightest there is, or new.
+// get returns the smallest columns of the pool with a capacity of n samples, or
+// new ones.
 func (s *columnPool) get(n int) *series.Columns {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,6 +53,7 @@ func (s *columnPool) get(n int) *series.Columns {
 	return c
 }
 
+// put returns columns to the pool.
 func (s *columnPool) put(c *series.Columns) {
 	c.Reset()
 	s.mu.Lock()

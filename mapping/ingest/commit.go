@@ -12,11 +12,12 @@ import (
 	"pulsegate/fhir/audit"
 )
 
-// maxTries bounds how often a batch is tried again because others wrote into
-// its streams between probe and commit.
+// maxTries limits the attempts to commit a batch if other writers change its
+// streams between Probe and Commit.
 const maxTries = 16
 
-// commit writes one batch.
+// commit commits one batch. It asks for the consent again, which may have been
+// withdrawn during the delivery.
 func (d *delivery) commit(ctx context.Context, b *batch) error {
 	began := d.pipeline.Clock()
 	if err := d.checkConsent(ctx); err != nil {
@@ -35,12 +36,13 @@ func (d *delivery) commit(ctx context.Context, b *batch) error {
 		if len(a.batch.Series) == 0 || fhir.KindOf(err) != fhir.Conflict || try == maxTries || ctx.Err() != nil {
 			return err
 		}
-		clear(d.devices) // they know what was not written
+		clear(d.devices) // the caches may hold state that was not written
 		clear(d.learned)
 	}
 }
 
-// try writes b as the store is now.
+// tryCommit compares b with the current state of the store and commits the
+// differences.
 func (d *delivery) tryCommit(ctx context.Context, b *batch, a *commitAttempt) error {
 	if err := d.learnChannels(ctx, b, a); err != nil {
 		return err
@@ -75,15 +77,16 @@ func (d *delivery) tryCommit(ctx context.Context, b *batch, a *commitAttempt) er
 	return d.write(ctx, a, b.last && !d.wroteResources && !b.truncated)
 }
 
-// write commits a with its Provenance and its AuditEvent, which is left also
-// when nothing is written and always is set.
+// write commits a with its Provenance and its AuditEvent. If always is set, it
+// records an AuditEvent even if nothing is written.
 func (d *delivery) write(ctx context.Context, a *commitAttempt, always bool) error {
 	sb := &a.batch
 	resources := len(sb.Writes) + a.samples
 	if resources+len(a.streams)+len(a.targets) > 0 {
 		d.provenance(a)
 	}
-	if len(sb.Writes)+a.samples > 0 || len(sb.State) > 0 || always { // items of the quarantine are in the trail, too
+	// Commits with quarantined items only are audited too.
+	if len(sb.Writes)+a.samples > 0 || len(sb.State) > 0 || always {
 		ev := d.auditEvent(audit.Ingest, audit.Success)
 		ev.Data = []audit.DataRef{{Ref: d.consentRef}}
 		if len(sb.Writes) > 0 {
@@ -118,7 +121,7 @@ func (d *delivery) write(ctx context.Context, a *commitAttempt, always bool) err
 	return nil
 }
 
-// account adds what b did to the summary and the meters.
+// account adds the outcome of b to the summary and the metrics.
 func (d *delivery) account(ctx context.Context, b *batch, a *commitAttempt, began time.Time) {
 	d.commits++
 	var all Counts
@@ -137,8 +140,8 @@ func (d *delivery) account(ctx context.Context, b *batch, a *commitAttempt, bega
 	d.meters.seconds.Record(ctx, d.pipeline.Clock().Sub(began).Seconds(), vendor)
 }
 
-// retractions takes back what others in the batch take the place of, each once;
-// what the batch says anew has been replaced already.
+// addRetractions adds the retractions of a, each once. An Observation that the
+// batch writes anyway is not retracted.
 func (d *delivery) addRetractions(a *commitAttempt) {
 	if len(a.retractions) == 0 {
 		return
@@ -155,9 +158,10 @@ func (d *delivery) addRetractions(a *commitAttempt) {
 	}
 }
 
-// oneEach leaves of the documents that the samples of a batch have become, with
-// obs before them, one for each id: of the word of a coarse channel and that of
-// one that completes the same Observation the latter.
+// mergeByID appends others, the documents that samples of a batch have become,
+// to list and keeps one document for each id. Of two documents with one id, the
+// later one wins unless it comes from a coarse channel and the earlier one does
+// not.
 func mergeByID(list, others []observation, a *commitAttempt) []observation {
 	if len(others) == 0 {
 		return list
@@ -181,7 +185,7 @@ func mergeByID(list, others []observation, a *commitAttempt) []observation {
 	return out
 }
 
-// recycle keeps the memory of a batch that is committed.
+// recycle releases the columns of a committed batch for reuse.
 func (d *delivery) recycle(b *batch) {
 	for _, group := range b.groups {
 		d.spares.put(group.columns)

@@ -16,7 +16,8 @@ import (
 	"pulsegate/mapping/stream"
 )
 
-// execute runs the source into r (a sink) beside the committing goroutine.
+// decodeAndCommit runs source, which passes samples to d, while another
+// goroutine commits the full batches. Then it updates the nights.
 func (d *delivery) decodeAndCommit(ctx context.Context, source func(context.Context) error) error {
 	dctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -71,7 +72,7 @@ func (d *delivery) Sample(s *sample.Sample) error {
 	}
 	res, err := d.pipeline.Mapper.Observation(b.arena, resolved, s, d.zone)
 	if err == nil && d.inFuture(res.Start.UnixMicro()) {
-		err = &mapping.RejectError{Reason: sample.ReasonBadTime, Rule: "the time lies in the future"}
+		err = &mapping.RejectError{Reason: sample.ReasonBadTime, Rule: "the time is in the future"}
 	}
 	if err != nil {
 		var re *mapping.RejectError
@@ -97,7 +98,7 @@ func (d *delivery) Sample(s *sample.Sample) error {
 	return d.addDocument(s, res)
 }
 
-// place adds r.row, a sample of st, to the batch.
+// addSample adds d.row, a sample of st, to the batch.
 func (d *delivery) addSample(st *stream.Stream) error {
 	b, use := d.batch, d.lastUse
 	if use == nil || use.stream != st {
@@ -115,6 +116,7 @@ func (d *delivery) addSample(st *stream.Stream) error {
 	return d.flush()
 }
 
+// useFor returns what the batch holds of st.
 func (d *delivery) useFor(st *stream.Stream) *streamUse {
 	b := d.batch
 	if use := b.byStream[st]; use != nil {
@@ -136,10 +138,10 @@ func (d *delivery) useFor(st *stream.Stream) *streamUse {
 	return use
 }
 
-// document adds the resource that s was mapped to to the batch.
+// addDocument adds the resource that s was mapped to.
 func (d *delivery) addDocument(s *sample.Sample, res mapping.Result) error {
 	b := d.batch
-	if b.arena == nil { // the batch has changed since it was mapped
+	if b.arena == nil { // flush has replaced the batch since s was mapped
 		b.arena = make([]byte, 0, arenaSize)
 	}
 	if res.Device.ID != "" {
@@ -153,7 +155,7 @@ func (d *delivery) addDocument(s *sample.Sample, res mapping.Result) error {
 	if res.JSON != nil {
 		if n := len(b.arena) + len(res.JSON); n <= cap(b.arena) {
 			b.arena = b.arena[:n]
-		} else { // it did not fit and was written elsewhere
+		} else { // the JSON did not fit and has its own buffer
 			b.arena = make([]byte, 0, arenaSize)
 		}
 		b.seq++
@@ -162,7 +164,7 @@ func (d *delivery) addDocument(s *sample.Sample, res mapping.Result) error {
 			retracted: s.Status == sample.Retracted, revision: s.Revision, vendorID: s.VendorID, coarse: s.Coarse,
 			source: s.Source.Name}
 		if i, twice := d.byID[res.ID]; twice {
-			// The payload states it twice: its last word counts.
+			// The payload states the Observation twice; the last one counts.
 			b.observations[i] = obs
 			c.Dropped = 1
 		} else {
@@ -175,15 +177,17 @@ func (d *delivery) addDocument(s *sample.Sample, res mapping.Result) error {
 }
 
 const (
-	// arenaSize is how much JSON of documents lies together.
+	// arenaSize is the size in bytes of the buffers for the JSON of documents.
 	arenaSize = 256 << 10
-	// batchBytes of JSON are enough for a commit: while its some 100
-	// documents are written, 5 ms, whoever else commits waits; and with what
-	// is worked out of it on the way it takes several times as much memory.
+	// batchBytes is the size in bytes of the documents after which a batch is
+	// full. These are about 100 documents, which are committed in 5 ms while
+	// other writers wait. The memory that a commit needs is several times as
+	// large.
 	batchBytes = 256 << 10
 )
 
-// future reports whether a start, in Unix microseconds, is too far ahead.
+// inFuture reports whether a start, in Unix microseconds, is more than 48 hours
+// ahead.
 func (d *delivery) inFuture(start int64) bool {
 	if start > d.horizon {
 		d.horizon = d.pipeline.Clock().Add(48 * time.Hour).UnixMicro()
@@ -191,7 +195,7 @@ func (d *delivery) inFuture(start int64) bool {
 	return start > d.horizon
 }
 
-// Reject is adapters.Sink.
+// Reject implements adapters.Sink.
 func (d *delivery) Reject(x *sample.Reject) error {
 	if x.Component != "" && x.Reason == sample.DropPlaceholder {
 		d.batch.count(strings.Clone(x.Metric), Counts{LeftOut: 1})
@@ -200,10 +204,10 @@ func (d *delivery) Reject(x *sample.Reject) error {
 	return d.quarantine(itemOfReject(d, x))
 }
 
-// leave accounts for the components that mapping left out of s. Each that
-// breaks a rule is held in quarantine with the whole sample, so that a retry
-// can complete the Observation; a zero that stands for "not measured" is
-// counted only.
+// quarantineLeftOut accounts for the components of s that mapping left out. A
+// component that breaks a rule goes to quarantine with the whole sample, so
+// that a retry can complete the Observation. A zero that means that nothing was
+// measured is only counted.
 func (d *delivery) quarantineLeftOut(s *sample.Sample, res *mapping.Result) error {
 	var raw json.RawMessage
 	for _, left := range res.Left {
@@ -236,10 +240,11 @@ func (d *delivery) quarantineLeftOut(s *sample.Sample, res *mapping.Result) erro
 	return nil
 }
 
-// hold puts an item into the batch's quarantine.
+// quarantine adds an item to the batch. Beyond Limits.KeepPerMetric, items are
+// only counted.
 func (d *delivery) quarantine(it Item) error {
 	b := d.batch
-	it.Metric = strings.Clone(it.Metric) // the adapter's buffer may be used again
+	it.Metric = strings.Clone(it.Metric) // the adapter may reuse its buffer
 	if it.Component == "" {
 		b.count(it.Metric, Counts{Read: 1, Quarantined: 1})
 	} else {
@@ -262,7 +267,7 @@ func (d *delivery) quarantine(it Item) error {
 	return d.flush()
 }
 
-// Drop is adapters.Sink.
+// Drop implements adapters.Sink.
 func (d *delivery) Drop(_, metric string, n int) {
 	if _, seen := d.batch.counts[metric]; !seen {
 		metric = strings.Clone(metric)
@@ -270,22 +275,24 @@ func (d *delivery) Drop(_, metric string, n int) {
 	d.batch.count(metric, Counts{Read: n, Dropped: n})
 }
 
-// Progress is adapters.Sink.
+// Progress implements adapters.Sink.
 func (d *delivery) Progress(n int64) {
 	if d.request.Progress != nil {
 		d.request.Progress(n)
 	}
 }
 
-// yieldEvery so many samples the decoding lets others go first: some 200 us.
+// yieldEvery is the number of samples after which decoding yields the
+// processor, about every 200 µs.
 const yieldEvery = 256
 
-// documentSteps is what a document takes to map, in samples.
+// documentSteps is the cost of mapping a document, in samples.
 const documentSteps = 16
 
-// step counts what was taken in. A goroutine that decodes holds its core until
-// the scheduler takes it away, 10 ms each time, while a request waits for a
-// turn at every step it takes.
+// yield counts n processed samples and yields the processor after every
+// yieldEvery. Otherwise a decoding goroutine would hold its core until the
+// scheduler preempts it after 10 ms, and requests would wait that long at each
+// of their steps.
 func (d *delivery) yield(n int) {
 	if d.sinceYield += n; d.sinceYield >= yieldEvery {
 		d.sinceYield = 0
@@ -293,7 +300,7 @@ func (d *delivery) yield(n int) {
 	}
 }
 
-// flush hands the batch on when it is full.
+// flush hands the batch to the committing goroutine if it is full.
 func (d *delivery) flush() error {
 	b := d.batch
 	if b.samples < d.limits.Samples && len(b.observations) < d.limits.Batch && b.bytes < batchBytes &&

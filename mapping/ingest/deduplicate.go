@@ -6,8 +6,8 @@ import (
 	"pulsegate/fhir/series"
 )
 
-// settle sorts the columns and leaves of what the payload states twice the
-// last word, in whichever series or as a document it was.
+// deduplicate sorts the columns and, of samples that the payload states more
+// than once, keeps the last one, whether it is in a series or a document.
 func (b *batch) deduplicate() {
 	same := map[series.Identity][]*seriesGroup{}
 	for _, group := range b.groups {
@@ -58,9 +58,10 @@ func (b *batch) deduplicate() {
 	}
 }
 
-// twins finds the samples that two series of one stream both have.
-func dropRepeated(left0, right0 *seriesGroup, drop func(*seriesGroup, int)) {
-	left, right := left0.columns, right0.columns
+// dropRepeated drops the earlier of two samples with one id in two series of
+// one stream.
+func dropRepeated(a, b *seriesGroup, drop func(*seriesGroup, int)) {
+	left, right := a.columns, b.columns
 	for i, j := 0, 0; i < left.Len() && j < right.Len(); {
 		switch {
 		case left.Start[i] < right.Start[j]:
@@ -71,11 +72,11 @@ func dropRepeated(left0, right0 *seriesGroup, drop func(*seriesGroup, int)) {
 			for k := j; k < right.Len() && right.Start[k] == left.Start[i]; k++ {
 				first, second := left.At(i), right.At(k)
 				switch {
-				case left0.template.Check(&first) != right0.template.Check(&second):
+				case a.template.Check(&first) != b.template.Check(&second):
 				case first.Commit.T < second.Commit.T:
-					drop(left0, i)
+					drop(a, i)
 				default:
-					drop(right0, k)
+					drop(b, k)
 				}
 			}
 			i++

@@ -13,50 +13,57 @@ import (
 	"pulsegate/mapping/stream"
 )
 
-// run is one payload on its way. The decoding goroutine owns cur, seen, kept
-// and what is beside streams; the committing one sum, devices and categories.
+// delivery is one payload on its way into the store.
 type delivery struct {
 	pipeline *Pipeline
 	request  Request
 	adapter  adapters.Adapter
 	limits   Limits
-	zone     *time.Location
+	zone     *time.Location // of the patient, or nil
 	format   string
-	digest   string
+	digest   string // SHA-256 of the first 64 KiB of the payload, in hex
 	log      *slog.Logger
+	meters   meters
 
-	batch    *batch
-	full     chan *batch
-	ctx      context.Context // of the decoding: ends when committing fails
-	byID     map[string]int  // id -> index in cur
-	rawItems map[string]int  // metric -> raw items kept
+	// full passes the full batches to the committing goroutine, and spares
+	// returns their memory.
+	full   chan *batch
+	spares columnPool
 
+	// The following fields belong to the decoding goroutine.
+
+	ctx        context.Context // ends when committing fails
+	batch      *batch
+	byID       map[string]int // index in batch.observations by id
+	rawItems   map[string]int // number of quarantined items by reason, metric and component
 	streams    *stream.Mapper
-	row        series.Sample
-	lastUse    *streamUse // of the last sample
-	sinceYield int        // since others went first
-	horizon    int64      // what begins later than this lies in the future, if the clock says so still
-	spares     columnPool
+	row        series.Sample // of the last sample
+	lastUse    *streamUse    // of the last sample
+	sinceYield int           // samples since the last yield
+	horizon    int64         // cached start in Unix microseconds from which on samples are in the future
+
+	// The following fields belong to the committing goroutine, and to the decoding
+	// one after the last commit.
 
 	summary        Summary
 	consentRef     fhir.Ref
-	categories     map[categoryPair]bool
+	categories     map[categoryPair]bool // cache of covered
 	devices        map[string]*mapping.DeviceFacts
-	learned        map[string]bool     // see learnSources
-	openItems      map[string][]string // see openItems; nil before it is needed
-	meters         meters
+	learned        map[string]bool     // pairs that learnSources has recorded
+	openItems      map[string][]string // items in quarantine by subjectID; nil until loadOpenItems
 	wroteResources bool
 	commits        int
 }
 
-// consent asks for the consent, which may have been withdrawn meanwhile.
+// checkConsent returns a Forbidden error if the patient's consent does not
+// cover the vendor.
 func (d *delivery) checkConsent(ctx context.Context) error {
 	ref, ok, err := d.pipeline.Consents.Collects(ctx, d.request.Patient, d.request.Vendor)
 	if err != nil {
 		return fhir.Wrap("ingest.consent", err)
 	}
 	if !ok {
-		return fhir.Errorf(fhir.Forbidden, "ingest.consent", "no active consent of this patient covers data of %s",
+		return fhir.Errorf(fhir.Forbidden, "ingest.consent", "no active consent of this patient covers the data of %s",
 			d.request.Vendor)
 	}
 	d.consentRef = ref
@@ -64,7 +71,8 @@ func (d *delivery) checkConsent(ctx context.Context) error {
 	return nil
 }
 
-// covered remembers the answer until the consent is asked for again.
+// covered reports whether the consent covers data of the given categories.
+// Answers are cached until the next checkConsent.
 func (d *delivery) covered(ctx context.Context, categories []string) (bool, error) {
 	pair := pairOf(categories)
 	ok, cached := d.categories[pair]
@@ -79,7 +87,8 @@ func (d *delivery) covered(ctx context.Context, categories []string) (bool, erro
 	return ok, nil
 }
 
-// kind is the categories of one row: one, or one and its refinement.
+// categoryPair holds the categories of one row: the category and its
+// refinement, if any.
 type categoryPair [2]string
 
 func pairOf(categories []string) (k categoryPair) {
@@ -88,6 +97,7 @@ func pairOf(categories []string) (k categoryPair) {
 }
 
 func (d *delivery) auditEvent(k audit.EventType, outcome string) audit.Event {
-	return audit.Event{Type: k, Interaction: "ingest", Outcome: outcome, At: d.pipeline.Clock(), Principal: d.request.Principal,
-		RemoteIP: d.request.RemoteIP, RequestID: d.request.RequestID, Patient: d.request.Patient}
+	return audit.Event{Type: k, Interaction: "ingest", Outcome: outcome, At: d.pipeline.Clock(),
+		Principal: d.request.Principal,
+		RemoteIP:  d.request.RemoteIP, RequestID: d.request.RequestID, Patient: d.request.Patient}
 }

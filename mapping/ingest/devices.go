@@ -10,8 +10,8 @@ import (
 	"pulsegate/mapping"
 )
 
-// deviceWrites adds Devices: at first sight, and when more or newer facts are
-// known.
+// addDevices adds the Devices that are new or of which the batch states more or
+// later facts.
 func (d *delivery) addDevices(ctx context.Context, b *batch, a *commitAttempt) error {
 	for _, dev := range b.devices {
 		if !dev.written {
@@ -52,6 +52,7 @@ func (d *delivery) addDevices(ctx context.Context, b *batch, a *commitAttempt) e
 	return nil
 }
 
+// loadDevice returns the stored facts of a Device.
 func (d *delivery) loadDevice(ctx context.Context, id string) (*mapping.DeviceFacts, error) {
 	if facts := d.devices[id]; facts != nil {
 		return facts, nil
@@ -70,6 +71,8 @@ func (d *delivery) loadDevice(ctx context.Context, id string) (*mapping.DeviceFa
 	return facts, nil
 }
 
+// compareDevice reports whether a Device is stored, and whether it has the
+// content of body.
 func (d *delivery) compareDevice(ctx context.Context, ref fhir.Ref, body []byte) (same, exists bool, err error) {
 	heads, err := d.pipeline.Store.Heads(ctx, []fhir.Ref{ref})
 	if err != nil {
@@ -85,8 +88,8 @@ func (d *delivery) compareDevice(ctx context.Context, ref fhir.Ref, body []byte)
 	return bytes.Equal(fhir.Stamp(body, ref.Type, ref.ID, v.Version, v.LastUpdated), v.JSON), true, nil
 }
 
-// count adds what became of the samples that describe the Device: the first
-// has the outcome c, the others changed nothing.
+// count counts the samples that describe the Device: the first one with the
+// outcome c, the others as unchanged.
 func (f *batchDevice) count(a *commitAttempt, c Counts) {
 	for _, metric := range f.described {
 		a.count(metric, c)

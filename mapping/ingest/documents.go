@@ -10,7 +10,8 @@ import (
 	"pulsegate/mapping"
 )
 
-// observations puts the documents that are new or changed into a.
+// addObservations compares documents with the store and adds those that are new
+// or changed.
 func (d *delivery) addObservations(ctx context.Context, b *batch, list []observation, a *commitAttempt) error {
 	refs := make([]fhir.Ref, len(list))
 	for i := range list {
@@ -27,67 +28,33 @@ func (d *delivery) addObservations(ctx context.Context, b *batch, list []observa
 		if err != nil {
 			return err
 		}
-		if !ok {
+		exists := heads[i].Version > 0 && !heads[i].Deleted
+		if !ok || obs.retracted && !exists {
 			a.count(obs.Metric, Counts{Dropped: 1})
 			continue
 		}
-		h := heads[i]
-		exists := h.Version > 0 && !h.Deleted
-		if obs.retracted && !exists { // taken back before it was ever here
-			a.count(obs.Metric, Counts{Dropped: 1})
-			continue
-		}
-		old, err := d.isOlder(ctx, obs, a)
+		older, err := d.isOlder(ctx, obs, a)
 		if err != nil {
 			return err
 		}
-		if old {
+		if older {
 			a.count(obs.Metric, Counts{Unchanged: 1})
 			continue
 		}
-		if exists && h.Hash == obs.Hash {
+		if exists && heads[i].Hash == obs.Hash {
 			a.count(obs.Metric, Counts{Unchanged: 1})
 			if !obs.Vague {
 				b.wantDevice(obs.Device)
 			}
 			continue
 		}
-		body, kept := obs.JSON, false
+		body := obs.JSON
 		if exists {
-			earlier, err := d.readEarlier(ctx, refs[i], obs)
-			if err != nil {
+			if body, err = d.revise(ctx, b, refs[i], obs, &fine, a); err != nil {
 				return err
 			}
-			if obs.coarse && !obs.retracted && earlier.status != statusRetracted && a.channels.Fine &&
-				a.channels.confirmed(obs.JSON, earlier.current) {
-				earlier.unchanged = true // what it leaves out is known better
-			}
-			body, kept = earlier.body, earlier.keptSource
-			if !kept {
-				b.wantDevice(obs.Device)
-			}
-			if earlier.unchanged {
-				a.count(obs.Metric, Counts{Unchanged: 1})
+			if body == nil {
 				continue
-			}
-			if obs.coarse && !obs.retracted && a.channels.Fine && !d.isNight(obs.Metric) {
-				inFine, err := fine.has(ctx, d, obs, a)
-				if err != nil {
-					return err
-				}
-				if inFine {
-					a.retractOwn(obs, &earlier)
-					continue
-				}
-			}
-			if earlier.status != statusPreliminary && !obs.retracted && !obs.preliminary {
-				body = withStatus(body, "amended")
-			}
-			if obs.SegmentsOf != "" {
-				a.addSegment(obs, earlier.current)
-			}
-			if err := d.retractCoarse(ctx, obs, a); err != nil {
-				return err
 			}
 		} else {
 			b.wantDevice(obs.Device)
@@ -95,10 +62,10 @@ func (d *delivery) addObservations(ctx context.Context, b *batch, list []observa
 		if obs.SegmentsOf != "" {
 			a.addSegment(obs, obs.JSON)
 		}
-		a.batch.Writes = append(a.batch.Writes, store.Write{Op: store.Put, Vendor: d.request.Vendor, Hash: obs.Hash, SkipSame: true,
-			Resource: fhir.Resource{Type: "Observation", ID: obs.ID, JSON: body}})
+		a.batch.Writes = append(a.batch.Writes, store.Write{Op: store.Put, Vendor: d.request.Vendor, Hash: obs.Hash,
+			SkipSame: true, Resource: fhir.Resource{Type: "Observation", ID: obs.ID, JSON: body}})
 		a.metrics = append(a.metrics, obs.Metric)
-		if obs.Stream != "" && h.Version == 0 {
+		if obs.Stream != "" && heads[i].Version == 0 {
 			a.addStream(obs.Stream)
 		} else {
 			a.targets = append(a.targets, refs[i])
@@ -107,8 +74,47 @@ func (d *delivery) addObservations(ctx context.Context, b *batch, list []observa
 	return nil
 }
 
-// oldNews reports whether the store has a later word of the vendor's on o, by
-// the vendor's own order. Otherwise the order of o is remembered.
+// revise returns the new version of obs, which the store has with other content.
+// It returns nil if there is nothing to write.
+func (d *delivery) revise(ctx context.Context, b *batch, ref fhir.Ref, obs *observation, fine *fineStatements,
+	a *commitAttempt) ([]byte, error) {
+	earlier, err := d.readEarlier(ctx, ref, obs)
+	if err != nil {
+		return nil, err
+	}
+	if obs.coarse && !obs.retracted && earlier.status != statusRetracted && a.channels.Fine &&
+		a.channels.confirmed(obs.JSON, earlier.current) {
+		earlier.unchanged = true // the stored version has more detail
+	}
+	if !earlier.keptSource {
+		b.wantDevice(obs.Device)
+	}
+	if earlier.unchanged {
+		a.count(obs.Metric, Counts{Unchanged: 1})
+		return nil, nil
+	}
+	if obs.coarse && !obs.retracted && a.channels.Fine && !d.isNight(obs.Metric) {
+		isDuplicate, err := fine.has(ctx, d, obs, a)
+		if err != nil {
+			return nil, err
+		}
+		if isDuplicate {
+			a.retractOwn(obs, &earlier)
+			return nil, nil
+		}
+	}
+	body := earlier.body
+	if earlier.status != statusPreliminary && !obs.retracted && !obs.preliminary {
+		body = withStatus(body, "amended")
+	}
+	if obs.SegmentsOf != "" {
+		a.addSegment(obs, earlier.current)
+	}
+	return body, d.retractCoarse(ctx, obs, a)
+}
+
+// isOlder reports whether the vendor's own revision says that the store has a
+// later statement than obs. If not, the revision of obs is stored.
 func (d *delivery) isOlder(ctx context.Context, obs *observation, a *commitAttempt) (bool, error) {
 	if obs.revision == 0 {
 		return false, nil
@@ -116,12 +122,12 @@ func (d *delivery) isOlder(ctx context.Context, obs *observation, a *commitAttem
 	key := prefixRevision + obs.ID
 	raw, err := d.pipeline.Store.Get(ctx, key)
 	if err != nil {
-		return false, fhir.Wrap("ingest.oldNews", err)
+		return false, fhir.Wrap("ingest.revision", err)
 	}
 	if raw != nil {
 		latest, err := strconv.ParseInt(string(raw), 10, 64)
 		if err != nil {
-			return false, fhir.Wrap("ingest.oldNews", err)
+			return false, fhir.Wrap("ingest.revision", err)
 		}
 		if latest >= obs.revision {
 			return latest > obs.revision, nil
@@ -131,21 +137,23 @@ func (d *delivery) isOlder(ctx context.Context, obs *observation, a *commitAttem
 	return false, nil
 }
 
-// past holds the stored version of an observation that is delivered again.
+// earlierVersion is the stored version of an Observation that is delivered
+// again.
 type earlierVersion struct {
 	status     string
-	current    []byte // the current version
+	current    []byte // JSON of the version
 	version    fhir.Resource
-	body       []byte // to be written: with the known device where the sample is vague
-	keptSource bool   // the known device stands
-	unchanged  bool   // nothing to write
+	body       []byte // to be written; a vague sample gets the stored device
+	keptSource bool   // body has the stored device
+	unchanged  bool   // body has the content of the version
 }
 
-// earlier compares with the current version.
-func (d *delivery) readEarlier(ctx context.Context, ref fhir.Ref, obs *observation) (earlier earlierVersion, err error) {
+// readEarlier reads the current version of obs and compares it with obs.
+func (d *delivery) readEarlier(ctx context.Context, ref fhir.Ref,
+	obs *observation) (earlier earlierVersion, err error) {
 	v, _, err := d.pipeline.Store.Read(ctx, ref, 0)
 	if err != nil {
-		return earlier, fhir.Wrap("ingest.earlier", err)
+		return earlier, fhir.Wrap("ingest.observations", err)
 	}
 	if obs.joined && !v.Deleted && !obs.retracted {
 		obs.addComponents(v.JSON)
@@ -158,8 +166,9 @@ func (d *delivery) readEarlier(ctx context.Context, ref fhir.Ref, obs *observati
 	return earlier, nil
 }
 
-// equalContent compares a stored version with mapped bytes, leaving the
-// store's stamp and "amended" aside.
+// equalContent reports whether a stored version has the content of body. The
+// version, the time and the status "amended" of the stored version do not
+// count.
 func equalContent(v *fhir.Resource, body []byte) bool {
 	want := fhir.Stamp(body, v.Type, v.ID, v.Version, v.LastUpdated)
 	if bytes.Equal(want, v.JSON) {

@@ -14,16 +14,21 @@ import (
 	"pulsegate/mapping"
 )
 
-// Presences of samples that the store has under another id, besides those of
-// package store.
+// States of samples that are duplicates of measurements from another channel,
+// in addition to the presences of package store.
 const (
-	duplicate = store.Other + 1 + iota // and knows more of it
-	adopted                            // and knows less of it: what is new goes there
-	inBatch                            // or rather the batch has it, better
+	// duplicate: a fine channel delivered the measurement before.
+	duplicate = store.Other + 1 + iota
+	// adopted: a coarse channel delivered the measurement before, and the sample
+	// becomes a new version of it.
+	adopted
+	// inBatch: a fine channel delivers the measurement in the same batch.
+	inBatch
 )
 
-// twinsOf finds the samples of g that another channel brought. It marks them in
-// found and returns those that complete what is there.
+// findDuplicates marks the samples of group in found that another channel
+// delivered. It returns the samples that complete stored Observations of a
+// coarse channel.
 func (d *delivery) findDuplicates(ctx context.Context, b *batch, group *seriesGroup, found []store.Presence,
 	a *commitAttempt) ([]observation, error) {
 	if !slices.Contains(found, store.Missing) {
@@ -41,11 +46,13 @@ func (d *delivery) findDuplicates(ctx context.Context, b *batch, group *seriesGr
 	return nil, nil
 }
 
-// adopt finds what a coarse channel brought before: its ids are known. It may
-// not have told the end of what took time.
-func (d *delivery) adoptCoarse(ctx context.Context, group *seriesGroup, found []store.Presence, a *commitAttempt) (out []observation, err error) {
+// adoptCoarse finds samples that a coarse channel delivered before, whose ids
+// can be derived. A coarse channel may omit the end of a sample.
+func (d *delivery) adoptCoarse(ctx context.Context, group *seriesGroup, found []store.Presence,
+	a *commitAttempt) (out []observation, err error) {
 	claimed := map[string]bool{}
-	for _, id := range d.pipeline.Mapper.CoarseStreams(d.request.Vendor, d.request.Patient, group.metric, group.source) {
+	for _, id := range d.pipeline.Mapper.CoarseStreams(d.request.Vendor, d.request.Patient, group.metric,
+		group.source) {
 		if !slices.Contains(a.channels.Streams, mapping.StreamID(id)) {
 			continue
 		}
@@ -63,8 +70,10 @@ func (d *delivery) adoptCoarse(ctx context.Context, group *seriesGroup, found []
 	return out, nil
 }
 
-// adoptFrom is adopt for one stream.
-func (d *delivery) adoptFromStream(ctx context.Context, group *seriesGroup, found []store.Presence, a *commitAttempt, id series.Identity,
+// adoptFromStream is adoptCoarse for one stream. If endless is set, it looks
+// for samples without an end.
+func (d *delivery) adoptFromStream(ctx context.Context, group *seriesGroup, found []store.Presence,
+	a *commitAttempt, id series.Identity,
 	endless bool, claimed map[string]bool) (out []observation, err error) {
 	t := series.Template{Identity: id}
 	var at []int
@@ -85,7 +94,7 @@ func (d *delivery) adoptFromStream(ctx context.Context, group *seriesGroup, foun
 	}
 	heads, err := d.pipeline.Store.Heads(ctx, refs)
 	if err != nil {
-		return nil, fhir.Wrap("ingest.adopt", err)
+		return nil, fhir.Wrap("ingest.duplicates", err)
 	}
 	for j, h := range heads {
 		if h.Version == 0 || h.Deleted || claimed[refs[j].ID] {
@@ -93,7 +102,7 @@ func (d *delivery) adoptFromStream(ctx context.Context, group *seriesGroup, foun
 		}
 		v, _, err := d.pipeline.Store.Read(ctx, refs[j], 0)
 		if err != nil {
-			return nil, fhir.Wrap("ingest.adopt", err)
+			return nil, fhir.Wrap("ingest.duplicates", err)
 		}
 		obs := group.document(at[j])
 		var ours, there measurement
@@ -104,7 +113,7 @@ func (d *delivery) adoptFromStream(ctx context.Context, group *seriesGroup, foun
 		sameDevice := ours.Device.Reference == there.Device.Reference
 		restated := sameDevice && !endless && !group.template.KeyValue
 		if !restated && (!sameDevice && !a.channels.isCoarse(there.Device.Reference) || !ours.equals(&there)) {
-			continue // another measurement, or one that another source completed
+			continue // another measurement, or one of another source
 		}
 		obs.JSON = bytes.ReplaceAll(obs.JSON, []byte(`"`+obs.Stream+`"`), []byte(`"`+mapping.StreamID(id)+`"`))
 		obs.Stream = mapping.StreamID(id)
@@ -115,11 +124,12 @@ func (d *delivery) adoptFromStream(ctx context.Context, group *seriesGroup, foun
 	return out, nil
 }
 
-// beside finds the samples of g, of a coarse channel, that another one brought
-// in the same batch.
+// markDuplicates marks the samples of group, of a coarse channel, that another
+// channel delivered in the same batch.
 func (b *batch) markDuplicates(group *seriesGroup, found []store.Presence) error {
 	for _, fine := range b.groups {
-		if fine.coarse || group.source != "" && fine.source != group.source || fine.metric != group.metric || fine.columns.Len() == 0 {
+		if fine.coarse || group.source != "" && fine.source != group.source || fine.metric != group.metric ||
+			fine.columns.Len() == 0 {
 			continue
 		}
 		for i, presence := range found {
@@ -128,10 +138,10 @@ func (b *batch) markDuplicates(group *seriesGroup, found []store.Presence) error
 			for ; presence == store.Missing && j < fine.columns.Len() && fine.columns.Start[j] == start; j++ {
 				var mine, there measurement
 				if err := json.Unmarshal(group.document(i).JSON, &mine); err != nil {
-					return fhir.Wrap("ingest.beside", err)
+					return fhir.Wrap("ingest.duplicates", err)
 				}
 				if err := json.Unmarshal(fine.document(j).JSON, &there); err != nil {
-					return fhir.Wrap("ingest.beside", err)
+					return fhir.Wrap("ingest.duplicates", err)
 				}
 				if mine.equals(&there) {
 					presence, found[i] = inBatch, inBatch
@@ -142,8 +152,10 @@ func (b *batch) markDuplicates(group *seriesGroup, found []store.Presence) error
 	return nil
 }
 
-// known finds what a channel that knows more brought before.
-func (d *delivery) findInStore(ctx context.Context, group *seriesGroup, found []store.Presence, a *commitAttempt) error {
+// findInStore marks the samples of group, of a coarse channel, that another
+// channel delivered before.
+func (d *delivery) findInStore(ctx context.Context, group *seriesGroup, found []store.Presence,
+	a *commitAttempt) error {
 	starts := map[int64][]int{}
 	from, to := int64(math.MaxInt64), int64(math.MinInt64)
 	for i, presence := range found {
@@ -158,7 +170,8 @@ func (d *delivery) findInStore(ctx context.Context, group *seriesGroup, found []
 	}
 	stream := mapping.StreamID(group.template.Identity)
 	var failure error
-	err := d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), group.metric, time.Unix(from, 0).UTC(), time.Unix(to+1, 0).UTC(),
+	err := d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), group.metric, time.Unix(from, 0).UTC(),
+		time.Unix(to+1, 0).UTC(),
 		nil, func(f *store.Found, s *storedElements) bool {
 			start, _, ok := s.effective()
 			if !ok || s.Status == statusRetracted || !a.channels.mayBeFine(s.Device.Reference) {
@@ -183,7 +196,8 @@ func (d *delivery) findInStore(ctx context.Context, group *seriesGroup, found []
 					return failure == nil
 				}
 				found[i] = duplicate
-				if failure = d.confirm(ctx, f.Resource.Ref(), s.identifier(mapping.StreamSystem), stream, a); failure != nil {
+				if failure = d.confirm(ctx, f.Resource.Ref(), s.identifier(mapping.StreamSystem), stream,
+					a); failure != nil {
 					return false
 				}
 				break
@@ -193,11 +207,11 @@ func (d *delivery) findInStore(ctx context.Context, group *seriesGroup, found []
 	if err == nil {
 		err = failure
 	}
-	return fhir.Wrap("ingest.known", err)
+	return fhir.Wrap("ingest.duplicates", err)
 }
 
-// confirm has the Provenance of this commit name what another stream has, once
-// for each pair.
+// confirm makes the stream or Observation that stream by confirms a target of
+// the commit's Provenance, once for each pair.
 func (d *delivery) confirm(ctx context.Context, ref fhir.Ref, stream, by string, a *commitAttempt) error {
 	target := stream
 	if target == "" {
@@ -211,7 +225,8 @@ func (d *delivery) confirm(ctx context.Context, ref fhir.Ref, stream, by string,
 	if err != nil || raw != nil {
 		return fhir.Wrap("ingest.confirm", err)
 	}
-	a.batch.State = append(a.batch.State, store.StateWrite{Key: key, Value: []byte(d.pipeline.Clock().UTC().Format(time.RFC3339))})
+	a.batch.State = append(a.batch.State,
+		store.StateWrite{Key: key, Value: []byte(d.pipeline.Clock().UTC().Format(time.RFC3339))})
 	if stream != "" {
 		a.addStream(stream)
 	} else {

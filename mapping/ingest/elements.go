@@ -9,7 +9,8 @@ import (
 	"pulsegate/fhir"
 )
 
-// stored holds the elements that are read from a stored segment or night.
+// storedElements holds the elements that are read from a stored segment or
+// night.
 type storedElements struct {
 	Meta struct {
 		Tag []coding `json:"tag"`
@@ -36,7 +37,7 @@ type coding struct {
 	Code string `json:"code"`
 }
 
-// when is the clinical time, with the offsets as written.
+// effective returns the clinical time with the offsets as written.
 func (s *storedElements) effective() (from, to time.Time, ok bool) {
 	if s.EffectivePeriod.Start == "" {
 		from, ok = parseTime(s.EffectiveDateTime)
@@ -47,15 +48,15 @@ func (s *storedElements) effective() (from, to time.Time, ok bool) {
 	return from, to, ok && ok2
 }
 
-// written reads a time; its location is the offset, not a place that happens
-// to have it.
+// parseTime parses a time. Its location is the written offset, not a zone that
+// happens to have that offset.
 func parseTime(s string) (time.Time, bool) {
 	t, err := time.Parse(time.RFC3339, s)
 	_, offset := t.Zone()
 	return t.In(time.FixedZone("", offset)), err == nil
 }
 
-// identifier is the value under a system.
+// identifier returns the value of the identifier with the given system.
 func (s *storedElements) identifier(system string) string {
 	for _, i := range s.Identifier {
 		if i.System == system {
@@ -65,12 +66,13 @@ func (s *storedElements) identifier(system string) string {
 	return ""
 }
 
-// unsure reports whether the offsets are not known to be the wearer's.
+// zoneUnknown reports whether the offsets may not be the wearer's.
 func (s *storedElements) zoneUnknown() bool {
 	return slices.ContainsFunc(s.Meta.Tag, func(c coding) bool { return c.Code == "zone-unknown" })
 }
 
-// measured holds the elements that identify the measurement of an Observation.
+// measurement holds the elements that identify the measurement of an
+// Observation.
 type measurement struct {
 	storedElements
 	Concept   concept       `json:"valueCodeableConcept"`
@@ -87,6 +89,7 @@ type concept struct {
 	} `json:"coding"`
 }
 
+// label returns the display or else the code of the first coding.
 func (c *concept) label() (name string, displayed bool) {
 	if len(c.Coding) == 0 {
 		return "", false
@@ -102,14 +105,15 @@ type quantity struct {
 	Code  string  `json:"code"`
 }
 
-// alike allows for what channels lose on the way: digits after a conversion.
+// near reports whether two quantities are equal within a thousandth, because
+// channels lose digits in conversions.
 func (q *quantity) near(other *quantity) bool {
 	return q.Code == other.Code && math.Abs(q.Value-other.Value) <= 1e-3*max(math.Abs(q.Value), math.Abs(other.Value))
 }
 
-// same reports whether both state one measurement: of one type, at the same
-// second or over the same time, with the same value. A channel may leave out
-// the end and components, and name a code in its own words.
+// equals reports whether both state one measurement: of one type, starting in
+// the same second or covering the same time, with the same value. A channel may
+// omit the end and components, and may label a code differently.
 func (m *measurement) equals(other *measurement) bool {
 	from, to, ok := m.effective()
 	otherFrom, otherTo, otherOK := other.effective()
@@ -151,6 +155,7 @@ const statusRetracted = "entered-in-error"
 
 var statusKey = []byte(`],"status":"`)
 
+// statusOf returns the status of an Observation that mapping wrote.
 func statusOf(body []byte) string {
 	_, rest, ok := bytes.Cut(body, statusKey)
 	if !ok {
@@ -160,7 +165,8 @@ func statusOf(body []byte) string {
 	return string(s)
 }
 
-// withStatus returns a copy of our own bytes with another status.
+// withStatus returns a copy of an Observation that mapping wrote with another
+// status.
 func withStatus(body []byte, status string) []byte {
 	at := bytes.Index(body, statusKey)
 	if at < 0 {
@@ -173,7 +179,7 @@ func withStatus(body []byte, status string) []byte {
 	return append(out, body[end:]...)
 }
 
-// unstamped is a copy of a stored version without its version facts.
+// unstamped returns a copy of a stored version without its version id and time.
 func unstamped(v *fhir.Resource) []byte {
 	p := fhir.Prefix(v.Type, v.ID)
 	stamp := fhir.Stamp([]byte(p+"}"), v.Type, v.ID, v.Version, v.LastUpdated)

@@ -9,11 +9,11 @@ import (
 	"pulsegate/fhir/audit"
 )
 
-// auditTime is how long a failure may take to be recorded when the caller has
-// gone already.
+// auditTimeout limits the time in which a failure is recorded after the caller
+// has gone.
 const auditTimeout = 10 * time.Second
 
-// Reasons of failed ingests in the audit trail: fixed texts.
+// Reasons of failures in the audit trail.
 const (
 	reasonNoConsent   = "no active consent for this vendor"
 	reasonWithdrawn   = "the consent was withdrawn during the import"
@@ -25,7 +25,8 @@ const (
 	reasonFailed      = "the import failed"
 )
 
-// refused records an ingest that did not begin, and returns err.
+// recordRefusal records a delivery that was refused before it began, and
+// returns err.
 func (p *Pipeline) recordRefusal(ctx context.Context, req *Request, err error, reason string) error {
 	d := &delivery{pipeline: p, request: *req}
 	if reason == "" {
@@ -39,8 +40,8 @@ func (p *Pipeline) recordRefusal(ctx context.Context, req *Request, err error, r
 	return d.recordFailure(ctx, err, reason)
 }
 
-// failed records that the run ended with err, which it returns. What was
-// committed before has its own events.
+// recordFailure records that the delivery ended with err, and returns err.
+// Earlier commits have their own events.
 func (d *delivery) recordFailure(ctx context.Context, err error, reason string) error {
 	kind, outcome := audit.Ingest, audit.Minor
 	derived := reasonUnreadable
@@ -71,7 +72,7 @@ func (d *delivery) recordFailure(ctx context.Context, err error, reason string) 
 	if d.digest != "" {
 		ev.Extra = append(ev.Extra, [2]string{"payload-sha256-64k", d.digest})
 	}
-	// It is recorded also when the caller went away.
+	// The failure is recorded even if the caller has gone.
 	actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
 	defer cancel()
 	if aerr := d.pipeline.Audit.Record(actx, ev); aerr != nil {

@@ -10,28 +10,28 @@ import (
 	"pulsegate/mapping/stream"
 )
 
-// group is what a batch has of one series.
+// seriesGroup holds the samples of a batch for one series.
 type seriesGroup struct {
 	template *series.Template
 	metric   string
 	device   mapping.DeviceKey
 	vague    bool
-	segments string // of what its samples are segments, "" mostly
+	segments string // metric that is derived from the samples, or ""
 	source   string
 	coarse   bool
-	// columns are as the samples came, their places in the payload in
-	// Commits, until settle.
+	// columns holds the samples in the order of the payload, with their sequence
+	// numbers in the payload in Commits. deduplicate sorts them.
 	columns *series.Columns
 }
 
-// use is what a batch has of one mapping.Stream.
+// streamUse refers to the samples of a batch for one stream.Stream.
 type streamUse struct {
 	stream *stream.Stream
 	group  *seriesGroup
-	latest int64 // start of the last of its samples, Unix microseconds
+	latest int64 // start of the latest sample in Unix microseconds
 }
 
-// find is the place of a sample in sorted columns, -1 if it is not there.
+// find returns the index of a sample in sorted columns, or -1.
 func (group *seriesGroup) find(k *series.Key) int {
 	c := group.columns
 	for i := sort.Search(c.Len(), func(i int) bool { return c.Start[i] >= k.Start }); i < c.Len() &&
@@ -43,7 +43,7 @@ func (group *seriesGroup) find(k *series.Key) int {
 	return -1
 }
 
-// pick copies the samples that keep says.
+// pick returns a copy of the samples for which keep returns true.
 func (group *seriesGroup) pick(keep func(i int) bool) *series.Columns {
 	out := &series.Columns{}
 	for i := range group.columns.Len() {
@@ -55,7 +55,7 @@ func (group *seriesGroup) pick(keep func(i int) bool) *series.Columns {
 	return out
 }
 
-// document is sample i as Map would give it.
+// document returns sample i as Mapper.Map would return it.
 func (group *seriesGroup) document(i int) observation {
 	s := group.columns.At(i)
 	k := group.template.Key(&s)

@@ -13,27 +13,27 @@ import (
 	"pulsegate/fhir/r4"
 )
 
-// Authenticator tells who sends a request.
+// Authenticator authenticates the caller of a request.
 type Authenticator interface {
 	Authenticate(*http.Request) (*access.Principal, error)
 }
 
-// Handler is POST /ingest/{vendor}/{format}?patient=ID: the body is one
-// payload, the answer the Summary. The token must be allowed to create
-// Observations of that patient; format "auto" finds the format by itself,
-// the parameter name gives a file name. Headers that a format lists as facts
-// of its delivery are passed on to its adapter.
+// Handler serves POST /ingest/{vendor}/{format}?patient=ID. The body is one
+// payload, and the answer is its Summary. The token must allow creating
+// Observations of the patient. If the format is "auto", it is detected. The
+// parameter name gives a file name. Headers that a format lists as facts about
+// its delivery are passed to its adapter.
 type Handler struct {
 	Pipeline *Pipeline
 	Auth     Authenticator
-	// RequestID names the request in the audit trail; nil: the header
-	// X-Request-Id.
+	// RequestID returns the id of the request for the audit trail. If it is nil,
+	// the header X-Request-Id is used.
 	RequestID func(*gin.Context) string
 	Limits    Limits
 	Logger    *slog.Logger
 }
 
-// Mount adds the route.
+// Mount adds the route to r.
 func (h *Handler) Mount(r gin.IRouter) { r.POST("/ingest/:vendor/:format", h.post) }
 
 func (h *Handler) post(c *gin.Context) {
@@ -67,7 +67,7 @@ func (h *Handler) run(c *gin.Context) (Summary, error) {
 	req := Request{Patient: c.Query("patient"), Vendor: c.Param("vendor"), Format: c.Param("format"),
 		Name: c.Query("name"), Delivery: c.GetHeader, Principal: principal, RequestID: id, RemoteIP: ip}
 	if !fhir.ValidID(req.Patient) {
-		err := fhir.Errorf(fhir.Invalid, "ingest.Handler", "the parameter patient names the patient's id")
+		err := fhir.Errorf(fhir.Invalid, "ingest.Handler", "the parameter patient is not a valid id")
 		return Summary{}, h.Pipeline.recordRefusal(ctx, &req, err, reasonUnknown)
 	}
 	if !mayCreate(principal) {
@@ -87,9 +87,10 @@ func (h *Handler) run(c *gin.Context) (Summary, error) {
 	return sum, err
 }
 
-// mayCreate asks the grant for Create on Observation. A rule with a limit
-// (…?category=…, or one patient's compartment) cannot be judged before the
-// payload is read, so only rules without count.
+// mayCreate reports whether the grant of principal allows creating
+// Observations. Rules with a limit (…?category=…, or the compartment of one
+// patient) cannot be evaluated before the payload is read, so only rules
+// without a limit count.
 func mayCreate(principal *access.Principal) bool {
 	return principal != nil && principal.Grant.MayAll(access.Create, "Observation")
 }
@@ -97,7 +98,7 @@ func mayCreate(principal *access.Principal) bool {
 func (h *Handler) fail(c *gin.Context, err error) {
 	kind := fhir.KindOf(err)
 	if kind == fhir.Internal && h.Logger != nil {
-		h.Logger.ErrorContext(c.Request.Context(), "ingest failed", "err", err)
+		h.Logger.ErrorContext(c.Request.Context(), "ingest failed", "error", err)
 	}
 	if kind == fhir.Unavailable {
 		c.Header("Retry-After", "1")

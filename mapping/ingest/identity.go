@@ -13,9 +13,9 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// once gives documents the identity under which the store has them: what
-// another channel brought, or the same one under another id of the vendor's.
-// once leaves out observations that the store has in more detail.
+// resolveIdentities gives documents the ids under which the store has them: as
+// a duplicate from another channel, or under another id of the vendor's. It
+// leaves out duplicates within the batch.
 func (d *delivery) resolveIdentities(ctx context.Context, list []observation, a *commitAttempt) ([]observation, error) {
 	if !a.channels.hasCoarse() {
 		return list, nil
@@ -26,7 +26,7 @@ func (d *delivery) resolveIdentities(ctx context.Context, list []observation, a 
 	}
 	heads, err := d.pipeline.Store.Heads(ctx, refs)
 	if err != nil {
-		return nil, fhir.Wrap("ingest.once", err)
+		return nil, fhir.Wrap("ingest.identity", err)
 	}
 	out := make([]observation, 0, len(list))
 	at := map[string]int{}
@@ -61,8 +61,8 @@ func (d *delivery) resolveIdentities(ctx context.Context, list []observation, a 
 	return out, nil
 }
 
-// finerFirst are the places of obs, those of coarse channels last: what another
-// channel says of their measurements in the same payload is known then.
+// fineFirst returns the indexes of list with those of coarse channels last, so
+// that duplicates within a payload find the better document.
 func fineFirst(list []observation) []int {
 	var finer, coarse []int
 	for i := range list {
@@ -75,12 +75,13 @@ func fineFirst(list []observation) []int {
 	return append(finer, coarse...)
 }
 
-// identify finds the identity of o, which the store does not have under its own.
+// findIdentity finds the id under which the store has obs. The store does not
+// have obs under its own id.
 func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier []observation, a *commitAttempt) error {
 	key := prefixSame + obs.ID
 	raw, err := d.pipeline.Store.Get(ctx, key)
 	if err != nil {
-		return fhir.Wrap("ingest.once", err)
+		return fhir.Wrap("ingest.identity", err)
 	}
 	if raw != nil {
 		id, vendorID, _ := strings.Cut(string(raw), "/")
@@ -90,7 +91,7 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 	}
 	var mine measurement
 	if err := json.Unmarshal(obs.JSON, &mine); err != nil {
-		return fhir.Wrap("ingest.once", err)
+		return fhir.Wrap("ingest.identity", err)
 	}
 	from, _, ok := mine.effective()
 	if !ok || obs.retracted {
@@ -99,9 +100,9 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 	source := fhir.Canonical + "/identifier/" + d.request.Vendor + "/source"
 	matches := func(there *measurement, coarse bool) bool {
 		if !obs.coarse && !d.mayStandFor(there.Device.Reference, obs.source) {
-			return false // of another source
+			return false
 		}
-		if obs.coarse && coarse { // one channel: only under two ids of the vendor's
+		if obs.coarse && coarse { // of one channel, two ids of the vendor's may mean one thing
 			return obs.vendorID != "" && there.identifier(source) != "" &&
 				there.Device.Reference == mine.Device.Reference && mine.equals(there)
 		}
@@ -119,7 +120,8 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 		}
 	}
 	var failure error
-	err = d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), obs.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
+	err = d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), obs.Metric, from.UTC(),
+		from.UTC().Add(time.Second), nil,
 		func(f *store.Found, s *storedElements) bool {
 			var there measurement
 			if failure = json.Unmarshal(f.Resource.JSON, &there); failure != nil {
@@ -146,34 +148,36 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 		err = failure
 	}
 	if err != nil || id == "" {
-		return fhir.Wrap("ingest.once", err)
+		return fhir.Wrap("ingest.identity", err)
 	}
 	a.batch.State = append(a.batch.State, store.StateWrite{Key: key, Value: []byte(id + "/" + vendorID)})
 	if obs.joined = obs.coarse && obs.vendorID != "" && vendorID != "" && obs.vendorID != vendorID; obs.joined {
-		a.batch.State = append(a.batch.State, store.StateWrite{Key: prefixSame + id, Value: []byte(id + "/" + vendorID)})
+		a.batch.State = append(a.batch.State,
+			store.StateWrite{Key: prefixSame + id, Value: []byte(id + "/" + vendorID)})
 	}
 	obs.adoptIdentity(id, vendorID)
 	return nil
 }
 
-// isJoined reports whether two ids of the vendor's have become the one that is
-// stored.
+// isJoined reports whether the Observation with the given id is stored for two
+// ids of the vendor's.
 func (d *delivery) isJoined(ctx context.Context, id string) (bool, error) {
 	raw, err := d.pipeline.Store.Get(ctx, prefixSame+id)
-	return raw != nil, fhir.Wrap("ingest.once", err)
+	return raw != nil, fhir.Wrap("ingest.identity", err)
 }
 
-// confirms reports whether o, of a coarse channel, says what known says, of a
-// channel that knows more: the later word is not the better one then.
+// confirms reports whether obs, of a coarse channel, states the measurement of
+// fine, of another channel. Then obs does not replace fine, even if it was
+// delivered later.
 func (obs *observation) confirms(fine *observation) bool {
 	var mine, there measurement
 	return obs.coarse && !fine.coarse && !obs.retracted && !fine.retracted &&
 		json.Unmarshal(obs.JSON, &mine) == nil && json.Unmarshal(fine.JSON, &there) == nil && mine.equals(&there)
 }
 
-// complete gives o the components that known has besides its own, in the order
-// of known: of two records of one thing neither takes back what the other
-// alone says.
+// addComponents adds the components of stored that obs lacks, in the order of
+// stored. Of two records of one workout, neither removes components that only
+// the other one has.
 func (obs *observation) addComponents(stored []byte) {
 	const open = `,"component":[`
 	list := func(body []byte) (parts []json.RawMessage, codes []string) {
@@ -212,7 +216,7 @@ func (obs *observation) addComponents(stored []byte) {
 		}
 	}
 	head := obs.JSON[:len(obs.JSON)-1]
-	if i := bytes.Index(head, []byte(open)); i >= 0 { // the last member
+	if i := bytes.Index(head, []byte(open)); i >= 0 { // component is the last member
 		head = head[:i]
 	}
 	out := append(bytes.Clone(head), open...)
@@ -226,7 +230,7 @@ func (obs *observation) addComponents(stored []byte) {
 	obs.Hash = store.ContentHash(obs.JSON)
 }
 
-// become gives o the identity under which it is stored.
+// adoptIdentity gives obs the identity under which it is stored.
 func (obs *observation) adoptIdentity(id, vendorID string) {
 	if vendorID == "" || obs.vendorID == "" {
 		vendorID = obs.vendorID

@@ -14,10 +14,11 @@ import (
 	"pulsegate/mapping"
 )
 
-// Run takes one payload in. What was committed before an error stays, and the
-// summary counts it.
+// Run ingests one payload. Batches that were committed before an error are kept
+// and counted in the summary.
 //
-// Every run leaves an AuditEvent: with each commit, and one for its failure.
+// Every delivery leaves an AuditEvent with each commit, and one for its
+// failure.
 func (p *Pipeline) Run(ctx context.Context, req Request) (_ Summary, err error) {
 	began := p.Clock()
 	var d *delivery
@@ -39,7 +40,8 @@ func (p *Pipeline) Run(ctx context.Context, req Request) (_ Summary, err error) 
 	return d.summary, err
 }
 
-// begin checks patient, vendor and consent; a refusal is in the audit trail.
+// begin checks the vendor, the patient and the consent. A refusal is recorded
+// in the audit trail.
 func (p *Pipeline) begin(ctx context.Context, req Request) (*delivery, error) {
 	d, err := p.prepare(ctx, req)
 	if err != nil {
@@ -48,13 +50,15 @@ func (p *Pipeline) begin(ctx context.Context, req Request) (*delivery, error) {
 	return d, nil
 }
 
+// prepare returns a delivery whose vendor, patient and consent have been
+// checked.
 func (p *Pipeline) prepare(ctx context.Context, req Request) (*delivery, error) {
 	a := p.adapter(req.Vendor)
 	if a == nil {
-		return nil, fhir.Errorf(fhir.Invalid, "ingest.Run", "vendor is one of %s", p.vendors())
+		return nil, fhir.Errorf(fhir.Invalid, "ingest.Run", "vendor must be one of %s", p.vendors())
 	}
 	if !fhir.ValidID(req.Patient) {
-		return nil, fhir.Errorf(fhir.Invalid, "ingest.Run", "patient is no id")
+		return nil, fhir.Errorf(fhir.Invalid, "ingest.Run", "patient is not a valid id")
 	}
 	pat, _, err := p.Store.Read(ctx, fhir.Ref{Type: "Patient", ID: req.Patient}, 0)
 	if err != nil {
@@ -83,17 +87,20 @@ func (p *Pipeline) prepare(ctx context.Context, req Request) (*delivery, error) 
 	return d, nil
 }
 
-// startSpan begins the span of one run. Vendor and format are set once they are
-// known to be ours: what a caller may invent does not get in.
+// startSpan starts the span of one delivery. The vendor and the format become
+// attributes in endSpan, after they have been checked against the adapters, so
+// that callers cannot add values of their choice to traces.
 func startSpan(ctx context.Context) (context.Context, trace.Span) {
 	return otel.Tracer(scopeName).Start(ctx, "ingest")
 }
 
-// endSpan ends it with the run's figures; of an error only its kind.
+// endSpan ends the span with the figures of the delivery. It records only the
+// kind of an error.
 func endSpan(span trace.Span, d *delivery, err error) {
 	if d != nil {
 		span.SetAttributes(attribute.String("pulsegate.vendor", d.request.Vendor),
-			attribute.String("pulsegate.ingest.format", d.format), attribute.Int("pulsegate.ingest.read", d.summary.Read),
+			attribute.String("pulsegate.ingest.format", d.format),
+			attribute.Int("pulsegate.ingest.read", d.summary.Read),
 			attribute.Int("pulsegate.ingest.created", d.summary.Created),
 			attribute.Int("pulsegate.ingest.updated", d.summary.Updated),
 			attribute.Int("pulsegate.ingest.quarantined", d.summary.Quarantined),

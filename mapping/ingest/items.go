@@ -9,8 +9,8 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// itemWrites adds the batch's quarantine; what is there already stays as it
-// was first seen.
+// addItems adds the quarantined items of b. An item that is already stored
+// keeps its FirstSeen.
 func (d *delivery) addItems(ctx context.Context, b *batch, sb *store.Batch) error {
 	byKey := map[string]*Item{}
 	var order []*Item
@@ -61,9 +61,9 @@ func (d *delivery) addItems(ctx context.Context, b *batch, sb *store.Batch) erro
 	return nil
 }
 
-// strip takes the vendor's bytes from an item that the consent's categories do
-// not cover; of a metric without a row nobody knows the category, so only a
-// consent to all of them covers it. What is left is a count.
+// stripUncovered removes the vendor's bytes from an item if the consent does
+// not cover its categories, and leaves a count. The category of a metric
+// without a row is unknown, so only a consent to all categories covers it.
 func (d *delivery) stripUncovered(ctx context.Context, it *Item) error {
 	ok, err := d.covered(ctx, d.pipeline.Mapper.Categories(it.Vendor, it.Metric))
 	if err != nil || ok {
@@ -75,9 +75,9 @@ func (d *delivery) stripUncovered(ctx context.Context, it *Item) error {
 	return nil
 }
 
-// settled removes from quarantine what earlier payloads could not say of the
-// Observations in b: a night in progress that is complete now. Items of this
-// batch stay.
+// releaseResolved removes the items from quarantine that an Observation in b
+// resolves, such as a night that was incomplete in an earlier payload. Items of
+// b itself stay.
 func (d *delivery) releaseResolved(ctx context.Context, b *batch, a *commitAttempt) error {
 	held := map[string]bool{}
 	for i := range b.items {
@@ -97,7 +97,8 @@ func (d *delivery) releaseResolved(ctx context.Context, b *batch, a *commitAttem
 		for _, s := range subjectIDs(d.request.Vendor, obs) {
 			for _, id := range d.openItems[s] {
 				if !held[id] {
-					a.batch.State = append(a.batch.State, store.StateWrite{Key: prefixQuarantine + d.request.Patient + "/" + id},
+					a.batch.State = append(a.batch.State,
+						store.StateWrite{Key: prefixQuarantine + d.request.Patient + "/" + id},
 						store.StateWrite{Key: prefixOpen + d.request.Patient + "/" + s + "/" + id})
 					held[id] = true
 				}
@@ -107,7 +108,8 @@ func (d *delivery) releaseResolved(ctx context.Context, b *batch, a *commitAttem
 	return nil
 }
 
-// openItems lists the quarantined items with a subject, once a run.
+// loadOpenItems lists the quarantined items with a vendor's id, once per
+// delivery.
 func (d *delivery) loadOpenItems(ctx context.Context) error {
 	if d.openItems != nil {
 		return nil

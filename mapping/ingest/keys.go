@@ -5,45 +5,39 @@ import (
 	"encoding/hex"
 )
 
-// Keys and key prefixes of the state that ingest keeps in the store. IDs are
-// those of Observations or Devices, STREAM is a mapping.StreamID and SOURCE a
-// hash of the name of a source.
+// Keys and key prefixes of the state that ingest keeps in the store. ID is the id
+// of an Observation or Device, STREAM a mapping.StreamID, and SOURCE the
+// sourceHash of a source.
 const (
 	// keyIDSecret holds the secret of Key.
 	keyIDSecret = "ingest/key"
-)
-
-const (
-	prefixDevice   = "ingest/device/"
+	// prefixDevice/ID holds the mapping.DeviceFacts of a Device as JSON.
+	prefixDevice = "ingest/device/"
+	// prefixRevision/ID holds the greatest sample.Sample.Revision of an
+	// Observation as a decimal.
 	prefixRevision = "ingest/revision/"
-)
-
-// roomOpen holds, for items with a vendor's id, PATIENT/SUBJECT/ITEM, so that
-// they can be found when the thing they were about becomes readable.
-const prefixOpen = "ingest/open/"
-
-// roomNight holds, by patient, vendor and source, what is known of the nights
-// of one source: sourceNights as JSON.
-const prefixNight = "ingest/night/"
-
-const prefixQuarantine = "quarantine/"
-
-const (
-	// roomChannels holds, by patient and vendor, which kinds of channels have
-	// delivered: channels as JSON.
+	// prefixNight/PATIENT/VENDOR/SOURCE holds the sourceNights of a source as
+	// JSON.
+	prefixNight = "ingest/night/"
+	// prefixQuarantine/PATIENT/ITEM holds an Item as JSON.
+	prefixQuarantine = "quarantine/"
+	// prefixOpen/PATIENT/SUBJECT/ITEM marks an Item with a vendor's id, so that it
+	// is found when a later payload resolves its subjectID.
+	prefixOpen = "ingest/open/"
+	// prefixChannels/PATIENT/VENDOR holds the channels of a vendor as JSON.
 	prefixChannels = "ingest/channels/"
-	// roomSame holds, for the id of an Observation that is stored under
-	// another one, that other id.
+	// prefixSame/ID holds the id, and the vendor's id, under which an Observation
+	// with another id is stored.
 	prefixSame = "ingest/same/"
-	// roomSource holds, as PATIENT/VENDOR/ID, the sources of a stream and of a
-	// Device: hashes, one after another.
+	// prefixSource/PATIENT/VENDOR/ID holds the sourceHashes of a stream or a
+	// Device, one after another.
 	prefixSource = "ingest/source/"
-	// roomHeard marks, as TARGET/STREAM, that a Provenance says of a stream
-	// or an Observation that another stream confirmed it.
+	// prefixConfirmed/TARGET/STREAM marks that a Provenance has recorded that
+	// STREAM confirms the stream or Observation TARGET.
 	prefixConfirmed = "ingest/heard/"
 )
 
-// sourceHash is a source's name as it can stand in an id.
+// sourceHash returns a hash of the name of a source for keys and ids.
 func sourceHash(source string) string {
 	h := sha256.Sum256([]byte(source))
 	return hex.EncodeToString(h[:8])

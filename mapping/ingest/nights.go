@@ -15,8 +15,9 @@ import (
 	"pulsegate/mapping/sleep"
 )
 
-// nights makes the nights again whose segments this run or one that was
-// interrupted has written, and those that may have ended by now.
+// updateNights derives the nights again whose segments this delivery, or an
+// interrupted one, has written, and those that may have ended since they were
+// derived.
 func (d *delivery) updateNights(ctx context.Context) error {
 	for _, row := range d.pipeline.Mapper.Segments(d.request.Vendor) {
 		var keys []string
@@ -38,8 +39,8 @@ func (d *delivery) updateNights(ctx context.Context) error {
 	return nil
 }
 
-// somePiece makes the nights of one piece of one source again, in one commit
-// with the state that says so.
+// updatePiece derives the nights of the first due period of one source. The
+// nights and the state that the period is done are in one commit.
 func (d *delivery) updatePiece(ctx context.Context, row mapping.Segments, key string) (more bool, err error) {
 	defer d.pipeline.lock(d.request.Patient, d.request.Vendor)()
 	raw, err := d.pipeline.Store.Get(ctx, key)
@@ -85,11 +86,12 @@ func (d *delivery) updatePiece(ctx context.Context, row mapping.Segments, key st
 	return len(nights.Due) > 0, nil
 }
 
-// firstPiece makes the nights of the first piece that is due and takes it from
-// n. A piece is shorter than usual where segments are many.
-func (d *delivery) deriveFirstPiece(ctx context.Context, row mapping.Segments, nights *sourceNights, now time.Time) (*commitAttempt, error) {
+// deriveFirstPiece derives the nights of the first period that is due and
+// removes it from nights. The period is shortened if it has too many segments.
+func (d *delivery) deriveFirstPiece(ctx context.Context, row mapping.Segments, nights *sourceNights,
+	now time.Time) (*commitAttempt, error) {
 	due := nights.Due[0]
-	for length := min(due[1]-due[0], pieceSeconds); ; length = max(length/4, secondsPerDay) {
+	for length := min(due[1]-due[0], maxPiece); ; length = max(length/4, secondsPerDay) {
 		p := period{due[0], due[0] + length}
 		sessions, err := d.readSessions(ctx, row, nights, p)
 		if errors.Is(err, errTooManySegments) && length > secondsPerDay {
@@ -108,19 +110,21 @@ func (d *delivery) deriveFirstPiece(ctx context.Context, row mapping.Segments, n
 	}
 }
 
-// ended reports whether a night that ends at end cannot go on at now.
+// ended reports whether a night that ends at end cannot continue at now.
 func ended(end, now time.Time) bool { return now.Sub(end) >= sleep.Gap }
 
-// derive puts into a the nights that the sessions around p make in it, and takes
-// back those that are none any more.
-func (d *delivery) deriveNights(ctx context.Context, row mapping.Segments, nights *sourceNights, p period, window sessionWindow,
+// deriveNights adds the nights of the sessions in window that lie in p to a,
+// and retracts the stored nights that no longer exist.
+func (d *delivery) deriveNights(ctx context.Context, row mapping.Segments, nights *sourceNights, p period,
+	window sessionWindow,
 	now time.Time, a *commitAttempt) error {
 	sessions, from, to := window.sessions, window.from, window.to
-	first := time.Unix(p[0]-daySeconds, 0).UTC().Format(time.DateOnly)
-	last := time.Unix(p[1]+daySeconds, 0).UTC().Format(time.DateOnly)
+	first := time.Unix(p[0]-dayMargin, 0).UTC().Format(time.DateOnly)
+	last := time.Unix(p[1]+dayMargin, 0).UTC().Format(time.DateOnly)
 	for i := range sessions {
 		session := &sessions[i]
-		if session.End.Unix() >= p[0]-int64(sleep.Gap.Seconds()) && session.Start.Unix() <= p[1]+int64(sleep.Gap.Seconds()) {
+		if session.End.Unix() >= p[0]-int64(sleep.Gap.Seconds()) &&
+			session.Start.Unix() <= p[1]+int64(sleep.Gap.Seconds()) {
 			first, last = min(first, session.Day), max(last, session.Day)
 		}
 	}
@@ -158,19 +162,20 @@ func (d *delivery) deriveNights(ctx context.Context, row mapping.Segments, night
 	for i := range stored {
 		night := &stored[i]
 		stale := !derived[night.ref.ID] && night.day >= first && night.day <= last
-		if night.stated { // by the source as a whole: its segments say it better
+		if night.stated { // nights that are derived from segments take precedence
 			stale = slices.ContainsFunc(sessions, func(session sleep.Session) bool {
-				return session.Day >= first && session.Day <= last && session.Start.Before(night.to) && night.from.Before(session.End)
+				return session.Day >= first && session.Day <= last && session.Start.Before(night.to) &&
+					night.from.Before(session.End)
 			})
 		}
 		if stale && night.status != statusRetracted {
-			d.retract(a, night)
+			d.retract(a, &night.retraction)
 		}
 	}
 	return nil
 }
 
-// night is a session as an Observation.
+// nightObservation returns the Observation of a session.
 func (d *delivery) nightObservation(row mapping.Segments, source, prefix string, session *sleep.Session,
 	now time.Time) (obs observation, err error) {
 	s := session.Sample()
@@ -180,7 +185,7 @@ func (d *delivery) nightObservation(row mapping.Segments, source, prefix string,
 	}
 	res, err := d.pipeline.Mapper.Map(nil, d.request.Vendor, &s, d.request.Patient, d.zone)
 	if err != nil {
-		return obs, fhir.Wrap("ingest.night", err)
+		return obs, fhir.Wrap("ingest.nights", err)
 	}
 	if device := session.Device(); device != "" {
 		res.JSON, _ = mapping.KeepSource(res.JSON, []byte(`,"device":{"reference":"`+device+`"}`))

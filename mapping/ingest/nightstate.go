@@ -10,16 +10,16 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// sourceNights is the state of the nights of one source.
+// sourceNights is the stored state of the nights of one source.
 type sourceNights struct {
 	Source string `json:"source"`
-	// Streams name the segments of the source among all of the patient: by
-	// stream, or by device where a segment is in none.
+	// Streams identifies the segments of the source: by stream, or by device for
+	// segments that are in no stream.
 	Streams []string `json:"streams"`
-	// Due are the periods in which segments were written and nights are not
-	// made again yet.
+	// Due holds the periods in which segments were written and nights have not
+	// been derived since.
 	Due []period `json:"due,omitempty"`
-	// Open are the nights that were preliminary when they were made.
+	// Open holds the nights that were preliminary when they were derived.
 	Open []period `json:"open,omitempty"`
 }
 
@@ -27,20 +27,20 @@ func (d *delivery) nightPrefix() string {
 	return prefixNight + d.request.Patient + "/" + d.request.Vendor + "/"
 }
 
-// due adds to a the state that says which nights have to be made again: it is
-// in one commit with the segments, so that a crash in between loses no night.
+// addDueNights adds the state that says which nights must be derived again. It
+// is committed together with the segments, so that no night is lost in a crash.
 func (d *delivery) addDueNights(ctx context.Context, a *commitAttempt) error {
 	for _, source := range slices.Sorted(maps.Keys(a.segments)) {
 		segments := a.segments[source]
 		key := d.nightPrefix() + sourceHash(source)
 		raw, err := d.pipeline.Store.Get(ctx, key)
 		if err != nil {
-			return fhir.Wrap("ingest.due", err)
+			return fhir.Wrap("ingest.nights", err)
 		}
 		nights := sourceNights{Source: source}
 		if raw != nil {
 			if err := json.Unmarshal(raw, &nights); err != nil {
-				return fhir.Wrap("ingest.due", err)
+				return fhir.Wrap("ingest.nights", err)
 			}
 		}
 		for _, s := range segments.streams {

@@ -10,17 +10,19 @@ import (
 // observation is one mapped sample in a batch.
 type observation struct {
 	mapping.Result
-	seq         uint64 // its place in the batch
+	seq         uint64 // position in the batch
 	preliminary bool
 	retracted   bool
 	revision    int64
 	source      string
 	coarse      bool
-	joined      bool // stored for two ids of the vendor's: what it leaves out stands
 	vendorID    string
+	// joined is set if the Observation is stored for two ids of the vendor's.
+	// Components that obs lacks are then kept.
+	joined bool
 }
 
-// rename gives o another identity.
+// rename gives obs another id and another id of the vendor's.
 func (obs *observation) rename(id, oldVendorID, vendorID string) {
 	if id == obs.ID && oldVendorID == vendorID {
 		return

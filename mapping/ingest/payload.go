@@ -13,9 +13,11 @@ import (
 	"pulsegate/fhir"
 )
 
-// payload finds the format, decodes, and commits.
+// payload detects the format of the payload, decodes it and commits its
+// samples.
 func (d *delivery) payload(ctx context.Context) (err error) {
-	in := adapters.Input{Name: baseName(d.request.Name), Zone: d.zone, Received: d.pipeline.Clock(), At: d.request.At, Size: d.request.Size}
+	in := adapters.Input{Name: baseName(d.request.Name), Zone: d.zone, Received: d.pipeline.Clock(),
+		At: d.request.At, Size: d.request.Size}
 	if d.request.Delivery != nil {
 		in.Delivery = adapters.Facts(d.adapter, d.request.Delivery)
 	}
@@ -38,12 +40,13 @@ func (d *delivery) payload(ctx context.Context) (err error) {
 		if in.Format, ok = d.adapter.Detect(in.Name, head); !ok {
 			return &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Run", Err: adapters.ErrUnknownFormat,
 				Issues: []fhir.Issue{{Code: "structure",
-					Diagnostics: "the payload is none of the formats of " + d.request.Vendor + ": " + formatNames(d.adapter) +
-						"; name it by format"}}}
+					Diagnostics: "the payload has none of the formats of " + d.request.Vendor + ": " +
+						formatNames(d.adapter) +
+						"; set the parameter format"}}}
 		}
 	}
 	if !hasFormat(d.adapter, in.Format) {
-		return fhir.Errorf(fhir.Invalid, "ingest.Run", "format is one of %s", formatNames(d.adapter))
+		return fhir.Errorf(fhir.Invalid, "ingest.Run", "format must be one of %s", formatNames(d.adapter))
 	}
 	d.format = in.Format
 	in.Body = &contextReader{ctx, io.MultiReader(bytes.NewReader(head), d.request.Body)}
@@ -62,6 +65,7 @@ func (d *delivery) payload(ctx context.Context) (err error) {
 	return d.decodeAndCommit(ctx, func(ctx context.Context) error { return d.adapter.Decode(ctx, in, d) })
 }
 
+// contextReader is a reader that fails after its context has ended.
 type contextReader struct {
 	ctx  context.Context
 	body io.Reader
@@ -74,6 +78,7 @@ func (c *contextReader) Read(p []byte) (int, error) {
 	return c.body.Read(p)
 }
 
+// baseName returns the last element of a path, cut to 255 bytes.
 func baseName(s string) string {
 	if i := strings.LastIndexAny(s, `/\`); i >= 0 {
 		s = s[i+1:]
@@ -90,7 +95,7 @@ func hasFormat(a adapters.Adapter, name string) bool {
 	return false
 }
 
-// seeks reports whether a format needs random access to its payload.
+// needsSeek reports whether a format requires random access to its payload.
 func needsSeek(a adapters.Adapter, name string) bool {
 	for _, f := range a.Formats() {
 		if f.Name == name {
@@ -108,7 +113,8 @@ func formatNames(a adapters.Adapter) string {
 	return strings.Join(names, ", ")
 }
 
-// bodyError turns a failure of decoding into an error with place and rule.
+// bodyError converts an error of decoding to a fhir.Error that names the
+// position in the payload and the rule.
 func bodyError(err error) error {
 	var fe *fhir.Error
 	if errors.As(err, &fe) {

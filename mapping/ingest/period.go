@@ -5,7 +5,8 @@ import (
 	"slices"
 )
 
-// merged are the periods in order, those that lie close together as one.
+// mergePeriods sorts periods and merges those that are at most mergeGap apart.
+// The gap grows until at most maxPeriods are left.
 func mergePeriods(periods []period) []period {
 	slices.SortFunc(periods, func(a, b period) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) })
 	for gap := int64(mergeGap); ; gap *= 2 {
@@ -24,15 +25,13 @@ func mergePeriods(periods []period) []period {
 }
 
 const (
-	// apart is the longest pause in seconds between two periods that are
-	// merged.
+	// mergeGap is the longest pause in seconds between periods that are merged.
 	mergeGap = 3 * secondsPerDay
-	// maxPeriods bounds the periods of a source: nights of that many weeks,
-	// with as long a pause between any two.
+	// maxPeriods limits the number of periods of a source.
 	maxPeriods = 1024
 )
 
-// period is from and to, Unix seconds.
+// period is a start and an end in Unix seconds.
 type period [2]int64
 
 const secondsPerDay = 24 * 3600

@@ -18,20 +18,20 @@ import (
 	"pulsegate/mapping"
 )
 
-// Recorder makes audit events; *audit.Recorder is one.
+// Recorder writes audit events. *audit.Recorder implements it.
 type Recorder interface {
 	Prepare(audit.Event) (store.Write, store.Leaf, error)
 	Record(context.Context, ...audit.Event) error
 }
 
-// Consents answers whether data may be taken in; *consent.Engine is one.
+// Consents reports which data may be collected. *consent.Engine implements it.
 type Consents interface {
 	Collects(ctx context.Context, patient, vendor string) (fhir.Ref, bool, error)
 	CollectsCategory(ctx context.Context, patient, vendor string, categories ...string) (bool, error)
 }
 
-// Pipeline takes payloads in. All fields but Logger, Zone and Limits are
-// needed.
+// Pipeline ingests payloads. All fields except Zone, Limits and Logger are
+// required. A Pipeline is safe for concurrent use.
 type Pipeline struct {
 	Store    store.Store
 	Audit    Recorder
@@ -39,31 +39,33 @@ type Pipeline struct {
 	Mapper   *mapping.Mapper
 	Adapters []adapters.Adapter
 	Clock    func() time.Time
-	// Zone gives a patient's configured zone; nil: none has one.
+	// Zone returns the configured zone of a patient, or nil. If Zone is nil, no
+	// patient has a zone.
 	Zone     func(ctx context.Context, patient string) (*time.Location, error)
 	SpoolDir string
 	Limits   Limits
 	Logger   *slog.Logger
 
-	// stripes are locked by patient and vendor while a commit is worked out
-	// and written: what it reads of them is what it is written over.
+	// locks are chosen by patient and vendor and held while a commit is prepared
+	// and written, so that the state that the commit was derived from does not
+	// change.
 	locks [64]sync.Mutex
 }
 
-// Request is one payload.
+// Request describes one delivery.
 type Request struct {
 	Patient string
 	Vendor  string
-	Format  string // "" or "auto": found by itself; "v2:heartrate" names the type too
+	Format  string // "" or "auto" is detected; "v2:heartrate" names the type too
 	Name    string // file name or hint
 	Body    io.Reader
-	// At and Size are given when the payload is a file.
+	// At and Size are set if the payload is a file.
 	At   io.ReaderAt
 	Size int64
 
-	// Delivery returns a fact about the delivery by its name, "" if there is
-	// none: the HTTP headers of the request. The adapter is told those that its
-	// formats list. Nil is no facts.
+	// Delivery returns a fact about the delivery by its name, or "". The facts of
+	// an HTTP request are its headers. The adapter gets the facts that its formats
+	// list. Delivery may be nil.
 	Delivery func(name string) string
 
 	Principal *access.Principal
@@ -89,8 +91,8 @@ func (p *Pipeline) vendors() string {
 	return strings.Join(names, ", ")
 }
 
-// serialize waits for the other commits of the patient and vendor; what it
-// returns lets the next one go on.
+// lock excludes other commits for the same patient and vendor until unlock is
+// called.
 func (p *Pipeline) lock(patient, vendor string) (unlock func()) {
 	m := &p.locks[xxhash.Sum64String(patient+"/"+vendor)%uint64(len(p.locks))]
 	m.Lock()

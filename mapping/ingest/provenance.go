@@ -11,17 +11,17 @@ import (
 	"pulsegate/mapping"
 )
 
-// Ids of the Organizations that a Provenance names: the one behind this server,
-// and by its code each vendor's. The server makes them at its start.
+// Ids of the Organizations that a Provenance names: the organization of this
+// server and the vendors. The server creates them when it starts.
 const (
 	ServerOrganization = "pulsegate"
-	VendorOrganization = "vendor-" // and the vendor's code
+	VendorOrganization = "vendor-" // followed by the vendor's code
 )
 
 const participantType = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
 
-// provenance adds the Provenance of everything in a. New samples are not
-// listed one by one: their target is their stream.
+// provenance adds the Provenance of everything in a. The targets of new samples
+// are their streams, not the samples.
 func (d *delivery) provenance(a *commitAttempt) {
 	first := ""
 	if len(a.batch.Series) > 0 {
@@ -41,12 +41,12 @@ func (d *delivery) provenance(a *commitAttempt) {
 func (d *delivery) provenanceJSON(id string, a *commitAttempt) []byte {
 	b := make([]byte, 0, 1024+64*len(a.targets)+128*len(a.streams))
 	b = append(b, fhir.Prefix("Provenance", id)...)
-	// The patient is a target too: R4 finds a Provenance in a patient's
-	// compartment by its targets only.
+	// The patient is a target too, because in R4 a Provenance is in the
+	// compartment of a patient only by its targets.
 	b = append(b, `},"target":[{"reference":"Patient/`...)
 	b = append(b, d.request.Patient...)
 	b = append(b, `"}`...)
-	// In one order, whichever way the samples were stored.
+	// The order must not depend on how the samples are stored.
 	slices.Sort(a.streams)
 	slices.SortFunc(a.targets, func(x, y fhir.Ref) int {
 		return cmp.Or(cmp.Compare(x.Type, y.Type),
@@ -67,8 +67,8 @@ func (d *delivery) provenanceJSON(id string, a *commitAttempt) []byte {
 	b = append(b, `],"recorded":"`...)
 	b = d.pipeline.Clock().UTC().AppendFormat(b, fhir.InstantLayout)
 	b = append(b, `","activity":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle","code":"transform","display":"Transform/Translate Record Lifecycle Event"}],"text":"vendor payload mapped to FHIR"}`...)
-	// US Core Provenance: the vendor is the author; this server transmits, and
-	// its software assembled what it transmits on its behalf.
+	// US Core Provenance: the vendor is the author, this server is the
+	// transmitter, and its software assembled the data on behalf of the server.
 	b = append(b, `,"agent":[{"type":{"coding":[{"system":"`+participantType+
 		`","code":"author","display":"Author"}]},"who":{"reference":"Organization/`+VendorOrganization...)
 	b = append(b, d.request.Vendor...)

@@ -14,35 +14,36 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// Item is one thing that could not become a resource.
+// Item is a sample, or a part of a payload, that could not become a resource.
 type Item struct {
 	ID      string `json:"id"`
 	Patient string `json:"patient"`
 	Vendor  string `json:"vendor"`
 	Format  string `json:"format"`
 	Metric  string `json:"metric,omitempty"`
-	// Component names the one part that was left out; the rest of the sample
-	// became Observation, whose content is identified by Content.
+	// Component names the component that was left out. The rest of the sample
+	// became the Observation with that id, whose content hash is Content.
 	Component   string `json:"component,omitempty"`
 	Observation string `json:"observation,omitempty"`
 	Content     string `json:"content,omitempty"`
-	// VendorID is the vendor's id of the thing, if it could be read: the item
-	// goes when a later payload makes an Observation of it.
+	// VendorID is the vendor's id, if it could be read. The item leaves quarantine
+	// when a later payload has an Observation with that id.
 	VendorID  string    `json:"vendorId,omitempty"`
 	Reason    string    `json:"reason"`
 	Where     string    `json:"where,omitempty"`
 	Detail    string    `json:"detail,omitempty"`
 	Count     int       `json:"count"`
 	FirstSeen time.Time `json:"firstSeen"`
-	// Raw is the vendor's bytes; Sample what the adapter had read already.
-	// One of them, unless there are too many of the kind.
+	// Raw holds the vendor's bytes, and Sample the sample if the adapter could
+	// read it. An item has one of them, or none if it is only counted.
 	Raw    []byte          `json:"raw,omitempty"`
 	Sample json.RawMessage `json:"sample,omitempty"`
 }
 
 func (it *Item) key() string { return prefixQuarantine + it.Patient + "/" + it.ID }
 
-// List calls fn for the items of a patient ("" all) until it returns false.
+// List calls fn for the items of a patient, or of all patients if patient is
+// "", until fn returns false.
 func (p *Pipeline) List(ctx context.Context, patient string, fn func(*Item) bool) error {
 	prefix := prefixQuarantine
 	if patient != "" {
@@ -62,7 +63,7 @@ func (p *Pipeline) List(ctx context.Context, patient string, fn func(*Item) bool
 	return fhir.Wrap("ingest.List", err)
 }
 
-// Get returns one item by its id.
+// Get returns the item with the given id.
 func (p *Pipeline) Get(ctx context.Context, id string) (Item, error) {
 	var out Item
 	err := p.List(ctx, "", func(it *Item) bool {
@@ -78,11 +79,13 @@ func (p *Pipeline) Get(ctx context.Context, id string) (Item, error) {
 	return out, err
 }
 
+// item returns an Item of this delivery.
 func (d *delivery) item(reason, metric, where, detail string) Item {
 	return Item{Patient: d.request.Patient, Vendor: d.request.Vendor, Format: d.format, Reason: reason, Metric: metric,
 		Where: where, Detail: detail, Count: 1, FirstSeen: d.pipeline.Clock().UTC().Truncate(time.Second)}
 }
 
+// itemOfSample returns the Item of a sample that mapping rejected.
 func itemOfSample(d *delivery, s *sample.Sample, re *mapping.RejectError) Item {
 	it := d.item(re.Reason, s.Metric, "", re.Rule)
 	it.VendorID = s.VendorID
@@ -96,6 +99,8 @@ func itemOfSample(d *delivery, s *sample.Sample, re *mapping.RejectError) Item {
 	return it
 }
 
+// itemOfReject returns the Item of a part of the payload that the adapter
+// rejected.
 func itemOfReject(d *delivery, x *sample.Reject) Item {
 	it := d.item(x.Reason, x.Metric, x.Where, componentDetail(x.Component, x.Detail))
 	it.Component, it.VendorID = strings.Clone(x.Component), x.VendorID
@@ -114,7 +119,7 @@ func componentDetail(component, rule string) string {
 	return "component " + component + ": " + rule
 }
 
-// itemID is derived from content.
+// itemID derives an id from the parts of an item's content.
 func itemID(parts ...string) string {
 	h := sha256.New()
 	for _, p := range parts {
@@ -124,17 +129,18 @@ func itemID(parts ...string) string {
 	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(h.Sum(nil)[:16]))
 }
 
-// idLength is the length of an item's id: 16 bytes in base32.
+// idLength is the length of an itemID: 16 bytes in base32.
 const idLength = 26
 
-// subject returns the identity shared by an item and an Observation with the
-// same id of the vendor.
+// subjectID returns the id that an item and an Observation with the same id of
+// the vendor's share.
 func subjectID(vendor, metric, vendorID string) string {
 	return itemID("subject", vendor, metric, vendorID)
 }
 
-// subjectsOf are the subjects that an Observation settles: its own metric, and
-// the document that the metric is a field of ("sleep" of "sleep.average_hrv").
+// subjectIDs returns the subjects that an Observation resolves: its own metric,
+// and the document that the metric is a field of ("sleep" of
+// "sleep.average_hrv").
 func subjectIDs(vendor string, obs *observation) []string {
 	out := []string{subjectID(vendor, obs.Metric, obs.vendorID)}
 	for i := range len(obs.Metric) {

@@ -11,52 +11,53 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// supersede takes back what a coarse channel said before of o, a restated
-// Observation of a channel that knows more. What that channel said of another
-// source is another measurement.
+// retractCoarse retracts the duplicates of obs, a restated Observation of a
+// channel that is not coarse, that a coarse channel delivered of the same
+// source. Duplicates of another source are other measurements.
 func (d *delivery) retractCoarse(ctx context.Context, obs *observation, a *commitAttempt) error {
 	if obs.coarse || !a.channels.hasCoarse() || d.isNight(obs.Metric) {
 		return nil
 	}
 	var mine measurement
 	if err := json.Unmarshal(obs.JSON, &mine); err != nil {
-		return fhir.Wrap("ingest.supersede", err)
+		return fhir.Wrap("ingest.restatement", err)
 	}
 	from, _, ok := mine.effective()
 	if !ok {
 		return nil
 	}
-	return d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), obs.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
+	return d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), obs.Metric, from.UTC(),
+		from.UTC().Add(time.Second), nil,
 		func(f *store.Found, s *storedElements) bool {
 			var there measurement
 			if f.Resource.ID != obs.ID && s.Status != statusRetracted && !a.channels.mayBeFine(s.Device.Reference) &&
 				d.mayStandFor(s.Device.Reference, obs.source) &&
 				json.Unmarshal(f.Resource.JSON, &there) == nil && mine.equals(&there) {
 				a.retractions = append(a.retractions,
-					storedNight{ref: fhir.Ref{Type: "Observation", ID: strings.Clone(f.Resource.ID)}, metric: obs.Metric,
+					retraction{ref: fhir.Ref{Type: "Observation", ID: strings.Clone(f.Resource.ID)}, metric: obs.Metric,
 						json: unstamped(&f.Resource)})
 			}
 			return true
 		})
 }
 
-// betterStated finds statements of channels that know more, for those of
-// coarse channels in one attempt to commit a batch.
+// fineStatements finds measurements of channels that are not coarse, for one
+// attempt to commit a batch.
 type fineStatements struct {
 	batch        *batch
 	observations []observation
-	// at are the places in obs of documents of channels that know more, by
-	// the second in which they start; nil before it is needed.
+	// bySecond holds the indexes in observations of the documents of fine
+	// channels, by the Unix second in which they start. It is built on first use.
 	bySecond map[int64][]int
 }
 
-// has reports whether a channel that knows more states what o, of a coarse
-// channel, says now under the id that the store has it under: in the batch, or
-// in the store under another id. Then o is no second measurement.
+// has reports whether a channel that is not coarse states the measurement of
+// obs, which a coarse channel restates: in the batch, or in the store under
+// another id. Then obs is a duplicate.
 func (fine *fineStatements) has(ctx context.Context, d *delivery, obs *observation, a *commitAttempt) (bool, error) {
 	var mine measurement
 	if err := json.Unmarshal(obs.JSON, &mine); err != nil {
-		return false, fhir.Wrap("ingest.restated", err)
+		return false, fhir.Wrap("ingest.restatement", err)
 	}
 	from, _, ok := mine.effective()
 	if !ok {
@@ -64,7 +65,8 @@ func (fine *fineStatements) has(ctx context.Context, d *delivery, obs *observati
 	}
 	ofBatch := func(other *observation) bool {
 		var there measurement
-		return other.Metric == obs.Metric && other.ID != obs.ID && !other.retracted && (obs.source == "" || other.source == obs.source) &&
+		return other.Metric == obs.Metric && other.ID != obs.ID && !other.retracted &&
+			(obs.source == "" || other.source == obs.source) &&
 			json.Unmarshal(other.JSON, &there) == nil && mine.equals(&there)
 	}
 	if fine.bySecond == nil {
@@ -94,9 +96,11 @@ func (fine *fineStatements) has(ctx context.Context, d *delivery, obs *observati
 	}
 	found := false
 	var failure error
-	err := d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), obs.Metric, from.UTC(), from.UTC().Add(time.Second), nil,
+	err := d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), obs.Metric, from.UTC(),
+		from.UTC().Add(time.Second), nil,
 		func(other *store.Found, there *storedElements) bool {
-			if other.Resource.ID == obs.ID || there.Status == statusRetracted || !a.channels.mayBeFine(there.Device.Reference) {
+			if other.Resource.ID == obs.ID || there.Status == statusRetracted ||
+				!a.channels.mayBeFine(there.Device.Reference) {
 				return true
 			}
 			var theirs measurement
@@ -109,11 +113,11 @@ func (fine *fineStatements) has(ctx context.Context, d *delivery, obs *observati
 	if err == nil {
 		err = failure
 	}
-	return found, fhir.Wrap("ingest.restated", err)
+	return found, fhir.Wrap("ingest.restatement", err)
 }
 
-// withdraw takes back what a coarse channel said before of o, where that is
-// its own word still.
+// retractOwn retracts the stored version of obs if it came from a coarse
+// channel.
 func (a *commitAttempt) retractOwn(obs *observation, earlier *earlierVersion) {
 	var there storedElements
 	if earlier.status == statusRetracted || json.Unmarshal(earlier.current, &there) != nil ||
@@ -121,6 +125,6 @@ func (a *commitAttempt) retractOwn(obs *observation, earlier *earlierVersion) {
 		a.count(obs.Metric, Counts{Unchanged: 1})
 		return
 	}
-	a.retractions = append(a.retractions, storedNight{ref: fhir.Ref{Type: "Observation", ID: obs.ID}, metric: obs.Metric,
+	a.retractions = append(a.retractions, retraction{ref: fhir.Ref{Type: "Observation", ID: obs.ID}, metric: obs.Metric,
 		json: unstamped(&earlier.version)})
 }

@@ -17,9 +17,9 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// Retry maps everything in quarantine again with the current table. What
-// works leaves quarantine, in a commit of its own after the resources: after a
-// crash in between the item is tried again and changes nothing.
+// Retry maps all items in quarantine with the current table. Items that become
+// resources leave quarantine in a separate commit after the resources. After a
+// crash between the two commits the item is tried again, which changes nothing.
 func (p *Pipeline) Retry(ctx context.Context, principal *access.Principal, requestID string) (Summary, error) {
 	var total Summary
 	var items []Item
@@ -48,8 +48,9 @@ func (p *Pipeline) Retry(ctx context.Context, principal *access.Principal, reque
 	return total, nil
 }
 
-// retry takes items of one patient, vendor and format.
-func (p *Pipeline) retry(ctx context.Context, items []Item, principal *access.Principal, requestID string) (Summary, error) {
+// retry tries items of one patient, vendor and format.
+func (p *Pipeline) retry(ctx context.Context, items []Item, principal *access.Principal,
+	requestID string) (Summary, error) {
 	began := p.Clock()
 	var d *delivery
 	var err error
@@ -101,8 +102,8 @@ func (p *Pipeline) retry(ctx context.Context, items []Item, principal *access.Pr
 	return d.summary, fhir.Wrap("ingest.Retry", err)
 }
 
-// again tries one item; ok means that all of it became resources. Rejects are
-// not put into quarantine again, they are there.
+// retryItem tries one item and reports whether all of it became resources. What
+// is rejected again is already in quarantine.
 func (d *delivery) retryItem(ctx context.Context, it *Item) (ok bool, err error) {
 	t := &collector{}
 	if it.Sample != nil {
@@ -122,7 +123,8 @@ func (d *delivery) retryItem(ctx context.Context, it *Item) (ok bool, err error)
 		return d.completeObservation(ctx, it, &t.samples[0])
 	}
 	for i := range t.samples {
-		if _, err := d.pipeline.Mapper.Map(nil, d.request.Vendor, &t.samples[i], d.request.Patient, d.zone); err != nil {
+		if _, err := d.pipeline.Mapper.Map(nil, d.request.Vendor, &t.samples[i], d.request.Patient,
+			d.zone); err != nil {
 			return false, nil
 		}
 	}
@@ -134,9 +136,9 @@ func (d *delivery) retryItem(ctx context.Context, it *Item) (ok bool, err error)
 	return len(t.samples) > 0, nil
 }
 
-// complete writes the Observation of a held component anew, now with the
-// component. Where the component is part of the Observation's identity, the
-// incomplete one is retracted.
+// completeObservation writes the Observation of a component in quarantine
+// again, with the component. If the component is part of the Observation's id,
+// the incomplete Observation is retracted.
 func (d *delivery) completeObservation(ctx context.Context, it *Item, s *sample.Sample) (done bool, err error) {
 	if stale, err := d.isOutdated(ctx, it); err != nil || stale {
 		return stale, err
@@ -165,8 +167,8 @@ func (d *delivery) completeObservation(ctx context.Context, it *Item, s *sample.
 	return true, d.Sample(s)
 }
 
-// restated reports whether the Observation that it was left out of is another
-// one by now: then what is held is out of date.
+// isOutdated reports whether the Observation that a component was left out of
+// has changed since, so that the item is outdated.
 func (d *delivery) isOutdated(ctx context.Context, it *Item) (bool, error) {
 	heads, err := d.pipeline.Store.Heads(ctx, []fhir.Ref{{Type: "Observation", ID: it.Observation}})
 	if err != nil {
@@ -176,7 +178,7 @@ func (d *delivery) isOutdated(ctx context.Context, it *Item) (bool, error) {
 	return h.Version == 0 || h.Deleted || hex.EncodeToString(h.Hash[:]) != it.Content, nil
 }
 
-// trial is a sink that keeps the samples of one small item.
+// collector is an adapters.Sink that keeps the samples of one item.
 type collector struct {
 	samples  []sample.Sample
 	rejected bool

@@ -15,38 +15,43 @@ import (
 	"pulsegate/mapping/sleep"
 )
 
+// Lengths of the periods for which nights are derived, in seconds.
 const (
-	// piece is the time in seconds whose nights one commit makes again: some
-	// hundred Observations.
-	pieceSeconds = 400 * secondsPerDay
-	// around is the time in seconds that is read before and after a piece, for
-	// sessions that reach into it and others that end on the same days.
-	marginSeconds = 5 * secondsPerDay
-	// days beside a piece on which a session that it touches may end.
-	daySeconds = 2 * secondsPerDay
-	// near a piece lie all sessions of these days, wherever the days begin.
-	reachSeconds = daySeconds + secondsPerDay + 15*3600
-	// maxAround bounds how much more is read where sessions go on and on.
+	// maxPiece is the longest period for which one commit derives the nights,
+	// some hundred Observations.
+	maxPiece = 400 * secondsPerDay
+	// readMargin is the time before and after a period that is read too, for
+	// sessions that reach into it and for others that end on the same days.
+	readMargin = 5 * secondsPerDay
+	// maxMargin limits readMargin, which grows while sessions continue.
 	maxMargin = 40 * secondsPerDay
-	// maxSegments bounds the segments that are read for a piece. A piece with
-	// more is made shorter, down to a day.
-	maxSegments = 200_000
+	// dayMargin is the time before and after a period in which sessions of its
+	// days may end.
+	dayMargin = 2 * secondsPerDay
+	// sessionMargin is the time before and after a period that contains all
+	// sessions of these days, in every zone.
+	sessionMargin = dayMargin + secondsPerDay + 15*3600
 )
 
-// errDense is returned beside the sessions of the first maxSegments segments
-// where there are more.
+// maxSegments limits the number of segments that are read for one period. A
+// period with more segments is shortened, down to one day.
+const maxSegments = 200_000
+
+// errTooManySegments is returned together with the sessions of the first
+// maxSegments segments.
 var errTooManySegments = errors.New("too many segments for one piece of nights")
 
-// surroundings of a piece are the sessions of a source from some days before it
-// to some days behind it.
+// sessionWindow holds the sessions of a source from some days before a period
+// to some days after it.
 type sessionWindow struct {
 	sessions []sleep.Session
 	from, to time.Time
 }
 
-// sessions reads the segments of a source around p.
-func (d *delivery) readSessions(ctx context.Context, row mapping.Segments, nights *sourceNights, p period) (sessionWindow, error) {
-	before, after := int64(marginSeconds), int64(marginSeconds)
+// readSessions returns the sessions of a source around p.
+func (d *delivery) readSessions(ctx context.Context, row mapping.Segments, nights *sourceNights,
+	p period) (sessionWindow, error) {
+	before, after := int64(readMargin), int64(readMargin)
 	for {
 		from, to := time.Unix(p[0]-before, 0).UTC(), time.Unix(p[1]+after, 0).UTC()
 		segs, err := d.readSegments(ctx, row, nights, from, to)
@@ -57,15 +62,15 @@ func (d *delivery) readSessions(ctx context.Context, row mapping.Segments, night
 		if len(segs) >= maxSegments {
 			return sessionWindow{out, from, to}, errTooManySegments
 		}
-		// A session at an edge may go on beyond it. That matters only when it
-		// reaches the days that are made again.
+		// A session at an edge may continue beyond it. That matters only if the
+		// session reaches the days whose nights are derived.
 		cut := false
 		if len(out) > 0 {
 			first, last := &out[0], &out[len(out)-1]
-			if before < maxMargin && first.Start.Sub(from) <= sleep.Gap && first.End.Unix() >= p[0]-reachSeconds {
+			if before < maxMargin && first.Start.Sub(from) <= sleep.Gap && first.End.Unix() >= p[0]-sessionMargin {
 				before, cut = 2*before, true
 			}
-			if after < maxMargin && to.Sub(last.End) <= sleep.Gap && last.Start.Unix() <= p[1]+reachSeconds {
+			if after < maxMargin && to.Sub(last.End) <= sleep.Gap && last.Start.Unix() <= p[1]+sessionMargin {
 				after, cut = 2*after, true
 			}
 		}
@@ -75,8 +80,8 @@ func (d *delivery) readSessions(ctx context.Context, row mapping.Segments, night
 	}
 }
 
-// segments returns the segments of a source that overlap a time. It reads the
-// columns of a store that has them, without making Observations.
+// readSegments returns the segments of a source that overlap a time. If the
+// store has columns, it reads them without building Observations.
 func (d *delivery) readSegments(ctx context.Context, row mapping.Segments, nights *sourceNights, from,
 	to time.Time) (segs []sleep.Segment, err error) {
 	add := func(_ *store.Found, s *storedElements) bool {
@@ -97,7 +102,7 @@ func (d *delivery) readSegments(ctx context.Context, row mapping.Segments, night
 	if err != nil {
 		return nil, err
 	}
-	segmentOf := map[*series.Template]*sleep.Segment{} // nil: of another source
+	segmentOf := map[*series.Template]*sleep.Segment{} // nil for another source
 	zones := map[int16]*time.Location{}
 	at := func(us int64, off int16) time.Time {
 		if zones[off] == nil {
@@ -139,8 +144,8 @@ func (d *delivery) readSegments(ctx context.Context, row mapping.Segments, night
 	return segs, fhir.Wrap("ingest.segments", cmp.Or(err, failure))
 }
 
-// segment is s without its times; ok is false when it is not one of the
-// source.
+// segment returns s without its times. It reports false if s is not a segment
+// of the source.
 func (nights *sourceNights) segment(s *storedElements) (g sleep.Segment, ok bool) {
 	if s.Status == statusRetracted || !slices.Contains(nights.Streams, s.identifier(mapping.StreamSystem)) &&
 		!slices.Contains(nights.Streams, s.Device.Reference) {

@@ -8,8 +8,9 @@ import (
 	"pulsegate/mapping"
 )
 
-// series puts the samples that the store does not have into a, counts those
-// that it has, and returns those that it has otherwise, as documents.
+// addSeries adds the samples that the store does not have to a and counts those
+// that it has. It returns the samples that the store has with other content, as
+// documents.
 func (d *delivery) addSeries(ctx context.Context, b *batch, a *commitAttempt) ([]observation, error) {
 	var groups []*seriesGroup
 	var writes []store.SeriesWrite
@@ -26,7 +27,8 @@ func (d *delivery) addSeries(ctx context.Context, b *batch, a *commitAttempt) ([
 			a.count(group.metric, Counts{Dropped: counts})
 			continue
 		}
-		groups, writes = append(groups, group), append(writes, store.SeriesWrite{Template: group.template, Columns: group.columns})
+		groups, writes = append(groups, group),
+			append(writes, store.SeriesWrite{Template: group.template, Columns: group.columns})
 	}
 	if len(writes) == 0 {
 		return nil, nil
@@ -49,7 +51,8 @@ func (d *delivery) addSeries(ctx context.Context, b *batch, a *commitAttempt) ([
 		for _, presence := range found[i] {
 			counts[presence]++
 		}
-		a.count(group.metric, Counts{Created: counts[store.Missing], Unchanged: counts[store.Same] + counts[duplicate], Dropped: counts[inBatch]})
+		a.count(group.metric, Counts{Created: counts[store.Missing],
+			Unchanged: counts[store.Same] + counts[duplicate], Dropped: counts[inBatch]})
 		if counts[store.Missing] > 0 || counts[store.Same] > 0 && !group.vague {
 			b.wantDevice(group.device)
 		}

@@ -12,9 +12,9 @@ import (
 	"pulsegate/mapping"
 )
 
-// named gives nights that the source states as a whole the identity under
-// which the store has them: what overlaps in time is one night, also when it
-// begins at another hour now. A night that is made of segments stands.
+// resolveNights gives stated nights the identity under which the store has
+// them. Nights that overlap in time are one night, even if it now starts at
+// another hour. A night that is derived from segments takes precedence.
 func (d *delivery) resolveNights(ctx context.Context, list []observation, a *commitAttempt) ([]observation, error) {
 	for _, row := range d.pipeline.Mapper.Segments(d.request.Vendor) {
 		isNight := func(obs observation) bool { return obs.Metric == row.Of }
@@ -22,7 +22,7 @@ func (d *delivery) resolveNights(ctx context.Context, list []observation, a *com
 			continue
 		}
 		var out []observation
-		var resolved []storedNight // of this batch
+		var resolved []storedNight // nights of this batch
 		for i := range list {
 			if obs := &list[i]; isNight(*obs) {
 				keep, err := d.resolveNight(ctx, row, obs, out, &resolved, a)
@@ -40,12 +40,15 @@ func (d *delivery) resolveNights(ctx context.Context, list []observation, a *com
 	return list, nil
 }
 
-// tell finds the night that o is. It is false when o has nothing to say.
-func (d *delivery) resolveNight(ctx context.Context, row mapping.Segments, obs *observation, earlier []observation, resolved *[]storedNight,
+// resolveNight gives obs, a stated night, the identity of the stored night or
+// of the night in the batch that it overlaps. It reports whether obs must be
+// added to earlier.
+func (d *delivery) resolveNight(ctx context.Context, row mapping.Segments, obs *observation, earlier []observation,
+	resolved *[]storedNight,
 	a *commitAttempt) (keep bool, err error) {
 	var s storedElements
 	if err := json.Unmarshal(obs.JSON, &s); err != nil {
-		return false, fhir.Wrap("ingest.tell", err)
+		return false, fhir.Wrap("ingest.nights", err)
 	}
 	vendorID := s.identifier(fhir.Canonical + "/identifier/" + d.request.Vendor + "/source")
 	at := strings.Index(vendorID, statedMark)
@@ -64,7 +67,8 @@ func (d *delivery) resolveNight(ctx context.Context, row mapping.Segments, obs *
 		return !several, err
 	}
 	overlaps := func(night *storedNight) bool {
-		return night.status != statusRetracted && (night.from.Before(to) && from.Before(night.to) || night.from.Equal(from))
+		return night.status != statusRetracted &&
+			(night.from.Before(to) && from.Before(night.to) || night.from.Equal(from))
 	}
 	match := -1
 	for i := range stored {
@@ -75,11 +79,12 @@ func (d *delivery) resolveNight(ctx context.Context, row mapping.Segments, obs *
 			return false, nil
 		case match < 0:
 			match = i
-		default: // two parts of a night have become one
-			a.retractions = append(a.retractions, *night)
+		default: // obs covers two stored nights
+			a.retractions = append(a.retractions, night.retraction)
 		}
 	}
-	this := storedNight{ref: fhir.Ref{Type: "Observation", ID: obs.ID}, vendorID: vendorID, from: from, to: to}
+	this := storedNight{retraction: retraction{ref: fhir.Ref{Type: "Observation", ID: obs.ID}}, vendorID: vendorID,
+		from: from, to: to}
 	if match >= 0 {
 		this.ref, this.vendorID = stored[match].ref, stored[match].vendorID
 	} else {
@@ -92,7 +97,7 @@ func (d *delivery) resolveNight(ctx context.Context, row mapping.Segments, obs *
 	}
 	obs.rename(this.ref.ID, vendorID, this.vendorID)
 	for i := range earlier {
-		if earlier[i].ID == obs.ID { // the payload states it twice: its last word counts
+		if earlier[i].ID == obs.ID { // the payload states the night twice; the last one counts
 			a.count(obs.Metric, Counts{Dropped: 1})
 			obs.seq, earlier[i] = earlier[i].seq, *obs
 			*resolved = append(*resolved, this)
@@ -103,9 +108,9 @@ func (d *delivery) resolveNight(ctx context.Context, row mapping.Segments, obs *
 	return true, nil
 }
 
-// severalSources reports whether o, a night that a source states as a whole,
-// is of several ("Watch|Phone"), and the segments of one of them say it.
-// Otherwise it is remembered that there are such nights.
+// severalSources reports whether obs is a stated night of several sources
+// ("Watch|Phone") and a night is derived from the segments of one of them.
+// Otherwise it records that the source has such nights.
 func (d *delivery) severalSources(ctx context.Context, row mapping.Segments, obs *observation, from, to time.Time,
 	a *commitAttempt) (bool, error) {
 	parts := strings.Split(obs.source, "|")
@@ -118,7 +123,8 @@ func (d *delivery) severalSources(ctx context.Context, row mapping.Segments, obs
 			return false, err
 		}
 		for i := range stored {
-			if night := &stored[i]; !night.stated && night.status != statusRetracted && night.from.Before(to) && from.Before(night.to) {
+			if night := &stored[i]; !night.stated && night.status != statusRetracted && night.from.Before(to) &&
+				from.Before(night.to) {
 				a.count(obs.Metric, Counts{Unchanged: 1})
 				return true, nil
 			}
@@ -127,7 +133,7 @@ func (d *delivery) severalSources(ctx context.Context, row mapping.Segments, obs
 	key := d.nightPrefix() + sourceHash(obs.source)
 	raw, err := d.pipeline.Store.Get(ctx, key)
 	if err != nil || raw != nil {
-		return false, fhir.Wrap("ingest.tell", err)
+		return false, fhir.Wrap("ingest.nights", err)
 	}
 	w, err := (&sourceNights{Source: obs.source}).stateWrite(key)
 	if err == nil && !slices.ContainsFunc(a.batch.State, func(s store.StateWrite) bool { return s.Key == key }) {
@@ -136,8 +142,8 @@ func (d *delivery) severalSources(ctx context.Context, row mapping.Segments, obs
 	return false, err
 }
 
-// joint are the nights that were stated as a whole of several sources, this one
-// among them.
+// jointNights returns the stated nights of several sources of which source is
+// one.
 func (d *delivery) jointNights(ctx context.Context, row mapping.Segments, source string, from,
 	to time.Time) (out []storedNight, err error) {
 	var prefixes []string

@@ -10,28 +10,29 @@ import (
 	"pulsegate/mapping"
 )
 
-// known is a stored night of one source.
+// storedNight is a stored night of one source.
 type storedNight struct {
-	ref      fhir.Ref
-	metric   string
+	retraction
 	vendorID string
-	day      string // of waking
-	stated   bool   // stated by the source as a whole, not made of segments
+	day      string // day of waking
+	stated   bool   // stated by the source as a whole, not derived from segments
 	status   string
 	from, to time.Time
-	json     []byte
 }
 
-// toldMark tells nights that a source states as a whole from those that are
-// made of segments: night/HASH/DAY/hHOUR.
+// statedMark distinguishes the vendor's ids of nights that a source states as a
+// whole (night/HASH/DAY/hHOUR) from those of nights that are derived from
+// segments.
 const statedMark = "/h"
 
-// stated are the stored nights whose id of the vendor's has the prefix.
+// storedNights returns the stored nights in a time whose vendor's id has the
+// prefix.
 func (d *delivery) storedNights(ctx context.Context, row mapping.Segments, prefix string, from,
 	to time.Time) (out []storedNight, err error) {
 	system := fhir.Canonical + "/identifier/" + d.request.Vendor + "/source"
 	err = d.find(ctx, row.System, row.Of, from, to, []byte(prefix), func(f *store.Found, s *storedElements) bool {
-		night := storedNight{ref: f.Resource.Ref(), metric: row.Of, vendorID: s.identifier(system), status: s.Status}
+		night := storedNight{retraction: retraction{ref: f.Resource.Ref(), metric: row.Of},
+			vendorID: s.identifier(system), status: s.Status}
 		name, ok := strings.CutPrefix(night.vendorID, prefix)
 		if !ok {
 			return true

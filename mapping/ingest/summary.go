@@ -1,6 +1,6 @@
 package ingest
 
-// Counts of one metric.
+// Counts holds the figures of one metric.
 type Counts struct {
 	Read        int `json:"read"`
 	Created     int `json:"created"`
@@ -8,8 +8,8 @@ type Counts struct {
 	Unchanged   int `json:"unchanged"`
 	Quarantined int `json:"quarantined"`
 	Dropped     int `json:"dropped"`
-	// LeftOut counts components, not samples: parts of a panel or workout
-	// that broke a rule or were not measured, while the rest was taken.
+	// LeftOut counts components that broke a rule or were not measured and were
+	// left out of an Observation.
 	LeftOut int `json:"leftOut"`
 }
 
@@ -23,15 +23,15 @@ func (c *Counts) add(other Counts) {
 	c.LeftOut += other.LeftOut
 }
 
-// Summary of a run. Read is samples and rejects; what is dropped inside the
-// decoder counts as read too.
+// Summary holds the figures of a delivery. Read counts samples, rejects and the
+// samples that the decoder dropped.
 type Summary struct {
 	Counts
 	ByMetric map[string]Counts `json:"byMetric"`
 	Seconds  float64           `json:"seconds"`
 }
 
-// Add adds another run's figures.
+// Add adds the figures of another delivery.
 func (s *Summary) Add(other Summary) {
 	s.Counts.add(other.Counts)
 	s.Seconds += other.Seconds

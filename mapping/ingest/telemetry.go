@@ -12,8 +12,8 @@ import (
 
 const scopeName = "pulsegate/mapping/ingest"
 
-// meters count what a run does, by vendor, never by patient. The provider
-// gives the same instruments to every run.
+// meters holds the metrics of deliveries, by vendor and never by patient. The
+// provider returns the same instruments to every delivery.
 type meters struct {
 	samples metric.Int64Counter
 	leftOut metric.Int64Counter

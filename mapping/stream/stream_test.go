@@ -270,7 +270,8 @@ func BenchmarkPlace(b *testing.B) {
 	}
 	b.Run("three streams in turn", func(b *testing.B) {
 		streams := New(m, "apple", "p1", nil)
-		samples := []*sample.Sample{mappingtest.HeartRate("62"), mappingtest.HeartRate("62"), mappingtest.HeartRate("62")}
+		samples := []*sample.Sample{mappingtest.HeartRate("62"), mappingtest.HeartRate("62"),
+			mappingtest.HeartRate("62")}
 		samples[1].Metric, samples[1].Value.Unit = "HKQuantityTypeIdentifierStepCount", "count"
 		samples[2].Metric, samples[2].Value.Unit = "HKQuantityTypeIdentifierActiveEnergyBurned", "kcal"
 		var row series.Sample

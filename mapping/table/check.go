@@ -32,7 +32,8 @@ func (t *Table) check(file string, v *Vendor) error {
 		if r.Shape == ShapeQuantity && r.Unit == "" {
 			return fail("a quantity needs a unit")
 		}
-		if r.SegmentsOf != "" && !slices.ContainsFunc(v.Rows, func(other Row) bool { return other.Metric == r.SegmentsOf }) {
+		if r.SegmentsOf != "" && !slices.ContainsFunc(v.Rows,
+			func(other Row) bool { return other.Metric == r.SegmentsOf }) {
 			return fail("segmentsOf does not name a row")
 		}
 		if err := checkRate(r); err != nil {
