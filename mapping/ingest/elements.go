@@ -107,8 +107,8 @@ type quantity struct {
 
 // near reports whether two quantities are equal within a thousandth, because
 // channels lose digits in conversions.
-func (q *quantity) near(other *quantity) bool {
-	return q.Code == other.Code && math.Abs(q.Value-other.Value) <= 1e-3*max(math.Abs(q.Value), math.Abs(other.Value))
+func (a *quantity) near(b *quantity) bool {
+	return a.Code == b.Code && math.Abs(a.Value-b.Value) <= 1e-3*max(math.Abs(a.Value), math.Abs(b.Value))
 }
 
 // equals reports whether both state one measurement: of one type, starting in

@@ -151,7 +151,7 @@ func (nights *sourceNights) segment(s *storedElements) (g sleep.Segment, ok bool
 		!slices.Contains(nights.Streams, s.Device.Reference) {
 		return g, false
 	}
-	g = sleep.Segment{Sure: !s.zoneUnknown(), Device: s.Device.Reference}
+	g = sleep.Segment{ZoneKnown: !s.zoneUnknown(), Device: s.Device.Reference}
 	for _, c := range s.Value.Coding {
 		if g.Stage, ok = sleep.StageOf(c.Code); ok {
 			return g, true
