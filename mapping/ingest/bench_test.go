@@ -17,7 +17,7 @@ import (
 )
 
 // BenchmarkExport ingests an export.xml of 50,000 records into a store in
-// memory and reports Observations a second, commit included.
+// memory and reports Observations per second, including the commits.
 func BenchmarkExport(b *testing.B) {
 	var x strings.Builder
 	x.WriteString(`<?xml version="1.0"?><HealthData locale="en">`)
@@ -38,14 +38,14 @@ func BenchmarkExport(b *testing.B) {
 	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "obs/s")
 }
 
-// BenchmarkSamples ingests decoded samples of a lifelike heart rate, durable
-// on disk, and reports samples a second: the whole path, new and again; beside
-// it the floors: simulator and mapping into columns without a store, and the
-// store with columns that are ready.
+// BenchmarkSamples ingests decoded samples of a realistic heart rate, durably
+// on disk, and reports samples per second: of the whole path, for new and for
+// repeated samples. For comparison it measures the simulator alone, the mapping
+// to columns without a store, and the store with prepared columns.
 func BenchmarkSamples(b *testing.B) {
 	const n = 1 << 21
 	ingest := func(b *testing.B, w *world, name string) {
-		w.p.Adapters = []adapters.Adapter{feed{heartbeat(1, n)}}
+		w.p.Adapters = []adapters.Adapter{feed{simulateHeartRate(1, n)}}
 		s, err := w.p.Run(b.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed",
 			Body: strings.NewReader(name)})
 		if err != nil || s.Created+s.Unchanged != n {
@@ -55,7 +55,7 @@ func BenchmarkSamples(b *testing.B) {
 	columns := func(w *world, each func(*stream.Stream, *series.Sample)) {
 		streams := stream.New(w.p.Mapper, "apple", "p1", nil)
 		var row series.Sample
-		heartbeat(1, n)(func(s *sample.Sample) bool {
+		simulateHeartRate(1, n)(func(s *sample.Sample) bool {
 			st, _ := streams.Place(s, &row)
 			each(st, &row)
 			return true
@@ -71,7 +71,7 @@ func BenchmarkSamples(b *testing.B) {
 			func(b *testing.B, w *world) { ingest(b, w, "2") }},
 		{"floor: simulator", nil, func(*testing.B,
 			*world) {
-			heartbeat(1, n)(func(*sample.Sample) bool { return true })
+			simulateHeartRate(1, n)(func(*sample.Sample) bool { return true })
 		}},
 		{"floor: mapping", nil, func(_ *testing.B, w *world) {
 			var cols series.Columns

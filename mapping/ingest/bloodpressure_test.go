@@ -10,9 +10,9 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// TestBloodPressureByComponent: a blood pressure is found by the value of one
-// of its components, stored as a series or as a document.
-func TestBloodPressureByComponent(t *testing.T) {
+// TestFindBloodPressureByComponent checks that a blood pressure is found by the
+// value of one of its components, stored as a series or as a document.
+func TestFindBloodPressureByComponent(t *testing.T) {
 	w := newWorld(t)
 	var rows []string
 	for i := range 40 {

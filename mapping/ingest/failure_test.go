@@ -45,8 +45,9 @@ func many(n int) string {
 	return export(out...)
 }
 
-// TestEveryIngestIsAudited: how it ends, and nothing of what was in it.
-func TestEveryIngestIsAudited(t *testing.T) {
+// TestFailuresAreAudited checks that the audit trail has the outcome of every
+// delivery and no content of its payload.
+func TestFailuresAreAudited(t *testing.T) {
 	full := many(100)
 	for name, c := range map[string]struct {
 		vendor, patient, body string
@@ -92,13 +93,14 @@ func TestEveryIngestIsAudited(t *testing.T) {
 	}
 }
 
-// TestInterruptionIsAudited: also when the caller has gone away.
+// TestInterruptionIsAudited checks that an interruption is recorded even if the
+// caller has gone.
 func TestInterruptionIsAudited(t *testing.T) {
 	w := newWorld(t)
 	w.p.Limits.Samples = 10
 	ctx, cancel := context.WithCancel(t.Context())
 	body := many(100)
-	half := &hook{strings.NewReader(body[:len(body)/2]), cancel}
+	half := &endHook{strings.NewReader(body[:len(body)/2]), cancel}
 	_, err := w.p.Run(ctx, Request{Patient: "p1", Vendor: "apple", Format: "export.xml",
 		Body: io.MultiReader(half, strings.NewReader(body[len(body)/2:]))})
 	if err == nil {
@@ -109,13 +111,13 @@ func TestInterruptionIsAudited(t *testing.T) {
 	}
 }
 
-// hook calls at at the end of r.
-type hook struct {
+// endHook calls at at the end of r.
+type endHook struct {
 	r  io.Reader
 	at func()
 }
 
-func (h *hook) Read(p []byte) (int, error) {
+func (h *endHook) Read(p []byte) (int, error) {
 	n, err := h.r.Read(p)
 	if err == io.EOF {
 		h.at()
@@ -150,18 +152,18 @@ func TestRefusedRequestsAreAudited(t *testing.T) {
 	}
 }
 
-// gauge is a meter provider that keeps what is counted.
-type gauge struct {
+// fakeMeter is a meter provider that keeps the counts.
+type fakeMeter struct {
 	noop.MeterProvider
 	mu   sync.Mutex
 	sums map[string]int64
 }
 
-func (g *gauge) Meter(string, ...metric.MeterOption) metric.Meter { return &gaugeMeter{g: g} }
+func (g *fakeMeter) Meter(string, ...metric.MeterOption) metric.Meter { return &gaugeMeter{g: g} }
 
 type gaugeMeter struct {
 	noop.Meter
-	g *gauge
+	g *fakeMeter
 }
 
 func (m *gaugeMeter) Int64Counter(name string, _ ...metric.Int64CounterOption) (metric.Int64Counter, error) {
@@ -174,7 +176,7 @@ func (m *gaugeMeter) Int64Histogram(name string, _ ...metric.Int64HistogramOptio
 
 type gaugeCounter struct {
 	noop.Int64Counter
-	g    *gauge
+	g    *fakeMeter
 	name string
 }
 
@@ -184,7 +186,7 @@ func (c *gaugeCounter) Add(_ context.Context, n int64, o ...metric.AddOption) {
 
 type gaugeHistogram struct {
 	noop.Int64Histogram
-	g    *gauge
+	g    *fakeMeter
 	name string
 }
 
@@ -192,14 +194,14 @@ func (c *gaugeHistogram) Record(_ context.Context, n int64, o ...metric.RecordOp
 	c.g.add(c.name, metric.NewRecordConfig(o).Attributes(), n)
 }
 
-func (g *gauge) add(name string, set attribute.Set, n int64) {
+func (g *fakeMeter) add(name string, set attribute.Set, n int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.sums[name+" "+set.Encoded(attribute.DefaultEncoder())] += n
 }
 
 func TestMeters(t *testing.T) {
-	g := &gauge{sums: map[string]int64{}}
+	g := &fakeMeter{sums: map[string]int64{}}
 	before := otel.GetMeterProvider()
 	otel.SetMeterProvider(g)
 	defer otel.SetMeterProvider(before)

@@ -11,10 +11,10 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// TestVendorTestdata sends the adapters' own payloads through: what the
-// adapters spell must be what the table accepts. Only what has no row, or is
-// broken on purpose in the payload, may be in quarantine, and a second round
-// changes nothing.
+// TestVendorTestdata ingests the testdata of the adapters and checks that the
+// table accepts the units and codes that adapters emit. Only metrics without a
+// row and items that are broken on purpose may be in quarantine, and a second
+// delivery must change nothing.
 func TestVendorTestdata(t *testing.T) {
 	for _, vendor := range []string{"apple", "fitbit", "oura"} {
 		w := newWorld(t)

@@ -32,7 +32,7 @@ import (
 	"pulsegate/mapping/table"
 )
 
-// testKey is the secret for ids of the tests.
+// testKey is the secret for ids in tests.
 var testKey = []byte("0123456789abcdef0123456789abcdef")
 
 // consents is a consent that a test can take away.
@@ -60,7 +60,7 @@ func (c *consents) CollectsCategory(_ context.Context, _, _ string, cats ...stri
 	return !c.closed, nil
 }
 
-// tester is testing.TB and rapid.T.
+// tester is implemented by testing.TB and rapid.T.
 type tester interface {
 	Helper()
 	Context() context.Context
@@ -76,8 +76,8 @@ type world struct {
 	c *consents
 }
 
-// testMapper is one for all worlds: to read the table takes longer than most
-// of them live.
+// testMapper is shared by all worlds, because loading the table takes longer
+// than most tests.
 var testMapper = sync.OnceValues(func() (*mapping.Mapper, error) {
 	return mapping.New(table.Builtin(), mapping.Options{Key: testKey})
 })

@@ -36,9 +36,10 @@ func (w *world) feedKinds() {
 	w.must("oura", "sleep.json", night(27000))
 }
 
-// TestIDsAreOfTheInstallation: two installations give the same data other ids,
-// of every kind, and one gives it the same ones again, after a restart too.
-func TestIDsAreOfTheInstallation(t *testing.T) {
+// TestIDsDifferBetweenInstallations checks that two installations give the same
+// data different ids, and that one installation gives it the same ids again,
+// even after a restart.
+func TestIDsDifferBetweenInstallations(t *testing.T) {
 	ids := map[string]int{}
 	for range 2 {
 		w := newWorld(t)
@@ -80,7 +81,7 @@ func TestIDsAreOfTheInstallation(t *testing.T) {
 	}
 }
 
-// TestDamagedKey: a key that is none stops the start and is not replaced.
+// TestDamagedKey checks that an invalid key is an error and is not replaced.
 func TestDamagedKey(t *testing.T) {
 	w := newWorld(t)
 	if _, err := w.p.Store.Commit(t.Context(),

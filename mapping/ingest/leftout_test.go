@@ -42,9 +42,10 @@ func (w *world) only() string {
 	return ""
 }
 
-// TestOneOddComponent: a workout with one odd component is taken without it;
-// the component is in the summary and, with its reason, in quarantine.
-func TestOneOddComponent(t *testing.T) {
+// TestInvalidComponentIsLeftOut checks that a workout with an invalid component
+// is stored without it, and that the component is in the summary and, with its
+// reason, in quarantine.
+func TestInvalidComponentIsLeftOut(t *testing.T) {
 	w := newWorld(t)
 	body := rowing(entry("HKWeatherTemperature", "58 warm"), entry("HKElevationAscended", "12 m"),
 		entry("HKAverageMETs", "very"),
@@ -74,8 +75,8 @@ func TestOneOddComponent(t *testing.T) {
 	}
 }
 
-// TestManyOddComponents: as of whole samples, so many keep their bytes.
-func TestManyOddComponents(t *testing.T) {
+// TestManyInvalidComponents checks that KeepPerMetric applies to components.
+func TestManyInvalidComponents(t *testing.T) {
 	w := newWorld(t)
 	w.p.Limits.KeepPerMetric = 3
 	var rows []string
@@ -100,8 +101,8 @@ func TestManyOddComponents(t *testing.T) {
 	}
 }
 
-// widened is a table that takes a temperature in "warm".
-func widened(t *testing.T) *mapping.Mapper {
+// widerTable is a table that accepts a temperature in "warm".
+func widerTable(t *testing.T) *mapping.Mapper {
 	t.Helper()
 	dir := fstest.MapFS{}
 	err := fs.WalkDir(table.Builtin(), ".", func(name string, d fs.DirEntry, err error) error {
@@ -123,8 +124,8 @@ func widened(t *testing.T) *mapping.Mapper {
 	return m
 }
 
-// TestRetryOfComponent: a retry with a better table completes the Observation,
-// unless it has been restated since.
+// TestRetryOfComponent checks that a retry with a better table completes the
+// Observation, unless it has been restated since.
 func TestRetryOfComponent(t *testing.T) {
 	who := &access.Principal{Operator: "uid:0", Grant: access.All()}
 	named := func(more string) string {
@@ -147,7 +148,7 @@ func TestRetryOfComponent(t *testing.T) {
 		if c.then != "" {
 			w.must("apple", "auto", c.then)
 		}
-		w.p.Mapper = widened(t)
+		w.p.Mapper = widerTable(t)
 		if _, err := w.p.Retry(t.Context(), who, "r"); err != nil {
 			t.Fatal(err)
 		}
@@ -170,8 +171,9 @@ func TestRetryOfComponent(t *testing.T) {
 	}
 }
 
-// TestNotMeasured: a zero that means so is no Observation and no quarantine.
-func TestNotMeasured(t *testing.T) {
+// TestZeroPlaceholder checks that a zero that means that nothing was measured
+// is neither stored nor quarantined.
+func TestZeroPlaceholder(t *testing.T) {
 	w := newWorld(t)
 	sum := w.must("apple", "export.xml",
 		export(record("HKQuantityTypeIdentifierHeartRate", "count/min", "0", "2026-10-05 07:00:00 +0200", "1"),
@@ -185,8 +187,8 @@ func TestNotMeasured(t *testing.T) {
 	}
 }
 
-// TestNights: what Health Auto Export makes of nights without stages, and of
-// an absurd time in bed.
+// TestNights checks the nights without stages, and with an implausible time in
+// bed, of Health Auto Export.
 func TestNights(t *testing.T) {
 	w := newWorld(t)
 	row := func(day int, members string) string {

@@ -25,7 +25,8 @@ import (
 
 var noon = time.Date(2026, 10, 1, 12, 0, 0, 0, time.FixedZone("", 7200))
 
-// someSamples are of a few streams that share instants, templates and ids.
+// someSamples draws samples of a few streams that share instants, templates and
+// ids.
 func someSamples(t *rapid.T, n int) []sample.Sample {
 	out := make([]sample.Sample, rapid.IntRange(1, n).Draw(t, "samples"))
 	for i := range out {
@@ -104,10 +105,11 @@ func (w *world) targets() []string {
 	return out
 }
 
-// TestTiersAlike: whether samples are stored as series, as documents by a
-// store without series, or never given out as series, the store holds the
-// same, version by version, and the counts and Provenances are the same.
-func TestTiersAlike(t *testing.T) {
+// TestSeriesAndDocumentsAreEqual checks that the store holds the same
+// resources, version by version, with the same counts and Provenances, if
+// samples are stored as series, as documents by a store without series, or
+// mapped to documents only.
+func TestSeriesAndDocumentsAreEqual(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var payloads [][]sample.Sample
 		for range rapid.IntRange(1, 4).Draw(t, "payloads") {
@@ -158,7 +160,7 @@ func TestTiersAlike(t *testing.T) {
 	})
 }
 
-// difference is the first line that differs.
+// difference returns the first line that differs.
 func difference(a, b string) string {
 	x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
 	for i := range min(len(x), len(y)) {
@@ -169,8 +171,8 @@ func difference(a, b string) string {
 	return "one is longer"
 }
 
-// TestOrderDoesNotMatter: samples that are all different give the same store in
-// whatever order and payloads they come, late or not.
+// TestOrderDoesNotMatter checks that distinct samples result in the same store
+// in any order and split into payloads.
 func TestOrderDoesNotMatter(t *testing.T) {
 	m, err := mapping.New(table.Builtin(), mapping.Options{Key: testKey})
 	if err != nil {
@@ -205,15 +207,16 @@ func TestOrderDoesNotMatter(t *testing.T) {
 	})
 }
 
-// rival commits samples of the same streams just before the pipeline does.
-type rival struct {
+// competingStore commits samples of the same streams just before the pipeline
+// does.
+type competingStore struct {
 	store.Store
 	t       testing.TB
 	times   int
 	meddled int
 }
 
-func (v *rival) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
+func (v *competingStore) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	if len(b.Series) == 0 || v.times == 0 {
 		return v.Store.Commit(ctx, b)
 	}
@@ -243,8 +246,9 @@ func (v *rival) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 	return store.Result{}, err
 }
 
-// TestConflict: a stream that changes between probe and commit is probed
-// again; nothing is lost or counted twice. It ends after a while.
+// TestConflict checks that a stream that changes between Probe and Commit is
+// probed again, that no sample is lost or counted twice, and that the attempts
+// are limited.
 func TestConflict(t *testing.T) {
 	w := newWorld(t)
 	var samples []sample.Sample
@@ -254,7 +258,7 @@ func TestConflict(t *testing.T) {
 	x := heartRate(noon, "62")
 	x.Metric = "HKQuantityTypeIdentifierUnheardOf"
 	samples = append(samples, x, x)
-	v := &rival{Store: w.p.Store, t: t, times: 3}
+	v := &competingStore{Store: w.p.Store, t: t, times: 3}
 	w.p.Store = v
 	sum, err := w.take("a", samples...)
 	if err != nil || sum.Created != 49 || sum.Unchanged != 1 || sum.Read != 52 || sum.Quarantined != 2 {
@@ -274,9 +278,9 @@ func TestConflict(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	w.p.Store = w.p.Store.(*rival).Store
+	w.p.Store = w.p.Store.(*competingStore).Store
 	before := len(w.all("Observation"))
-	w.p.Store = &rival{Store: w.p.Store, t: t, times: maxTries + 1, meddled: 1}
+	w.p.Store = &competingStore{Store: w.p.Store, t: t, times: maxTries + 1, meddled: 1}
 	samples[0].Start = noon.Add(1000 * time.Hour)
 	if _, err = w.take("b", samples[0]); fhir.KindOf(err) != fhir.Conflict {
 		t.Errorf("%v", err)
@@ -286,8 +290,8 @@ func TestConflict(t *testing.T) {
 	}
 }
 
-// TestProvenanceOfSamples: new samples have their stream as target, once;
-// a new version is listed.
+// TestProvenanceOfSamples checks that the targets of new samples are their
+// streams, once, and that new versions are targets themselves.
 func TestProvenanceOfSamples(t *testing.T) {
 	w := newWorld(t)
 	one, two := heartRate(noon, "62"), heartRate(noon.Add(time.Second), "63")
@@ -319,8 +323,8 @@ func TestProvenanceOfSamples(t *testing.T) {
 	}
 }
 
-// TestSampleHistory: a restated sample is a new version, a retracted one
-// entered-in-error, a redelivered one nothing; its neighbours stay.
+// TestSampleHistory checks that a restated sample is a new version, that a
+// retracted one is entered-in-error, and that a repeated one writes nothing.
 func TestSampleHistory(t *testing.T) {
 	w := newWorld(t)
 	day := []sample.Sample{heartRate(noon, "62"), heartRate(noon.Add(5*time.Second), "63"),
@@ -373,7 +377,7 @@ func TestSampleHistory(t *testing.T) {
 	}
 }
 
-// streamOf is the one stream of the store.
+// streamOf returns the only stream of the store.
 func streamOf(t *testing.T, w *world) (stream string) {
 	for id := range w.all("Observation") {
 		k, ok := series.ParseID(id)
@@ -385,7 +389,8 @@ func streamOf(t *testing.T, w *world) (stream string) {
 	return stream
 }
 
-// TestFutureSamples: a sample too far ahead is held, in a stream too.
+// TestFutureSamples checks that samples that are too far in the future are
+// quarantined, in streams too.
 func TestFutureSamples(t *testing.T) {
 	w := newWorld(t)
 	now := w.p.Clock()
@@ -396,13 +401,13 @@ func TestFutureSamples(t *testing.T) {
 	}
 }
 
-// TestLifelike: a day of heart rates in small batches, redelivered with an
-// overlap, is there once.
-func TestLifelike(t *testing.T) {
+// TestOverlappingDeliveries checks that a day of heart rates in small batches,
+// delivered again with an overlap, is stored once.
+func TestOverlappingDeliveries(t *testing.T) {
 	w := newWorld(t)
 	w.p.Limits.Samples = 1000
 	var day []sample.Sample
-	heartbeat(1, 15000)(func(s *sample.Sample) bool {
+	simulateHeartRate(1, 15000)(func(s *sample.Sample) bool {
 		c := *s
 		c.Components = slices.Clone(s.Components)
 		day = append(day, c)

@@ -12,8 +12,8 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// feed is an adapter of samples that are decoded already. Like a real one it
-// hands out one Sample again and again.
+// feed is an adapter that emits decoded samples. Like a real adapter it reuses
+// one Sample.
 type feed struct {
 	samples func(yield func(*sample.Sample) bool)
 }
@@ -51,7 +51,7 @@ func (w *world) take(name string, samples ...sample.Sample) (Summary, error) {
 		Body: strings.NewReader(name), Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}})
 }
 
-// rates are integers as text, interned like an adapter's.
+// rates holds integers as text, interned as by an adapter.
 var rates = func() (r [256]string) {
 	for i := range r {
 		r[i] = strconv.Itoa(i)
@@ -59,10 +59,10 @@ var rates = func() (r [256]string) {
 	return r
 }()
 
-// heartbeat is an invented but lifelike stream: a heart rate every 5 seconds
-// with jitter and gaps, drifting between sleep, day and exertion, with the
-// motion context of a watch.
-func heartbeat(seed uint64, n int) func(yield func(*sample.Sample) bool) {
+// simulateHeartRate emits a simulated but realistic stream: a heart rate every
+// 5 seconds with jitter and gaps, drifting between sleep, day and exertion,
+// with the motion context of a watch.
+func simulateHeartRate(seed uint64, n int) func(yield func(*sample.Sample) bool) {
 	return func(yield func(*sample.Sample) bool) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		s := heartRate(time.Date(2026, 1, 1, 0, 0, 0, 0, time.FixedZone("", 3600)), "62")

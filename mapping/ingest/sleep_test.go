@@ -11,7 +11,7 @@ import (
 )
 
 // agree stores a Consent of p1 and asks it from then on.
-func (w *world) agree(categories ...string) *consent.Engine {
+func (w *world) storeConsent(categories ...string) *consent.Engine {
 	w.t.Helper()
 	e, err := consent.New(consent.Options{Store: w.p.Store, Clock: w.p.Clock})
 	if err != nil {
@@ -57,9 +57,9 @@ func (w *world) feedAll() {
 	w.must("oura", "sleep.json", night(27000))
 }
 
-func TestConsentToSleepAlone(t *testing.T) {
+func TestConsentToSleepOnly(t *testing.T) {
 	w := newWorld(t)
-	e := w.agree("sleep")
+	e := w.storeConsent("sleep")
 	w.feedAll()
 	if n := len(w.all("Observation")); n != 2 {
 		t.Errorf("%d Observations are stored, want the segment and the night", n)
@@ -81,14 +81,14 @@ func TestConsentToSleepShowsNothingElse(t *testing.T) {
 	if n := len(w.all("Observation")); n != 4 {
 		t.Fatalf("%d Observations are stored, want 4", n)
 	}
-	e := w.agree("sleep")
+	e := w.storeConsent("sleep")
 	if n := len(w.seen(e, "Observation")); n != 2 {
 		t.Errorf("%d Observations are seen under a consent to sleep, want 2", n)
 	}
 }
 
-// TestQuarantineUnderConsentToSleep: the bytes of what the consent does not
-// cover stay out, also when they cannot be mapped.
+// TestQuarantineUnderConsentToSleep checks that raw bytes of data that the
+// consent does not cover are not kept, even if they cannot be mapped.
 func TestQuarantineUnderConsentToSleep(t *testing.T) {
 	odd := export(record(hr, "count/min", "-7531", "2026-10-01 08:00:00 +0200", "11.0"),
 		record(hr, "count/min", "-7532", "2026-10-01 08:01:00 +0200", "11.0"),
@@ -100,7 +100,7 @@ func TestQuarantineUnderConsentToSleep(t *testing.T) {
 		items, raw int
 	}{{nil, 4, 4}, {[]string{"sleep"}, 3, 1}} {
 		w := newWorld(t)
-		w.agree(c.categories...)
+		w.storeConsent(c.categories...)
 		if s := w.must("apple", "export.xml", odd); s.Quarantined != 4 {
 			t.Errorf("%+v", s.Counts)
 		}

@@ -11,25 +11,25 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// app is a source of which no channel knows a device.
-const app = "App"
+// appWithoutDevice is a source whose device no channel knows.
+const appWithoutDevice = "App"
 
 const bodyMass = "HKQuantityTypeIdentifierBodyMass"
 
-// reading is a measurement of one source, with the channels that deliver it.
+// reading is a measurement of one source with the channels that deliver it.
 type reading struct {
 	source      string
 	fine, named bool
 }
 
-// kindOfReading is a way in which both channels state a measurement.
-type kindOfReading struct {
+// readingType describes how both channels state a measurement.
+type readingType struct {
 	metric, unit string
 	lasting      bool // it took time
 	endless      bool // and the coarse channel leaves out the end
 }
 
-var kindsOfReading = []kindOfReading{
+var kindsOfReading = []readingType{
 	{metric: hr, unit: "count/min"},
 	{metric: steps, unit: "count", lasting: true},
 	{metric: steps, unit: "count", lasting: true, endless: true},
@@ -38,11 +38,11 @@ var kindsOfReading = []kindOfReading{
 
 // samples are the measurement of r at a second as the channel that knows the
 // device states it, and as the one that knows the name of the source does.
-func (k *kindOfReading) samples(source string, second int) (fine, coarse sample.Sample) {
+func (k *readingType) samples(source string, second int) (fine, coarse sample.Sample) {
 	fine = heartRate(noon.Add(time.Duration(second)*time.Second), "62")
 	fine.Metric, fine.Value.Unit = k.metric, k.unit
 	fine.Source.Name, fine.Device.Hardware = source, source+"1,1"
-	if source == app {
+	if source == appWithoutDevice {
 		fine.Device = sample.Device{}
 	}
 	if k.lasting {
@@ -73,16 +73,16 @@ func orders[T any](list []T, fn func([]T)) {
 	place(0)
 }
 
-// TestSourcesStayApartInAnyOrder: of two sources that measure the same value
-// at the same second each keeps one Observation with the best known device,
-// whichever channels deliver each of them, in each order, in payloads of their
-// own or in one, as series and as documents.
-func TestSourcesStayApartInAnyOrder(t *testing.T) {
+// TestSourcesInAnyOrder checks two sources that measure the same value in the
+// same second. Each must keep one Observation with the best known device,
+// whichever channels deliver it, in each order, in separate payloads or in one,
+// as series and as documents.
+func TestSourcesInAnyOrder(t *testing.T) {
 	for _, k := range kindsOfReading {
 		for masks := range 18 {
 			sources := []reading{{source: "Phone"}, {source: "Watch"}}
 			if masks >= 9 {
-				sources[0].source = app
+				sources[0].source = appWithoutDevice
 			}
 			for i, mask := range []int{masks/3%3 + 1, masks%3 + 1} {
 				sources[i].fine, sources[i].named = mask&1 != 0, mask&2 != 0
@@ -109,7 +109,7 @@ func TestSourcesStayApartInAnyOrder(t *testing.T) {
 }
 
 // checkOrder delivers the payloads, and all of them again.
-func (k *kindOfReading) checkOrder(t *testing.T, tier string, sources []reading, payloads [][]sample.Sample) {
+func (k *readingType) checkOrder(t *testing.T, tier string, sources []reading, payloads [][]sample.Sample) {
 	t.Helper()
 	w, done := newWorldOf(t)
 	defer done()
@@ -140,7 +140,7 @@ func (k *kindOfReading) checkOrder(t *testing.T, tier string, sources []reading,
 			got = append(got, fmt.Sprint(source, " ", fine))
 		}
 		for _, s := range sources {
-			want = append(want, fmt.Sprint(s.source, " ", s.fine || s.source == app))
+			want = append(want, fmt.Sprint(s.source, " ", s.fine || s.source == appWithoutDevice))
 		}
 		slices.Sort(got)
 		slices.Sort(want)
@@ -150,12 +150,13 @@ func (k *kindOfReading) checkOrder(t *testing.T, tier string, sources []reading,
 	}
 }
 
-// TestSourceIsNotedAfterConflict: a batch that is tried again notes the source
-// of its stream, so that the same value of another source is not taken for its.
-func TestSourceIsNotedAfterConflict(t *testing.T) {
+// TestSourceIsRecordedAfterConflict checks that a batch that is tried again
+// records the source of its stream, so that an equal value of another source is
+// not mistaken for a duplicate.
+func TestSourceIsRecordedAfterConflict(t *testing.T) {
 	for _, k := range kindsOfReading[:3] {
 		w := newWorld(t)
-		v := &rival{Store: w.p.Store, t: t, times: 1}
+		v := &competingStore{Store: w.p.Store, t: t, times: 1}
 		w.p.Store = v
 		watch, _ := k.samples("Watch", 0)
 		_, phone := k.samples("Phone", 0)
@@ -173,15 +174,15 @@ func TestSourceIsNotedAfterConflict(t *testing.T) {
 	}
 }
 
-// TestPlainDeviceStandsForItsSource: what a coarse channel brought of an app is
-// not another source's, also while the payload that shows that no channel knows
-// a device of the app is being stored.
-func TestPlainDeviceStandsForItsSource(t *testing.T) {
+// TestNameOnlyDeviceStandsForItsSource checks that an app's Observation from a
+// coarse channel is not attributed to another source, even while the first
+// payload is stored that shows that no channel knows the device of the app.
+func TestNameOnlyDeviceStandsForItsSource(t *testing.T) {
 	for _, k := range kindsOfReading {
 		w := newWorld(t)
-		_, first := k.samples(app, 0)
+		_, first := k.samples(appWithoutDevice, 0)
 		_, watch := k.samples("Watch", 0)
-		other, _ := k.samples(app, 9)
+		other, _ := k.samples(appWithoutDevice, 9)
 		for i, p := range [][]sample.Sample{{first}, {other, watch}} {
 			if _, err := w.take(fmt.Sprint(i), p...); err != nil {
 				t.Fatal(err)
@@ -196,7 +197,7 @@ func TestPlainDeviceStandsForItsSource(t *testing.T) {
 // sourceOf is the source that a Device reference stands for, and whether the
 // reference is to the best known device of it.
 func (w *world) sourceOf(ref string) (source string, fine bool) {
-	for _, source := range []string{"Phone", "Watch", app} {
+	for _, source := range []string{"Phone", "Watch", appWithoutDevice} {
 		known, named := kindsOfReading[0].samples(source, 0)
 		for _, s := range []*sample.Sample{&known, &named} {
 			res, err := w.p.Mapper.Map(nil, "apple", s, "p1", nil)

@@ -33,17 +33,18 @@ func walked(minute, count int) string {
 	return fmt.Sprintf(`"steps":{"count":"%d","interval":{"startTime":"2026-05-11T10:%02d:00Z","startUtcOffset":"7200s","endTime":"2026-05-11T10:%02d:00Z","endUtcOffset":"7200s"}}`, count, minute, minute+1)
 }
 
-// weighed has no stream: it is a document.
-func weighed(grams int) string {
+// bodyWeight returns a measurement that has no stream and is a document.
+func bodyWeight(grams int) string {
 	return fmt.Sprintf(`"weight":{"sampleTime":{"physicalTime":"2026-05-11T05:00:00Z","utcOffset":"7200s"},"weightGrams":%d}`, grams)
 }
 
-// TestListAndReconcileAreOne: what list and reconcile both give is stored
-// once, whichever came first, with the source that list knows and a Provenance
-// of each; what only one gives is kept.
+// TestListAndReconcileAreOne checks that a measurement that list and reconcile
+// both deliver is stored once, in either order, with the source that list
+// states and a Provenance of each, and that measurements of one of them are
+// kept.
 func TestListAndReconcileAreOne(t *testing.T) {
-	list := points("Sense", pulse(1, 61), pulse(6, 62), walked(0, 30), weighed(70500))
-	merged := points("", pulse(1, 61), pulse(6, 62), pulse(11, 63), walked(0, 30), weighed(70500))
+	list := points("Sense", pulse(1, 61), pulse(6, 62), walked(0, 30), bodyWeight(70500))
+	merged := points("", pulse(1, 61), pulse(6, 62), pulse(11, 63), walked(0, 30), bodyWeight(70500))
 	for _, order := range [][]string{{list, merged}, {merged, list}} {
 		w := newWorld(t)
 		for _, p := range order {
@@ -84,8 +85,9 @@ func TestListAndReconcileAreOne(t *testing.T) {
 	}
 }
 
-// TestSourcesOfListStayApart: two sources that say the same are two.
-func TestSourcesOfListStayApart(t *testing.T) {
+// TestEqualValuesOfTwoSources checks that equal measurements of two sources are
+// two Observations.
+func TestEqualValuesOfTwoSources(t *testing.T) {
 	for _, order := range [][]string{{"Sense", "Phone", ""}, {"", "Sense", "Phone"}, {"Sense", "", "Phone"}} {
 		w := newWorld(t)
 		for _, source := range order {
@@ -97,13 +99,15 @@ func TestSourcesOfListStayApart(t *testing.T) {
 	}
 }
 
-// lasting is a count of steps in an export: the push does not know its end.
-func lasting(from, to, count string) string {
+// stepsWithEnd returns a count of steps in an export. A push does not state its
+// end.
+func stepsWithEnd(from, to, count string) string {
 	return strings.Replace(record(steps, "count", count, from, "11.0"), `endDate="`+from, `endDate="`+to, 1)
 }
 
-// TestPushAndExport: Health Auto Export and the export of one phone are one
-// chart, with the device that the export knows and a Provenance of each.
+// TestPushAndExport checks that Health Auto Export and the export of one phone
+// result in one chart, with the device that the export states and a Provenance
+// of each.
 func TestPushAndExport(t *testing.T) {
 	at := func(sec int) string { return fmt.Sprintf("2026-05-11 08:00:%02d +0200", sec) }
 	pushed := hae(strings.Join([]string{
@@ -118,8 +122,8 @@ func TestPushAndExport(t *testing.T) {
 		record("HKQuantityTypeIdentifierOxygenSaturation", "%", "0.97", at(4), "11.0"),
 		record("HKQuantityTypeIdentifierBodyMass", "kg", "70.5", at(5), "11.0"), lateEvening[0].xml(),
 		lateEvening[1].xml(),
-		lasting("2026-05-11 08:10:05 +0200", "2026-05-11 08:12:31 +0200", "21"),
-		lasting("2026-05-11 08:10:05 +0200", "2026-05-11 08:14:31 +0200", "25"))
+		stepsWithEnd("2026-05-11 08:10:05 +0200", "2026-05-11 08:12:31 +0200", "21"),
+		stepsWithEnd("2026-05-11 08:10:05 +0200", "2026-05-11 08:14:31 +0200", "25"))
 	// A later export has a second rate of a second that the push gave one of.
 	later := export(record(hr, "count/min", "81", at(3), "11.0"))
 	for _, order := range [][]string{{pushed, exported, later}, {exported, pushed, later},
@@ -159,8 +163,8 @@ func poolSwim(id, more string) string {
 		`","name":"Pool Swim","start":"2026-05-11 19:00:00 +0200","end":"2026-05-11 19:45:00 +0200","duration":2640` + more + `}]}}`
 }
 
-// TestWorkoutUnderTwoIDs: of one source, type, start and end there is one
-// workout, whatever ids an app gave it, also within one payload.
+// TestWorkoutUnderTwoIDs checks that one source, type, start and end is one
+// workout, with any ids that an app gave it, within one payload too.
 func TestWorkoutUnderTwoIDs(t *testing.T) {
 	a := poolSwim("A-1", `,"avgHeartRate":{"qty":131,"units":"bpm"},"distance":{"qty":1.8,"units":"km"}`)
 	b := poolSwim("B-2", `,"avgHeartRate":{"qty":0,"units":"bpm"},"distance":{"qty":1800,"units":"m"}`)
@@ -202,11 +206,11 @@ func TestWorkoutUnderTwoIDs(t *testing.T) {
 	}
 }
 
-// TestChannelsAlikeInTiers: measurements of some sources, brought by a channel
-// that knows the device, by one that knows the source's name, or by both, are
-// each stored once, with the best known device, whatever the order and the
-// payloads, and whether as series or as documents.
-func TestChannelsAlikeInTiers(t *testing.T) {
+// TestChannelsInEveryStore checks that measurements of several sources,
+// delivered by a channel that states the device, by one that states the name of
+// the source, or by both, are each stored once with the best known device, in
+// any order and split, as series and as documents.
+func TestChannelsInEveryStore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var deliveries []sample.Sample
 		var want []string
@@ -219,7 +223,7 @@ func TestChannelsAlikeInTiers(t *testing.T) {
 		for range rapid.IntRange(1, 8).Draw(t, "measurements") {
 			k := rapid.SampledFrom(kinds).Draw(t, "kind")
 			second, source := rapid.IntRange(0, 1).Draw(t, "at"),
-				rapid.SampledFrom([]string{"Watch", "Phone", app}).Draw(t, "source")
+				rapid.SampledFrom([]string{"Watch", "Phone", appWithoutDevice}).Draw(t, "source")
 			fine, coarse := k.samples(source, second)
 			fine.Value.Num = rapid.SampledFrom([]string{"62", "63.0"}).Draw(t, "value")
 			coarse.Value.Num = fine.Value.Num
@@ -238,7 +242,7 @@ func TestChannelsAlikeInTiers(t *testing.T) {
 			if which&2 != 0 {
 				deliveries = append(deliveries, coarse)
 			}
-			want = append(want, fact(k.metric, fine.Start, fine.Value.Num, source, which&1 != 0 || source == app))
+			want = append(want, fact(k.metric, fine.Start, fine.Value.Num, source, which&1 != 0 || source == appWithoutDevice))
 		}
 		payloads := slices.Collect(slices.Chunk(rapid.Permutation(deliveries).Draw(t, "order"),
 			rapid.IntRange(1, len(deliveries)).Draw(t, "size")))
@@ -272,8 +276,8 @@ func TestChannelsAlikeInTiers(t *testing.T) {
 	})
 }
 
-// TestChannelsDoNotDependOnOrder: any order and repetition of the deliveries
-// of two channels gives one chart.
+// TestChannelsDoNotDependOnOrder checks that any order and repetition of the
+// deliveries of two channels results in one chart.
 func TestChannelsDoNotDependOnOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var list, merged []string

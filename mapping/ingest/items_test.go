@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestNightInProgressSettles: what could not be read of a night leaves quarantine
-// when the night is complete, and nothing else does.
-func TestNightInProgressSettles(t *testing.T) {
+// TestCompleteNightLeavesQuarantine checks that items of an incomplete night
+// leave quarantine when the night is complete, and that other items stay.
+func TestCompleteNightLeavesQuarantine(t *testing.T) {
 	night := func(id, end, more string) string {
 		return `{"data":[{"id":"` + id + `","bedtime_start":"2026-10-02T23:10:00+02:00","bedtime_end":` + end +
 			`,"day":"2026-10-03","type":"long_sleep","total_sleep_duration":18000` + more + `}],"next_token":null}`
@@ -54,7 +54,8 @@ func settledPoint(id, end string) string {
 		`","sleep":{"interval":{"startTime":"2026-10-02T21:10:00Z"` + end + `},"summary":{"minutesAsleep":"400"}}}]}`
 }
 
-// TestDescribedDevices: a payload about devices only says what became of them.
+// TestDescribedDevices checks the summary of a payload that describes only
+// devices.
 func TestDescribedDevices(t *testing.T) {
 	w := newWorld(t)
 	newer := strings.Replace(ringConfiguration, "3.1.0", "3.2.0", 1)

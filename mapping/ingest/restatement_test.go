@@ -10,13 +10,13 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// said is one measurement as a page of a channel states it.
-type said struct {
+// statement is one measurement as a page of a channel states it.
+type statement struct {
 	merged bool // by the channel that knows no source
 	value  int
 }
 
-func (s said) page(point func(value int) string) string {
+func (s statement) page(point func(value int) string) string {
 	if s.merged {
 		return points("", point(s.value))
 	}
@@ -26,18 +26,19 @@ func (s said) page(point func(value int) string) string {
 var restatable = map[string]func(value int) string{
 	"steps":      func(n int) string { return walked(0, n) },
 	"heart-rate": func(n int) string { return pulse(0, n) },
-	"weight":     func(n int) string { return weighed(1000 * n) },
+	"weight":     func(n int) string { return bodyWeight(1000 * n) },
 }
 
-// agreeing are payloads in which both channels say the value at last.
-func agreeing(value int, point func(value int) string) [][]string {
-	list, merged := said{false, value}.page(point), said{true, value}.page(point)
+// agreements returns payloads in which both channels finally state the value.
+func agreements(value int, point func(value int) string) [][]string {
+	list, merged := statement{false, value}.page(point), statement{true, value}.page(point)
 	return [][]string{{list, merged}, {merged, list}, {list + "\n" + merged}, {merged + "\n" + list}}
 }
 
-// checkAgreed delivers what the channels said before and then agree on: that is
-// one Observation with its source, and saying it again writes none.
-func checkAgreed(t tester, code, tier string, value int, pages, last []string) {
+// checkAgreement delivers the earlier statements of the channels and then the
+// agreed one. It checks that the result is one Observation with its source, and
+// that a repetition writes nothing.
+func checkAgreement(t tester, code, tier string, value int, pages, last []string) {
 	t.Helper()
 	w, done := newWorldOf(t)
 	defer done()
@@ -67,35 +68,36 @@ func checkAgreed(t tester, code, tier string, value int, pages, last []string) {
 	}
 }
 
-// TestChannelsAgreeAtLast: whatever two channels said of a measurement before,
-// when both say the same it is one, and stays one when they say so again.
-func TestChannelsAgreeAtLast(t *testing.T) {
+// TestChannelsAgree checks that a measurement that both channels state alike is
+// one Observation, regardless of what they stated before, and stays one when
+// they repeat it.
+func TestChannelsAgree(t *testing.T) {
 	for code, point := range restatable {
 		for n := range 36 {
 			var pages []string
 			for _, x := range []int{n / 6, n % 6} {
-				pages = append(pages, said{x%2 > 0, 70 + x/2*5}.page(point))
+				pages = append(pages, statement{x%2 > 0, 70 + x/2*5}.page(point))
 			}
-			for _, last := range agreeing(75, point) {
-				checkAgreed(t, code, "series", 75, pages, last)
+			for _, last := range agreements(75, point) {
+				checkAgreement(t, code, "series", 75, pages, last)
 			}
 			for x := range 6 { // and these two in one payload
-				first := said{x%2 > 0, 70 + x/2*5}.page(point)
-				checkAgreed(t, code, "series", 75, []string{first, strings.Join(pages, "\n")}, agreeing(75, point)[n%4])
+				first := statement{x%2 > 0, 70 + x/2*5}.page(point)
+				checkAgreement(t, code, "series", 75, []string{first, strings.Join(pages, "\n")}, agreements(75, point)[n%4])
 			}
 		}
 	}
 }
 
-// TestChannelsAgreeAtLastInTiers is the same of longer histories, in which one
-// payload may hold several pages, as series and as documents.
-func TestChannelsAgreeAtLastInTiers(t *testing.T) {
+// TestChannelsAgreeInEveryStore is TestChannelsAgree for longer histories, in
+// which one payload may hold several pages, stored as series and as documents.
+func TestChannelsAgreeInEveryStore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		code := rapid.SampledFrom([]string{"heart-rate", "steps", "weight"}).Draw(t, "code")
 		value := rapid.SampledFrom([]int{70, 75, 80}).Draw(t, "value")
 		var pages []string
 		for range rapid.IntRange(0, 7).Draw(t, "history") {
-			p := said{rapid.Bool().Draw(t, "merged"),
+			p := statement{rapid.Bool().Draw(t, "merged"),
 				rapid.SampledFrom([]int{70, 75, 80}).Draw(t, "said")}.page(restatable[code])
 			if len(pages) > 0 && rapid.Bool().Draw(t, "in one") {
 				pages[len(pages)-1] += "\n" + p
@@ -103,9 +105,9 @@ func TestChannelsAgreeAtLastInTiers(t *testing.T) {
 				pages = append(pages, p)
 			}
 		}
-		last := rapid.SampledFrom(agreeing(value, restatable[code])).Draw(t, "last")
+		last := rapid.SampledFrom(agreements(value, restatable[code])).Draw(t, "last")
 		for _, tier := range []string{"series", "documents"} {
-			checkAgreed(t, code, tier, value, pages, last)
+			checkAgreement(t, code, tier, value, pages, last)
 		}
 	})
 }

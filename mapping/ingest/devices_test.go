@@ -13,8 +13,9 @@ func ringNight(id, day, kind string) string {
 
 const ringConfiguration = `{"data":[{"id":"ring-0001","color":"silver","design":"horizon","firmware_version":"3.1.0","hardware_type":"gen4","set_up_at":"2026-10-03T08:00:00+02:00","size":10}],"next_token":null}`
 
-// TestOneRing: nights know the ring's id only, its configuration the rest.
-func TestOneRing(t *testing.T) {
+// TestFactsOfOneRing checks that the facts of nights, which state only the
+// ring's id, and those of its configuration are in one Device.
+func TestFactsOfOneRing(t *testing.T) {
 	night1, night2 := ringNight("n1", "02", "long_sleep"), ringNight("n2", "05", "long_sleep")
 	var want []byte
 	for name, order := range map[string][]string{
@@ -63,9 +64,9 @@ func weights(grams, source string) string {
 	return `{"dataPoints":[{` + name + `,"weight":{"sampleTime":{"physicalTime":"2026-05-02T12:00:00Z","utcOffset":"-18000s"},"weightGrams":` + grams + `}}]}`
 }
 
-// TestListAndReconcile: the merged stream does not know what list says of the
-// source, and does not take it back.
-func TestListAndReconcile(t *testing.T) {
+// TestReconcileKeepsSource checks that the merged stream, which states no
+// source, keeps the source that list has stated.
+func TestReconcileKeepsSource(t *testing.T) {
 	for name, source := range map[string]string{
 		"a scale":            `{"recordingMethod":"PASSIVELY_MEASURED","device":{"displayName":"Aria Air","formFactor":"SCALE"},"platform":"FITBIT"}`,
 		"by hand":            `{"recordingMethod":"MANUAL","device":{},"platform":"FITBIT"}`,
@@ -119,8 +120,9 @@ func TestListAndReconcile(t *testing.T) {
 	}
 }
 
-// TestRetractionOfNothing: only what exists becomes entered-in-error.
-func TestRetractionOfNothing(t *testing.T) {
+// TestRetractionOfUnknownObservation checks that only stored Observations
+// become entered-in-error.
+func TestRetractionOfUnknownObservation(t *testing.T) {
 	w := newWorld(t)
 	s := w.must("oura", "sleep.json", ringNight("n1", "02", "deleted"))
 	if s.Created+s.Updated+s.Quarantined != 0 || s.Dropped == 0 || s.Dropped != s.Read {
