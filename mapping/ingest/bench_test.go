@@ -24,7 +24,7 @@ func BenchmarkExport(b *testing.B) {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	const n = 50000
 	for i := range n {
-		x.WriteString(record(hr, "count/min", fmt.Sprint(50+i%90),
+		x.WriteString(recordXML(heartRateType, "count/min", fmt.Sprint(50+i%90),
 			at.Add(time.Duration(i)*time.Minute).Format("2006-01-02 15:04:05 -0700"), "11.0"))
 	}
 	x.WriteString(`</HealthData>`)
@@ -45,15 +45,15 @@ func BenchmarkExport(b *testing.B) {
 func BenchmarkSamples(b *testing.B) {
 	const n = 1 << 21
 	ingest := func(b *testing.B, w *world, name string) {
-		w.p.Adapters = []adapters.Adapter{feed{simulateHeartRate(1, n)}}
-		s, err := w.p.Run(b.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed",
+		w.pipeline.Adapters = []adapters.Adapter{feed{simulateHeartRate(1, n)}}
+		s, err := w.pipeline.Run(b.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed",
 			Body: strings.NewReader(name)})
 		if err != nil || s.Created+s.Unchanged != n {
 			b.Fatalf("%+v %v", s.Counts, err)
 		}
 	}
 	columns := func(w *world, each func(*stream.Stream, *series.Sample)) {
-		streams := stream.New(w.p.Mapper, "apple", "p1", nil)
+		streams := stream.New(w.pipeline.Mapper, "apple", "p1", nil)
 		var row series.Sample
 		simulateHeartRate(1, n)(func(s *sample.Sample) bool {
 			st, _ := streams.Place(s, &row)
@@ -104,7 +104,7 @@ func BenchmarkSamples(b *testing.B) {
 					size += ready[0].Columns.Len()
 					next, ready = append(next, ready[0]), ready[1:]
 				}
-				if _, err := w.p.Store.Commit(b.Context(),
+				if _, err := w.pipeline.Store.Commit(b.Context(),
 					&store.Batch{Series: next, Probed: ^store.Seq(0)}); err != nil {
 					b.Fatal(err)
 				}
@@ -117,7 +117,7 @@ func BenchmarkSamples(b *testing.B) {
 			for b.Loop() {
 				b.StopTimer()
 				w, done := newWorldOn(b, b.TempDir(), vfs.Default)
-				w.p.SpoolDir = b.TempDir()
+				w.pipeline.SpoolDir = b.TempDir()
 				if c.before != nil {
 					c.before(b, w)
 				}

@@ -34,7 +34,7 @@ func TestDeliveryHeaders(t *testing.T) {
 		e := gin.New()
 		who := &access.Principal{ClientID: "c",
 			Grant: &access.Grant{Recipient: "c", Rules: []access.Rule{{Type: "Observation", May: access.Create}}}}
-		(&Handler{Pipeline: w.p, Auth: fixed{who}}).Mount(e)
+		(&Handler{Pipeline: w.pipeline, Auth: fixed{who}}).Mount(e)
 		req := httptest.NewRequest("POST", "/ingest/apple/auto?patient=p1", strings.NewReader(loneHour))
 		if c.aggregation != "" {
 			req.Header.Set("Automation-Aggregation", c.aggregation)
@@ -90,6 +90,6 @@ func (seekAdapter) Decode(_ context.Context, in adapters.Input, _ adapters.Sink)
 // payloads from streams and files.
 func TestFormatThatSeeks(t *testing.T) {
 	w := newWorld(t)
-	w.p.Adapters = []adapters.Adapter{seekAdapter{}}
+	w.pipeline.Adapters = []adapters.Adapter{seekAdapter{}}
 	w.must("apple", "payload", strings.Repeat("x", 100_000)+"end")
 }

@@ -13,7 +13,8 @@ import (
 	"pulsegate/mapping/sample"
 )
 
-// listed is a page of list with one source, merged the same of reconcile.
+// points returns a page of list with one source, or a page of reconcile if
+// source is "".
 func points(source string, body ...string) string {
 	var out []string
 	for _, b := range body {
@@ -25,16 +26,16 @@ func points(source string, body ...string) string {
 	return `{"dataPoints":[` + strings.Join(out, ",") + `]}`
 }
 
-func pulse(second, rate int) string {
+func heartRatePoint(second, rate int) string {
 	return fmt.Sprintf(`"heartRate":{"beatsPerMinute":"%d","sampleTime":{"physicalTime":"2026-05-11T03:01:%02dZ","utcOffset":"7200s"}}`, rate, second)
 }
 
-func walked(minute, count int) string {
+func stepsPoint(minute, count int) string {
 	return fmt.Sprintf(`"steps":{"count":"%d","interval":{"startTime":"2026-05-11T10:%02d:00Z","startUtcOffset":"7200s","endTime":"2026-05-11T10:%02d:00Z","endUtcOffset":"7200s"}}`, count, minute, minute+1)
 }
 
 // bodyWeight returns a measurement that has no stream and is a document.
-func bodyWeight(grams int) string {
+func weightPoint(grams int) string {
 	return fmt.Sprintf(`"weight":{"sampleTime":{"physicalTime":"2026-05-11T05:00:00Z","utcOffset":"7200s"},"weightGrams":%d}`, grams)
 }
 
@@ -43,8 +44,8 @@ func bodyWeight(grams int) string {
 // states and a Provenance of each, and that measurements of one of them are
 // kept.
 func TestListAndReconcileAreOne(t *testing.T) {
-	list := points("Sense", pulse(1, 61), pulse(6, 62), walked(0, 30), bodyWeight(70500))
-	merged := points("", pulse(1, 61), pulse(6, 62), pulse(11, 63), walked(0, 30), bodyWeight(70500))
+	list := points("Sense", heartRatePoint(1, 61), heartRatePoint(6, 62), stepsPoint(0, 30), weightPoint(70500))
+	merged := points("", heartRatePoint(1, 61), heartRatePoint(6, 62), heartRatePoint(11, 63), stepsPoint(0, 30), weightPoint(70500))
 	for _, order := range [][]string{{list, merged}, {merged, list}} {
 		w := newWorld(t)
 		for _, p := range order {
@@ -53,7 +54,7 @@ func TestListAndReconcileAreOne(t *testing.T) {
 		if n := len(w.all("Provenance")); n != 2 {
 			t.Errorf("%d Provenances, want one of each delivery", n)
 		}
-		t1 := w.p.Store.LastSeq()
+		t1 := w.pipeline.Store.LastSeq()
 		for range 2 {
 			for _, p := range order {
 				if s := w.must("fitbit", "page.json", p); s.Created+s.Updated != 0 {
@@ -61,7 +62,7 @@ func TestListAndReconcileAreOne(t *testing.T) {
 				}
 			}
 		}
-		if n := w.p.Store.LastSeq() - t1; n != 4 { // their AuditEvents
+		if n := w.pipeline.Store.LastSeq() - t1; n != 4 { // the AuditEvents
 			t.Errorf("%d commits for four repeats", n)
 		}
 		if n := len(w.all("Observation")); n != 5 {
@@ -73,14 +74,14 @@ func TestListAndReconcileAreOne(t *testing.T) {
 				t.Errorf("the source: %s", o.raw.JSON)
 			}
 		}
-		one := newWorld(t) // both in one body
+		one := newWorld(t) // both pages in one payload
 		one.must("fitbit", "page.json", order[0]+"\n"+order[1])
 		if n := len(one.all("Observation")); n != 5 {
 			t.Errorf("%d Observations of one body, want 5", n)
 		}
-		// Both say that it is another value now, one after the other.
-		w.must("fitbit", "page.json", points("", walked(0, 35)))
-		w.must("fitbit", "page.json", points("Sense", walked(0, 35)))
+		// Both restate the value, one after the other.
+		w.must("fitbit", "page.json", points("", stepsPoint(0, 35)))
+		w.must("fitbit", "page.json", points("Sense", stepsPoint(0, 35)))
 		w.wantValue("steps", "35")
 	}
 }
@@ -91,7 +92,7 @@ func TestEqualValuesOfTwoSources(t *testing.T) {
 	for _, order := range [][]string{{"Sense", "Phone", ""}, {"", "Sense", "Phone"}, {"Sense", "", "Phone"}} {
 		w := newWorld(t)
 		for _, source := range order {
-			w.must("fitbit", "page.json", points(source, walked(0, 30), pulse(1, 61)))
+			w.must("fitbit", "page.json", points(source, stepsPoint(0, 30), heartRatePoint(1, 61)))
 		}
 		if n := len(w.chart("steps")) + len(w.chart("heart-rate")); n != 4 {
 			t.Errorf("%v: %d Observations, want 4", order, n)
@@ -102,7 +103,7 @@ func TestEqualValuesOfTwoSources(t *testing.T) {
 // stepsWithEnd returns a count of steps in an export. A push does not state its
 // end.
 func stepsWithEnd(from, to, count string) string {
-	return strings.Replace(record(steps, "count", count, from, "11.0"), `endDate="`+from, `endDate="`+to, 1)
+	return strings.Replace(recordXML(stepCountType, "count", count, from, "11.0"), `endDate="`+from, `endDate="`+to, 1)
 }
 
 // TestPushAndExport checks that Health Auto Export and the export of one phone
@@ -110,22 +111,22 @@ func stepsWithEnd(from, to, count string) string {
 // of each.
 func TestPushAndExport(t *testing.T) {
 	at := func(sec int) string { return fmt.Sprintf("2026-05-11 08:00:%02d +0200", sec) }
-	pushed := hae(strings.Join([]string{
+	pushed := haePayload(strings.Join([]string{
 		fmt.Sprintf(`{"name":"heart_rate","units":"count/min","data":[{"date":%q,"Min":62,"Avg":62,"Max":62,"source":"Watch"},{"date":%q,"Min":64,"Avg":64,"Max":64,"source":"Watch"}]}`, at(3), at(9)),
 		fmt.Sprintf(`{"name":"blood_oxygen_saturation","units":"%%","data":[{"date":%q,"qty":97,"source":"Watch"}]}`, at(4)),
 		`{"name":"step_count","units":"count","data":[{"date":"2026-05-11 08:10:05 +0200","qty":21,"source":"Watch"}]}`,
 		fmt.Sprintf(`{"name":"weight_body_mass","units":"kg","data":[{"date":%q,"qty":70.5,"source":"Watch"}]}`, at(5)),
 		`{"name":"sleep_analysis","units":"hr","data":[` + lateEvening[0].json() + "," + lateEvening[1].json() +
 			`]}`}, ","))
-	exported := export(record(hr, "count/min", "62", at(3), "11.0"), record(hr, "count/min", "64", at(9), "11.0"),
-		record(hr, "count/min", "71", at(9), "11.0"),
-		record("HKQuantityTypeIdentifierOxygenSaturation", "%", "0.97", at(4), "11.0"),
-		record("HKQuantityTypeIdentifierBodyMass", "kg", "70.5", at(5), "11.0"), lateEvening[0].xml(),
+	exported := exportXML(recordXML(heartRateType, "count/min", "62", at(3), "11.0"), recordXML(heartRateType, "count/min", "64", at(9), "11.0"),
+		recordXML(heartRateType, "count/min", "71", at(9), "11.0"),
+		recordXML("HKQuantityTypeIdentifierOxygenSaturation", "%", "0.97", at(4), "11.0"),
+		recordXML("HKQuantityTypeIdentifierBodyMass", "kg", "70.5", at(5), "11.0"), lateEvening[0].xml(),
 		lateEvening[1].xml(),
 		stepsWithEnd("2026-05-11 08:10:05 +0200", "2026-05-11 08:12:31 +0200", "21"),
 		stepsWithEnd("2026-05-11 08:10:05 +0200", "2026-05-11 08:14:31 +0200", "25"))
-	// A later export has a second rate of a second that the push gave one of.
-	later := export(record(hr, "count/min", "81", at(3), "11.0"))
+	// A later export has two rates in a second for which the push had one.
+	later := exportXML(recordXML(heartRateType, "count/min", "81", at(3), "11.0"))
 	for _, order := range [][]string{{pushed, exported, later}, {exported, pushed, later},
 		{pushed, exported, pushed, exported, later, pushed, exported}} {
 		w := newWorld(t)
@@ -178,7 +179,7 @@ func TestWorkoutUnderTwoIDs(t *testing.T) {
 		if len(got) != 1 || len(w.all("Observation")) != 1 {
 			t.Fatalf("%d workouts, %d Observations", len(got), len(w.all("Observation")))
 		}
-		// Elements of only one of them stay.
+		// Elements that only one of them has are kept.
 		if strings.Contains(string(got[0].raw.JSON), `"value":0,`) ||
 			!strings.Contains(string(got[0].raw.JSON), `"value":131,`) {
 			t.Errorf("%s", got[0].raw.JSON)
@@ -192,7 +193,7 @@ func TestWorkoutUnderTwoIDs(t *testing.T) {
 	if v := w.chart("73985-4")[0].raw.Version; v > 2 {
 		t.Errorf("version %d: the two take turns", v)
 	}
-	// The id still names it when its end moves, and another time is another.
+	// The id identifies the workout if its end moves. Another time is another workout.
 	w = newWorld(t)
 	w.must("apple", "a.json", a)
 	w.must("apple", "a.json", b)
@@ -219,7 +220,7 @@ func TestChannelsInEveryStore(t *testing.T) {
 			return fmt.Sprint(metric, " ", int(at.Sub(noon)/time.Second), "s ", strings.TrimSuffix(num, ".0"), " ",
 				source, " ", fine)
 		}
-		kinds := rapid.Permutation(kindsOfReading).Draw(t, "kinds")[:rapid.IntRange(1, 2).Draw(t, "of them")]
+		kinds := rapid.Permutation(readingTypes).Draw(t, "kinds")[:rapid.IntRange(1, 2).Draw(t, "of them")]
 		for range rapid.IntRange(1, 8).Draw(t, "measurements") {
 			k := rapid.SampledFrom(kinds).Draw(t, "kind")
 			second, source := rapid.IntRange(0, 1).Draw(t, "at"),
@@ -232,7 +233,7 @@ func TestChannelsInEveryStore(t *testing.T) {
 				continue
 			}
 			which := 1
-			if len(values[key]) == 0 { // the coarse channel has one value for each
+			if len(values[key]) == 0 { // the coarse channel has one value per second
 				which = rapid.IntRange(1, 3).Draw(t, "channels")
 			}
 			values[key] = append(values[key], fine.Value.Num)
@@ -253,7 +254,7 @@ func TestChannelsInEveryStore(t *testing.T) {
 			func() {
 				defer done()
 				if tier == "documents" {
-					w.p.Store = store.Documents{Store: w.p.Store}
+					w.pipeline.Store = store.Documents{Store: w.pipeline.Store}
 				}
 				for i, p := range payloads {
 					if _, err := w.take(fmt.Sprint(i), p...); err != nil {
@@ -261,7 +262,7 @@ func TestChannelsInEveryStore(t *testing.T) {
 					}
 				}
 				var got []string
-				for _, metric := range []string{hr, steps, bodyMass} {
+				for _, metric := range []string{heartRateType, stepCountType, bodyMass} {
 					for _, o := range w.chart(metric) {
 						at, _, _ := o.effective()
 						source, fine := w.sourceOf(o.Device.Reference)
@@ -283,9 +284,9 @@ func TestChannelsDoNotDependOnOrder(t *testing.T) {
 		var list, merged []string
 		var want []string
 		for i := range rapid.IntRange(1, 6).Draw(t, "points") {
-			p, value := pulse(5*i, 60+i), fmt.Sprint(60+i)
+			p, value := heartRatePoint(5*i, 60+i), fmt.Sprint(60+i)
 			if rapid.Bool().Draw(t, "steps") {
-				p, value = walked(i, 10+i), fmt.Sprint(10+i)
+				p, value = stepsPoint(i, 10+i), fmt.Sprint(10+i)
 			}
 			where := rapid.IntRange(1, 3).Draw(t, "where")
 			if where&1 != 0 {

@@ -30,7 +30,7 @@ func TestVendorTestdata(t *testing.T) {
 					return err
 				}
 				format := filepath.Base(filepath.Dir(path))
-				one, err := w.p.Run(t.Context(),
+				one, err := w.pipeline.Run(t.Context(),
 					Request{Patient: "p1", Vendor: vendor, Format: format, Name: filepath.Base(path),
 						Body: strings.NewReader(string(body))})
 				if err != nil && fhir.KindOf(err) != fhir.Invalid {
@@ -50,7 +50,7 @@ func TestVendorTestdata(t *testing.T) {
 		if again := round(); again.Created != 0 || again.Updated != 0 {
 			t.Errorf("%s: the second round created %d and updated %d", vendor, again.Created, again.Updated)
 		}
-		err := w.p.List(t.Context(), "p1", func(it *Item) bool {
+		err := w.pipeline.List(t.Context(), "p1", func(it *Item) bool {
 			if it.Sample != nil && it.Reason != sample.ReasonUnmapped {
 				t.Errorf("%s: %s %s %s: %s", vendor, it.Reason, it.Metric, it.Detail, it.Sample)
 			} else {

@@ -19,22 +19,22 @@ func TestCompleteNightLeavesQuarantine(t *testing.T) {
 	}{
 		"oura": {"oura", "sleep.json", night("n1", "null", ""), night("n2", "null", ""),
 			night("n1", `"2026-10-03T06:00:00+02:00"`, "")},
-		"oura, an odd field": {"oura", "sleep.json",
+		"oura, an invalid field": {"oura", "sleep.json",
 			night("n1", `"2026-10-03T06:00:00+02:00"`, `,"average_hrv":"?"`), night("n2", "null", ""),
 			night("n1", `"2026-10-03T06:00:00+02:00"`, `,"average_hrv":41`)},
-		"oura, an odd number": {"oura", "sleep.json",
+		"oura, an invalid number": {"oura", "sleep.json",
 			night("n1", `"2026-10-03T06:00:00+02:00"`, `,"latency":99999999`), night("n2", "null", ""),
 			night("n1", `"2026-10-03T06:00:00+02:00"`, `,"latency":300`)},
-		"google": {"fitbit", "list_sleep.json", settledPoint("n1", ``), settledPoint("n2", ``),
-			settledPoint("n1", `,"endTime":"2026-10-03T05:00:00Z"`)},
+		"google": {"fitbit", "list_sleep.json", nightPoint("n1", ``), nightPoint("n2", ``),
+			nightPoint("n1", `,"endTime":"2026-10-03T05:00:00Z"`)},
 		"google, named weight": {"fitbit", "list_weight.json", weights(`"heavy"`, `{"platform":"FITBIT"}`),
-			settledPoint("w1", ``), weights("81200", `{"platform":"FITBIT"}`)},
+			nightPoint("w1", ``), weights("81200", `{"platform":"FITBIT"}`)},
 	} {
 		w := newWorld(t)
 		w.must(c.vendor, c.file, c.before)
 		w.must(c.vendor, c.file, c.before)
 		if n := len(w.items()); n != 1 {
-			t.Errorf("%s: %d items at first", name, n)
+			t.Errorf("%s: %d items before", name, n)
 		}
 		w.must(c.vendor, "auto", c.others)
 		before := len(w.items())
@@ -44,12 +44,12 @@ func TestCompleteNightLeavesQuarantine(t *testing.T) {
 			t.Errorf("%s: %d items became %d", name, before, len(items))
 		}
 		if sum := w.must(c.vendor, c.file, c.before); len(w.items()) != 2 {
-			t.Errorf("%s: what cannot be read again is not held: %+v", name, sum)
+			t.Errorf("%s: an item that became unreadable again is not in quarantine: %+v", name, sum)
 		}
 	}
 }
 
-func settledPoint(id, end string) string {
+func nightPoint(id, end string) string {
 	return `{"dataPoints":[{"name":"users/1/dataTypes/sleep/dataPoints/` + id +
 		`","sleep":{"interval":{"startTime":"2026-10-02T21:10:00Z"` + end + `},"summary":{"minutesAsleep":"400"}}}]}`
 }

@@ -75,12 +75,12 @@ func TestOlderRevisionIsIgnored(t *testing.T) {
 	}
 	step("400", "2026-05-11T06:00:00Z", "400")
 	step("420", "2026-05-11T08:00:00Z", "420")
-	step("400", "2026-05-11T06:00:00Z", "420") // a late page
+	step("400", "2026-05-11T06:00:00Z", "420") // delivered late
 	step("410", "2026-05-11T07:59:59.999Z", "420")
-	step("420", "2026-05-11T10:00:00Z", "420") // the same, confirmed
+	step("420", "2026-05-11T10:00:00Z", "420") // repeated
 	step("430", "2026-05-11T09:00:00Z", "420")
 	step("440", "2026-05-11T10:00:00Z", "440")
-	step("400", "2026-05-12T10:00:00Z", "400") // taken back
+	step("400", "2026-05-12T10:00:00Z", "400") // reverted
 }
 
 // TestOlderExportIsIgnored checks that an older export does not replace what a
@@ -121,7 +121,7 @@ func TestRejectedNap(t *testing.T) {
 			t.Errorf("%s", o.JSON)
 		}
 	}
-	w.must("oura", "sleep.json", nap("late_nap")) // the wearer confirms it after all
+	w.must("oura", "sleep.json", nap("late_nap")) // the wearer confirms it later
 	w.wantValue("93832-4", "25")
 	w = newWorld(t)
 	w.must("oura", "sleep.json", nap("rest"))

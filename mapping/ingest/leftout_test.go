@@ -13,7 +13,7 @@ import (
 )
 
 func rowing(parts ...string) string {
-	return export(`<Workout workoutActivityType="HKWorkoutActivityTypeRowing" duration="40" durationUnit="min" sourceName="Ring" startDate="2026-03-01 10:00:00 +0100" endDate="2026-03-01 10:41:00 +0100">` + strings.Join(parts, "") + `</Workout>`)
+	return exportXML(`<Workout workoutActivityType="HKWorkoutActivityTypeRowing" duration="40" durationUnit="min" sourceName="Ring" startDate="2026-03-01 10:00:00 +0100" endDate="2026-03-01 10:41:00 +0100">` + strings.Join(parts, "") + `</Workout>`)
 }
 
 func entry(key, value string) string {
@@ -23,13 +23,13 @@ func entry(key, value string) string {
 func (w *world) items() []Item {
 	w.t.Helper()
 	var out []Item
-	if err := w.p.List(w.t.Context(), "", func(it *Item) bool { out = append(out, *it); return true }); err != nil {
+	if err := w.pipeline.List(w.t.Context(), "", func(it *Item) bool { out = append(out, *it); return true }); err != nil {
 		w.t.Fatal(err)
 	}
 	return out
 }
 
-// only returns the JSON of the one Observation there is.
+// only returns the JSON of the only Observation.
 func (w *world) only() string {
 	w.t.Helper()
 	all := w.all("Observation")
@@ -78,7 +78,7 @@ func TestInvalidComponentIsLeftOut(t *testing.T) {
 // TestManyInvalidComponents checks that KeepPerMetric applies to components.
 func TestManyInvalidComponents(t *testing.T) {
 	w := newWorld(t)
-	w.p.Limits.KeepPerMetric = 3
+	w.pipeline.Limits.KeepPerMetric = 3
 	var rows []string
 	for i := range 10 {
 		rows = append(rows, fmt.Sprintf(`{"date":"2026-03-01 10:%02d:00 +0100","Min":50,"Avg":60,"Max":9%02d}`, i, i))
@@ -127,29 +127,29 @@ func widerTable(t *testing.T) *mapping.Mapper {
 // TestRetryOfComponent checks that a retry with a better table completes the
 // Observation, unless it has been restated since.
 func TestRetryOfComponent(t *testing.T) {
-	who := &access.Principal{Operator: "uid:0", Grant: access.All()}
-	named := func(more string) string {
+	principal := &access.Principal{Operator: "uid:0", Grant: access.All()}
+	workout := func(more string) string {
 		return `{"data":{"workouts":[{"id":"W1","name":"Rowing","start":"2026-03-01 10:00:00 +0100","end":"2026-03-01 10:41:00 +0100"` + more + `}]}}`
 	}
 	for name, c := range map[string]struct {
-		odd, then string // a payload, and a later one
-		holds     bool
+		invalid, later string // payloads
+		completed      bool
 	}{
 		"part of the identity": {rowing(entry("HKWeatherTemperature", "18 warm")), "", true},
-		"as it was":            {named(`,"temperature":{"qty":18,"units":"warm"}`), "", true},
-		"restated":             {named(`,"temperature":{"qty":18,"units":"warm"}`), named(`,"duration":2000`), false},
+		"as it was":            {workout(`,"temperature":{"qty":18,"units":"warm"}`), "", true},
+		"restated":             {workout(`,"temperature":{"qty":18,"units":"warm"}`), workout(`,"duration":2000`), false},
 	} {
 		w := newWorld(t)
-		w.must("apple", "auto", c.odd)
-		if sum, err := w.p.Retry(t.Context(), who, "r"); err != nil || sum.Created+sum.Updated != 0 ||
+		w.must("apple", "auto", c.invalid)
+		if sum, err := w.pipeline.Retry(t.Context(), principal, "r"); err != nil || sum.Created+sum.Updated != 0 ||
 			len(w.items()) != 1 {
 			t.Errorf("%s: before: %+v %v", name, sum, err)
 		}
-		if c.then != "" {
-			w.must("apple", "auto", c.then)
+		if c.later != "" {
+			w.must("apple", "auto", c.later)
 		}
-		w.p.Mapper = widerTable(t)
-		if _, err := w.p.Retry(t.Context(), who, "r"); err != nil {
+		w.pipeline.Mapper = widerTable(t)
+		if _, err := w.pipeline.Retry(t.Context(), principal, "r"); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(w.items()); n != 0 {
@@ -165,7 +165,7 @@ func TestRetryOfComponent(t *testing.T) {
 				without++
 			}
 		}
-		if (with == 1) != c.holds || with+without != 1 {
+		if (with == 1) != c.completed || with+without != 1 {
 			t.Errorf("%s: %d Observations with the temperature, %d without", name, with, without)
 		}
 	}
@@ -176,8 +176,8 @@ func TestRetryOfComponent(t *testing.T) {
 func TestZeroPlaceholder(t *testing.T) {
 	w := newWorld(t)
 	sum := w.must("apple", "export.xml",
-		export(record("HKQuantityTypeIdentifierHeartRate", "count/min", "0", "2026-10-05 07:00:00 +0200", "1"),
-			record("HKQuantityTypeIdentifierStepCount", "count", "0", "2026-10-05 07:00:00 +0200", "1")))
+		exportXML(recordXML("HKQuantityTypeIdentifierHeartRate", "count/min", "0", "2026-10-05 07:00:00 +0200", "1"),
+			recordXML("HKQuantityTypeIdentifierStepCount", "count", "0", "2026-10-05 07:00:00 +0200", "1")))
 	if sum.Created != 1 || sum.Quarantined != 0 || sum.ByMetric["HKQuantityTypeIdentifierHeartRate"].Dropped != 1 ||
 		len(w.items()) != 0 {
 		t.Errorf("%+v", sum)

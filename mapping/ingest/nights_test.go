@@ -20,11 +20,12 @@ import (
 // sleepSegment is one segment of sleep.
 type sleepSegment struct{ source, from, to, stage string }
 
+// json returns the segment as Health Auto Export pushes it.
 func (s sleepSegment) json() string {
 	return fmt.Sprintf(`{"source":%q,"startDate":%q,"endDate":%q,"value":%q,"qty":1}`, s.source, s.from, s.to, s.stage)
 }
 
-// xml is the same segment in an export.
+// xml returns the segment as a record of an export.
 func (s sleepSegment) xml() string {
 	stage := map[string]string{"In Bed": "InBed", "Awake": "Awake", "Asleep": "AsleepUnspecified"}[s.stage]
 	if stage == "" {
@@ -34,15 +35,15 @@ func (s sleepSegment) xml() string {
 		s.source, s.from, s.to, stage)
 }
 
-func push(segments ...sleepSegment) string {
+func pushPayload(segments ...sleepSegment) string {
 	var rows []string
 	for _, s := range segments {
 		rows = append(rows, s.json())
 	}
-	return hae(`{"name":"sleep_analysis","units":"hr","data":[` + strings.Join(rows, ",") + `]}`)
+	return haePayload(`{"name":"sleep_analysis","units":"hr","data":[` + strings.Join(rows, ",") + `]}`)
 }
 
-func hae(metrics string) string { return `{"data":{"metrics":[` + metrics + `]}}` }
+func haePayload(metrics string) string { return `{"data":{"metrics":[` + metrics + `]}}` }
 
 // chartNight is one night of the chart.
 type chartNight struct{ from, to, minutes, status string }
@@ -51,7 +52,7 @@ func (n chartNight) String() string {
 	return n.from + " to " + n.to + ": " + n.minutes + " min, " + n.status
 }
 
-// nights returns the nights of the chart that were not retracted, by time.
+// nights returns the nights of the chart that are not retracted, by time.
 func (w *world) nights() []chartNight {
 	var out []chartNight
 	for _, o := range w.chart("93832-4") {
@@ -84,7 +85,7 @@ type seenObservation struct {
 	raw fhir.Resource
 }
 
-// chart are the Observations of a code that were not taken back.
+// chart returns the Observations with a code that are not retracted.
 func (w *world) chart(code string) []seenObservation {
 	w.t.Helper()
 	var out []seenObservation
@@ -127,17 +128,17 @@ func TestNightOfTwoPushes(t *testing.T) {
 		{lateEvening, smallHours, lateEvening}, {smallHours, lateEvening, smallHours}} {
 		w := newWorld(t)
 		for _, p := range order {
-			w.must("apple", "a.json", push(p...))
+			w.must("apple", "a.json", pushPayload(p...))
 		}
 		w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, amended")
 	}
 	w := newWorld(t)
-	w.must("apple", "a.json", push(append(slices.Clone(lateEvening), smallHours...)...))
+	w.must("apple", "a.json", pushPayload(append(slices.Clone(lateEvening), smallHours...)...))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, final")
-	before := w.p.Store.LastSeq()
-	w.must("apple", "a.json", push(append(slices.Clone(lateEvening), smallHours...)...))
-	if w.p.Store.LastSeq() != before+1 { // its AuditEvent
-		t.Errorf("a repeat made %d commits", w.p.Store.LastSeq()-before)
+	before := w.pipeline.Store.LastSeq()
+	w.must("apple", "a.json", pushPayload(append(slices.Clone(lateEvening), smallHours...)...))
+	if w.pipeline.Store.LastSeq() != before+1 { // the AuditEvent
+		t.Errorf("a repeat made %d commits", w.pipeline.Store.LastSeq()-before)
 	}
 }
 
@@ -145,11 +146,11 @@ func TestNightOfTwoPushes(t *testing.T) {
 // segments between them arrive, and that one of them is then retracted.
 func TestTwoNightsBecomeOne(t *testing.T) {
 	w := newWorld(t)
-	w.must("apple", "a.json", push(sleepSegment{"Band", "2026-04-14 21:00:00 +0200", "2026-04-14 23:30:00 +0200", "Core"}))
-	w.must("apple", "b.json", push(sleepSegment{"Band", "2026-04-15 03:00:00 +0200", "2026-04-15 06:00:00 +0200", "Core"}))
+	w.must("apple", "a.json", pushPayload(sleepSegment{"Band", "2026-04-14 21:00:00 +0200", "2026-04-14 23:30:00 +0200", "Core"}))
+	w.must("apple", "b.json", pushPayload(sleepSegment{"Band", "2026-04-15 03:00:00 +0200", "2026-04-15 06:00:00 +0200", "Core"}))
 	w.wantNights("2026-04-14T21:00:00+02:00 to 2026-04-14T23:30:00+02:00: 150 min, final",
 		"2026-04-15T03:00:00+02:00 to 2026-04-15T06:00:00+02:00: 180 min, final")
-	w.must("apple", "c.json", push(sleepSegment{"Band", "2026-04-15 00:30:00 +0200", "2026-04-15 02:00:00 +0200", "REM"}))
+	w.must("apple", "c.json", pushPayload(sleepSegment{"Band", "2026-04-15 00:30:00 +0200", "2026-04-15 02:00:00 +0200", "REM"}))
 	w.wantNights("2026-04-14T21:00:00+02:00 to 2026-04-15T06:00:00+02:00: 420 min, amended")
 	gone := 0
 	for _, o := range w.all("Observation") {
@@ -169,14 +170,14 @@ func TestTwoNightsBecomeOne(t *testing.T) {
 // are separate.
 func TestNightsBySource(t *testing.T) {
 	w := newWorld(t)
-	w.must("apple", "a.json", push(lateEvening...))
+	w.must("apple", "a.json", pushPayload(lateEvening...))
 	var other []sleepSegment
 	for _, s := range lateEvening {
 		s.source = "Ring"
 		other = append(other, s)
 	}
-	w.must("apple", "b.json", push(other...))
-	w.must("apple", "c.json", push(sleepSegment{"Band", "2026-04-15 14:00:00 +0200", "2026-04-15 14:40:00 +0200", "Asleep"}))
+	w.must("apple", "b.json", pushPayload(other...))
+	w.must("apple", "c.json", pushPayload(sleepSegment{"Band", "2026-04-15 14:00:00 +0200", "2026-04-15 14:40:00 +0200", "Asleep"}))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T02:40:00+02:00: 240 min, final",
 		"2026-04-14T22:40:00+02:00 to 2026-04-15T02:40:00+02:00: 240 min, final",
 		"2026-04-15T14:00:00+02:00 to 2026-04-15T14:40:00+02:00: 40 min, final")
@@ -191,8 +192,8 @@ func TestNightWithClockChange(t *testing.T) {
 	} {
 		w := newWorld(t)
 		middle := strings.Replace(c.morning, " 07", " 03", 1)
-		w.must("apple", "b.json", push(sleepSegment{"Band", middle, c.morning, "Core"}))
-		w.must("apple", "a.json", push(sleepSegment{"Band", c.evening, middle, "Core"}))
+		w.must("apple", "b.json", pushPayload(sleepSegment{"Band", middle, c.morning, "Core"}))
+		w.must("apple", "a.json", pushPayload(sleepSegment{"Band", c.evening, middle, "Core"}))
 		iso := func(s string) string {
 			return strings.Replace(s[:len(s)-2], " ", "T", 1)[:19] + s[20:23] + ":00"
 		}
@@ -205,17 +206,17 @@ func TestNightWithClockChange(t *testing.T) {
 func TestNightInProgress(t *testing.T) {
 	w := newWorld(t)
 	clock := clocktest.At(time.Date(2026, 4, 15, 5, 10, 0, 0, time.UTC))
-	w.p.Clock = clock.Now
-	w.must("apple", "a.json", push(append(slices.Clone(lateEvening), smallHours...)...))
+	w.pipeline.Clock = clock.Now
+	w.must("apple", "a.json", pushPayload(append(slices.Clone(lateEvening), smallHours...)...))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, preliminary")
 	clock.Add(4 * time.Hour)
-	w.must("apple", "b.json", hae(`{"name":"step_count","units":"count","data":[{"date":"2026-04-15 08:12:00 +0200","qty":11,"source":"Band"}]}`))
+	w.must("apple", "b.json", haePayload(`{"name":"step_count","units":"count","data":[{"date":"2026-04-15 08:12:00 +0200","qty":11,"source":"Band"}]}`))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, final")
 }
 
 // statedNight returns a night that the source states as a whole.
 func statedNight(source, from, to, hours string) string {
-	return hae(fmt.Sprintf(`{"name":"sleep_analysis","units":"hr","data":[{"date":"2026-04-15 00:00:00 +0200","source":%q,"sleepStart":%q,"sleepEnd":%q,"totalSleep":%s,"core":%s,"deep":0,"rem":0,"asleep":0,"awake":0,"inBed":0}]}`,
+	return haePayload(fmt.Sprintf(`{"name":"sleep_analysis","units":"hr","data":[{"date":"2026-04-15 00:00:00 +0200","source":%q,"sleepStart":%q,"sleepEnd":%q,"totalSleep":%s,"core":%s,"deep":0,"rem":0,"asleep":0,"awake":0,"inBed":0}]}`,
 		source, from, to, hours, hours))
 }
 
@@ -236,7 +237,7 @@ func TestStatedNight(t *testing.T) {
 		t.Errorf("%d nights of two sources", n)
 	}
 	told := statedNight("Band", "2026-04-14 23:05:00 +0200", "2026-04-15 06:40:00 +0200", "7")
-	segments := push(append(slices.Clone(lateEvening), smallHours...)...)
+	segments := pushPayload(append(slices.Clone(lateEvening), smallHours...)...)
 	for _, order := range [][]string{{told, segments}, {segments, told}, {told, segments, told}} {
 		w := newWorld(t)
 		for _, p := range order {
@@ -244,7 +245,7 @@ func TestStatedNight(t *testing.T) {
 		}
 		w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, final")
 	}
-	// Several sources are named as one.
+	// Several sources are stated as one.
 	told = statedNight("Phone|Band", "2026-04-14 23:05:00 +0200", "2026-04-15 06:40:00 +0200", "7")
 	for _, order := range [][]string{{told, segments}, {segments, told}, {told, segments, told}} {
 		w := newWorld(t)
@@ -253,7 +254,7 @@ func TestStatedNight(t *testing.T) {
 		}
 		w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, final")
 	}
-	// Two parts that turn out to be one night.
+	// A stated night covers two stored ones.
 	w = newWorld(t)
 	w.must("apple", "a.json", statedNight("Band", "2026-04-14 22:40:00 +0200", "2026-04-15 02:00:00 +0200", "3"))
 	w.must("apple", "a.json", statedNight("Band", "2026-04-15 03:00:00 +0200", "2026-04-15 06:00:00 +0200", "3"))
@@ -266,7 +267,7 @@ func TestStatedNight(t *testing.T) {
 func TestMovedSegment(t *testing.T) {
 	w := newWorld(t)
 	seg := func(version int, from, to, stage string) string {
-		return export(strings.Replace(sleepSegment{"App", from, to, stage}.xml(), "<MetadataEntry",
+		return exportXML(strings.Replace(sleepSegment{"App", from, to, stage}.xml(), "<MetadataEntry",
 			fmt.Sprintf(`<MetadataEntry key="HKMetadataKeySyncIdentifier" value="s1"/><MetadataEntry key="HKMetadataKeySyncVersion" value="%d"/><MetadataEntry`, version), 1))
 	}
 	w.must("apple", "export.xml", seg(1, "2026-04-11 23:00:00 +0200", "2026-04-12 06:00:00 +0200", "Core"))
@@ -287,14 +288,14 @@ type failingStore struct {
 // delivery ends between its segments and the night.
 func TestNightsAfterCrash(t *testing.T) {
 	w := newWorld(t)
-	sound := w.p.Store
-	w.p.Store = &failingStore{sound, 1}
-	if _, err := w.run("apple", "a.json", push(lateEvening...)); err == nil {
+	sound := w.pipeline.Store
+	w.pipeline.Store = &failingStore{sound, 1}
+	if _, err := w.run("apple", "a.json", pushPayload(lateEvening...)); err == nil {
 		t.Fatal("no error")
 	}
-	w.p.Store = sound
+	w.pipeline.Store = sound
 	w.wantNights()
-	w.must("apple", "b.json", hae(`{"name":"step_count","units":"count","data":[{"date":"2026-04-15 08:12:00 +0200","qty":11,"source":"Band"}]}`))
+	w.must("apple", "b.json", haePayload(`{"name":"step_count","units":"count","data":[{"date":"2026-04-15 08:12:00 +0200","qty":11,"source":"Band"}]}`))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T02:40:00+02:00: 240 min, final")
 }
 
@@ -306,9 +307,9 @@ func TestNightsDoNotDependOnOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		at := time.Date(2026, 3, 27, 20, 0, 0, 0, paris) // three nights, one of the clock change
+		at := time.Date(2026, 3, 27, 20, 0, 0, 0, paris) // three nights, one with a clock change
 		var all []sleepSegment
-		seen := map[sleepSegment]bool{} // an interval that is staged twice is a restatement: its last word counts
+		seen := map[sleepSegment]bool{} // a second stage for an interval would be a restatement
 		for range rapid.IntRange(1, 8).Draw(t, "segments") {
 			from := at.Add(time.Duration(rapid.IntRange(0, 3*24*6).Draw(t, "start")) * 10 * time.Minute)
 			to := from.Add(time.Duration(rapid.IntRange(1, 20).Draw(t, "length")) * 10 * time.Minute)
@@ -324,13 +325,13 @@ func TestNightsDoNotDependOnOrder(t *testing.T) {
 		xml := rapid.Bool().Draw(t, "xml")
 		payload := func(ss []sleepSegment) (string, string) {
 			if !xml {
-				return "a.json", push(ss...)
+				return "a.json", pushPayload(ss...)
 			}
 			var records []string
 			for _, s := range ss {
 				records = append(records, s.xml())
 			}
-			return "export.xml", export(records...)
+			return "export.xml", exportXML(records...)
 		}
 		chart := func(w *world) string {
 			lines := map[string]bool{}
@@ -380,7 +381,7 @@ func (b *failingStore) Commit(ctx context.Context, x *store.Batch) (store.Result
 // TestDenseNights checks that no night is missing if a period has more segments
 // than are read for it.
 func TestDenseNights(t *testing.T) {
-	const nights, perNight = 350, 640 // 45 s each, 8 hours a night
+	const nights, perNight = 350, 640 // segments of 45 seconds in nights of 8 hours
 	var x strings.Builder
 	x.WriteString(`<HealthData>`)
 	begin := time.Date(2025, 11, 1, 22, 0, 0, 0, time.UTC)

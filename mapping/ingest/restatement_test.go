@@ -24,9 +24,9 @@ func (s statement) page(point func(value int) string) string {
 }
 
 var restatable = map[string]func(value int) string{
-	"steps":      func(n int) string { return walked(0, n) },
-	"heart-rate": func(n int) string { return pulse(0, n) },
-	"weight":     func(n int) string { return bodyWeight(1000 * n) },
+	"steps":      func(n int) string { return stepsPoint(0, n) },
+	"heart-rate": func(n int) string { return heartRatePoint(0, n) },
+	"weight":     func(n int) string { return weightPoint(1000 * n) },
 }
 
 // agreements returns payloads in which both channels finally state the value.
@@ -43,7 +43,7 @@ func checkAgreement(t tester, code, tier string, value int, pages, last []string
 	w, done := newWorldOf(t)
 	defer done()
 	if tier == "documents" {
-		w.p.Store = store.Documents{Store: w.p.Store}
+		w.pipeline.Store = store.Documents{Store: w.pipeline.Store}
 	}
 	for _, p := range pages {
 		w.must("fitbit", "page.json", p)
@@ -62,7 +62,7 @@ func checkAgreement(t tester, code, tier string, value int, pages, last []string
 			for _, o := range got {
 				bodies = append(bodies, fmt.Sprint(o.Quantity.Value, " of ", o.Device.Reference))
 			}
-			t.Fatalf("%s, %s, again=%d: %v, want one of %d with its source, after %v, %v", code, tier, again,
+			t.Fatalf("%s, %s, again=%d: %v, want one with value %d and its source, after %v, %v", code, tier, again,
 				bodies, value, pages, last)
 		}
 	}
@@ -81,7 +81,7 @@ func TestChannelsAgree(t *testing.T) {
 			for _, last := range agreements(75, point) {
 				checkAgreement(t, code, "series", 75, pages, last)
 			}
-			for x := range 6 { // and these two in one payload
+			for x := range 6 { // with both pages in one payload
 				first := statement{x%2 > 0, 70 + x/2*5}.page(point)
 				checkAgreement(t, code, "series", 75, []string{first, strings.Join(pages, "\n")}, agreements(75, point)[n%4])
 			}
@@ -98,7 +98,7 @@ func TestChannelsAgreeInEveryStore(t *testing.T) {
 		var pages []string
 		for range rapid.IntRange(0, 7).Draw(t, "history") {
 			p := statement{rapid.Bool().Draw(t, "merged"),
-				rapid.SampledFrom([]int{70, 75, 80}).Draw(t, "said")}.page(restatable[code])
+				rapid.SampledFrom([]int{70, 75, 80}).Draw(t, "stated")}.page(restatable[code])
 			if len(pages) > 0 && rapid.Bool().Draw(t, "in one") {
 				pages[len(pages)-1] += "\n" + p
 			} else {

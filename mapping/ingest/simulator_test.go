@@ -30,7 +30,7 @@ func (f feed) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) (e
 		s.Components = parts
 		err = sink.Sample(&s)
 		for i := range s.Components {
-			s.Components[i] = sample.Component{Name: "used again"}
+			s.Components[i] = sample.Component{Name: "reused"}
 		}
 		s.Device.Facts = nil
 		return err == nil
@@ -40,14 +40,14 @@ func (f feed) Decode(_ context.Context, _ adapters.Input, sink adapters.Sink) (e
 
 // take ingests samples as one payload of the given name.
 func (w *world) take(name string, samples ...sample.Sample) (Summary, error) {
-	w.p.Adapters = []adapters.Adapter{feed{func(yield func(*sample.Sample) bool) {
+	w.pipeline.Adapters = []adapters.Adapter{feed{func(yield func(*sample.Sample) bool) {
 		for i := range samples {
 			if !yield(&samples[i]) {
 				return
 			}
 		}
 	}}}
-	return w.p.Run(w.t.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed",
+	return w.pipeline.Run(w.t.Context(), Request{Patient: "p1", Vendor: "apple", Format: "feed",
 		Body: strings.NewReader(name), Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}})
 }
 
@@ -70,7 +70,7 @@ func simulateHeartRate(seed uint64, n int) func(yield func(*sample.Sample) bool)
 		level, at := 62.0, s.Start
 		for range n {
 			at = at.Add(time.Duration(4+rnd.IntN(3)) * time.Second)
-			if rnd.IntN(400) == 0 { // off the wrist
+			if rnd.IntN(400) == 0 { // not worn
 				at = at.Add(time.Duration(rnd.IntN(3600)) * time.Second)
 			}
 			aim := 58.0
@@ -94,7 +94,7 @@ func simulateHeartRate(seed uint64, n int) func(yield func(*sample.Sample) bool)
 }
 
 func heartRate(at time.Time, num string) sample.Sample {
-	return sample.Sample{Metric: hr, Channel: "export.xml", Zone: sample.ZoneInstant, KeyValue: true, Start: at,
+	return sample.Sample{Metric: heartRateType, Channel: "export.xml", Zone: sample.ZoneInstant, KeyValue: true, Start: at,
 		Value: sample.Value{Kind: sample.Number, Num: num, Unit: "count/min"},
 		Device: sample.Device{Name: "Apple Watch", Manufacturer: "Apple Inc.", Model: "Watch", Hardware: "Watch6,7",
 			Software: "11.0"},

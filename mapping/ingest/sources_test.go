@@ -24,33 +24,34 @@ type reading struct {
 
 // readingType describes how both channels state a measurement.
 type readingType struct {
-	metric, unit string
-	lasting      bool // it took time
-	endless      bool // and the coarse channel leaves out the end
+	metric, unit   string
+	hasEnd         bool
+	coarseOmitsEnd bool // the coarse channel does not state the end
 }
 
-var kindsOfReading = []readingType{
-	{metric: hr, unit: "count/min"},
-	{metric: steps, unit: "count", lasting: true},
-	{metric: steps, unit: "count", lasting: true, endless: true},
+var readingTypes = []readingType{
+	{metric: heartRateType, unit: "count/min"},
+	{metric: stepCountType, unit: "count", hasEnd: true},
+	{metric: stepCountType, unit: "count", hasEnd: true, coarseOmitsEnd: true},
 	{metric: bodyMass, unit: "kg"},
 }
 
-// samples are the measurement of r at a second as the channel that knows the
-// device states it, and as the one that knows the name of the source does.
-func (k *readingType) samples(source string, second int) (fine, coarse sample.Sample) {
+// samples returns the measurement of a source as the channel that states the
+// device delivers it, and as the channel that states only the name of the
+// source does.
+func (typ *readingType) samples(source string, second int) (fine, coarse sample.Sample) {
 	fine = heartRate(noon.Add(time.Duration(second)*time.Second), "62")
-	fine.Metric, fine.Value.Unit = k.metric, k.unit
+	fine.Metric, fine.Value.Unit = typ.metric, typ.unit
 	fine.Source.Name, fine.Device.Hardware = source, source+"1,1"
 	if source == appWithoutDevice {
 		fine.Device = sample.Device{}
 	}
-	if k.lasting {
+	if typ.hasEnd {
 		fine.End = fine.Start.Add(time.Minute)
 	}
 	coarse = fine
 	coarse.Coarse, coarse.KeyValue, coarse.Channel, coarse.Device = true, false, "hae", sample.Device{}
-	if k.endless {
+	if typ.coarseOmitsEnd {
 		coarse.End = time.Time{}
 	}
 	return fine, coarse
@@ -78,7 +79,7 @@ func orders[T any](list []T, fn func([]T)) {
 // whichever channels deliver it, in each order, in separate payloads or in one,
 // as series and as documents.
 func TestSourcesInAnyOrder(t *testing.T) {
-	for _, k := range kindsOfReading {
+	for _, typ := range readingTypes {
 		for masks := range 18 {
 			sources := []reading{{source: "Phone"}, {source: "Watch"}}
 			if masks >= 9 {
@@ -89,7 +90,7 @@ func TestSourcesInAnyOrder(t *testing.T) {
 			}
 			var deliveries []sample.Sample
 			for _, s := range sources {
-				fine, coarse := k.samples(s.source, 0)
+				fine, coarse := typ.samples(s.source, 0)
 				if s.fine {
 					deliveries = append(deliveries, fine)
 				}
@@ -100,7 +101,7 @@ func TestSourcesInAnyOrder(t *testing.T) {
 			orders(deliveries, func(order []sample.Sample) {
 				for _, tier := range []string{"series", "documents"} {
 					for _, size := range []int{1, len(order)} {
-						k.checkOrder(t, tier, sources, slices.Collect(slices.Chunk(order, size)))
+						typ.checkOrder(t, tier, sources, slices.Collect(slices.Chunk(order, size)))
 					}
 				}
 			})
@@ -108,22 +109,22 @@ func TestSourcesInAnyOrder(t *testing.T) {
 	}
 }
 
-// checkOrder delivers the payloads, and all of them again.
-func (k *readingType) checkOrder(t *testing.T, tier string, sources []reading, payloads [][]sample.Sample) {
+// checkOrder delivers the payloads twice.
+func (typ *readingType) checkOrder(t *testing.T, tier string, sources []reading, payloads [][]sample.Sample) {
 	t.Helper()
 	w, done := newWorldOf(t)
 	defer done()
 	if tier == "documents" {
-		w.p.Store = store.Documents{Store: w.p.Store}
+		w.pipeline.Store = store.Documents{Store: w.pipeline.Store}
 	}
-	var name []string
+	var names []string
 	for _, p := range payloads {
 		for i := range p {
-			name = append(name, fmt.Sprintf("%s coarse=%t", p[i].Source.Name, p[i].Coarse))
+			names = append(names, fmt.Sprintf("%s coarse=%t", p[i].Source.Name, p[i].Coarse))
 		}
 	}
-	order := fmt.Sprintf("%s endless=%t, %s, %d payloads: %s", k.metric, k.endless, tier, len(payloads),
-		strings.Join(name, ", "))
+	order := fmt.Sprintf("%s endless=%t, %s, %d payloads: %s", typ.metric, typ.coarseOmitsEnd, tier, len(payloads),
+		strings.Join(names, ", "))
 	for again := range 2 {
 		for i, p := range payloads {
 			s, err := w.take(fmt.Sprint(i), p...)
@@ -135,7 +136,7 @@ func (k *readingType) checkOrder(t *testing.T, tier string, sources []reading, p
 			}
 		}
 		var got, want []string
-		for _, o := range w.chart(k.metric) {
+		for _, o := range w.chart(typ.metric) {
 			source, fine := w.sourceOf(o.Device.Reference)
 			got = append(got, fmt.Sprint(source, " ", fine))
 		}
@@ -154,22 +155,22 @@ func (k *readingType) checkOrder(t *testing.T, tier string, sources []reading, p
 // records the source of its stream, so that an equal value of another source is
 // not mistaken for a duplicate.
 func TestSourceIsRecordedAfterConflict(t *testing.T) {
-	for _, k := range kindsOfReading[:3] {
+	for _, typ := range readingTypes[:3] {
 		w := newWorld(t)
-		v := &competingStore{Store: w.p.Store, t: t, times: 1}
-		w.p.Store = v
-		watch, _ := k.samples("Watch", 0)
-		_, phone := k.samples("Phone", 0)
+		competing := &competingStore{Store: w.pipeline.Store, t: t, times: 1}
+		w.pipeline.Store = competing
+		watch, _ := typ.samples("Watch", 0)
+		_, phone := typ.samples("Phone", 0)
 		for i, s := range []sample.Sample{watch, phone} {
 			if _, err := w.take(fmt.Sprint(i), s); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if v.meddled != 1 {
-			t.Fatalf("%d conflicts", v.meddled)
+		if competing.conflicts != 1 {
+			t.Fatalf("%d conflicts", competing.conflicts)
 		}
-		if n := len(w.chart(k.metric)); n != 2 {
-			t.Errorf("%s endless=%t: %d Observations, want 2", k.metric, k.endless, n)
+		if n := len(w.chart(typ.metric)); n != 2 {
+			t.Errorf("%s endless=%t: %d Observations, want 2", typ.metric, typ.coarseOmitsEnd, n)
 		}
 	}
 }
@@ -178,34 +179,34 @@ func TestSourceIsRecordedAfterConflict(t *testing.T) {
 // coarse channel is not attributed to another source, even while the first
 // payload is stored that shows that no channel knows the device of the app.
 func TestNameOnlyDeviceStandsForItsSource(t *testing.T) {
-	for _, k := range kindsOfReading {
+	for _, typ := range readingTypes {
 		w := newWorld(t)
-		_, first := k.samples(appWithoutDevice, 0)
-		_, watch := k.samples("Watch", 0)
-		other, _ := k.samples(appWithoutDevice, 9)
+		_, first := typ.samples(appWithoutDevice, 0)
+		_, watch := typ.samples("Watch", 0)
+		other, _ := typ.samples(appWithoutDevice, 9)
 		for i, p := range [][]sample.Sample{{first}, {other, watch}} {
 			if _, err := w.take(fmt.Sprint(i), p...); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if n := len(w.chart(k.metric)); n != 3 {
-			t.Errorf("%s endless=%t: %d Observations, want 3", k.metric, k.endless, n)
+		if n := len(w.chart(typ.metric)); n != 3 {
+			t.Errorf("%s endless=%t: %d Observations, want 3", typ.metric, typ.coarseOmitsEnd, n)
 		}
 	}
 }
 
-// sourceOf is the source that a Device reference stands for, and whether the
-// reference is to the best known device of it.
-func (w *world) sourceOf(ref string) (source string, fine bool) {
+// sourceOf returns the source that a Device reference stands for, and whether
+// it refers to the best known Device of that source.
+func (w *world) sourceOf(ref string) (source string, isFine bool) {
 	for _, source := range []string{"Phone", "Watch", appWithoutDevice} {
-		known, named := kindsOfReading[0].samples(source, 0)
-		for _, s := range []*sample.Sample{&known, &named} {
-			res, err := w.p.Mapper.Map(nil, "apple", s, "p1", nil)
+		fine, named := readingTypes[0].samples(source, 0)
+		for _, s := range []*sample.Sample{&fine, &named} {
+			res, err := w.pipeline.Mapper.Map(nil, "apple", s, "p1", nil)
 			if err != nil {
 				w.t.Fatal(err)
 			}
 			if ref == "Device/"+res.Device.ID {
-				return source, s == &known
+				return source, s == &fine
 			}
 		}
 	}
