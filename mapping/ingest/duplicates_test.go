@@ -34,7 +34,7 @@ func stepsPoint(minute, count int) string {
 	return fmt.Sprintf(`"steps":{"count":"%d","interval":{"startTime":"2026-05-11T10:%02d:00Z","startUtcOffset":"7200s","endTime":"2026-05-11T10:%02d:00Z","endUtcOffset":"7200s"}}`, count, minute, minute+1)
 }
 
-// bodyWeight returns a measurement that has no stream and is a document.
+// weightPoint returns a measurement that has no stream and is a document.
 func weightPoint(grams int) string {
 	return fmt.Sprintf(`"weight":{"sampleTime":{"physicalTime":"2026-05-11T05:00:00Z","utcOffset":"7200s"},"weightGrams":%d}`, grams)
 }

@@ -25,7 +25,7 @@ import (
 
 var noon = time.Date(2026, 10, 1, 12, 0, 0, 0, time.FixedZone("", 7200))
 
-// someSamples draws samples of a few streams that share instants, templates and
+// drawSamples draws samples of a few streams that share instants, templates and
 // ids.
 func drawSamples(t *rapid.T, n int) []sample.Sample {
 	out := make([]sample.Sample, rapid.IntRange(1, n).Draw(t, "samples"))

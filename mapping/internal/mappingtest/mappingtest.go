@@ -149,36 +149,36 @@ type target struct {
 }
 
 // number returns the first of some typical numbers that the row accepts.
-func (g *target) number() sample.Value {
+func (t *target) number() sample.Value {
 	numbers := []string{"62", "36.8", "0.97", "1.75", "81500", "1750", "5400", "20000"}
-	if len(g.bounds) == 2 {
-		numbers = append(numbers, strconv.FormatFloat((g.bounds[0]+g.bounds[1])/2, 'f', -1, 64))
+	if len(t.bounds) == 2 {
+		numbers = append(numbers, strconv.FormatFloat((t.bounds[0]+t.bounds[1])/2, 'f', -1, 64))
 	}
-	unit := sentUnit(g.vendor, g.unit)
-	conv, ok := g.table.Units[g.unit].Accepts.From(unit)
+	unit := sentUnit(t.vendor, t.unit)
+	conv, ok := t.table.Units[t.unit].Accepts.From(unit)
 	if !ok {
-		g.tb.Fatalf("%s: unit %s is not accepted for %s", g.vendor, unit, g.unit)
+		t.tb.Fatalf("%s: unit %s is not accepted for %s", t.vendor, unit, t.unit)
 	}
 	for _, n := range numbers {
 		d, ok := decimal.Parse(n)
-		if !ok || g.zero == table.ZeroAbsent && d.IsZero() {
+		if !ok || t.zero == table.ZeroAbsent && d.IsZero() {
 			continue
 		}
 		f := conv.Apply(d).Float64()
-		if len(g.bounds) != 2 || f >= g.bounds[0] && f <= g.bounds[1] {
+		if len(t.bounds) != 2 || f >= t.bounds[0] && f <= t.bounds[1] {
 			return Number(n, unit)
 		}
 	}
-	g.tb.Fatalf("%s: no number in the range of %s fits", g.vendor, g.unit)
+	t.tb.Fatalf("%s: no number in the range of %s fits", t.vendor, t.unit)
 	return sample.Value{}
 }
 
-func (g *target) series() sample.Value {
+func (t *target) series() sample.Value {
 	v := sample.Value{Kind: sample.Series, Series: &sample.SeriesData{Period: 5 * time.Minute, Data: "1 2 E 3"}}
-	if g.unit != "" {
-		v.Series.Unit = sentUnit(g.vendor, g.unit)
+	if t.unit != "" {
+		v.Series.Unit = sentUnit(t.vendor, t.unit)
 	}
-	if len(g.bounds) == 2 && g.bounds[0] > 3 {
+	if len(t.bounds) == 2 && t.bounds[0] > 3 {
 		v.Series.Data = "61 62 E 63"
 	}
 	return v
