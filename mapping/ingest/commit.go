@@ -94,11 +94,9 @@ func (d *delivery) write(ctx context.Context, a *commitAttempt, always bool) err
 		}
 		ev.Extra = [][2]string{{"vendor", d.request.Vendor}, {"format", d.format}, {"written", strconv.Itoa(resources)},
 			{"payload-sha256-64k", d.digest}}
-		w, leaf, err := d.pipeline.Audit.Prepare(ev)
-		if err != nil {
+		if err := audit.Append(d.pipeline.Audit, sb, ev); err != nil {
 			return fhir.Wrap("ingest.commit", err)
 		}
-		sb.Writes, sb.Leaves = append(sb.Writes, w), append(sb.Leaves, leaf)
 	}
 	if len(sb.Writes) == 0 && len(sb.State) == 0 {
 		return nil

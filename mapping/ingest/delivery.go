@@ -96,8 +96,7 @@ func pairOf(categories []string) (k categoryPair) {
 	return k
 }
 
-func (d *delivery) auditEvent(k audit.EventType, outcome string) audit.Event {
-	return audit.Event{Type: k, Interaction: "ingest", Outcome: outcome, At: d.pipeline.Clock(),
-		Principal: d.request.Principal,
-		RemoteIP:  d.request.RemoteIP, RequestID: d.request.RequestID, Patient: d.request.Patient}
+func (d *delivery) auditEvent(typ audit.EventType, outcome string) audit.Event {
+	return audit.Event{Type: typ, Interaction: "ingest", Outcome: outcome, At: d.pipeline.Clock(),
+		Caller: d.request.Caller, Patient: d.request.Patient}
 }

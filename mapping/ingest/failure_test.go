@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 )
 
 // trail returns the number of AuditEvents by "outcome reason".
@@ -73,7 +74,7 @@ func TestFailuresAreAudited(t *testing.T) {
 				c.prepare(w)
 			}
 			q := Request{Patient: "p1", Vendor: "apple", Name: "export.xml", Body: strings.NewReader(c.body),
-				Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}
+				Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}}
 			if c.vendor != "" {
 				q.Vendor = c.vendor
 			}

@@ -10,6 +10,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/fhir/r4"
 )
 
@@ -65,7 +66,8 @@ func (h *Handler) run(c *gin.Context) (Summary, error) {
 	}
 	ctx := c.Request.Context()
 	req := Request{Patient: c.Query("patient"), Vendor: c.Param("vendor"), Format: c.Param("format"),
-		Name: c.Query("name"), Delivery: c.GetHeader, Principal: principal, RequestID: id, RemoteIP: ip}
+		Name: c.Query("name"), Delivery: c.GetHeader,
+		Caller: audit.Caller{Principal: principal, RemoteIP: ip, RequestID: id}}
 	if !fhir.ValidID(req.Patient) {
 		err := fhir.Errorf(fhir.Invalid, "ingest.Handler", "the parameter patient is not a valid id")
 		return Summary{}, h.Pipeline.recordRefusal(ctx, &req, err, reasonUnknown)

@@ -8,6 +8,7 @@ import (
 	"testing/fstest"
 
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/audit"
 	"pulsegate/mapping"
 	"pulsegate/mapping/table"
 )
@@ -127,7 +128,7 @@ func widerTable(t *testing.T) *mapping.Mapper {
 // TestRetryOfComponent checks that a retry with a better table completes the
 // Observation, unless it has been restated since.
 func TestRetryOfComponent(t *testing.T) {
-	principal := &access.Principal{Operator: "uid:0", Grant: access.All()}
+	caller := audit.Caller{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}, RequestID: "r"}
 	workout := func(more string) string {
 		return `{"data":{"workouts":[{"id":"W1","name":"Rowing","start":"2026-03-01 10:00:00 +0100","end":"2026-03-01 10:41:00 +0100"` + more + `}]}}`
 	}
@@ -141,7 +142,7 @@ func TestRetryOfComponent(t *testing.T) {
 	} {
 		w := newWorld(t)
 		w.must("apple", "auto", c.invalid)
-		if sum, err := w.pipeline.Retry(t.Context(), principal, "r"); err != nil || sum.Created+sum.Updated != 0 ||
+		if sum, err := w.pipeline.Retry(t.Context(), caller); err != nil || sum.Created+sum.Updated != 0 ||
 			len(w.items()) != 1 {
 			t.Errorf("%s: before: %+v %v", name, sum, err)
 		}
@@ -149,7 +150,7 @@ func TestRetryOfComponent(t *testing.T) {
 			w.must("apple", "auto", c.later)
 		}
 		w.pipeline.Mapper = widerTable(t)
-		if _, err := w.pipeline.Retry(t.Context(), principal, "r"); err != nil {
+		if _, err := w.pipeline.Retry(t.Context(), caller); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(w.items()); n != 0 {

@@ -12,17 +12,10 @@ import (
 
 	"pulsegate/adapters"
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping"
 )
-
-// Recorder writes audit events. *audit.Recorder implements it.
-type Recorder interface {
-	Prepare(audit.Event) (store.Write, store.Leaf, error)
-	Record(context.Context, ...audit.Event) error
-}
 
 // Consents reports which data may be collected. *consent.Engine implements it.
 type Consents interface {
@@ -34,7 +27,7 @@ type Consents interface {
 // required. A Pipeline is safe for concurrent use.
 type Pipeline struct {
 	Store    store.Store
-	Audit    Recorder
+	Audit    audit.Trail
 	Consents Consents
 	Mapper   *mapping.Mapper
 	Adapters []adapters.Adapter
@@ -68,10 +61,8 @@ type Request struct {
 	// list. Delivery may be nil.
 	Delivery func(name string) string
 
-	Principal *access.Principal
-	RequestID string
-	RemoteIP  string
-	Progress  func(bytes int64)
+	audit.Caller
+	Progress func(bytes int64)
 }
 
 func (p *Pipeline) adapter(vendor string) adapters.Adapter {

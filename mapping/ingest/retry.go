@@ -11,7 +11,6 @@ import (
 
 	"pulsegate/adapters"
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/store"
 	"pulsegate/mapping/sample"
@@ -20,7 +19,7 @@ import (
 // Retry maps all items in quarantine with the current table. Items that become
 // resources leave quarantine in a separate commit after the resources. After a
 // crash between the two commits the item is tried again, which changes nothing.
-func (p *Pipeline) Retry(ctx context.Context, principal *access.Principal, requestID string) (Summary, error) {
+func (p *Pipeline) Retry(ctx context.Context, by audit.Caller) (Summary, error) {
 	var total Summary
 	var items []Item
 	err := p.List(ctx, "", func(it *Item) bool {
@@ -38,7 +37,7 @@ func (p *Pipeline) Retry(ctx context.Context, principal *access.Principal, reque
 			items[to].Vendor == items[from].Vendor && items[to].Format == items[from].Format {
 			to++
 		}
-		sum, err := p.retry(ctx, items[from:to], principal, requestID)
+		sum, err := p.retry(ctx, items[from:to], by)
 		total.Add(sum)
 		if err != nil && fhir.KindOf(err) != fhir.Forbidden && fhir.KindOf(err) != fhir.NotFound {
 			return total, err
@@ -49,15 +48,13 @@ func (p *Pipeline) Retry(ctx context.Context, principal *access.Principal, reque
 }
 
 // retry tries items of one patient, vendor and format.
-func (p *Pipeline) retry(ctx context.Context, items []Item, principal *access.Principal,
-	requestID string) (Summary, error) {
+func (p *Pipeline) retry(ctx context.Context, items []Item, by audit.Caller) (Summary, error) {
 	began := p.Clock()
 	var d *delivery
 	var err error
 	ctx, span := startSpan(ctx)
 	defer func() { endSpan(span, d, err) }()
-	if d, err = p.begin(ctx, Request{Patient: items[0].Patient, Vendor: items[0].Vendor, Principal: principal,
-		RequestID: requestID}); err != nil {
+	if d, err = p.begin(ctx, Request{Patient: items[0].Patient, Vendor: items[0].Vendor, Caller: by}); err != nil {
 		return Summary{}, err
 	}
 	d.format = items[0].Format
@@ -94,11 +91,7 @@ func (p *Pipeline) retry(ctx context.Context, items []Item, principal *access.Pr
 	}
 	ev := d.auditEvent(audit.Operator, audit.Success)
 	ev.Interaction, ev.Extra = "quarantine-release", [][2]string{{"items", strconv.Itoa(len(released))}}
-	w, leaf, err := p.Audit.Prepare(ev)
-	if err != nil {
-		return d.summary, fhir.Wrap("ingest.Retry", err)
-	}
-	_, err = p.Store.Commit(ctx, &store.Batch{State: released, Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}})
+	_, err = audit.Commit(ctx, p.Store, p.Audit, &store.Batch{State: released}, ev)
 	return d.summary, fhir.Wrap("ingest.Retry", err)
 }
 
