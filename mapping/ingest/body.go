@@ -55,31 +55,31 @@ const ratioFreeBytes = 16 << 20
 // the size and the compression ratio. Reading beyond a limit returns a TooLarge
 // error.
 func Body(r io.Reader, contentEncoding string, limits Limits) (io.ReadCloser, error) {
-	l := limits.orDefault()
+	bounds := limits.orDefault()
 	in := &countingReader{body: r}
-	c := &limitedReader{in: in, max: l.MaxBytes}
+	limited := &limitedReader{in: in, max: bounds.MaxBytes}
 	switch strings.ToLower(strings.TrimSpace(contentEncoding)) {
 	case "", "identity":
-		c.body = in
+		limited.body = in
 	case "gzip", "x-gzip":
-		z, err := gzip.NewReader(bufio.NewReader(in))
+		decoder, err := gzip.NewReader(bufio.NewReader(in))
 		if err != nil {
 			return nil, &fhir.Error{Kind: fhir.Invalid, Op: "ingest.Body", Err: err,
 				Issues: []fhir.Issue{{Code: "structure", Diagnostics: "the body is not in gzip format"}}}
 		}
-		c.body, c.close, c.ratio = z, z.Close, l.MaxRatio
+		limited.body, limited.close, limited.ratio = decoder, decoder.Close, bounds.MaxRatio
 	case "zstd":
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20),
+		decoder, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20),
 			zstd.WithDecoderMaxWindow(32<<20))
 		if err != nil {
 			return nil, fhir.Wrap("ingest.Body", err)
 		}
-		c.body, c.ratio = z, l.MaxRatio
-		c.close = func() error { z.Close(); return nil }
+		limited.body, limited.ratio = decoder, bounds.MaxRatio
+		limited.close = func() error { decoder.Close(); return nil }
 	default:
 		return nil, fhir.Errorf(fhir.Unsupported, "ingest.Body", "the Content-Encoding must be gzip, zstd or identity")
 	}
-	return c, nil
+	return limited, nil
 }
 
 // countingReader counts the bytes read from a body.

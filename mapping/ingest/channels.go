@@ -29,14 +29,14 @@ type channels struct {
 
 // learn records one group or document of a channel and reports whether c
 // changed.
-func (c *channels) learn(coarse, plain bool, device, stream string) (changed bool) {
+func (c *channels) learn(coarse, nameOnly bool, device, stream string) (changed bool) {
 	if coarse && stream != "" && !slices.Contains(c.Streams, stream) {
 		changed, c.Streams = true, append(c.Streams, stream)
 	}
 	switch {
 	case !coarse:
 		changed, c.Fine = !c.Fine, true
-		if plain && !slices.Contains(c.NameOnly, device) {
+		if nameOnly && !slices.Contains(c.NameOnly, device) {
 			changed, c.NameOnly = true, append(c.NameOnly, device)
 		}
 	case device == "":
@@ -88,9 +88,9 @@ func (d *delivery) learnChannels(ctx context.Context, b *batch, a *commitAttempt
 	}
 	changed := false
 	learn := func(coarse bool, device, source, stream string) {
-		plain := !coarse && source != "" && !d.learned[device+source] &&
+		nameOnly := !coarse && source != "" && !d.learned[device+source] &&
 			device == d.pipeline.Mapper.SourceDevice(d.request.Vendor, d.request.Patient, source).ID
-		changed = a.channels.learn(coarse, plain, device, stream) || changed
+		changed = a.channels.learn(coarse, nameOnly, device, stream) || changed
 	}
 	for _, group := range b.groups {
 		learn(group.coarse, group.device.ID, group.source, mapping.StreamID(group.template.Identity))

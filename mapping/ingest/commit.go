@@ -80,36 +80,37 @@ func (d *delivery) tryCommit(ctx context.Context, b *batch, a *commitAttempt) er
 // write commits a with its Provenance and its AuditEvent. If always is set, it
 // records an AuditEvent even if nothing is written.
 func (d *delivery) write(ctx context.Context, a *commitAttempt, always bool) error {
-	sb := &a.batch
-	resources := len(sb.Writes) + a.samples
+	batch := &a.batch
+	resources := len(batch.Writes) + a.samples
 	if resources+len(a.streams)+len(a.targets) > 0 {
 		d.provenance(a)
 	}
 	// Commits with quarantined items only are audited too.
-	if len(sb.Writes)+a.samples > 0 || len(sb.State) > 0 || always {
-		ev := d.auditEvent(audit.Ingest, audit.Success)
-		ev.Data = []audit.DataRef{{Ref: d.consentRef}}
-		if len(sb.Writes) > 0 {
-			ev.Data = append(ev.Data, audit.DataRef{Ref: sb.Writes[len(sb.Writes)-1].Resource.Ref()})
+	if len(batch.Writes)+a.samples > 0 || len(batch.State) > 0 || always {
+		event := d.auditEvent(audit.Ingest, audit.Success)
+		event.Data = []audit.DataRef{{Ref: d.consentRef}}
+		if len(batch.Writes) > 0 {
+			event.Data = append(event.Data, audit.DataRef{Ref: batch.Writes[len(batch.Writes)-1].Resource.Ref()})
 		}
-		ev.Extra = [][2]string{{"vendor", d.request.Vendor}, {"format", d.format}, {"written", strconv.Itoa(resources)},
+		event.Extra = [][2]string{{"vendor", d.request.Vendor}, {"format", d.format},
+			{"written", strconv.Itoa(resources)},
 			{"payload-sha256-64k", d.digest}}
-		if err := audit.Append(d.pipeline.Audit, sb, ev); err != nil {
+		if err := audit.Append(d.pipeline.Audit, batch, event); err != nil {
 			return fhir.Wrap("ingest.commit", err)
 		}
 	}
-	if len(sb.Writes) == 0 && len(sb.State) == 0 {
+	if len(batch.Writes) == 0 && len(batch.State) == 0 {
 		return nil
 	}
-	res, err := d.pipeline.Store.Commit(ctx, sb)
+	res, err := d.pipeline.Store.Commit(ctx, batch)
 	if err != nil {
 		return fhir.Wrap("ingest.commit", err)
 	}
 	for i, metric := range a.metrics {
-		switch o := &res.Outcomes[i]; {
-		case o.Unchanged:
+		switch outcome := &res.Outcomes[i]; {
+		case outcome.Unchanged:
 			a.count(metric, Counts{Unchanged: 1})
-		case o.Created:
+		case outcome.Created:
 			a.count(metric, Counts{Created: 1})
 		default:
 			a.count(metric, Counts{Updated: 1})
@@ -123,12 +124,12 @@ func (d *delivery) write(ctx context.Context, a *commitAttempt, always bool) err
 func (d *delivery) account(ctx context.Context, b *batch, a *commitAttempt, began time.Time) {
 	d.commits++
 	var all Counts
-	for m, c := range a.counts {
-		b.count(m, c)
+	for metricName, c := range a.counts {
+		b.count(metricName, c)
 	}
-	for m, c := range b.counts {
+	for metricName, c := range b.counts {
 		all.add(c)
-		d.summary.count(m, c)
+		d.summary.count(metricName, c)
 	}
 	d.summary.Counts.add(all)
 	d.meters.count(ctx, d.request.Vendor, all)

@@ -19,9 +19,9 @@ import (
 // decodeAndCommit runs source, which passes samples to d, while another
 // goroutine commits the full batches. Then it updates the nights.
 func (d *delivery) decodeAndCommit(ctx context.Context, source func(context.Context) error) error {
-	dctx, cancel := context.WithCancel(ctx)
+	decodeCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	d.ctx, d.full, d.batch = dctx, make(chan *batch, 1), newBatch()
+	d.ctx, d.full, d.batch = decodeCtx, make(chan *batch, 1), newBatch()
 	d.streams = stream.New(d.pipeline.Mapper, d.request.Vendor, d.request.Patient, d.zone)
 	d.spares.max = d.limits.Samples
 	done := make(chan error, 1)
@@ -36,24 +36,24 @@ func (d *delivery) decodeAndCommit(ctx context.Context, source func(context.Cont
 		}
 		done <- err
 	}()
-	derr := source(dctx)
-	d.batch.last, d.batch.truncated = true, derr != nil
+	decodeErr := source(decodeCtx)
+	d.batch.last, d.batch.truncated = true, decodeErr != nil
 	d.batch.seal()
 	d.full <- d.batch
 	close(d.full)
 	if err := <-done; err != nil {
 		return err
 	}
-	if err := d.updateNights(ctx); err != nil && derr == nil {
+	if err := d.updateNights(ctx); err != nil && decodeErr == nil {
 		return err
 	}
-	if derr != nil {
+	if decodeErr != nil {
 		if err := ctx.Err(); err != nil {
 			return &fhir.Error{Kind: fhir.Unavailable, Op: "ingest.Run", Err: err,
 				Issues: []fhir.Issue{{Code: "transient",
 					Diagnostics: "the import was interrupted; what was acknowledged before is kept"}}}
 		}
-		return bodyError(derr)
+		return bodyError(decodeErr)
 	}
 	return nil
 }
@@ -145,10 +145,10 @@ func (d *delivery) addDocument(s *sample.Sample, res mapping.Result) error {
 		b.arena = make([]byte, 0, arenaSize)
 	}
 	if res.Device.ID != "" {
-		f := b.device(res.Device)
-		f.Learn(s, res.Start)
+		device := b.device(res.Device)
+		device.Learn(s, res.Start)
 		if res.JSON == nil {
-			f.written, f.described = true, append(f.described, res.Metric)
+			device.written, device.described = true, append(device.described, res.Metric)
 		}
 	}
 	c := Counts{Read: 1}
@@ -196,12 +196,12 @@ func (d *delivery) inFuture(start int64) bool {
 }
 
 // Reject implements adapters.Sink.
-func (d *delivery) Reject(x *sample.Reject) error {
-	if x.Component != "" && x.Reason == sample.DropPlaceholder {
-		d.batch.count(strings.Clone(x.Metric), Counts{LeftOut: 1})
+func (d *delivery) Reject(reject *sample.Reject) error {
+	if reject.Component != "" && reject.Reason == sample.DropPlaceholder {
+		d.batch.count(strings.Clone(reject.Metric), Counts{LeftOut: 1})
 		return nil
 	}
-	return d.quarantine(itemOfReject(d, x))
+	return d.quarantine(itemOfReject(d, reject))
 }
 
 // quarantineLeftOut accounts for the components of s that mapping left out. A
@@ -221,19 +221,19 @@ func (d *delivery) quarantineLeftOut(s *sample.Sample, res *mapping.Result) erro
 				raw = json.RawMessage{}
 			}
 		}
-		it := d.item(left.Reason, res.Metric, "", componentDetail(left.Component, left.Rule))
-		it.Component, it.VendorID = left.Component, s.VendorID
-		if it.Component == "" {
-			it.Component = "series"
+		item := d.item(left.Reason, res.Metric, "", componentDetail(left.Component, left.Rule))
+		item.Component, item.VendorID = left.Component, s.VendorID
+		if item.Component == "" {
+			item.Component = "series"
 		}
-		it.Observation, it.Content = res.ID, hex.EncodeToString(res.Hash[:])
+		item.Observation, item.Content = res.ID, hex.EncodeToString(res.Hash[:])
 		if len(raw) > 0 {
-			it.Sample = raw
+			item.Sample = raw
 		} else {
-			it.Detail += "; too large to keep"
+			item.Detail += "; too large to keep"
 		}
-		it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, it.Component, res.ID, string(raw))
-		if err := d.quarantine(it); err != nil {
+		item.ID = itemID(item.Vendor, item.Format, item.Metric, item.Reason, item.Component, res.ID, string(raw))
+		if err := d.quarantine(item); err != nil {
 			return err
 		}
 	}
@@ -242,28 +242,28 @@ func (d *delivery) quarantineLeftOut(s *sample.Sample, res *mapping.Result) erro
 
 // quarantine adds an item to the batch. Beyond Limits.KeepPerMetric, items are
 // only counted.
-func (d *delivery) quarantine(it Item) error {
+func (d *delivery) quarantine(item Item) error {
 	b := d.batch
-	it.Metric = strings.Clone(it.Metric) // the adapter may reuse its buffer
-	if it.Component == "" {
-		b.count(it.Metric, Counts{Read: 1, Quarantined: 1})
+	item.Metric = strings.Clone(item.Metric) // the adapter may reuse its buffer
+	if item.Component == "" {
+		b.count(item.Metric, Counts{Read: 1, Quarantined: 1})
 	} else {
-		b.count(it.Metric, Counts{LeftOut: 1})
+		b.count(item.Metric, Counts{LeftOut: 1})
 	}
-	metricKey := it.Reason + "\x00" + it.Metric + "\x00" + it.Component
+	metricKey := item.Reason + "\x00" + item.Metric + "\x00" + item.Component
 	if d.rawItems[metricKey]++; d.rawItems[metricKey] > d.limits.KeepPerMetric {
 		if b.overrun == nil {
 			b.overrun = map[string]Item{}
 		}
-		it.Raw, it.Sample, it.Where, it.VendorID = nil, nil, "", ""
-		it.Detail = "more of the same, counted without raw bytes"
-		it.Count = d.rawItems[metricKey] - d.limits.KeepPerMetric
-		it.ID = itemID(d.request.Vendor, d.format, metricKey, d.digest)
-		b.overrun[metricKey] = it
+		item.Raw, item.Sample, item.Where, item.VendorID = nil, nil, "", ""
+		item.Detail = "more of the same, counted without raw bytes"
+		item.Count = d.rawItems[metricKey] - d.limits.KeepPerMetric
+		item.ID = itemID(d.request.Vendor, d.format, metricKey, d.digest)
+		b.overrun[metricKey] = item
 		return nil
 	}
-	it.Where, it.Detail = strings.Clone(it.Where), strings.Clone(it.Detail)
-	b.items = append(b.items, it)
+	item.Where, item.Detail = strings.Clone(item.Where), strings.Clone(item.Detail)
+	b.items = append(b.items, item)
 	return d.flush()
 }
 

@@ -105,14 +105,14 @@ func (d *delivery) adoptFromStream(ctx context.Context, group *seriesGroup, foun
 			return nil, fhir.Wrap("ingest.duplicates", err)
 		}
 		obs := group.document(at[j])
-		var ours, there measurement
-		if json.Unmarshal(obs.JSON, &ours) != nil || json.Unmarshal(v.JSON, &there) != nil ||
-			there.Status == statusRetracted {
+		var own, other measurement
+		if json.Unmarshal(obs.JSON, &own) != nil || json.Unmarshal(v.JSON, &other) != nil ||
+			other.Status == statusRetracted {
 			continue
 		}
-		sameDevice := ours.Device.Reference == there.Device.Reference
+		sameDevice := own.Device.Reference == other.Device.Reference
 		restated := sameDevice && !endless && !group.template.KeyValue
-		if !restated && (!sameDevice && !a.channels.isCoarse(there.Device.Reference) || !ours.equals(&there)) {
+		if !restated && (!sameDevice && !a.channels.isCoarse(other.Device.Reference) || !own.equals(&other)) {
 			continue // another measurement, or one of another source
 		}
 		obs.JSON = bytes.ReplaceAll(obs.JSON, []byte(`"`+obs.Stream+`"`), []byte(`"`+mapping.StreamID(id)+`"`))
@@ -136,14 +136,14 @@ func (b *batch) markDuplicates(group *seriesGroup, found []store.Presence) error
 			start := group.columns.Start[i]
 			j, _ := slices.BinarySearch(fine.columns.Start, start)
 			for ; presence == store.Missing && j < fine.columns.Len() && fine.columns.Start[j] == start; j++ {
-				var mine, there measurement
-				if err := json.Unmarshal(group.document(i).JSON, &mine); err != nil {
+				var own, other measurement
+				if err := json.Unmarshal(group.document(i).JSON, &own); err != nil {
 					return fhir.Wrap("ingest.duplicates", err)
 				}
-				if err := json.Unmarshal(fine.document(j).JSON, &there); err != nil {
+				if err := json.Unmarshal(fine.document(j).JSON, &other); err != nil {
 					return fhir.Wrap("ingest.duplicates", err)
 				}
-				if mine.equals(&there) {
+				if own.equals(&other) {
 					presence, found[i] = inBatch, inBatch
 				}
 			}
@@ -181,15 +181,15 @@ func (d *delivery) findInStore(ctx context.Context, group *seriesGroup, found []
 				if found[i] != store.Missing {
 					continue
 				}
-				var own, there measurement
-				if failure = json.Unmarshal(f.Resource.JSON, &there); failure != nil {
+				var own, other measurement
+				if failure = json.Unmarshal(f.Resource.JSON, &other); failure != nil {
 					return false
 				}
 				obs := group.document(i)
 				if failure = json.Unmarshal(obs.JSON, &own); failure != nil {
 					return false
 				}
-				if !own.equals(&there) {
+				if !own.equals(&other) {
 					continue
 				}
 				if ok, failure = d.mayBeFrom(ctx, s, group.metric, group.source, a); failure != nil || !ok {

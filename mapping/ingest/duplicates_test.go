@@ -45,7 +45,8 @@ func weightPoint(grams int) string {
 // kept.
 func TestListAndReconcileAreOne(t *testing.T) {
 	list := points("Sense", heartRatePoint(1, 61), heartRatePoint(6, 62), stepsPoint(0, 30), weightPoint(70500))
-	merged := points("", heartRatePoint(1, 61), heartRatePoint(6, 62), heartRatePoint(11, 63), stepsPoint(0, 30), weightPoint(70500))
+	merged := points("", heartRatePoint(1, 61), heartRatePoint(6, 62), heartRatePoint(11, 63), stepsPoint(0, 30),
+		weightPoint(70500))
 	for _, order := range [][]string{{list, merged}, {merged, list}} {
 		w := newWorld(t)
 		for _, p := range order {
@@ -118,7 +119,8 @@ func TestPushAndExport(t *testing.T) {
 		fmt.Sprintf(`{"name":"weight_body_mass","units":"kg","data":[{"date":%q,"qty":70.5,"source":"Watch"}]}`, at(5)),
 		`{"name":"sleep_analysis","units":"hr","data":[` + lateEvening[0].json() + "," + lateEvening[1].json() +
 			`]}`}, ","))
-	exported := exportXML(recordXML(heartRateType, "count/min", "62", at(3), "11.0"), recordXML(heartRateType, "count/min", "64", at(9), "11.0"),
+	exported := exportXML(recordXML(heartRateType, "count/min", "62", at(3), "11.0"),
+		recordXML(heartRateType, "count/min", "64", at(9), "11.0"),
 		recordXML(heartRateType, "count/min", "71", at(9), "11.0"),
 		recordXML("HKQuantityTypeIdentifierOxygenSaturation", "%", "0.97", at(4), "11.0"),
 		recordXML("HKQuantityTypeIdentifierBodyMass", "kg", "70.5", at(5), "11.0"), lateEvening[0].xml(),
@@ -243,7 +245,8 @@ func TestChannelsInEveryStore(t *testing.T) {
 			if which&2 != 0 {
 				deliveries = append(deliveries, coarse)
 			}
-			want = append(want, fact(k.metric, fine.Start, fine.Value.Num, source, which&1 != 0 || source == appWithoutDevice))
+			want = append(want, fact(k.metric, fine.Start, fine.Value.Num, source,
+				which&1 != 0 || source == appWithoutDevice))
 		}
 		payloads := slices.Collect(slices.Chunk(rapid.Permutation(deliveries).Draw(t, "order"),
 			rapid.IntRange(1, len(deliveries)).Draw(t, "size")))

@@ -43,11 +43,11 @@ func (p *Pipeline) recordRefusal(ctx context.Context, req *Request, err error, r
 // recordFailure records that the delivery ended with err, and returns err.
 // Earlier commits have their own events.
 func (d *delivery) recordFailure(ctx context.Context, err error, reason string) error {
-	kind, outcome := audit.Ingest, audit.Minor
+	eventType, outcome := audit.Ingest, audit.Minor
 	derived := reasonUnreadable
 	switch fhir.KindOf(err) {
 	case fhir.Forbidden:
-		kind, outcome, derived = audit.IngestRefuse, audit.Serious, reasonWithdrawn
+		eventType, outcome, derived = audit.IngestRefuse, audit.Serious, reasonWithdrawn
 	case fhir.TooLarge:
 		derived = reasonTooLarge
 	case fhir.Unavailable:
@@ -61,22 +61,22 @@ func (d *delivery) recordFailure(ctx context.Context, err error, reason string) 
 	if reason == "" {
 		reason = derived
 	}
-	ev := d.auditEvent(kind, outcome)
-	ev.Reason = reason
+	event := d.auditEvent(eventType, outcome)
+	event.Reason = reason
 	if d.adapter != nil {
-		ev.Extra = append(ev.Extra, [2]string{"vendor", d.request.Vendor})
+		event.Extra = append(event.Extra, [2]string{"vendor", d.request.Vendor})
 	}
 	if d.format != "" {
-		ev.Extra = append(ev.Extra, [2]string{"format", d.format})
+		event.Extra = append(event.Extra, [2]string{"format", d.format})
 	}
 	if d.digest != "" {
-		ev.Extra = append(ev.Extra, [2]string{"payload-sha256-64k", d.digest})
+		event.Extra = append(event.Extra, [2]string{"payload-sha256-64k", d.digest})
 	}
 	// The failure is recorded even if the caller has gone.
-	actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
+	auditCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
 	defer cancel()
-	if aerr := d.pipeline.Audit.Record(actx, ev); aerr != nil {
-		return fhir.Wrap("ingest.audit", errors.Join(aerr, err))
+	if auditErr := d.pipeline.Audit.Record(auditCtx, event); auditErr != nil {
+		return fhir.Wrap("ingest.audit", errors.Join(auditErr, err))
 	}
 	return err
 }

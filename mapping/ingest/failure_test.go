@@ -64,7 +64,10 @@ func TestFailuresAreAudited(t *testing.T) {
 		"unknown patient": {patient: "p2", body: full, want: map[string]int{"4 " + reasonUnknown: 1}},
 		"no consent": {body: full, prepare: func(w *world) { w.consents.withdrawn = true },
 			want: map[string]int{"8 " + reasonNoConsent: 1}},
-		"withdrawn": {body: full, prepare: func(w *world) { w.consents.withdrawAfter, w.pipeline.Limits.Samples = 3, 10 },
+		"withdrawn": {body: full, prepare: func(w *world) {
+			w.consents.withdrawAfter, w.pipeline.Limits.Samples = 3,
+				10
+		},
 			want: map[string]int{"0": 1, "8 " + reasonWithdrawn: 1}},
 		"good": {body: full, want: map[string]int{"0": 1}},
 	} {
@@ -213,7 +216,8 @@ func TestMeters(t *testing.T) {
 	w.must("apple", "export.xml", body)
 	w.must("apple", "export.xml", body)
 	for name, want := range map[string]int64{
-		"pulsegate.ingest.samples pulsegate.outcome=read,pulsegate.vendor=apple":        6, // including the export's date
+		// including the export's date
+		"pulsegate.ingest.samples pulsegate.outcome=read,pulsegate.vendor=apple":        6,
 		"pulsegate.ingest.samples pulsegate.outcome=dropped,pulsegate.vendor=apple":     2,
 		"pulsegate.ingest.samples pulsegate.outcome=created,pulsegate.vendor=apple":     1,
 		"pulsegate.ingest.samples pulsegate.outcome=unchanged,pulsegate.vendor=apple":   1,

@@ -64,15 +64,15 @@ func (d *delivery) resolveIdentities(ctx context.Context, list []observation, a 
 // fineFirst returns the indexes of list with those of coarse channels last, so
 // that duplicates within a payload find the better document.
 func fineFirst(list []observation) []int {
-	var finer, coarse []int
+	var fine, coarse []int
 	for i := range list {
 		if list[i].coarse {
 			coarse = append(coarse, i)
 		} else {
-			finer = append(finer, i)
+			fine = append(fine, i)
 		}
 	}
-	return append(finer, coarse...)
+	return append(fine, coarse...)
 }
 
 // findIdentity finds the id under which the store has obs. The store does not
@@ -89,33 +89,33 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 		obs.joined, err = d.isJoined(ctx, id)
 		return err
 	}
-	var mine measurement
-	if err := json.Unmarshal(obs.JSON, &mine); err != nil {
+	var own measurement
+	if err := json.Unmarshal(obs.JSON, &own); err != nil {
 		return fhir.Wrap("ingest.identity", err)
 	}
-	from, _, ok := mine.effective()
+	from, _, ok := own.effective()
 	if !ok || obs.retracted {
 		return nil
 	}
 	source := fhir.Canonical + "/identifier/" + d.request.Vendor + "/source"
-	matches := func(there *measurement, coarse bool) bool {
-		if !obs.coarse && !d.mayStandFor(there.Device.Reference, obs.source) {
+	matches := func(other *measurement, coarse bool) bool {
+		if !obs.coarse && !d.mayStandFor(other.Device.Reference, obs.source) {
 			return false
 		}
 		if obs.coarse && coarse { // of one channel, two ids of the vendor's may mean one thing
-			return obs.vendorID != "" && there.identifier(source) != "" &&
-				there.Device.Reference == mine.Device.Reference && mine.equals(there)
+			return obs.vendorID != "" && other.identifier(source) != "" &&
+				other.Device.Reference == own.Device.Reference && own.equals(other)
 		}
-		return obs.coarse != coarse && mine.equals(there)
+		return obs.coarse != coarse && own.equals(other)
 	}
 	id, vendorID := "", ""
 	for i := range earlier {
-		var there measurement
+		var other measurement
 		if obs.coarse && !earlier[i].coarse && obs.source != "" && earlier[i].source != obs.source {
 			continue
 		}
-		if earlier[i].Metric == obs.Metric && json.Unmarshal(earlier[i].JSON, &there) == nil &&
-			matches(&there, earlier[i].coarse) {
+		if earlier[i].Metric == obs.Metric && json.Unmarshal(earlier[i].JSON, &other) == nil &&
+			matches(&other, earlier[i].coarse) {
 			id, vendorID = earlier[i].ID, earlier[i].vendorID
 		}
 	}
@@ -123,21 +123,21 @@ func (d *delivery) findIdentity(ctx context.Context, obs *observation, earlier [
 	err = d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), obs.Metric, from.UTC(),
 		from.UTC().Add(time.Second), nil,
 		func(f *store.Found, s *storedElements) bool {
-			var there measurement
-			if failure = json.Unmarshal(f.Resource.JSON, &there); failure != nil {
+			var other measurement
+			if failure = json.Unmarshal(f.Resource.JSON, &other); failure != nil {
 				return false
 			}
 			coarse := a.channels.isCoarse(s.Device.Reference)
 			if obs.coarse {
 				coarse = !a.channels.mayBeFine(s.Device.Reference)
 			}
-			if id == "" && s.Status != statusRetracted && matches(&there, coarse) {
+			if id == "" && s.Status != statusRetracted && matches(&other, coarse) {
 				if obs.coarse && !coarse {
 					if ok, failure = d.mayBeFrom(ctx, s, obs.Metric, obs.source, a); failure != nil || !ok {
 						return failure == nil
 					}
 				}
-				id, vendorID = strings.Clone(f.Resource.ID), strings.Clone(there.identifier(source))
+				id, vendorID = strings.Clone(f.Resource.ID), strings.Clone(other.identifier(source))
 				if obs.coarse && !coarse {
 					a.targets = append(a.targets, fhir.Ref{Type: "Observation", ID: id})
 				}
@@ -170,9 +170,9 @@ func (d *delivery) isJoined(ctx context.Context, id string) (bool, error) {
 // fine, of another channel. Then obs does not replace fine, even if it was
 // delivered later.
 func (obs *observation) confirms(fine *observation) bool {
-	var mine, there measurement
+	var own, other measurement
 	return obs.coarse && !fine.coarse && !obs.retracted && !fine.retracted &&
-		json.Unmarshal(obs.JSON, &mine) == nil && json.Unmarshal(fine.JSON, &there) == nil && mine.equals(&there)
+		json.Unmarshal(obs.JSON, &own) == nil && json.Unmarshal(fine.JSON, &other) == nil && own.equals(&other)
 }
 
 // addComponents adds the components of stored that obs lacks, in the order of

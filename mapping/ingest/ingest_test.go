@@ -125,8 +125,9 @@ func newWorldOn(t tester, dir string, fs vfs.FS) (w *world, done func()) {
 }
 
 func (w *world) run(vendor, name, body string) (Summary, error) {
-	return w.pipeline.Run(w.t.Context(), Request{Patient: "p1", Vendor: vendor, Name: name, Body: strings.NewReader(body),
-		Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}})
+	return w.pipeline.Run(w.t.Context(),
+		Request{Patient: "p1", Vendor: vendor, Name: name, Body: strings.NewReader(body),
+			Caller: audit.Caller{Principal: &access.Principal{Operator: "uid:0", Grant: access.All()}}})
 }
 
 func (w *world) must(vendor, name, body string) Summary {
@@ -205,7 +206,8 @@ func TestRepeatChangesNothing(t *testing.T) {
 		}
 	}
 	var items []Item
-	if err := w.pipeline.List(t.Context(), "p1", func(it *Item) bool { items = append(items, *it); return true }); err != nil {
+	if err := w.pipeline.List(t.Context(), "p1",
+		func(it *Item) bool { items = append(items, *it); return true }); err != nil {
 		t.Fatal(err)
 	}
 	if len(items) != 1 || items[0].Reason != "unmapped" || items[0].Count != 1 {
@@ -268,7 +270,8 @@ func TestConsent(t *testing.T) {
 		t.Error("without consent nothing is stored but the refusal")
 	}
 	w.consents.withdrawn, w.consents.categories = false, map[string]bool{"activity": true}
-	s := w.must("apple", "export.xml", exportXML(recordXML(heartRateType, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"),
+	s := w.must("apple", "export.xml", exportXML(recordXML(heartRateType, "count/min", "62",
+		"2026-10-01 08:00:00 +0200", "11.0"),
 		recordXML(stepCountType, "count", "5", "2026-10-01 08:00:00 +0200", "11.0")))
 	if s.Created != 1 || s.ByMetric[heartRateType].Dropped != 1 {
 		t.Errorf("categories: %+v", s)
@@ -295,7 +298,8 @@ func TestBadPayloads(t *testing.T) {
 		"empty":   {"apple", "export.xml", "", fhir.Invalid},
 		"unknown": {"apple", "x", "hello", fhir.Invalid},
 		"truncated": {"apple", "export.xml",
-			exportXML(recordXML(heartRateType, "count/min", "62", "2026-10-01 08:00:00 +0200", "11"))[:200], fhir.Invalid},
+			exportXML(recordXML(heartRateType, "count/min", "62", "2026-10-01 08:00:00 +0200", "11"))[:200],
+			fhir.Invalid},
 		"hostile zip":    {"apple", "export.zip", "PK\x03\x04" + strings.Repeat("\xff", 200), fhir.Invalid},
 		"unknown vendor": {"acme", "x", "{}", fhir.Invalid},
 	} {
@@ -366,7 +370,8 @@ func TestHandler(t *testing.T) {
 		(&Handler{Pipeline: w.pipeline, Auth: fixed{c.who}}).Mount(e)
 		var z bytes.Buffer
 		g := gzip.NewWriter(&z)
-		if _, err := io.WriteString(g, exportXML(recordXML(heartRateType, "count/min", "62", "2026-10-01 08:00:00 +0200",
+		if _, err := io.WriteString(g, exportXML(recordXML(heartRateType, "count/min", "62",
+			"2026-10-01 08:00:00 +0200",
 			"11"))); err != nil {
 			t.Fatal(err)
 		}

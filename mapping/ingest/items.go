@@ -14,8 +14,8 @@ import (
 func (d *delivery) addItems(ctx context.Context, b *batch, sb *store.Batch) error {
 	byKey := map[string]*Item{}
 	var order []*Item
-	for _, item := range b.items {
-		item := &item
+	for _, copied := range b.items { // another attempt needs the unchanged items
+		item := &copied
 		if err := d.stripUncovered(ctx, item); err != nil {
 			return err
 		}
@@ -64,14 +64,14 @@ func (d *delivery) addItems(ctx context.Context, b *batch, sb *store.Batch) erro
 // stripUncovered removes the vendor's bytes from an item if the consent does
 // not cover its categories, and leaves a count. The category of a metric
 // without a row is unknown, so only a consent to all categories covers it.
-func (d *delivery) stripUncovered(ctx context.Context, it *Item) error {
-	ok, err := d.covered(ctx, d.pipeline.Mapper.Categories(it.Vendor, it.Metric))
+func (d *delivery) stripUncovered(ctx context.Context, item *Item) error {
+	ok, err := d.covered(ctx, d.pipeline.Mapper.Categories(item.Vendor, item.Metric))
 	if err != nil || ok {
 		return err
 	}
-	it.Raw, it.Sample, it.Where, it.VendorID = nil, nil, "", ""
-	it.Detail = "counted without raw bytes: the consent does not cover it"
-	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, "uncovered", d.digest)
+	item.Raw, item.Sample, item.Where, item.VendorID = nil, nil, "", ""
+	item.Detail = "counted without raw bytes: the consent does not cover it"
+	item.ID = itemID(item.Vendor, item.Format, item.Metric, item.Reason, "uncovered", d.digest)
 	return nil
 }
 

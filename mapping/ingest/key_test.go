@@ -30,7 +30,8 @@ func (w *world) keyed() []byte {
 
 // feedKinds stores a sample, a document, a night and their Devices.
 func (w *world) feedKinds() {
-	w.must("apple", "export.xml", exportXML(recordXML(heartRateType, "count/min", "62", "2026-10-01 08:00:00 +0200", "11.0"),
+	w.must("apple", "export.xml", exportXML(recordXML(heartRateType, "count/min", "62", "2026-10-01 08:00:00 +0200",
+		"11.0"),
 		recordXML("HKQuantityTypeIdentifierBodyMass", "kg", "70.5", "2026-10-01 08:00:00 +0200", "11.0"),
 		lateEvening[0].xml()))
 	w.must("oura", "sleep.json", night(27000))

@@ -24,7 +24,8 @@ func entry(key, value string) string {
 func (w *world) items() []Item {
 	w.t.Helper()
 	var out []Item
-	if err := w.pipeline.List(w.t.Context(), "", func(it *Item) bool { out = append(out, *it); return true }); err != nil {
+	if err := w.pipeline.List(w.t.Context(), "",
+		func(it *Item) bool { out = append(out, *it); return true }); err != nil {
 		w.t.Fatal(err)
 	}
 	return out
@@ -138,7 +139,8 @@ func TestRetryOfComponent(t *testing.T) {
 	}{
 		"part of the identity": {rowing(entry("HKWeatherTemperature", "18 warm")), "", true},
 		"as it was":            {workout(`,"temperature":{"qty":18,"units":"warm"}`), "", true},
-		"restated":             {workout(`,"temperature":{"qty":18,"units":"warm"}`), workout(`,"duration":2000`), false},
+		"restated": {workout(`,"temperature":{"qty":18,"units":"warm"}`), workout(`,"duration":2000`),
+			false},
 	} {
 		w := newWorld(t)
 		w.must("apple", "auto", c.invalid)

@@ -30,7 +30,7 @@ func (d *delivery) updateNights(ctx context.Context) error {
 		}
 		for _, key := range keys {
 			for more := true; more; {
-				if more, err = d.updatePiece(ctx, row, key); err != nil {
+				if more, err = d.updatePeriod(ctx, row, key); err != nil {
 					return err
 				}
 			}
@@ -39,9 +39,9 @@ func (d *delivery) updateNights(ctx context.Context) error {
 	return nil
 }
 
-// updatePiece derives the nights of the first due period of one source. The
+// updatePeriod derives the nights of the first due period of one source. The
 // nights and the state that the period is done are in one commit.
-func (d *delivery) updatePiece(ctx context.Context, row mapping.Segments, key string) (more bool, err error) {
+func (d *delivery) updatePeriod(ctx context.Context, row mapping.Segments, key string) (more bool, err error) {
 	defer d.pipeline.lock(d.request.Patient, d.request.Vendor)()
 	raw, err := d.pipeline.Store.Get(ctx, key)
 	if err != nil || raw == nil {
@@ -65,7 +65,7 @@ func (d *delivery) updatePiece(ctx context.Context, row mapping.Segments, key st
 	if err := d.checkConsent(ctx); err != nil {
 		return false, err
 	}
-	a, err := d.deriveFirstPiece(ctx, row, &nights, now)
+	a, err := d.deriveFirstPeriod(ctx, row, &nights, now)
 	if err != nil {
 		return false, err
 	}
@@ -86,12 +86,12 @@ func (d *delivery) updatePiece(ctx context.Context, row mapping.Segments, key st
 	return len(nights.Due) > 0, nil
 }
 
-// deriveFirstPiece derives the nights of the first period that is due and
+// deriveFirstPeriod derives the nights of the first period that is due and
 // removes it from nights. The period is shortened if it has too many segments.
-func (d *delivery) deriveFirstPiece(ctx context.Context, row mapping.Segments, nights *sourceNights,
+func (d *delivery) deriveFirstPeriod(ctx context.Context, row mapping.Segments, nights *sourceNights,
 	now time.Time) (*commitAttempt, error) {
 	due := nights.Due[0]
-	for length := min(due[1]-due[0], maxPiece); ; length = max(length/4, secondsPerDay) {
+	for length := min(due[1]-due[0], maxPeriod); ; length = max(length/4, secondsPerDay) {
 		p := period{due[0], due[0] + length}
 		sessions, err := d.readSessions(ctx, row, nights, p)
 		if errors.Is(err, errTooManySegments) && length > secondsPerDay {

@@ -146,11 +146,14 @@ func TestNightOfTwoPushes(t *testing.T) {
 // segments between them arrive, and that one of them is then retracted.
 func TestTwoNightsBecomeOne(t *testing.T) {
 	w := newWorld(t)
-	w.must("apple", "a.json", pushPayload(sleepSegment{"Band", "2026-04-14 21:00:00 +0200", "2026-04-14 23:30:00 +0200", "Core"}))
-	w.must("apple", "b.json", pushPayload(sleepSegment{"Band", "2026-04-15 03:00:00 +0200", "2026-04-15 06:00:00 +0200", "Core"}))
+	w.must("apple", "a.json", pushPayload(sleepSegment{"Band", "2026-04-14 21:00:00 +0200",
+		"2026-04-14 23:30:00 +0200", "Core"}))
+	w.must("apple", "b.json", pushPayload(sleepSegment{"Band", "2026-04-15 03:00:00 +0200",
+		"2026-04-15 06:00:00 +0200", "Core"}))
 	w.wantNights("2026-04-14T21:00:00+02:00 to 2026-04-14T23:30:00+02:00: 150 min, final",
 		"2026-04-15T03:00:00+02:00 to 2026-04-15T06:00:00+02:00: 180 min, final")
-	w.must("apple", "c.json", pushPayload(sleepSegment{"Band", "2026-04-15 00:30:00 +0200", "2026-04-15 02:00:00 +0200", "REM"}))
+	w.must("apple", "c.json", pushPayload(sleepSegment{"Band", "2026-04-15 00:30:00 +0200",
+		"2026-04-15 02:00:00 +0200", "REM"}))
 	w.wantNights("2026-04-14T21:00:00+02:00 to 2026-04-15T06:00:00+02:00: 420 min, amended")
 	gone := 0
 	for _, o := range w.all("Observation") {
@@ -177,7 +180,8 @@ func TestNightsBySource(t *testing.T) {
 		other = append(other, s)
 	}
 	w.must("apple", "b.json", pushPayload(other...))
-	w.must("apple", "c.json", pushPayload(sleepSegment{"Band", "2026-04-15 14:00:00 +0200", "2026-04-15 14:40:00 +0200", "Asleep"}))
+	w.must("apple", "c.json", pushPayload(sleepSegment{"Band", "2026-04-15 14:00:00 +0200",
+		"2026-04-15 14:40:00 +0200", "Asleep"}))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T02:40:00+02:00: 240 min, final",
 		"2026-04-14T22:40:00+02:00 to 2026-04-15T02:40:00+02:00: 240 min, final",
 		"2026-04-15T14:00:00+02:00 to 2026-04-15T14:40:00+02:00: 40 min, final")
@@ -210,7 +214,8 @@ func TestNightInProgress(t *testing.T) {
 	w.must("apple", "a.json", pushPayload(append(slices.Clone(lateEvening), smallHours...)...))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, preliminary")
 	clock.Add(4 * time.Hour)
-	w.must("apple", "b.json", haePayload(`{"name":"step_count","units":"count","data":[{"date":"2026-04-15 08:12:00 +0200","qty":11,"source":"Band"}]}`))
+	w.must("apple", "b.json", haePayload(
+		`{"name":"step_count","units":"count","data":[{"date":"2026-04-15 08:12:00 +0200","qty":11,"source":"Band"}]}`))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T06:40:00+02:00: 480 min, final")
 }
 
@@ -295,7 +300,8 @@ func TestNightsAfterCrash(t *testing.T) {
 	}
 	w.pipeline.Store = sound
 	w.wantNights()
-	w.must("apple", "b.json", haePayload(`{"name":"step_count","units":"count","data":[{"date":"2026-04-15 08:12:00 +0200","qty":11,"source":"Band"}]}`))
+	w.must("apple", "b.json", haePayload(
+		`{"name":"step_count","units":"count","data":[{"date":"2026-04-15 08:12:00 +0200","qty":11,"source":"Band"}]}`))
 	w.wantNights("2026-04-14T22:40:00+02:00 to 2026-04-15T02:40:00+02:00: 240 min, final")
 }
 

@@ -40,7 +40,7 @@ type Item struct {
 	Sample json.RawMessage `json:"sample,omitempty"`
 }
 
-func (it *Item) key() string { return prefixQuarantine + it.Patient + "/" + it.ID }
+func (item *Item) key() string { return prefixQuarantine + item.Patient + "/" + item.ID }
 
 // List calls fn for the items of a patient, or of all patients if patient is
 // "", until fn returns false.
@@ -66,9 +66,9 @@ func (p *Pipeline) List(ctx context.Context, patient string, fn func(*Item) bool
 // Get returns the item with the given id.
 func (p *Pipeline) Get(ctx context.Context, id string) (Item, error) {
 	var out Item
-	err := p.List(ctx, "", func(it *Item) bool {
-		if it.ID == id {
-			out = *it
+	err := p.List(ctx, "", func(item *Item) bool {
+		if item.ID == id {
+			out = *item
 			return false
 		}
 		return true
@@ -87,29 +87,29 @@ func (d *delivery) item(reason, metric, where, detail string) Item {
 
 // itemOfSample returns the Item of a sample that mapping rejected.
 func itemOfSample(d *delivery, s *sample.Sample, re *mapping.RejectError) Item {
-	it := d.item(re.Reason, s.Metric, "", re.Rule)
-	it.VendorID = s.VendorID
+	item := d.item(re.Reason, s.Metric, "", re.Rule)
+	item.VendorID = s.VendorID
 	raw, err := json.Marshal(s)
 	if err != nil || len(raw) > d.limits.KeepRaw {
-		it.Detail += "; too large to keep"
+		item.Detail += "; too large to keep"
 		raw = nil
 	}
-	it.Sample = raw
-	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, string(raw))
-	return it
+	item.Sample = raw
+	item.ID = itemID(item.Vendor, item.Format, item.Metric, item.Reason, string(raw))
+	return item
 }
 
 // itemOfReject returns the Item of a part of the payload that the adapter
 // rejected.
-func itemOfReject(d *delivery, x *sample.Reject) Item {
-	it := d.item(x.Reason, x.Metric, x.Where, componentDetail(x.Component, x.Detail))
-	it.Component, it.VendorID = strings.Clone(x.Component), x.VendorID
-	it.Raw = bytes.Clone(x.Raw[:min(len(x.Raw), d.limits.KeepRaw)])
-	it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, string(it.Raw))
-	if len(it.Raw) == 0 {
-		it.ID = itemID(it.Vendor, it.Format, it.Metric, it.Reason, it.Component, it.Where, d.digest)
+func itemOfReject(d *delivery, reject *sample.Reject) Item {
+	item := d.item(reject.Reason, reject.Metric, reject.Where, componentDetail(reject.Component, reject.Detail))
+	item.Component, item.VendorID = strings.Clone(reject.Component), reject.VendorID
+	item.Raw = bytes.Clone(reject.Raw[:min(len(reject.Raw), d.limits.KeepRaw)])
+	item.ID = itemID(item.Vendor, item.Format, item.Metric, item.Reason, string(item.Raw))
+	if len(item.Raw) == 0 {
+		item.ID = itemID(item.Vendor, item.Format, item.Metric, item.Reason, item.Component, item.Where, d.digest)
 	}
-	return it
+	return item
 }
 
 func componentDetail(component, rule string) string {

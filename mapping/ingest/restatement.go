@@ -18,21 +18,21 @@ func (d *delivery) retractCoarse(ctx context.Context, obs *observation, a *commi
 	if obs.coarse || !a.channels.hasCoarse() || d.isNight(obs.Metric) {
 		return nil
 	}
-	var mine measurement
-	if err := json.Unmarshal(obs.JSON, &mine); err != nil {
+	var own measurement
+	if err := json.Unmarshal(obs.JSON, &own); err != nil {
 		return fhir.Wrap("ingest.restatement", err)
 	}
-	from, _, ok := mine.effective()
+	from, _, ok := own.effective()
 	if !ok {
 		return nil
 	}
 	return d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), obs.Metric, from.UTC(),
 		from.UTC().Add(time.Second), nil,
 		func(f *store.Found, s *storedElements) bool {
-			var there measurement
+			var other measurement
 			if f.Resource.ID != obs.ID && s.Status != statusRetracted && !a.channels.mayBeFine(s.Device.Reference) &&
 				d.mayStandFor(s.Device.Reference, obs.source) &&
-				json.Unmarshal(f.Resource.JSON, &there) == nil && mine.equals(&there) {
+				json.Unmarshal(f.Resource.JSON, &other) == nil && own.equals(&other) {
 				a.retractions = append(a.retractions,
 					retraction{ref: fhir.Ref{Type: "Observation", ID: strings.Clone(f.Resource.ID)}, metric: obs.Metric,
 						json: unstamped(&f.Resource)})
@@ -55,19 +55,19 @@ type fineStatements struct {
 // obs, which a coarse channel restates: in the batch, or in the store under
 // another id. Then obs is a duplicate.
 func (fine *fineStatements) has(ctx context.Context, d *delivery, obs *observation, a *commitAttempt) (bool, error) {
-	var mine measurement
-	if err := json.Unmarshal(obs.JSON, &mine); err != nil {
+	var own measurement
+	if err := json.Unmarshal(obs.JSON, &own); err != nil {
 		return false, fhir.Wrap("ingest.restatement", err)
 	}
-	from, _, ok := mine.effective()
+	from, _, ok := own.effective()
 	if !ok {
 		return false, nil
 	}
-	ofBatch := func(other *observation) bool {
-		var there measurement
+	isDuplicate := func(other *observation) bool {
+		var theirs measurement
 		return other.Metric == obs.Metric && other.ID != obs.ID && !other.retracted &&
 			(obs.source == "" || other.source == obs.source) &&
-			json.Unmarshal(other.JSON, &there) == nil && mine.equals(&there)
+			json.Unmarshal(other.JSON, &theirs) == nil && own.equals(&theirs)
 	}
 	if fine.bySecond == nil {
 		fine.bySecond = map[int64][]int{}
@@ -78,7 +78,7 @@ func (fine *fineStatements) has(ctx context.Context, d *delivery, obs *observati
 		}
 	}
 	for _, i := range fine.bySecond[from.Unix()] {
-		if ofBatch(&fine.observations[i]) {
+		if isDuplicate(&fine.observations[i]) {
 			return true, nil
 		}
 	}
@@ -89,7 +89,7 @@ func (fine *fineStatements) has(ctx context.Context, d *delivery, obs *observati
 		start := group.columns.Start
 		first := sort.Search(len(start), func(i int) bool { return start[i] >= from.Unix()*1e6 })
 		for i := first; i < len(start) && start[i] < (from.Unix()+1)*1e6; i++ {
-			if other := group.document(i); ofBatch(&other) {
+			if other := group.document(i); isDuplicate(&other) {
 				return true, nil
 			}
 		}
@@ -98,16 +98,16 @@ func (fine *fineStatements) has(ctx context.Context, d *delivery, obs *observati
 	var failure error
 	err := d.find(ctx, d.pipeline.Mapper.System(d.request.Vendor), obs.Metric, from.UTC(),
 		from.UTC().Add(time.Second), nil,
-		func(other *store.Found, there *storedElements) bool {
-			if other.Resource.ID == obs.ID || there.Status == statusRetracted ||
-				!a.channels.mayBeFine(there.Device.Reference) {
+		func(other *store.Found, elements *storedElements) bool {
+			if other.Resource.ID == obs.ID || elements.Status == statusRetracted ||
+				!a.channels.mayBeFine(elements.Device.Reference) {
 				return true
 			}
 			var theirs measurement
-			if failure = json.Unmarshal(other.Resource.JSON, &theirs); failure != nil || !mine.equals(&theirs) {
+			if failure = json.Unmarshal(other.Resource.JSON, &theirs); failure != nil || !own.equals(&theirs) {
 				return failure == nil
 			}
-			found, failure = d.mayBeFrom(ctx, there, obs.Metric, obs.source, a)
+			found, failure = d.mayBeFrom(ctx, elements, obs.Metric, obs.source, a)
 			return failure == nil && !found
 		})
 	if err == nil {
@@ -119,9 +119,9 @@ func (fine *fineStatements) has(ctx context.Context, d *delivery, obs *observati
 // retractOwn retracts the stored version of obs if it came from a coarse
 // channel.
 func (a *commitAttempt) retractOwn(obs *observation, earlier *earlierVersion) {
-	var there storedElements
-	if earlier.status == statusRetracted || json.Unmarshal(earlier.current, &there) != nil ||
-		a.channels.mayBeFine(there.Device.Reference) {
+	var other storedElements
+	if earlier.status == statusRetracted || json.Unmarshal(earlier.current, &other) != nil ||
+		a.channels.mayBeFine(other.Device.Reference) {
 		a.count(obs.Metric, Counts{Unchanged: 1})
 		return
 	}

@@ -83,7 +83,8 @@ func TestChannelsAgree(t *testing.T) {
 			}
 			for x := range 6 { // with both pages in one payload
 				first := statement{x%2 > 0, 70 + x/2*5}.page(point)
-				checkAgreement(t, code, "series", 75, []string{first, strings.Join(pages, "\n")}, agreements(75, point)[n%4])
+				checkAgreement(t, code, "series", 75, []string{first, strings.Join(pages, "\n")},
+					agreements(75, point)[n%4])
 			}
 		}
 	}

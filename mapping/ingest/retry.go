@@ -22,9 +22,9 @@ import (
 func (p *Pipeline) Retry(ctx context.Context, by audit.Caller) (Summary, error) {
 	var total Summary
 	var items []Item
-	err := p.List(ctx, "", func(it *Item) bool {
-		if it.Sample != nil || it.Raw != nil {
-			items = append(items, *it)
+	err := p.List(ctx, "", func(item *Item) bool {
+		if item.Sample != nil || item.Raw != nil {
+			items = append(items, *item)
 		}
 		return true
 	})
@@ -72,11 +72,11 @@ func (p *Pipeline) retry(ctx context.Context, items []Item, by audit.Caller) (Su
 				return err
 			}
 			if ok {
-				it := &items[i]
-				released = append(released, store.StateWrite{Key: it.key()})
-				if it.VendorID != "" {
-					released = append(released, store.StateWrite{Key: prefixOpen + it.Patient + "/" +
-						subjectID(it.Vendor, it.Metric, it.VendorID) + "/" + it.ID})
+				item := &items[i]
+				released = append(released, store.StateWrite{Key: item.key()})
+				if item.VendorID != "" {
+					released = append(released, store.StateWrite{Key: prefixOpen + item.Patient + "/" +
+						subjectID(item.Vendor, item.Metric, item.VendorID) + "/" + item.ID})
 				}
 			}
 		}
@@ -89,31 +89,31 @@ func (p *Pipeline) retry(ctx context.Context, items []Item, by audit.Caller) (Su
 	if err != nil || len(released) == 0 {
 		return d.summary, err
 	}
-	ev := d.auditEvent(audit.Operator, audit.Success)
-	ev.Interaction, ev.Extra = "quarantine-release", [][2]string{{"items", strconv.Itoa(len(released))}}
-	_, err = audit.Commit(ctx, p.Store, p.Audit, &store.Batch{State: released}, ev)
+	event := d.auditEvent(audit.Operator, audit.Success)
+	event.Interaction, event.Extra = "quarantine-release", [][2]string{{"items", strconv.Itoa(len(released))}}
+	_, err = audit.Commit(ctx, p.Store, p.Audit, &store.Batch{State: released}, event)
 	return d.summary, fhir.Wrap("ingest.Retry", err)
 }
 
 // retryItem tries one item and reports whether all of it became resources. What
 // is rejected again is already in quarantine.
-func (d *delivery) retryItem(ctx context.Context, it *Item) (ok bool, err error) {
+func (d *delivery) retryItem(ctx context.Context, item *Item) (ok bool, err error) {
 	t := &collector{}
-	if it.Sample != nil {
+	if item.Sample != nil {
 		var s sample.Sample
-		if json.Unmarshal(it.Sample, &s) != nil {
+		if json.Unmarshal(item.Sample, &s) != nil {
 			return false, nil
 		}
 		t.samples = append(t.samples, s)
 	} else {
-		in := adapters.Input{Format: it.Format, Hint: strings.Split(it.Metric, ".")[0],
-			Body: bytes.NewReader(it.Raw), Zone: d.zone, Received: it.FirstSeen}
+		in := adapters.Input{Format: item.Format, Hint: strings.Split(item.Metric, ".")[0],
+			Body: bytes.NewReader(item.Raw), Zone: d.zone, Received: item.FirstSeen}
 		if d.adapter.Decode(ctx, in, t) != nil || t.rejected {
 			return false, ctx.Err()
 		}
 	}
-	if it.Component != "" && len(t.samples) == 1 {
-		return d.completeObservation(ctx, it, &t.samples[0])
+	if item.Component != "" && len(t.samples) == 1 {
+		return d.completeObservation(ctx, item, &t.samples[0])
 	}
 	for i := range t.samples {
 		if _, err := d.pipeline.Mapper.Map(nil, d.request.Vendor, &t.samples[i], d.request.Patient,
@@ -132,24 +132,24 @@ func (d *delivery) retryItem(ctx context.Context, it *Item) (ok bool, err error)
 // completeObservation writes the Observation of a component in quarantine
 // again, with the component. If the component is part of the Observation's id,
 // the incomplete Observation is retracted.
-func (d *delivery) completeObservation(ctx context.Context, it *Item, s *sample.Sample) (done bool, err error) {
-	if stale, err := d.isOutdated(ctx, it); err != nil || stale {
+func (d *delivery) completeObservation(ctx context.Context, item *Item, s *sample.Sample) (done bool, err error) {
+	if stale, err := d.isOutdated(ctx, item); err != nil || stale {
 		return stale, err
 	}
 	res, err := d.pipeline.Mapper.Map(nil, d.request.Vendor, s, d.request.Patient, d.zone)
 	if err != nil || len(res.Left) > 0 {
 		return false, nil
 	}
-	if res.ID != it.Observation {
+	if res.ID != item.Observation {
 		partial := *s
 		partial.Components = nil
 		for _, c := range s.Components {
-			if c.Name != it.Component {
+			if c.Name != item.Component {
 				partial.Components = append(partial.Components, c)
 			}
 		}
 		mapped, err := d.pipeline.Mapper.Map(nil, d.request.Vendor, &partial, d.request.Patient, d.zone)
-		if err != nil || mapped.ID != it.Observation {
+		if err != nil || mapped.ID != item.Observation {
 			return false, nil
 		}
 		partial.Status = sample.Retracted
@@ -162,13 +162,13 @@ func (d *delivery) completeObservation(ctx context.Context, it *Item, s *sample.
 
 // isOutdated reports whether the Observation that a component was left out of
 // has changed since, so that the item is outdated.
-func (d *delivery) isOutdated(ctx context.Context, it *Item) (bool, error) {
-	heads, err := d.pipeline.Store.Heads(ctx, []fhir.Ref{{Type: "Observation", ID: it.Observation}})
+func (d *delivery) isOutdated(ctx context.Context, item *Item) (bool, error) {
+	heads, err := d.pipeline.Store.Heads(ctx, []fhir.Ref{{Type: "Observation", ID: item.Observation}})
 	if err != nil {
 		return false, fhir.Wrap("ingest.Retry", err)
 	}
 	h := heads[0]
-	return h.Version == 0 || h.Deleted || hex.EncodeToString(h.Hash[:]) != it.Content, nil
+	return h.Version == 0 || h.Deleted || hex.EncodeToString(h.Hash[:]) != item.Content, nil
 }
 
 // collector is an adapters.Sink that keeps the samples of one item.

@@ -17,9 +17,9 @@ import (
 
 // Lengths of the periods for which nights are derived, in seconds.
 const (
-	// maxPiece is the longest period for which one commit derives the nights,
+	// maxPeriod is the longest period for which one commit derives the nights,
 	// some hundred Observations.
-	maxPiece = 400 * secondsPerDay
+	maxPeriod = 400 * secondsPerDay
 	// readMargin is the time before and after a period that is read too, for
 	// sessions that reach into it and for others that end on the same days.
 	readMargin = 5 * secondsPerDay
@@ -39,7 +39,7 @@ const maxSegments = 200_000
 
 // errTooManySegments is returned together with the sessions of the first
 // maxSegments segments.
-var errTooManySegments = errors.New("too many segments for one piece of nights")
+var errTooManySegments = errors.New("the period has too many segments")
 
 // sessionWindow holds the sessions of a source from some days before a period
 // to some days after it.
@@ -85,10 +85,10 @@ func (d *delivery) readSessions(ctx context.Context, row mapping.Segments, night
 func (d *delivery) readSegments(ctx context.Context, row mapping.Segments, nights *sourceNights, from,
 	to time.Time) (segs []sleep.Segment, err error) {
 	add := func(_ *store.Found, s *storedElements) bool {
-		g, ok := nights.segment(s)
+		seg, ok := nights.segment(s)
 		if ok {
-			if g.Start, g.End, ok = s.effective(); ok {
-				segs = append(segs, g)
+			if seg.Start, seg.End, ok = s.effective(); ok {
+				segs = append(segs, seg)
 			}
 		}
 		return len(segs) < maxSegments
@@ -115,28 +115,28 @@ func (d *delivery) readSegments(ctx context.Context, row mapping.Segments, night
 		if run.Template.Vendor != d.request.Vendor {
 			return true
 		}
-		var cols *series.Columns
-		if cols, failure = run.Load(); failure != nil {
+		var columns *series.Columns
+		if columns, failure = run.Load(); failure != nil {
 			return false
 		}
 		common, seen := segmentOf[run.Template]
 		if !seen {
-			first := cols.At(run.From)
+			first := columns.At(run.From)
 			first.Commit = series.Commit{}
 			var s storedElements
 			if failure = json.Unmarshal(run.Template.Append(nil, &first), &s); failure != nil {
 				return false
 			}
-			if g, ok := nights.segment(&s); ok {
-				common = &g
+			if seg, ok := nights.segment(&s); ok {
+				common = &seg
 			}
 			segmentOf[run.Template] = common
 		}
 		for i := run.From; common != nil && i < run.To && len(segs) < maxSegments; i++ {
-			if s := cols.At(i); s.End != series.NoEnd {
-				g := *common
-				g.Start, g.End = at(s.Start, s.Off), at(s.End, s.EndOff)
-				segs = append(segs, g)
+			if s := columns.At(i); s.End != series.NoEnd {
+				seg := *common
+				seg.Start, seg.End = at(s.Start, s.Off), at(s.End, s.EndOff)
+				segs = append(segs, seg)
 			}
 		}
 		return len(segs) < maxSegments
@@ -146,16 +146,16 @@ func (d *delivery) readSegments(ctx context.Context, row mapping.Segments, night
 
 // segment returns s without its times. It reports false if s is not a segment
 // of the source.
-func (nights *sourceNights) segment(s *storedElements) (g sleep.Segment, ok bool) {
+func (nights *sourceNights) segment(s *storedElements) (seg sleep.Segment, ok bool) {
 	if s.Status == statusRetracted || !slices.Contains(nights.Streams, s.identifier(mapping.StreamSystem)) &&
 		!slices.Contains(nights.Streams, s.Device.Reference) {
-		return g, false
+		return seg, false
 	}
-	g = sleep.Segment{ZoneKnown: !s.zoneUnknown(), Device: s.Device.Reference}
+	seg = sleep.Segment{ZoneKnown: !s.zoneUnknown(), Device: s.Device.Reference}
 	for _, c := range s.Value.Coding {
-		if g.Stage, ok = sleep.StageOf(c.Code); ok {
-			return g, true
+		if seg.Stage, ok = sleep.StageOf(c.Code); ok {
+			return seg, true
 		}
 	}
-	return g, false
+	return seg, false
 }

@@ -15,8 +15,8 @@ func (d *delivery) addSeries(ctx context.Context, b *batch, a *commitAttempt) ([
 	var groups []*seriesGroup
 	var writes []store.SeriesWrite
 	for _, group := range b.groups {
-		counts := group.columns.Len()
-		if counts == 0 {
+		n := group.columns.Len()
+		if n == 0 {
 			continue
 		}
 		ok, err := d.covered(ctx, group.template.Categories)
@@ -24,11 +24,11 @@ func (d *delivery) addSeries(ctx context.Context, b *batch, a *commitAttempt) ([
 			return nil, err
 		}
 		if !ok {
-			a.count(group.metric, Counts{Dropped: counts})
+			a.count(group.metric, Counts{Dropped: n})
 			continue
 		}
-		groups, writes = append(groups, group),
-			append(writes, store.SeriesWrite{Template: group.template, Columns: group.columns})
+		groups = append(groups, group)
+		writes = append(writes, store.SeriesWrite{Template: group.template, Columns: group.columns})
 	}
 	if len(writes) == 0 {
 		return nil, nil

@@ -96,7 +96,8 @@ func simulateHeartRate(seed uint64, n int) func(yield func(*sample.Sample) bool)
 }
 
 func heartRate(at time.Time, num string) sample.Sample {
-	return sample.Sample{Metric: heartRateType, Channel: "export.xml", Zone: sample.ZoneInstant, KeyValue: true, Start: at,
+	return sample.Sample{Metric: heartRateType, Channel: "export.xml", Zone: sample.ZoneInstant, KeyValue: true,
+		Start: at,
 		Value: sample.Value{Kind: sample.Number, Num: num, Unit: "count/min"},
 		Device: sample.Device{Name: "Apple Watch", Manufacturer: "Apple Inc.", Model: "Watch", Hardware: "Watch6,7",
 			Software: "11.0"},

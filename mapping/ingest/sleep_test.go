@@ -23,7 +23,8 @@ func (w *world) storeConsent(categories ...string) *consent.Engine {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := w.pipeline.Store.Commit(w.t.Context(), &store.Batch{Writes: []store.Write{{Resource: c}}}); err != nil {
+	if _, err := w.pipeline.Store.Commit(w.t.Context(),
+		&store.Batch{Writes: []store.Write{{Resource: c}}}); err != nil {
 		w.t.Fatal(err)
 	}
 	w.pipeline.Consents = e

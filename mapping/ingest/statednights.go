@@ -83,28 +83,28 @@ func (d *delivery) resolveNight(ctx context.Context, row mapping.Segments, obs *
 			a.retractions = append(a.retractions, night.retraction)
 		}
 	}
-	this := storedNight{retraction: retraction{ref: fhir.Ref{Type: "Observation", ID: obs.ID}}, vendorID: vendorID,
+	target := storedNight{retraction: retraction{ref: fhir.Ref{Type: "Observation", ID: obs.ID}}, vendorID: vendorID,
 		from: from, to: to}
 	if match >= 0 {
-		this.ref, this.vendorID = stored[match].ref, stored[match].vendorID
+		target.ref, target.vendorID = stored[match].ref, stored[match].vendorID
 	} else {
 		for i := range *resolved {
 			if night := &(*resolved)[i]; strings.HasPrefix(night.vendorID, prefix) && overlaps(night) {
-				this.ref, this.vendorID = night.ref, night.vendorID
+				target.ref, target.vendorID = night.ref, night.vendorID
 				break
 			}
 		}
 	}
-	obs.rename(this.ref.ID, vendorID, this.vendorID)
+	obs.rename(target.ref.ID, vendorID, target.vendorID)
 	for i := range earlier {
 		if earlier[i].ID == obs.ID { // the payload states the night twice; the last one counts
 			a.count(obs.Metric, Counts{Dropped: 1})
 			obs.seq, earlier[i] = earlier[i].seq, *obs
-			*resolved = append(*resolved, this)
+			*resolved = append(*resolved, target)
 			return false, nil
 		}
 	}
-	*resolved = append(*resolved, this)
+	*resolved = append(*resolved, target)
 	return true, nil
 }
 
