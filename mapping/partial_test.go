@@ -25,7 +25,7 @@ func workout(parts ...sample.Component) *sample.Sample {
 // placed reports whether s becomes a row of a series.
 func placed(m *mapping.Mapper, vendor string, s *sample.Sample) bool {
 	var row series.Sample
-	st, _ := stream.New(m, vendor, "p1", nil).Place(s, &row)
+	st := stream.New(m, vendor, "p1", nil).Place(s, &row)
 	return st != nil
 }
 

@@ -68,28 +68,14 @@ func (r *Resolved) inStream(e *Effective) bool {
 	return us >= series.MinStart && us <= series.MaxStart
 }
 
-// Column reads one number of the samples of a series.
+// Column describes one number of the samples of a series. Its Converter parses
+// and converts the number.
 type Column struct {
+	decimal.Converter
 	Component  int // index in Sample.Components, or -1 for the main value
-	converter  decimal.Converter
-	zeroAbsent bool
-	ranged     bool
-	low, high  float64
-}
-
-// Read parses and converts a number. It reports false if a series cannot hold
-// the number or if the row rejects it.
-func (c *Column) Read(num string) (series.Decimal, bool) {
-	v, ok := c.converter.Number(num)
-	if !ok || c.zeroAbsent && v.Mant == 0 {
-		return v, false
-	}
-	if c.ranged {
-		if f := v.Float(); f < c.low || f > c.high {
-			return v, false
-		}
-	}
-	return v, true
+	ZeroAbsent bool
+	Ranged     bool // Low and High are set
+	Low, High  float64
 }
 
 // Columns returns the columns of the series for samples like s. It reports
@@ -99,8 +85,8 @@ func (r *Resolved) Columns(s *sample.Sample) (columns []Column, ok bool) {
 		return nil, false
 	}
 	add := func(component int, rule *rule, v *sample.Value) bool {
-		c := Column{Component: component, zeroAbsent: rule.zeroAbsent, ranged: rule.ranged,
-			low: rule.low, high: rule.high}
+		c := Column{Component: component, ZeroAbsent: rule.zeroAbsent, Ranged: rule.ranged,
+			Low: rule.low, High: rule.high}
 		var conv decimal.Conversion
 		if rule.units != nil {
 			var ok bool
@@ -108,7 +94,7 @@ func (r *Resolved) Columns(s *sample.Sample) (columns []Column, ok bool) {
 				return false
 			}
 		}
-		c.converter = decimal.NewConverter(conv)
+		c.Converter = decimal.NewConverter(conv)
 		columns = append(columns, c)
 		return true
 	}

@@ -355,7 +355,7 @@ func (p *pair) before(x measured) {
 	for range 3 {
 		s := x.samples[p.n(len(x.samples))]
 		var row series.Sample
-		if st, _ := streams.Place(&s, &row); st != nil {
+		if st := streams.Place(&s, &row); st != nil {
 			k := st.Template.Key(&row)
 			p.ask(&request{client: "admin", method: "PUT", url: "/Observation/" + k.ID(), body: p.edited(k.ID())})
 		}

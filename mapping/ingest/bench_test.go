@@ -56,7 +56,7 @@ func BenchmarkSamples(b *testing.B) {
 		streams := stream.New(w.pipeline.Mapper, "apple", "p1", nil)
 		var row series.Sample
 		simulateHeartRate(1, n)(func(s *sample.Sample) bool {
-			st, _ := streams.Place(s, &row)
+			st := streams.Place(s, &row)
 			each(st, &row)
 			return true
 		})

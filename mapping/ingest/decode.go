@@ -60,8 +60,7 @@ func (d *delivery) decodeAndCommit(ctx context.Context, source func(context.Cont
 
 // Sample implements adapters.Sink.
 func (d *delivery) Sample(s *sample.Sample) error {
-	st, resolved := d.streams.Place(s, &d.row)
-	if st != nil && (d.row.Start <= d.horizon || !d.inFuture(d.row.Start)) {
+	if st := d.streams.Place(s, &d.row); st != nil && (d.row.Start <= d.horizon || !d.inFuture(d.row.Start)) {
 		d.yield(1)
 		return d.addSample(st)
 	}
@@ -70,7 +69,7 @@ func (d *delivery) Sample(s *sample.Sample) error {
 	if b.arena == nil {
 		b.arena = make([]byte, 0, arenaSize)
 	}
-	res, err := d.pipeline.Mapper.Observation(b.arena, resolved, s, d.zone)
+	res, err := d.pipeline.Mapper.Observation(b.arena, d.streams.Resolve(s), s, d.zone)
 	if err == nil && d.inFuture(res.Start.UnixMicro()) {
 		err = &mapping.RejectError{Reason: sample.ReasonBadTime, Rule: "the time is in the future"}
 	}
@@ -90,7 +89,7 @@ func (d *delivery) Sample(s *sample.Sample) error {
 			return err
 		}
 		if s = res.Kept; res.Stream != "" {
-			if st, _ := d.streams.Place(s, &d.row); st != nil {
+			if st := d.streams.Place(s, &d.row); st != nil {
 				return d.addSample(st)
 			}
 		}

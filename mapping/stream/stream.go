@@ -80,7 +80,6 @@ type Stream struct {
 
 // entry caches everything about a sample but its times and numbers.
 type entry struct {
-	mapping.Resolved
 	sample  sample.Sample // a copy that Place compares with
 	dense   bool          // the samples may be rows of a series
 	columns []mapping.Column
@@ -90,31 +89,29 @@ type entry struct {
 	// streams holds the streams by class, and by whether the offset is unsure.
 	streams   [2][series.Long + 1]*Stream
 	described sample.Sample
+	mapping.Resolved
 }
 
 // Place reads the times and numbers of s into row and returns the stream of s.
 // The numbers are those that an Observation would have. The stream is nil if s
-// cannot be a row of a series.
-//
-// Place also returns the facts about s that an Observation is made of. They are
-// valid until the next call.
-func (m *Mapper) Place(s *sample.Sample, row *series.Sample) (*Stream, *mapping.Resolved) {
-	if s.VendorID != "" || s.Status != sample.Final || s.Note != "" || s.Day != (sample.Date{}) || s.Start.IsZero() {
-		return nil, m.resolveUncached(s)
+// cannot be a row of a series; Resolve then returns the facts for its Observation.
+func (m *Mapper) Place(s *sample.Sample, row *series.Sample) *Stream {
+	if !isCacheable(s) {
+		return nil
 	}
 	e := m.last
 	if e == nil || !e.matches(s) {
 		if e = m.find(s); e == nil {
-			return nil, m.resolveUncached(s)
+			return nil
 		}
 		m.last = e
 	}
 	if !e.dense {
-		return nil, &e.Resolved
+		return nil
 	}
 	unsure, ok := m.readTimes(e, s, row)
 	if !ok {
-		return nil, &e.Resolved
+		return nil
 	}
 	for i := range e.columns {
 		c := &e.columns[i]
@@ -122,8 +119,13 @@ func (m *Mapper) Place(s *sample.Sample, row *series.Sample) (*Stream, *mapping.
 		if c.Component >= 0 {
 			v = &s.Components[c.Component].Value
 		}
-		if row.Values[i], ok = c.Read(v.Num); !ok {
-			return nil, &e.Resolved
+		if row.Values[i], ok = c.Number(v.Num); !ok || c.ZeroAbsent && row.Values[i].Mant == 0 {
+			return nil
+		}
+		if c.Ranged {
+			if f := row.Values[i].Float(); f < c.Low || f > c.High {
+				return nil
+			}
 		}
 	}
 	class := series.Instant
@@ -135,12 +137,23 @@ func (m *Mapper) Place(s *sample.Sample, row *series.Sample) (*Stream, *mapping.
 		st = m.stream(e, s, class, unsure)
 		e.streams[unsure][class] = st
 	}
-	return st, &e.Resolved
+	return st
 }
 
-func (m *Mapper) resolveUncached(s *sample.Sample) *mapping.Resolved {
+// Resolve returns the facts about s that an Observation is made of. It returns
+// the cached ones if Place was called with s last. They are valid until the next
+// call.
+func (m *Mapper) Resolve(s *sample.Sample) *mapping.Resolved {
+	if e := m.last; isCacheable(s) && e != nil && e.matches(s) {
+		return &e.Resolved
+	}
 	m.uncached = m.mapper.Resolve(m.vendor, m.patient, s)
 	return &m.uncached
+}
+
+// isCacheable reports whether samples like s may be rows of a series.
+func isCacheable(s *sample.Sample) bool {
+	return s.VendorID == "" && s.Status == sample.Final && s.Note == "" && s.Day == (sample.Date{}) && !s.Start.IsZero()
 }
 
 // matches reports whether s differs from the sample of e in times and numbers

@@ -103,7 +103,8 @@ func TestSeriesEqualsObservation(t *testing.T) {
 			for range rapid.IntRange(1, 4).Draw(t, "samples") {
 				s := drawSample(t, tables, v, r)
 				var row series.Sample
-				st, resolved := streams.Place(s, &row)
+				st := streams.Place(s, &row)
+				resolved := streams.Resolve(s)
 				res, err := m.Map(nil, v.Vendor, s, "p1", zone)
 				checkResolved(t, m, resolved, s, zone, &res, err)
 				if err == nil {
@@ -178,7 +179,7 @@ func TestSeriesFrom(t *testing.T) {
 		mappingtest.EachRow(tables, func(v *table.Vendor, r *table.Row) {
 			var row series.Sample
 			s := mappingtest.Example(t, tables, v, r, false)
-			if st, _ := New(m, v.Vendor, "p1", nil).Place(s, &row); (st != nil) != want(r) {
+			if st := New(m, v.Vendor, "p1", nil).Place(s, &row); (st != nil) != want(r) {
 				t.Errorf("from %d: %s with rate %d: placed %v", from, r.Metric, r.Rate, st != nil)
 			}
 			res, err := m.Map(nil, v.Vendor, s, "p1", nil)
@@ -201,7 +202,7 @@ func TestCacheIsBounded(t *testing.T) {
 		s := mappingtest.HeartRate("62")
 		s.Device.Battery = strconv.Itoa(i)
 		s.Source.Name = strconv.Itoa(i)
-		if st, _ := streams.Place(s, &row); st == nil {
+		if st := streams.Place(s, &row); st == nil {
 			t.Fatal("the sample was not placed")
 		}
 		if streams.Full() {
@@ -258,7 +259,7 @@ func BenchmarkPlace(b *testing.B) {
 				if !s.End.IsZero() {
 					s.End = s.Start.Add(time.Minute)
 				}
-				st, _ := streams.Place(s, &row)
+				st := streams.Place(s, &row)
 				if i++; i&0xffff == 0 {
 					s.Start = s.Start.Add(-5 * 0xffff * time.Second)
 					cols.Reset()
@@ -280,7 +281,7 @@ func BenchmarkPlace(b *testing.B) {
 		for b.Loop() {
 			s := samples[i%3]
 			s.Start = s.Start.Add(5 * time.Second)
-			st, _ := streams.Place(s, &row)
+			st := streams.Place(s, &row)
 			if i++; i&0xffff == 0 {
 				for _, s := range samples {
 					s.Start = s.Start.Add(-5 * 0x5555 * time.Second)
