@@ -20,6 +20,7 @@ import (
 	"pulsegate/mapping"
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/sample"
+	"pulsegate/mapping/table"
 )
 
 // fill writes n generated samples to the data directory of a stopped server: a heart
@@ -47,7 +48,7 @@ func fill(data string, patients []string, n int) (created int, took time.Duratio
 	if err != nil {
 		return created, 0, err
 	}
-	m, err := mapping.New(mapping.Builtin(), mapping.Options{Key: key})
+	m, err := mapping.New(table.Builtin(), mapping.Options{Key: key})
 	if err != nil {
 		return created, 0, err
 	}

@@ -19,6 +19,7 @@ import (
 	"pulsegate/fhir/store"
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/sample"
+	"pulsegate/mapping/stream"
 )
 
 // sorted returns the keys of m in order.
@@ -350,7 +351,7 @@ func (p *pair) putBefore(d delivery) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	streams := p.mapper.Streams(d.vendor, d.patient, zone)
+	streams := stream.New(p.mapper, d.vendor, d.patient, zone)
 	for range 3 {
 		s := d.samples[p.n(len(d.samples))]
 		var row series.Sample

@@ -29,6 +29,7 @@ import (
 	"pulsegate/mapping"
 	"pulsegate/mapping/ingest"
 	"pulsegate/mapping/sample"
+	"pulsegate/mapping/table"
 	"pulsegate/smart/scope"
 )
 
@@ -38,7 +39,7 @@ var (
 	validator = sync.OnceValues(func() (*r4.Validator, error) { return r4.New(r4.Limits{}) })
 	mapper    = sync.OnceValues(func() (*mapping.Mapper,
 		error) {
-		return mapping.New(mapping.Builtin(), mapping.Options{})
+		return mapping.New(table.Builtin(), mapping.Options{})
 	})
 )
 

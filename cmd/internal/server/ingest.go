@@ -13,6 +13,7 @@ import (
 	"pulsegate/fhir/store/pebblestore"
 	"pulsegate/mapping"
 	"pulsegate/mapping/ingest"
+	"pulsegate/mapping/table"
 )
 
 // newPipeline returns the pipeline that turns vendor payloads into resources.
@@ -22,15 +23,12 @@ func newPipeline(ctx context.Context, env environment, db *pebblestore.DB, rec *
 	if err != nil {
 		return nil, err
 	}
-	if len(key) == 0 {
-		env.log.WarnContext(ctx, "the store was created before IDs were derived with a secret key: anyone who knows a measurement can compute its ID. To end this, import the data into a new store")
-	}
-	mapper, err := mapping.New(mapping.Builtin(), mapping.Options{SeriesFrom: env.config.SeriesFrom, Key: key})
+	mapper, err := mapping.New(table.Builtin(), mapping.Options{SeriesFrom: env.config.SeriesFrom, Key: key})
 	if err != nil {
 		return nil, err
 	}
 	for _, a := range all {
-		if !mapper.Knows(a.Vendor()) {
+		if !mapper.HasTable(a.Vendor()) {
 			return nil, fhir.Errorf(fhir.Internal, "server.newPipeline", "the metric table has no file %s.yaml",
 				a.Vendor())
 		}
@@ -39,13 +37,13 @@ func newPipeline(ctx context.Context, env environment, db *pebblestore.DB, rec *
 		Clock: env.now, Zone: func(ctx context.Context, patient string) (*time.Location, error) {
 			return zoneOf(ctx, db, patient)
 		}, SpoolDir: env.config.Data,
-		Limits: ingest.Limits{MaxBytes: env.config.MaxIngestBytes}, Logger: env.log, LegacyIDs: db.Legacy()}, nil
+		Limits: ingest.Limits{MaxBytes: env.config.MaxIngestBytes}, Logger: env.log}, nil
 }
 
 // withAdapters returns a pipeline that differs from p in its adapters.
 func withAdapters(p *ingest.Pipeline, all []adapters.Adapter) *ingest.Pipeline {
 	return &ingest.Pipeline{Store: p.Store, Audit: p.Audit, Consents: p.Consents, Mapper: p.Mapper, Adapters: all,
-		Clock: p.Clock, Zone: p.Zone, SpoolDir: p.SpoolDir, Limits: p.Limits, Logger: p.Logger, LegacyIDs: p.LegacyIDs}
+		Clock: p.Clock, Zone: p.Zone, SpoolDir: p.SpoolDir, Limits: p.Limits, Logger: p.Logger}
 }
 
 // timezoneURL is the standard extension for the time zone of a patient.
