@@ -134,21 +134,7 @@ func reject(reason, rule string) error { return &RejectError{reason, rule} }
 // sample.DropPlaceholder if the value is a zero that stands for "not
 // measured".
 func (m *Mapper) Map(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location) (Result, error) {
-	return m.tolerant(buf, vendor, s, patient, zone, false)
-}
-
-// MapLegacy is Map as it was before there were streams: every Observation has
-// an id of its own kind.
-func (m *Mapper) MapLegacy(buf []byte, vendor string, s *sample.Sample, patient string,
-	zone *time.Location) (Result, error) {
-	return m.tolerant(buf, vendor, s, patient, zone, true)
-}
-
-// tolerant is observe without the components that it refuses. If nothing is
-// left then, the first of them is the reason.
-func (m *Mapper) tolerant(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location,
-	legacy bool) (Result, error) {
-	res, err := m.observe(buf, vendor, s, patient, zone, legacy)
+	res, err := m.observe(buf, vendor, s, patient, zone)
 	var part *partError
 	if err == nil || !errors.As(err, &part) {
 		return res, err
@@ -157,7 +143,7 @@ func (m *Mapper) tolerant(buf []byte, vendor string, s *sample.Sample, patient s
 	if kept.Value.Kind == sample.None && len(kept.Components) == 0 {
 		return res, worst(left)
 	}
-	res, err = m.observe(buf, vendor, kept, patient, zone, legacy)
+	res, err = m.observe(buf, vendor, kept, patient, zone)
 	if errors.As(err, &part) { // the main series has no possible point
 		return res, part.RejectError
 	}
@@ -165,22 +151,8 @@ func (m *Mapper) tolerant(buf []byte, vendor string, s *sample.Sample, patient s
 	return res, err
 }
 
-// LegacyID is the id that MapLegacy gives a sample of a stream; "" of
-// anything else, or of what Map refuses.
-func (m *Mapper) LegacyID(vendor string, s *sample.Sample, patient string, zone *time.Location) string {
-	r := m.rules[vendor][s.Metric]
-	if r == nil || r.row.Rate <= 0 {
-		return ""
-	}
-	w, err := resolve(s, zone)
-	if err != nil || !r.streamed(s, &w) {
-		return ""
-	}
-	return m.observationID(vendor, patient, r.row.Metric, s, &w)
-}
-
-func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient string, zone *time.Location,
-	legacy bool) (Result, error) {
+func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient string,
+	zone *time.Location) (Result, error) {
 	r := m.rules[vendor][s.Metric]
 	if r == nil {
 		return Result{}, reject(sample.ReasonUnmapped, "the metric table has no row")
@@ -199,7 +171,7 @@ func (m *Mapper) observe(buf []byte, vendor string, s *sample.Sample, patient st
 		res.Start = w.start
 		return res, nil
 	}
-	if !legacy && r.streamed(s, &w) {
+	if r.streamed(s, &w) {
 		w.cut()
 		id := m.streamIdentity(vendor, patient, r.row.Metric, s)
 		k := r.sampleKey(id, s, &w)

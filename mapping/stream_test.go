@@ -186,11 +186,6 @@ func TestEveryRateIsASeries(t *testing.T) {
 					bytes.Contains(res.JSON, []byte(StreamSystem)) != (r.Rate > 0) {
 					t.Errorf("from %d: %s with rate %d: stream %q", from, r.Metric, r.Rate, res.Stream)
 				}
-				old, err := m.MapLegacy(nil, v.Vendor, s, "p1", nil)
-				if err != nil || len(old.ID) != 26 && old.ID != "" || old.Stream != "" || r.Rate > 0 &&
-					m.LegacyID(v.Vendor, s, "p1", nil) != old.ID {
-					t.Errorf("%s: legacy %+v %v", r.Metric, old, err)
-				}
 			}
 		}
 	}

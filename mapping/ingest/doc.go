@@ -28,10 +28,6 @@
 // up to 16 times. Of a sample that a batch states twice, under whichever
 // template or as a document, the last word counts.
 //
-// In a store that an earlier release wrote (Pipeline.LegacyIDs) each sample is
-// looked up under the id it had then; where it is there, it stays that
-// document.
-//
 // A run that fails leaves an AuditEvent too: outcome 8 without consent or when
 // it was withdrawn on the way, 4 for a payload that cannot be read, 12 for a
 // failure of ours.

@@ -49,9 +49,6 @@ type Pipeline struct {
 	SpoolDir string
 	Limits   Limits
 	Logger   *slog.Logger
-	// LegacyIDs has every sample of a stream looked up under the id that it
-	// had before there were streams: for a store that holds such ones.
-	LegacyIDs bool
 
 	// stripes are locked by patient and vendor while a commit is worked out
 	// and written: what it reads of them is what it is written over.

@@ -192,26 +192,16 @@ func (r *run) flush() error {
 
 // Sample is adapters.Sink.
 func (r *run) Sample(s *sample.Sample) error {
-	legacy, err := r.legacy(s)
-	if err != nil {
-		return err
-	}
-	if !legacy {
-		if st := r.streams.Place(s, &r.row); st != nil && (r.row.Start <= r.horizon || !r.future(r.row.Start)) {
-			r.step(1)
-			return r.place(st)
-		}
+	if st := r.streams.Place(s, &r.row); st != nil && (r.row.Start <= r.horizon || !r.future(r.row.Start)) {
+		r.step(1)
+		return r.place(st)
 	}
 	r.step(documentSteps)
 	b := r.cur
 	if b.arena == nil {
 		b.arena = make([]byte, 0, arenaSize)
 	}
-	toResource := r.p.Mapper.Map
-	if legacy {
-		toResource = r.p.Mapper.MapLegacy
-	}
-	res, err := toResource(b.arena, r.q.Vendor, s, r.q.Patient, r.zone)
+	res, err := r.p.Mapper.Map(b.arena, r.q.Vendor, s, r.q.Patient, r.zone)
 	if err == nil && r.future(res.Start.UnixMicro()) {
 		err = &mapping.RejectError{Reason: sample.ReasonBadTime, Rule: "the time lies in the future"}
 	}
@@ -230,7 +220,7 @@ func (r *run) Sample(s *sample.Sample) error {
 		if err := r.leave(s, &res); err != nil {
 			return err
 		}
-		if s = res.Kept; !legacy && res.Stream != "" {
+		if s = res.Kept; res.Stream != "" {
 			if st := r.streams.Place(s, &r.row); st != nil {
 				return r.place(st)
 			}
@@ -292,23 +282,6 @@ func (r *run) future(start int64) bool {
 		r.horizon = r.p.Clock().Add(48 * time.Hour).UnixMicro()
 	}
 	return start > r.horizon
-}
-
-// legacy reports whether the store has s under the id that it had before
-// there were streams: it stays that document.
-func (r *run) legacy(s *sample.Sample) (bool, error) {
-	if !r.p.LegacyIDs {
-		return false, nil
-	}
-	id := r.p.Mapper.LegacyID(r.q.Vendor, s, r.q.Patient, r.zone)
-	if id == "" {
-		return false, nil
-	}
-	heads, err := r.p.Store.Heads(r.ctx, []fhir.Ref{{Type: "Observation", ID: id}})
-	if err != nil {
-		return false, fhir.Wrap("ingest.legacy", err)
-	}
-	return heads[0].Version > 0, nil
 }
 
 // device is what b knows of a Device.

@@ -384,42 +384,6 @@ func streamOf(t *testing.T, w *world) (stream string) {
 	return stream
 }
 
-// TestLegacyIDs: what an earlier release stored under ids of its own stays what
-// it is; only what is new has a sample's id.
-func TestLegacyIDs(t *testing.T) {
-	w := newWorld(t)
-	old := []sample.Sample{heartRate(noon, "62"), heartRate(noon.Add(time.Second), "63")}
-	old[1].KeyValue = false
-	var b store.Batch
-	for i := range old {
-		r, err := w.p.Mapper.MapLegacy(nil, "apple", &old[i], "p1", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.Writes = append(b.Writes, store.Write{Vendor: "apple", Hash: r.Hash,
-			Resource: fhir.Resource{Type: "Observation", ID: r.ID, JSON: r.JSON}})
-	}
-	if _, err := w.p.Store.Commit(t.Context(), &b); err != nil {
-		t.Fatal(err)
-	}
-	w.p.LegacyIDs = true
-	late := heartRate(noon.Add(time.Minute), "64")
-	if sum, err := w.take("a", old[0], old[1], late); err != nil || sum.Unchanged != 2 || sum.Created != 1 {
-		t.Errorf("%+v %v", sum.Counts, err)
-	}
-	old[1].Value.Num = "70"
-	if sum, err := w.take("b", old[0], old[1], late); err != nil || sum.Unchanged != 2 || sum.Updated != 1 {
-		t.Errorf("%+v %v", sum.Counts, err)
-	}
-	lengths := map[int]int{}
-	for id := range w.all("Observation") {
-		lengths[len(id)]++
-	}
-	if lengths[26] != 2 || lengths[32] != 1 {
-		t.Errorf("%v", lengths)
-	}
-}
-
 // TestFutureSamples: a sample too far ahead is held, in a stream too.
 func TestFutureSamples(t *testing.T) {
 	w := newWorld(t)

@@ -146,7 +146,7 @@ func (m *Main) openIngest(ctx context.Context) error {
 func (m *Main) ingestPipeline(mapper *mapping.Mapper, all []adapters.Adapter) *ingest.Pipeline {
 	return &ingest.Pipeline{Store: m.store, Audit: m.recorder, Consents: m.consents, Mapper: mapper, Adapters: all,
 		Clock: m.now, Zone: m.zoneOf, SpoolDir: m.Config.Data,
-		Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log, LegacyIDs: m.store.Legacy()}
+		Limits: ingest.Limits{MaxBytes: m.Config.MaxIngestBytes}, Logger: m.Log}
 }
 
 // handler is everything that listens on the address.
