@@ -236,8 +236,8 @@ func (c *checker) owner(r row, table string, has func(*search.Values) bool) erro
 func (c *checker) index() error {
 	return c.each(tabIndex, func(k, val []byte) error {
 		typ, rest, ok1 := takeStr(k[1:])
-		param, rest, ok2 := takeStr(rest)
-		value, rest, ok3 := takeStr(rest)
+		_, rest, ok2 := takeStr(rest)
+		_, rest, ok3 := takeStr(rest)
 		at := len(k) - len(rest)
 		id, rest, ok4 := takeStr(rest)
 		if !ok1 || !ok2 || !ok3 || !ok4 || len(rest) != 8 || len(val) < 8 {
@@ -250,9 +250,6 @@ func (c *checker) index() error {
 			return nil
 		}
 		prefix := k[:at]
-		if other := under(typ, param, value); other != param { // of the second schema, and of no use any more
-			prefix = indexPrefix(typ, other, value)
-		}
 		return c.owner(row{place: p, typ: typ, id: id, t: store.Seq(binary.BigEndian.Uint64(rest))}, "X",
 			func(v *search.Values) bool {
 				found := false

@@ -18,18 +18,9 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Schema is the version of the key layout that this package reads and writes.
-// Version 1 had no series: it is taken over as it is, and remembered, because
-// what it ingested has ids of an older derivation (see DB.Legacy). Version 2
-// had no forms and a row for each leaf and hash of the log: its rows are read
-// as they are. Versions before 4 had no U, V and W rows: they are made when the
-// store is opened.
-const (
-	Schema       = "4"
-	schemaFirst  = "1"
-	schemaSecond = "2"
-	schemaThird  = "3"
-)
+// schemaVersion is the version of the key layout that this package reads and
+// writes. A store with any other version is refused.
+const schemaVersion = "4"
 
 // Options of a store. The zero value is a store on disk with defaults.
 type Options struct {
@@ -71,8 +62,6 @@ type DB struct {
 	cache  *pebble.Cache
 	wopts  *pebble.WriteOptions
 	failed atomic.Bool
-	legacy bool
-	older  string // schema of the store when it was opened, unless it is Schema
 	meters *meters
 
 	codec     *series.Codec
@@ -201,14 +190,6 @@ func Open(dir string, opts Options) (*DB, error) {
 		return nil, faulted(op, err)
 	}
 	d.infos, d.compactor = newInfos(), newCompactor(d)
-	if d.older != "" {
-		if err := d.migrate(d.older); err != nil {
-			err = errors.Join(err, pdb.Close())
-			d.cache.Unref()
-			return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
-				Err: refusal("the store of an older version cannot be taken over: " + faultOf(err))}
-		}
-	}
 	d.clusters.byID = map[clusterID]*cluster{}
 	d.view = &view{snap: pdb.NewSnapshot(), meta: d.head, forms: &d.forms, refs: 1}
 	if d.meters, err = newMeters(d); err != nil {
@@ -240,20 +221,11 @@ func (d *DB) load() error {
 		if !empty {
 			return refusal("the directory holds another kind of store")
 		}
-		return d.pdb.Set(schemaKey, []byte(Schema), pebble.Sync)
+		return d.pdb.Set(schemaKey, []byte(schemaVersion), pebble.Sync)
 	}
-	switch string(schema) {
-	case Schema:
-	case schemaFirst, schemaSecond, schemaThird:
-		d.older = string(schema)
-	default:
-		return refusal(fmt.Sprintf("schema version %q is not known; this program reads %q", schema, Schema))
+	if string(schema) != schemaVersion {
+		return refusal(fmt.Sprintf("the store has schema version %q; this program reads version %q", schema, schemaVersion))
 	}
-	legacy, err := get(d.pdb, legacyKey)
-	if err != nil {
-		return err
-	}
-	d.legacy = legacy != nil || d.older == schemaFirst
 	v, err := get(d.pdb, headKey)
 	if err != nil || v == nil {
 		return err
@@ -261,27 +233,6 @@ func (d *DB) load() error {
 	d.head, err = decodeMeta(v)
 	return err
 }
-
-// migrate takes over a store of an older schema. An older program refuses it
-// from then on. When it is interrupted it begins again.
-func (d *DB) migrate(from string) error {
-	if err := d.rebuildOrders(); err != nil {
-		return err
-	}
-	b := d.pdb.NewBatch()
-	err := b.Set(schemaKey, []byte(Schema), nil)
-	if from == schemaFirst {
-		err = errors.Join(err, b.Set(legacyKey, []byte(schemaFirst), nil))
-	}
-	if err != nil {
-		return err
-	}
-	return b.Commit(pebble.Sync)
-}
-
-// Legacy reports whether the store may hold documents that a program of the
-// first schema ingested.
-func (d *DB) Legacy() bool { return d.legacy }
 
 // get returns a copy of a value, nil when absent.
 func get(r pebble.Reader, key []byte) ([]byte, error) {

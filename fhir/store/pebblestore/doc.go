@@ -58,8 +58,6 @@
 //	M | 3 | i(8)
 //	    the stored hashes that they add, 32 bytes each, the hash i and those
 //	    behind it (golang.org/x/mod/sumdb/tlog numbering).
-//	M | 0 | i(8)   leaf i of the log, as the second schema wrote it
-//	M | 1 | i(8)   stored hash i, likewise
 //	Q | str patient | str "Observation" | code(8) | bucket(1) | series(8)
 //	    the encoded template (fhir/series) of a series, whose samples stand for
 //	    D rows under the same prefix. series is a hash of it.
@@ -81,7 +79,6 @@
 //	    sample at or before the first (sortable, microseconds); blocks do not
 //	    overlap. A block that a commit wrote does not name the commit: its
 //	    header does (see fhir/series).
-//	N | "legacy"   the schema the store was made with, when it is older
 //	N | "schema"   schema version; an unknown one is refused
 //	N | "head"     T | lastUpdated ms | log size | current resources
 //
@@ -97,15 +94,6 @@
 // those of one caller differ in a few bytes. They are kept by form, 0.15 KB
 // instead of 2: a D, an I and two X rows each, and for each batch a row of
 // leaves and one of hashes. Their bytes are put together when somebody looks.
-//
-// # Schema
-//
-// Version 4. A store of version 3 has no U, V and W rows; they are made when it
-// is opened. A store of version 2 has no forms, M rows of the kinds 0 and 1,
-// and X rows for patients under the parameter entity; they are read where they
-// are and never rewritten. A store of version 1 has no series either. Either is
-// taken over by writing the new version, and an older program refuses it from
-// then on.
 //
 // # Orders
 //

@@ -3,7 +3,6 @@ package pebblestore
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/hex"
 	"flag"
 	"fmt"
@@ -169,102 +168,6 @@ func TestTrailGolden(t *testing.T) {
 		t.Errorf("rows differ from %s (%v):\n%s", file, err, got)
 	}
 	sound(t, d)
-}
-
-// TestSecondSchema: a store as the second schema wrote it tells the same, and
-// goes on.
-func TestSecondSchema(t *testing.T) {
-	fs := vfs.NewMem()
-	d := trail(t, fs)
-	want := told(t, d)
-	older(t, d)
-	if err := d.Close(); err != nil {
-		t.Fatal(err)
-	}
-	d, err := Open("s", Options{FS: fs})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	if d.Legacy() {
-		t.Error("the second schema is none of old ids")
-	}
-	if got := told(t, d); got != want {
-		t.Errorf("%s\nwas\n%s", got, want)
-	}
-	sound(t, d)
-	if _, err := d.Commit(context.Background(),
-		&store.Batch{Writes: []store.Write{auditEvent("a5", 5, true)},
-			Leaves: []store.Leaf{store.Leaf("leaf 5")}}); err != nil {
-		t.Fatal(err)
-	}
-	if n := strings.Count(told(t, d), "leaf"); n != 6 {
-		t.Errorf("%d leaves", n)
-	}
-	sound(t, d)
-}
-
-// older rewrites a trail as the second schema had it.
-func older(t *testing.T, d *DB) {
-	t.Helper()
-	b := d.pdb.NewBatch()
-	set := func(k, v []byte) {
-		if err := b.Set(k, v, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	it, err := d.pdb.NewIter(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer it.Close()
-	for ok := it.First(); ok; ok = it.Next() {
-		k, v := bytes.Clone(it.Key()), bytes.Clone(it.Value())
-		switch {
-		case k[0] == tabLog && k[1] == logLeaves:
-			first := binary.BigEndian.Uint64(k[2:])
-			for i := uint64(0); ; i++ {
-				l, err := leafIn(v, i)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if l == nil {
-					break
-				}
-				set(leafKey(first+i), l)
-			}
-		case k[0] == tabLog:
-			first := int64(binary.BigEndian.Uint64(k[2:]))
-			for i := range len(v) / tlog.HashSize {
-				set(hashKey(first+int64(i)), v[i*tlog.HashSize:(i+1)*tlog.HashSize])
-			}
-		case k[0] == tabDoc:
-			r, _ := parseRow(k)
-			x, err := d.forms.doc(d.pdb, new(recent), r.typ, r.id, v)
-			if err != nil {
-				t.Fatal(err)
-			}
-			set(k, x.encode())
-			continue
-		case k[0] == tabIndex:
-			_, rest, _ := takeStr(k[1:])
-			param, rest, _ := takeStr(rest)
-			if param == "patient" {
-				set(append(appendStr(appendStr([]byte{tabIndex}, "AuditEvent"), "entity"), rest...), v)
-			}
-			continue
-		case k[0] == tabForm:
-		default:
-			continue
-		}
-		if err := b.Delete(k, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	set(schemaKey, []byte(schemaSecond))
-	if err := b.Commit(pebble.Sync); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // TestFormsThatAreNone: what does not fit is refused, and a form that is gone

@@ -245,8 +245,8 @@ func (x *inspector) index() error {
 
 func (x *inspector) indexRow(lower, k, val []byte) (id, problem string, err error) {
 	const malformed = "an index row cannot be read"
-	param, rest, ok1 := takeStr(k[len(lower):])
-	value, rest, ok2 := takeStr(rest)
+	_, rest, ok1 := takeStr(k[len(lower):])
+	_, rest, ok2 := takeStr(rest)
 	prefix := k[:len(k)-len(rest)]
 	id, rest, ok3 := takeStr(rest)
 	if !ok1 || !ok2 || !ok3 || len(rest) != 8 || len(val) < 8 {
@@ -262,9 +262,6 @@ func (x *inspector) indexRow(lower, k, val []byte) (id, problem string, err erro
 	}
 	if err != nil {
 		return id, "", err
-	}
-	if other := under(x.typ, param, value); other != param { // second schema
-		prefix = indexPrefix(x.typ, other, value)
 	}
 	found := false
 	indexRows(x.typ, m.index(), func(have []byte) { found = found || bytes.Equal(have, prefix) })

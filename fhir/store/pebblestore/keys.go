@@ -27,9 +27,7 @@ const (
 	tabTouched = 'V'
 	tabDay     = 'W'
 
-	// Kinds of M rows: of the second schema, one each; of a batch.
-	logLeaf   = 0
-	logHash   = 1
+	// Types of M rows.
 	logLeaves = 2
 	logHashes = 3
 
@@ -274,8 +272,6 @@ func expireKey(ms int64, k string) []byte {
 	return append(appendU64([]byte{tabExpire}, uint64(ms)), k...)
 }
 
-func leafKey(i uint64) []byte   { return appendU64([]byte{tabLog, logLeaf}, i) }
-func hashKey(i int64) []byte    { return appendU64([]byte{tabLog, logHash}, uint64(i)) }
 func leavesKey(i uint64) []byte { return appendU64([]byte{tabLog, logLeaves}, i) }
 func hashesKey(i int64) []byte  { return appendU64([]byte{tabLog, logHashes}, uint64(i)) }
 
@@ -283,6 +279,5 @@ func formKey(id [16]byte) []byte { return append([]byte{tabForm}, id[:]...) }
 
 var (
 	schemaKey = []byte("Nschema")
-	legacyKey = []byte("Nlegacy") // the schema that the store began with, unless it is today's
 	headKey   = []byte("Nhead")
 )

@@ -69,19 +69,15 @@ func (s *stage) edge(indexes []int64) (out []tlog.Hash, err error) {
 	return out, nil
 }
 
-// logRows reads leaves and hashes one by one: out of the rows of whole batches,
-// or, for what the second schema wrote, out of their own.
-type logRows struct {
-	r  pebble.Reader
-	it *pebble.Iterator
-}
+// logRows reads single leaves and hashes out of the rows of whole batches.
+type logRows struct{ it *pebble.Iterator }
 
 func openLog(r pebble.Reader) (*logRows, error) {
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: leavesKey(0), UpperBound: []byte{tabLog, logHashes + 1}})
 	if err != nil {
 		return nil, err
 	}
-	return &logRows{r: r, it: it}, nil
+	return &logRows{it: it}, nil
 }
 
 func (l *logRows) Close() error { return l.it.Close() }
@@ -104,11 +100,8 @@ func (l *logRows) row(kind byte, i uint64) (first uint64, v []byte, err error) {
 // leaf is leaf i, nil when there is none.
 func (l *logRows) leaf(i uint64) (store.Leaf, error) {
 	first, v, err := l.row(logLeaves, i)
-	if err != nil {
+	if err != nil || v == nil {
 		return nil, err
-	}
-	if v == nil { // of the second schema
-		return get(l.r, leafKey(i))
 	}
 	leaf, err := leafIn(v, i-first)
 	return append(store.Leaf(nil), leaf...), err
@@ -133,11 +126,8 @@ func leafIn(v []byte, n uint64) (leaf []byte, err error) {
 // next call.
 func (l *logRows) hash(i int64) ([]byte, error) {
 	first, v, err := l.row(logHashes, uint64(i))
-	if err != nil {
+	if err != nil || v == nil {
 		return nil, err
-	}
-	if v == nil { // of the second schema
-		return get(l.r, hashKey(i))
 	}
 	if len(v)%tlog.HashSize != 0 {
 		return nil, errRow

@@ -7,11 +7,10 @@ import (
 )
 
 // setBits merges what is written to one row of table W: a bit that is set in one
-// value is set in the row. No other table has merged rows. The name is that of
-// Pebble's own merger: Pebble compares it with the one a store was made with,
-// and stores from before have none of their own.
+// value is set in the row. No other table has merged rows. Pebble stores the name
+// with the store and refuses to open it with a merger of another name.
 var setBits = &pebble.Merger{
-	Name: pebble.DefaultMerger.Name,
+	Name: "pulsegate.setbits",
 	Merge: func(_, value []byte) (pebble.ValueMerger, error) {
 		return mergedBits(append([]byte(nil), value...)), nil
 	},

@@ -24,6 +24,7 @@ type rebuilder struct {
 
 // rebuildOrders makes the U, V and W rows anew.
 func (d *DB) rebuildOrders() (err error) {
+	clear(d.days)
 	r := &rebuilder{d: d, v: &view{snap: d.pdb.NewSnapshot(), meta: d.head, forms: &d.forms}, s: newStage(d)}
 	defer closing(r.v.snap, &err)
 	defer func() { clear(d.days) }()

@@ -71,7 +71,7 @@ func Salvage(ctx context.Context, from, to string, opts Options) (_ *Salvaged, e
 	if err := s.copy(from, to, opts); err != nil {
 		return nil, faulted(op, err)
 	}
-	d, err := Open(to, opts) // makes the U, V and W rows
+	d, err := Open(to, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +93,7 @@ type salvage struct {
 	changesLost bool
 	written     map[writtenSamples]*samplesEntry // what is left of them
 	top         meta                             // of the rows
+	schema      []byte
 }
 
 // writtenSamples are the samples that a commit wrote of a series.
@@ -120,7 +121,7 @@ func (s *salvage) copy(from, to string, opts Options) (err error) {
 		return err
 	}
 	defer closing(dst, &err)
-	s.d = &DB{pdb: dst, opts: quiet.opts, infos: newInfos()}
+	s.d = &DB{pdb: dst, opts: quiet.opts, infos: newInfos(), days: map[string]dayBits{}}
 	if s.d.codec, err = series.NewCodec(); err != nil {
 		return err
 	}
@@ -131,7 +132,7 @@ func (s *salvage) copy(from, to string, opts Options) (err error) {
 		}
 	}
 	for _, step := range []func() error{s.flush, s.versions, s.flush, s.documents, s.flush, s.changes, s.flush,
-		s.allSeries, s.flush, s.orphans, s.flush, s.emptied, s.flush, s.head, s.flush} {
+		s.allSeries, s.flush, s.orphans, s.flush, s.emptied, s.flush, s.head, s.flush, s.rebuild, s.version, s.flush} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -141,6 +142,10 @@ func (s *salvage) copy(from, to string, opts Options) (err error) {
 
 func (s *salvage) table(src *pebble.DB, tab byte) error {
 	return walkReadable(s.ctx, src, []byte{tab}, []byte{tab + 1}, func(k, v []byte) error {
+		if bytes.Equal(k, schemaKey) {
+			s.schema = slices.Clone(v)
+			return nil
+		}
 		s.out.Rows[string(rune(tab))]++
 		return s.set(k, v)
 	}, func(g gap) error {
@@ -591,18 +596,8 @@ func (s *salvage) orphans() error {
 	return nil
 }
 
-// head makes the N rows that are lost, and asks for the U, V and W rows to be
-// made when the store is opened.
+// head writes the head row if it is lost.
 func (s *salvage) head() error {
-	schema, err := get(s.d.pdb, schemaKey)
-	if err != nil {
-		return err
-	}
-	if schema == nil || string(schema) == Schema {
-		if err := s.set(schemaKey, []byte(schemaThird)); err != nil {
-			return err
-		}
-	}
 	have, err := get(s.d.pdb, headKey)
 	if err != nil || have != nil {
 		return err
@@ -611,6 +606,18 @@ func (s *salvage) head() error {
 		return err
 	}
 	return s.set(headKey, s.top.encode())
+}
+
+// rebuild writes the U, V and W rows.
+func (s *salvage) rebuild() error { return s.d.rebuildOrders() }
+
+// version writes the schema version last: Open refuses a store without one, and
+// thus the result of a salvage that was interrupted.
+func (s *salvage) version() error {
+	if s.schema == nil {
+		s.schema = []byte(schemaVersion)
+	}
+	return s.set(schemaKey, s.schema)
 }
 
 // leaves counts the leaves of the log.
