@@ -15,33 +15,24 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Check is of store.Store: every D row has its I, P and X rows and the
-// reverse; versions follow one another; the log's hashes follow from its
-// leaves; the sample tier is whole (see series). Reports name types, ids and keys, never content.
-func (d *DB) Check(ctx context.Context, report func(problem string)) error {
-	const op = "pebblestore.Check"
-	v, err := d.enter(op)
-	if err != nil {
-		return err
-	}
-	defer d.leave(v)
-	c := &checker{ctx: ctx, d: d, v: v, report: report}
+// checkAll implements store.Store.Check at a snapshot. stopped says that the store
+// has failed meanwhile.
+func checkAll(ctx context.Context, v *snapshot, stopped func() bool, report func(problem string)) error {
+	c := &checker{ctx: ctx, v: v, stopped: stopped, report: report}
 	for _, f := range []func() error{c.readable, c.forms, c.documents, c.ids, c.codes, c.index, c.series, c.orders,
 		c.log, c.changes} {
-		if err := f(); err != nil && damaged(err) {
-			continue
-		} else if err != nil {
-			return faulted(op, err)
+		if err := f(); err != nil && !damaged(err) {
+			return err
 		}
 	}
 	return nil
 }
 
 type checker struct {
-	ctx    context.Context
-	d      *DB
-	v      *view
-	report func(string)
+	ctx     context.Context
+	v       *snapshot
+	report  func(string)
+	stopped func() bool
 }
 
 func (c *checker) problem(format string, args ...any) { c.report(fmt.Sprintf(format, args...)) }
@@ -98,7 +89,7 @@ func (c *checker) documents() error {
 			c.problem("D: malformed key")
 			return nil
 		}
-		d, err := c.d.forms.doc(c.v.snap, new(recent), r.typ, r.id, val)
+		d, err := c.v.forms.doc(c.v.snap, new(recent), r.typ, r.id, val)
 		if err != nil {
 			c.problem("%s/%s: malformed document at T %d", r.typ, r.id, r.t)
 			return nil

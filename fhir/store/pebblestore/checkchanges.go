@@ -81,7 +81,7 @@ func (x *changeCheck) row(k, val []byte) error {
 // ended reports whether err means that the check cannot go on, rather than that
 // something cannot be read.
 func (x *changeCheck) ended(err error) bool {
-	return err != nil && (x.ctx.Err() != nil || x.d.failed.Load())
+	return err != nil && (x.ctx.Err() != nil || x.stopped())
 }
 
 // document holds an entry to the version that it names.
@@ -126,7 +126,7 @@ func (x *changeCheck) series(t store.Seq, val []byte) error {
 	}
 	x.missing[e.id] += int64(e.count)
 	n, first, last := uint64(0), e.end, e.first
-	_, err = x.d.sampleChanges(x.v, t, val, func(c *store.Change) bool {
+	_, err = x.v.sampleChanges(t, val, func(c *store.Change) bool {
 		if k, ok := series.ParseID(c.Ref.ID); ok {
 			n, first, last = n+1, min(first, k.Start), max(last, k.Start)
 		}

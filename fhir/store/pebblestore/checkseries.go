@@ -26,7 +26,7 @@ func (c *checker) series() error {
 		}
 		copy(id[:], k[len(k)-8:])
 		known[id] = true
-		in, err := c.d.infoOf(id, val)
+		in, err := c.v.tier.infoOf(id, val)
 		if err != nil {
 			c.problem("series %x: malformed template", id)
 			return nil
@@ -131,7 +131,7 @@ func (c *checker) level(in *seriesInfo, level byte, sum *seriesState) (err error
 			c.problem("%s: malformed header", where)
 			continue
 		}
-		if err := c.d.block(c.v.snap, it.Key(), &h, &cols); err != nil {
+		if err := c.v.tier.block(c.v.snap, it.Key(), &h, &cols); err != nil {
 			c.problem("%s: cannot be read", where)
 			continue
 		}
@@ -179,7 +179,7 @@ func (c *checker) alsoDocuments(in *seriesInfo) (err error) {
 		if !is {
 			continue
 		}
-		l, err := c.d.locate(c.v.snap, in, &k)
+		l, err := c.v.tier.locate(c.v.snap, in, &k)
 		if err != nil {
 			return err
 		}

@@ -77,18 +77,10 @@ func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	return r.result, r.err
 }
 
-func canceled(op string, err error) error {
-	return &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
-}
-
-// Large batches let others go first every yieldWrites documents, every block of
-// samples, and every yieldProbes samples that are looked for: each some 100 us.
-// A goroutine that does not keeps its core for 10 ms at a time, and a waiting
-// request needs several turns.
-const (
-	yieldWrites = 8
-	yieldProbes = 4096
-)
+// Preparing a large batch yields the processor every yieldWrites documents, which
+// take about 100 us. A goroutine that does not yield keeps its core for 10 ms at a
+// time, and a waiting request needs several turns.
+const yieldWrites = 8
 
 // prepare does what needs no order: extraction, hashing, checks.
 func (d *DB) prepare(b *store.Batch) (*request, error) {
@@ -97,7 +89,7 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 		hashes: make([][16]byte, len(b.Writes)),
 		answer: make(chan struct{})}
 	for i := range b.Series {
-		a, err := d.prepareSeries(&b.Series[i])
+		a, err := d.tier.prepareSeries(&b.Series[i])
 		if err != nil {
 			return nil, err
 		}
@@ -223,14 +215,14 @@ func (d *DB) build(reqs []*request) (g *group, err error) {
 		// assembled again without its traces in memory.
 		bad.err = faulted("pebblestore.Commit", err)
 		clear(d.edge)
-		clear(d.days)
+		d.days.reset()
 	}
 }
 
 // assemble makes and applies the Pebble batch of a group's requests. bad is the request whose rows could not be read; without one
 // an error means that the store cannot be written.
 func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
-	d.trimDays()
+	d.days.trim()
 	s := newStage(d)
 	defer s.close()
 	for _, r := range reqs {
@@ -263,7 +255,7 @@ func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
 	d.head, g.batch = s.meta, s.batch
 	d.formsWritten(s.forms)
 	d.groups++
-	g.view = &view{snap: d.pdb.NewSnapshot(), meta: d.head, group: d.groups, forms: &d.forms, refs: 1}
+	g.view = d.newView()
 	g.changed = s.changed
 	return nil, nil
 }

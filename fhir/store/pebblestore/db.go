@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -14,7 +13,6 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
 
@@ -39,7 +37,7 @@ type Options struct {
 	// exists for the control run of the crash test alone.
 	NoSync bool
 
-	bounds bounds
+	bounds allBounds
 }
 
 // bounds of what a search holds in memory. The tests make them small.
@@ -48,10 +46,14 @@ type bounds struct {
 	probe    uint   // rows looked at to see whether the matches of a code are few
 	few      uint64 // resources that are few enough to be met by lastUpdated
 	others   int    // rows of mergeSeveral
-	run      int    // bytes of matches being sorted
 }
 
-var defaultBounds = bounds{dayBatch: 1024, probe: 1024, few: 4096, others: 100_000, run: 8 << 20}
+type allBounds struct {
+	bounds
+	run int // bytes of matches being sorted
+}
+
+var defaultBounds = allBounds{bounds: bounds{dayBatch: 1024, probe: 1024, few: 4096, others: 100_000}, run: 8 << 20}
 
 // DB is an open store.
 type DB struct {
@@ -64,17 +66,12 @@ type DB struct {
 	failed atomic.Bool
 	meters *meters
 
-	codec     *series.Codec
-	decoded   decodedBlocks
 	lately    *cache
-	forms     forms
-	infos     *infos
-	clusters  clusters
+	forms     *forms
+	tier      *tier
+	search    *searcher
 	compactor *compactor
-	results   *results
 	damage    damage
-	spare     sync.Pool     // of *series.Columns
-	looked    atomic.Uint64 // rows that finished searches looked at
 
 	mu      sync.Mutex
 	idle    *sync.Cond // readers == 0
@@ -95,42 +92,10 @@ type DB struct {
 	edge      map[int][32]byte
 	lastSweep time.Time
 	disk      spaceWatch
-	days      map[string]dayBits // of W rows
+	days      dayWriter
 }
 
 var _ store.Store = (*DB)(nil)
-
-// view is what readers see: the durable state at one T.
-type view struct {
-	snap  *pebble.Snapshot
-	meta  meta
-	group uint64 // how many groups were written before, since the start
-	forms *forms
-	refs  int // guarded by DB.mu; the DB's own counts as one
-}
-
-// meta is the N row "head".
-type meta struct {
-	t         store.Seq
-	updated   int64
-	leaves    uint64
-	resources uint64
-}
-
-func (m meta) encode() []byte {
-	b := appendU64(nil, uint64(m.t))
-	b = appendU64(b, uint64(m.updated))
-	return appendU64(appendU64(b, m.leaves), m.resources)
-}
-
-func decodeMeta(v []byte) (meta, error) {
-	r := reader{b: v}
-	m := meta{t: store.Seq(r.u64()), updated: int64(r.u64()), leaves: r.u64(), resources: r.u64()}
-	if r.bad {
-		return m, errRow
-	}
-	return m, nil
-}
 
 // Open opens or makes the store in dir. One process at a time.
 func Open(dir string, opts Options) (*DB, error) {
@@ -144,12 +109,12 @@ func Open(dir string, opts Options) (*DB, error) {
 	if opts.CacheBytes == 0 {
 		opts.CacheBytes = 64 << 20
 	}
-	if opts.bounds == (bounds{}) {
+	if opts.bounds == (allBounds{}) {
 		opts.bounds = defaultBounds
 	}
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
 		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{},
-		lately: newCache(), wrote: map[[16]byte]bool{}, days: map[string]dayBits{}}
+		lately: newCache(), wrote: map[[16]byte]bool{}, days: newDayWriter()}
 	if d.fs == nil {
 		d.fs = vfs.Default
 	}
@@ -174,8 +139,9 @@ func Open(dir string, opts Options) (*DB, error) {
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
 			Err: refusal("the store cannot be opened: " + faultOf(err))}
 	}
-	d.pdb = pdb
-	if d.results, err = newResults(d); err == nil {
+	d.pdb, d.forms = pdb, &forms{}
+	results, err := newResults(d.fs, d.fs.PathJoin(dir, "sorted"), opts.Clock, opts.bounds.run, opts.SpillBytes)
+	if err == nil {
 		err = d.load()
 	}
 	if err != nil {
@@ -184,14 +150,14 @@ func Open(dir string, opts Options) (*DB, error) {
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
 			Err: refusal("the store cannot be opened: " + faultOf(err))}
 	}
-	if d.codec, err = series.NewCodec(); err != nil {
+	if d.tier, err = newTier(); err != nil {
 		err = errors.Join(err, pdb.Close())
 		d.cache.Unref()
 		return nil, faulted(op, err)
 	}
-	d.infos, d.compactor = newInfos(), newCompactor(d)
-	d.clusters.byID = map[clusterID]*cluster{}
-	d.view = &view{snap: pdb.NewSnapshot(), meta: d.head, forms: &d.forms, refs: 1}
+	d.compactor = newCompactor(d)
+	d.search = newSearcher(results, opts.bounds.bounds)
+	d.view = d.newView()
 	if d.meters, err = newMeters(d); err != nil {
 		err = errors.Join(err, d.view.snap.Close(), pdb.Close())
 		d.cache.Unref()
@@ -234,17 +200,17 @@ func (d *DB) load() error {
 	return err
 }
 
-// get returns a copy of a value, nil when absent.
-func get(r pebble.Reader, key []byte) ([]byte, error) {
-	v, c, err := r.Get(key)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	out := append(make([]byte, 0, len(v)), v...)
-	return out, c.Close()
+// view is what readers see: the durable state at one T.
+type view struct {
+	snapshot
+	group uint64 // how many groups were written before, since the start
+	refs  int    // guarded by DB.mu; the DB's own counts as one
+}
+
+// newView takes a snapshot of what was applied. The caller releases it.
+func (d *DB) newView() *view {
+	return &view{snapshot: snapshot{snap: d.pdb.NewSnapshot(), meta: d.head, forms: d.forms, tier: d.tier},
+		group: d.groups, refs: 1}
 }
 
 // enter takes the current view for a read. The caller leaves it.
@@ -332,7 +298,7 @@ func (d *DB) Close() error {
 		return faulted("pebblestore.Close", unmetered)
 	}
 	d.release(d.view)
-	err := errors.Join(unmetered, d.results.close(), d.pdb.Close())
+	err := errors.Join(unmetered, d.search.results.close(), d.pdb.Close())
 	d.cache.Unref()
 	return faulted("pebblestore.Close", err)
 }
@@ -383,10 +349,4 @@ func (d *DB) Compact(ctx context.Context) error {
 		return faulted("pebblestore.Compact", err)
 	}
 	return faulted("pebblestore.Compact", d.pdb.Compact(ctx, []byte{0}, []byte{0xff}, true))
-}
-
-func closing(c io.Closer, err *error) {
-	if e := c.Close(); e != nil && *err == nil {
-		*err = e
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
@@ -19,7 +20,8 @@ import (
 type finder struct {
 	ctx    context.Context
 	op     string
-	v      *view
+	s      *searcher
+	v      *snapshot
 	at     store.Seq
 	q      *search.Query
 	filter access.Filter
@@ -30,7 +32,6 @@ type finder struct {
 	// matcher of q; nil until it is needed.
 	matcher *search.Matcher
 	recent  recent
-	d       *DB
 	// documentsOnly leaves the samples out.
 	documentsOnly bool
 	since         int64 // of a scan: only what was updated after it (Unix ms)
@@ -57,10 +58,22 @@ type finder struct {
 	emit func(m *match, pos []byte) bool
 }
 
-// Find is of store.Store.
-func (d *DB) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error {
+// searcher answers searches. It holds what outlives one of them.
+type searcher struct {
+	bounds   bounds
+	results  *results
+	clusters clusters
+	looked   atomic.Uint64 // rows that finished searches looked at
+}
+
+func newSearcher(r *results, b bounds) *searcher {
+	return &searcher{bounds: b, results: r, clusters: clusters{byID: map[clusterID]*cluster{}}}
+}
+
+// find implements store.Store.Find at a snapshot.
+func (s *searcher) find(ctx context.Context, op string, v *snapshot, f store.Find, fn func(*store.Found) bool) error {
 	n := 0
-	return d.find(ctx, "pebblestore.Find", f, f.Query.Sort, func(m *match, pos []byte) bool {
+	return s.each(ctx, op, v, f, f.Query.Sort, func(m *match, pos []byte) bool {
 		n++
 		more := fn(&store.Found{Resource: m.resource(), Facts: &m.facts,
 			Pos: base64.RawURLEncoding.EncodeToString(pos)})
@@ -68,21 +81,16 @@ func (d *DB) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool)
 	})
 }
 
-// Count is of store.Store.
-func (d *DB) Count(ctx context.Context, f store.Find) (uint64, error) {
+// count implements store.Store.Count at a snapshot.
+func (s *searcher) count(ctx context.Context, op string, v *snapshot, f store.Find) (uint64, error) {
 	var n uint64
 	f.After = ""
-	err := d.find(ctx, "pebblestore.Count", f, nil, func(*match, []byte) bool { n++; return true })
+	err := s.each(ctx, op, v, f, nil, func(*match, []byte) bool { n++; return true })
 	return n, err
 }
 
-func (d *DB) find(ctx context.Context, op string, f store.Find, sort []search.SortKey,
+func (s *searcher) each(ctx context.Context, op string, v *snapshot, f store.Find, sort []search.SortKey,
 	emit func(*match, []byte) bool) error {
-	v, err := d.enter(op)
-	if err != nil {
-		return err
-	}
-	defer d.leave(v)
 	at, err := v.at(op, f.At)
 	if err != nil {
 		return err
@@ -97,20 +105,20 @@ func (d *DB) find(ctx context.Context, op string, f store.Find, sort []search.So
 	}
 	var failed error
 	if f.Undeleted && at < v.meta.t {
-		emit = v.undeleted(emit, &failed)
+		emit = undeleted(v, emit, &failed)
 	}
-	x := &finder{ctx: ctx, op: op, d: d, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, owner: f.Owner,
+	x := &finder{ctx: ctx, op: op, s: s, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, owner: f.Owner,
 		emit: emit}
 	if err = x.run(sort, after); err == nil {
 		err = failed
 	}
-	d.looked.Add(uint64(x.steps))
+	s.looked.Add(uint64(x.steps))
 	return faulted(op, err)
 }
 
 // undeleted leaves out what is deleted now. A version that is still current
 // need not be looked up.
-func (v *view) undeleted(emit func(*match, []byte) bool, failed *error) func(*match, []byte) bool {
+func undeleted(v *snapshot, emit func(*match, []byte) bool, failed *error) func(*match, []byte) bool {
 	return func(m *match, pos []byte) bool {
 		if m.in != nil || m.doc.to == 0 {
 			return emit(m, pos)
@@ -215,18 +223,6 @@ func (x *finder) unsorted(after []byte) error {
 		return x.byCode(codes, after)
 	}
 	return x.documents("", false, after)
-}
-
-// dateParam is the parameter whose value is the start in a type's D keys, for
-// types of patients with one clinical time.
-func dateParam(typ string) string {
-	switch typ {
-	case "Observation", "Consent", "AuditEvent":
-		return "date"
-	case "Provenance":
-		return "recorded"
-	}
-	return ""
 }
 
 // idsOf returns the wanted ids, sorted, when the query names them.
@@ -335,15 +331,6 @@ func (x *finder) satisfied(m *match) bool {
 	return x.matcher.Match(m.doc.json)
 }
 
-// visible looks at to-T before anything is decoded.
-func visible(v []byte, from, at store.Seq) bool {
-	if len(v) < 8 || from > at {
-		return false
-	}
-	to := store.Seq(binary.BigEndian.Uint64(v))
-	return to == 0 || to > at
-}
-
 func (x *finder) byID(ids []string, after []byte) error {
 	from := ""
 	if len(after) > 0 {
@@ -359,7 +346,7 @@ func (x *finder) byID(ids []string, after []byte) error {
 		if err := x.step(); err != nil {
 			return err
 		}
-		m, err := x.d.current(x.v, fhir.Ref{Type: x.q.Type, ID: id}, x.at)
+		m, err := x.v.current(fhir.Ref{Type: x.q.Type, ID: id}, x.at)
 		if err != nil {
 			return err
 		}
@@ -406,7 +393,7 @@ func (x *finder) met(r row, t *table) (*match, error) {
 	if !visible(val, r.t, x.at) {
 		return nil, nil
 	}
-	d, err := x.d.forms.doc(x.v.snap, &x.recent, r.typ, r.id, val)
+	d, err := x.v.forms.doc(x.v.snap, &x.recent, r.typ, r.id, val)
 	if err != nil {
 		return nil, err
 	}

@@ -18,36 +18,27 @@ import (
 
 // inspector walks every row of one type.
 type inspector struct {
-	ctx    context.Context
-	d      *DB
-	v      *view
-	typ    string
-	at     store.Seq
-	fn     func(*store.Row)
-	report func(id, problem string)
-	recent recent
-	steps  int
-	listed *listedIn // see orders
-	now    string    // the document that it is asked about
+	ctx     context.Context
+	v       *snapshot
+	stopped func() bool
+	typ     string
+	at      store.Seq
+	fn      func(*store.Row)
+	report  func(id, problem string)
+	recent  recent
+	steps   int
+	listed  *listedIn // see orders
+	now     string    // the document that it is asked about
 }
 
-// Inspect implements store.Store. It reads the D rows, out of which searches
-// answer, then the I rows and the X rows by which they are found.
-func (d *DB) Inspect(ctx context.Context, typ string, at store.Seq, fn func(*store.Row),
+// inspect implements store.Store.Inspect at a snapshot. It reads the D rows, out of
+// which searches answer, then the I rows and the X rows by which they are found.
+func inspect(ctx context.Context, v *snapshot, stopped func() bool, typ string, at store.Seq, fn func(*store.Row),
 	report func(id, problem string)) error {
-	const op = "pebblestore.Inspect"
-	v, err := d.enter(op)
-	if err != nil {
-		return err
-	}
-	defer d.leave(v)
-	if at, err = v.at(op, at); err != nil {
-		return err
-	}
-	x := &inspector{ctx: ctx, d: d, v: v, typ: typ, at: at, fn: fn, report: report}
+	x := &inspector{ctx: ctx, v: v, stopped: stopped, typ: typ, at: at, fn: fn, report: report}
 	for _, walk := range []func() error{x.documents, x.ids, x.index, x.updates, x.days} {
 		if err := walk(); err != nil {
-			return faulted(op, err)
+			return err
 		}
 	}
 	return nil
@@ -104,7 +95,7 @@ func (x *inspector) document(k, val []byte) error {
 		x.report(r.id, "a D row is of a commit that has not happened")
 		return nil
 	}
-	d, err := x.d.forms.doc(x.v.snap, &x.recent, r.typ, r.id, val)
+	d, err := x.v.forms.doc(x.v.snap, &x.recent, r.typ, r.id, val)
 	if errors.Is(err, errRow) {
 		x.report(r.id, "its D row cannot be read")
 		return nil

@@ -14,7 +14,7 @@ import (
 // by date give out documents.
 func (x *inspector) orders(id string) *listedIn {
 	if x.listed == nil {
-		c := &checker{ctx: x.ctx, d: x.d, v: x.v, report: func(p string) { x.report(x.now, p) }}
+		c := &checker{ctx: x.ctx, v: x.v, stopped: x.stopped, report: func(p string) { x.report(x.now, p) }}
 		x.listed = &listedIn{c: c}
 	}
 	x.now = id
@@ -66,7 +66,7 @@ func (x *inspector) updates() error {
 			}
 			seen[r.id] = true
 			m, err := x.v.fetchRow(r)
-			if x.ctx.Err() != nil || x.d.failed.Load() {
+			if x.ctx.Err() != nil || x.stopped() {
 				return false, err
 			}
 			if err != nil || m.doc.updated != u.updated {

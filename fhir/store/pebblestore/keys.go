@@ -4,9 +4,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"math"
+	"slices"
 	"strings"
 
 	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
 
@@ -281,3 +283,79 @@ var (
 	schemaKey = []byte("Nschema")
 	headKey   = []byte("Nhead")
 )
+
+// seriesKey is a Q or R row: the series of a patient under a code, in the
+// order of the D or P rows that their samples stand for.
+func seriesKey(table byte, p *place, code [8]byte, id series.SeriesID) []byte {
+	b := clusterKey(table, p.patient, "Observation")
+	b = append(b, code[:]...)
+	b = append(b, p.bucket)
+	return append(b, id[:]...)
+}
+
+func identityKey(id series.Identity) []byte { return append([]byte{tabIdentity}, id[:]...) }
+
+func memberKey(id series.Identity, s series.SeriesID) []byte {
+	return append(identityKey(id), s[:]...)
+}
+
+func tagPrefix(param, value string) []byte {
+	b := append(make([]byte, 0, 200), tabTag)
+	return appendStr(appendStr(b, param), clip(value))
+}
+
+func tallyKey(s series.SeriesID) []byte { return append([]byte{tabTally}, s[:]...) }
+
+// blockKey is an H or B key. Level 0 holds what commits wrote, by commit;
+// the levels above hold blocks that do not overlap, by their first sample.
+func blockKey(table byte, s series.SeriesID, level byte, major uint64, minor uint32) []byte {
+	b := append(make([]byte, 0, 22), table)
+	b = append(b, s[:]...)
+	b = append(b, level)
+	b = appendU64(b, major)
+	return binary.BigEndian.AppendUint32(b, minor)
+}
+
+func levelPrefix(table byte, s series.SeriesID, level byte) []byte {
+	return append(append([]byte{table}, s[:]...), level)
+}
+
+// typeUpdates is the prefix of the U rows of a type.
+func typeUpdates(typ string) []byte {
+	return appendStr(append(make([]byte, 0, 40), tabUpdated), typ)
+}
+
+// patientUpdates is the prefix of the V rows of a patient and type.
+func patientUpdates(patient, typ string) []byte { return clusterKey(tabTouched, patient, typ) }
+
+// updatesKey completes a U or V prefix.
+func updatesKey(prefix []byte, t store.Seq, n uint32) []byte {
+	return binary.BigEndian.AppendUint32(appendU64(slices.Clone(prefix), uint64(t)), n)
+}
+
+const bucketTail = 8 + 1 // code and bucket behind patient and type
+
+// splitRow parts a row's key behind the bucket; ok is false when it is shorter.
+func splitRow(k []byte) (pre, tail []byte, ok bool) {
+	_, rest, ok := takeStr(k[1:])
+	if !ok {
+		return nil, nil, false
+	}
+	if _, rest, ok = takeStr(rest); !ok || len(rest) < bucketTail {
+		return nil, nil, false
+	}
+	n := len(k) - len(rest) + bucketTail
+	return k[:n], k[n:], true
+}
+
+// dateParam is the parameter whose value is the start in a type's D keys, for
+// types of patients with one clinical time.
+func dateParam(typ string) string {
+	switch typ {
+	case "Observation", "Consent", "AuditEvent":
+		return "date"
+	case "Provenance":
+		return "recorded"
+	}
+	return ""
+}

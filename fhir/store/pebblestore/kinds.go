@@ -28,9 +28,6 @@ type kind struct {
 	values         search.Values // of the parameters in kindParams
 }
 
-// kindParams are what kinds know of; no leaf of a Shape is part of them.
-var kindParams = [...]string{"category", "code", "status"} // read only
-
 const (
 	maxKinds    = 64   // of a cluster; one with more is read whole
 	maxClusters = 4096 // in memory
@@ -59,12 +56,12 @@ type cluster struct {
 }
 
 // note tells of a document that the committer writes at t.
-func (c *clusters) note(t store.Seq, cur *current) {
+func (c *clusters) note(t store.Seq, id clusterID, d *doc, deleted bool, values *search.Values) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.staged = max(c.staged, t)
-	if cl := c.byID[clusterID{cur.patient, cur.code}]; cl != nil && !cur.deleted {
-		cl.add(newKind(cur.values, cur.doc.vendor, cur.doc.author, cur.doc.categories))
+	if cl := c.byID[id]; cl != nil && !deleted {
+		cl.add(newKind(values, d.vendor, d.author, d.categories))
 	}
 }
 
@@ -217,7 +214,7 @@ func (x *finder) otherCoding(codes [][8]byte) (found bool, err error) {
 
 // newestIn does one cluster.
 func (x *finder) newestIn(runs []run, n int, give func(*match) bool) (bool, error) {
-	kinds, known, learn := x.d.clusters.of(clusterID{x.patient, runs[0].code}, x.at, x.v.meta.t)
+	kinds, known, learn := x.s.clusters.of(clusterID{x.patient, runs[0].code}, x.at, x.v.meta.t)
 	if !known {
 		return x.wholeCluster(runs[0].code, learn, give)
 	}

@@ -406,7 +406,7 @@ func (x *finder) offer(s *source, phase byte, w where) (more bool, err error) {
 	}
 	var m *match
 	if s.table == tabDoc {
-		d, err := x.d.forms.doc(x.v.snap, &x.recent, s.row.typ, s.row.id, val)
+		d, err := x.v.forms.doc(x.v.snap, &x.recent, s.row.typ, s.row.id, val)
 		if err != nil {
 			return false, err
 		}

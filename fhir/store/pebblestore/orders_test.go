@@ -129,7 +129,7 @@ func (p *population) find(raw string, limit int, after string,
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	before := p.d.looked.Load()
+	before := p.d.search.looked.Load()
 	err = p.d.Find(context.Background(),
 		store.Find{Query: q, Filter: allOf(typ), Limit: limit, After: after, At: at, Owner: "client"},
 		func(f *store.Found) bool {
@@ -139,7 +139,7 @@ func (p *population) find(raw string, limit int, after string,
 	if err != nil {
 		p.t.Fatalf("%s: %v", raw, err)
 	}
-	return ids, last, p.d.looked.Load() - before
+	return ids, last, p.d.search.looked.Load() - before
 }
 
 // TestOrdersAreIndexOperations: what a client polls with looks at few rows,
@@ -227,7 +227,7 @@ func TestRebuildOrders(t *testing.T) {
 	if err := b.Commit(pebble.Sync); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.d.rebuildOrders(); err != nil {
+	if err := rebuildOrders(p.d.pdb, p.d.forms, p.d.tier); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.d.Close(); err != nil {
@@ -272,7 +272,7 @@ func TestOrdersAreChecked(t *testing.T) {
 					t.Fatal(err)
 				}
 				found := 0
-				v := &checker{ctx: context.Background(), d: p.d, v: p.d.view, report: func(string) { found++ }}
+				v := &checker{ctx: context.Background(), v: &p.d.view.snapshot, stopped: p.d.failed.Load, report: func(string) { found++ }}
 				for _, pass := range []func() error{v.orders, v.documents, v.series} {
 					if err := pass(); err != nil {
 						t.Fatal(err)

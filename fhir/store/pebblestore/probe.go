@@ -1,7 +1,6 @@
 package pebblestore
 
 import (
-	"context"
 	"runtime"
 	"slices"
 
@@ -11,33 +10,16 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// Probe is of store.Store.
-func (d *DB) Probe(ctx context.Context, ws []store.SeriesWrite) (store.Seq, [][]store.Presence, error) {
-	const op = "pebblestore.Probe"
-	v, err := d.enter(op)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer d.leave(v)
-	found := make([][]store.Presence, len(ws))
-	for i := range ws {
-		if ctx.Err() != nil {
-			return 0, nil, canceled(op, ctx.Err())
-		}
-		found[i] = make([]store.Presence, ws[i].Columns.Len())
-		if err := d.probe(v, &ws[i], found[i]); err != nil {
-			return 0, nil, faulted(op, err)
-		}
-	}
-	return v.meta.t, found, nil
-}
+// A probe yields the processor every yieldProbes samples, which take about 100 us.
+const yieldProbes = 4096
 
-func (d *DB) probe(v *view, w *store.SeriesWrite, found []store.Presence) error {
+// probe fills found for the samples of a SeriesWrite.
+func (v *snapshot) probe(w *store.SeriesWrite, found []store.Presence) error {
 	n := len(found)
 	if n == 0 {
 		return nil
 	}
-	own, err := d.infos.ofTemplate(w.Template)
+	own, err := v.tier.infos.ofTemplate(w.Template)
 	if err != nil {
 		return err
 	}
@@ -47,7 +29,7 @@ func (d *DB) probe(v *view, w *store.SeriesWrite, found []store.Presence) error 
 		return err
 	}
 	first, last := w.Columns.Start[0], w.Columns.Start[n-1]
-	err = d.members(v.snap, w.Template.Identity, func(in *seriesInfo) error {
+	err = v.tier.members(v.snap, w.Template.Identity, func(in *seriesInfo) error {
 		st, err := get(v.snap, tallyKey(in.id))
 		if err != nil || st == nil {
 			return err
@@ -56,7 +38,7 @@ func (d *DB) probe(v *view, w *store.SeriesWrite, found []store.Presence) error 
 		if err != nil || state.maxStart < first {
 			return err
 		}
-		s := v.walkSeries(d, in, v.meta.t, false)
+		s := v.walkSeries(in, v.meta.t, false)
 		err = s.seek(first, last+1)
 		if err == nil {
 			err = compareSamples(s, w, in.id == own.id, found)
@@ -67,7 +49,7 @@ func (d *DB) probe(v *view, w *store.SeriesWrite, found []store.Presence) error 
 	if err != nil {
 		return err
 	}
-	return d.probeDocuments(v, w, found)
+	return v.probeDocuments(w, found)
 }
 
 // compareSamples holds the columns against a walk over the same time.
@@ -106,7 +88,7 @@ func compareSamples(s *samples, w *store.SeriesWrite, own bool, found []store.Pr
 }
 
 // probeDocuments finds the samples that are documents.
-func (d *DB) probeDocuments(v *view, w *store.SeriesWrite, found []store.Presence) (err error) {
+func (v *snapshot) probeDocuments(w *store.SeriesWrite, found []store.Presence) (err error) {
 	a, b := w.Columns.At(0), w.Columns.At(len(found)-1)
 	lo, hi := w.Template.Key(&a), w.Template.Key(&b)
 	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: idPrefix("Observation", lo.ID()),

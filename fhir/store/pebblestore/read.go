@@ -1,9 +1,7 @@
 package pebblestore
 
 import (
-	"bytes"
 	"context"
-	"math"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -11,81 +9,10 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
-	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 )
 
-// idIterator walks the I table; one of them serves many lookups.
-func idIterator(r pebble.Reader) (*pebble.Iterator, error) {
-	return r.NewIter(&pebble.IterOptions{LowerBound: []byte{tabID}, UpperBound: []byte{tabID + 1}})
-}
-
-// headIn is headOf on an iterator of idIterator.
-func headIn(it *pebble.Iterator, ref fhir.Ref, t store.Seq) (*pointer, error) {
-	key := idKey(ref.Type, ref.ID, t)
-	if !it.SeekGE(key) {
-		return nil, it.Error()
-	}
-	if pre := len(key) - 8; len(it.Key()) != len(key) || !bytes.Equal(it.Key()[:pre], key[:pre]) {
-		return nil, nil
-	}
-	x, err := decodePointer(it.Key(), it.Value())
-	if err != nil {
-		return nil, err
-	}
-	return &x, nil
-}
-
-// headOf returns the newest version of ref at t, nil when there is none.
-func headOf(r pebble.Reader, ref fhir.Ref, t store.Seq) (p *pointer, err error) {
-	pre := idPrefix(ref.Type, ref.ID)
-	it, err := r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
-	if err != nil {
-		return nil, err
-	}
-	defer closing(it, &err)
-	if !it.SeekGE(idKey(ref.Type, ref.ID, t)) {
-		return nil, it.Error()
-	}
-	x, err := decodePointer(it.Key(), it.Value())
-	if err != nil {
-		return nil, err
-	}
-	return &x, nil
-}
-
-// at resolves the snapshot a read names.
-func (v *view) at(op string, t store.Seq) (store.Seq, error) {
-	if t == 0 {
-		return v.meta.t, nil
-	}
-	if t > v.meta.t {
-		return 0, fhir.Errorf(fhir.Gone, op, "the snapshot is not known to this store")
-	}
-	return t, nil
-}
-
-// fetch reads the document that p points to.
-func (v *view) fetch(ref fhir.Ref, p *pointer) (*match, error) {
-	return v.fetchRow(row{place: p.place, typ: ref.Type, id: ref.ID, t: p.t})
-}
-
-func (v *view) fetchRow(r row) (*match, error) {
-	val, err := get(v.snap, rowKey(tabDoc, &r.place, r.code, r.typ, r.id, r.t))
-	if err != nil {
-		return nil, err
-	}
-	if val == nil {
-		return nil, errRow
-	}
-	d, err := v.forms.doc(v.snap, new(recent), r.typ, r.id, val)
-	if err != nil {
-		return nil, err
-	}
-	return newMatch(r, d), nil
-}
-
-// Read is of store.Store.
+// Read implements store.Store.
 func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error) {
 	const op = "pebblestore.Read"
 	if at == 0 {
@@ -103,7 +30,7 @@ func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource,
 	if err != nil {
 		return fhir.Resource{}, nil, err
 	}
-	m, err := d.current(v, ref, t)
+	m, err := v.current(ref, t)
 	if err != nil {
 		return fhir.Resource{}, nil, faulted(op, err)
 	}
@@ -117,24 +44,7 @@ func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource,
 	return r, &m.facts, nil
 }
 
-// current is the version of ref at t, nil when there is none: a document, or
-// a sample.
-func (d *DB) current(v *view, ref fhir.Ref, t store.Seq) (*match, error) {
-	p, err := headOf(v.snap, ref, t)
-	if err != nil {
-		return nil, err
-	}
-	if p != nil {
-		return v.fetch(ref, p)
-	}
-	s, err := d.sampleOf(v.snap, ref)
-	if err != nil || s == nil || store.Seq(s.smp.Commit.T) > t {
-		return nil, err
-	}
-	return newSample(s.in, &s.smp), nil
-}
-
-// ReadVersion is of store.Store.
+// ReadVersion implements store.Store.
 func (d *DB) ReadVersion(ctx context.Context, ref fhir.Ref, version uint64) (fhir.Resource, *access.Facts, error) {
 	const op = "pebblestore.ReadVersion"
 	var res fhir.Resource
@@ -156,7 +66,7 @@ func (d *DB) ReadVersion(ctx context.Context, ref fhir.Ref, version uint64) (fhi
 	return res, facts, nil
 }
 
-// History is of store.Store.
+// History implements store.Store.
 func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.Seq, before uint64,
 	fn func(fhir.Resource, *access.Facts) bool) (err error) {
 	const op = "pebblestore.History"
@@ -199,7 +109,7 @@ func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.Seq, before uin
 	if err := it.Error(); err != nil || found || before == 1 {
 		return faulted(op, err)
 	}
-	s, err := d.sampleOf(v.snap, ref)
+	s, err := d.tier.sampleOf(v.snap, ref)
 	if err == nil && s != nil && store.Seq(s.smp.Commit.T) <= t {
 		m := newSample(s.in, &s.smp)
 		fn(m.resource(), &m.facts)
@@ -207,7 +117,7 @@ func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.Seq, before uin
 	return faulted(op, err)
 }
 
-// Heads is of store.Store.
+// Heads implements store.Store.
 func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, err error) {
 	const op = "pebblestore.Heads"
 	v, err := d.enter(op)
@@ -233,7 +143,7 @@ func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, er
 			heads[i] = store.Head{Version: p.version, Hash: p.hash, Deleted: p.deleted, Seq: p.t}
 			continue
 		}
-		s, err := d.sampleOf(v.snap, ref)
+		s, err := d.tier.sampleOf(v.snap, ref)
 		if err != nil {
 			return nil, faulted(op, err)
 		}
@@ -244,7 +154,28 @@ func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, er
 	return heads, nil
 }
 
-// Get is of store.Store.
+// Probe implements store.Store.
+func (d *DB) Probe(ctx context.Context, ws []store.SeriesWrite) (store.Seq, [][]store.Presence, error) {
+	const op = "pebblestore.Probe"
+	v, err := d.enter(op)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer d.leave(v)
+	found := make([][]store.Presence, len(ws))
+	for i := range ws {
+		if ctx.Err() != nil {
+			return 0, nil, canceled(op, ctx.Err())
+		}
+		found[i] = make([]store.Presence, ws[i].Columns.Len())
+		if err := v.probe(&ws[i], found[i]); err != nil {
+			return 0, nil, faulted(op, err)
+		}
+	}
+	return v.meta.t, found, nil
+}
+
+// Get implements store.Store.
 func (d *DB) Get(_ context.Context, key string) ([]byte, error) {
 	const op = "pebblestore.Get"
 	if x, ok := d.lately.get(stateRef(key)); ok {
@@ -269,12 +200,12 @@ func (d *DB) Get(_ context.Context, key string) ([]byte, error) {
 	return slices.Clone(b), nil
 }
 
-// List is of store.Store.
+// List implements store.Store.
 func (d *DB) List(ctx context.Context, prefix string, fn func(key string, value []byte) bool) error {
 	return d.ListFrom(ctx, prefix, prefix, fn)
 }
 
-// ListFrom is of store.Store.
+// ListFrom implements store.Store.
 func (d *DB) ListFrom(ctx context.Context, prefix, from string, fn func(key string, value []byte) bool) (err error) {
 	const op = "pebblestore.List"
 	v, err := d.enter(op)
@@ -303,12 +234,12 @@ func (d *DB) ListFrom(ctx context.Context, prefix, from string, fn func(key stri
 	return faulted(op, it.Error())
 }
 
-// Changes is of store.Store.
+// Changes implements store.Store.
 func (d *DB) Changes(ctx context.Context, from store.Seq, fn func(*store.Change) bool) error {
 	return d.changes(ctx, from, false, fn)
 }
 
-// ChangesBrief is of store.Columnar.
+// ChangesBrief implements store.Columnar.
 func (d *DB) ChangesBrief(ctx context.Context, from store.Seq, fn func(*store.Change) bool) error {
 	return d.changes(ctx, from, true, fn)
 }
@@ -338,7 +269,7 @@ func (d *DB) changes(ctx context.Context, from store.Seq, brief bool, fn func(*s
 		if v0 := it.Value(); len(v0) > 0 && v0[0]&flagSeries != 0 && brief {
 			more = fn(&store.Change{Seq: t})
 		} else if len(v0) > 0 && v0[0]&flagSeries != 0 {
-			more, err = d.sampleChanges(v, t, v0, fn)
+			more, err = v.sampleChanges(t, v0, fn)
 		} else {
 			more, err = v.change(t, v0, fn)
 		}
@@ -349,107 +280,7 @@ func (d *DB) changes(ctx context.Context, from store.Seq, brief bool, fn func(*s
 	return faulted(op, it.Error())
 }
 
-// change calls fn with the change of one document.
-func (v *view) change(t store.Seq, raw []byte, fn func(*store.Change) bool) (bool, error) {
-	e, err := decodeEntry(raw)
-	if err != nil {
-		return false, err
-	}
-	r := row{place: e.place, typ: e.typ, id: e.id, t: t}
-	var m *match
-	c := store.Change{Seq: t, Ref: fhir.Ref{Type: e.typ, ID: e.id}, Version: e.version, Created: e.created,
-		Deleted: e.deleted,
-		Facts: access.Facts{Type: e.typ, ID: e.id, Patient: e.patient, Vendor: e.vendor, Author: e.author,
-			Categories: e.categories}}
-	c.Facts.Tokens = func(param string) []access.Token {
-		if m == nil {
-			// A row that cannot be read has no tokens: nothing is let out for it.
-			if m, _ = v.fetchRow(r); m == nil {
-				return nil
-			}
-		}
-		return m.tokens(param)
-	}
-	return fn(&c), nil
-}
-
-// sampleChanges calls fn with the samples of a SeriesWrite in order, those
-// among them that have become documents too.
-func (d *DB) sampleChanges(v *view, t store.Seq, raw []byte, fn func(*store.Change) bool) (more bool, err error) {
-	e, err := decodeSamplesEntry(raw)
-	if err != nil {
-		return false, err
-	}
-	in, err := d.info(v.snap, &e.place, e.id)
-	if err != nil {
-		return false, err
-	}
-	moved, err := v.moved(in, t, e.first, e.end)
-	if err != nil {
-		return false, err
-	}
-	w := v.walkSeries(d, in, t, false)
-	w.pass = func(h *series.Header) bool { return store.Seq(h.MaxT) < t }
-	defer closing(closer(w.close), &err)
-	if err := w.seek(e.first, e.end+1); err != nil {
-		return false, err
-	}
-	for w.valid() || len(moved) > 0 {
-		var m *match
-		if w.valid() {
-			s := w.sample()
-			if store.Seq(s.Commit.T) != t {
-				if err := w.next(); err != nil {
-					return false, err
-				}
-				continue
-			}
-			m = newSample(in, &s)
-		}
-		if len(moved) > 0 && (m == nil || moved[0].row.id < m.row.id) {
-			m, moved = moved[0], moved[1:]
-		} else if err := w.next(); err != nil {
-			return false, err
-		}
-		if !fn(&store.Change{Seq: t, Ref: fhir.Ref{Type: "Observation", ID: m.row.id}, Version: 1, Created: true,
-			Facts: m.facts}) {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
-// moved are the samples that a commit wrote within a time of one series and
-// that have become documents since, by id.
-func (v *view) moved(in *seriesInfo, t store.Seq, first, last int64) (out []*match, err error) {
-	lo, hi := series.Key{Identity: in.t.Identity, Start: first},
-		series.Key{Identity: in.t.Identity, Start: last, Check: math.MaxUint32}
-	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: idPrefix("Observation", lo.ID()),
-		UpperBound: next(idPrefix("Observation", hi.ID()))})
-	if err != nil {
-		return nil, err
-	}
-	defer closing(it, &err)
-	for ok := it.First(); ok; ok = it.Next() {
-		p, err := decodePointer(it.Key(), it.Value())
-		if err != nil {
-			return nil, err
-		}
-		if !p.moved || p.t != t || p.series != in.id {
-			continue
-		}
-		_, rest, _ := takeStr(it.Key()[1:])
-		id, _, _ := takeStr(rest)
-		m, err := v.fetch(fhir.Ref{Type: "Observation", ID: id}, &p)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, m)
-	}
-	return out, it.Error()
-}
-
-// Log is of store.Store.
+// Log implements store.Store.
 func (d *DB) Log() store.Log { return logView{d} }
 
 type logView struct{ d *DB }
@@ -481,6 +312,7 @@ func (l logView) Leaf(i uint64) (leaf store.Leaf, err error) {
 	return leaf, nil
 }
 
+// hashes implements tlog.HashReader.
 func (v *view) hashes(indexes []int64) (out []tlog.Hash, err error) {
 	rows, err := openLog(v.snap)
 	if err != nil {

@@ -70,10 +70,9 @@ type mark struct {
 	off int64
 }
 
-func newResults(d *DB) (*results, error) {
-	rs := &results{fs: d.fs, dir: d.fs.PathJoin(d.dir, "sorted"), clock: d.opts.Clock, runBytes: d.opts.bounds.run,
-		limit: d.opts.SpillBytes,
-		byID:  map[[32]byte]*list.Element{}, order: list.New()}
+func newResults(fs vfs.FS, dir string, clock func() time.Time, runBytes int, limit int64) (*results, error) {
+	rs := &results{fs: fs, dir: dir, clock: clock, runBytes: runBytes, limit: limit,
+		byID: map[[32]byte]*list.Element{}, order: list.New()}
 	if rs.limit == 0 {
 		rs.limit = DefaultSpilled
 	}

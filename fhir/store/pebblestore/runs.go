@@ -13,20 +13,13 @@ import (
 	"pulsegate/fhir/store"
 )
 
-var _ store.Columnar = (*DB)(nil)
-
 // columnar begins an answer out of columns: first docs, then smp for each series
 // of the query's patient.
-func (d *DB) columnar(ctx context.Context, op string, f store.Find, docs func(x *finder) (bool, error),
+func (s *searcher) columnar(ctx context.Context, op string, v *snapshot, f store.Find, docs func(x *finder) (bool, error),
 	smp func(x *finder, in *seriesInfo) (bool, error)) error {
 	if f.Query.Type != "Observation" || f.Query.Patient == "" {
 		return fhir.Errorf(fhir.Internal, op, "only Observations of one patient lie in columns")
 	}
-	v, err := d.enter(op)
-	if err != nil {
-		return err
-	}
-	defer d.leave(v)
 	at, err := v.at(op, f.At)
 	if err != nil {
 		return err
@@ -35,7 +28,7 @@ func (d *DB) columnar(ctx context.Context, op string, f store.Find, docs func(x 
 	if err != nil {
 		return err
 	}
-	x := &finder{ctx: ctx, op: op, d: d, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, documentsOnly: true}
+	x := &finder{ctx: ctx, op: op, s: s, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, documentsOnly: true}
 	if more, err := docs(x); err != nil || !more {
 		return faulted(op, err)
 	}
@@ -80,7 +73,7 @@ func (x *finder) seriesOf(patient string) (out []*seriesInfo, err error) {
 			return nil, errRow
 		}
 		copy(id[:], k[len(k)-len(id):])
-		in, err := x.d.infoOf(id, it.Value())
+		in, err := x.v.tier.infoOf(id, it.Value())
 		if err != nil {
 			return nil, err
 		}
@@ -91,8 +84,8 @@ func (x *finder) seriesOf(patient string) (out []*seriesInfo, err error) {
 	return out, it.Error()
 }
 
-// FindNewest is of store.Columnar.
-func (d *DB) FindNewest(ctx context.Context, f store.Find, n int, fn func(*store.Found) bool) error {
+// findNewest implements store.Columnar.FindNewest at a snapshot.
+func (s *searcher) findNewest(ctx context.Context, op string, v *snapshot, f store.Find, n int, fn func(*store.Found) bool) error {
 	give := func(m *match) bool { return fn(&store.Found{Resource: m.resource(), Facts: &m.facts}) }
 	docs := func(x *finder) (more bool, err error) {
 		if idsOf(f.Query) != nil {
@@ -100,7 +93,7 @@ func (d *DB) FindNewest(ctx context.Context, f store.Find, n int, fn func(*store
 		}
 		return x.newestDocuments(n, give)
 	}
-	return d.columnar(ctx, "pebblestore.FindNewest", f, docs, func(x *finder, in *seriesInfo) (more bool, err error) {
+	return s.columnar(ctx, op, v, f, docs, func(x *finder, in *seriesInfo) (more bool, err error) {
 		w := x.walk(in, true)
 		defer closing(closer(w.close), &err)
 		if err := w.seek(microsOf(x.dates(in.bucket))); err != nil {
@@ -134,11 +127,11 @@ func (d *DB) FindNewest(ctx context.Context, f store.Find, n int, fn func(*store
 	})
 }
 
-// FindRuns is of store.Columnar.
-func (d *DB) FindRuns(ctx context.Context, f store.Find, doc func(*store.Found) bool, run func(*store.Run) bool) error {
+// findRuns implements store.Columnar.FindRuns at a snapshot.
+func (s *searcher) findRuns(ctx context.Context, op string, v *snapshot, f store.Find, doc func(*store.Found) bool, run func(*store.Run) bool) error {
 	give := func(m *match) bool { return doc(&store.Found{Resource: m.resource(), Facts: &m.facts}) }
 	docs := func(x *finder) (bool, error) { return x.allDocuments(give) }
-	return d.columnar(ctx, "pebblestore.FindRuns", f, docs, func(x *finder, in *seriesInfo) (bool, error) {
+	return s.columnar(ctx, op, v, f, docs, func(x *finder, in *seriesInfo) (bool, error) {
 		for level := byte(0); level < levels; level++ {
 			if more, err := x.runsIn(in, level, run); err != nil || !more {
 				return false, err
@@ -161,15 +154,15 @@ func (x *finder) runsIn(in *seriesInfo, level byte, run func(*store.Run) bool) (
 		return false, err
 	}
 	defer closing(it, &err)
-	cols := x.d.columns(in.t.Values)
-	defer x.d.spare.Put(cols)
+	cols := x.v.tier.columns(in.t.Values)
+	defer x.v.tier.spare.Put(cols)
 	ok := it.SeekLT(from)
 	if !ok {
 		ok = it.First()
 	}
 	b := runBlock{in: in, head: &series.Header{}, cols: cols, each: x.perSample(in)}
 	h := b.head
-	b.load = func() error { return x.d.block(x.v.snap, it.Key(), h, cols) }
+	b.load = func() error { return x.v.tier.block(x.v.snap, it.Key(), h, cols) }
 	r := store.Run{Template: in.t, Load: b.columns}
 	for ; ok; ok = it.Next() {
 		if err := x.step(); err != nil {

@@ -6,13 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
@@ -51,41 +49,12 @@ var copied = []byte{tabDoc, tabForm, tabID, tabChange, tabState, tabExpire, tabL
 
 const salvageBatch = 4 << 20 // bytes
 
-// Salvage writes everything that can be read in the store in from to a new
-// store in to. No server may use from. A resource whose newest version cannot
-// be read is left out whole: an older one must not stand for it, for it may be
-// a consent that was withdrawn.
-func Salvage(ctx context.Context, from, to string, opts Options) (_ *Salvaged, err error) {
-	const op = "pebblestore.Salvage"
-	if opts.FS == nil {
-		opts.FS = vfs.Default
-	}
-	if names, lerr := opts.FS.List(to); lerr == nil && len(names) > 0 {
-		return nil, fhir.Errorf(fhir.Conflict, op, "%s exists already; name a directory that does not", to)
-	}
-	if names, lerr := opts.FS.List(from); lerr != nil || len(names) == 0 {
-		return nil, fhir.Errorf(fhir.NotFound, op, "there is no store in %s", from)
-	}
-	s := &salvage{ctx: ctx, written: map[writtenSamples]*samplesEntry{},
-		out: &Salvaged{Rows: map[string]uint64{}, Unreadable: map[string]int{}}}
-	if err := s.copy(from, to, opts); err != nil {
-		return nil, faulted(op, err)
-	}
-	d, err := Open(to, opts)
-	if err != nil {
-		return nil, err
-	}
-	defer closing(d, &err)
-	if err := d.pdb.Flush(); err != nil {
-		return nil, faulted(op, err)
-	}
-	return s.out, d.Check(ctx, func(p string) { s.out.Problems = append(s.out.Problems, p) })
-}
-
 type salvage struct {
 	ctx   context.Context
 	out   *Salvaged
-	d     *DB // of the new store, of which only what reading needs is there
+	db    *pebble.DB // the new store
+	forms *forms
+	tier  *tier
 	batch *pebble.Batch
 	// made numbers the rows of the change log that are made anew.
 	made uint32
@@ -102,42 +71,28 @@ type writtenSamples struct {
 	t  store.Seq
 }
 
-func (s *salvage) copy(from, to string, opts Options) (err error) {
-	quiet := &DB{opts: opts, meters: nil}
-	if quiet.opts.Logger == nil {
-		quiet.opts.Logger = slog.New(slog.DiscardHandler)
-	}
-	po := &pebble.Options{FS: opts.FS, ReadOnly: true, Merger: setBits, Logger: &pebbleLog{d: quiet},
-		EventListener: quiet.events()}
-	src, err := pebble.Open(from, po)
+// copyReadable copies what can be read in one store to a new one, and makes the
+// rows that follow from others. schema is written where the schema row is lost.
+func copyReadable(ctx context.Context, src, dst *pebble.DB, schema string) (*Salvaged, error) {
+	t, err := newTier()
 	if err != nil {
-		return refusal("the store cannot be opened: " + faultOf(err))
+		return nil, err
 	}
-	defer closing(src, &err)
-	po = &pebble.Options{FS: opts.FS, FormatMajorVersion: pebble.FormatNewest, MemTableSize: 16 << 20,
-		Merger: setBits, Logger: &pebbleLog{d: quiet}, EventListener: quiet.events()}
-	dst, err := pebble.Open(to, po)
-	if err != nil {
-		return err
-	}
-	defer closing(dst, &err)
-	s.d = &DB{pdb: dst, opts: quiet.opts, infos: newInfos(), days: map[string]dayBits{}}
-	if s.d.codec, err = series.NewCodec(); err != nil {
-		return err
-	}
-	s.batch = dst.NewBatch()
+	s := &salvage{ctx: ctx, db: dst, forms: &forms{}, tier: t, schema: []byte(schema), batch: dst.NewBatch(),
+		written: map[writtenSamples]*samplesEntry{},
+		out:     &Salvaged{Rows: map[string]uint64{}, Unreadable: map[string]int{}}}
 	for _, tab := range copied {
 		if err := s.table(src, tab); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for _, step := range []func() error{s.flush, s.versions, s.flush, s.documents, s.flush, s.changes, s.flush,
 		s.allSeries, s.flush, s.orphans, s.flush, s.emptied, s.flush, s.head, s.flush, s.rebuild, s.version, s.flush} {
 		if err := step(); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return errors.Join(s.batch.Close(), dst.Flush())
+	return s.out, errors.Join(s.batch.Close(), dst.Flush())
 }
 
 func (s *salvage) table(src *pebble.DB, tab byte) error {
@@ -181,13 +136,13 @@ func (s *salvage) flush() error {
 	if err := s.batch.Commit(pebble.NoSync); err != nil {
 		return err
 	}
-	s.batch = s.d.pdb.NewBatch()
+	s.batch = s.db.NewBatch()
 	return nil
 }
 
 // each walks a table of the new store.
 func (s *salvage) each(table byte, fn func(k, v []byte) error) (err error) {
-	snap := s.d.pdb.NewSnapshot()
+	snap := s.db.NewSnapshot()
 	defer closing(snap, &err)
 	return walkReadable(s.ctx, snap, []byte{table}, []byte{table + 1}, fn, func(gap) error { return errRow })
 }
@@ -201,7 +156,7 @@ func (s *salvage) versions() error {
 			return s.remove(k)
 		}
 		s.top.t, s.top.updated = max(s.top.t, r.t), max(s.top.updated, d.updated)
-		have, err := get(s.d.pdb, idKey(r.typ, r.id, r.t))
+		have, err := get(s.db, idKey(r.typ, r.id, r.t))
 		if err != nil || have != nil {
 			return err
 		}
@@ -215,7 +170,7 @@ func (s *salvage) document(k, v []byte) (r row, d doc, ok bool) {
 	if r, ok = parseRow(k); !ok {
 		return r, d, false
 	}
-	d, err := s.d.forms.doc(s.d.pdb, new(recent), r.typ, r.id, v)
+	d, err := s.forms.doc(s.db, new(recent), r.typ, r.id, v)
 	return r, d, err == nil
 }
 
@@ -249,12 +204,12 @@ func (s *salvage) documents() error {
 		}
 		x := salvagedVersion{key: slices.Clone(k), p: p}
 		typ, id := refOf(prefix)
-		raw, err := get(s.d.pdb, rowKey(tabDoc, &p.place, p.code, typ, id, p.t))
+		raw, err := get(s.db, rowKey(tabDoc, &p.place, p.code, typ, id, p.t))
 		if err != nil {
 			return err
 		}
 		if raw != nil {
-			if d, err := s.d.forms.doc(s.d.pdb, new(recent), typ, id, raw); err == nil {
+			if d, err := s.forms.doc(s.db, new(recent), typ, id, raw); err == nil {
 				x.doc = &d
 			}
 		}
@@ -349,14 +304,14 @@ func (s *salvage) changes() error {
 		}
 		e := entry{place: r.place, typ: r.typ, id: r.id, version: d.version, created: d.version == 1,
 			deleted: d.deleted, vendor: d.vendor, author: d.author, categories: d.categories}
-		raw, err := get(s.d.pdb, idKey(r.typ, r.id, r.t))
+		raw, err := get(s.db, idKey(r.typ, r.id, r.t))
 		if err != nil || raw == nil {
 			return err
 		}
 		if p, err := decodePointer(idKey(r.typ, r.id, r.t), raw); err != nil || p.moved {
 			return err // its change is that of a series
 		}
-		if before, err := headOf(s.d.pdb, fhir.Ref{Type: r.typ, ID: r.id}, r.t-1); err == nil && before != nil &&
+		if before, err := headOf(s.db, fhir.Ref{Type: r.typ, ID: r.id}, r.t-1); err == nil && before != nil &&
 			before.deleted {
 			e.created = true
 		}
@@ -379,20 +334,20 @@ func (s *salvage) changed(k, v []byte) (bool, error) {
 		if err != nil {
 			return false, nil
 		}
-		q, err := get(s.d.pdb, seriesKey(tabSeries, &e.place, e.code, e.id))
+		q, err := get(s.db, seriesKey(tabSeries, &e.place, e.code, e.id))
 		return q != nil, err
 	}
 	e, err := decodeEntry(v)
 	if err != nil {
 		return false, nil
 	}
-	d, err := get(s.d.pdb, rowKey(tabDoc, &e.place, e.code, e.typ, e.id, t))
+	d, err := get(s.db, rowKey(tabDoc, &e.place, e.code, e.typ, e.id, t))
 	return d != nil, err
 }
 
 // change adds a row to the change log of a commit unless it has it.
 func (s *salvage) change(t store.Seq, v []byte, is func(v []byte) bool) (err error) {
-	it, err := s.d.pdb.NewIter(&pebble.IterOptions{LowerBound: changeKey(t, 0), UpperBound: changeKey(t+1, 0)})
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: changeKey(t, 0), UpperBound: changeKey(t+1, 0)})
 	if err != nil {
 		return err
 	}
@@ -413,13 +368,13 @@ func (s *salvage) allSeries() error {
 		if len(k) < 8 {
 			return s.remove(k)
 		}
-		in, err := s.d.infoOf(series.SeriesID(k[len(k)-8:]), v)
+		in, err := s.tier.infoOf(series.SeriesID(k[len(k)-8:]), v)
 		if err != nil {
 			s.out.LostSeries++
 			return s.remove(k)
 		}
 		st := seriesState{maxStart: series.MinStart}
-		if raw, err := get(s.d.pdb, tallyKey(in.id)); err == nil {
+		if raw, err := get(s.db, tallyKey(in.id)); err == nil {
 			if old, err := decodeSeriesState(raw); err == nil {
 				st.maxStart, st.moves, st.merges = old.maxStart, old.moves, old.merges
 			}
@@ -442,7 +397,7 @@ func (s *salvage) allSeries() error {
 
 func (s *salvage) blocks(in *seriesInfo, level byte, st *seriesState, written map[uint64]*samplesEntry) (err error) {
 	pre := levelPrefix(tabHead, in.id, level)
-	it, err := s.d.pdb.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
 	if err != nil {
 		return err
 	}
@@ -451,7 +406,7 @@ func (s *salvage) blocks(in *seriesInfo, level byte, st *seriesState, written ma
 	for ok := it.First(); ok; ok = it.Next() {
 		h, err := series.DecodeHeader(it.Value())
 		if err == nil {
-			err = s.d.block(s.d.pdb, it.Key(), &h, &cols)
+			err = s.tier.block(s.db, it.Key(), &h, &cols)
 		}
 		if err != nil {
 			s.out.LostBlocks++
@@ -496,7 +451,7 @@ func (s *salvage) register(in *seriesInfo, written map[uint64]*samplesEntry) err
 	for _, tag := range in.tags {
 		err = errors.Join(err, s.set(append(tagPrefix(tag[0], tag[1]), memberKey(in.t.Identity, in.id)[1:]...), where))
 	}
-	if have, gerr := get(s.d.pdb, identityKey(in.t.Identity)); gerr == nil && have == nil {
+	if have, gerr := get(s.db, identityKey(in.t.Identity)); gerr == nil && have == nil {
 		err = errors.Join(err, s.set(identityKey(in.t.Identity), appendU64(nil, uint64(s.top.t))))
 	}
 	for _, t := range slices.Sorted(maps.Keys(written)) {
@@ -514,7 +469,7 @@ func (s *salvage) register(in *seriesInfo, written map[uint64]*samplesEntry) err
 // emptied makes rows of the change log say how many of their samples are left,
 // and drops those that have none.
 func (s *salvage) emptied() (err error) {
-	v := &view{snap: s.d.pdb.NewSnapshot(), forms: &s.d.forms}
+	v := &snapshot{snap: s.db.NewSnapshot(), forms: s.forms, tier: s.tier}
 	defer closing(v.snap, &err)
 	return s.each(tabChange, func(k, raw []byte) error {
 		if len(raw) == 0 || raw[0]&flagSeries == 0 {
@@ -525,7 +480,7 @@ func (s *salvage) emptied() (err error) {
 			return err
 		}
 		t := store.Seq(binary.BigEndian.Uint64(k[1:]))
-		in, err := s.d.info(v.snap, &e.place, e.id)
+		in, err := s.tier.info(v.snap, &e.place, e.id)
 		if err != nil {
 			return err
 		}
@@ -576,7 +531,7 @@ func (s *salvage) orphans() error {
 				s.out.LostSeries++
 			}
 			if tab == tabBlock && !drop { // a block whose header is lost
-				h, err := get(s.d.pdb, append([]byte{tabHead}, k[1:]...))
+				h, err := get(s.db, append([]byte{tabHead}, k[1:]...))
 				if err != nil {
 					return err
 				}
@@ -598,7 +553,7 @@ func (s *salvage) orphans() error {
 
 // head writes the head row if it is lost.
 func (s *salvage) head() error {
-	have, err := get(s.d.pdb, headKey)
+	have, err := get(s.db, headKey)
 	if err != nil || have != nil {
 		return err
 	}
@@ -609,21 +564,16 @@ func (s *salvage) head() error {
 }
 
 // rebuild writes the U, V and W rows.
-func (s *salvage) rebuild() error { return s.d.rebuildOrders() }
+func (s *salvage) rebuild() error { return rebuildOrders(s.db, s.forms, s.tier) }
 
 // version writes the schema version last: Open refuses a store without one, and
 // thus the result of a salvage that was interrupted.
-func (s *salvage) version() error {
-	if s.schema == nil {
-		s.schema = []byte(schemaVersion)
-	}
-	return s.set(schemaKey, s.schema)
-}
+func (s *salvage) version() error { return s.set(schemaKey, s.schema) }
 
 // leaves counts the leaves of the log.
 func (s *salvage) leaves() (err error) {
 	pre := []byte{tabLog, logLeaves}
-	it, err := s.d.pdb.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
 	if err != nil {
 		return err
 	}

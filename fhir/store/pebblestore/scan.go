@@ -16,20 +16,15 @@ func (x *finder) again(r row, in *seriesInfo, s *series.Sample) (*match, error) 
 	return x.v.fetchRow(r)
 }
 
-// Scan is of store.Store.
-func (d *DB) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Found) bool) error {
-	const op = "pebblestore.Scan"
-	v, err := d.enter(op)
-	if err != nil {
-		return err
-	}
-	defer d.leave(v)
+// scan implements store.Store.Scan at a snapshot.
+func (s *searcher) scan(ctx context.Context, op string, v *snapshot, r store.ScanRange,
+	fn func(*store.Found) bool) error {
 	at, err := v.at(op, r.At)
 	if err != nil {
 		return err
 	}
 	for _, typ := range r.Types {
-		x := &finder{ctx: ctx, op: op, d: d, v: v, at: at, q: &search.Query{Type: typ}, filter: r.Filter}
+		x := &finder{ctx: ctx, op: op, s: s, v: v, at: at, q: &search.Query{Type: typ}, filter: r.Filter}
 		more, err := x.scan(r, fn)
 		if err != nil || !more {
 			return faulted(op, err)

@@ -62,7 +62,7 @@ func TestFlippedBit(t *testing.T) {
 			if err := d.pdb.Set(k, v, pebble.Sync); err != nil {
 				t.Fatal(err)
 			}
-			d.infos = newInfos()
+			d.tier.infos = newInfos()
 			// shows it
 			if _, err := d.Commit(context.Background(),
 				&store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte{1}}}}); err != nil {

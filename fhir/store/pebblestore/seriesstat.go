@@ -20,34 +20,15 @@ type SeriesStat struct {
 	Bytes          uint64 // of blocks and their headers, before the engine compresses
 }
 
-// Compaction says what the compactor has done since the store was opened.
-type Compaction struct {
-	Series    uint64 // compactions
-	Rewritten uint64 // samples that they wrote again
-	Waiting   int    // series that wait
-}
-
-// Compaction reports the compactor's work.
-func (d *DB) Compaction() Compaction {
-	return Compaction{Series: d.compactor.series.Load(), Rewritten: d.compactor.samples.Load(),
-		Waiting: d.compactor.waiting()}
-}
-
-// SeriesStats reads the headers of every series: seconds for a large store.
-func (d *DB) SeriesStats(ctx context.Context) ([]SeriesStat, error) {
-	const op = "pebblestore.SeriesStats"
-	v, err := d.enter(op)
-	if err != nil {
-		return nil, err
-	}
-	defer d.leave(v)
-	c := &checker{ctx: ctx, d: d, v: v}
+// seriesStats reads the headers of every series.
+func seriesStats(ctx context.Context, v *snapshot) ([]SeriesStat, error) {
+	c := &checker{ctx: ctx, v: v}
 	of := map[series.SeriesID]*SeriesStat{}
 	byCode := map[[2]string]*SeriesStat{}
-	err = c.each(tabSeries, func(k, val []byte) error {
+	err := c.each(tabSeries, func(k, val []byte) error {
 		var id series.SeriesID
 		copy(id[:], k[max(0, len(k)-len(id)):])
-		in, err := d.infoOf(id, val)
+		in, err := v.tier.infoOf(id, val)
 		if err != nil {
 			return err
 		}
@@ -62,7 +43,7 @@ func (d *DB) SeriesStats(ctx context.Context) ([]SeriesStat, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, faulted(op, err)
+		return nil, err
 	}
 	var id series.SeriesID
 	for _, tab := range []byte{tabHead, tabBlock} {
@@ -92,7 +73,7 @@ func (d *DB) SeriesStats(ctx context.Context) ([]SeriesStat, error) {
 			return nil
 		})
 		if err != nil {
-			return nil, faulted(op, err)
+			return nil, err
 		}
 	}
 	var out []SeriesStat

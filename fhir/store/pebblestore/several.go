@@ -59,7 +59,7 @@ func (x *finder) mergeSeveral(patient string, desc bool, after []byte) (err erro
 		if !good {
 			return errRow
 		}
-		if len(x.others) == x.d.opts.bounds.others {
+		if len(x.others) == x.s.bounds.others {
 			x.others = nil
 			return x.sorted([]search.SortKey{{Param: dateParam(x.q.Type), Desc: desc}}, after)
 		}

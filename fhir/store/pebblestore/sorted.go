@@ -102,15 +102,15 @@ func (x *finder) sorted(sort []search.SortKey, after []byte) error {
 		}
 	}
 	id := resultID(x.owner, x.q, sort, x.at)
-	r := x.d.results.take(id)
+	r := x.s.results.take(id)
 	if r == nil {
 		var err error
 		if r, err = x.sort(sort); err != nil {
 			return err
 		}
-		x.d.results.keep(id, x.owner, r)
+		x.s.results.keep(id, x.owner, r)
 	}
-	defer x.d.results.release(r)
+	defer x.s.results.release(r)
 	return x.giveSorted(r, sort, from)
 }
 
@@ -120,7 +120,7 @@ func (x *finder) sort(sort []search.SortKey) (r *result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w := x.d.results.writer(sort)
+	w := x.s.results.writer(sort)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.abandon())
@@ -161,7 +161,7 @@ func (x *finder) giveSorted(r *result, sort []search.SortKey, from *sortPos) err
 		if err := x.step(); err != nil {
 			return err
 		}
-		m, err := x.d.current(x.v, fhir.Ref{Type: x.q.Type, ID: p.ID}, x.at)
+		m, err := x.v.current(fhir.Ref{Type: x.q.Type, ID: p.ID}, x.at)
 		if err != nil {
 			return err
 		}

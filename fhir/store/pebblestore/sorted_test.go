@@ -136,9 +136,9 @@ func TestSortedBounds(t *testing.T) {
 	defer p.d.Close()
 	at := p.d.LastSeq()
 	kept := func() int {
-		p.d.results.mu.Lock()
-		defer p.d.results.mu.Unlock()
-		return p.d.results.order.Len()
+		p.d.search.results.mu.Lock()
+		defer p.d.search.results.mu.Unlock()
+		return p.d.search.results.order.Len()
 	}
 	for i := range resultsPer + 4 {
 		p.find(fmt.Sprintf("%s&value-quantity=ge%d", bySize, i-50), 5, "", at)
@@ -148,21 +148,21 @@ func TestSortedBounds(t *testing.T) {
 	}
 	p.clock.Add(resultTTL + time.Second)
 	p.commit(p.document("p00", 999)) // the committer tidies
-	if n, files := kept(), len(p.scratchFiles()); n != 0 || files != 0 || p.d.results.disk != 0 {
-		t.Errorf("%d results, %d files, %d bytes are kept", n, files, p.d.results.disk)
+	if n, files := kept(), len(p.scratchFiles()); n != 0 || files != 0 || p.d.search.results.disk != 0 {
+		t.Errorf("%d results, %d files, %d bytes are kept", n, files, p.d.search.results.disk)
 	}
 	// Room for little more than one: the older is let go of.
 	_, _, _ = p.find(bySize, 5, "", at)
-	p.d.results.limit = p.d.results.disk * 5 / 2
+	p.d.search.results.limit = p.d.search.results.disk * 5 / 2
 	_, after, _ := p.find(bySize+"&status=final", 5, "", at)
-	if n := kept(); n < 1 || p.d.results.disk > p.d.results.limit {
-		t.Errorf("%d results, %d bytes of %d", n, p.d.results.disk, p.d.results.limit)
+	if n := kept(); n < 1 || p.d.search.results.disk > p.d.search.results.limit {
+		t.Errorf("%d results, %d bytes of %d", n, p.d.search.results.disk, p.d.search.results.limit)
 	}
 	if _, _, looked := p.find(bySize+"&status=final", 5, after, at); looked > 5 {
 		t.Errorf("the newest was let go of: %d rows", looked)
 	}
 	// No room: a clear refusal, and nothing is left.
-	p.d.results.limit = 4 << 10
+	p.d.search.results.limit = 4 << 10
 	q, _ := search.Parse("Observation", [][2]string{{"_sort", "code"}, {"patient", "p01,p02,p03"}},
 		search.ParseOptions{})
 	err := p.d.Find(context.Background(), store.Find{Query: q, Filter: allOf("Observation")},

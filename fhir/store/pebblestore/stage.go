@@ -188,7 +188,7 @@ func (s *stage) lookupSample(ref fhir.Ref) (*current, error) {
 	} else if s.appended[k.Identity] {
 		return nil, fhir.Errorf(fhir.Conflict, "pebblestore.Commit", "the stream is being written; try again")
 	}
-	l, err := s.d.sampleOf(s.d.pdb, ref)
+	l, err := s.d.tier.sampleOf(s.d.pdb, ref)
 	if err != nil || l == nil {
 		return nil, err
 	}
@@ -364,7 +364,7 @@ func (s *stage) put(w *write, t store.Seq, n uint32) (*store.Change, error) {
 				return nil, err
 			}
 			w.old.smp = nil
-			if err := s.noteDocument(w.ref.Type, w.old); err != nil {
+			if err := s.d.days.document(s.batch, w.ref.Type, &w.old.place, w.old.values); err != nil {
 				return nil, err
 			}
 		}
@@ -382,15 +382,15 @@ func (s *stage) put(w *write, t store.Seq, n uint32) (*store.Change, error) {
 		return nil, err
 	}
 	if !w.now.deleted {
-		if err := s.noteDocument(w.ref.Type, w.now); err != nil {
+		if err := s.d.days.document(s.batch, w.ref.Type, &w.now.place, w.now.values); err != nil {
 			return nil, err
 		}
 	}
 	if w.ref.Type == "Observation" {
 		if w.old != nil { // it may have been a sample
-			s.d.clusters.note(t, w.old)
+			s.noteCluster(t, w.old)
 		}
-		s.d.clusters.note(t, w.now)
+		s.noteCluster(t, w.now)
 	}
 	if err := s.batch.Set(idKey(w.ref.Type, w.ref.ID, t), w.now.encode(), nil); err != nil {
 		return nil, err
@@ -495,7 +495,7 @@ func (s *stage) finish() error {
 		return nil
 	}
 	s.d.lastSweep = now
-	s.d.results.tidy()
+	s.d.search.results.tidy()
 	if err := s.sweep(now); err != nil { // what is expired can wait
 		s.d.opts.Logger.Warn("expired state was not removed", "error", faultOf(err))
 	}
@@ -533,4 +533,31 @@ func (s *stage) sweep(now time.Time) (err error) {
 		}
 	}
 	return it.Error()
+}
+
+// noteCluster tells the searches of a document that the group writes.
+func (s *stage) noteCluster(t store.Seq, c *current) {
+	s.d.search.clusters.note(t, clusterID{c.patient, c.code}, &c.doc, c.deleted, c.values)
+}
+
+// putForm writes the form of a document, unless it is known to be there.
+func (s *stage) putForm(f *store.Template) error {
+	if s.d.wrote[f.ID] || s.forms[f.ID] {
+		return nil
+	}
+	if s.forms == nil {
+		s.forms = map[[16]byte]bool{}
+	}
+	s.forms[f.ID] = true
+	return s.batch.Set(formKey(f.ID), f.Encoded, nil)
+}
+
+// formsWritten remembers the forms of a group that was applied.
+func (d *DB) formsWritten(ids map[[16]byte]bool) {
+	if len(d.wrote)+len(ids) > maxForms {
+		clear(d.wrote) // to write one again does no harm
+	}
+	for id := range ids {
+		d.wrote[id] = true
+	}
 }

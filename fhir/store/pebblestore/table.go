@@ -8,7 +8,6 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"pulsegate/fhir/series"
-	"pulsegate/fhir/store"
 )
 
 // table walks D or P rows in order of their keys, those that samples stand for
@@ -134,8 +133,6 @@ type sampleRows struct {
 	err   error
 }
 
-const bucketTail = 8 + 1 // code and bucket behind patient and type
-
 func (x *finder) openSamples(tab byte, lower, upper []byte) (*sampleRows, error) {
 	s := &sampleRows{x: x, tab: tab, reg: tabSeries, lower: slices.Clone(lower)}
 	if tab == tabCode {
@@ -156,19 +153,6 @@ func (x *finder) openSamples(tab byte, lower, upper []byte) (*sampleRows, error)
 	return s, nil
 }
 
-// splitRow parts a row's key behind the bucket; ok is false when it is shorter.
-func splitRow(k []byte) (pre, tail []byte, ok bool) {
-	_, rest, ok := takeStr(k[1:])
-	if !ok {
-		return nil, nil, false
-	}
-	if _, rest, ok = takeStr(rest); !ok || len(rest) < bucketTail {
-		return nil, nil, false
-	}
-	n := len(k) - len(rest) + bucketTail
-	return k[:n], k[n:], true
-}
-
 func (s *sampleRows) close() (err error) {
 	for _, w := range s.walks {
 		closing(closer(w.close), &err)
@@ -176,10 +160,6 @@ func (s *sampleRows) close() (err error) {
 	closing(s.it, &err)
 	return err
 }
-
-type closer func() error
-
-func (c closer) Close() error { return c() }
 
 func (s *sampleRows) valid() bool { return s.best != nil }
 
@@ -285,21 +265,21 @@ func (s *sampleRows) open(from []byte) (*samples, error) {
 // seriesAt is the series of a Q or R row.
 func (x *finder) seriesAt(reg byte, k, v []byte, id series.SeriesID) (*seriesInfo, error) {
 	if reg == tabSeries {
-		return x.d.infoOf(id, v)
+		return x.v.tier.infoOf(id, v)
 	}
-	if in := x.d.infos.get(id); in != nil {
+	if in := x.v.tier.infos.get(id); in != nil {
 		return in, nil
 	}
 	p, _, ok := takePlace(v)
 	if !ok {
 		return nil, errRow
 	}
-	return x.d.info(x.v.snap, &p, id)
+	return x.v.tier.info(x.v.snap, &p, id)
 }
 
 // walk begins a walk of a series under the query.
 func (x *finder) walk(in *seriesInfo, desc bool) *samples {
-	w := x.v.walkSeries(x.d, in, x.at, desc)
+	w := x.v.walkSeries(in, x.at, desc)
 	if x.since > 0 {
 		w.pass = func(h *series.Header) bool { return h.MaxUpdated <= x.since }
 	}
@@ -347,16 +327,4 @@ func (s *sampleRows) next() {
 	if s.choose(); s.best == nil {
 		s.group(nil)
 	}
-}
-
-// newSample is the match of a sample.
-func newSample(in *seriesInfo, s *series.Sample) *match {
-	k := in.t.Key(s)
-	m := &match{in: in, smp: *s}
-	m.row = row{place: in.place, typ: "Observation", id: k.ID(), t: store.Seq(s.Commit.T)}
-	m.row.start = floorMS(s.Start)
-	m.doc = doc{version: 1, updated: s.Commit.Updated, vendor: in.t.Vendor, categories: in.t.Categories}
-	m.facts = in.facts()
-	m.facts.ID, m.facts.Tokens = m.row.id, m.tokens
-	return m
 }

@@ -32,7 +32,7 @@ func (x *finder) openTagged(param, value string, after string) (*tagged, error) 
 	t := &tagged{x: x}
 	if param == "identifier" {
 		if _, ok := series.ParseID(value); ok {
-			l, err := x.d.sampleOf(x.v.snap, fhir.Ref{Type: "Observation", ID: value})
+			l, err := x.v.tier.sampleOf(x.v.snap, fhir.Ref{Type: "Observation", ID: value})
 			if err != nil {
 				return nil, err
 			}
@@ -66,7 +66,7 @@ func (t *tagged) list(param, value string) (err error) {
 	}
 	defer closing(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
-		in, err := t.x.d.member(t.x.v.snap, append([]byte{tabIdentity}, it.Key()[len(pre):]...), it.Value())
+		in, err := t.x.v.tier.member(t.x.v.snap, append([]byte{tabIdentity}, it.Key()[len(pre):]...), it.Value())
 		if err != nil {
 			return err
 		}

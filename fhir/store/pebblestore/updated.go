@@ -16,121 +16,6 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// typeUpdates is the prefix of the U rows of a type.
-func typeUpdates(typ string) []byte {
-	return appendStr(append(make([]byte, 0, 40), tabUpdated), typ)
-}
-
-// patientUpdates is the prefix of the V rows of a patient and type.
-func patientUpdates(patient, typ string) []byte { return clusterKey(tabTouched, patient, typ) }
-
-// updatesKey completes a U or V prefix.
-func updatesKey(prefix []byte, t store.Seq, n uint32) []byte {
-	return binary.BigEndian.AppendUint32(appendU64(slices.Clone(prefix), uint64(t)), n)
-}
-
-// updates is a decoded U or V row: what one commit wrote of a type.
-type updates struct {
-	updated int64  // Unix ms
-	count   uint64 // resources, samples among them
-	list    []byte // n of L rows, or AuditEvents
-}
-
-// updatesGroup collects the entries of one row while a batch is staged.
-type updatesGroup struct {
-	count uint64
-	list  []byte
-}
-
-type updatesID struct {
-	patient, typ string
-	whole        bool // the U row of the type
-}
-
-// noteUpdate adds an L row to the U and V rows of the batch.
-func (s *stage) noteUpdate(typ, patient string, n uint32, count uint64) {
-	s.noteUpdateIn(updatesID{typ: typ, whole: true}, count,
-		func(b []byte) []byte { return binary.AppendUvarint(b, uint64(n)) })
-	if patient == "" {
-		return
-	}
-	if _, single := search.PatientParam(typ); single {
-		s.noteUpdateIn(updatesID{patient: patient, typ: typ}, count,
-			func(b []byte) []byte { return binary.AppendUvarint(b, uint64(n)) })
-	}
-}
-
-// noteEvent adds an AuditEvent, which has no L row, to the U row of the batch.
-func (s *stage) noteEvent(id string, p *place) {
-	s.noteUpdateIn(updatesID{typ: "AuditEvent", whole: true}, 1,
-		func(b []byte) []byte { return p.append(appendText(b, id)) })
-}
-
-func (s *stage) noteUpdateIn(id updatesID, count uint64, add func([]byte) []byte) {
-	g := s.updates[id]
-	if g == nil {
-		g = &updatesGroup{}
-		s.updates[id] = g
-	}
-	g.count += count
-	g.list = add(g.list)
-}
-
-// putUpdates writes the U and V rows of a batch.
-func (s *stage) putUpdates(t store.Seq, updated int64) error {
-	for id, g := range s.updates {
-		prefix := typeUpdates(id.typ)
-		if !id.whole {
-			prefix = patientUpdates(id.patient, id.typ)
-		}
-		if err := s.batch.Set(updatesKey(prefix, t, 0), encodeUpdates(updated, g.count, g.list), nil); err != nil {
-			return err
-		}
-	}
-	clear(s.updates)
-	return nil
-}
-
-func encodeUpdates(updated int64, count uint64, list []byte) []byte {
-	b := appendU64(make([]byte, 0, 16+len(list)), sortable(updated))
-	return append(binary.AppendUvarint(b, count), list...)
-}
-
-func decodeUpdates(v []byte) (u updates, err error) {
-	r := reader{b: v}
-	u.updated, u.count = unsortable(r.u64()), r.uvarint()
-	if u.list = r.b; r.bad {
-		return u, errRow
-	}
-	return u, nil
-}
-
-// events reads the list of a U row of AuditEvents.
-func (u *updates) events(t store.Seq) (out []row, err error) {
-	for b := u.list; len(b) > 0; {
-		r := reader{b: b}
-		w := row{typ: "AuditEvent", t: t, id: r.text()}
-		var ok bool
-		if w.place, b, ok = takePlace(r.b); !ok || r.bad {
-			return nil, errRow
-		}
-		out = append(out, w)
-	}
-	return out, nil
-}
-
-// changes reads the list of any other row: n of L rows.
-func (u *updates) changes() (out []uint32, err error) {
-	for r := (reader{b: u.list}); len(r.b) > 0; {
-		n := r.uvarint()
-		if r.bad || n > math.MaxUint32 {
-			return nil, errRow
-		}
-		out = append(out, uint32(n))
-	}
-	return out, nil
-}
-
 // byUpdate reports whether a sort order is that of the U and V rows:
 // lastUpdated, and among equals the id.
 func byUpdate(sort []search.SortKey) bool {
@@ -194,7 +79,7 @@ func (x *finder) updateOrder(desc bool, after []byte) error {
 // probe collects all matches, or fails with errProbe.
 func (x *finder) probe() (ms []*match, err error) {
 	y := *x
-	y.passing, y.room, y.budget, y.steps = false, nil, x.d.opts.bounds.probe, 0
+	y.passing, y.room, y.budget, y.steps = false, nil, x.s.bounds.probe, 0
 	y.emit = func(m *match, _ []byte) bool { ms = append(ms, m); return true }
 	err = y.unsorted(nil)
 	x.steps += y.steps
@@ -292,7 +177,7 @@ func (x *finder) fewUpdates() (few bool, err error) {
 		if t > x.at || u.updated >= hi {
 			break
 		}
-		if n += u.count; n > x.d.opts.bounds.few {
+		if n += u.count; n > x.s.bounds.few {
 			return false, nil
 		}
 	}
@@ -461,7 +346,7 @@ func (u *unit) give(from *updatePoint) (more bool, err error) {
 		}
 	}()
 	for _, r := range u.runs {
-		in, err := x.d.info(x.v.snap, &r.e.place, r.e.id)
+		in, err := x.v.tier.info(x.v.snap, &r.e.place, r.e.id)
 		if err != nil {
 			return false, err
 		}
@@ -491,7 +376,7 @@ func (u *unit) give(from *updatePoint) (more bool, err error) {
 
 // written walks the samples that a commit wrote of a series, behind an id.
 func (x *finder) written(in *seriesInfo, r *writtenRun, after string) (*samples, error) {
-	w := x.v.walkSeries(x.d, in, r.t, false)
+	w := x.v.walkSeries(in, r.t, false)
 	w.only = r.t
 	w.pass = func(h *series.Header) bool { return store.Seq(h.MaxT) < r.t }
 	lo, hi := microsOf(x.dates(in.bucket))

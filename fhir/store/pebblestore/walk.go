@@ -20,7 +20,7 @@ const (
 // samples walks the samples of one series that a snapshot has, in the order of
 // their ids or against it.
 type samples struct {
-	d    *DB
+	tier *tier
 	r    pebble.Reader
 	in   *seriesInfo
 	at   store.Seq
@@ -69,7 +69,7 @@ func (s *samples) seek(lo, hi int64) error {
 	if s.curs == nil {
 		s.curs = make([]*cursor, levels)
 		for l := range s.curs {
-			s.curs[l] = &cursor{cols: s.d.columns(s.in.t.Values)}
+			s.curs[l] = &cursor{cols: s.tier.columns(s.in.t.Values)}
 		}
 	}
 	if lo >= hi {
@@ -89,7 +89,7 @@ func (s *samples) close() (err error) {
 		if c.it != nil {
 			closing(c.it, &err)
 		}
-		s.d.spare.Put(c.cols)
+		s.tier.spare.Put(c.cols)
 	}
 	s.curs, s.best = nil, nil
 	return err
@@ -98,18 +98,6 @@ func (s *samples) close() (err error) {
 // skip reports whether a block holds nothing that this walk can give out.
 func (s *samples) skip(h *series.Header) bool {
 	return h.MaxStart < s.lo || h.MinStart >= s.hi || store.Seq(h.MinT) > s.at || s.pass != nil && s.pass(h)
-}
-
-// columns are empty columns whose memory has been used before. Whoever is
-// done with them puts them into spare.
-func (d *DB) columns(values int) *series.Columns {
-	c, ok := d.spare.Get().(*series.Columns)
-	if !ok {
-		return &series.Columns{}
-	}
-	c.Reset()
-	c.Values = c.Values[:min(values, len(c.Values))]
-	return c
 }
 
 // tails reads the tails in range into memory: compaction keeps them few.
@@ -132,10 +120,10 @@ func (s *samples) tails() (err error) {
 			continue
 		}
 		if one == nil {
-			one = s.d.columns(s.in.t.Values)
-			defer s.d.spare.Put(one)
+			one = s.tier.columns(s.in.t.Values)
+			defer s.tier.spare.Put(one)
 		}
-		if err := s.d.block(s.r, it.Key(), &h, one); err != nil {
+		if err := s.tier.block(s.r, it.Key(), &h, one); err != nil {
 			return err
 		}
 		n++
@@ -152,33 +140,6 @@ func (s *samples) tails() (err error) {
 	}
 	c.start(s)
 	return nil
-}
-
-// block reads the columns of a header row.
-func (d *DB) block(r pebble.Reader, headKey []byte, h *series.Header, into *series.Columns) error {
-	k := append([]byte{tabBlock}, headKey[1:]...)
-	v, c, err := r.Get(k)
-	if err != nil {
-		return err
-	}
-	err = d.decode(v, h, into)
-	closing(c, &err)
-	return err
-}
-
-// decode reads the bytes of a block.
-func (d *DB) decode(body []byte, h *series.Header, into *series.Columns) error {
-	err := d.codec.Decode(body, into)
-	if err == nil && into.Len() != h.Count {
-		err = errRow
-	}
-	// What a commit wrote does not name it: the header does.
-	for i := range into.Commits {
-		if into.Commits[i].T == 0 {
-			into.Commits[i] = series.Commit{T: h.MinT, Updated: h.MinUpdated}
-		}
-	}
-	return err
 }
 
 // start puts a cursor over loaded columns to its first sample in range.
@@ -236,7 +197,7 @@ func (s *samples) load(c *cursor, ok bool) error {
 		if s.skip(&h) {
 			continue
 		}
-		if err := s.d.block(s.r, c.it.Key(), &h, c.cols); err != nil {
+		if err := s.tier.block(s.r, c.it.Key(), &h, c.cols); err != nil {
 			return err
 		}
 		if c.start(s); c.ok(s) {
@@ -320,9 +281,4 @@ func floorMS(us int64) int64 {
 		ms--
 	}
 	return ms
-}
-
-// walkSeries begins a walk of a series at a snapshot.
-func (v *view) walkSeries(d *DB, in *seriesInfo, at store.Seq, desc bool) *samples {
-	return &samples{d: d, r: v.snap, in: in, at: at, desc: desc}
 }

@@ -28,7 +28,7 @@ type decodedBlock struct {
 }
 
 // block is DB.block; the columns are read only.
-func (c *decodedBlocks) block(d *DB, r pebble.Reader, headKey []byte, h *series.Header) (_ *series.Columns, err error) {
+func (c *decodedBlocks) block(t *tier, r pebble.Reader, headKey []byte, h *series.Header) (_ *series.Columns, err error) {
 	body, done, err := r.Get(append([]byte{tabBlock}, headKey[1:]...))
 	if err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func (c *decodedBlocks) block(d *DB, r pebble.Reader, headKey []byte, h *series.
 		}
 	}
 	b := &decodedBlock{key: slices.Clone(headKey), body: slices.Clone(body), t: h.MinT, updated: h.MinUpdated}
-	if err := d.decode(body, h, &b.cols); err != nil {
+	if err := t.decode(body, h, &b.cols); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
@@ -52,4 +52,43 @@ func (c *decodedBlocks) block(d *DB, r pebble.Reader, headKey []byte, h *series.
 	c.list[c.next] = b
 	c.next = (c.next + 1) % len(c.list)
 	return &b.cols, nil
+}
+
+// columns are empty columns whose memory has been used before. Whoever is
+// done with them puts them into spare.
+func (t *tier) columns(values int) *series.Columns {
+	c, ok := t.spare.Get().(*series.Columns)
+	if !ok {
+		return &series.Columns{}
+	}
+	c.Reset()
+	c.Values = c.Values[:min(values, len(c.Values))]
+	return c
+}
+
+// block reads the columns of a header row.
+func (t *tier) block(r pebble.Reader, headKey []byte, h *series.Header, into *series.Columns) error {
+	k := append([]byte{tabBlock}, headKey[1:]...)
+	v, c, err := r.Get(k)
+	if err != nil {
+		return err
+	}
+	err = t.decode(v, h, into)
+	closing(c, &err)
+	return err
+}
+
+// decode reads the bytes of a block.
+func (t *tier) decode(body []byte, h *series.Header, into *series.Columns) error {
+	err := t.codec.Decode(body, into)
+	if err == nil && into.Len() != h.Count {
+		err = errRow
+	}
+	// What a commit wrote does not name it: the header does.
+	for i := range into.Commits {
+		if into.Commits[i].T == 0 {
+			into.Commits[i] = series.Commit{T: h.MinT, Updated: h.MinUpdated}
+		}
+	}
+	return err
 }

@@ -9,66 +9,6 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// putLeaves appends to the log: one row of leaves and one of hashes. The hashes
-// it needs are those on the right edge of the tree, which the committer keeps;
-// after a start they are read.
-func (s *stage) putLeaves(ls []store.Leaf) error {
-	if len(ls) == 0 {
-		return nil
-	}
-	first := s.meta.leaves
-	var leaves []byte
-	hashes := make([]byte, 0, 2*tlog.HashSize*(len(ls)+8))
-	for _, l := range ls {
-		hs, err := tlog.StoredHashes(int64(s.meta.leaves), l, tlog.HashReaderFunc(s.edge))
-		if err != nil {
-			return err
-		}
-		leaves = append(binary.AppendUvarint(leaves, uint64(len(l))), l...)
-		for level, h := range hs {
-			s.d.edge[level] = h
-			hashes = append(hashes, h[:]...)
-		}
-		s.meta.leaves++
-	}
-	if err := s.batch.Set(leavesKey(first), leaves, nil); err != nil {
-		return err
-	}
-	return s.batch.Set(hashesKey(tlog.StoredHashIndex(0, int64(first))), hashes, nil)
-}
-
-// edge reads hashes of the right edge.
-func (s *stage) edge(indexes []int64) (out []tlog.Hash, err error) {
-	out = make([]tlog.Hash, len(indexes))
-	var rows *logRows
-	defer func() {
-		if rows != nil {
-			closing(rows, &err)
-		}
-	}()
-	for i, x := range indexes {
-		level, _ := tlog.SplitStoredHashIndex(x)
-		if h, ok := s.d.edge[level]; ok {
-			out[i] = h
-			continue
-		}
-		if rows == nil {
-			if rows, err = openLog(s.d.pdb); err != nil {
-				return nil, err
-			}
-		}
-		v, err := rows.hash(x)
-		if err != nil {
-			return nil, err
-		}
-		if len(v) != tlog.HashSize {
-			return nil, errRow
-		}
-		copy(out[i][:], v)
-	}
-	return out, nil
-}
-
 // logRows reads single leaves and hashes out of the rows of whole batches.
 type logRows struct{ it *pebble.Iterator }
 

@@ -16,20 +16,20 @@ const rebuildBatch = 4096 // rows looked at between two commits of a rebuild
 // rebuilder writes the U, V and W rows of what is stored. A store of an older
 // schema has none.
 type rebuilder struct {
-	d *DB
-	v *view
-	s *stage
-	n uint32
+	db    *pebble.DB
+	v     *snapshot
+	batch *pebble.Batch
+	days  dayWriter
+	n     uint32
 }
 
 // rebuildOrders makes the U, V and W rows anew.
-func (d *DB) rebuildOrders() (err error) {
-	clear(d.days)
-	r := &rebuilder{d: d, v: &view{snap: d.pdb.NewSnapshot(), meta: d.head, forms: &d.forms}, s: newStage(d)}
+func rebuildOrders(db *pebble.DB, f *forms, t *tier) (err error) {
+	r := &rebuilder{db: db, v: &snapshot{snap: db.NewSnapshot(), forms: f, tier: t}, batch: db.NewBatch(),
+		days: newDayWriter()}
 	defer closing(r.v.snap, &err)
-	defer func() { clear(d.days) }()
 	for _, tab := range []byte{tabUpdated, tabTouched, tabDay} {
-		if err := r.s.batch.DeleteRange([]byte{tab}, []byte{tab + 1}, nil); err != nil {
+		if err := r.batch.DeleteRange([]byte{tab}, []byte{tab + 1}, nil); err != nil {
 			return err
 		}
 	}
@@ -44,7 +44,7 @@ func (d *DB) rebuildOrders() (err error) {
 			return err
 		}
 	}
-	return errors.Join(r.flush(), r.s.batch.Close())
+	return errors.Join(r.flush(), r.batch.Close())
 }
 
 func (r *rebuilder) each(table byte, fn func(k, v []byte) error) (err error) {
@@ -69,11 +69,11 @@ func (r *rebuilder) each(table byte, fn func(k, v []byte) error) (err error) {
 // flush commits what was written so far. Bits that were not committed would be
 // lost with the rows that the committer remembers.
 func (r *rebuilder) flush() error {
-	if err := r.s.batch.Commit(pebble.Sync); err != nil {
+	if err := r.batch.Commit(pebble.Sync); err != nil {
 		return err
 	}
-	r.s.batch = r.d.pdb.NewBatch()
-	r.d.trimDays()
+	r.batch = r.db.NewBatch()
+	r.days.trim()
 	return nil
 }
 
@@ -82,7 +82,7 @@ func (r *rebuilder) document(k, v []byte) error {
 	if !ok {
 		return errRow
 	}
-	d, err := r.d.forms.doc(r.v.snap, new(recent), w.typ, w.id, v)
+	d, err := r.v.forms.doc(r.v.snap, new(recent), w.typ, w.id, v)
 	if err != nil {
 		return err
 	}
@@ -99,9 +99,7 @@ func (r *rebuilder) document(k, v []byte) error {
 	if err != nil {
 		return errRow
 	}
-	c := &current{values: vals}
-	c.place = w.place
-	return r.s.noteDocument(w.typ, c)
+	return r.days.document(r.batch, w.typ, &w.place, vals)
 }
 
 // update writes a row of its own for one entry.
@@ -110,14 +108,14 @@ func (r *rebuilder) update(id updatesID, t store.Seq, updated int64, count uint6
 	if !id.whole {
 		prefix = patientUpdates(id.patient, id.typ)
 	}
-	return r.s.batch.Set(updatesKey(prefix, t, r.n), encodeUpdates(updated, count, list), nil)
+	return r.batch.Set(updatesKey(prefix, t, r.n), encodeUpdates(updated, count, list), nil)
 }
 
 func (r *rebuilder) series(k, v []byte) error {
 	if len(k) < 8 {
 		return errRow
 	}
-	in, err := r.d.infoOf(series.SeriesID(k[len(k)-8:]), v)
+	in, err := r.v.tier.infoOf(series.SeriesID(k[len(k)-8:]), v)
 	if err != nil {
 		return err
 	}
@@ -142,10 +140,10 @@ func (r *rebuilder) blocks(in *seriesInfo, level byte) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := r.d.block(r.v.snap, it.Key(), &h, &cols); err != nil {
+		if err := r.v.tier.block(r.v.snap, it.Key(), &h, &cols); err != nil {
 			return err
 		}
-		if err := r.s.noteSamples(&appended{in: in, days: sampleDays(cols.Start)}); err != nil {
+		if err := r.days.samples(r.batch, &in.place, in.others, sampleDays(cols.Start)); err != nil {
 			return err
 		}
 	}
@@ -191,11 +189,11 @@ func (r *rebuilder) change(k, v []byte) error {
 
 // writtenAt is the lastUpdated of the samples that a commit wrote.
 func (r *rebuilder) writtenAt(t store.Seq, e *samplesEntry) (updated int64, err error) {
-	in, err := r.d.info(r.v.snap, &e.place, e.id)
+	in, err := r.v.tier.info(r.v.snap, &e.place, e.id)
 	if err != nil {
 		return 0, err
 	}
-	w := r.v.walkSeries(r.d, in, t, false)
+	w := r.v.walkSeries(in, t, false)
 	w.only = t
 	defer closing(closer(w.close), &err)
 	if err := w.seek(e.first, e.end+1); err != nil {
@@ -210,12 +208,4 @@ func (r *rebuilder) writtenAt(t store.Seq, e *samplesEntry) (updated int64, err 
 		return 0, err
 	}
 	return moved[0].doc.updated, nil
-}
-
-// trimDays forgets W rows when they are many. It is called between groups:
-// what a group has written of them is not yet there to be read.
-func (d *DB) trimDays() {
-	if len(d.days) > cachedDays {
-		clear(d.days)
-	}
 }

@@ -64,25 +64,3 @@ func (f *forms) doc(r pebble.Reader, last *recent, typ, id string, v []byte) (do
 	d.formed, d.own = false, nil
 	return d, nil
 }
-
-// putForm writes the form of a document, unless it is known to be there.
-func (s *stage) putForm(f *store.Template) error {
-	if s.d.wrote[f.ID] || s.forms[f.ID] {
-		return nil
-	}
-	if s.forms == nil {
-		s.forms = map[[16]byte]bool{}
-	}
-	s.forms[f.ID] = true
-	return s.batch.Set(formKey(f.ID), f.Encoded, nil)
-}
-
-// formsWritten remembers the forms of a group that was applied.
-func (d *DB) formsWritten(ids map[[16]byte]bool) {
-	if len(d.wrote)+len(ids) > maxForms {
-		clear(d.wrote) // to write one again does no harm
-	}
-	for id := range ids {
-		d.wrote[id] = true
-	}
-}

@@ -1,0 +1,48 @@
+package pebblestore
+
+import (
+	"context"
+
+	"pulsegate/fhir/store"
+)
+
+// Check implements store.Store. Every D row must have its I, P and X rows, and the
+// other way round; versions follow one another; the log's hashes follow from its
+// leaves; the sample tier is whole. Reports name types, ids and keys, never content.
+func (d *DB) Check(ctx context.Context, report func(problem string)) error {
+	const op = "pebblestore.Check"
+	v, err := d.enter(op)
+	if err != nil {
+		return err
+	}
+	defer d.leave(v)
+	return faulted(op, checkAll(ctx, &v.snapshot, d.failed.Load, report))
+}
+
+// Inspect implements store.Store.
+func (d *DB) Inspect(ctx context.Context, typ string, at store.Seq, fn func(*store.Row),
+	report func(id, problem string)) error {
+	const op = "pebblestore.Inspect"
+	v, err := d.enter(op)
+	if err != nil {
+		return err
+	}
+	defer d.leave(v)
+	if at, err = v.at(op, at); err != nil {
+		return err
+	}
+	return faulted(op, inspect(ctx, &v.snapshot, d.failed.Load, typ, at, fn, report))
+}
+
+// SeriesStats reads the headers of every series, which takes seconds in a large
+// store.
+func (d *DB) SeriesStats(ctx context.Context) ([]SeriesStat, error) {
+	const op = "pebblestore.SeriesStats"
+	v, err := d.enter(op)
+	if err != nil {
+		return nil, err
+	}
+	defer d.leave(v)
+	stats, err := seriesStats(ctx, &v.snapshot)
+	return stats, faulted(op, err)
+}

@@ -1,0 +1,123 @@
+package pebblestore
+
+import (
+	"bytes"
+	"runtime"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/series"
+	"pulsegate/fhir/store"
+)
+
+// appended is a SeriesWrite made ready where no order is needed: encoded but
+// for the commit, which the headers will name.
+type appended struct {
+	in          *seriesInfo
+	pieces      []piece
+	count       int
+	first, last int64 // start of the first and the last sample
+	days        []sampleDay
+}
+
+// piece is one block.
+type piece struct {
+	head  series.Header
+	check uint32 // of its first sample
+	body  []byte
+}
+
+const maxSamples = 1 << 20 // of one SeriesWrite
+
+func (t *tier) prepareSeries(w *store.SeriesWrite) (*appended, error) {
+	const op = "pebblestore.Commit"
+	n := w.Columns.Len()
+	if n == 0 || n > maxSamples || len(w.Columns.Values) != w.Template.Values {
+		return nil, fhir.Errorf(fhir.Invalid, op,
+			"a series write has 1 to %d samples with the values of its template", maxSamples)
+	}
+	in, err := t.infos.ofTemplate(w.Template)
+	if err != nil {
+		return nil, err
+	}
+	if err := ordered(w); err != nil {
+		return nil, err
+	}
+	a := &appended{in: in, count: n, first: w.Columns.Start[0], last: w.Columns.Start[n-1],
+		days: sampleDays(w.Columns.Start)}
+	for from := 0; from < n; from += blockSamples {
+		cols := w.Columns.Slice(from, min(from+blockSamples, n))
+		cols.Commits = make([]series.Commit, cols.Len())
+		s := cols.At(0)
+		p := piece{head: series.Summarise(&cols), check: in.t.Check(&s)}
+		if p.body, err = t.codec.Encode(nil, &cols); err != nil {
+			return nil, faulted(op, err)
+		}
+		a.pieces = append(a.pieces, p)
+		if from+blockSamples < n {
+			runtime.Gosched()
+		}
+	}
+	return a, nil
+}
+
+// ordered refuses columns that are not in order, or out of bounds.
+func ordered(w *store.SeriesWrite) error {
+	c, t := w.Columns, w.Template
+	var before series.Key
+	for i, start := range c.Start {
+		bad := start < series.MinStart || start > series.MaxStart
+		if i > 0 && start <= before.Start && !bad {
+			a, b := c.At(i-1), c.At(i)
+			x, y := t.Key(&a), t.Key(&b)
+			bad = x.Compare(&y) >= 0
+		}
+		before.Start = start
+		if bad {
+			return fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "sample %d is out of order or bounds", i)
+		}
+	}
+	return nil
+}
+
+// distinct refuses a batch that has two writes of one series, or states a
+// sample twice under two templates of one identity.
+func distinct(ws []store.SeriesWrite) error {
+	byIdentity := map[series.Identity][]int{}
+	for i := range ws {
+		id := ws[i].Template.Identity
+		for _, j := range byIdentity[id] {
+			if bytes.Equal(series.AppendTemplate(nil, ws[i].Template), series.AppendTemplate(nil, ws[j].Template)) {
+				return fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "series %d and %d are one", j, i)
+			}
+			if common(&ws[i], &ws[j]) {
+				return fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "series %d and %d state a sample twice", j, i)
+			}
+		}
+		byIdentity[id] = append(byIdentity[id], i)
+	}
+	return nil
+}
+
+func common(a, b *store.SeriesWrite) bool {
+	i, j := 0, 0
+	for i < a.Columns.Len() && j < b.Columns.Len() {
+		switch x, y := a.Columns.Start[i], b.Columns.Start[j]; {
+		case x < y:
+			i++
+		case x > y:
+			j++
+		default:
+			s, t := a.Columns.At(i), b.Columns.At(j)
+			k, l := a.Template.Key(&s), b.Template.Key(&t)
+			switch c := k.Compare(&l); {
+			case c == 0:
+				return true
+			case c < 0:
+				i++
+			default:
+				j++
+			}
+		}
+	}
+	return false
+}

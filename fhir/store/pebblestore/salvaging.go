@@ -1,0 +1,63 @@
+package pebblestore
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"pulsegate/fhir"
+)
+
+// Salvage writes everything that can be read in the store in from to a new
+// store in to. No server may use from. A resource whose newest version cannot
+// be read is left out whole: an older one must not stand for it, for it may be
+// a consent that was withdrawn.
+func Salvage(ctx context.Context, from, to string, opts Options) (_ *Salvaged, err error) {
+	const op = "pebblestore.Salvage"
+	if opts.FS == nil {
+		opts.FS = vfs.Default
+	}
+	if names, lerr := opts.FS.List(to); lerr == nil && len(names) > 0 {
+		return nil, fhir.Errorf(fhir.Conflict, op, "%s exists already; name a directory that does not", to)
+	}
+	if names, lerr := opts.FS.List(from); lerr != nil || len(names) == 0 {
+		return nil, fhir.Errorf(fhir.NotFound, op, "there is no store in %s", from)
+	}
+	out, err := salvageInto(ctx, from, to, opts)
+	if err != nil {
+		return nil, faulted(op, err)
+	}
+	d, err := Open(to, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer closing(d, &err)
+	if err := d.pdb.Flush(); err != nil {
+		return nil, faulted(op, err)
+	}
+	return out, d.Check(ctx, func(p string) { out.Problems = append(out.Problems, p) })
+}
+
+func salvageInto(ctx context.Context, from, to string, opts Options) (_ *Salvaged, err error) {
+	quiet := &DB{opts: opts, meters: nil}
+	if quiet.opts.Logger == nil {
+		quiet.opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	po := &pebble.Options{FS: opts.FS, ReadOnly: true, Merger: setBits, Logger: &pebbleLog{d: quiet},
+		EventListener: quiet.events()}
+	src, err := pebble.Open(from, po)
+	if err != nil {
+		return nil, refusal("the store cannot be opened: " + faultOf(err))
+	}
+	defer closing(src, &err)
+	po = &pebble.Options{FS: opts.FS, FormatMajorVersion: pebble.FormatNewest, MemTableSize: 16 << 20,
+		Merger: setBits, Logger: &pebbleLog{d: quiet}, EventListener: quiet.events()}
+	dst, err := pebble.Open(to, po)
+	if err != nil {
+		return nil, err
+	}
+	defer closing(dst, &err)
+	return copyReadable(ctx, src, dst, schemaVersion)
+}

@@ -1,0 +1,63 @@
+package pebblestore
+
+import (
+	"encoding/binary"
+
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+)
+
+// updatesGroup collects the entries of one row while a batch is staged.
+type updatesGroup struct {
+	count uint64
+	list  []byte
+}
+
+type updatesID struct {
+	patient, typ string
+	whole        bool // the U row of the type
+}
+
+// noteUpdate adds an L row to the U and V rows of the batch.
+func (s *stage) noteUpdate(typ, patient string, n uint32, count uint64) {
+	s.noteUpdateIn(updatesID{typ: typ, whole: true}, count,
+		func(b []byte) []byte { return binary.AppendUvarint(b, uint64(n)) })
+	if patient == "" {
+		return
+	}
+	if _, single := search.PatientParam(typ); single {
+		s.noteUpdateIn(updatesID{patient: patient, typ: typ}, count,
+			func(b []byte) []byte { return binary.AppendUvarint(b, uint64(n)) })
+	}
+}
+
+// noteEvent adds an AuditEvent, which has no L row, to the U row of the batch.
+func (s *stage) noteEvent(id string, p *place) {
+	s.noteUpdateIn(updatesID{typ: "AuditEvent", whole: true}, 1,
+		func(b []byte) []byte { return p.append(appendText(b, id)) })
+}
+
+func (s *stage) noteUpdateIn(id updatesID, count uint64, add func([]byte) []byte) {
+	g := s.updates[id]
+	if g == nil {
+		g = &updatesGroup{}
+		s.updates[id] = g
+	}
+	g.count += count
+	g.list = add(g.list)
+}
+
+// putUpdates writes the U and V rows of a batch.
+func (s *stage) putUpdates(t store.Seq, updated int64) error {
+	for id, g := range s.updates {
+		prefix := typeUpdates(id.typ)
+		if !id.whole {
+			prefix = patientUpdates(id.patient, id.typ)
+		}
+		if err := s.batch.Set(updatesKey(prefix, t, 0), encodeUpdates(updated, g.count, g.list), nil); err != nil {
+			return err
+		}
+	}
+	clear(s.updates)
+	return nil
+}
