@@ -201,7 +201,7 @@ func (s *stage) finishSeries() error {
 			continue
 		}
 		h := series.Summarise(&b.cols)
-		enc, err := s.d.tier.codec.Encode(nil, &b.cols)
+		enc, err := s.d.tier.encode(&b.cols)
 		if err != nil {
 			return err
 		}

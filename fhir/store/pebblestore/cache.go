@@ -123,3 +123,6 @@ func (c *cache) drop(ks []cacheKey, group uint64) {
 		s.mu.Unlock()
 	}
 }
+
+// stop ends all reads from the cache: the store is closed or has stopped.
+func (c *cache) stop() { c.off.Store(true) }

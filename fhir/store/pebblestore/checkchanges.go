@@ -67,7 +67,7 @@ func (x *changeCheck) row(k, val []byte) error {
 	if t != x.t {
 		x.t, x.here = t, map[fhir.Ref]bool{}
 	}
-	if val[0]&flagSeries != 0 {
+	if isSeriesChange(val) {
 		return x.series(t, val)
 	}
 	e, err := decodeEntry(val)
@@ -185,7 +185,7 @@ func (x *changeCheck) written(fn func(row)) (versions uint64, err error) {
 func (x *changeCheck) lost() error {
 	entries := map[uint64]bool{}
 	err := x.each(tabChange, func(k, val []byte) error {
-		if len(k) != 1+8+4 || len(val) == 0 || val[0]&flagSeries != 0 {
+		if len(k) != 1+8+4 || len(val) == 0 || isSeriesChange(val) {
 			return nil
 		}
 		r := reader{b: k[1:]}

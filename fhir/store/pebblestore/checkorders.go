@@ -70,7 +70,7 @@ func (c *checker) unlisted(err error, table, typ string, t store.Seq) {
 
 // changeOf is the type and patient of an L row.
 func changeOf(v []byte) (typ, patient string, ok bool) {
-	if len(v) > 0 && v[0]&flagSeries != 0 {
+	if isSeriesChange(v) {
 		e, err := decodeSamplesEntry(v)
 		return "Observation", e.patient, err == nil
 	}

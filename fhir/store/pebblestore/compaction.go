@@ -157,7 +157,7 @@ func (t *tier) split(x *compaction, cols *series.Columns,
 		p := where(&h, i, x.in.t.Check(&s))
 		p.head = h
 		var err error
-		if p.body, err = t.codec.Encode(nil, &part); err != nil {
+		if p.body, err = t.encode(&part); err != nil {
 			return err
 		}
 		x.put = append(x.put, p)
@@ -242,6 +242,6 @@ func (t *tier) rewrite(r pebble.Reader, x *compaction, run []tail, cols *series.
 }
 
 // due reports whether a series that has grown is worth a compaction.
-func (s *seriesState) due() bool {
+func due(s *seriesState) bool {
 	return s.loose >= mergeLoose || s.tails > 0 && s.tails%tailsPerTier == 0
 }

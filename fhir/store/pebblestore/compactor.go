@@ -37,7 +37,7 @@ func newCompactor(d *DB) *compactor {
 
 // consider notes a series that has grown; it is the committer's to call.
 func (c *compactor) consider(in *seriesInfo, st *seriesState) {
-	if !st.due() {
+	if !due(st) {
 		return
 	}
 	c.mu.Lock()
@@ -181,15 +181,15 @@ func (d *DB) compactAll(ctx context.Context, v *view) (err error) {
 	return it.Error()
 }
 
-// Compaction says what the compactor has done since the store was opened.
-type Compaction struct {
+// CompactionStats says what the compactor has done since the store was opened.
+type CompactionStats struct {
 	Series    uint64 // compactions
 	Rewritten uint64 // samples that they wrote again
 	Waiting   int    // series that wait
 }
 
 // Compaction reports the compactor's work.
-func (d *DB) Compaction() Compaction {
-	return Compaction{Series: d.compactor.series.Load(), Rewritten: d.compactor.samples.Load(),
+func (d *DB) Compaction() CompactionStats {
+	return CompactionStats{Series: d.compactor.series.Load(), Rewritten: d.compactor.samples.Load(),
 		Waiting: d.compactor.waiting()}
 }

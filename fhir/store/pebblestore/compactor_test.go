@@ -13,6 +13,8 @@ import (
 
 // An operator's compaction and that in the background, of the same tails, keep
 // each sample once.
+const tailsPerMerge = 16
+
 func TestCompactionsAtOnce(t *testing.T) {
 	ctx := context.Background()
 	d, err := Open("", Options{FS: vfs.NewMem()})
@@ -26,7 +28,7 @@ func TestCompactionsAtOnce(t *testing.T) {
 	}()
 	tpl := streamTemplate("p1", "c1", "d", series.Instant, 0)
 	n := uint64(0)
-	for i := range int64(40 * tailsPerTier) {
+	for i := range int64(40 * tailsPerMerge) {
 		c := &series.Columns{}
 		s := series.Sample{Start: 1767225600e6 - i*1e6, End: series.NoEnd} // backwards: each is a tail
 		s.Values[0] = series.Decimal{Mant: 62}
@@ -36,7 +38,7 @@ func TestCompactionsAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		n++
-		if i%tailsPerTier != tailsPerTier-1 {
+		if i%tailsPerMerge != tailsPerMerge-1 {
 			continue
 		}
 		var wg sync.WaitGroup

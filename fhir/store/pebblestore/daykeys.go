@@ -9,11 +9,10 @@ import (
 // a day, and in which quarters of an hour: a search by date over all patients
 // opens those runs only. Bits are never taken back.
 const (
-	dayMS      = 24 * 3600 * 1000
-	slotMS     = 15 * 60 * 1000
-	daySlots   = dayMS / slotMS
-	slotBytes  = daySlots / 8
-	cachedDays = 1 << 15 // rows that the committer remembers
+	dayMS     = 24 * 3600 * 1000
+	slotMS    = 15 * 60 * 1000
+	daySlots  = dayMS / slotMS
+	slotBytes = daySlots / 8
 )
 
 // dayOf is the day of an instant and its slot.
@@ -53,4 +52,12 @@ func dayKey(prefix []byte, day int64) []byte {
 func dayRunKey(day []byte, code [8]byte, patient string, tab byte) []byte {
 	k := append(slices.Clone(day), code[:]...)
 	return append(appendStr(k, patient), tab)
+}
+
+func floorMS(us int64) int64 {
+	ms := us / 1000
+	if us%1000 < 0 {
+		ms--
+	}
+	return ms
 }

@@ -86,6 +86,8 @@ func decodeDayBits(v []byte) (b dayBits, err error) {
 // would end the compaction; decodeDayBits refuses a row of another length.
 type mergedBits []byte
 
+const cachedDays = 1 << 15 // rows that a dayWriter remembers
+
 // dayWriter writes W rows. It remembers what it has written and does not write it
 // again.
 type dayWriter struct{ written map[string]dayBits }

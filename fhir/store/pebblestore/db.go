@@ -40,20 +40,12 @@ type Options struct {
 	bounds allBounds
 }
 
-// bounds of what a search holds in memory. The tests make them small.
-type bounds struct {
-	dayBatch int    // rows of a walk by date over all patients
-	probe    uint   // rows looked at to see whether the matches of a code are few
-	few      uint64 // resources that are few enough to be met by lastUpdated
-	others   int    // rows of mergeSeveral
-}
-
+// allBounds are the limits of what searches hold in memory. The tests make them
+// small.
 type allBounds struct {
 	bounds
 	run int // bytes of matches being sorted
 }
-
-var defaultBounds = allBounds{bounds: bounds{dayBatch: 1024, probe: 1024, few: 4096, others: 100_000}, run: 8 << 20}
 
 // DB is an open store.
 type DB struct {
@@ -110,7 +102,7 @@ func Open(dir string, opts Options) (*DB, error) {
 		opts.CacheBytes = 64 << 20
 	}
 	if opts.bounds == (allBounds{}) {
-		opts.bounds = defaultBounds
+		opts.bounds = allBounds{bounds: defaultBounds, run: 8 << 20}
 	}
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
 		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{},
@@ -269,7 +261,7 @@ func errClosed(op string) error {
 
 // fail stops the store for good.
 func (d *DB) fail(why error) {
-	d.lately.off.Store(true)
+	d.lately.stop()
 	if !d.failed.Swap(true) {
 		d.opts.Logger.Error("store stopped", "error", faultOf(why))
 	}
@@ -284,7 +276,7 @@ func (d *DB) Close() error {
 		return nil
 	}
 	d.closed = true
-	d.lately.off.Store(true)
+	d.lately.stop()
 	close(d.compactor.stop)
 	for d.readers > 0 {
 		d.idle.Wait()
@@ -298,7 +290,7 @@ func (d *DB) Close() error {
 		return faulted("pebblestore.Close", unmetered)
 	}
 	d.release(d.view)
-	err := errors.Join(unmetered, d.search.results.close(), d.pdb.Close())
+	err := errors.Join(unmetered, d.search.close(), d.pdb.Close())
 	d.cache.Unref()
 	return faulted("pebblestore.Close", err)
 }

@@ -211,3 +211,6 @@ func visible(v []byte, from, at store.Seq) bool {
 	to := store.Seq(binary.BigEndian.Uint64(v))
 	return to == 0 || to > at
 }
+
+// isSeriesChange reports whether an L value is that of samples.
+func isSeriesChange(v []byte) bool { return len(v) > 0 && v[0]&flagSeries != 0 }

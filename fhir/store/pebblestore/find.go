@@ -528,3 +528,27 @@ func earlier(m *match, c *search.Clause, values []string) bool {
 	}
 	return false
 }
+
+// bounds of what a search holds in memory. The tests make them small.
+type bounds struct {
+	dayBatch int    // rows of a walk by date over all patients
+	probe    uint   // rows looked at to see whether the matches of a code are few
+	few      uint64 // resources that are few enough to be met by lastUpdated
+	others   int    // rows of mergeSeveral
+}
+
+var defaultBounds = bounds{dayBatch: 1024, probe: 1024, few: 4096, others: 100_000}
+
+// tidy lets go of sorted results that are no longer asked for.
+func (s *searcher) tidy() { s.results.tidy() }
+
+// close removes the sorted results.
+func (s *searcher) close() error { return s.results.close() }
+
+// note tells the searches of a document that the committer writes at t.
+func (s *searcher) note(t store.Seq, id clusterID, d *doc, deleted bool, values *search.Values) {
+	s.clusters.note(t, id, d, deleted, values)
+}
+
+// rowsRead returns the number of rows that finished searches looked at.
+func (s *searcher) rowsRead() uint64 { return s.looked.Load() }

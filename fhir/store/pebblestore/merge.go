@@ -281,7 +281,7 @@ func (x *finder) openSeriesWithin(free *idle, sources []*source, r run, desc boo
 		if len(it.Key()) != len(pre)+copy(id[:], it.Key()[len(pre):]) {
 			return sources, errRow
 		}
-		in, err := x.seriesAt(reg, it.Key(), it.Value(), id)
+		in, err := x.v.tier.seriesAt(x.v.snap, reg, it.Value(), id)
 		if err != nil {
 			return sources, err
 		}

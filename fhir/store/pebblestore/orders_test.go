@@ -3,7 +3,6 @@ package pebblestore
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -129,7 +128,7 @@ func (p *population) find(raw string, limit int, after string,
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	before := p.d.search.looked.Load()
+	before := p.d.search.rowsRead()
 	err = p.d.Find(context.Background(),
 		store.Find{Query: q, Filter: allOf(typ), Limit: limit, After: after, At: at, Owner: "client"},
 		func(f *store.Found) bool {
@@ -139,7 +138,7 @@ func (p *population) find(raw string, limit int, after string,
 	if err != nil {
 		p.t.Fatalf("%s: %v", raw, err)
 	}
-	return ids, last, p.d.search.looked.Load() - before
+	return ids, last, p.d.search.rowsRead() - before
 }
 
 // TestOrdersAreIndexOperations: what a client polls with looks at few rows,
@@ -272,14 +271,8 @@ func TestOrdersAreChecked(t *testing.T) {
 					t.Fatal(err)
 				}
 				found := 0
-				v := &checker{ctx: context.Background(), v: &p.d.view.snapshot, stopped: p.d.failed.Load, report: func(string) { found++ }}
-				for _, pass := range []func() error{v.orders, v.documents, v.series} {
-					if err := pass(); err != nil {
-						t.Fatal(err)
-					}
-					if found > 0 {
-						break
-					}
+				if err := p.d.Check(context.Background(), func(string) { found++ }); err != nil {
+					t.Fatal(err)
 				}
 				if found == 0 {
 					t.Errorf("%c: row %d was lost or changed, and nothing was found", tab, n)
@@ -294,19 +287,6 @@ func TestOrdersAreChecked(t *testing.T) {
 		}
 		if err := it.Close(); err != nil {
 			t.Fatal(err)
-		}
-	}
-}
-
-func TestDaySlots(t *testing.T) {
-	for _, ms := range []int64{0, 1, -1, dayMS, dayMS - 1, -dayMS, -dayMS - 1, slotMS, slotMS - 1, 1772000000123,
-		-1772000000123, math.MinInt64, math.MinInt64 + 1, math.MaxInt64, math.MaxInt64 - 1} {
-		day, slot := dayOf(ms)
-		if slot < 0 || slot >= daySlots {
-			t.Fatalf("%d is in slot %d", ms, slot)
-		}
-		if lo, hi := slotRange(day, slot); ms < lo || ms >= hi && ms != math.MaxInt64 {
-			t.Errorf("%d is in slot %d of day %d, which is [%d, %d)", ms, slot, day, lo, hi)
 		}
 	}
 }

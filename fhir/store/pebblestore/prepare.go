@@ -49,7 +49,7 @@ func (t *tier) prepareSeries(w *store.SeriesWrite) (*appended, error) {
 		cols.Commits = make([]series.Commit, cols.Len())
 		s := cols.At(0)
 		p := piece{head: series.Summarise(&cols), check: in.t.Check(&s)}
-		if p.body, err = t.codec.Encode(nil, &cols); err != nil {
+		if p.body, err = t.encode(&cols); err != nil {
 			return nil, faulted(op, err)
 		}
 		a.pieces = append(a.pieces, p)

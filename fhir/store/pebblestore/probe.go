@@ -19,7 +19,7 @@ func (v *snapshot) probe(w *store.SeriesWrite, found []store.Presence) error {
 	if n == 0 {
 		return nil
 	}
-	own, err := v.tier.infos.ofTemplate(w.Template)
+	own, err := v.tier.ofTemplate(w.Template)
 	if err != nil {
 		return err
 	}

@@ -266,9 +266,9 @@ func (d *DB) changes(ctx context.Context, from store.Seq, brief bool, fn func(*s
 		k := reader{b: it.Key()[1:]}
 		t := store.Seq(k.u64())
 		var more bool
-		if v0 := it.Value(); len(v0) > 0 && v0[0]&flagSeries != 0 && brief {
+		if v0 := it.Value(); isSeriesChange(v0) && brief {
 			more = fn(&store.Change{Seq: t})
-		} else if len(v0) > 0 && v0[0]&flagSeries != 0 {
+		} else if isSeriesChange(v0) {
 			more, err = v.sampleChanges(t, v0, fn)
 		} else {
 			more, err = v.change(t, v0, fn)

@@ -148,5 +148,5 @@ func between(lo, hi []byte) []byte {
 		}
 		return mid
 	}
-	return appendU64(slices.Clone(lo[:n]), x+(y-x)/2)
+	return binary.BigEndian.AppendUint64(slices.Clone(lo[:n]), x+(y-x)/2)
 }

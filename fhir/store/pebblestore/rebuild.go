@@ -87,7 +87,7 @@ func (r *rebuilder) document(k, v []byte) error {
 		return err
 	}
 	if w.typ == "AuditEvent" {
-		if err := r.update(updatesID{typ: w.typ, whole: true}, w.t, d.updated, 1,
+		if err := r.update(typeUpdates(w.typ), w.t, d.updated, 1,
 			w.place.append(appendText(nil, w.id))); err != nil {
 			return err
 		}
@@ -103,11 +103,7 @@ func (r *rebuilder) document(k, v []byte) error {
 }
 
 // update writes a row of its own for one entry.
-func (r *rebuilder) update(id updatesID, t store.Seq, updated int64, count uint64, list []byte) error {
-	prefix := typeUpdates(id.typ)
-	if !id.whole {
-		prefix = patientUpdates(id.patient, id.typ)
-	}
+func (r *rebuilder) update(prefix []byte, t store.Seq, updated int64, count uint64, list []byte) error {
 	return r.batch.Set(updatesKey(prefix, t, r.n), encodeUpdates(updated, count, list), nil)
 }
 
@@ -157,7 +153,7 @@ func (r *rebuilder) change(k, v []byte) error {
 	}
 	t, n := store.Seq(binary.BigEndian.Uint64(k[1:])), binary.BigEndian.Uint32(k[9:])
 	typ, patient, count, updated := "Observation", "", uint64(1), int64(0)
-	if len(v) > 0 && v[0]&flagSeries != 0 {
+	if isSeriesChange(v) {
 		e, err := decodeSamplesEntry(v)
 		if err != nil {
 			return err
@@ -178,13 +174,13 @@ func (r *rebuilder) change(k, v []byte) error {
 		typ, patient, updated = e.typ, e.patient, m.doc.updated
 	}
 	list := binary.AppendUvarint(nil, uint64(n))
-	if err := r.update(updatesID{typ: typ, whole: true}, t, updated, count, list); err != nil {
+	if err := r.update(typeUpdates(typ), t, updated, count, list); err != nil {
 		return err
 	}
 	if _, single := search.PatientParam(typ); patient == "" || !single {
 		return nil
 	}
-	return r.update(updatesID{patient: patient, typ: typ}, t, updated, count, list)
+	return r.update(patientUpdates(patient, typ), t, updated, count, list)
 }
 
 // writtenAt is the lastUpdated of the samples that a commit wrote.

@@ -219,6 +219,13 @@ func (rs *results) unref(r *result) {
 	}
 }
 
+// usage returns the number of results that are kept and the bytes of their files.
+func (rs *results) usage() (n int, disk int64) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return rs.order.Len(), rs.disk
+}
+
 // close lets go of everything.
 func (rs *results) close() error {
 	rs.mu.Lock()

@@ -155,7 +155,7 @@ func (x *finder) runsIn(in *seriesInfo, level byte, run func(*store.Run) bool) (
 	}
 	defer closing(it, &err)
 	cols := x.v.tier.columns(in.t.Values)
-	defer x.v.tier.spare.Put(cols)
+	defer x.v.tier.release(cols)
 	ok := it.SeekLT(from)
 	if !ok {
 		ok = it.First()

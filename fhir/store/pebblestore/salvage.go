@@ -317,7 +317,7 @@ func (s *salvage) changes() error {
 		}
 		return s.change(r.t, e.encode(), func(v []byte) bool {
 			have, err := decodeEntry(v)
-			return err == nil && v[0]&flagSeries == 0 && have.typ == r.typ && have.id == r.id
+			return err == nil && !isSeriesChange(v) && have.typ == r.typ && have.id == r.id
 		})
 	})
 }
@@ -329,7 +329,7 @@ func (s *salvage) changed(k, v []byte) (bool, error) {
 	}
 	t := store.Seq(binary.BigEndian.Uint64(k[1:]))
 	s.top.t = max(s.top.t, t)
-	if len(v) > 0 && v[0]&flagSeries != 0 {
+	if isSeriesChange(v) {
 		e, err := decodeSamplesEntry(v)
 		if err != nil {
 			return false, nil
@@ -460,7 +460,7 @@ func (s *salvage) register(in *seriesInfo, written map[uint64]*samplesEntry) err
 		}
 		err = errors.Join(err, s.change(store.Seq(t), written[t].encode(), func(v []byte) bool {
 			e, derr := decodeSamplesEntry(v)
-			return derr == nil && v[0]&flagSeries != 0 && e.id == in.id
+			return derr == nil && isSeriesChange(v) && e.id == in.id
 		}))
 	}
 	return err
@@ -472,7 +472,7 @@ func (s *salvage) emptied() (err error) {
 	v := &snapshot{snap: s.db.NewSnapshot(), forms: s.forms, tier: s.tier}
 	defer closing(v.snap, &err)
 	return s.each(tabChange, func(k, raw []byte) error {
-		if len(raw) == 0 || raw[0]&flagSeries == 0 {
+		if !isSeriesChange(raw) {
 			return nil
 		}
 		e, err := decodeSamplesEntry(raw)

@@ -229,3 +229,18 @@ func (t *tier) member(r pebble.Reader, k, v []byte) (*seriesInfo, error) {
 func (in *seriesInfo) facts() access.Facts {
 	return access.Facts{Type: "Observation", Patient: in.patient, Vendor: in.t.Vendor, Categories: in.t.Categories}
 }
+
+// seriesAt returns the series of a Q or R row (table) with value v.
+func (t *tier) seriesAt(r pebble.Reader, table byte, v []byte, id series.SeriesID) (*seriesInfo, error) {
+	if table == tabSeries {
+		return t.infoOf(id, v)
+	}
+	if in := t.infos.get(id); in != nil {
+		return in, nil
+	}
+	p, _, ok := takePlace(v)
+	if !ok {
+		return nil, errRow
+	}
+	return t.info(r, &p, id)
+}

@@ -62,7 +62,7 @@ func TestFlippedBit(t *testing.T) {
 			if err := d.pdb.Set(k, v, pebble.Sync); err != nil {
 				t.Fatal(err)
 			}
-			d.tier.infos = newInfos()
+			d.tier, _ = newTier()
 			// shows it
 			if _, err := d.Commit(context.Background(),
 				&store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte{1}}}}); err != nil {
@@ -143,7 +143,7 @@ func TestCompactionIsBounded(t *testing.T) {
 			c := d.Compaction()
 			t.Logf("%d samples, %d written again, %d tails of %d samples, %d blocks", len(seen), c.Rewritten,
 				stats[0].Tails, stats[0].Loose, stats[0].Blocks)
-			if c.Rewritten > uint64(len(seen)*(mergeFactor+5)) || stats[0].Tails > 5*tailsPerTier {
+			if c.Rewritten > uint64(len(seen)*21) || stats[0].Tails > 5*16 {
 				t.Errorf("%+v %+v", c, stats[0])
 			}
 			if got, err := everything(t, d); err != nil || got != len(seen) {

@@ -169,5 +169,5 @@ type snapshot struct {
 
 // walkSeries begins a walk of a series at a snapshot.
 func (v *snapshot) walkSeries(in *seriesInfo, at store.Seq, desc bool) *samples {
-	return &samples{tier: v.tier, r: v.snap, in: in, at: at, desc: desc}
+	return v.tier.walk(v.snap, in, at, desc)
 }

@@ -63,7 +63,7 @@ func (p *population) naive(raw string) (out []string) {
 func TestSortedOnce(t *testing.T) {
 	for _, run := range []int{8 << 20, 100 << 10} {
 		t.Run(fmt.Sprint(run), func(t *testing.T) {
-			opts := Options{bounds: defaultBounds}
+			opts := Options{bounds: allBounds{bounds: defaultBounds}}
 			opts.bounds.run = run
 			p := newPopulation(t, opts)
 			defer p.d.Close()
@@ -130,15 +130,19 @@ func TestSortedLeftBehind(t *testing.T) {
 // TestSortedBounds: results are let go of by age, by owner and by bytes, and
 // are made again when they are asked for.
 func TestSortedBounds(t *testing.T) {
-	opts := Options{bounds: defaultBounds}
+	opts := Options{bounds: allBounds{bounds: defaultBounds}}
 	opts.bounds.run = 100 << 10
 	p := newPopulation(t, opts)
 	defer p.d.Close()
 	at := p.d.LastSeq()
+	results := p.d.search.results
 	kept := func() int {
-		p.d.search.results.mu.Lock()
-		defer p.d.search.results.mu.Unlock()
-		return p.d.search.results.order.Len()
+		n, _ := results.usage()
+		return n
+	}
+	disk := func() int64 {
+		_, n := results.usage()
+		return n
 	}
 	for i := range resultsPer + 4 {
 		p.find(fmt.Sprintf("%s&value-quantity=ge%d", bySize, i-50), 5, "", at)
@@ -148,21 +152,21 @@ func TestSortedBounds(t *testing.T) {
 	}
 	p.clock.Add(resultTTL + time.Second)
 	p.commit(p.document("p00", 999)) // the committer tidies
-	if n, files := kept(), len(p.scratchFiles()); n != 0 || files != 0 || p.d.search.results.disk != 0 {
-		t.Errorf("%d results, %d files, %d bytes are kept", n, files, p.d.search.results.disk)
+	if n, files := kept(), len(p.scratchFiles()); n != 0 || files != 0 || disk() != 0 {
+		t.Errorf("%d results, %d files, %d bytes are kept", n, files, disk())
 	}
 	// Room for little more than one: the older is let go of.
 	_, _, _ = p.find(bySize, 5, "", at)
-	p.d.search.results.limit = p.d.search.results.disk * 5 / 2
+	results.limit = disk() * 5 / 2
 	_, after, _ := p.find(bySize+"&status=final", 5, "", at)
-	if n := kept(); n < 1 || p.d.search.results.disk > p.d.search.results.limit {
-		t.Errorf("%d results, %d bytes of %d", n, p.d.search.results.disk, p.d.search.results.limit)
+	if n := kept(); n < 1 || disk() > results.limit {
+		t.Errorf("%d results, %d bytes of %d", n, disk(), results.limit)
 	}
 	if _, _, looked := p.find(bySize+"&status=final", 5, after, at); looked > 5 {
 		t.Errorf("the newest was let go of: %d rows", looked)
 	}
 	// No room: a clear refusal, and nothing is left.
-	p.d.search.results.limit = 4 << 10
+	results.limit = 4 << 10
 	q, _ := search.Parse("Observation", [][2]string{{"_sort", "code"}, {"patient", "p01,p02,p03"}},
 		search.ParseOptions{})
 	err := p.d.Find(context.Background(), store.Find{Query: q, Filter: allOf("Observation")},

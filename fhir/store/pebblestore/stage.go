@@ -495,7 +495,7 @@ func (s *stage) finish() error {
 		return nil
 	}
 	s.d.lastSweep = now
-	s.d.search.results.tidy()
+	s.d.search.tidy()
 	if err := s.sweep(now); err != nil { // what is expired can wait
 		s.d.opts.Logger.Warn("expired state was not removed", "error", faultOf(err))
 	}
@@ -537,7 +537,7 @@ func (s *stage) sweep(now time.Time) (err error) {
 
 // noteCluster tells the searches of a document that the group writes.
 func (s *stage) noteCluster(t store.Seq, c *current) {
-	s.d.search.clusters.note(t, clusterID{c.patient, c.code}, &c.doc, c.deleted, c.values)
+	s.d.search.note(t, clusterID{patient: c.patient, code: c.code}, &c.doc, c.deleted, c.values)
 }
 
 // putForm writes the form of a document, unless it is known to be there.

@@ -243,7 +243,7 @@ func (s *sampleRows) open(from []byte) (*samples, error) {
 	if copy(id[:], k[len(s.pre):]) != len(id) || len(k) != len(s.pre)+len(id) {
 		return nil, errRow
 	}
-	in, err := s.x.seriesAt(s.reg, k, s.it.Value(), id)
+	in, err := s.x.v.tier.seriesAt(s.x.v.snap, s.reg, s.it.Value(), id)
 	if err != nil {
 		return nil, err
 	}
@@ -260,21 +260,6 @@ func (s *sampleRows) open(from []byte) (*samples, error) {
 		return nil, err
 	}
 	return w, nil
-}
-
-// seriesAt is the series of a Q or R row.
-func (x *finder) seriesAt(reg byte, k, v []byte, id series.SeriesID) (*seriesInfo, error) {
-	if reg == tabSeries {
-		return x.v.tier.infoOf(id, v)
-	}
-	if in := x.v.tier.infos.get(id); in != nil {
-		return in, nil
-	}
-	p, _, ok := takePlace(v)
-	if !ok {
-		return nil, errRow
-	}
-	return x.v.tier.info(x.v.snap, &p, id)
 }
 
 // walk begins a walk of a series under the query.

@@ -21,3 +21,12 @@ func newTier() (*tier, error) {
 	}
 	return &tier{codec: codec, infos: newInfos()}, nil
 }
+
+// encode appends the bytes of a block.
+func (t *tier) encode(cols *series.Columns) ([]byte, error) { return t.codec.Encode(nil, cols) }
+
+// release gives back what columns returned.
+func (t *tier) release(c *series.Columns) { t.spare.Put(c) }
+
+// ofTemplate returns the series of a writer's template.
+func (t *tier) ofTemplate(tpl *series.Template) (*seriesInfo, error) { return t.infos.ofTemplate(tpl) }

@@ -308,7 +308,7 @@ func (u *unit) add(t store.Seq, r *updates) error {
 }
 
 func (u *unit) entry(t store.Seq, v []byte) error {
-	if len(v) > 0 && v[0]&flagSeries != 0 {
+	if isSeriesChange(v) {
 		e, err := decodeSamplesEntry(v)
 		if err == nil {
 			u.runs = append(u.runs, writtenRun{t, e})

@@ -89,7 +89,7 @@ func (s *samples) close() (err error) {
 		if c.it != nil {
 			closing(c.it, &err)
 		}
-		s.tier.spare.Put(c.cols)
+		s.tier.release(c.cols)
 	}
 	s.curs, s.best = nil, nil
 	return err
@@ -121,7 +121,7 @@ func (s *samples) tails() (err error) {
 		}
 		if one == nil {
 			one = s.tier.columns(s.in.t.Values)
-			defer s.tier.spare.Put(one)
+			defer s.tier.release(one)
 		}
 		if err := s.tier.block(s.r, it.Key(), &h, one); err != nil {
 			return err
@@ -275,10 +275,7 @@ func (s *samples) sample() series.Sample { return s.best.cols.At(s.best.i) }
 
 func (s *samples) startMS() int64 { return floorMS(s.best.cols.Start[s.best.i]) }
 
-func floorMS(us int64) int64 {
-	ms := us / 1000
-	if us%1000 < 0 {
-		ms--
-	}
-	return ms
+// walk begins a walk of a series at a snapshot.
+func (t *tier) walk(r pebble.Reader, in *seriesInfo, at store.Seq, desc bool) *samples {
+	return &samples{tier: t, r: r, in: in, at: at, desc: desc}
 }
