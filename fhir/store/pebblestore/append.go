@@ -9,15 +9,15 @@ import (
 )
 
 // tally is the K row of a series as the group sees it, nil for a new one.
-func (s *stage) tally(id series.SeriesID) (*seriesState, error) {
+func (s *stage) tally(id series.SeriesID) (*Tally, error) {
 	if st, ok := s.tallies[id]; ok {
 		return st, nil
 	}
-	v, err := get(s.d.pdb, tallyKey(id))
+	v, err := Get(s.d.pdb, TallyKey(id))
 	if err != nil || v == nil {
 		return nil, err
 	}
-	st, err := decodeSeriesState(v)
+	st, err := DecodeTally(v)
 	if err != nil {
 		return nil, err
 	}
@@ -27,32 +27,32 @@ func (s *stage) tally(id series.SeriesID) (*seriesState, error) {
 
 // changedAt is the commit that last touched an identity.
 func (s *stage) changedAt(id series.Identity) (store.Seq, error) {
-	if t, ok := s.touched[id]; ok {
-		return t, nil
+	if seq, ok := s.touched[id]; ok {
+		return seq, nil
 	}
-	v, err := get(s.d.pdb, identityKey(id))
+	v, err := Get(s.d.pdb, IdentityKey(id))
 	if err != nil || v == nil {
 		return 0, err
 	}
 	if len(v) != 8 {
-		return 0, errRow
+		return 0, ErrRow
 	}
 	return store.Seq(binary.BigEndian.Uint64(v)), nil
 }
 
-func (s *stage) touch(id series.Identity, t store.Seq) error {
-	s.touched[id] = t
-	return s.batch.Set(identityKey(id), appendU64(nil, uint64(t)), nil)
+func (s *stage) touch(id series.Identity, seq store.Seq) error {
+	s.touched[id] = seq
+	return s.batch.Set(IdentityKey(id), AppendUint64(nil, uint64(seq)), nil)
 }
 
 // checkSeries refuses a batch whose samples may be there by now.
 func (s *stage) checkSeries(r *request) error {
 	for _, a := range r.series {
-		t, err := s.changedAt(a.in.t.Identity)
+		seq, err := s.changedAt(a.Series.Template.Identity)
 		if err != nil {
 			return err
 		}
-		if t > r.batch.Probed {
+		if seq > r.batch.Probed {
 			return fhir.Errorf(fhir.Conflict, "pebblestore.Commit", "a stream has changed since it was probed")
 		}
 	}
@@ -60,83 +60,83 @@ func (s *stage) checkSeries(r *request) error {
 }
 
 // putSeries writes the samples of one SeriesWrite.
-func (s *stage) putSeries(a *appended, t store.Seq, updated int64, n uint32) error {
-	in := a.in
-	st, err := s.tally(in.id)
+func (s *stage) putSeries(a *Prepared, seq store.Seq, updated int64, n uint32) error {
+	ser := a.Series
+	st, err := s.tally(ser.ID)
 	if err != nil {
 		return err
 	}
 	if st == nil {
-		if err := s.register(in); err != nil {
+		if err := s.register(ser); err != nil {
 			return err
 		}
-		st = &seriesState{maxStart: series.MinStart}
-		s.tallies[in.id] = st
+		st = &Tally{MaxStart: series.MinStart}
+		s.tallies[ser.ID] = st
 	}
-	behind := st.samples == 0 || a.first > st.maxStart
-	for i := range a.pieces {
-		p := &a.pieces[i]
-		p.head.MinT, p.head.MaxT = uint64(t), uint64(t)
-		p.head.MinUpdated, p.head.MaxUpdated = updated, updated
-		level, major, minor := byte(levelTail), uint64(t), n<<12|uint32(i)
-		if behind && p.head.Count >= blockSamples/2 {
-			level, major, minor = levelBase, sortable(p.head.MinStart), p.check
+	behind := st.Samples == 0 || a.First > st.MaxStart
+	for i := range a.Blocks {
+		p := &a.Blocks[i]
+		p.Header.MinT, p.Header.MaxT = uint64(seq), uint64(seq)
+		p.Header.MinUpdated, p.Header.MaxUpdated = updated, updated
+		level, major, minor := byte(LevelTail), uint64(seq), n<<12|uint32(i)
+		if behind && p.Header.Count >= BlockSamples/2 {
+			level, major, minor = LevelBase, Sortable(p.Header.MinStart), p.Check
 		} else {
-			st.tails++
-			st.loose += uint64(p.head.Count)
+			st.Tails++
+			st.TailSamples += uint64(p.Header.Count)
 		}
-		if err := s.setBlock(in.id, level, major, minor, &p.head, p.body); err != nil {
+		if err := s.setBlock(ser.ID, level, major, minor, &p.Header, p.Body); err != nil {
 			return err
 		}
 	}
-	st.samples += uint64(a.count)
-	st.maxStart = max(st.maxStart, a.last)
-	s.written[in.id], s.appended[in.t.Identity] = in, true
-	s.meta.resources += uint64(a.count)
-	if err := s.touch(in.t.Identity, t); err != nil {
+	st.Samples += uint64(a.Count)
+	st.MaxStart = max(st.MaxStart, a.Last)
+	s.written[ser.ID], s.appended[ser.Template.Identity] = ser, true
+	s.meta.Resources += uint64(a.Count)
+	if err := s.touch(ser.Template.Identity, seq); err != nil {
 		return err
 	}
-	if err := s.d.days.samples(s.batch, &in.place, in.others, a.days); err != nil {
+	if err := s.d.days.PutSamples(s.batch, &ser.Location, ser.OtherCodes, a.Days); err != nil {
 		return err
 	}
-	s.noteUpdate("Observation", in.patient, n, uint64(a.count))
-	e := samplesEntry{place: in.place, id: in.id, count: uint64(a.count), first: a.first, end: a.last}
-	return s.batch.Set(changeKey(t, n), e.encode(), nil)
+	s.noteUpdate("Observation", ser.Patient, n, uint64(a.Count))
+	e := SeriesChange{Location: ser.Location, Series: ser.ID, Count: uint64(a.Count), First: a.First, Last: a.Last}
+	return s.batch.Set(ChangeKey(seq, n), e.Encode(), nil)
 }
 
 func (s *stage) setBlock(id series.SeriesID, level byte, major uint64, minor uint32, h *series.Header,
 	body []byte) error {
-	if err := s.batch.Set(blockKey(tabHead, id, level, major, minor), series.AppendHeader(nil, h), nil); err != nil {
+	if err := s.batch.Set(BlockKey(TableHeader, id, level, major, minor), series.AppendHeader(nil, h), nil); err != nil {
 		return err
 	}
-	return s.batch.Set(blockKey(tabBlock, id, level, major, minor), body, nil)
+	return s.batch.Set(BlockKey(TableBlock, id, level, major, minor), body, nil)
 }
 
 // register writes the rows by which a new series is found.
-func (s *stage) register(in *seriesInfo) error {
-	where := in.place.append(nil)
-	if err := s.batch.Set(seriesKey(tabSeries, &in.place, in.code, in.id), in.encoded, nil); err != nil {
+func (s *stage) register(ser *Series) error {
+	where := ser.Location.Append(nil)
+	if err := s.batch.Set(SeriesKey(TableSeries, &ser.Location, ser.Code, ser.ID), ser.Encoded, nil); err != nil {
 		return err
 	}
-	for _, h := range in.others {
-		if err := s.batch.Set(seriesKey(tabOther, &in.place, h, in.id), where, nil); err != nil {
+	for _, h := range ser.OtherCodes {
+		if err := s.batch.Set(SeriesKey(TableOtherSeries, &ser.Location, h, ser.ID), where, nil); err != nil {
 			return err
 		}
 	}
-	for _, tag := range in.tags {
-		if err := s.batch.Set(append(tagPrefix(tag[0], tag[1]), memberKey(in.t.Identity, in.id)[1:]...), where,
+	for _, tag := range ser.Tags {
+		if err := s.batch.Set(append(TagPrefix(tag[0], tag[1]), MemberKey(ser.Template.Identity, ser.ID)[1:]...), where,
 			nil); err != nil {
 			return err
 		}
 	}
-	return s.batch.Set(memberKey(in.t.Identity, in.id), where, nil)
+	return s.batch.Set(MemberKey(ser.Template.Identity, ser.ID), where, nil)
 }
 
 // takeOut removes a sample that becomes a document from its block.
-func (s *stage) takeOut(l *located) error {
-	b := s.blocks[string(l.head)]
+func (s *stage) takeOut(l *Located) error {
+	b := s.blocks[string(l.HeaderKey)]
 	if b == nil {
-		v, err := get(s.d.pdb, l.head)
+		v, err := Get(s.d.pdb, l.HeaderKey)
 		if err != nil {
 			return err
 		}
@@ -144,53 +144,53 @@ func (s *stage) takeOut(l *located) error {
 		if err != nil {
 			return err
 		}
-		b = &openBlock{in: l.in, head: l.head}
-		if err := s.d.tier.block(s.d.pdb, l.head, &h, &b.cols); err != nil {
+		b = &openBlock{in: l.Series, head: l.HeaderKey}
+		if err := s.d.tier.ReadBlock(s.d.pdb, l.HeaderKey, &h, &b.cols); err != nil {
 			return err
 		}
-		s.blocks[string(l.head)] = b
+		s.blocks[string(l.HeaderKey)] = b
 	}
-	key := l.in.t.Key(&l.smp)
+	key := l.Series.Template.Key(&l.Sample)
 	for i := b.cols.Search(key.Start); i < b.cols.Len() && b.cols.Start[i] == key.Start; i++ {
 		x := b.cols.At(i)
-		if l.in.t.Check(&x) != key.Check {
+		if l.Series.Template.Check(&x) != key.Check {
 			continue
 		}
 		b.cols.Remove(i)
-		st, err := s.tally(l.in.id)
+		st, err := s.tally(l.Series.ID)
 		if err != nil {
 			return err
 		}
 		if st == nil {
-			return errRow
+			return ErrRow
 		}
-		st.samples--
-		st.moves++
+		st.Samples--
+		st.Moves++
 		if b.tail() {
-			st.loose--
+			st.TailSamples--
 			if b.cols.Len() == 0 {
-				st.tails--
+				st.Tails--
 			}
 		}
-		s.written[l.in.id] = l.in
+		s.written[l.Series.ID] = l.Series
 		return nil
 	}
-	return errRow
+	return ErrRow
 }
 
 // openBlock is a block that a group takes samples out of.
 type openBlock struct {
-	in   *seriesInfo
+	in   *Series
 	head []byte
 	cols series.Columns
 }
 
-func (b *openBlock) tail() bool { return b.head[1+8] == levelTail }
+func (b *openBlock) tail() bool { return b.head[1+8] == LevelTail }
 
 // finishSeries writes what the group has changed of blocks and tallies.
 func (s *stage) finishSeries() error {
 	for _, b := range s.blocks {
-		body := append([]byte{tabBlock}, b.head[1:]...)
+		body := append([]byte{TableBlock}, b.head[1:]...)
 		if b.cols.Len() == 0 {
 			if err := s.batch.Delete(b.head, nil); err != nil {
 				return err
@@ -201,7 +201,7 @@ func (s *stage) finishSeries() error {
 			continue
 		}
 		h := series.Summarise(&b.cols)
-		enc, err := s.d.tier.encode(&b.cols)
+		enc, err := s.d.tier.Encode(&b.cols)
 		if err != nil {
 			return err
 		}
@@ -212,12 +212,12 @@ func (s *stage) finishSeries() error {
 			return err
 		}
 	}
-	for id, in := range s.written {
+	for id, ser := range s.written {
 		st := s.tallies[id]
-		if err := s.batch.Set(tallyKey(id), st.encode(), nil); err != nil {
+		if err := s.batch.Set(TallyKey(id), st.Encode(), nil); err != nil {
 			return err
 		}
-		s.d.compactor.consider(in, st)
+		s.d.compactor.consider(ser, st)
 	}
 	return nil
 }

@@ -28,12 +28,12 @@ type decodedBlock struct {
 }
 
 // block is DB.block; the columns are read only.
-func (c *decodedBlocks) block(t *tier, r pebble.Reader, headKey []byte, h *series.Header) (_ *series.Columns, err error) {
-	body, done, err := r.Get(append([]byte{tabBlock}, headKey[1:]...))
+func (c *decodedBlocks) block(t *Tier, r pebble.Reader, headKey []byte, h *series.Header) (_ *series.Columns, err error) {
+	body, done, err := r.Get(append([]byte{TableBlock}, headKey[1:]...))
 	if err != nil {
 		return nil, err
 	}
-	defer closing(done, &err)
+	defer Close(done, &err)
 	c.mu.Lock()
 	list := c.list
 	c.mu.Unlock()
@@ -56,7 +56,7 @@ func (c *decodedBlocks) block(t *tier, r pebble.Reader, headKey []byte, h *serie
 
 // columns are empty columns whose memory has been used before. Whoever is
 // done with them puts them into spare.
-func (t *tier) columns(values int) *series.Columns {
+func (t *Tier) Columns(values int) *series.Columns {
 	c, ok := t.spare.Get().(*series.Columns)
 	if !ok {
 		return &series.Columns{}
@@ -67,22 +67,22 @@ func (t *tier) columns(values int) *series.Columns {
 }
 
 // block reads the columns of a header row.
-func (t *tier) block(r pebble.Reader, headKey []byte, h *series.Header, into *series.Columns) error {
-	k := append([]byte{tabBlock}, headKey[1:]...)
+func (t *Tier) ReadBlock(r pebble.Reader, headKey []byte, h *series.Header, into *series.Columns) error {
+	k := append([]byte{TableBlock}, headKey[1:]...)
 	v, c, err := r.Get(k)
 	if err != nil {
 		return err
 	}
 	err = t.decode(v, h, into)
-	closing(c, &err)
+	Close(c, &err)
 	return err
 }
 
 // decode reads the bytes of a block.
-func (t *tier) decode(body []byte, h *series.Header, into *series.Columns) error {
+func (t *Tier) decode(body []byte, h *series.Header, into *series.Columns) error {
 	err := t.codec.Decode(body, into)
 	if err == nil && into.Len() != h.Count {
-		err = errRow
+		err = ErrRow
 	}
 	// What a commit wrote does not name it: the header does.
 	for i := range into.Commits {

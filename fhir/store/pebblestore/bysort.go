@@ -14,87 +14,87 @@ import (
 
 // sorted gives out the matches in an order that no rows have: all of them are
 // collected and sorted once, and the result is kept for the pages to come.
-func (x *finder) sorted(sort []search.SortKey, after []byte) error {
-	var from *sortPos
+func (f *finder) sorted(sort []search.SortKey, after []byte) error {
+	var from *Position
 	if len(after) > 0 {
-		from = &sortPos{}
+		from = &Position{}
 		if after[0] != posSort || json.Unmarshal(after[1:], from) != nil || len(from.Keys) != len(sort) {
-			return errPos(x.op)
+			return errPos(f.op)
 		}
 	}
-	id := resultID(x.owner, x.q, sort, x.at)
-	r := x.s.results.take(id)
+	id := ResultID(f.owner, f.query, sort, f.at)
+	r := f.searcher.results.Take(id)
 	if r == nil {
 		var err error
-		if r, err = x.sort(sort); err != nil {
+		if r, err = f.sort(sort); err != nil {
 			return err
 		}
-		x.s.results.keep(id, x.owner, r)
+		f.searcher.results.Keep(id, f.owner, r)
 	}
-	defer x.s.results.release(r)
-	return x.giveSorted(r, sort, from)
+	defer f.searcher.results.Release(r)
+	return f.giveSorted(r, sort, from)
 }
 
 // sort collects the sort keys and ids of all matches into a result.
-func (x *finder) sort(sort []search.SortKey) (r *result, err error) {
-	keys, err := newKeyer(x.q.Type, sort)
+func (f *finder) sort(sort []search.SortKey) (r *Result, err error) {
+	keys, err := newKeyer(f.query.Type, sort)
 	if err != nil {
 		return nil, err
 	}
-	w := x.s.results.writer(sort)
+	w := f.searcher.results.Writer(sort)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, w.abandon())
+			err = errors.Join(err, w.Abandon())
 		}
 	}()
-	y := *x
+	y := *f
 	y.passing = true // keys are copied
 	var failed error
-	y.emit = func(m *match, _ []byte) bool {
-		failed = w.add(&sortPos{keys.of(m), strings.Clone(m.row.id)})
+	y.emit = func(m *Match, _ []byte) bool {
+		failed = w.Add(&Position{keys.of(m), strings.Clone(m.Row.ID)})
 		return failed == nil
 	}
 	err = y.run(nil, nil)
-	x.steps = y.steps
+	f.steps = y.steps
 	if err = cmp.Or(failed, err); err != nil {
 		return nil, err
 	}
-	return w.finish(x.ctx)
+	return w.Finish(f.ctx)
 }
 
 // giveSorted gives out the matches behind from.
-func (x *finder) giveSorted(r *result, sort []search.SortKey, from *sortPos) error {
-	c, err := r.seek(sort, from)
+func (f *finder) giveSorted(r *Result, sort []search.SortKey, from *Position) error {
+	c, err := r.Seek(sort, from)
 	if err != nil {
 		return err
 	}
 	for {
-		p, err := c.next()
+		p, err := c.Next()
 		if err == io.EOF {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if from != nil && p.compare(from, sort) <= 0 {
+		if from != nil && p.Compare(from, sort) <= 0 {
 			continue
 		}
-		if err := x.step(); err != nil {
+		if err := f.step(); err != nil {
 			return err
 		}
-		m, err := x.v.current(fhir.Ref{Type: x.q.Type, ID: p.ID}, x.at)
+		m, err := f.snap.Current(fhir.Ref{Type: f.query.Type, ID: p.ID}, f.at)
 		if err != nil {
 			return err
 		}
 		// Consent and scope are those of the moment.
-		if m == nil || m.in == nil && m.doc.deleted || !x.filter.Allow(&m.facts) {
+		if m == nil || m.Series == nil && m.Document.Deleted || !f.filter.Allow(&m.Facts) {
 			continue
 		}
 		pos, err := json.Marshal(p)
 		if err != nil {
 			return err
 		}
-		if !x.emit(m, append([]byte{posSort}, pos...)) {
+		if !f.emit(m, append([]byte{posSort}, pos...)) {
 			return nil
 		}
 	}
@@ -107,7 +107,7 @@ type keyer struct {
 	sort []search.SortKey
 	sel  *search.Selection
 	vals search.Values // of a sample
-	last *seriesInfo
+	last *Series
 	held []sortKey // of last
 	dyn  []bool    // whether the key differs between its samples
 }
@@ -126,9 +126,9 @@ func newKeyer(typ string, sort []search.SortKey) (*keyer, error) {
 	return &keyer{typ: typ, sort: sort, sel: sel, vals: search.Values{ByParam: map[string][]search.Value{}}}, err
 }
 
-func (k *keyer) of(m *match) []sortKey {
-	if m.in == nil || !k.simple(m.in) {
-		v, err := search.Extractor{}.ExtractFor(k.sel, m.body())
+func (k *keyer) of(m *Match) []sortKey {
+	if m.Series == nil || !k.simple(m.Series) {
+		v, err := search.Extractor{}.ExtractFor(k.sel, m.Body())
 		if err != nil {
 			v = &search.Values{}
 		}
@@ -142,13 +142,13 @@ func (k *keyer) of(m *match) []sortKey {
 		v := search.Value{}
 		switch s.Param {
 		case "date":
-			v.Lo, v.Hi = m.smp.Interval()
+			v.Lo, v.Hi = m.Sample.Interval()
 		case "_lastUpdated":
-			v.Lo = m.smp.Commit.Updated
+			v.Lo = m.Sample.Commit.Updated
 		case "_id":
-			v.Code = m.row.id
+			v.Code = m.Row.ID
 		default:
-			v.Num = m.smp.Values[0].Float()
+			v.Num = m.Sample.Values[0].Float()
 		}
 		k.vals.ByParam[s.Param] = append(k.vals.ByParam[s.Param][:0], v)
 		out[i] = keysOf(k.typ, &k.vals, k.sort[i:i+1])[0]
@@ -157,26 +157,26 @@ func (k *keyer) of(m *match) []sortKey {
 }
 
 // simple reports whether the keys of a series' samples need no Observation.
-func (k *keyer) simple(in *seriesInfo) bool {
-	if in == k.last {
+func (k *keyer) simple(ser *Series) bool {
+	if ser == k.last {
 		return k.held != nil
 	}
-	k.last, k.held, k.dyn = in, nil, make([]bool, len(k.sort))
+	k.last, k.held, k.dyn = ser, nil, make([]bool, len(k.sort))
 	for i, s := range k.sort {
-		if k.dyn[i] = in.dynamic[s.Param]; !k.dyn[i] {
+		if k.dyn[i] = ser.Varies[s.Param]; !k.dyn[i] {
 			continue
 		}
 		switch s.Param {
 		case "date", "_lastUpdated", "_id":
 		case "value-quantity", "combo-value-quantity":
-			if in.t.Values != 1 || len(in.values.ByParam[s.Param]) != 1 {
+			if ser.Template.Values != 1 || len(ser.Values.ByParam[s.Param]) != 1 {
 				return false
 			}
 		default:
 			return false
 		}
 	}
-	k.held = keysOf(k.typ, in.values, k.sort)
+	k.held = keysOf(k.typ, ser.Values, k.sort)
 	return true
 }
 

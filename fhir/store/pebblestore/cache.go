@@ -27,7 +27,7 @@ const (
 // A shard has two halves. When the young one is full it becomes the old one,
 // and the old one is forgotten; what is found in the old one becomes young
 // again.
-type cache struct {
+type Cache struct {
 	seed   maphash.Seed
 	off    atomic.Bool // the store is closed or has stopped
 	shards [cacheShards]cacheShard
@@ -36,48 +36,48 @@ type cache struct {
 type cacheShard struct {
 	mu         sync.Mutex
 	changed    uint64 // group
-	young, old map[cacheKey]cached
+	young, old map[cacheKey]Value
 	bytes      int // of young
 }
 
 // cached is a version of a resource, whose JSON is there and which nobody
 // changes, or a state value, nil when absent.
-type cached struct {
-	match *match
-	state []byte
+type Value struct {
+	Match *Match
+	State []byte
 }
 
-func (c *cached) size() int {
-	n := cacheEntry + len(c.state)
-	if c.match != nil {
-		n += len(c.match.doc.json)
+func (c *Value) size() int {
+	n := cacheEntry + len(c.State)
+	if c.Match != nil {
+		n += len(c.Match.Document.JSON)
 	}
 	return n
 }
 
-func newCache() *cache {
-	c := &cache{seed: maphash.MakeSeed()}
+func newCache() *Cache {
+	c := &Cache{seed: maphash.MakeSeed()}
 	for i := range c.shards {
-		c.shards[i].young = map[cacheKey]cached{}
+		c.shards[i].young = map[cacheKey]Value{}
 	}
 	return c
 }
 
 // cacheKey is a resource, or a key of small state.
 type cacheKey struct {
-	ref   fhir.Ref
-	state string
+	Ref   fhir.Ref
+	State string
 }
 
-func stateRef(key string) cacheKey { return cacheKey{state: key} }
+func stateRef(key string) cacheKey { return cacheKey{State: key} }
 
-func (c *cache) shard(k cacheKey) *cacheShard {
-	return &c.shards[(maphash.String(c.seed, k.ref.ID)^maphash.String(c.seed, k.state))%cacheShards]
+func (c *Cache) shard(k cacheKey) *cacheShard {
+	return &c.shards[(maphash.String(c.seed, k.Ref.ID)^maphash.String(c.seed, k.State))%cacheShards]
 }
 
-func (c *cache) get(k cacheKey) (x cached, ok bool) {
+func (c *Cache) Get(k cacheKey) (x Value, ok bool) {
 	if c.off.Load() {
-		return cached{}, false
+		return Value{}, false
 	}
 	s := c.shard(k)
 	s.mu.Lock()
@@ -93,7 +93,7 @@ func (c *cache) get(k cacheKey) (x cached, ok bool) {
 }
 
 // put keeps what was read at the view of a group.
-func (c *cache) put(k cacheKey, x cached, group uint64) {
+func (c *Cache) Put(k cacheKey, x Value, group uint64) {
 	if x.size() > cacheBytes/cacheShards/8 {
 		return
 	}
@@ -105,15 +105,15 @@ func (c *cache) put(k cacheKey, x cached, group uint64) {
 	}
 }
 
-func (s *cacheShard) add(k cacheKey, x cached) {
+func (s *cacheShard) add(k cacheKey, x Value) {
 	if s.bytes += x.size(); s.bytes > cacheBytes/cacheShards/2 {
-		s.old, s.young, s.bytes = s.young, map[cacheKey]cached{}, x.size()
+		s.old, s.young, s.bytes = s.young, map[cacheKey]Value{}, x.size()
 	}
 	s.young[k] = x
 }
 
 // drop forgets what a group changed; its view is not yet shown.
-func (c *cache) drop(ks []cacheKey, group uint64) {
+func (c *Cache) Drop(ks []cacheKey, group uint64) {
 	for _, k := range ks {
 		s := c.shard(k)
 		s.mu.Lock()
@@ -125,4 +125,4 @@ func (c *cache) drop(ks []cacheKey, group uint64) {
 }
 
 // stop ends all reads from the cache: the store is closed or has stopped.
-func (c *cache) stop() { c.off.Store(true) }
+func (c *Cache) Stop() { c.off.Store(true) }

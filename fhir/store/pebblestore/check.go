@@ -17,11 +17,11 @@ import (
 
 // checkAll implements store.Store.Check at a snapshot. stopped says that the store
 // has failed meanwhile.
-func checkAll(ctx context.Context, v *snapshot, stopped func() bool, report func(problem string)) error {
-	c := &checker{ctx: ctx, v: v, stopped: stopped, report: report}
+func All(ctx context.Context, snap *Snapshot, stopped func() bool, report func(problem string)) error {
+	c := &checker{ctx: ctx, v: snap, stopped: stopped, report: report}
 	for _, f := range []func() error{c.readable, c.forms, c.documents, c.ids, c.codes, c.index, c.series, c.orders,
 		c.log, c.changes} {
-		if err := f(); err != nil && !damaged(err) {
+		if err := f(); err != nil && !Damaged(err) {
 			return err
 		}
 	}
@@ -30,7 +30,7 @@ func checkAll(ctx context.Context, v *snapshot, stopped func() bool, report func
 
 type checker struct {
 	ctx     context.Context
-	v       *snapshot
+	v       *Snapshot
 	report  func(string)
 	stopped func() bool
 }
@@ -45,13 +45,13 @@ func (c *checker) each(table byte, fn func(k, v []byte) error) error {
 // within walks the rows [lower, upper) that can be read. What a callback could
 // not look up because of damage is passed over: readable has reported it.
 func (c *checker) within(lower, upper []byte, fn func(k, v []byte) error) error {
-	return walkReadable(c.ctx, c.v.snap, lower, upper, func(k, v []byte) error {
+	return WalkReadable(c.ctx, c.v.Reader, lower, upper, func(k, v []byte) error {
 		err := fn(k, v)
-		if err != nil && damaged(err) {
+		if err != nil && Damaged(err) {
 			return nil
 		}
 		return err
-	}, func(gap) error { return nil })
+	}, func(Gap) error { return nil })
 }
 
 // readable reads every row of every table and reports the ranges that cannot
@@ -59,8 +59,8 @@ func (c *checker) within(lower, upper []byte, fn func(k, v []byte) error) error 
 func (c *checker) readable() error {
 	for tab := byte('A'); tab <= 'Z'; tab++ {
 		ranges := map[string]int{}
-		err := walkReadable(c.ctx, c.v.snap, []byte{tab}, []byte{tab + 1}, func(_, _ []byte) error { return nil },
-			func(g gap) error { ranges[g.file]++; return nil })
+		err := WalkReadable(c.ctx, c.v.Reader, []byte{tab}, []byte{tab + 1}, func(_, _ []byte) error { return nil },
+			func(g Gap) error { ranges[g.File]++; return nil })
 		if err != nil {
 			return err
 		}
@@ -73,9 +73,9 @@ func (c *checker) readable() error {
 
 // forms checks that each is what its key says.
 func (c *checker) forms() error {
-	return c.each(tabForm, func(k, val []byte) error {
+	return c.each(TableTemplate, func(k, val []byte) error {
 		f, ok := store.DecodeTemplate(val)
-		if !ok || !bytes.Equal(k, formKey(f.ID)) {
+		if !ok || !bytes.Equal(k, TemplateKey(f.ID)) {
 			c.problem("F: a form is not what its key says")
 		}
 		return nil
@@ -83,45 +83,45 @@ func (c *checker) forms() error {
 }
 
 func (c *checker) documents() error {
-	return c.each(tabDoc, func(k, val []byte) error {
-		r, ok := parseRow(k)
+	return c.each(TableDocument, func(k, val []byte) error {
+		r, ok := ParseRow(k)
 		if !ok {
 			c.problem("D: malformed key")
 			return nil
 		}
-		d, err := c.v.forms.doc(c.v.snap, new(recent), r.typ, r.id, val)
+		d, err := c.v.Templates.Document(c.v.Reader, new(Recent), r.Type, r.ID, val)
 		if err != nil {
-			c.problem("%s/%s: malformed document at T %d", r.typ, r.id, r.t)
+			c.problem("%s/%s: malformed document at T %d", r.Type, r.ID, r.Seq)
 			return nil
 		}
-		if r.t > c.v.meta.t {
-			c.problem("%s/%s: T %d is beyond the head", r.typ, r.id, r.t)
+		if r.Seq > c.v.Head.Seq {
+			c.problem("%s/%s: T %d is beyond the head", r.Type, r.ID, r.Seq)
 		}
-		p, err := get(c.v.snap, idKey(r.typ, r.id, r.t))
+		p, err := Get(c.v.Reader, IDKey(r.Type, r.ID, r.Seq))
 		if err != nil {
 			return err
 		}
 		if p == nil {
-			c.problem("%s/%s: version at T %d has no I row", r.typ, r.id, r.t)
+			c.problem("%s/%s: version at T %d has no I row", r.Type, r.ID, r.Seq)
 		}
-		if d.deleted {
+		if d.Deleted {
 			return nil
 		}
-		vals, err := search.Extract(r.typ, d.json)
+		vals, err := search.Extract(r.Type, d.JSON)
 		if err != nil {
-			c.problem("%s/%s: bytes at T %d cannot be read", r.typ, r.id, r.t)
+			c.problem("%s/%s: bytes at T %d cannot be read", r.Type, r.ID, r.Seq)
 			return nil
 		}
 		if err := c.begins(r, vals); err != nil {
 			return err
 		}
-		for _, h := range otherCodes(r.typ, vals, r.code) {
-			if err := c.want(rowKey(tabCode, &r.place, h, r.typ, r.id, r.t), d.to, r, "P"); err != nil {
+		for _, h := range OtherCodes(r.Type, vals, r.Code) {
+			if err := c.want(RowKey(TableCode, &r.Location, h, r.Type, r.ID, r.Seq), d.EndSeq, r, "P"); err != nil {
 				return err
 			}
 		}
-		indexRows(r.typ, vals, func(p []byte) {
-			if e := c.want(appendU64(appendStr(p, r.id), uint64(r.t)), d.to, r, "X"); e != nil {
+		EachIndexPrefix(r.Type, vals, func(p []byte) {
+			if e := c.want(AppendUint64(AppendString(p, r.ID), uint64(r.Seq)), d.EndSeq, r, "X"); e != nil {
 				err = e
 			}
 		})
@@ -130,13 +130,13 @@ func (c *checker) documents() error {
 }
 
 // want looks for an index row and compares its to-T.
-func (c *checker) want(key []byte, to store.Seq, r row, table string) error {
-	v, err := get(c.v.snap, key)
+func (c *checker) want(key []byte, to store.Seq, r Row, table string) error {
+	v, err := Get(c.v.Reader, key)
 	if err != nil {
 		return err
 	}
 	if len(v) < 8 || store.Seq(binary.BigEndian.Uint64(v)) != to {
-		c.problem("%s/%s: version at T %d has no right %s row", r.typ, r.id, r.t, table)
+		c.problem("%s/%s: version at T %d has no right %s row", r.Type, r.ID, r.Seq, table)
 	}
 	return nil
 }
@@ -145,42 +145,42 @@ func (c *checker) want(key []byte, to store.Seq, r row, table string) error {
 // that each but the newest ended where the next began.
 func (c *checker) ids() error {
 	var prefix []byte
-	var newer pointer
+	var newer Pointer
 	flush := func() {
-		if prefix != nil && newer.version != 1 {
-			c.problem("I: a resource's oldest version is %d", newer.version)
+		if prefix != nil && newer.Version != 1 {
+			c.problem("I: a resource's oldest version is %d", newer.Version)
 		}
 	}
-	err := c.each(tabID, func(k, val []byte) error {
-		p, err := decodePointer(k, val)
+	err := c.each(TableID, func(k, val []byte) error {
+		p, err := DecodePointer(k, val)
 		if err != nil {
 			c.problem("I: malformed row")
 			return nil
 		}
-		typ, rest, _ := takeStr(k[1:])
-		id, _, _ := takeStr(rest)
+		typ, rest, _ := CutString(k[1:])
+		id, _, _ := CutString(rest)
 		same := prefix != nil && bytes.Equal(prefix, k[:len(k)-8])
 		var to store.Seq
 		if same {
-			to = newer.t
-			if newer.version != p.version+1 {
-				c.problem("%s/%s: version %d follows %d", typ, id, newer.version, p.version)
+			to = newer.Seq
+			if newer.Version != p.Version+1 {
+				c.problem("%s/%s: version %d follows %d", typ, id, newer.Version, p.Version)
 			}
 		} else {
 			flush()
 			prefix = append([]byte(nil), k[:len(k)-8]...)
 		}
 		newer = p
-		m, err := c.v.fetchRow(row{place: p.place, typ: typ, id: id, t: p.t})
-		if errors.Is(err, errRow) {
-			c.problem("%s/%s: version %d has no document", typ, id, p.version)
+		m, err := c.v.FetchRow(Row{Location: p.Location, Type: typ, ID: id, Seq: p.Seq})
+		if errors.Is(err, ErrRow) {
+			c.problem("%s/%s: version %d has no document", typ, id, p.Version)
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if m.doc.version != p.version || m.doc.deleted != p.deleted || m.doc.to != to {
-			c.problem("%s/%s: version %d and its document disagree", typ, id, p.version)
+		if m.Document.Version != p.Version || m.Document.Deleted != p.Deleted || m.Document.EndSeq != to {
+			c.problem("%s/%s: version %d and its document disagree", typ, id, p.Version)
 		}
 		return nil
 	})
@@ -189,16 +189,16 @@ func (c *checker) ids() error {
 }
 
 func (c *checker) codes() error {
-	return c.each(tabCode, func(k, val []byte) error {
-		r, ok := parseRow(k)
+	return c.each(TableCode, func(k, val []byte) error {
+		r, ok := ParseRow(k)
 		if !ok || len(val) != 16 {
 			c.problem("P: malformed row")
 			return nil
 		}
-		h := r.code
-		copy(r.code[:], val[8:])
+		h := r.Code
+		copy(r.Code[:], val[8:])
 		return c.owner(r, "P", func(v *search.Values) bool {
-			for _, x := range otherCodes(r.typ, v, r.code) {
+			for _, x := range OtherCodes(r.Type, v, r.Code) {
 				if x == h {
 					return true
 				}
@@ -209,42 +209,42 @@ func (c *checker) codes() error {
 }
 
 // owner checks that the document of an index row is there and has the value.
-func (c *checker) owner(r row, table string, has func(*search.Values) bool) error {
-	m, err := c.v.fetchRow(r)
-	if errors.Is(err, errRow) {
-		c.problem("%s/%s: %s row at T %d without a document", r.typ, r.id, table, r.t)
+func (c *checker) owner(r Row, table string, has func(*search.Values) bool) error {
+	m, err := c.v.FetchRow(r)
+	if errors.Is(err, ErrRow) {
+		c.problem("%s/%s: %s row at T %d without a document", r.Type, r.ID, table, r.Seq)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if !has(m.index()) {
-		c.problem("%s/%s: %s row at T %d for a value it does not have", r.typ, r.id, table, r.t)
+	if !has(m.Index()) {
+		c.problem("%s/%s: %s row at T %d for a value it does not have", r.Type, r.ID, table, r.Seq)
 	}
 	return nil
 }
 
 func (c *checker) index() error {
-	return c.each(tabIndex, func(k, val []byte) error {
-		typ, rest, ok1 := takeStr(k[1:])
-		_, rest, ok2 := takeStr(rest)
-		_, rest, ok3 := takeStr(rest)
+	return c.each(TableIndex, func(k, val []byte) error {
+		typ, rest, ok1 := CutString(k[1:])
+		_, rest, ok2 := CutString(rest)
+		_, rest, ok3 := CutString(rest)
 		at := len(k) - len(rest)
-		id, rest, ok4 := takeStr(rest)
+		id, rest, ok4 := CutString(rest)
 		if !ok1 || !ok2 || !ok3 || !ok4 || len(rest) != 8 || len(val) < 8 {
 			c.problem("X: malformed row")
 			return nil
 		}
-		p, _, ok := takePlace(val[8:])
+		p, _, ok := CutLocation(val[8:])
 		if !ok {
 			c.problem("X: malformed row")
 			return nil
 		}
 		prefix := k[:at]
-		return c.owner(row{place: p, typ: typ, id: id, t: store.Seq(binary.BigEndian.Uint64(rest))}, "X",
+		return c.owner(Row{Location: p, Type: typ, ID: id, Seq: store.Seq(binary.BigEndian.Uint64(rest))}, "X",
 			func(v *search.Values) bool {
 				found := false
-				indexRows(typ, v, func(x []byte) { found = found || bytes.Equal(x, prefix) })
+				EachIndexPrefix(typ, v, func(x []byte) { found = found || bytes.Equal(x, prefix) })
 				return found
 			})
 	})
@@ -252,17 +252,17 @@ func (c *checker) index() error {
 
 // log recomputes the stored hashes from the leaves.
 func (c *checker) log() (err error) {
-	rows, err := openLog(c.v.snap)
+	rows, err := OpenLog(c.v.Reader)
 	if err != nil {
 		return err
 	}
-	defer closing(rows, &err)
+	defer Close(rows, &err)
 	edge := map[int]tlog.Hash{}
-	for i := range c.v.meta.leaves {
+	for i := range c.v.Head.Leaves {
 		if i%256 == 0 && c.ctx.Err() != nil {
-			return canceled("pebblestore.Check", c.ctx.Err())
+			return Canceled("pebblestore.Check", c.ctx.Err())
 		}
-		leaf, err := rows.leaf(i)
+		leaf, err := rows.Leaf(i)
 		if err != nil {
 			return err
 		}
@@ -284,7 +284,7 @@ func (c *checker) log() (err error) {
 		first := tlog.StoredHashIndex(0, int64(i))
 		for level, h := range hs {
 			edge[level] = h
-			have, err := rows.hash(first + int64(level))
+			have, err := rows.Hash(first + int64(level))
 			if err != nil {
 				return err
 			}

@@ -26,7 +26,7 @@ type changeCheck struct {
 // changes checks the change log.
 func (c *checker) changes() error {
 	x := &changeCheck{checker: c, seed: maphash.MakeSeed(), missing: map[series.SeriesID]int64{}}
-	if err := c.each(tabChange, x.row); err != nil {
+	if err := c.each(TableChange, x.row); err != nil {
 		return err
 	}
 	versions, err := x.written(nil)
@@ -42,101 +42,101 @@ func (c *checker) changes() error {
 }
 
 // key identifies a version of a document.
-func (x *changeCheck) key(typ, id string, t store.Seq) uint64 {
+func (cc *changeCheck) key(typ, id string, seq store.Seq) uint64 {
 	var h maphash.Hash
-	h.SetSeed(x.seed)
+	h.SetSeed(cc.seed)
 	for _, s := range []string{typ, id} {
 		if _, err := h.WriteString(s + "\x00"); err != nil {
 			return 0 // a maphash.Hash does not fail
 		}
 	}
-	return maphash.Comparable(x.seed, [2]uint64{h.Sum64(), uint64(t)})
+	return maphash.Comparable(cc.seed, [2]uint64{h.Sum64(), uint64(seq)})
 }
 
-func (x *changeCheck) row(k, val []byte) error {
+func (cc *changeCheck) row(k, val []byte) error {
 	if len(k) != 1+8+4 || len(val) == 0 {
-		x.problem("L: malformed row")
+		cc.problem("L: malformed row")
 		return nil
 	}
-	r := reader{b: k[1:]}
-	t := store.Seq(r.u64())
-	if t == 0 || t > x.v.meta.t {
-		x.problem("L: an entry of T %d is beyond the head", t)
+	r := reader{Bytes: k[1:]}
+	seq := store.Seq(r.Uint64())
+	if seq == 0 || seq > cc.v.Head.Seq {
+		cc.problem("L: an entry of T %d is beyond the head", seq)
 		return nil
 	}
-	if t != x.t {
-		x.t, x.here = t, map[fhir.Ref]bool{}
+	if seq != cc.t {
+		cc.t, cc.here = seq, map[fhir.Ref]bool{}
 	}
-	if isSeriesChange(val) {
-		return x.series(t, val)
+	if IsSeriesChange(val) {
+		return cc.series(seq, val)
 	}
-	e, err := decodeEntry(val)
-	if err != nil || !bytes.Equal(e.encode(), val) {
-		x.problem("L: a malformed entry of T %d", t)
+	e, err := DecodeChange(val)
+	if err != nil || !bytes.Equal(e.Encode(), val) {
+		cc.problem("L: a malformed entry of T %d", seq)
 		return nil
 	}
-	return x.document(t, &e)
+	return cc.document(seq, &e)
 }
 
 // ended reports whether err means that the check cannot go on, rather than that
 // something cannot be read.
-func (x *changeCheck) ended(err error) bool {
-	return err != nil && (x.ctx.Err() != nil || x.stopped())
+func (cc *changeCheck) ended(err error) bool {
+	return err != nil && (cc.ctx.Err() != nil || cc.stopped())
 }
 
 // document holds an entry to the version that it names.
-func (x *changeCheck) document(t store.Seq, e *entry) error {
-	ref := fhir.Ref{Type: e.typ, ID: e.id}
-	if x.here[ref] {
-		x.problem("L: T %d names %s twice", t, ref)
+func (cc *changeCheck) document(seq store.Seq, e *Change) error {
+	ref := fhir.Ref{Type: e.Type, ID: e.ID}
+	if cc.here[ref] {
+		cc.problem("L: T %d names %s twice", seq, ref)
 		return nil
 	}
-	x.here[ref] = true
-	m, err := x.v.fetchRow(row{place: e.place, typ: e.typ, id: e.id, t: t})
-	if x.ended(err) {
+	cc.here[ref] = true
+	m, err := cc.v.FetchRow(Row{Location: e.Location, Type: e.Type, ID: e.ID, Seq: seq})
+	if cc.ended(err) {
 		return err
 	}
 	if err != nil {
-		x.problem("L: T %d names %s, which it did not write there or which cannot be read", t, ref)
+		cc.problem("L: T %d names %s, which it did not write there or which cannot be read", seq, ref)
 		return nil
 	}
-	x.rows++
+	cc.rows++
 	created := true
-	if e.version > 1 {
-		before, err := headOf(x.v.snap, ref, t-1)
+	if e.Version > 1 {
+		before, err := HeadOf(cc.v.Reader, ref, seq-1)
 		if err != nil {
 			return err
 		}
-		created = before != nil && before.deleted
+		created = before != nil && before.Deleted
 	}
-	if f := &m.facts; e.typ == "AuditEvent" || m.doc.version != e.version || m.doc.deleted != e.deleted ||
-		e.created != (created && !e.deleted) ||
-		f.Vendor != e.vendor || f.Author != e.author || !slices.Equal(f.Categories, e.categories) {
-		x.problem("L: the entry of %s at T %d is not what was written", ref, t)
+	if f := &m.Facts; e.Type == "AuditEvent" || m.Document.Version != e.Version || m.Document.Deleted != e.Deleted ||
+		e.Created != (created && !e.Deleted) ||
+		f.Vendor != e.Vendor || f.Author != e.Author || !slices.Equal(f.Categories, e.Categories) {
+		cc.problem("L: the entry of %s at T %d is not what was written", ref, seq)
 	}
 	return nil
 }
 
 // series reads the samples of an entry as the change log would give them out.
-func (x *changeCheck) series(t store.Seq, val []byte) error {
-	e, err := decodeSamplesEntry(val)
-	if err != nil || !bytes.Equal(e.encode(), val) {
-		x.problem("L: a malformed entry of T %d", t)
+func (cc *changeCheck) series(seq store.Seq, val []byte) error {
+	e, err := DecodeSeriesChange(val)
+	if err != nil || !bytes.Equal(e.Encode(), val) {
+		cc.problem("L: a malformed entry of T %d", seq)
 		return nil
 	}
-	x.missing[e.id] += int64(e.count)
-	n, first, last := uint64(0), e.end, e.first
-	_, err = x.v.sampleChanges(t, val, func(c *store.Change) bool {
+	cc.missing[e.Series] += int64(e.Count)
+	n, first, last := uint64(0), e.Last, e.First
+	_, err = cc.v.SampleChanges(seq, val, func(c *store.Change) bool {
 		if k, ok := series.ParseID(c.Ref.ID); ok {
 			n, first, last = n+1, min(first, k.Start), max(last, k.Start)
 		}
-		return n <= e.count
+		return n <= e.Count
 	})
-	if x.ended(err) {
+	if cc.ended(err) {
 		return err
 	}
-	if err != nil || n != e.count || n == 0 || first != e.first || last != e.end {
-		x.problem("L: the entry of series %x at T %d is not what was written", e.id, t)
+	if err != nil || n != e.Count || n == 0 || first != e.First || last != e.Last {
+		cc.problem("L: the entry of series %x at T %d is not what was written", e.Series, seq)
 	}
 	return nil
 }
@@ -144,31 +144,31 @@ func (x *changeCheck) series(t store.Seq, val []byte) error {
 // written walks the D rows: it counts the versions that the change log must
 // name, and calls fn, when not nil, with each. It also checks that the I row of
 // a version names this very row, so that no second row stands beside it.
-func (x *changeCheck) written(fn func(row)) (versions uint64, err error) {
-	err = x.each(tabDoc, func(k, val []byte) error {
-		r, ok := parseRow(k)
+func (cc *changeCheck) written(fn func(Row)) (versions uint64, err error) {
+	err = cc.each(TableDocument, func(k, val []byte) error {
+		r, ok := ParseRow(k)
 		if !ok {
 			return nil // documents reports it
 		}
-		key := idKey(r.typ, r.id, r.t)
-		raw, err := get(x.v.snap, key)
+		key := IDKey(r.Type, r.ID, r.Seq)
+		raw, err := Get(cc.v.Reader, key)
 		if err != nil || raw == nil { // documents reports what is missing
 			return err
 		}
-		p, err := decodePointer(key, raw)
+		p, err := DecodePointer(key, raw)
 		switch {
 		case err != nil: // ids reports it
 			return nil
-		case p.place != r.place:
+		case p.Location != r.Location:
 			if fn == nil {
-				x.problem("%s/%s: a D row at T %d that its I row does not name", r.typ, r.id, r.t)
+				cc.problem("%s/%s: a D row at T %d that its I row does not name", r.Type, r.ID, r.Seq)
 			}
 			return nil
-		case r.typ == "AuditEvent":
+		case r.Type == "AuditEvent":
 			return nil
-		case p.moved:
+		case p.Moved:
 			if fn == nil {
-				x.missing[p.series]--
+				cc.missing[p.Series]--
 			}
 			return nil
 		}
@@ -182,42 +182,42 @@ func (x *changeCheck) written(fn func(row)) (versions uint64, err error) {
 }
 
 // lost names the versions that the change log leaves out.
-func (x *changeCheck) lost() error {
+func (cc *changeCheck) lost() error {
 	entries := map[uint64]bool{}
-	err := x.each(tabChange, func(k, val []byte) error {
-		if len(k) != 1+8+4 || len(val) == 0 || isSeriesChange(val) {
+	err := cc.each(TableChange, func(k, val []byte) error {
+		if len(k) != 1+8+4 || len(val) == 0 || IsSeriesChange(val) {
 			return nil
 		}
-		r := reader{b: k[1:]}
-		if e, err := decodeEntry(val); err == nil {
-			entries[x.key(e.typ, e.id, store.Seq(r.u64()))] = true
+		r := reader{Bytes: k[1:]}
+		if e, err := DecodeChange(val); err == nil {
+			entries[cc.key(e.Type, e.ID, store.Seq(r.Uint64()))] = true
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	_, err = x.written(func(r row) {
-		if !entries[x.key(r.typ, r.id, r.t)] {
-			x.problem("L: %s/%s: the version of T %d is not in the change log", r.typ, r.id, r.t)
+	_, err = cc.written(func(r Row) {
+		if !entries[cc.key(r.Type, r.ID, r.Seq)] {
+			cc.problem("L: %s/%s: the version of T %d is not in the change log", r.Type, r.ID, r.Seq)
 		}
 	})
 	return err
 }
 
 // samples compares the samples that the log names with those of each series.
-func (x *changeCheck) samples() error {
-	err := x.each(tabTally, func(k, val []byte) error {
-		st, err := decodeSeriesState(val)
+func (cc *changeCheck) samples() error {
+	err := cc.each(TableTally, func(k, val []byte) error {
+		st, err := DecodeTally(val)
 		if err != nil || len(k) != 9 {
 			return nil // series reports it
 		}
-		x.missing[series.SeriesID(k[1:])] -= int64(st.samples)
+		cc.missing[series.SeriesID(k[1:])] -= int64(st.Samples)
 		return nil
 	})
-	for id, n := range x.missing {
+	for id, n := range cc.missing {
 		if n != 0 {
-			x.problem("L: the change log and series %x differ by %d samples", id, n)
+			cc.problem("L: the change log and series %x differ by %d samples", id, n)
 		}
 	}
 	return err

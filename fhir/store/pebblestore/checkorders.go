@@ -13,121 +13,121 @@ import (
 // orders checks the U and V rows: each names what is there, and each change
 // and AuditEvent is named.
 func (c *checker) orders() error {
-	for _, tab := range []byte{tabUpdated, tabTouched} {
+	for _, tab := range []byte{TableUpdate, TablePatientUpdate} {
 		if err := c.each(tab, func(k, v []byte) error { return c.updates(tab, k, v) }); err != nil {
 			return err
 		}
 	}
 	l := &listedIn{c: c}
-	err := c.each(tabChange, func(k, v []byte) error {
+	err := c.each(TableChange, func(k, v []byte) error {
 		if len(k) != 13 {
 			c.problem("L: malformed row")
 			return nil
 		}
-		t, n := store.Seq(binary.BigEndian.Uint64(k[1:])), binary.BigEndian.Uint32(k[9:])
+		seq, n := store.Seq(binary.BigEndian.Uint64(k[1:])), binary.BigEndian.Uint32(k[9:])
 		typ, patient, ok := changeOf(v)
 		if !ok {
-			c.problem("L: malformed row at T %d", t)
+			c.problem("L: malformed row at T %d", seq)
 			return nil
 		}
-		if ok, err := l.has(typeUpdates(typ), t, n); err != nil || !ok {
-			c.unlisted(err, "U", typ, t)
+		if ok, err := l.has(TypeUpdates(typ), seq, n); err != nil || !ok {
+			c.unlisted(err, "U", typ, seq)
 			return err
 		}
 		if _, single := search.PatientParam(typ); patient == "" || !single {
 			return nil
 		}
-		ok, err := l.has(patientUpdates(patient, typ), t, n)
+		ok, err := l.has(PatientUpdates(patient, typ), seq, n)
 		if !ok {
-			c.unlisted(err, "V", typ, t)
+			c.unlisted(err, "V", typ, seq)
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	pre := []byte{tabID}
-	pre = appendStr(pre, "AuditEvent")
-	return c.within(pre, next(pre), func(k, v []byte) error {
-		p, err := decodePointer(k, v)
+	pre := []byte{TableID}
+	pre = AppendString(pre, "AuditEvent")
+	return c.within(pre, PrefixEnd(pre), func(k, v []byte) error {
+		p, err := DecodePointer(k, v)
 		if err != nil {
 			return nil // ids reports it
 		}
-		id, _, _ := takeStr(k[len(pre):])
-		ok, err := l.hasEvent(id, p.t)
+		id, _, _ := CutString(k[len(pre):])
+		ok, err := l.hasEvent(id, p.Seq)
 		if !ok {
-			c.unlisted(err, "U", "AuditEvent", p.t)
+			c.unlisted(err, "U", "AuditEvent", p.Seq)
 		}
 		return err
 	})
 }
 
-func (c *checker) unlisted(err error, table, typ string, t store.Seq) {
+func (c *checker) unlisted(err error, table, typ string, seq store.Seq) {
 	if err == nil {
-		c.problem("%s: a change of type %s at T %d is not listed", table, typ, t)
+		c.problem("%s: a change of type %s at T %d is not listed", table, typ, seq)
 	}
 }
 
 // changeOf is the type and patient of an L row.
 func changeOf(v []byte) (typ, patient string, ok bool) {
-	if isSeriesChange(v) {
-		e, err := decodeSamplesEntry(v)
-		return "Observation", e.patient, err == nil
+	if IsSeriesChange(v) {
+		e, err := DecodeSeriesChange(v)
+		return "Observation", e.Patient, err == nil
 	}
-	e, err := decodeEntry(v)
-	return e.typ, e.patient, err == nil
+	e, err := DecodeChange(v)
+	return e.Type, e.Patient, err == nil
 }
 
 // updates checks one U or V row.
 func (c *checker) updates(tab byte, k, v []byte) error {
 	rest, patient, ok := k[1:], "", true
-	if tab == tabTouched {
-		patient, rest, ok = takeStr(rest)
+	if tab == TablePatientUpdate {
+		patient, rest, ok = CutString(rest)
 	}
 	typ := ""
 	if ok {
-		typ, rest, ok = takeStr(rest)
+		typ, rest, ok = CutString(rest)
 	}
-	u, err := decodeUpdates(v)
+	u, err := DecodeUpdates(v)
 	if !ok || err != nil || len(rest) != 12 {
 		c.problem("%c: malformed row", tab)
 		return nil
 	}
-	t := store.Seq(binary.BigEndian.Uint64(rest))
+	seq := store.Seq(binary.BigEndian.Uint64(rest))
 	if typ == "AuditEvent" {
-		return c.listedEvents(&u, t)
+		return c.listedEvents(&u, seq)
 	}
-	ns, err := u.changes()
+	ns, err := u.Changes()
 	if err != nil {
-		c.problem("%c: malformed row at T %d", tab, t)
+		c.problem("%c: malformed row at T %d", tab, seq)
 		return nil
 	}
 	for _, n := range ns {
-		l, err := get(c.v.snap, changeKey(t, n))
+		l, err := Get(c.v.Reader, ChangeKey(seq, n))
 		if err != nil {
 			return err
 		}
 		is, of, ok := changeOf(l)
-		if !ok || is != typ || tab == tabTouched && of != patient {
-			c.problem("%c: a row of type %s at T %d names a change that is not there", tab, typ, t)
+		if !ok || is != typ || tab == TablePatientUpdate && of != patient {
+			c.problem("%c: a row of type %s at T %d names a change that is not there", tab, typ, seq)
 		}
 	}
 	return nil
 }
 
-func (c *checker) listedEvents(u *updates, t store.Seq) error {
-	rows, err := u.events(t)
+func (c *checker) listedEvents(u *Updates, seq store.Seq) error {
+	rows, err := u.Events(seq)
 	if err != nil {
-		c.problem("U: malformed row at T %d", t)
+		c.problem("U: malformed row at T %d", seq)
 		return nil
 	}
 	for _, r := range rows {
-		v, err := get(c.v.snap, rowKey(tabDoc, &r.place, r.code, r.typ, r.id, r.t))
+		v, err := Get(c.v.Reader, RowKey(TableDocument, &r.Location, r.Code, r.Type, r.ID, r.Seq))
 		if err != nil {
 			return err
 		}
 		if v == nil {
-			c.problem("U: AuditEvent/%s at T %d is named and not there", r.id, t)
+			c.problem("U: AuditEvent/%s at T %d is named and not there", r.ID, seq)
 		}
 	}
 	return nil
@@ -138,20 +138,20 @@ type listedIn struct {
 	c      *checker
 	prefix [2][]byte
 	t      [2]store.Seq
-	rows   [2][]updates
+	rows   [2][]Updates
 }
 
-func (l *listedIn) of(prefix []byte, t store.Seq) ([]updates, error) {
+func (l *listedIn) of(prefix []byte, seq store.Seq) ([]Updates, error) {
 	i := 0
-	if prefix[0] == tabTouched {
+	if prefix[0] == TablePatientUpdate {
 		i = 1
 	}
-	if l.t[i] == t && bytes.Equal(l.prefix[i], prefix) {
+	if l.t[i] == seq && bytes.Equal(l.prefix[i], prefix) {
 		return l.rows[i], nil
 	}
-	l.prefix[i], l.t[i], l.rows[i] = prefix, t, nil
-	err := l.c.within(updatesKey(prefix, t, 0), updatesKey(prefix, t+1, 0), func(_, v []byte) error {
-		if u, err := decodeUpdates(bytes.Clone(v)); err == nil {
+	l.prefix[i], l.t[i], l.rows[i] = prefix, seq, nil
+	err := l.c.within(UpdateKey(prefix, seq, 0), UpdateKey(prefix, seq+1, 0), func(_, v []byte) error {
+		if u, err := DecodeUpdates(bytes.Clone(v)); err == nil {
 			l.rows[i] = append(l.rows[i], u)
 		}
 		return nil
@@ -159,21 +159,21 @@ func (l *listedIn) of(prefix []byte, t store.Seq) ([]updates, error) {
 	return l.rows[i], err
 }
 
-func (l *listedIn) has(prefix []byte, t store.Seq, n uint32) (bool, error) {
-	rows, err := l.of(prefix, t)
+func (l *listedIn) has(prefix []byte, seq store.Seq, n uint32) (bool, error) {
+	rows, err := l.of(prefix, seq)
 	for i := range rows {
-		if ns, err := rows[i].changes(); err == nil && slices.Contains(ns, n) {
+		if ns, err := rows[i].Changes(); err == nil && slices.Contains(ns, n) {
 			return true, nil
 		}
 	}
 	return false, err
 }
 
-func (l *listedIn) hasEvent(id string, t store.Seq) (bool, error) {
-	rows, err := l.of(typeUpdates("AuditEvent"), t)
+func (l *listedIn) hasEvent(id string, seq store.Seq) (bool, error) {
+	rows, err := l.of(TypeUpdates("AuditEvent"), seq)
 	for i := range rows {
-		events, err := rows[i].events(t)
-		if err == nil && slices.ContainsFunc(events, func(r row) bool { return r.id == id }) {
+		events, err := rows[i].Events(seq)
+		if err == nil && slices.ContainsFunc(events, func(r Row) bool { return r.ID == id }) {
 			return true, nil
 		}
 	}
@@ -181,45 +181,45 @@ func (l *listedIn) hasEvent(id string, t store.Seq) (bool, error) {
 }
 
 // begins checks that the W rows of a document know when it begins.
-func (c *checker) begins(r row, vals *search.Values) error {
-	if dateParam(r.typ) == "" {
+func (c *checker) begins(r Row, vals *search.Values) error {
+	if DateParam(r.Type) == "" {
 		return nil
 	}
-	day, slot := dayOf(r.start)
-	k := dayKey(daysPrefix(r.typ, r.bucket), day)
-	keys := [][]byte{dayRunKey(k, r.code, r.patient, tabDoc)}
-	for _, h := range otherCodes(r.typ, vals, r.code) {
-		keys = append(keys, dayRunKey(k, h, r.patient, tabCode))
+	day, slot := DayOf(r.Start)
+	k := DayKey(DayPrefix(r.Type, r.Bucket), day)
+	keys := [][]byte{DayRunKey(k, r.Code, r.Patient, TableDocument)}
+	for _, h := range OtherCodes(r.Type, vals, r.Code) {
+		keys = append(keys, DayRunKey(k, h, r.Patient, TableCode))
 	}
 	for _, k := range keys {
-		v, err := get(c.v.snap, k)
+		v, err := Get(c.v.Reader, k)
 		if err != nil {
 			return err
 		}
-		if b, err := decodeDayBits(v); err != nil || !b.docs.has(slot) {
-			c.problem("%s/%s: version at T %d has no right W row", r.typ, r.id, r.t)
+		if b, err := DecodeDayBits(v); err != nil || !b.Documents.Has(slot) {
+			c.problem("%s/%s: version at T %d has no right W row", r.Type, r.ID, r.Seq)
 		}
 	}
 	return nil
 }
 
 // beginsIn checks the same of the samples of a block.
-func (c *checker) beginsIn(in *seriesInfo, where string, cols *series.Columns) error {
-	for _, d := range sampleDays(cols.Start) {
-		k := dayKey(daysPrefix("Observation", in.bucket), d.day)
-		keys := [][]byte{dayRunKey(k, in.code, in.patient, tabDoc)}
-		for _, h := range in.others {
-			keys = append(keys, dayRunKey(k, h, in.patient, tabCode))
+func (c *checker) beginsIn(ser *Series, where string, cols *series.Columns) error {
+	for _, d := range SampleDays(cols.Start) {
+		k := DayKey(DayPrefix("Observation", ser.Bucket), d.Day)
+		keys := [][]byte{DayRunKey(k, ser.Code, ser.Patient, TableDocument)}
+		for _, h := range ser.OtherCodes {
+			keys = append(keys, DayRunKey(k, h, ser.Patient, TableCode))
 		}
 		for _, k := range keys {
-			v, err := get(c.v.snap, k)
+			v, err := Get(c.v.Reader, k)
 			if err != nil {
 				return err
 			}
-			b, err := decodeDayBits(v)
-			all := b.samples
-			all.or(&d.bits)
-			if err != nil || all != b.samples {
+			b, err := DecodeDayBits(v)
+			all := b.Samples
+			all.Or(&d.Slots)
+			if err != nil || all != b.Samples {
 				c.problem("%s: a W row does not know when its samples begin", where)
 			}
 		}

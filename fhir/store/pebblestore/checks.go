@@ -16,7 +16,7 @@ func (d *DB) Check(ctx context.Context, report func(problem string)) error {
 		return err
 	}
 	defer d.leave(v)
-	return faulted(op, checkAll(ctx, &v.snapshot, d.failed.Load, report))
+	return Wrap(op, All(ctx, &v.Snapshot, d.failed.Load, report))
 }
 
 // Inspect implements store.Store.
@@ -28,10 +28,10 @@ func (d *DB) Inspect(ctx context.Context, typ string, at store.Seq, fn func(*sto
 		return err
 	}
 	defer d.leave(v)
-	if at, err = v.at(op, at); err != nil {
+	if at, err = v.At(op, at); err != nil {
 		return err
 	}
-	return faulted(op, inspect(ctx, &v.snapshot, d.failed.Load, typ, at, fn, report))
+	return Wrap(op, Inspect(ctx, &v.Snapshot, d.failed.Load, typ, at, fn, report))
 }
 
 // SeriesStats reads the headers of every series, which takes seconds in a large
@@ -43,6 +43,6 @@ func (d *DB) SeriesStats(ctx context.Context) ([]SeriesStat, error) {
 		return nil, err
 	}
 	defer d.leave(v)
-	stats, err := seriesStats(ctx, &v.snapshot)
-	return stats, faulted(op, err)
+	stats, err := Stats(ctx, &v.Snapshot)
+	return stats, Wrap(op, err)
 }

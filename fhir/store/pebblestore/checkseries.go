@@ -18,7 +18,7 @@ import (
 // add up, and no sample is a document too.
 func (c *checker) series() error {
 	known := map[series.SeriesID]bool{}
-	err := c.each(tabSeries, func(k, val []byte) error {
+	err := c.each(TableSeries, func(k, val []byte) error {
 		var id series.SeriesID
 		if len(k) < 8 {
 			c.problem("Q: malformed row")
@@ -26,17 +26,17 @@ func (c *checker) series() error {
 		}
 		copy(id[:], k[len(k)-8:])
 		known[id] = true
-		in, err := c.v.tier.infoOf(id, val)
+		ser, err := c.v.Tier.SeriesOf(id, val)
 		if err != nil {
 			c.problem("series %x: malformed template", id)
 			return nil
 		}
-		return c.oneSeries(in, k)
+		return c.oneSeries(ser, k)
 	})
 	if err != nil {
 		return err
 	}
-	for _, tab := range []byte{tabHead, tabBlock, tabTally} {
+	for _, tab := range []byte{TableHeader, TableBlock, TableTally} {
 		err := c.each(tab, func(k, _ []byte) error {
 			var id series.SeriesID
 			if len(k) < 9 || !known[series.SeriesID(k[1:9])] {
@@ -49,10 +49,10 @@ func (c *checker) series() error {
 			return err
 		}
 	}
-	for _, tab := range []byte{tabOther, tabTag, tabIdentity} {
+	for _, tab := range []byte{TableOtherSeries, TableTag, TableIdentity} {
 		err := c.each(tab, func(k, val []byte) error {
-			if tab == tabIdentity && len(k) == 1+len(series.Identity{}) {
-				if len(val) != 8 || store.Seq(binary.BigEndian.Uint64(val)) > c.v.meta.t {
+			if tab == TableIdentity && len(k) == 1+len(series.Identity{}) {
+				if len(val) != 8 || store.Seq(binary.BigEndian.Uint64(val)) > c.v.Head.Seq {
 					c.problem("G: malformed row")
 				}
 				return nil
@@ -69,73 +69,73 @@ func (c *checker) series() error {
 	return nil
 }
 
-func (c *checker) oneSeries(in *seriesInfo, key []byte) error {
-	rows := [][]byte{seriesKey(tabSeries, &in.place, in.code, in.id), memberKey(in.t.Identity, in.id),
-		identityKey(in.t.Identity)}
+func (c *checker) oneSeries(ser *Series, key []byte) error {
+	rows := [][]byte{SeriesKey(TableSeries, &ser.Location, ser.Code, ser.ID), MemberKey(ser.Template.Identity, ser.ID),
+		IdentityKey(ser.Template.Identity)}
 	if !bytes.Equal(rows[0], key) {
-		c.problem("series %x: its Q row lies elsewhere than its template says", in.id)
+		c.problem("series %x: its Q row lies elsewhere than its template says", ser.ID)
 	}
-	for _, h := range in.others {
-		rows = append(rows, seriesKey(tabOther, &in.place, h, in.id))
+	for _, h := range ser.OtherCodes {
+		rows = append(rows, SeriesKey(TableOtherSeries, &ser.Location, h, ser.ID))
 	}
-	for _, t := range in.tags {
-		rows = append(rows, append(tagPrefix(t[0], t[1]), memberKey(in.t.Identity, in.id)[1:]...))
+	for _, t := range ser.Tags {
+		rows = append(rows, append(TagPrefix(t[0], t[1]), MemberKey(ser.Template.Identity, ser.ID)[1:]...))
 	}
 	for _, r := range rows {
-		v, err := get(c.v.snap, r)
+		v, err := Get(c.v.Reader, r)
 		if err != nil {
 			return err
 		}
 		if v == nil {
-			c.problem("series %x: its %c row is missing", in.id, r[0])
+			c.problem("series %x: its %c row is missing", ser.ID, r[0])
 		}
 	}
-	sum := seriesState{maxStart: series.MinStart}
-	for level := byte(0); level < levels; level++ {
-		if err := c.level(in, level, &sum); err != nil {
+	sum := Tally{MaxStart: series.MinStart}
+	for level := byte(0); level < Levels; level++ {
+		if err := c.level(ser, level, &sum); err != nil {
 			return err
 		}
 	}
-	raw, err := get(c.v.snap, tallyKey(in.id))
+	raw, err := Get(c.v.Reader, TallyKey(ser.ID))
 	if err != nil {
 		return err
 	}
-	st, err := decodeSeriesState(raw)
+	st, err := DecodeTally(raw)
 	if err != nil {
-		c.problem("series %x: its K row is missing or malformed", in.id)
+		c.problem("series %x: its K row is missing or malformed", ser.ID)
 		return nil
 	}
-	if st.samples != sum.samples || st.tails != sum.tails || st.loose != sum.loose || st.maxStart < sum.maxStart {
-		c.problem("series %x: its tally is not what its blocks add up to", in.id)
+	if st.Samples != sum.Samples || st.Tails != sum.Tails || st.TailSamples != sum.TailSamples || st.MaxStart < sum.MaxStart {
+		c.problem("series %x: its tally is not what its blocks add up to", ser.ID)
 	}
-	return c.alsoDocuments(in)
+	return c.alsoDocuments(ser)
 }
 
 // level checks the blocks of one level and adds them up.
-func (c *checker) level(in *seriesInfo, level byte, sum *seriesState) (err error) {
-	pre := levelPrefix(tabHead, in.id, level)
-	it, err := c.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+func (c *checker) level(ser *Series, level byte, sum *Tally) (err error) {
+	pre := LevelPrefix(TableHeader, ser.ID, level)
+	it, err := c.v.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	var cols series.Columns
 	var last series.Key
 	for ok, n := it.First(), 0; ok; ok, n = it.Next(), n+1 {
 		if c.ctx.Err() != nil {
-			return canceled("pebblestore.Check", c.ctx.Err())
+			return Canceled("pebblestore.Check", c.ctx.Err())
 		}
-		where := fmt.Sprintf("series %x: block %x", in.id, it.Key()[9:])
+		where := fmt.Sprintf("series %x: block %x", ser.ID, it.Key()[9:])
 		h, err := series.DecodeHeader(it.Value())
 		if err != nil {
 			c.problem("%s: malformed header", where)
 			continue
 		}
-		if err := c.v.tier.block(c.v.snap, it.Key(), &h, &cols); err != nil {
+		if err := c.v.Tier.ReadBlock(c.v.Reader, it.Key(), &h, &cols); err != nil {
 			c.problem("%s: cannot be read", where)
 			continue
 		}
-		if err := c.beginsIn(in, where, &cols); err != nil {
+		if err := c.beginsIn(ser, where, &cols); err != nil {
 			return err
 		}
 		if again := series.Summarise(&cols); !reflect.DeepEqual(again, h) {
@@ -143,43 +143,43 @@ func (c *checker) level(in *seriesInfo, level byte, sum *seriesState) (err error
 		}
 		for i := range cols.Len() {
 			s := cols.At(i)
-			k := in.t.Key(&s)
-			if s.Class() != in.t.Class || store.Seq(s.Commit.T) > c.v.meta.t || s.Commit.T == 0 {
+			k := ser.Template.Key(&s)
+			if s.Class() != ser.Template.Class || store.Seq(s.Commit.T) > c.v.Head.Seq || s.Commit.T == 0 {
 				c.problem("%s: sample %d is of another class or commit", where, i)
 			}
-			if (i > 0 || level == levelBase && n > 0) && last.Compare(&k) >= 0 {
+			if (i > 0 || level == LevelBase && n > 0) && last.Compare(&k) >= 0 {
 				c.problem("%s: sample %d is out of order", where, i)
 			}
 			last = k
 		}
-		sum.samples += uint64(h.Count)
-		sum.maxStart = max(sum.maxStart, h.MaxStart)
-		if level == levelTail {
-			sum.tails++
-			sum.loose += uint64(h.Count)
+		sum.Samples += uint64(h.Count)
+		sum.MaxStart = max(sum.MaxStart, h.MaxStart)
+		if level == LevelTail {
+			sum.Tails++
+			sum.TailSamples += uint64(h.Count)
 		}
 	}
 	return it.Error()
 }
 
 // alsoDocuments looks for samples that have I rows.
-func (c *checker) alsoDocuments(in *seriesInfo) (err error) {
-	lo, hi := series.Key{Identity: in.t.Identity, Start: series.MinStart},
-		series.Key{Identity: in.t.Identity, Start: series.MaxStart, Check: 1<<32 - 1}
-	it, err := c.v.snap.NewIter(&pebble.IterOptions{LowerBound: idPrefix("Observation", lo.ID()),
-		UpperBound: next(idPrefix("Observation", hi.ID()))})
+func (c *checker) alsoDocuments(ser *Series) (err error) {
+	lo, hi := series.Key{Identity: ser.Template.Identity, Start: series.MinStart},
+		series.Key{Identity: ser.Template.Identity, Start: series.MaxStart, Check: 1<<32 - 1}
+	it, err := c.v.Reader.NewIter(&pebble.IterOptions{LowerBound: IDPrefix("Observation", lo.ID()),
+		UpperBound: PrefixEnd(IDPrefix("Observation", hi.ID()))})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
-		_, rest, _ := takeStr(it.Key()[1:])
-		id, _, _ := takeStr(rest)
+		_, rest, _ := CutString(it.Key()[1:])
+		id, _, _ := CutString(rest)
 		k, is := series.ParseID(id)
 		if !is {
 			continue
 		}
-		l, err := c.v.tier.locate(c.v.snap, in, &k)
+		l, err := c.v.Tier.Locate(c.v.Reader, ser, &k)
 		if err != nil {
 			return err
 		}

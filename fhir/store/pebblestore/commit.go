@@ -29,9 +29,9 @@ type request struct {
 	complete []bool // of values, see current
 	hashes   [][16]byte
 	bytes    int
-	series   []*appended
+	series   []*Prepared
 	// compact, when not nil, is all there is: a change below the contract.
-	compact *compaction
+	compact *Compaction
 	result  store.Result
 	err     error
 	commit  store.Commit
@@ -64,13 +64,13 @@ func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	defer d.leave(v)
 	select {
 	case <-ctx.Done():
-		return store.Result{}, canceled(op, ctx.Err())
+		return store.Result{}, Canceled(op, ctx.Err())
 	default:
 	}
 	select {
 	case d.in <- r:
 	case <-ctx.Done():
-		return store.Result{}, canceled(op, ctx.Err())
+		return store.Result{}, Canceled(op, ctx.Err())
 	}
 	<-r.answer
 	d.meters.done(ctx, start, r.err)
@@ -89,16 +89,16 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 		hashes: make([][16]byte, len(b.Writes)),
 		answer: make(chan struct{})}
 	for i := range b.Series {
-		a, err := d.tier.prepareSeries(&b.Series[i])
+		a, err := d.tier.Prepare(&b.Series[i])
 		if err != nil {
 			return nil, err
 		}
-		for j := range a.pieces {
-			r.bytes += len(a.pieces[j].body)
+		for j := range a.Blocks {
+			r.bytes += len(a.Blocks[j].Body)
 		}
 		r.series = append(r.series, a)
 	}
-	if err := distinct(b.Series); err != nil {
+	if err := CheckDistinct(b.Series); err != nil {
 		return nil, err
 	}
 	for i := range b.Writes {
@@ -121,7 +121,7 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: JSON is not of its form", i)
 		}
 		if err := r.extract(i); err != nil {
-			return nil, faulted(op, err)
+			return nil, Wrap(op, err)
 		}
 		r.hashes[i] = w.Hash
 		if w.Hash == ([16]byte{}) {
@@ -155,7 +155,7 @@ func (r *request) extract(i int) (err error) {
 		r.complete[i] = true
 		r.values[i], err = search.Extract(w.Resource.Type, w.Resource.JSON)
 	default:
-		r.values[i], r.complete[i], err = extractStored(w.Resource.Type, w.Resource.JSON)
+		r.values[i], r.complete[i], err = ExtractStored(w.Resource.Type, w.Resource.JSON)
 	}
 	return err
 }
@@ -177,7 +177,7 @@ func (d *DB) committer() {
 // gather takes what is waiting. When stamps run ahead of the clock (very many
 // groups a second) it first lets a millisecond pass: one group more.
 func (d *DB) gather(first *request) []*request {
-	if lead := time.Duration(d.head.updated-d.opts.Clock().UnixMilli()) * time.Millisecond; lead > ahead {
+	if lead := time.Duration(d.head.Updated-d.opts.Clock().UnixMilli()) * time.Millisecond; lead > ahead {
 		time.Sleep(time.Millisecond)
 	}
 	reqs, bytes := []*request{first}, first.bytes
@@ -213,16 +213,16 @@ func (d *DB) build(reqs []*request) (g *group, err error) {
 		left = slices.DeleteFunc(left, func(r *request) bool { return r == bad })
 		// Rows of this request could not be read. It fails alone; the group is
 		// assembled again without its traces in memory.
-		bad.err = faulted("pebblestore.Commit", err)
+		bad.err = Wrap("pebblestore.Commit", err)
 		clear(d.edge)
-		d.days.reset()
+		d.days.Reset()
 	}
 }
 
 // assemble makes and applies the Pebble batch of a group's requests. bad is the request whose rows could not be read; without one
 // an error means that the store cannot be written.
 func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
-	d.days.trim()
+	d.days.Trim()
 	s := newStage(d)
 	defer s.close()
 	for _, r := range reqs {
@@ -253,7 +253,7 @@ func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
 		return nil, err
 	}
 	d.head, g.batch = s.meta, s.batch
-	d.formsWritten(s.forms)
+	d.noteTemplates(s.forms)
 	d.groups++
 	g.view = d.newView()
 	g.changed = s.changed
@@ -299,7 +299,7 @@ func (d *DB) syncer() {
 			continue
 		}
 		if g.view != nil {
-			d.lately.drop(g.changed, g.view.group)
+			d.reads.Drop(g.changed, g.view.group)
 			d.publish(g.view)
 			d.tell(g)
 		}

@@ -24,23 +24,23 @@ const (
 )
 
 // compaction is a change of a series' rows that changes nothing to see.
-type compaction struct {
-	in    *seriesInfo
-	moves uint64   // of the series when it was read
-	drop  [][]byte // H keys; their B rows go too
-	put   []placed
-	tails int64 // change of the tally
-	loose int64
-	read  uint64 // samples
-	void  bool   // the series has changed meanwhile
+type Compaction struct {
+	Series      *Series
+	Moves       uint64   // of the series when it was read
+	Drop        [][]byte // H keys; their B rows go too
+	Put         []Placed
+	Tails       int64 // change of the tally
+	TailSamples int64
+	Read        uint64 // samples
+	Void        bool   // the series has changed meanwhile
 }
 
-type placed struct {
-	level byte
-	major uint64
-	minor uint32
-	head  series.Header
-	body  []byte
+type Placed struct {
+	Level  byte
+	Major  uint64
+	Minor  uint32
+	Header series.Header
+	Body   []byte
 }
 
 // tail is a tail that a compaction read.
@@ -51,26 +51,26 @@ type tail struct {
 
 // from is where the range of a base block begins: at its key, which its first
 // samples may have left since.
-func (t *tail) from() int64 { return unsortable(binary.BigEndian.Uint64(t.key[1+8+1:])) }
+func (t *tail) from() int64 { return Unsortable(binary.BigEndian.Uint64(t.key[1+8+1:])) }
 
 // tierOf parts tails by size.
 func tierOf(n int) int { return (bits.Len(uint(n)) + 3) / 4 }
 
-func (t *tier) plan(r pebble.Reader, in *seriesInfo, all bool) (*compaction, error) {
-	raw, err := get(r, tallyKey(in.id))
+func (t *Tier) Plan(r pebble.Reader, ser *Series, all bool) (*Compaction, error) {
+	raw, err := Get(r, TallyKey(ser.ID))
 	if err != nil || raw == nil {
 		return nil, err
 	}
-	st, err := decodeSeriesState(raw)
+	st, err := DecodeTally(raw)
 	if err != nil {
 		return nil, err
 	}
-	tails, err := t.blocks(r, in, levelTail)
+	tails, err := t.blocks(r, ser, LevelTail)
 	if err != nil || len(tails) == 0 {
 		return nil, err
 	}
-	x := &compaction{in: in, moves: st.moves}
-	if st.loose >= mergeLoose || all {
+	x := &Compaction{Series: ser, Moves: st.Moves}
+	if st.TailSamples >= mergeLoose || all {
 		done, err := t.intoBase(r, x, tails, all)
 		if err != nil || done {
 			return x, err
@@ -78,7 +78,7 @@ func (t *tier) plan(r pebble.Reader, in *seriesInfo, all bool) (*compaction, err
 	}
 	tiers := map[int][]tail{}
 	for _, b := range tails {
-		if b.head.Count < blockSamples {
+		if b.head.Count < BlockSamples {
 			tiers[tierOf(b.head.Count)] = append(tiers[tierOf(b.head.Count)], b)
 		}
 	}
@@ -95,22 +95,22 @@ func (t *tier) plan(r pebble.Reader, in *seriesInfo, all bool) (*compaction, err
 	if err != nil {
 		return nil, err
 	}
-	err = t.split(x, cols, func(h *series.Header, i int, _ uint32) placed {
-		x.tails++
-		x.loose += int64(h.Count)
-		return placed{level: levelTail, major: 1<<63 | st.merges, minor: uint32(i)}
+	err = t.split(x, cols, func(h *series.Header, i int, _ uint32) Placed {
+		x.Tails++
+		x.TailSamples += int64(h.Count)
+		return Placed{Level: LevelTail, Major: 1<<63 | st.Merges, Minor: uint32(i)}
 	})
 	return x, err
 }
 
 // blocks are the headers of one level, in order of their keys.
-func (t *tier) blocks(r pebble.Reader, in *seriesInfo, level byte) (out []tail, err error) {
-	pre := levelPrefix(tabHead, in.id, level)
-	it, err := r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+func (t *Tier) blocks(r pebble.Reader, ser *Series, level byte) (out []tail, err error) {
+	pre := LevelPrefix(TableHeader, ser.ID, level)
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return nil, err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
 		h, err := series.DecodeHeader(it.Value())
 		if err != nil {
@@ -122,53 +122,53 @@ func (t *tier) blocks(r pebble.Reader, in *seriesInfo, level byte) (out []tail, 
 }
 
 // read merges blocks and has x drop them.
-func (t *tier) read(r pebble.Reader, x *compaction, from []tail) (*series.Columns, error) {
+func (t *Tier) read(r pebble.Reader, x *Compaction, from []tail) (*series.Columns, error) {
 	var all, one series.Columns
 	for i := range from {
 		b := &from[i]
-		if err := t.block(r, b.key, &b.head, &one); err != nil {
+		if err := t.ReadBlock(r, b.key, &b.head, &one); err != nil {
 			return nil, err
 		}
 		runtime.Gosched() // it is in the background
 		for j := range one.Len() {
 			s := one.At(j)
-			all.Append(&s, x.in.t.Values)
+			all.Append(&s, x.Series.Template.Values)
 		}
-		x.drop = append(x.drop, b.key)
-		x.read += uint64(b.head.Count)
-		if b.key[1+8] == levelTail {
-			x.tails--
-			x.loose -= int64(b.head.Count)
+		x.Drop = append(x.Drop, b.key)
+		x.Read += uint64(b.head.Count)
+		if b.key[1+8] == LevelTail {
+			x.Tails--
+			x.TailSamples -= int64(b.head.Count)
 		}
 	}
-	all.Sort(x.in.t)
+	all.Sort(x.Series.Template)
 	return &all, nil
 }
 
 // split cuts columns into blocks of like size.
-func (t *tier) split(x *compaction, cols *series.Columns,
-	where func(h *series.Header, i int, check uint32) placed) error {
+func (t *Tier) split(x *Compaction, cols *series.Columns,
+	where func(h *series.Header, i int, check uint32) Placed) error {
 	n := cols.Len()
-	blocks := (n + blockSamples - 1) / blockSamples
+	blocks := (n + BlockSamples - 1) / BlockSamples
 	for i := range blocks {
 		part := cols.Slice(n*i/blocks, n*(i+1)/blocks)
 		h := series.Summarise(&part)
 		s := part.At(0)
-		p := where(&h, i, x.in.t.Check(&s))
-		p.head = h
+		p := where(&h, i, x.Series.Template.Check(&s))
+		p.Header = h
 		var err error
-		if p.body, err = t.encode(&part); err != nil {
+		if p.Body, err = t.Encode(&part); err != nil {
 			return err
 		}
-		x.put = append(x.put, p)
+		x.Put = append(x.Put, p)
 	}
 	return nil
 }
 
 // intoBase merges the tails with the base blocks that they overlap, and with
 // small ones beside. It declines when that would rewrite too much.
-func (t *tier) intoBase(r pebble.Reader, x *compaction, tails []tail, all bool) (done bool, err error) {
-	base, err := t.blocks(r, x.in, levelBase)
+func (t *Tier) intoBase(r pebble.Reader, x *Compaction, tails []tail, all bool) (done bool, err error) {
+	base, err := t.blocks(r, x.Series, LevelBase)
 	if err != nil {
 		return false, err
 	}
@@ -183,7 +183,7 @@ func (t *tier) intoBase(r pebble.Reader, x *compaction, tails []tail, all bool) 
 		for j := from; j < len(base) && base[j].from() <= h.MaxStart; j++ {
 			hit[j] = true
 		}
-		if from > 0 && base[from-1].head.Count < blockSamples/2 {
+		if from > 0 && base[from-1].head.Count < BlockSamples/2 {
 			hit[from-1] = true
 		}
 	}
@@ -223,7 +223,7 @@ func (t *tier) intoBase(r pebble.Reader, x *compaction, tails []tail, all bool) 
 }
 
 // rewrite merges base blocks and the samples [from, to) of the tails.
-func (t *tier) rewrite(r pebble.Reader, x *compaction, run []tail, cols *series.Columns, from, to int) error {
+func (t *Tier) rewrite(r pebble.Reader, x *Compaction, run []tail, cols *series.Columns, from, to int) error {
 	if len(run) == 0 && from == to {
 		return nil
 	}
@@ -233,15 +233,15 @@ func (t *tier) rewrite(r pebble.Reader, x *compaction, run []tail, cols *series.
 	}
 	for i := from; i < to; i++ {
 		s := cols.At(i)
-		merged.Append(&s, x.in.t.Values)
+		merged.Append(&s, x.Series.Template.Values)
 	}
-	merged.Sort(x.in.t)
-	return t.split(x, merged, func(h *series.Header, _ int, check uint32) placed {
-		return placed{level: levelBase, major: sortable(h.MinStart), minor: check}
+	merged.Sort(x.Series.Template)
+	return t.split(x, merged, func(h *series.Header, _ int, check uint32) Placed {
+		return Placed{Level: LevelBase, Major: Sortable(h.MinStart), Minor: check}
 	})
 }
 
 // due reports whether a series that has grown is worth a compaction.
-func due(s *seriesState) bool {
-	return s.loose >= mergeLoose || s.tails > 0 && s.tails%tailsPerTier == 0
+func Due(s *Tally) bool {
+	return s.TailSamples >= mergeLoose || s.Tails > 0 && s.Tails%tailsPerTier == 0
 }

@@ -20,7 +20,7 @@ type compactor struct {
 	// twice.
 	turn   sync.Mutex
 	mu     sync.Mutex
-	queued map[series.SeriesID]*seriesInfo
+	queued map[series.SeriesID]*Series
 	order  []series.SeriesID
 	busy   int // series that are being compacted: 0 or 1
 	wake   chan struct{}
@@ -31,38 +31,38 @@ type compactor struct {
 }
 
 func newCompactor(d *DB) *compactor {
-	return &compactor{d: d, queued: map[series.SeriesID]*seriesInfo{}, wake: make(chan struct{}, 1),
+	return &compactor{d: d, queued: map[series.SeriesID]*Series{}, wake: make(chan struct{}, 1),
 		stop: make(chan struct{}), done: make(chan struct{})}
 }
 
 // consider notes a series that has grown; it is the committer's to call.
-func (c *compactor) consider(in *seriesInfo, st *seriesState) {
-	if !due(st) {
+func (c *compactor) consider(ser *Series, st *Tally) {
+	if !Due(st) {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.queued[in.id] != nil {
+	if c.queued[ser.ID] != nil {
 		return
 	}
-	c.queued[in.id] = in
-	c.order = append(c.order, in.id)
+	c.queued[ser.ID] = ser
+	c.order = append(c.order, ser.ID)
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (c *compactor) take() *seriesInfo {
+func (c *compactor) take() *Series {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.busy = min(1, len(c.order)); c.busy == 0 {
 		return nil
 	}
-	in := c.queued[c.order[0]]
-	delete(c.queued, in.id)
+	ser := c.queued[c.order[0]]
+	delete(c.queued, ser.ID)
 	c.order = c.order[1:]
-	return in
+	return ser
 }
 
 // waiting is the number of series that are in line or being compacted.
@@ -80,14 +80,14 @@ func (c *compactor) run() {
 			return
 		case <-c.wake:
 		}
-		for in := c.take(); in != nil; in = c.take() {
+		for ser := c.take(); ser != nil; ser = c.take() {
 			select {
 			case <-c.stop:
 				return
 			default:
 			}
-			if err := c.compact(in, false); err != nil && fhir.KindOf(err) != fhir.Unavailable {
-				c.d.opts.Logger.Error("compaction", "error", faultOf(err))
+			if err := c.compact(ser, false); err != nil && fhir.KindOf(err) != fhir.Unavailable {
+				c.d.opts.Logger.Error("compaction", "error", Describe(err))
 			}
 		}
 	}
@@ -96,7 +96,7 @@ func (c *compactor) run() {
 // compact brings the tails of a series into order: into the base when that is
 // worth it, or else those of like size into one. all takes every tail into
 // the base whatever it costs.
-func (c *compactor) compact(in *seriesInfo, all bool) error {
+func (c *compactor) compact(ser *Series, all bool) error {
 	const op = "pebblestore.compact"
 	c.turn.Lock()
 	defer c.turn.Unlock()
@@ -104,7 +104,7 @@ func (c *compactor) compact(in *seriesInfo, all bool) error {
 	if err != nil {
 		return err
 	}
-	x, err := c.d.tier.plan(v.snap, in, all)
+	x, err := c.d.tier.Plan(v.Reader, ser, all)
 	c.d.leave(v)
 	if err != nil || x == nil {
 		return err
@@ -116,9 +116,9 @@ func (c *compactor) compact(in *seriesInfo, all bool) error {
 	c.d.in <- r
 	<-r.answer
 	c.d.leave(v)
-	if r.err == nil && !x.void {
+	if r.err == nil && !x.Void {
 		c.series.Add(1)
-		c.samples.Add(x.read)
+		c.samples.Add(x.Read)
 		c.d.meters.compacted(context.Background(), x)
 	}
 	return r.err
@@ -126,55 +126,55 @@ func (c *compactor) compact(in *seriesInfo, all bool) error {
 
 // putCompaction applies a compaction to the group, unless a sample has left
 // the series since it was read.
-func (s *stage) putCompaction(x *compaction) error {
-	st, err := s.tally(x.in.id)
+func (s *stage) putCompaction(x *Compaction) error {
+	st, err := s.tally(x.Series.ID)
 	if err != nil {
 		return err
 	}
-	if st == nil || st.moves != x.moves {
-		x.void = true
+	if st == nil || st.Moves != x.Moves {
+		x.Void = true
 		return nil
 	}
-	for _, k := range x.drop {
+	for _, k := range x.Drop {
 		if err := s.batch.Delete(k, nil); err != nil {
 			return err
 		}
-		if err := s.batch.Delete(append([]byte{tabBlock}, k[1:]...), nil); err != nil {
+		if err := s.batch.Delete(append([]byte{TableBlock}, k[1:]...), nil); err != nil {
 			return err
 		}
 	}
-	for i := range x.put {
-		p := &x.put[i]
-		if err := s.setBlock(x.in.id, p.level, p.major, p.minor, &p.head, p.body); err != nil {
+	for i := range x.Put {
+		p := &x.Put[i]
+		if err := s.setBlock(x.Series.ID, p.Level, p.Major, p.Minor, &p.Header, p.Body); err != nil {
 			return err
 		}
 	}
-	st.tails = uint64(int64(st.tails) + x.tails)
-	st.loose = uint64(int64(st.loose) + x.loose)
-	st.merges++
-	return s.batch.Set(tallyKey(x.in.id), st.encode(), nil)
+	st.Tails = uint64(int64(st.Tails) + x.Tails)
+	st.TailSamples = uint64(int64(st.TailSamples) + x.TailSamples)
+	st.Merges++
+	return s.batch.Set(TallyKey(x.Series.ID), st.Encode(), nil)
 }
 
 // compactAll brings the tails of every series into the base.
 func (d *DB) compactAll(ctx context.Context, v *view) (err error) {
-	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: []byte{tabSeries}, UpperBound: []byte{tabSeries + 1}})
+	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{TableSeries}, UpperBound: []byte{TableSeries + 1}})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
 		if ctx.Err() != nil {
-			return canceled("pebblestore.Compact", ctx.Err())
+			return Canceled("pebblestore.Compact", ctx.Err())
 		}
 		var id series.SeriesID
 		if k := it.Key(); len(k) > 8 {
 			copy(id[:], k[len(k)-8:])
 		}
-		in, err := d.tier.infoOf(id, it.Value())
+		ser, err := d.tier.SeriesOf(id, it.Value())
 		if err != nil {
 			return err
 		}
-		if err := d.compactor.compact(in, true); err != nil {
+		if err := d.compactor.compact(ser, true); err != nil {
 			return err
 		}
 	}

@@ -6,13 +6,13 @@ import (
 )
 
 func TestDaySlots(t *testing.T) {
-	for _, ms := range []int64{0, 1, -1, dayMS, dayMS - 1, -dayMS, -dayMS - 1, slotMS, slotMS - 1, 1772000000123,
+	for _, ms := range []int64{0, 1, -1, DayMS, DayMS - 1, -DayMS, -DayMS - 1, SlotMS, SlotMS - 1, 1772000000123,
 		-1772000000123, math.MinInt64, math.MinInt64 + 1, math.MaxInt64, math.MaxInt64 - 1} {
-		day, slot := dayOf(ms)
-		if slot < 0 || slot >= daySlots {
+		day, slot := DayOf(ms)
+		if slot < 0 || slot >= DaySlots {
 			t.Fatalf("%d is in slot %d", ms, slot)
 		}
-		if lo, hi := slotRange(day, slot); ms < lo || ms >= hi && ms != math.MaxInt64 {
+		if lo, hi := SlotRange(day, slot); ms < lo || ms >= hi && ms != math.MaxInt64 {
 			t.Errorf("%d is in slot %d of day %d, which is [%d, %d)", ms, slot, day, lo, hi)
 		}
 	}

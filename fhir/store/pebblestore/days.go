@@ -12,7 +12,7 @@ import (
 // setBits merges what is written to one row of table W: a bit that is set in one
 // value is set in the row. No other table has merged rows. Pebble stores the name
 // with the store and refuses to open it with a merger of another name.
-var setBits = &pebble.Merger{
+var Merger = &pebble.Merger{
 	Name: "pulsegate.setbits",
 	Merge: func(_, value []byte) (pebble.ValueMerger, error) {
 		return mergedBits(append([]byte(nil), value...)), nil
@@ -32,52 +32,52 @@ func (m mergedBits) or(value []byte) {
 func (m mergedBits) Finish(bool) ([]byte, io.Closer, error) { return m, nil, nil }
 
 // slots are the quarters of a day.
-type slots [slotBytes]byte
+type Slots [SlotBytes]byte
 
-func (s *slots) set(i int64) { s[i/8] |= 1 << (i % 8) }
+func (s *Slots) Set(i int64) { s[i/8] |= 1 << (i % 8) }
 
-func (s *slots) has(i int64) bool { return s[i/8]&(1<<(i%8)) != 0 }
+func (s *Slots) Has(i int64) bool { return s[i/8]&(1<<(i%8)) != 0 }
 
-func (s *slots) or(o *slots) {
+func (s *Slots) Or(o *Slots) {
 	for i := range s {
 		s[i] |= o[i]
 	}
 }
 
 // dayBits is the value of a W row: where documents begin, and where samples do.
-type dayBits struct{ docs, samples slots }
+type DayBits struct{ Documents, Samples Slots }
 
 // sampleDay is a day of a series write.
-type sampleDay struct {
-	day  int64
-	bits slots
+type SampleDay struct {
+	Day   int64
+	Slots Slots
 }
 
 // sampleDays are the days on which samples begin, in order. starts are sorted.
-func sampleDays(starts []int64) (out []sampleDay) {
+func SampleDays(starts []int64) (out []SampleDay) {
 	end := int64(math.MinInt64) // of the slot before, Unix microseconds
 	for _, us := range starts {
 		if us < end {
 			continue
 		}
-		day, slot := dayOf(floorMS(us))
-		if len(out) == 0 || out[len(out)-1].day != day {
-			out = append(out, sampleDay{day: day})
+		day, slot := DayOf(FloorMS(us))
+		if len(out) == 0 || out[len(out)-1].Day != day {
+			out = append(out, SampleDay{Day: day})
 		}
-		out[len(out)-1].bits.set(slot)
-		end = (day*dayMS + (slot+1)*slotMS) * 1000
+		out[len(out)-1].Slots.Set(slot)
+		end = (day*DayMS + (slot+1)*SlotMS) * 1000
 	}
 	return out
 }
 
 // decodeDayBits reads a W value; an absent one has no bits.
-func decodeDayBits(v []byte) (b dayBits, err error) {
-	if len(v) != 0 && len(v) != 2*slotBytes {
-		return b, errRow
+func DecodeDayBits(v []byte) (b DayBits, err error) {
+	if len(v) != 0 && len(v) != 2*SlotBytes {
+		return b, ErrRow
 	}
-	copy(b.docs[:], v)
+	copy(b.Documents[:], v)
 	if len(v) > 0 {
-		copy(b.samples[:], v[slotBytes:])
+		copy(b.Samples[:], v[SlotBytes:])
 	}
 	return b, nil
 }
@@ -90,24 +90,24 @@ const cachedDays = 1 << 15 // rows that a dayWriter remembers
 
 // dayWriter writes W rows. It remembers what it has written and does not write it
 // again.
-type dayWriter struct{ written map[string]dayBits }
+type DayWriter struct{ written map[string]DayBits }
 
-func newDayWriter() dayWriter { return dayWriter{written: map[string]dayBits{}} }
+func NewDayWriter() DayWriter { return DayWriter{written: map[string]DayBits{}} }
 
 // document sets the bits of a document.
-func (w *dayWriter) document(b *pebble.Batch, typ string, p *place, values *search.Values) error {
-	if dateParam(typ) == "" {
+func (w *DayWriter) PutDocument(b *pebble.Batch, typ string, p *Location, values *search.Values) error {
+	if DateParam(typ) == "" {
 		return nil
 	}
-	day, slot := dayOf(p.start) // 0 when it is undated
-	var bits dayBits
-	bits.docs.set(slot)
-	k := dayKey(daysPrefix(typ, p.bucket), day)
-	if err := w.set(b, dayRunKey(k, p.code, p.patient, tabDoc), &bits); err != nil {
+	day, slot := DayOf(p.Start) // 0 when it is undated
+	var bits DayBits
+	bits.Documents.Set(slot)
+	k := DayKey(DayPrefix(typ, p.Bucket), day)
+	if err := w.set(b, DayRunKey(k, p.Code, p.Patient, TableDocument), &bits); err != nil {
 		return err
 	}
-	for _, h := range otherCodes(typ, values, p.code) {
-		if err := w.set(b, dayRunKey(k, h, p.patient, tabCode), &bits); err != nil {
+	for _, h := range OtherCodes(typ, values, p.Code) {
+		if err := w.set(b, DayRunKey(k, h, p.Patient, TableCode), &bits); err != nil {
 			return err
 		}
 	}
@@ -116,16 +116,16 @@ func (w *dayWriter) document(b *pebble.Batch, typ string, p *place, values *sear
 
 // samples sets the bits of the samples of a series at p, whose code has other
 // codings.
-func (w *dayWriter) samples(b *pebble.Batch, p *place, others [][8]byte, days []sampleDay) error {
-	pre := daysPrefix("Observation", p.bucket)
+func (w *DayWriter) PutSamples(b *pebble.Batch, p *Location, others [][8]byte, days []SampleDay) error {
+	pre := DayPrefix("Observation", p.Bucket)
 	for i := range days {
-		bits := dayBits{samples: days[i].bits}
-		k := dayKey(pre, days[i].day)
-		if err := w.set(b, dayRunKey(k, p.code, p.patient, tabDoc), &bits); err != nil {
+		bits := DayBits{Samples: days[i].Slots}
+		k := DayKey(pre, days[i].Day)
+		if err := w.set(b, DayRunKey(k, p.Code, p.Patient, TableDocument), &bits); err != nil {
 			return err
 		}
 		for _, h := range others {
-			if err := w.set(b, dayRunKey(k, h, p.patient, tabCode), &bits); err != nil {
+			if err := w.set(b, DayRunKey(k, h, p.Patient, TableCode), &bits); err != nil {
 				return err
 			}
 		}
@@ -135,25 +135,25 @@ func (w *dayWriter) samples(b *pebble.Batch, p *place, others [][8]byte, days []
 
 // set adds bits to a row. Nothing is read for it: Pebble merges what is written
 // to one row (see setBits).
-func (w *dayWriter) set(b *pebble.Batch, key []byte, bits *dayBits) error {
+func (w *DayWriter) set(b *pebble.Batch, key []byte, bits *DayBits) error {
 	have := w.written[string(key)]
 	now := have
-	now.docs.or(&bits.docs)
-	now.samples.or(&bits.samples)
+	now.Documents.Or(&bits.Documents)
+	now.Samples.Or(&bits.Samples)
 	if now == have {
 		return nil
 	}
 	w.written[string(key)] = now
-	return b.Merge(key, append(bits.docs[:], bits.samples[:]...), nil)
+	return b.Merge(key, append(bits.Documents[:], bits.Samples[:]...), nil)
 }
 
 // trim forgets the rows when they are many. It is called between groups: what a
 // group has written is not yet there to be read.
-func (w *dayWriter) trim() {
+func (w *DayWriter) Trim() {
 	if len(w.written) > cachedDays {
 		clear(w.written)
 	}
 }
 
 // reset forgets all rows, because a batch with some of them was not committed.
-func (w *dayWriter) reset() { clear(w.written) }
+func (w *DayWriter) Reset() { clear(w.written) }

@@ -17,55 +17,55 @@ import (
 type dayRun struct {
 	run
 	patient string
-	bits    dayBits
+	bits    DayBits
 }
 
 // days gives out the matches of all patients in order of date, the undated
 // last, in order of id.
-func (x *finder) days(desc bool, after []byte) (err error) {
-	phase, from, err := takeMergePos(x.op, after)
+func (f *finder) days(desc bool, after []byte) (err error) {
+	phase, from, err := takeMergePos(f.op, after)
 	if err != nil {
 		return err
 	}
-	if few, err := x.fewUpdates(); err != nil || few {
-		return cmp.Or(err, x.fewDated(desc, phase, from))
+	if few, err := f.fewUpdates(); err != nil || few {
+		return cmp.Or(err, f.fewDated(desc, phase, from))
 	}
-	x.free = &idle{x: x}
-	defer func() { closing(closer(x.free.close), &err) }()
+	f.idle = &idle{x: f}
+	defer func() { Close(CloseFunc(f.idle.close), &err) }()
 	if phase == 0 {
-		more, err := x.datedDays(desc, from)
+		more, err := f.datedDays(desc, from)
 		if err != nil || !more {
 			return err
 		}
 		from = nil
 	}
-	return x.undated(from)
+	return f.undated(from)
 }
 
 // fewDated gives out the matches in order of date where a bound on lastUpdated
 // leaves few.
-func (x *finder) fewDated(desc bool, phase int, from *where) error {
-	var ms []*match
-	y := *x
+func (f *finder) fewDated(desc bool, phase int, from *sortPoint) error {
+	var ms []*Match
+	y := *f
 	y.passing = false
-	y.emit = func(m *match, _ []byte) bool { ms = append(ms, m); return true }
+	y.emit = func(m *Match, _ []byte) bool { ms = append(ms, m); return true }
 	err := y.walkUpdates(false, nil)
-	if x.steps = y.steps; err != nil {
+	if f.steps = y.steps; err != nil {
 		return err
 	}
-	of := func(m *match) (int, where) {
-		if m.row.bucket == bucketUndated {
-			return 1, where{m.row.start, m.row.id, m.row.t}
+	of := func(m *Match) (int, sortPoint) {
+		if m.Row.Bucket == BucketUndated {
+			return 1, sortPoint{m.Row.Start, m.Row.ID, m.Row.Seq}
 		}
-		return 0, where{m.row.start, m.row.id, m.row.t}
+		return 0, sortPoint{m.Row.Start, m.Row.ID, m.Row.Seq}
 	}
-	order := func(p int, a, b where) int {
+	order := func(p int, a, b sortPoint) int {
 		if desc && p == 0 {
 			a, b = b, a
 		}
 		return a.compare(b)
 	}
-	slices.SortFunc(ms, func(a, b *match) int {
+	slices.SortFunc(ms, func(a, b *Match) int {
 		p, v := of(a)
 		q, w := of(b)
 		return cmp.Or(cmp.Compare(p, q), order(p, v, w))
@@ -75,22 +75,22 @@ func (x *finder) fewDated(desc bool, phase int, from *where) error {
 		if p < phase || p == phase && from != nil && order(p, w, *from) <= 0 {
 			continue
 		}
-		if !x.emit(m, mergePos(byte(p), w)) {
+		if !f.emit(m, mergePos(byte(p), w)) {
 			return nil
 		}
 	}
 	return nil
 }
 
-func (x *finder) datedDays(desc bool, from *where) (more bool, err error) {
+func (f *finder) datedDays(desc bool, from *sortPoint) (more bool, err error) {
 	var walks []*dayWalk
 	defer func() {
 		for _, w := range walks {
-			closing(w.it, &err)
+			Close(w.it, &err)
 		}
 	}()
-	for b := byte(bucketInstant); b < bucketUndated; b++ {
-		w, err := x.openDays(b, desc, from)
+	for b := byte(BucketInstant); b < BucketUndated; b++ {
+		w, err := f.openDays(b, desc, from)
 		if err != nil {
 			return false, err
 		}
@@ -113,14 +113,14 @@ func (x *finder) datedDays(desc bool, from *where) (more bool, err error) {
 			if !w.ok || w.day != day {
 				continue
 			}
-			if runs, err = x.dayRuns(w.it, dayKey(w.prefix, day), w.bucket, runs); err != nil {
+			if runs, err = f.dayRuns(w.it, DayKey(w.prefix, day), w.bucket, runs); err != nil {
 				return false, err
 			}
-			if err := w.move(x); err != nil {
+			if err := w.move(f); err != nil {
 				return false, err
 			}
 		}
-		if more, err := x.oneDay(day, runs, desc, from); err != nil || !more {
+		if more, err := f.oneDay(day, runs, desc, from); err != nil || !more {
 			return false, err
 		}
 	}
@@ -139,8 +139,8 @@ type dayWalk struct {
 
 // openDays stands on the first day of a bucket that can have a match behind
 // from; nil when nothing of the bucket can match.
-func (x *finder) openDays(bucket byte, desc bool, from *where) (*dayWalk, error) {
-	lo, hi := x.dates(bucket)
+func (f *finder) openDays(bucket byte, desc bool, from *sortPoint) (*dayWalk, error) {
+	lo, hi := f.dates(bucket)
 	if from != nil && desc {
 		hi = min(hi, above(from.start))
 	} else if from != nil {
@@ -149,10 +149,10 @@ func (x *finder) openDays(bucket byte, desc bool, from *where) (*dayWalk, error)
 	if lo >= hi {
 		return nil, nil
 	}
-	w := &dayWalk{bucket: bucket, desc: desc, prefix: daysPrefix(x.q.Type, bucket)}
-	w.first, _ = dayOf(lo)
-	w.last, _ = dayOf(hi - 1)
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: w.prefix, UpperBound: next(w.prefix)})
+	w := &dayWalk{bucket: bucket, desc: desc, prefix: DayPrefix(f.query.Type, bucket)}
+	w.first, _ = DayOf(lo)
+	w.last, _ = DayOf(hi - 1)
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: w.prefix, UpperBound: PrefixEnd(w.prefix)})
 	if err != nil {
 		return nil, err
 	}
@@ -162,64 +162,64 @@ func (x *finder) openDays(bucket byte, desc bool, from *where) (*dayWalk, error)
 	} else {
 		w.day = w.first - 1
 	}
-	if err := w.move(x); err != nil {
-		closing(it, &err)
+	if err := w.move(f); err != nil {
+		Close(it, &err)
 		return nil, err
 	}
 	return w, nil
 }
 
 // move stands on the next day that has something.
-func (w *dayWalk) move(x *finder) error {
-	if err := x.step(); err != nil {
+func (w *dayWalk) move(f *finder) error {
+	if err := f.step(); err != nil {
 		return err
 	}
 	if w.desc {
-		w.ok = w.it.SeekLT(dayKey(w.prefix, w.day))
+		w.ok = w.it.SeekLT(DayKey(w.prefix, w.day))
 	} else {
-		w.ok = w.it.SeekGE(dayKey(w.prefix, w.day+1))
+		w.ok = w.it.SeekGE(DayKey(w.prefix, w.day+1))
 	}
 	if !w.ok {
 		return w.it.Error()
 	}
 	k := w.it.Key()
 	if len(k) < len(w.prefix)+8 {
-		return errRow
+		return ErrRow
 	}
-	w.day = unsortable(binary.BigEndian.Uint64(k[len(w.prefix):]))
+	w.day = Unsortable(binary.BigEndian.Uint64(k[len(w.prefix):]))
 	w.ok = w.day >= w.first && w.day <= w.last
 	return nil
 }
 
 // dayRuns adds the runs of a day under the wanted codes: under their own
 // cluster and as other codings. Of all codes each document lies once.
-func (x *finder) dayRuns(it *pebble.Iterator, key []byte, bucket byte, out []dayRun) (_ []dayRun, err error) {
+func (f *finder) dayRuns(it *pebble.Iterator, key []byte, bucket byte, out []dayRun) (_ []dayRun, err error) {
 	read := func(pre []byte, all bool) error {
 		for ok := it.SeekGE(pre); ok && bytes.HasPrefix(it.Key(), pre); ok = it.Next() {
-			if err := x.step(); err != nil {
+			if err := f.step(); err != nil {
 				return err
 			}
 			var r dayRun
 			k := it.Key()[len(key):]
 			if len(k) < 8 {
-				return errRow
+				return ErrRow
 			}
 			copy(r.code[:], k)
-			patient, rest, ok := takeStr(k[8:])
+			patient, rest, ok := CutString(k[8:])
 			if !ok || len(rest) != 1 {
-				return errRow
+				return ErrRow
 			}
-			if r.patient, r.bucket, r.table = patient, bucket, rest[0]; all && r.table != tabDoc {
+			if r.patient, r.bucket, r.table = patient, bucket, rest[0]; all && r.table != TableDocument {
 				continue
 			}
-			if r.bits, err = decodeDayBits(it.Value()); err != nil {
+			if r.bits, err = DecodeDayBits(it.Value()); err != nil {
 				return err
 			}
 			out = append(out, r)
 		}
 		return it.Error()
 	}
-	codes := codesOf(x.q)
+	codes := codesOf(f.query)
 	if codes == nil {
 		err := read(key, true)
 		return out, err
@@ -233,31 +233,31 @@ func (x *finder) dayRuns(it *pebble.Iterator, key []byte, bucket byte, out []day
 }
 
 // oneDay gives out what begins on a day, slot by slot.
-func (x *finder) oneDay(day int64, runs []dayRun, desc bool, from *where) (more bool, err error) {
-	var any slots
+func (f *finder) oneDay(day int64, runs []dayRun, desc bool, from *sortPoint) (more bool, err error) {
+	var any Slots
 	for i := range runs {
-		any.or(&runs[i].bits.docs)
-		any.or(&runs[i].bits.samples)
+		any.Or(&runs[i].bits.Documents)
+		any.Or(&runs[i].bits.Samples)
 	}
-	for i := range int64(daySlots) {
+	for i := range int64(DaySlots) {
 		slot := i
 		if desc {
-			slot = daySlots - 1 - i
+			slot = DaySlots - 1 - i
 		}
-		if !any.has(slot) {
+		if !any.Has(slot) {
 			continue
 		}
-		lo, hi := slotRange(day, slot)
+		lo, hi := SlotRange(day, slot)
 		if from != nil && (desc && lo > from.start || !desc && hi <= from.start) {
 			continue
 		}
 		var here []dayRun
 		for _, r := range runs {
-			if r.bits.docs.has(slot) || r.bits.samples.has(slot) {
+			if r.bits.Documents.Has(slot) || r.bits.Samples.Has(slot) {
 				here = append(here, r)
 			}
 		}
-		c := &collector{x: x, most: x.s.bounds.dayBatch, lo: lo, hi: hi, slot: slot, desc: desc, from: from}
+		c := &collector{x: f, most: f.searcher.bounds.DayBatch, lo: lo, hi: hi, slot: slot, desc: desc, from: from}
 		if more, err := c.give(here); err != nil || !more {
 			return false, err
 		}
@@ -266,18 +266,18 @@ func (x *finder) oneDay(day int64, runs []dayRun, desc bool, from *where) (more 
 }
 
 // undated gives out what has no time, by id.
-func (x *finder) undated(from *where) (err error) {
-	pre := daysPrefix(x.q.Type, bucketUndated)
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+func (f *finder) undated(from *sortPoint) (err error) {
+	pre := DayPrefix(f.query.Type, BucketUndated)
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
-	runs, err := x.dayRuns(it, dayKey(pre, 0), bucketUndated, nil)
+	defer Close(it, &err)
+	runs, err := f.dayRuns(it, DayKey(pre, 0), BucketUndated, nil)
 	if err != nil {
 		return err
 	}
-	c := &collector{x: x, most: x.s.bounds.dayBatch, phase: 1, lo: math.MinInt64, hi: math.MaxInt64, from: from}
+	c := &collector{x: f, most: f.searcher.bounds.DayBatch, phase: 1, lo: math.MinInt64, hi: math.MaxInt64, from: from}
 	_, err = c.give(runs)
 	return err
 }
@@ -292,20 +292,20 @@ type collector struct {
 	lo, hi int64 // start
 	slot   int64
 	desc   bool
-	from   *where
+	from   *sortPoint
 	held   []dated
 	full   bool // rows behind the last of held were left out
 }
 
 // dated is a row in order of time.
 type dated struct {
-	where
-	row row
-	in  *seriesInfo // of a sample
+	sortPoint
+	row Row
+	in  *Series // of a sample
 	smp series.Sample
 }
 
-func (c *collector) order(a, b where) int {
+func (c *collector) order(a, b sortPoint) int {
 	if c.desc {
 		a, b = b, a
 	}
@@ -327,14 +327,14 @@ func (c *collector) give(runs []dayRun) (more bool, err error) {
 			if err != nil {
 				return false, err
 			}
-			if c.x.accept(m) && !c.x.emit(m, mergePos(c.phase, h.where)) {
+			if c.x.accept(m) && !c.x.emit(m, mergePos(c.phase, h.sortPoint)) {
 				return false, nil
 			}
 		}
 		if !c.full {
 			return true, nil
 		}
-		last := c.held[len(c.held)-1].where
+		last := c.held[len(c.held)-1].sortPoint
 		c.from = &last
 	}
 }
@@ -342,10 +342,10 @@ func (c *collector) give(runs []dayRun) (more bool, err error) {
 // add takes a row. It reports false when neither the row nor a later one of
 // its run can be among those held.
 func (c *collector) add(h dated) bool {
-	if c.from != nil && c.order(h.where, *c.from) <= 0 {
+	if c.from != nil && c.order(h.sortPoint, *c.from) <= 0 {
 		return true
 	}
-	if c.full && c.order(h.where, c.held[c.most-1].where) >= 0 {
+	if c.full && c.order(h.sortPoint, c.held[c.most-1].sortPoint) >= 0 {
 		return false
 	}
 	if c.held = append(c.held, h); len(c.held) >= 2*c.most {
@@ -356,8 +356,8 @@ func (c *collector) add(h dated) bool {
 
 // trim sorts what is held and keeps the first of it, each once.
 func (c *collector) trim() {
-	slices.SortFunc(c.held, func(a, b dated) int { return c.order(a.where, b.where) })
-	c.held = slices.CompactFunc(c.held, func(a, b dated) bool { return a.where == b.where })
+	slices.SortFunc(c.held, func(a, b dated) int { return c.order(a.sortPoint, b.sortPoint) })
+	c.held = slices.CompactFunc(c.held, func(a, b dated) bool { return a.sortPoint == b.sortPoint })
 	if len(c.held) > c.most {
 		c.held, c.full = c.held[:c.most], true
 	}
@@ -366,37 +366,37 @@ func (c *collector) trim() {
 // collect adds the rows of a run.
 func (c *collector) collect(r *dayRun) error {
 	c.x.patient = r.patient
-	if c.phase == 1 || r.bits.docs.has(c.slot) {
+	if c.phase == 1 || r.bits.Documents.Has(c.slot) {
 		if err := c.documents(r); err != nil {
 			return err
 		}
 	}
-	if c.phase == 0 && r.bits.samples.has(c.slot) {
+	if c.phase == 0 && r.bits.Samples.Has(c.slot) {
 		return c.samples(r)
 	}
 	return nil
 }
 
 func (c *collector) documents(r *dayRun) (err error) {
-	s, err := c.x.openWithin(c.x.free, r.run, c.desc, c.from, c.lo, c.hi)
+	s, err := c.x.openWithin(c.x.idle, r.run, c.desc, c.from, c.lo, c.hi)
 	if err != nil || s == nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			closing(s.it, &err)
+			Close(s.it, &err)
 			return
 		}
-		err = c.x.free.give(s.it)
+		err = c.x.idle.give(s.it)
 	}()
 	for s.ok {
 		if err := c.x.step(); err != nil {
 			return err
 		}
-		if val := s.it.Value(); visible(val, s.row.t, c.x.at) {
-			h := dated{where: s.at(), row: s.row}
-			if s.table == tabCode && copy(h.row.code[:], val[8:]) != 8 {
-				return errRow
+		if val := s.it.Value(); Visible(val, s.row.Seq, c.x.at) {
+			h := dated{sortPoint: s.at(), row: s.row}
+			if s.table == TableCode && copy(h.row.Code[:], val[8:]) != 8 {
+				return ErrRow
 			}
 			if !c.add(h) {
 				return nil
@@ -414,7 +414,7 @@ func (c *collector) samples(r *dayRun) (err error) {
 	if from != nil && (from.start < c.lo || from.start >= c.hi) {
 		from = nil
 	}
-	sources, err := c.x.openSeriesWithin(c.x.free, nil, r.run, c.desc, from, c.lo, c.hi)
+	sources, err := c.x.openSeriesWithin(c.x.idle, nil, r.run, c.desc, from, c.lo, c.hi)
 	defer func() {
 		for _, s := range sources {
 			err = errors.Join(err, s.close())
@@ -428,11 +428,11 @@ func (c *collector) samples(r *dayRun) (err error) {
 			if err := c.x.step(); err != nil {
 				return err
 			}
-			smp := s.smp.sample()
-			if c.x.fits(s.smp.in, &smp) && !c.add(dated{where: s.at(), row: s.row, in: s.smp.in, smp: smp}) {
+			smp := s.samples.Sample()
+			if c.x.matchesSample(s.samples.Series, &smp) && !c.add(dated{sortPoint: s.at(), row: s.row, in: s.samples.Series, smp: smp}) {
 				break
 			}
-			if err := s.smp.next(); err != nil {
+			if err := s.samples.Next(); err != nil {
 				return err
 			}
 		}

@@ -43,7 +43,7 @@ type Options struct {
 // allBounds are the limits of what searches hold in memory. The tests make them
 // small.
 type allBounds struct {
-	bounds
+	Bounds
 	run int // bytes of matches being sorted
 }
 
@@ -58,10 +58,10 @@ type DB struct {
 	failed atomic.Bool
 	meters *meters
 
-	lately    *cache
-	forms     *forms
-	tier      *tier
-	search    *searcher
+	reads     *Cache
+	templates *Templates
+	tier      *Tier
+	search    *Searcher
 	compactor *compactor
 	damage    damage
 
@@ -78,13 +78,13 @@ type DB struct {
 	done   chan struct{}
 
 	// The committer's own; nobody else reads them.
-	head      meta
-	groups    uint64
-	wrote     map[[16]byte]bool // forms
-	edge      map[int][32]byte
-	lastSweep time.Time
-	disk      spaceWatch
-	days      dayWriter
+	head             meta
+	groups           uint64
+	writtenTemplates map[[16]byte]bool // forms
+	edge             map[int][32]byte
+	lastSweep        time.Time
+	disk             spaceWatch
+	days             DayWriter
 }
 
 var _ store.Store = (*DB)(nil)
@@ -102,11 +102,11 @@ func Open(dir string, opts Options) (*DB, error) {
 		opts.CacheBytes = 64 << 20
 	}
 	if opts.bounds == (allBounds{}) {
-		opts.bounds = allBounds{bounds: defaultBounds, run: 8 << 20}
+		opts.bounds = allBounds{Bounds: DefaultBounds, run: 8 << 20}
 	}
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
 		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{},
-		lately: newCache(), wrote: map[[16]byte]bool{}, days: newDayWriter()}
+		reads: newCache(), writtenTemplates: map[[16]byte]bool{}, days: NewDayWriter()}
 	if d.fs == nil {
 		d.fs = vfs.Default
 	}
@@ -122,17 +122,17 @@ func Open(dir string, opts Options) (*DB, error) {
 		// it rewrites no more.
 		FS: d.fs, Cache: d.cache, MemTableSize: 8 << 20, MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold: 8, L0StopWritesThreshold: 24, MaxOpenFiles: 1000,
-		FormatMajorVersion: pebble.FormatNewest, Merger: setBits, Logger: &pebbleLog{d: d}, EventListener: d.events(),
+		FormatMajorVersion: pebble.FormatNewest, Merger: Merger, Logger: &pebbleLog{d: d}, EventListener: d.events(),
 	}
 	po.EnsureDefaults()
 	pdb, err := pebble.Open(dir, po)
 	if err != nil {
 		d.cache.Unref()
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
-			Err: refusal("the store cannot be opened: " + faultOf(err))}
+			Err: Refusal("the store cannot be opened: " + Describe(err))}
 	}
-	d.pdb, d.forms = pdb, &forms{}
-	results, err := newResults(d.fs, d.fs.PathJoin(dir, "sorted"), opts.Clock, opts.bounds.run, opts.SpillBytes)
+	d.pdb, d.templates = pdb, &Templates{}
+	results, err := NewResults(d.fs, d.fs.PathJoin(dir, "sorted"), opts.Clock, opts.bounds.run, opts.SpillBytes)
 	if err == nil {
 		err = d.load()
 	}
@@ -140,20 +140,20 @@ func Open(dir string, opts Options) (*DB, error) {
 		err = errors.Join(err, pdb.Close())
 		d.cache.Unref()
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
-			Err: refusal("the store cannot be opened: " + faultOf(err))}
+			Err: Refusal("the store cannot be opened: " + Describe(err))}
 	}
 	if d.tier, err = newTier(); err != nil {
 		err = errors.Join(err, pdb.Close())
 		d.cache.Unref()
-		return nil, faulted(op, err)
+		return nil, Wrap(op, err)
 	}
 	d.compactor = newCompactor(d)
-	d.search = newSearcher(results, opts.bounds.bounds)
+	d.search = newSearcher(results, opts.bounds.Bounds)
 	d.view = d.newView()
 	if d.meters, err = newMeters(d); err != nil {
-		err = errors.Join(err, d.view.snap.Close(), pdb.Close())
+		err = errors.Join(err, d.view.Reader.Close(), pdb.Close())
 		d.cache.Unref()
-		return nil, faulted(op, err)
+		return nil, Wrap(op, err)
 	}
 	go d.committer()
 	go d.syncer()
@@ -163,7 +163,7 @@ func Open(dir string, opts Options) (*DB, error) {
 
 // load reads or makes the N rows.
 func (d *DB) load() error {
-	schema, err := get(d.pdb, schemaKey)
+	schema, err := Get(d.pdb, Schema)
 	if err != nil {
 		return err
 	}
@@ -177,31 +177,31 @@ func (d *DB) load() error {
 			return err
 		}
 		if !empty {
-			return refusal("the directory holds another kind of store")
+			return Refusal("the directory holds another kind of store")
 		}
-		return d.pdb.Set(schemaKey, []byte(schemaVersion), pebble.Sync)
+		return d.pdb.Set(Schema, []byte(schemaVersion), pebble.Sync)
 	}
 	if string(schema) != schemaVersion {
-		return refusal(fmt.Sprintf("the store has schema version %q; this program reads version %q", schema, schemaVersion))
+		return Refusal(fmt.Sprintf("the store has schema version %q; this program reads version %q", schema, schemaVersion))
 	}
-	v, err := get(d.pdb, headKey)
+	v, err := Get(d.pdb, headKey)
 	if err != nil || v == nil {
 		return err
 	}
-	d.head, err = decodeMeta(v)
+	d.head, err = DecodeHead(v)
 	return err
 }
 
 // view is what readers see: the durable state at one T.
 type view struct {
-	snapshot
+	Snapshot
 	group uint64 // how many groups were written before, since the start
 	refs  int    // guarded by DB.mu; the DB's own counts as one
 }
 
 // newView takes a snapshot of what was applied. The caller releases it.
 func (d *DB) newView() *view {
-	return &view{snapshot: snapshot{snap: d.pdb.NewSnapshot(), meta: d.head, forms: d.forms, tier: d.tier},
+	return &view{Snapshot: Snapshot{Reader: d.pdb.NewSnapshot(), Head: d.head, Templates: d.templates, Tier: d.tier},
 		group: d.groups, refs: 1}
 }
 
@@ -236,8 +236,8 @@ func (d *DB) release(v *view) {
 	last := v.refs == 0
 	d.mu.Unlock()
 	if last {
-		if err := v.snap.Close(); err != nil {
-			d.opts.Logger.Error("close snapshot", "error", faultOf(err))
+		if err := v.Reader.Close(); err != nil {
+			d.opts.Logger.Error("close snapshot", "error", Describe(err))
 		}
 	}
 }
@@ -261,9 +261,9 @@ func errClosed(op string) error {
 
 // fail stops the store for good.
 func (d *DB) fail(why error) {
-	d.lately.stop()
+	d.reads.Stop()
 	if !d.failed.Swap(true) {
-		d.opts.Logger.Error("store stopped", "error", faultOf(why))
+		d.opts.Logger.Error("store stopped", "error", Describe(why))
 	}
 }
 
@@ -276,7 +276,7 @@ func (d *DB) Close() error {
 		return nil
 	}
 	d.closed = true
-	d.lately.stop()
+	d.reads.Stop()
 	close(d.compactor.stop)
 	for d.readers > 0 {
 		d.idle.Wait()
@@ -287,12 +287,12 @@ func (d *DB) Close() error {
 	<-d.done
 	unmetered := d.meters.reg.Unregister()
 	if d.failed.Load() {
-		return faulted("pebblestore.Close", unmetered)
+		return Wrap("pebblestore.Close", unmetered)
 	}
 	d.release(d.view)
-	err := errors.Join(unmetered, d.search.close(), d.pdb.Close())
+	err := errors.Join(unmetered, d.search.Close(), d.pdb.Close())
 	d.cache.Unref()
-	return faulted("pebblestore.Close", err)
+	return Wrap("pebblestore.Close", err)
 }
 
 // Watch is of store.Store.
@@ -313,7 +313,7 @@ func (d *DB) Watch(fn func(store.Commit)) (stop func()) {
 func (d *DB) LastSeq() store.Seq {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.view.meta.t
+	return d.view.Head.Seq
 }
 
 // Stats is of store.Store.
@@ -323,8 +323,8 @@ func (d *DB) Stats() store.Stats {
 		return store.Stats{}
 	}
 	defer d.leave(v)
-	return store.Stats{DiskBytes: d.pdb.Metrics().DiskSpaceUsage(), Resources: v.meta.resources, Seq: v.meta.t,
-		Log: v.meta.leaves}
+	return store.Stats{DiskBytes: d.pdb.Metrics().DiskSpaceUsage(), Resources: v.Head.Resources, Seq: v.Head.Seq,
+		Log: v.Head.Leaves}
 }
 
 // Compact is of store.Store.
@@ -335,10 +335,10 @@ func (d *DB) Compact(ctx context.Context) error {
 	}
 	defer d.leave(v)
 	if err := d.compactAll(ctx, v); err != nil {
-		return faulted("pebblestore.Compact", err)
+		return Wrap("pebblestore.Compact", err)
 	}
 	if err := d.pdb.Flush(); err != nil {
-		return faulted("pebblestore.Compact", err)
+		return Wrap("pebblestore.Compact", err)
 	}
-	return faulted("pebblestore.Compact", d.pdb.Compact(ctx, []byte{0}, []byte{0xff}, true))
+	return Wrap("pebblestore.Compact", d.pdb.Compact(ctx, []byte{0}, []byte{0xff}, true))
 }

@@ -12,45 +12,45 @@ import (
 const (
 	flagDeleted = 1 << iota
 	flagCreated
-	flagMoved  // I: version 1 of what was a sample
-	flagSeries // L: samples of one series
-	flagForm   // D: kept by form
+	flagMoved    // I: version 1 of what was a sample
+	FlagSeries   // L: samples of one series
+	flagTemplate // D: kept by form
 )
 
 // doc is a decoded D value.
-type doc struct {
-	to             store.Seq
-	deleted        bool
-	version        uint64
-	updated        int64 // Unix ms
-	vendor, author string
-	categories     []string
-	json           []byte
+type Document struct {
+	EndSeq         store.Seq
+	Deleted        bool
+	Version        uint64
+	Updated        int64 // Unix ms
+	Vendor, Author string
+	Categories     []string
+	JSON           []byte
 	// formed: instead of json there is its form and what is its own.
-	formed bool
-	form   [16]byte
-	own    []byte
+	Templated  bool
+	TemplateID [16]byte
+	Slots      []byte
 }
 
-func (d *doc) encode() []byte {
-	b := make([]byte, 0, len(d.json)+len(d.own)+96)
-	b = appendU64(b, uint64(d.to))
-	f := flags(d.deleted, false)
-	if d.formed {
-		f |= flagForm
+func (d *Document) Encode() []byte {
+	b := make([]byte, 0, len(d.JSON)+len(d.Slots)+96)
+	b = AppendUint64(b, uint64(d.EndSeq))
+	f := flags(d.Deleted, false)
+	if d.Templated {
+		f |= flagTemplate
 	}
 	b = append(b, f)
-	b = binary.AppendUvarint(b, d.version)
-	b = binary.AppendVarint(b, d.updated)
-	b = appendText(appendText(b, d.vendor), d.author)
-	b = binary.AppendUvarint(b, uint64(len(d.categories)))
-	for _, c := range d.categories {
-		b = appendText(b, c)
+	b = binary.AppendUvarint(b, d.Version)
+	b = binary.AppendVarint(b, d.Updated)
+	b = AppendText(AppendText(b, d.Vendor), d.Author)
+	b = binary.AppendUvarint(b, uint64(len(d.Categories)))
+	for _, c := range d.Categories {
+		b = AppendText(b, c)
 	}
-	if d.formed {
-		return append(append(b, d.form[:]...), d.own...)
+	if d.Templated {
+		return append(append(b, d.TemplateID[:]...), d.Slots...)
 	}
-	return append(b, d.json...)
+	return append(b, d.JSON...)
 }
 
 func flags(deleted, created bool) (f byte) {
@@ -64,147 +64,147 @@ func flags(deleted, created bool) (f byte) {
 }
 
 // decodeDoc reads a D value; json and own alias v.
-func decodeDoc(v []byte) (d doc, err error) { return new(recent).decodeDoc(v) }
+func DecodeDocument(v []byte) (d Document, err error) { return new(Recent).decode(v) }
 
-func (last *recent) decodeDoc(v []byte) (d doc, err error) {
-	r := reader{b: v}
-	d.to = store.Seq(r.u64())
-	f := r.byte()
-	d.deleted, d.formed = f&flagDeleted != 0, f&flagForm != 0
-	d.version, d.updated = r.uvarint(), r.varint()
-	d.vendor, d.author = r.same(&last.vendor), r.same(&last.author)
-	d.categories = r.sameTexts(last)
-	if d.formed {
-		copy(d.form[:], r.take(16))
-		d.own = r.b
+func (last *Recent) decode(v []byte) (d Document, err error) {
+	r := reader{Bytes: v}
+	d.EndSeq = store.Seq(r.Uint64())
+	f := r.Byte()
+	d.Deleted, d.Templated = f&flagDeleted != 0, f&flagTemplate != 0
+	d.Version, d.Updated = r.Uvarint(), r.Varint()
+	d.Vendor, d.Author = r.same(&last.vendor), r.same(&last.author)
+	d.Categories = r.sameTexts(last)
+	if d.Templated {
+		copy(d.TemplateID[:], r.Take(16))
+		d.Slots = r.Bytes
 	} else {
-		d.json = r.b
+		d.JSON = r.Bytes
 	}
-	if r.bad {
-		return d, errRow
+	if r.Bad {
+		return d, ErrRow
 	}
 	return d, nil
 }
 
 // pointer is a decoded I value.
-type pointer struct {
-	place
-	t       store.Seq
-	version uint64
-	deleted bool
+type Pointer struct {
+	Location
+	Seq     store.Seq
+	Version uint64
+	Deleted bool
 	// moved: it is version 1 of what was a sample of series.
-	moved  bool
-	series series.SeriesID
-	hash   [16]byte
+	Moved  bool
+	Series series.SeriesID
+	Hash   [16]byte
 }
 
-func (p *pointer) encode() []byte {
-	b := binary.AppendUvarint(nil, p.version)
-	f := flags(p.deleted, false)
-	if p.moved {
+func (p *Pointer) Encode() []byte {
+	b := binary.AppendUvarint(nil, p.Version)
+	f := flags(p.Deleted, false)
+	if p.Moved {
 		f |= flagMoved
 	}
 	b = append(b, f)
-	b = append(b, p.hash[:]...)
-	if p.moved {
-		b = append(b, p.series[:]...)
+	b = append(b, p.Hash[:]...)
+	if p.Moved {
+		b = append(b, p.Series[:]...)
 	}
-	return p.place.append(b)
+	return p.Location.Append(b)
 }
 
-func decodePointer(key, v []byte) (p pointer, err error) {
-	r := reader{b: v}
-	p.version = r.uvarint()
-	f := r.byte()
-	p.deleted, p.moved = f&flagDeleted != 0, f&flagMoved != 0
-	copy(p.hash[:], r.take(16))
-	if p.moved {
-		copy(p.series[:], r.take(8))
+func DecodePointer(key, v []byte) (p Pointer, err error) {
+	r := reader{Bytes: v}
+	p.Version = r.Uvarint()
+	f := r.Byte()
+	p.Deleted, p.Moved = f&flagDeleted != 0, f&flagMoved != 0
+	copy(p.Hash[:], r.Take(16))
+	if p.Moved {
+		copy(p.Series[:], r.Take(8))
 	}
 	var ok bool
-	if p.place, _, ok = takePlace(r.b); !ok || r.bad || len(key) < 8 {
-		return p, errRow
+	if p.Location, _, ok = CutLocation(r.Bytes); !ok || r.Bad || len(key) < 8 {
+		return p, ErrRow
 	}
-	p.t = uninverse(binary.BigEndian.Uint64(key[len(key)-8:]))
+	p.Seq = Uninverse(binary.BigEndian.Uint64(key[len(key)-8:]))
 	return p, nil
 }
 
 // entry is a row of the change log.
-type entry struct {
-	place
-	typ, id          string
-	version          uint64
-	created, deleted bool
-	vendor, author   string
-	categories       []string
+type Change struct {
+	Location
+	Type, ID         string
+	Version          uint64
+	Created, Deleted bool
+	Vendor, Author   string
+	Categories       []string
 }
 
-func (e *entry) encode() []byte {
-	b := []byte{flags(e.deleted, e.created)}
-	b = binary.AppendUvarint(b, e.version)
-	b = appendText(appendText(b, e.typ), e.id)
-	b = appendText(appendText(b, e.vendor), e.author)
-	b = binary.AppendUvarint(b, uint64(len(e.categories)))
-	for _, c := range e.categories {
-		b = appendText(b, c)
+func (e *Change) Encode() []byte {
+	b := []byte{flags(e.Deleted, e.Created)}
+	b = binary.AppendUvarint(b, e.Version)
+	b = AppendText(AppendText(b, e.Type), e.ID)
+	b = AppendText(AppendText(b, e.Vendor), e.Author)
+	b = binary.AppendUvarint(b, uint64(len(e.Categories)))
+	for _, c := range e.Categories {
+		b = AppendText(b, c)
 	}
-	return e.place.append(b)
+	return e.Location.Append(b)
 }
 
 // samplesEntry is an L row that stands for samples of one series.
-type samplesEntry struct {
-	place
-	id         series.SeriesID
-	count      uint64
-	first, end int64 // least and greatest start, Unix microseconds
+type SeriesChange struct {
+	Location
+	Series      series.SeriesID
+	Count       uint64
+	First, Last int64 // least and greatest start, Unix microseconds
 }
 
-func (e *samplesEntry) encode() []byte {
-	b := append([]byte{flagSeries}, e.id[:]...)
-	b = binary.AppendUvarint(b, e.count)
-	b = binary.AppendVarint(binary.AppendVarint(b, e.first), e.end)
-	return e.place.append(b)
+func (e *SeriesChange) Encode() []byte {
+	b := append([]byte{FlagSeries}, e.Series[:]...)
+	b = binary.AppendUvarint(b, e.Count)
+	b = binary.AppendVarint(binary.AppendVarint(b, e.First), e.Last)
+	return e.Location.Append(b)
 }
 
-func decodeSamplesEntry(v []byte) (e samplesEntry, err error) {
-	r := reader{b: v}
-	r.byte()
-	copy(e.id[:], r.take(8))
-	e.count, e.first, e.end = r.uvarint(), r.varint(), r.varint()
+func DecodeSeriesChange(v []byte) (e SeriesChange, err error) {
+	r := reader{Bytes: v}
+	r.Byte()
+	copy(e.Series[:], r.Take(8))
+	e.Count, e.First, e.Last = r.Uvarint(), r.Varint(), r.Varint()
 	var ok bool
-	if e.place, _, ok = takePlace(r.b); !ok || r.bad {
-		return e, errRow
+	if e.Location, _, ok = CutLocation(r.Bytes); !ok || r.Bad {
+		return e, ErrRow
 	}
 	return e, nil
 }
 
-func decodeEntry(v []byte) (e entry, err error) {
-	r := reader{b: v}
-	f := r.byte()
-	e.deleted, e.created = f&flagDeleted != 0, f&flagCreated != 0
-	e.version = r.uvarint()
-	e.typ, e.id = r.text(), r.text()
-	e.vendor, e.author = r.text(), r.text()
-	e.categories = r.texts()
+func DecodeChange(v []byte) (e Change, err error) {
+	r := reader{Bytes: v}
+	f := r.Byte()
+	e.Deleted, e.Created = f&flagDeleted != 0, f&flagCreated != 0
+	e.Version = r.Uvarint()
+	e.Type, e.ID = r.Text(), r.Text()
+	e.Vendor, e.Author = r.Text(), r.Text()
+	e.Categories = r.texts()
 	var ok bool
-	if e.place, _, ok = takePlace(r.b); !ok || r.bad {
-		return e, errRow
+	if e.Location, _, ok = CutLocation(r.Bytes); !ok || r.Bad {
+		return e, ErrRow
 	}
 	return e, nil
 }
 
 // resource builds what callers get of a version.
-func (d *doc) resource(typ, id string) fhir.Resource {
-	r := fhir.Resource{Type: typ, ID: id, Version: d.version, LastUpdated: time.UnixMilli(d.updated).UTC(),
-		Deleted: d.deleted}
-	if !d.deleted {
-		r.JSON = d.json[:len(d.json):len(d.json)]
+func (d *Document) Resource(typ, id string) fhir.Resource {
+	r := fhir.Resource{Type: typ, ID: id, Version: d.Version, LastUpdated: time.UnixMilli(d.Updated).UTC(),
+		Deleted: d.Deleted}
+	if !d.Deleted {
+		r.JSON = d.JSON[:len(d.JSON):len(d.JSON)]
 	}
 	return r
 }
 
 // visible looks at to-T before anything is decoded.
-func visible(v []byte, from, at store.Seq) bool {
+func Visible(v []byte, from, at store.Seq) bool {
 	if len(v) < 8 || from > at {
 		return false
 	}
@@ -213,4 +213,4 @@ func visible(v []byte, from, at store.Seq) bool {
 }
 
 // isSeriesChange reports whether an L value is that of samples.
-func isSeriesChange(v []byte) bool { return len(v) > 0 && v[0]&flagSeries != 0 }
+func IsSeriesChange(v []byte) bool { return len(v) > 0 && v[0]&FlagSeries != 0 }

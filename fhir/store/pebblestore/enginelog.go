@@ -43,7 +43,7 @@ func (d *DB) events() *pebble.EventListener {
 			if errors.Is(err, pebble.ErrCancelledCompaction) {
 				return
 			}
-			d.opts.Logger.Warn("the store's background work failed", "reason", faultOf(err))
+			d.opts.Logger.Warn("the store's background work failed", "reason", Describe(err))
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			d.foundDamage(path.Base(info.Path), tablesOf(info.Bounds.Start, info.Bounds.End.Key))
@@ -98,7 +98,7 @@ func (l *pebbleLog) Errorf(format string, args ...any) {
 }
 
 func (l *pebbleLog) Fatalf(format string, args ...any) {
-	l.d.fail(refusal(fmt.Sprintf("the engine gave up: %q, %s", format, reasonIn(args))))
+	l.d.fail(Refusal(fmt.Sprintf("the engine gave up: %q, %s", format, reasonIn(args))))
 	runtime.Goexit()
 }
 
@@ -106,7 +106,7 @@ func (l *pebbleLog) Fatalf(format string, args ...any) {
 func reasonIn(args []any) string {
 	for _, a := range args {
 		if err, ok := a.(error); ok {
-			return faultOf(err)
+			return Describe(err)
 		}
 	}
 	return "not given"

@@ -19,18 +19,18 @@ import (
 // callers and the log get says what kind of failure it is, in which file.
 
 // refusal is an error of this package whose text is for the operator.
-type refusal string
+type Refusal string
 
-func (r refusal) Error() string { return string(r) }
+func (r Refusal) Error() string { return string(r) }
 
 // faultOf says what kind of failure an error of the engine or the file system is.
-func faultOf(err error) string {
+func Describe(err error) string {
 	var no syscall.Errno
-	var own refusal
+	var own Refusal
 	switch {
 	case err == nil:
 		return "none"
-	case damaged(err):
+	case Damaged(err):
 		if info := pebble.ExtractDataCorruptionInfo(err); info != nil {
 			return "damaged block in " + path.Base(info.Path)
 		}
@@ -45,56 +45,56 @@ func faultOf(err error) string {
 		return "file does not exist"
 	case errors.Is(err, fs.ErrPermission):
 		return "permission denied"
-	case errors.Is(err, errRow):
-		return errRow.Error()
+	case errors.Is(err, ErrRow):
+		return ErrRow.Error()
 	}
 	return "input or output failed"
 }
 
 // damaged reports whether an error says that what is on disk is not what was
 // written.
-func damaged(err error) bool {
+func Damaged(err error) bool {
 	return pebble.IsCorruptionError(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // faulted is fhir.Wrap for errors of the engine. A read that met a damaged
 // block, or a disk that does not answer, fails with Unavailable; the store
 // goes on.
-func faulted(op string, err error) error {
+func Wrap(op string, err error) error {
 	var e *fhir.Error
 	var no syscall.Errno
 	switch {
 	case err == nil:
 		return nil
-	case damaged(err):
+	case Damaged(err):
 		return unreadable(op, err, "a part of the store on the server's disk is damaged and cannot be read; the server's log names the file. Other data is not affected")
 	case errors.As(err, &e):
 		return e
 	case errors.As(err, &no):
 		return unreadable(op, err, "the server's disk could not be read; its log says why")
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return canceled(op, err)
+		return Canceled(op, err)
 	}
-	return &fhir.Error{Kind: fhir.Internal, Op: op, Err: refusal(faultOf(err))}
+	return &fhir.Error{Kind: fhir.Internal, Op: op, Err: Refusal(Describe(err))}
 }
 
 func unreadable(op string, err error, text string) error {
-	return &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: refusal(faultOf(err)),
+	return &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: Refusal(Describe(err)),
 		Issues: []fhir.Issue{{Severity: "error", Code: "exception", Diagnostics: text}}}
 }
 
-func canceled(op string, err error) error {
+func Canceled(op string, err error) error {
 	return &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
 }
 
-var errRow = errors.New("malformed row")
+var ErrRow = errors.New("malformed row")
 
-func closing(c io.Closer, err *error) {
+func Close(c io.Closer, err *error) {
 	if e := c.Close(); e != nil && *err == nil {
 		*err = e
 	}
 }
 
-type closer func() error
+type CloseFunc func() error
 
-func (c closer) Close() error { return c() }
+func (c CloseFunc) Close() error { return c() }

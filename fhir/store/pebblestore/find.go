@@ -18,117 +18,117 @@ import (
 
 // finder runs one search at one snapshot.
 type finder struct {
-	ctx    context.Context
-	op     string
-	s      *searcher
-	v      *snapshot
-	at     store.Seq
-	q      *search.Query
-	filter access.Filter
-	owner  string // whose sorted results are kept
-	steps  uint
-	budget uint              // steps after which a probe fails; 0 means none
-	sel    *search.Selection // of q
+	ctx      context.Context
+	op       string
+	searcher *Searcher
+	snap     *Snapshot
+	at       store.Seq
+	query    *search.Query
+	filter   access.Filter
+	owner    string // whose sorted results are kept
+	steps    uint
+	budget   uint              // steps after which a probe fails; 0 means none
+	sel      *search.Selection // of q
 	// matcher of q; nil until it is needed.
 	matcher *search.Matcher
-	recent  recent
+	recent  Recent
 	// documentsOnly leaves the samples out.
-	documentsOnly bool
-	since         int64 // of a scan: only what was updated after it (Unix ms)
-	series        map[*seriesInfo]*judged
-	body          []byte // of the sample that a scan gives out
-	last          *judged
+	documentsOnly  bool
+	since          int64 // of a scan: only what was updated after it (Unix ms)
+	evaluations    map[*Series]*evaluation
+	body           []byte // of the sample that a scan gives out
+	lastEvaluation *evaluation
 	// patient whose cluster merge walks, and the rows of a type with several
 	// patients that lie in the clusters of others.
 	patient string
-	others  []row
+	others  []Row
 	// passing: a match is of no use once emit has returned, and its position
 	// of none at all.
 	passing bool
-	room    *match
-	free    *idle // of a walk over days
+	reused  *Match
+	idle    *idle // of a walk over days
 	// Of documents of one shape, for their kinds.
-	kindShapes search.Shapes[*search.Values]
-	kindSel    *search.Selection
-	kindLast   struct {
+	shapes        search.Shapes[*search.Values]
+	signatureSel  *search.Selection
+	lastSignature struct {
 		values         *search.Values
 		vendor, author string
 	}
 	// emit takes a match and the position behind which to go on; false ends.
-	emit func(m *match, pos []byte) bool
+	emit func(m *Match, pos []byte) bool
 }
 
 // searcher answers searches. It holds what outlives one of them.
-type searcher struct {
-	bounds   bounds
-	results  *results
-	clusters clusters
+type Searcher struct {
+	bounds   Bounds
+	results  *Results
+	clusters signatureCache
 	looked   atomic.Uint64 // rows that finished searches looked at
 }
 
-func newSearcher(r *results, b bounds) *searcher {
-	return &searcher{bounds: b, results: r, clusters: clusters{byID: map[clusterID]*cluster{}}}
+func newSearcher(r *Results, b Bounds) *Searcher {
+	return &Searcher{bounds: b, results: r, clusters: signatureCache{byID: map[clusterID]*signatures{}}}
 }
 
 // find implements store.Store.Find at a snapshot.
-func (s *searcher) find(ctx context.Context, op string, v *snapshot, f store.Find, fn func(*store.Found) bool) error {
+func (s *Searcher) Find(ctx context.Context, op string, snap *Snapshot, req store.Find, fn func(*store.Found) bool) error {
 	n := 0
-	return s.each(ctx, op, v, f, f.Query.Sort, func(m *match, pos []byte) bool {
+	return s.each(ctx, op, snap, req, req.Query.Sort, func(m *Match, pos []byte) bool {
 		n++
-		more := fn(&store.Found{Resource: m.resource(), Facts: &m.facts,
+		more := fn(&store.Found{Resource: m.Resource(), Facts: &m.Facts,
 			Pos: base64.RawURLEncoding.EncodeToString(pos)})
-		return more && (f.Limit <= 0 || n < f.Limit)
+		return more && (req.Limit <= 0 || n < req.Limit)
 	})
 }
 
 // count implements store.Store.Count at a snapshot.
-func (s *searcher) count(ctx context.Context, op string, v *snapshot, f store.Find) (uint64, error) {
+func (s *Searcher) Count(ctx context.Context, op string, snap *Snapshot, req store.Find) (uint64, error) {
 	var n uint64
-	f.After = ""
-	err := s.each(ctx, op, v, f, nil, func(*match, []byte) bool { n++; return true })
+	req.After = ""
+	err := s.each(ctx, op, snap, req, nil, func(*Match, []byte) bool { n++; return true })
 	return n, err
 }
 
-func (s *searcher) each(ctx context.Context, op string, v *snapshot, f store.Find, sort []search.SortKey,
-	emit func(*match, []byte) bool) error {
-	at, err := v.at(op, f.At)
+func (s *Searcher) each(ctx context.Context, op string, snap *Snapshot, req store.Find, sort []search.SortKey,
+	emit func(*Match, []byte) bool) error {
+	at, err := snap.At(op, req.At)
 	if err != nil {
 		return err
 	}
-	after, err := base64.RawURLEncoding.DecodeString(f.After)
+	after, err := base64.RawURLEncoding.DecodeString(req.After)
 	if err != nil {
 		return errPos(op)
 	}
-	sel, err := search.Select(f.Query)
+	sel, err := search.Select(req.Query)
 	if err != nil {
 		return err
 	}
 	var failed error
-	if f.Undeleted && at < v.meta.t {
-		emit = undeleted(v, emit, &failed)
+	if req.Undeleted && at < snap.Head.Seq {
+		emit = undeleted(snap, emit, &failed)
 	}
-	x := &finder{ctx: ctx, op: op, s: s, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, owner: f.Owner,
+	f := &finder{ctx: ctx, op: op, searcher: s, snap: snap, at: at, query: req.Query, sel: sel, filter: req.Filter, owner: req.Owner,
 		emit: emit}
-	if err = x.run(sort, after); err == nil {
+	if err = f.run(sort, after); err == nil {
 		err = failed
 	}
-	s.looked.Add(uint64(x.steps))
-	return faulted(op, err)
+	s.looked.Add(uint64(f.steps))
+	return Wrap(op, err)
 }
 
 // undeleted leaves out what is deleted now. A version that is still current
 // need not be looked up.
-func undeleted(v *snapshot, emit func(*match, []byte) bool, failed *error) func(*match, []byte) bool {
-	return func(m *match, pos []byte) bool {
-		if m.in != nil || m.doc.to == 0 {
+func undeleted(snap *Snapshot, emit func(*Match, []byte) bool, failed *error) func(*Match, []byte) bool {
+	return func(m *Match, pos []byte) bool {
+		if m.Series != nil || m.Document.EndSeq == 0 {
 			return emit(m, pos)
 		}
-		p, err := headOf(v.snap, fhir.Ref{Type: m.row.typ, ID: m.row.id}, v.meta.t)
+		p, err := HeadOf(snap.Reader, fhir.Ref{Type: m.Row.Type, ID: m.Row.ID}, snap.Head.Seq)
 		if err != nil {
 			*failed = err
 			return false
 		}
-		return p == nil || p.deleted || emit(m, pos)
+		return p == nil || p.Deleted || emit(m, pos)
 	}
 }
 
@@ -148,81 +148,81 @@ const (
 )
 
 // run chooses the path. Without _sort each path has an order of its own.
-func (x *finder) run(sort []search.SortKey, after []byte) error {
-	x.patient = x.q.Patient
+func (f *finder) run(sort []search.SortKey, after []byte) error {
+	f.patient = f.query.Patient
 	if len(sort) > 0 {
-		return x.inOrder(sort, after)
+		return f.inOrder(sort, after)
 	}
 	if len(after) > 0 && after[0] == posUpdated {
-		return x.updateOrder(false, after)
+		return f.updateOrder(false, after)
 	}
-	if len(after) == 0 && idsOf(x.q) == nil && indexClause(x.q) == nil {
-		if few, err := x.fewUpdates(); err != nil || few {
-			return cmp.Or(err, x.walkUpdates(false, nil))
+	if len(after) == 0 && idsOf(f.query) == nil && indexClause(f.query) == nil {
+		if few, err := f.fewUpdates(); err != nil || few {
+			return cmp.Or(err, f.walkUpdates(false, nil))
 		}
 	}
-	return x.unsorted(after)
+	return f.unsorted(after)
 }
 
 // inOrder chooses a path that meets the rows in the wanted order, or sorts.
-func (x *finder) inOrder(sort []search.SortKey, after []byte) error {
+func (f *finder) inOrder(sort []search.SortKey, after []byte) error {
 	sorted := len(after) > 0 && after[0] == posSort
-	if idsOf(x.q) != nil || sorted {
-		return x.sorted(sort, after)
+	if idsOf(f.query) != nil || sorted {
+		return f.sorted(sort, after)
 	}
-	if len(sort) == 1 && sort[0].Param == dateParam(x.q.Type) {
-		one, several := x.onePatient()
+	if len(sort) == 1 && sort[0].Param == DateParam(f.query.Type) {
+		one, several := f.onePatient()
 		switch {
-		case x.q.Patient != "":
-			return x.mergeOrFew(sort[0].Desc, after)
+		case f.query.Patient != "":
+			return f.mergeOrFew(sort[0].Desc, after)
 		case several:
-			return x.mergeSeveral(one, sort[0].Desc, after)
-		case indexClause(x.q) == nil:
-			return x.days(sort[0].Desc, after)
+			return f.mergeSeveral(one, sort[0].Desc, after)
+		case indexClause(f.query) == nil:
+			return f.days(sort[0].Desc, after)
 		}
 	}
-	if byUpdate(sort) && (x.q.Patient != "" || indexClause(x.q) == nil) {
-		return x.updateOrder(sort[0].Desc, after)
+	if byUpdate(sort) && (f.query.Patient != "" || indexClause(f.query) == nil) {
+		return f.updateOrder(sort[0].Desc, after)
 	}
-	return x.sorted(sort, after)
+	return f.sorted(sort, after)
 }
 
 // mergeOrFew merges a patient's clusters in order of date, unless a bound on
 // lastUpdated leaves few matches.
-func (x *finder) mergeOrFew(desc bool, after []byte) error {
-	few, err := x.fewUpdates()
+func (f *finder) mergeOrFew(desc bool, after []byte) error {
+	few, err := f.fewUpdates()
 	if err != nil {
 		return err
 	}
 	if !few {
-		return x.merge(codesOf(x.q), desc, after)
+		return f.merge(codesOf(f.query), desc, after)
 	}
-	phase, from, err := takeMergePos(x.op, after)
+	phase, from, err := takeMergePos(f.op, after)
 	if err != nil {
 		return err
 	}
-	return x.fewDated(desc, phase, from)
+	return f.fewDated(desc, phase, from)
 }
 
 // unsorted chooses the path that looks at the fewest rows.
-func (x *finder) unsorted(after []byte) error {
-	q := x.q
+func (f *finder) unsorted(after []byte) error {
+	q := f.query
 	if ids := idsOf(q); ids != nil {
-		return x.byID(ids, after)
+		return f.byID(ids, after)
 	}
 	if q.Patient != "" {
 		if codes := codesOf(q); codes != nil {
-			return x.merge(codes, false, after)
+			return f.merge(codes, false, after)
 		}
-		return x.documents(q.Patient, true, after)
+		return f.documents(q.Patient, true, after)
 	}
 	if c := indexClause(q); c != nil {
-		return x.byIndex(c, after)
+		return f.byIndex(c, after)
 	}
 	if codes := codesOf(q); codes != nil {
-		return x.byCode(codes, after)
+		return f.byCode(codes, after)
 	}
-	return x.documents("", false, after)
+	return f.documents("", false, after)
 }
 
 // idsOf returns the wanted ids, sorted, when the query names them.
@@ -259,7 +259,7 @@ next:
 			if c.Values[j].Code == "" {
 				continue next
 			}
-			if h := codeHash(c.Values[j].Code); !slices.Contains(out, h) {
+			if h := CodeHash(c.Values[j].Code); !slices.Contains(out, h) {
 				out = append(out, h)
 			}
 		}
@@ -275,7 +275,7 @@ func indexClause(q *search.Query) *search.Clause {
 	rank := 0
 	for i := range q.Clauses {
 		c := &q.Clauses[i]
-		if !indexed(c.Param) || len(c.Values) == 0 || c.Modifier != search.NoModifier && c.Modifier != search.ModType {
+		if !Indexed(c.Param) || len(c.Values) == 0 || c.Modifier != search.NoModifier && c.Modifier != search.ModType {
 			continue
 		}
 		r := 1
@@ -288,7 +288,7 @@ func indexClause(q *search.Query) *search.Clause {
 			r = 2
 		}
 		for j := range c.Values {
-			if indexValue(c.Param.Kind, &c.Values[j]) == "" {
+			if IndexValue(c.Param.Kind, &c.Values[j]) == "" {
 				r = 0
 			}
 		}
@@ -300,42 +300,42 @@ func indexClause(q *search.Query) *search.Clause {
 }
 
 // step looks at the context now and then.
-func (x *finder) step() error {
-	x.steps++
-	if x.budget > 0 && x.steps > x.budget {
+func (f *finder) step() error {
+	f.steps++
+	if f.budget > 0 && f.steps > f.budget {
 		return errProbe
 	}
-	if x.steps%64 == 0 && x.ctx.Err() != nil {
-		return canceled(x.op, x.ctx.Err())
+	if f.steps%64 == 0 && f.ctx.Err() != nil {
+		return Canceled(f.op, f.ctx.Err())
 	}
 	return nil
 }
 
 // accept reports whether a document, known to be current at the snapshot, matches
 // and may be seen.
-func (x *finder) accept(m *match) bool {
-	if m.in != nil {
-		return x.fits(m.in, &m.smp) && x.filter.Allow(&m.facts)
+func (f *finder) accept(m *Match) bool {
+	if m.Series != nil {
+		return f.matchesSample(m.Series, &m.Sample) && f.filter.Allow(&m.Facts)
 	}
-	return !m.doc.deleted && x.satisfied(m) && x.filter.Allow(&m.facts)
+	return !m.Document.Deleted && f.satisfied(m) && f.filter.Allow(&m.Facts)
 }
 
 // satisfied reports whether a document meets every clause of the query.
-func (x *finder) satisfied(m *match) bool {
-	if m.values != nil {
-		return search.Match(x.q, m.values)
+func (f *finder) satisfied(m *Match) bool {
+	if m.Values != nil {
+		return search.Match(f.query, m.Values)
 	}
-	if x.matcher == nil {
-		x.matcher = search.NewMatcher(x.q, x.sel)
+	if f.matcher == nil {
+		f.matcher = search.NewMatcher(f.query, f.sel)
 	}
-	return x.matcher.Match(m.doc.json)
+	return f.matcher.Match(m.Document.JSON)
 }
 
-func (x *finder) byID(ids []string, after []byte) error {
+func (f *finder) byID(ids []string, after []byte) error {
 	from := ""
 	if len(after) > 0 {
 		if after[0] != posID {
-			return errPos(x.op)
+			return errPos(f.op)
 		}
 		from = string(after[1:])
 	}
@@ -343,17 +343,17 @@ func (x *finder) byID(ids []string, after []byte) error {
 		if id <= from {
 			continue
 		}
-		if err := x.step(); err != nil {
+		if err := f.step(); err != nil {
 			return err
 		}
-		m, err := x.v.current(fhir.Ref{Type: x.q.Type, ID: id}, x.at)
+		m, err := f.snap.Current(fhir.Ref{Type: f.query.Type, ID: id}, f.at)
 		if err != nil {
 			return err
 		}
-		if m == nil || x.documentsOnly && m.in != nil {
+		if m == nil || f.documentsOnly && m.Series != nil {
 			continue
 		}
-		if x.accept(m) && !x.emit(m, append([]byte{posID}, id...)) {
+		if f.accept(m) && !f.emit(m, append([]byte{posID}, id...)) {
 			return nil
 		}
 	}
@@ -361,61 +361,61 @@ func (x *finder) byID(ids []string, after []byte) error {
 }
 
 // documents walks D: one patient's cluster of the type, or every patient's.
-func (x *finder) documents(patient string, one bool, after []byte) error {
+func (f *finder) documents(patient string, one bool, after []byte) error {
 	var from []byte
 	if len(after) > 0 {
-		if after[0] != posDoc || len(after) < 2 || after[1] != tabDoc {
-			return errPos(x.op)
+		if after[0] != posDoc || len(after) < 2 || after[1] != TableDocument {
+			return errPos(f.op)
 		}
 		from = append(slices.Clone(after[1:]), 0)
 	}
-	return x.rows(patient, one, from, func(key []byte, r row, t *table) (bool, error) {
-		m, err := x.met(r, t)
-		if err != nil || m == nil || !x.accept(m) {
+	return f.rows(patient, one, from, func(key []byte, r Row, t *table) (bool, error) {
+		m, err := f.met(r, t)
+		if err != nil || m == nil || !f.accept(m) {
 			return true, err
 		}
-		if x.passing {
-			return x.emit(m, nil), nil
+		if f.passing {
+			return f.emit(m, nil), nil
 		}
-		return x.emit(m, append([]byte{posDoc}, key...)), nil
+		return f.emit(m, append([]byte{posDoc}, key...)), nil
 	})
 }
 
 // met is what a D row holds, nil when the snapshot does not see it.
-func (x *finder) met(r row, t *table) (*match, error) {
-	if err := x.step(); err != nil {
+func (f *finder) met(r Row, t *table) (*Match, error) {
+	if err := f.step(); err != nil {
 		return nil, err
 	}
-	if in, s := t.sampled(); in != nil {
-		return newSample(in, &s), nil
+	if ser, s := t.sampled(); ser != nil {
+		return NewSample(ser, &s), nil
 	}
 	val := t.Value()
-	if !visible(val, r.t, x.at) {
+	if !Visible(val, r.Seq, f.at) {
 		return nil, nil
 	}
-	d, err := x.v.forms.doc(x.v.snap, &x.recent, r.typ, r.id, val)
+	d, err := f.snap.Templates.Document(f.snap.Reader, &f.recent, r.Type, r.ID, val)
 	if err != nil {
 		return nil, err
 	}
-	if !x.passing {
-		return newMatch(r, d), nil
+	if !f.passing {
+		return NewMatch(r, d), nil
 	}
-	if x.room == nil {
-		x.room = newMatch(r, d)
+	if f.reused == nil {
+		f.reused = NewMatch(r, d)
 	}
-	x.room.set(r, d)
-	return x.room, nil
+	f.reused.Set(r, d)
+	return f.reused, nil
 }
 
 // rows calls fn for the D rows of the type in key order, from a key on (nil:
 // the start), skipping other types of each patient with one seek.
-func (x *finder) rows(patient string, one bool, from []byte,
-	fn func(key []byte, r row, t *table) (bool, error)) (err error) {
-	typ := x.q.Type
-	lower, upper := []byte{tabDoc}, []byte{tabDoc + 1}
+func (f *finder) rows(patient string, one bool, from []byte,
+	fn func(key []byte, r Row, t *table) (bool, error)) (err error) {
+	typ := f.query.Type
+	lower, upper := []byte{TableDocument}, []byte{TableDocument + 1}
 	if one {
-		lower = clusterKey(tabDoc, patient, typ)
-		upper = next(lower)
+		lower = clusterKey(TableDocument, patient, typ)
+		upper = PrefixEnd(lower)
 	}
 	if from != nil && bytes.Compare(from, lower) > 0 {
 		lower = from
@@ -423,37 +423,37 @@ func (x *finder) rows(patient string, one bool, from []byte,
 	if bytes.Compare(lower, upper) >= 0 {
 		return nil
 	}
-	it, err := x.openTable(tabDoc, lower, upper)
+	it, err := f.openTable(TableDocument, lower, upper)
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	var cluster []byte
-	var r row
+	var r Row
 	ok := it.First()
 	for ok {
 		k := it.Key()
 		if cluster == nil || !bytes.HasPrefix(k, cluster) {
-			p, rest, good := takeStr(k[1:])
+			p, rest, good := CutString(k[1:])
 			if !good {
-				return errRow
+				return ErrRow
 			}
-			t, _, good := takeStr(rest)
+			t, _, good := CutString(rest)
 			if !good {
-				return errRow
+				return ErrRow
 			}
 			if c := strings.Compare(t, typ); c < 0 {
-				ok = it.SeekGE(clusterKey(tabDoc, p, typ))
+				ok = it.SeekGE(clusterKey(TableDocument, p, typ))
 				continue
 			} else if c > 0 {
-				ok = it.SeekGE(next(appendStr([]byte{tabDoc}, p)))
+				ok = it.SeekGE(PrefixEnd(AppendString([]byte{TableDocument}, p)))
 				continue
 			}
-			cluster = clusterKey(tabDoc, p, typ)
-			r.patient, r.typ = p, t
+			cluster = clusterKey(TableDocument, p, typ)
+			r.Patient, r.Type = p, t
 		}
-		if !it.here && !r.tail(k[len(cluster):]) {
-			return errRow
+		if !it.here && !r.ParseTail(k[len(cluster):]) {
+			return ErrRow
 		}
 		more, err := fn(k, r, it)
 		if err != nil || !more {
@@ -466,10 +466,10 @@ func (x *finder) rows(patient string, one bool, from []byte,
 
 // byIndex walks the X rows of each wanted value in turn. A resource that an
 // earlier value has given out already is passed over.
-func (x *finder) byIndex(c *search.Clause, after []byte) error {
+func (f *finder) byIndex(c *search.Clause, after []byte) error {
 	var values []string
 	for i := range c.Values {
-		if s := indexValue(c.Param.Kind, &c.Values[i]); !slices.Contains(values, s) {
+		if s := IndexValue(c.Param.Kind, &c.Values[i]); !slices.Contains(values, s) {
 			values = append(values, s)
 		}
 	}
@@ -478,15 +478,15 @@ func (x *finder) byIndex(c *search.Clause, after []byte) error {
 	var from []byte
 	if len(after) > 0 {
 		if after[0] != posIndex || len(after) < 3 {
-			return errPos(x.op)
+			return errPos(f.op)
 		}
 		if first = int(binary.BigEndian.Uint16(after[1:])); first >= len(values) {
-			return errPos(x.op)
+			return errPos(f.op)
 		}
 		from = after[3:]
 	}
 	for i := first; i < len(values); i++ {
-		more, err := x.oneValue(c, values, i, from)
+		more, err := f.oneValue(c, values, i, from)
 		if err != nil || !more {
 			return err
 		}
@@ -496,33 +496,33 @@ func (x *finder) byIndex(c *search.Clause, after []byte) error {
 }
 
 // indexed is the document of an X row, nil when the snapshot does not see it.
-func (x *finder) indexed(tail, val []byte) (*match, error) {
-	id, rest, good := takeStr(tail)
+func (f *finder) indexed(tail, val []byte) (*Match, error) {
+	id, rest, good := CutString(tail)
 	if !good || len(rest) != 8 {
-		return nil, errRow
+		return nil, ErrRow
 	}
-	t := store.Seq(binary.BigEndian.Uint64(rest))
-	if !visible(val, t, x.at) {
+	seq := store.Seq(binary.BigEndian.Uint64(rest))
+	if !Visible(val, seq, f.at) {
 		return nil, nil
 	}
-	p, _, good := takePlace(val[8:])
+	p, _, good := CutLocation(val[8:])
 	if !good {
-		return nil, errRow
+		return nil, ErrRow
 	}
-	return x.v.fetchRow(row{place: p, typ: x.q.Type, id: id, t: t})
+	return f.snap.FetchRow(Row{Location: p, Type: f.query.Type, ID: id, Seq: seq})
 }
 
 // indexPos is the beginning of a position in the walk of value i.
 func indexPos(i int) []byte { return binary.BigEndian.AppendUint16([]byte{posIndex}, uint16(i)) }
 
 // earlier reports whether m has a row under one of values.
-func earlier(m *match, c *search.Clause, values []string) bool {
+func earlier(m *Match, c *search.Clause, values []string) bool {
 	if len(values) == 0 {
 		return false
 	}
-	have := m.index().ByParam[c.Param.Code]
+	have := m.Index().ByParam[c.Param.Code]
 	for i := range have {
-		if slices.Contains(values, indexValue(c.Param.Kind, &have[i])) {
+		if slices.Contains(values, IndexValue(c.Param.Kind, &have[i])) {
 			return true
 		}
 	}
@@ -530,25 +530,25 @@ func earlier(m *match, c *search.Clause, values []string) bool {
 }
 
 // bounds of what a search holds in memory. The tests make them small.
-type bounds struct {
-	dayBatch int    // rows of a walk by date over all patients
-	probe    uint   // rows looked at to see whether the matches of a code are few
-	few      uint64 // resources that are few enough to be met by lastUpdated
-	others   int    // rows of mergeSeveral
+type Bounds struct {
+	DayBatch int    // rows of a walk by date over all patients
+	Probe    uint   // rows looked at to see whether the matches of a code are few
+	Few      uint64 // resources that are few enough to be met by lastUpdated
+	Others   int    // rows of mergeSeveral
 }
 
-var defaultBounds = bounds{dayBatch: 1024, probe: 1024, few: 4096, others: 100_000}
+var DefaultBounds = Bounds{DayBatch: 1024, Probe: 1024, Few: 4096, Others: 100_000}
 
 // tidy lets go of sorted results that are no longer asked for.
-func (s *searcher) tidy() { s.results.tidy() }
+func (s *Searcher) Tidy() { s.results.Tidy() }
 
 // close removes the sorted results.
-func (s *searcher) close() error { return s.results.close() }
+func (s *Searcher) Close() error { return s.results.Close() }
 
 // note tells the searches of a document that the committer writes at t.
-func (s *searcher) note(t store.Seq, id clusterID, d *doc, deleted bool, values *search.Values) {
-	s.clusters.note(t, id, d, deleted, values)
+func (s *Searcher) Note(seq store.Seq, id clusterID, d *Document, deleted bool, values *search.Values) {
+	s.clusters.note(seq, id, d, deleted, values)
 }
 
 // rowsRead returns the number of rows that finished searches looked at.
-func (s *searcher) rowsRead() uint64 { return s.looked.Load() }
+func (s *Searcher) RowsRead() uint64 { return s.looked.Load() }

@@ -137,7 +137,7 @@ func told(t *testing.T, d *DB) string {
 func dump(t *testing.T, d *DB) string {
 	t.Helper()
 	var out strings.Builder
-	for _, tab := range []byte{tabDoc, tabForm, tabID, tabLog, tabIndex} {
+	for _, tab := range []byte{TableDocument, TableTemplate, TableID, TableLog, TableIndex} {
 		it, err := d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{tab}, UpperBound: []byte{tab + 1}})
 		if err != nil {
 			t.Fatal(err)
@@ -203,9 +203,9 @@ func TestFormsThatAreNone(t *testing.T) {
 		t.Errorf("the version before: %s %v", r.JSON, err)
 	}
 	sound(t, d)
-	k := formKey(w.Form.ID)
+	k := TemplateKey(w.Form.ID)
 	for _, v := range [][]byte{nil, []byte("\x01x"), {0xff}} {
-		d.forms = &forms{}
+		d.templates = &Templates{}
 		set := d.pdb.Set(k, v, pebble.Sync)
 		if v == nil {
 			set = d.pdb.Delete(k, pebble.Sync)

@@ -15,22 +15,22 @@ import (
 // stored are the decoders of what the store wrote itself. Each reads bytes and
 // gives the value, and its bytes as they are written today.
 var stored = []func(b []byte) (value any, again []byte, err error){
-	func(b []byte) (any, []byte, error) { d, err := decodeDoc(b); return d, d.encode(), err },
+	func(b []byte) (any, []byte, error) { d, err := DecodeDocument(b); return d, d.Encode(), err },
 	func(b []byte) (any, []byte, error) {
-		p, err := decodePointer(make([]byte, 8), b)
-		return p, p.encode(), err
+		p, err := DecodePointer(make([]byte, 8), b)
+		return p, p.Encode(), err
 	},
 	func(b []byte) (any, []byte, error) {
-		e, err := decodeSamplesEntry(b)
-		return e, e.encode(), err
+		e, err := DecodeSeriesChange(b)
+		return e, e.Encode(), err
 	},
-	func(b []byte) (any, []byte, error) { e, err := decodeEntry(b); return e, e.encode(), err },
-	func(b []byte) (any, []byte, error) { s, err := decodeSeriesState(b); return s, s.encode(), err },
-	func(b []byte) (any, []byte, error) { m, err := decodeMeta(b); return m, m.encode(), err },
+	func(b []byte) (any, []byte, error) { e, err := DecodeChange(b); return e, e.Encode(), err },
+	func(b []byte) (any, []byte, error) { s, err := DecodeTally(b); return s, s.Encode(), err },
+	func(b []byte) (any, []byte, error) { m, err := DecodeHead(b); return m, m.Encode(), err },
 	func(b []byte) (any, []byte, error) {
 		f, ok := store.DecodeTemplate(b)
 		if !ok {
-			return nil, nil, errRow
+			return nil, nil, ErrRow
 		}
 		if json, ok := f.JSON("Device", "d", b); ok && !bytes.Contains(json, []byte(fhir.Prefix("Device", "d"))) {
 			return nil, nil, errors.New("not the resource that was asked for")
@@ -41,7 +41,7 @@ var stored = []func(b []byte) (value any, again []byte, err error){
 		var all [][]byte
 		var again []byte
 		for i := uint64(0); ; i++ {
-			l, err := leafIn(b, i)
+			l, err := LeafIn(b, i)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -52,32 +52,32 @@ var stored = []func(b []byte) (value any, again []byte, err error){
 		}
 	},
 	func(b []byte) (any, []byte, error) {
-		r, ok := parseRow(b)
+		r, ok := ParseRow(b)
 		if !ok {
-			return nil, nil, errRow
+			return nil, nil, ErrRow
 		}
-		return r, rowKey(b[0], &r.place, r.code, r.typ, r.id, r.t), nil
+		return r, RowKey(b[0], &r.Location, r.Code, r.Type, r.ID, r.Seq), nil
 	},
 }
 
 // FuzzStored: whatever bytes a damaged table gives are an error or a value
 // that is written and read again as it is, in memory bounded by the bytes.
 func FuzzStored(f *testing.F) {
-	at := place{patient: "a\x00b", code: [8]byte{1, 2}, bucket: bucketLong, start: -5}
+	at := Location{Patient: "a\x00b", Code: [8]byte{1, 2}, Bucket: BucketLong, Start: -5}
 	rows := [][]byte{
-		(&doc{to: 7, deleted: true, version: 3, updated: -1, vendor: "v", categories: []string{"vital-signs", ""},
-			json: []byte(`{}`)}).encode(),
-		(&pointer{place: at, version: 1, moved: true, series: series.SeriesID{9}}).encode(),
-		(&samplesEntry{place: at, count: 1 << 40, first: -1, end: 1 << 60}).encode(),
-		(&entry{place: at, typ: "Observation", id: "x", version: 2, created: true, author: "me",
-			categories: []string{"a", "b"}}).encode(),
-		(&seriesState{maxStart: 1, samples: 2, tails: 3, loose: 4, moves: 5, merges: 6}).encode(),
-		meta{t: 1, updated: 2, leaves: 3, resources: 4}.encode(),
+		(&Document{EndSeq: 7, Deleted: true, Version: 3, Updated: -1, Vendor: "v", Categories: []string{"vital-signs", ""},
+			JSON: []byte(`{}`)}).Encode(),
+		(&Pointer{Location: at, Version: 1, Moved: true, Series: series.SeriesID{9}}).Encode(),
+		(&SeriesChange{Location: at, Count: 1 << 40, First: -1, Last: 1 << 60}).Encode(),
+		(&Change{Location: at, Type: "Observation", ID: "x", Version: 2, Created: true, Author: "me",
+			Categories: []string{"a", "b"}}).Encode(),
+		(&Tally{MaxStart: 1, Samples: 2, Tails: 3, TailSamples: 4, Moves: 5, Merges: 6}).Encode(),
+		meta{Seq: 1, Updated: 2, Leaves: 3, Resources: 4}.Encode(),
 		store.NewTemplate([]byte("0123456789"), 1, []int{2, 4, 8, 10}).Encoded,
 		{1, 'a', 0, 2, 'b', 'c'},
-		rowKey(tabDoc, &at, at.code, "Observation", "x", store.Seq(1<<63)),
+		RowKey(TableDocument, &at, at.Code, "Observation", "x", store.Seq(1<<63)),
 	}
-	f.Add(byte(0), (&doc{version: 1, formed: true, form: [16]byte{7}, own: []byte{1, 'x'}}).encode())
+	f.Add(byte(0), (&Document{Version: 1, Templated: true, TemplateID: [16]byte{7}, Slots: []byte{1, 'x'}}).Encode())
 	for which, b := range rows {
 		f.Add(byte(which), b)
 		f.Add(byte(which), b[:len(b)-1])

@@ -10,29 +10,29 @@ import (
 
 // meta is the N row "head".
 type meta struct {
-	t         store.Seq
-	updated   int64
-	leaves    uint64
-	resources uint64
+	Seq       store.Seq
+	Updated   int64
+	Leaves    uint64
+	Resources uint64
 }
 
-func (m meta) encode() []byte {
-	b := appendU64(nil, uint64(m.t))
-	b = appendU64(b, uint64(m.updated))
-	return appendU64(appendU64(b, m.leaves), m.resources)
+func (m meta) Encode() []byte {
+	b := AppendUint64(nil, uint64(m.Seq))
+	b = AppendUint64(b, uint64(m.Updated))
+	return AppendUint64(AppendUint64(b, m.Leaves), m.Resources)
 }
 
-func decodeMeta(v []byte) (meta, error) {
-	r := reader{b: v}
-	m := meta{t: store.Seq(r.u64()), updated: int64(r.u64()), leaves: r.u64(), resources: r.u64()}
-	if r.bad {
-		return m, errRow
+func DecodeHead(v []byte) (meta, error) {
+	r := reader{Bytes: v}
+	m := meta{Seq: store.Seq(r.Uint64()), Updated: int64(r.Uint64()), Leaves: r.Uint64(), Resources: r.Uint64()}
+	if r.Bad {
+		return m, ErrRow
 	}
 	return m, nil
 }
 
 // get returns a copy of a value, nil when absent.
-func get(r pebble.Reader, key []byte) ([]byte, error) {
+func Get(r pebble.Reader, key []byte) ([]byte, error) {
 	v, c, err := r.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil

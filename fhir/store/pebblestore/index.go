@@ -9,7 +9,7 @@ import (
 )
 
 // indexed reports whether a parameter of a type has X rows.
-func indexed(p *search.Param) bool {
+func Indexed(p *search.Param) bool {
 	switch p.Kind {
 	case search.TypeToken, search.TypeReference, search.TypeURI:
 	default:
@@ -42,7 +42,7 @@ func indexedFew(typ string) []string {
 var rowValues = sync.OnceValues(func() (map[string]*search.Selection, error) {
 	out := map[string]*search.Selection{}
 	for _, typ := range []string{"Observation", "AuditEvent"} {
-		s, err := search.SelectStored(typ, append(kindParams[:], indexedFew(typ)...)...)
+		s, err := search.SelectStored(typ, append(SignatureParams[:], indexedFew(typ)...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -53,7 +53,7 @@ var rowValues = sync.OnceValues(func() (map[string]*search.Selection, error) {
 
 // extractStored returns the values that the committer reads of a document;
 // complete is false when it has others, too.
-func extractStored(typ string, json []byte) (v *search.Values, complete bool, err error) {
+func ExtractStored(typ string, json []byte) (v *search.Values, complete bool, err error) {
 	some, err := rowValues()
 	if err != nil {
 		return nil, false, err
@@ -67,7 +67,7 @@ func extractStored(typ string, json []byte) (v *search.Values, complete bool, er
 }
 
 // indexValue is the value under which v has an X row; "" none.
-func indexValue(k search.ParamType, v *search.Value) string {
+func IndexValue(k search.ParamType, v *search.Value) string {
 	if k == search.TypeReference {
 		if v.HasSystem { // a logical reference
 			return ""
@@ -82,7 +82,7 @@ func indexValue(k search.ParamType, v *search.Value) string {
 // under is the parameter under which a value has its X rows. A patient whom an
 // AuditEvent names as an entity is one of its patients, too: those rows are
 // enough.
-func under(typ, code, value string) string {
+func IndexParam(typ, code, value string) string {
 	if typ == "AuditEvent" && code == "entity" && strings.HasPrefix(value, "Patient/") {
 		return "patient"
 	}
@@ -90,21 +90,21 @@ func under(typ, code, value string) string {
 }
 
 // indexRows calls fn with every X prefix of a document.
-func indexRows(typ string, v *search.Values, fn func(prefix []byte)) {
+func EachIndexPrefix(typ string, v *search.Values, fn func(prefix []byte)) {
 	var seen []string
 	of := func(code string, vals []search.Value) {
 		p, ok := search.Lookup(typ, code)
-		if !ok || !indexed(p) {
+		if !ok || !Indexed(p) {
 			return
 		}
 		seen = seen[:0]
 		for i := range vals {
-			x := indexValue(p.Kind, &vals[i])
-			if x == "" || under(typ, code, x) != code || slices.Contains(seen, x) {
+			x := IndexValue(p.Kind, &vals[i])
+			if x == "" || IndexParam(typ, code, x) != code || slices.Contains(seen, x) {
 				continue
 			}
 			seen = append(seen, x)
-			fn(indexPrefix(typ, code, x))
+			fn(IndexPrefix(typ, code, x))
 		}
 	}
 	if few := indexedFew(typ); few != nil {
@@ -119,7 +119,7 @@ func indexRows(typ string, v *search.Values, fn func(prefix []byte)) {
 }
 
 // otherCodes are the clusters of the codings beside the primary one.
-func otherCodes(typ string, v *search.Values, primary [8]byte) [][8]byte {
+func OtherCodes(typ string, v *search.Values, primary [8]byte) [][8]byte {
 	if typ != "Observation" {
 		return nil
 	}
@@ -129,7 +129,7 @@ func otherCodes(typ string, v *search.Values, primary [8]byte) [][8]byte {
 		if c == "" {
 			continue
 		}
-		if h := codeHash(c); h != primary && !slices.Contains(out, h) {
+		if h := CodeHash(c); h != primary && !slices.Contains(out, h) {
 			out = append(out, h)
 		}
 	}
@@ -137,4 +137,4 @@ func otherCodes(typ string, v *search.Values, primary [8]byte) [][8]byte {
 }
 
 // kindParams are what kinds know of; no leaf of a Shape is part of them.
-var kindParams = [...]string{"category", "code", "status"} // read only
+var SignatureParams = [...]string{"category", "code", "status"} // read only

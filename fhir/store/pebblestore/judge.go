@@ -9,47 +9,47 @@ import (
 
 // judged is what a query comes to on one series: the clauses that its template
 // decides are decided, the rest is asked of each sample.
-type judged struct {
-	in    *seriesInfo
-	never bool
-	rest  []*search.Clause
+type evaluation struct {
+	series *Series
+	never  bool
+	rest   []*search.Clause
 	// whole: some clause needs the sample's Observation.
-	whole bool
-	vals  search.Values // of the sample under judgement, for rest
+	whole  bool
+	values search.Values // of the sample under judgement, for rest
 }
 
-func (x *finder) judged(in *seriesInfo) *judged {
-	if x.last != nil && x.last.in == in {
-		return x.last
+func (f *finder) evaluate(ser *Series) *evaluation {
+	if f.lastEvaluation != nil && f.lastEvaluation.series == ser {
+		return f.lastEvaluation
 	}
-	j := x.series[in]
+	j := f.evaluations[ser]
 	if j == nil {
-		j = x.judge(in)
-		if x.series == nil {
-			x.series = map[*seriesInfo]*judged{}
+		j = f.newEvaluation(ser)
+		if f.evaluations == nil {
+			f.evaluations = map[*Series]*evaluation{}
 		}
-		x.series[in] = j
+		f.evaluations[ser] = j
 	}
-	x.last = j
+	f.lastEvaluation = j
 	return j
 }
 
-func (x *finder) judge(in *seriesInfo) *judged {
-	j := &judged{in: in, vals: search.Values{ByParam: map[string][]search.Value{}}}
-	for i := range x.q.Clauses {
-		c := &x.q.Clauses[i]
+func (f *finder) newEvaluation(ser *Series) *evaluation {
+	j := &evaluation{series: ser, values: search.Values{ByParam: map[string][]search.Value{}}}
+	for i := range f.query.Clauses {
+		c := &f.query.Clauses[i]
 		p := c.Param.Code
-		if !in.dynamic[p] {
-			j.never = j.never || !search.MatchClause(c, in.values)
+		if !ser.Varies[p] {
+			j.never = j.never || !search.MatchClause(c, ser.Values)
 			continue
 		}
 		j.rest = append(j.rest, c)
 		switch p {
 		case "date", "_lastUpdated", "_id":
-			j.vals.ByParam[p] = make([]search.Value, 1)
+			j.values.ByParam[p] = make([]search.Value, 1)
 		case "value-quantity", "combo-value-quantity":
-			if v := in.values.ByParam[p]; in.t.Values == 1 && len(v) == 1 {
-				j.vals.ByParam[p] = slices.Clone(v)
+			if v := ser.Values.ByParam[p]; ser.Template.Values == 1 && len(v) == 1 {
+				j.values.ByParam[p] = slices.Clone(v)
 				continue
 			}
 			j.whole = true
@@ -61,12 +61,12 @@ func (x *finder) judge(in *seriesInfo) *judged {
 }
 
 // rules reports whether no sample of a series can match.
-func (x *finder) rules(in *seriesInfo) bool { return x.judged(in).never }
+func (f *finder) excludes(ser *Series) bool { return f.evaluate(ser).never }
 
 // fits reports whether a sample matches the query; id is only called for
 // clauses that ask for it.
-func (x *finder) fits(in *seriesInfo, s *series.Sample) bool {
-	j := x.judged(in)
+func (f *finder) matchesSample(ser *Series, s *series.Sample) bool {
+	j := f.evaluate(ser)
 	if j.never {
 		return false
 	}
@@ -74,23 +74,23 @@ func (x *finder) fits(in *seriesInfo, s *series.Sample) bool {
 		return true
 	}
 	if j.whole {
-		v, err := search.Extractor{}.ExtractFor(x.sel, in.t.Append(nil, s))
-		return err == nil && search.Match(x.q, v)
+		v, err := search.Extractor{}.ExtractFor(f.sel, ser.Template.Append(nil, s))
+		return err == nil && search.Match(f.query, v)
 	}
 	for _, c := range j.rest {
-		v := &j.vals.ByParam[c.Param.Code][0]
+		v := &j.values.ByParam[c.Param.Code][0]
 		switch c.Param.Code {
 		case "date":
 			v.Lo, v.Hi = s.Interval()
 		case "_lastUpdated":
 			v.Lo, v.Hi = s.Commit.Updated, s.Commit.Updated+1
 		case "_id":
-			k := in.t.Key(s)
+			k := ser.Template.Key(s)
 			v.Code = k.ID()
 		default:
 			v.Num = s.Values[0].Float()
 		}
-		if !search.MatchClause(c, &j.vals) {
+		if !search.MatchClause(c, &j.values) {
 			return false
 		}
 	}

@@ -21,7 +21,7 @@ import (
 // found without reading the others. They are kept in memory for the clusters
 // that were asked for: learned by reading all of one, then told by the
 // committer.
-type kind struct {
+type signature struct {
 	codings        []string // "system|code", sorted
 	vendor, author string
 	categories     []string
@@ -29,46 +29,46 @@ type kind struct {
 }
 
 const (
-	maxKinds    = 64   // of a cluster; one with more is read whole
-	maxClusters = 4096 // in memory
+	maxSignatures = 64   // of a cluster; one with more is read whole
+	maxClusters   = 4096 // in memory
 )
 
 // clusterID is of a cluster.
 type clusterID struct {
-	patient string
-	code    [8]byte
+	Patient string
+	Code    [8]byte
 }
 
 // clusters are the kinds of those that were asked for.
-type clusters struct {
+type signatureCache struct {
 	mu     sync.Mutex
 	staged store.Seq // the latest commit that note was told of, or a later one
-	byID   map[clusterID]*cluster
+	byID   map[clusterID]*signatures
 }
 
 // cluster holds the kinds of all documents that any snapshot from learned on
 // sees, and perhaps others.
-type cluster struct {
-	kinds   map[string]*kind
+type signatures struct {
+	byKey   map[string]*signature
 	open    bool      // more than are worth knowing
 	needs   store.Seq // to learn it a snapshot must see this
 	learned store.Seq // 0: not yet
 }
 
 // note tells of a document that the committer writes at t.
-func (c *clusters) note(t store.Seq, id clusterID, d *doc, deleted bool, values *search.Values) {
+func (c *signatureCache) note(seq store.Seq, id clusterID, d *Document, deleted bool, values *search.Values) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.staged = max(c.staged, t)
+	c.staged = max(c.staged, seq)
 	if cl := c.byID[id]; cl != nil && !deleted {
-		cl.add(newKind(values, d.vendor, d.author, d.categories))
+		cl.add(newSignature(values, d.Vendor, d.Author, d.Categories))
 	}
 }
 
 // of returns the kinds of a cluster as of a snapshot that reads at t. When they
 // are not known, learn may be given what a reading of all of it at t has shown,
 // unless it is nil.
-func (c *clusters) of(id clusterID, t, latest store.Seq) (kinds []*kind, known bool, learn func(map[string]*kind)) {
+func (c *signatureCache) lookup(id clusterID, seq, latest store.Seq) (kinds []*signature, known bool, learn func(map[string]*signature)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cl := c.byID[id]
@@ -77,58 +77,58 @@ func (c *clusters) of(id clusterID, t, latest store.Seq) (kinds []*kind, known b
 			clear(c.byID)
 		}
 		// What was staged before now is not noted: a snapshot must have it.
-		cl = &cluster{kinds: map[string]*kind{}, needs: max(c.staged, latest)}
+		cl = &signatures{byKey: map[string]*signature{}, needs: max(c.staged, latest)}
 		c.byID[id] = cl
 	}
 	switch {
 	case cl.open:
 		return nil, false, nil
-	case cl.learned > 0 && t >= cl.learned:
-		for _, k := range cl.kinds {
+	case cl.learned > 0 && seq >= cl.learned:
+		for _, k := range cl.byKey {
 			kinds = append(kinds, k)
 		}
 		return kinds, true, nil
-	case t < cl.needs:
+	case seq < cl.needs:
 		return nil, false, nil
 	}
-	return nil, false, func(seen map[string]*kind) {
+	return nil, false, func(seen map[string]*signature) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if cl.learned > 0 && cl.learned < t {
+		if cl.learned > 0 && cl.learned < seq {
 			return
 		}
 		for key, k := range seen {
 			cl.add(key, k)
 		}
-		cl.learned = t
+		cl.learned = seq
 	}
 }
 
-func (cl *cluster) add(key string, k *kind) {
-	if cl.open || cl.kinds[key] != nil {
+func (cl *signatures) add(key string, k *signature) {
+	if cl.open || cl.byKey[key] != nil {
 		return
 	}
-	if len(k.codings) == 0 || len(cl.kinds) == maxKinds { // a text may be any
-		cl.open, cl.kinds = true, nil
+	if len(k.codings) == 0 || len(cl.byKey) == maxSignatures { // a text may be any
+		cl.open, cl.byKey = true, nil
 		return
 	}
-	cl.kinds[key] = k
+	cl.byKey[key] = k
 }
 
 // newKind is the kind of a document, and what tells it from others. It keeps
 // nothing of its arguments.
-func newKind(v *search.Values, vendor, author string, categories []string) (string, *kind) {
-	k := &kind{vendor: strings.Clone(vendor), author: strings.Clone(author),
+func newSignature(v *search.Values, vendor, author string, categories []string) (string, *signature) {
+	k := &signature{vendor: strings.Clone(vendor), author: strings.Clone(author),
 		values: search.Values{ByParam: map[string][]search.Value{}}}
 	for _, c := range categories {
 		k.categories = append(k.categories, strings.Clone(c))
 	}
-	b := appendText(appendText(nil, vendor), author)
-	for _, p := range kindParams {
+	b := AppendText(AppendText(nil, vendor), author)
+	for _, p := range SignatureParams {
 		b = binary.AppendUvarint(b, uint64(len(v.ByParam[p])))
 		for _, x := range v.ByParam[p] {
 			x = search.Value{System: strings.Clone(x.System), Code: strings.Clone(x.Code)}
-			b = appendText(appendText(b, x.System), x.Code)
+			b = AppendText(AppendText(b, x.System), x.Code)
 			k.values.ByParam[p] = append(k.values.ByParam[p], x)
 			if c := x.System + "|" + x.Code; p == "code" && x.Code != "" && !slices.Contains(k.codings, c) {
 				k.codings = append(k.codings, c)
@@ -141,10 +141,10 @@ func newKind(v *search.Values, vendor, author string, categories []string) (stri
 
 // may reports whether a document of the kind can match and be seen, as far as
 // the kind tells.
-func (x *finder) may(k *kind) bool {
-	for i := range x.q.Clauses {
-		c := &x.q.Clauses[i]
-		if !slices.Contains(kindParams[:], c.Param.Code) || c.Modifier != search.NoModifier &&
+func (f *finder) mayMatch(k *signature) bool {
+	for i := range f.query.Clauses {
+		c := &f.query.Clauses[i]
+		if !slices.Contains(SignatureParams[:], c.Param.Code) || c.Modifier != search.NoModifier &&
 			c.Modifier != search.ModNot && c.Modifier != search.ModMissing {
 			continue
 		}
@@ -152,28 +152,28 @@ func (x *finder) may(k *kind) bool {
 			return false
 		}
 	}
-	if slices.ContainsFunc(x.filter.Params("Observation"),
-		func(p string) bool { return !slices.Contains(kindParams[:], p) }) {
+	if slices.ContainsFunc(f.filter.Params("Observation"),
+		func(p string) bool { return !slices.Contains(SignatureParams[:], p) }) {
 		return true
 	}
-	return x.filter.Allow(&access.Facts{Type: "Observation", Patient: x.q.Patient, Vendor: k.vendor,
+	return f.filter.Allow(&access.Facts{Type: "Observation", Patient: f.query.Patient, Vendor: k.vendor,
 		Author: k.author, Categories: k.categories,
-		Tokens: func(p string) []access.Token { return tokensOf(&k.values, p) }})
+		Tokens: func(p string) []access.Token { return Tokens(&k.values, p) }})
 }
 
 // newestDocuments gives out, of the documents of the query's patient that
 // match, at least those that FindNewest promises.
-func (x *finder) newestDocuments(n int, give func(*match) bool) (more bool, err error) {
-	x.patient, x.matcher = x.q.Patient, search.NewMatcher(x.q, x.sel)
-	if x.kindSel, err = kindSelection(); err != nil {
+func (f *finder) newestDocuments(n int, give func(*Match) bool) (more bool, err error) {
+	f.patient, f.matcher = f.query.Patient, search.NewMatcher(f.query, f.sel)
+	if f.signatureSel, err = selectSignature(); err != nil {
 		return false, err
 	}
-	runs, err := x.documentRuns()
+	runs, err := f.documentRuns()
 	if err != nil {
 		return false, err
 	}
-	if codes := codesOf(x.q); codes != nil {
-		other, err := x.otherCoding(codes)
+	if codes := codesOf(f.query); codes != nil {
+		other, err := f.otherCoding(codes)
 		if err != nil {
 			return false, err
 		}
@@ -186,7 +186,7 @@ func (x *finder) newestDocuments(n int, give func(*match) bool) (more bool, err 
 		for k < len(runs) && runs[k].code == runs[0].code {
 			k++
 		}
-		if more, err := x.newestIn(runs[:k], n, give); err != nil || !more {
+		if more, err := f.newestIn(runs[:k], n, give); err != nil || !more {
 			return false, err
 		}
 		runs = runs[k:]
@@ -196,13 +196,13 @@ func (x *finder) newestDocuments(n int, give func(*match) bool) (more bool, err 
 
 // otherCoding reports whether a document of the patient may have one of the
 // codes beside its primary one.
-func (x *finder) otherCoding(codes [][8]byte) (found bool, err error) {
-	base := clusterKey(tabCode, x.patient, x.q.Type)
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: base, UpperBound: next(base)})
+func (f *finder) otherCoding(codes [][8]byte) (found bool, err error) {
+	base := clusterKey(TableCode, f.patient, f.query.Type)
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: base, UpperBound: PrefixEnd(base)})
 	if err != nil {
 		return false, err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for _, c := range codes {
 		pre := append(slices.Clone(base), c[:]...)
 		if it.SeekGE(pre) && bytes.HasPrefix(it.Key(), pre) {
@@ -213,14 +213,14 @@ func (x *finder) otherCoding(codes [][8]byte) (found bool, err error) {
 }
 
 // newestIn does one cluster.
-func (x *finder) newestIn(runs []run, n int, give func(*match) bool) (bool, error) {
-	kinds, known, learn := x.s.clusters.of(clusterID{x.patient, runs[0].code}, x.at, x.v.meta.t)
+func (f *finder) newestIn(runs []run, n int, give func(*Match) bool) (bool, error) {
+	kinds, known, learn := f.searcher.clusters.lookup(clusterID{f.patient, runs[0].code}, f.at, f.snap.Head.Seq)
 	if !known {
-		return x.wholeCluster(runs[0].code, learn, give)
+		return f.wholeCluster(runs[0].code, learn, give)
 	}
 	w := &newest{n: n}
 	for _, k := range kinds {
-		if x.may(k) {
+		if f.mayMatch(k) {
 			w.expect(k.codings)
 		}
 	}
@@ -228,16 +228,16 @@ func (x *finder) newestIn(runs []run, n int, give func(*match) bool) (bool, erro
 		return true, nil
 	}
 	more, failed := true, false
-	y := *x
-	y.emit = func(m *match, _ []byte) bool {
+	y := *f
+	y.emit = func(m *Match, _ []byte) bool {
 		s := w.of(&y, m)
 		if failed = s == nil; failed {
 			return false
 		}
-		if w.done(m.row.start) {
+		if w.done(m.Row.Start) {
 			return false
 		}
-		if s.add(m.row.start, n) {
+		if s.add(m.Row.Start, n) {
 			more = give(m)
 		}
 		return more
@@ -245,44 +245,44 @@ func (x *finder) newestIn(runs []run, n int, give func(*match) bool) (bool, erro
 	goOn, err := y.mergePhase(runs, 0, true, nil)
 	if err == nil && goOn && !w.done(undatedStart) {
 		// The undated have no order of time: all that match are given out.
-		y.emit = func(m *match, _ []byte) bool { more = give(m); return more }
+		y.emit = func(m *Match, _ []byte) bool { more = give(m); return more }
 		_, err = y.mergePhase(runs, 1, false, nil)
 	}
 	if failed && err == nil {
-		err = errRow
+		err = ErrRow
 	}
 	return more, err
 }
 
 // wholeCluster gives out every match of a cluster, and learns its kinds.
-func (x *finder) wholeCluster(code [8]byte, learn func(map[string]*kind),
-	give func(*match) bool) (more bool, err error) {
-	base := clusterKey(tabDoc, x.patient, x.q.Type)
+func (f *finder) wholeCluster(code [8]byte, learn func(map[string]*signature),
+	give func(*Match) bool) (more bool, err error) {
+	base := clusterKey(TableDocument, f.patient, f.query.Type)
 	pre := append(slices.Clone(base), code[:]...)
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return false, err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	t := &table{docs: it}
-	r := row{place: place{patient: x.patient}, typ: x.q.Type}
-	seen := map[string]*kind{}
-	more, x.passing = true, true
+	r := Row{Location: Location{Patient: f.patient}, Type: f.query.Type}
+	seen := map[string]*signature{}
+	more, f.passing = true, true
 	for ok := it.First(); ok; ok = it.Next() {
-		if !r.tail(it.Key()[len(base):]) {
-			return false, errRow
+		if !r.ParseTail(it.Key()[len(base):]) {
+			return false, ErrRow
 		}
-		m, err := x.met(r, t)
+		m, err := f.met(r, t)
 		if err != nil {
 			return false, err
 		}
-		if m == nil || m.doc.deleted {
+		if m == nil || m.Document.Deleted {
 			continue
 		}
-		if learn != nil && len(seen) <= maxKinds {
-			x.kindOf(m, seen)
+		if learn != nil && len(seen) <= maxSignatures {
+			f.addSignature(m, seen)
 		}
-		if more && x.accept(m) {
+		if more && f.accept(m) {
 			if more = give(m); !more {
 				return false, nil
 			}
@@ -298,38 +298,38 @@ func (x *finder) wholeCluster(code [8]byte, learn func(map[string]*kind),
 }
 
 // kindOf adds the kind of a document to those that were seen.
-func (x *finder) kindOf(m *match, seen map[string]*kind) {
-	v := x.kindValues(m)
-	if l := &x.kindLast; v == l.values && m.doc.vendor == l.vendor && m.doc.author == l.author {
+func (f *finder) addSignature(m *Match, seen map[string]*signature) {
+	v := f.signatureValues(m)
+	if l := &f.lastSignature; v == l.values && m.Document.Vendor == l.vendor && m.Document.Author == l.author {
 		return // categories are among the values
 	}
-	x.kindLast.values, x.kindLast.vendor, x.kindLast.author = v, m.doc.vendor, m.doc.author
-	if key, k := newKind(v, m.doc.vendor, m.doc.author, m.doc.categories); seen[key] == nil {
+	f.lastSignature.values, f.lastSignature.vendor, f.lastSignature.author = v, m.Document.Vendor, m.Document.Author
+	if key, k := newSignature(v, m.Document.Vendor, m.Document.Author, m.Document.Categories); seen[key] == nil {
 		seen[key] = k
 	}
 }
 
 // kindValues are the values of kindParams of a document; of documents of one
 // shape the same.
-func (x *finder) kindValues(m *match) *search.Values {
-	if v, _, ok := x.kindShapes.Find(m.doc.json); ok {
+func (f *finder) signatureValues(m *Match) *search.Values {
+	if v, _, ok := f.shapes.Find(m.Document.JSON); ok {
 		return v
 	}
-	v, err := search.Extractor{}.ExtractFor(x.kindSel, m.doc.json)
+	v, err := search.Extractor{}.ExtractFor(f.signatureSel, m.Document.JSON)
 	if err != nil {
 		return &search.Values{}
 	}
-	x.kindShapes.Learn(m.doc.json, func(*search.Template, []search.Leaf) (*search.Values, bool) { return v, true })
+	f.shapes.Learn(m.Document.JSON, func(*search.Template, []search.Leaf) (*search.Values, bool) { return v, true })
 	return v
 }
 
 // kindSelection selects kindParams.
-func kindSelection() (*search.Selection, error) {
+func selectSignature() (*search.Selection, error) {
 	q := &search.Query{Type: "Observation"}
-	for _, code := range kindParams {
+	for _, code := range SignatureParams {
 		p, ok := search.Lookup("Observation", code)
 		if !ok {
-			return nil, errRow
+			return nil, ErrRow
 		}
 		q.Clauses = append(q.Clauses, search.Clause{Param: p})
 	}
@@ -367,12 +367,12 @@ func (w *newest) expect(codings []string) *codingSet {
 
 // of is the set of a document; nil for one without codings, which no known
 // cluster has.
-func (w *newest) of(x *finder, m *match) *codingSet {
-	v := x.kindValues(m)
+func (w *newest) of(f *finder, m *Match) *codingSet {
+	v := f.signatureValues(m)
 	if w.last != nil && w.v == v {
 		return w.last
 	}
-	_, k := newKind(v, "", "", nil)
+	_, k := newSignature(v, "", "", nil)
 	if len(k.codings) == 0 {
 		return nil
 	}

@@ -10,21 +10,21 @@ import (
 )
 
 // logRows reads single leaves and hashes out of the rows of whole batches.
-type logRows struct{ it *pebble.Iterator }
+type Log struct{ it *pebble.Iterator }
 
-func openLog(r pebble.Reader) (*logRows, error) {
-	it, err := r.NewIter(&pebble.IterOptions{LowerBound: leavesKey(0), UpperBound: []byte{tabLog, logHashes + 1}})
+func OpenLog(r pebble.Reader) (*Log, error) {
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: LeavesKey(0), UpperBound: []byte{TableLog, LogHashes + 1}})
 	if err != nil {
 		return nil, err
 	}
-	return &logRows{it: it}, nil
+	return &Log{it: it}, nil
 }
 
-func (l *logRows) Close() error { return l.it.Close() }
+func (l *Log) Close() error { return l.it.Close() }
 
 // row is the row of a kind that begins at index i or nearest before it.
-func (l *logRows) row(kind byte, i uint64) (first uint64, v []byte, err error) {
-	if !l.it.SeekLT(appendU64([]byte{tabLog, kind}, i+1)) {
+func (l *Log) row(kind byte, i uint64) (first uint64, v []byte, err error) {
+	if !l.it.SeekLT(AppendUint64([]byte{TableLog, kind}, i+1)) {
 		return 0, nil, l.it.Error()
 	}
 	k := l.it.Key()
@@ -32,28 +32,28 @@ func (l *logRows) row(kind byte, i uint64) (first uint64, v []byte, err error) {
 		return 0, nil, nil
 	}
 	if len(k) != 10 {
-		return 0, nil, errRow
+		return 0, nil, ErrRow
 	}
 	return binary.BigEndian.Uint64(k[2:]), l.it.Value(), nil
 }
 
 // leaf is leaf i, nil when there is none.
-func (l *logRows) leaf(i uint64) (store.Leaf, error) {
-	first, v, err := l.row(logLeaves, i)
+func (l *Log) Leaf(i uint64) (store.Leaf, error) {
+	first, v, err := l.row(LogLeaves, i)
 	if err != nil || v == nil {
 		return nil, err
 	}
-	leaf, err := leafIn(v, i-first)
+	leaf, err := LeafIn(v, i-first)
 	return append(store.Leaf(nil), leaf...), err
 }
 
 // leafIn is the n-th leaf of a row, nil when it ends before.
-func leafIn(v []byte, n uint64) (leaf []byte, err error) {
-	r := reader{b: v}
-	for ; len(r.b) > 0; n-- {
-		leaf = r.take(r.uvarint())
-		if r.bad {
-			return nil, errRow
+func LeafIn(v []byte, n uint64) (leaf []byte, err error) {
+	r := reader{Bytes: v}
+	for ; len(r.Bytes) > 0; n-- {
+		leaf = r.Take(r.Uvarint())
+		if r.Bad {
+			return nil, ErrRow
 		}
 		if n == 0 {
 			return leaf, nil
@@ -64,13 +64,13 @@ func leafIn(v []byte, n uint64) (leaf []byte, err error) {
 
 // hash is the stored hash i, nil when there is none. It is valid until the
 // next call.
-func (l *logRows) hash(i int64) ([]byte, error) {
-	first, v, err := l.row(logHashes, uint64(i))
+func (l *Log) Hash(i int64) ([]byte, error) {
+	first, v, err := l.row(LogHashes, uint64(i))
 	if err != nil || v == nil {
 		return nil, err
 	}
 	if len(v)%tlog.HashSize != 0 {
-		return nil, errRow
+		return nil, ErrRow
 	}
 	n := (uint64(i) - first)
 	if n >= uint64(len(v)/tlog.HashSize) {

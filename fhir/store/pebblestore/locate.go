@@ -11,22 +11,22 @@ import (
 )
 
 // located is a sample and the block that holds it.
-type located struct {
-	in   *seriesInfo
-	smp  series.Sample
-	head []byte // H key
-	at   int    // index in the block
+type Located struct {
+	Series    *Series
+	Sample    series.Sample
+	HeaderKey []byte // H key
+	at        int    // index in the block
 }
 
 // hash identifies the content as Write.Hash does.
-func (l *located) hash() [16]byte {
-	s := l.smp
+func (l *Located) Hash() [16]byte {
+	s := l.Sample
 	s.Commit = series.Commit{}
-	return store.ContentHash(l.in.t.Append(nil, &s))
+	return store.ContentHash(l.Series.Template.Append(nil, &s))
 }
 
 // sampleOf finds the sample that an id names, nil when there is none.
-func (t *tier) sampleOf(r pebble.Reader, ref fhir.Ref) (*located, error) {
+func (t *Tier) Sample(r pebble.Reader, ref fhir.Ref) (*Located, error) {
 	if ref.Type != "Observation" {
 		return nil, nil
 	}
@@ -34,12 +34,12 @@ func (t *tier) sampleOf(r pebble.Reader, ref fhir.Ref) (*located, error) {
 	if !ok {
 		return nil, nil
 	}
-	var found *located
-	err := t.members(r, k.Identity, func(in *seriesInfo) error {
+	var found *Located
+	err := t.Members(r, k.Identity, func(ser *Series) error {
 		if found != nil {
 			return nil
 		}
-		l, err := t.locate(r, in, &k)
+		l, err := t.Locate(r, ser, &k)
 		found = l
 		return err
 	})
@@ -47,9 +47,9 @@ func (t *tier) sampleOf(r pebble.Reader, ref fhir.Ref) (*located, error) {
 }
 
 // locate looks for a sample in one series.
-func (t *tier) locate(r pebble.Reader, in *seriesInfo, k *series.Key) (*located, error) {
-	for level := byte(0); level < levels; level++ {
-		l, err := t.locateIn(r, in, k, level)
+func (t *Tier) Locate(r pebble.Reader, ser *Series, k *series.Key) (*Located, error) {
+	for level := byte(0); level < Levels; level++ {
+		l, err := t.locateIn(r, ser, k, level)
 		if l != nil || err != nil {
 			return l, err
 		}
@@ -57,17 +57,17 @@ func (t *tier) locate(r pebble.Reader, in *seriesInfo, k *series.Key) (*located,
 	return nil, nil
 }
 
-func (t *tier) locateIn(r pebble.Reader, in *seriesInfo, k *series.Key, level byte) (_ *located, err error) {
-	pre := levelPrefix(tabHead, in.id, level)
-	it, err := r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+func (t *Tier) locateIn(r pebble.Reader, ser *Series, k *series.Key, level byte) (_ *Located, err error) {
+	pre := LevelPrefix(TableHeader, ser.ID, level)
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return nil, err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	var ok bool
 	if level == 0 {
 		ok = it.First()
-	} else if ok = it.SeekLT(blockKey(tabHead, in.id, level, sortable(k.Start), 0)); !ok {
+	} else if ok = it.SeekLT(BlockKey(TableHeader, ser.ID, level, Sortable(k.Start), 0)); !ok {
 		ok = it.First()
 	}
 	for ; ok; ok = it.Next() {
@@ -90,8 +90,8 @@ func (t *tier) locateIn(r pebble.Reader, in *seriesInfo, k *series.Key, level by
 		}
 		for i := cols.Search(k.Start); i < cols.Len() && cols.Start[i] == k.Start; i++ {
 			s := cols.At(i)
-			if in.t.Check(&s) == k.Check {
-				return &located{in: in, smp: s, head: slices.Clone(it.Key()), at: i}, nil
+			if ser.Template.Check(&s) == k.Check {
+				return &Located{Series: ser, Sample: s, HeaderKey: slices.Clone(it.Key()), at: i}, nil
 			}
 		}
 	}

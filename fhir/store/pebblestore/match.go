@@ -9,70 +9,70 @@ import (
 )
 
 // view of one document with its index values, extracted at most once.
-type match struct {
-	doc    doc // of a sample, json is nil until body
-	row    row
-	values *search.Values
-	facts  access.Facts
-	in     *seriesInfo // of a sample; nil for a document
-	smp    series.Sample
+type Match struct {
+	Document Document // of a sample, json is nil until body
+	Row      Row
+	Values   *search.Values
+	Facts    access.Facts
+	Series   *Series // of a sample; nil for a document
+	Sample   series.Sample
 }
 
 // body is the stamped JSON.
-func (m *match) body() []byte {
-	if m.in != nil && m.doc.json == nil {
-		m.doc.json = m.in.t.Append(make([]byte, 0, m.in.size), &m.smp)
+func (m *Match) Body() []byte {
+	if m.Series != nil && m.Document.JSON == nil {
+		m.Document.JSON = m.Series.Template.Append(make([]byte, 0, m.Series.Size), &m.Sample)
 	}
-	return m.doc.json
+	return m.Document.JSON
 }
 
 // again is the same version for another reader, who extracts its index values
 // anew when asked for them.
-func (m *match) again() *match {
-	m.body()
+func (m *Match) Clone() *Match {
+	m.Body()
 	x := *m
-	x.values, x.facts.Tokens = nil, x.tokens
+	x.Values, x.Facts.Tokens = nil, x.tokens
 	return &x
 }
 
 // resource is what callers get.
-func (m *match) resource() fhir.Resource {
-	m.body()
-	return m.doc.resource(m.row.typ, m.row.id)
+func (m *Match) Resource() fhir.Resource {
+	m.Body()
+	return m.Document.Resource(m.Row.Type, m.Row.ID)
 }
 
-func newMatch(r row, d doc) *match {
-	m := &match{}
-	m.facts.Tokens = m.tokens
-	m.set(r, d)
+func NewMatch(r Row, d Document) *Match {
+	m := &Match{}
+	m.Facts.Tokens = m.tokens
+	m.Set(r, d)
 	return m
 }
 
 // set makes m the match of another document.
-func (m *match) set(r row, d doc) {
-	m.doc, m.row, m.values = d, r, nil
-	m.facts = access.Facts{Type: r.typ, ID: r.id, Patient: r.patient, Vendor: d.vendor, Author: d.author,
-		Categories: d.categories, Tokens: m.facts.Tokens}
+func (m *Match) Set(r Row, d Document) {
+	m.Document, m.Row, m.Values = d, r, nil
+	m.Facts = access.Facts{Type: r.Type, ID: r.ID, Patient: r.Patient, Vendor: d.Vendor, Author: d.Author,
+		Categories: d.Categories, Tokens: m.Facts.Tokens}
 }
 
 // index returns the values; a document that cannot be read has none, so that
 // it matches nothing and no granular scope covers it.
-func (m *match) index() *search.Values {
-	if m.values == nil {
-		v, err := search.Extract(m.row.typ, m.body())
+func (m *Match) Index() *search.Values {
+	if m.Values == nil {
+		v, err := search.Extract(m.Row.Type, m.Body())
 		if err != nil {
 			v = &search.Values{}
 		}
-		m.values = v
+		m.Values = v
 	}
-	return m.values
+	return m.Values
 }
 
-func (m *match) tokens(param string) []access.Token {
-	return tokensOf(m.index(), param)
+func (m *Match) tokens(param string) []access.Token {
+	return Tokens(m.Index(), param)
 }
 
-func tokensOf(v *search.Values, param string) []access.Token {
+func Tokens(v *search.Values, param string) []access.Token {
 	vals := v.ByParam[param]
 	out := make([]access.Token, 0, len(vals))
 	for i := range vals {
@@ -88,13 +88,13 @@ func tokensOf(v *search.Values, param string) []access.Token {
 }
 
 // newSample is the match of a sample.
-func newSample(in *seriesInfo, s *series.Sample) *match {
-	k := in.t.Key(s)
-	m := &match{in: in, smp: *s}
-	m.row = row{place: in.place, typ: "Observation", id: k.ID(), t: store.Seq(s.Commit.T)}
-	m.row.start = floorMS(s.Start)
-	m.doc = doc{version: 1, updated: s.Commit.Updated, vendor: in.t.Vendor, categories: in.t.Categories}
-	m.facts = in.facts()
-	m.facts.ID, m.facts.Tokens = m.row.id, m.tokens
+func NewSample(ser *Series, s *series.Sample) *Match {
+	k := ser.Template.Key(s)
+	m := &Match{Series: ser, Sample: *s}
+	m.Row = Row{Location: ser.Location, Type: "Observation", ID: k.ID(), Seq: store.Seq(s.Commit.T)}
+	m.Row.Start = FloorMS(s.Start)
+	m.Document = Document{Version: 1, Updated: s.Commit.Updated, Vendor: ser.Template.Vendor, Categories: ser.Template.Categories}
+	m.Facts = ser.Facts()
+	m.Facts.ID, m.Facts.Tokens = m.Row.ID, m.tokens
 	return m
 }

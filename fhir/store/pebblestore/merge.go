@@ -18,23 +18,23 @@ import (
 
 // source is one run of rows in time order: a code, a bucket, a table.
 type source struct {
-	table byte
-	it    *pebble.Iterator
-	skip  int // length of table, patient and type in its keys
-	row   row // current
-	ok    bool
-	rest  []row    // of a source in memory, where it and smp are nil
-	smp   *samples // of a series
+	table   byte
+	it      *pebble.Iterator
+	skip    int // length of table, patient and type in its keys
+	row     Row // current
+	ok      bool
+	rest    []Row // of a source in memory, where it and smp are nil
+	samples *Walk // of a series
 }
 
 // where is a place in the merged order.
-type where struct {
+type sortPoint struct {
 	start int64
 	id    string
 	t     store.Seq
 }
 
-func (w where) compare(o where) int {
+func (w sortPoint) compare(o sortPoint) int {
 	if c := cmp.Compare(w.start, o.start); c != 0 {
 		return c
 	}
@@ -44,7 +44,7 @@ func (w where) compare(o where) int {
 	return cmp.Compare(w.t, o.t)
 }
 
-func (s *source) at() where { return where{s.row.start, s.row.id, s.row.t} }
+func (s *source) at() sortPoint { return sortPoint{s.row.Start, s.row.ID, s.row.Seq} }
 
 // advance reads the row the iterator stands on.
 func (s *source) settle(ok bool) error {
@@ -52,26 +52,26 @@ func (s *source) settle(ok bool) error {
 	if !ok {
 		return s.it.Error()
 	}
-	if !s.row.tail(s.it.Key()[s.skip:]) {
-		return errRow
+	if !s.row.ParseTail(s.it.Key()[s.skip:]) {
+		return ErrRow
 	}
 	return nil
 }
 
 // stand reads the sample that the walk stands on.
 func (s *source) stand() {
-	if s.ok = s.smp.valid(); !s.ok {
+	if s.ok = s.samples.Valid(); !s.ok {
 		return
 	}
-	smp := s.smp.sample()
-	k := s.smp.in.t.Key(&smp)
-	s.row = row{place: s.smp.in.place, typ: "Observation", id: k.ID(), t: store.Seq(smp.Commit.T)}
-	s.row.start = s.smp.startMS()
+	smp := s.samples.Sample()
+	k := s.samples.Series.Template.Key(&smp)
+	s.row = Row{Location: s.samples.Series.Location, Type: "Observation", ID: k.ID(), Seq: store.Seq(smp.Commit.T)}
+	s.row.Start = s.samples.StartMS()
 }
 
 func (s *source) close() (err error) {
-	if s.smp != nil {
-		return s.smp.close()
+	if s.samples != nil {
+		return s.samples.Close()
 	}
 	if s.it != nil {
 		return s.it.Close()
@@ -80,8 +80,8 @@ func (s *source) close() (err error) {
 }
 
 func (s *source) move(desc bool) error {
-	if s.smp != nil {
-		if err := s.smp.next(); err != nil {
+	if s.samples != nil {
+		if err := s.samples.Next(); err != nil {
 			return err
 		}
 		s.stand()
@@ -101,17 +101,17 @@ func (s *source) move(desc bool) error {
 
 // merge walks a patient's code clusters (nil: all of them) in order of date;
 // the undated come last, in order of id.
-func (x *finder) merge(codes [][8]byte, desc bool, after []byte) error {
-	phase, from, err := takeMergePos(x.op, after)
+func (f *finder) merge(codes [][8]byte, desc bool, after []byte) error {
+	phase, from, err := takeMergePos(f.op, after)
 	if err != nil {
 		return err
 	}
-	runs, err := x.runs(codes)
+	runs, err := f.runs(codes)
 	if err != nil {
 		return err
 	}
 	for ; phase < 2; phase++ {
-		more, err := x.mergePhase(runs, byte(phase), desc && phase == 0, from)
+		more, err := f.mergePhase(runs, byte(phase), desc && phase == 0, from)
 		if err != nil || !more {
 			return err
 		}
@@ -120,24 +120,24 @@ func (x *finder) merge(codes [][8]byte, desc bool, after []byte) error {
 	return nil
 }
 
-func takeMergePos(op string, after []byte) (phase int, from *where, err error) {
+func takeMergePos(op string, after []byte) (phase int, from *sortPoint, err error) {
 	if len(after) == 0 {
 		return 0, nil, nil
 	}
 	if len(after) < 18 || after[0] != posMerge || after[1] > 1 {
 		return 0, nil, errPos(op)
 	}
-	from = &where{
-		start: unsortable(binary.BigEndian.Uint64(after[2:])),
+	from = &sortPoint{
+		start: Unsortable(binary.BigEndian.Uint64(after[2:])),
 		t:     store.Seq(binary.BigEndian.Uint64(after[10:])),
 		id:    string(after[18:]),
 	}
 	return int(after[1]), from, nil
 }
 
-func mergePos(phase byte, w where) []byte {
-	b := appendU64([]byte{posMerge, phase}, sortable(w.start))
-	return append(appendU64(b, uint64(w.t)), w.id...)
+func mergePos(phase byte, w sortPoint) []byte {
+	b := AppendUint64([]byte{posMerge, phase}, Sortable(w.start))
+	return append(AppendUint64(b, uint64(w.t)), w.id...)
 }
 
 // run is one code and bucket of one table: its rows lie in order of time.
@@ -150,38 +150,38 @@ type run struct {
 // runs are the runs of the wanted codes, under their own cluster and as other
 // codings; of all codes (nil) those that the patient has, where each document
 // lies once.
-func (x *finder) runs(codes [][8]byte) (out []run, err error) {
+func (f *finder) runs(codes [][8]byte) (out []run, err error) {
 	for _, c := range codes {
-		for b := byte(bucketInstant); b <= bucketUndated; b++ {
-			out = append(out, run{tabDoc, c, b}, run{tabCode, c, b})
+		for b := byte(BucketInstant); b <= BucketUndated; b++ {
+			out = append(out, run{TableDocument, c, b}, run{TableCode, c, b})
 		}
 	}
 	if codes != nil {
 		return out, nil
 	}
-	if out, err = x.documentRuns(); err != nil {
+	if out, err = f.documentRuns(); err != nil {
 		return nil, err
 	}
-	return x.seriesRuns(out)
+	return f.seriesRuns(out)
 }
 
 // documentRuns are the runs of all documents that a patient has.
-func (x *finder) documentRuns() (out []run, err error) {
-	pre := clusterKey(tabDoc, x.patient, x.q.Type)
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+func (f *finder) documentRuns() (out []run, err error) {
+	pre := clusterKey(TableDocument, f.patient, f.query.Type)
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return nil, err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for ok := it.First(); ok; {
 		k := it.Key()
 		if len(k) < len(pre)+9 {
-			return nil, errRow
+			return nil, ErrRow
 		}
-		r := run{table: tabDoc, bucket: k[len(pre)+8]}
+		r := run{table: TableDocument, bucket: k[len(pre)+8]}
 		copy(r.code[:], k[len(pre):])
 		out = append(out, r)
-		up := next(slices.Clone(k[:len(pre)+9]))
+		up := PrefixEnd(slices.Clone(k[:len(pre)+9]))
 		if up == nil {
 			break
 		}
@@ -191,22 +191,22 @@ func (x *finder) documentRuns() (out []run, err error) {
 }
 
 // seriesRuns adds the runs in which a patient has nothing but samples.
-func (x *finder) seriesRuns(out []run) (_ []run, err error) {
-	if x.q.Type != "Observation" {
+func (f *finder) seriesRuns(out []run) (_ []run, err error) {
+	if f.query.Type != "Observation" {
 		return out, nil
 	}
-	pre := clusterKey(tabSeries, x.patient, x.q.Type)
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+	pre := clusterKey(TableSeries, f.patient, f.query.Type)
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return nil, err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
 		k := it.Key()
-		if len(k) < len(pre)+bucketTail {
-			return nil, errRow
+		if len(k) < len(pre)+CodeBucketLen {
+			return nil, ErrRow
 		}
-		r := run{table: tabDoc, bucket: k[len(pre)+8]}
+		r := run{table: TableDocument, bucket: k[len(pre)+8]}
 		copy(r.code[:], k[len(pre):])
 		if !slices.Contains(out, r) {
 			out = append(out, r)
@@ -228,7 +228,7 @@ func (i *idle) take(lower, upper []byte) (*pebble.Iterator, error) {
 		it.SetBounds(lower, upper)
 		return it, nil
 	}
-	return i.x.v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	return i.x.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 }
 
 // give takes an iterator back, which has no error.
@@ -248,28 +248,28 @@ func (i *idle) close() error {
 }
 
 // openSeries adds the series of a run.
-func (x *finder) openSeries(free *idle, sources []*source, r run, desc bool, from *where) (_ []*source, err error) {
-	return x.openSeriesWithin(free, sources, r, desc, from, math.MinInt64, math.MaxInt64)
+func (f *finder) openSeries(free *idle, sources []*source, r run, desc bool, from *sortPoint) (_ []*source, err error) {
+	return f.openSeriesWithin(free, sources, r, desc, from, math.MinInt64, math.MaxInt64)
 }
 
 // openSeriesWithin adds the series of a run, from their samples that begin
 // within [lo, hi).
-func (x *finder) openSeriesWithin(free *idle, sources []*source, r run, desc bool, from *where, lo,
+func (f *finder) openSeriesWithin(free *idle, sources []*source, r run, desc bool, from *sortPoint, lo,
 	hi int64) (_ []*source, err error) {
-	if x.q.Type != "Observation" || r.bucket == bucketUndated || x.documentsOnly {
+	if f.query.Type != "Observation" || r.bucket == BucketUndated || f.documentsOnly {
 		return sources, nil
 	}
-	reg := byte(tabSeries)
-	if r.table == tabCode {
-		reg = tabOther
+	reg := byte(TableSeries)
+	if r.table == TableCode {
+		reg = TableOtherSeries
 	}
-	pre := append(append(clusterKey(reg, x.patient, x.q.Type), r.code[:]...), r.bucket)
-	it, err := free.take(pre, next(pre))
+	pre := append(append(clusterKey(reg, f.patient, f.query.Type), r.code[:]...), r.bucket)
+	it, err := free.take(pre, PrefixEnd(pre))
 	if err != nil {
 		return sources, err
 	}
 	defer func() {
-		closing(closer(func() error {
+		Close(CloseFunc(func() error {
 			if ierr := it.Error(); ierr != nil {
 				return errors.Join(ierr, it.Close())
 			}
@@ -279,18 +279,18 @@ func (x *finder) openSeriesWithin(free *idle, sources []*source, r run, desc boo
 	for ok := it.First(); ok; ok = it.Next() {
 		var id series.SeriesID
 		if len(it.Key()) != len(pre)+copy(id[:], it.Key()[len(pre):]) {
-			return sources, errRow
+			return sources, ErrRow
 		}
-		in, err := x.v.tier.seriesAt(x.v.snap, reg, it.Value(), id)
+		ser, err := f.snap.Tier.SeriesAt(f.snap.Reader, reg, it.Value(), id)
 		if err != nil {
 			return sources, err
 		}
-		if x.rules(in) {
+		if f.excludes(ser) {
 			continue
 		}
-		s := &source{smp: x.walk(in, desc)}
+		s := &source{samples: f.walk(ser, desc)}
 		sources = append(sources, s) // closed with the others
-		if err := x.seekSource(s, r.bucket, desc, from, lo, hi); err != nil {
+		if err := f.seekSource(s, r.bucket, desc, from, lo, hi); err != nil {
 			return sources, err
 		}
 	}
@@ -298,8 +298,8 @@ func (x *finder) openSeriesWithin(free *idle, sources []*source, r run, desc boo
 }
 
 // seekSource stands on the first sample behind from.
-func (x *finder) seekSource(s *source, bucket byte, desc bool, from *where, within, end int64) error {
-	lo, hi := x.dates(bucket)
+func (f *finder) seekSource(s *source, bucket byte, desc bool, from *sortPoint, within, end int64) error {
+	lo, hi := f.dates(bucket)
 	lo, hi = max(lo, within), min(hi, end)
 	if from != nil {
 		if desc {
@@ -308,14 +308,14 @@ func (x *finder) seekSource(s *source, bucket byte, desc bool, from *where, with
 			lo = max(lo, from.start)
 		}
 	}
-	if err := s.smp.seek(microsOf(lo, hi)); err != nil {
+	if err := s.samples.SeekRange(Micros(lo, hi)); err != nil {
 		return err
 	}
 	for s.stand(); s.ok && from != nil; s.stand() {
 		if c := s.at().compare(*from); c > 0 && !desc || c < 0 && desc {
 			break
 		}
-		if err := s.smp.next(); err != nil {
+		if err := s.samples.Next(); err != nil {
 			return err
 		}
 	}
@@ -323,30 +323,30 @@ func (x *finder) seekSource(s *source, bucket byte, desc bool, from *where, with
 }
 
 // mergePhase merges the dated runs (phase 0) or the undated ones (phase 1).
-func (x *finder) mergePhase(runs []run, phase byte, desc bool, from *where) (more bool, err error) {
+func (f *finder) mergePhase(runs []run, phase byte, desc bool, from *sortPoint) (more bool, err error) {
 	var sources []*source
-	free := &idle{x: x}
+	free := &idle{x: f}
 	defer func() {
 		for _, s := range sources {
-			closing(closer(s.close), &err)
+			Close(CloseFunc(s.close), &err)
 		}
-		closing(closer(free.close), &err)
+		Close(CloseFunc(free.close), &err)
 	}()
-	if s := x.listed(phase, desc, from); s != nil {
+	if s := f.listed(phase, desc, from); s != nil {
 		sources = append(sources, s)
 	}
 	for _, r := range runs {
-		if (r.bucket == bucketUndated) != (phase == 1) {
+		if (r.bucket == BucketUndated) != (phase == 1) {
 			continue
 		}
-		s, err := x.open(free, r, desc, from)
+		s, err := f.open(free, r, desc, from)
 		if err != nil {
 			return false, err
 		}
 		if s != nil {
 			sources = append(sources, s)
 		}
-		if sources, err = x.openSeries(free, sources, r, desc, from); err != nil {
+		if sources, err = f.openSeries(free, sources, r, desc, from); err != nil {
 			return false, err
 		}
 	}
@@ -368,7 +368,7 @@ func (x *finder) mergePhase(runs []run, phase byte, desc bool, from *where) (mor
 			return true, nil
 		}
 		w := best.at()
-		if more, err := x.offer(best, phase, w); err != nil || !more {
+		if more, err := f.offer(best, phase, w); err != nil || !more {
 			return false, err
 		}
 		for _, s := range sources {
@@ -381,70 +381,70 @@ func (x *finder) mergePhase(runs []run, phase byte, desc bool, from *where) (mor
 	}
 }
 
-func (x *finder) offer(s *source, phase byte, w where) (more bool, err error) {
-	if err := x.step(); err != nil {
+func (f *finder) offer(s *source, phase byte, w sortPoint) (more bool, err error) {
+	if err := f.step(); err != nil {
 		return false, err
 	}
-	if s.smp != nil {
-		smp := s.smp.sample()
-		if !x.fits(s.smp.in, &smp) {
+	if s.samples != nil {
+		smp := s.samples.Sample()
+		if !f.matchesSample(s.samples.Series, &smp) {
 			return true, nil
 		}
-		m := newSample(s.smp.in, &smp)
-		return !x.filter.Allow(&m.facts) || x.emit(m, mergePos(phase, w)), nil
+		m := NewSample(s.samples.Series, &smp)
+		return !f.filter.Allow(&m.Facts) || f.emit(m, mergePos(phase, w)), nil
 	}
 	if s.it == nil {
-		m, err := x.v.fetchRow(s.row)
+		m, err := f.snap.FetchRow(s.row)
 		if err != nil {
 			return false, err
 		}
-		return !x.accept(m) || x.emit(m, mergePos(phase, w)), nil
+		return !f.accept(m) || f.emit(m, mergePos(phase, w)), nil
 	}
 	val := s.it.Value()
-	if !visible(val, s.row.t, x.at) {
+	if !Visible(val, s.row.Seq, f.at) {
 		return true, nil
 	}
-	var m *match
-	if s.table == tabDoc {
-		d, err := x.v.forms.doc(x.v.snap, &x.recent, s.row.typ, s.row.id, val)
+	var m *Match
+	if s.table == TableDocument {
+		d, err := f.snap.Templates.Document(f.snap.Reader, &f.recent, s.row.Type, s.row.ID, val)
 		if err != nil {
 			return false, err
 		}
-		m = newMatch(s.row, d)
+		m = NewMatch(s.row, d)
 	} else {
 		r := s.row
-		if copy(r.code[:], val[8:]) != 8 {
-			return false, errRow
+		if copy(r.Code[:], val[8:]) != 8 {
+			return false, ErrRow
 		}
-		if m, err = x.v.fetchRow(r); err != nil {
+		if m, err = f.snap.FetchRow(r); err != nil {
 			return false, err
 		}
 	}
-	return !x.accept(m) || x.emit(m, mergePos(phase, w)), nil
+	return !f.accept(m) || f.emit(m, mergePos(phase, w)), nil
 }
 
 // open starts a source, nil when it is empty.
-func (x *finder) open(free *idle, r run, desc bool, from *where) (*source, error) {
-	return x.openWithin(free, r, desc, from, math.MinInt64, math.MaxInt64)
+func (f *finder) open(free *idle, r run, desc bool, from *sortPoint) (*source, error) {
+	return f.openWithin(free, r, desc, from, math.MinInt64, math.MaxInt64)
 }
 
 // openWithin starts a source of rows that begin within [first, end), nil when
 // it is empty.
-func (x *finder) openWithin(free *idle, r run, desc bool, from *where, first, end int64) (*source, error) {
-	base := clusterKey(r.table, x.patient, x.q.Type)
-	s := &source{table: r.table, skip: len(base), row: row{place: place{patient: x.patient}, typ: x.q.Type}}
+func (f *finder) openWithin(free *idle, r run, desc bool, from *sortPoint, first, end int64) (*source, error) {
+	base := clusterKey(r.table, f.patient, f.query.Type)
+	s := &source{table: r.table, skip: len(base), row: Row{Location: Location{Patient: f.patient}, Type: f.query.Type}}
 	pre := append(append(slices.Clone(base), r.code[:]...), r.bucket)
-	lower, upper := pre, next(pre)
-	lo, hi := x.dates(r.bucket)
+	lower, upper := pre, PrefixEnd(pre)
+	lo, hi := f.dates(r.bucket)
 	lo, hi = max(lo, first), min(hi, end)
 	if lo > math.MinInt64 {
-		lower = appendU64(slices.Clone(pre), sortable(lo))
+		lower = AppendUint64(slices.Clone(pre), Sortable(lo))
 	}
 	if hi < math.MaxInt64 {
-		upper = appendU64(slices.Clone(pre), sortable(hi))
+		upper = AppendUint64(slices.Clone(pre), Sortable(hi))
 	}
 	if from != nil {
-		k := appendU64(appendStr(appendU64(slices.Clone(pre), sortable(from.start)), from.id), uint64(from.t))
+		k := AppendUint64(AppendString(AppendUint64(slices.Clone(pre), Sortable(from.start)), from.id), uint64(from.t))
 		if desc {
 			if bytes.Compare(k, upper) < 0 {
 				upper = k
@@ -468,7 +468,7 @@ func (x *finder) openWithin(free *idle, r run, desc bool, from *where, first, en
 		ok = it.First()
 	}
 	if err := s.settle(ok); err != nil {
-		closing(it, &err)
+		Close(it, &err)
 		return nil, err
 	}
 	if !ok {
@@ -480,12 +480,12 @@ func (x *finder) openWithin(free *idle, r run, desc bool, from *where, first, en
 // dates narrows the start [lo, hi) of documents that can satisfy the query's
 // date clauses. An end lies at most the bucket's slack behind the start; in
 // the long bucket nothing bounds the start from below.
-func (x *finder) dates(bucket byte) (lo, hi int64) {
-	if bucket == bucketUndated || dateParam(x.q.Type) == "" {
+func (f *finder) dates(bucket byte) (lo, hi int64) {
+	if bucket == BucketUndated || DateParam(f.query.Type) == "" {
 		return math.MinInt64, math.MaxInt64
 	}
-	slack, bounded := slackOf(bucket)
-	if lo, hi = x.bounds(dateParam(x.q.Type), slack); !bounded {
+	slack, bounded := Slack(bucket)
+	if lo, hi = f.bounds(DateParam(f.query.Type), slack); !bounded {
 		lo = math.MinInt64
 	}
 	return lo, hi
@@ -493,10 +493,10 @@ func (x *finder) dates(bucket byte) (lo, hi int64) {
 
 // bounds narrows the start [lo, hi) of intervals of at most slack that can
 // satisfy the query's clauses on a date parameter.
-func (x *finder) bounds(param string, slack int64) (lo, hi int64) {
+func (f *finder) bounds(param string, slack int64) (lo, hi int64) {
 	lo, hi = math.MinInt64, math.MaxInt64
-	for i := range x.q.Clauses {
-		c := &x.q.Clauses[i]
+	for i := range f.query.Clauses {
+		c := &f.query.Clauses[i]
 		if c.Param.Code != param || c.Modifier != search.NoModifier || len(c.Values) == 0 {
 			continue
 		}

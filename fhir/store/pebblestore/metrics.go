@@ -109,7 +109,7 @@ func (m *meters) done(ctx context.Context, since time.Time, err error) {
 	m.latency.Record(ctx, time.Since(since).Seconds())
 }
 
-func (m *meters) compacted(ctx context.Context, x *compaction) {
+func (m *meters) compacted(ctx context.Context, x *Compaction) {
 	m.merges.Add(ctx, 1)
-	m.merged.Add(ctx, int64(x.read))
+	m.merged.Add(ctx, int64(x.Read))
 }

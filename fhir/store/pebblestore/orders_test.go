@@ -128,7 +128,7 @@ func (p *population) find(raw string, limit int, after string,
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	before := p.d.search.rowsRead()
+	before := p.d.search.RowsRead()
 	err = p.d.Find(context.Background(),
 		store.Find{Query: q, Filter: allOf(typ), Limit: limit, After: after, At: at, Owner: "client"},
 		func(f *store.Found) bool {
@@ -138,7 +138,7 @@ func (p *population) find(raw string, limit int, after string,
 	if err != nil {
 		p.t.Fatalf("%s: %v", raw, err)
 	}
-	return ids, last, p.d.search.rowsRead() - before
+	return ids, last, p.d.search.RowsRead() - before
 }
 
 // TestOrdersAreIndexOperations: what a client polls with looks at few rows,
@@ -218,7 +218,7 @@ func TestRebuildOrders(t *testing.T) {
 		want = append(want, ids)
 	}
 	b := p.d.pdb.NewBatch()
-	for _, tab := range []byte{tabUpdated, tabTouched, tabDay} {
+	for _, tab := range []byte{TableUpdate, TablePatientUpdate, TableDay} {
 		if err := b.DeleteRange([]byte{tab}, []byte{tab + 1}, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -226,7 +226,7 @@ func TestRebuildOrders(t *testing.T) {
 	if err := b.Commit(pebble.Sync); err != nil {
 		t.Fatal(err)
 	}
-	if err := rebuildOrders(p.d.pdb, p.d.forms, p.d.tier); err != nil {
+	if err := RebuildOrders(p.d.pdb, p.d.templates, p.d.tier); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.d.Close(); err != nil {
@@ -248,7 +248,7 @@ func TestOrdersAreChecked(t *testing.T) {
 	defer p.d.Close()
 	p.commit(auditEvent("a1", 1, false))
 	sound(t, p.d)
-	for _, tab := range []byte{tabUpdated, tabTouched, tabDay} {
+	for _, tab := range []byte{TableUpdate, TablePatientUpdate, TableDay} {
 		n := 0
 		it, err := p.d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{tab}, UpperBound: []byte{tab + 1}})
 		if err != nil {

@@ -11,49 +11,49 @@ import (
 
 // appended is a SeriesWrite made ready where no order is needed: encoded but
 // for the commit, which the headers will name.
-type appended struct {
-	in          *seriesInfo
-	pieces      []piece
-	count       int
-	first, last int64 // start of the first and the last sample
-	days        []sampleDay
+type Prepared struct {
+	Series      *Series
+	Blocks      []Block
+	Count       int
+	First, Last int64 // start of the first and the last sample
+	Days        []SampleDay
 }
 
 // piece is one block.
-type piece struct {
-	head  series.Header
-	check uint32 // of its first sample
-	body  []byte
+type Block struct {
+	Header series.Header
+	Check  uint32 // of its first sample
+	Body   []byte
 }
 
 const maxSamples = 1 << 20 // of one SeriesWrite
 
-func (t *tier) prepareSeries(w *store.SeriesWrite) (*appended, error) {
+func (t *Tier) Prepare(w *store.SeriesWrite) (*Prepared, error) {
 	const op = "pebblestore.Commit"
 	n := w.Columns.Len()
 	if n == 0 || n > maxSamples || len(w.Columns.Values) != w.Template.Values {
 		return nil, fhir.Errorf(fhir.Invalid, op,
 			"a series write has 1 to %d samples with the values of its template", maxSamples)
 	}
-	in, err := t.infos.ofTemplate(w.Template)
+	ser, err := t.series.ofTemplate(w.Template)
 	if err != nil {
 		return nil, err
 	}
 	if err := ordered(w); err != nil {
 		return nil, err
 	}
-	a := &appended{in: in, count: n, first: w.Columns.Start[0], last: w.Columns.Start[n-1],
-		days: sampleDays(w.Columns.Start)}
-	for from := 0; from < n; from += blockSamples {
-		cols := w.Columns.Slice(from, min(from+blockSamples, n))
+	a := &Prepared{Series: ser, Count: n, First: w.Columns.Start[0], Last: w.Columns.Start[n-1],
+		Days: SampleDays(w.Columns.Start)}
+	for from := 0; from < n; from += BlockSamples {
+		cols := w.Columns.Slice(from, min(from+BlockSamples, n))
 		cols.Commits = make([]series.Commit, cols.Len())
 		s := cols.At(0)
-		p := piece{head: series.Summarise(&cols), check: in.t.Check(&s)}
-		if p.body, err = t.encode(&cols); err != nil {
-			return nil, faulted(op, err)
+		p := Block{Header: series.Summarise(&cols), Check: ser.Template.Check(&s)}
+		if p.Body, err = t.Encode(&cols); err != nil {
+			return nil, Wrap(op, err)
 		}
-		a.pieces = append(a.pieces, p)
-		if from+blockSamples < n {
+		a.Blocks = append(a.Blocks, p)
+		if from+BlockSamples < n {
 			runtime.Gosched()
 		}
 	}
@@ -81,7 +81,7 @@ func ordered(w *store.SeriesWrite) error {
 
 // distinct refuses a batch that has two writes of one series, or states a
 // sample twice under two templates of one identity.
-func distinct(ws []store.SeriesWrite) error {
+func CheckDistinct(ws []store.SeriesWrite) error {
 	byIdentity := map[series.Identity][]int{}
 	for i := range ws {
 		id := ws[i].Template.Identity

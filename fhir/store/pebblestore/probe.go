@@ -14,66 +14,66 @@ import (
 const yieldProbes = 4096
 
 // probe fills found for the samples of a SeriesWrite.
-func (v *snapshot) probe(w *store.SeriesWrite, found []store.Presence) error {
+func (snap *Snapshot) Probe(w *store.SeriesWrite, found []store.Presence) error {
 	n := len(found)
 	if n == 0 {
 		return nil
 	}
-	own, err := v.tier.ofTemplate(w.Template)
+	own, err := snap.Tier.OfTemplate(w.Template)
 	if err != nil {
 		return err
 	}
 	// An identity that no commit has touched has nothing.
-	touched, err := get(v.snap, identityKey(w.Template.Identity))
+	touched, err := Get(snap.Reader, IdentityKey(w.Template.Identity))
 	if err != nil || touched == nil {
 		return err
 	}
 	first, last := w.Columns.Start[0], w.Columns.Start[n-1]
-	err = v.tier.members(v.snap, w.Template.Identity, func(in *seriesInfo) error {
-		st, err := get(v.snap, tallyKey(in.id))
+	err = snap.Tier.Members(snap.Reader, w.Template.Identity, func(ser *Series) error {
+		st, err := Get(snap.Reader, TallyKey(ser.ID))
 		if err != nil || st == nil {
 			return err
 		}
-		state, err := decodeSeriesState(st)
-		if err != nil || state.maxStart < first {
+		state, err := DecodeTally(st)
+		if err != nil || state.MaxStart < first {
 			return err
 		}
-		s := v.walkSeries(in, v.meta.t, false)
-		err = s.seek(first, last+1)
+		s := snap.Walk(ser, snap.Head.Seq, false)
+		err = s.SeekRange(first, last+1)
 		if err == nil {
-			err = compareSamples(s, w, in.id == own.id, found)
+			err = compareSamples(s, w, ser.ID == own.ID, found)
 		}
-		closing(closer(s.close), &err)
+		Close(CloseFunc(s.Close), &err)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return v.probeDocuments(w, found)
+	return snap.probeDocuments(w, found)
 }
 
 // compareSamples holds the columns against a walk over the same time.
-func compareSamples(s *samples, w *store.SeriesWrite, own bool, found []store.Presence) error {
+func compareSamples(s *Walk, w *store.SeriesWrite, own bool, found []store.Presence) error {
 	t := w.Template
-	for i, n := 0, 1; i < len(found) && s.valid(); n++ {
+	for i, n := 0, 1; i < len(found) && s.Valid(); n++ {
 		if n%yieldProbes == 0 {
 			runtime.Gosched()
 		}
-		mine, theirs := w.Columns.At(i), s.sample()
+		mine, theirs := w.Columns.At(i), s.Sample()
 		c := 0
 		if mine.Start < theirs.Start {
 			c = -1
 		} else if mine.Start > theirs.Start {
 			c = 1
 		} else {
-			a, b := t.Key(&mine), s.in.t.Key(&theirs)
+			a, b := t.Key(&mine), s.Series.Template.Key(&theirs)
 			c = a.Compare(&b)
 		}
 		switch {
 		case c < 0:
 			i++
 		case c > 0:
-			if err := s.next(); err != nil {
+			if err := s.Next(); err != nil {
 				return err
 			}
 		default:
@@ -88,24 +88,24 @@ func compareSamples(s *samples, w *store.SeriesWrite, own bool, found []store.Pr
 }
 
 // probeDocuments finds the samples that are documents.
-func (v *snapshot) probeDocuments(w *store.SeriesWrite, found []store.Presence) (err error) {
+func (snap *Snapshot) probeDocuments(w *store.SeriesWrite, found []store.Presence) (err error) {
 	a, b := w.Columns.At(0), w.Columns.At(len(found)-1)
 	lo, hi := w.Template.Key(&a), w.Template.Key(&b)
-	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: idPrefix("Observation", lo.ID()),
-		UpperBound: next(idPrefix("Observation", hi.ID()))})
+	it, err := snap.Reader.NewIter(&pebble.IterOptions{LowerBound: IDPrefix("Observation", lo.ID()),
+		UpperBound: PrefixEnd(IDPrefix("Observation", hi.ID()))})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	i := 0
 	for ok := it.First(); ok; ok = it.Next() {
-		_, rest, good := takeStr(it.Key()[1:])
+		_, rest, good := CutString(it.Key()[1:])
 		if !good {
-			return errRow
+			return ErrRow
 		}
-		id, _, good := takeStr(rest)
+		id, _, good := CutString(rest)
 		if !good {
-			return errRow
+			return ErrRow
 		}
 		k, is := series.ParseID(id)
 		if !is {

@@ -16,9 +16,9 @@ import (
 func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error) {
 	const op = "pebblestore.Read"
 	if at == 0 {
-		if x, ok := d.lately.get(cacheKey{ref: ref}); ok {
-			m := x.match.again()
-			return m.resource(), &m.facts, nil
+		if x, ok := d.reads.Get(cacheKey{Ref: ref}); ok {
+			m := x.Match.Clone()
+			return m.Resource(), &m.Facts, nil
 		}
 	}
 	v, err := d.enter(op)
@@ -26,22 +26,22 @@ func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource,
 		return fhir.Resource{}, nil, err
 	}
 	defer d.leave(v)
-	t, err := v.at(op, at)
+	seq, err := v.At(op, at)
 	if err != nil {
 		return fhir.Resource{}, nil, err
 	}
-	m, err := v.current(ref, t)
+	m, err := v.Current(ref, seq)
 	if err != nil {
-		return fhir.Resource{}, nil, faulted(op, err)
+		return fhir.Resource{}, nil, Wrap(op, err)
 	}
 	if m == nil {
 		return fhir.Resource{}, nil, fhir.Errorf(fhir.NotFound, op, "the resource does not exist")
 	}
-	r := m.resource()
+	r := m.Resource()
 	if at == 0 && ref.Type != "AuditEvent" { // those are many, and seldom read twice
-		d.lately.put(cacheKey{ref: ref}, cached{match: m.again()}, v.group)
+		d.reads.Put(cacheKey{Ref: ref}, Value{Match: m.Clone()}, v.group)
 	}
-	return r, &m.facts, nil
+	return r, &m.Facts, nil
 }
 
 // ReadVersion implements store.Store.
@@ -75,46 +75,46 @@ func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.Seq, before uin
 		return err
 	}
 	defer d.leave(v)
-	t, err := v.at(op, at)
+	seq, err := v.At(op, at)
 	if err != nil {
 		return err
 	}
-	pre := idPrefix(ref.Type, ref.ID)
-	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+	pre := IDPrefix(ref.Type, ref.ID)
+	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
-		return faulted(op, err)
+		return Wrap(op, err)
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	found := false
-	for ok := it.SeekGE(idKey(ref.Type, ref.ID, t)); ok; ok = it.Next() {
+	for ok := it.SeekGE(IDKey(ref.Type, ref.ID, seq)); ok; ok = it.Next() {
 		if ctx.Err() != nil {
-			return canceled(op, ctx.Err())
+			return Canceled(op, ctx.Err())
 		}
-		p, err := decodePointer(it.Key(), it.Value())
+		p, err := DecodePointer(it.Key(), it.Value())
 		if err != nil {
-			return faulted(op, err)
+			return Wrap(op, err)
 		}
-		if before > 0 && p.version >= before {
+		if before > 0 && p.Version >= before {
 			continue
 		}
-		m, err := v.fetch(ref, &p)
+		m, err := v.Fetch(ref, &p)
 		if err != nil {
-			return faulted(op, err)
+			return Wrap(op, err)
 		}
 		found = true
-		if !fn(m.doc.resource(ref.Type, ref.ID), &m.facts) {
+		if !fn(m.Document.Resource(ref.Type, ref.ID), &m.Facts) {
 			return nil
 		}
 	}
 	if err := it.Error(); err != nil || found || before == 1 {
-		return faulted(op, err)
+		return Wrap(op, err)
 	}
-	s, err := d.tier.sampleOf(v.snap, ref)
-	if err == nil && s != nil && store.Seq(s.smp.Commit.T) <= t {
-		m := newSample(s.in, &s.smp)
-		fn(m.resource(), &m.facts)
+	s, err := d.tier.Sample(v.Reader, ref)
+	if err == nil && s != nil && store.Seq(s.Sample.Commit.T) <= seq {
+		m := NewSample(s.Series, &s.Sample)
+		fn(m.Resource(), &m.Facts)
 	}
-	return faulted(op, err)
+	return Wrap(op, err)
 }
 
 // Heads implements store.Store.
@@ -125,30 +125,30 @@ func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, er
 		return nil, err
 	}
 	defer d.leave(v)
-	it, err := idIterator(v.snap)
+	it, err := NewIDIter(v.Reader)
 	if err != nil {
-		return nil, faulted(op, err)
+		return nil, Wrap(op, err)
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	heads = make([]store.Head, len(refs))
 	for i, ref := range refs {
 		if ctx.Err() != nil {
-			return nil, canceled(op, ctx.Err())
+			return nil, Canceled(op, ctx.Err())
 		}
-		p, err := headIn(it, ref, v.meta.t)
+		p, err := HeadIn(it, ref, v.Head.Seq)
 		if err != nil {
-			return nil, faulted(op, err)
+			return nil, Wrap(op, err)
 		}
 		if p != nil {
-			heads[i] = store.Head{Version: p.version, Hash: p.hash, Deleted: p.deleted, Seq: p.t}
+			heads[i] = store.Head{Version: p.Version, Hash: p.Hash, Deleted: p.Deleted, Seq: p.Seq}
 			continue
 		}
-		s, err := d.tier.sampleOf(v.snap, ref)
+		s, err := d.tier.Sample(v.Reader, ref)
 		if err != nil {
-			return nil, faulted(op, err)
+			return nil, Wrap(op, err)
 		}
 		if s != nil {
-			heads[i] = store.Head{Version: 1, Hash: s.hash(), Seq: store.Seq(s.smp.Commit.T)}
+			heads[i] = store.Head{Version: 1, Hash: s.Hash(), Seq: store.Seq(s.Sample.Commit.T)}
 		}
 	}
 	return heads, nil
@@ -165,38 +165,38 @@ func (d *DB) Probe(ctx context.Context, ws []store.SeriesWrite) (store.Seq, [][]
 	found := make([][]store.Presence, len(ws))
 	for i := range ws {
 		if ctx.Err() != nil {
-			return 0, nil, canceled(op, ctx.Err())
+			return 0, nil, Canceled(op, ctx.Err())
 		}
 		found[i] = make([]store.Presence, ws[i].Columns.Len())
-		if err := v.probe(&ws[i], found[i]); err != nil {
-			return 0, nil, faulted(op, err)
+		if err := v.Probe(&ws[i], found[i]); err != nil {
+			return 0, nil, Wrap(op, err)
 		}
 	}
-	return v.meta.t, found, nil
+	return v.Head.Seq, found, nil
 }
 
 // Get implements store.Store.
 func (d *DB) Get(_ context.Context, key string) ([]byte, error) {
 	const op = "pebblestore.Get"
-	if x, ok := d.lately.get(stateRef(key)); ok {
-		return slices.Clone(x.state), nil
+	if x, ok := d.reads.Get(stateRef(key)); ok {
+		return slices.Clone(x.State), nil
 	}
 	v, err := d.enter(op)
 	if err != nil {
 		return nil, err
 	}
 	defer d.leave(v)
-	b, err := get(v.snap, stateKey(key))
+	b, err := Get(v.Reader, stateKey(key))
 	if err != nil {
-		return nil, faulted(op, err)
+		return nil, Wrap(op, err)
 	}
 	if b != nil {
 		if len(b) < 8 {
-			return nil, faulted(op, errRow)
+			return nil, Wrap(op, ErrRow)
 		}
 		b = b[8:]
 	}
-	d.lately.put(stateRef(key), cached{state: b}, v.group)
+	d.reads.Put(stateRef(key), Value{State: b}, v.group)
 	return slices.Clone(b), nil
 }
 
@@ -214,24 +214,24 @@ func (d *DB) ListFrom(ctx context.Context, prefix, from string, fn func(key stri
 	}
 	defer d.leave(v)
 	pre := stateKey(prefix)
-	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: stateKey(max(prefix, from)), UpperBound: next(pre)})
+	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: stateKey(max(prefix, from)), UpperBound: PrefixEnd(pre)})
 	if err != nil {
-		return faulted(op, err)
+		return Wrap(op, err)
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
 		if ctx.Err() != nil {
-			return canceled(op, ctx.Err())
+			return Canceled(op, ctx.Err())
 		}
 		val := it.Value()
 		if len(val) < 8 {
-			return faulted(op, errRow)
+			return Wrap(op, ErrRow)
 		}
 		if !fn(string(it.Key()[1:]), append([]byte{}, val[8:]...)) {
 			return nil
 		}
 	}
-	return faulted(op, it.Error())
+	return Wrap(op, it.Error())
 }
 
 // Changes implements store.Store.
@@ -251,33 +251,33 @@ func (d *DB) changes(ctx context.Context, from store.Seq, brief bool, fn func(*s
 		return err
 	}
 	defer d.leave(v)
-	if from >= v.meta.t {
+	if from >= v.Head.Seq {
 		return nil
 	}
-	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: changeKey(from+1, 0), UpperBound: []byte{tabChange + 1}})
+	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: ChangeKey(from+1, 0), UpperBound: []byte{TableChange + 1}})
 	if err != nil {
-		return faulted(op, err)
+		return Wrap(op, err)
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
 		if ctx.Err() != nil {
-			return canceled(op, ctx.Err())
+			return Canceled(op, ctx.Err())
 		}
-		k := reader{b: it.Key()[1:]}
-		t := store.Seq(k.u64())
+		k := reader{Bytes: it.Key()[1:]}
+		seq := store.Seq(k.Uint64())
 		var more bool
-		if v0 := it.Value(); isSeriesChange(v0) && brief {
-			more = fn(&store.Change{Seq: t})
-		} else if isSeriesChange(v0) {
-			more, err = v.sampleChanges(t, v0, fn)
+		if v0 := it.Value(); IsSeriesChange(v0) && brief {
+			more = fn(&store.Change{Seq: seq})
+		} else if IsSeriesChange(v0) {
+			more, err = v.SampleChanges(seq, v0, fn)
 		} else {
-			more, err = v.change(t, v0, fn)
+			more, err = v.Change(seq, v0, fn)
 		}
 		if err != nil || !more {
-			return faulted(op, err)
+			return Wrap(op, err)
 		}
 	}
-	return faulted(op, it.Error())
+	return Wrap(op, it.Error())
 }
 
 // Log implements store.Store.
@@ -288,7 +288,7 @@ type logView struct{ d *DB }
 func (l logView) Size() uint64 {
 	l.d.mu.Lock()
 	defer l.d.mu.Unlock()
-	return l.d.view.meta.leaves
+	return l.d.view.Head.Leaves
 }
 
 func (l logView) Leaf(i uint64) (leaf store.Leaf, err error) {
@@ -298,13 +298,13 @@ func (l logView) Leaf(i uint64) (leaf store.Leaf, err error) {
 		return nil, err
 	}
 	defer l.d.leave(v)
-	rows, err := openLog(v.snap)
+	rows, err := OpenLog(v.Reader)
 	if err != nil {
-		return nil, faulted(op, err)
+		return nil, Wrap(op, err)
 	}
-	defer closing(rows, &err)
-	if leaf, err = rows.leaf(i); err != nil {
-		return nil, faulted(op, err)
+	defer Close(rows, &err)
+	if leaf, err = rows.Leaf(i); err != nil {
+		return nil, Wrap(op, err)
 	}
 	if leaf == nil {
 		return nil, fhir.Errorf(fhir.NotFound, op, "the log has no leaf %d", i)
@@ -314,14 +314,14 @@ func (l logView) Leaf(i uint64) (leaf store.Leaf, err error) {
 
 // hashes implements tlog.HashReader.
 func (v *view) hashes(indexes []int64) (out []tlog.Hash, err error) {
-	rows, err := openLog(v.snap)
+	rows, err := OpenLog(v.Reader)
 	if err != nil {
 		return nil, err
 	}
-	defer closing(rows, &err)
+	defer Close(rows, &err)
 	out = make([]tlog.Hash, len(indexes))
 	for i, x := range indexes {
-		b, err := rows.hash(x)
+		b, err := rows.Hash(x)
 		if err != nil {
 			return nil, err
 		}
@@ -342,7 +342,7 @@ func (l logView) Hashes(indexes []int64) ([][32]byte, error) {
 	defer l.d.leave(v)
 	hs, err := v.hashes(indexes)
 	if err != nil {
-		return nil, faulted(op, err)
+		return nil, Wrap(op, err)
 	}
 	out := make([][32]byte, len(hs))
 	for i := range hs {
@@ -358,9 +358,9 @@ func (l logView) Root(n uint64) ([32]byte, error) {
 		return [32]byte{}, err
 	}
 	defer l.d.leave(v)
-	if n > v.meta.leaves {
-		return [32]byte{}, fhir.Errorf(fhir.NotFound, op, "the log has %d leaves", v.meta.leaves)
+	if n > v.Head.Leaves {
+		return [32]byte{}, fhir.Errorf(fhir.NotFound, op, "the log has %d leaves", v.Head.Leaves)
 	}
 	h, err := tlog.TreeHash(int64(n), tlog.HashReaderFunc(v.hashes))
-	return h, faulted(op, err)
+	return h, Wrap(op, err)
 }

@@ -11,15 +11,15 @@ import (
 
 // gap is a range of keys (after, to) that cannot be read. A nil to is the end
 // of what was walked.
-type gap struct {
+type Gap struct {
 	after, to []byte
-	file      string
+	File      string
 }
 
 // walkReadable calls fn for the rows [lower, upper) that can be read, and lost
 // for each range between them that cannot.
-func walkReadable(ctx context.Context, r pebble.Reader, lower, upper []byte, fn func(k, v []byte) error,
-	lost func(gap) error) error {
+func WalkReadable(ctx context.Context, r pebble.Reader, lower, upper []byte, fn func(k, v []byte) error,
+	lost func(Gap) error) error {
 	last := slices.Clone(lower)
 	for from := lower; ; {
 		g, err := walkTo(ctx, r, from, upper, &last, fn)
@@ -38,7 +38,7 @@ func walkReadable(ctx context.Context, r pebble.Reader, lower, upper []byte, fn 
 
 // walkTo walks until the end or a gap. An error that is not damage is returned.
 func walkTo(ctx context.Context, r pebble.Reader, from, upper []byte, last *[]byte,
-	fn func(k, v []byte) error) (_ *gap, err error) {
+	fn func(k, v []byte) error) (_ *Gap, err error) {
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: upper})
 	if err != nil {
 		return gapOf(*last, err)
@@ -47,7 +47,7 @@ func walkTo(ctx context.Context, r pebble.Reader, from, upper []byte, last *[]by
 	n := 0
 	for ok := it.First(); ok; ok = it.Next() {
 		if n++; n%256 == 0 && ctx.Err() != nil {
-			return nil, canceled("pebblestore.walk", ctx.Err())
+			return nil, Canceled("pebblestore.walk", ctx.Err())
 		}
 		v, err := it.ValueAndErr()
 		if err != nil {
@@ -64,11 +64,11 @@ func walkTo(ctx context.Context, r pebble.Reader, from, upper []byte, last *[]by
 	return nil, nil
 }
 
-func gapOf(after []byte, err error) (*gap, error) {
-	if !damaged(err) {
+func gapOf(after []byte, err error) (*Gap, error) {
+	if !Damaged(err) {
 		return nil, err
 	}
-	return &gap{after: slices.Clone(after), file: faultOf(err)}, nil
+	return &Gap{after: slices.Clone(after), File: Describe(err)}, nil
 }
 
 // resume finds the least key behind a gap that can be read, nil when there is
@@ -120,7 +120,7 @@ func readableFrom(r pebble.Reader, lo, mid, upper []byte) (k []byte, ok bool, er
 }
 
 func unlessDamaged(err error) error {
-	if err == nil || damaged(err) {
+	if err == nil || Damaged(err) {
 		return nil
 	}
 	return err

@@ -17,18 +17,18 @@ const rebuildBatch = 4096 // rows looked at between two commits of a rebuild
 // schema has none.
 type rebuilder struct {
 	db    *pebble.DB
-	v     *snapshot
+	v     *Snapshot
 	batch *pebble.Batch
-	days  dayWriter
+	days  DayWriter
 	n     uint32
 }
 
 // rebuildOrders makes the U, V and W rows anew.
-func rebuildOrders(db *pebble.DB, f *forms, t *tier) (err error) {
-	r := &rebuilder{db: db, v: &snapshot{snap: db.NewSnapshot(), forms: f, tier: t}, batch: db.NewBatch(),
-		days: newDayWriter()}
-	defer closing(r.v.snap, &err)
-	for _, tab := range []byte{tabUpdated, tabTouched, tabDay} {
+func RebuildOrders(db *pebble.DB, f *Templates, t *Tier) (err error) {
+	r := &rebuilder{db: db, v: &Snapshot{Reader: db.NewSnapshot(), Templates: f, Tier: t}, batch: db.NewBatch(),
+		days: NewDayWriter()}
+	defer Close(r.v.Reader, &err)
+	for _, tab := range []byte{TableUpdate, TablePatientUpdate, TableDay} {
 		if err := r.batch.DeleteRange([]byte{tab}, []byte{tab + 1}, nil); err != nil {
 			return err
 		}
@@ -39,7 +39,7 @@ func rebuildOrders(db *pebble.DB, f *forms, t *tier) (err error) {
 	for _, pass := range []struct {
 		table byte
 		fn    func(k, v []byte) error
-	}{{tabDoc, r.document}, {tabSeries, r.series}, {tabChange, r.change}} {
+	}{{TableDocument, r.document}, {TableSeries, r.series}, {TableChange, r.change}} {
 		if err := r.each(pass.table, pass.fn); err != nil {
 			return err
 		}
@@ -48,11 +48,11 @@ func rebuildOrders(db *pebble.DB, f *forms, t *tier) (err error) {
 }
 
 func (r *rebuilder) each(table byte, fn func(k, v []byte) error) (err error) {
-	it, err := r.v.snap.NewIter(&pebble.IterOptions{LowerBound: []byte{table}, UpperBound: []byte{table + 1}})
+	it, err := r.v.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{table}, UpperBound: []byte{table + 1}})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
 		if err := fn(it.Key(), it.Value()); err != nil {
 			return err
@@ -73,73 +73,73 @@ func (r *rebuilder) flush() error {
 		return err
 	}
 	r.batch = r.db.NewBatch()
-	r.days.trim()
+	r.days.Trim()
 	return nil
 }
 
 func (r *rebuilder) document(k, v []byte) error {
-	w, ok := parseRow(k)
+	w, ok := ParseRow(k)
 	if !ok {
-		return errRow
+		return ErrRow
 	}
-	d, err := r.v.forms.doc(r.v.snap, new(recent), w.typ, w.id, v)
+	d, err := r.v.Templates.Document(r.v.Reader, new(Recent), w.Type, w.ID, v)
 	if err != nil {
 		return err
 	}
-	if w.typ == "AuditEvent" {
-		if err := r.update(typeUpdates(w.typ), w.t, d.updated, 1,
-			w.place.append(appendText(nil, w.id))); err != nil {
+	if w.Type == "AuditEvent" {
+		if err := r.update(TypeUpdates(w.Type), w.Seq, d.Updated, 1,
+			w.Location.Append(AppendText(nil, w.ID))); err != nil {
 			return err
 		}
 	}
-	if d.deleted || dateParam(w.typ) == "" {
+	if d.Deleted || DateParam(w.Type) == "" {
 		return nil
 	}
-	vals, _, err := extractStored(w.typ, d.json)
+	vals, _, err := ExtractStored(w.Type, d.JSON)
 	if err != nil {
-		return errRow
+		return ErrRow
 	}
-	return r.days.document(r.batch, w.typ, &w.place, vals)
+	return r.days.PutDocument(r.batch, w.Type, &w.Location, vals)
 }
 
 // update writes a row of its own for one entry.
-func (r *rebuilder) update(prefix []byte, t store.Seq, updated int64, count uint64, list []byte) error {
-	return r.batch.Set(updatesKey(prefix, t, r.n), encodeUpdates(updated, count, list), nil)
+func (r *rebuilder) update(prefix []byte, seq store.Seq, updated int64, count uint64, list []byte) error {
+	return r.batch.Set(UpdateKey(prefix, seq, r.n), EncodeUpdates(updated, count, list), nil)
 }
 
 func (r *rebuilder) series(k, v []byte) error {
 	if len(k) < 8 {
-		return errRow
+		return ErrRow
 	}
-	in, err := r.v.tier.infoOf(series.SeriesID(k[len(k)-8:]), v)
+	ser, err := r.v.Tier.SeriesOf(series.SeriesID(k[len(k)-8:]), v)
 	if err != nil {
 		return err
 	}
-	for level := byte(0); level < levels; level++ {
-		if err := r.blocks(in, level); err != nil {
+	for level := byte(0); level < Levels; level++ {
+		if err := r.blocks(ser, level); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *rebuilder) blocks(in *seriesInfo, level byte) (err error) {
-	pre := levelPrefix(tabHead, in.id, level)
-	it, err := r.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+func (r *rebuilder) blocks(ser *Series, level byte) (err error) {
+	pre := LevelPrefix(TableHeader, ser.ID, level)
+	it, err := r.v.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	var cols series.Columns
 	for ok := it.First(); ok; ok = it.Next() {
 		h, err := series.DecodeHeader(it.Value())
 		if err != nil {
 			return err
 		}
-		if err := r.v.tier.block(r.v.snap, it.Key(), &h, &cols); err != nil {
+		if err := r.v.Tier.ReadBlock(r.v.Reader, it.Key(), &h, &cols); err != nil {
 			return err
 		}
-		if err := r.days.samples(r.batch, &in.place, in.others, sampleDays(cols.Start)); err != nil {
+		if err := r.days.PutSamples(r.batch, &ser.Location, ser.OtherCodes, SampleDays(cols.Start)); err != nil {
 			return err
 		}
 	}
@@ -149,59 +149,59 @@ func (r *rebuilder) blocks(in *seriesInfo, level byte) (err error) {
 // change writes the U and V rows of one L row.
 func (r *rebuilder) change(k, v []byte) error {
 	if len(k) != 13 {
-		return errRow
+		return ErrRow
 	}
-	t, n := store.Seq(binary.BigEndian.Uint64(k[1:])), binary.BigEndian.Uint32(k[9:])
+	seq, n := store.Seq(binary.BigEndian.Uint64(k[1:])), binary.BigEndian.Uint32(k[9:])
 	typ, patient, count, updated := "Observation", "", uint64(1), int64(0)
-	if isSeriesChange(v) {
-		e, err := decodeSamplesEntry(v)
+	if IsSeriesChange(v) {
+		e, err := DecodeSeriesChange(v)
 		if err != nil {
 			return err
 		}
-		if updated, err = r.writtenAt(t, &e); err != nil {
+		if updated, err = r.writtenAt(seq, &e); err != nil {
 			return err
 		}
-		patient, count = e.patient, e.count
+		patient, count = e.Patient, e.Count
 	} else {
-		e, err := decodeEntry(v)
+		e, err := DecodeChange(v)
 		if err != nil {
 			return err
 		}
-		m, err := r.v.fetchRow(row{place: e.place, typ: e.typ, id: e.id, t: t})
+		m, err := r.v.FetchRow(Row{Location: e.Location, Type: e.Type, ID: e.ID, Seq: seq})
 		if err != nil {
 			return err
 		}
-		typ, patient, updated = e.typ, e.patient, m.doc.updated
+		typ, patient, updated = e.Type, e.Patient, m.Document.Updated
 	}
 	list := binary.AppendUvarint(nil, uint64(n))
-	if err := r.update(typeUpdates(typ), t, updated, count, list); err != nil {
+	if err := r.update(TypeUpdates(typ), seq, updated, count, list); err != nil {
 		return err
 	}
 	if _, single := search.PatientParam(typ); patient == "" || !single {
 		return nil
 	}
-	return r.update(patientUpdates(patient, typ), t, updated, count, list)
+	return r.update(PatientUpdates(patient, typ), seq, updated, count, list)
 }
 
 // writtenAt is the lastUpdated of the samples that a commit wrote.
-func (r *rebuilder) writtenAt(t store.Seq, e *samplesEntry) (updated int64, err error) {
-	in, err := r.v.tier.info(r.v.snap, &e.place, e.id)
+func (r *rebuilder) writtenAt(seq store.Seq, e *SeriesChange) (updated int64, err error) {
+	ser, err := r.v.Tier.Series(r.v.Reader, &e.Location, e.Series)
 	if err != nil {
 		return 0, err
 	}
-	w := r.v.walkSeries(in, t, false)
-	w.only = t
-	defer closing(closer(w.close), &err)
-	if err := w.seek(e.first, e.end+1); err != nil {
+	w := r.v.Walk(ser, seq, false)
+	w.Only = seq
+	defer Close(CloseFunc(w.Close), &err)
+	if err := w.SeekRange(e.First, e.Last+1); err != nil {
 		return 0, err
 	}
-	if w.valid() {
-		s := w.sample()
+	if w.Valid() {
+		s := w.Sample()
 		return s.Commit.Updated, nil
 	}
-	moved, err := r.v.moved(in, t, e.first, e.end)
+	moved, err := r.v.Moved(ser, seq, e.First, e.Last)
 	if err != nil || len(moved) == 0 {
 		return 0, err
 	}
-	return moved[0].doc.updated, nil
+	return moved[0].Document.Updated, nil
 }

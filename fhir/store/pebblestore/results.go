@@ -23,20 +23,20 @@ import (
 // Bounds of kept results. A result that was let go is made again when its next
 // page is asked for: a position says where to go on, whatever holds the rows.
 const (
-	resultTTL      = 10 * time.Minute // after the last page
-	resultsPer     = 8                // results of one owner
+	ResultTTL      = 10 * time.Minute // after the last page
+	ResultsPer     = 8                // results of one owner
 	memoryBytes    = 32 << 20         // of results in memory, together
 	memoryEach     = 4 << 20          // a larger result is written to disk
 	DefaultSpilled = 1 << 30          // Options.SpillBytes
 )
 
 // results keeps sorted results for the pages to come.
-type results struct {
+type Results struct {
 	fs       vfs.FS
 	dir      string
 	clock    func() time.Time
 	runBytes int
-	limit    int64 // bytes on disk
+	Limit    int64 // bytes on disk
 
 	mu     sync.Mutex
 	made   bool // the directory is there
@@ -49,7 +49,7 @@ type results struct {
 
 // result is one sorted result. refs counts who uses it; the store's own counts
 // as one while the result is kept.
-type result struct {
+type Result struct {
 	id     [32]byte
 	owner  string
 	keys   int
@@ -66,22 +66,22 @@ type result struct {
 
 // mark is an entry at which a seek can begin.
 type mark struct {
-	p   sortPos
+	p   Position
 	off int64
 }
 
-func newResults(fs vfs.FS, dir string, clock func() time.Time, runBytes int, limit int64) (*results, error) {
-	rs := &results{fs: fs, dir: dir, clock: clock, runBytes: runBytes, limit: limit,
+func NewResults(fs vfs.FS, dir string, clock func() time.Time, runBytes int, limit int64) (*Results, error) {
+	rs := &Results{fs: fs, dir: dir, clock: clock, runBytes: runBytes, Limit: limit,
 		byID: map[[32]byte]*list.Element{}, order: list.New()}
-	if rs.limit == 0 {
-		rs.limit = DefaultSpilled
+	if rs.Limit == 0 {
+		rs.Limit = DefaultSpilled
 	}
 	// Results of an earlier process cannot be used.
 	return rs, rs.fs.RemoveAll(rs.dir)
 }
 
 // resultID names the result of a search at a snapshot for its owner.
-func resultID(owner string, q *search.Query, sort []search.SortKey, at store.Seq) [32]byte {
+func ResultID(owner string, q *search.Query, sort []search.SortKey, at store.Seq) [32]byte {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q %q %d %v", owner, q.Type, at, sort)
 	for i := range q.Clauses {
@@ -95,7 +95,7 @@ func resultID(owner string, q *search.Query, sort []search.SortKey, at store.Seq
 }
 
 // mark remembers an entry now and then.
-func (r *result) mark(p *sortPos, off int64) {
+func (r *Result) mark(p *Position, off int64) {
 	if r.n%r.every == 0 {
 		if len(r.marks) == maxMarks { // every second is enough from now on
 			for i := range maxMarks / 2 {
@@ -104,17 +104,17 @@ func (r *result) mark(p *sortPos, off int64) {
 			r.marks, r.every = r.marks[:maxMarks/2], 2*r.every
 		}
 		if r.n%r.every == 0 {
-			r.marks = append(r.marks, mark{sortPos{slices.Clone(p.Keys), p.ID}, off})
+			r.marks = append(r.marks, mark{Position{slices.Clone(p.Keys), p.ID}, off})
 		}
 	}
 	r.n++
 }
 
 // seek reads from the last mark that is not behind from.
-func (r *result) seek(keys []search.SortKey, from *sortPos) (*posReader, error) {
+func (r *Result) Seek(keys []search.SortKey, from *Position) (*posReader, error) {
 	off := int64(0)
 	if from != nil {
-		i := sort.Search(len(r.marks), func(i int) bool { return r.marks[i].p.compare(from, keys) > 0 })
+		i := sort.Search(len(r.marks), func(i int) bool { return r.marks[i].p.Compare(from, keys) > 0 })
 		if i > 0 {
 			off = r.marks[i-1].off
 		}
@@ -122,12 +122,12 @@ func (r *result) seek(keys []search.SortKey, from *sortPos) (*posReader, error) 
 	return &posReader{r: bufio.NewReader(io.NewSectionReader(r.at, off, r.bytes-off)), keys: len(keys)}, nil
 }
 
-func (rs *results) writer(sort []search.SortKey) *resultWriter {
-	return &resultWriter{rs: rs, sort: sort}
+func (rs *Results) Writer(sort []search.SortKey) *Writer {
+	return &Writer{rs: rs, sort: sort}
 }
 
 // take returns a kept result, nil when there is none. The caller releases it.
-func (rs *results) take(id [32]byte) *result {
+func (rs *Results) Take(id [32]byte) *Result {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.expire()
@@ -135,7 +135,7 @@ func (rs *results) take(id [32]byte) *result {
 	if el == nil {
 		return nil
 	}
-	r := el.Value.(*result)
+	r := el.Value.(*Result)
 	r.refs++
 	r.used = rs.clock()
 	rs.order.MoveToFront(el)
@@ -143,7 +143,7 @@ func (rs *results) take(id [32]byte) *result {
 }
 
 // keep keeps a result, and lets go of those that are then too many.
-func (rs *results) keep(id [32]byte, owner string, r *result) {
+func (rs *Results) Keep(id [32]byte, owner string, r *Result) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.expire()
@@ -160,35 +160,35 @@ func (rs *results) keep(id [32]byte, owner string, r *result) {
 	for el := rs.order.Front(); el != nil; {
 		at := el
 		el = el.Next()
-		if o := at.Value.(*result); o.owner == owner {
-			if n++; n > resultsPer {
+		if o := at.Value.(*Result); o.owner == owner {
+			if n++; n > ResultsPer {
 				rs.drop(at)
 			}
 		}
 	}
 	for rs.memory > memoryBytes {
-		rs.dropLast(func(r *result) bool { return r.memory })
+		rs.dropLast(func(r *Result) bool { return r.memory })
 	}
 }
 
 // tidy is called now and then.
-func (rs *results) tidy() {
+func (rs *Results) Tidy() {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.expire()
 }
 
 // expire lets go of results that nobody asked for lately.
-func (rs *results) expire() {
+func (rs *Results) expire() {
 	now := rs.clock()
-	for el := rs.order.Back(); el != nil && now.Sub(el.Value.(*result).used) > resultTTL; el = rs.order.Back() {
+	for el := rs.order.Back(); el != nil && now.Sub(el.Value.(*Result).used) > ResultTTL; el = rs.order.Back() {
 		rs.drop(el)
 	}
 }
 
-func (rs *results) dropLast(of func(*result) bool) bool {
+func (rs *Results) dropLast(of func(*Result) bool) bool {
 	for el := rs.order.Back(); el != nil; el = el.Prev() {
-		if of(el.Value.(*result)) {
+		if of(el.Value.(*Result)) {
 			rs.drop(el)
 			return true
 		}
@@ -196,8 +196,8 @@ func (rs *results) dropLast(of func(*result) bool) bool {
 	return false
 }
 
-func (rs *results) drop(el *list.Element) {
-	r := rs.order.Remove(el).(*result)
+func (rs *Results) drop(el *list.Element) {
+	r := rs.order.Remove(el).(*Result)
 	delete(rs.byID, r.id)
 	if r.memory {
 		rs.memory -= r.bytes
@@ -205,13 +205,13 @@ func (rs *results) drop(el *list.Element) {
 	rs.unref(r)
 }
 
-func (rs *results) release(r *result) {
+func (rs *Results) Release(r *Result) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.unref(r)
 }
 
-func (rs *results) unref(r *result) {
+func (rs *Results) unref(r *Result) {
 	if r.refs--; r.refs == 0 && r.file != nil {
 		if err := r.file.removeLocked(); err != nil {
 			return // the next start removes what is left of it
@@ -220,14 +220,14 @@ func (rs *results) unref(r *result) {
 }
 
 // usage returns the number of results that are kept and the bytes of their files.
-func (rs *results) usage() (n int, disk int64) {
+func (rs *Results) Usage() (n int, disk int64) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	return rs.order.Len(), rs.disk
 }
 
 // close lets go of everything.
-func (rs *results) close() error {
+func (rs *Results) Close() error {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	for el := rs.order.Back(); el != nil; el = rs.order.Back() {
@@ -237,13 +237,13 @@ func (rs *results) close() error {
 }
 
 // reserve takes room on disk, of kept results when nothing else is left.
-func (rs *results) reserve(n int64) error {
+func (rs *Results) reserve(n int64) error {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	for rs.disk+n > rs.limit {
-		if !rs.dropLast(func(r *result) bool { return r.file != nil && r.refs == 1 }) {
+	for rs.disk+n > rs.Limit {
+		if !rs.dropLast(func(r *Result) bool { return r.file != nil && r.refs == 1 }) {
 			return fhir.Errorf(fhir.TooCostly, "pebblestore.Find",
-				"sorting the matches takes more than the %d MiB that this server sets aside for it: narrow the search, or sort by date or _lastUpdated", rs.limit>>20)
+				"sorting the matches takes more than the %d MiB that this server sets aside for it: narrow the search, or sort by date or _lastUpdated", rs.Limit>>20)
 		}
 	}
 	rs.disk += n
@@ -252,7 +252,7 @@ func (rs *results) reserve(n int64) error {
 
 // scratch is a temporary file.
 type scratch struct {
-	rs   *results
+	rs   *Results
 	name string
 	f    vfs.File
 	buf  []byte
@@ -262,7 +262,7 @@ type scratch struct {
 
 const scratchBuffer = 256 << 10
 
-func (rs *results) scratch() (*scratch, error) {
+func (rs *Results) scratch() (*scratch, error) {
 	rs.mu.Lock()
 	rs.n++
 	name, made := rs.fs.PathJoin(rs.dir, strconv.FormatUint(rs.n, 10)), rs.made
@@ -284,7 +284,7 @@ func (rs *results) scratch() (*scratch, error) {
 
 func errScratch(err error) error {
 	return &fhir.Error{Kind: fhir.Unavailable, Op: "pebblestore.Find",
-		Err: errors.New("temporary file: " + faultOf(err)),
+		Err: errors.New("temporary file: " + Describe(err)),
 		Issues: []fhir.Issue{{Severity: "error", Code: fhir.Unavailable.IssueCode(),
 			Diagnostics: "the matches could not be sorted: a temporary file cannot be written or read"}}}
 }

@@ -15,102 +15,102 @@ import (
 
 // columnar begins an answer out of columns: first docs, then smp for each series
 // of the query's patient.
-func (s *searcher) columnar(ctx context.Context, op string, v *snapshot, f store.Find, docs func(x *finder) (bool, error),
-	smp func(x *finder, in *seriesInfo) (bool, error)) error {
-	if f.Query.Type != "Observation" || f.Query.Patient == "" {
+func (s *Searcher) columnar(ctx context.Context, op string, snap *Snapshot, req store.Find, docs func(f *finder) (bool, error),
+	smp func(f *finder, ser *Series) (bool, error)) error {
+	if req.Query.Type != "Observation" || req.Query.Patient == "" {
 		return fhir.Errorf(fhir.Internal, op, "only Observations of one patient lie in columns")
 	}
-	at, err := v.at(op, f.At)
+	at, err := snap.At(op, req.At)
 	if err != nil {
 		return err
 	}
-	sel, err := search.Select(f.Query)
+	sel, err := search.Select(req.Query)
 	if err != nil {
 		return err
 	}
-	x := &finder{ctx: ctx, op: op, s: s, v: v, at: at, q: f.Query, sel: sel, filter: f.Filter, documentsOnly: true}
-	if more, err := docs(x); err != nil || !more {
-		return faulted(op, err)
+	f := &finder{ctx: ctx, op: op, searcher: s, snap: snap, at: at, query: req.Query, sel: sel, filter: req.Filter, documentsOnly: true}
+	if more, err := docs(f); err != nil || !more {
+		return Wrap(op, err)
 	}
-	ins, err := x.seriesOf(f.Query.Patient)
+	ins, err := f.seriesOf(req.Query.Patient)
 	if err != nil {
-		return faulted(op, err)
+		return Wrap(op, err)
 	}
-	for _, in := range ins {
-		if more, err := smp(x, in); err != nil || !more {
-			return faulted(op, err)
+	for _, ser := range ins {
+		if more, err := smp(f, ser); err != nil || !more {
+			return Wrap(op, err)
 		}
 	}
 	return nil
 }
 
 // allDocuments gives out every document that matches.
-func (x *finder) allDocuments(give func(*match) bool) (more bool, err error) {
-	more, x.passing = true, true
-	x.emit = func(m *match, _ []byte) bool {
+func (f *finder) allDocuments(give func(*Match) bool) (more bool, err error) {
+	more, f.passing = true, true
+	f.emit = func(m *Match, _ []byte) bool {
 		more = give(m)
 		return more
 	}
-	err = x.run(nil, nil)
+	err = f.run(nil, nil)
 	return more, err
 }
 
 // seriesOf are the series of a patient that the query does not rule out.
-func (x *finder) seriesOf(patient string) (out []*seriesInfo, err error) {
-	pre := clusterKey(tabSeries, patient, "Observation")
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+func (f *finder) seriesOf(patient string) (out []*Series, err error) {
+	pre := clusterKey(TableSeries, patient, "Observation")
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return nil, err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
-		if err := x.step(); err != nil {
+		if err := f.step(); err != nil {
 			return nil, err
 		}
 		var id series.SeriesID
 		k := it.Key()
-		if len(k) != len(pre)+bucketTail+len(id) {
-			return nil, errRow
+		if len(k) != len(pre)+CodeBucketLen+len(id) {
+			return nil, ErrRow
 		}
 		copy(id[:], k[len(k)-len(id):])
-		in, err := x.v.tier.infoOf(id, it.Value())
+		ser, err := f.snap.Tier.SeriesOf(id, it.Value())
 		if err != nil {
 			return nil, err
 		}
-		if !x.rules(in) {
-			out = append(out, in)
+		if !f.excludes(ser) {
+			out = append(out, ser)
 		}
 	}
 	return out, it.Error()
 }
 
 // findNewest implements store.Columnar.FindNewest at a snapshot.
-func (s *searcher) findNewest(ctx context.Context, op string, v *snapshot, f store.Find, n int, fn func(*store.Found) bool) error {
-	give := func(m *match) bool { return fn(&store.Found{Resource: m.resource(), Facts: &m.facts}) }
-	docs := func(x *finder) (more bool, err error) {
-		if idsOf(f.Query) != nil {
-			return x.allDocuments(give)
+func (s *Searcher) FindNewest(ctx context.Context, op string, snap *Snapshot, req store.Find, n int, fn func(*store.Found) bool) error {
+	give := func(m *Match) bool { return fn(&store.Found{Resource: m.Resource(), Facts: &m.Facts}) }
+	docs := func(f *finder) (more bool, err error) {
+		if idsOf(req.Query) != nil {
+			return f.allDocuments(give)
 		}
-		return x.newestDocuments(n, give)
+		return f.newestDocuments(n, give)
 	}
-	return s.columnar(ctx, op, v, f, docs, func(x *finder, in *seriesInfo) (more bool, err error) {
-		w := x.walk(in, true)
-		defer closing(closer(w.close), &err)
-		if err := w.seek(microsOf(x.dates(in.bucket))); err != nil {
+	return s.columnar(ctx, op, snap, req, docs, func(f *finder, ser *Series) (more bool, err error) {
+		w := f.walk(ser, true)
+		defer Close(CloseFunc(w.Close), &err)
+		if err := w.SeekRange(Micros(f.dates(ser.Bucket))); err != nil {
 			return false, err
 		}
 		last := int64(math.MinInt64)
-		for got := 0; w.valid(); {
-			if err := x.step(); err != nil {
+		for got := 0; w.Valid(); {
+			if err := f.step(); err != nil {
 				return false, err
 			}
-			s := w.sample()
+			s := w.Sample()
 			lo, _ := s.Interval()
 			if sec := lo / 1000; got >= n && sec < last {
 				break
-			} else if x.fits(in, &s) {
-				m := newSample(in, &s)
-				if x.filter.Allow(&m.facts) {
+			} else if f.matchesSample(ser, &s) {
+				m := NewSample(ser, &s)
+				if f.filter.Allow(&m.Facts) {
 					if !give(m) {
 						return false, nil
 					}
@@ -119,7 +119,7 @@ func (s *searcher) findNewest(ctx context.Context, op string, v *snapshot, f sto
 					}
 				}
 			}
-			if err := w.next(); err != nil {
+			if err := w.Next(); err != nil {
 				return false, err
 			}
 		}
@@ -128,12 +128,12 @@ func (s *searcher) findNewest(ctx context.Context, op string, v *snapshot, f sto
 }
 
 // findRuns implements store.Columnar.FindRuns at a snapshot.
-func (s *searcher) findRuns(ctx context.Context, op string, v *snapshot, f store.Find, doc func(*store.Found) bool, run func(*store.Run) bool) error {
-	give := func(m *match) bool { return doc(&store.Found{Resource: m.resource(), Facts: &m.facts}) }
-	docs := func(x *finder) (bool, error) { return x.allDocuments(give) }
-	return s.columnar(ctx, op, v, f, docs, func(x *finder, in *seriesInfo) (bool, error) {
-		for level := byte(0); level < levels; level++ {
-			if more, err := x.runsIn(in, level, run); err != nil || !more {
+func (s *Searcher) FindRuns(ctx context.Context, op string, snap *Snapshot, req store.Find, doc func(*store.Found) bool, run func(*store.Run) bool) error {
+	give := func(m *Match) bool { return doc(&store.Found{Resource: m.Resource(), Facts: &m.Facts}) }
+	docs := func(f *finder) (bool, error) { return f.allDocuments(give) }
+	return s.columnar(ctx, op, snap, req, docs, func(f *finder, ser *Series) (bool, error) {
+		for level := byte(0); level < Levels; level++ {
+			if more, err := f.runsIn(ser, level, run); err != nil || !more {
 				return false, err
 			}
 		}
@@ -142,44 +142,44 @@ func (s *searcher) findRuns(ctx context.Context, op string, v *snapshot, f store
 }
 
 // runsIn gives out the matches among the blocks of one level.
-func (x *finder) runsIn(in *seriesInfo, level byte, run func(*store.Run) bool) (more bool, err error) {
-	pre := levelPrefix(tabHead, in.id, level)
-	lo, hi := microsOf(x.dates(in.bucket))
+func (f *finder) runsIn(ser *Series, level byte, run func(*store.Run) bool) (more bool, err error) {
+	pre := LevelPrefix(TableHeader, ser.ID, level)
+	lo, hi := Micros(f.dates(ser.Bucket))
 	from := pre
-	if level == levelBase && lo > firstStart {
-		from = blockKey(tabHead, in.id, level, sortable(lo), 0)
+	if level == LevelBase && lo > FirstStart {
+		from = BlockKey(TableHeader, ser.ID, level, Sortable(lo), 0)
 	}
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return false, err
 	}
-	defer closing(it, &err)
-	cols := x.v.tier.columns(in.t.Values)
-	defer x.v.tier.release(cols)
+	defer Close(it, &err)
+	cols := f.snap.Tier.Columns(ser.Template.Values)
+	defer f.snap.Tier.Release(cols)
 	ok := it.SeekLT(from)
 	if !ok {
 		ok = it.First()
 	}
-	b := runBlock{in: in, head: &series.Header{}, cols: cols, each: x.perSample(in)}
+	b := runBlock{in: ser, head: &series.Header{}, cols: cols, each: f.perSample(ser)}
 	h := b.head
-	b.load = func() error { return x.v.tier.block(x.v.snap, it.Key(), h, cols) }
-	r := store.Run{Template: in.t, Load: b.columns}
+	b.load = func() error { return f.snap.Tier.ReadBlock(f.snap.Reader, it.Key(), h, cols) }
+	r := store.Run{Template: ser.Template, Load: b.columns}
 	for ; ok; ok = it.Next() {
-		if err := x.step(); err != nil {
+		if err := f.step(); err != nil {
 			return false, err
 		}
 		if err := h.Decode(it.Value()); err != nil {
 			return false, err
 		}
-		if level == levelBase && h.MinStart >= hi {
+		if level == LevelBase && h.MinStart >= hi {
 			break
 		}
-		if h.MaxStart < lo || h.MinStart >= hi || store.Seq(h.MinT) > x.at {
+		if h.MaxStart < lo || h.MinStart >= hi || store.Seq(h.MinT) > f.at {
 			continue
 		}
 		b.loaded = false
 		r.From, r.To, r.Whole = 0, 0, nil
-		if more, err := x.runsOf(&b, &r, run); err != nil || !more {
+		if more, err := f.runsOf(&b, &r, run); err != nil || !more {
 			return false, err
 		}
 	}
@@ -188,7 +188,7 @@ func (x *finder) runsIn(in *seriesInfo, level byte, run func(*store.Run) bool) (
 
 // runBlock is a block that is loaded when its samples have to be seen.
 type runBlock struct {
-	in     *seriesInfo
+	in     *Series
 	head   *series.Header
 	cols   *series.Columns
 	load   func() error
@@ -214,20 +214,20 @@ func (b *runBlock) columns() (*series.Columns, error) {
 }
 
 // allows asks the filter about a sample, or knows the answer.
-func (x *finder) allows(b *runBlock, s *series.Sample) bool {
+func (f *finder) allows(b *runBlock, s *series.Sample) bool {
 	if b.each || b.asked%askAgain == 0 {
-		m := newSample(b.in, s)
-		b.allowed = x.filter.Allow(&m.facts)
+		m := NewSample(b.in, s)
+		b.allowed = f.filter.Allow(&m.Facts)
 	}
 	b.asked++
 	return b.allowed
 }
 
 // runsOf cuts a block into runs of matches.
-func (x *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (more bool, err error) {
-	in, h := b.in, b.head
-	if !b.each && store.Seq(h.MaxT) <= x.at && x.surely(in, h) {
-		if !x.allows(b, &series.Sample{Start: h.MinStart, End: series.NoEnd,
+func (f *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (more bool, err error) {
+	ser, h := b.in, b.head
+	if !b.each && store.Seq(h.MaxT) <= f.at && f.surely(ser, h) {
+		if !f.allows(b, &series.Sample{Start: h.MinStart, End: series.NoEnd,
 			Commit: series.Commit{T: h.MinT, Updated: h.MinUpdated}}) {
 			return true, nil
 		}
@@ -244,7 +244,7 @@ func (x *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (m
 			return true
 		}
 		if !b.each {
-			if s := cols.At(r.From); !x.allows(b, &s) {
+			if s := cols.At(r.From); !f.allows(b, &s) {
 				return true
 			}
 		}
@@ -252,9 +252,9 @@ func (x *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (m
 	}
 	for i := range cols.Len() {
 		s := cols.At(i)
-		ok := store.Seq(s.Commit.T) <= x.at && x.fits(in, &s)
+		ok := store.Seq(s.Commit.T) <= f.at && f.matchesSample(ser, &s)
 		if ok && b.each {
-			ok = x.allows(b, &s)
+			ok = f.allows(b, &s)
 		}
 		if !ok {
 			if !end(i) {
@@ -268,15 +268,15 @@ func (x *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (m
 
 // perSample reports whether the filter may decide differently on two samples
 // of a series.
-func (x *finder) perSample(in *seriesInfo) bool {
-	return slices.ContainsFunc(x.filter.Params("Observation"), func(p string) bool { return in.dynamic[p] })
+func (f *finder) perSample(ser *Series) bool {
+	return slices.ContainsFunc(f.filter.Params("Observation"), func(p string) bool { return ser.Varies[p] })
 }
 
 // surely reports whether every sample of a block matches, as far as its header
 // tells.
-func (x *finder) surely(in *seriesInfo, h *series.Header) bool {
+func (f *finder) surely(ser *Series, h *series.Header) bool {
 	first, _ := (&series.Sample{Start: h.MinStart, End: series.NoEnd}).Interval()
-	for _, c := range x.judged(in).rest {
+	for _, c := range f.evaluate(ser).rest {
 		if c.Param.Code != "date" || c.Modifier != search.NoModifier {
 			return false
 		}

@@ -19,7 +19,7 @@ import (
 )
 
 // Salvaged says what a salvage copied and what it could not.
-type Salvaged struct {
+type Report struct {
 	// Rows were copied, by table.
 	Rows map[string]uint64 `json:"rows"`
 	// Unreadable are the ranges of rows that could not be read, by table and file.
@@ -44,23 +44,23 @@ type LostResource struct {
 }
 
 // copied are the tables that a salvage copies. The others follow from them.
-var copied = []byte{tabDoc, tabForm, tabID, tabChange, tabState, tabExpire, tabLog, tabMeta, tabSeries, tabIdentity,
-	tabTally, tabHead, tabBlock}
+var copied = []byte{TableDocument, TableTemplate, TableID, TableChange, TableState, TableExpiry, TableLog, TableMeta, TableSeries, TableIdentity,
+	TableTally, TableHeader, TableBlock}
 
 const salvageBatch = 4 << 20 // bytes
 
 type salvage struct {
 	ctx   context.Context
-	out   *Salvaged
+	out   *Report
 	db    *pebble.DB // the new store
-	forms *forms
-	tier  *tier
+	forms *Templates
+	tier  *Tier
 	batch *pebble.Batch
 	// made numbers the rows of the change log that are made anew.
 	made uint32
 	// changesLost is set when rows of the change log could not be read.
 	changesLost bool
-	written     map[writtenSamples]*samplesEntry // what is left of them
+	written     map[writtenSamples]*SeriesChange // what is left of them
 	top         meta                             // of the rows
 	schema      []byte
 }
@@ -73,14 +73,14 @@ type writtenSamples struct {
 
 // copyReadable copies what can be read in one store to a new one, and makes the
 // rows that follow from others. schema is written where the schema row is lost.
-func copyReadable(ctx context.Context, src, dst *pebble.DB, schema string) (*Salvaged, error) {
+func Copy(ctx context.Context, src, dst *pebble.DB, schema string) (*Report, error) {
 	t, err := newTier()
 	if err != nil {
 		return nil, err
 	}
-	s := &salvage{ctx: ctx, db: dst, forms: &forms{}, tier: t, schema: []byte(schema), batch: dst.NewBatch(),
-		written: map[writtenSamples]*samplesEntry{},
-		out:     &Salvaged{Rows: map[string]uint64{}, Unreadable: map[string]int{}}}
+	s := &salvage{ctx: ctx, db: dst, forms: &Templates{}, tier: t, schema: []byte(schema), batch: dst.NewBatch(),
+		written: map[writtenSamples]*SeriesChange{},
+		out:     &Report{Rows: map[string]uint64{}, Unreadable: map[string]int{}}}
 	for _, tab := range copied {
 		if err := s.table(src, tab); err != nil {
 			return nil, err
@@ -96,16 +96,16 @@ func copyReadable(ctx context.Context, src, dst *pebble.DB, schema string) (*Sal
 }
 
 func (s *salvage) table(src *pebble.DB, tab byte) error {
-	return walkReadable(s.ctx, src, []byte{tab}, []byte{tab + 1}, func(k, v []byte) error {
-		if bytes.Equal(k, schemaKey) {
+	return WalkReadable(s.ctx, src, []byte{tab}, []byte{tab + 1}, func(k, v []byte) error {
+		if bytes.Equal(k, Schema) {
 			s.schema = slices.Clone(v)
 			return nil
 		}
 		s.out.Rows[string(rune(tab))]++
 		return s.set(k, v)
-	}, func(g gap) error {
-		s.out.Unreadable[fmt.Sprintf("table %c, %s", tab, g.file)]++
-		s.changesLost = s.changesLost || tab == tabChange
+	}, func(g Gap) error {
+		s.out.Unreadable[fmt.Sprintf("table %c, %s", tab, g.File)]++
+		s.changesLost = s.changesLost || tab == TableChange
 		return nil
 	})
 }
@@ -143,42 +143,42 @@ func (s *salvage) flush() error {
 // each walks a table of the new store.
 func (s *salvage) each(table byte, fn func(k, v []byte) error) (err error) {
 	snap := s.db.NewSnapshot()
-	defer closing(snap, &err)
-	return walkReadable(s.ctx, snap, []byte{table}, []byte{table + 1}, fn, func(gap) error { return errRow })
+	defer Close(snap, &err)
+	return WalkReadable(s.ctx, snap, []byte{table}, []byte{table + 1}, fn, func(Gap) error { return ErrRow })
 }
 
 // versions makes I rows for documents that have none. Their hash is not that of
 // what a writer stated, so the next write of the same content is a version.
 func (s *salvage) versions() error {
-	return s.each(tabDoc, func(k, v []byte) error {
+	return s.each(TableDocument, func(k, v []byte) error {
 		r, d, ok := s.document(k, v)
 		if !ok {
 			return s.remove(k)
 		}
-		s.top.t, s.top.updated = max(s.top.t, r.t), max(s.top.updated, d.updated)
-		have, err := get(s.db, idKey(r.typ, r.id, r.t))
+		s.top.Seq, s.top.Updated = max(s.top.Seq, r.Seq), max(s.top.Updated, d.Updated)
+		have, err := Get(s.db, IDKey(r.Type, r.ID, r.Seq))
 		if err != nil || have != nil {
 			return err
 		}
-		p := pointer{place: r.place, t: r.t, version: d.version, deleted: d.deleted, hash: store.ContentHash(d.json)}
-		return s.set(idKey(r.typ, r.id, r.t), p.encode())
+		p := Pointer{Location: r.Location, Seq: r.Seq, Version: d.Version, Deleted: d.Deleted, Hash: store.ContentHash(d.JSON)}
+		return s.set(IDKey(r.Type, r.ID, r.Seq), p.Encode())
 	})
 }
 
 // document reads a D row; ok is false when its form is lost or it is malformed.
-func (s *salvage) document(k, v []byte) (r row, d doc, ok bool) {
-	if r, ok = parseRow(k); !ok {
+func (s *salvage) document(k, v []byte) (r Row, d Document, ok bool) {
+	if r, ok = ParseRow(k); !ok {
 		return r, d, false
 	}
-	d, err := s.forms.doc(s.db, new(recent), r.typ, r.id, v)
+	d, err := s.forms.Document(s.db, new(Recent), r.Type, r.ID, v)
 	return r, d, err == nil
 }
 
 // salvagedVersion is one I row of a resource.
 type salvagedVersion struct {
 	key []byte
-	p   pointer
-	doc *doc // nil: lost
+	p   Pointer
+	doc *Document // nil: lost
 }
 
 // documents drops versions whose document is lost, and the resources of which
@@ -191,8 +191,8 @@ func (s *salvage) documents() error {
 		have = nil
 		return err
 	}
-	err := s.each(tabID, func(k, v []byte) error {
-		p, err := decodePointer(k, v)
+	err := s.each(TableID, func(k, v []byte) error {
+		p, err := DecodePointer(k, v)
 		if err != nil {
 			return s.remove(k)
 		}
@@ -204,12 +204,12 @@ func (s *salvage) documents() error {
 		}
 		x := salvagedVersion{key: slices.Clone(k), p: p}
 		typ, id := refOf(prefix)
-		raw, err := get(s.db, rowKey(tabDoc, &p.place, p.code, typ, id, p.t))
+		raw, err := Get(s.db, RowKey(TableDocument, &p.Location, p.Code, typ, id, p.Seq))
 		if err != nil {
 			return err
 		}
 		if raw != nil {
-			if d, err := s.forms.doc(s.db, new(recent), typ, id, raw); err == nil {
+			if d, err := s.forms.Document(s.db, new(Recent), typ, id, raw); err == nil {
 				x.doc = &d
 			}
 		}
@@ -223,8 +223,8 @@ func (s *salvage) documents() error {
 }
 
 func refOf(idPrefix []byte) (typ, id string) {
-	typ, rest, _ := takeStr(idPrefix[1:])
-	id, _, _ = takeStr(rest)
+	typ, rest, _ := CutString(idPrefix[1:])
+	id, _, _ = CutString(rest)
 	return typ, id
 }
 
@@ -234,22 +234,22 @@ func (s *salvage) resource(prefix []byte, have []salvagedVersion) error {
 		return nil
 	}
 	typ, id := refOf(prefix)
-	whole := have[0].doc == nil || have[0].doc.to != 0
+	whole := have[0].doc == nil || have[0].doc.EndSeq != 0
 	lost := 0
 	for i := range have {
 		x := &have[i]
 		if whole || x.doc == nil {
 			lost++
 			if err := errors.Join(s.remove(x.key),
-				s.remove(rowKey(tabDoc, &x.p.place, x.p.code, typ, id, x.p.t))); err != nil {
+				s.remove(RowKey(TableDocument, &x.p.Location, x.p.Code, typ, id, x.p.Seq))); err != nil {
 				return err
 			}
 			continue
 		}
-		if x.doc.deleted {
+		if x.doc.Deleted {
 			continue
 		}
-		vals, err := search.Extract(typ, x.doc.json)
+		vals, err := search.Extract(typ, x.doc.JSON)
 		if err != nil { // then it is found by its id only
 			continue
 		}
@@ -259,23 +259,23 @@ func (s *salvage) resource(prefix []byte, have []salvagedVersion) error {
 	}
 	if whole {
 		s.out.Lost = append(s.out.Lost, LostResource{Type: typ, ID: id})
-	} else if lost > 0 || have[len(have)-1].p.version != 1 || len(have) != int(have[0].p.version) {
-		s.out.Lost = append(s.out.Lost, LostResource{typ, id, int(have[0].p.version) - len(have) + lost})
+	} else if lost > 0 || have[len(have)-1].p.Version != 1 || len(have) != int(have[0].p.Version) {
+		s.out.Lost = append(s.out.Lost, LostResource{typ, id, int(have[0].p.Version) - len(have) + lost})
 	}
 	return nil
 }
 
 // indexes writes the P and X rows of a version.
 func (s *salvage) indexes(typ, id string, x *salvagedVersion, vals *search.Values) (err error) {
-	v := append(appendU64(nil, uint64(x.doc.to)), x.p.code[:]...)
-	for _, h := range otherCodes(typ, vals, x.p.code) {
-		if err := s.set(rowKey(tabCode, &x.p.place, h, typ, id, x.p.t), v); err != nil {
+	v := append(AppendUint64(nil, uint64(x.doc.EndSeq)), x.p.Code[:]...)
+	for _, h := range OtherCodes(typ, vals, x.p.Code) {
+		if err := s.set(RowKey(TableCode, &x.p.Location, h, typ, id, x.p.Seq), v); err != nil {
 			return err
 		}
 	}
-	v = x.p.place.append(appendU64(nil, uint64(x.doc.to)))
-	indexRows(typ, vals, func(p []byte) {
-		err = errors.Join(err, s.set(appendU64(appendStr(p, id), uint64(x.p.t)), v))
+	v = x.p.Location.Append(AppendUint64(nil, uint64(x.doc.EndSeq)))
+	EachIndexPrefix(typ, vals, func(p []byte) {
+		err = errors.Join(err, s.set(AppendUint64(AppendString(p, id), uint64(x.p.Seq)), v))
 	})
 	return err
 }
@@ -283,7 +283,7 @@ func (s *salvage) indexes(typ, id string, x *salvagedVersion, vals *search.Value
 // changes drops rows of the change log whose resource is lost, and makes rows
 // for resources whose row is.
 func (s *salvage) changes() error {
-	err := s.each(tabChange, func(k, v []byte) error {
+	err := s.each(TableChange, func(k, v []byte) error {
 		ok, err := s.changed(k, v)
 		if err != nil || ok {
 			return err
@@ -297,27 +297,27 @@ func (s *salvage) changes() error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	return s.each(tabDoc, func(k, v []byte) error {
+	return s.each(TableDocument, func(k, v []byte) error {
 		r, d, ok := s.document(k, v)
-		if !ok || r.typ == "AuditEvent" {
+		if !ok || r.Type == "AuditEvent" {
 			return nil
 		}
-		e := entry{place: r.place, typ: r.typ, id: r.id, version: d.version, created: d.version == 1,
-			deleted: d.deleted, vendor: d.vendor, author: d.author, categories: d.categories}
-		raw, err := get(s.db, idKey(r.typ, r.id, r.t))
+		e := Change{Location: r.Location, Type: r.Type, ID: r.ID, Version: d.Version, Created: d.Version == 1,
+			Deleted: d.Deleted, Vendor: d.Vendor, Author: d.Author, Categories: d.Categories}
+		raw, err := Get(s.db, IDKey(r.Type, r.ID, r.Seq))
 		if err != nil || raw == nil {
 			return err
 		}
-		if p, err := decodePointer(idKey(r.typ, r.id, r.t), raw); err != nil || p.moved {
+		if p, err := DecodePointer(IDKey(r.Type, r.ID, r.Seq), raw); err != nil || p.Moved {
 			return err // its change is that of a series
 		}
-		if before, err := headOf(s.db, fhir.Ref{Type: r.typ, ID: r.id}, r.t-1); err == nil && before != nil &&
-			before.deleted {
-			e.created = true
+		if before, err := HeadOf(s.db, fhir.Ref{Type: r.Type, ID: r.ID}, r.Seq-1); err == nil && before != nil &&
+			before.Deleted {
+			e.Created = true
 		}
-		return s.change(r.t, e.encode(), func(v []byte) bool {
-			have, err := decodeEntry(v)
-			return err == nil && !isSeriesChange(v) && have.typ == r.typ && have.id == r.id
+		return s.change(r.Seq, e.Encode(), func(v []byte) bool {
+			have, err := DecodeChange(v)
+			return err == nil && !IsSeriesChange(v) && have.Type == r.Type && have.ID == r.ID
 		})
 	})
 }
@@ -327,31 +327,31 @@ func (s *salvage) changed(k, v []byte) (bool, error) {
 	if len(k) != 13 {
 		return false, nil
 	}
-	t := store.Seq(binary.BigEndian.Uint64(k[1:]))
-	s.top.t = max(s.top.t, t)
-	if isSeriesChange(v) {
-		e, err := decodeSamplesEntry(v)
+	seq := store.Seq(binary.BigEndian.Uint64(k[1:]))
+	s.top.Seq = max(s.top.Seq, seq)
+	if IsSeriesChange(v) {
+		e, err := DecodeSeriesChange(v)
 		if err != nil {
 			return false, nil
 		}
-		q, err := get(s.db, seriesKey(tabSeries, &e.place, e.code, e.id))
+		q, err := Get(s.db, SeriesKey(TableSeries, &e.Location, e.Code, e.Series))
 		return q != nil, err
 	}
-	e, err := decodeEntry(v)
+	e, err := DecodeChange(v)
 	if err != nil {
 		return false, nil
 	}
-	d, err := get(s.db, rowKey(tabDoc, &e.place, e.code, e.typ, e.id, t))
+	d, err := Get(s.db, RowKey(TableDocument, &e.Location, e.Code, e.Type, e.ID, seq))
 	return d != nil, err
 }
 
 // change adds a row to the change log of a commit unless it has it.
-func (s *salvage) change(t store.Seq, v []byte, is func(v []byte) bool) (err error) {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: changeKey(t, 0), UpperBound: changeKey(t+1, 0)})
+func (s *salvage) change(seq store.Seq, v []byte, is func(v []byte) bool) (err error) {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: ChangeKey(seq, 0), UpperBound: ChangeKey(seq+1, 0)})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
 		if is(it.Value()) {
 			return nil
@@ -359,81 +359,81 @@ func (s *salvage) change(t store.Seq, v []byte, is func(v []byte) bool) (err err
 	}
 	s.made++
 	s.out.MadeChanges++
-	return errors.Join(it.Error(), s.set(changeKey(t, 1<<31|s.made), v))
+	return errors.Join(it.Error(), s.set(ChangeKey(seq, 1<<31|s.made), v))
 }
 
 // allSeries checks the blocks of each series and writes its other rows anew.
 func (s *salvage) allSeries() error {
-	return s.each(tabSeries, func(k, v []byte) error {
+	return s.each(TableSeries, func(k, v []byte) error {
 		if len(k) < 8 {
 			return s.remove(k)
 		}
-		in, err := s.tier.infoOf(series.SeriesID(k[len(k)-8:]), v)
+		ser, err := s.tier.SeriesOf(series.SeriesID(k[len(k)-8:]), v)
 		if err != nil {
 			s.out.LostSeries++
 			return s.remove(k)
 		}
-		st := seriesState{maxStart: series.MinStart}
-		if raw, err := get(s.db, tallyKey(in.id)); err == nil {
-			if old, err := decodeSeriesState(raw); err == nil {
-				st.maxStart, st.moves, st.merges = old.maxStart, old.moves, old.merges
+		st := Tally{MaxStart: series.MinStart}
+		if raw, err := Get(s.db, TallyKey(ser.ID)); err == nil {
+			if old, err := DecodeTally(raw); err == nil {
+				st.MaxStart, st.Moves, st.Merges = old.MaxStart, old.Moves, old.Merges
 			}
 		}
-		written := map[uint64]*samplesEntry{}
-		for level := byte(0); level < levels; level++ {
-			if err := s.blocks(in, level, &st, written); err != nil {
+		written := map[uint64]*SeriesChange{}
+		for level := byte(0); level < Levels; level++ {
+			if err := s.blocks(ser, level, &st, written); err != nil {
 				return err
 			}
 		}
-		if err := s.set(tallyKey(in.id), st.encode()); err != nil {
+		if err := s.set(TallyKey(ser.ID), st.Encode()); err != nil {
 			return err
 		}
 		for t, e := range written {
-			s.written[writtenSamples{in.id, store.Seq(t)}] = e
+			s.written[writtenSamples{ser.ID, store.Seq(t)}] = e
 		}
-		return s.register(in, written)
+		return s.register(ser, written)
 	})
 }
 
-func (s *salvage) blocks(in *seriesInfo, level byte, st *seriesState, written map[uint64]*samplesEntry) (err error) {
-	pre := levelPrefix(tabHead, in.id, level)
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+func (s *salvage) blocks(ser *Series, level byte, st *Tally, written map[uint64]*SeriesChange) (err error) {
+	pre := LevelPrefix(TableHeader, ser.ID, level)
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	var cols series.Columns
 	for ok := it.First(); ok; ok = it.Next() {
 		h, err := series.DecodeHeader(it.Value())
 		if err == nil {
-			err = s.tier.block(s.db, it.Key(), &h, &cols)
+			err = s.tier.ReadBlock(s.db, it.Key(), &h, &cols)
 		}
 		if err != nil {
 			s.out.LostBlocks++
 			if err := errors.Join(s.remove(slices.Clone(it.Key())),
-				s.remove(append([]byte{tabBlock}, it.Key()[1:]...))); err != nil {
+				s.remove(append([]byte{TableBlock}, it.Key()[1:]...))); err != nil {
 				return err
 			}
 			continue
 		}
-		st.samples += uint64(h.Count)
-		st.maxStart = max(st.maxStart, h.MaxStart)
-		if level == levelTail {
-			st.tails++
-			st.loose += uint64(h.Count)
+		st.Samples += uint64(h.Count)
+		st.MaxStart = max(st.MaxStart, h.MaxStart)
+		if level == LevelTail {
+			st.Tails++
+			st.TailSamples += uint64(h.Count)
 		}
-		s.top.t, s.top.updated = max(s.top.t, store.Seq(h.MaxT)), max(s.top.updated, h.MaxUpdated)
+		s.top.Seq, s.top.Updated = max(s.top.Seq, store.Seq(h.MaxT)), max(s.top.Updated, h.MaxUpdated)
 		for i := range cols.Len() {
 			x := cols.At(i)
 			e := written[x.Commit.T]
 			if e == nil {
-				e = &samplesEntry{place: in.place, id: in.id, first: x.Start}
+				e = &SeriesChange{Location: ser.Location, Series: ser.ID, First: x.Start}
 				written[x.Commit.T] = e
 			}
-			e.count++
-			e.first, e.end = min(e.first, x.Start), max(e.end, x.Start)
-			if e.count == 1 {
-				e.end = x.Start
+			e.Count++
+			e.First, e.Last = min(e.First, x.Start), max(e.Last, x.Start)
+			if e.Count == 1 {
+				e.Last = x.Start
 			}
 		}
 	}
@@ -442,25 +442,25 @@ func (s *salvage) blocks(in *seriesInfo, level byte, st *seriesState, written ma
 
 // register writes the rows by which a series is found, and those of the change
 // log that are lost.
-func (s *salvage) register(in *seriesInfo, written map[uint64]*samplesEntry) error {
-	where := in.place.append(nil)
-	err := s.set(memberKey(in.t.Identity, in.id), where)
-	for _, h := range in.others {
-		err = errors.Join(err, s.set(seriesKey(tabOther, &in.place, h, in.id), where))
+func (s *salvage) register(ser *Series, written map[uint64]*SeriesChange) error {
+	where := ser.Location.Append(nil)
+	err := s.set(MemberKey(ser.Template.Identity, ser.ID), where)
+	for _, h := range ser.OtherCodes {
+		err = errors.Join(err, s.set(SeriesKey(TableOtherSeries, &ser.Location, h, ser.ID), where))
 	}
-	for _, tag := range in.tags {
-		err = errors.Join(err, s.set(append(tagPrefix(tag[0], tag[1]), memberKey(in.t.Identity, in.id)[1:]...), where))
+	for _, tag := range ser.Tags {
+		err = errors.Join(err, s.set(append(TagPrefix(tag[0], tag[1]), MemberKey(ser.Template.Identity, ser.ID)[1:]...), where))
 	}
-	if have, gerr := get(s.db, identityKey(in.t.Identity)); gerr == nil && have == nil {
-		err = errors.Join(err, s.set(identityKey(in.t.Identity), appendU64(nil, uint64(s.top.t))))
+	if have, gerr := Get(s.db, IdentityKey(ser.Template.Identity)); gerr == nil && have == nil {
+		err = errors.Join(err, s.set(IdentityKey(ser.Template.Identity), AppendUint64(nil, uint64(s.top.Seq))))
 	}
 	for _, t := range slices.Sorted(maps.Keys(written)) {
 		if !s.changesLost {
 			break
 		}
-		err = errors.Join(err, s.change(store.Seq(t), written[t].encode(), func(v []byte) bool {
-			e, derr := decodeSamplesEntry(v)
-			return derr == nil && isSeriesChange(v) && e.id == in.id
+		err = errors.Join(err, s.change(store.Seq(t), written[t].Encode(), func(v []byte) bool {
+			e, derr := DecodeSeriesChange(v)
+			return derr == nil && IsSeriesChange(v) && e.Series == ser.ID
 		}))
 	}
 	return err
@@ -469,35 +469,35 @@ func (s *salvage) register(in *seriesInfo, written map[uint64]*samplesEntry) err
 // emptied makes rows of the change log say how many of their samples are left,
 // and drops those that have none.
 func (s *salvage) emptied() (err error) {
-	v := &snapshot{snap: s.db.NewSnapshot(), forms: s.forms, tier: s.tier}
-	defer closing(v.snap, &err)
-	return s.each(tabChange, func(k, raw []byte) error {
-		if !isSeriesChange(raw) {
+	snap := &Snapshot{Reader: s.db.NewSnapshot(), Templates: s.forms, Tier: s.tier}
+	defer Close(snap.Reader, &err)
+	return s.each(TableChange, func(k, raw []byte) error {
+		if !IsSeriesChange(raw) {
 			return nil
 		}
-		e, err := decodeSamplesEntry(raw)
+		e, err := DecodeSeriesChange(raw)
 		if err != nil {
 			return err
 		}
-		t := store.Seq(binary.BigEndian.Uint64(k[1:]))
-		in, err := s.tier.info(v.snap, &e.place, e.id)
+		seq := store.Seq(binary.BigEndian.Uint64(k[1:]))
+		ser, err := s.tier.Series(snap.Reader, &e.Location, e.Series)
 		if err != nil {
 			return err
 		}
-		moved, err := v.moved(in, t, e.first, e.end)
+		moved, err := snap.Moved(ser, seq, e.First, e.Last)
 		if err != nil {
 			return err
 		}
 		left := uint64(len(moved))
-		if w := s.written[writtenSamples{e.id, t}]; w != nil {
-			left += w.count
+		if w := s.written[writtenSamples{e.Series, seq}]; w != nil {
+			left += w.Count
 		}
-		if left == e.count {
+		if left == e.Count {
 			return nil
 		}
 		s.out.LostChanges++
-		if e.count = left; left > 0 {
-			return s.set(slices.Clone(k), e.encode())
+		if e.Count = left; left > 0 {
+			return s.set(slices.Clone(k), e.Encode())
 		}
 		return s.remove(slices.Clone(k))
 	})
@@ -506,7 +506,7 @@ func (s *salvage) emptied() (err error) {
 // orphans drops rows of series that are lost.
 func (s *salvage) orphans() error {
 	known := map[series.SeriesID]bool{}
-	err := s.each(tabSeries, func(k, _ []byte) error {
+	err := s.each(TableSeries, func(k, _ []byte) error {
 		known[series.SeriesID(k[len(k)-8:])] = true
 		return nil
 	})
@@ -514,15 +514,15 @@ func (s *salvage) orphans() error {
 		return err
 	}
 	gone := map[series.SeriesID]bool{}
-	for _, tab := range []byte{tabHead, tabBlock, tabTally, tabIdentity} {
+	for _, tab := range []byte{TableHeader, TableBlock, TableTally, TableIdentity} {
 		err := s.each(tab, func(k, _ []byte) error {
 			var id series.SeriesID
 			switch {
-			case tab != tabIdentity && len(k) >= 9:
+			case tab != TableIdentity && len(k) >= 9:
 				id = series.SeriesID(k[1:9])
-			case tab == tabIdentity && len(k) == 1+len(series.Identity{})+8:
+			case tab == TableIdentity && len(k) == 1+len(series.Identity{})+8:
 				id = series.SeriesID(k[len(k)-8:])
-			case tab == tabIdentity:
+			case tab == TableIdentity:
 				return nil
 			}
 			drop := !known[id]
@@ -530,8 +530,8 @@ func (s *salvage) orphans() error {
 				gone[id] = true
 				s.out.LostSeries++
 			}
-			if tab == tabBlock && !drop { // a block whose header is lost
-				h, err := get(s.db, append([]byte{tabHead}, k[1:]...))
+			if tab == TableBlock && !drop { // a block whose header is lost
+				h, err := Get(s.db, append([]byte{TableHeader}, k[1:]...))
 				if err != nil {
 					return err
 				}
@@ -553,44 +553,44 @@ func (s *salvage) orphans() error {
 
 // head writes the head row if it is lost.
 func (s *salvage) head() error {
-	have, err := get(s.db, headKey)
+	have, err := Get(s.db, headKey)
 	if err != nil || have != nil {
 		return err
 	}
 	if err := s.leaves(); err != nil {
 		return err
 	}
-	return s.set(headKey, s.top.encode())
+	return s.set(headKey, s.top.Encode())
 }
 
 // rebuild writes the U, V and W rows.
-func (s *salvage) rebuild() error { return rebuildOrders(s.db, s.forms, s.tier) }
+func (s *salvage) rebuild() error { return RebuildOrders(s.db, s.forms, s.tier) }
 
 // version writes the schema version last: Open refuses a store without one, and
 // thus the result of a salvage that was interrupted.
-func (s *salvage) version() error { return s.set(schemaKey, s.schema) }
+func (s *salvage) version() error { return s.set(Schema, s.schema) }
 
 // leaves counts the leaves of the log.
 func (s *salvage) leaves() (err error) {
-	pre := []byte{tabLog, logLeaves}
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+	pre := []byte{TableLog, LogLeaves}
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	if !it.Last() {
 		return it.Error()
 	}
 	if len(it.Key()) != 10 {
-		return errRow
+		return ErrRow
 	}
-	s.top.leaves = binary.BigEndian.Uint64(it.Key()[2:])
+	s.top.Leaves = binary.BigEndian.Uint64(it.Key()[2:])
 	for i := uint64(0); ; i++ {
-		l, err := leafIn(it.Value(), i)
+		l, err := LeafIn(it.Value(), i)
 		if err != nil || l == nil {
 			return err
 		}
-		s.top.leaves++
+		s.top.Leaves++
 	}
 }
 
@@ -603,13 +603,13 @@ func (l LostResource) String() string {
 }
 
 // Whole reports whether nothing was lost.
-func (s *Salvaged) Whole() bool {
+func (s *Report) Whole() bool {
 	return len(s.Unreadable) == 0 && len(s.Lost) == 0 && s.LostBlocks == 0 && s.LostSeries == 0 &&
 		s.LostChanges == 0 && len(s.Problems) == 0
 }
 
 // String is the report for the operator.
-func (s *Salvaged) String() string {
+func (s *Report) String() string {
 	var b strings.Builder
 	for _, t := range slices.Sorted(maps.Keys(s.Rows)) {
 		fmt.Fprintf(&b, "table %s: %d rows copied\n", t, s.Rows[t])

@@ -14,7 +14,7 @@ import (
 // store in to. No server may use from. A resource whose newest version cannot
 // be read is left out whole: an older one must not stand for it, for it may be
 // a consent that was withdrawn.
-func Salvage(ctx context.Context, from, to string, opts Options) (_ *Salvaged, err error) {
+func Salvage(ctx context.Context, from, to string, opts Options) (_ *Report, err error) {
 	const op = "pebblestore.Salvage"
 	if opts.FS == nil {
 		opts.FS = vfs.Default
@@ -27,37 +27,37 @@ func Salvage(ctx context.Context, from, to string, opts Options) (_ *Salvaged, e
 	}
 	out, err := salvageInto(ctx, from, to, opts)
 	if err != nil {
-		return nil, faulted(op, err)
+		return nil, Wrap(op, err)
 	}
 	d, err := Open(to, opts)
 	if err != nil {
 		return nil, err
 	}
-	defer closing(d, &err)
+	defer Close(d, &err)
 	if err := d.pdb.Flush(); err != nil {
-		return nil, faulted(op, err)
+		return nil, Wrap(op, err)
 	}
 	return out, d.Check(ctx, func(p string) { out.Problems = append(out.Problems, p) })
 }
 
-func salvageInto(ctx context.Context, from, to string, opts Options) (_ *Salvaged, err error) {
+func salvageInto(ctx context.Context, from, to string, opts Options) (_ *Report, err error) {
 	quiet := &DB{opts: opts, meters: nil}
 	if quiet.opts.Logger == nil {
 		quiet.opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	po := &pebble.Options{FS: opts.FS, ReadOnly: true, Merger: setBits, Logger: &pebbleLog{d: quiet},
+	po := &pebble.Options{FS: opts.FS, ReadOnly: true, Merger: Merger, Logger: &pebbleLog{d: quiet},
 		EventListener: quiet.events()}
 	src, err := pebble.Open(from, po)
 	if err != nil {
-		return nil, refusal("the store cannot be opened: " + faultOf(err))
+		return nil, Refusal("the store cannot be opened: " + Describe(err))
 	}
-	defer closing(src, &err)
+	defer Close(src, &err)
 	po = &pebble.Options{FS: opts.FS, FormatMajorVersion: pebble.FormatNewest, MemTableSize: 16 << 20,
-		Merger: setBits, Logger: &pebbleLog{d: quiet}, EventListener: quiet.events()}
+		Merger: Merger, Logger: &pebbleLog{d: quiet}, EventListener: quiet.events()}
 	dst, err := pebble.Open(to, po)
 	if err != nil {
 		return nil, err
 	}
-	defer closing(dst, &err)
-	return copyReadable(ctx, src, dst, schemaVersion)
+	defer Close(dst, &err)
+	return Copy(ctx, src, dst, schemaVersion)
 }

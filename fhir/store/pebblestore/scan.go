@@ -9,25 +9,25 @@ import (
 )
 
 // again reads a match that was met before.
-func (x *finder) again(r row, in *seriesInfo, s *series.Sample) (*match, error) {
-	if in != nil {
-		return newSample(in, s), nil
+func (f *finder) again(r Row, ser *Series, s *series.Sample) (*Match, error) {
+	if ser != nil {
+		return NewSample(ser, s), nil
 	}
-	return x.v.fetchRow(r)
+	return f.snap.FetchRow(r)
 }
 
 // scan implements store.Store.Scan at a snapshot.
-func (s *searcher) scan(ctx context.Context, op string, v *snapshot, r store.ScanRange,
+func (s *Searcher) Scan(ctx context.Context, op string, snap *Snapshot, r store.ScanRange,
 	fn func(*store.Found) bool) error {
-	at, err := v.at(op, r.At)
+	at, err := snap.At(op, r.At)
 	if err != nil {
 		return err
 	}
 	for _, typ := range r.Types {
-		x := &finder{ctx: ctx, op: op, s: s, v: v, at: at, q: &search.Query{Type: typ}, filter: r.Filter}
-		more, err := x.scan(r, fn)
+		f := &finder{ctx: ctx, op: op, searcher: s, snap: snap, at: at, query: &search.Query{Type: typ}, filter: r.Filter}
+		more, err := f.scan(r, fn)
 		if err != nil || !more {
-			return faulted(op, err)
+			return Wrap(op, err)
 		}
 	}
 	return nil
@@ -35,35 +35,35 @@ func (s *searcher) scan(ctx context.Context, op string, v *snapshot, r store.Sca
 
 // scan streams one type. Types that may name several patients are found by
 // the patient parameter's X rows, where a marker of a deletion has none.
-func (x *finder) scan(r store.ScanRange, fn func(*store.Found) bool) (more bool, err error) {
+func (f *finder) scan(r store.ScanRange, fn func(*store.Found) bool) (more bool, err error) {
 	more = true
 	var since int64
 	if !r.Since.IsZero() {
 		since = r.Since.UnixMilli()
-		x.since = since
+		f.since = since
 	}
-	give := func(m *match) bool {
-		if (since == 0 || m.doc.updated > since) && x.filter.Allow(&m.facts) {
-			if m.in != nil { // valid until fn returns, like a document's bytes
-				x.body = m.in.t.Append(x.body[:0], &m.smp)
-				m.doc.json = x.body
+	give := func(m *Match) bool {
+		if (since == 0 || m.Document.Updated > since) && f.filter.Allow(&m.Facts) {
+			if m.Series != nil { // valid until fn returns, like a document's bytes
+				f.body = m.Series.Template.Append(f.body[:0], &m.Sample)
+				m.Document.JSON = f.body
 			}
-			more = fn(&store.Found{Resource: m.resource(), Facts: &m.facts})
+			more = fn(&store.Found{Resource: m.Resource(), Facts: &m.Facts})
 		}
 		return more
 	}
-	if p, several := severalPatients(x.q.Type); several && r.Patient != "" {
+	if p, several := severalPatients(f.query.Type); several && r.Patient != "" {
 		c := search.Clause{Param: p, Values: []search.Value{{RefType: "Patient", RefID: r.Patient}}}
-		x.q.Clauses = []search.Clause{c}
-		if x.sel, err = search.Select(x.q); err != nil {
+		f.query.Clauses = []search.Clause{c}
+		if f.sel, err = search.Select(f.query); err != nil {
 			return false, err
 		}
-		x.emit = func(m *match, _ []byte) bool { return give(m) }
-		return more, x.byIndex(&c, nil)
+		f.emit = func(m *Match, _ []byte) bool { return give(m) }
+		return more, f.byIndex(&c, nil)
 	}
-	err = x.rows(r.Patient, r.Patient != "", nil, func(_ []byte, rw row, t *table) (bool, error) {
-		m, err := x.met(rw, t)
-		if err != nil || m == nil || m.doc.deleted && !r.Deleted {
+	err = f.rows(r.Patient, r.Patient != "", nil, func(_ []byte, rw Row, t *table) (bool, error) {
+		m, err := f.met(rw, t)
+		if err != nil || m == nil || m.Document.Deleted && !r.Deleted {
 			return true, err
 		}
 		return give(m), nil

@@ -9,25 +9,25 @@ import (
 var _ store.Columnar = (*DB)(nil)
 
 // Find implements store.Store.
-func (d *DB) Find(ctx context.Context, f store.Find, fn func(*store.Found) bool) error {
+func (d *DB) Find(ctx context.Context, req store.Find, fn func(*store.Found) bool) error {
 	const op = "pebblestore.Find"
 	v, err := d.enter(op)
 	if err != nil {
 		return err
 	}
 	defer d.leave(v)
-	return d.search.find(ctx, op, &v.snapshot, f, fn)
+	return d.search.Find(ctx, op, &v.Snapshot, req, fn)
 }
 
 // Count implements store.Store.
-func (d *DB) Count(ctx context.Context, f store.Find) (uint64, error) {
+func (d *DB) Count(ctx context.Context, req store.Find) (uint64, error) {
 	const op = "pebblestore.Count"
 	v, err := d.enter(op)
 	if err != nil {
 		return 0, err
 	}
 	defer d.leave(v)
-	return d.search.count(ctx, op, &v.snapshot, f)
+	return d.search.Count(ctx, op, &v.Snapshot, req)
 }
 
 // Scan implements store.Store.
@@ -38,27 +38,27 @@ func (d *DB) Scan(ctx context.Context, r store.ScanRange, fn func(*store.Found) 
 		return err
 	}
 	defer d.leave(v)
-	return d.search.scan(ctx, op, &v.snapshot, r, fn)
+	return d.search.Scan(ctx, op, &v.Snapshot, r, fn)
 }
 
 // FindNewest implements store.Columnar.
-func (d *DB) FindNewest(ctx context.Context, f store.Find, n int, fn func(*store.Found) bool) error {
+func (d *DB) FindNewest(ctx context.Context, req store.Find, n int, fn func(*store.Found) bool) error {
 	const op = "pebblestore.FindNewest"
 	v, err := d.enter(op)
 	if err != nil {
 		return err
 	}
 	defer d.leave(v)
-	return d.search.findNewest(ctx, op, &v.snapshot, f, n, fn)
+	return d.search.FindNewest(ctx, op, &v.Snapshot, req, n, fn)
 }
 
 // FindRuns implements store.Columnar.
-func (d *DB) FindRuns(ctx context.Context, f store.Find, doc func(*store.Found) bool, run func(*store.Run) bool) error {
+func (d *DB) FindRuns(ctx context.Context, req store.Find, doc func(*store.Found) bool, run func(*store.Run) bool) error {
 	const op = "pebblestore.FindRuns"
 	v, err := d.enter(op)
 	if err != nil {
 		return err
 	}
 	defer d.leave(v)
-	return d.search.findRuns(ctx, op, &v.snapshot, f, doc, run)
+	return d.search.FindRuns(ctx, op, &v.Snapshot, req, doc, run)
 }

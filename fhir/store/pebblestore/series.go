@@ -15,36 +15,36 @@ import (
 )
 
 const (
-	blockSamples = 4096 // of a block that is full
+	BlockSamples = 4096 // of a block that is full
 	cachedSeries = 8192 // templates kept in memory
 )
 
 // seriesInfo is what the store knows of a series.
-type seriesInfo struct {
-	id      series.SeriesID
-	t       *series.Template
-	encoded []byte // for a series that may not be stored yet
-	place          // start is not used
-	others  [][8]byte
+type Series struct {
+	ID         series.SeriesID
+	Template   *series.Template
+	Encoded    []byte // for a series that may not be stored yet
+	Location          // start is not used
+	OtherCodes [][8]byte
 	// values are those of a specimen; only of parameters outside dynamic do
 	// they hold for every sample.
-	values  *search.Values
-	dynamic map[string]bool
-	size    int         // of an Observation, about
-	tags    [][2]string // parameter and value of the X rows that all samples would have
+	Values *search.Values
+	Varies map[string]bool
+	Size   int         // of an Observation, about
+	Tags   [][2]string // parameter and value of the X rows that all samples would have
 }
 
 // newSeriesInfo works out what a template decides: the index values of two
 // specimens that differ wherever samples can.
-func newSeriesInfo(t *series.Template, encoded []byte) (*seriesInfo, error) {
-	in := &seriesInfo{id: series.IDOf(encoded), t: t, encoded: encoded}
+func newSeries(t *series.Template, encoded []byte) (*Series, error) {
+	ser := &Series{ID: series.IDOf(encoded), Template: t, Encoded: encoded}
 	a := series.Sample{Start: 0, End: series.NoEnd, Commit: series.Commit{T: 1, Updated: 0}}
 	b := series.Sample{Start: 86400e6, End: 86400e6 + 1e6, Commit: series.Commit{T: 2, Updated: 86400e3}}
 	for i := range t.Values {
 		a.Values[i], b.Values[i] = series.Decimal{Mant: 1}, series.Decimal{Mant: 2 + int64(i)}
 	}
 	specimen := t.Append(nil, &b)
-	in.size = len(specimen) + 64
+	ser.Size = len(specimen) + 64
 	va, err := search.Extract("Observation", t.Append(nil, &a))
 	if err != nil {
 		return nil, err
@@ -53,49 +53,49 @@ func newSeriesInfo(t *series.Template, encoded []byte) (*seriesInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	in.values, in.dynamic = va, map[string]bool{"_lastUpdated": true}
+	ser.Values, ser.Varies = va, map[string]bool{"_lastUpdated": true}
 	for p, vals := range va.ByParam {
 		if !reflect.DeepEqual(vals, vb.ByParam[p]) {
-			in.dynamic[p] = true
+			ser.Varies[p] = true
 		}
 	}
-	in.place = placeOf(va)
-	in.bucket, in.start = byte(t.Class), 0
+	ser.Location = LocationOf(va)
+	ser.Bucket, ser.Start = byte(t.Class), 0
 	if va.Patient != t.Patient {
 		return nil, fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "a template's subject is not its patient")
 	}
-	in.others = otherCodes("Observation", va, in.code)
+	ser.OtherCodes = OtherCodes("Observation", va, ser.Code)
 	for _, param := range []string{"device", "identifier"} {
 		p, ok := search.Lookup("Observation", param)
 		if !ok {
 			continue
 		}
 		for i := range va.ByParam[param] {
-			x := indexValue(p.Kind, &va.ByParam[param][i])
+			x := IndexValue(p.Kind, &va.ByParam[param][i])
 			constant := slices.ContainsFunc(vb.ByParam[param],
-				func(v search.Value) bool { return indexValue(p.Kind, &v) == x })
-			if x != "" && constant && !slices.Contains(in.tags, [2]string{param, x}) {
-				in.tags = append(in.tags, [2]string{param, x})
+				func(v search.Value) bool { return IndexValue(p.Kind, &v) == x })
+			if x != "" && constant && !slices.Contains(ser.Tags, [2]string{param, x}) {
+				ser.Tags = append(ser.Tags, [2]string{param, x})
 			}
 		}
 	}
-	return in, nil
+	return ser, nil
 }
 
 // infos remembers templates. What it hands out is shared and read only.
-type infos struct {
+type seriesCache struct {
 	mu    sync.Mutex
 	byID  map[series.SeriesID]*list.Element
-	byPtr map[*series.Template]*seriesInfo // of writers, which keep theirs
+	byPtr map[*series.Template]*Series // of writers, which keep theirs
 	order *list.List
 }
 
-func newInfos() *infos {
-	return &infos{byID: map[series.SeriesID]*list.Element{}, byPtr: map[*series.Template]*seriesInfo{},
+func newSeriesCache() *seriesCache {
+	return &seriesCache{byID: map[series.SeriesID]*list.Element{}, byPtr: map[*series.Template]*Series{},
 		order: list.New()}
 }
 
-func (c *infos) get(id series.SeriesID) *seriesInfo {
+func (c *seriesCache) get(id series.SeriesID) *Series {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	el := c.byID[id]
@@ -103,103 +103,103 @@ func (c *infos) get(id series.SeriesID) *seriesInfo {
 		return nil
 	}
 	c.order.MoveToFront(el)
-	return el.Value.(*seriesInfo)
+	return el.Value.(*Series)
 }
 
-func (c *infos) put(in *seriesInfo) *seriesInfo {
+func (c *seriesCache) put(ser *Series) *Series {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if el := c.byID[in.id]; el != nil {
+	if el := c.byID[ser.ID]; el != nil {
 		c.order.MoveToFront(el)
-		return el.Value.(*seriesInfo)
+		return el.Value.(*Series)
 	}
-	c.byID[in.id] = c.order.PushFront(in)
+	c.byID[ser.ID] = c.order.PushFront(ser)
 	for c.order.Len() > cachedSeries {
-		old := c.order.Remove(c.order.Back()).(*seriesInfo)
-		delete(c.byID, old.id)
+		old := c.order.Remove(c.order.Back()).(*Series)
+		delete(c.byID, old.ID)
 	}
-	return in
+	return ser
 }
 
 // ofTemplate is the info of a writer's template.
-func (c *infos) ofTemplate(t *series.Template) (*seriesInfo, error) {
+func (c *seriesCache) ofTemplate(t *series.Template) (*Series, error) {
 	c.mu.Lock()
-	in := c.byPtr[t]
+	ser := c.byPtr[t]
 	c.mu.Unlock()
-	if in != nil {
-		return in, nil
+	if ser != nil {
+		return ser, nil
 	}
 	encoded := series.AppendTemplate(nil, t)
-	if in = c.get(series.IDOf(encoded)); in == nil {
+	if ser = c.get(series.IDOf(encoded)); ser == nil {
 		own, err := series.DecodeTemplate(encoded) // the writer's memory stays the writer's
 		if err != nil {
 			return nil, fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "a template is malformed")
 		}
-		if in, err = newSeriesInfo(own, encoded); err != nil {
+		if ser, err = newSeries(own, encoded); err != nil {
 			return nil, err
 		}
-		in = c.put(in)
+		ser = c.put(ser)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.byPtr) >= cachedSeries {
 		clear(c.byPtr)
 	}
-	c.byPtr[t] = in
-	return in, nil
+	c.byPtr[t] = ser
+	return ser, nil
 }
 
 // info reads a series at p from r.
-func (t *tier) info(r pebble.Reader, p *place, id series.SeriesID) (*seriesInfo, error) {
-	if in := t.infos.get(id); in != nil {
-		return in, nil
+func (t *Tier) Series(r pebble.Reader, p *Location, id series.SeriesID) (*Series, error) {
+	if ser := t.series.get(id); ser != nil {
+		return ser, nil
 	}
-	v, err := get(r, seriesKey(tabSeries, p, p.code, id))
+	v, err := Get(r, SeriesKey(TableSeries, p, p.Code, id))
 	if err != nil {
 		return nil, err
 	}
 	if v == nil {
-		return nil, errRow
+		return nil, ErrRow
 	}
-	return t.infoOf(id, v)
+	return t.SeriesOf(id, v)
 }
 
-func (t *tier) infoOf(id series.SeriesID, encoded []byte) (*seriesInfo, error) {
-	if in := t.infos.get(id); in != nil {
-		return in, nil
+func (t *Tier) SeriesOf(id series.SeriesID, encoded []byte) (*Series, error) {
+	if ser := t.series.get(id); ser != nil {
+		return ser, nil
 	}
 	encoded = slices.Clone(encoded)
 	if series.IDOf(encoded) != id {
-		return nil, errRow
+		return nil, ErrRow
 	}
 	tpl, err := series.DecodeTemplate(encoded)
 	if err != nil {
-		return nil, errRow
+		return nil, ErrRow
 	}
-	in, err := newSeriesInfo(tpl, encoded)
+	ser, err := newSeries(tpl, encoded)
 	if err != nil {
 		return nil, err
 	}
-	return t.infos.put(in), nil
+	return t.series.put(ser), nil
 }
 
 // members calls fn with every series of an identity.
-func (t *tier) members(r pebble.Reader, id series.Identity, fn func(*seriesInfo) error) (err error) {
-	pre := identityKey(id)
-	it, err := r.NewIter(&pebble.IterOptions{LowerBound: append(slices.Clone(pre), 0), UpperBound: next(pre)})
+func (t *Tier) Members(r pebble.Reader, id series.Identity, fn func(*Series) error) (err error) {
+	pre := IdentityKey(id)
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: append(slices.Clone(pre), 0), UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
-		in, err := t.member(r, it.Key(), it.Value())
+		ser, err := t.Member(r, it.Key(), it.Value())
 		if err != nil {
 			return err
 		}
-		if in == nil {
+		if ser == nil {
 			continue
 		}
-		if err := fn(in); err != nil {
+		if err := fn(ser); err != nil {
 			return err
 		}
 	}
@@ -208,39 +208,39 @@ func (t *tier) members(r pebble.Reader, id series.Identity, fn func(*seriesInfo)
 
 // member reads the series a G row names; nil for the row of the identity
 // itself.
-func (t *tier) member(r pebble.Reader, k, v []byte) (*seriesInfo, error) {
+func (t *Tier) Member(r pebble.Reader, k, v []byte) (*Series, error) {
 	const n = 1 + len(series.Identity{})
 	if len(k) == n {
 		return nil, nil
 	}
 	if len(k) != n+8 {
-		return nil, errRow
+		return nil, ErrRow
 	}
 	var id series.SeriesID
 	copy(id[:], k[n:])
-	p, _, ok := takePlace(v)
+	p, _, ok := CutLocation(v)
 	if !ok {
-		return nil, errRow
+		return nil, ErrRow
 	}
-	return t.info(r, &p, id)
+	return t.Series(r, &p, id)
 }
 
 // facts of a sample, whose id the caller fills in.
-func (in *seriesInfo) facts() access.Facts {
-	return access.Facts{Type: "Observation", Patient: in.patient, Vendor: in.t.Vendor, Categories: in.t.Categories}
+func (ser *Series) Facts() access.Facts {
+	return access.Facts{Type: "Observation", Patient: ser.Patient, Vendor: ser.Template.Vendor, Categories: ser.Template.Categories}
 }
 
 // seriesAt returns the series of a Q or R row (table) with value v.
-func (t *tier) seriesAt(r pebble.Reader, table byte, v []byte, id series.SeriesID) (*seriesInfo, error) {
-	if table == tabSeries {
-		return t.infoOf(id, v)
+func (t *Tier) SeriesAt(r pebble.Reader, table byte, v []byte, id series.SeriesID) (*Series, error) {
+	if table == TableSeries {
+		return t.SeriesOf(id, v)
 	}
-	if in := t.infos.get(id); in != nil {
-		return in, nil
+	if ser := t.series.get(id); ser != nil {
+		return ser, nil
 	}
-	p, _, ok := takePlace(v)
+	p, _, ok := CutLocation(v)
 	if !ok {
-		return nil, errRow
+		return nil, ErrRow
 	}
-	return t.info(r, &p, id)
+	return t.Series(r, &p, id)
 }

@@ -40,7 +40,7 @@ func everything(t *testing.T, d *DB) (n int, err error) {
 // value, and `store check` finds it.
 func TestFlippedBit(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(7, 7))
-	for _, tab := range []byte{tabHead, tabBlock, tabSeries} {
+	for _, tab := range []byte{TableHeader, TableBlock, TableSeries} {
 		for range 12 {
 			d := open(t, vfs.NewMem())
 			fill(t, d, 1, 2, 3000)
@@ -87,7 +87,7 @@ func TestUnknownSchema(t *testing.T) {
 	for _, version := range []string{"1", "3", "99"} {
 		fs := vfs.NewMem()
 		d := open(t, fs)
-		if err := d.pdb.Set(schemaKey, []byte(version), pebble.Sync); err != nil {
+		if err := d.pdb.Set(Schema, []byte(version), pebble.Sync); err != nil {
 			t.Fatal(err)
 		}
 		if err := d.Close(); err != nil {

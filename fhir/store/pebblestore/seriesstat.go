@@ -21,18 +21,18 @@ type SeriesStat struct {
 }
 
 // seriesStats reads the headers of every series.
-func seriesStats(ctx context.Context, v *snapshot) ([]SeriesStat, error) {
-	c := &checker{ctx: ctx, v: v}
+func Stats(ctx context.Context, snap *Snapshot) ([]SeriesStat, error) {
+	c := &checker{ctx: ctx, v: snap}
 	of := map[series.SeriesID]*SeriesStat{}
 	byCode := map[[2]string]*SeriesStat{}
-	err := c.each(tabSeries, func(k, val []byte) error {
+	err := c.each(TableSeries, func(k, val []byte) error {
 		var id series.SeriesID
 		copy(id[:], k[max(0, len(k)-len(id)):])
-		in, err := v.tier.infoOf(id, val)
+		ser, err := snap.Tier.SeriesOf(id, val)
 		if err != nil {
 			return err
 		}
-		key := [2]string{in.t.Vendor, in.values.Code}
+		key := [2]string{ser.Template.Vendor, ser.Values.Code}
 		s := byCode[key]
 		if s == nil {
 			s = &SeriesStat{Vendor: key[0], Code: key[1]}
@@ -46,18 +46,18 @@ func seriesStats(ctx context.Context, v *snapshot) ([]SeriesStat, error) {
 		return nil, err
 	}
 	var id series.SeriesID
-	for _, tab := range []byte{tabHead, tabBlock} {
+	for _, tab := range []byte{TableHeader, TableBlock} {
 		err := c.each(tab, func(k, val []byte) error {
 			if len(k) < 10 {
-				return errRow
+				return ErrRow
 			}
 			copy(id[:], k[1:])
 			s := of[id]
 			if s == nil {
-				return errRow
+				return ErrRow
 			}
 			s.Bytes += uint64(len(k) + len(val))
-			if tab == tabBlock {
+			if tab == TableBlock {
 				return nil
 			}
 			h, err := series.DecodeHeader(val)
@@ -66,7 +66,7 @@ func seriesStats(ctx context.Context, v *snapshot) ([]SeriesStat, error) {
 			}
 			s.Samples += uint64(h.Count)
 			s.Blocks++
-			if k[9] == levelTail {
+			if k[9] == LevelTail {
 				s.Tails++
 				s.Loose += uint64(h.Count)
 			}

@@ -12,13 +12,13 @@ import (
 
 // onePatient returns the patient to which a search is limited on a type whose
 // resources may name several.
-func (x *finder) onePatient() (id string, ok bool) {
-	p, several := severalPatients(x.q.Type)
+func (f *finder) onePatient() (id string, ok bool) {
+	p, several := severalPatients(f.query.Type)
 	if !several {
 		return "", false
 	}
-	for i := range x.q.Clauses {
-		c := &x.q.Clauses[i]
+	for i := range f.query.Clauses {
+		c := &f.query.Clauses[i]
 		if c.Param.Code != p.Code || len(c.Values) != 1 || c.Modifier != search.NoModifier &&
 			c.Modifier != search.ModType {
 			continue
@@ -33,50 +33,50 @@ func (x *finder) onePatient() (id string, ok bool) {
 // mergeSeveral merges a patient's cluster in order of date with the documents
 // that name the patient and lie in another's cluster. These are known from
 // the X rows alone, so that nothing but what is given out is read.
-func (x *finder) mergeSeveral(patient string, desc bool, after []byte) (err error) {
-	p, _ := severalPatients(x.q.Type)
-	pre := indexPrefix(x.q.Type, p.Code, "Patient/"+patient)
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+func (f *finder) mergeSeveral(patient string, desc bool, after []byte) (err error) {
+	p, _ := severalPatients(f.query.Type)
+	pre := IndexPrefix(f.query.Type, p.Code, "Patient/"+patient)
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
-	x.patient, x.others = patient, nil
-	own := appendStr(nil, patient)
+	defer Close(it, &err)
+	f.patient, f.others = patient, nil
+	own := AppendString(nil, patient)
 	for ok := it.First(); ok; ok = it.Next() {
-		if err := x.step(); err != nil {
+		if err := f.step(); err != nil {
 			return err
 		}
-		id, rest, good := takeStr(it.Key()[len(pre):])
+		id, rest, good := CutString(it.Key()[len(pre):])
 		if !good || len(rest) != 8 {
-			return errRow
+			return ErrRow
 		}
-		t, val := store.Seq(binary.BigEndian.Uint64(rest)), it.Value()
-		if !visible(val, t, x.at) || len(val) >= 8+len(own) && string(val[8:8+len(own)]) == string(own) {
+		seq, val := store.Seq(binary.BigEndian.Uint64(rest)), it.Value()
+		if !Visible(val, seq, f.at) || len(val) >= 8+len(own) && string(val[8:8+len(own)]) == string(own) {
 			continue
 		}
-		place, _, good := takePlace(val[8:])
+		place, _, good := CutLocation(val[8:])
 		if !good {
-			return errRow
+			return ErrRow
 		}
-		if len(x.others) == x.s.bounds.others {
-			x.others = nil
-			return x.sorted([]search.SortKey{{Param: dateParam(x.q.Type), Desc: desc}}, after)
+		if len(f.others) == f.searcher.bounds.Others {
+			f.others = nil
+			return f.sorted([]search.SortKey{{Param: DateParam(f.query.Type), Desc: desc}}, after)
 		}
-		x.others = append(x.others, row{place: place, typ: x.q.Type, id: id, t: t})
+		f.others = append(f.others, Row{Location: place, Type: f.query.Type, ID: id, Seq: seq})
 	}
 	if err := it.Error(); err != nil {
 		return err
 	}
-	return x.merge(nil, desc, after)
+	return f.merge(nil, desc, after)
 }
 
 // listed is the source of the other rows, nil when there are none to come.
-func (x *finder) listed(phase byte, desc bool, from *where) *source {
-	s := &source{row: row{typ: x.q.Type}}
-	at := func(r row) where { return where{r.start, r.id, r.t} }
-	for _, r := range x.others {
-		if (r.bucket == bucketUndated) != (phase == 1) {
+func (f *finder) listed(phase byte, desc bool, from *sortPoint) *source {
+	s := &source{row: Row{Type: f.query.Type}}
+	at := func(r Row) sortPoint { return sortPoint{r.Start, r.ID, r.Seq} }
+	for _, r := range f.others {
+		if (r.Bucket == BucketUndated) != (phase == 1) {
 			continue
 		}
 		if from != nil {
@@ -86,7 +86,7 @@ func (x *finder) listed(phase byte, desc bool, from *where) *source {
 		}
 		s.rest = append(s.rest, r)
 	}
-	slices.SortFunc(s.rest, func(a, b row) int {
+	slices.SortFunc(s.rest, func(a, b Row) int {
 		if desc {
 			a, b = b, a
 		}

@@ -12,85 +12,85 @@ import (
 // code's cluster inside each patient's, first where it is the primary code (D),
 // then among the other codings (P). A document with two wanted codes is given
 // out where it is met first.
-func (x *finder) byCode(codes [][8]byte, after []byte) error {
+func (f *finder) byCode(codes [][8]byte, after []byte) error {
 	codes = slices.Clone(codes)
 	slices.SortFunc(codes, func(a, b [8]byte) int { return bytes.Compare(a[:], b[:]) })
-	table := byte(tabDoc)
+	table := byte(TableDocument)
 	var from []byte
 	if len(after) > 0 {
-		if after[0] != posCode || len(after) < 2 || after[1] != tabDoc && after[1] != tabCode {
-			return errPos(x.op)
+		if after[0] != posCode || len(after) < 2 || after[1] != TableDocument && after[1] != TableCode {
+			return errPos(f.op)
 		}
 		table, from = after[1], append(slices.Clone(after[1:]), 0)
 	}
 	more, err := true, error(nil)
-	if table == tabDoc {
-		if more, err = x.skipScan(tabDoc, codes, from); err != nil || !more {
+	if table == TableDocument {
+		if more, err = f.skipScan(TableDocument, codes, from); err != nil || !more {
 			return err
 		}
 		from = nil
 	}
-	_, err = x.skipScan(tabCode, codes, from)
+	_, err = f.skipScan(TableCode, codes, from)
 	return err
 }
 
 // skipScan walks one table. The position is the key.
-func (x *finder) skipScan(tab byte, codes [][8]byte, from []byte) (more bool, err error) {
+func (f *finder) skipScan(tab byte, codes [][8]byte, from []byte) (more bool, err error) {
 	lower, upper := []byte{tab}, []byte{tab + 1}
 	if from != nil {
 		lower = from
 	}
-	it, err := x.openTable(tab, lower, upper)
+	it, err := f.openTable(tab, lower, upper)
 	if err != nil {
 		return false, err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	var cluster, run []byte // the patient's; the code's in it
-	var r row
+	var r Row
 	for ok := it.First(); ok; {
-		if err := x.step(); err != nil {
+		if err := f.step(); err != nil {
 			return false, err
 		}
 		k := it.Key()
 		if run != nil && bytes.HasPrefix(k, run) {
-			if !r.tail(k[len(cluster):]) {
-				return false, errRow
+			if !r.ParseTail(k[len(cluster):]) {
+				return false, ErrRow
 			}
-			if more, err := x.offerRow(tab, codes, k, r, it); err != nil || !more {
+			if more, err := f.offerRow(tab, codes, k, r, it); err != nil || !more {
 				return false, err
 			}
 			ok = it.Next()
 			continue
 		}
 		if cluster == nil || !bytes.HasPrefix(k, cluster) {
-			p, rest, good := takeStr(k[1:])
+			p, rest, good := CutString(k[1:])
 			if !good {
-				return false, errRow
+				return false, ErrRow
 			}
-			t, _, good := takeStr(rest)
+			t, _, good := CutString(rest)
 			if !good {
-				return false, errRow
+				return false, ErrRow
 			}
 			run = nil
-			if c := strings.Compare(t, x.q.Type); c < 0 {
-				ok = it.SeekGE(clusterKey(tab, p, x.q.Type))
+			if c := strings.Compare(t, f.query.Type); c < 0 {
+				ok = it.SeekGE(clusterKey(tab, p, f.query.Type))
 				continue
 			} else if c > 0 {
-				ok = it.SeekGE(next(appendStr([]byte{tab}, p)))
+				ok = it.SeekGE(PrefixEnd(AppendString([]byte{tab}, p)))
 				continue
 			}
 			cluster = clusterKey(tab, p, t)
-			r.patient, r.typ = p, t
+			r.Patient, r.Type = p, t
 		}
 		// The least wanted code at or behind the one that k is in.
 		have := k[len(cluster):]
 		if len(have) < 8 {
-			return false, errRow
+			return false, ErrRow
 		}
 		i, _ := slices.BinarySearchFunc(codes, have[:8],
 			func(c [8]byte, h []byte) int { return bytes.Compare(c[:], h) })
 		if i == len(codes) {
-			ok = it.SeekGE(next(cluster))
+			ok = it.SeekGE(PrefixEnd(cluster))
 			continue
 		}
 		if run = append(append(run[:0], cluster...), codes[i][:]...); !bytes.HasPrefix(k, run) {
@@ -101,48 +101,48 @@ func (x *finder) skipScan(tab byte, codes [][8]byte, from []byte) (more bool, er
 }
 
 // offerRow looks at one row of a wanted code.
-func (x *finder) offerRow(tab byte, codes [][8]byte, key []byte, r row, t *table) (more bool, err error) {
-	var m *match
-	if in, s := t.sampled(); in != nil {
-		if tab == tabCode && (slices.Contains(codes, in.code) || least(in.others, codes) != r.code) {
+func (f *finder) offerRow(tab byte, codes [][8]byte, key []byte, r Row, t *table) (more bool, err error) {
+	var m *Match
+	if ser, s := t.sampled(); ser != nil {
+		if tab == TableCode && (slices.Contains(codes, ser.Code) || least(ser.OtherCodes, codes) != r.Code) {
 			return true, nil
 		}
-		m = newSample(in, &s)
-	} else if tab == tabDoc {
-		if m, err = x.met(r, t); err != nil || m == nil {
+		m = NewSample(ser, &s)
+	} else if tab == TableDocument {
+		if m, err = f.met(r, t); err != nil || m == nil {
 			return true, err
 		}
 	} else {
 		val := t.Value()
-		if !visible(val, r.t, x.at) {
+		if !Visible(val, r.Seq, f.at) {
 			return true, nil
 		}
-		met := r.code
-		if copy(r.code[:], val[8:]) != 8 {
-			return false, errRow
+		met := r.Code
+		if copy(r.Code[:], val[8:]) != 8 {
+			return false, ErrRow
 		}
-		if slices.Contains(codes, r.code) {
+		if slices.Contains(codes, r.Code) {
 			return true, nil // D had it
 		}
-		if m, err = x.v.fetchRow(r); err != nil {
+		if m, err = f.snap.FetchRow(r); err != nil {
 			return false, err
 		}
-		if x.firstOther(m, codes) != met {
+		if f.firstOther(m, codes) != met {
 			return true, nil
 		}
 	}
-	return !x.accept(m) || x.emit(m, append([]byte{posCode}, key...)), nil
+	return !f.accept(m) || f.emit(m, append([]byte{posCode}, key...)), nil
 }
 
 // firstOther is the least of the wanted codes under which m has a P row: where
 // a scan meets it first.
-func (x *finder) firstOther(m *match, codes [][8]byte) (none [8]byte) {
+func (f *finder) firstOther(m *Match, codes [][8]byte) (none [8]byte) {
 	// The query has a code clause, so the selection has the code.
-	v, err := search.Extractor{}.ExtractFor(x.sel, m.doc.json)
+	v, err := search.Extractor{}.ExtractFor(f.sel, m.Document.JSON)
 	if err != nil {
 		return none
 	}
-	return least(otherCodes(m.row.typ, v, m.row.code), codes)
+	return least(OtherCodes(m.Row.Type, v, m.Row.Code), codes)
 }
 
 // least is the first of the sorted codes that is among others, else zero.

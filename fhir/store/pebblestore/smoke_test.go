@@ -19,7 +19,7 @@ func TestUnknownSchemaIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(db.pdb.Set(schemaKey, []byte("99"), pebble.Sync), db.Close()); err != nil {
+	if err := errors.Join(db.pdb.Set(Schema, []byte("99"), pebble.Sync), db.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err = Open("", Options{FS: fs}); err == nil || !strings.Contains(err.Error(), "schema version") {
@@ -52,12 +52,12 @@ func TestCheckFindsDamage(t *testing.T) {
 		t.Fatalf("%d problems in a sound store", n)
 	}
 	damage := map[string][]byte{
-		"X": appendU64(appendStr(indexPrefix("Device", "identifier", "v"), "d1"), 1),
-		"I": idKey("Device", "d1", 1),
-		"M": leavesKey(0),
+		"X": AppendUint64(AppendString(IndexPrefix("Device", "identifier", "v"), "d1"), 1),
+		"I": IDKey("Device", "d1", 1),
+		"M": LeavesKey(0),
 	}
 	for name, key := range damage {
-		old, err := get(db.pdb, key)
+		old, err := Get(db.pdb, key)
 		if err != nil || old == nil {
 			t.Fatalf("%s: row is not there: %v", name, err)
 		}

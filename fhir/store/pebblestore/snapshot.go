@@ -12,69 +12,69 @@ import (
 )
 
 // at resolves the snapshot a read names.
-func (v *snapshot) at(op string, t store.Seq) (store.Seq, error) {
-	if t == 0 {
-		return v.meta.t, nil
+func (snap *Snapshot) At(op string, seq store.Seq) (store.Seq, error) {
+	if seq == 0 {
+		return snap.Head.Seq, nil
 	}
-	if t > v.meta.t {
+	if seq > snap.Head.Seq {
 		return 0, fhir.Errorf(fhir.Gone, op, "the snapshot is not known to this store")
 	}
-	return t, nil
+	return seq, nil
 }
 
 // fetch reads the document that p points to.
-func (v *snapshot) fetch(ref fhir.Ref, p *pointer) (*match, error) {
-	return v.fetchRow(row{place: p.place, typ: ref.Type, id: ref.ID, t: p.t})
+func (snap *Snapshot) Fetch(ref fhir.Ref, p *Pointer) (*Match, error) {
+	return snap.FetchRow(Row{Location: p.Location, Type: ref.Type, ID: ref.ID, Seq: p.Seq})
 }
 
-func (v *snapshot) fetchRow(r row) (*match, error) {
-	val, err := get(v.snap, rowKey(tabDoc, &r.place, r.code, r.typ, r.id, r.t))
+func (snap *Snapshot) FetchRow(r Row) (*Match, error) {
+	val, err := Get(snap.Reader, RowKey(TableDocument, &r.Location, r.Code, r.Type, r.ID, r.Seq))
 	if err != nil {
 		return nil, err
 	}
 	if val == nil {
-		return nil, errRow
+		return nil, ErrRow
 	}
-	d, err := v.forms.doc(v.snap, new(recent), r.typ, r.id, val)
+	d, err := snap.Templates.Document(snap.Reader, new(Recent), r.Type, r.ID, val)
 	if err != nil {
 		return nil, err
 	}
-	return newMatch(r, d), nil
+	return NewMatch(r, d), nil
 }
 
 // current is the version of ref at t, nil when there is none: a document, or
 // a sample.
-func (v *snapshot) current(ref fhir.Ref, t store.Seq) (*match, error) {
-	p, err := headOf(v.snap, ref, t)
+func (snap *Snapshot) Current(ref fhir.Ref, seq store.Seq) (*Match, error) {
+	p, err := HeadOf(snap.Reader, ref, seq)
 	if err != nil {
 		return nil, err
 	}
 	if p != nil {
-		return v.fetch(ref, p)
+		return snap.Fetch(ref, p)
 	}
-	s, err := v.tier.sampleOf(v.snap, ref)
-	if err != nil || s == nil || store.Seq(s.smp.Commit.T) > t {
+	s, err := snap.Tier.Sample(snap.Reader, ref)
+	if err != nil || s == nil || store.Seq(s.Sample.Commit.T) > seq {
 		return nil, err
 	}
-	return newSample(s.in, &s.smp), nil
+	return NewSample(s.Series, &s.Sample), nil
 }
 
 // change calls fn with the change of one document.
-func (v *snapshot) change(t store.Seq, raw []byte, fn func(*store.Change) bool) (bool, error) {
-	e, err := decodeEntry(raw)
+func (snap *Snapshot) Change(seq store.Seq, raw []byte, fn func(*store.Change) bool) (bool, error) {
+	e, err := DecodeChange(raw)
 	if err != nil {
 		return false, err
 	}
-	r := row{place: e.place, typ: e.typ, id: e.id, t: t}
-	var m *match
-	c := store.Change{Seq: t, Ref: fhir.Ref{Type: e.typ, ID: e.id}, Version: e.version, Created: e.created,
-		Deleted: e.deleted,
-		Facts: access.Facts{Type: e.typ, ID: e.id, Patient: e.patient, Vendor: e.vendor, Author: e.author,
-			Categories: e.categories}}
+	r := Row{Location: e.Location, Type: e.Type, ID: e.ID, Seq: seq}
+	var m *Match
+	c := store.Change{Seq: seq, Ref: fhir.Ref{Type: e.Type, ID: e.ID}, Version: e.Version, Created: e.Created,
+		Deleted: e.Deleted,
+		Facts: access.Facts{Type: e.Type, ID: e.ID, Patient: e.Patient, Vendor: e.Vendor, Author: e.Author,
+			Categories: e.Categories}}
 	c.Facts.Tokens = func(param string) []access.Token {
 		if m == nil {
 			// A row that cannot be read has no tokens: nothing is let out for it.
-			if m, _ = v.fetchRow(r); m == nil {
+			if m, _ = snap.FetchRow(r); m == nil {
 				return nil
 			}
 		}
@@ -85,44 +85,44 @@ func (v *snapshot) change(t store.Seq, raw []byte, fn func(*store.Change) bool) 
 
 // sampleChanges calls fn with the samples of a SeriesWrite in order, those
 // among them that have become documents too.
-func (v *snapshot) sampleChanges(t store.Seq, raw []byte, fn func(*store.Change) bool) (more bool, err error) {
-	e, err := decodeSamplesEntry(raw)
+func (snap *Snapshot) SampleChanges(seq store.Seq, raw []byte, fn func(*store.Change) bool) (more bool, err error) {
+	e, err := DecodeSeriesChange(raw)
 	if err != nil {
 		return false, err
 	}
-	in, err := v.tier.info(v.snap, &e.place, e.id)
+	ser, err := snap.Tier.Series(snap.Reader, &e.Location, e.Series)
 	if err != nil {
 		return false, err
 	}
-	moved, err := v.moved(in, t, e.first, e.end)
+	moved, err := snap.Moved(ser, seq, e.First, e.Last)
 	if err != nil {
 		return false, err
 	}
-	w := v.walkSeries(in, t, false)
-	w.pass = func(h *series.Header) bool { return store.Seq(h.MaxT) < t }
-	defer closing(closer(w.close), &err)
-	if err := w.seek(e.first, e.end+1); err != nil {
+	w := snap.Walk(ser, seq, false)
+	w.Skip = func(h *series.Header) bool { return store.Seq(h.MaxT) < seq }
+	defer Close(CloseFunc(w.Close), &err)
+	if err := w.SeekRange(e.First, e.Last+1); err != nil {
 		return false, err
 	}
-	for w.valid() || len(moved) > 0 {
-		var m *match
-		if w.valid() {
-			s := w.sample()
-			if store.Seq(s.Commit.T) != t {
-				if err := w.next(); err != nil {
+	for w.Valid() || len(moved) > 0 {
+		var m *Match
+		if w.Valid() {
+			s := w.Sample()
+			if store.Seq(s.Commit.T) != seq {
+				if err := w.Next(); err != nil {
 					return false, err
 				}
 				continue
 			}
-			m = newSample(in, &s)
+			m = NewSample(ser, &s)
 		}
-		if len(moved) > 0 && (m == nil || moved[0].row.id < m.row.id) {
+		if len(moved) > 0 && (m == nil || moved[0].Row.ID < m.Row.ID) {
 			m, moved = moved[0], moved[1:]
-		} else if err := w.next(); err != nil {
+		} else if err := w.Next(); err != nil {
 			return false, err
 		}
-		if !fn(&store.Change{Seq: t, Ref: fhir.Ref{Type: "Observation", ID: m.row.id}, Version: 1, Created: true,
-			Facts: m.facts}) {
+		if !fn(&store.Change{Seq: seq, Ref: fhir.Ref{Type: "Observation", ID: m.Row.ID}, Version: 1, Created: true,
+			Facts: m.Facts}) {
 			return false, nil
 		}
 	}
@@ -131,26 +131,26 @@ func (v *snapshot) sampleChanges(t store.Seq, raw []byte, fn func(*store.Change)
 
 // moved are the samples that a commit wrote within a time of one series and
 // that have become documents since, by id.
-func (v *snapshot) moved(in *seriesInfo, t store.Seq, first, last int64) (out []*match, err error) {
-	lo, hi := series.Key{Identity: in.t.Identity, Start: first},
-		series.Key{Identity: in.t.Identity, Start: last, Check: math.MaxUint32}
-	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: idPrefix("Observation", lo.ID()),
-		UpperBound: next(idPrefix("Observation", hi.ID()))})
+func (snap *Snapshot) Moved(ser *Series, seq store.Seq, first, last int64) (out []*Match, err error) {
+	lo, hi := series.Key{Identity: ser.Template.Identity, Start: first},
+		series.Key{Identity: ser.Template.Identity, Start: last, Check: math.MaxUint32}
+	it, err := snap.Reader.NewIter(&pebble.IterOptions{LowerBound: IDPrefix("Observation", lo.ID()),
+		UpperBound: PrefixEnd(IDPrefix("Observation", hi.ID()))})
 	if err != nil {
 		return nil, err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
-		p, err := decodePointer(it.Key(), it.Value())
+		p, err := DecodePointer(it.Key(), it.Value())
 		if err != nil {
 			return nil, err
 		}
-		if !p.moved || p.t != t || p.series != in.id {
+		if !p.Moved || p.Seq != seq || p.Series != ser.ID {
 			continue
 		}
-		_, rest, _ := takeStr(it.Key()[1:])
-		id, _, _ := takeStr(rest)
-		m, err := v.fetch(fhir.Ref{Type: "Observation", ID: id}, &p)
+		_, rest, _ := CutString(it.Key()[1:])
+		id, _, _ := CutString(rest)
+		m, err := snap.Fetch(fhir.Ref{Type: "Observation", ID: id}, &p)
 		if err != nil {
 			return nil, err
 		}
@@ -160,14 +160,14 @@ func (v *snapshot) moved(in *seriesInfo, t store.Seq, first, last int64) (out []
 }
 
 // view is what readers see: the durable state at one T.
-type snapshot struct {
-	snap  *pebble.Snapshot
-	meta  meta
-	forms *forms
-	tier  *tier
+type Snapshot struct {
+	Reader    *pebble.Snapshot
+	Head      meta
+	Templates *Templates
+	Tier      *Tier
 }
 
 // walkSeries begins a walk of a series at a snapshot.
-func (v *snapshot) walkSeries(in *seriesInfo, at store.Seq, desc bool) *samples {
-	return v.tier.walk(v.snap, in, at, desc)
+func (snap *Snapshot) Walk(ser *Series, at store.Seq, desc bool) *Walk {
+	return snap.Tier.Walk(snap.Reader, ser, at, desc)
 }

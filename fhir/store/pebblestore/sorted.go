@@ -24,13 +24,13 @@ type sortKey struct {
 }
 
 // sortPos is the position of a match in a sorted result.
-type sortPos struct {
+type Position struct {
 	Keys []sortKey `json:"k"`
 	ID   string    `json:"i"`
 }
 
 // encode appends p, behind its length.
-func (p *sortPos) encode(b []byte) []byte {
+func (p *Position) encode(b []byte) []byte {
 	var body []byte
 	for _, k := range p.Keys {
 		if k.None {
@@ -38,34 +38,34 @@ func (p *sortPos) encode(b []byte) []byte {
 			continue
 		}
 		body = binary.AppendVarint(append(body, 1), k.Lo)
-		body = appendU64(body, math.Float64bits(k.Num))
-		body = appendText(appendText(body, k.Code), k.System)
+		body = AppendUint64(body, math.Float64bits(k.Num))
+		body = AppendText(AppendText(body, k.Code), k.System)
 	}
 	body = append(body, p.ID...)
 	return append(binary.AppendUvarint(b, uint64(len(body))), body...)
 }
 
 // decodeSortPos reads what encode wrote, without the length.
-func decodeSortPos(b []byte, keys int) (p sortPos, err error) {
-	r := reader{b: b}
+func decodeSortPos(b []byte, keys int) (p Position, err error) {
+	r := reader{Bytes: b}
 	p.Keys = make([]sortKey, keys)
 	for i := range p.Keys {
 		k := &p.Keys[i]
-		if k.None = r.byte() == 0; k.None {
+		if k.None = r.Byte() == 0; k.None {
 			continue
 		}
-		k.Lo, k.Num = r.varint(), math.Float64frombits(r.u64())
-		k.Code, k.System = r.text(), r.text()
+		k.Lo, k.Num = r.Varint(), math.Float64frombits(r.Uint64())
+		k.Code, k.System = r.Text(), r.Text()
 	}
-	p.ID = string(r.b)
-	if r.bad {
-		return p, errRow
+	p.ID = string(r.Bytes)
+	if r.Bad {
+		return p, ErrRow
 	}
 	return p, nil
 }
 
 // compare orders as search.CompareValues does, then by id.
-func (p *sortPos) compare(o *sortPos, sort []search.SortKey) int {
+func (p *Position) Compare(o *Position, sort []search.SortKey) int {
 	for i, s := range sort {
 		a, b := p.Keys[i], o.Keys[i]
 		switch {
@@ -95,27 +95,27 @@ type posReader struct {
 	buf  []byte
 }
 
-func (c *posReader) next() (p sortPos, err error) {
+func (c *posReader) Next() (p Position, err error) {
 	n, err := binary.ReadUvarint(c.r)
 	if err != nil {
 		return p, err // io.EOF at the end
 	}
 	if n > maxEntry {
-		return p, errRow
+		return p, ErrRow
 	}
 	c.buf = slices.Grow(c.buf[:0], int(n))[:n]
 	if _, err := io.ReadFull(c.r, c.buf); err != nil {
-		return p, errRow
+		return p, ErrRow
 	}
 	return decodeSortPos(c.buf, c.keys)
 }
 
 // resultWriter sorts what is added: in memory as far as that goes, in runs on
 // disk behind that.
-type resultWriter struct {
-	rs   *results
+type Writer struct {
+	rs   *Results
 	sort []search.SortKey
-	held []sortPos
+	held []Position
 	size int // of held, about
 	runs []*scratch
 }
@@ -127,7 +127,7 @@ const (
 	maxMarks   = 4096    // of a result
 )
 
-func (w *resultWriter) add(p *sortPos) error {
+func (w *Writer) Add(p *Position) error {
 	w.size += 64 + len(p.ID) + 64*len(p.Keys)
 	for i := range p.Keys {
 		w.size += len(p.Keys[i].Code) + len(p.Keys[i].System)
@@ -140,7 +140,7 @@ func (w *resultWriter) add(p *sortPos) error {
 }
 
 // spill writes what is held as a run.
-func (w *resultWriter) spill() error {
+func (w *Writer) spill() error {
 	w.order()
 	s, err := w.rs.scratch()
 	if err != nil {
@@ -169,11 +169,11 @@ func (w *resultWriter) spill() error {
 	return err
 }
 
-func (w *resultWriter) order() {
-	slices.SortFunc(w.held, func(a, b sortPos) int { return a.compare(&b, w.sort) })
+func (w *Writer) order() {
+	slices.SortFunc(w.held, func(a, b Position) int { return a.Compare(&b, w.sort) })
 }
 
-func (w *resultWriter) drop() (err error) {
+func (w *Writer) drop() (err error) {
 	for _, s := range w.runs {
 		err = errors.Join(err, s.remove())
 	}
@@ -181,11 +181,11 @@ func (w *resultWriter) drop() (err error) {
 	return err
 }
 
-func (w *resultWriter) abandon() error { return w.drop() }
+func (w *Writer) Abandon() error { return w.drop() }
 
 // finish makes the result. The caller holds it and releases it.
-func (w *resultWriter) finish(ctx interface{ Err() error }) (*result, error) {
-	r := &result{refs: 1, keys: len(w.sort), every: indexEvery}
+func (w *Writer) Finish(ctx interface{ Err() error }) (*Result, error) {
+	r := &Result{refs: 1, keys: len(w.sort), every: indexEvery}
 	if len(w.runs) == 0 {
 		w.order()
 		var b []byte
@@ -206,7 +206,7 @@ func (w *resultWriter) finish(ctx interface{ Err() error }) (*result, error) {
 	n := 0
 	err = w.merge(func(b []byte) error {
 		if n++; n%1024 == 0 && ctx.Err() != nil {
-			return canceled("pebblestore.Find", ctx.Err())
+			return Canceled("pebblestore.Find", ctx.Err())
 		}
 		_, skip := binary.Uvarint(b)
 		p, err := decodeSortPos(b[skip:], len(w.sort))
@@ -224,7 +224,7 @@ func (w *resultWriter) finish(ctx interface{ Err() error }) (*result, error) {
 }
 
 // merge calls put with the entries of all runs in order.
-func (w *resultWriter) merge(put func([]byte) error) error {
+func (w *Writer) merge(put func([]byte) error) error {
 	h := &posHeap{sort: w.sort}
 	for _, s := range w.runs {
 		c := &posReader{r: bufio.NewReader(io.NewSectionReader(s, 0, s.size)), keys: len(w.sort)}
@@ -237,7 +237,7 @@ func (w *resultWriter) merge(put func([]byte) error) error {
 		if err := put(h.at[0].p.encode(nil)); err != nil {
 			return err
 		}
-		p, err := h.at[0].c.next()
+		p, err := h.at[0].c.Next()
 		switch {
 		case err == io.EOF:
 			heap.Pop(h)
@@ -258,12 +258,12 @@ type posHeap struct {
 }
 
 type posAt struct {
-	p sortPos
+	p Position
 	c *posReader
 }
 
 func (h *posHeap) load(c *posReader) error {
-	p, err := c.next()
+	p, err := c.Next()
 	if err == io.EOF {
 		return nil
 	}
@@ -272,7 +272,7 @@ func (h *posHeap) load(c *posReader) error {
 }
 
 func (h *posHeap) Len() int           { return len(h.at) }
-func (h *posHeap) Less(i, j int) bool { return h.at[i].p.compare(&h.at[j].p, h.sort) < 0 }
+func (h *posHeap) Less(i, j int) bool { return h.at[i].p.Compare(&h.at[j].p, h.sort) < 0 }
 func (h *posHeap) Swap(i, j int)      { h.at[i], h.at[j] = h.at[j], h.at[i] }
 func (h *posHeap) Push(x any)         { h.at = append(h.at, x.(posAt)) }
 func (h *posHeap) Pop() any {

@@ -63,7 +63,7 @@ func (p *population) naive(raw string) (out []string) {
 func TestSortedOnce(t *testing.T) {
 	for _, run := range []int{8 << 20, 100 << 10} {
 		t.Run(fmt.Sprint(run), func(t *testing.T) {
-			opts := Options{bounds: allBounds{bounds: defaultBounds}}
+			opts := Options{bounds: allBounds{Bounds: DefaultBounds}}
 			opts.bounds.run = run
 			p := newPopulation(t, opts)
 			defer p.d.Close()
@@ -77,7 +77,7 @@ func TestSortedOnce(t *testing.T) {
 				t.Errorf("temporary files: %v", p.scratchFiles())
 			}
 			for len(ids) > 0 {
-				p.clock.Add(resultTTL / 2) // each page renews it
+				p.clock.Add(ResultTTL / 2) // each page renews it
 				ids, after, looked = p.find(bySize, 900, after, at)
 				if got = append(got, ids...); looked > uint64(len(ids)) {
 					t.Fatalf("a later page of %d looked at %d rows", len(ids), looked)
@@ -130,43 +130,43 @@ func TestSortedLeftBehind(t *testing.T) {
 // TestSortedBounds: results are let go of by age, by owner and by bytes, and
 // are made again when they are asked for.
 func TestSortedBounds(t *testing.T) {
-	opts := Options{bounds: allBounds{bounds: defaultBounds}}
+	opts := Options{bounds: allBounds{Bounds: DefaultBounds}}
 	opts.bounds.run = 100 << 10
 	p := newPopulation(t, opts)
 	defer p.d.Close()
 	at := p.d.LastSeq()
 	results := p.d.search.results
 	kept := func() int {
-		n, _ := results.usage()
+		n, _ := results.Usage()
 		return n
 	}
 	disk := func() int64 {
-		_, n := results.usage()
+		_, n := results.Usage()
 		return n
 	}
-	for i := range resultsPer + 4 {
+	for i := range ResultsPer + 4 {
 		p.find(fmt.Sprintf("%s&value-quantity=ge%d", bySize, i-50), 5, "", at)
 	}
-	if n, files := kept(), len(p.scratchFiles()); n != resultsPer || files != resultsPer {
+	if n, files := kept(), len(p.scratchFiles()); n != ResultsPer || files != ResultsPer {
 		t.Errorf("%d results of one owner are kept in %d files", n, files)
 	}
-	p.clock.Add(resultTTL + time.Second)
+	p.clock.Add(ResultTTL + time.Second)
 	p.commit(p.document("p00", 999)) // the committer tidies
 	if n, files := kept(), len(p.scratchFiles()); n != 0 || files != 0 || disk() != 0 {
 		t.Errorf("%d results, %d files, %d bytes are kept", n, files, disk())
 	}
 	// Room for little more than one: the older is let go of.
 	_, _, _ = p.find(bySize, 5, "", at)
-	results.limit = disk() * 5 / 2
+	results.Limit = disk() * 5 / 2
 	_, after, _ := p.find(bySize+"&status=final", 5, "", at)
-	if n := kept(); n < 1 || disk() > results.limit {
-		t.Errorf("%d results, %d bytes of %d", n, disk(), results.limit)
+	if n := kept(); n < 1 || disk() > results.Limit {
+		t.Errorf("%d results, %d bytes of %d", n, disk(), results.Limit)
 	}
 	if _, _, looked := p.find(bySize+"&status=final", 5, after, at); looked > 5 {
 		t.Errorf("the newest was let go of: %d rows", looked)
 	}
 	// No room: a clear refusal, and nothing is left.
-	results.limit = 4 << 10
+	results.Limit = 4 << 10
 	q, _ := search.Parse("Observation", [][2]string{{"_sort", "code"}, {"patient", "p01,p02,p03"}},
 		search.ParseOptions{})
 	err := p.d.Find(context.Background(), store.Find{Query: q, Filter: allOf("Observation")},

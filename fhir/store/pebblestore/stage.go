@@ -20,8 +20,8 @@ const sweepBatch = 256
 
 // current is the newest version of a resource as a group sees it.
 type current struct {
-	pointer
-	doc    doc
+	Pointer
+	doc    Document
 	values *search.Values
 	// complete says that values holds every parameter; otherwise it holds
 	// those of rowValues.
@@ -30,7 +30,7 @@ type current struct {
 	// Of a document that is kept by form: its bytes before the stamp.
 	canonical []byte
 	form      *store.Template
-	smp       *located // it is a sample
+	smp       *Located // it is a sample
 }
 
 // stage is a group being built: the Pebble batch and, over the database, what
@@ -50,9 +50,9 @@ type stage struct {
 	// Of the series that the group touches.
 	touched  map[series.Identity]store.Seq
 	appended map[series.Identity]bool
-	tallies  map[series.SeriesID]*seriesState
-	written  map[series.SeriesID]*seriesInfo // whose tally has changed
-	blocks   map[string]*openBlock           // by H key
+	tallies  map[series.SeriesID]*Tally
+	written  map[series.SeriesID]*Series // whose tally has changed
+	blocks   map[string]*openBlock       // by H key
 }
 
 // close ends what reads needed; the batch is not its business. Whoever met an
@@ -71,8 +71,8 @@ func newStage(d *DB) *stage {
 	return &stage{d: d, batch: d.pdb.NewBatch(), meta: d.head, heads: map[fhir.Ref]*current{},
 		state:   map[string][]byte{},
 		touched: map[series.Identity]store.Seq{}, appended: map[series.Identity]bool{},
-		tallies: map[series.SeriesID]*seriesState{},
-		written: map[series.SeriesID]*seriesInfo{}, blocks: map[string]*openBlock{},
+		tallies: map[series.SeriesID]*Tally{},
+		written: map[series.SeriesID]*Series{}, blocks: map[string]*openBlock{},
 		updates: map[updatesID]*updatesGroup{}}
 }
 
@@ -92,13 +92,13 @@ func (s *stage) add(r *request) error {
 	if len(b.Writes)+len(b.State)+len(b.Leaves)+len(b.Series) == 0 {
 		return nil
 	}
-	t := s.meta.t + 1
-	updated := max(s.d.opts.Clock().UnixMilli(), s.d.head.updated+1, s.meta.updated)
+	seq := s.meta.Seq + 1
+	updated := max(s.d.opts.Clock().UnixMilli(), s.d.head.Updated+1, s.meta.Updated)
 	local := map[fhir.Ref]*current{}
 	var writes []write
 	outcomes := make([]store.Outcome, len(b.Writes))
 	for i := range b.Writes {
-		w, out, err := s.resolve(r, i, t, updated, local)
+		w, out, err := s.resolve(r, i, seq, updated, local)
 		if err != nil {
 			return s.refuse(r, err)
 		}
@@ -113,21 +113,21 @@ func (s *stage) add(r *request) error {
 	if err := s.checkSeries(r); err != nil {
 		return s.refuse(r, err)
 	}
-	r.result = store.Result{Outcomes: outcomes, LeafIndex: s.meta.leaves}
+	r.result = store.Result{Outcomes: outcomes, LeafIndex: s.meta.Leaves}
 	if len(writes)+len(b.State)+len(b.Leaves)+len(r.series) == 0 {
 		return nil
 	}
-	r.result.Seq = t
-	r.commit.Seq = t
-	s.meta.t, s.meta.updated = t, updated
+	r.result.Seq = seq
+	r.commit.Seq = seq
+	s.meta.Seq, s.meta.Updated = seq, updated
 	for i, a := range r.series {
-		if err := s.putSeries(a, t, updated, uint32(i)); err != nil {
+		if err := s.putSeries(a, seq, updated, uint32(i)); err != nil {
 			return err
 		}
-		r.commit.Samples += a.count
+		r.commit.Samples += a.Count
 	}
 	for i := range writes {
-		c, err := s.put(&writes[i], t, uint32(len(r.series)+i))
+		c, err := s.put(&writes[i], seq, uint32(len(r.series)+i))
 		if err != nil {
 			return err
 		}
@@ -135,7 +135,7 @@ func (s *stage) add(r *request) error {
 			r.commit.Changes = append(r.commit.Changes, *c)
 		}
 	}
-	if err := s.putUpdates(t, updated); err != nil {
+	if err := s.putUpdates(seq, updated); err != nil {
 		return err
 	}
 	for i := range b.State {
@@ -148,7 +148,7 @@ func (s *stage) add(r *request) error {
 
 // refuse fails a request of which nothing was put into the group yet.
 func (s *stage) refuse(r *request, err error) error {
-	r.err = faulted("pebblestore.Commit", err)
+	r.err = Wrap("pebblestore.Commit", err)
 	return nil
 }
 
@@ -164,19 +164,19 @@ func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current, fresh bool) (*
 		return nil, nil
 	}
 	if s.ids == nil {
-		it, err := idIterator(s.d.pdb)
+		it, err := NewIDIter(s.d.pdb)
 		if err != nil {
 			return nil, err
 		}
 		s.ids = it
 	}
-	p, err := headIn(s.ids, ref, ^store.Seq(0))
+	p, err := HeadIn(s.ids, ref, ^store.Seq(0))
 	if err != nil {
 		s.close() // the next look-up begins with an iterator that met no error
 		return nil, err
 	}
 	if p != nil {
-		return &current{pointer: *p}, nil
+		return &current{Pointer: *p}, nil
 	}
 	return s.lookupSample(ref)
 }
@@ -188,45 +188,45 @@ func (s *stage) lookupSample(ref fhir.Ref) (*current, error) {
 	} else if s.appended[k.Identity] {
 		return nil, fhir.Errorf(fhir.Conflict, "pebblestore.Commit", "the stream is being written; try again")
 	}
-	l, err := s.d.tier.sampleOf(s.d.pdb, ref)
+	l, err := s.d.tier.Sample(s.d.pdb, ref)
 	if err != nil || l == nil {
 		return nil, err
 	}
-	m := newSample(l.in, &l.smp)
-	c := &current{smp: l, loaded: true, values: m.index(), complete: true, doc: m.doc}
-	c.place, c.t, c.version, c.moved, c.series, c.hash = m.row.place, m.row.t, 1, true, l.in.id, l.hash()
+	m := NewSample(l.Series, &l.Sample)
+	c := &current{smp: l, loaded: true, values: m.Index(), complete: true, doc: m.Document}
+	c.Location, c.Seq, c.Version, c.Moved, c.Series, c.Hash = m.Row.Location, m.Row.Seq, 1, true, l.Series.ID, l.Hash()
 	return c, nil
 }
 
 // load fetches the document of c.
 func (s *stage) load(ref fhir.Ref, c *current) error {
-	if c != nil && c.doc.formed { // of this group
-		c.doc.json, c.doc.formed = fhir.Stamp(c.canonical, ref.Type, ref.ID, c.version,
-			time.UnixMilli(c.doc.updated)), false
+	if c != nil && c.doc.Templated { // of this group
+		c.doc.JSON, c.doc.Templated = fhir.Stamp(c.canonical, ref.Type, ref.ID, c.Version,
+			time.UnixMilli(c.doc.Updated)), false
 	}
 	if c == nil || c.loaded {
 		return nil
 	}
-	v, err := get(s.d.pdb, rowKey(tabDoc, &c.place, c.code, ref.Type, ref.ID, c.t))
+	v, err := Get(s.d.pdb, RowKey(TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq))
 	if err != nil {
 		return err
 	}
 	if v == nil {
-		return errRow
+		return ErrRow
 	}
-	if c.doc, err = s.d.forms.doc(s.d.pdb, new(recent), ref.Type, ref.ID, v); err != nil {
+	if c.doc, err = s.d.templates.Document(s.d.pdb, new(Recent), ref.Type, ref.ID, v); err != nil {
 		return err
 	}
-	c.values, c.complete, err = extractStored(ref.Type, c.doc.json)
+	c.values, c.complete, err = ExtractStored(ref.Type, c.doc.JSON)
 	if err != nil {
-		return errRow
+		return ErrRow
 	}
 	c.loaded = true
 	return nil
 }
 
 // resolve decides one write: refused, unchanged (nil write), or what to write.
-func (s *stage) resolve(r *request, i int, t store.Seq, updated int64,
+func (s *stage) resolve(r *request, i int, seq store.Seq, updated int64,
 	local map[fhir.Ref]*current) (*write, store.Outcome, error) {
 	w := &r.batch.Writes[i]
 	ref := w.Resource.Ref()
@@ -239,18 +239,18 @@ func (s *stage) resolve(r *request, i int, t store.Seq, updated int64,
 		return nil, out, err
 	}
 	remove := w.Op == store.Remove
-	if remove && (old == nil || old.deleted) || !remove && w.SkipSame && old != nil && !old.deleted &&
-		old.hash == r.hashes[i] {
+	if remove && (old == nil || old.Deleted) || !remove && w.SkipSame && old != nil && !old.Deleted &&
+		old.Hash == r.hashes[i] {
 		out.Unchanged = true
 		if old != nil {
 			if err := s.load(ref, old); err != nil {
 				return nil, out, err
 			}
-			out.Version, out.Deleted, out.LastUpdated = old.version, old.deleted, time.UnixMilli(old.doc.updated).UTC()
+			out.Version, out.Deleted, out.LastUpdated = old.Version, old.Deleted, time.UnixMilli(old.doc.Updated).UTC()
 		}
 		return nil, out, nil
 	}
-	if old != nil && old.t == t {
+	if old != nil && old.Seq == seq {
 		return nil, out, fhir.Errorf(fhir.Invalid, "pebblestore.Commit",
 			"write %d: a batch writes a resource at most once", i)
 	}
@@ -258,27 +258,27 @@ func (s *stage) resolve(r *request, i int, t store.Seq, updated int64,
 		return nil, out, err
 	}
 	now := &current{loaded: true}
-	now.t, now.version, now.deleted = t, 1, remove
+	now.Seq, now.Version, now.Deleted = seq, 1, remove
 	if old != nil {
-		now.version = old.version + 1
+		now.Version = old.Version + 1
 	}
-	now.doc = doc{version: now.version, updated: updated, deleted: remove}
-	out.Version, out.LastUpdated, out.Deleted = now.version, time.UnixMilli(updated).UTC(), remove
+	now.doc = Document{Version: now.Version, Updated: updated, Deleted: remove}
+	out.Version, out.LastUpdated, out.Deleted = now.Version, time.UnixMilli(updated).UTC(), remove
 	if remove {
-		now.place, now.hash, now.values, now.complete = old.place, old.hash, old.values, old.complete
-		now.doc.vendor, now.doc.author, now.doc.categories, now.doc.json = old.doc.vendor, old.doc.author,
-			old.doc.categories, old.doc.json
+		now.Location, now.Hash, now.values, now.complete = old.Location, old.Hash, old.values, old.complete
+		now.doc.Vendor, now.doc.Author, now.doc.Categories, now.doc.JSON = old.doc.Vendor, old.doc.Author,
+			old.doc.Categories, old.doc.JSON
 	} else {
 		v := r.values[i]
-		out.Created = old == nil || old.deleted
-		now.place, now.hash, now.values, now.complete = placeOf(v), r.hashes[i], v, r.complete[i]
-		now.doc.vendor, now.doc.author, now.doc.categories = w.Vendor, w.Author, v.Categories
+		out.Created = old == nil || old.Deleted
+		now.Location, now.Hash, now.values, now.complete = LocationOf(v), r.hashes[i], v, r.complete[i]
+		now.doc.Vendor, now.doc.Author, now.doc.Categories = w.Vendor, w.Author, v.Categories
 		if w.Form != nil {
 			now.canonical, now.form = w.Resource.JSON, w.Form
-			now.doc.formed, now.doc.form, now.doc.own = true, w.Form.ID, store.AppendOwn(nil, w.Resource.JSON, w.Cuts)
+			now.doc.Templated, now.doc.TemplateID, now.doc.Slots = true, w.Form.ID, store.AppendOwn(nil, w.Resource.JSON, w.Cuts)
 		} else {
-			now.doc.json = fhir.Stamp(w.Resource.JSON, ref.Type, ref.ID, now.version, out.LastUpdated)
-			out.JSON = now.doc.json
+			now.doc.JSON = fhir.Stamp(w.Resource.JSON, ref.Type, ref.ID, now.Version, out.LastUpdated)
+			out.JSON = now.doc.JSON
 		}
 	}
 	local[ref] = now
@@ -294,14 +294,14 @@ func expect(w *store.Write, old *current) error {
 			return fhir.Errorf(fhir.Conflict, op, "the resource exists already")
 		}
 	case store.Version:
-		if old == nil || old.version != w.IfVersion {
+		if old == nil || old.Version != w.IfVersion {
 			return fhir.Errorf(fhir.PreconditionFailed, op, "the current version is another")
 		}
 	case store.Existing:
 		if old == nil {
 			return fhir.Errorf(fhir.NotFound, op, "the resource does not exist")
 		}
-		if old.deleted {
+		if old.Deleted {
 			return fhir.Errorf(fhir.Gone, op, "the resource is deleted")
 		}
 	}
@@ -336,44 +336,44 @@ func (s *stage) stateOf(key string) ([]byte, error) {
 	if v, ok := s.state[key]; ok {
 		return v, nil
 	}
-	v, err := get(s.d.pdb, stateKey(key))
+	v, err := Get(s.d.pdb, stateKey(key))
 	if err != nil || v == nil {
 		return nil, err
 	}
 	if len(v) < 8 {
-		return nil, errRow
+		return nil, ErrRow
 	}
 	return v[8:], nil
 }
 
 // put writes the rows of one resource write and closes those of the version
 // before. It returns the change, nil for an AuditEvent.
-func (s *stage) put(w *write, t store.Seq, n uint32) (*store.Change, error) {
+func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 	if k, ok := series.ParseID(w.ref.ID); ok && w.ref.Type == "Observation" {
-		if err := s.touch(k.Identity, t); err != nil {
+		if err := s.touch(k.Identity, seq); err != nil {
 			return nil, err
 		}
 	}
 	if w.old != nil {
-		s.changed = append(s.changed, cacheKey{ref: w.ref})
+		s.changed = append(s.changed, cacheKey{Ref: w.ref})
 		if w.old.smp != nil {
 			if err := s.takeOut(w.old.smp); err != nil {
 				return nil, err
 			}
-			if err := s.batch.Set(idKey(w.ref.Type, w.ref.ID, w.old.t), w.old.encode(), nil); err != nil {
+			if err := s.batch.Set(IDKey(w.ref.Type, w.ref.ID, w.old.Seq), w.old.Encode(), nil); err != nil {
 				return nil, err
 			}
 			w.old.smp = nil
-			if err := s.d.days.document(s.batch, w.ref.Type, &w.old.place, w.old.values); err != nil {
+			if err := s.d.days.PutDocument(s.batch, w.ref.Type, &w.old.Location, w.old.values); err != nil {
 				return nil, err
 			}
 		}
-		w.old.doc.to = t
+		w.old.doc.EndSeq = seq
 		if err := s.rows(w.ref, w.old); err != nil {
 			return nil, err
 		}
 	}
-	if w.now.doc.formed {
+	if w.now.doc.Templated {
 		if err := s.putForm(w.now.form); err != nil {
 			return nil, err
 		}
@@ -381,42 +381,42 @@ func (s *stage) put(w *write, t store.Seq, n uint32) (*store.Change, error) {
 	if err := s.rows(w.ref, w.now); err != nil {
 		return nil, err
 	}
-	if !w.now.deleted {
-		if err := s.d.days.document(s.batch, w.ref.Type, &w.now.place, w.now.values); err != nil {
+	if !w.now.Deleted {
+		if err := s.d.days.PutDocument(s.batch, w.ref.Type, &w.now.Location, w.now.values); err != nil {
 			return nil, err
 		}
 	}
 	if w.ref.Type == "Observation" {
 		if w.old != nil { // it may have been a sample
-			s.noteCluster(t, w.old)
+			s.noteCluster(seq, w.old)
 		}
-		s.noteCluster(t, w.now)
+		s.noteCluster(seq, w.now)
 	}
-	if err := s.batch.Set(idKey(w.ref.Type, w.ref.ID, t), w.now.encode(), nil); err != nil {
+	if err := s.batch.Set(IDKey(w.ref.Type, w.ref.ID, seq), w.now.Encode(), nil); err != nil {
 		return nil, err
 	}
 	s.heads[w.ref] = w.now
 	if w.created {
-		s.meta.resources++
-	} else if w.now.deleted {
-		s.meta.resources--
+		s.meta.Resources++
+	} else if w.now.Deleted {
+		s.meta.Resources--
 	}
 	if w.ref.Type == "AuditEvent" {
-		s.noteEvent(w.ref.ID, &w.now.place)
+		s.noteEvent(w.ref.ID, &w.now.Location)
 		return nil, nil
 	}
 	c := w.now
-	s.noteUpdate(w.ref.Type, c.patient, n, 1)
-	e := entry{place: c.place, typ: w.ref.Type, id: w.ref.ID, version: c.version, created: w.created,
-		deleted: c.deleted,
-		vendor:  c.doc.vendor, author: c.doc.author, categories: c.doc.categories}
-	if err := s.batch.Set(changeKey(t, n), e.encode(), nil); err != nil {
+	s.noteUpdate(w.ref.Type, c.Patient, n, 1)
+	e := Change{Location: c.Location, Type: w.ref.Type, ID: w.ref.ID, Version: c.Version, Created: w.created,
+		Deleted: c.Deleted,
+		Vendor:  c.doc.Vendor, Author: c.doc.Author, Categories: c.doc.Categories}
+	if err := s.batch.Set(ChangeKey(seq, n), e.Encode(), nil); err != nil {
 		return nil, err
 	}
-	return &store.Change{Seq: t, Ref: w.ref, Version: c.version, Created: w.created, Deleted: c.deleted,
+	return &store.Change{Seq: seq, Ref: w.ref, Version: c.Version, Created: w.created, Deleted: c.Deleted,
 		Facts: access.Facts{
-			Type: w.ref.Type, ID: w.ref.ID, Patient: c.patient, Vendor: c.doc.vendor, Author: c.doc.author,
-			Categories: c.doc.categories,
+			Type: w.ref.Type, ID: w.ref.ID, Patient: c.Patient, Vendor: c.doc.Vendor, Author: c.doc.Author,
+			Categories: c.doc.Categories,
 			Tokens:     c.tokens(w.ref.Type),
 		}}, nil
 }
@@ -424,9 +424,9 @@ func (s *stage) put(w *write, t store.Seq, n uint32) (*store.Change, error) {
 // tokens returns what access.Facts.Tokens of this version is.
 func (c *current) tokens(typ string) func(param string) []access.Token {
 	if vals := c.values; c.complete {
-		return func(param string) []access.Token { return tokensOf(vals, param) }
+		return func(param string) []access.Token { return Tokens(vals, param) }
 	}
-	some, json := c.values, c.doc.json
+	some, json := c.values, c.doc.JSON
 	all := sync.OnceValue(func() *search.Values {
 		v, err := search.Extract(typ, json)
 		if err != nil { // no granular scope covers what cannot be read
@@ -436,29 +436,29 @@ func (c *current) tokens(typ string) func(param string) []access.Token {
 	})
 	return func(param string) []access.Token {
 		if len(some.ByParam[param]) > 0 {
-			return tokensOf(some, param)
+			return Tokens(some, param)
 		}
-		return tokensOf(all(), param)
+		return Tokens(all(), param)
 	}
 }
 
 // rows writes the D, P and X rows of one version. Deletion markers have only
 // the D row.
 func (s *stage) rows(ref fhir.Ref, c *current) error {
-	if err := s.batch.Set(rowKey(tabDoc, &c.place, c.code, ref.Type, ref.ID, c.t), c.doc.encode(),
-		nil); err != nil || c.deleted {
+	if err := s.batch.Set(RowKey(TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq), c.doc.Encode(),
+		nil); err != nil || c.Deleted {
 		return err
 	}
-	v := append(appendU64(nil, uint64(c.doc.to)), c.code[:]...)
-	for _, h := range otherCodes(ref.Type, c.values, c.code) {
-		if err := s.batch.Set(rowKey(tabCode, &c.place, h, ref.Type, ref.ID, c.t), v, nil); err != nil {
+	v := append(AppendUint64(nil, uint64(c.doc.EndSeq)), c.Code[:]...)
+	for _, h := range OtherCodes(ref.Type, c.values, c.Code) {
+		if err := s.batch.Set(RowKey(TableCode, &c.Location, h, ref.Type, ref.ID, c.Seq), v, nil); err != nil {
 			return err
 		}
 	}
-	v = c.place.append(appendU64(nil, uint64(c.doc.to)))
+	v = c.Location.Append(AppendUint64(nil, uint64(c.doc.EndSeq)))
 	var err error
-	indexRows(ref.Type, c.values, func(p []byte) {
-		if e := s.batch.Set(appendU64(appendStr(p, ref.ID), uint64(c.t)), v, nil); e != nil {
+	EachIndexPrefix(ref.Type, c.values, func(p []byte) {
+		if e := s.batch.Set(AppendUint64(AppendString(p, ref.ID), uint64(c.Seq)), v, nil); e != nil {
 			err = e
 		}
 	})
@@ -474,17 +474,17 @@ func (s *stage) putState(w *store.StateWrite) error {
 	var ms int64
 	if !w.Expires.IsZero() {
 		ms = max(1, w.Expires.UnixMilli())
-		if err := s.batch.Set(expireKey(ms, w.Key), nil, nil); err != nil {
+		if err := s.batch.Set(ExpiryKey(ms, w.Key), nil, nil); err != nil {
 			return err
 		}
 	}
 	s.state[w.Key] = slices.Clone(w.Value)
-	return s.batch.Set(stateKey(w.Key), append(appendU64(nil, uint64(ms)), w.Value...), nil)
+	return s.batch.Set(stateKey(w.Key), append(AppendUint64(nil, uint64(ms)), w.Value...), nil)
 }
 
 // finish closes the group: the head row, and expired state once a second.
 func (s *stage) finish() error {
-	if err := s.batch.Set(headKey, s.meta.encode(), nil); err != nil {
+	if err := s.batch.Set(headKey, s.meta.Encode(), nil); err != nil {
 		return err
 	}
 	if err := s.finishSeries(); err != nil {
@@ -495,30 +495,30 @@ func (s *stage) finish() error {
 		return nil
 	}
 	s.d.lastSweep = now
-	s.d.search.tidy()
+	s.d.search.Tidy()
 	if err := s.sweep(now); err != nil { // what is expired can wait
-		s.d.opts.Logger.Warn("expired state was not removed", "error", faultOf(err))
+		s.d.opts.Logger.Warn("expired state was not removed", "error", Describe(err))
 	}
 	return nil
 }
 
 func (s *stage) sweep(now time.Time) (err error) {
-	it, err := s.d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{tabExpire},
-		UpperBound: expireKey(now.UnixMilli(), "")})
+	it, err := s.d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{TableExpiry},
+		UpperBound: ExpiryKey(now.UnixMilli(), "")})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for ok, n := it.First(), 0; ok && n < sweepBatch; ok, n = it.Next(), n+1 {
 		k := it.Key()
 		if len(k) < 9 {
-			return errRow
+			return ErrRow
 		}
 		key := string(k[9:])
 		if _, touched := s.state[key]; touched {
 			continue
 		}
-		v, err := get(s.d.pdb, stateKey(key))
+		v, err := Get(s.d.pdb, stateKey(key))
 		if err != nil {
 			return err
 		}
@@ -536,28 +536,28 @@ func (s *stage) sweep(now time.Time) (err error) {
 }
 
 // noteCluster tells the searches of a document that the group writes.
-func (s *stage) noteCluster(t store.Seq, c *current) {
-	s.d.search.note(t, clusterID{patient: c.patient, code: c.code}, &c.doc, c.deleted, c.values)
+func (s *stage) noteCluster(seq store.Seq, c *current) {
+	s.d.search.Note(seq, clusterID{Patient: c.Patient, Code: c.Code}, &c.doc, c.Deleted, c.values)
 }
 
 // putForm writes the form of a document, unless it is known to be there.
 func (s *stage) putForm(f *store.Template) error {
-	if s.d.wrote[f.ID] || s.forms[f.ID] {
+	if s.d.writtenTemplates[f.ID] || s.forms[f.ID] {
 		return nil
 	}
 	if s.forms == nil {
 		s.forms = map[[16]byte]bool{}
 	}
 	s.forms[f.ID] = true
-	return s.batch.Set(formKey(f.ID), f.Encoded, nil)
+	return s.batch.Set(TemplateKey(f.ID), f.Encoded, nil)
 }
 
 // formsWritten remembers the forms of a group that was applied.
-func (d *DB) formsWritten(ids map[[16]byte]bool) {
-	if len(d.wrote)+len(ids) > maxForms {
-		clear(d.wrote) // to write one again does no harm
+func (d *DB) noteTemplates(ids map[[16]byte]bool) {
+	if len(d.writtenTemplates)+len(ids) > MaxTemplates {
+		clear(d.writtenTemplates) // to write one again does no harm
 	}
 	for id := range ids {
-		d.wrote[id] = true
+		d.writtenTemplates[id] = true
 	}
 }

@@ -15,11 +15,11 @@ func (s *stage) putLeaves(ls []store.Leaf) error {
 	if len(ls) == 0 {
 		return nil
 	}
-	first := s.meta.leaves
+	first := s.meta.Leaves
 	var leaves []byte
 	hashes := make([]byte, 0, 2*tlog.HashSize*(len(ls)+8))
 	for _, l := range ls {
-		hs, err := tlog.StoredHashes(int64(s.meta.leaves), l, tlog.HashReaderFunc(s.edge))
+		hs, err := tlog.StoredHashes(int64(s.meta.Leaves), l, tlog.HashReaderFunc(s.edge))
 		if err != nil {
 			return err
 		}
@@ -28,21 +28,21 @@ func (s *stage) putLeaves(ls []store.Leaf) error {
 			s.d.edge[level] = h
 			hashes = append(hashes, h[:]...)
 		}
-		s.meta.leaves++
+		s.meta.Leaves++
 	}
-	if err := s.batch.Set(leavesKey(first), leaves, nil); err != nil {
+	if err := s.batch.Set(LeavesKey(first), leaves, nil); err != nil {
 		return err
 	}
-	return s.batch.Set(hashesKey(tlog.StoredHashIndex(0, int64(first))), hashes, nil)
+	return s.batch.Set(HashesKey(tlog.StoredHashIndex(0, int64(first))), hashes, nil)
 }
 
 // edge reads hashes of the right edge.
 func (s *stage) edge(indexes []int64) (out []tlog.Hash, err error) {
 	out = make([]tlog.Hash, len(indexes))
-	var rows *logRows
+	var rows *Log
 	defer func() {
 		if rows != nil {
-			closing(rows, &err)
+			Close(rows, &err)
 		}
 	}()
 	for i, x := range indexes {
@@ -52,16 +52,16 @@ func (s *stage) edge(indexes []int64) (out []tlog.Hash, err error) {
 			continue
 		}
 		if rows == nil {
-			if rows, err = openLog(s.d.pdb); err != nil {
+			if rows, err = OpenLog(s.d.pdb); err != nil {
 				return nil, err
 			}
 		}
-		v, err := rows.hash(x)
+		v, err := rows.Hash(x)
 		if err != nil {
 			return nil, err
 		}
 		if len(v) != tlog.HashSize {
-			return nil, errRow
+			return nil, ErrRow
 		}
 		copy(out[i][:], v)
 	}

@@ -32,9 +32,9 @@ func (s *stage) noteUpdate(typ, patient string, n uint32, count uint64) {
 }
 
 // noteEvent adds an AuditEvent, which has no L row, to the U row of the batch.
-func (s *stage) noteEvent(id string, p *place) {
+func (s *stage) noteEvent(id string, p *Location) {
 	s.noteUpdateIn(updatesID{typ: "AuditEvent", whole: true}, 1,
-		func(b []byte) []byte { return p.append(appendText(b, id)) })
+		func(b []byte) []byte { return p.Append(AppendText(b, id)) })
 }
 
 func (s *stage) noteUpdateIn(id updatesID, count uint64, add func([]byte) []byte) {
@@ -48,13 +48,13 @@ func (s *stage) noteUpdateIn(id updatesID, count uint64, add func([]byte) []byte
 }
 
 // putUpdates writes the U and V rows of a batch.
-func (s *stage) putUpdates(t store.Seq, updated int64) error {
+func (s *stage) putUpdates(seq store.Seq, updated int64) error {
 	for id, g := range s.updates {
-		prefix := typeUpdates(id.typ)
+		prefix := TypeUpdates(id.typ)
 		if !id.whole {
-			prefix = patientUpdates(id.patient, id.typ)
+			prefix = PatientUpdates(id.patient, id.typ)
 		}
-		if err := s.batch.Set(updatesKey(prefix, t, 0), encodeUpdates(updated, g.count, g.list), nil); err != nil {
+		if err := s.batch.Set(UpdateKey(prefix, seq, 0), EncodeUpdates(updated, g.count, g.list), nil); err != nil {
 			return err
 		}
 	}

@@ -19,18 +19,18 @@ type table struct {
 }
 
 // openTable opens the rows [lower, upper) of a table.
-func (x *finder) openTable(tab byte, lower, upper []byte) (*table, error) {
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+func (f *finder) openTable(tab byte, lower, upper []byte) (*table, error) {
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
 		return nil, err
 	}
 	t := &table{docs: it}
-	if x.q.Type != "Observation" || x.documentsOnly {
+	if f.query.Type != "Observation" || f.documentsOnly {
 		return t, nil
 	}
-	t.smp, err = x.openSamples(tab, lower, upper)
+	t.smp, err = f.openSamples(tab, lower, upper)
 	if err != nil {
-		closing(it, &err)
+		Close(it, &err)
 		return nil, err
 	}
 	return t, nil
@@ -40,7 +40,7 @@ func (t *table) Close() (err error) {
 	if t.smp != nil {
 		err = t.smp.close()
 	}
-	closing(t.docs, &err)
+	Close(t.docs, &err)
 	return err
 }
 
@@ -106,11 +106,11 @@ func (t *table) Value() []byte {
 }
 
 // sampled is the series and sample that the walk stands on, nil on a document.
-func (t *table) sampled() (*seriesInfo, series.Sample) {
+func (t *table) sampled() (*Series, series.Sample) {
 	if !t.here {
 		return nil, series.Sample{}
 	}
-	return t.smp.best.in, t.smp.best.sample()
+	return t.smp.best.Series, t.smp.best.Sample()
 }
 
 // sampleRows walks the rows that samples stand for, by the Q or R rows of
@@ -126,26 +126,26 @@ type sampleRows struct {
 	lower []byte
 	// pre is the rows' key up to the bucket.
 	pre   []byte
-	walks []*samples
-	best  *samples
+	walks []*Walk
+	best  *Walk
 	key   []byte
 	spare []byte // the memory of a key before
 	err   error
 }
 
-func (x *finder) openSamples(tab byte, lower, upper []byte) (*sampleRows, error) {
-	s := &sampleRows{x: x, tab: tab, reg: tabSeries, lower: slices.Clone(lower)}
-	if tab == tabCode {
-		s.reg = tabOther
+func (f *finder) openSamples(tab byte, lower, upper []byte) (*sampleRows, error) {
+	s := &sampleRows{x: f, tab: tab, reg: TableSeries, lower: slices.Clone(lower)}
+	if tab == TableCode {
+		s.reg = TableOtherSeries
 	}
 	lo := slices.Clone(lower)
-	if pre, _, ok := splitRow(lower); ok {
+	if pre, _, ok := SplitRow(lower); ok {
 		lo = slices.Clone(pre)
 	}
 	lo[0] = s.reg
 	up := slices.Clone(upper)
 	up[0] = up[0] - tab + s.reg
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: lo, UpperBound: up})
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: lo, UpperBound: up})
 	if err != nil {
 		return nil, err
 	}
@@ -155,9 +155,9 @@ func (x *finder) openSamples(tab byte, lower, upper []byte) (*sampleRows, error)
 
 func (s *sampleRows) close() (err error) {
 	for _, w := range s.walks {
-		closing(closer(w.close), &err)
+		Close(CloseFunc(w.Close), &err)
 	}
-	closing(s.it, &err)
+	Close(s.it, &err)
 	return err
 }
 
@@ -167,7 +167,7 @@ func (s *sampleRows) first() { s.seekGE(s.lower) }
 
 // seekGE stands on the first sample whose key is at or behind k.
 func (s *sampleRows) seekGE(k []byte) {
-	pre, tail, ok := splitRow(k)
+	pre, tail, ok := SplitRow(k)
 	if !ok {
 		r := slices.Clone(k)
 		r[0] = s.reg
@@ -194,15 +194,15 @@ func (s *sampleRows) group(from []byte) {
 			return
 		}
 		for _, w := range s.walks {
-			if err := w.close(); err != nil {
+			if err := w.Close(); err != nil {
 				s.err = err
 				return
 			}
 		}
 		s.walks = s.walks[:0]
-		pre, _, ok := splitRow(s.it.Key())
+		pre, _, ok := SplitRow(s.it.Key())
 		if !ok {
-			s.err = errRow
+			s.err = ErrRow
 			return
 		}
 		reg := slices.Clone(pre)
@@ -237,36 +237,36 @@ func (s *sampleRows) group(from []byte) {
 
 // open starts the walk of the series whose row the iterator stands on; nil
 // when the query rules it out.
-func (s *sampleRows) open(from []byte) (*samples, error) {
+func (s *sampleRows) open(from []byte) (*Walk, error) {
 	k := s.it.Key()
 	var id series.SeriesID
 	if copy(id[:], k[len(s.pre):]) != len(id) || len(k) != len(s.pre)+len(id) {
-		return nil, errRow
+		return nil, ErrRow
 	}
-	in, err := s.x.v.tier.seriesAt(s.x.v.snap, s.reg, s.it.Value(), id)
+	ser, err := s.x.snap.Tier.SeriesAt(s.x.snap.Reader, s.reg, s.it.Value(), id)
 	if err != nil {
 		return nil, err
 	}
-	if s.x.rules(in) {
+	if s.x.excludes(ser) {
 		return nil, nil
 	}
-	w := s.x.walk(in, false)
-	lo, hi := s.x.dates(in.bucket)
+	w := s.x.walk(ser, false)
+	lo, hi := s.x.dates(ser.Bucket)
 	if from != nil {
-		lo = max(lo, unsortable(binary.BigEndian.Uint64(from[len(s.pre):])))
+		lo = max(lo, Unsortable(binary.BigEndian.Uint64(from[len(s.pre):])))
 	}
-	if err := w.seek(microsOf(lo, hi)); err != nil {
-		closing(closer(w.close), &err)
+	if err := w.SeekRange(Micros(lo, hi)); err != nil {
+		Close(CloseFunc(w.Close), &err)
 		return nil, err
 	}
 	return w, nil
 }
 
 // walk begins a walk of a series under the query.
-func (x *finder) walk(in *seriesInfo, desc bool) *samples {
-	w := x.v.walkSeries(in, x.at, desc)
-	if x.since > 0 {
-		w.pass = func(h *series.Header) bool { return h.MaxUpdated <= x.since }
+func (f *finder) walk(ser *Series, desc bool) *Walk {
+	w := f.snap.Walk(ser, f.at, desc)
+	if f.since > 0 {
+		w.Skip = func(h *series.Header) bool { return h.MaxUpdated <= f.since }
 	}
 	return w
 }
@@ -275,7 +275,7 @@ func (x *finder) walk(in *seriesInfo, desc bool) *samples {
 func (s *sampleRows) choose() {
 	s.best = nil
 	for _, w := range s.walks {
-		if w.valid() && (s.best == nil || s.less(w, s.best)) {
+		if w.Valid() && (s.best == nil || s.less(w, s.best)) {
 			s.best = w
 		}
 	}
@@ -285,8 +285,8 @@ func (s *sampleRows) choose() {
 }
 
 // less compares the rows that two walks stand for.
-func (s *sampleRows) less(a, b *samples) bool {
-	if x, y := a.startMS(), b.startMS(); x != y {
+func (s *sampleRows) less(a, b *Walk) bool {
+	if x, y := a.StartMS(), b.StartMS(); x != y {
 		return x < y
 	}
 	s.key = s.appendKey(s.key[:0], a)
@@ -295,18 +295,18 @@ func (s *sampleRows) less(a, b *samples) bool {
 }
 
 // appendKey is the row's key that the sample of a walk stands for.
-func (s *sampleRows) appendKey(b []byte, w *samples) []byte {
-	smp := w.sample()
-	k := w.in.t.Key(&smp)
+func (s *sampleRows) appendKey(b []byte, w *Walk) []byte {
+	smp := w.Sample()
+	k := w.Series.Template.Key(&smp)
 	b = append(b, s.pre...)
-	b = appendU64(b, sortable(w.startMS()))
+	b = AppendUint64(b, Sortable(w.StartMS()))
 	b = k.AppendID(b)
 	b = append(b, 0, 1)
-	return appendU64(b, smp.Commit.T)
+	return AppendUint64(b, smp.Commit.T)
 }
 
 func (s *sampleRows) next() {
-	if s.err = s.best.next(); s.err != nil {
+	if s.err = s.best.Next(); s.err != nil {
 		return
 	}
 	if s.choose(); s.best == nil {

@@ -13,30 +13,30 @@ import (
 
 // tagged walks the samples that have an index value, in order of their ids:
 // the X rows they stand for.
-type tagged struct {
+type taggedSamples struct {
 	x      *finder
-	left   []*seriesInfo // still to be opened, by identity
-	one    *located      // the sample that the value itself names
-	walks  []*samples
-	best   *samples
+	left   []*Series // still to be opened, by identity
+	one    *Located  // the sample that the value itself names
+	walks  []*Walk
+	best   *Walk
 	onOne  bool
 	id     string
 	sample series.Sample
 }
 
 // openTagged finds the series by their Y rows; nil when there are none.
-func (x *finder) openTagged(param, value string, after string) (*tagged, error) {
-	if x.q.Type != "Observation" || x.documentsOnly {
+func (f *finder) openTagged(param, value string, after string) (*taggedSamples, error) {
+	if f.query.Type != "Observation" || f.documentsOnly {
 		return nil, nil
 	}
-	t := &tagged{x: x}
+	t := &taggedSamples{x: f}
 	if param == "identifier" {
 		if _, ok := series.ParseID(value); ok {
-			l, err := x.v.tier.sampleOf(x.v.snap, fhir.Ref{Type: "Observation", ID: value})
+			l, err := f.snap.Tier.Sample(f.snap.Reader, fhir.Ref{Type: "Observation", ID: value})
 			if err != nil {
 				return nil, err
 			}
-			if l != nil && store.Seq(l.smp.Commit.T) <= x.at && value > after {
+			if l != nil && store.Seq(l.Sample.Commit.T) <= f.at && value > after {
 				t.one = l
 			}
 		}
@@ -52,51 +52,51 @@ func (x *finder) openTagged(param, value string, after string) (*tagged, error) 
 		err = t.next()
 	}
 	if err != nil {
-		closing(closer(t.close), &err)
+		Close(CloseFunc(t.close), &err)
 		return nil, err
 	}
 	return t, nil
 }
 
-func (t *tagged) list(param, value string) (err error) {
-	pre := tagPrefix(param, value)
-	it, err := t.x.v.snap.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+func (t *taggedSamples) list(param, value string) (err error) {
+	pre := TagPrefix(param, value)
+	it, err := t.x.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
-		in, err := t.x.v.tier.member(t.x.v.snap, append([]byte{tabIdentity}, it.Key()[len(pre):]...), it.Value())
+		ser, err := t.x.snap.Tier.Member(t.x.snap.Reader, append([]byte{TableIdentity}, it.Key()[len(pre):]...), it.Value())
 		if err != nil {
 			return err
 		}
-		if in == nil {
-			return errRow
+		if ser == nil {
+			return ErrRow
 		}
-		if !t.x.rules(in) {
-			t.left = append(t.left, in)
+		if !t.x.excludes(ser) {
+			t.left = append(t.left, ser)
 		}
 	}
 	return it.Error()
 }
 
-func (t *tagged) close() (err error) {
+func (t *taggedSamples) close() (err error) {
 	for _, w := range t.walks {
-		closing(closer(w.close), &err)
+		Close(CloseFunc(w.Close), &err)
 	}
 	t.walks = nil
 	return err
 }
 
-func (t *tagged) valid() bool { return t.id != "" }
+func (t *taggedSamples) valid() bool { return t.id != "" }
 
 // next stands on the next sample; the first call on the first.
-func (t *tagged) next() error {
+func (t *taggedSamples) next() error {
 	switch {
 	case t.onOne:
 		t.one, t.onOne = nil, false
 	case t.best != nil:
-		if err := t.best.next(); err != nil {
+		if err := t.best.Next(); err != nil {
 			return err
 		}
 	}
@@ -105,18 +105,18 @@ func (t *tagged) next() error {
 	}
 	t.id = ""
 	if t.best != nil {
-		t.sample = t.best.sample()
-		k := t.best.in.t.Key(&t.sample)
+		t.sample = t.best.Sample()
+		k := t.best.Series.Template.Key(&t.sample)
 		t.id = k.ID()
 	}
 	if t.one != nil {
-		k := t.one.in.t.Key(&t.one.smp)
+		k := t.one.Series.Template.Key(&t.one.Sample)
 		if id := k.ID(); t.id == "" || id <= t.id {
 			if id == t.id { // the series has it too
 				t.one = nil
 				return nil
 			}
-			t.id, t.sample, t.onOne = id, t.one.smp, true
+			t.id, t.sample, t.onOne = id, t.one.Sample, true
 		}
 	}
 	return nil
@@ -124,11 +124,11 @@ func (t *tagged) next() error {
 
 // choose stands on the least sample of the identity's series, opening the
 // next identity when they are at their end.
-func (t *tagged) choose() error {
+func (t *taggedSamples) choose() error {
 	for {
 		t.best = nil
 		for _, w := range t.walks {
-			if w.valid() && (t.best == nil || lessSample(w, t.best)) {
+			if w.Valid() && (t.best == nil || lessSample(w, t.best)) {
 				t.best = w
 			}
 		}
@@ -138,69 +138,69 @@ func (t *tagged) choose() error {
 		if err := t.close(); err != nil {
 			return err
 		}
-		id := t.left[0].t.Identity
-		for len(t.left) > 0 && t.left[0].t.Identity == id {
+		id := t.left[0].Template.Identity
+		for len(t.left) > 0 && t.left[0].Template.Identity == id {
 			w := t.x.walk(t.left[0], false)
 			t.walks, t.left = append(t.walks, w), t.left[1:]
-			if err := w.seek(microsOf(t.x.dates(w.in.bucket))); err != nil {
+			if err := w.SeekRange(Micros(t.x.dates(w.Series.Bucket))); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-func lessSample(a, b *samples) bool {
-	x, y := a.sample(), b.sample()
-	k, l := a.in.t.Key(&x), b.in.t.Key(&y)
+func lessSample(a, b *Walk) bool {
+	x, y := a.Sample(), b.Sample()
+	k, l := a.Series.Template.Key(&x), b.Series.Template.Key(&y)
 	return k.Compare(&l) < 0
 }
 
 // match is the sample that the walk stands on.
-func (t *tagged) match() *match {
+func (t *taggedSamples) match() *Match {
 	in := t.one
 	if t.onOne {
-		return newSample(in.in, &t.sample)
+		return NewSample(in.Series, &t.sample)
 	}
-	return newSample(t.best.in, &t.sample)
+	return NewSample(t.best.Series, &t.sample)
 }
 
 // tail is the key behind the value of the X row that the sample stands for.
-func (t *tagged) tail() []byte {
-	return appendU64(appendStr(nil, t.id), t.sample.Commit.T)
+func (t *taggedSamples) tail() []byte {
+	return AppendUint64(AppendString(nil, t.id), t.sample.Commit.T)
 }
 
 // oneValue walks the X rows of values[i], those that samples stand for among
 // them.
-func (x *finder) oneValue(c *search.Clause, values []string, i int, from []byte) (more bool, err error) {
-	pre := indexPrefix(x.q.Type, under(x.q.Type, c.Param.Code, values[i]), values[i])
+func (f *finder) oneValue(c *search.Clause, values []string, i int, from []byte) (more bool, err error) {
+	pre := IndexPrefix(f.query.Type, IndexParam(f.query.Type, c.Param.Code, values[i]), values[i])
 	lower, after := pre, ""
 	if from != nil {
 		lower = append(append(bytes.Clone(pre), from...), 0)
-		id, _, ok := takeStr(from)
+		id, _, ok := CutString(from)
 		if !ok {
-			return false, errPos(x.op)
+			return false, errPos(f.op)
 		}
 		after = id
 	}
-	it, err := x.v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: next(pre)})
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return false, err
 	}
-	defer closing(it, &err)
-	smp, err := x.openTagged(c.Param.Code, values[i], after)
+	defer Close(it, &err)
+	smp, err := f.openTagged(c.Param.Code, values[i], after)
 	if err != nil {
 		return false, err
 	}
 	if smp != nil {
-		defer closing(closer(smp.close), &err)
+		defer Close(CloseFunc(smp.close), &err)
 	}
 	ok := it.First()
 	for ok || smp != nil && smp.valid() {
-		if err := x.step(); err != nil {
+		if err := f.step(); err != nil {
 			return false, err
 		}
 		var tail []byte
-		var m *match
+		var m *Match
 		if ok {
 			tail = it.Key()[len(pre):]
 		}
@@ -209,16 +209,16 @@ func (x *finder) oneValue(c *search.Clause, values []string, i int, from []byte)
 			err = smp.next()
 		} else {
 			tail = bytes.Clone(tail)
-			m, err = x.indexed(tail, it.Value())
+			m, err = f.indexed(tail, it.Value())
 			ok = it.Next()
 		}
 		if err != nil {
 			return false, err
 		}
-		if m == nil || !x.accept(m) || earlier(m, c, values[:i]) {
+		if m == nil || !f.accept(m) || earlier(m, c, values[:i]) {
 			continue
 		}
-		if !x.emit(m, append(indexPos(i), tail...)) {
+		if !f.emit(m, append(indexPos(i), tail...)) {
 			return false, nil
 		}
 	}

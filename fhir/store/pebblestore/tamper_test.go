@@ -40,7 +40,7 @@ func (x *tamperer) table(tab byte, typ string) (out []kv) {
 		x.t.Fatal(err)
 	}
 	for ok := it.First(); ok; ok = it.Next() {
-		if typ == "" || bytes.Contains(it.Key(), appendStr(nil, typ)) {
+		if typ == "" || bytes.Contains(it.Key(), AppendString(nil, typ)) {
 			out = append(out, kv{bytes.Clone(it.Key()), bytes.Clone(it.Value())})
 		}
 	}
@@ -69,7 +69,7 @@ func (x *tamperer) raw(k, v []byte) {
 // put sets a row, nil deletes it.
 func (x *tamperer) put(k, v []byte) {
 	x.t.Helper()
-	old, err := get(x.d.pdb, k)
+	old, err := Get(x.d.pdb, k)
 	if err != nil {
 		x.t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func (x *tamperer) put(k, v []byte) {
 // show makes the store look at its rows again, as a restart would.
 func (x *tamperer) show() {
 	x.t.Helper()
-	x.d.forms = &forms{}
+	x.d.templates = &Templates{}
 	x.d.tier, _ = newTier()
 	if _, err := x.d.Commit(context.Background(),
 		&store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte{1}}}}); err != nil {
@@ -185,9 +185,9 @@ func TestVerifyFindsEveryTamperedRow(t *testing.T) {
 		t.Fatalf("an untouched log: %+v", rep)
 	}
 	tried, harmless := 0, 0
-	for _, tab := range []byte{tabDoc, tabID, tabIndex, tabForm, tabLog, tabUpdated, tabDay} {
+	for _, tab := range []byte{TableDocument, TableID, TableIndex, TableTemplate, TableLog, TableUpdate, TableDay} {
 		typ := "AuditEvent"
-		if tab == tabForm || tab == tabLog {
+		if tab == TableTemplate || tab == TableLog {
 			typ = ""
 		}
 		x.every(rnd, tab, typ, func(what string) {
@@ -213,7 +213,7 @@ func (x *tamperer) harmless() bool {
 	undo := x.undo
 	tampered := make([]kv, len(undo))
 	for i, r := range undo {
-		v, err := get(x.d.pdb, r.k)
+		v, err := Get(x.d.pdb, r.k)
 		if err != nil {
 			x.t.Fatal(err)
 		}
@@ -299,7 +299,7 @@ func TestCheckFindsEveryTamperedChange(t *testing.T) {
 	tried := 0
 	for r := range 3 { // other rows first each time
 		x.skip = 2 * r
-		x.every(rand.New(rand.NewPCG(seed, uint64(r))), tabChange, "", func(what string) {
+		x.every(rand.New(rand.NewPCG(seed, uint64(r))), TableChange, "", func(what string) {
 			tried++
 			if problems() > 0 {
 				return

@@ -12,55 +12,55 @@ import (
 
 // maxForms bounds the memory of forms (some KiB each), and how many the
 // committer remembers as written.
-const maxForms = 1024
+const MaxTemplates = 1024
 
 // forms are the forms that reads needed.
-type forms struct {
-	mu    sync.RWMutex
-	known map[[16]byte]*store.Template
+type Templates struct {
+	mu   sync.RWMutex
+	byID map[[16]byte]*store.Template
 }
 
 // get reads a form, which lies in the batch of the first row that needs it or
 // in one before.
-func (f *forms) get(r pebble.Reader, id [16]byte) (*store.Template, error) {
+func (f *Templates) get(r pebble.Reader, id [16]byte) (*store.Template, error) {
 	f.mu.RLock()
-	x := f.known[id]
+	x := f.byID[id]
 	f.mu.RUnlock()
 	if x != nil {
 		return x, nil
 	}
-	b, err := get(r, formKey(id))
+	b, err := Get(r, TemplateKey(id))
 	if err != nil {
 		return nil, err
 	}
 	x, ok := store.DecodeTemplate(b)
 	if !ok || x.ID != id {
-		return nil, errRow
+		return nil, ErrRow
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.known == nil || len(f.known) >= maxForms {
-		f.known = map[[16]byte]*store.Template{}
+	if f.byID == nil || len(f.byID) >= MaxTemplates {
+		f.byID = map[[16]byte]*store.Template{}
 	}
-	f.known[id] = x
+	f.byID[id] = x
 	return x, nil
 }
 
 // doc decodes a D value and writes out what is kept by form; json may alias v.
-func (f *forms) doc(r pebble.Reader, last *recent, typ, id string, v []byte) (doc, error) {
-	d, err := last.decodeDoc(v)
-	if err != nil || !d.formed {
+func (f *Templates) Document(r pebble.Reader, last *Recent, typ, id string, v []byte) (Document, error) {
+	d, err := last.decode(v)
+	if err != nil || !d.Templated {
 		return d, err
 	}
-	x, err := f.get(r, d.form)
+	x, err := f.get(r, d.TemplateID)
 	if err != nil {
 		return d, err
 	}
-	json, ok := x.JSON(typ, id, d.own)
+	json, ok := x.JSON(typ, id, d.Slots)
 	if !ok {
-		return d, errRow
+		return d, ErrRow
 	}
-	d.json = fhir.Stamp(json, typ, id, d.version, time.UnixMilli(d.updated))
-	d.formed, d.own = false, nil
+	d.JSON = fhir.Stamp(json, typ, id, d.Version, time.UnixMilli(d.Updated))
+	d.Templated, d.Slots = false, nil
 	return d, nil
 }

@@ -7,26 +7,26 @@ import (
 )
 
 // tier reads and encodes the samples of a store.
-type tier struct {
+type Tier struct {
 	codec   *series.Codec
-	infos   *infos
+	series  *seriesCache
 	decoded decodedBlocks
 	spare   sync.Pool // of *series.Columns
 }
 
-func newTier() (*tier, error) {
+func newTier() (*Tier, error) {
 	codec, err := series.NewCodec()
 	if err != nil {
 		return nil, err
 	}
-	return &tier{codec: codec, infos: newInfos()}, nil
+	return &Tier{codec: codec, series: newSeriesCache()}, nil
 }
 
 // encode appends the bytes of a block.
-func (t *tier) encode(cols *series.Columns) ([]byte, error) { return t.codec.Encode(nil, cols) }
+func (t *Tier) Encode(cols *series.Columns) ([]byte, error) { return t.codec.Encode(nil, cols) }
 
 // release gives back what columns returned.
-func (t *tier) release(c *series.Columns) { t.spare.Put(c) }
+func (t *Tier) Release(c *series.Columns) { t.spare.Put(c) }
 
 // ofTemplate returns the series of a writer's template.
-func (t *tier) ofTemplate(tpl *series.Template) (*seriesInfo, error) { return t.infos.ofTemplate(tpl) }
+func (t *Tier) OfTemplate(tpl *series.Template) (*Series, error) { return t.series.ofTemplate(tpl) }

@@ -211,9 +211,9 @@ func rendering(f *store.Found) string {
 		f.Facts.Vendor, f.Facts.Categories, f.Resource.JSON)
 }
 
-func (w *world) find(s store.Store, f store.Find) []string {
+func (w *world) find(s store.Store, req store.Find) []string {
 	var out []string
-	err := s.Find(context.Background(), f, func(x *store.Found) bool { out = append(out, rendering(x)); return true })
+	err := s.Find(context.Background(), req, func(x *store.Found) bool { out = append(out, rendering(x)); return true })
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -258,20 +258,20 @@ func (w *world) compare() {
 	if err != nil {
 		t.Fatal(raw, err)
 	}
-	f := store.Find{Query: q, Filter: all()}
+	req := store.Find{Query: q, Filter: all()}
 	if len(w.pins) > 0 && w.rnd.IntN(2) == 0 {
-		f.At = w.pins[w.rnd.IntN(len(w.pins))]
+		req.At = w.pins[w.rnd.IntN(len(w.pins))]
 	}
-	x, y := w.find(w.a, f), w.find(w.b, f)
+	x, y := w.find(w.a, req), w.find(w.b, req)
 	w.same(raw, x, y)
 	if len(x) > 0 {
-		f.After = strings.Split(x[w.rnd.IntN(len(x))], " ")[0]
-		f.Limit = 20
-		w.same(raw+" after", w.find(w.a, f), w.find(w.b, f))
-		f.After = ""
+		req.After = strings.Split(x[w.rnd.IntN(len(x))], " ")[0]
+		req.Limit = 20
+		w.same(raw+" after", w.find(w.a, req), w.find(w.b, req))
+		req.After = ""
 	}
-	na, _ := w.a.Count(context.Background(), f)
-	nb, _ := w.b.Count(context.Background(), f)
+	na, _ := w.a.Count(context.Background(), req)
+	nb, _ := w.b.Count(context.Background(), req)
 	if na != nb {
 		t.Fatalf("%s: count %d %d", raw, na, nb)
 	}

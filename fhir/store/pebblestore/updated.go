@@ -24,8 +24,8 @@ func byUpdate(sort []search.SortKey) bool {
 }
 
 // updatedPos is the position of a match in the order of updates.
-func updatedPos(m *match) []byte {
-	return append(appendU64([]byte{posUpdated}, sortable(m.doc.updated)), m.row.id...)
+func updatedPos(m *Match) []byte {
+	return append(AppendUint64([]byte{posUpdated}, Sortable(m.Document.Updated)), m.Row.ID...)
 }
 
 // updatePoint is a decoded position.
@@ -41,7 +41,7 @@ func takeUpdatedPos(op string, after []byte) (*updatePoint, error) {
 	if after[0] != posUpdated || len(after) < 9 {
 		return nil, errPos(op)
 	}
-	return &updatePoint{unsortable(binary.BigEndian.Uint64(after[1:])), string(after[9:])}, nil
+	return &updatePoint{Unsortable(binary.BigEndian.Uint64(after[1:])), string(after[9:])}, nil
 }
 
 // passed reports whether a match lies at or before the position.
@@ -59,43 +59,43 @@ var errProbe = errors.New("more rows than a probe looks at")
 
 // updateOrder gives out the matches in the order of lastUpdated. Few matches
 // of a code are collected and sorted; else the rows are walked in order.
-func (x *finder) updateOrder(desc bool, after []byte) error {
-	from, err := takeUpdatedPos(x.op, after)
+func (f *finder) updateOrder(desc bool, after []byte) error {
+	from, err := takeUpdatedPos(f.op, after)
 	if err != nil {
 		return err
 	}
-	if codesOf(x.q) != nil {
-		ms, err := x.probe()
+	if codesOf(f.query) != nil {
+		ms, err := f.probe()
 		if err == nil {
-			return x.giveUpdates(ms, desc, from)
+			return f.giveUpdates(ms, desc, from)
 		}
 		if !errors.Is(err, errProbe) {
 			return err
 		}
 	}
-	return x.walkUpdates(desc, from)
+	return f.walkUpdates(desc, from)
 }
 
 // probe collects all matches, or fails with errProbe.
-func (x *finder) probe() (ms []*match, err error) {
-	y := *x
-	y.passing, y.room, y.budget, y.steps = false, nil, x.s.bounds.probe, 0
-	y.emit = func(m *match, _ []byte) bool { ms = append(ms, m); return true }
+func (f *finder) probe() (ms []*Match, err error) {
+	y := *f
+	y.passing, y.reused, y.budget, y.steps = false, nil, f.searcher.bounds.Probe, 0
+	y.emit = func(m *Match, _ []byte) bool { ms = append(ms, m); return true }
 	err = y.unsorted(nil)
-	x.steps += y.steps
+	f.steps += y.steps
 	return ms, err
 }
 
-func (x *finder) giveUpdates(ms []*match, desc bool, from *updatePoint) error {
-	slices.SortFunc(ms, func(a, b *match) int {
-		c := cmp.Compare(a.doc.updated, b.doc.updated)
+func (f *finder) giveUpdates(ms []*Match, desc bool, from *updatePoint) error {
+	slices.SortFunc(ms, func(a, b *Match) int {
+		c := cmp.Compare(a.Document.Updated, b.Document.Updated)
 		if desc {
 			c = -c
 		}
-		return cmp.Or(c, strings.Compare(a.row.id, b.row.id))
+		return cmp.Or(c, strings.Compare(a.Row.ID, b.Row.ID))
 	})
 	for _, m := range ms {
-		if !from.passed(m.doc.updated, m.row.id, desc) && !x.emit(m, updatedPos(m)) {
+		if !from.passed(m.Document.Updated, m.Row.ID, desc) && !f.emit(m, updatedPos(m)) {
 			return nil
 		}
 	}
@@ -104,47 +104,47 @@ func (x *finder) giveUpdates(ms []*match, desc bool, from *updatePoint) error {
 
 // updateRange bounds lastUpdated, [lo, hi) in Unix milliseconds, by the
 // query's clauses.
-func (x *finder) updateRange() (lo, hi int64) { return x.bounds("_lastUpdated", 1) }
+func (f *finder) updateRange() (lo, hi int64) { return f.bounds("_lastUpdated", 1) }
 
 // updateRows opens the U rows of the type, or the V rows of the patient.
-func (x *finder) updateRows() (it *pebble.Iterator, prefix []byte, err error) {
-	prefix = typeUpdates(x.q.Type)
-	if x.q.Patient != "" {
-		prefix = patientUpdates(x.q.Patient, x.q.Type)
+func (f *finder) updateRows() (it *pebble.Iterator, prefix []byte, err error) {
+	prefix = TypeUpdates(f.query.Type)
+	if f.query.Patient != "" {
+		prefix = PatientUpdates(f.query.Patient, f.query.Type)
 	}
-	it, err = x.v.snap.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: next(prefix)})
+	it, err = f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: PrefixEnd(prefix)})
 	return it, prefix, err
 }
 
 // rowOf reads the row on which an iterator stands.
-func rowOf(it *pebble.Iterator, prefix []byte) (t store.Seq, u updates, err error) {
+func rowOf(it *pebble.Iterator, prefix []byte) (seq store.Seq, u Updates, err error) {
 	k := it.Key()
 	if len(k) != len(prefix)+12 {
-		return 0, u, errRow
+		return 0, u, ErrRow
 	}
-	u, err = decodeUpdates(it.Value())
+	u, err = DecodeUpdates(it.Value())
 	return store.Seq(binary.BigEndian.Uint64(k[len(prefix):])), u, err
 }
 
 // firstUpdated is the T from which on nothing was updated before ms: rows lie
 // in the order of T, and lastUpdated never decreases with T.
-func (x *finder) firstUpdated(it *pebble.Iterator, prefix []byte, ms int64) (store.Seq, error) {
-	lo, hi := store.Seq(0), x.at+1
+func (f *finder) firstUpdated(it *pebble.Iterator, prefix []byte, ms int64) (store.Seq, error) {
+	lo, hi := store.Seq(0), f.at+1
 	for lo < hi {
 		mid := lo + (hi-lo)/2
-		if !it.SeekGE(updatesKey(prefix, mid, 0)) {
+		if !it.SeekGE(UpdateKey(prefix, mid, 0)) {
 			if err := it.Error(); err != nil {
 				return 0, err
 			}
 			hi = mid
 			continue
 		}
-		t, u, err := rowOf(it, prefix)
+		seq, u, err := rowOf(it, prefix)
 		if err != nil {
 			return 0, err
 		}
-		if t < hi && u.updated < ms {
-			lo = t + 1
+		if seq < hi && u.Updated < ms {
+			lo = seq + 1
 		} else {
 			hi = mid
 		}
@@ -154,30 +154,30 @@ func (x *finder) firstUpdated(it *pebble.Iterator, prefix []byte, ms int64) (sto
 
 // fewUpdates reports whether the query's bounds on lastUpdated leave so little
 // that it is best met in that order.
-func (x *finder) fewUpdates() (few bool, err error) {
-	lo, hi := x.updateRange()
+func (f *finder) fewUpdates() (few bool, err error) {
+	lo, hi := f.updateRange()
 	if lo == math.MinInt64 {
 		return false, nil
 	}
-	it, prefix, err := x.updateRows()
+	it, prefix, err := f.updateRows()
 	if err != nil {
 		return false, err
 	}
-	defer closing(it, &err)
-	first, err := x.firstUpdated(it, prefix, lo)
+	defer Close(it, &err)
+	first, err := f.firstUpdated(it, prefix, lo)
 	if err != nil {
 		return false, err
 	}
 	var n uint64
-	for ok := it.SeekGE(updatesKey(prefix, first, 0)); ok; ok = it.Next() {
-		t, u, err := rowOf(it, prefix)
+	for ok := it.SeekGE(UpdateKey(prefix, first, 0)); ok; ok = it.Next() {
+		seq, u, err := rowOf(it, prefix)
 		if err != nil {
 			return false, err
 		}
-		if t > x.at || u.updated >= hi {
+		if seq > f.at || u.Updated >= hi {
 			break
 		}
-		if n += u.count; n > x.s.bounds.few {
+		if n += u.Count; n > f.searcher.bounds.Few {
 			return false, nil
 		}
 	}
@@ -185,8 +185,8 @@ func (x *finder) fewUpdates() (few bool, err error) {
 }
 
 // walkUpdates walks the U or V rows: those of one instant at a time, in it by id.
-func (x *finder) walkUpdates(desc bool, from *updatePoint) (err error) {
-	lo, hi := x.updateRange()
+func (f *finder) walkUpdates(desc bool, from *updatePoint) (err error) {
+	lo, hi := f.updateRange()
 	if from != nil {
 		if desc {
 			hi = min(hi, above(from.updated))
@@ -194,45 +194,45 @@ func (x *finder) walkUpdates(desc bool, from *updatePoint) (err error) {
 			lo = max(lo, from.updated)
 		}
 	}
-	it, prefix, err := x.updateRows()
+	it, prefix, err := f.updateRows()
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	var ok bool
 	if desc {
-		end := x.at + 1
+		end := f.at + 1
 		if hi != math.MaxInt64 {
-			if end, err = x.firstUpdated(it, prefix, hi); err != nil {
+			if end, err = f.firstUpdated(it, prefix, hi); err != nil {
 				return err
 			}
 		}
-		ok = it.SeekLT(updatesKey(prefix, end, 0))
+		ok = it.SeekLT(UpdateKey(prefix, end, 0))
 	} else {
 		first := store.Seq(0)
 		if lo != math.MinInt64 {
-			if first, err = x.firstUpdated(it, prefix, lo); err != nil {
+			if first, err = f.firstUpdated(it, prefix, lo); err != nil {
 				return err
 			}
 		}
-		ok = it.SeekGE(updatesKey(prefix, first, 0))
+		ok = it.SeekGE(UpdateKey(prefix, first, 0))
 	}
-	u := &unit{x: x}
-	defer func() { closing(closer(u.close), &err) }()
+	u := &unit{x: f}
+	defer func() { Close(CloseFunc(u.close), &err) }()
 	for ok {
-		t, row, err := rowOf(it, prefix)
+		seq, row, err := rowOf(it, prefix)
 		if err != nil {
 			return err
 		}
-		if t > x.at || row.updated < lo || row.updated >= hi {
+		if seq > f.at || row.Updated < lo || row.Updated >= hi {
 			break
 		}
-		if u.open && u.updated != row.updated {
+		if u.open && u.updated != row.Updated {
 			if more, err := u.give(from); err != nil || !more {
 				return err
 			}
 		}
-		if err := u.add(t, &row); err != nil {
+		if err := u.add(seq, &row); err != nil {
 			return err
 		}
 		if desc {
@@ -253,7 +253,7 @@ type unit struct {
 	x       *finder
 	open    bool
 	updated int64
-	docs    []row
+	docs    []Row
 	runs    []writtenRun
 	changes *pebble.Iterator // over L; opened when first needed
 }
@@ -261,7 +261,7 @@ type unit struct {
 // writtenRun is an L row of samples.
 type writtenRun struct {
 	t store.Seq
-	e samplesEntry
+	e SeriesChange
 }
 
 func (u *unit) close() error {
@@ -272,20 +272,20 @@ func (u *unit) close() error {
 }
 
 // add takes the entries of a row into the unit.
-func (u *unit) add(t store.Seq, r *updates) error {
-	u.open, u.updated = true, r.updated
-	if u.x.q.Type == "AuditEvent" {
-		rows, err := r.events(t)
+func (u *unit) add(seq store.Seq, r *Updates) error {
+	u.open, u.updated = true, r.Updated
+	if u.x.query.Type == "AuditEvent" {
+		rows, err := r.Events(seq)
 		u.docs = append(u.docs, rows...)
 		return err
 	}
-	ns, err := r.changes()
+	ns, err := r.Changes()
 	if err != nil {
 		return err
 	}
 	if u.changes == nil {
-		if u.changes, err = u.x.v.snap.NewIter(&pebble.IterOptions{LowerBound: []byte{tabChange},
-			UpperBound: []byte{tabChange + 1}}); err != nil {
+		if u.changes, err = u.x.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{TableChange},
+			UpperBound: []byte{TableChange + 1}}); err != nil {
 			return err
 		}
 	}
@@ -293,112 +293,112 @@ func (u *unit) add(t store.Seq, r *updates) error {
 		if err := u.x.step(); err != nil {
 			return err
 		}
-		k := changeKey(t, n)
+		k := ChangeKey(seq, n)
 		if !u.changes.SeekGE(k) || !bytes.Equal(u.changes.Key(), k) {
 			if err := u.changes.Error(); err != nil {
 				return err
 			}
-			return errRow
+			return ErrRow
 		}
-		if err := u.entry(t, u.changes.Value()); err != nil {
+		if err := u.entry(seq, u.changes.Value()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (u *unit) entry(t store.Seq, v []byte) error {
-	if isSeriesChange(v) {
-		e, err := decodeSamplesEntry(v)
+func (u *unit) entry(seq store.Seq, v []byte) error {
+	if IsSeriesChange(v) {
+		e, err := DecodeSeriesChange(v)
 		if err == nil {
-			u.runs = append(u.runs, writtenRun{t, e})
+			u.runs = append(u.runs, writtenRun{seq, e})
 		}
 		return err
 	}
-	e, err := decodeEntry(v)
-	if err != nil || e.typ != u.x.q.Type {
-		return errors.Join(err, wrongType(e.typ != u.x.q.Type))
+	e, err := DecodeChange(v)
+	if err != nil || e.Type != u.x.query.Type {
+		return errors.Join(err, wrongType(e.Type != u.x.query.Type))
 	}
-	if !e.deleted {
-		u.docs = append(u.docs, row{place: e.place, typ: e.typ, id: e.id, t: t})
+	if !e.Deleted {
+		u.docs = append(u.docs, Row{Location: e.Location, Type: e.Type, ID: e.ID, Seq: seq})
 	}
 	return nil
 }
 
 func wrongType(wrong bool) error {
 	if wrong {
-		return errRow
+		return ErrRow
 	}
 	return nil
 }
 
 // give gives out the matches of the unit behind from, by id, and empties it.
 func (u *unit) give(from *updatePoint) (more bool, err error) {
-	x, after := u.x, ""
+	f, after := u.x, ""
 	if from != nil && from.updated == u.updated {
 		after = from.id
 	}
 	docs := u.docs
-	var walks []*samples
+	var walks []*Walk
 	defer func() {
 		for _, w := range walks {
-			closing(closer(w.close), &err)
+			Close(CloseFunc(w.Close), &err)
 		}
 	}()
 	for _, r := range u.runs {
-		in, err := x.v.tier.info(x.v.snap, &r.e.place, r.e.id)
+		ser, err := f.snap.Tier.Series(f.snap.Reader, &r.e.Location, r.e.Series)
 		if err != nil {
 			return false, err
 		}
-		if x.rules(in) {
+		if f.excludes(ser) {
 			continue
 		}
-		moved, err := x.v.moved(in, r.t, r.e.first, r.e.end)
+		moved, err := f.snap.Moved(ser, r.t, r.e.First, r.e.Last)
 		if err != nil {
 			return false, err
 		}
 		for _, m := range moved {
-			docs = append(docs, m.row)
+			docs = append(docs, m.Row)
 		}
-		if x.documentsOnly {
+		if f.documentsOnly {
 			continue
 		}
-		w, err := x.written(in, &r, after)
+		w, err := f.written(ser, &r, after)
 		walks = append(walks, w)
 		if err != nil {
 			return false, err
 		}
 	}
 	u.open, u.docs, u.runs = false, u.docs[:0], u.runs[:0]
-	slices.SortFunc(docs, func(a, b row) int { return strings.Compare(a.id, b.id) })
-	return x.mergeUnit(docs, walks, after)
+	slices.SortFunc(docs, func(a, b Row) int { return strings.Compare(a.ID, b.ID) })
+	return f.mergeUnit(docs, walks, after)
 }
 
 // written walks the samples that a commit wrote of a series, behind an id.
-func (x *finder) written(in *seriesInfo, r *writtenRun, after string) (*samples, error) {
-	w := x.v.walkSeries(in, r.t, false)
-	w.only = r.t
-	w.pass = func(h *series.Header) bool { return store.Seq(h.MaxT) < r.t }
-	lo, hi := microsOf(x.dates(in.bucket))
-	lo, hi = max(lo, r.e.first), min(hi, r.e.end+1)
+func (f *finder) written(ser *Series, r *writtenRun, after string) (*Walk, error) {
+	w := f.snap.Walk(ser, r.t, false)
+	w.Only = r.t
+	w.Skip = func(h *series.Header) bool { return store.Seq(h.MaxT) < r.t }
+	lo, hi := Micros(f.dates(ser.Bucket))
+	lo, hi = max(lo, r.e.First), min(hi, r.e.Last+1)
 	if k, ok := series.ParseID(after); ok {
-		switch bytes.Compare(in.t.Identity[:], k.Identity[:]) {
+		switch bytes.Compare(ser.Template.Identity[:], k.Identity[:]) {
 		case -1:
 			hi = lo
 		case 0:
 			lo = max(lo, k.Start)
 		}
 	}
-	return w, w.seek(lo, hi)
+	return w, w.SeekRange(lo, hi)
 }
 
 // mergeUnit merges rows, sorted by id, and walks of samples.
-func (x *finder) mergeUnit(docs []row, walks []*samples, after string) (more bool, err error) {
+func (f *finder) mergeUnit(docs []Row, walks []*Walk, after string) (more bool, err error) {
 	ids := make([]string, len(walks))
 	stand := func(i int) {
-		if ids[i] = ""; walks[i].valid() {
-			s := walks[i].sample()
-			k := walks[i].in.t.Key(&s)
+		if ids[i] = ""; walks[i].Valid() {
+			s := walks[i].Sample()
+			k := walks[i].Series.Template.Key(&s)
 			ids[i] = k.ID()
 		}
 	}
@@ -406,7 +406,7 @@ func (x *finder) mergeUnit(docs []row, walks []*samples, after string) (more boo
 		stand(i)
 	}
 	for {
-		if err := x.step(); err != nil {
+		if err := f.step(); err != nil {
 			return false, err
 		}
 		best := -1
@@ -418,43 +418,43 @@ func (x *finder) mergeUnit(docs []row, walks []*samples, after string) (more boo
 		if best < 0 && len(docs) == 0 {
 			return true, nil
 		}
-		var m *match
-		if best < 0 || len(docs) > 0 && docs[0].id < ids[best] {
+		var m *Match
+		if best < 0 || len(docs) > 0 && docs[0].ID < ids[best] {
 			r := docs[0]
 			docs = docs[1:]
-			if r.id <= after {
+			if r.ID <= after {
 				continue
 			}
-			if m, err = x.visibleRow(r); err != nil {
+			if m, err = f.visibleRow(r); err != nil {
 				return false, err
 			}
-			if m == nil || !x.accept(m) {
+			if m == nil || !f.accept(m) {
 				continue
 			}
 		} else {
-			w, s, id := walks[best], walks[best].sample(), ids[best]
-			if fits := id > after && x.fits(w.in, &s); fits {
-				if m = newSample(w.in, &s); !x.filter.Allow(&m.facts) {
+			w, s, id := walks[best], walks[best].Sample(), ids[best]
+			if fits := id > after && f.matchesSample(w.Series, &s); fits {
+				if m = NewSample(w.Series, &s); !f.filter.Allow(&m.Facts) {
 					m = nil
 				}
 			}
-			if err := w.next(); err != nil {
+			if err := w.Next(); err != nil {
 				return false, err
 			}
 			if stand(best); m == nil {
 				continue
 			}
 		}
-		if !x.emit(m, updatedPos(m)) {
+		if !f.emit(m, updatedPos(m)) {
 			return false, nil
 		}
 	}
 }
 
 // visibleRow reads a document, nil when the snapshot does not see it.
-func (x *finder) visibleRow(r row) (*match, error) {
-	m, err := x.v.fetchRow(r)
-	if err != nil || r.t > x.at || m.doc.to != 0 && m.doc.to <= x.at {
+func (f *finder) visibleRow(r Row) (*Match, error) {
+	m, err := f.snap.FetchRow(r)
+	if err != nil || r.Seq > f.at || m.Document.EndSeq != 0 && m.Document.EndSeq <= f.at {
 		return nil, err
 	}
 	return m, nil

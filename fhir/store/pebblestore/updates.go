@@ -8,34 +8,34 @@ import (
 )
 
 // updates is a decoded U or V row: what one commit wrote of a type.
-type updates struct {
-	updated int64  // Unix ms
-	count   uint64 // resources, samples among them
-	list    []byte // n of L rows, or AuditEvents
+type Updates struct {
+	Updated int64  // Unix ms
+	Count   uint64 // resources, samples among them
+	List    []byte // n of L rows, or AuditEvents
 }
 
-func encodeUpdates(updated int64, count uint64, list []byte) []byte {
-	b := appendU64(make([]byte, 0, 16+len(list)), sortable(updated))
+func EncodeUpdates(updated int64, count uint64, list []byte) []byte {
+	b := AppendUint64(make([]byte, 0, 16+len(list)), Sortable(updated))
 	return append(binary.AppendUvarint(b, count), list...)
 }
 
-func decodeUpdates(v []byte) (u updates, err error) {
-	r := reader{b: v}
-	u.updated, u.count = unsortable(r.u64()), r.uvarint()
-	if u.list = r.b; r.bad {
-		return u, errRow
+func DecodeUpdates(v []byte) (u Updates, err error) {
+	r := reader{Bytes: v}
+	u.Updated, u.Count = Unsortable(r.Uint64()), r.Uvarint()
+	if u.List = r.Bytes; r.Bad {
+		return u, ErrRow
 	}
 	return u, nil
 }
 
 // events reads the list of a U row of AuditEvents.
-func (u *updates) events(t store.Seq) (out []row, err error) {
-	for b := u.list; len(b) > 0; {
-		r := reader{b: b}
-		w := row{typ: "AuditEvent", t: t, id: r.text()}
+func (u *Updates) Events(seq store.Seq) (out []Row, err error) {
+	for b := u.List; len(b) > 0; {
+		r := reader{Bytes: b}
+		w := Row{Type: "AuditEvent", Seq: seq, ID: r.Text()}
 		var ok bool
-		if w.place, b, ok = takePlace(r.b); !ok || r.bad {
-			return nil, errRow
+		if w.Location, b, ok = CutLocation(r.Bytes); !ok || r.Bad {
+			return nil, ErrRow
 		}
 		out = append(out, w)
 	}
@@ -43,11 +43,11 @@ func (u *updates) events(t store.Seq) (out []row, err error) {
 }
 
 // changes reads the list of any other row: n of L rows.
-func (u *updates) changes() (out []uint32, err error) {
-	for r := (reader{b: u.list}); len(r.b) > 0; {
-		n := r.uvarint()
-		if r.bad || n > math.MaxUint32 {
-			return nil, errRow
+func (u *Updates) Changes() (out []uint32, err error) {
+	for r := (reader{Bytes: u.List}); len(r.Bytes) > 0; {
+		n := r.Uvarint()
+		if r.Bad || n > math.MaxUint32 {
+			return nil, ErrRow
 		}
 		out = append(out, uint32(n))
 	}

@@ -12,28 +12,28 @@ import (
 // Levels of a series: tails are what commits wrote, as it came, and may
 // overlap; the blocks of the base do not.
 const (
-	levelTail = iota
-	levelBase
-	levels
+	LevelTail = iota
+	LevelBase
+	Levels
 )
 
 // samples walks the samples of one series that a snapshot has, in the order of
 // their ids or against it.
-type samples struct {
-	tier *tier
-	r    pebble.Reader
-	in   *seriesInfo
-	at   store.Seq
-	desc bool
+type Walk struct {
+	tier   *Tier
+	r      pebble.Reader
+	Series *Series
+	at     store.Seq
+	desc   bool
 	// lo and hi bound the start, [lo, hi) in Unix microseconds.
 	lo, hi int64
 	// only, when not 0, is the one commit whose samples the walk gives out.
-	only store.Seq
+	Only store.Seq
 	// pass, when not nil, tells that a block has nothing of interest.
-	pass func(*series.Header) bool
+	Skip func(*series.Header) bool
 
-	curs []*cursor
-	best *cursor
+	cursors []*cursor
+	best    *cursor
 }
 
 // cursor stands on a sample of one level.
@@ -44,13 +44,13 @@ type cursor struct {
 }
 
 const (
-	firstStart = math.MinInt64
+	FirstStart = math.MinInt64
 	endStart   = math.MaxInt64
 )
 
 // microsOf is the range of microseconds of a range of milliseconds [lo, hi).
-func microsOf(lo, hi int64) (int64, int64) {
-	a, b := int64(firstStart), int64(endStart)
+func Micros(lo, hi int64) (int64, int64) {
+	a, b := int64(FirstStart), int64(endStart)
 	if lo > math.MinInt64/1000 {
 		a = lo * 1000
 	}
@@ -61,15 +61,15 @@ func microsOf(lo, hi int64) (int64, int64) {
 }
 
 // seek opens the walk anew within [lo, hi).
-func (s *samples) seek(lo, hi int64) error {
+func (s *Walk) SeekRange(lo, hi int64) error {
 	s.lo, s.hi, s.best = lo, hi, nil
-	for _, c := range s.curs { // keep iterators, drop what they stood on
+	for _, c := range s.cursors { // keep iterators, drop what they stood on
 		c.cols.Reset()
 	}
-	if s.curs == nil {
-		s.curs = make([]*cursor, levels)
-		for l := range s.curs {
-			s.curs[l] = &cursor{cols: s.tier.columns(s.in.t.Values)}
+	if s.cursors == nil {
+		s.cursors = make([]*cursor, Levels)
+		for l := range s.cursors {
+			s.cursors[l] = &cursor{cols: s.tier.Columns(s.Series.Template.Values)}
 		}
 	}
 	if lo >= hi {
@@ -78,37 +78,37 @@ func (s *samples) seek(lo, hi int64) error {
 	if err := s.tails(); err != nil {
 		return err
 	}
-	if err := s.position(s.curs[levelBase], levelBase); err != nil {
+	if err := s.position(s.cursors[LevelBase], LevelBase); err != nil {
 		return err
 	}
 	return s.choose()
 }
 
-func (s *samples) close() (err error) {
-	for _, c := range s.curs {
+func (s *Walk) Close() (err error) {
+	for _, c := range s.cursors {
 		if c.it != nil {
-			closing(c.it, &err)
+			Close(c.it, &err)
 		}
-		s.tier.release(c.cols)
+		s.tier.Release(c.cols)
 	}
-	s.curs, s.best = nil, nil
+	s.cursors, s.best = nil, nil
 	return err
 }
 
 // skip reports whether a block holds nothing that this walk can give out.
-func (s *samples) skip(h *series.Header) bool {
-	return h.MaxStart < s.lo || h.MinStart >= s.hi || store.Seq(h.MinT) > s.at || s.pass != nil && s.pass(h)
+func (s *Walk) skip(h *series.Header) bool {
+	return h.MaxStart < s.lo || h.MinStart >= s.hi || store.Seq(h.MinT) > s.at || s.Skip != nil && s.Skip(h)
 }
 
 // tails reads the tails in range into memory: compaction keeps them few.
-func (s *samples) tails() (err error) {
-	c := s.curs[0]
-	pre := levelPrefix(tabHead, s.in.id, levelTail)
-	it, err := s.r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+func (s *Walk) tails() (err error) {
+	c := s.cursors[0]
+	pre := LevelPrefix(TableHeader, s.Series.ID, LevelTail)
+	it, err := s.r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 	if err != nil {
 		return err
 	}
-	defer closing(it, &err)
+	defer Close(it, &err)
 	n := 0
 	var one *series.Columns
 	for ok := it.First(); ok; ok = it.Next() {
@@ -120,30 +120,30 @@ func (s *samples) tails() (err error) {
 			continue
 		}
 		if one == nil {
-			one = s.tier.columns(s.in.t.Values)
-			defer s.tier.release(one)
+			one = s.tier.Columns(s.Series.Template.Values)
+			defer s.tier.Release(one)
 		}
-		if err := s.tier.block(s.r, it.Key(), &h, one); err != nil {
+		if err := s.tier.ReadBlock(s.r, it.Key(), &h, one); err != nil {
 			return err
 		}
 		n++
 		for i := range one.Len() {
 			x := one.At(i)
-			c.cols.Append(&x, s.in.t.Values)
+			c.cols.Append(&x, s.Series.Template.Values)
 		}
 	}
 	if err := it.Error(); err != nil {
 		return err
 	}
 	if n > 1 {
-		c.cols.Sort(s.in.t)
+		c.cols.Sort(s.Series.Template)
 	}
 	c.start(s)
 	return nil
 }
 
 // start puts a cursor over loaded columns to its first sample in range.
-func (c *cursor) start(s *samples) {
+func (c *cursor) start(s *Walk) {
 	if s.desc {
 		c.i = c.cols.Search(s.hi) - 1
 	} else {
@@ -151,15 +151,15 @@ func (c *cursor) start(s *samples) {
 	}
 }
 
-func (c *cursor) ok(s *samples) bool {
+func (c *cursor) ok(s *Walk) bool {
 	return c.i >= 0 && c.i < c.cols.Len() && c.cols.Start[c.i] >= s.lo && c.cols.Start[c.i] < s.hi
 }
 
 // position opens a level at the beginning of the range.
-func (s *samples) position(c *cursor, level byte) error {
-	pre := levelPrefix(tabHead, s.in.id, level)
+func (s *Walk) position(c *cursor, level byte) error {
+	pre := LevelPrefix(TableHeader, s.Series.ID, level)
 	if c.it == nil {
-		it, err := s.r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: next(pre)})
+		it, err := s.r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
 		if err != nil {
 			return err
 		}
@@ -170,11 +170,11 @@ func (s *samples) position(c *cursor, level byte) error {
 		if s.hi == endStart {
 			ok = c.it.Last()
 		} else {
-			ok = c.it.SeekLT(blockKey(tabHead, s.in.id, level, sortable(s.hi), 0))
+			ok = c.it.SeekLT(BlockKey(TableHeader, s.Series.ID, level, Sortable(s.hi), 0))
 		}
-	} else if s.lo == firstStart {
+	} else if s.lo == FirstStart {
 		ok = c.it.First()
-	} else if ok = c.it.SeekLT(blockKey(tabHead, s.in.id, level, sortable(s.lo), 0)); !ok {
+	} else if ok = c.it.SeekLT(BlockKey(TableHeader, s.Series.ID, level, Sortable(s.lo), 0)); !ok {
 		if err := c.it.Error(); err != nil {
 			return err
 		}
@@ -185,7 +185,7 @@ func (s *samples) position(c *cursor, level byte) error {
 
 // load reads the first block from where the iterator stands that has
 // something in range.
-func (s *samples) load(c *cursor, ok bool) error {
+func (s *Walk) load(c *cursor, ok bool) error {
 	for ; ok; ok = s.step(c.it) {
 		h, err := series.DecodeHeader(c.it.Value())
 		if err != nil {
@@ -197,7 +197,7 @@ func (s *samples) load(c *cursor, ok bool) error {
 		if s.skip(&h) {
 			continue
 		}
-		if err := s.tier.block(s.r, c.it.Key(), &h, c.cols); err != nil {
+		if err := s.tier.ReadBlock(s.r, c.it.Key(), &h, c.cols); err != nil {
 			return err
 		}
 		if c.start(s); c.ok(s) {
@@ -208,7 +208,7 @@ func (s *samples) load(c *cursor, ok bool) error {
 	return c.it.Error()
 }
 
-func (s *samples) step(it *pebble.Iterator) bool {
+func (s *Walk) step(it *pebble.Iterator) bool {
 	if s.desc {
 		return it.Prev()
 	}
@@ -216,10 +216,10 @@ func (s *samples) step(it *pebble.Iterator) bool {
 }
 
 // choose stands on the next sample that the snapshot has.
-func (s *samples) choose() error {
+func (s *Walk) choose() error {
 	for {
 		s.best = nil
-		for _, c := range s.curs {
+		for _, c := range s.cursors {
 			if c.ok(s) && (s.best == nil || s.before(c, s.best)) {
 				s.best = c
 			}
@@ -227,7 +227,7 @@ func (s *samples) choose() error {
 		if s.best == nil {
 			return nil
 		}
-		if t := store.Seq(s.best.cols.Commits[s.best.i].T); t <= s.at && (s.only == 0 || s.only == t) {
+		if seq := store.Seq(s.best.cols.Commits[s.best.i].T); seq <= s.at && (s.Only == 0 || s.Only == seq) {
 			return nil
 		}
 		if err := s.move(s.best); err != nil {
@@ -236,16 +236,16 @@ func (s *samples) choose() error {
 	}
 }
 
-func (s *samples) before(a, b *cursor) bool {
+func (s *Walk) before(a, b *cursor) bool {
 	x, y := a.cols.Start[a.i], b.cols.Start[b.i]
 	if x == y {
 		sa, sb := a.cols.At(a.i), b.cols.At(b.i)
-		return s.in.t.Check(&sa) < s.in.t.Check(&sb) != s.desc
+		return s.Series.Template.Check(&sa) < s.Series.Template.Check(&sb) != s.desc
 	}
 	return x < y != s.desc
 }
 
-func (s *samples) move(c *cursor) error {
+func (s *Walk) move(c *cursor) error {
 	if s.desc {
 		c.i--
 	} else {
@@ -261,9 +261,9 @@ func (s *samples) move(c *cursor) error {
 	return s.load(c, s.step(c.it))
 }
 
-func (s *samples) valid() bool { return s.best != nil }
+func (s *Walk) Valid() bool { return s.best != nil }
 
-func (s *samples) next() error {
+func (s *Walk) Next() error {
 	if err := s.move(s.best); err != nil {
 		return err
 	}
@@ -271,11 +271,11 @@ func (s *samples) next() error {
 }
 
 // sample is the one the walk stands on.
-func (s *samples) sample() series.Sample { return s.best.cols.At(s.best.i) }
+func (s *Walk) Sample() series.Sample { return s.best.cols.At(s.best.i) }
 
-func (s *samples) startMS() int64 { return floorMS(s.best.cols.Start[s.best.i]) }
+func (s *Walk) StartMS() int64 { return FloorMS(s.best.cols.Start[s.best.i]) }
 
 // walk begins a walk of a series at a snapshot.
-func (t *tier) walk(r pebble.Reader, in *seriesInfo, at store.Seq, desc bool) *samples {
-	return &samples{tier: t, r: r, in: in, at: at, desc: desc}
+func (t *Tier) Walk(r pebble.Reader, ser *Series, at store.Seq, desc bool) *Walk {
+	return &Walk{tier: t, r: r, Series: ser, at: at, desc: desc}
 }

@@ -4,71 +4,71 @@ import (
 	"encoding/binary"
 )
 
-func appendText(b []byte, s string) []byte {
+func AppendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
 // reader reads varints and texts; bad stays set after the first fault.
 type reader struct {
-	b   []byte
-	bad bool
+	Bytes []byte
+	Bad   bool
 }
 
-func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
+func (r *reader) Uvarint() uint64 {
+	v, n := binary.Uvarint(r.Bytes)
 	if n <= 0 {
-		r.bad, r.b = true, nil
+		r.Bad, r.Bytes = true, nil
 		return 0
 	}
-	r.b = r.b[n:]
+	r.Bytes = r.Bytes[n:]
 	return v
 }
 
-func (r *reader) varint() int64 {
-	v, n := binary.Varint(r.b)
+func (r *reader) Varint() int64 {
+	v, n := binary.Varint(r.Bytes)
 	if n <= 0 {
-		r.bad, r.b = true, nil
+		r.Bad, r.Bytes = true, nil
 		return 0
 	}
-	r.b = r.b[n:]
+	r.Bytes = r.Bytes[n:]
 	return v
 }
 
-func (r *reader) take(n uint64) []byte {
-	if n > uint64(len(r.b)) {
-		r.bad, r.b = true, nil
+func (r *reader) Take(n uint64) []byte {
+	if n > uint64(len(r.Bytes)) {
+		r.Bad, r.Bytes = true, nil
 		return nil
 	}
-	out := r.b[:n]
-	r.b = r.b[n:]
+	out := r.Bytes[:n]
+	r.Bytes = r.Bytes[n:]
 	return out
 }
 
-func (r *reader) text() string { return string(r.take(r.uvarint())) }
+func (r *reader) Text() string { return string(r.Take(r.Uvarint())) }
 
 func (r *reader) texts() []string {
-	n := r.uvarint()
-	if n > uint64(len(r.b)) {
-		r.bad = true
+	n := r.Uvarint()
+	if n > uint64(len(r.Bytes)) {
+		r.Bad = true
 		return nil
 	}
 	var out []string
 	for range n {
-		out = append(out, r.text())
+		out = append(out, r.Text())
 	}
 	return out
 }
 
-func (r *reader) u64() uint64 {
-	b := r.take(8)
+func (r *reader) Uint64() uint64 {
+	b := r.Take(8)
 	if b == nil {
 		return 0
 	}
 	return binary.BigEndian.Uint64(b)
 }
 
-func (r *reader) byte() byte {
-	b := r.take(1)
+func (r *reader) Byte() byte {
+	b := r.Take(1)
 	if b == nil {
 		return 0
 	}
@@ -77,31 +77,31 @@ func (r *reader) byte() byte {
 
 // recent remembers what the document before had, for neighbours have mostly
 // the same. What it hands out is shared and must not be changed.
-type recent struct {
+type Recent struct {
 	vendor, author string
 	raw            string // of categories
 	categories     []string
 }
 
 func (r *reader) same(last *string) string {
-	if b := r.take(r.uvarint()); string(b) != *last {
+	if b := r.Take(r.Uvarint()); string(b) != *last {
 		*last = string(b)
 	}
 	return *last
 }
 
-func (r *reader) sameTexts(last *recent) []string {
-	b := r.b
-	n := r.uvarint()
-	if n > uint64(len(r.b)) {
-		r.bad = true
+func (r *reader) sameTexts(last *Recent) []string {
+	b := r.Bytes
+	n := r.Uvarint()
+	if n > uint64(len(r.Bytes)) {
+		r.Bad = true
 		return nil
 	}
 	for range n {
-		r.take(r.uvarint())
+		r.Take(r.Uvarint())
 	}
-	if raw := b[:len(b)-len(r.b)]; !r.bad && string(raw) != last.raw {
-		again := reader{b: b}
+	if raw := b[:len(b)-len(r.Bytes)]; !r.Bad && string(raw) != last.raw {
+		again := reader{Bytes: b}
 		last.categories, last.raw = again.texts(), string(raw)
 	}
 	return last.categories
