@@ -6,18 +6,22 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
 // tally is the K row of a series as the group sees it, nil for a new one.
-func (s *stage) tally(id series.SeriesID) (*Tally, error) {
+func (s *stage) tally(id series.SeriesID) (*rows.Tally, error) {
 	if st, ok := s.tallies[id]; ok {
 		return st, nil
 	}
-	v, err := Get(s.d.pdb, TallyKey(id))
+	v, err := rows.Get(s.d.pdb, keys.TallyKey(id))
 	if err != nil || v == nil {
 		return nil, err
 	}
-	st, err := DecodeTally(v)
+	st, err := rows.DecodeTally(v)
 	if err != nil {
 		return nil, err
 	}
@@ -30,19 +34,19 @@ func (s *stage) changedAt(id series.Identity) (store.Seq, error) {
 	if seq, ok := s.touched[id]; ok {
 		return seq, nil
 	}
-	v, err := Get(s.d.pdb, IdentityKey(id))
+	v, err := rows.Get(s.d.pdb, keys.IdentityKey(id))
 	if err != nil || v == nil {
 		return 0, err
 	}
 	if len(v) != 8 {
-		return 0, ErrRow
+		return 0, fault.ErrRow
 	}
 	return store.Seq(binary.BigEndian.Uint64(v)), nil
 }
 
 func (s *stage) touch(id series.Identity, seq store.Seq) error {
 	s.touched[id] = seq
-	return s.batch.Set(IdentityKey(id), AppendUint64(nil, uint64(seq)), nil)
+	return s.batch.Set(keys.IdentityKey(id), keys.AppendUint64(nil, uint64(seq)), nil)
 }
 
 // checkSeries refuses a batch whose samples may be there by now.
@@ -60,7 +64,7 @@ func (s *stage) checkSeries(r *request) error {
 }
 
 // putSeries writes the samples of one SeriesWrite.
-func (s *stage) putSeries(a *Prepared, seq store.Seq, updated int64, n uint32) error {
+func (s *stage) putSeries(a *tier.Prepared, seq store.Seq, updated int64, n uint32) error {
 	ser := a.Series
 	st, err := s.tally(ser.ID)
 	if err != nil {
@@ -70,7 +74,7 @@ func (s *stage) putSeries(a *Prepared, seq store.Seq, updated int64, n uint32) e
 		if err := s.register(ser); err != nil {
 			return err
 		}
-		st = &Tally{MaxStart: series.MinStart}
+		st = &rows.Tally{MaxStart: series.MinStart}
 		s.tallies[ser.ID] = st
 	}
 	behind := st.Samples == 0 || a.First > st.MaxStart
@@ -78,9 +82,9 @@ func (s *stage) putSeries(a *Prepared, seq store.Seq, updated int64, n uint32) e
 		p := &a.Blocks[i]
 		p.Header.MinT, p.Header.MaxT = uint64(seq), uint64(seq)
 		p.Header.MinUpdated, p.Header.MaxUpdated = updated, updated
-		level, major, minor := byte(LevelTail), uint64(seq), n<<12|uint32(i)
-		if behind && p.Header.Count >= BlockSamples/2 {
-			level, major, minor = LevelBase, Sortable(p.Header.MinStart), p.Check
+		level, major, minor := byte(tier.LevelTail), uint64(seq), n<<12|uint32(i)
+		if behind && p.Header.Count >= tier.BlockSamples/2 {
+			level, major, minor = tier.LevelBase, keys.Sortable(p.Header.MinStart), p.Check
 		} else {
 			st.Tails++
 			st.TailSamples += uint64(p.Header.Count)
@@ -100,43 +104,43 @@ func (s *stage) putSeries(a *Prepared, seq store.Seq, updated int64, n uint32) e
 		return err
 	}
 	s.noteUpdate("Observation", ser.Patient, n, uint64(a.Count))
-	e := SeriesChange{Location: ser.Location, Series: ser.ID, Count: uint64(a.Count), First: a.First, Last: a.Last}
-	return s.batch.Set(ChangeKey(seq, n), e.Encode(), nil)
+	e := rows.SeriesChange{Location: ser.Location, Series: ser.ID, Count: uint64(a.Count), First: a.First, Last: a.Last}
+	return s.batch.Set(keys.ChangeKey(seq, n), e.Encode(), nil)
 }
 
 func (s *stage) setBlock(id series.SeriesID, level byte, major uint64, minor uint32, h *series.Header,
 	body []byte) error {
-	if err := s.batch.Set(BlockKey(TableHeader, id, level, major, minor), series.AppendHeader(nil, h), nil); err != nil {
+	if err := s.batch.Set(keys.BlockKey(keys.TableHeader, id, level, major, minor), series.AppendHeader(nil, h), nil); err != nil {
 		return err
 	}
-	return s.batch.Set(BlockKey(TableBlock, id, level, major, minor), body, nil)
+	return s.batch.Set(keys.BlockKey(keys.TableBlock, id, level, major, minor), body, nil)
 }
 
 // register writes the rows by which a new series is found.
-func (s *stage) register(ser *Series) error {
+func (s *stage) register(ser *tier.Series) error {
 	where := ser.Location.Append(nil)
-	if err := s.batch.Set(SeriesKey(TableSeries, &ser.Location, ser.Code, ser.ID), ser.Encoded, nil); err != nil {
+	if err := s.batch.Set(keys.SeriesKey(keys.TableSeries, &ser.Location, ser.Code, ser.ID), ser.Encoded, nil); err != nil {
 		return err
 	}
 	for _, h := range ser.OtherCodes {
-		if err := s.batch.Set(SeriesKey(TableOtherSeries, &ser.Location, h, ser.ID), where, nil); err != nil {
+		if err := s.batch.Set(keys.SeriesKey(keys.TableOtherSeries, &ser.Location, h, ser.ID), where, nil); err != nil {
 			return err
 		}
 	}
 	for _, tag := range ser.Tags {
-		if err := s.batch.Set(append(TagPrefix(tag[0], tag[1]), MemberKey(ser.Template.Identity, ser.ID)[1:]...), where,
+		if err := s.batch.Set(append(keys.TagPrefix(tag[0], tag[1]), keys.MemberKey(ser.Template.Identity, ser.ID)[1:]...), where,
 			nil); err != nil {
 			return err
 		}
 	}
-	return s.batch.Set(MemberKey(ser.Template.Identity, ser.ID), where, nil)
+	return s.batch.Set(keys.MemberKey(ser.Template.Identity, ser.ID), where, nil)
 }
 
 // takeOut removes a sample that becomes a document from its block.
-func (s *stage) takeOut(l *Located) error {
+func (s *stage) takeOut(l *tier.Located) error {
 	b := s.blocks[string(l.HeaderKey)]
 	if b == nil {
-		v, err := Get(s.d.pdb, l.HeaderKey)
+		v, err := rows.Get(s.d.pdb, l.HeaderKey)
 		if err != nil {
 			return err
 		}
@@ -162,7 +166,7 @@ func (s *stage) takeOut(l *Located) error {
 			return err
 		}
 		if st == nil {
-			return ErrRow
+			return fault.ErrRow
 		}
 		st.Samples--
 		st.Moves++
@@ -175,22 +179,22 @@ func (s *stage) takeOut(l *Located) error {
 		s.written[l.Series.ID] = l.Series
 		return nil
 	}
-	return ErrRow
+	return fault.ErrRow
 }
 
 // openBlock is a block that a group takes samples out of.
 type openBlock struct {
-	in   *Series
+	in   *tier.Series
 	head []byte
 	cols series.Columns
 }
 
-func (b *openBlock) tail() bool { return b.head[1+8] == LevelTail }
+func (b *openBlock) tail() bool { return b.head[1+8] == tier.LevelTail }
 
 // finishSeries writes what the group has changed of blocks and tallies.
 func (s *stage) finishSeries() error {
 	for _, b := range s.blocks {
-		body := append([]byte{TableBlock}, b.head[1:]...)
+		body := append([]byte{keys.TableBlock}, b.head[1:]...)
 		if b.cols.Len() == 0 {
 			if err := s.batch.Delete(b.head, nil); err != nil {
 				return err
@@ -214,7 +218,7 @@ func (s *stage) finishSeries() error {
 	}
 	for id, ser := range s.written {
 		st := s.tallies[id]
-		if err := s.batch.Set(TallyKey(id), st.Encode(), nil); err != nil {
+		if err := s.batch.Set(keys.TallyKey(id), st.Encode(), nil); err != nil {
 			return err
 		}
 		s.d.compactor.consider(ser, st)

@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/check"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
 )
 
 // Check implements store.Store. Every D row must have its I, P and X rows, and the
@@ -16,7 +18,7 @@ func (d *DB) Check(ctx context.Context, report func(problem string)) error {
 		return err
 	}
 	defer d.leave(v)
-	return Wrap(op, All(ctx, &v.Snapshot, d.failed.Load, report))
+	return fault.Wrap(op, check.All(ctx, &v.Snapshot, d.failed.Load, report))
 }
 
 // Inspect implements store.Store.
@@ -31,8 +33,11 @@ func (d *DB) Inspect(ctx context.Context, typ string, at store.Seq, fn func(*sto
 	if at, err = v.At(op, at); err != nil {
 		return err
 	}
-	return Wrap(op, Inspect(ctx, &v.Snapshot, d.failed.Load, typ, at, fn, report))
+	return fault.Wrap(op, check.Inspect(ctx, &v.Snapshot, d.failed.Load, typ, at, fn, report))
 }
+
+// SeriesStat sums up the series of one code.
+type SeriesStat = check.SeriesStat
 
 // SeriesStats reads the headers of every series, which takes seconds in a large
 // store.
@@ -43,6 +48,6 @@ func (d *DB) SeriesStats(ctx context.Context) ([]SeriesStat, error) {
 		return nil, err
 	}
 	defer d.leave(v)
-	stats, err := Stats(ctx, &v.Snapshot)
-	return stats, Wrap(op, err)
+	stats, err := check.Stats(ctx, &v.Snapshot)
+	return stats, fault.Wrap(op, err)
 }

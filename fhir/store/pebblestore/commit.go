@@ -13,6 +13,10 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/readcache"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
 const (
@@ -29,9 +33,9 @@ type request struct {
 	complete []bool // of values, see current
 	hashes   [][16]byte
 	bytes    int
-	series   []*Prepared
+	series   []*tier.Prepared
 	// compact, when not nil, is all there is: a change below the contract.
-	compact *Compaction
+	compact *tier.Compaction
 	result  store.Result
 	err     error
 	commit  store.Commit
@@ -45,7 +49,7 @@ type group struct {
 	view  *view
 	// changed are the resources and the state that were there before, or may
 	// have been.
-	changed []cacheKey
+	changed []readcache.Key
 }
 
 // Commit is of store.Store. ctx ends the wait for a place in the queue; once
@@ -64,13 +68,13 @@ func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	defer d.leave(v)
 	select {
 	case <-ctx.Done():
-		return store.Result{}, Canceled(op, ctx.Err())
+		return store.Result{}, fault.Canceled(op, ctx.Err())
 	default:
 	}
 	select {
 	case d.in <- r:
 	case <-ctx.Done():
-		return store.Result{}, Canceled(op, ctx.Err())
+		return store.Result{}, fault.Canceled(op, ctx.Err())
 	}
 	<-r.answer
 	d.meters.done(ctx, start, r.err)
@@ -98,7 +102,7 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 		}
 		r.series = append(r.series, a)
 	}
-	if err := CheckDistinct(b.Series); err != nil {
+	if err := tier.CheckDistinct(b.Series); err != nil {
 		return nil, err
 	}
 	for i := range b.Writes {
@@ -121,7 +125,7 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: JSON is not of its form", i)
 		}
 		if err := r.extract(i); err != nil {
-			return nil, Wrap(op, err)
+			return nil, fault.Wrap(op, err)
 		}
 		r.hashes[i] = w.Hash
 		if w.Hash == ([16]byte{}) {
@@ -155,7 +159,7 @@ func (r *request) extract(i int) (err error) {
 		r.complete[i] = true
 		r.values[i], err = search.Extract(w.Resource.Type, w.Resource.JSON)
 	default:
-		r.values[i], r.complete[i], err = ExtractStored(w.Resource.Type, w.Resource.JSON)
+		r.values[i], r.complete[i], err = rows.ExtractStored(w.Resource.Type, w.Resource.JSON)
 	}
 	return err
 }
@@ -213,7 +217,7 @@ func (d *DB) build(reqs []*request) (g *group, err error) {
 		left = slices.DeleteFunc(left, func(r *request) bool { return r == bad })
 		// Rows of this request could not be read. It fails alone; the group is
 		// assembled again without its traces in memory.
-		bad.err = Wrap("pebblestore.Commit", err)
+		bad.err = fault.Wrap("pebblestore.Commit", err)
 		clear(d.edge)
 		d.days.Reset()
 	}

@@ -9,6 +9,10 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/series"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
 // compactor merges tails in the background. It reads a snapshot, writes
@@ -20,7 +24,7 @@ type compactor struct {
 	// twice.
 	turn   sync.Mutex
 	mu     sync.Mutex
-	queued map[series.SeriesID]*Series
+	queued map[series.SeriesID]*tier.Series
 	order  []series.SeriesID
 	busy   int // series that are being compacted: 0 or 1
 	wake   chan struct{}
@@ -31,13 +35,13 @@ type compactor struct {
 }
 
 func newCompactor(d *DB) *compactor {
-	return &compactor{d: d, queued: map[series.SeriesID]*Series{}, wake: make(chan struct{}, 1),
+	return &compactor{d: d, queued: map[series.SeriesID]*tier.Series{}, wake: make(chan struct{}, 1),
 		stop: make(chan struct{}), done: make(chan struct{})}
 }
 
 // consider notes a series that has grown; it is the committer's to call.
-func (c *compactor) consider(ser *Series, st *Tally) {
-	if !Due(st) {
+func (c *compactor) consider(ser *tier.Series, st *rows.Tally) {
+	if !tier.Due(st) {
 		return
 	}
 	c.mu.Lock()
@@ -53,7 +57,7 @@ func (c *compactor) consider(ser *Series, st *Tally) {
 	}
 }
 
-func (c *compactor) take() *Series {
+func (c *compactor) take() *tier.Series {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.busy = min(1, len(c.order)); c.busy == 0 {
@@ -87,7 +91,7 @@ func (c *compactor) run() {
 			default:
 			}
 			if err := c.compact(ser, false); err != nil && fhir.KindOf(err) != fhir.Unavailable {
-				c.d.opts.Logger.Error("compaction", "error", Describe(err))
+				c.d.opts.Logger.Error("compaction", "error", fault.Describe(err))
 			}
 		}
 	}
@@ -96,7 +100,7 @@ func (c *compactor) run() {
 // compact brings the tails of a series into order: into the base when that is
 // worth it, or else those of like size into one. all takes every tail into
 // the base whatever it costs.
-func (c *compactor) compact(ser *Series, all bool) error {
+func (c *compactor) compact(ser *tier.Series, all bool) error {
 	const op = "pebblestore.compact"
 	c.turn.Lock()
 	defer c.turn.Unlock()
@@ -126,7 +130,7 @@ func (c *compactor) compact(ser *Series, all bool) error {
 
 // putCompaction applies a compaction to the group, unless a sample has left
 // the series since it was read.
-func (s *stage) putCompaction(x *Compaction) error {
+func (s *stage) putCompaction(x *tier.Compaction) error {
 	st, err := s.tally(x.Series.ID)
 	if err != nil {
 		return err
@@ -139,7 +143,7 @@ func (s *stage) putCompaction(x *Compaction) error {
 		if err := s.batch.Delete(k, nil); err != nil {
 			return err
 		}
-		if err := s.batch.Delete(append([]byte{TableBlock}, k[1:]...), nil); err != nil {
+		if err := s.batch.Delete(append([]byte{keys.TableBlock}, k[1:]...), nil); err != nil {
 			return err
 		}
 	}
@@ -152,19 +156,19 @@ func (s *stage) putCompaction(x *Compaction) error {
 	st.Tails = uint64(int64(st.Tails) + x.Tails)
 	st.TailSamples = uint64(int64(st.TailSamples) + x.TailSamples)
 	st.Merges++
-	return s.batch.Set(TallyKey(x.Series.ID), st.Encode(), nil)
+	return s.batch.Set(keys.TallyKey(x.Series.ID), st.Encode(), nil)
 }
 
 // compactAll brings the tails of every series into the base.
 func (d *DB) compactAll(ctx context.Context, v *view) (err error) {
-	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{TableSeries}, UpperBound: []byte{TableSeries + 1}})
+	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableSeries}, UpperBound: []byte{keys.TableSeries + 1}})
 	if err != nil {
 		return err
 	}
-	defer Close(it, &err)
+	defer fault.Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
 		if ctx.Err() != nil {
-			return Canceled("pebblestore.Compact", ctx.Err())
+			return fault.Canceled("pebblestore.Compact", ctx.Err())
 		}
 		var id series.SeriesID
 		if k := it.Key(); len(k) > 8 {

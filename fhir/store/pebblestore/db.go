@@ -14,6 +14,14 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/find"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/readcache"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/snapshot"
+	"pulsegate/fhir/store/pebblestore/internal/sorted"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
 // schemaVersion is the version of the key layout that this package reads and
@@ -43,7 +51,7 @@ type Options struct {
 // allBounds are the limits of what searches hold in memory. The tests make them
 // small.
 type allBounds struct {
-	Bounds
+	find.Bounds
 	run int // bytes of matches being sorted
 }
 
@@ -58,10 +66,10 @@ type DB struct {
 	failed atomic.Bool
 	meters *meters
 
-	reads     *Cache
-	templates *Templates
-	tier      *Tier
-	search    *Searcher
+	reads     *readcache.Cache
+	templates *rows.Templates
+	tier      *tier.Tier
+	search    *find.Searcher
 	compactor *compactor
 	damage    damage
 
@@ -78,13 +86,13 @@ type DB struct {
 	done   chan struct{}
 
 	// The committer's own; nobody else reads them.
-	head             meta
+	head             rows.Head
 	groups           uint64
 	writtenTemplates map[[16]byte]bool // forms
 	edge             map[int][32]byte
 	lastSweep        time.Time
 	disk             spaceWatch
-	days             DayWriter
+	days             rows.DayWriter
 }
 
 var _ store.Store = (*DB)(nil)
@@ -102,11 +110,11 @@ func Open(dir string, opts Options) (*DB, error) {
 		opts.CacheBytes = 64 << 20
 	}
 	if opts.bounds == (allBounds{}) {
-		opts.bounds = allBounds{Bounds: DefaultBounds, run: 8 << 20}
+		opts.bounds = allBounds{Bounds: find.DefaultBounds, run: 8 << 20}
 	}
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
 		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{},
-		reads: newCache(), writtenTemplates: map[[16]byte]bool{}, days: NewDayWriter()}
+		reads: readcache.New(), writtenTemplates: map[[16]byte]bool{}, days: rows.NewDayWriter()}
 	if d.fs == nil {
 		d.fs = vfs.Default
 	}
@@ -122,17 +130,17 @@ func Open(dir string, opts Options) (*DB, error) {
 		// it rewrites no more.
 		FS: d.fs, Cache: d.cache, MemTableSize: 8 << 20, MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold: 8, L0StopWritesThreshold: 24, MaxOpenFiles: 1000,
-		FormatMajorVersion: pebble.FormatNewest, Merger: Merger, Logger: &pebbleLog{d: d}, EventListener: d.events(),
+		FormatMajorVersion: pebble.FormatNewest, Merger: rows.Merger, Logger: &pebbleLog{d: d}, EventListener: d.events(),
 	}
 	po.EnsureDefaults()
 	pdb, err := pebble.Open(dir, po)
 	if err != nil {
 		d.cache.Unref()
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
-			Err: Refusal("the store cannot be opened: " + Describe(err))}
+			Err: fault.Refusal("the store cannot be opened: " + fault.Describe(err))}
 	}
-	d.pdb, d.templates = pdb, &Templates{}
-	results, err := NewResults(d.fs, d.fs.PathJoin(dir, "sorted"), opts.Clock, opts.bounds.run, opts.SpillBytes)
+	d.pdb, d.templates = pdb, &rows.Templates{}
+	results, err := sorted.NewResults(d.fs, d.fs.PathJoin(dir, "sorted"), opts.Clock, opts.bounds.run, opts.SpillBytes)
 	if err == nil {
 		err = d.load()
 	}
@@ -140,20 +148,20 @@ func Open(dir string, opts Options) (*DB, error) {
 		err = errors.Join(err, pdb.Close())
 		d.cache.Unref()
 		return nil, &fhir.Error{Kind: fhir.Unavailable, Op: op,
-			Err: Refusal("the store cannot be opened: " + Describe(err))}
+			Err: fault.Refusal("the store cannot be opened: " + fault.Describe(err))}
 	}
-	if d.tier, err = newTier(); err != nil {
+	if d.tier, err = tier.New(); err != nil {
 		err = errors.Join(err, pdb.Close())
 		d.cache.Unref()
-		return nil, Wrap(op, err)
+		return nil, fault.Wrap(op, err)
 	}
 	d.compactor = newCompactor(d)
-	d.search = newSearcher(results, opts.bounds.Bounds)
+	d.search = find.New(results, opts.bounds.Bounds)
 	d.view = d.newView()
 	if d.meters, err = newMeters(d); err != nil {
 		err = errors.Join(err, d.view.Reader.Close(), pdb.Close())
 		d.cache.Unref()
-		return nil, Wrap(op, err)
+		return nil, fault.Wrap(op, err)
 	}
 	go d.committer()
 	go d.syncer()
@@ -163,7 +171,7 @@ func Open(dir string, opts Options) (*DB, error) {
 
 // load reads or makes the N rows.
 func (d *DB) load() error {
-	schema, err := Get(d.pdb, Schema)
+	schema, err := rows.Get(d.pdb, keys.Schema)
 	if err != nil {
 		return err
 	}
@@ -177,31 +185,31 @@ func (d *DB) load() error {
 			return err
 		}
 		if !empty {
-			return Refusal("the directory holds another kind of store")
+			return fault.Refusal("the directory holds another kind of store")
 		}
-		return d.pdb.Set(Schema, []byte(schemaVersion), pebble.Sync)
+		return d.pdb.Set(keys.Schema, []byte(schemaVersion), pebble.Sync)
 	}
 	if string(schema) != schemaVersion {
-		return Refusal(fmt.Sprintf("the store has schema version %q; this program reads version %q", schema, schemaVersion))
+		return fault.Refusal(fmt.Sprintf("the store has schema version %q; this program reads version %q", schema, schemaVersion))
 	}
-	v, err := Get(d.pdb, headKey)
+	v, err := rows.Get(d.pdb, keys.Head)
 	if err != nil || v == nil {
 		return err
 	}
-	d.head, err = DecodeHead(v)
+	d.head, err = rows.DecodeHead(v)
 	return err
 }
 
 // view is what readers see: the durable state at one T.
 type view struct {
-	Snapshot
+	snapshot.Snapshot
 	group uint64 // how many groups were written before, since the start
 	refs  int    // guarded by DB.mu; the DB's own counts as one
 }
 
 // newView takes a snapshot of what was applied. The caller releases it.
 func (d *DB) newView() *view {
-	return &view{Snapshot: Snapshot{Reader: d.pdb.NewSnapshot(), Head: d.head, Templates: d.templates, Tier: d.tier},
+	return &view{Snapshot: snapshot.Snapshot{Reader: d.pdb.NewSnapshot(), Head: d.head, Templates: d.templates, Tier: d.tier},
 		group: d.groups, refs: 1}
 }
 
@@ -237,7 +245,7 @@ func (d *DB) release(v *view) {
 	d.mu.Unlock()
 	if last {
 		if err := v.Reader.Close(); err != nil {
-			d.opts.Logger.Error("close snapshot", "error", Describe(err))
+			d.opts.Logger.Error("close snapshot", "error", fault.Describe(err))
 		}
 	}
 }
@@ -263,7 +271,7 @@ func errClosed(op string) error {
 func (d *DB) fail(why error) {
 	d.reads.Stop()
 	if !d.failed.Swap(true) {
-		d.opts.Logger.Error("store stopped", "error", Describe(why))
+		d.opts.Logger.Error("store stopped", "error", fault.Describe(why))
 	}
 }
 
@@ -287,12 +295,12 @@ func (d *DB) Close() error {
 	<-d.done
 	unmetered := d.meters.reg.Unregister()
 	if d.failed.Load() {
-		return Wrap("pebblestore.Close", unmetered)
+		return fault.Wrap("pebblestore.Close", unmetered)
 	}
 	d.release(d.view)
 	err := errors.Join(unmetered, d.search.Close(), d.pdb.Close())
 	d.cache.Unref()
-	return Wrap("pebblestore.Close", err)
+	return fault.Wrap("pebblestore.Close", err)
 }
 
 // Watch is of store.Store.
@@ -335,10 +343,10 @@ func (d *DB) Compact(ctx context.Context) error {
 	}
 	defer d.leave(v)
 	if err := d.compactAll(ctx, v); err != nil {
-		return Wrap("pebblestore.Compact", err)
+		return fault.Wrap("pebblestore.Compact", err)
 	}
 	if err := d.pdb.Flush(); err != nil {
-		return Wrap("pebblestore.Compact", err)
+		return fault.Wrap("pebblestore.Compact", err)
 	}
-	return Wrap("pebblestore.Compact", d.pdb.Compact(ctx, []byte{0}, []byte{0xff}, true))
+	return fault.Wrap("pebblestore.Compact", d.pdb.Compact(ctx, []byte{0}, []byte{0xff}, true))
 }

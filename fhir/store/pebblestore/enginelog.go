@@ -12,6 +12,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"go.opentelemetry.io/otel/metric"
+
+	"pulsegate/fhir/store/pebblestore/internal/fault"
 )
 
 // damage counts the damaged blocks that reads and compactions met, by file.
@@ -43,7 +45,7 @@ func (d *DB) events() *pebble.EventListener {
 			if errors.Is(err, pebble.ErrCancelledCompaction) {
 				return
 			}
-			d.opts.Logger.Warn("the store's background work failed", "reason", Describe(err))
+			d.opts.Logger.Warn("the store's background work failed", "reason", fault.Describe(err))
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			d.foundDamage(path.Base(info.Path), tablesOf(info.Bounds.Start, info.Bounds.End.Key))
@@ -98,7 +100,7 @@ func (l *pebbleLog) Errorf(format string, args ...any) {
 }
 
 func (l *pebbleLog) Fatalf(format string, args ...any) {
-	l.d.fail(Refusal(fmt.Sprintf("the engine gave up: %q, %s", format, reasonIn(args))))
+	l.d.fail(fault.Refusal(fmt.Sprintf("the engine gave up: %q, %s", format, reasonIn(args))))
 	runtime.Goexit()
 }
 
@@ -106,7 +108,7 @@ func (l *pebbleLog) Fatalf(format string, args ...any) {
 func reasonIn(args []any) string {
 	for _, a := range args {
 		if err, ok := a.(error); ok {
-			return Describe(err)
+			return fault.Describe(err)
 		}
 	}
 	return "not given"

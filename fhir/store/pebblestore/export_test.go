@@ -1,7 +1,11 @@
 package pebblestore
 
+import (
+	"pulsegate/fhir/store/pebblestore/internal/find"
+)
+
 // Tight bounds what searches hold in memory to next to nothing.
 func Tight(o Options) Options {
-	o.bounds = allBounds{Bounds: Bounds{DayBatch: 2, Probe: 3, Few: 2, Others: 1}, run: 300}
+	o.bounds = allBounds{Bounds: find.Bounds{DayBatch: 2, Probe: 3, Few: 2, Others: 1}, run: 300}
 	return o
 }

@@ -19,6 +19,8 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -137,7 +139,7 @@ func told(t *testing.T, d *DB) string {
 func dump(t *testing.T, d *DB) string {
 	t.Helper()
 	var out strings.Builder
-	for _, tab := range []byte{TableDocument, TableTemplate, TableID, TableLog, TableIndex} {
+	for _, tab := range []byte{keys.TableDocument, keys.TableTemplate, keys.TableID, keys.TableLog, keys.TableIndex} {
 		it, err := d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{tab}, UpperBound: []byte{tab + 1}})
 		if err != nil {
 			t.Fatal(err)
@@ -203,9 +205,9 @@ func TestFormsThatAreNone(t *testing.T) {
 		t.Errorf("the version before: %s %v", r.JSON, err)
 	}
 	sound(t, d)
-	k := TemplateKey(w.Form.ID)
+	k := keys.TemplateKey(w.Form.ID)
 	for _, v := range [][]byte{nil, []byte("\x01x"), {0xff}} {
-		d.templates = &Templates{}
+		d.templates = &rows.Templates{}
 		set := d.pdb.Set(k, v, pebble.Sync)
 		if v == nil {
 			set = d.pdb.Delete(k, pebble.Sync)

@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
 // meters are what a store reports of itself.
@@ -109,7 +110,7 @@ func (m *meters) done(ctx context.Context, since time.Time, err error) {
 	m.latency.Record(ctx, time.Since(since).Seconds())
 }
 
-func (m *meters) compacted(ctx context.Context, x *Compaction) {
+func (m *meters) compacted(ctx context.Context, x *tier.Compaction) {
 	m.merges.Add(ctx, 1)
 	m.merged.Add(ctx, int64(x.Read))
 }

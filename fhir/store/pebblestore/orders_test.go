@@ -17,6 +17,8 @@ import (
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/salvage"
 )
 
 func allOf(types ...string) access.Filter {
@@ -218,7 +220,7 @@ func TestRebuildOrders(t *testing.T) {
 		want = append(want, ids)
 	}
 	b := p.d.pdb.NewBatch()
-	for _, tab := range []byte{TableUpdate, TablePatientUpdate, TableDay} {
+	for _, tab := range []byte{keys.TableUpdate, keys.TablePatientUpdate, keys.TableDay} {
 		if err := b.DeleteRange([]byte{tab}, []byte{tab + 1}, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -226,7 +228,7 @@ func TestRebuildOrders(t *testing.T) {
 	if err := b.Commit(pebble.Sync); err != nil {
 		t.Fatal(err)
 	}
-	if err := RebuildOrders(p.d.pdb, p.d.templates, p.d.tier); err != nil {
+	if err := salvage.RebuildOrders(p.d.pdb, p.d.templates, p.d.tier); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.d.Close(); err != nil {
@@ -248,7 +250,7 @@ func TestOrdersAreChecked(t *testing.T) {
 	defer p.d.Close()
 	p.commit(auditEvent("a1", 1, false))
 	sound(t, p.d)
-	for _, tab := range []byte{TableUpdate, TablePatientUpdate, TableDay} {
+	for _, tab := range []byte{keys.TableUpdate, keys.TablePatientUpdate, keys.TableDay} {
 		n := 0
 		it, err := p.d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{tab}, UpperBound: []byte{tab + 1}})
 		if err != nil {

@@ -10,13 +10,18 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/readcache"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/snapshot"
 )
 
 // Read implements store.Store.
 func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource, *access.Facts, error) {
 	const op = "pebblestore.Read"
 	if at == 0 {
-		if x, ok := d.reads.Get(cacheKey{Ref: ref}); ok {
+		if x, ok := d.reads.Get(readcache.Key{Ref: ref}); ok {
 			m := x.Match.Clone()
 			return m.Resource(), &m.Facts, nil
 		}
@@ -32,14 +37,14 @@ func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource,
 	}
 	m, err := v.Current(ref, seq)
 	if err != nil {
-		return fhir.Resource{}, nil, Wrap(op, err)
+		return fhir.Resource{}, nil, fault.Wrap(op, err)
 	}
 	if m == nil {
 		return fhir.Resource{}, nil, fhir.Errorf(fhir.NotFound, op, "the resource does not exist")
 	}
 	r := m.Resource()
 	if at == 0 && ref.Type != "AuditEvent" { // those are many, and seldom read twice
-		d.reads.Put(cacheKey{Ref: ref}, Value{Match: m.Clone()}, v.group)
+		d.reads.Put(readcache.Key{Ref: ref}, readcache.Value{Match: m.Clone()}, v.group)
 	}
 	return r, &m.Facts, nil
 }
@@ -79,27 +84,27 @@ func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.Seq, before uin
 	if err != nil {
 		return err
 	}
-	pre := IDPrefix(ref.Type, ref.ID)
-	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: PrefixEnd(pre)})
+	pre := keys.IDPrefix(ref.Type, ref.ID)
+	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
 	if err != nil {
-		return Wrap(op, err)
+		return fault.Wrap(op, err)
 	}
-	defer Close(it, &err)
+	defer fault.Close(it, &err)
 	found := false
-	for ok := it.SeekGE(IDKey(ref.Type, ref.ID, seq)); ok; ok = it.Next() {
+	for ok := it.SeekGE(keys.IDKey(ref.Type, ref.ID, seq)); ok; ok = it.Next() {
 		if ctx.Err() != nil {
-			return Canceled(op, ctx.Err())
+			return fault.Canceled(op, ctx.Err())
 		}
-		p, err := DecodePointer(it.Key(), it.Value())
+		p, err := rows.DecodePointer(it.Key(), it.Value())
 		if err != nil {
-			return Wrap(op, err)
+			return fault.Wrap(op, err)
 		}
 		if before > 0 && p.Version >= before {
 			continue
 		}
 		m, err := v.Fetch(ref, &p)
 		if err != nil {
-			return Wrap(op, err)
+			return fault.Wrap(op, err)
 		}
 		found = true
 		if !fn(m.Document.Resource(ref.Type, ref.ID), &m.Facts) {
@@ -107,14 +112,14 @@ func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.Seq, before uin
 		}
 	}
 	if err := it.Error(); err != nil || found || before == 1 {
-		return Wrap(op, err)
+		return fault.Wrap(op, err)
 	}
 	s, err := d.tier.Sample(v.Reader, ref)
 	if err == nil && s != nil && store.Seq(s.Sample.Commit.T) <= seq {
-		m := NewSample(s.Series, &s.Sample)
+		m := snapshot.NewSample(s.Series, &s.Sample)
 		fn(m.Resource(), &m.Facts)
 	}
-	return Wrap(op, err)
+	return fault.Wrap(op, err)
 }
 
 // Heads implements store.Store.
@@ -125,19 +130,19 @@ func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, er
 		return nil, err
 	}
 	defer d.leave(v)
-	it, err := NewIDIter(v.Reader)
+	it, err := rows.NewIDIter(v.Reader)
 	if err != nil {
-		return nil, Wrap(op, err)
+		return nil, fault.Wrap(op, err)
 	}
-	defer Close(it, &err)
+	defer fault.Close(it, &err)
 	heads = make([]store.Head, len(refs))
 	for i, ref := range refs {
 		if ctx.Err() != nil {
-			return nil, Canceled(op, ctx.Err())
+			return nil, fault.Canceled(op, ctx.Err())
 		}
-		p, err := HeadIn(it, ref, v.Head.Seq)
+		p, err := rows.HeadIn(it, ref, v.Head.Seq)
 		if err != nil {
-			return nil, Wrap(op, err)
+			return nil, fault.Wrap(op, err)
 		}
 		if p != nil {
 			heads[i] = store.Head{Version: p.Version, Hash: p.Hash, Deleted: p.Deleted, Seq: p.Seq}
@@ -145,7 +150,7 @@ func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, er
 		}
 		s, err := d.tier.Sample(v.Reader, ref)
 		if err != nil {
-			return nil, Wrap(op, err)
+			return nil, fault.Wrap(op, err)
 		}
 		if s != nil {
 			heads[i] = store.Head{Version: 1, Hash: s.Hash(), Seq: store.Seq(s.Sample.Commit.T)}
@@ -165,11 +170,11 @@ func (d *DB) Probe(ctx context.Context, ws []store.SeriesWrite) (store.Seq, [][]
 	found := make([][]store.Presence, len(ws))
 	for i := range ws {
 		if ctx.Err() != nil {
-			return 0, nil, Canceled(op, ctx.Err())
+			return 0, nil, fault.Canceled(op, ctx.Err())
 		}
 		found[i] = make([]store.Presence, ws[i].Columns.Len())
 		if err := v.Probe(&ws[i], found[i]); err != nil {
-			return 0, nil, Wrap(op, err)
+			return 0, nil, fault.Wrap(op, err)
 		}
 	}
 	return v.Head.Seq, found, nil
@@ -178,7 +183,7 @@ func (d *DB) Probe(ctx context.Context, ws []store.SeriesWrite) (store.Seq, [][]
 // Get implements store.Store.
 func (d *DB) Get(_ context.Context, key string) ([]byte, error) {
 	const op = "pebblestore.Get"
-	if x, ok := d.reads.Get(stateRef(key)); ok {
+	if x, ok := d.reads.Get(readcache.StateKey(key)); ok {
 		return slices.Clone(x.State), nil
 	}
 	v, err := d.enter(op)
@@ -186,17 +191,17 @@ func (d *DB) Get(_ context.Context, key string) ([]byte, error) {
 		return nil, err
 	}
 	defer d.leave(v)
-	b, err := Get(v.Reader, stateKey(key))
+	b, err := rows.Get(v.Reader, keys.StateKey(key))
 	if err != nil {
-		return nil, Wrap(op, err)
+		return nil, fault.Wrap(op, err)
 	}
 	if b != nil {
 		if len(b) < 8 {
-			return nil, Wrap(op, ErrRow)
+			return nil, fault.Wrap(op, fault.ErrRow)
 		}
 		b = b[8:]
 	}
-	d.reads.Put(stateRef(key), Value{State: b}, v.group)
+	d.reads.Put(readcache.StateKey(key), readcache.Value{State: b}, v.group)
 	return slices.Clone(b), nil
 }
 
@@ -213,25 +218,25 @@ func (d *DB) ListFrom(ctx context.Context, prefix, from string, fn func(key stri
 		return err
 	}
 	defer d.leave(v)
-	pre := stateKey(prefix)
-	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: stateKey(max(prefix, from)), UpperBound: PrefixEnd(pre)})
+	pre := keys.StateKey(prefix)
+	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: keys.StateKey(max(prefix, from)), UpperBound: keys.PrefixEnd(pre)})
 	if err != nil {
-		return Wrap(op, err)
+		return fault.Wrap(op, err)
 	}
-	defer Close(it, &err)
+	defer fault.Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
 		if ctx.Err() != nil {
-			return Canceled(op, ctx.Err())
+			return fault.Canceled(op, ctx.Err())
 		}
 		val := it.Value()
 		if len(val) < 8 {
-			return Wrap(op, ErrRow)
+			return fault.Wrap(op, fault.ErrRow)
 		}
 		if !fn(string(it.Key()[1:]), append([]byte{}, val[8:]...)) {
 			return nil
 		}
 	}
-	return Wrap(op, it.Error())
+	return fault.Wrap(op, it.Error())
 }
 
 // Changes implements store.Store.
@@ -254,30 +259,30 @@ func (d *DB) changes(ctx context.Context, from store.Seq, brief bool, fn func(*s
 	if from >= v.Head.Seq {
 		return nil
 	}
-	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: ChangeKey(from+1, 0), UpperBound: []byte{TableChange + 1}})
+	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: keys.ChangeKey(from+1, 0), UpperBound: []byte{keys.TableChange + 1}})
 	if err != nil {
-		return Wrap(op, err)
+		return fault.Wrap(op, err)
 	}
-	defer Close(it, &err)
+	defer fault.Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
 		if ctx.Err() != nil {
-			return Canceled(op, ctx.Err())
+			return fault.Canceled(op, ctx.Err())
 		}
-		k := reader{Bytes: it.Key()[1:]}
+		k := rows.Reader{Bytes: it.Key()[1:]}
 		seq := store.Seq(k.Uint64())
 		var more bool
-		if v0 := it.Value(); IsSeriesChange(v0) && brief {
+		if v0 := it.Value(); rows.IsSeriesChange(v0) && brief {
 			more = fn(&store.Change{Seq: seq})
-		} else if IsSeriesChange(v0) {
+		} else if rows.IsSeriesChange(v0) {
 			more, err = v.SampleChanges(seq, v0, fn)
 		} else {
 			more, err = v.Change(seq, v0, fn)
 		}
 		if err != nil || !more {
-			return Wrap(op, err)
+			return fault.Wrap(op, err)
 		}
 	}
-	return Wrap(op, it.Error())
+	return fault.Wrap(op, it.Error())
 }
 
 // Log implements store.Store.
@@ -298,13 +303,13 @@ func (l logView) Leaf(i uint64) (leaf store.Leaf, err error) {
 		return nil, err
 	}
 	defer l.d.leave(v)
-	rows, err := OpenLog(v.Reader)
+	log, err := rows.OpenLog(v.Reader)
 	if err != nil {
-		return nil, Wrap(op, err)
+		return nil, fault.Wrap(op, err)
 	}
-	defer Close(rows, &err)
-	if leaf, err = rows.Leaf(i); err != nil {
-		return nil, Wrap(op, err)
+	defer fault.Close(log, &err)
+	if leaf, err = log.Leaf(i); err != nil {
+		return nil, fault.Wrap(op, err)
 	}
 	if leaf == nil {
 		return nil, fhir.Errorf(fhir.NotFound, op, "the log has no leaf %d", i)
@@ -314,14 +319,14 @@ func (l logView) Leaf(i uint64) (leaf store.Leaf, err error) {
 
 // hashes implements tlog.HashReader.
 func (v *view) hashes(indexes []int64) (out []tlog.Hash, err error) {
-	rows, err := OpenLog(v.Reader)
+	log, err := rows.OpenLog(v.Reader)
 	if err != nil {
 		return nil, err
 	}
-	defer Close(rows, &err)
+	defer fault.Close(log, &err)
 	out = make([]tlog.Hash, len(indexes))
 	for i, x := range indexes {
-		b, err := rows.Hash(x)
+		b, err := log.Hash(x)
 		if err != nil {
 			return nil, err
 		}
@@ -342,7 +347,7 @@ func (l logView) Hashes(indexes []int64) ([][32]byte, error) {
 	defer l.d.leave(v)
 	hs, err := v.hashes(indexes)
 	if err != nil {
-		return nil, Wrap(op, err)
+		return nil, fault.Wrap(op, err)
 	}
 	out := make([][32]byte, len(hs))
 	for i := range hs {
@@ -362,5 +367,5 @@ func (l logView) Root(n uint64) ([32]byte, error) {
 		return [32]byte{}, fhir.Errorf(fhir.NotFound, op, "the log has %d leaves", v.Head.Leaves)
 	}
 	h, err := tlog.TreeHash(int64(n), tlog.HashReaderFunc(v.hashes))
-	return h, Wrap(op, err)
+	return h, fault.Wrap(op, err)
 }

@@ -8,13 +8,19 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/salvage"
 )
+
+// SalvageReport says what a salvage copied and what it could not copy.
+type SalvageReport = salvage.Report
 
 // Salvage writes everything that can be read in the store in from to a new
 // store in to. No server may use from. A resource whose newest version cannot
 // be read is left out whole: an older one must not stand for it, for it may be
 // a consent that was withdrawn.
-func Salvage(ctx context.Context, from, to string, opts Options) (_ *Report, err error) {
+func Salvage(ctx context.Context, from, to string, opts Options) (_ *SalvageReport, err error) {
 	const op = "pebblestore.Salvage"
 	if opts.FS == nil {
 		opts.FS = vfs.Default
@@ -27,37 +33,37 @@ func Salvage(ctx context.Context, from, to string, opts Options) (_ *Report, err
 	}
 	out, err := salvageInto(ctx, from, to, opts)
 	if err != nil {
-		return nil, Wrap(op, err)
+		return nil, fault.Wrap(op, err)
 	}
 	d, err := Open(to, opts)
 	if err != nil {
 		return nil, err
 	}
-	defer Close(d, &err)
+	defer fault.Close(d, &err)
 	if err := d.pdb.Flush(); err != nil {
-		return nil, Wrap(op, err)
+		return nil, fault.Wrap(op, err)
 	}
 	return out, d.Check(ctx, func(p string) { out.Problems = append(out.Problems, p) })
 }
 
-func salvageInto(ctx context.Context, from, to string, opts Options) (_ *Report, err error) {
+func salvageInto(ctx context.Context, from, to string, opts Options) (_ *SalvageReport, err error) {
 	quiet := &DB{opts: opts, meters: nil}
 	if quiet.opts.Logger == nil {
 		quiet.opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	po := &pebble.Options{FS: opts.FS, ReadOnly: true, Merger: Merger, Logger: &pebbleLog{d: quiet},
+	po := &pebble.Options{FS: opts.FS, ReadOnly: true, Merger: rows.Merger, Logger: &pebbleLog{d: quiet},
 		EventListener: quiet.events()}
 	src, err := pebble.Open(from, po)
 	if err != nil {
-		return nil, Refusal("the store cannot be opened: " + Describe(err))
+		return nil, fault.Refusal("the store cannot be opened: " + fault.Describe(err))
 	}
-	defer Close(src, &err)
+	defer fault.Close(src, &err)
 	po = &pebble.Options{FS: opts.FS, FormatMajorVersion: pebble.FormatNewest, MemTableSize: 16 << 20,
-		Merger: Merger, Logger: &pebbleLog{d: quiet}, EventListener: quiet.events()}
+		Merger: rows.Merger, Logger: &pebbleLog{d: quiet}, EventListener: quiet.events()}
 	dst, err := pebble.Open(to, po)
 	if err != nil {
 		return nil, err
 	}
-	defer Close(dst, &err)
-	return Copy(ctx, src, dst, schemaVersion)
+	defer fault.Close(dst, &err)
+	return salvage.Copy(ctx, src, dst, schemaVersion)
 }

@@ -13,6 +13,8 @@ import (
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
 func open(t *testing.T, fs vfs.FS) *DB {
@@ -40,7 +42,7 @@ func everything(t *testing.T, d *DB) (n int, err error) {
 // value, and `store check` finds it.
 func TestFlippedBit(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(7, 7))
-	for _, tab := range []byte{TableHeader, TableBlock, TableSeries} {
+	for _, tab := range []byte{keys.TableHeader, keys.TableBlock, keys.TableSeries} {
 		for range 12 {
 			d := open(t, vfs.NewMem())
 			fill(t, d, 1, 2, 3000)
@@ -62,7 +64,7 @@ func TestFlippedBit(t *testing.T) {
 			if err := d.pdb.Set(k, v, pebble.Sync); err != nil {
 				t.Fatal(err)
 			}
-			d.tier, _ = newTier()
+			d.tier, _ = tier.New()
 			// shows it
 			if _, err := d.Commit(context.Background(),
 				&store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte{1}}}}); err != nil {
@@ -87,7 +89,7 @@ func TestUnknownSchema(t *testing.T) {
 	for _, version := range []string{"1", "3", "99"} {
 		fs := vfs.NewMem()
 		d := open(t, fs)
-		if err := d.pdb.Set(Schema, []byte(version), pebble.Sync); err != nil {
+		if err := d.pdb.Set(keys.Schema, []byte(version), pebble.Sync); err != nil {
 			t.Fatal(err)
 		}
 		if err := d.Close(); err != nil {

@@ -11,6 +11,8 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
 )
 
 func TestUnknownSchemaIsRefused(t *testing.T) {
@@ -19,7 +21,7 @@ func TestUnknownSchemaIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(db.pdb.Set(Schema, []byte("99"), pebble.Sync), db.Close()); err != nil {
+	if err := errors.Join(db.pdb.Set(keys.Schema, []byte("99"), pebble.Sync), db.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err = Open("", Options{FS: fs}); err == nil || !strings.Contains(err.Error(), "schema version") {
@@ -52,12 +54,12 @@ func TestCheckFindsDamage(t *testing.T) {
 		t.Fatalf("%d problems in a sound store", n)
 	}
 	damage := map[string][]byte{
-		"X": AppendUint64(AppendString(IndexPrefix("Device", "identifier", "v"), "d1"), 1),
-		"I": IDKey("Device", "d1", 1),
-		"M": LeavesKey(0),
+		"X": keys.AppendUint64(keys.AppendString(keys.IndexPrefix("Device", "identifier", "v"), "d1"), 1),
+		"I": keys.IDKey("Device", "d1", 1),
+		"M": keys.LeavesKey(0),
 	}
 	for name, key := range damage {
-		old, err := Get(db.pdb, key)
+		old, err := rows.Get(db.pdb, key)
 		if err != nil || old == nil {
 			t.Fatalf("%s: row is not there: %v", name, err)
 		}

@@ -10,6 +10,8 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/find"
+	"pulsegate/fhir/store/pebblestore/internal/sorted"
 )
 
 // bySize is a sort that no rows have.
@@ -63,7 +65,7 @@ func (p *population) naive(raw string) (out []string) {
 func TestSortedOnce(t *testing.T) {
 	for _, run := range []int{8 << 20, 100 << 10} {
 		t.Run(fmt.Sprint(run), func(t *testing.T) {
-			opts := Options{bounds: allBounds{Bounds: DefaultBounds}}
+			opts := Options{bounds: allBounds{Bounds: find.DefaultBounds}}
 			opts.bounds.run = run
 			p := newPopulation(t, opts)
 			defer p.d.Close()
@@ -77,7 +79,7 @@ func TestSortedOnce(t *testing.T) {
 				t.Errorf("temporary files: %v", p.scratchFiles())
 			}
 			for len(ids) > 0 {
-				p.clock.Add(ResultTTL / 2) // each page renews it
+				p.clock.Add(sorted.ResultTTL / 2) // each page renews it
 				ids, after, looked = p.find(bySize, 900, after, at)
 				if got = append(got, ids...); looked > uint64(len(ids)) {
 					t.Fatalf("a later page of %d looked at %d rows", len(ids), looked)
@@ -130,12 +132,12 @@ func TestSortedLeftBehind(t *testing.T) {
 // TestSortedBounds: results are let go of by age, by owner and by bytes, and
 // are made again when they are asked for.
 func TestSortedBounds(t *testing.T) {
-	opts := Options{bounds: allBounds{Bounds: DefaultBounds}}
+	opts := Options{bounds: allBounds{Bounds: find.DefaultBounds}}
 	opts.bounds.run = 100 << 10
 	p := newPopulation(t, opts)
 	defer p.d.Close()
 	at := p.d.LastSeq()
-	results := p.d.search.results
+	results := p.d.search.Results
 	kept := func() int {
 		n, _ := results.Usage()
 		return n
@@ -144,13 +146,13 @@ func TestSortedBounds(t *testing.T) {
 		_, n := results.Usage()
 		return n
 	}
-	for i := range ResultsPer + 4 {
+	for i := range sorted.ResultsPer + 4 {
 		p.find(fmt.Sprintf("%s&value-quantity=ge%d", bySize, i-50), 5, "", at)
 	}
-	if n, files := kept(), len(p.scratchFiles()); n != ResultsPer || files != ResultsPer {
+	if n, files := kept(), len(p.scratchFiles()); n != sorted.ResultsPer || files != sorted.ResultsPer {
 		t.Errorf("%d results of one owner are kept in %d files", n, files)
 	}
-	p.clock.Add(ResultTTL + time.Second)
+	p.clock.Add(sorted.ResultTTL + time.Second)
 	p.commit(p.document("p00", 999)) // the committer tidies
 	if n, files := kept(), len(p.scratchFiles()); n != 0 || files != 0 || disk() != 0 {
 		t.Errorf("%d results, %d files, %d bytes are kept", n, files, disk())

@@ -14,14 +14,21 @@ import (
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/find"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/readcache"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/snapshot"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
 const sweepBatch = 256
 
 // current is the newest version of a resource as a group sees it.
 type current struct {
-	Pointer
-	doc    Document
+	rows.Pointer
+	doc    rows.Document
 	values *search.Values
 	// complete says that values holds every parameter; otherwise it holds
 	// those of rowValues.
@@ -30,7 +37,7 @@ type current struct {
 	// Of a document that is kept by form: its bytes before the stamp.
 	canonical []byte
 	form      *store.Template
-	smp       *Located // it is a sample
+	smp       *tier.Located // it is a sample
 }
 
 // stage is a group being built: the Pebble batch and, over the database, what
@@ -38,21 +45,21 @@ type current struct {
 type stage struct {
 	d     *DB
 	batch *pebble.Batch
-	meta  meta
+	meta  rows.Head
 	heads map[fhir.Ref]*current
 	state map[string][]byte // nil: absent
 	forms map[[16]byte]bool // written
 	// changed is that of the group.
-	changed []cacheKey
+	changed []readcache.Key
 	updates map[updatesID]*updatesGroup // of the batch being added
 	ids     *pebble.Iterator            // over what was applied before this group; opened when first needed
 
 	// Of the series that the group touches.
 	touched  map[series.Identity]store.Seq
 	appended map[series.Identity]bool
-	tallies  map[series.SeriesID]*Tally
-	written  map[series.SeriesID]*Series // whose tally has changed
-	blocks   map[string]*openBlock       // by H key
+	tallies  map[series.SeriesID]*rows.Tally
+	written  map[series.SeriesID]*tier.Series // whose tally has changed
+	blocks   map[string]*openBlock            // by H key
 }
 
 // close ends what reads needed; the batch is not its business. Whoever met an
@@ -71,8 +78,8 @@ func newStage(d *DB) *stage {
 	return &stage{d: d, batch: d.pdb.NewBatch(), meta: d.head, heads: map[fhir.Ref]*current{},
 		state:   map[string][]byte{},
 		touched: map[series.Identity]store.Seq{}, appended: map[series.Identity]bool{},
-		tallies: map[series.SeriesID]*Tally{},
-		written: map[series.SeriesID]*Series{}, blocks: map[string]*openBlock{},
+		tallies: map[series.SeriesID]*rows.Tally{},
+		written: map[series.SeriesID]*tier.Series{}, blocks: map[string]*openBlock{},
 		updates: map[updatesID]*updatesGroup{}}
 }
 
@@ -148,7 +155,7 @@ func (s *stage) add(r *request) error {
 
 // refuse fails a request of which nothing was put into the group yet.
 func (s *stage) refuse(r *request, err error) error {
-	r.err = Wrap("pebblestore.Commit", err)
+	r.err = fault.Wrap("pebblestore.Commit", err)
 	return nil
 }
 
@@ -164,13 +171,13 @@ func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current, fresh bool) (*
 		return nil, nil
 	}
 	if s.ids == nil {
-		it, err := NewIDIter(s.d.pdb)
+		it, err := rows.NewIDIter(s.d.pdb)
 		if err != nil {
 			return nil, err
 		}
 		s.ids = it
 	}
-	p, err := HeadIn(s.ids, ref, ^store.Seq(0))
+	p, err := rows.HeadIn(s.ids, ref, ^store.Seq(0))
 	if err != nil {
 		s.close() // the next look-up begins with an iterator that met no error
 		return nil, err
@@ -192,7 +199,7 @@ func (s *stage) lookupSample(ref fhir.Ref) (*current, error) {
 	if err != nil || l == nil {
 		return nil, err
 	}
-	m := NewSample(l.Series, &l.Sample)
+	m := snapshot.NewSample(l.Series, &l.Sample)
 	c := &current{smp: l, loaded: true, values: m.Index(), complete: true, doc: m.Document}
 	c.Location, c.Seq, c.Version, c.Moved, c.Series, c.Hash = m.Row.Location, m.Row.Seq, 1, true, l.Series.ID, l.Hash()
 	return c, nil
@@ -207,19 +214,19 @@ func (s *stage) load(ref fhir.Ref, c *current) error {
 	if c == nil || c.loaded {
 		return nil
 	}
-	v, err := Get(s.d.pdb, RowKey(TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq))
+	v, err := rows.Get(s.d.pdb, keys.RowKey(keys.TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq))
 	if err != nil {
 		return err
 	}
 	if v == nil {
-		return ErrRow
+		return fault.ErrRow
 	}
-	if c.doc, err = s.d.templates.Document(s.d.pdb, new(Recent), ref.Type, ref.ID, v); err != nil {
+	if c.doc, err = s.d.templates.Document(s.d.pdb, new(rows.Recent), ref.Type, ref.ID, v); err != nil {
 		return err
 	}
-	c.values, c.complete, err = ExtractStored(ref.Type, c.doc.JSON)
+	c.values, c.complete, err = rows.ExtractStored(ref.Type, c.doc.JSON)
 	if err != nil {
-		return ErrRow
+		return fault.ErrRow
 	}
 	c.loaded = true
 	return nil
@@ -262,7 +269,7 @@ func (s *stage) resolve(r *request, i int, seq store.Seq, updated int64,
 	if old != nil {
 		now.Version = old.Version + 1
 	}
-	now.doc = Document{Version: now.Version, Updated: updated, Deleted: remove}
+	now.doc = rows.Document{Version: now.Version, Updated: updated, Deleted: remove}
 	out.Version, out.LastUpdated, out.Deleted = now.Version, time.UnixMilli(updated).UTC(), remove
 	if remove {
 		now.Location, now.Hash, now.values, now.complete = old.Location, old.Hash, old.values, old.complete
@@ -271,7 +278,7 @@ func (s *stage) resolve(r *request, i int, seq store.Seq, updated int64,
 	} else {
 		v := r.values[i]
 		out.Created = old == nil || old.Deleted
-		now.Location, now.Hash, now.values, now.complete = LocationOf(v), r.hashes[i], v, r.complete[i]
+		now.Location, now.Hash, now.values, now.complete = keys.LocationOf(v), r.hashes[i], v, r.complete[i]
 		now.doc.Vendor, now.doc.Author, now.doc.Categories = w.Vendor, w.Author, v.Categories
 		if w.Form != nil {
 			now.canonical, now.form = w.Resource.JSON, w.Form
@@ -336,12 +343,12 @@ func (s *stage) stateOf(key string) ([]byte, error) {
 	if v, ok := s.state[key]; ok {
 		return v, nil
 	}
-	v, err := Get(s.d.pdb, stateKey(key))
+	v, err := rows.Get(s.d.pdb, keys.StateKey(key))
 	if err != nil || v == nil {
 		return nil, err
 	}
 	if len(v) < 8 {
-		return nil, ErrRow
+		return nil, fault.ErrRow
 	}
 	return v[8:], nil
 }
@@ -355,12 +362,12 @@ func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 		}
 	}
 	if w.old != nil {
-		s.changed = append(s.changed, cacheKey{Ref: w.ref})
+		s.changed = append(s.changed, readcache.Key{Ref: w.ref})
 		if w.old.smp != nil {
 			if err := s.takeOut(w.old.smp); err != nil {
 				return nil, err
 			}
-			if err := s.batch.Set(IDKey(w.ref.Type, w.ref.ID, w.old.Seq), w.old.Encode(), nil); err != nil {
+			if err := s.batch.Set(keys.IDKey(w.ref.Type, w.ref.ID, w.old.Seq), w.old.Encode(), nil); err != nil {
 				return nil, err
 			}
 			w.old.smp = nil
@@ -392,7 +399,7 @@ func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 		}
 		s.noteCluster(seq, w.now)
 	}
-	if err := s.batch.Set(IDKey(w.ref.Type, w.ref.ID, seq), w.now.Encode(), nil); err != nil {
+	if err := s.batch.Set(keys.IDKey(w.ref.Type, w.ref.ID, seq), w.now.Encode(), nil); err != nil {
 		return nil, err
 	}
 	s.heads[w.ref] = w.now
@@ -407,10 +414,10 @@ func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 	}
 	c := w.now
 	s.noteUpdate(w.ref.Type, c.Patient, n, 1)
-	e := Change{Location: c.Location, Type: w.ref.Type, ID: w.ref.ID, Version: c.Version, Created: w.created,
+	e := rows.Change{Location: c.Location, Type: w.ref.Type, ID: w.ref.ID, Version: c.Version, Created: w.created,
 		Deleted: c.Deleted,
 		Vendor:  c.doc.Vendor, Author: c.doc.Author, Categories: c.doc.Categories}
-	if err := s.batch.Set(ChangeKey(seq, n), e.Encode(), nil); err != nil {
+	if err := s.batch.Set(keys.ChangeKey(seq, n), e.Encode(), nil); err != nil {
 		return nil, err
 	}
 	return &store.Change{Seq: seq, Ref: w.ref, Version: c.Version, Created: w.created, Deleted: c.Deleted,
@@ -424,7 +431,7 @@ func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 // tokens returns what access.Facts.Tokens of this version is.
 func (c *current) tokens(typ string) func(param string) []access.Token {
 	if vals := c.values; c.complete {
-		return func(param string) []access.Token { return Tokens(vals, param) }
+		return func(param string) []access.Token { return snapshot.Tokens(vals, param) }
 	}
 	some, json := c.values, c.doc.JSON
 	all := sync.OnceValue(func() *search.Values {
@@ -436,29 +443,29 @@ func (c *current) tokens(typ string) func(param string) []access.Token {
 	})
 	return func(param string) []access.Token {
 		if len(some.ByParam[param]) > 0 {
-			return Tokens(some, param)
+			return snapshot.Tokens(some, param)
 		}
-		return Tokens(all(), param)
+		return snapshot.Tokens(all(), param)
 	}
 }
 
 // rows writes the D, P and X rows of one version. Deletion markers have only
 // the D row.
 func (s *stage) rows(ref fhir.Ref, c *current) error {
-	if err := s.batch.Set(RowKey(TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq), c.doc.Encode(),
+	if err := s.batch.Set(keys.RowKey(keys.TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq), c.doc.Encode(),
 		nil); err != nil || c.Deleted {
 		return err
 	}
-	v := append(AppendUint64(nil, uint64(c.doc.EndSeq)), c.Code[:]...)
-	for _, h := range OtherCodes(ref.Type, c.values, c.Code) {
-		if err := s.batch.Set(RowKey(TableCode, &c.Location, h, ref.Type, ref.ID, c.Seq), v, nil); err != nil {
+	v := append(keys.AppendUint64(nil, uint64(c.doc.EndSeq)), c.Code[:]...)
+	for _, h := range rows.OtherCodes(ref.Type, c.values, c.Code) {
+		if err := s.batch.Set(keys.RowKey(keys.TableCode, &c.Location, h, ref.Type, ref.ID, c.Seq), v, nil); err != nil {
 			return err
 		}
 	}
-	v = c.Location.Append(AppendUint64(nil, uint64(c.doc.EndSeq)))
+	v = c.Location.Append(keys.AppendUint64(nil, uint64(c.doc.EndSeq)))
 	var err error
-	EachIndexPrefix(ref.Type, c.values, func(p []byte) {
-		if e := s.batch.Set(AppendUint64(AppendString(p, ref.ID), uint64(c.Seq)), v, nil); e != nil {
+	rows.EachIndexPrefix(ref.Type, c.values, func(p []byte) {
+		if e := s.batch.Set(keys.AppendUint64(keys.AppendString(p, ref.ID), uint64(c.Seq)), v, nil); e != nil {
 			err = e
 		}
 	})
@@ -466,25 +473,25 @@ func (s *stage) rows(ref fhir.Ref, c *current) error {
 }
 
 func (s *stage) putState(w *store.StateWrite) error {
-	s.changed = append(s.changed, stateRef(w.Key))
+	s.changed = append(s.changed, readcache.StateKey(w.Key))
 	s.state[w.Key] = w.Value
 	if w.Value == nil {
-		return s.batch.Delete(stateKey(w.Key), nil)
+		return s.batch.Delete(keys.StateKey(w.Key), nil)
 	}
 	var ms int64
 	if !w.Expires.IsZero() {
 		ms = max(1, w.Expires.UnixMilli())
-		if err := s.batch.Set(ExpiryKey(ms, w.Key), nil, nil); err != nil {
+		if err := s.batch.Set(keys.ExpiryKey(ms, w.Key), nil, nil); err != nil {
 			return err
 		}
 	}
 	s.state[w.Key] = slices.Clone(w.Value)
-	return s.batch.Set(stateKey(w.Key), append(AppendUint64(nil, uint64(ms)), w.Value...), nil)
+	return s.batch.Set(keys.StateKey(w.Key), append(keys.AppendUint64(nil, uint64(ms)), w.Value...), nil)
 }
 
 // finish closes the group: the head row, and expired state once a second.
 func (s *stage) finish() error {
-	if err := s.batch.Set(headKey, s.meta.Encode(), nil); err != nil {
+	if err := s.batch.Set(keys.Head, s.meta.Encode(), nil); err != nil {
 		return err
 	}
 	if err := s.finishSeries(); err != nil {
@@ -497,36 +504,36 @@ func (s *stage) finish() error {
 	s.d.lastSweep = now
 	s.d.search.Tidy()
 	if err := s.sweep(now); err != nil { // what is expired can wait
-		s.d.opts.Logger.Warn("expired state was not removed", "error", Describe(err))
+		s.d.opts.Logger.Warn("expired state was not removed", "error", fault.Describe(err))
 	}
 	return nil
 }
 
 func (s *stage) sweep(now time.Time) (err error) {
-	it, err := s.d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{TableExpiry},
-		UpperBound: ExpiryKey(now.UnixMilli(), "")})
+	it, err := s.d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableExpiry},
+		UpperBound: keys.ExpiryKey(now.UnixMilli(), "")})
 	if err != nil {
 		return err
 	}
-	defer Close(it, &err)
+	defer fault.Close(it, &err)
 	for ok, n := it.First(), 0; ok && n < sweepBatch; ok, n = it.Next(), n+1 {
 		k := it.Key()
 		if len(k) < 9 {
-			return ErrRow
+			return fault.ErrRow
 		}
 		key := string(k[9:])
 		if _, touched := s.state[key]; touched {
 			continue
 		}
-		v, err := Get(s.d.pdb, stateKey(key))
+		v, err := rows.Get(s.d.pdb, keys.StateKey(key))
 		if err != nil {
 			return err
 		}
 		if len(v) >= 8 && binary.BigEndian.Uint64(v) == binary.BigEndian.Uint64(k[1:]) {
-			if err := s.batch.Delete(stateKey(key), nil); err != nil {
+			if err := s.batch.Delete(keys.StateKey(key), nil); err != nil {
 				return err
 			}
-			s.changed = append(s.changed, stateRef(key))
+			s.changed = append(s.changed, readcache.StateKey(key))
 		}
 		if err := s.batch.Delete(k, nil); err != nil {
 			return err
@@ -537,7 +544,7 @@ func (s *stage) sweep(now time.Time) (err error) {
 
 // noteCluster tells the searches of a document that the group writes.
 func (s *stage) noteCluster(seq store.Seq, c *current) {
-	s.d.search.Note(seq, clusterID{Patient: c.Patient, Code: c.Code}, &c.doc, c.Deleted, c.values)
+	s.d.search.Note(seq, find.Cluster{Patient: c.Patient, Code: c.Code}, &c.doc, c.Deleted, c.values)
 }
 
 // putForm writes the form of a document, unless it is known to be there.
@@ -549,12 +556,12 @@ func (s *stage) putForm(f *store.Template) error {
 		s.forms = map[[16]byte]bool{}
 	}
 	s.forms[f.ID] = true
-	return s.batch.Set(TemplateKey(f.ID), f.Encoded, nil)
+	return s.batch.Set(keys.TemplateKey(f.ID), f.Encoded, nil)
 }
 
 // formsWritten remembers the forms of a group that was applied.
 func (d *DB) noteTemplates(ids map[[16]byte]bool) {
-	if len(d.writtenTemplates)+len(ids) > MaxTemplates {
+	if len(d.writtenTemplates)+len(ids) > rows.MaxTemplates {
 		clear(d.writtenTemplates) // to write one again does no harm
 	}
 	for id := range ids {

@@ -6,6 +6,9 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
 )
 
 // putLeaves appends to the log: one row of leaves and one of hashes. The hashes
@@ -30,19 +33,19 @@ func (s *stage) putLeaves(ls []store.Leaf) error {
 		}
 		s.meta.Leaves++
 	}
-	if err := s.batch.Set(LeavesKey(first), leaves, nil); err != nil {
+	if err := s.batch.Set(keys.LeavesKey(first), leaves, nil); err != nil {
 		return err
 	}
-	return s.batch.Set(HashesKey(tlog.StoredHashIndex(0, int64(first))), hashes, nil)
+	return s.batch.Set(keys.HashesKey(tlog.StoredHashIndex(0, int64(first))), hashes, nil)
 }
 
 // edge reads hashes of the right edge.
 func (s *stage) edge(indexes []int64) (out []tlog.Hash, err error) {
 	out = make([]tlog.Hash, len(indexes))
-	var rows *Log
+	var log *rows.Log
 	defer func() {
-		if rows != nil {
-			Close(rows, &err)
+		if log != nil {
+			fault.Close(log, &err)
 		}
 	}()
 	for i, x := range indexes {
@@ -51,17 +54,17 @@ func (s *stage) edge(indexes []int64) (out []tlog.Hash, err error) {
 			out[i] = h
 			continue
 		}
-		if rows == nil {
-			if rows, err = OpenLog(s.d.pdb); err != nil {
+		if log == nil {
+			if log, err = rows.OpenLog(s.d.pdb); err != nil {
 				return nil, err
 			}
 		}
-		v, err := rows.Hash(x)
+		v, err := log.Hash(x)
 		if err != nil {
 			return nil, err
 		}
 		if len(v) != tlog.HashSize {
-			return nil, ErrRow
+			return nil, fault.ErrRow
 		}
 		copy(out[i][:], v)
 	}

@@ -5,6 +5,8 @@ import (
 
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
 )
 
 // updatesGroup collects the entries of one row while a batch is staged.
@@ -32,9 +34,9 @@ func (s *stage) noteUpdate(typ, patient string, n uint32, count uint64) {
 }
 
 // noteEvent adds an AuditEvent, which has no L row, to the U row of the batch.
-func (s *stage) noteEvent(id string, p *Location) {
+func (s *stage) noteEvent(id string, p *keys.Location) {
 	s.noteUpdateIn(updatesID{typ: "AuditEvent", whole: true}, 1,
-		func(b []byte) []byte { return p.Append(AppendText(b, id)) })
+		func(b []byte) []byte { return p.Append(rows.AppendText(b, id)) })
 }
 
 func (s *stage) noteUpdateIn(id updatesID, count uint64, add func([]byte) []byte) {
@@ -50,11 +52,11 @@ func (s *stage) noteUpdateIn(id updatesID, count uint64, add func([]byte) []byte
 // putUpdates writes the U and V rows of a batch.
 func (s *stage) putUpdates(seq store.Seq, updated int64) error {
 	for id, g := range s.updates {
-		prefix := TypeUpdates(id.typ)
+		prefix := keys.TypeUpdates(id.typ)
 		if !id.whole {
-			prefix = PatientUpdates(id.patient, id.typ)
+			prefix = keys.PatientUpdates(id.patient, id.typ)
 		}
-		if err := s.batch.Set(UpdateKey(prefix, seq, 0), EncodeUpdates(updated, g.count, g.list), nil); err != nil {
+		if err := s.batch.Set(keys.UpdateKey(prefix, seq, 0), rows.EncodeUpdates(updated, g.count, g.list), nil); err != nil {
 			return err
 		}
 	}

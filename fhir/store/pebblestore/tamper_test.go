@@ -19,6 +19,9 @@ import (
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
 type kv struct{ k, v []byte }
@@ -40,7 +43,7 @@ func (x *tamperer) table(tab byte, typ string) (out []kv) {
 		x.t.Fatal(err)
 	}
 	for ok := it.First(); ok; ok = it.Next() {
-		if typ == "" || bytes.Contains(it.Key(), AppendString(nil, typ)) {
+		if typ == "" || bytes.Contains(it.Key(), keys.AppendString(nil, typ)) {
 			out = append(out, kv{bytes.Clone(it.Key()), bytes.Clone(it.Value())})
 		}
 	}
@@ -69,7 +72,7 @@ func (x *tamperer) raw(k, v []byte) {
 // put sets a row, nil deletes it.
 func (x *tamperer) put(k, v []byte) {
 	x.t.Helper()
-	old, err := Get(x.d.pdb, k)
+	old, err := rows.Get(x.d.pdb, k)
 	if err != nil {
 		x.t.Fatal(err)
 	}
@@ -80,8 +83,8 @@ func (x *tamperer) put(k, v []byte) {
 // show makes the store look at its rows again, as a restart would.
 func (x *tamperer) show() {
 	x.t.Helper()
-	x.d.templates = &Templates{}
-	x.d.tier, _ = newTier()
+	x.d.templates = &rows.Templates{}
+	x.d.tier, _ = tier.New()
 	if _, err := x.d.Commit(context.Background(),
 		&store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte{1}}}}); err != nil {
 		x.t.Fatal(err)
@@ -185,9 +188,9 @@ func TestVerifyFindsEveryTamperedRow(t *testing.T) {
 		t.Fatalf("an untouched log: %+v", rep)
 	}
 	tried, harmless := 0, 0
-	for _, tab := range []byte{TableDocument, TableID, TableIndex, TableTemplate, TableLog, TableUpdate, TableDay} {
+	for _, tab := range []byte{keys.TableDocument, keys.TableID, keys.TableIndex, keys.TableTemplate, keys.TableLog, keys.TableUpdate, keys.TableDay} {
 		typ := "AuditEvent"
-		if tab == TableTemplate || tab == TableLog {
+		if tab == keys.TableTemplate || tab == keys.TableLog {
 			typ = ""
 		}
 		x.every(rnd, tab, typ, func(what string) {
@@ -213,7 +216,7 @@ func (x *tamperer) harmless() bool {
 	undo := x.undo
 	tampered := make([]kv, len(undo))
 	for i, r := range undo {
-		v, err := Get(x.d.pdb, r.k)
+		v, err := rows.Get(x.d.pdb, r.k)
 		if err != nil {
 			x.t.Fatal(err)
 		}
@@ -299,7 +302,7 @@ func TestCheckFindsEveryTamperedChange(t *testing.T) {
 	tried := 0
 	for r := range 3 { // other rows first each time
 		x.skip = 2 * r
-		x.every(rand.New(rand.NewPCG(seed, uint64(r))), TableChange, "", func(what string) {
+		x.every(rand.New(rand.NewPCG(seed, uint64(r))), keys.TableChange, "", func(what string) {
 			tried++
 			if problems() > 0 {
 				return

@@ -1,0 +1,98 @@
+package check
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+)
+
+// orders returns what looks up the orders in which searches by lastUpdated and
+// by date give out documents.
+func (ins *inspector) orders(id string) *listedIn {
+	if ins.listed == nil {
+		c := &checker{ctx: ins.ctx, v: ins.v, stopped: ins.stopped, report: func(p string) { ins.report(ins.now, p) }}
+		ins.listed = &listedIn{c: c}
+	}
+	ins.now = id
+	return ins.listed
+}
+
+// ordered checks that a document is where searches by lastUpdated and by date
+// look for it. Only AuditEvents are listed by id.
+func (ins *inspector) ordered(r keys.Row, vals *search.Values) error {
+	l := ins.orders(r.ID)
+	if err := l.c.begins(r, vals); err != nil || r.Type != "AuditEvent" {
+		return err
+	}
+	ok, err := l.hasEvent(r.ID, r.Seq)
+	if err == nil && !ok {
+		ins.report(r.ID, "the order of lastUpdated leaves it out")
+	}
+	return err
+}
+
+// updates walks the U rows of AuditEvents: each names events that are there,
+// once, and the instant at which they were written.
+func (ins *inspector) updates() error {
+	if ins.typ != "AuditEvent" {
+		return nil
+	}
+	lower := keys.TypeUpdates(ins.typ)
+	var at store.Seq
+	seen := map[string]bool{}
+	return ins.walk(lower, keys.PrefixEnd(lower), func(it *pebble.Iterator) (bool, error) {
+		rest := it.Key()[len(lower):]
+		u, err := rows.DecodeUpdates(it.Value())
+		if len(rest) != 12 || err != nil {
+			ins.report("", "a U row cannot be read")
+			return it.Next(), nil
+		}
+		seq := store.Seq(binary.BigEndian.Uint64(rest))
+		if seq != at {
+			at, seen = seq, map[string]bool{}
+		}
+		events, err := u.Events(seq)
+		if err != nil || uint64(len(events)) != u.Count {
+			ins.report("", fmt.Sprintf("the U row of T %d cannot be read", seq))
+			return it.Next(), nil
+		}
+		for _, r := range events {
+			if seen[r.ID] {
+				ins.report(r.ID, "the order of lastUpdated names it twice")
+			}
+			seen[r.ID] = true
+			m, err := ins.v.FetchRow(r)
+			if ins.ctx.Err() != nil || ins.stopped() {
+				return false, err
+			}
+			if err != nil || m.Document.Updated != u.Updated {
+				ins.report(r.ID, "the order of lastUpdated names another row or instant")
+			}
+		}
+		return it.Next(), nil
+	})
+}
+
+// days walks the W rows of the type: one that cannot be read fails every search
+// by date. A row or bit for something that is not there is passed over by them.
+func (ins *inspector) days() error {
+	lower := keys.AppendString([]byte{keys.TableDay}, ins.typ)
+	return ins.walk(lower, keys.PrefixEnd(lower), func(it *pebble.Iterator) (bool, error) {
+		rest := it.Key()[len(lower):]
+		ok := len(rest) > 1+8+8
+		if ok {
+			_, rest, ok = keys.CutString(rest[1+8+8:])
+		}
+		if _, err := rows.DecodeDayBits(it.Value()); err != nil || !ok || len(rest) != 1 || rest[0] != keys.TableDocument &&
+			rest[0] != keys.TableCode {
+			ins.report("", "a W row cannot be read")
+		}
+		return it.Next(), nil
+	})
+}

@@ -1,0 +1,194 @@
+package find
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/store/pebblestore/internal/snapshot"
+	"pulsegate/fhir/store/pebblestore/internal/sorted"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
+)
+
+// sorted gives out the matches in an order that no rows have: all of them are
+// collected and sorted once, and the result is kept for the pages to come.
+func (f *finder) sorted(sort []search.SortKey, after []byte) error {
+	var from *sorted.Position
+	if len(after) > 0 {
+		from = &sorted.Position{}
+		if after[0] != posSort || json.Unmarshal(after[1:], from) != nil || len(from.Keys) != len(sort) {
+			return errPos(f.op)
+		}
+	}
+	id := sorted.ResultID(f.owner, f.query, sort, f.at)
+	r := f.searcher.Results.Take(id)
+	if r == nil {
+		var err error
+		if r, err = f.sort(sort); err != nil {
+			return err
+		}
+		f.searcher.Results.Keep(id, f.owner, r)
+	}
+	defer f.searcher.Results.Release(r)
+	return f.giveSorted(r, sort, from)
+}
+
+// sort collects the sort keys and ids of all matches into a result.
+func (f *finder) sort(sort []search.SortKey) (r *sorted.Result, err error) {
+	keys, err := newKeyer(f.query.Type, sort)
+	if err != nil {
+		return nil, err
+	}
+	w := f.searcher.Results.Writer(sort)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.Abandon())
+		}
+	}()
+	y := *f
+	y.passing = true // keys are copied
+	var failed error
+	y.emit = func(m *snapshot.Match, _ []byte) bool {
+		failed = w.Add(&sorted.Position{Keys: keys.of(m), ID: strings.Clone(m.Row.ID)})
+		return failed == nil
+	}
+	err = y.run(nil, nil)
+	f.steps = y.steps
+	if err = cmp.Or(failed, err); err != nil {
+		return nil, err
+	}
+	return w.Finish(f.ctx)
+}
+
+// giveSorted gives out the matches behind from.
+func (f *finder) giveSorted(r *sorted.Result, sort []search.SortKey, from *sorted.Position) error {
+	c, err := r.Seek(sort, from)
+	if err != nil {
+		return err
+	}
+	for {
+		p, err := c.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if from != nil && p.Compare(from, sort) <= 0 {
+			continue
+		}
+		if err := f.step(); err != nil {
+			return err
+		}
+		m, err := f.snap.Current(fhir.Ref{Type: f.query.Type, ID: p.ID}, f.at)
+		if err != nil {
+			return err
+		}
+		// Consent and scope are those of the moment.
+		if m == nil || m.Series == nil && m.Document.Deleted || !f.filter.Allow(&m.Facts) {
+			continue
+		}
+		pos, err := json.Marshal(p)
+		if err != nil {
+			return err
+		}
+		if !f.emit(m, append([]byte{posSort}, pos...)) {
+			return nil
+		}
+	}
+}
+
+// keyer makes sort keys. What a sample's template decides is not asked of the
+// sample.
+type keyer struct {
+	typ  string
+	sort []search.SortKey
+	sel  *search.Selection
+	vals search.Values // of a sample
+	last *tier.Series
+	held []sorted.Key // of last
+	dyn  []bool       // whether the key differs between its samples
+}
+
+func newKeyer(typ string, sort []search.SortKey) (*keyer, error) {
+	q := &search.Query{Type: typ}
+	for _, s := range sort {
+		p, ok := search.Lookup(typ, s.Param)
+		if !ok {
+			return nil, fhir.Errorf(fhir.Invalid, "pebblestore.Find",
+				"_sort names a parameter that %s does not have", typ)
+		}
+		q.Clauses = append(q.Clauses, search.Clause{Param: p})
+	}
+	sel, err := search.Select(q)
+	return &keyer{typ: typ, sort: sort, sel: sel, vals: search.Values{ByParam: map[string][]search.Value{}}}, err
+}
+
+func (k *keyer) of(m *snapshot.Match) []sorted.Key {
+	if m.Series == nil || !k.simple(m.Series) {
+		v, err := search.Extractor{}.ExtractFor(k.sel, m.Body())
+		if err != nil {
+			v = &search.Values{}
+		}
+		return keysOf(k.typ, v, k.sort)
+	}
+	out := slices.Clone(k.held)
+	for i, s := range k.sort {
+		if !k.dyn[i] {
+			continue
+		}
+		v := search.Value{}
+		switch s.Param {
+		case "date":
+			v.Lo, v.Hi = m.Sample.Interval()
+		case "_lastUpdated":
+			v.Lo = m.Sample.Commit.Updated
+		case "_id":
+			v.Code = m.Row.ID
+		default:
+			v.Num = m.Sample.Values[0].Float()
+		}
+		k.vals.ByParam[s.Param] = append(k.vals.ByParam[s.Param][:0], v)
+		out[i] = keysOf(k.typ, &k.vals, k.sort[i:i+1])[0]
+	}
+	return out
+}
+
+// simple reports whether the keys of a series' samples need no Observation.
+func (k *keyer) simple(ser *tier.Series) bool {
+	if ser == k.last {
+		return k.held != nil
+	}
+	k.last, k.held, k.dyn = ser, nil, make([]bool, len(k.sort))
+	for i, s := range k.sort {
+		if k.dyn[i] = ser.Varies[s.Param]; !k.dyn[i] {
+			continue
+		}
+		switch s.Param {
+		case "date", "_lastUpdated", "_id":
+		case "value-quantity", "combo-value-quantity":
+			if ser.Template.Values != 1 || len(ser.Values.ByParam[s.Param]) != 1 {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	k.held = keysOf(k.typ, ser.Values, k.sort)
+	return true
+}
+
+func keysOf(typ string, v *search.Values, sort []search.SortKey) []sorted.Key {
+	out := make([]sorted.Key, len(sort))
+	for i, s := range sort {
+		k, ok := search.Key(typ, v, s)
+		// The key outlives the document: its strings share the extraction's slab.
+		out[i] = sorted.Key{None: !ok, Lo: k.Lo, Num: k.Num, Code: strings.Clone(k.Code), System: strings.Clone(k.System)}
+	}
+	return out
+}

@@ -1,0 +1,99 @@
+package find
+
+import (
+	"slices"
+
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
+)
+
+// judged is what a query comes to on one series: the clauses that its template
+// decides are decided, the rest is asked of each sample.
+type evaluation struct {
+	series *tier.Series
+	never  bool
+	rest   []*search.Clause
+	// whole: some clause needs the sample's Observation.
+	whole  bool
+	values search.Values // of the sample under judgement, for rest
+}
+
+func (f *finder) evaluate(ser *tier.Series) *evaluation {
+	if f.lastEvaluation != nil && f.lastEvaluation.series == ser {
+		return f.lastEvaluation
+	}
+	j := f.evaluations[ser]
+	if j == nil {
+		j = f.newEvaluation(ser)
+		if f.evaluations == nil {
+			f.evaluations = map[*tier.Series]*evaluation{}
+		}
+		f.evaluations[ser] = j
+	}
+	f.lastEvaluation = j
+	return j
+}
+
+func (f *finder) newEvaluation(ser *tier.Series) *evaluation {
+	j := &evaluation{series: ser, values: search.Values{ByParam: map[string][]search.Value{}}}
+	for i := range f.query.Clauses {
+		c := &f.query.Clauses[i]
+		p := c.Param.Code
+		if !ser.Varies[p] {
+			j.never = j.never || !search.MatchClause(c, ser.Values)
+			continue
+		}
+		j.rest = append(j.rest, c)
+		switch p {
+		case "date", "_lastUpdated", "_id":
+			j.values.ByParam[p] = make([]search.Value, 1)
+		case "value-quantity", "combo-value-quantity":
+			if v := ser.Values.ByParam[p]; ser.Template.Values == 1 && len(v) == 1 {
+				j.values.ByParam[p] = slices.Clone(v)
+				continue
+			}
+			j.whole = true
+		default:
+			j.whole = true
+		}
+	}
+	return j
+}
+
+// rules reports whether no sample of a series can match.
+func (f *finder) excludes(ser *tier.Series) bool { return f.evaluate(ser).never }
+
+// fits reports whether a sample matches the query; id is only called for
+// clauses that ask for it.
+func (f *finder) matchesSample(ser *tier.Series, s *series.Sample) bool {
+	j := f.evaluate(ser)
+	if j.never {
+		return false
+	}
+	if len(j.rest) == 0 {
+		return true
+	}
+	if j.whole {
+		v, err := search.Extractor{}.ExtractFor(f.sel, ser.Template.Append(nil, s))
+		return err == nil && search.Match(f.query, v)
+	}
+	for _, c := range j.rest {
+		v := &j.values.ByParam[c.Param.Code][0]
+		switch c.Param.Code {
+		case "date":
+			v.Lo, v.Hi = s.Interval()
+		case "_lastUpdated":
+			v.Lo, v.Hi = s.Commit.Updated, s.Commit.Updated+1
+		case "_id":
+			k := ser.Template.Key(s)
+			v.Code = k.ID()
+		default:
+			v.Num = s.Values[0].Float()
+		}
+		if !search.MatchClause(c, &j.values) {
+			return false
+		}
+	}
+	return true
+}

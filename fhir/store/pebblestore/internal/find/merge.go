@@ -1,0 +1,555 @@
+package find
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/snapshot"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
+)
+
+// source is one run of rows in time order: a code, a bucket, a table.
+type cursor struct {
+	table   byte
+	it      *pebble.Iterator
+	skip    int      // length of table, patient and type in its keys
+	row     keys.Row // current
+	ok      bool
+	rest    []keys.Row // of a source in memory, where it and smp are nil
+	samples *tier.Walk // of a series
+}
+
+// where is a place in the merged order.
+type sortPoint struct {
+	start int64
+	id    string
+	t     store.Seq
+}
+
+func (w sortPoint) compare(o sortPoint) int {
+	if c := cmp.Compare(w.start, o.start); c != 0 {
+		return c
+	}
+	if c := strings.Compare(w.id, o.id); c != 0 {
+		return c
+	}
+	return cmp.Compare(w.t, o.t)
+}
+
+func (s *cursor) at() sortPoint { return sortPoint{s.row.Start, s.row.ID, s.row.Seq} }
+
+// advance reads the row the iterator stands on.
+func (s *cursor) settle(ok bool) error {
+	s.ok = ok
+	if !ok {
+		return s.it.Error()
+	}
+	if !s.row.ParseTail(s.it.Key()[s.skip:]) {
+		return fault.ErrRow
+	}
+	return nil
+}
+
+// stand reads the sample that the walk stands on.
+func (s *cursor) stand() {
+	if s.ok = s.samples.Valid(); !s.ok {
+		return
+	}
+	smp := s.samples.Sample()
+	k := s.samples.Series.Template.Key(&smp)
+	s.row = keys.Row{Location: s.samples.Series.Location, Type: "Observation", ID: k.ID(), Seq: store.Seq(smp.Commit.T)}
+	s.row.Start = s.samples.StartMS()
+}
+
+func (s *cursor) close() (err error) {
+	if s.samples != nil {
+		return s.samples.Close()
+	}
+	if s.it != nil {
+		return s.it.Close()
+	}
+	return nil
+}
+
+func (s *cursor) move(desc bool) error {
+	if s.samples != nil {
+		if err := s.samples.Next(); err != nil {
+			return err
+		}
+		s.stand()
+		return nil
+	}
+	if s.it == nil {
+		if s.ok = len(s.rest) > 0; s.ok {
+			s.row, s.rest = s.rest[0], s.rest[1:]
+		}
+		return nil
+	}
+	if desc {
+		return s.settle(s.it.Prev())
+	}
+	return s.settle(s.it.Next())
+}
+
+// merge walks a patient's code clusters (nil: all of them) in order of date;
+// the undated come last, in order of id.
+func (f *finder) merge(codes [][8]byte, desc bool, after []byte) error {
+	phase, from, err := takeMergePos(f.op, after)
+	if err != nil {
+		return err
+	}
+	runs, err := f.runs(codes)
+	if err != nil {
+		return err
+	}
+	for ; phase < 2; phase++ {
+		more, err := f.mergePhase(runs, byte(phase), desc && phase == 0, from)
+		if err != nil || !more {
+			return err
+		}
+		from = nil
+	}
+	return nil
+}
+
+func takeMergePos(op string, after []byte) (phase int, from *sortPoint, err error) {
+	if len(after) == 0 {
+		return 0, nil, nil
+	}
+	if len(after) < 18 || after[0] != posMerge || after[1] > 1 {
+		return 0, nil, errPos(op)
+	}
+	from = &sortPoint{
+		start: keys.Unsortable(binary.BigEndian.Uint64(after[2:])),
+		t:     store.Seq(binary.BigEndian.Uint64(after[10:])),
+		id:    string(after[18:]),
+	}
+	return int(after[1]), from, nil
+}
+
+func mergePos(phase byte, w sortPoint) []byte {
+	b := keys.AppendUint64([]byte{posMerge, phase}, keys.Sortable(w.start))
+	return append(keys.AppendUint64(b, uint64(w.t)), w.id...)
+}
+
+// run is one code and bucket of one table: its rows lie in order of time.
+type run struct {
+	table  byte
+	code   [8]byte
+	bucket byte
+}
+
+// runs are the runs of the wanted codes, under their own cluster and as other
+// codings; of all codes (nil) those that the patient has, where each document
+// lies once.
+func (f *finder) runs(codes [][8]byte) (out []run, err error) {
+	for _, c := range codes {
+		for b := byte(keys.BucketInstant); b <= keys.BucketUndated; b++ {
+			out = append(out, run{keys.TableDocument, c, b}, run{keys.TableCode, c, b})
+		}
+	}
+	if codes != nil {
+		return out, nil
+	}
+	if out, err = f.documentRuns(); err != nil {
+		return nil, err
+	}
+	return f.seriesRuns(out)
+}
+
+// documentRuns are the runs of all documents that a patient has.
+func (f *finder) documentRuns() (out []run, err error) {
+	pre := keys.Cluster(keys.TableDocument, f.patient, f.query.Type)
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
+	if err != nil {
+		return nil, err
+	}
+	defer fault.Close(it, &err)
+	for ok := it.First(); ok; {
+		k := it.Key()
+		if len(k) < len(pre)+9 {
+			return nil, fault.ErrRow
+		}
+		r := run{table: keys.TableDocument, bucket: k[len(pre)+8]}
+		copy(r.code[:], k[len(pre):])
+		out = append(out, r)
+		up := keys.PrefixEnd(slices.Clone(k[:len(pre)+9]))
+		if up == nil {
+			break
+		}
+		ok = it.SeekGE(up)
+	}
+	return out, it.Error()
+}
+
+// seriesRuns adds the runs in which a patient has nothing but samples.
+func (f *finder) seriesRuns(out []run) (_ []run, err error) {
+	if f.query.Type != "Observation" {
+		return out, nil
+	}
+	pre := keys.Cluster(keys.TableSeries, f.patient, f.query.Type)
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
+	if err != nil {
+		return nil, err
+	}
+	defer fault.Close(it, &err)
+	for ok := it.First(); ok; ok = it.Next() {
+		k := it.Key()
+		if len(k) < len(pre)+keys.CodeBucketLen {
+			return nil, fault.ErrRow
+		}
+		r := run{table: keys.TableDocument, bucket: k[len(pre)+8]}
+		copy(r.code[:], k[len(pre):])
+		if !slices.Contains(out, r) {
+			out = append(out, r)
+		}
+	}
+	return out, it.Error()
+}
+
+// idle is an iterator that has found nothing: to be used again, for most runs
+// are empty and to make an iterator costs more than to move it.
+type idle struct {
+	x  *finder
+	it *pebble.Iterator
+}
+
+func (i *idle) take(lower, upper []byte) (*pebble.Iterator, error) {
+	it := i.it
+	if i.it = nil; it != nil {
+		it.SetBounds(lower, upper)
+		return it, nil
+	}
+	return i.x.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+}
+
+// give takes an iterator back, which has no error.
+func (i *idle) give(it *pebble.Iterator) error {
+	if i.it == nil {
+		i.it = it
+		return nil
+	}
+	return it.Close()
+}
+
+func (i *idle) close() error {
+	if i.it == nil {
+		return nil
+	}
+	return i.it.Close()
+}
+
+// openSeries adds the series of a run.
+func (f *finder) openSeries(free *idle, sources []*cursor, r run, desc bool, from *sortPoint) (_ []*cursor, err error) {
+	return f.openSeriesWithin(free, sources, r, desc, from, math.MinInt64, math.MaxInt64)
+}
+
+// openSeriesWithin adds the series of a run, from their samples that begin
+// within [lo, hi).
+func (f *finder) openSeriesWithin(free *idle, sources []*cursor, r run, desc bool, from *sortPoint, lo,
+	hi int64) (_ []*cursor, err error) {
+	if f.query.Type != "Observation" || r.bucket == keys.BucketUndated || f.documentsOnly {
+		return sources, nil
+	}
+	reg := byte(keys.TableSeries)
+	if r.table == keys.TableCode {
+		reg = keys.TableOtherSeries
+	}
+	pre := append(append(keys.Cluster(reg, f.patient, f.query.Type), r.code[:]...), r.bucket)
+	it, err := free.take(pre, keys.PrefixEnd(pre))
+	if err != nil {
+		return sources, err
+	}
+	defer func() {
+		fault.Close(fault.CloseFunc(func() error {
+			if ierr := it.Error(); ierr != nil {
+				return errors.Join(ierr, it.Close())
+			}
+			return free.give(it)
+		}), &err)
+	}()
+	for ok := it.First(); ok; ok = it.Next() {
+		var id series.SeriesID
+		if len(it.Key()) != len(pre)+copy(id[:], it.Key()[len(pre):]) {
+			return sources, fault.ErrRow
+		}
+		ser, err := f.snap.Tier.SeriesAt(f.snap.Reader, reg, it.Value(), id)
+		if err != nil {
+			return sources, err
+		}
+		if f.excludes(ser) {
+			continue
+		}
+		s := &cursor{samples: f.walk(ser, desc)}
+		sources = append(sources, s) // closed with the others
+		if err := f.seekSource(s, r.bucket, desc, from, lo, hi); err != nil {
+			return sources, err
+		}
+	}
+	return sources, it.Error()
+}
+
+// seekSource stands on the first sample behind from.
+func (f *finder) seekSource(s *cursor, bucket byte, desc bool, from *sortPoint, within, end int64) error {
+	lo, hi := f.dates(bucket)
+	lo, hi = max(lo, within), min(hi, end)
+	if from != nil {
+		if desc {
+			hi = min(hi, above(from.start))
+		} else {
+			lo = max(lo, from.start)
+		}
+	}
+	if err := s.samples.SeekRange(tier.Micros(lo, hi)); err != nil {
+		return err
+	}
+	for s.stand(); s.ok && from != nil; s.stand() {
+		if c := s.at().compare(*from); c > 0 && !desc || c < 0 && desc {
+			break
+		}
+		if err := s.samples.Next(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mergePhase merges the dated runs (phase 0) or the undated ones (phase 1).
+func (f *finder) mergePhase(runs []run, phase byte, desc bool, from *sortPoint) (more bool, err error) {
+	var sources []*cursor
+	free := &idle{x: f}
+	defer func() {
+		for _, s := range sources {
+			fault.Close(fault.CloseFunc(s.close), &err)
+		}
+		fault.Close(fault.CloseFunc(free.close), &err)
+	}()
+	if s := f.listed(phase, desc, from); s != nil {
+		sources = append(sources, s)
+	}
+	for _, r := range runs {
+		if (r.bucket == keys.BucketUndated) != (phase == 1) {
+			continue
+		}
+		s, err := f.open(free, r, desc, from)
+		if err != nil {
+			return false, err
+		}
+		if s != nil {
+			sources = append(sources, s)
+		}
+		if sources, err = f.openSeries(free, sources, r, desc, from); err != nil {
+			return false, err
+		}
+	}
+	for {
+		var best *cursor
+		for _, s := range sources {
+			if !s.ok {
+				continue
+			}
+			if best == nil {
+				best = s
+				continue
+			}
+			if c := s.at().compare(best.at()); c < 0 && !desc || c > 0 && desc {
+				best = s
+			}
+		}
+		if best == nil {
+			return true, nil
+		}
+		w := best.at()
+		if more, err := f.offer(best, phase, w); err != nil || !more {
+			return false, err
+		}
+		for _, s := range sources {
+			if s.ok && s.at().compare(w) == 0 {
+				if err := s.move(desc); err != nil {
+					return false, err
+				}
+			}
+		}
+	}
+}
+
+func (f *finder) offer(s *cursor, phase byte, w sortPoint) (more bool, err error) {
+	if err := f.step(); err != nil {
+		return false, err
+	}
+	if s.samples != nil {
+		smp := s.samples.Sample()
+		if !f.matchesSample(s.samples.Series, &smp) {
+			return true, nil
+		}
+		m := snapshot.NewSample(s.samples.Series, &smp)
+		return !f.filter.Allow(&m.Facts) || f.emit(m, mergePos(phase, w)), nil
+	}
+	if s.it == nil {
+		m, err := f.snap.FetchRow(s.row)
+		if err != nil {
+			return false, err
+		}
+		return !f.accept(m) || f.emit(m, mergePos(phase, w)), nil
+	}
+	val := s.it.Value()
+	if !rows.Visible(val, s.row.Seq, f.at) {
+		return true, nil
+	}
+	var m *snapshot.Match
+	if s.table == keys.TableDocument {
+		d, err := f.snap.Templates.Document(f.snap.Reader, &f.recent, s.row.Type, s.row.ID, val)
+		if err != nil {
+			return false, err
+		}
+		m = snapshot.NewMatch(s.row, d)
+	} else {
+		r := s.row
+		if copy(r.Code[:], val[8:]) != 8 {
+			return false, fault.ErrRow
+		}
+		if m, err = f.snap.FetchRow(r); err != nil {
+			return false, err
+		}
+	}
+	return !f.accept(m) || f.emit(m, mergePos(phase, w)), nil
+}
+
+// open starts a source, nil when it is empty.
+func (f *finder) open(free *idle, r run, desc bool, from *sortPoint) (*cursor, error) {
+	return f.openWithin(free, r, desc, from, math.MinInt64, math.MaxInt64)
+}
+
+// openWithin starts a source of rows that begin within [first, end), nil when
+// it is empty.
+func (f *finder) openWithin(free *idle, r run, desc bool, from *sortPoint, first, end int64) (*cursor, error) {
+	base := keys.Cluster(r.table, f.patient, f.query.Type)
+	s := &cursor{table: r.table, skip: len(base), row: keys.Row{Location: keys.Location{Patient: f.patient}, Type: f.query.Type}}
+	pre := append(append(slices.Clone(base), r.code[:]...), r.bucket)
+	lower, upper := pre, keys.PrefixEnd(pre)
+	lo, hi := f.dates(r.bucket)
+	lo, hi = max(lo, first), min(hi, end)
+	if lo > math.MinInt64 {
+		lower = keys.AppendUint64(slices.Clone(pre), keys.Sortable(lo))
+	}
+	if hi < math.MaxInt64 {
+		upper = keys.AppendUint64(slices.Clone(pre), keys.Sortable(hi))
+	}
+	if from != nil {
+		k := keys.AppendUint64(keys.AppendString(keys.AppendUint64(slices.Clone(pre), keys.Sortable(from.start)), from.id), uint64(from.t))
+		if desc {
+			if bytes.Compare(k, upper) < 0 {
+				upper = k
+			}
+		} else if k = append(k, 0); bytes.Compare(k, lower) > 0 {
+			lower = k
+		}
+	}
+	if bytes.Compare(lower, upper) >= 0 {
+		return nil, nil
+	}
+	it, err := free.take(lower, upper)
+	if err != nil {
+		return nil, err
+	}
+	s.it = it
+	ok := false
+	if desc {
+		ok = it.Last()
+	} else {
+		ok = it.First()
+	}
+	if err := s.settle(ok); err != nil {
+		fault.Close(it, &err)
+		return nil, err
+	}
+	if !ok {
+		return nil, free.give(it)
+	}
+	return s, nil
+}
+
+// dates narrows the start [lo, hi) of documents that can satisfy the query's
+// date clauses. An end lies at most the bucket's slack behind the start; in
+// the long bucket nothing bounds the start from below.
+func (f *finder) dates(bucket byte) (lo, hi int64) {
+	if bucket == keys.BucketUndated || keys.DateParam(f.query.Type) == "" {
+		return math.MinInt64, math.MaxInt64
+	}
+	slack, bounded := keys.Slack(bucket)
+	if lo, hi = f.bounds(keys.DateParam(f.query.Type), slack); !bounded {
+		lo = math.MinInt64
+	}
+	return lo, hi
+}
+
+// bounds narrows the start [lo, hi) of intervals of at most slack that can
+// satisfy the query's clauses on a date parameter.
+func (f *finder) bounds(param string, slack int64) (lo, hi int64) {
+	lo, hi = math.MinInt64, math.MaxInt64
+	for i := range f.query.Clauses {
+		c := &f.query.Clauses[i]
+		if c.Param.Code != param || c.Modifier != search.NoModifier || len(c.Values) == 0 {
+			continue
+		}
+		cl, ch := int64(math.MaxInt64), int64(math.MinInt64)
+		for j := range c.Values {
+			l, h := startOf(&c.Values[j], slack)
+			cl, ch = min(cl, l), max(ch, h)
+		}
+		lo, hi = max(lo, cl), min(hi, ch)
+	}
+	return lo, hi
+}
+
+// startOf bounds the start of a document that lasts at most slack and satisfies
+// one value.
+func startOf(v *search.Value, slack int64) (lo, hi int64) {
+	lo, hi = math.MinInt64, math.MaxInt64
+	switch v.Prefix {
+	case search.EQ:
+		return v.Lo, above(v.Hi)
+	case search.GT:
+		return before(v.Hi, slack), hi
+	case search.GE:
+		return min(v.Lo, before(v.Hi, slack)), hi
+	case search.LT:
+		return lo, above(v.Lo)
+	case search.LE:
+		return lo, above(v.Hi)
+	case search.SA:
+		return v.Hi, hi
+	case search.EB:
+		return lo, above(v.Lo)
+	case search.AP:
+		return before(v.Lo, slack), above(v.Hi)
+	}
+	return lo, hi
+}
+
+func before(ms, slack int64) int64 {
+	if ms < math.MinInt64+slack {
+		return math.MinInt64
+	}
+	return ms - slack
+}
+
+func above(ms int64) int64 {
+	if ms == math.MaxInt64 {
+		return ms
+	}
+	return ms + 1
+}

@@ -1,0 +1,89 @@
+package find
+
+import (
+	"context"
+
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/snapshot"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
+)
+
+// again reads a match that was met before.
+func (f *finder) again(r keys.Row, ser *tier.Series, s *series.Sample) (*snapshot.Match, error) {
+	if ser != nil {
+		return snapshot.NewSample(ser, s), nil
+	}
+	return f.snap.FetchRow(r)
+}
+
+// scan implements store.Store.Scan at a snapshot.
+func (s *Searcher) Scan(ctx context.Context, op string, snap *snapshot.Snapshot, r store.ScanRange,
+	fn func(*store.Found) bool) error {
+	at, err := snap.At(op, r.At)
+	if err != nil {
+		return err
+	}
+	for _, typ := range r.Types {
+		f := &finder{ctx: ctx, op: op, searcher: s, snap: snap, at: at, query: &search.Query{Type: typ}, filter: r.Filter}
+		more, err := f.scan(r, fn)
+		if err != nil || !more {
+			return fault.Wrap(op, err)
+		}
+	}
+	return nil
+}
+
+// scan streams one type. Types that may name several patients are found by
+// the patient parameter's X rows, where a marker of a deletion has none.
+func (f *finder) scan(r store.ScanRange, fn func(*store.Found) bool) (more bool, err error) {
+	more = true
+	var since int64
+	if !r.Since.IsZero() {
+		since = r.Since.UnixMilli()
+		f.since = since
+	}
+	give := func(m *snapshot.Match) bool {
+		if (since == 0 || m.Document.Updated > since) && f.filter.Allow(&m.Facts) {
+			if m.Series != nil { // valid until fn returns, like a document's bytes
+				f.body = m.Series.Template.Append(f.body[:0], &m.Sample)
+				m.Document.JSON = f.body
+			}
+			more = fn(&store.Found{Resource: m.Resource(), Facts: &m.Facts})
+		}
+		return more
+	}
+	if p, several := severalPatients(f.query.Type); several && r.Patient != "" {
+		c := search.Clause{Param: p, Values: []search.Value{{RefType: "Patient", RefID: r.Patient}}}
+		f.query.Clauses = []search.Clause{c}
+		if f.sel, err = search.Select(f.query); err != nil {
+			return false, err
+		}
+		f.emit = func(m *snapshot.Match, _ []byte) bool { return give(m) }
+		return more, f.byIndex(&c, nil)
+	}
+	err = f.rows(r.Patient, r.Patient != "", nil, func(_ []byte, rw keys.Row, t *table) (bool, error) {
+		m, err := f.met(rw, t)
+		if err != nil || m == nil || m.Document.Deleted && !r.Deleted {
+			return true, err
+		}
+		return give(m), nil
+	})
+	return more, err
+}
+
+// severalPatients returns the patient parameter of types whose resources may
+// name more than one.
+func severalPatients(typ string) (*search.Param, bool) {
+	code, single := search.PatientParam(typ)
+	if typ == "Group" {
+		code = "member"
+	}
+	if code == "" || single {
+		return nil, false
+	}
+	return search.Lookup(typ, code)
+}

@@ -1,0 +1,231 @@
+package find
+
+import (
+	"bytes"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"pulsegate/fhir"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/snapshot"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
+)
+
+// tagged walks the samples that have an index value, in order of their ids:
+// the X rows they stand for.
+type taggedSamples struct {
+	x      *finder
+	left   []*tier.Series // still to be opened, by identity
+	one    *tier.Located  // the sample that the value itself names
+	walks  []*tier.Walk
+	best   *tier.Walk
+	onOne  bool
+	id     string
+	sample series.Sample
+}
+
+// openTagged finds the series by their Y rows; nil when there are none.
+func (f *finder) openTagged(param, value string, after string) (*taggedSamples, error) {
+	if f.query.Type != "Observation" || f.documentsOnly {
+		return nil, nil
+	}
+	t := &taggedSamples{x: f}
+	if param == "identifier" {
+		if _, ok := series.ParseID(value); ok {
+			l, err := f.snap.Tier.Sample(f.snap.Reader, fhir.Ref{Type: "Observation", ID: value})
+			if err != nil {
+				return nil, err
+			}
+			if l != nil && store.Seq(l.Sample.Commit.T) <= f.at && value > after {
+				t.one = l
+			}
+		}
+	}
+	if err := t.list(param, value); err != nil {
+		return nil, err
+	}
+	if t.one == nil && len(t.left) == 0 {
+		return nil, nil
+	}
+	err := t.next()
+	for err == nil && t.valid() && t.id <= after {
+		err = t.next()
+	}
+	if err != nil {
+		fault.Close(fault.CloseFunc(t.close), &err)
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *taggedSamples) list(param, value string) (err error) {
+	pre := keys.TagPrefix(param, value)
+	it, err := t.x.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
+	if err != nil {
+		return err
+	}
+	defer fault.Close(it, &err)
+	for ok := it.First(); ok; ok = it.Next() {
+		ser, err := t.x.snap.Tier.Member(t.x.snap.Reader, append([]byte{keys.TableIdentity}, it.Key()[len(pre):]...), it.Value())
+		if err != nil {
+			return err
+		}
+		if ser == nil {
+			return fault.ErrRow
+		}
+		if !t.x.excludes(ser) {
+			t.left = append(t.left, ser)
+		}
+	}
+	return it.Error()
+}
+
+func (t *taggedSamples) close() (err error) {
+	for _, w := range t.walks {
+		fault.Close(fault.CloseFunc(w.Close), &err)
+	}
+	t.walks = nil
+	return err
+}
+
+func (t *taggedSamples) valid() bool { return t.id != "" }
+
+// next stands on the next sample; the first call on the first.
+func (t *taggedSamples) next() error {
+	switch {
+	case t.onOne:
+		t.one, t.onOne = nil, false
+	case t.best != nil:
+		if err := t.best.Next(); err != nil {
+			return err
+		}
+	}
+	if err := t.choose(); err != nil {
+		return err
+	}
+	t.id = ""
+	if t.best != nil {
+		t.sample = t.best.Sample()
+		k := t.best.Series.Template.Key(&t.sample)
+		t.id = k.ID()
+	}
+	if t.one != nil {
+		k := t.one.Series.Template.Key(&t.one.Sample)
+		if id := k.ID(); t.id == "" || id <= t.id {
+			if id == t.id { // the series has it too
+				t.one = nil
+				return nil
+			}
+			t.id, t.sample, t.onOne = id, t.one.Sample, true
+		}
+	}
+	return nil
+}
+
+// choose stands on the least sample of the identity's series, opening the
+// next identity when they are at their end.
+func (t *taggedSamples) choose() error {
+	for {
+		t.best = nil
+		for _, w := range t.walks {
+			if w.Valid() && (t.best == nil || lessSample(w, t.best)) {
+				t.best = w
+			}
+		}
+		if t.best != nil || len(t.left) == 0 {
+			return nil
+		}
+		if err := t.close(); err != nil {
+			return err
+		}
+		id := t.left[0].Template.Identity
+		for len(t.left) > 0 && t.left[0].Template.Identity == id {
+			w := t.x.walk(t.left[0], false)
+			t.walks, t.left = append(t.walks, w), t.left[1:]
+			if err := w.SeekRange(tier.Micros(t.x.dates(w.Series.Bucket))); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func lessSample(a, b *tier.Walk) bool {
+	x, y := a.Sample(), b.Sample()
+	k, l := a.Series.Template.Key(&x), b.Series.Template.Key(&y)
+	return k.Compare(&l) < 0
+}
+
+// match is the sample that the walk stands on.
+func (t *taggedSamples) match() *snapshot.Match {
+	in := t.one
+	if t.onOne {
+		return snapshot.NewSample(in.Series, &t.sample)
+	}
+	return snapshot.NewSample(t.best.Series, &t.sample)
+}
+
+// tail is the key behind the value of the X row that the sample stands for.
+func (t *taggedSamples) tail() []byte {
+	return keys.AppendUint64(keys.AppendString(nil, t.id), t.sample.Commit.T)
+}
+
+// oneValue walks the X rows of values[i], those that samples stand for among
+// them.
+func (f *finder) oneValue(c *search.Clause, values []string, i int, from []byte) (more bool, err error) {
+	pre := keys.IndexPrefix(f.query.Type, rows.IndexParam(f.query.Type, c.Param.Code, values[i]), values[i])
+	lower, after := pre, ""
+	if from != nil {
+		lower = append(append(bytes.Clone(pre), from...), 0)
+		id, _, ok := keys.CutString(from)
+		if !ok {
+			return false, errPos(f.op)
+		}
+		after = id
+	}
+	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: keys.PrefixEnd(pre)})
+	if err != nil {
+		return false, err
+	}
+	defer fault.Close(it, &err)
+	smp, err := f.openTagged(c.Param.Code, values[i], after)
+	if err != nil {
+		return false, err
+	}
+	if smp != nil {
+		defer fault.Close(fault.CloseFunc(smp.close), &err)
+	}
+	ok := it.First()
+	for ok || smp != nil && smp.valid() {
+		if err := f.step(); err != nil {
+			return false, err
+		}
+		var tail []byte
+		var m *snapshot.Match
+		if ok {
+			tail = it.Key()[len(pre):]
+		}
+		if smp != nil && smp.valid() && (!ok || bytes.Compare(smp.tail(), tail) < 0) {
+			tail, m = smp.tail(), smp.match()
+			err = smp.next()
+		} else {
+			tail = bytes.Clone(tail)
+			m, err = f.indexed(tail, it.Value())
+			ok = it.Next()
+		}
+		if err != nil {
+			return false, err
+		}
+		if m == nil || !f.accept(m) || earlier(m, c, values[:i]) {
+			continue
+		}
+		if !f.emit(m, append(indexPos(i), tail...)) {
+			return false, nil
+		}
+	}
+	return true, it.Error()
+}

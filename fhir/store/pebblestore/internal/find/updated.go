@@ -1,0 +1,466 @@
+package find
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/fault"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/snapshot"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
+)
+
+// byUpdate reports whether a sort order is that of the U and V rows:
+// lastUpdated, and among equals the id.
+func byUpdate(sort []search.SortKey) bool {
+	return len(sort) > 0 && sort[0].Param == "_lastUpdated" &&
+		(len(sort) == 1 || len(sort) == 2 && sort[1] == search.SortKey{Param: "_id"})
+}
+
+// updatedPos is the position of a match in the order of updates.
+func updatedPos(m *snapshot.Match) []byte {
+	return append(keys.AppendUint64([]byte{posUpdated}, keys.Sortable(m.Document.Updated)), m.Row.ID...)
+}
+
+// updatePoint is a decoded position.
+type updatePoint struct {
+	updated int64
+	id      string
+}
+
+func takeUpdatedPos(op string, after []byte) (*updatePoint, error) {
+	if len(after) == 0 {
+		return nil, nil
+	}
+	if after[0] != posUpdated || len(after) < 9 {
+		return nil, errPos(op)
+	}
+	return &updatePoint{keys.Unsortable(binary.BigEndian.Uint64(after[1:])), string(after[9:])}, nil
+}
+
+// passed reports whether a match lies at or before the position.
+func (p *updatePoint) passed(updated int64, id string, desc bool) bool {
+	if p == nil {
+		return false
+	}
+	if updated != p.updated {
+		return updated < p.updated != desc
+	}
+	return id <= p.id
+}
+
+var errProbe = errors.New("more rows than a probe looks at")
+
+// updateOrder gives out the matches in the order of lastUpdated. Few matches
+// of a code are collected and sorted; else the rows are walked in order.
+func (f *finder) updateOrder(desc bool, after []byte) error {
+	from, err := takeUpdatedPos(f.op, after)
+	if err != nil {
+		return err
+	}
+	if codesOf(f.query) != nil {
+		ms, err := f.probe()
+		if err == nil {
+			return f.giveUpdates(ms, desc, from)
+		}
+		if !errors.Is(err, errProbe) {
+			return err
+		}
+	}
+	return f.walkUpdates(desc, from)
+}
+
+// probe collects all matches, or fails with errProbe.
+func (f *finder) probe() (ms []*snapshot.Match, err error) {
+	y := *f
+	y.passing, y.reused, y.budget, y.steps = false, nil, f.searcher.bounds.Probe, 0
+	y.emit = func(m *snapshot.Match, _ []byte) bool { ms = append(ms, m); return true }
+	err = y.unsorted(nil)
+	f.steps += y.steps
+	return ms, err
+}
+
+func (f *finder) giveUpdates(ms []*snapshot.Match, desc bool, from *updatePoint) error {
+	slices.SortFunc(ms, func(a, b *snapshot.Match) int {
+		c := cmp.Compare(a.Document.Updated, b.Document.Updated)
+		if desc {
+			c = -c
+		}
+		return cmp.Or(c, strings.Compare(a.Row.ID, b.Row.ID))
+	})
+	for _, m := range ms {
+		if !from.passed(m.Document.Updated, m.Row.ID, desc) && !f.emit(m, updatedPos(m)) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// updateRange bounds lastUpdated, [lo, hi) in Unix milliseconds, by the
+// query's clauses.
+func (f *finder) updateRange() (lo, hi int64) { return f.bounds("_lastUpdated", 1) }
+
+// updateRows opens the U rows of the type, or the V rows of the patient.
+func (f *finder) updateRows() (it *pebble.Iterator, prefix []byte, err error) {
+	prefix = keys.TypeUpdates(f.query.Type)
+	if f.query.Patient != "" {
+		prefix = keys.PatientUpdates(f.query.Patient, f.query.Type)
+	}
+	it, err = f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: keys.PrefixEnd(prefix)})
+	return it, prefix, err
+}
+
+// rowOf reads the row on which an iterator stands.
+func rowOf(it *pebble.Iterator, prefix []byte) (seq store.Seq, u rows.Updates, err error) {
+	k := it.Key()
+	if len(k) != len(prefix)+12 {
+		return 0, u, fault.ErrRow
+	}
+	u, err = rows.DecodeUpdates(it.Value())
+	return store.Seq(binary.BigEndian.Uint64(k[len(prefix):])), u, err
+}
+
+// firstUpdated is the T from which on nothing was updated before ms: rows lie
+// in the order of T, and lastUpdated never decreases with T.
+func (f *finder) firstUpdated(it *pebble.Iterator, prefix []byte, ms int64) (store.Seq, error) {
+	lo, hi := store.Seq(0), f.at+1
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		if !it.SeekGE(keys.UpdateKey(prefix, mid, 0)) {
+			if err := it.Error(); err != nil {
+				return 0, err
+			}
+			hi = mid
+			continue
+		}
+		seq, u, err := rowOf(it, prefix)
+		if err != nil {
+			return 0, err
+		}
+		if seq < hi && u.Updated < ms {
+			lo = seq + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo, nil
+}
+
+// fewUpdates reports whether the query's bounds on lastUpdated leave so little
+// that it is best met in that order.
+func (f *finder) fewUpdates() (few bool, err error) {
+	lo, hi := f.updateRange()
+	if lo == math.MinInt64 {
+		return false, nil
+	}
+	it, prefix, err := f.updateRows()
+	if err != nil {
+		return false, err
+	}
+	defer fault.Close(it, &err)
+	first, err := f.firstUpdated(it, prefix, lo)
+	if err != nil {
+		return false, err
+	}
+	var n uint64
+	for ok := it.SeekGE(keys.UpdateKey(prefix, first, 0)); ok; ok = it.Next() {
+		seq, u, err := rowOf(it, prefix)
+		if err != nil {
+			return false, err
+		}
+		if seq > f.at || u.Updated >= hi {
+			break
+		}
+		if n += u.Count; n > f.searcher.bounds.Few {
+			return false, nil
+		}
+	}
+	return true, it.Error()
+}
+
+// walkUpdates walks the U or V rows: those of one instant at a time, in it by id.
+func (f *finder) walkUpdates(desc bool, from *updatePoint) (err error) {
+	lo, hi := f.updateRange()
+	if from != nil {
+		if desc {
+			hi = min(hi, above(from.updated))
+		} else {
+			lo = max(lo, from.updated)
+		}
+	}
+	it, prefix, err := f.updateRows()
+	if err != nil {
+		return err
+	}
+	defer fault.Close(it, &err)
+	var ok bool
+	if desc {
+		end := f.at + 1
+		if hi != math.MaxInt64 {
+			if end, err = f.firstUpdated(it, prefix, hi); err != nil {
+				return err
+			}
+		}
+		ok = it.SeekLT(keys.UpdateKey(prefix, end, 0))
+	} else {
+		first := store.Seq(0)
+		if lo != math.MinInt64 {
+			if first, err = f.firstUpdated(it, prefix, lo); err != nil {
+				return err
+			}
+		}
+		ok = it.SeekGE(keys.UpdateKey(prefix, first, 0))
+	}
+	u := &unit{x: f}
+	defer func() { fault.Close(fault.CloseFunc(u.close), &err) }()
+	for ok {
+		seq, row, err := rowOf(it, prefix)
+		if err != nil {
+			return err
+		}
+		if seq > f.at || row.Updated < lo || row.Updated >= hi {
+			break
+		}
+		if u.open && u.updated != row.Updated {
+			if more, err := u.give(from); err != nil || !more {
+				return err
+			}
+		}
+		if err := u.add(seq, &row); err != nil {
+			return err
+		}
+		if desc {
+			ok = it.Prev()
+		} else {
+			ok = it.Next()
+		}
+	}
+	if err := it.Error(); err != nil || !u.open {
+		return err
+	}
+	_, err = u.give(from)
+	return err
+}
+
+// unit collects the documents and series written at one instant.
+type unit struct {
+	x       *finder
+	open    bool
+	updated int64
+	docs    []keys.Row
+	runs    []writtenRun
+	changes *pebble.Iterator // over L; opened when first needed
+}
+
+// writtenRun is an L row of samples.
+type writtenRun struct {
+	t store.Seq
+	e rows.SeriesChange
+}
+
+func (u *unit) close() error {
+	if u.changes == nil {
+		return nil
+	}
+	return u.changes.Close()
+}
+
+// add takes the entries of a row into the unit.
+func (u *unit) add(seq store.Seq, r *rows.Updates) error {
+	u.open, u.updated = true, r.Updated
+	if u.x.query.Type == "AuditEvent" {
+		rows, err := r.Events(seq)
+		u.docs = append(u.docs, rows...)
+		return err
+	}
+	ns, err := r.Changes()
+	if err != nil {
+		return err
+	}
+	if u.changes == nil {
+		if u.changes, err = u.x.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableChange},
+			UpperBound: []byte{keys.TableChange + 1}}); err != nil {
+			return err
+		}
+	}
+	for _, n := range ns {
+		if err := u.x.step(); err != nil {
+			return err
+		}
+		k := keys.ChangeKey(seq, n)
+		if !u.changes.SeekGE(k) || !bytes.Equal(u.changes.Key(), k) {
+			if err := u.changes.Error(); err != nil {
+				return err
+			}
+			return fault.ErrRow
+		}
+		if err := u.entry(seq, u.changes.Value()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *unit) entry(seq store.Seq, v []byte) error {
+	if rows.IsSeriesChange(v) {
+		e, err := rows.DecodeSeriesChange(v)
+		if err == nil {
+			u.runs = append(u.runs, writtenRun{seq, e})
+		}
+		return err
+	}
+	e, err := rows.DecodeChange(v)
+	if err != nil || e.Type != u.x.query.Type {
+		return errors.Join(err, wrongType(e.Type != u.x.query.Type))
+	}
+	if !e.Deleted {
+		u.docs = append(u.docs, keys.Row{Location: e.Location, Type: e.Type, ID: e.ID, Seq: seq})
+	}
+	return nil
+}
+
+func wrongType(wrong bool) error {
+	if wrong {
+		return fault.ErrRow
+	}
+	return nil
+}
+
+// give gives out the matches of the unit behind from, by id, and empties it.
+func (u *unit) give(from *updatePoint) (more bool, err error) {
+	f, after := u.x, ""
+	if from != nil && from.updated == u.updated {
+		after = from.id
+	}
+	docs := u.docs
+	var walks []*tier.Walk
+	defer func() {
+		for _, w := range walks {
+			fault.Close(fault.CloseFunc(w.Close), &err)
+		}
+	}()
+	for _, r := range u.runs {
+		ser, err := f.snap.Tier.Series(f.snap.Reader, &r.e.Location, r.e.Series)
+		if err != nil {
+			return false, err
+		}
+		if f.excludes(ser) {
+			continue
+		}
+		moved, err := f.snap.Moved(ser, r.t, r.e.First, r.e.Last)
+		if err != nil {
+			return false, err
+		}
+		for _, m := range moved {
+			docs = append(docs, m.Row)
+		}
+		if f.documentsOnly {
+			continue
+		}
+		w, err := f.written(ser, &r, after)
+		walks = append(walks, w)
+		if err != nil {
+			return false, err
+		}
+	}
+	u.open, u.docs, u.runs = false, u.docs[:0], u.runs[:0]
+	slices.SortFunc(docs, func(a, b keys.Row) int { return strings.Compare(a.ID, b.ID) })
+	return f.mergeUnit(docs, walks, after)
+}
+
+// written walks the samples that a commit wrote of a series, behind an id.
+func (f *finder) written(ser *tier.Series, r *writtenRun, after string) (*tier.Walk, error) {
+	w := f.snap.Walk(ser, r.t, false)
+	w.Only = r.t
+	w.Skip = func(h *series.Header) bool { return store.Seq(h.MaxT) < r.t }
+	lo, hi := tier.Micros(f.dates(ser.Bucket))
+	lo, hi = max(lo, r.e.First), min(hi, r.e.Last+1)
+	if k, ok := series.ParseID(after); ok {
+		switch bytes.Compare(ser.Template.Identity[:], k.Identity[:]) {
+		case -1:
+			hi = lo
+		case 0:
+			lo = max(lo, k.Start)
+		}
+	}
+	return w, w.SeekRange(lo, hi)
+}
+
+// mergeUnit merges rows, sorted by id, and walks of samples.
+func (f *finder) mergeUnit(docs []keys.Row, walks []*tier.Walk, after string) (more bool, err error) {
+	ids := make([]string, len(walks))
+	stand := func(i int) {
+		if ids[i] = ""; walks[i].Valid() {
+			s := walks[i].Sample()
+			k := walks[i].Series.Template.Key(&s)
+			ids[i] = k.ID()
+		}
+	}
+	for i := range walks {
+		stand(i)
+	}
+	for {
+		if err := f.step(); err != nil {
+			return false, err
+		}
+		best := -1
+		for i := range ids {
+			if ids[i] != "" && (best < 0 || ids[i] < ids[best]) {
+				best = i
+			}
+		}
+		if best < 0 && len(docs) == 0 {
+			return true, nil
+		}
+		var m *snapshot.Match
+		if best < 0 || len(docs) > 0 && docs[0].ID < ids[best] {
+			r := docs[0]
+			docs = docs[1:]
+			if r.ID <= after {
+				continue
+			}
+			if m, err = f.visibleRow(r); err != nil {
+				return false, err
+			}
+			if m == nil || !f.accept(m) {
+				continue
+			}
+		} else {
+			w, s, id := walks[best], walks[best].Sample(), ids[best]
+			if fits := id > after && f.matchesSample(w.Series, &s); fits {
+				if m = snapshot.NewSample(w.Series, &s); !f.filter.Allow(&m.Facts) {
+					m = nil
+				}
+			}
+			if err := w.Next(); err != nil {
+				return false, err
+			}
+			if stand(best); m == nil {
+				continue
+			}
+		}
+		if !f.emit(m, updatedPos(m)) {
+			return false, nil
+		}
+	}
+}
+
+// visibleRow reads a document, nil when the snapshot does not see it.
+func (f *finder) visibleRow(r keys.Row) (*snapshot.Match, error) {
+	m, err := f.snap.FetchRow(r)
+	if err != nil || r.Seq > f.at || m.Document.EndSeq != 0 && m.Document.EndSeq <= f.at {
+		return nil, err
+	}
+	return m, nil
+}

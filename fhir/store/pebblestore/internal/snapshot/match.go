@@ -1,0 +1,103 @@
+package snapshot
+
+import (
+	"pulsegate/fhir"
+	"pulsegate/fhir/access"
+	"pulsegate/fhir/search"
+	"pulsegate/fhir/series"
+	"pulsegate/fhir/store"
+	"pulsegate/fhir/store/pebblestore/internal/keys"
+	"pulsegate/fhir/store/pebblestore/internal/rows"
+	"pulsegate/fhir/store/pebblestore/internal/tier"
+)
+
+// view of one document with its index values, extracted at most once.
+type Match struct {
+	Document rows.Document // of a sample, json is nil until body
+	Row      keys.Row
+	Values   *search.Values
+	Facts    access.Facts
+	Series   *tier.Series // of a sample; nil for a document
+	Sample   series.Sample
+}
+
+// body is the stamped JSON.
+func (m *Match) Body() []byte {
+	if m.Series != nil && m.Document.JSON == nil {
+		m.Document.JSON = m.Series.Template.Append(make([]byte, 0, m.Series.Size), &m.Sample)
+	}
+	return m.Document.JSON
+}
+
+// again is the same version for another reader, who extracts its index values
+// anew when asked for them.
+func (m *Match) Clone() *Match {
+	m.Body()
+	x := *m
+	x.Values, x.Facts.Tokens = nil, x.tokens
+	return &x
+}
+
+// resource is what callers get.
+func (m *Match) Resource() fhir.Resource {
+	m.Body()
+	return m.Document.Resource(m.Row.Type, m.Row.ID)
+}
+
+func NewMatch(r keys.Row, d rows.Document) *Match {
+	m := &Match{}
+	m.Facts.Tokens = m.tokens
+	m.Set(r, d)
+	return m
+}
+
+// set makes m the match of another document.
+func (m *Match) Set(r keys.Row, d rows.Document) {
+	m.Document, m.Row, m.Values = d, r, nil
+	m.Facts = access.Facts{Type: r.Type, ID: r.ID, Patient: r.Patient, Vendor: d.Vendor, Author: d.Author,
+		Categories: d.Categories, Tokens: m.Facts.Tokens}
+}
+
+// index returns the values; a document that cannot be read has none, so that
+// it matches nothing and no granular scope covers it.
+func (m *Match) Index() *search.Values {
+	if m.Values == nil {
+		v, err := search.Extract(m.Row.Type, m.Body())
+		if err != nil {
+			v = &search.Values{}
+		}
+		m.Values = v
+	}
+	return m.Values
+}
+
+func (m *Match) tokens(param string) []access.Token {
+	return Tokens(m.Index(), param)
+}
+
+func Tokens(v *search.Values, param string) []access.Token {
+	vals := v.ByParam[param]
+	out := make([]access.Token, 0, len(vals))
+	for i := range vals {
+		x := &vals[i]
+		switch {
+		case x.RefType != "":
+			out = append(out, access.Token{Code: x.RefType + "/" + x.RefID})
+		case x.Code != "" || x.System != "":
+			out = append(out, access.Token{System: x.System, Code: x.Code})
+		}
+	}
+	return out
+}
+
+// newSample is the match of a sample.
+func NewSample(ser *tier.Series, s *series.Sample) *Match {
+	k := ser.Template.Key(s)
+	m := &Match{Series: ser, Sample: *s}
+	m.Row = keys.Row{Location: ser.Location, Type: "Observation", ID: k.ID(), Seq: store.Seq(s.Commit.T)}
+	m.Row.Start = keys.FloorMS(s.Start)
+	m.Document = rows.Document{Version: 1, Updated: s.Commit.Updated, Vendor: ser.Template.Vendor, Categories: ser.Template.Categories}
+	m.Facts = ser.Facts()
+	m.Facts.ID, m.Facts.Tokens = m.Row.ID, m.tokens
+	return m
+}

@@ -1,0 +1,32 @@
+package tier
+
+import (
+	"sync"
+
+	"pulsegate/fhir/series"
+)
+
+// tier reads and encodes the samples of a store.
+type Tier struct {
+	codec   *series.Codec
+	series  *seriesCache
+	decoded decodedBlocks
+	spare   sync.Pool // of *series.Columns
+}
+
+func New() (*Tier, error) {
+	codec, err := series.NewCodec()
+	if err != nil {
+		return nil, err
+	}
+	return &Tier{codec: codec, series: newSeriesCache()}, nil
+}
+
+// encode appends the bytes of a block.
+func (t *Tier) Encode(cols *series.Columns) ([]byte, error) { return t.codec.Encode(nil, cols) }
+
+// release gives back what columns returned.
+func (t *Tier) Release(c *series.Columns) { t.spare.Put(c) }
+
+// ofTemplate returns the series of a writer's template.
+func (t *Tier) OfTemplate(tpl *series.Template) (*Series, error) { return t.series.ofTemplate(tpl) }
