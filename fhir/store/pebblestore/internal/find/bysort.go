@@ -1,9 +1,7 @@
 package find
 
 import (
-	"cmp"
 	"encoding/json"
-	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -14,56 +12,6 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/sorted"
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
-
-// sorted gives out the matches in an order that no rows have: all of them are
-// collected and sorted once, and the result is kept for the pages to come.
-func (f *finder) sorted(sort []search.SortKey, after []byte) error {
-	var from *sorted.Position
-	if len(after) > 0 {
-		from = &sorted.Position{}
-		if after[0] != posSort || json.Unmarshal(after[1:], from) != nil || len(from.Keys) != len(sort) {
-			return errPos(f.op)
-		}
-	}
-	id := sorted.ResultID(f.owner, f.query, sort, f.at)
-	r := f.searcher.Results.Take(id)
-	if r == nil {
-		var err error
-		if r, err = f.sort(sort); err != nil {
-			return err
-		}
-		f.searcher.Results.Keep(id, f.owner, r)
-	}
-	defer f.searcher.Results.Release(r)
-	return f.giveSorted(r, sort, from)
-}
-
-// sort collects the sort keys and ids of all matches into a result.
-func (f *finder) sort(sort []search.SortKey) (r *sorted.Result, err error) {
-	keys, err := newKeyer(f.query.Type, sort)
-	if err != nil {
-		return nil, err
-	}
-	w := f.searcher.Results.Writer(sort)
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, w.Abandon())
-		}
-	}()
-	y := *f
-	y.passing = true // keys are copied
-	var failed error
-	y.emit = func(m *snapshot.Match, _ []byte) bool {
-		failed = w.Add(&sorted.Position{Keys: keys.of(m), ID: strings.Clone(m.Row.ID)})
-		return failed == nil
-	}
-	err = y.run(nil, nil)
-	f.steps = y.steps
-	if err = cmp.Or(failed, err); err != nil {
-		return nil, err
-	}
-	return w.Finish(f.ctx)
-}
 
 // giveSorted gives out the matches behind from.
 func (f *finder) giveSorted(r *sorted.Result, sort []search.SortKey, from *sorted.Position) error {

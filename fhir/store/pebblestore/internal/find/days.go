@@ -35,16 +35,16 @@ func (f *finder) days(desc bool, after []byte) (err error) {
 	if few, err := f.fewUpdates(); err != nil || few {
 		return cmp.Or(err, f.fewDated(desc, phase, from))
 	}
-	f.idle = &idle{x: f}
-	defer func() { fault.Close(fault.CloseFunc(f.idle.close), &err) }()
+	free := &idle{reader: f.snap.Reader}
+	defer func() { fault.Close(fault.CloseFunc(free.close), &err) }()
 	if phase == 0 {
-		more, err := f.datedDays(desc, from)
+		more, err := f.datedDays(free, desc, from)
 		if err != nil || !more {
 			return err
 		}
 		from = nil
 	}
-	return f.undated(from)
+	return f.undated(free, from)
 }
 
 // fewDated gives out the matches in order of date where a bound on lastUpdated
@@ -87,7 +87,7 @@ func (f *finder) fewDated(desc bool, phase int, from *sortPoint) error {
 	return nil
 }
 
-func (f *finder) datedDays(desc bool, from *sortPoint) (more bool, err error) {
+func (f *finder) datedDays(free *idle, desc bool, from *sortPoint) (more bool, err error) {
 	var walks []*dayWalk
 	defer func() {
 		for _, w := range walks {
@@ -125,7 +125,7 @@ func (f *finder) datedDays(desc bool, from *sortPoint) (more bool, err error) {
 				return false, err
 			}
 		}
-		if more, err := f.oneDay(day, runs, desc, from); err != nil || !more {
+		if more, err := f.oneDay(free, day, runs, desc, from); err != nil || !more {
 			return false, err
 		}
 	}
@@ -238,7 +238,7 @@ func (f *finder) dayRuns(it *pebble.Iterator, key []byte, bucket byte, out []day
 }
 
 // oneDay gives out what begins on a day, slot by slot.
-func (f *finder) oneDay(day int64, runs []dayRun, desc bool, from *sortPoint) (more bool, err error) {
+func (f *finder) oneDay(free *idle, day int64, runs []dayRun, desc bool, from *sortPoint) (more bool, err error) {
 	var any rows.Slots
 	for i := range runs {
 		any.Or(&runs[i].bits.Documents)
@@ -262,7 +262,7 @@ func (f *finder) oneDay(day int64, runs []dayRun, desc bool, from *sortPoint) (m
 				here = append(here, r)
 			}
 		}
-		c := &collector{x: f, most: f.searcher.bounds.DayBatch, lo: lo, hi: hi, slot: slot, desc: desc, from: from}
+		c := &collector{merger: merger{finder: f}, free: free, most: f.searcher.bounds.DayBatch, lo: lo, hi: hi, slot: slot, desc: desc, from: from}
 		if more, err := c.give(here); err != nil || !more {
 			return false, err
 		}
@@ -271,7 +271,7 @@ func (f *finder) oneDay(day int64, runs []dayRun, desc bool, from *sortPoint) (m
 }
 
 // undated gives out what has no time, by id.
-func (f *finder) undated(from *sortPoint) (err error) {
+func (f *finder) undated(free *idle, from *sortPoint) (err error) {
 	pre := keys.DayPrefix(f.query.Type, keys.BucketUndated)
 	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
 	if err != nil {
@@ -282,7 +282,7 @@ func (f *finder) undated(from *sortPoint) (err error) {
 	if err != nil {
 		return err
 	}
-	c := &collector{x: f, most: f.searcher.bounds.DayBatch, phase: 1, lo: math.MinInt64, hi: math.MaxInt64, from: from}
+	c := &collector{merger: merger{finder: f}, free: free, most: f.searcher.bounds.DayBatch, phase: 1, lo: math.MinInt64, hi: math.MaxInt64, from: from}
 	_, err = c.give(runs)
 	return err
 }
@@ -291,7 +291,8 @@ func (f *finder) undated(from *sortPoint) (err error) {
 // bounds.dayBatch of them at a time: when there are more, it collects again behind
 // the last one given out.
 type collector struct {
-	x      *finder
+	merger
+	free   *idle // an iterator of a run without rows
 	most   int
 	phase  byte
 	lo, hi int64 // start
@@ -305,9 +306,9 @@ type collector struct {
 // dated is a row in order of time.
 type dated struct {
 	sortPoint
-	row keys.Row
-	in  *tier.Series // of a sample
-	smp series.Sample
+	row    keys.Row
+	series *tier.Series // of a sample; nil for a document
+	sample series.Sample
 }
 
 func (c *collector) order(a, b sortPoint) int {
@@ -328,11 +329,11 @@ func (c *collector) give(runs []dayRun) (more bool, err error) {
 		c.trim()
 		for i := range c.held {
 			h := &c.held[i]
-			m, err := c.x.again(h.row, h.in, &h.smp)
+			m, err := c.again(h.row, h.series, &h.sample)
 			if err != nil {
 				return false, err
 			}
-			if c.x.accept(m) && !c.x.emit(m, mergePos(c.phase, h.sortPoint)) {
+			if c.accept(m) && !c.emit(m, mergePos(c.phase, h.sortPoint)) {
 				return false, nil
 			}
 		}
@@ -370,7 +371,7 @@ func (c *collector) trim() {
 
 // collect adds the rows of a run.
 func (c *collector) collect(r *dayRun) error {
-	c.x.patient = r.patient
+	c.patient = r.patient
 	if c.phase == 1 || r.bits.Documents.Has(c.slot) {
 		if err := c.documents(r); err != nil {
 			return err
@@ -383,7 +384,7 @@ func (c *collector) collect(r *dayRun) error {
 }
 
 func (c *collector) documents(r *dayRun) (err error) {
-	s, err := c.x.openWithin(c.x.idle, r.run, c.desc, c.from, c.lo, c.hi)
+	s, err := c.openWithin(c.free, r.run, c.desc, c.from, c.lo, c.hi)
 	if err != nil || s == nil {
 		return err
 	}
@@ -392,13 +393,13 @@ func (c *collector) documents(r *dayRun) (err error) {
 			fault.Close(s.it, &err)
 			return
 		}
-		err = c.x.idle.give(s.it)
+		err = c.free.give(s.it)
 	}()
 	for s.ok {
-		if err := c.x.step(); err != nil {
+		if err := c.step(); err != nil {
 			return err
 		}
-		if val := s.it.Value(); rows.Visible(val, s.row.Seq, c.x.at) {
+		if val := s.it.Value(); rows.Visible(val, s.row.Seq, c.at) {
 			h := dated{sortPoint: s.at(), row: s.row}
 			if s.table == keys.TableCode && copy(h.row.Code[:], val[8:]) != 8 {
 				return fault.ErrRow
@@ -419,7 +420,7 @@ func (c *collector) samples(r *dayRun) (err error) {
 	if from != nil && (from.start < c.lo || from.start >= c.hi) {
 		from = nil
 	}
-	sources, err := c.x.openSeriesWithin(c.x.idle, nil, r.run, c.desc, from, c.lo, c.hi)
+	sources, err := c.openSeriesWithin(c.free, nil, r.run, c.desc, from, c.lo, c.hi)
 	defer func() {
 		for _, s := range sources {
 			err = errors.Join(err, s.close())
@@ -430,11 +431,11 @@ func (c *collector) samples(r *dayRun) (err error) {
 	}
 	for _, s := range sources {
 		for ; s.ok; s.stand() {
-			if err := c.x.step(); err != nil {
+			if err := c.step(); err != nil {
 				return err
 			}
 			smp := s.samples.Sample()
-			if c.x.matchesSample(s.samples.Series, &smp) && !c.add(dated{sortPoint: s.at(), row: s.row, in: s.samples.Series, smp: smp}) {
+			if c.matchesSample(s.samples.Series, &smp) && !c.add(dated{sortPoint: s.at(), row: s.row, series: s.samples.Series, sample: smp}) {
 				break
 			}
 			if err := s.samples.Next(); err != nil {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore/internal/fault"
@@ -36,7 +35,7 @@ type cursor struct {
 type sortPoint struct {
 	start int64
 	id    string
-	t     store.Seq
+	seq   store.Seq
 }
 
 func (w sortPoint) compare(o sortPoint) int {
@@ -46,7 +45,7 @@ func (w sortPoint) compare(o sortPoint) int {
 	if c := strings.Compare(w.id, o.id); c != 0 {
 		return c
 	}
-	return cmp.Compare(w.t, o.t)
+	return cmp.Compare(w.seq, o.seq)
 }
 
 func (s *cursor) at() sortPoint { return sortPoint{s.row.Start, s.row.ID, s.row.Seq} }
@@ -104,19 +103,28 @@ func (s *cursor) move(desc bool) error {
 	return s.settle(s.it.Next())
 }
 
+// merger merges the rows of one patient's code clusters in order of date.
+type merger struct {
+	*finder
+	patient string
+	// others are the rows, of a type whose resources may name several patients,
+	// that lie in the clusters of other patients.
+	others []keys.Row
+}
+
 // merge walks a patient's code clusters (nil: all of them) in order of date;
 // the undated come last, in order of id.
-func (f *finder) merge(codes [][8]byte, desc bool, after []byte) error {
-	phase, from, err := takeMergePos(f.op, after)
+func (mr *merger) merge(codes [][8]byte, desc bool, after []byte) error {
+	phase, from, err := takeMergePos(mr.op, after)
 	if err != nil {
 		return err
 	}
-	runs, err := f.runs(codes)
+	runs, err := mr.runs(codes)
 	if err != nil {
 		return err
 	}
 	for ; phase < 2; phase++ {
-		more, err := f.mergePhase(runs, byte(phase), desc && phase == 0, from)
+		more, err := mr.mergePhase(runs, byte(phase), desc && phase == 0, from)
 		if err != nil || !more {
 			return err
 		}
@@ -134,7 +142,7 @@ func takeMergePos(op string, after []byte) (phase int, from *sortPoint, err erro
 	}
 	from = &sortPoint{
 		start: keys.Unsortable(binary.BigEndian.Uint64(after[2:])),
-		t:     store.Seq(binary.BigEndian.Uint64(after[10:])),
+		seq:   store.Seq(binary.BigEndian.Uint64(after[10:])),
 		id:    string(after[18:]),
 	}
 	return int(after[1]), from, nil
@@ -142,7 +150,7 @@ func takeMergePos(op string, after []byte) (phase int, from *sortPoint, err erro
 
 func mergePos(phase byte, w sortPoint) []byte {
 	b := keys.AppendUint64([]byte{posMerge, phase}, keys.Sortable(w.start))
-	return append(keys.AppendUint64(b, uint64(w.t)), w.id...)
+	return append(keys.AppendUint64(b, uint64(w.seq)), w.id...)
 }
 
 // run is one code and bucket of one table: its rows lie in order of time.
@@ -155,7 +163,7 @@ type run struct {
 // runs are the runs of the wanted codes, under their own cluster and as other
 // codings; of all codes (nil) those that the patient has, where each document
 // lies once.
-func (f *finder) runs(codes [][8]byte) (out []run, err error) {
+func (mr *merger) runs(codes [][8]byte) (out []run, err error) {
 	for _, c := range codes {
 		for b := byte(keys.BucketInstant); b <= keys.BucketUndated; b++ {
 			out = append(out, run{keys.TableDocument, c, b}, run{keys.TableCode, c, b})
@@ -164,16 +172,16 @@ func (f *finder) runs(codes [][8]byte) (out []run, err error) {
 	if codes != nil {
 		return out, nil
 	}
-	if out, err = f.documentRuns(); err != nil {
+	if out, err = mr.documentRuns(); err != nil {
 		return nil, err
 	}
-	return f.seriesRuns(out)
+	return mr.seriesRuns(out)
 }
 
 // documentRuns are the runs of all documents that a patient has.
-func (f *finder) documentRuns() (out []run, err error) {
-	pre := keys.Cluster(keys.TableDocument, f.patient, f.query.Type)
-	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
+func (mr *merger) documentRuns() (out []run, err error) {
+	pre := keys.Cluster(keys.TableDocument, mr.patient, mr.query.Type)
+	it, err := mr.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
 	if err != nil {
 		return nil, err
 	}
@@ -196,12 +204,12 @@ func (f *finder) documentRuns() (out []run, err error) {
 }
 
 // seriesRuns adds the runs in which a patient has nothing but samples.
-func (f *finder) seriesRuns(out []run) (_ []run, err error) {
-	if f.query.Type != "Observation" {
+func (mr *merger) seriesRuns(out []run) (_ []run, err error) {
+	if mr.query.Type != "Observation" {
 		return out, nil
 	}
-	pre := keys.Cluster(keys.TableSeries, f.patient, f.query.Type)
-	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
+	pre := keys.Cluster(keys.TableSeries, mr.patient, mr.query.Type)
+	it, err := mr.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
 	if err != nil {
 		return nil, err
 	}
@@ -223,8 +231,8 @@ func (f *finder) seriesRuns(out []run) (_ []run, err error) {
 // idle is an iterator that has found nothing: to be used again, for most runs
 // are empty and to make an iterator costs more than to move it.
 type idle struct {
-	x  *finder
-	it *pebble.Iterator
+	reader pebble.Reader
+	it     *pebble.Iterator
 }
 
 func (i *idle) take(lower, upper []byte) (*pebble.Iterator, error) {
@@ -233,7 +241,7 @@ func (i *idle) take(lower, upper []byte) (*pebble.Iterator, error) {
 		it.SetBounds(lower, upper)
 		return it, nil
 	}
-	return i.x.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	return i.reader.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 }
 
 // give takes an iterator back, which has no error.
@@ -253,22 +261,22 @@ func (i *idle) close() error {
 }
 
 // openSeries adds the series of a run.
-func (f *finder) openSeries(free *idle, sources []*cursor, r run, desc bool, from *sortPoint) (_ []*cursor, err error) {
-	return f.openSeriesWithin(free, sources, r, desc, from, math.MinInt64, math.MaxInt64)
+func (mr *merger) openSeries(free *idle, sources []*cursor, r run, desc bool, from *sortPoint) (_ []*cursor, err error) {
+	return mr.openSeriesWithin(free, sources, r, desc, from, math.MinInt64, math.MaxInt64)
 }
 
 // openSeriesWithin adds the series of a run, from their samples that begin
 // within [lo, hi).
-func (f *finder) openSeriesWithin(free *idle, sources []*cursor, r run, desc bool, from *sortPoint, lo,
+func (mr *merger) openSeriesWithin(free *idle, sources []*cursor, r run, desc bool, from *sortPoint, lo,
 	hi int64) (_ []*cursor, err error) {
-	if f.query.Type != "Observation" || r.bucket == keys.BucketUndated || f.documentsOnly {
+	if mr.query.Type != "Observation" || r.bucket == keys.BucketUndated || mr.documentsOnly {
 		return sources, nil
 	}
 	reg := byte(keys.TableSeries)
 	if r.table == keys.TableCode {
 		reg = keys.TableOtherSeries
 	}
-	pre := append(append(keys.Cluster(reg, f.patient, f.query.Type), r.code[:]...), r.bucket)
+	pre := append(append(keys.Cluster(reg, mr.patient, mr.query.Type), r.code[:]...), r.bucket)
 	it, err := free.take(pre, keys.PrefixEnd(pre))
 	if err != nil {
 		return sources, err
@@ -286,16 +294,16 @@ func (f *finder) openSeriesWithin(free *idle, sources []*cursor, r run, desc boo
 		if len(it.Key()) != len(pre)+copy(id[:], it.Key()[len(pre):]) {
 			return sources, fault.ErrRow
 		}
-		ser, err := f.snap.Tier.SeriesAt(f.snap.Reader, reg, it.Value(), id)
+		ser, err := mr.snap.Tier.SeriesAt(mr.snap.Reader, reg, it.Value(), id)
 		if err != nil {
 			return sources, err
 		}
-		if f.excludes(ser) {
+		if mr.excludes(ser) {
 			continue
 		}
-		s := &cursor{samples: f.walk(ser, desc)}
+		s := &cursor{samples: mr.walk(ser, desc)}
 		sources = append(sources, s) // closed with the others
-		if err := f.seekSource(s, r.bucket, desc, from, lo, hi); err != nil {
+		if err := mr.seekSource(s, r.bucket, desc, from, lo, hi); err != nil {
 			return sources, err
 		}
 	}
@@ -328,30 +336,30 @@ func (f *finder) seekSource(s *cursor, bucket byte, desc bool, from *sortPoint, 
 }
 
 // mergePhase merges the dated runs (phase 0) or the undated ones (phase 1).
-func (f *finder) mergePhase(runs []run, phase byte, desc bool, from *sortPoint) (more bool, err error) {
+func (mr *merger) mergePhase(runs []run, phase byte, desc bool, from *sortPoint) (more bool, err error) {
 	var sources []*cursor
-	free := &idle{x: f}
+	free := &idle{reader: mr.snap.Reader}
 	defer func() {
 		for _, s := range sources {
 			fault.Close(fault.CloseFunc(s.close), &err)
 		}
 		fault.Close(fault.CloseFunc(free.close), &err)
 	}()
-	if s := f.listed(phase, desc, from); s != nil {
+	if s := mr.listed(phase, desc, from); s != nil {
 		sources = append(sources, s)
 	}
 	for _, r := range runs {
 		if (r.bucket == keys.BucketUndated) != (phase == 1) {
 			continue
 		}
-		s, err := f.open(free, r, desc, from)
+		s, err := mr.open(free, r, desc, from)
 		if err != nil {
 			return false, err
 		}
 		if s != nil {
 			sources = append(sources, s)
 		}
-		if sources, err = f.openSeries(free, sources, r, desc, from); err != nil {
+		if sources, err = mr.openSeries(free, sources, r, desc, from); err != nil {
 			return false, err
 		}
 	}
@@ -373,7 +381,7 @@ func (f *finder) mergePhase(runs []run, phase byte, desc bool, from *sortPoint) 
 			return true, nil
 		}
 		w := best.at()
-		if more, err := f.offer(best, phase, w); err != nil || !more {
+		if more, err := mr.offer(best, phase, w); err != nil || !more {
 			return false, err
 		}
 		for _, s := range sources {
@@ -386,32 +394,32 @@ func (f *finder) mergePhase(runs []run, phase byte, desc bool, from *sortPoint) 
 	}
 }
 
-func (f *finder) offer(s *cursor, phase byte, w sortPoint) (more bool, err error) {
-	if err := f.step(); err != nil {
+func (mr *merger) offer(s *cursor, phase byte, w sortPoint) (more bool, err error) {
+	if err := mr.step(); err != nil {
 		return false, err
 	}
 	if s.samples != nil {
 		smp := s.samples.Sample()
-		if !f.matchesSample(s.samples.Series, &smp) {
+		if !mr.matchesSample(s.samples.Series, &smp) {
 			return true, nil
 		}
 		m := snapshot.NewSample(s.samples.Series, &smp)
-		return !f.filter.Allow(&m.Facts) || f.emit(m, mergePos(phase, w)), nil
+		return !mr.filter.Allow(&m.Facts) || mr.emit(m, mergePos(phase, w)), nil
 	}
 	if s.it == nil {
-		m, err := f.snap.FetchRow(s.row)
+		m, err := mr.snap.FetchRow(s.row)
 		if err != nil {
 			return false, err
 		}
-		return !f.accept(m) || f.emit(m, mergePos(phase, w)), nil
+		return !mr.accept(m) || mr.emit(m, mergePos(phase, w)), nil
 	}
 	val := s.it.Value()
-	if !rows.Visible(val, s.row.Seq, f.at) {
+	if !rows.Visible(val, s.row.Seq, mr.at) {
 		return true, nil
 	}
 	var m *snapshot.Match
 	if s.table == keys.TableDocument {
-		d, err := f.snap.Templates.Document(f.snap.Reader, &f.recent, s.row.Type, s.row.ID, val)
+		d, err := mr.snap.Templates.Document(mr.snap.Reader, &mr.recent, s.row.Type, s.row.ID, val)
 		if err != nil {
 			return false, err
 		}
@@ -421,26 +429,26 @@ func (f *finder) offer(s *cursor, phase byte, w sortPoint) (more bool, err error
 		if copy(r.Code[:], val[8:]) != 8 {
 			return false, fault.ErrRow
 		}
-		if m, err = f.snap.FetchRow(r); err != nil {
+		if m, err = mr.snap.FetchRow(r); err != nil {
 			return false, err
 		}
 	}
-	return !f.accept(m) || f.emit(m, mergePos(phase, w)), nil
+	return !mr.accept(m) || mr.emit(m, mergePos(phase, w)), nil
 }
 
 // open starts a source, nil when it is empty.
-func (f *finder) open(free *idle, r run, desc bool, from *sortPoint) (*cursor, error) {
-	return f.openWithin(free, r, desc, from, math.MinInt64, math.MaxInt64)
+func (mr *merger) open(free *idle, r run, desc bool, from *sortPoint) (*cursor, error) {
+	return mr.openWithin(free, r, desc, from, math.MinInt64, math.MaxInt64)
 }
 
 // openWithin starts a source of rows that begin within [first, end), nil when
 // it is empty.
-func (f *finder) openWithin(free *idle, r run, desc bool, from *sortPoint, first, end int64) (*cursor, error) {
-	base := keys.Cluster(r.table, f.patient, f.query.Type)
-	s := &cursor{table: r.table, skip: len(base), row: keys.Row{Location: keys.Location{Patient: f.patient}, Type: f.query.Type}}
+func (mr *merger) openWithin(free *idle, r run, desc bool, from *sortPoint, first, end int64) (*cursor, error) {
+	base := keys.Cluster(r.table, mr.patient, mr.query.Type)
+	s := &cursor{table: r.table, skip: len(base), row: keys.Row{Location: keys.Location{Patient: mr.patient}, Type: mr.query.Type}}
 	pre := append(append(slices.Clone(base), r.code[:]...), r.bucket)
 	lower, upper := pre, keys.PrefixEnd(pre)
-	lo, hi := f.dates(r.bucket)
+	lo, hi := mr.dates(r.bucket)
 	lo, hi = max(lo, first), min(hi, end)
 	if lo > math.MinInt64 {
 		lower = keys.AppendUint64(slices.Clone(pre), keys.Sortable(lo))
@@ -449,7 +457,7 @@ func (f *finder) openWithin(free *idle, r run, desc bool, from *sortPoint, first
 		upper = keys.AppendUint64(slices.Clone(pre), keys.Sortable(hi))
 	}
 	if from != nil {
-		k := keys.AppendUint64(keys.AppendString(keys.AppendUint64(slices.Clone(pre), keys.Sortable(from.start)), from.id), uint64(from.t))
+		k := keys.AppendUint64(keys.AppendString(keys.AppendUint64(slices.Clone(pre), keys.Sortable(from.start)), from.id), uint64(from.seq))
 		if desc {
 			if bytes.Compare(k, upper) < 0 {
 				upper = k
@@ -480,76 +488,4 @@ func (f *finder) openWithin(free *idle, r run, desc bool, from *sortPoint, first
 		return nil, free.give(it)
 	}
 	return s, nil
-}
-
-// dates narrows the start [lo, hi) of documents that can satisfy the query's
-// date clauses. An end lies at most the bucket's slack behind the start; in
-// the long bucket nothing bounds the start from below.
-func (f *finder) dates(bucket byte) (lo, hi int64) {
-	if bucket == keys.BucketUndated || keys.DateParam(f.query.Type) == "" {
-		return math.MinInt64, math.MaxInt64
-	}
-	slack, bounded := keys.Slack(bucket)
-	if lo, hi = f.bounds(keys.DateParam(f.query.Type), slack); !bounded {
-		lo = math.MinInt64
-	}
-	return lo, hi
-}
-
-// bounds narrows the start [lo, hi) of intervals of at most slack that can
-// satisfy the query's clauses on a date parameter.
-func (f *finder) bounds(param string, slack int64) (lo, hi int64) {
-	lo, hi = math.MinInt64, math.MaxInt64
-	for i := range f.query.Clauses {
-		c := &f.query.Clauses[i]
-		if c.Param.Code != param || c.Modifier != search.NoModifier || len(c.Values) == 0 {
-			continue
-		}
-		cl, ch := int64(math.MaxInt64), int64(math.MinInt64)
-		for j := range c.Values {
-			l, h := startOf(&c.Values[j], slack)
-			cl, ch = min(cl, l), max(ch, h)
-		}
-		lo, hi = max(lo, cl), min(hi, ch)
-	}
-	return lo, hi
-}
-
-// startOf bounds the start of a document that lasts at most slack and satisfies
-// one value.
-func startOf(v *search.Value, slack int64) (lo, hi int64) {
-	lo, hi = math.MinInt64, math.MaxInt64
-	switch v.Prefix {
-	case search.EQ:
-		return v.Lo, above(v.Hi)
-	case search.GT:
-		return before(v.Hi, slack), hi
-	case search.GE:
-		return min(v.Lo, before(v.Hi, slack)), hi
-	case search.LT:
-		return lo, above(v.Lo)
-	case search.LE:
-		return lo, above(v.Hi)
-	case search.SA:
-		return v.Hi, hi
-	case search.EB:
-		return lo, above(v.Lo)
-	case search.AP:
-		return before(v.Lo, slack), above(v.Hi)
-	}
-	return lo, hi
-}
-
-func before(ms, slack int64) int64 {
-	if ms < math.MinInt64+slack {
-		return math.MinInt64
-	}
-	return ms - slack
-}
-
-func above(ms int64) int64 {
-	if ms == math.MaxInt64 {
-		return ms
-	}
-	return ms + 1
 }

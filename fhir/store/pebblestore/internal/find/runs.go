@@ -32,7 +32,8 @@ func (s *Searcher) columnar(ctx context.Context, op string, snap *snapshot.Snaps
 	if err != nil {
 		return err
 	}
-	f := &finder{ctx: ctx, op: op, searcher: s, snap: snap, at: at, query: req.Query, sel: sel, filter: req.Filter, documentsOnly: true}
+	f := &finder{searcher: s, evaluator: evaluator{query: req.Query, sel: sel},
+		request: request{ctx: ctx, op: op, snap: snap, at: at, filter: req.Filter, documentsOnly: true}}
 	if more, err := docs(f); err != nil || !more {
 		return fault.Wrap(op, err)
 	}
@@ -95,7 +96,8 @@ func (s *Searcher) FindNewest(ctx context.Context, op string, snap *snapshot.Sna
 		if idsOf(req.Query) != nil {
 			return f.allDocuments(give)
 		}
-		return f.newestDocuments(n, give)
+		nf := &newestFinder{merger: f.merger()}
+		return nf.find(n, give)
 	}
 	return s.columnar(ctx, op, snap, req, docs, func(f *finder, ser *tier.Series) (more bool, err error) {
 		w := f.walk(ser, true)

@@ -4,21 +4,11 @@ import (
 	"context"
 
 	"pulsegate/fhir/search"
-	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore/internal/fault"
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 	"pulsegate/fhir/store/pebblestore/internal/snapshot"
-	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
-
-// again reads a match that was met before.
-func (f *finder) again(r keys.Row, ser *tier.Series, s *series.Sample) (*snapshot.Match, error) {
-	if ser != nil {
-		return snapshot.NewSample(ser, s), nil
-	}
-	return f.snap.FetchRow(r)
-}
 
 // scan implements store.Store.Scan at a snapshot.
 func (s *Searcher) Scan(ctx context.Context, op string, snap *snapshot.Snapshot, r store.ScanRange,
@@ -28,7 +18,8 @@ func (s *Searcher) Scan(ctx context.Context, op string, snap *snapshot.Snapshot,
 		return err
 	}
 	for _, typ := range r.Types {
-		f := &finder{ctx: ctx, op: op, searcher: s, snap: snap, at: at, query: &search.Query{Type: typ}, filter: r.Filter}
+		f := &finder{searcher: s, evaluator: evaluator{query: &search.Query{Type: typ}},
+			request: request{ctx: ctx, op: op, snap: snap, at: at, filter: r.Filter}}
 		more, err := f.scan(r, fn)
 		if err != nil || !more {
 			return fault.Wrap(op, err)
@@ -46,11 +37,12 @@ func (f *finder) scan(r store.ScanRange, fn func(*store.Found) bool) (more bool,
 		since = r.Since.UnixMilli()
 		f.since = since
 	}
+	var body []byte // of the sample that was passed to fn last
 	give := func(m *snapshot.Match) bool {
 		if (since == 0 || m.Document.Updated > since) && f.filter.Allow(&m.Facts) {
 			if m.Series != nil { // valid until fn returns, like a document's bytes
-				f.body = m.Series.Template.Append(f.body[:0], &m.Sample)
-				m.Document.JSON = f.body
+				body = m.Series.Template.Append(body[:0], &m.Sample)
+				m.Document.JSON = body
 			}
 			more = fn(&store.Found{Resource: m.Resource(), Facts: &m.Facts})
 		}
@@ -73,17 +65,4 @@ func (f *finder) scan(r store.ScanRange, fn func(*store.Found) bool) (more bool,
 		return give(m), nil
 	})
 	return more, err
-}
-
-// severalPatients returns the patient parameter of types whose resources may
-// name more than one.
-func severalPatients(typ string) (*search.Param, bool) {
-	code, single := search.PatientParam(typ)
-	if typ == "Group" {
-		code = "member"
-	}
-	if code == "" || single {
-		return nil, false
-	}
-	return search.Lookup(typ, code)
 }

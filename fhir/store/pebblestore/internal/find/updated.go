@@ -11,7 +11,6 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
 	"pulsegate/fhir/store"
 	"pulsegate/fhir/store/pebblestore/internal/fault"
@@ -20,13 +19,6 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/snapshot"
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
-
-// byUpdate reports whether a sort order is that of the U and V rows:
-// lastUpdated, and among equals the id.
-func byUpdate(sort []search.SortKey) bool {
-	return len(sort) > 0 && sort[0].Param == "_lastUpdated" &&
-		(len(sort) == 1 || len(sort) == 2 && sort[1] == search.SortKey{Param: "_id"})
-}
 
 // updatedPos is the position of a match in the order of updates.
 func updatedPos(m *snapshot.Match) []byte {
@@ -58,37 +50,6 @@ func (p *updatePoint) passed(updated int64, id string, desc bool) bool {
 		return updated < p.updated != desc
 	}
 	return id <= p.id
-}
-
-var errProbe = errors.New("more rows than a probe looks at")
-
-// updateOrder gives out the matches in the order of lastUpdated. Few matches
-// of a code are collected and sorted; else the rows are walked in order.
-func (f *finder) updateOrder(desc bool, after []byte) error {
-	from, err := takeUpdatedPos(f.op, after)
-	if err != nil {
-		return err
-	}
-	if codesOf(f.query) != nil {
-		ms, err := f.probe()
-		if err == nil {
-			return f.giveUpdates(ms, desc, from)
-		}
-		if !errors.Is(err, errProbe) {
-			return err
-		}
-	}
-	return f.walkUpdates(desc, from)
-}
-
-// probe collects all matches, or fails with errProbe.
-func (f *finder) probe() (ms []*snapshot.Match, err error) {
-	y := *f
-	y.passing, y.reused, y.budget, y.steps = false, nil, f.searcher.bounds.Probe, 0
-	y.emit = func(m *snapshot.Match, _ []byte) bool { ms = append(ms, m); return true }
-	err = y.unsorted(nil)
-	f.steps += y.steps
-	return ms, err
 }
 
 func (f *finder) giveUpdates(ms []*snapshot.Match, desc bool, from *updatePoint) error {
@@ -454,13 +415,4 @@ func (f *finder) mergeUnit(docs []keys.Row, walks []*tier.Walk, after string) (m
 			return false, nil
 		}
 	}
-}
-
-// visibleRow reads a document, nil when the snapshot does not see it.
-func (f *finder) visibleRow(r keys.Row) (*snapshot.Match, error) {
-	m, err := f.snap.FetchRow(r)
-	if err != nil || r.Seq > f.at || m.Document.EndSeq != 0 && m.Document.EndSeq <= f.at {
-		return nil, err
-	}
-	return m, nil
 }

@@ -165,19 +165,32 @@ func (f *finder) mayMatch(k *signature) bool {
 		Tokens: func(p string) []access.Token { return snapshot.Tokens(&k.values, p) }})
 }
 
-// newestDocuments gives out, of the documents of the query's patient that
+// newestFinder finds the newest documents of each code of one patient.
+type newestFinder struct {
+	*merger
+	// shapes caches the values of SignatureParams by the shape of the JSON.
+	shapes       search.Shapes[*search.Values]
+	signatureSel *search.Selection
+	// The values, vendor and author of the signature that was added last.
+	lastSignature struct {
+		values         *search.Values
+		vendor, author string
+	}
+}
+
+// find gives out, of the documents of the query's patient that
 // match, at least those that FindNewest promises.
-func (f *finder) newestDocuments(n int, give func(*snapshot.Match) bool) (more bool, err error) {
-	f.patient, f.matcher = f.query.Patient, search.NewMatcher(f.query, f.sel)
-	if f.signatureSel, err = selectSignature(); err != nil {
+func (nf *newestFinder) find(n int, give func(*snapshot.Match) bool) (more bool, err error) {
+	nf.matcher = search.NewMatcher(nf.query, nf.sel)
+	if nf.signatureSel, err = selectSignature(); err != nil {
 		return false, err
 	}
-	runs, err := f.documentRuns()
+	runs, err := nf.documentRuns()
 	if err != nil {
 		return false, err
 	}
-	if codes := codesOf(f.query); codes != nil {
-		other, err := f.otherCoding(codes)
+	if codes := codesOf(nf.query); codes != nil {
+		other, err := nf.otherCoding(codes)
 		if err != nil {
 			return false, err
 		}
@@ -190,7 +203,7 @@ func (f *finder) newestDocuments(n int, give func(*snapshot.Match) bool) (more b
 		for k < len(runs) && runs[k].code == runs[0].code {
 			k++
 		}
-		if more, err := f.newestIn(runs[:k], n, give); err != nil || !more {
+		if more, err := nf.newestIn(runs[:k], n, give); err != nil || !more {
 			return false, err
 		}
 		runs = runs[k:]
@@ -200,9 +213,9 @@ func (f *finder) newestDocuments(n int, give func(*snapshot.Match) bool) (more b
 
 // otherCoding reports whether a document of the patient may have one of the
 // codes beside its primary one.
-func (f *finder) otherCoding(codes [][8]byte) (found bool, err error) {
-	base := keys.Cluster(keys.TableCode, f.patient, f.query.Type)
-	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: base, UpperBound: keys.PrefixEnd(base)})
+func (nf *newestFinder) otherCoding(codes [][8]byte) (found bool, err error) {
+	base := keys.Cluster(keys.TableCode, nf.patient, nf.query.Type)
+	it, err := nf.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: base, UpperBound: keys.PrefixEnd(base)})
 	if err != nil {
 		return false, err
 	}
@@ -217,14 +230,14 @@ func (f *finder) otherCoding(codes [][8]byte) (found bool, err error) {
 }
 
 // newestIn does one cluster.
-func (f *finder) newestIn(runs []run, n int, give func(*snapshot.Match) bool) (bool, error) {
-	kinds, known, learn := f.searcher.clusters.lookup(Cluster{f.patient, runs[0].code}, f.at, f.snap.Head.Seq)
+func (nf *newestFinder) newestIn(runs []run, n int, give func(*snapshot.Match) bool) (bool, error) {
+	kinds, known, learn := nf.searcher.clusters.lookup(Cluster{Patient: nf.patient, Code: runs[0].code}, nf.at, nf.snap.Head.Seq)
 	if !known {
-		return f.wholeCluster(runs[0].code, learn, give)
+		return nf.wholeCluster(runs[0].code, learn, give)
 	}
 	w := &newest{n: n}
 	for _, k := range kinds {
-		if f.mayMatch(k) {
+		if nf.mayMatch(k) {
 			w.expect(k.codings)
 		}
 	}
@@ -232,9 +245,10 @@ func (f *finder) newestIn(runs []run, n int, give func(*snapshot.Match) bool) (b
 		return true, nil
 	}
 	more, failed := true, false
-	y := *f
+	y := *nf.finder
+	mr := &merger{finder: &y, patient: nf.patient}
 	y.emit = func(m *snapshot.Match, _ []byte) bool {
-		s := w.of(&y, m)
+		s := w.of(nf, m)
 		if failed = s == nil; failed {
 			return false
 		}
@@ -246,11 +260,11 @@ func (f *finder) newestIn(runs []run, n int, give func(*snapshot.Match) bool) (b
 		}
 		return more
 	}
-	goOn, err := y.mergePhase(runs, 0, true, nil)
+	goOn, err := mr.mergePhase(runs, 0, true, nil)
 	if err == nil && goOn && !w.done(undatedStart) {
 		// The undated have no order of time: all that match are given out.
 		y.emit = func(m *snapshot.Match, _ []byte) bool { more = give(m); return more }
-		_, err = y.mergePhase(runs, 1, false, nil)
+		_, err = mr.mergePhase(runs, 1, false, nil)
 	}
 	if failed && err == nil {
 		err = fault.ErrRow
@@ -259,24 +273,24 @@ func (f *finder) newestIn(runs []run, n int, give func(*snapshot.Match) bool) (b
 }
 
 // wholeCluster gives out every match of a cluster, and learns its kinds.
-func (f *finder) wholeCluster(code [8]byte, learn func(map[string]*signature),
+func (nf *newestFinder) wholeCluster(code [8]byte, learn func(map[string]*signature),
 	give func(*snapshot.Match) bool) (more bool, err error) {
-	base := keys.Cluster(keys.TableDocument, f.patient, f.query.Type)
+	base := keys.Cluster(keys.TableDocument, nf.patient, nf.query.Type)
 	pre := append(slices.Clone(base), code[:]...)
-	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
+	it, err := nf.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
 	if err != nil {
 		return false, err
 	}
 	defer fault.Close(it, &err)
 	t := &table{docs: it}
-	r := keys.Row{Location: keys.Location{Patient: f.patient}, Type: f.query.Type}
+	r := keys.Row{Location: keys.Location{Patient: nf.patient}, Type: nf.query.Type}
 	seen := map[string]*signature{}
-	more, f.passing = true, true
+	more, nf.passing = true, true
 	for ok := it.First(); ok; ok = it.Next() {
 		if !r.ParseTail(it.Key()[len(base):]) {
 			return false, fault.ErrRow
 		}
-		m, err := f.met(r, t)
+		m, err := nf.met(r, t)
 		if err != nil {
 			return false, err
 		}
@@ -284,9 +298,9 @@ func (f *finder) wholeCluster(code [8]byte, learn func(map[string]*signature),
 			continue
 		}
 		if learn != nil && len(seen) <= maxSignatures {
-			f.addSignature(m, seen)
+			nf.addSignature(m, seen)
 		}
-		if more && f.accept(m) {
+		if more && nf.accept(m) {
 			if more = give(m); !more {
 				return false, nil
 			}
@@ -302,12 +316,12 @@ func (f *finder) wholeCluster(code [8]byte, learn func(map[string]*signature),
 }
 
 // kindOf adds the kind of a document to those that were seen.
-func (f *finder) addSignature(m *snapshot.Match, seen map[string]*signature) {
-	v := f.signatureValues(m)
-	if l := &f.lastSignature; v == l.values && m.Document.Vendor == l.vendor && m.Document.Author == l.author {
+func (nf *newestFinder) addSignature(m *snapshot.Match, seen map[string]*signature) {
+	v := nf.signatureValues(m)
+	if l := &nf.lastSignature; v == l.values && m.Document.Vendor == l.vendor && m.Document.Author == l.author {
 		return // categories are among the values
 	}
-	f.lastSignature.values, f.lastSignature.vendor, f.lastSignature.author = v, m.Document.Vendor, m.Document.Author
+	nf.lastSignature.values, nf.lastSignature.vendor, nf.lastSignature.author = v, m.Document.Vendor, m.Document.Author
 	if key, k := newSignature(v, m.Document.Vendor, m.Document.Author, m.Document.Categories); seen[key] == nil {
 		seen[key] = k
 	}
@@ -315,15 +329,15 @@ func (f *finder) addSignature(m *snapshot.Match, seen map[string]*signature) {
 
 // kindValues are the values of kindParams of a document; of documents of one
 // shape the same.
-func (f *finder) signatureValues(m *snapshot.Match) *search.Values {
-	if v, _, ok := f.shapes.Find(m.Document.JSON); ok {
+func (nf *newestFinder) signatureValues(m *snapshot.Match) *search.Values {
+	if v, _, ok := nf.shapes.Find(m.Document.JSON); ok {
 		return v
 	}
-	v, err := search.Extractor{}.ExtractFor(f.signatureSel, m.Document.JSON)
+	v, err := search.Extractor{}.ExtractFor(nf.signatureSel, m.Document.JSON)
 	if err != nil {
 		return &search.Values{}
 	}
-	f.shapes.Learn(m.Document.JSON, func(*search.Template, []search.Leaf) (*search.Values, bool) { return v, true })
+	nf.shapes.Learn(m.Document.JSON, func(*search.Template, []search.Leaf) (*search.Values, bool) { return v, true })
 	return v
 }
 
@@ -371,8 +385,8 @@ func (w *newest) expect(codings []string) *codingSet {
 
 // of is the set of a document; nil for one without codings, which no known
 // cluster has.
-func (w *newest) of(f *finder, m *snapshot.Match) *codingSet {
-	v := f.signatureValues(m)
+func (w *newest) of(nf *newestFinder, m *snapshot.Match) *codingSet {
+	v := nf.signatureValues(m)
 	if w.last != nil && w.v == v {
 		return w.last
 	}

@@ -5,8 +5,29 @@ import (
 
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/series"
+	"pulsegate/fhir/store/pebblestore/internal/snapshot"
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
+
+// evaluator decides which documents and samples match a query.
+type evaluator struct {
+	query   *search.Query
+	sel     *search.Selection // the parameters of the query
+	matcher *search.Matcher   // of documents; made when first needed
+	series  map[*tier.Series]*evaluation
+	last    *evaluation
+}
+
+// matches reports whether a document meets every clause of the query.
+func (e *evaluator) matches(m *snapshot.Match) bool {
+	if m.Values != nil {
+		return search.Match(e.query, m.Values)
+	}
+	if e.matcher == nil {
+		e.matcher = search.NewMatcher(e.query, e.sel)
+	}
+	return e.matcher.Match(m.Document.JSON)
+}
 
 // judged is what a query comes to on one series: the clauses that its template
 // decides are decided, the rest is asked of each sample.
@@ -19,26 +40,26 @@ type evaluation struct {
 	values search.Values // of the sample under judgement, for rest
 }
 
-func (f *finder) evaluate(ser *tier.Series) *evaluation {
-	if f.lastEvaluation != nil && f.lastEvaluation.series == ser {
-		return f.lastEvaluation
+func (e *evaluator) evaluate(ser *tier.Series) *evaluation {
+	if e.last != nil && e.last.series == ser {
+		return e.last
 	}
-	j := f.evaluations[ser]
+	j := e.series[ser]
 	if j == nil {
-		j = f.newEvaluation(ser)
-		if f.evaluations == nil {
-			f.evaluations = map[*tier.Series]*evaluation{}
+		j = e.newEvaluation(ser)
+		if e.series == nil {
+			e.series = map[*tier.Series]*evaluation{}
 		}
-		f.evaluations[ser] = j
+		e.series[ser] = j
 	}
-	f.lastEvaluation = j
+	e.last = j
 	return j
 }
 
-func (f *finder) newEvaluation(ser *tier.Series) *evaluation {
+func (e *evaluator) newEvaluation(ser *tier.Series) *evaluation {
 	j := &evaluation{series: ser, values: search.Values{ByParam: map[string][]search.Value{}}}
-	for i := range f.query.Clauses {
-		c := &f.query.Clauses[i]
+	for i := range e.query.Clauses {
+		c := &e.query.Clauses[i]
 		p := c.Param.Code
 		if !ser.Varies[p] {
 			j.never = j.never || !search.MatchClause(c, ser.Values)
@@ -62,12 +83,12 @@ func (f *finder) newEvaluation(ser *tier.Series) *evaluation {
 }
 
 // rules reports whether no sample of a series can match.
-func (f *finder) excludes(ser *tier.Series) bool { return f.evaluate(ser).never }
+func (e *evaluator) excludes(ser *tier.Series) bool { return e.evaluate(ser).never }
 
 // fits reports whether a sample matches the query; id is only called for
 // clauses that ask for it.
-func (f *finder) matchesSample(ser *tier.Series, s *series.Sample) bool {
-	j := f.evaluate(ser)
+func (e *evaluator) matchesSample(ser *tier.Series, s *series.Sample) bool {
+	j := e.evaluate(ser)
 	if j.never {
 		return false
 	}
@@ -75,8 +96,8 @@ func (f *finder) matchesSample(ser *tier.Series, s *series.Sample) bool {
 		return true
 	}
 	if j.whole {
-		v, err := search.Extractor{}.ExtractFor(f.sel, ser.Template.Append(nil, s))
-		return err == nil && search.Match(f.query, v)
+		v, err := search.Extractor{}.ExtractFor(e.sel, ser.Template.Append(nil, s))
+		return err == nil && search.Match(e.query, v)
 	}
 	for _, c := range j.rest {
 		v := &j.values.ByParam[c.Param.Code][0]

@@ -2,6 +2,8 @@ package find
 
 import (
 	"bytes"
+	"encoding/binary"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -228,4 +230,69 @@ func (f *finder) oneValue(c *search.Clause, values []string, i int, from []byte)
 		}
 	}
 	return true, it.Error()
+}
+
+// byIndex walks the X rows of each wanted value in turn. A resource that an
+// earlier value has given out already is passed over.
+func (f *finder) byIndex(c *search.Clause, after []byte) error {
+	var values []string
+	for i := range c.Values {
+		if s := rows.IndexValue(c.Param.Kind, &c.Values[i]); !slices.Contains(values, s) {
+			values = append(values, s)
+		}
+	}
+	slices.Sort(values)
+	first := 0
+	var from []byte
+	if len(after) > 0 {
+		if after[0] != posIndex || len(after) < 3 {
+			return errPos(f.op)
+		}
+		if first = int(binary.BigEndian.Uint16(after[1:])); first >= len(values) {
+			return errPos(f.op)
+		}
+		from = after[3:]
+	}
+	for i := first; i < len(values); i++ {
+		more, err := f.oneValue(c, values, i, from)
+		if err != nil || !more {
+			return err
+		}
+		from = nil
+	}
+	return nil
+}
+
+// indexed is the document of an X row, nil when the snapshot does not see it.
+func (f *finder) indexed(tail, val []byte) (*snapshot.Match, error) {
+	id, rest, good := keys.CutString(tail)
+	if !good || len(rest) != 8 {
+		return nil, fault.ErrRow
+	}
+	seq := store.Seq(binary.BigEndian.Uint64(rest))
+	if !rows.Visible(val, seq, f.at) {
+		return nil, nil
+	}
+	p, _, good := keys.CutLocation(val[8:])
+	if !good {
+		return nil, fault.ErrRow
+	}
+	return f.snap.FetchRow(keys.Row{Location: p, Type: f.query.Type, ID: id, Seq: seq})
+}
+
+// indexPos is the beginning of a position in the walk of value i.
+func indexPos(i int) []byte { return binary.BigEndian.AppendUint16([]byte{posIndex}, uint16(i)) }
+
+// earlier reports whether m has a row under one of values.
+func earlier(m *snapshot.Match, c *search.Clause, values []string) bool {
+	if len(values) == 0 {
+		return false
+	}
+	have := m.Index().ByParam[c.Param.Code]
+	for i := range have {
+		if slices.Contains(values, rows.IndexValue(c.Param.Kind, &have[i])) {
+			return true
+		}
+	}
+	return false
 }
