@@ -121,7 +121,7 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 		if len(w.Resource.JSON) < len(p) || string(w.Resource.JSON[:len(p)]) != p {
 			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: JSON is not in canonical form", i)
 		}
-		if w.Form != nil && !w.Form.Fits(w.Resource.JSON, len(p), w.Cuts) {
+		if w.Template != nil && !w.Template.Fits(w.Resource.JSON, len(p), w.Cuts) {
 			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: JSON is not of its form", i)
 		}
 		if err := r.extract(i); err != nil {
@@ -155,7 +155,7 @@ func (r *request) extract(i int) (err error) {
 	switch {
 	case w.Values != nil:
 		r.values[i], r.complete[i] = w.Values, true
-	case w.Form != nil:
+	case w.Template != nil:
 		r.complete[i] = true
 		r.values[i], err = search.Extract(w.Resource.Type, w.Resource.JSON)
 	default:

@@ -40,7 +40,7 @@ func auditEvent(id string, n int, formed bool) store.Write {
 	b = append(b, `"}}]}`...)
 	w := store.Write{Op: store.Put, Expect: store.Fresh, Resource: fhir.Resource{Type: "AuditEvent", ID: id, JSON: b}}
 	if formed {
-		w.Form, w.Cuts = store.NewTemplate(b, from, cuts), cuts
+		w.Template, w.Cuts = store.NewTemplate(b, from, cuts), cuts
 	}
 	return w
 }
@@ -205,7 +205,7 @@ func TestFormsThatAreNone(t *testing.T) {
 		t.Errorf("the version before: %s %v", r.JSON, err)
 	}
 	sound(t, d)
-	k := keys.TemplateKey(w.Form.ID)
+	k := keys.TemplateKey(w.Template.ID)
 	for _, v := range [][]byte{nil, []byte("\x01x"), {0xff}} {
 		d.templates = &rows.Templates{}
 		set := d.pdb.Set(k, v, pebble.Sync)

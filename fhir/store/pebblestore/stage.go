@@ -280,9 +280,9 @@ func (s *stage) resolve(r *request, i int, seq store.Seq, updated int64,
 		out.Created = old == nil || old.Deleted
 		now.Location, now.Hash, now.values, now.complete = keys.LocationOf(v), r.hashes[i], v, r.complete[i]
 		now.doc.Vendor, now.doc.Author, now.doc.Categories = w.Vendor, w.Author, v.Categories
-		if w.Form != nil {
-			now.canonical, now.form = w.Resource.JSON, w.Form
-			now.doc.Templated, now.doc.TemplateID, now.doc.Slots = true, w.Form.ID, store.AppendOwn(nil, w.Resource.JSON, w.Cuts)
+		if w.Template != nil {
+			now.canonical, now.form = w.Resource.JSON, w.Template
+			now.doc.Templated, now.doc.TemplateID, now.doc.Slots = true, w.Template.ID, store.AppendSlots(nil, w.Resource.JSON, w.Cuts)
 		} else {
 			now.doc.JSON = fhir.Stamp(w.Resource.JSON, ref.Type, ref.ID, now.Version, out.LastUpdated)
 			out.JSON = now.doc.JSON

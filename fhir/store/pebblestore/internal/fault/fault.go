@@ -14,16 +14,17 @@ import (
 	"pulsegate/fhir"
 )
 
-// The texts of Pebble's errors and events name keys, and keys hold names,
-// identifiers and telephone numbers. None of them leaves this package: what
-// callers and the log get says what kind of failure it is, in which file.
+// The texts of Pebble's errors and events quote keys, and keys hold names,
+// identifiers and telephone numbers. Callers and the log get the type of the
+// failure and the file instead.
 
-// refusal is an error of this package whose text is for the operator.
+// Refusal is an error whose text was written for the operator.
 type Refusal string
 
 func (r Refusal) Error() string { return string(r) }
 
-// faultOf says what kind of failure an error of the engine or the file system is.
+// Describe returns the type of failure of an error of the engine or the file
+// system, without the text of the error.
 func Describe(err error) string {
 	var no syscall.Errno
 	var own Refusal
@@ -51,15 +52,14 @@ func Describe(err error) string {
 	return "input or output failed"
 }
 
-// damaged reports whether an error says that what is on disk is not what was
+// Damaged reports whether err means that the bytes on disk are not those that were
 // written.
 func Damaged(err error) bool {
 	return pebble.IsCorruptionError(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// faulted is fhir.Wrap for errors of the engine. A read that met a damaged
-// block, or a disk that does not answer, fails with Unavailable; the store
-// goes on.
+// Wrap is fhir.Wrap for errors of the engine. A read of a damaged block, or from a
+// disk that does not answer, fails with Unavailable; the store continues.
 func Wrap(op string, err error) error {
 	var e *fhir.Error
 	var no syscall.Errno

@@ -9,15 +9,15 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// gap is a range of keys (after, to) that cannot be read. A nil to is the end
-// of what was walked.
+// Gap is a range of keys (after, to) that cannot be read. If to is nil, the gap
+// extends to the end of the walk.
 type Gap struct {
 	after, to []byte
 	File      string
 }
 
-// walkReadable calls fn for the rows [lower, upper) that can be read, and lost
-// for each range between them that cannot.
+// WalkReadable calls fn for the rows [lower, upper) that can be read, and lost for
+// each gap between them.
 func WalkReadable(ctx context.Context, r pebble.Reader, lower, upper []byte, fn func(k, v []byte) error,
 	lost func(Gap) error) error {
 	last := slices.Clone(lower)
@@ -36,14 +36,14 @@ func WalkReadable(ctx context.Context, r pebble.Reader, lower, upper []byte, fn 
 	}
 }
 
-// walkTo walks until the end or a gap. An error that is not damage is returned.
+// walkTo walks until the end or a gap. It returns errors other than damage.
 func walkTo(ctx context.Context, r pebble.Reader, from, upper []byte, last *[]byte,
 	fn func(k, v []byte) error) (_ *Gap, err error) {
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: upper})
 	if err != nil {
 		return gapOf(*last, err)
 	}
-	defer it.Close() // its error is had
+	defer it.Close() // the walk has returned its error
 	n := 0
 	for ok := it.First(); ok; ok = it.Next() {
 		if n++; n%256 == 0 && ctx.Err() != nil {
@@ -71,9 +71,9 @@ func gapOf(after []byte, err error) (*Gap, error) {
 	return &Gap{after: slices.Clone(after), File: Describe(err)}, nil
 }
 
-// resume finds the least key behind a gap that can be read, nil when there is
-// none. Nothing tells where a damaged block ends, so the keys between are
-// halved until a seek succeeds, and from there the way leads back.
+// resume returns the least key after a gap that can be read, or nil if there is
+// none. The end of a damaged block is unknown, so resume bisects the keys until a
+// seek succeeds, and walks back from there.
 func resume(r pebble.Reader, after, upper []byte) (best []byte, err error) {
 	lo, hi := slices.Clone(after), slices.Clone(upper)
 	for range 1024 {
@@ -85,9 +85,9 @@ func resume(r pebble.Reader, after, upper []byte) (best []byte, err error) {
 		switch {
 		case err != nil:
 			return nil, err
-		case !ok: // damaged there
+		case !ok: // mid is damaged
 			lo = mid
-		case k == nil || bytes.Compare(k, mid) >= 0: // nothing readable between mid and k
+		case k == nil || bytes.Compare(k, mid) >= 0: // no readable key between mid and k
 			hi = mid
 		default:
 			hi = k
@@ -99,8 +99,8 @@ func resume(r pebble.Reader, after, upper []byte) (best []byte, err error) {
 	return best, nil
 }
 
-// readableFrom is the least readable key that is reached backwards from the
-// first one at or behind mid; ok is false when that cannot be read.
+// readableFrom walks back from the first key at or after mid and returns the least
+// readable key that it reaches. It reports false if mid cannot be read.
 func readableFrom(r pebble.Reader, lo, mid, upper []byte) (k []byte, ok bool, err error) {
 	it, err := r.NewIter(&pebble.IterOptions{UpperBound: upper})
 	if err != nil {
@@ -126,8 +126,8 @@ func unlessDamaged(err error) error {
 	return err
 }
 
-// between is a key halfway between two others, nil when they are neighbors for
-// all that is worth knowing.
+// between returns a key halfway between two others, or nil if they are too close to
+// bisect.
 func between(lo, hi []byte) []byte {
 	n := 0
 	for n < len(lo) && n < len(hi) && lo[n] == hi[n] {
@@ -141,7 +141,7 @@ func between(lo, hi []byte) []byte {
 		if len(lo) < n+8 || y == x {
 			return nil
 		}
-		// The difference lies further down: behind lo's first 8 bytes.
+		// The keys differ after the first 8 bytes of lo.
 		mid := append(slices.Clone(lo[:n+8]), 0xff)
 		if bytes.Compare(mid, lo) <= 0 || bytes.Compare(mid, hi) >= 0 {
 			return nil

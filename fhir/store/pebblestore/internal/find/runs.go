@@ -184,7 +184,7 @@ func (f *finder) runsIn(ser *tier.Series, level byte, run func(*store.Run) bool)
 			continue
 		}
 		b.loaded = false
-		r.From, r.To, r.Whole = 0, 0, nil
+		r.From, r.To, r.Header = 0, 0, nil
 		if more, err := f.runsOf(&b, &r, run); err != nil || !more {
 			return false, err
 		}
@@ -237,7 +237,7 @@ func (f *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (m
 			Commit: series.Commit{T: h.MinT, Updated: h.MinUpdated}}) {
 			return true, nil
 		}
-		r.Whole, r.To = h, h.Count
+		r.Header, r.To = h, h.Count
 		return run(r), nil
 	}
 	cols, err := b.columns()

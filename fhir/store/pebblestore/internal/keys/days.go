@@ -5,9 +5,7 @@ import (
 	"slices"
 )
 
-// A W row says which runs (patient, code, bucket) have something that begins on
-// a day, and in which quarters of an hour: a search by date over all patients
-// opens those runs only. Bits are never taken back.
+// Table W divides time into days, and days into slots of a quarter of an hour.
 const (
 	DayMS     = 24 * 3600 * 1000
 	SlotMS    = 15 * 60 * 1000
@@ -15,17 +13,18 @@ const (
 	SlotBytes = DaySlots / 8
 )
 
-// dayOf is the day of an instant and its slot.
+// DayOf returns the day of an instant in Unix milliseconds, and the slot in the
+// day.
 func DayOf(ms int64) (day, slot int64) {
 	day = ms / DayMS
 	if ms%DayMS < 0 {
 		day--
 	}
-	return day, (ms - day*DayMS) / SlotMS // exact by wrap-around, too
+	return day, (ms - day*DayMS) / SlotMS // exact even if the product overflows
 }
 
-// slotRange is the time of a slot, [lo, hi) in Unix milliseconds. The first
-// and the last day reach beyond the range of int64 and are cut there.
+// SlotRange returns the time of a slot, [lo, hi) in Unix milliseconds. The first
+// and the last day exceed the range of int64 and are clipped.
 func SlotRange(day, slot int64) (lo, hi int64) {
 	lo = day*DayMS + slot*SlotMS
 	if day < 0 && lo > 0 {
@@ -38,8 +37,8 @@ func SlotRange(day, slot int64) (lo, hi int64) {
 	return lo, hi
 }
 
-// daysPrefix is the prefix of the W rows of a type and bucket. The undated have
-// one day, 0.
+// DayPrefix returns the prefix of the W rows of a type and bucket. Undated
+// documents have one day, 0.
 func DayPrefix(typ string, bucket byte) []byte {
 	return append(AppendString(append(make([]byte, 0, 120), TableDay), typ), bucket)
 }
@@ -48,7 +47,7 @@ func DayKey(prefix []byte, day int64) []byte {
 	return AppendUint64(slices.Clone(prefix), Sortable(day))
 }
 
-// dayRunKey completes a day's key.
+// DayRunKey completes the key of a day.
 func DayRunKey(day []byte, code [8]byte, patient string, tab byte) []byte {
 	k := append(slices.Clone(day), code[:]...)
 	return append(AppendString(k, patient), tab)

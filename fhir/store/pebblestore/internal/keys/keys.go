@@ -24,16 +24,16 @@ const (
 	TableMeta     = 'N'
 	TableTemplate = 'F'
 
-	// Orders of their own.
+	// Orders of documents.
 	TableUpdate        = 'U'
 	TablePatientUpdate = 'V'
 	TableDay           = 'W'
 
-	// Types of M rows.
+	// Types of M rows. They are stored.
 	LogLeaves = 2
 	LogHashes = 3
 
-	// Of the sample tier.
+	// The sample tier.
 	TableSeries      = 'Q'
 	TableOtherSeries = 'R'
 	TableIdentity    = 'G'
@@ -43,10 +43,10 @@ const (
 	TableBlock       = 'B'
 )
 
-// Buckets part the documents of a code by how long they last, so that a date
-// range can be cut at both ends: a document of a bucket that ends after an
-// instant began at most its slack before. Dense samples are instants; a night
-// must not make their searches begin two days early.
+// Buckets divide the documents of a code by duration, so that a date range bounds
+// the keys at both ends: a document that ends after an instant began at most the
+// slack of its bucket earlier. Dense samples are instants; a night among them must
+// not make their searches begin two days early.
 const (
 	BucketInstant = iota
 	BucketHour
@@ -55,10 +55,10 @@ const (
 	BucketUndated
 )
 
-const maxValue = 200 // bytes of an X value written out
+const maxValue = 200 // bytes of the value in an X key
 
-// slackOf is how long, in ms, a document of a bucket lasts at most; ok is
-// false when nothing bounds it.
+// Slack returns the longest duration in milliseconds of the documents in a bucket.
+// It reports false if the bucket has no bound.
 func Slack(bucket byte) (ms int64, ok bool) {
 	switch bucket {
 	case BucketInstant:
@@ -71,7 +71,7 @@ func Slack(bucket byte) (ms int64, ok bool) {
 	return 0, false
 }
 
-// appendStr appends s escaped and terminated.
+// AppendString appends s, escaped and terminated.
 func AppendString(b []byte, s string) []byte {
 	for {
 		i := strings.IndexByte(s, 0)
@@ -86,7 +86,8 @@ func AppendString(b []byte, s string) []byte {
 	return append(b, 0, 1)
 }
 
-// takeStr reads one string; ok is false on a malformed key.
+// CutString decodes one string and returns the rest of the key. It reports false if
+// the key is malformed.
 func CutString(b []byte) (s string, rest []byte, ok bool) {
 	var esc []byte
 	start := 0
@@ -112,7 +113,7 @@ func CutString(b []byte) (s string, rest []byte, ok bool) {
 	return "", nil, false
 }
 
-// next is the least key greater than every key with prefix p.
+// PrefixEnd returns the least key greater than every key with prefix p.
 func PrefixEnd(p []byte) []byte {
 	out := append([]byte(nil), p...)
 	for i := len(out) - 1; i >= 0; i-- {
@@ -131,7 +132,7 @@ func Unsortable(u uint64) int64    { return int64(u ^ 1<<63) }
 func Inverse(seq store.Seq) uint64 { return ^uint64(seq) }
 func Uninverse(u uint64) store.Seq { return store.Seq(^u) }
 
-// codeHash is the cluster of a code; the empty code has cluster zero.
+// CodeHash returns the cluster of a code. The empty code has cluster zero.
 func CodeHash(code string) (h [8]byte) {
 	if code == "" {
 		return h
@@ -141,7 +142,8 @@ func CodeHash(code string) (h [8]byte) {
 	return h
 }
 
-// place is where the rows of a version are, besides type, id and T.
+// Location says where the rows of a version lie. Together with type, id and Seq it
+// gives the D key.
 type Location struct {
 	Patient string
 	Code    [8]byte
@@ -149,7 +151,7 @@ type Location struct {
 	Start   int64
 }
 
-// placeOf says where a document with values v belongs.
+// LocationOf returns the location of a document with values v.
 func LocationOf(v *search.Values) Location {
 	p := Location{Patient: v.Patient, Start: v.Start}
 	_, code, _ := strings.Cut(v.Code, "|")
@@ -188,13 +190,13 @@ func CutLocation(b []byte) (p Location, rest []byte, ok bool) {
 	return p, b[17:], true
 }
 
-// clusterKey is the prefix of all documents of a type of a patient.
+// Cluster returns the prefix of all documents of a type and patient in a table.
 func Cluster(table byte, patient, typ string) []byte {
 	b := append(make([]byte, 0, 64), table)
 	return AppendString(AppendString(b, patient), typ)
 }
 
-// rowKey is a D or P key.
+// RowKey returns a D or P key.
 func RowKey(table byte, p *Location, code [8]byte, typ, id string, seq store.Seq) []byte {
 	b := append(make([]byte, 0, 160), table)
 	b = AppendString(AppendString(b, p.Patient), typ)
@@ -204,7 +206,7 @@ func RowKey(table byte, p *Location, code [8]byte, typ, id string, seq store.Seq
 	return AppendUint64(AppendString(b, id), uint64(seq))
 }
 
-// row is a parsed D or P key.
+// Row is a parsed D or P key.
 type Row struct {
 	Location
 	Type, ID string
@@ -225,7 +227,7 @@ func ParseRow(k []byte) (r Row, ok bool) {
 	return r, r.ParseTail(k)
 }
 
-// tail reads what follows patient and type.
+// ParseTail parses the part of the key after patient and type.
 func (r *Row) ParseTail(k []byte) bool {
 	if len(k) < 17 {
 		return false
@@ -256,7 +258,7 @@ func IndexPrefix(typ, param, value string) []byte {
 	return AppendString(b, clip(value))
 }
 
-// clip bounds the value in a key.
+// clip bounds the length of a value in a key.
 func clip(v string) string {
 	if len(v) <= maxValue {
 		return v
@@ -286,8 +288,8 @@ var (
 	Head   = []byte("Nhead")
 )
 
-// seriesKey is a Q or R row: the series of a patient under a code, in the
-// order of the D or P rows that their samples stand for.
+// SeriesKey returns a Q or R key: the series of a patient under a code, in the
+// order of the D or P rows for which their samples stand.
 func SeriesKey(table byte, p *Location, code [8]byte, id series.SeriesID) []byte {
 	b := Cluster(table, p.Patient, "Observation")
 	b = append(b, code[:]...)
@@ -308,8 +310,9 @@ func TagPrefix(param, value string) []byte {
 
 func TallyKey(s series.SeriesID) []byte { return append([]byte{TableTally}, s[:]...) }
 
-// blockKey is an H or B key. Level 0 holds what commits wrote, by commit;
-// the levels above hold blocks that do not overlap, by their first sample.
+// BlockKey returns an H or B key. At level 0, major is the commit that wrote the
+// block; the blocks of level 1 do not overlap, and major is the start of their
+// first sample.
 func BlockKey(table byte, s series.SeriesID, level byte, major uint64, minor uint32) []byte {
 	b := append(make([]byte, 0, 22), table)
 	b = append(b, s[:]...)
@@ -322,22 +325,23 @@ func LevelPrefix(table byte, s series.SeriesID, level byte) []byte {
 	return append(append([]byte{table}, s[:]...), level)
 }
 
-// typeUpdates is the prefix of the U rows of a type.
+// TypeUpdates returns the prefix of the U rows of a type.
 func TypeUpdates(typ string) []byte {
 	return AppendString(append(make([]byte, 0, 40), TableUpdate), typ)
 }
 
-// patientUpdates is the prefix of the V rows of a patient and type.
+// PatientUpdates returns the prefix of the V rows of a patient and type.
 func PatientUpdates(patient, typ string) []byte { return Cluster(TablePatientUpdate, patient, typ) }
 
-// updatesKey completes a U or V prefix.
+// UpdateKey completes a U or V prefix.
 func UpdateKey(prefix []byte, seq store.Seq, n uint32) []byte {
 	return binary.BigEndian.AppendUint32(AppendUint64(slices.Clone(prefix), uint64(seq)), n)
 }
 
-const CodeBucketLen = 8 + 1 // code and bucket behind patient and type
+const CodeBucketLen = 8 + 1 // bytes of code and bucket, after patient and type
 
-// splitRow parts a row's key behind the bucket; ok is false when it is shorter.
+// SplitRow splits a D or P key after the bucket. It reports false if the key is
+// shorter.
 func SplitRow(k []byte) (pre, tail []byte, ok bool) {
 	_, rest, ok := CutString(k[1:])
 	if !ok {
@@ -350,8 +354,9 @@ func SplitRow(k []byte) (pre, tail []byte, ok bool) {
 	return k[:n], k[n:], true
 }
 
-// dateParam is the parameter whose value is the start in a type's D keys, for
-// types of patients with one clinical time.
+// DateParam returns the search parameter whose value is the start in a type's D
+// keys, for types of patients with one clinical time. It returns "" for other
+// types.
 func DateParam(typ string) string {
 	switch typ {
 	case "Observation", "Consent", "AuditEvent":

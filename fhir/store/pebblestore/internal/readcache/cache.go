@@ -12,22 +12,22 @@ import (
 const (
 	cacheShards = 64
 	cacheBytes  = 32 << 20
-	// What an entry costs beside its bytes, about.
+	// overhead of an entry in bytes, estimated
 	cacheEntry = 400
 )
 
-// cache holds what was read last as of the newest view: resources, samples
-// among them, and small state. Every request asks for the same few keys of
-// state, and a resource that was read is mostly read again.
+// Cache caches the resources and state values read last, as of the latest view.
+// Requests ask for the same few state keys, and a resource that was read is mostly
+// read again. It is safe for concurrent use.
 //
-// The syncer drops what a group changed before it shows the group's view, so
-// that nobody who sees the view finds what was before. A reader who is still on
-// an older view may not put back what it read there: a shard remembers the
-// latest group that changed anything in it.
+// The syncer drops the keys that a group changed before it publishes the group's
+// view, so that a reader of the view never finds an older value. A reader of an
+// older view must not put back the value it read: each shard remembers the latest
+// group that changed one of its keys.
 //
-// A shard has two halves. When the young one is full it becomes the old one,
-// and the old one is forgotten; what is found in the old one becomes young
-// again.
+// A shard has two generations. When the young one is full, it becomes the old one,
+// and the old one is dropped. An entry found in the old generation moves to the
+// young one.
 type Cache struct {
 	seed   maphash.Seed
 	off    atomic.Bool // the store is closed or has stopped
@@ -36,13 +36,13 @@ type Cache struct {
 
 type cacheShard struct {
 	mu         sync.Mutex
-	changed    uint64 // group
+	changed    uint64 // latest group that changed a key
 	young, old map[Key]Value
-	bytes      int // of young
+	bytes      int // of the young generation
 }
 
-// cached is a version of a resource, whose JSON is there and which nobody
-// changes, or a state value, nil when absent.
+// Value is a version of a resource with its JSON, which must not be changed, or a
+// state value, which is nil if the key is absent.
 type Value struct {
 	Match *snapshot.Match
 	State []byte
@@ -64,7 +64,7 @@ func New() *Cache {
 	return c
 }
 
-// cacheKey is a resource, or a key of small state.
+// Key identifies a resource or a state key.
 type Key struct {
 	Ref   fhir.Ref
 	State string
@@ -93,7 +93,7 @@ func (c *Cache) Get(k Key) (x Value, ok bool) {
 	return x, ok
 }
 
-// put keeps what was read at the view of a group.
+// Put caches a value that was read at the view of a group.
 func (c *Cache) Put(k Key, x Value, group uint64) {
 	if x.size() > cacheBytes/cacheShards/8 {
 		return
@@ -113,7 +113,8 @@ func (s *cacheShard) add(k Key, x Value) {
 	s.young[k] = x
 }
 
-// drop forgets what a group changed; its view is not yet shown.
+// Drop removes the keys that a group changed. Call it before the group's view is
+// published.
 func (c *Cache) Drop(ks []Key, group uint64) {
 	for _, k := range ks {
 		s := c.shard(k)
@@ -125,5 +126,5 @@ func (c *Cache) Drop(ks []Key, group uint64) {
 	}
 }
 
-// stop ends all reads from the cache: the store is closed or has stopped.
+// Stop disables the cache, because the store is closed or has stopped.
 func (c *Cache) Stop() { c.off.Store(true) }

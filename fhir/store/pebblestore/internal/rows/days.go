@@ -11,9 +11,9 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 )
 
-// setBits merges what is written to one row of table W: a bit that is set in one
+// Merger merges the values written to one row of table W: a bit that is set in any
 // value is set in the row. No other table has merged rows. Pebble stores the name
-// with the store and refuses to open it with a merger of another name.
+// of the merger in the store and refuses to open it with another one.
 var Merger = &pebble.Merger{
 	Name: "pulsegate.setbits",
 	Merge: func(_, value []byte) (pebble.ValueMerger, error) {
@@ -33,7 +33,7 @@ func (m mergedBits) or(value []byte) {
 // Finish implements pebble.ValueMerger.
 func (m mergedBits) Finish(bool) ([]byte, io.Closer, error) { return m, nil, nil }
 
-// slots are the quarters of a day.
+// Slots is a bit set of the quarters of a day.
 type Slots [keys.SlotBytes]byte
 
 func (s *Slots) Set(i int64) { s[i/8] |= 1 << (i % 8) }
@@ -46,18 +46,19 @@ func (s *Slots) Or(o *Slots) {
 	}
 }
 
-// dayBits is the value of a W row: where documents begin, and where samples do.
+// DayBits is the value of a W row: the slots in which documents and samples begin.
 type DayBits struct{ Documents, Samples Slots }
 
-// sampleDay is a day of a series write.
+// SampleDay is one day of a series write.
 type SampleDay struct {
 	Day   int64
 	Slots Slots
 }
 
-// sampleDays are the days on which samples begin, in order. starts are sorted.
+// SampleDays returns the days on which samples begin, in order. starts must be
+// sorted, in Unix microseconds.
 func SampleDays(starts []int64) (out []SampleDay) {
-	end := int64(math.MinInt64) // of the slot before, Unix microseconds
+	end := int64(math.MinInt64) // end of the current slot in Unix microseconds
 	for _, us := range starts {
 		if us < end {
 			continue
@@ -72,7 +73,7 @@ func SampleDays(starts []int64) (out []SampleDay) {
 	return out
 }
 
-// decodeDayBits reads a W value; an absent one has no bits.
+// DecodeDayBits decodes a W value. A nil value has no bits.
 func DecodeDayBits(v []byte) (b DayBits, err error) {
 	if len(v) != 0 && len(v) != 2*keys.SlotBytes {
 		return b, fault.ErrRow
@@ -84,24 +85,24 @@ func DecodeDayBits(v []byte) (b DayBits, err error) {
 	return b, nil
 }
 
-// mergedBits implements pebble.ValueMerger. It never fails, since an error
-// would end the compaction; decodeDayBits refuses a row of another length.
+// mergedBits implements pebble.ValueMerger. It never fails, since an error would
+// end the compaction. DecodeDayBits refuses a row of another length.
 type mergedBits []byte
 
-const cachedDays = 1 << 15 // rows that a dayWriter remembers
+const cachedDays = 1 << 15 // rows that a DayWriter remembers
 
-// dayWriter writes W rows. It remembers what it has written and does not write it
-// again.
+// DayWriter writes W rows. It remembers the bits it has written and does not write
+// them again.
 type DayWriter struct{ written map[string]DayBits }
 
 func NewDayWriter() DayWriter { return DayWriter{written: map[string]DayBits{}} }
 
-// document sets the bits of a document.
+// PutDocument sets the bits of a document at p.
 func (w *DayWriter) PutDocument(b *pebble.Batch, typ string, p *keys.Location, values *search.Values) error {
 	if keys.DateParam(typ) == "" {
 		return nil
 	}
-	day, slot := keys.DayOf(p.Start) // 0 when it is undated
+	day, slot := keys.DayOf(p.Start) // 0 for undated documents
 	var bits DayBits
 	bits.Documents.Set(slot)
 	k := keys.DayKey(keys.DayPrefix(typ, p.Bucket), day)
@@ -116,8 +117,8 @@ func (w *DayWriter) PutDocument(b *pebble.Batch, typ string, p *keys.Location, v
 	return nil
 }
 
-// samples sets the bits of the samples of a series at p, whose code has other
-// codings.
+// PutSamples sets the bits of the samples of a series at p, whose code has the
+// other codings.
 func (w *DayWriter) PutSamples(b *pebble.Batch, p *keys.Location, others [][8]byte, days []SampleDay) error {
 	pre := keys.DayPrefix("Observation", p.Bucket)
 	for i := range days {
@@ -135,8 +136,8 @@ func (w *DayWriter) PutSamples(b *pebble.Batch, p *keys.Location, others [][8]by
 	return nil
 }
 
-// set adds bits to a row. Nothing is read for it: Pebble merges what is written
-// to one row (see setBits).
+// set adds bits to a row. It need not read the row, because Merger merges the
+// values.
 func (w *DayWriter) set(b *pebble.Batch, key []byte, bits *DayBits) error {
 	have := w.written[string(key)]
 	now := have
@@ -149,13 +150,14 @@ func (w *DayWriter) set(b *pebble.Batch, key []byte, bits *DayBits) error {
 	return b.Merge(key, append(bits.Documents[:], bits.Samples[:]...), nil)
 }
 
-// trim forgets the rows when they are many. It is called between groups: what a
-// group has written is not yet there to be read.
+// Trim forgets all rows if they are too many. Call it between groups: the rows of
+// an unfinished group cannot be read yet.
 func (w *DayWriter) Trim() {
 	if len(w.written) > cachedDays {
 		clear(w.written)
 	}
 }
 
-// reset forgets all rows, because a batch with some of them was not committed.
+// Reset forgets all rows. Call it when a batch that holds some of them was not
+// committed.
 func (w *DayWriter) Reset() { clear(w.written) }

@@ -14,21 +14,21 @@ import (
 const (
 	flagDeleted = 1 << iota
 	flagCreated
-	flagMoved    // I: version 1 of what was a sample
-	FlagSeries   // L: samples of one series
-	flagTemplate // D: kept by form
+	flagMoved    // I row: version 1 of a former sample
+	FlagSeries   // L row: samples of one series
+	flagTemplate // D row: stored as the slots of a template
 )
 
-// doc is a decoded D value.
+// Document is a decoded D value.
 type Document struct {
 	EndSeq         store.Seq
 	Deleted        bool
 	Version        uint64
-	Updated        int64 // Unix ms
+	Updated        int64 // Unix milliseconds
 	Vendor, Author string
 	Categories     []string
 	JSON           []byte
-	// formed: instead of json there is its form and what is its own.
+	// Templated is set if Slots and TemplateID take the place of JSON.
 	Templated  bool
 	TemplateID [16]byte
 	Slots      []byte
@@ -65,7 +65,7 @@ func flags(deleted, created bool) (f byte) {
 	return f
 }
 
-// decodeDoc reads a D value; json and own alias v.
+// DecodeDocument decodes a D value. JSON and Slots alias v.
 func DecodeDocument(v []byte) (d Document, err error) { return new(Recent).decode(v) }
 
 func (last *Recent) decode(v []byte) (d Document, err error) {
@@ -88,13 +88,13 @@ func (last *Recent) decode(v []byte) (d Document, err error) {
 	return d, nil
 }
 
-// pointer is a decoded I value.
+// Pointer is a decoded I value: it points to the D row of a version.
 type Pointer struct {
 	keys.Location
 	Seq     store.Seq
 	Version uint64
 	Deleted bool
-	// moved: it is version 1 of what was a sample of series.
+	// Moved marks version 1 of a former sample of Series.
 	Moved  bool
 	Series series.SeriesID
 	Hash   [16]byte
@@ -131,7 +131,7 @@ func DecodePointer(key, v []byte) (p Pointer, err error) {
 	return p, nil
 }
 
-// entry is a row of the change log.
+// Change is an L row of a document.
 type Change struct {
 	keys.Location
 	Type, ID         string
@@ -153,12 +153,12 @@ func (e *Change) Encode() []byte {
 	return e.Location.Append(b)
 }
 
-// samplesEntry is an L row that stands for samples of one series.
+// SeriesChange is an L row of the samples that a commit wrote of one series.
 type SeriesChange struct {
 	keys.Location
 	Series      series.SeriesID
 	Count       uint64
-	First, Last int64 // least and greatest start, Unix microseconds
+	First, Last int64 // least and greatest start in Unix microseconds
 }
 
 func (e *SeriesChange) Encode() []byte {
@@ -195,7 +195,7 @@ func DecodeChange(v []byte) (e Change, err error) {
 	return e, nil
 }
 
-// resource builds what callers get of a version.
+// Resource returns the version as the store's callers see it.
 func (d *Document) Resource(typ, id string) fhir.Resource {
 	r := fhir.Resource{Type: typ, ID: id, Version: d.Version, LastUpdated: time.UnixMilli(d.Updated).UTC(),
 		Deleted: d.Deleted}
@@ -205,7 +205,8 @@ func (d *Document) Resource(typ, id string) fhir.Resource {
 	return r
 }
 
-// visible looks at to-T before anything is decoded.
+// Visible reports whether the version of a D, P or X value, written by the commit
+// from, is current at the commit at. It decodes nothing but the end of the version.
 func Visible(v []byte, from, at store.Seq) bool {
 	if len(v) < 8 || from > at {
 		return false
@@ -214,5 +215,5 @@ func Visible(v []byte, from, at store.Seq) bool {
 	return to == 0 || to > at
 }
 
-// isSeriesChange reports whether an L value is that of samples.
+// IsSeriesChange reports whether v is an L value of samples.
 func IsSeriesChange(v []byte) bool { return len(v) > 0 && v[0]&FlagSeries != 0 }

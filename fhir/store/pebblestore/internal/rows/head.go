@@ -10,7 +10,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 )
 
-// meta is the N row "head".
+// Head is the N row "head": the state of the store after a commit.
 type Head struct {
 	Seq       store.Seq
 	Updated   int64
@@ -33,7 +33,7 @@ func DecodeHead(v []byte) (Head, error) {
 	return m, nil
 }
 
-// get returns a copy of a value, nil when absent.
+// Get returns a copy of a value, or nil if the key is absent.
 func Get(r pebble.Reader, key []byte) ([]byte, error) {
 	v, c, err := r.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {

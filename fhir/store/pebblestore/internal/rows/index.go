@@ -9,7 +9,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 )
 
-// indexed reports whether a parameter of a type has X rows.
+// Indexed reports whether a search parameter has X rows.
 func Indexed(p *search.Param) bool {
 	switch p.Kind {
 	case search.TypeToken, search.TypeReference, search.TypeURI:
@@ -27,7 +27,8 @@ var ( // read only
 	fewOfAuditEvent  = []string{"patient", "entity"}
 )
 
-// indexedFew are the parameters of the types that have X rows for a few only.
+// indexedFew returns the only parameters of a type that have X rows, or nil if the
+// type has no such restriction.
 func indexedFew(typ string) []string {
 	switch typ {
 	case "Observation":
@@ -38,8 +39,8 @@ func indexedFew(typ string) []string {
 	return nil
 }
 
-// rowValues are the index values that a document's rows and its kind are made of,
-// for the types of which there are many documents and few such rows.
+// rowValues selects the index values that the rows and the signature of a document
+// need, for the types that have many documents and few X rows.
 var rowValues = sync.OnceValues(func() (map[string]*search.Selection, error) {
 	out := map[string]*search.Selection{}
 	for _, typ := range []string{"Observation", "AuditEvent"} {
@@ -52,8 +53,8 @@ var rowValues = sync.OnceValues(func() (map[string]*search.Selection, error) {
 	return out, nil
 })
 
-// extractStored returns the values that the committer reads of a document;
-// complete is false when it has others, too.
+// ExtractStored returns the index values that the committer needs of a document. If
+// complete is false, the document has others.
 func ExtractStored(typ string, json []byte) (v *search.Values, complete bool, err error) {
 	some, err := rowValues()
 	if err != nil {
@@ -67,7 +68,7 @@ func ExtractStored(typ string, json []byte) (v *search.Values, complete bool, er
 	return v, true, err
 }
 
-// indexValue is the value under which v has an X row; "" none.
+// IndexValue returns the value under which v has an X row, or "" if it has none.
 func IndexValue(k search.ParamType, v *search.Value) string {
 	if k == search.TypeReference {
 		if v.HasSystem { // a logical reference
@@ -80,9 +81,9 @@ func IndexValue(k search.ParamType, v *search.Value) string {
 	return v.Code
 }
 
-// under is the parameter under which a value has its X rows. A patient whom an
-// AuditEvent names as an entity is one of its patients, too: those rows are
-// enough.
+// IndexParam returns the parameter under which a value has its X rows. A patient
+// that an AuditEvent names as an entity is also one of its patients; the rows of
+// "patient" suffice.
 func IndexParam(typ, code, value string) string {
 	if typ == "AuditEvent" && code == "entity" && strings.HasPrefix(value, "Patient/") {
 		return "patient"
@@ -90,7 +91,7 @@ func IndexParam(typ, code, value string) string {
 	return code
 }
 
-// indexRows calls fn with every X prefix of a document.
+// EachIndexPrefix calls fn with the prefix of every X row of a document.
 func EachIndexPrefix(typ string, v *search.Values, fn func(prefix []byte)) {
 	var seen []string
 	of := func(code string, vals []search.Value) {
@@ -119,7 +120,8 @@ func EachIndexPrefix(typ string, v *search.Values, fn func(prefix []byte)) {
 	}
 }
 
-// otherCodes are the clusters of the codings beside the primary one.
+// OtherCodes returns the clusters of an Observation's codings other than the
+// primary one.
 func OtherCodes(typ string, v *search.Values, primary [8]byte) [][8]byte {
 	if typ != "Observation" {
 		return nil
@@ -137,5 +139,6 @@ func OtherCodes(typ string, v *search.Values, primary [8]byte) [][8]byte {
 	return out
 }
 
-// kindParams are what kinds know of; no leaf of a Shape is part of them.
+// SignatureParams are the parameters that a signature of documents covers (see
+// package find). They must have no leaf in a search.Template.
 var SignatureParams = [...]string{"category", "code", "status"} // read only

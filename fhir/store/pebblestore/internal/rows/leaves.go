@@ -11,7 +11,8 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 )
 
-// logRows reads single leaves and hashes out of the rows of whole batches.
+// Log reads single leaves and hashes from M rows, which each hold those of one
+// batch.
 type Log struct{ it *pebble.Iterator }
 
 func OpenLog(r pebble.Reader) (*Log, error) {
@@ -24,7 +25,8 @@ func OpenLog(r pebble.Reader) (*Log, error) {
 
 func (l *Log) Close() error { return l.it.Close() }
 
-// row is the row of a kind that begins at index i or nearest before it.
+// row returns the row of type typ that begins at index i, or the last one before
+// it.
 func (l *Log) row(kind byte, i uint64) (first uint64, v []byte, err error) {
 	if !l.it.SeekLT(keys.AppendUint64([]byte{keys.TableLog, kind}, i+1)) {
 		return 0, nil, l.it.Error()
@@ -39,7 +41,7 @@ func (l *Log) row(kind byte, i uint64) (first uint64, v []byte, err error) {
 	return binary.BigEndian.Uint64(k[2:]), l.it.Value(), nil
 }
 
-// leaf is leaf i, nil when there is none.
+// Leaf returns leaf i, or nil if there is none.
 func (l *Log) Leaf(i uint64) (store.Leaf, error) {
 	first, v, err := l.row(keys.LogLeaves, i)
 	if err != nil || v == nil {
@@ -49,7 +51,7 @@ func (l *Log) Leaf(i uint64) (store.Leaf, error) {
 	return append(store.Leaf(nil), leaf...), err
 }
 
-// leafIn is the n-th leaf of a row, nil when it ends before.
+// LeafIn returns the n-th leaf of a row, or nil if the row has fewer.
 func LeafIn(v []byte, n uint64) (leaf []byte, err error) {
 	r := Reader{Bytes: v}
 	for ; len(r.Bytes) > 0; n-- {
@@ -64,8 +66,8 @@ func LeafIn(v []byte, n uint64) (leaf []byte, err error) {
 	return nil, nil
 }
 
-// hash is the stored hash i, nil when there is none. It is valid until the
-// next call.
+// Hash returns the stored hash i, or nil if there is none. The bytes are valid
+// until the next call.
 func (l *Log) Hash(i int64) ([]byte, error) {
 	first, v, err := l.row(keys.LogHashes, uint64(i))
 	if err != nil || v == nil {

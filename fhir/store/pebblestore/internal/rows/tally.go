@@ -7,14 +7,14 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 )
 
-// seriesState is a K row.
+// Tally is a K row: the counts of a series.
 type Tally struct {
-	MaxStart    int64 // of all its samples, ever
+	MaxStart    int64 // of all samples that the series ever had
 	Samples     uint64
-	Tails       uint64 // rows
+	Tails       uint64 // blocks at level 0
 	TailSamples uint64 // samples in tails
-	Moves       uint64 // samples that became documents: a compaction that has not seen one is void
-	Merges      uint64 // compactions, for the keys of merged tails
+	Moves       uint64 // samples that became documents; a compaction planned before the latest one is void
+	Merges      uint64 // number of compactions, part of the keys of merged tails
 }
 
 func (s *Tally) Encode() []byte {

@@ -12,18 +12,16 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 )
 
-// maxForms bounds the memory of forms (some KiB each), and how many the
-// committer remembers as written.
+// MaxTemplates bounds the templates in memory, which take a few KiB each.
 const MaxTemplates = 1024
 
-// forms are the forms that reads needed.
+// Templates caches the templates of F rows. It is safe for concurrent use.
 type Templates struct {
 	mu   sync.RWMutex
 	byID map[[16]byte]*store.Template
 }
 
-// get reads a form, which lies in the batch of the first row that needs it or
-// in one before.
+// get returns a template from the cache or from its F row.
 func (f *Templates) get(r pebble.Reader, id [16]byte) (*store.Template, error) {
 	f.mu.RLock()
 	x := f.byID[id]
@@ -48,7 +46,8 @@ func (f *Templates) get(r pebble.Reader, id [16]byte) (*store.Template, error) {
 	return x, nil
 }
 
-// doc decodes a D value and writes out what is kept by form; json may alias v.
+// Document decodes a D value and fills the template of a templated document. JSON
+// may alias v.
 func (f *Templates) Document(r pebble.Reader, last *Recent, typ, id string, v []byte) (Document, error) {
 	d, err := last.decode(v)
 	if err != nil || !d.Templated {

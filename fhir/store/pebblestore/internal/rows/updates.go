@@ -9,11 +9,11 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 )
 
-// updates is a decoded U or V row: what one commit wrote of a type.
+// Updates is a decoded U or V row: the resources of a type that one commit wrote.
 type Updates struct {
-	Updated int64  // Unix ms
-	Count   uint64 // resources, samples among them
-	List    []byte // n of L rows, or AuditEvents
+	Updated int64  // Unix milliseconds
+	Count   uint64 // resources, including samples
+	List    []byte // encoded numbers of L rows, or AuditEvents
 }
 
 func EncodeUpdates(updated int64, count uint64, list []byte) []byte {
@@ -30,7 +30,7 @@ func DecodeUpdates(v []byte) (u Updates, err error) {
 	return u, nil
 }
 
-// events reads the list of a U row of AuditEvents.
+// Events decodes the list of a U row of AuditEvents.
 func (u *Updates) Events(seq store.Seq) (out []keys.Row, err error) {
 	for b := u.List; len(b) > 0; {
 		r := Reader{Bytes: b}
@@ -44,7 +44,7 @@ func (u *Updates) Events(seq store.Seq) (out []keys.Row, err error) {
 	return out, nil
 }
 
-// changes reads the list of any other row: n of L rows.
+// Changes decodes the list of any other row: the numbers of L rows.
 func (u *Updates) Changes() (out []uint32, err error) {
 	for r := (Reader{Bytes: u.List}); len(r.Bytes) > 0; {
 		n := r.Uvarint()

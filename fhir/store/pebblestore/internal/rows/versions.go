@@ -11,12 +11,13 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 )
 
-// idIterator walks the I table; one of them serves many lookups.
+// NewIDIter returns an iterator over table I. One iterator serves many calls of
+// HeadIn.
 func NewIDIter(r pebble.Reader) (*pebble.Iterator, error) {
 	return r.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableID}, UpperBound: []byte{keys.TableID + 1}})
 }
 
-// headIn is headOf on an iterator of idIterator.
+// HeadIn is HeadOf with an iterator from NewIDIter.
 func HeadIn(it *pebble.Iterator, ref fhir.Ref, seq store.Seq) (*Pointer, error) {
 	key := keys.IDKey(ref.Type, ref.ID, seq)
 	if !it.SeekGE(key) {
@@ -32,7 +33,7 @@ func HeadIn(it *pebble.Iterator, ref fhir.Ref, seq store.Seq) (*Pointer, error) 
 	return &x, nil
 }
 
-// headOf returns the newest version of ref at t, nil when there is none.
+// HeadOf returns the newest version of ref at a Seq, or nil if there is none.
 func HeadOf(r pebble.Reader, ref fhir.Ref, seq store.Seq) (p *Pointer, err error) {
 	pre := keys.IDPrefix(ref.Type, ref.ID)
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})

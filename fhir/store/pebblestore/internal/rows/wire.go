@@ -8,7 +8,7 @@ func AppendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// reader reads varints and texts; bad stays set after the first fault.
+// Reader decodes varints and strings. Bad is set after the first error.
 type Reader struct {
 	Bytes []byte
 	Bad   bool
@@ -75,11 +75,12 @@ func (r *Reader) Byte() byte {
 	return b[0]
 }
 
-// recent remembers what the document before had, for neighbours have mostly
-// the same. What it hands out is shared and must not be changed.
+// Recent holds the strings of the document decoded last, because neighbors mostly
+// have the same ones. The strings and slices it returns are shared and must not be
+// changed.
 type Recent struct {
 	vendor, author string
-	raw            string // of categories
+	raw            string // encoded categories
 	categories     []string
 }
 

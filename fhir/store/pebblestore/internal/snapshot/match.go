@@ -11,17 +11,18 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// view of one document with its index values, extracted at most once.
+// Match is one version of a document, or a sample, with its index values, which are
+// extracted at most once.
 type Match struct {
-	Document rows.Document // of a sample, json is nil until body
+	Document rows.Document // of a sample, JSON is nil until Body is called
 	Row      keys.Row
 	Values   *search.Values
 	Facts    access.Facts
-	Series   *tier.Series // of a sample; nil for a document
+	Series   *tier.Series // nil for a document
 	Sample   series.Sample
 }
 
-// body is the stamped JSON.
+// Body returns the stamped JSON.
 func (m *Match) Body() []byte {
 	if m.Series != nil && m.Document.JSON == nil {
 		m.Document.JSON = m.Series.Template.Append(make([]byte, 0, m.Series.Size), &m.Sample)
@@ -29,8 +30,8 @@ func (m *Match) Body() []byte {
 	return m.Document.JSON
 }
 
-// again is the same version for another reader, who extracts its index values
-// anew when asked for them.
+// Clone returns the same version for another reader, who extracts the index values
+// again.
 func (m *Match) Clone() *Match {
 	m.Body()
 	x := *m
@@ -38,7 +39,7 @@ func (m *Match) Clone() *Match {
 	return &x
 }
 
-// resource is what callers get.
+// Resource returns the version as the store's callers see it.
 func (m *Match) Resource() fhir.Resource {
 	m.Body()
 	return m.Document.Resource(m.Row.Type, m.Row.ID)
@@ -51,14 +52,14 @@ func NewMatch(r keys.Row, d rows.Document) *Match {
 	return m
 }
 
-// set makes m the match of another document.
+// Set makes m the match of another document.
 func (m *Match) Set(r keys.Row, d rows.Document) {
 	m.Document, m.Row, m.Values = d, r, nil
 	m.Facts = access.Facts{Type: r.Type, ID: r.ID, Patient: r.Patient, Vendor: d.Vendor, Author: d.Author,
 		Categories: d.Categories, Tokens: m.Facts.Tokens}
 }
 
-// index returns the values; a document that cannot be read has none, so that
+// Index returns the index values. A document that cannot be read has none, so that
 // it matches nothing and no granular scope covers it.
 func (m *Match) Index() *search.Values {
 	if m.Values == nil {
@@ -90,7 +91,7 @@ func Tokens(v *search.Values, param string) []access.Token {
 	return out
 }
 
-// newSample is the match of a sample.
+// NewSample returns the match of a sample.
 func NewSample(ser *tier.Series, s *series.Sample) *Match {
 	k := ser.Template.Key(s)
 	m := &Match{Series: ser, Sample: *s}

@@ -17,7 +17,7 @@ import (
 // A probe yields the processor every yieldProbes samples, which take about 100 us.
 const yieldProbes = 4096
 
-// probe fills found for the samples of a SeriesWrite.
+// Probe fills found for the samples of a SeriesWrite.
 func (snap *Snapshot) Probe(w *store.SeriesWrite, found []store.Presence) error {
 	n := len(found)
 	if n == 0 {
@@ -27,7 +27,7 @@ func (snap *Snapshot) Probe(w *store.SeriesWrite, found []store.Presence) error 
 	if err != nil {
 		return err
 	}
-	// An identity that no commit has touched has nothing.
+	// An identity that no commit has touched has no samples.
 	touched, err := rows.Get(snap.Reader, keys.IdentityKey(w.Template.Identity))
 	if err != nil || touched == nil {
 		return err
@@ -56,7 +56,7 @@ func (snap *Snapshot) Probe(w *store.SeriesWrite, found []store.Presence) error 
 	return snap.probeDocuments(w, found)
 }
 
-// compareSamples holds the columns against a walk over the same time.
+// compareSamples compares the columns with a walk over the same time.
 func compareSamples(s *tier.Walk, w *store.SeriesWrite, own bool, found []store.Presence) error {
 	t := w.Template
 	for i, n := 0, 1; i < len(found) && s.Valid(); n++ {

@@ -15,7 +15,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// at resolves the snapshot a read names.
+// At returns the Seq that a read names, where 0 is the latest.
 func (snap *Snapshot) At(op string, seq store.Seq) (store.Seq, error) {
 	if seq == 0 {
 		return snap.Head.Seq, nil
@@ -26,7 +26,7 @@ func (snap *Snapshot) At(op string, seq store.Seq) (store.Seq, error) {
 	return seq, nil
 }
 
-// fetch reads the document that p points to.
+// Fetch reads the document of an I row.
 func (snap *Snapshot) Fetch(ref fhir.Ref, p *rows.Pointer) (*Match, error) {
 	return snap.FetchRow(keys.Row{Location: p.Location, Type: ref.Type, ID: ref.ID, Seq: p.Seq})
 }
@@ -46,8 +46,8 @@ func (snap *Snapshot) FetchRow(r keys.Row) (*Match, error) {
 	return NewMatch(r, d), nil
 }
 
-// current is the version of ref at t, nil when there is none: a document, or
-// a sample.
+// Current returns the version of ref at a Seq, a document or a sample, or nil if
+// there is none.
 func (snap *Snapshot) Current(ref fhir.Ref, seq store.Seq) (*Match, error) {
 	p, err := rows.HeadOf(snap.Reader, ref, seq)
 	if err != nil {
@@ -63,7 +63,7 @@ func (snap *Snapshot) Current(ref fhir.Ref, seq store.Seq) (*Match, error) {
 	return NewSample(s.Series, &s.Sample), nil
 }
 
-// change calls fn with the change of one document.
+// Change calls fn with the change that the L row of a document holds.
 func (snap *Snapshot) Change(seq store.Seq, raw []byte, fn func(*store.Change) bool) (bool, error) {
 	e, err := rows.DecodeChange(raw)
 	if err != nil {
@@ -77,7 +77,8 @@ func (snap *Snapshot) Change(seq store.Seq, raw []byte, fn func(*store.Change) b
 			Categories: e.Categories}}
 	c.Facts.Tokens = func(param string) []access.Token {
 		if m == nil {
-			// A row that cannot be read has no tokens: nothing is let out for it.
+			// A row that cannot be read has no tokens, so that no granular scope
+			// covers it.
 			if m, _ = snap.FetchRow(r); m == nil {
 				return nil
 			}
@@ -87,8 +88,8 @@ func (snap *Snapshot) Change(seq store.Seq, raw []byte, fn func(*store.Change) b
 	return fn(&c), nil
 }
 
-// sampleChanges calls fn with the samples of a SeriesWrite in order, those
-// among them that have become documents too.
+// SampleChanges calls fn with the samples of an L row, in order, including those
+// that have become documents.
 func (snap *Snapshot) SampleChanges(seq store.Seq, raw []byte, fn func(*store.Change) bool) (more bool, err error) {
 	e, err := rows.DecodeSeriesChange(raw)
 	if err != nil {
@@ -133,8 +134,9 @@ func (snap *Snapshot) SampleChanges(seq store.Seq, raw []byte, fn func(*store.Ch
 	return true, nil
 }
 
-// moved are the samples that a commit wrote within a time of one series and
-// that have become documents since, by id.
+// Moved returns the samples that a commit wrote of one series, with a start in
+// [first, last] in Unix microseconds, and that have become documents since, ordered
+// by id.
 func (snap *Snapshot) Moved(ser *tier.Series, seq store.Seq, first, last int64) (out []*Match, err error) {
 	lo, hi := series.Key{Identity: ser.Template.Identity, Start: first},
 		series.Key{Identity: ser.Template.Identity, Start: last, Check: math.MaxUint32}
@@ -163,7 +165,7 @@ func (snap *Snapshot) Moved(ser *tier.Series, seq store.Seq, first, last int64) 
 	return out, it.Error()
 }
 
-// view is what readers see: the durable state at one T.
+// Snapshot is the durable state at one Seq, and the means to read it.
 type Snapshot struct {
 	Reader    *pebble.Snapshot
 	Head      rows.Head
@@ -171,7 +173,7 @@ type Snapshot struct {
 	Tier      *tier.Tier
 }
 
-// walkSeries begins a walk of a series at a snapshot.
+// Walk returns a walk of a series at the Seq at.
 func (snap *Snapshot) Walk(ser *tier.Series, at store.Seq, desc bool) *tier.Walk {
 	return snap.Tier.Walk(snap.Reader, ser, at, desc)
 }

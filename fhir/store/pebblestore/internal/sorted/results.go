@@ -21,17 +21,17 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/fault"
 )
 
-// Bounds of kept results. A result that was let go is made again when its next
-// page is asked for: a position says where to go on, whatever holds the rows.
+// Bounds of cached results. If a result was dropped, the next page sorts again: a
+// position does not depend on the result it came from.
 const (
-	ResultTTL      = 10 * time.Minute // after the last page
+	ResultTTL      = 10 * time.Minute // since the last page
 	ResultsPer     = 8                // results of one owner
-	memoryBytes    = 32 << 20         // of results in memory, together
-	memoryEach     = 4 << 20          // a larger result is written to disk
-	DefaultSpilled = 1 << 30          // Options.SpillBytes
+	memoryBytes    = 32 << 20         // of all results in memory
+	memoryEach     = 4 << 20          // larger results are written to disk
+	DefaultSpilled = 1 << 30          // default of Results.Limit
 )
 
-// results keeps sorted results for the pages to come.
+// Results caches sorted results for the next pages. It is safe for concurrent use.
 type Results struct {
 	fs       vfs.FS
 	dir      string
@@ -40,16 +40,15 @@ type Results struct {
 	Limit    int64 // bytes on disk
 
 	mu     sync.Mutex
-	made   bool // the directory is there
+	made   bool // the directory exists
 	n      uint64
 	byID   map[[32]byte]*list.Element
-	order  *list.List // of *result, the one used last first
-	memory int64      // bytes of results that are kept
-	disk   int64      // bytes of files that are open
+	order  *list.List // of *Result, most recently used first
+	memory int64      // bytes of cached results in memory
+	disk   int64      // bytes reserved for open files
 }
 
-// result is one sorted result. refs counts who uses it; the store's own counts
-// as one while the result is kept.
+// Result is one sorted result. refs counts its users; the cache counts as one.
 type Result struct {
 	id     [32]byte
 	owner  string
@@ -62,10 +61,10 @@ type Result struct {
 	n      int // entries
 	every  int // entries between two marks
 	used   time.Time
-	refs   int // guarded by results.mu
+	refs   int // guarded by Results.mu
 }
 
-// mark is an entry at which a seek can begin.
+// mark is an entry at which a seek can start.
 type mark struct {
 	p   Position
 	off int64
@@ -81,7 +80,7 @@ func NewResults(fs vfs.FS, dir string, clock func() time.Time, runBytes int, lim
 	return rs, rs.fs.RemoveAll(rs.dir)
 }
 
-// resultID names the result of a search at a snapshot for its owner.
+// ResultID identifies the result of an owner's search at a snapshot.
 func ResultID(owner string, q *search.Query, sort []search.SortKey, at store.Seq) [32]byte {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q %q %d %v", owner, q.Type, at, sort)
@@ -95,10 +94,10 @@ func ResultID(owner string, q *search.Query, sort []search.SortKey, at store.Seq
 	return [32]byte(h.Sum(nil))
 }
 
-// mark remembers an entry now and then.
+// mark records every r.every-th entry.
 func (r *Result) mark(p *Position, off int64) {
 	if r.n%r.every == 0 {
-		if len(r.marks) == maxMarks { // every second is enough from now on
+		if len(r.marks) == maxMarks { // keep every second one
 			for i := range maxMarks / 2 {
 				r.marks[i] = r.marks[2*i]
 			}
@@ -111,7 +110,7 @@ func (r *Result) mark(p *Position, off int64) {
 	r.n++
 }
 
-// seek reads from the last mark that is not behind from.
+// Seek returns a reader that starts at the last mark at or before from.
 func (r *Result) Seek(keys []search.SortKey, from *Position) (*Reader, error) {
 	off := int64(0)
 	if from != nil {
@@ -127,7 +126,7 @@ func (rs *Results) Writer(sort []search.SortKey) *Writer {
 	return &Writer{rs: rs, sort: sort}
 }
 
-// take returns a kept result, nil when there is none. The caller releases it.
+// Take returns a cached result, or nil. The caller releases it.
 func (rs *Results) Take(id [32]byte) *Result {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -143,12 +142,12 @@ func (rs *Results) Take(id [32]byte) *Result {
 	return r
 }
 
-// keep keeps a result, and lets go of those that are then too many.
+// Keep caches a result, and drops others that exceed the bounds.
 func (rs *Results) Keep(id [32]byte, owner string, r *Result) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.expire()
-	if rs.byID[id] != nil || r.memory && r.bytes > memoryEach { // another request was quicker
+	if rs.byID[id] != nil || r.memory && r.bytes > memoryEach { // another request cached it first
 		return
 	}
 	r.id, r.owner, r.used = id, owner, rs.clock()
@@ -172,14 +171,14 @@ func (rs *Results) Keep(id [32]byte, owner string, r *Result) {
 	}
 }
 
-// tidy is called now and then.
+// Tidy drops expired results.
 func (rs *Results) Tidy() {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.expire()
 }
 
-// expire lets go of results that nobody asked for lately.
+// expire drops results that were not used recently.
 func (rs *Results) expire() {
 	now := rs.clock()
 	for el := rs.order.Back(); el != nil && now.Sub(el.Value.(*Result).used) > ResultTTL; el = rs.order.Back() {
@@ -215,19 +214,19 @@ func (rs *Results) Release(r *Result) {
 func (rs *Results) unref(r *Result) {
 	if r.refs--; r.refs == 0 && r.file != nil {
 		if err := r.file.removeLocked(); err != nil {
-			return // the next start removes what is left of it
+			return // the next start removes the file
 		}
 	}
 }
 
-// usage returns the number of results that are kept and the bytes of their files.
+// Usage returns the number of cached results and the bytes of their files.
 func (rs *Results) Usage() (n int, disk int64) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	return rs.order.Len(), rs.disk
 }
 
-// close lets go of everything.
+// Close drops all results.
 func (rs *Results) Close() error {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -237,7 +236,7 @@ func (rs *Results) Close() error {
 	return rs.fs.RemoveAll(rs.dir)
 }
 
-// reserve takes room on disk, of kept results when nothing else is left.
+// reserve reserves space on disk. It drops cached results if there is not enough.
 func (rs *Results) reserve(n int64) error {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -257,8 +256,8 @@ type scratch struct {
 	name string
 	f    vfs.File
 	buf  []byte
-	size int64 // with what is in buf
-	held int64 // bytes that are reserved
+	size int64 // including buf
+	held int64 // bytes reserved
 }
 
 const scratchBuffer = 256 << 10
@@ -278,8 +277,8 @@ func (rs *Results) scratch() (*scratch, error) {
 	if err != nil {
 		return nil, errScratch(err)
 	}
-	// The handle for reading is another: the file system decides what one that
-	// was created may do.
+	// Reopen the file for reading: some file systems do not read through a handle
+	// that Create returned.
 	return &scratch{rs: rs, name: name, f: f}, nil
 }
 
@@ -310,7 +309,7 @@ func (s *scratch) push() error {
 	return nil
 }
 
-// flush writes the rest and makes the file ready to be read.
+// flush writes the buffer and makes the file readable.
 func (s *scratch) flush() error {
 	if err := s.push(); err != nil {
 		return err

@@ -17,7 +17,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/rows"
 )
 
-// sortKey is the key of one match under one element of _sort.
+// Key is the key of one match under one element of _sort.
 type Key struct {
 	None   bool    `json:"z,omitempty"`
 	Lo     int64   `json:"l,omitempty"`
@@ -26,13 +26,13 @@ type Key struct {
 	System string  `json:"s,omitempty"`
 }
 
-// sortPos is the position of a match in a sorted result.
+// Position is the position of a match in a sorted result.
 type Position struct {
 	Keys []Key  `json:"k"`
 	ID   string `json:"i"`
 }
 
-// encode appends p, behind its length.
+// encode appends p, preceded by its length.
 func (p *Position) encode(b []byte) []byte {
 	var body []byte
 	for _, k := range p.Keys {
@@ -48,7 +48,7 @@ func (p *Position) encode(b []byte) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(body))), body...)
 }
 
-// decodeSortPos reads what encode wrote, without the length.
+// decodeSortPos decodes the output of encode, without the length.
 func decodeSortPos(b []byte, keys int) (p Position, err error) {
 	r := rows.Reader{Bytes: b}
 	p.Keys = make([]Key, keys)
@@ -67,7 +67,7 @@ func decodeSortPos(b []byte, keys int) (p Position, err error) {
 	return p, nil
 }
 
-// compare orders as search.CompareValues does, then by id.
+// Compare orders like search.CompareValues, then by id.
 func (p *Position) Compare(o *Position, sort []search.SortKey) int {
 	for i, s := range sort {
 		a, b := p.Keys[i], o.Keys[i]
@@ -91,7 +91,7 @@ func (p *Position) Compare(o *Position, sort []search.SortKey) int {
 	return strings.Compare(p.ID, o.ID)
 }
 
-// posReader reads entries in order.
+// Reader reads entries in order.
 type Reader struct {
 	r    *bufio.Reader
 	keys int
@@ -113,21 +113,21 @@ func (c *Reader) Next() (p Position, err error) {
 	return decodeSortPos(c.buf, c.keys)
 }
 
-// resultWriter sorts what is added: in memory as far as that goes, in runs on
-// disk behind that.
+// Writer sorts entries. It holds them in memory up to a bound, and then writes
+// sorted runs to disk.
 type Writer struct {
 	rs   *Results
 	sort []search.SortKey
 	held []Position
-	size int // of held, about
+	size int // size of held in bytes, estimated
 	runs []*scratch
 }
 
 const (
 	maxEntry   = 1 << 20 // bytes of one entry
-	mergeRuns  = 16      // runs that are merged at a time
-	indexEvery = 128     // entries between two that a seek can begin at, in a small result
-	maxMarks   = 4096    // of a result
+	mergeRuns  = 16      // runs merged at a time
+	indexEvery = 128     // entries between two marks of a small result
+	maxMarks   = 4096    // marks of a result
 )
 
 func (w *Writer) Add(p *Position) error {
@@ -142,7 +142,7 @@ func (w *Writer) Add(p *Position) error {
 	return w.spill()
 }
 
-// spill writes what is held as a run.
+// spill writes the held entries as a sorted run.
 func (w *Writer) spill() error {
 	w.order()
 	s, err := w.rs.scratch()
@@ -159,7 +159,7 @@ func (w *Writer) spill() error {
 	if err := s.flush(); err != nil || len(w.runs) < mergeRuns {
 		return err
 	}
-	// Runs are merged as they come, so that few files are open.
+	// Merge runs as they accumulate, so that few files are open.
 	merged, err := w.rs.scratch()
 	if err != nil {
 		return err
@@ -186,7 +186,7 @@ func (w *Writer) drop() (err error) {
 
 func (w *Writer) Abandon() error { return w.drop() }
 
-// finish makes the result. The caller holds it and releases it.
+// Finish returns the result. The caller releases it.
 func (w *Writer) Finish(ctx interface{ Err() error }) (*Result, error) {
 	r := &Result{refs: 1, keys: len(w.sort), every: indexEvery}
 	if len(w.runs) == 0 {
@@ -254,7 +254,7 @@ func (w *Writer) merge(put func([]byte) error) error {
 	return nil
 }
 
-// posHeap has the run with the least entry first.
+// posHeap is a heap of runs, least next entry first.
 type posHeap struct {
 	sort []search.SortKey
 	at   []posAt

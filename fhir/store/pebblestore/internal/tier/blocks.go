@@ -12,24 +12,24 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 )
 
-// decodedBlocks are the blocks that look-ups by id decoded last: who reads one
-// sample mostly reads its neighbours, too. A block is known by its bytes, so
-// one that was written anew is never taken for what it was.
+// decodedBlocks caches the blocks that lookups by id decoded last, because a reader
+// of one sample mostly reads its neighbors, too. An entry is compared with the
+// bytes of the block, so that a rewritten block is decoded again.
 type decodedBlocks struct {
 	mu   sync.Mutex
 	list [8]*decodedBlock
 	next int
 }
 
-// decodedBlock does not change.
+// decodedBlock is immutable.
 type decodedBlock struct {
 	key, body []byte
-	t         uint64 // of the header: what the commits of new samples are
+	t         uint64 // Seq of the header, which new samples do not repeat
 	updated   int64
 	cols      series.Columns
 }
 
-// block is DB.block; the columns are read only.
+// block is Tier.ReadBlock with a cache. The columns are read only.
 func (c *decodedBlocks) block(t *Tier, r pebble.Reader, headKey []byte, h *series.Header) (_ *series.Columns, err error) {
 	body, done, err := r.Get(append([]byte{keys.TableBlock}, headKey[1:]...))
 	if err != nil {
@@ -56,8 +56,8 @@ func (c *decodedBlocks) block(t *Tier, r pebble.Reader, headKey []byte, h *serie
 	return &b.cols, nil
 }
 
-// columns are empty columns whose memory has been used before. Whoever is
-// done with them puts them into spare.
+// Columns returns empty columns from the pool. The caller passes them to Release
+// when done.
 func (t *Tier) Columns(values int) *series.Columns {
 	c, ok := t.spare.Get().(*series.Columns)
 	if !ok {
@@ -68,7 +68,7 @@ func (t *Tier) Columns(values int) *series.Columns {
 	return c
 }
 
-// block reads the columns of a header row.
+// ReadBlock decodes the block of a header row.
 func (t *Tier) ReadBlock(r pebble.Reader, headKey []byte, h *series.Header, into *series.Columns) error {
 	k := append([]byte{keys.TableBlock}, headKey[1:]...)
 	v, c, err := r.Get(k)
@@ -80,13 +80,13 @@ func (t *Tier) ReadBlock(r pebble.Reader, headKey []byte, h *series.Header, into
 	return err
 }
 
-// decode reads the bytes of a block.
+// decode decodes the bytes of a block.
 func (t *Tier) decode(body []byte, h *series.Header, into *series.Columns) error {
 	err := t.codec.Decode(body, into)
 	if err == nil && into.Len() != h.Count {
 		err = fault.ErrRow
 	}
-	// What a commit wrote does not name it: the header does.
+	// A block that a commit wrote leaves out the commit, which its header names.
 	for i := range into.Commits {
 		if into.Commits[i].T == 0 {
 			into.Commits[i] = series.Commit{T: h.MinT, Updated: h.MinUpdated}

@@ -16,26 +16,26 @@ import (
 )
 
 const (
-	// tailsPerTier: so many tails of like size (within a factor of 16) are
-	// merged into one, so a sample is rewritten at most a few times before it
-	// comes into the base.
+	// tailsPerTier is the number of tails of like size (within a factor of 16) that
+	// are merged into one. A sample is thus rewritten only a few times before it
+	// reaches the base.
 	tailsPerTier = 16
-	// mergeLoose: a series with so many samples in tails has them merged into
-	// the base, if that rewrites at most mergeFactor times as many.
+	// mergeLoose is the number of samples in tails from which they are merged into
+	// the base, unless that rewrites more than mergeFactor times as many.
 	mergeLoose  = 1024
 	mergeFactor = 16
 )
 
-// compaction is a change of a series' rows that changes nothing to see.
+// Compaction is a planned change of the rows of a series. It changes no answer.
 type Compaction struct {
 	Series      *Series
-	Moves       uint64   // of the series when it was read
-	Drop        [][]byte // H keys; their B rows go too
+	Moves       uint64   // Tally.Moves when the series was read
+	Drop        [][]byte // H keys; their B rows are deleted, too
 	Put         []Placed
-	Tails       int64 // change of the tally
+	Tails       int64 // change of Tally.Tails
 	TailSamples int64
-	Read        uint64 // samples
-	Void        bool   // the series has changed meanwhile
+	Read        uint64 // samples that were read
+	Void        bool   // set if the series has changed meanwhile
 }
 
 type Placed struct {
@@ -46,17 +46,17 @@ type Placed struct {
 	Body   []byte
 }
 
-// tail is a tail that a compaction read.
+// tail is a block that a compaction reads.
 type tail struct {
 	key  []byte
 	head series.Header
 }
 
-// from is where the range of a base block begins: at its key, which its first
-// samples may have left since.
+// from returns the least start in the range of a base block. Its key names it, even
+// if the first samples have left the block since.
 func (t *tail) from() int64 { return keys.Unsortable(binary.BigEndian.Uint64(t.key[1+8+1:])) }
 
-// tierOf parts tails by size.
+// tierOf returns the size tier of n samples.
 func tierOf(n int) int { return (bits.Len(uint(n)) + 3) / 4 }
 
 func (t *Tier) Plan(r pebble.Reader, ser *Series, all bool) (*Compaction, error) {
@@ -106,7 +106,7 @@ func (t *Tier) Plan(r pebble.Reader, ser *Series, all bool) (*Compaction, error)
 	return x, err
 }
 
-// blocks are the headers of one level, in order of their keys.
+// blocks returns the headers of one level in the order of their keys.
 func (t *Tier) blocks(r pebble.Reader, ser *Series, level byte) (out []tail, err error) {
 	pre := keys.LevelPrefix(keys.TableHeader, ser.ID, level)
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
@@ -124,7 +124,7 @@ func (t *Tier) blocks(r pebble.Reader, ser *Series, level byte) (out []tail, err
 	return out, it.Error()
 }
 
-// read merges blocks and has x drop them.
+// read merges blocks, which x then drops.
 func (t *Tier) read(r pebble.Reader, x *Compaction, from []tail) (*series.Columns, error) {
 	var all, one series.Columns
 	for i := range from {
@@ -132,7 +132,7 @@ func (t *Tier) read(r pebble.Reader, x *Compaction, from []tail) (*series.Column
 		if err := t.ReadBlock(r, b.key, &b.head, &one); err != nil {
 			return nil, err
 		}
-		runtime.Gosched() // it is in the background
+		runtime.Gosched() // the compactor runs in the background
 		for j := range one.Len() {
 			s := one.At(j)
 			all.Append(&s, x.Series.Template.Values)
@@ -148,7 +148,7 @@ func (t *Tier) read(r pebble.Reader, x *Compaction, from []tail) (*series.Column
 	return &all, nil
 }
 
-// split cuts columns into blocks of like size.
+// split divides columns into blocks of equal size.
 func (t *Tier) split(x *Compaction, cols *series.Columns,
 	where func(h *series.Header, i int, check uint32) Placed) error {
 	n := cols.Len()
@@ -168,8 +168,8 @@ func (t *Tier) split(x *Compaction, cols *series.Columns,
 	return nil
 }
 
-// intoBase merges the tails with the base blocks that they overlap, and with
-// small ones beside. It declines when that would rewrite too much.
+// intoBase merges the tails with the base blocks that they overlap, and with small
+// neighbors. It returns false if that would rewrite too much.
 func (t *Tier) intoBase(r pebble.Reader, x *Compaction, tails []tail, all bool) (done bool, err error) {
 	base, err := t.blocks(r, x.Series, LevelBase)
 	if err != nil {
@@ -180,7 +180,8 @@ func (t *Tier) intoBase(r pebble.Reader, x *Compaction, tails []tail, all bool) 
 	for i := range tails {
 		h := &tails[i].head
 		loose += h.Count
-		// A tail lands in what it overlaps, and beside the block before it.
+		// A tail changes the blocks that it overlaps, and follows the block before
+		// them.
 		from, _ := slices.BinarySearchFunc(base, h.MinStart,
 			func(b tail, s int64) int { return cmp.Compare(b.head.MaxStart, s) })
 		for j := from; j < len(base) && base[j].from() <= h.MaxStart; j++ {
@@ -198,8 +199,8 @@ func (t *Tier) intoBase(r pebble.Reader, x *Compaction, tails []tail, all bool) 
 	if !all && cost > mergeFactor*loose {
 		return false, nil
 	}
-	// The tails are spread over the whole: one pass over what is hit, in runs
-	// between blocks that are not.
+	// The tails may spread over the whole base: rewrite each run of changed blocks
+	// between two unchanged ones, in one pass.
 	cols, err := t.read(r, x, tails)
 	if err != nil {
 		return false, err
@@ -209,7 +210,7 @@ func (t *Tier) intoBase(r pebble.Reader, x *Compaction, tails []tail, all bool) 
 		if j < len(base) && hit[j] {
 			continue
 		}
-		end := cols.Len() // samples of the tails before the untouched block j
+		end := cols.Len() // samples of the tails before the unchanged block j
 		if j < len(base) {
 			end = cols.Search(base[j].from())
 		}
@@ -244,7 +245,7 @@ func (t *Tier) rewrite(r pebble.Reader, x *Compaction, run []tail, cols *series.
 	})
 }
 
-// due reports whether a series that has grown is worth a compaction.
+// Due reports whether a series that has grown is worth a compaction.
 func Due(s *rows.Tally) bool {
 	return s.TailSamples >= mergeLoose || s.Tails > 0 && s.Tails%tailsPerTier == 0
 }

@@ -12,22 +12,22 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 )
 
-// located is a sample and the block that holds it.
+// Located is a sample and the block that holds it.
 type Located struct {
 	Series    *Series
 	Sample    series.Sample
-	HeaderKey []byte // H key
+	HeaderKey []byte // key of the H row
 	at        int    // index in the block
 }
 
-// hash identifies the content as Write.Hash does.
+// Hash identifies the content as Write.Hash does.
 func (l *Located) Hash() [16]byte {
 	s := l.Sample
 	s.Commit = series.Commit{}
 	return store.ContentHash(l.Series.Template.Append(nil, &s))
 }
 
-// sampleOf finds the sample that an id names, nil when there is none.
+// Sample returns the sample with the id of ref, or nil if there is none.
 func (t *Tier) Sample(r pebble.Reader, ref fhir.Ref) (*Located, error) {
 	if ref.Type != "Observation" {
 		return nil, nil
@@ -48,7 +48,7 @@ func (t *Tier) Sample(r pebble.Reader, ref fhir.Ref) (*Located, error) {
 	return found, err
 }
 
-// locate looks for a sample in one series.
+// Locate returns the sample of one series with key k, or nil if there is none.
 func (t *Tier) Locate(r pebble.Reader, ser *Series, k *series.Key) (*Located, error) {
 	for level := byte(0); level < Levels; level++ {
 		l, err := t.locateIn(r, ser, k, level)

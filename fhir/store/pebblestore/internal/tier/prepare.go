@@ -11,8 +11,8 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/rows"
 )
 
-// appended is a SeriesWrite made ready where no order is needed: encoded but
-// for the commit, which the headers will name.
+// Prepared is a SeriesWrite whose blocks are encoded. Only the headers, which name
+// the commit, are incomplete. It is prepared outside the committer.
 type Prepared struct {
 	Series      *Series
 	Blocks      []Block
@@ -21,14 +21,14 @@ type Prepared struct {
 	Days        []rows.SampleDay
 }
 
-// piece is one block.
+// Block is one encoded block.
 type Block struct {
 	Header series.Header
-	Check  uint32 // of its first sample
+	Check  uint32 // check of its first sample
 	Body   []byte
 }
 
-const maxSamples = 1 << 20 // of one SeriesWrite
+const maxSamples = 1 << 20 // samples of one SeriesWrite
 
 func (t *Tier) Prepare(w *store.SeriesWrite) (*Prepared, error) {
 	const op = "pebblestore.Commit"
@@ -62,7 +62,7 @@ func (t *Tier) Prepare(w *store.SeriesWrite) (*Prepared, error) {
 	return a, nil
 }
 
-// ordered refuses columns that are not in order, or out of bounds.
+// ordered returns an error if the columns are out of order or bounds.
 func ordered(w *store.SeriesWrite) error {
 	c, t := w.Columns, w.Template
 	var before series.Key
@@ -81,8 +81,8 @@ func ordered(w *store.SeriesWrite) error {
 	return nil
 }
 
-// distinct refuses a batch that has two writes of one series, or states a
-// sample twice under two templates of one identity.
+// CheckDistinct returns an error if a batch has two writes of one series, or the
+// same sample under two templates of one identity.
 func CheckDistinct(ws []store.SeriesWrite) error {
 	byIdentity := map[series.Identity][]int{}
 	for i := range ws {

@@ -18,27 +18,27 @@ import (
 )
 
 const (
-	BlockSamples = 4096 // of a block that is full
-	cachedSeries = 8192 // templates kept in memory
+	BlockSamples = 4096 // samples of a full block
+	cachedSeries = 8192 // series in memory
 )
 
-// seriesInfo is what the store knows of a series.
+// Series describes a series: its template, and what follows from it.
 type Series struct {
 	ID            series.SeriesID
 	Template      *series.Template
-	Encoded       []byte // for a series that may not be stored yet
-	keys.Location        // start is not used
+	Encoded       []byte // the template, for a series that may not be stored yet
+	keys.Location        // Start is not used
 	OtherCodes    [][8]byte
-	// values are those of a specimen; only of parameters outside dynamic do
-	// they hold for every sample.
+	// Values holds the index values of a specimen. They hold for every sample,
+	// except for the parameters in Varies.
 	Values *search.Values
 	Varies map[string]bool
-	Size   int         // of an Observation, about
-	Tags   [][2]string // parameter and value of the X rows that all samples would have
+	Size   int         // size of an Observation in bytes, estimated
+	Tags   [][2]string // parameter and value of the X rows for which all samples stand
 }
 
-// newSeriesInfo works out what a template decides: the index values of two
-// specimens that differ wherever samples can.
+// newSeries finds the index values that all samples share: it compares two
+// specimens that differ in everything in which samples can differ.
 func newSeries(t *series.Template, encoded []byte) (*Series, error) {
 	ser := &Series{ID: series.IDOf(encoded), Template: t, Encoded: encoded}
 	a := series.Sample{Start: 0, End: series.NoEnd, Commit: series.Commit{T: 1, Updated: 0}}
@@ -85,11 +85,12 @@ func newSeries(t *series.Template, encoded []byte) (*Series, error) {
 	return ser, nil
 }
 
-// infos remembers templates. What it hands out is shared and read only.
+// seriesCache caches series, most recently used first. The series are shared and
+// read only.
 type seriesCache struct {
 	mu    sync.Mutex
 	byID  map[series.SeriesID]*list.Element
-	byPtr map[*series.Template]*Series // of writers, which keep theirs
+	byPtr map[*series.Template]*Series // by the templates of writers, which keep them
 	order *list.List
 }
 
@@ -124,7 +125,7 @@ func (c *seriesCache) put(ser *Series) *Series {
 	return ser
 }
 
-// ofTemplate is the info of a writer's template.
+// ofTemplate returns the series of a writer's template.
 func (c *seriesCache) ofTemplate(t *series.Template) (*Series, error) {
 	c.mu.Lock()
 	ser := c.byPtr[t]
@@ -134,7 +135,7 @@ func (c *seriesCache) ofTemplate(t *series.Template) (*Series, error) {
 	}
 	encoded := series.AppendTemplate(nil, t)
 	if ser = c.get(series.IDOf(encoded)); ser == nil {
-		own, err := series.DecodeTemplate(encoded) // the writer's memory stays the writer's
+		own, err := series.DecodeTemplate(encoded) // the writer may reuse its memory
 		if err != nil {
 			return nil, fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "a template is malformed")
 		}
@@ -152,7 +153,7 @@ func (c *seriesCache) ofTemplate(t *series.Template) (*Series, error) {
 	return ser, nil
 }
 
-// info reads a series at p from r.
+// Series returns the series at p.
 func (t *Tier) Series(r pebble.Reader, p *keys.Location, id series.SeriesID) (*Series, error) {
 	if ser := t.series.get(id); ser != nil {
 		return ser, nil
@@ -186,7 +187,7 @@ func (t *Tier) SeriesOf(id series.SeriesID, encoded []byte) (*Series, error) {
 	return t.series.put(ser), nil
 }
 
-// members calls fn with every series of an identity.
+// Members calls fn with every series of an identity.
 func (t *Tier) Members(r pebble.Reader, id series.Identity, fn func(*Series) error) (err error) {
 	pre := keys.IdentityKey(id)
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: append(slices.Clone(pre), 0), UpperBound: keys.PrefixEnd(pre)})
@@ -209,7 +210,7 @@ func (t *Tier) Members(r pebble.Reader, id series.Identity, fn func(*Series) err
 	return it.Error()
 }
 
-// member reads the series a G row names; nil for the row of the identity
+// Member returns the series that a G row names, or nil for the row of the identity
 // itself.
 func (t *Tier) Member(r pebble.Reader, k, v []byte) (*Series, error) {
 	const n = 1 + len(series.Identity{})
@@ -228,12 +229,12 @@ func (t *Tier) Member(r pebble.Reader, k, v []byte) (*Series, error) {
 	return t.Series(r, &p, id)
 }
 
-// facts of a sample, whose id the caller fills in.
+// Facts returns the facts of a sample without its id.
 func (ser *Series) Facts() access.Facts {
 	return access.Facts{Type: "Observation", Patient: ser.Patient, Vendor: ser.Template.Vendor, Categories: ser.Template.Categories}
 }
 
-// seriesAt returns the series of a Q or R row (table) with value v.
+// SeriesAt returns the series of a row of table Q or R with value v.
 func (t *Tier) SeriesAt(r pebble.Reader, table byte, v []byte, id series.SeriesID) (*Series, error) {
 	if table == keys.TableSeries {
 		return t.SeriesOf(id, v)

@@ -6,7 +6,7 @@ import (
 	"pulsegate/fhir/series"
 )
 
-// tier reads and encodes the samples of a store.
+// Tier reads and encodes the samples of a store. It is safe for concurrent use.
 type Tier struct {
 	codec   *series.Codec
 	series  *seriesCache
@@ -22,11 +22,11 @@ func New() (*Tier, error) {
 	return &Tier{codec: codec, series: newSeriesCache()}, nil
 }
 
-// encode appends the bytes of a block.
+// Encode returns the bytes of a block.
 func (t *Tier) Encode(cols *series.Columns) ([]byte, error) { return t.codec.Encode(nil, cols) }
 
-// release gives back what columns returned.
+// Release returns columns to the pool.
 func (t *Tier) Release(c *series.Columns) { t.spare.Put(c) }
 
-// ofTemplate returns the series of a writer's template.
+// OfTemplate returns the series of a writer's template.
 func (t *Tier) OfTemplate(tpl *series.Template) (*Series, error) { return t.series.ofTemplate(tpl) }

@@ -11,16 +11,16 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 )
 
-// Levels of a series: tails are what commits wrote, as it came, and may
-// overlap; the blocks of the base do not.
+// Levels of a series. Tails are blocks as commits wrote them, and may overlap. The
+// blocks of the base do not overlap.
 const (
 	LevelTail = iota
 	LevelBase
 	Levels
 )
 
-// samples walks the samples of one series that a snapshot has, in the order of
-// their ids or against it.
+// Walk iterates over the samples of one series at a snapshot, ordered by id or in
+// reverse.
 type Walk struct {
 	tier   *Tier
 	r      pebble.Reader
@@ -29,18 +29,18 @@ type Walk struct {
 	desc   bool
 	// lo and hi bound the start, [lo, hi) in Unix microseconds.
 	lo, hi int64
-	// only, when not 0, is the one commit whose samples the walk gives out.
+	// Only, if not 0, restricts the walk to the samples of one commit.
 	Only store.Seq
-	// pass, when not nil, tells that a block has nothing of interest.
+	// Skip, if not nil, reports whether a block can be skipped.
 	Skip func(*series.Header) bool
 
 	cursors []*cursor
 	best    *cursor
 }
 
-// cursor stands on a sample of one level.
+// cursor is the position in one level.
 type cursor struct {
-	it   *pebble.Iterator // over the headers of a level; nil for what is in memory
+	it   *pebble.Iterator // over the headers of the level; nil for columns in memory
 	cols *series.Columns
 	i    int
 }
@@ -50,7 +50,7 @@ const (
 	endStart   = math.MaxInt64
 )
 
-// microsOf is the range of microseconds of a range of milliseconds [lo, hi).
+// Micros converts a range of milliseconds [lo, hi) to microseconds.
 func Micros(lo, hi int64) (int64, int64) {
 	a, b := int64(FirstStart), int64(endStart)
 	if lo > math.MinInt64/1000 {
@@ -62,10 +62,10 @@ func Micros(lo, hi int64) (int64, int64) {
 	return a, b
 }
 
-// seek opens the walk anew within [lo, hi).
+// SeekRange restarts the walk within [lo, hi).
 func (s *Walk) SeekRange(lo, hi int64) error {
 	s.lo, s.hi, s.best = lo, hi, nil
-	for _, c := range s.cursors { // keep iterators, drop what they stood on
+	for _, c := range s.cursors { // keep the iterators, drop their blocks
 		c.cols.Reset()
 	}
 	if s.cursors == nil {
@@ -97,12 +97,12 @@ func (s *Walk) Close() (err error) {
 	return err
 }
 
-// skip reports whether a block holds nothing that this walk can give out.
+// skip reports whether the walk needs no sample of a block.
 func (s *Walk) skip(h *series.Header) bool {
 	return h.MaxStart < s.lo || h.MinStart >= s.hi || store.Seq(h.MinT) > s.at || s.Skip != nil && s.Skip(h)
 }
 
-// tails reads the tails in range into memory: compaction keeps them few.
+// tails reads the tails in range into memory. Compaction keeps them few.
 func (s *Walk) tails() (err error) {
 	c := s.cursors[0]
 	pre := keys.LevelPrefix(keys.TableHeader, s.Series.ID, LevelTail)
@@ -144,7 +144,7 @@ func (s *Walk) tails() (err error) {
 	return nil
 }
 
-// start puts a cursor over loaded columns to its first sample in range.
+// start moves a cursor over loaded columns to its first sample in range.
 func (c *cursor) start(s *Walk) {
 	if s.desc {
 		c.i = c.cols.Search(s.hi) - 1
@@ -157,7 +157,7 @@ func (c *cursor) ok(s *Walk) bool {
 	return c.i >= 0 && c.i < c.cols.Len() && c.cols.Start[c.i] >= s.lo && c.cols.Start[c.i] < s.hi
 }
 
-// position opens a level at the beginning of the range.
+// position opens a level at the first block of the range.
 func (s *Walk) position(c *cursor, level byte) error {
 	pre := keys.LevelPrefix(keys.TableHeader, s.Series.ID, level)
 	if c.it == nil {
@@ -185,8 +185,8 @@ func (s *Walk) position(c *cursor, level byte) error {
 	return s.load(c, ok)
 }
 
-// load reads the first block from where the iterator stands that has
-// something in range.
+// load loads the first block, from the iterator's position on, that has a sample in
+// range.
 func (s *Walk) load(c *cursor, ok bool) error {
 	for ; ok; ok = s.step(c.it) {
 		h, err := series.DecodeHeader(c.it.Value())
@@ -217,7 +217,7 @@ func (s *Walk) step(it *pebble.Iterator) bool {
 	return it.Next()
 }
 
-// choose stands on the next sample that the snapshot has.
+// choose moves to the next sample that the snapshot has.
 func (s *Walk) choose() error {
 	for {
 		s.best = nil
@@ -272,12 +272,12 @@ func (s *Walk) Next() error {
 	return s.choose()
 }
 
-// sample is the one the walk stands on.
+// Sample returns the current sample.
 func (s *Walk) Sample() series.Sample { return s.best.cols.At(s.best.i) }
 
 func (s *Walk) StartMS() int64 { return keys.FloorMS(s.best.cols.Start[s.best.i]) }
 
-// walk begins a walk of a series at a snapshot.
+// Walk returns a walk of a series at a snapshot. SeekRange positions it.
 func (t *Tier) Walk(r pebble.Reader, ser *Series, at store.Seq, desc bool) *Walk {
 	return &Walk{tier: t, r: r, Series: ser, at: at, desc: desc}
 }

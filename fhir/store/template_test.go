@@ -11,8 +11,8 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// TestForm: what a form and its own bytes give is what they were made of, and
-// only JSON that agrees outside the cuts fits.
+// TestTemplate checks that a template and the slots of a resource give the JSON
+// they were made of, and that only JSON that agrees outside the cuts fits.
 func TestForm(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const typ, id = "AuditEvent", "x"
@@ -30,7 +30,7 @@ func TestForm(t *testing.T) {
 		if !f.Fits(json, len(prefix), cuts) {
 			t.Fatal("it does not fit what it was made of")
 		}
-		own := store.AppendOwn(nil, json, cuts)
+		own := store.AppendSlots(nil, json, cuts)
 		if again, ok := f.JSON(typ, id, own); !ok || !bytes.Equal(again, json) {
 			t.Fatalf("%q is not %q", again, json)
 		}

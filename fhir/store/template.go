@@ -8,24 +8,24 @@ import (
 	"pulsegate/fhir"
 )
 
-// Template is what many resources of a type have in common byte for byte: the
-// parts of their canonical JSON behind fhir.Prefix, between which each has
-// bytes of its own. A driver may keep a form once and of each resource what is
-// its own; from outside nothing differs. A Template does not change.
+// Template holds the parts of canonical JSON, after fhir.Prefix, that many
+// resources of a type share byte for byte. Between two parts lies a slot with bytes
+// of the resource. A driver may store a template once, and the slots of each
+// resource; readers see no difference. A Template is immutable.
 type Template struct {
 	// ID is the first half of the SHA-256 of Encoded.
 	ID [16]byte
-	// Encoded are the parts, each behind its length (uvarint).
+	// Encoded holds the parts, each preceded by its length (uvarint).
 	Encoded []byte
 	parts   [][]byte
 }
 
-// maxParts bounds a form.
+// maxParts bounds the parts of a template.
 const maxParts = 64
 
-// NewTemplate takes the parts of canonical JSON that lie behind from and outside
-// cuts: offsets in JSON, in order, of the begin and end of what is the
-// resource's own. It is nil when cuts are none that a form can have.
+// NewTemplate returns the template of canonical JSON. Its parts begin at offset
+// from; cuts holds the offsets in json, in order, at which each slot begins and
+// ends. NewTemplate returns nil if the cuts are out of order or too many.
 func NewTemplate(json []byte, from int, cuts []int) *Template {
 	var b []byte
 	if !ordered(json, from, cuts) {
@@ -61,8 +61,8 @@ func ordered(json []byte, from int, cuts []int) bool {
 	return from <= len(json)
 }
 
-// DecodeTemplate reads Encoded; ok is false when it is not one that a Form has.
-// It keeps b.
+// DecodeTemplate decodes Encoded. It reports false if b is malformed. The template
+// retains b.
 func DecodeTemplate(b []byte) (f *Template, ok bool) {
 	f = &Template{Encoded: b}
 	for len(b) > 0 {
@@ -78,8 +78,8 @@ func DecodeTemplate(b []byte) (f *Template, ok bool) {
 	return f, len(f.parts) > 0
 }
 
-// Fits reports whether JSON is the form with what lies in cuts between its
-// parts.
+// Fits reports whether json consists of the parts of the template, with the bytes
+// between cuts in its slots.
 func (f *Template) Fits(json []byte, from int, cuts []int) bool {
 	if len(cuts) != 2*len(f.parts)-2 || !ordered(json, from, cuts) {
 		return false
@@ -99,16 +99,17 @@ func (f *Template) Fits(json []byte, from int, cuts []int) bool {
 	return true
 }
 
-// AppendOwn appends what lies in cuts, each behind its length (uvarint).
-func AppendOwn(b, json []byte, cuts []int) []byte {
+// AppendSlots appends the bytes between cuts, each slot preceded by its length
+// (uvarint).
+func AppendSlots(b, json []byte, cuts []int) []byte {
 	for i := 0; i+1 < len(cuts); i += 2 {
 		b = append(binary.AppendUvarint(b, uint64(cuts[i+1]-cuts[i])), json[cuts[i]:cuts[i+1]]...)
 	}
 	return b
 }
 
-// JSON are the canonical bytes of the resource whose own bytes AppendOwn
-// wrote; ok is false when they are not of this form.
+// JSON returns the canonical bytes of the resource whose slots AppendSlots encoded.
+// It reports false if the slots do not belong to the template.
 func (f *Template) JSON(typ, id string, own []byte) (json []byte, ok bool) {
 	p := fhir.Prefix(typ, id)
 	json = make([]byte, 0, len(p)+len(f.Encoded)+len(own))
