@@ -13,7 +13,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// giveSorted gives out the matches behind from.
+// giveSorted emits the matches after from.
 func (f *finder) giveSorted(r *sorted.Result, sort []search.SortKey, from *sorted.Position) error {
 	c, err := r.Seek(sort, from)
 	if err != nil {
@@ -37,7 +37,7 @@ func (f *finder) giveSorted(r *sorted.Result, sort []search.SortKey, from *sorte
 		if err != nil {
 			return err
 		}
-		// Consent and scope are those of the moment.
+		// Apply the consents and scopes of this moment.
 		if m == nil || m.Series == nil && m.Document.Deleted || !f.filter.Allow(&m.Facts) {
 			continue
 		}
@@ -51,16 +51,15 @@ func (f *finder) giveSorted(r *sorted.Result, sort []search.SortKey, from *sorte
 	}
 }
 
-// keyer makes sort keys. What a sample's template decides is not asked of the
-// sample.
+// keyer makes sort keys. The keys that a template decides are made once per series.
 type keyer struct {
 	typ  string
 	sort []search.SortKey
 	sel  *search.Selection
 	vals search.Values // of a sample
 	last *tier.Series
-	held []sorted.Key // of last
-	dyn  []bool       // whether the key differs between its samples
+	held []sorted.Key // keys of the series last; nil if its samples need their Observation
+	dyn  []bool       // whether the key differs between samples of last
 }
 
 func newKeyer(typ string, sort []search.SortKey) (*keyer, error) {
@@ -107,7 +106,8 @@ func (k *keyer) of(m *snapshot.Match) []sorted.Key {
 	return out
 }
 
-// simple reports whether the keys of a series' samples need no Observation.
+// simple reports whether the keys of a series' samples can be made without their
+// Observations.
 func (k *keyer) simple(ser *tier.Series) bool {
 	if ser == k.last {
 		return k.held != nil
@@ -135,7 +135,7 @@ func keysOf(typ string, v *search.Values, sort []search.SortKey) []sorted.Key {
 	out := make([]sorted.Key, len(sort))
 	for i, s := range sort {
 		k, ok := search.Key(typ, v, s)
-		// The key outlives the document: its strings share the extraction's slab.
+		// The key outlives the document, whose strings share one allocation.
 		out[i] = sorted.Key{None: !ok, Lo: k.Lo, Num: k.Num, Code: strings.Clone(k.Code), System: strings.Clone(k.System)}
 	}
 	return out

@@ -18,15 +18,15 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// dayRun is a run with something on the day.
+// dayRun is a run that has rows on a day.
 type dayRun struct {
 	run
 	patient string
 	bits    rows.DayBits
 }
 
-// days gives out the matches of all patients in order of date, the undated
-// last, in order of id.
+// days emits the matches of all patients in order of date, the undated last, in
+// order of id.
 func (f *finder) days(desc bool, after []byte) (err error) {
 	phase, from, err := takeMergePos(f.op, after)
 	if err != nil {
@@ -47,8 +47,7 @@ func (f *finder) days(desc bool, after []byte) (err error) {
 	return f.undated(free, from)
 }
 
-// fewDated gives out the matches in order of date where a bound on lastUpdated
-// leaves few.
+// fewDated emits the matches in order of date if a bound on lastUpdated leaves few.
 func (f *finder) fewDated(desc bool, phase int, from *sortPoint) error {
 	var ms []*snapshot.Match
 	y := *f
@@ -138,12 +137,12 @@ type dayWalk struct {
 	prefix      []byte
 	first, last int64 // the days in range
 	it          *pebble.Iterator
-	day         int64 // the day it stands on
+	day         int64 // the current day
 	ok          bool
 }
 
-// openDays stands on the first day of a bucket that can have a match behind
-// from; nil when nothing of the bucket can match.
+// openDays returns a walk at the first day of a bucket that can have a match after
+// from, or nil if nothing in the bucket can match.
 func (f *finder) openDays(bucket byte, desc bool, from *sortPoint) (*dayWalk, error) {
 	lo, hi := f.dates(bucket)
 	if from != nil && desc {
@@ -174,7 +173,7 @@ func (f *finder) openDays(bucket byte, desc bool, from *sortPoint) (*dayWalk, er
 	return w, nil
 }
 
-// move stands on the next day that has something.
+// move moves to the next day that has rows.
 func (w *dayWalk) move(f *finder) error {
 	if err := f.step(); err != nil {
 		return err
@@ -196,8 +195,9 @@ func (w *dayWalk) move(f *finder) error {
 	return nil
 }
 
-// dayRuns adds the runs of a day under the wanted codes: under their own
-// cluster and as other codings. Of all codes each document lies once.
+// dayRuns adds the runs of a day under the wanted codes, both as primary and as
+// other codings. Without a code clause it adds the runs of primary codes, in which
+// each document lies once.
 func (f *finder) dayRuns(it *pebble.Iterator, key []byte, bucket byte, out []dayRun) (_ []dayRun, err error) {
 	read := func(pre []byte, all bool) error {
 		for ok := it.SeekGE(pre); ok && bytes.HasPrefix(it.Key(), pre); ok = it.Next() {
@@ -237,7 +237,7 @@ func (f *finder) dayRuns(it *pebble.Iterator, key []byte, bucket byte, out []day
 	return out, nil
 }
 
-// oneDay gives out what begins on a day, slot by slot.
+// oneDay emits the matches that begin on a day, slot by slot.
 func (f *finder) oneDay(free *idle, day int64, runs []dayRun, desc bool, from *sortPoint) (more bool, err error) {
 	var any rows.Slots
 	for i := range runs {
@@ -270,7 +270,7 @@ func (f *finder) oneDay(free *idle, day int64, runs []dayRun, desc bool, from *s
 	return true, nil
 }
 
-// undated gives out what has no time, by id.
+// undated emits the matches that have no time, by id.
 func (f *finder) undated(free *idle, from *sortPoint) (err error) {
 	pre := keys.DayPrefix(f.query.Type, keys.BucketUndated)
 	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
@@ -287,20 +287,20 @@ func (f *finder) undated(free *idle, from *sortPoint) (err error) {
 	return err
 }
 
-// collector gives out the rows of some runs within a slot in order. It holds
-// bounds.dayBatch of them at a time: when there are more, it collects again behind
-// the last one given out.
+// collector emits the rows of some runs within a slot in order. It holds
+// Bounds.DayBatch of them at a time. If there are more, it collects again after the
+// last one emitted.
 type collector struct {
 	merger
-	free   *idle // an iterator of a run without rows
+	free   *idle // for the iterators of the runs
 	most   int
 	phase  byte
-	lo, hi int64 // start
+	lo, hi int64 // range of the start
 	slot   int64
 	desc   bool
 	from   *sortPoint
 	held   []dated
-	full   bool // rows behind the last of held were left out
+	full   bool // rows after the last of held were left out
 }
 
 // dated is a row in order of time.
@@ -345,8 +345,8 @@ func (c *collector) give(runs []dayRun) (more bool, err error) {
 	}
 }
 
-// add takes a row. It reports false when neither the row nor a later one of
-// its run can be among those held.
+// add adds a row. It returns false if neither the row nor a later one of its run
+// can be among the rows held.
 func (c *collector) add(h dated) bool {
 	if c.from != nil && c.order(h.sortPoint, *c.from) <= 0 {
 		return true
@@ -360,7 +360,7 @@ func (c *collector) add(h dated) bool {
 	return true
 }
 
-// trim sorts what is held and keeps the first of it, each once.
+// trim sorts the held rows, removes duplicates and keeps the first ones.
 func (c *collector) trim() {
 	slices.SortFunc(c.held, func(a, b dated) int { return c.order(a.sortPoint, b.sortPoint) })
 	c.held = slices.CompactFunc(c.held, func(a, b dated) bool { return a.sortPoint == b.sortPoint })

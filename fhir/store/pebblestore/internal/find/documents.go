@@ -43,7 +43,8 @@ func (f *finder) byID(ids []string, after []byte) error {
 	return nil
 }
 
-// documents walks D: one patient's cluster of the type, or every patient's.
+// documents walks table D: the cluster of one patient and type, or of every
+// patient.
 func (f *finder) documents(patient string, one bool, after []byte) error {
 	var from []byte
 	if len(after) > 0 {
@@ -52,7 +53,7 @@ func (f *finder) documents(patient string, one bool, after []byte) error {
 		}
 		from = append(slices.Clone(after[1:]), 0)
 	}
-	return f.rows(patient, one, from, func(key []byte, r keys.Row, t *table) (bool, error) {
+	return f.eachRow(patient, one, from, func(key []byte, r keys.Row, t *table) (bool, error) {
 		m, err := f.met(r, t)
 		if err != nil || m == nil || !f.accept(m) {
 			return true, err
@@ -64,7 +65,7 @@ func (f *finder) documents(patient string, one bool, after []byte) error {
 	})
 }
 
-// met is what a D row holds, nil when the snapshot does not see it.
+// met returns the match of a D row, or nil if the snapshot does not show it.
 func (f *finder) met(r keys.Row, t *table) (*snapshot.Match, error) {
 	if err := f.step(); err != nil {
 		return nil, err
@@ -90,9 +91,9 @@ func (f *finder) met(r keys.Row, t *table) (*snapshot.Match, error) {
 	return f.reused, nil
 }
 
-// rows calls fn for the D rows of the type in key order, from a key on (nil:
-// the start), skipping other types of each patient with one seek.
-func (f *finder) rows(patient string, one bool, from []byte,
+// eachRow calls fn for the D rows of the type in key order, from a key on. One seek
+// skips the other types of a patient.
+func (f *finder) eachRow(patient string, one bool, from []byte,
 	fn func(key []byte, r keys.Row, t *table) (bool, error)) (err error) {
 	typ := f.query.Type
 	lower, upper := []byte{keys.TableDocument}, []byte{keys.TableDocument + 1}
@@ -155,7 +156,7 @@ func (f *finder) again(r keys.Row, ser *tier.Series, s *series.Sample) (*snapsho
 	return f.snap.FetchRow(r)
 }
 
-// visibleRow reads a document, nil when the snapshot does not see it.
+// visibleRow reads a document. It returns nil if the snapshot does not show it.
 func (f *finder) visibleRow(r keys.Row) (*snapshot.Match, error) {
 	m, err := f.snap.FetchRow(r)
 	if err != nil || r.Seq > f.at || m.Document.EndSeq != 0 && m.Document.EndSeq <= f.at {

@@ -12,7 +12,7 @@ import (
 // evaluator decides which documents and samples match a query.
 type evaluator struct {
 	query   *search.Query
-	sel     *search.Selection // the parameters of the query
+	sel     *search.Selection // selects the parameters of the query
 	matcher *search.Matcher   // of documents; made when first needed
 	series  map[*tier.Series]*evaluation
 	last    *evaluation
@@ -29,15 +29,15 @@ func (e *evaluator) matches(m *snapshot.Match) bool {
 	return e.matcher.Match(m.Document.JSON)
 }
 
-// judged is what a query comes to on one series: the clauses that its template
-// decides are decided, the rest is asked of each sample.
+// evaluation is a query evaluated on the template of a series. rest holds the
+// clauses that each sample decides.
 type evaluation struct {
 	series *tier.Series
 	never  bool
 	rest   []*search.Clause
-	// whole: some clause needs the sample's Observation.
+	// whole is set if a clause of rest needs the sample's Observation.
 	whole  bool
-	values search.Values // of the sample under judgement, for rest
+	values search.Values // of the current sample, for rest
 }
 
 func (e *evaluator) evaluate(ser *tier.Series) *evaluation {
@@ -82,11 +82,11 @@ func (e *evaluator) newEvaluation(ser *tier.Series) *evaluation {
 	return j
 }
 
-// rules reports whether no sample of a series can match.
+// excludes reports whether no sample of a series can match.
 func (e *evaluator) excludes(ser *tier.Series) bool { return e.evaluate(ser).never }
 
-// fits reports whether a sample matches the query; id is only called for
-// clauses that ask for it.
+// matchesSample reports whether a sample matches the query. It builds the id only
+// for clauses that need it.
 func (e *evaluator) matchesSample(ser *tier.Series, s *series.Sample) bool {
 	j := e.evaluate(ser)
 	if j.never {

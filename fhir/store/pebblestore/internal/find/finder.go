@@ -23,7 +23,7 @@ type request struct {
 	owner string
 	// documentsOnly leaves out the samples.
 	documentsOnly bool
-	// since, in Unix milliseconds, limits a scan to what was updated after it.
+	// since, in Unix milliseconds, limits a scan to resources updated after it.
 	since int64
 }
 
@@ -50,7 +50,7 @@ func errPos(op string) error {
 	return fhir.Errorf(fhir.Invalid, op, "the position does not belong to this search")
 }
 
-// step looks at the context now and then.
+// step counts a row, and checks the context every 64 rows.
 func (f *finder) step() error {
 	f.steps++
 	if f.budget > 0 && f.steps > f.budget {
@@ -62,8 +62,8 @@ func (f *finder) step() error {
 	return nil
 }
 
-// accept reports whether a document, known to be current at the snapshot, matches
-// and may be seen.
+// accept reports whether a document that is current at the snapshot, or a sample,
+// matches and is allowed by the filter.
 func (f *finder) accept(m *snapshot.Match) bool {
 	if m.Series != nil {
 		return f.matchesSample(m.Series, &m.Sample) && f.filter.Allow(&m.Facts)

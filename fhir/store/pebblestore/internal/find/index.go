@@ -18,12 +18,12 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// tagged walks the samples that have an index value, in order of their ids:
-// the X rows they stand for.
+// taggedSamples walks the samples that have an index value, ordered by id, like the
+// X rows for which they stand.
 type taggedSamples struct {
-	x      *finder
-	left   []*tier.Series // still to be opened, by identity
-	one    *tier.Located  // the sample that the value itself names
+	finder      *finder
+	left   []*tier.Series // not opened yet, ordered by identity
+	one    *tier.Located  // the sample whose id is the value
 	walks  []*tier.Walk
 	best   *tier.Walk
 	onOne  bool
@@ -31,12 +31,13 @@ type taggedSamples struct {
 	sample series.Sample
 }
 
-// openTagged finds the series by their Y rows; nil when there are none.
+// openTagged finds the series by their Y rows. It returns nil if there are no
+// samples.
 func (f *finder) openTagged(param, value string, after string) (*taggedSamples, error) {
 	if f.query.Type != "Observation" || f.documentsOnly {
 		return nil, nil
 	}
-	t := &taggedSamples{x: f}
+	t := &taggedSamples{finder: f}
 	if param == "identifier" {
 		if _, ok := series.ParseID(value); ok {
 			l, err := f.snap.Tier.Sample(f.snap.Reader, fhir.Ref{Type: "Observation", ID: value})
@@ -67,20 +68,20 @@ func (f *finder) openTagged(param, value string, after string) (*taggedSamples, 
 
 func (t *taggedSamples) list(param, value string) (err error) {
 	pre := keys.TagPrefix(param, value)
-	it, err := t.x.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
+	it, err := t.finder.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
 	if err != nil {
 		return err
 	}
 	defer fault.Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
-		ser, err := t.x.snap.Tier.Member(t.x.snap.Reader, append([]byte{keys.TableIdentity}, it.Key()[len(pre):]...), it.Value())
+		ser, err := t.finder.snap.Tier.Member(t.finder.snap.Reader, append([]byte{keys.TableIdentity}, it.Key()[len(pre):]...), it.Value())
 		if err != nil {
 			return err
 		}
 		if ser == nil {
 			return fault.ErrRow
 		}
-		if !t.x.excludes(ser) {
+		if !t.finder.excludes(ser) {
 			t.left = append(t.left, ser)
 		}
 	}
@@ -97,7 +98,7 @@ func (t *taggedSamples) close() (err error) {
 
 func (t *taggedSamples) valid() bool { return t.id != "" }
 
-// next stands on the next sample; the first call on the first.
+// next moves to the next sample. The first call moves to the first.
 func (t *taggedSamples) next() error {
 	switch {
 	case t.onOne:
@@ -119,7 +120,7 @@ func (t *taggedSamples) next() error {
 	if t.one != nil {
 		k := t.one.Series.Template.Key(&t.one.Sample)
 		if id := k.ID(); t.id == "" || id <= t.id {
-			if id == t.id { // the series has it too
+			if id == t.id { // the series has it, too
 				t.one = nil
 				return nil
 			}
@@ -129,8 +130,8 @@ func (t *taggedSamples) next() error {
 	return nil
 }
 
-// choose stands on the least sample of the identity's series, opening the
-// next identity when they are at their end.
+// choose moves to the least sample of the identity's series, and opens the next
+// identity after the last sample.
 func (t *taggedSamples) choose() error {
 	for {
 		t.best = nil
@@ -147,9 +148,9 @@ func (t *taggedSamples) choose() error {
 		}
 		id := t.left[0].Template.Identity
 		for len(t.left) > 0 && t.left[0].Template.Identity == id {
-			w := t.x.walk(t.left[0], false)
+			w := t.finder.walk(t.left[0], false)
 			t.walks, t.left = append(t.walks, w), t.left[1:]
-			if err := w.SeekRange(tier.Micros(t.x.dates(w.Series.Bucket))); err != nil {
+			if err := w.SeekRange(tier.Micros(t.finder.dates(w.Series.Bucket))); err != nil {
 				return err
 			}
 		}
@@ -162,7 +163,7 @@ func lessSample(a, b *tier.Walk) bool {
 	return k.Compare(&l) < 0
 }
 
-// match is the sample that the walk stands on.
+// match returns the match of the current sample.
 func (t *taggedSamples) match() *snapshot.Match {
 	in := t.one
 	if t.onOne {
@@ -171,13 +172,13 @@ func (t *taggedSamples) match() *snapshot.Match {
 	return snapshot.NewSample(t.best.Series, &t.sample)
 }
 
-// tail is the key behind the value of the X row that the sample stands for.
+// tail returns the part after the value of the X key for which the current sample
+// stands.
 func (t *taggedSamples) tail() []byte {
 	return keys.AppendUint64(keys.AppendString(nil, t.id), t.sample.Commit.T)
 }
 
-// oneValue walks the X rows of values[i], those that samples stand for among
-// them.
+// oneValue walks the X rows of values[i], including those for which samples stand.
 func (f *finder) oneValue(c *search.Clause, values []string, i int, from []byte) (more bool, err error) {
 	pre := keys.IndexPrefix(f.query.Type, rows.IndexParam(f.query.Type, c.Param.Code, values[i]), values[i])
 	lower, after := pre, ""
@@ -232,8 +233,8 @@ func (f *finder) oneValue(c *search.Clause, values []string, i int, from []byte)
 	return true, it.Error()
 }
 
-// byIndex walks the X rows of each wanted value in turn. A resource that an
-// earlier value has given out already is passed over.
+// byIndex walks the X rows of each wanted value in turn. It skips a resource that
+// has an earlier value.
 func (f *finder) byIndex(c *search.Clause, after []byte) error {
 	var values []string
 	for i := range c.Values {
@@ -263,7 +264,8 @@ func (f *finder) byIndex(c *search.Clause, after []byte) error {
 	return nil
 }
 
-// indexed is the document of an X row, nil when the snapshot does not see it.
+// indexed returns the document of an X row, or nil if the snapshot does not show
+// it.
 func (f *finder) indexed(tail, val []byte) (*snapshot.Match, error) {
 	id, rest, good := keys.CutString(tail)
 	if !good || len(rest) != 8 {
@@ -280,7 +282,7 @@ func (f *finder) indexed(tail, val []byte) (*snapshot.Match, error) {
 	return f.snap.FetchRow(keys.Row{Location: p, Type: f.query.Type, ID: id, Seq: seq})
 }
 
-// indexPos is the beginning of a position in the walk of value i.
+// indexPos returns the start of a position in the walk of value i.
 func indexPos(i int) []byte { return binary.BigEndian.AppendUint16([]byte{posIndex}, uint16(i)) }
 
 // earlier reports whether m has a row under one of values.

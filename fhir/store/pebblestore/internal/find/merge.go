@@ -20,18 +20,19 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// source is one run of rows in time order: a code, a bucket, a table.
-type cursor struct {
+// source is a run of rows in order of time: one code, bucket and table, or one
+// series.
+type source struct {
 	table   byte
 	it      *pebble.Iterator
 	skip    int      // length of table, patient and type in its keys
-	row     keys.Row // current
+	row     keys.Row // the current row
 	ok      bool
-	rest    []keys.Row // of a source in memory, where it and smp are nil
+	rest    []keys.Row // the next rows of a source in memory, where it and samples are nil
 	samples *tier.Walk // of a series
 }
 
-// where is a place in the merged order.
+// sortPoint is a position in the merged order.
 type sortPoint struct {
 	start int64
 	id    string
@@ -48,10 +49,10 @@ func (w sortPoint) compare(o sortPoint) int {
 	return cmp.Compare(w.seq, o.seq)
 }
 
-func (s *cursor) at() sortPoint { return sortPoint{s.row.Start, s.row.ID, s.row.Seq} }
+func (s *source) at() sortPoint { return sortPoint{s.row.Start, s.row.ID, s.row.Seq} }
 
-// advance reads the row the iterator stands on.
-func (s *cursor) settle(ok bool) error {
+// settle parses the iterator's current row.
+func (s *source) settle(ok bool) error {
 	s.ok = ok
 	if !ok {
 		return s.it.Error()
@@ -62,8 +63,8 @@ func (s *cursor) settle(ok bool) error {
 	return nil
 }
 
-// stand reads the sample that the walk stands on.
-func (s *cursor) stand() {
+// stand makes the walk's current sample the current row.
+func (s *source) stand() {
 	if s.ok = s.samples.Valid(); !s.ok {
 		return
 	}
@@ -73,7 +74,7 @@ func (s *cursor) stand() {
 	s.row.Start = s.samples.StartMS()
 }
 
-func (s *cursor) close() (err error) {
+func (s *source) close() (err error) {
 	if s.samples != nil {
 		return s.samples.Close()
 	}
@@ -83,7 +84,7 @@ func (s *cursor) close() (err error) {
 	return nil
 }
 
-func (s *cursor) move(desc bool) error {
+func (s *source) move(desc bool) error {
 	if s.samples != nil {
 		if err := s.samples.Next(); err != nil {
 			return err
@@ -112,8 +113,8 @@ type merger struct {
 	others []keys.Row
 }
 
-// merge walks a patient's code clusters (nil: all of them) in order of date;
-// the undated come last, in order of id.
+// merge walks a patient's clusters of some codes, or all of them if codes is nil,
+// in order of date. The undated come last, in order of id.
 func (mr *merger) merge(codes [][8]byte, desc bool, after []byte) error {
 	phase, from, err := takeMergePos(mr.op, after)
 	if err != nil {
@@ -153,16 +154,16 @@ func mergePos(phase byte, w sortPoint) []byte {
 	return append(keys.AppendUint64(b, uint64(w.seq)), w.id...)
 }
 
-// run is one code and bucket of one table: its rows lie in order of time.
+// run is one code and bucket of one table. Its rows are in order of time.
 type run struct {
 	table  byte
 	code   [8]byte
 	bucket byte
 }
 
-// runs are the runs of the wanted codes, under their own cluster and as other
-// codings; of all codes (nil) those that the patient has, where each document
-// lies once.
+// runs returns the runs of the wanted codes, both as primary and as other codings.
+// If codes is nil, it returns the runs of the patient's primary codes, in which
+// each document lies once.
 func (mr *merger) runs(codes [][8]byte) (out []run, err error) {
 	for _, c := range codes {
 		for b := byte(keys.BucketInstant); b <= keys.BucketUndated; b++ {
@@ -178,7 +179,7 @@ func (mr *merger) runs(codes [][8]byte) (out []run, err error) {
 	return mr.seriesRuns(out)
 }
 
-// documentRuns are the runs of all documents that a patient has.
+// documentRuns returns the runs of all documents of the patient.
 func (mr *merger) documentRuns() (out []run, err error) {
 	pre := keys.Cluster(keys.TableDocument, mr.patient, mr.query.Type)
 	it, err := mr.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
@@ -203,7 +204,7 @@ func (mr *merger) documentRuns() (out []run, err error) {
 	return out, it.Error()
 }
 
-// seriesRuns adds the runs in which a patient has nothing but samples.
+// seriesRuns adds the runs in which the patient has samples but no documents.
 func (mr *merger) seriesRuns(out []run) (_ []run, err error) {
 	if mr.query.Type != "Observation" {
 		return out, nil
@@ -228,8 +229,8 @@ func (mr *merger) seriesRuns(out []run) (_ []run, err error) {
 	return out, it.Error()
 }
 
-// idle is an iterator that has found nothing: to be used again, for most runs
-// are empty and to make an iterator costs more than to move it.
+// idle keeps an iterator that found nothing, to be used again. Most runs are empty,
+// and to create an iterator costs more than to move it.
 type idle struct {
 	reader pebble.Reader
 	it     *pebble.Iterator
@@ -244,7 +245,7 @@ func (i *idle) take(lower, upper []byte) (*pebble.Iterator, error) {
 	return i.reader.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 }
 
-// give takes an iterator back, which has no error.
+// give takes back an iterator that has no error.
 func (i *idle) give(it *pebble.Iterator) error {
 	if i.it == nil {
 		i.it = it
@@ -261,14 +262,14 @@ func (i *idle) close() error {
 }
 
 // openSeries adds the series of a run.
-func (mr *merger) openSeries(free *idle, sources []*cursor, r run, desc bool, from *sortPoint) (_ []*cursor, err error) {
+func (mr *merger) openSeries(free *idle, sources []*source, r run, desc bool, from *sortPoint) (_ []*source, err error) {
 	return mr.openSeriesWithin(free, sources, r, desc, from, math.MinInt64, math.MaxInt64)
 }
 
-// openSeriesWithin adds the series of a run, from their samples that begin
-// within [lo, hi).
-func (mr *merger) openSeriesWithin(free *idle, sources []*cursor, r run, desc bool, from *sortPoint, lo,
-	hi int64) (_ []*cursor, err error) {
+// openSeriesWithin adds the series of a run, limited to samples that begin within
+// [lo, hi).
+func (mr *merger) openSeriesWithin(free *idle, sources []*source, r run, desc bool, from *sortPoint, lo,
+	hi int64) (_ []*source, err error) {
 	if mr.query.Type != "Observation" || r.bucket == keys.BucketUndated || mr.documentsOnly {
 		return sources, nil
 	}
@@ -301,8 +302,8 @@ func (mr *merger) openSeriesWithin(free *idle, sources []*cursor, r run, desc bo
 		if mr.excludes(ser) {
 			continue
 		}
-		s := &cursor{samples: mr.walk(ser, desc)}
-		sources = append(sources, s) // closed with the others
+		s := &source{samples: mr.walk(ser, desc)}
+		sources = append(sources, s) // closed with the other sources
 		if err := mr.seekSource(s, r.bucket, desc, from, lo, hi); err != nil {
 			return sources, err
 		}
@@ -310,8 +311,8 @@ func (mr *merger) openSeriesWithin(free *idle, sources []*cursor, r run, desc bo
 	return sources, it.Error()
 }
 
-// seekSource stands on the first sample behind from.
-func (f *finder) seekSource(s *cursor, bucket byte, desc bool, from *sortPoint, within, end int64) error {
+// seekSource moves to the first sample after from.
+func (f *finder) seekSource(s *source, bucket byte, desc bool, from *sortPoint, within, end int64) error {
 	lo, hi := f.dates(bucket)
 	lo, hi = max(lo, within), min(hi, end)
 	if from != nil {
@@ -337,7 +338,7 @@ func (f *finder) seekSource(s *cursor, bucket byte, desc bool, from *sortPoint, 
 
 // mergePhase merges the dated runs (phase 0) or the undated ones (phase 1).
 func (mr *merger) mergePhase(runs []run, phase byte, desc bool, from *sortPoint) (more bool, err error) {
-	var sources []*cursor
+	var sources []*source
 	free := &idle{reader: mr.snap.Reader}
 	defer func() {
 		for _, s := range sources {
@@ -364,7 +365,7 @@ func (mr *merger) mergePhase(runs []run, phase byte, desc bool, from *sortPoint)
 		}
 	}
 	for {
-		var best *cursor
+		var best *source
 		for _, s := range sources {
 			if !s.ok {
 				continue
@@ -394,7 +395,7 @@ func (mr *merger) mergePhase(runs []run, phase byte, desc bool, from *sortPoint)
 	}
 }
 
-func (mr *merger) offer(s *cursor, phase byte, w sortPoint) (more bool, err error) {
+func (mr *merger) offer(s *source, phase byte, w sortPoint) (more bool, err error) {
 	if err := mr.step(); err != nil {
 		return false, err
 	}
@@ -436,16 +437,16 @@ func (mr *merger) offer(s *cursor, phase byte, w sortPoint) (more bool, err erro
 	return !mr.accept(m) || mr.emit(m, mergePos(phase, w)), nil
 }
 
-// open starts a source, nil when it is empty.
-func (mr *merger) open(free *idle, r run, desc bool, from *sortPoint) (*cursor, error) {
+// open opens a source. It returns nil if the source is empty.
+func (mr *merger) open(free *idle, r run, desc bool, from *sortPoint) (*source, error) {
 	return mr.openWithin(free, r, desc, from, math.MinInt64, math.MaxInt64)
 }
 
-// openWithin starts a source of rows that begin within [first, end), nil when
-// it is empty.
-func (mr *merger) openWithin(free *idle, r run, desc bool, from *sortPoint, first, end int64) (*cursor, error) {
+// openWithin opens a source of the rows that begin within [first, end). It returns
+// nil if the source is empty.
+func (mr *merger) openWithin(free *idle, r run, desc bool, from *sortPoint, first, end int64) (*source, error) {
 	base := keys.Cluster(r.table, mr.patient, mr.query.Type)
-	s := &cursor{table: r.table, skip: len(base), row: keys.Row{Location: keys.Location{Patient: mr.patient}, Type: mr.query.Type}}
+	s := &source{table: r.table, skip: len(base), row: keys.Row{Location: keys.Location{Patient: mr.patient}, Type: mr.query.Type}}
 	pre := append(append(slices.Clone(base), r.code[:]...), r.bucket)
 	lower, upper := pre, keys.PrefixEnd(pre)
 	lo, hi := mr.dates(r.bucket)

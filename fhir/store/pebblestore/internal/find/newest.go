@@ -18,48 +18,48 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/snapshot"
 )
 
-// A kind of documents is what the Observations of one cluster (a patient's, of
-// one primary code) may differ in that tells what they are, rather than what
-// was measured: the codings of the code, categories, status, who wrote it.
-// There are few in a cluster, and when they are known the newest of each is
-// found without reading the others. They are kept in memory for the clusters
-// that were asked for: learned by reading all of one, then told by the
-// committer.
+// A signature holds the facts in which the Observations of one cluster (a patient
+// and a primary code) differ, apart from what was measured: the codings of the
+// code, the categories, the status and the writer. A cluster has few signatures. If
+// they are known, the newest document of each is found without reading the others.
+// Signatures are kept in memory for the clusters that were searched: the first
+// search reads the whole cluster, and the committer adds the signatures of later
+// documents.
 type signature struct {
 	codings        []string // "system|code", sorted
 	vendor, author string
 	categories     []string
-	values         search.Values // of the parameters in kindParams
+	values         search.Values // of SignatureParams
 }
 
 const (
-	maxSignatures = 64   // of a cluster; one with more is read whole
+	maxSignatures = 64   // per cluster; a cluster with more is read whole
 	maxClusters   = 4096 // in memory
 )
 
-// clusterID is of a cluster.
+// Cluster identifies the documents of one patient and primary code.
 type Cluster struct {
 	Patient string
 	Code    [8]byte
 }
 
-// clusters are the kinds of those that were asked for.
+// signatureCache holds the signatures of the clusters that were searched.
 type signatureCache struct {
 	mu     sync.Mutex
-	staged store.Seq // the latest commit that note was told of, or a later one
+	staged store.Seq // the latest commit passed to note, or a later one
 	byID   map[Cluster]*signatures
 }
 
-// cluster holds the kinds of all documents that any snapshot from learned on
-// sees, and perhaps others.
+// signatures holds the signatures of all documents that a snapshot at or after
+// learned shows, and possibly others.
 type signatures struct {
 	byKey   map[string]*signature
-	open    bool      // more than are worth knowing
-	needs   store.Seq // to learn it a snapshot must see this
-	learned store.Seq // 0: not yet
+	open    bool      // there are too many to be useful
+	needs   store.Seq // a snapshot that learns must include this commit
+	learned store.Seq // 0 if not learned yet
 }
 
-// note tells of a document that the committer writes at t.
+// note adds the signature of a document that the committer writes at seq.
 func (c *signatureCache) note(seq store.Seq, id Cluster, d *rows.Document, deleted bool, values *search.Values) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -69,9 +69,9 @@ func (c *signatureCache) note(seq store.Seq, id Cluster, d *rows.Document, delet
 	}
 }
 
-// of returns the kinds of a cluster as of a snapshot that reads at t. When they
-// are not known, learn may be given what a reading of all of it at t has shown,
-// unless it is nil.
+// lookup returns the signatures of a cluster as of a snapshot at seq. If they are
+// not cached, the caller may read the whole cluster at seq and pass its signatures
+// to learn, unless learn is nil.
 func (c *signatureCache) lookup(id Cluster, seq, latest store.Seq) (kinds []*signature, known bool, learn func(map[string]*signature)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -80,7 +80,7 @@ func (c *signatureCache) lookup(id Cluster, seq, latest store.Seq) (kinds []*sig
 		if len(c.byID) >= maxClusters {
 			clear(c.byID)
 		}
-		// What was staged before now is not noted: a snapshot must have it.
+		// note has not seen what was staged before now: a snapshot must include it.
 		cl = &signatures{byKey: map[string]*signature{}, needs: max(c.staged, latest)}
 		c.byID[id] = cl
 	}
@@ -112,15 +112,15 @@ func (cl *signatures) add(key string, k *signature) {
 	if cl.open || cl.byKey[key] != nil {
 		return
 	}
-	if len(k.codings) == 0 || len(cl.byKey) == maxSignatures { // a text may be any
+	if len(k.codings) == 0 || len(cl.byKey) == maxSignatures { // a code with only a text has no codings
 		cl.open, cl.byKey = true, nil
 		return
 	}
 	cl.byKey[key] = k
 }
 
-// newKind is the kind of a document, and what tells it from others. It keeps
-// nothing of its arguments.
+// newSignature returns the signature of a document and a key that identifies it. It
+// retains nothing of its arguments.
 func newSignature(v *search.Values, vendor, author string, categories []string) (string, *signature) {
 	k := &signature{vendor: strings.Clone(vendor), author: strings.Clone(author),
 		values: search.Values{ByParam: map[string][]search.Value{}}}
@@ -143,8 +143,8 @@ func newSignature(v *search.Values, vendor, author string, categories []string) 
 	return string(b), k
 }
 
-// may reports whether a document of the kind can match and be seen, as far as
-// the kind tells.
+// mayMatch reports whether a document with the signature can match and be allowed,
+// as far as the signature shows.
 func (f *finder) mayMatch(k *signature) bool {
 	for i := range f.query.Clauses {
 		c := &f.query.Clauses[i]
@@ -178,8 +178,8 @@ type newestFinder struct {
 	}
 }
 
-// find gives out, of the documents of the query's patient that
-// match, at least those that FindNewest promises.
+// find emits, of the matching documents of the query's patient, at least those that
+// FindNewest promises.
 func (nf *newestFinder) find(n int, give func(*snapshot.Match) bool) (more bool, err error) {
 	nf.matcher = search.NewMatcher(nf.query, nf.sel)
 	if nf.signatureSel, err = selectSignature(); err != nil {
@@ -211,8 +211,8 @@ func (nf *newestFinder) find(n int, give func(*snapshot.Match) bool) (more bool,
 	return true, nil
 }
 
-// otherCoding reports whether a document of the patient may have one of the
-// codes beside its primary one.
+// otherCoding reports whether a document of the patient may have one of the codes
+// as a coding other than the primary one.
 func (nf *newestFinder) otherCoding(codes [][8]byte) (found bool, err error) {
 	base := keys.Cluster(keys.TableCode, nf.patient, nf.query.Type)
 	it, err := nf.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: base, UpperBound: keys.PrefixEnd(base)})
@@ -229,7 +229,7 @@ func (nf *newestFinder) otherCoding(codes [][8]byte) (found bool, err error) {
 	return false, it.Error()
 }
 
-// newestIn does one cluster.
+// newestIn handles one cluster.
 func (nf *newestFinder) newestIn(runs []run, n int, give func(*snapshot.Match) bool) (bool, error) {
 	kinds, known, learn := nf.searcher.clusters.lookup(Cluster{Patient: nf.patient, Code: runs[0].code}, nf.at, nf.snap.Head.Seq)
 	if !known {
@@ -262,7 +262,7 @@ func (nf *newestFinder) newestIn(runs []run, n int, give func(*snapshot.Match) b
 	}
 	goOn, err := mr.mergePhase(runs, 0, true, nil)
 	if err == nil && goOn && !w.done(undatedStart) {
-		// The undated have no order of time: all that match are given out.
+		// The undated have no order of time: emit all that match.
 		y.emit = func(m *snapshot.Match, _ []byte) bool { more = give(m); return more }
 		_, err = mr.mergePhase(runs, 1, false, nil)
 	}
@@ -272,7 +272,7 @@ func (nf *newestFinder) newestIn(runs []run, n int, give func(*snapshot.Match) b
 	return more, err
 }
 
-// wholeCluster gives out every match of a cluster, and learns its kinds.
+// wholeCluster emits every match of a cluster, and learns its signatures.
 func (nf *newestFinder) wholeCluster(code [8]byte, learn func(map[string]*signature),
 	give func(*snapshot.Match) bool) (more bool, err error) {
 	base := keys.Cluster(keys.TableDocument, nf.patient, nf.query.Type)
@@ -315,7 +315,7 @@ func (nf *newestFinder) wholeCluster(code [8]byte, learn func(map[string]*signat
 	return true, nil
 }
 
-// kindOf adds the kind of a document to those that were seen.
+// addSignature adds the signature of a document to seen.
 func (nf *newestFinder) addSignature(m *snapshot.Match, seen map[string]*signature) {
 	v := nf.signatureValues(m)
 	if l := &nf.lastSignature; v == l.values && m.Document.Vendor == l.vendor && m.Document.Author == l.author {
@@ -327,8 +327,8 @@ func (nf *newestFinder) addSignature(m *snapshot.Match, seen map[string]*signatu
 	}
 }
 
-// kindValues are the values of kindParams of a document; of documents of one
-// shape the same.
+// signatureValues returns the values of SignatureParams of a document. Documents of
+// one shape share them.
 func (nf *newestFinder) signatureValues(m *snapshot.Match) *search.Values {
 	if v, _, ok := nf.shapes.Find(m.Document.JSON); ok {
 		return v
@@ -341,7 +341,7 @@ func (nf *newestFinder) signatureValues(m *snapshot.Match) *search.Values {
 	return v
 }
 
-// kindSelection selects kindParams.
+// selectSignature selects SignatureParams.
 func selectSignature() (*search.Selection, error) {
 	q := &search.Query{Type: "Observation"}
 	for _, code := range rows.SignatureParams {
@@ -354,7 +354,7 @@ func selectSignature() (*search.Selection, error) {
 	return search.Select(q)
 }
 
-// newest counts what a walk from the newest on has met.
+// newest counts the matches of a walk that starts at the newest.
 type newest struct {
 	n    int
 	sets []*codingSet
@@ -362,7 +362,7 @@ type newest struct {
 	v    *search.Values // of last
 }
 
-// codingSet are the documents with the same codings.
+// codingSet counts the documents with the same codings.
 type codingSet struct {
 	codings []string
 	got     int
@@ -383,8 +383,8 @@ func (w *newest) expect(codings []string) *codingSet {
 	return s
 }
 
-// of is the set of a document; nil for one without codings, which no known
-// cluster has.
+// of returns the set of a document, or nil for a document without codings, which no
+// cached cluster has.
 func (w *newest) of(nf *newestFinder, m *snapshot.Match) *codingSet {
 	v := nf.signatureValues(m)
 	if w.last != nil && w.v == v {
@@ -398,7 +398,8 @@ func (w *newest) of(nf *newestFinder, m *snapshot.Match) *codingSet {
 	return w.last
 }
 
-// add counts a match; false when it is not among the newest of its set.
+// add counts a match. It returns false if the match is not among the newest of its
+// set.
 func (s *codingSet) add(start int64, n int) bool {
 	if s.got >= n && start < s.nth {
 		return false
@@ -409,9 +410,9 @@ func (s *codingSet) add(start int64, n int) bool {
 	return true
 }
 
-// done reports whether nothing that begins at start or before is among the
-// newest of its group: of each set, or of one with all of its codings, the
-// newest are there.
+// done reports whether no document that begins at or before start is among the
+// newest of its group: each set, or a set with all of its codings, has its newest
+// n.
 func (w *newest) done(start int64) bool {
 	for _, s := range w.sets {
 		if !slices.ContainsFunc(w.sets, func(o *codingSet) bool {

@@ -12,7 +12,8 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/sorted"
 )
 
-// Positions begin with a letter for the path that made them.
+// A position begins with a letter that names the path that made it. Clients hold
+// positions, so that the letters must not change.
 const (
 	posID      = 'i'
 	posMerge   = 'm'
@@ -23,7 +24,7 @@ const (
 	posUpdated = 'u'
 )
 
-// run chooses the path. Without _sort each path has an order of its own.
+// run chooses the path. Without _sort, each path has its own order.
 func (f *finder) run(sort []search.SortKey, after []byte) error {
 	if len(sort) > 0 {
 		return f.inOrder(sort, after)
@@ -115,8 +116,8 @@ func (f *finder) unsorted(after []byte) error {
 	return f.documents("", false, after)
 }
 
-// sorted gives out the matches in an order that no rows have: all of them are
-// collected and sorted once, and the result is kept for the pages to come.
+// sorted emits the matches in an order that no rows have. It collects and sorts
+// them once, and caches the result for the next pages.
 func (f *finder) sorted(sort []search.SortKey, after []byte) error {
 	var from *sorted.Position
 	if len(after) > 0 {
@@ -151,7 +152,7 @@ func (f *finder) sort(sort []search.SortKey) (r *sorted.Result, err error) {
 		}
 	}()
 	y := *f
-	y.passing = true // keys are copied
+	y.passing = true // the keys are copied
 	var failed error
 	y.emit = func(m *snapshot.Match, _ []byte) bool {
 		failed = w.Add(&sorted.Position{Keys: keyer.of(m), ID: strings.Clone(m.Row.ID)})
@@ -165,8 +166,8 @@ func (f *finder) sort(sort []search.SortKey) (r *sorted.Result, err error) {
 	return w.Finish(f.ctx)
 }
 
-// updateOrder gives out the matches in the order of lastUpdated. Few matches
-// of a code are collected and sorted; else the rows are walked in order.
+// updateOrder emits the matches in order of lastUpdated. It sorts the matches of a
+// code if they are few, and otherwise walks the rows in order.
 func (f *finder) updateOrder(desc bool, after []byte) error {
 	from, err := takeUpdatedPos(f.op, after)
 	if err != nil {

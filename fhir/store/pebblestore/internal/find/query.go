@@ -9,7 +9,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/rows"
 )
 
-// idsOf returns the wanted ids, sorted, when the query names them.
+// idsOf returns the ids that the query names, sorted, or nil if it names none.
 func idsOf(q *search.Query) []string {
 	for i := range q.Clauses {
 		c := &q.Clauses[i]
@@ -26,8 +26,8 @@ func idsOf(q *search.Query) []string {
 	return nil
 }
 
-// codesOf returns the clusters of the query's code clause, nil when it has
-// none that names codes.
+// codesOf returns the clusters of the query's code clause, or nil if it has no
+// clause that names codes.
 func codesOf(q *search.Query) [][8]byte {
 	if q.Type != "Observation" {
 		return nil
@@ -52,8 +52,8 @@ next:
 	return nil
 }
 
-// indexClause chooses the clause to look up in X, the most selective kind
-// first; nil when none can be.
+// indexClause returns the clause to look up in table X, the most selective type
+// first, or nil if there is none.
 func indexClause(q *search.Query) *search.Clause {
 	var best *search.Clause
 	rank := 0
@@ -83,9 +83,9 @@ func indexClause(q *search.Query) *search.Clause {
 	return best
 }
 
-// dates narrows the start [lo, hi) of documents that can satisfy the query's
-// date clauses. An end lies at most the bucket's slack behind the start; in
-// the long bucket nothing bounds the start from below.
+// dates bounds the start [lo, hi) of documents of a bucket that can satisfy the
+// query's date clauses. A document ends at most the bucket's slack after its start;
+// in the long bucket, nothing bounds the start from below.
 func (f *finder) dates(bucket byte) (lo, hi int64) {
 	if bucket == keys.BucketUndated || keys.DateParam(f.query.Type) == "" {
 		return math.MinInt64, math.MaxInt64
@@ -97,7 +97,7 @@ func (f *finder) dates(bucket byte) (lo, hi int64) {
 	return lo, hi
 }
 
-// bounds narrows the start [lo, hi) of intervals of at most slack that can
+// bounds bounds the start [lo, hi) of intervals no longer than slack that can
 // satisfy the query's clauses on a date parameter.
 func (f *finder) bounds(param string, slack int64) (lo, hi int64) {
 	lo, hi = math.MinInt64, math.MaxInt64
@@ -116,8 +116,8 @@ func (f *finder) bounds(param string, slack int64) (lo, hi int64) {
 	return lo, hi
 }
 
-// startOf bounds the start of a document that lasts at most slack and satisfies
-// one value.
+// startOf bounds the start of a document that lasts at most slack and satisfies one
+// value.
 func startOf(v *search.Value, slack int64) (lo, hi int64) {
 	lo, hi = math.MinInt64, math.MaxInt64
 	switch v.Prefix {
@@ -155,15 +155,15 @@ func above(ms int64) int64 {
 	return ms + 1
 }
 
-// byUpdate reports whether a sort order is that of the U and V rows:
-// lastUpdated, and among equals the id.
+// byUpdate reports whether a sort order is that of the U and V rows: lastUpdated,
+// then id.
 func byUpdate(sort []search.SortKey) bool {
 	return len(sort) > 0 && sort[0].Param == "_lastUpdated" &&
 		(len(sort) == 1 || len(sort) == 2 && sort[1] == search.SortKey{Param: "_id"})
 }
 
-// severalPatients returns the patient parameter of types whose resources may
-// name more than one.
+// severalPatients returns the patient parameter of a type whose resources may name
+// more than one patient.
 func severalPatients(typ string) (*search.Param, bool) {
 	code, single := search.PatientParam(typ)
 	if typ == "Group" {
@@ -175,7 +175,7 @@ func severalPatients(typ string) (*search.Param, bool) {
 	return search.Lookup(typ, code)
 }
 
-// onePatient returns the patient to which a search is limited on a type whose
+// onePatient returns the patient to which a search is limited, for a type whose
 // resources may name several.
 func (f *finder) onePatient() (id string, ok bool) {
 	p, several := severalPatients(f.query.Type)

@@ -17,8 +17,8 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// columnar begins an answer out of columns: first docs, then smp for each series
-// of the query's patient.
+// columnar answers from columns: it calls docs for the documents, and then samples
+// for each series of the query's patient.
 func (s *Searcher) columnar(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find, docs func(f *finder) (bool, error),
 	smp func(f *finder, ser *tier.Series) (bool, error)) error {
 	if req.Query.Type != "Observation" || req.Query.Patient == "" {
@@ -49,7 +49,7 @@ func (s *Searcher) columnar(ctx context.Context, op string, snap *snapshot.Snaps
 	return nil
 }
 
-// allDocuments gives out every document that matches.
+// allDocuments emits every document that matches.
 func (f *finder) allDocuments(give func(*snapshot.Match) bool) (more bool, err error) {
 	more, f.passing = true, true
 	f.emit = func(m *snapshot.Match, _ []byte) bool {
@@ -60,7 +60,7 @@ func (f *finder) allDocuments(give func(*snapshot.Match) bool) (more bool, err e
 	return more, err
 }
 
-// seriesOf are the series of a patient that the query does not rule out.
+// seriesOf returns the series of a patient that the query does not exclude.
 func (f *finder) seriesOf(patient string) (out []*tier.Series, err error) {
 	pre := keys.Cluster(keys.TableSeries, patient, "Observation")
 	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
@@ -89,7 +89,7 @@ func (f *finder) seriesOf(patient string) (out []*tier.Series, err error) {
 	return out, it.Error()
 }
 
-// findNewest implements store.Columnar.FindNewest at a snapshot.
+// FindNewest implements store.Columnar at a snapshot.
 func (s *Searcher) FindNewest(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find, n int, fn func(*store.Found) bool) error {
 	give := func(m *snapshot.Match) bool { return fn(&store.Found{Resource: m.Resource(), Facts: &m.Facts}) }
 	docs := func(f *finder) (more bool, err error) {
@@ -133,7 +133,7 @@ func (s *Searcher) FindNewest(ctx context.Context, op string, snap *snapshot.Sna
 	})
 }
 
-// findRuns implements store.Columnar.FindRuns at a snapshot.
+// FindRuns implements store.Columnar at a snapshot.
 func (s *Searcher) FindRuns(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find, doc func(*store.Found) bool, run func(*store.Run) bool) error {
 	give := func(m *snapshot.Match) bool { return doc(&store.Found{Resource: m.Resource(), Facts: &m.Facts}) }
 	docs := func(f *finder) (bool, error) { return f.allDocuments(give) }
@@ -147,7 +147,7 @@ func (s *Searcher) FindRuns(ctx context.Context, op string, snap *snapshot.Snaps
 	})
 }
 
-// runsIn gives out the matches among the blocks of one level.
+// runsIn emits the matches in the blocks of one level.
 func (f *finder) runsIn(ser *tier.Series, level byte, run func(*store.Run) bool) (more bool, err error) {
 	pre := keys.LevelPrefix(keys.TableHeader, ser.ID, level)
 	lo, hi := tier.Micros(f.dates(ser.Bucket))
@@ -192,16 +192,16 @@ func (f *finder) runsIn(ser *tier.Series, level byte, run func(*store.Run) bool)
 	return true, it.Error()
 }
 
-// runBlock is a block that is loaded when its samples have to be seen.
+// runBlock is a block that is loaded when its samples are needed.
 type runBlock struct {
 	in     *tier.Series
 	head   *series.Header
 	cols   *series.Columns
 	load   func() error
 	loaded bool
-	// each: the filter may decide differently on two samples of the series.
-	// Else it is asked every askAgain blocks, for a consent may be withdrawn
-	// while a long series is read.
+	// each is set if the filter may decide differently on two samples of the
+	// series. Otherwise the filter is evaluated every askAgain blocks, because a
+	// consent may be withdrawn while a long series is read.
 	each    bool
 	asked   int
 	allowed bool
@@ -219,7 +219,7 @@ func (b *runBlock) columns() (*series.Columns, error) {
 	return b.cols, nil
 }
 
-// allows asks the filter about a sample, or knows the answer.
+// allows returns the filter's decision on a sample, or the last one on the series.
 func (f *finder) allows(b *runBlock, s *series.Sample) bool {
 	if b.each || b.asked%askAgain == 0 {
 		m := snapshot.NewSample(b.in, s)
@@ -229,7 +229,7 @@ func (f *finder) allows(b *runBlock, s *series.Sample) bool {
 	return b.allowed
 }
 
-// runsOf cuts a block into runs of matches.
+// runsOf divides a block into runs of matches.
 func (f *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (more bool, err error) {
 	ser, h := b.in, b.head
 	if !b.each && store.Seq(h.MaxT) <= f.at && f.surely(ser, h) {
@@ -272,14 +272,13 @@ func (f *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (m
 	return end(cols.Len()), nil
 }
 
-// perSample reports whether the filter may decide differently on two samples
-// of a series.
+// perSample reports whether the filter may decide differently on two samples of a
+// series.
 func (f *finder) perSample(ser *tier.Series) bool {
 	return slices.ContainsFunc(f.filter.Params("Observation"), func(p string) bool { return ser.Varies[p] })
 }
 
-// surely reports whether every sample of a block matches, as far as its header
-// tells.
+// surely reports whether the header of a block shows that every sample matches.
 func (f *finder) surely(ser *tier.Series, h *series.Header) bool {
 	first, _ := (&series.Sample{Start: h.MinStart, End: series.NoEnd}).Interval()
 	for _, c := range f.evaluate(ser).rest {
@@ -288,7 +287,7 @@ func (f *finder) surely(ser *tier.Series, h *series.Header) bool {
 		}
 		if !slices.ContainsFunc(c.Values, func(v search.Value) bool {
 			if v.LoNs != 0 || v.HiNs != 0 {
-				return false // its milliseconds rule out, they do not decide
+				return false // the header has no nanoseconds
 			}
 			switch v.Prefix {
 			case search.GE, search.GT, search.SA:

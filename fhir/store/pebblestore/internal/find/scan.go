@@ -10,7 +10,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/snapshot"
 )
 
-// scan implements store.Store.Scan at a snapshot.
+// Scan implements store.Store at a snapshot.
 func (s *Searcher) Scan(ctx context.Context, op string, snap *snapshot.Snapshot, r store.ScanRange,
 	fn func(*store.Found) bool) error {
 	at, err := snap.At(op, r.At)
@@ -28,8 +28,8 @@ func (s *Searcher) Scan(ctx context.Context, op string, snap *snapshot.Snapshot,
 	return nil
 }
 
-// scan streams one type. Types that may name several patients are found by
-// the patient parameter's X rows, where a marker of a deletion has none.
+// scan streams one type. Types whose resources may name several patients are found
+// by the X rows of the patient parameter; deletion markers have none.
 func (f *finder) scan(r store.ScanRange, fn func(*store.Found) bool) (more bool, err error) {
 	more = true
 	var since int64
@@ -57,7 +57,7 @@ func (f *finder) scan(r store.ScanRange, fn func(*store.Found) bool) (more bool,
 		f.emit = func(m *snapshot.Match, _ []byte) bool { return give(m) }
 		return more, f.byIndex(&c, nil)
 	}
-	err = f.rows(r.Patient, r.Patient != "", nil, func(_ []byte, rw keys.Row, t *table) (bool, error) {
+	err = f.eachRow(r.Patient, r.Patient != "", nil, func(_ []byte, rw keys.Row, t *table) (bool, error) {
 		m, err := f.met(rw, t)
 		if err != nil || m == nil || m.Document.Deleted && !r.Deleted {
 			return true, err

@@ -14,7 +14,8 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/sorted"
 )
 
-// searcher answers searches. It holds what outlives one of them.
+// Searcher answers searches. It holds the state that outlives a search, and is safe
+// for concurrent use.
 type Searcher struct {
 	bounds   Bounds
 	Results  *sorted.Results
@@ -26,7 +27,7 @@ func New(r *sorted.Results, b Bounds) *Searcher {
 	return &Searcher{bounds: b, Results: r, clusters: signatureCache{byID: map[Cluster]*signatures{}}}
 }
 
-// find implements store.Store.Find at a snapshot.
+// Find implements store.Store at a snapshot.
 func (s *Searcher) Find(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find, fn func(*store.Found) bool) error {
 	n := 0
 	return s.each(ctx, op, snap, req, req.Query.Sort, func(m *snapshot.Match, pos []byte) bool {
@@ -37,7 +38,7 @@ func (s *Searcher) Find(ctx context.Context, op string, snap *snapshot.Snapshot,
 	})
 }
 
-// count implements store.Store.Count at a snapshot.
+// Count implements store.Store at a snapshot.
 func (s *Searcher) Count(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find) (uint64, error) {
 	var n uint64
 	req.After = ""
@@ -72,8 +73,8 @@ func (s *Searcher) each(ctx context.Context, op string, snap *snapshot.Snapshot,
 	return fault.Wrap(op, err)
 }
 
-// undeleted leaves out what is deleted now. A version that is still current
-// need not be looked up.
+// undeleted leaves out resources that are deleted now. A version that is still
+// current need not be looked up.
 func undeleted(snap *snapshot.Snapshot, emit func(*snapshot.Match, []byte) bool, failed *error) func(*snapshot.Match, []byte) bool {
 	return func(m *snapshot.Match, pos []byte) bool {
 		if m.Series != nil || m.Document.EndSeq == 0 {
@@ -88,26 +89,27 @@ func undeleted(snap *snapshot.Snapshot, emit func(*snapshot.Match, []byte) bool,
 	}
 }
 
-// bounds of what a search holds in memory. The tests make them small.
+// Bounds limits the memory and work of a search. Tests make them small.
 type Bounds struct {
-	DayBatch int    // rows of a walk by date over all patients
-	Probe    uint   // rows looked at to see whether the matches of a code are few
-	Few      uint64 // resources that are few enough to be met by lastUpdated
-	Others   int    // rows of mergeSeveral
+	DayBatch int    // rows held by a walk by date over all patients
+	Probe    uint   // rows looked at to learn whether a code has few matches
+	Few      uint64 // resources few enough to be walked in order of lastUpdated
+	Others   int    // rows in the clusters of other patients (see merger.others)
 }
 
 var DefaultBounds = Bounds{DayBatch: 1024, Probe: 1024, Few: 4096, Others: 100_000}
 
-// tidy lets go of sorted results that are no longer asked for.
+// Tidy drops sorted results that have expired.
 func (s *Searcher) Tidy() { s.Results.Tidy() }
 
-// close removes the sorted results.
+// Close removes the sorted results.
 func (s *Searcher) Close() error { return s.Results.Close() }
 
-// note tells the searches of a document that the committer writes at t.
+// Note adds the signature of a document that the committer writes at seq. Call it
+// before a snapshot shows the document.
 func (s *Searcher) Note(seq store.Seq, id Cluster, d *rows.Document, deleted bool, values *search.Values) {
 	s.clusters.note(seq, id, d, deleted, values)
 }
 
-// rowsRead returns the number of rows that finished searches looked at.
+// RowsRead returns the number of rows that finished searches looked at.
 func (s *Searcher) RowsRead() uint64 { return s.looked.Load() }

@@ -13,8 +13,8 @@ import (
 )
 
 // listOthers finds the documents that name the patient and lie in the clusters of
-// other patients. The X rows alone tell, so that only matches are read. It
-// reports false if they are more than Bounds.Others.
+// other patients. It reads X rows only. It returns false if there are more than
+// Bounds.Others.
 func (mr *merger) listOthers() (ok bool, err error) {
 	p, _ := severalPatients(mr.query.Type)
 	pre := keys.IndexPrefix(mr.query.Type, p.Code, "Patient/"+mr.patient)
@@ -48,9 +48,9 @@ func (mr *merger) listOthers() (ok bool, err error) {
 	return true, it.Error()
 }
 
-// listed is the source of the other rows, nil when there are none to come.
-func (mr *merger) listed(phase byte, desc bool, from *sortPoint) *cursor {
-	s := &cursor{row: keys.Row{Type: mr.query.Type}}
+// listed returns the source of the other rows, or nil if there are none after from.
+func (mr *merger) listed(phase byte, desc bool, from *sortPoint) *source {
+	s := &source{row: keys.Row{Type: mr.query.Type}}
 	at := func(r keys.Row) sortPoint { return sortPoint{r.Start, r.ID, r.Seq} }
 	for _, r := range mr.others {
 		if (r.Bucket == keys.BucketUndated) != (phase == 1) {

@@ -12,10 +12,10 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/snapshot"
 )
 
-// byCode finds the documents of some codes of every patient: it seeks to each
-// code's cluster inside each patient's, first where it is the primary code (D),
-// then among the other codings (P). A document with two wanted codes is given
-// out where it is met first.
+// byCode finds the documents of some codes of every patient. It seeks to the
+// cluster of each code inside each patient's, first as the primary code (D), then
+// among the other codings (P). A document with two wanted codes is emitted where it
+// is met first.
 func (f *finder) byCode(codes [][8]byte, after []byte) error {
 	codes = slices.Clone(codes)
 	slices.SortFunc(codes, func(a, b [8]byte) int { return bytes.Compare(a[:], b[:]) })
@@ -49,7 +49,7 @@ func (f *finder) skipScan(tab byte, codes [][8]byte, from []byte) (more bool, er
 		return false, err
 	}
 	defer fault.Close(it, &err)
-	var cluster, run []byte // the patient's; the code's in it
+	var cluster, run []byte // the patient's, and the code's within it
 	var r keys.Row
 	for ok := it.First(); ok; {
 		if err := f.step(); err != nil {
@@ -86,7 +86,7 @@ func (f *finder) skipScan(tab byte, codes [][8]byte, from []byte) (more bool, er
 			cluster = keys.Cluster(tab, p, t)
 			r.Patient, r.Type = p, t
 		}
-		// The least wanted code at or behind the one that k is in.
+		// Find the least wanted code at or after the code of k.
 		have := k[len(cluster):]
 		if len(have) < 8 {
 			return false, fault.ErrRow
@@ -104,7 +104,7 @@ func (f *finder) skipScan(tab byte, codes [][8]byte, from []byte) (more bool, er
 	return true, it.Error()
 }
 
-// offerRow looks at one row of a wanted code.
+// offerRow emits the row of a wanted code if it matches.
 func (f *finder) offerRow(tab byte, codes [][8]byte, key []byte, r keys.Row, t *table) (more bool, err error) {
 	var m *snapshot.Match
 	if ser, s := t.sampled(); ser != nil {
@@ -126,7 +126,7 @@ func (f *finder) offerRow(tab byte, codes [][8]byte, key []byte, r keys.Row, t *
 			return false, fault.ErrRow
 		}
 		if slices.Contains(codes, r.Code) {
-			return true, nil // D had it
+			return true, nil // the scan of D has emitted it
 		}
 		if m, err = f.snap.FetchRow(r); err != nil {
 			return false, err
@@ -138,10 +138,10 @@ func (f *finder) offerRow(tab byte, codes [][8]byte, key []byte, r keys.Row, t *
 	return !f.accept(m) || f.emit(m, append([]byte{posCode}, key...)), nil
 }
 
-// firstOther is the least of the wanted codes under which m has a P row: where
+// firstOther returns the least of the wanted codes under which m has a P row, where
 // a scan meets it first.
 func (f *finder) firstOther(m *snapshot.Match, codes [][8]byte) (none [8]byte) {
-	// The query has a code clause, so the selection has the code.
+	// The query has a code clause, so that the selection includes the code.
 	v, err := search.Extractor{}.ExtractFor(f.sel, m.Document.JSON)
 	if err != nil {
 		return none
@@ -149,7 +149,7 @@ func (f *finder) firstOther(m *snapshot.Match, codes [][8]byte) (none [8]byte) {
 	return least(rows.OtherCodes(m.Row.Type, v, m.Row.Code), codes)
 }
 
-// least is the first of the sorted codes that is among others, else zero.
+// least returns the first of the sorted codes that is among others, or zero.
 func least(others, codes [][8]byte) (none [8]byte) {
 	for _, c := range codes {
 		if slices.Contains(others, c) {

@@ -13,12 +13,12 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// table walks D or P rows in order of their keys, those that samples stand for
-// among them.
+// table walks D or P rows in order of their keys, including those for which samples
+// stand.
 type table struct {
 	docs *pebble.Iterator
-	smp  *sampleRows // nil when the type has none
-	here bool        // on a sample
+	smp  *sampleRows // nil if the type has no samples
+	here bool        // the current row is a sample
 }
 
 // openTable opens the rows [lower, upper) of a table.
@@ -79,7 +79,7 @@ func (t *table) Next() bool {
 	return t.settle()
 }
 
-// settle chooses the lesser of the two. An error of either ends the walk.
+// settle chooses the lesser of the two rows. An error of either ends the walk.
 func (t *table) settle() bool {
 	docs := t.docs.Valid()
 	if t.smp == nil {
@@ -100,7 +100,7 @@ func (t *table) Key() []byte {
 	return t.docs.Key()
 }
 
-// Value is a document's; nil on a sample.
+// Value returns the value of a document, or nil for a sample.
 func (t *table) Value() []byte {
 	if t.here {
 		return nil
@@ -108,7 +108,7 @@ func (t *table) Value() []byte {
 	return t.docs.Value()
 }
 
-// sampled is the series and sample that the walk stands on, nil on a document.
+// sampled returns the current series and sample, or nil for a document.
 func (t *table) sampled() (*tier.Series, series.Sample) {
 	if !t.here {
 		return nil, series.Sample{}
@@ -116,28 +116,28 @@ func (t *table) sampled() (*tier.Series, series.Sample) {
 	return t.smp.best.Series, t.smp.best.Sample()
 }
 
-// sampleRows walks the rows that samples stand for, by the Q or R rows of
-// their series: groups of one patient, code and bucket, and in each the
-// samples of its series merged.
+// sampleRows walks the rows for which samples stand, by the Q or R rows of their
+// series. The series of one patient, code and bucket form a group, in which it
+// merges the samples.
 type sampleRows struct {
-	x    *finder
-	tab  byte // of the rows: D or P
-	reg  byte // of the series: Q or R
+	finder    *finder
+	tab  byte // table of the rows, D or P
+	reg  byte // table of the series, Q or R
 	it   *pebble.Iterator
-	more bool // it stands on a row
-	// lower is where the rows begin.
+	more bool // it is at a row
+	// lower is the lower bound of the rows.
 	lower []byte
-	// pre is the rows' key up to the bucket.
+	// pre is the prefix of the group's keys, up to the bucket.
 	pre   []byte
 	walks []*tier.Walk
 	best  *tier.Walk
 	key   []byte
-	spare []byte // the memory of a key before
+	spare []byte // memory of an earlier key
 	err   error
 }
 
 func (f *finder) openSamples(tab byte, lower, upper []byte) (*sampleRows, error) {
-	s := &sampleRows{x: f, tab: tab, reg: keys.TableSeries, lower: slices.Clone(lower)}
+	s := &sampleRows{finder: f, tab: tab, reg: keys.TableSeries, lower: slices.Clone(lower)}
 	if tab == keys.TableCode {
 		s.reg = keys.TableOtherSeries
 	}
@@ -168,7 +168,7 @@ func (s *sampleRows) valid() bool { return s.best != nil }
 
 func (s *sampleRows) first() { s.seekGE(s.lower) }
 
-// seekGE stands on the first sample whose key is at or behind k.
+// seekGE moves to the first sample whose key is at or after k.
 func (s *sampleRows) seekGE(k []byte) {
 	pre, tail, ok := keys.SplitRow(k)
 	if !ok {
@@ -187,13 +187,12 @@ func (s *sampleRows) seekGE(k []byte) {
 	s.group(nil)
 }
 
-// group opens the series of the group that the iterator stands on, and of the
-// next ones until one has a sample. from, when not nil, is a key in the first
-// of them.
+// group opens the series of the iterator's group, and of the next groups until one
+// has a sample. from, if not nil, is a key in the first group.
 func (s *sampleRows) group(from []byte) {
 	s.best = nil
 	for s.more && s.err == nil {
-		if s.err = s.x.step(); s.err != nil {
+		if s.err = s.finder.step(); s.err != nil {
 			return
 		}
 		for _, w := range s.walks {
@@ -227,7 +226,7 @@ func (s *sampleRows) group(from []byte) {
 		}
 		for s.choose(); s.best != nil && from != nil && bytes.Compare(s.key, from) < 0 && s.err == nil; {
 			s.next()
-			if !bytes.HasPrefix(from, s.pre) { // next went on to another group
+			if !bytes.HasPrefix(from, s.pre) { // next moved to another group
 				return
 			}
 		}
@@ -238,23 +237,23 @@ func (s *sampleRows) group(from []byte) {
 	}
 }
 
-// open starts the walk of the series whose row the iterator stands on; nil
-// when the query rules it out.
+// open opens the walk of the iterator's series. It returns nil if the query
+// excludes the series.
 func (s *sampleRows) open(from []byte) (*tier.Walk, error) {
 	k := s.it.Key()
 	var id series.SeriesID
 	if copy(id[:], k[len(s.pre):]) != len(id) || len(k) != len(s.pre)+len(id) {
 		return nil, fault.ErrRow
 	}
-	ser, err := s.x.snap.Tier.SeriesAt(s.x.snap.Reader, s.reg, s.it.Value(), id)
+	ser, err := s.finder.snap.Tier.SeriesAt(s.finder.snap.Reader, s.reg, s.it.Value(), id)
 	if err != nil {
 		return nil, err
 	}
-	if s.x.excludes(ser) {
+	if s.finder.excludes(ser) {
 		return nil, nil
 	}
-	w := s.x.walk(ser, false)
-	lo, hi := s.x.dates(ser.Bucket)
+	w := s.finder.walk(ser, false)
+	lo, hi := s.finder.dates(ser.Bucket)
 	if from != nil {
 		lo = max(lo, keys.Unsortable(binary.BigEndian.Uint64(from[len(s.pre):])))
 	}
@@ -265,7 +264,7 @@ func (s *sampleRows) open(from []byte) (*tier.Walk, error) {
 	return w, nil
 }
 
-// walk begins a walk of a series under the query.
+// walk returns a walk of a series, limited by since.
 func (f *finder) walk(ser *tier.Series, desc bool) *tier.Walk {
 	w := f.snap.Walk(ser, f.at, desc)
 	if f.since > 0 {
@@ -274,7 +273,7 @@ func (f *finder) walk(ser *tier.Series, desc bool) *tier.Walk {
 	return w
 }
 
-// choose stands on the least sample of the group's series.
+// choose moves to the least sample of the group's series.
 func (s *sampleRows) choose() {
 	s.best = nil
 	for _, w := range s.walks {
@@ -287,7 +286,7 @@ func (s *sampleRows) choose() {
 	}
 }
 
-// less compares the rows that two walks stand for.
+// less compares the rows for which the samples of two walks stand.
 func (s *sampleRows) less(a, b *tier.Walk) bool {
 	if x, y := a.StartMS(), b.StartMS(); x != y {
 		return x < y
@@ -297,7 +296,7 @@ func (s *sampleRows) less(a, b *tier.Walk) bool {
 	return bytes.Compare(s.key, s.spare) < 0
 }
 
-// appendKey is the row's key that the sample of a walk stands for.
+// appendKey appends the key of the row for which a walk's sample stands.
 func (s *sampleRows) appendKey(b []byte, w *tier.Walk) []byte {
 	smp := w.Sample()
 	k := w.Series.Template.Key(&smp)

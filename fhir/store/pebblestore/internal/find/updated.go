@@ -20,12 +20,12 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// updatedPos is the position of a match in the order of updates.
+// updatedPos returns the position of a match in order of lastUpdated.
 func updatedPos(m *snapshot.Match) []byte {
 	return append(keys.AppendUint64([]byte{posUpdated}, keys.Sortable(m.Document.Updated)), m.Row.ID...)
 }
 
-// updatePoint is a decoded position.
+// updatePoint is a decoded position in order of lastUpdated.
 type updatePoint struct {
 	updated int64
 	id      string
@@ -68,8 +68,8 @@ func (f *finder) giveUpdates(ms []*snapshot.Match, desc bool, from *updatePoint)
 	return nil
 }
 
-// updateRange bounds lastUpdated, [lo, hi) in Unix milliseconds, by the
-// query's clauses.
+// updateRange bounds lastUpdated, [lo, hi) in Unix milliseconds, by the query's
+// clauses.
 func (f *finder) updateRange() (lo, hi int64) { return f.bounds("_lastUpdated", 1) }
 
 // updateRows opens the U rows of the type, or the V rows of the patient.
@@ -82,7 +82,7 @@ func (f *finder) updateRows() (it *pebble.Iterator, prefix []byte, err error) {
 	return it, prefix, err
 }
 
-// rowOf reads the row on which an iterator stands.
+// rowOf decodes the iterator's current row.
 func rowOf(it *pebble.Iterator, prefix []byte) (seq store.Seq, u rows.Updates, err error) {
 	k := it.Key()
 	if len(k) != len(prefix)+12 {
@@ -92,8 +92,8 @@ func rowOf(it *pebble.Iterator, prefix []byte) (seq store.Seq, u rows.Updates, e
 	return store.Seq(binary.BigEndian.Uint64(k[len(prefix):])), u, err
 }
 
-// firstUpdated is the T from which on nothing was updated before ms: rows lie
-// in the order of T, and lastUpdated never decreases with T.
+// firstUpdated returns the first Seq at which lastUpdated can be ms or later: rows
+// are in order of Seq, and lastUpdated never decreases with Seq.
 func (f *finder) firstUpdated(it *pebble.Iterator, prefix []byte, ms int64) (store.Seq, error) {
 	lo, hi := store.Seq(0), f.at+1
 	for lo < hi {
@@ -118,8 +118,8 @@ func (f *finder) firstUpdated(it *pebble.Iterator, prefix []byte, ms int64) (sto
 	return lo, nil
 }
 
-// fewUpdates reports whether the query's bounds on lastUpdated leave so little
-// that it is best met in that order.
+// fewUpdates reports whether the query's bounds on lastUpdated leave so few
+// resources that walking them in that order is best.
 func (f *finder) fewUpdates() (few bool, err error) {
 	lo, hi := f.updateRange()
 	if lo == math.MinInt64 {
@@ -150,7 +150,8 @@ func (f *finder) fewUpdates() (few bool, err error) {
 	return true, it.Error()
 }
 
-// walkUpdates walks the U or V rows: those of one instant at a time, in it by id.
+// walkUpdates walks the U or V rows, one instant at a time, and emits the matches
+// of an instant by id.
 func (f *finder) walkUpdates(desc bool, from *updatePoint) (err error) {
 	lo, hi := f.updateRange()
 	if from != nil {
@@ -183,7 +184,7 @@ func (f *finder) walkUpdates(desc bool, from *updatePoint) (err error) {
 		}
 		ok = it.SeekGE(keys.UpdateKey(prefix, first, 0))
 	}
-	u := &unit{x: f}
+	u := &unit{finder: f}
 	defer func() { fault.Close(fault.CloseFunc(u.close), &err) }()
 	for ok {
 		seq, row, err := rowOf(it, prefix)
@@ -216,12 +217,12 @@ func (f *finder) walkUpdates(desc bool, from *updatePoint) (err error) {
 
 // unit collects the documents and series written at one instant.
 type unit struct {
-	x       *finder
+	finder       *finder
 	open    bool
 	updated int64
 	docs    []keys.Row
 	runs    []writtenRun
-	changes *pebble.Iterator // over L; opened when first needed
+	changes *pebble.Iterator // over table L; opened when first needed
 }
 
 // writtenRun is an L row of samples.
@@ -237,10 +238,10 @@ func (u *unit) close() error {
 	return u.changes.Close()
 }
 
-// add takes the entries of a row into the unit.
+// add adds the entries of a row.
 func (u *unit) add(seq store.Seq, r *rows.Updates) error {
 	u.open, u.updated = true, r.Updated
-	if u.x.query.Type == "AuditEvent" {
+	if u.finder.query.Type == "AuditEvent" {
 		rows, err := r.Events(seq)
 		u.docs = append(u.docs, rows...)
 		return err
@@ -250,13 +251,13 @@ func (u *unit) add(seq store.Seq, r *rows.Updates) error {
 		return err
 	}
 	if u.changes == nil {
-		if u.changes, err = u.x.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableChange},
+		if u.changes, err = u.finder.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableChange},
 			UpperBound: []byte{keys.TableChange + 1}}); err != nil {
 			return err
 		}
 	}
 	for _, n := range ns {
-		if err := u.x.step(); err != nil {
+		if err := u.finder.step(); err != nil {
 			return err
 		}
 		k := keys.ChangeKey(seq, n)
@@ -282,8 +283,8 @@ func (u *unit) entry(seq store.Seq, v []byte) error {
 		return err
 	}
 	e, err := rows.DecodeChange(v)
-	if err != nil || e.Type != u.x.query.Type {
-		return errors.Join(err, wrongType(e.Type != u.x.query.Type))
+	if err != nil || e.Type != u.finder.query.Type {
+		return errors.Join(err, wrongType(e.Type != u.finder.query.Type))
 	}
 	if !e.Deleted {
 		u.docs = append(u.docs, keys.Row{Location: e.Location, Type: e.Type, ID: e.ID, Seq: seq})
@@ -298,9 +299,9 @@ func wrongType(wrong bool) error {
 	return nil
 }
 
-// give gives out the matches of the unit behind from, by id, and empties it.
+// give emits the matches of the unit after from, by id, and empties the unit.
 func (u *unit) give(from *updatePoint) (more bool, err error) {
-	f, after := u.x, ""
+	f, after := u.finder, ""
 	if from != nil && from.updated == u.updated {
 		after = from.id
 	}
@@ -340,7 +341,7 @@ func (u *unit) give(from *updatePoint) (more bool, err error) {
 	return f.mergeUnit(docs, walks, after)
 }
 
-// written walks the samples that a commit wrote of a series, behind an id.
+// written walks the samples that a commit wrote of a series, starting at an id.
 func (f *finder) written(ser *tier.Series, r *writtenRun, after string) (*tier.Walk, error) {
 	w := f.snap.Walk(ser, r.t, false)
 	w.Only = r.t
