@@ -12,7 +12,8 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// tally is the K row of a series as the group sees it, nil for a new one.
+// tally returns the tally of a series as the group sees it, or nil for a new
+// series.
 func (s *stage) tally(id series.SeriesID) (*rows.Tally, error) {
 	if st, ok := s.tallies[id]; ok {
 		return st, nil
@@ -29,7 +30,7 @@ func (s *stage) tally(id series.SeriesID) (*rows.Tally, error) {
 	return &st, nil
 }
 
-// changedAt is the commit that last touched an identity.
+// changedAt returns the commit that last touched an identity.
 func (s *stage) changedAt(id series.Identity) (store.Seq, error) {
 	if seq, ok := s.touched[id]; ok {
 		return seq, nil
@@ -49,7 +50,7 @@ func (s *stage) touch(id series.Identity, seq store.Seq) error {
 	return s.batch.Set(keys.IdentityKey(id), keys.AppendUint64(nil, uint64(seq)), nil)
 }
 
-// checkSeries refuses a batch whose samples may be there by now.
+// checkSeries refuses a batch whose streams have changed since they were probed.
 func (s *stage) checkSeries(r *request) error {
 	for _, a := range r.series {
 		seq, err := s.changedAt(a.Series.Template.Identity)
@@ -116,7 +117,7 @@ func (s *stage) setBlock(id series.SeriesID, level byte, major uint64, minor uin
 	return s.batch.Set(keys.BlockKey(keys.TableBlock, id, level, major, minor), body, nil)
 }
 
-// register writes the rows by which a new series is found.
+// register writes the rows through which a new series is found.
 func (s *stage) register(ser *tier.Series) error {
 	where := ser.Location.Append(nil)
 	if err := s.batch.Set(keys.SeriesKey(keys.TableSeries, &ser.Location, ser.Code, ser.ID), ser.Encoded, nil); err != nil {
@@ -182,7 +183,7 @@ func (s *stage) takeOut(l *tier.Located) error {
 	return fault.ErrRow
 }
 
-// openBlock is a block that a group takes samples out of.
+// openBlock is a block from which a group removes samples.
 type openBlock struct {
 	in   *tier.Series
 	head []byte
@@ -191,7 +192,7 @@ type openBlock struct {
 
 func (b *openBlock) tail() bool { return b.head[1+8] == tier.LevelTail }
 
-// finishSeries writes what the group has changed of blocks and tallies.
+// finishSeries writes the blocks and tallies that the group has changed.
 func (s *stage) finishSeries() error {
 	for _, b := range s.blocks {
 		body := append([]byte{keys.TableBlock}, b.head[1:]...)

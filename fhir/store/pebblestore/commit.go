@@ -26,15 +26,16 @@ const (
 	ahead        = 5 * time.Millisecond
 )
 
-// request is one Commit on its way.
+// request is one Commit in progress.
 type request struct {
 	batch    *store.Batch
 	values   []*search.Values
-	complete []bool // of values, see current
+	complete []bool // parallel to values, see current.complete
 	hashes   [][16]byte
 	bytes    int
 	series   []*tier.Prepared
-	// compact, when not nil, is all there is: a change below the contract.
+	// compact, if not nil, is a change of rows that changes no answer; the request
+	// then has no batch.
 	compact *tier.Compaction
 	result  store.Result
 	err     error
@@ -42,18 +43,18 @@ type request struct {
 	answer  chan struct{}
 }
 
-// group is what shares one fsync.
+// group holds the requests that share one fsync.
 type group struct {
 	reqs  []*request
-	batch *pebble.Batch // nil: nothing to write
+	batch *pebble.Batch // nil if there is nothing to write
 	view  *view
-	// changed are the resources and the state that were there before, or may
-	// have been.
+	// changed holds the resources and state keys whose cached values the group
+	// replaces.
 	changed []readcache.Key
 }
 
-// Commit is of store.Store. ctx ends the wait for a place in the queue; once
-// queued the batch's fate is awaited, for the caller must know it.
+// Commit implements store.Store. ctx ends the wait for the queue. Once the batch is
+// queued, Commit waits for its result, which the caller must know.
 func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	const op = "pebblestore.Commit"
 	start := time.Now()
@@ -61,7 +62,7 @@ func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	if err != nil {
 		return store.Result{}, err
 	}
-	v, err := d.enter(op) // holds Close back
+	v, err := d.enter(op) // delays Close
 	if err != nil {
 		return store.Result{}, err
 	}
@@ -86,7 +87,8 @@ func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 // time, and a waiting request needs several turns.
 const yieldWrites = 8
 
-// prepare does what needs no order: extraction, hashing, checks.
+// prepare extracts, hashes and checks the writes. These steps need no order and run
+// on the caller's goroutine.
 func (d *DB) prepare(b *store.Batch) (*request, error) {
 	const op = "pebblestore.Commit"
 	r := &request{batch: b, values: make([]*search.Values, len(b.Writes)), complete: make([]bool, len(b.Writes)),
@@ -148,8 +150,8 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 	return r, nil
 }
 
-// extract takes the index values of a write. A document that is kept by form
-// has no bytes of its own from which the rest could be taken later.
+// extract extracts the index values of a write. A templated document is extracted
+// in full, because the committer could not do so later from its slots.
 func (r *request) extract(i int) (err error) {
 	w := &r.batch.Writes[i]
 	switch {
@@ -164,7 +166,7 @@ func (r *request) extract(i int) (err error) {
 	return err
 }
 
-// committer gathers requests into groups, resolves and applies them.
+// committer collects requests into groups, resolves and applies them.
 func (d *DB) committer() {
 	defer close(d.toSync)
 	for r := range d.in {
@@ -178,8 +180,9 @@ func (d *DB) committer() {
 	}
 }
 
-// gather takes what is waiting. When stamps run ahead of the clock (very many
-// groups a second) it first lets a millisecond pass: one group more.
+// gather collects the waiting requests. If lastUpdated is ahead of the clock, as
+// after very many groups per second, it first waits a millisecond, which costs one
+// group.
 func (d *DB) gather(first *request) []*request {
 	if lead := time.Duration(d.head.Updated-d.opts.Clock().UnixMilli()) * time.Millisecond; lead > ahead {
 		time.Sleep(time.Millisecond)
@@ -199,7 +202,7 @@ func (d *DB) gather(first *request) []*request {
 	return reqs
 }
 
-// build makes and applies the Pebble batch of a group.
+// build assembles and applies the Pebble batch of a group.
 func (d *DB) build(reqs []*request) (g *group, err error) {
 	g = &group{reqs: reqs}
 	if d.failed.Load() {
@@ -215,16 +218,17 @@ func (d *DB) build(reqs []*request) (g *group, err error) {
 			return g, err
 		}
 		left = slices.DeleteFunc(left, func(r *request) bool { return r == bad })
-		// Rows of this request could not be read. It fails alone; the group is
-		// assembled again without its traces in memory.
+		// Rows of this request could not be read. It fails alone; assemble the
+		// group again without the changes it left in memory.
 		bad.err = fault.Wrap("pebblestore.Commit", err)
 		clear(d.edge)
 		d.days.Reset()
 	}
 }
 
-// assemble makes and applies the Pebble batch of a group's requests. bad is the request whose rows could not be read; without one
-// an error means that the store cannot be written.
+// assemble builds and applies the Pebble batch of a group's requests. If rows of a
+// request could not be read, it returns the request as bad. An error without a bad
+// request means that the store cannot be written.
 func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
 	d.days.Trim()
 	s := newStage(d)
@@ -237,8 +241,8 @@ func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
 			return r, errors.Join(err, s.batch.Close())
 		}
 	}
-	// Compactions come last: what the commits of this group have taken out of
-	// a series voids them.
+	// Compactions come last: a sample that a commit of this group removed from a
+	// series voids them.
 	for _, r := range reqs {
 		if r.compact == nil || r.err != nil {
 			continue
@@ -264,8 +268,8 @@ func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
 	return nil, nil
 }
 
-// apply writes a batch to the WAL and the memtable. A fatal error inside
-// Pebble ends the goroutine it runs on, so it gets one of its own.
+// apply writes a batch to the WAL and the memtable. It runs Pebble on a goroutine
+// of its own, which a fatal error in Pebble ends.
 func (d *DB) apply(b *pebble.Batch) error {
 	res := make(chan error, 1)
 	go func() {
@@ -280,8 +284,8 @@ func (d *DB) apply(b *pebble.Batch) error {
 	return <-res
 }
 
-// syncer waits for each group's fsync, shows it, tells the watchers and
-// answers the writers, in order.
+// syncer waits for the fsync of each group, in order, then publishes its view,
+// notifies the watchers and answers the writers.
 func (d *DB) syncer() {
 	defer close(d.done)
 	for g := range d.toSync {

@@ -15,23 +15,22 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// compactor merges tails in the background. It reads a snapshot, writes
-// through the committer, and holds nobody up.
+// compactor merges tails in the background. It reads snapshots and writes through
+// the committer, so that no writer waits.
 type compactor struct {
 	d *DB
-	// turn is held from the reading of a series until the change of its rows
-	// is visible: two compactions of what both have read would keep samples
-	// twice.
+	// turn is held from reading a series until the change of its rows is visible.
+	// Otherwise two compactions of the same tails would duplicate samples.
 	turn   sync.Mutex
 	mu     sync.Mutex
 	queued map[series.SeriesID]*tier.Series
 	order  []series.SeriesID
-	busy   int // series that are being compacted: 0 or 1
+	busy   int // series being compacted, 0 or 1
 	wake   chan struct{}
 	stop   chan struct{}
 	done   chan struct{}
 
-	series, samples atomic.Uint64 // compacted, and written again, since the start
+	series, samples atomic.Uint64 // compactions, and samples they rewrote, since the store was opened
 }
 
 func newCompactor(d *DB) *compactor {
@@ -39,7 +38,7 @@ func newCompactor(d *DB) *compactor {
 		stop: make(chan struct{}), done: make(chan struct{})}
 }
 
-// consider notes a series that has grown; it is the committer's to call.
+// consider queues a series that has grown. Only the committer calls it.
 func (c *compactor) consider(ser *tier.Series, st *rows.Tally) {
 	if !tier.Due(st) {
 		return
@@ -69,7 +68,7 @@ func (c *compactor) take() *tier.Series {
 	return ser
 }
 
-// waiting is the number of series that are in line or being compacted.
+// waiting returns the number of series that are queued or being compacted.
 func (c *compactor) waiting() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -97,9 +96,9 @@ func (c *compactor) run() {
 	}
 }
 
-// compact brings the tails of a series into order: into the base when that is
-// worth it, or else those of like size into one. all takes every tail into
-// the base whatever it costs.
+// compact merges the tails of a series: into the base if that is worth its cost, or
+// otherwise tails of like size with each other. If all is set, every tail is merged
+// into the base at any cost.
 func (c *compactor) compact(ser *tier.Series, all bool) error {
 	const op = "pebblestore.compact"
 	c.turn.Lock()
@@ -114,7 +113,7 @@ func (c *compactor) compact(ser *tier.Series, all bool) error {
 		return err
 	}
 	r := &request{compact: x, answer: make(chan struct{})}
-	if v, err = c.d.enter(op); err != nil { // holds Close back
+	if v, err = c.d.enter(op); err != nil { // delays Close
 		return err
 	}
 	c.d.in <- r
@@ -128,8 +127,8 @@ func (c *compactor) compact(ser *tier.Series, all bool) error {
 	return r.err
 }
 
-// putCompaction applies a compaction to the group, unless a sample has left
-// the series since it was read.
+// putCompaction applies a compaction to the group, unless a sample has left the
+// series since it was planned.
 func (s *stage) putCompaction(x *tier.Compaction) error {
 	st, err := s.tally(x.Series.ID)
 	if err != nil {
@@ -159,7 +158,7 @@ func (s *stage) putCompaction(x *tier.Compaction) error {
 	return s.batch.Set(keys.TallyKey(x.Series.ID), st.Encode(), nil)
 }
 
-// compactAll brings the tails of every series into the base.
+// compactAll merges the tails of every series into the base.
 func (d *DB) compactAll(ctx context.Context, v *view) (err error) {
 	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableSeries}, UpperBound: []byte{keys.TableSeries + 1}})
 	if err != nil {
@@ -185,14 +184,14 @@ func (d *DB) compactAll(ctx context.Context, v *view) (err error) {
 	return it.Error()
 }
 
-// CompactionStats says what the compactor has done since the store was opened.
+// CompactionStats describes the work of the compactor since the store was opened.
 type CompactionStats struct {
 	Series    uint64 // compactions
 	Rewritten uint64 // samples that they wrote again
-	Waiting   int    // series that wait
+	Waiting   int    // series that are queued or being compacted
 }
 
-// Compaction reports the compactor's work.
+// Compaction returns the work of the compactor.
 func (d *DB) Compaction() CompactionStats {
 	return CompactionStats{Series: d.compactor.series.Load(), Rewritten: d.compactor.samples.Load(),
 		Waiting: d.compactor.waiting()}

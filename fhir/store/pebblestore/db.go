@@ -30,32 +30,31 @@ const schemaVersion = "4"
 
 // Options of a store. The zero value is a store on disk with defaults.
 type Options struct {
-	// FS is the file system; nil is the disk.
+	// FS is the file system. If it is nil, the store is on disk.
 	FS vfs.FS
-	// Clock gives lastUpdated; nil is time.Now.
+	// Clock returns the time for lastUpdated. If it is nil, time.Now is used.
 	Clock func() time.Time
-	// Logger gets what Pebble has to say above the routine; nil discards it.
+	// Logger receives warnings and errors. If it is nil, they are discarded.
 	Logger *slog.Logger
-	// CacheBytes is the block cache; 0 is 64 MiB.
+	// CacheBytes is the size of the block cache in bytes. Zero means 64 MiB.
 	CacheBytes int64
-	// SpillBytes bounds the temporary files in which searches sort what has no
-	// order of its own; 0 is DefaultSpilled.
+	// SpillBytes bounds the temporary files in which searches sort, in bytes. Zero
+	// means 1 GiB.
 	SpillBytes int64
-	// NoSync acknowledges without an fsync. It loses writes in a crash and
-	// exists for the control run of the crash test alone.
+	// NoSync acknowledges commits without an fsync. A crash then loses commits;
+	// only the control run of the crash test uses it.
 	NoSync bool
 
 	bounds allBounds
 }
 
-// allBounds are the limits of what searches hold in memory. The tests make them
-// small.
+// allBounds limits the memory of searches. Tests make it small.
 type allBounds struct {
 	find.Bounds
-	run int // bytes of matches being sorted
+	run int // bytes of a sorted run in memory
 }
 
-// DB is an open store.
+// DB is an open store. It is safe for concurrent use.
 type DB struct {
 	opts   Options
 	fs     vfs.FS
@@ -74,7 +73,7 @@ type DB struct {
 	damage    damage
 
 	mu      sync.Mutex
-	idle    *sync.Cond // readers == 0
+	idle    *sync.Cond // signaled when readers is 0
 	view    *view
 	readers int
 	closed  bool
@@ -85,10 +84,10 @@ type DB struct {
 	toSync chan *group
 	done   chan struct{}
 
-	// The committer's own; nobody else reads them.
+	// The fields below belong to the committer's goroutine.
 	head             rows.Head
 	groups           uint64
-	writtenTemplates map[[16]byte]bool // forms
+	writtenTemplates map[[16]byte]bool // templates whose F row is known to exist
 	edge             map[int][32]byte
 	lastSweep        time.Time
 	disk             spaceWatch
@@ -97,7 +96,7 @@ type DB struct {
 
 var _ store.Store = (*DB)(nil)
 
-// Open opens or makes the store in dir. One process at a time.
+// Open opens the store in dir, or creates it. Only one process may have it open.
 func Open(dir string, opts Options) (*DB, error) {
 	const op = "pebblestore.Open"
 	if opts.Clock == nil {
@@ -125,9 +124,9 @@ func Open(dir string, opts Options) (*DB, error) {
 	}
 	d.cache = pebble.NewCache(opts.CacheBytes)
 	po := &pebble.Options{
-		// Small memtables, for up to four are in memory when much is written;
-		// twice as many of their files as usual go into a compaction, so that
-		// it rewrites no more.
+		// Up to four memtables are in memory under load, so each is small. Twice
+		// the usual number of their files go into one compaction, so that
+		// compactions rewrite no more.
 		FS: d.fs, Cache: d.cache, MemTableSize: 8 << 20, MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold: 8, L0StopWritesThreshold: 24, MaxOpenFiles: 1000,
 		FormatMajorVersion: pebble.FormatNewest, Merger: rows.Merger, Logger: &pebbleLog{d: d}, EventListener: d.events(),
@@ -169,7 +168,7 @@ func Open(dir string, opts Options) (*DB, error) {
 	return d, nil
 }
 
-// load reads or makes the N rows.
+// load reads the N rows, or writes them in a new store.
 func (d *DB) load() error {
 	schema, err := rows.Get(d.pdb, keys.Schema)
 	if err != nil {
@@ -200,20 +199,20 @@ func (d *DB) load() error {
 	return err
 }
 
-// view is what readers see: the durable state at one T.
+// view is the durable state that readers see.
 type view struct {
 	snapshot.Snapshot
-	group uint64 // how many groups were written before, since the start
-	refs  int    // guarded by DB.mu; the DB's own counts as one
+	group uint64 // groups written since the store was opened, up to this one
+	refs  int    // guarded by DB.mu; the DB counts as one
 }
 
-// newView takes a snapshot of what was applied. The caller releases it.
+// newView takes a snapshot of the applied groups. The caller releases it.
 func (d *DB) newView() *view {
 	return &view{Snapshot: snapshot.Snapshot{Reader: d.pdb.NewSnapshot(), Head: d.head, Templates: d.templates, Tier: d.tier},
 		group: d.groups, refs: 1}
 }
 
-// enter takes the current view for a read. The caller leaves it.
+// enter returns the current view for a read. The caller passes it to leave.
 func (d *DB) enter(op string) (*view, error) {
 	if d.failed.Load() {
 		return nil, errStopped(op)
@@ -275,8 +274,8 @@ func (d *DB) fail(why error) {
 	}
 }
 
-// Close waits for commits and reads under way. A store that has stopped is
-// left as it is: only the end of the process lets go of its files.
+// Close waits for running commits and reads. A store that has stopped keeps its
+// files open until the process ends.
 func (d *DB) Close() error {
 	d.mu.Lock()
 	if d.closed {
@@ -303,7 +302,7 @@ func (d *DB) Close() error {
 	return fault.Wrap("pebblestore.Close", err)
 }
 
-// Watch is of store.Store.
+// Watch implements store.Store.
 func (d *DB) Watch(fn func(store.Commit)) (stop func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -317,14 +316,14 @@ func (d *DB) Watch(fn func(store.Commit)) (stop func()) {
 	}
 }
 
-// LastSeq is of store.Store.
+// LastSeq implements store.Store.
 func (d *DB) LastSeq() store.Seq {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.view.Head.Seq
 }
 
-// Stats is of store.Store.
+// Stats implements store.Store.
 func (d *DB) Stats() store.Stats {
 	v, err := d.enter("pebblestore.Stats")
 	if err != nil {
@@ -335,7 +334,7 @@ func (d *DB) Stats() store.Stats {
 		Log: v.Head.Leaves}
 }
 
-// Compact is of store.Store.
+// Compact implements store.Store.
 func (d *DB) Compact(ctx context.Context) error {
 	v, err := d.enter("pebblestore.Compact")
 	if err != nil {

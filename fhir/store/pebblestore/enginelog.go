@@ -16,15 +16,15 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/fault"
 )
 
-// damage counts the damaged blocks that reads and compactions met, by file.
+// damage counts the reads and compactions that met a damaged block, by file.
 type damage struct {
 	mu    sync.Mutex
 	files map[string]uint64
 	total uint64
 }
 
-// note counts a block and reports whether it is time to log the file: the
-// first time, and whenever the count has doubled.
+// note counts a read and reports whether to log it: the first read of a file, and
+// whenever its count has doubled.
 func (d *damage) note(file string) (n uint64, log bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -37,8 +37,8 @@ func (d *damage) note(file string) (n uint64, log bool) {
 	return n, bits.OnesCount64(n) == 1
 }
 
-// events returns the listener for events of the engine. It replaces the texts of
-// errors, which may quote keys.
+// events returns the listener for Pebble's events. It replaces the texts of errors,
+// which may quote keys.
 func (d *DB) events() *pebble.EventListener {
 	l := &pebble.EventListener{
 		BackgroundError: func(err error) {
@@ -51,12 +51,12 @@ func (d *DB) events() *pebble.EventListener {
 			d.foundDamage(path.Base(info.Path), tablesOf(info.Bounds.Start, info.Bounds.End.Key))
 		},
 	}
-	l.EnsureDefaults(nil) // everything else is silent
+	l.EnsureDefaults(nil) // ignores all other events
 	return l
 }
 
 func (d *DB) foundDamage(file, tables string) {
-	if d.meters != nil { // else the store is being opened
+	if d.meters != nil { // nil while the store is being opened
 		d.meters.damage.Add(context.Background(), 1)
 	}
 	if n, log := d.damage.note(file); log {
@@ -65,7 +65,7 @@ func (d *DB) foundDamage(file, tables string) {
 	}
 }
 
-// tablesOf names the tables between two keys by their first bytes.
+// tablesOf names the tables between two keys.
 func tablesOf(first, last []byte) string {
 	if len(first) == 0 || len(last) == 0 {
 		return "unknown"
@@ -88,9 +88,9 @@ func damageCounter(m metric.Meter) (metric.Int64Counter, error) {
 		metric.WithDescription("Reads that met a damaged block. Any is a reason to act: `pulsegate store check`"))
 }
 
-// pebbleLog hands Pebble's log on, without what its texts are filled with.
-// Fatal means that the disk failed under Pebble: its goroutine ends and the
-// store with it, while the process lives on to say so.
+// pebbleLog logs Pebble's messages without their arguments, which may quote keys.
+// Fatalf means that the disk failed under Pebble: the calling goroutine ends and
+// the store stops, but the process continues and reports it.
 type pebbleLog struct{ d *DB }
 
 func (l *pebbleLog) Infof(string, ...any) {}
@@ -104,7 +104,7 @@ func (l *pebbleLog) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-// reasonIn is the kind of the first error among the arguments of a format.
+// reasonIn describes the first error among the arguments of a format.
 func reasonIn(args []any) string {
 	for _, a := range args {
 		if err, ok := a.(error); ok {

@@ -12,7 +12,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// meters are what a store reports of itself.
+// meters holds the metrics of a store.
 type meters struct {
 	commits metric.Int64Counter
 	group   metric.Int64Histogram
@@ -83,7 +83,7 @@ func newMeters(d *DB) (*meters, error) {
 		return nil, err
 	}
 	out.reg, err = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		// Stats of a store that has stopped or is closed are empty.
+		// Stats are empty if the store has stopped or is closed.
 		if s := d.Stats(); s.Seq > 0 {
 			o.ObserveInt64(disk, int64(s.DiskBytes))
 			o.ObserveInt64(at, int64(s.Seq))
@@ -99,7 +99,7 @@ func newMeters(d *DB) (*meters, error) {
 	return out, err
 }
 
-// done reports one answered Commit.
+// done records one answered Commit.
 func (m *meters) done(ctx context.Context, since time.Time, err error) {
 	outcome := "committed"
 	if err != nil {

@@ -12,16 +12,17 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/rows"
 )
 
-// changeCheck compares the change log with what was written: every version of
-// a document but an AuditEvent's stands in it once, and every commit of samples
-// of a series with their count and range. Subscriptions and _since read it.
+// changeCheck compares the change log with the data. The log must name every
+// version of a document once, except those of AuditEvents, and for every commit of
+// samples of a series their count and range. Subscriptions and _since read it.
 type changeCheck struct {
 	*checker
 	seed maphash.Seed
-	rows uint64            // L rows that name a document's version
-	t    store.Seq         // the commit whose L rows are being read
-	here map[fhir.Ref]bool // the documents it names
-	// Per series: the samples that the log names, less those that are there.
+	rows uint64            // L rows that name a version of a document
+	t    store.Seq         // the commit of the current L row
+	here map[fhir.Ref]bool // documents that the commit names
+	// missing holds, per series, the samples that the log names minus those that
+	// exist.
 	missing map[series.SeriesID]int64
 }
 
@@ -49,7 +50,7 @@ func (cc *changeCheck) key(typ, id string, seq store.Seq) uint64 {
 	h.SetSeed(cc.seed)
 	for _, s := range []string{typ, id} {
 		if _, err := h.WriteString(s + "\x00"); err != nil {
-			return 0 // a maphash.Hash does not fail
+			return 0 // a maphash.Hash never fails
 		}
 	}
 	return maphash.Comparable(cc.seed, [2]uint64{h.Sum64(), uint64(seq)})
@@ -80,13 +81,13 @@ func (cc *changeCheck) row(k, val []byte) error {
 	return cc.document(seq, &e)
 }
 
-// ended reports whether err means that the check cannot go on, rather than that
-// something cannot be read.
+// ended reports whether err ends the check, rather than telling that a row cannot
+// be read.
 func (cc *changeCheck) ended(err error) bool {
 	return err != nil && (cc.ctx.Err() != nil || cc.stopped())
 }
 
-// document holds an entry to the version that it names.
+// document compares an entry with the version that it names.
 func (cc *changeCheck) document(seq store.Seq, e *rows.Change) error {
 	ref := fhir.Ref{Type: e.Type, ID: e.ID}
 	if cc.here[ref] {
@@ -119,7 +120,7 @@ func (cc *changeCheck) document(seq store.Seq, e *rows.Change) error {
 	return nil
 }
 
-// series reads the samples of an entry as the change log would give them out.
+// series reads the samples of an entry as Changes would.
 func (cc *changeCheck) series(seq store.Seq, val []byte) error {
 	e, err := rows.DecodeSeriesChange(val)
 	if err != nil || !bytes.Equal(e.Encode(), val) {
@@ -143,23 +144,23 @@ func (cc *changeCheck) series(seq store.Seq, val []byte) error {
 	return nil
 }
 
-// written walks the D rows: it counts the versions that the change log must
-// name, and calls fn, when not nil, with each. It also checks that the I row of
-// a version names this very row, so that no second row stands beside it.
+// written walks the D rows. It counts the versions that the change log must name,
+// and calls fn, if not nil, with each. It also checks that the I row of a version
+// names this D row, so that there is no second one.
 func (cc *changeCheck) written(fn func(keys.Row)) (versions uint64, err error) {
 	err = cc.each(keys.TableDocument, func(k, val []byte) error {
 		r, ok := keys.ParseRow(k)
 		if !ok {
-			return nil // documents reports it
+			return nil // reported by documents
 		}
 		key := keys.IDKey(r.Type, r.ID, r.Seq)
 		raw, err := rows.Get(cc.v.Reader, key)
-		if err != nil || raw == nil { // documents reports what is missing
+		if err != nil || raw == nil { // reported by documents
 			return err
 		}
 		p, err := rows.DecodePointer(key, raw)
 		switch {
-		case err != nil: // ids reports it
+		case err != nil: // reported by ids
 			return nil
 		case p.Location != r.Location:
 			if fn == nil {
@@ -183,7 +184,7 @@ func (cc *changeCheck) written(fn func(keys.Row)) (versions uint64, err error) {
 	return versions, err
 }
 
-// lost names the versions that the change log leaves out.
+// lost reports the versions that the change log leaves out.
 func (cc *changeCheck) lost() error {
 	entries := map[uint64]bool{}
 	err := cc.each(keys.TableChange, func(k, val []byte) error {
@@ -207,12 +208,13 @@ func (cc *changeCheck) lost() error {
 	return err
 }
 
-// samples compares the samples that the log names with those of each series.
+// samples compares the number of samples that the log names with the tally of each
+// series.
 func (cc *changeCheck) samples() error {
 	err := cc.each(keys.TableTally, func(k, val []byte) error {
 		st, err := rows.DecodeTally(val)
 		if err != nil || len(k) != 9 {
-			return nil // series reports it
+			return nil // reported by series
 		}
 		cc.missing[series.SeriesID(k[1:])] -= int64(st.Samples)
 		return nil

@@ -19,11 +19,11 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/snapshot"
 )
 
-// checkAll implements store.Store.Check at a snapshot. stopped says that the store
+// All implements store.Store.Check at a snapshot. stopped reports whether the store
 // has failed meanwhile.
 func All(ctx context.Context, snap *snapshot.Snapshot, stopped func() bool, report func(problem string)) error {
 	c := &checker{ctx: ctx, v: snap, stopped: stopped, report: report}
-	for _, f := range []func() error{c.readable, c.forms, c.documents, c.ids, c.codes, c.index, c.series, c.orders,
+	for _, f := range []func() error{c.readable, c.templates, c.documents, c.ids, c.codes, c.index, c.series, c.orders,
 		c.log, c.changes} {
 		if err := f(); err != nil && !fault.Damaged(err) {
 			return err
@@ -46,8 +46,8 @@ func (c *checker) each(table byte, fn func(k, v []byte) error) error {
 	return c.within([]byte{table}, []byte{table + 1}, fn)
 }
 
-// within walks the rows [lower, upper) that can be read. What a callback could
-// not look up because of damage is passed over: readable has reported it.
+// within walks the rows [lower, upper) that can be read. It ignores lookups of fn
+// that fail because of damage, which readable has reported.
 func (c *checker) within(lower, upper []byte, fn func(k, v []byte) error) error {
 	return fault.WalkReadable(c.ctx, c.v.Reader, lower, upper, func(k, v []byte) error {
 		err := fn(k, v)
@@ -58,8 +58,8 @@ func (c *checker) within(lower, upper []byte, fn func(k, v []byte) error) error 
 	}, func(fault.Gap) error { return nil })
 }
 
-// readable reads every row of every table and reports the ranges that cannot
-// be read, by file and table.
+// readable reads every row of every table and reports the ranges that cannot be
+// read, by file and table.
 func (c *checker) readable() error {
 	for tab := byte('A'); tab <= 'Z'; tab++ {
 		ranges := map[string]int{}
@@ -75,8 +75,8 @@ func (c *checker) readable() error {
 	return nil
 }
 
-// forms checks that each is what its key says.
-func (c *checker) forms() error {
+// templates checks that each F row holds the template that its key names.
+func (c *checker) templates() error {
 	return c.each(keys.TableTemplate, func(k, val []byte) error {
 		f, ok := store.DecodeTemplate(val)
 		if !ok || !bytes.Equal(k, keys.TemplateKey(f.ID)) {
@@ -133,7 +133,7 @@ func (c *checker) documents() error {
 	})
 }
 
-// want looks for an index row and compares its to-T.
+// want checks that an index row exists and has the same end as its document.
 func (c *checker) want(key []byte, to store.Seq, r keys.Row, table string) error {
 	v, err := rows.Get(c.v.Reader, key)
 	if err != nil {
@@ -145,8 +145,8 @@ func (c *checker) want(key []byte, to store.Seq, r keys.Row, table string) error
 	return nil
 }
 
-// ids checks that versions count down to 1 and each names its document, and
-// that each but the newest ended where the next began.
+// ids checks that the versions of a resource count down to 1, that each names its
+// document, and that each but the newest ended where the next began.
 func (c *checker) ids() error {
 	var prefix []byte
 	var newer rows.Pointer
@@ -212,7 +212,7 @@ func (c *checker) codes() error {
 	})
 }
 
-// owner checks that the document of an index row is there and has the value.
+// owner checks that the document of an index row exists and has the value.
 func (c *checker) owner(r keys.Row, table string, has func(*search.Values) bool) error {
 	m, err := c.v.FetchRow(r)
 	if errors.Is(err, fault.ErrRow) {

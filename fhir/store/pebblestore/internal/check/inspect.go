@@ -32,11 +32,11 @@ type inspector struct {
 	recent  rows.Recent
 	steps   int
 	listed  *listedIn // see orders
-	now     string    // the document that it is asked about
+	now     string    // id of the document that is checked
 }
 
-// inspect implements store.Store.Inspect at a snapshot. It reads the D rows, out of
-// which searches answer, then the I rows and the X rows by which they are found.
+// Inspect implements store.Store at a snapshot. It reads the D rows, from which
+// searches answer, and then the I and X rows through which they are found.
 func Inspect(ctx context.Context, snap *snapshot.Snapshot, stopped func() bool, typ string, at store.Seq, fn func(*store.Row),
 	report func(id, problem string)) error {
 	x := &inspector{ctx: ctx, v: snap, stopped: stopped, typ: typ, at: at, fn: fn, report: report}
@@ -66,7 +66,7 @@ func (ins *inspector) walk(lower, upper []byte, fn func(it *pebble.Iterator) (ok
 	return it.Error()
 }
 
-// documents walks the D rows of the type, of every patient and every commit.
+// documents walks the D rows of the type, of every patient and commit.
 func (ins *inspector) documents() error {
 	return ins.walk([]byte{keys.TableDocument}, []byte{keys.TableDocument + 1}, func(it *pebble.Iterator) (bool, error) {
 		k := it.Key()
@@ -131,8 +131,8 @@ func (ins *inspector) document(k, val []byte) error {
 	return nil
 }
 
-// rowsOf checks that a D row lies where its document says, ends where the next
-// version begins, and has its X rows.
+// rowsOf checks that a D row is at the location that its document gives, ends where
+// the next version begins, and has its X rows.
 func (ins *inspector) rowsOf(r keys.Row, d *rows.Document) error {
 	if d.EndSeq != 0 {
 		if p, err := rows.Get(ins.v.Reader, keys.IDKey(r.Type, r.ID, d.EndSeq)); err != nil {
@@ -176,8 +176,9 @@ func (ins *inspector) rowsOf(r keys.Row, d *rows.Document) error {
 	return nil
 }
 
-// ids walks the I rows of the type: each names a D row, the versions of a
-// resource count down to 1, and each but the newest ends where the next began.
+// ids walks the I rows of the type: each must name a D row, the versions of a
+// resource must count down to 1, and each but the newest must end where the next
+// begins.
 func (ins *inspector) ids() error {
 	lower := keys.AppendString([]byte{keys.TableID}, ins.typ)
 	var prefix []byte
@@ -226,7 +227,7 @@ func (ins *inspector) ids() error {
 	return err
 }
 
-// index walks the X rows of the type: each names a D row that has its value.
+// index walks the X rows of the type: each must name a D row that has its value.
 func (ins *inspector) index() error {
 	lower := keys.AppendString([]byte{keys.TableIndex}, ins.typ)
 	return ins.walk(lower, keys.PrefixEnd(lower), func(it *pebble.Iterator) (bool, error) {

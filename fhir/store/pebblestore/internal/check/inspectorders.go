@@ -12,8 +12,8 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/rows"
 )
 
-// orders returns what looks up the orders in which searches by lastUpdated and
-// by date give out documents.
+// orders returns the lookup of the orders in which searches by lastUpdated and by
+// date meet documents. Its reports name the document id.
 func (ins *inspector) orders(id string) *listedIn {
 	if ins.listed == nil {
 		c := &checker{ctx: ins.ctx, v: ins.v, stopped: ins.stopped, report: func(p string) { ins.report(ins.now, p) }}
@@ -23,8 +23,8 @@ func (ins *inspector) orders(id string) *listedIn {
 	return ins.listed
 }
 
-// ordered checks that a document is where searches by lastUpdated and by date
-// look for it. Only AuditEvents are listed by id.
+// ordered checks that searches by lastUpdated and by date meet a document. Only
+// AuditEvents are listed by id.
 func (ins *inspector) ordered(r keys.Row, vals *search.Values) error {
 	l := ins.orders(r.ID)
 	if err := l.c.begins(r, vals); err != nil || r.Type != "AuditEvent" {
@@ -37,8 +37,8 @@ func (ins *inspector) ordered(r keys.Row, vals *search.Values) error {
 	return err
 }
 
-// updates walks the U rows of AuditEvents: each names events that are there,
-// once, and the instant at which they were written.
+// updates walks the U rows of AuditEvents: each must name existing events, once,
+// and the instant at which they were written.
 func (ins *inspector) updates() error {
 	if ins.typ != "AuditEvent" {
 		return nil
@@ -79,8 +79,8 @@ func (ins *inspector) updates() error {
 	})
 }
 
-// days walks the W rows of the type: one that cannot be read fails every search
-// by date. A row or bit for something that is not there is passed over by them.
+// days walks the W rows of the type. A malformed row would fail every search by
+// date. Searches skip rows and bits without documents.
 func (ins *inspector) days() error {
 	lower := keys.AppendString([]byte{keys.TableDay}, ins.typ)
 	return ins.walk(lower, keys.PrefixEnd(lower), func(it *pebble.Iterator) (bool, error) {

@@ -13,8 +13,8 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// orders checks the U and V rows: each names what is there, and each change
-// and AuditEvent is named.
+// orders checks that each U and V row names existing changes, and that they name
+// each change and AuditEvent.
 func (c *checker) orders() error {
 	for _, tab := range []byte{keys.TableUpdate, keys.TablePatientUpdate} {
 		if err := c.each(tab, func(k, v []byte) error { return c.updates(tab, k, v) }); err != nil {
@@ -54,7 +54,7 @@ func (c *checker) orders() error {
 	return c.within(pre, keys.PrefixEnd(pre), func(k, v []byte) error {
 		p, err := rows.DecodePointer(k, v)
 		if err != nil {
-			return nil // ids reports it
+			return nil // reported by ids
 		}
 		id, _, _ := keys.CutString(k[len(pre):])
 		ok, err := l.hasEvent(id, p.Seq)
@@ -71,7 +71,7 @@ func (c *checker) unlisted(err error, table, typ string, seq store.Seq) {
 	}
 }
 
-// changeOf is the type and patient of an L row.
+// changeOf returns the type and patient of an L row.
 func changeOf(v []byte) (typ, patient string, ok bool) {
 	if rows.IsSeriesChange(v) {
 		e, err := rows.DecodeSeriesChange(v)
@@ -136,7 +136,8 @@ func (c *checker) listedEvents(u *rows.Updates, seq store.Seq) error {
 	return nil
 }
 
-// listedIn looks up what U and V rows name. It keeps the rows read last.
+// listedIn looks up the changes that U and V rows name. It caches the rows read
+// last.
 type listedIn struct {
 	c      *checker
 	prefix [2][]byte
@@ -183,7 +184,7 @@ func (l *listedIn) hasEvent(id string, seq store.Seq) (bool, error) {
 	return false, err
 }
 
-// begins checks that the W rows of a document know when it begins.
+// begins checks that the W rows of a document have the bit of its start.
 func (c *checker) begins(r keys.Row, vals *search.Values) error {
 	if keys.DateParam(r.Type) == "" {
 		return nil
@@ -206,7 +207,7 @@ func (c *checker) begins(r keys.Row, vals *search.Values) error {
 	return nil
 }
 
-// beginsIn checks the same of the samples of a block.
+// beginsIn checks that the W rows of a block have the bits of its samples.
 func (c *checker) beginsIn(ser *tier.Series, where string, cols *series.Columns) error {
 	for _, d := range rows.SampleDays(cols.Start) {
 		k := keys.DayKey(keys.DayPrefix("Observation", ser.Bucket), d.Day)

@@ -17,9 +17,9 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// series checks the sample tier: every series is found by all its rows, every
-// block decodes and is what its header says, the base does not overlap, tallies
-// add up, and no sample is a document too.
+// series checks the sample tier: every series has all its rows, every block decodes
+// and matches its header, the blocks of the base do not overlap, the tallies add
+// up, and no sample is also a document.
 func (c *checker) series() error {
 	known := map[series.SeriesID]bool{}
 	err := c.each(keys.TableSeries, func(k, val []byte) error {
@@ -115,7 +115,7 @@ func (c *checker) oneSeries(ser *tier.Series, key []byte) error {
 	return c.alsoDocuments(ser)
 }
 
-// level checks the blocks of one level and adds them up.
+// level checks the blocks of one level and adds up their counts.
 func (c *checker) level(ser *tier.Series, level byte, sum *rows.Tally) (err error) {
 	pre := keys.LevelPrefix(keys.TableHeader, ser.ID, level)
 	it, err := c.v.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})

@@ -17,14 +17,14 @@ type SeriesStat struct {
 	Vendor string
 	Code   string // "system|code" of the first coding
 	Series uint64
-	// Samples, and those of them that are in tails, which compaction will
+	// Samples counts all samples, Loose those in tails, which a compaction will
 	// merge.
 	Samples, Loose uint64
 	Blocks, Tails  uint64
-	Bytes          uint64 // of blocks and their headers, before the engine compresses
+	Bytes          uint64 // of blocks and headers, before Pebble compresses them
 }
 
-// seriesStats reads the headers of every series.
+// Stats reads the headers of every series.
 func Stats(ctx context.Context, snap *snapshot.Snapshot) ([]SeriesStat, error) {
 	c := &checker{ctx: ctx, v: snap}
 	of := map[series.SeriesID]*SeriesStat{}

@@ -16,10 +16,9 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-const rebuildBatch = 4096 // rows looked at between two commits of a rebuild
+const rebuildBatch = 4096 // rows read between two commits
 
-// rebuilder writes the U, V and W rows of what is stored. A store of an older
-// schema has none.
+// rebuilder writes the U, V and W rows of the stored data.
 type rebuilder struct {
 	db    *pebble.DB
 	v     *snapshot.Snapshot
@@ -28,7 +27,7 @@ type rebuilder struct {
 	n     uint32
 }
 
-// rebuildOrders makes the U, V and W rows anew.
+// RebuildOrders deletes the U, V and W rows and writes them again.
 func RebuildOrders(db *pebble.DB, f *rows.Templates, t *tier.Tier) (err error) {
 	r := &rebuilder{db: db, v: &snapshot.Snapshot{Reader: db.NewSnapshot(), Templates: f, Tier: t}, batch: db.NewBatch(),
 		days: rows.NewDayWriter()}
@@ -71,8 +70,8 @@ func (r *rebuilder) each(table byte, fn func(k, v []byte) error) (err error) {
 	return it.Error()
 }
 
-// flush commits what was written so far. Bits that were not committed would be
-// lost with the rows that the committer remembers.
+// flush commits the rows written so far. Trim must not forget rows before they are
+// committed.
 func (r *rebuilder) flush() error {
 	if err := r.batch.Commit(pebble.Sync); err != nil {
 		return err
@@ -107,7 +106,7 @@ func (r *rebuilder) document(k, v []byte) error {
 	return r.days.PutDocument(r.batch, w.Type, &w.Location, vals)
 }
 
-// update writes a row of its own for one entry.
+// update writes the row of one entry.
 func (r *rebuilder) update(prefix []byte, seq store.Seq, updated int64, count uint64, list []byte) error {
 	return r.batch.Set(keys.UpdateKey(prefix, seq, r.n), rows.EncodeUpdates(updated, count, list), nil)
 }
@@ -188,7 +187,7 @@ func (r *rebuilder) change(k, v []byte) error {
 	return r.update(keys.PatientUpdates(patient, typ), seq, updated, count, list)
 }
 
-// writtenAt is the lastUpdated of the samples that a commit wrote.
+// writtenAt returns the lastUpdated of the samples that a commit wrote.
 func (r *rebuilder) writtenAt(seq store.Seq, e *rows.SeriesChange) (updated int64, err error) {
 	ser, err := r.v.Tier.Series(r.v.Reader, &e.Location, e.Series)
 	if err != nil {

@@ -23,17 +23,18 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// Salvaged says what a salvage copied and what it could not.
+// Report says what a salvage copied and what it lost.
 type Report struct {
-	// Rows were copied, by table.
+	// Rows counts the copied rows by table.
 	Rows map[string]uint64 `json:"rows"`
-	// Unreadable are the ranges of rows that could not be read, by table and file.
+	// Unreadable counts the ranges of rows that could not be read, by table and
+	// file.
 	Unreadable map[string]int `json:"unreadable"`
-	// Lost are the resources that are gone, or lost versions. Versions is 0
-	// when the whole resource is left out.
+	// Lost lists the resources that are lost, or that have lost versions.
 	Lost []LostResource `json:"lost"`
-	// LostBlocks are blocks of samples, LostSeries streams, LostChanges rows of
-	// the change log whose resource is gone, MadeChanges rows that were made anew.
+	// LostBlocks counts blocks of samples, LostSeries streams, LostChanges rows of
+	// the change log whose resource is lost, and MadeChanges rows of the change log
+	// that were recreated.
 	LostBlocks  uint64 `json:"lostBlocks"`
 	LostSeries  uint64 `json:"lostSeries"`
 	LostChanges uint64 `json:"lostChanges"`
@@ -42,13 +43,13 @@ type Report struct {
 	Problems []string `json:"problems"`
 }
 
-// LostResource is a resource of which something is lost.
+// LostResource is a resource that is lost, or has lost versions.
 type LostResource struct {
 	Type, ID string
-	Versions int // lost; 0: all
+	Versions int // number of lost versions; 0 if the whole resource is lost
 }
 
-// copied are the tables that a salvage copies. The others follow from them.
+// copied lists the tables that a salvage copies. It derives the others from them.
 var copied = []byte{keys.TableDocument, keys.TableTemplate, keys.TableID, keys.TableChange, keys.TableState, keys.TableExpiry, keys.TableLog, keys.TableMeta, keys.TableSeries, keys.TableIdentity,
 	keys.TableTally, keys.TableHeader, keys.TableBlock}
 
@@ -61,23 +62,23 @@ type salvager struct {
 	forms *rows.Templates
 	tier  *tier.Tier
 	batch *pebble.Batch
-	// made numbers the rows of the change log that are made anew.
+	// made numbers the recreated rows of the change log.
 	made uint32
-	// changesLost is set when rows of the change log could not be read.
+	// changesLost is set if rows of the change log could not be read.
 	changesLost bool
-	written     map[writtenSamples]*rows.SeriesChange // what is left of them
-	top         rows.Head                             // of the rows
+	written     map[writtenSamples]*rows.SeriesChange // samples that were copied
+	top         rows.Head                             // derived from the copied rows
 	schema      []byte
 }
 
-// writtenSamples are the samples that a commit wrote of a series.
+// writtenSamples identifies the samples that a commit wrote of a series.
 type writtenSamples struct {
 	id series.SeriesID
 	t  store.Seq
 }
 
-// copyReadable copies what can be read in one store to a new one, and makes the
-// rows that follow from others. schema is written where the schema row is lost.
+// Copy copies the readable rows of one store to a new one, and derives the rest. If
+// the row of the schema version is lost, it writes schema.
 func Copy(ctx context.Context, src, dst *pebble.DB, schema string) (*Report, error) {
 	t, err := tier.New()
 	if err != nil {
@@ -136,7 +137,7 @@ func (s *salvager) room() error {
 	return s.flush()
 }
 
-// flush makes what was written readable: a pass reads what the one before left.
+// flush makes the written rows readable for the next pass.
 func (s *salvager) flush() error {
 	if err := s.batch.Commit(pebble.NoSync); err != nil {
 		return err
@@ -152,8 +153,8 @@ func (s *salvager) each(table byte, fn func(k, v []byte) error) (err error) {
 	return fault.WalkReadable(s.ctx, snap, []byte{table}, []byte{table + 1}, fn, func(fault.Gap) error { return fault.ErrRow })
 }
 
-// versions makes I rows for documents that have none. Their hash is not that of
-// what a writer stated, so the next write of the same content is a version.
+// versions recreates missing I rows. Their hash is not the one that the writer
+// gave, so that the next write of the same content is a new version.
 func (s *salvager) versions() error {
 	return s.each(keys.TableDocument, func(k, v []byte) error {
 		r, d, ok := s.document(k, v)
@@ -170,7 +171,8 @@ func (s *salvager) versions() error {
 	})
 }
 
-// document reads a D row; ok is false when its form is lost or it is malformed.
+// document decodes a D row. It reports false if the row is malformed or its
+// template is lost.
 func (s *salvager) document(k, v []byte) (r keys.Row, d rows.Document, ok bool) {
 	if r, ok = keys.ParseRow(k); !ok {
 		return r, d, false
@@ -183,11 +185,11 @@ func (s *salvager) document(k, v []byte) (r keys.Row, d rows.Document, ok bool) 
 type salvagedVersion struct {
 	key []byte
 	p   rows.Pointer
-	doc *rows.Document // nil: lost
+	doc *rows.Document // nil if lost
 }
 
-// documents drops versions whose document is lost, and the resources of which
-// the newest is.
+// documents removes versions whose document is lost, and resources whose newest
+// document is lost.
 func (s *salvager) documents() error {
 	var prefix []byte
 	var have []salvagedVersion
@@ -255,7 +257,7 @@ func (s *salvager) resource(prefix []byte, have []salvagedVersion) error {
 			continue
 		}
 		vals, err := search.Extract(typ, x.doc.JSON)
-		if err != nil { // then it is found by its id only
+		if err != nil { // it can be found by its id only
 			continue
 		}
 		if err := s.indexes(typ, id, x, vals); err != nil {
@@ -285,8 +287,8 @@ func (s *salvager) indexes(typ, id string, x *salvagedVersion, vals *search.Valu
 	return err
 }
 
-// changes drops rows of the change log whose resource is lost, and makes rows
-// for resources whose row is.
+// changes removes rows of the change log whose resource is lost, and recreates
+// missing ones.
 func (s *salvager) changes() error {
 	err := s.each(keys.TableChange, func(k, v []byte) error {
 		ok, err := s.changed(k, v)
@@ -314,7 +316,7 @@ func (s *salvager) changes() error {
 			return err
 		}
 		if p, err := rows.DecodePointer(keys.IDKey(r.Type, r.ID, r.Seq), raw); err != nil || p.Moved {
-			return err // its change is that of a series
+			return err // the change of its series covers it
 		}
 		if before, err := rows.HeadOf(s.db, fhir.Ref{Type: r.Type, ID: r.ID}, r.Seq-1); err == nil && before != nil &&
 			before.Deleted {
@@ -327,7 +329,7 @@ func (s *salvager) changes() error {
 	})
 }
 
-// changed reports whether what a row of the change log names is there.
+// changed reports whether the data that a row of the change log names exists.
 func (s *salvager) changed(k, v []byte) (bool, error) {
 	if len(k) != 13 {
 		return false, nil
@@ -350,7 +352,7 @@ func (s *salvager) changed(k, v []byte) (bool, error) {
 	return d != nil, err
 }
 
-// change adds a row to the change log of a commit unless it has it.
+// change adds a row to the change log of a commit unless it exists.
 func (s *salvager) change(seq store.Seq, v []byte, is func(v []byte) bool) (err error) {
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: keys.ChangeKey(seq, 0), UpperBound: keys.ChangeKey(seq+1, 0)})
 	if err != nil {
@@ -367,7 +369,7 @@ func (s *salvager) change(seq store.Seq, v []byte, is func(v []byte) bool) (err 
 	return errors.Join(it.Error(), s.set(keys.ChangeKey(seq, 1<<31|s.made), v))
 }
 
-// allSeries checks the blocks of each series and writes its other rows anew.
+// allSeries checks the blocks of each series and writes its other rows.
 func (s *salvager) allSeries() error {
 	return s.each(keys.TableSeries, func(k, v []byte) error {
 		if len(k) < 8 {
@@ -445,8 +447,8 @@ func (s *salvager) blocks(ser *tier.Series, level byte, st *rows.Tally, written 
 	return it.Error()
 }
 
-// register writes the rows by which a series is found, and those of the change
-// log that are lost.
+// register writes the rows through which a series is found, and the missing rows of
+// the change log.
 func (s *salvager) register(ser *tier.Series, written map[uint64]*rows.SeriesChange) error {
 	where := ser.Location.Append(nil)
 	err := s.set(keys.MemberKey(ser.Template.Identity, ser.ID), where)
@@ -471,8 +473,8 @@ func (s *salvager) register(ser *tier.Series, written map[uint64]*rows.SeriesCha
 	return err
 }
 
-// emptied makes rows of the change log say how many of their samples are left,
-// and drops those that have none.
+// emptied corrects the counts of rows of the change log whose samples are lost, and
+// removes rows without samples.
 func (s *salvager) emptied() (err error) {
 	snap := &snapshot.Snapshot{Reader: s.db.NewSnapshot(), Templates: s.forms, Tier: s.tier}
 	defer fault.Close(snap.Reader, &err)
@@ -508,7 +510,7 @@ func (s *salvager) emptied() (err error) {
 	})
 }
 
-// orphans drops rows of series that are lost.
+// orphans removes the rows of lost series.
 func (s *salvager) orphans() error {
 	known := map[series.SeriesID]bool{}
 	err := s.each(keys.TableSeries, func(k, _ []byte) error {
@@ -535,7 +537,7 @@ func (s *salvager) orphans() error {
 				gone[id] = true
 				s.out.LostSeries++
 			}
-			if tab == keys.TableBlock && !drop { // a block whose header is lost
+			if tab == keys.TableBlock && !drop { // the header of the block is lost
 				h, err := rows.Get(s.db, append([]byte{keys.TableHeader}, k[1:]...))
 				if err != nil {
 					return err
@@ -571,8 +573,8 @@ func (s *salvager) head() error {
 // rebuild writes the U, V and W rows.
 func (s *salvager) rebuild() error { return RebuildOrders(s.db, s.forms, s.tier) }
 
-// version writes the schema version last: Open refuses a store without one, and
-// thus the result of a salvage that was interrupted.
+// version writes the schema version last. Open refuses a store without one, and
+// thus the result of an interrupted salvage.
 func (s *salvager) version() error { return s.set(keys.Schema, s.schema) }
 
 // leaves counts the leaves of the log.
@@ -599,7 +601,7 @@ func (s *salvager) leaves() (err error) {
 	}
 }
 
-// String says a loss on one line.
+// String describes the loss on one line.
 func (l LostResource) String() string {
 	if l.Versions == 0 {
 		return l.Type + "/" + l.ID + ": lost"
@@ -613,7 +615,7 @@ func (s *Report) Whole() bool {
 		s.LostChanges == 0 && len(s.Problems) == 0
 }
 
-// String is the report for the operator.
+// String returns the report for the operator.
 func (s *Report) String() string {
 	var b strings.Builder
 	for _, t := range slices.Sorted(maps.Keys(s.Rows)) {
