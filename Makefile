@@ -45,7 +45,7 @@ browser: ## what the pages' tests need; with it they fail rather than skip
 	sh deploy/ensure-chromium.sh
 
 twins: ## the same below the server: two stores, every method of the contract, streams of any form, for TWINS (default 10m)
-	$(GO) test ./fhir/store/pebblestore -count 1 -timeout 0 -run 'TestContract$$/twins$$' -twins $(or $(TWINS),10m) -rapid.checks 100000
+	$(GO) test ./fhir/store/pebblestore -count 1 -timeout 0 -run 'TestContract$$/pair$$' -pair $(or $(TWINS),10m) -rapid.checks 100000
 
 # Tests of one goroutine, which the race detector only makes slow. They run
 # without it in the suites.

@@ -14,7 +14,7 @@ type Run struct {
 	// Header is the header of the block if the run covers all of it. Its counts can
 	// make loading the columns unnecessary.
 	Header *series.Header
-	Load  func() (*series.Columns, error)
+	Load   func() (*series.Columns, error)
 }
 
 // Columnar is implemented by a store that keeps samples in columns. It answers

@@ -48,7 +48,7 @@ type Write struct {
 	// Template and Cuts, if set, name the template of Resource.JSON and the offsets
 	// of its slots (see NewTemplate). The JSON must fit.
 	Template *Template
-	Cuts []int
+	Cuts     []int
 	// Vendor and Author become part of access.Facts.
 	Vendor, Author string
 

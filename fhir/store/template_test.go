@@ -13,7 +13,7 @@ import (
 
 // TestTemplate checks that a template and the slots of a resource give the JSON
 // they were made of, and that only JSON that agrees outside the cuts fits.
-func TestForm(t *testing.T) {
+func TestTemplate(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const typ, id = "AuditEvent", "x"
 		prefix := fhir.Prefix(typ, id)

@@ -82,8 +82,8 @@ func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	return r.result, r.err
 }
 
-// Preparing a large batch yields the processor every yieldWrites documents, which
-// take about 100 us. A goroutine that does not yield keeps its core for 10 ms at a
+// yieldWrites is the number of documents after which the preparation of a batch
+// yields the processor. They take about 100 us. A goroutine that does not yield keeps its core for 10 ms at a
 // time, and a waiting request needs several turns.
 const yieldWrites = 8
 

@@ -4,7 +4,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/find"
 )
 
-// Tight bounds what searches hold in memory to next to nothing.
+// Tight makes the bounds of searches as small as possible.
 func Tight(o Options) Options {
 	o.bounds = allBounds{Bounds: find.Bounds{DayBatch: 2, Probe: 3, Few: 2, Others: 1}, run: 300}
 	return o

@@ -29,21 +29,21 @@ func allOf(types ...string) access.Filter {
 	return g.Filter(access.Search)
 }
 
-// population is a store of many patients with documents and samples, and what
-// a search of it must give.
+// population is a store of many patients with documents and samples.
 type population struct {
 	t     *testing.T
 	d     *DB
 	fs    *vfs.MemFS
 	clock *clocktest.Clock
-	// opts holds further options of the store. open sets file system and clock.
+	// opts holds further options of the store. open sets the file system and the
+	// clock.
 	opts Options
 }
 
 const (
 	popPatients  = 40
-	popDocuments = 60   // of each patient
-	popSamples   = 2000 // of each patient
+	popDocuments = 60   // per patient
+	popSamples   = 2000 // per patient
 )
 
 func newPopulation(t *testing.T, opts ...Options) *population {
@@ -84,7 +84,7 @@ func (p *population) commit(ws ...store.Write) store.Seq {
 	return r.Seq
 }
 
-// document is the n-th of a patient: older ones are written later.
+// document returns the n-th document of a patient. Older ones are written later.
 func (p *population) document(patient string, n int) store.Write {
 	id := fmt.Sprintf("d-%s-%03d", patient, n)
 	at := time.Date(2026, 2, 28, 6, 0, 0, 0, time.UTC).Add(-time.Duration(n) * 7 * time.Hour)
@@ -94,7 +94,7 @@ func (p *population) document(patient string, n int) store.Write {
 	return store.Write{Resource: fhir.Resource{Type: "Observation", ID: id, JSON: []byte(body)}}
 }
 
-// samples are a sample each five minutes before the documents.
+// samples writes a sample every five minutes, before the documents.
 func (p *population) samples(patient string) {
 	p.t.Helper()
 	tpl := &series.Template{Class: series.Instant, Patient: patient, Vendor: "apple", Values: 1,
@@ -117,7 +117,7 @@ func (p *population) samples(patient string) {
 	}
 }
 
-// find runs a search and returns its ids and the rows it looked at.
+// find returns the ids that a search returns, and the number of rows it looked at.
 func (p *population) find(raw string, limit int, after string,
 	at store.Seq) (ids []string, last string, looked uint64) {
 	p.t.Helper()
@@ -143,8 +143,8 @@ func (p *population) find(raw string, limit int, after string,
 	return ids, last, p.d.search.RowsRead() - before
 }
 
-// TestOrdersAreIndexOperations: what a client polls with looks at few rows,
-// whatever the store holds. 86,000 Observations are there.
+// TestOrdersAreIndexOperations checks that the searches with which clients poll
+// look at few rows of a store with 86,000 Observations.
 func TestOrdersAreIndexOperations(t *testing.T) {
 	p := newPopulation(t)
 	defer p.d.Close()
@@ -186,7 +186,8 @@ func TestOrdersAreIndexOperations(t *testing.T) {
 	sound(t, p.d)
 }
 
-// TestOrdersArePagedByIndex: a later page looks at no more than the first.
+// TestOrdersArePagedByIndex checks that a later page looks at no more rows than the
+// first.
 func TestOrdersArePagedByIndex(t *testing.T) {
 	p := newPopulation(t)
 	defer p.d.Close()
@@ -244,7 +245,8 @@ func TestRebuildOrders(t *testing.T) {
 	}
 }
 
-// TestOrdersAreChecked: a lost or wrong row of the orders is reported.
+// TestOrdersAreChecked checks that Check reports a lost or changed row of the
+// orders.
 func TestOrdersAreChecked(t *testing.T) {
 	p := newPopulation(t)
 	defer p.d.Close()

@@ -43,7 +43,7 @@ func (d *DB) Read(_ context.Context, ref fhir.Ref, at store.Seq) (fhir.Resource,
 		return fhir.Resource{}, nil, fhir.Errorf(fhir.NotFound, op, "the resource does not exist")
 	}
 	r := m.Resource()
-	if at == 0 && ref.Type != "AuditEvent" { // those are many, and seldom read twice
+	if at == 0 && ref.Type != "AuditEvent" { // there are many, and few are read twice
 		d.reads.Put(readcache.Key{Ref: ref}, readcache.Value{Match: m.Clone()}, v.group)
 	}
 	return r, &m.Facts, nil
@@ -317,7 +317,7 @@ func (l logView) Leaf(i uint64) (leaf store.Leaf, err error) {
 	return leaf, nil
 }
 
-// hashes implements tlog.HashReader.
+// hashes returns stored hashes, as tlog.HashReader requires.
 func (v *view) hashes(indexes []int64) (out []tlog.Hash, err error) {
 	log, err := rows.OpenLog(v.Reader)
 	if err != nil {

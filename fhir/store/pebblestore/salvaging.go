@@ -16,10 +16,10 @@ import (
 // SalvageReport says what a salvage copied and what it could not copy.
 type SalvageReport = salvage.Report
 
-// Salvage writes everything that can be read in the store in from to a new
-// store in to. No server may use from. A resource whose newest version cannot
-// be read is left out whole: an older one must not stand for it, for it may be
-// a consent that was withdrawn.
+// Salvage copies everything that can be read in the store in directory from to a
+// new store in directory to. The old store must not be open. A resource whose
+// newest version cannot be read is left out whole: an older version could be a
+// consent that was withdrawn since.
 func Salvage(ctx context.Context, from, to string, opts Options) (_ *SalvageReport, err error) {
 	const op = "pebblestore.Salvage"
 	if opts.FS == nil {

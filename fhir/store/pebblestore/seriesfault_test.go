@@ -3,6 +3,7 @@ package pebblestore
 import (
 	"context"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,8 +39,8 @@ func everything(t *testing.T, d *DB) (n int, err error) {
 	return n, err
 }
 
-// A flipped bit in what the sample tier stores is an error, never a wrong
-// value, and `store check` finds it.
+// TestFlippedBit checks that a flipped bit in a row of the sample tier causes an
+// error, never a wrong value, and that Check finds it.
 func TestFlippedBit(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(7, 7))
 	for _, tab := range []byte{keys.TableHeader, keys.TableBlock, keys.TableSeries} {
@@ -65,7 +66,7 @@ func TestFlippedBit(t *testing.T) {
 				t.Fatal(err)
 			}
 			d.tier, _ = tier.New()
-			// shows it
+			// publish a new view
 			if _, err := d.Commit(context.Background(),
 				&store.Batch{State: []store.StateWrite{{Key: "k", Value: []byte{1}}}}); err != nil {
 				t.Fatal(err)
@@ -95,14 +96,15 @@ func TestUnknownSchema(t *testing.T) {
 		if err := d.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open("s", Options{FS: fs}); fhir.KindOf(err) != fhir.Unavailable {
+		if _, err := Open("s", Options{FS: fs}); fhir.KindOf(err) != fhir.Unavailable ||
+			!strings.Contains(err.Error(), "schema version") {
 			t.Errorf("open a store of schema %s: %v", version, err)
 		}
 	}
 }
 
-// However samples come, compaction rewrites each a bounded number of times and
-// leaves few tails.
+// TestCompactionIsBounded checks that compaction rewrites each sample a bounded
+// number of times and leaves few tails, in whatever order the samples arrive.
 func TestCompactionIsBounded(t *testing.T) {
 	n := 6000
 	if testing.Short() {
@@ -135,7 +137,7 @@ func TestCompactionIsBounded(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for d.compactor.waiting() > 0 { // the test's own deadline ends it
+			for d.compactor.waiting() > 0 { // ends with the test's deadline
 				time.Sleep(10 * time.Millisecond)
 			}
 			stats, err := d.SeriesStats(context.Background())

@@ -2,8 +2,6 @@ package pebblestore
 
 import (
 	"context"
-	"errors"
-	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -14,20 +12,6 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 	"pulsegate/fhir/store/pebblestore/internal/rows"
 )
-
-func TestUnknownSchemaIsRefused(t *testing.T) {
-	fs := vfs.NewMem()
-	db, err := Open("", Options{FS: fs})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(db.pdb.Set(keys.Schema, []byte("99"), pebble.Sync), db.Close()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err = Open("", Options{FS: fs}); err == nil || !strings.Contains(err.Error(), "schema version") {
-		t.Fatalf("got %v", err)
-	}
-}
 
 func TestCheckFindsDamage(t *testing.T) {
 	ctx := context.Background()

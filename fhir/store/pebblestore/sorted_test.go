@@ -14,10 +14,10 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/sorted"
 )
 
-// bySize is a sort that no rows have.
+// bySize is a search whose order no rows have.
 const bySize = "Observation?_sort=-value-quantity,date&patient=p01,p02,p03"
 
-// scratchFiles are the temporary files of a store.
+// scratchFiles returns the names of the temporary files of a store.
 func (p *population) scratchFiles() []string {
 	names, err := p.fs.List("s/sorted")
 	if err != nil {
@@ -60,8 +60,8 @@ func (p *population) naive(raw string) (out []string) {
 	return out
 }
 
-// TestSortedOnce: what has no order of its own is sorted once, on disk when it
-// is much, and the pages that follow look at what they give out.
+// TestSortedOnce checks that a search is sorted once, on disk if it has many
+// matches, and that later pages look only at the rows they return.
 func TestSortedOnce(t *testing.T) {
 	for _, run := range []int{8 << 20, 100 << 10} {
 		t.Run(fmt.Sprint(run), func(t *testing.T) {
@@ -79,7 +79,7 @@ func TestSortedOnce(t *testing.T) {
 				t.Errorf("temporary files: %v", p.scratchFiles())
 			}
 			for len(ids) > 0 {
-				p.clock.Add(sorted.ResultTTL / 2) // each page renews it
+				p.clock.Add(sorted.ResultTTL / 2) // each page renews the result
 				ids, after, looked = p.find(bySize, 900, after, at)
 				if got = append(got, ids...); looked > uint64(len(ids)) {
 					t.Fatalf("a later page of %d looked at %d rows", len(ids), looked)
@@ -88,7 +88,7 @@ func TestSortedOnce(t *testing.T) {
 			if !slices.Equal(got, want) {
 				t.Error("pages are not the sorted whole")
 			}
-			// Half a page on, then the store starts anew: the same page follows.
+			// After a restart in the middle, the same page follows.
 			_, after, _ = p.find(bySize, 100, "", at)
 			next, _, _ := p.find(bySize, 100, after, at)
 			if err := p.d.Close(); err != nil {
@@ -106,7 +106,8 @@ func TestSortedOnce(t *testing.T) {
 	}
 }
 
-// TestSortedLeftBehind: what a process that was killed left is removed.
+// TestSortedLeftBehind checks that Open removes the temporary files of a killed
+// process.
 func TestSortedLeftBehind(t *testing.T) {
 	p := newPopulation(t)
 	if err := p.d.Close(); err != nil {
@@ -129,8 +130,8 @@ func TestSortedLeftBehind(t *testing.T) {
 	}
 }
 
-// TestSortedBounds: results are let go of by age, by owner and by bytes, and
-// are made again when they are asked for.
+// TestSortedBounds checks that results are dropped by age, owner and bytes, and are
+// sorted again when needed.
 func TestSortedBounds(t *testing.T) {
 	opts := Options{bounds: allBounds{Bounds: find.DefaultBounds}}
 	opts.bounds.run = 100 << 10
@@ -153,11 +154,11 @@ func TestSortedBounds(t *testing.T) {
 		t.Errorf("%d results of one owner are kept in %d files", n, files)
 	}
 	p.clock.Add(sorted.ResultTTL + time.Second)
-	p.commit(p.document("p00", 999)) // the committer tidies
+	p.commit(p.document("p00", 999)) // a commit drops expired results
 	if n, files := kept(), len(p.scratchFiles()); n != 0 || files != 0 || disk() != 0 {
 		t.Errorf("%d results, %d files, %d bytes are kept", n, files, disk())
 	}
-	// Room for little more than one: the older is let go of.
+	// With space for little more than one result, the older one is dropped.
 	_, _, _ = p.find(bySize, 5, "", at)
 	results.Limit = disk() * 5 / 2
 	_, after, _ := p.find(bySize+"&status=final", 5, "", at)
@@ -167,7 +168,7 @@ func TestSortedBounds(t *testing.T) {
 	if _, _, looked := p.find(bySize+"&status=final", 5, after, at); looked > 5 {
 		t.Errorf("the newest was let go of: %d rows", looked)
 	}
-	// No room: a clear refusal, and nothing is left.
+	// Without space, the search fails and leaves no files.
 	results.Limit = 4 << 10
 	q, _ := search.Parse("Observation", [][2]string{{"_sort", "code"}, {"patient", "p01,p02,p03"}},
 		search.ParseOptions{})

@@ -15,7 +15,7 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// sizedFS is a disk with so many bytes left.
+// sizedFS is a file system with a given number of free bytes.
 type sizedFS struct {
 	vfs.FS
 	free atomic.Uint64
@@ -25,13 +25,14 @@ func (f *sizedFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
 	return vfs.DiskUsage{TotalBytes: 1 << 40, AvailBytes: f.free.Load(), UsedBytes: 1 << 40}, nil
 }
 
-// As the disk fills, the log warns, then writes are refused with the numbers
-// while AuditEvents, and with them reads and tokens, go on, and in the end
-// nothing is written. The path is in the log only.
+// TestFillingDisk fills the disk step by step. The log warns first; then writes are
+// refused with the free bytes, while AuditEvents, and with them reads and tokens,
+// are still accepted; in the end everything is refused. Only the log names the
+// path.
 func TestFillingDisk(t *testing.T) {
 	fs := &sizedFS{FS: vfs.NewMem()}
 	fs.free.Store(1 << 39)
-	var log bytes.Buffer // written by the committer, read when nothing is committed
+	var log bytes.Buffer // written by the committer, read while no commit runs
 	d, err := Open("data-dir", Options{FS: fs, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +78,7 @@ func TestFillingDisk(t *testing.T) {
 	} {
 		fs.free.Store(c.free)
 		log.Reset()
-		if s := d.Space(); s.Free != c.free || s.Full() == c.all { // looks now
+		if s := d.Space(); s.Free != c.free || s.Full() == c.all { // asks the file system
 			t.Errorf("%d bytes free: %+v", c.free, s)
 		}
 		if !strings.Contains(log.String(), c.log) || c.log != "" && !strings.Contains(log.String(), "data-dir") {

@@ -30,46 +30,45 @@ type current struct {
 	rows.Pointer
 	doc    rows.Document
 	values *search.Values
-	// complete says that values holds every parameter; otherwise it holds
-	// those of rowValues.
+	// complete is set if values holds every parameter. Otherwise it holds those
+	// that rows.ExtractStored extracts.
 	complete bool
-	loaded   bool // doc and values are there
-	// Of a document that is kept by form: its bytes before the stamp.
+	loaded   bool // doc and values are set
+	// The bytes of a templated document before the stamp, and its template.
 	canonical []byte
 	form      *store.Template
-	smp       *tier.Located // it is a sample
+	smp       *tier.Located // set if the resource is a sample
 }
 
-// stage is a group being built: the Pebble batch and, over the database, what
-// the batches before in the same group have changed.
+// stage is a group in preparation: the Pebble batch, and the changes that earlier
+// batches of the group made to the database.
 type stage struct {
 	d     *DB
 	batch *pebble.Batch
 	meta  rows.Head
 	heads map[fhir.Ref]*current
-	state map[string][]byte // nil: absent
-	forms map[[16]byte]bool // written
-	// changed is that of the group.
+	state map[string][]byte // a nil value means that the key is absent
+	forms map[[16]byte]bool // written in this group
+	// changed becomes group.changed.
 	changed []readcache.Key
-	updates map[updatesID]*updatesGroup // of the batch being added
-	ids     *pebble.Iterator            // over what was applied before this group; opened when first needed
+	updates map[updatesID]*updatesGroup // of the batch that is being added
+	ids     *pebble.Iterator            // over the database before this group; opened when first needed
 
-	// Of the series that the group touches.
+	// The series that the group changes.
 	touched  map[series.Identity]store.Seq
 	appended map[series.Identity]bool
 	tallies  map[series.SeriesID]*rows.Tally
-	written  map[series.SeriesID]*tier.Series // whose tally has changed
-	blocks   map[string]*openBlock            // by H key
+	written  map[series.SeriesID]*tier.Series // series whose tally has changed
+	blocks   map[string]*openBlock            // by the key of the H row
 }
 
-// close ends what reads needed; the batch is not its business. Whoever met an
-// error in reading has it.
+// close closes the iterators. The caller closes or commits the batch.
 func (s *stage) close() {
 	if s.ids != nil {
 		ids := s.ids
 		s.ids = nil
 		if err := ids.Close(); err != nil {
-			return // the read that met the error has reported it
+			return // the read that met the error has returned it
 		}
 	}
 }
@@ -86,13 +85,13 @@ func newStage(d *DB) *stage {
 // write is one resolved resource write.
 type write struct {
 	ref      fhir.Ref
-	old, now *current // old nil: none
+	old, now *current // old is nil if there was no version
 	created  bool
 }
 
-// add resolves one batch and puts its rows into the group. A precondition that
-// does not hold, or cannot be read, is the request's error. After an error that
-// it returns, the group holds a part of the batch.
+// add resolves one batch and adds its rows to the group. If a precondition fails or
+// cannot be read, add sets the request's error and returns nil. If it returns an
+// error, the group holds a part of the batch.
 func (s *stage) add(r *request) error {
 	b := r.batch
 	r.result, r.commit, r.err = store.Result{}, store.Commit{}, nil
@@ -153,13 +152,13 @@ func (s *stage) add(r *request) error {
 	return s.putLeaves(b.Leaves)
 }
 
-// refuse fails a request of which nothing was put into the group yet.
+// refuse fails a request before any of its rows are added to the group.
 func (s *stage) refuse(r *request, err error) error {
 	r.err = fault.Wrap("pebblestore.Commit", err)
 	return nil
 }
 
-// lookup finds the current version: of this batch, this group, or the store.
+// lookup returns the current version: from this batch, this group or the store.
 func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current, fresh bool) (*current, error) {
 	if c, ok := local[ref]; ok {
 		return c, nil
@@ -179,7 +178,7 @@ func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current, fresh bool) (*
 	}
 	p, err := rows.HeadIn(s.ids, ref, ^store.Seq(0))
 	if err != nil {
-		s.close() // the next look-up begins with an iterator that met no error
+		s.close() // the next lookup needs an iterator without an error
 		return nil, err
 	}
 	if p != nil {
@@ -188,7 +187,7 @@ func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current, fresh bool) (*
 	return s.lookupSample(ref)
 }
 
-// lookupSample finds the sample that ref names.
+// lookupSample returns the sample with the id of ref, or nil.
 func (s *stage) lookupSample(ref fhir.Ref) (*current, error) {
 	if k, ok := series.ParseID(ref.ID); ref.Type != "Observation" || !ok {
 		return nil, nil
@@ -205,9 +204,9 @@ func (s *stage) lookupSample(ref fhir.Ref) (*current, error) {
 	return c, nil
 }
 
-// load fetches the document of c.
+// load reads the document of c.
 func (s *stage) load(ref fhir.Ref, c *current) error {
-	if c != nil && c.doc.Templated { // of this group
+	if c != nil && c.doc.Templated { // written in this group
 		c.doc.JSON, c.doc.Templated = fhir.Stamp(c.canonical, ref.Type, ref.ID, c.Version,
 			time.UnixMilli(c.doc.Updated)), false
 	}
@@ -232,7 +231,7 @@ func (s *stage) load(ref fhir.Ref, c *current) error {
 	return nil
 }
 
-// resolve decides one write: refused, unchanged (nil write), or what to write.
+// resolve decides on one write. It returns a nil write if nothing changes.
 func (s *stage) resolve(r *request, i int, seq store.Seq, updated int64,
 	local map[fhir.Ref]*current) (*write, store.Outcome, error) {
 	w := &r.batch.Writes[i]
@@ -315,8 +314,8 @@ func expect(w *store.Write, old *current) error {
 	return nil
 }
 
-// checkState checks the preconditions of all state writes against what was
-// before the batch, and later ones against earlier ones.
+// checkState checks the preconditions of all state writes against the state before
+// the batch, and against earlier writes of the batch.
 func (s *stage) checkState(ws []store.StateWrite) error {
 	local := map[string][]byte{}
 	for i := range ws {
@@ -353,8 +352,8 @@ func (s *stage) stateOf(key string) ([]byte, error) {
 	return v[8:], nil
 }
 
-// put writes the rows of one resource write and closes those of the version
-// before. It returns the change, nil for an AuditEvent.
+// put writes the rows of one resource write and ends those of the version before.
+// It returns the change, or nil for an AuditEvent.
 func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 	if k, ok := series.ParseID(w.ref.ID); ok && w.ref.Type == "Observation" {
 		if err := s.touch(k.Identity, seq); err != nil {
@@ -428,7 +427,7 @@ func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 		}}, nil
 }
 
-// tokens returns what access.Facts.Tokens of this version is.
+// tokens returns access.Facts.Tokens for this version.
 func (c *current) tokens(typ string) func(param string) []access.Token {
 	if vals := c.values; c.complete {
 		return func(param string) []access.Token { return snapshot.Tokens(vals, param) }
@@ -436,7 +435,7 @@ func (c *current) tokens(typ string) func(param string) []access.Token {
 	some, json := c.values, c.doc.JSON
 	all := sync.OnceValue(func() *search.Values {
 		v, err := search.Extract(typ, json)
-		if err != nil { // no granular scope covers what cannot be read
+		if err != nil { // no granular scope covers a document that cannot be read
 			v = &search.Values{}
 		}
 		return v
@@ -449,8 +448,8 @@ func (c *current) tokens(typ string) func(param string) []access.Token {
 	}
 }
 
-// rows writes the D, P and X rows of one version. Deletion markers have only
-// the D row.
+// rows writes the D, P and X rows of one version. A deletion marker has only a D
+// row.
 func (s *stage) rows(ref fhir.Ref, c *current) error {
 	if err := s.batch.Set(keys.RowKey(keys.TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq), c.doc.Encode(),
 		nil); err != nil || c.Deleted {
@@ -489,7 +488,8 @@ func (s *stage) putState(w *store.StateWrite) error {
 	return s.batch.Set(keys.StateKey(w.Key), append(keys.AppendUint64(nil, uint64(ms)), w.Value...), nil)
 }
 
-// finish closes the group: the head row, and expired state once a second.
+// finish completes the group with the head row and, once per second, removes
+// expired state.
 func (s *stage) finish() error {
 	if err := s.batch.Set(keys.Head, s.meta.Encode(), nil); err != nil {
 		return err
@@ -503,7 +503,7 @@ func (s *stage) finish() error {
 	}
 	s.d.lastSweep = now
 	s.d.search.Tidy()
-	if err := s.sweep(now); err != nil { // what is expired can wait
+	if err := s.sweep(now); err != nil { // expired state can be removed later
 		s.d.opts.Logger.Warn("expired state was not removed", "error", fault.Describe(err))
 	}
 	return nil
@@ -542,12 +542,12 @@ func (s *stage) sweep(now time.Time) (err error) {
 	return it.Error()
 }
 
-// noteCluster tells the searches of a document that the group writes.
+// noteCluster adds the signature of a document that the group writes.
 func (s *stage) noteCluster(seq store.Seq, c *current) {
 	s.d.search.Note(seq, find.Cluster{Patient: c.Patient, Code: c.Code}, &c.doc, c.Deleted, c.values)
 }
 
-// putForm writes the form of a document, unless it is known to be there.
+// putForm writes the F row of a template, unless it is known to exist.
 func (s *stage) putForm(f *store.Template) error {
 	if s.d.writtenTemplates[f.ID] || s.forms[f.ID] {
 		return nil
@@ -559,10 +559,10 @@ func (s *stage) putForm(f *store.Template) error {
 	return s.batch.Set(keys.TemplateKey(f.ID), f.Encoded, nil)
 }
 
-// formsWritten remembers the forms of a group that was applied.
+// noteTemplates records the templates of a group that was applied.
 func (d *DB) noteTemplates(ids map[[16]byte]bool) {
 	if len(d.writtenTemplates)+len(ids) > rows.MaxTemplates {
-		clear(d.writtenTemplates) // to write one again does no harm
+		clear(d.writtenTemplates) // writing a row again does no harm
 	}
 	for id := range ids {
 		d.writtenTemplates[id] = true

@@ -11,9 +11,9 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/rows"
 )
 
-// putLeaves appends to the log: one row of leaves and one of hashes. The hashes
-// it needs are those on the right edge of the tree, which the committer keeps;
-// after a start they are read.
+// putLeaves appends to the log one row of leaves and one of hashes. It needs the
+// hashes on the right edge of the tree, which the committer keeps in memory and
+// reads after a start.
 func (s *stage) putLeaves(ls []store.Leaf) error {
 	if len(ls) == 0 {
 		return nil
@@ -39,7 +39,7 @@ func (s *stage) putLeaves(ls []store.Leaf) error {
 	return s.batch.Set(keys.HashesKey(tlog.StoredHashIndex(0, int64(first))), hashes, nil)
 }
 
-// edge reads hashes of the right edge.
+// edge returns hashes of the right edge.
 func (s *stage) edge(indexes []int64) (out []tlog.Hash, err error) {
 	out = make([]tlog.Hash, len(indexes))
 	var log *rows.Log

@@ -9,7 +9,7 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/rows"
 )
 
-// updatesGroup collects the entries of one row while a batch is staged.
+// updatesGroup collects the entries of one U or V row while a batch is staged.
 type updatesGroup struct {
 	count uint64
 	list  []byte

@@ -46,7 +46,7 @@ func streamTemplate(patient, code, device string, class series.Class, variant in
 	return t
 }
 
-// world is the same data in two stores: b with series, a with documents.
+// world holds the same data in two stores: a has documents, b has series.
 type world struct {
 	t    *testing.T
 	rnd  *rand.Rand
@@ -169,12 +169,12 @@ func (w *world) stream() {
 		batch.Series = []store.SeriesWrite{{Template: t, Columns: &fresh}}
 	}
 	if w.rnd.IntN(4) == 0 {
-		batch.Probed = 0 // as if something came between, when the stream is old
+		batch.Probed = 0 // as if another commit had changed the stream
 	}
 	w.commit(batchIfAlike(w, batch))
 }
 
-// batchIfAlike keeps the two alike where only one of them can refuse.
+// batchIfAlike sets Probed so that both stores accept the batch.
 func batchIfAlike(_ *world, b *store.Batch) *store.Batch {
 	b.Probed = ^store.Seq(0)
 	return b
@@ -355,7 +355,7 @@ func (w *world) others() {
 	}
 }
 
-// The sample tier is indistinguishable from documents.
+// TestTier checks that the sample tier cannot be distinguished from documents.
 func TestTier(t *testing.T) {
 	rounds := 6
 	if testing.Short() {

@@ -83,18 +83,21 @@ func unreadable(op string, err error, text string) error {
 		Issues: []fhir.Issue{{Severity: "error", Code: "exception", Diagnostics: text}}}
 }
 
+// Canceled returns the error of an operation whose context has ended.
 func Canceled(op string, err error) error {
 	return &fhir.Error{Kind: fhir.Unavailable, Op: op, Err: err}
 }
 
 var ErrRow = errors.New("malformed row")
 
+// Close closes c. Its error becomes *err unless that is set.
 func Close(c io.Closer, err *error) {
 	if e := c.Close(); e != nil && *err == nil {
 		*err = e
 	}
 }
 
+// CloseFunc is an io.Closer that calls itself.
 type CloseFunc func() error
 
 func (c CloseFunc) Close() error { return c() }

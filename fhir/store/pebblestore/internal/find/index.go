@@ -21,7 +21,7 @@ import (
 // taggedSamples walks the samples that have an index value, ordered by id, like the
 // X rows for which they stand.
 type taggedSamples struct {
-	finder      *finder
+	finder *finder
 	left   []*tier.Series // not opened yet, ordered by identity
 	one    *tier.Located  // the sample whose id is the value
 	walks  []*tier.Walk

@@ -23,6 +23,7 @@ type Searcher struct {
 	looked   atomic.Uint64 // rows that finished searches looked at
 }
 
+// New returns a Searcher that keeps its sorted results in r.
 func New(r *sorted.Results, b Bounds) *Searcher {
 	return &Searcher{bounds: b, Results: r, clusters: signatureCache{byID: map[Cluster]*signatures{}}}
 }

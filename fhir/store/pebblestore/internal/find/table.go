@@ -120,11 +120,11 @@ func (t *table) sampled() (*tier.Series, series.Sample) {
 // series. The series of one patient, code and bucket form a group, in which it
 // merges the samples.
 type sampleRows struct {
-	finder    *finder
-	tab  byte // table of the rows, D or P
-	reg  byte // table of the series, Q or R
-	it   *pebble.Iterator
-	more bool // it is at a row
+	finder *finder
+	tab    byte // table of the rows, D or P
+	reg    byte // table of the series, Q or R
+	it     *pebble.Iterator
+	more   bool // it is at a row
 	// lower is the lower bound of the rows.
 	lower []byte
 	// pre is the prefix of the group's keys, up to the bucket.

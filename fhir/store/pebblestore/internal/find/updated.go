@@ -217,7 +217,7 @@ func (f *finder) walkUpdates(desc bool, from *updatePoint) (err error) {
 
 // unit collects the documents and series written at one instant.
 type unit struct {
-	finder       *finder
+	finder  *finder
 	open    bool
 	updated int64
 	docs    []keys.Row

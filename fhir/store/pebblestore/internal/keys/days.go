@@ -43,6 +43,7 @@ func DayPrefix(typ string, bucket byte) []byte {
 	return append(AppendString(append(make([]byte, 0, 120), TableDay), typ), bucket)
 }
 
+// DayKey completes a DayPrefix with a day.
 func DayKey(prefix []byte, day int64) []byte {
 	return AppendUint64(slices.Clone(prefix), Sortable(day))
 }
@@ -53,6 +54,7 @@ func DayRunKey(day []byte, code [8]byte, patient string, tab byte) []byte {
 	return append(AppendString(k, patient), tab)
 }
 
+// FloorMS converts Unix microseconds to milliseconds, rounding down.
 func FloorMS(us int64) int64 {
 	ms := us / 1000
 	if us%1000 < 0 {

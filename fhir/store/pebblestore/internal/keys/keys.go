@@ -125,11 +125,16 @@ func PrefixEnd(p []byte) []byte {
 	return nil
 }
 
+// AppendUint64 appends v, big-endian.
 func AppendUint64(b []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(b, v) }
 
+// Sortable maps ms so that the order of the keys is that of the signed values.
 func Sortable(ms int64) uint64     { return uint64(ms) ^ 1<<63 }
+// Unsortable is the inverse of Sortable.
 func Unsortable(u uint64) int64    { return int64(u ^ 1<<63) }
+// Inverse maps seq so that the newest commit comes first.
 func Inverse(seq store.Seq) uint64 { return ^uint64(seq) }
+// Uninverse is the inverse of Inverse.
 func Uninverse(u uint64) store.Seq { return store.Seq(^u) }
 
 // CodeHash returns the cluster of a code. The empty code has cluster zero.
@@ -180,6 +185,8 @@ func (p *Location) Append(b []byte) []byte {
 	return AppendUint64(b, Sortable(p.Start))
 }
 
+// CutLocation decodes a location and returns the rest. It reports false if b is
+// malformed.
 func CutLocation(b []byte) (p Location, rest []byte, ok bool) {
 	if p.Patient, b, ok = CutString(b); !ok || len(b) < 17 {
 		return p, nil, false
@@ -213,6 +220,7 @@ type Row struct {
 	Seq      store.Seq
 }
 
+// ParseRow parses a D or P key. It reports false if the key is malformed.
 func ParseRow(k []byte) (r Row, ok bool) {
 	if len(k) == 0 {
 		return r, false
@@ -243,15 +251,18 @@ func (r *Row) ParseTail(k []byte) bool {
 	return true
 }
 
+// IDPrefix returns the prefix of the I rows of a resource.
 func IDPrefix(typ, id string) []byte {
 	b := append(make([]byte, 0, 100), TableID)
 	return AppendString(AppendString(b, typ), id)
 }
 
+// IDKey returns the key of the I row of a version.
 func IDKey(typ, id string, seq store.Seq) []byte {
 	return AppendUint64(IDPrefix(typ, id), Inverse(seq))
 }
 
+// IndexPrefix returns the prefix of the X rows of a value.
 func IndexPrefix(typ, param, value string) []byte {
 	b := append(make([]byte, 0, 200), TableIndex)
 	b = AppendString(AppendString(b, typ), param)
@@ -267,20 +278,26 @@ func clip(v string) string {
 	return "\x02" + string(h[:])
 }
 
+// ChangeKey returns the key of the n-th L row of a commit.
 func ChangeKey(seq store.Seq, n uint32) []byte {
 	b := AppendUint64([]byte{TableChange}, uint64(seq))
 	return binary.BigEndian.AppendUint32(b, n)
 }
 
+// StateKey returns the key of the S row of a state key.
 func StateKey(k string) []byte { return append([]byte{TableState}, k...) }
 
+// ExpiryKey returns the key of the E row of a state key that expires at ms.
 func ExpiryKey(ms int64, k string) []byte {
 	return append(AppendUint64([]byte{TableExpiry}, uint64(ms)), k...)
 }
 
+// LeavesKey returns the key of the M row of leaves that starts at leaf i.
 func LeavesKey(i uint64) []byte { return AppendUint64([]byte{TableLog, LogLeaves}, i) }
+// HashesKey returns the key of the M row of hashes that starts at stored hash i.
 func HashesKey(i int64) []byte  { return AppendUint64([]byte{TableLog, LogHashes}, uint64(i)) }
 
+// TemplateKey returns the key of the F row of a template.
 func TemplateKey(id [16]byte) []byte { return append([]byte{TableTemplate}, id[:]...) }
 
 var (
@@ -297,17 +314,21 @@ func SeriesKey(table byte, p *Location, code [8]byte, id series.SeriesID) []byte
 	return append(b, id[:]...)
 }
 
+// IdentityKey returns the key of the G row of an identity.
 func IdentityKey(id series.Identity) []byte { return append([]byte{TableIdentity}, id[:]...) }
 
+// MemberKey returns the key of the G row of a series of an identity.
 func MemberKey(id series.Identity, s series.SeriesID) []byte {
 	return append(IdentityKey(id), s[:]...)
 }
 
+// TagPrefix returns the prefix of the Y rows of a value.
 func TagPrefix(param, value string) []byte {
 	b := append(make([]byte, 0, 200), TableTag)
 	return AppendString(AppendString(b, param), clip(value))
 }
 
+// TallyKey returns the key of the K row of a series.
 func TallyKey(s series.SeriesID) []byte { return append([]byte{TableTally}, s[:]...) }
 
 // BlockKey returns an H or B key. At level 0, major is the commit that wrote the
@@ -321,6 +342,7 @@ func BlockKey(table byte, s series.SeriesID, level byte, major uint64, minor uin
 	return binary.BigEndian.AppendUint32(b, minor)
 }
 
+// LevelPrefix returns the prefix of the H or B rows of a level.
 func LevelPrefix(table byte, s series.SeriesID, level byte) []byte {
 	return append(append([]byte{table}, s[:]...), level)
 }

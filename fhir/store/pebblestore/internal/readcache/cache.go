@@ -56,6 +56,7 @@ func (c *Value) size() int {
 	return n
 }
 
+// New returns an empty cache.
 func New() *Cache {
 	c := &Cache{seed: maphash.MakeSeed()}
 	for i := range c.shards {
@@ -70,6 +71,7 @@ type Key struct {
 	State string
 }
 
+// StateKey returns the Key of a state key.
 func StateKey(key string) Key { return Key{State: key} }
 
 func (c *Cache) shard(k Key) *cacheShard {

@@ -95,6 +95,7 @@ const cachedDays = 1 << 15 // rows that a DayWriter remembers
 // them again.
 type DayWriter struct{ written map[string]DayBits }
 
+// NewDayWriter returns a DayWriter that remembers no rows.
 func NewDayWriter() DayWriter { return DayWriter{written: map[string]DayBits{}} }
 
 // PutDocument sets the bits of a document at p.

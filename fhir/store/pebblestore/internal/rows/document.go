@@ -114,6 +114,7 @@ func (p *Pointer) Encode() []byte {
 	return p.Location.Append(b)
 }
 
+// DecodePointer decodes an I row.
 func DecodePointer(key, v []byte) (p Pointer, err error) {
 	r := Reader{Bytes: v}
 	p.Version = r.Uvarint()
@@ -168,6 +169,7 @@ func (e *SeriesChange) Encode() []byte {
 	return e.Location.Append(b)
 }
 
+// DecodeSeriesChange decodes an L value of samples.
 func DecodeSeriesChange(v []byte) (e SeriesChange, err error) {
 	r := Reader{Bytes: v}
 	r.Byte()
@@ -180,6 +182,7 @@ func DecodeSeriesChange(v []byte) (e SeriesChange, err error) {
 	return e, nil
 }
 
+// DecodeChange decodes an L value of a document.
 func DecodeChange(v []byte) (e Change, err error) {
 	r := Reader{Bytes: v}
 	f := r.Byte()

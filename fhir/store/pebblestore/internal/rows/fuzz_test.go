@@ -14,8 +14,8 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/keys"
 )
 
-// stored are the decoders of what the store wrote itself. Each reads bytes and
-// gives the value, and its bytes as they are written today.
+// stored lists the decoders of stored values. Each returns the decoded value and
+// encodes it again.
 var stored = []func(b []byte) (value any, again []byte, err error){
 	func(b []byte) (any, []byte, error) { d, err := DecodeDocument(b); return d, d.Encode(), err },
 	func(b []byte) (any, []byte, error) {
@@ -62,8 +62,8 @@ var stored = []func(b []byte) (value any, again []byte, err error){
 	},
 }
 
-// FuzzStored: whatever bytes a damaged table gives are an error or a value
-// that is written and read again as it is, in memory bounded by the bytes.
+// FuzzStored checks that any bytes either fail to decode or decode to a value that
+// survives encoding and decoding.
 func FuzzStored(f *testing.F) {
 	at := keys.Location{Patient: "a\x00b", Code: [8]byte{1, 2}, Bucket: keys.BucketLong, Start: -5}
 	rows := [][]byte{

@@ -24,6 +24,7 @@ func (m Head) Encode() []byte {
 	return keys.AppendUint64(keys.AppendUint64(b, m.Leaves), m.Resources)
 }
 
+// DecodeHead decodes the value of the head row.
 func DecodeHead(v []byte) (Head, error) {
 	r := Reader{Bytes: v}
 	m := Head{Seq: store.Seq(r.Uint64()), Updated: int64(r.Uint64()), Leaves: r.Uint64(), Resources: r.Uint64()}

@@ -25,6 +25,7 @@ func (s *Tally) Encode() []byte {
 	return b
 }
 
+// DecodeTally decodes a K value.
 func DecodeTally(v []byte) (s Tally, err error) {
 	r := Reader{Bytes: v}
 	s.MaxStart = keys.Unsortable(r.Uint64())

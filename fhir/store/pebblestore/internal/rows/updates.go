@@ -16,11 +16,13 @@ type Updates struct {
 	List    []byte // encoded numbers of L rows, or AuditEvents
 }
 
+// EncodeUpdates encodes a U or V value.
 func EncodeUpdates(updated int64, count uint64, list []byte) []byte {
 	b := keys.AppendUint64(make([]byte, 0, 16+len(list)), keys.Sortable(updated))
 	return append(binary.AppendUvarint(b, count), list...)
 }
 
+// DecodeUpdates decodes a U or V value. The list aliases v.
 func DecodeUpdates(v []byte) (u Updates, err error) {
 	r := Reader{Bytes: v}
 	u.Updated, u.Count = keys.Unsortable(r.Uint64()), r.Uvarint()

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 )
 
+// AppendText appends s, preceded by its length (uvarint).
 func AppendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }

@@ -45,6 +45,7 @@ func (m *Match) Resource() fhir.Resource {
 	return m.Document.Resource(m.Row.Type, m.Row.ID)
 }
 
+// NewMatch returns the match of a document.
 func NewMatch(r keys.Row, d rows.Document) *Match {
 	m := &Match{}
 	m.Facts.Tokens = m.tokens
@@ -76,6 +77,7 @@ func (m *Match) tokens(param string) []access.Token {
 	return Tokens(m.Index(), param)
 }
 
+// Tokens returns the values of a parameter as access.Facts.Tokens does.
 func Tokens(v *search.Values, param string) []access.Token {
 	vals := v.ByParam[param]
 	out := make([]access.Token, 0, len(vals))

@@ -14,7 +14,8 @@ import (
 	"pulsegate/fhir/store/pebblestore/internal/tier"
 )
 
-// A probe yields the processor every yieldProbes samples, which take about 100 us.
+// yieldProbes is the number of samples after which a probe yields the processor. They
+// take about 100 us.
 const yieldProbes = 4096
 
 // Probe fills found for the samples of a SeriesWrite.

@@ -70,6 +70,8 @@ type mark struct {
 	off int64
 }
 
+// NewResults returns an empty cache that writes its temporary files to dir. If limit
+// is 0, it is DefaultSpilled. Matches up to runBytes are sorted in memory.
 func NewResults(fs vfs.FS, dir string, clock func() time.Time, runBytes int, limit int64) (*Results, error) {
 	rs := &Results{fs: fs, dir: dir, clock: clock, runBytes: runBytes, Limit: limit,
 		byID: map[[32]byte]*list.Element{}, order: list.New()}

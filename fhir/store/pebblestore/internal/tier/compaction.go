@@ -38,6 +38,7 @@ type Compaction struct {
 	Void        bool   // set if the series has changed meanwhile
 }
 
+// Placed is a block that a compaction writes, and the parts of its key.
 type Placed struct {
 	Level  byte
 	Major  uint64

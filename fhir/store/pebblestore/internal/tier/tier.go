@@ -14,6 +14,7 @@ type Tier struct {
 	spare   sync.Pool // of *series.Columns
 }
 
+// New returns a Tier with empty caches.
 func New() (*Tier, error) {
 	codec, err := series.NewCodec()
 	if err != nil {

@@ -17,48 +17,49 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// twins are the same random life in two stores of one driver: the first has
-// samples as documents, the second as it likes. Nothing may tell them apart.
-type twins struct {
-	rt   *rapid.T
-	t    *testing.T
-	d    [2]Driver
-	s    [2]store.Store
-	now  time.Time
-	rnd  *rand.Rand // for what is too much to be drawn one by one
-	tpls []*series.Template
-	ids  []string // of Observations, samples or not
-	pins []store.Seq
-	seen [2][]store.Commit
-	stop [2]func()
-	old  *pending
+// pair runs the same random life in two stores of one driver. The first stores
+// samples as documents, the second as series. No answer may differ.
+type pair struct {
+	rt     *rapid.T
+	t      *testing.T
+	driver [2]Driver
+	stores [2]store.Store
+	now    time.Time
+	rnd    *rand.Rand // for data too large to be drawn one by one
+	tpls   []*series.Template
+	ids    []string // of Observations, whether samples or not
+	pins   []store.Seq
+	seen   [2][]store.Commit
+	stop   [2]func()
+	old    *pending
 }
 
-// pending is a batch that was probed and waits.
+// pending is a batch that was probed and not committed yet.
 type pending struct {
-	w  store.SeriesWrite
-	at store.Seq
+	write store.SeriesWrite
+	at    store.Seq
 }
 
-func testTwins(t *testing.T, d Driver) {
+func testPair(t *testing.T, d Driver) {
 	if d.Lives == 0 {
 		d.Lives = 10 * time.Second
 	}
 	end, failing := time.Now().Add(d.Lives), false
 	rapid.Check(t, func(rt *rapid.T) {
-		// rapid counts lives, not time; what failed is had again to make it small.
+		// rapid bounds the number of lives, not the time. While it shrinks a
+		// failure, time does not matter.
 		if time.Now().After(end) && !failing {
 			return
 		}
 		defer func() { failing = failing || rt.Failed() }()
-		w := &twins{rt: rt, t: t, d: [2]Driver{AsDocuments(d), d}, now: time.Date(2026, 2, 1, 8, 0, 0, 0, time.UTC),
+		w := &pair{rt: rt, t: t, driver: [2]Driver{AsDocuments(d), d}, now: time.Date(2026, 2, 1, 8, 0, 0, 0, time.UTC),
 			rnd: rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1)), tpls: streams()}
-		for i := range w.s {
-			w.s[i] = w.d[i].Open(t, func() time.Time { return w.now })
+		for i := range w.stores {
+			w.stores[i] = w.driver[i].Open(t, func() time.Time { return w.now })
 			w.watch(i)
 		}
 		defer func() {
-			for _, s := range w.s {
+			for _, s := range w.stores {
 				shut(t, s)
 			}
 		}()
@@ -75,27 +76,27 @@ func testTwins(t *testing.T, d Driver) {
 			"read":      func(*rapid.T) { w.read() }, "scan": func(*rapid.T) { w.scan() },
 			"changes": func(*rapid.T) { w.changes() },
 		})
-		sound(rt, w.s[0])
-		sound(rt, w.s[1])
+		sound(rt, w.stores[0])
+		sound(rt, w.stores[1])
 	})
 }
 
-func (w *twins) n(n int, what string) int { return rapid.IntRange(0, n-1).Draw(w.rt, what) }
-func (w *twins) one(in int, what string) bool {
-	return rapid.IntRange(1, in).Draw(w.rt, what) == in // shrinks to no
+func (pr *pair) n(n int, what string) int { return rapid.IntRange(0, n-1).Draw(pr.rt, what) }
+func (pr *pair) one(in int, what string) bool {
+	return rapid.IntRange(1, in).Draw(pr.rt, what) == in // shrinks to false
 }
 
-func (w *twins) of(what string, s ...string) string {
-	return rapid.SampledFrom(s).Draw(w.rt, what)
+func (pr *pair) of(what string, s ...string) string {
+	return rapid.SampledFrom(s).Draw(pr.rt, what)
 }
 
-// watch begins to listen to a store.
-func (w *twins) watch(i int) {
-	w.stop[i] = w.s[i].Watch(func(c store.Commit) { w.seen[i] = append(w.seen[i], c) })
+// watch registers a watcher with a store.
+func (pr *pair) watch(i int) {
+	pr.stop[i] = pr.stores[i].Watch(func(c store.Commit) { pr.seen[i] = append(pr.seen[i], c) })
 }
 
-// streams are templates of many forms. Some share an identity, some a code
-// with each other and with plain documents.
+// streams returns templates of many types. Some share an identity, some share a
+// code with each other or with documents.
 func streams() (out []*series.Template) {
 	add := func(identity, patient string, class series.Class, code int, form string) {
 		t := &series.Template{Class: class, Patient: patient, Vendor: []string{"apple", "oura"}[code%2], Values: 1,
@@ -114,7 +115,7 @@ func streams() (out []*series.Template) {
 		switch form {
 		case "key":
 			t.KeyValue = true
-		case "bare": // no category, device or unit; a status of its own
+		case "bare": // without category, device or unit, and with another status
 			category, end, tail, t.Categories = "", "}", "", nil
 			rest = strings.Replace(rest, "final", "preliminary", 1)
 		case "profile":
@@ -137,7 +138,7 @@ func streams() (out []*series.Template) {
 		out = append(out, t)
 	}
 	add("heart p1", "p1", series.Instant, 1, "")
-	add("heart p1", "p1", series.Instant, 2, "bare") // the same stream in another form
+	add("heart p1", "p1", series.Instant, 2, "bare") // the same stream with another template
 	add("heart p1", "p1", series.Instant, 1, "profile")
 	add("heart p2", "p2", series.Instant, 1, "")
 	for class := series.Instant; class <= series.Long; class++ {
@@ -152,13 +153,13 @@ func streams() (out []*series.Template) {
 	return out
 }
 
-// components gives t its values as components.
+// components makes the values of t components.
 func components(t *series.Template, tail string) {
 	between := tail + `,"component":[`
 	for v := range t.Values {
 		last := t.Parts[len(t.Parts)-1]
 		part := between + fmt.Sprintf(`{"code":{"coding":[{"system":"urn:part","code":"part%d"}]},"valueQuantity":{"value":`, v)
-		if v == 0 { // the member before is the effective time
+		if v == 0 { // follows the effective time
 			t.Parts = append(t.Parts, []byte(part))
 		} else {
 			t.Parts[len(t.Parts)-1] = append(last, part...)
@@ -170,8 +171,8 @@ func components(t *series.Template, tail string) {
 	t.Parts[len(t.Parts)-1] = append(t.Parts[len(t.Parts)-1], "]}"...)
 }
 
-// moments around which samples lie: those of the documents, before 1970, the
-// bounds of what an id can say, a clock that is years ahead.
+// moments around which samples lie: those of the documents, before 1970, the bounds
+// of ids, and a clock that is years ahead.
 var moments = []int64{
 	time.Date(2026, 1, 1, 8, 0, 0, 0, time.UTC).UnixMicro(), time.Date(2026, 1, 2, 23, 59, 58, 0, time.UTC).UnixMicro(),
 	time.Date(2026, 1, 3, 5, 0, 0, 0, time.UTC).UnixMicro(), time.Date(2026, 1, 3, 5, 0, 0, 0, time.UTC).UnixMicro(),
@@ -186,7 +187,7 @@ var (
 		400 * 3600e6}
 )
 
-// number is one of few, so that values meet, or any.
+// number returns a number, often one of a few, so that values are equal.
 func number(r *rand.Rand) series.Decimal {
 	if r.IntN(12) == 0 {
 		return series.Decimal{Mant: r.Int64N(2e17) - 1e17, Scale: uint8(r.IntN(19))}
@@ -195,11 +196,11 @@ func number(r *rand.Rand) series.Decimal {
 		{Scale: 2}, {Mant: -3}, {Mant: -35, Scale: 1}, {Mant: 100}, {Mant: 61}, {Mant: 63}}[r.IntN(11)]
 }
 
-func (w *twins) run(t *series.Template, n int, at int64) store.SeriesWrite {
-	return samplesOf(w.rnd, t, n, at)
+func (pr *pair) run(t *series.Template, n int, at int64) store.SeriesWrite {
+	return samplesOf(pr.rnd, t, n, at)
 }
 
-// samplesOf makes at most n samples of t.
+// samplesOf returns at most n samples of t.
 func samplesOf(r *rand.Rand, t *series.Template, n int, at int64) store.SeriesWrite {
 	c := &series.Columns{}
 	step := steps[r.IntN(len(steps))]
@@ -232,28 +233,28 @@ func samplesOf(r *rand.Rand, t *series.Template, n int, at int64) store.SeriesWr
 	return store.SeriesWrite{Template: t, Columns: c}
 }
 
-func (w *twins) template() *series.Template { return w.tpls[w.n(len(w.tpls), "template")] }
-func (w *twins) moment() int64 {
-	return moments[w.n(len(moments), "moment")] + int64(w.n(20, "second"))*1e6
+func (pr *pair) template() *series.Template { return pr.tpls[pr.n(len(pr.tpls), "template")] }
+func (pr *pair) moment() int64 {
+	return moments[pr.n(len(moments), "moment")] + int64(pr.n(20, "second"))*1e6
 }
 
-// missing probes in both and returns what is new of ws, what else is there,
-// and as of when.
-func (w *twins) missing(ws []store.SeriesWrite) (fresh []store.SeriesWrite, others []store.Write, at store.Seq) {
-	at, want := probe(w.rt, w.s[0], ws...)
-	at2, got := probe(w.rt, w.s[1], ws...)
+// missing probes both stores. It returns the new samples of ws, the existing ones
+// that differ, and the commit at which it probed.
+func (pr *pair) missing(ws []store.SeriesWrite) (fresh []store.SeriesWrite, others []store.Write, at store.Seq) {
+	at, want := probe(pr.rt, pr.stores[0], ws...)
+	at2, got := probe(pr.rt, pr.stores[1], ws...)
 	if at != at2 {
-		w.rt.Fatalf("probed as of %d and %d", at, at2)
+		pr.rt.Fatalf("probed as of %d and %d", at, at2)
 	}
 	told := map[string]bool{}
 	for i := range ws {
 		c := &series.Columns{}
 		for j, id := range idsOf(ws[i]) {
 			if want[i][j] != got[i][j] {
-				w.rt.Fatalf("probe of %s (%s): %d as documents, %d as samples", id, ws[i].Template.Identity,
+				pr.rt.Fatalf("probe of %s (%s): %d as documents, %d as samples", id, ws[i].Template.Identity,
 					want[i][j], got[i][j])
 			}
-			if told[id] { // under another template of this batch
+			if told[id] { // occurs under another template of this batch
 				continue
 			}
 			told[id] = true
@@ -275,71 +276,71 @@ func (w *twins) missing(ws []store.SeriesWrite) (fresh []store.SeriesWrite, othe
 	return fresh, others, at
 }
 
-// append takes samples in as ingest does: what is new as samples, what is
-// there with other content as the next version.
-func (w *twins) append() {
+// append writes samples as package ingest does: new ones as samples, existing ones
+// with other content as the next version.
+func (pr *pair) append() {
 	var ws []store.SeriesWrite
 	used := map[*series.Template]bool{}
-	for range 1 + w.n(3, "series") {
-		t := w.template()
-		if x := w.run(t, 1+w.n(12, "samples"), w.moment()); x.Columns.Len() > 0 && !used[t] {
+	for range 1 + pr.n(3, "series") {
+		t := pr.template()
+		if x := pr.run(t, 1+pr.n(12, "samples"), pr.moment()); x.Columns.Len() > 0 && !used[t] {
 			used[t] = true
 			ws = append(ws, x)
 		}
 	}
-	w.take(ws)
+	pr.take(ws)
 }
 
-func (w *twins) take(ws []store.SeriesWrite) {
-	fresh, others, at := w.missing(ws)
+func (pr *pair) take(ws []store.SeriesWrite) {
+	fresh, others, at := pr.missing(ws)
 	b := store.Batch{Series: fresh, Probed: at, Writes: others}
-	if w.one(3, "beside") {
-		b.Writes = append(b.Writes, anyWrite(w.rt, w.n(16, "document")))
+	if pr.one(3, "beside") {
+		b.Writes = append(b.Writes, anyWrite(pr.rt, pr.n(16, "document")))
 		b.Leaves = []store.Leaf{store.Leaf(fmt.Sprint("leaf ", at))}
 	}
-	w.commit(&b)
+	pr.commit(&b)
 }
 
-// large writes blocks that are full.
-func (w *twins) large() {
-	if w.one(4, "large") {
-		w.take([]store.SeriesWrite{w.run(w.template(), 2000+w.rnd.IntN(8000), w.moment())})
+// large writes full blocks.
+func (pr *pair) large() {
+	if pr.one(4, "large") {
+		pr.take([]store.SeriesWrite{pr.run(pr.template(), 2000+pr.rnd.IntN(8000), pr.moment())})
 	}
 }
 
-// commit has b in both.
-func (w *twins) commit(b *store.Batch) {
-	w.now = w.now.Add(20 * time.Millisecond)
-	for i := range w.seen {
-		w.seen[i] = nil
+// commit commits b to both stores.
+func (pr *pair) commit(b *store.Batch) {
+	pr.now = pr.now.Add(20 * time.Millisecond)
+	for i := range pr.seen {
+		pr.seen[i] = nil
 	}
 	var rs [2]store.Result
 	var es [2]error
-	for i, s := range w.s {
+	for i, s := range pr.stores {
 		x := *b
 		rs[i], es[i] = s.Commit(context.Background(), &x)
 	}
 	if (es[0] == nil) != (es[1] == nil) || fhir.KindOf(es[0]) != fhir.KindOf(es[1]) {
-		w.rt.Fatalf("commit: as documents %v, as samples %v", es[0], es[1])
+		pr.rt.Fatalf("commit: as documents %v, as samples %v", es[0], es[1])
 	}
-	w.same("outcome", fmt.Sprint(rs[0].Seq, rs[0].LeafIndex, outcomes(rs[0])),
+	pr.same("outcome", fmt.Sprint(rs[0].Seq, rs[0].LeafIndex, outcomes(rs[0])),
 		fmt.Sprint(rs[1].Seq, rs[1].LeafIndex, outcomes(rs[1])))
-	x, y := w.s[0].Stats(), w.s[1].Stats()
+	x, y := pr.stores[0].Stats(), pr.stores[1].Stats()
 	if x.Resources != y.Resources || x.Seq != y.Seq || x.Log != y.Log {
-		w.rt.Fatalf("stats %+v, %+v", x, y)
+		pr.rt.Fatalf("stats %+v, %+v", x, y)
 	}
 	if es[0] != nil || rs[0].Seq == 0 {
 		return
 	}
-	w.pins = append(w.pins, rs[0].Seq)
-	w.watched(rs[0].Seq)
+	pr.pins = append(pr.pins, rs[0].Seq)
+	pr.watched(rs[0].Seq)
 	for i := range b.Series {
 		ids := idsOf(b.Series[i])
-		w.ids = append(w.ids, ids[:min(len(ids), 200)]...)
+		pr.ids = append(pr.ids, ids[:min(len(ids), 200)]...)
 	}
 	for i := range b.Writes {
-		if r := b.Writes[i].Resource; r.Type == "Observation" && !slices.Contains(w.ids, r.ID) {
-			w.ids = append(w.ids, r.ID)
+		if r := b.Writes[i].Resource; r.Type == "Observation" && !slices.Contains(pr.ids, r.ID) {
+			pr.ids = append(pr.ids, r.ID)
 		}
 	}
 }
@@ -352,18 +353,18 @@ func outcomes(r store.Result) (out []string) {
 	return out
 }
 
-// watched holds what the watchers learned of a commit against each other.
-func (w *twins) watched(at store.Seq) {
+// watched compares the commits that both watchers saw.
+func (pr *pair) watched(at store.Seq) {
 	var heard [2]store.Commit
-	for i, seen := range w.seen {
+	for i, seen := range pr.seen {
 		if len(seen) != 1 || seen[0].Seq != at {
-			w.rt.Fatalf("watchers of %d heard %+v", i, seen)
+			pr.rt.Fatalf("watchers of %d heard %+v", i, seen)
 		}
 		heard[i] = seen[0]
 	}
 	x, y := heard[0], heard[1]
 	if len(x.Changes)+x.Samples != len(y.Changes)+y.Samples {
-		w.rt.Fatalf("commit %d: %d and %d changes, %d and %d samples", at, len(x.Changes), len(y.Changes),
+		pr.rt.Fatalf("commit %d: %d and %d changes, %d and %d samples", at, len(x.Changes), len(y.Changes),
 			x.Samples, y.Samples)
 	}
 	i := 0
@@ -372,7 +373,7 @@ func (w *twins) watched(at store.Seq) {
 			i++
 		}
 		if i++; i > len(x.Changes) {
-			w.rt.Fatalf("commit %d: a change that documents have not: %s", at, change(&y.Changes[k]))
+			pr.rt.Fatalf("commit %d: a change that documents have not: %s", at, change(&y.Changes[k]))
 		}
 	}
 }
@@ -386,9 +387,9 @@ func change(c *store.Change) string {
 	return fmt.Sprintf("%d %s v%d %v %v %s", c.Seq, c.Ref, c.Version, c.Created, c.Deleted, tokens(&c.Facts))
 }
 
-// same ends the life at a difference.
-func (w *twins) same(what, x, y string) {
-	w.rt.Helper()
+// same fails the test if the answers differ.
+func (pr *pair) same(what, x, y string) {
+	pr.rt.Helper()
 	if x == y {
 		return
 	}
@@ -397,5 +398,5 @@ func (w *twins) same(what, x, y string) {
 		i++
 	}
 	around := func(s string) string { return s[max(0, min(i, len(s))-200):min(len(s), i+200)] }
-	w.rt.Fatalf("%s: from byte %d on\nas documents: %s\nas samples:   %s", what, i, around(x), around(y))
+	pr.rt.Fatalf("%s: from byte %d on\nas documents: %s\nas samples:   %s", what, i, around(x), around(y))
 }

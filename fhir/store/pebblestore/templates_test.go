@@ -25,7 +25,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// auditEvent is an event that is kept by form, or as it is.
+// auditEvent returns the write of an event, with or without a template.
 func auditEvent(id string, n int, formed bool) store.Write {
 	const head = `},"recorded":"2026-01-01T00:00:`
 	b := []byte(fhir.Prefix("AuditEvent", id) + head)
@@ -45,7 +45,8 @@ func auditEvent(id string, n int, formed bool) store.Write {
 	return w
 }
 
-// trail is a store with five events: one as it is, then two batches by form.
+// trail returns a store with five events: one without a template, then two batches
+// with one.
 func trail(t *testing.T, fs vfs.FS) *DB {
 	t.Helper()
 	clock := func() time.Time { return time.Unix(1767225600, 0) }
@@ -75,8 +76,8 @@ func sound(t *testing.T, d *DB) {
 	}
 }
 
-// told is all that a store tells of the events and of its log.
-func told(t *testing.T, d *DB) string {
+// rendered returns everything that the store returns about the events and its log.
+func rendered(t *testing.T, d *DB) string {
 	t.Helper()
 	ctx := context.Background()
 	var out strings.Builder
@@ -135,7 +136,7 @@ func told(t *testing.T, d *DB) string {
 	return out.String()
 }
 
-// dump is the rows of the tables that hold the trail, in order.
+// dump returns the rows of the tables that hold the trail, in order.
 func dump(t *testing.T, d *DB) string {
 	t.Helper()
 	var out strings.Builder
@@ -154,12 +155,12 @@ func dump(t *testing.T, d *DB) string {
 	return out.String()
 }
 
-// TestTrailGolden pins the rows byte by byte.
+// TestTrailGolden compares the rows byte by byte.
 func TestTrailGolden(t *testing.T) {
 	d := trail(t, vfs.NewMem())
 	defer d.Close()
 	const file = "testdata/trail.txt"
-	got := dump(t, d) + told(t, d)
+	got := dump(t, d) + rendered(t, d)
 	if *update {
 		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
@@ -172,9 +173,9 @@ func TestTrailGolden(t *testing.T) {
 	sound(t, d)
 }
 
-// TestFormsThatAreNone: what does not fit is refused, and a form that is gone
-// or changed is an error, never other bytes.
-func TestFormsThatAreNone(t *testing.T) {
+// TestTemplateFaults checks that a write that does not fit its template is refused,
+// and that a lost or changed template causes an error, never other bytes.
+func TestTemplateFaults(t *testing.T) {
 	ctx := context.Background()
 	d := trail(t, vfs.NewMem())
 	defer d.Close()
@@ -183,7 +184,7 @@ func TestFormsThatAreNone(t *testing.T) {
 	if _, err := d.Commit(ctx, &store.Batch{Writes: []store.Write{other}}); fhir.KindOf(err) != fhir.Invalid {
 		t.Errorf("JSON that is not of its form: %v", err)
 	}
-	// A second write in the same group, on what is kept by form.
+	// The second write of the group changes a templated document of the first.
 	a, b := &request{batch: &store.Batch{Writes: []store.Write{w}}},
 		&request{batch: &store.Batch{Writes: []store.Write{{Op: store.Remove, Resource: w.Resource}}}}
 	for _, r := range []*request{a, b} {
