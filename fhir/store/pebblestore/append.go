@@ -18,7 +18,7 @@ func (s *stage) tally(id series.SeriesID) (*rows.Tally, error) {
 	if st, ok := s.tallies[id]; ok {
 		return st, nil
 	}
-	v, err := rows.Get(s.d.pdb, keys.TallyKey(id))
+	v, err := rows.Get(s.db.pdb, keys.TallyKey(id))
 	if err != nil || v == nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func (s *stage) changedAt(id series.Identity) (store.Seq, error) {
 	if seq, ok := s.touched[id]; ok {
 		return seq, nil
 	}
-	v, err := rows.Get(s.d.pdb, keys.IdentityKey(id))
+	v, err := rows.Get(s.db.pdb, keys.IdentityKey(id))
 	if err != nil || v == nil {
 		return 0, err
 	}
@@ -101,7 +101,7 @@ func (s *stage) putSeries(a *tier.Prepared, seq store.Seq, updated int64, n uint
 	if err := s.touch(ser.Template.Identity, seq); err != nil {
 		return err
 	}
-	if err := s.d.days.PutSamples(s.batch, &ser.Location, ser.OtherCodes, a.Days); err != nil {
+	if err := s.db.days.PutSamples(s.batch, &ser.Location, ser.OtherCodes, a.Days); err != nil {
 		return err
 	}
 	s.noteUpdate("Observation", ser.Patient, n, uint64(a.Count))
@@ -111,7 +111,8 @@ func (s *stage) putSeries(a *tier.Prepared, seq store.Seq, updated int64, n uint
 
 func (s *stage) setBlock(id series.SeriesID, level byte, major uint64, minor uint32, h *series.Header,
 	body []byte) error {
-	if err := s.batch.Set(keys.BlockKey(keys.TableHeader, id, level, major, minor), series.AppendHeader(nil, h), nil); err != nil {
+	if err := s.batch.Set(keys.BlockKey(keys.TableHeader, id, level, major, minor), series.AppendHeader(nil, h),
+		nil); err != nil {
 		return err
 	}
 	return s.batch.Set(keys.BlockKey(keys.TableBlock, id, level, major, minor), body, nil)
@@ -120,7 +121,8 @@ func (s *stage) setBlock(id series.SeriesID, level byte, major uint64, minor uin
 // register writes the rows through which a new series is found.
 func (s *stage) register(ser *tier.Series) error {
 	where := ser.Location.Append(nil)
-	if err := s.batch.Set(keys.SeriesKey(keys.TableSeries, &ser.Location, ser.Code, ser.ID), ser.Encoded, nil); err != nil {
+	if err := s.batch.Set(keys.SeriesKey(keys.TableSeries, &ser.Location, ser.Code, ser.ID), ser.Encoded,
+		nil); err != nil {
 		return err
 	}
 	for _, h := range ser.OtherCodes {
@@ -129,7 +131,8 @@ func (s *stage) register(ser *tier.Series) error {
 		}
 	}
 	for _, tag := range ser.Tags {
-		if err := s.batch.Set(append(keys.TagPrefix(tag[0], tag[1]), keys.MemberKey(ser.Template.Identity, ser.ID)[1:]...), where,
+		if err := s.batch.Set(append(keys.TagPrefix(tag[0], tag[1]),
+			keys.MemberKey(ser.Template.Identity, ser.ID)[1:]...), where,
 			nil); err != nil {
 			return err
 		}
@@ -141,7 +144,7 @@ func (s *stage) register(ser *tier.Series) error {
 func (s *stage) takeOut(l *tier.Located) error {
 	b := s.blocks[string(l.HeaderKey)]
 	if b == nil {
-		v, err := rows.Get(s.d.pdb, l.HeaderKey)
+		v, err := rows.Get(s.db.pdb, l.HeaderKey)
 		if err != nil {
 			return err
 		}
@@ -150,7 +153,7 @@ func (s *stage) takeOut(l *tier.Located) error {
 			return err
 		}
 		b = &openBlock{in: l.Series, head: l.HeaderKey}
-		if err := s.d.tier.ReadBlock(s.d.pdb, l.HeaderKey, &h, &b.cols); err != nil {
+		if err := s.db.tier.ReadBlock(s.db.pdb, l.HeaderKey, &h, &b.cols); err != nil {
 			return err
 		}
 		s.blocks[string(l.HeaderKey)] = b
@@ -206,7 +209,7 @@ func (s *stage) finishSeries() error {
 			continue
 		}
 		h := series.Summarise(&b.cols)
-		enc, err := s.d.tier.Encode(&b.cols)
+		enc, err := s.db.tier.Encode(&b.cols)
 		if err != nil {
 			return err
 		}
@@ -222,7 +225,7 @@ func (s *stage) finishSeries() error {
 		if err := s.batch.Set(keys.TallyKey(id), st.Encode(), nil); err != nil {
 			return err
 		}
-		s.d.compactor.consider(ser, st)
+		s.db.compactor.consider(ser, st)
 	}
 	return nil
 }

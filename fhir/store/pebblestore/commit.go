@@ -40,14 +40,14 @@ type request struct {
 	result  store.Result
 	err     error
 	commit  store.Commit
-	answer  chan struct{}
+	done    chan struct{}
 }
 
 // group holds the requests that share one fsync.
 type group struct {
-	reqs  []*request
-	batch *pebble.Batch // nil if there is nothing to write
-	view  *view
+	requests []*request
+	batch    *pebble.Batch // nil if there is nothing to write
+	view     *view
 	// changed holds the resources and state keys whose cached values the group
 	// replaces.
 	changed []readcache.Key
@@ -77,7 +77,7 @@ func (d *DB) Commit(ctx context.Context, b *store.Batch) (store.Result, error) {
 	case <-ctx.Done():
 		return store.Result{}, fault.Canceled(op, ctx.Err())
 	}
-	<-r.answer
+	<-r.done
 	d.meters.done(ctx, start, r.err)
 	return r.result, r.err
 }
@@ -93,7 +93,7 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 	const op = "pebblestore.Commit"
 	r := &request{batch: b, values: make([]*search.Values, len(b.Writes)), complete: make([]bool, len(b.Writes)),
 		hashes: make([][16]byte, len(b.Writes)),
-		answer: make(chan struct{})}
+		done:   make(chan struct{})}
 	for i := range b.Series {
 		a, err := d.tier.Prepare(&b.Series[i])
 		if err != nil {
@@ -174,7 +174,7 @@ func (d *DB) committer() {
 		g, err := d.build(reqs)
 		if err != nil {
 			d.fail(err)
-			g = &group{reqs: reqs}
+			g = &group{requests: reqs}
 		}
 		d.toSync <- g
 	}
@@ -204,7 +204,7 @@ func (d *DB) gather(first *request) []*request {
 
 // build assembles and applies the Pebble batch of a group.
 func (d *DB) build(reqs []*request) (g *group, err error) {
-	g = &group{reqs: reqs}
+	g = &group{requests: reqs}
 	if d.failed.Load() {
 		return g, nil
 	}
@@ -261,7 +261,7 @@ func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
 		return nil, err
 	}
 	d.head, g.batch = s.meta, s.batch
-	d.noteTemplates(s.forms)
+	d.noteTemplates(s.templates)
 	d.groups++
 	g.view = d.newView()
 	g.changed = s.changed
@@ -300,9 +300,9 @@ func (d *DB) syncer() {
 			}
 		}
 		if d.failed.Load() {
-			for _, r := range g.reqs {
+			for _, r := range g.requests {
 				r.result, r.err = store.Result{}, errStopped("pebblestore.Commit")
-				close(r.answer)
+				close(r.done)
 			}
 			continue
 		}
@@ -311,8 +311,8 @@ func (d *DB) syncer() {
 			d.publish(g.view)
 			d.tell(g)
 		}
-		for _, r := range g.reqs {
-			close(r.answer)
+		for _, r := range g.requests {
+			close(r.done)
 		}
 	}
 }
@@ -326,7 +326,7 @@ func (d *DB) tell(g *group) {
 		}
 	}
 	d.mu.Unlock()
-	for _, r := range g.reqs {
+	for _, r := range g.requests {
 		if r.commit.Seq == 0 {
 			continue
 		}

@@ -18,7 +18,7 @@ import (
 // compactor merges tails in the background. It reads snapshots and writes through
 // the committer, so that no writer waits.
 type compactor struct {
-	d *DB
+	db *DB
 	// turn is held from reading a series until the change of its rows is visible.
 	// Otherwise two compactions of the same tails would duplicate samples.
 	turn   sync.Mutex
@@ -34,7 +34,7 @@ type compactor struct {
 }
 
 func newCompactor(d *DB) *compactor {
-	return &compactor{d: d, queued: map[series.SeriesID]*tier.Series{}, wake: make(chan struct{}, 1),
+	return &compactor{db: d, queued: map[series.SeriesID]*tier.Series{}, wake: make(chan struct{}, 1),
 		stop: make(chan struct{}), done: make(chan struct{})}
 }
 
@@ -90,7 +90,7 @@ func (c *compactor) run() {
 			default:
 			}
 			if err := c.compact(ser, false); err != nil && fhir.KindOf(err) != fhir.Unavailable {
-				c.d.opts.Logger.Error("compaction", "error", fault.Describe(err))
+				c.db.opts.Logger.Error("compaction", "error", fault.Describe(err))
 			}
 		}
 	}
@@ -103,26 +103,26 @@ func (c *compactor) compact(ser *tier.Series, all bool) error {
 	const op = "pebblestore.compact"
 	c.turn.Lock()
 	defer c.turn.Unlock()
-	v, err := c.d.enter(op)
+	v, err := c.db.enter(op)
 	if err != nil {
 		return err
 	}
-	x, err := c.d.tier.Plan(v.Reader, ser, all)
-	c.d.leave(v)
+	x, err := c.db.tier.Plan(v.Reader, ser, all)
+	c.db.leave(v)
 	if err != nil || x == nil {
 		return err
 	}
-	r := &request{compact: x, answer: make(chan struct{})}
-	if v, err = c.d.enter(op); err != nil { // delays Close
+	r := &request{compact: x, done: make(chan struct{})}
+	if v, err = c.db.enter(op); err != nil { // delays Close
 		return err
 	}
-	c.d.in <- r
-	<-r.answer
-	c.d.leave(v)
+	c.db.in <- r
+	<-r.done
+	c.db.leave(v)
 	if r.err == nil && !x.Void {
 		c.series.Add(1)
 		c.samples.Add(x.Read)
-		c.d.meters.compacted(context.Background(), x)
+		c.db.meters.compacted(context.Background(), x)
 	}
 	return r.err
 }
@@ -160,7 +160,8 @@ func (s *stage) putCompaction(x *tier.Compaction) error {
 
 // compactAll merges the tails of every series into the base.
 func (d *DB) compactAll(ctx context.Context, v *view) (err error) {
-	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableSeries}, UpperBound: []byte{keys.TableSeries + 1}})
+	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableSeries},
+		UpperBound: []byte{keys.TableSeries + 1}})
 	if err != nil {
 		return err
 	}

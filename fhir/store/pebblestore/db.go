@@ -45,11 +45,11 @@ type Options struct {
 	// only the control run of the crash test uses it.
 	NoSync bool
 
-	bounds allBounds
+	bounds limits
 }
 
 // allBounds limits the memory of searches. Tests make it small.
-type allBounds struct {
+type limits struct {
 	find.Bounds
 	run int // bytes of a sorted run in memory
 }
@@ -108,8 +108,8 @@ func Open(dir string, opts Options) (*DB, error) {
 	if opts.CacheBytes == 0 {
 		opts.CacheBytes = 64 << 20
 	}
-	if opts.bounds == (allBounds{}) {
-		opts.bounds = allBounds{Bounds: find.DefaultBounds, run: 8 << 20}
+	if opts.bounds == (limits{}) {
+		opts.bounds = limits{Bounds: find.DefaultBounds, run: 8 << 20}
 	}
 	d := &DB{opts: opts, fs: opts.FS, dir: dir, watches: map[uint64]func(store.Commit){},
 		in: make(chan *request, 256), toSync: make(chan *group, 1), done: make(chan struct{}), edge: map[int][32]byte{},
@@ -129,7 +129,8 @@ func Open(dir string, opts Options) (*DB, error) {
 		// compactions rewrite no more.
 		FS: d.fs, Cache: d.cache, MemTableSize: 8 << 20, MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold: 8, L0StopWritesThreshold: 24, MaxOpenFiles: 1000,
-		FormatMajorVersion: pebble.FormatNewest, Merger: rows.Merger, Logger: &pebbleLog{d: d}, EventListener: d.events(),
+		FormatMajorVersion: pebble.FormatNewest, Merger: rows.Merger, Logger: &pebbleLog{db: d},
+		EventListener: d.events(),
 	}
 	po.EnsureDefaults()
 	pdb, err := pebble.Open(dir, po)
@@ -189,7 +190,8 @@ func (d *DB) load() error {
 		return d.pdb.Set(keys.Schema, []byte(schemaVersion), pebble.Sync)
 	}
 	if string(schema) != schemaVersion {
-		return fault.Refusal(fmt.Sprintf("the store has schema version %q; this program reads version %q", schema, schemaVersion))
+		return fault.Refusal(fmt.Sprintf("the store has schema version %q; this program reads version %q", schema,
+			schemaVersion))
 	}
 	v, err := rows.Get(d.pdb, keys.Head)
 	if err != nil || v == nil {
@@ -208,7 +210,8 @@ type view struct {
 
 // newView takes a snapshot of the applied groups. The caller releases it.
 func (d *DB) newView() *view {
-	return &view{Snapshot: snapshot.Snapshot{Reader: d.pdb.NewSnapshot(), Head: d.head, Templates: d.templates, Tier: d.tier},
+	return &view{Snapshot: snapshot.Snapshot{Reader: d.pdb.NewSnapshot(), Head: d.head, Templates: d.templates,
+		Tier: d.tier},
 		group: d.groups, refs: 1}
 }
 

@@ -91,16 +91,16 @@ func damageCounter(m metric.Meter) (metric.Int64Counter, error) {
 // pebbleLog logs Pebble's messages without their arguments, which may quote keys.
 // Fatalf means that the disk failed under Pebble: the calling goroutine ends and
 // the store stops, but the process continues and reports it.
-type pebbleLog struct{ d *DB }
+type pebbleLog struct{ db *DB }
 
 func (l *pebbleLog) Infof(string, ...any) {}
 
 func (l *pebbleLog) Errorf(format string, args ...any) {
-	l.d.opts.Logger.Warn("the store's engine reports an error", "message", format, "reason", reasonIn(args))
+	l.db.opts.Logger.Warn("the store's engine reports an error", "message", format, "reason", reasonIn(args))
 }
 
 func (l *pebbleLog) Fatalf(format string, args ...any) {
-	l.d.fail(fault.Refusal(fmt.Sprintf("the engine gave up: %q, %s", format, reasonIn(args))))
+	l.db.fail(fault.Refusal(fmt.Sprintf("the engine gave up: %q, %s", format, reasonIn(args))))
 	runtime.Goexit()
 }
 

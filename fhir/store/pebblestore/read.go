@@ -219,7 +219,8 @@ func (d *DB) ListFrom(ctx context.Context, prefix, from string, fn func(key stri
 	}
 	defer d.leave(v)
 	pre := keys.StateKey(prefix)
-	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: keys.StateKey(max(prefix, from)), UpperBound: keys.PrefixEnd(pre)})
+	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: keys.StateKey(max(prefix, from)),
+		UpperBound: keys.PrefixEnd(pre)})
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
@@ -259,7 +260,8 @@ func (d *DB) changes(ctx context.Context, from store.Seq, brief bool, fn func(*s
 	if from >= v.Head.Seq {
 		return nil
 	}
-	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: keys.ChangeKey(from+1, 0), UpperBound: []byte{keys.TableChange + 1}})
+	it, err := v.Reader.NewIter(&pebble.IterOptions{LowerBound: keys.ChangeKey(from+1, 0),
+		UpperBound: []byte{keys.TableChange + 1}})
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
@@ -288,21 +290,21 @@ func (d *DB) changes(ctx context.Context, from store.Seq, brief bool, fn func(*s
 // Log implements store.Store.
 func (d *DB) Log() store.Log { return logView{d} }
 
-type logView struct{ d *DB }
+type logView struct{ db *DB }
 
 func (l logView) Size() uint64 {
-	l.d.mu.Lock()
-	defer l.d.mu.Unlock()
-	return l.d.view.Head.Leaves
+	l.db.mu.Lock()
+	defer l.db.mu.Unlock()
+	return l.db.view.Head.Leaves
 }
 
 func (l logView) Leaf(i uint64) (leaf store.Leaf, err error) {
 	const op = "pebblestore.Log.Leaf"
-	v, err := l.d.enter(op)
+	v, err := l.db.enter(op)
 	if err != nil {
 		return nil, err
 	}
-	defer l.d.leave(v)
+	defer l.db.leave(v)
 	log, err := rows.OpenLog(v.Reader)
 	if err != nil {
 		return nil, fault.Wrap(op, err)
@@ -340,11 +342,11 @@ func (v *view) hashes(indexes []int64) (out []tlog.Hash, err error) {
 
 func (l logView) Hashes(indexes []int64) ([][32]byte, error) {
 	const op = "pebblestore.Log.Hashes"
-	v, err := l.d.enter(op)
+	v, err := l.db.enter(op)
 	if err != nil {
 		return nil, err
 	}
-	defer l.d.leave(v)
+	defer l.db.leave(v)
 	hs, err := v.hashes(indexes)
 	if err != nil {
 		return nil, fault.Wrap(op, err)
@@ -358,11 +360,11 @@ func (l logView) Hashes(indexes []int64) ([][32]byte, error) {
 
 func (l logView) Root(n uint64) ([32]byte, error) {
 	const op = "pebblestore.Log.Root"
-	v, err := l.d.enter(op)
+	v, err := l.db.enter(op)
 	if err != nil {
 		return [32]byte{}, err
 	}
-	defer l.d.leave(v)
+	defer l.db.leave(v)
 	if n > v.Head.Leaves {
 		return [32]byte{}, fhir.Errorf(fhir.NotFound, op, "the log has %d leaves", v.Head.Leaves)
 	}

@@ -51,7 +51,7 @@ func salvageInto(ctx context.Context, from, to string, opts Options) (_ *Salvage
 	if quiet.opts.Logger == nil {
 		quiet.opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	po := &pebble.Options{FS: opts.FS, ReadOnly: true, Merger: rows.Merger, Logger: &pebbleLog{d: quiet},
+	po := &pebble.Options{FS: opts.FS, ReadOnly: true, Merger: rows.Merger, Logger: &pebbleLog{db: quiet},
 		EventListener: quiet.events()}
 	src, err := pebble.Open(from, po)
 	if err != nil {
@@ -59,7 +59,7 @@ func salvageInto(ctx context.Context, from, to string, opts Options) (_ *Salvage
 	}
 	defer fault.Close(src, &err)
 	po = &pebble.Options{FS: opts.FS, FormatMajorVersion: pebble.FormatNewest, MemTableSize: 16 << 20,
-		Merger: rows.Merger, Logger: &pebbleLog{d: quiet}, EventListener: quiet.events()}
+		Merger: rows.Merger, Logger: &pebbleLog{db: quiet}, EventListener: quiet.events()}
 	dst, err := pebble.Open(to, po)
 	if err != nil {
 		return nil, err

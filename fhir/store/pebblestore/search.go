@@ -53,7 +53,8 @@ func (d *DB) FindNewest(ctx context.Context, req store.Find, n int, fn func(*sto
 }
 
 // FindRuns implements store.Columnar.
-func (d *DB) FindRuns(ctx context.Context, req store.Find, doc func(*store.Found) bool, run func(*store.Run) bool) error {
+func (d *DB) FindRuns(ctx context.Context, req store.Find, doc func(*store.Found) bool,
+	run func(*store.Run) bool) error {
 	const op = "pebblestore.FindRuns"
 	v, err := d.enter(op)
 	if err != nil {

@@ -65,7 +65,7 @@ func (p *population) naive(raw string) (out []string) {
 func TestSortedOnce(t *testing.T) {
 	for _, run := range []int{8 << 20, 100 << 10} {
 		t.Run(fmt.Sprint(run), func(t *testing.T) {
-			opts := Options{bounds: allBounds{Bounds: find.DefaultBounds}}
+			opts := Options{bounds: limits{Bounds: find.DefaultBounds}}
 			opts.bounds.run = run
 			p := newPopulation(t, opts)
 			defer p.d.Close()
@@ -133,7 +133,7 @@ func TestSortedLeftBehind(t *testing.T) {
 // TestSortedBounds checks that results are dropped by age, owner and bytes, and are
 // sorted again when needed.
 func TestSortedBounds(t *testing.T) {
-	opts := Options{bounds: allBounds{Bounds: find.DefaultBounds}}
+	opts := Options{bounds: limits{Bounds: find.DefaultBounds}}
 	opts.bounds.run = 100 << 10
 	p := newPopulation(t, opts)
 	defer p.d.Close()

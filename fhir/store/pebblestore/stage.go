@@ -36,19 +36,19 @@ type current struct {
 	loaded   bool // doc and values are set
 	// The bytes of a templated document before the stamp, and its template.
 	canonical []byte
-	form      *store.Template
-	smp       *tier.Located // set if the resource is a sample
+	template  *store.Template
+	sample    *tier.Located // set if the resource is a sample
 }
 
 // stage is a group in preparation: the Pebble batch, and the changes that earlier
 // batches of the group made to the database.
 type stage struct {
-	d     *DB
-	batch *pebble.Batch
-	meta  rows.Head
-	heads map[fhir.Ref]*current
-	state map[string][]byte // a nil value means that the key is absent
-	forms map[[16]byte]bool // written in this group
+	db        *DB
+	batch     *pebble.Batch
+	meta      rows.Head
+	heads     map[fhir.Ref]*current
+	state     map[string][]byte // a nil value means that the key is absent
+	templates map[[16]byte]bool // written in this group
 	// changed becomes group.changed.
 	changed []readcache.Key
 	updates map[updatesID]*updatesGroup // of the batch that is being added
@@ -74,7 +74,7 @@ func (s *stage) close() {
 }
 
 func newStage(d *DB) *stage {
-	return &stage{d: d, batch: d.pdb.NewBatch(), meta: d.head, heads: map[fhir.Ref]*current{},
+	return &stage{db: d, batch: d.pdb.NewBatch(), meta: d.head, heads: map[fhir.Ref]*current{},
 		state:   map[string][]byte{},
 		touched: map[series.Identity]store.Seq{}, appended: map[series.Identity]bool{},
 		tallies: map[series.SeriesID]*rows.Tally{},
@@ -99,7 +99,7 @@ func (s *stage) add(r *request) error {
 		return nil
 	}
 	seq := s.meta.Seq + 1
-	updated := max(s.d.opts.Clock().UnixMilli(), s.d.head.Updated+1, s.meta.Updated)
+	updated := max(s.db.opts.Clock().UnixMilli(), s.db.head.Updated+1, s.meta.Updated)
 	local := map[fhir.Ref]*current{}
 	var writes []write
 	outcomes := make([]store.Outcome, len(b.Writes))
@@ -170,7 +170,7 @@ func (s *stage) lookup(ref fhir.Ref, local map[fhir.Ref]*current, fresh bool) (*
 		return nil, nil
 	}
 	if s.ids == nil {
-		it, err := rows.NewIDIter(s.d.pdb)
+		it, err := rows.NewIDIter(s.db.pdb)
 		if err != nil {
 			return nil, err
 		}
@@ -194,12 +194,12 @@ func (s *stage) lookupSample(ref fhir.Ref) (*current, error) {
 	} else if s.appended[k.Identity] {
 		return nil, fhir.Errorf(fhir.Conflict, "pebblestore.Commit", "the stream is being written; try again")
 	}
-	l, err := s.d.tier.Sample(s.d.pdb, ref)
+	l, err := s.db.tier.Sample(s.db.pdb, ref)
 	if err != nil || l == nil {
 		return nil, err
 	}
 	m := snapshot.NewSample(l.Series, &l.Sample)
-	c := &current{smp: l, loaded: true, values: m.Index(), complete: true, doc: m.Document}
+	c := &current{sample: l, loaded: true, values: m.Index(), complete: true, doc: m.Document}
 	c.Location, c.Seq, c.Version, c.Moved, c.Series, c.Hash = m.Row.Location, m.Row.Seq, 1, true, l.Series.ID, l.Hash()
 	return c, nil
 }
@@ -213,14 +213,14 @@ func (s *stage) load(ref fhir.Ref, c *current) error {
 	if c == nil || c.loaded {
 		return nil
 	}
-	v, err := rows.Get(s.d.pdb, keys.RowKey(keys.TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq))
+	v, err := rows.Get(s.db.pdb, keys.RowKey(keys.TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq))
 	if err != nil {
 		return err
 	}
 	if v == nil {
 		return fault.ErrRow
 	}
-	if c.doc, err = s.d.templates.Document(s.d.pdb, new(rows.Recent), ref.Type, ref.ID, v); err != nil {
+	if c.doc, err = s.db.templates.Document(s.db.pdb, new(rows.Recent), ref.Type, ref.ID, v); err != nil {
 		return err
 	}
 	c.values, c.complete, err = rows.ExtractStored(ref.Type, c.doc.JSON)
@@ -280,8 +280,9 @@ func (s *stage) resolve(r *request, i int, seq store.Seq, updated int64,
 		now.Location, now.Hash, now.values, now.complete = keys.LocationOf(v), r.hashes[i], v, r.complete[i]
 		now.doc.Vendor, now.doc.Author, now.doc.Categories = w.Vendor, w.Author, v.Categories
 		if w.Template != nil {
-			now.canonical, now.form = w.Resource.JSON, w.Template
-			now.doc.Templated, now.doc.TemplateID, now.doc.Slots = true, w.Template.ID, store.AppendSlots(nil, w.Resource.JSON, w.Cuts)
+			now.canonical, now.template = w.Resource.JSON, w.Template
+			now.doc.Templated, now.doc.TemplateID, now.doc.Slots = true, w.Template.ID,
+				store.AppendSlots(nil, w.Resource.JSON, w.Cuts)
 		} else {
 			now.doc.JSON = fhir.Stamp(w.Resource.JSON, ref.Type, ref.ID, now.Version, out.LastUpdated)
 			out.JSON = now.doc.JSON
@@ -342,7 +343,7 @@ func (s *stage) stateOf(key string) ([]byte, error) {
 	if v, ok := s.state[key]; ok {
 		return v, nil
 	}
-	v, err := rows.Get(s.d.pdb, keys.StateKey(key))
+	v, err := rows.Get(s.db.pdb, keys.StateKey(key))
 	if err != nil || v == nil {
 		return nil, err
 	}
@@ -362,33 +363,33 @@ func (s *stage) put(w *write, seq store.Seq, n uint32) (*store.Change, error) {
 	}
 	if w.old != nil {
 		s.changed = append(s.changed, readcache.Key{Ref: w.ref})
-		if w.old.smp != nil {
-			if err := s.takeOut(w.old.smp); err != nil {
+		if w.old.sample != nil {
+			if err := s.takeOut(w.old.sample); err != nil {
 				return nil, err
 			}
 			if err := s.batch.Set(keys.IDKey(w.ref.Type, w.ref.ID, w.old.Seq), w.old.Encode(), nil); err != nil {
 				return nil, err
 			}
-			w.old.smp = nil
-			if err := s.d.days.PutDocument(s.batch, w.ref.Type, &w.old.Location, w.old.values); err != nil {
+			w.old.sample = nil
+			if err := s.db.days.PutDocument(s.batch, w.ref.Type, &w.old.Location, w.old.values); err != nil {
 				return nil, err
 			}
 		}
 		w.old.doc.EndSeq = seq
-		if err := s.rows(w.ref, w.old); err != nil {
+		if err := s.putRows(w.ref, w.old); err != nil {
 			return nil, err
 		}
 	}
 	if w.now.doc.Templated {
-		if err := s.putForm(w.now.form); err != nil {
+		if err := s.putTemplate(w.now.template); err != nil {
 			return nil, err
 		}
 	}
-	if err := s.rows(w.ref, w.now); err != nil {
+	if err := s.putRows(w.ref, w.now); err != nil {
 		return nil, err
 	}
 	if !w.now.Deleted {
-		if err := s.d.days.PutDocument(s.batch, w.ref.Type, &w.now.Location, w.now.values); err != nil {
+		if err := s.db.days.PutDocument(s.batch, w.ref.Type, &w.now.Location, w.now.values); err != nil {
 			return nil, err
 		}
 	}
@@ -450,14 +451,15 @@ func (c *current) tokens(typ string) func(param string) []access.Token {
 
 // rows writes the D, P and X rows of one version. A deletion marker has only a D
 // row.
-func (s *stage) rows(ref fhir.Ref, c *current) error {
+func (s *stage) putRows(ref fhir.Ref, c *current) error {
 	if err := s.batch.Set(keys.RowKey(keys.TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq), c.doc.Encode(),
 		nil); err != nil || c.Deleted {
 		return err
 	}
 	v := append(keys.AppendUint64(nil, uint64(c.doc.EndSeq)), c.Code[:]...)
 	for _, h := range rows.OtherCodes(ref.Type, c.values, c.Code) {
-		if err := s.batch.Set(keys.RowKey(keys.TableCode, &c.Location, h, ref.Type, ref.ID, c.Seq), v, nil); err != nil {
+		if err := s.batch.Set(keys.RowKey(keys.TableCode, &c.Location, h, ref.Type, ref.ID, c.Seq), v,
+			nil); err != nil {
 			return err
 		}
 	}
@@ -497,20 +499,20 @@ func (s *stage) finish() error {
 	if err := s.finishSeries(); err != nil {
 		return err
 	}
-	now := s.d.opts.Clock()
-	if now.Sub(s.d.lastSweep) < time.Second {
+	now := s.db.opts.Clock()
+	if now.Sub(s.db.lastSweep) < time.Second {
 		return nil
 	}
-	s.d.lastSweep = now
-	s.d.search.Tidy()
+	s.db.lastSweep = now
+	s.db.search.Tidy()
 	if err := s.sweep(now); err != nil { // expired state can be removed later
-		s.d.opts.Logger.Warn("expired state was not removed", "error", fault.Describe(err))
+		s.db.opts.Logger.Warn("expired state was not removed", "error", fault.Describe(err))
 	}
 	return nil
 }
 
 func (s *stage) sweep(now time.Time) (err error) {
-	it, err := s.d.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableExpiry},
+	it, err := s.db.pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableExpiry},
 		UpperBound: keys.ExpiryKey(now.UnixMilli(), "")})
 	if err != nil {
 		return err
@@ -525,7 +527,7 @@ func (s *stage) sweep(now time.Time) (err error) {
 		if _, touched := s.state[key]; touched {
 			continue
 		}
-		v, err := rows.Get(s.d.pdb, keys.StateKey(key))
+		v, err := rows.Get(s.db.pdb, keys.StateKey(key))
 		if err != nil {
 			return err
 		}
@@ -544,18 +546,18 @@ func (s *stage) sweep(now time.Time) (err error) {
 
 // noteCluster adds the signature of a document that the group writes.
 func (s *stage) noteCluster(seq store.Seq, c *current) {
-	s.d.search.Note(seq, find.Cluster{Patient: c.Patient, Code: c.Code}, &c.doc, c.Deleted, c.values)
+	s.db.search.Note(seq, find.Cluster{Patient: c.Patient, Code: c.Code}, &c.doc, c.Deleted, c.values)
 }
 
 // putForm writes the F row of a template, unless it is known to exist.
-func (s *stage) putForm(f *store.Template) error {
-	if s.d.writtenTemplates[f.ID] || s.forms[f.ID] {
+func (s *stage) putTemplate(f *store.Template) error {
+	if s.db.writtenTemplates[f.ID] || s.templates[f.ID] {
 		return nil
 	}
-	if s.forms == nil {
-		s.forms = map[[16]byte]bool{}
+	if s.templates == nil {
+		s.templates = map[[16]byte]bool{}
 	}
-	s.forms[f.ID] = true
+	s.templates[f.ID] = true
 	return s.batch.Set(keys.TemplateKey(f.ID), f.Encoded, nil)
 }
 

@@ -28,7 +28,7 @@ func (s *stage) putLeaves(ls []store.Leaf) error {
 		}
 		leaves = append(binary.AppendUvarint(leaves, uint64(len(l))), l...)
 		for level, h := range hs {
-			s.d.edge[level] = h
+			s.db.edge[level] = h
 			hashes = append(hashes, h[:]...)
 		}
 		s.meta.Leaves++
@@ -50,12 +50,12 @@ func (s *stage) edge(indexes []int64) (out []tlog.Hash, err error) {
 	}()
 	for i, x := range indexes {
 		level, _ := tlog.SplitStoredHashIndex(x)
-		if h, ok := s.d.edge[level]; ok {
+		if h, ok := s.db.edge[level]; ok {
 			out[i] = h
 			continue
 		}
 		if log == nil {
-			if log, err = rows.OpenLog(s.d.pdb); err != nil {
+			if log, err = rows.OpenLog(s.db.pdb); err != nil {
 				return nil, err
 			}
 		}

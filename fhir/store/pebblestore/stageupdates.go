@@ -17,12 +17,12 @@ type updatesGroup struct {
 
 type updatesID struct {
 	patient, typ string
-	whole        bool // the U row of the type
+	allPatients  bool // the U row of the type
 }
 
 // noteUpdate adds an L row to the U and V rows of the batch.
 func (s *stage) noteUpdate(typ, patient string, n uint32, count uint64) {
-	s.noteUpdateIn(updatesID{typ: typ, whole: true}, count,
+	s.noteUpdateIn(updatesID{typ: typ, allPatients: true}, count,
 		func(b []byte) []byte { return binary.AppendUvarint(b, uint64(n)) })
 	if patient == "" {
 		return
@@ -35,7 +35,7 @@ func (s *stage) noteUpdate(typ, patient string, n uint32, count uint64) {
 
 // noteEvent adds an AuditEvent, which has no L row, to the U row of the batch.
 func (s *stage) noteEvent(id string, p *keys.Location) {
-	s.noteUpdateIn(updatesID{typ: "AuditEvent", whole: true}, 1,
+	s.noteUpdateIn(updatesID{typ: "AuditEvent", allPatients: true}, 1,
 		func(b []byte) []byte { return p.Append(rows.AppendText(b, id)) })
 }
 
@@ -53,10 +53,11 @@ func (s *stage) noteUpdateIn(id updatesID, count uint64, add func([]byte) []byte
 func (s *stage) putUpdates(seq store.Seq, updated int64) error {
 	for id, g := range s.updates {
 		prefix := keys.TypeUpdates(id.typ)
-		if !id.whole {
+		if !id.allPatients {
 			prefix = keys.PatientUpdates(id.patient, id.typ)
 		}
-		if err := s.batch.Set(keys.UpdateKey(prefix, seq, 0), rows.EncodeUpdates(updated, g.count, g.list), nil); err != nil {
+		if err := s.batch.Set(keys.UpdateKey(prefix, seq, 0), rows.EncodeUpdates(updated, g.count, g.list),
+			nil); err != nil {
 			return err
 		}
 	}

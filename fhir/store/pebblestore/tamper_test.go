@@ -188,7 +188,8 @@ func TestVerifyFindsEveryTamperedRow(t *testing.T) {
 		t.Fatalf("an untouched log: %+v", rep)
 	}
 	tried, harmless := 0, 0
-	for _, tab := range []byte{keys.TableDocument, keys.TableID, keys.TableIndex, keys.TableTemplate, keys.TableLog, keys.TableUpdate, keys.TableDay} {
+	for _, tab := range []byte{keys.TableDocument, keys.TableID, keys.TableIndex, keys.TableTemplate, keys.TableLog,
+		keys.TableUpdate, keys.TableDay} {
 		typ := "AuditEvent"
 		if tab == keys.TableTemplate || tab == keys.TableLog {
 			typ = ""

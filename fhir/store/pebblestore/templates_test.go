@@ -196,8 +196,8 @@ func TestTemplateFaults(t *testing.T) {
 	}
 	d.in <- a
 	d.in <- b
-	<-a.answer
-	<-b.answer
+	<-a.done
+	<-b.done
 	if a.err != nil || b.err != nil {
 		t.Fatal(a.err, b.err)
 	}

@@ -378,7 +378,8 @@ func (pr *pair) changes() {
 func (pr *pair) question() string {
 	params := search.Params("Observation")
 	var vs *search.Values
-	if r, _, err := pr.stores[0].Read(context.Background(), fhir.Ref{Type: "Observation", ID: pr.id()}, 0); err == nil &&
+	if r, _, err := pr.stores[0].Read(context.Background(), fhir.Ref{Type: "Observation", ID: pr.id()},
+		0); err == nil &&
 		!r.Deleted {
 		if vs, err = search.Extract("Observation", r.JSON); err != nil {
 			pr.rt.Fatalf("%v: %s", err, r.JSON)

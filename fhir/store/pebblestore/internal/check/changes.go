@@ -17,10 +17,10 @@ import (
 // samples of a series their count and range. Subscriptions and _since read it.
 type changeCheck struct {
 	*checker
-	seed maphash.Seed
-	rows uint64            // L rows that name a version of a document
-	t    store.Seq         // the commit of the current L row
-	here map[fhir.Ref]bool // documents that the commit names
+	seed  maphash.Seed
+	rows  uint64            // L rows that name a version of a document
+	seq   store.Seq         // the commit of the current L row
+	named map[fhir.Ref]bool // documents that the commit names
 	// missing holds, per series, the samples that the log names minus those that
 	// exist.
 	missing map[series.SeriesID]int64
@@ -63,12 +63,12 @@ func (cc *changeCheck) row(k, val []byte) error {
 	}
 	r := rows.Reader{Bytes: k[1:]}
 	seq := store.Seq(r.Uint64())
-	if seq == 0 || seq > cc.v.Head.Seq {
+	if seq == 0 || seq > cc.snap.Head.Seq {
 		cc.problem("L: an entry of T %d is beyond the head", seq)
 		return nil
 	}
-	if seq != cc.t {
-		cc.t, cc.here = seq, map[fhir.Ref]bool{}
+	if seq != cc.seq {
+		cc.seq, cc.named = seq, map[fhir.Ref]bool{}
 	}
 	if rows.IsSeriesChange(val) {
 		return cc.series(seq, val)
@@ -90,12 +90,12 @@ func (cc *changeCheck) ended(err error) bool {
 // document compares an entry with the version that it names.
 func (cc *changeCheck) document(seq store.Seq, e *rows.Change) error {
 	ref := fhir.Ref{Type: e.Type, ID: e.ID}
-	if cc.here[ref] {
+	if cc.named[ref] {
 		cc.problem("L: T %d names %s twice", seq, ref)
 		return nil
 	}
-	cc.here[ref] = true
-	m, err := cc.v.FetchRow(keys.Row{Location: e.Location, Type: e.Type, ID: e.ID, Seq: seq})
+	cc.named[ref] = true
+	m, err := cc.snap.FetchRow(keys.Row{Location: e.Location, Type: e.Type, ID: e.ID, Seq: seq})
 	if cc.ended(err) {
 		return err
 	}
@@ -106,7 +106,7 @@ func (cc *changeCheck) document(seq store.Seq, e *rows.Change) error {
 	cc.rows++
 	created := true
 	if e.Version > 1 {
-		before, err := rows.HeadOf(cc.v.Reader, ref, seq-1)
+		before, err := rows.HeadOf(cc.snap.Reader, ref, seq-1)
 		if err != nil {
 			return err
 		}
@@ -129,7 +129,7 @@ func (cc *changeCheck) series(seq store.Seq, val []byte) error {
 	}
 	cc.missing[e.Series] += int64(e.Count)
 	n, first, last := uint64(0), e.Last, e.First
-	_, err = cc.v.SampleChanges(seq, val, func(c *store.Change) bool {
+	_, err = cc.snap.SampleChanges(seq, val, func(c *store.Change) bool {
 		if k, ok := series.ParseID(c.Ref.ID); ok {
 			n, first, last = n+1, min(first, k.Start), max(last, k.Start)
 		}
@@ -154,7 +154,7 @@ func (cc *changeCheck) written(fn func(keys.Row)) (versions uint64, err error) {
 			return nil // reported by documents
 		}
 		key := keys.IDKey(r.Type, r.ID, r.Seq)
-		raw, err := rows.Get(cc.v.Reader, key)
+		raw, err := rows.Get(cc.snap.Reader, key)
 		if err != nil || raw == nil { // reported by documents
 			return err
 		}

@@ -22,7 +22,7 @@ import (
 // All implements store.Store.Check at a snapshot. stopped reports whether the store
 // has failed meanwhile.
 func All(ctx context.Context, snap *snapshot.Snapshot, stopped func() bool, report func(problem string)) error {
-	c := &checker{ctx: ctx, v: snap, stopped: stopped, report: report}
+	c := &checker{ctx: ctx, snap: snap, stopped: stopped, report: report}
 	for _, f := range []func() error{c.readable, c.templates, c.documents, c.ids, c.codes, c.index, c.series, c.orders,
 		c.log, c.changes} {
 		if err := f(); err != nil && !fault.Damaged(err) {
@@ -34,7 +34,7 @@ func All(ctx context.Context, snap *snapshot.Snapshot, stopped func() bool, repo
 
 type checker struct {
 	ctx     context.Context
-	v       *snapshot.Snapshot
+	snap    *snapshot.Snapshot
 	report  func(string)
 	stopped func() bool
 }
@@ -49,7 +49,7 @@ func (c *checker) each(table byte, fn func(k, v []byte) error) error {
 // within walks the rows [lower, upper) that can be read. It ignores lookups of fn
 // that fail because of damage, which readable has reported.
 func (c *checker) within(lower, upper []byte, fn func(k, v []byte) error) error {
-	return fault.WalkReadable(c.ctx, c.v.Reader, lower, upper, func(k, v []byte) error {
+	return fault.WalkReadable(c.ctx, c.snap.Reader, lower, upper, func(k, v []byte) error {
 		err := fn(k, v)
 		if err != nil && fault.Damaged(err) {
 			return nil
@@ -63,7 +63,8 @@ func (c *checker) within(lower, upper []byte, fn func(k, v []byte) error) error 
 func (c *checker) readable() error {
 	for tab := byte('A'); tab <= 'Z'; tab++ {
 		ranges := map[string]int{}
-		err := fault.WalkReadable(c.ctx, c.v.Reader, []byte{tab}, []byte{tab + 1}, func(_, _ []byte) error { return nil },
+		err := fault.WalkReadable(c.ctx, c.snap.Reader, []byte{tab}, []byte{tab + 1},
+			func(_, _ []byte) error { return nil },
 			func(g fault.Gap) error { ranges[g.File]++; return nil })
 		if err != nil {
 			return err
@@ -93,15 +94,15 @@ func (c *checker) documents() error {
 			c.problem("D: malformed key")
 			return nil
 		}
-		d, err := c.v.Templates.Document(c.v.Reader, new(rows.Recent), r.Type, r.ID, val)
+		d, err := c.snap.Templates.Document(c.snap.Reader, new(rows.Recent), r.Type, r.ID, val)
 		if err != nil {
 			c.problem("%s/%s: malformed document at T %d", r.Type, r.ID, r.Seq)
 			return nil
 		}
-		if r.Seq > c.v.Head.Seq {
+		if r.Seq > c.snap.Head.Seq {
 			c.problem("%s/%s: T %d is beyond the head", r.Type, r.ID, r.Seq)
 		}
-		p, err := rows.Get(c.v.Reader, keys.IDKey(r.Type, r.ID, r.Seq))
+		p, err := rows.Get(c.snap.Reader, keys.IDKey(r.Type, r.ID, r.Seq))
 		if err != nil {
 			return err
 		}
@@ -120,7 +121,8 @@ func (c *checker) documents() error {
 			return err
 		}
 		for _, h := range rows.OtherCodes(r.Type, vals, r.Code) {
-			if err := c.want(keys.RowKey(keys.TableCode, &r.Location, h, r.Type, r.ID, r.Seq), d.EndSeq, r, "P"); err != nil {
+			if err := c.want(keys.RowKey(keys.TableCode, &r.Location, h, r.Type, r.ID, r.Seq), d.EndSeq, r,
+				"P"); err != nil {
 				return err
 			}
 		}
@@ -135,7 +137,7 @@ func (c *checker) documents() error {
 
 // want checks that an index row exists and has the same end as its document.
 func (c *checker) want(key []byte, to store.Seq, r keys.Row, table string) error {
-	v, err := rows.Get(c.v.Reader, key)
+	v, err := rows.Get(c.snap.Reader, key)
 	if err != nil {
 		return err
 	}
@@ -175,7 +177,7 @@ func (c *checker) ids() error {
 			prefix = append([]byte(nil), k[:len(k)-8]...)
 		}
 		newer = p
-		m, err := c.v.FetchRow(keys.Row{Location: p.Location, Type: typ, ID: id, Seq: p.Seq})
+		m, err := c.snap.FetchRow(keys.Row{Location: p.Location, Type: typ, ID: id, Seq: p.Seq})
 		if errors.Is(err, fault.ErrRow) {
 			c.problem("%s/%s: version %d has no document", typ, id, p.Version)
 			return nil
@@ -214,7 +216,7 @@ func (c *checker) codes() error {
 
 // owner checks that the document of an index row exists and has the value.
 func (c *checker) owner(r keys.Row, table string, has func(*search.Values) bool) error {
-	m, err := c.v.FetchRow(r)
+	m, err := c.snap.FetchRow(r)
 	if errors.Is(err, fault.ErrRow) {
 		c.problem("%s/%s: %s row at T %d without a document", r.Type, r.ID, table, r.Seq)
 		return nil
@@ -256,13 +258,13 @@ func (c *checker) index() error {
 
 // log recomputes the stored hashes from the leaves.
 func (c *checker) log() (err error) {
-	log, err := rows.OpenLog(c.v.Reader)
+	log, err := rows.OpenLog(c.snap.Reader)
 	if err != nil {
 		return err
 	}
 	defer fault.Close(log, &err)
 	edge := map[int]tlog.Hash{}
-	for i := range c.v.Head.Leaves {
+	for i := range c.snap.Head.Leaves {
 		if i%256 == 0 && c.ctx.Err() != nil {
 			return fault.Canceled("pebblestore.Check", c.ctx.Err())
 		}

@@ -23,7 +23,7 @@ import (
 // inspector walks every row of one type.
 type inspector struct {
 	ctx     context.Context
-	v       *snapshot.Snapshot
+	snap    *snapshot.Snapshot
 	stopped func() bool
 	typ     string
 	at      store.Seq
@@ -31,16 +31,17 @@ type inspector struct {
 	report  func(id, problem string)
 	recent  rows.Recent
 	steps   int
-	listed  *listedIn // see orders
-	now     string    // id of the document that is checked
+	listing *listing // see orders
+	current string   // id of the document that is checked
 }
 
 // Inspect implements store.Store at a snapshot. It reads the D rows, from which
 // searches answer, and then the I and X rows through which they are found.
-func Inspect(ctx context.Context, snap *snapshot.Snapshot, stopped func() bool, typ string, at store.Seq, fn func(*store.Row),
+func Inspect(ctx context.Context, snap *snapshot.Snapshot, stopped func() bool, typ string, at store.Seq,
+	fn func(*store.Row),
 	report func(id, problem string)) error {
-	x := &inspector{ctx: ctx, v: snap, stopped: stopped, typ: typ, at: at, fn: fn, report: report}
-	for _, walk := range []func() error{x.documents, x.ids, x.index, x.updates, x.days} {
+	ins := &inspector{ctx: ctx, snap: snap, stopped: stopped, typ: typ, at: at, fn: fn, report: report}
+	for _, walk := range []func() error{ins.documents, ins.ids, ins.index, ins.updates, ins.days} {
 		if err := walk(); err != nil {
 			return err
 		}
@@ -50,7 +51,7 @@ func Inspect(ctx context.Context, snap *snapshot.Snapshot, stopped func() bool, 
 
 // walk calls fn for the rows in [lower, upper).
 func (ins *inspector) walk(lower, upper []byte, fn func(it *pebble.Iterator) (ok bool, err error)) (err error) {
-	it, err := ins.v.Reader.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	it, err := ins.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
 		return err
 	}
@@ -68,25 +69,26 @@ func (ins *inspector) walk(lower, upper []byte, fn func(it *pebble.Iterator) (ok
 
 // documents walks the D rows of the type, of every patient and commit.
 func (ins *inspector) documents() error {
-	return ins.walk([]byte{keys.TableDocument}, []byte{keys.TableDocument + 1}, func(it *pebble.Iterator) (bool, error) {
-		k := it.Key()
-		patient, rest, ok1 := keys.CutString(k[1:])
-		typ, _, ok2 := keys.CutString(rest)
-		if !ok1 || !ok2 {
-			ins.report("", "a D row has a malformed key")
+	return ins.walk([]byte{keys.TableDocument}, []byte{keys.TableDocument + 1},
+		func(it *pebble.Iterator) (bool, error) {
+			k := it.Key()
+			patient, rest, ok1 := keys.CutString(k[1:])
+			typ, _, ok2 := keys.CutString(rest)
+			if !ok1 || !ok2 {
+				ins.report("", "a D row has a malformed key")
+				return it.Next(), nil
+			}
+			switch c := strings.Compare(typ, ins.typ); {
+			case c < 0:
+				return it.SeekGE(keys.Cluster(keys.TableDocument, patient, ins.typ)), nil
+			case c > 0:
+				return it.SeekGE(keys.PrefixEnd(keys.AppendString([]byte{keys.TableDocument}, patient))), nil
+			}
+			if err := ins.document(k, it.Value()); err != nil {
+				return false, err
+			}
 			return it.Next(), nil
-		}
-		switch c := strings.Compare(typ, ins.typ); {
-		case c < 0:
-			return it.SeekGE(keys.Cluster(keys.TableDocument, patient, ins.typ)), nil
-		case c > 0:
-			return it.SeekGE(keys.PrefixEnd(keys.AppendString([]byte{keys.TableDocument}, patient))), nil
-		}
-		if err := ins.document(k, it.Value()); err != nil {
-			return false, err
-		}
-		return it.Next(), nil
-	})
+		})
 }
 
 func (ins *inspector) document(k, val []byte) error {
@@ -95,11 +97,11 @@ func (ins *inspector) document(k, val []byte) error {
 		ins.report("", "a D row has a malformed key")
 		return nil
 	}
-	if r.Seq > ins.v.Head.Seq {
+	if r.Seq > ins.snap.Head.Seq {
 		ins.report(r.ID, "a D row is of a commit that has not happened")
 		return nil
 	}
-	d, err := ins.v.Templates.Document(ins.v.Reader, &ins.recent, r.Type, r.ID, val)
+	d, err := ins.snap.Templates.Document(ins.snap.Reader, &ins.recent, r.Type, r.ID, val)
 	if errors.Is(err, fault.ErrRow) {
 		ins.report(r.ID, "its D row cannot be read")
 		return nil
@@ -107,7 +109,7 @@ func (ins *inspector) document(k, val []byte) error {
 	if err != nil {
 		return err
 	}
-	raw, err := rows.Get(ins.v.Reader, keys.IDKey(r.Type, r.ID, r.Seq))
+	raw, err := rows.Get(ins.snap.Reader, keys.IDKey(r.Type, r.ID, r.Seq))
 	if err != nil {
 		return err
 	}
@@ -135,7 +137,7 @@ func (ins *inspector) document(k, val []byte) error {
 // the next version begins, and has its X rows.
 func (ins *inspector) rowsOf(r keys.Row, d *rows.Document) error {
 	if d.EndSeq != 0 {
-		if p, err := rows.Get(ins.v.Reader, keys.IDKey(r.Type, r.ID, d.EndSeq)); err != nil {
+		if p, err := rows.Get(ins.snap.Reader, keys.IDKey(r.Type, r.ID, d.EndSeq)); err != nil {
 			return err
 		} else if p == nil {
 			ins.report(r.ID, "its D row ends at a commit that did not write it")
@@ -160,12 +162,15 @@ func (ins *inspector) rowsOf(r keys.Row, d *rows.Document) error {
 		return nil
 	}
 	var want [][]byte
-	rows.EachIndexPrefix(r.Type, vals, func(p []byte) { want = append(want, keys.AppendUint64(keys.AppendString(p, r.ID), uint64(r.Seq))) })
+	rows.EachIndexPrefix(r.Type, vals, func(p []byte) {
+		want = append(want,
+			keys.AppendUint64(keys.AppendString(p, r.ID), uint64(r.Seq)))
+	})
 	for _, h := range rows.OtherCodes(r.Type, vals, r.Code) {
 		want = append(want, keys.RowKey(keys.TableCode, &r.Location, h, r.Type, r.ID, r.Seq))
 	}
 	for _, k := range want {
-		val, err := rows.Get(ins.v.Reader, k)
+		val, err := rows.Get(ins.snap.Reader, k)
 		if err != nil {
 			return err
 		}
@@ -197,7 +202,7 @@ func (ins *inspector) ids() error {
 			ins.report(id, "an I row cannot be read")
 			return it.Next(), nil
 		}
-		if p.Seq > ins.v.Head.Seq {
+		if p.Seq > ins.snap.Head.Seq {
 			ins.report(id, "an I row is of a commit that has not happened")
 		}
 		var to store.Seq
@@ -211,7 +216,7 @@ func (ins *inspector) ids() error {
 			prefix = append(prefix[:0], k[:len(k)-8]...)
 		}
 		newer, newerID = p, id
-		m, err := ins.v.FetchRow(keys.Row{Location: p.Location, Type: ins.typ, ID: id, Seq: p.Seq})
+		m, err := ins.snap.FetchRow(keys.Row{Location: p.Location, Type: ins.typ, ID: id, Seq: p.Seq})
 		switch {
 		case errors.Is(err, fault.ErrRow):
 			ins.report(id, "its I row names a D row that is not there or cannot be read")
@@ -252,7 +257,8 @@ func (ins *inspector) indexRow(lower, k, val []byte) (id, problem string, err er
 	if !ok || len(tail) > 0 {
 		return id, malformed, nil
 	}
-	m, err := ins.v.FetchRow(keys.Row{Location: p, Type: ins.typ, ID: id, Seq: store.Seq(binary.BigEndian.Uint64(rest))})
+	m, err := ins.snap.FetchRow(keys.Row{Location: p, Type: ins.typ, ID: id,
+		Seq: store.Seq(binary.BigEndian.Uint64(rest))})
 	if errors.Is(err, fault.ErrRow) {
 		return id, "an index row names a D row that is not there or cannot be read", nil
 	}

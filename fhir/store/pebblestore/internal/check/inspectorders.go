@@ -14,20 +14,21 @@ import (
 
 // orders returns the lookup of the orders in which searches by lastUpdated and by
 // date meet documents. Its reports name the document id.
-func (ins *inspector) orders(id string) *listedIn {
-	if ins.listed == nil {
-		c := &checker{ctx: ins.ctx, v: ins.v, stopped: ins.stopped, report: func(p string) { ins.report(ins.now, p) }}
-		ins.listed = &listedIn{c: c}
+func (ins *inspector) orders(id string) *listing {
+	if ins.listing == nil {
+		c := &checker{ctx: ins.ctx, snap: ins.snap, stopped: ins.stopped,
+			report: func(p string) { ins.report(ins.current, p) }}
+		ins.listing = &listing{checker: c}
 	}
-	ins.now = id
-	return ins.listed
+	ins.current = id
+	return ins.listing
 }
 
 // ordered checks that searches by lastUpdated and by date meet a document. Only
 // AuditEvents are listed by id.
 func (ins *inspector) ordered(r keys.Row, vals *search.Values) error {
 	l := ins.orders(r.ID)
-	if err := l.c.begins(r, vals); err != nil || r.Type != "AuditEvent" {
+	if err := l.checker.begins(r, vals); err != nil || r.Type != "AuditEvent" {
 		return err
 	}
 	ok, err := l.hasEvent(r.ID, r.Seq)
@@ -67,7 +68,7 @@ func (ins *inspector) updates() error {
 				ins.report(r.ID, "the order of lastUpdated names it twice")
 			}
 			seen[r.ID] = true
-			m, err := ins.v.FetchRow(r)
+			m, err := ins.snap.FetchRow(r)
 			if ins.ctx.Err() != nil || ins.stopped() {
 				return false, err
 			}
@@ -89,8 +90,9 @@ func (ins *inspector) days() error {
 		if ok {
 			_, rest, ok = keys.CutString(rest[1+8+8:])
 		}
-		if _, err := rows.DecodeDayBits(it.Value()); err != nil || !ok || len(rest) != 1 || rest[0] != keys.TableDocument &&
-			rest[0] != keys.TableCode {
+		if _, err := rows.DecodeDayBits(it.Value()); err != nil || !ok || len(rest) != 1 ||
+			rest[0] != keys.TableDocument &&
+				rest[0] != keys.TableCode {
 			ins.report("", "a W row cannot be read")
 		}
 		return it.Next(), nil

@@ -21,7 +21,7 @@ func (c *checker) orders() error {
 			return err
 		}
 	}
-	l := &listedIn{c: c}
+	l := &listing{checker: c}
 	err := c.each(keys.TableChange, func(k, v []byte) error {
 		if len(k) != 13 {
 			c.problem("L: malformed row")
@@ -106,7 +106,7 @@ func (c *checker) updates(tab byte, k, v []byte) error {
 		return nil
 	}
 	for _, n := range ns {
-		l, err := rows.Get(c.v.Reader, keys.ChangeKey(seq, n))
+		l, err := rows.Get(c.snap.Reader, keys.ChangeKey(seq, n))
 		if err != nil {
 			return err
 		}
@@ -125,7 +125,7 @@ func (c *checker) listedEvents(u *rows.Updates, seq store.Seq) error {
 		return nil
 	}
 	for _, r := range events {
-		v, err := rows.Get(c.v.Reader, keys.RowKey(keys.TableDocument, &r.Location, r.Code, r.Type, r.ID, r.Seq))
+		v, err := rows.Get(c.snap.Reader, keys.RowKey(keys.TableDocument, &r.Location, r.Code, r.Type, r.ID, r.Seq))
 		if err != nil {
 			return err
 		}
@@ -138,23 +138,23 @@ func (c *checker) listedEvents(u *rows.Updates, seq store.Seq) error {
 
 // listedIn looks up the changes that U and V rows name. It caches the rows read
 // last.
-type listedIn struct {
-	c      *checker
-	prefix [2][]byte
-	t      [2]store.Seq
-	rows   [2][]rows.Updates
+type listing struct {
+	checker *checker
+	prefix  [2][]byte
+	seqs    [2]store.Seq
+	rows    [2][]rows.Updates
 }
 
-func (l *listedIn) of(prefix []byte, seq store.Seq) ([]rows.Updates, error) {
+func (l *listing) of(prefix []byte, seq store.Seq) ([]rows.Updates, error) {
 	i := 0
 	if prefix[0] == keys.TablePatientUpdate {
 		i = 1
 	}
-	if l.t[i] == seq && bytes.Equal(l.prefix[i], prefix) {
+	if l.seqs[i] == seq && bytes.Equal(l.prefix[i], prefix) {
 		return l.rows[i], nil
 	}
-	l.prefix[i], l.t[i], l.rows[i] = prefix, seq, nil
-	err := l.c.within(keys.UpdateKey(prefix, seq, 0), keys.UpdateKey(prefix, seq+1, 0), func(_, v []byte) error {
+	l.prefix[i], l.seqs[i], l.rows[i] = prefix, seq, nil
+	err := l.checker.within(keys.UpdateKey(prefix, seq, 0), keys.UpdateKey(prefix, seq+1, 0), func(_, v []byte) error {
 		if u, err := rows.DecodeUpdates(bytes.Clone(v)); err == nil {
 			l.rows[i] = append(l.rows[i], u)
 		}
@@ -163,7 +163,7 @@ func (l *listedIn) of(prefix []byte, seq store.Seq) ([]rows.Updates, error) {
 	return l.rows[i], err
 }
 
-func (l *listedIn) has(prefix []byte, seq store.Seq, n uint32) (bool, error) {
+func (l *listing) has(prefix []byte, seq store.Seq, n uint32) (bool, error) {
 	updates, err := l.of(prefix, seq)
 	for i := range updates {
 		if ns, err := updates[i].Changes(); err == nil && slices.Contains(ns, n) {
@@ -173,7 +173,7 @@ func (l *listedIn) has(prefix []byte, seq store.Seq, n uint32) (bool, error) {
 	return false, err
 }
 
-func (l *listedIn) hasEvent(id string, seq store.Seq) (bool, error) {
+func (l *listing) hasEvent(id string, seq store.Seq) (bool, error) {
 	updates, err := l.of(keys.TypeUpdates("AuditEvent"), seq)
 	for i := range updates {
 		events, err := updates[i].Events(seq)
@@ -196,7 +196,7 @@ func (c *checker) begins(r keys.Row, vals *search.Values) error {
 		want = append(want, keys.DayRunKey(k, h, r.Patient, keys.TableCode))
 	}
 	for _, k := range want {
-		v, err := rows.Get(c.v.Reader, k)
+		v, err := rows.Get(c.snap.Reader, k)
 		if err != nil {
 			return err
 		}
@@ -216,7 +216,7 @@ func (c *checker) beginsIn(ser *tier.Series, where string, cols *series.Columns)
 			want = append(want, keys.DayRunKey(k, h, ser.Patient, keys.TableCode))
 		}
 		for _, k := range want {
-			v, err := rows.Get(c.v.Reader, k)
+			v, err := rows.Get(c.snap.Reader, k)
 			if err != nil {
 				return err
 			}

@@ -30,7 +30,7 @@ func (c *checker) series() error {
 		}
 		copy(id[:], k[len(k)-8:])
 		known[id] = true
-		ser, err := c.v.Tier.SeriesOf(id, val)
+		ser, err := c.snap.Tier.SeriesOf(id, val)
 		if err != nil {
 			c.problem("series %x: malformed template", id)
 			return nil
@@ -56,7 +56,7 @@ func (c *checker) series() error {
 	for _, tab := range []byte{keys.TableOtherSeries, keys.TableTag, keys.TableIdentity} {
 		err := c.each(tab, func(k, val []byte) error {
 			if tab == keys.TableIdentity && len(k) == 1+len(series.Identity{}) {
-				if len(val) != 8 || store.Seq(binary.BigEndian.Uint64(val)) > c.v.Head.Seq {
+				if len(val) != 8 || store.Seq(binary.BigEndian.Uint64(val)) > c.snap.Head.Seq {
 					c.problem("G: malformed row")
 				}
 				return nil
@@ -74,7 +74,8 @@ func (c *checker) series() error {
 }
 
 func (c *checker) oneSeries(ser *tier.Series, key []byte) error {
-	want := [][]byte{keys.SeriesKey(keys.TableSeries, &ser.Location, ser.Code, ser.ID), keys.MemberKey(ser.Template.Identity, ser.ID),
+	want := [][]byte{keys.SeriesKey(keys.TableSeries, &ser.Location, ser.Code, ser.ID),
+		keys.MemberKey(ser.Template.Identity, ser.ID),
 		keys.IdentityKey(ser.Template.Identity)}
 	if !bytes.Equal(want[0], key) {
 		c.problem("series %x: its Q row lies elsewhere than its template says", ser.ID)
@@ -86,7 +87,7 @@ func (c *checker) oneSeries(ser *tier.Series, key []byte) error {
 		want = append(want, append(keys.TagPrefix(t[0], t[1]), keys.MemberKey(ser.Template.Identity, ser.ID)[1:]...))
 	}
 	for _, r := range want {
-		v, err := rows.Get(c.v.Reader, r)
+		v, err := rows.Get(c.snap.Reader, r)
 		if err != nil {
 			return err
 		}
@@ -100,7 +101,7 @@ func (c *checker) oneSeries(ser *tier.Series, key []byte) error {
 			return err
 		}
 	}
-	raw, err := rows.Get(c.v.Reader, keys.TallyKey(ser.ID))
+	raw, err := rows.Get(c.snap.Reader, keys.TallyKey(ser.ID))
 	if err != nil {
 		return err
 	}
@@ -109,7 +110,8 @@ func (c *checker) oneSeries(ser *tier.Series, key []byte) error {
 		c.problem("series %x: its K row is missing or malformed", ser.ID)
 		return nil
 	}
-	if st.Samples != sum.Samples || st.Tails != sum.Tails || st.TailSamples != sum.TailSamples || st.MaxStart < sum.MaxStart {
+	if st.Samples != sum.Samples || st.Tails != sum.Tails || st.TailSamples != sum.TailSamples ||
+		st.MaxStart < sum.MaxStart {
 		c.problem("series %x: its tally is not what its blocks add up to", ser.ID)
 	}
 	return c.alsoDocuments(ser)
@@ -118,7 +120,7 @@ func (c *checker) oneSeries(ser *tier.Series, key []byte) error {
 // level checks the blocks of one level and adds up their counts.
 func (c *checker) level(ser *tier.Series, level byte, sum *rows.Tally) (err error) {
 	pre := keys.LevelPrefix(keys.TableHeader, ser.ID, level)
-	it, err := c.v.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
+	it, err := c.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
 	if err != nil {
 		return err
 	}
@@ -135,7 +137,7 @@ func (c *checker) level(ser *tier.Series, level byte, sum *rows.Tally) (err erro
 			c.problem("%s: malformed header", where)
 			continue
 		}
-		if err := c.v.Tier.ReadBlock(c.v.Reader, it.Key(), &h, &cols); err != nil {
+		if err := c.snap.Tier.ReadBlock(c.snap.Reader, it.Key(), &h, &cols); err != nil {
 			c.problem("%s: cannot be read", where)
 			continue
 		}
@@ -148,7 +150,7 @@ func (c *checker) level(ser *tier.Series, level byte, sum *rows.Tally) (err erro
 		for i := range cols.Len() {
 			s := cols.At(i)
 			k := ser.Template.Key(&s)
-			if s.Class() != ser.Template.Class || store.Seq(s.Commit.T) > c.v.Head.Seq || s.Commit.T == 0 {
+			if s.Class() != ser.Template.Class || store.Seq(s.Commit.T) > c.snap.Head.Seq || s.Commit.T == 0 {
 				c.problem("%s: sample %d is of another class or commit", where, i)
 			}
 			if (i > 0 || level == tier.LevelBase && n > 0) && last.Compare(&k) >= 0 {
@@ -170,7 +172,7 @@ func (c *checker) level(ser *tier.Series, level byte, sum *rows.Tally) (err erro
 func (c *checker) alsoDocuments(ser *tier.Series) (err error) {
 	lo, hi := series.Key{Identity: ser.Template.Identity, Start: series.MinStart},
 		series.Key{Identity: ser.Template.Identity, Start: series.MaxStart, Check: 1<<32 - 1}
-	it, err := c.v.Reader.NewIter(&pebble.IterOptions{LowerBound: keys.IDPrefix("Observation", lo.ID()),
+	it, err := c.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: keys.IDPrefix("Observation", lo.ID()),
 		UpperBound: keys.PrefixEnd(keys.IDPrefix("Observation", hi.ID()))})
 	if err != nil {
 		return err
@@ -183,7 +185,7 @@ func (c *checker) alsoDocuments(ser *tier.Series) (err error) {
 		if !is {
 			continue
 		}
-		l, err := c.v.Tier.Locate(c.v.Reader, ser, &k)
+		l, err := c.snap.Tier.Locate(c.snap.Reader, ser, &k)
 		if err != nil {
 			return err
 		}

@@ -26,7 +26,7 @@ type SeriesStat struct {
 
 // Stats reads the headers of every series.
 func Stats(ctx context.Context, snap *snapshot.Snapshot) ([]SeriesStat, error) {
-	c := &checker{ctx: ctx, v: snap}
+	c := &checker{ctx: ctx, snap: snap}
 	of := map[series.SeriesID]*SeriesStat{}
 	byCode := map[[2]string]*SeriesStat{}
 	err := c.each(keys.TableSeries, func(k, val []byte) error {

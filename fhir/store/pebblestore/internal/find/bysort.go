@@ -53,13 +53,13 @@ func (f *finder) giveSorted(r *sorted.Result, sort []search.SortKey, from *sorte
 
 // keyer makes sort keys. The keys that a template decides are made once per series.
 type keyer struct {
-	typ  string
-	sort []search.SortKey
-	sel  *search.Selection
-	vals search.Values // of a sample
-	last *tier.Series
-	held []sorted.Key // keys of the series last; nil if its samples need their Observation
-	dyn  []bool       // whether the key differs between samples of last
+	typ    string
+	sort   []search.SortKey
+	sel    *search.Selection
+	values search.Values // of a sample
+	last   *tier.Series
+	held   []sorted.Key // keys of the series last; nil if its samples need their Observation
+	varies []bool       // whether the key differs between samples of last
 }
 
 func newKeyer(typ string, sort []search.SortKey) (*keyer, error) {
@@ -73,7 +73,7 @@ func newKeyer(typ string, sort []search.SortKey) (*keyer, error) {
 		q.Clauses = append(q.Clauses, search.Clause{Param: p})
 	}
 	sel, err := search.Select(q)
-	return &keyer{typ: typ, sort: sort, sel: sel, vals: search.Values{ByParam: map[string][]search.Value{}}}, err
+	return &keyer{typ: typ, sort: sort, sel: sel, values: search.Values{ByParam: map[string][]search.Value{}}}, err
 }
 
 func (k *keyer) of(m *snapshot.Match) []sorted.Key {
@@ -86,7 +86,7 @@ func (k *keyer) of(m *snapshot.Match) []sorted.Key {
 	}
 	out := slices.Clone(k.held)
 	for i, s := range k.sort {
-		if !k.dyn[i] {
+		if !k.varies[i] {
 			continue
 		}
 		v := search.Value{}
@@ -100,8 +100,8 @@ func (k *keyer) of(m *snapshot.Match) []sorted.Key {
 		default:
 			v.Num = m.Sample.Values[0].Float()
 		}
-		k.vals.ByParam[s.Param] = append(k.vals.ByParam[s.Param][:0], v)
-		out[i] = keysOf(k.typ, &k.vals, k.sort[i:i+1])[0]
+		k.values.ByParam[s.Param] = append(k.values.ByParam[s.Param][:0], v)
+		out[i] = keysOf(k.typ, &k.values, k.sort[i:i+1])[0]
 	}
 	return out
 }
@@ -112,9 +112,9 @@ func (k *keyer) simple(ser *tier.Series) bool {
 	if ser == k.last {
 		return k.held != nil
 	}
-	k.last, k.held, k.dyn = ser, nil, make([]bool, len(k.sort))
+	k.last, k.held, k.varies = ser, nil, make([]bool, len(k.sort))
 	for i, s := range k.sort {
-		if k.dyn[i] = ser.Varies[s.Param]; !k.dyn[i] {
+		if k.varies[i] = ser.Varies[s.Param]; !k.varies[i] {
 			continue
 		}
 		switch s.Param {
@@ -136,7 +136,8 @@ func keysOf(typ string, v *search.Values, sort []search.SortKey) []sorted.Key {
 	for i, s := range sort {
 		k, ok := search.Key(typ, v, s)
 		// The key outlives the document, whose strings share one allocation.
-		out[i] = sorted.Key{None: !ok, Lo: k.Lo, Num: k.Num, Code: strings.Clone(k.Code), System: strings.Clone(k.System)}
+		out[i] = sorted.Key{None: !ok, Lo: k.Lo, Num: k.Num, Code: strings.Clone(k.Code),
+			System: strings.Clone(k.System)}
 	}
 	return out
 }

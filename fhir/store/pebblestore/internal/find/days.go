@@ -262,7 +262,8 @@ func (f *finder) oneDay(free *idle, day int64, runs []dayRun, desc bool, from *s
 				here = append(here, r)
 			}
 		}
-		c := &collector{merger: merger{finder: f}, free: free, most: f.searcher.bounds.DayBatch, lo: lo, hi: hi, slot: slot, desc: desc, from: from}
+		c := &collector{merger: merger{finder: f}, free: free, most: f.searcher.bounds.DayBatch, lo: lo, hi: hi,
+			slot: slot, desc: desc, from: from}
 		if more, err := c.give(here); err != nil || !more {
 			return false, err
 		}
@@ -282,7 +283,8 @@ func (f *finder) undated(free *idle, from *sortPoint) (err error) {
 	if err != nil {
 		return err
 	}
-	c := &collector{merger: merger{finder: f}, free: free, most: f.searcher.bounds.DayBatch, phase: 1, lo: math.MinInt64, hi: math.MaxInt64, from: from}
+	c := &collector{merger: merger{finder: f}, free: free, most: f.searcher.bounds.DayBatch, phase: 1,
+		lo: math.MinInt64, hi: math.MaxInt64, from: from}
 	_, err = c.give(runs)
 	return err
 }
@@ -329,7 +331,7 @@ func (c *collector) give(runs []dayRun) (more bool, err error) {
 		c.trim()
 		for i := range c.held {
 			h := &c.held[i]
-			m, err := c.again(h.row, h.series, &h.sample)
+			m, err := c.reread(h.row, h.series, &h.sample)
 			if err != nil {
 				return false, err
 			}
@@ -434,8 +436,9 @@ func (c *collector) samples(r *dayRun) (err error) {
 			if err := c.step(); err != nil {
 				return err
 			}
-			smp := s.samples.Sample()
-			if c.matchesSample(s.samples.Series, &smp) && !c.add(dated{sortPoint: s.at(), row: s.row, series: s.samples.Series, sample: smp}) {
+			sample := s.samples.Sample()
+			if c.matchesSample(s.samples.Series, &sample) &&
+				!c.add(dated{sortPoint: s.at(), row: s.row, series: s.samples.Series, sample: sample}) {
 				break
 			}
 			if err := s.samples.Next(); err != nil {

@@ -136,7 +136,7 @@ func (f *finder) eachRow(patient string, one bool, from []byte,
 			cluster = keys.Cluster(keys.TableDocument, p, typ)
 			r.Patient, r.Type = p, t
 		}
-		if !it.here && !r.ParseTail(k[len(cluster):]) {
+		if !it.onSample && !r.ParseTail(k[len(cluster):]) {
 			return fault.ErrRow
 		}
 		more, err := fn(k, r, it)
@@ -149,7 +149,7 @@ func (f *finder) eachRow(patient string, one bool, from []byte,
 }
 
 // again reads a match that was met before.
-func (f *finder) again(r keys.Row, ser *tier.Series, s *series.Sample) (*snapshot.Match, error) {
+func (f *finder) reread(r keys.Row, ser *tier.Series, s *series.Sample) (*snapshot.Match, error) {
 	if ser != nil {
 		return snapshot.NewSample(ser, s), nil
 	}

@@ -36,8 +36,8 @@ type evaluation struct {
 	never  bool
 	rest   []*search.Clause
 	// whole is set if a clause of rest needs the sample's Observation.
-	whole  bool
-	values search.Values // of the current sample, for rest
+	needsJSON bool
+	values    search.Values // of the current sample, for rest
 }
 
 func (e *evaluator) evaluate(ser *tier.Series) *evaluation {
@@ -74,9 +74,9 @@ func (e *evaluator) newEvaluation(ser *tier.Series) *evaluation {
 				j.values.ByParam[p] = slices.Clone(v)
 				continue
 			}
-			j.whole = true
+			j.needsJSON = true
 		default:
-			j.whole = true
+			j.needsJSON = true
 		}
 	}
 	return j
@@ -95,7 +95,7 @@ func (e *evaluator) matchesSample(ser *tier.Series, s *series.Sample) bool {
 	if len(j.rest) == 0 {
 		return true
 	}
-	if j.whole {
+	if j.needsJSON {
 		v, err := search.Extractor{}.ExtractFor(e.sel, ser.Template.Append(nil, s))
 		return err == nil && search.Match(e.query, v)
 	}

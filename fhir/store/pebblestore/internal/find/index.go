@@ -74,7 +74,8 @@ func (t *taggedSamples) list(param, value string) (err error) {
 	}
 	defer fault.Close(it, &err)
 	for ok := it.First(); ok; ok = it.Next() {
-		ser, err := t.finder.snap.Tier.Member(t.finder.snap.Reader, append([]byte{keys.TableIdentity}, it.Key()[len(pre):]...), it.Value())
+		ser, err := t.finder.snap.Tier.Member(t.finder.snap.Reader,
+			append([]byte{keys.TableIdentity}, it.Key()[len(pre):]...), it.Value())
 		if err != nil {
 			return err
 		}
@@ -195,15 +196,15 @@ func (f *finder) oneValue(c *search.Clause, values []string, i int, from []byte)
 		return false, err
 	}
 	defer fault.Close(it, &err)
-	smp, err := f.openTagged(c.Param.Code, values[i], after)
+	sample, err := f.openTagged(c.Param.Code, values[i], after)
 	if err != nil {
 		return false, err
 	}
-	if smp != nil {
-		defer fault.Close(fault.CloseFunc(smp.close), &err)
+	if sample != nil {
+		defer fault.Close(fault.CloseFunc(sample.close), &err)
 	}
 	ok := it.First()
-	for ok || smp != nil && smp.valid() {
+	for ok || sample != nil && sample.valid() {
 		if err := f.step(); err != nil {
 			return false, err
 		}
@@ -212,9 +213,9 @@ func (f *finder) oneValue(c *search.Clause, values []string, i int, from []byte)
 		if ok {
 			tail = it.Key()[len(pre):]
 		}
-		if smp != nil && smp.valid() && (!ok || bytes.Compare(smp.tail(), tail) < 0) {
-			tail, m = smp.tail(), smp.match()
-			err = smp.next()
+		if sample != nil && sample.valid() && (!ok || bytes.Compare(sample.tail(), tail) < 0) {
+			tail, m = sample.tail(), sample.match()
+			err = sample.next()
 		} else {
 			tail = bytes.Clone(tail)
 			m, err = f.indexed(tail, it.Value())

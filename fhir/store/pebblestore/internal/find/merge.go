@@ -68,9 +68,10 @@ func (s *source) stand() {
 	if s.ok = s.samples.Valid(); !s.ok {
 		return
 	}
-	smp := s.samples.Sample()
-	k := s.samples.Series.Template.Key(&smp)
-	s.row = keys.Row{Location: s.samples.Series.Location, Type: "Observation", ID: k.ID(), Seq: store.Seq(smp.Commit.T)}
+	sample := s.samples.Sample()
+	k := s.samples.Series.Template.Key(&sample)
+	s.row = keys.Row{Location: s.samples.Series.Location, Type: "Observation", ID: k.ID(),
+		Seq: store.Seq(sample.Commit.T)}
 	s.row.Start = s.samples.StartMS()
 }
 
@@ -262,7 +263,8 @@ func (i *idle) close() error {
 }
 
 // openSeries adds the series of a run.
-func (mr *merger) openSeries(free *idle, sources []*source, r run, desc bool, from *sortPoint) (_ []*source, err error) {
+func (mr *merger) openSeries(free *idle, sources []*source, r run, desc bool,
+	from *sortPoint) (_ []*source, err error) {
 	return mr.openSeriesWithin(free, sources, r, desc, from, math.MinInt64, math.MaxInt64)
 }
 
@@ -400,11 +402,11 @@ func (mr *merger) offer(s *source, phase byte, w sortPoint) (more bool, err erro
 		return false, err
 	}
 	if s.samples != nil {
-		smp := s.samples.Sample()
-		if !mr.matchesSample(s.samples.Series, &smp) {
+		sample := s.samples.Sample()
+		if !mr.matchesSample(s.samples.Series, &sample) {
 			return true, nil
 		}
-		m := snapshot.NewSample(s.samples.Series, &smp)
+		m := snapshot.NewSample(s.samples.Series, &sample)
 		return !mr.filter.Allow(&m.Facts) || mr.emit(m, mergePos(phase, w)), nil
 	}
 	if s.it == nil {
@@ -446,7 +448,8 @@ func (mr *merger) open(free *idle, r run, desc bool, from *sortPoint) (*source, 
 // nil if the source is empty.
 func (mr *merger) openWithin(free *idle, r run, desc bool, from *sortPoint, first, end int64) (*source, error) {
 	base := keys.Cluster(r.table, mr.patient, mr.query.Type)
-	s := &source{table: r.table, skip: len(base), row: keys.Row{Location: keys.Location{Patient: mr.patient}, Type: mr.query.Type}}
+	s := &source{table: r.table, skip: len(base),
+		row: keys.Row{Location: keys.Location{Patient: mr.patient}, Type: mr.query.Type}}
 	pre := append(append(slices.Clone(base), r.code[:]...), r.bucket)
 	lower, upper := pre, keys.PrefixEnd(pre)
 	lo, hi := mr.dates(r.bucket)
@@ -458,7 +461,8 @@ func (mr *merger) openWithin(free *idle, r run, desc bool, from *sortPoint, firs
 		upper = keys.AppendUint64(slices.Clone(pre), keys.Sortable(hi))
 	}
 	if from != nil {
-		k := keys.AppendUint64(keys.AppendString(keys.AppendUint64(slices.Clone(pre), keys.Sortable(from.start)), from.id), uint64(from.seq))
+		k := keys.AppendUint64(keys.AppendString(keys.AppendUint64(slices.Clone(pre), keys.Sortable(from.start)),
+			from.id), uint64(from.seq))
 		if desc {
 			if bytes.Compare(k, upper) < 0 {
 				upper = k

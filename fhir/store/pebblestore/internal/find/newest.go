@@ -54,7 +54,7 @@ type signatureCache struct {
 // learned shows, and possibly others.
 type signatures struct {
 	byKey   map[string]*signature
-	open    bool      // there are too many to be useful
+	tooMany bool      // there are too many to be useful
 	needs   store.Seq // a snapshot that learns must include this commit
 	learned store.Seq // 0 if not learned yet
 }
@@ -72,7 +72,8 @@ func (c *signatureCache) note(seq store.Seq, id Cluster, d *rows.Document, delet
 // lookup returns the signatures of a cluster as of a snapshot at seq. If they are
 // not cached, the caller may read the whole cluster at seq and pass its signatures
 // to learn, unless learn is nil.
-func (c *signatureCache) lookup(id Cluster, seq, latest store.Seq) (kinds []*signature, known bool, learn func(map[string]*signature)) {
+func (c *signatureCache) lookup(id Cluster, seq, latest store.Seq) (kinds []*signature, known bool,
+	learn func(map[string]*signature)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cl := c.byID[id]
@@ -85,7 +86,7 @@ func (c *signatureCache) lookup(id Cluster, seq, latest store.Seq) (kinds []*sig
 		c.byID[id] = cl
 	}
 	switch {
-	case cl.open:
+	case cl.tooMany:
 		return nil, false, nil
 	case cl.learned > 0 && seq >= cl.learned:
 		for _, k := range cl.byKey {
@@ -109,11 +110,11 @@ func (c *signatureCache) lookup(id Cluster, seq, latest store.Seq) (kinds []*sig
 }
 
 func (cl *signatures) add(key string, k *signature) {
-	if cl.open || cl.byKey[key] != nil {
+	if cl.tooMany || cl.byKey[key] != nil {
 		return
 	}
 	if len(k.codings) == 0 || len(cl.byKey) == maxSignatures { // a code with only a text has no codings
-		cl.open, cl.byKey = true, nil
+		cl.tooMany, cl.byKey = true, nil
 		return
 	}
 	cl.byKey[key] = k
@@ -231,11 +232,12 @@ func (nf *newestFinder) otherCoding(codes [][8]byte) (found bool, err error) {
 
 // newestIn handles one cluster.
 func (nf *newestFinder) newestIn(runs []run, n int, give func(*snapshot.Match) bool) (bool, error) {
-	kinds, known, learn := nf.searcher.clusters.lookup(Cluster{Patient: nf.patient, Code: runs[0].code}, nf.at, nf.snap.Head.Seq)
+	kinds, known, learn := nf.searcher.clusters.lookup(Cluster{Patient: nf.patient, Code: runs[0].code}, nf.at,
+		nf.snap.Head.Seq)
 	if !known {
-		return nf.wholeCluster(runs[0].code, learn, give)
+		return nf.readCluster(runs[0].code, learn, give)
 	}
-	w := &newest{n: n}
+	w := &newest{limit: n}
 	for _, k := range kinds {
 		if nf.mayMatch(k) {
 			w.expect(k.codings)
@@ -273,7 +275,7 @@ func (nf *newestFinder) newestIn(runs []run, n int, give func(*snapshot.Match) b
 }
 
 // wholeCluster emits every match of a cluster, and learns its signatures.
-func (nf *newestFinder) wholeCluster(code [8]byte, learn func(map[string]*signature),
+func (nf *newestFinder) readCluster(code [8]byte, learn func(map[string]*signature),
 	give func(*snapshot.Match) bool) (more bool, err error) {
 	base := keys.Cluster(keys.TableDocument, nf.patient, nf.query.Type)
 	pre := append(slices.Clone(base), code[:]...)
@@ -356,16 +358,16 @@ func selectSignature() (*search.Selection, error) {
 
 // newest counts the matches of a walk that starts at the newest.
 type newest struct {
-	n    int
-	sets []*codingSet
-	last *codingSet
-	v    *search.Values // of last
+	limit      int
+	sets       []*codingSet
+	last       *codingSet
+	lastValues *search.Values // of last
 }
 
 // codingSet counts the documents with the same codings.
 type codingSet struct {
 	codings []string
-	got     int
+	count   int
 	nth     int64 // start of the n-th
 }
 
@@ -387,24 +389,24 @@ func (w *newest) expect(codings []string) *codingSet {
 // cached cluster has.
 func (w *newest) of(nf *newestFinder, m *snapshot.Match) *codingSet {
 	v := nf.signatureValues(m)
-	if w.last != nil && w.v == v {
+	if w.last != nil && w.lastValues == v {
 		return w.last
 	}
 	_, k := newSignature(v, "", "", nil)
 	if len(k.codings) == 0 {
 		return nil
 	}
-	w.last, w.v = w.expect(k.codings), v
+	w.last, w.lastValues = w.expect(k.codings), v
 	return w.last
 }
 
 // add counts a match. It returns false if the match is not among the newest of its
 // set.
 func (s *codingSet) add(start int64, n int) bool {
-	if s.got >= n && start < s.nth {
+	if s.count >= n && start < s.nth {
 		return false
 	}
-	if s.got++; s.got == n {
+	if s.count++; s.count == n {
 		s.nth = start
 	}
 	return true
@@ -416,7 +418,7 @@ func (s *codingSet) add(start int64, n int) bool {
 func (w *newest) done(start int64) bool {
 	for _, s := range w.sets {
 		if !slices.ContainsFunc(w.sets, func(o *codingSet) bool {
-			return o.got >= w.n && start < o.nth &&
+			return o.count >= w.limit && start < o.nth &&
 				!slices.ContainsFunc(s.codings, func(c string) bool { return !slices.Contains(o.codings, c) })
 		}) {
 			return false

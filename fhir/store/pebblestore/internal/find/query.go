@@ -59,7 +59,8 @@ func indexClause(q *search.Query) *search.Clause {
 	rank := 0
 	for i := range q.Clauses {
 		c := &q.Clauses[i]
-		if !rows.Indexed(c.Param) || len(c.Values) == 0 || c.Modifier != search.NoModifier && c.Modifier != search.ModType {
+		if !rows.Indexed(c.Param) || len(c.Values) == 0 || c.Modifier != search.NoModifier &&
+			c.Modifier != search.ModType {
 			continue
 		}
 		r := 1

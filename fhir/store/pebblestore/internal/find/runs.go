@@ -19,8 +19,9 @@ import (
 
 // columnar answers from columns: it calls docs for the documents, and then samples
 // for each series of the query's patient.
-func (s *Searcher) columnar(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find, docs func(f *finder) (bool, error),
-	smp func(f *finder, ser *tier.Series) (bool, error)) error {
+func (s *Searcher) columnar(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find,
+	docs func(f *finder) (bool, error),
+	sample func(f *finder, ser *tier.Series) (bool, error)) error {
 	if req.Query.Type != "Observation" || req.Query.Patient == "" {
 		return fhir.Errorf(fhir.Internal, op, "only Observations of one patient lie in columns")
 	}
@@ -42,7 +43,7 @@ func (s *Searcher) columnar(ctx context.Context, op string, snap *snapshot.Snaps
 		return fault.Wrap(op, err)
 	}
 	for _, ser := range ins {
-		if more, err := smp(f, ser); err != nil || !more {
+		if more, err := sample(f, ser); err != nil || !more {
 			return fault.Wrap(op, err)
 		}
 	}
@@ -90,7 +91,8 @@ func (f *finder) seriesOf(patient string) (out []*tier.Series, err error) {
 }
 
 // FindNewest implements store.Columnar at a snapshot.
-func (s *Searcher) FindNewest(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find, n int, fn func(*store.Found) bool) error {
+func (s *Searcher) FindNewest(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find, n int,
+	fn func(*store.Found) bool) error {
 	give := func(m *snapshot.Match) bool { return fn(&store.Found{Resource: m.Resource(), Facts: &m.Facts}) }
 	docs := func(f *finder) (more bool, err error) {
 		if idsOf(req.Query) != nil {
@@ -134,7 +136,8 @@ func (s *Searcher) FindNewest(ctx context.Context, op string, snap *snapshot.Sna
 }
 
 // FindRuns implements store.Columnar at a snapshot.
-func (s *Searcher) FindRuns(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find, doc func(*store.Found) bool, run func(*store.Run) bool) error {
+func (s *Searcher) FindRuns(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find,
+	doc func(*store.Found) bool, run func(*store.Run) bool) error {
 	give := func(m *snapshot.Match) bool { return doc(&store.Found{Resource: m.Resource(), Facts: &m.Facts}) }
 	docs := func(f *finder) (bool, error) { return f.allDocuments(give) }
 	return s.columnar(ctx, op, snap, req, docs, func(f *finder, ser *tier.Series) (bool, error) {
@@ -166,7 +169,7 @@ func (f *finder) runsIn(ser *tier.Series, level byte, run func(*store.Run) bool)
 	if !ok {
 		ok = it.First()
 	}
-	b := runBlock{in: ser, head: &series.Header{}, cols: cols, each: f.perSample(ser)}
+	b := runBlock{in: ser, head: &series.Header{}, cols: cols, perSample: f.perSample(ser)}
 	h := b.head
 	b.load = func() error { return f.snap.Tier.ReadBlock(f.snap.Reader, it.Key(), h, cols) }
 	r := store.Run{Template: ser.Template, Load: b.columns}
@@ -202,9 +205,9 @@ type runBlock struct {
 	// each is set if the filter may decide differently on two samples of the
 	// series. Otherwise the filter is evaluated every askAgain blocks, because a
 	// consent may be withdrawn while a long series is read.
-	each    bool
-	asked   int
-	allowed bool
+	perSample bool
+	asked     int
+	allowed   bool
 }
 
 const askAgain = 32 // blocks
@@ -221,7 +224,7 @@ func (b *runBlock) columns() (*series.Columns, error) {
 
 // allows returns the filter's decision on a sample, or the last one on the series.
 func (f *finder) allows(b *runBlock, s *series.Sample) bool {
-	if b.each || b.asked%askAgain == 0 {
+	if b.perSample || b.asked%askAgain == 0 {
 		m := snapshot.NewSample(b.in, s)
 		b.allowed = f.filter.Allow(&m.Facts)
 	}
@@ -232,7 +235,7 @@ func (f *finder) allows(b *runBlock, s *series.Sample) bool {
 // runsOf divides a block into runs of matches.
 func (f *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (more bool, err error) {
 	ser, h := b.in, b.head
-	if !b.each && store.Seq(h.MaxT) <= f.at && f.surely(ser, h) {
+	if !b.perSample && store.Seq(h.MaxT) <= f.at && f.surely(ser, h) {
 		if !f.allows(b, &series.Sample{Start: h.MinStart, End: series.NoEnd,
 			Commit: series.Commit{T: h.MinT, Updated: h.MinUpdated}}) {
 			return true, nil
@@ -249,7 +252,7 @@ func (f *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (m
 		if r.From == r.To {
 			return true
 		}
-		if !b.each {
+		if !b.perSample {
 			if s := cols.At(r.From); !f.allows(b, &s) {
 				return true
 			}
@@ -259,7 +262,7 @@ func (f *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (m
 	for i := range cols.Len() {
 		s := cols.At(i)
 		ok := store.Seq(s.Commit.T) <= f.at && f.matchesSample(ser, &s)
-		if ok && b.each {
+		if ok && b.perSample {
 			ok = f.allows(b, &s)
 		}
 		if !ok {

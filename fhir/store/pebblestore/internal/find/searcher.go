@@ -29,7 +29,8 @@ func New(r *sorted.Results, b Bounds) *Searcher {
 }
 
 // Find implements store.Store at a snapshot.
-func (s *Searcher) Find(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find, fn func(*store.Found) bool) error {
+func (s *Searcher) Find(ctx context.Context, op string, snap *snapshot.Snapshot, req store.Find,
+	fn func(*store.Found) bool) error {
 	n := 0
 	return s.each(ctx, op, snap, req, req.Query.Sort, func(m *snapshot.Match, pos []byte) bool {
 		n++
@@ -76,7 +77,8 @@ func (s *Searcher) each(ctx context.Context, op string, snap *snapshot.Snapshot,
 
 // undeleted leaves out resources that are deleted now. A version that is still
 // current need not be looked up.
-func undeleted(snap *snapshot.Snapshot, emit func(*snapshot.Match, []byte) bool, failed *error) func(*snapshot.Match, []byte) bool {
+func undeleted(snap *snapshot.Snapshot, emit func(*snapshot.Match, []byte) bool,
+	failed *error) func(*snapshot.Match, []byte) bool {
 	return func(m *snapshot.Match, pos []byte) bool {
 		if m.Series != nil || m.Document.EndSeq == 0 {
 			return emit(m, pos)

@@ -16,9 +16,9 @@ import (
 // table walks D or P rows in order of their keys, including those for which samples
 // stand.
 type table struct {
-	docs *pebble.Iterator
-	smp  *sampleRows // nil if the type has no samples
-	here bool        // the current row is a sample
+	docs     *pebble.Iterator
+	samples  *sampleRows // nil if the type has no samples
+	onSample bool        // the current row is a sample
 }
 
 // openTable opens the rows [lower, upper) of a table.
@@ -31,7 +31,7 @@ func (f *finder) openTable(tab byte, lower, upper []byte) (*table, error) {
 	if f.query.Type != "Observation" || f.documentsOnly {
 		return t, nil
 	}
-	t.smp, err = f.openSamples(tab, lower, upper)
+	t.samples, err = f.openSamples(tab, lower, upper)
 	if err != nil {
 		fault.Close(it, &err)
 		return nil, err
@@ -40,39 +40,39 @@ func (f *finder) openTable(tab byte, lower, upper []byte) (*table, error) {
 }
 
 func (t *table) Close() (err error) {
-	if t.smp != nil {
-		err = t.smp.close()
+	if t.samples != nil {
+		err = t.samples.close()
 	}
 	fault.Close(t.docs, &err)
 	return err
 }
 
 func (t *table) Error() error {
-	if t.smp != nil && t.smp.err != nil {
-		return t.smp.err
+	if t.samples != nil && t.samples.err != nil {
+		return t.samples.err
 	}
 	return t.docs.Error()
 }
 
 func (t *table) First() bool {
 	t.docs.First()
-	if t.smp != nil {
-		t.smp.first()
+	if t.samples != nil {
+		t.samples.first()
 	}
 	return t.settle()
 }
 
 func (t *table) SeekGE(k []byte) bool {
 	t.docs.SeekGE(k)
-	if t.smp != nil {
-		t.smp.seekGE(k)
+	if t.samples != nil {
+		t.samples.seekGE(k)
 	}
 	return t.settle()
 }
 
 func (t *table) Next() bool {
-	if t.here {
-		t.smp.next()
+	if t.onSample {
+		t.samples.next()
 	} else {
 		t.docs.Next()
 	}
@@ -82,27 +82,27 @@ func (t *table) Next() bool {
 // settle chooses the lesser of the two rows. An error of either ends the walk.
 func (t *table) settle() bool {
 	docs := t.docs.Valid()
-	if t.smp == nil {
+	if t.samples == nil {
 		return docs
 	}
-	if t.smp.err != nil {
+	if t.samples.err != nil {
 		return false
 	}
-	smp := t.smp.valid()
-	t.here = smp && (!docs || bytes.Compare(t.smp.key, t.docs.Key()) < 0)
-	return docs || smp
+	sample := t.samples.valid()
+	t.onSample = sample && (!docs || bytes.Compare(t.samples.key, t.docs.Key()) < 0)
+	return docs || sample
 }
 
 func (t *table) Key() []byte {
-	if t.here {
-		return t.smp.key
+	if t.onSample {
+		return t.samples.key
 	}
 	return t.docs.Key()
 }
 
 // Value returns the value of a document, or nil for a sample.
 func (t *table) Value() []byte {
-	if t.here {
+	if t.onSample {
 		return nil
 	}
 	return t.docs.Value()
@@ -110,44 +110,44 @@ func (t *table) Value() []byte {
 
 // sampled returns the current series and sample, or nil for a document.
 func (t *table) sampled() (*tier.Series, series.Sample) {
-	if !t.here {
+	if !t.onSample {
 		return nil, series.Sample{}
 	}
-	return t.smp.best.Series, t.smp.best.Sample()
+	return t.samples.best.Series, t.samples.best.Sample()
 }
 
 // sampleRows walks the rows for which samples stand, by the Q or R rows of their
 // series. The series of one patient, code and bucket form a group, in which it
 // merges the samples.
 type sampleRows struct {
-	finder *finder
-	tab    byte // table of the rows, D or P
-	reg    byte // table of the series, Q or R
-	it     *pebble.Iterator
-	more   bool // it is at a row
+	finder      *finder
+	table       byte // table of the rows, D or P
+	seriesTable byte // table of the series, Q or R
+	it          *pebble.Iterator
+	more        bool // it is at a row
 	// lower is the lower bound of the rows.
 	lower []byte
 	// pre is the prefix of the group's keys, up to the bucket.
-	pre   []byte
-	walks []*tier.Walk
-	best  *tier.Walk
-	key   []byte
-	spare []byte // memory of an earlier key
-	err   error
+	prefix []byte
+	walks  []*tier.Walk
+	best   *tier.Walk
+	key    []byte
+	spare  []byte // memory of an earlier key
+	err    error
 }
 
 func (f *finder) openSamples(tab byte, lower, upper []byte) (*sampleRows, error) {
-	s := &sampleRows{finder: f, tab: tab, reg: keys.TableSeries, lower: slices.Clone(lower)}
+	s := &sampleRows{finder: f, table: tab, seriesTable: keys.TableSeries, lower: slices.Clone(lower)}
 	if tab == keys.TableCode {
-		s.reg = keys.TableOtherSeries
+		s.seriesTable = keys.TableOtherSeries
 	}
 	lo := slices.Clone(lower)
 	if pre, _, ok := keys.SplitRow(lower); ok {
 		lo = slices.Clone(pre)
 	}
-	lo[0] = s.reg
+	lo[0] = s.seriesTable
 	up := slices.Clone(upper)
-	up[0] = up[0] - tab + s.reg
+	up[0] = up[0] - tab + s.seriesTable
 	it, err := f.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: lo, UpperBound: up})
 	if err != nil {
 		return nil, err
@@ -173,13 +173,13 @@ func (s *sampleRows) seekGE(k []byte) {
 	pre, tail, ok := keys.SplitRow(k)
 	if !ok {
 		r := slices.Clone(k)
-		r[0] = s.reg
+		r[0] = s.seriesTable
 		s.more = s.it.SeekGE(r)
 		s.group(nil)
 		return
 	}
 	r := slices.Clone(pre)
-	r[0] = s.reg
+	r[0] = s.seriesTable
 	if s.more = s.it.SeekGE(r); s.more && bytes.HasPrefix(s.it.Key(), r) && len(tail) >= 8 {
 		s.group(k)
 		return
@@ -208,8 +208,8 @@ func (s *sampleRows) group(from []byte) {
 			return
 		}
 		reg := slices.Clone(pre)
-		s.pre = append(s.pre[:0], pre...)
-		s.pre[0] = s.tab
+		s.prefix = append(s.prefix[:0], pre...)
+		s.prefix[0] = s.table
 		for s.more && bytes.HasPrefix(s.it.Key(), reg) {
 			w, err := s.open(from)
 			if err != nil {
@@ -226,7 +226,7 @@ func (s *sampleRows) group(from []byte) {
 		}
 		for s.choose(); s.best != nil && from != nil && bytes.Compare(s.key, from) < 0 && s.err == nil; {
 			s.next()
-			if !bytes.HasPrefix(from, s.pre) { // next moved to another group
+			if !bytes.HasPrefix(from, s.prefix) { // next moved to another group
 				return
 			}
 		}
@@ -242,10 +242,10 @@ func (s *sampleRows) group(from []byte) {
 func (s *sampleRows) open(from []byte) (*tier.Walk, error) {
 	k := s.it.Key()
 	var id series.SeriesID
-	if copy(id[:], k[len(s.pre):]) != len(id) || len(k) != len(s.pre)+len(id) {
+	if copy(id[:], k[len(s.prefix):]) != len(id) || len(k) != len(s.prefix)+len(id) {
 		return nil, fault.ErrRow
 	}
-	ser, err := s.finder.snap.Tier.SeriesAt(s.finder.snap.Reader, s.reg, s.it.Value(), id)
+	ser, err := s.finder.snap.Tier.SeriesAt(s.finder.snap.Reader, s.seriesTable, s.it.Value(), id)
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +255,7 @@ func (s *sampleRows) open(from []byte) (*tier.Walk, error) {
 	w := s.finder.walk(ser, false)
 	lo, hi := s.finder.dates(ser.Bucket)
 	if from != nil {
-		lo = max(lo, keys.Unsortable(binary.BigEndian.Uint64(from[len(s.pre):])))
+		lo = max(lo, keys.Unsortable(binary.BigEndian.Uint64(from[len(s.prefix):])))
 	}
 	if err := w.SeekRange(tier.Micros(lo, hi)); err != nil {
 		fault.Close(fault.CloseFunc(w.Close), &err)
@@ -298,13 +298,13 @@ func (s *sampleRows) less(a, b *tier.Walk) bool {
 
 // appendKey appends the key of the row for which a walk's sample stands.
 func (s *sampleRows) appendKey(b []byte, w *tier.Walk) []byte {
-	smp := w.Sample()
-	k := w.Series.Template.Key(&smp)
-	b = append(b, s.pre...)
+	sample := w.Sample()
+	k := w.Series.Template.Key(&sample)
+	b = append(b, s.prefix...)
 	b = keys.AppendUint64(b, keys.Sortable(w.StartMS()))
 	b = k.AppendID(b)
 	b = append(b, 0, 1)
-	return keys.AppendUint64(b, smp.Commit.T)
+	return keys.AppendUint64(b, sample.Commit.T)
 }
 
 func (s *sampleRows) next() {

@@ -227,67 +227,67 @@ type unit struct {
 
 // writtenRun is an L row of samples.
 type writtenRun struct {
-	t store.Seq
-	e rows.SeriesChange
+	seq    store.Seq
+	change rows.SeriesChange
 }
 
-func (u *unit) close() error {
-	if u.changes == nil {
+func (un *unit) close() error {
+	if un.changes == nil {
 		return nil
 	}
-	return u.changes.Close()
+	return un.changes.Close()
 }
 
 // add adds the entries of a row.
-func (u *unit) add(seq store.Seq, r *rows.Updates) error {
-	u.open, u.updated = true, r.Updated
-	if u.finder.query.Type == "AuditEvent" {
+func (un *unit) add(seq store.Seq, r *rows.Updates) error {
+	un.open, un.updated = true, r.Updated
+	if un.finder.query.Type == "AuditEvent" {
 		rows, err := r.Events(seq)
-		u.docs = append(u.docs, rows...)
+		un.docs = append(un.docs, rows...)
 		return err
 	}
 	ns, err := r.Changes()
 	if err != nil {
 		return err
 	}
-	if u.changes == nil {
-		if u.changes, err = u.finder.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableChange},
+	if un.changes == nil {
+		if un.changes, err = un.finder.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{keys.TableChange},
 			UpperBound: []byte{keys.TableChange + 1}}); err != nil {
 			return err
 		}
 	}
 	for _, n := range ns {
-		if err := u.finder.step(); err != nil {
+		if err := un.finder.step(); err != nil {
 			return err
 		}
 		k := keys.ChangeKey(seq, n)
-		if !u.changes.SeekGE(k) || !bytes.Equal(u.changes.Key(), k) {
-			if err := u.changes.Error(); err != nil {
+		if !un.changes.SeekGE(k) || !bytes.Equal(un.changes.Key(), k) {
+			if err := un.changes.Error(); err != nil {
 				return err
 			}
 			return fault.ErrRow
 		}
-		if err := u.entry(seq, u.changes.Value()); err != nil {
+		if err := un.entry(seq, un.changes.Value()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (u *unit) entry(seq store.Seq, v []byte) error {
+func (un *unit) entry(seq store.Seq, v []byte) error {
 	if rows.IsSeriesChange(v) {
 		e, err := rows.DecodeSeriesChange(v)
 		if err == nil {
-			u.runs = append(u.runs, writtenRun{seq, e})
+			un.runs = append(un.runs, writtenRun{seq, e})
 		}
 		return err
 	}
 	e, err := rows.DecodeChange(v)
-	if err != nil || e.Type != u.finder.query.Type {
-		return errors.Join(err, wrongType(e.Type != u.finder.query.Type))
+	if err != nil || e.Type != un.finder.query.Type {
+		return errors.Join(err, wrongType(e.Type != un.finder.query.Type))
 	}
 	if !e.Deleted {
-		u.docs = append(u.docs, keys.Row{Location: e.Location, Type: e.Type, ID: e.ID, Seq: seq})
+		un.docs = append(un.docs, keys.Row{Location: e.Location, Type: e.Type, ID: e.ID, Seq: seq})
 	}
 	return nil
 }
@@ -300,27 +300,27 @@ func wrongType(wrong bool) error {
 }
 
 // give emits the matches of the unit after from, by id, and empties the unit.
-func (u *unit) give(from *updatePoint) (more bool, err error) {
-	f, after := u.finder, ""
-	if from != nil && from.updated == u.updated {
+func (un *unit) give(from *updatePoint) (more bool, err error) {
+	f, after := un.finder, ""
+	if from != nil && from.updated == un.updated {
 		after = from.id
 	}
-	docs := u.docs
+	docs := un.docs
 	var walks []*tier.Walk
 	defer func() {
 		for _, w := range walks {
 			fault.Close(fault.CloseFunc(w.Close), &err)
 		}
 	}()
-	for _, r := range u.runs {
-		ser, err := f.snap.Tier.Series(f.snap.Reader, &r.e.Location, r.e.Series)
+	for _, r := range un.runs {
+		ser, err := f.snap.Tier.Series(f.snap.Reader, &r.change.Location, r.change.Series)
 		if err != nil {
 			return false, err
 		}
 		if f.excludes(ser) {
 			continue
 		}
-		moved, err := f.snap.Moved(ser, r.t, r.e.First, r.e.Last)
+		moved, err := f.snap.Moved(ser, r.seq, r.change.First, r.change.Last)
 		if err != nil {
 			return false, err
 		}
@@ -336,18 +336,18 @@ func (u *unit) give(from *updatePoint) (more bool, err error) {
 			return false, err
 		}
 	}
-	u.open, u.docs, u.runs = false, u.docs[:0], u.runs[:0]
+	un.open, un.docs, un.runs = false, un.docs[:0], un.runs[:0]
 	slices.SortFunc(docs, func(a, b keys.Row) int { return strings.Compare(a.ID, b.ID) })
 	return f.mergeUnit(docs, walks, after)
 }
 
 // written walks the samples that a commit wrote of a series, starting at an id.
 func (f *finder) written(ser *tier.Series, r *writtenRun, after string) (*tier.Walk, error) {
-	w := f.snap.Walk(ser, r.t, false)
-	w.Only = r.t
-	w.Skip = func(h *series.Header) bool { return store.Seq(h.MaxT) < r.t }
+	w := f.snap.Walk(ser, r.seq, false)
+	w.Only = r.seq
+	w.Skip = func(h *series.Header) bool { return store.Seq(h.MaxT) < r.seq }
 	lo, hi := tier.Micros(f.dates(ser.Bucket))
-	lo, hi = max(lo, r.e.First), min(hi, r.e.Last+1)
+	lo, hi = max(lo, r.change.First), min(hi, r.change.Last+1)
 	if k, ok := series.ParseID(after); ok {
 		switch bytes.Compare(ser.Template.Identity[:], k.Identity[:]) {
 		case -1:

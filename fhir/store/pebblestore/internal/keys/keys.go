@@ -129,11 +129,14 @@ func PrefixEnd(p []byte) []byte {
 func AppendUint64(b []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(b, v) }
 
 // Sortable maps ms so that the order of the keys is that of the signed values.
-func Sortable(ms int64) uint64     { return uint64(ms) ^ 1<<63 }
+func Sortable(ms int64) uint64 { return uint64(ms) ^ 1<<63 }
+
 // Unsortable is the inverse of Sortable.
-func Unsortable(u uint64) int64    { return int64(u ^ 1<<63) }
+func Unsortable(u uint64) int64 { return int64(u ^ 1<<63) }
+
 // Inverse maps seq so that the newest commit comes first.
 func Inverse(seq store.Seq) uint64 { return ^uint64(seq) }
+
 // Uninverse is the inverse of Inverse.
 func Uninverse(u uint64) store.Seq { return store.Seq(^u) }
 
@@ -294,8 +297,9 @@ func ExpiryKey(ms int64, k string) []byte {
 
 // LeavesKey returns the key of the M row of leaves that starts at leaf i.
 func LeavesKey(i uint64) []byte { return AppendUint64([]byte{TableLog, LogLeaves}, i) }
+
 // HashesKey returns the key of the M row of hashes that starts at stored hash i.
-func HashesKey(i int64) []byte  { return AppendUint64([]byte{TableLog, LogHashes}, uint64(i)) }
+func HashesKey(i int64) []byte { return AppendUint64([]byte{TableLog, LogHashes}, uint64(i)) }
 
 // TemplateKey returns the key of the F row of a template.
 func TemplateKey(id [16]byte) []byte { return append([]byte{TableTemplate}, id[:]...) }

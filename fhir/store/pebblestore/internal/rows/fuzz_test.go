@@ -67,8 +67,9 @@ var stored = []func(b []byte) (value any, again []byte, err error){
 func FuzzStored(f *testing.F) {
 	at := keys.Location{Patient: "a\x00b", Code: [8]byte{1, 2}, Bucket: keys.BucketLong, Start: -5}
 	rows := [][]byte{
-		(&Document{EndSeq: 7, Deleted: true, Version: 3, Updated: -1, Vendor: "v", Categories: []string{"vital-signs", ""},
-			JSON: []byte(`{}`)}).Encode(),
+		(&Document{EndSeq: 7, Deleted: true, Version: 3, Updated: -1, Vendor: "v",
+			Categories: []string{"vital-signs", ""},
+			JSON:       []byte(`{}`)}).Encode(),
 		(&Pointer{Location: at, Version: 1, Moved: true, Series: series.SeriesID{9}}).Encode(),
 		(&SeriesChange{Location: at, Count: 1 << 40, First: -1, Last: 1 << 60}).Encode(),
 		(&Change{Location: at, Type: "Observation", ID: "x", Version: 2, Created: true, Author: "me",

@@ -17,7 +17,8 @@ type Log struct{ it *pebble.Iterator }
 
 // OpenLog returns a Log that reads from r. The caller closes it.
 func OpenLog(r pebble.Reader) (*Log, error) {
-	it, err := r.NewIter(&pebble.IterOptions{LowerBound: keys.LeavesKey(0), UpperBound: []byte{keys.TableLog, keys.LogHashes + 1}})
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: keys.LeavesKey(0),
+		UpperBound: []byte{keys.TableLog, keys.LogHashes + 1}})
 	if err != nil {
 		return nil, err
 	}

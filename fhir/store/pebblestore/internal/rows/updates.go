@@ -33,8 +33,8 @@ func DecodeUpdates(v []byte) (u Updates, err error) {
 }
 
 // Events decodes the list of a U row of AuditEvents.
-func (u *Updates) Events(seq store.Seq) (out []keys.Row, err error) {
-	for b := u.List; len(b) > 0; {
+func (up *Updates) Events(seq store.Seq) (out []keys.Row, err error) {
+	for b := up.List; len(b) > 0; {
 		r := Reader{Bytes: b}
 		w := keys.Row{Type: "AuditEvent", Seq: seq, ID: r.Text()}
 		var ok bool
@@ -47,8 +47,8 @@ func (u *Updates) Events(seq store.Seq) (out []keys.Row, err error) {
 }
 
 // Changes decodes the list of any other row: the numbers of L rows.
-func (u *Updates) Changes() (out []uint32, err error) {
-	for r := (Reader{Bytes: u.List}); len(r.Bytes) > 0; {
+func (up *Updates) Changes() (out []uint32, err error) {
+	for r := (Reader{Bytes: up.List}); len(r.Bytes) > 0; {
 		n := r.Uvarint()
 		if r.Bad || n > math.MaxUint32 {
 			return nil, fault.ErrRow

@@ -21,17 +21,18 @@ const rebuildBatch = 4096 // rows read between two commits
 // rebuilder writes the U, V and W rows of the stored data.
 type rebuilder struct {
 	db    *pebble.DB
-	v     *snapshot.Snapshot
+	snap  *snapshot.Snapshot
 	batch *pebble.Batch
 	days  rows.DayWriter
-	n     uint32
+	read  uint32
 }
 
 // RebuildOrders deletes the U, V and W rows and writes them again.
 func RebuildOrders(db *pebble.DB, f *rows.Templates, t *tier.Tier) (err error) {
-	r := &rebuilder{db: db, v: &snapshot.Snapshot{Reader: db.NewSnapshot(), Templates: f, Tier: t}, batch: db.NewBatch(),
-		days: rows.NewDayWriter()}
-	defer fault.Close(r.v.Reader, &err)
+	r := &rebuilder{db: db, snap: &snapshot.Snapshot{Reader: db.NewSnapshot(), Templates: f, Tier: t},
+		batch: db.NewBatch(),
+		days:  rows.NewDayWriter()}
+	defer fault.Close(r.snap.Reader, &err)
 	for _, tab := range []byte{keys.TableUpdate, keys.TablePatientUpdate, keys.TableDay} {
 		if err := r.batch.DeleteRange([]byte{tab}, []byte{tab + 1}, nil); err != nil {
 			return err
@@ -52,7 +53,7 @@ func RebuildOrders(db *pebble.DB, f *rows.Templates, t *tier.Tier) (err error) {
 }
 
 func (r *rebuilder) each(table byte, fn func(k, v []byte) error) (err error) {
-	it, err := r.v.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{table}, UpperBound: []byte{table + 1}})
+	it, err := r.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: []byte{table}, UpperBound: []byte{table + 1}})
 	if err != nil {
 		return err
 	}
@@ -61,7 +62,7 @@ func (r *rebuilder) each(table byte, fn func(k, v []byte) error) (err error) {
 		if err := fn(it.Key(), it.Value()); err != nil {
 			return err
 		}
-		if r.n++; r.n%rebuildBatch == 0 {
+		if r.read++; r.read%rebuildBatch == 0 {
 			if err := r.flush(); err != nil {
 				return err
 			}
@@ -86,7 +87,7 @@ func (r *rebuilder) document(k, v []byte) error {
 	if !ok {
 		return fault.ErrRow
 	}
-	d, err := r.v.Templates.Document(r.v.Reader, new(rows.Recent), w.Type, w.ID, v)
+	d, err := r.snap.Templates.Document(r.snap.Reader, new(rows.Recent), w.Type, w.ID, v)
 	if err != nil {
 		return err
 	}
@@ -108,14 +109,14 @@ func (r *rebuilder) document(k, v []byte) error {
 
 // update writes the row of one entry.
 func (r *rebuilder) update(prefix []byte, seq store.Seq, updated int64, count uint64, list []byte) error {
-	return r.batch.Set(keys.UpdateKey(prefix, seq, r.n), rows.EncodeUpdates(updated, count, list), nil)
+	return r.batch.Set(keys.UpdateKey(prefix, seq, r.read), rows.EncodeUpdates(updated, count, list), nil)
 }
 
 func (r *rebuilder) series(k, v []byte) error {
 	if len(k) < 8 {
 		return fault.ErrRow
 	}
-	ser, err := r.v.Tier.SeriesOf(series.SeriesID(k[len(k)-8:]), v)
+	ser, err := r.snap.Tier.SeriesOf(series.SeriesID(k[len(k)-8:]), v)
 	if err != nil {
 		return err
 	}
@@ -129,7 +130,7 @@ func (r *rebuilder) series(k, v []byte) error {
 
 func (r *rebuilder) blocks(ser *tier.Series, level byte) (err error) {
 	pre := keys.LevelPrefix(keys.TableHeader, ser.ID, level)
-	it, err := r.v.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
+	it, err := r.snap.Reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
 	if err != nil {
 		return err
 	}
@@ -140,7 +141,7 @@ func (r *rebuilder) blocks(ser *tier.Series, level byte) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := r.v.Tier.ReadBlock(r.v.Reader, it.Key(), &h, &cols); err != nil {
+		if err := r.snap.Tier.ReadBlock(r.snap.Reader, it.Key(), &h, &cols); err != nil {
 			return err
 		}
 		if err := r.days.PutSamples(r.batch, &ser.Location, ser.OtherCodes, rows.SampleDays(cols.Start)); err != nil {
@@ -171,7 +172,7 @@ func (r *rebuilder) change(k, v []byte) error {
 		if err != nil {
 			return err
 		}
-		m, err := r.v.FetchRow(keys.Row{Location: e.Location, Type: e.Type, ID: e.ID, Seq: seq})
+		m, err := r.snap.FetchRow(keys.Row{Location: e.Location, Type: e.Type, ID: e.ID, Seq: seq})
 		if err != nil {
 			return err
 		}
@@ -189,11 +190,11 @@ func (r *rebuilder) change(k, v []byte) error {
 
 // writtenAt returns the lastUpdated of the samples that a commit wrote.
 func (r *rebuilder) writtenAt(seq store.Seq, e *rows.SeriesChange) (updated int64, err error) {
-	ser, err := r.v.Tier.Series(r.v.Reader, &e.Location, e.Series)
+	ser, err := r.snap.Tier.Series(r.snap.Reader, &e.Location, e.Series)
 	if err != nil {
 		return 0, err
 	}
-	w := r.v.Walk(ser, seq, false)
+	w := r.snap.Walk(ser, seq, false)
 	w.Only = seq
 	defer fault.Close(fault.CloseFunc(w.Close), &err)
 	if err := w.SeekRange(e.First, e.Last+1); err != nil {
@@ -203,7 +204,7 @@ func (r *rebuilder) writtenAt(seq store.Seq, e *rows.SeriesChange) (updated int6
 		s := w.Sample()
 		return s.Commit.Updated, nil
 	}
-	moved, err := r.v.Moved(ser, seq, e.First, e.Last)
+	moved, err := r.snap.Moved(ser, seq, e.First, e.Last)
 	if err != nil || len(moved) == 0 {
 		return 0, err
 	}

@@ -50,20 +50,21 @@ type LostResource struct {
 }
 
 // copied lists the tables that a salvage copies. It derives the others from them.
-var copied = []byte{keys.TableDocument, keys.TableTemplate, keys.TableID, keys.TableChange, keys.TableState, keys.TableExpiry, keys.TableLog, keys.TableMeta, keys.TableSeries, keys.TableIdentity,
+var copied = []byte{keys.TableDocument, keys.TableTemplate, keys.TableID, keys.TableChange, keys.TableState,
+	keys.TableExpiry, keys.TableLog, keys.TableMeta, keys.TableSeries, keys.TableIdentity,
 	keys.TableTally, keys.TableHeader, keys.TableBlock}
 
 const salvageBatch = 4 << 20 // bytes
 
 type salvager struct {
-	ctx   context.Context
-	out   *Report
-	db    *pebble.DB // the new store
-	forms *rows.Templates
-	tier  *tier.Tier
-	batch *pebble.Batch
+	ctx       context.Context
+	report    *Report
+	db        *pebble.DB // the new store
+	templates *rows.Templates
+	tier      *tier.Tier
+	batch     *pebble.Batch
 	// made numbers the recreated rows of the change log.
-	made uint32
+	recreated uint32
 	// changesLost is set if rows of the change log could not be read.
 	changesLost bool
 	written     map[writtenSamples]*rows.SeriesChange // samples that were copied
@@ -73,8 +74,8 @@ type salvager struct {
 
 // writtenSamples identifies the samples that a commit wrote of a series.
 type writtenSamples struct {
-	id series.SeriesID
-	t  store.Seq
+	id  series.SeriesID
+	seq store.Seq
 }
 
 // Copy copies the readable rows of one store to a new one, and derives the rest. If
@@ -84,9 +85,10 @@ func Copy(ctx context.Context, src, dst *pebble.DB, schema string) (*Report, err
 	if err != nil {
 		return nil, err
 	}
-	s := &salvager{ctx: ctx, db: dst, forms: &rows.Templates{}, tier: t, schema: []byte(schema), batch: dst.NewBatch(),
+	s := &salvager{ctx: ctx, db: dst, templates: &rows.Templates{}, tier: t, schema: []byte(schema),
+		batch:   dst.NewBatch(),
 		written: map[writtenSamples]*rows.SeriesChange{},
-		out:     &Report{Rows: map[string]uint64{}, Unreadable: map[string]int{}}}
+		report:  &Report{Rows: map[string]uint64{}, Unreadable: map[string]int{}}}
 	for _, tab := range copied {
 		if err := s.table(src, tab); err != nil {
 			return nil, err
@@ -98,7 +100,7 @@ func Copy(ctx context.Context, src, dst *pebble.DB, schema string) (*Report, err
 			return nil, err
 		}
 	}
-	return s.out, errors.Join(s.batch.Close(), dst.Flush())
+	return s.report, errors.Join(s.batch.Close(), dst.Flush())
 }
 
 func (s *salvager) table(src *pebble.DB, tab byte) error {
@@ -107,10 +109,10 @@ func (s *salvager) table(src *pebble.DB, tab byte) error {
 			s.schema = slices.Clone(v)
 			return nil
 		}
-		s.out.Rows[string(rune(tab))]++
+		s.report.Rows[string(rune(tab))]++
 		return s.set(k, v)
 	}, func(g fault.Gap) error {
-		s.out.Unreadable[fmt.Sprintf("table %c, %s", tab, g.File)]++
+		s.report.Unreadable[fmt.Sprintf("table %c, %s", tab, g.File)]++
 		s.changesLost = s.changesLost || tab == keys.TableChange
 		return nil
 	})
@@ -120,17 +122,17 @@ func (s *salvager) set(k, v []byte) error {
 	if err := s.batch.Set(k, v, nil); err != nil {
 		return err
 	}
-	return s.room()
+	return s.flushIfLarge()
 }
 
 func (s *salvager) remove(k []byte) error {
 	if err := s.batch.Delete(k, nil); err != nil {
 		return err
 	}
-	return s.room()
+	return s.flushIfLarge()
 }
 
-func (s *salvager) room() error {
+func (s *salvager) flushIfLarge() error {
 	if s.batch.Len() < salvageBatch {
 		return nil
 	}
@@ -150,7 +152,8 @@ func (s *salvager) flush() error {
 func (s *salvager) each(table byte, fn func(k, v []byte) error) (err error) {
 	snap := s.db.NewSnapshot()
 	defer fault.Close(snap, &err)
-	return fault.WalkReadable(s.ctx, snap, []byte{table}, []byte{table + 1}, fn, func(fault.Gap) error { return fault.ErrRow })
+	return fault.WalkReadable(s.ctx, snap, []byte{table}, []byte{table + 1}, fn,
+		func(fault.Gap) error { return fault.ErrRow })
 }
 
 // versions recreates missing I rows. Their hash is not the one that the writer
@@ -166,7 +169,8 @@ func (s *salvager) versions() error {
 		if err != nil || have != nil {
 			return err
 		}
-		p := rows.Pointer{Location: r.Location, Seq: r.Seq, Version: d.Version, Deleted: d.Deleted, Hash: store.ContentHash(d.JSON)}
+		p := rows.Pointer{Location: r.Location, Seq: r.Seq, Version: d.Version, Deleted: d.Deleted,
+			Hash: store.ContentHash(d.JSON)}
 		return s.set(keys.IDKey(r.Type, r.ID, r.Seq), p.Encode())
 	})
 }
@@ -177,15 +181,15 @@ func (s *salvager) document(k, v []byte) (r keys.Row, d rows.Document, ok bool) 
 	if r, ok = keys.ParseRow(k); !ok {
 		return r, d, false
 	}
-	d, err := s.forms.Document(s.db, new(rows.Recent), r.Type, r.ID, v)
+	d, err := s.templates.Document(s.db, new(rows.Recent), r.Type, r.ID, v)
 	return r, d, err == nil
 }
 
 // salvagedVersion is one I row of a resource.
 type salvagedVersion struct {
-	key []byte
-	p   rows.Pointer
-	doc *rows.Document // nil if lost
+	key     []byte
+	pointer rows.Pointer
+	doc     *rows.Document // nil if lost
 }
 
 // documents removes versions whose document is lost, and resources whose newest
@@ -209,14 +213,14 @@ func (s *salvager) documents() error {
 			}
 			prefix = slices.Clone(k[:len(k)-8])
 		}
-		x := salvagedVersion{key: slices.Clone(k), p: p}
+		x := salvagedVersion{key: slices.Clone(k), pointer: p}
 		typ, id := refOf(prefix)
 		raw, err := rows.Get(s.db, keys.RowKey(keys.TableDocument, &p.Location, p.Code, typ, id, p.Seq))
 		if err != nil {
 			return err
 		}
 		if raw != nil {
-			if d, err := s.forms.Document(s.db, new(rows.Recent), typ, id, raw); err == nil {
+			if d, err := s.templates.Document(s.db, new(rows.Recent), typ, id, raw); err == nil {
 				x.doc = &d
 			}
 		}
@@ -248,7 +252,8 @@ func (s *salvager) resource(prefix []byte, have []salvagedVersion) error {
 		if whole || x.doc == nil {
 			lost++
 			if err := errors.Join(s.remove(x.key),
-				s.remove(keys.RowKey(keys.TableDocument, &x.p.Location, x.p.Code, typ, id, x.p.Seq))); err != nil {
+				s.remove(keys.RowKey(keys.TableDocument, &x.pointer.Location, x.pointer.Code, typ, id,
+					x.pointer.Seq))); err != nil {
 				return err
 			}
 			continue
@@ -265,24 +270,24 @@ func (s *salvager) resource(prefix []byte, have []salvagedVersion) error {
 		}
 	}
 	if whole {
-		s.out.Lost = append(s.out.Lost, LostResource{Type: typ, ID: id})
-	} else if lost > 0 || have[len(have)-1].p.Version != 1 || len(have) != int(have[0].p.Version) {
-		s.out.Lost = append(s.out.Lost, LostResource{typ, id, int(have[0].p.Version) - len(have) + lost})
+		s.report.Lost = append(s.report.Lost, LostResource{Type: typ, ID: id})
+	} else if lost > 0 || have[len(have)-1].pointer.Version != 1 || len(have) != int(have[0].pointer.Version) {
+		s.report.Lost = append(s.report.Lost, LostResource{typ, id, int(have[0].pointer.Version) - len(have) + lost})
 	}
 	return nil
 }
 
 // indexes writes the P and X rows of a version.
 func (s *salvager) indexes(typ, id string, x *salvagedVersion, vals *search.Values) (err error) {
-	v := append(keys.AppendUint64(nil, uint64(x.doc.EndSeq)), x.p.Code[:]...)
-	for _, h := range rows.OtherCodes(typ, vals, x.p.Code) {
-		if err := s.set(keys.RowKey(keys.TableCode, &x.p.Location, h, typ, id, x.p.Seq), v); err != nil {
+	v := append(keys.AppendUint64(nil, uint64(x.doc.EndSeq)), x.pointer.Code[:]...)
+	for _, h := range rows.OtherCodes(typ, vals, x.pointer.Code) {
+		if err := s.set(keys.RowKey(keys.TableCode, &x.pointer.Location, h, typ, id, x.pointer.Seq), v); err != nil {
 			return err
 		}
 	}
-	v = x.p.Location.Append(keys.AppendUint64(nil, uint64(x.doc.EndSeq)))
+	v = x.pointer.Location.Append(keys.AppendUint64(nil, uint64(x.doc.EndSeq)))
 	rows.EachIndexPrefix(typ, vals, func(p []byte) {
-		err = errors.Join(err, s.set(keys.AppendUint64(keys.AppendString(p, id), uint64(x.p.Seq)), v))
+		err = errors.Join(err, s.set(keys.AppendUint64(keys.AppendString(p, id), uint64(x.pointer.Seq)), v))
 	})
 	return err
 }
@@ -295,7 +300,7 @@ func (s *salvager) changes() error {
 		if err != nil || ok {
 			return err
 		}
-		s.out.LostChanges++
+		s.report.LostChanges++
 		return s.remove(k)
 	})
 	if err != nil || !s.changesLost {
@@ -354,7 +359,8 @@ func (s *salvager) changed(k, v []byte) (bool, error) {
 
 // change adds a row to the change log of a commit unless it exists.
 func (s *salvager) change(seq store.Seq, v []byte, is func(v []byte) bool) (err error) {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: keys.ChangeKey(seq, 0), UpperBound: keys.ChangeKey(seq+1, 0)})
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: keys.ChangeKey(seq, 0),
+		UpperBound: keys.ChangeKey(seq+1, 0)})
 	if err != nil {
 		return err
 	}
@@ -364,9 +370,9 @@ func (s *salvager) change(seq store.Seq, v []byte, is func(v []byte) bool) (err 
 			return nil
 		}
 	}
-	s.made++
-	s.out.MadeChanges++
-	return errors.Join(it.Error(), s.set(keys.ChangeKey(seq, 1<<31|s.made), v))
+	s.recreated++
+	s.report.MadeChanges++
+	return errors.Join(it.Error(), s.set(keys.ChangeKey(seq, 1<<31|s.recreated), v))
 }
 
 // allSeries checks the blocks of each series and writes its other rows.
@@ -377,7 +383,7 @@ func (s *salvager) allSeries() error {
 		}
 		ser, err := s.tier.SeriesOf(series.SeriesID(k[len(k)-8:]), v)
 		if err != nil {
-			s.out.LostSeries++
+			s.report.LostSeries++
 			return s.remove(k)
 		}
 		st := rows.Tally{MaxStart: series.MinStart}
@@ -402,7 +408,8 @@ func (s *salvager) allSeries() error {
 	})
 }
 
-func (s *salvager) blocks(ser *tier.Series, level byte, st *rows.Tally, written map[uint64]*rows.SeriesChange) (err error) {
+func (s *salvager) blocks(ser *tier.Series, level byte, st *rows.Tally,
+	written map[uint64]*rows.SeriesChange) (err error) {
 	pre := keys.LevelPrefix(keys.TableHeader, ser.ID, level)
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
 	if err != nil {
@@ -416,7 +423,7 @@ func (s *salvager) blocks(ser *tier.Series, level byte, st *rows.Tally, written 
 			err = s.tier.ReadBlock(s.db, it.Key(), &h, &cols)
 		}
 		if err != nil {
-			s.out.LostBlocks++
+			s.report.LostBlocks++
 			if err := errors.Join(s.remove(slices.Clone(it.Key())),
 				s.remove(append([]byte{keys.TableBlock}, it.Key()[1:]...))); err != nil {
 				return err
@@ -456,10 +463,12 @@ func (s *salvager) register(ser *tier.Series, written map[uint64]*rows.SeriesCha
 		err = errors.Join(err, s.set(keys.SeriesKey(keys.TableOtherSeries, &ser.Location, h, ser.ID), where))
 	}
 	for _, tag := range ser.Tags {
-		err = errors.Join(err, s.set(append(keys.TagPrefix(tag[0], tag[1]), keys.MemberKey(ser.Template.Identity, ser.ID)[1:]...), where))
+		err = errors.Join(err, s.set(append(keys.TagPrefix(tag[0], tag[1]),
+			keys.MemberKey(ser.Template.Identity, ser.ID)[1:]...), where))
 	}
 	if have, gerr := rows.Get(s.db, keys.IdentityKey(ser.Template.Identity)); gerr == nil && have == nil {
-		err = errors.Join(err, s.set(keys.IdentityKey(ser.Template.Identity), keys.AppendUint64(nil, uint64(s.top.Seq))))
+		err = errors.Join(err, s.set(keys.IdentityKey(ser.Template.Identity),
+			keys.AppendUint64(nil, uint64(s.top.Seq))))
 	}
 	for _, t := range slices.Sorted(maps.Keys(written)) {
 		if !s.changesLost {
@@ -476,7 +485,7 @@ func (s *salvager) register(ser *tier.Series, written map[uint64]*rows.SeriesCha
 // emptied corrects the counts of rows of the change log whose samples are lost, and
 // removes rows without samples.
 func (s *salvager) emptied() (err error) {
-	snap := &snapshot.Snapshot{Reader: s.db.NewSnapshot(), Templates: s.forms, Tier: s.tier}
+	snap := &snapshot.Snapshot{Reader: s.db.NewSnapshot(), Templates: s.templates, Tier: s.tier}
 	defer fault.Close(snap.Reader, &err)
 	return s.each(keys.TableChange, func(k, raw []byte) error {
 		if !rows.IsSeriesChange(raw) {
@@ -502,7 +511,7 @@ func (s *salvager) emptied() (err error) {
 		if left == e.Count {
 			return nil
 		}
-		s.out.LostChanges++
+		s.report.LostChanges++
 		if e.Count = left; left > 0 {
 			return s.set(slices.Clone(k), e.Encode())
 		}
@@ -535,7 +544,7 @@ func (s *salvager) orphans() error {
 			drop := !known[id]
 			if drop && !gone[id] {
 				gone[id] = true
-				s.out.LostSeries++
+				s.report.LostSeries++
 			}
 			if tab == keys.TableBlock && !drop { // the header of the block is lost
 				h, err := rows.Get(s.db, append([]byte{keys.TableHeader}, k[1:]...))
@@ -543,7 +552,7 @@ func (s *salvager) orphans() error {
 					return err
 				}
 				if drop = h == nil; drop {
-					s.out.LostBlocks++
+					s.report.LostBlocks++
 				}
 			}
 			if !drop {
@@ -571,7 +580,7 @@ func (s *salvager) head() error {
 }
 
 // rebuild writes the U, V and W rows.
-func (s *salvager) rebuild() error { return RebuildOrders(s.db, s.forms, s.tier) }
+func (s *salvager) rebuild() error { return RebuildOrders(s.db, s.templates, s.tier) }
 
 // version writes the schema version last. Open refuses a store without one, and
 // thus the result of an interrupted salvage.

@@ -99,7 +99,8 @@ func NewSample(ser *tier.Series, s *series.Sample) *Match {
 	m := &Match{Series: ser, Sample: *s}
 	m.Row = keys.Row{Location: ser.Location, Type: "Observation", ID: k.ID(), Seq: store.Seq(s.Commit.T)}
 	m.Row.Start = keys.FloorMS(s.Start)
-	m.Document = rows.Document{Version: 1, Updated: s.Commit.Updated, Vendor: ser.Template.Vendor, Categories: ser.Template.Categories}
+	m.Document = rows.Document{Version: 1, Updated: s.Commit.Updated, Vendor: ser.Template.Vendor,
+		Categories: ser.Template.Categories}
 	m.Facts = ser.Facts()
 	m.Facts.ID, m.Facts.Tokens = m.Row.ID, m.tokens
 	return m

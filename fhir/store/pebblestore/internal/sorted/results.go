@@ -41,7 +41,7 @@ type Results struct {
 
 	mu     sync.Mutex
 	made   bool // the directory exists
-	n      uint64
+	files  uint64
 	byID   map[[32]byte]*list.Element
 	order  *list.List // of *Result, most recently used first
 	memory int64      // bytes of cached results in memory
@@ -50,24 +50,24 @@ type Results struct {
 
 // Result is one sorted result. refs counts its users; the cache counts as one.
 type Result struct {
-	id     [32]byte
-	owner  string
-	keys   int
-	bytes  int64
-	memory bool
-	at     io.ReaderAt
-	file   *scratch
-	marks  []mark
-	n      int // entries
-	every  int // entries between two marks
-	used   time.Time
-	refs   int // guarded by Results.mu
+	id      [32]byte
+	owner   string
+	keys    int
+	bytes   int64
+	memory  bool
+	data    io.ReaderAt
+	file    *scratch
+	marks   []mark
+	entries int // entries
+	every   int // entries between two marks
+	used    time.Time
+	refs    int // guarded by Results.mu
 }
 
 // mark is an entry at which a seek can start.
 type mark struct {
-	p   Position
-	off int64
+	pos    Position
+	offset int64
 }
 
 // NewResults returns an empty cache that writes its temporary files to dir. If limit
@@ -98,30 +98,30 @@ func ResultID(owner string, q *search.Query, sort []search.SortKey, at store.Seq
 
 // mark records every r.every-th entry.
 func (r *Result) mark(p *Position, off int64) {
-	if r.n%r.every == 0 {
+	if r.entries%r.every == 0 {
 		if len(r.marks) == maxMarks { // keep every second one
 			for i := range maxMarks / 2 {
 				r.marks[i] = r.marks[2*i]
 			}
 			r.marks, r.every = r.marks[:maxMarks/2], 2*r.every
 		}
-		if r.n%r.every == 0 {
+		if r.entries%r.every == 0 {
 			r.marks = append(r.marks, mark{Position{slices.Clone(p.Keys), p.ID}, off})
 		}
 	}
-	r.n++
+	r.entries++
 }
 
 // Seek returns a reader that starts at the last mark at or before from.
 func (r *Result) Seek(keys []search.SortKey, from *Position) (*Reader, error) {
 	off := int64(0)
 	if from != nil {
-		i := sort.Search(len(r.marks), func(i int) bool { return r.marks[i].p.Compare(from, keys) > 0 })
+		i := sort.Search(len(r.marks), func(i int) bool { return r.marks[i].pos.Compare(from, keys) > 0 })
 		if i > 0 {
-			off = r.marks[i-1].off
+			off = r.marks[i-1].offset
 		}
 	}
-	return &Reader{r: bufio.NewReader(io.NewSectionReader(r.at, off, r.bytes-off)), keys: len(keys)}, nil
+	return &Reader{src: bufio.NewReader(io.NewSectionReader(r.data, off, r.bytes-off)), keys: len(keys)}, nil
 }
 
 func (rs *Results) Writer(sort []search.SortKey) *Writer {
@@ -256,7 +256,7 @@ func (rs *Results) reserve(n int64) error {
 type scratch struct {
 	rs   *Results
 	name string
-	f    vfs.File
+	file vfs.File
 	buf  []byte
 	size int64 // including buf
 	held int64 // bytes reserved
@@ -266,8 +266,8 @@ const scratchBuffer = 256 << 10
 
 func (rs *Results) scratch() (*scratch, error) {
 	rs.mu.Lock()
-	rs.n++
-	name, made := rs.fs.PathJoin(rs.dir, strconv.FormatUint(rs.n, 10)), rs.made
+	rs.files++
+	name, made := rs.fs.PathJoin(rs.dir, strconv.FormatUint(rs.files, 10)), rs.made
 	rs.made = true
 	rs.mu.Unlock()
 	if !made {
@@ -281,7 +281,7 @@ func (rs *Results) scratch() (*scratch, error) {
 	}
 	// Reopen the file for reading: some file systems do not read through a handle
 	// that Create returned.
-	return &scratch{rs: rs, name: name, f: f}, nil
+	return &scratch{rs: rs, name: name, file: f}, nil
 }
 
 func errScratch(err error) error {
@@ -304,7 +304,7 @@ func (s *scratch) push() error {
 		return err
 	}
 	s.held += int64(len(s.buf))
-	if _, err := s.f.Write(s.buf); err != nil {
+	if _, err := s.file.Write(s.buf); err != nil {
 		return errScratch(err)
 	}
 	s.buf = s.buf[:0]
@@ -317,19 +317,19 @@ func (s *scratch) flush() error {
 		return err
 	}
 	s.buf = nil
-	if err := s.f.Close(); err != nil {
+	if err := s.file.Close(); err != nil {
 		return errScratch(err)
 	}
 	f, err := s.rs.fs.Open(s.name)
 	if err != nil {
 		return errScratch(err)
 	}
-	s.f = f
+	s.file = f
 	return nil
 }
 
 func (s *scratch) ReadAt(p []byte, off int64) (int, error) {
-	n, err := s.f.ReadAt(p, off)
+	n, err := s.file.ReadAt(p, off)
 	if err != nil && err != io.EOF {
 		err = errScratch(err)
 	}
@@ -345,5 +345,5 @@ func (s *scratch) remove() error {
 func (s *scratch) removeLocked() error {
 	s.rs.disk -= s.held
 	s.held = 0
-	return errors.Join(s.f.Close(), s.rs.fs.Remove(s.name))
+	return errors.Join(s.file.Close(), s.rs.fs.Remove(s.name))
 }

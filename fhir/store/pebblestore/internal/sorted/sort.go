@@ -93,13 +93,13 @@ func (p *Position) Compare(o *Position, sort []search.SortKey) int {
 
 // Reader reads entries in order.
 type Reader struct {
-	r    *bufio.Reader
+	src  *bufio.Reader
 	keys int
 	buf  []byte
 }
 
 func (c *Reader) Next() (p Position, err error) {
-	n, err := binary.ReadUvarint(c.r)
+	n, err := binary.ReadUvarint(c.src)
 	if err != nil {
 		return p, err // io.EOF at the end
 	}
@@ -107,7 +107,7 @@ func (c *Reader) Next() (p Position, err error) {
 		return p, fault.ErrRow
 	}
 	c.buf = slices.Grow(c.buf[:0], int(n))[:n]
-	if _, err := io.ReadFull(c.r, c.buf); err != nil {
+	if _, err := io.ReadFull(c.src, c.buf); err != nil {
 		return p, fault.ErrRow
 	}
 	return decodeSortPos(c.buf, c.keys)
@@ -196,7 +196,7 @@ func (w *Writer) Finish(ctx interface{ Err() error }) (*Result, error) {
 			r.mark(&w.held[i], int64(len(b)))
 			b = w.held[i].encode(b)
 		}
-		r.bytes, r.memory, r.at = int64(len(b)), true, bytes.NewReader(b)
+		r.bytes, r.memory, r.data = int64(len(b)), true, bytes.NewReader(b)
 		return r, nil
 	}
 	if err := w.spill(); err != nil {
@@ -222,7 +222,7 @@ func (w *Writer) Finish(ctx interface{ Err() error }) (*Result, error) {
 	if err = errors.Join(err, out.flush(), w.drop()); err != nil {
 		return nil, errors.Join(err, out.remove())
 	}
-	r.file, r.bytes, r.at = out, out.size, out
+	r.file, r.bytes, r.data = out, out.size, out
 	return r, nil
 }
 
@@ -230,24 +230,24 @@ func (w *Writer) Finish(ctx interface{ Err() error }) (*Result, error) {
 func (w *Writer) merge(put func([]byte) error) error {
 	h := &posHeap{sort: w.sort}
 	for _, s := range w.runs {
-		c := &Reader{r: bufio.NewReader(io.NewSectionReader(s, 0, s.size)), keys: len(w.sort)}
+		c := &Reader{src: bufio.NewReader(io.NewSectionReader(s, 0, s.size)), keys: len(w.sort)}
 		if err := h.load(c); err != nil {
 			return err
 		}
 	}
 	heap.Init(h)
 	for len(h.at) > 0 {
-		if err := put(h.at[0].p.encode(nil)); err != nil {
+		if err := put(h.at[0].pos.encode(nil)); err != nil {
 			return err
 		}
-		p, err := h.at[0].c.Next()
+		p, err := h.at[0].reader.Next()
 		switch {
 		case err == io.EOF:
 			heap.Pop(h)
 		case err != nil:
 			return err
 		default:
-			h.at[0].p = p
+			h.at[0].pos = p
 			heap.Fix(h, 0)
 		}
 	}
@@ -261,8 +261,8 @@ type posHeap struct {
 }
 
 type posAt struct {
-	p Position
-	c *Reader
+	pos    Position
+	reader *Reader
 }
 
 func (h *posHeap) load(c *Reader) error {
@@ -275,7 +275,7 @@ func (h *posHeap) load(c *Reader) error {
 }
 
 func (h *posHeap) Len() int           { return len(h.at) }
-func (h *posHeap) Less(i, j int) bool { return h.at[i].p.Compare(&h.at[j].p, h.sort) < 0 }
+func (h *posHeap) Less(i, j int) bool { return h.at[i].pos.Compare(&h.at[j].pos, h.sort) < 0 }
 func (h *posHeap) Swap(i, j int)      { h.at[i], h.at[j] = h.at[j], h.at[i] }
 func (h *posHeap) Push(x any)         { h.at = append(h.at, x.(posAt)) }
 func (h *posHeap) Pop() any {

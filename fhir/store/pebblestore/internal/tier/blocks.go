@@ -24,13 +24,14 @@ type decodedBlocks struct {
 // decodedBlock is immutable.
 type decodedBlock struct {
 	key, body []byte
-	t         uint64 // Seq of the header, which new samples do not repeat
+	seq       uint64 // Seq of the header, which new samples do not repeat
 	updated   int64
 	cols      series.Columns
 }
 
 // block is Tier.ReadBlock with a cache. The columns are read only.
-func (c *decodedBlocks) block(t *Tier, r pebble.Reader, headKey []byte, h *series.Header) (_ *series.Columns, err error) {
+func (c *decodedBlocks) block(t *Tier, r pebble.Reader, headKey []byte,
+	h *series.Header) (_ *series.Columns, err error) {
 	body, done, err := r.Get(append([]byte{keys.TableBlock}, headKey[1:]...))
 	if err != nil {
 		return nil, err
@@ -40,12 +41,12 @@ func (c *decodedBlocks) block(t *Tier, r pebble.Reader, headKey []byte, h *serie
 	list := c.list
 	c.mu.Unlock()
 	for _, b := range list {
-		if b != nil && b.t == h.MinT && b.updated == h.MinUpdated && bytes.Equal(b.key, headKey) &&
+		if b != nil && b.seq == h.MinT && b.updated == h.MinUpdated && bytes.Equal(b.key, headKey) &&
 			bytes.Equal(b.body, body) && b.cols.Len() == h.Count {
 			return &b.cols, nil
 		}
 	}
-	b := &decodedBlock{key: slices.Clone(headKey), body: slices.Clone(body), t: h.MinT, updated: h.MinUpdated}
+	b := &decodedBlock{key: slices.Clone(headKey), body: slices.Clone(body), seq: h.MinT, updated: h.MinUpdated}
 	if err := t.decode(body, h, &b.cols); err != nil {
 		return nil, err
 	}

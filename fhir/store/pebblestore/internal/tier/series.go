@@ -231,7 +231,8 @@ func (t *Tier) Member(r pebble.Reader, k, v []byte) (*Series, error) {
 
 // Facts returns the facts of a sample without its id.
 func (ser *Series) Facts() access.Facts {
-	return access.Facts{Type: "Observation", Patient: ser.Patient, Vendor: ser.Template.Vendor, Categories: ser.Template.Categories}
+	return access.Facts{Type: "Observation", Patient: ser.Patient, Vendor: ser.Template.Vendor,
+		Categories: ser.Template.Categories}
 }
 
 // SeriesAt returns the series of a row of table Q or R with value v.

@@ -22,11 +22,11 @@ const (
 // Walk iterates over the samples of one series at a snapshot, ordered by id or in
 // reverse.
 type Walk struct {
-	tier   *Tier
-	r      pebble.Reader
-	Series *Series
-	at     store.Seq
-	desc   bool
+	tier    *Tier
+	reader  pebble.Reader
+	Series  *Series
+	at      store.Seq
+	reverse bool
 	// lo and hi bound the start, [lo, hi) in Unix microseconds.
 	lo, hi int64
 	// Only, if not 0, restricts the walk to the samples of one commit.
@@ -40,9 +40,9 @@ type Walk struct {
 
 // cursor is the position in one level.
 type cursor struct {
-	it   *pebble.Iterator // over the headers of the level; nil for columns in memory
-	cols *series.Columns
-	i    int
+	it    *pebble.Iterator // over the headers of the level; nil for columns in memory
+	cols  *series.Columns
+	index int
 }
 
 const (
@@ -106,7 +106,7 @@ func (s *Walk) skip(h *series.Header) bool {
 func (s *Walk) tails() (err error) {
 	c := s.cursors[0]
 	pre := keys.LevelPrefix(keys.TableHeader, s.Series.ID, LevelTail)
-	it, err := s.r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
+	it, err := s.reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (s *Walk) tails() (err error) {
 			one = s.tier.Columns(s.Series.Template.Values)
 			defer s.tier.Release(one)
 		}
-		if err := s.tier.ReadBlock(s.r, it.Key(), &h, one); err != nil {
+		if err := s.tier.ReadBlock(s.reader, it.Key(), &h, one); err != nil {
 			return err
 		}
 		n++
@@ -146,29 +146,29 @@ func (s *Walk) tails() (err error) {
 
 // start moves a cursor over loaded columns to its first sample in range.
 func (c *cursor) start(s *Walk) {
-	if s.desc {
-		c.i = c.cols.Search(s.hi) - 1
+	if s.reverse {
+		c.index = c.cols.Search(s.hi) - 1
 	} else {
-		c.i = c.cols.Search(s.lo)
+		c.index = c.cols.Search(s.lo)
 	}
 }
 
 func (c *cursor) ok(s *Walk) bool {
-	return c.i >= 0 && c.i < c.cols.Len() && c.cols.Start[c.i] >= s.lo && c.cols.Start[c.i] < s.hi
+	return c.index >= 0 && c.index < c.cols.Len() && c.cols.Start[c.index] >= s.lo && c.cols.Start[c.index] < s.hi
 }
 
 // position opens a level at the first block of the range.
 func (s *Walk) position(c *cursor, level byte) error {
 	pre := keys.LevelPrefix(keys.TableHeader, s.Series.ID, level)
 	if c.it == nil {
-		it, err := s.r.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
+		it, err := s.reader.NewIter(&pebble.IterOptions{LowerBound: pre, UpperBound: keys.PrefixEnd(pre)})
 		if err != nil {
 			return err
 		}
 		c.it = it
 	}
 	var ok bool
-	if s.desc {
+	if s.reverse {
 		if s.hi == endStart {
 			ok = c.it.Last()
 		} else {
@@ -193,13 +193,13 @@ func (s *Walk) load(c *cursor, ok bool) error {
 		if err != nil {
 			return err
 		}
-		if !s.desc && h.MinStart >= s.hi || s.desc && h.MaxStart < s.lo {
+		if !s.reverse && h.MinStart >= s.hi || s.reverse && h.MaxStart < s.lo {
 			break
 		}
 		if s.skip(&h) {
 			continue
 		}
-		if err := s.tier.ReadBlock(s.r, c.it.Key(), &h, c.cols); err != nil {
+		if err := s.tier.ReadBlock(s.reader, c.it.Key(), &h, c.cols); err != nil {
 			return err
 		}
 		if c.start(s); c.ok(s) {
@@ -211,7 +211,7 @@ func (s *Walk) load(c *cursor, ok bool) error {
 }
 
 func (s *Walk) step(it *pebble.Iterator) bool {
-	if s.desc {
+	if s.reverse {
 		return it.Prev()
 	}
 	return it.Next()
@@ -229,7 +229,7 @@ func (s *Walk) choose() error {
 		if s.best == nil {
 			return nil
 		}
-		if seq := store.Seq(s.best.cols.Commits[s.best.i].T); seq <= s.at && (s.Only == 0 || s.Only == seq) {
+		if seq := store.Seq(s.best.cols.Commits[s.best.index].T); seq <= s.at && (s.Only == 0 || s.Only == seq) {
 			return nil
 		}
 		if err := s.move(s.best); err != nil {
@@ -239,24 +239,24 @@ func (s *Walk) choose() error {
 }
 
 func (s *Walk) before(a, b *cursor) bool {
-	x, y := a.cols.Start[a.i], b.cols.Start[b.i]
+	x, y := a.cols.Start[a.index], b.cols.Start[b.index]
 	if x == y {
-		sa, sb := a.cols.At(a.i), b.cols.At(b.i)
-		return s.Series.Template.Check(&sa) < s.Series.Template.Check(&sb) != s.desc
+		sa, sb := a.cols.At(a.index), b.cols.At(b.index)
+		return s.Series.Template.Check(&sa) < s.Series.Template.Check(&sb) != s.reverse
 	}
-	return x < y != s.desc
+	return x < y != s.reverse
 }
 
 func (s *Walk) move(c *cursor) error {
-	if s.desc {
-		c.i--
+	if s.reverse {
+		c.index--
 	} else {
-		c.i++
+		c.index++
 	}
 	if c.ok(s) || c.it == nil {
 		return nil
 	}
-	if c.i >= 0 && c.i < c.cols.Len() { // the range ends in this block
+	if c.index >= 0 && c.index < c.cols.Len() { // the range ends in this block
 		c.cols.Reset()
 		return nil
 	}
@@ -273,11 +273,11 @@ func (s *Walk) Next() error {
 }
 
 // Sample returns the current sample.
-func (s *Walk) Sample() series.Sample { return s.best.cols.At(s.best.i) }
+func (s *Walk) Sample() series.Sample { return s.best.cols.At(s.best.index) }
 
-func (s *Walk) StartMS() int64 { return keys.FloorMS(s.best.cols.Start[s.best.i]) }
+func (s *Walk) StartMS() int64 { return keys.FloorMS(s.best.cols.Start[s.best.index]) }
 
 // Walk returns a walk of a series at a snapshot. SeekRange positions it.
 func (t *Tier) Walk(r pebble.Reader, ser *Series, at store.Seq, desc bool) *Walk {
-	return &Walk{tier: t, r: r, Series: ser, at: at, desc: desc}
+	return &Walk{tier: t, reader: r, Series: ser, at: at, reverse: desc}
 }
