@@ -43,7 +43,7 @@ its place, start the server, and run "pulsegate audit verify".`,
 		if err := r.print(out, func(w io.Writer) { fmt.Fprint(w, out) }); err != nil {
 			return err
 		}
-		if !out.Whole() {
+		if !out.Complete() {
 			return errors.New("not everything could be saved; see the report")
 		}
 		return nil

@@ -121,10 +121,10 @@ func (d *DB) prepare(b *store.Batch) (*request, error) {
 		r.bytes += len(w.Resource.JSON)
 		p := fhir.Prefix(w.Resource.Type, w.Resource.ID)
 		if len(w.Resource.JSON) < len(p) || string(w.Resource.JSON[:len(p)]) != p {
-			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: JSON is not in canonical form", i)
+			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: the JSON is not in canonical form", i)
 		}
 		if w.Template != nil && !w.Template.Fits(w.Resource.JSON, len(p), w.Cuts) {
-			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: JSON is not of its form", i)
+			return nil, fhir.Errorf(fhir.Invalid, op, "write %d: the JSON does not fit its template", i)
 		}
 		if err := r.extract(i); err != nil {
 			return nil, fault.Wrap(op, err)

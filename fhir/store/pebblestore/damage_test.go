@@ -327,7 +327,7 @@ func TestSalvage(t *testing.T) {
 		if len(saved) == 0 || missing > len(whole)*9/10 {
 			t.Errorf("byte at %.3f: %d of %d are lost", part, missing, len(whole))
 		}
-		if !out.Whole() {
+		if !out.Complete() {
 			something++
 		}
 		for _, p := range out.Problems { // nothing can repair these

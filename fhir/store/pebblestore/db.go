@@ -48,7 +48,7 @@ type Options struct {
 	bounds limits
 }
 
-// allBounds limits the memory of searches. Tests make it small.
+// limits bounds the memory of searches. Tests make it small.
 type limits struct {
 	find.Bounds
 	run int // bytes of a sorted run in memory
@@ -185,7 +185,7 @@ func (d *DB) load() error {
 			return err
 		}
 		if !empty {
-			return fault.Refusal("the directory holds another kind of store")
+			return fault.Refusal("the directory does not hold a Pulsegate store")
 		}
 		return d.pdb.Set(keys.Schema, []byte(schemaVersion), pebble.Sync)
 	}
@@ -262,7 +262,7 @@ func (d *DB) publish(v *view) {
 }
 
 func errStopped(op string) error {
-	return fhir.Errorf(fhir.Unavailable, op, "the store has stopped after a failed write to disk; a restart is needed")
+	return fhir.Errorf(fhir.Unavailable, op, "the store has stopped after a failed write to disk; restart the server")
 }
 
 func errClosed(op string) error {

@@ -60,7 +60,7 @@ func (d *DB) foundDamage(file, tables string) {
 		d.meters.damage.Add(context.Background(), 1)
 	}
 	if n, log := d.damage.note(file); log {
-		d.opts.Logger.Error("a block of the store is damaged; reads of it fail, the store goes on. Run `pulsegate store check`, then `pulsegate store salvage`",
+		d.opts.Logger.Error("a block of the store is damaged: reads of it fail, other reads succeed. Run `pulsegate store check`, then `pulsegate store salvage`",
 			slog.String("file", file), slog.String("tables", tables), slog.Uint64("reads", n))
 	}
 }
@@ -85,7 +85,7 @@ func tableName(b byte) string {
 
 func damageCounter(m metric.Meter) (metric.Int64Counter, error) {
 	return m.Int64Counter("pulsegate.store.damage",
-		metric.WithDescription("Reads that met a damaged block. Any is a reason to act: `pulsegate store check`"))
+		metric.WithDescription("Reads that met a damaged block. If there are any, run `pulsegate store check`"))
 }
 
 // pebbleLog logs Pebble's messages without their arguments, which may quote keys.
@@ -100,7 +100,7 @@ func (l *pebbleLog) Errorf(format string, args ...any) {
 }
 
 func (l *pebbleLog) Fatalf(format string, args ...any) {
-	l.db.fail(fault.Refusal(fmt.Sprintf("the engine gave up: %q, %s", format, reasonIn(args))))
+	l.db.fail(fault.Refusal(fmt.Sprintf("the engine stopped: %q, %s", format, reasonIn(args))))
 	runtime.Goexit()
 }
 

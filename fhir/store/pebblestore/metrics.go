@@ -37,7 +37,7 @@ func newMeters(d *DB) (*meters, error) {
 		return nil, err
 	}
 	if out.latency, err = m.Float64Histogram("pulsegate.store.commit.duration", metric.WithUnit("s"),
-		metric.WithDescription("From the call of Commit to its answer"),
+		metric.WithDescription("Time from the call of Commit to its result"),
 		metric.WithExplicitBucketBoundaries(.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5)); err != nil {
 		return nil, err
 	}
@@ -46,14 +46,14 @@ func newMeters(d *DB) (*meters, error) {
 		return nil, err
 	}
 	if out.merged, err = m.Int64Counter("pulsegate.store.series.rewritten", metric.WithUnit("{sample}"),
-		metric.WithDescription("Samples that compactions wrote again")); err != nil {
+		metric.WithDescription("Samples that compactions rewrote")); err != nil {
 		return nil, err
 	}
 	if out.damage, err = damageCounter(m); err != nil {
 		return nil, err
 	}
 	waiting, err := m.Int64ObservableGauge("pulsegate.store.series.waiting", metric.WithUnit("{series}"),
-		metric.WithDescription("Series that wait for a compaction"))
+		metric.WithDescription("Series that are queued or being compacted"))
 	if err != nil {
 		return nil, err
 	}
@@ -63,22 +63,22 @@ func newMeters(d *DB) (*meters, error) {
 		return nil, err
 	}
 	free, err := m.Int64ObservableGauge("pulsegate.store.disk.free", metric.WithUnit("By"),
-		metric.WithDescription("Bytes that the file system of the store has left"))
+		metric.WithDescription("Free bytes of the file system that holds the store"))
 	if err != nil {
 		return nil, err
 	}
 	kept, err := m.Int64ObservableGauge("pulsegate.store.disk.reserve", metric.WithUnit("By"),
-		metric.WithDescription("Bytes below which writes are refused"))
+		metric.WithDescription("Free bytes below which writes are refused"))
 	if err != nil {
 		return nil, err
 	}
 	at, err := m.Int64ObservableGauge("pulsegate.store.commit.latest", metric.WithUnit("{commit}"),
-		metric.WithDescription("T of the latest durable commit"))
+		metric.WithDescription("Sequence number of the latest durable commit"))
 	if err != nil {
 		return nil, err
 	}
 	resources, err := m.Int64ObservableGauge("pulsegate.store.resources", metric.WithUnit("{resource}"),
-		metric.WithDescription("Current resources, by estimate"))
+		metric.WithDescription("Current resources, estimated"))
 	if err != nil {
 		return nil, err
 	}

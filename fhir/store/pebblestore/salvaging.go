@@ -26,7 +26,7 @@ func Salvage(ctx context.Context, from, to string, opts Options) (_ *SalvageRepo
 		opts.FS = vfs.Default
 	}
 	if names, lerr := opts.FS.List(to); lerr == nil && len(names) > 0 {
-		return nil, fhir.Errorf(fhir.Conflict, op, "%s exists already; name a directory that does not", to)
+		return nil, fhir.Errorf(fhir.Conflict, op, "%s already exists; name a directory that does not", to)
 	}
 	if names, lerr := opts.FS.List(from); lerr != nil || len(names) == 0 {
 		return nil, fhir.Errorf(fhir.NotFound, op, "there is no store in %s", from)

@@ -104,7 +104,7 @@ func TestUnknownSchema(t *testing.T) {
 }
 
 // TestCompactionIsBounded checks that compaction rewrites each sample a bounded
-// number of times and leaves few tails, in whatever order the samples arrive.
+// number of times and leaves few tails, in any order of samples.
 func TestCompactionIsBounded(t *testing.T) {
 	n := 6000
 	if testing.Short() {

@@ -98,11 +98,11 @@ func (d *DB) logSpace(was, now level, s Space) {
 		d.opts.Logger.Error("the disk is full: reads and writes are refused, because no AuditEvent can be written",
 			facts...)
 	case now == full:
-		d.opts.Logger.Error("the disk is full: writes are refused, reads go on", facts...)
+		d.opts.Logger.Error("the disk is full: writes are refused, reads continue", facts...)
 	case now == low:
 		d.opts.Logger.Warn("the disk is nearly full", facts...)
 	default:
-		d.opts.Logger.Info("the disk has room again", facts...)
+		d.opts.Logger.Info("the disk has free space again", facts...)
 	}
 }
 

@@ -298,11 +298,12 @@ func expect(w *store.Write, old *current) error {
 	switch w.Expect {
 	case store.Absent, store.Fresh:
 		if old != nil {
-			return fhir.Errorf(fhir.Conflict, op, "the resource exists already")
+			return fhir.Errorf(fhir.Conflict, op, "the resource already exists")
 		}
 	case store.Version:
 		if old == nil || old.Version != w.IfVersion {
-			return fhir.Errorf(fhir.PreconditionFailed, op, "the current version is another")
+			return fhir.Errorf(fhir.PreconditionFailed, op,
+				"the resource has changed since version %d; read it again and repeat the update", w.IfVersion)
 		}
 	case store.Existing:
 		if old == nil {
@@ -449,7 +450,7 @@ func (c *current) tokens(typ string) func(param string) []access.Token {
 	}
 }
 
-// rows writes the D, P and X rows of one version. A deletion marker has only a D
+// putRows writes the D, P and X rows of one version. A deletion marker has only a D
 // row.
 func (s *stage) putRows(ref fhir.Ref, c *current) error {
 	if err := s.batch.Set(keys.RowKey(keys.TableDocument, &c.Location, c.Code, ref.Type, ref.ID, c.Seq), c.doc.Encode(),
@@ -549,7 +550,7 @@ func (s *stage) noteCluster(seq store.Seq, c *current) {
 	s.db.search.Note(seq, find.Cluster{Patient: c.Patient, Code: c.Code}, &c.doc, c.Deleted, c.values)
 }
 
-// putForm writes the F row of a template, unless it is known to exist.
+// putTemplate writes the F row of a template, unless it is known to exist.
 func (s *stage) putTemplate(f *store.Template) error {
 	if s.db.writtenTemplates[f.ID] || s.templates[f.ID] {
 		return nil

@@ -64,7 +64,7 @@ func (cc *changeCheck) row(k, val []byte) error {
 	r := rows.Reader{Bytes: k[1:]}
 	seq := store.Seq(r.Uint64())
 	if seq == 0 || seq > cc.snap.Head.Seq {
-		cc.problem("L: an entry of T %d is beyond the head", seq)
+		cc.problem("L: an entry of commit %d is later than the head", seq)
 		return nil
 	}
 	if seq != cc.seq {
@@ -75,7 +75,7 @@ func (cc *changeCheck) row(k, val []byte) error {
 	}
 	e, err := rows.DecodeChange(val)
 	if err != nil || !bytes.Equal(e.Encode(), val) {
-		cc.problem("L: a malformed entry of T %d", seq)
+		cc.problem("L: malformed entry of commit %d", seq)
 		return nil
 	}
 	return cc.document(seq, &e)
@@ -91,7 +91,7 @@ func (cc *changeCheck) ended(err error) bool {
 func (cc *changeCheck) document(seq store.Seq, e *rows.Change) error {
 	ref := fhir.Ref{Type: e.Type, ID: e.ID}
 	if cc.named[ref] {
-		cc.problem("L: T %d names %s twice", seq, ref)
+		cc.problem("L: commit %d names %s twice", seq, ref)
 		return nil
 	}
 	cc.named[ref] = true
@@ -100,7 +100,7 @@ func (cc *changeCheck) document(seq store.Seq, e *rows.Change) error {
 		return err
 	}
 	if err != nil {
-		cc.problem("L: T %d names %s, which it did not write there or which cannot be read", seq, ref)
+		cc.problem("L: commit %d names %s, which it did not write at that location or which cannot be read", seq, ref)
 		return nil
 	}
 	cc.rows++
@@ -115,7 +115,7 @@ func (cc *changeCheck) document(seq store.Seq, e *rows.Change) error {
 	if f := &m.Facts; e.Type == "AuditEvent" || m.Document.Version != e.Version || m.Document.Deleted != e.Deleted ||
 		e.Created != (created && !e.Deleted) ||
 		f.Vendor != e.Vendor || f.Author != e.Author || !slices.Equal(f.Categories, e.Categories) {
-		cc.problem("L: the entry of %s at T %d is not what was written", ref, seq)
+		cc.problem("L: the entry of %s of commit %d differs from the version", ref, seq)
 	}
 	return nil
 }
@@ -124,7 +124,7 @@ func (cc *changeCheck) document(seq store.Seq, e *rows.Change) error {
 func (cc *changeCheck) series(seq store.Seq, val []byte) error {
 	e, err := rows.DecodeSeriesChange(val)
 	if err != nil || !bytes.Equal(e.Encode(), val) {
-		cc.problem("L: a malformed entry of T %d", seq)
+		cc.problem("L: malformed entry of commit %d", seq)
 		return nil
 	}
 	cc.missing[e.Series] += int64(e.Count)
@@ -139,7 +139,7 @@ func (cc *changeCheck) series(seq store.Seq, val []byte) error {
 		return err
 	}
 	if err != nil || n != e.Count || n == 0 || first != e.First || last != e.Last {
-		cc.problem("L: the entry of series %x at T %d is not what was written", e.Series, seq)
+		cc.problem("L: the entry of series %x of commit %d differs from its samples", e.Series, seq)
 	}
 	return nil
 }
@@ -164,7 +164,7 @@ func (cc *changeCheck) written(fn func(keys.Row)) (versions uint64, err error) {
 			return nil
 		case p.Location != r.Location:
 			if fn == nil {
-				cc.problem("%s/%s: a D row at T %d that its I row does not name", r.Type, r.ID, r.Seq)
+				cc.problem("%s/%s: a D row of commit %d that its I row does not name", r.Type, r.ID, r.Seq)
 			}
 			return nil
 		case r.Type == "AuditEvent":
@@ -202,7 +202,7 @@ func (cc *changeCheck) lost() error {
 	}
 	_, err = cc.written(func(r keys.Row) {
 		if !entries[cc.key(r.Type, r.ID, r.Seq)] {
-			cc.problem("L: %s/%s: the version of T %d is not in the change log", r.Type, r.ID, r.Seq)
+			cc.problem("L: %s/%s: the version of commit %d is not in the change log", r.Type, r.ID, r.Seq)
 		}
 	})
 	return err

@@ -81,7 +81,7 @@ func (c *checker) templates() error {
 	return c.each(keys.TableTemplate, func(k, val []byte) error {
 		f, ok := store.DecodeTemplate(val)
 		if !ok || !bytes.Equal(k, keys.TemplateKey(f.ID)) {
-			c.problem("F: a form is not what its key says")
+			c.problem("F: a template does not match its key")
 		}
 		return nil
 	})
@@ -96,25 +96,25 @@ func (c *checker) documents() error {
 		}
 		d, err := c.snap.Templates.Document(c.snap.Reader, new(rows.Recent), r.Type, r.ID, val)
 		if err != nil {
-			c.problem("%s/%s: malformed document at T %d", r.Type, r.ID, r.Seq)
+			c.problem("%s/%s: malformed document of commit %d", r.Type, r.ID, r.Seq)
 			return nil
 		}
 		if r.Seq > c.snap.Head.Seq {
-			c.problem("%s/%s: T %d is beyond the head", r.Type, r.ID, r.Seq)
+			c.problem("%s/%s: commit %d is later than the head", r.Type, r.ID, r.Seq)
 		}
 		p, err := rows.Get(c.snap.Reader, keys.IDKey(r.Type, r.ID, r.Seq))
 		if err != nil {
 			return err
 		}
 		if p == nil {
-			c.problem("%s/%s: version at T %d has no I row", r.Type, r.ID, r.Seq)
+			c.problem("%s/%s: the version of commit %d has no I row", r.Type, r.ID, r.Seq)
 		}
 		if d.Deleted {
 			return nil
 		}
 		vals, err := search.Extract(r.Type, d.JSON)
 		if err != nil {
-			c.problem("%s/%s: bytes at T %d cannot be read", r.Type, r.ID, r.Seq)
+			c.problem("%s/%s: the JSON of commit %d cannot be read", r.Type, r.ID, r.Seq)
 			return nil
 		}
 		if err := c.begins(r, vals); err != nil {
@@ -142,7 +142,7 @@ func (c *checker) want(key []byte, to store.Seq, r keys.Row, table string) error
 		return err
 	}
 	if len(v) < 8 || store.Seq(binary.BigEndian.Uint64(v)) != to {
-		c.problem("%s/%s: version at T %d has no right %s row", r.Type, r.ID, r.Seq, table)
+		c.problem("%s/%s: the version of commit %d has no correct %s row", r.Type, r.ID, r.Seq, table)
 	}
 	return nil
 }
@@ -218,14 +218,14 @@ func (c *checker) codes() error {
 func (c *checker) owner(r keys.Row, table string, has func(*search.Values) bool) error {
 	m, err := c.snap.FetchRow(r)
 	if errors.Is(err, fault.ErrRow) {
-		c.problem("%s/%s: %s row at T %d without a document", r.Type, r.ID, table, r.Seq)
+		c.problem("%s/%s: %s row of commit %d without a document", r.Type, r.ID, table, r.Seq)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	if !has(m.Index()) {
-		c.problem("%s/%s: %s row at T %d for a value it does not have", r.Type, r.ID, table, r.Seq)
+		c.problem("%s/%s: %s row of commit %d for a value that the document does not have", r.Type, r.ID, table, r.Seq)
 	}
 	return nil
 }
@@ -295,7 +295,7 @@ func (c *checker) log() (err error) {
 				return err
 			}
 			if !bytes.Equal(have, h[:]) {
-				c.problem("log: a stored hash of leaf %d is not what the leaf gives", i)
+				c.problem("log: a stored hash of leaf %d differs from the leaf", i)
 			}
 		}
 	}

@@ -98,7 +98,7 @@ func (ins *inspector) document(k, val []byte) error {
 		return nil
 	}
 	if r.Seq > ins.snap.Head.Seq {
-		ins.report(r.ID, "a D row is of a commit that has not happened")
+		ins.report(r.ID, "a D row belongs to a commit that does not exist")
 		return nil
 	}
 	d, err := ins.snap.Templates.Document(ins.snap.Reader, &ins.recent, r.Type, r.ID, val)
@@ -153,7 +153,7 @@ func (ins *inspector) rowsOf(r keys.Row, d *rows.Document) error {
 		ins.report(r.ID, "its D row and its JSON disagree on version or time")
 	}
 	if keys.LocationOf(vals) != r.Location || !slices.Equal(vals.Categories, d.Categories) {
-		ins.report(r.ID, "its D row lies elsewhere than its JSON says")
+		ins.report(r.ID, "its D row is not at the location of its JSON")
 	}
 	if err := ins.ordered(r, vals); err != nil {
 		return err
@@ -175,7 +175,7 @@ func (ins *inspector) rowsOf(r keys.Row, d *rows.Document) error {
 			return err
 		}
 		if len(val) < 8 || store.Seq(binary.BigEndian.Uint64(val)) != d.EndSeq {
-			ins.report(r.ID, "an index row by which it is found is missing or changed")
+			ins.report(r.ID, "one of its index rows is missing or changed")
 		}
 	}
 	return nil
@@ -203,7 +203,7 @@ func (ins *inspector) ids() error {
 			return it.Next(), nil
 		}
 		if p.Seq > ins.snap.Head.Seq {
-			ins.report(id, "an I row is of a commit that has not happened")
+			ins.report(id, "an I row belongs to a commit that does not exist")
 		}
 		var to store.Seq
 		if prefix != nil && bytes.Equal(prefix, k[:len(k)-8]) {
@@ -219,7 +219,7 @@ func (ins *inspector) ids() error {
 		m, err := ins.snap.FetchRow(keys.Row{Location: p.Location, Type: ins.typ, ID: id, Seq: p.Seq})
 		switch {
 		case errors.Is(err, fault.ErrRow):
-			ins.report(id, "its I row names a D row that is not there or cannot be read")
+			ins.report(id, "its I row names a D row that does not exist or cannot be read")
 		case err != nil:
 			return false, err
 		case m.Document.Version != p.Version || m.Document.Deleted != p.Deleted || m.Document.EndSeq != to || p.Moved &&
@@ -260,7 +260,7 @@ func (ins *inspector) indexRow(lower, k, val []byte) (id, problem string, err er
 	m, err := ins.snap.FetchRow(keys.Row{Location: p, Type: ins.typ, ID: id,
 		Seq: store.Seq(binary.BigEndian.Uint64(rest))})
 	if errors.Is(err, fault.ErrRow) {
-		return id, "an index row names a D row that is not there or cannot be read", nil
+		return id, "an index row names a D row that does not exist or cannot be read", nil
 	}
 	if err != nil {
 		return id, "", err
@@ -268,7 +268,7 @@ func (ins *inspector) indexRow(lower, k, val []byte) (id, problem string, err er
 	found := false
 	rows.EachIndexPrefix(ins.typ, m.Index(), func(have []byte) { found = found || bytes.Equal(have, prefix) })
 	if !found || m.Document.Deleted || m.Document.EndSeq != store.Seq(binary.BigEndian.Uint64(val)) {
-		return id, "an index row names a value that it does not have", nil
+		return id, "an index row names a value that the document does not have", nil
 	}
 	return id, "", nil
 }

@@ -33,7 +33,7 @@ func (ins *inspector) ordered(r keys.Row, vals *search.Values) error {
 	}
 	ok, err := l.hasEvent(r.ID, r.Seq)
 	if err == nil && !ok {
-		ins.report(r.ID, "the order of lastUpdated leaves it out")
+		ins.report(r.ID, "the order of lastUpdated omits it")
 	}
 	return err
 }
@@ -60,12 +60,12 @@ func (ins *inspector) updates() error {
 		}
 		events, err := u.Events(seq)
 		if err != nil || uint64(len(events)) != u.Count {
-			ins.report("", fmt.Sprintf("the U row of T %d cannot be read", seq))
+			ins.report("", fmt.Sprintf("the U row of commit %d cannot be read", seq))
 			return it.Next(), nil
 		}
 		for _, r := range events {
 			if seen[r.ID] {
-				ins.report(r.ID, "the order of lastUpdated names it twice")
+				ins.report(r.ID, "the order of lastUpdated lists it twice")
 			}
 			seen[r.ID] = true
 			m, err := ins.snap.FetchRow(r)
@@ -73,7 +73,7 @@ func (ins *inspector) updates() error {
 				return false, err
 			}
 			if err != nil || m.Document.Updated != u.Updated {
-				ins.report(r.ID, "the order of lastUpdated names another row or instant")
+				ins.report(r.ID, "the order of lastUpdated lists another row or instant")
 			}
 		}
 		return it.Next(), nil

@@ -30,7 +30,7 @@ func (c *checker) orders() error {
 		seq, n := store.Seq(binary.BigEndian.Uint64(k[1:])), binary.BigEndian.Uint32(k[9:])
 		typ, patient, ok := changeOf(v)
 		if !ok {
-			c.problem("L: malformed row at T %d", seq)
+			c.problem("L: malformed row of commit %d", seq)
 			return nil
 		}
 		if ok, err := l.has(keys.TypeUpdates(typ), seq, n); err != nil || !ok {
@@ -67,7 +67,7 @@ func (c *checker) orders() error {
 
 func (c *checker) unlisted(err error, table, typ string, seq store.Seq) {
 	if err == nil {
-		c.problem("%s: a change of type %s at T %d is not listed", table, typ, seq)
+		c.problem("%s: a change of type %s of commit %d is not listed", table, typ, seq)
 	}
 }
 
@@ -102,7 +102,7 @@ func (c *checker) updates(tab byte, k, v []byte) error {
 	}
 	ns, err := u.Changes()
 	if err != nil {
-		c.problem("%c: malformed row at T %d", tab, seq)
+		c.problem("%c: malformed row of commit %d", tab, seq)
 		return nil
 	}
 	for _, n := range ns {
@@ -112,7 +112,7 @@ func (c *checker) updates(tab byte, k, v []byte) error {
 		}
 		is, of, ok := changeOf(l)
 		if !ok || is != typ || tab == keys.TablePatientUpdate && of != patient {
-			c.problem("%c: a row of type %s at T %d names a change that is not there", tab, typ, seq)
+			c.problem("%c: a row of type %s of commit %d names a change that does not exist", tab, typ, seq)
 		}
 	}
 	return nil
@@ -121,7 +121,7 @@ func (c *checker) updates(tab byte, k, v []byte) error {
 func (c *checker) listedEvents(u *rows.Updates, seq store.Seq) error {
 	events, err := u.Events(seq)
 	if err != nil {
-		c.problem("U: malformed row at T %d", seq)
+		c.problem("U: malformed row of commit %d", seq)
 		return nil
 	}
 	for _, r := range events {
@@ -130,13 +130,13 @@ func (c *checker) listedEvents(u *rows.Updates, seq store.Seq) error {
 			return err
 		}
 		if v == nil {
-			c.problem("U: AuditEvent/%s at T %d is named and not there", r.ID, seq)
+			c.problem("U: AuditEvent/%s of commit %d is listed but does not exist", r.ID, seq)
 		}
 	}
 	return nil
 }
 
-// listedIn looks up the changes that U and V rows name. It caches the rows read
+// listing looks up the changes that U and V rows name. It caches the rows read
 // last.
 type listing struct {
 	checker *checker
@@ -201,7 +201,7 @@ func (c *checker) begins(r keys.Row, vals *search.Values) error {
 			return err
 		}
 		if b, err := rows.DecodeDayBits(v); err != nil || !b.Documents.Has(slot) {
-			c.problem("%s/%s: version at T %d has no right W row", r.Type, r.ID, r.Seq)
+			c.problem("%s/%s: the version of commit %d has no correct W row", r.Type, r.ID, r.Seq)
 		}
 	}
 	return nil
@@ -224,7 +224,7 @@ func (c *checker) beginsIn(ser *tier.Series, where string, cols *series.Columns)
 			all := b.Samples
 			all.Or(&d.Slots)
 			if err != nil || all != b.Samples {
-				c.problem("%s: a W row does not know when its samples begin", where)
+				c.problem("%s: a W row lacks the start of a sample", where)
 			}
 		}
 	}

@@ -45,7 +45,7 @@ func (c *checker) series() error {
 			var id series.SeriesID
 			if len(k) < 9 || !known[series.SeriesID(k[1:9])] {
 				copy(id[:], k[1:])
-				c.problem("%c: a row of series %x, which is not there", tab, id)
+				c.problem("%c: a row of series %x, which does not exist", tab, id)
 			}
 			return nil
 		})
@@ -62,7 +62,7 @@ func (c *checker) series() error {
 				return nil
 			}
 			if len(k) < 9 || !known[series.SeriesID(k[len(k)-8:])] {
-				c.problem("%c: a row of a series that is not there", tab)
+				c.problem("%c: a row of a series that does not exist", tab)
 			}
 			return nil
 		})
@@ -78,7 +78,7 @@ func (c *checker) oneSeries(ser *tier.Series, key []byte) error {
 		keys.MemberKey(ser.Template.Identity, ser.ID),
 		keys.IdentityKey(ser.Template.Identity)}
 	if !bytes.Equal(want[0], key) {
-		c.problem("series %x: its Q row lies elsewhere than its template says", ser.ID)
+		c.problem("series %x: its Q row is not at the location of its template", ser.ID)
 	}
 	for _, h := range ser.OtherCodes {
 		want = append(want, keys.SeriesKey(keys.TableOtherSeries, &ser.Location, h, ser.ID))
@@ -112,7 +112,7 @@ func (c *checker) oneSeries(ser *tier.Series, key []byte) error {
 	}
 	if st.Samples != sum.Samples || st.Tails != sum.Tails || st.TailSamples != sum.TailSamples ||
 		st.MaxStart < sum.MaxStart {
-		c.problem("series %x: its tally is not what its blocks add up to", ser.ID)
+		c.problem("series %x: its tally differs from its blocks", ser.ID)
 	}
 	return c.alsoDocuments(ser)
 }
@@ -145,13 +145,13 @@ func (c *checker) level(ser *tier.Series, level byte, sum *rows.Tally) (err erro
 			return err
 		}
 		if again := series.Summarise(&cols); !reflect.DeepEqual(again, h) {
-			c.problem("%s: its header is not that of its samples", where)
+			c.problem("%s: its header differs from its samples", where)
 		}
 		for i := range cols.Len() {
 			s := cols.At(i)
 			k := ser.Template.Key(&s)
 			if s.Class() != ser.Template.Class || store.Seq(s.Commit.T) > c.snap.Head.Seq || s.Commit.T == 0 {
-				c.problem("%s: sample %d is of another class or commit", where, i)
+				c.problem("%s: sample %d has a wrong class or commit", where, i)
 			}
 			if (i > 0 || level == tier.LevelBase && n > 0) && last.Compare(&k) >= 0 {
 				c.problem("%s: sample %d is out of order", where, i)
@@ -190,7 +190,7 @@ func (c *checker) alsoDocuments(ser *tier.Series) (err error) {
 			return err
 		}
 		if l != nil {
-			c.problem("%s: it is a sample and a document", fhir.Ref{Type: "Observation", ID: id})
+			c.problem("%s: both a sample and a document", fhir.Ref{Type: "Observation", ID: id})
 		}
 	}
 	return it.Error()

@@ -148,7 +148,7 @@ func (f *finder) eachRow(patient string, one bool, from []byte,
 	return it.Error()
 }
 
-// again reads a match that was met before.
+// reread reads a match that was met before.
 func (f *finder) reread(r keys.Row, ser *tier.Series, s *series.Sample) (*snapshot.Match, error) {
 	if ser != nil {
 		return snapshot.NewSample(ser, s), nil

@@ -37,7 +37,7 @@ type finder struct {
 	// emit takes a match and the position after which to continue. It returns false
 	// to end the search.
 	emit func(m *snapshot.Match, pos []byte) bool
-	// passing is set when emit keeps neither the match nor its position, so that one
+	// passing is set if emit keeps neither the match nor its position, so that one
 	// match can be reused and no position is encoded.
 	passing bool
 	reused  *snapshot.Match // the match that is reused

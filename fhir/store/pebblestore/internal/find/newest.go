@@ -274,7 +274,7 @@ func (nf *newestFinder) newestIn(runs []run, n int, give func(*snapshot.Match) b
 	return more, err
 }
 
-// wholeCluster emits every match of a cluster, and learns its signatures.
+// readCluster emits every match of a cluster, and learns its signatures.
 func (nf *newestFinder) readCluster(code [8]byte, learn func(map[string]*signature),
 	give func(*snapshot.Match) bool) (more bool, err error) {
 	base := keys.Cluster(keys.TableDocument, nf.patient, nf.query.Type)

@@ -23,7 +23,7 @@ func (s *Searcher) columnar(ctx context.Context, op string, snap *snapshot.Snaps
 	docs func(f *finder) (bool, error),
 	sample func(f *finder, ser *tier.Series) (bool, error)) error {
 	if req.Query.Type != "Observation" || req.Query.Patient == "" {
-		return fhir.Errorf(fhir.Internal, op, "only Observations of one patient lie in columns")
+		return fhir.Errorf(fhir.Internal, op, "only Observations of one patient are stored in columns")
 	}
 	at, err := snap.At(op, req.At)
 	if err != nil {

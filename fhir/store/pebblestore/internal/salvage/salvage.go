@@ -618,8 +618,8 @@ func (l LostResource) String() string {
 	return fmt.Sprintf("%s/%s: %d earlier versions lost", l.Type, l.ID, l.Versions)
 }
 
-// Whole reports whether nothing was lost.
-func (s *Report) Whole() bool {
+// Complete reports whether nothing was lost.
+func (s *Report) Complete() bool {
 	return len(s.Unreadable) == 0 && len(s.Lost) == 0 && s.LostBlocks == 0 && s.LostSeries == 0 &&
 		s.LostChanges == 0 && len(s.Problems) == 0
 }

@@ -21,7 +21,7 @@ func (snap *Snapshot) At(op string, seq store.Seq) (store.Seq, error) {
 		return snap.Head.Seq, nil
 	}
 	if seq > snap.Head.Seq {
-		return 0, fhir.Errorf(fhir.Gone, op, "the snapshot is not known to this store")
+		return 0, fhir.Errorf(fhir.Gone, op, "this store does not have the snapshot")
 	}
 	return seq, nil
 }

@@ -1,7 +1,7 @@
 // Package tier reads and encodes the samples of a store, and plans the compaction of
 // their blocks.
 //
-// A sample has no row of its own: it stands for the D, P and X rows that its
+// A sample has no row. It stands for the D, P and X rows that its
 // Observation would have. A Walk returns the samples of one series in the order of
 // those rows.
 //

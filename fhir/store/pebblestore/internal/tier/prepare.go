@@ -89,10 +89,10 @@ func CheckDistinct(ws []store.SeriesWrite) error {
 		id := ws[i].Template.Identity
 		for _, j := range byIdentity[id] {
 			if bytes.Equal(series.AppendTemplate(nil, ws[i].Template), series.AppendTemplate(nil, ws[j].Template)) {
-				return fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "series %d and %d are one", j, i)
+				return fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "series writes %d and %d are of the same series", j, i)
 			}
 			if common(&ws[i], &ws[j]) {
-				return fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "series %d and %d state a sample twice", j, i)
+				return fhir.Errorf(fhir.Invalid, "pebblestore.Commit", "series writes %d and %d have a sample in common", j, i)
 			}
 		}
 		byIdentity[id] = append(byIdentity[id], i)
