@@ -71,10 +71,10 @@ func TestFillingDisk(t *testing.T) {
 	}{
 		{1 << 39, true, true, ""},
 		{lowSpace - 1, true, true, "nearly full"},
-		{reserve - 1, false, true, "writes are refused, reads go on"},
+		{reserve - 1, false, true, "writes are refused, reads continue"},
 		{lastReserve - 1, false, false, "reads and writes are refused"},
 		{reserve, true, true, ""},
-		{1 << 39, true, true, "room again"},
+		{1 << 39, true, true, "free space again"},
 	} {
 		fs.free.Store(c.free)
 		log.Reset()
