@@ -23,7 +23,7 @@ func TestTemplate(t *testing.T) {
 		f := store.NewTemplate(json, len(prefix), cuts)
 		if f == nil {
 			if len(cuts)%2 == 0 {
-				t.Fatal("no form")
+				t.Fatal("no template")
 			}
 			return
 		}
@@ -65,7 +65,7 @@ func TestTemplate(t *testing.T) {
 func TestFormOfNoCuts(t *testing.T) {
 	for _, cuts := range [][]int{{1}, {3, 2}, {0, 2}, {2, 9}, {-1, 2}} {
 		if store.NewTemplate([]byte("12345"), 1, cuts) != nil {
-			t.Errorf("%v make a form", cuts)
+			t.Errorf("%v make a template", cuts)
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 // Check implements store.Store. Every D row must have its I, P and X rows, and the
 // other way round; versions follow one another; the log's hashes follow from its
-// leaves; the sample tier is whole. Reports name types, ids and keys, never content.
+// leaves; the rows of the sample tier agree. Reports name types, ids and keys, never content.
 func (d *DB) Check(ctx context.Context, report func(problem string)) error {
 	const op = "pebblestore.Check"
 	v, err := d.enter(op)

@@ -309,7 +309,7 @@ func (d *DB) syncer() {
 		if g.view != nil {
 			d.reads.Drop(g.changed, g.view.group)
 			d.publish(g.view)
-			d.tell(g)
+			d.notify(g)
 		}
 		for _, r := range g.requests {
 			close(r.done)
@@ -317,7 +317,8 @@ func (d *DB) syncer() {
 	}
 }
 
-func (d *DB) tell(g *group) {
+// notify calls the watchers with the commits of a group.
+func (d *DB) notify(g *group) {
 	d.mu.Lock()
 	fns := make([]func(store.Commit), 0, len(d.watches))
 	for id := uint64(0); id < d.nextID && len(fns) < len(d.watches); id++ {

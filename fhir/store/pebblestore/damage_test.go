@@ -295,7 +295,7 @@ func TestSalvage(t *testing.T) {
 		if err := s.d.Compact(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		whole := content(t, s.d, nil)
+		original := content(t, s.d, nil)
 		s.close()
 		s.flip(part)
 		out, err := Salvage(context.Background(), "s", "new",
@@ -311,21 +311,21 @@ func TestSalvage(t *testing.T) {
 		for _, l := range out.Lost {
 			lost[l.Type+"/"+l.ID] = l.Versions == 0
 		}
-		saved, scanned := content(t, d, whole), content(t, d, nil)
+		saved, scanned := content(t, d, original), content(t, d, nil)
 		missing := 0
-		for key, body := range whole {
+		for key, body := range original {
 			switch {
 			case saved[key] == body && scanned[key] == body:
 			case saved[key] != "" || scanned[key] != "":
 				t.Errorf("byte at %.3f: %s is another than it was", part, key)
 			case !lost[key] && out.LostBlocks == 0 && out.LostSeries == 0:
-				t.Errorf("byte at %.3f: %s is lost, and not told", part, key)
+				t.Errorf("byte at %.3f: %s is lost, but not reported", part, key)
 			default:
 				missing++
 			}
 		}
-		if len(saved) == 0 || missing > len(whole)*9/10 {
-			t.Errorf("byte at %.3f: %d of %d are lost", part, missing, len(whole))
+		if len(saved) == 0 || missing > len(original)*9/10 {
+			t.Errorf("byte at %.3f: %d of %d are lost", part, missing, len(original))
 		}
 		if !out.Complete() {
 			something++

@@ -19,7 +19,7 @@
 //	salvage    recovery of the readable part of a damaged store
 //	readcache  cache of single resources and of small state
 //
-// The committer stays one package, in the files commit.go, stage.go, append.go,
+// The committer stays one package, in the files commit.go, stage.go, stageseries.go,
 // stageleaves.go and stageupdates.go: a stage reads and writes the committer's
 // state for each row, and an interface between them would cost a dynamic call or a
 // copy per row. For the same reason, snapshots, matches and walks are concrete types

@@ -202,7 +202,7 @@ func TestOrdersArePagedByIndex(t *testing.T) {
 			paged, after, most = append(paged, ids...), last, max(most, looked)
 		}
 		if !slices.Equal(paged, all[:len(paged)]) || most > 50*8+8*popPatients {
-			t.Errorf("%s: pages are not the whole, or looked at %d rows", raw, most)
+			t.Errorf("%s: the pages differ from the unpaged search, or looked at %d rows", raw, most)
 		}
 	}
 }

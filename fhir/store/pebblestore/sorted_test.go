@@ -86,7 +86,7 @@ func TestSortedOnce(t *testing.T) {
 				}
 			}
 			if !slices.Equal(got, want) {
-				t.Error("pages are not the sorted whole")
+				t.Error("the pages differ from the sorted matches")
 			}
 			// After a restart in the middle, the same page follows.
 			_, after, _ = p.find(bySize, 100, "", at)
@@ -175,7 +175,7 @@ func TestSortedBounds(t *testing.T) {
 	err := p.d.Find(context.Background(), store.Find{Query: q, Filter: allOf("Observation")},
 		func(*store.Found) bool { return true })
 	if fhir.KindOf(err) != fhir.TooCostly {
-		t.Errorf("a sort beyond its room: %v", err)
+		t.Errorf("a sort beyond its limit: %v", err)
 	}
 	if files := p.scratchFiles(); len(files) > kept() {
 		t.Errorf("files of no result: %v", files)

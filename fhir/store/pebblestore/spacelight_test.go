@@ -55,7 +55,7 @@ func TestFillingDisk(t *testing.T) {
 			JSON: []byte(fhir.Prefix("Device", id) + "}}")}})
 		return b
 	}
-	kinds := map[string]func() store.Batch{
+	batches := map[string]func() store.Batch{
 		"read":           func() store.Batch { return event(0) },
 		"token":          func() store.Batch { return event(1000) },
 		"resource":       resource,
@@ -84,7 +84,7 @@ func TestFillingDisk(t *testing.T) {
 		if !strings.Contains(log.String(), c.log) || c.log != "" && !strings.Contains(log.String(), "data-dir") {
 			t.Errorf("%d bytes free: the log says %q", c.free, log.String())
 		}
-		for name, make := range kinds {
+		for name, make := range batches {
 			b := make()
 			_, err := d.Commit(context.Background(), &b)
 			if ok := c.all || c.lights && light[name]; ok != (err == nil) || !ok && fhir.KindOf(err) != fhir.NoSpace {

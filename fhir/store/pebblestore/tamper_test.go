@@ -206,7 +206,7 @@ func TestVerifyFindsEveryTamperedRow(t *testing.T) {
 	if rep := verify(); !rep.OK {
 		t.Fatalf("after all was put back: %+v", rep)
 	}
-	t.Logf("%d kinds of tampering, %d of them change no answer", tried, harmless)
+	t.Logf("%d types of tampering, %d of them change no answer", tried, harmless)
 }
 
 // harmless reports whether every answer about AuditEvents is as before, except for
@@ -317,7 +317,7 @@ func TestCheckFindsEveryTamperedChange(t *testing.T) {
 	if n := problems(); n != 0 {
 		t.Fatalf("after all was put back: %d problems", n)
 	}
-	t.Logf("%d kinds of tampering", tried)
+	t.Logf("%d types of tampering", tried)
 }
 
 // changes returns the change log, in order of commits.

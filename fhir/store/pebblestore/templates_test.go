@@ -182,7 +182,7 @@ func TestTemplateFaults(t *testing.T) {
 	w, other := auditEvent("b", 1, true), auditEvent("b", 1, true)
 	other.Resource.JSON = bytes.Replace(bytes.Clone(other.Resource.JSON), []byte("entity"), []byte("entitx"), 1)
 	if _, err := d.Commit(ctx, &store.Batch{Writes: []store.Write{other}}); fhir.KindOf(err) != fhir.Invalid {
-		t.Errorf("JSON that is not of its form: %v", err)
+		t.Errorf("JSON that does not fit its template: %v", err)
 	}
 	// The second write of the group changes a templated document of the first.
 	a, b := &request{batch: &store.Batch{Writes: []store.Write{w}}},
@@ -221,11 +221,11 @@ func TestTemplateFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, _, err := d.Read(ctx, fhir.Ref{Type: "AuditEvent", ID: "a2"}, 0); err == nil {
-			t.Error("a form that is not there was read")
+			t.Error("a lost or changed template was read")
 		}
 		n := 0
 		if err := d.Check(ctx, func(string) { n++ }); n == 0 && err == nil {
-			t.Error("a form that is not there was not found")
+			t.Error("Check did not report a lost or changed template")
 		}
 	}
 }

@@ -98,7 +98,7 @@ func (pr *pair) watch(i int) {
 // streams returns templates of many types. Some share an identity, some share a
 // code with each other or with documents.
 func streams() (out []*series.Template) {
-	add := func(identity, patient string, class series.Class, code int, form string) {
+	add := func(identity, patient string, class series.Class, code int, variant string) {
 		t := &series.Template{Class: class, Patient: patient, Vendor: []string{"apple", "oura"}[code%2], Values: 1,
 			Seed: uint64(code)}
 		copy(t.Identity[:], identity)
@@ -112,7 +112,7 @@ func streams() (out []*series.Template) {
 		value, end := `,"valueQuantity":{"value":`,
 			`,"unit":"per minute","system":"http://unitsofmeasure.org","code":"/min"}`
 		tail = fmt.Sprintf(`,"device":{"reference":"Device/d%d"}`, code)
-		switch form {
+		switch variant {
 		case "key":
 			t.KeyValue = true
 		case "bare": // without category, device or unit, and with another status
@@ -123,7 +123,7 @@ func streams() (out []*series.Template) {
 			category = `,"category":[{"coding":[{"system":"urn:category","code":"activity"}]},{"coding":[{"system":"urn:category","code":"vital-signs"}]}]`
 			t.Categories = []string{"activity", "vital-signs"}
 		case "two", "three":
-			t.Values = map[string]int{"two": 2, "three": 3}[form]
+			t.Values = map[string]int{"two": 2, "three": 3}[variant]
 		}
 		mid := rest + category + fmt.Sprintf(
 			`,"code":{"coding":[{"system":"%s","code":"c%d"},{"system":"urn:other","code":"c%d"}],"text":"Rate"}`,
@@ -246,7 +246,7 @@ func (pr *pair) missing(ws []store.SeriesWrite) (fresh []store.SeriesWrite, othe
 	if at != at2 {
 		pr.rt.Fatalf("probed as of %d and %d", at, at2)
 	}
-	told := map[string]bool{}
+	seen := map[string]bool{}
 	for i := range ws {
 		c := &series.Columns{}
 		for j, id := range idsOf(ws[i]) {
@@ -254,10 +254,10 @@ func (pr *pair) missing(ws []store.SeriesWrite) (fresh []store.SeriesWrite, othe
 				pr.rt.Fatalf("probe of %s (%s): %d as documents, %d as samples", id, ws[i].Template.Identity,
 					want[i][j], got[i][j])
 			}
-			if told[id] { // occurs under another template of this batch
+			if seen[id] { // occurs under another template of this batch
 				continue
 			}
-			told[id] = true
+			seen[id] = true
 			s := ws[i].Columns.At(j)
 			switch got[i][j] {
 			case store.Missing:

@@ -153,20 +153,20 @@ func (pr *pair) read() {
 		before, version := uint64(pr.n(4, "before")), uint64(1+pr.n(3, "version"))
 		var out [2]string
 		for i, s := range pr.stores {
-			say := func(r fhir.Resource, f *access.Facts) bool {
+			record := func(r fhir.Resource, f *access.Facts) bool {
 				out[i] += fmt.Sprintf("v%d %v %v %s %s\n", r.Version, r.Deleted, r.LastUpdated, tokens(f), r.JSON)
 				return true
 			}
-			tell := func(r fhir.Resource, f *access.Facts, err error) {
+			add := func(r fhir.Resource, f *access.Facts, err error) {
 				if err != nil {
 					out[i] += fmt.Sprintf("kind %d\n", fhir.KindOf(err))
 				} else {
-					say(r, f)
+					record(r, f)
 				}
 			}
-			tell(s.Read(ctx, ref, at))
-			tell(s.ReadVersion(ctx, ref, version))
-			if err := s.History(ctx, ref, at, before, say); err != nil {
+			add(s.Read(ctx, ref, at))
+			add(s.ReadVersion(ctx, ref, version))
+			if err := s.History(ctx, ref, at, before, record); err != nil {
 				out[i] += fmt.Sprintf("kind %d\n", fhir.KindOf(err))
 			}
 			hs, err := s.Heads(ctx, []fhir.Ref{ref})
@@ -312,7 +312,7 @@ func (pr *pair) columns(col store.Columnar, f store.Find, what string) {
 		part := cols.Slice(r.From, r.To)
 		if r.Header != nil && (r.From != 0 || r.To != cols.Len() ||
 			!reflect.DeepEqual(*r.Header, series.Summarise(cols))) {
-			pr.rt.Fatalf("%s: a run is said to be a whole block, which it is not", what)
+			pr.rt.Fatalf("%s: a run has the header of a block of which it is a part", what)
 		}
 		for _, id := range idsOf(store.SeriesWrite{Template: r.Template, Columns: &part}) {
 			got[id]++

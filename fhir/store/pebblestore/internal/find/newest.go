@@ -72,7 +72,7 @@ func (c *signatureCache) note(seq store.Seq, id Cluster, d *rows.Document, delet
 // lookup returns the signatures of a cluster as of a snapshot at seq. If they are
 // not cached, the caller may read the whole cluster at seq and pass its signatures
 // to learn, unless learn is nil.
-func (c *signatureCache) lookup(id Cluster, seq, latest store.Seq) (kinds []*signature, known bool,
+func (c *signatureCache) lookup(id Cluster, seq, latest store.Seq) (found []*signature, cached bool,
 	learn func(map[string]*signature)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -90,9 +90,9 @@ func (c *signatureCache) lookup(id Cluster, seq, latest store.Seq) (kinds []*sig
 		return nil, false, nil
 	case cl.learned > 0 && seq >= cl.learned:
 		for _, k := range cl.byKey {
-			kinds = append(kinds, k)
+			found = append(found, k)
 		}
-		return kinds, true, nil
+		return found, true, nil
 	case seq < cl.needs:
 		return nil, false, nil
 	}
@@ -232,13 +232,13 @@ func (nf *newestFinder) otherCoding(codes [][8]byte) (found bool, err error) {
 
 // newestIn handles one cluster.
 func (nf *newestFinder) newestIn(runs []run, n int, give func(*snapshot.Match) bool) (bool, error) {
-	kinds, known, learn := nf.searcher.clusters.lookup(Cluster{Patient: nf.patient, Code: runs[0].code}, nf.at,
+	sigs, cached, learn := nf.searcher.clusters.lookup(Cluster{Patient: nf.patient, Code: runs[0].code}, nf.at,
 		nf.snap.Head.Seq)
-	if !known {
+	if !cached {
 		return nf.readCluster(runs[0].code, learn, give)
 	}
 	w := &newest{limit: n}
-	for _, k := range kinds {
+	for _, k := range sigs {
 		if nf.mayMatch(k) {
 			w.expect(k.codings)
 		}

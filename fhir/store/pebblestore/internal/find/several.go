@@ -36,14 +36,14 @@ func (mr *merger) listOthers() (ok bool, err error) {
 		if !rows.Visible(val, seq, mr.at) || len(val) >= 8+len(own) && string(val[8:8+len(own)]) == string(own) {
 			continue
 		}
-		place, _, good := keys.CutLocation(val[8:])
+		loc, _, good := keys.CutLocation(val[8:])
 		if !good {
 			return false, fault.ErrRow
 		}
 		if len(mr.others) == mr.searcher.bounds.Others {
 			return false, nil
 		}
-		mr.others = append(mr.others, keys.Row{Location: place, Type: mr.query.Type, ID: id, Seq: seq})
+		mr.others = append(mr.others, keys.Row{Location: loc, Type: mr.query.Type, ID: id, Seq: seq})
 	}
 	return true, it.Error()
 }

@@ -29,12 +29,12 @@ func (l *Log) Close() error { return l.it.Close() }
 
 // row returns the row of type typ that begins at index i, or the last one before
 // it.
-func (l *Log) row(kind byte, i uint64) (first uint64, v []byte, err error) {
-	if !l.it.SeekLT(keys.AppendUint64([]byte{keys.TableLog, kind}, i+1)) {
+func (l *Log) row(typ byte, i uint64) (first uint64, v []byte, err error) {
+	if !l.it.SeekLT(keys.AppendUint64([]byte{keys.TableLog, typ}, i+1)) {
 		return 0, nil, l.it.Error()
 	}
 	k := l.it.Key()
-	if k[1] != kind {
+	if k[1] != typ {
 		return 0, nil, nil
 	}
 	if len(k) != 10 {

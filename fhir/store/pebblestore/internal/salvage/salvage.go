@@ -245,11 +245,11 @@ func (s *salvager) resource(prefix []byte, have []salvagedVersion) error {
 		return nil
 	}
 	typ, id := refOf(prefix)
-	whole := have[0].doc == nil || have[0].doc.EndSeq != 0
+	lostAll := have[0].doc == nil || have[0].doc.EndSeq != 0
 	lost := 0
 	for i := range have {
 		x := &have[i]
-		if whole || x.doc == nil {
+		if lostAll || x.doc == nil {
 			lost++
 			if err := errors.Join(s.remove(x.key),
 				s.remove(keys.RowKey(keys.TableDocument, &x.pointer.Location, x.pointer.Code, typ, id,
@@ -269,7 +269,7 @@ func (s *salvager) resource(prefix []byte, have []salvagedVersion) error {
 			return err
 		}
 	}
-	if whole {
+	if lostAll {
 		s.report.Lost = append(s.report.Lost, LostResource{Type: typ, ID: id})
 	} else if lost > 0 || have[len(have)-1].pointer.Version != 1 || len(have) != int(have[0].pointer.Version) {
 		s.report.Lost = append(s.report.Lost, LostResource{typ, id, int(have[0].pointer.Version) - len(have) + lost})
