@@ -13,8 +13,8 @@ import (
 	"pulsegate/fhir/store/pebblestore"
 )
 
-// A batch writes a resource and small state together. The second batch expects a
-// version that is no longer current, and fails without writing anything.
+// ExampleStore_Commit writes a resource and small state together. The second batch
+// expects another version, and fails without writing anything.
 func ExampleStore_Commit() {
 	ctx := context.Background()
 	db, err := pebblestore.Open("store", pebblestore.Options{

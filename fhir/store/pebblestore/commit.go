@@ -268,8 +268,8 @@ func (d *DB) assemble(g *group, reqs []*request) (bad *request, err error) {
 	return nil, nil
 }
 
-// apply writes a batch to the WAL and the memtable. It runs Pebble on a goroutine
-// of its own, which a fatal error in Pebble ends.
+// apply writes a batch to the WAL and the memtable. It runs Pebble on a
+// separate goroutine, which a fatal error in Pebble would end.
 func (d *DB) apply(b *pebble.Batch) error {
 	res := make(chan error, 1)
 	go func() {

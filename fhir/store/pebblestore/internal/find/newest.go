@@ -23,7 +23,7 @@ import (
 // code, the categories, the status and the writer. A cluster has few signatures. If
 // they are known, the newest document of each is found without reading the others.
 // Signatures are kept in memory for the clusters that were searched: the first
-// search reads the whole cluster, and the committer adds the signatures of later
+// search reads all of the cluster, and the committer adds the signatures of later
 // documents.
 type signature struct {
 	codings        []string // "system|code", sorted
@@ -33,7 +33,7 @@ type signature struct {
 }
 
 const (
-	maxSignatures = 64   // per cluster; a cluster with more is read whole
+	maxSignatures = 64   // per cluster; clusters with more are read in full
 	maxClusters   = 4096 // in memory
 )
 
