@@ -91,7 +91,7 @@ func (s faulty) Commit(ctx context.Context, b *store.Batch) (store.Result, error
 				old := base64.StdEncoding.EncodeToString([]byte(event.query))
 				w.Resource.JSON = bytes.Replace(w.Resource.JSON, []byte(old),
 					[]byte(base64.StdEncoding.EncodeToString([]byte(line))), 1)
-				w.Form, w.Cuts, event.query = nil, nil, line
+				w.Template, w.Cuts, event.query = nil, nil, line
 			}
 			notes = append(notes, noted{request, event})
 		}

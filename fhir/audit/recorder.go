@@ -100,7 +100,7 @@ func (r *Recorder) Prepare(ev Event) (store.Write, store.Leaf, error) {
 		Op:       store.Put,
 		Resource: fhir.Resource{Type: "AuditEvent", ID: id, JSON: x.body},
 		Values:   x.values,
-		Form:     x.form,
+		Template: x.form,
 		Cuts:     x.cuts,
 		Expect:   store.Fresh,
 	}

@@ -43,7 +43,7 @@ place, start the server, and run "pulsegate audit verify".`,
 		if err := r.print(out, func(w io.Writer) { fmt.Fprint(w, out) }); err != nil {
 			return err
 		}
-		if !out.Whole() {
+		if !out.Complete() {
 			return errors.New("part of the store is lost; see the report")
 		}
 		return nil
