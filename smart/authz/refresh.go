@@ -22,34 +22,34 @@ const (
 	markLen   = 22 // 16 bytes
 )
 
-// Presented is a refresh token as somebody sent it.
-type Presented struct {
+// RefreshToken is a refresh token as somebody sent it.
+type RefreshToken struct {
 	ID           string // of the authorization
 	secret, mark string
 }
 
 // ParseRefresh reads a refresh token's form.
-func ParseRefresh(s string) (Presented, bool) {
+func ParseRefresh(s string) (RefreshToken, bool) {
 	id, rest, _ := strings.Cut(s, ".")
 	secret, mark, _ := strings.Cut(rest, ".")
-	return Presented{id, secret, mark}, len(id) == 26 && fhir.ValidID(id) && len(secret) == secretLen &&
+	return RefreshToken{id, secret, mark}, len(id) == 26 && fhir.ValidID(id) && len(secret) == secretLen &&
 		len(mark) == markLen
 }
 
-// Standing is what a presented refresh token is to its authorization.
-type Standing uint8
+// Status is what a presented refresh token is to its authorization.
+type Status uint8
 
 const (
-	// Foreign was never one of its tokens.
-	Foreign Standing = iota
-	// Good is the current one.
-	Good
-	// Retry is the one before, within Grace, from the same sender.
+	// Unknown was never one of its tokens.
+	Unknown Status = iota
+	// Current is the current one.
+	Current
+	// Retry is the one before, within RetryGrace, from the same sender.
 	Retry
 	// Reused was replaced: somebody has a copy.
 	Reused
-	// Dead is one of an authorization that has ended.
-	Dead
+	// Ended is one of an authorization that has ended.
+	Ended
 )
 
 func random(r io.Reader, n int) ([]byte, error) {
@@ -66,22 +66,22 @@ func (r *Record) markOf(secret string) string {
 
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 
-// Standing judges a presented token at now; proof is what identifies its
+// Status judges a presented token at now; proof is what identifies its
 // sender and request.
-func (r *Record) Standing(p Presented, now time.Time, proof string) Standing {
+func (r *Record) Status(p RefreshToken, now time.Time, proof string) Status {
 	if p.ID != r.ID || len(r.Key) == 0 || !equal(p.mark, r.markOf(p.secret)) {
-		return Foreign
+		return Unknown
 	}
 	if !r.Live(now) {
-		return Dead
+		return Ended
 	}
 	switch h := hashed(p.secret); {
 	case equal(h, r.Current):
 		if !now.Before(r.Idle) {
-			return Dead
+			return Ended
 		}
-		return Good
-	case equal(h, r.Previous) && now.Sub(r.Rotated) <= Grace && !now.Before(r.Rotated) && equal(proof, r.Proof):
+		return Current
+	case equal(h, r.Previous) && now.Sub(r.Rotated) <= RetryGrace && !now.Before(r.Rotated) && equal(proof, r.Proof):
 		return Retry
 	}
 	return Reused
@@ -103,18 +103,18 @@ func (r *Record) next(now time.Time, rand io.Reader) (string, error) {
 		return "", err
 	}
 	secret := base64.RawURLEncoding.EncodeToString(b)
-	r.Current, r.Idle, r.Used = hashed(secret), now.Add(Idle), now
+	r.Current, r.Idle, r.Used = hashed(secret), now.Add(IdleLife), now
 	return r.ID + "." + secret + "." + r.markOf(secret), nil
 }
 
-// Rotate replaces a Good token by the one it returns. Seal must follow.
-func (r *Record) Rotate(p Presented, now time.Time, proof string, rand io.Reader) (string, error) {
+// Rotate replaces a Current token by the one it returns. Seal must follow.
+func (r *Record) Rotate(p RefreshToken, now time.Time, proof string, rand io.Reader) (string, error) {
 	r.Previous, r.Rotated, r.Proof = hashed(p.secret), now, proof
 	return r.next(now, rand)
 }
 
 // sealer is the cipher that only who holds the presented token can make.
-func (p Presented) sealer() (cipher.AEAD, error) {
+func (p RefreshToken) sealer() (cipher.AEAD, error) {
 	m := hmac.New(sha256.New, []byte("pulsegate refresh answer"))
 	m.Write([]byte(p.secret))
 	block, err := aes.NewCipher(m.Sum(nil))
@@ -127,7 +127,7 @@ func (p Presented) sealer() (cipher.AEAD, error) {
 
 // Seal keeps the answer to a rotation for an identical retry. The key is used
 // for this one answer only, so the nonce may be fixed.
-func (r *Record) Seal(p Presented, answer []byte) error {
+func (r *Record) Seal(p RefreshToken, answer []byte) error {
 	a, err := p.sealer()
 	if err != nil {
 		return err
@@ -137,7 +137,7 @@ func (r *Record) Seal(p Presented, answer []byte) error {
 }
 
 // Open returns the answer that a Retry gets again.
-func (r *Record) Open(p Presented) ([]byte, error) {
+func (r *Record) Open(p RefreshToken) ([]byte, error) {
 	a, err := p.sealer()
 	if err != nil {
 		return nil, err

@@ -29,13 +29,13 @@ const (
 	keepCode = time.Hour
 	// Idle is how long a refresh token lives when it is not used, Absolute
 	// how long an authorization lives at all.
-	Idle     = 90 * 24 * time.Hour
-	Absolute = 180 * 24 * time.Hour
+	IdleLife     = 90 * 24 * time.Hour
+	AbsoluteLife = 180 * 24 * time.Hour
 	// Session is the absolute end of an authorization that goes with a
 	// session.
-	Session = 12 * time.Hour
+	SessionLife = 12 * time.Hour
 	// Grace is how long an identical retry of a refresh gets the same answer.
-	Grace = 5 * time.Second
+	RetryGrace = 5 * time.Second
 )
 
 // Store keeps codes and authorizations.
@@ -53,8 +53,8 @@ type Code struct {
 	Used          bool          `json:"used,omitempty"`
 }
 
-// Issued is a code with what the store holds for it.
-type Issued struct {
+// StoredCode is a code with what the store holds for it.
+type StoredCode struct {
 	Code
 	key string
 	raw []byte
@@ -75,8 +75,8 @@ func NewCode(code string, c Code) (store.StateWrite, error) {
 
 // Code returns what a code stands for, also when it has expired or was used:
 // that is for the caller to check. NotFound when there is none.
-func (s *Store) Code(ctx context.Context, code string) (Issued, error) {
-	i := Issued{key: codes + hashed(code)}
+func (s *Store) Code(ctx context.Context, code string) (StoredCode, error) {
+	i := StoredCode{key: codes + hashed(code)}
 	var err error
 	if i.raw, err = s.State.Get(ctx, i.key); err != nil {
 		return i, fhir.Wrap("authz.Code", err)
@@ -88,7 +88,7 @@ func (s *Store) Code(ctx context.Context, code string) (Issued, error) {
 }
 
 // Redeem is the writes that use the code up and begin its authorization.
-func (i *Issued) Redeem(r Record) ([]store.StateWrite, error) {
+func (i *StoredCode) Redeem(r Record) ([]store.StateWrite, error) {
 	used := i.Code
 	used.Used = true
 	b, err := json.Marshal(used)
@@ -188,7 +188,7 @@ func (s *Store) About(ctx context.Context, patient string, now time.Time) ([]Aut
 }
 
 // Of lists the records of what a person allows at now, newest first.
-func (s *Store) Of(ctx context.Context, subject string, now time.Time) ([]Record, error) {
+func (s *Store) Records(ctx context.Context, subject string, now time.Time) ([]Record, error) {
 	return s.records(ctx, subjectKey(subject, ""), now)
 }
 
@@ -288,18 +288,18 @@ func (s *Store) TokenRevoked(ctx context.Context, jti string) (bool, error) {
 }
 
 // Same reports whether both were read as the same bytes.
-func (r *Record) Same(o *Record) bool { return bytes.Equal(r.raw, o.raw) }
+func (r *Record) SameVersion(o *Record) bool { return bytes.Equal(r.raw, o.raw) }
 
 // Changed returns the record as it is now: old itself when nothing changed
 // since it was read, which costs no parsing.
-func (s *Store) Changed(ctx context.Context, id string, old *Record) (*Record, error) {
+func (s *Store) Reload(ctx context.Context, id string, old *Record) (*Record, error) {
 	if old.ID != id || old.raw == nil {
 		r, err := s.Get(ctx, id)
 		return &r, err
 	}
 	b, err := s.State.Get(ctx, records+id)
 	if err != nil {
-		return nil, fhir.Wrap("authz.Changed", err)
+		return nil, fhir.Wrap("authz.Reload", err)
 	}
 	if bytes.Equal(b, old.raw) {
 		return old, nil

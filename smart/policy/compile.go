@@ -16,17 +16,17 @@ type Facts struct {
 	Roles    []access.Rule // what the roles of the person allow; none: nothing
 }
 
-// OwnRole is the role of somebody who sees nothing but the own data. It counts
+// patientRole is the role of somebody who sees nothing but the own data. It counts
 // for who is a Patient or RelatedPerson here, and for nobody else: what it
 // allows is bounded by that.
-const OwnRole = "patient"
+const patientRole = "patient"
 
-// Counting is the roles that count for a person.
-func Counting(roles []string, user fhir.Ref) []string {
+// EffectiveRoles is the roles that count for a person.
+func EffectiveRoles(roles []string, user fhir.Ref) []string {
 	if user.Type == "Patient" || user.Type == "RelatedPerson" {
 		return roles
 	}
-	return slices.DeleteFunc(slices.Clone(roles), func(r string) bool { return r == OwnRole })
+	return slices.DeleteFunc(slices.Clone(roles), func(r string) bool { return r == patientRole })
 }
 
 // Compile returns the rules for a person's token.

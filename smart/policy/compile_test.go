@@ -156,7 +156,7 @@ func TestFilterIsWhatTheInterpreterSays(t *testing.T) {
 			"app/": rapid.Bool().Draw(t, "c0"), "other/p1": true}
 		g := access.Grant{Recipient: "app", Consents: agreed, Person: true,
 			Rules: policy.Compile(policy.Facts{Scopes: set, Patient: patient, FHIRUser: user,
-				Roles: rulesOf(policy.Counting(roles, user))})}
+				Roles: rulesOf(policy.EffectiveRoles(roles, user))})}
 		any := map[string]bool{}
 		for range 4 {
 			r := resource{typ: rapid.SampledFrom([]string{"Observation", "Patient", "Device", "Practitioner",

@@ -32,14 +32,14 @@ const maxCached = 16384
 // needed; without Grants no token of a person is accepted, and none can be
 // revoked before its time.
 type Engine struct {
-	Keys     *keys.Ring
-	Clients  *client.Registry
-	Consents access.Consents
-	Scopes   scope.Parser
-	Issuer   string
-	Audience string // the FHIR base URL
-	Clock    func() time.Time
-	Grants   *authz.Store
+	Keys           *keys.Ring
+	Clients        *client.Registry
+	Consents       access.Consents
+	Scopes         scope.Parser
+	Issuer         string
+	Audience       string // the FHIR base URL
+	Clock          func() time.Time
+	Authorizations *authz.Store
 	// RoleRules is what roles allow. Nil: nothing, so that no person's token
 	// reaches any data.
 	RoleRules func(roles []string) []access.Rule
@@ -53,7 +53,7 @@ type Engine struct {
 	// Nonces are demanded in proofs of possession; nil: none are.
 	Nonces *dpop.Nonces
 	// Outside verifies tokens of other issuers; nil: none are taken.
-	Outside *issuer.Verifier
+	ExternalIssuers *issuer.Verifier
 	// Latest is the latest commit. While it stays the same, a grant that was
 	// found good is good until its token expires. Nil: it is asked each time.
 	Latest func() store.Seq
@@ -203,7 +203,7 @@ func (e *Engine) possession(r *http.Request, k *known, tok string, proven bool) 
 	if proof == nil || !dpop.Equal(proof.JKT, cnf.JKT) {
 		return refuse(nil)
 	}
-	if _, err := e.Grants.State.Commit(r.Context(), &store.Batch{State: []store.StateWrite{proof.Use()}}); err != nil {
+	if _, err := e.Authorizations.State.Commit(r.Context(), &store.Batch{State: []store.StateWrite{proof.Use()}}); err != nil {
 		if fhir.KindOf(err) == fhir.Conflict {
 			return refuse(err)
 		}
@@ -240,8 +240,8 @@ func (e *Engine) remember(hash [32]byte, k *known, now time.Time) {
 
 // check is what never changes about a token.
 func (e *Engine) check(ctx context.Context, tok string) (*known, error) {
-	if e.Outside != nil {
-		t, ok, err := e.Outside.Verify(ctx, tok)
+	if e.ExternalIssuers != nil {
+		t, ok, err := e.ExternalIssuers.Verify(ctx, tok)
 		if err != nil {
 			return nil, err
 		}
@@ -271,7 +271,7 @@ func (e *Engine) check(ctx context.Context, tok string) (*known, error) {
 		return nil, invalid()
 	}
 	personal := len(k.set.At(scope.Patient))+len(k.set.At(scope.User)) > 0
-	if c.Authz == "" && personal || (c.Authz != "" || !c.Confirm.IsZero()) && e.Grants == nil {
+	if c.Authz == "" && personal || (c.Authz != "" || !c.Confirm.IsZero()) && e.Authorizations == nil {
 		return nil, invalid()
 	}
 	return k, nil
@@ -279,7 +279,7 @@ func (e *Engine) check(ctx context.Context, tok string) (*known, error) {
 
 func (e *Engine) checkOutside(t issuer.Token) (*known, error) {
 	set, err := e.Scopes.Offered(t.Scope)
-	if err != nil || e.Grants == nil && t.JKT != "" {
+	if err != nil || e.Authorizations == nil && t.JKT != "" {
 		return nil, invalid()
 	}
 	if t.Allowed != "" {
@@ -311,8 +311,8 @@ func (e *Engine) current(ctx context.Context, k *known, now time.Time) (*access.
 	if err != nil || c.Disabled {
 		return nil, invalid()
 	}
-	if e.Grants != nil && k.claims.Jti != "" {
-		ended, err := e.Grants.TokenRevoked(ctx, k.claims.Jti)
+	if e.Authorizations != nil && k.claims.Jti != "" {
+		ended, err := e.Authorizations.TokenRevoked(ctx, k.claims.Jti)
 		if err != nil {
 			return nil, err
 		}
@@ -390,7 +390,7 @@ func sameRights(p, q *access.Principal) bool {
 // compilePerson is for this server's own token of a person. k is locked.
 func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client,
 	now time.Time) (*access.Principal, error) {
-	rec, err := e.Grants.Changed(ctx, k.claims.Authz, &k.record)
+	rec, err := e.Authorizations.Reload(ctx, k.claims.Authz, &k.record)
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return nil, err
 	}
@@ -425,7 +425,7 @@ func (e *Engine) compilePerson(ctx context.Context, k *known, c client.Client,
 
 func (e *Engine) finish(p *access.Principal, f Facts, c client.Client) {
 	if e.RoleRules != nil {
-		f.Roles = e.RoleRules(Counting(p.Roles, f.FHIRUser))
+		f.Roles = e.RoleRules(EffectiveRoles(p.Roles, f.FHIRUser))
 	}
 	if !f.FHIRUser.IsZero() {
 		p.FHIRUser = f.FHIRUser.String()

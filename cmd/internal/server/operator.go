@@ -60,7 +60,7 @@ func (o operator) NewRegistrationToken(ctx context.Context, op admin.Operator,
 		return admin.RegistrationToken{},
 			fhir.Errorf(fhir.Invalid, "server.NewRegistrationToken", "life: a second to a year")
 	}
-	tok, write, err := o.m.registration.PrepareToken(register.Ticket{Scope: scopeText(in.Scope), Uses: in.Uses,
+	tok, write, err := o.m.registration.PrepareToken(register.InitialToken{Scope: scopeText(in.Scope), Uses: in.Uses,
 		By:      op.Name,
 		Expires: o.m.now().Add(time.Duration(in.Seconds) * time.Second)})
 	if err != nil {

@@ -60,8 +60,8 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 	}
 	m.policy = &policy.Engine{Keys: m.ring, Clients: m.clients, Consents: m.consents, Scopes: scopes,
 		Issuer: m.base, Audience: m.fhirBase(),
-		Clock: m.now, Grants: m.grants, RoleRules: m.people.rules, Roles: m.people.roles,
-		ConsentsOf: m.people.consents, Outside: m.outside, Nonces: m.nonces, Latest: m.store.LastSeq}
+		Clock: m.now, Authorizations: m.grants, RoleRules: m.people.rules, Roles: m.people.roles,
+		ConsentsOf: m.people.consents, ExternalIssuers: m.outside, Nonces: m.nonces, Latest: m.store.LastSeq}
 	agreements := &appconsent.Agreements{Store: m.store, Audit: m.recorder, Scopes: scopes, Issuer: m.base,
 		UserLife: token.UserLife(m.Config.UserTokenLife),
 		Says:     func(granted string) []string { return pages.Says(scopes, granted) }, Logger: m.Log}
@@ -80,7 +80,7 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 	m.authorize, err = authorize.New(authorize.Options{Store: m.store, Audit: m.recorder, Clients: m.clients,
 		Launches: m.launches, Scopes: scopes,
 		Clock: m.now, Rand: rand.Reader, Issuer: m.base, Audience: m.fhirBase(), Logger: m.Log,
-		Page: m.Config.ConsentPage, Refused: m.refused,
+		Page: m.Config.ConsentPage, ShowError: m.refused,
 		RoleRules: m.people.rules, MaySelect: m.people.maySelect, Now: m.tokens.Now})
 	if err != nil {
 		return err
@@ -89,8 +89,8 @@ func (m *Main) openSMART(ctx context.Context, assertions *client.Assertions, sco
 		Clock: m.now, Rand: rand.Reader,
 		Issuer: m.base, Logger: m.Log, Limits: register.NewLimits()}
 	m.introspection = introspect.New(introspect.Options{Policy: m.policy, Assertions: assertions, Tokens: m.tokens,
-		Grants:  m.grants,
-		Clients: m.clients, Audit: m.recorder, Clock: m.now, Issuer: m.base, Logger: m.Log})
+		Authorizations: m.grants,
+		Clients:        m.clients, Audit: m.recorder, Clock: m.now, Issuer: m.base, Logger: m.Log})
 	return nil
 }
 

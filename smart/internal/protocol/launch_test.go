@@ -203,7 +203,7 @@ func TestLaunchRefused(t *testing.T) {
 func (w *world) ticket(uses int) string {
 	w.t.Helper()
 	tok, write, err := w.regs.PrepareToken(
-		register.Ticket{Scope: "openid launch/patient offline_access patient/*.rs", Uses: uses,
+		register.InitialToken{Scope: "openid launch/patient offline_access patient/*.rs", Uses: uses,
 			Expires: w.clock.now().Add(time.Hour)})
 	if err != nil {
 		w.t.Fatal(err)

@@ -98,7 +98,7 @@ func TestReuseEndsTheFamily(t *testing.T) {
 			}
 			last = out
 		}
-		w.clock.add(authz.Grace + time.Second)
+		w.clock.add(authz.RetryGrace + time.Second)
 		if s, out := w.refresh(c, first["refresh_token"], nil); s != 400 || out["error"] != "invalid_grant" {
 			t.Errorf("%s: %d %v", name, s, out)
 		}
@@ -125,7 +125,7 @@ func TestGraceIsForAnIdenticalRetry(t *testing.T) {
 	c := w.app(client.None, nil)
 	first := w.get(c, offline)
 	_, second := w.refresh(c, first["refresh_token"], nil)
-	w.clock.add(authz.Grace)
+	w.clock.add(authz.RetryGrace)
 	if s, again := w.refresh(c, first["refresh_token"], nil); s != 200 || !reflect.DeepEqual(again, second) {
 		t.Fatal(s, again)
 	}
@@ -208,7 +208,7 @@ func TestLifetimes(t *testing.T) {
 	idle := w.get(c, offline)
 	used := w.get(c, offline)
 	for range 2 {
-		w.clock.add(authz.Idle - time.Hour)
+		w.clock.add(authz.IdleLife - time.Hour)
 		s, out := w.refresh(c, used["refresh_token"], nil)
 		if s != 200 {
 			t.Fatal("within 90 days of use:", s, out)
@@ -226,7 +226,7 @@ func TestLifetimes(t *testing.T) {
 	if online["refresh_token"] == nil {
 		t.Fatal(online)
 	}
-	w.clock.add(authz.Session - time.Minute)
+	w.clock.add(authz.SessionLife - time.Minute)
 	s, out := w.refresh(c, online["refresh_token"], nil)
 	if s != 200 || out["expires_in"] != 60.0 {
 		t.Fatal("within the session:", s, out)

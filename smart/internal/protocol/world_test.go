@@ -202,7 +202,7 @@ func (w *world) open() {
 	base := w.base + "/fhir"
 	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Consents: cons, Scopes: scopes, Issuer: w.base,
 		Audience: base, Clock: now,
-		Grants: grants, RoleRules: roleRules, Roles: w.currentRoles, Outside: w.outside, Nonces: w.nonces,
+		Authorizations: grants, RoleRules: roleRules, Roles: w.currentRoles, ExternalIssuers: w.outside, Nonces: w.nonces,
 		ConsentsOf: func(_, authorization string) access.Consents { return cons.Under(authorization) }}
 	agreements := &appconsent.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base,
 		UserLife: token.UserLife(0),
@@ -221,7 +221,7 @@ func (w *world) open() {
 	w.regs = &register.Handler{Store: w.store, Audit: rec, Registry: w.reg, Scopes: scopes, Clock: now,
 		Rand: rand.Reader, Issuer: w.base,
 		Logger: quiet, Limits: limit.New(loose)}
-	intro := introspect.New(introspect.Options{Policy: w.pol, Assertions: as, Tokens: w.tokens, Grants: grants,
+	intro := introspect.New(introspect.Options{Policy: w.pol, Assertions: as, Tokens: w.tokens, Authorizations: grants,
 		Clients: w.reg, Audit: rec,
 		Clock: now, Issuer: w.base, Limits: loose})
 	svc := &interaction.Service{Store: w.store, Validator: lateDoor{}, Audit: rec, Clock: now, Rand: rand.Reader,
@@ -291,7 +291,7 @@ func (w *world) maySelect(_ context.Context, s authorize.Subject, patient, _ str
 
 // page is the person.
 func (w *world) page(c *gin.Context) {
-	ctx, id := authorize.Bound(c.Request), c.Query("request")
+	ctx, id := authorize.WithBrowser(c.Request), c.Query("request")
 	p, err := w.auth.Pending(ctx, id)
 	if err != nil {
 		c.String(fhir.KindOf(err).HTTPStatus(), "%v", err)

@@ -15,9 +15,9 @@ const (
 
 type browserKey struct{}
 
-// Bound returns r's context with the browser that sent it, for the methods of
+// WithBrowser returns r's context with the browser that sent it, for the methods of
 // Flow.
-func Bound(r *http.Request) context.Context {
+func WithBrowser(r *http.Request) context.Context {
 	found := map[string]string{}
 	for _, name := range []string{plainCookie, secureCookie} {
 		if c, err := r.Cookie(name); err == nil {

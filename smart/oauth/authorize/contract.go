@@ -58,7 +58,7 @@ type Decision struct {
 	Scopes []string
 }
 
-// Flow is what the pages for people need. Each context must come from Bound:
+// Flow is what the pages for people need. Each context must come from WithBrowser:
 // a request is for the browser that began it, and for any other it is
 // NotFound. A request is answered once; then it is NotFound too.
 type Flow interface {

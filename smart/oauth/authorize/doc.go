@@ -10,10 +10,10 @@
 // A request is answered by a redirect to the page (Options.Page) with the
 // query request=<id>. It waits for 10 minutes, for the browser that began it:
 // a cookie (Secure on https, HttpOnly, SameSite=Lax) holds a secret whose hash
-// lies beside the request. The page passes that on with Bound.
+// lies beside the request. The page passes that on with WithBrowser.
 //
 // An error about the client or the redirect URI is shown to the person
-// (Options.Refused), for there is nowhere to send it. Every other goes back to the app (RFC 6749
+// (Options.ShowError), for there is nowhere to send it. Every other goes back to the app (RFC 6749
 // 4.1.2.1), with state and iss (RFC 9207).
 //
 // # State

@@ -78,8 +78,8 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // show tells the person, when there is no app to tell.
 func (s *Service) show(w http.ResponseWriter, r *http.Request, status int, text string) {
 	text = sentence(text)
-	if s.opts.Refused != nil {
-		s.opts.Refused(w, r, status, text)
+	if s.opts.ShowError != nil {
+		s.opts.ShowError(w, r, status, text)
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -282,7 +282,7 @@ func (s *Service) keep(w http.ResponseWriter, r *http.Request, p waiting) (strin
 		return "", oauth.Unavailable(err)
 	}
 	cookie := ""
-	if have := s.cookie(Bound(r)); len(have) == 43 {
+	if have := s.cookie(WithBrowser(r)); len(have) == 43 {
 		cookie = have // several apps may wait in one browser
 	} else if cookie, err = s.random(32); err != nil {
 		return "", oauth.Unavailable(err)

@@ -55,7 +55,7 @@ type Options struct {
 	// Page is where a person decides; empty: /auth/consent.
 	Page string
 	// Refused shows a person an error that no app can be told. Nil: as text.
-	Refused func(w http.ResponseWriter, r *http.Request, status int, text string)
+	ShowError func(w http.ResponseWriter, r *http.Request, status int, text string)
 	// RoleRules is what roles allow. Scopes of which a person's roles allow
 	// nothing are not granted.
 	RoleRules func(roles []string) []access.Rule
@@ -240,7 +240,7 @@ func (s *Service) Approve(ctx context.Context, id string, d Decision) (string, e
 	}
 	a := authz.Authorization{ID: authorizationID(aid), ClientID: w.ClientID, Subject: d.Subject,
 		Scope: granted.String(), V1: w.V1, Context: x,
-		Created: now, Expires: now.Add(authz.Absolute), Offline: granted.Has(scope.Offline)}
+		Created: now, Expires: now.Add(authz.AbsoluteLife), Offline: granted.Has(scope.Offline)}
 	cw, err := authz.NewCode(code, authz.Code{Authorization: a, App: p.Client.Name, RedirectURI: w.Redirect,
 		Challenge: w.Challenge, Nonce: w.Nonce, JKT: w.JKT, Expires: now.Add(authz.CodeLife)})
 	if err != nil {
@@ -333,7 +333,7 @@ func (s *Service) granted(p *Pending, d Decision) (scope.Set, error) {
 	}
 	var rules []access.Rule
 	if s.opts.RoleRules != nil {
-		rules = s.opts.RoleRules(policy.Counting(d.Subject.Roles, d.Subject.FHIRUser))
+		rules = s.opts.RoleRules(policy.EffectiveRoles(d.Subject.Roles, d.Subject.FHIRUser))
 	}
 	var out scope.Set
 	for _, x := range ticked {

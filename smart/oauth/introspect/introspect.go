@@ -46,16 +46,16 @@ const (
 
 // Options of a Handler; all are needed but Logger and Limits.
 type Options struct {
-	Policy     *policy.Engine
-	Assertions *client.Assertions
-	Tokens     *token.Endpoint
-	Grants     *authz.Store
-	Clients    *client.Registry
-	Audit      audit.Trail
-	Clock      func() time.Time
-	Issuer     string
-	Logger     *slog.Logger
-	Limits     limit.Limits
+	Policy         *policy.Engine
+	Assertions     *client.Assertions
+	Tokens         *token.Endpoint
+	Authorizations *authz.Store
+	Clients        *client.Registry
+	Audit          audit.Trail
+	Clock          func() time.Time
+	Issuer         string
+	Logger         *slog.Logger
+	Limits         limit.Limits
 }
 
 // Handler is both endpoints.
@@ -80,12 +80,12 @@ func New(o Options) *Handler {
 
 // Mount puts the endpoints at their paths.
 func (h *Handler) Mount(m gin.IRouter) {
-	m.Any(Path, gin.WrapF(h.Introspect))
-	m.Any(RevokePath, gin.WrapF(h.Revoke))
+	m.Any(Path, gin.WrapF(h.introspect))
+	m.Any(RevokePath, gin.WrapF(h.serveRevocation))
 }
 
-// Answer is what RFC 7662 2.2 and SMART tell of a token.
-type Answer struct {
+// response is what RFC 7662 2.2 and SMART tell of a token.
+type response struct {
 	Active    bool              `json:"active"`
 	Scope     string            `json:"scope,omitempty"`
 	ClientID  string            `json:"client_id,omitempty"`
@@ -156,7 +156,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, f *oauth.Error)
 }
 
 // Introspect is the introspection endpoint.
-func (h *Handler) Introspect(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) introspect(w http.ResponseWriter, r *http.Request) {
 	oauth.Headers(w.Header())
 	p, v, fail := h.enter(w, r, "introspection")
 	if fail == nil && p.Method == client.None {
@@ -169,7 +169,7 @@ func (h *Handler) Introspect(w http.ResponseWriter, r *http.Request) {
 	}
 	// The assertion is used up before anything is told.
 	if use := token.UseAssertion(&p); use != nil {
-		if _, err := h.opts.Grants.State.Commit(r.Context(), &store.Batch{State: use}); err != nil {
+		if _, err := h.opts.Authorizations.State.Commit(r.Context(), &store.Batch{State: use}); err != nil {
 			if fhir.KindOf(err) == fhir.Conflict {
 				err = fhir.Errorf(fhir.Unauthorized, "introspect.Introspect", "client_assertion: jti was used before")
 			}
@@ -185,21 +185,21 @@ func (h *Handler) Introspect(w http.ResponseWriter, r *http.Request) {
 	oauth.Write(w, http.StatusOK, a)
 }
 
-func (h *Handler) answer(ctx context.Context, c *client.Client, tok string) (Answer, error) {
+func (h *Handler) answer(ctx context.Context, c *client.Client, tok string) (response, error) {
 	if p, ok := authz.ParseRefresh(tok); ok {
 		return h.refreshToken(ctx, c, p)
 	}
 	p, claims, err := h.opts.Policy.Inspect(ctx, tok)
 	if err != nil && fhir.KindOf(err) == fhir.Unauthorized {
-		return Answer{}, nil
+		return response{}, nil
 	}
 	if err != nil {
-		return Answer{}, err
+		return response{}, err
 	}
 	if p.ClientID != c.ID && !c.Inspects {
-		return Answer{}, nil
+		return response{}, nil
 	}
-	a := Answer{Active: true, Scope: p.Scope, ClientID: p.ClientID, Type: "Bearer", Exp: p.Expires.Unix(),
+	a := response{Active: true, Scope: p.Scope, ClientID: p.ClientID, Type: "Bearer", Exp: p.Expires.Unix(),
 		Iss: p.Issuer, Sub: p.Subject,
 		Aud: h.opts.Policy.Audience, JTI: p.TokenID, Patient: claims.Patient, Encounter: claims.Encounter,
 		FHIRUser: claims.FHIRUser, ACR: p.ACR}
@@ -233,40 +233,40 @@ func confirm(c policy.Claims) map[string]string {
 	return out
 }
 
-func (h *Handler) refreshToken(ctx context.Context, c *client.Client, p authz.Presented) (Answer, error) {
-	rec, err := h.opts.Grants.Get(ctx, p.ID)
+func (h *Handler) refreshToken(ctx context.Context, c *client.Client, p authz.RefreshToken) (response, error) {
+	rec, err := h.opts.Authorizations.Get(ctx, p.ID)
 	if err != nil && fhir.KindOf(err) == fhir.NotFound {
-		return Answer{}, nil
+		return response{}, nil
 	}
 	if err != nil {
-		return Answer{}, err
+		return response{}, err
 	}
-	if rec.ClientID != c.ID && !c.Inspects || rec.Standing(p, h.opts.Tokens.Now(ctx), "") != authz.Good {
-		return Answer{}, nil
+	if rec.ClientID != c.ID && !c.Inspects || rec.Status(p, h.opts.Tokens.Now(ctx), "") != authz.Current {
+		return response{}, nil
 	}
 	// It is worth nothing when it would not be taken.
 	owner, err := h.opts.Clients.Get(ctx, rec.ClientID)
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
-		return Answer{}, err
+		return response{}, err
 	}
 	if err != nil || owner.Disabled {
-		return Answer{}, nil
+		return response{}, nil
 	}
 	alive, err := h.opts.Tokens.Alive(ctx, &rec.Authorization)
 	if err != nil || !alive {
-		return Answer{}, err
+		return response{}, err
 	}
 	end := rec.Idle
 	if rec.Expires.Before(end) {
 		end = rec.Expires
 	}
-	return Answer{Active: true, Scope: rec.Scope, ClientID: rec.ClientID, Exp: end.Unix(), Iss: h.opts.Issuer,
+	return response{Active: true, Scope: rec.Scope, ClientID: rec.ClientID, Exp: end.Unix(), Iss: h.opts.Issuer,
 		Sub:     rec.Subject.ID,
 		Patient: rec.Context.Patient, Encounter: rec.Context.Encounter}, nil
 }
 
 // Revoke is the revocation endpoint.
-func (h *Handler) Revoke(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) serveRevocation(w http.ResponseWriter, r *http.Request) {
 	oauth.Headers(w.Header())
 	if oauth.CORS(w, r, http.MethodPost) {
 		return
@@ -287,12 +287,12 @@ func (h *Handler) revoke(r *http.Request, w http.ResponseWriter, p *client.Proof
 	b := store.Batch{State: token.UseAssertion(p)}
 	end := ""
 	if rt, ok := authz.ParseRefresh(tok); ok {
-		rec, err := h.opts.Grants.Get(ctx, rt.ID)
+		rec, err := h.opts.Authorizations.Get(ctx, rt.ID)
 		if err != nil && fhir.KindOf(err) != fhir.NotFound {
 			return oauth.Unavailable(err)
 		}
 		// An old token of the family is as good a sign as the current one.
-		if err == nil && rec.ClientID == p.Client.ID && rec.Standing(rt, h.opts.Tokens.Now(ctx), "") != authz.Foreign {
+		if err == nil && rec.ClientID == p.Client.ID && rec.Status(rt, h.opts.Tokens.Now(ctx), "") != authz.Unknown {
 			end = rec.ID
 		}
 	} else if pr, _, err := h.opts.Policy.Inspect(ctx, tok); err == nil && pr.ClientID == p.Client.ID &&
@@ -301,7 +301,7 @@ func (h *Handler) revoke(r *http.Request, w http.ResponseWriter, p *client.Proof
 	} else if err != nil && fhir.KindOf(err) != fhir.Unauthorized {
 		return oauth.Unavailable(err)
 	}
-	_, err := audit.Commit(ctx, h.opts.Grants.State, h.opts.Audit, &b, audit.Event{Type: audit.Rest,
+	_, err := audit.Commit(ctx, h.opts.Authorizations.State, h.opts.Audit, &b, audit.Event{Type: audit.Rest,
 		Interaction: "operation", Query: "POST " + RevokePath,
 		Caller: oauth.Caller(w, r).As(&access.Principal{ClientID: p.Client.ID, ClientName: p.Client.Name})})
 	if err != nil {

@@ -76,7 +76,7 @@ func newWorld(t *testing.T) *world {
 	agreements := &appconsent.Agreements{Store: w.DB, Audit: rec, Scopes: scopes, Issuer: base,
 		UserLife: token.UserLife(0), Says: func(string) []string { return nil }}
 	w.policy = &policy.Engine{Keys: w.ring, Clients: w.Clients, Consents: w.consents, Scopes: scopes, Issuer: base,
-		Audience: base + "/fhir", Clock: clock, Grants: w.grants,
+		Audience: base + "/fhir", Clock: clock, Authorizations: w.grants,
 		RoleRules: role.RulesOf,
 		Roles: func(context.Context, authz.Subject) ([]string, bool, error) {
 			return []string{"patient"},
@@ -90,7 +90,7 @@ func newWorld(t *testing.T) *world {
 			Alive: func(context.Context, authz.Subject, bool) ([]string, bool, error) {
 				return []string{"patient"}, !w.gone, nil
 			}}))
-	introspect.New(introspect.Options{Policy: w.policy, Assertions: as, Tokens: w.tokens, Grants: w.grants,
+	introspect.New(introspect.Options{Policy: w.policy, Assertions: as, Tokens: w.tokens, Authorizations: w.grants,
 		Clients: w.Clients, Audit: rec, Clock: clock, Issuer: base,
 		Limits: limit.Limits{Failures: 1e6}}).Mount(b.Engine)
 	w.tokens.Mount(b.Engine)
@@ -140,7 +140,7 @@ func (w *world) given() (access, refresh, authorization string) {
 	id, code := fmt.Sprintf("%026d", w.made), fmt.Sprint("code-", w.made)
 	a := authz.Authorization{ID: id, ClientID: w.app.ID,
 		Scope: "launch/patient offline_access patient/Observation.rs", Created: w.Now,
-		Expires: w.Now.Add(authz.Absolute), Offline: true,
+		Expires: w.Now.Add(authz.AbsoluteLife), Offline: true,
 		Subject: authz.Subject{ID: "u1", FHIRUser: fhir.Ref{Type: "Patient", ID: "p1"}, Roles: []string{"patient"}},
 		Context: authz.Context{Patient: "p1", Intent: "look",
 			FHIRContext: json.RawMessage(`[{"reference":"ImagingStudy/1"}]`)}}

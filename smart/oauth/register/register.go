@@ -12,7 +12,7 @@
 //
 // # State
 //
-//	register/<SHA-256 of the initial access token, base64url>   Ticket
+//	register/<SHA-256 of the initial access token, base64url>   InitialToken
 package register
 
 import (
@@ -47,8 +47,8 @@ const (
 	maxBody = 128 << 10
 )
 
-// Ticket is what an initial access token is good for.
-type Ticket struct {
+// InitialToken is what an initial access token is good for.
+type InitialToken struct {
 	Scope   string    `json:"scope"` // a registration may have no more
 	Uses    int       `json:"uses"`  // left
 	By      string    `json:"by"`    // who made it
@@ -92,7 +92,7 @@ func (h *Handler) secret() (string, error) {
 
 // PrepareToken makes an initial access token, which is shown once, and the write
 // that makes it good, to be committed together with its AuditEvent.
-func (h *Handler) PrepareToken(t Ticket) (string, store.StateWrite, error) {
+func (h *Handler) PrepareToken(t InitialToken) (string, store.StateWrite, error) {
 	const op = "register.PrepareToken"
 	none := store.StateWrite{}
 	set, err := h.Scopes.Parse(t.Scope)
@@ -114,8 +114,8 @@ func (h *Handler) PrepareToken(t Ticket) (string, store.StateWrite, error) {
 	return tok, store.StateWrite{Key: ticketKey(tok), Value: b, Expect: store.StateAbsent, Expires: t.Expires}, nil
 }
 
-// Metadata is a client as RFC 7591 2 writes it, with SMART's launch URL.
-type Metadata struct {
+// metadata is a client as RFC 7591 2 writes it, with SMART's launch URL.
+type metadata struct {
 	ClientID      string   `json:"client_id,omitempty"`
 	Secret        string   `json:"client_secret,omitempty"`
 	SecretExpires *int64   `json:"client_secret_expires_at,omitempty"`
@@ -145,7 +145,7 @@ func badMetadata(rule string) *oauth.Error { return oauth.Bad("invalid_client_me
 
 // into writes the metadata over c. What it does not name takes its default:
 // an update replaces (RFC 7592 2.2).
-func (m *Metadata) into(c *client.Client) *oauth.Error {
+func (m *metadata) into(c *client.Client) *oauth.Error {
 	method := client.Method(m.Method)
 	if method == "" {
 		method = client.SecretBasic // RFC 7591 2
@@ -167,8 +167,8 @@ func (m *Metadata) into(c *client.Client) *oauth.Error {
 	return nil
 }
 
-func (h *Handler) metadata(c client.Client) Metadata {
-	m := Metadata{ClientID: c.ID, Issued: c.Created.Unix(), URI: h.Issuer + Path + "/" + c.ID, Name: c.Name,
+func (h *Handler) describe(c client.Client) metadata {
+	m := metadata{ClientID: c.ID, Issued: c.Created.Unix(), URI: h.Issuer + Path + "/" + c.ID, Name: c.Name,
 		RedirectURIs: c.RedirectURIs,
 		Method:       string(c.Auth()), Scope: c.Scope, ClientURI: c.ClientURI, LogoURI: c.LogoURI, TOSURI: c.TOSURI,
 		PolicyURI: c.PolicyURI,
@@ -276,14 +276,14 @@ func (h *Handler) commit(r *http.Request, w http.ResponseWriter, c client.Client
 
 // managed is the client for who manages it: with the registration access token
 // that was shown, for only its hash is kept (RFC 7592 3).
-func (h *Handler) managed(r *http.Request, c client.Client) Metadata {
-	m := h.metadata(c)
+func (h *Handler) managed(r *http.Request, c client.Client) metadata {
+	m := h.describe(c)
 	m.Token = bearer(r)
 	return m
 }
 
-func read(w http.ResponseWriter, r *http.Request) (Metadata, *oauth.Error) {
-	var m Metadata
+func read(w http.ResponseWriter, r *http.Request) (metadata, *oauth.Error) {
+	var m metadata
 	if mt, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mt != "application/json" {
 		return m, badMetadata("Content-Type must be application/json")
 	}
@@ -340,7 +340,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) (int, any, *oau
 	if err != nil {
 		return 0, nil, oauth.Unavailable(err)
 	}
-	var t Ticket
+	var t InitialToken
 	if tok == "" || raw == nil || json.Unmarshal(raw, &t) != nil || t.Uses < 1 || !h.Clock().Before(t.Expires) {
 		return 0, nil, errToken
 	}
@@ -378,7 +378,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) (int, any, *oau
 		Old: raw, Expires: t.Expires}); err != nil {
 		return 0, nil, oauth.Unavailable(err)
 	}
-	out := h.metadata(c)
+	out := h.describe(c)
 	out.Secret, out.Token, out.LeftOut = secret, manage, strings.Join(leftOut, " ")
 	return http.StatusCreated, out, nil
 }

@@ -53,7 +53,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) token(uses int) string {
 	w.t.Helper()
 	tok, write, err := w.regs.PrepareToken(
-		register.Ticket{Scope: "openid fhirUser launch/patient offline_access patient/*.rs system/Observation.rs",
+		register.InitialToken{Scope: "openid fhirUser launch/patient offline_access patient/*.rs system/Observation.rs",
 			Uses: uses, Expires: w.Now.Add(time.Hour)})
 	if err != nil {
 		w.t.Fatal(err)
@@ -359,7 +359,7 @@ func TestManagement(t *testing.T) {
 // TestInitialTokens: what an initial access token may be.
 func TestInitialTokens(t *testing.T) {
 	w := newWorld(t)
-	for name, x := range map[string]register.Ticket{
+	for name, x := range map[string]register.InitialToken{
 		"no use":           {Scope: "patient/*.rs", Expires: w.Now.Add(time.Hour)},
 		"too many":         {Scope: "patient/*.rs", Uses: 1001, Expires: w.Now.Add(time.Hour)},
 		"over already":     {Scope: "patient/*.rs", Uses: 1, Expires: w.Now},

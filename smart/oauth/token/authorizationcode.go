@@ -55,13 +55,13 @@ func (e *Endpoint) redeem(ctx context.Context, rq *request) outcome {
 // checkCode returns the code of the request if it is the client's, unused, not
 // expired, and fits redirect_uri, code_verifier and DPoP key. A second use of a
 // code ends its authorization (RFC 6749 4.1.2).
-func (e *Endpoint) checkCode(ctx context.Context, rq *request) (authz.Issued, *oauth.Error) {
+func (e *Endpoint) checkCode(ctx context.Context, rq *request) (authz.StoredCode, *oauth.Error) {
 	code, verifier := rq.form.Get("code"), rq.form.Get("code_verifier")
 	switch {
 	case code == "":
-		return authz.Issued{}, oauth.Bad("invalid_request", "code is missing")
+		return authz.StoredCode{}, oauth.Bad("invalid_request", "code is missing")
 	case verifier == "":
-		return authz.Issued{}, oauth.Bad("invalid_request", "code_verifier is missing")
+		return authz.StoredCode{}, oauth.Bad("invalid_request", "code_verifier is missing")
 	}
 	i, err := e.grants.Code(ctx, code)
 	if err != nil && fhir.KindOf(err) == fhir.NotFound {
@@ -91,12 +91,12 @@ func (e *Endpoint) checkCode(ctx context.Context, rq *request) (authz.Issued, *o
 
 // begin returns the response to a code, and the record of the authorization
 // that starts with it.
-func (e *Endpoint) begin(rq *request, code authz.Issued) (Response, authz.Record, claims, *oauth.Error) {
+func (e *Endpoint) begin(rq *request, code authz.StoredCode) (Response, authz.Record, claims, *oauth.Error) {
 	rec := authz.Record{Authorization: code.Authorization}
 	rec.Created, rec.Used = rq.now, rq.now
-	rec.Expires = rq.now.Add(authz.Session)
+	rec.Expires = rq.now.Add(authz.SessionLife)
 	if rec.Offline {
-		rec.Expires = rq.now.Add(authz.Absolute)
+		rec.Expires = rq.now.Add(authz.AbsoluteLife)
 	}
 	res, c, err := e.issueUser(rq, &rec.Authorization, rec.Scope, code.Nonce)
 	if err != nil {

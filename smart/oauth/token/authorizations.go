@@ -48,7 +48,7 @@ func (e *Endpoint) Revoke(ctx context.Context, by audit.Caller, subjectID, autho
 // as long as that session.
 func (e *Endpoint) EndAll(ctx context.Context, b *store.Batch, subjectID, session string, by audit.Caller) error {
 	// Include every authorization that any clock within the skew takes for live.
-	recs, err := e.grants.Of(ctx, subjectID, e.opts.Clock().Add(-client.Skew))
+	recs, err := e.grants.Records(ctx, subjectID, e.opts.Clock().Add(-client.Skew))
 	if err != nil {
 		return err
 	}

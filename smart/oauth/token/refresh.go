@@ -34,8 +34,8 @@ func (e *Endpoint) refresh(ctx context.Context, rq *request) outcome {
 		case rec.ClientID != rq.proof.Client.ID || rec.JKT != "" && !dpop.Equal(rec.JKT, rq.confirm.JKT):
 			return rq.refused(unknown)
 		}
-		switch rec.Standing(p, rq.now, rq.fingerprint()) {
-		case authz.Good:
+		switch rec.Status(p, rq.now, rq.fingerprint()) {
+		case authz.Current:
 			if out, changed := e.rotate(ctx, rq, &rec, p); !changed {
 				return out
 			}
@@ -45,7 +45,7 @@ func (e *Endpoint) refresh(ctx context.Context, rq *request) outcome {
 		case authz.Reused:
 			return rq.refused(e.reused(ctx, rq, rec.ID,
 				"the refresh token was used before; the authorization has ended"))
-		case authz.Dead:
+		case authz.Ended:
 			return rq.refused(invalidGrant("the authorization has ended"))
 		default:
 			return rq.refused(unknown)
@@ -64,7 +64,7 @@ func (rq *request) fingerprint() string {
 // rotate replaces a good refresh token. If the authorization was changed by
 // another request meanwhile, changed is true and there is no outcome.
 func (e *Endpoint) rotate(ctx context.Context, rq *request, rec *authz.Record,
-	p authz.Presented) (out outcome, changed bool) {
+	p authz.RefreshToken) (out outcome, changed bool) {
 	if e.opts.Alive != nil {
 		roles, ok, err := e.opts.Alive(ctx, rec.Subject, rec.Offline)
 		if err != nil {
@@ -105,7 +105,7 @@ func (e *Endpoint) rotate(ctx context.Context, rq *request, rec *authz.Record,
 	if _, err := e.opts.Store.Commit(ctx, b); err != nil {
 		if fhir.KindOf(err) == fhir.Conflict {
 			current, gerr := e.grants.Get(ctx, rec.ID)
-			if gerr == nil && !current.Same(rec) {
+			if gerr == nil && !current.SameVersion(rec) {
 				return outcome{}, true
 			}
 		}
@@ -156,7 +156,7 @@ func (e *Endpoint) narrowToClient(c *client.Client, granted string) (string, *oa
 
 // repeat answers an identical retry with the same bytes. It issues no token,
 // but uses up the assertion and the DPoP proof of the retry.
-func (e *Endpoint) repeat(ctx context.Context, rq *request, rec *authz.Record, p authz.Presented) outcome {
+func (e *Endpoint) repeat(ctx context.Context, rq *request, rec *authz.Record, p authz.RefreshToken) outcome {
 	body, err := rec.Open(p)
 	if err != nil {
 		return rq.refused(oauth.Unavailable(err))

@@ -116,7 +116,7 @@ func (e *Endpoint) clientOfRefreshToken(ctx context.Context, form url.Values) *o
 	if err != nil && fhir.KindOf(err) != fhir.NotFound {
 		return oauth.Unavailable(err)
 	}
-	if err == nil && rec.Standing(p, e.Now(ctx), "") != authz.Foreign {
+	if err == nil && rec.Status(p, e.Now(ctx), "") != authz.Unknown {
 		form.Set("client_id", rec.ClientID)
 	}
 	return nil
