@@ -36,7 +36,7 @@ func (e *Endpoint) About(ctx context.Context, patient string) ([]authz.Authoriza
 // authorization is not that person's, the error is NotFound.
 func (e *Endpoint) Revoke(ctx context.Context, by audit.Caller, subjectID, authorizationID string) error {
 	if subjectID == "" {
-		return fhir.Errorf(fhir.NotFound, "token.Revoke", "no such authorization")
+		return fhir.Errorf(fhir.NotFound, "token.Revoke", "the authorization does not exist")
 	}
 	return e.revoke(ctx, subjectID, authorizationID, func(b *store.Batch, a authz.Authorization) error {
 		return audit.Append(e.opts.Audit, b, endEvent(by, &a, "access-taken-back"))
