@@ -86,7 +86,8 @@ func (r *Record) Status(t RefreshToken, now time.Time, fingerprint string) Statu
 			return Ended
 		}
 		return Current
-	case equal(h, r.Previous) && now.Sub(r.Rotated) <= RetryGrace && !now.Before(r.Rotated) && equal(fingerprint, r.Proof):
+	case equal(h, r.Previous) && now.Sub(r.Rotated) <= RetryGrace && !now.Before(r.Rotated) &&
+		equal(fingerprint, r.Proof):
 		return Retry
 	}
 	return Reused

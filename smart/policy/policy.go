@@ -67,7 +67,7 @@ type Engine struct {
 	cache map[[32]byte]*verifiedToken // by SHA-256 of the token
 }
 
-// verifiedToken is a token whose signature and claims have been verified.
+// verifiedToken is a token with a verified signature and verified claims.
 // Everything that can change after the token was issued is checked for each
 // request.
 type verifiedToken struct {
@@ -110,7 +110,8 @@ func expired(tok *verifiedToken) error {
 func (e *Engine) Authenticate(r *http.Request) (*access.Principal, error) {
 	values := r.Header.Values("Authorization")
 	if len(values) == 0 {
-		return nil, fhir.Errorf(fhir.Unauthorized, "policy.Authenticate", "an access token is required in the Authorization header")
+		return nil, fhir.Errorf(fhir.Unauthorized, "policy.Authenticate",
+			"an access token is required in the Authorization header")
 	}
 	if len(values) > 1 {
 		return nil, invalid()
@@ -212,7 +213,8 @@ func (e *Engine) possession(r *http.Request, tok *verifiedToken, raw string, isD
 	if proof == nil || !dpop.Equal(proof.JKT, cnf.JKT) {
 		return refuse(nil)
 	}
-	if _, err := e.Authorizations.State.Commit(r.Context(), &store.Batch{State: []store.StateWrite{proof.Use()}}); err != nil {
+	if _, err := e.Authorizations.State.Commit(r.Context(),
+		&store.Batch{State: []store.StateWrite{proof.Use()}}); err != nil {
 		if fhir.KindOf(err) == fhir.Conflict {
 			return refuse(err)
 		}
@@ -348,7 +350,8 @@ func (e *Engine) principal(ctx context.Context, tok *verifiedToken, now time.Tim
 
 // compile returns the principal of a token for the current state of its client,
 // its person and its authorization. The caller holds tok.mu.
-func (e *Engine) compile(ctx context.Context, tok *verifiedToken, c client.Client, now time.Time) (*access.Principal, error) {
+func (e *Engine) compile(ctx context.Context, tok *verifiedToken, c client.Client,
+	now time.Time) (*access.Principal, error) {
 	switch {
 	case tok.external:
 		return e.compileExternal(tok, c)
@@ -397,7 +400,8 @@ func (e *Engine) recheck(tok *verifiedToken, p *access.Principal) func(context.C
 // The principal of a token is compiled again after a refresh of its
 // authorization.
 func sameRights(p, other *access.Principal) bool {
-	return p == other || p.ClientID == other.ClientID && p.Patient == other.Patient && p.Authorization == other.Authorization &&
+	return p == other || p.ClientID == other.ClientID && p.Patient == other.Patient &&
+		p.Authorization == other.Authorization &&
 		p.Grant.Person == other.Grant.Person &&
 		p.Grant.RecordsConsent == other.Grant.RecordsConsent && reflect.DeepEqual(p.Grant.Rules, other.Grant.Rules)
 }
@@ -429,8 +433,9 @@ func (e *Engine) compilePerson(ctx context.Context, tok *verifiedToken, c client
 	facts := Facts{Scopes: tok.set, Patient: tok.claims.Patient, FHIRUser: rec.Subject.FHIRUser}
 	p := &access.Principal{ClientID: c.ID, ClientName: c.Name, Subject: tok.claims.Sub, Issuer: tok.claims.Iss,
 		TokenID: tok.claims.Jti,
-		Scope:   tok.claims.Scope, Expires: tok.expires, Authorization: rec.ID, Patient: tok.claims.Patient, Roles: roles,
-		ACR: rec.Subject.ACR, AuthTime: rec.Subject.AuthTime, DPoP: tok.claims.Confirm.JKT != ""}
+		Scope:   tok.claims.Scope, Expires: tok.expires, Authorization: rec.ID, Patient: tok.claims.Patient,
+		Roles: roles,
+		ACR:   rec.Subject.ACR, AuthTime: rec.Subject.AuthTime, DPoP: tok.claims.Confirm.JKT != ""}
 	e.setGrant(p, facts, c)
 	if e.ConsentsOf != nil {
 		p.Grant.Consents = e.ConsentsOf(p.Subject, rec.ID)

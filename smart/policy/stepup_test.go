@@ -30,9 +30,10 @@ func TestStepUpDemand(t *testing.T) {
 		"passkey in the future":                 {person("phr", -time.Hour), false},
 		"password and code":                     {person("mfa", 0), false},
 		"no acr":                                {person("", 0), false},
-		"no auth_time":                          {&access.Principal{ACR: "phr", Grant: &access.Grant{Person: true}}, false},
-		"backend":                               {&access.Principal{ClientID: "b", Grant: &access.Grant{}}, true},
-		"operator":                              {&access.Principal{Operator: "uid:0", Grant: access.All()}, true},
+		"no auth_time": {&access.Principal{ACR: "phr", Grant: &access.Grant{Person: true}},
+			false},
+		"backend":  {&access.Principal{ClientID: "b", Grant: &access.Grant{}}, true},
+		"operator": {&access.Principal{Operator: "uid:0", Grant: access.All()}, true},
 	} {
 		err := atNoon().Demand(tc.p)
 		if (err == nil) != tc.ok {
