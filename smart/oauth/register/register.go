@@ -307,10 +307,10 @@ func read(w http.ResponseWriter, r *http.Request) (metadata, *oauth.Error) {
 }
 
 // narrow returns the part of the requested scope that this server supports and
-// limit allows, and the requested scopes that were left out in whole or in
-// part. An app requests everything that it can use with any server and learns
-// from the response which scopes it has here. The server may replace metadata
-// and returns what it registered (RFC 7591 2).
+// that allowed covers, and the requested scopes that were left out in whole or
+// in part. An app requests everything that it can use with any server and
+// learns from the response which scopes it has here. The server may replace
+// metadata and returns what it registered (RFC 7591 2).
 func (h *Handler) narrow(requested, allowed string) (registered string, leftOut []string, fail *oauth.Error) {
 	have, err := h.Scopes.Parse(allowed)
 	if err != nil {

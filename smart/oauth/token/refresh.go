@@ -20,7 +20,7 @@ func (e *Endpoint) refresh(ctx context.Context, rq *request) outcome {
 		return rq.refused(oauth.Bad("invalid_request", "refresh_token is missing"))
 	}
 	p, ok := authz.ParseRefresh(rq.form.Get("refresh_token"))
-	unknown := invalidGrant("the refresh token is not known")
+	unknown := invalidGrant("the refresh token is unknown")
 	if !ok {
 		return rq.refused(unknown)
 	}
@@ -44,9 +44,9 @@ func (e *Endpoint) refresh(ctx context.Context, rq *request) outcome {
 			return e.repeat(ctx, rq, &rec, p)
 		case authz.Reused:
 			return rq.refused(e.reused(ctx, rq, rec.ID,
-				"the refresh token was used before; the authorization has ended"))
+				"the refresh token was used before, so its authorization has been revoked; request a new authorization"))
 		case authz.Ended:
-			return rq.refused(invalidGrant("the authorization has ended"))
+			return rq.refused(invalidGrant("the authorization has ended; request a new one"))
 		default:
 			return rq.refused(unknown)
 		}
@@ -71,7 +71,8 @@ func (e *Endpoint) rotate(ctx context.Context, rq *request, rec *authz.Record,
 			return rq.refused(oauth.Unavailable(err)), false
 		}
 		if !ok {
-			return rq.refused(invalidGrant("the person's session or account has ended")), false
+			return rq.refused(invalidGrant(
+				"the person's session or account has ended; request a new authorization")), false
 		}
 		rec.Subject.Roles = roles
 	}
@@ -126,7 +127,7 @@ func (e *Endpoint) refreshScope(rq *request, rec *authz.Record) (string, *oauth.
 			set = scope.Narrow(set, have) // the app was given the v1 form of its scopes
 		}
 		if err != nil || herr != nil || !have.Covers(set) {
-			return "", oauth.Bad("invalid_scope", "scope goes beyond what was granted")
+			return "", oauth.Bad("invalid_scope", "scope exceeds the granted scope")
 		}
 		granted = set.String()
 	}
@@ -149,7 +150,7 @@ func (e *Endpoint) narrowToClient(c *client.Client, granted string) (string, *oa
 	}
 	left := scope.Narrow(set, allowed)
 	if len(left) == 0 {
-		return "", invalidGrant("the client is registered for nothing of this any more")
+		return "", invalidGrant("the client is no longer registered for any of the granted scopes")
 	}
 	return left.String(), nil
 }
