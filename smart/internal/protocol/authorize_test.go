@@ -35,12 +35,12 @@ func claimsOf(t testing.TB, tok any) (header, claims m) {
 	return header, claims
 }
 
-func TestEveryKindOfClientGetsWhatItMayHave(t *testing.T) {
+func TestClientTypesGetGrantedAccess(t *testing.T) {
 	w := newWorld(t)
 	for _, method := range []client.Method{client.None, client.SecretBasic, client.SecretPost, client.PrivateKeyJWT} {
 		c := w.app(method, nil)
 		for _, post := range []bool{false, true} {
-			v, _, to := w.answer(w.request(c,
+			v, _, to := w.follow(w.params(c,
 				"openid fhirUser launch/patient offline_access patient/*.rs patient/Coverage.rs nonsense",
 				url.Values{"nonce": {"n-1"}}), post)
 			s, out, h := w.redeem(c, v.Get("code"), nil)
@@ -75,11 +75,11 @@ func TestEveryKindOfClientGetsWhatItMayHave(t *testing.T) {
 }
 
 // What is wrong with the client or the redirect is shown, and goes nowhere.
-func TestNoAnswerGoesToWhoIsNotKnown(t *testing.T) {
+func TestUntrustedRedirectGetsNoResponse(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
 	off := w.app(client.None, nil)
-	if err := w.reg.Disable(t.Context(), off.ID); err != nil {
+	if err := w.clients.Disable(t.Context(), off.ID); err != nil {
 		t.Fatal(err)
 	}
 	back := w.backend("system/*.rs")
@@ -108,13 +108,13 @@ func TestNoAnswerGoesToWhoIsNotKnown(t *testing.T) {
 		"space":           {"redirect_uri": {redirect + " "}},
 		"nul":             {"redirect_uri": {redirect + "\x00"}},
 	} {
-		if v, status, text := w.answer(w.request(c, "patient/*.rs", change), false); v != nil || status != 400 {
+		if v, status, text := w.follow(w.params(c, "patient/*.rs", change), false); v != nil || status != 400 {
 			t.Errorf("%s: %v %d %s", name, v, status, text)
 		}
 	}
 }
 
-func TestRedirectIsExact(t *testing.T) {
+func TestRedirectMatching(t *testing.T) {
 	app := client.Client{RedirectURIs: []string{redirect, "http://127.0.0.1/cb", "http://[::1]:8000/cb?a=b",
 		"http://localhost:4567/cb", "org.example.app:/cb"}}
 	for uri, want := range map[string]bool{
@@ -157,7 +157,7 @@ func TestRedirectIsExact(t *testing.T) {
 }
 
 // Everything else that is wrong goes back to the app, with its code.
-func TestErrorsGoBackToTheApp(t *testing.T) {
+func TestErrorsReturnToApp(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, func(c *client.Client) {
 		c.Scope = "openid patient/Observation.rs system/*.rs"
@@ -196,7 +196,7 @@ func TestErrorsGoBackToTheApp(t *testing.T) {
 		"launch, no scope": {"invalid_scope", url.Values{"launch": {"nonsense"}}},
 		"bad dpop_jkt":     {"invalid_request", url.Values{"dpop_jkt": {"x"}}},
 	} {
-		v, status, text := w.answer(w.request(c, "patient/Observation.rs", x.change), name[0]%2 == 0)
+		v, status, text := w.follow(w.params(c, "patient/Observation.rs", x.change), name[0]%2 == 0)
 		if v.Get("error") != x.code || v.Has("code") || v.Get("iss") != w.base || x.change.Get("state") != "" &&
 			v.Get("state") != "st&te=1" || !strings.HasPrefix(text, redirect) {
 			t.Errorf("%s: %d %v", name, status, v)
@@ -249,7 +249,7 @@ func TestCodesRefused(t *testing.T) {
 	refused("after a minute", s, out, 400, "invalid_grant")
 	code = w.code(c, "patient/*.rs", nil)
 	w.clock.add(2 * time.Hour)
-	w.get(c, "patient/*.rs") // the high-water mark
+	w.authorize(c, "patient/*.rs") // the high-water mark
 	w.clock.add(-2 * time.Hour)
 	w.reopen()
 	s, out, _ = w.redeem(c, code, nil)
@@ -259,7 +259,7 @@ func TestCodesRefused(t *testing.T) {
 		"implicit": {"grant_type": {"implicit"}},
 		"missing":  {},
 	} {
-		if s, out, _ := w.call(token.Path, c, v, nil); s != 400 {
+		if s, out, _ := w.postForm(token.Path, c, v, nil); s != 400 {
 			t.Errorf("%s: %d %v", name, s, out)
 		}
 	}
@@ -267,13 +267,13 @@ func TestCodesRefused(t *testing.T) {
 	bad.ID = "nobody"
 	s, out, _ = w.redeem(bad, w.code(c, "patient/*.rs", nil), nil)
 	refused("unknown client", s, out, 401, "invalid_client")
-	s, out, h := w.call(token.Path, c, url.Values{"grant_type": {"authorization_code"}},
+	s, out, h := w.postForm(token.Path, c, url.Values{"grant_type": {"authorization_code"}},
 		func(r *http.Request) { r.SetBasicAuth(c.ID, "wrong") })
 	refused("wrong secret", s, out, 401, "invalid_client")
 	if !strings.HasPrefix(h.Get("WWW-Authenticate"), "Basic") {
 		t.Error(h)
 	}
-	s, out, _ = w.call(token.Path, c, url.Values{"grant_type": {"authorization_code"},
+	s, out, _ = w.postForm(token.Path, c, url.Values{"grant_type": {"authorization_code"},
 		"client_secret": {"s3cret-of-the-app"}}, nil)
 	refused("two ways", s, out, 400, "invalid_request")
 	pub := c
@@ -281,14 +281,14 @@ func TestCodesRefused(t *testing.T) {
 	s, out, _ = w.redeem(pub, w.code(c, "patient/*.rs", nil), nil)
 	refused("confidential client without its secret", s, out, 401, "invalid_client")
 	none := w.app(client.None, nil)
-	s, out, _ = w.call(token.Path, none, url.Values{"grant_type": {"authorization_code"}, "client_secret": {""}}, nil)
+	s, out, _ = w.postForm(token.Path, none, url.Values{"grant_type": {"authorization_code"}, "client_secret": {""}}, nil)
 	refused("public client with an empty secret", s, out, 401, "invalid_client")
-	s, out, _ = w.call(token.Path, c, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
+	s, out, _ = w.postForm(token.Path, c, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
 	refused("not its grant", s, out, 400, "unauthorized_client")
 }
 
 // Of two that redeem one code one wins, and then loses what it won.
-func TestParallelRedemptions(t *testing.T) {
+func TestConcurrentRedemptions(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
 	for range 5 {
@@ -324,11 +324,11 @@ func TestParallelRedemptions(t *testing.T) {
 }
 
 // The request is for the browser that began it, once, for ten minutes.
-func TestRequestIsBoundToTheBrowser(t *testing.T) {
+func TestRequestIsBoundToBrowser(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
 	begin := func() (string, *http.Response) {
-		res := must(w.browser.Get(w.base + authorize.Path + "?" + w.request(c, "patient/*.rs", nil).Encode()))
+		res := must(w.browser.Get(w.base + authorize.Path + "?" + w.params(c, "patient/*.rs", nil).Encode()))
 		if err := res.Body.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -413,7 +413,7 @@ func TestDecisions(t *testing.T) {
 			Patient: "p1", Scopes: []string{"patient/Patient.r"}}, 403, ""},
 	} {
 		set(func(*authorize.Pending) authorize.Decision { return x.d })
-		v, status, text := w.answer(w.request(c, asked, nil), false)
+		v, status, text := w.follow(w.params(c, asked, nil), false)
 		if x.status != 0 {
 			if v != nil || status != x.status {
 				t.Errorf("%s: %v %d %s", name, v, status, text)
@@ -425,21 +425,21 @@ func TestDecisions(t *testing.T) {
 		}
 	}
 	set(func(*authorize.Pending) authorize.Decision { return authorize.Decision{} })
-	if v, _, _ := w.answer(w.request(c, asked, nil), false); v.Get("error") != "access_denied" ||
+	if v, _, _ := w.follow(w.params(c, asked, nil), false); v.Get("error") != "access_denied" ||
 		v.Get("state") != "st&te=1" || v.Get("iss") != w.base {
 		t.Error(v)
 	}
 	set(nil)
-	if _, status, _ := w.answer(w.request(c, asked, url.Values{"prompt": {"login"}}), false); status != 303 {
+	if _, status, _ := w.follow(w.params(c, asked, url.Values{"prompt": {"login"}}), false); status != 303 {
 		t.Error("a sign-in of this very second:", status)
 	}
 	w.clock.add(time.Minute)
 	for name, change := range map[string]url.Values{"login": {"prompt": {"login"}}, "max_age": {"max_age": {"59"}}} {
-		if v, status, _ := w.answer(w.request(c, asked, change), false); v != nil || status != 403 {
+		if v, status, _ := w.follow(w.params(c, asked, change), false); v != nil || status != 403 {
 			t.Errorf("%s: %v %d", name, v, status)
 		}
 	}
-	if v, _, _ := w.answer(w.request(c, asked, url.Values{"max_age": {"60"}}), false); v.Get("code") == "" {
+	if v, _, _ := w.follow(w.params(c, asked, url.Values{"max_age": {"60"}}), false); v.Get("code") == "" {
 		t.Error("max_age that holds")
 	}
 }

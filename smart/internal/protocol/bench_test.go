@@ -73,7 +73,7 @@ func BenchmarkBackendToken(b *testing.B) {
 	if err := j.Set(jwk.KeyIDKey, "k1"); err != nil {
 		b.Fatal(err)
 	}
-	rs := must(w.reg.Add(b.Context(), client.Client{Name: "RS384", JWKS: must(json.Marshal(m{"keys": []any{j}})),
+	rs := must(w.clients.Add(b.Context(), client.Client{Name: "RS384", JWKS: must(json.Marshal(m{"keys": []any{j}})),
 		Scope: "system/*.rs"}))
 	signRS := func() string {
 		h := jws.NewHeaders()
@@ -108,7 +108,7 @@ func BenchmarkIntrospection(b *testing.B) {
 	}
 	var bodies []string
 	for range 50 {
-		bodies = append(bodies, form(w.get(app, offline)["access_token"]))
+		bodies = append(bodies, form(w.authorize(app, offline)["access_token"]))
 	}
 	b.Run("known", func(b *testing.B) { // seen before: the signature is not checked again
 		w.bench(b, introspect.Path, func(i int) string { return bodies[i%len(bodies)] })
@@ -123,7 +123,7 @@ func BenchmarkIntrospection(b *testing.B) {
 		w.bench(b, introspect.Path, func(i int) string { return fresh[i] })
 	})
 	b.Run("new-of-people", func(b *testing.B) { // whose authorization and roles are asked besides
-		_, c := claimsOf(b, w.get(app, offline)["access_token"])
+		_, c := claimsOf(b, w.authorize(app, offline)["access_token"])
 		fresh := make([]string, b.N)
 		for i := range fresh {
 			c["jti"] = rand.Text()

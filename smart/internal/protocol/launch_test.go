@@ -34,7 +34,7 @@ import (
 )
 
 // send sends JSON with a bearer token.
-func (w *world) send(method, path, bearer string, body any) (int, m) {
+func (w *world) sendJSON(method, path, bearer string, body any) (int, m) {
 	w.t.Helper()
 	var b []byte
 	if body != nil {
@@ -60,7 +60,7 @@ func (w *world) send(method, path, bearer string, body any) (int, m) {
 // backendToken is a token of a backend client.
 func (w *world) backendToken(c client.Client, scopes string) string {
 	w.t.Helper()
-	s, out, _ := w.call(token.Path, c, url.Values{"grant_type": {"client_credentials"}, "scope": {scopes}}, nil)
+	s, out, _ := w.postForm(token.Path, c, url.Values{"grant_type": {"client_credentials"}, "scope": {scopes}}, nil)
 	if s != 200 {
 		w.t.Fatal(s, out)
 	}
@@ -85,7 +85,7 @@ func TestEHRLaunch(t *testing.T) {
 				}
 			}
 		}
-		return w.send("POST", launch.Path, tok, body)
+		return w.sendJSON("POST", launch.Path, tok, body)
 	}
 	s, l := mint(nil)
 	u := must(url.Parse(fmt.Sprint(l["launch_url"])))
@@ -95,7 +95,7 @@ func TestEHRLaunch(t *testing.T) {
 	}
 	w.reopen()
 	ask := func(handle any) (url.Values, int, string) {
-		return w.answer(w.request(app, "openid fhirUser launch patient/*.rs user/*.rs",
+		return w.follow(w.params(app, "openid fhirUser launch patient/*.rs user/*.rs",
 			url.Values{"launch": {fmt.Sprint(handle)}}), true)
 	}
 	v, status, text := ask(l["launch"])
@@ -116,7 +116,7 @@ func TestEHRLaunch(t *testing.T) {
 		t.Error("a handle that was used:", v)
 	}
 	_, l = mint(nil)
-	if v, _, _ := w.answer(w.request(w.app(client.SecretBasic, nil), "launch patient/*.rs",
+	if v, _, _ := w.follow(w.params(w.app(client.SecretBasic, nil), "launch patient/*.rs",
 		url.Values{"launch": {fmt.Sprint(l["launch"])}}), false); v.Get("error") != "invalid_request" {
 		t.Error("a handle for another app:", v)
 	}
@@ -153,7 +153,7 @@ func TestEHRLaunch(t *testing.T) {
 		want int
 	}{"no token": {"", 401}, "nonsense": {"x", 401},
 		"without the scope": {w.backendToken(ehr, "system/Patient.r"), 403},
-		"an app's":          {w.get(app, "launch launch/patient patient/*.rs")["access_token"].(string), 403}} {
+		"an app's":          {w.authorize(app, "launch launch/patient patient/*.rs")["access_token"].(string), 403}} {
 		tok = x.tok
 		if s, _ := mint(nil); s != x.want {
 			t.Errorf("%s: %d", name, s)
@@ -167,12 +167,12 @@ func TestLaunchRefused(t *testing.T) {
 	w := newWorld(t)
 	app := w.app(client.None, nil)
 	tok := w.backendToken(w.backend("launch"), "launch")
-	s, l := w.send("POST", launch.Path, tok, m{"client_id": app.ID, "patient": "p2"})
+	s, l := w.sendJSON("POST", launch.Path, tok, m{"client_id": app.ID, "patient": "p2"})
 	if s != 201 {
 		t.Fatal(s, l)
 	}
 	ask := func(scopes string) (url.Values, int) {
-		v, status, _ := w.answer(w.request(app, scopes, url.Values{"launch": {fmt.Sprint(l["launch"])}}), false)
+		v, status, _ := w.follow(w.params(app, scopes, url.Values{"launch": {fmt.Sprint(l["launch"])}}), false)
 		return v, status
 	}
 	for _, scopes := range []string{"patient/*.rs", "launch/patient patient/*.rs",
@@ -181,7 +181,7 @@ func TestLaunchRefused(t *testing.T) {
 			t.Errorf("with %s: %v %d", scopes, v, status)
 		}
 	}
-	w.signIn("p1") // a patient, launched with another
+	w.signInPatient("p1") // a patient, launched with another
 	if v, status := ask("launch patient/*.rs"); v.Has("code") || status != 403 {
 		t.Errorf("a patient in another's record: %v %d", v, status)
 	}
@@ -192,7 +192,7 @@ func TestLaunchRefused(t *testing.T) {
 		t.Errorf("the launch's patient was changed: %v %d", v, status)
 	}
 	w.decide = nil
-	w.signIn("p2")
+	w.signInPatient("p2")
 	v, status := ask("launch patient/*.rs")
 	if s, out, _ := w.redeem(app, v.Get("code"), nil); s != 200 || out["patient"] != "p2" {
 		t.Errorf("the right person: %d, %d %v", status, s, out)
@@ -200,9 +200,9 @@ func TestLaunchRefused(t *testing.T) {
 }
 
 // ticket makes an initial access token for so many registrations.
-func (w *world) ticket(uses int) string {
+func (w *world) initialToken(uses int) string {
 	w.t.Helper()
-	tok, write, err := w.regs.PrepareToken(
+	tok, write, err := w.registration.PrepareToken(
 		register.InitialToken{Scope: "openid launch/patient offline_access patient/*.rs", Uses: uses,
 			Expires: w.clock.now().Add(time.Hour)})
 	if err != nil {
@@ -225,7 +225,7 @@ func TestRegistration(t *testing.T) {
 		}
 		return out
 	}
-	tok := w.ticket(2)
+	tok := w.initialToken(2)
 	for name, x := range map[string]struct {
 		tok, code string
 		body      m
@@ -242,12 +242,12 @@ func TestRegistration(t *testing.T) {
 		"method":   {tok, "invalid_client_metadata", with(m{"token_endpoint_auth_method": "client_secret_jwt"})},
 		"no keys":  {tok, "invalid_client_metadata", with(m{"token_endpoint_auth_method": "private_key_jwt"})},
 	} {
-		s, out := w.send("POST", register.Path, x.tok, x.body)
+		s, out := w.sendJSON("POST", register.Path, x.tok, x.body)
 		if s != 400 && s != 401 || out["error"] != x.code {
 			t.Errorf("%s: %d %v", name, s, out)
 		}
 	}
-	s, c := w.send("POST", register.Path, tok, meta)
+	s, c := w.sendJSON("POST", register.Path, tok, meta)
 	if s != 201 || c["client_secret"] == nil || c["registration_access_token"] == nil ||
 		c["client_secret_expires_at"] != 0.0 {
 		t.Fatal(s, c)
@@ -258,36 +258,36 @@ func TestRegistration(t *testing.T) {
 	if bytes.Contains(stored, []byte(c["client_secret"].(string))) || bytes.Contains(stored, []byte(manage)) {
 		t.Error("a secret is stored as it is")
 	}
-	app := must(w.reg.Get(t.Context(), c["client_id"].(string)))
+	app := must(w.clients.Get(t.Context(), c["client_id"].(string)))
 	code := w.code(app, "patient/*.rs launch/patient", nil)
-	s, out, _ := w.call(token.Path, client.Client{Method: client.None, ID: app.ID},
+	s, out, _ := w.postForm(token.Path, client.Client{Method: client.None, ID: app.ID},
 		url.Values{"grant_type": {"authorization_code"}, "code": {code},
 			"redirect_uri": {redirect}, "code_verifier": {verifier}},
 		func(r *http.Request) { r.SetBasicAuth(app.ID, c["client_secret"].(string)) })
 	if s != 200 || out["scope"] != "patient/Observation.rs launch/patient" {
 		t.Fatal(s, out)
 	}
-	if s, got := w.send("GET", uri, manage, nil); s != 200 || got["client_name"] != "New" ||
+	if s, got := w.sendJSON("GET", uri, manage, nil); s != 200 || got["client_name"] != "New" ||
 		got["client_secret"] != nil {
 		t.Error(s, got)
 	}
 	for name, bad := range map[string]string{"none": "", "another": tok, "nonsense": "x"} {
-		if s, _ := w.send("GET", uri, bad, nil); s != 401 {
+		if s, _ := w.sendJSON("GET", uri, bad, nil); s != 401 {
 			t.Errorf("managed with %s: %d", name, s)
 		}
 	}
-	if s, out := w.send("PUT", uri, manage, with(m{"client_id": app.ID, "scope": "patient/*.rs"})); s != 200 ||
+	if s, out := w.sendJSON("PUT", uri, manage, with(m{"client_id": app.ID, "scope": "patient/*.rs"})); s != 200 ||
 		out["scope"] != "patient/Observation.rs" || out["scope_not_registered"] != "patient/*.rs" {
 		t.Error("a wider scope by update:", s, out)
 	}
-	if s, out := w.send("PUT", uri, manage, with(m{"client_id": app.ID, "client_name": "Renamed"})); s != 200 ||
+	if s, out := w.sendJSON("PUT", uri, manage, with(m{"client_id": app.ID, "client_name": "Renamed"})); s != 200 ||
 		out["client_name"] != "Renamed" {
 		t.Error(s, out)
 	}
-	if s, _ := w.send("DELETE", uri, manage, nil); s != 204 {
+	if s, _ := w.sendJSON("DELETE", uri, manage, nil); s != 204 {
 		t.Error(s)
 	}
-	if s, _ := w.send("GET", uri, manage, nil); s != 401 {
+	if s, _ := w.sendJSON("GET", uri, manage, nil); s != 401 {
 		t.Error("after deletion:", s)
 	}
 	if s := w.read(out["access_token"], "Observation/o1"); s != 401 {
@@ -295,18 +295,18 @@ func TestRegistration(t *testing.T) {
 	}
 }
 
-// TestRegistrationTokenIsUsedUp holds that a token for one registration makes
+// TestInitialTokenIsUsedUp holds that a token for one registration makes
 // one, also when several use it at once, and none after its end.
-func TestRegistrationTokenIsUsedUp(t *testing.T) {
+func TestInitialTokenIsUsedUp(t *testing.T) {
 	w := newWorld(t)
 	meta := m{"client_name": "New", "redirect_uris": []string{redirect},
 		"scope": "patient/Observation.rs launch/patient", "token_endpoint_auth_method": "client_secret_basic"}
-	tok := w.ticket(1)
+	tok := w.initialToken(1)
 	var wg sync.WaitGroup
 	var made atomic.Int32
 	for range 8 {
 		wg.Go(func() {
-			if s, _ := w.send("POST", register.Path, tok, meta); s == 201 {
+			if s, _ := w.sendJSON("POST", register.Path, tok, meta); s == 201 {
 				made.Add(1)
 			}
 		})
@@ -315,9 +315,9 @@ func TestRegistrationTokenIsUsedUp(t *testing.T) {
 	if made.Load() != 1 {
 		t.Error(made.Load(), "registrations by one token")
 	}
-	tok = w.ticket(1)
+	tok = w.initialToken(1)
 	w.clock.add(time.Hour)
-	if s, _ := w.send("POST", register.Path, tok, meta); s != 401 {
+	if s, _ := w.sendJSON("POST", register.Path, tok, meta); s != 401 {
 		t.Error("a token that has expired:", s)
 	}
 }
@@ -344,25 +344,25 @@ func TestReplayedAssertionAfterRestart(t *testing.T) {
 	}
 }
 
-func TestOutsideIssuer(t *testing.T) {
+func TestExternalIssuer(t *testing.T) {
 	key, evil := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)),
 		must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	w := newWorld(t)
 	idp := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Cache-Control", "max-age=60")
-		if _, err := rw.Write(w.set(key)); err != nil {
+		if _, err := rw.Write(w.jwks(key)); err != nil {
 			t.Error(err)
 		}
 	}))
 	defer idp.Close()
 	app := w.app(client.None, func(c *client.Client) { c.Scope = "patient/Observation.rs user/*.rs" })
-	w.outside = &issuer.Verifier{Base: w.base + "/fhir",
+	w.external = &issuer.Verifier{Base: w.base + "/fhir",
 		Keys: &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.now, Algs: issuer.Algs()},
 		Issuers: []issuer.Issuer{{Issuer: "https://idp.example", JWKSURL: idp.URL,
 			Clients: map[string]string{"their-app": app.ID},
 			Roles:   map[string]string{"Arzt": "practitioner"},
 			Claims:  issuer.Claims{Roles: "realm_access/roles", Client: "azp"}}}}
-	if err := w.outside.Check(); err != nil {
+	if err := w.external.Check(); err != nil {
 		t.Fatal(err)
 	}
 	w.reopen()
@@ -418,14 +418,14 @@ func TestOutsideIssuer(t *testing.T) {
 	}
 }
 
-// TestOutsideIssuerIsBound: an issuer speaks for the clients that its
+// TestExternalIssuerIsRestricted: an issuer speaks for the clients that its
 // configuration names, with the scopes that are listed there, system/ scopes
 // among them only if they are.
-func TestOutsideIssuerIsBound(t *testing.T) {
+func TestExternalIssuerIsRestricted(t *testing.T) {
 	key := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	w := newWorld(t)
 	idp := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-		if _, err := rw.Write(w.set(key)); err != nil {
+		if _, err := rw.Write(w.jwks(key)); err != nil {
 			t.Error(err)
 		}
 	}))
@@ -434,10 +434,10 @@ func TestOutsideIssuerIsBound(t *testing.T) {
 		w.app(client.None, func(c *client.Client) { c.Scope = "patient/*.rs user/*.rs" })
 	read := func(iss issuer.Issuer, change m) int {
 		iss.Issuer, iss.JWKSURL = "https://idp.example", idp.URL
-		w.outside = &issuer.Verifier{Base: w.base + "/fhir",
+		w.external = &issuer.Verifier{Base: w.base + "/fhir",
 			Keys:    &client.Keys{HTTP: http.DefaultClient, Clock: w.clock.now, Algs: issuer.Algs()},
 			Issuers: []issuer.Issuer{iss}}
-		if err := w.outside.Check(); err != nil {
+		if err := w.external.Check(); err != nil {
 			t.Fatal(err)
 		}
 		w.reopen()
@@ -496,7 +496,7 @@ func TestOutsideIssuerIsBound(t *testing.T) {
 
 // A verifier that keeps the key set for as long as it may never meets a token
 // that it cannot verify.
-func TestRotationUnderLoad(t *testing.T) {
+func TestKeyRotationWithCachedKeySet(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
 	fetch := func() jwk.Set {
@@ -516,7 +516,7 @@ func TestRotationUnderLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.subject.AuthTime = w.clock.now()
-		out := w.get(c, "openid launch/patient patient/*.rs")
+		out := w.authorize(c, "openid launch/patient patient/*.rs")
 		if w.clock.now().Sub(at) > time.Minute {
 			set, at = fetch(), w.clock.now()
 		}
@@ -537,7 +537,7 @@ func TestRotationUnderLoad(t *testing.T) {
 }
 
 // Keys change while tokens are made and used: nobody is refused.
-func TestRotationDuringRequests(t *testing.T) {
+func TestKeyRotationDuringRequests(t *testing.T) {
 	w := newWorld(t)
 	back := w.backend("system/*.rs")
 	done := make(chan struct{})
@@ -551,7 +551,7 @@ func TestRotationDuringRequests(t *testing.T) {
 					return
 				default:
 				}
-				s, out, _ := w.call(token.Path, back,
+				s, out, _ := w.postForm(token.Path, back,
 					url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
 				if s != 200 || w.read(out["access_token"], "Patient/p1") != 200 {
 					bad.Add(1)

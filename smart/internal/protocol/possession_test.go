@@ -31,7 +31,7 @@ import (
 	"pulsegate/smart/proof/dpop"
 )
 
-func (w *world) proof(key *ecdsa.PrivateKey, method, target string, tok any, header, claims m) string {
+func (w *world) dpopProof(key *ecdsa.PrivateKey, method, target string, tok any, header, claims m) string {
 	h := m{"typ": "dpop+jwt", "alg": "ES256",
 		"jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(&key.PublicKey)))))}
 	c := m{"jti": rand.Text(), "htm": method, "htu": target, "iat": w.clock.now().Unix()}
@@ -52,7 +52,7 @@ func (w *world) proof(key *ecdsa.PrivateKey, method, target string, tok any, hea
 	return jwt(h, c, key)
 }
 
-func (w *world) possess(scheme string, tok any, proof string) int {
+func (w *world) readBound(scheme string, tok any, proof string) int {
 	r := must(http.NewRequest("GET", w.base+"/fhir/Patient/p1", nil))
 	r.Header.Set("Authorization", scheme+" "+fmt.Sprint(tok))
 	if proof != "" {
@@ -76,7 +76,7 @@ func TestDPoP(t *testing.T) {
 		must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	c := w.app(client.None, func(c *client.Client) { c.DPoPBound = true })
 	ask := func(form url.Values, proof string) (int, m) {
-		s, out, _ := w.call(token.Path, c, form, func(r *http.Request) {
+		s, out, _ := w.postForm(token.Path, c, form, func(r *http.Request) {
 			if proof != "" {
 				r.Header.Set("DPoP", proof)
 			}
@@ -88,22 +88,22 @@ func TestDPoP(t *testing.T) {
 			"redirect_uri": {redirect}, "code_verifier": {verifier}}
 	}
 	target := w.base + token.Path
-	good := func() string { return w.proof(key, "POST", target, nil, nil, nil) }
+	good := func() string { return w.dpopProof(key, "POST", target, nil, nil, nil) }
 	for name, p := range map[string]string{
 		"none":     "",
 		"nonsense": "x",
-		"method":   w.proof(key, "GET", target, nil, nil, nil),
-		"URL":      w.proof(key, "POST", w.base+"/oauth/introspect", nil, nil, nil),
-		"old":      w.proof(key, "POST", target, nil, nil, m{"iat": w.clock.now().Unix() - 61}),
-		"future":   w.proof(key, "POST", target, nil, nil, m{"iat": w.clock.now().Unix() + 6}),
-		"no jti":   w.proof(key, "POST", target, nil, nil, m{"jti": nil}),
-		"typ":      w.proof(key, "POST", target, nil, m{"typ": "JWT"}, nil),
-		"another key": w.proof(other, "POST", target, nil,
+		"method":   w.dpopProof(key, "GET", target, nil, nil, nil),
+		"URL":      w.dpopProof(key, "POST", w.base+"/oauth/introspect", nil, nil, nil),
+		"old":      w.dpopProof(key, "POST", target, nil, nil, m{"iat": w.clock.now().Unix() - 61}),
+		"future":   w.dpopProof(key, "POST", target, nil, nil, m{"iat": w.clock.now().Unix() + 6}),
+		"no jti":   w.dpopProof(key, "POST", target, nil, nil, m{"jti": nil}),
+		"typ":      w.dpopProof(key, "POST", target, nil, m{"typ": "JWT"}, nil),
+		"another key": w.dpopProof(other, "POST", target, nil,
 			m{"jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(&key.PublicKey)))))}, nil),
-		"private key": w.proof(key, "POST", target, nil,
+		"private key": w.dpopProof(key, "POST", target, nil,
 			m{"jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(key)))))}, nil),
-		"symmetric": w.proof(key, "POST", target, nil, m{"alg": "HS256", "jwk": m{"kty": "oct", "k": "AAAA"}}, nil),
-		"alg none":  w.proof(key, "POST", target, nil, m{"alg": "none"}, nil),
+		"symmetric": w.dpopProof(key, "POST", target, nil, m{"alg": "HS256", "jwk": m{"kty": "oct", "k": "AAAA"}}, nil),
+		"alg none":  w.dpopProof(key, "POST", target, nil, m{"alg": "none"}, nil),
 	} {
 		if s, out := ask(code(), p); s != 400 || out["error"] != "invalid_dpop_proof" {
 			t.Errorf("%s: %d %v", name, s, out)
@@ -120,28 +120,28 @@ func TestDPoP(t *testing.T) {
 	}
 	tok := out["access_token"]
 	here := w.base + "/fhir/Patient/p1"
-	proof := w.proof(key, "GET", here, tok, nil, nil)
-	if s := w.possess("DPoP", tok, proof); s != 200 {
+	proof := w.dpopProof(key, "GET", here, tok, nil, nil)
+	if s := w.readBound("DPoP", tok, proof); s != 200 {
 		t.Fatal(s)
 	}
 	w.reopen()
 	for name, x := range map[string][2]string{
 		"replayed":       {"DPoP", proof},
 		"as bearer":      {"Bearer", ""},
-		"bearer + proof": {"Bearer", w.proof(key, "GET", here, tok, nil, nil)},
+		"bearer + proof": {"Bearer", w.dpopProof(key, "GET", here, tok, nil, nil)},
 		"no proof":       {"DPoP", ""},
-		"stolen token":   {"DPoP", w.proof(other, "GET", here, tok, nil, nil)},
-		"other token":    {"DPoP", w.proof(key, "GET", here, "x", nil, nil)},
-		"no ath":         {"DPoP", w.proof(key, "GET", here, nil, nil, nil)},
-		"other URL":      {"DPoP", w.proof(key, "GET", w.base+"/fhir/Patient/p2", tok, nil, nil)},
+		"stolen token":   {"DPoP", w.dpopProof(other, "GET", here, tok, nil, nil)},
+		"other token":    {"DPoP", w.dpopProof(key, "GET", here, "x", nil, nil)},
+		"no ath":         {"DPoP", w.dpopProof(key, "GET", here, nil, nil, nil)},
+		"other URL":      {"DPoP", w.dpopProof(key, "GET", w.base+"/fhir/Patient/p2", tok, nil, nil)},
 	} {
-		if s := w.possess(x[0], tok, x[1]); s != 401 {
+		if s := w.readBound(x[0], tok, x[1]); s != 401 {
 			t.Errorf("%s: %d", name, s)
 		}
 	}
 	// The refresh token of a public client is bound as well.
 	refresh := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {out["refresh_token"].(string)}}
-	if s, _ := ask(refresh, w.proof(other, "POST", target, nil, nil, nil)); s != 400 {
+	if s, _ := ask(refresh, w.dpopProof(other, "POST", target, nil, nil, nil)); s != 400 {
 		t.Error("a refresh with another key:", s)
 	}
 	if s, out := ask(refresh, good()); s != 200 {
@@ -149,13 +149,13 @@ func TestDPoP(t *testing.T) {
 	}
 	// So is a code, when the app says so.
 	v := code()
-	v.Set("code", w.code(c, offline, url.Values{"dpop_jkt": {thumb(key)}}))
-	if s, _ := ask(v, w.proof(other, "POST", target, nil, nil, nil)); s != 400 {
+	v.Set("code", w.code(c, offline, url.Values{"dpop_jkt": {thumbprint(key)}}))
+	if s, _ := ask(v, w.dpopProof(other, "POST", target, nil, nil, nil)); s != 400 {
 		t.Error("a bound code with another key:", s)
 	}
 	// A token that is not bound is no DPoP token.
-	free := w.get(w.app(client.None, nil), "patient/*.rs launch/patient")["access_token"]
-	if s := w.possess("DPoP", free, w.proof(key, "GET", here, free, nil, nil)); s != 401 {
+	free := w.authorize(w.app(client.None, nil), "patient/*.rs launch/patient")["access_token"]
+	if s := w.readBound("DPoP", free, w.dpopProof(key, "GET", here, free, nil, nil)); s != 401 {
 		t.Error("a bearer token as DPoP:", s)
 	}
 }
@@ -164,7 +164,7 @@ func TestDPoP(t *testing.T) {
 // last five minutes; a client learns it from the refusal (RFC 9449 8 and 9).
 func TestDPoPNonce(t *testing.T) {
 	w := newWorld(t)
-	w.nonced = true
+	w.requireNonces = true
 	w.reopen()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	c := w.app(client.None, func(c *client.Client) { c.DPoPBound = true })
@@ -173,13 +173,15 @@ func TestDPoPNonce(t *testing.T) {
 	redeem := func(nonce any) (int, m, http.Header) {
 		form := url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect},
 			"code_verifier": {verifier}}
-		return w.call(token.Path, c, form,
-			func(r *http.Request) { r.Header.Set("DPoP", w.proof(key, "POST", target, nil, nil, m{"nonce": nonce})) })
+		return w.postForm(token.Path, c, form,
+			func(r *http.Request) {
+				r.Header.Set("DPoP", w.dpopProof(key, "POST", target, nil, nil, m{"nonce": nonce}))
+			})
 	}
 	read := func(tok, nonce any) (int, http.Header) {
 		r := must(http.NewRequest("GET", here, nil))
 		r.Header.Set("Authorization", "DPoP "+fmt.Sprint(tok))
-		r.Header.Set("DPoP", w.proof(key, "GET", here, tok, nil, m{"nonce": nonce}))
+		r.Header.Set("DPoP", w.dpopProof(key, "GET", here, tok, nil, m{"nonce": nonce}))
 		res := must(w.browser.Do(r))
 		if err := res.Body.Close(); err != nil {
 			t.Fatal(err)
@@ -228,7 +230,7 @@ func TestDPoPNonce(t *testing.T) {
 	}
 }
 
-func thumb(key *ecdsa.PrivateKey) string {
+func thumbprint(key *ecdsa.PrivateKey) string {
 	var f struct{ X, Y string }
 	if err := json.Unmarshal(must(json.Marshal(must(jwk.FromRaw(&key.PublicKey)))), &f); err != nil {
 		panic(err)
@@ -285,7 +287,7 @@ func TestCertificateBound(t *testing.T) {
 
 // Behind a proxy that ends TLS the certificate comes in Client-Cert (RFC
 // 9440), and counts from the proxy alone.
-func TestCertificateBoundBehindAProxy(t *testing.T) {
+func TestCertificateBoundBehindProxy(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, func(c *client.Client) { c.CertBound = true })
 	header := func(c tls.Certificate) string { return ":" + base64.StdEncoding.EncodeToString(c.Certificate[0]) + ":" }
@@ -303,7 +305,7 @@ func TestCertificateBoundBehindAProxy(t *testing.T) {
 		form := url.Values{"grant_type": {"authorization_code"},
 			"code": {w.code(c, "patient/*.rs launch/patient", nil)}, "redirect_uri": {redirect},
 			"code_verifier": {verifier}}
-		s, out, _ := w.call(token.Path, c, form, func(r *http.Request) { r.Header["Client-Cert"] = certs })
+		s, out, _ := w.postForm(token.Path, c, form, func(r *http.Request) { r.Header["Client-Cert"] = certs })
 		return s, out
 	}
 	read := func(tok any, certs ...string) int {
@@ -352,9 +354,9 @@ func TestIntrospectionAndRevocation(t *testing.T) {
 	c, other := w.app(client.SecretBasic, nil), w.app(client.SecretPost, nil)
 	rs := w.app(client.PrivateKeyJWT, func(c *client.Client) { c.Inspects = true })
 	public := w.app(client.None, nil)
-	out := w.get(c, "openid fhirUser launch/patient offline_access patient/*.rs")
+	out := w.authorize(c, "openid fhirUser launch/patient offline_access patient/*.rs")
 	look := func(as client.Client, tok any) (int, m) {
-		s, a, _ := w.call(introspect.Path, as, url.Values{"token": {fmt.Sprint(tok)}}, nil)
+		s, a, _ := w.postForm(introspect.Path, as, url.Values{"token": {fmt.Sprint(tok)}}, nil)
 		return s, a
 	}
 	_, id := claimsOf(t, out["id_token"])
@@ -379,7 +381,7 @@ func TestIntrospectionAndRevocation(t *testing.T) {
 	dead("another client's refresh token", other, out["refresh_token"])
 	dead("nonsense", c, "nonsense")
 	dead("an id_token", c, out["id_token"])
-	dead("a guess", c, grantLike)
+	dead("a guess", c, unknownRefreshToken)
 	if s, a := look(public, out["access_token"]); s != 401 || a["error"] != "invalid_client" {
 		t.Error("a public client:", s, a)
 	}
@@ -388,7 +390,7 @@ func TestIntrospectionAndRevocation(t *testing.T) {
 	if s, _ := look(bad, out["access_token"]); s != 401 {
 		t.Error("an unknown client:", s)
 	}
-	if s, a, _ := w.call(introspect.Path, public, url.Values{"token": {out["access_token"].(string)}},
+	if s, a, _ := w.postForm(introspect.Path, public, url.Values{"token": {out["access_token"].(string)}},
 		func(r *http.Request) {
 			r.Header.Set("Authorization", "Bearer "+out["access_token"].(string))
 		}); s != 200 || a["active"] != true {
@@ -396,7 +398,7 @@ func TestIntrospectionAndRevocation(t *testing.T) {
 	}
 	revoke := func(as client.Client, tok any) {
 		t.Helper()
-		if s, a, _ := w.call(introspect.RevokePath, as, url.Values{"token": {fmt.Sprint(tok)}}, nil); s != 200 {
+		if s, a, _ := w.postForm(introspect.RevokePath, as, url.Values{"token": {fmt.Sprint(tok)}}, nil); s != 200 {
 			t.Fatal(s, a)
 		}
 	}
@@ -425,7 +427,7 @@ func TestIntrospectionAndRevocation(t *testing.T) {
 	w.reopen()
 	dead("after a restart", c, out["access_token"])
 	back := w.backend("system/*.rs")
-	_, bt, _ := w.call(token.Path, back, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}},
+	_, bt, _ := w.postForm(token.Path, back, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}},
 		nil)
 	if s := w.read(bt["access_token"], "Patient/p1"); s != 200 {
 		t.Fatal(s, bt)
@@ -436,10 +438,10 @@ func TestIntrospectionAndRevocation(t *testing.T) {
 	}
 }
 
-// TestAddressBehindAProxy: the trail names the address that a trusted proxy
+// TestClientAddressBehindProxy: the trail names the address that a trusted proxy
 // vouches for, for a token and for a look alike; a stranger's word, and what a
 // client says to the proxy, is nothing.
-func TestAddressBehindAProxy(t *testing.T) {
+func TestClientAddressBehindProxy(t *testing.T) {
 	w := newWorld(t)
 	back := w.backend("system/*.rs")
 	trust := func(p clientaddr.Proxies) {
@@ -453,7 +455,7 @@ func TestAddressBehindAProxy(t *testing.T) {
 	}
 	ask := func(says string) {
 		t.Helper()
-		s, out, _ := w.call(token.Path, back,
+		s, out, _ := w.postForm(token.Path, back,
 			url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}},
 			func(r *http.Request) { r.Header.Set("X-Forwarded-For", says) })
 		if s != 200 {

@@ -22,7 +22,7 @@ func TestRefresh(t *testing.T) {
 	w := newWorld(t)
 	for _, method := range []client.Method{client.None, client.SecretBasic, client.PrivateKeyJWT} {
 		c := w.app(method, nil)
-		first := w.get(c, offline)
+		first := w.authorize(c, offline)
 		w.clock.add(20 * time.Minute)
 		if s := w.read(first["access_token"], "Patient/p1"); s != 401 {
 			t.Error("an access token outlives its time:", s)
@@ -60,8 +60,8 @@ func TestRefresh(t *testing.T) {
 		}
 	}
 	c := w.app(client.None, nil)
-	cut := w.get(c, "offline_access launch/patient patient/*.rs user/*.rs")
-	must(w.reg.Change(t.Context(), c.ID, func(c *client.Client) error {
+	cut := w.authorize(c, "offline_access launch/patient patient/*.rs user/*.rs")
+	must(w.clients.Change(t.Context(), c.ID, func(c *client.Client) error {
 		c.Scope = "offline_access launch/patient patient/Observation.rs"
 		return nil
 	}))
@@ -70,10 +70,10 @@ func TestRefresh(t *testing.T) {
 		t.Error("a client that lost scopes:", s, out)
 	}
 	c = w.app(client.None, nil)
-	if out := w.get(c, "patient/*.rs"); out["refresh_token"] != nil {
+	if out := w.authorize(c, "patient/*.rs"); out["refresh_token"] != nil {
 		t.Error("a refresh token that nobody asked for")
 	}
-	for _, bad := range []string{"", "x", "a.b.c", grantLike} {
+	for _, bad := range []string{"", "x", "a.b.c", unknownRefreshToken} {
 		if s, out := w.refresh(c, bad, nil); s != 400 || out["error"] != "invalid_grant" &&
 			out["error"] != "invalid_request" {
 			t.Errorf("%q: %d %v", bad, s, out)
@@ -81,14 +81,14 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
-const grantLike = "aaaaaaaaaaaaaaaaaaaaaaaaaa.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAA"
+const unknownRefreshToken = "aaaaaaaaaaaaaaaaaaaaaaaaaa.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAA"
 
 // A replaced token is a thief's or its victim's: nobody keeps anything.
-func TestReuseEndsTheFamily(t *testing.T) {
+func TestReuseEndsAuthorization(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
 	for name, after := range map[string]int{"the one before": 1, "an old one": 3} {
-		first := w.get(c, offline)
+		first := w.authorize(c, offline)
 		last := first
 		for range after {
 			w.clock.add(time.Minute)
@@ -110,8 +110,8 @@ func TestReuseEndsTheFamily(t *testing.T) {
 		}
 	}
 	// A guess at a family's token ends nothing.
-	out := w.get(c, offline)
-	guess := out["refresh_token"].(string)[:27] + grantLike[27:]
+	out := w.authorize(c, offline)
+	guess := out["refresh_token"].(string)[:27] + unknownRefreshToken[27:]
 	if s, _ := w.refresh(c, guess, nil); s != 400 {
 		t.Error(s)
 	}
@@ -120,10 +120,10 @@ func TestReuseEndsTheFamily(t *testing.T) {
 	}
 }
 
-func TestGraceIsForAnIdenticalRetry(t *testing.T) {
+func TestGracePeriodIsForIdenticalRetry(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
-	first := w.get(c, offline)
+	first := w.authorize(c, offline)
 	_, second := w.refresh(c, first["refresh_token"], nil)
 	w.clock.add(authz.RetryGrace)
 	if s, again := w.refresh(c, first["refresh_token"], nil); s != 200 || !reflect.DeepEqual(again, second) {
@@ -133,7 +133,7 @@ func TestGraceIsForAnIdenticalRetry(t *testing.T) {
 		t.Fatal(s, third)
 	}
 	// Another request with the same token is no retry.
-	first = w.get(c, offline)
+	first = w.authorize(c, offline)
 	_, second = w.refresh(c, first["refresh_token"], nil)
 	if s, _ := w.refresh(c, first["refresh_token"], url.Values{"scope": {"patient/Patient.rs"}}); s != 400 {
 		t.Error(s)
@@ -144,7 +144,7 @@ func TestGraceIsForAnIdenticalRetry(t *testing.T) {
 	// Nor does a clock that goes back make a new token of an old one: as long
 	// as the mark covers it, a retry gets the same answer.
 	ahead := func(d time.Duration) (first, second m) {
-		first = w.get(c, offline)
+		first = w.authorize(c, offline)
 		w.clock.add(d)
 		s, second := w.refresh(c, first["refresh_token"], nil)
 		if s != 200 {
@@ -173,7 +173,7 @@ func TestGraceIsForAnIdenticalRetry(t *testing.T) {
 func TestConcurrentRefreshesHaveOneWinner(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
-	first := w.get(c, offline)
+	first := w.authorize(c, offline)
 	const n = 1000
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -205,8 +205,8 @@ func TestConcurrentRefreshesHaveOneWinner(t *testing.T) {
 func TestLifetimes(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
-	idle := w.get(c, offline)
-	used := w.get(c, offline)
+	idle := w.authorize(c, offline)
+	used := w.authorize(c, offline)
 	for range 2 {
 		w.clock.add(authz.IdleLife - time.Hour)
 		s, out := w.refresh(c, used["refresh_token"], nil)
@@ -222,7 +222,7 @@ func TestLifetimes(t *testing.T) {
 	if s, _ := w.refresh(c, used["refresh_token"], nil); s != 400 {
 		t.Error("after 180 days:", s)
 	}
-	online := w.get(c, "online_access launch/patient patient/*.rs")
+	online := w.authorize(c, "online_access launch/patient patient/*.rs")
 	if online["refresh_token"] == nil {
 		t.Fatal(online)
 	}
@@ -238,10 +238,10 @@ func TestLifetimes(t *testing.T) {
 }
 
 // What a person may is asked at each use: roles, account, authorization.
-func TestWhatEndsEndsAtOnce(t *testing.T) {
+func TestRightsAreCheckedPerRequest(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
-	out := w.get(c, "launch/patient patient/*.rs user/*.rs offline_access")
+	out := w.authorize(c, "launch/patient patient/*.rs user/*.rs offline_access")
 	read := func(want int, what string) {
 		t.Helper()
 		if s := w.read(out["access_token"], "Practitioner/d1"); s != want {
@@ -258,12 +258,12 @@ func TestWhatEndsEndsAtOnce(t *testing.T) {
 	read(403, "without a role")
 	w.roles = nil
 	read(200, "again")
-	w.gone = true
+	w.accountEnded = true
 	read(401, "without an account")
 	if s, _ := w.refresh(c, out["refresh_token"], nil); s != 400 {
 		t.Error("a refresh without an account:", s)
 	}
-	w.gone = false
+	w.accountEnded = false
 	as := must(w.tokens.Authorizations(t.Context(), "u1"))
 	if len(as) != 1 || as[0].ClientID != c.ID || as[0].Context.Patient != "p1" || !as[0].Offline {
 		t.Fatal(as)
@@ -282,8 +282,8 @@ func TestWhatEndsEndsAtOnce(t *testing.T) {
 	if as := must(w.tokens.Authorizations(t.Context(), "u1")); len(as) != 0 {
 		t.Error(as)
 	}
-	out = w.get(c, "patient/*.rs launch/patient")
-	if err := w.reg.Disable(t.Context(), c.ID); err != nil {
+	out = w.authorize(c, "patient/*.rs launch/patient")
+	if err := w.clients.Disable(t.Context(), c.ID); err != nil {
 		t.Fatal(err)
 	}
 	read(401, "of a disabled client")
@@ -294,11 +294,11 @@ func TestWhatEndsEndsAtOnce(t *testing.T) {
 func TestRefreshWithoutClientID(t *testing.T) {
 	w := newWorld(t)
 	bare := func(tok any) (int, m) {
-		s, out, _ := w.call(token.Path, client.Client{Method: "of nobody"},
+		s, out, _ := w.postForm(token.Path, client.Client{Method: "of nobody"},
 			url.Values{"grant_type": {"refresh_token"}, "refresh_token": {fmt.Sprint(tok)}}, nil)
 		return s, out
 	}
-	first := w.get(w.app(client.None, nil), "offline_access patient/*.rs")["refresh_token"]
+	first := w.authorize(w.app(client.None, nil), "offline_access patient/*.rs")["refresh_token"]
 	s, out := bare(first)
 	if s != 200 || w.read(out["access_token"], "Patient/p1") != 200 {
 		t.Fatal(s, out)
@@ -310,7 +310,7 @@ func TestRefreshWithoutClientID(t *testing.T) {
 	}
 	for _, method := range []client.Method{client.SecretBasic, client.SecretPost, client.PrivateKeyJWT} {
 		c := w.app(method, nil)
-		got := w.get(c, "offline_access patient/*.rs")
+		got := w.authorize(c, "offline_access patient/*.rs")
 		if s, out := bare(got["refresh_token"]); s != 401 || out["error"] != "invalid_client" {
 			t.Errorf("%s: %d %v", method, s, out)
 		}

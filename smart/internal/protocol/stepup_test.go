@@ -19,7 +19,7 @@ import (
 )
 
 // ask asks the FHIR API and returns the status and the challenge.
-func (w *world) ask(tok any, method, path, body string) (int, string) {
+func (w *world) callAPI(tok any, method, path, body string) (int, string) {
 	w.t.Helper()
 	r := must(http.NewRequest(method, w.base+"/fhir/"+path, strings.NewReader(body)))
 	r.Header.Set("Authorization", "Bearer "+fmt.Sprint(tok))
@@ -36,7 +36,7 @@ func (w *world) ask(tok any, method, path, body string) (int, string) {
 
 // What must not be done with a stolen token of a person asks for a fresh
 // passkey (RFC 9470), from the sign-in to the FHIR API; backends are exempt.
-func TestStepUpOnTheAPI(t *testing.T) {
+func TestAPIRequiresStepUp(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
 	device := func(status string) string {
@@ -45,18 +45,18 @@ func TestStepUpOnTheAPI(t *testing.T) {
 	signed := func(acr string, ago time.Duration) any {
 		w.subject = authorize.Subject{ID: "u9", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"},
 			Roles: []string{"keeper"}, ACR: acr, AuthTime: w.clock.now().Add(-ago)}
-		return w.get(c, "user/*.cruds")["access_token"]
+		return w.authorize(c, "user/*.cruds")["access_token"]
 	}
 	b := w.backend("system/*.cruds")
-	_, out, _ := w.call(token.Path, b, map[string][]string{"grant_type": {"client_credentials"},
+	_, out, _ := w.postForm(token.Path, b, map[string][]string{"grant_type": {"client_credentials"},
 		"scope": {"system/*.cruds"}}, nil)
 	backend := out["access_token"]
-	if s, _ := w.ask(backend, "PUT", "Device/v1", device("active")); s != 201 {
+	if s, _ := w.callAPI(backend, "PUT", "Device/v1", device("active")); s != 201 {
 		t.Fatal(s)
 	}
 	refused := func(tok any, method, path, body string) {
 		t.Helper()
-		s, challenge := w.ask(tok, method, path, body)
+		s, challenge := w.callAPI(tok, method, path, body)
 		if s != 401 || !strings.Contains(challenge, `error="insufficient_user_authentication"`) ||
 			!strings.Contains(challenge, `acr_values="phr"`) || !strings.Contains(challenge, `max_age="300"`) {
 			t.Errorf("%s %s: %d %s", method, path, s, challenge)
@@ -68,7 +68,7 @@ func TestStepUpOnTheAPI(t *testing.T) {
 		}
 		refused(tok, "PUT", "Device/v1", device("inactive"))
 		refused(tok, "DELETE", "Device/v1", "")
-		if s, _ := w.ask(tok, "PUT", "Device/v1", device("active")); s != 200 { // not what is guarded
+		if s, _ := w.callAPI(tok, "PUT", "Device/v1", device("active")); s != 200 { // not what is guarded
 			t.Errorf("no change of status: %d", s)
 		}
 		batch := `{"resourceType":"Bundle","type":"transaction","entry":[{"resource":` + device("inactive") +
@@ -76,7 +76,7 @@ func TestStepUpOnTheAPI(t *testing.T) {
 		refused(tok, "POST", "", batch)
 	}
 	tok := signed("phr", time.Minute)
-	if s, _ := w.ask(tok, "PUT", "Device/v1", device("inactive")); s != 200 {
+	if s, _ := w.callAPI(tok, "PUT", "Device/v1", device("inactive")); s != 200 {
 		t.Errorf("with a fresh passkey: %d", s)
 	}
 	w.clock.add(5 * time.Minute) // the token lives, the sign-in is old
@@ -84,23 +84,23 @@ func TestStepUpOnTheAPI(t *testing.T) {
 		t.Fatal(s)
 	}
 	refused(tok, "PUT", "Device/v1", device("active"))
-	_, out, _ = w.call(token.Path, b, map[string][]string{"grant_type": {"client_credentials"},
+	_, out, _ = w.postForm(token.Path, b, map[string][]string{"grant_type": {"client_credentials"},
 		"scope": {"system/*.cruds"}}, nil)
 	for _, x := range []struct {
 		method, path, body string
 		want               int
 	}{{"GET", "$export", "", 202}, {"PUT", "Device/v1", device("active"), 200}, {"DELETE", "Device/v1", "", 204}} {
-		if s, _ := w.ask(out["access_token"], x.method, x.path, x.body); s != x.want {
+		if s, _ := w.callAPI(out["access_token"], x.method, x.path, x.body); s != x.want {
 			t.Errorf("backend: %s %s: %d, want %d", x.method, x.path, s, x.want)
 		}
 	}
 }
 
-// TestChallengeIsObeyed: what the challenge says goes as it is into the next
+// TestStepUpChallenge: what the challenge says goes as it is into the next
 // authorization request. A person who shows no more than before gets no code,
 // and a refresh makes no sign-in recent. A token bound to a key is challenged
 // in its own scheme.
-func TestChallengeIsObeyed(t *testing.T) {
+func TestStepUpChallenge(t *testing.T) {
 	w := newWorld(t)
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	c := w.app(client.None, func(c *client.Client) { c.DPoPBound = true })
@@ -111,8 +111,10 @@ func TestChallengeIsObeyed(t *testing.T) {
 	}
 	redeem := func(form url.Values) m {
 		t.Helper()
-		s, out, _ := w.call(token.Path, c, form,
-			func(r *http.Request) { r.Header.Set("DPoP", w.proof(key, "POST", w.base+token.Path, nil, nil, nil)) })
+		s, out, _ := w.postForm(token.Path, c, form,
+			func(r *http.Request) {
+				r.Header.Set("DPoP", w.dpopProof(key, "POST", w.base+token.Path, nil, nil, nil))
+			})
 		if s != 200 {
 			t.Fatal(s, out)
 		}
@@ -126,7 +128,7 @@ func TestChallengeIsObeyed(t *testing.T) {
 		t.Helper()
 		r := must(http.NewRequest("GET", w.base+"/fhir/$export", nil))
 		r.Header.Set("Authorization", "DPoP "+fmt.Sprint(tok))
-		r.Header.Set("DPoP", w.proof(key, "GET", w.base+"/fhir/$export", tok, nil, nil))
+		r.Header.Set("DPoP", w.dpopProof(key, "GET", w.base+"/fhir/$export", tok, nil, nil))
 		r.Header.Set("Prefer", "respond-async")
 		res := must(w.browser.Do(r))
 		if err := res.Body.Close(); err != nil {
@@ -146,12 +148,12 @@ func TestChallengeIsObeyed(t *testing.T) {
 	if wish == nil {
 		t.Fatal("no challenge for a weak sign-in")
 	}
-	if v, s, text := w.answer(w.request(c, scopes, wish), false); v != nil || s != 403 {
+	if v, s, text := w.follow(w.params(c, scopes, wish), false); v != nil || s != 403 {
 		t.Errorf("a weak sign-in meets acr_values: %v %d %s", v, s, text)
 	}
 	signed("phr")
 	w.clock.add(301 * time.Second)
-	if v, s, text := w.answer(w.request(c, scopes, wish), false); v != nil || s != 403 {
+	if v, s, text := w.follow(w.params(c, scopes, wish), false); v != nil || s != 403 {
 		t.Errorf("an old sign-in meets max_age: %v %d %s", v, s, text)
 	}
 	signed("phr")
@@ -166,16 +168,16 @@ func TestChallengeIsObeyed(t *testing.T) {
 	}
 }
 
-// TestStrengthsAsked: one of those that are asked suffices; one that is not
+// TestACRValues: one of those that are asked suffices; one that is not
 // known here is no more than a wish.
-func TestStrengthsAsked(t *testing.T) {
+func TestACRValues(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
 	for asked, least := range map[string]int{"": 0, "phr": 2, "mfa": 1, "phr mfa": 1, "mfa phr": 1,
 		"urn:mace:incommon:iap:silver": 0, "phr urn:x": 2, "0": 0, "phr 0": 0} {
 		for rank, acr := range []string{"0", "mfa", "phr"} {
 			w.subject.ACR, w.subject.AuthTime = acr, w.clock.now()
-			v, _, text := w.answer(w.request(c, "openid user/Patient.rs", url.Values{"acr_values": {asked}}), false)
+			v, _, text := w.follow(w.params(c, "openid user/Patient.rs", url.Values{"acr_values": {asked}}), false)
 			if (v.Get("code") != "") != (rank >= least) {
 				t.Errorf("asked %q, signed in with %s: %v %s", asked, acr, v, text)
 			}

@@ -99,31 +99,31 @@ func (lateDoor) Bundle(body []byte) (*r4.Bundle, error) { return door().Bundle(b
 
 // world is a whole authorization server with some data behind it.
 type world struct {
-	t       testing.TB
-	clock   *clock
-	dir     string
-	base    string
-	store   *pebblestore.DB
-	stop    func()
-	reg     *client.Registry
-	ring    *keys.Ring
-	pol     *policy.Engine
-	tokens  *token.Endpoint
-	auth    *authorize.Service
-	launch  *launch.Service
-	regs    *register.Handler
-	outside *issuer.Verifier
-	nonced  bool // DPoP proofs need a nonce
-	nonces  *dpop.Nonces
-	handler *swap
-	browser *http.Client
-	ec      *ecdsa.PrivateKey // of all asymmetric clients
+	t             testing.TB
+	clock         *clock
+	dir           string
+	base          string
+	store         *pebblestore.DB
+	stop          func()
+	clients       *client.Registry
+	ring          *keys.Ring
+	policy        *policy.Engine
+	tokens        *token.Endpoint
+	authorizer    *authorize.Service
+	launch        *launch.Service
+	registration  *register.Handler
+	external      *issuer.Verifier
+	requireNonces bool // DPoP proofs need a nonce
+	nonces        *dpop.Nonces
+	handler       *swap
+	browser       *http.Client
+	ec            *ecdsa.PrivateKey // of all asymmetric clients
 
-	mu      sync.Mutex
-	subject authorize.Subject
-	decide  func(p *authorize.Pending) authorize.Decision // nil: all scopes
-	roles   []string                                      // that the person has now; nil: as at sign-in
-	gone    bool                                          // the account has ended
+	mu           sync.Mutex
+	subject      authorize.Subject
+	decide       func(p *authorize.Pending) authorize.Decision // nil: all scopes
+	roles        []string                                      // that the person has now; nil: as at sign-in
+	accountEnded bool                                          // the account has ended
 }
 
 // swap lets a server be restarted behind its address.
@@ -193,16 +193,16 @@ func (w *world) open() {
 		Logger: quiet}))
 	cons := must(consent.New(consent.Options{Store: w.store, Clock: now, Logger: quiet}))
 	w.ring = must(keys.Open(w.dir, now))
-	w.reg = &client.Registry{Store: w.store, Scopes: scopes, Clock: now, AllowHTTP: true}
-	as := must(client.NewAssertions(w.reg, &client.Keys{HTTP: http.DefaultClient, Clock: now}, w.base+token.Path))
+	w.clients = &client.Registry{Store: w.store, Scopes: scopes, Clock: now, AllowHTTP: true}
+	as := must(client.NewAssertions(w.clients, &client.Keys{HTTP: http.DefaultClient, Clock: now}, w.base+token.Path))
 	grants := &authz.Store{State: w.store}
-	if w.nonces = nil; w.nonced {
+	if w.nonces = nil; w.requireNonces {
 		w.nonces = must(dpop.OpenNonces(ctx, w.store, rand.Reader, now))
 	}
 	base := w.base + "/fhir"
-	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Consents: cons, Scopes: scopes, Issuer: w.base,
+	w.policy = &policy.Engine{Keys: w.ring, Clients: w.clients, Consents: cons, Scopes: scopes, Issuer: w.base,
 		Audience: base, Clock: now,
-		Authorizations: grants, RoleRules: roleRules, Roles: w.currentRoles, ExternalIssuers: w.outside, Nonces: w.nonces,
+		Authorizations: grants, RoleRules: roleRules, Roles: w.currentRoles, ExternalIssuers: w.external, Nonces: w.nonces,
 		ConsentsOf: func(_, authorization string) access.Consents { return cons.Under(authorization) }}
 	agreements := &appconsent.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base,
 		UserLife: token.UserLife(0),
@@ -212,17 +212,17 @@ func (w *world) open() {
 		Scopes: scopes, Clock: now,
 		Rand: rand.Reader, Issuer: w.base, Audience: base, Limits: loose, Alive: w.alive, Begun: agreements.Begun,
 		Ended: agreements.Ended, Nonces: w.nonces}))
-	w.launch = &launch.Service{Store: w.store, Audit: rec, Clients: w.reg, Auth: w.pol, Scopes: scopes, Clock: now,
+	w.launch = &launch.Service{Store: w.store, Audit: rec, Clients: w.clients, Auth: w.policy, Scopes: scopes, Clock: now,
 		Base: base, Logger: quiet}
-	w.auth = must(authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: w.reg, Launches: w.launch,
+	w.authorizer = must(authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: w.clients, Launches: w.launch,
 		Scopes: scopes, Clock: now,
 		Rand: rand.Reader, Issuer: w.base, Audience: base, RoleRules: roleRules, Now: w.tokens.Now, Limits: loose,
 		MaySelect: w.maySelect}))
-	w.regs = &register.Handler{Store: w.store, Audit: rec, Registry: w.reg, Scopes: scopes, Clock: now,
+	w.registration = &register.Handler{Store: w.store, Audit: rec, Registry: w.clients, Scopes: scopes, Clock: now,
 		Rand: rand.Reader, Issuer: w.base,
 		Logger: quiet, Limits: limit.New(loose)}
-	intro := introspect.New(introspect.Options{Policy: w.pol, Assertions: as, Tokens: w.tokens, Authorizations: grants,
-		Clients: w.reg, Audit: rec,
+	intro := introspect.New(introspect.Options{Policy: w.policy, Assertions: as, Tokens: w.tokens, Authorizations: grants,
+		Clients: w.clients, Audit: rec,
 		Clock: now, Issuer: w.base, Limits: loose})
 	svc := &interaction.Service{Store: w.store, Validator: lateDoor{}, Audit: rec, Clock: now, Rand: rand.Reader,
 		Base:   base,
@@ -233,7 +233,7 @@ func (w *world) open() {
 			return nil, fhir.Errorf(fhir.NotFound, "test", "no job goes on here")
 		}}))
 	w.stop = func() { exporter.Close(); cons.Close() }
-	s := &rest.Server{Service: svc, Auth: w.pol, Metadata: func() []byte { return []byte("{}") }, Logger: quiet,
+	s := &rest.Server{Service: svc, Auth: w.policy, Metadata: func() []byte { return []byte("{}") }, Logger: quiet,
 		Clock: now, Rand: rand.Reader,
 		Operations: []rest.Mounter{rest.Bulk{Exporter: exporter, Base: base, Service: svc,
 			StepUp: policy.StepUp{Clock: now}.Demand}}}
@@ -241,7 +241,7 @@ func (w *world) open() {
 	ends := discovery.Endpoints{Token: w.base + token.Path, Authorize: w.base + authorize.Path,
 		Introspect: w.base + introspect.Path,
 		Revoke:     w.base + introspect.RevokePath, Register: w.base + register.Path}
-	for _, x := range []rest.Mounter{w.ring, w.tokens, w.auth, w.launch, w.regs, intro,
+	for _, x := range []rest.Mounter{w.ring, w.tokens, w.authorizer, w.launch, w.registration, intro,
 		discovery.Handler{BaseURL: w.base, Endpoints: ends}} {
 		x.Mount(e)
 	}
@@ -273,9 +273,9 @@ func (w *world) currentRoles(_ context.Context, _ authz.Subject) ([]string, bool
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.roles != nil {
-		return w.roles, !w.gone, nil
+		return w.roles, !w.accountEnded, nil
 	}
-	return w.subject.Roles, !w.gone, nil
+	return w.subject.Roles, !w.accountEnded, nil
 }
 
 func (w *world) alive(ctx context.Context, s authz.Subject, _ bool) ([]string, bool, error) {
@@ -292,7 +292,7 @@ func (w *world) maySelect(_ context.Context, s authorize.Subject, patient, _ str
 // page is the person.
 func (w *world) page(c *gin.Context) {
 	ctx, id := authorize.WithBrowser(c.Request), c.Query("request")
-	p, err := w.auth.Pending(ctx, id)
+	p, err := w.authorizer.Pending(ctx, id)
 	if err != nil {
 		c.String(fhir.KindOf(err).HTTPStatus(), "%v", err)
 		return
@@ -308,9 +308,9 @@ func (w *world) page(c *gin.Context) {
 	w.mu.Unlock()
 	var to string
 	if len(d.Scopes) == 0 {
-		to, err = w.auth.Deny(ctx, id, "")
+		to, err = w.authorizer.Deny(ctx, id, "")
 	} else {
-		to, err = w.auth.Approve(ctx, id, d)
+		to, err = w.authorizer.Approve(ctx, id, d)
 	}
 	if err != nil {
 		c.String(fhir.KindOf(err).HTTPStatus(), "%v", err)
@@ -340,7 +340,7 @@ func (w *world) seed() {
 	must(w.store.Commit(context.Background(), b))
 }
 
-func (w *world) set(priv *ecdsa.PrivateKey) json.RawMessage {
+func (w *world) jwks(priv *ecdsa.PrivateKey) json.RawMessage {
 	j := must(jwk.FromRaw(&priv.PublicKey))
 	if err := j.Set(jwk.KeyIDKey, "k1"); err != nil {
 		panic(err)
@@ -357,16 +357,16 @@ func (w *world) app(method client.Method, edit func(*client.Client)) client.Clie
 	case client.SecretBasic, client.SecretPost:
 		c.SecretHash = client.Hash("s3cret-of-the-app")
 	case client.PrivateKeyJWT:
-		c.JWKS = w.set(w.ec)
+		c.JWKS = w.jwks(w.ec)
 	}
 	if edit != nil {
 		edit(&c)
 	}
-	return must(w.reg.Add(context.Background(), c))
+	return must(w.clients.Add(context.Background(), c))
 }
 
 func (w *world) backend(scopes string) client.Client {
-	return must(w.reg.Add(context.Background(), client.Client{Name: "Backend", JWKS: w.set(w.ec), Scope: scopes}))
+	return must(w.clients.Add(context.Background(), client.Client{Name: "Backend", JWKS: w.jwks(w.ec), Scope: scopes}))
 }
 
 // jwt writes any header.
@@ -395,7 +395,7 @@ func challenge(v string) string {
 }
 
 // request is a good authorization request; change replaces or (nil) removes.
-func (w *world) request(c client.Client, scopes string, change url.Values) url.Values {
+func (w *world) params(c client.Client, scopes string, change url.Values) url.Values {
 	v := url.Values{"response_type": {"code"}, "client_id": {c.ID}, "redirect_uri": {redirect}, "scope": {scopes},
 		"state": {"st&te=1"},
 		"aud":   {w.base + "/fhir"}, "code_challenge": {challenge(verifier)}, "code_challenge_method": {"S256"}}
@@ -411,7 +411,7 @@ func (w *world) request(c client.Client, scopes string, change url.Values) url.V
 
 // answer follows a request until the app gets an answer, or to a page that is
 // shown: then the values are nil and the status is that of the page.
-func (w *world) answer(v url.Values, post bool) (url.Values, int, string) {
+func (w *world) follow(v url.Values, post bool) (url.Values, int, string) {
 	w.t.Helper()
 	var res *http.Response
 	var err error
@@ -448,7 +448,7 @@ func (w *world) answer(v url.Values, post bool) (url.Values, int, string) {
 // code is a code for a good request.
 func (w *world) code(c client.Client, scopes string, change url.Values) string {
 	w.t.Helper()
-	v, status, text := w.answer(w.request(c, scopes, change), false)
+	v, status, text := w.follow(w.params(c, scopes, change), false)
 	if v.Get("code") == "" || v.Get("iss") != w.base || v.Get("state") != "st&te=1" || v.Has("error") {
 		w.t.Fatalf("no code: %d %s", status, text)
 	}
@@ -456,7 +456,7 @@ func (w *world) code(c client.Client, scopes string, change url.Values) string {
 }
 
 // call sends a form as a client.
-func (w *world) call(path string, c client.Client, form url.Values, edit func(*http.Request)) (int, m, http.Header) {
+func (w *world) postForm(path string, c client.Client, form url.Values, edit func(*http.Request)) (int, m, http.Header) {
 	w.t.Helper()
 	v := url.Values{}
 	for k, x := range form {
@@ -507,11 +507,11 @@ func (w *world) redeem(c client.Client, code string, change url.Values) (int, m,
 			v[k] = x
 		}
 	}
-	return w.call(token.Path, c, v, nil)
+	return w.postForm(token.Path, c, v, nil)
 }
 
 // get is a whole authorization.
-func (w *world) get(c client.Client, scopes string) m {
+func (w *world) authorize(c client.Client, scopes string) m {
 	w.t.Helper()
 	s, out, _ := w.redeem(c, w.code(c, scopes, nil), nil)
 	if s != 200 {
@@ -526,7 +526,7 @@ func (w *world) refresh(c client.Client, tok any, change url.Values) (int, m) {
 	for k, x := range change {
 		v[k] = x
 	}
-	s, out, _ := w.call(token.Path, c, v, nil)
+	s, out, _ := w.postForm(token.Path, c, v, nil)
 	return s, out
 }
 

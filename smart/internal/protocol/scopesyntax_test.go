@@ -9,10 +9,10 @@ import (
 	"pulsegate/smart/oauth/token"
 )
 
-// TestV1AskedV1Answered holds that a client that names its scopes in the v1
+// TestV1ScopesInResponse holds that a client that names its scopes in the v1
 // form gets answers in that form, also where it may do less than the v1 word
 // says, and that its token allows what was granted and no more.
-func TestV1AskedV1Answered(t *testing.T) {
+func TestV1ScopesInResponse(t *testing.T) {
 	w := newWorld(t)
 	const rest = " launch/patient offline_access"
 	app := func(scopes string) client.Client {
@@ -26,7 +26,7 @@ func TestV1AskedV1Answered(t *testing.T) {
 		{"patient/Patient.r", "patient/Patient.rs", "patient/Patient.r"}, // asked in the v2 form
 	} {
 		a := app(c.allowed)
-		out := w.get(a, c.asked+rest)
+		out := w.authorize(a, c.asked+rest)
 		got := strings.TrimSpace(strings.NewReplacer("launch/patient", "", "offline_access",
 			"").Replace(out["scope"].(string)))
 		if got != c.want {
@@ -39,7 +39,7 @@ func TestV1AskedV1Answered(t *testing.T) {
 		}
 	}
 	a := app("patient/Patient.r")
-	tok := w.get(a, "patient/Patient.read"+rest)["access_token"]
+	tok := w.authorize(a, "patient/Patient.read"+rest)["access_token"]
 	if s := w.read(tok, "Patient/p1"); s != 200 {
 		t.Errorf("read: %d", s)
 	}
@@ -47,7 +47,7 @@ func TestV1AskedV1Answered(t *testing.T) {
 		t.Errorf("a search that was not granted: %d", s)
 	}
 	b := w.backend("system/Observation.r")
-	s, out, _ := w.call(token.Path, b, url.Values{"grant_type": {"client_credentials"},
+	s, out, _ := w.postForm(token.Path, b, url.Values{"grant_type": {"client_credentials"},
 		"scope": {"system/Observation.read"}}, nil)
 	if s != 200 || out["scope"] != "system/Observation.read" {
 		t.Errorf("backend: %d %v", s, out)

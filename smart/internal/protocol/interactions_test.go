@@ -109,7 +109,7 @@ var anything = rapid.Custom(func(t *rapid.T) asked {
 
 // Read, version read, history, search, count and _include of random tokens
 // under random consents show what the interpreter says, and nothing else.
-func TestSurfacesAgree(t *testing.T) {
+func TestInteractionsMatchModel(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
 	say := func(patient string, is word, approved bool) {
@@ -140,7 +140,7 @@ func TestSurfacesAgree(t *testing.T) {
 		w.decide = func(q *authorize.Pending) authorize.Decision {
 			return authorize.Decision{Subject: w.subject, Patient: patient, Scopes: strings.Fields(q.Scopes.String())}
 		}
-		tok := w.get(c, strings.Join(scopes, " "))["access_token"]
+		tok := w.authorize(c, strings.Join(scopes, " "))["access_token"]
 		w.clock.add(time.Second)
 		for patient, is := range agreed {
 			if is == withdrewAfter {

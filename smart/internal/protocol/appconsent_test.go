@@ -23,7 +23,7 @@ import (
 )
 
 // wearer stores a patient whose data was collected for an EHR only.
-func (w *world) wearer(id string) {
+func (w *world) addPatient(id string) {
 	put := func(typ, rid, rest string) store.Write {
 		return store.Write{Vendor: "apple",
 			Resource: fhir.Resource{Type: typ, ID: rid, JSON: []byte(fhir.Prefix(typ, rid) + `}` + rest + `}`)}}
@@ -41,7 +41,7 @@ func (w *world) wearer(id string) {
 	must(w.store.Commit(context.Background(), b))
 }
 
-func (w *world) signIn(id string) {
+func (w *world) signInPatient(id string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.subject = authorize.Subject{ID: "u-" + id, FHIRUser: fhir.Ref{Type: "Patient", ID: id},
@@ -49,7 +49,7 @@ func (w *world) signIn(id string) {
 }
 
 // seen is the ids of the Observations that a token sees.
-func (w *world) seen(tok any) string {
+func (w *world) observations(tok any) string {
 	w.t.Helper()
 	status, b := w.fetch(tok, "Observation?_sort=_id")
 	if status != 200 {
@@ -63,7 +63,7 @@ func (w *world) seen(tok any) string {
 	return strings.Join(ids, " ")
 }
 
-func (w *world) live(subject string) []authz.Authorization {
+func (w *world) authorizations(subject string) []authz.Authorization {
 	return must(w.tokens.Authorizations(context.Background(), subject))
 }
 
@@ -84,7 +84,7 @@ func (w *world) consentOf(id string) m {
 }
 
 // recorded counts the AuditEvents of an interaction with a resource.
-func (w *world) recorded(interaction, ref string) (n int) {
+func (w *world) countEvents(interaction, ref string) (n int) {
 	w.t.Helper()
 	q := must(search.Parse("AuditEvent", [][2]string{{"_count", "1000"}}, search.ParseOptions{}))
 	err := w.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
@@ -101,25 +101,25 @@ func (w *world) recorded(interaction, ref string) (n int) {
 	return n
 }
 
-// TestApprovalIsAConsent: what a patient leaves ticked is what the app sees,
+// TestApprovalCreatesConsent: what a patient leaves ticked is what the app sees,
 // under a Consent that says so, until it is taken back.
-func TestApprovalIsAConsent(t *testing.T) {
+func TestApprovalCreatesConsent(t *testing.T) {
 	w := newWorld(t)
-	w.wearer("w1")
+	w.addPatient("w1")
 	c := w.app(client.None, nil)
-	w.signIn("w1")
+	w.signInPatient("w1")
 	w.decide = func(p *authorize.Pending) authorize.Decision { // narrows on the screen
 		return authorize.Decision{Subject: w.subject,
 			Scopes: []string{"patient/Observation.rs?category=http://terminology.hl7.org/CodeSystem/observation-category|vital-signs", "offline_access"}}
 	}
-	out := w.get(c, "offline_access patient/*.rs")
-	if got := w.seen(out["access_token"]); got != "w1-vital-signs" {
+	out := w.authorize(c, "offline_access patient/*.rs")
+	if got := w.observations(out["access_token"]); got != "w1-vital-signs" {
 		t.Fatalf("sees %q", got)
 	}
 	if s := w.read(out["access_token"], "Device?patient=w1"); s != 403 {
 		t.Errorf("devices: %d", s)
 	}
-	id := w.live("u-w1")[0].ID
+	id := w.authorizations("u-w1")[0].ID
 	doc := w.consentOf(id)
 	prov, _ := doc["provision"].(m)
 	if doc["status"] != "active" || doc["patient"].(m)["reference"] != "Patient/w1" ||
@@ -129,11 +129,11 @@ func TestApprovalIsAConsent(t *testing.T) {
 		t.Errorf("%v", doc)
 	}
 	end := must(time.Parse(time.RFC3339, prov["period"].(m)["end"].(string)))
-	if longest := w.live("u-w1")[0].Expires; end.Before(longest.Add(-2*time.Second)) ||
+	if longest := w.authorizations("u-w1")[0].Expires; end.Before(longest.Add(-2*time.Second)) ||
 		end.After(longest.Add(authz.CodeLife)) {
 		t.Errorf("the consent ends %s, the authorization %s", end, longest)
 	}
-	if n := w.recorded("create", "Consent/app-"+id); n != 1 {
+	if n := w.countEvents("create", "Consent/app-"+id); n != 1 {
 		t.Errorf("%d events of its making", n)
 	}
 
@@ -142,11 +142,11 @@ func TestApprovalIsAConsent(t *testing.T) {
 	w.decide = nil
 	w.subject = authorize.Subject{ID: "u1", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"},
 		Roles: []string{"practitioner"}, AuthTime: w.clock.now()}
-	doctor := w.get(c, "user/*.rs")
-	if got := w.seen(doctor["access_token"]); strings.Contains(got, "w1") {
+	doctor := w.authorize(c, "user/*.rs")
+	if got := w.observations(doctor["access_token"]); strings.Contains(got, "w1") {
 		t.Errorf("the practitioner's token sees %q", got)
 	}
-	if a := w.live("u1"); len(a) != 1 || w.consentOf(a[0].ID) != nil {
+	if a := w.authorizations("u1"); len(a) != 1 || w.consentOf(a[0].ID) != nil {
 		t.Error("a practitioner's approval became a consent")
 	}
 
@@ -156,16 +156,16 @@ func TestApprovalIsAConsent(t *testing.T) {
 			`},"status":"active","scope":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/consentscope","code":"patient-privacy"}]},` +
 			`"patient":{"reference":"Patient/w1"},"provision":{"type":"deny","code":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}]}}`)}
 	must(w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: deny}}}))
-	if got := w.seen(out["access_token"]); got != "" {
+	if got := w.observations(out["access_token"]); got != "" {
 		t.Errorf("sees %q against a denial", got)
 	}
-	w.signIn("w1")
-	again := w.get(c, "patient/Observation.rs")
-	if got := w.seen(again["access_token"]); got != "w1-laboratory" {
+	w.signInPatient("w1")
+	again := w.authorize(c, "patient/Observation.rs")
+	if got := w.observations(again["access_token"]); got != "w1-laboratory" {
 		t.Errorf("a later approval sees %q against a denial", got)
 	}
 	must(w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Op: store.Remove, Resource: deny}}}))
-	if got := w.seen(out["access_token"]); got != "w1-vital-signs" {
+	if got := w.observations(out["access_token"]); got != "w1-vital-signs" {
 		t.Errorf("sees %q after the denial has gone", got)
 	}
 
@@ -178,24 +178,24 @@ func TestApprovalIsAConsent(t *testing.T) {
 	if doc := w.consentOf(id); doc["status"] != "inactive" {
 		t.Errorf("after the end the consent is %v", doc["status"])
 	}
-	if n := w.recorded("update", "Consent/app-"+id); n != 1 {
+	if n := w.countEvents("update", "Consent/app-"+id); n != 1 {
 		t.Errorf("%d events of its end", n)
 	}
-	if got := w.seen(again["access_token"]); got != "w1-laboratory w1-vital-signs" {
+	if got := w.observations(again["access_token"]); got != "w1-laboratory w1-vital-signs" {
 		t.Errorf("the other authorization sees %q", got)
 	}
 }
 
-// TestConsentEndsWithTheAuthorization, however that ends.
-func TestConsentEndsWithTheAuthorization(t *testing.T) {
+// TestConsentEndsWithAuthorization, however that ends.
+func TestConsentEndsWithAuthorization(t *testing.T) {
 	w := newWorld(t)
-	w.wearer("w1")
-	w.signIn("w1")
+	w.addPatient("w1")
+	w.signInPatient("w1")
 	c := w.app(client.None, nil)
 	open := func() (string, m) {
-		out := w.get(c, "offline_access patient/Observation.rs")
-		id := w.live("u-w1")[0].ID
-		if w.seen(out["access_token"]) == "" || w.consentOf(id)["status"] != "active" {
+		out := w.authorize(c, "offline_access patient/Observation.rs")
+		id := w.authorizations("u-w1")[0].ID
+		if w.observations(out["access_token"]) == "" || w.consentOf(id)["status"] != "active" {
 			t.Fatal("nothing is seen")
 		}
 		return id, out
@@ -210,7 +210,7 @@ func TestConsentEndsWithTheAuthorization(t *testing.T) {
 		}
 	}
 	id, out := open()
-	if s, _, _ := w.call(introspect.RevokePath, c, url.Values{"token": {out["refresh_token"].(string)}},
+	if s, _, _ := w.postForm(introspect.RevokePath, c, url.Values{"token": {out["refresh_token"].(string)}},
 		nil); s != 200 {
 		t.Fatal(s)
 	}
@@ -234,7 +234,7 @@ func TestConsentEndsWithTheAuthorization(t *testing.T) {
 	}
 	must(w.store.Commit(context.Background(),
 		&store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(r))}}}))
-	if got := w.seen(out["access_token"]); got != "" {
+	if got := w.observations(out["access_token"]); got != "" {
 		t.Errorf("withdrawn, it sees %q", got)
 	}
 	if err := w.tokens.Revoke(context.Background(), audit.Caller{}, "u-w1", id); err != nil {
@@ -242,13 +242,13 @@ func TestConsentEndsWithTheAuthorization(t *testing.T) {
 	}
 
 	// No longer than the screen said.
-	out = w.get(c, "patient/Observation.rs")
-	id = w.live("u-w1")[0].ID
+	out = w.authorize(c, "patient/Observation.rs")
+	id = w.authorizations("u-w1")[0].ID
 	end := must(time.Parse(time.RFC3339, w.consentOf(id)["provision"].(m)["period"].(m)["end"].(string)))
 	if left := end.Sub(w.clock.now()); left > 17*time.Minute {
 		t.Errorf("a consent to one use lasts %s", left)
 	}
-	if got := w.seen(out["access_token"]); got != "w1-laboratory w1-vital-signs" {
+	if got := w.observations(out["access_token"]); got != "w1-laboratory w1-vital-signs" {
 		t.Errorf("sees %q", got)
 	}
 	w.clock.add(16*time.Minute + 10*time.Second)
@@ -258,7 +258,7 @@ func TestConsentEndsWithTheAuthorization(t *testing.T) {
 }
 
 // agreed counts the Consents of apps that a patient has.
-func (w *world) agreed(patient string) (n int) {
+func (w *world) countConsents(patient string) (n int) {
 	w.t.Helper()
 	q := must(search.Parse("Consent", [][2]string{{"patient", patient}}, search.ParseOptions{}))
 	if err := w.store.Find(context.Background(), store.Find{Query: q, Filter: access.All().Filter(access.Search)},
@@ -278,12 +278,12 @@ func (w *world) agreed(patient string) (n int) {
 // redeemed gives token and Consent together, also in its last second.
 func TestApprovalWithoutRedemption(t *testing.T) {
 	w := newWorld(t)
-	w.wearer("w1")
-	w.signIn("w1")
+	w.addPatient("w1")
+	w.signInPatient("w1")
 	c := w.app(client.None, nil)
 	none := func(when string) {
 		t.Helper()
-		if n, made := w.agreed("w1"), w.recorded("create", "Consent/app-"); n != 0 || made != 0 {
+		if n, made := w.countConsents("w1"), w.countEvents("create", "Consent/app-"); n != 0 || made != 0 {
 			t.Errorf("%s: %d consents, %d events of their making", when, n, made)
 		}
 	}
@@ -302,14 +302,14 @@ func TestApprovalWithoutRedemption(t *testing.T) {
 	w.clock.add(2 * time.Hour) // the code itself is forgotten
 	none("forgotten")
 
-	w.signIn("w1")
+	w.signInPatient("w1")
 	code = w.code(c, "offline_access patient/Observation.rs", nil)
 	w.clock.add(authz.CodeLife - time.Second)
 	s, out, _ := w.redeem(c, code, nil)
-	if s != 200 || w.seen(out["access_token"]) != "w1-laboratory w1-vital-signs" || w.agreed("w1") != 1 {
-		t.Fatal(s, out, w.agreed("w1"))
+	if s != 200 || w.observations(out["access_token"]) != "w1-laboratory w1-vital-signs" || w.countConsents("w1") != 1 {
+		t.Fatal(s, out, w.countConsents("w1"))
 	}
-	id := w.live("u-w1")[0].ID
+	id := w.authorizations("u-w1")[0].ID
 	if s, _, _ := w.redeem(c, code, nil); s != 400 || w.consentOf(id)["status"] != "inactive" {
 		t.Error("a second redemption leaves the consent", w.consentOf(id)["status"])
 	}
@@ -323,7 +323,7 @@ func TestApprovalWithoutRedemption(t *testing.T) {
 	must(w.store.Commit(context.Background(),
 		&store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(all))}}}))
 	w.clock.add(10 * time.Second)
-	if s, out, _ := w.redeem(c, code, nil); s != 200 || w.seen(out["access_token"]) != "" {
-		t.Error("withdrawn between approval and redemption, it sees", s, w.seen(out["access_token"]))
+	if s, out, _ := w.redeem(c, code, nil); s != 200 || w.observations(out["access_token"]) != "" {
+		t.Error("withdrawn between approval and redemption, it sees", s, w.observations(out["access_token"]))
 	}
 }

@@ -59,7 +59,7 @@ func (w *world) serve(addr string) func() {
 
 // What was used once is used after kill -9: the process has no time to write
 // anything once the answer is out.
-func TestUsedOnceAfterKill(t *testing.T) {
+func TestSingleUseSurvivesKill(t *testing.T) {
 	w := newWorld(t)
 	back := w.backend("system/*.rs")
 	app := w.app(client.None, nil)
@@ -74,7 +74,7 @@ func TestUsedOnceAfterKill(t *testing.T) {
 	w.base = "http://" + addr
 	assertion := w.assertion(back.ID)
 	ask := func(form url.Values) (int, m) {
-		s, out, _ := w.call(token.Path, client.Client{Method: client.SecretBasic}, form,
+		s, out, _ := w.postForm(token.Path, client.Client{Method: client.SecretBasic}, form,
 			func(r *http.Request) { r.Header.Del("Authorization") })
 		return s, out
 	}
@@ -135,7 +135,7 @@ func TestClockJumps(t *testing.T) {
 	if s := ask(used); s != 200 {
 		t.Fatal(s)
 	}
-	out := w.get(app, "launch/patient patient/*.rs offline_access")
+	out := w.authorize(app, "launch/patient patient/*.rs offline_access")
 	w.clock.add(24 * time.Hour)
 	for name, s := range map[string]int{"access token a day later": w.read(out["access_token"], "Patient/p1"),
 		"assertion a day later": ask(used)} {
@@ -161,7 +161,7 @@ func TestClockJumps(t *testing.T) {
 	}
 	// An hour ahead of the next token nothing may be used yet.
 	w.clock.add(24 * time.Hour)
-	_, fresh, _ := w.call(token.Path, back,
+	_, fresh, _ := w.postForm(token.Path, back,
 		url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
 	w.clock.add(-time.Hour)
 	if s := w.read(fresh["access_token"], "Patient/p1"); s != 401 {
