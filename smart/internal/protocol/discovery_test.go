@@ -11,6 +11,7 @@ import (
 	"pulsegate/smart/scope"
 )
 
+// TestDiscovery checks the metadata documents.
 func TestDiscovery(t *testing.T) {
 	w := newWorld(t)
 	var first m
@@ -37,8 +38,8 @@ func TestDiscovery(t *testing.T) {
 		}
 	}
 	list := func(name string) (out []string) {
-		for _, x := range first[name].([]any) {
-			out = append(out, x.(string))
+		for _, value := range first[name].([]any) {
+			out = append(out, value.(string))
 		}
 		return out
 	}
@@ -57,9 +58,9 @@ func TestDiscovery(t *testing.T) {
 			"permission-offline", "permission-patient", "permission-user",
 			"authorize-post", "permission-v1", "permission-v2"},
 	} {
-		for _, x := range want {
-			if !slices.Contains(list(name), x) {
-				t.Errorf("%s lacks %s", name, x)
+		for _, value := range want {
+			if !slices.Contains(list(name), value) {
+				t.Errorf("%s lacks %s", name, value)
 			}
 		}
 	}
@@ -67,7 +68,7 @@ func TestDiscovery(t *testing.T) {
 		first["authorization_response_iss_parameter_supported"] != true {
 		t.Error(first)
 	}
-	// What is announced is there, and is taken.
+	// All endpoints in the document exist, and the parser accepts all scopes.
 	for _, name := range []string{"authorization_endpoint", "token_endpoint", "introspection_endpoint",
 		"revocation_endpoint", "registration_endpoint", "jwks_uri"} {
 		res := must(http.Get(first[name].(string)))

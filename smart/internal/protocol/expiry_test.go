@@ -9,9 +9,9 @@ import (
 	"pulsegate/smart/client"
 )
 
-// TestExpiredTokenError holds RFC 6750, section 3.1: the challenge of a
-// token that was good until it expired says so, and that of any other bad
-// token does not.
+// TestExpiredTokenError checks that the challenge for an expired token names
+// the reason (RFC 6750 3.1), and that the challenge for a forged token does
+// not.
 func TestExpiredTokenError(t *testing.T) {
 	w := newWorld(t)
 	tok := w.authorize(w.app(client.None, nil), offline)["access_token"].(string)

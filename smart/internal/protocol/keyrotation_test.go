@@ -16,8 +16,8 @@ import (
 	"pulsegate/smart/proof/keys"
 )
 
-// A verifier that keeps the key set for as long as it may never meets a token
-// that it cannot verify.
+// TestKeyRotationWithCachedKeySet checks that a verifier that caches the key
+// set for its maximum age can verify every token during rotations.
 func TestKeyRotationWithCachedKeySet(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
@@ -54,17 +54,18 @@ func TestKeyRotationWithCachedKeySet(t *testing.T) {
 		}
 	}
 	if len(seen) != 4 {
-		t.Errorf("%d keys signed, want 2 of each kind", len(seen))
+		t.Errorf("%d keys signed, want two keys per algorithm", len(seen))
 	}
 }
 
-// Keys change while tokens are made and used: nobody is refused.
+// TestKeyRotationDuringRequests checks that no request fails while keys are
+// rotated.
 func TestKeyRotationDuringRequests(t *testing.T) {
 	w := newWorld(t)
 	back := w.backend("system/*.rs")
 	done := make(chan struct{})
 	var wg sync.WaitGroup
-	var good, bad atomic.Int32
+	var requests, failed atomic.Int32
 	for range 4 {
 		wg.Go(func() {
 			for {
@@ -76,9 +77,9 @@ func TestKeyRotationDuringRequests(t *testing.T) {
 				s, out, _ := w.postForm(token.Path, back,
 					url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
 				if s != 200 || w.read(out["access_token"], "Patient/p1") != 200 {
-					bad.Add(1)
+					failed.Add(1)
 				}
-				good.Add(1)
+				requests.Add(1)
 			}
 		})
 	}
@@ -90,7 +91,7 @@ func TestKeyRotationDuringRequests(t *testing.T) {
 	}
 	close(done)
 	wg.Wait()
-	if bad.Load() != 0 || good.Load() < 10 {
-		t.Errorf("%d of %d refused", bad.Load(), good.Load())
+	if failed.Load() != 0 || requests.Load() < 10 {
+		t.Errorf("%d of %d requests failed", failed.Load(), requests.Load())
 	}
 }

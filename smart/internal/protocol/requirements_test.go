@@ -10,87 +10,87 @@ import (
 	"testing"
 )
 
-// rows are what an attacker or a fault must not achieve (RFC 9700, RFC 6819,
-// SMART App Launch 2.2, OWASP ASVS 5.0 V6, V7 and V10), each with the tests
-// that hold it, as package.Test below smart/.
-var rows = []struct {
-	must  string
+// requirements lists what an attacker or a failure must not achieve (RFC 9700,
+// RFC 6819, SMART App Launch 2.2, OWASP ASVS 5.0 V6, V7 and V10). Each
+// requirement names its tests below smart/ as package.Test.
+var requirements = []struct {
+	text  string
 	tests []string
 }{
-	{"redirect URIs match byte for byte, http on loopback alone, no open redirector (RFC 9700 2.1)",
+	{"redirect URIs match exactly, http is allowed on loopback only, no open redirector (RFC 9700 2.1)",
 		[]string{"protocol.TestRedirectMatching", "protocol.TestUntrustedRedirectGetsNoResponse",
 			"pages.TestNoOpenRedirect"}},
-	{"PKCE with S256 alone; a verifier only with a challenge (RFC 7636, RFC 9700 2.1.1)",
+	{"PKCE requires S256, and a code without its verifier is refused (RFC 7636, RFC 9700 2.1.1)",
 		[]string{"protocol.TestPKCE", "protocol.TestCodesRefused"}},
-	{"a code lives a minute and is used once; a second use ends its tokens (RFC 6749 4.1.2)",
+	{"a code is valid for one minute and works once; a second use revokes its tokens (RFC 6749 4.1.2)",
 		[]string{"protocol.TestCodesRefused", "protocol.TestSingleUseSurvivesKill"}},
-	{"of two redemptions at once one wins, and loses what it won", []string{"protocol.TestConcurrentRedemptions"}},
+	{"of two concurrent redemptions one succeeds, and its tokens are revoked", []string{"protocol.TestConcurrentRedemptions"}},
 	{"no implicit grant, no password grant",
 		[]string{"protocol.TestErrorsReturnToApp", "protocol.TestRegistration", "token.TestRequestsRefused"}},
-	{"iss in the answer, no CORS on the authorization endpoint (RFC 9207)",
+	{"the response contains iss, no CORS on the authorization endpoint (RFC 9207)",
 		[]string{"protocol.TestClientTypesGetGrantedAccess", "protocol.TestErrorsReturnToApp"}},
 	{"aud is checked by the authorization server and by the API",
 		[]string{"protocol.TestErrorsReturnToApp", "token.TestAccessTokensRefused", "protocol.TestExternalIssuer"}},
-	{"refresh tokens rotate; a replayed one ends the family",
+	{"refresh tokens rotate; a replayed one ends the authorization",
 		[]string{"protocol.TestRefresh", "protocol.TestReuseEndsAuthorization"}},
-	{"grace of 5 s for an identical retry only", []string{"protocol.TestGracePeriodIsForIdenticalRetry"}},
-	{"a thousand refreshes at once have one winner", []string{"protocol.TestConcurrentRefreshesHaveOneWinner"}},
-	{"refresh for three months, absolute end after six", []string{"protocol.TestLifetimes"}},
-	{"an assertion is used once, across a restart, a kill -9 and a clock that jumps (RFC 7523)",
+	{"the grace period of 5 seconds is for an identical retry only", []string{"protocol.TestGracePeriodIsForIdenticalRetry"}},
+	{"a thousand concurrent refreshes rotate the token once", []string{"protocol.TestConcurrentRefreshesHaveOneWinner"}},
+	{"an idle refresh token expires after 90 days, an authorization after 180 days", []string{"protocol.TestLifetimes"}},
+	{"an assertion works once, across a restart, a SIGKILL and clock jumps (RFC 7523)",
 		[]string{"token.TestReplay", "token.TestConcurrentReplaysHaveOneWinner",
 			"protocol.TestReplayedAssertionAfterRestart", "protocol.TestSingleUseSurvivesKill", "protocol.TestClockJumps"}},
-	{"an assertion lives 5 minutes at most; kid matches one key; jku is the registered URL",
+	{"an assertion is valid for at most 5 minutes; kid matches one key; jku is the registered URL",
 		[]string{"token.TestAssertionsRefused"}},
-	{"a client's key set is not cached past its Cache-Control", []string{"token.TestKeysByURL"}},
-	{"access tokens of backends live 5 minutes at most, those of people 15",
+	{"a client's key set is cached no longer than its Cache-Control allows", []string{"token.TestKeysByURL"}},
+	{"access tokens of backends live at most 5 minutes, those of persons 15 minutes",
 		[]string{"token.TestAccessTokensRefused", "token.TestCachedTokenExpires", "protocol.TestLifetimes"}},
-	{"a token from before the clock jumped is neither early nor late", []string{"protocol.TestClockJumps"}},
-	{"the server's keys rotate under load and nobody is refused",
+	{"a clock jump makes no token valid too early or too late", []string{"protocol.TestClockJumps"}},
+	{"the server's keys rotate under load without refused requests",
 		[]string{"protocol.TestKeyRotationWithCachedKeySet", "protocol.TestKeyRotationDuringRequests",
 			"token.TestKeyRotationOverlaps"}},
-	{"a stolen token is worth nothing without its key; a proof is used once (RFC 9449)",
+	{"a stolen token is useless without its key; a DPoP proof works once (RFC 9449)",
 		[]string{"protocol.TestDPoP", "protocol.TestDPoPNonce"}},
-	{"a stolen token is worth nothing without its certificate (RFC 8705)",
+	{"a stolen token is useless without its certificate (RFC 8705)",
 		[]string{"protocol.TestCertificateBound", "protocol.TestCertificateBoundBehindProxy"}},
-	{"introspection tells the owner and who may ask; revocation holds at the next request (RFC 7662, RFC 7009)",
+	{"introspection answers the owner and resource servers; revocation takes effect at the next request (RFC 7662, RFC 7009)",
 		[]string{"protocol.TestIntrospectionAndRevocation", "introspect.TestUnauthenticatedIntrospectionRefused",
 			"introspect.TestForgedTokensAreInactive", "introspect.TestEndedTokensAreInactive", "introspect.TestWithdrawnConsent"}},
-	{"a registration is managed with its own token alone, and gains nothing by it (RFC 7591, RFC 7592)",
+	{"a registration is managed with its own token only and cannot be extended with it (RFC 7591, RFC 7592)",
 		[]string{"protocol.TestRegistration", "register.TestMetadataRefused", "register.TestManagement",
 			"register.TestInitialTokens", "register.TestFailuresAreLimited"}},
-	{"a launch handle has one use, by one app, with the scope launch, in its patient's record",
+	{"a launch handle works once, for one app, with the scope launch, for its patient",
 		[]string{"protocol.TestEHRLaunch", "protocol.TestLaunchRefused", "launch.TestLaunchRefused",
 			"launch.TestHandle"}},
-	{"a client behind a proxy is slowed down and recorded by its own address, whatever it claims",
+	{"a client behind a proxy is limited and recorded by its own address, not by a claimed one",
 		[]string{"token.TestFailuresAreLimitedBehindProxy", "protocol.TestClientAddressBehindProxy"}},
-	{"an approval that nobody redeems leaves no consent", []string{"protocol.TestApprovalWithoutRedemption"}},
-	{"what a person may is asked at each use",
+	{"an approval without redemption leaves no consent", []string{"protocol.TestApprovalWithoutRedemption"}},
+	{"the rights of a person are checked at each request",
 		[]string{"protocol.TestRightsAreCheckedPerRequest", "pages.TestSessionBoundAccess"}},
-	{"step-up with a phishing-resistant factor of the last five minutes (RFC 9470)",
+	{"step-up requires a phishing-resistant factor within the last five minutes (RFC 9470)",
 		[]string{"protocol.TestAPIRequiresStepUp", "policy.TestStepUpDemand", "policy.TestStepUpDevice",
 			"pages.TestStepUp"}},
-	{"a cloned passkey is refused, and every broken step of the ceremony", []string{"pages.TestPasskeyRefusals"}},
-	{"a one-time code is used once, also at once", []string{"authn.TestTOTPOnce", "pages.TestOneCodeOneSignIn"}},
-	{"a changed account, another link, role or a link to begin anew ends everything that it allowed (RFC 9700 4.14.2)",
+	{"a cloned passkey and every invalid step of the ceremony are refused", []string{"pages.TestPasskeyRefusals"}},
+	{"a one-time code works once, even with concurrent uses", []string{"authn.TestTOTPOnce", "pages.TestOneCodeOneSignIn"}},
+	{"a change of an account's person, roles or authenticators ends everything that the account allowed (RFC 9700 4.14.2)",
 		[]string{"pages.TestChangeOfAccountEndsEverything", "pages.TestChangeOfAccountEndsLaunchAndEmergency",
 			"pages.TestCodeRacesWithChange"}},
-	{"people see and end their own sessions and what they allowed (ASVS 5.0 7.5.2)",
+	{"people see and end their own sessions and authorizations (ASVS 5.0 7.5.2)",
 		[]string{"pages.TestOwnSessions", "pages.TestConsentAllowAndRevoke"}},
-	{"a clock that was ahead costs six minutes, and nobody in particular moves the mark",
+	{"a clock that was ahead delays tokens by six minutes, and unauthenticated requests do not move the mark",
 		[]string{"token.TestClockAheadOnce", "token.TestUnauthenticatedRequestKeepsMark", "token.TestResetMark"}},
 	{"stolen and guessable passwords are refused (ASVS 5.0 6.2)",
 		[]string{"authn.TestGuessablePasswords", "authn.TestGoodPasswords", "authn.TestStolen"}},
-	{"a patient is told of emergency access", []string{"pages.TestPatientIsToldOfEmergencyAccess"}},
-	{"sessions end: idle, absolute, with the role, with their authenticators",
+	{"emergency access is disclosed to the patient", []string{"pages.TestPatientIsToldOfEmergencyAccess"}},
+	{"sessions end when they are idle, at their maximum age, with the role and with their authenticators",
 		[]string{"pages.TestSessionEnds", "pages.TestSessionEndsWithTheRole",
 			"pages.TestTakenAuthenticatorsEndSessions"}},
-	{"no lock-out by an outsider, no free guesses, no oracle of users",
+	{"guesses are limited, outsiders cannot lock an account, and accounts cannot be enumerated",
 		[]string{"pages.TestThrottle", "pages.TestGuessesAtOnce", "pages.TestNoOracle"}},
-	{"a forged request of another site changes nothing",
+	{"a cross-site request changes nothing",
 		[]string{"pages.TestForeignRequestsRefused", "protocol.TestRequestIsBoundToBrowser"}},
 }
 
-// Every row names tests that are there.
+// TestRequirementsHaveTests checks that every requirement names existing tests.
 func TestRequirementsHaveTests(t *testing.T) {
 	have := map[string]bool{}
 	err := filepath.WalkDir("../..", func(p string, _ fs.DirEntry, err error) error {
@@ -111,14 +111,14 @@ func TestRequirementsHaveTests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range rows {
+	for _, r := range requirements {
 		for _, name := range r.tests {
 			if !have[name] {
-				t.Errorf("%s: there is no test %s", r.must, name)
+				t.Errorf("%s: test %s does not exist", r.text, name)
 			}
 		}
 		if len(r.tests) == 0 {
-			t.Errorf("%s: no test", r.must)
+			t.Errorf("%s: no test", r.text)
 		}
 	}
 }
