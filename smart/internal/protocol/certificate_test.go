@@ -22,6 +22,7 @@ import (
 	"pulsegate/smart/proof/dpop"
 )
 
+// certificate returns a new self-signed client certificate.
 func certificate(t *testing.T) tls.Certificate {
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "app"},
@@ -30,23 +31,25 @@ func certificate(t *testing.T) tls.Certificate {
 		&key.PublicKey, key))}, PrivateKey: key}
 }
 
+// TestCertificateBound checks that a bound token requires the TLS certificate that
+// it was issued for (RFC 8705).
 func TestCertificateBound(t *testing.T) {
 	w := newWorldTLS(t, true)
 	c := w.app(client.None, func(c *client.Client) { c.CertBound = true })
-	plain := w.browser
-	with := func(certs ...tls.Certificate) {
-		hc := *plain
-		tr := plain.Transport.(*http.Transport).Clone()
-		tr.TLSClientConfig.Certificates = certs
-		hc.Transport = tr
-		w.browser = &hc
+	original := w.browser
+	useCertificates := func(certs ...tls.Certificate) {
+		browser := *original
+		transport := original.Transport.(*http.Transport).Clone()
+		transport.TLSClientConfig.Certificates = certs
+		browser.Transport = transport
+		w.browser = &browser
 	}
 	code := w.code(c, "patient/*.rs launch/patient", nil)
 	if s, out, _ := w.redeem(c, code, nil); s != 400 || out["error"] != "invalid_request" {
 		t.Fatal("without a certificate:", s, out)
 	}
 	mine, other := certificate(t), certificate(t)
-	with(mine)
+	useCertificates(mine)
 	s, out, _ := w.redeem(c, code, nil)
 	if s != 200 {
 		t.Fatal(s, out)
@@ -58,18 +61,18 @@ func TestCertificateBound(t *testing.T) {
 	if claims["cnf"].(m)["x5t#S256"] == nil {
 		t.Error(claims)
 	}
-	with(other)
+	useCertificates(other)
 	if s := w.read(out["access_token"], "Patient/p1"); s != 401 {
-		t.Error("stolen, with another certificate:", s)
+		t.Error("token with another certificate:", s)
 	}
-	with()
+	useCertificates()
 	if s := w.read(out["access_token"], "Patient/p1"); s != 401 {
-		t.Error("stolen, without a certificate:", s)
+		t.Error("token without a certificate:", s)
 	}
 }
 
-// Behind a proxy that ends TLS the certificate comes in Client-Cert (RFC
-// 9440), and counts from the proxy alone.
+// TestCertificateBoundBehindProxy checks that the certificate in Client-Cert
+// (RFC 9440) is accepted from a trusted proxy only.
 func TestCertificateBoundBehindProxy(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, func(c *client.Client) { c.CertBound = true })
@@ -103,7 +106,7 @@ func TestCertificateBoundBehindProxy(t *testing.T) {
 	}
 	trust(netip.MustParsePrefix("192.0.2.0/24"))
 	if s, out := redeem(mine); s != 400 || out["error"] != "invalid_request" {
-		t.Error("a header of anybody:", s, out)
+		t.Error("Client-Cert from an untrusted address:", s, out)
 	}
 	proxy := netip.MustParsePrefix("127.0.0.0/8")
 	trust(proxy)
@@ -118,16 +121,16 @@ func TestCertificateBoundBehindProxy(t *testing.T) {
 	if s := read(tok, mine); s != 200 {
 		t.Error(s)
 	}
-	for name, certs := range map[string][]string{"another": {other}, "none": nil, "empty": {""},
-		"no sequence": {strings.Trim(mine, ":")}, "half a sequence": {mine[1:]},
-		"one colon": {":"}, "nothing between": {"::"}, "twice": {mine, mine}, "a list": {mine + ", " + mine},
-		"no base64": {":?:"}, "no certificate": {":AAAA:"}, "huge": {":" + strings.Repeat("A", 20<<10) + ":"}} {
+	for name, certs := range map[string][]string{"another certificate": {other}, "no header": nil, "empty": {""},
+		"no colons": {strings.Trim(mine, ":")}, "no leading colon": {mine[1:]},
+		"one colon": {":"}, "empty byte sequence": {"::"}, "two headers": {mine, mine}, "list of two": {mine + ", " + mine},
+		"invalid base64": {":?:"}, "not a certificate": {":AAAA:"}, "too long": {":" + strings.Repeat("A", 20<<10) + ":"}} {
 		if s := read(tok, certs...); s != 401 {
 			t.Errorf("%s: %d", name, s)
 		}
 	}
 	trust()
 	if s := read(tok, mine); s != 401 {
-		t.Error("the right certificate in a header of anybody:", s)
+		t.Error("valid Client-Cert without trusted proxies:", s)
 	}
 }

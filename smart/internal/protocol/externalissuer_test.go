@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -14,8 +15,11 @@ import (
 	"pulsegate/smart/proof/issuer"
 )
 
+// TestExternalIssuer checks that valid tokens of a configured issuer are accepted,
+// with no more rights than the client is registered for, and that others are
+// refused.
 func TestExternalIssuer(t *testing.T) {
-	key, evil := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)),
+	key, forgedKey := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)),
 		must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	w := newWorld(t)
 	idp := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
@@ -36,8 +40,8 @@ func TestExternalIssuer(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.reopen()
-	head := m{"alg": "ES384", "kid": "k1", "typ": "at+jwt"}
-	made := func(h, change m, k *ecdsa.PrivateKey) string {
+	header := m{"alg": "ES384", "kid": "k1", "typ": "at+jwt"}
+	signed := func(headerChange, change m, key *ecdsa.PrivateKey) string {
 		c := m{"iss": "https://idp.example", "sub": "x9", "azp": "their-app", "aud": w.base + "/fhir",
 			"jti": rand.Text(), "iat": w.clock.now().Unix(),
 			"exp": w.clock.now().Add(10 * time.Minute).Unix(), "scope": "patient/*.rs openid", "patient": "p1",
@@ -48,39 +52,35 @@ func TestExternalIssuer(t *testing.T) {
 				delete(c, k)
 			}
 		}
-		hh := m{}
-		for _, x := range []m{head, h} {
-			for k, v := range x {
-				hh[k] = v
-			}
-		}
-		return jwt(hh, c, k)
+		h := maps.Clone(header)
+		maps.Copy(h, headerChange)
+		return jwt(h, c, key)
 	}
-	good := made(nil, nil, key)
-	// no more than registered here
+	valid := signed(nil, nil, key)
+	// The rights are limited to the registered scope of the client.
 	for path, want := range map[string]int{"Observation/o1": 200, "Observation/o3": 404, "Patient/p1": 403} {
-		if got := w.read(good, path); got != want {
+		if got := w.read(valid, path); got != want {
 			t.Errorf("%s: %d", path, got)
 		}
 	}
-	if s := w.read(made(nil, m{"realm_access": m{"roles": []string{"root"}}}, key), "Observation/o1"); s != 403 {
-		t.Error("a role that is none here:", s)
+	if s := w.read(signed(nil, m{"realm_access": m{"roles": []string{"root"}}}, key), "Observation/o1"); s != 403 {
+		t.Error("unknown role:", s)
 	}
 	for name, tok := range map[string]string{
-		"forged":           made(nil, nil, evil),
-		"aud":              made(nil, m{"aud": "https://other.example"}, key),
-		"issuer":           made(nil, m{"iss": "https://evil.example"}, key),
-		"ours":             made(nil, m{"iss": w.base}, key),
-		"expired":          made(nil, m{"exp": w.clock.now().Unix()}, key),
-		"too long":         made(nil, m{"exp": w.clock.now().Add(2 * time.Hour).Unix()}, key),
-		"no exp":           made(nil, m{"exp": nil}, key),
-		"id_token":         made(m{"typ": "JWT"}, nil, key),
-		"kid":              made(m{"kid": "k2"}, nil, key),
-		"jku":              made(m{"jku": "https://evil.example"}, nil, key),
-		"unknown client":   made(nil, m{"azp": "nobody"}, key),
-		"no subject":       made(nil, m{"sub": nil}, key),
-		"another's person": made(nil, m{"fhirUser": "https://other.example/fhir/Practitioner/d1"}, key),
-		"patient a path":   made(nil, m{"patient": "../p1"}, key),
+		"forged":                   signed(nil, nil, forgedKey),
+		"another audience":         signed(nil, m{"aud": "https://other.example"}, key),
+		"another issuer":           signed(nil, m{"iss": "https://evil.example"}, key),
+		"this server as issuer":    signed(nil, m{"iss": w.base}, key),
+		"expired":                  signed(nil, m{"exp": w.clock.now().Unix()}, key),
+		"lifetime too long":        signed(nil, m{"exp": w.clock.now().Add(2 * time.Hour).Unix()}, key),
+		"no exp":                   signed(nil, m{"exp": nil}, key),
+		"id_token":                 signed(m{"typ": "JWT"}, nil, key),
+		"unknown kid":              signed(m{"kid": "k2"}, nil, key),
+		"jku header":               signed(m{"jku": "https://evil.example"}, nil, key),
+		"unknown client":           signed(nil, m{"azp": "unknown"}, key),
+		"no subject":               signed(nil, m{"sub": nil}, key),
+		"person of another server": signed(nil, m{"fhirUser": "https://other.example/fhir/Practitioner/d1"}, key),
+		"path as patient":          signed(nil, m{"patient": "../p1"}, key),
 	} {
 		if s := w.read(tok, "Observation/o1"); s != 401 {
 			t.Errorf("%s: %d", name, s)
@@ -88,9 +88,9 @@ func TestExternalIssuer(t *testing.T) {
 	}
 }
 
-// TestExternalIssuerIsRestricted: an issuer speaks for the clients that its
-// configuration names, with the scopes that are listed there, system/ scopes
-// among them only if they are.
+// TestExternalIssuerIsRestricted checks that an issuer can act only for the
+// clients that its configuration maps, with the listed scopes. system/ scopes
+// must be listed.
 func TestExternalIssuerIsRestricted(t *testing.T) {
 	key := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	w := newWorld(t)
@@ -119,43 +119,43 @@ func TestExternalIssuerIsRestricted(t *testing.T) {
 		return w.read(jwt(m{"alg": "ES384", "kid": "k1", "typ": "at+jwt"}, c, key), "Patient/p1")
 	}
 	backend := func(id, scopes string) m { return m{"sub": id, "client_id": id, "scope": scopes} }
-	named := map[string]string{"portal": portal.ID, "feed": ehr.ID}
+	mapped := map[string]string{"portal": portal.ID, "feed": ehr.ID}
 	person := m{"sub": "x9", "client_id": "portal", "scope": "user/*.rs",
 		"fhirUser": w.base + "/fhir/Practitioner/d1", "roles": []string{"doctor"}}
 	roles := map[string]string{"doctor": "practitioner"}
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name string
 		iss  issuer.Issuer
 		tok  m
 		want int
 	}{
-		{"another client of this server, by its id here",
+		{"client that is not mapped, by its client_id here",
 			issuer.Issuer{Clients: map[string]string{"portal": portal.ID}, Scopes: "system/*.cruds"},
 			backend(ehr.ID, "system/*.cruds"), 401},
-		{"a client by its id here, though it is named", issuer.Issuer{Clients: named, Scopes: "system/*.cruds"},
+		{"mapped client, by its client_id here", issuer.Issuer{Clients: mapped, Scopes: "system/*.cruds"},
 			backend(ehr.ID, "system/*.cruds"), 401},
-		{"system/ scopes that are not listed", issuer.Issuer{Clients: named}, backend("feed", "system/*.cruds"), 403},
-		{"system/ scopes beside those listed",
-			issuer.Issuer{Clients: named, Scopes: "user/*.rs system/Observation.rs"},
+		{"system/ scopes without a list", issuer.Issuer{Clients: mapped}, backend("feed", "system/*.cruds"), 403},
+		{"system/ scopes other than those listed",
+			issuer.Issuer{Clients: mapped, Scopes: "user/*.rs system/Observation.rs"},
 			backend("feed", "system/*.cruds"), 403},
-		{"a system/ scope that is listed", issuer.Issuer{Clients: named, Scopes: "system/Patient.rs"},
+		{"listed system/ scope", issuer.Issuer{Clients: mapped, Scopes: "system/Patient.rs"},
 			backend("feed", "system/*.cruds"), 200},
-		{"a person", issuer.Issuer{Clients: named, Roles: roles}, person, 200},
-		{"a person, with other scopes listed",
-			issuer.Issuer{Clients: named, Roles: roles, Scopes: "user/Observation.rs"}, person, 403},
-		{"a person with the scopes of a backend", issuer.Issuer{Clients: named, Roles: roles, Scopes: "system/*.cruds"},
+		{"person", issuer.Issuer{Clients: mapped, Roles: roles}, person, 200},
+		{"person without a listed scope",
+			issuer.Issuer{Clients: mapped, Roles: roles, Scopes: "user/Observation.rs"}, person, 403},
+		{"person with system/ scopes", issuer.Issuer{Clients: mapped, Roles: roles, Scopes: "system/*.cruds"},
 			m{"sub": "x9", "client_id": "feed", "scope": "system/*.cruds", "fhirUser": person["fhirUser"],
 				"roles": []string{"doctor"}}, 403},
 	} {
-		if got := read(c.iss, c.tok); got != c.want {
-			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		if got := read(tc.iss, tc.tok); got != tc.want {
+			t.Errorf("%s: %d, want %d", tc.name, got, tc.want)
 		}
 	}
 	for name, iss := range map[string]issuer.Issuer{
-		"no clients":        {},
-		"a client's id":     {Clients: map[string]string{"x": "../y"}},
-		"an unknown scope":  {Clients: named, Scopes: "everything"},
-		"a client, unnamed": {Clients: map[string]string{"": ehr.ID}},
+		"no clients":          {},
+		"malformed client_id": {Clients: map[string]string{"x": "../y"}},
+		"unknown scope":       {Clients: mapped, Scopes: "everything"},
+		"empty client name":   {Clients: map[string]string{"": ehr.ID}},
 	} {
 		iss.Issuer, iss.JWKSURL = "https://idp.example", idp.URL
 		if err := (&issuer.Verifier{Issuers: []issuer.Issuer{iss}}).Check(); fhir.KindOf(err) != fhir.Invalid {

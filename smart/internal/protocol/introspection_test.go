@@ -11,73 +11,75 @@ import (
 	"pulsegate/smart/oauth/token"
 )
 
+// TestIntrospectionAndRevocation checks which clients may introspect and revoke a
+// token, and that a revocation takes effect at the next request.
 func TestIntrospectionAndRevocation(t *testing.T) {
 	w := newWorld(t)
 	c, other := w.app(client.SecretBasic, nil), w.app(client.SecretPost, nil)
 	rs := w.app(client.PrivateKeyJWT, func(c *client.Client) { c.Inspects = true })
 	public := w.app(client.None, nil)
 	out := w.authorize(c, "openid fhirUser launch/patient offline_access patient/*.rs")
-	look := func(as client.Client, tok any) (int, m) {
-		s, a, _ := w.postForm(introspect.Path, as, url.Values{"token": {fmt.Sprint(tok)}}, nil)
-		return s, a
+	introspectAs := func(as client.Client, tok any) (int, m) {
+		s, res, _ := w.postForm(introspect.Path, as, url.Values{"token": {fmt.Sprint(tok)}}, nil)
+		return s, res
 	}
 	_, id := claimsOf(t, out["id_token"])
 	for _, as := range []client.Client{c, rs} {
-		s, a := look(as, out["access_token"])
-		if s != 200 || a["active"] != true || a["client_id"] != c.ID || a["scope"] != out["scope"] ||
-			a["patient"] != "p1" || a["exp"] == nil ||
-			a["iss"] != id["iss"] || a["sub"] != id["sub"] || a["fhirUser"] != id["fhirUser"] {
-			t.Errorf("%d %v", s, a)
+		s, res := introspectAs(as, out["access_token"])
+		if s != 200 || res["active"] != true || res["client_id"] != c.ID || res["scope"] != out["scope"] ||
+			res["patient"] != "p1" || res["exp"] == nil ||
+			res["iss"] != id["iss"] || res["sub"] != id["sub"] || res["fhirUser"] != id["fhirUser"] {
+			t.Errorf("%d %v", s, res)
 		}
 	}
-	if s, a := look(c, out["refresh_token"]); s != 200 || a["active"] != true || a["scope"] != out["scope"] {
-		t.Error(s, a)
+	if s, res := introspectAs(c, out["refresh_token"]); s != 200 || res["active"] != true || res["scope"] != out["scope"] {
+		t.Error(s, res)
 	}
-	dead := func(name string, as client.Client, tok any) {
+	inactive := func(name string, as client.Client, tok any) {
 		t.Helper()
-		if s, a := look(as, tok); s != 200 || len(a) != 1 || a["active"] != false {
-			t.Errorf("%s: %d %v", name, s, a)
+		if s, res := introspectAs(as, tok); s != 200 || len(res) != 1 || res["active"] != false {
+			t.Errorf("%s: %d %v", name, s, res)
 		}
 	}
-	dead("another client's access token", other, out["access_token"])
-	dead("another client's refresh token", other, out["refresh_token"])
-	dead("nonsense", c, "nonsense")
-	dead("an id_token", c, out["id_token"])
-	dead("a guess", c, unknownRefreshToken)
-	if s, a := look(public, out["access_token"]); s != 401 || a["error"] != "invalid_client" {
-		t.Error("a public client:", s, a)
+	inactive("another client's access token", other, out["access_token"])
+	inactive("another client's refresh token", other, out["refresh_token"])
+	inactive("nonsense", c, "nonsense")
+	inactive("id_token", c, out["id_token"])
+	inactive("unknown refresh token", c, unknownRefreshToken)
+	if s, res := introspectAs(public, out["access_token"]); s != 401 || res["error"] != "invalid_client" {
+		t.Error("public client:", s, res)
 	}
-	bad := c
-	bad.ID = "nobody"
-	if s, _ := look(bad, out["access_token"]); s != 401 {
-		t.Error("an unknown client:", s)
+	unknown := c
+	unknown.ID = "unknown"
+	if s, _ := introspectAs(unknown, out["access_token"]); s != 401 {
+		t.Error("unknown client:", s)
 	}
-	if s, a, _ := w.postForm(introspect.Path, public, url.Values{"token": {out["access_token"].(string)}},
+	if s, res, _ := w.postForm(introspect.Path, public, url.Values{"token": {out["access_token"].(string)}},
 		func(r *http.Request) {
 			r.Header.Set("Authorization", "Bearer "+out["access_token"].(string))
-		}); s != 200 || a["active"] != true {
-		t.Error("with a bearer token:", s, a)
+		}); s != 200 || res["active"] != true {
+		t.Error("with a bearer token:", s, res)
 	}
 	revoke := func(as client.Client, tok any) {
 		t.Helper()
-		if s, a, _ := w.postForm(introspect.RevokePath, as, url.Values{"token": {fmt.Sprint(tok)}}, nil); s != 200 {
-			t.Fatal(s, a)
+		if s, res, _ := w.postForm(introspect.RevokePath, as, url.Values{"token": {fmt.Sprint(tok)}}, nil); s != 200 {
+			t.Fatal(s, res)
 		}
 	}
 	revoke(other, out["access_token"])
 	revoke(other, out["refresh_token"])
 	revoke(c, "nonsense")
 	if s := w.read(out["access_token"], "Patient/p1"); s != 200 {
-		t.Error("another client revoked:", s)
+		t.Error("revocation by another client:", s)
 	}
 	revoke(c, out["access_token"])
 	if s := w.read(out["access_token"], "Patient/p1"); s != 401 {
 		t.Error("after revocation:", s)
 	}
-	dead("a revoked token", c, out["access_token"])
+	inactive("revoked token", c, out["access_token"])
 	s, next := w.refresh(c, out["refresh_token"], nil)
 	if s != 200 {
-		t.Fatal("the refresh token went with the access token:", s, next)
+		t.Fatal("the refresh token was revoked with the access token:", s, next)
 	}
 	revoke(c, next["refresh_token"])
 	if s := w.read(next["access_token"], "Patient/p1"); s != 401 {
@@ -87,15 +89,15 @@ func TestIntrospectionAndRevocation(t *testing.T) {
 		t.Error(s)
 	}
 	w.reopen()
-	dead("after a restart", c, out["access_token"])
+	inactive("after a restart", c, out["access_token"])
 	back := w.backend("system/*.rs")
-	_, bt, _ := w.postForm(token.Path, back, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}},
+	_, backendToken, _ := w.postForm(token.Path, back, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}},
 		nil)
-	if s := w.read(bt["access_token"], "Patient/p1"); s != 200 {
-		t.Fatal(s, bt)
+	if s := w.read(backendToken["access_token"], "Patient/p1"); s != 200 {
+		t.Fatal(s, backendToken)
 	}
-	revoke(back, bt["access_token"])
-	if s := w.read(bt["access_token"], "Patient/p1"); s != 401 {
-		t.Error("a backend's revoked token:", s)
+	revoke(back, backendToken["access_token"])
+	if s := w.read(backendToken["access_token"], "Patient/p1"); s != 401 {
+		t.Error("revoked token of a backend:", s)
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"pulsegate/smart/oauth/launch"
 )
 
-// send sends JSON with a bearer token.
+// sendJSON sends a JSON body with a bearer token.
 func (w *world) sendJSON(method, path, bearer string, body any) (int, m) {
 	w.t.Helper()
 	var b []byte
@@ -39,6 +39,8 @@ func (w *world) sendJSON(method, path, bearer string, body any) (int, m) {
 	return res.StatusCode, out
 }
 
+// TestEHRLaunch checks a launch from the EHR to the token response, and the launch
+// requests that are refused.
 func TestEHRLaunch(t *testing.T) {
 	w := newWorld(t)
 	app := w.app(client.SecretBasic, func(c *client.Client) { c.LaunchURL = "https://app.example/launch?a=b" })
@@ -50,8 +52,8 @@ func TestEHRLaunch(t *testing.T) {
 		"fhirContext": []m{{"reference": "ImagingStudy/i1"}}}
 	mint := func(change m) (int, m) {
 		body := m{}
-		for _, x := range []m{full, change} {
-			for k, v := range x {
+		for _, members := range []m{full, change} {
+			for k, v := range members {
 				if body[k] = v; v == nil {
 					delete(body, k)
 				}
@@ -66,11 +68,11 @@ func TestEHRLaunch(t *testing.T) {
 		t.Fatal(s, l)
 	}
 	w.reopen()
-	ask := func(handle any) (url.Values, int, string) {
+	open := func(handle any) (url.Values, int, string) {
 		return w.follow(w.params(app, "openid fhirUser launch patient/*.rs user/*.rs",
 			url.Values{"launch": {fmt.Sprint(handle)}}), true)
 	}
-	v, status, text := ask(l["launch"])
+	v, status, text := open(l["launch"])
 	s, out, _ := w.redeem(app, v.Get("code"), nil)
 	if s != 200 || out["patient"] != "p2" || out["encounter"] != "e1" || out["intent"] != "reconcile" ||
 		out["need_patient_banner"] != false ||
@@ -78,63 +80,64 @@ func TestEHRLaunch(t *testing.T) {
 		fmt.Sprint(out["fhirContext"]) != "[map[reference:ImagingStudy/i1]]" {
 		t.Fatal(status, text, s, out)
 	}
-	// user/ scopes reach beyond the patient
+	// user/ scopes are not restricted to the patient in context.
 	for path, want := range map[string]int{"Observation/o3": 200, "Observation/o1": 200, "Practitioner/d1": 200} {
 		if got := w.read(out["access_token"], path); got != want {
 			t.Errorf("%s: %d", path, got)
 		}
 	}
-	if v, _, _ := ask(l["launch"]); v.Get("error") != "invalid_request" {
-		t.Error("a handle that was used:", v)
+	if v, _, _ := open(l["launch"]); v.Get("error") != "invalid_request" {
+		t.Error("used handle:", v)
 	}
 	_, l = mint(nil)
 	if v, _, _ := w.follow(w.params(w.app(client.SecretBasic, nil), "launch patient/*.rs",
 		url.Values{"launch": {fmt.Sprint(l["launch"])}}), false); v.Get("error") != "invalid_request" {
-		t.Error("a handle for another app:", v)
+		t.Error("handle of another app:", v)
 	}
 	w.clock.add(launch.Life)
-	if v, _, _ := ask(l["launch"]); v.Get("error") != "invalid_request" {
-		t.Error("a handle that has expired:", v)
+	if v, _, _ := open(l["launch"]); v.Get("error") != "invalid_request" {
+		t.Error("expired handle:", v)
 	}
 	tok = w.backendToken(ehr, "launch")
 	_, l = mint(m{"user": "Practitioner/d2"})
-	if v, status, _ := ask(l["launch"]); v != nil || status != 403 {
-		t.Error("a launch for another person:", v, status)
+	if v, status, _ := open(l["launch"]); v != nil || status != 403 {
+		t.Error("launch for another person:", v, status)
 	}
 	for name, change := range map[string]m{
-		"no app":             {"client_id": nil},
-		"unknown app":        {"client_id": "nobody"},
-		"the EHR itself":     {"client_id": ehr.ID},
-		"patient a path":     {"patient": "../x"},
-		"user a name":        {"user": "Dr Test"},
-		"style not https":    {"smart_style_url": "http://ehr.example/x"},
-		"context a string":   {"fhirContext": []string{"ImagingStudy/i1"}},
-		"context empty":      {"fhirContext": []m{{}}},
-		"context a patient":  {"fhirContext": []m{{"reference": "Patient/p1"}}},
-		"context absolute":   {"fhirContext": []m{{"reference": "https://x.example/ImagingStudy/1"}}},
-		"context canonical":  {"fhirContext": []m{{"canonical": "urn:x"}}},
-		"an unknown member":  {"tenant": "x"},
-		"intent a long text": {"intent": strings.Repeat("x", 300)},
+		"no app":                         {"client_id": nil},
+		"unknown app":                    {"client_id": "unknown"},
+		"backend as app":                 {"client_id": ehr.ID},
+		"path as patient":                {"patient": "../x"},
+		"name as user":                   {"user": "Dr Test"},
+		"http style URL":                 {"smart_style_url": "http://ehr.example/x"},
+		"string in context":              {"fhirContext": []string{"ImagingStudy/i1"}},
+		"empty object in context":        {"fhirContext": []m{{}}},
+		"Patient in context":             {"fhirContext": []m{{"reference": "Patient/p1"}}},
+		"absolute reference in context":  {"fhirContext": []m{{"reference": "https://x.example/ImagingStudy/1"}}},
+		"malformed canonical in context": {"fhirContext": []m{{"canonical": "urn:x"}}},
+		"unknown member":                 {"tenant": "x"},
+		"long intent":                    {"intent": strings.Repeat("x", 300)},
 	} {
 		if s, out := mint(change); s != 400 || out["launch"] != nil {
 			t.Errorf("%s: %d %v", name, s, out)
 		}
 	}
-	for name, x := range map[string]struct {
+	for name, tc := range map[string]struct {
 		tok  string
 		want int
 	}{"no token": {"", 401}, "nonsense": {"x", 401},
 		"without the scope": {w.backendToken(ehr, "system/Patient.r"), 403},
-		"an app's":          {w.authorize(app, "launch launch/patient patient/*.rs")["access_token"].(string), 403}} {
-		tok = x.tok
-		if s, _ := mint(nil); s != x.want {
+		"token of an app":   {w.authorize(app, "launch launch/patient patient/*.rs")["access_token"].(string), 403}} {
+		tok = tc.tok
+		if s, _ := mint(nil); s != tc.want {
 			t.Errorf("%s: %d", name, s)
 		}
 	}
 }
 
-// A launch is taken with its scope alone, and only by somebody who may have its
-// patient; what was refused may still be used by the right person.
+// TestLaunchRefused checks that a launch requires the scope launch and a person
+// who may access its patient, and that a refused attempt does not use up the
+// handle.
 func TestLaunchRefused(t *testing.T) {
 	w := newWorld(t)
 	app := w.app(client.None, nil)
@@ -143,30 +146,30 @@ func TestLaunchRefused(t *testing.T) {
 	if s != 201 {
 		t.Fatal(s, l)
 	}
-	ask := func(scopes string) (url.Values, int) {
+	open := func(scopes string) (url.Values, int) {
 		v, status, _ := w.follow(w.params(app, scopes, url.Values{"launch": {fmt.Sprint(l["launch"])}}), false)
 		return v, status
 	}
 	for _, scopes := range []string{"patient/*.rs", "launch/patient patient/*.rs",
 		"openid fhirUser launch/encounter user/*.rs"} {
-		if v, status := ask(scopes); v.Get("error") != "invalid_scope" || v.Has("code") {
+		if v, status := open(scopes); v.Get("error") != "invalid_scope" || v.Has("code") {
 			t.Errorf("with %s: %v %d", scopes, v, status)
 		}
 	}
-	w.signInPatient("p1") // a patient, launched with another
-	if v, status := ask("launch patient/*.rs"); v.Has("code") || status != 403 {
-		t.Errorf("a patient in another's record: %v %d", v, status)
+	w.signInPatient("p1") // another patient than that of the launch
+	if v, status := open("launch patient/*.rs"); v.Has("code") || status != 403 {
+		t.Errorf("launch with another patient's record: %v %d", v, status)
 	}
-	w.decide = func(p *authorize.Pending) authorize.Decision { // the own record instead
+	w.decide = func(p *authorize.Pending) authorize.Decision { // selects her own record instead
 		return authorize.Decision{Subject: w.subject, Patient: "p1", Scopes: strings.Fields(p.Scopes.String())}
 	}
-	if v, status := ask("launch patient/*.rs"); v.Has("code") || status != 403 {
-		t.Errorf("the launch's patient was changed: %v %d", v, status)
+	if v, status := open("launch patient/*.rs"); v.Has("code") || status != 403 {
+		t.Errorf("the patient of the launch was replaced: %v %d", v, status)
 	}
 	w.decide = nil
 	w.signInPatient("p2")
-	v, status := ask("launch patient/*.rs")
+	v, status := open("launch patient/*.rs")
 	if s, out, _ := w.redeem(app, v.Get("code"), nil); s != 200 || out["patient"] != "p2" {
-		t.Errorf("the right person: %d, %d %v", status, s, out)
+		t.Errorf("the patient of the launch: %d, %d %v", status, s, out)
 	}
 }

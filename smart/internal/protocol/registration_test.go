@@ -16,7 +16,7 @@ import (
 	"pulsegate/smart/oauth/token"
 )
 
-// ticket makes an initial access token for so many registrations.
+// initialToken returns an initial access token for a number of registrations.
 func (w *world) initialToken(uses int) string {
 	w.t.Helper()
 	tok, write, err := w.registration.PrepareToken(
@@ -29,21 +29,23 @@ func (w *world) initialToken(uses int) string {
 	return tok
 }
 
+// TestRegistration checks the registration of an app, its use, and its management
+// (RFC 7591, RFC 7592).
 func TestRegistration(t *testing.T) {
 	w := newWorld(t)
 	meta := m{"client_name": "New", "redirect_uris": []string{redirect},
 		"scope": "patient/Observation.rs launch/patient", "token_endpoint_auth_method": "client_secret_basic"}
 	with := func(change m) m {
 		out := m{}
-		for _, x := range []m{meta, change} {
-			for k, v := range x {
+		for _, members := range []m{meta, change} {
+			for k, v := range members {
 				out[k] = v
 			}
 		}
 		return out
 	}
 	tok := w.initialToken(2)
-	for name, x := range map[string]struct {
+	for name, tc := range map[string]struct {
 		tok, code string
 		body      m
 	}{
@@ -54,13 +56,13 @@ func TestRegistration(t *testing.T) {
 		"fragment":      {tok, "invalid_redirect_uri", with(m{"redirect_uris": []string{redirect + "#x"}})},
 		"no redirect": {tok, "invalid_redirect_uri",
 			with(m{"redirect_uris": []string{}, "grant_types": []string{"authorization_code"}})},
-		"implicit": {tok, "invalid_client_metadata", with(m{"response_types": []string{"token"}})},
-		"password": {tok, "invalid_client_metadata", with(m{"grant_types": []string{"password"}})},
-		"method":   {tok, "invalid_client_metadata", with(m{"token_endpoint_auth_method": "client_secret_jwt"})},
-		"no keys":  {tok, "invalid_client_metadata", with(m{"token_endpoint_auth_method": "private_key_jwt"})},
+		"response type token": {tok, "invalid_client_metadata", with(m{"response_types": []string{"token"}})},
+		"grant type password": {tok, "invalid_client_metadata", with(m{"grant_types": []string{"password"}})},
+		"unsupported method":  {tok, "invalid_client_metadata", with(m{"token_endpoint_auth_method": "client_secret_jwt"})},
+		"no keys":             {tok, "invalid_client_metadata", with(m{"token_endpoint_auth_method": "private_key_jwt"})},
 	} {
-		s, out := w.sendJSON("POST", register.Path, x.tok, x.body)
-		if s != 400 && s != 401 || out["error"] != x.code {
+		s, out := w.sendJSON("POST", register.Path, tc.tok, tc.body)
+		if s != 400 && s != 401 || out["error"] != tc.code {
 			t.Errorf("%s: %d %v", name, s, out)
 		}
 	}
@@ -73,7 +75,7 @@ func TestRegistration(t *testing.T) {
 	manage := c["registration_access_token"].(string)
 	stored := must(w.store.Get(t.Context(), "client/"+c["client_id"].(string)))
 	if bytes.Contains(stored, []byte(c["client_secret"].(string))) || bytes.Contains(stored, []byte(manage)) {
-		t.Error("a secret is stored as it is")
+		t.Error("a secret is stored in plain text")
 	}
 	app := must(w.clients.Get(t.Context(), c["client_id"].(string)))
 	code := w.code(app, "patient/*.rs launch/patient", nil)
@@ -88,14 +90,14 @@ func TestRegistration(t *testing.T) {
 		got["client_secret"] != nil {
 		t.Error(s, got)
 	}
-	for name, bad := range map[string]string{"none": "", "another": tok, "nonsense": "x"} {
-		if s, _ := w.sendJSON("GET", uri, bad, nil); s != 401 {
-			t.Errorf("managed with %s: %d", name, s)
+	for name, invalid := range map[string]string{"no": "", "another": tok, "malformed": "x"} {
+		if s, _ := w.sendJSON("GET", uri, invalid, nil); s != 401 {
+			t.Errorf("management with %s token: %d", name, s)
 		}
 	}
 	if s, out := w.sendJSON("PUT", uri, manage, with(m{"client_id": app.ID, "scope": "patient/*.rs"})); s != 200 ||
 		out["scope"] != "patient/Observation.rs" || out["scope_not_registered"] != "patient/*.rs" {
-		t.Error("a wider scope by update:", s, out)
+		t.Error("update to a wider scope:", s, out)
 	}
 	if s, out := w.sendJSON("PUT", uri, manage, with(m{"client_id": app.ID, "client_name": "Renamed"})); s != 200 ||
 		out["client_name"] != "Renamed" {
@@ -108,33 +110,33 @@ func TestRegistration(t *testing.T) {
 		t.Error("after deletion:", s)
 	}
 	if s := w.read(out["access_token"], "Observation/o1"); s != 401 {
-		t.Error("a token of a deleted client:", s)
+		t.Error("token of a deleted client:", s)
 	}
 }
 
-// TestInitialTokenIsUsedUp holds that a token for one registration makes
-// one, also when several use it at once, and none after its end.
+// TestInitialTokenIsUsedUp checks that a token for one registration creates one
+// client, even with concurrent requests, and none after its expiry.
 func TestInitialTokenIsUsedUp(t *testing.T) {
 	w := newWorld(t)
 	meta := m{"client_name": "New", "redirect_uris": []string{redirect},
 		"scope": "patient/Observation.rs launch/patient", "token_endpoint_auth_method": "client_secret_basic"}
 	tok := w.initialToken(1)
 	var wg sync.WaitGroup
-	var made atomic.Int32
+	var created atomic.Int32
 	for range 8 {
 		wg.Go(func() {
 			if s, _ := w.sendJSON("POST", register.Path, tok, meta); s == 201 {
-				made.Add(1)
+				created.Add(1)
 			}
 		})
 	}
 	wg.Wait()
-	if made.Load() != 1 {
-		t.Error(made.Load(), "registrations by one token")
+	if created.Load() != 1 {
+		t.Error(created.Load(), "registrations with one token")
 	}
 	tok = w.initialToken(1)
 	w.clock.add(time.Hour)
 	if s, _ := w.sendJSON("POST", register.Path, tok, meta); s != 401 {
-		t.Error("a token that has expired:", s)
+		t.Error("expired token:", s)
 	}
 }
