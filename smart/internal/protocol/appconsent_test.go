@@ -22,25 +22,29 @@ import (
 	"pulsegate/smart/oauth/introspect"
 )
 
-// wearer stores a patient whose data was collected for an EHR only.
+// addPatient stores a patient, a device and Observations. A Consent permits an
+// EHR only, so that an app has access only after the patient's approval.
 func (w *world) addPatient(id string) {
-	put := func(typ, rid, rest string) store.Write {
+	put := func(typ, resourceID, rest string) store.Write {
 		return store.Write{Vendor: "apple",
-			Resource: fhir.Resource{Type: typ, ID: rid, JSON: []byte(fhir.Prefix(typ, rid) + `}` + rest + `}`)}}
+			Resource: fhir.Resource{Type: typ, ID: resourceID,
+				JSON: []byte(fhir.Prefix(typ, resourceID) + `}` + rest + `}`)}}
 	}
 	b := &store.Batch{Writes: []store.Write{put("Patient", id, ""),
 		put("Device", id+"-watch", `,"patient":{"reference":"Patient/`+id+`"}`)}}
 	b.Writes[0].Vendor = ""
-	for _, c := range []string{"vital-signs", "laboratory"} {
-		b.Writes = append(b.Writes, put("Observation", id+"-"+c,
-			`,"status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"`+c+
-				`"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/`+id+`"},"effectiveDateTime":"2026-01-02T03:04:05Z"`))
+	for _, category := range []string{"vital-signs", "laboratory"} {
+		b.Writes = append(b.Writes, put("Observation", id+"-"+category,
+			`,"status":"final","category":[{"coding":[{"system":"`+categorySystem+`","code":"`+category+
+				`"}]}],"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},`+
+				`"subject":{"reference":"Patient/`+id+`"},"effectiveDateTime":"2026-01-02T03:04:05Z"`))
 	}
 	b.Writes = append(b.Writes, store.Write{Resource: must(consent.Build(consent.Terms{ID: "ehr-" + id, Patient: id,
 		Vendor: "apple", Recipient: "ehr", Now: w.clock.now()}))})
 	must(w.store.Commit(context.Background(), b))
 }
 
+// signInPatient makes a patient the person who signs in.
 func (w *world) signInPatient(id string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -48,7 +52,8 @@ func (w *world) signInPatient(id string) {
 		Roles: []string{"patient"}, AuthTime: w.clock.now()}
 }
 
-// seen is the ids of the Observations that a token sees.
+// observations returns the IDs of the Observations that a search with the token
+// returns, or the status if the search fails.
 func (w *world) observations(tok any) string {
 	w.t.Helper()
 	status, b := w.fetch(tok, "Observation?_sort=_id")
@@ -63,11 +68,12 @@ func (w *world) observations(tok any) string {
 	return strings.Join(ids, " ")
 }
 
+// authorizations returns the live authorizations of a person.
 func (w *world) authorizations(subject string) []authz.Authorization {
 	return must(w.tokens.Authorizations(context.Background(), subject))
 }
 
-// consentOf is the Consent of an authorization; nil when there is none.
+// consentOf returns the Consent of an authorization, or nil if there is none.
 func (w *world) consentOf(id string) m {
 	r, _, err := w.store.Read(context.Background(), appconsent.Ref(id), 0)
 	if fhir.KindOf(err) == fhir.NotFound && err != nil {
@@ -83,7 +89,8 @@ func (w *world) consentOf(id string) m {
 	return out
 }
 
-// recorded counts the AuditEvents of an interaction with a resource.
+// countEvents returns the number of AuditEvents of an interaction with a
+// resource.
 func (w *world) countEvents(interaction, ref string) (n int) {
 	w.t.Helper()
 	q := must(search.Parse("AuditEvent", [][2]string{{"_count", "1000"}}, search.ParseOptions{}))
@@ -101,92 +108,96 @@ func (w *world) countEvents(interaction, ref string) (n int) {
 	return n
 }
 
-// TestApprovalCreatesConsent: what a patient leaves ticked is what the app sees,
-// under a Consent that says so, until it is taken back.
+// TestApprovalCreatesConsent checks that the scopes that a patient approves
+// determine the app's access, that a Consent documents them, and that the
+// access ends with the authorization.
 func TestApprovalCreatesConsent(t *testing.T) {
 	w := newWorld(t)
 	w.addPatient("w1")
 	c := w.app(client.None, nil)
 	w.signInPatient("w1")
-	w.decide = func(p *authorize.Pending) authorize.Decision { // narrows on the screen
+	w.decide = func(p *authorize.Pending) authorize.Decision { // narrows the scopes
 		return authorize.Decision{Subject: w.subject,
-			Scopes: []string{"patient/Observation.rs?category=http://terminology.hl7.org/CodeSystem/observation-category|vital-signs", "offline_access"}}
+			Scopes: []string{"patient/Observation.rs?category=" + categorySystem + "|vital-signs", "offline_access"}}
 	}
 	out := w.authorize(c, "offline_access patient/*.rs")
 	if got := w.observations(out["access_token"]); got != "w1-vital-signs" {
-		t.Fatalf("sees %q", got)
+		t.Fatalf("the app reads %q", got)
 	}
 	if s := w.read(out["access_token"], "Device?patient=w1"); s != 403 {
-		t.Errorf("devices: %d", s)
+		t.Errorf("search of Devices: %d", s)
 	}
 	id := w.authorizations("u-w1")[0].ID
 	doc := w.consentOf(id)
-	prov, _ := doc["provision"].(m)
+	provision, _ := doc["provision"].(m)
 	if doc["status"] != "active" || doc["patient"].(m)["reference"] != "Patient/w1" ||
-		fmt.Sprint(prov["class"]) != "[map[code:Observation system:http://hl7.org/fhir/resource-types]]" ||
-		!strings.Contains(fmt.Sprint(prov["extension"]), "|vital-signs") ||
+		fmt.Sprint(provision["class"]) != "[map[code:Observation system:http://hl7.org/fhir/resource-types]]" ||
+		!strings.Contains(fmt.Sprint(provision["extension"]), "|vital-signs") ||
 		!strings.Contains(fmt.Sprint(doc["text"]), "only vital signs") {
 		t.Errorf("%v", doc)
 	}
-	end := must(time.Parse(time.RFC3339, prov["period"].(m)["end"].(string)))
+	end := must(time.Parse(time.RFC3339, provision["period"].(m)["end"].(string)))
 	if longest := w.authorizations("u-w1")[0].Expires; end.Before(longest.Add(-2*time.Second)) ||
 		end.After(longest.Add(authz.CodeLife)) {
-		t.Errorf("the consent ends %s, the authorization %s", end, longest)
+		t.Errorf("the Consent ends at %s, the authorization at %s", end, longest)
 	}
 	if n := w.countEvents("create", "Consent/app-"+id); n != 1 {
-		t.Errorf("%d events of its making", n)
+		t.Errorf("%d AuditEvents of the creation", n)
 	}
 
-	// Neither another patient's token nor a practitioner's, of the same app,
-	// sees more for it.
+	// The Consent gives a practitioner's token of the same app no access.
 	w.decide = nil
 	w.subject = authorize.Subject{ID: "u1", FHIRUser: fhir.Ref{Type: "Practitioner", ID: "d1"},
 		Roles: []string{"practitioner"}, AuthTime: w.clock.now()}
 	doctor := w.authorize(c, "user/*.rs")
 	if got := w.observations(doctor["access_token"]); strings.Contains(got, "w1") {
-		t.Errorf("the practitioner's token sees %q", got)
+		t.Errorf("the practitioner's token reads %q", got)
 	}
 	if a := w.authorizations("u1"); len(a) != 1 || w.consentOf(a[0].ID) != nil {
-		t.Error("a practitioner's approval became a consent")
+		t.Error("a practitioner's approval created a Consent")
 	}
 
-	// A denial closes at once, whatever was approved before or after.
+	// A denial takes precedence over earlier and later approvals.
 	deny := fhir.Resource{Type: "Consent", ID: "deny",
 		JSON: []byte(fhir.Prefix("Consent", "deny") +
-			`},"status":"active","scope":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/consentscope","code":"patient-privacy"}]},` +
-			`"patient":{"reference":"Patient/w1"},"provision":{"type":"deny","code":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}]}}`)}
+			`},"status":"active","scope":{"coding":[` +
+			`{"system":"http://terminology.hl7.org/CodeSystem/consentscope","code":"patient-privacy"}]},` +
+			`"patient":{"reference":"Patient/w1"},"provision":{"type":"deny","code":[{"coding":[{"system":"` +
+			categorySystem + `","code":"vital-signs"}]}]}}`)}
 	must(w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: deny}}}))
 	if got := w.observations(out["access_token"]); got != "" {
-		t.Errorf("sees %q against a denial", got)
+		t.Errorf("the app reads %q despite a denial", got)
 	}
 	w.signInPatient("w1")
 	again := w.authorize(c, "patient/Observation.rs")
 	if got := w.observations(again["access_token"]); got != "w1-laboratory" {
-		t.Errorf("a later approval sees %q against a denial", got)
+		t.Errorf("after a later approval the app reads %q despite a denial", got)
 	}
 	must(w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Op: store.Remove, Resource: deny}}}))
 	if got := w.observations(out["access_token"]); got != "w1-vital-signs" {
-		t.Errorf("sees %q after the denial has gone", got)
+		t.Errorf("the app reads %q after the denial was removed", got)
 	}
 
 	if err := w.tokens.Revoke(context.Background(), audit.Caller{}, "u-w1", id); err != nil {
 		t.Fatal(err)
 	}
 	if s := w.read(out["access_token"], "Observation/w1-vital-signs"); s != 401 {
-		t.Errorf("after the end: %d", s)
+		t.Errorf("read after the revocation: %d", s)
 	}
 	if doc := w.consentOf(id); doc["status"] != "inactive" {
-		t.Errorf("after the end the consent is %v", doc["status"])
+		t.Errorf("after the revocation the Consent is %v", doc["status"])
 	}
 	if n := w.countEvents("update", "Consent/app-"+id); n != 1 {
-		t.Errorf("%d events of its end", n)
+		t.Errorf("%d AuditEvents of the end", n)
 	}
 	if got := w.observations(again["access_token"]); got != "w1-laboratory w1-vital-signs" {
-		t.Errorf("the other authorization sees %q", got)
+		t.Errorf("with the other authorization the app reads %q", got)
 	}
 }
 
-// TestConsentEndsWithAuthorization, however that ends.
+// TestConsentEndsWithAuthorization checks that the Consent ends when the
+// authorization is revoked, when a refresh token is reused, and at the end of
+// the authorization, and that a withdrawn Consent ends the access.
 func TestConsentEndsWithAuthorization(t *testing.T) {
 	w := newWorld(t)
 	w.addPatient("w1")
@@ -196,17 +207,17 @@ func TestConsentEndsWithAuthorization(t *testing.T) {
 		out := w.authorize(c, "offline_access patient/Observation.rs")
 		id := w.authorizations("u-w1")[0].ID
 		if w.observations(out["access_token"]) == "" || w.consentOf(id)["status"] != "active" {
-			t.Fatal("nothing is seen")
+			t.Fatal("the app has no access")
 		}
 		return id, out
 	}
-	gone := func(how, id string, out m) {
+	ended := func(name, id string, out m) {
 		t.Helper()
 		if s := w.consentOf(id)["status"]; s != "inactive" {
-			t.Errorf("%s: the consent is %v", how, s)
+			t.Errorf("%s: the Consent is %v", name, s)
 		}
 		if s := w.read(out["access_token"], "Observation/w1-vital-signs"); s != 401 {
-			t.Errorf("%s: %d", how, s)
+			t.Errorf("%s: %d", name, s)
 		}
 	}
 	id, out := open()
@@ -214,7 +225,7 @@ func TestConsentEndsWithAuthorization(t *testing.T) {
 		nil); s != 200 {
 		t.Fatal(s)
 	}
-	gone("revocation", id, out)
+	ended("revocation", id, out)
 
 	id, out = open()
 	if s, _ := w.refresh(c, out["refresh_token"], nil); s != 200 {
@@ -224,9 +235,9 @@ func TestConsentEndsWithAuthorization(t *testing.T) {
 	if s, _ := w.refresh(c, out["refresh_token"], nil); s != 400 {
 		t.Fatal(s)
 	}
-	gone("reuse", id, out)
+	ended("reuse", id, out)
 
-	// Withdrawn as any Consent is, with the authorization still standing.
+	// A withdrawal ends the access while the authorization is still valid.
 	id, out = open()
 	r, _, err := w.store.Read(context.Background(), appconsent.Ref(id), 0)
 	if err != nil {
@@ -235,29 +246,29 @@ func TestConsentEndsWithAuthorization(t *testing.T) {
 	must(w.store.Commit(context.Background(),
 		&store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(r))}}}))
 	if got := w.observations(out["access_token"]); got != "" {
-		t.Errorf("withdrawn, it sees %q", got)
+		t.Errorf("after the withdrawal the app reads %q", got)
 	}
 	if err := w.tokens.Revoke(context.Background(), audit.Caller{}, "u-w1", id); err != nil {
-		t.Errorf("the end after a withdrawal: %v", err)
+		t.Errorf("revocation after a withdrawal: %v", err)
 	}
 
-	// No longer than the screen said.
+	// Without a refresh token, the Consent ends with the access token.
 	out = w.authorize(c, "patient/Observation.rs")
 	id = w.authorizations("u-w1")[0].ID
 	end := must(time.Parse(time.RFC3339, w.consentOf(id)["provision"].(m)["period"].(m)["end"].(string)))
 	if left := end.Sub(w.clock.now()); left > 17*time.Minute {
-		t.Errorf("a consent to one use lasts %s", left)
+		t.Errorf("the Consent without offline access lasts %s", left)
 	}
 	if got := w.observations(out["access_token"]); got != "w1-laboratory w1-vital-signs" {
-		t.Errorf("sees %q", got)
+		t.Errorf("the app reads %q", got)
 	}
 	w.clock.add(16*time.Minute + 10*time.Second)
 	if s := w.read(out["access_token"], "Observation"); s != 401 {
-		t.Errorf("after the end: %d", s)
+		t.Errorf("read after the end: %d", s)
 	}
 }
 
-// agreed counts the Consents of apps that a patient has.
+// countConsents returns the number of a patient's Consents for apps.
 func (w *world) countConsents(patient string) (n int) {
 	w.t.Helper()
 	q := must(search.Parse("Consent", [][2]string{{"patient", patient}}, search.ParseOptions{}))
@@ -273,34 +284,34 @@ func (w *world) countConsents(patient string) (n int) {
 	return n
 }
 
-// TestApprovalWithoutRedemption: a code that nobody redeems leaves no Consent,
-// neither while it could be redeemed nor when it has expired; one that is
-// redeemed gives token and Consent together, also in its last second.
+// TestApprovalWithoutRedemption checks that a code without redemption creates
+// no Consent, before and after its expiry, and that a redemption creates the
+// Consent together with the token, even in the last second.
 func TestApprovalWithoutRedemption(t *testing.T) {
 	w := newWorld(t)
 	w.addPatient("w1")
 	w.signInPatient("w1")
 	c := w.app(client.None, nil)
-	none := func(when string) {
+	noConsent := func(name string) {
 		t.Helper()
-		if n, made := w.countConsents("w1"), w.countEvents("create", "Consent/app-"); n != 0 || made != 0 {
-			t.Errorf("%s: %d consents, %d events of their making", when, n, made)
+		if n, created := w.countConsents("w1"), w.countEvents("create", "Consent/app-"); n != 0 || created != 0 {
+			t.Errorf("%s: %d Consents, %d AuditEvents of a creation", name, n, created)
 		}
 	}
 	code := w.code(c, "offline_access patient/Observation.rs", nil)
-	none("approved")
+	noConsent("after the approval")
 	if s, out, _ := w.redeem(c, code, url.Values{"code_verifier": {strings.Repeat("x", 43)}}); s != 400 {
 		t.Fatal(s, out)
 	}
-	none("refused")
+	noConsent("after a refused redemption")
 	w.clock.add(authz.CodeLife)
 	if s, out, _ := w.redeem(c, code, nil); s != 400 || out["error"] != "invalid_grant" {
 		t.Fatal(s, out)
 	}
-	none("expired")
+	noConsent("after the expiry")
 	w.reopen()
-	w.clock.add(2 * time.Hour) // the code itself is forgotten
-	none("forgotten")
+	w.clock.add(2 * time.Hour) // the code is no longer stored
+	noConsent("after the code was removed")
 
 	w.signInPatient("w1")
 	code = w.code(c, "offline_access patient/Observation.rs", nil)
@@ -311,10 +322,10 @@ func TestApprovalWithoutRedemption(t *testing.T) {
 	}
 	id := w.authorizations("u-w1")[0].ID
 	if s, _, _ := w.redeem(c, code, nil); s != 400 || w.consentOf(id)["status"] != "inactive" {
-		t.Error("a second redemption leaves the consent", w.consentOf(id)["status"])
+		t.Error("after a second redemption the Consent is", w.consentOf(id)["status"])
 	}
 
-	// What was withdrawn after the approval is a later word than it.
+	// A withdrawal between approval and redemption takes precedence.
 	all := must(consent.Build(consent.Terms{ID: "all-w1", Patient: "w1", Vendor: "apple",
 		Recipient: consent.AnyRecipient, Now: w.clock.now()}))
 	must(w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: all}}}))
@@ -324,6 +335,6 @@ func TestApprovalWithoutRedemption(t *testing.T) {
 		&store.Batch{Writes: []store.Write{{Resource: must(consent.Withdraw(all))}}}))
 	w.clock.add(10 * time.Second)
 	if s, out, _ := w.redeem(c, code, nil); s != 200 || w.observations(out["access_token"]) != "" {
-		t.Error("withdrawn between approval and redemption, it sees", s, w.observations(out["access_token"]))
+		t.Error("after a withdrawal before the redemption the app reads", s, w.observations(out["access_token"]))
 	}
 }

@@ -288,9 +288,11 @@ func TestCodesRefused(t *testing.T) {
 	s, out, _ = w.redeem(public, w.code(c, "patient/*.rs", nil), nil)
 	refused("confidential client without its secret", s, out, 401, "invalid_client")
 	publicApp := w.app(client.None, nil)
-	s, out, _ = w.postForm(token.Path, publicApp, url.Values{"grant_type": {"authorization_code"}, "client_secret": {""}}, nil)
+	s, out, _ = w.postForm(token.Path, publicApp,
+		url.Values{"grant_type": {"authorization_code"}, "client_secret": {""}}, nil)
 	refused("public client with an empty secret", s, out, 401, "invalid_client")
-	s, out, _ = w.postForm(token.Path, c, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
+	s, out, _ = w.postForm(token.Path, c,
+		url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}}, nil)
 	refused("grant type that is not registered", s, out, 400, "unauthorized_client")
 }
 

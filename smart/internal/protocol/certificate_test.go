@@ -123,8 +123,10 @@ func TestCertificateBoundBehindProxy(t *testing.T) {
 	}
 	for name, certs := range map[string][]string{"another certificate": {other}, "no header": nil, "empty": {""},
 		"no colons": {strings.Trim(mine, ":")}, "no leading colon": {mine[1:]},
-		"one colon": {":"}, "empty byte sequence": {"::"}, "two headers": {mine, mine}, "list of two": {mine + ", " + mine},
-		"invalid base64": {":?:"}, "not a certificate": {":AAAA:"}, "too long": {":" + strings.Repeat("A", 20<<10) + ":"}} {
+		"one colon": {":"}, "empty byte sequence": {"::"}, "two headers": {mine, mine},
+		"list of two":    {mine + ", " + mine},
+		"invalid base64": {":?:"}, "not a certificate": {":AAAA:"},
+		"too long": {":" + strings.Repeat("A", 20<<10) + ":"}} {
 		if s := read(tok, certs...); s != 401 {
 			t.Errorf("%s: %d", name, s)
 		}

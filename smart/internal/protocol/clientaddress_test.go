@@ -63,7 +63,8 @@ func TestClientAddressBehindProxy(t *testing.T) {
 	send("203.0.113.66, 198.51.100.2, 192.0.2.7")
 	if n, spoofed, peer := count("198.51.100.2"), count("203.0.113.66"), count("127.0.0.1"); n != 2 ||
 		spoofed != 0 || peer != before {
-		t.Errorf("%d events with the client's address, %d with the claimed one, %d more with the proxy's", n, spoofed, peer-before)
+		t.Errorf("%d events with the client's address, %d with the claimed one, %d more with the proxy's", n,
+			spoofed, peer-before)
 	}
 	if send("198.51.100.3, not an address"); count("127.0.0.1") != before+2 || count("198.51.100.3") != 0 {
 		t.Error("a malformed header does not fall back to the proxy's address")

@@ -79,7 +79,8 @@ func TestSingleUseSurvivesKill(t *testing.T) {
 		return s, out
 	}
 	requestToken := func(assertion string) int {
-		s, _ := post(url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}, "client_assertion": {assertion},
+		s, _ := post(url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"},
+			"client_assertion":      {assertion},
 			"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}})
 		return s
 	}
@@ -124,7 +125,8 @@ func TestClockJumps(t *testing.T) {
 	back, app := w.backend("system/*.rs"), w.app(client.None, nil)
 	used, code := w.assertion(back.ID), w.code(app, "launch/patient patient/*.rs offline_access", nil)
 	form := func(assertion string) url.Values {
-		return url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}, "client_assertion": {assertion},
+		return url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"},
+			"client_assertion":      {assertion},
 			"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}}
 	}
 	requestToken := func(assertion string) int {

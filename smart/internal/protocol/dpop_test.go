@@ -96,8 +96,9 @@ func TestDPoP(t *testing.T) {
 			m{"jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(&key.PublicKey)))))}, nil),
 		"private key": w.dpopProof(key, "POST", tokenURL, nil,
 			m{"jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(key)))))}, nil),
-		"symmetric key": w.dpopProof(key, "POST", tokenURL, nil, m{"alg": "HS256", "jwk": m{"kty": "oct", "k": "AAAA"}}, nil),
-		"alg none":      w.dpopProof(key, "POST", tokenURL, nil, m{"alg": "none"}, nil),
+		"symmetric key": w.dpopProof(key, "POST", tokenURL, nil,
+			m{"alg": "HS256", "jwk": m{"kty": "oct", "k": "AAAA"}}, nil),
+		"alg none": w.dpopProof(key, "POST", tokenURL, nil, m{"alg": "none"}, nil),
 	} {
 		if s, out := post(code(), p); s != 400 || out["error"] != "invalid_dpop_proof" {
 			t.Errorf("%s: %d %v", name, s, out)

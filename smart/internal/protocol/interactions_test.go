@@ -19,20 +19,23 @@ import (
 	"pulsegate/smart/oauth/authorize"
 )
 
-// thing is what the interpreter knows of a stored resource.
-type thing struct{ typ, id, patient, category string }
+// modelResource holds the facts about a stored resource that the model uses.
+type modelResource struct{ typ, id, patient, category string }
 
-var things = []thing{ // read only
+func (r modelResource) ref() string { return r.typ + "/" + r.id }
+
+var modelResources = []modelResource{ // read only
 	{"Patient", "p1", "p1", ""}, {"Patient", "p2", "p2", ""}, {"Practitioner", "d1", "", ""},
 	{"Observation", "o1", "p1", "vital-signs"}, {"Observation", "o2", "p1", "laboratory"},
 	{"Observation", "o3", "p2", "vital-signs"},
 }
 
-// person is one who signs in, with what the roles of these tests let see.
+// person is a person who signs in, with the resources that the role gives
+// access to.
 type person struct {
-	subject authorize.Subject
-	own     string // the only compartment; "" no limit
-	types   []string
+	subject     authorize.Subject
+	compartment string // ID of the only readable Patient compartment, or ""
+	types       []string
 }
 
 var persons = []person{ // read only
@@ -44,28 +47,30 @@ var persons = []person{ // read only
 		[]string{"Patient", "Observation"}},
 }
 
-// word is what a patient said beside the approval of the app: one Consent to
-// anybody, and what became of it. A patient's own approval counts after a
-// withdrawal, and not against a later one or a denial.
-type word string
+// consentState describes the Consent of a patient that permits any recipient.
+// The approval of the app by the patient counts after an earlier withdrawal,
+// but not against a later withdrawal or a denial.
+type consentState string
 
 const (
-	agrees         word = "agrees"
-	withdrewBefore word = "withdrew before the approval"
-	withdrewAfter  word = "withdrew after the approval"
-	denies         word = "denies"
+	permitted       consentState = "permitted"
+	withdrawnBefore consentState = "withdrawn before the approval"
+	withdrawnAfter  consentState = "withdrawn after the approval"
+	denied          consentState = "denied"
 )
 
-var words = []word{agrees, agrees, withdrewBefore, withdrewAfter, denies} // read only
+var consentStates = []consentState{permitted, permitted, withdrawnBefore, withdrawnAfter, denied} // read only
 
-// sees reads the scopes as text: may the person do it ("r" or "s") with x?
-func sees(p person, scopes []string, do string, x thing, context string, words map[string]word) bool {
-	if x.typ == "Observation" && words[x.patient] != agrees &&
-		(words[x.patient] != withdrewBefore || p.own != x.patient) {
+// allows is the model. It reads the scopes as text and reports whether the
+// person may read ("r") or search ("s") the resource with patient in context.
+func allows(p person, scopes []string, interaction string, r modelResource, patient string,
+	consents map[string]consentState) bool {
+	if r.typ == "Observation" && consents[r.patient] != permitted &&
+		(consents[r.patient] != withdrawnBefore || p.compartment != r.patient) {
 		return false
 	}
 	for _, s := range scopes {
-		if s == "fhirUser" && do == "r" && p.subject.FHIRUser.String() == x.typ+"/"+x.id {
+		if s == "fhirUser" && interaction == "r" && p.subject.FHIRUser.String() == r.ref() {
 			return true
 		}
 		level, rest, ok := strings.Cut(s, "/")
@@ -74,97 +79,101 @@ func sees(p person, scopes []string, do string, x thing, context string, words m
 		if perm == "read" {
 			perm = "rs"
 		}
-		if !ok || typ != "*" && typ != x.typ || !strings.Contains(perm, do) || !slices.Contains(p.types, x.typ) ||
-			query != "" && !strings.HasSuffix(query, x.category) {
+		if !ok || typ != "*" && typ != r.typ || !strings.Contains(perm, interaction) ||
+			!slices.Contains(p.types, r.typ) || query != "" && !strings.HasSuffix(query, r.category) {
 			continue
 		}
-		if level == "patient" && x.patient == context || level == "user" && (p.own == "" || p.own == x.patient) {
+		if level == "patient" && r.patient == patient ||
+			level == "user" && (p.compartment == "" || p.compartment == r.patient) {
 			return true
 		}
 	}
 	return false
 }
 
-// asked is one token that is asked for, and what the patients said before.
-type asked struct {
-	person  person
-	scopes  []string
-	agreed  map[string]word
-	context string
+// tokenCase is a token request by a person, and the state of the patients'
+// Consents.
+type tokenCase struct {
+	person   person
+	scopes   []string
+	consents map[string]consentState // by patient
+	patient  string                  // in context
 }
 
-var anything = rapid.Custom(func(t *rapid.T) asked {
-	const category = "?category=http://terminology.hl7.org/CodeSystem/observation-category|"
+var tokenCases = rapid.Custom(func(t *rapid.T) tokenCase { // read only
+	const category = "?category=" + categorySystem + "|"
 	resources := []string{"patient/*.rs", "patient/*.read", "patient/Observation.rs", "patient/Observation.r",
 		"patient/Observation.s", "patient/Patient.rs",
 		"patient/Observation.rs" + category + "laboratory", "user/Observation.rs" + category + "vital-signs",
 		"user/*.rs", "user/Patient.r", "user/Practitioner.rs", "user/Observation.read"}
-	return asked{
+	return tokenCase{
 		rapid.SampledFrom(persons).Draw(t, "person"),
 		rapid.SliceOfNDistinct(rapid.SampledFrom(resources), 1, 3, rapid.ID).Draw(t, "scopes"),
-		map[string]word{"p1": rapid.SampledFrom(words).Draw(t, "p1"), "p2": rapid.SampledFrom(words).Draw(t, "p2")},
-		rapid.SampledFrom([]string{"p1", "p2"}).Draw(t, "context"),
+		map[string]consentState{"p1": rapid.SampledFrom(consentStates).Draw(t, "p1"),
+			"p2": rapid.SampledFrom(consentStates).Draw(t, "p2")},
+		rapid.SampledFrom([]string{"p1", "p2"}).Draw(t, "patient"),
 	}
 })
 
-// Read, version read, history, search, count and _include of random tokens
-// under random consents show what the interpreter says, and nothing else.
+// TestInteractionsMatchModel checks read, vread, history, search, counts and
+// _include with random scopes, persons and Consents against the model.
 func TestInteractionsMatchModel(t *testing.T) {
 	w := newWorld(t)
 	c := w.app(client.None, nil)
-	say := func(patient string, is word, approved bool) {
+	storeConsent := func(patient string, state consentState, approved bool) {
 		r := must(consent.Build(consent.Terms{ID: "c-" + patient, Patient: patient, Recipient: consent.AnyRecipient,
 			Now: w.clock.now()}))
 		switch {
-		case is == withdrewBefore, is == withdrewAfter && approved:
+		case state == withdrawnBefore, state == withdrawnAfter && approved:
 			r = must(consent.Withdraw(r))
-		case is == denies:
+		case state == denied:
 			r.JSON = bytes.Replace(r.JSON, []byte(`"type":"permit"`), []byte(`"type":"deny"`), 1)
 		}
 		must(w.store.Commit(context.Background(), &store.Batch{Writes: []store.Write{{Resource: r}}}))
 		w.clock.add(time.Second)
 	}
-	seen := map[int]int{}
-	byApproval := 0
-	check := func(t interface{ Fatalf(string, ...any) }, k asked) {
-		p, agreed, patient := k.person, k.agreed, k.context
-		if p.own != "" {
-			patient = p.own
+	statuses := map[int]int{} // number of responses by status
+	byApproval := 0           // number of reads that only the approval permits
+	check := func(t interface{ Fatalf(string, ...any) }, tc tokenCase) {
+		p, consents, patient := tc.person, tc.consents, tc.patient
+		if p.compartment != "" {
+			patient = p.compartment
 		}
-		scopes := append([]string{"openid", "fhirUser", "launch/patient"}, k.scopes...)
+		scopes := append([]string{"openid", "fhirUser", "launch/patient"}, tc.scopes...)
 		for _, patient := range []string{"p1", "p2"} {
-			say(patient, agreed[patient], false)
+			storeConsent(patient, consents[patient], false)
 		}
 		w.subject = p.subject
 		w.subject.AuthTime = w.clock.now()
-		w.decide = func(q *authorize.Pending) authorize.Decision {
-			return authorize.Decision{Subject: w.subject, Patient: patient, Scopes: strings.Fields(q.Scopes.String())}
+		w.decide = func(pending *authorize.Pending) authorize.Decision {
+			return authorize.Decision{Subject: w.subject, Patient: patient,
+				Scopes: strings.Fields(pending.Scopes.String())}
 		}
 		tok := w.authorize(c, strings.Join(scopes, " "))["access_token"]
 		w.clock.add(time.Second)
-		for patient, is := range agreed {
-			if is == withdrewAfter {
-				say(patient, is, true)
+		for patient, state := range consents {
+			if state == withdrawnAfter {
+				storeConsent(patient, state, true)
 			}
 		}
-		for _, x := range things {
-			want := sees(p, scopes, "r", x, patient, agreed)
-			if want && x.typ == "Observation" && agreed[x.patient] != agrees {
+		for _, r := range modelResources {
+			want := allows(p, scopes, "r", r, patient, consents)
+			if want && r.typ == "Observation" && consents[r.patient] != permitted {
 				byApproval++
 			}
 			for _, path := range []string{"", "/_history/1", "/_history"} {
-				got := w.read(tok, x.typ+"/"+x.id+path)
-				if seen[got]++; (got == 200) != want || !want && got != 404 && got != 403 {
-					t.Fatalf("%v %v in %s under %v: %s/%s%s is %d, want %v", p.subject.Roles, scopes, patient,
-						agreed, x.typ, x.id, path, got, want)
+				got := w.read(tok, r.ref()+path)
+				if statuses[got]++; (got == 200) != want || !want && got != 404 && got != 403 {
+					t.Fatalf("%v %v, patient %s, Consents %v: %s%s is %d, want %v", p.subject.Roles, scopes, patient,
+						consents, r.ref(), path, got, want)
 				}
 			}
 		}
 		for _, typ := range []string{"Patient", "Observation", "Practitioner"} {
 			var want []string
-			for _, x := range things {
-				if x.typ == typ && sees(p, scopes, "s", x, patient, agreed) {
-					want = append(want, typ+"/"+x.id)
+			for _, r := range modelResources {
+				if r.typ == typ && allows(p, scopes, "s", r, patient, consents) {
+					want = append(want, r.ref())
 				}
 			}
 			status, all := w.fetch(tok, typ)
@@ -174,38 +183,39 @@ func TestInteractionsMatchModel(t *testing.T) {
 				}
 				continue
 			}
-			got, _ := found(all)
+			got, _ := references(all)
 			_, count := w.fetch(tok, typ+"?_summary=count")
 			if status != 200 || !slices.Equal(got, want) || fmt.Sprint(count["total"]) != fmt.Sprint(len(want)) ||
 				fmt.Sprint(all["total"]) != fmt.Sprint(len(want)) {
-				t.Fatalf("%v %v in %s under %v: search of %s: %v, total %v and %v, want %v", p.subject.Roles,
-					scopes, patient, agreed, typ, got, all["total"], count["total"], want)
+				t.Fatalf("%v %v, patient %s, Consents %v: search of %s: %v, total %v and %v, want %v", p.subject.Roles,
+					scopes, patient, consents, typ, got, all["total"], count["total"], want)
 			}
 			if typ != "Observation" {
 				continue
 			}
 			_, more := w.fetch(tok, "Observation?_include=Observation:subject")
-			_, included := found(more)
+			_, included := references(more)
 			for _, ref := range included {
-				x := things[slices.IndexFunc(things, func(x thing) bool { return x.typ+"/"+x.id == ref })]
-				if !sees(p, scopes, "r", x, patient, agreed) && !sees(p, scopes, "s", x, patient, agreed) {
-					t.Fatalf("%v in %s: _include shows %s", scopes, patient, ref)
+				r := modelResources[slices.IndexFunc(modelResources,
+					func(r modelResource) bool { return r.ref() == ref })]
+				if !allows(p, scopes, "r", r, patient, consents) && !allows(p, scopes, "s", r, patient, consents) {
+					t.Fatalf("%v, patient %s: _include returns %s", scopes, patient, ref)
 				}
 			}
 		}
 	}
-	rapid.Check(t, func(t *rapid.T) { check(t, anything.Draw(t, "case")) })
-	// What chance left out is looked for: a property that never met an answer says nothing of it.
-	for seed := 0; seen[200] == 0 || seen[403] == 0 || seen[404] == 0 || byApproval == 0; seed++ {
+	rapid.Check(t, func(t *rapid.T) { check(t, tokenCases.Draw(t, "case")) })
+	// Random cases may miss a response. Continue until each has occurred.
+	for seed := 0; statuses[200] == 0 || statuses[403] == 0 || statuses[404] == 0 || byApproval == 0; seed++ {
 		if seed == 500 {
-			t.Fatal("not every answer was seen:", seen, byApproval)
+			t.Fatal("some responses never occurred:", statuses, byApproval)
 		}
-		check(t, anything.Example(seed))
+		check(t, tokenCases.Example(seed))
 	}
 }
 
-// found is the matches and the included of a searchset.
-func found(b m) (match, include []string) {
+// references returns the matched and the included resources of a searchset.
+func references(b m) (match, include []string) {
 	entries, ok := b["entry"].([]any)
 	if !ok {
 		return nil, nil

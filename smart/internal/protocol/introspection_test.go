@@ -32,7 +32,8 @@ func TestIntrospectionAndRevocation(t *testing.T) {
 			t.Errorf("%d %v", s, res)
 		}
 	}
-	if s, res := introspectAs(c, out["refresh_token"]); s != 200 || res["active"] != true || res["scope"] != out["scope"] {
+	if s, res := introspectAs(c, out["refresh_token"]); s != 200 || res["active"] != true ||
+		res["scope"] != out["scope"] {
 		t.Error(s, res)
 	}
 	inactive := func(name string, as client.Client, tok any) {
@@ -91,7 +92,8 @@ func TestIntrospectionAndRevocation(t *testing.T) {
 	w.reopen()
 	inactive("after a restart", c, out["access_token"])
 	back := w.backend("system/*.rs")
-	_, backendToken, _ := w.postForm(token.Path, back, url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}},
+	_, backendToken, _ := w.postForm(token.Path, back,
+		url.Values{"grant_type": {"client_credentials"}, "scope": {"system/*.rs"}},
 		nil)
 	if s := w.read(backendToken["access_token"], "Patient/p1"); s != 200 {
 		t.Fatal(s, backendToken)

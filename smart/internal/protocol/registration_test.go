@@ -58,8 +58,10 @@ func TestRegistration(t *testing.T) {
 			with(m{"redirect_uris": []string{}, "grant_types": []string{"authorization_code"}})},
 		"response type token": {tok, "invalid_client_metadata", with(m{"response_types": []string{"token"}})},
 		"grant type password": {tok, "invalid_client_metadata", with(m{"grant_types": []string{"password"}})},
-		"unsupported method":  {tok, "invalid_client_metadata", with(m{"token_endpoint_auth_method": "client_secret_jwt"})},
-		"no keys":             {tok, "invalid_client_metadata", with(m{"token_endpoint_auth_method": "private_key_jwt"})},
+		"unsupported method": {tok, "invalid_client_metadata",
+			with(m{"token_endpoint_auth_method": "client_secret_jwt"})},
+		"no keys": {tok, "invalid_client_metadata",
+			with(m{"token_endpoint_auth_method": "private_key_jwt"})},
 	} {
 		s, out := w.sendJSON("POST", register.Path, tc.tok, tc.body)
 		if s != 400 && s != 401 || out["error"] != tc.code {

@@ -150,7 +150,8 @@ const redirect = "https://app.example/cb"
 func newWorld(t testing.TB) *world { return newWorldTLS(t, false) }
 
 func newWorldTLS(t testing.TB, secure bool) *world {
-	w := &world{t: t, clock: &clock{t: time.Now().UTC().Truncate(time.Second)}, dir: t.TempDir(), handler: &swapHandler{}}
+	w := &world{t: t, clock: &clock{t: time.Now().UTC().Truncate(time.Second)}, dir: t.TempDir(),
+		handler: &swapHandler{}}
 	w.ec = must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	srv := httptest.NewUnstartedServer(w.handler)
 	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
@@ -209,7 +210,8 @@ func (w *world) open() {
 	base := w.base + "/fhir"
 	w.policy = &policy.Engine{Keys: w.ring, Clients: w.clients, Consents: consents, Scopes: scopes, Issuer: w.base,
 		Audience: base, Clock: now,
-		Authorizations: grants, RoleRules: roleRules, Roles: w.currentRoles, ExternalIssuers: w.external, Nonces: w.nonces,
+		Authorizations: grants, RoleRules: roleRules, Roles: w.currentRoles, ExternalIssuers: w.external,
+		Nonces:     w.nonces,
 		ConsentsOf: func(_, authorization string) access.Consents { return consents.Under(authorization) }}
 	appConsents := &appconsent.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base,
 		UserLife: token.UserLife(0),
@@ -219,19 +221,23 @@ func (w *world) open() {
 		Scopes: scopes, Clock: now,
 		Rand: rand.Reader, Issuer: w.base, Audience: base, Limits: unlimited, Alive: w.alive, Begun: appConsents.Begun,
 		Ended: appConsents.Ended, Nonces: w.nonces}))
-	w.launch = &launch.Service{Store: w.store, Audit: rec, Clients: w.clients, Auth: w.policy, Scopes: scopes, Clock: now,
-		Base: base, Logger: logger}
-	w.authorizer = must(authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: w.clients, Launches: w.launch,
-		Scopes: scopes, Clock: now,
+	w.launch = &launch.Service{Store: w.store, Audit: rec, Clients: w.clients, Auth: w.policy, Scopes: scopes,
+		Clock: now,
+		Base:  base, Logger: logger}
+	w.authorizer = must(authorize.New(authorize.Options{Store: w.store, Audit: rec, Clients: w.clients,
+		Launches: w.launch,
+		Scopes:   scopes, Clock: now,
 		Rand: rand.Reader, Issuer: w.base, Audience: base, RoleRules: roleRules, Now: w.tokens.Now, Limits: unlimited,
 		MaySelect: w.maySelect}))
 	w.registration = &register.Handler{Store: w.store, Audit: rec, Registry: w.clients, Scopes: scopes, Clock: now,
 		Rand: rand.Reader, Issuer: w.base,
 		Logger: logger, Limits: limit.New(unlimited)}
-	intro := introspect.New(introspect.Options{Policy: w.policy, Assertions: as, Tokens: w.tokens, Authorizations: grants,
-		Clients: w.clients, Audit: rec,
+	intro := introspect.New(introspect.Options{Policy: w.policy, Assertions: as, Tokens: w.tokens,
+		Authorizations: grants,
+		Clients:        w.clients, Audit: rec,
 		Clock: now, Issuer: w.base, Limits: unlimited})
-	service := &interaction.Service{Store: w.store, Validator: lazyValidator{}, Audit: rec, Clock: now, Rand: rand.Reader,
+	service := &interaction.Service{Store: w.store, Validator: lazyValidator{}, Audit: rec, Clock: now,
+		Rand:   rand.Reader,
 		Base:   base,
 		Checks: map[string]interaction.Check{"Device": policy.StepUp{Clock: now}.Device}}
 	exporter := must(bulk.New(ctx, bulk.Options{Store: w.store, Audit: rec, Clock: now, Rand: rand.Reader,
@@ -471,7 +477,8 @@ func (w *world) code(c client.Client, scopes string, change url.Values) string {
 }
 
 // postForm sends a form as an authenticated client.
-func (w *world) postForm(path string, c client.Client, form url.Values, edit func(*http.Request)) (int, m, http.Header) {
+func (w *world) postForm(path string, c client.Client, form url.Values,
+	edit func(*http.Request)) (int, m, http.Header) {
 	w.t.Helper()
 	v := url.Values{}
 	for k, values := range form {
