@@ -22,10 +22,10 @@ import (
 
 // dpopProof returns a DPoP proof with changes to its header and claims. A nil
 // claim is removed.
-func (w *world) dpopProof(key *ecdsa.PrivateKey, method, tokenURL string, tok any, header, claims m) string {
-	head := m{"wrong typ": "dpop+jwt", "alg": "ES256",
+func (w *world) dpopProof(key *ecdsa.PrivateKey, method, target string, tok any, header, claims m) string {
+	head := m{"typ": "dpop+jwt", "alg": "ES256",
 		"jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(&key.PublicKey)))))}
-	body := m{"jti": rand.Text(), "htm": method, "htu": tokenURL, "iat": w.clock.now().Unix()}
+	body := m{"jti": rand.Text(), "htm": method, "htu": target, "iat": w.clock.now().Unix()}
 	if tok != nil {
 		sum := sha256.Sum256([]byte(tok.(string)))
 		body["ath"] = base64.RawURLEncoding.EncodeToString(sum[:])
@@ -91,7 +91,7 @@ func TestDPoP(t *testing.T) {
 		"too old":       w.dpopProof(key, "POST", tokenURL, nil, nil, m{"iat": w.clock.now().Unix() - 61}),
 		"in the future": w.dpopProof(key, "POST", tokenURL, nil, nil, m{"iat": w.clock.now().Unix() + 6}),
 		"no jti":        w.dpopProof(key, "POST", tokenURL, nil, nil, m{"jti": nil}),
-		"wrong typ":     w.dpopProof(key, "POST", tokenURL, nil, m{"wrong typ": "JWT"}, nil),
+		"wrong typ":     w.dpopProof(key, "POST", tokenURL, nil, m{"typ": "JWT"}, nil),
 		"another key": w.dpopProof(other, "POST", tokenURL, nil,
 			m{"jwk": json.RawMessage(must(json.Marshal(must(jwk.FromRaw(&key.PublicKey)))))}, nil),
 		"private key": w.dpopProof(key, "POST", tokenURL, nil,
