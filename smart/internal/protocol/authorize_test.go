@@ -374,7 +374,7 @@ func TestRequestIsBoundToBrowser(t *testing.T) {
 		t.Error("same browser after a restart:", s)
 	}
 	if s := status(w.browser, page); s != 404 {
-		t.Error("a second answer:", s)
+		t.Error("second response:", s)
 	}
 	page, _ = begin()
 	w.clock.add(authorize.Life)

@@ -302,7 +302,7 @@ func (w *world) maySelect(_ context.Context, s authorize.Subject, patient, _ str
 	return fhir.Errorf(fhir.NotFound, "test", "the patient does not exist")
 }
 
-// page is the consent page. It answers for the person.
+// page is the consent page. It makes the decision of the person.
 func (w *world) page(c *gin.Context) {
 	ctx, id := authorize.WithBrowser(c.Request), c.Query("request")
 	p, err := w.authorizer.Pending(ctx, id)

@@ -240,7 +240,7 @@ func checkSignIn(v url.Values, req *storedRequest) *oauth.Error {
 // checkScopes narrows the requested scopes to those of the client and reads the
 // launch.
 func (s *Service) checkScopes(r *http.Request, v url.Values, c *client.Client, req *storedRequest) *oauth.Error {
-	asked, err := s.opts.Scopes.Offered(v.Get("scope"))
+	requested, err := s.opts.Scopes.Offered(v.Get("scope"))
 	if err != nil {
 		return oauth.Bad("invalid_scope", oauth.Text(err))
 	}
@@ -248,7 +248,7 @@ func (s *Service) checkScopes(r *http.Request, v url.Values, c *client.Client, r
 	if err != nil {
 		return oauth.Unavailable(err)
 	}
-	set := scope.Narrow(asked, allowed)
+	set := scope.Narrow(requested, allowed)
 	set = slices.DeleteFunc(set, func(sc scope.Scope) bool { return sc.Level == scope.System })
 	if !set.Has(scope.OpenID) { // the id_token, which identifies the person, requires openid
 		set = slices.DeleteFunc(set, func(sc scope.Scope) bool {
@@ -262,7 +262,7 @@ func (s *Service) checkScopes(r *http.Request, v url.Values, c *client.Client, r
 	if !accessible(set) {
 		return oauth.Bad("invalid_scope", "the app is registered for none of the requested scopes")
 	}
-	req.V1 = asked.AskedV1()
+	req.V1 = requested.AskedV1()
 	if req.Scope = set.String(); len(req.Scope) > scope.MaxLength {
 		return oauth.Bad("invalid_scope", "the scopes are too long; request fewer scopes")
 	}

@@ -6,7 +6,7 @@
 //
 // A client may introspect its own tokens, and the tokens of other clients if it
 // is registered as a resource server. It authenticates as at the token endpoint
-// or with one of its own access tokens (RFC 7662 2.1). For all other tokens the
+// or with one of its access tokens (RFC 7662 2.1). For all other tokens the
 // response is {"active":false} and nothing more.
 //
 // A client may revoke its own tokens. Revoking an access token ends that token

@@ -35,10 +35,10 @@ func TestUnauthenticatedRequestKeepsMark(t *testing.T) {
 		"grant type": func(*world) url.Values { return url.Values{"grant_type": {"client_credentials"}} },
 		"unknown client": func(*world) url.Values {
 			return url.Values{"grant_type": {"refresh_token"},
-				"client_id": {"nobody"}}
+				"client_id": {"unknown"}}
 		},
 		"assertion of an unknown client": func(w *world) url.Values {
-			return form(w.assertion(m{"sub": "nobody", "iss": "nobody"}), "system/Observation.rs")
+			return form(w.assertion(m{"sub": "unknown", "iss": "unknown"}), "system/Observation.rs")
 		},
 		"expired assertion": func(w *world) url.Values {
 			return form(w.assertion(m{"exp": w.clock.Now().Add(-time.Hour).Unix()}), "system/Observation.rs")

@@ -62,7 +62,7 @@ func (rq *request) fingerprint() string {
 }
 
 // rotate replaces a good refresh token. If the authorization was changed by
-// another request meanwhile, changed is true and there is no outcome.
+// another request in the meantime, changed is true and there is no outcome.
 func (e *Endpoint) rotate(ctx context.Context, rq *request, rec *authz.Record,
 	p authz.RefreshToken) (out outcome, changed bool) {
 	if e.opts.Alive != nil {

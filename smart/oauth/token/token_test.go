@@ -362,7 +362,7 @@ func TestAssertionsRefused(t *testing.T) {
 		"duplicate member":    dup,
 		"two keys of one kid": w.assertion(m{"iss": sibling.ID, "sub": sibling.ID}),
 		"disabled client":     w.assertion(m{"iss": disabled.ID, "sub": disabled.ID}),
-		"unknown client":      w.assertion(m{"iss": "nobody", "sub": "nobody"}),
+		"unknown client":      w.assertion(m{"iss": "unknown", "sub": "unknown"}),
 		"client is a path":    w.assertion(m{"iss": "../jti", "sub": "../jti"}),
 		"iss is not sub":      w.assertion(m{"iss": sibling.ID}),
 		"no iss":              w.assertion(m{"iss": nil}),
@@ -408,7 +408,7 @@ func TestAssertionsRefused(t *testing.T) {
 func TestErrorDoesNotDiscloseRegistration(t *testing.T) {
 	w := newWorld(t)
 	other := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
-	_, a := w.requestToken(w.assertion(m{"iss": "nobody", "sub": "nobody"}))
+	_, a := w.requestToken(w.assertion(m{"iss": "unknown", "sub": "unknown"}))
 	_, b := w.requestToken(sign(m{"alg": "ES384", "kid": "e1", "typ": "JWT"}, w.claims(nil), other))
 	_, c := w.requestToken(sign(m{"alg": "ES384", "kid": "e9", "typ": "JWT"}, w.claims(nil), w.ec))
 	if a["error_description"] != b["error_description"] || b["error_description"] != c["error_description"] {
@@ -541,7 +541,7 @@ func TestAccessTokensRefused(t *testing.T) {
 		"scope":        signed("at+jwt", m{"scope": "nonsense"}),
 		"no person":    signed("at+jwt", m{"scope": "patient/*.rs"}),
 		"no authz":     signed("at+jwt", m{"scope": "patient/*.rs", "authz": strings.Repeat("a", 26), "patient": "p1"}),
-		"client":       signed("at+jwt", m{"client_id": "nobody"}),
+		"client":       signed("at+jwt", m{"client_id": "unknown"}),
 		"huge":         strings.Repeat("x", 10000),
 		"empty":        "",
 	} {
@@ -740,7 +740,7 @@ func TestOperatorIssue(t *testing.T) {
 	if p, err := w.bearer(tok.Access); err != nil || p.ClientID != w.id {
 		t.Fatal(p, err)
 	}
-	if _, err := w.endpoint.Issue(t.Context(), "nobody", "system/*.rs", time.Hour,
+	if _, err := w.endpoint.Issue(t.Context(), "unknown", "system/*.rs", time.Hour,
 		"uid:0"); fhir.KindOf(err) != fhir.NotFound {
 		t.Error(err)
 	}
