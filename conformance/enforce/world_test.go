@@ -255,7 +255,7 @@ func open(f fault) *world {
 	w.grants = &authz.Store{State: st}
 	w.policy = &policy.Engine{Keys: ring(), Clients: w.clients, Consents: w.consents, Scopes: scopes,
 		Issuer: issuer, Audience: base,
-		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Grants: w.grants,
+		Clock: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Authorizations: w.grants,
 		RoleRules: role.RulesOf, Latest: w.db.LastSeq}
 	grantFor := func(ctx context.Context, id, s string) (*access.Grant, error) {
 		c, err := w.clients.Get(ctx, id)

@@ -57,8 +57,8 @@ func newPolicy(ctx context.Context, env environment, db *pebblestore.DB, ring *k
 		}
 	}
 	return &policy.Engine{Keys: ring, Clients: clients, Consents: consents, Scopes: clients.Scopes,
-		Issuer: env.base, Audience: env.fhirBase(), Clock: env.now, Grants: &authz.Store{State: db},
-		RoleRules: role.RulesOf, Roles: people.signs.Roles, ConsentsOf: people.consentsOf, Outside: external,
+		Issuer: env.base, Audience: env.fhirBase(), Clock: env.now, Authorizations: &authz.Store{State: db},
+		RoleRules: role.RulesOf, Roles: people.signs.Roles, ConsentsOf: people.consentsOf, ExternalIssuers: external,
 		Nonces: nonces, Latest: db.LastSeq}, nil
 }
 
@@ -89,7 +89,7 @@ func newAuthorization(ctx context.Context, env environment, db *pebblestore.DB, 
 	selection := contextSelection{store: db, base: env.fhirBase(), roles: people.signs.Roles}
 	out.authorize, err = authorize.New(authorize.Options{Store: db, Audit: rec, Clients: clients,
 		Launches: out.launches, Scopes: scopes, Clock: env.now, Rand: rand.Reader, Issuer: env.base,
-		Audience: env.fhirBase(), Logger: env.log, Page: env.config.ConsentPage, Refused: refused,
+		Audience: env.fhirBase(), Logger: env.log, Page: env.config.ConsentPage, ShowError: refused,
 		RoleRules: role.RulesOf, MaySelect: selection.check, Now: out.tokens.Now})
 	if err != nil {
 		return out, err
@@ -97,7 +97,7 @@ func newAuthorization(ctx context.Context, env environment, db *pebblestore.DB, 
 	out.registration = &register.Handler{Store: db, Audit: rec, Registry: clients, Scopes: scopes, Clock: env.now,
 		Rand: rand.Reader, Issuer: env.base, Logger: env.log, Limits: register.NewLimits()}
 	out.introspection = introspect.New(introspect.Options{Policy: pol, Assertions: assertions, Tokens: out.tokens,
-		Grants: pol.Grants, Clients: clients, Audit: rec, Clock: env.now, Issuer: env.base, Logger: env.log})
+		Authorizations: pol.Authorizations, Clients: clients, Audit: rec, Clock: env.now, Issuer: env.base, Logger: env.log})
 	return out, nil
 }
 

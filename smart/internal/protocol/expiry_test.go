@@ -9,12 +9,12 @@ import (
 	"pulsegate/smart/client"
 )
 
-// TestExpiredTokenIsToldSo holds RFC 6750, section 3.1: the challenge of a
-// token that was good until it expired says so, and that of any other bad
-// token does not.
-func TestExpiredTokenIsToldSo(t *testing.T) {
+// TestExpiredTokenError checks that the challenge for an expired token names
+// the reason (RFC 6750 3.1), and that the challenge for a forged token does
+// not.
+func TestExpiredTokenError(t *testing.T) {
 	w := newWorld(t)
-	tok := w.get(w.app(client.None, nil), offline)["access_token"].(string)
+	tok := w.authorize(w.app(client.None, nil), offline)["access_token"].(string)
 	challenge := func(tok string) string {
 		t.Helper()
 		r, err := http.NewRequest("GET", w.base+"/fhir/Patient/p1", nil)
