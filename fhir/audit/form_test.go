@@ -57,21 +57,21 @@ func TestEventsOfOneCallerShareAForm(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if (w.Form != nil) != (c.form && n > 0) {
-				t.Fatalf("%s %d: form %v", name, n, w.Form != nil)
+			if (w.Template != nil) != (c.form && n > 0) {
+				t.Fatalf("%s %d: form %v", name, n, w.Template != nil)
 			}
 			if f, ok := parseLeaf(leaf); !ok || !f.matches(w.Resource.JSON) {
 				t.Fatalf("%s: the leaf is not of the whole bytes", name)
 			}
-			if w.Form == nil {
+			if w.Template == nil {
 				continue
 			}
 			if first == nil {
-				first = w.Form
+				first = w.Template
 			}
-			own := store.AppendOwn(nil, w.Resource.JSON, w.Cuts)
-			json, ok := w.Form.JSON("AuditEvent", w.Resource.ID, own)
-			if w.Form != first || !ok || string(json) != string(w.Resource.JSON) || len(own) > 250 {
+			own := store.AppendSlots(nil, w.Resource.JSON, w.Cuts)
+			json, ok := w.Template.JSON("AuditEvent", w.Resource.ID, own)
+			if w.Template != first || !ok || string(json) != string(w.Resource.JSON) || len(own) > 250 {
 				t.Errorf("%s: %d bytes of its own give %s", name, len(own), json)
 			}
 		}

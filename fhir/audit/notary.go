@@ -286,7 +286,7 @@ func (n *Notary) Run(ctx context.Context) error {
 			return n.Sign()
 		case <-t.C:
 			if err := n.Sign(); err != nil {
-				n.opts.Logger.ErrorContext(ctx, "audit checkpoint could not be written", "err", err)
+				n.opts.Logger.ErrorContext(ctx, "audit checkpoint could not be written", "error", err)
 			}
 		}
 	}

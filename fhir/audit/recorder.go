@@ -100,7 +100,7 @@ func (r *Recorder) Prepare(ev Event) (store.Write, store.Leaf, error) {
 		Op:       store.Put,
 		Resource: fhir.Resource{Type: "AuditEvent", ID: id, JSON: x.body},
 		Values:   x.values,
-		Form:     x.form,
+		Template: x.form,
 		Cuts:     x.cuts,
 		Expect:   store.Fresh,
 	}
@@ -130,7 +130,7 @@ func (r *Recorder) Record(ctx context.Context, evs ...Event) error {
 		}
 	}
 	if err := r.waiting.commit(ctx, p); err != nil {
-		r.opts.Logger.ErrorContext(ctx, "audit events could not be recorded", "events", len(evs), "err", err)
+		r.opts.Logger.ErrorContext(ctx, "audit events could not be recorded", "events", len(evs), "error", err)
 		return fhir.Wrap("audit.Record", err)
 	}
 	return nil

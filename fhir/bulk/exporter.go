@@ -260,7 +260,7 @@ func (x *Exporter) start(j *job, g *access.Grant) {
 		}
 		j.State = complete
 		if err != nil {
-			x.opts.Logger.ErrorContext(x.ctx, "export failed", "job", j.ID, "err", err)
+			x.opts.Logger.ErrorContext(x.ctx, "export failed", "job", j.ID, "error", err)
 			j.State = failed
 		}
 		sw, _, err := x.put(j, store.StateEquals, old)
@@ -268,7 +268,7 @@ func (x *Exporter) start(j *job, g *access.Grant) {
 			_, err = x.opts.Store.Commit(x.ctx, &store.Batch{State: []store.StateWrite{sw}})
 		}
 		if err != nil && fhir.KindOf(err) != fhir.Conflict { // Conflict: deleted meanwhile
-			x.opts.Logger.ErrorContext(x.ctx, "export state could not be written", "job", j.ID, "err", err)
+			x.opts.Logger.ErrorContext(x.ctx, "export state could not be written", "job", j.ID, "error", err)
 		}
 	})
 }

@@ -303,7 +303,7 @@ func (e *Engine) follow() {
 				break
 			}
 			if err != nil {
-				e.opts.Logger.Error("subscriptions cannot follow the change log", "err", err)
+				e.opts.Logger.Error("subscriptions cannot follow the change log", "error", err)
 				if !sleep(e.ctx, nil, backoff) {
 					return
 				}

@@ -187,7 +187,7 @@ func (d *sender) deliver(ctx context.Context, v view) time.Duration {
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			d.e.opts.Logger.ErrorContext(ctx, "events cannot be read", "subscription", d.s.id, "err", err)
+			d.e.opts.Logger.ErrorContext(ctx, "events cannot be read", "subscription", d.s.id, "error", err)
 		}
 		return d.failed(ctx, v)
 	}
@@ -309,7 +309,7 @@ func (d *sender) notify(ctx context.Context, v view, kind string, items []item) 
 	if err := d.record(ctx, v, kind, items); err != nil {
 		if ctx.Err() == nil {
 			d.e.opts.Logger.ErrorContext(ctx, "a notification cannot be recorded and is not sent", "subscription",
-				d.s.id, "err", err)
+				d.s.id, "error", err)
 		}
 		return false
 	}
@@ -466,7 +466,7 @@ func (d *sender) save(ctx context.Context) {
 	if err != nil {
 		if ctx.Err() == nil {
 			d.e.opts.Logger.ErrorContext(ctx, "the place of a subscription cannot be written", "subscription",
-				d.s.id, "err", err)
+				d.s.id, "error", err)
 		}
 		return
 	}
@@ -485,7 +485,7 @@ func (d *sender) become(ctx context.Context, v view, status, reason string) time
 		fhir.KindOf(err) == fhir.Gone:
 	default:
 		d.e.opts.Logger.ErrorContext(ctx, "the status of a subscription cannot be written", "subscription", d.s.id,
-			"err", err)
+			"error", err)
 		d.shaken = 0
 		return d.e.opts.MinBackoff
 	}

@@ -91,9 +91,9 @@ func (approvals *Approvals) Begun(_ context.Context, b *store.Batch, approved au
 func (approvals *Approvals) lasts(granted scope.Set) time.Duration {
 	switch {
 	case granted.Has(scope.Offline):
-		return authz.CodeLife + authz.Absolute
+		return authz.CodeLife + authz.AbsoluteLife
 	case granted.Has(scope.Online):
-		return authz.CodeLife + authz.Session
+		return authz.CodeLife + authz.SessionLife
 	}
 	return authz.CodeLife + approvals.UserLife
 }

@@ -34,7 +34,7 @@ type consentData struct {
 
 // pending returns the authorization request that the page is about.
 func (req *request) pending() (*authorize.Pending, context.Context, error) {
-	ctx := authorize.Bound(req.http)
+	ctx := authorize.WithBrowser(req.http)
 	p, err := req.pages.Flow.Pending(ctx, req.value("request"))
 	if err != nil && fhir.KindOf(err) == fhir.NotFound {
 		return nil, ctx, fhir.Errorf(fhir.NotFound, "pages.pending",
