@@ -45,8 +45,8 @@ var pageTexts = map[string]string{
 	"one of jwks and jwks_url is needed":                    "jwks_url: Enter the URL of the keys, or the key set itself.",
 	"grant_types: client_credentials needs private_key_jwt": "redirect_uris: Enter at least one redirect URI.",
 	"The key set is not JSON.":                              "jwks: The key set is not JSON.",
-	"patient: a FHIR id":                                    "This is not the ID of a patient.",
-	"encounter: a FHIR id":                                  "This is not the ID of an encounter.",
+	"patient: must be a FHIR id":                            "This is not the ID of a patient.",
+	"encounter: must be a FHIR id":                          "This is not the ID of an encounter.",
 }
 
 // wrong assigns an error to a form field. The result maps the field's element
