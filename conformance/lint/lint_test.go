@@ -177,6 +177,7 @@ var rooms = []struct {
 	test bool // the rule holds for test files too
 }{
 	{"pulsegate/fhir/access", nil, true},
+	{"pulsegate/fhir/element", nil, true},
 	{"pulsegate/mapping/sample", nil, true},
 	{"pulsegate/adapters", []string{"pulsegate/adapters", "pulsegate/mapping/sample"}, true},
 	{"pulsegate/fhir", []string{"pulsegate/fhir"}, false},

@@ -17,6 +17,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/store"
 )
 
@@ -171,9 +172,9 @@ func (r *rules) profile(e *tEvent, name string) {
 	case "IHE.IUA.71":
 		r.must(e.Type.Code == "110114" && len(e.Subtype) == 1 && e.Subtype[0].Code == "ITI-71" && e.Action == "E" &&
 			e.Outcome == "0", "IUA head")
-		r.slice(e, sysDCM, "110150")
+		r.slice(e, element.DICOM, "110150")
 		r.slice(e, sysBALPAgent, "AuthzOauthService")
-		r.must(len(e.Agent) == 2+len(e.agents(sysParticipationType, "IRCP")) && len(e.Agent) <= 3, "closed agents")
+		r.must(len(e.Agent) == 2+len(e.agents(element.ParticipationType, "IRCP")) && len(e.Agent) <= 3, "closed agents")
 		r.must(len(e.Entity) == 1 && e.Entity[0].Role.Code == "24" && e.Entity[0].Query != "" &&
 			e.Entity[0].What == nil, "closed entity")
 		return
@@ -182,11 +183,11 @@ func (r *rules) profile(e *tEvent, name string) {
 		if strings.HasSuffix(name, "Recipient") {
 			own, typ, action = "110152", "110107", "C"
 		}
-		r.must(e.Type.System == sysDCM && e.Type.Code == typ && e.Action == action && e.hasSubtype("disclose"),
+		r.must(e.Type.System == element.DICOM && e.Type.Code == typ && e.Action == action && e.hasSubtype("disclose"),
 			"disclosure head")
-		r.slice(e, sysDCM, "110153")
-		r.slice(e, sysDCM, "110152")
-		for _, i := range e.agents(sysDCM, own) {
+		r.slice(e, element.DICOM, "110153")
+		r.slice(e, element.DICOM, "110152")
+		for _, i := range e.agents(element.DICOM, own) {
 			a, o := e.Agent[i].Who, e.Source.Observer
 			r.must(a != nil && a.Identifier != nil && o.Identifier != nil && *a.Identifier == *o.Identifier,
 				"val-audit-source")
@@ -207,12 +208,12 @@ func (r *rules) restProfile(e *tEvent, name string) {
 		subtypes       []string
 		client, server [2]string
 	}
-	src, dst := [2]string{sysDCM, "110153"}, [2]string{sysDCM, "110152"}
+	src, dst := [2]string{element.DICOM, "110153"}, [2]string{element.DICOM, "110152"}
 	table := map[string]row{
 		"Create": {"C", []string{"create"}, src, dst},
 		"Read":   {"R", []string{"read", "vread"}, dst, src},
 		"Update": {"U", []string{"update", "patch"}, src, dst},
-		"Delete": {"D", []string{"delete"}, [2]string{sysDCM, "110150"}, [2]string{sysParticipant, "custodian"}},
+		"Delete": {"D", []string{"delete"}, [2]string{element.DICOM, "110150"}, [2]string{element.ProvenanceParticipantType, "custodian"}},
 		"Query":  {"E", []string{"search", "search-type", "search-system", "operation"}, src, dst},
 	}
 	w, ok := table[verb]
@@ -426,7 +427,7 @@ func TestTokenOfAPerson(t *testing.T) {
 	if err := json.Unmarshal(w.Resource.JSON, &e); err != nil {
 		t.Fatal(err)
 	}
-	who := e.agents(sysParticipationType, "IRCP")
+	who := e.agents(element.ParticipationType, "IRCP")
 	if err := validate(w.Resource.JSON); err != nil || len(who) != 1 || len(e.Meta.Profile) != 1 {
 		t.Fatalf("%v %s", err, w.Resource.JSON)
 	}

@@ -8,21 +8,20 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 )
 
-const sysParticipationType = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
-
 // shape is what an Event becomes, worked out before any byte is written.
 type shape struct {
-	typ      coding
-	subtypes []coding
+	typ      element.Coding
+	subtypes []element.Coding
 	action   byte
 	profile  string // "" claims nothing
-	client   coding
-	server   coding
-	source   coding
+	client   element.Coding
+	server   element.Coding
+	source   element.Coding
 	// dataPattern: data entities; queryPattern: one entity with the request.
 	query bool
 	// closed: no entity beyond the one of the pattern (IUA).
@@ -30,31 +29,43 @@ type shape struct {
 }
 
 var ( // read only
-	dcmSource      = coding{sysDCM, "110153", "Source Role ID"}
-	dcmDestination = coding{sysDCM, "110152", "Destination Role ID"}
-	dcmApplication = coding{sysDCM, "110150", "Application"}
-	restType       = coding{sysEventType, "rest", "Restful Operation"}
-	appServer      = coding{sysSourceType, "4", "Application Server"}
-	secServer      = coding{sysSourceType, "6", "Security Server"}
+	dcmSource      = dicom("110153", "Source Role ID")
+	dcmDestination = dicom("110152", "Destination Role ID")
+	dcmApplication = dicom("110150", "Application")
+	restType       = coding(sysEventType, "rest", "Restful Operation")
+	appServer      = coding(sysSourceType, "4", "Application Server")
+	secServer      = coding(sysSourceType, "6", "Security Server")
 
-	entityPerson  = coding{sysEntityType, "1", "Person"}
-	entityObject  = coding{sysEntityType, "2", "System Object"}
-	entityOther   = coding{sysEntityType, "4", "Other"}
-	entityRequest = coding{sysBALPEntity, "XrequestId", ""}
-	rolePatient   = coding{sysObjectRole, "1", "Patient"}
-	roleResource  = coding{sysObjectRole, "4", "Domain Resource"}
-	roleJob       = coding{sysObjectRole, "20", "Job"}
-	roleQuery     = coding{sysObjectRole, "24", "Query"}
+	entityPerson  = newEntityCode(sysEntityType, "1", "Person")
+	entityObject  = newEntityCode(sysEntityType, "2", "System Object")
+	entityOther   = newEntityCode(sysEntityType, "4", "Other")
+	entityRequest = newEntityCode(sysBALPEntity, "XrequestId", "")
+	rolePatient   = newEntityCode(sysObjectRole, "1", "Patient")
+	roleResource  = newEntityCode(sysObjectRole, "4", "Domain Resource")
+	roleJob       = newEntityCode(sysObjectRole, "20", "Job")
+	roleQuery     = newEntityCode(sysObjectRole, "24", "Query")
 )
 
-func interaction(code string) coding {
+// entityCode is the type or role of an entity with its JSON, which is the same
+// in every event.
+type entityCode struct {
+	coding element.Coding
+	json   []byte
+}
+
+func newEntityCode(system, code, display string) entityCode {
+	c := coding(system, code, display)
+	return entityCode{c, appendCoding(nil, c)}
+}
+
+func interaction(code string) element.Coding {
 	switch code {
 	case "read", "vread", "update", "patch", "delete", "history", "history-instance", "history-type",
 		"history-system", "create", "search", "search-type", "search-system", "capabilities",
 		"transaction", "batch", "operation":
-		return coding{sysInteraction, code, ""}
+		return coding(sysInteraction, code, "")
 	}
-	return coding{sysInteraction, "operation", ""}
+	return coding(sysInteraction, "operation", "")
 }
 
 // shapeOf chooses the pattern; claim decides on the profile afterwards.
@@ -62,51 +73,51 @@ func shapeOf(ev *Event) shape {
 	s := shape{source: appServer, client: dcmSource, server: dcmDestination, action: 'E'}
 	switch ev.Type {
 	case TokenIssue:
-		s.typ = coding{sysDCM, "110114", "User Authentication"}
-		s.subtypes = []coding{{sysIHEEvent, "ITI-71", "Get Access Token"}}
+		s.typ = dicom("110114", "User Authentication")
+		s.subtypes = []element.Coding{coding(sysIHEEvent, "ITI-71", "Get Access Token")}
 		s.client = dcmApplication
-		s.server = coding{sysBALPAgent, "AuthzOauthService", ""}
+		s.server = coding(sysBALPAgent, "AuthzOauthService", "")
 		s.source, s.query, s.closed = secServer, true, true
 		s.profile = "IHE.IUA.71"
 	case Disclosure:
-		s.typ = coding{sysDCM, "110106", "Export"}
-		s.subtypes = []coding{{sysLifecycle, "disclose", ""}}
+		s.typ = dicom("110106", "Export")
+		s.subtypes = []element.Coding{coding(element.ISO21089Lifecycle, "disclose", "")}
 		s.action, s.client, s.server = 'R', dcmDestination, dcmSource
 		s.profile = "IHE.BasicAudit.PrivacyDisclosure.Source"
 	case Ingest:
-		s.typ = coding{sysDCM, "110107", "Import"}
-		s.subtypes = []coding{{sysLifecycle, "disclose", ""}, {sysLifecycle, "receive", ""}}
+		s.typ = dicom("110107", "Import")
+		s.subtypes = []element.Coding{coding(element.ISO21089Lifecycle, "disclose", ""), coding(element.ISO21089Lifecycle, "receive", "")}
 		s.action = 'C'
 		s.profile = "IHE.BasicAudit.PrivacyDisclosure.Recipient"
 	case IngestRefuse:
-		s.typ = coding{sysDCM, "110107", "Import"}
-		s.subtypes = []coding{{sysLifecycle, "receive", ""}}
+		s.typ = dicom("110107", "Import")
+		s.subtypes = []element.Coding{coding(element.ISO21089Lifecycle, "receive", "")}
 		s.action = 'C'
 	case ConsentDeny:
-		s.typ = coding{sysDCM, "110113", "Security Alert"}
-		s.subtypes = []coding{{sysBALPAuthZ, "AuthZ-Consent", ""}}
+		s.typ = dicom("110113", "Security Alert")
+		s.subtypes = []element.Coding{coding(sysBALPAuthZ, "AuthZ-Consent", "")}
 		s.client = dcmApplication
-		s.server = coding{sysSecurity, "authserver", ""}
+		s.server = coding(sysSecurity, "authserver", "")
 	case AuditRead:
-		s.typ = coding{sysDCM, "110101", "Audit Log Used"}
-		s.subtypes = []coding{interaction(ev.Interaction)}
+		s.typ = dicom("110101", "Audit Log Used")
+		s.subtypes = []element.Coding{interaction(ev.Interaction)}
 		s.action, s.client, s.server = 'R', dcmDestination, dcmSource
 		s.query = ev.Query != ""
 	case Operator:
-		s.typ = coding{sysDCM, "110100", "Application Activity"}
-		s.subtypes = []coding{{fhir.Canonical + "/CodeSystem/operator-command", safeCode(ev.Interaction), ""}}
+		s.typ = dicom("110100", "Application Activity")
+		s.subtypes = []element.Coding{coding(fhir.Canonical+"/CodeSystem/operator-command", safeCode(ev.Interaction), "")}
 		s.client, s.server = dcmApplication, dcmDestination
 	case Lifecycle:
-		s.typ = coding{sysDCM, "110100", "Application Activity"}
-		s.subtypes = []coding{{sysDCM, "110120", "Application Start"}}
+		s.typ = dicom("110100", "Application Activity")
+		s.subtypes = []element.Coding{dicom("110120", "Application Start")}
 		if ev.Interaction == "stop" {
-			s.subtypes = []coding{{sysDCM, "110121", "Application Stop"}}
+			s.subtypes = []element.Coding{dicom("110121", "Application Stop")}
 		}
-		s.client, s.server = coding{sysDCM, "110151", "Application Launcher"}, dcmApplication
+		s.client, s.server = dicom("110151", "Application Launcher"), dcmApplication
 	case SignIn, SignOut, Security, Decision:
 		personShape(ev, &s)
 	case Export:
-		s.typ, s.subtypes, s.query = restType, []coding{interaction("operation")}, true
+		s.typ, s.subtypes, s.query = restType, []element.Coding{interaction("operation")}, true
 		s.profile = "IHE.BasicAudit.Query"
 	default:
 		restShape(ev, &s)
@@ -117,41 +128,41 @@ func shapeOf(ev *Event) shape {
 // personShape is that of what a person does on the server's own pages: DICOM
 // PS3.16 CID 401 and 403, and AuthZ-Consent of BALP for a decision.
 func personShape(ev *Event, s *shape) {
-	s.client, s.server, s.source = coding{sysParticipation, "IRCP", "information recipient"},
-		coding{sysSecurity, "authserver", ""}, secServer
+	s.client, s.server, s.source = coding(element.ParticipationType, "IRCP", "information recipient"),
+		coding(sysSecurity, "authserver", ""), secServer
 	switch ev.Type {
 	case SignIn:
-		s.typ = coding{sysDCM, "110114", "User Authentication"}
-		s.subtypes = []coding{{sysDCM, "110122", "Login"}}
+		s.typ = dicom("110114", "User Authentication")
+		s.subtypes = []element.Coding{dicom("110122", "Login")}
 	case SignOut:
-		s.typ = coding{sysDCM, "110114", "User Authentication"}
-		s.subtypes = []coding{{sysDCM, "110123", "Logout"}}
+		s.typ = dicom("110114", "User Authentication")
+		s.subtypes = []element.Coding{dicom("110123", "Logout")}
 	case Decision:
-		s.typ = coding{sysDCM, "110113", "Security Alert"}
-		s.subtypes = []coding{{sysBALPAuthZ, "AuthZ-Consent", ""}}
+		s.typ = dicom("110113", "Security Alert")
+		s.subtypes = []element.Coding{coding(sysBALPAuthZ, "AuthZ-Consent", "")}
 	default:
-		s.typ = coding{sysDCM, "110113", "Security Alert"}
-		s.subtypes = []coding{securitySubtype(ev.Interaction)}
+		s.typ = dicom("110113", "Security Alert")
+		s.subtypes = []element.Coding{securitySubtype(ev.Interaction)}
 	}
 }
 
 // securitySubtype gives the DICOM code of a Security event's Interaction.
-func securitySubtype(interaction string) coding {
+func securitySubtype(interaction string) element.Coding {
 	switch interaction {
 	case "emergency-start":
-		return coding{sysDCM, "110127", "Emergency Override Started"}
+		return dicom("110127", "Emergency Override Started")
 	case "emergency-stop":
-		return coding{sysDCM, "110138", "Emergency Override Stopped"}
+		return dicom("110138", "Emergency Override Stopped")
 	case "roles":
-		return coding{sysDCM, "110136", "Security Roles Changed"}
+		return dicom("110136", "Security Roles Changed")
 	case "attributes":
-		return coding{sysDCM, "110137", "User security Attributes Changed"}
+		return dicom("110137", "User security Attributes Changed")
 	}
-	return coding{sysDCM, "110129", "Security Configuration"}
+	return dicom("110129", "Security Configuration")
 }
 
 // queryRole is the role of the entity that holds the request.
-func (s *shape) queryRole() coding {
+func (s *shape) queryRole() entityCode {
 	if s.query {
 		return roleQuery
 	}
@@ -160,7 +171,7 @@ func (s *shape) queryRole() coding {
 
 func restShape(ev *Event, s *shape) {
 	s.typ = restType
-	s.subtypes = []coding{interaction(ev.Interaction)}
+	s.subtypes = []element.Coding{interaction(ev.Interaction)}
 	switch ev.Interaction {
 	case "create":
 		s.action, s.profile = 'C', "IHE.BasicAudit.Create"
@@ -171,7 +182,7 @@ func restShape(ev *Event, s *shape) {
 		s.action, s.profile = 'U', "IHE.BasicAudit.Update"
 	case "delete":
 		s.action, s.profile = 'D', "IHE.BasicAudit.Delete"
-		s.client, s.server = dcmApplication, coding{sysParticipant, "custodian", "Custodian"}
+		s.client, s.server = dcmApplication, coding(element.ProvenanceParticipantType, "custodian", "Custodian")
 	case "search", "search-type", "search-system":
 		s.profile, s.query = "IHE.BasicAudit.Query", true
 	case "history", "history-instance", "history-type", "history-system", "capabilities":
@@ -316,20 +327,20 @@ func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 	b = append(b, r.network...)
 	b = append(b, '}')
 	if token {
-		b = appendAgent(b, coding{sysBALPAgent, "UserOauthAgent", ""}, p.Issuer, nonBlank(p.Subject, p.ClientID))
+		b = appendAgent(b, coding(sysBALPAgent, "UserOauthAgent", ""), p.Issuer, nonBlank(p.Subject, p.ClientID))
 		b = append(b, `,"policy":[`...)
 		b = appendString(b, jtiPrefix+uriSafe(p.TokenID))
 		b = append(b, `]}`...)
 	}
 	if person {
-		b = append(appendAgent(b, coding{sysParticipationType, "IRCP", "information recipient"}, p.Issuer,
+		b = append(appendAgent(b, coding(element.ParticipationType, "IRCP", "information recipient"), p.Issuer,
 			p.Subject), '}')
 	}
 	return b
 }
 
 // appendAgent appends an agent who asked, without its closing brace.
-func appendAgent(b []byte, role coding, issuer, subject string) []byte {
+func appendAgent(b []byte, role element.Coding, issuer, subject string) []byte {
 	b = append(b, `,{"type":{"coding":[`...)
 	b = appendCoding(b, role)
 	b = append(b, `]},"who":{"identifier":{`...)
@@ -390,9 +401,9 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string, own *cuts) []
 		b = appendString(b, "Patient/"+patient)
 		end()
 		b = append(b, `},"type":`...)
-		b = appendCoding(b, entityPerson)
+		b = append(b, entityPerson.json...)
 		b = append(b, `,"role":`...)
-		b = appendCoding(b, rolePatient)
+		b = append(b, rolePatient.json...)
 		b = append(b, '}')
 	}
 	// A query entity stands instead of the data entities: the results of a
@@ -401,9 +412,9 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string, own *cuts) []
 	if asQuery && ev.Query != "" {
 		open()
 		b = append(b, `"type":`...)
-		b = appendCoding(b, entityObject)
+		b = append(b, entityObject.json...)
 		b = append(b, `,"role":`...)
-		b = appendCoding(b, s.queryRole())
+		b = append(b, s.queryRole().json...)
 		b = append(b, `,"query":`...)
 		begin()
 		b = appendBase64(b, ev.Query)
@@ -430,13 +441,13 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string, own *cuts) []
 		b = appendString(b, ev.RequestID)
 		end()
 		b = append(b, `}},"type":`...)
-		b = appendCoding(b, entityRequest)
+		b = append(b, entityRequest.json...)
 		b = append(b, '}')
 	}
 	if len(ev.Extra) > 0 {
 		open()
 		b = append(b, `"type":`...)
-		b = appendCoding(b, entityOther)
+		b = append(b, entityOther.json...)
 		b = appendDetails(b, ev, false)
 		b = append(b, '}')
 	}
@@ -467,9 +478,9 @@ func appendData(b []byte, d *DataRef, own *cuts) []byte {
 		// Asked for under a name that no resource can have.
 		b = append(b, `"what":{"display":"not a resource of this server"},"type":`...)
 	}
-	b = appendCoding(b, entityObject)
+	b = append(b, entityObject.json...)
 	b = append(b, `,"role":`...)
-	return appendCoding(b, roleResource)
+	return append(b, roleResource.json...)
 }
 
 func letters(s string) bool {

@@ -16,6 +16,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/store"
 )
 
@@ -51,7 +52,7 @@ func NewRecorder(o Options) (*Recorder, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	r := &Recorder{opts: o, waiting: gatherer{store: o.Store}}
-	r.observer = append(r.observer, `{"identifier":{"system":"urn:ietf:rfc:3986","value":`...)
+	r.observer = append(r.observer, `{"identifier":{"system":"`+element.URI+`","value":`...)
 	r.observer = appendString(r.observer, o.Observer)
 	r.observer = append(r.observer, `},"display":"Pulsegate"}`...)
 	r.network = appendNetwork(nil, o.Observer)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 )
 
@@ -28,8 +29,8 @@ func (x *index) put(param string, fill func()) {
 
 func (x *index) code(s string) { x.all = append(x.all, search.Value{Code: s}) }
 
-func (x *index) coding(c coding) {
-	x.all = append(x.all, search.Value{System: c.system, Code: clean(c.code), Text: search.Fold(c.display)})
+func (x *index) coding(c element.Coding) {
+	x.all = append(x.all, search.Value{System: c.System, Code: clean(c.Code), Text: search.Fold(c.Display)})
 }
 
 func (x *index) words(s string) {
@@ -58,7 +59,7 @@ func (r *Recorder) frameValues(ev *Event, f *frame, patient string) map[string][
 			x.coding(c)
 		}
 	})
-	x.put("source", func() { x.identifier(sysURI, r.opts.Observer) })
+	x.put("source", func() { x.identifier(element.URI, r.opts.Observer) })
 	r.agentValues(x, ev)
 	if len(ev.Data) <= 1 {
 		entityCodes(x, ev, s, patient)
@@ -106,7 +107,7 @@ func (r *Recorder) agentValues(x *index, ev *Event) {
 		default:
 			x.identifier("", nonBlank(p.Operator, "unknown"))
 		}
-		x.identifier(sysURI, r.opts.Observer)
+		x.identifier(element.URI, r.opts.Observer)
 		if token {
 			system := ""
 			if p.Issuer != "" {
@@ -169,30 +170,30 @@ func entityCodes(x *index, ev *Event, s *shape, patient string) {
 	person, query, data, request, extra := entities(ev, s, patient)
 	x.put("entity-type", func() {
 		if person {
-			x.coding(entityPerson)
+			x.coding(entityPerson.coding)
 		}
 		if query {
-			x.coding(entityObject)
+			x.coding(entityObject.coding)
 		}
 		for range data {
-			x.coding(entityObject)
+			x.coding(entityObject.coding)
 		}
 		if request {
-			x.coding(entityRequest)
+			x.coding(entityRequest.coding)
 		}
 		if extra {
-			x.coding(entityOther)
+			x.coding(entityOther.coding)
 		}
 	})
 	x.put("entity-role", func() {
 		if person {
-			x.coding(rolePatient)
+			x.coding(rolePatient.coding)
 		}
 		if query {
-			x.coding(s.queryRole())
+			x.coding(s.queryRole().coding)
 		}
 		for range data {
-			x.coding(roleResource)
+			x.coding(roleResource.coding)
 		}
 	})
 }
@@ -201,25 +202,4 @@ func entityCodes(x *index, ev *Event, s *shape, patient string) {
 func local(ref fhir.Ref) bool {
 	parsed, ok := fhir.ParseRef(ref.String())
 	return ok && parsed == ref && letters(ref.Type)
-}
-
-// clean is s as appendString writes it and a reader of JSON gets it back.
-func clean(s string) string {
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < 0x20 && c != '\n' && c != '\r' && c != '\t' || c >= 0x7f {
-			return cleaned(s)
-		}
-	}
-	return s
-}
-
-func cleaned(s string) string {
-	var b strings.Builder
-	for _, r := range s { // broken UTF-8 ranges as U+FFFD, byte by byte
-		if r < 0x20 && r != '\n' && r != '\r' && r != '\t' || r == 0x7f {
-			r = '\uFFFD'
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }

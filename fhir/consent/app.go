@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
 // ScopeExtension holds, in the provision of a Consent to an app, the SMART
@@ -43,16 +44,16 @@ func ForApp(a Allowance) (fhir.Resource, error) {
 		until.Format("2 January 2006, 15:04 UTC")+
 		" at the latest. You can take it back at any time, under the apps with access. Nothing is collected under this consent, and what another consent denies stays denied.", a.Says...)
 	c := agreed(a.ID, a.Patient, text, a.From)
-	c.Performer = []reference{{Reference: "Patient/" + a.Patient}}
+	c.Performer = []element.Reference{{Reference: "Patient/" + a.Patient}}
 	c.Provision = provisionJSON{Type: "permit", Period: between(from, until),
-		Actor: []actor{{one(partSystem, recipientRole),
-			reference{Identifier: &identifier{AuthorizationSystem, a.Authorization},
+		Actor: []actor{{element.NewConcept(element.ParticipationType, recipientRole),
+			element.Reference{Identifier: &element.Identifier{System: AuthorizationSystem, Value: a.Authorization},
 				Display: a.App + " (" + a.Client + ")"}}},
 		// What is asked at each use is the token; this is for who reads it.
-		Extension: []extension{{ScopeExtension, a.Scope}},
-		Action:    []concept{one(actionSystem, actionDisclose)}}
+		Extension: []element.Extension{{URL: ScopeExtension, ValueString: a.Scope}},
+		Action:    []element.CodeableConcept{element.NewConcept(actionSystem, actionDisclose)}}
 	for _, t := range a.Types {
-		c.Provision.Class = append(c.Provision.Class, coding{typeSystem, t})
+		c.Provision.Class = append(c.Provision.Class, element.Coding{System: typeSystem, Code: t})
 	}
 	b, err := marshal(c)
 	if err != nil {
@@ -83,11 +84,11 @@ func Refuse(r Refusal) (fhir.Resource, error) {
 	}
 	c := agreed(r.ID, r.Patient, div("You do not want that the app "+r.App+", registered as "+r.Client+
 		", is shown any of your measurements or devices, whoever uses it. You can allow it again at any time, under the apps with access."), r.Now)
-	c.Performer = []reference{{Reference: "Patient/" + r.Patient}}
-	c.PolicyRule = one(actCodeSystem, "OPTOUT")
-	c.Provision = provisionJSON{Type: "deny", Action: []concept{one(actionSystem, actionDisclose)},
-		Actor: []actor{{one(partSystem, recipientRole),
-			reference{Identifier: &identifier{ClientSystem, r.Client}, Display: r.App + " (" + r.Client + ")"}}}}
+	c.Performer = []element.Reference{{Reference: "Patient/" + r.Patient}}
+	c.PolicyRule = element.NewConcept(actCodeSystem, "OPTOUT")
+	c.Provision = provisionJSON{Type: "deny", Action: []element.CodeableConcept{element.NewConcept(actionSystem, actionDisclose)},
+		Actor: []actor{{element.NewConcept(element.ParticipationType, recipientRole),
+			element.Reference{Identifier: &element.Identifier{System: ClientSystem, Value: r.Client}, Display: r.App + " (" + r.Client + ")"}}}}
 	b, err := marshal(c)
 	if err != nil {
 		return fhir.Resource{}, fhir.Wrap(op, err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
 // Terms are what a patient agrees to.
@@ -32,47 +33,35 @@ type Summary struct {
 	Categories                                   []string
 }
 
-type narrative struct {
-	Status string `json:"status"`
-	Div    string `json:"div"`
-}
-
-type extension struct {
-	URL   string `json:"url"`
-	Value string `json:"valueString"`
-}
-
 type provisionJSON struct {
-	Extension []extension `json:"extension,omitempty"`
-	Type      string      `json:"type"`
-	Period    *period     `json:"period,omitempty"`
-	Actor     []actor     `json:"actor,omitempty"`
-	Action    []concept   `json:"action,omitempty"`
-	Class     []coding    `json:"class,omitempty"`
-	Code      []concept   `json:"code,omitempty"`
+	Extension []element.Extension       `json:"extension,omitempty"`
+	Type      string                    `json:"type"`
+	Period    *element.Period           `json:"period,omitempty"`
+	Actor     []actor                   `json:"actor,omitempty"`
+	Action    []element.CodeableConcept `json:"action,omitempty"`
+	Class     []element.Coding          `json:"class,omitempty"`
+	Code      []element.CodeableConcept `json:"code,omitempty"`
 }
 
 type consentJSON struct {
-	ResourceType string        `json:"resourceType"`
-	ID           string        `json:"id"`
-	Meta         struct{}      `json:"meta"`
-	Text         narrative     `json:"text"`
-	Status       string        `json:"status"`
-	Scope        concept       `json:"scope"`
-	Category     []concept     `json:"category"`
-	Patient      reference     `json:"patient"`
-	DateTime     string        `json:"dateTime"`
-	Performer    []reference   `json:"performer,omitempty"`
-	PolicyRule   concept       `json:"policyRule"`
-	Provision    provisionJSON `json:"provision"`
+	ResourceType string                    `json:"resourceType"`
+	ID           string                    `json:"id"`
+	Meta         struct{}                  `json:"meta"`
+	Text         element.Narrative         `json:"text"`
+	Status       string                    `json:"status"`
+	Scope        element.CodeableConcept   `json:"scope"`
+	Category     []element.CodeableConcept `json:"category"`
+	Patient      element.Reference         `json:"patient"`
+	DateTime     string                    `json:"dateTime"`
+	Performer    []element.Reference       `json:"performer,omitempty"`
+	PolicyRule   element.CodeableConcept   `json:"policyRule"`
+	Provision    provisionJSON             `json:"provision"`
 }
 
 // hl7Categories are the codes that HL7's observation-category has.
 // read only
 var hl7Categories = []string{"social-history", "vital-signs", "imaging", "laboratory", "procedure", "survey",
 	"exam", "therapy", "activity"}
-
-func one(system, code string) concept { return concept{Coding: []coding{{system, code}}} }
 
 // Build builds the Consent for t, in canonical form.
 func Build(t Terms) (fhir.Resource, error) {
@@ -94,21 +83,21 @@ func Build(t Terms) (fhir.Resource, error) {
 			"Consent.provision.period ends before it starts")
 	}
 	c := agreed(t.ID, t.Patient, plain(t), t.Now)
-	to := reference{Identifier: &identifier{ClientSystem, t.Recipient}}
+	to := element.Reference{Identifier: &element.Identifier{System: ClientSystem, Value: t.Recipient}}
 	if t.Recipient == AnyRecipient {
 		to.Display = "any recipient that is registered here"
 	}
-	c.Provision = provisionJSON{Type: "permit", Actor: []actor{{one(partSystem, recipientRole), to}}}
+	c.Provision = provisionJSON{Type: "permit", Actor: []actor{{element.NewConcept(element.ParticipationType, recipientRole), to}}}
 	c.Provision.Period = between(t.From, t.Until)
 	if t.Vendor != "" {
-		c.Provision.Code = append(c.Provision.Code, one(VendorSystem, t.Vendor))
+		c.Provision.Code = append(c.Provision.Code, element.NewConcept(VendorSystem, t.Vendor))
 	}
 	for _, k := range t.Categories {
 		system := categoryOwn
 		if slices.Contains(hl7Categories, k) {
-			system = categorySystem
+			system = element.ObservationCategory
 		}
-		c.Provision.Code = append(c.Provision.Code, one(system, k))
+		c.Provision.Code = append(c.Provision.Code, element.NewConcept(system, k))
 	}
 	b, err := marshal(c)
 	if err != nil {
@@ -121,20 +110,20 @@ func Build(t Terms) (fhir.Resource, error) {
 func agreed(id, patient, text string, now time.Time) consentJSON {
 	return consentJSON{
 		ResourceType: "Consent", ID: id, Status: statusActive,
-		Text:       narrative{"generated", text},
-		Scope:      one(scopeSystem, privacyScope),
-		Category:   []concept{one("http://loinc.org", "59284-0")},
-		Patient:    reference{Reference: "Patient/" + patient},
+		Text:       element.Narrative{Status: "generated", Div: text},
+		Scope:      element.NewConcept(element.ConsentScope, privacyScope),
+		Category:   []element.CodeableConcept{element.NewConcept(element.LOINC, "59284-0")},
+		Patient:    element.Reference{Reference: "Patient/" + patient},
 		DateTime:   now.UTC().Format(fhir.InstantLayout),
-		PolicyRule: one(actCodeSystem, "OPTIN"),
+		PolicyRule: element.NewConcept(actCodeSystem, "OPTIN"),
 	}
 }
 
-func between(from, until time.Time) *period {
+func between(from, until time.Time) *element.Period {
 	if from.IsZero() && until.IsZero() {
 		return nil
 	}
-	p := &period{}
+	p := &element.Period{}
 	if !from.IsZero() {
 		p.Start = from.UTC().Format(time.RFC3339)
 	}
@@ -234,7 +223,7 @@ func rewrite(r fhir.Resource, says string, change map[string]json.RawMessage) (f
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return fhir.Resource{}, fhir.Errorf(fhir.Internal, op, "the stored Consent cannot be read")
 	}
-	text, err := marshal(narrative{"generated", div(says)})
+	text, err := marshal(element.Narrative{Status: "generated", Div: div(says)})
 	if err != nil {
 		return fhir.Resource{}, fhir.Wrap(op, err)
 	}

@@ -8,24 +8,22 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
 // Systems of the codes that a Consent of this server uses.
 const (
-	VendorSystem   = fhir.Canonical + "/CodeSystem/vendor"
-	ClientSystem   = fhir.Canonical + "/identifier/client"
-	categorySystem = "http://terminology.hl7.org/CodeSystem/observation-category"
-	categoryOwn    = fhir.Canonical + "/CodeSystem/observation-category"
+	VendorSystem = fhir.Canonical + "/CodeSystem/vendor"
+	ClientSystem = fhir.Canonical + "/identifier/client"
+	categoryOwn  = fhir.Canonical + "/CodeSystem/observation-category"
 	// AuthorizationSystem is of the ids of what people allowed apps.
 	AuthorizationSystem = fhir.Canonical + "/identifier/authorization"
 	// authorizedBy stands before such an id in a list of recipients. No client
 	// id holds a slash.
 	authorizedBy  = "authorization/"
-	actionSystem  = "http://terminology.hl7.org/CodeSystem/consentaction"
-	typeSystem    = "http://hl7.org/fhir/resource-types"
-	actCodeSystem = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
-	partSystem    = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
-	scopeSystem   = "http://terminology.hl7.org/CodeSystem/consentscope"
+	actionSystem  = element.Terminology + "consentaction"
+	typeSystem    = element.HL7 + "resource-types"
+	actCodeSystem = element.Terminology + "v3-ActCode"
 	recipientRole = "IRCP"
 	privacyScope  = "patient-privacy"
 	AnyRecipient  = "any"
@@ -38,44 +36,19 @@ const (
 	statusRejected   = "rejected"
 )
 
-type coding struct {
-	System string `json:"system,omitempty"`
-	Code   string `json:"code,omitempty"`
-}
-
-type concept struct {
-	Coding []coding `json:"coding,omitempty"`
-}
-
-type period struct {
-	Start string `json:"start,omitempty"`
-	End   string `json:"end,omitempty"`
-}
-
-type identifier struct {
-	System string `json:"system,omitempty"`
-	Value  string `json:"value,omitempty"`
-}
-
-type reference struct {
-	Reference  string      `json:"reference,omitempty"`
-	Identifier *identifier `json:"identifier,omitempty"`
-	Display    string      `json:"display,omitempty"`
-}
-
 type actor struct {
-	Role      concept   `json:"role"`
-	Reference reference `json:"reference"`
+	Role      element.CodeableConcept `json:"role"`
+	Reference element.Reference       `json:"reference"`
 }
 
 // document is as much of a Consent as decides whether it counts.
 type document struct {
-	ID         string    `json:"id"`
-	Status     string    `json:"status"`
-	Scope      concept   `json:"scope"`
-	Patient    reference `json:"patient"`
-	DateTime   string    `json:"dateTime"`
-	PolicyRule concept   `json:"policyRule"`
+	ID         string                  `json:"id"`
+	Status     string                  `json:"status"`
+	Scope      element.CodeableConcept `json:"scope"`
+	Patient    element.Reference       `json:"patient"`
+	DateTime   string                  `json:"dateTime"`
+	PolicyRule element.CodeableConcept `json:"policyRule"`
 	Meta       struct {
 		LastUpdated time.Time `json:"lastUpdated"`
 	} `json:"meta"`
@@ -140,10 +113,6 @@ func (r *rule) forApps() bool {
 	return len(r.recipients) > 0
 }
 
-func hasCode(c concept, system, code string) bool {
-	return slices.Contains(c.Coding, coding{system, code})
-}
-
 // compile reads one stored Consent.
 func compile(id, patient string, body []byte) (c compiled, is standing) {
 	c.ref = fhir.Ref{Type: "Consent", ID: id}
@@ -162,12 +131,12 @@ func compile(id, patient string, body []byte) (c compiled, is standing) {
 	switch {
 	case d.Status == statusWithdrawn || d.Status == statusRejected:
 		is = withdrawn
-	case d.Status == statusActive && hasCode(d.Scope, scopeSystem, privacyScope):
+	case d.Status == statusActive && d.Scope.Has(element.ConsentScope, privacyScope):
 		is = active
 	default:
 		return c, ignored
 	}
-	base := hasCode(d.PolicyRule, actCodeSystem, "OPTIN")
+	base := d.PolicyRule.Has(actCodeSystem, "OPTIN")
 	c.root = rule{permit: base, from: math.MinInt64, to: math.MaxInt64}
 	if len(d.Provision) > 0 {
 		c.root = provision(d.Provision, &base, 0)
@@ -244,7 +213,7 @@ func provision(raw []byte, base *bool, depth int) rule {
 }
 
 func (r *rule) readPeriod(v []byte) bool {
-	var p period
+	var p element.Period
 	if json.Unmarshal(v, &p) != nil {
 		return false
 	}
@@ -290,7 +259,7 @@ func (r *rule) readActors(v []byte) bool {
 	for _, a := range list {
 		id := a.Reference.Identifier
 		switch {
-		case !hasCode(a.Role, partSystem, recipientRole) || id == nil || id.Value == "" ||
+		case !a.Role.Has(element.ParticipationType, recipientRole) || id == nil || id.Value == "" ||
 			strings.Contains(id.Value, "/"):
 			ok = false
 		case id.System == ClientSystem:
@@ -306,7 +275,7 @@ func (r *rule) readActors(v []byte) bool {
 
 // codes reads codings of one system.
 func codes(v []byte, system string, known func(string) bool) (out []string, ok bool) {
-	var list []coding
+	var list []element.Coding
 	ok = json.Unmarshal(v, &list) == nil && len(list) > 0
 	for _, c := range list {
 		ok = ok && c.System == system && known(c.Code)
@@ -316,7 +285,7 @@ func codes(v []byte, system string, known func(string) bool) (out []string, ok b
 }
 
 func actions(v []byte) (out []string, ok bool) {
-	var list []concept
+	var list []element.CodeableConcept
 	ok = json.Unmarshal(v, &list) == nil && len(list) > 0
 	for _, c := range list {
 		ok = ok && len(c.Coding) == 1 && c.Coding[0].System == actionSystem &&
@@ -344,7 +313,7 @@ func (r *rule) acts(collect bool) bool {
 }
 
 func (r *rule) readCodes(v []byte) bool {
-	var list []concept
+	var list []element.CodeableConcept
 	if json.Unmarshal(v, &list) != nil || len(list) == 0 {
 		return false
 	}
@@ -357,7 +326,7 @@ func (r *rule) readCodes(v []byte) bool {
 				ok = false
 			case x.System == VendorSystem:
 				r.vendors = append(r.vendors, x.Code)
-			case x.System == categorySystem || x.System == categoryOwn:
+			case x.System == element.ObservationCategory || x.System == categoryOwn:
 				r.categories = append(r.categories, x.Code)
 			default:
 				ok = false

@@ -3,6 +3,8 @@ package consent
 import (
 	"encoding/json"
 	"testing"
+
+	"pulsegate/fhir/element"
 )
 
 func nesting(r *rule) int {
@@ -28,8 +30,8 @@ func permits(r *rule) bool {
 
 func FuzzCompile(f *testing.F) {
 	const head = `{"resourceType":"Consent","id":"c","status":"active","scope":{"coding":[{"system":"` +
-		scopeSystem + `","code":"` + privacyScope + `"}]},"patient":{"reference":"Patient/p"}`
-	const who = `"actor":[{"role":{"coding":[{"system":"` + partSystem +
+		element.ConsentScope + `","code":"` + privacyScope + `"}]},"patient":{"reference":"Patient/p"}`
+	const who = `"actor":[{"role":{"coding":[{"system":"` + element.ParticipationType +
 		`","code":"IRCP"}]},"reference":{"display":"any"}}]`
 	for _, tail := range []string{"", `,"policyRule":{"coding":[{"system":"` + actCodeSystem + `","code":"OPTIN"}]}`,
 		`,"provision":{"type":"permit",` + who + `}`,
@@ -37,7 +39,7 @@ func FuzzCompile(f *testing.F) {
 		`,"provision":{"type":"deny"}`, `,"provision":{"type":"maybe"}`,
 		`,"provision":{"type":"permit","dataPeriod":{}}`,
 		`,"provision":{"type":"permit","provision":[{"type":"deny","provision":[{"type":"permit","provision":[{"type":"deny","provision":[{"type":"permit"}]}]}]}]}`,
-		`,"dateTime":"2026","meta":{"lastUpdated":"2026-01-01T00:00:00Z"},"provision":{"type":"permit","action":[{"coding":[{"system":"` + actionSystem + `","code":"disclose"}]}],"class":[{"system":"` + typeSystem + `","code":"Device"}],"actor":[{"role":{"coding":[{"system":"` + partSystem + `","code":"IRCP"}]},"reference":{"identifier":{"system":"` + AuthorizationSystem + `","value":"a"}}}]}`,
+		`,"dateTime":"2026","meta":{"lastUpdated":"2026-01-01T00:00:00Z"},"provision":{"type":"permit","action":[{"coding":[{"system":"` + actionSystem + `","code":"disclose"}]}],"class":[{"system":"` + typeSystem + `","code":"Device"}],"actor":[{"role":{"coding":[{"system":"` + element.ParticipationType + `","code":"IRCP"}]},"reference":{"identifier":{"system":"` + AuthorizationSystem + `","value":"a"}}}]}`,
 		`,"provision":[]`, `,"provision":null`, `,"provision":{"period":{"start":"never"}}`,
 		`,"modifierExtension":[{"url":"urn:x"}]`, `,"implicitRules":"urn:x"`} {
 		f.Add([]byte(head + tail + "}"))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
 // Taking describes a withdrawal by a patient: of everything, or of the data of
@@ -89,7 +90,7 @@ func (t Taking) change(w *Withdrawal, r fhir.Resource, c *compiled) error {
 	}
 	goesOn := false
 	if len(d.Provision) > 0 {
-		left, ok, err := t.narrow(d.Provision, hasCode(d.PolicyRule, actCodeSystem, "OPTIN"), 0)
+		left, ok, err := t.narrow(d.Provision, d.PolicyRule.Has(actCodeSystem, "OPTIN"), 0)
 		if err != nil {
 			return err
 		}
@@ -207,7 +208,7 @@ func (t Taking) narrowCodes(m map[string]json.RawMessage) (ok bool, err error) {
 			return false, err
 		}
 		codings = slices.DeleteFunc(codings, func(c map[string]json.RawMessage) bool {
-			var x coding
+			var x element.Coding
 			if json.Unmarshal(c["system"], &x.System) != nil || json.Unmarshal(c["code"], &x.Code) != nil ||
 				x.System != VendorSystem {
 				return false
@@ -229,7 +230,7 @@ func (t Taking) narrowCodes(m map[string]json.RawMessage) (ok bool, err error) {
 	if !named {
 		for _, v := range t.Vendors {
 			if v != t.Vendor {
-				left, others = append(left, one(VendorSystem, v)), others+1
+				left, others = append(left, element.NewConcept(VendorSystem, v)), others+1
 			}
 		}
 	}
@@ -358,7 +359,7 @@ func (t Taking) denial(x rule) ([]fhir.Resource, error) {
 	add := func(p provisionJSON) error {
 		c := agreed(t.NewID(), t.Patient,
 			div("You had denied this within a consent that you have taken back. It stays denied."), t.Now)
-		c.PolicyRule = one(actCodeSystem, "OPTOUT")
+		c.PolicyRule = element.NewConcept(actCodeSystem, "OPTOUT")
 		p.Type = "deny"
 		c.Provision = p
 		b, err := marshal(c)
@@ -367,34 +368,34 @@ func (t Taking) denial(x rule) ([]fhir.Resource, error) {
 	}
 	p := provisionJSON{Period: x.period()}
 	for _, v := range x.vendors {
-		p.Code = append(p.Code, one(VendorSystem, v))
+		p.Code = append(p.Code, element.NewConcept(VendorSystem, v))
 	}
 	for _, k := range x.categories {
 		system := categoryOwn
 		if slices.Contains(hl7Categories, k) {
-			system = categorySystem
+			system = element.ObservationCategory
 		}
-		p.Code = append(p.Code, one(system, k))
+		p.Code = append(p.Code, element.NewConcept(system, k))
 	}
 	for _, k := range x.types {
-		p.Class = append(p.Class, coding{typeSystem, k})
+		p.Class = append(p.Class, element.Coding{System: typeSystem, Code: k})
 	}
 	if x.acts(true) {
 		// Who receives data does not matter to its collection.
 		q := p
-		q.Action = []concept{one(actionSystem, actionCollect)}
+		q.Action = []element.CodeableConcept{element.NewConcept(actionSystem, actionCollect)}
 		if err := add(q); err != nil {
 			return nil, err
 		}
 	}
 	if x.acts(false) {
-		p.Action = []concept{one(actionSystem, actionAccess), one(actionSystem, actionDisclose)}
+		p.Action = []element.CodeableConcept{element.NewConcept(actionSystem, actionAccess), element.NewConcept(actionSystem, actionDisclose)}
 		for _, who := range x.recipients {
-			id := identifier{ClientSystem, who}
+			id := element.Identifier{System: ClientSystem, Value: who}
 			if a, ok := strings.CutPrefix(who, authorizedBy); ok {
-				id = identifier{AuthorizationSystem, a}
+				id = element.Identifier{System: AuthorizationSystem, Value: a}
 			}
-			p.Actor = append(p.Actor, actor{one(partSystem, recipientRole), reference{Identifier: &id}})
+			p.Actor = append(p.Actor, actor{element.NewConcept(element.ParticipationType, recipientRole), element.Reference{Identifier: &id}})
 		}
 		if err := add(p); err != nil {
 			return nil, err
@@ -404,7 +405,7 @@ func (t Taking) denial(x rule) ([]fhir.Resource, error) {
 }
 
 // period writes when a rule applies, to the second that lies within it.
-func (r *rule) period() *period {
+func (r *rule) period() *element.Period {
 	var from, until time.Time
 	if r.from != everything().from {
 		from = time.UnixMilli(r.from)

@@ -2,12 +2,12 @@ package subscription
 
 import (
 	"encoding/hex"
-	"encoding/json"
 	"io"
 	"strconv"
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 )
 
 // event is one numbered event.
@@ -35,31 +35,23 @@ type header struct {
 	reason                     string // for status error
 }
 
-func appendJSON(b []byte, s string) []byte {
-	q, err := json.Marshal(s)
-	if err != nil { // a string always marshals
-		return append(b, `""`...)
-	}
-	return append(b, q...)
-}
-
 // appendStatus writes the SubscriptionStatus as an R4 Parameters resource.
 func appendStatus(b []byte, base, uuid string, h *header, items []item) []byte {
 	b = append(b, `{"resourceType":"Parameters","id":"`...)
 	b = append(b, uuid...)
 	b = append(b, `","meta":{"profile":["`+extBase+
 		`backport-subscription-status-r4"]},"parameter":[{"name":"subscription","valueReference":{"reference":`...)
-	b = appendJSON(b, base+"/Subscription/"+h.id)
+	b = element.AppendHTMLSafe(b, base+"/Subscription/"+h.id)
 	b = append(b, `}}`...)
 	if h.content != Empty {
 		b = append(b, `,{"name":"topic","valueCanonical":`...)
-		b = appendJSON(b, h.criteria)
+		b = element.AppendHTMLSafe(b, h.criteria)
 		b = append(b, '}')
 	}
 	b = append(b, `,{"name":"status","valueCode":`...)
-	b = appendJSON(b, h.status)
+	b = element.AppendHTMLSafe(b, h.status)
 	b = append(b, `},{"name":"type","valueCode":`...)
-	b = appendJSON(b, h.kind)
+	b = element.AppendHTMLSafe(b, h.kind)
 	b = append(b, `},{"name":"events-since-subscription-start","valueString":"`...)
 	b = strconv.AppendUint(b, h.total, 10)
 	b = append(b, `"}`...)
@@ -72,14 +64,14 @@ func appendStatus(b []byte, base, uuid string, h *header, items []item) []byte {
 		b = append(b, `"}`...)
 		if it.visible && h.content != Empty {
 			b = append(b, `,{"name":"focus","valueReference":{"reference":`...)
-			b = appendJSON(b, base+"/Observation/"+it.ID)
+			b = element.AppendHTMLSafe(b, base+"/Observation/"+it.ID)
 			b = append(b, `}}`...)
 		}
 		b = append(b, `]}`...)
 	}
 	if h.reason != "" {
 		b = append(b, `,{"name":"error","valueCodeableConcept":{"text":`...)
-		b = appendJSON(b, h.reason)
+		b = element.AppendHTMLSafe(b, h.reason)
 		b = append(b, `}}`...)
 	}
 	return append(b, `]}`...)
@@ -97,7 +89,7 @@ func appendNotification(b []byte, base, bundleID, uuid string, at time.Time, h *
 	b = append(b, `","resource":`...)
 	b = appendStatus(b, base, uuid, h, items)
 	b = append(b, `,"request":{"method":"GET","url":`...)
-	b = appendJSON(b, base+"/Subscription/"+h.id+"/$status")
+	b = element.AppendHTMLSafe(b, base+"/Subscription/"+h.id+"/$status")
 	b = append(b, `},"response":{"status":"200"}}`...)
 	for i := range items {
 		it := &items[i]
@@ -105,7 +97,7 @@ func appendNotification(b []byte, base, bundleID, uuid string, at time.Time, h *
 			continue
 		}
 		b = append(b, `,{"fullUrl":`...)
-		b = appendJSON(b, base+"/Observation/"+it.ID)
+		b = element.AppendHTMLSafe(b, base+"/Observation/"+it.ID)
 		if h.content == FullResource {
 			b = append(b, `,"resource":`...)
 			b = append(b, it.json...)
@@ -114,7 +106,7 @@ func appendNotification(b []byte, base, bundleID, uuid string, at time.Time, h *
 			b = append(b, `,"request":{"method":"POST","url":"Observation"},"response":{"status":"201"}}`...)
 		} else {
 			b = append(b, `,"request":{"method":"PUT","url":`...)
-			b = appendJSON(b, "Observation/"+it.ID)
+			b = element.AppendHTMLSafe(b, "Observation/"+it.ID)
 			b = append(b, `},"response":{"status":"200"}}`...)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/egress"
+	"pulsegate/fhir/element"
 )
 
 // Topic is the canonical URL of the one topic.
@@ -21,7 +22,7 @@ const Topic = fhir.Canonical + "/SubscriptionTopic/observation-recorded"
 // TopicPath is how the topic is spelled below the FHIR base URL.
 const TopicPath = "/SubscriptionTopic/observation-recorded"
 
-const extBase = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/"
+const extBase = element.SubscriptionsBackport + "StructureDefinition/"
 
 // Content is what a notification carries.
 type Content string
@@ -73,7 +74,8 @@ type extension struct {
 	ValuePositiveInt *int    `json:"valuePositiveInt"`
 }
 
-type element struct {
+// extended is a primitive element's counterpart with an underscore.
+type extended struct {
 	Extension []extension `json:"extension"`
 }
 
@@ -81,15 +83,15 @@ type wire struct {
 	Status            string          `json:"status"`
 	End               string          `json:"end"`
 	Criteria          string          `json:"criteria"`
-	CriteriaExt       element         `json:"_criteria"`
+	CriteriaExt       extended        `json:"_criteria"`
 	Extension         []extension     `json:"extension"`
 	ModifierExtension json.RawMessage `json:"modifierExtension"`
 	Channel           struct {
 		Type       string      `json:"type"`
-		TypeExt    element     `json:"_type"`
+		TypeExt    extended    `json:"_type"`
 		Endpoint   string      `json:"endpoint"`
 		Payload    string      `json:"payload"`
-		PayloadExt element     `json:"_payload"`
+		PayloadExt extended    `json:"_payload"`
 		Header     []string    `json:"header"`
 		Extension  []extension `json:"extension"`
 	} `json:"channel"`
