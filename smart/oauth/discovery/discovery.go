@@ -17,6 +17,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/element"
 	"pulsegate/smart/proof/dpop"
 	"pulsegate/smart/scope"
 )
@@ -26,19 +27,13 @@ type Endpoints struct {
 	Token, Authorize, Introspect, Revoke, Register, Manage string
 }
 
-// Identifier names the primary brand.
-type Identifier struct {
-	System string `json:"system,omitempty"`
-	Value  string `json:"value"`
-}
-
 // Handler serves the documents.
 type Handler struct {
 	BaseURL string // of the server, without a slash at the end
 	Endpoints
 	// BrandBundle is the URL of the user-access brands Bundle; "" none.
 	BrandBundle string
-	Brand       *Identifier
+	Brand       *element.Identifier
 	// ACRValues are the strengths of sign-in that are told apart.
 	ACRValues []string
 	// CertBound: the server asks TLS clients for their certificates.
@@ -46,35 +41,35 @@ type Handler struct {
 }
 
 type document struct {
-	Issuer         string      `json:"issuer"`
-	JWKS           string      `json:"jwks_uri"`
-	Authorize      string      `json:"authorization_endpoint,omitempty"`
-	Token          string      `json:"token_endpoint"`
-	Introspect     string      `json:"introspection_endpoint,omitempty"`
-	Revoke         string      `json:"revocation_endpoint,omitempty"`
-	Register       string      `json:"registration_endpoint,omitempty"`
-	Manage         string      `json:"management_endpoint,omitempty"`
-	AuthMethods    []string    `json:"token_endpoint_auth_methods_supported"`
-	AuthAlgs       []string    `json:"token_endpoint_auth_signing_alg_values_supported"`
-	InspectMethods []string    `json:"introspection_endpoint_auth_methods_supported,omitempty"`
-	RevokeMethods  []string    `json:"revocation_endpoint_auth_methods_supported,omitempty"`
-	Grants         []string    `json:"grant_types_supported"`
-	Scopes         []string    `json:"scopes_supported"`
-	ResponseTypes  []string    `json:"response_types_supported"`
-	ResponseModes  []string    `json:"response_modes_supported,omitempty"`
-	CodeChallenges []string    `json:"code_challenge_methods_supported"`
-	DPoPAlgs       []string    `json:"dpop_signing_alg_values_supported"`
-	CertBound      bool        `json:"tls_client_certificate_bound_access_tokens,omitempty"`
-	IssInAnswer    bool        `json:"authorization_response_iss_parameter_supported,omitempty"`
-	Subjects       []string    `json:"subject_types_supported,omitempty"`
-	IDAlgs         []string    `json:"id_token_signing_alg_values_supported,omitempty"`
-	Claims         []string    `json:"claims_supported,omitempty"`
-	ACRValues      []string    `json:"acr_values_supported,omitempty"`
-	Prompts        []string    `json:"prompt_values_supported,omitempty"`
-	RequestURI     *bool       `json:"request_uri_parameter_supported,omitempty"`
-	BrandBundle    string      `json:"user_access_brand_bundle,omitempty"`
-	Brand          *Identifier `json:"user_access_brand_identifier,omitempty"`
-	Capabilities   []string    `json:"capabilities"`
+	Issuer         string              `json:"issuer"`
+	JWKS           string              `json:"jwks_uri"`
+	Authorize      string              `json:"authorization_endpoint,omitempty"`
+	Token          string              `json:"token_endpoint"`
+	Introspect     string              `json:"introspection_endpoint,omitempty"`
+	Revoke         string              `json:"revocation_endpoint,omitempty"`
+	Register       string              `json:"registration_endpoint,omitempty"`
+	Manage         string              `json:"management_endpoint,omitempty"`
+	AuthMethods    []string            `json:"token_endpoint_auth_methods_supported"`
+	AuthAlgs       []string            `json:"token_endpoint_auth_signing_alg_values_supported"`
+	InspectMethods []string            `json:"introspection_endpoint_auth_methods_supported,omitempty"`
+	RevokeMethods  []string            `json:"revocation_endpoint_auth_methods_supported,omitempty"`
+	Grants         []string            `json:"grant_types_supported"`
+	Scopes         []string            `json:"scopes_supported"`
+	ResponseTypes  []string            `json:"response_types_supported"`
+	ResponseModes  []string            `json:"response_modes_supported,omitempty"`
+	CodeChallenges []string            `json:"code_challenge_methods_supported"`
+	DPoPAlgs       []string            `json:"dpop_signing_alg_values_supported"`
+	CertBound      bool                `json:"tls_client_certificate_bound_access_tokens,omitempty"`
+	IssInAnswer    bool                `json:"authorization_response_iss_parameter_supported,omitempty"`
+	Subjects       []string            `json:"subject_types_supported,omitempty"`
+	IDAlgs         []string            `json:"id_token_signing_alg_values_supported,omitempty"`
+	Claims         []string            `json:"claims_supported,omitempty"`
+	ACRValues      []string            `json:"acr_values_supported,omitempty"`
+	Prompts        []string            `json:"prompt_values_supported,omitempty"`
+	RequestURI     *bool               `json:"request_uri_parameter_supported,omitempty"`
+	BrandBundle    string              `json:"user_access_brand_bundle,omitempty"`
+	Brand          *element.Identifier `json:"user_access_brand_identifier,omitempty"`
+	Capabilities   []string            `json:"capabilities"`
 }
 
 func (h Handler) document() document {
