@@ -12,6 +12,7 @@ import (
 	"pulsegate/fhir/access"
 	"pulsegate/fhir/audit"
 	"pulsegate/fhir/consent"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
@@ -19,7 +20,7 @@ import (
 )
 
 // timezoneURL is the standard extension that holds a wearer's zone.
-const timezoneURL = "http://hl7.org/fhir/StructureDefinition/timezone"
+const timezoneURL = element.StructureDefinition + "timezone"
 
 // operator implements admin.Operations on the same services that requests
 // from outside use, with the operator's grant.

@@ -21,6 +21,7 @@ import (
 	"pulsegate/fhir/clientaddr"
 	"pulsegate/fhir/consent"
 	"pulsegate/fhir/egress"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/interaction"
 	"pulsegate/fhir/r4"
 	"pulsegate/fhir/rest"
@@ -241,9 +242,9 @@ func spaceError(s pebblestore.Space) error {
 
 // settings returns the input of the CapabilityStatement for this configuration.
 func (m *Main) settings() capability.Settings {
-	const bulkIG = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/"
-	const backport = "http://hl7.org/fhir/uv/subscriptions-backport/"
-	base := "http://hl7.org/fhir/StructureDefinition/"
+	const bulkIG = element.HL7 + "uv/bulkdata/OperationDefinition/"
+	const backport = element.SubscriptionsBackport
+	base := element.StructureDefinition
 	ends := m.endpoints()
 	return capability.Settings{
 		Base: m.fhirBase(), Version: publicVersion(m.Version), Released: m.now(),
@@ -258,7 +259,7 @@ func (m *Main) settings() capability.Settings {
 			{Type: "Subscription", Name: "events",
 				Definition: backport + "OperationDefinition/backport-subscription-events"},
 		}...),
-		Instantiates: []string{"http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"},
+		Instantiates: []string{element.HL7 + "uv/bulkdata/CapabilityStatement/bulk-data"},
 		Profiles: map[string][]string{
 			"Subscription": {backport + "StructureDefinition/backport-subscription"},
 			"Observation": {base + "vitalsigns", base + "heartrate", base + "resprate", base + "oxygensat",

@@ -163,7 +163,7 @@ func (m *Main) endpoints() discovery.Endpoints {
 func (m *Main) discovery() discovery.Handler {
 	id := m.brand.Primary()
 	return discovery.Handler{BaseURL: m.base, Endpoints: m.endpoints(), BrandBundle: m.base + brands.Path,
-		Brand:     &discovery.Identifier{System: id.System, Value: id.Value},
+		Brand:     &id,
 		ACRValues: []string{authn.PhishingResistant, authn.MultiFactor},
 		CertBound: m.Config.ClientCerts || len(m.Config.CertProxies) > 0}
 }

@@ -9,6 +9,7 @@ import (
 
 	"pulsegate/fhir"
 	"pulsegate/fhir/access"
+	"pulsegate/fhir/element"
 	"pulsegate/fhir/search"
 	"pulsegate/fhir/store"
 	"pulsegate/smart/oauth/authorize"
@@ -94,15 +95,10 @@ func (p patients) Visits(ctx context.Context, by pages.By, patient string) ([]pa
 	var bundle struct {
 		Entry []struct {
 			Resource struct {
-				ResourceType string `json:"resourceType"`
-				Encounter    struct {
-					Reference string `json:"reference"`
-					Display   string `json:"display"`
-				} `json:"encounter"`
-				Effective string `json:"effectiveDateTime"`
-				Period    struct {
-					Start string `json:"start"`
-				} `json:"effectivePeriod"`
+				ResourceType string            `json:"resourceType"`
+				Encounter    element.Reference `json:"encounter"`
+				Effective    string            `json:"effectiveDateTime"`
+				Period       element.Period    `json:"effectivePeriod"`
 			} `json:"resource"`
 		} `json:"entry"`
 	}
