@@ -251,7 +251,7 @@ func (r *rule) observation(b []byte, vendor, patient string, s *sample.Sample, w
 	b = append(b, `","value":"`...)
 	at := len(b)
 	b = append(b, res.ID...)
-	h.add(series.HoleID, at, len(b))
+	h.add(series.SlotID, at, len(b))
 	b = append(b, `"}`...)
 	if res.Stream != "" {
 		b = append(b, `,{"system":"`+StreamSystem+`","value":"`...)
@@ -276,7 +276,7 @@ func (r *rule) observation(b []byte, vendor, patient string, s *sample.Sample, w
 	b = append(b, `"},`...)
 	at = len(b)
 	b = w.append(b)
-	h.add(series.HoleEffective, at, len(b))
+	h.add(series.SlotEffective, at, len(b))
 	if s.UserEntered {
 		b = append(b, `,"performer":[{"reference":"Patient/`...)
 		b = append(b, patient...)

@@ -29,7 +29,7 @@ func (h *holes) add(k series.Slot, from, to int) {
 // number is the place of the next number.
 func (h *holes) number(from, to int) {
 	if h != nil {
-		h.add(series.HoleValue+series.Slot(h.numbers), from, to)
+		h.add(series.SlotValue+series.Slot(h.numbers), from, to)
 		h.numbers++
 	}
 }
@@ -391,7 +391,7 @@ func (x *Streams) stream(e *likeness, s *sample.Sample, class series.Class, unsu
 	t := &series.Template{Identity: e.id, Class: class, KeyValue: s.KeyValue, Seed: e.seed,
 		Patient: strings.Clone(x.patient), Vendor: x.vendor,
 		Categories: e.rule.categories, Values: len(e.numbers)}
-	t.Parts, t.Holes = h.parts(body, len(`{"resourceType":"Observation","id":"x","meta":{`))
+	t.Parts, t.Slots = h.parts(body, len(`{"resourceType":"Observation","id":"x","meta":{`))
 	return &Stream{Template: x.shared(t), Metric: e.rule.row.Metric, SegmentsOf: e.rule.row.SegmentsOf,
 		Coarse: s.Coarse, Device: res.Device, Vague: vague(s), Known: &e.known}
 }
@@ -407,7 +407,7 @@ func (x *Streams) shared(t *series.Template) *series.Template {
 	for i := range t.Parts {
 		k = k.str(string(t.Parts[i]))
 	}
-	for _, h := range t.Holes {
+	for _, h := range t.Slots {
 		k = append(k, byte(h))
 	}
 	if old := x.templates[string(k)]; old != nil {

@@ -21,7 +21,7 @@ type Allowance struct {
 	Client, App   string // id of the app and its name
 	Scope         string // as granted
 	Types         []string
-	Says          []string // the scopes in plain words
+	ScopeTexts    []string // the scopes in plain words
 	From, Until   time.Time
 }
 
@@ -42,7 +42,7 @@ func ForApp(a Allowance) (fhir.Resource, error) {
 	}
 	text := div("You allowed the app "+a.App+", registered as "+a.Client+", to do this until "+
 		until.Format("2 January 2006, 15:04 UTC")+
-		" at the latest. You can take it back at any time, under the apps with access. Nothing is collected under this consent, and what another consent denies stays denied.", a.Says...)
+		" at the latest. You can take it back at any time, under the apps with access. Nothing is collected under this consent, and what another consent denies stays denied.", a.ScopeTexts...)
 	c := agreed(a.ID, a.Patient, text, a.From)
 	c.Performer = []element.Reference{{Reference: "Patient/" + a.Patient}}
 	c.Provision = provisionJSON{Type: "permit", Period: between(from, until),

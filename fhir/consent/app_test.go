@@ -16,7 +16,7 @@ import (
 func allowance() consent.Allowance {
 	return consent.Allowance{ID: "app-a1", Patient: "p1", Authorization: "a1", Client: "heartbook",
 		App: "Heart & Book", Scope: "patient/Observation.rs patient/Device.rs",
-		Types: []string{"Observation", "Device"}, Says: []string{"See your measurements", "See your devices"},
+		Types: []string{"Observation", "Device"}, ScopeTexts: []string{"See your measurements", "See your devices"},
 		From: now, Until: now.Add(90*24*time.Hour + time.Millisecond)}
 }
 
@@ -63,7 +63,7 @@ func TestAppSeesWhatWasAllowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	app := func() access.Consents { return e.Under("a1") }
+	app := func() access.Consents { return e.ForAuthorization("a1") }
 	allow := func(id string) fhir.Resource {
 		a := allowance()
 		a.ID, a.From = id, clock.Now()
@@ -86,14 +86,14 @@ func TestAppSeesWhatWasAllowed(t *testing.T) {
 		"the app":                {app().Permits("heartbook", heart), true},
 		"its devices":            {app().Permits("heartbook", device), true},
 		"what was not allowed":   {app().Permits("heartbook", provenance), false},
-		"another authorization":  {e.Under("a2").Permits("heartbook", heart), false},
+		"another authorization":  {e.ForAuthorization("a2").Permits("heartbook", heart), false},
 		"the client without it":  {e.Permits("heartbook", heart), false},
 		"a client of such an id": {e.Permits("authorization/a1", heart), false},
 		"another patient": {app().Permits("heartbook",
 			&access.Facts{Type: "Observation", Patient: "p2", Vendor: "apple"}), false},
 		"collected by this":        {collects(t, e, "apple"), false},
 		"collected in categories":  {collects(t, e, "apple", "vital-signs"), false},
-		"no authorization, no app": {e.Under("").Permits("heartbook", heart), false},
+		"no authorization, no app": {e.ForAuthorization("").Permits("heartbook", heart), false},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s: %v", name, c.got)
@@ -163,7 +163,7 @@ func TestAppsComeAndGo(t *testing.T) {
 		}
 		s.put("p1", r)
 	}
-	if !e.Under("a1").Permits("heartbook", obs("apple", "", "vital-signs")) {
+	if !e.ForAuthorization("a1").Permits("heartbook", obs("apple", "", "vital-signs")) {
 		t.Error("the one that stands is not seen for those that ended")
 	}
 	if !e.Permits("lab", obs("", "lab", "vital-signs")) {
@@ -180,12 +180,12 @@ func TestAppsComeAndGo(t *testing.T) {
 	}
 	s.put("p1", grant(t, consent.Terms{Recipient: "ehr"}))
 	for _, id := range []string{"a1", "l0", "l1199"} {
-		if !e.Under(id).Permits("heartbook", obs("apple", "", "vital-signs")) {
+		if !e.ForAuthorization(id).Permits("heartbook", obs("apple", "", "vital-signs")) {
 			t.Errorf("%s sees nothing for the number of the others", id)
 		}
 	}
 	if !e.Permits("ehr", obs("apple", "", "vital-signs")) ||
-		e.Under("l1200").Permits("heartbook", obs("apple", "", "vital-signs")) {
+		e.ForAuthorization("l1200").Permits("heartbook", obs("apple", "", "vital-signs")) {
 		t.Error("other consents do not hold beside many of apps")
 	}
 }
@@ -213,7 +213,7 @@ func TestRefusal(t *testing.T) {
 		if got := e.Permits("heartbook", f); got != shown {
 			t.Errorf("%s: permitted %v", when, got)
 		}
-		refs, err := e.Opens(t.Context(), "p1", "heartbook")
+		refs, err := e.Permitting(t.Context(), "p1", "heartbook")
 		var ids []string
 		for _, r := range refs {
 			ids = append(ids, r.ID)

@@ -417,10 +417,10 @@ func ofPatient(id string) (*search.Query, error) {
 // read.
 func (e *Engine) Permits(recipient string, f *access.Facts) bool { return e.permits(recipient, "", f) }
 
-// Under returns the consents as they hold for a token of an authorization: what
+// ForAuthorization returns the consents as they hold for a token of an authorization: what
 // the person allowed the app counts for it, and for no other token of the same
 // client.
-func (e *Engine) Under(authorization string) access.Consents {
+func (e *Engine) ForAuthorization(authorization string) access.Consents {
 	if authorization == "" {
 		return e
 	}
@@ -451,9 +451,9 @@ func (e *Engine) permits(recipient, authorization string, f *access.Facts) bool 
 	return b.permits(recipient, authorization, f, e.opts.Clock())
 }
 
-// Opens lists the patient's Consents that permit a client, whoever uses it, to
+// Permitting lists the patient's Consents that permit a client, whoever uses it, to
 // be shown something now. What denials take away again is not asked.
-func (e *Engine) Opens(ctx context.Context, patient, recipient string) ([]fhir.Ref, error) {
+func (e *Engine) Permitting(ctx context.Context, patient, recipient string) ([]fhir.Ref, error) {
 	b, err := e.book(ctx, patient)
 	if err != nil {
 		return nil, err

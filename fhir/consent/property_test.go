@@ -255,7 +255,7 @@ func TestPermitsEqualsTheSlowInterpreter(t *testing.T) {
 			who := rapid.SampledFrom([]string{"ehr", "lab", "other"}).Draw(t, "who")
 			app := rapid.SampledFrom([]string{"", "a1", "a1", "a2"}).Draw(t, "app")
 			want := whole(docs, who, app, f)
-			if got := e.Under(app).Permits(who, f); got != want {
+			if got := e.ForAuthorization(app).Permits(who, f); got != want {
 				t.Fatalf("Permits(%s, %s, %+v) = %v, want %v\n%v", who, app, f, got, want, docs)
 			}
 			if want {

@@ -52,7 +52,7 @@ func TestClientsConsentAfterWithdrawal(t *testing.T) {
 	if e.Permits("lab", f) {
 		t.Error("a client's Consent opens data after a withdrawal")
 	}
-	if refs, err := e.Opens(t.Context(), "p1", "lab"); err != nil || len(refs) != 0 {
+	if refs, err := e.Permitting(t.Context(), "p1", "lab"); err != nil || len(refs) != 0 {
 		t.Error("a client's Consent is listed as opening data", refs, err)
 	}
 	s.put("p1", late("operators"))

@@ -11,9 +11,9 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// Taking describes a withdrawal by a patient: of everything, or of the data of
+// Withdrawal describes a withdrawal by a patient: of everything, or of the data of
 // one vendor.
-type Taking struct {
+type Withdrawal struct {
 	Patient string   // id
 	Vendor  string   // "" all
 	Vendors []string // all that there are; a Consent for all vendors goes on for the others
@@ -24,10 +24,10 @@ type Taking struct {
 	NewID      func() string // for the Consents that are made
 }
 
-// Withdrawal holds the changes that a Taking makes to a patient's Consents. Once
+// WithdrawalPlan holds the changes that a Taking makes to a patient's Consents. Once
 // all of them are stored, no Consent permits any of the withdrawn data, and all
 // that was denied is still denied.
-type Withdrawal struct {
+type WithdrawalPlan struct {
 	Ended    []fhir.Resource // inactive now
 	Narrowed []fhir.Resource // active, and no longer about the vendor
 	// Denials are new: what Consents that ended denied beside what they
@@ -40,7 +40,7 @@ type Withdrawal struct {
 // Plan makes the Withdrawal from the patient's Consents; those that it leaves
 // alone may be among them or not. ok is false when none permits anything of
 // what is taken back.
-func (t Taking) Plan(have []fhir.Resource) (w Withdrawal, ok bool, err error) {
+func (t Withdrawal) Plan(have []fhir.Resource) (w WithdrawalPlan, ok bool, err error) {
 	const op = "consent.Plan"
 	for i := range have {
 		c, is := compile(have[i].ID, t.Patient, have[i].JSON)
@@ -48,11 +48,11 @@ func (t Taking) Plan(have []fhir.Resource) (w Withdrawal, ok bool, err error) {
 			continue
 		}
 		if err := t.change(&w, have[i], &c); err != nil {
-			return Withdrawal{}, false, fhir.Wrap(op, err)
+			return WithdrawalPlan{}, false, fhir.Wrap(op, err)
 		}
 	}
 	if len(w.Ended)+len(w.Narrowed) == 0 {
-		return Withdrawal{}, false, nil
+		return WithdrawalPlan{}, false, nil
 	}
 	r, err := Build(Terms{ID: t.NewID(), Patient: t.Patient, Vendor: t.Vendor, Now: t.Now})
 	if err == nil {
@@ -66,7 +66,7 @@ func (t Taking) Plan(have []fhir.Resource) (w Withdrawal, ok bool, err error) {
 // touches reports whether a Consent has to change. When everything is taken
 // back it is every one with a permit, also one whose time is still to come or
 // over.
-func (t Taking) touches(r *rule) bool {
+func (t Withdrawal) touches(r *rule) bool {
 	if t.Vendor == "" {
 		return r.permits()
 	}
@@ -83,7 +83,7 @@ func (r *rule) reaches(vendor string, now int64) bool {
 }
 
 // change ends or narrows one Consent.
-func (t Taking) change(w *Withdrawal, r fhir.Resource, c *compiled) error {
+func (t Withdrawal) change(w *WithdrawalPlan, r fhir.Resource, c *compiled) error {
 	var d document
 	if err := json.Unmarshal(r.JSON, &d); err != nil {
 		return err
@@ -135,7 +135,7 @@ func (t Taking) change(w *Withdrawal, r fhir.Resource, c *compiled) error {
 	return nil
 }
 
-func (t Taking) says(root *rule) string {
+func (t Withdrawal) says(root *rule) string {
 	if !root.permit {
 		return "You have taken back what this consent had allowed about data from " +
 			vendorName(Terms{Vendor: t.Vendor, VendorName: t.VendorName}) + ". What it denies stays denied."
@@ -146,7 +146,7 @@ func (t Taking) says(root *rule) string {
 
 // narrow removes what is taken back from a provision. ok is false when nothing
 // of it is left; base is what an absent type means.
-func (t Taking) narrow(raw json.RawMessage, base bool, depth int) (out json.RawMessage, ok bool, err error) {
+func (t Withdrawal) narrow(raw json.RawMessage, base bool, depth int) (out json.RawMessage, ok bool, err error) {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return nil, false, err
@@ -193,7 +193,7 @@ func (t Taking) narrow(raw json.RawMessage, base bool, depth int) (out json.RawM
 
 // narrowCodes takes the vendor out of those that a permit names; a permit that
 // names none names the others from now on.
-func (t Taking) narrowCodes(m map[string]json.RawMessage) (ok bool, err error) {
+func (t Withdrawal) narrowCodes(m map[string]json.RawMessage) (ok bool, err error) {
 	var list []map[string]json.RawMessage
 	if v, has := m["code"]; has {
 		if err := json.Unmarshal(v, &list); err != nil {
@@ -351,7 +351,7 @@ func both(a, b rule) (rule, bool) {
 }
 
 // denial builds the Consents for a rule that denies.
-func (t Taking) denial(x rule) ([]fhir.Resource, error) {
+func (t Withdrawal) denial(x rule) ([]fhir.Resource, error) {
 	if x.to <= t.Now.UnixMilli() {
 		return nil, nil
 	}
@@ -416,10 +416,10 @@ func (r *rule) period() *element.Period {
 	return between(from, until)
 }
 
-// Reaches reports whether some Consent of the patient may permit something of
+// AnyPermit reports whether some Consent of the patient may permit something of
 // a vendor ("" anything) to anybody, now or later, or its collection. It is
 // asked after a withdrawal, of what is stored.
-func (e *Engine) Reaches(ctx context.Context, patient, vendor string) (bool, error) {
+func (e *Engine) AnyPermit(ctx context.Context, patient, vendor string) (bool, error) {
 	b, err := e.book(ctx, patient)
 	if err != nil {
 		return false, err

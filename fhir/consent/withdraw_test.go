@@ -45,18 +45,18 @@ func questions() (out []question) {
 func answers(e *consent.Engine, qs []question) []bool {
 	out := make([]bool, len(qs))
 	for i, q := range qs {
-		out[i] = e.Under(q.app).Permits(q.who, &q.f)
+		out[i] = e.ForAuthorization(q.app).Permits(q.who, &q.f)
 	}
 	return out
 }
 
-func taking(vendor string) consent.Taking {
+func taking(vendor string) consent.Withdrawal {
 	n := 0
-	return consent.Taking{Patient: "p1", Vendor: vendor, Vendors: []string{"apple", "fitbit", "oura"}, Now: now,
+	return consent.Withdrawal{Patient: "p1", Vendor: vendor, Vendors: []string{"apple", "fitbit", "oura"}, Now: now,
 		NewID: func() string { n++; return fmt.Sprint("new", n) }}
 }
 
-func (s *shelf) apply(w consent.Withdrawal) {
+func (s *shelf) apply(w consent.WithdrawalPlan) {
 	for _, list := range [][]fhir.Resource{w.Ended, w.Narrowed, w.Denials, {w.Record}} {
 		for _, r := range list {
 			if r.ID != "" {
@@ -122,7 +122,7 @@ func TestWithdrawalProperty(t *testing.T) {
 				t.Fatalf("%s is collected after %q was withdrawn: %v", v, vendor, err)
 			}
 		}
-		if open, err := e.Reaches(t.Context(), "p1", vendor); open || err != nil {
+		if open, err := e.AnyPermit(t.Context(), "p1", vendor); open || err != nil {
 			t.Fatalf("the engine says that %q may be visible: %v", vendor, err)
 		}
 		for i, is := range answers(f, qs) {
@@ -182,7 +182,7 @@ func TestWithdrawalIsValid(t *testing.T) {
 	}
 	s.apply(w)
 	if e.Permits("ehr", obs("apple", "")) || !e.Permits("ehr", obs("oura", "")) ||
-		e.Under("a1").Permits("appl", obs("apple", "")) {
+		e.ForAuthorization("a1").Permits("appl", obs("apple", "")) {
 		t.Error("after the withdrawal")
 	}
 	s.put("p1", grant(t, consent.Terms{ID: "anew", Vendor: "apple"}))

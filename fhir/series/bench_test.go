@@ -76,7 +76,7 @@ func BenchmarkTable(b *testing.B) {
 				c := all.Slice(at, at+size)
 				encode = min(encode, best(func() { buf, _ = codec.Encode(buf[:0], &c) }))
 				decode = min(decode, best(func() { _ = codec.Decode(buf, &into) }))
-				sum = min(sum, best(func() { Summarise(&c) }))
+				sum = min(sum, best(func() { Summarize(&c) }))
 				bytes, samples = bytes+len(buf), samples+size
 			}
 			n := float64(size)
@@ -104,7 +104,7 @@ func best(f func()) float64 {
 // BenchmarkMaterialise writes the Observations of a decoded block.
 func BenchmarkMaterialise(b *testing.B) {
 	c, t := heart(1024), pair()
-	t.Holes, t.Parts, t.KeyValue = t.Holes[:3], t.Parts[:4], false
+	t.Slots, t.Parts, t.KeyValue = t.Slots[:3], t.Parts[:4], false
 	var buf []byte
 	n := 0
 	b.ReportAllocs()

@@ -12,7 +12,7 @@ type Header struct {
 	Count              int
 	MinStart, MaxStart int64 // Unix microseconds
 	MaxEnd             int64 // Unix milliseconds, exclusive, as Sample.Interval has it
-	MinT, MaxT         uint64
+	MinSeq, MaxSeq     uint64
 	MinUpdated         int64 // lastUpdated, Unix milliseconds
 	MaxUpdated         int64
 	Values             []Stats // by value column
@@ -25,10 +25,10 @@ type Stats struct {
 	Counts     Counts
 }
 
-// Summarise makes the header of samples that are in order and have Commits.
+// Summarize makes the header of samples that are in order and have Commits.
 // Sums are exact until their last rounding where the values, at the scale of
 // the finest, have at most 14 digits.
-func Summarise(c *Columns) Header {
+func Summarize(c *Columns) Header {
 	h := Header{Count: c.Len()}
 	if h.Count == 0 {
 		h.Values = make([]Stats, len(c.Values))
@@ -45,9 +45,9 @@ func Summarise(c *Columns) Header {
 	}
 	for i, k := range c.Commits {
 		if i == 0 {
-			h.MinT, h.MinUpdated, h.MaxUpdated = k.T, k.Updated, k.Updated
+			h.MinSeq, h.MinUpdated, h.MaxUpdated = k.Seq, k.Updated, k.Updated
 		}
-		h.MinT, h.MaxT = min(h.MinT, k.T), max(h.MaxT, k.T)
+		h.MinSeq, h.MaxSeq = min(h.MinSeq, k.Seq), max(h.MaxSeq, k.Seq)
 		h.MinUpdated, h.MaxUpdated = min(h.MinUpdated, k.Updated), max(h.MaxUpdated, k.Updated)
 	}
 	for _, col := range c.Values {
@@ -127,8 +127,8 @@ func AppendHeader(b []byte, h *Header) []byte {
 	b = binary.AppendVarint(b, h.MinStart)
 	b = binary.AppendVarint(b, h.MaxStart-h.MinStart)
 	b = binary.AppendVarint(b, h.MaxEnd)
-	b = binary.AppendUvarint(b, h.MinT)
-	b = binary.AppendUvarint(b, h.MaxT-h.MinT)
+	b = binary.AppendUvarint(b, h.MinSeq)
+	b = binary.AppendUvarint(b, h.MaxSeq-h.MinSeq)
 	b = binary.AppendVarint(b, h.MinUpdated)
 	b = binary.AppendVarint(b, h.MaxUpdated-h.MinUpdated)
 	for _, s := range h.Values {
@@ -159,8 +159,8 @@ func (h *Header) Decode(b []byte) error {
 	*h = Header{Count: int(r.uvarint(MaxBlock)), MinStart: r.varint()}
 	h.MaxStart = h.MinStart + r.varint()
 	h.MaxEnd = r.varint()
-	h.MinT = r.uvarint(math.MaxUint64)
-	h.MaxT = h.MinT + r.uvarint(math.MaxUint64)
+	h.MinSeq = r.uvarint(math.MaxUint64)
+	h.MaxSeq = h.MinSeq + r.uvarint(math.MaxUint64)
 	h.MinUpdated = r.varint()
 	h.MaxUpdated = h.MinUpdated + r.varint()
 	if r.bad || values > MaxValues || len(r.b) < values*33 {

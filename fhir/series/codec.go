@@ -209,7 +209,7 @@ func (w *work) putCommits(b []byte, c []Commit) []byte {
 	b = w.putInts(b, x, nil)
 	x = x[:len(w.distinct)]
 	for i, d := range w.distinct {
-		x[i] = int64(d.T)
+		x[i] = int64(d.Seq)
 	}
 	b = w.putInts(b, x, nil)
 	for i, d := range w.distinct {

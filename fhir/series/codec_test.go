@@ -198,7 +198,7 @@ func TestFlippedBits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h := Summarise(c)
+		h := Summarize(c)
 		var into Columns
 		damage(t, name+" block", block, func(b []byte) error { return codec.Decode(b, &into) })
 		damage(t, name+" header", AppendHeader(nil, &h), func(b []byte) error { _, err := DecodeHeader(b); return err })
@@ -309,7 +309,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			h := Summarise(c)
+			h := Summarize(c)
 			for file, b := range map[string][]byte{block: b, text: dump(c, &h),
 				filepath.Join("testdata", name+".header"): AppendHeader(nil, &h)} {
 				if err := os.WriteFile(file, b, 0o644); err != nil {
@@ -340,7 +340,7 @@ func TestGolden(t *testing.T) {
 		if !bytes.Equal(dump(&got, &h), want) {
 			t.Errorf("%s: decoded to something else; see testdata", name)
 		}
-		if sum := Summarise(&got); !reflect.DeepEqual(sum, h) {
+		if sum := Summarize(&got); !reflect.DeepEqual(sum, h) {
 			t.Errorf("%s: header %+v, was %+v", name, sum, h)
 		}
 		now, err := codec.Encode(nil, &got)
@@ -369,7 +369,7 @@ func dump(c *Columns, h *Header) []byte {
 			b = append(b, ' ')
 			b = s.Values[v].Append(b)
 		}
-		b = fmt.Appendf(b, " %d %d\n", s.Commit.T, s.Commit.Updated)
+		b = fmt.Appendf(b, " %d %d\n", s.Commit.Seq, s.Commit.Updated)
 	}
 	return b
 }
@@ -380,7 +380,7 @@ func TestHeader(t *testing.T) {
 		i, u := anyInt(), rapid.Uint64()
 		h := Header{Count: rapid.IntRange(0, MaxBlock).Draw(t, "count"), MinStart: i.Draw(t, "a"),
 			MaxStart: i.Draw(t, "b"), MaxEnd: i.Draw(t, "c"),
-			MinT: u.Draw(t, "d"), MaxT: u.Draw(t, "e"), MinUpdated: i.Draw(t, "f"), MaxUpdated: i.Draw(t, "g")}
+			MinSeq: u.Draw(t, "d"), MaxSeq: u.Draw(t, "e"), MinUpdated: i.Draw(t, "f"), MaxUpdated: i.Draw(t, "g")}
 		for range rapid.IntRange(0, MaxValues).Draw(t, "values") {
 			f := rapid.Float64()
 			h.Values = append(h.Values, Stats{Min: f.Draw(t, "min"), Max: f.Draw(t, "max"), Sum: f.Draw(t, "sum"),
@@ -398,17 +398,17 @@ func TestSummarise(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := wild(t, 60)
 		n := c.Sort(&Template{Values: len(c.Values), KeyValue: true})
-		h := Summarise(c)
+		h := Summarize(c)
 		want := Header{Count: n}
 		for i := range n {
 			s := c.At(i)
 			_, hi := s.Interval()
 			if i == 0 {
-				want = Header{n, s.Start, s.Start, hi, s.Commit.T, s.Commit.T, s.Commit.Updated, s.Commit.Updated, nil}
+				want = Header{n, s.Start, s.Start, hi, s.Commit.Seq, s.Commit.Seq, s.Commit.Updated, s.Commit.Updated, nil}
 			}
 			want.MinStart, want.MaxStart, want.MaxEnd = min(want.MinStart, s.Start), max(want.MaxStart, s.Start),
 				max(want.MaxEnd, hi)
-			want.MinT, want.MaxT = min(want.MinT, s.Commit.T), max(want.MaxT, s.Commit.T)
+			want.MinSeq, want.MaxSeq = min(want.MinSeq, s.Commit.Seq), max(want.MaxSeq, s.Commit.Seq)
 			want.MinUpdated, want.MaxUpdated = min(want.MinUpdated, s.Commit.Updated),
 				max(want.MaxUpdated, s.Commit.Updated)
 		}

@@ -66,7 +66,7 @@ func (d Decimal) trimmed() Decimal {
 
 // Commit is the commit that wrote a sample.
 type Commit struct {
-	T       uint64
+	Seq     uint64
 	Updated int64 // lastUpdated, Unix milliseconds
 }
 
@@ -127,7 +127,7 @@ func (c *Columns) Append(s *Sample, n int) {
 	for v := range n {
 		c.Values[v] = append(c.Values[v], s.Values[v])
 	}
-	if s.Commit.T != 0 {
+	if s.Commit.Seq != 0 {
 		c.Commits = append(c.Commits, s.Commit)
 	}
 }

@@ -24,10 +24,10 @@ func TestCounts(t *testing.T) {
 			same = same && d.Scale == c.first(d).Scale
 			want[d.Float()]++
 			c.Start, c.Off, c.Commits = append(c.Start, monday+int64(i)*1e6), append(c.Off, 0),
-				append(c.Commits, Commit{T: 1})
+				append(c.Commits, Commit{Seq: 1})
 			c.Values[0] = append(c.Values[0], d)
 		}
-		h := Summarise(c)
+		h := Summarize(c)
 		got := h.Values[0].Counts
 		if got == nil {
 			if n := c.Len(); same && n >= countedFrom && kinds <= min(maxDistinct, n/4) {

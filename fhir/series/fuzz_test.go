@@ -88,10 +88,10 @@ func FuzzParseID(f *testing.F) {
 func FuzzDecodeTemplate(f *testing.F) {
 	t := &Template{Identity: Identity{1, 2}, Class: Long, KeyValue: true, Seed: 1 << 63, Patient: "p",
 		Vendor: "apple", Values: 1,
-		Categories: []string{"vital-signs", ""}, Holes: []Slot{HoleEffective, HoleValue},
+		Categories: []string{"vital-signs", ""}, Slots: []Slot{SlotEffective, SlotValue},
 		Parts: [][]byte{[]byte(`{"a":"`), []byte(`","b":`), []byte(`}`)}}
 	f.Add(AppendTemplate(nil, t))
-	t.Values, t.Holes, t.Parts = 0, nil, [][]byte{[]byte("{}")}
+	t.Values, t.Slots, t.Parts = 0, nil, [][]byte{[]byte("{}")}
 	f.Add(AppendTemplate(nil, t))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		got, err := DecodeTemplate(b)

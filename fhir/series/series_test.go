@@ -137,7 +137,7 @@ func pair() *Template {
 		Identity: Identity{9, 8, 7, 6, 5, 4, 3, 2, 1}, KeyValue: true, Seed: 5, Values: 2,
 		Parts: [][]byte{[]byte(`"profile":["p"]},"identifier":[{"value":"`), []byte(`"}],`),
 			[]byte(`,"component":[`), []byte(`,`), []byte(`]}`)},
-		Holes: []Slot{HoleID, HoleEffective, HoleValue, HoleValue + 1},
+		Slots: []Slot{SlotID, SlotEffective, SlotValue, SlotValue + 1},
 	}
 }
 

@@ -39,8 +39,8 @@ func AppendTemplate(b []byte, t *Template) []byte {
 	for _, c := range t.Categories {
 		b = appendBytes(b, c)
 	}
-	b = binary.AppendUvarint(b, uint64(len(t.Holes)))
-	for _, h := range t.Holes {
+	b = binary.AppendUvarint(b, uint64(len(t.Slots)))
+	for _, h := range t.Slots {
 		b = append(b, byte(h))
 	}
 	for _, p := range t.Parts {
@@ -83,16 +83,16 @@ func DecodeTemplate(b []byte) (*Template, error) {
 		t.Categories = append(t.Categories, r.text())
 	}
 	for range r.count(maxHoles) {
-		t.Holes = append(t.Holes, Slot(r.byte()))
+		t.Slots = append(t.Slots, Slot(r.byte()))
 	}
-	for range len(t.Holes) + 1 {
+	for range len(t.Slots) + 1 {
 		t.Parts = append(t.Parts, []byte(r.text()))
 	}
 	if r.bad || len(r.b) != 0 || t.Class > Long || t.Values > MaxValues || len(t.Parts[0]) == 0 {
 		return nil, errTemplate
 	}
-	for _, h := range t.Holes {
-		if int(h) >= int(HoleValue)+t.Values {
+	for _, h := range t.Slots {
+		if int(h) >= int(SlotValue)+t.Values {
 			return nil, errTemplate
 		}
 	}

@@ -11,14 +11,14 @@ import (
 type Slot uint8
 
 const (
-	// HoleID is the sample's id (in the identifier; that of the resource
+	// SlotID is the sample's id (in the identifier; that of the resource
 	// itself is not in the parts).
-	HoleID Slot = iota
-	// HoleEffective is the member effectiveDateTime or effectivePeriod, its
+	SlotID Slot = iota
+	// SlotEffective is the member effectiveDateTime or effectivePeriod, its
 	// name included, without a comma.
-	HoleEffective
-	// HoleValue + i is the number of value column i.
-	HoleValue
+	SlotEffective
+	// SlotValue + i is the number of value column i.
+	SlotValue
 )
 
 // Template is what all samples of a series share.
@@ -39,7 +39,7 @@ type Template struct {
 	// Parts are the canonical bytes of the Observation after `"meta":{`, cut
 	// at the holes: Parts[i] stands before Holes[i], the last part at the end.
 	Parts [][]byte
-	Holes []Slot
+	Slots []Slot
 }
 
 // Check is the part of a sample's id that tells it from others at the same
@@ -76,7 +76,7 @@ func (t *Template) Append(b []byte, s *Sample) []byte {
 	b = append(b, `{"resourceType":"Observation","id":"`...)
 	b = append(b, id...)
 	b = append(b, `","meta":{`...)
-	if s.Commit.T != 0 {
+	if s.Commit.Seq != 0 {
 		b = append(b, `"versionId":"1","lastUpdated":"`...)
 		b = appendInstant(b, s.Commit.Updated)
 		b = append(b, '"')
@@ -84,18 +84,18 @@ func (t *Template) Append(b []byte, s *Sample) []byte {
 			b = append(b, ',')
 		}
 	}
-	for i, h := range t.Holes {
+	for i, h := range t.Slots {
 		b = append(b, t.Parts[i]...)
 		switch h {
-		case HoleID:
+		case SlotID:
 			b = append(b, id...)
-		case HoleEffective:
+		case SlotEffective:
 			b = s.appendEffective(b)
 		default:
-			b = s.Values[h-HoleValue].Append(b)
+			b = s.Values[h-SlotValue].Append(b)
 		}
 	}
-	return append(b, t.Parts[len(t.Holes)]...)
+	return append(b, t.Parts[len(t.Slots)]...)
 }
 
 func (s *Sample) appendEffective(b []byte) []byte {

@@ -364,7 +364,7 @@ func TestSamplesAlone(t *testing.T) {
 		Parts: [][]byte{[]byte(`},"identifier":[{"value":"`),
 			[]byte(`"}],"status":"final","code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"reference":"Patient/p1"},`),
 			[]byte(`,"valueQuantity":{"value":`), []byte(`}}`)},
-		Holes: []series.Slot{series.HoleID, series.HoleEffective, series.HoleValue}}
+		Slots: []series.Slot{series.SlotID, series.SlotEffective, series.SlotValue}}
 	var cols series.Columns
 	for i := range 3 {
 		s := series.Sample{Start: 1767225600_000000 + int64(i)*1e6, End: series.NoEnd,

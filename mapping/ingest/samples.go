@@ -44,7 +44,7 @@ func (r *run) place(st *mapping.Stream) error {
 	u.latest = max(u.latest, r.row.Start)
 	b.seq++
 	b.samples++
-	r.row.Commit.T = b.seq
+	r.row.Commit.Seq = b.seq
 	if c := u.group.columns; c.Len() == cap(c.Start) {
 		u.group.columns = r.spare.grown(c, u.stream.Template.Values)
 	}
@@ -181,7 +181,7 @@ func (b *batch) settle() {
 			i := g.find(&k)
 			switch {
 			case i < 0:
-			case g.columns.Commits[i].T > o.seq:
+			case g.columns.Commits[i].Seq > o.seq:
 				b.count(o.Metric, Counts{Dropped: 1})
 				return true
 			default:
@@ -213,7 +213,7 @@ func twins(a, b *group, drop func(*group, int)) {
 				s, t := x.At(i), y.At(k)
 				switch {
 				case a.template.Check(&s) != b.template.Check(&t):
-				case s.Commit.T < t.Commit.T:
+				case s.Commit.Seq < t.Commit.Seq:
 					drop(a, i)
 				default:
 					drop(b, k)

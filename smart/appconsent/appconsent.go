@@ -79,7 +79,7 @@ func (g *Agreements) Begun(_ context.Context, b *store.Batch, approved authz.Cod
 	}
 	r, err := consent.ForApp(consent.Allowance{ID: Ref(a.ID).ID, Patient: a.Subject.FHIRUser.ID,
 		Authorization: a.ID, Client: a.ClientID, App: approved.App,
-		Scope: a.Scope, Types: types, Says: g.Says(a.Scope), From: a.Created, Until: a.Created.Add(g.lasts(granted))})
+		Scope: a.Scope, Types: types, ScopeTexts: g.Says(a.Scope), From: a.Created, Until: a.Created.Add(g.lasts(granted))})
 	if err != nil {
 		return fhir.Wrap(op, err)
 	}

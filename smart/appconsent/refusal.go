@@ -24,7 +24,7 @@ type RefusalStore interface {
 
 // Opener is the consent.Engine.
 type Opener interface {
-	Opens(ctx context.Context, patient, client string) ([]fhir.Ref, error)
+	Permitting(ctx context.Context, patient, client string) ([]fhir.Ref, error)
 }
 
 // Refusals keeps what patients refuse apps that others use: a Consent that
@@ -81,7 +81,7 @@ func (g *Refusals) Refused(ctx context.Context, patient string) (out []Refusal, 
 // whoever uses it.
 func (g *Refusals) Opened(ctx context.Context, patient, client string) ([]consent.Summary, error) {
 	const op = "appconsent.Opened"
-	refs, err := g.Consents.Opens(ctx, patient, client)
+	refs, err := g.Consents.Permitting(ctx, patient, client)
 	if err != nil {
 		return nil, fhir.Wrap(op, err)
 	}

@@ -14,7 +14,7 @@ import (
 
 // Reacher is the consent.Engine.
 type Reacher interface {
-	Reaches(ctx context.Context, patient, vendor string) (bool, error)
+	AnyPermit(ctx context.Context, patient, vendor string) (bool, error)
 }
 
 // Withdrawals ends what patients had agreed to, of all vendors or of one. All
@@ -62,7 +62,7 @@ func (g *Withdrawals) Withdraw(ctx context.Context, by audit.Event, patient, ven
 			done = true
 			out.add(one)
 		}
-		switch open, err := g.Consents.Reaches(ctx, patient, vendor); {
+		switch open, err := g.Consents.AnyPermit(ctx, patient, vendor); {
 		case err != nil:
 			return Withdrawn{}, fhir.Wrap(op, err)
 		case open && !ok:
@@ -91,7 +91,7 @@ func (g *Withdrawals) once(ctx context.Context, by audit.Event, patient, vendor 
 	if err != nil {
 		return Withdrawn{}, false, err
 	}
-	t := consent.Taking{Patient: patient, Vendor: vendor, Vendors: g.Vendors, Now: g.Clock(), NewID: g.NewID}
+	t := consent.Withdrawal{Patient: patient, Vendor: vendor, Vendors: g.Vendors, Now: g.Clock(), NewID: g.NewID}
 	if g.VendorName != nil && vendor != "" {
 		t.VendorName = g.VendorName(vendor)
 	}

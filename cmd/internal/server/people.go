@@ -78,7 +78,7 @@ func (m *Main) openPeople(ctx context.Context) error {
 	m.people = people{rules: role.RulesOf, roles: m.signs.Roles, alive: m.signs.Alive, hold: m.signs.Hold,
 		maySelect: m.maySelect,
 		consents: func(subject, authorization string) access.Consents {
-			return m.glass.For(m.consents.Under(authorization), subject)
+			return m.glass.For(m.consents.ForAuthorization(authorization), subject)
 		}}
 	return nil
 }

@@ -49,7 +49,7 @@ func (d *DB) prepareSeries(w *store.SeriesWrite) (*appended, error) {
 		cols := w.Columns.Slice(from, min(from+blockSamples, n))
 		cols.Commits = make([]series.Commit, cols.Len())
 		s := cols.At(0)
-		p := piece{head: series.Summarise(&cols), check: in.t.Check(&s)}
+		p := piece{head: series.Summarize(&cols), check: in.t.Check(&s)}
 		if p.body, err = d.codec.Encode(nil, &cols); err != nil {
 			return nil, faulted(op, err)
 		}
@@ -191,7 +191,7 @@ func (s *stage) putSeries(a *appended, t store.Seq, updated int64, n uint32) err
 	behind := st.samples == 0 || a.first > st.maxStart
 	for i := range a.pieces {
 		p := &a.pieces[i]
-		p.head.MinT, p.head.MaxT = uint64(t), uint64(t)
+		p.head.MinSeq, p.head.MaxSeq = uint64(t), uint64(t)
 		p.head.MinUpdated, p.head.MaxUpdated = updated, updated
 		level, major, minor := byte(levelTail), uint64(t), n<<12|uint32(i)
 		if behind && p.head.Count >= blockSamples/2 {
@@ -315,7 +315,7 @@ func (s *stage) finishSeries() error {
 			}
 			continue
 		}
-		h := series.Summarise(&b.cols)
+		h := series.Summarize(&b.cols)
 		enc, err := s.d.codec.Encode(nil, &b.cols)
 		if err != nil {
 			return err

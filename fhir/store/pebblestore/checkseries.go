@@ -138,13 +138,13 @@ func (c *checker) level(in *seriesInfo, level byte, sum *seriesState) (err error
 		if err := c.beginsIn(in, where, &cols); err != nil {
 			return err
 		}
-		if again := series.Summarise(&cols); !reflect.DeepEqual(again, h) {
+		if again := series.Summarize(&cols); !reflect.DeepEqual(again, h) {
 			c.problem("%s: its header is not that of its samples", where)
 		}
 		for i := range cols.Len() {
 			s := cols.At(i)
 			k := in.t.Key(&s)
-			if s.Class() != in.t.Class || store.Seq(s.Commit.T) > c.v.meta.t || s.Commit.T == 0 {
+			if s.Class() != in.t.Class || store.Seq(s.Commit.Seq) > c.v.meta.t || s.Commit.Seq == 0 {
 				c.problem("%s: sample %d is of another class or commit", where, i)
 			}
 			if (i > 0 || level == levelBase && n > 0) && last.Compare(&k) >= 0 {

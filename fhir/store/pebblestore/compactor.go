@@ -269,7 +269,7 @@ func (c *compactor) split(x *compaction, cols *series.Columns,
 	blocks := (n + blockSamples - 1) / blockSamples
 	for i := range blocks {
 		part := cols.Slice(n*i/blocks, n*(i+1)/blocks)
-		h := series.Summarise(&part)
+		h := series.Summarize(&part)
 		s := part.At(0)
 		p := where(&h, i, x.in.t.Check(&s))
 		p.head = h

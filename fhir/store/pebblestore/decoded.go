@@ -38,12 +38,12 @@ func (c *decodedBlocks) block(d *DB, r pebble.Reader, headKey []byte, h *series.
 	list := c.list
 	c.mu.Unlock()
 	for _, b := range list {
-		if b != nil && b.t == h.MinT && b.updated == h.MinUpdated && bytes.Equal(b.key, headKey) &&
+		if b != nil && b.t == h.MinSeq && b.updated == h.MinUpdated && bytes.Equal(b.key, headKey) &&
 			bytes.Equal(b.body, body) && b.cols.Len() == h.Count {
 			return &b.cols, nil
 		}
 	}
-	b := &decodedBlock{key: slices.Clone(headKey), body: slices.Clone(body), t: h.MinT, updated: h.MinUpdated}
+	b := &decodedBlock{key: slices.Clone(headKey), body: slices.Clone(body), t: h.MinSeq, updated: h.MinUpdated}
 	if err := d.decode(body, h, &b.cols); err != nil {
 		return nil, err
 	}

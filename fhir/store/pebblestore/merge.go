@@ -65,7 +65,7 @@ func (s *source) stand() {
 	}
 	smp := s.smp.sample()
 	k := s.smp.in.t.Key(&smp)
-	s.row = row{place: s.smp.in.place, typ: "Observation", id: k.ID(), t: store.Seq(smp.Commit.T)}
+	s.row = row{place: s.smp.in.place, typ: "Observation", id: k.ID(), t: store.Seq(smp.Commit.Seq)}
 	s.row.start = s.smp.startMS()
 }
 

@@ -128,7 +128,7 @@ func (d *DB) current(v *view, ref fhir.Ref, t store.Seq) (*match, error) {
 		return v.fetch(ref, p)
 	}
 	s, err := d.sampleOf(v.snap, ref)
-	if err != nil || s == nil || store.Seq(s.smp.Commit.T) > t {
+	if err != nil || s == nil || store.Seq(s.smp.Commit.Seq) > t {
 		return nil, err
 	}
 	return newSample(s.in, &s.smp), nil
@@ -200,7 +200,7 @@ func (d *DB) History(ctx context.Context, ref fhir.Ref, at store.Seq, before uin
 		return faulted(op, err)
 	}
 	s, err := d.sampleOf(v.snap, ref)
-	if err == nil && s != nil && store.Seq(s.smp.Commit.T) <= t {
+	if err == nil && s != nil && store.Seq(s.smp.Commit.Seq) <= t {
 		m := newSample(s.in, &s.smp)
 		fn(m.resource(), &m.facts)
 	}
@@ -238,7 +238,7 @@ func (d *DB) Heads(ctx context.Context, refs []fhir.Ref) (heads []store.Head, er
 			return nil, faulted(op, err)
 		}
 		if s != nil {
-			heads[i] = store.Head{Version: 1, Hash: s.hash(), Seq: store.Seq(s.smp.Commit.T)}
+			heads[i] = store.Head{Version: 1, Hash: s.hash(), Seq: store.Seq(s.smp.Commit.Seq)}
 		}
 	}
 	return heads, nil
@@ -389,7 +389,7 @@ func (d *DB) sampleChanges(v *view, t store.Seq, raw []byte, fn func(*store.Chan
 		return false, err
 	}
 	w := v.walkSeries(d, in, t, false)
-	w.pass = func(h *series.Header) bool { return store.Seq(h.MaxT) < t }
+	w.pass = func(h *series.Header) bool { return store.Seq(h.MaxSeq) < t }
 	defer closing(closer(w.close), &err)
 	if err := w.seek(e.first, e.end+1); err != nil {
 		return false, err
@@ -398,7 +398,7 @@ func (d *DB) sampleChanges(v *view, t store.Seq, raw []byte, fn func(*store.Chan
 		var m *match
 		if w.valid() {
 			s := w.sample()
-			if store.Seq(s.Commit.T) != t {
+			if store.Seq(s.Commit.Seq) != t {
 				if err := w.next(); err != nil {
 					return false, err
 				}

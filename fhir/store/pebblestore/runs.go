@@ -181,7 +181,7 @@ func (x *finder) runsIn(in *seriesInfo, level byte, run func(*store.Run) bool) (
 		if level == levelBase && h.MinStart >= hi {
 			break
 		}
-		if h.MaxStart < lo || h.MinStart >= hi || store.Seq(h.MinT) > x.at {
+		if h.MaxStart < lo || h.MinStart >= hi || store.Seq(h.MinSeq) > x.at {
 			continue
 		}
 		b.loaded = false
@@ -233,9 +233,9 @@ func (x *finder) allows(b *runBlock, s *series.Sample) bool {
 // runsOf cuts a block into runs of matches.
 func (x *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (more bool, err error) {
 	in, h := b.in, b.head
-	if !b.each && store.Seq(h.MaxT) <= x.at && x.surely(in, h) {
+	if !b.each && store.Seq(h.MaxSeq) <= x.at && x.surely(in, h) {
 		if !x.allows(b, &series.Sample{Start: h.MinStart, End: series.NoEnd,
-			Commit: series.Commit{T: h.MinT, Updated: h.MinUpdated}}) {
+			Commit: series.Commit{Seq: h.MinSeq, Updated: h.MinUpdated}}) {
 			return true, nil
 		}
 		r.Whole, r.To = h, h.Count
@@ -259,7 +259,7 @@ func (x *finder) runsOf(b *runBlock, r *store.Run, run func(*store.Run) bool) (m
 	}
 	for i := range cols.Len() {
 		s := cols.At(i)
-		ok := store.Seq(s.Commit.T) <= x.at && x.fits(in, &s)
+		ok := store.Seq(s.Commit.Seq) <= x.at && x.fits(in, &s)
 		if ok && b.each {
 			ok = x.allows(b, &s)
 		}

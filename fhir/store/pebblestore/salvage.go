@@ -462,13 +462,13 @@ func (s *salvage) blocks(in *seriesInfo, level byte, st *seriesState, written ma
 			st.tails++
 			st.loose += uint64(h.Count)
 		}
-		s.top.t, s.top.updated = max(s.top.t, store.Seq(h.MaxT)), max(s.top.updated, h.MaxUpdated)
+		s.top.t, s.top.updated = max(s.top.t, store.Seq(h.MaxSeq)), max(s.top.updated, h.MaxUpdated)
 		for i := range cols.Len() {
 			x := cols.At(i)
-			e := written[x.Commit.T]
+			e := written[x.Commit.Seq]
 			if e == nil {
 				e = &samplesEntry{place: in.place, id: in.id, first: x.Start}
-				written[x.Commit.T] = e
+				written[x.Commit.Seq] = e
 			}
 			e.count++
 			e.first, e.end = min(e.first, x.Start), max(e.end, x.Start)

@@ -97,7 +97,7 @@ func (s *samples) close() (err error) {
 
 // skip reports whether a block holds nothing that this walk can give out.
 func (s *samples) skip(h *series.Header) bool {
-	return h.MaxStart < s.lo || h.MinStart >= s.hi || store.Seq(h.MinT) > s.at || s.pass != nil && s.pass(h)
+	return h.MaxStart < s.lo || h.MinStart >= s.hi || store.Seq(h.MinSeq) > s.at || s.pass != nil && s.pass(h)
 }
 
 // columns are empty columns whose memory has been used before. Whoever is
@@ -174,8 +174,8 @@ func (d *DB) decode(body []byte, h *series.Header, into *series.Columns) error {
 	}
 	// What a commit wrote does not name it: the header does.
 	for i := range into.Commits {
-		if into.Commits[i].T == 0 {
-			into.Commits[i] = series.Commit{T: h.MinT, Updated: h.MinUpdated}
+		if into.Commits[i].Seq == 0 {
+			into.Commits[i] = series.Commit{Seq: h.MinSeq, Updated: h.MinUpdated}
 		}
 	}
 	return err
@@ -266,7 +266,7 @@ func (s *samples) choose() error {
 		if s.best == nil {
 			return nil
 		}
-		if t := store.Seq(s.best.cols.Commits[s.best.i].T); t <= s.at && (s.only == 0 || s.only == t) {
+		if t := store.Seq(s.best.cols.Commits[s.best.i].Seq); t <= s.at && (s.only == 0 || s.only == t) {
 			return nil
 		}
 		if err := s.move(s.best); err != nil {

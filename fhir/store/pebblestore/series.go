@@ -76,8 +76,8 @@ type seriesInfo struct {
 // specimens that differ wherever samples can.
 func newSeriesInfo(t *series.Template, encoded []byte) (*seriesInfo, error) {
 	in := &seriesInfo{id: series.IDOf(encoded), t: t, encoded: encoded}
-	a := series.Sample{Start: 0, End: series.NoEnd, Commit: series.Commit{T: 1, Updated: 0}}
-	b := series.Sample{Start: 86400e6, End: 86400e6 + 1e6, Commit: series.Commit{T: 2, Updated: 86400e3}}
+	a := series.Sample{Start: 0, End: series.NoEnd, Commit: series.Commit{Seq: 1, Updated: 0}}
+	b := series.Sample{Start: 86400e6, End: 86400e6 + 1e6, Commit: series.Commit{Seq: 2, Updated: 86400e3}}
 	for i := range t.Values {
 		a.Values[i], b.Values[i] = series.Decimal{Mant: 1}, series.Decimal{Mant: 2 + int64(i)}
 	}

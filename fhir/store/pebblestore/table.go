@@ -337,7 +337,7 @@ func (s *sampleRows) appendKey(b []byte, w *samples) []byte {
 	b = appendU64(b, sortable(w.startMS()))
 	b = k.AppendID(b)
 	b = append(b, 0, 1)
-	return appendU64(b, smp.Commit.T)
+	return appendU64(b, smp.Commit.Seq)
 }
 
 func (s *sampleRows) next() {
@@ -353,7 +353,7 @@ func (s *sampleRows) next() {
 func newSample(in *seriesInfo, s *series.Sample) *match {
 	k := in.t.Key(s)
 	m := &match{in: in, smp: *s}
-	m.row = row{place: in.place, typ: "Observation", id: k.ID(), t: store.Seq(s.Commit.T)}
+	m.row = row{place: in.place, typ: "Observation", id: k.ID(), t: store.Seq(s.Commit.Seq)}
 	m.row.start = floorMS(s.Start)
 	m.doc = doc{version: 1, updated: s.Commit.Updated, vendor: in.t.Vendor, categories: in.t.Categories}
 	m.facts = in.facts()

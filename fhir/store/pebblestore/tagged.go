@@ -36,7 +36,7 @@ func (x *finder) openTagged(param, value string, after string) (*tagged, error) 
 			if err != nil {
 				return nil, err
 			}
-			if l != nil && store.Seq(l.smp.Commit.T) <= x.at && value > after {
+			if l != nil && store.Seq(l.smp.Commit.Seq) <= x.at && value > after {
 				t.one = l
 			}
 		}
@@ -166,7 +166,7 @@ func (t *tagged) match() *match {
 
 // tail is the key behind the value of the X row that the sample stands for.
 func (t *tagged) tail() []byte {
-	return appendU64(appendStr(nil, t.id), t.sample.Commit.T)
+	return appendU64(appendStr(nil, t.id), t.sample.Commit.Seq)
 }
 
 // oneValue walks the X rows of values[i], those that samples stand for among

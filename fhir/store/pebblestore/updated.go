@@ -493,7 +493,7 @@ func (u *unit) give(from *updatePoint) (more bool, err error) {
 func (x *finder) written(in *seriesInfo, r *writtenRun, after string) (*samples, error) {
 	w := x.v.walkSeries(x.d, in, r.t, false)
 	w.only = r.t
-	w.pass = func(h *series.Header) bool { return store.Seq(h.MaxT) < r.t }
+	w.pass = func(h *series.Header) bool { return store.Seq(h.MaxSeq) < r.t }
 	lo, hi := microsOf(x.dates(in.bucket))
 	lo, hi = max(lo, r.e.first), min(hi, r.e.end+1)
 	if k, ok := series.ParseID(after); ok {

@@ -311,7 +311,7 @@ func (w *twins) columns(col store.Columnar, f store.Find, what string) {
 		}
 		part := cols.Slice(r.From, r.To)
 		if r.Whole != nil && (r.From != 0 || r.To != cols.Len() ||
-			!reflect.DeepEqual(*r.Whole, series.Summarise(cols))) {
+			!reflect.DeepEqual(*r.Whole, series.Summarize(cols))) {
 			w.rt.Fatalf("%s: a run is said to be a whole block, which it is not", what)
 		}
 		for _, id := range idsOf(store.SeriesWrite{Template: r.Template, Columns: &part}) {

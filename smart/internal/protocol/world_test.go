@@ -203,7 +203,7 @@ func (w *world) open() {
 	w.pol = &policy.Engine{Keys: w.ring, Clients: w.reg, Consents: cons, Scopes: scopes, Issuer: w.base,
 		Audience: base, Clock: now,
 		Grants: grants, RoleRules: roleRules, Roles: w.currentRoles, Outside: w.outside, Nonces: w.nonces,
-		ConsentsOf: func(_, authorization string) access.Consents { return cons.Under(authorization) }}
+		ConsentsOf: func(_, authorization string) access.Consents { return cons.ForAuthorization(authorization) }}
 	agreements := &appconsent.Agreements{Store: w.store, Audit: rec, Scopes: scopes, Issuer: w.base,
 		UserLife: token.UserLife(0),
 		Says:     func(granted string) []string { return pages.Says(scopes, granted) }, Logger: quiet}
