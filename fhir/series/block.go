@@ -6,28 +6,28 @@ import (
 	"math/bits"
 )
 
-// Header is what a block says of its samples without being decoded: enough to
-// pass it over, and to answer sums.
+// Header summarizes the samples of a block. With it a search can skip the block,
+// or compute sums, without decoding the block.
 type Header struct {
 	Count              int
 	MinStart, MaxStart int64 // Unix microseconds
-	MaxEnd             int64 // Unix milliseconds, exclusive, as Sample.Interval has it
+	MaxEnd             int64 // Unix milliseconds, exclusive, like the end of Sample.Interval
 	MinSeq, MaxSeq     uint64
 	MinUpdated         int64 // lastUpdated, Unix milliseconds
 	MaxUpdated         int64
 	Values             []Stats // by value column
 }
 
-// Stats of one value column of a block.
+// Stats summarizes one value column of a block.
 type Stats struct {
 	Min, Max   float64
 	Sum, SumSq float64
 	Counts     Counts
 }
 
-// Summarize makes the header of samples that are in order and have Commits.
-// Sums are exact until their last rounding where the values, at the scale of
-// the finest, have at most 14 digits.
+// Summarize returns the header of samples that are sorted and have Commits. If
+// the values, at the largest scale among them, have at most 14 digits, the sums
+// are exact except for one final rounding.
 func Summarize(c *Columns) Header {
 	h := Header{Count: c.Len()}
 	if h.Count == 0 {
@@ -60,8 +60,9 @@ func Summarize(c *Columns) Header {
 	return h
 }
 
-// sumInts works with the mantissas at the largest scale, if they have at most
-// 49 bits there: MaxBlock of them then fit 64, and their squares 128.
+// sumInts adds the mantissas at the largest scale. It reports false if one of
+// them has more than 49 bits there: up to that size, the sum of MaxBlock
+// mantissas fits 64 bits and the sum of their squares 128 bits.
 func sumInts(col []Decimal) (Stats, bool) {
 	if len(col) > MaxBlock {
 		return Stats{}, false
@@ -118,8 +119,8 @@ func sumFloats(col []Decimal) Stats {
 	return st
 }
 
-// AppendHeader appends h to b. DecodeHeader reads what is within bounds: a
-// Count to MaxBlock, value columns to MaxValues.
+// AppendHeader appends the encoding of h. DecodeHeader accepts a Count of at most
+// MaxBlock and at most MaxValues value columns.
 func AppendHeader(b []byte, h *Header) []byte {
 	at := len(b)
 	b = append(b, version, byte(len(h.Values)))
@@ -140,21 +141,22 @@ func AppendHeader(b []byte, h *Header) []byte {
 	return seal(b, at)
 }
 
-// DecodeHeader reads a header, whose Counts alias b. Bytes that AppendHeader did
-// not write are an error; what is in Counts is checked by who reads them.
+// DecodeHeader decodes a header. Its Counts alias b and are checked only when they
+// are read. DecodeHeader returns an error for bytes that AppendHeader did not
+// write.
 func DecodeHeader(b []byte) (h Header, err error) {
 	err = h.Decode(b)
 	return h, err
 }
 
-// Decode is DecodeHeader into the memory of h.
+// Decode decodes like DecodeHeader and reuses the memory of h.
 func (h *Header) Decode(b []byte) error {
 	body, ok := unseal(b)
 	if !ok {
 		return corrupt("series.DecodeHeader")
 	}
 	stats := h.Values[:0]
-	r := reader{b: body[1:]}
+	r := reader{rest: body[1:]}
 	values := int(r.byte())
 	*h = Header{Count: int(r.uvarint(MaxBlock)), MinStart: r.varint()}
 	h.MaxStart = h.MinStart + r.varint()
@@ -163,7 +165,7 @@ func (h *Header) Decode(b []byte) error {
 	h.MaxSeq = h.MinSeq + r.uvarint(math.MaxUint64)
 	h.MinUpdated = r.varint()
 	h.MaxUpdated = h.MinUpdated + r.varint()
-	if r.bad || values > MaxValues || len(r.b) < values*33 {
+	if r.bad || values > MaxValues || len(r.rest) < values*33 {
 		return corrupt("series.DecodeHeader")
 	}
 	if values > cap(stats) {
@@ -183,7 +185,7 @@ func (h *Header) Decode(b []byte) error {
 			h.Values[i].Counts = Counts(r.take(int(n)))
 		}
 	}
-	if r.bad || len(r.b) > 0 {
+	if r.bad || len(r.rest) > 0 {
 		return corrupt("series.DecodeHeader")
 	}
 	return nil
