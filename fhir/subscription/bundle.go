@@ -10,16 +10,16 @@ import (
 	"pulsegate/fhir/element"
 )
 
-// event is one numbered event.
+// event is one numbered event, as it is stored.
 type event struct {
 	Number  uint64    `json:"n"`
 	At      time.Time `json:"at"`
-	ID      string    `json:"id"` // of the Observation
+	ID      string    `json:"id"` // id of the Observation
 	Version uint64    `json:"v"`
 	Created bool      `json:"c,omitempty"`
 }
 
-// item is an event with what may be given out of it.
+// item is an event with the parts of it that the owner may see.
 type item struct {
 	event
 	visible bool
@@ -27,15 +27,15 @@ type item struct {
 	json    []byte
 }
 
-// header is the part of a notification that is the same for all kinds.
+// header holds the parts of a SubscriptionStatus that do not depend on events.
 type header struct {
-	id, status, kind, criteria string
-	total                      uint64
-	content                    Content
-	reason                     string // for status error
+	id, status, notificationType, criteria string
+	total                                  uint64
+	content                                Content
+	reason                                 string // for status error
 }
 
-// appendStatus writes the SubscriptionStatus as an R4 Parameters resource.
+// appendStatus appends the SubscriptionStatus as an R4 Parameters resource.
 func appendStatus(b []byte, base, uuid string, h *header, items []item) []byte {
 	b = append(b, `{"resourceType":"Parameters","id":"`...)
 	b = append(b, uuid...)
@@ -51,7 +51,7 @@ func appendStatus(b []byte, base, uuid string, h *header, items []item) []byte {
 	b = append(b, `,{"name":"status","valueCode":`...)
 	b = element.AppendHTMLSafe(b, h.status)
 	b = append(b, `},{"name":"type","valueCode":`...)
-	b = element.AppendHTMLSafe(b, h.kind)
+	b = element.AppendHTMLSafe(b, h.notificationType)
 	b = append(b, `},{"name":"events-since-subscription-start","valueString":"`...)
 	b = strconv.AppendUint(b, h.total, 10)
 	b = append(b, `"}`...)
@@ -77,7 +77,7 @@ func appendStatus(b []byte, base, uuid string, h *header, items []item) []byte {
 	return append(b, `]}`...)
 }
 
-// appendNotification writes a notification Bundle.
+// appendNotification appends a notification Bundle.
 func appendNotification(b []byte, base, bundleID, uuid string, at time.Time, h *header, items []item) []byte {
 	b = append(b, `{"resourceType":"Bundle","id":"`...)
 	b = append(b, bundleID...)
@@ -113,7 +113,7 @@ func appendNotification(b []byte, base, bundleID, uuid string, at time.Time, h *
 	return append(b, `]}`...)
 }
 
-// newUUID makes a random UUID, version 4.
+// newUUID returns a random UUID (RFC 9562, version 4).
 func newUUID(r io.Reader) (string, error) {
 	var u [16]byte
 	if _, err := io.ReadFull(r, u[:]); err != nil {
