@@ -13,18 +13,18 @@ import (
 	"pulsegate/fhir/store"
 )
 
-// shape is what an Event becomes, worked out before any byte is written.
-type shape struct {
+// pattern holds the codes of an AuditEvent, which depend on the type of the event.
+type pattern struct {
 	typ      element.Coding
 	subtypes []element.Coding
 	action   byte
-	profile  string // "" claims nothing
+	profile  string // name below profileBase; "" for none
 	client   element.Coding
 	server   element.Coding
 	source   element.Coding
-	// dataPattern: data entities; queryPattern: one entity with the request.
+	// query selects one entity with the request instead of data entities.
 	query bool
-	// closed: no entity beyond the one of the pattern (IUA).
+	// closed is set if the profile allows no further entities (IUA).
 	closed bool
 }
 
@@ -58,6 +58,7 @@ func newEntityCode(system, code, display string) entityCode {
 	return entityCode{c, appendCoding(nil, c)}
 }
 
+// interaction returns the Coding of a RESTful interaction or operation.
 func interaction(code string) element.Coding {
 	switch code {
 	case "read", "vread", "update", "patch", "delete", "history", "history-instance", "history-type",
@@ -68,9 +69,10 @@ func interaction(code string) element.Coding {
 	return coding(sysInteraction, "operation", "")
 }
 
-// shapeOf chooses the pattern; claim decides on the profile afterwards.
-func shapeOf(ev *Event) shape {
-	s := shape{source: appServer, client: dcmSource, server: dcmDestination, action: 'E'}
+// patternOf returns the pattern of an event. claim decides afterwards whether the
+// event conforms to the profile.
+func patternOf(ev *Event) pattern {
+	s := pattern{source: appServer, client: dcmSource, server: dcmDestination, action: 'E'}
 	switch ev.Type {
 	case TokenIssue:
 		s.typ = dicom("110114", "User Authentication")
@@ -86,7 +88,8 @@ func shapeOf(ev *Event) shape {
 		s.profile = "IHE.BasicAudit.PrivacyDisclosure.Source"
 	case Ingest:
 		s.typ = dicom("110107", "Import")
-		s.subtypes = []element.Coding{coding(element.ISO21089Lifecycle, "disclose", ""), coding(element.ISO21089Lifecycle, "receive", "")}
+		s.subtypes = []element.Coding{coding(element.ISO21089Lifecycle, "disclose", ""),
+			coding(element.ISO21089Lifecycle, "receive", "")}
 		s.action = 'C'
 		s.profile = "IHE.BasicAudit.PrivacyDisclosure.Recipient"
 	case IngestRefuse:
@@ -105,7 +108,8 @@ func shapeOf(ev *Event) shape {
 		s.query = ev.Query != ""
 	case Operator:
 		s.typ = dicom("110100", "Application Activity")
-		s.subtypes = []element.Coding{coding(fhir.Canonical+"/CodeSystem/operator-command", safeCode(ev.Interaction), "")}
+		s.subtypes = []element.Coding{coding(fhir.Canonical+"/CodeSystem/operator-command",
+			safeCode(ev.Interaction), "")}
 		s.client, s.server = dcmApplication, dcmDestination
 	case Lifecycle:
 		s.typ = dicom("110100", "Application Activity")
@@ -115,19 +119,19 @@ func shapeOf(ev *Event) shape {
 		}
 		s.client, s.server = dicom("110151", "Application Launcher"), dcmApplication
 	case SignIn, SignOut, Security, Decision:
-		personShape(ev, &s)
+		personPattern(ev, &s)
 	case Export:
 		s.typ, s.subtypes, s.query = restType, []element.Coding{interaction("operation")}, true
 		s.profile = "IHE.BasicAudit.Query"
 	default:
-		restShape(ev, &s)
+		restPattern(ev, &s)
 	}
 	return s
 }
 
-// personShape is that of what a person does on the server's own pages: DICOM
-// PS3.16 CID 401 and 403, and AuthZ-Consent of BALP for a decision.
-func personShape(ev *Event, s *shape) {
+// personPattern sets the pattern of an event on the server's pages: DICOM PS3.16
+// CID 401 and 403, and AuthZ-Consent of BALP for a decision.
+func personPattern(ev *Event, s *pattern) {
 	s.client, s.server, s.source = coding(element.ParticipationType, "IRCP", "information recipient"),
 		coding(sysSecurity, "authserver", ""), secServer
 	switch ev.Type {
@@ -146,7 +150,7 @@ func personShape(ev *Event, s *shape) {
 	}
 }
 
-// securitySubtype gives the DICOM code of a Security event's Interaction.
+// securitySubtype returns the DICOM code for the Interaction of a Security event.
 func securitySubtype(interaction string) element.Coding {
 	switch interaction {
 	case "emergency-start":
@@ -161,15 +165,16 @@ func securitySubtype(interaction string) element.Coding {
 	return dicom("110129", "Security Configuration")
 }
 
-// queryRole is the role of the entity that holds the request.
-func (s *shape) queryRole() entityCode {
-	if s.query {
+// queryRole returns the role of the entity that holds the request.
+func (p *pattern) queryRole() entityCode {
+	if p.query {
 		return roleQuery
 	}
 	return roleJob
 }
 
-func restShape(ev *Event, s *shape) {
+// restPattern sets the pattern of a RESTful interaction.
+func restPattern(ev *Event, s *pattern) {
 	s.typ = restType
 	s.subtypes = []element.Coding{interaction(ev.Interaction)}
 	switch ev.Interaction {
@@ -193,9 +198,10 @@ func restShape(ev *Event, s *shape) {
 	}
 }
 
-// claim clears or completes the profile by what the event really holds.
-func (s *shape) claim(ev *Event, patient string, outcome string) {
-	if s.profile == "" {
+// claim clears the profile if the event does not conform to it, and selects its
+// variant for a patient.
+func (p *pattern) claim(ev *Event, patient string, outcome string) {
+	if p.profile == "" {
 		return
 	}
 	ok := outcome == Success && ev.Principal != nil && clientAddress(ev) != ""
@@ -207,17 +213,17 @@ func (s *shape) claim(ev *Event, patient string, outcome string) {
 	case Ingest:
 		ok = ok && patient != "" && len(ev.Data) > 0
 	default:
-		if s.query {
+		if p.query {
 			ok = ok && ev.Query != ""
 		} else {
 			ok = ok && len(ev.Data) == 1
 		}
 		if patient != "" {
-			s.profile = strings.Replace(s.profile, "BasicAudit.", "BasicAudit.Patient", 1)
+			p.profile = strings.Replace(p.profile, "BasicAudit.", "BasicAudit.Patient", 1)
 		}
 	}
 	if !ok {
-		s.profile = ""
+		p.profile = ""
 	}
 }
 
@@ -233,19 +239,19 @@ func clientAddress(ev *Event) string {
 	return ""
 }
 
-// built is an AuditEvent: its canonical, unstamped bytes, which of them are its
-// own among those of its frame, and its index values.
+// built is an AuditEvent: its canonical bytes, its template and slots, and its index
+// values.
 type built struct {
-	body   []byte
-	form   *store.Template // nil: none
-	cuts   cuts
-	values *search.Values
+	body     []byte
+	template *store.Template
+	cuts     cuts
+	values   *search.Values
 }
 
-// cuts are where what is an event's own begins and ends.
+// cuts holds the offsets at which the slots of an event begin and end, in turn.
 type cuts []int
 
-// build writes an AuditEvent.
+// build builds an AuditEvent.
 func (r *Recorder) build(ev *Event, id string, at time.Time) built {
 	patient := ev.Patient
 	if patient == "" && len(ev.Data) == 1 && ev.Data[0].Ref.Type == "Patient" {
@@ -261,42 +267,42 @@ func (r *Recorder) build(ev *Event, id string, at time.Time) built {
 			outcome = Serious
 		}
 	}
-	f := r.frame(ev, patient, outcome)
-	b := make([]byte, 0, len(f.head)+len(f.tail)+room+len(ev.Query)*4/3+len(ev.Data)*roomData)
+	t := r.template(ev, patient, outcome)
+	b := make([]byte, 0, len(t.head)+len(t.tail)+eventSize+len(ev.Query)*4/3+len(ev.Data)*dataSize)
 	b = append(b, `{"resourceType":"AuditEvent","id":"`...)
 	b = append(b, id...)
 	b = append(b, `","meta":{`...)
-	b = append(b, f.head...)
-	own := make(cuts, 0, 10)
-	own = append(own, len(b))
+	b = append(b, t.head...)
+	slots := make(cuts, 0, 10)
+	slots = append(slots, len(b))
 	b = at.UTC().AppendFormat(b, fhir.InstantLayout)
-	own = append(own, len(b))
-	b = append(b, f.tail...)
-	b = appendEntities(b, ev, &f.shape, patient, &own)
+	slots = append(slots, len(b))
+	b = append(b, t.tail...)
+	b = appendEntities(b, ev, &t.pattern, patient, &slots)
 	b = append(b, '}')
-	x := built{body: b, cuts: own, values: eventValues(ev, f, id, at, patient)}
+	out := built{body: b, cuts: slots, values: eventValues(ev, t, id, at, patient)}
 	if len(ev.Data) <= 1 && len(ev.Extra) == 0 {
-		x.form = f.formOf(b, id, own)
+		out.template = t.storeTemplate(b, id, slots)
 	}
-	return x
+	return out
 }
 
-// What the parts of an event that are not in its frame need at most, in bytes,
-// when nothing is escaped.
+// Capacity in bytes for the parts of an event that are not in its template: for
+// the whole event, and for each data entity.
 const (
-	room     = 1024
-	roomData = 288
+	eventSize = 1024
+	dataSize  = 288
 )
 
-// namesPerson reports whether an event without a token's agent names a person
-// beside the client: for whom the client gets a token, or who decides on it.
+// namesPerson reports whether an event has an agent for a person in addition to the
+// client, because the person authorizes the client and there is no token yet.
 func namesPerson(ev *Event) bool {
 	p := ev.Principal
 	return p != nil && (p.TokenID == "" || ev.Type == TokenIssue) && p.ClientID != "" &&
 		strings.TrimSpace(clean(p.Subject)) != "" && p.Subject != p.ClientID
 }
 
-func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
+func (r *Recorder) appendAgents(b []byte, ev *Event, s *pattern) []byte {
 	p := ev.Principal
 	token := p != nil && p.TokenID != "" && ev.Type != TokenIssue
 	person := namesPerson(ev)
@@ -339,7 +345,7 @@ func (r *Recorder) appendAgents(b []byte, ev *Event, s *shape) []byte {
 	return b
 }
 
-// appendAgent appends an agent who asked, without its closing brace.
+// appendAgent appends the agent that made the request, without its closing brace.
 func appendAgent(b []byte, role element.Coding, issuer, subject string) []byte {
 	b = append(b, `,{"type":{"coding":[`...)
 	b = appendCoding(b, role)
@@ -383,10 +389,10 @@ func appendWho(b []byte, p *access.Principal) []byte {
 	return append(b, `},"display":"operator"}`...)
 }
 
-func appendEntities(b []byte, ev *Event, s *shape, patient string, own *cuts) []byte {
+func appendEntities(b []byte, ev *Event, s *pattern, patient string, slots *cuts) []byte {
 	start := len(b)
-	begin := func() { *own = append(*own, len(b)) }
-	end := begin
+	beginSlot := func() { *slots = append(*slots, len(b)) }
+	endSlot := beginSlot
 	open := func() {
 		if len(b) == start {
 			b = append(b, `,"entity":[{`...)
@@ -397,17 +403,17 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string, own *cuts) []
 	if patient != "" && !s.closed {
 		open()
 		b = append(b, `"what":{"reference":`...)
-		begin()
+		beginSlot()
 		b = appendString(b, "Patient/"+patient)
-		end()
+		endSlot()
 		b = append(b, `},"type":`...)
 		b = append(b, entityPerson.json...)
 		b = append(b, `,"role":`...)
 		b = append(b, rolePatient.json...)
 		b = append(b, '}')
 	}
-	// A query entity stands instead of the data entities: the results of a
-	// search are not recorded. Disclosure of a whole file names the job.
+	// A query entity replaces the data entities: the results of a search are not
+	// recorded, and the disclosure of a file names its job.
 	asQuery := s.query || len(ev.Data) == 0 && ev.Query != ""
 	if asQuery && ev.Query != "" {
 		open()
@@ -416,9 +422,9 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string, own *cuts) []
 		b = append(b, `,"role":`...)
 		b = append(b, s.queryRole().json...)
 		b = append(b, `,"query":`...)
-		begin()
+		beginSlot()
 		b = appendBase64(b, ev.Query)
-		end()
+		endSlot()
 		if s.closed {
 			b = appendDetails(b, ev, true)
 		}
@@ -427,7 +433,7 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string, own *cuts) []
 	if !asQuery {
 		for i := range ev.Data {
 			open()
-			b = appendData(b, &ev.Data[i], own)
+			b = appendData(b, &ev.Data[i], slots)
 			b = append(b, '}')
 		}
 	}
@@ -437,9 +443,9 @@ func appendEntities(b []byte, ev *Event, s *shape, patient string, own *cuts) []
 	if ev.RequestID != "" && strings.TrimSpace(ev.RequestID) != "" {
 		open()
 		b = append(b, `"what":{"identifier":{"value":`...)
-		begin()
+		beginSlot()
 		b = appendString(b, ev.RequestID)
-		end()
+		endSlot()
 		b = append(b, `}},"type":`...)
 		b = append(b, entityRequest.json...)
 		b = append(b, '}')
@@ -461,10 +467,10 @@ func closeEntities(b []byte, start int) []byte {
 	return b
 }
 
-func appendData(b []byte, d *DataRef, own *cuts) []byte {
+func appendData(b []byte, d *DataRef, slots *cuts) []byte {
 	if local(d.Ref) {
 		b = append(b, `"what":{"reference":"`...)
-		*own = append(*own, len(b))
+		*slots = append(*slots, len(b))
 		b = append(b, d.Ref.Type...)
 		b = append(b, '/')
 		b = append(b, d.Ref.ID...)
@@ -472,10 +478,10 @@ func appendData(b []byte, d *DataRef, own *cuts) []byte {
 			b = append(b, "/_history/"...)
 			b = strconv.AppendUint(b, d.Version, 10)
 		}
-		*own = append(*own, len(b))
+		*slots = append(*slots, len(b))
 		b = append(b, `"},"type":`...)
 	} else {
-		// Asked for under a name that no resource can have.
+		// The request named a resource that cannot exist.
 		b = append(b, `"what":{"display":"not a resource of this server"},"type":`...)
 	}
 	b = append(b, entityObject.json...)
@@ -483,6 +489,7 @@ func appendData(b []byte, d *DataRef, own *cuts) []byte {
 	return append(b, roleResource.json...)
 }
 
+// letters reports whether s consists of ASCII letters.
 func letters(s string) bool {
 	for i := 0; i < len(s); i++ {
 		if c := s[i] | 0x20; c < 'a' || c > 'z' {
@@ -492,9 +499,11 @@ func letters(s string) bool {
 	return s != ""
 }
 
+// appendDetails appends entity.detail with Extra and, if withRequest is set, the
+// request id.
 func appendDetails(b []byte, ev *Event, withRequest bool) []byte {
 	n := 0
-	one := func(k, v string) {
+	appendDetail := func(k, v string) {
 		if strings.TrimSpace(k) == "" || strings.TrimSpace(v) == "" {
 			return
 		}
@@ -511,10 +520,10 @@ func appendDetails(b []byte, ev *Event, withRequest bool) []byte {
 		b = append(b, '}')
 	}
 	if withRequest {
-		one("X-Request-Id", ev.RequestID)
+		appendDetail("X-Request-Id", ev.RequestID)
 	}
 	for _, kv := range ev.Extra {
-		one(kv[0], kv[1])
+		appendDetail(kv[0], kv[1])
 	}
 	if n > 0 {
 		b = append(b, ']')
@@ -522,6 +531,7 @@ func appendDetails(b []byte, ev *Event, withRequest bool) []byte {
 	return b
 }
 
+// nonBlank returns the first of s and other that is not blank, or "unknown".
 func nonBlank(s, other string) string {
 	if strings.TrimSpace(s) != "" {
 		return s
@@ -532,7 +542,8 @@ func nonBlank(s, other string) string {
 	return "unknown"
 }
 
-// uriSafe drops what a FHIR uri may not hold: white space and controls.
+// uriSafe removes the characters that a FHIR uri must not contain: white space and
+// control characters.
 func uriSafe(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsSpace(r) || r < 0x20 || r == 0x7f || r == unicode.ReplacementChar {
@@ -542,16 +553,17 @@ func uriSafe(s string) string {
 	}, s)
 }
 
-// safeCode makes a FHIR code of an operator command's name.
+// safeCode converts the name of an operator command into a FHIR code.
 func safeCode(s string) string {
-	s = strings.Join(strings.Fields(uriCodes(s)), "-")
+	s = strings.Join(strings.Fields(printable(s)), "-")
 	if s == "" {
 		return "command"
 	}
 	return s
 }
 
-func uriCodes(s string) string {
+// printable replaces control characters by spaces.
+func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < 0x20 || r == 0x7f || r == unicode.ReplacementChar {
 			return ' '

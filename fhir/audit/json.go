@@ -23,10 +23,12 @@ const (
 	jtiPrefix      = "urn:ietf:params:oauth:jti:"
 )
 
+// coding returns a Coding. The display may be empty.
 func coding(system, code, display string) element.Coding {
 	return element.Coding{System: system, Code: code, Display: display}
 }
 
+// dicom returns a Coding of the DICOM code system.
 func dicom(code, display string) element.Coding { return coding(element.DICOM, code, display) }
 
 // appendCoding appends c as JSON.
@@ -40,21 +42,22 @@ func clean(s string) string { return element.Clean(s, '\uFFFD') }
 // appendString appends s, cleaned, as a JSON string.
 func appendString(b []byte, s string) []byte { return element.AppendHTMLSafe(b, clean(s)) }
 
+// appendBase64 appends s as a FHIR base64Binary.
 func appendBase64(b []byte, s string) []byte {
 	b = append(b, '"')
 	b = base64.StdEncoding.AppendEncode(b, []byte(s))
 	return append(b, '"')
 }
 
-// appendNetwork writes agent.network for an IP address or another name.
+// appendNetwork appends agent.network for an IP address, a URL or a host name.
 func appendNetwork(b []byte, address string) []byte {
 	b = append(b, `"network":{"address":`...)
 	b = appendString(b, address)
-	kind := byte('1') // machine name
+	typ := byte('1') // machine name
 	if _, err := netip.ParseAddr(address); err == nil {
-		kind = '2'
+		typ = '2' // IP address
 	} else if len(address) > 8 && (address[:8] == "https://" || address[:7] == "http://") {
-		kind = '5'
+		typ = '5' // URI
 	}
-	return append(b, `,"type":"`+string(kind)+`"}`...)
+	return append(b, `,"type":"`+string(typ)+`"}`...)
 }
