@@ -20,7 +20,7 @@ const (
 	UCUM   = "http://unitsofmeasure.org"
 	SNOMED = "http://snomed.info/sct"
 	DICOM  = "http://dicom.nema.org/resources/ontology/DCM"
-	// URI identifies by a URI: the system of an Identifier whose value is one.
+	// URI is the system of an Identifier that has a URI as its value.
 	URI = "urn:ietf:rfc:3986"
 
 	ConsentScope              = Terminology + "consentscope"

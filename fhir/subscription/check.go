@@ -70,8 +70,8 @@ func (e *Engine) ownerOf(prev *fhir.Resource) string {
 	return ""
 }
 
-// reserveFor is how long a Subscription that passed Check counts against the
-// limit of its client if the follower does not find it in the change log. Every
+// reserveFor bounds the time for which a Subscription that passed Check counts
+// against the limit of its client without being in the change log. Every
 // request commits or fails within that time.
 const reserveFor = 2 * time.Minute
 
@@ -141,7 +141,7 @@ func (e *Engine) releaseDeleted(id string) {
 const keepMissed = 256
 
 // heads adds the durable event counts of the Subscriptions that got events in
-// this step. For a Subscription whose events are only counted, the count is
+// this step. While the events of a Subscription are only counted, the count is
 // written once per saveCursor commits; after a restart the commits since then are
 // counted again. heads returns the commit up to which each written count is
 // valid, zero for the cursor.

@@ -39,12 +39,12 @@
 // others nor takes memory. A notification is repeated until the endpoint answers
 // with 2xx, after 1, 2, 4, … 60 seconds with jitter. Then the Subscription goes
 // to error until it is updated to requested. Delivery is at least once and in
-// order. An event whose Observation the owner may not see any more at the time of
-// sending, or that has been deleted, keeps its number and is sent without focus
-// and content.
+// order. If at the time of sending the Observation has been deleted or the owner may
+// not see it any more, the event keeps its number and is sent without focus and
+// content.
 //
 // The owner is the client that created the Subscription (access.Facts.Author).
-// Only the owner can read $status, $events and the Subscription itself, whose
+// Only the owner can read $status, $events and the Subscription itself, because
 // channel.header may contain a secret of the endpoint (access.Filter).
 //
 // # State

@@ -27,7 +27,7 @@ const (
 	handshakes    = 5
 	// keepEvents is the number of delivered events that are kept for $events.
 	keepEvents = 1000
-	// saveInterval is how often the position of a busy sender is made durable.
+	// saveInterval is the interval at which a busy sender makes its position durable.
 	// Events delivered within it may be repeated after a crash.
 	saveInterval = 250 * time.Millisecond
 	// drainTimeout bounds the wait for a pending response at shutdown.
@@ -50,8 +50,8 @@ type sender struct {
 	attempt  int
 	// verified is the version for which the endpoint accepted the handshake.
 	verified uint64
-	// audited identifies the last events, and the visible parts of them, whose
-	// disclosure is recorded, so that a repetition is not recorded again.
+	// audited identifies the events of the last recorded notification and their
+	// visible parts, so that a repetition is not recorded again.
 	audited string
 }
 
