@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"pulsegate/fhir"
-	"pulsegate/fhir/access"
 )
 
 // EventType selects the pattern of an event.
@@ -48,13 +47,11 @@ type Event struct {
 	Outcome     string // Success, Minor, Serious or Major; if empty, it depends on Type
 	// Reason is a fixed text for a failed event ("scope does not cover
 	// Observation"). It must not contain input.
-	Reason    string
-	At        time.Time // if zero, the recorder's clock is used
-	Principal *access.Principal
-	RemoteIP  string
-	RequestID string
-	Patient   string    // id
-	Data      []DataRef // resources that were read or written
+	Reason string
+	At     time.Time // if zero, the recorder's clock is used
+	Caller
+	Patient string    // id
+	Data    []DataRef // resources that were read or written
 	// Query is the request line of a search or operation, or the parameters of a
 	// token request without secrets.
 	Query     string

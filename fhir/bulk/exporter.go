@@ -172,7 +172,7 @@ func (e *Exporter) drop(ctx context.Context, id string) error {
 
 // KickOff validates a request and stores its job together with the audit event.
 // It returns the polling URL.
-func (e *Exporter) KickOff(ctx context.Context, c Caller, r Request) (string, error) {
+func (e *Exporter) KickOff(ctx context.Context, c audit.Caller, r Request) (string, error) {
 	const op = "bulk.KickOff"
 	p := c.Principal
 	if p == nil || p.ClientID == "" {
@@ -202,19 +202,13 @@ func (e *Exporter) KickOff(ctx context.Context, c Caller, r Request) (string, er
 		Client: p.ClientID, Scope: p.Scope, State: running, Level: r.Level, GroupID: r.GroupID, Types: s.types,
 		Since: s.since, Request: r.URL, Created: now, Expires: now.Add(e.opts.Expires), Warnings: s.warnings,
 	}
-	w, leaf, err := e.opts.Audit.Prepare(audit.Event{
-		Type: audit.Export, Interaction: "operation", Principal: p, RemoteIP: c.RemoteIP, RequestID: c.RequestID,
-		Query: r.URL, Extra: [][2]string{{"job", j.ID}},
-	})
-	if err != nil {
-		return "", err
-	}
 	sw, old, err := e.put(j, store.StateAbsent, nil)
 	if err != nil {
 		return "", fhir.Wrap(op, err)
 	}
-	res, err := e.opts.Store.Commit(ctx,
-		&store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf}, State: []store.StateWrite{sw}})
+	res, err := audit.Commit(ctx, e.opts.Store, e.opts.Audit, &store.Batch{State: []store.StateWrite{sw}},
+		audit.Event{Type: audit.Export, Interaction: "operation", Caller: c, Query: r.URL,
+			Extra: [][2]string{{"job", j.ID}}})
 	if err != nil {
 		return "", fhir.Wrap(op, err)
 	}
@@ -424,18 +418,14 @@ func (e *Exporter) load(ctx context.Context, p *access.Principal, id string) (*j
 }
 
 // Delete deletes a job and its files.
-func (e *Exporter) Delete(ctx context.Context, c Caller, id string) error {
+func (e *Exporter) Delete(ctx context.Context, c audit.Caller, id string) error {
 	j, err := e.load(ctx, c.Principal, id)
 	if err != nil {
 		return err
 	}
-	w, leaf, err := e.opts.Audit.Prepare(audit.Event{Type: audit.Rest, Interaction: "operation", Principal: c.Principal,
-		RemoteIP: c.RemoteIP, RequestID: c.RequestID, Query: "DELETE " + e.statusURL(id),
-		Extra: [][2]string{{"job", id}}})
-	if err != nil {
-		return err
-	}
-	_, err = e.opts.Store.Commit(ctx, &store.Batch{Writes: []store.Write{w}, Leaves: []store.Leaf{leaf},
-		State: []store.StateWrite{{Key: key(j.ID)}}})
+	_, err = audit.Commit(ctx, e.opts.Store, e.opts.Audit,
+		&store.Batch{State: []store.StateWrite{{Key: key(j.ID)}}},
+		audit.Event{Type: audit.Rest, Interaction: "operation", Caller: c, Query: "DELETE " + e.statusURL(id),
+			Extra: [][2]string{{"job", id}}})
 	return fhir.Wrap("bulk.Delete", err)
 }

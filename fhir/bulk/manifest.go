@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"pulsegate/fhir"
+	"pulsegate/fhir/audit"
 )
 
 // Status is the response to a poll. The export is in progress while Manifest is
@@ -42,7 +43,7 @@ func (e *Exporter) fileURL(id, name string) string {
 }
 
 // Status returns the status of a job to the client that started it.
-func (e *Exporter) Status(ctx context.Context, c Caller, id string) (*Status, error) {
+func (e *Exporter) Status(ctx context.Context, c audit.Caller, id string) (*Status, error) {
 	j, err := e.load(ctx, c.Principal, id)
 	if err != nil {
 		return nil, err

@@ -31,13 +31,6 @@ type Request struct {
 	Lenient bool // Prefer: handling=lenient
 }
 
-// Caller describes who makes a request, for the audit trail.
-type Caller struct {
-	Principal *access.Principal
-	RemoteIP  string
-	RequestID string
-}
-
 // typesOf returns the types that a level exports, in the order of the manifest.
 func typesOf(l Level) []string {
 	if l == System {

@@ -26,14 +26,14 @@ const deletedPerBundle = 100
 // File is one opened download.
 type File struct {
 	exporter *Exporter
-	caller   Caller
+	caller   audit.Caller
 	job      *job
 	name     string
 }
 
 // Open opens a file for download. The caller must have started the job, the job
 // must be complete and have the file, and the token must cover its types now.
-func (e *Exporter) Open(ctx context.Context, c Caller, id, name string) (*File, error) {
+func (e *Exporter) Open(ctx context.Context, c audit.Caller, id, name string) (*File, error) {
 	const op = "bulk.Open"
 	j, err := e.load(ctx, c.Principal, id)
 	if err != nil {
@@ -102,10 +102,9 @@ func (f *File) WriteTo(ctx context.Context, w io.Writer) error {
 
 func (f *File) event(patient string) audit.Event {
 	return audit.Event{
-		Type: audit.Disclosure, Interaction: "operation", Principal: f.caller.Principal, RemoteIP: f.caller.RemoteIP,
-		RequestID: f.caller.RequestID, Patient: patient, Query: f.exporter.fileURL(f.job.ID, f.name),
-		Recipient: f.caller.RemoteIP,
-		Extra:     [][2]string{{"job", f.job.ID}},
+		Type: audit.Disclosure, Interaction: "operation", Caller: f.caller, Patient: patient,
+		Query: f.exporter.fileURL(f.job.ID, f.name), Recipient: f.caller.RemoteIP,
+		Extra: [][2]string{{"job", f.job.ID}},
 	}
 }
 

@@ -427,8 +427,8 @@ func TestErrorAndResume(t *testing.T) {
 	w.observe("p1", "8867-4")
 	w.observe("p1", "8867-4")
 	w.until("numbered in error", func() bool {
-		b, err := w.engine.Status(context.Background(), Caller{Principal: w.principal("ehr")}, []string{"s1"}, nil,
-			true)
+		b, err := w.engine.Status(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}},
+			[]string{"s1"}, nil, true)
 		return err == nil && strings.Contains(string(b), `"events-since-subscription-start","valueString":"3"`) &&
 			strings.Contains(string(b), `"valueCode":"error"`)
 	})
@@ -520,7 +520,8 @@ func TestWithdrawnConsent(t *testing.T) {
 			}
 		}
 	}
-	b, err := w.engine.Events(context.Background(), Caller{Principal: w.principal("ehr")}, "s1", 1, 2, "")
+	b, err := w.engine.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("ehr")}}, "s1",
+		1, 2, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -528,17 +529,15 @@ func TestWithdrawnConsent(t *testing.T) {
 		n.typ != "query-event" {
 		t.Errorf("$events: %+v", n)
 	}
-	if _, err := w.engine.Events(context.Background(), Caller{Principal: w.principal("other")}, "s1", 1, 2,
+	if _, err := w.engine.Events(context.Background(), Request{Caller: audit.Caller{Principal: w.principal("other")}},
+		"s1", 1, 2,
 		""); fhir.KindOf(err) != fhir.NotFound {
 		t.Errorf("$events by another client: %v", err)
 	}
 	// A grant that is revoked while the events are read ends the response.
 	revoked := w.principal("ehr")
-	revoked.Grant.Recheck = func(context.Context) error {
-		return fhir.Errorf(fhir.Unauthorized, "test",
-			"invalid_token")
-	}
-	if b, err := w.engine.Events(context.Background(), Caller{Principal: revoked}, "s1", 1, 2,
+	revoked.Grant.Recheck = func(context.Context) error { return fhir.Errorf(fhir.Unauthorized, "test", "invalid_token") }
+	if b, err := w.engine.Events(context.Background(), Request{Caller: audit.Caller{Principal: revoked}}, "s1", 1, 2,
 		""); fhir.KindOf(err) != fhir.Unauthorized || b != nil {
 		t.Errorf("$events with a revoked token: %v", err)
 	}

@@ -10,15 +10,13 @@ import (
 	"pulsegate/fhir/audit"
 )
 
-// Caller describes who makes a request, for the audit trail.
-type Caller struct {
-	Principal *access.Principal
-	RemoteIP  string
-	RequestID string
-	Query     string // method and URL of the request
+// Request is a request for one of the operations.
+type Request struct {
+	audit.Caller
+	Query string // method and URL
 }
 
-func (e *Engine) may(c Caller) error {
+func (e *Engine) may(c Request) error {
 	if c.Principal == nil || !c.Principal.Grant.MayUnattended(access.Read, "Subscription") {
 		return fhir.Errorf(fhir.Forbidden, "subscription.operation",
 			"the token's scopes do not cover reading Subscription")
@@ -26,16 +24,15 @@ func (e *Engine) may(c Caller) error {
 	return nil
 }
 
-func (c Caller) event(typ audit.EventType) audit.Event {
-	return audit.Event{Type: typ, Interaction: "operation", Principal: c.Principal, RemoteIP: c.RemoteIP,
-		RequestID: c.RequestID, Query: c.Query}
+func (c Request) event(typ audit.EventType) audit.Event {
+	return audit.Event{Type: typ, Interaction: "operation", Caller: c.Caller, Query: c.Query}
 }
 
 // Status answers $status with a searchset Bundle. It holds one SubscriptionStatus
 // for each of the caller's own Subscriptions that matches ids and statuses. An
 // empty list matches all. If instance is set and nothing matches, Status returns
 // NotFound.
-func (e *Engine) Status(ctx context.Context, c Caller, ids, statuses []string, instance bool) ([]byte, error) {
+func (e *Engine) Status(ctx context.Context, c Request, ids, statuses []string, instance bool) ([]byte, error) {
 	if err := e.may(c); err != nil {
 		return nil, err
 	}
@@ -103,7 +100,7 @@ const maxEvents = 200
 // which Observations are disclosed. An empty content selects the content of the
 // Subscription. The Bundle holds at most the first 200 events of the range; events
 // that are not stored any more are omitted.
-func (e *Engine) Events(ctx context.Context, c Caller, id string, since, until uint64,
+func (e *Engine) Events(ctx context.Context, c Request, id string, since, until uint64,
 	content Content) ([]byte, error) {
 	const op = "subscription.Events"
 	if err := e.may(c); err != nil {
@@ -161,7 +158,7 @@ func (e *Engine) Events(ctx context.Context, c Caller, id string, since, until u
 	return appendNotification(nil, e.opts.Base, bundleID, uuid, e.opts.Clock(), &h, items), nil
 }
 
-func (e *Engine) between(ctx context.Context, c Caller, id string, since, until uint64) ([]item, error) {
+func (e *Engine) between(ctx context.Context, c Request, id string, since, until uint64) ([]item, error) {
 	if since > until {
 		return nil, nil
 	}

@@ -388,9 +388,8 @@ func (s *sender) record(ctx context.Context, v view, typ string, items []item) e
 	}
 	p := &access.Principal{ClientID: s.sub.owner}
 	base := audit.Event{
-		Type: audit.Rest, Interaction: "operation", Principal: p,
-		Recipient: v.spec.Endpoint.Scheme + "://" + v.spec.Endpoint.Host,
-		RemoteIP:  v.spec.Endpoint.Host, Query: "POST " + typ,
+		Type: audit.Rest, Interaction: "operation", Caller: audit.Caller{Principal: p, RemoteIP: v.spec.Endpoint.Host},
+		Recipient: v.spec.Endpoint.Scheme + "://" + v.spec.Endpoint.Host, Query: "POST " + typ,
 		Extra: [][2]string{{"subscription", s.sub.id}, {"kind", typ}},
 	}
 	if len(items) > 0 {
@@ -526,20 +525,16 @@ func (s *sender) write(ctx context.Context, v view, status, reason string) error
 	if body, err = setStatus(body, status, reason); err != nil {
 		return err
 	}
-	w, leaf, err := s.engine.opts.Audit.Prepare(audit.Event{
-		Type: audit.Rest, Interaction: "update", Principal: &access.Principal{ClientID: s.sub.owner},
-		RemoteIP: v.spec.Endpoint.Host, Data: []audit.DataRef{{Ref: ref, Version: v.version + 1}},
-		Extra: [][2]string{{"status", status}},
-	})
-	if err != nil {
-		return err
-	}
-	_, err = s.engine.opts.Store.Commit(ctx, &store.Batch{
+	_, err = audit.Commit(ctx, s.engine.opts.Store, s.engine.opts.Audit, &store.Batch{
 		Writes: []store.Write{{
 			Op: store.Put, Resource: fhir.Resource{Type: ref.Type, ID: ref.ID, JSON: body},
 			Vendor: facts.Vendor, Author: facts.Author, Expect: store.Version, IfVersion: v.version,
-		}, w},
-		Leaves: []store.Leaf{leaf},
+		}},
+	}, audit.Event{
+		Type: audit.Rest, Interaction: "update",
+		Caller: audit.Caller{Principal: &access.Principal{ClientID: s.sub.owner}, RemoteIP: v.spec.Endpoint.Host},
+		Data:   []audit.DataRef{{Ref: ref, Version: v.version + 1}},
+		Extra:  [][2]string{{"status", status}},
 	})
 	return err
 }
